@@ -1,0 +1,100 @@
+/** A WebGPU device, what it can do, and the first thing that went wrong on it. */
+export interface Device {
+  /** The WebGPU device itself. */
+  readonly gpu: GPUDevice;
+  /** The adapter's name for people, such as `NVIDIA H200`. */
+  readonly name: string;
+  /** True for a software adapter that computes on the CPU, such as Mesa's lavapipe. */
+  readonly isCpu: boolean;
+  /** Features that were granted, `shader-f16` among them where the adapter has it. */
+  readonly features: ReadonlySet<string>;
+  /** Compiled pipelines by shader text, shared by all programs on this device. */
+  readonly pipelines: Map<string, GPUComputePipeline>;
+  /**
+   * Throws the first error that the device reported since it was opened.
+   *
+   * WebGPU reports a faulty call, exhausted memory and a lost device outside the call that caused
+   * them and goes on with an invalid object; whoever reads results back asks here first.
+   */
+  check(): void;
+  /** Frees the device and everything on it. */
+  destroy(): void;
+}
+
+/** Thrown when no usable WebGPU adapter is there, or when the device fails while it works. */
+export class DeviceError extends Error {
+  override name = "DeviceError";
+}
+
+/** Features worth having wherever they are offered. */
+const WANTED_FEATURES: GPUFeatureName[] = ["shader-f16", "timestamp-query"];
+
+/** Limits to raise from WebGPU's defaults to whatever the adapter has. */
+const WANTED_LIMITS = [
+  "maxBufferSize",
+  "maxStorageBufferBindingSize",
+  "maxComputeWorkgroupStorageSize",
+  "maxComputeInvocationsPerWorkgroup",
+  "maxComputeWorkgroupSizeX",
+  "maxComputeWorkgroupSizeY",
+  "maxComputeWorkgroupSizeZ",
+] as const;
+
+/**
+ * Opens the most capable WebGPU device with all features and limits that the kernels can use.
+ *
+ * @param options `gpu` is the WebGPU provider; without it the runtime's own, `navigator.gpu`.
+ * @returns the device; call `destroy()` on it when done.
+ * @throws {DeviceError} if there is no WebGPU or no adapter.
+ */
+export async function openDevice({ gpu = navigator.gpu }: { gpu?: GPU } = {}): Promise<Device> {
+  if (!gpu) {
+    throw new DeviceError("Cannot open a device as this runtime has no WebGPU (navigator.gpu)");
+  }
+  const adapter = await gpu.requestAdapter({ powerPreference: "high-performance" });
+  if (!adapter) {
+    throw new DeviceError(
+      "Cannot open a device as WebGPU found no adapter: a graphics driver is missing",
+    );
+  }
+  const features = WANTED_FEATURES.filter((name) => adapter.features.has(name));
+  const requiredLimits: Record<string, number> = {};
+  for (const name of WANTED_LIMITS) requiredLimits[name] = adapter.limits[name];
+  const device = await adapter.requestDevice({
+    requiredFeatures: features,
+    requiredLimits,
+  });
+
+  let failure: DeviceError | undefined;
+  let destroyed = false;
+  device.addEventListener("uncapturederror", (event) => {
+    event.preventDefault(); // reported by check(); without this the runtime also prints it
+    const { error } = event as GPUUncapturedErrorEvent;
+    const kind = error.constructor.name === "GPUOutOfMemoryError"
+      ? "ran out of memory"
+      : "reported an error";
+    failure ??= new DeviceError(`${name} ${kind}: ${error.message.trim()}`);
+  });
+  device.lost.then((info) => {
+    if (!destroyed) {
+      failure ??= new DeviceError(`${name} was lost (${info.reason}): ${info.message.trim()}`);
+    }
+  });
+
+  const { description, vendor, device: model, isFallbackAdapter } = adapter.info;
+  const name = description || `${vendor} ${model}`.trim() || "the WebGPU device";
+  return {
+    gpu: device,
+    name,
+    isCpu: isFallbackAdapter || /llvmpipe|lavapipe|swiftshader|warp|basic render/i.test(name),
+    features: new Set<string>(features),
+    pipelines: new Map(),
+    check() {
+      if (failure) throw failure;
+    },
+    destroy() {
+      destroyed = true;
+      device.destroy();
+    },
+  };
+}

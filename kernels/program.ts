@@ -1,0 +1,163 @@
+import type { Device } from "./device.ts";
+import { type Constants, specialize } from "./shader.ts";
+import { type Tensor, tensorBytes } from "./tensor.ts";
+
+/** One kernel launch: what runs, on which tensors, over how many workgroups. */
+export interface Dispatch {
+  /** Path of the shader, for error messages. */
+  label: string;
+  /** WGSL text of the shader. */
+  source: string;
+  /** Values of the shader's top-level constants and aliases. */
+  constants: Constants;
+  /** Tensors in binding order, from binding 0. */
+  tensors: readonly Tensor[];
+  /** Workgroups in each dimension. */
+  workgroups: readonly [x: number, y?: number, z?: number];
+  /** Values fixed for this launch, as one uniform `array<vec4u, …>` after the last tensor. */
+  uniforms?: readonly number[];
+  /** Upper bound of the loop iterations of one invocation, summed over all its loops. */
+  iterations?: number;
+  /** Bytes of workgroup memory that the shader declares. */
+  workgroupBytes?: number;
+}
+
+/**
+ * Most loop iterations one invocation may make, over all its loops: Mesa's lavapipe leaves loops
+ * without a word after 65,535 (Mesa 22.3, measured November 2026), so half of that is refused.
+ */
+export const MAX_ITERATIONS = 32768;
+
+/** A list of kernel launches, recorded once and replayed every step. */
+export class Program {
+  /** The device on which the program runs. */
+  readonly device: Device;
+  readonly #steps: {
+    pipeline: GPUComputePipeline;
+    group: GPUBindGroup;
+    workgroups: readonly [number, number?, number?];
+  }[] = [];
+  readonly #uniformBuffers: GPUBuffer[] = [];
+
+  /** An empty program for a device. */
+  constructor(device: Device) {
+    this.device = device;
+  }
+
+  /** Number of launches recorded so far. */
+  get length(): number {
+    return this.#steps.length;
+  }
+
+  /**
+   * Appends one launch; its pipeline and bind group are made here, once.
+   *
+   * @throws {RangeError} if the launch would leave a limit of the device, or could run into
+   * lavapipe's bound on loop iterations.
+   */
+  dispatch(dispatch: Dispatch): void {
+    const { label, source, constants, tensors, workgroups, uniforms } = dispatch;
+    this.#checkLimits(dispatch);
+    const { gpu, pipelines } = this.device;
+    const code = specialize(source, constants);
+    let pipeline = pipelines.get(code);
+    if (!pipeline) {
+      const module = gpu.createShaderModule({ label, code });
+      pipeline = gpu.createComputePipeline({ label, layout: "auto", compute: { module } });
+      pipelines.set(code, pipeline);
+    }
+    const entries: GPUBindGroupEntry[] = tensors.map((t, binding) => ({
+      binding,
+      resource: { buffer: t.buffer, offset: t.offsetBytes, size: tensorBytes(t) },
+    }));
+    if (uniforms) {
+      const data = new Uint32Array(Math.ceil(uniforms.length / 4) * 4);
+      data.set(uniforms);
+      const buffer = gpu.createBuffer({
+        label: `${label} uniforms`,
+        size: data.byteLength,
+        usage: 0x40 | 0x08, // UNIFORM | COPY_DST
+      });
+      gpu.queue.writeBuffer(buffer, 0, data);
+      this.#uniformBuffers.push(buffer);
+      entries.push({ binding: tensors.length, resource: { buffer } });
+    }
+    const group = gpu.createBindGroup({ label, layout: pipeline.getBindGroupLayout(0), entries });
+    this.#steps.push({ pipeline, group, workgroups });
+  }
+
+  /** Appends every launch to a compute pass that is already open. */
+  encode(pass: GPUComputePassEncoder): void {
+    for (const { pipeline, group, workgroups } of this.#steps) {
+      pass.setPipeline(pipeline);
+      pass.setBindGroup(0, group);
+      pass.dispatchWorkgroups(...workgroups as [number]);
+    }
+  }
+
+  /** Submits the program in one pass, `repeats` times in a row; does not wait for the device. */
+  run({ repeats = 1 }: { repeats?: number } = {}): void {
+    const encoder = this.device.gpu.createCommandEncoder();
+    const pass = encoder.beginComputePass();
+    for (let i = 0; i < repeats; i++) this.encode(pass);
+    pass.end();
+    this.device.gpu.queue.submit([encoder.finish()]);
+  }
+
+  /** Frees the uniforms of the program; its tensors belong to whoever made them. */
+  destroy(): void {
+    for (const buffer of this.#uniformBuffers) buffer.destroy();
+  }
+
+  #checkLimits(
+    { label, tensors, workgroups, iterations = 0, workgroupBytes = 0 }: Dispatch,
+  ): void {
+    const { limits } = this.device.gpu;
+    for (const t of tensors) {
+      if (tensorBytes(t) > limits.maxStorageBufferBindingSize) {
+        throw new RangeError(
+          `Cannot bind "${t.name}" to ${label} as ${this.device.name} binds at most ` +
+            `${limits.maxStorageBufferBindingSize} bytes: current size is ${tensorBytes(t)} bytes`,
+        );
+      }
+      if (t.offsetBytes % limits.minStorageBufferOffsetAlignment !== 0) {
+        throw new RangeError(
+          `Cannot bind "${t.name}" to ${label} as offsets must be multiples of ` +
+            `${limits.minStorageBufferOffsetAlignment} bytes: current offset is ${t.offsetBytes}`,
+        );
+      }
+    }
+    for (const count of workgroups) {
+      if (
+        !Number.isInteger(count) || count! < 1 || count! > limits.maxComputeWorkgroupsPerDimension
+      ) {
+        throw new RangeError(
+          `Cannot dispatch ${label} as each dimension takes 1 to ` +
+            `${limits.maxComputeWorkgroupsPerDimension} workgroups: current counts are ` +
+            `[${workgroups}]`,
+        );
+      }
+    }
+    if (workgroupBytes > limits.maxComputeWorkgroupStorageSize) {
+      throw new RangeError(
+        `Cannot dispatch ${label} as ${this.device.name} has ` +
+          `${limits.maxComputeWorkgroupStorageSize} bytes of workgroup memory: ` +
+          `current need is ${workgroupBytes} bytes`,
+      );
+    }
+    if (!(iterations <= MAX_ITERATIONS)) {
+      throw new RangeError(
+        `Cannot dispatch ${label} as one invocation may loop at most ${MAX_ITERATIONS} times: ` +
+          `current bound is ${iterations}; use a smaller batch or context`,
+      );
+    }
+  }
+}
+
+/** Splits a count of workgroups over two dimensions, for shaders that flatten `x + y * 32768`. */
+export function splitWorkgroups(count: number): [x: number, y: number] {
+  return [Math.min(count, WORKGROUPS_PER_ROW), Math.ceil(count / WORKGROUPS_PER_ROW)];
+}
+
+/** Workgroups in a full row of `splitWorkgroups()`; WebGPU guarantees 65,535. */
+export const WORKGROUPS_PER_ROW = 32768;

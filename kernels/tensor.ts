@@ -1,0 +1,192 @@
+import type { Device } from "./device.ts";
+
+/** Element type of a tensor on the device. */
+export type DType = "f32" | "f16" | "u32";
+
+/** A typed view of `size(shape)` elements of a GPU buffer, starting at `offsetBytes`. */
+export interface Tensor {
+  /** What the tensor holds; it labels the buffer and appears in error messages. */
+  readonly name: string;
+  /** Dimensions, slowest first; the layout is row-major without gaps. */
+  readonly shape: readonly number[];
+  /** Element type. */
+  readonly dtype: DType;
+  /** The buffer that holds the elements. */
+  readonly buffer: GPUBuffer;
+  /** Byte offset of the first element in `buffer`. */
+  readonly offsetBytes: number;
+}
+
+/** Elements of a tensor on the host: floats for `f32` and `f16`, integers for `u32`. */
+export type HostArray = Float32Array<ArrayBuffer> | Uint32Array<ArrayBuffer>;
+
+/** Product of all dimensions. */
+export function size(shape: readonly number[]): number {
+  return shape.reduce((product, dim) => product * dim, 1);
+}
+
+/** Size of one element in bytes. */
+export function bytesPerElement(dtype: DType): number {
+  return dtype === "f16" ? 2 : 4;
+}
+
+/** Bytes that a tensor occupies on the device: storage bindings come in multiples of four. */
+export function tensorBytes({ shape, dtype }: Pick<Tensor, "shape" | "dtype">): number {
+  return Math.ceil(size(shape) * bytesPerElement(dtype) / 4) * 4;
+}
+
+/** Smallest integer not below a / b. */
+export function ceilDiv(a: number, b: number): number {
+  return Math.ceil(a / b);
+}
+
+const STORAGE_USAGE = 0x80 | 0x04 | 0x08; // STORAGE | COPY_SRC | COPY_DST
+
+/**
+ * Allocates a zeroed tensor with a buffer of its own.
+ *
+ * @throws {RangeError} if a dimension is no positive integer, or if the tensor is larger than the
+ * device's largest buffer.
+ */
+export function createTensor(
+  device: Device,
+  name: string,
+  { shape, dtype }: { shape: readonly number[]; dtype: DType },
+): Tensor {
+  if (shape.some((dim) => !Number.isInteger(dim) || dim < 1)) {
+    throw new RangeError(
+      `Cannot create tensor "${name}" as all dimensions must be positive integers: ` +
+        `current shape is [${shape}]`,
+    );
+  }
+  const bytes = tensorBytes({ shape, dtype });
+  if (bytes > device.gpu.limits.maxBufferSize) {
+    throw new RangeError(
+      `Cannot create tensor "${name}" as ${device.name} holds at most ` +
+        `${device.gpu.limits.maxBufferSize} bytes in a buffer: current size is ${bytes} bytes`,
+    );
+  }
+  const buffer = device.gpu.createBuffer({ label: name, size: bytes, usage: STORAGE_USAGE });
+  return { name, shape, dtype, buffer, offsetBytes: 0 };
+}
+
+/**
+ * A view of part of a tensor: `shape` elements starting `offset` elements in.
+ *
+ * @throws {RangeError} if the view leaves the tensor or starts off the device's binding alignment.
+ */
+export function viewTensor(
+  tensor: Tensor,
+  { name = tensor.name, offset, shape }: {
+    name?: string;
+    offset: number;
+    shape: readonly number[];
+  },
+): Tensor {
+  if (offset < 0 || offset + size(shape) > size(tensor.shape)) {
+    throw new RangeError(
+      `Cannot view "${tensor.name}" as the view must lie inside [${tensor.shape}]: ` +
+        `current view is [${shape}] at element ${offset}`,
+    );
+  }
+  return {
+    name,
+    shape,
+    dtype: tensor.dtype,
+    buffer: tensor.buffer,
+    offsetBytes: tensor.offsetBytes + offset * bytesPerElement(tensor.dtype),
+  };
+}
+
+/**
+ * Writes all elements of a tensor from the host; floats are rounded to nearest even for `f16`.
+ *
+ * @throws {RangeError} if `data` has another number of elements than the tensor.
+ */
+export function upload(device: Device, tensor: Tensor, data: ArrayLike<number>): void {
+  const length = size(tensor.shape);
+  if (data.length !== length) {
+    throw new RangeError(
+      `Cannot upload to tensor "${tensor.name}" as it has ${length} elements: ` +
+        `current data has ${data.length}`,
+    );
+  }
+  const padded = tensorBytes(tensor) / bytesPerElement(tensor.dtype);
+  const elements = tensor.dtype === "u32"
+    ? new Uint32Array(padded)
+    : tensor.dtype === "f32"
+    ? new Float32Array(padded)
+    : new Float16Array(padded);
+  elements.set(data);
+  device.gpu.queue.writeBuffer(
+    tensor.buffer,
+    tensor.offsetBytes,
+    new Uint8Array(elements.buffer as ArrayBuffer),
+  );
+}
+
+/**
+ * Reads tensors back to the host in one round trip; `f16` is widened to `f32`.
+ *
+ * This waits until the device is idle: never call it in a loop over steps or tokens.
+ *
+ * @returns one array a tensor, in order.
+ * @throws {Error} if the device has failed or is lost.
+ */
+export async function download(
+  device: Device,
+  ...tensors: readonly Tensor[]
+): Promise<HostArray[]> {
+  const bytes = tensors.map(tensorBytes);
+  const staging = device.gpu.createBuffer({
+    label: `read back ${tensors.map((t) => t.name)}`,
+    size: bytes.reduce((sum, n) => sum + n, 0),
+    usage: 0x01 | 0x08, // MAP_READ | COPY_DST
+  });
+  const encoder = device.gpu.createCommandEncoder();
+  let offset = 0;
+  tensors.forEach((t, i) => {
+    encoder.copyBufferToBuffer(t.buffer, t.offsetBytes, staging, offset, bytes[i]!);
+    offset += bytes[i]!;
+  });
+  device.gpu.queue.submit([encoder.finish()]);
+  try {
+    await staging.mapAsync(0x01); // READ
+  } catch (cause) {
+    device.check(); // says what really happened, if the device knows
+    throw new Error(`Cannot read back ${tensors.map((t) => t.name)}: ${cause}`);
+  }
+  device.check();
+  const mapped = staging.getMappedRange();
+  let start = 0;
+  const arrays = tensors.map((t, i) => {
+    const slice = mapped.slice(start, start + bytes[i]!);
+    start += bytes[i]!;
+    const length = size(t.shape);
+    if (t.dtype === "u32") return new Uint32Array(slice, 0, length);
+    if (t.dtype === "f32") return new Float32Array(slice, 0, length);
+    return new Float32Array(new Float16Array(slice, 0, length));
+  });
+  staging.destroy();
+  return arrays;
+}
+
+/** Throws a RangeError unless the tensor has exactly this shape. */
+export function assertShape(action: string, tensor: Tensor, shape: readonly number[]): void {
+  if (tensor.shape.length !== shape.length || tensor.shape.some((dim, i) => dim !== shape[i])) {
+    throw new RangeError(
+      `Cannot run ${action} as "${tensor.name}" must have shape [${shape}]: ` +
+        `current shape is [${tensor.shape}]`,
+    );
+  }
+}
+
+/** Throws a TypeError unless the tensor has one of these element types. */
+export function assertDType(action: string, tensor: Tensor, ...allowed: readonly DType[]): void {
+  if (!allowed.includes(tensor.dtype)) {
+    throw new TypeError(
+      `Cannot run ${action} as "${tensor.name}" must be ${allowed.join(" or ")}: ` +
+        `current type is ${tensor.dtype}`,
+    );
+  }
+}
