@@ -8,6 +8,8 @@ export interface Device {
   readonly isCpu: boolean;
   /** Features that were granted, `shader-f16` among them where the adapter has it. */
   readonly features: ReadonlySet<string>;
+  /** Largest part of a buffer that one binding can show to a shader, in bytes. */
+  readonly maxBindingBytes: number;
   /** Compiled pipelines by shader text, shared by all programs on this device. */
   readonly pipelines: Map<string, GPUComputePipeline>;
   /**
@@ -88,6 +90,7 @@ export async function openDevice({ gpu = navigator.gpu }: { gpu?: GPU } = {}): P
     name,
     isCpu: isFallbackAdapter || /llvmpipe|lavapipe|swiftshader|warp|basic render/i.test(name),
     features: new Set<string>(features),
+    maxBindingBytes: device.limits.maxStorageBufferBindingSize,
     pipelines: new Map(),
     check() {
       if (failure) throw failure;

@@ -114,10 +114,10 @@ export class Program {
   ): void {
     const { limits } = this.device.gpu;
     for (const t of tensors) {
-      if (tensorBytes(t) > limits.maxStorageBufferBindingSize) {
+      if (tensorBytes(t) > this.device.maxBindingBytes) {
         throw new RangeError(
           `Cannot bind "${t.name}" to ${label} as ${this.device.name} binds at most ` +
-            `${limits.maxStorageBufferBindingSize} bytes: current size is ${tensorBytes(t)} bytes`,
+            `${this.device.maxBindingBytes} bytes: current size is ${tensorBytes(t)} bytes`,
         );
       }
       if (t.offsetBytes % limits.minStorageBufferOffsetAlignment !== 0) {
