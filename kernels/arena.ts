@@ -1,0 +1,67 @@
+import type { Device } from "./device.ts";
+import {
+  bytesPerElement,
+  createTensor,
+  type DType,
+  size,
+  type Tensor,
+  viewTensor,
+} from "./tensor.ts";
+
+/** Named tensors packed into one buffer, so that one launch can walk over all of them. */
+export interface Arena {
+  /** The whole buffer as one flat tensor, padding included; padding stays zero. */
+  readonly flat: Tensor;
+  /** The tensors by name, in the order of the table. */
+  readonly tensors: ReadonlyMap<string, Tensor>;
+}
+
+/** WebGPU guarantees that bindings may start at multiples of 256 bytes. */
+const ALIGNMENT_BYTES = 256;
+
+/**
+ * Packs a table of names and shapes into one zeroed buffer.
+ *
+ * Each tensor starts at the same element offset whatever the element type, so that arenas made from
+ * one table (parameters, gradients, moments, f16 copies) correspond element by element.
+ */
+export function createArena(
+  device: Device,
+  name: string,
+  { shapes, dtype }: { shapes: ReadonlyMap<string, readonly number[]>; dtype: DType },
+): Arena {
+  const alignment = ALIGNMENT_BYTES / bytesPerElement("f16");
+  let length = 0;
+  const offsets = new Map<string, number>();
+  for (const [key, shape] of shapes) {
+    offsets.set(key, length);
+    length += Math.ceil(size(shape) / alignment) * alignment;
+  }
+  const flat = createTensor(device, name, { shape: [length], dtype });
+  const tensors = new Map<string, Tensor>();
+  for (const [key, shape] of shapes) {
+    tensors.set(
+      key,
+      viewTensor(flat, { name: `${name} ${key}`, offset: offsets.get(key)!, shape }),
+    );
+  }
+  return { flat, tensors };
+}
+
+/** The tensor of this name; a name that the arena does not hold is a mistake of the caller. */
+export function tensorNamed(arena: Arena, key: string): Tensor {
+  const tensor = arena.tensors.get(key);
+  if (!tensor) throw new RangeError(`Cannot find "${key}" in the arena "${arena.flat.name}"`);
+  return tensor;
+}
+
+/** The part of the arena from one tensor up to, not including, another, padding included. */
+export function arenaRange(arena: Arena, { from, to }: { from: string; to?: string }): Tensor {
+  const start = elementOffset(arena, from);
+  const end = to === undefined ? size(arena.flat.shape) : elementOffset(arena, to);
+  return viewTensor(arena.flat, { offset: start, shape: [end - start] });
+}
+
+function elementOffset(arena: Arena, key: string): number {
+  return tensorNamed(arena, key).offsetBytes / bytesPerElement(arena.flat.dtype);
+}

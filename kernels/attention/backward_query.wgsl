@@ -1,0 +1,75 @@
+// dq = Σₛ ds[t,s] · k[s] / √HS, and delta = Σ dy · y, which backward_key.wgsl needs.
+// qkv, dqkv: [B,T,3C], C = NH · HS; y, dy: [B,T,C]; logSumExp, delta: [B,NH,T]; q's part of dqkv is set
+//
+// p[t,s] = exp(score − logSumExp) is computed again, not stored; with dropout factors f,
+// ds = p · (f · (dy · v) − delta), because Σₛ p · f · (dy · v) = dy · y.
+enable f16;
+
+alias real = f16; // element type of qkv, y, dy and dqkv
+const T: u32 = 1;
+const NH: u32 = 1;
+const HS: u32 = 4;
+const DROPOUT: bool = false;
+const WORKGROUP_SIZE: u32 = 64;
+
+alias real4 = vec4<real>;
+const QUADS: u32 = HS / 4;
+const C: u32 = NH * QUADS; // in vectors of four, as are all strides below
+const SCALE: f32 = 1.0 / sqrt(f32(HS));
+
+@group(0) @binding(0) var<storage, read> qkv: array<real4>;
+@group(0) @binding(1) var<storage, read> y: array<real4>;
+@group(0) @binding(2) var<storage, read> dy: array<real4>;
+@group(0) @binding(3) var<storage, read> logSumExp: array<f32>;
+@group(0) @binding(4) var<storage, read> random: array<u32>; // seed, counter
+@group(0) @binding(5) var<storage, read_write> dqkv: array<real4>;
+@group(0) @binding(6) var<storage, read_write> delta: array<f32>;
+@group(0) @binding(7) var<uniform> dropout: vec4u; // site, threshold, bits of 1 / (1 - rate)
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
+  let t = group.x * WORKGROUP_SIZE + local.x;
+  if (t >= T) { return; }
+  let row = group.y * T + t; // of [B·NH, T]
+  let head = group.y / NH * T * 3 * C + group.y % NH * QUADS; // q of this head at t = 0
+  let out = (group.y / NH * T + t) * C + group.y % NH * QUADS;
+
+  var q: array<vec4f, QUADS>;
+  var dyt: array<vec4f, QUADS>;
+  var dq: array<vec4f, QUADS>;
+  var products = vec4f();
+  // unroll
+  for (var i = 0u; i < QUADS; i++) {
+    q[i] = SCALE * vec4f(qkv[head + t * 3 * C + i]);
+    dyt[i] = vec4f(dy[out + i]);
+    products += dyt[i] * vec4f(y[out + i]);
+  }
+  let dyDotY = products.x + products.y + products.z + products.w;
+  let lse = logSumExp[row];
+
+  for (var s = 0u; s <= t; s++) {
+    let k = head + s * 3 * C + C;
+    let v = k + C;
+    var scores = vec4f();
+    var slopes = vec4f();
+    // unroll
+    for (var i = 0u; i < QUADS; i++) {
+      scores += q[i] * vec4f(qkv[k + i]);
+      slopes += dyt[i] * vec4f(qkv[v + i]);
+    }
+    let p = exp(scores.x + scores.y + scores.z + scores.w - lse);
+    var dp = slopes.x + slopes.y + slopes.z + slopes.w;
+    if (DROPOUT) { dp *= dropoutFactor(random[0], random[1], dropout, row * T + s); }
+    let ds = SCALE * p * (dp - dyDotY);
+    // unroll
+    for (var i = 0u; i < QUADS; i++) {
+      dq[i] += ds * vec4f(qkv[k + i]);
+    }
+  }
+
+  // unroll
+  for (var i = 0u; i < QUADS; i++) {
+    dqkv[head + t * 3 * C + i] = real4(dq[i]);
+  }
+  delta[row] = dyDotY;
+}

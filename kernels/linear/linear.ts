@@ -1,0 +1,47 @@
+import biasBackward from "./bias_backward.wgsl" with { type: "text" };
+import { matmul } from "../matmul/matmul.ts";
+import type { Program } from "../program.ts";
+import { assertDType, assertShape, ceilDiv, type Tensor } from "../tensor.ts";
+
+/**
+ * y = x · weight + bias.
+ *
+ * x: [M,C]; weight: [C,N]; bias: f32 [N]; y: [M,N]; x, weight and y are f32 or f16.
+ */
+export function linearForward(
+  program: Program,
+  { x, weight, bias }: { x: Tensor; weight: Tensor; bias: Tensor },
+  { y }: { y: Tensor },
+): void {
+  matmul(program, { a: x, b: weight, bias }, { y });
+}
+
+/**
+ * dx = dy · weightᵀ, dweight = xᵀ · dy, dbias = column sums of dy.
+ *
+ * x, dx: [M,C]; weight, dweight: [C,N]; dy: [M,N]; dbias: [N]. dweight and dbias are f32. dx is set;
+ * dweight and dbias are set, or with `accumulate` added to.
+ */
+export function linearBackward(
+  program: Program,
+  { x, weight, dy }: { x: Tensor; weight: Tensor; dy: Tensor },
+  { dx, dweight, dbias }: { dx: Tensor; dweight: Tensor; dbias: Tensor },
+  { accumulate = false }: { accumulate?: boolean } = {},
+): void {
+  matmul(program, { a: dy, b: weight }, { y: dx }, { transposeB: true });
+  matmul(program, { a: x, b: dy }, { y: dweight }, { transposeA: true, accumulate });
+
+  const [M, N] = dy.shape as [number, number];
+  assertDType("linearBackward", dbias, "f32");
+  assertShape("linearBackward", dbias, [N]);
+  const COLUMNS = 32, SHARES = 8;
+  program.dispatch({
+    label: "kernels/linear/bias_backward.wgsl",
+    source: biasBackward,
+    constants: { real: dy.dtype, M, N, ACCUMULATE: accumulate, COLUMNS, SHARES },
+    tensors: [dy, dbias],
+    workgroups: [ceilDiv(N, COLUMNS)],
+    iterations: ceilDiv(M, SHARES) + SHARES,
+    workgroupBytes: COLUMNS * SHARES * 4,
+  });
+}

@@ -1,0 +1,113 @@
+import tiles from "./matmul.wgsl" with { type: "text" };
+import vector from "./vector.wgsl" with { type: "text" };
+import type { Program } from "../program.ts";
+import { assertDType, assertShape, ceilDiv, type Tensor } from "../tensor.ts";
+
+/** How `matmul()` reads its operands and treats its result. */
+export interface MatmulOptions {
+  /** `a` is stored as [K,M]. */
+  transposeA?: boolean;
+  /** `b` is stored as [N,K]. */
+  transposeB?: boolean;
+  /** Add to what `y` holds instead of overwriting it. */
+  accumulate?: boolean;
+  /**
+   * Columns of the stored matrix `a` that take part, `start` and `count`: with a vocabulary too
+   * large for one binding, `b` holds a slice of it and `a` all of its columns.
+   */
+  columnsOfA?: { start: number; count: number };
+  /** First column of `y` to write, where `y` is wider than N. */
+  firstColumnOfY?: number;
+}
+
+const ROWS = 8;
+const COLUMNS = 8;
+
+/**
+ * y = a · b + bias, summed in f32.
+ *
+ * a: [M,K], or [K,M] with `transposeA`; b: [K,N], or [N,K] with `transposeB`; bias: f32 [N];
+ * y: [M,N]. Each of a, b, y is f32 or f16. y is set, or with `accumulate` added to.
+ *
+ * @throws {RangeError} if the shapes do not fit together.
+ */
+export function matmul(
+  program: Program,
+  { a, b, bias }: { a: Tensor; b: Tensor; bias?: Tensor | undefined },
+  { y }: { y: Tensor },
+  options: MatmulOptions = {},
+): void {
+  const { transposeA = false, transposeB = false, accumulate = false, firstColumnOfY = 0 } =
+    options;
+  for (const t of [a, b, y]) {
+    assertDType("matmul", t, "f32", "f16");
+    if (t.shape.length !== 2) assertShape("matmul", t, [NaN, NaN]);
+  }
+  const [aRows, aColumns] = a.shape as [number, number];
+  const { start, count } = options.columnsOfA ?? { start: 0, count: aColumns };
+  const [M, K] = transposeA ? [count, aRows] : [aRows, count];
+  const N = b.shape[transposeB ? 0 : 1]!;
+  assertShape("matmul", b, transposeB ? [N, K] : [K, N]);
+  const yColumns = options.firstColumnOfY === undefined ? N : y.shape[1]!;
+  assertShape("matmul", y, [M, yColumns]);
+  if (start < 0 || start + count > aColumns || firstColumnOfY + N > yColumns) {
+    throw new RangeError(
+      `Cannot run matmul as the columns must lie inside the matrices: current columns are ` +
+        `${start} to ${start + count} of "${a.name}" [${a.shape}] and ` +
+        `${firstColumnOfY} to ${firstColumnOfY + N} of "${y.name}" [${y.shape}]`,
+    );
+  }
+  if (bias) {
+    assertShape("matmul", bias, [N]);
+    assertDType("matmul", bias, "f32");
+  }
+
+  const shared = {
+    // without a bias the slot shows b, which is never read there
+    tensors: [a, b, bias ?? b, y],
+    constants: {
+      aType: a.dtype,
+      bType: b.dtype,
+      yType: y.dtype,
+      N,
+      K,
+      TRANSPOSE_B: transposeB,
+      HAS_BIAS: bias !== undefined,
+    },
+  };
+  const plain = !accumulate && !options.columnsOfA && options.firstColumnOfY === undefined;
+  if (M === 1 && plain) {
+    const WORKGROUP_X = 32, WORKGROUP_Y = 8;
+    program.dispatch({
+      ...shared,
+      label: "kernels/matmul/vector.wgsl",
+      source: vector,
+      constants: { ...shared.constants, WORKGROUP_X, WORKGROUP_Y },
+      workgroups: [ceilDiv(N, WORKGROUP_X)],
+      iterations: ceilDiv(K, WORKGROUP_Y) + WORKGROUP_Y,
+      workgroupBytes: WORKGROUP_X * WORKGROUP_Y * 4,
+    });
+    return;
+  }
+  const WORKGROUP_X = 8, WORKGROUP_Y = 8;
+  program.dispatch({
+    ...shared,
+    label: "kernels/matmul/matmul.wgsl",
+    source: tiles,
+    constants: {
+      ...shared.constants,
+      M,
+      TRANSPOSE_A: transposeA,
+      A_STRIDE: aColumns,
+      Y_STRIDE: yColumns,
+      ACCUMULATE: accumulate,
+      ROWS,
+      COLUMNS,
+      WORKGROUP_X,
+      WORKGROUP_Y,
+    },
+    uniforms: [start, firstColumnOfY],
+    workgroups: [ceilDiv(N, WORKGROUP_X * COLUMNS), ceilDiv(M, WORKGROUP_Y * ROWS)],
+    iterations: K,
+  });
+}

@@ -1,0 +1,144 @@
+import { layernormPartialsShape } from "../kernels/layernorm/layernorm.ts";
+import type { Device } from "../kernels/device.ts";
+import { createTensor, type DType, type Tensor } from "../kernels/tensor.ts";
+import type { GptConfig } from "./config.ts";
+import { type DTypes, dtypesOf, type Precision } from "./precision.ts";
+
+/** Sizes of one forward pass. */
+export interface BatchShape {
+  /** B: sequences. */
+  readonly batchSize: number;
+  /** T: tokens in each, at most the model's context length. */
+  readonly sequenceLength: number;
+}
+
+/** One activation: a row of the table. */
+interface ActivationSpec {
+  readonly name: string;
+  readonly shape: readonly number[];
+  readonly role: keyof DTypes;
+  /** When it is needed: `forward` always, `kept` until the backward pass, `backward` only there. */
+  readonly needed: "forward" | "kept" | "backward";
+  /** One a layer, or one that all layers share. */
+  readonly perLayer: boolean;
+}
+
+/** Largest chunk of logits in bytes: large enough to fill a GPU, small beside the rest. */
+const LOGITS_BYTES = 64 * 2 ** 20;
+
+/** Rows in a chunk of logits are multiples of this, so that every view is aligned to 256 bytes. */
+const CHUNK_ROWS = 128;
+
+/** Rows of logits that exist at a time: the head and the loss run in chunks of so many rows. */
+export function logitsRows(
+  device: Device,
+  config: GptConfig,
+  { rows, dtype }: { rows: number; dtype: DType },
+): number {
+  const rowBytes = config.vocabularySize * (dtype === "f16" ? 2 : 4);
+  const limit = Math.min(LOGITS_BYTES, device.maxBindingBytes);
+  const chunk = Math.floor(limit / rowBytes / CHUNK_ROWS) * CHUNK_ROWS;
+  return Math.min(rows, Math.max(chunk, CHUNK_ROWS));
+}
+
+/** The table of activations.  M = B · T; R: rows in a chunk of logits. */
+function activationTable(
+  { vocabularySize: V, width: C, heads: NH }: GptConfig,
+  { batchSize: B, sequenceLength: T }: BatchShape,
+  R: number,
+): ActivationSpec[] {
+  const M = B * T;
+  const row = (
+    name: string,
+    shape: readonly number[],
+    role: keyof DTypes,
+    needed: ActivationSpec["needed"],
+    perLayer = false,
+  ): ActivationSpec => ({ name, shape, role, needed, perLayer });
+  return [
+    row("embedded", [M, C], "stream", "forward"),
+    row("x", [M, C], "stream", "kept"), // what enters the first block
+    row("ln1", [M, C], "matrix", "kept", true),
+    row("ln1.mean", [M], "statistic", "kept", true),
+    row("ln1.rstd", [M], "statistic", "kept", true),
+    row("qkv", [M, 3 * C], "matrix", "kept", true),
+    row("attention", [M, C], "matrix", "kept", true),
+    row("attention.logSumExp", [B, NH, T], "statistic", "kept", true),
+    row("projected", [M, C], "matrix", "forward"), // what a block adds to the stream
+    row("middle", [M, C], "stream", "kept", true), // x after attention
+    row("ln2", [M, C], "matrix", "kept", true),
+    row("ln2.mean", [M], "statistic", "kept", true),
+    row("ln2.rstd", [M], "statistic", "kept", true),
+    row("hidden", [M, 4 * C], "matrix", "kept", true),
+    row("gelu", [M, 4 * C], "matrix", "kept", true),
+    row("out", [M, C], "stream", "kept", true), // x after the MLP
+    row("lnf", [M, C], "matrix", "kept"),
+    row("lnf.mean", [M], "statistic", "kept"),
+    row("lnf.rstd", [M], "statistic", "kept"),
+    row("logits", [R, V], "matrix", "forward"), // and then dlogits, in place
+    row("logSumExp", [M], "statistic", "forward"),
+    row("losses", [M], "statistic", "forward"),
+
+    row("dx", [M, C], "stream", "backward"), // gradient of the residual stream
+    row("dprojected", [M, C], "matrix", "backward"),
+    row("dln", [M, C], "matrix", "backward"),
+    row("dgelu", [M, 4 * C], "matrix", "backward"),
+    row("dhidden", [M, 4 * C], "matrix", "backward"),
+    row("dattention", [M, C], "matrix", "backward"),
+    row("dqkv", [M, 3 * C], "matrix", "backward"),
+    row("attention.delta", [B, NH, T], "statistic", "backward"),
+    row("dembedded", [M, C], "stream", "backward"),
+    row("ln.partials", layernormPartialsShape(M, C), "statistic", "backward"),
+  ];
+}
+
+/** Tensors of a forward pass and, for training, of the backward pass. */
+export interface Activations extends BatchShape {
+  /** The tensor of this name, in this layer where there is one a layer. */
+  at(name: string, layer?: number): Tensor;
+  /** Bytes of all tensors together. */
+  readonly bytes: number;
+  /** Frees all tensors. */
+  destroy(): void;
+}
+
+/**
+ * Allocates the activations of one batch shape.
+ *
+ * For inference (`training: false`) nothing is kept for a backward pass: the layers share one set.
+ */
+export function createActivations(
+  device: Device,
+  config: GptConfig,
+  { batch, precision, training }: { batch: BatchShape; precision: Precision; training: boolean },
+): Activations {
+  const dtypes = dtypesOf(precision);
+  const rows = batch.batchSize * batch.sequenceLength;
+  const R = logitsRows(device, config, { rows, dtype: dtypes.matrix });
+  const tensors = new Map<string, Tensor>();
+  let bytes = 0;
+  for (const { name, shape, role, needed, perLayer } of activationTable(config, batch, R)) {
+    if (needed === "backward" && !training) continue;
+    // without a backward pass two sets do for all layers: a block reads one stream, writes the other
+    const copies = !perLayer ? 1 : training ? config.layers : Math.min(config.layers, 2);
+    for (let i = 0; i < copies; i++) {
+      const key = perLayer ? `${name} ${i}` : name;
+      const tensor = createTensor(device, key, { shape, dtype: dtypes[role] });
+      tensors.set(key, tensor);
+      bytes += tensor.buffer.size;
+    }
+  }
+  return {
+    ...batch,
+    bytes,
+    at(name, layer) {
+      const key = layer === undefined ? name : `${name} ${training ? layer : layer % 2}`;
+      const tensor = tensors.get(key);
+      if (!tensor) throw new RangeError(`Cannot find the activation "${key}"`);
+      return tensor;
+    },
+    destroy() {
+      for (const { buffer } of tensors.values()) buffer.destroy();
+    },
+  };
+}

@@ -1,0 +1,27 @@
+import type { DType } from "../kernels/tensor.ts";
+
+/** Precision of a model: `f16` is autocast, with f32 wherever the range or the sum needs it. */
+export type Precision = "f16" | "f32";
+
+/**
+ * Element types by role, after torch.autocast's rules.
+ *
+ * - `matrix`: operands and results of matrix products, attention and GELU. Here lie nearly all
+ *   operations and bytes, and products of f16 values summed in f32 lose little.
+ * - `stream`: the residual stream and its gradient. It is the sum of every layer's output; f16 would
+ *   round away small contributions to a large sum, and the gradient along it may leave f16's range.
+ * - `statistic`: layer-norm's mean and deviation, log-sum-exp, losses: ranges f16 does not have.
+ * - `master`: parameters as AdamW sees them, its moments, and gradients of parameters, where updates
+ *   far smaller than the value must not be lost.
+ */
+export interface DTypes {
+  readonly matrix: DType;
+  readonly stream: DType;
+  readonly statistic: DType;
+  readonly master: DType;
+}
+
+/** The autocast policy: which role has which element type. */
+export function dtypesOf(precision: Precision): DTypes {
+  return { matrix: precision, stream: "f32", statistic: "f32", master: "f32" };
+}

@@ -1,0 +1,71 @@
+import { linearBackward, linearForward } from "../../kernels/linear/linear.ts";
+import * as reference from "../../kernels/linear/reference.ts";
+import {
+  assertClose,
+  assertGradient,
+  freshSeed,
+  poisoned,
+  randomValues,
+  REAL_TYPES,
+  runProgram,
+  tensorOf,
+  testRandom,
+} from "./harness.ts";
+
+// sums of up to 130 products of order one, see matmul_test.ts
+const TOLERANCE = { f32: 2e-5, f16: 2e-3 } as Record<string, number>;
+
+Deno.test("reference linearBackward() matches central differences", () => {
+  const random = testRandom(freshSeed());
+  const shape = { M: 3, C: 5, N: 4 }, { M, C, N } = shape;
+  const x = randomValues(random, M * C), weight = randomValues(random, C * N);
+  const bias = randomValues(random, N), dy = randomValues(random, M * N);
+  const { dx, dweight, dbias } = reference.linearBackward({ x, weight, dy }, shape);
+  const y = (changed: Partial<Record<"x" | "weight" | "bias", Float32Array>>) =>
+    reference.linearForward({ x, weight, bias, ...changed }, shape).y;
+  assertGradient((x) => y({ x }), x, dy, dx, { what: "dx" });
+  assertGradient((weight) => y({ weight }), weight, dy, dweight, { what: "dweight" });
+  assertGradient((bias) => y({ bias }), bias, dy, dbias, { what: "dbias" });
+});
+
+for (const dtype of REAL_TYPES) {
+  for (const [M, C, N] of [[1, 4, 3], [130, 65, 127]] as const) {
+    Deno.test(`linear matches the reference in ${dtype} at [${M},${C}]x[${C},${N}]`, async () => {
+      const random = testRandom(freshSeed());
+      const values = {
+        x: randomValues(random, M * C, { dtype }),
+        weight: randomValues(random, C * N, { dtype }),
+        bias: randomValues(random, N),
+        dy: randomValues(random, M * N, { dtype }),
+      };
+      const gradient = (name: string, shape: number[]) => poisoned(name, { shape, dtype: "f32" });
+      const t = {
+        x: tensorOf("x", { shape: [M, C], dtype }, values.x),
+        weight: tensorOf("weight", { shape: [C, N], dtype }, values.weight),
+        bias: tensorOf("bias", { shape: [N], dtype: "f32" }, values.bias),
+        dy: tensorOf("dy", { shape: [M, N], dtype }, values.dy),
+        y: poisoned("y", { shape: [M, N], dtype }),
+        dx: poisoned("dx", { shape: [M, C], dtype }),
+        dweight: gradient("dweight", [C, N]),
+        dbias: gradient("dbias", [N]),
+      };
+      const [y, dx, dweight, dbias] = await runProgram(
+        (program) => {
+          linearForward(program, t, t);
+          linearBackward(program, t, t);
+          linearBackward(program, t, t, { accumulate: true });
+        },
+        t.y,
+        t.dx,
+        t.dweight,
+        t.dbias,
+      );
+      const shape = { M, C, N }, expected = reference.linearBackward(values, shape);
+      const twice = (values: Float32Array) => values.map((v) => 2 * v);
+      assertClose(y!, reference.linearForward(values, shape).y, TOLERANCE[dtype]!, "y");
+      assertClose(dx!, expected.dx, TOLERANCE[dtype]!, "dx");
+      assertClose(dweight!, twice(expected.dweight), 2 * TOLERANCE.f32!, "dweight");
+      assertClose(dbias!, twice(expected.dbias), 2 * TOLERANCE.f32!, "dbias");
+    });
+  }
+}

@@ -1,0 +1,131 @@
+import assert from "node:assert/strict";
+import { matmul } from "../../kernels/matmul/matmul.ts";
+import * as reference from "../../kernels/matmul/reference.ts";
+import { Program } from "../../kernels/program.ts";
+import { download, viewTensor } from "../../kernels/tensor.ts";
+import {
+  assertClose,
+  device,
+  freshSeed,
+  poisoned,
+  randomValues,
+  REAL_TYPES,
+  runProgram,
+  tensorOf,
+  testRandom,
+} from "./harness.ts";
+
+// relative to 1 + |y| with K up to 129 products of order one: f32 sums in another order than the
+// reference; f16 rounds y once more to 11 bits
+const TOLERANCE = { f32: 2e-5, f16: 1e-3 } as Record<string, number>;
+
+const SIZES = [[1, 1, 1], [1, 129, 65], [3, 127, 1], [127, 3, 129], [129, 66, 127]] as const;
+
+for (const dtype of REAL_TYPES) {
+  for (const [M, K, N] of SIZES) {
+    for (
+      const [transposeA, transposeB] of [[false, false], [false, true], [true, false]] as const
+    ) {
+      const name = `${transposeA ? "T" : "N"}${transposeB ? "T" : "N"} [${M},${K}]x[${K},${N}]`;
+      Deno.test(`matmul() ${name} matches the reference in ${dtype}`, async () => {
+        const random = testRandom(freshSeed());
+        const values = {
+          a: randomValues(random, M * K, { dtype }),
+          b: randomValues(random, K * N, { dtype }),
+          bias: randomValues(random, N),
+        };
+        const a = tensorOf("a", { shape: transposeA ? [K, M] : [M, K], dtype }, values.a);
+        const b = tensorOf("b", { shape: transposeB ? [N, K] : [K, N], dtype }, values.b);
+        const bias = tensorOf("bias", { shape: [N], dtype: "f32" }, values.bias);
+        const y = poisoned("y", { shape: [M, N], dtype });
+        const sum = tensorOf("sum", { shape: [M, N], dtype: "f32" }, new Array(M * N).fill(3));
+        const [yValues, sumValues] = await runProgram(
+          (program) => {
+            matmul(program, { a, b, bias }, { y }, { transposeA, transposeB });
+            matmul(program, { a, b }, { y: sum }, { transposeA, transposeB, accumulate: true });
+          },
+          y,
+          sum,
+        );
+        const shape = { M, N, K, transposeA, transposeB };
+        assertClose(yValues!, reference.matmul(values, shape).y, TOLERANCE[dtype]!, "y");
+        const { y: product } = reference.matmul({ a: values.a, b: values.b }, shape);
+        assertClose(sumValues!, product.map((v) => v + 3), TOLERANCE.f32!, "sum");
+      });
+    }
+  }
+}
+
+Deno.test("matmul() reads and writes columns of wider matrices", async () => {
+  const random = testRandom(freshSeed());
+  const M = 5, K = 7, N = 9, WIDE = 20, FIRST = 6;
+  const wide = randomValues(random, M * WIDE), b = randomValues(random, K * N);
+  const a = wide.filter((_, i) => i % WIDE >= FIRST && i % WIDE < FIRST + K);
+  const like = (shape: number[]) => ({ shape, dtype: "f32" as const });
+  const t = {
+    a: tensorOf("a", like([M, WIDE]), wide),
+    b: tensorOf("b", like([K, N]), b),
+    y: tensorOf("y", like([M, WIDE]), new Array(M * WIDE).fill(-1)),
+    yt: poisoned("yt", like([K, WIDE])),
+    wide: tensorOf("wide", like([M, WIDE]), wide),
+  };
+  const [y, yt] = await runProgram(
+    (program) => {
+      matmul(program, t, t, { columnsOfA: { start: FIRST, count: K }, firstColumnOfY: 4 });
+      matmul(program, { a: t.a, b: t.wide }, { y: t.yt }, {
+        columnsOfA: { start: FIRST, count: K },
+        transposeA: true,
+      });
+    },
+    t.y,
+    t.yt,
+  );
+  const product = reference.matmul({ a, b }, { M, N, K }).y;
+  for (let m = 0; m < M; m++) {
+    for (let column = 0; column < WIDE; column++) {
+      const n = column - 4;
+      const expected = n >= 0 && n < N ? product[m * N + n]! : -1;
+      assertClose([y![m * WIDE + column]!], [expected], TOLERANCE.f32!, `y[${m},${column}]`);
+    }
+  }
+  const expected = reference.matmul({ a, b: wide }, { M: K, N: WIDE, K: M, transposeA: true }).y;
+  assertClose(yt!, expected, TOLERANCE.f32!, "yt");
+});
+
+Deno.test("matmul() writes a view of a larger tensor and nothing around it", async () => {
+  const random = testRandom(freshSeed());
+  const a = tensorOf("a", { shape: [2, 8], dtype: "f32" }, randomValues(random, 16));
+  const b = tensorOf("b", { shape: [8, 64], dtype: "f32" }, randomValues(random, 512));
+  const whole = tensorOf("whole", { shape: [6, 64], dtype: "f32" }, new Array(384).fill(7));
+  const [values] = await runProgram(
+    (program) =>
+      matmul(program, { a, b }, { y: viewTensor(whole, { offset: 128, shape: [2, 64] }) }),
+    whole,
+  );
+  assert.deepEqual([...values!.slice(0, 128)], new Array(128).fill(7));
+  assert.deepEqual([...values!.slice(256)], new Array(128).fill(7));
+  assert.ok(values!.slice(128, 256).every((v) => v !== 7));
+});
+
+Deno.test("matmul() takes non-finite operands for what they are", async () => {
+  const a = tensorOf("a", { shape: [2, 2], dtype: "f32" }, [Infinity, 0, 1, 1]);
+  const b = tensorOf("b", { shape: [2, 2], dtype: "f32" }, [1, 2, 3, 4]);
+  const y = poisoned("y", { shape: [2, 2], dtype: "f32" });
+  const [values] = await runProgram((program) => matmul(program, { a, b }, { y }), y);
+  assert.deepEqual([...values!], [Infinity, Infinity, 4, 6]);
+});
+
+Deno.test("matmul() throws on shapes that do not fit and on too long a sum", async () => {
+  const program = new Program(device);
+  const like = (shape: number[]) => poisoned("t", { shape, dtype: "f32" });
+  assert.throws(
+    () => matmul(program, { a: like([2, 3]), b: like([4, 5]) }, { y: like([2, 5]) }),
+    { name: "RangeError", message: /"t" must have shape \[3,5\]: current shape is \[4,5\]/ },
+  );
+  assert.throws(
+    () => matmul(program, { a: like([2, 40000]), b: like([40000, 1]) }, { y: like([2, 1]) }),
+    { name: "RangeError", message: /may loop at most 32768 times: current bound is 40000/ },
+  );
+  assert.equal(program.length, 0);
+  await download(device, like([1]));
+});
