@@ -19,7 +19,7 @@ export function specialize(source: string, constants: Constants): string {
     }
     source = source.replace(declaration, `$1${value};`);
   }
-  const usesF16 = /^alias \w+ = f16;/m.test(source);
+  const usesF16 = /^alias \w+ = .*\bf16\b/m.test(source);
   return unroll(usesF16 ? source : source.replace(/^enable f16;$/m, ""));
 }
 

@@ -1,4 +1,5 @@
 import tiles from "./matmul.wgsl" with { type: "text" };
+import rows from "./rows.wgsl" with { type: "text" };
 import vector from "./vector.wgsl" with { type: "text" };
 import type { Program } from "../program.ts";
 import { assertDType, assertShape, ceilDiv, type Tensor } from "../tensor.ts";
@@ -19,9 +20,6 @@ export interface MatmulOptions {
   /** First column of `y` to write, where `y` is wider than N. */
   firstColumnOfY?: number;
 }
-
-const ROWS = 8;
-const COLUMNS = 8;
 
 /**
  * y = a · b + bias, summed in f32.
@@ -62,52 +60,78 @@ export function matmul(
     assertDType("matmul", bias, "f32");
   }
 
-  const shared = {
+  const operands = {
     // without a bias the slot shows b, which is never read there
     tensors: [a, b, bias ?? b, y],
-    constants: {
-      aType: a.dtype,
-      bType: b.dtype,
-      yType: y.dtype,
-      N,
-      K,
-      TRANSPOSE_B: transposeB,
-      HAS_BIAS: bias !== undefined,
-    },
+    uniforms: [start, firstColumnOfY],
   };
-  const plain = !accumulate && !options.columnsOfA && options.firstColumnOfY === undefined;
-  if (M === 1 && plain) {
+  const constants = { N, K, HAS_BIAS: bias !== undefined };
+  const WORKGROUP_X = 8, WORKGROUP_Y = 8, ROWS = 8;
+  const tiled = { ...constants, M, ACCUMULATE: accumulate, ROWS, WORKGROUP_X, WORKGROUP_Y };
+  const multiplesOf4 = (...counts: number[]) => counts.every((count) => count % 4 === 0);
+
+  if (M === 1 && count === aColumns && yColumns === N && !transposeA && !accumulate) {
     const WORKGROUP_X = 32, WORKGROUP_Y = 8;
     program.dispatch({
-      ...shared,
       label: "kernels/matmul/vector.wgsl",
       source: vector,
-      constants: { ...shared.constants, WORKGROUP_X, WORKGROUP_Y },
+      constants: {
+        ...constants,
+        aType: a.dtype,
+        bType: b.dtype,
+        yType: y.dtype,
+        TRANSPOSE_B: transposeB,
+        WORKGROUP_X,
+        WORKGROUP_Y,
+      },
+      tensors: operands.tensors,
       workgroups: [ceilDiv(N, WORKGROUP_X)],
       iterations: ceilDiv(K, WORKGROUP_Y) + WORKGROUP_Y,
       workgroupBytes: WORKGROUP_X * WORKGROUP_Y * 4,
     });
-    return;
+  } else if (transposeB && !transposeA && multiplesOf4(K, start, aColumns)) {
+    const COLUMNS = 8;
+    program.dispatch({
+      ...operands,
+      label: "kernels/matmul/rows.wgsl",
+      source: rows,
+      constants: {
+        ...tiled,
+        aType: `vec4<${a.dtype}>`,
+        bType: `vec4<${b.dtype}>`,
+        yType: y.dtype,
+        A_STRIDE: aColumns,
+        Y_STRIDE: yColumns,
+        COLUMNS,
+      },
+      workgroups: [ceilDiv(N, WORKGROUP_X * COLUMNS), ceilDiv(M, WORKGROUP_Y * ROWS)],
+      iterations: K / 4,
+    });
+  } else {
+    const LANES = !transposeB && multiplesOf4(N, yColumns, firstColumnOfY) ? 4 : 1;
+    const COLUMNS = 8 / LANES;
+    const lanes = (dtype: string) => LANES === 4 ? `vec4<${dtype}>` : dtype;
+    program.dispatch({
+      ...operands,
+      label: "kernels/matmul/matmul.wgsl",
+      source: tiles,
+      constants: {
+        ...tiled,
+        aType: a.dtype,
+        bType: lanes(b.dtype),
+        yType: lanes(y.dtype),
+        sumType: lanes("f32"),
+        N: N / LANES,
+        TRANSPOSE_A: transposeA,
+        TRANSPOSE_B: transposeB,
+        A_STRIDE: aColumns,
+        B_STRIDE: (transposeB ? K : N) / LANES,
+        Y_STRIDE: yColumns / LANES,
+        COLUMNS,
+      },
+      uniforms: [start, firstColumnOfY / LANES],
+      workgroups: [ceilDiv(N, WORKGROUP_X * COLUMNS * LANES), ceilDiv(M, WORKGROUP_Y * ROWS)],
+      iterations: K,
+    });
   }
-  const WORKGROUP_X = 8, WORKGROUP_Y = 8;
-  program.dispatch({
-    ...shared,
-    label: "kernels/matmul/matmul.wgsl",
-    source: tiles,
-    constants: {
-      ...shared.constants,
-      M,
-      TRANSPOSE_A: transposeA,
-      A_STRIDE: aColumns,
-      Y_STRIDE: yColumns,
-      ACCUMULATE: accumulate,
-      ROWS,
-      COLUMNS,
-      WORKGROUP_X,
-      WORKGROUP_Y,
-    },
-    uniforms: [start, firstColumnOfY],
-    workgroups: [ceilDiv(N, WORKGROUP_X * COLUMNS), ceilDiv(M, WORKGROUP_Y * ROWS)],
-    iterations: K,
-  });
 }

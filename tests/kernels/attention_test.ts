@@ -1,0 +1,167 @@
+import assert from "node:assert/strict";
+import {
+  attentionBackward,
+  attentionDecode,
+  attentionForward,
+} from "../../kernels/attention/attention.ts";
+import * as reference from "../../kernels/attention/reference.ts";
+import { Program } from "../../kernels/program.ts";
+import { dropoutFactor } from "../../kernels/random.ts";
+import { type DType, upload } from "../../kernels/tensor.ts";
+import {
+  assertClose,
+  assertGradient,
+  device,
+  freshSeed,
+  poisoned,
+  randomValues,
+  REAL_TYPES,
+  runProgram,
+  tensorOf,
+  testRandom,
+} from "./harness.ts";
+
+// f32: exp and up to 129 terms in another order; f16: inputs are exact, outputs rounded to 11 bits,
+// and the backward pass reads the rounded y
+const TOLERANCE = { f32: 5e-5, f16: 4e-3 } as Record<string, number>;
+
+Deno.test("reference attentionBackward() matches central differences", () => {
+  const random = testRandom(freshSeed());
+  const shape = { B: 2, T: 4, NH: 2, HS: 4 };
+  const factor = (i: number) => i % 3 === 0 ? 0 : 1.5;
+  const qkv = randomValues(random, 2 * 4 * 24), dy = randomValues(random, 2 * 4 * 8);
+  const { dqkv } = reference.attentionBackward({ qkv, dy }, shape, factor);
+  assertGradient((qkv) => reference.attentionForward({ qkv }, shape, factor).y, qkv, dy, dqkv);
+});
+
+/** Runs forward and backward on the device and compares with the reference. */
+async function check(
+  { B, T, NH, HS, dtype, rate = 0, scale = 1 }: reference.AttentionShape & {
+    dtype: DType;
+    rate?: number;
+    scale?: number;
+  },
+): Promise<void> {
+  const seed = freshSeed(), C = NH * HS, site = 5;
+  const random = testRandom(seed);
+  const values = {
+    qkv: randomValues(random, B * T * 3 * C, { dtype, scale }),
+    dy: randomValues(random, B * T * C, { dtype }),
+  };
+  const row = { shape: [B * T, C], dtype };
+  const perHead = { shape: [B, NH, T], dtype: "f32" as const };
+  const t = {
+    qkv: tensorOf("qkv", { shape: [B * T, 3 * C], dtype }, values.qkv),
+    dy: tensorOf("dy", row, values.dy),
+    y: poisoned("y", row),
+    logSumExp: poisoned("logSumExp", perHead),
+    delta: poisoned("delta", perHead),
+    dqkv: poisoned("dqkv", { shape: [B * T, 3 * C], dtype }),
+    random: tensorOf("random", { shape: [2], dtype: "u32" }, [seed, 3]),
+  };
+  const options = { T, heads: NH, rate, site };
+  const [y, logSumExp, dqkv] = await runProgram(
+    (program) => {
+      attentionForward(program, t, t, options);
+      attentionBackward(program, t, t, options);
+    },
+    t.y,
+    t.logSumExp,
+    t.dqkv,
+  );
+  const shape = { B, T, NH, HS };
+  const factor = (index: number) =>
+    rate === 0 ? 1 : dropoutFactor({ seed, counter: 3, rate, site, index });
+  const expected = reference.attentionForward(values, shape, factor);
+  const tolerance = TOLERANCE[dtype]!, what = `seed ${seed}`;
+  assertClose(y!, expected.y, tolerance, `y, ${what}`);
+  assertClose(logSumExp!, expected.logSumExp, TOLERANCE.f32!, `logSumExp, ${what}`);
+  const { dqkv: gradient } = reference.attentionBackward(values, shape, factor);
+  assertClose(dqkv!, gradient, 2 * tolerance, `dqkv, ${what}`);
+}
+
+for (const dtype of REAL_TYPES) {
+  for (
+    const shape of [
+      { B: 1, T: 1, NH: 1, HS: 4 },
+      { B: 2, T: 3, NH: 3, HS: 8 },
+      { B: 1, T: 129, NH: 2, HS: 32 },
+      { B: 1, T: 66, NH: 1, HS: 128 },
+    ]
+  ) {
+    const size = Object.entries(shape).map(([name, value]) => `${name} ${value}`).join(", ");
+    Deno.test(`attention matches the reference in ${dtype} at ${size}`, () =>
+      check({ ...shape, dtype }));
+  }
+  Deno.test(`attention with dropout matches the reference in ${dtype}`, () =>
+    check({ B: 2, T: 67, NH: 2, HS: 8, dtype, rate: 0.3 }));
+}
+
+Deno.test("attention stays finite for scores up to 1e4 in f16", async () => {
+  if (!device.features.has("shader-f16")) return;
+  // q · k / √4 = ±1e4: far beyond what exp takes, within what f16 holds as operands
+  const q = 100, k = [100, -100, 99];
+  const values = k.flatMap((key, s) => [
+    ...[q, q, 0, 0].map((v) => v),
+    ...[key, key, 0, 0],
+    ...[s, 1, 2, 3],
+  ]);
+  const t = {
+    qkv: tensorOf("qkv", { shape: [3, 12], dtype: "f16" }, values),
+    dy: tensorOf("dy", { shape: [3, 4], dtype: "f16" }, new Array(12).fill(1)),
+    y: poisoned("y", { shape: [3, 4], dtype: "f16" }),
+    logSumExp: poisoned("logSumExp", { shape: [1, 1, 3], dtype: "f32" }),
+    delta: poisoned("delta", { shape: [1, 1, 3], dtype: "f32" }),
+    dqkv: poisoned("dqkv", { shape: [3, 12], dtype: "f16" }),
+  };
+  const [y, lse, dqkv] = await runProgram(
+    (program) => {
+      attentionForward(program, t, t, { T: 3, heads: 1 });
+      attentionBackward(program, t, t, { T: 3, heads: 1 });
+    },
+    t.y,
+    t.logSumExp,
+    t.dqkv,
+  );
+  assert.deepEqual([...y!], [0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3]);
+  assert.deepEqual([...lse!], [1e4, 1e4, 1e4]);
+  assert.ok(dqkv!.every(Number.isFinite), `dqkv is ${dqkv}`);
+});
+
+for (const dtype of REAL_TYPES) {
+  Deno.test(`attentionDecode() gives what attentionForward() gives in ${dtype}`, async () => {
+    const T = 70, NH = 2, HS = 12, C = NH * HS, L = 80;
+    const random = testRandom(freshSeed());
+    const qkv = randomValues(random, T * 3 * C, { dtype });
+    const one = {
+      qkv: poisoned("qkv", { shape: [1, 3 * C], dtype }),
+      cursor: poisoned("cursor", { shape: [2], dtype: "u32" }),
+      keys: poisoned("keys", { shape: [NH, L, HS], dtype }),
+      values: poisoned("values", { shape: [NH, L, HS], dtype }),
+      y: poisoned("y", { shape: [1, C], dtype }),
+    };
+    const expected = reference.attentionForward({ qkv }, { B: 1, T, NH, HS }).y;
+    const program = new Program(device);
+    attentionDecode(program, one, one);
+    for (let t = 0; t < T; t++) {
+      upload(device, one.qkv, qkv.subarray(t * 3 * C, (t + 1) * 3 * C));
+      upload(device, one.cursor, [0, t]);
+      program.run();
+      if (t % 23 !== 0 && t !== T - 1) continue;
+      const [y] = await runProgram(() => {}, one.y);
+      assertClose(y!, expected.subarray(t * C, (t + 1) * C), TOLERANCE[dtype]!, `y at ${t}`);
+    }
+  });
+}
+
+Deno.test("attentionForward() throws on heads that do not divide the width", () => {
+  const t = {
+    qkv: poisoned("qkv", { shape: [4, 30], dtype: "f32" }),
+    y: poisoned("y", { shape: [4, 10], dtype: "f32" }),
+    logSumExp: poisoned("logSumExp", { shape: [1, 3, 4], dtype: "f32" }),
+  };
+  assert.throws(
+    () => attentionForward(new Program(device), t, t, { T: 4, heads: 3 }),
+    { name: "RangeError", message: /"qkv" must be \[B·T, 3·NH·HS\] with HS a multiple of 4/ },
+  );
+});
