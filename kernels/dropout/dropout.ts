@@ -1,0 +1,51 @@
+import mask from "./dropout.wgsl" with { type: "text" };
+import { type Program, splitWorkgroups } from "../program.ts";
+import { type DropoutSite, dropoutUniforms, withRandom } from "../random.ts";
+import { assertDType, assertShape, ceilDiv, size, type Tensor } from "../tensor.ts";
+
+const WORKGROUP_SIZE = 256;
+
+/**
+ * y = x with a share of its elements dropped and the rest scaled up (Srivastava et al. 2014).
+ *
+ * x, y: [N], f32 or f16 each; random: u32 [seed, counter], which with the site decides what drops.
+ */
+export function dropoutForward(
+  program: Program,
+  { x, random }: { x: Tensor; random: Tensor },
+  { y }: { y: Tensor },
+  site: DropoutSite,
+): void {
+  applyMask("dropoutForward", program, { x, random, y }, site);
+}
+
+/** dx = the mask of `dropoutForward()` over dy.  dy, dx: [N], f32 or f16 each; dx is set. */
+export function dropoutBackward(
+  program: Program,
+  { dy, random }: { dy: Tensor; random: Tensor },
+  { dx }: { dx: Tensor },
+  site: DropoutSite,
+): void {
+  applyMask("dropoutBackward", program, { x: dy, random, y: dx }, site);
+}
+
+function applyMask(
+  action: string,
+  program: Program,
+  { x, random, y }: { x: Tensor; random: Tensor; y: Tensor },
+  site: DropoutSite,
+): void {
+  assertDType(action, x, "f32", "f16");
+  assertDType(action, y, "f32", "f16");
+  assertDType(action, random, "u32");
+  assertShape(action, y, x.shape);
+  const N = size(x.shape);
+  program.dispatch({
+    label: "kernels/dropout/dropout.wgsl",
+    source: withRandom(mask),
+    constants: { xType: x.dtype, yType: y.dtype, N, WORKGROUP_SIZE },
+    tensors: [x, random, y],
+    uniforms: dropoutUniforms(site),
+    workgroups: splitWorkgroups(ceilDiv(N, WORKGROUP_SIZE)),
+  });
+}

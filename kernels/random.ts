@@ -1,0 +1,53 @@
+import random from "./random.wgsl" with { type: "text" };
+
+/** A shader with the functions of random.wgsl added at its end. */
+export function withRandom(source: string): string {
+  return `${source}\n${random}`;
+}
+
+/** Share of elements that are dropped, and the place in the model that drops them. */
+export interface DropoutSite {
+  /** Probability that an element is dropped, in [0, 1). */
+  rate: number;
+  /** A number that no other place in the model has. */
+  site: number;
+}
+
+/**
+ * The uniform `dropout` that `dropoutFactor()` in random.wgsl reads.
+ *
+ * @throws {RangeError} if the rate is not in [0, 1).
+ */
+export function dropoutUniforms({ rate, site }: DropoutSite): number[] {
+  if (!(rate >= 0 && rate < 1)) {
+    throw new RangeError(
+      `Cannot drop elements as the rate must be at least 0 and below 1: current value is ${rate}`,
+    );
+  }
+  const factor = new Uint32Array(Float32Array.of(1 / (1 - rate)).buffer)[0]!;
+  return [site, threshold(rate), factor];
+}
+
+/**
+ * CPU twin of `dropoutFactor()` in random.wgsl: 0 with probability `rate`, else 1 / (1 − rate).
+ */
+export function dropoutFactor(
+  { seed, counter, rate, site, index }: DropoutSite & {
+    seed: number;
+    counter: number;
+    index: number;
+  },
+): number {
+  const draw = pcgHash(index + pcgHash(site + pcgHash(counter + pcgHash(seed))));
+  return draw < threshold(rate) ? 0 : Math.fround(1 / (1 - rate));
+}
+
+function threshold(rate: number): number {
+  return Math.floor(rate * 2 ** 32);
+}
+
+function pcgHash(v: number): number {
+  const state = (Math.imul(v, 747796405) + 2891336453) >>> 0;
+  const word = Math.imul((state >>> ((state >>> 28) + 4)) ^ state, 277803737) >>> 0;
+  return ((word >>> 22) ^ word) >>> 0;
+}

@@ -1,0 +1,22 @@
+// y = x + dropout(z).   x, y, z: [N]
+enable f16;
+
+alias real = f16; // element type of z
+const N: u32 = 1;
+const DROPOUT: bool = false;
+const WORKGROUP_SIZE: u32 = 256;
+
+@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read> z: array<real>;
+@group(0) @binding(2) var<storage, read> random: array<u32>; // seed, counter
+@group(0) @binding(3) var<storage, read_write> y: array<f32>;
+@group(0) @binding(4) var<uniform> dropout: vec4u; // site, threshold, bits of 1 / (1 - rate)
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
+  let i = (group.y * 32768 + group.x) * WORKGROUP_SIZE + local.x;
+  if (i >= N) { return; }
+  var added = f32(z[i]);
+  if (DROPOUT) { added *= dropoutFactor(random[0], random[1], dropout, i); }
+  y[i] = x[i] + added;
+}
