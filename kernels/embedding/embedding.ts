@@ -1,0 +1,132 @@
+import forward from "./forward.wgsl" with { type: "text" };
+import backwardTokens from "./backward_tokens.wgsl" with { type: "text" };
+import backwardPositions from "./backward_positions.wgsl" with { type: "text" };
+import decode from "./decode.wgsl" with { type: "text" };
+import { type Program, splitWorkgroups } from "../program.ts";
+import { rowSlices } from "../slices.ts";
+import { assertDType, assertShape, ceilDiv, size, type Tensor } from "../tensor.ts";
+
+/**
+ * y[m] = wte[tokens[m]] + wpe[m % T], the sum of token and position embedding.
+ *
+ * tokens: u32 [M], each below V; wte: f32 [V,C]; wpe: f32 [L,C], T ≤ L; y: [M,C], f32 or f16. A wte
+ * too large for one binding is walked in slices.
+ */
+export function embeddingForward(
+  program: Program,
+  { tokens, wte, wpe }: { tokens: Tensor; wte: Tensor; wpe: Tensor },
+  { y }: { y: Tensor },
+  { T }: { T: number },
+): void {
+  const C = checkTables("embeddingForward", { wte, wpe }, T);
+  const M = size(tokens.shape);
+  assertDType("embeddingForward", tokens, "u32");
+  assertDType("embeddingForward", y, "f32", "f16");
+  assertShape("embeddingForward", y, [M, C]);
+  const WORKGROUP_SIZE = 256;
+  for (const { first, rows, part } of rowSlices(program.device, wte)) {
+    program.dispatch({
+      label: "kernels/embedding/forward.wgsl",
+      source: forward,
+      constants: { real: y.dtype, M, T, C, WORKGROUP_SIZE },
+      tensors: [tokens, part, wpe, y],
+      uniforms: [first, rows],
+      workgroups: splitWorkgroups(ceilDiv(M * C, WORKGROUP_SIZE)),
+    });
+  }
+}
+
+/**
+ * Gradients of `embeddingForward()`.
+ *
+ * tokens, order: u32 [M]; segments: u32 [M+1]: order lists the positions sorted by token, run s of
+ * equal tokens is order[segments[s], segments[s+1]), entries beyond the last run are M. dy: [M,C],
+ * f32 or f16. dwte: f32 [V,C] is added to; dwpe: f32 [L,C] is set, or with `accumulate` added to.
+ */
+export function embeddingBackward(
+  program: Program,
+  { tokens, order, segments, dy }: {
+    tokens: Tensor;
+    order: Tensor;
+    segments: Tensor;
+    dy: Tensor;
+  },
+  { dwte, dwpe }: { dwte: Tensor; dwpe: Tensor },
+  { T, accumulate = false }: { T: number; accumulate?: boolean },
+): void {
+  const action = "embeddingBackward";
+  const C = checkTables(action, { wte: dwte, wpe: dwpe }, T);
+  const M = size(tokens.shape), L = dwpe.shape[0]!;
+  for (const t of [tokens, order, segments]) assertDType(action, t, "u32");
+  assertShape(action, order, tokens.shape);
+  assertShape(action, segments, [M + 1]);
+  assertDType(action, dy, "f32", "f16");
+  assertShape(action, dy, [M, C]);
+  const WORKGROUP_SIZE = 64;
+  for (const { first, rows, part } of rowSlices(program.device, dwte)) {
+    const [x, y] = splitWorkgroups(M);
+    program.dispatch({
+      label: "kernels/embedding/backward_tokens.wgsl",
+      source: backwardTokens,
+      constants: { real: dy.dtype, M, C, WORKGROUP_SIZE },
+      tensors: [tokens, order, segments, dy, part],
+      uniforms: [first, rows],
+      workgroups: [x, y, ceilDiv(C, WORKGROUP_SIZE)],
+      iterations: M,
+    });
+  }
+  program.dispatch({
+    label: "kernels/embedding/backward_positions.wgsl",
+    source: backwardPositions,
+    constants: { real: dy.dtype, B: M / T, T, L, C, ACCUMULATE: accumulate, WORKGROUP_SIZE },
+    tensors: [dy, dwpe],
+    workgroups: splitWorkgroups(ceilDiv(L * C, WORKGROUP_SIZE)),
+    iterations: M / T,
+  });
+}
+
+/**
+ * y = wte[token] + wpe[position] for the one token that generation reads next.
+ *
+ * cursor: u32 [token, position]; wte: f32 [V,C]; wpe: f32 [L,C]; y: [1,C], f32 or f16.
+ */
+export function embeddingDecode(
+  program: Program,
+  { cursor, wte, wpe }: { cursor: Tensor; wte: Tensor; wpe: Tensor },
+  { y }: { y: Tensor },
+): void {
+  const C = checkTables("embeddingDecode", { wte, wpe }, 1);
+  assertDType("embeddingDecode", cursor, "u32");
+  assertDType("embeddingDecode", y, "f32", "f16");
+  assertShape("embeddingDecode", y, [1, C]);
+  const WORKGROUP_SIZE = 256;
+  for (const { first, rows, part } of rowSlices(program.device, wte)) {
+    program.dispatch({
+      label: "kernels/embedding/decode.wgsl",
+      source: decode,
+      constants: { real: y.dtype, C, WORKGROUP_SIZE },
+      tensors: [cursor, part, wpe, y],
+      uniforms: [first, rows],
+      workgroups: [ceilDiv(C, WORKGROUP_SIZE)],
+    });
+  }
+}
+
+/** Checks both tables and returns their width C. */
+function checkTables(
+  action: string,
+  { wte, wpe }: { wte: Tensor; wpe: Tensor },
+  T: number,
+): number {
+  const C = wte.shape[1]!, L = wpe.shape[0]!;
+  assertDType(action, wte, "f32");
+  assertDType(action, wpe, "f32");
+  assertShape(action, wpe, [L, C]);
+  if (!(T >= 1 && T <= L)) {
+    throw new RangeError(
+      `Cannot run ${action} as T must be 1 to ${L}, the positions of "${wpe.name}": ` +
+        `current value is ${T}`,
+    );
+  }
+  return C;
+}
