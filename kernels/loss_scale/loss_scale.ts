@@ -1,0 +1,103 @@
+import update from "./update.wgsl" with { type: "text" };
+import type { Program } from "../program.ts";
+import { assertDType, assertShape, ceilDiv, type Tensor } from "../tensor.ts";
+
+/** How the loss scale moves and gradients are clipped. */
+export interface LossScaleOptions {
+  /** Largest norm of the unscaled gradient; Infinity clips nothing. */
+  gradientClip: number;
+  /** What the scale is multiplied with after `growthInterval` good steps in a row. */
+  growthFactor?: number;
+  /** What the scale is multiplied with after a step with a non-finite gradient. */
+  backoffFactor?: number;
+  growthInterval?: number;
+}
+
+/** Tensors that `lossScaleUpdate()` reads. */
+export interface LossScaleInputs {
+  /** f32 [blocks] and u32 [blocks] of `gradientNorm()`. */
+  partials: Tensor;
+  flags: Tensor;
+  /** f32 [4]: learning rate, 1 / number of targets, 0, 0. */
+  stepInputs: Tensor;
+  /** f32 [1]: sum of the losses of all targets. */
+  lossSum: Tensor;
+  /** f32 [K,2] of `adamwCorrections()`. */
+  corrections: Tensor;
+}
+
+/** Tensors that `lossScaleUpdate()` changes. */
+export interface LossScaleOutputs {
+  /** f32 [1]. */
+  lossScale: Tensor;
+  /** u32 [4]: growth tracker, steps applied, steps skipped, steps skipped in a row. */
+  counters: Tensor;
+  /** f32 [4] for AdamW: gradient factor, both bias corrections, 1 if the step is skipped. */
+  update: Tensor;
+  /**
+   * f32 [R,8]: a ring of reports, row step % R: loss, gradient norm before clipping, loss scale,
+   * skipped, growth tracker, skips in a row, skips in all, 0.
+   */
+  reports: Tensor;
+  /** u32 [1]: reports written. */
+  stepCounter: Tensor;
+}
+
+/**
+ * Decides about one step on the device: skips it if the gradient is not finite, clips by the global
+ * norm, moves the loss scale as torch.amp.GradScaler does, and reports.
+ *
+ * The clip coefficient is min(1, gradientClip / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_.
+ */
+export function lossScaleUpdate(
+  program: Program,
+  { partials, flags, stepInputs, lossSum, corrections }: LossScaleInputs,
+  { lossScale, counters, update: update_, reports, stepCounter }: LossScaleOutputs,
+  { gradientClip, growthFactor = 2, backoffFactor = 0.5, growthInterval = 2000 }: LossScaleOptions,
+): void {
+  const action = "lossScaleUpdate";
+  const [BLOCKS] = partials.shape as [number];
+  const [K] = corrections.shape as [number];
+  const [REPORTS] = reports.shape as [number];
+  assertShape(action, flags, [BLOCKS]);
+  assertShape(action, stepInputs, [4]);
+  assertShape(action, lossSum, [1]);
+  assertShape(action, corrections, [K, 2]);
+  assertShape(action, lossScale, [1]);
+  assertShape(action, counters, [4]);
+  assertShape(action, update_, [4]);
+  assertShape(action, reports, [REPORTS, 8]);
+  assertShape(action, stepCounter, [1]);
+  for (const t of [flags, counters, stepCounter]) assertDType(action, t, "u32");
+  const WORKGROUP_SIZE = 256;
+  program.dispatch({
+    label: "kernels/loss_scale/update.wgsl",
+    source: update,
+    constants: {
+      BLOCKS,
+      K,
+      REPORTS,
+      // WGSL has no infinite literal; no f32 norm is larger than this
+      GRADIENT_CLIP: Math.min(gradientClip, 3e38),
+      GROWTH_FACTOR: growthFactor,
+      BACKOFF_FACTOR: backoffFactor,
+      GROWTH_INTERVAL: growthInterval,
+      WORKGROUP_SIZE,
+    },
+    tensors: [
+      partials,
+      flags,
+      stepInputs,
+      lossSum,
+      corrections,
+      lossScale,
+      counters,
+      update_,
+      reports,
+      stepCounter,
+    ],
+    workgroups: [1],
+    iterations: ceilDiv(BLOCKS, WORKGROUP_SIZE) + WORKGROUP_SIZE,
+    workgroupBytes: WORKGROUP_SIZE * 8,
+  });
+}

@@ -1,0 +1,95 @@
+// Decides about one step: the gradient's norm, whether to skip, what to clip by, the next loss scale.
+// partials, flags: [BLOCKS] of gradient_norm; corrections: [K,2]; reports: [REPORTS,8]
+//
+// The transition of lossScale and its growth tracker is that of torch.amp.GradScaler.
+const BLOCKS: u32 = 1;
+const K: u32 = 1;
+const REPORTS: u32 = 1;
+const GRADIENT_CLIP: f32 = 1.0;
+const GROWTH_FACTOR: f32 = 2.0;
+const BACKOFF_FACTOR: f32 = 0.5;
+const GROWTH_INTERVAL: u32 = 2000;
+const WORKGROUP_SIZE: u32 = 256;
+
+struct Counters {
+  growthTracker: u32, // good steps since the scale last changed
+  optimizerSteps: u32, // steps applied: AdamW's t
+  skippedSteps: u32,
+  consecutiveSkips: u32,
+}
+
+struct Update { // what AdamW reads
+  gradientFactor: f32, // clip coefficient / lossScale
+  correction1: f32, // 1 / (1 - beta1^t)
+  correction2: f32, // 1 / sqrt(1 - beta2^t)
+  skipped: f32, // 1 if the step changes nothing
+}
+
+@group(0) @binding(0) var<storage, read> partials: array<f32>;
+@group(0) @binding(1) var<storage, read> flags: array<u32>;
+@group(0) @binding(2) var<storage, read> stepInputs: array<f32>; // learning rate, 1 / number of targets
+@group(0) @binding(3) var<storage, read> lossSum: array<f32>;
+@group(0) @binding(4) var<storage, read> corrections: array<vec2f>;
+@group(0) @binding(5) var<storage, read_write> lossScale: array<f32>;
+@group(0) @binding(6) var<storage, read_write> counters: Counters;
+@group(0) @binding(7) var<storage, read_write> update: Update;
+@group(0) @binding(8) var<storage, read_write> reports: array<array<f32, 8>>;
+@group(0) @binding(9) var<storage, read_write> stepCounter: array<u32>;
+
+var<workgroup> sums: array<f32, WORKGROUP_SIZE>;
+var<workgroup> found: array<u32, WORKGROUP_SIZE>;
+
+fn isFinite(value: f32) -> bool {
+  return (bitcast<u32>(value) & 0x7f800000u) != 0x7f800000u;
+}
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn main(@builtin(local_invocation_id) local: vec3u) {
+  var sum = 0.0;
+  var nonFinite = 0u;
+  for (var i = local.x; i < BLOCKS; i += WORKGROUP_SIZE) {
+    sum += partials[i];
+    nonFinite |= flags[i];
+  }
+  sums[local.x] = sum;
+  found[local.x] = nonFinite;
+  workgroupBarrier();
+  if (local.x != 0) { return; }
+  for (var i = 1u; i < WORKGROUP_SIZE; i++) {
+    sum += sums[i];
+    nonFinite |= found[i];
+  }
+
+  let scale = lossScale[0];
+  let norm = sqrt(sum);
+  if (nonFinite != 0) {
+    lossScale[0] = scale * BACKOFF_FACTOR;
+    counters.growthTracker = 0;
+    counters.skippedSteps += 1;
+    counters.consecutiveSkips += 1;
+    update = Update(0.0, 0.0, 0.0, 1.0);
+  } else {
+    let clip = min(1.0, GRADIENT_CLIP / (norm + 1e-6));
+    let correction = corrections[min(counters.optimizerSteps, K - 1)];
+    update = Update(clip / scale, correction.x, correction.y, 0.0);
+    counters.optimizerSteps += 1;
+    counters.consecutiveSkips = 0;
+    counters.growthTracker += 1;
+    if (counters.growthTracker == GROWTH_INTERVAL) {
+      counters.growthTracker = 0;
+      if (isFinite(scale * GROWTH_FACTOR)) { lossScale[0] = scale * GROWTH_FACTOR; }
+    }
+  }
+
+  reports[stepCounter[0] % REPORTS] = array<f32, 8>(
+    lossSum[0] * stepInputs[1],
+    norm,
+    scale,
+    update.skipped,
+    f32(counters.growthTracker),
+    f32(counters.consecutiveSkips),
+    f32(counters.skippedSteps),
+    0.0,
+  );
+  stepCounter[0] += 1;
+}
