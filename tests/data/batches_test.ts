@@ -1,0 +1,126 @@
+import assert from "node:assert/strict";
+import { Batches, type BatchOptions, IGNORED, permute, shiftedPair } from "../../data/batches.ts";
+import type { TokenizedText } from "../../data/token_file.ts";
+
+/** Documents of the given lengths; tokens count up, so that a token tells its position. */
+function text(...lengths: number[]): TokenizedText {
+  const documentStarts = Uint32Array.from(
+    lengths,
+    (_, i) => lengths.slice(0, i).reduce((a, b) => a + b, 0),
+  );
+  const tokens = Uint32Array.from(
+    { length: lengths.reduce((a, b) => a + b, 0) },
+    (_, i) => i + 100,
+  );
+  return { tokens, documentStarts, bytes: 0 };
+}
+
+const OPTIONS: BatchOptions = {
+  batchSize: 3,
+  contextLength: 4,
+  sequence: "packed",
+  seed: 7,
+  padding: 9,
+  shuffle: true,
+};
+
+Deno.test("shiftedPair() makes each token's target the token after it", () => {
+  const { input, target } = shiftedPair(Uint32Array.of(5, 6, 7, 8));
+  assert.deepEqual([[...input], [...target]], [[5, 6, 7], [6, 7, 8]]);
+});
+
+for (const sequence of ["packed", "padded"] as const) {
+  for (const shuffle of [true, false]) {
+    Deno.test(`Batches ${sequence}${shuffle ? " shuffled" : ""} asks for the next token everywhere`, () => {
+      const batches = new Batches(text(30, 2, 41, 27), { ...OPTIONS, sequence, shuffle });
+      for (let i = 0; i < 3 * batches.perEpoch; i++) {
+        const { inputs, targets, counted } = batches.at(i);
+        // tokens count up: a target that is not its input plus one is a lost or doubled shift
+        targets.forEach((target, m) => {
+          if (target !== IGNORED) assert.equal(target, inputs[m]! + 1);
+        });
+        assert.equal(counted, targets.filter((t) => t !== IGNORED).length);
+      }
+    });
+  }
+}
+
+Deno.test("Batches shows every row once an epoch, in another order each epoch and seed", () => {
+  const source = text(400);
+  const epoch = (seed: number, number: number) => {
+    const batches = new Batches(source, { ...OPTIONS, batchSize: 1, seed });
+    return Array.from(
+      { length: batches.perEpoch },
+      (_, i) => batches.at(number * batches.perEpoch + i).inputs[0]!,
+    );
+  };
+  const first = epoch(1, 0);
+  assert.equal(new Set(first).size, first.length);
+  const places = (starts: number[]) => starts.map((s) => Math.floor((s - Math.min(...starts)) / 4));
+  assert.deepEqual(places(first).sort((a, b) => a - b), first.map((_, i) => i));
+  assert.notDeepEqual(places(first), places(epoch(1, 1)));
+  assert.notDeepEqual(places(first), places(epoch(2, 0)));
+});
+
+Deno.test("Batches.at() gives the same batch in any order", () => {
+  const batches = new Batches(text(101, 50), OPTIONS);
+  const forward = Array.from({ length: 40 }, (_, i) => batches.at(i));
+  for (let i = 39; i >= 0; i--) assert.deepEqual(batches.at(i), forward[i]);
+});
+
+Deno.test("Batches unshuffled shows every target of the text exactly once", () => {
+  const source = text(37, 22);
+  const batches = new Batches(source, { ...OPTIONS, shuffle: false });
+  const seen: number[] = [];
+  for (let i = 0; i < batches.perEpoch; i++) {
+    seen.push(...batches.at(i).targets.filter((t) => t !== IGNORED));
+  }
+  assert.deepEqual(seen, [...source.tokens.subarray(1)]);
+});
+
+Deno.test("Batches padded gives a document a row, truncated and padded", () => {
+  const batches = new Batches(text(2, 9, 3), { ...OPTIONS, sequence: "padded", shuffle: false });
+  const { inputs, targets, counted } = batches.at(0);
+  assert.deepEqual([...inputs], [100, 9, 9, 9, 102, 103, 104, 105, 111, 112, 9, 9]);
+  const none = IGNORED;
+  assert.deepEqual([...targets], [101, none, none, none, 103, 104, 105, 106, 112, 113, none, none]);
+  assert.equal(counted, 7);
+});
+
+Deno.test("Batches groups positions by token for the embedding's gradient", () => {
+  const tokens = Uint32Array.of(3, 5, 3, 3, 5, 1, 3, 0, 0);
+  const batches = new Batches({ tokens, documentStarts: Uint32Array.of(0), bytes: 0 }, {
+    ...OPTIONS,
+    batchSize: 2,
+    shuffle: false,
+  });
+  const { inputs, order, segments } = batches.at(0);
+  assert.deepEqual([...inputs], [3, 5, 3, 3, 5, 1, 3, 0]);
+  assert.deepEqual([...order], [7, 5, 0, 2, 3, 6, 1, 4]);
+  assert.deepEqual([...segments], [0, 1, 2, 6, 8, 8, 8, 8, 8]);
+});
+
+Deno.test("Batches counts the bytes of its targets", () => {
+  const batches = new Batches(text(13), {
+    ...OPTIONS,
+    shuffle: false,
+    byteLength: (id) => id - 100,
+  });
+  assert.equal(batches.at(0).bytes, 12 * 13 / 2);
+});
+
+Deno.test("permute() reaches every place exactly once", () => {
+  for (const n of [1, 2, 3, 17, 1000]) {
+    const places = Array.from({ length: n }, (_, i) => permute(i, n, 4, 2));
+    assert.deepEqual([...places].sort((a, b) => a - b), places.map((_, i) => i));
+  }
+});
+
+Deno.test("Batches throws when the text is shorter than a row", () => {
+  assert.throws(() => new Batches(text(4), OPTIONS), {
+    name: "RangeError",
+    message:
+      "Cannot cut a row of 4 tokens as the text has only 4 tokens: use more text, a shorter " +
+      "context, or padded sequences",
+  });
+});
