@@ -1,0 +1,662 @@
+import { Random } from "./random.ts";
+
+/**
+ * The words that a slot of the grammar may hold, each with the same probability. A word begins with a
+ * consonant where "a" may stand before it.
+ */
+const WORDS: Readonly<Record<string, readonly string[]>> = {
+  girl: ["Lily", "Mia", "Anna", "Lucy", "Emma", "Sara", "Amy", "Kate"],
+  boy: ["Tom", "Ben", "Sam", "Max", "Tim", "Jack", "Leo", "Dan"],
+  kind: [
+    "little",
+    "small",
+    "young",
+    "kind",
+    "brave",
+    "quiet",
+    "clever",
+    "happy",
+    "shy",
+    "gentle",
+    "friendly",
+    "polite",
+    "curious",
+    "lovely",
+    "good",
+    "nice",
+    "wise",
+    "lazy",
+    "busy",
+    "silly",
+  ],
+  animal: ["bird", "dog", "cat", "fox", "bear", "duck", "frog", "mouse", "rabbit", "horse"],
+  thing: [
+    "ball",
+    "kite",
+    "hat",
+    "doll",
+    "book",
+    "boat",
+    "drum",
+    "bell",
+    "ring",
+    "key",
+    "cup",
+    "box",
+  ],
+  hue: ["red", "blue", "green", "yellow", "pink", "white", "black", "brown", "purple", "golden"],
+  color: [
+    "red",
+    "blue",
+    "green",
+    "yellow",
+    "pink",
+    "white",
+    "black",
+    "brown",
+    "purple",
+    "golden",
+    "silver",
+    "grey",
+  ],
+  place: [
+    "park",
+    "forest",
+    "garden",
+    "beach",
+    "river",
+    "lake",
+    "farm",
+    "hill",
+    "village",
+    "school",
+  ],
+  home: ["house", "hut", "tent", "cave", "tower", "cottage", "barn", "castle"],
+  food: ["cake", "bread", "soup", "cheese", "honey", "fruit", "pie", "rice", "corn", "jam"],
+  look: [
+    "big",
+    "tiny",
+    "soft",
+    "shiny",
+    "strange",
+    "pretty",
+    "round",
+    "heavy",
+    "warm",
+    "bright",
+    "funny",
+    "strong",
+    "cold",
+    "dark",
+    "wet",
+    "dry",
+    "thin",
+    "thick",
+    "smooth",
+    "rough",
+    "broken",
+    "secret",
+    "magic",
+    "long",
+    "wide",
+    "dusty",
+    "fancy",
+    "plain",
+    "rare",
+    "simple",
+  ],
+  weather: ["sunny", "rainy", "windy", "cold", "warm", "foggy", "snowy", "bright", "dark", "quiet"],
+  time: ["morning", "day", "evening", "night", "afternoon", "spring", "winter", "summer"],
+  feeling: [
+    "happy",
+    "proud",
+    "glad",
+    "calm",
+    "safe",
+    "lucky",
+    "brave",
+    "free",
+    "warm",
+    "strong",
+    "grateful",
+    "cheerful",
+  ],
+  sorrow: [
+    "sad",
+    "lost",
+    "tired",
+    "scared",
+    "hungry",
+    "lonely",
+    "worried",
+    "cold",
+    "sick",
+    "bored",
+    "hurt",
+    "thirsty",
+    "angry",
+    "nervous",
+  ],
+  way: [
+    "slowly",
+    "quickly",
+    "softly",
+    "quietly",
+    "carefully",
+    "gently",
+    "bravely",
+    "happily",
+    "loudly",
+    "sadly",
+    "proudly",
+    "kindly",
+    "suddenly",
+    "calmly",
+    "silently",
+    "patiently",
+  ],
+  cover: [
+    "tree",
+    "rock",
+    "bridge",
+    "bush",
+    "table",
+    "leaf",
+    "stone",
+    "roof",
+    "bed",
+    "log",
+    "wall",
+    "fence",
+    "chair",
+    "tent",
+    "gate",
+    "bench",
+  ],
+  family: ["mom", "dad", "sister", "brother", "grandma", "grandpa", "friend", "teacher"],
+  count: ["two", "three", "four", "five", "six", "seven", "ten", "many"],
+  plant: ["flower", "rose", "bean", "pumpkin", "berry", "carrot", "melon", "tree"],
+  weight: ["big", "heavy", "strong", "hard", "large", "high"],
+  sound: [
+    "laughed",
+    "smiled",
+    "danced",
+    "sang",
+    "jumped",
+    "clapped",
+    "cried",
+    "waved",
+    "whispered",
+    "played",
+    "rested",
+    "shouted",
+  ],
+};
+
+/** Slots whose word stays the same for the rest of the story; all others are drawn anew each time. */
+const REMEMBERED = new Set([
+  "hero",
+  "animal",
+  "thing",
+  "place",
+  "hue",
+  "food",
+  "family",
+  "plant",
+  "home",
+]);
+
+/** Pronouns, which follow the hero. */
+const PRONOUNS: Readonly<Record<string, readonly [girl: string, boy: string]>> = {
+  he: ["she", "he"],
+  He: ["She", "He"],
+  his: ["her", "his"],
+  His: ["Her", "His"],
+  him: ["her", "him"],
+  child: ["girl", "boy"],
+};
+
+/** How every story begins: one of these. */
+const OPENINGS: readonly string[] = [
+  "Once upon a time, there was a {kind} {child} named {hero}.",
+  "Once upon a time, there was a {kind} and {kind} {child} named {hero}.",
+  "Once upon a time, a {kind} {child} named {hero} lived in a {look} {color} {home}.",
+  "One {weather} {time}, a {kind} {child} named {hero} went {way} to the {place}.",
+];
+
+/** How every story ends: one of these. */
+const ENDINGS: readonly string[] = [
+  "From that {weather} {time} on, {hero} and the {kind} {animal} {sound} together.",
+  "{hero} {sound} {way} and felt very {feeling}.",
+  "That {time}, {hero} told {his} {kind} {family} about the {kind} {animal}.",
+  "{hero} never forgot the {look} {time} and the {kind} {animal}.",
+  "And so the {kind} {child} and the {kind} {animal} {sound} until the {time} was over.",
+];
+
+/**
+ * The plots: what happens between opening and ending, sentence by sentence, each sentence one of
+ * several. A sentence ends at a full stop, a question or an exclamation mark before a capital letter.
+ */
+const PLOTS: readonly (readonly (readonly string[])[])[] = [
+  [ // something is lost and found
+    [
+      "{He} had a {look} {hue} {thing} that {he} took to a {look} {place} every {time}.",
+      "{hero} played {way} with a {look} {hue} {thing} from {his} {family}.",
+      "The most {look} thing {he} had was a {hue} {thing}.",
+    ],
+    [
+      "One {weather} {time}, the {thing} was gone, and {hero} felt {sorrow} and {sorrow}.",
+      "But one {weather} {time}, the {thing} fell {way} behind a {look} {cover}.",
+    ],
+    [
+      '"Have you seen my {look} {thing}?" {he} asked a {kind} {animal}.',
+      "{hero} asked a {kind} {animal} {way} to look under the {look} {cover}.",
+      "A {kind} {animal} saw that {he} was {sorrow} and came {way} to help.",
+    ],
+    [
+      "They looked {way} under a {look} {cover} and behind a {look} {cover}.",
+      "The {kind} {animal} walked {way} to the {cover} and looked under a {color} {cover}.",
+    ],
+    [
+      "There was the {hue} {thing}, next to {count} {look} stones!",
+      "At last the {animal} found the {thing} under the {look} {color} {cover}!",
+      '"Here is your {look} {thing}!" said the {kind} {animal} {way}.',
+    ],
+  ],
+  [ // food is shared
+    [
+      "{His} {family} gave {him} {count} {look} pieces of {food}.",
+      "{hero} sat {way} under a {look} {cover} to eat some {look} {food}.",
+    ],
+    [
+      "Then a {sorrow} {animal} came {way} out of a {look} {cover}.",
+      "A {kind} {animal} sat by the {look} {cover} and looked very {sorrow}.",
+      "On the {look} way {he} met a {kind} {animal} with a {look} {color} tail.",
+    ],
+    [
+      '"I am so {sorrow} and {sorrow}," said the {animal} {way}.',
+      '"May I have some {look} {food}?" asked the {animal} {way}.',
+      '"What a {look} smell!" said the {kind} {animal} and came {way}.',
+    ],
+    [
+      "{hero} gave the {sorrow} {animal} {count} {look} pieces of the {food}.",
+      "{He} {way} cut the {look} {food} and gave {count} pieces to the {kind} {animal}.",
+    ],
+    [
+      "The {kind} {animal} ate the {food} {way} and {sound}.",
+      "They ate the {look} {food} {way}, and the {animal} was not {sorrow} any more.",
+      '"This {look} {food} is so {look}!" said the {kind} {animal}.',
+    ],
+  ],
+  [ // a storm
+    [
+      "One {weather} {time}, a {look} {color} storm came {way} over the {place}.",
+      "The {time} became {weather} and {weather}, and a {look} wind blew over the {place}.",
+    ],
+    [
+      "{hero} was {sorrow} and hid {way} under a {look} {cover}.",
+      "{He} ran {way} to a {look} {home} with a {color} {cover}.",
+      "{His} {hue} {thing} flew {way} away, and {he} felt {sorrow} and {sorrow}.",
+    ],
+    [
+      "There {he} met a {kind} {animal} that was {sorrow} too.",
+      "Behind the {look} {cover} sat a {sorrow} {animal} with a {look} {color} tail.",
+    ],
+    [
+      '"Do not be {sorrow}, {kind} {animal}," said {hero} {way}.',
+      '"We will be {feeling} and {feeling}," said the {animal} {way}.',
+      "{hero} held the {sorrow} {animal} {way} and sang a {look} song.",
+    ],
+    [
+      "Soon the {look} storm was over, and the sky was {color} and {color}.",
+      "After {count} {look} hours the sun came {way}, and they felt {feeling}.",
+    ],
+  ],
+  [ // a race
+    [
+      "{hero} wanted to win the {look} race at the {look} {place}.",
+      "Every {weather} {time}, {he} ran {way} around the {place} {count} times.",
+    ],
+    [
+      'A {kind} {animal} said {way}, "I can run to the {look} {cover} faster than you."',
+      "On the {weather} {time} of the race, {he} stood next to a {kind} {animal}.",
+    ],
+    [
+      "They ran {way} past the {look} {cover} and the {color} {home}.",
+      "The {kind} {animal} ran {way}, but {hero} ran {way}.",
+      "Then the {animal} fell {way} over a {look} {cover} and felt {sorrow}.",
+    ],
+    [
+      "{hero} stopped {way} to help the {sorrow} {animal} up.",
+      "{He} saw that the {animal} was {sorrow} and waited {way} by the {look} {cover}.",
+    ],
+    [
+      "They crossed the {look} line {way}, and {his} {family} {sound}.",
+      "They both won a {look} {hue} {thing} and {count} {look} pieces of {food}.",
+      '"You are a {kind} and {kind} {child}," said the {animal} and {sound}.',
+    ],
+  ],
+  [ // a seed grows
+    [
+      "{His} {kind} {family} gave {him} {count} seeds of a {look} {plant}.",
+      "{hero} {way} found a {look} {plant} next to a {look} {cover}.",
+    ],
+    [
+      "{He} put it {way} into the {look} ground by a {color} {cover}.",
+      "{He} gave the {look} {plant} water every {weather} {time} and sang {way}.",
+    ],
+    [
+      "But a {sorrow} {animal} came {way} and wanted to eat the {plant}.",
+      "One {weather} {time}, a {kind} {animal} came {way} to see the {plant}.",
+    ],
+    [
+      '"Please do not eat my {look} {plant}," said {hero} {way}.',
+      '"Let us wait until it is {look} and {look}," said {hero} to the {kind} {animal}.',
+      "{hero} gave the {sorrow} {animal} some {look} {food}, and the {animal} {sound}.",
+    ],
+    [
+      "In the {weather} {time}, the {plant} was {look} and {color}.",
+      "After {count} {weather} weeks, the {plant} was as {look} as a {cover}.",
+      "They picked the {look} {plant} {way} and made some {look} {food} from it.",
+    ],
+  ],
+  [ // someone is stuck
+    [
+      "On a {weather} {time}, {he} heard a {look} sound from a {look} {cover}.",
+      "{hero} walked {way} past the {look} {home} when {he} heard a {look} cry.",
+    ],
+    [
+      "A {kind} {animal} was stuck {way} under a {look} {cover}.",
+      "It was a {sorrow} {animal}, and its {look} leg was caught in a {cover}.",
+    ],
+    [
+      '"Please help me, {kind} {child}," said the {animal} {way}.',
+      '"I have been {sorrow} and {sorrow} for {count} days," said the {animal}.',
+    ],
+    [
+      "{hero} pulled {way}, but the {look} {cover} was too {weight}.",
+      "{He} ran {way} to get {his} {kind} {family} and a {look} {color} rope.",
+      "{hero} pushed the {look} {cover} {way}, {count} times.",
+    ],
+    [
+      "At last the {kind} {animal} was {feeling} and {sound} {way}.",
+      "Then the {animal} was {feeling}, and gave {him} a {look} {hue} {thing}.",
+      '"Thank you, {kind} {child}!" said the {animal} {way}.',
+    ],
+  ],
+  [ // something is built
+    [
+      "{hero} wanted to build a {look} and {look} {home} at the {place}.",
+      "{His} {look} dream was to live in a {look} {color} {home}.",
+    ],
+    [
+      "{He} looked {way} for {count} {look} pieces of wood near a {look} {cover}.",
+      "But {he} was too {sorrow} to carry the {look} and {weight} wood.",
+    ],
+    [
+      'A {kind} {animal} said {way}, "I will help you for some {look} {food}."',
+      "A {kind} {animal} watched {him} {way} from behind a {look} {cover}.",
+    ],
+    [
+      "They worked {way} and {way} for {count} {weather} days.",
+      "The {kind} {animal} {way} brought a {look} {thing} and {count} {color} stones.",
+      "They painted the {look} {cover} {color} and {color}, and {sound}.",
+    ],
+    [
+      "When the {look} {home} was done, they ate {look} {food} on a {cover}.",
+      '"This is the most {look} {home} of all," said {hero} {way}.',
+    ],
+  ],
+  [ // a surprise
+    [
+      "It was the {weather} birthday of {his} {family}, and {he} had no {look} gift.",
+      "{hero} wanted to give {his} {kind} {family} a {look} gift.",
+    ],
+    [
+      "{He} went {way} to a {look} {place} and looked for {count} hours.",
+      "{He} looked {way} under a {look} {cover} and a {look} {cover}.",
+    ],
+    [
+      '"Take this {look} {hue} {thing}," said a {kind} {animal} {way}.',
+      "There {he} saw a {kind} {animal} with a {look} {hue} {thing}.",
+    ],
+    [
+      "{hero} gave the {animal} some {look} {food} for the {thing} and {sound}.",
+      "They put the {hue} {thing} {way} into a {look} box with {count} {color} ribbons.",
+    ],
+    [
+      '"What a {look} and {look} {thing}!" said {his} {family} {way}.',
+      "{His} {kind} {family} was {feeling}, and they {sound} all {time}.",
+      "In the {weather} {time}, they {sound} around the {look} {food} and felt {feeling}.",
+    ],
+  ],
+];
+
+/** A piece of a sentence: text, or a slot to fill. */
+type Piece = { readonly text: string } | { readonly slot: string };
+
+/** What the slots of a story hold so far, the hero's sex among them. */
+type Bindings = ReadonlyMap<string, string>;
+
+/** A sentence pattern cut into pieces, with the separator before it. */
+interface Sentence {
+  readonly pieces: readonly Piece[];
+}
+
+function parsePattern(pattern: string): Sentence {
+  const pieces = pattern.split(/(\{\w+\})/).filter((part) => part !== "").map((part): Piece =>
+    part.startsWith("{") ? { slot: part.slice(1, -1) } : { text: part }
+  );
+  return { pieces };
+}
+
+/** Every plot as the list of its places, opening and ending included, each with its sentences. */
+const STORIES: readonly (readonly (readonly Sentence[])[])[] = PLOTS.map((plot) =>
+  [OPENINGS, ...plot, ENDINGS].map((alternatives) => alternatives.map(parsePattern))
+);
+
+const HEROES: readonly string[] = [...WORDS.girl!, ...WORDS.boy!];
+
+/** What may stand in a slot, given what the story has bound so far; one option where it is fixed. */
+function options(slot: string, bindings: Bindings): readonly string[] {
+  const bound = bindings.get(slot);
+  if (bound !== undefined) return [bound];
+  const pronoun = PRONOUNS[slot];
+  if (pronoun) return [pronoun[bindings.get("sex") === "girl" ? 0 : 1]];
+  if (slot === "hero") return WORDS[bindings.get("sex")!]!;
+  return WORDS[slot]!;
+}
+
+/** The bindings after a slot was filled. */
+function bind(bindings: Bindings, slot: string, word: string): Bindings {
+  if (!REMEMBERED.has(slot) || bindings.has(slot)) return bindings;
+  return new Map(bindings).set(slot, word);
+}
+
+/** A paragraph ends after the opening and before the ending. */
+function separator(place: number, places: number): string {
+  return place === 0 ? "" : place === 1 || place === places - 1 ? "\n" : " ";
+}
+
+/** Number of documents in the data set `sample`. */
+export const SAMPLE_COUNT = 6000;
+
+/**
+ * Short stories from a grammar: a plot, a hero, and what they meet, drawn with equal probabilities.
+ *
+ * @returns `count` documents, the same for the same seed.
+ */
+export function sampleStories({ seed, count }: { seed: number; count: number }): string[] {
+  const random = new Random(seed);
+  const pick = <T>(list: readonly T[]) => list[random.below(list.length)]!;
+  return Array.from({ length: count }, () => {
+    const places = pick(STORIES);
+    let bindings: Bindings = new Map([["sex", pick(["girl", "boy"])]]);
+    let story = "";
+    places.forEach((alternatives, place) => {
+      story += separator(place, places.length);
+      for (const piece of pick(alternatives).pieces) {
+        if ("text" in piece) {
+          story += piece.text;
+          continue;
+        }
+        const word = pick(options(piece.slot, bindings));
+        bindings = bind(bindings, piece.slot, word);
+        story += word;
+      }
+    });
+    return story;
+  });
+}
+
+/**
+ * Probability with which the grammar writes a story, as a natural logarithm; undefined if never.
+ *
+ * Different choices write different texts, so that this is the sum over the choices of one derivation;
+ * were there several, their probabilities would add up.
+ */
+export function storyLogProbability(story: string): number | undefined {
+  const derivations = storyDerivations(story);
+  if (derivations.length === 0) return undefined;
+  return Math.log(derivations.reduce((sum, logP) => sum + Math.exp(logP), 0));
+}
+
+/** Logarithmic probability of each way in which the grammar writes a story: one, or none. */
+export function storyDerivations(story: string): number[] {
+  const found: number[] = [];
+  for (const places of STORIES) {
+    for (const sex of ["girl", "boy"]) {
+      const start = -Math.log(STORIES.length) - Math.log(2);
+      const walk = (place: number, at: number, bindings: Bindings, logP: number): void => {
+        if (place === places.length) {
+          if (at === story.length) found.push(logP);
+          return;
+        }
+        const between = separator(place, places.length);
+        if (!story.startsWith(between, at)) return;
+        const alternatives = places[place]!;
+        for (const { pieces } of alternatives) {
+          match(story, at + between.length, pieces, bindings, (end, next, ways) => {
+            walk(place + 1, end, next, logP - Math.log(alternatives.length) - ways);
+          });
+        }
+      };
+      walk(0, 0, new Map([["sex", sex]]), start);
+    }
+  }
+  return found;
+}
+
+/** Calls `then` for every way in which the pieces match the text from `at` on. */
+function match(
+  text: string,
+  at: number,
+  pieces: readonly Piece[],
+  bindings: Bindings,
+  then: (end: number, bindings: Bindings, logWays: number) => void,
+  logWays = 0,
+): void {
+  const [piece, ...rest] = pieces;
+  if (!piece) return then(at, bindings, logWays);
+  if ("text" in piece) {
+    if (text.startsWith(piece.text, at)) {
+      match(text, at + piece.text.length, rest, bindings, then, logWays);
+    }
+    return;
+  }
+  const words = options(piece.slot, bindings);
+  for (const word of words) {
+    if (!text.startsWith(word, at)) continue;
+    const next = bind(bindings, piece.slot, word);
+    match(text, at + word.length, rest, next, then, logWays + Math.log(words.length));
+  }
+}
+
+/** Entropy of a story in nats, exactly: the mean of −ln P over all that the grammar writes. */
+export function storyEntropy(): number {
+  return Math.log(STORIES.length) + Math.log(2) +
+    expectation(
+      (alternatives) => Math.log(alternatives.length),
+      ({ choices }) => Math.log(choices),
+    );
+}
+
+/**
+ * Expected tokens of a story, exactly, without the token that ends it.
+ *
+ * @param countTokens tokens of a text; tokens must not reach across words, as GPT-2's do not.
+ */
+export function expectedTokens(countTokens: (text: string) => number): number {
+  return expectation(
+    () => 0,
+    ({ piece, before, after, words }) => {
+      if ("text" in piece) {
+        // a text keeps the space before the next slot's word for that word
+        const text = before + (after ? piece.text.replace(/ $/, "") : piece.text);
+        return text === "" ? 0 : countTokens(text);
+      }
+      const between = /\s$/.exec(before)?.[0] ?? "";
+      return words.reduce((sum, word) => sum + countTokens(between + word), 0) / words.length;
+    },
+  );
+}
+
+/** One piece of a sentence as `expectation()` sees it. */
+interface PieceContext {
+  piece: Piece;
+  /** Number of words that may stand in the slot at this point; 1 for text. */
+  choices: number;
+  /** All words that the slot ever holds, each as likely as the others. */
+  words: readonly string[];
+  /** For a slot the text before it, for text the separator if it begins a sentence. */
+  before: string;
+  /** Whether a slot follows. */
+  after: boolean;
+}
+
+/**
+ * Sum over a story's choices, averaged over all stories. What a slot may hold depends on which slots
+ * were bound before, not on how, so that the state is a set of slots.
+ */
+function expectation(
+  ofPlace: (alternatives: readonly Sentence[]) => number,
+  ofPiece: (context: PieceContext) => number,
+): number {
+  let total = 0;
+  for (const places of STORIES) {
+    for (const sex of ["girl", "boy"]) {
+      const seen = new Map<string, number>();
+      const walk = (place: number, bindings: Bindings): number => {
+        const alternatives = places[place];
+        if (!alternatives) return 0;
+        const state = `${place} ${[...bindings.keys()].sort()}`;
+        const known = seen.get(state);
+        if (known !== undefined) return known;
+        const between = separator(place, places.length);
+        let sum = 0;
+        for (const { pieces } of alternatives) {
+          let next = bindings;
+          pieces.forEach((piece, i) => {
+            const after = i + 1 < pieces.length;
+            if ("text" in piece) {
+              const before = i === 0 ? between : "";
+              sum += ofPiece({ piece, choices: 1, words: [], before, after });
+              return;
+            }
+            const words = options(piece.slot, new Map([["sex", sex]]));
+            const choices = options(piece.slot, next).length;
+            const text = i === 0 ? between : (pieces[i - 1] as { text: string }).text;
+            sum += ofPiece({ piece, choices, words, before: text, after });
+            next = bind(next, piece.slot, words[0]!);
+          });
+          sum += walk(place + 1, next);
+        }
+        const mean = ofPlace(alternatives) + sum / alternatives.length;
+        seen.set(state, mean);
+        return mean;
+      };
+      total += walk(0, new Map([["sex", sex]]));
+    }
+  }
+  return total / STORIES.length / 2;
+}
