@@ -660,3 +660,47 @@ function expectation(
   }
   return total / STORIES.length / 2;
 }
+
+/** How well a text keeps to the grammar. */
+export interface Judgement {
+  /** Whole sentences in the text. */
+  sentences: number;
+  /** Sentences that the grammar can write, each taken by itself. */
+  accepted: number;
+  /** Whether a hero is named. */
+  namesHero: boolean;
+  /** Whether a hero is named and no other hero is. */
+  keepsHero: boolean;
+}
+
+const ALL_SENTENCES: readonly Sentence[] = [
+  ...new Set([...OPENINGS, ...PLOTS.flat(2), ...ENDINGS]),
+].map(parsePattern);
+
+/** A sentence ends at a mark, perhaps in quotes, before a space and a capital letter or a quote. */
+const SENTENCE_END = /(?<=[.?!]"?)\s+(?=["A-Z])/;
+
+/** Judges a text by the grammar; an unfinished last sentence is not counted. */
+export function judgeStory(text: string): Judgement {
+  const sentences = text.trim().split(SENTENCE_END).filter((s) => /[.?!]"?$/.test(s));
+  const named = new Set(text.match(/\b[A-Z][a-z]+\b/g)?.filter((word) => HEROES.includes(word)));
+  return {
+    sentences: sentences.length,
+    accepted: sentences.filter(acceptsSentence).length,
+    namesHero: named.size > 0,
+    keepsHero: named.size === 1,
+  };
+}
+
+/** Whether some pattern of the grammar writes this sentence, for some hero and some story so far. */
+function acceptsSentence(sentence: string): boolean {
+  return ["girl", "boy"].some((sex) =>
+    ALL_SENTENCES.some(({ pieces }) => {
+      let accepted = false;
+      match(sentence, 0, pieces, new Map([["sex", sex]]), (end) => {
+        accepted ||= end === sentence.length;
+      });
+      return accepted;
+    })
+  );
+}

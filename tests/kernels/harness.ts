@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+export { freshSeed } from "../seeds.ts";
 import { type Device, openDevice } from "../../kernels/device.ts";
 import { Program } from "../../kernels/program.ts";
 import {
@@ -28,11 +29,6 @@ export function testRandom(seed: number): () => number {
     z ^= z + Math.imul(z ^ (z >>> 7), z | 61);
     return ((z ^ (z >>> 14)) >>> 0) / 2 ** 32;
   };
-}
-
-/** A fresh seed for this run, so that inputs differ from run to run. */
-export function freshSeed(): number {
-  return crypto.getRandomValues(new Uint32Array(1))[0]!;
 }
 
 /** Normally distributed values, rounded to what `dtype` can hold. */

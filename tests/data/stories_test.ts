@@ -1,0 +1,100 @@
+import assert from "node:assert/strict";
+import {
+  expectedTokens,
+  judgeStory,
+  sampleStories,
+  storyDerivations,
+  storyEntropy,
+  storyLogProbability,
+} from "../../data/stories.ts";
+import { gpt2Tokenizer } from "../../data/tokenizer.ts";
+import { freshSeed } from "../seeds.ts";
+
+const seed = freshSeed();
+const stories = sampleStories({ seed, count: 1000 });
+
+/** Mean and standard error. */
+function estimate(values: number[]): { mean: number; error: number } {
+  const mean = values.reduce((a, b) => a + b, 0) / values.length;
+  const variance = values.reduce((sum, v) => sum + (v - mean) ** 2, 0) / (values.length - 1);
+  return { mean, error: Math.sqrt(variance / values.length) };
+}
+
+Deno.test("sampleStories() is decided by its seed", () => {
+  assert.deepEqual(sampleStories({ seed, count: 20 }), stories.slice(0, 20));
+  assert.notDeepEqual(sampleStories({ seed: seed + 1, count: 20 }), stories.slice(0, 20));
+});
+
+Deno.test("storyDerivations() finds exactly one way to write each story", () => {
+  for (const story of stories) {
+    assert.equal(storyDerivations(story).length, 1, `seed ${seed}: ${story}`);
+  }
+});
+
+Deno.test("storyEntropy() is the mean of -ln P over stories", () => {
+  const { mean, error } = estimate(stories.map((story) => -storyLogProbability(story)!));
+  assert.ok(
+    Math.abs(mean - storyEntropy()) < 5 * error,
+    `seed ${seed}: mean ${mean} ± ${error}, entropy ${storyEntropy()}`,
+  );
+});
+
+Deno.test("expectedTokens() is the mean number of tokens of a story", async () => {
+  const tokenizer = await gpt2Tokenizer();
+  const countTokens = (text: string) => tokenizer.encodeDocument(text).length;
+  const { mean, error } = estimate(stories.map(countTokens));
+  const expected = expectedTokens(countTokens);
+  assert.ok(
+    Math.abs(mean - expected) < 5 * error,
+    `seed ${seed}: mean ${mean} ± ${error}, expected ${expected}`,
+  );
+});
+
+Deno.test("storyLogProbability() is undefined for what the grammar does not write", () => {
+  const story = stories[0]!;
+  assert.equal(storyLogProbability(story.slice(0, -1)), undefined);
+  assert.equal(storyLogProbability(story + " "), undefined);
+  assert.equal(storyLogProbability(story.replace("a", "o")), undefined);
+  assert.equal(storyLogProbability(""), undefined);
+});
+
+Deno.test("judgeStory() accepts every sentence of every story", () => {
+  for (const story of stories.slice(0, 200)) {
+    const { sentences, accepted, namesHero, keepsHero } = judgeStory(story);
+    assert.ok(sentences >= 7, story);
+    assert.equal(accepted, sentences, story);
+    assert.ok(namesHero && keepsHero, story);
+  }
+});
+
+Deno.test("judgeStory() rejects what is no sentence of the grammar", () => {
+  assert.deepEqual(judgeStory("Time time time time. Once upon a time, there was a time."), {
+    sentences: 2,
+    accepted: 0,
+    namesHero: false,
+    keepsHero: false,
+  });
+  const hero = "Once upon a time, there was a shy girl named Lily. Lily sang softly and felt very";
+  assert.deepEqual(judgeStory(hero), {
+    sentences: 1,
+    accepted: 1,
+    namesHero: true,
+    keepsHero: true,
+  });
+  assert.equal(judgeStory(hero.replace("girl", "boy")).accepted, 0);
+  assert.equal(judgeStory(hero.replace("Lily sang", "Tom sang")).keepsHero, false);
+  assert.equal(judgeStory("").sentences, 0);
+});
+
+Deno.test("sampleStories() draws every word about as often as any other", () => {
+  const counts = new Map<string, number>();
+  for (const story of sampleStories({ seed, count: 8000 })) {
+    const hero = /named (\w+)/.exec(story)![1]!;
+    counts.set(hero, (counts.get(hero) ?? 0) + 1);
+  }
+  assert.equal(counts.size, 16);
+  // binomial with mean 500: six standard deviations
+  for (const [hero, count] of counts) {
+    assert.ok(Math.abs(count - 500) < 6 * Math.sqrt(500), `seed ${seed}: ${hero} ${count} times`);
+  }
+});
