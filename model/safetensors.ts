@@ -1,0 +1,348 @@
+/** Element types of the safetensors format and their sizes in bytes. */
+const DTYPE_BYTES = {
+  BOOL: 1,
+  U8: 1,
+  I8: 1,
+  F8_E5M2: 1,
+  F8_E4M3: 1,
+  U16: 2,
+  I16: 2,
+  F16: 2,
+  BF16: 2,
+  U32: 4,
+  I32: 4,
+  F32: 4,
+  U64: 8,
+  I64: 8,
+  F64: 8,
+} as const;
+
+/** Element type of a tensor in a safetensors file. */
+export type SafetensorsDType = keyof typeof DTYPE_BYTES;
+
+/** One tensor of a safetensors file. */
+export interface SafetensorsEntry {
+  readonly dtype: SafetensorsDType;
+  readonly shape: readonly number[];
+  /** The elements, little-endian, row-major. */
+  readonly data: Uint8Array<ArrayBuffer>;
+}
+
+/** The content of a safetensors file. */
+export interface Safetensors {
+  readonly tensors: ReadonlyMap<string, SafetensorsEntry>;
+  readonly metadata: ReadonlyMap<string, string>;
+}
+
+const MAX_HEADER_BYTES = 100_000_000;
+const MAX_TENSORS = 100_000;
+const MAX_NAME_BYTES = 1024;
+const MAX_RANK = 64;
+const MAX_NESTING = 4;
+
+/**
+ * Reads a safetensors file, trusting nothing in it.
+ *
+ * The file is 8 bytes of header length, a JSON header, and the tensors' bytes, each exactly once
+ * (https://huggingface.co/docs/safetensors). Whatever departs from that is refused before any tensor
+ * is looked at: what one reader passes over is where another reads something else.
+ *
+ * @param where the file's path, for error messages.
+ * @throws {SyntaxError} if the header is not what the format asks for.
+ * @throws {RangeError} if a number in it, or the file's length, cannot be.
+ */
+export function parseSafetensors(bytes: Uint8Array<ArrayBuffer>, where: string): Safetensors {
+  const range = (reason: string) => new RangeError(`Cannot read ${where} as ${reason}`);
+  const syntax = (reason: string) => new SyntaxError(`Cannot read ${where} as ${reason}`);
+  if (bytes.length < 8) {
+    throw range(`it must have at least 8 bytes: current size is ${bytes.length}`);
+  }
+  const headerBytes = new DataView(bytes.buffer, bytes.byteOffset).getBigUint64(0, true);
+  if (headerBytes === 0n || headerBytes > MAX_HEADER_BYTES || 8n + headerBytes > bytes.length) {
+    throw range(
+      `its header must have 1 to ${Math.min(MAX_HEADER_BYTES, bytes.length - 8)} bytes: ` +
+        `current length is ${headerBytes}`,
+    );
+  }
+  const dataStart = 8 + Number(headerBytes);
+  let text: string;
+  try {
+    text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true })
+      .decode(bytes.subarray(8, dataStart));
+  } catch {
+    throw syntax("its header must be UTF-8");
+  }
+  if (!text.startsWith("{")) {
+    throw syntax(
+      `its header must begin with {: it begins with ${JSON.stringify(text.slice(0, 1))}`,
+    );
+  }
+  let header: JsonObject;
+  try {
+    header = parseStrictJson(text);
+  } catch (error) {
+    throw syntax(`its header ${(error as Error).message}`);
+  }
+
+  const metadata = new Map<string, string>();
+  const placed: { name: string; begin: number; end: number }[] = [];
+  const tensors = new Map<string, SafetensorsEntry>();
+  const count = header.size - (header.has("__metadata__") ? 1 : 0);
+  if (count > MAX_TENSORS) {
+    throw range(`it must hold at most ${MAX_TENSORS} tensors: current number is ${count}`);
+  }
+  for (const [name, value] of header) {
+    if (name === "__metadata__") {
+      if (!(value instanceof Map)) throw syntax("its __metadata__ must be an object");
+      for (const [key, entry] of value) {
+        if (typeof entry !== "string") {
+          throw syntax(`its __metadata__ must hold strings: "${key}" is none`);
+        }
+        metadata.set(key, entry);
+      }
+      continue;
+    }
+    const quoted = JSON.stringify(name.slice(0, 80));
+    if (name === "" || new TextEncoder().encode(name).length > MAX_NAME_BYTES) {
+      throw range(
+        `a tensor's name must have 1 to ${MAX_NAME_BYTES} bytes: current name is ${quoted}`,
+      );
+    }
+    // deno-lint-ignore no-control-regex
+    if (/[\u0000-\u001f\u007f-\u009f]/.test(name)) {
+      throw range(`a tensor's name must have no control characters: current name is ${quoted}`);
+    }
+    const { dtype, shape, begin, end } = parseEntry(
+      value,
+      (reason) => syntax(`tensor ${quoted} ${reason}`),
+    );
+    const elements = shape.reduce((product, dim) => product * dim, 1);
+    // a zero dimension does not excuse an impossible one
+    const largest = shape.filter((dim) => dim > 0).reduce((product, dim) => product * dim, 1);
+    if (largest * DTYPE_BYTES[dtype] > Number.MAX_SAFE_INTEGER) {
+      throw range(`tensor ${quoted} must not be larger than any file: current shape is [${shape}]`);
+    }
+    if (end < begin || dataStart + end > bytes.length) {
+      throw range(
+        `tensor ${quoted} must lie within the ${bytes.length - dataStart} bytes of data: ` +
+          `current offsets are ${begin} to ${end}`,
+      );
+    }
+    if (end - begin !== elements * DTYPE_BYTES[dtype]) {
+      throw range(
+        `tensor ${quoted} must have ${
+          elements * DTYPE_BYTES[dtype]
+        } bytes for ${dtype} [${shape}]: ` +
+          `current size is ${end - begin}`,
+      );
+    }
+    placed.push({ name, begin, end });
+    tensors.set(name, {
+      dtype,
+      shape,
+      data: bytes.subarray(dataStart + begin, dataStart + end),
+    });
+  }
+
+  placed.sort((a, b) => a.begin - b.begin || a.end - b.end);
+  let at = 0;
+  for (const { name, begin, end } of placed) {
+    if (begin !== at) {
+      throw range(
+        `its tensors must follow each other without holes or overlaps: ` +
+          `"${name}" begins at ${begin}, the one before ends at ${at}`,
+      );
+    }
+    at = end;
+  }
+  if (dataStart + at !== bytes.length) {
+    throw range(
+      `its tensors must fill the file: ${bytes.length - dataStart - at} bytes are left over`,
+    );
+  }
+  return { tensors, metadata };
+}
+
+/** Checks one entry of the header field by field. */
+function parseEntry(
+  value: Json,
+  fail: (reason: string) => SyntaxError,
+): { dtype: SafetensorsDType; shape: number[]; begin: number; end: number } {
+  if (!(value instanceof Map)) throw fail("must be an object");
+  const fields = [...value.keys()].sort().join();
+  if (fields !== "data_offsets,dtype,shape") {
+    throw fail(`must have dtype, shape and data_offsets: current fields are ${fields || "none"}`);
+  }
+  const dtype = value.get("dtype")!;
+  if (typeof dtype !== "string" || !Object.hasOwn(DTYPE_BYTES, dtype)) {
+    throw fail(`must have a known dtype: current value is ${show(dtype)}`);
+  }
+  const integers = (name: string): number[] => {
+    const list = value.get(name)!;
+    if (!Array.isArray(list)) {
+      throw fail(`must have a list as ${name}: current value is ${show(list)}`);
+    }
+    return list.map((item) => {
+      const integer = item instanceof JsonNumber && /^(0|[1-9]\d*)$/.test(item.source)
+        ? Number(item.source)
+        : NaN;
+      if (!Number.isSafeInteger(integer)) {
+        throw fail(
+          `must have plain non-negative integers in ${name}: current value is ${show(item)}`,
+        );
+      }
+      return integer;
+    });
+  };
+  const shape = integers("shape"), offsets = integers("data_offsets");
+  if (shape.length > MAX_RANK) {
+    throw fail(`must have at most ${MAX_RANK} dimensions: current number is ${shape.length}`);
+  }
+  if (offsets.length !== 2) throw fail(`must have two data_offsets: it has ${offsets.length}`);
+  return { dtype: dtype as SafetensorsDType, shape, begin: offsets[0]!, end: offsets[1]! };
+}
+
+/** A number as it is written: 2, 2.0 and 2e0 are different things in a header. */
+class JsonNumber {
+  constructor(readonly source: string) {}
+}
+
+type Json = string | boolean | null | JsonNumber | Json[] | JsonObject;
+type JsonObject = Map<string, Json>;
+
+function show(value: Json): string {
+  if (value instanceof JsonNumber) return value.source;
+  if (value instanceof Map) return "an object";
+  return Array.isArray(value) ? "a list" : JSON.stringify(value);
+}
+
+const TOKEN =
+  /([{}[\],:])|("(?:[^"\\\u0000-\u001f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*")|(-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?)|(true|false|null)/y;
+
+/**
+ * Parses a JSON object into Maps, which hold any key, `__proto__` too. Unlike JSON.parse it refuses
+ * duplicate keys, keeps numbers as written, and allows nothing but spaces after the object.
+ *
+ * @throws {Error} whose message completes the sentence "its header …".
+ */
+function parseStrictJson(text: string): JsonObject {
+  let at = 0, depth = 0;
+  const invalid = () => new Error(`must be valid JSON: it is not at character ${at}`);
+  const next = (): string => {
+    while (" \t\n\r".includes(text[at] ?? "x")) at++;
+    TOKEN.lastIndex = at;
+    const token = TOKEN.exec(text)?.[0];
+    if (token === undefined) throw invalid();
+    at += token.length;
+    return token;
+  };
+  const value = (token: string): Json => {
+    if (token === "{" || token === "[") {
+      if (++depth > MAX_NESTING) throw new Error(`must nest at most ${MAX_NESTING} deep`);
+      const result = token === "{" ? object() : array();
+      depth--;
+      return result;
+    }
+    if (token.startsWith('"')) return JSON.parse(token) as string;
+    if (/^[-\d]/.test(token)) return new JsonNumber(token);
+    if (token === "true" || token === "false") return token === "true";
+    if (token === "null") return null;
+    throw invalid();
+  };
+  const object = (): JsonObject => {
+    const map: JsonObject = new Map();
+    let token = next();
+    while (token !== "}") {
+      if (!token.startsWith('"')) throw invalid();
+      const key = JSON.parse(token) as string;
+      if (map.has(key)) throw new Error(`must not have the key ${JSON.stringify(key)} twice`);
+      if (next() !== ":") throw invalid();
+      map.set(key, value(next()));
+      token = next();
+      if (token === ",") {
+        token = next();
+        if (token === "}") throw invalid();
+      } else if (token !== "}") throw invalid();
+    }
+    return map;
+  };
+  const array = (): Json[] => {
+    const list: Json[] = [];
+    let token = next();
+    while (token !== "]") {
+      list.push(value(token));
+      token = next();
+      if (token === ",") {
+        token = next();
+        if (token === "]") throw invalid();
+      } else if (token !== "]") throw invalid();
+    }
+    return list;
+  };
+  const root = value(next());
+  if (!/^ *$/.test(text.slice(at))) {
+    throw new Error("must have nothing but spaces after its object");
+  }
+  return root as JsonObject;
+}
+
+/**
+ * Writes a safetensors file as chunks, header first, so that no tensor is copied.
+ *
+ * The tensors keep their order; the header is padded with spaces to a multiple of eight bytes.
+ */
+export function serializeSafetensors(
+  tensors: Iterable<readonly [string, SafetensorsEntry]>,
+  metadata: Readonly<Record<string, string>> = {},
+): Uint8Array<ArrayBuffer>[] {
+  const header: Record<string, unknown> = {};
+  if (Object.keys(metadata).length > 0) header.__metadata__ = metadata;
+  const chunks: Uint8Array<ArrayBuffer>[] = [];
+  let at = 0;
+  for (const [name, { dtype, shape, data }] of tensors) {
+    header[name] = { dtype, shape, data_offsets: [at, at + data.length] };
+    at += data.length;
+    chunks.push(data);
+  }
+  const json = JSON.stringify(header);
+  const length = new TextEncoder().encode(json).length;
+  const text = json + " ".repeat((8 - length % 8) % 8);
+  const encoded = new TextEncoder().encode(text);
+  const prefix = new Uint8Array(8);
+  new DataView(prefix.buffer).setBigUint64(0, BigInt(encoded.length), true);
+  return [prefix, encoded, ...chunks];
+}
+
+/**
+ * The elements of a float tensor as f32.
+ *
+ * @throws {TypeError} if the tensor does not hold floats.
+ */
+export function toFloat32({ dtype, data }: SafetensorsEntry): Float32Array<ArrayBuffer> {
+  const buffer = data.slice().buffer; // tensors may start at any byte
+  switch (dtype) {
+    case "F32":
+      return new Float32Array(buffer);
+    case "F64":
+      return new Float32Array(new Float64Array(buffer));
+    case "F16":
+      return new Float32Array(new Float16Array(buffer));
+    case "BF16":
+      return new Float32Array(Uint32Array.from(new Uint16Array(buffer), (v) => v << 16).buffer);
+    default:
+      throw new TypeError(
+        `Cannot read a tensor as floats as its dtype must be a float: it is ${dtype}`,
+      );
+  }
+}
+
+/** A tensor of f32 or, rounded to nearest even, f16 elements. */
+export function fromFloat32(
+  values: Float32Array<ArrayBuffer>,
+  shape: readonly number[],
+  dtype: "F32" | "F16",
+): SafetensorsEntry {
+  const elements = dtype === "F32" ? values : new Float16Array(values);
+  const data = new Uint8Array(elements.buffer, elements.byteOffset, elements.byteLength);
+  return { dtype, shape, data };
+}

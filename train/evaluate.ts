@@ -1,0 +1,110 @@
+import { type Batch, Batches } from "../data/batches.ts";
+import type { TokenizedText } from "../data/token_file.ts";
+import type { Tokenizer } from "../data/tokenizer.ts";
+import { Program } from "../kernels/program.ts";
+import { sumForward } from "../kernels/sum/sum.ts";
+import { createTensor, download, type Tensor, upload } from "../kernels/tensor.ts";
+import { createActivations } from "../model/activations.ts";
+import { forward, type Gpt, matrixOf } from "../model/gpt.ts";
+import { headLossForward } from "../model/head.ts";
+
+/** How well a model predicts a text. */
+export interface Evaluation {
+  /** Mean loss in nats per token. */
+  loss: number;
+  /** exp(loss): among how many tokens the model wavers. */
+  perplexity: number;
+  /** Bits per byte of UTF-8 text, comparable between tokenizers. */
+  bitsPerByte: number;
+  /** Tokens predicted. */
+  tokens: number;
+}
+
+/** What an evaluator needs to know beside model and text. */
+export interface EvaluatorOptions {
+  batchSize: number;
+  sequenceLength: number;
+  sequence: "packed" | "padded";
+  /** At most about so many tokens are looked at. */
+  maxTokens?: number;
+}
+
+/** A recorded evaluation that can be repeated while the model trains. */
+export interface Evaluator {
+  /** Runs over the text; waits for the device. */
+  run(): Promise<Evaluation>;
+  /** Frees everything but the model. */
+  destroy(): void;
+}
+
+/**
+ * Records the evaluation of a model on a text: every token is predicted once, without dropout.
+ *
+ * @throws {RangeError} if the text is too short to predict anything.
+ */
+export function createEvaluator(
+  model: Gpt,
+  tokenizer: Tokenizer,
+  text: TokenizedText,
+  { batchSize: B, sequenceLength: T, sequence, maxTokens = Infinity }: EvaluatorOptions,
+): Evaluator {
+  const { device, config, precision } = model;
+  const batches = new Batches(text, {
+    batchSize: B,
+    contextLength: T,
+    sequence,
+    seed: 0,
+    padding: tokenizer.endOfText,
+    shuffle: false,
+    byteLength: (id) => tokenizer.byteLength(id),
+  });
+  const count = Math.max(1, Math.min(batches.perEpoch, Math.floor(maxTokens / (B * T))));
+
+  const activations = createActivations(device, config, {
+    batch: { batchSize: B, sequenceLength: T },
+    precision,
+    training: false,
+  });
+  const tokens = createTensor(device, "tokens", { shape: [B * T], dtype: "u32" });
+  const targets = createTensor(device, "targets", { shape: [B * T], dtype: "u32" });
+  const lossSum = createTensor(device, "lossSum", { shape: [1], dtype: "f32" });
+  const owned: Tensor[] = [tokens, targets, lossSum];
+
+  const program = new Program(device);
+  const at = activations.at;
+  forward(program, model, { tokens }, activations);
+  headLossForward(
+    program,
+    { x: at("lnf"), wte: matrixOf(model, "wte.weight"), targets },
+    { logits: at("logits"), logSumExp: at("logSumExp"), losses: at("losses") },
+  );
+  sumForward(program, { x: at("losses") }, { y: lossSum }, { accumulate: true });
+
+  return {
+    async run() {
+      let counted = 0, bytes = 0;
+      upload(device, lossSum, [0]);
+      for (let i = 0; i < count; i++) {
+        const batch: Batch = batches.at(i);
+        counted += batch.counted;
+        bytes += batch.bytes;
+        upload(device, tokens, batch.inputs);
+        upload(device, targets, batch.targets);
+        program.run();
+      }
+      const [sum] = await download(device, lossSum);
+      const loss = sum![0]! / counted;
+      return {
+        loss,
+        perplexity: Math.exp(loss),
+        bitsPerByte: sum![0]! / Math.LN2 / bytes,
+        tokens: counted,
+      };
+    },
+    destroy() {
+      program.destroy();
+      activations.destroy();
+      for (const { buffer } of owned) buffer.destroy();
+    },
+  };
+}

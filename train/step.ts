@@ -1,0 +1,266 @@
+import { type Arena, arenaRange, createArena } from "../kernels/arena.ts";
+import { adamw, adamwCorrections } from "../kernels/adamw/adamw.ts";
+import { gradientNorm, gradientNormPartials } from "../kernels/gradient_norm/gradient_norm.ts";
+import { lossScaleUpdate } from "../kernels/loss_scale/loss_scale.ts";
+import { Program } from "../kernels/program.ts";
+import { sumForward } from "../kernels/sum/sum.ts";
+import {
+  createTensor,
+  download,
+  type DType,
+  size,
+  type Tensor,
+  upload,
+} from "../kernels/tensor.ts";
+import type { Batch } from "../data/batches.ts";
+import { createActivations } from "../model/activations.ts";
+import { backward, forward, type Gpt } from "../model/gpt.ts";
+import { parameterTable } from "../model/parameters.ts";
+
+/** What stays the same over all steps of a training. */
+export interface StepOptions {
+  /** B: sequences in one micro-batch. */
+  readonly batchSize: number;
+  /** T: tokens in a sequence. */
+  readonly sequenceLength: number;
+  /** Micro-batches whose gradients are added up before one update. */
+  readonly gradientAccumulation: number;
+  readonly dropout: number;
+  readonly labelSmoothing: number;
+  /** Largest gradient norm; Infinity leaves gradients as they are. */
+  readonly gradientClip: number;
+  readonly weightDecay: number;
+  readonly beta1: number;
+  readonly beta2: number;
+  /** Seed of dropout. */
+  readonly seed: number;
+}
+
+/** Where the optimizer stands, beside its moments: all of it lives on the device. */
+export interface ScalerState {
+  lossScale: number;
+  growthTracker: number;
+  /** Steps that were applied: AdamW's t. */
+  optimizerSteps: number;
+  /** Steps that were skipped for a non-finite gradient, in all and in a row up to now. */
+  skippedSteps: number;
+  consecutiveSkips: number;
+}
+
+/** The device's report on one step. */
+export interface StepReport {
+  /** Mean loss over all targets of the step, in nats. */
+  loss: number;
+  /** Norm of the unscaled gradient before clipping. */
+  gradientNorm: number;
+  /** Loss scale that the step used. */
+  lossScale: number;
+  /** Whether the step was skipped for a non-finite gradient. */
+  skipped: boolean;
+  consecutiveSkips: number;
+  skippedSteps: number;
+}
+
+/** State of torch.amp.GradScaler at its start; without f16 nothing needs scaling. */
+export function initialScaler(precision: Gpt["precision"]): ScalerState {
+  return {
+    lossScale: precision === "f16" ? 65536 : 1,
+    growthTracker: 0,
+    optimizerSteps: 0,
+    skippedSteps: 0,
+    consecutiveSkips: 0,
+  };
+}
+
+/** Reports that the device keeps before the oldest is overwritten. */
+export const REPORT_ROWS = 1024;
+const REPORT_COLUMNS = 8;
+
+/** A recorded training step: gradients, moments, and the program that is replayed every step. */
+export interface TrainStep {
+  /** First and second moments of AdamW, laid out as the parameters. */
+  readonly m: Arena;
+  readonly v: Arena;
+  /** Gradients of the last step, with the loss scale. */
+  readonly gradients: Arena;
+  /** Bytes on the device beside the model's parameters. */
+  readonly bytes: number;
+  /**
+   * Submits one step and returns without waiting for it.
+   *
+   * @param step counts from 0 and decides, with the seed, what dropout drops.
+   * @param batches one for each micro-batch.
+   */
+  submit(step: number, batches: readonly Batch[], options: { learningRate: number }): void;
+  /** Waits for the device and returns the reports on the last `count` steps, oldest first. */
+  reports(count: number): Promise<StepReport[]>;
+  /** Waits for the device and returns where the optimizer stands. */
+  scaler(): Promise<ScalerState>;
+  /** Puts the optimizer where it stood. */
+  restoreScaler(state: ScalerState): void;
+  /** Frees everything but the model. */
+  destroy(): void;
+}
+
+/**
+ * Allocates what training needs and records the whole step as one program: for each micro-batch
+ * forward and backward, then norm, loss scale and AdamW.
+ *
+ * The loss scale enters in the backward pass of the cross-entropy and leaves in AdamW; whether a step
+ * is skipped is decided on the device, so that nothing ever waits for it.
+ */
+export function createTrainStep(model: Gpt, options: StepOptions): TrainStep {
+  const { device, config, precision } = model;
+  const { batchSize: B, sequenceLength: T, gradientAccumulation, dropout, labelSmoothing } =
+    options;
+  const M = B * T;
+  const table = parameterTable(config);
+  const shapes = new Map(table.map(({ name, shape }) => [name, shape]));
+  const arena = (name: string) => createArena(device, name, { shapes, dtype: "f32" });
+  const gradients = arena("gradients"), m = arena("m"), v = arena("v");
+  const activations = createActivations(device, config, {
+    batch: { batchSize: B, sequenceLength: T },
+    precision,
+    training: true,
+  });
+
+  const owned: Tensor[] = [gradients.flat, m.flat, v.flat];
+  const tensor = (name: string, shape: number[], dtype: DType) => {
+    const created = createTensor(device, name, { shape, dtype });
+    owned.push(created);
+    return created;
+  };
+  const stepInputs = tensor("stepInputs", [4], "f32");
+  const lossScale = tensor("lossScale", [1], "f32");
+  const counters = tensor("counters", [4], "u32");
+  const update = tensor("update", [4], "f32");
+  const stepCounter = tensor("stepCounter", [1], "u32");
+  const reports = tensor("reports", [REPORT_ROWS, REPORT_COLUMNS], "f32");
+  const lossSum = tensor("lossSum", [1], "f32");
+  const correctionTable = adamwCorrections(options.beta1, options.beta2);
+  const corrections = tensor("corrections", [correctionTable.length / 2, 2], "f32");
+  upload(device, corrections, correctionTable);
+
+  const program = new Program(device);
+  const microBatches = Array.from({ length: gradientAccumulation }, (_, i) => {
+    const inputs = {
+      tokens: tensor(`tokens ${i}`, [M], "u32"),
+      targets: tensor(`targets ${i}`, [M], "u32"),
+      order: tensor(`order ${i}`, [M], "u32"),
+      segments: tensor(`segments ${i}`, [M + 1], "u32"),
+      ...(dropout > 0 ? { random: tensor(`random ${i}`, [2], "u32") } : {}),
+    };
+    const accumulate = i > 0;
+    forward(program, model, inputs, activations, { dropout });
+    backward(program, model, { ...inputs, stepInputs, lossScale }, activations, gradients, {
+      dropout,
+      labelSmoothing,
+      accumulate,
+    });
+    sumForward(program, { x: activations.at("losses") }, { y: lossSum }, { accumulate });
+    return inputs;
+  });
+
+  const blocks = gradientNormPartials([size(gradients.flat.shape)], device);
+  const partials = tensor("gradient norm partials", [blocks], "f32");
+  const flags = tensor("gradient norm flags", [blocks], "u32");
+  gradientNorm(program, { gradients: [gradients.flat], lossScale }, { partials, flags });
+  const scaled = precision === "f16";
+  lossScaleUpdate(
+    program,
+    { partials, flags, stepInputs, lossSum, corrections },
+    { lossScale, counters, update, reports, stepCounter },
+    {
+      gradientClip: options.gradientClip,
+      growthFactor: scaled ? 2 : 1,
+      backoffFactor: scaled ? 0.5 : 1,
+      growthInterval: 2000,
+    },
+  );
+  const firstUndecayed = table.find((p) => !p.decayed)!.name;
+  const groups = [
+    { from: table[0]!.name, to: firstUndecayed, weightDecay: options.weightDecay },
+    { from: firstUndecayed, weightDecay: 0 },
+  ];
+  for (const { weightDecay, ...range } of groups) {
+    const part = (arena: Arena) => arenaRange(arena, range);
+    adamw(
+      program,
+      { gradient: part(gradients), update, stepInputs },
+      {
+        parameter: part(model.parameters),
+        m: part(m),
+        v: part(v),
+        // the copies are those of the decayed group, all of them
+        ...(model.copies && range.to ? { copy: model.copies.flat } : {}),
+      },
+      { beta1: options.beta1, beta2: options.beta2, epsilon: 1e-8, weightDecay },
+    );
+  }
+
+  let submitted = 0; // rows of `reports` written so far
+  return {
+    m,
+    v,
+    gradients,
+    bytes: activations.bytes + owned.reduce((sum, t) => sum + t.buffer.size, 0),
+    submit(step, batches, { learningRate }) {
+      let counted = 0;
+      batches.forEach((batch, i) => {
+        const inputs = microBatches[i]!;
+        upload(device, inputs.tokens, batch.inputs);
+        upload(device, inputs.targets, batch.targets);
+        upload(device, inputs.order, batch.order);
+        upload(device, inputs.segments, batch.segments);
+        if (inputs.random) {
+          upload(device, inputs.random, [options.seed, step * gradientAccumulation + i]);
+        }
+        counted += batch.counted;
+      });
+      upload(device, stepInputs, [learningRate, counted > 0 ? 1 / counted : 0, 0, 0]);
+      program.run();
+      submitted++;
+    },
+    async reports(count) {
+      const [values] = await download(device, reports);
+      return Array.from({ length: count }, (_, i) => {
+        const row = (submitted - count + i) % REPORT_ROWS * REPORT_COLUMNS;
+        const [loss, gradientNorm, lossScale, skipped, , consecutiveSkips, skippedSteps] = values!
+          .subarray(row, row + REPORT_COLUMNS) as unknown as number[];
+        return {
+          loss: loss!,
+          gradientNorm: gradientNorm!,
+          lossScale: lossScale!,
+          skipped: skipped === 1,
+          consecutiveSkips: consecutiveSkips!,
+          skippedSteps: skippedSteps!,
+        };
+      });
+    },
+    async scaler() {
+      const [scale, counts] = await download(device, lossScale, counters);
+      const [growthTracker, optimizerSteps, skippedSteps, consecutiveSkips] = counts!;
+      return {
+        lossScale: scale![0]!,
+        growthTracker: growthTracker!,
+        optimizerSteps: optimizerSteps!,
+        skippedSteps: skippedSteps!,
+        consecutiveSkips: consecutiveSkips!,
+      };
+    },
+    restoreScaler(state) {
+      upload(device, lossScale, [state.lossScale]);
+      upload(device, counters, [
+        state.growthTracker,
+        state.optimizerSteps,
+        state.skippedSteps,
+        state.consecutiveSkips,
+      ]);
+    },
+    destroy() {
+      program.destroy();
+      activations.destroy();
+      for (const { buffer } of owned) buffer.destroy();
+    },
+  };
+}
