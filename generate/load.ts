@@ -23,7 +23,7 @@ export interface LoadOptions {
   /** `auto` takes f16 on a GPU that has it, and f32 otherwise. */
   precision?: Precision | "auto";
   /** Hears of damaged checkpoints that were passed over. */
-  onWarning?: (sentence: string) => void;
+  onWarning?: ((sentence: string) => void) | undefined;
 }
 
 /** The precision that `auto` stands for on a device: f16 on a GPU with `shader-f16`. */
@@ -37,14 +37,14 @@ export function resolvePrecision(device: Device, precision: Precision | "auto"):
  *
  * @throws {CheckpointError} if there is none, or if the one that was asked for is damaged.
  */
-export async function findCheckpoint(
+export function findCheckpoint(
   { run = "runs/default", checkpoint, onWarning = () => {} }: LoadOptions,
-): Promise<string> {
+): string {
   if (checkpoint !== undefined) {
-    await verifyCheckpoint(checkpoint);
+    verifyCheckpoint(checkpoint);
     return checkpoint;
   }
-  const newest = await newestCheckpoint(run, onWarning);
+  const newest = newestCheckpoint(run, onWarning);
   if (newest === undefined) {
     throw new CheckpointError(`Cannot load a model as ${run} holds no checkpoint`);
   }
@@ -58,7 +58,7 @@ export async function findCheckpoint(
  * @throws {RangeError} if it holds another kind of model.
  */
 export async function loadModel(device: Device, options: LoadOptions): Promise<LoadedModel> {
-  const path = await findCheckpoint(options);
+  const path = findCheckpoint(options);
   const file = (name: string) => join(path, name);
   const text = (name: string) => Deno.readTextFile(file(name));
   const config = parseHuggingFaceConfig(await text("config.json"), file("config.json"));

@@ -4,7 +4,8 @@ import {
 } from "../kernels/cross_entropy/cross_entropy.ts";
 import { matmul } from "../kernels/matmul/matmul.ts";
 import type { Program } from "../kernels/program.ts";
-import { bytesPerElement, type Tensor, viewTensor } from "../kernels/tensor.ts";
+import { rowSlice, rowSlices } from "../kernels/slices.ts";
+import type { Tensor } from "../kernels/tensor.ts";
 
 /** What the loss needs beside the head: see `headLossForward()`. */
 export interface HeadInputs {
@@ -32,11 +33,8 @@ export function headLogits(
   { x, wte }: { x: Tensor; wte: Tensor },
   { logits }: { logits: Tensor },
 ): void {
-  for (const { first, rows } of vocabularySlices(program, wte)) {
-    matmul(program, { a: x, b: rowsOf(wte, first, rows) }, { y: logits }, {
-      transposeB: true,
-      firstColumnOfY: first,
-    });
+  for (const { first, part } of rowSlices(program.device, wte)) {
+    matmul(program, { a: x, b: part }, { y: logits }, { transposeB: true, firstColumnOfY: first });
   }
 }
 
@@ -51,13 +49,16 @@ export function headLossForward(
   { logits, logSumExp, losses }: HeadOutputs,
   { labelSmoothing = 0 }: { labelSmoothing?: number } = {},
 ): void {
-  for (const { first, rows } of chunks(x, logits)) {
-    const chunk = viewTensor(logits, { offset: 0, shape: [rows, logits.shape[1]!] });
-    headLogits(program, { x: rowsOf(x, first, rows), wte }, { logits: chunk });
-    crossEntropyForward(program, { logits: chunk, targets: rowsOf(targets, first, rows) }, {
-      losses: rowsOf(losses, first, rows),
-      logSumExp: rowsOf(logSumExp, first, rows),
-    }, { labelSmoothing });
+  for (const chunk of chunks(x, logits)) {
+    const part = (tensor: Tensor) => rowSlice(tensor, chunk).part;
+    const chunkLogits = rowSlice(logits, { first: 0, rows: chunk.rows }).part;
+    headLogits(program, { x: part(x), wte }, { logits: chunkLogits });
+    crossEntropyForward(
+      program,
+      { logits: chunkLogits, targets: part(targets) },
+      { losses: part(losses), logSumExp: part(logSumExp) },
+      { labelSmoothing },
+    );
   }
 }
 
@@ -78,33 +79,34 @@ export function headLossBackward(
   { labelSmoothing = 0, accumulate = false }: { labelSmoothing?: number; accumulate?: boolean } =
     {},
 ): void {
-  for (const { first, rows } of chunks(x, logits)) {
-    const part = (tensor: Tensor) => rowsOf(tensor, first, rows);
-    const chunk = viewTensor(logits, { offset: 0, shape: [rows, logits.shape[1]!] });
+  for (const chunk of chunks(x, logits)) {
+    const part = (tensor: Tensor) => rowSlice(tensor, chunk).part;
+    const chunkLogits = rowSlice(logits, { first: 0, rows: chunk.rows }).part;
     const saved = { losses: part(losses), logSumExp: part(logSumExp) };
-    headLogits(program, { x: part(x), wte }, { logits: chunk });
-    crossEntropyForward(program, { logits: chunk, targets: part(targets) }, saved, {
+    headLogits(program, { x: part(x), wte }, { logits: chunkLogits });
+    crossEntropyForward(program, { logits: chunkLogits, targets: part(targets) }, saved, {
       labelSmoothing,
     });
+    const dlogits = chunkLogits; // in place
     crossEntropyBackward(
       program,
       { targets: part(targets), logSumExp: saved.logSumExp, stepInputs, lossScale },
-      { dlogits: chunk },
+      { dlogits },
       { labelSmoothing },
     );
-    for (const slice of vocabularySlices(program, dwte)) {
+    for (const slice of rowSlices(program.device, dwte)) {
       const columnsOfA = { start: slice.first, count: slice.rows };
       matmul(
         program,
-        { a: chunk, b: rowsOf(wte, slice.first, slice.rows) },
+        { a: dlogits, b: rowSlice(wte, slice).part },
         { y: part(dx) },
         { columnsOfA, accumulate: slice.first > 0 },
       );
       matmul(
         program,
-        { a: chunk, b: part(x) },
-        { y: rowsOf(dwte, slice.first, slice.rows) },
-        { columnsOfA, transposeA: true, accumulate: accumulate || first > 0 },
+        { a: dlogits, b: part(x) },
+        { y: slice.part },
+        { columnsOfA, transposeA: true, accumulate: accumulate || chunk.first > 0 },
       );
     }
   }
@@ -112,29 +114,9 @@ export function headLossBackward(
 
 /** Chunks of rows of x, each as long as the logits have rows; the last may be shorter. */
 function chunks(x: Tensor, logits: Tensor): { first: number; rows: number }[] {
-  return ranges(x.shape[0]!, logits.shape[0]!);
-}
-
-/** Slices of the vocabulary such that each slice of `wte` fits into one binding. */
-function vocabularySlices(program: Program, wte: Tensor): { first: number; rows: number }[] {
-  const [V, C] = wte.shape as [number, number];
-  const fitting = Math.floor(program.device.maxBindingBytes / (C * bytesPerElement(wte.dtype)));
-  return ranges(V, V <= fitting ? V : Math.floor(fitting / SLICE_ROWS) * SLICE_ROWS);
-}
-
-/** Rows in a slice of the vocabulary are multiples of this, so that slices are aligned bindings. */
-const SLICE_ROWS = 128;
-
-function ranges(length: number, step: number): { first: number; rows: number }[] {
   const list = [];
-  for (let first = 0; first < length; first += step) {
-    list.push({ first, rows: Math.min(step, length - first) });
+  for (let first = 0; first < x.shape[0]!; first += logits.shape[0]!) {
+    list.push({ first, rows: Math.min(logits.shape[0]!, x.shape[0]! - first) });
   }
   return list;
-}
-
-function rowsOf(tensor: Tensor, first: number, rows: number): Tensor {
-  const rest = tensor.shape.slice(1);
-  const rowLength = rest.reduce((product, dim) => product * dim, 1);
-  return viewTensor(tensor, { offset: first * rowLength, shape: [rows, ...rest] });
 }

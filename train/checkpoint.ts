@@ -46,6 +46,8 @@ export interface RunDirectory {
   ): string;
   /** Appends a line to a file of the run. */
   append(name: string, line: string): void;
+  /** Reads a file of the run. */
+  read(name: string): string;
   /** Writes a file of the run, replacing it as a whole. */
   write(name: string, text: string): void;
   /** Gives the run back. */
@@ -127,6 +129,7 @@ export function openRunDirectory(
         closeSync(file);
       }
     },
+    read: (name) => Deno.readTextFileSync(join(path, name)),
     write(name, text) {
       replaceFile(join(path, name), [new TextEncoder().encode(text)]);
     },

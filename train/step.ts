@@ -1,6 +1,6 @@
 import { type Arena, arenaRange, createArena } from "../kernels/arena.ts";
 import { adamw, adamwCorrections } from "../kernels/adamw/adamw.ts";
-import { gradientNorm, gradientNormPartials } from "../kernels/gradient_norm/gradient_norm.ts";
+import { gradientNorm, gradientNormBlocks } from "../kernels/gradient_norm/gradient_norm.ts";
 import { lossScaleUpdate } from "../kernels/loss_scale/loss_scale.ts";
 import { Program } from "../kernels/program.ts";
 import { sumForward } from "../kernels/sum/sum.ts";
@@ -161,10 +161,10 @@ export function createTrainStep(model: Gpt, options: StepOptions): TrainStep {
     return inputs;
   });
 
-  const blocks = gradientNormPartials([size(gradients.flat.shape)], device);
+  const blocks = gradientNormBlocks(size(gradients.flat.shape));
   const partials = tensor("gradient norm partials", [blocks], "f32");
   const flags = tensor("gradient norm flags", [blocks], "u32");
-  gradientNorm(program, { gradients: [gradients.flat], lossScale }, { partials, flags });
+  gradientNorm(program, { gradient: gradients.flat, lossScale }, { partials, flags });
   const scaled = precision === "f16";
   lossScaleUpdate(
     program,

@@ -5,17 +5,24 @@ import { Random } from "../data/random.ts";
 import { parseTokenizer, type Tokenizer } from "../data/tokenizer.ts";
 import { generate } from "../generate/generate.ts";
 import { resolvePrecision } from "../generate/load.ts";
+import { tensorNamed } from "../kernels/arena.ts";
 import { type Device, openDevice } from "../kernels/device.ts";
 import { upload } from "../kernels/tensor.ts";
-import { newestCheckpoint, readTrainerState, type TrainerState } from "../model/checkpoint.ts";
+import {
+  CHECKPOINT_FORMAT,
+  newestCheckpoint,
+  readTrainerState,
+  type TrainerState,
+} from "../model/checkpoint.ts";
 import {
   type GptConfig,
   parseHuggingFaceConfig,
+  type PresetName,
   PRESETS,
   toHuggingFaceConfig,
 } from "../model/config.ts";
 import { createGpt, type Gpt } from "../model/gpt.ts";
-import { countParameters } from "../model/parameters.ts";
+import { countParameters, parameterTable } from "../model/parameters.ts";
 import { parseSafetensors, serializeSafetensors, toFloat32 } from "../model/safetensors.ts";
 import {
   downloadTable,
@@ -23,9 +30,17 @@ import {
   loadParameters,
   saveParameters,
 } from "../model/weights.ts";
-import { moveAside, RunDirectory } from "./checkpoint.ts";
+import { type FileContent, moveAside, openRunDirectory, type RunDirectory } from "./checkpoint.ts";
 import { createEvaluator, type Evaluation } from "./evaluate.ts";
-import { type ResolvedOptions, resolveOptions, type TrainOptions } from "./options.ts";
+import {
+  batchShapeOf,
+  DEFAULT_OPTIONS,
+  type ResolvedOptions,
+  resolveOptions,
+  resumeOptions,
+  type TrainOptions,
+  validateOptions,
+} from "./options.ts";
 import { drawLoss } from "./plot.ts";
 import { learningRateAt } from "./schedule.ts";
 import { createTrainStep, initialScaler, REPORT_ROWS, type TrainStep } from "./step.ts";
@@ -43,7 +58,8 @@ export type TrainEvent =
     parameters: number;
     corpus: {
       name: string;
-      vocabulary: string;
+      vocabulary: "full" | "compact";
+      vocabularySize: number;
       trainingTokens: number;
       validationTokens: number;
       entropyPerToken?: number;
@@ -68,6 +84,9 @@ export type TrainEvent =
 
 /** Prompts of the samples drawn during training, taken in turn. */
 const SAMPLE_PROMPTS = ["Once upon a time", "One day"];
+
+/** Tokens of a sample. */
+const SAMPLE_TOKENS = 120;
 
 /** Tokens of the validation text that an evaluation during training looks at. */
 const EVALUATION_TOKENS = 65_536;
@@ -99,30 +118,30 @@ export async function* train(
     signal?: AbortSignal;
   } = {},
 ): AsyncGenerator<TrainEvent> {
+  validateOptions(wanted);
+  const out = wanted.out ?? DEFAULT_OPTIONS.out;
   const device = given ?? await openDevice();
-  const notices: string[] = [];
-  const out = wanted.out ?? "runs/default";
-  if (wanted.fresh) {
-    const aside = moveAside(out);
-    if (aside) yield { kind: "notice", message: `moved the old run to ${aside}` };
-  }
-  const run = RunDirectory.open(out);
   try {
-    const resumed = await newestCheckpoint(out, (sentence) => notices.push(sentence));
-    for (const message of notices.splice(0)) yield { kind: "notice", message };
-    yield* trainIn(run, {
-      device,
-      signal,
-      wanted,
-      ...(resumed === undefined ? {} : { resumed: await readCheckpoint(resumed) }),
-    });
+    if (wanted.fresh) {
+      const aside = moveAside(out);
+      if (aside) yield { kind: "notice", message: `moved the old run to ${aside}` };
+    }
+    const run = openRunDirectory(out);
+    try {
+      const warnings: string[] = [];
+      const path = newestCheckpoint(out, (sentence) => warnings.push(sentence));
+      for (const message of warnings) yield { kind: "notice", message };
+      const resumed = path === undefined ? undefined : await readCheckpoint(path);
+      yield* trainIn(run, { device, signal, wanted, resumed });
+    } finally {
+      run.close();
+    }
   } finally {
-    run.close();
     if (!given) device.destroy();
   }
 }
 
-/** A checkpoint to go on from, read from its files. */
+/** A checkpoint to go on from. */
 interface Resumed {
   path: string;
   state: TrainerState;
@@ -140,38 +159,324 @@ async function readCheckpoint(path: string): Promise<Resumed> {
   };
 }
 
-/** The training itself, in an open run directory. */
+/** The training itself, in a run directory that is ours. */
 async function* trainIn(
   run: RunDirectory,
   { device, signal, wanted, resumed }: {
     device: Device;
     signal: AbortSignal | undefined;
     wanted: Partial<TrainOptions>;
-    resumed?: Resumed;
+    resumed: Resumed | undefined;
   },
 ): AsyncGenerator<TrainEvent> {
-  const options = resolveOptions(wanted, {
-    saved: resumed?.state.options,
-    onCpu: device.isCpu,
-    precision: resolvePrecision(device, wanted.precision ?? "auto"),
-  });
+  const given = resumed
+    ? resumeOptions(wanted, resumed.state.options, resumed.path)
+    : { ...DEFAULT_OPTIONS, ...wanted };
+  const { preset, reason } = choosePreset(device, given.preset);
+  const precision = resolvePrecision(device, given.precision);
+  yield { kind: "notice", message: `${reason}; precision ${precision} on ${device.name}` };
 
-  let tokenizing: TrainEvent | undefined;
+  // data
   const corpus = await loadCorpus({
-    data: options.data,
-    vocabulary: options.vocabulary,
+    data: given.data === "auto" ? "sample" : given.data,
+    vocabulary: given.vocabulary,
     ...(resumed ? { tokenizer: resumed.tokenizer } : {}),
-    cacheDirectory: join(options.out, "cache"),
-    onProgress: (done, total) => {
-      tokenizing = { kind: "progress", what: "tokenizing", done, total };
-    },
+    cacheDirectory: join(run.path, "cache"),
   });
-  if (tokenizing) yield tokenizing;
+  if (resumed && corpus.hash !== resumed.state.data.hash) {
+    throw new RangeError(
+      `Cannot resume ${resumed.path} as the data must stay what it was: ` +
+        `${corpus.name} has changed since`,
+    );
+  }
+  const { tokenizer } = corpus;
+  const shape = batchShapeOf(given, preset);
+  const batches = new Batches(corpus.training, {
+    ...shape,
+    sequence: given.sequence,
+    seed: given.seed,
+    padding: tokenizer.endOfText,
+    shuffle: true,
+  });
+  const options = resolveOptions(given, {
+    preset,
+    precision,
+    stepsPerEpoch: batches.perEpoch / given.gradientAccumulation,
+  });
 
-  const { vocabularySize } = corpus.tokenizer;
+  // model
   const config = resumed?.config ?? {
-    vocabularySize,
-    ...PRESETS[options.preset],
+    ...PRESETS[preset],
     contextLength: options.contextLength,
+    vocabularySize: tokenizer.vocabularySize,
   };
+  const gpt = createGpt(device, config, { precision });
+  const trainStep = createTrainStep(gpt, {
+    ...options,
+    sequenceLength: options.contextLength,
+    gradientClip: options.gradientClip === 0 ? Infinity : options.gradientClip,
+  });
+  const evaluator = createEvaluator(gpt, tokenizer, corpus.validation, {
+    batchSize: options.batchSize,
+    sequenceLength: options.contextLength,
+    sequence: options.sequence,
+    maxTokens: EVALUATION_TOKENS,
+  });
+  try {
+    if (resumed) {
+      await restore(resumed, gpt, trainStep);
+    } else {
+      const random = new Random(options.seed, 1);
+      initializeParameters(gpt, () => random.normal());
+      trainStep.restoreScaler(initialScaler(precision));
+    }
+    yield {
+      kind: "start",
+      ...(resumed ? { resumedFrom: resumed.state.step } : {}),
+      steps: options.steps,
+      options,
+      device: device.name,
+      parameters: countParameters(config),
+      corpus: describe(corpus),
+    };
+    yield* steps({
+      run,
+      options,
+      corpus,
+      batches,
+      gpt,
+      trainStep,
+      evaluate: () => evaluator.run(),
+      signal,
+      first: resumed?.state.step ?? 0,
+      bestLoss: resumed?.state.bestValidationLoss ?? null,
+      ...(resumed ? { path: resumed.path } : {}),
+    });
+  } finally {
+    evaluator.destroy();
+    trainStep.destroy();
+    gpt.destroy();
+  }
+}
+
+/** The preset that `auto` stands for on a device, and why. */
+export function choosePreset(
+  device: Device,
+  preset: PresetName | "auto",
+): { preset: PresetName; reason: string } {
+  if (preset !== "auto") return { preset, reason: `preset ${preset}, as asked` };
+  return device.isCpu
+    ? { preset: "nano", reason: "preset nano, as no GPU was found and the CPU computes" }
+    : { preset: "mini", reason: "preset mini, as there is a GPU" };
+}
+
+function describe(corpus: Corpus) {
+  const { name, vocabulary, tokenizer, training, validation, entropyPerToken } = corpus;
+  return {
+    name,
+    vocabulary,
+    vocabularySize: tokenizer.vocabularySize,
+    trainingTokens: training.tokens.length,
+    validationTokens: validation.tokens.length,
+    ...(entropyPerToken === undefined ? {} : { entropyPerToken }),
+  };
+}
+
+/** What the loop over steps works with. */
+interface Loop {
+  run: RunDirectory;
+  options: ResolvedOptions;
+  corpus: Corpus;
+  batches: Batches;
+  gpt: Gpt;
+  trainStep: TrainStep;
+  evaluate: () => Promise<Evaluation>;
+  signal: AbortSignal | undefined;
+  /** Steps already done. */
+  first: number;
+  bestLoss: number | null;
+  /** Checkpoint that the run was resumed from. */
+  path?: string;
+}
+
+/**
+ * Submits step after step. The device is waited for only when enough steps are under way to read their
+ * reports together, and before an evaluation, a sample or a checkpoint.
+ */
+async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
+  const { run, options, corpus, batches, gpt, trainStep, signal } = loop;
+  const { gradientAccumulation, steps: total } = options;
+  const tokensPerStep = options.batchSize * options.contextLength * gradientAccumulation;
+  const entropy = corpus.entropyPerToken === undefined
+    ? {}
+    : { entropyPerToken: corpus.entropyPerToken };
+  const due = (every: number, step: number) => every > 0 && step % every === 0;
+  let { first: step, bestLoss, path } = loop;
+  let evaluated = false, best = false, saved = path !== undefined;
+  let waiting: { learningRate: number }[] = []; // steps submitted and not yet reported
+  let since = performance.now(), patience = 1;
+
+  while (step < total && !signal?.aborted) {
+    const learningRate = learningRateAt(step, options);
+    const micro = Array.from(
+      { length: gradientAccumulation },
+      (_, i) => batches.at(step * gradientAccumulation + i),
+    );
+    trainStep.submit(step, micro, { learningRate });
+    waiting.push({ learningRate });
+    step++;
+    saved = evaluated = false;
+
+    const evaluating = due(options.evalEvery, step) || step === total;
+    const saving = due(options.saveEvery, step);
+    const sampling = due(options.sampleEvery, step);
+    if (waiting.length < patience && !evaluating && !saving && !sampling) continue;
+
+    const reports = await trainStep.reports(waiting.length);
+    const elapsedMs = performance.now() - since;
+    const tokensPerSecond = tokensPerStep * waiting.length / elapsedMs * 1000;
+    const secondsLeft = (total - step) * elapsedMs / waiting.length / 1000;
+    patience = Math.max(
+      1,
+      Math.min(REPORT_ROWS, Math.floor(waiting.length * READ_BACK_MS / elapsedMs)),
+    );
+    for (const [i, { skippedSteps: skipped, consecutiveSkips, ...report }] of reports.entries()) {
+      const number = step - waiting.length + i + 1;
+      const { learningRate } = waiting[i]!;
+      const metric = {
+        kind: "step" as const,
+        step: number,
+        loss: report.loss,
+        learningRate,
+        gradientNorm: report.gradientNorm,
+        lossScale: report.lossScale,
+        skipped,
+        tokensPerSecond: Math.round(tokensPerSecond),
+      };
+      run.append("metrics.jsonl", JSON.stringify(metric));
+      yield { ...metric, steps: total, secondsLeft };
+      if (consecutiveSkips >= MOST_SKIPS) {
+        throw new RangeError(
+          `Cannot go on training as ${consecutiveSkips} steps in a row had a gradient that is not ` +
+            `finite: try a lower --learning-rate (it is ${options.learningRate}) or --precision f32`,
+        );
+      }
+    }
+    if (reports.at(-1)!.lossScale < 1 && options.precision === "f16") {
+      const message = `the loss scale fell to ${reports.at(-1)!.lossScale}: gradients overflow f16`;
+      yield { kind: "notice", message };
+    }
+    waiting = [];
+
+    if (evaluating) {
+      const evaluation = await loop.evaluate();
+      evaluated = true;
+      best = bestLoss === null || evaluation.loss < bestLoss;
+      if (best) bestLoss = evaluation.loss;
+      const metric = { kind: "evaluation" as const, step, ...evaluation, ...entropy };
+      run.append("metrics.jsonl", JSON.stringify(metric));
+      run.write("loss.svg", await drawLoss(run.read("metrics.jsonl")));
+      yield { ...metric, best };
+    }
+    if (sampling) {
+      const prompt =
+        SAMPLE_PROMPTS[Math.floor(step / options.sampleEvery) % SAMPLE_PROMPTS.length]!;
+      let text = "";
+      const sample = { prompt, maxNewTokens: SAMPLE_TOKENS, seed: step };
+      for await (const piece of generate({ gpt, tokenizer: corpus.tokenizer }, sample)) {
+        text += piece;
+      }
+      yield { kind: "sample", step, prompt, text };
+    }
+    if (saving) {
+      path = await save(loop, { step, bestLoss, best: evaluated && best });
+      saved = true;
+      yield { kind: "checkpoint", step, path };
+    }
+    since = performance.now();
+  }
+
+  if (!saved) {
+    path = await save(loop, { step, bestLoss, best: evaluated && best });
+    yield { kind: "checkpoint", step, path };
+  }
+  const reason = step < total
+    ? "interrupted"
+    : options.epochs !== undefined && total !== loop.options.steps
+    ? "epochs"
+    : "steps";
+  yield { kind: "end", reason, step, path: path! };
+}
+
+/** Writes everything that a resumed training, or Hugging Face transformers, needs. */
+async function save(
+  { run, options, corpus, batches, gpt, trainStep }: Loop,
+  { step, bestLoss, best }: { step: number; bestLoss: number | null; best: boolean },
+): Promise<string> {
+  const { tokenizer } = corpus;
+  const { endOfText } = tokenizer;
+  const moments = new Map([
+    ...await downloadTable(gpt.config, (name) => tensorNamed(trainStep.m, name), "m.", gpt),
+    ...await downloadTable(gpt.config, (name) => tensorNamed(trainStep.v, name), "v.", gpt),
+  ]);
+  const text = (content: string): FileContent => [new TextEncoder().encode(content)];
+  const json = (value: unknown) => text(JSON.stringify(value, null, 2) + "\n");
+  const files = new Map<string, FileContent>([
+    ["model.safetensors", serializeSafetensors(await saveParameters(gpt), { format: "pt" })],
+    ["config.json", json(toHuggingFaceConfig(gpt.config, { endOfText, dropout: options.dropout }))],
+    ["tokenizer.json", text(tokenizer.json)],
+    [
+      "tokenizer_config.json",
+      json({
+        add_prefix_space: false,
+        bos_token: "<|endoftext|>",
+        clean_up_tokenization_spaces: false,
+        eos_token: "<|endoftext|>",
+        model_max_length: gpt.config.contextLength,
+        tokenizer_class: "PreTrainedTokenizerFast",
+        unk_token: "<|endoftext|>",
+      }),
+    ],
+    ["generation_config.json", json({ bos_token_id: endOfText, eos_token_id: endOfText })],
+    ["optimizer.safetensors", serializeSafetensors(moments)],
+  ]);
+  const batchIndex = step * options.gradientAccumulation;
+  const { learningRate, minLearningRate, warmupSteps, steps } = options;
+  const { out: _, fresh: __, ...kept } = options; // where a run lies is not part of it
+  return run.save(files, {
+    formatVersion: CHECKPOINT_FORMAT,
+    step,
+    epoch: batches.epochOf(batchIndex),
+    batchIndex,
+    seed: options.seed,
+    ...await trainStep.scaler(),
+    bestValidationLoss: bestLoss,
+    schedule: { learningRate, minLearningRate, warmupSteps, steps },
+    options: kept,
+    tokenizerHash: tokenizer.hash,
+    data: { name: corpus.name, hash: corpus.hash },
+  }, { keep: options.keep, best });
+}
+
+/** Puts model, moments and loss scale where a checkpoint left them. */
+async function restore({ path, state }: Resumed, gpt: Gpt, trainStep: TrainStep): Promise<void> {
+  const read = async (name: string) => {
+    const where = join(path, name);
+    return { ...parseSafetensors(await Deno.readFile(where), where), where };
+  };
+  const weights = await read("model.safetensors");
+  loadParameters(gpt, weights.tensors, weights.where);
+  const { tensors, where } = await read("optimizer.safetensors");
+  for (const { name, shape } of parameterTable(gpt.config)) {
+    for (const [prefix, arena] of [["m.", trainStep.m], ["v.", trainStep.v]] as const) {
+      const entry = tensors.get(prefix + name);
+      if (!entry || entry.shape.join() !== shape.join()) {
+        throw new RangeError(
+          `Cannot load ${where} as "${prefix + name}" must be there as [${shape}]`,
+        );
+      }
+      upload(gpt.device, tensorNamed(arena, name), toFloat32(entry));
+    }
+  }
+  trainStep.restoreScaler(state);
 }

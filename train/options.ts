@@ -1,0 +1,273 @@
+import type { VocabularyMode } from "../data/corpus.ts";
+import { type PresetName, PRESETS } from "../model/config.ts";
+import type { Precision } from "../model/precision.ts";
+
+/** Every option of a training. What is undefined is decided by preset, device and data. */
+export interface TrainOptions {
+  preset: PresetName | "auto";
+  /** `sample`, or paths of UTF-8 text files; `auto` takes the sample. */
+  data: "auto" | "sample" | readonly string[];
+  vocabulary: VocabularyMode;
+  sequence: "packed" | "padded";
+  /** The run directory. */
+  out: string;
+  /** Move an old run aside and start over. */
+  fresh: boolean;
+  precision: Precision | "auto";
+  contextLength: number | undefined;
+  /** Steps in all, resumed ones counted. */
+  steps: number | undefined;
+  /** Passes over the data; with `steps` the one reached first ends the run. */
+  epochs: number | undefined;
+  batchSize: number | undefined;
+  gradientAccumulation: number;
+  learningRate: number | undefined;
+  minLearningRate: number | undefined;
+  warmupSteps: number | undefined;
+  weightDecay: number;
+  beta1: number;
+  beta2: number;
+  /** Largest norm of the gradient; 0 clips nothing. */
+  gradientClip: number;
+  dropout: number;
+  labelSmoothing: number;
+  seed: number;
+  /** Steps between evaluations, checkpoints, samples, lines of the log; 0 for never. */
+  evalEvery: number | undefined;
+  saveEvery: number | undefined;
+  sampleEvery: number | undefined;
+  logEvery: number | undefined;
+  /** Checkpoints to keep beside the best. */
+  keep: number;
+}
+
+/** What an option is when nobody sets it; undefined: see `resolveOptions()`. */
+export const DEFAULT_OPTIONS: TrainOptions = {
+  preset: "auto",
+  data: "auto",
+  vocabulary: "auto",
+  sequence: "packed",
+  out: "runs/default",
+  fresh: false,
+  precision: "auto",
+  contextLength: undefined,
+  steps: undefined,
+  epochs: undefined,
+  batchSize: undefined,
+  gradientAccumulation: 1,
+  learningRate: undefined,
+  minLearningRate: undefined,
+  warmupSteps: undefined,
+  weightDecay: 0.1,
+  beta1: 0.9,
+  beta2: 0.95,
+  gradientClip: 1,
+  dropout: 0,
+  labelSmoothing: 0,
+  seed: 1,
+  evalEvery: undefined,
+  saveEvery: undefined,
+  sampleEvery: undefined,
+  logEvery: undefined,
+  keep: 3,
+};
+
+/** How long and how fast a preset is trained when nobody says otherwise. */
+interface PresetDefaults {
+  batchSize: number;
+  steps: number;
+  learningRate: number;
+}
+
+/**
+ * Defaults by preset.
+ *
+ * Learning rates fall with width, as usual (Kaplan et al. 2020, https://arxiv.org/abs/2001.08361,
+ * appendix D.6). `nano` is sized for two CPU cores and three minutes.
+ */
+const PRESET_DEFAULTS: Readonly<Record<PresetName, PresetDefaults>> = {
+  nano: { batchSize: 32, steps: 1200, learningRate: 5e-3 },
+  mini: { batchSize: 32, steps: 2000, learningRate: 1e-3 },
+  small: { batchSize: 32, steps: 5000, learningRate: 6e-4 },
+  distilgpt2: { batchSize: 8, steps: 20000, learningRate: 4e-4 },
+  gpt2: { batchSize: 8, steps: 50000, learningRate: 3e-4 },
+};
+
+/** Training options with every choice made, as they are shown and kept in the checkpoint. */
+export interface ResolvedOptions extends TrainOptions {
+  preset: PresetName;
+  data: "sample" | readonly string[];
+  precision: Precision;
+  contextLength: number;
+  steps: number;
+  batchSize: number;
+  learningRate: number;
+  minLearningRate: number;
+  warmupSteps: number;
+  evalEvery: number;
+  saveEvery: number;
+  sampleEvery: number;
+  logEvery: number;
+}
+
+/** The least and the greatest value of each number, and whether it must be whole. */
+const RANGES: Partial<
+  Record<keyof TrainOptions, [least: number, greatest: number, whole: boolean]>
+> = {
+  contextLength: [1, 32768, true],
+  steps: [1, 1e9, true],
+  epochs: [Number.MIN_VALUE, 1e6, false],
+  batchSize: [1, 65536, true],
+  gradientAccumulation: [1, 4096, true],
+  learningRate: [0, 10, false],
+  minLearningRate: [0, 10, false],
+  warmupSteps: [0, 1e9, true],
+  weightDecay: [0, 10, false],
+  beta1: [0, 0.99999, false],
+  beta2: [0, 0.999999, false],
+  gradientClip: [0, 1e9, false],
+  dropout: [0, 0.99, false],
+  labelSmoothing: [0, 0.99, false],
+  seed: [0, 2 ** 32 - 1, true],
+  evalEvery: [0, 1e9, true],
+  saveEvery: [0, 1e9, true],
+  sampleEvery: [0, 1e9, true],
+  logEvery: [0, 1e9, true],
+  keep: [1, 1e6, true],
+};
+
+/** An option's name as a flag: `learningRate` is `--learning-rate`. */
+export function flagOf(name: string): string {
+  return `--${name.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+}
+
+/**
+ * Checks every option that is given.
+ *
+ * @throws {RangeError} naming the flag, what it takes and its value.
+ */
+export function validateOptions(options: Partial<TrainOptions>): void {
+  for (const [name, range] of Object.entries(RANGES)) {
+    const value = options[name as keyof TrainOptions];
+    if (value === undefined) continue;
+    const [least, greatest, whole] = range;
+    const ok = typeof value === "number" && value >= least && value <= greatest;
+    if (!ok || (whole && !Number.isInteger(value))) {
+      const kind = whole ? "an integer" : "a number";
+      const from = least === Number.MIN_VALUE ? "above 0" : `from ${least}`;
+      throw new RangeError(
+        `Cannot train as ${flagOf(name)} must be ${kind} ${from} to ${greatest}: ` +
+          `current value is ${value}`,
+      );
+    }
+  }
+  const words = {
+    preset: ["auto", ...Object.keys(PRESETS)],
+    vocabulary: ["auto", "full", "compact"],
+    sequence: ["packed", "padded"],
+    precision: ["auto", "f16", "f32"],
+  };
+  for (const [name, allowed] of Object.entries(words)) {
+    const value = options[name as keyof TrainOptions];
+    if (value !== undefined && !allowed.includes(value as string)) {
+      throw new RangeError(
+        `Cannot train as ${flagOf(name)} must be one of ${allowed.join(", ")}: ` +
+          `current value is ${value}`,
+      );
+    }
+  }
+}
+
+/**
+ * Makes every choice that is still open: from the preset, the device, and the other options.
+ *
+ * @param stepsPerEpoch steps in one pass over the data, for `epochs`.
+ */
+export function resolveOptions(
+  options: TrainOptions,
+  { preset, precision, stepsPerEpoch }: {
+    preset: PresetName;
+    precision: Precision;
+    stepsPerEpoch: number;
+  },
+): ResolvedOptions {
+  const defaults = PRESET_DEFAULTS[preset];
+  const { epochs } = options;
+  const steps = Math.min(
+    options.steps ?? (epochs === undefined ? defaults.steps : Infinity),
+    epochs === undefined ? Infinity : Math.max(1, Math.ceil(epochs * stepsPerEpoch)),
+  );
+  const learningRate = options.learningRate ?? defaults.learningRate;
+  const tenth = Math.ceil(steps / 10);
+  return {
+    ...options,
+    preset,
+    precision,
+    steps,
+    data: options.data === "auto" ? "sample" : options.data,
+    contextLength: options.contextLength ?? PRESETS[preset].contextLength,
+    batchSize: options.batchSize ?? defaults.batchSize,
+    learningRate,
+    minLearningRate: options.minLearningRate ?? learningRate / 10,
+    warmupSteps: options.warmupSteps ?? Math.min(200, Math.ceil(steps / 20)),
+    evalEvery: options.evalEvery ?? tenth,
+    saveEvery: options.saveEvery ?? tenth,
+    sampleEvery: options.sampleEvery ?? 2 * tenth,
+    logEvery: options.logEvery ?? Math.max(1, Math.round(steps / 100)),
+  };
+}
+
+/** Batch size and context length before the data is known, for counting the steps of an epoch. */
+export function batchShapeOf(
+  options: TrainOptions,
+  preset: PresetName,
+): { batchSize: number; contextLength: number } {
+  return {
+    batchSize: options.batchSize ?? PRESET_DEFAULTS[preset].batchSize,
+    contextLength: options.contextLength ?? PRESETS[preset].contextLength,
+  };
+}
+
+/** Options that decide what the checkpoint's tensors and data mean, and so cannot change on resume. */
+const FIXED = [
+  "preset",
+  "data",
+  "vocabulary",
+  "sequence",
+  "precision",
+  "contextLength",
+  "batchSize",
+  "gradientAccumulation",
+  "seed",
+] as const;
+
+/**
+ * The options of a resumed run: those it was started with, changed by what is given now.
+ *
+ * @throws {RangeError} if a given option contradicts the checkpoint, naming both values.
+ */
+export function resumeOptions(
+  given: Partial<TrainOptions>,
+  saved: Record<string, unknown>,
+  path: string,
+): TrainOptions {
+  for (const name of FIXED) {
+    const value = given[name];
+    if (value === undefined || value === "auto") continue;
+    if (JSON.stringify(value) !== JSON.stringify(saved[name])) {
+      const text = (v: unknown) => Array.isArray(v) ? v.join(" ") : String(v);
+      throw new RangeError(
+        `Cannot resume ${path} as ${flagOf(name)} must stay ${text(saved[name])}: ` +
+          `current value is ${text(value)}`,
+      );
+    }
+  }
+  const changed = Object.entries(given).filter(([, value]) =>
+    value !== undefined && value !== "auto"
+  );
+  const merged = { ...DEFAULT_OPTIONS, ...saved, ...Object.fromEntries(changed) } as TrainOptions;
+  // with another number of steps or passes the old total no longer holds
+  if (given.epochs !== undefined && given.steps === undefined) merged.steps = undefined;
+  if (given.steps !== undefined && given.epochs === undefined) merged.epochs = undefined;
+  return merged;
+}
