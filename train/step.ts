@@ -132,9 +132,8 @@ export function createTrainStep(model: Gpt, options: StepOptions): TrainStep {
   };
   const stepInputs = tensor("stepInputs", [4], "f32");
   const lossScale = tensor("lossScale", [1], "f32");
-  const counters = tensor("counters", [4], "u32");
+  const counters = tensor("counters", [5], "u32");
   const update = tensor("update", [4], "f32");
-  const stepCounter = tensor("stepCounter", [1], "u32");
   const reports = tensor("reports", [REPORT_ROWS, REPORT_COLUMNS], "f32");
   const lossSum = tensor("lossSum", [1], "f32");
   const correctionTable = adamwCorrections(options.beta1, options.beta2);
@@ -162,14 +161,13 @@ export function createTrainStep(model: Gpt, options: StepOptions): TrainStep {
   });
 
   const blocks = gradientNormBlocks(size(gradients.flat.shape));
-  const partials = tensor("gradient norm partials", [blocks], "f32");
-  const flags = tensor("gradient norm flags", [blocks], "u32");
-  gradientNorm(program, { gradient: gradients.flat, lossScale }, { partials, flags });
+  const partials = tensor("gradient norm partials", [blocks, 2], "f32");
+  gradientNorm(program, { gradient: gradients.flat, lossScale }, { partials });
   const scaled = precision === "f16";
   lossScaleUpdate(
     program,
-    { partials, flags, stepInputs, lossSum, corrections },
-    { lossScale, counters, update, reports, stepCounter },
+    { partials, stepInputs, lossSum, corrections },
+    { lossScale, counters, update, reports },
     {
       gradientClip: options.gradientClip,
       growthFactor: scaled ? 2 : 1,
@@ -255,6 +253,7 @@ export function createTrainStep(model: Gpt, options: StepOptions): TrainStep {
         state.optimizerSteps,
         state.skippedSteps,
         state.consecutiveSkips,
+        submitted,
       ]);
     },
     destroy() {

@@ -1,5 +1,5 @@
 // For each block of BLOCK elements: the sum of (gradient / lossScale)², and whether any is not finite.
-// gradient: [N]; partials, flags: [blocks]
+// gradient: [N]; partials: [blocks,2], the flag as 0 or 1
 //
 // x != x and the like are optimised away by compilers that assume finite numbers: only the exponent's
 // bits tell.
@@ -9,9 +9,8 @@ const WORKGROUP_SIZE: u32 = 256;
 
 @group(0) @binding(0) var<storage, read> gradient: array<f32>;
 @group(0) @binding(1) var<storage, read> lossScale: array<f32>;
-@group(0) @binding(2) var<storage, read_write> partials: array<f32>;
-@group(0) @binding(3) var<storage, read_write> flags: array<u32>;
-@group(0) @binding(4) var<uniform> start: vec4u; // first block of this launch
+@group(0) @binding(2) var<storage, read_write> partials: array<vec2f>;
+@group(0) @binding(3) var<uniform> start: vec4u; // first block of this launch
 
 var<workgroup> sums: array<f32, WORKGROUP_SIZE>;
 var<workgroup> found: array<u32, WORKGROUP_SIZE>;
@@ -36,6 +35,5 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
     sum += sums[i];
     nonFinite |= found[i];
   }
-  partials[start.x + block] = sum;
-  flags[start.x + block] = nonFinite;
+  partials[start.x + block] = vec2f(sum, f32(nonFinite));
 }

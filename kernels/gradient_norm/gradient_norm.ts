@@ -7,7 +7,7 @@ import { assertDType, assertShape, ceilDiv, type Tensor, viewTensor } from "../t
 const BLOCK = 16384;
 const WORKGROUP_SIZE = 256;
 
-/** Length of the tensors `partials` and `flags` of `gradientNorm()` for a gradient of N elements. */
+/** Rows of the tensor `partials` of `gradientNorm()` for a gradient of N elements. */
 export function gradientNormBlocks(N: number): number {
   return ceilDiv(N, BLOCK);
 }
@@ -16,23 +16,21 @@ export function gradientNormBlocks(N: number): number {
  * Sums of squares of gradient / lossScale, and whether any element is not finite, block by block;
  * `lossScaleUpdate()` adds the blocks up.
  *
- * gradient: f32 [N], of any size; lossScale: f32 [1]; partials: f32 [blocks]; flags: u32 [blocks],
- * 1 where a block holds NaN or an infinity.
+ * gradient: f32 [N], of any size; lossScale: f32 [1]; partials: f32 [blocks,2], the sum and 1 where a
+ * block holds NaN or an infinity, else 0.
  */
 export function gradientNorm(
   program: Program,
   { gradient, lossScale }: { gradient: Tensor; lossScale: Tensor },
-  { partials, flags }: { partials: Tensor; flags: Tensor },
+  { partials }: { partials: Tensor },
 ): void {
   const action = "gradientNorm";
   const [length] = gradient.shape as [number];
   const blocks = gradientNormBlocks(length);
   assertShape(action, gradient, [length]);
   for (const t of [gradient, lossScale, partials]) assertDType(action, t, "f32");
-  assertDType(action, flags, "u32");
   assertShape(action, lossScale, [1]);
-  assertShape(action, partials, [blocks]);
-  assertShape(action, flags, [blocks]);
+  assertShape(action, partials, [blocks, 2]);
 
   // as rows of whole blocks, so that slices end where blocks do; the rest is a slice of its own
   const whole = Math.floor(length / BLOCK);
@@ -51,7 +49,7 @@ export function gradientNorm(
       label: "kernels/gradient_norm/forward.wgsl",
       source: forward,
       constants: { N, BLOCK, WORKGROUP_SIZE },
-      tensors: [part, lossScale, partials, flags],
+      tensors: [part, lossScale, partials],
       uniforms: [first],
       workgroups: splitWorkgroups(rows),
       iterations: BLOCK / WORKGROUP_SIZE + WORKGROUP_SIZE,

@@ -15,9 +15,8 @@ export interface LossScaleOptions {
 
 /** Tensors that `lossScaleUpdate()` reads. */
 export interface LossScaleInputs {
-  /** f32 [blocks] and u32 [blocks] of `gradientNorm()`. */
+  /** f32 [blocks,2] of `gradientNorm()`. */
   partials: Tensor;
-  flags: Tensor;
   /** f32 [4]: learning rate, 1 / number of targets, 0, 0. */
   stepInputs: Tensor;
   /** f32 [1]: sum of the losses of all targets. */
@@ -30,17 +29,15 @@ export interface LossScaleInputs {
 export interface LossScaleOutputs {
   /** f32 [1]. */
   lossScale: Tensor;
-  /** u32 [4]: growth tracker, steps applied, steps skipped, steps skipped in a row. */
+  /** u32 [5]: growth tracker, steps applied, skipped, skipped in a row, reported. */
   counters: Tensor;
   /** f32 [4] for AdamW: gradient factor, both bias corrections, 1 if the step is skipped. */
   update: Tensor;
   /**
-   * f32 [R,8]: a ring of reports, row step % R: loss, gradient norm before clipping, loss scale,
+   * f32 [R,8]: a ring of reports, the next in row reported % R: loss, gradient norm before clipping, loss scale,
    * skipped, growth tracker, skips in a row, skips in all, 0.
    */
   reports: Tensor;
-  /** u32 [1]: reports written. */
-  stepCounter: Tensor;
 }
 
 /**
@@ -51,24 +48,23 @@ export interface LossScaleOutputs {
  */
 export function lossScaleUpdate(
   program: Program,
-  { partials, flags, stepInputs, lossSum, corrections }: LossScaleInputs,
-  { lossScale, counters, update: update_, reports, stepCounter }: LossScaleOutputs,
+  { partials, stepInputs, lossSum, corrections }: LossScaleInputs,
+  { lossScale, counters, update: update_, reports }: LossScaleOutputs,
   { gradientClip, growthFactor = 2, backoffFactor = 0.5, growthInterval = 2000 }: LossScaleOptions,
 ): void {
   const action = "lossScaleUpdate";
   const [BLOCKS] = partials.shape as [number];
   const [K] = corrections.shape as [number];
   const [REPORTS] = reports.shape as [number];
-  assertShape(action, flags, [BLOCKS]);
+  assertShape(action, partials, [BLOCKS, 2]);
   assertShape(action, stepInputs, [4]);
   assertShape(action, lossSum, [1]);
   assertShape(action, corrections, [K, 2]);
   assertShape(action, lossScale, [1]);
-  assertShape(action, counters, [4]);
+  assertShape(action, counters, [5]);
   assertShape(action, update_, [4]);
   assertShape(action, reports, [REPORTS, 8]);
-  assertShape(action, stepCounter, [1]);
-  for (const t of [flags, counters, stepCounter]) assertDType(action, t, "u32");
+  assertDType(action, counters, "u32");
   const WORKGROUP_SIZE = 256;
   program.dispatch({
     label: "kernels/loss_scale/update.wgsl",
@@ -86,7 +82,6 @@ export function lossScaleUpdate(
     },
     tensors: [
       partials,
-      flags,
       stepInputs,
       lossSum,
       corrections,
@@ -94,7 +89,6 @@ export function lossScaleUpdate(
       counters,
       update_,
       reports,
-      stepCounter,
     ],
     workgroups: [1],
     iterations: ceilDiv(BLOCKS, WORKGROUP_SIZE) + WORKGROUP_SIZE,

@@ -1,5 +1,5 @@
 // Decides about one step: the gradient's norm, whether to skip, what to clip by, the next loss scale.
-// partials, flags: [BLOCKS] of gradient_norm; corrections: [K,2]; reports: [REPORTS,8]
+// partials: [BLOCKS,2] of gradient_norm; corrections: [K,2]; reports: [REPORTS,8]
 //
 // The transition of lossScale and its growth tracker is that of torch.amp.GradScaler.
 const BLOCKS: u32 = 1;
@@ -16,6 +16,7 @@ struct Counters {
   optimizerSteps: u32, // steps applied: AdamW's t
   skippedSteps: u32,
   consecutiveSkips: u32,
+  reported: u32, // rows of reports written
 }
 
 struct Update { // what AdamW reads
@@ -25,19 +26,16 @@ struct Update { // what AdamW reads
   skipped: f32, // 1 if the step changes nothing
 }
 
-@group(0) @binding(0) var<storage, read> partials: array<f32>;
-@group(0) @binding(1) var<storage, read> flags: array<u32>;
-@group(0) @binding(2) var<storage, read> stepInputs: array<f32>; // learning rate, 1 / number of targets
-@group(0) @binding(3) var<storage, read> lossSum: array<f32>;
-@group(0) @binding(4) var<storage, read> corrections: array<vec2f>;
-@group(0) @binding(5) var<storage, read_write> lossScale: array<f32>;
-@group(0) @binding(6) var<storage, read_write> counters: Counters;
-@group(0) @binding(7) var<storage, read_write> update: Update;
-@group(0) @binding(8) var<storage, read_write> reports: array<array<f32, 8>>;
-@group(0) @binding(9) var<storage, read_write> stepCounter: array<u32>;
+@group(0) @binding(0) var<storage, read> partials: array<vec2f>; // sum, 1 if not finite
+@group(0) @binding(1) var<storage, read> stepInputs: array<f32>; // learning rate, 1 / number of targets
+@group(0) @binding(2) var<storage, read> lossSum: array<f32>;
+@group(0) @binding(3) var<storage, read> corrections: array<vec2f>;
+@group(0) @binding(4) var<storage, read_write> lossScale: array<f32>;
+@group(0) @binding(5) var<storage, read_write> counters: Counters;
+@group(0) @binding(6) var<storage, read_write> update: Update;
+@group(0) @binding(7) var<storage, read_write> reports: array<array<f32, 8>>;
 
-var<workgroup> sums: array<f32, WORKGROUP_SIZE>;
-var<workgroup> found: array<u32, WORKGROUP_SIZE>;
+var<workgroup> sums: array<vec2f, WORKGROUP_SIZE>;
 
 fn isFinite(value: f32) -> bool {
   return (bitcast<u32>(value) & 0x7f800000u) != 0x7f800000u;
@@ -45,24 +43,20 @@ fn isFinite(value: f32) -> bool {
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(@builtin(local_invocation_id) local: vec3u) {
-  var sum = 0.0;
-  var nonFinite = 0u;
+  var sum = vec2f();
   for (var i = local.x; i < BLOCKS; i += WORKGROUP_SIZE) {
     sum += partials[i];
-    nonFinite |= flags[i];
   }
   sums[local.x] = sum;
-  found[local.x] = nonFinite;
   workgroupBarrier();
   if (local.x != 0) { return; }
   for (var i = 1u; i < WORKGROUP_SIZE; i++) {
     sum += sums[i];
-    nonFinite |= found[i];
   }
 
   let scale = lossScale[0];
-  let norm = sqrt(sum);
-  if (nonFinite != 0) {
+  let norm = sqrt(sum.x);
+  if (sum.y > 0.0) {
     lossScale[0] = scale * BACKOFF_FACTOR;
     counters.growthTracker = 0;
     counters.skippedSteps += 1;
@@ -81,7 +75,7 @@ fn main(@builtin(local_invocation_id) local: vec3u) {
     }
   }
 
-  reports[stepCounter[0] % REPORTS] = array<f32, 8>(
+  reports[counters.reported % REPORTS] = array<f32, 8>(
     lossSum[0] * stepInputs[1],
     norm,
     scale,
@@ -91,5 +85,5 @@ fn main(@builtin(local_invocation_id) local: vec3u) {
     f32(counters.skippedSteps),
     0.0,
   );
-  stepCounter[0] += 1;
+  counters.reported += 1;
 }
