@@ -11,8 +11,15 @@ export interface RowSlice {
   readonly part: Tensor;
 }
 
-/** Slices start at multiples of so many rows, so that they are aligned to 256 bytes. */
-const ALIGNED_ROWS = 128;
+/**
+ * Slices start at multiples of so many rows: the least at which bindings are aligned to 256 bytes in
+ * f16, and so in f32 too, so that a table and its f16 copy are cut at the same rows.
+ */
+function alignedRows(rowLength: number): number {
+  let rows = 1;
+  while (rows * rowLength * 2 % 256 !== 0) rows *= 2;
+  return rows;
+}
 
 /**
  * Cuts a tensor along its first dimension into slices that each fit into one binding; a tensor that
@@ -22,7 +29,8 @@ export function rowSlices(device: Device, tensor: Tensor): RowSlice[] {
   const [length, ...rest] = tensor.shape as [number, ...number[]];
   const rowBytes = size(rest) * bytesPerElement(tensor.dtype);
   const fitting = Math.floor(device.maxBindingBytes / rowBytes);
-  const step = length <= fitting ? length : Math.floor(fitting / ALIGNED_ROWS) * ALIGNED_ROWS;
+  const aligned = alignedRows(size(rest));
+  const step = length <= fitting ? length : Math.floor(fitting / aligned) * aligned;
   if (step < 1) {
     throw new RangeError(
       `Cannot slice "${tensor.name}" as ${device.name} binds at most ${device.maxBindingBytes} ` +

@@ -4,7 +4,7 @@
 // x != x and the like are optimised away by compilers that assume finite numbers: only the exponent's
 // bits tell.
 const N: u32 = 1;
-const BLOCK: u32 = 16384;
+const BLOCK: u32 = 2048;
 const WORKGROUP_SIZE: u32 = 256;
 
 @group(0) @binding(0) var<storage, read> gradient: array<f32>;

@@ -4,7 +4,7 @@ import { rowSlices } from "../slices.ts";
 import { assertDType, assertShape, ceilDiv, type Tensor, viewTensor } from "../tensor.ts";
 
 /** Elements that one workgroup sums. */
-const BLOCK = 16384;
+const BLOCK = 2048;
 const WORKGROUP_SIZE = 256;
 
 /** Rows of the tensor `partials` of `gradientNorm()` for a gradient of N elements. */
