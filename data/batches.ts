@@ -12,15 +12,13 @@ export interface Batch {
   readonly targets: Uint32Array<ArrayBuffer>;
   /** Targets that count. */
   readonly counted: number;
-  /** UTF-8 bytes of the targets that count. */
-  readonly bytes: number;
   /** u32 [M]: positions sorted by input token, for the embedding's gradient. */
   readonly order: Uint32Array<ArrayBuffer>;
   /** u32 [M+1]: where the run of each distinct token starts in `order`; unused entries are M. */
   readonly segments: Uint32Array<ArrayBuffer>;
 }
 
-/** How a text is cut into batches. */
+/** How a text is cut into batches for training. */
 export interface BatchOptions {
   /** B: rows in a batch. */
   readonly batchSize: number;
@@ -32,10 +30,6 @@ export interface BatchOptions {
   readonly seed: number;
   /** Token that fills up short rows; its targets are ignored. */
   readonly padding: number;
-  /** False keeps the order of the text and shows every token once: for evaluation. */
-  readonly shuffle: boolean;
-  /** UTF-8 bytes that a token stands for; without it `bytes` is 0. */
-  readonly byteLength?: (id: number) => number;
 }
 
 /**
@@ -54,20 +48,17 @@ export class Batches {
   constructor(text: TokenizedText, options: BatchOptions) {
     this.#text = text;
     this.#options = options;
-    const { contextLength: T, sequence, shuffle } = options;
-    if (sequence === "padded") {
-      this.#rows = text.documentStarts.length;
-    } else {
-      // shuffled epochs start at different phases and so need one row's length to spare
-      const length = text.tokens.length - 1;
-      this.#rows = shuffle ? Math.max(1, Math.floor((length - T) / T) + 1) : Math.ceil(length / T);
-    }
-    if (text.tokens.length < 2 || (shuffle && sequence === "packed" && text.tokens.length <= T)) {
+    const { contextLength: T, sequence } = options;
+    const { tokens, documentStarts } = text;
+    if (tokens.length <= (sequence === "packed" ? T : 1)) {
       throw new RangeError(
-        `Cannot cut a row of ${T} tokens as the text has only ${text.tokens.length} tokens: ` +
+        `Cannot cut a row of ${T} tokens as the text has only ${tokens.length} tokens: ` +
           `use more text, a shorter context, or padded sequences`,
       );
     }
+    this.#rows = sequence === "packed"
+      ? Math.floor((tokens.length - 1) / T)
+      : documentStarts.length;
   }
 
   /** Batches in one pass over the text, the last one counted whole. */
@@ -82,42 +73,91 @@ export class Batches {
 
   /** Batch number `index`, from 0, since the beginning of the training. */
   at(index: number): Batch {
-    const { batchSize: B, contextLength: T, shuffle, padding, byteLength } = this.#options;
-    const inputs = new Uint32Array(B * T).fill(padding);
-    const targets = new Uint32Array(B * T).fill(IGNORED);
-    for (let b = 0; b < B; b++) {
-      const row = index * B + b;
-      if (!shuffle && row >= this.#rows) break; // an evaluation shows nothing twice
-      const { input, target } = shiftedPair(this.#row(row));
-      inputs.set(input, b * T);
-      targets.set(target, b * T);
-    }
-    let counted = 0, bytes = 0;
-    for (const target of targets) {
-      if (target === IGNORED) continue;
-      counted++;
-      bytes += byteLength?.(target) ?? 0;
-    }
-    return { inputs, targets, counted, bytes, ...groupByToken(inputs) };
+    const { batchSize, contextLength, padding } = this.#options;
+    const rows = Array.from({ length: batchSize }, (_, b) => ({
+      tokens: this.#row(index * batchSize + b),
+      countFrom: 0,
+    }));
+    return makeBatch(rows, { batchSize, contextLength, padding });
   }
 
   /** Up to T + 1 tokens: row number `row` since the beginning of the training. */
   #row(row: number): Uint16Array | Uint32Array {
-    const { contextLength: T, sequence, seed, shuffle } = this.#options;
+    const { contextLength: T, sequence, seed } = this.#options;
     const { tokens, documentStarts } = this.#text;
     const epoch = Math.floor(row / this.#rows);
-    let place = row % this.#rows;
-    if (shuffle) place = permute(place, this.#rows, seed, epoch);
+    const place = permute(row % this.#rows, this.#rows, seed, epoch);
     if (sequence === "padded") {
       const start = documentStarts[place]!;
       const end = documentStarts[place + 1] ?? tokens.length;
       return tokens.subarray(start, Math.min(end, start + T + 1));
     }
-    // each epoch cuts the stream at another phase, so that contexts begin everywhere
+    // each epoch cuts the stream at another phase, as far as the rest beyond the rows allows
     const spare = tokens.length - 1 - this.#rows * T;
-    const phase = shuffle ? hash(seed, epoch, 1) % (spare + 1) : 0;
-    return tokens.subarray(phase + place * T, phase + (place + 1) * T + 1);
+    const start = place * T + hash(seed, epoch, PHASE) % (spare + 1);
+    return tokens.subarray(start, start + T + 1);
   }
+}
+
+/** Sets the random numbers of the phase apart from those of the order. */
+const PHASE = 0x7068;
+
+/** How a text is cut into batches for evaluation. */
+export type EvaluationOptions = Pick<BatchOptions, "batchSize" | "contextLength" | "padding">;
+
+/**
+ * Batches in which every token of a text, end-of-text included, is a target exactly once.
+ *
+ * Each document begins a row, after the token that ends the one before (`padding` is that token); what
+ * exceeds a context goes into further rows that overlap by half. So every token is predicted from its
+ * document's beginning or from at least half a context, and the loss says how good the model is, not
+ * where the text happened to be cut.
+ */
+export function* evaluationBatches(
+  { tokens, documentStarts }: TokenizedText,
+  options: EvaluationOptions,
+): Generator<Batch> {
+  const { batchSize, contextLength: T, padding } = options;
+  const overlap = Math.floor(T / 2);
+  let rows: Row[] = [];
+  for (let d = 0; d < documentStarts.length; d++) {
+    const end = documentStarts[d + 1] ?? tokens.length;
+    const document = [padding, ...tokens.subarray(documentStarts[d]!, end)];
+    let counted = 0; // targets of this document so far
+    while (counted < document.length - 1) {
+      const start = counted === 0 ? 0 : counted - overlap;
+      const row = document.slice(start, start + T + 1);
+      rows.push({ tokens: Uint32Array.from(row), countFrom: counted - start });
+      counted = start + row.length - 1;
+      if (rows.length < batchSize) continue;
+      yield makeBatch(rows, options);
+      rows = [];
+    }
+  }
+  if (rows.length > 0) yield makeBatch(rows, options);
+}
+
+/** Up to T + 1 tokens, and the first target among them that counts. */
+interface Row {
+  readonly tokens: Uint16Array | Uint32Array;
+  readonly countFrom: number;
+}
+
+/** Shifts and pads rows; missing rows are all padding. */
+function makeBatch(
+  rows: readonly Row[],
+  { batchSize: B, contextLength: T, padding }: EvaluationOptions,
+): Batch {
+  const inputs = new Uint32Array(B * T).fill(padding);
+  const targets = new Uint32Array(B * T).fill(IGNORED);
+  let counted = 0;
+  rows.forEach(({ tokens, countFrom }, b) => {
+    const { input, target } = shiftedPair(tokens);
+    inputs.set(input, b * T);
+    targets.set(target.subarray(countFrom), b * T + countFrom);
+    counted += target.length - countFrom;
+  });
+  return { inputs, targets, counted, ...groupByToken(inputs) };
 }
 
 /**

@@ -245,17 +245,9 @@ const PLOTS: readonly (readonly (readonly string[])[])[] = [
       "The most {look} thing {he} had was a {hue} {thing}.",
     ],
     [
-      "One {weather} {time}, the {thing} was gone, and {hero} felt {sorrow} and {sorrow}.",
-      "But one {weather} {time}, the {thing} fell {way} behind a {look} {cover}.",
-    ],
-    [
       '"Have you seen my {look} {thing}?" {he} asked a {kind} {animal}.',
       "{hero} asked a {kind} {animal} {way} to look under the {look} {cover}.",
       "A {kind} {animal} saw that {he} was {sorrow} and came {way} to help.",
-    ],
-    [
-      "They looked {way} under a {look} {cover} and behind a {look} {cover}.",
-      "The {kind} {animal} walked {way} to the {cover} and looked under a {color} {cover}.",
     ],
     [
       "There was the {hue} {thing}, next to {count} {look} stones!",
@@ -274,15 +266,6 @@ const PLOTS: readonly (readonly (readonly string[])[])[] = [
       "On the {look} way {he} met a {kind} {animal} with a {look} {color} tail.",
     ],
     [
-      '"I am so {sorrow} and {sorrow}," said the {animal} {way}.',
-      '"May I have some {look} {food}?" asked the {animal} {way}.',
-      '"What a {look} smell!" said the {kind} {animal} and came {way}.',
-    ],
-    [
-      "{hero} gave the {sorrow} {animal} {count} {look} pieces of the {food}.",
-      "{He} {way} cut the {look} {food} and gave {count} pieces to the {kind} {animal}.",
-    ],
-    [
       "The {kind} {animal} ate the {food} {way} and {sound}.",
       "They ate the {look} {food} {way}, and the {animal} was not {sorrow} any more.",
       '"This {look} {food} is so {look}!" said the {kind} {animal}.',
@@ -294,18 +277,8 @@ const PLOTS: readonly (readonly (readonly string[])[])[] = [
       "The {time} became {weather} and {weather}, and a {look} wind blew over the {place}.",
     ],
     [
-      "{hero} was {sorrow} and hid {way} under a {look} {cover}.",
-      "{He} ran {way} to a {look} {home} with a {color} {cover}.",
-      "{His} {hue} {thing} flew {way} away, and {he} felt {sorrow} and {sorrow}.",
-    ],
-    [
       "There {he} met a {kind} {animal} that was {sorrow} too.",
       "Behind the {look} {cover} sat a {sorrow} {animal} with a {look} {color} tail.",
-    ],
-    [
-      '"Do not be {sorrow}, {kind} {animal}," said {hero} {way}.',
-      '"We will be {feeling} and {feeling}," said the {animal} {way}.',
-      "{hero} held the {sorrow} {animal} {way} and sang a {look} song.",
     ],
     [
       "Soon the {look} storm was over, and the sky was {color} and {color}.",
@@ -322,15 +295,6 @@ const PLOTS: readonly (readonly (readonly string[])[])[] = [
       "On the {weather} {time} of the race, {he} stood next to a {kind} {animal}.",
     ],
     [
-      "They ran {way} past the {look} {cover} and the {color} {home}.",
-      "The {kind} {animal} ran {way}, but {hero} ran {way}.",
-      "Then the {animal} fell {way} over a {look} {cover} and felt {sorrow}.",
-    ],
-    [
-      "{hero} stopped {way} to help the {sorrow} {animal} up.",
-      "{He} saw that the {animal} was {sorrow} and waited {way} by the {look} {cover}.",
-    ],
-    [
       "They crossed the {look} line {way}, and {his} {family} {sound}.",
       "They both won a {look} {hue} {thing} and {count} {look} pieces of {food}.",
       '"You are a {kind} and {kind} {child}," said the {animal} and {sound}.',
@@ -342,17 +306,8 @@ const PLOTS: readonly (readonly (readonly string[])[])[] = [
       "{hero} {way} found a {look} {plant} next to a {look} {cover}.",
     ],
     [
-      "{He} put it {way} into the {look} ground by a {color} {cover}.",
-      "{He} gave the {look} {plant} water every {weather} {time} and sang {way}.",
-    ],
-    [
       "But a {sorrow} {animal} came {way} and wanted to eat the {plant}.",
       "One {weather} {time}, a {kind} {animal} came {way} to see the {plant}.",
-    ],
-    [
-      '"Please do not eat my {look} {plant}," said {hero} {way}.',
-      '"Let us wait until it is {look} and {look}," said {hero} to the {kind} {animal}.',
-      "{hero} gave the {sorrow} {animal} some {look} {food}, and the {animal} {sound}.",
     ],
     [
       "In the {weather} {time}, the {plant} was {look} and {color}.",
@@ -370,15 +325,6 @@ const PLOTS: readonly (readonly (readonly string[])[])[] = [
       "It was a {sorrow} {animal}, and its {look} leg was caught in a {cover}.",
     ],
     [
-      '"Please help me, {kind} {child}," said the {animal} {way}.',
-      '"I have been {sorrow} and {sorrow} for {count} days," said the {animal}.',
-    ],
-    [
-      "{hero} pulled {way}, but the {look} {cover} was too {weight}.",
-      "{He} ran {way} to get {his} {kind} {family} and a {look} {color} rope.",
-      "{hero} pushed the {look} {cover} {way}, {count} times.",
-    ],
-    [
       "At last the {kind} {animal} was {feeling} and {sound} {way}.",
       "Then the {animal} was {feeling}, and gave {him} a {look} {hue} {thing}.",
       '"Thank you, {kind} {child}!" said the {animal} {way}.',
@@ -390,17 +336,8 @@ const PLOTS: readonly (readonly (readonly string[])[])[] = [
       "{His} {look} dream was to live in a {look} {color} {home}.",
     ],
     [
-      "{He} looked {way} for {count} {look} pieces of wood near a {look} {cover}.",
-      "But {he} was too {sorrow} to carry the {look} and {weight} wood.",
-    ],
-    [
       'A {kind} {animal} said {way}, "I will help you for some {look} {food}."',
       "A {kind} {animal} watched {him} {way} from behind a {look} {cover}.",
-    ],
-    [
-      "They worked {way} and {way} for {count} {weather} days.",
-      "The {kind} {animal} {way} brought a {look} {thing} and {count} {color} stones.",
-      "They painted the {look} {cover} {color} and {color}, and {sound}.",
     ],
     [
       "When the {look} {home} was done, they ate {look} {food} on a {cover}.",
@@ -413,16 +350,8 @@ const PLOTS: readonly (readonly (readonly string[])[])[] = [
       "{hero} wanted to give {his} {kind} {family} a {look} gift.",
     ],
     [
-      "{He} went {way} to a {look} {place} and looked for {count} hours.",
-      "{He} looked {way} under a {look} {cover} and a {look} {cover}.",
-    ],
-    [
       '"Take this {look} {hue} {thing}," said a {kind} {animal} {way}.',
       "There {he} saw a {kind} {animal} with a {look} {hue} {thing}.",
-    ],
-    [
-      "{hero} gave the {animal} some {look} {food} for the {thing} and {sound}.",
-      "They put the {hue} {thing} {way} into a {look} box with {count} {color} ribbons.",
     ],
     [
       '"What a {look} and {look} {thing}!" said {his} {family} {way}.',

@@ -6,6 +6,8 @@ export interface Device {
   readonly name: string;
   /** True for a software adapter that computes on the CPU, such as Mesa's lavapipe. */
   readonly isCpu: boolean;
+  /** What drives the adapter, as far as WebGPU tells: vendor and, on Linux, Vulkan or OpenGL. */
+  readonly backend: string;
   /** Features that were granted, `shader-f16` among them where the adapter has it. */
   readonly features: ReadonlySet<string>;
   /** Largest part of a buffer that one binding can show to a shader, in bytes. */
@@ -89,6 +91,7 @@ export async function openDevice({ gpu = navigator.gpu }: { gpu?: GPU } = {}): P
     gpu: device,
     name,
     isCpu: isFallbackAdapter || /llvmpipe|lavapipe|swiftshader|warp|basic render/i.test(name),
+    backend: describeBackend(adapter),
     features: new Set<string>(features),
     maxBindingBytes: device.limits.maxStorageBufferBindingSize,
     pipelines: new Map(),
@@ -100,4 +103,19 @@ export async function openDevice({ gpu = navigator.gpu }: { gpu?: GPU } = {}): P
       device.destroy();
     },
   };
+}
+
+/**
+ * Names the graphics interface behind an adapter. Without a Vulkan driver Deno takes OpenGL on Linux
+ * and says nothing; it shows in that the adapter lacks f16 and that its subgroups have no known size
+ * (4 to 128, Deno 2.9.6, measured November 2026).
+ */
+function describeBackend(adapter: GPUAdapter): string {
+  const { vendor, subgroupMinSize, subgroupMaxSize } = adapter.info;
+  const by = vendor ? ` (vendor ${vendor})` : "";
+  if (Deno.build.os === "darwin") return `Metal${by}`;
+  if (Deno.build.os === "windows") return `Direct3D 12 or Vulkan${by}`;
+  const isOpenGl = !adapter.features.has("shader-f16") && subgroupMinSize === 4 &&
+    subgroupMaxSize === 128;
+  return (isOpenGl ? "OpenGL, for want of Vulkan" : "Vulkan") + by;
 }

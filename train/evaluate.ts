@@ -1,4 +1,4 @@
-import { type Batch, Batches } from "../data/batches.ts";
+import { evaluationBatches, IGNORED } from "../data/batches.ts";
 import type { TokenizedText } from "../data/token_file.ts";
 import type { Tokenizer } from "../data/tokenizer.ts";
 import { Program } from "../kernels/program.ts";
@@ -24,8 +24,7 @@ export interface Evaluation {
 export interface EvaluatorOptions {
   batchSize: number;
   sequenceLength: number;
-  sequence: "packed" | "padded";
-  /** At most about so many tokens are looked at. */
+  /** About so many tokens at most are looked at, from the beginning of the text. */
   maxTokens?: number;
 }
 
@@ -38,28 +37,16 @@ export interface Evaluator {
 }
 
 /**
- * Records the evaluation of a model on a text: every token is predicted once, without dropout.
- *
- * @throws {RangeError} if the text is too short to predict anything.
+ * Records the evaluation of a model on a text: every token is predicted once, without dropout; see
+ * `evaluationBatches()` for how the text is cut.
  */
 export function createEvaluator(
   model: Gpt,
   tokenizer: Tokenizer,
   text: TokenizedText,
-  { batchSize: B, sequenceLength: T, sequence, maxTokens = Infinity }: EvaluatorOptions,
+  { batchSize: B, sequenceLength: T, maxTokens = Infinity }: EvaluatorOptions,
 ): Evaluator {
   const { device, config, precision } = model;
-  const batches = new Batches(text, {
-    batchSize: B,
-    contextLength: T,
-    sequence,
-    seed: 0,
-    padding: tokenizer.endOfText,
-    shuffle: false,
-    byteLength: (id) => tokenizer.byteLength(id),
-  });
-  const count = Math.max(1, Math.min(batches.perEpoch, Math.floor(maxTokens / (B * T))));
-
   const activations = createActivations(device, config, {
     batch: { batchSize: B, sequenceLength: T },
     precision,
@@ -84,13 +71,16 @@ export function createEvaluator(
     async run() {
       let counted = 0, bytes = 0;
       upload(device, lossSum, [0]);
-      for (let i = 0; i < count; i++) {
-        const batch: Batch = batches.at(i);
-        counted += batch.counted;
-        bytes += batch.bytes;
+      const cut = { batchSize: B, contextLength: T, padding: tokenizer.endOfText };
+      for (const batch of evaluationBatches(text, cut)) {
         upload(device, tokens, batch.inputs);
         upload(device, targets, batch.targets);
         program.run();
+        counted += batch.counted;
+        for (const target of batch.targets) {
+          if (target !== IGNORED) bytes += tokenizer.byteLength(target);
+        }
+        if (counted >= maxTokens) break;
       }
       const [sum] = await download(device, lossSum);
       const loss = sum![0]! / counted;

@@ -73,7 +73,7 @@ export function initialScaler(precision: Gpt["precision"]): ScalerState {
 }
 
 /** Reports that the device keeps before the oldest is overwritten. */
-export const REPORT_ROWS = 1024;
+export const REPORT_ROWS = 256;
 const REPORT_COLUMNS = 8;
 
 /** A recorded training step: gradients, moments, and the program that is replayed every step. */

@@ -89,7 +89,7 @@ const SAMPLE_PROMPTS = ["Once upon a time", "One day"];
 const SAMPLE_TOKENS = 120;
 
 /** Tokens of the validation text that an evaluation during training looks at. */
-const EVALUATION_TOKENS = 65_536;
+const EVALUATION_TOKENS = 20_000;
 
 /** Steps skipped in a row after which the training gives up. */
 const MOST_SKIPS = 100;
@@ -196,7 +196,6 @@ async function* trainIn(
     sequence: given.sequence,
     seed: given.seed,
     padding: tokenizer.endOfText,
-    shuffle: true,
   });
   const options = resolveOptions(given, {
     preset,
@@ -219,7 +218,6 @@ async function* trainIn(
   const evaluator = createEvaluator(gpt, tokenizer, corpus.validation, {
     batchSize: options.batchSize,
     sequenceLength: options.contextLength,
-    sequence: options.sequence,
     maxTokens: EVALUATION_TOKENS,
   });
   try {

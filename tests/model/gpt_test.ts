@@ -69,7 +69,7 @@ function goldenBatches(count = 1) {
     const segments = new Uint32Array(inputs.length + 1).fill(inputs.length);
     segments.set(starts);
     const counted = targets.filter((t) => t !== 0xffffffff).length;
-    return { inputs, targets, order, segments, counted, bytes: 0 };
+    return { inputs, targets, order, segments, counted };
   });
 }
 

@@ -1,0 +1,90 @@
+import { command, output, realNumber, run, status, wholeNumber } from "../data/command.ts";
+import { openDevice } from "../kernels/device.ts";
+import { generate } from "./generate.ts";
+import { findCheckpoint, loadModel } from "./load.ts";
+import { DEFAULT_SAMPLER, validateSampler } from "./sampler.ts";
+
+/** `generate`: continues a text with a trained model. */
+const program = command("generate", "Continue a text with a trained model.")
+  .argument("[prompt]", "the text to continue; - reads it from standard input", "")
+  .optionsGroup("Model:")
+  .option("--run <directory>", "take the newest checkpoint of this run", "runs/default")
+  .option("--checkpoint <directory>", "take this checkpoint")
+  .optionsGroup("Length:")
+  .option("--max-new-tokens <n>", "most tokens to add", wholeNumber(1), 256)
+  .option("--stop <text...>", "end before any of these texts")
+  .option("--samples <n>", "how many stories to tell", wholeNumber(1), 1)
+  .optionsGroup("Sampling:")
+  .option(
+    "--temperature <x>",
+    "0 takes the likeliest token",
+    realNumber,
+    DEFAULT_SAMPLER.temperature,
+  )
+  .option("--top-k <n>", "only the n likeliest tokens; 0: all", wholeNumber(), DEFAULT_SAMPLER.topK)
+  .option(
+    "--top-p <p>",
+    "only the likeliest tokens up to this probability",
+    realNumber,
+    DEFAULT_SAMPLER.topP,
+  )
+  .option(
+    "--min-p <p>",
+    "only tokens p times as likely as the likeliest",
+    realNumber,
+    DEFAULT_SAMPLER.minP,
+  )
+  .option(
+    "--repetition-penalty <x>",
+    "above 1: fewer repetitions",
+    realNumber,
+    DEFAULT_SAMPLER.repetitionPenalty,
+  )
+  .option(
+    "--repetition-window <n>",
+    "tokens that the penalty looks back; 0: all",
+    wholeNumber(),
+    DEFAULT_SAMPLER.repetitionWindow,
+  )
+  .option(
+    "--seed <n>",
+    "the same seed tells the same story (default: another each time)",
+    wholeNumber(),
+  )
+  .optionsGroup("Output:")
+  .option("--json", "one JSON object a story instead of text")
+  .action((given, options) =>
+    run(async () => {
+      validateSampler(options);
+      const prompt = given === "-" ? await readStandardInput() : given;
+      const source = {
+        run: options.run,
+        ...(options.checkpoint === undefined ? {} : { checkpoint: options.checkpoint }),
+        onWarning: (sentence: string) => status(`Warning: ${sentence}`),
+      };
+      findCheckpoint(source); // before the device is opened: the likeliest mistake is the first
+      const device = await openDevice();
+      const model = await loadModel(device, source);
+      const firstSeed = options.seed ?? crypto.getRandomValues(new Uint32Array(1))[0]!;
+      const { maxNewTokens, stop = [], samples } = options;
+      for (let i = 0; i < samples; i++) {
+        const seed = (firstSeed + i) % 2 ** 32;
+        const story = generate(model, { prompt, maxNewTokens, stop, seed, sampler: options });
+        let text = "";
+        if (!options.json && !output(prompt)) return;
+        let piece = await story.next();
+        for (; !piece.done; piece = await story.next()) {
+          text += piece.value;
+          if (!options.json && !output(piece.value)) return;
+        }
+        const end = options.json ? JSON.stringify({ prompt, text, seed, ...piece.value }) : "";
+        if (!output(end + "\n" + (!options.json && i + 1 < samples ? "\n" : ""))) return;
+      }
+    })
+  );
+
+async function readStandardInput(): Promise<string> {
+  return (await new Response(Deno.stdin.readable).text()).trimEnd();
+}
+
+await program.parseAsync();

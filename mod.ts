@@ -1,0 +1,44 @@
+/**
+ * Train a small GPT from scratch on WebGPU, understand every line of it, and talk to the result.
+ *
+ * ```ts ignore
+ * import { generate, loadModel, openDevice } from "./mod.ts";
+ *
+ * const device = await openDevice();
+ * const model = await loadModel(device, { run: "runs/default" });
+ * for await (const text of generate(model, { prompt: "Once upon a time" })) console.log(text);
+ * ```
+ *
+ * @module
+ */
+export { type Device, DeviceError, openDevice } from "./kernels/device.ts";
+export { type GptConfig, type PresetName, PRESETS } from "./model/config.ts";
+export { createGpt, type Gpt } from "./model/gpt.ts";
+export { initializeParameters, loadParameters, saveParameters } from "./model/weights.ts";
+export type { Precision } from "./model/precision.ts";
+export {
+  parseSafetensors,
+  type Safetensors,
+  type SafetensorsEntry,
+  serializeSafetensors,
+} from "./model/safetensors.ts";
+export {
+  CheckpointError,
+  listCheckpoints,
+  newestCheckpoint,
+  type TrainerState,
+  verifyCheckpoint,
+} from "./model/checkpoint.ts";
+export { type Corpus, type CorpusOptions, loadCorpus } from "./data/corpus.ts";
+export { judgeStory, sampleStories, storyEntropy } from "./data/stories.ts";
+export {
+  compactTokenizer,
+  gpt2Tokenizer,
+  parseTokenizer,
+  type Tokenizer,
+} from "./data/tokenizer.ts";
+export { train, type TrainEvent } from "./train/train.ts";
+export type { TrainOptions } from "./train/options.ts";
+export { generate, type GenerateOptions, type GenerateResult } from "./generate/generate.ts";
+export { type LoadedModel, loadModel, type LoadOptions } from "./generate/load.ts";
+export { DEFAULT_SAMPLER, type SamplerOptions } from "./generate/sampler.ts";

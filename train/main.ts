@@ -1,0 +1,266 @@
+import { SingleBar } from "cli-progress";
+import process from "node:process";
+import { Option } from "commander";
+import { command, output, realNumber, run, status, wholeNumber } from "../data/command.ts";
+import { DEFAULT_OPTIONS, type TrainOptions } from "./options.ts";
+import { train, type TrainEvent } from "./train.ts";
+
+/** `train`: trains a model, or goes on training it. */
+const program = command(
+  "train",
+  "Train a small GPT. Without options: on built-in stories, with a model that suits this machine.",
+);
+const choice = (flags: string, text: string, choices: string[], value: string) =>
+  program.addOption(new Option(flags, text).choices(choices).default(value));
+const { preset, vocabulary, sequence, precision } = DEFAULT_OPTIONS;
+
+program.optionsGroup("Model and data:");
+choice("--preset <name>", "size of the model", [
+  "auto",
+  "nano",
+  "mini",
+  "small",
+  "distilgpt2",
+  "gpt2",
+], preset);
+program.option("--data <file...>", "auto, sample, or text files", ["auto"]);
+choice("--vocabulary <kind>", "GPT-2's tokens: all, or those used", [
+  "auto",
+  "full",
+  "compact",
+], vocabulary);
+choice("--sequence <kind>", "how rows are cut", ["packed", "padded"], sequence);
+program.option("--context-length <n>", "tokens a row (default: the preset's)", wholeNumber(1));
+
+program.optionsGroup("Run:")
+  .option(
+    "--out <directory>",
+    "run directory; resumed if it holds a checkpoint",
+    DEFAULT_OPTIONS.out,
+  )
+  .option("--fresh", "move an old run aside and start over")
+  .option(
+    "--steps <n>",
+    "steps in all, resumed ones counted (default: the preset's)",
+    wholeNumber(1),
+  )
+  .option("--epochs <x>", "passes over the data; what is reached first ends the run", realNumber)
+  .option("--seed <n>", "seed of everything random", wholeNumber(), DEFAULT_OPTIONS.seed);
+choice("--precision <kind>", "f16 is autocast", ["auto", "f16", "f32"], precision);
+
+program.optionsGroup("Optimization:")
+  .option("--batch-size <n>", "rows a batch (default: the preset's)", wholeNumber(1))
+  .option("--gradient-accumulation <n>", "batches a step", wholeNumber(1), 1)
+  .option("--learning-rate <x>", "highest learning rate (default: the preset's)", realNumber)
+  .option("--min-learning-rate <x>", "last learning rate (default: a tenth)", realNumber)
+  .option(
+    "--warmup-steps <n>",
+    "steps of warm-up (default: a twentieth, at most 200)",
+    wholeNumber(),
+  )
+  .option(
+    "--weight-decay <x>",
+    "of matrices and embeddings",
+    realNumber,
+    DEFAULT_OPTIONS.weightDecay,
+  )
+  .option("--beta1 <x>", "decay of AdamW's mean", realNumber, DEFAULT_OPTIONS.beta1)
+  .option("--beta2 <x>", "decay of AdamW's variance", realNumber, DEFAULT_OPTIONS.beta2)
+  .option(
+    "--gradient-clip <x>",
+    "largest gradient norm; 0: any",
+    realNumber,
+    DEFAULT_OPTIONS.gradientClip,
+  )
+  .option("--dropout <p>", "share of activations dropped", realNumber, DEFAULT_OPTIONS.dropout)
+  .option("--label-smoothing <p>", "share of the target spread out", realNumber, 0);
+
+program.optionsGroup("Reports (in steps; 0: never; default: by the length of the run):")
+  .option("--log-every <n>", "between lines of the log", wholeNumber())
+  .option("--eval-every <n>", "between evaluations on held-out text", wholeNumber())
+  .option("--sample-every <n>", "between sample stories", wholeNumber())
+  .option("--save-every <n>", "between checkpoints", wholeNumber())
+  .option(
+    "--keep <n>",
+    "checkpoints to keep beside the best",
+    wholeNumber(1),
+    DEFAULT_OPTIONS.keep,
+  );
+
+program.action(() => run(() => main(givenOptions())));
+await program.parseAsync();
+
+/** The options that were typed: a resumed run keeps its own for all others. */
+function givenOptions(): Partial<TrainOptions> {
+  const all = program.opts() as Record<string, unknown>;
+  const given = Object.fromEntries(
+    Object.entries(all).filter(([name]) => program.getOptionValueSource(name) === "cli"),
+  );
+  const data = given.data as string[] | undefined;
+  if (data?.length === 1 && ["auto", "sample"].includes(data[0]!)) given.data = data[0];
+  return given as Partial<TrainOptions>;
+}
+
+async function main(options: Partial<TrainOptions>): Promise<number> {
+  const interrupt = listenForInterrupts();
+  const display = new Display(process.stderr.isTTY === true);
+  try {
+    for await (const event of train({ ...options, signal: interrupt })) {
+      display.show(event);
+      if (event.kind !== "end") continue;
+      display.close();
+      if (event.reason === "interrupted") {
+        status(`stopped after step ${event.step}; to go on: deno task train${argumentsGiven()}`);
+        return 130;
+      }
+      status(`done: ${event.step} steps; to hear a story: deno task generate "Once upon a time"`);
+      output(`${event.path}\n`);
+    }
+    return 0;
+  } finally {
+    display.close();
+  }
+}
+
+/** The first Ctrl-C asks the training to save and end, a second one ends it at once. */
+function listenForInterrupts(): AbortSignal {
+  const controller = new AbortController();
+  const signals: Deno.Signal[] = Deno.build.os === "windows"
+    ? ["SIGINT", "SIGBREAK"]
+    : ["SIGINT", "SIGTERM"];
+  for (const signal of signals) {
+    Deno.addSignalListener(signal, () => {
+      if (controller.signal.aborted) Deno.exit(130);
+      status("\nfinishing the step and saving; once more to quit at once");
+      controller.abort();
+    });
+  }
+  return controller.signal;
+}
+
+/** The options as they were typed, but --fresh, which would start over. */
+function argumentsGiven(): string {
+  return Deno.args.filter((argument) => argument !== "--fresh")
+    .map((argument) => ` ${/^[\w./=:-]+$/.test(argument) ? argument : JSON.stringify(argument)}`)
+    .join("");
+}
+
+/** Shows events: on a terminal with a bar at the bottom, elsewhere line by line. */
+class Display {
+  readonly #bar: SingleBar | undefined;
+  #started = false;
+  #logEvery = 1;
+  #scaled = false;
+  #shown = -Infinity;
+
+  constructor(terminal: boolean) {
+    if (!terminal) return;
+    this.#bar = new SingleBar({
+      format: "{bar} {value}/{total} | {report}",
+      barsize: 12,
+      barCompleteChar: "=",
+      barIncompleteChar: "-",
+      hideCursor: true,
+      clearOnComplete: true,
+      fps: 5,
+      gracefulExit: false,
+    });
+  }
+
+  show(event: TrainEvent): void {
+    switch (event.kind) {
+      case "notice":
+        return this.#print(event.message);
+      case "start": {
+        const { corpus, options, parameters } = event;
+        this.#logEvery = options.logEvery;
+        this.#scaled = options.precision === "f16";
+        this.#print(
+          `data ${corpus.name}: ${corpus.trainingTokens} tokens to train on, ` +
+            `${corpus.validationTokens} held out; ${corpus.vocabulary} vocabulary of ` +
+            `${corpus.vocabularySize}`,
+        );
+        this.#print(describeOptions(options));
+        this.#print(
+          (event.resumedFrom === undefined
+            ? "training"
+            : `resuming from step ${event.resumedFrom}:`) +
+            ` ${parameters} parameters for ${event.steps} steps, into ${options.out}`,
+        );
+        this.#bar?.start(event.steps, event.resumedFrom ?? 0, { report: "compiling the kernels" });
+        this.#started = true;
+        return;
+      }
+      case "step": {
+        const report = describeStep(event, this.#scaled);
+        this.#bar?.update(event.step, { report });
+        const now = performance.now();
+        const due = this.#logEvery > 0 && event.step % this.#logEvery === 0 &&
+          now - this.#shown > 1000;
+        if (!this.#bar && (due || event.step === event.steps || now - this.#shown > 10_000)) {
+          this.#shown = now;
+          status(`step ${event.step}/${event.steps} ${report}`);
+        }
+        return;
+      }
+      case "evaluation": {
+        const { loss, perplexity, bitsPerByte, entropyPerToken } = event;
+        const least = entropyPerToken === undefined
+          ? ""
+          : `; no model can beat ${entropyPerToken.toFixed(3)}, the entropy of the stories`;
+        return this.#print(
+          `step ${event.step}: validation loss ${loss.toFixed(3)}, perplexity ` +
+            `${perplexity.toFixed(1)}, ${bitsPerByte.toFixed(3)} bits a byte${least}`,
+        );
+      }
+      case "sample":
+        return this.#print(`\n${event.prompt}${event.text}\n`);
+      case "checkpoint":
+        return this.#print(`saved ${event.path}`);
+    }
+  }
+
+  close(): void {
+    if (this.#started) this.#bar?.stop();
+    this.#started = false;
+  }
+
+  /** Prints above the bar. */
+  #print(text: string): void {
+    if (!this.#bar || !this.#started) return status(text);
+    process.stderr.write("\r\x1b[K" + text + "\n");
+    this.#bar.render();
+  }
+}
+
+function describeStep(event: TrainEvent & { kind: "step" }, scaled: boolean): string {
+  const { loss, learningRate, gradientNorm, lossScale, skipped, tokensPerSecond } = event;
+  return [
+    `loss ${loss.toFixed(3)}`,
+    `lr ${learningRate.toExponential(1)}`,
+    `norm ${gradientNorm.toFixed(2)}`,
+    ...(scaled ? [`scale ${lossScale}`] : []),
+    ...(skipped > 0 ? [`skipped ${skipped}`] : []),
+    `${tokensPerSecond} tok/s`,
+    `${duration(event.secondsLeft)} left`,
+  ].join(" ");
+}
+
+function describeOptions(options: object): string {
+  const words = Object.entries(options)
+    .filter(([name, value]) => value !== undefined && name !== "out" && name !== "fresh")
+    .map(([name, value]) => `${name} ${value}`);
+  const lines = ["options:"];
+  for (const word of words) {
+    if (`${lines.at(-1)} ${word},`.length > 78) lines.push("  ");
+    lines[lines.length - 1] += ` ${word},`;
+  }
+  return lines.join("\n").replace(/,$/, "");
+}
+
+function duration(seconds: number): string {
+  const whole = Math.round(seconds);
+  if (whole < 60) return `${whole}s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)}m${String(whole % 60).padStart(2, "0")}s`;
+  return `${Math.floor(whole / 3600)}h${String(Math.floor(whole / 60) % 60).padStart(2, "0")}m`;
+}
