@@ -11,26 +11,31 @@
  *
  * @module
  */
+export { type Arena } from "./kernels/arena.ts";
 export { type Device, DeviceError, openDevice } from "./kernels/device.ts";
-export { type GptConfig, type PresetName, PRESETS } from "./model/config.ts";
+export type { DType, Tensor } from "./kernels/tensor.ts";
+export { type GptConfig, type PresetDimensions, type PresetName, PRESETS } from "./model/config.ts";
 export { createGpt, type Gpt } from "./model/gpt.ts";
 export { initializeParameters, loadParameters, saveParameters } from "./model/weights.ts";
 export type { Precision } from "./model/precision.ts";
 export {
   parseSafetensors,
   type Safetensors,
+  type SafetensorsDType,
   type SafetensorsEntry,
   serializeSafetensors,
 } from "./model/safetensors.ts";
 export {
   CheckpointError,
+  type FileDigest,
   listCheckpoints,
   newestCheckpoint,
   type TrainerState,
   verifyCheckpoint,
 } from "./model/checkpoint.ts";
-export { type Corpus, type CorpusOptions, loadCorpus } from "./data/corpus.ts";
-export { judgeStory, sampleStories, storyEntropy } from "./data/stories.ts";
+export { type Corpus, type CorpusOptions, loadCorpus, type VocabularyMode } from "./data/corpus.ts";
+export type { TokenizedText } from "./data/token_file.ts";
+export { type Judgement, judgeStory, sampleStories, storyEntropy } from "./data/stories.ts";
 export {
   compactTokenizer,
   gpt2Tokenizer,
@@ -38,7 +43,8 @@ export {
   type Tokenizer,
 } from "./data/tokenizer.ts";
 export { train, type TrainEvent } from "./train/train.ts";
-export type { TrainOptions } from "./train/options.ts";
+export type { ResolvedOptions, TrainOptions } from "./train/options.ts";
+export type { Evaluation } from "./train/evaluate.ts";
 export { generate, type GenerateOptions, type GenerateResult } from "./generate/generate.ts";
 export { type LoadedModel, loadModel, type LoadOptions } from "./generate/load.ts";
 export { DEFAULT_SAMPLER, type SamplerOptions } from "./generate/sampler.ts";

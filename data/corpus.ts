@@ -12,7 +12,9 @@ export type VocabularyMode = "auto" | "full" | "compact";
 export interface Corpus {
   /** What it is called in messages: `sample`, or the files' names. */
   readonly name: string;
+  /** The tokenizer of both texts. */
   readonly tokenizer: Tokenizer;
+  /** What to train on. */
   readonly training: TokenizedText;
   /** Held out by document: no story is in both. */
   readonly validation: TokenizedText;
@@ -30,6 +32,7 @@ export interface Corpus {
 export interface CorpusOptions {
   /** `sample`, the built-in stories, or paths of UTF-8 text files. */
   readonly data: "sample" | readonly string[];
+  /** `auto` unless said otherwise. */
   readonly vocabulary?: VocabularyMode;
   /** A checkpoint's tokenizer, to be used as it is. */
   readonly tokenizer?: Tokenizer;

@@ -13,6 +13,7 @@ import { dirname } from "node:path";
 
 /** A tokenized text: documents one after the other, each followed by end-of-text. */
 export interface TokenizedText {
+  /** Ids. */
   readonly tokens: Uint16Array<ArrayBuffer> | Uint32Array<ArrayBuffer>;
   /** Where each document starts in `tokens`. */
   readonly documentStarts: Uint32Array<ArrayBuffer>;

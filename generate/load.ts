@@ -10,7 +10,9 @@ import { loadParameters } from "../model/weights.ts";
 
 /** A model with the tokenizer that it was trained with. */
 export interface LoadedModel {
+  /** The model. */
   readonly gpt: Gpt;
+  /** Its tokenizer. */
   readonly tokenizer: Tokenizer;
 }
 

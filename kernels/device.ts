@@ -27,6 +27,7 @@ export interface Device {
 
 /** Thrown when no usable WebGPU adapter is there, or when the device fails while it works. */
 export class DeviceError extends Error {
+  /** Tells this error from others without `instanceof`. */
   override name = "DeviceError";
 }
 

@@ -58,7 +58,7 @@ function valueOf(source: string, term: string): number {
   const literal = /^(\d+)u?$/.exec(term);
   if (literal) return Number(literal[1]);
   const declaration = new RegExp(`^const ${term}\\b[^=;]*= ([^;]+);`, "m").exec(source);
-  const factors = declaration?.[1]!.split(/ ([*/]) /);
+  const factors = declaration?.[1]?.split(/ ([*/]) /);
   if (!factors || !factors.every((part) => /^(\w+|[*/])$/.test(part))) {
     throw new RangeError(`Cannot unroll a loop up to "${term}": it is no product of constants`);
   }

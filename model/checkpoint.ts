@@ -4,6 +4,7 @@ import { join } from "node:path";
 
 /** Thrown when a checkpoint is missing, damaged, or cannot be written. */
 export class CheckpointError extends Error {
+  /** Tells this error from others without `instanceof`. */
   override name = "CheckpointError";
 }
 
@@ -15,12 +16,15 @@ export const STATE_FILE = "trainer_state.json";
 
 /** Size and SHA-256, in hexadecimal, of one file of a checkpoint. */
 export interface FileDigest {
+  /** Size. */
   bytes: number;
+  /** SHA-256 in hexadecimal. */
   sha256: string;
 }
 
 /** Where a training stands: everything needed to go on that is no tensor. */
 export interface TrainerState {
+  /** Version of the format, `CHECKPOINT_FORMAT`. */
   formatVersion: number;
   /** Steps done. */
   step: number;
@@ -30,12 +34,17 @@ export interface TrainerState {
   batchIndex: number;
   /** Seed of parameters, order of data, and dropout. */
   seed: number;
+  /** The loss scale of the next step. */
   lossScale: number;
+  /** Good steps since the loss scale changed. */
   growthTracker: number;
   /** Steps that were applied: AdamW's t. */
   optimizerSteps: number;
+  /** Steps skipped in all. */
   skippedSteps: number;
+  /** Steps skipped in a row up to now. */
   consecutiveSkips: number;
+  /** Lowest validation loss so far, null before the first evaluation. */
   bestValidationLoss: number | null;
   /** The learning rate over the steps, as it was when saved. */
   schedule: {
@@ -48,6 +57,7 @@ export interface TrainerState {
   options: Record<string, unknown>;
   /** `Tokenizer.hash` of tokenizer.json. */
   tokenizerHash: string;
+  /** What the model is trained on, and the SHA-256 of its documents. */
   data: { name: string; hash: string };
   /** Every other file of the checkpoint. */
   files: Record<string, FileDigest>;

@@ -17,8 +17,11 @@ import type { Precision } from "./precision.ts";
 
 /** A GPT-2 model on a device: dimensions and parameters, nothing of any batch. */
 export interface Gpt {
+  /** Where it lives. */
   readonly device: Device;
+  /** Its dimensions. */
   readonly config: GptConfig;
+  /** Element types of its matrix products. */
   readonly precision: Precision;
   /** f32 master parameters by Hugging Face's names. */
   readonly parameters: Arena;

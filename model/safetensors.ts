@@ -1,5 +1,22 @@
-/** Element types of the safetensors format and their sizes in bytes. */
-const DTYPE_BYTES = {
+/** Element type of a tensor in a safetensors file. */
+export type SafetensorsDType =
+  | "BOOL"
+  | "U8"
+  | "I8"
+  | "F8_E5M2"
+  | "F8_E4M3"
+  | "U16"
+  | "I16"
+  | "F16"
+  | "BF16"
+  | "U32"
+  | "I32"
+  | "F32"
+  | "U64"
+  | "I64"
+  | "F64";
+
+const DTYPE_BYTES: Readonly<Record<SafetensorsDType, number>> = {
   BOOL: 1,
   U8: 1,
   I8: 1,
@@ -15,14 +32,13 @@ const DTYPE_BYTES = {
   U64: 8,
   I64: 8,
   F64: 8,
-} as const;
-
-/** Element type of a tensor in a safetensors file. */
-export type SafetensorsDType = keyof typeof DTYPE_BYTES;
+};
 
 /** One tensor of a safetensors file. */
 export interface SafetensorsEntry {
+  /** Element type. */
   readonly dtype: SafetensorsDType;
+  /** Dimensions, slowest first. */
   readonly shape: readonly number[];
   /** The elements, little-endian, row-major. */
   readonly data: Uint8Array<ArrayBuffer>;
@@ -30,7 +46,9 @@ export interface SafetensorsEntry {
 
 /** The content of a safetensors file. */
 export interface Safetensors {
+  /** Tensors by name, in the order of the header. */
   readonly tensors: ReadonlyMap<string, SafetensorsEntry>;
+  /** Texts by name. */
   readonly metadata: ReadonlyMap<string, string>;
 }
 
@@ -217,6 +235,7 @@ function show(value: Json): string {
 }
 
 const TOKEN =
+  // deno-lint-ignore no-control-regex
   /([{}[\],:])|("(?:[^"\\\u0000-\u001f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*")|(-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?)|(true|false|null)/y;
 
 /**

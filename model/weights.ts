@@ -1,6 +1,6 @@
 import { download, size, type Tensor, upload } from "../kernels/tensor.ts";
 import type { GptConfig } from "./config.ts";
-import { type Gpt } from "./gpt.ts";
+import type { Gpt } from "./gpt.ts";
 import { initialValues, parameterTable } from "./parameters.ts";
 import { fromFloat32, type SafetensorsEntry, toFloat32 } from "./safetensors.ts";
 

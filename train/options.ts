@@ -4,38 +4,57 @@ import type { Precision } from "../model/precision.ts";
 
 /** Every option of a training. What is undefined is decided by preset, device and data. */
 export interface TrainOptions {
+  /** Size of the model; `auto` decides by the device. */
   preset: PresetName | "auto";
   /** `sample`, or paths of UTF-8 text files; `auto` takes the sample. */
   data: "auto" | "sample" | readonly string[];
+  /** Which of GPT-2's tokens the model knows. */
   vocabulary: VocabularyMode;
+  /** `packed`: contexts cut from the stream of documents; `padded`: one document a row. */
   sequence: "packed" | "padded";
   /** The run directory. */
   out: string;
   /** Move an old run aside and start over. */
   fresh: boolean;
+  /** `auto` takes f16 on a GPU that has it. */
   precision: Precision | "auto";
+  /** Tokens in a row, and positions of the model. */
   contextLength: number | undefined;
   /** Steps in all, resumed ones counted. */
   steps: number | undefined;
   /** Passes over the data; with `steps` the one reached first ends the run. */
   epochs: number | undefined;
+  /** Rows in a micro-batch. */
   batchSize: number | undefined;
+  /** Micro-batches in a step. */
   gradientAccumulation: number;
+  /** Highest learning rate, after the warm-up. */
   learningRate: number | undefined;
+  /** Learning rate of the last step. */
   minLearningRate: number | undefined;
+  /** Steps in which the learning rate rises. */
   warmupSteps: number | undefined;
+  /** AdamW's decoupled decay of matrices and embeddings. */
   weightDecay: number;
+  /** Decay of AdamW's first moment. */
   beta1: number;
+  /** Decay of AdamW's second moment. */
   beta2: number;
   /** Largest norm of the gradient; 0 clips nothing. */
   gradientClip: number;
+  /** Share of activations dropped. */
   dropout: number;
+  /** Share of the target's probability spread over the vocabulary. */
   labelSmoothing: number;
+  /** Seed of parameters, order of data and dropout. */
   seed: number;
-  /** Steps between evaluations, checkpoints, samples, lines of the log; 0 for never. */
+  /** Steps between evaluations on held-out text; 0 for never. */
   evalEvery: number | undefined;
+  /** Steps between checkpoints; 0 for none but the last. */
   saveEvery: number | undefined;
+  /** Steps between sample stories; 0 for none. */
   sampleEvery: number | undefined;
+  /** Steps between lines of the log; 0 for none. */
   logEvery: number | undefined;
   /** Checkpoints to keep beside the best. */
   keep: number;
@@ -95,18 +114,31 @@ const PRESET_DEFAULTS: Readonly<Record<PresetName, PresetDefaults>> = {
 
 /** Training options with every choice made, as they are shown and kept in the checkpoint. */
 export interface ResolvedOptions extends TrainOptions {
+  /** The preset chosen. */
   preset: PresetName;
+  /** The data chosen. */
   data: "sample" | readonly string[];
+  /** The precision chosen. */
   precision: Precision;
+  /** T. */
   contextLength: number;
+  /** Steps in all. */
   steps: number;
+  /** B. */
   batchSize: number;
+  /** Highest learning rate. */
   learningRate: number;
+  /** Last learning rate. */
   minLearningRate: number;
+  /** Steps of warm-up. */
   warmupSteps: number;
+  /** Steps between evaluations. */
   evalEvery: number;
+  /** Steps between checkpoints. */
   saveEvery: number;
+  /** Steps between samples. */
   sampleEvery: number;
+  /** Steps between lines of the log. */
   logEvery: number;
 }
 
