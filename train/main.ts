@@ -87,9 +87,6 @@ program.optionsGroup("Reports (in steps; 0: never; default: by the length of the
     DEFAULT_OPTIONS.keep,
   );
 
-program.action(() => run(() => main(givenOptions())));
-await program.parseAsync();
-
 /** The options that were typed: a resumed run keeps its own for all others. */
 function givenOptions(): Partial<TrainOptions> {
   const all = program.opts() as Record<string, unknown>;
@@ -264,3 +261,6 @@ function duration(seconds: number): string {
   if (whole < 3600) return `${Math.floor(whole / 60)}m${String(whole % 60).padStart(2, "0")}s`;
   return `${Math.floor(whole / 3600)}h${String(Math.floor(whole / 60) % 60).padStart(2, "0")}m`;
 }
+
+program.action(() => run(() => main(givenOptions())));
+await program.parseAsync();
