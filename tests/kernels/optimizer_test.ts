@@ -1,0 +1,205 @@
+import assert from "node:assert/strict";
+import { adamw, adamwCorrections } from "../../kernels/adamw/adamw.ts";
+import * as adamwReference from "../../kernels/adamw/reference.ts";
+import { gradientNorm, gradientNormBlocks } from "../../kernels/gradient_norm/gradient_norm.ts";
+import * as normReference from "../../kernels/gradient_norm/reference.ts";
+import { lossScaleUpdate } from "../../kernels/loss_scale/loss_scale.ts";
+import { updateScaler } from "../../kernels/loss_scale/reference.ts";
+import { Program } from "../../kernels/program.ts";
+import { download, upload } from "../../kernels/tensor.ts";
+import {
+  assertClose,
+  device,
+  freshSeed,
+  poisoned,
+  randomValues,
+  REAL_TYPES,
+  tensorOf,
+  testRandom,
+} from "./harness.ts";
+
+const f32 = (...shape: number[]) => ({ shape, dtype: "f32" as const });
+
+/** The optimizer of one parameter of N elements, as a training step records it. */
+function optimizer(
+  N: number,
+  { gradientClip = Infinity, growthInterval = 2000, weightDecay = 0, copy = false, on = device } =
+    {},
+) {
+  const table = adamwCorrections(0.9, 0.95);
+  const t = {
+    gradient: tensorOf("gradient", f32(N), new Float32Array(N)),
+    parameter: tensorOf("parameter", f32(N), new Float32Array(N)),
+    m: tensorOf("m", f32(N), new Float32Array(N)),
+    v: tensorOf("v", f32(N), new Float32Array(N)),
+    ...(copy ? { copy: poisoned("copy", { shape: [N], dtype: "f16" }) } : {}),
+    partials: poisoned("partials", f32(gradientNormBlocks(N), 2)),
+    stepInputs: tensorOf("stepInputs", f32(4), [1e-3, 1, 0, 0]),
+    lossSum: tensorOf("lossSum", f32(1), [2.5]),
+    corrections: tensorOf("corrections", f32(table.length / 2, 2), table),
+    lossScale: tensorOf("lossScale", f32(1), [65536]),
+    counters: tensorOf("counters", { shape: [5], dtype: "u32" }, [0, 0, 0, 0, 0]),
+    update: poisoned("update", f32(4)),
+    reports: poisoned("reports", f32(4, 8)),
+  };
+  const program = new Program(on);
+  gradientNorm(program, t, t);
+  lossScaleUpdate(program, t, t, { gradientClip, growthInterval });
+  adamw(program, t, t, { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay });
+  return { t, step: () => program.run() };
+}
+
+Deno.test("lossScaleUpdate() follows torch.amp.GradScaler", async () => {
+  const { t, step } = optimizer(64, { growthInterval: 3 });
+  const known = [
+    [32768, 0],
+    [16384, 0],
+    [16384, 1],
+    [16384, 2],
+    [32768, 0],
+    [32768, 1],
+    [32768, 2],
+    [16384, 0],
+    [16384, 1],
+    [16384, 2],
+    [32768, 0],
+  ];
+  const found = [1, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0];
+  let expected = { scale: 65536, growthTracker: 0 }, skips = 0, inARow = 0;
+  for (const [i, bad] of found.entries()) {
+    upload(device, t.gradient, new Float32Array(64).fill(bad ? Infinity : 65536));
+    const used = (await download(device, t.lossScale))[0]![0]!;
+    step();
+    const [scale, counters, reports] = await download(device, t.lossScale, t.counters, t.reports);
+    assert.deepEqual([scale![0], counters![0]], known[i], `step ${i}`);
+    expected = updateScaler(expected, { finite: !bad, growthInterval: 3 });
+    assert.deepEqual([expected.scale, expected.growthTracker], known[i], `reference, step ${i}`);
+    skips += bad;
+    inARow = bad ? inARow + 1 : 0;
+    assert.deepEqual([...counters!.slice(1)], [i + 1 - skips, skips, inARow, i + 1]);
+    const report = [...reports!.slice(i % 4 * 8, i % 4 * 8 + 8)];
+    assert.deepEqual([report[0], ...report.slice(2)], [
+      2.5,
+      used,
+      bad,
+      known[i]![1],
+      inARow,
+      skips,
+      0,
+    ]);
+  }
+});
+
+Deno.test("lossScaleUpdate() does not grow the scale beyond f32", async () => {
+  const { t, step } = optimizer(64, { growthInterval: 1 });
+  upload(device, t.lossScale, [2 ** 127]);
+  step();
+  assert.equal((await download(device, t.lossScale))[0]![0], 2 ** 127);
+  assert.deepEqual(
+    updateScaler({ scale: 2 ** 127, growthTracker: 0 }, { finite: true, growthInterval: 1 }),
+    {
+      scale: 2 ** 127,
+      growthTracker: 0,
+    },
+  );
+});
+
+Deno.test("gradientNorm() finds NaN and infinities wherever they are", async () => {
+  const N = 2048 * 2 + 64;
+  const { t, step } = optimizer(N);
+  for (const value of [NaN, Infinity, -Infinity]) {
+    for (const at of [0, 1, 2047, 2048, 4097, N - 1]) {
+      const gradient = new Float32Array(N).fill(1);
+      gradient[at] = value;
+      upload(device, t.gradient, gradient);
+      upload(device, t.parameter, new Float32Array(N).fill(5));
+      step();
+      const [update, parameter] = await download(device, t.update, t.parameter);
+      assert.equal(update![3], 1, `${value} at ${at}`);
+      assert.ok(parameter!.every((v) => v === 5), `${value} at ${at} changed the parameter`);
+    }
+  }
+  upload(device, t.gradient, new Float32Array(N).fill(3e38)); // finite, but its square is not
+  upload(device, t.lossScale, [1e38]);
+  step();
+  assert.equal((await download(device, t.update))[0]![3], 0);
+});
+
+for (
+  const [where, on] of [["", device], [" over several bindings", {
+    ...device,
+    maxBindingBytes: 16384,
+  }]] as const
+) {
+  for (const N of [64, 2048, 2048 * 9 + 64]) {
+    Deno.test(`gradient norm and clipping match the reference at N = ${N}${where}`, async () => {
+      const seed = freshSeed(), random = testRandom(seed);
+      const { t, step } = optimizer(N, { gradientClip: 0.5, on });
+      const gradient = randomValues(random, N, { scale: 65536 });
+      upload(device, t.gradient, gradient);
+      step();
+      const [update, reports] = await download(device, t.update, t.reports);
+      const { norm, finite } = normReference.gradientNorm({ gradient, lossScale: 65536 });
+      assert.equal(finite, true);
+      assertClose([reports![1]!], [norm], 1e-5, `norm, seed ${seed}`);
+      assertClose([update![0]! * 65536], [0.5 / (norm + 1e-6)], 1e-5, `clipping, seed ${seed}`);
+    });
+  }
+}
+
+Deno.test("adamw() gives PyTorch's numbers after five steps", async () => {
+  const { t, step } = optimizer(64, { weightDecay: 0.1 });
+  const start = [1, -2, 3, 0.5], slope = [0.1, -0.2, 0.3, 0];
+  const padded = (values: number[]) => [...values, ...new Array(60).fill(0)];
+  upload(device, t.parameter, padded(start));
+  for (let step_ = 1; step_ <= 5; step_++) {
+    upload(device, t.gradient, padded(slope.map((g) => step_ * g * 65536)));
+    step();
+  }
+  const [parameter, m, v] = await download(device, t.parameter, t.m, t.v);
+  const first = (values: ArrayLike<number>) => Array.from(values).slice(0, 4);
+  assertClose(first(parameter!), [0.994716048, -1.99421608, 2.99371624, 0.499750018], 1e-7, "p");
+  assertClose(first(m!), [0.131440997, -0.262881994, 0.394322991, 0], 1e-7, "m");
+  assertClose(first(v!), [0.0262832548, 0.105133019, 0.236549288, 0], 1e-7, "v");
+});
+
+for (const copy of REAL_TYPES.includes("f16") ? [false, true] : [false]) {
+  for (const on of [device, { ...device, maxBindingBytes: 1024 * 16 }]) {
+    const name = `${copy ? " with an f16 copy" : ""}${
+      on === device ? "" : " over several bindings"
+    }`;
+    Deno.test(`adamw() matches the reference${name}, skipped steps left out`, async () => {
+      const N = 64 * 129, seed = freshSeed(), random = testRandom(seed);
+      const { t, step } = optimizer(N, { weightDecay: 0.1, copy, on });
+      const start = randomValues(random, N);
+      upload(device, t.parameter, start);
+      const state = {
+        parameter: Float64Array.from(start),
+        m: new Float64Array(N),
+        v: new Float64Array(N),
+      };
+      let t_ = 0, scale = 65536;
+      for (const bad of [false, true, false, false]) {
+        const gradient = randomValues(random, N);
+        upload(device, t.gradient, gradient.map((g, i) => bad && i === 77 ? NaN : g * scale));
+        step();
+        if (bad) {
+          scale /= 2;
+          continue;
+        }
+        adamwReference.adamw({ gradient, learningRate: 1e-3, t: ++t_ }, state, {
+          beta1: 0.9,
+          beta2: 0.95,
+          epsilon: 1e-8,
+          weightDecay: 0.1,
+        });
+      }
+      const [parameter, m] = await download(device, t.parameter, t.m);
+      assertClose(parameter!, state.parameter, 1e-6, `parameter, seed ${seed}`);
+      assertClose(m!, state.m, 1e-6, `m, seed ${seed}`);
+      if (!t.copy) return;
+      const [copied] = await download(device, t.copy);
+      assert.deepEqual([...copied!], [...new Float16Array(parameter!)]);
+    });
+  }
+}
