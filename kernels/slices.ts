@@ -24,11 +24,17 @@ function alignedRows(rowLength: number): number {
 /**
  * Cuts a tensor along its first dimension into slices that each fit into one binding; a tensor that
  * fits is one slice. GPT-2's embedding (154 MB in f32) needs two where a binding shows 128 MiB.
+ *
+ * @param options.maxRows most rows in a slice, for kernels that loop over them.
  */
-export function rowSlices(device: Device, tensor: Tensor): RowSlice[] {
+export function rowSlices(
+  device: Device,
+  tensor: Tensor,
+  { maxRows = Infinity }: { maxRows?: number } = {},
+): RowSlice[] {
   const [length, ...rest] = tensor.shape as [number, ...number[]];
   const rowBytes = size(rest) * bytesPerElement(tensor.dtype);
-  const fitting = Math.floor(device.maxBindingBytes / rowBytes);
+  const fitting = Math.min(maxRows, Math.floor(device.maxBindingBytes / rowBytes));
   const aligned = alignedRows(size(rest));
   const step = length <= fitting ? length : Math.floor(fitting / aligned) * aligned;
   if (step < 1) {

@@ -3,7 +3,7 @@ import {
   crossEntropyForward,
 } from "../kernels/cross_entropy/cross_entropy.ts";
 import { matmul } from "../kernels/matmul/matmul.ts";
-import type { Program } from "../kernels/program.ts";
+import { MAX_ITERATIONS, type Program } from "../kernels/program.ts";
 import { rowSlice, rowSlices } from "../kernels/slices.ts";
 import type { Tensor } from "../kernels/tensor.ts";
 
@@ -94,7 +94,8 @@ export function headLossBackward(
       { dlogits },
       { labelSmoothing },
     );
-    for (const slice of rowSlices(program.device, dwte)) {
+    // dx sums over the rows of a slice
+    for (const slice of rowSlices(program.device, dwte, { maxRows: MAX_ITERATIONS })) {
       const columnsOfA = { start: slice.first, count: slice.rows };
       matmul(
         program,

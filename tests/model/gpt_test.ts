@@ -291,3 +291,22 @@ Deno.test("headLossForward() gives the same losses in one chunk and in many", as
   }
   assert.deepEqual(losses[0], losses[1]);
 });
+
+Deno.test("a training step takes GPT-2's vocabulary, longer than any loop may be", () => {
+  const wide = { vocabularySize: 50257, contextLength: 4, width: 4, layers: 1, heads: 1 };
+  const gpt = createGpt(device, wide, { precision: "f32" });
+  const step = createTrainStep(gpt, {
+    batchSize: 1,
+    sequenceLength: 4,
+    gradientAccumulation: 1,
+    dropout: 0,
+    labelSmoothing: 0,
+    gradientClip: 1,
+    weightDecay: 0,
+    beta1: 0.9,
+    beta2: 0.95,
+    seed: 0,
+  });
+  step.destroy();
+  gpt.destroy();
+});
