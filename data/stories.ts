@@ -408,7 +408,7 @@ function separator(place: number, places: number): string {
 }
 
 /** Number of documents in the data set `sample`. */
-export const SAMPLE_COUNT = 6000;
+export const SAMPLE_COUNT = 20_000;
 
 /**
  * Short stories from a grammar: a plot, a hero, and what they meet, drawn with equal probabilities.

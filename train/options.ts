@@ -126,6 +126,8 @@ export interface ResolvedOptions extends TrainOptions {
   steps: number;
   /** B. */
   batchSize: number;
+  /** What ends the run. */
+  endsWith: "steps" | "epochs";
   /** Highest learning rate. */
   learningRate: number;
   /** Last learning rate. */
@@ -236,6 +238,7 @@ export function resolveOptions(
     preset,
     precision,
     steps,
+    endsWith: epochs !== undefined && steps !== options.steps ? "epochs" : "steps",
     data: options.data === "auto" ? "sample" : options.data,
     contextLength: options.contextLength ?? PRESETS[preset].contextLength,
     batchSize: options.batchSize ?? defaults.batchSize,

@@ -398,11 +398,7 @@ async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     path = await save(loop, { step, bestLoss, best: evaluated && best });
     yield { kind: "checkpoint", step, path };
   }
-  const reason = step < total
-    ? "interrupted"
-    : options.epochs !== undefined && total !== loop.options.steps
-    ? "epochs"
-    : "steps";
+  const reason = step < total ? "interrupted" : options.endsWith;
   yield { kind: "end", reason, step, path: path! };
 }
 

@@ -1,0 +1,129 @@
+import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { train, type TrainEvent } from "../../train/train.ts";
+import type { TrainOptions } from "../../train/options.ts";
+import { device } from "../kernels/harness.ts";
+
+const directory = Deno.makeTempDirSync();
+const text = join(directory, "stories.txt");
+Deno.writeTextFileSync(
+  text,
+  Array.from(
+    { length: 40 },
+    (_, i) => `Story ${i} is about number ${i * i} and ${"so ".repeat(i % 7)}on.`,
+  )
+    .join("\n<|endoftext|>\n"),
+);
+globalThis.addEventListener("unload", () => Deno.removeSync(directory, { recursive: true }));
+
+const OPTIONS: Partial<TrainOptions> = {
+  preset: "nano",
+  data: [text],
+  contextLength: 16,
+  batchSize: 2,
+  gradientAccumulation: 2,
+  dropout: 0.1,
+  precision: device.features.has("shader-f16") ? "f16" : "f32",
+  steps: 20,
+  warmupSteps: 3,
+  evalEvery: 10,
+  saveEvery: 10,
+  sampleEvery: 0,
+  logEvery: 1,
+};
+
+async function run(out: string, options: Partial<TrainOptions> = {}): Promise<TrainEvent[]> {
+  const events: TrainEvent[] = [];
+  for await (const event of train({ ...OPTIONS, device, out: join(directory, out), ...options })) {
+    events.push(event);
+  }
+  return events;
+}
+
+/** SHA-256 of every file of a checkpoint. */
+function hashes(out: string, step: string): Record<string, string> {
+  const path = join(directory, out, "checkpoints", step);
+  return Object.fromEntries(
+    readdirSync(path).sort().map((name) => [
+      name,
+      createHash("sha256").update(readFileSync(join(path, name))).digest("hex"),
+    ]),
+  );
+}
+
+Deno.test("training 20 steps gives the bits of 10, being killed, and 10 more", async () => {
+  await run("whole");
+  // killed after step 13, beyond its last checkpoint: whoever consumes the events goes away
+  for await (const event of train({ ...OPTIONS, device, out: join(directory, "killed") })) {
+    if (event.kind === "step" && event.step >= 13) break;
+  }
+  const events = await run("killed");
+  const start = events.find((event) => event.kind === "start");
+  assert.equal(start?.kind === "start" && start.resumedFrom, 10);
+  const steps = events.filter((event) => event.kind === "step").map((event) => event.step);
+  assert.deepEqual(steps, [11, 12, 13, 14, 15, 16, 17, 18, 19, 20]);
+  const expected = hashes("whole", "000020");
+  assert.equal(Object.keys(expected).length, 7);
+  assert.deepEqual(hashes("killed", "000020"), expected);
+});
+
+Deno.test("train() ends interrupted with a checkpoint when its signal aborts", async () => {
+  const controller = new AbortController();
+  const events: TrainEvent[] = [];
+  const options = { ...OPTIONS, device, out: join(directory, "interrupted") };
+  for await (const event of train({ ...options, signal: controller.signal })) {
+    events.push(event);
+    if (event.kind === "step" && event.step === 4) controller.abort();
+  }
+  const end = events.at(-1)!;
+  assert.ok(end.kind === "end" && end.reason === "interrupted" && end.step < 20, end.kind);
+  const resumed = await run("interrupted");
+  const start = resumed.find((event) => event.kind === "start");
+  assert.equal(start?.kind === "start" && start.resumedFrom, end.kind === "end" && end.step);
+  assert.deepEqual(hashes("interrupted", "000020"), hashes("whole", "000020"));
+});
+
+Deno.test("train() refuses to resume with another batch size, naming both values", async () => {
+  await assert.rejects(run("whole", { batchSize: 3 }), {
+    name: "RangeError",
+    message: /as --batch-size must stay 2: current value is 3$/,
+  });
+});
+
+Deno.test("train() goes on for more steps and keeps the options it was started with", async () => {
+  const events = await run("whole", { steps: 22 });
+  const start = events.find((event) => event.kind === "start");
+  assert.ok(start?.kind === "start");
+  assert.equal(start.options.dropout, 0.1);
+  assert.equal(events.filter((event) => event.kind === "step").length, 2);
+});
+
+Deno.test("train() with epochs ends after so many passes over the data", async () => {
+  const events = await run("epochs", { steps: undefined, epochs: 0.5, evalEvery: 0 });
+  const end = events.at(-1)!;
+  assert.ok(end.kind === "end" && end.reason === "epochs", JSON.stringify(end));
+});
+
+Deno.test("train() with fresh moves the old run aside", async () => {
+  const [notice] = await run("epochs", { fresh: true, steps: 1 });
+  assert.deepEqual(notice, {
+    kind: "notice",
+    message: `moved the old run to ${join(directory, "epochs-1")}`,
+  });
+});
+
+Deno.test("train() refuses options out of range before it touches anything", async () => {
+  await assert.rejects(run("never", { dropout: 1.5 }), {
+    name: "RangeError",
+    message: "Cannot train as --dropout must be a number from 0 to 0.99: current value is 1.5",
+  });
+  assert.throws(() => readdirSync(join(directory, "never")), { code: "ENOENT" });
+});
+
+Deno.test("padded training runs and ignores its padding", async () => {
+  const events = await run("padded", { sequence: "padded", steps: 2, evalEvery: 2 });
+  const losses = events.filter((event) => event.kind === "step").map((event) => event.loss);
+  assert.ok(losses.every((loss) => loss > 1 && loss < 20), `${losses}`);
+});
