@@ -113,11 +113,15 @@ export function compactTokenizer(
     parts.get(token)?.forEach(keep);
   };
   for (const id of usedIds) if (id !== full.endOfText) keep(tokens[id]!);
+  // a few more, the most basic, so that rows of logits are whole vectors for the kernels
+  for (const token of tokens) if ((kept.size + 1) % VOCABULARY_MULTIPLE !== 0) keep(token);
   return build({
     tokens: tokens.filter((token) => kept.has(token)),
     merges: merges.filter((pair) => kept.has(pair.join(""))),
   });
 }
+
+const VOCABULARY_MULTIPLE = 8;
 
 /** What this code reads and writes of a `tokenizer.json`. */
 interface TokenizerFile {

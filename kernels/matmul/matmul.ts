@@ -1,4 +1,5 @@
 import tiles from "./matmul.wgsl" with { type: "text" };
+import quads from "./quads.wgsl" with { type: "text" };
 import rows from "./rows.wgsl" with { type: "text" };
 import vector from "./vector.wgsl" with { type: "text" };
 import type { Program } from "../program.ts";
@@ -68,6 +69,7 @@ export function matmul(
   const constants = { N, K, HAS_BIAS: bias !== undefined };
   const WORKGROUP_X = 8, WORKGROUP_Y = 8, ROWS = 8;
   const tiled = { ...constants, M, ACCUMULATE: accumulate, ROWS, WORKGROUP_X, WORKGROUP_Y };
+  const dimensions = [N, K, start, aColumns, yColumns, firstColumnOfY];
   const multiplesOf4 = (...counts: number[]) => counts.every((count) => count % 4 === 0);
 
   if (M === 1 && count === aColumns && yColumns === N && !transposeA && !accumulate) {
@@ -107,10 +109,27 @@ export function matmul(
       workgroups: [ceilDiv(N, WORKGROUP_X * COLUMNS), ceilDiv(M, WORKGROUP_Y * ROWS)],
       iterations: K / 4,
     });
+  } else if (!transposeB && multiplesOf4(...dimensions) && (!transposeA || M % 4 === 0)) {
+    const COLUMNS = 2;
+    program.dispatch({
+      ...operands,
+      label: "kernels/matmul/quads.wgsl",
+      source: quads,
+      constants: {
+        ...tiled,
+        aType: `vec4<${a.dtype}>`,
+        bType: `vec4<${b.dtype}>`,
+        yType: `vec4<${y.dtype}>`,
+        TRANSPOSE_A: transposeA,
+        A_STRIDE: aColumns,
+        Y_STRIDE: yColumns,
+        COLUMNS,
+      },
+      workgroups: [ceilDiv(N, WORKGROUP_X * COLUMNS * 4), ceilDiv(M, WORKGROUP_Y * ROWS)],
+      iterations: K / 4,
+    });
   } else {
-    const LANES = !transposeB && multiplesOf4(N, yColumns, firstColumnOfY) ? 4 : 1;
-    const COLUMNS = 8 / LANES;
-    const lanes = (dtype: string) => LANES === 4 ? `vec4<${dtype}>` : dtype;
+    const COLUMNS = 8;
     program.dispatch({
       ...operands,
       label: "kernels/matmul/matmul.wgsl",
@@ -118,19 +137,15 @@ export function matmul(
       constants: {
         ...tiled,
         aType: a.dtype,
-        bType: lanes(b.dtype),
-        yType: lanes(y.dtype),
-        sumType: lanes("f32"),
-        N: N / LANES,
+        bType: b.dtype,
+        yType: y.dtype,
         TRANSPOSE_A: transposeA,
         TRANSPOSE_B: transposeB,
         A_STRIDE: aColumns,
-        B_STRIDE: (transposeB ? K : N) / LANES,
-        Y_STRIDE: yColumns / LANES,
+        Y_STRIDE: yColumns,
         COLUMNS,
       },
-      uniforms: [start, firstColumnOfY / LANES],
-      workgroups: [ceilDiv(N, WORKGROUP_X * COLUMNS * LANES), ceilDiv(M, WORKGROUP_Y * ROWS)],
+      workgroups: [ceilDiv(N, WORKGROUP_X * COLUMNS), ceilDiv(M, WORKGROUP_Y * ROWS)],
       iterations: K,
     });
   }
