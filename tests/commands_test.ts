@@ -1,0 +1,215 @@
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { dirname, fromFileUrl } from "./paths.ts";
+
+const root = dirname(dirname(fromFileUrl(import.meta.url)));
+const tasks = JSON.parse(Deno.readTextFileSync(join(root, "deno.json"))).tasks;
+const directory = Deno.makeTempDirSync();
+globalThis.addEventListener("unload", () => Deno.removeSync(directory, { recursive: true }));
+
+interface Result {
+  code: number;
+  stdout: string;
+  stderr: string;
+}
+
+/** Runs a task's command with exactly the permissions that deno.json gives it. */
+async function task(name: string, args: string[], { input = "" } = {}): Promise<Result> {
+  const [, ...words] = (tasks[name].command as string).split(" ");
+  const child = new Deno.Command(Deno.execPath(), {
+    args: [...words, ...args],
+    cwd: root,
+    env: { NO_COLOR: "1" },
+    stdin: "piped",
+    stdout: "piped",
+    stderr: "piped",
+  }).spawn();
+  const writer = child.stdin.getWriter();
+  await writer.write(new TextEncoder().encode(input));
+  await writer.close();
+  const { code, stdout, stderr } = await child.output();
+  const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
+  // the Vulkan loader says this itself on machines without a session
+  const noise = /^error: XDG_RUNTIME_DIR.*\n/gm;
+  return { code, stdout: text(stdout), stderr: text(stderr).replaceAll(noise, "") };
+}
+
+const out = join(directory, "run");
+const trained = await task("train", [
+  ..."--preset nano --steps 6 --batch-size 2 --context-length 16 --log-every 1".split(" "),
+  "--out",
+  out,
+]);
+
+Deno.test("train tells what it does on stderr and its result on stdout", () => {
+  const { code, stdout, stderr } = trained;
+  assert.equal(code, 0, stderr);
+  assert.equal(stdout, `${join(out, "checkpoints", "000006")}\n`);
+  assert.match(stderr, /^preset nano, as asked; precision f\d\d on /);
+  assert.match(stderr, /step 6\/6 loss \d\.\d{3} lr \S+ norm \S+ \d+ tok\/s 0s left/);
+  assert.match(stderr, /validation loss .* no model can beat 0\.\d{3}, the entropy of the stories/);
+  assert.match(stderr, /done: 6 steps; to hear a story: deno task generate "Once upon a time"\n$/);
+  assert.doesNotMatch(stderr, /\x1b/); // no terminal codes into a pipe
+  const lines = Deno.readTextFileSync(join(out, "metrics.jsonl")).trim().split("\n");
+  assert.deepEqual(
+    lines.map((line) => JSON.parse(line)).filter((line) => line.kind === "step").map((line) =>
+      line.step
+    ),
+    [1, 2, 3, 4, 5, 6],
+  );
+  assert.match(Deno.readTextFileSync(join(out, "loss.svg")), /^<svg .*<\/svg>\s*$/s);
+});
+
+Deno.test("train says from which step it resumes, and that nothing is left to do", async () => {
+  const { code, stderr } = await task("train", ["--out", out]);
+  assert.equal(code, 0, stderr);
+  assert.match(stderr, /resuming from step 6:/);
+});
+
+Deno.test("generate streams a story, the same for the same seed", async () => {
+  const args = ["--run", out, "--seed", "3", "--max-new-tokens", "12"];
+  const first = await task("generate", ["Once upon a time", ...args]);
+  assert.equal(first.code, 0, first.stderr);
+  assert.match(first.stdout, /^Once upon a time.+\n$/s);
+  const second = await task("generate", ["-", ...args], { input: "Once upon a time\n" });
+  assert.equal(second.stdout, first.stdout);
+});
+
+Deno.test("generate --json writes one object a story", async () => {
+  const args = [
+    "Hi",
+    "--run",
+    out,
+    "--json",
+    "--samples",
+    "2",
+    "--seed",
+    "1",
+    "--max-new-tokens",
+    "3",
+  ];
+  const { stdout } = await task("generate", args);
+  const stories = stdout.trim().split("\n").map((line) => JSON.parse(line));
+  assert.deepEqual(stories.map(({ prompt, seed }) => [prompt, seed]), [["Hi", 1], ["Hi", 2]]);
+  assert.ok(
+    stories.every(({ text, reason, tokens }) => typeof text === "string" && reason && tokens <= 3),
+  );
+});
+
+Deno.test("eval measures a checkpoint on a text", async () => {
+  const text = join(directory, "text.txt");
+  await Deno.writeTextFile(text, "Once upon a time, there was a shy girl named Lily.");
+  const { code, stdout } = await task("eval", ["--run", out, "--data", text, "--json"]);
+  assert.equal(code, 0);
+  const { loss, perplexity, bitsPerByte, tokens } = JSON.parse(stdout);
+  assert.ok(
+    Math.abs(perplexity - Math.exp(loss)) < 1e-9 * perplexity && tokens > 5 && bitsPerByte > 0,
+  );
+});
+
+Deno.test("prepare caches tokens, so that a second run finds them", async () => {
+  const text = join(directory, "stories.txt"), cache = join(directory, "cache");
+  await Deno.writeTextFile(text, "One.\n<|endoftext|>\nTwo.\n");
+  const first = await task("prepare", [text, "--cache", cache]);
+  assert.equal(first.stdout, "stories.txt: 2 documents, 6 tokens\n");
+  assert.match(first.stderr, /written to/);
+  assert.match((await task("prepare", [text, "--cache", cache])).stderr, /found in/);
+});
+
+Deno.test("doctor names the adapter and what auto would take", async () => {
+  const { code, stdout } = await task("doctor", []);
+  assert.equal(code, 0);
+  assert.match(stdout, /^adapter +\S/m);
+  assert.match(stdout, /^auto takes +preset (nano|mini)/m);
+});
+
+const MISTAKES: [name: string, args: string[], message: RegExp][] = [
+  ["train", ["--stepz", "3"], /unknown option '--stepz'\n\(Did you mean --steps\?\)/],
+  ["train", ["extra"], /too many arguments/],
+  [
+    "train",
+    ["--steps", "many"],
+    /'--steps <n>' argument 'many' is invalid. It must be a whole number/,
+  ],
+  ["train", ["--preset", "huge"], /Allowed choices are auto, nano, mini/],
+  [
+    "train",
+    ["--dropout", "2"],
+    /^Error: Cannot train as --dropout must be a number from 0 to 0\.99/,
+  ],
+  ["train", ["--data", "/no/such.txt", "--out", join(directory, "none")], /there is no such file/],
+  ["train", ["--out", out, "--batch-size", "3"], /--batch-size must stay 2: current value is 3\n/],
+  [
+    "generate",
+    ["--run", join(directory, "none")],
+    /holds no checkpoint\nTrain a model first: deno task train\n$/,
+  ],
+  ["generate", ["--checkpoint", join(directory, "none")], /trainer_state\.json is missing/],
+  ["generate", ["--top-p", "0"], /topP must be above 0/],
+  ["eval", ["--run", join(directory, "none")], /deno task train/],
+  ["prepare", [], /missing required argument 'file'/],
+];
+
+for (const [name, args, message] of MISTAKES) {
+  Deno.test(`${name} ${args[0] ?? ""} gets a sentence, no stack trace, and exit status 1`, async () => {
+    const { code, stdout, stderr } = await task(name, args);
+    assert.equal(code, 1);
+    assert.equal(stdout, "");
+    assert.match(stderr, message);
+    assert.doesNotMatch(stderr, /\n\s+at |Uncaught/);
+  });
+}
+
+Deno.test("every command explains its options in --help", async () => {
+  for (const name of ["train", "generate", "eval", "prepare", "doctor"]) {
+    const { code, stdout } = await task(name, ["--help"]);
+    assert.equal(code, 0);
+    assert.match(stdout, new RegExp(`^Usage: deno task ${name}`));
+  }
+  const { stdout } = await task("train", ["--help"]);
+  assert.match(stdout, /Optimization:\n/);
+  assert.match(stdout, /--weight-decay <x> .*\(default:\s+0\.1\)/);
+});
+
+Deno.test({
+  name: "train saves and exits 130 on Ctrl-C, with the command that resumes",
+  ignore: Deno.build.os === "windows", // a child cannot be sent Ctrl-C there
+  async fn() {
+    const path = join(directory, "interrupted");
+    const [, ...words] = (tasks.train.command as string).split(" ");
+    const child = new Deno.Command(Deno.execPath(), {
+      args: [...words, "--preset", "nano", "--batch-size", "2", "--out", path],
+      cwd: root,
+      stdout: "null",
+      stderr: "piped",
+    }).spawn();
+    let stderr = "";
+    for await (const text of child.stderr.pipeThrough(new TextDecoderStream())) {
+      if (!stderr.includes("step 1/") && (stderr + text).includes("step 1/")) child.kill("SIGINT");
+      stderr += text;
+    }
+    assert.equal((await child.status).code, 130, stderr);
+    assert.match(
+      stderr,
+      /stopped after step \d+; to go on: deno task train --preset nano --batch-size 2 --out /,
+    );
+    assert.match(stderr, /saved /);
+  },
+});
+
+Deno.test({
+  name: "generate ends quietly when its reader goes away",
+  ignore: Deno.build.os === "windows",
+  async fn() {
+    const command = (tasks.generate.command as string).replace("deno", Deno.execPath());
+    const { code, stdout } = await new Deno.Command("sh", {
+      args: [
+        "-c",
+        `${command} Hi --run '${out}' --samples 50 --max-new-tokens 5 2>&1 >/dev/null | head -c 0; echo done`,
+      ],
+      cwd: root,
+    }).output();
+    assert.equal(code, 0);
+    assert.equal(new TextDecoder().decode(stdout), "done\n");
+  },
+});

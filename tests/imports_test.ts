@@ -1,0 +1,125 @@
+import assert from "node:assert/strict";
+import { dirname, fromFileUrl } from "./paths.ts";
+
+interface Module {
+  specifier: string;
+  dependencies?: { specifier: string; code?: { specifier: string } }[];
+}
+
+const root = dirname(dirname(fromFileUrl(import.meta.url)));
+
+/** What a module and everything that it reaches import, by path from the root. */
+async function graph(entry: string): Promise<Map<string, string[]>> {
+  const { stdout } = await new Deno.Command(Deno.execPath(), {
+    args: ["info", "--json", entry],
+    cwd: root,
+  }).output();
+  const { modules } = JSON.parse(new TextDecoder().decode(stdout)) as { modules: Module[] };
+  const local = modules.filter(({ specifier }) => specifier.startsWith("file:"));
+  return new Map(local.map(({ specifier, dependencies = [] }) => [
+    relative(specifier),
+    dependencies.map(({ specifier, code }) =>
+      code?.specifier.startsWith("file:") ? relative(code.specifier) : specifier
+    ),
+  ]));
+}
+
+function relative(url: string): string {
+  return fromFileUrl(url).slice(root.length + 1).replaceAll("\\", "/");
+}
+
+/** What each folder may import beside itself. */
+const ALLOWED: Record<string, string[]> = {
+  data: [],
+  kernels: [],
+  model: ["kernels"],
+  generate: ["model", "data", "kernels"],
+  train: ["generate", "model", "data", "kernels"],
+};
+
+const ENTRIES = [
+  "mod.ts",
+  "train/main.ts",
+  "train/eval_main.ts",
+  "train/doctor_main.ts",
+  "generate/main.ts",
+  "data/main.ts",
+];
+const graphs = await Promise.all(ENTRIES.map(graph));
+
+Deno.test("modules import in one direction, and never mod.ts", () => {
+  let checked = 0;
+  for (const modules of graphs) {
+    for (const [path, imports] of modules) {
+      const folder = path.split("/")[0]!;
+      for (
+        const target of imports.filter((name) => /^[\w-]+\//.test(name) && name.endsWith(".ts"))
+      ) {
+        checked++;
+        if (folder === "mod.ts") continue;
+        const other = target.split("/")[0]!;
+        assert.ok(
+          other === folder || ALLOWED[folder]!.includes(other),
+          `${path} imports ${target}`,
+        );
+      }
+      assert.ok(!imports.includes("mod.ts"), `${path} imports mod.ts`);
+    }
+  }
+  assert.ok(checked > 100, `only ${checked} imports were found`);
+});
+
+Deno.test("mod.ts reaches no bare specifier and pins what it takes from npm", () => {
+  for (const [path, imports] of graphs[0]!) {
+    for (const specifier of imports) {
+      const known = /^[\w-]+\/.*\.(ts|wgsl)$|^node:\w+|^npm:(@[\w-]+\/)?[\w-]+@\d+\.\d+\.\d+/;
+      assert.match(specifier, known, `in ${path}`);
+    }
+  }
+});
+
+Deno.test("mod.ts works from a remote script without a config file", async () => {
+  const server = Deno.serve(
+    { hostname: "127.0.0.1", port: 0, onListen: () => {} },
+    async (request) => {
+      const path = new URL(request.url).pathname;
+      try {
+        const type = path.endsWith(".ts") ? "application/typescript" : "text/plain";
+        return new Response(await Deno.readFile(root + path), {
+          headers: { "content-type": type },
+        });
+      } catch {
+        return new Response("not found", { status: 404 });
+      }
+    },
+  );
+  const directory = await Deno.makeTempDir();
+  try {
+    const script = `${directory}/remote.ts`;
+    await Deno.writeTextFile(
+      script,
+      `import { generate, gpt2Tokenizer, openDevice } from "http://127.0.0.1:${server.addr.port}/mod.ts";
+       const device = await openDevice();
+       const tokenizer = await gpt2Tokenizer();
+       console.log(typeof generate, tokenizer.encode("Once upon a time").join(), device.name !== "");
+       device.destroy();`,
+    );
+    const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+      args: [
+        "run",
+        "--no-config",
+        "--no-lock",
+        "--no-prompt",
+        "--allow-env",
+        "--allow-read",
+        script,
+      ],
+      cwd: directory,
+    }).output();
+    assert.equal(code, 0, new TextDecoder().decode(stderr));
+    assert.equal(new TextDecoder().decode(stdout), "function 7454,2402,257,640 true\n");
+  } finally {
+    await server.shutdown();
+    await Deno.remove(directory, { recursive: true });
+  }
+});
