@@ -3,7 +3,11 @@ import { dirname, fromFileUrl } from "./paths.ts";
 
 interface Module {
   specifier: string;
-  dependencies?: { specifier: string; code?: { specifier: string } }[];
+  dependencies?: {
+    specifier: string;
+    code?: { specifier: string };
+    type?: { specifier: string };
+  }[];
 }
 
 const root = dirname(dirname(fromFileUrl(import.meta.url)));
@@ -18,9 +22,10 @@ async function graph(entry: string): Promise<Map<string, string[]>> {
   const local = modules.filter(({ specifier }) => specifier.startsWith("file:"));
   return new Map(local.map(({ specifier, dependencies = [] }) => [
     relative(specifier),
-    dependencies.map(({ specifier, code }) =>
-      code?.specifier.startsWith("file:") ? relative(code.specifier) : specifier
-    ),
+    dependencies.map(({ specifier, code, type }) => {
+      const resolved = (code ?? type)?.specifier ?? specifier;
+      return resolved.startsWith("file:") ? relative(resolved) : specifier;
+    }),
   ]));
 }
 
@@ -110,6 +115,7 @@ Deno.test("mod.ts works from a remote script without a config file", async () =>
         "--no-config",
         "--no-lock",
         "--no-prompt",
+        "--allow-import",
         "--allow-env",
         "--allow-read",
         script,
