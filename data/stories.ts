@@ -134,7 +134,7 @@ const WORDS: Readonly<Record<string, readonly string[]>> = {
     "bored",
     "hurt",
     "thirsty",
-    "angry",
+    "confused",
     "nervous",
   ],
   way: [
@@ -176,7 +176,6 @@ const WORDS: Readonly<Record<string, readonly string[]>> = {
   family: ["mom", "dad", "sister", "brother", "grandma", "grandpa", "friend", "teacher"],
   count: ["two", "three", "four", "five", "six", "seven", "ten", "many"],
   plant: ["flower", "rose", "bean", "pumpkin", "berry", "carrot", "melon", "tree"],
-  weight: ["big", "heavy", "strong", "hard", "large", "high"],
   sound: [
     "laughed",
     "smiled",
@@ -367,7 +366,7 @@ type Piece = { readonly text: string } | { readonly slot: string };
 /** What the slots of a story hold so far, the hero's sex among them. */
 type Bindings = ReadonlyMap<string, string>;
 
-/** A sentence pattern cut into pieces, with the separator before it. */
+/** A sentence pattern cut into pieces. */
 interface Sentence {
   readonly pieces: readonly Piece[];
 }

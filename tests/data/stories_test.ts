@@ -25,6 +25,13 @@ Deno.test("sampleStories() is decided by its seed", () => {
   assert.notDeepEqual(sampleStories({ seed: seed + 1, count: 20 }), stories.slice(0, 20));
 });
 
+Deno.test("sampleStories() writes plain text with a word after each article that fits it", () => {
+  for (const story of stories) {
+    assert.match(story, /^[\n\x20-\x7e]+$/, `seed ${seed}`);
+    assert.doesNotMatch(story, /\ba [aeiou]/i, `seed ${seed}`);
+  }
+});
+
 Deno.test("storyDerivations() finds exactly one way to write each story", () => {
   for (const story of stories) {
     assert.equal(storyDerivations(story).length, 1, `seed ${seed}: ${story}`);
@@ -86,15 +93,55 @@ Deno.test("judgeStory() rejects what is no sentence of the grammar", () => {
   assert.equal(judgeStory("").sentences, 0);
 });
 
-Deno.test("sampleStories() draws every word about as often as any other", () => {
-  const counts = new Map<string, number>();
-  for (const story of sampleStories({ seed, count: 8000 })) {
-    const hero = /named (\w+)/.exec(story)![1]!;
-    counts.set(hero, (counts.get(hero) ?? 0) + 1);
+Deno.test("judgeStory() rejects a sentence in which two words are swapped", () => {
+  for (const story of stories.slice(0, 200)) {
+    // the first two words of the last sentence
+    const swapped = story.replace(/\n(\S+) (\S+)(?= [^\n]*$)/, "\n$2 $1");
+    assert.notEqual(swapped, story, `seed ${seed}`);
+    const { sentences, accepted } = judgeStory(swapped);
+    assert.ok(accepted < sentences, swapped);
   }
-  assert.equal(counts.size, 16);
-  // binomial with mean 500: six standard deviations
-  for (const [hero, count] of counts) {
-    assert.ok(Math.abs(count - 500) < 6 * Math.sqrt(500), `seed ${seed}: ${hero} ${count} times`);
+});
+
+Deno.test("judgeStory() sees a hero whose name changes on the way", () => {
+  let changed = 0;
+  for (const story of stories.slice(0, 200)) {
+    const hero = /named (\w+)/.exec(story)![1]!;
+    const [opening, ...rest] = story.split(hero);
+    const later = rest.slice(1);
+    if (later.length === 0) continue; // the hero is named once only
+    const other = hero === "Lily" ? "Tom" : "Lily";
+    const text = [opening, rest[0]].join(hero) + later.map((part) => other + part).join("");
+    assert.equal(judgeStory(text).namesHero, true, text);
+    assert.equal(judgeStory(text).keepsHero, false, text);
+    changed++;
+  }
+  assert.ok(changed > 0);
+});
+
+Deno.test("sampleStories() draws every word about as often as any other", () => {
+  // a slot where every word of it may stand, and how many words it has
+  const slots = [
+    { name: "hero", pattern: /named (\w+)/, words: 16 },
+    { name: "feeling", pattern: /felt very (\w+)\.$/, words: 12 },
+    { name: "way", pattern: /went (\w+) to the/, words: 16 },
+    { name: "family", pattern: /told \w+ \w+ (\w+) about/, words: 8 },
+  ];
+  const many = sampleStories({ seed, count: 8000 });
+  for (const { name, pattern, words } of slots) {
+    const counts = new Map<string, number>();
+    for (const story of many) {
+      const word = pattern.exec(story)?.[1];
+      if (word) counts.set(word, (counts.get(word) ?? 0) + 1);
+    }
+    assert.equal(counts.size, words, `seed ${seed}: ${name}`);
+    const mean = counts.values().reduce((a, b) => a + b) / words;
+    for (const [word, count] of counts) {
+      // nearly Poisson: six standard deviations
+      assert.ok(
+        Math.abs(count - mean) < 6 * Math.sqrt(mean),
+        `seed ${seed}: ${name} ${word} ${count} times, mean ${mean}`,
+      );
+    }
   }
 });
