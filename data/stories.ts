@@ -208,7 +208,6 @@ const REMEMBERED = new Set([
 /** Pronouns, which follow the hero. */
 const PRONOUNS: Readonly<Record<string, readonly [girl: string, boy: string]>> = {
   he: ["she", "he"],
-  He: ["She", "He"],
   his: ["her", "his"],
   His: ["Her", "His"],
   him: ["her", "him"],
@@ -239,14 +238,14 @@ const ENDINGS: readonly string[] = [
 const PLOTS: readonly (readonly (readonly string[])[])[] = [
   [ // something is lost and found
     [
-      "{He} had a {look} {hue} {thing} that {he} took to a {look} {place} every {time}.",
+      "{hero} had a {look} {hue} {thing} that {he} took to a {look} {place} every {time}.",
       "{hero} played {way} with a {look} {hue} {thing} from {his} {family}.",
       "The most {look} thing {he} had was a {hue} {thing}.",
     ],
     [
       '"Have you seen my {look} {thing}?" {he} asked a {kind} {animal}.',
       "{hero} asked a {kind} {animal} {way} to look under the {look} {cover}.",
-      "A {kind} {animal} saw that {he} was {sorrow} and came {way} to help.",
+      "A {kind} {animal} saw that {hero} was {sorrow} and came {way} to help.",
     ],
     [
       "There was the {hue} {thing}, next to {count} {look} stones!",
@@ -262,7 +261,7 @@ const PLOTS: readonly (readonly (readonly string[])[])[] = [
     [
       "Then a {sorrow} {animal} came {way} out of a {look} {cover}.",
       "A {kind} {animal} sat by the {look} {cover} and looked very {sorrow}.",
-      "On the {look} way {he} met a {kind} {animal} with a {look} {color} tail.",
+      "On the {look} way {hero} met a {kind} {animal} with a {look} {color} tail.",
     ],
     [
       "The {kind} {animal} ate the {food} {way} and {sound}.",
@@ -276,7 +275,7 @@ const PLOTS: readonly (readonly (readonly string[])[])[] = [
       "The {time} became {weather} and {weather}, and a {look} wind blew over the {place}.",
     ],
     [
-      "There {he} met a {kind} {animal} that was {sorrow} too.",
+      "There {hero} met a {kind} {animal} that was {sorrow} too.",
       "Behind the {look} {cover} sat a {sorrow} {animal} with a {look} {color} tail.",
     ],
     [
@@ -296,7 +295,7 @@ const PLOTS: readonly (readonly (readonly string[])[])[] = [
     [
       "They crossed the {look} line {way}, and {his} {family} {sound}.",
       "They both won a {look} {hue} {thing} and {count} {look} pieces of {food}.",
-      '"You are a {kind} and {kind} {child}," said the {animal} and {sound}.',
+      '"You are a {kind} and {kind} {child}," said the {animal} to {hero}.',
     ],
   ],
   [ // a seed grows
@@ -325,7 +324,7 @@ const PLOTS: readonly (readonly (readonly string[])[])[] = [
     ],
     [
       "At last the {kind} {animal} was {feeling} and {sound} {way}.",
-      "Then the {animal} was {feeling}, and gave {him} a {look} {hue} {thing}.",
+      "Then the {animal} was {feeling}, and gave {hero} a {look} {hue} {thing}.",
       '"Thank you, {kind} {child}!" said the {animal} {way}.',
     ],
   ],
@@ -336,7 +335,7 @@ const PLOTS: readonly (readonly (readonly string[])[])[] = [
     ],
     [
       'A {kind} {animal} said {way}, "I will help you for some {look} {food}."',
-      "A {kind} {animal} watched {him} {way} from behind a {look} {cover}.",
+      "A {kind} {animal} watched {hero} {way} from behind a {look} {cover}.",
     ],
     [
       "When the {look} {home} was done, they ate {look} {food} on a {cover}.",
@@ -350,7 +349,7 @@ const PLOTS: readonly (readonly (readonly string[])[])[] = [
     ],
     [
       '"Take this {look} {hue} {thing}," said a {kind} {animal} {way}.',
-      "There {he} saw a {kind} {animal} with a {look} {hue} {thing}.",
+      "There {hero} saw a {kind} {animal} with a {look} {hue} {thing}.",
     ],
     [
       '"What a {look} and {look} {thing}!" said {his} {family} {way}.',

@@ -79,7 +79,7 @@ export const DEFAULT_OPTIONS: TrainOptions = {
   warmupSteps: undefined,
   weightDecay: 0.1,
   beta1: 0.9,
-  beta2: 0.95,
+  beta2: 0.98,
   gradientClip: 1,
   dropout: 0,
   labelSmoothing: 0,
@@ -105,7 +105,7 @@ interface PresetDefaults {
  * appendix D.6). `nano` is sized for two CPU cores and three minutes.
  */
 const PRESET_DEFAULTS: Readonly<Record<PresetName, PresetDefaults>> = {
-  nano: { batchSize: 32, steps: 1200, learningRate: 5e-3 },
+  nano: { batchSize: 16, steps: 1900, learningRate: 5e-3 },
   mini: { batchSize: 32, steps: 2000, learningRate: 1e-3 },
   small: { batchSize: 32, steps: 5000, learningRate: 6e-4 },
   distilgpt2: { batchSize: 8, steps: 20000, learningRate: 4e-4 },

@@ -22,6 +22,9 @@ export interface MatmulOptions {
   firstColumnOfY?: number;
 }
 
+/** Below so many workgroups a product is divided into more, smaller ones. */
+const FEW_WORKGROUPS = 16;
+
 /**
  * y = a · b + bias, summed in f32.
  *
@@ -67,7 +70,11 @@ export function matmul(
     uniforms: [start, firstColumnOfY],
   };
   const constants = { N, K, HAS_BIAS: bias !== undefined };
-  const WORKGROUP_X = 8, WORKGROUP_Y = 8, ROWS = 8;
+  const WORKGROUP_X = 8, ROWS = 8, COLUMNS_OF_GROUP = 64;
+  // smaller workgroups where there are few, so that every core has one
+  let WORKGROUP_Y = 8;
+  const groups = () => ceilDiv(N, COLUMNS_OF_GROUP) * ceilDiv(M, WORKGROUP_Y * ROWS);
+  while (WORKGROUP_Y > 1 && groups() < FEW_WORKGROUPS) WORKGROUP_Y /= 2;
   const tiled = { ...constants, M, ACCUMULATE: accumulate, ROWS, WORKGROUP_X, WORKGROUP_Y };
   const dimensions = [N, K, start, aColumns, yColumns, firstColumnOfY];
   const multiplesOf4 = (...counts: number[]) => counts.every((count) => count % 4 === 0);
@@ -106,7 +113,7 @@ export function matmul(
         Y_STRIDE: yColumns,
         COLUMNS,
       },
-      workgroups: [ceilDiv(N, WORKGROUP_X * COLUMNS), ceilDiv(M, WORKGROUP_Y * ROWS)],
+      workgroups: [ceilDiv(N, COLUMNS_OF_GROUP), ceilDiv(M, WORKGROUP_Y * ROWS)],
       iterations: K / 4,
     });
   } else if (!transposeB && multiplesOf4(...dimensions) && (!transposeA || M % 4 === 0)) {
@@ -125,7 +132,7 @@ export function matmul(
         Y_STRIDE: yColumns,
         COLUMNS,
       },
-      workgroups: [ceilDiv(N, WORKGROUP_X * COLUMNS * 4), ceilDiv(M, WORKGROUP_Y * ROWS)],
+      workgroups: [ceilDiv(N, COLUMNS_OF_GROUP), ceilDiv(M, WORKGROUP_Y * ROWS)],
       iterations: K / 4,
     });
   } else {
@@ -145,7 +152,7 @@ export function matmul(
         Y_STRIDE: yColumns,
         COLUMNS,
       },
-      workgroups: [ceilDiv(N, WORKGROUP_X * COLUMNS), ceilDiv(M, WORKGROUP_Y * ROWS)],
+      workgroups: [ceilDiv(N, COLUMNS_OF_GROUP), ceilDiv(M, WORKGROUP_Y * ROWS)],
       iterations: K,
     });
   }

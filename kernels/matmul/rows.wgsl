@@ -1,7 +1,7 @@
 // y = a · bᵀ (+ bias), or y += a · bᵀ.   a: [M,K]; b: [N,K]; bias: [N]; y: [M,N]
 //
-// The case of matmul.wgsl in which both operands lie along K: four steps of k at a time are dot
-// products of vectors. N need not be a multiple of anything, since y is written number by number.
+// The case of matmul.wgsl in which both operands lie along K: four steps of k at a time come
+// in one vector. N need not be a multiple of anything, since y is written number by number.
 enable f16;
 
 alias aType = vec4<f16>;
@@ -57,7 +57,11 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
       let ar = vec4f(a[aIndex[r] + k]);
       // unroll
       for (var c = 0u; c < COLUMNS; c++) {
-        sums[r * COLUMNS + c] += dot(ar, bs[c]);
+        let i = r * COLUMNS + c;
+        var sum = fma(ar.x, bs[c].x, sums[i]);
+        sum = fma(ar.y, bs[c].y, sum);
+        sum = fma(ar.z, bs[c].z, sum);
+        sums[i] = fma(ar.w, bs[c].w, sum);
       }
     }
   }
