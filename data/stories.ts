@@ -225,10 +225,10 @@ const OPENINGS: readonly string[] = [
 /** How every story ends: one of these. */
 const ENDINGS: readonly string[] = [
   "From that {weather} {time} on, {hero} and the {kind} {animal} {sound} together.",
-  "{hero} {sound} {way} and felt very {feeling}.",
-  "That {time}, {hero} told {his} {kind} {family} about the {kind} {animal}.",
+  "In the end, {hero} and the {animal} shared some {look} {food} and felt {feeling}.",
+  "So {hero} helped the {kind} {animal}, and they {sound} {way}.",
   "{hero} never forgot the {look} {time} and the {kind} {animal}.",
-  "And so the {kind} {child} and the {kind} {animal} {sound} until the {time} was over.",
+  "And so {hero} and the {kind} {animal} {sound} until the {time} was over.",
 ];
 
 /**
@@ -236,7 +236,7 @@ const ENDINGS: readonly string[] = [
  * several. A sentence ends at a full stop, a question or an exclamation mark before a capital letter.
  */
 const PLOTS: readonly (readonly (readonly string[])[])[] = [
-  [ // something is lost and found
+  [ //something is lost and found
     [
       "{hero} had a {look} {hue} {thing} that {he} took to a {look} {place} every {time}.",
       "{hero} played {way} with a {look} {hue} {thing} from {his} {family}.",
@@ -247,13 +247,8 @@ const PLOTS: readonly (readonly (readonly string[])[])[] = [
       "{hero} asked a {kind} {animal} {way} to look under the {look} {cover}.",
       "A {kind} {animal} saw that {hero} was {sorrow} and came {way} to help.",
     ],
-    [
-      "There was the {hue} {thing}, next to {count} {look} stones!",
-      "At last the {animal} found the {thing} under the {look} {color} {cover}!",
-      '"Here is your {look} {thing}!" said the {kind} {animal} {way}.',
-    ],
   ],
-  [ // food is shared
+  [ //food is shared
     [
       "{His} {family} gave {him} {count} {look} pieces of {food}.",
       "{hero} sat {way} under a {look} {cover} to eat some {look} {food}.",
@@ -263,13 +258,8 @@ const PLOTS: readonly (readonly (readonly string[])[])[] = [
       "A {kind} {animal} sat by the {look} {cover} and looked very {sorrow}.",
       "On the {look} way {hero} met a {kind} {animal} with a {look} {color} tail.",
     ],
-    [
-      "The {kind} {animal} ate the {food} {way} and {sound}.",
-      "They ate the {look} {food} {way}, and the {animal} was not {sorrow} any more.",
-      '"This {look} {food} is so {look}!" said the {kind} {animal}.',
-    ],
   ],
-  [ // a storm
+  [ //a storm
     [
       "One {weather} {time}, a {look} {color} storm came {way} over the {place}.",
       "The {time} became {weather} and {weather}, and a {look} wind blew over the {place}.",
@@ -278,12 +268,8 @@ const PLOTS: readonly (readonly (readonly string[])[])[] = [
       "There {hero} met a {kind} {animal} that was {sorrow} too.",
       "Behind the {look} {cover} sat a {sorrow} {animal} with a {look} {color} tail.",
     ],
-    [
-      "Soon the {look} storm was over, and the sky was {color} and {color}.",
-      "After {count} {look} hours the sun came {way}, and they felt {feeling}.",
-    ],
   ],
-  [ // a race
+  [ //a race
     [
       "{hero} wanted to win the {look} race at the {look} {place}.",
       "Every {weather} {time}, {he} ran {way} around the {place} {count} times.",
@@ -292,13 +278,8 @@ const PLOTS: readonly (readonly (readonly string[])[])[] = [
       'A {kind} {animal} said {way}, "I can run to the {look} {cover} faster than you."',
       "On the {weather} {time} of the race, {he} stood next to a {kind} {animal}.",
     ],
-    [
-      "They crossed the {look} line {way}, and {his} {family} {sound}.",
-      "They both won a {look} {hue} {thing} and {count} {look} pieces of {food}.",
-      '"You are a {kind} and {kind} {child}," said the {animal} to {hero}.',
-    ],
   ],
-  [ // a seed grows
+  [ //a seed grows
     [
       "{His} {kind} {family} gave {him} {count} seeds of a {look} {plant}.",
       "{hero} {way} found a {look} {plant} next to a {look} {cover}.",
@@ -307,13 +288,8 @@ const PLOTS: readonly (readonly (readonly string[])[])[] = [
       "But a {sorrow} {animal} came {way} and wanted to eat the {plant}.",
       "One {weather} {time}, a {kind} {animal} came {way} to see the {plant}.",
     ],
-    [
-      "In the {weather} {time}, the {plant} was {look} and {color}.",
-      "After {count} {weather} weeks, the {plant} was as {look} as a {cover}.",
-      "They picked the {look} {plant} {way} and made some {look} {food} from it.",
-    ],
   ],
-  [ // someone is stuck
+  [ //someone is stuck
     [
       "On a {weather} {time}, {he} heard a {look} sound from a {look} {cover}.",
       "{hero} walked {way} past the {look} {home} when {he} heard a {look} cry.",
@@ -322,13 +298,8 @@ const PLOTS: readonly (readonly (readonly string[])[])[] = [
       "A {kind} {animal} was stuck {way} under a {look} {cover}.",
       "It was a {sorrow} {animal}, and its {look} leg was caught in a {cover}.",
     ],
-    [
-      "At last the {kind} {animal} was {feeling} and {sound} {way}.",
-      "Then the {animal} was {feeling}, and gave {hero} a {look} {hue} {thing}.",
-      '"Thank you, {kind} {child}!" said the {animal} {way}.',
-    ],
   ],
-  [ // something is built
+  [ //something is built
     [
       "{hero} wanted to build a {look} and {look} {home} at the {place}.",
       "{His} {look} dream was to live in a {look} {color} {home}.",
@@ -337,12 +308,8 @@ const PLOTS: readonly (readonly (readonly string[])[])[] = [
       'A {kind} {animal} said {way}, "I will help you for some {look} {food}."',
       "A {kind} {animal} watched {hero} {way} from behind a {look} {cover}.",
     ],
-    [
-      "When the {look} {home} was done, they ate {look} {food} on a {cover}.",
-      '"This is the most {look} {home} of all," said {hero} {way}.',
-    ],
   ],
-  [ // a surprise
+  [ //a surprise
     [
       "It was the {weather} birthday of {his} {family}, and {he} had no {look} gift.",
       "{hero} wanted to give {his} {kind} {family} a {look} gift.",
@@ -350,11 +317,6 @@ const PLOTS: readonly (readonly (readonly string[])[])[] = [
     [
       '"Take this {look} {hue} {thing}," said a {kind} {animal} {way}.',
       "There {hero} saw a {kind} {animal} with a {look} {hue} {thing}.",
-    ],
-    [
-      '"What a {look} and {look} {thing}!" said {his} {family} {way}.',
-      "{His} {kind} {family} was {feeling}, and they {sound} all {time}.",
-      "In the {weather} {time}, they {sound} around the {look} {food} and felt {feeling}.",
     ],
   ],
 ];

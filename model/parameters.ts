@@ -12,8 +12,14 @@ export interface ParameterSpec {
   readonly decayed: boolean;
 }
 
-/** Standard deviation of GPT-2's initial weights (Radford et al. 2019, openai/gpt-2). */
-const DEVIATION = 0.02;
+/**
+ * Standard deviation of GPT-2's initial weights (Radford et al. 2019, openai/gpt-2), which are 768
+ * wide. Narrower models start larger, so that what a matrix gives out is as large as there: with 0.02
+ * at width 64 all attention scores begin near zero, and heads that copy form late or never.
+ */
+function initialDeviation(width: number): number {
+  return 0.02 * Math.sqrt(768 / width);
+}
 
 /**
  * All parameters of a model, the decayed ones first, so that each group is one stretch of an arena.
@@ -23,8 +29,9 @@ const DEVIATION = 0.02;
  */
 export function parameterTable(config: GptConfig): ParameterSpec[] {
   const { vocabularySize: V, contextLength: L, width: C, layers } = config;
-  const normal = { deviation: DEVIATION };
-  const residual = { deviation: DEVIATION / Math.sqrt(2 * layers) };
+  const deviation = initialDeviation(C);
+  const normal = { deviation };
+  const residual = { deviation: deviation / Math.sqrt(2 * layers) };
 
   const matrix = (name: string, shape: number[], initial = normal): ParameterSpec => (
     { name, shape, initial, decayed: true }

@@ -105,7 +105,7 @@ interface PresetDefaults {
  * appendix D.6). `nano` is sized for two CPU cores and three minutes.
  */
 const PRESET_DEFAULTS: Readonly<Record<PresetName, PresetDefaults>> = {
-  nano: { batchSize: 16, steps: 1900, learningRate: 5e-3 },
+  nano: { batchSize: 16, steps: 1400, learningRate: 5e-3 },
   mini: { batchSize: 32, steps: 2000, learningRate: 1e-3 },
   small: { batchSize: 32, steps: 5000, learningRate: 6e-4 },
   distilgpt2: { batchSize: 8, steps: 20000, learningRate: 4e-4 },

@@ -68,7 +68,7 @@ Deno.test("storyLogProbability() is undefined for what the grammar does not writ
 Deno.test("judgeStory() accepts every sentence of every story", () => {
   for (const story of stories.slice(0, 200)) {
     const { sentences, accepted, namesHero, keepsHero } = judgeStory(story);
-    assert.ok(sentences >= 5, story);
+    assert.ok(sentences >= 4, story);
     assert.equal(accepted, sentences, story);
     assert.ok(namesHero && keepsHero, story);
   }
@@ -123,9 +123,9 @@ Deno.test("sampleStories() draws every word about as often as any other", () => 
   // a slot where every word of it may stand, and how many words it has
   const slots = [
     { name: "hero", pattern: /named (\w+)/, words: 16 },
-    { name: "feeling", pattern: /felt very (\w+)\.$/, words: 12 },
+    { name: "feeling", pattern: /felt (\w+)\.$/, words: 12 },
     { name: "way", pattern: /went (\w+) to the/, words: 16 },
-    { name: "family", pattern: /told \w+ \w+ (\w+) about/, words: 8 },
+    { name: "family", pattern: /birthday of \w+ (\w+),/, words: 8 },
   ];
   const many = sampleStories({ seed, count: 8000 });
   for (const { name, pattern, words } of slots) {
