@@ -8,6 +8,9 @@ export class CheckpointError extends Error {
   override name = "CheckpointError";
 }
 
+/** A checkpoint that is whole, but written by a later version of this code. */
+class NewerFormatError extends CheckpointError {}
+
 /** Version of the checkpoint format that this code writes. */
 export const CHECKPOINT_FORMAT = 1;
 
@@ -109,7 +112,7 @@ export function readTrainerState(path: string): TrainerState {
   try {
     state = JSON.parse(readFileSync(file, "utf8"));
   } catch (error) {
-    const reason = (error as NodeJS.ErrnoException).code === "ENOENT" ? "is missing" : "is no JSON";
+    const reason = error instanceof SyntaxError ? "is no JSON" : reasonOf(error);
     throw new CheckpointError(`Cannot load checkpoint ${path} as ${STATE_FILE} ${reason}`);
   }
   return validateState(upgradeState(state, file), file);
@@ -118,10 +121,16 @@ export function readTrainerState(path: string): TrainerState {
 /** Applies the upgrades from a state's format to the current one. */
 export function upgradeState(state: JsonObject, file: string, upgrades = UPGRADES): JsonObject {
   const version = state?.formatVersion;
-  if (typeof version !== "number" || !Number.isInteger(version) || version > CHECKPOINT_FORMAT) {
+  if (typeof version !== "number" || !Number.isInteger(version)) {
     throw new CheckpointError(
+      `Cannot load ${file} as formatVersion must be an integer: ` +
+        `current value is ${JSON.stringify(version)}`,
+    );
+  }
+  if (version > CHECKPOINT_FORMAT) {
+    throw new NewerFormatError(
       `Cannot load ${file} as formatVersion must be at most ${CHECKPOINT_FORMAT}, which this ` +
-        `version of toy-transformer knows: current value is ${JSON.stringify(version)}`,
+        `version of toy-transformer knows: current value is ${version}`,
     );
   }
   for (let from = version; from < CHECKPOINT_FORMAT; from++) {
@@ -137,7 +146,7 @@ function validateState(state: JsonObject, file: string): TrainerState {
     if (ok) return;
     throw new CheckpointError(
       `Cannot load ${file} as ${name} must be ${requirement}: ` +
-        `current value is ${JSON.stringify(object[name.split(".").at(-1)!])}`,
+        `current value is ${JSON.stringify(object[name.slice(name.indexOf(".") + 1)])}`,
     );
   };
   const isObject = (value: unknown) =>
@@ -161,7 +170,9 @@ function validateState(state: JsonObject, file: string): TrainerState {
       Number.isSafeInteger(value) && value as number >= 0,
     );
   }
-  check(state, "lossScale", "a positive number", Number(state.lossScale) > 0);
+  const { lossScale } = state;
+  const isScale = Number.isFinite(lossScale) && lossScale as number > 0;
+  check(state, "lossScale", "a positive number", isScale);
   const best = state.bestValidationLoss;
   check(state, "bestValidationLoss", "a number or null", best === null || Number.isFinite(best));
   check(state, "tokenizerHash", "text", typeof state.tokenizerHash === "string");
@@ -172,9 +183,15 @@ function validateState(state: JsonObject, file: string): TrainerState {
   for (const name of ["learningRate", "minLearningRate", "warmupSteps", "steps"]) {
     check(schedule, `schedule.${name}`, "a number", Number.isFinite(schedule[name]));
   }
+  const data = state.data as JsonObject;
+  for (const name of ["name", "hash"]) {
+    check(data, `data.${name}`, "text", typeof data[name] === "string");
+  }
   for (const [name, digest] of Object.entries(state.files as JsonObject)) {
     const { bytes, sha256 } = (digest ?? {}) as Partial<FileDigest>;
-    const ok = /^[\w.-]+$/.test(name) && Number.isSafeInteger(bytes) && typeof sha256 === "string";
+    // a name is never a path
+    const ok = /^\w[\w.-]*$/.test(name) && Number.isSafeInteger(bytes) &&
+      typeof sha256 === "string";
     check(state.files as JsonObject, `files.${name}`, "the size and hash of a file", ok);
   }
   return state as unknown as TrainerState;
@@ -192,8 +209,8 @@ export function verifyCheckpoint(path: string): TrainerState {
     let content: Uint8Array;
     try {
       content = readFileSync(join(path, name));
-    } catch {
-      throw new CheckpointError(`Cannot load checkpoint ${path} as ${name} is missing`);
+    } catch (error) {
+      throw new CheckpointError(`Cannot load checkpoint ${path} as ${name} ${reasonOf(error)}`);
     }
     if (content.length !== bytes) {
       throw new CheckpointError(
@@ -208,6 +225,12 @@ export function verifyCheckpoint(path: string): TrainerState {
     }
   }
   return state;
+}
+
+/** Completes the sentence "Cannot load … as FILE …" for a file that cannot be read. */
+function reasonOf(error: unknown): string {
+  const { code, message } = error as NodeJS.ErrnoException;
+  return code === "ENOENT" ? "is missing" : `cannot be read: ${message}`;
 }
 
 /**
@@ -227,9 +250,8 @@ export function newestCheckpoint(
     try {
       verifyCheckpoint(path);
     } catch (error) {
-      const { message } = error as Error;
-      if (message.includes("formatVersion")) throw error;
-      damaged.push(message);
+      if (error instanceof NewerFormatError) throw error;
+      damaged.push((error as Error).message);
       continue;
     }
     for (const message of damaged) onWarning(`${message}; taking ${path} instead`);

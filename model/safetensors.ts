@@ -58,6 +58,9 @@ const MAX_NAME_BYTES = 1024;
 const MAX_RANK = 64;
 const MAX_NESTING = 4;
 
+/** Longest part of a file that an error message repeats. */
+const MAX_REASON = 300;
+
 /**
  * Reads a safetensors file, trusting nothing in it.
  *
@@ -70,8 +73,8 @@ const MAX_NESTING = 4;
  * @throws {RangeError} if a number in it, or the file's length, cannot be.
  */
 export function parseSafetensors(bytes: Uint8Array<ArrayBuffer>, where: string): Safetensors {
-  const range = (reason: string) => new RangeError(`Cannot read ${where} as ${reason}`);
-  const syntax = (reason: string) => new SyntaxError(`Cannot read ${where} as ${reason}`);
+  const range = (reason: string) => new RangeError(`Cannot read ${where} as ${clip(reason)}`);
+  const syntax = (reason: string) => new SyntaxError(`Cannot read ${where} as ${clip(reason)}`);
   if (bytes.length < 8) {
     throw range(`it must have at least 8 bytes: current size is ${bytes.length}`);
   }
@@ -105,10 +108,6 @@ export function parseSafetensors(bytes: Uint8Array<ArrayBuffer>, where: string):
   const metadata = new Map<string, string>();
   const placed: { name: string; begin: number; end: number }[] = [];
   const tensors = new Map<string, SafetensorsEntry>();
-  const count = header.size - (header.has("__metadata__") ? 1 : 0);
-  if (count > MAX_TENSORS) {
-    throw range(`it must hold at most ${MAX_TENSORS} tensors: current number is ${count}`);
-  }
   for (const [name, value] of header) {
     if (name === "__metadata__") {
       if (!(value instanceof Map)) throw syntax("its __metadata__ must be an object");
@@ -213,9 +212,6 @@ function parseEntry(
     });
   };
   const shape = integers("shape"), offsets = integers("data_offsets");
-  if (shape.length > MAX_RANK) {
-    throw fail(`must have at most ${MAX_RANK} dimensions: current number is ${shape.length}`);
-  }
   if (offsets.length !== 2) throw fail(`must have two data_offsets: it has ${offsets.length}`);
   return { dtype: dtype as SafetensorsDType, shape, begin: offsets[0]!, end: offsets[1]! };
 }
@@ -228,19 +224,24 @@ class JsonNumber {
 type Json = string | boolean | null | JsonNumber | Json[] | JsonObject;
 type JsonObject = Map<string, Json>;
 
+/** A reason without the megabytes that a hostile file would put into it. */
+function clip(reason: string): string {
+  return reason.length > MAX_REASON ? `${reason.slice(0, MAX_REASON)}…` : reason;
+}
+
 function show(value: Json): string {
   if (value instanceof JsonNumber) return value.source;
   if (value instanceof Map) return "an object";
   return Array.isArray(value) ? "a list" : JSON.stringify(value);
 }
 
-const TOKEN =
-  // deno-lint-ignore no-control-regex
-  /([{}[\],:])|("(?:[^"\\\u0000-\u001f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*")|(-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?)|(true|false|null)/y;
+/** Any token but a string: on a string of megabytes a regular expression exhausts the stack. */
+const TOKEN = /[{}[\],:]|-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?|true|false|null/y;
 
 /**
  * Parses a JSON object into Maps, which hold any key, `__proto__` too. Unlike JSON.parse it refuses
- * duplicate keys, keeps numbers as written, and allows nothing but spaces after the object.
+ * duplicate keys, keeps numbers as written, and allows nothing but spaces after the object. It stops
+ * at the first list or object that is too large for a header, before it fills the memory.
  *
  * @throws {Error} whose message completes the sentence "its header …".
  */
@@ -249,11 +250,23 @@ function parseStrictJson(text: string): JsonObject {
   const invalid = () => new Error(`must be valid JSON: it is not at character ${at}`);
   const next = (): string => {
     while (" \t\n\r".includes(text[at] ?? "x")) at++;
+    if (text[at] === '"') {
+      const start = at++;
+      while (at < text.length && text[at] !== '"') at += text[at] === "\\" ? 2 : 1;
+      return text.slice(start, ++at);
+    }
     TOKEN.lastIndex = at;
     const token = TOKEN.exec(text)?.[0];
     if (token === undefined) throw invalid();
     at += token.length;
     return token;
+  };
+  const string = (token: string): string => {
+    try {
+      return JSON.parse(token);
+    } catch {
+      throw invalid();
+    }
   };
   const value = (token: string): Json => {
     if (token === "{" || token === "[") {
@@ -262,7 +275,7 @@ function parseStrictJson(text: string): JsonObject {
       depth--;
       return result;
     }
-    if (token.startsWith('"')) return JSON.parse(token) as string;
+    if (token.startsWith('"')) return string(token);
     if (/^[-\d]/.test(token)) return new JsonNumber(token);
     if (token === "true" || token === "false") return token === "true";
     if (token === "null") return null;
@@ -273,10 +286,13 @@ function parseStrictJson(text: string): JsonObject {
     let token = next();
     while (token !== "}") {
       if (!token.startsWith('"')) throw invalid();
-      const key = JSON.parse(token) as string;
+      const key = string(token);
       if (map.has(key)) throw new Error(`must not have the key ${JSON.stringify(key)} twice`);
       if (next() !== ":") throw invalid();
       map.set(key, value(next()));
+      if (map.size > MAX_TENSORS + Number(map.has("__metadata__"))) {
+        throw new Error(`must name at most ${MAX_TENSORS} tensors or texts`);
+      }
       token = next();
       if (token === ",") {
         token = next();
@@ -290,6 +306,9 @@ function parseStrictJson(text: string): JsonObject {
     let token = next();
     while (token !== "]") {
       list.push(value(token));
+      if (list.length > MAX_RANK) {
+        throw new Error(`must have no list over ${MAX_RANK} long, which is the highest rank`);
+      }
       token = next();
       if (token === ",") {
         token = next();
@@ -309,27 +328,45 @@ function parseStrictJson(text: string): JsonObject {
  * Writes a safetensors file as chunks, header first, so that no tensor is copied.
  *
  * The tensors keep their order; the header is padded with spaces to a multiple of eight bytes.
+ *
+ * @throws {RangeError} if a name comes twice or is `__metadata__`, or if a tensor's bytes are not those
+ * of its shape and dtype: `parseSafetensors()` would refuse the file.
  */
 export function serializeSafetensors(
   tensors: Iterable<readonly [string, SafetensorsEntry]>,
   metadata: Readonly<Record<string, string>> = {},
 ): Uint8Array<ArrayBuffer>[] {
-  const header: Record<string, unknown> = {};
-  if (Object.keys(metadata).length > 0) header.__metadata__ = metadata;
+  // a Map, as an object would put the name "0" before all others
+  const header = new Map<string, unknown>();
+  if (Object.keys(metadata).length > 0) header.set("__metadata__", metadata);
   const chunks: Uint8Array<ArrayBuffer>[] = [];
   let at = 0;
   for (const [name, { dtype, shape, data }] of tensors) {
-    header[name] = { dtype, shape, data_offsets: [at, at + data.length] };
-    at += data.length;
+    if (name === "__metadata__" || header.has(name)) {
+      throw new RangeError(
+        `Cannot write safetensors as names must be unique: current name is "${name}"`,
+      );
+    }
+    const bytes = shape.reduce((product, dim) => product * dim, DTYPE_BYTES[dtype]);
+    if (data.length !== bytes) {
+      throw new RangeError(
+        `Cannot write tensor "${name}" as ${dtype} [${shape}] must have ${bytes} bytes: ` +
+          `current size is ${data.length}`,
+      );
+    }
+    header.set(name, { dtype, shape, data_offsets: [at, at + bytes] });
+    at += bytes;
     chunks.push(data);
   }
-  const json = JSON.stringify(header);
-  const length = new TextEncoder().encode(json).length;
-  const text = json + " ".repeat((8 - length % 8) % 8);
-  const encoded = new TextEncoder().encode(text);
+  const fields = [...header].map(([name, value]) =>
+    `${JSON.stringify(name)}:${JSON.stringify(value)}`
+  );
+  const json = new TextEncoder().encode(`{${fields.join()}}`);
+  const padded = new Uint8Array(Math.ceil(json.length / 8) * 8).fill(0x20);
+  padded.set(json);
   const prefix = new Uint8Array(8);
-  new DataView(prefix.buffer).setBigUint64(0, BigInt(encoded.length), true);
-  return [prefix, encoded, ...chunks];
+  new DataView(prefix.buffer).setBigUint64(0, BigInt(padded.length), true);
+  return [prefix, padded, ...chunks];
 }
 
 /**

@@ -28,13 +28,15 @@ const SPARE_BYTES = 16 * 2 ** 20;
 
 /** A run directory that this process alone writes to. */
 export interface RunDirectory {
+  /** The directory. */
   readonly path: string;
   /**
    * Writes a checkpoint so that after a crash or a power cut it is either whole or not there.
    *
    * Files go to a temporary sibling directory and are synced; the state with their hashes comes last;
-   * then the directory is renamed and its parent synced. `latest`, and with `best` also `best`, are
-   * rewritten as hints. Older checkpoints beyond `keep` are removed, the best one excepted.
+   * then the directory is renamed and its parent synced. A checkpoint of the same step is replaced.
+   * `latest`, and with `best` also `best`, are rewritten as hints. Older checkpoints beyond `keep` are
+   * removed, the best one excepted; later ones, which a resume passed over as damaged, stay.
    *
    * @returns the checkpoint's path.
    * @throws {CheckpointError} if there is no room or the disk refuses; older checkpoints stay.
@@ -44,11 +46,19 @@ export interface RunDirectory {
     state: Omit<TrainerState, "files">,
     options: { keep: number; best: boolean },
   ): string;
-  /** Appends a line to a file of the run. */
+  /**
+   * Appends a line to a file of the run.
+   *
+   * @throws {CheckpointError} if the disk refuses.
+   */
   append(name: string, line: string): void;
   /** Reads a file of the run. */
   read(name: string): string;
-  /** Writes a file of the run, replacing it as a whole. */
+  /**
+   * Writes a file of the run, replacing it as a whole.
+   *
+   * @throws {CheckpointError} if the disk refuses.
+   */
   write(name: string, text: string): void;
   /** Gives the run back. */
   close(): void;
@@ -67,20 +77,15 @@ export function openRunDirectory(
   { freeBytes = freeBytesAt }: { freeBytes?: (path: string) => number } = {},
 ): RunDirectory {
   const checkpoints = join(path, "checkpoints");
-  let lock: Deno.FsFile;
-  try {
+  const lock = attempt(`open run ${path}`, () => {
     mkdirSync(checkpoints, { recursive: true });
-    lock = Deno.openSync(join(path, "lock"), { create: true, write: true });
-  } catch (error) {
-    throw new CheckpointError(`Cannot open run ${path}: ${reasonOf(error)}`);
-  }
+    return Deno.openSync(join(path, "lock"), { create: true, write: true });
+  });
   if (!lock.tryLockSync(true)) {
     lock.close();
     throw new CheckpointError(`Cannot open run ${path} as another process is training there`);
   }
-  for (const name of readdirSync(checkpoints)) {
-    if (/^\.(tmp|trash)-/.test(name)) rmSync(join(checkpoints, name), { recursive: true });
-  }
+  attempt(`open run ${path}`, () => clearLeftovers(checkpoints));
   const hint = (name: string, target: string) =>
     replaceFile(join(path, name), [new TextEncoder().encode(`${target}\n`)]);
 
@@ -90,7 +95,7 @@ export function openRunDirectory(
       const name = String(state.step).padStart(6, "0");
       const target = join(checkpoints, name);
       const temporary = join(checkpoints, `.tmp-${name}`);
-      try {
+      attempt(`save checkpoint ${target}`, () => {
         const digests: Record<string, FileDigest> = {};
         for (const [file, content] of files) digests[file] = digest(content);
         const needed = Object.values(digests).reduce((sum, { bytes }) => sum + bytes, SPARE_BYTES);
@@ -101,37 +106,43 @@ export function openRunDirectory(
               `${megabytes(free)} are free`,
           );
         }
-        rmSync(temporary, { recursive: true, force: true });
-        mkdirSync(temporary);
-        for (const [file, content] of files) writeSynced(join(temporary, file), content);
-        const manifest = JSON.stringify({ ...state, files: digests }, null, 2) + "\n";
-        writeSynced(join(temporary, STATE_FILE), [new TextEncoder().encode(manifest)]);
-        syncDirectory(temporary);
-        // a checkpoint of the same step, if one is there, makes room without ever being half gone
-        if (existsSync(target)) discard(target);
-        renameSync(temporary, target);
-        syncDirectory(checkpoints);
-      } catch (error) {
-        rmSync(temporary, { recursive: true, force: true });
-        if (error instanceof CheckpointError) throw error;
-        throw new CheckpointError(`Cannot save checkpoint ${target}: ${reasonOf(error)}`);
-      }
-      hint("latest", name);
-      if (best) hint("best", name);
-      prune(path, keep);
+        try {
+          mkdirSync(temporary);
+          for (const [file, content] of files) writeSynced(join(temporary, file), content);
+          const manifest = JSON.stringify({ ...state, files: digests }, null, 2) + "\n";
+          writeSynced(join(temporary, STATE_FILE), [new TextEncoder().encode(manifest)]);
+          syncDirectory(temporary);
+          // no call swaps two directories: until the new one has the name, the old one can come back
+          if (existsSync(target)) renameSync(target, join(checkpoints, `.old-${name}`));
+          renameSync(temporary, target);
+          syncDirectory(checkpoints);
+        } finally {
+          clearLeftovers(checkpoints);
+        }
+      });
+      attempt(`finish checkpoint ${target}`, () => {
+        hint("latest", name);
+        if (best) hint("best", name);
+        prune(path, { step: state.step, keep });
+      });
       return target;
     },
     append(name, line) {
-      const file = openSync(join(path, name), "a");
-      try {
-        writeAll(file, new TextEncoder().encode(line + "\n"));
-      } finally {
-        closeSync(file);
-      }
+      attempt(`write ${join(path, name)}`, () => {
+        const file = openSync(join(path, name), "a");
+        try {
+          writeAll(file, new TextEncoder().encode(line + "\n"));
+        } finally {
+          closeSync(file);
+        }
+      });
     },
     read: (name) => Deno.readTextFileSync(join(path, name)),
     write(name, text) {
-      replaceFile(join(path, name), [new TextEncoder().encode(text)]);
+      attempt(
+        `write ${join(path, name)}`,
+        () => replaceFile(join(path, name), [new TextEncoder().encode(text)]),
+      );
     },
     close() {
       lock.close();
@@ -148,26 +159,40 @@ export function openRunDirectory(
 export function moveAside(path: string): string | undefined {
   if (!existsSync(path)) return undefined;
   openRunDirectory(path).close(); // nobody trains there
+  const name = join(dirname(path), basename(path)); // without the slash that may end a path
   let number = 1;
-  while (existsSync(`${path}-${number}`)) number++;
-  const aside = `${path}-${number}`;
-  try {
-    renameSync(path, aside);
-  } catch (error) {
-    throw new CheckpointError(`Cannot move ${path} to ${aside}: ${reasonOf(error)}`);
-  }
+  while (existsSync(`${name}-${number}`)) number++;
+  const aside = `${name}-${number}`;
+  attempt(`move ${path} to ${aside}`, () => renameSync(path, aside));
   return aside;
 }
 
-/** Removes the oldest checkpoints but `keep`, and never the one that `best` names. */
-function prune(path: string, keep: number): void {
+/**
+ * Clears away what an interrupted save or removal left. A checkpoint that made room for one of the same
+ * step, which then did not come, gets its name back.
+ */
+function clearLeftovers(checkpoints: string): void {
+  for (const name of readdirSync(checkpoints)) {
+    const leftover = join(checkpoints, name);
+    const displaced = name.startsWith(".old-") && join(checkpoints, name.slice(".old-".length));
+    if (displaced && !existsSync(displaced)) renameSync(leftover, displaced);
+    else if (/^\.(tmp|old|trash)-/.test(name)) rmSync(leftover, { recursive: true });
+  }
+}
+
+/**
+ * Removes the oldest checkpoints up to `step` but `keep`, and never the one that `best` names. A later
+ * one is damaged, or the training would have gone on from it: it must not push out a whole one.
+ */
+function prune(path: string, { step, keep }: { step: number; keep: number }): void {
   let best = "";
   try {
     best = Deno.readTextFileSync(join(path, "best")).trim();
   } catch {
     // no evaluation yet
   }
-  for (const checkpoint of listCheckpoints(path).slice(keep)) {
+  const earlier = listCheckpoints(path).filter((checkpoint) => checkpoint.step <= step);
+  for (const checkpoint of earlier.slice(keep)) {
     if (basename(checkpoint.path) !== best) discard(checkpoint.path);
   }
 }
@@ -191,8 +216,13 @@ function digest(content: FileContent): FileDigest {
 
 function replaceFile(path: string, content: FileContent): void {
   const temporary = `${path}.tmp`;
-  writeSynced(temporary, content);
-  renameSync(temporary, path);
+  try {
+    writeSynced(temporary, content);
+    renameSync(temporary, path);
+  } catch (error) {
+    rmSync(temporary, { force: true }); // on a full disk even half a file is in the way
+    throw error;
+  }
 }
 
 function writeSynced(path: string, content: FileContent): void {
@@ -209,7 +239,7 @@ function writeSynced(path: string, content: FileContent): void {
 function writeAll(file: number, chunk: Uint8Array): void {
   for (let done = 0; done < chunk.length;) {
     const written = writeSync(file, chunk, done, Math.min(chunk.length - done, 2 ** 30));
-    if (written === 0) throw new Error("the disk is full");
+    if (written === 0) throw Object.assign(new Error("nothing was written"), { code: "ENOSPC" });
     done += written;
   }
 }
@@ -234,12 +264,23 @@ function megabytes(bytes: number): string {
   return `${(bytes / 1e6).toFixed(1)} MB`;
 }
 
+/** Runs `action` and makes one sentence of whatever the system has against it. */
+function attempt<T>(what: string, action: () => T): T {
+  try {
+    return action();
+  } catch (error) {
+    if (error instanceof CheckpointError) throw error;
+    throw new CheckpointError(`Cannot ${what} as ${reasonOf(error)}`);
+  }
+}
+
 function reasonOf(error: unknown): string {
   const { code, message } = error as NodeJS.ErrnoException;
-  if (code === "ENOSPC") return "the disk is full";
+  if (code === "ENOSPC" || code === "EDQUOT") return "the disk is full";
+  if (code === "EROFS") return "the disk is read-only";
   if (code === "EACCES" || code === "EPERM" || error instanceof Deno.errors.NotCapable) {
     return "writing there is not permitted";
   }
   if (code === "ENOTDIR" || code === "EEXIST") return "a file is in its place";
-  return message;
+  return `the system refuses: ${message}`;
 }

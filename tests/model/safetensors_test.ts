@@ -1,10 +1,12 @@
 import assert from "node:assert/strict";
+import { Random } from "../../data/random.ts";
 import {
   fromFloat32,
   parseSafetensors,
   serializeSafetensors,
   toFloat32,
 } from "../../model/safetensors.ts";
+import { freshSeed } from "../seeds.ts";
 
 /** A file of this header text, or header value, and so many bytes of data. */
 function file(header: unknown, dataBytes = 0): Uint8Array<ArrayBuffer> {
@@ -31,6 +33,7 @@ const written = (shape: string, offsets = "[0,4]") =>
   `{"x":{"dtype":"F32","shape":${shape},"data_offsets":${offsets}}}`;
 
 const nested = `{"x":${"[".repeat(4)}1${"]".repeat(4)}}`;
+const empty = entry({ shape: [0], data_offsets: [2, 2] });
 const many = Object.fromEntries(
   Array.from({ length: 100_001 }, (_, i) => [`t${i}`, entry({ shape: [0], data_offsets: [0, 0] })]),
 );
@@ -91,7 +94,7 @@ const REFUSED: [rule: string, bytes: Uint8Array<ArrayBuffer>, message: RegExp][]
   [
     "a rank over 64",
     file({ x: entry({ shape: new Array(65).fill(1) }) }, 4),
-    /at most 64 dimensions/,
+    /no list over 64 long, which is the highest rank/,
   ],
   [
     "a product that overflows",
@@ -117,9 +120,22 @@ const REFUSED: [rule: string, bytes: Uint8Array<ArrayBuffer>, message: RegExp][]
   ["bytes left over", file({ x: entry() }, 5), /1 bytes are left over/],
   ["a size unlike shape and dtype", file({ x: entry({ shape: [2] }) }, 4), /must have 8 bytes/],
   ["over 100,000 tensors", file(many), /at most 100000 tensors/],
+  [
+    "over 100,000 tensors beside metadata",
+    file({ __metadata__: {}, ...many }),
+    /at most 100000 tensors/,
+  ],
   ["an empty name", file({ "": entry() }, 4), /name must have 1 to 1024 bytes/],
   ["a name over 1,024 bytes", file({ ["é".repeat(513)]: entry() }, 4), /1 to 1024 bytes/],
   ["a control character in a name", file({ "a\u0007": entry() }, 4), /no control characters/],
+  [
+    "an empty tensor inside another",
+    file({ x: entry(), y: empty }, 4),
+    /"y" begins at 2, the one before ends at 4/,
+  ],
+  ["an unknown escape", file('{"\\x":1}'), /must be valid JSON/],
+  ["a raw control character", file('{"a\n":1}'), /must be valid JSON/],
+  ["a string without an end", file('{"a\\'), /must be valid JSON/],
   ["metadata that is no object", file('{"__metadata__":"x"}'), /__metadata__ must be an object/],
   [
     "metadata that is no string",
@@ -139,6 +155,62 @@ for (const [rule, bytes, message] of REFUSED) {
   });
 }
 
+Deno.test("parseSafetensors() takes 100,000 tensors, metadata and a rank of 64", () => {
+  const most = Object.fromEntries(Object.entries(many).slice(0, -2));
+  const header = { ...most, __metadata__: {}, x: entry({ shape: new Array(64).fill(1) }) };
+  const { tensors } = parseSafetensors(file(header, 4), "x");
+  assert.equal(tensors.size, 100_000);
+  assert.equal(tensors.get("x")!.shape.length, 64);
+});
+
+Deno.test("parseSafetensors() takes tensors in another order than their data", () => {
+  const header = {
+    last: entry({ data_offsets: [4, 8] }),
+    first: entry(),
+    empty: entry({ shape: [0, 3], data_offsets: [4, 4] }),
+  };
+  const bytes = file(header, 8);
+  new DataView(bytes.buffer).setFloat32(bytes.length - 4, 2.5, true);
+  const { tensors } = parseSafetensors(bytes, "x");
+  assert.deepEqual([...toFloat32(tensors.get("last")!)], [2.5]);
+  assert.deepEqual([...toFloat32(tensors.get("first")!)], [0]);
+  assert.deepEqual([...toFloat32(tensors.get("empty")!)], []);
+});
+
+Deno.test("parseSafetensors() takes every JSON escape in a name", () => {
+  const header =
+    '{"\\u00e9\\ud83d\\ude00\\/\\\\\\"" :{"shape":[],"data_offsets":[0,1],"dtype":"U8"}}  ';
+  const { tensors } = parseSafetensors(file(header, 1), "x");
+  assert.deepEqual([...tensors.keys()], ['\u00e9\u{1f600}/\\"']);
+});
+
+Deno.test("parseSafetensors() takes a text of megabytes", () => {
+  const text = "x".repeat(20_000_000);
+  const { metadata } = parseSafetensors(file(`{"__metadata__":{"a":"${text}"}}`), "x");
+  assert.equal(metadata.get("a")!.length, text.length);
+});
+
+Deno.test("parseSafetensors() does not repeat megabytes of a file in its message", () => {
+  const bytes = file(written(`[${"9".repeat(1_000_000)}]`), 4);
+  assert.throws(() => parseSafetensors(bytes, "x"), (error: Error) => error.message.length < 400);
+});
+
+Deno.test("parseSafetensors() refuses or reads a damaged file, and fails in no other way", () => {
+  const seed = freshSeed();
+  const random = new Random(seed);
+  const good = file({ x: entry(), y: entry({ data_offsets: [4, 8] }) }, 8);
+  for (let round = 0; round < 2000; round++) {
+    const bytes = good.slice(0, random.below(4) ? good.length : random.below(good.length));
+    if (bytes.length > 0) bytes[random.below(bytes.length)]! ^= 1 << random.below(8);
+    try {
+      parseSafetensors(bytes, "x");
+    } catch (error) {
+      const refused = error instanceof SyntaxError || error instanceof RangeError;
+      assert.ok(refused && /^Cannot read x as /.test(error.message), `seed ${seed}: ${error}`);
+    }
+  }
+});
+
 Deno.test("parseSafetensors() gives back what serializeSafetensors() wrote", () => {
   const values = Float32Array.of(1.5, -2, 3.25, 0, 1e-3, 7);
   const chunks = serializeSafetensors([
@@ -156,6 +228,25 @@ Deno.test("parseSafetensors() gives back what serializeSafetensors() wrote", () 
   assert.deepEqual([...toFloat32(tensors.get("scalar")!)], [9]);
   assert.deepEqual([...metadata], [["format", "pt"]]);
   assert.equal(new DataView(bytes.buffer).getUint32(0, true) % 8, 0);
+});
+
+Deno.test("serializeSafetensors() keeps the order of names that look like numbers", () => {
+  const one = fromFloat32(Float32Array.of(1), [1], "F32");
+  const chunks = serializeSafetensors([["b", one], ["1", one], ["0", one]]);
+  const bytes = new Uint8Array(chunks.flatMap((chunk) => [...chunk]));
+  assert.deepEqual([...parseSafetensors(bytes, "x").tensors.keys()], ["b", "1", "0"]);
+});
+
+Deno.test("serializeSafetensors() refuses what parseSafetensors() would not read back", () => {
+  const one = fromFloat32(Float32Array.of(1), [1], "F32");
+  const cases: [name: string, entries: [string, typeof one][], message: RegExp][] = [
+    ["a name twice", [["a", one], ["a", one]], /names must be unique: current name is "a"$/],
+    ["the metadata's name", [["__metadata__", one]], /current name is "__metadata__"$/],
+    ["a size", [["a", { ...one, shape: [2] }]], /F32 \[2\] must have 8 bytes: current size is 4$/],
+  ];
+  for (const [name, entries, message] of cases) {
+    assert.throws(() => serializeSafetensors(entries), { name: "RangeError", message }, name);
+  }
 });
 
 Deno.test("parseSafetensors() reads tensors that start at odd bytes", () => {
