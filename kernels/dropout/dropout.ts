@@ -9,6 +9,9 @@ const WORKGROUP_SIZE = 256;
  * y = x with a share of its elements dropped and the rest scaled up (Srivastava et al. 2014).
  *
  * x, y: [N], f32 or f16 each; random: u32 [seed, counter], which with the site decides what drops.
+ *
+ * @throws {RangeError | TypeError} if a tensor has another shape or element type, or the rate is not in
+ * [0, 1).
  */
 export function dropoutForward(
   program: Program,
@@ -19,7 +22,11 @@ export function dropoutForward(
   applyMask("dropoutForward", program, { x, random, y }, site);
 }
 
-/** dx = the mask of `dropoutForward()` over dy.  dy, dx: [N], f32 or f16 each; dx is set. */
+/**
+ * dx = the mask of `dropoutForward()` over dy.  dy, dx: [N], f32 or f16 each; dx is set.
+ *
+ * @throws {RangeError | TypeError} as `dropoutForward()` does.
+ */
 export function dropoutBackward(
   program: Program,
   { dy, random }: { dy: Tensor; random: Tensor },
@@ -38,6 +45,7 @@ function applyMask(
   assertDType(action, x, "f32", "f16");
   assertDType(action, y, "f32", "f16");
   assertDType(action, random, "u32");
+  assertShape(action, random, [2]);
   assertShape(action, y, x.shape);
   const N = size(x.shape);
   program.dispatch({

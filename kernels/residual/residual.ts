@@ -10,6 +10,9 @@ const WORKGROUP_SIZE = 256;
  * y = x + dropout(z): a branch joins the residual stream.
  *
  * x, y: f32 [N]; z: [N], f32 or f16. random: u32 [seed, counter], read if the rate is above 0.
+ *
+ * @throws {RangeError | TypeError} if a tensor has another shape or element type, the rate is not in
+ * [0, 1), or is above 0 without `random`.
  */
 export function residualForward(
   program: Program,
@@ -30,7 +33,11 @@ export function residualForward(
   });
 }
 
-/** dz = the mask of `residualForward()` over dy.  dy: f32 [N]; dz: [N], f32 or f16, is set. */
+/**
+ * dz = the mask of `residualForward()` over dy.  dy: f32 [N]; dz: [N], f32 or f16, is set.
+ *
+ * @throws {RangeError | TypeError} as `residualForward()` does.
+ */
 export function residualBackward(
   program: Program,
   { dy, random }: { dy: Tensor; random?: Tensor },
@@ -54,7 +61,13 @@ function launch(
   site: DropoutSite,
 ) {
   if (site.rate > 0 && !random) {
-    throw new TypeError(`Cannot run ${action} with dropout ${site.rate} as it needs "random"`);
+    throw new TypeError(
+      `Cannot run ${action} as dropout needs the tensor "random": current rate is ${site.rate}`,
+    );
+  }
+  if (random) {
+    assertDType(action, random, "u32");
+    assertShape(action, random, [2]);
   }
   const N = size(like.shape);
   return {

@@ -1,12 +1,13 @@
 import assert from "node:assert/strict";
 import { dropoutBackward, dropoutForward } from "../../kernels/dropout/dropout.ts";
-import * as dropoutReference from "../../kernels/dropout/reference.ts";
+import * as reference from "../../kernels/dropout/reference.ts";
 import { dropoutFactor, dropoutUniforms } from "../../kernels/random.ts";
-import * as residualReference from "../../kernels/residual/reference.ts";
-import { residualBackward, residualForward } from "../../kernels/residual/residual.ts";
+import { Program } from "../../kernels/program.ts";
+import type { DType } from "../../kernels/tensor.ts";
 import {
   assertClose,
   assertGradient,
+  device,
   freshSeed,
   poisoned,
   randomValues,
@@ -16,98 +17,145 @@ import {
   testRandom,
 } from "./harness.ts";
 
-// one product or sum: half an ulp of the result
+// one product: half an ulp of the result
 const TOLERANCE = { f32: 1e-6, f16: 1e-3 } as Record<string, number>;
 
-Deno.test("reference dropout and residual gradients match central differences", () => {
+const RANDOM = { shape: [2], dtype: "u32" } as const;
+
+Deno.test("reference dropoutBackward() matches central differences", () => {
   const random = testRandom(freshSeed());
   const x = randomValues(random, 20), dy = randomValues(random, 20);
   const factor = (i: number) => i % 3 === 0 ? 0 : 1.5;
-  const { dx } = dropoutReference.dropoutBackward({ dy }, factor);
-  assertGradient((x) => dropoutReference.dropoutForward({ x }, factor).y, x, dy, dx);
-  const { dz } = residualReference.residualBackward({ dy }, factor);
-  assertGradient((z) => residualReference.residualForward({ x, z }, factor).y, x, dy, dz);
+  const { dx } = reference.dropoutBackward({ dy }, factor);
+  assertGradient((x) => reference.dropoutForward({ x }, factor).y, x, dy, dx);
 });
 
-for (const dtype of REAL_TYPES) {
-  for (const N of [1, 3, 127, 1029]) {
-    Deno.test(`dropout and residual match the reference in ${dtype} at N = ${N}`, async () => {
-      const seed = freshSeed(), random = testRandom(seed);
-      const draw = { rate: 0.3, site: 7 };
-      const factor = (index: number) => dropoutFactor({ ...draw, seed, counter: 11, index });
-      const x = randomValues(random, N), z = randomValues(random, N, { dtype });
-      const real = { shape: [N], dtype }, f32 = { shape: [N], dtype: "f32" as const };
-      const t = {
-        x: tensorOf("x", f32, x),
-        z: tensorOf("z", real, z),
-        random: tensorOf("random", { shape: [2], dtype: "u32" }, [seed, 11]),
-        dropped: poisoned("dropped", f32),
-        mask: poisoned("mask", real),
-        joined: poisoned("joined", f32),
-        dz: poisoned("dz", real),
-        plain: poisoned("plain", f32),
-        plainDz: poisoned("plainDz", real),
-      };
-      const [dropped, mask, joined, dz, plain, plainDz] = await runProgram(
-        (program) => {
-          dropoutForward(program, { x: t.z, random: t.random }, { y: t.dropped }, draw);
-          dropoutBackward(program, { dy: t.x, random: t.random }, { dx: t.mask }, draw);
-          residualForward(program, t, { y: t.joined }, draw);
-          residualBackward(program, { dy: t.x, random: t.random }, { dz: t.dz }, draw);
-          residualForward(program, { x: t.x, z: t.z }, { y: t.plain });
-          residualBackward(program, { dy: t.x }, { dz: t.plainDz });
-        },
-        t.dropped,
-        t.mask,
-        t.joined,
-        t.dz,
-        t.plain,
-        t.plainDz,
-      );
-      const tolerance = TOLERANCE[dtype]!, what = `seed ${seed}`;
-      const backward = dropoutReference.dropoutBackward({ dy: x }, factor).dx;
-      assertClose(
-        dropped!,
-        dropoutReference.dropoutForward({ x: z }, factor).y,
-        1e-6,
-        `y, ${what}`,
-      );
-      assertClose(mask!, backward, tolerance, `dx, ${what}`);
-      assertClose(joined!, residualReference.residualForward({ x, z }, factor).y, 1e-6, what);
-      assertClose(dz!, backward, tolerance, `dz, ${what}`);
-      assertClose(plain!, residualReference.residualForward({ x, z }, () => 1).y, 1e-6, what);
-      assertClose(plainDz!, x, tolerance, `plain dz, ${what}`);
-    });
+for (const xType of REAL_TYPES) {
+  for (const yType of REAL_TYPES) {
+    for (const N of [1, 3, 127, 129, 1029]) {
+      Deno.test(`dropout matches the reference from ${xType} to ${yType} at N = ${N}`, () =>
+        check({ xType, yType, N }));
+    }
   }
 }
 
+async function check({ xType, yType, N }: { xType: DType; yType: DType; N: number }) {
+  const seed = freshSeed(), random = testRandom(seed);
+  const draw = { rate: 0.3, site: 7 };
+  const factor = (index: number) => dropoutFactor({ ...draw, seed, counter: 11, index });
+  const x = randomValues(random, N, { dtype: xType });
+  const dy = randomValues(random, N, { dtype: yType });
+  const xLike = { shape: [N], dtype: xType }, yLike = { shape: [N], dtype: yType };
+  const t = {
+    x: tensorOf("x", xLike, x),
+    dy: tensorOf("dy", yLike, dy),
+    random: tensorOf("random", RANDOM, [seed, 11]),
+    y: poisoned("y", yLike),
+    dx: poisoned("dx", xLike),
+  };
+  const [y, dx] = await runProgram(
+    (program) => {
+      dropoutForward(program, t, t, draw);
+      dropoutBackward(program, t, t, draw);
+    },
+    t.y,
+    t.dx,
+  );
+  const what = `seed ${seed}`;
+  assertClose(y!, reference.dropoutForward({ x }, factor).y, TOLERANCE[yType]!, `y, ${what}`);
+  assertClose(dx!, reference.dropoutBackward({ dy }, factor).dx, TOLERANCE[xType]!, `dx, ${what}`);
+}
+
 Deno.test("dropout drops its share, elsewhere at every seed, counter and site", async () => {
-  const N = 20_000, rate = 0.2;
+  const N = 20_000, rate = 0.2, seed = freshSeed();
   const ones = tensorOf("x", { shape: [N], dtype: "f32" }, new Float32Array(N).fill(1));
-  const masks = [[1, 1, 1], [2, 1, 1], [1, 2, 1], [1, 1, 2]].map(async ([seed, counter, site]) => {
-    const y = poisoned("y", ones);
-    const random = tensorOf("random", { shape: [2], dtype: "u32" }, [seed!, counter!]);
+  const mask = async ([seed, counter, site]: [number, number, number]) => {
+    const random = tensorOf("random", RANDOM, [seed, counter]), y = poisoned("y", ones);
     const [values] = await runProgram(
-      (program) => dropoutForward(program, { x: ones, random }, { y }, { rate, site: site! }),
+      (program) => dropoutForward(program, { x: ones, random }, { y }, { rate, site }),
       y,
     );
     return values!;
-  });
-  const [first, ...others] = await Promise.all(masks);
-  for (const mask of [first!, ...others]) {
-    const share = mask.filter((v) => v === 0).length / N;
-    assert.ok(Math.abs(share - rate) < 6 * Math.sqrt(rate * (1 - rate) / N), `share ${share}`);
+  };
+  const first = await mask([seed, 1, 1]);
+  const others = [
+    await mask([(seed + 1) >>> 0, 1, 1]),
+    await mask([seed, 2, 1]),
+    await mask([seed, 1, 2]),
+  ];
+  // five standard deviations: one check in 1.7 million fails by chance
+  const within = (share: number, expected: number, what: string) => {
+    const deviation = Math.sqrt(expected * (1 - expected) / N);
+    assert.ok(Math.abs(share - expected) < 5 * deviation, `${what} is ${share}, seed ${seed}`);
+  };
+  for (const mask of [first, ...others]) {
+    within(mask.filter((v) => v === 0).length / N, rate, "the share dropped");
   }
   for (const other of others) {
-    const equal = other.filter((v, i) => v === first![i]).length / N;
-    // two independent masks agree with probability 0.2² + 0.8²
-    assert.ok(Math.abs(equal - 0.68) < 0.03, `equal share ${equal}`);
+    const equal = other.filter((v, i) => v === first[i]).length / N;
+    within(equal, rate ** 2 + (1 - rate) ** 2, "the share in which two masks agree");
   }
 });
 
-Deno.test("dropoutUniforms() throws on a rate of one", () => {
-  assert.throws(() => dropoutUniforms({ rate: 1, site: 0 }), {
-    name: "RangeError",
-    message: "Cannot drop elements as the rate must be at least 0 and below 1: current value is 1",
-  });
+Deno.test("dropoutFactor() of one element says nothing about another", () => {
+  const N = 20_000, seed = freshSeed();
+  // at a half, and only there, the agreements of overlapping pairs are independent
+  const draw = { rate: 0.5, site: 1, seed, counter: 1 };
+  const mask = Float32Array.from({ length: N }, (_, index) => dropoutFactor({ ...draw, index }));
+  for (const shift of [1, 2, 64, 4096]) {
+    const equal = mask.filter((v, i) => v === mask[(i + shift) % N]).length / N;
+    assert.ok(
+      Math.abs(equal - 0.5) < 5 * Math.sqrt(0.25 / N),
+      `the share that agrees ${shift} further on is ${equal}, seed ${seed}`,
+    );
+  }
+});
+
+Deno.test("dropoutForward() reaches every element beyond one row of workgroups", async () => {
+  const N = 32768 * 256 + 3, seed = freshSeed(), draw = { rate: 0.5, site: 3 };
+  const like = { shape: [N], dtype: "f32" } as const;
+  const x = tensorOf("x", like, new Float32Array(N).fill(1));
+  const y = tensorOf("y", like, new Float32Array(N).fill(NaN));
+  const random = tensorOf("random", RANDOM, [seed, 5]);
+  const [values] = await runProgram(
+    (program) => dropoutForward(program, { x, random }, { y }, draw),
+    y,
+  );
+  assert.equal(values!.findIndex((v) => v !== 0 && v !== 2), -1, `seed ${seed}`);
+  for (let index = N - 100; index < N; index++) {
+    assert.equal(values![index], dropoutFactor({ ...draw, seed, counter: 5, index }));
+  }
+});
+
+Deno.test("dropoutForward() keeps every element at rate zero", async () => {
+  const like = { shape: [3], dtype: "f32" } as const;
+  const x = tensorOf("x", like, [1, 2, 3]), y = poisoned("y", like);
+  const random = tensorOf("random", RANDOM, [freshSeed(), 1]);
+  const [values] = await runProgram(
+    (program) => dropoutForward(program, { x, random }, { y }, { rate: 0, site: 0 }),
+    y,
+  );
+  assert.deepEqual([...values!], [1, 2, 3]);
+});
+
+Deno.test("dropoutForward() throws when random lacks a counter", () => {
+  const x = poisoned("x", { shape: [4], dtype: "f32" });
+  const random = poisoned("random", { shape: [1], dtype: "u32" });
+  assert.throws(
+    () => dropoutForward(new Program(device), { x, random }, { y: x }, { rate: 0.1, site: 0 }),
+    {
+      name: "RangeError",
+      message: 'Cannot run dropoutForward as "random" must have shape [2]: current shape is [1]',
+    },
+  );
+});
+
+Deno.test("dropoutUniforms() throws on a rate outside [0, 1)", () => {
+  for (const rate of [1, -0.1, NaN]) {
+    assert.throws(() => dropoutUniforms({ rate, site: 0 }), {
+      name: "RangeError",
+      message:
+        `Cannot drop elements as the rate must be at least 0 and below 1: current value is ${rate}`,
+    });
+  }
 });
