@@ -10,7 +10,9 @@ import { assertDType, assertShape, ceilDiv, size, type Tensor } from "../tensor.
  * y[m] = wte[tokens[m]] + wpe[m % T], the sum of token and position embedding.
  *
  * tokens: u32 [M], each below V; wte: f32 [V,C]; wpe: f32 [L,C], T ≤ L; y: [M,C], f32 or f16. A wte
- * too large for one binding is walked in slices.
+ * too large for one binding is walked in slices. Rows of y whose token is not below V are not written.
+ *
+ * @throws {RangeError | TypeError} if a tensor has another shape or element type, or T is above L.
  */
 export function embeddingForward(
   program: Program,
@@ -42,6 +44,9 @@ export function embeddingForward(
  * tokens, order: u32 [M]; segments: u32 [M+1]: order lists the positions sorted by token, run s of
  * equal tokens is order[segments[s], segments[s+1]), entries beyond the last run are M. dy: [M,C],
  * f32 or f16. dwte: f32 [V,C] is added to; dwpe: f32 [L,C] is set, or with `accumulate` added to.
+ *
+ * @throws {RangeError | TypeError} if a tensor has another shape or element type, T is above L, M no
+ * multiple of T, or M beyond the loop iterations that `Program` allows: one token may fill the batch.
  */
 export function embeddingBackward(
   program: Program,
@@ -57,6 +62,12 @@ export function embeddingBackward(
   const action = "embeddingBackward";
   const C = checkTables(action, { wte: dwte, wpe: dwpe }, T);
   const M = size(tokens.shape), L = dwpe.shape[0]!;
+  if (M % T !== 0) {
+    throw new RangeError(
+      `Cannot run ${action} as "${tokens.name}" must hold whole sequences of ${T}: ` +
+        `current length is ${M}`,
+    );
+  }
   for (const t of [tokens, order, segments]) assertDType(action, t, "u32");
   assertShape(action, order, tokens.shape);
   assertShape(action, segments, [M + 1]);
@@ -89,6 +100,8 @@ export function embeddingBackward(
  * y = wte[token] + wpe[position] for the one token that generation reads next.
  *
  * cursor: u32 [token, position]; wte: f32 [V,C]; wpe: f32 [L,C]; y: [1,C], f32 or f16.
+ *
+ * @throws {RangeError | TypeError} if a tensor has another shape or element type.
  */
 export function embeddingDecode(
   program: Program,

@@ -1,6 +1,8 @@
 /** Sizes of an embedding: sequences of T tokens, C features. */
 export interface EmbeddingShape {
+  /** Tokens of a sequence. */
   T: number;
+  /** Features of a token. */
   C: number;
 }
 

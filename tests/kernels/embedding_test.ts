@@ -16,6 +16,7 @@ import {
   poisoned,
   randomValues,
   REAL_TYPES,
+  runProgram,
   tensorOf,
   testRandom,
 } from "./harness.ts";
@@ -111,6 +112,70 @@ for (const dtype of REAL_TYPES) {
   Deno.test(`embedding matches the reference in ${dtype} when wte takes three bindings`, () =>
     check({ ...device, maxBindingBytes: 4096 }, dtype, { B: 3, T: 10, V: 300, L: 12, C: 8 }));
 }
+
+Deno.test("embeddingForward() reaches every element beyond one row of workgroups", async () => {
+  const M = 32768, C = 257; // 32768 workgroups of 256 elements, and 32768 elements more
+  const f32 = (rows: number) => ({ shape: [rows, C], dtype: "f32" as const });
+  const tokens = Uint32Array.from({ length: M }, (_, m) => m % 2);
+  const t = {
+    tokens: tensorOf("tokens", { shape: [M], dtype: "u32" }, tokens),
+    wte: tensorOf("wte", f32(2), Float32Array.from({ length: 2 * C }, (_, i) => Math.floor(i / C))),
+    wpe: tensorOf("wpe", f32(1), new Float32Array(C).fill(2)),
+    y: tensorOf("y", f32(M), new Float32Array(M * C).fill(NaN)),
+  };
+  const [y] = await runProgram((program) => embeddingForward(program, t, t, { T: 1 }), t.y);
+  assert.equal(y!.findIndex((v, i) => v !== Math.floor(i / C) % 2 + 2), -1);
+});
+
+Deno.test("embeddingBackward() sets positions beyond one row of workgroups", async () => {
+  const L = 8200, C = 257; // 32768 workgroups of 64 elements, and 10248 elements more
+  const u32 = (length: number) => ({ shape: [length], dtype: "u32" as const });
+  const f32 = (rows: number) => ({ shape: [rows, C], dtype: "f32" as const });
+  const t = {
+    tokens: tensorOf("tokens", u32(1), [0]),
+    order: tensorOf("order", u32(1), [0]),
+    segments: tensorOf("segments", u32(2), [0, 1]),
+    dy: tensorOf("dy", f32(1), new Float32Array(C).fill(3)),
+    dwte: tensorOf("dwte", f32(1), new Float32Array(C)),
+    dwpe: tensorOf("dwpe", f32(L), new Float32Array(L * C).fill(NaN)),
+  };
+  const [dwpe] = await runProgram(
+    (program) => embeddingBackward(program, t, t, { T: 1 }),
+    t.dwpe,
+  );
+  assert.equal(dwpe!.findIndex((v, i) => v !== (i < C ? 3 : 0)), -1);
+});
+
+Deno.test("embeddingForward() leaves rows of tokens beyond the vocabulary alone", async () => {
+  const like = { shape: [2, 1], dtype: "f32" } as const;
+  const t = {
+    tokens: tensorOf("tokens", { shape: [2], dtype: "u32" }, [1, 2]),
+    wte: tensorOf("wte", like, [5, 6]),
+    wpe: tensorOf("wpe", like, [0, 0]),
+    y: poisoned("y", like),
+  };
+  const [y] = await runProgram((program) => embeddingForward(program, t, t, { T: 2 }), t.y);
+  assert.deepEqual([...y!], [6, NaN]);
+});
+
+Deno.test("embeddingBackward() throws on a batch that ends within a sequence", () => {
+  const u32 = (length: number) => poisoned("tokens", { shape: [length], dtype: "u32" });
+  const f32 = (rows: number) => poisoned("table", { shape: [rows, 2], dtype: "f32" });
+  assert.throws(
+    () =>
+      embeddingBackward(
+        new Program(device),
+        { tokens: u32(4), order: u32(4), segments: u32(5), dy: f32(4) },
+        { dwte: f32(9), dwpe: f32(3) },
+        { T: 3 },
+      ),
+    {
+      name: "RangeError",
+      message:
+        'Cannot run embeddingBackward as "tokens" must hold whole sequences of 3: current length is 4',
+    },
+  );
+});
 
 Deno.test("embeddingForward() throws on more positions than the table has", () => {
   const tokens = poisoned("tokens", { shape: [4], dtype: "u32" });
