@@ -7,8 +7,8 @@ alias dyType = f16;
 const M: u32 = 1;
 const C: u32 = 1;
 const ACCUMULATE: bool = false;
-const LANES: u32 = 16;
-const ROWS: u32 = 16;
+const LANES: u32 = 8;
+const ROWS: u32 = 8;
 
 @group(0) @binding(0) var<storage, read> x: array<xType>;
 @group(0) @binding(1) var<storage, read> weight: array<f32>;

@@ -9,8 +9,8 @@ alias yType = f16;
 const M: u32 = 1;
 const C: u32 = 1;
 const EPSILON: f32 = 1e-5;
-const LANES: u32 = 16;
-const ROWS: u32 = 16;
+const LANES: u32 = 8;
+const ROWS: u32 = 8;
 
 @group(0) @binding(0) var<storage, read> x: array<xType>;
 @group(0) @binding(1) var<storage, read> weight: array<f32>;
@@ -22,7 +22,7 @@ const ROWS: u32 = 16;
 const SUMS: u32 = LANES * ROWS;
 var<workgroup> sums: array<f32, SUMS>;
 
-/// Sum of one value of each lane of the row.
+// Sum of one value of each lane of the row.
 fn rowSum(value: f32, local: vec3u) -> f32 {
   sums[local.y * LANES + local.x] = value;
   workgroupBarrier();

@@ -1,6 +1,8 @@
 /** Sizes of a layer-norm: M rows of C features. */
 export interface LayernormShape {
+  /** Rows. */
   M: number;
+  /** Features of a row. */
   C: number;
 }
 

@@ -6,6 +6,7 @@ import {
 } from "../../kernels/layernorm/layernorm.ts";
 import * as reference from "../../kernels/layernorm/reference.ts";
 import { Program } from "../../kernels/program.ts";
+import type { DType } from "../../kernels/tensor.ts";
 import {
   assertClose,
   assertGradient,
@@ -35,69 +36,105 @@ Deno.test("reference layernormBackward() matches central differences", () => {
   assertGradient((bias) => y({ bias }), bias, dy, dbias, { what: "dbias" });
 });
 
-for (const dtype of REAL_TYPES) {
+// activations behind an f32 residual stream, and f16 throughout
+const TYPES: (readonly [x: DType, y: DType])[] = REAL_TYPES.includes("f16")
+  ? [["f32", "f32"], ["f32", "f16"], ["f16", "f16"]]
+  : [["f32", "f32"]];
+
+for (const [xType, yType] of TYPES) {
   for (const [M, C] of [[1, 1], [3, 127], [129, 24], [65, 257]] as const) {
-    Deno.test(`layernorm matches the reference in ${dtype} at [${M},${C}]`, async () => {
-      const seed = freshSeed(), random = testRandom(seed);
-      const values = {
-        x: randomValues(random, M * C).map((v) => v + 3), // far from zero, so that sums cancel
-        weight: randomValues(random, C),
-        bias: randomValues(random, C),
-        dy: randomValues(random, M * C, { dtype }),
-      };
-      const f32 = (shape: readonly number[]) => ({ shape, dtype: "f32" as const });
-      const t = {
-        x: tensorOf("x", f32([M, C]), values.x),
-        weight: tensorOf("weight", f32([C]), values.weight),
-        bias: tensorOf("bias", f32([C]), values.bias),
-        dy: tensorOf("dy", { shape: [M, C], dtype }, values.dy),
-        y: poisoned("y", { shape: [M, C], dtype }),
-        mean: poisoned("mean", f32([M])),
-        rstd: poisoned("rstd", f32([M])),
-        dx: poisoned("dx", f32([M, C])),
-        dweight: poisoned("dweight", f32([C])),
-        dbias: poisoned("dbias", f32([C])),
-        partials: poisoned("partials", f32(layernormPartialsShape(M, C))),
-      };
-      const [y, mean, dx, dweight, dbias] = await runProgram(
-        (program) => {
-          layernormForward(program, t, t);
-          layernormBackward(program, t, t);
-          layernormBackward(program, t, t, { accumulate: true, accumulateDx: true });
-        },
-        t.y,
-        t.mean,
-        t.dx,
-        t.dweight,
-        t.dbias,
-      );
-      const forward = reference.layernormForward(values, { M, C });
-      const backward = reference.layernormBackward(values, { M, C });
-      const twice = (v: Float32Array) => v.map((value) => 2 * value);
-      const f32Tolerance = TOLERANCE.f32!;
-      assertClose(y!, forward.y, TOLERANCE[dtype]!, `y, seed ${seed}`);
-      assertClose(mean!, forward.mean, f32Tolerance, `mean, seed ${seed}`);
-      // with one feature 1 / √(0 + ε) = 316 multiplies rounding errors
-      if (C > 1) assertClose(dx!, twice(backward.dx), 4 * f32Tolerance, `dx, seed ${seed}`);
-      assertClose(dweight!, twice(backward.dweight), 4 * f32Tolerance, `dweight, seed ${seed}`);
-      assertClose(dbias!, twice(backward.dbias), f32Tolerance, `dbias, seed ${seed}`);
-    });
+    Deno.test(`layernorm matches the reference from ${xType} to ${yType} at [${M},${C}]`, () =>
+      check({ xType, yType, M, C }));
   }
 }
 
-Deno.test("layernormForward() reaches rows beyond one row of workgroups", async () => {
-  const M = 32768 * 16 + 5, C = 2;
-  const f32 = (shape: number[]) => ({ shape, dtype: "f32" as const });
-  const x = tensorOf("x", f32([M, C]), Float32Array.from({ length: M * C }, (_, i) => i % 2));
+async function check(
+  { xType, yType, M, C }: { xType: DType; yType: DType; M: number; C: number },
+) {
+  const seed = freshSeed(), random = testRandom(seed);
+  const x = randomValues(random, M * C).map((v) => v + 3); // far from zero, so that sums cancel
+  const values = {
+    x: xType === "f16" ? new Float32Array(new Float16Array(x)) : x,
+    weight: randomValues(random, C),
+    bias: randomValues(random, C),
+    dy: randomValues(random, M * C, { dtype: yType }),
+  };
+  const f32 = (shape: readonly number[]) => ({ shape, dtype: "f32" as const });
   const t = {
-    weight: tensorOf("weight", f32([C]), [1, 1]),
-    bias: tensorOf("bias", f32([C]), [0, 0]),
-    y: poisoned("y", f32([M, C])),
+    x: tensorOf("x", { shape: [M, C], dtype: xType }, values.x),
+    weight: tensorOf("weight", f32([C]), values.weight),
+    bias: tensorOf("bias", f32([C]), values.bias),
+    dy: tensorOf("dy", { shape: [M, C], dtype: yType }, values.dy),
+    y: poisoned("y", { shape: [M, C], dtype: yType }),
     mean: poisoned("mean", f32([M])),
     rstd: poisoned("rstd", f32([M])),
+    dx: poisoned("dx", f32([M, C])),
+    dweight: poisoned("dweight", f32([C])),
+    dbias: poisoned("dbias", f32([C])),
+    partials: poisoned("partials", f32(layernormPartialsShape(M, C))),
   };
-  const [mean] = await runProgram((program) => layernormForward(program, { x, ...t }, t), t.mean);
-  assert.equal(mean!.findIndex((v) => v !== 0.5), -1);
+  const [y, mean, rstd, dx, dweight, dbias] = await runProgram(
+    (program) => {
+      layernormForward(program, t, t);
+      layernormBackward(program, t, t);
+      layernormBackward(program, t, t, { accumulate: true, accumulateDx: true });
+    },
+    t.y,
+    t.mean,
+    t.rstd,
+    t.dx,
+    t.dweight,
+    t.dbias,
+  );
+  const forward = reference.layernormForward(values, { M, C });
+  const backward = reference.layernormBackward(values, { M, C });
+  const twice = (v: Float32Array) => v.map((value) => 2 * value);
+  const tolerance = TOLERANCE.f32!;
+  assertClose(y!, forward.y, TOLERANCE[yType]!, `y, seed ${seed}`);
+  assertClose(mean!, forward.mean, tolerance, `mean, seed ${seed}`);
+  assertClose(rstd!, forward.rstd, tolerance, `rstd, seed ${seed}`);
+  // with one feature 1 / √(0 + ε) = 316 multiplies rounding errors
+  if (C > 1) assertClose(dx!, twice(backward.dx), 4 * tolerance, `dx, seed ${seed}`);
+  assertClose(dweight!, twice(backward.dweight), 4 * tolerance, `dweight, seed ${seed}`);
+  assertClose(dbias!, twice(backward.dbias), tolerance, `dbias, seed ${seed}`);
+}
+
+Deno.test("layernorm reaches rows beyond one row of workgroups", async () => {
+  const M = 32768 * 8 + 5, C = 3; // 8 rows a workgroup
+  const f32 = (shape: number[]) => ({ shape, dtype: "f32" as const });
+  const row = { x: Float32Array.of(0, 1, 5), weight: Float32Array.of(1, 2, -1) };
+  const dyRow = Float32Array.of(1, 0, -2);
+  const everywhere = (values: Float32Array) =>
+    Float32Array.from({ length: M * C }, (_, i) => values[i % C]!);
+  const empty = new Float32Array(M * C).fill(NaN);
+  const t = {
+    x: tensorOf("x", f32([M, C]), everywhere(row.x)),
+    weight: tensorOf("weight", f32([C]), row.weight),
+    bias: tensorOf("bias", f32([C]), [0, 0, 0]),
+    dy: tensorOf("dy", f32([M, C]), everywhere(dyRow)),
+    y: tensorOf("y", f32([M, C]), empty),
+    mean: poisoned("mean", f32([M])),
+    rstd: poisoned("rstd", f32([M])),
+    dx: tensorOf("dx", f32([M, C]), empty),
+    dweight: poisoned("dweight", f32([C])),
+    dbias: poisoned("dbias", f32([C])),
+    partials: poisoned("partials", f32(layernormPartialsShape(M, C))),
+  };
+  const [y, dx, dbias] = await runProgram(
+    (program) => {
+      layernormForward(program, t, t);
+      layernormBackward(program, t, t);
+    },
+    t.y,
+    t.dx,
+    t.dbias,
+  );
+  const one = { M: 1, C };
+  const forward = reference.layernormForward({ ...row, bias: new Float32Array(C) }, one);
+  const backward = reference.layernormBackward({ ...row, dy: dyRow }, one);
+  assertClose(y!, everywhere(forward.y), TOLERANCE.f32!, "y");
+  assertClose(dx!, everywhere(backward.dx), TOLERANCE.f32!, "dx");
+  assert.deepEqual([...dbias!], [M, 0, -2 * M]); // integers below 2²⁴: exact
 });
 
 Deno.test("layernormForward() throws when weight and x have different widths", () => {
