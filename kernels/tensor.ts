@@ -1,4 +1,4 @@
-import type { Device } from "./device.ts";
+import { type Device, DeviceError } from "./device.ts";
 
 /** Element type of a tensor on the device. */
 export type DType = "f32" | "f16" | "u32";
@@ -131,7 +131,7 @@ export function upload(device: Device, tensor: Tensor, data: ArrayLike<number>):
  * This waits until the device is idle: never call it in a loop over steps or tokens.
  *
  * @returns one array a tensor, in order.
- * @throws {Error} if the device has failed or is lost.
+ * @throws {DeviceError} if the device has failed or is lost.
  */
 export async function download(
   device: Device,
@@ -153,8 +153,11 @@ export async function download(
   try {
     await staging.mapAsync(0x01); // READ
   } catch (cause) {
+    await new Promise((resolve) => setTimeout(resolve)); // news of a lost device comes as an event
     device.check(); // says what really happened, if the device knows
-    throw new Error(`Cannot read back ${tensors.map((t) => t.name)}: ${cause}`);
+    throw new DeviceError(
+      `Cannot read back ${tensors.map((t) => t.name)}: ${(cause as Error).message}`,
+    );
   }
   device.check();
   const mapped = staging.getMappedRange();

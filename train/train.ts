@@ -48,7 +48,6 @@ import { createTrainStep, initialScaler, REPORT_ROWS, type TrainStep } from "./s
 /** What `train()` reports while it works. */
 export type TrainEvent =
   | { kind: "notice"; message: string }
-  | { kind: "progress"; what: string; done: number; total: number }
   | {
     kind: "start";
     resumedFrom?: number;
@@ -177,6 +176,9 @@ async function* trainIn(
   yield { kind: "notice", message: `${reason}; precision ${precision} on ${device.name}` };
 
   // data
+  if (Array.isArray(given.data)) {
+    yield { kind: "notice", message: `reading ${given.data.join(", ")}` };
+  }
   const corpus = await loadCorpus({
     data: given.data === "auto" ? "sample" : given.data,
     vocabulary: given.vocabulary,

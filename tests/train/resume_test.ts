@@ -2,6 +2,8 @@ import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
+import { openDevice } from "../../kernels/device.ts";
+import { newestCheckpoint, verifyCheckpoint } from "../../model/checkpoint.ts";
 import { train, type TrainEvent } from "../../train/train.ts";
 import type { TrainOptions } from "../../train/options.ts";
 import { device } from "../kernels/harness.ts";
@@ -126,4 +128,16 @@ Deno.test("padded training runs and ignores its padding", async () => {
   const events = await run("padded", { sequence: "padded", steps: 2, evalEvery: 2 });
   const losses = events.filter((event) => event.kind === "step").map((event) => event.loss);
   assert.ok(losses.every((loss) => loss > 1 && loss < 20), `${losses}`);
+});
+
+Deno.test("a lost device ends the run with one sentence and the last checkpoint whole", async () => {
+  const own = await openDevice();
+  const out = join(directory, "lost");
+  await assert.rejects(async () => {
+    for await (const event of train({ ...OPTIONS, device: own, out })) {
+      if (event.kind === "checkpoint" && event.step === 10) own.gpu.destroy();
+    }
+  }, { name: "DeviceError", message: /^[^\n]+$/ });
+  const newest = newestCheckpoint(out, assert.fail)!;
+  assert.equal(verifyCheckpoint(newest).step, 10);
 });
