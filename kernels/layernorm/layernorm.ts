@@ -5,8 +5,9 @@ import backwardParameters from "./backward_parameters.wgsl" with { type: "text" 
 import { type Program, splitWorkgroups } from "../program.ts";
 import { assertDType, assertShape, ceilDiv, type Tensor } from "../tensor.ts";
 
-// Invocations a row and rows a workgroup: 8 lanes took 0.9 ms for [2048,64] and 2.4 for [2048,256], 16
-// took 1.3 and 3.0, 4 took 1.1 and 3.2, however many rows (lavapipe, two cores, November 2026).
+// Invocations a row and rows a workgroup. Forward, [2048,64] and [2048,256]: 0.9 and 2.4 ms with 8
+// lanes, 1.3 and 3.0 with 16, whether 4 to 32 rows; 1.1 and 3.2 with 4 lanes and 16 rows (lavapipe, two
+// cores, November 2026; medians). Not measured on a GPU.
 const LANES = 8, ROWS = 8;
 
 /** Rows whose parameter gradients are summed by one invocation. */
