@@ -114,6 +114,17 @@ Deno.test("prepare caches tokens, so that a second run finds them", async () => 
   assert.equal(first.stdout, "stories.txt: 2 documents, 6 tokens\n");
   assert.match(first.stderr, /written to/);
   assert.match((await task("prepare", [text, "--cache", cache])).stderr, /found in/);
+  const steps = ["--steps", "1", "--batch-size", "1", "--context-length", "4", "--preset", "nano"];
+  const { stderr } = await task("train", [
+    "--data",
+    text,
+    "--out",
+    join(directory, "prepared"),
+    "--sequence",
+    "padded",
+    ...steps,
+  ]);
+  assert.match(stderr, /; found in the cache\n/); // beside the run, as the command's default is
 });
 
 Deno.test("doctor names the adapter and what auto would take", async () => {

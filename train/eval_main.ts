@@ -1,4 +1,4 @@
-import { join } from "node:path";
+import { dirname } from "node:path";
 import { command, output, run, status } from "../data/command.ts";
 import { loadCorpus, loadWhole } from "../data/corpus.ts";
 import { findCheckpoint, loadModel } from "../generate/load.ts";
@@ -6,6 +6,7 @@ import { openDevice } from "../kernels/device.ts";
 import { readTrainerState } from "../model/checkpoint.ts";
 import { createEvaluator } from "./evaluate.ts";
 import type { ResolvedOptions } from "./options.ts";
+import { cacheBeside } from "./train.ts";
 
 /** `eval`: how well a trained model predicts a text. */
 const program = command("eval", "Measure how well a trained model predicts a text.")
@@ -29,7 +30,7 @@ const program = command("eval", "Measure how well a trained model predicts a tex
         const corpus = await loadCorpus({
           data,
           tokenizer,
-          cacheDirectory: join(options.run, "cache"),
+          cacheDirectory: cacheBeside(dirname(dirname(path))),
         });
         return { text: corpus.validation, name: `held out of ${corpus.name}` };
       };

@@ -175,7 +175,7 @@ class Display {
         this.#print(
           `data ${corpus.name}: ${corpus.trainingTokens} tokens to train on, ` +
             `${corpus.validationTokens} held out; ${corpus.vocabulary} vocabulary of ` +
-            `${corpus.vocabularySize}`,
+            `${corpus.vocabularySize}${corpus.cached ? "; found in the cache" : ""}`,
         );
         this.#print(describeOptions(options));
         this.#print(

@@ -1,4 +1,4 @@
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { Batches } from "../data/batches.ts";
 import { type Corpus, loadCorpus } from "../data/corpus.ts";
 import { Random } from "../data/random.ts";
@@ -61,6 +61,8 @@ export type TrainEvent =
       vocabularySize: number;
       trainingTokens: number;
       validationTokens: number;
+      /** Whether the tokens were found in the cache. */
+      cached: boolean;
       entropyPerToken?: number;
     };
   }
@@ -183,7 +185,7 @@ async function* trainIn(
     data: given.data === "auto" ? "sample" : given.data,
     vocabulary: given.vocabulary,
     ...(resumed ? { tokenizer: resumed.tokenizer } : {}),
-    cacheDirectory: join(run.path, "cache"),
+    cacheDirectory: cacheBeside(run.path),
   });
   if (resumed && corpus.hash !== resumed.state.data.hash) {
     throw new RangeError(
@@ -259,6 +261,11 @@ async function* trainIn(
   }
 }
 
+/** Where the runs beside this one, and `prepare`, keep their token files. */
+export function cacheBeside(runDirectory: string): string {
+  return join(dirname(runDirectory), "cache");
+}
+
 /** The preset that `auto` stands for on a device, and why. */
 export function choosePreset(
   device: Device,
@@ -271,13 +278,14 @@ export function choosePreset(
 }
 
 function describe(corpus: Corpus) {
-  const { name, vocabulary, tokenizer, training, validation, entropyPerToken } = corpus;
+  const { name, vocabulary, tokenizer, training, validation, cached, entropyPerToken } = corpus;
   return {
     name,
     vocabulary,
     vocabularySize: tokenizer.vocabularySize,
     trainingTokens: training.tokens.length,
     validationTokens: validation.tokens.length,
+    cached,
     ...(entropyPerToken === undefined ? {} : { entropyPerToken }),
   };
 }
