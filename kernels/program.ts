@@ -2,6 +2,8 @@ import type { Device } from "./device.ts";
 import { type Constants, specialize } from "./shader.ts";
 import { type Tensor, tensorBytes } from "./tensor.ts";
 
+export type { Constants };
+
 /** One kernel launch: what runs, on which tensors, over how many workgroups. */
 export interface Dispatch {
   /** Path of the shader, for error messages. */

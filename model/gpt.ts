@@ -9,11 +9,13 @@ import { linearBackward, linearForward } from "../kernels/linear/linear.ts";
 import type { Program } from "../kernels/program.ts";
 import { residualBackward, residualForward } from "../kernels/residual/residual.ts";
 import type { Tensor } from "../kernels/tensor.ts";
-import type { Activations } from "./activations.ts";
+import type { Activations, BatchShape } from "./activations.ts";
 import { type GptConfig, validateConfig } from "./config.ts";
 import { headLossBackward } from "./head.ts";
 import { parameterTable } from "./parameters.ts";
 import type { Precision } from "./precision.ts";
+
+export type { Activations, BatchShape };
 
 /** A GPT-2 model on a device: dimensions and parameters, nothing of any batch. */
 export interface Gpt {
@@ -205,8 +207,9 @@ export function forward(
 export interface BackwardInputs extends ForwardInputs {
   /** Next tokens, u32 [B·T]; 0xffffffff is ignored. */
   targets: Tensor;
-  /** Positions sorted by token and where each token's run starts: see `embeddingBackward()`. */
+  /** u32 [B·T]: positions sorted by token, see `embeddingBackward()`. */
   order: Tensor;
+  /** u32 [B·T+1]: where each token's run starts in `order`. */
   segments: Tensor;
   /** f32 [learning rate, 1 / number of targets, 0, 0] */
   stepInputs: Tensor;

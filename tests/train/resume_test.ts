@@ -141,3 +141,19 @@ Deno.test("a lost device ends the run with one sentence and the last checkpoint 
   const newest = newestCheckpoint(out, assert.fail)!;
   assert.equal(verifyCheckpoint(newest).step, 10);
 });
+
+Deno.test({
+  name: "train() gives up after 100 skipped steps in a row and says what to try",
+  ignore: OPTIONS.precision !== "f16",
+  async fn() {
+    await run("overflowing", { steps: 1, evalEvery: 0 });
+    const file = join(directory, "overflowing", "checkpoints", "000001", "trainer_state.json");
+    // so large that a hundred halvings leave gradients beyond f16
+    const state = { ...JSON.parse(Deno.readTextFileSync(file)), lossScale: 2 ** 126 };
+    Deno.writeTextFileSync(file, JSON.stringify(state));
+    await assert.rejects(run("overflowing", { steps: 200, evalEvery: 0, saveEvery: 0 }), {
+      name: "RangeError",
+      message: /100 steps in a row had a gradient that is not finite: try a lower --learning-rate/,
+    });
+  },
+});
