@@ -1,4 +1,5 @@
 import forward from "./forward.wgsl" with { type: "text" };
+import forwardTiles from "./forward_tiles.wgsl" with { type: "text" };
 import backwardQuery from "./backward_query.wgsl" with { type: "text" };
 import backwardKey from "./backward_key.wgsl" with { type: "text" };
 import decode from "./decode.wgsl" with { type: "text" };
@@ -18,6 +19,11 @@ export interface AttentionOptions {
   rate?: number;
   /** Which random numbers dropout draws: another number at every place in the model. */
   site?: number;
+  /**
+   * Which kernels run: `rows`, one invocation a query, or `tiles`, which share what they load. By
+   * default tiles on a GPU where the head size allows them, and rows on the CPU.
+   */
+  variant?: "rows" | "tiles";
 }
 
 /**
@@ -33,8 +39,18 @@ export function attentionForward(
   options: AttentionOptions,
 ): void {
   const shape = attentionShape("attentionForward", { qkv, logSumExp, likeY: [y] }, options);
+  const tile = chooseTile(program, "attentionForward", shape, { ...options, tileOf: forwardTile });
+  if (tile) {
+    program.dispatch({
+      ...tileLaunch(shape, options, random, tile),
+      label: "kernels/attention/forward_tiles.wgsl",
+      source: withRandom(forwardTiles),
+      tensors: [qkv, random ?? qkv, y, logSumExp],
+    });
+    return;
+  }
   program.dispatch({
-    ...launch(shape, options, random),
+    ...rowsLaunch(shape, options, random),
     label: "kernels/attention/forward.wgsl",
     source: withRandom(forward),
     tensors: [qkv, random ?? qkv, y, logSumExp],
@@ -63,13 +79,13 @@ export function attentionBackward(
   assertDType("attentionBackward", dqkv, qkv.dtype);
   assertShape("attentionBackward", delta, logSumExp.shape);
   program.dispatch({
-    ...launch(shape, options, random),
+    ...rowsLaunch(shape, options, random),
     label: "kernels/attention/backward_query.wgsl",
     source: withRandom(backwardQuery),
     tensors: [qkv, y, dy, logSumExp, random ?? qkv, dqkv, delta],
   });
   program.dispatch({
-    ...launch(shape, options, random),
+    ...rowsLaunch(shape, options, random),
     label: "kernels/attention/backward_key.wgsl",
     source: withRandom(backwardKey),
     tensors: [qkv, dy, logSumExp, delta, random ?? qkv, dqkv],
@@ -138,21 +154,95 @@ function attentionShape(
   return { real: qkv.dtype, BNH: B * NH, T, NH, HS };
 }
 
-/** What the three launches have in common: one invocation a query or key of every head. */
-function launch(
+/** Constants of a kernel in tiles, and the workgroup memory that they need. */
+interface Tile {
+  constants: { QUERIES: number; KEYS: number; WORKGROUP_X: number; WORKGROUP_Y: number };
+  /** Rows of the sequence that a workgroup has, and those that it walks at a time. */
+  own: number;
+  walked: number;
+  workgroupBytes: number;
+}
+
+/** Neighbouring invocations that share the rows of a tile. */
+const WORKGROUP_X = 8;
+
+/** The largest tile of forward_tiles.wgsl that fits; undefined where none does. */
+function forwardTile({ real, HS }: AttentionShape, maxBytes: number): Tile | undefined {
+  const bytes = real === "f16" ? 2 : 4;
+  for (const [QUERIES, KEYS] of [[64, 64], [64, 32], [32, 32], [16, 32]] as const) {
+    // at most 64 sums of y an invocation
+    const rows = Math.min(QUERIES / 8, HS <= 64 ? 8 : HS <= 128 ? 4 : 2);
+    const workgroupBytes = (QUERIES + KEYS) * (HS + 4) * bytes + // q; k or v
+      QUERIES * (KEYS / WORKGROUP_X) * (WORKGROUP_X + 1) * 4 + // p
+      QUERIES * WORKGROUP_X * 4;
+    if (workgroupBytes > maxBytes) continue;
+    const constants = { QUERIES, KEYS, WORKGROUP_X, WORKGROUP_Y: QUERIES / rows };
+    return { constants, own: QUERIES, walked: KEYS, workgroupBytes };
+  }
+  return undefined;
+}
+
+/** The tile to compute in, or undefined for the kernels of one row an invocation. */
+function chooseTile(
+  program: Program,
+  action: string,
+  shape: AttentionShape,
+  { variant, tileOf }: {
+    variant?: AttentionOptions["variant"];
+    tileOf: (shape: AttentionShape, maxBytes: number) => Tile | undefined;
+  },
+): Tile | undefined {
+  if (variant === "rows" || (!variant && program.device.isCpu)) return undefined;
+  // an invocation's part of a row is a number of vectors of four
+  const maxBytes = program.device.gpu.limits.maxComputeWorkgroupStorageSize;
+  const tile = shape.HS % (4 * WORKGROUP_X) === 0 ? tileOf(shape, maxBytes) : undefined;
+  if (variant === "tiles" && !tile) {
+    throw new RangeError(
+      `Cannot run ${action} in tiles as head sizes must be multiples of ${4 * WORKGROUP_X} and ` +
+        `fit ${maxBytes} bytes of workgroup memory: current head size is ${shape.HS}`,
+    );
+  }
+  return tile;
+}
+
+/** What the launches of the kernels in tiles have in common: one workgroup a tile of every head. */
+function tileLaunch(
+  shape: AttentionShape,
+  options: AttentionOptions,
+  random: Tensor | undefined,
+  { constants, own, walked, workgroupBytes }: Tile,
+) {
+  const { real, BNH, T, NH, HS } = shape;
+  const { DROPOUT, uniforms } = dropoutOf(options, random);
+  return {
+    constants: { real, held: real, T, NH, HS, DROPOUT, ...constants },
+    uniforms,
+    workgroups: [ceilDiv(T, own), BNH] as const,
+    iterations: ceilDiv(T, walked) * (1 + HS / 4 + WORKGROUP_X),
+    workgroupBytes,
+  };
+}
+
+/** What the launches of the kernels in rows have in common: one invocation a query or key. */
+function rowsLaunch(
   { real, BNH, T, NH, HS }: AttentionShape,
-  { rate = 0, site = 0 }: AttentionOptions,
+  options: AttentionOptions,
   random: Tensor | undefined,
 ) {
+  const { DROPOUT, uniforms } = dropoutOf(options, random);
+  return {
+    constants: { real, T, NH, HS, DROPOUT, WORKGROUP_SIZE },
+    uniforms,
+    workgroups: [ceilDiv(T, WORKGROUP_SIZE), BNH] as const,
+    iterations: T,
+  };
+}
+
+function dropoutOf({ rate = 0, site = 0 }: AttentionOptions, random: Tensor | undefined) {
   if (rate > 0 && !random) {
     throw new TypeError(
       `Cannot run attention with dropout ${rate} as it needs the tensor "random"`,
     );
   }
-  return {
-    constants: { real, T, NH, HS, DROPOUT: rate > 0, WORKGROUP_SIZE },
-    uniforms: dropoutUniforms({ rate, site }),
-    workgroups: [ceilDiv(T, WORKGROUP_SIZE), BNH] as const,
-    iterations: T,
-  };
+  return { DROPOUT: rate > 0, uniforms: dropoutUniforms({ rate, site }) };
 }

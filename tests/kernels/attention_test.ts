@@ -36,8 +36,9 @@ Deno.test("reference attentionBackward() matches central differences", () => {
 
 /** Runs forward and backward on the device and compares with the reference. */
 async function check(
-  { B, T, NH, HS, dtype, rate = 0, scale = 1 }: reference.AttentionShape & {
+  { B, T, NH, HS, dtype, variant, rate = 0, scale = 1 }: reference.AttentionShape & {
     dtype: DType;
+    variant: "rows" | "tiles";
     rate?: number;
     scale?: number;
   },
@@ -59,7 +60,7 @@ async function check(
     dqkv: poisoned("dqkv", { shape: [B * T, 3 * C], dtype }),
     random: tensorOf("random", { shape: [2], dtype: "u32" }, [seed, 3]),
   };
-  const options = { T, heads: NH, rate, site };
+  const options = { T, heads: NH, rate, site, variant };
   const [y, logSumExp, dqkv] = await runProgram(
     (program) => {
       attentionForward(program, t, t, options);
@@ -80,53 +81,67 @@ async function check(
   assertClose(dqkv!, gradient, 2 * tolerance, `dqkv, ${what}`);
 }
 
+const SHAPES = {
+  rows: [
+    { B: 1, T: 1, NH: 1, HS: 4 },
+    { B: 2, T: 3, NH: 3, HS: 8 },
+    { B: 1, T: 129, NH: 2, HS: 32 },
+    { B: 1, T: 66, NH: 1, HS: 128 },
+  ],
+  tiles: [
+    { B: 1, T: 1, NH: 1, HS: 32 },
+    { B: 2, T: 3, NH: 3, HS: 64 },
+    { B: 1, T: 129, NH: 2, HS: 32 },
+    { B: 2, T: 65, NH: 1, HS: 64 },
+    { B: 1, T: 129, NH: 1, HS: 64 },
+    { B: 1, T: 67, NH: 1, HS: 96 },
+    { B: 1, T: 65, NH: 2, HS: 128 },
+  ],
+};
+
 for (const dtype of REAL_TYPES) {
-  for (
-    const shape of [
-      { B: 1, T: 1, NH: 1, HS: 4 },
-      { B: 2, T: 3, NH: 3, HS: 8 },
-      { B: 1, T: 129, NH: 2, HS: 32 },
-      { B: 1, T: 66, NH: 1, HS: 128 },
-    ]
-  ) {
-    const size = Object.entries(shape).map(([name, value]) => `${name} ${value}`).join(", ");
-    Deno.test(`attention matches the reference in ${dtype} at ${size}`, () =>
-      check({ ...shape, dtype }));
+  for (const variant of ["rows", "tiles"] as const) {
+    for (const shape of SHAPES[variant]) {
+      const size = Object.entries(shape).map(([name, value]) => `${name} ${value}`).join(", ");
+      Deno.test(`attention in ${variant} matches the reference in ${dtype} at ${size}`, () =>
+        check({ ...shape, dtype, variant }));
+    }
+    Deno.test(`attention in ${variant} with dropout matches the reference in ${dtype}`, () =>
+      check({ B: 2, T: 67, NH: 2, HS: 32, dtype, variant, rate: 0.3 }));
   }
-  Deno.test(`attention with dropout matches the reference in ${dtype}`, () =>
-    check({ B: 2, T: 67, NH: 2, HS: 8, dtype, rate: 0.3 }));
 }
 
-Deno.test("attention stays finite for scores up to 1e4 in f16", async () => {
-  if (!device.features.has("shader-f16")) return;
-  // q · k / √4 = ±1e4: far beyond what exp takes, within what f16 holds as operands
-  const q = 100, k = [100, -100, 99];
-  const values = k.flatMap((key, s) => [
-    ...[q, q, 0, 0].map((v) => v),
-    ...[key, key, 0, 0],
-    ...[s, 1, 2, 3],
-  ]);
-  const t = {
-    qkv: tensorOf("qkv", { shape: [3, 12], dtype: "f16" }, values),
-    dy: tensorOf("dy", { shape: [3, 4], dtype: "f16" }, new Array(12).fill(1)),
-    y: poisoned("y", { shape: [3, 4], dtype: "f16" }),
-    logSumExp: poisoned("logSumExp", { shape: [1, 1, 3], dtype: "f32" }),
-    delta: poisoned("delta", { shape: [1, 1, 3], dtype: "f32" }),
-    dqkv: poisoned("dqkv", { shape: [3, 12], dtype: "f16" }),
-  };
-  const [y, lse, dqkv] = await runProgram(
-    (program) => {
-      attentionForward(program, t, t, { T: 3, heads: 1 });
-      attentionBackward(program, t, t, { T: 3, heads: 1 });
-    },
-    t.y,
-    t.logSumExp,
-    t.dqkv,
-  );
-  assert.deepEqual([...y!], [0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3]);
-  assert.deepEqual([...lse!], [1e4, 1e4, 1e4]);
-  assert.ok(dqkv!.every(Number.isFinite), `dqkv is ${dqkv}`);
-});
+for (const variant of ["rows", "tiles"] as const) {
+  Deno.test(`attention in ${variant} stays finite for scores beyond 1e4 in f16`, async () => {
+    if (!device.features.has("shader-f16")) return;
+    // q · k / √32 = ±10,460: far beyond what exp takes, within what f16 holds as operands
+    const T = 3, HS = 32, keys = [43, -43, 42];
+    const values = keys.flatMap((key, s) =>
+      [43, key, 5 + s].flatMap((value) => new Array<number>(HS).fill(value))
+    );
+    const perHead = { shape: [1, 1, T], dtype: "f32" as const };
+    const t = {
+      qkv: tensorOf("qkv", { shape: [T, 3 * HS], dtype: "f16" }, values),
+      dy: tensorOf("dy", { shape: [T, HS], dtype: "f16" }, new Array(T * HS).fill(1)),
+      y: poisoned("y", { shape: [T, HS], dtype: "f16" }),
+      logSumExp: poisoned("logSumExp", perHead),
+      delta: poisoned("delta", perHead),
+      dqkv: poisoned("dqkv", { shape: [T, 3 * HS], dtype: "f16" }),
+    };
+    const [y, lse, dqkv] = await runProgram(
+      (program) => {
+        attentionForward(program, t, t, { T, heads: 1, variant });
+        attentionBackward(program, t, t, { T, heads: 1, variant });
+      },
+      t.y,
+      t.logSumExp,
+      t.dqkv,
+    );
+    assert.deepEqual([...y!], new Array(T * HS).fill(5)); // the first key's value
+    assertClose(lse!, new Array(T).fill(43 * 43 * Math.sqrt(HS)), 1e-6, "logSumExp");
+    assert.ok(dqkv!.every(Number.isFinite), `dqkv is ${dqkv}`);
+  });
+}
 
 for (const dtype of REAL_TYPES) {
   Deno.test(`attentionDecode() gives what attentionForward() gives in ${dtype}`, async () => {
@@ -163,5 +178,17 @@ Deno.test("attentionForward() throws on heads that do not divide the width", () 
   assert.throws(
     () => attentionForward(new Program(device), t, t, { T: 4, heads: 3 }),
     { name: "RangeError", message: /"qkv" must be \[B·T, 3·NH·HS\] with HS a multiple of 4/ },
+  );
+});
+
+Deno.test("attentionForward() throws on tiles of a head size that has none", () => {
+  const t = {
+    qkv: poisoned("qkv", { shape: [4, 60], dtype: "f32" }),
+    y: poisoned("y", { shape: [4, 20], dtype: "f32" }),
+    logSumExp: poisoned("logSumExp", { shape: [1, 1, 4], dtype: "f32" }),
+  };
+  assert.throws(
+    () => attentionForward(new Program(device), t, t, { T: 4, heads: 1, variant: "tiles" }),
+    { name: "RangeError", message: /multiples of 32 and fit \d+ bytes .* head size is 20/ },
   );
 });
