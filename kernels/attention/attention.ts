@@ -1,7 +1,9 @@
 import forward from "./forward.wgsl" with { type: "text" };
 import forwardTiles from "./forward_tiles.wgsl" with { type: "text" };
 import backwardQuery from "./backward_query.wgsl" with { type: "text" };
+import backwardQueryTiles from "./backward_query_tiles.wgsl" with { type: "text" };
 import backwardKey from "./backward_key.wgsl" with { type: "text" };
+import backwardKeyTiles from "./backward_key_tiles.wgsl" with { type: "text" };
 import decode from "./decode.wgsl" with { type: "text" };
 import type { Program } from "../program.ts";
 import { dropoutUniforms, withRandom } from "../random.ts";
@@ -31,6 +33,8 @@ export interface AttentionOptions {
  *
  * qkv: [B·T,3C], q, k and v side by side, heads side by side in each; y: [B·T,C]; both f32 or f16.
  * logSumExp: f32 [B,NH,T], of the scaled scores. random: u32 [seed, counter], read if rate > 0.
+ *
+ * @throws {RangeError} if the shapes do not fit together, or tiles are asked for and none fits.
  */
 export function attentionForward(
   program: Program,
@@ -39,20 +43,11 @@ export function attentionForward(
   options: AttentionOptions,
 ): void {
   const shape = attentionShape("attentionForward", { qkv, logSumExp, likeY: [y] }, options);
-  const tile = chooseTile(program, "attentionForward", shape, { ...options, tileOf: forwardTile });
-  if (tile) {
-    program.dispatch({
-      ...tileLaunch(shape, options, random, tile),
-      label: "kernels/attention/forward_tiles.wgsl",
-      source: withRandom(forwardTiles),
-      tensors: [qkv, random ?? qkv, y, logSumExp],
-    });
-    return;
-  }
+  const tile = chooseTile(program, FORWARD_TILES, shape, options);
   program.dispatch({
-    ...rowsLaunch(shape, options, random),
-    label: "kernels/attention/forward.wgsl",
-    source: withRandom(forward),
+    ...launch(tile, shape, options, random),
+    label: `kernels/attention/forward${tile ? "_tiles" : ""}.wgsl`,
+    source: withRandom(tile ? forwardTiles : forward),
     tensors: [qkv, random ?? qkv, y, logSumExp],
   });
 }
@@ -61,6 +56,8 @@ export function attentionForward(
  * dqkv of `attentionForward()`; the probabilities are computed again from logSumExp.
  *
  * y, dy: [B·T,C]; dqkv: [B·T,3C]; delta: f32 [B,NH,T], scratch. dqkv is set.
+ *
+ * @throws {RangeError} as attentionForward().
  */
 export function attentionBackward(
   program: Program,
@@ -78,16 +75,18 @@ export function attentionBackward(
   assertShape("attentionBackward", dqkv, qkv.shape);
   assertDType("attentionBackward", dqkv, qkv.dtype);
   assertShape("attentionBackward", delta, logSumExp.shape);
+  const queryTile = chooseTile(program, BACKWARD_QUERY_TILES, shape, options);
   program.dispatch({
-    ...rowsLaunch(shape, options, random),
-    label: "kernels/attention/backward_query.wgsl",
-    source: withRandom(backwardQuery),
+    ...launch(queryTile, shape, options, random),
+    label: `kernels/attention/backward_query${queryTile ? "_tiles" : ""}.wgsl`,
+    source: withRandom(queryTile ? backwardQueryTiles : backwardQuery),
     tensors: [qkv, y, dy, logSumExp, random ?? qkv, dqkv, delta],
   });
+  const keyTile = chooseTile(program, BACKWARD_KEY_TILES, shape, options);
   program.dispatch({
-    ...rowsLaunch(shape, options, random),
-    label: "kernels/attention/backward_key.wgsl",
-    source: withRandom(backwardKey),
+    ...launch(keyTile, shape, options, random),
+    label: `kernels/attention/backward_key${keyTile ? "_tiles" : ""}.wgsl`,
+    source: withRandom(keyTile ? backwardKeyTiles : backwardKey),
     tensors: [qkv, dy, logSumExp, delta, random ?? qkv, dqkv],
   });
 }
@@ -154,95 +153,131 @@ function attentionShape(
   return { real: qkv.dtype, BNH: B * NH, T, NH, HS };
 }
 
-/** Constants of a kernel in tiles, and the workgroup memory that they need. */
-interface Tile {
-  constants: { QUERIES: number; KEYS: number; WORKGROUP_X: number; WORKGROUP_Y: number };
-  /** Rows of the sequence that a workgroup has, and those that it walks at a time. */
-  own: number;
-  walked: number;
-  workgroupBytes: number;
-}
-
 /** Neighbouring invocations that share the rows of a tile. */
 const WORKGROUP_X = 8;
 
-/** The largest tile of forward_tiles.wgsl that fits; undefined where none does. */
-function forwardTile({ real, HS }: AttentionShape, maxBytes: number): Tile | undefined {
-  const bytes = real === "f16" ? 2 : 4;
-  for (const [QUERIES, KEYS] of [[64, 64], [64, 32], [32, 32], [16, 32]] as const) {
-    // at most 64 sums of y an invocation
-    const rows = Math.min(QUERIES / 8, HS <= 64 ? 8 : HS <= 128 ? 4 : 2);
-    const workgroupBytes = (QUERIES + KEYS) * (HS + 4) * bytes + // q; k or v
-      QUERIES * (KEYS / WORKGROUP_X) * (WORKGROUP_X + 1) * 4 + // p
-      QUERIES * WORKGROUP_X * 4;
-    if (workgroupBytes > maxBytes) continue;
-    const constants = { QUERIES, KEYS, WORKGROUP_X, WORKGROUP_Y: QUERIES / rows };
-    return { constants, own: QUERIES, walked: KEYS, workgroupBytes };
-  }
-  return undefined;
+/** One of the kernels in tiles: a workgroup has some rows of the sequence and walks the others. */
+interface TileKernel {
+  action: string;
+  own: "QUERIES" | "KEYS";
+  walked: "QUERIES" | "KEYS";
+  /** Rows a workgroup has, and those it walks at a time, from the most to the least. */
+  sizes: readonly (readonly [own: number, walked: number])[];
+  /** Sums that an invocation keeps for each of its rows, in heads. */
+  sums: number;
+  /** Workgroup memory; rowBytes are those of a row of q. */
+  bytes: (own: number, walked: number, rowBytes: number) => number;
 }
 
-/** The tile to compute in, or undefined for the kernels of one row an invocation. */
+/** Bytes of one f32 for every pair of rows. */
+const pairBytes = (own: number, walked: number) =>
+  own * ceilDiv(walked, WORKGROUP_X) * (WORKGROUP_X + 1) * 4;
+
+const FORWARD_TILES: TileKernel = {
+  action: "attentionForward",
+  own: "QUERIES",
+  walked: "KEYS",
+  sizes: [[64, 64], [64, 32], [32, 32], [16, 32], [8, 32]],
+  sums: 1, // y
+  bytes: (own, walked, rowBytes) =>
+    (own + walked) * rowBytes + pairBytes(own, walked) + own * WORKGROUP_X * 4,
+};
+
+const BACKWARD_QUERY_TILES: TileKernel = {
+  action: "attentionBackward",
+  own: "QUERIES",
+  walked: "KEYS",
+  sizes: [[64, 32], [32, 32], [16, 32], [8, 32]],
+  sums: 1, // dq
+  bytes: (own, walked, rowBytes) => 2 * (own + walked) * rowBytes + pairBytes(own, walked),
+};
+
+const BACKWARD_KEY_TILES: TileKernel = {
+  action: "attentionBackward",
+  own: "KEYS",
+  walked: "QUERIES",
+  sizes: [[64, 32], [32, 32], [16, 32], [8, 32]],
+  sums: 2, // dk, dv
+  bytes: (own, walked, rowBytes) => 2 * (own + walked) * rowBytes + 2 * pairBytes(own, walked),
+};
+
+/** Most sums of f32 that an invocation keeps in registers over all tiles that it walks. */
+const MOST_SUMS = 64;
+
+/** Sizes of a kernel in tiles, chosen for a device and a head size. */
+interface Tile {
+  own: number;
+  walked: number;
+  workgroupBytes: number;
+  constants: Record<string, number>;
+}
+
+/** The largest tile that fits the device, or undefined for the kernels in rows. */
 function chooseTile(
-  program: Program,
-  action: string,
-  shape: AttentionShape,
-  { variant, tileOf }: {
-    variant?: AttentionOptions["variant"];
-    tileOf: (shape: AttentionShape, maxBytes: number) => Tile | undefined;
-  },
+  { device }: Program,
+  kernel: TileKernel,
+  { real, HS }: AttentionShape,
+  { variant = device.isCpu ? "rows" : undefined }: AttentionOptions,
 ): Tile | undefined {
-  if (variant === "rows" || (!variant && program.device.isCpu)) return undefined;
+  if (variant === "rows") return undefined;
+  const maxBytes = device.gpu.limits.maxComputeWorkgroupStorageSize;
+  const rowBytes = (HS + 4) * (real === "f16" ? 2 : 4); // with a vector of padding
+  const bytes = ([own, walked]: readonly [number, number]) => kernel.bytes(own, walked, rowBytes);
   // an invocation's part of a row is a number of vectors of four
-  const maxBytes = program.device.gpu.limits.maxComputeWorkgroupStorageSize;
-  const tile = shape.HS % (4 * WORKGROUP_X) === 0 ? tileOf(shape, maxBytes) : undefined;
-  if (variant === "tiles" && !tile) {
+  const size = HS % (4 * WORKGROUP_X) === 0
+    ? kernel.sizes.find((size) => bytes(size) <= maxBytes)
+    : undefined;
+  if (!size) {
+    if (!variant) return undefined;
     throw new RangeError(
-      `Cannot run ${action} in tiles as head sizes must be multiples of ${4 * WORKGROUP_X} and ` +
-        `fit ${maxBytes} bytes of workgroup memory: current head size is ${shape.HS}`,
+      `Cannot run ${kernel.action} in tiles as head sizes must be multiples of ` +
+        `${4 * WORKGROUP_X} and fit ${maxBytes} bytes of workgroup memory: ` +
+        `current head size is ${HS} in ${real}`,
     );
   }
-  return tile;
-}
-
-/** What the launches of the kernels in tiles have in common: one workgroup a tile of every head. */
-function tileLaunch(
-  shape: AttentionShape,
-  options: AttentionOptions,
-  random: Tensor | undefined,
-  { constants, own, walked, workgroupBytes }: Tile,
-) {
-  const { real, BNH, T, NH, HS } = shape;
-  const { DROPOUT, uniforms } = dropoutOf(options, random);
+  const [own, walked] = size;
+  let rows = own / 8;
+  while (rows > 1 && rows * HS * kernel.sums / WORKGROUP_X > MOST_SUMS) rows /= 2;
   return {
-    constants: { real, held: real, T, NH, HS, DROPOUT, ...constants },
-    uniforms,
-    workgroups: [ceilDiv(T, own), BNH] as const,
-    iterations: ceilDiv(T, walked) * (1 + HS / 4 + WORKGROUP_X),
-    workgroupBytes,
+    own,
+    walked,
+    workgroupBytes: bytes(size),
+    constants: {
+      [kernel.own]: own,
+      [kernel.walked]: walked,
+      WORKGROUP_X,
+      WORKGROUP_Y: own / rows,
+    },
   };
 }
 
-/** What the launches of the kernels in rows have in common: one invocation a query or key. */
-function rowsLaunch(
+/** What all launches have in common: a workgroup a tile, or an invocation a row, of every head. */
+function launch(
+  tile: Tile | undefined,
   { real, BNH, T, NH, HS }: AttentionShape,
-  options: AttentionOptions,
+  { rate = 0, site = 0 }: AttentionOptions,
   random: Tensor | undefined,
 ) {
-  const { DROPOUT, uniforms } = dropoutOf(options, random);
-  return {
-    constants: { real, T, NH, HS, DROPOUT, WORKGROUP_SIZE },
-    uniforms,
-    workgroups: [ceilDiv(T, WORKGROUP_SIZE), BNH] as const,
-    iterations: T,
-  };
-}
-
-function dropoutOf({ rate = 0, site = 0 }: AttentionOptions, random: Tensor | undefined) {
   if (rate > 0 && !random) {
     throw new TypeError(
       `Cannot run attention with dropout ${rate} as it needs the tensor "random"`,
     );
   }
-  return { DROPOUT: rate > 0, uniforms: dropoutUniforms({ rate, site }) };
+  const constants = { real, T, NH, HS, DROPOUT: rate > 0 };
+  const uniforms = dropoutUniforms({ rate, site });
+  if (!tile) {
+    return {
+      constants: { ...constants, WORKGROUP_SIZE },
+      uniforms,
+      workgroups: [ceilDiv(T, WORKGROUP_SIZE), BNH] as const,
+      iterations: T,
+    };
+  }
+  return {
+    constants: { ...constants, ...tile.constants, held: real },
+    uniforms,
+    workgroups: [ceilDiv(T, tile.own), BNH] as const,
+    iterations: ceilDiv(T, tile.walked) * (1 + 2 * HS / 4 + WORKGROUP_X),
+    workgroupBytes: tile.workgroupBytes,
+  };
 }
