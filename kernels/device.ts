@@ -14,6 +14,8 @@ export interface Device {
   readonly maxBindingBytes: number;
   /** Compiled pipelines by shader text, shared by all programs on this device. */
   readonly pipelines: Map<string, GPUComputePipeline>;
+  /** Kernels that were found to be the fastest here, by `Tunable.key`: see tune.ts. */
+  readonly choices: Map<string, string>;
   /**
    * Throws the first error that the device reported since it was opened.
    *
@@ -96,6 +98,7 @@ export async function openDevice({ gpu = navigator.gpu }: { gpu?: GPU } = {}): P
     features: new Set<string>(features),
     maxBindingBytes: device.limits.maxStorageBufferBindingSize,
     pipelines: new Map(),
+    choices: new Map(),
     check() {
       if (failure) throw failure;
     },

@@ -1,6 +1,7 @@
 import type { Device } from "./device.ts";
 import { type Constants, specialize } from "./shader.ts";
-import { type Tensor, tensorBytes } from "./tensor.ts";
+import { createTensor, size, type Tensor, tensorBytes, viewTensor } from "./tensor.ts";
+import type { Tunable } from "./tune.ts";
 
 export type { Constants };
 
@@ -40,6 +41,9 @@ export class Program {
     workgroups: readonly [number, number?, number?];
   }[] = [];
   readonly #uniformBuffers: GPUBuffer[] = [];
+  readonly #scratch: Tensor[] = [];
+  /** What the launches recorded so far leave to the tuner, by key. */
+  readonly tunables: Map<string, Tunable> = new Map();
 
   /** An empty program for a device. */
   constructor(device: Device) {
@@ -49,6 +53,25 @@ export class Program {
   /** Number of launches recorded so far. */
   get length(): number {
     return this.#steps.length;
+  }
+
+  /**
+   * An f32 tensor for intermediate results, whose content the next launches that ask for scratch
+   * overwrite. It belongs to the program.
+   */
+  scratch(shape: readonly number[]): Tensor {
+    const length = size(shape);
+    let tensor = this.#scratch.at(-1);
+    if (!tensor || size(tensor.shape) < length) {
+      tensor = createTensor(this.device, "scratch", { shape: [length], dtype: "f32" });
+      this.#scratch.push(tensor); // launches recorded before keep the smaller one
+    }
+    return viewTensor(tensor, { offset: 0, shape });
+  }
+
+  /** Bytes of scratch tensors. */
+  get scratchBytes(): number {
+    return this.#scratch.reduce((sum, tensor) => sum + tensor.buffer.size, 0);
   }
 
   /**
@@ -106,8 +129,9 @@ export class Program {
     this.device.gpu.queue.submit([encoder.finish()]);
   }
 
-  /** Frees the uniforms of the program; its tensors belong to whoever made them. */
+  /** Frees uniforms and scratch of the program; other tensors belong to whoever made them. */
   destroy(): void {
+    for (const { buffer } of this.#scratch) buffer.destroy();
     for (const buffer of this.#uniformBuffers) buffer.destroy();
   }
 

@@ -1,9 +1,15 @@
-import tiles from "./matmul.wgsl" with { type: "text" };
+import any from "./matmul.wgsl" with { type: "text" };
 import quads from "./quads.wgsl" with { type: "text" };
+import reduce from "./reduce.wgsl" with { type: "text" };
 import rows from "./rows.wgsl" with { type: "text" };
+import shape from "./shape.wgsl" with { type: "text" };
+import store from "./store.wgsl" with { type: "text" };
+import tiles from "./tiles.wgsl" with { type: "text" };
 import vector from "./vector.wgsl" with { type: "text" };
-import type { Program } from "../program.ts";
+import { type Constants, type Program, splitWorkgroups } from "../program.ts";
 import { assertDType, assertShape, ceilDiv, type Tensor } from "../tensor.ts";
+import { recordFastest } from "../tune.ts";
+import { parseTiles, preferredTiles, tileColumns, tileRows, tileVariants } from "./variants.ts";
 
 /** How `matmul()` reads its operands and treats its result. */
 export interface MatmulOptions {
@@ -18,12 +24,14 @@ export interface MatmulOptions {
    * large for one binding, `b` holds a slice of it and `a` all of its columns.
    */
   columnsOfA?: { start: number; count: number };
-  /** First column of `y` to write, where `y` is wider than N. */
+  /**
+   * First column of `y` to write, where `y` is wider than N. Columns from N on up to the next multiple
+   * of four may be overwritten.
+   */
   firstColumnOfY?: number;
+  /** The kernel to take, of those that can; without it the tuner's choice. For tests and benchmarks. */
+  variant?: string;
 }
-
-/** Below so many workgroups a product is divided into more, smaller ones. */
-const FEW_WORKGROUPS = 16;
 
 /**
  * y = a · b + bias, summed in f32.
@@ -63,97 +71,228 @@ export function matmul(
     assertShape("matmul", bias, [N]);
     assertDType("matmul", bias, "f32");
   }
-
-  const operands = {
-    // without a bias the slot shows b, which is never read there
-    tensors: [a, b, bias ?? b, y],
-    uniforms: [start, firstColumnOfY],
+  const product: Product = {
+    ...{ a, b, bias, y, M, N, K, transposeA, transposeB, accumulate },
+    aStride: aColumns,
+    aStart: start,
+    bStride: b.shape[1]!,
+    yStride: yColumns,
+    yStart: firstColumnOfY,
   };
-  const constants = { N, K, HAS_BIAS: bias !== undefined };
+  const kernels = kernelsFor(program, product);
+  if (options.variant !== undefined) {
+    kernels.get(options.variant)!(program);
+    return;
+  }
+  const layout = `${transposeA ? "T" : "N"}${transposeB ? "T" : "N"}`;
+  recordFastest(program, {
+    key: `matmul ${layout} ${a.dtype},${b.dtype},${y.dtype} [${M},${K}]x[${K},${N}]`,
+    variants: [...kernels.keys()],
+    preferred: kernels.has("64x64/1") && !program.device.isCpu
+      ? preferredTiles(product)
+      : [...kernels.keys()].at(-1)!,
+    record: (program, variant) => kernels.get(variant)!(program),
+  });
+}
+
+/** A checked product. Strides and starts in elements. */
+interface Product {
+  a: Tensor;
+  b: Tensor;
+  bias: Tensor | undefined;
+  y: Tensor;
+  M: number;
+  N: number;
+  K: number;
+  transposeA: boolean;
+  transposeB: boolean;
+  accumulate: boolean;
+  aStride: number;
+  aStart: number;
+  bStride: number;
+  yStride: number;
+  yStart: number;
+}
+
+const WORKGROUP_SIZE = 256;
+
+/** The kernels that can compute a product, by name; the last is the one for CPUs. */
+function kernelsFor(program: Program, product: Product): Map<string, (program: Program) => void> {
+  const { M, N, K, transposeA, transposeB, aStride, aStart, bStride, yStride, yStart } = product;
+  const multiplesOf4 = (...counts: number[]) => counts.every((count) => count % 4 === 0);
+  const kernels = new Map<string, (program: Program) => void>();
+  if (
+    M === 1 && aStride === K && yStride === N && !transposeA && !product.accumulate
+  ) {
+    kernels.set("vector", (program) => vectorProduct(program, product));
+    return kernels;
+  }
+  const aligned = multiplesOf4(aStride, aStart, bStride, yStride, yStart) &&
+    (!product.bias || N % 4 === 0);
+  if (aligned && (!transposeB || K % 4 === 0)) {
+    for (const variant of tileVariants(product)) {
+      kernels.set(variant, (program) => tiledProduct(program, product, variant));
+    }
+  }
+  if (transposeB && !transposeA && multiplesOf4(K, aStart, aStride)) {
+    kernels.set("rows", (program) =>
+      registerProduct(program, product, {
+        label: "kernels/matmul/rows.wgsl",
+        source: rows,
+        constants: { COLUMNS: 8 },
+        vectors: { operands: true, result: false },
+        iterations: K / 4,
+      }));
+  } else if (!transposeB && aligned && multiplesOf4(N, K) && (!transposeA || M % 4 === 0)) {
+    kernels.set("quads", (program) =>
+      registerProduct(program, product, {
+        label: "kernels/matmul/quads.wgsl",
+        source: quads,
+        constants: { COLUMNS: 2, TRANSPOSE_A: transposeA },
+        vectors: { operands: true, result: true },
+        iterations: K / 4,
+      }));
+  } else {
+    kernels.set("any", (program) =>
+      registerProduct(program, product, {
+        label: "kernels/matmul/matmul.wgsl",
+        source: any,
+        constants: { COLUMNS: 8, TRANSPOSE_A: transposeA, TRANSPOSE_B: transposeB },
+        vectors: { operands: false, result: false },
+        iterations: K,
+      }));
+  }
+  return kernels;
+}
+
+/** The uniform `shape` of shape.wgsl; bindings are arrays of vectors of four or of numbers. */
+function shapeUniform(
+  { M, N, K, aStride, aStart, bStride, yStride, yStart, bias, accumulate }: Product,
+  { split, vectors }: { split: number; vectors: { operands: boolean; result: boolean } },
+): number[] {
+  const operand = vectors.operands ? 4 : 1, result = vectors.result ? 4 : 1;
+  return [
+    ...[M, N, K, split],
+    ...[aStride / operand, aStart / operand, bStride / operand],
+    ...[yStride / result, yStart / result, bias ? 1 : 0, accumulate ? 1 : 0],
+  ];
+}
+
+/** For GPUs: a workgroup shares what it fetched, see tiles.wgsl. */
+function tiledProduct(program: Program, product: Product, variant: string): void {
+  const { a, b, bias, y, M, N, K, transposeA, transposeB } = product;
+  const { tile, splits } = parseTiles(variant);
+  const vectors = { operands: true, result: true };
+  const TILE_K = 16;
+  // blocks of 4 × 4 elements, one an invocation and turn
+  const fetches = (width: number) => ceilDiv(width / 4 * TILE_K / 4, tile.X * tile.Y);
+  const split = ceilDiv(ceilDiv(K, splits), TILE_K) * TILE_K;
+  const columns = ceilDiv(N, 4) * 4;
+  const partials = splits === 1 ? undefined : program.scratch([splits * M, columns]);
+  const stored: Product = partials === undefined ? product : {
+    ...product,
+    bias: undefined,
+    accumulate: false,
+    yStride: columns,
+    yStart: 0,
+  };
+  program.dispatch({
+    label: "kernels/matmul/tiles.wgsl",
+    source: [tiles, shape, store].join("\n"),
+    constants: {
+      ...tile,
+      TILE_K,
+      A_FETCHES: fetches(tileRows(tile)),
+      B_FETCHES: fetches(tileColumns(tile)),
+      TRANSPOSE_A: transposeA,
+      TRANSPOSE_B: transposeB,
+      aType: `vec4<${a.dtype}>`,
+      bType: `vec4<${b.dtype}>`,
+      yType: `vec4<${partials ? "f32" : y.dtype}>`,
+    },
+    // without a bias the slot shows b, which is never read there
+    tensors: [a, b, partials ? b : bias ?? b, partials ?? y],
+    uniforms: shapeUniform(stored, { split, vectors }),
+    workgroups: [ceilDiv(N, tileColumns(tile)), ceilDiv(M, tileRows(tile)), splits],
+    iterations: ceilDiv(split, TILE_K),
+    workgroupBytes: TILE_K * (tileRows(tile) + tileColumns(tile) + 8) * 4,
+  });
+  if (partials === undefined) return;
+  program.dispatch({
+    label: "kernels/matmul/reduce.wgsl",
+    source: [reduce, shape, store].join("\n"),
+    constants: { SPLITS: splits, WORKGROUP_SIZE, FIRST: 1, yType: `vec4<${y.dtype}>` },
+    tensors: [partials, bias ?? partials, y],
+    uniforms: shapeUniform(product, { split, vectors }),
+    workgroups: splitWorkgroups(ceilDiv(M * columns / 4, WORKGROUP_SIZE)),
+  });
+}
+
+/** Below so many workgroups a product is divided into more, smaller ones. */
+const FEW_WORKGROUPS = 16;
+
+/** For CPUs, and for sizes that are no multiples of four: each invocation reads what it needs. */
+function registerProduct(
+  program: Program,
+  product: Product,
+  { label, source, constants, vectors, iterations }: {
+    label: string;
+    source: string;
+    constants: Constants;
+    vectors: { operands: boolean; result: boolean };
+    iterations: number;
+  },
+): void {
+  const { a, b, bias, y, M, N } = product;
   const WORKGROUP_X = 8, ROWS = 8, COLUMNS_OF_GROUP = 64;
   // smaller workgroups where there are few, so that every core has one
   let WORKGROUP_Y = 8;
   const groups = () => ceilDiv(N, COLUMNS_OF_GROUP) * ceilDiv(M, WORKGROUP_Y * ROWS);
   while (WORKGROUP_Y > 1 && groups() < FEW_WORKGROUPS) WORKGROUP_Y /= 2;
-  const tiled = { ...constants, M, ACCUMULATE: accumulate, ROWS, WORKGROUP_X, WORKGROUP_Y };
-  const dimensions = [N, K, start, aColumns, yColumns, firstColumnOfY];
-  const multiplesOf4 = (...counts: number[]) => counts.every((count) => count % 4 === 0);
+  const typed = (t: Tensor, vector: boolean) => vector ? `vec4<${t.dtype}>` : t.dtype;
+  program.dispatch({
+    label,
+    source: [source, shape, store].join("\n"),
+    constants: {
+      ...constants,
+      ROWS,
+      WORKGROUP_X,
+      WORKGROUP_Y,
+      aType: typed(a, vectors.operands),
+      bType: typed(b, vectors.operands),
+      yType: typed(y, vectors.result),
+      value: vectors.result ? "vec4f" : "f32",
+    },
+    tensors: [a, b, bias ?? b, y],
+    uniforms: shapeUniform(product, { split: product.K, vectors }),
+    workgroups: [ceilDiv(N, COLUMNS_OF_GROUP), ceilDiv(M, WORKGROUP_Y * ROWS)],
+    iterations,
+  });
+}
 
-  if (M === 1 && count === aColumns && yColumns === N && !transposeA && !accumulate) {
-    const WORKGROUP_X = 32, WORKGROUP_Y = 8;
-    program.dispatch({
-      label: "kernels/matmul/vector.wgsl",
-      source: vector,
-      constants: {
-        ...constants,
-        aType: a.dtype,
-        bType: b.dtype,
-        yType: y.dtype,
-        TRANSPOSE_B: transposeB,
-        WORKGROUP_X,
-        WORKGROUP_Y,
-      },
-      tensors: operands.tensors,
-      workgroups: [ceilDiv(N, WORKGROUP_X)],
-      iterations: ceilDiv(K, WORKGROUP_Y) + WORKGROUP_Y,
-      workgroupBytes: WORKGROUP_X * WORKGROUP_Y * 4,
-    });
-  } else if (transposeB && !transposeA && multiplesOf4(K, start, aColumns)) {
-    const COLUMNS = 8;
-    program.dispatch({
-      ...operands,
-      label: "kernels/matmul/rows.wgsl",
-      source: rows,
-      constants: {
-        ...tiled,
-        aType: `vec4<${a.dtype}>`,
-        bType: `vec4<${b.dtype}>`,
-        yType: y.dtype,
-        A_STRIDE: aColumns,
-        Y_STRIDE: yColumns,
-        COLUMNS,
-      },
-      workgroups: [ceilDiv(N, COLUMNS_OF_GROUP), ceilDiv(M, WORKGROUP_Y * ROWS)],
-      iterations: K / 4,
-    });
-  } else if (!transposeB && multiplesOf4(...dimensions) && (!transposeA || M % 4 === 0)) {
-    const COLUMNS = 2;
-    program.dispatch({
-      ...operands,
-      label: "kernels/matmul/quads.wgsl",
-      source: quads,
-      constants: {
-        ...tiled,
-        aType: `vec4<${a.dtype}>`,
-        bType: `vec4<${b.dtype}>`,
-        yType: `vec4<${y.dtype}>`,
-        TRANSPOSE_A: transposeA,
-        A_STRIDE: aColumns,
-        Y_STRIDE: yColumns,
-        COLUMNS,
-      },
-      workgroups: [ceilDiv(N, COLUMNS_OF_GROUP), ceilDiv(M, WORKGROUP_Y * ROWS)],
-      iterations: K / 4,
-    });
-  } else {
-    const COLUMNS = 8;
-    program.dispatch({
-      ...operands,
-      label: "kernels/matmul/matmul.wgsl",
-      source: tiles,
-      constants: {
-        ...tiled,
-        aType: a.dtype,
-        bType: b.dtype,
-        yType: y.dtype,
-        TRANSPOSE_A: transposeA,
-        TRANSPOSE_B: transposeB,
-        A_STRIDE: aColumns,
-        Y_STRIDE: yColumns,
-        COLUMNS,
-      },
-      workgroups: [ceilDiv(N, COLUMNS_OF_GROUP), ceilDiv(M, WORKGROUP_Y * ROWS)],
-      iterations: K,
-    });
-  }
+/** One row: generation. */
+function vectorProduct(
+  program: Program,
+  { a, b, bias, y, N, K, transposeB }: Product,
+): void {
+  const WORKGROUP_X = 32, WORKGROUP_Y = 8;
+  program.dispatch({
+    label: "kernels/matmul/vector.wgsl",
+    source: vector,
+    constants: {
+      N,
+      K,
+      HAS_BIAS: bias !== undefined,
+      aType: a.dtype,
+      bType: b.dtype,
+      yType: y.dtype,
+      TRANSPOSE_B: transposeB,
+      WORKGROUP_X,
+      WORKGROUP_Y,
+    },
+    tensors: [a, b, bias ?? b, y],
+    workgroups: [ceilDiv(N, WORKGROUP_X)],
+    iterations: ceilDiv(K, WORKGROUP_Y) + WORKGROUP_Y,
+    workgroupBytes: WORKGROUP_X * WORKGROUP_Y * 4,
+  });
 }

@@ -65,6 +65,104 @@ for (const dtype of REAL_TYPES) {
   }
 }
 
+// what a GPU takes: tiles whose edges are clamped, K no multiple of a step, split and added up
+for (const variant of ["64x128/1", "64x64/2", "64x64 of 128/2"]) {
+  for (const dtype of REAL_TYPES) {
+    for (
+      const [transposeA, transposeB] of [[false, false], [false, true], [true, false]] as const
+    ) {
+      const layout = `${transposeA ? "T" : "N"}${transposeB ? "T" : "N"}`;
+      Deno.test(`matmul() ${layout} in tiles ${variant} matches the reference in ${dtype}`, async () => {
+        const random = testRandom(freshSeed());
+        const M = 76, K = 140, N = 132;
+        const values = {
+          a: randomValues(random, M * K, { dtype }),
+          b: randomValues(random, K * N, { dtype }),
+          bias: randomValues(random, N),
+        };
+        const a = tensorOf("a", { shape: transposeA ? [K, M] : [M, K], dtype }, values.a);
+        const b = tensorOf("b", { shape: transposeB ? [N, K] : [K, N], dtype }, values.b);
+        const bias = tensorOf("bias", { shape: [N], dtype: "f32" }, values.bias);
+        const y = poisoned("y", { shape: [M, N], dtype });
+        const sum = tensorOf("sum", { shape: [M, N], dtype: "f32" }, new Array(M * N).fill(3));
+        const options = { transposeA, transposeB, variant };
+        const [yValues, sumValues] = await runProgram(
+          (program) => {
+            matmul(program, { a, b, bias }, { y }, options);
+            matmul(program, { a, b }, { y: sum }, { ...options, accumulate: true });
+          },
+          y,
+          sum,
+        );
+        const shape = { M, N, K, transposeA, transposeB };
+        assertClose(yValues!, reference.matmul(values, shape).y, TOLERANCE[dtype]!, "y");
+        const { y: product } = reference.matmul({ a: values.a, b: values.b }, shape);
+        assertClose(sumValues!, product.map((v) => v + 3), TOLERANCE.f32!, "sum");
+      });
+    }
+  }
+}
+
+// as the head does it: 70 tokens in rows of 72, the rest of a row is padding
+for (const variant of ["64x64/1", "64x64/2"]) {
+  Deno.test(`matmul() in tiles ${variant} takes a vocabulary that is no multiple of four`, async () => {
+    const random = testRandom(freshSeed());
+    const M = 132, V = 130, PADDED = 136, C = 132;
+    const like = (shape: number[]) => ({ shape, dtype: "f32" as const });
+    const values = {
+      x: randomValues(random, M * C),
+      wte: randomValues(random, V * C),
+      wide: randomValues(random, M * PADDED),
+    };
+    const t = {
+      x: tensorOf("x", like([M, C]), values.x),
+      wte: tensorOf("wte", like([V, C]), values.wte),
+      logits: poisoned("logits", like([M, PADDED])),
+      wide: tensorOf(
+        "wide",
+        like([M, PADDED]),
+        values.wide.map((v, i) => i % PADDED < V ? v : NaN), // padding must not be read
+      ),
+      dx: poisoned("dx", like([M, C])),
+      dwte: poisoned("dwte", like([V, C])),
+    };
+    const columnsOfA = { start: 0, count: V };
+    const [logits, dx, dwte] = await runProgram(
+      (program) => {
+        matmul(program, { a: t.x, b: t.wte }, { y: t.logits }, {
+          transposeB: true,
+          firstColumnOfY: 0,
+          variant,
+        });
+        matmul(program, { a: t.wide, b: t.wte }, { y: t.dx }, { columnsOfA, variant });
+        matmul(program, { a: t.wide, b: t.x }, { y: t.dwte }, {
+          columnsOfA,
+          transposeA: true,
+          variant,
+        });
+      },
+      t.logits,
+      t.dx,
+      t.dwte,
+    );
+    const part = (values: ArrayLike<number>) =>
+      Float32Array.from(values).filter((_, i) => i % PADDED < V);
+    const wide = part(values.wide);
+    const { x, wte } = values;
+    const product = reference.matmul({ a: x, b: wte }, { M, N: V, K: C, transposeB: true }).y;
+    assertClose(part(logits!), product, TOLERANCE.f32!, "logits");
+    assertClose(
+      dx!,
+      reference.matmul({ a: wide, b: wte }, { M, N: C, K: V }).y,
+      TOLERANCE.f32!,
+      "dx",
+    );
+    const dwteExpected =
+      reference.matmul({ a: wide, b: x }, { M: V, N: C, K: M, transposeA: true }).y;
+    assertClose(dwte!, dwteExpected, TOLERANCE.f32!, "dwte");
+  });
+}
+
 Deno.test("matmul() reads and writes columns of wider matrices", async () => {
   const random = testRandom(freshSeed());
   const M = 5, K = 7, N = 9, WIDE = 20, FIRST = 6;

@@ -1,0 +1,173 @@
+// y = a · b.   a: [M,K], or [K,M] transposed; b: [K,N], or [N,K] transposed; shape.wgsl: their layout
+//
+// A workgroup computes a tile of TILE_M × TILE_N sums. It walks K in steps of TILE_K: all invocations
+// fetch the step's parts of a and b into workgroup memory, where both lie with k outermost, and each
+// keeps 4·ROWS × 4·COLUMNS sums in registers, fed from there: per k ROWS + COLUMNS loads of four for
+// 16 · ROWS · COLUMNS multiply-adds.
+//
+//        b: TILE_N columns            What an invocation owns lies X vectors apart in columns and Y
+//        ┌──┬──┬──┬──┐                vectors apart in rows, so that neighbours read neighbouring
+//     k  │  │▓▓│  │▓▓│                vectors of b and the same ones of a.
+//        └──┴──┴──┴──┘
+//   k                                 The index of k is a constant once the loop is written out, and
+//  ┌─┐   ┌──┬──┬──┬──┐                the other is the same for all k: its clamp, which Naga adds to
+//  │▓│   │  │▓▓│  │▓▓│                every index that it cannot prove, is computed once.
+//  ├─┤   ├──┼──┼──┼──┤
+//  │ │   │  │  │  │  │                Other workgroups on the same core compute while this one waits
+//  ├─┤   ├──┼──┼──┼──┤                for memory; registers spent on fetching ahead would leave room
+//  │▓│   │  │▓▓│  │▓▓│                for fewer of them and cost more than they gain.
+//  └─┘   └──┴──┴──┴──┘
+//
+// Rows and columns past the edges are clamped and what comes of them is not stored; past the end of K
+// a is taken as zero. With several splits a workgroup takes a part of K, and y is a [splits,M,N]
+// scratch tensor that reduce.wgsl adds up.
+enable f16;
+
+alias aType = vec4<f16>;
+alias bType = vec4<f16>;
+const TRANSPOSE_A: bool = false;
+const TRANSPOSE_B: bool = false;
+const TILE_K: u32 = 16;
+const ROWS: u32 = 2; // vectors of four rows an invocation
+const COLUMNS: u32 = 2; // vectors of four columns an invocation
+const X: u32 = 16; // invocations along the columns
+const Y: u32 = 8; // invocations along the rows
+const A_FETCHES: u32 = 1; // turns in which all invocations fetch the tile's part of a
+const B_FETCHES: u32 = 1;
+
+@group(0) @binding(0) var<storage, read> a: array<aType>;
+@group(0) @binding(1) var<storage, read> b: array<bType>;
+
+const SIZE: u32 = X * Y;
+const K4: u32 = TILE_K / 4;
+const M4: u32 = Y * ROWS; // the tile's rows, in vectors of four
+const N4: u32 = X * COLUMNS;
+const M_PITCH: u32 = M4 + 1; // one more, against bank conflicts of the transposing stores
+const N_PITCH: u32 = N4 + 1;
+const ROWS4: u32 = 4 * ROWS;
+const SUMS: u32 = ROWS4 * COLUMNS;
+
+var<workgroup> aTile: array<array<vec4f, M_PITCH>, TILE_K>;
+var<workgroup> bTile: array<array<vec4f, N_PITCH>, TILE_K>;
+
+// Each fetch brings 4 × 4 elements: four vectors along the stored rows, transposed where k is not
+// the slowest dimension of the stored matrix.
+const A_BLOCKS: u32 = M4 * K4;
+const B_BLOCKS: u32 = N4 * K4;
+
+// Vectors k … k + 3 of a along k, zero past the end; or rows of a that is stored with k slowest.
+fn fetchA(block: u32, firstRow: u32, first: u32, end: u32) {
+  if (TRANSPOSE_A) {
+    let m4 = block % M4;
+    let k = block / M4 * 4;
+    let column = shape.aStart + min(firstRow / 4 + m4, (shape.M - 1) / 4);
+    // unroll
+    for (var i = 0u; i < 4u; i++) {
+      let inside = first + k + i < end;
+      let row = min(first + k + i, shape.K - 1);
+      aTile[k + i][m4] = select(vec4f(), vec4f(a[column + row * shape.aStride]), inside);
+    }
+  } else {
+    let m4 = block / K4;
+    let k = block % K4 * 4;
+    let column = shape.aStart + (first + k) / 4;
+    let inside = vec4u(0, 1, 2, 3) + first + k < vec4u(end);
+    var rows: mat4x4f;
+    // unroll
+    for (var i = 0u; i < 4u; i++) {
+      let row = min(firstRow + m4 * 4 + i, shape.M - 1);
+      rows[i] = select(vec4f(), vec4f(a[column + row * shape.aStride]), inside);
+    }
+    rows = transpose(rows);
+    // unroll
+    for (var i = 0u; i < 4u; i++) {
+      aTile[k + i][m4] = rows[i];
+    }
+  }
+}
+
+fn fetchB(block: u32, firstColumn: u32, first: u32) {
+  if (TRANSPOSE_B) {
+    let n4 = block / K4;
+    let k = block % K4 * 4;
+    let column = min((first + k) / 4, (shape.K - 1) / 4);
+    var rows: mat4x4f;
+    // unroll
+    for (var i = 0u; i < 4u; i++) {
+      let row = min(firstColumn + n4 * 4 + i, shape.N - 1);
+      rows[i] = vec4f(b[row * shape.bStride + column]);
+    }
+    rows = transpose(rows);
+    // unroll
+    for (var i = 0u; i < 4u; i++) {
+      bTile[k + i][n4] = rows[i];
+    }
+  } else {
+    let n4 = block % N4;
+    let k = block / N4 * 4;
+    let column = min(firstColumn / 4 + n4, (shape.N - 1) / 4);
+    // unroll
+    for (var i = 0u; i < 4u; i++) {
+      let row = min(first + k + i, shape.K - 1);
+      bTile[k + i][n4] = vec4f(b[row * shape.bStride + column]);
+    }
+  }
+}
+
+@compute @workgroup_size(SIZE)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) id: u32) {
+  let x4 = id % X; // of vectors of columns
+  let y4 = id / X;
+  let firstRow = group.y * 4 * M4;
+  let firstColumn = group.x * 4 * N4;
+  let start = group.z * shape.split;
+  let end = min(start + shape.split, shape.K);
+
+  var sums: array<vec4f, SUMS>;
+  for (var first = start; first < end; first += TILE_K) {
+    // unroll
+    for (var i = 0u; i < A_FETCHES; i++) {
+      let block = id + i * SIZE;
+      if (block < A_BLOCKS) { fetchA(block, firstRow, first, end); }
+    }
+    // unroll
+    for (var i = 0u; i < B_FETCHES; i++) {
+      let block = id + i * SIZE;
+      if (block < B_BLOCKS) { fetchB(block, firstColumn, first); }
+    }
+    workgroupBarrier();
+    // unroll
+    for (var k = 0u; k < TILE_K; k++) {
+      var as4: array<vec4f, ROWS>;
+      var bs4: array<vec4f, COLUMNS>;
+      // unroll
+      for (var r = 0u; r < ROWS; r++) {
+        as4[r] = aTile[k][y4 + r * Y];
+      }
+      // unroll
+      for (var c = 0u; c < COLUMNS; c++) {
+        bs4[c] = bTile[k][x4 + c * X];
+      }
+      // unroll
+      for (var r = 0u; r < ROWS4; r++) {
+        // unroll
+        for (var c = 0u; c < COLUMNS; c++) {
+          sums[r * COLUMNS + c] = fma(vec4f(as4[r / 4][r % 4]), bs4[c], sums[r * COLUMNS + c]);
+        }
+      }
+    }
+    workgroupBarrier();
+  }
+
+  // unroll
+  for (var r = 0u; r < ROWS4; r++) {
+    // unroll
+    for (var c = 0u; c < COLUMNS; c++) {
+      let m = firstRow + (y4 + r / 4 * Y) * 4 + r % 4;
+      let n = firstColumn + (x4 + c * X) * 4;
+      if (m < shape.M && n < shape.N) {
+        store(group.z * shape.M + m, n / 4, sums[r * COLUMNS + c]);
+      }
+    }
+  }
+}

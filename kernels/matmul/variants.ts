@@ -1,0 +1,77 @@
+/** Tile of tiles.wgsl: invocations of a workgroup, and vectors of four that each owns, either way. */
+export interface Tile {
+  X: number;
+  Y: number;
+  ROWS: number;
+  COLUMNS: number;
+}
+
+/** The tiles that are worth a try, by rows × columns of the result. See bench/NOTES.md for others. */
+export const TILES: Readonly<Record<string, Tile>> = {
+  "64x128": { X: 16, Y: 8, ROWS: 2, COLUMNS: 2 },
+  "64x64": { X: 8, Y: 8, ROWS: 2, COLUMNS: 2 },
+  "64x64 of 128": { X: 8, Y: 16, ROWS: 1, COLUMNS: 2 },
+};
+
+/** Rows of a tile. */
+export function tileRows({ Y, ROWS }: Tile): number {
+  return 4 * Y * ROWS;
+}
+
+/** Columns of a tile. */
+export function tileColumns({ X, COLUMNS }: Tile): number {
+  return 4 * X * COLUMNS;
+}
+
+/** Into how many parts K may be split where the result has few tiles. */
+const SPLITS = [1, 2, 4, 8, 16, 32];
+
+/** Least part of K that is worth a workgroup's while. */
+const LEAST_SPLIT = 64;
+
+/** Most bytes of partial sums: they should stay in a GPU's cache until they are added up. */
+const MOST_PARTIALS_BYTES = 64 * 2 ** 20;
+
+/** Tiles by splits, named `64x128/4`, for a product on a GPU. */
+export function tileVariants({ M, N, K }: { M: number; N: number; K: number }): string[] {
+  return Object.entries(TILES).flatMap(([name, tile]) =>
+    SPLITS
+      .filter((splits) =>
+        splits === 1 || K / splits >= LEAST_SPLIT &&
+          splits * M * N * 4 <= MOST_PARTIALS_BYTES &&
+          workgroupsOf(tile, { M, N }) * splits <= MOST_WORKGROUPS
+      )
+      .map((splits) => `${name}/${splits}`)
+  );
+}
+
+/** Enough workgroups to fill a large GPU several times over: beyond, splitting only costs. */
+const MOST_WORKGROUPS = 4096;
+
+/** So many workgroups fill a large GPU. */
+const ENOUGH_WORKGROUPS = 512;
+
+/** The variant of `tileVariants()` to take where nothing was measured. */
+export function preferredTiles(shape: { M: number; N: number; K: number }): string {
+  const name = workgroupsOf(TILES["64x128"]!, shape) >= ENOUGH_WORKGROUPS / 2 ? "64x128" : "64x64";
+  const variants = tileVariants(shape);
+  let chosen = `${name}/1`;
+  for (const splits of SPLITS) {
+    const variant = `${name}/${splits}`;
+    if (!variants.includes(variant)) break;
+    chosen = variant;
+    if (workgroupsOf(TILES[name]!, shape) * splits >= ENOUGH_WORKGROUPS) break;
+  }
+  return chosen;
+}
+
+/** Workgroups that compute a result of M × N in tiles. */
+function workgroupsOf(tile: Tile, { M, N }: { M: number; N: number }): number {
+  return Math.ceil(M / tileRows(tile)) * Math.ceil(N / tileColumns(tile));
+}
+
+/** Tile and number of splits of a variant's name. */
+export function parseTiles(variant: string): { tile: Tile; splits: number } {
+  const [name, splits] = variant.split("/");
+  return { tile: TILES[name!]!, splits: Number(splits) };
+}
