@@ -36,6 +36,7 @@ export class Program {
   /** The device on which the program runs. */
   readonly device: Device;
   readonly #steps: {
+    label: string;
     pipeline: GPUComputePipeline;
     group: GPUBindGroup;
     workgroups: readonly [number, number?, number?];
@@ -53,6 +54,11 @@ export class Program {
   /** Number of launches recorded so far. */
   get length(): number {
     return this.#steps.length;
+  }
+
+  /** What each launch recorded so far runs, in order. */
+  get labels(): string[] {
+    return this.#steps.map(({ label }) => label);
   }
 
   /**
@@ -108,12 +114,13 @@ export class Program {
       entries.push({ binding: tensors.length, resource: { buffer } });
     }
     const group = gpu.createBindGroup({ label, layout: pipeline.getBindGroupLayout(0), entries });
-    this.#steps.push({ pipeline, group, workgroups });
+    this.#steps.push({ label, pipeline, group, workgroups });
   }
 
-  /** Appends every launch to a compute pass that is already open. */
-  encode(pass: GPUComputePassEncoder): void {
-    for (const { pipeline, group, workgroups } of this.#steps) {
+  /** Appends all launches, or those at these places, to a compute pass that is already open. */
+  encode(pass: GPUComputePassEncoder, launches?: readonly number[]): void {
+    const steps = launches?.map((place) => this.#steps[place]!) ?? this.#steps;
+    for (const { pipeline, group, workgroups } of steps) {
       pass.setPipeline(pipeline);
       pass.setBindGroup(0, group);
       pass.dispatchWorkgroups(...workgroups as [number]);

@@ -1,5 +1,6 @@
 import type { Device } from "./device.ts";
 import { Program } from "./program.ts";
+import { median, timePasses } from "./timing.ts";
 
 /** Work that several kernels can do, one faster here and another there. */
 export interface Tunable {
@@ -64,46 +65,4 @@ export async function tune(
     for (const program of programs) program.destroy();
   }
   onProgress(open.length, open.length);
-}
-
-/** Milliseconds on the device of each program in each round. */
-async function timePasses(
-  device: Device,
-  runs: readonly { program: Program; repeats: number }[],
-  { rounds = 1 } = {},
-): Promise<number[][]> {
-  const { gpu } = device;
-  const count = 2 * rounds * runs.length;
-  const queries = gpu.createQuerySet({ type: "timestamp", count });
-  const resolved = gpu.createBuffer({ size: count * 8, usage: 0x200 | 0x04 }); // QUERY_RESOLVE | COPY_SRC
-  const staging = gpu.createBuffer({ size: count * 8, usage: 0x01 | 0x08 }); // MAP_READ | COPY_DST
-  const encoder = gpu.createCommandEncoder();
-  for (let i = 0; i < rounds * runs.length; i++) {
-    const { program, repeats } = runs[i % runs.length]!;
-    const pass = encoder.beginComputePass({
-      timestampWrites: {
-        querySet: queries,
-        beginningOfPassWriteIndex: 2 * i,
-        endOfPassWriteIndex: 2 * i + 1,
-      },
-    });
-    for (let r = 0; r < repeats; r++) program.encode(pass);
-    pass.end();
-  }
-  encoder.resolveQuerySet(queries, 0, count, resolved, 0);
-  encoder.copyBufferToBuffer(resolved, 0, staging, 0, count * 8);
-  gpu.queue.submit([encoder.finish()]);
-  await staging.mapAsync(0x01); // READ
-  device.check();
-  const nanoseconds = new BigUint64Array(staging.getMappedRange().slice(0));
-  for (const resource of [queries, resolved, staging]) resource.destroy();
-  return Array.from({ length: rounds }, (_, round) =>
-    runs.map((_, j) => {
-      const i = 2 * (round * runs.length + j);
-      return Number(nanoseconds[i + 1]! - nanoseconds[i]!) / 1e6;
-    }));
-}
-
-function median(values: readonly number[]): number {
-  return values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)]!;
 }

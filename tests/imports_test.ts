@@ -40,6 +40,7 @@ const ALLOWED: Record<string, string[]> = {
   model: ["kernels"],
   generate: ["model", "data", "kernels"],
   train: ["generate", "model", "data", "kernels"],
+  bench: ["train", "generate", "model", "data", "kernels"],
 };
 
 const ENTRIES = [
@@ -49,6 +50,7 @@ const ENTRIES = [
   "train/doctor_main.ts",
   "generate/main.ts",
   "data/main.ts",
+  "bench/main.ts",
 ];
 const graphs = await Promise.all(ENTRIES.map(graph));
 

@@ -83,6 +83,8 @@ export interface TrainStep {
   readonly v: Arena;
   /** Gradients of the last step, with the loss scale. */
   readonly gradients: Arena;
+  /** The whole step, as it is replayed; for the tuner and the benchmarks. */
+  readonly program: Program;
   /** Bytes on the device beside the model's parameters. */
   readonly bytes: number;
   /**
@@ -201,6 +203,7 @@ export function createTrainStep(model: Gpt, options: StepOptions): TrainStep {
     m,
     v,
     gradients,
+    program,
     bytes: activations.bytes + owned.reduce((sum, t) => sum + t.buffer.size, 0),
     submit(step, batches, { learningRate }) {
       let counted = 0;

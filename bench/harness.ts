@@ -1,0 +1,281 @@
+import copy from "./copy.wgsl" with { type: "text" };
+import { Random } from "../data/random.ts";
+import type { Device } from "../kernels/device.ts";
+import { matmul } from "../kernels/matmul/matmul.ts";
+import { Program, splitWorkgroups } from "../kernels/program.ts";
+import {
+  bytesPerElement,
+  createTensor,
+  type DType,
+  type Tensor,
+  tensorBytes,
+  upload,
+} from "../kernels/tensor.ts";
+import { clockOf, median, timePasses } from "../kernels/timing.ts";
+import { type Tunable, tune } from "../kernels/tune.ts";
+
+/** Work that is counted by hand: operations, or bytes with each input read and output written once. */
+export type Work = { readonly flops: number } | { readonly bytes: number };
+
+/** One benchmark of kernels. */
+export interface KernelBench {
+  /** Such as `linear forward f16 [4096,768]x[768,2304]`. */
+  readonly name: string;
+  readonly work: Work;
+  /** Records what is timed, on tensors that it makes itself. */
+  record(program: Program, make: Maker): void;
+  /** Label of the launches that count, where an op records others beside them. */
+  readonly only?: string;
+}
+
+/** Makes the tensors of one benchmark. */
+export interface Maker {
+  /** Uniform random numbers in (−1, 1): with zeros some GPUs run faster than they ever would. */
+  noise(shape: readonly number[], dtype: DType): Tensor;
+  /** All zero. */
+  zeros(shape: readonly number[], dtype: DType): Tensor;
+  /** These values. */
+  of(shape: readonly number[], dtype: DType, values: ArrayLike<number>): Tensor;
+}
+
+/** What this adapter can do at most, measured at the beginning of every run. */
+export interface Roofline {
+  /** A copy from one large tensor into another, bytes read and written. */
+  readonly bytesPerSecond: number;
+  /** The project's own product of large square matrices. */
+  readonly flopsPerSecond: number;
+}
+
+/** One line of the report; benchmarks of another kind add what they measure. */
+export interface Result {
+  readonly name: string;
+  /** Median. */
+  readonly ms: number;
+  /** Least and most of the samples. */
+  readonly rangeMs?: readonly [number, number];
+  readonly work?: Work;
+  /** Part of the roofline that was reached. */
+  readonly share?: number;
+  /** Kernel that the tuner chose, by key. */
+  readonly choices?: Readonly<Record<string, string>>;
+  readonly [more: string]: unknown;
+}
+
+/** Samples of one benchmark, and how long one should take on a GPU and on a CPU. */
+const SAMPLES = 9;
+const SAMPLE_MS = { gpu: 4, cpu: 40 };
+
+/** Most repeats in a pass. */
+const MOST_REPEATS = 500;
+
+/** Times kernels on one device. */
+export class Harness {
+  readonly device: Device;
+  readonly #noise = new Map<DType, Tensor>();
+  #roofline: Roofline | undefined;
+
+  /** A harness that knows no roofline yet. */
+  constructor(device: Device) {
+    this.device = device;
+  }
+
+  /** Whether times are the device's own. */
+  get clock(): "timestamps" | "wall clock" {
+    return clockOf(this.device);
+  }
+
+  /** The limits of this device, measured the first time that somebody asks. */
+  async roofline(): Promise<Roofline & { results: Result[] }> {
+    const results: Result[] = [];
+    for (const bench of rooflineBenches(this.device)) results.push(await this.measure(bench));
+    const best = (unit: "flops" | "bytes") =>
+      Math.max(
+        ...results.map(({ work, ms }) => (work as Record<string, number>)[unit]! / ms * 1e3)
+          .filter((rate) => rate > 0),
+      );
+    this.#roofline = { bytesPerSecond: best("bytes"), flopsPerSecond: best("flops") };
+    return { ...this.#roofline, results: results.map((result) => this.#withShare(result)) };
+  }
+
+  /** Times one benchmark, with the kernels that the tuner finds to be the fastest. */
+  async measure(bench: KernelBench): Promise<Result> {
+    return await this.#withTensors(bench, async (record) => {
+      const tunables = this.#tunables(record);
+      await tune(this.device, tunables);
+      const program = new Program(this.device);
+      record(program);
+      const launches = program.labels.flatMap((label, i) =>
+        bench.only === undefined || label === bench.only ? [i] : []
+      );
+      const result = await this.#time({ program, launches });
+      program.destroy();
+      const choices = tunables.flatMap(({ key }) => {
+        const choice = this.device.choices.get(key);
+        return choice === undefined ? [] : [[key, choice]];
+      });
+      return this.#withShare({
+        name: bench.name,
+        ...result,
+        work: bench.work,
+        ...(choices.length > 0 ? { choices: Object.fromEntries(choices) } : {}),
+      });
+    });
+  }
+
+  /** Times every kernel that could do a benchmark's work: one result a variant of each product. */
+  async measureVariants(bench: KernelBench): Promise<Result[]> {
+    return await this.#withTensors(bench, async (record) => {
+      const results: Result[] = [];
+      for (const tunable of this.#tunables(record)) {
+        for (const variant of tunable.variants) {
+          const program = new Program(this.device);
+          tunable.record(program, variant);
+          const result = await this.#time({ program });
+          program.destroy();
+          const name = `${bench.name} as ${variant}`;
+          results.push(this.#withShare({ name, ...result, work: bench.work }));
+        }
+      }
+      return results;
+    });
+  }
+
+  #tunables(record: (program: Program) => void): Tunable[] {
+    const program = new Program(this.device);
+    record(program);
+    program.destroy();
+    return [...program.tunables.values()];
+  }
+
+  /** Frees what all benchmarks share. */
+  destroy(): void {
+    for (const { buffer } of this.#noise.values()) buffer.destroy();
+    this.#noise.clear();
+  }
+
+  /** Warms up, then takes the median of several passes that one read-back resolves. */
+  async #time(
+    run: { program: Program; launches?: readonly number[] },
+  ): Promise<Pick<Result, "ms" | "rangeMs">> {
+    const once = await timePasses(this.device, [{ ...run, repeats: 1 }], { rounds: 2 });
+    const wanted = this.device.isCpu ? SAMPLE_MS.cpu : SAMPLE_MS.gpu;
+    // the wall clock includes a wait that takes 10 ms
+    const passMs = this.clock === "timestamps" ? wanted : 50 * wanted;
+    const repeats = Math.max(1, Math.min(MOST_REPEATS, Math.round(passMs / once[1]![0]!)));
+    const rounds = await timePasses(this.device, [{ ...run, repeats }], { rounds: SAMPLES + 1 });
+    const samples = rounds.slice(1).map(([ms]) => ms! / repeats); // the first warms up
+    return { ms: median(samples), rangeMs: [Math.min(...samples), Math.max(...samples)] };
+  }
+
+  #withShare(result: Result): Result {
+    const { work, ms } = result;
+    if (!this.#roofline || !work) return result;
+    const { flopsPerSecond, bytesPerSecond } = this.#roofline;
+    const leastMs = 1e3 *
+      ("flops" in work ? work.flops / flopsPerSecond : work.bytes / bytesPerSecond);
+    return { ...result, share: leastMs / ms };
+  }
+
+  /** Makes a benchmark's tensors once, lets `body` record on them, and frees them. */
+  async #withTensors<T>(
+    bench: KernelBench,
+    body: (record: (program: Program) => void) => Promise<T>,
+  ): Promise<T> {
+    const { device } = this;
+    const made: Tensor[] = [];
+    let next = 0;
+    // recorded again, a benchmark gets the same tensors in the same order
+    const once = (make: () => Tensor): Tensor => made[next++] ??= make();
+    const make: Maker = {
+      noise: (shape, dtype) => once(() => this.#noisy(shape, dtype)),
+      zeros: (shape, dtype) => once(() => createTensor(device, "zeros", { shape, dtype })),
+      of: (shape, dtype, values) =>
+        once(() => {
+          const tensor = createTensor(device, "values", { shape, dtype });
+          upload(device, tensor, values);
+          return tensor;
+        }),
+    };
+    try {
+      return await body((program) => {
+        next = 0;
+        bench.record(program, make);
+      });
+    } finally {
+      for (const { buffer } of made) buffer.destroy();
+    }
+  }
+
+  /** A tensor of noise: one block made on the host, copied as often as it takes. */
+  #noisy(shape: readonly number[], dtype: DType): Tensor {
+    const { device } = this;
+    let block = this.#noise.get(dtype);
+    if (!block) {
+      const length = 2 ** 20, random = new Random(1);
+      block = createTensor(device, "noise", { shape: [length], dtype });
+      upload(device, block, Float32Array.from({ length }, () => 2 * random.uniform() - 1));
+      this.#noise.set(dtype, block);
+    }
+    const tensor = createTensor(device, "noise", { shape, dtype });
+    const bytes = tensorBytes(tensor), step = tensorBytes(block);
+    const encoder = device.gpu.createCommandEncoder();
+    for (let at = 0; at < bytes; at += step) {
+      encoder.copyBufferToBuffer(block.buffer, 0, tensor.buffer, at, Math.min(step, bytes - at));
+    }
+    device.gpu.queue.submit([encoder.finish()]);
+    return tensor;
+  }
+}
+
+/**
+ * The work that sets the roofline. Tensors are several times a large GPU's L2 cache, and on a CPU
+ * adapter larger than its caches too.
+ */
+function rooflineBenches(device: Device): KernelBench[] {
+  const megabytes = device.isCpu ? 64 : 1024, side = device.isCpu ? 512 : 4096;
+  const N = megabytes * 2 ** 20 / 16;
+  const copies = [1, 4].map((VECTORS): KernelBench => ({
+    name: `copy f32 ${megabytes} MiB, ${VECTORS} vector${VECTORS > 1 ? "s" : ""} each`,
+    work: { bytes: 2 * 16 * N },
+    record(program, make) {
+      const WORKGROUP_SIZE = 256;
+      program.dispatch({
+        label: "bench/copy.wgsl",
+        source: copy,
+        constants: { N, VECTORS, WORKGROUP_SIZE },
+        tensors: [make.noise([N, 4], "f32"), make.zeros([N, 4], "f32")],
+        workgroups: splitWorkgroups(Math.ceil(N / VECTORS / WORKGROUP_SIZE)),
+        iterations: VECTORS,
+      });
+    },
+  }));
+  return [...copies, squareProduct({ side, layout: "NN", dtype: matrixTypes(device)[0]! })];
+}
+
+/** Element types of matrices that benchmarks use: the one that training would take first. */
+export function matrixTypes(device: Device): DType[] {
+  if (device.isCpu) return ["f32"];
+  return device.features.has("shader-f16") ? ["f16", "f32"] : ["f32"];
+}
+
+/** A product of square matrices; in the layout, T says that an operand is stored transposed. */
+export function squareProduct(
+  { side, layout, dtype }: { side: number; layout: "NN" | "NT" | "TN"; dtype: DType },
+): KernelBench {
+  return {
+    name: `matmul ${layout} ${dtype} [${side},${side}]x[${side},${side}]`,
+    work: { flops: 2 * side ** 3 },
+    record(program, make) {
+      const square = () => make.noise([side, side], dtype);
+      matmul(program, { a: square(), b: square() }, { y: square() }, {
+        transposeA: layout[0] === "T",
+        transposeB: layout[1] === "T",
+      });
+    },
+  };
+}
+
+/** Bytes of a tensor of so many elements. */
+export function bytesOf(elements: number, dtype: DType): number {
+  return elements * bytesPerElement(dtype);
+}

@@ -1,0 +1,421 @@
+import { bytesOf, type KernelBench, matrixTypes, squareProduct } from "./harness.ts";
+import { sampleBatch } from "./text.ts";
+import { adamw } from "../kernels/adamw/adamw.ts";
+import { attentionBackward, attentionForward } from "../kernels/attention/attention.ts";
+import {
+  crossEntropyBackward,
+  crossEntropyForward,
+} from "../kernels/cross_entropy/cross_entropy.ts";
+import type { Device } from "../kernels/device.ts";
+import { dropoutForward } from "../kernels/dropout/dropout.ts";
+import { embeddingBackward, embeddingForward } from "../kernels/embedding/embedding.ts";
+import { geluBackward, geluForward } from "../kernels/gelu/gelu.ts";
+import { gradientNorm, gradientNormBlocks } from "../kernels/gradient_norm/gradient_norm.ts";
+import {
+  layernormBackward,
+  layernormForward,
+  layernormPartialsShape,
+} from "../kernels/layernorm/layernorm.ts";
+import { linearBackward, linearForward } from "../kernels/linear/linear.ts";
+import { matmul } from "../kernels/matmul/matmul.ts";
+import { MAX_ITERATIONS } from "../kernels/program.ts";
+import { residualBackward, residualForward } from "../kernels/residual/residual.ts";
+import { rowSlices } from "../kernels/slices.ts";
+import type { DType } from "../kernels/tensor.ts";
+import { logitsRows } from "../model/activations.ts";
+import { headLogits, headLossBackward } from "../model/head.ts";
+
+/**
+ * Every kernel, with its napkin arithmetic. Operations count a product and a sum as two; bytes count
+ * each input read once and each output written once, whatever the kernel does.
+ */
+export function kernelBenches(device: Device): KernelBench[] {
+  const types = matrixTypes(device), dtype = types[0]!;
+  const gpu = !device.isCpu;
+  // products at training's shapes; the CPU's are those of nano
+  const M = gpu ? 4096 : 512, C = gpu ? 256 : 64, V = gpu ? 50257 : 1048;
+  // tensors several times a large GPU's L2
+  const rows = gpu ? 65536 : 8192, width = gpu ? 768 : 64;
+  const tokens = gpu ? 8192 : 512, attentionWidth = gpu ? 768 : 64;
+  const lengths = gpu ? [128, 512, 1024, 2048] : [64, 128], headSizes = gpu ? [32, 64, 128] : [32];
+  return [
+    ...types.flatMap((dtype) =>
+      (["NN", "NT", "TN"] as const).map((layout) =>
+        squareProduct({ side: gpu ? 4096 : 512, layout, dtype })
+      )
+    ),
+    ...linearBenches({ M, C, N: 3 * C, dtype }),
+    ...headBenches(device, { M, C, V, dtype }),
+    ...lengths.flatMap((T) =>
+      headSizes.flatMap((HS) =>
+        attentionBenches({ B: tokens / T, T, NH: attentionWidth / HS, HS, dtype })
+      )
+    ),
+    ...layernormBenches({ M: rows, C: width, dtype }),
+    ...elementBenches({ M: rows, C: width, dtype }),
+    biasBench({ M: rows, N: 4 * width, dtype }),
+    ...embeddingBenches({ T: gpu ? 1024 : 64, M: gpu ? 32768 : 8192, V, C: width }),
+    ...crossEntropyBenches({ M: gpu ? 4096 : 2048, V, dtype }),
+    ...optimizerBenches({ N: gpu ? 2 ** 26 : 2 ** 20, copy: dtype === "f16" }),
+  ];
+}
+
+const F32 = 4;
+
+function linearBenches(
+  { M, C, N, dtype }: { M: number; C: number; N: number; dtype: DType },
+): KernelBench[] {
+  const work = { flops: 2 * M * C * N };
+  return [
+    {
+      name: `linear forward ${dtype} [${M},${C}]x[${C},${N}]`,
+      work,
+      record(program, make) {
+        linearForward(program, {
+          x: make.noise([M, C], dtype),
+          weight: make.noise([C, N], dtype),
+          bias: make.noise([N], "f32"),
+        }, { y: make.zeros([M, N], dtype) });
+      },
+    },
+    {
+      name: `linear dx ${dtype} [${M},${N}]x[${N},${C}]`,
+      work,
+      record(program, make) {
+        const dy = make.noise([M, N], dtype), weight = make.noise([C, N], dtype);
+        const dx = make.zeros([M, C], dtype);
+        matmul(program, { a: dy, b: weight }, { y: dx }, { transposeB: true });
+      },
+    },
+    {
+      name: `linear dweight ${dtype} [${C},${M}]x[${M},${N}]`,
+      work,
+      record(program, make) {
+        const x = make.noise([M, C], dtype), dy = make.noise([M, N], dtype);
+        const dweight = make.zeros([C, N], "f32");
+        matmul(program, { a: x, b: dy }, { y: dweight }, { transposeA: true });
+      },
+    },
+  ];
+}
+
+/** The products of the tied head at once, and the head with its loss in chunks, as training has it. */
+function headBenches(
+  device: Device,
+  { M, C, V, dtype }: { M: number; C: number; V: number; dtype: DType },
+): KernelBench[] {
+  const work = { flops: 2 * M * C * V };
+  const config = { vocabularySize: V, contextLength: 1, width: C, layers: 1, heads: 1 };
+  const chunk = logitsRows(device, config, { rows: M, dtype });
+  return [
+    {
+      name: `head forward ${dtype} [${M},${C}]x[${C},${V}]`,
+      work,
+      record(program, make) {
+        const x = make.noise([M, C], dtype), wte = make.noise([V, C], dtype);
+        headLogits(program, { x, wte }, { logits: make.zeros([M, V], dtype) });
+      },
+    },
+    {
+      name: `head dx ${dtype} [${M},${V}]x[${V},${C}]`,
+      work,
+      record(program, make) {
+        const dlogits = make.noise([M, V], dtype), wte = make.noise([V, C], dtype);
+        const dx = make.zeros([M, C], dtype);
+        for (const { first, rows, part } of rowSlices(device, wte, { maxRows: MAX_ITERATIONS })) {
+          matmul(program, { a: dlogits, b: part }, { y: dx }, {
+            columnsOfA: { start: first, count: rows },
+            accumulate: first > 0,
+          });
+        }
+      },
+    },
+    {
+      name: `head dweight ${dtype} [${V},${M}]x[${M},${C}]`,
+      work,
+      record(program, make) {
+        const dlogits = make.noise([M, V], dtype), x = make.noise([M, C], dtype);
+        const dwte = make.zeros([V, C], "f32");
+        for (const { first, rows, part } of rowSlices(device, dwte, { maxRows: MAX_ITERATIONS })) {
+          matmul(program, { a: dlogits, b: x }, { y: part }, {
+            columnsOfA: { start: first, count: rows },
+            transposeA: true,
+          });
+        }
+      },
+    },
+    {
+      name: `head and loss, forward and backward, ${dtype} [${M},${C}]x[${C},${V}] in ${
+        Math.ceil(M / chunk)
+      }`,
+      work: { flops: 3 * work.flops },
+      record(program, make) {
+        const { targets } = sampleBatch({ batchSize: 1, sequenceLength: M, vocabularySize: V });
+        headLossBackward(program, {
+          x: make.noise([M, C], dtype),
+          wte: make.noise([V, C], dtype),
+          targets: make.of([M], "u32", targets),
+          stepInputs: make.of([4], "f32", [1e-4, 1 / M, 0, 0]),
+          lossScale: make.of([1], "f32", [1]),
+        }, {
+          logits: make.zeros([chunk, V], dtype),
+          logSumExp: make.zeros([M], "f32"),
+          losses: make.zeros([M], "f32"),
+          dx: make.zeros([M, C], dtype),
+          dwte: make.zeros([V, C], "f32"),
+        });
+      },
+    },
+  ];
+}
+
+/** Causal attention does half of the square: 2 · T² · HS operations a head, backward 2.5 times that. */
+function attentionBenches(
+  { B, T, NH, HS, dtype }: { B: number; T: number; NH: number; HS: number; dtype: DType },
+): KernelBench[] {
+  const M = B * T, C = NH * HS;
+  const shape = `${dtype} [${M},${3 * C}] T ${T} HS ${HS}`;
+  const flops = 2 * T * T * HS * NH * B;
+  return [
+    {
+      name: `attention forward ${shape}`,
+      work: { flops },
+      record(program, make) {
+        attentionForward(program, { qkv: make.noise([M, 3 * C], dtype) }, {
+          y: make.zeros([M, C], dtype),
+          logSumExp: make.zeros([B, NH, T], "f32"),
+        }, { T, heads: NH });
+      },
+    },
+    {
+      name: `attention backward ${shape}`,
+      work: { flops: 2.5 * flops },
+      record(program, make) {
+        attentionBackward(program, {
+          qkv: make.noise([M, 3 * C], dtype),
+          y: make.noise([M, C], dtype),
+          dy: make.noise([M, C], dtype),
+          logSumExp: make.noise([B, NH, T], "f32"),
+        }, {
+          dqkv: make.zeros([M, 3 * C], dtype),
+          delta: make.zeros([B, NH, T], "f32"),
+        }, { T, heads: NH });
+      },
+    },
+  ];
+}
+
+function layernormBenches({ M, C, dtype }: { M: number; C: number; dtype: DType }): KernelBench[] {
+  const stream = bytesOf(M * C, "f32"), branch = bytesOf(M * C, dtype);
+  return [
+    {
+      name: `layernorm forward f32 to ${dtype} [${M},${C}]`,
+      work: { bytes: stream + branch },
+      record(program, make) {
+        layernormForward(program, {
+          x: make.noise([M, C], "f32"),
+          weight: make.noise([C], "f32"),
+          bias: make.noise([C], "f32"),
+        }, {
+          y: make.zeros([M, C], dtype),
+          mean: make.zeros([M], "f32"),
+          rstd: make.zeros([M], "f32"),
+        });
+      },
+    },
+    {
+      name: `layernorm backward ${dtype} to f32 [${M},${C}]`,
+      // x and dy are read, dx is read and written
+      work: { bytes: 3 * stream + branch },
+      record(program, make) {
+        layernormBackward(program, {
+          x: make.noise([M, C], "f32"),
+          weight: make.noise([C], "f32"),
+          mean: make.noise([M], "f32"),
+          rstd: make.noise([M], "f32"),
+          dy: make.noise([M, C], dtype),
+        }, {
+          dx: make.zeros([M, C], "f32"),
+          dweight: make.zeros([C], "f32"),
+          dbias: make.zeros([C], "f32"),
+          partials: make.zeros(layernormPartialsShape(M, C), "f32"),
+        }, { accumulateDx: true });
+      },
+    },
+  ];
+}
+
+function elementBenches({ M, C, dtype }: { M: number; C: number; dtype: DType }): KernelBench[] {
+  const stream = bytesOf(M * C, "f32"), branch = bytesOf(M * C, dtype);
+  const dropout = { rate: 0.1, site: 0 };
+  return [
+    {
+      name: `gelu forward ${dtype} [${M},${4 * C}]`,
+      work: { bytes: 2 * 4 * branch },
+      record(program, make) {
+        const x = make.noise([M, 4 * C], dtype);
+        geluForward(program, { x }, { y: make.zeros([M, 4 * C], dtype) });
+      },
+    },
+    {
+      name: `gelu backward ${dtype} [${M},${4 * C}]`,
+      work: { bytes: 3 * 4 * branch },
+      record(program, make) {
+        const x = make.noise([M, 4 * C], dtype), dy = make.noise([M, 4 * C], dtype);
+        geluBackward(program, { x, dy }, { dx: make.zeros([M, 4 * C], dtype) });
+      },
+    },
+    {
+      name: `residual forward ${dtype} to f32 [${M},${C}]`,
+      work: { bytes: 2 * stream + branch },
+      record(program, make) {
+        const x = make.noise([M, C], "f32"), z = make.noise([M, C], dtype);
+        residualForward(program, { x, z }, { y: make.zeros([M, C], "f32") });
+      },
+    },
+    {
+      name: `residual backward f32 to ${dtype} [${M},${C}]`,
+      work: { bytes: stream + branch },
+      record(program, make) {
+        const dy = make.noise([M, C], "f32");
+        residualBackward(program, { dy }, { dz: make.zeros([M, C], dtype) });
+      },
+    },
+    {
+      name: `dropout f32 [${M},${C}]`,
+      work: { bytes: 2 * stream },
+      record(program, make) {
+        const x = make.noise([M, C], "f32"), random = make.of([2], "u32", [1, 2]);
+        dropoutForward(program, { x, random }, { y: make.zeros([M, C], "f32") }, dropout);
+      },
+    },
+  ];
+}
+
+/** Column sums of dy; the products of `linearBackward()` are kept small and not timed. */
+function biasBench({ M, N, dtype }: { M: number; N: number; dtype: DType }): KernelBench {
+  const C = 4;
+  return {
+    name: `linear dbias ${dtype} [${M},${N}]`,
+    work: { bytes: bytesOf(M * N, dtype) },
+    only: "kernels/linear/bias_backward.wgsl",
+    record(program, make) {
+      linearBackward(program, {
+        x: make.noise([M, C], dtype),
+        weight: make.noise([C, N], dtype),
+        dy: make.noise([M, N], dtype),
+      }, {
+        dx: make.zeros([M, C], dtype),
+        dweight: make.zeros([C, N], "f32"),
+        dbias: make.zeros([N], "f32"),
+      });
+    },
+  };
+}
+
+/** A token's row of wte counts once, however often the text has the token. */
+function embeddingBenches(
+  { T, M, V, C }: { T: number; M: number; V: number; C: number },
+): KernelBench[] {
+  const batch = sampleBatch({ batchSize: M / T, sequenceLength: T, vocabularySize: V });
+  const distinct = new Set(batch.inputs).size;
+  const tables = bytesOf((distinct + T) * C, "f32"), stream = bytesOf(M * C, "f32");
+  return [
+    {
+      name: `embedding forward f32 [${M},${C}]`,
+      work: { bytes: M * F32 + tables + stream },
+      record(program, make) {
+        embeddingForward(
+          program,
+          {
+            tokens: make.of([M], "u32", batch.inputs),
+            wte: make.noise([V, C], "f32"),
+            wpe: make.noise([T, C], "f32"),
+          },
+          { y: make.zeros([M, C], "f32") },
+          { T },
+        );
+      },
+    },
+    {
+      name: `embedding backward f32 [${M},${C}]`,
+      // dwte is added to
+      work: { bytes: 3 * M * F32 + stream + tables + bytesOf(distinct * C, "f32") },
+      record(program, make) {
+        embeddingBackward(program, {
+          tokens: make.of([M], "u32", batch.inputs),
+          order: make.of([M], "u32", batch.order),
+          segments: make.of([M + 1], "u32", batch.segments),
+          dy: make.noise([M, C], "f32"),
+        }, {
+          dwte: make.zeros([V, C], "f32"),
+          dwpe: make.zeros([T, C], "f32"),
+        }, { T });
+      },
+    },
+  ];
+}
+
+function crossEntropyBenches(
+  { M, V, dtype }: { M: number; V: number; dtype: DType },
+): KernelBench[] {
+  const { targets } = sampleBatch({ batchSize: 1, sequenceLength: M, vocabularySize: V });
+  const logitsBytes = bytesOf(M * V, dtype);
+  return [
+    {
+      name: `cross-entropy forward ${dtype} [${M},${V}]`,
+      work: { bytes: logitsBytes },
+      record(program, make) {
+        crossEntropyForward(program, {
+          logits: make.noise([M, V], dtype),
+          targets: make.of([M], "u32", targets),
+        }, { losses: make.zeros([M], "f32"), logSumExp: make.zeros([M], "f32") });
+      },
+    },
+    {
+      name: `cross-entropy backward ${dtype} [${M},${V}]`,
+      work: { bytes: 2 * logitsBytes },
+      record(program, make) {
+        crossEntropyBackward(program, {
+          targets: make.of([M], "u32", targets),
+          logSumExp: make.noise([M], "f32"),
+          stepInputs: make.of([4], "f32", [1e-4, 1 / M, 0, 0]),
+          lossScale: make.of([1], "f32", [1]),
+        }, { dlogits: make.noise([M, V], dtype) });
+      },
+    },
+  ];
+}
+
+function optimizerBenches({ N, copy }: { N: number; copy: boolean }): KernelBench[] {
+  const blocks = gradientNormBlocks(N);
+  return [
+    {
+      name: `gradient norm f32 [${N}]`,
+      work: { bytes: F32 * N },
+      record(program, make) {
+        const gradient = make.noise([N], "f32"), lossScale = make.of([1], "f32", [1]);
+        gradientNorm(program, { gradient, lossScale }, {
+          partials: make.zeros([blocks, 2], "f32"),
+        });
+      },
+    },
+    {
+      name: `adamw f32${copy ? " and f16 copy" : ""} [${N}]`,
+      // gradient, parameter, m and v are read, all but the gradient written
+      work: { bytes: 7 * F32 * N + (copy ? 2 * N : 0) },
+      record(program, make) {
+        adamw(program, {
+          gradient: make.noise([N], "f32"),
+          update: make.of([4], "f32", [1, 1, 1, 0]),
+          stepInputs: make.of([4], "f32", [1e-4, 1, 0, 0]),
+        }, {
+          parameter: make.noise([N], "f32"),
+          m: make.zeros([N], "f32"),
+          v: make.zeros([N], "f32"),
+          ...(copy ? { copy: make.zeros([N], "f16") } : {}),
+        }, { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.1 });
+      },
+    },
+  ];
+}

@@ -1,0 +1,149 @@
+import { Option } from "@commander-js/extra-typings";
+import { Harness, matrixTypes, type Result } from "./harness.ts";
+import { kernelBenches } from "./kernels.ts";
+import { benchConfig } from "./models.ts";
+import {
+  compare,
+  comparisonLine,
+  detailLines,
+  parseReport,
+  profileLines,
+  type Report,
+  resultLine,
+  slower,
+} from "./report.ts";
+import {
+  measureColdStart,
+  measureTrainStep,
+  type ProfileRow,
+  profileTrainStep,
+  type TrainStepBench,
+  trainStepName,
+} from "./train_step.ts";
+import { command, output, realNumber, run, status } from "../data/command.ts";
+import { type Device, openDevice } from "../kernels/device.ts";
+import type { PresetName } from "../model/config.ts";
+import type { Precision } from "../model/precision.ts";
+
+/** `bench`: how fast this machine is, and how much of what it could do. */
+const program = command("bench", "Measure the kernels, training and generation on this machine.")
+  .option("--filter <text>", "only benchmarks with this text in their name")
+  .addOption(
+    new Option("--precision <kind>", "of training and generation; f16 is autocast")
+      .choices(["auto", "f16", "f32"] as const).default("auto" as const),
+  )
+  .option("--variants", "every kernel that can compute a product, one by one")
+  .option("--profile", "where a training step's time goes, kernel by kernel")
+  .option("--json <file>", "write the report to this file too")
+  .option("--compare <file>", "the ratio to an older report; fails if something got slower")
+  .option("--tolerance <share>", "by how much it may get slower", realNumber, 0.1)
+  .action((options) => run(() => main(options)));
+
+interface Options {
+  filter?: string | undefined;
+  precision: Precision | "auto";
+  variants?: true | undefined;
+  profile?: true | undefined;
+  json?: string | undefined;
+  compare?: string | undefined;
+  tolerance: number;
+}
+
+async function main(options: Options): Promise<number> {
+  // before anything is measured, so that a wrong path costs no time
+  const old = options.compare === undefined
+    ? undefined
+    : parseReport(Deno.readTextFileSync(options.compare), options.compare);
+  const device = await openDevice();
+  const harness = new Harness(device);
+  const wanted = (name: string) => name.includes(options.filter ?? "");
+  const results: Result[] = [];
+  const show = (result: Result) => {
+    results.push(result);
+    status(resultLine(result));
+    for (const line of detailLines(result)) status(line);
+  };
+  // one benchmark that fails, for want of memory perhaps, does not take the others with it
+  const failures: string[] = [];
+  const attempt = async (name: string, measure: () => Promise<void>) => {
+    try {
+      await measure();
+    } catch (error) {
+      device.check(); // the device itself has failed: nothing after this can be trusted
+      failures.push(name);
+      status(`${name} failed: ${(error as Error).message}`);
+    }
+  };
+  status(`${device.name}, ${device.backend}; times by ${harness.clock}, medians`);
+
+  status("\nroofline");
+  const { results: limits, ...roofline } = await harness.roofline();
+  limits.forEach(show);
+
+  const kernels = kernelBenches(device).filter(({ name }) => wanted(name));
+  if (kernels.length > 0) status("\nkernels, and their share of the roofline");
+  for (const bench of kernels) {
+    await attempt(bench.name, async () => {
+      show(await harness.measure(bench));
+      if (options.variants) (await harness.measureVariants(bench)).forEach(show);
+    });
+  }
+  harness.destroy();
+
+  const steps = trainSteps(device, options.precision);
+  const profiles: Record<string, ProfileRow[]> = {};
+  for (const bench of steps.filter((bench) => wanted(trainStepName(bench)))) {
+    const name = trainStepName(bench);
+    status("");
+    await attempt(name, async () => {
+      show(await measureTrainStep(device, bench));
+      if (!options.profile) return;
+      profiles[name] = await profileTrainStep(device, bench);
+      for (const line of profileLines(profiles[name])) status(line);
+    });
+  }
+  if (wanted("cold start")) {
+    status("");
+    await attempt("cold start", async () => show(await measureColdStart(steps[0]!)));
+  }
+
+  const report: Report = {
+    command: ["deno task bench", ...Deno.args].join(" "),
+    date: new Date().toISOString().slice(0, 10),
+    deno: Deno.version.deno,
+    device: { name: device.name, backend: device.backend, isCpu: device.isCpu },
+    clock: harness.clock,
+    roofline,
+    results,
+    ...(options.profile ? { profiles } : {}),
+  };
+  if (options.json) {
+    await Deno.writeTextFile(options.json, `${JSON.stringify(report, null, 2)}\n`);
+  }
+  let failed = failures.length > 0;
+  if (failed) status(`\nfailed: ${failures.join("; ")}`);
+  if (old) {
+    status("\nold and new time, and their ratio");
+    const comparisons = compare(results, old);
+    for (const comparison of comparisons) status(comparisonLine(comparison));
+    const worse = slower(comparisons, options.tolerance).map(({ name }) => name);
+    if (worse.length > 0) {
+      status(`\nslower by more than ${options.tolerance}: ${worse.join("; ")}`);
+      failed = true;
+    }
+  }
+  output(`${JSON.stringify(report)}\n`);
+  return failed ? 1 : 0;
+}
+
+/** The training steps of a device, the smallest first. */
+function trainSteps(device: Device, wanted: Precision | "auto"): TrainStepBench[] {
+  const precision = wanted === "auto" ? matrixTypes(device)[0] as Precision : wanted;
+  const step = (model: PresetName, batchSize: number): TrainStepBench => {
+    const config = benchConfig(model);
+    return { model, config, batchSize, sequenceLength: config.contextLength, precision };
+  };
+  return device.isCpu ? [step("nano", 16)] : [step("mini", 32), step("gpt2", 8)];
+}
+
+await program.parseAsync();

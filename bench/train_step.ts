@@ -1,0 +1,207 @@
+import { meterMemory } from "./memory.ts";
+import { sampleBatches } from "./text.ts";
+import type { Result } from "./harness.ts";
+import type { Device } from "../kernels/device.ts";
+import { clockOf, median, timePasses } from "../kernels/timing.ts";
+import { tune } from "../kernels/tune.ts";
+import { Random } from "../data/random.ts";
+import type { GptConfig } from "../model/config.ts";
+import { createGpt } from "../model/gpt.ts";
+import type { Precision } from "../model/precision.ts";
+import { initializeParameters } from "../model/weights.ts";
+import { createTrainStep, initialScaler, type TrainStep } from "../train/step.ts";
+
+/** A training step to time. */
+export interface TrainStepBench {
+  /** Such as `mini`. */
+  readonly model: string;
+  readonly config: GptConfig;
+  readonly batchSize: number;
+  readonly sequenceLength: number;
+  readonly precision: Precision;
+}
+
+/** What a training step's name says: `train step f16 mini 32x128`. */
+export function trainStepName(
+  { model, batchSize, sequenceLength, precision }: TrainStepBench,
+): string {
+  return `train step ${precision} ${model} ${batchSize}x${sequenceLength}`;
+}
+
+/** Wall-clock time that the steps take together, so that one wait of 11 ms does not matter. */
+const WALL_MS = 3000;
+
+/** Steps whose time on the device is taken. */
+const TIMED_STEPS = 15;
+
+/** Everything but data, with a step recorded by the kernels that the tuner finds to be the fastest. */
+async function createTuned(
+  device: Device,
+  { config, batchSize, sequenceLength, precision }: TrainStepBench,
+): Promise<{ step: TrainStep; destroy(): void }> {
+  const gpt = createGpt(device, config, { precision });
+  initializeParameters(gpt, cheapNormal());
+  const create = () =>
+    createTrainStep(gpt, {
+      batchSize,
+      sequenceLength,
+      gradientAccumulation: 1,
+      dropout: 0,
+      labelSmoothing: 0,
+      gradientClip: 1,
+      weightDecay: 0.1,
+      beta1: 0.9,
+      beta2: 0.95,
+      seed: 0,
+    });
+  let step = create();
+  const { tunables } = step.program;
+  if (
+    [...tunables.values()].some(({ key, variants }) =>
+      variants.length > 1 && !device.choices.has(key)
+    )
+  ) {
+    await tune(device, tunables.values());
+    initializeParameters(gpt, cheapNormal()); // the tuner wrote over them
+    step.destroy();
+    step = create();
+  }
+  step.restoreScaler(initialScaler(precision));
+  return {
+    step,
+    destroy() {
+      step.destroy();
+      gpt.destroy();
+    },
+  };
+}
+
+/** Normal numbers from a short list: 124 million fresh ones would take longer than the benchmark. */
+function cheapNormal(): () => number {
+  const random = new Random(4);
+  const values = Float32Array.from({ length: 65521 }, () => random.normal());
+  let i = 0;
+  return () => values[i++ % values.length]!;
+}
+
+/**
+ * A step by the wall clock, batches and all, and on the device. The difference is time in which the
+ * device had nothing to do.
+ */
+export async function measureTrainStep(device: Device, bench: TrainStepBench): Promise<Result> {
+  const memory = meterMemory(device);
+  const { step, destroy } = await createTuned(device, bench);
+  try {
+    const batches = sampleBatches({ ...bench, vocabularySize: bench.config.vocabularySize });
+    let next = 0;
+    const submit = () => {
+      step.submit(next, [batches.at(next)], { learningRate: 1e-4 });
+      next++;
+    };
+    const timed = async (count: number) => {
+      const start = performance.now();
+      for (let i = 0; i < count; i++) submit();
+      const [report] = await step.reports(1);
+      return { ms: (performance.now() - start) / count, loss: report!.loss };
+    };
+    await timed(2); // compiles
+    const once = await timed(3);
+    const steps = Math.max(3, Math.min(1000, Math.round(WALL_MS / once.ms)));
+    const { ms, loss } = await timed(steps);
+    const peakBytes = memory.peakBytes; // before the buffers of the next measurement
+    const passes = await timePasses(device, [{ program: step.program, repeats: 1 }], {
+      rounds: Math.min(steps, TIMED_STEPS),
+    });
+    const gpuMs = median(passes.map(([ms]) => ms!));
+    return {
+      name: trainStepName(bench),
+      ms,
+      steps,
+      ...(clockOf(device) === "timestamps" ? { gpuMs, idleShare: 1 - gpuMs / ms } : {}),
+      tokensPerSecond: bench.batchSize * bench.sequenceLength / ms * 1e3,
+      peakBytes,
+      launches: step.program.length,
+      loss,
+    };
+  } finally {
+    memory.stop();
+    destroy();
+  }
+}
+
+/** A kernel's part of a training step. */
+export interface ProfileRow {
+  readonly label: string;
+  readonly launches: number;
+  readonly ms: number;
+  readonly share: number;
+}
+
+/**
+ * Where a training step's time goes: each launch in a pass of its own, so that the sum is somewhat
+ * more than the step.
+ */
+export async function profileTrainStep(
+  device: Device,
+  bench: TrainStepBench,
+): Promise<ProfileRow[]> {
+  const { step, destroy } = await createTuned(device, bench);
+  try {
+    step.submit(
+      0,
+      [sampleBatches({ ...bench, vocabularySize: bench.config.vocabularySize }).at(0)],
+      {
+        learningRate: 1e-4,
+      },
+    );
+    const { program } = step;
+    const { labels } = program;
+    const runs = labels.map((_, place) => ({ program, repeats: 1, launches: [place] }));
+    const rounds = await timePasses(device, runs, { rounds: 4 });
+    const byLabel = new Map<string, { launches: number; ms: number }>();
+    labels.forEach((label, place) => {
+      const row = byLabel.get(label) ?? { launches: 0, ms: 0 };
+      byLabel.set(label, {
+        launches: row.launches + 1,
+        ms: row.ms + median(rounds.slice(1).map((round) => round[place]!)),
+      });
+    });
+    const total = [...byLabel.values()].reduce((sum, { ms }) => sum + ms, 0);
+    return [...byLabel].map(([label, row]) => ({ label, ...row, share: row.ms / total }))
+      .sort((a, b) => b.ms - a.ms);
+  } finally {
+    destroy();
+  }
+}
+
+/** What cold_start.ts writes to stdout. */
+export interface ColdStart {
+  /** When the first step was done, in milliseconds since 1970. */
+  readonly doneAt: number;
+  /** Milliseconds of each part. */
+  readonly parts: Readonly<Record<string, number>>;
+}
+
+/** A process that starts, opens the device, compiles, and takes one step. */
+export async function measureColdStart(
+  { model, batchSize, sequenceLength, precision }: TrainStepBench,
+): Promise<Result> {
+  const started = performance.timeOrigin + performance.now();
+  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: [
+      "run",
+      "--no-prompt",
+      import.meta.resolve("./cold_start.ts"),
+      JSON.stringify({ model, batchSize, sequenceLength, precision }),
+    ],
+  }).output();
+  if (code !== 0) {
+    throw new Error(`Cannot time a cold start: ${new TextDecoder().decode(stderr).trim()}`);
+  }
+  const { doneAt, parts } = JSON.parse(new TextDecoder().decode(stdout)) as ColdStart;
+  return {
+    name: `cold start to first step ${precision} ${model} ${batchSize}x${sequenceLength}`,
+    ms: doneAt - started,
+    parts,
+  };
+}

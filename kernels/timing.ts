@@ -1,0 +1,112 @@
+import type { Device } from "./device.ts";
+import type { Program } from "./program.ts";
+
+/** A program to time, or some of its launches. */
+export interface Timed {
+  readonly program: Program;
+  /** How often a pass runs it. */
+  readonly repeats: number;
+  /** Places in `program.labels` of the launches that count; all of them if left out. */
+  readonly launches?: readonly number[];
+}
+
+/** What `timePasses()` reads on this device: `wall clock` where it has no timestamp queries. */
+export function clockOf(device: Device): "timestamps" | "wall clock" {
+  return device.features.has("timestamp-query") ? "timestamps" : "wall clock";
+}
+
+/** Most queries that a set may have, by the WebGPU standard. */
+const MAX_QUERIES = 4096;
+
+/**
+ * Milliseconds on the device of each program, in each round a pass of its own.
+ *
+ * Programs take turns, so that a change of the device's clock hits all alike. All rounds are submitted
+ * at once and read back at once: a wait costs 10 ms, and a promise of a submit says nothing about the
+ * device. Without timestamp queries each pass is waited for by the wall clock, and only long passes
+ * mean anything.
+ *
+ * @returns one array a round, with the milliseconds of each program in order.
+ * @throws {DeviceError} if the device fails.
+ */
+export async function timePasses(
+  device: Device,
+  runs: readonly Timed[],
+  { rounds = 1 }: { rounds?: number } = {},
+): Promise<number[][]> {
+  const ms = clockOf(device) === "timestamps"
+    ? await timeByQueries(device, runs, rounds)
+    : await timeByWallClock(device, runs, rounds);
+  return Array.from(
+    { length: rounds },
+    (_, round) => ms.slice(round * runs.length, (round + 1) * runs.length),
+  );
+}
+
+async function timeByQueries(
+  device: Device,
+  runs: readonly Timed[],
+  rounds: number,
+): Promise<number[]> {
+  const { gpu } = device;
+  const passes = rounds * runs.length, bytes = 2 * passes * 8;
+  const resolved = gpu.createBuffer({ size: bytes, usage: 0x200 | 0x04 }); // QUERY_RESOLVE | COPY_SRC
+  const staging = gpu.createBuffer({ size: bytes, usage: 0x01 | 0x08 }); // MAP_READ | COPY_DST
+  const sets: GPUQuerySet[] = [];
+  const encoder = gpu.createCommandEncoder();
+  for (let first = 0; first < passes; first += MAX_QUERIES / 2) {
+    const count = Math.min(MAX_QUERIES / 2, passes - first);
+    const querySet = gpu.createQuerySet({ type: "timestamp", count: 2 * count });
+    sets.push(querySet);
+    for (let i = 0; i < count; i++) {
+      const pass = encoder.beginComputePass({
+        timestampWrites: {
+          querySet,
+          beginningOfPassWriteIndex: 2 * i,
+          endOfPassWriteIndex: 2 * i + 1,
+        },
+      });
+      encode(pass, runs[(first + i) % runs.length]!);
+      pass.end();
+    }
+    encoder.resolveQuerySet(querySet, 0, 2 * count, resolved, first * 16);
+  }
+  encoder.copyBufferToBuffer(resolved, 0, staging, 0, bytes);
+  gpu.queue.submit([encoder.finish()]);
+  await staging.mapAsync(0x01); // READ
+  device.check();
+  const ticks = new BigUint64Array(staging.getMappedRange().slice(0));
+  for (const resource of [...sets, resolved, staging]) resource.destroy();
+  return Array.from({ length: passes }, (_, i) => Number(ticks[2 * i + 1]! - ticks[2 * i]!) / 1e6);
+}
+
+async function timeByWallClock(
+  device: Device,
+  runs: readonly Timed[],
+  rounds: number,
+): Promise<number[]> {
+  const { queue } = device.gpu;
+  const ms: number[] = [];
+  for (let i = 0; i < rounds * runs.length; i++) {
+    const encoder = device.gpu.createCommandEncoder();
+    const pass = encoder.beginComputePass();
+    encode(pass, runs[i % runs.length]!);
+    pass.end();
+    await queue.onSubmittedWorkDone();
+    const start = performance.now();
+    queue.submit([encoder.finish()]);
+    await queue.onSubmittedWorkDone();
+    ms.push(performance.now() - start);
+  }
+  device.check();
+  return ms;
+}
+
+function encode(pass: GPUComputePassEncoder, { program, repeats, launches }: Timed): void {
+  for (let r = 0; r < repeats; r++) program.encode(pass, launches);
+}
+
+/** The value in the middle. */
+export function median(values: readonly number[]): number {
+  return values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)]!;
+}
