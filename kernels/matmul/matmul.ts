@@ -79,7 +79,7 @@ export function matmul(
     yStride: yColumns,
     yStart: firstColumnOfY,
   };
-  const kernels = kernelsFor(program, product);
+  const kernels = kernelsFor(product);
   if (options.variant !== undefined) {
     kernels.get(options.variant)!(program);
     return;
@@ -117,7 +117,7 @@ interface Product {
 const WORKGROUP_SIZE = 256;
 
 /** The kernels that can compute a product, by name; the last is the one for CPUs. */
-function kernelsFor(program: Program, product: Product): Map<string, (program: Program) => void> {
+function kernelsFor(product: Product): Map<string, (program: Program) => void> {
   const { M, N, K, transposeA, transposeB, aStride, aStart, bStride, yStride, yStart } = product;
   const multiplesOf4 = (...counts: number[]) => counts.every((count) => count % 4 === 0);
   const kernels = new Map<string, (program: Program) => void>();
