@@ -3,7 +3,7 @@ import { type Constants, specialize } from "./shader.ts";
 import { createTensor, size, type Tensor, tensorBytes, viewTensor } from "./tensor.ts";
 import type { Tunable } from "./tune.ts";
 
-export type { Constants };
+export type { Constants, Tunable };
 
 /** One kernel launch: what runs, on which tensors, over how many workgroups. */
 export interface Dispatch {
