@@ -18,12 +18,10 @@ import {
 } from "../kernels/layernorm/layernorm.ts";
 import { linearBackward, linearForward } from "../kernels/linear/linear.ts";
 import { matmul } from "../kernels/matmul/matmul.ts";
-import { MAX_ITERATIONS } from "../kernels/program.ts";
 import { residualBackward, residualForward } from "../kernels/residual/residual.ts";
-import { rowSlices } from "../kernels/slices.ts";
 import type { DType } from "../kernels/tensor.ts";
-import { logitsRows } from "../model/activations.ts";
-import { headLogits, headLossBackward } from "../model/head.ts";
+import { logitsColumns, logitsRows } from "../model/activations.ts";
+import { headLogits, headLossBackward, headSlices } from "../model/head.ts";
 
 /**
  * Every kernel, with its napkin arithmetic. Operations count a product and a sum as two; bytes count
@@ -106,26 +104,26 @@ function headBenches(
 ): KernelBench[] {
   const work = { flops: 2 * M * C * V };
   const config = { vocabularySize: V, contextLength: 1, width: C, layers: 1, heads: 1 };
-  const chunk = logitsRows(device, config, { rows: M, dtype });
+  const chunk = logitsRows(device, config, { rows: M, dtype }), columns = logitsColumns(config);
   return [
     {
       name: `head forward ${dtype} [${M},${C}]x[${C},${V}]`,
       work,
       record(program, make) {
         const x = make.noise([M, C], dtype), wte = make.noise([V, C], dtype);
-        headLogits(program, { x, wte }, { logits: make.zeros([M, V], dtype) });
+        headLogits(program, { x, wte }, { logits: make.zeros([M, columns], dtype) });
       },
     },
     {
       name: `head dx ${dtype} [${M},${V}]x[${V},${C}]`,
       work,
       record(program, make) {
-        const dlogits = make.noise([M, V], dtype), wte = make.noise([V, C], dtype);
+        const dlogits = make.noise([M, columns], dtype), wte = make.noise([V, C], dtype);
         const dx = make.zeros([M, C], dtype);
-        for (const { first, rows, part } of rowSlices(device, wte, { maxRows: MAX_ITERATIONS })) {
-          matmul(program, { a: dlogits, b: part }, { y: dx }, {
-            columnsOfA: { start: first, count: rows },
-            accumulate: first > 0,
+        for (const slice of headSlices(device, wte)) {
+          matmul(program, { a: dlogits, b: slice.part }, { y: dx }, {
+            columnsOfA: { start: slice.first, count: slice.rows },
+            accumulate: slice.first > 0,
           });
         }
       },
@@ -134,9 +132,9 @@ function headBenches(
       name: `head dweight ${dtype} [${V},${M}]x[${M},${C}]`,
       work,
       record(program, make) {
-        const dlogits = make.noise([M, V], dtype), x = make.noise([M, C], dtype);
+        const dlogits = make.noise([M, columns], dtype), x = make.noise([M, C], dtype);
         const dwte = make.zeros([V, C], "f32");
-        for (const { first, rows, part } of rowSlices(device, dwte, { maxRows: MAX_ITERATIONS })) {
+        for (const { first, rows, part } of headSlices(device, dwte)) {
           matmul(program, { a: dlogits, b: x }, { y: part }, {
             columnsOfA: { start: first, count: rows },
             transposeA: true,
@@ -158,8 +156,7 @@ function headBenches(
           stepInputs: make.of([4], "f32", [1e-4, 1 / M, 0, 0]),
           lossScale: make.of([1], "f32", [1]),
         }, {
-          logits: make.zeros([chunk, V], dtype),
-          logSumExp: make.zeros([M], "f32"),
+          logits: make.zeros([chunk, columns], dtype),
           losses: make.zeros([M], "f32"),
           dx: make.zeros([M, C], dtype),
           dwte: make.zeros([V, C], "f32"),
@@ -361,27 +358,39 @@ function crossEntropyBenches(
 ): KernelBench[] {
   const { targets } = sampleBatch({ batchSize: 1, sequenceLength: M, vocabularySize: V });
   const logitsBytes = bytesOf(M * V, dtype);
+  const columns = logitsColumns({ vocabularySize: V });
   return [
     {
       name: `cross-entropy forward ${dtype} [${M},${V}]`,
       work: { bytes: logitsBytes },
       record(program, make) {
-        crossEntropyForward(program, {
-          logits: make.noise([M, V], dtype),
-          targets: make.of([M], "u32", targets),
-        }, { losses: make.zeros([M], "f32"), logSumExp: make.zeros([M], "f32") });
+        crossEntropyForward(
+          program,
+          {
+            logits: make.noise([M, columns], dtype),
+            targets: make.of([M], "u32", targets),
+          },
+          { losses: make.zeros([M], "f32") },
+          { vocabularySize: V },
+        );
       },
     },
     {
       name: `cross-entropy backward ${dtype} [${M},${V}]`,
       work: { bytes: 2 * logitsBytes },
       record(program, make) {
-        crossEntropyBackward(program, {
-          targets: make.of([M], "u32", targets),
-          logSumExp: make.noise([M], "f32"),
-          stepInputs: make.of([4], "f32", [1e-4, 1 / M, 0, 0]),
-          lossScale: make.of([1], "f32", [1]),
-        }, { dlogits: make.noise([M, V], dtype) });
+        crossEntropyBackward(
+          program,
+          {
+            targets: make.of([M], "u32", targets),
+            stepInputs: make.of([4], "f32", [1e-4, 1 / M, 0, 0]),
+            lossScale: make.of([1], "f32", [1]),
+          },
+          { losses: make.zeros([M], "f32"), dlogits: make.noise([M, columns], dtype) },
+          {
+            vocabularySize: V,
+          },
+        );
       },
     },
   ];

@@ -15,8 +15,8 @@ export interface RowSlice {
  * Slices start at multiples of so many rows: the least at which bindings are aligned to 256 bytes in
  * f16, and so in f32 too, so that a table and its f16 copy are cut at the same rows.
  */
-function alignedRows(rowLength: number): number {
-  let rows = 1;
+function alignedRows(rowLength: number, multipleOf: number): number {
+  let rows = multipleOf;
   while (rows * rowLength * 2 % 256 !== 0) rows *= 2;
   return rows;
 }
@@ -26,16 +26,17 @@ function alignedRows(rowLength: number): number {
  * fits is one slice. GPT-2's embedding (154 MB in f32) needs two where a binding shows 128 MiB.
  *
  * @param options.maxRows most rows in a slice, for kernels that loop over them.
+ * @param options.multipleOf slices start at multiples of so many rows.
  */
 export function rowSlices(
   device: Device,
   tensor: Tensor,
-  { maxRows = Infinity }: { maxRows?: number } = {},
+  { maxRows = Infinity, multipleOf = 1 }: { maxRows?: number; multipleOf?: number } = {},
 ): RowSlice[] {
   const [length, ...rest] = tensor.shape as [number, ...number[]];
   const rowBytes = size(rest) * bytesPerElement(tensor.dtype);
   const fitting = Math.min(maxRows, Math.floor(device.maxBindingBytes / rowBytes));
-  const aligned = alignedRows(size(rest));
+  const aligned = alignedRows(size(rest), multipleOf);
   const step = length <= fitting ? length : Math.floor(fitting / aligned) * aligned;
   if (step < 1) {
     throw new RangeError(

@@ -1,6 +1,6 @@
 import { layernormPartialsShape } from "../kernels/layernorm/layernorm.ts";
 import type { Device } from "../kernels/device.ts";
-import { createTensor, type DType, type Tensor } from "../kernels/tensor.ts";
+import { bytesPerElement, createTensor, type DType, type Tensor } from "../kernels/tensor.ts";
 import type { GptConfig } from "./config.ts";
 import { type DTypes, dtypesOf, type Precision } from "./precision.ts";
 
@@ -23,11 +23,19 @@ interface ActivationSpec {
   readonly perLayer: boolean;
 }
 
-/** Largest chunk of logits in bytes: large enough to fill a GPU, small beside the rest. */
-const LOGITS_BYTES = 64 * 2 ** 20;
+/**
+ * Largest chunk of logits in bytes. Every chunk adds to all of wte's gradient, which costs as much as
+ * some hundred rows of logits: few chunks, still small beside everything else.
+ */
+const LOGITS_BYTES = 256 * 2 ** 20;
 
 /** Rows in a chunk of logits are multiples of this, so that every view is aligned to 256 bytes. */
 const CHUNK_ROWS = 128;
+
+/** Columns that a row of logits is stored in: whole cache lines, and vectors of four with them. */
+export function logitsColumns({ vocabularySize: V }: Pick<GptConfig, "vocabularySize">): number {
+  return Math.ceil(V / 64) * 64;
+}
 
 /** Rows of logits that exist at a time: the head and the loss run in chunks of so many rows. */
 export function logitsRows(
@@ -35,7 +43,7 @@ export function logitsRows(
   config: GptConfig,
   { rows, dtype }: { rows: number; dtype: DType },
 ): number {
-  const rowBytes = config.vocabularySize * (dtype === "f16" ? 2 : 4);
+  const rowBytes = logitsColumns(config) * bytesPerElement(dtype);
   const limit = Math.min(LOGITS_BYTES, device.maxBindingBytes);
   const chunk = Math.floor(limit / rowBytes / CHUNK_ROWS) * CHUNK_ROWS;
   return Math.min(rows, Math.max(chunk, CHUNK_ROWS));
@@ -43,10 +51,11 @@ export function logitsRows(
 
 /** The table of activations.  M = B · T; R: rows in a chunk of logits. */
 function activationTable(
-  { vocabularySize: V, width: C, heads: NH }: GptConfig,
+  config: GptConfig,
   { batchSize: B, sequenceLength: T }: BatchShape,
   R: number,
 ): ActivationSpec[] {
+  const { width: C, heads: NH } = config;
   const M = B * T;
   const row = (
     name: string,
@@ -75,8 +84,7 @@ function activationTable(
     row("lnf", [M, C], "matrix", "kept"),
     row("lnf.mean", [M], "statistic", "kept"),
     row("lnf.rstd", [M], "statistic", "kept"),
-    row("logits", [R, V], "matrix", "forward"), // and then dlogits, in place
-    row("logSumExp", [M], "statistic", "forward"),
+    row("logits", [R, logitsColumns(config)], "matrix", "forward"), // and then dlogits, in place
     row("losses", [M], "statistic", "forward"),
 
     row("dx", [M, C], "stream", "backward"), // gradient of the residual stream

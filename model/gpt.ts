@@ -246,7 +246,6 @@ export function backward(
     { x: at("lnf"), wte: matrixOf(model, "wte.weight"), targets, stepInputs, lossScale },
     {
       logits: at("logits"),
-      logSumExp: at("logSumExp"),
       losses: at("losses"),
       dx: at("dln"),
       dwte: gradient("wte.weight"),

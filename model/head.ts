@@ -2,9 +2,10 @@ import {
   crossEntropyBackward,
   crossEntropyForward,
 } from "../kernels/cross_entropy/cross_entropy.ts";
+import type { Device } from "../kernels/device.ts";
 import { matmul } from "../kernels/matmul/matmul.ts";
 import { MAX_ITERATIONS, type Program } from "../kernels/program.ts";
-import { rowSlice, rowSlices } from "../kernels/slices.ts";
+import { type RowSlice, rowSlice, rowSlices } from "../kernels/slices.ts";
 import type { Tensor } from "../kernels/tensor.ts";
 
 /** What the loss needs beside the head: see `headLossForward()`. */
@@ -19,21 +20,26 @@ export interface HeadInputs {
 
 /** What the loss writes. */
 export interface HeadOutputs {
-  /** Scratch for one chunk of logits, [R,V], of x's type; R divides the work into chunks. */
+  /** Scratch for one chunk of logits, [R,≥V], of x's type; R divides the work into chunks. */
   logits: Tensor;
-  /** f32 [M]. */
-  logSumExp: Tensor;
   /** f32 [M]: the loss of each position, 0 where ignored. */
   losses: Tensor;
 }
 
-/** logits = x · wteᵀ.  x: [M,C]; wte: [V,C]; logits: [M,V]; all of one type */
+/** Slices of the vocabulary are columns of the logits, which products read and write as vectors. */
+const VECTOR = 4;
+
+/**
+ * logits = x · wteᵀ.  x: [M,C]; wte: [V,C]; logits: [M,≥V]; all of one type
+ *
+ * Rows of logits that are multiples of four let GPUs write vectors; see `logitsColumns()`.
+ */
 export function headLogits(
   program: Program,
   { x, wte }: { x: Tensor; wte: Tensor },
   { logits }: { logits: Tensor },
 ): void {
-  for (const { first, part } of rowSlices(program.device, wte)) {
+  for (const { first, part } of rowSlices(program.device, wte, { multipleOf: VECTOR })) {
     matmul(program, { a: x, b: part }, { y: logits }, { transposeB: true, firstColumnOfY: first });
   }
 }
@@ -46,7 +52,7 @@ export function headLogits(
 export function headLossForward(
   program: Program,
   { x, wte, targets }: HeadInputs,
-  { logits, logSumExp, losses }: HeadOutputs,
+  { logits, losses }: HeadOutputs,
   { labelSmoothing = 0 }: { labelSmoothing?: number } = {},
 ): void {
   for (const chunk of chunks(x, logits)) {
@@ -56,8 +62,8 @@ export function headLossForward(
     crossEntropyForward(
       program,
       { logits: chunkLogits, targets: part(targets) },
-      { losses: part(losses), logSumExp: part(logSumExp) },
-      { labelSmoothing },
+      { losses: part(losses) },
+      { vocabularySize: wte.shape[0]!, labelSmoothing },
     );
   }
 }
@@ -75,27 +81,22 @@ export function headLossBackward(
     stepInputs: Tensor;
     lossScale: Tensor;
   },
-  { logits, logSumExp, losses, dx, dwte }: HeadOutputs & { dx: Tensor; dwte: Tensor },
+  { logits, losses, dx, dwte }: HeadOutputs & { dx: Tensor; dwte: Tensor },
   { labelSmoothing = 0, accumulate = false }: { labelSmoothing?: number; accumulate?: boolean } =
     {},
 ): void {
   for (const chunk of chunks(x, logits)) {
     const part = (tensor: Tensor) => rowSlice(tensor, chunk).part;
     const chunkLogits = rowSlice(logits, { first: 0, rows: chunk.rows }).part;
-    const saved = { losses: part(losses), logSumExp: part(logSumExp) };
     headLogits(program, { x: part(x), wte }, { logits: chunkLogits });
-    crossEntropyForward(program, { logits: chunkLogits, targets: part(targets) }, saved, {
-      labelSmoothing,
-    });
     const dlogits = chunkLogits; // in place
     crossEntropyBackward(
       program,
-      { targets: part(targets), logSumExp: saved.logSumExp, stepInputs, lossScale },
-      { dlogits },
-      { labelSmoothing },
+      { targets: part(targets), stepInputs, lossScale },
+      { losses: part(losses), dlogits },
+      { vocabularySize: wte.shape[0]!, labelSmoothing },
     );
-    // dx sums over the rows of a slice
-    for (const slice of rowSlices(program.device, dwte, { maxRows: MAX_ITERATIONS })) {
+    for (const slice of headSlices(program.device, dwte)) {
       const columnsOfA = { start: slice.first, count: slice.rows };
       matmul(
         program,
@@ -111,6 +112,15 @@ export function headLossBackward(
       );
     }
   }
+}
+
+/**
+ * The slices of wte's gradient, whose rows are what the products for dx sum over: on a CPU one
+ * invocation walks all of them, and its loop has a bound.
+ */
+export function headSlices(device: Device, dwte: Tensor): RowSlice[] {
+  const maxRows = device.isCpu ? MAX_ITERATIONS : Infinity;
+  return rowSlices(device, dwte, { maxRows, multipleOf: VECTOR });
 }
 
 /** Chunks of rows of x, each as long as the logits have rows; the last may be shorter. */

@@ -63,7 +63,7 @@ export function createEvaluator(
   headLossForward(
     program,
     { x: at("lnf"), wte: matrixOf(model, "wte.weight"), targets },
-    { logits: at("logits"), logSumExp: at("logSumExp"), losses: at("losses") },
+    { logits: at("logits"), losses: at("losses") },
   );
   sumForward(program, { x: at("losses") }, { y: lossSum }, { accumulate: true });
 

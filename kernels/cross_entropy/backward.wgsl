@@ -1,30 +1,33 @@
-// dlogits = (softmax(logits) − target) · lossScale / number of targets, in place; 0 where ignored.
-// dlogits: [M,V], holds the logits; targets: [M], 0xffffffff for none; logSumExp: [M]
+// The loss as in forward.wgsl, and its gradient in place of the logits:
+// dlogits = (softmax(logits) − target) · lossScale / number of targets, 0 where ignored and past V.
+// targets: [M], 0xffffffff for none; losses: [M]
+//
+// The second walk over a row finds it in the cache.
 enable f16;
 
-alias real = f16; // element type of logits and dlogits
-const M: u32 = 1;
-const V: u32 = 1;
-const SMOOTHING: f32 = 0.0;
-const WORKGROUP_SIZE: u32 = 256;
-
 @group(0) @binding(0) var<storage, read> targets: array<u32>;
-@group(0) @binding(1) var<storage, read> logSumExp: array<f32>;
-@group(0) @binding(2) var<storage, read> stepInputs: array<f32>; // learning rate, 1 / number of targets
-@group(0) @binding(3) var<storage, read> lossScale: array<f32>;
-@group(0) @binding(4) var<storage, read_write> dlogits: array<real>;
+@group(0) @binding(1) var<storage, read> stepInputs: array<f32>; // learning rate, 1 / number of targets
+@group(0) @binding(2) var<storage, read> lossScale: array<f32>;
+@group(0) @binding(3) var<storage, read_write> logits: array<real4>; // and then dlogits
+@group(0) @binding(4) var<storage, read_write> losses: array<f32>;
+@group(0) @binding(5) var<uniform> shape: Shape;
 
-@compute @workgroup_size(WORKGROUP_SIZE)
+@compute @workgroup_size(LANES, ROWS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
-  let i = (group.y * 32768 + group.x) * WORKGROUP_SIZE + local.x;
-  if (i >= M * V) { return; }
-  let m = i / V;
-  let v = i % V;
-  let label = targets[m];
-  var slope = 0.0;
-  if (label < V) {
-    let wanted = select(0.0, 1.0 - SMOOTHING, v == label) + SMOOTHING / f32(V);
-    slope = (exp(f32(dlogits[i]) - logSumExp[m]) - wanted) * (lossScale[0] * stepInputs[1]);
+  let m = (group.y * 32768 + group.x) * ROWS + local.y;
+  let row4 = min(m, shape.M - 1) * shape.columns4; // rows past the end keep the barriers company
+  let row = walkRow(row4, local);
+  let label = targets[min(m, shape.M - 1)];
+  if (local.x == 0 && m < shape.M) { losses[m] = lossOf(row, row4, label); }
+  workgroupBarrier(); // the target's logit has been read
+  if (m >= shape.M) { return; }
+
+  let counted = label < shape.V;
+  let factor = lossScale[0] * stepInputs[1];
+  for (var v4 = local.x; v4 < shape.columns4; v4 += LANES) {
+    let v = vec4u(0, 1, 2, 3) + 4 * v4;
+    let wanted = select(vec4f(), vec4f(1.0 - SMOOTHING), v == vec4u(label)) + SMOOTHING / f32(shape.V);
+    let slope = (exp(fourLogits(row4, v4) - row.x) - wanted) * factor;
+    logits[row4 + v4] = real4(select(vec4f(), slope, v < vec4u(shape.V) & vec4<bool>(counted)));
   }
-  dlogits[i] = real(slope);
 }

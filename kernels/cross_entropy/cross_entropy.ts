@@ -1,85 +1,97 @@
 import forward from "./forward.wgsl" with { type: "text" };
 import backward from "./backward.wgsl" with { type: "text" };
+import row from "./row.wgsl" with { type: "text" };
 import { type Program, splitWorkgroups } from "../program.ts";
 import { assertDType, assertShape, ceilDiv, type Tensor } from "../tensor.ts";
 
-/** Label smoothing of a cross-entropy. */
+/** Vocabulary and label smoothing of a cross-entropy. */
 export interface CrossEntropyOptions {
+  /** V: the logits that count of each stored row; all of them if left out. */
+  vocabularySize?: number;
   /** Share of the target's probability that is spread over the vocabulary, in [0, 1). */
   labelSmoothing?: number;
 }
 
 /**
- * Loss of every row in nats: −log softmax(logits)[target], 0 where the target is 0xffffffff.
+ * losses[m] = −log softmax(logits[m])[targets[m]], and 0 for a target of 0xffffffff.
  *
- * logits: [M,V], f32 or f16; targets: u32 [M]; losses, logSumExp: f32 [M]. Arithmetic is f32. With
- * label smoothing ε the loss is (1 − ε) · loss + ε · mean over all v of −log softmax(logits)[v]
- * (Szegedy et al. 2016, as in torch.nn.CrossEntropyLoss).
+ * logits: [M,columns], f32 or f16, of which the first V count, columns a multiple of four; targets: u32
+ * [M]; losses: f32 [M]. Arithmetic is f32. With label smoothing ε the target distribution is
+ * (1 − ε) · one-hot + ε / V, as in PyTorch.
+ *
+ * @throws {RangeError | TypeError} if a tensor has another shape or element type.
  */
 export function crossEntropyForward(
   program: Program,
   { logits, targets }: { logits: Tensor; targets: Tensor },
-  { losses, logSumExp }: { losses: Tensor; logSumExp: Tensor },
-  { labelSmoothing = 0 }: CrossEntropyOptions = {},
+  { losses }: { losses: Tensor },
+  options: CrossEntropyOptions = {},
 ): void {
-  const [M, V] = checkRows("crossEntropyForward", { logits, targets, logSumExp });
-  assertDType("crossEntropyForward", losses, "f32");
-  assertShape("crossEntropyForward", losses, [M]);
-  const LANES = 32, ROWS = 8;
   program.dispatch({
+    ...launch("crossEntropyForward", program, { logits, targets, losses }, options),
     label: "kernels/cross_entropy/forward.wgsl",
-    source: forward,
-    constants: { real: logits.dtype, M, V, SMOOTHING: labelSmoothing, LANES, ROWS },
-    tensors: [logits, targets, losses, logSumExp],
-    workgroups: splitWorkgroups(ceilDiv(M, ROWS)),
-    iterations: ceilDiv(V, LANES) + LANES,
-    workgroupBytes: LANES * ROWS * 16,
+    source: `${forward}\n${row}`,
+    tensors: [logits, targets, losses],
   });
 }
 
 /**
- * Gradient of the mean loss times the loss scale, written over the logits.
+ * losses as in `crossEntropyForward()`, and in place of the logits the gradient of their mean, times
+ * the loss scale.
  *
- * targets: u32 [M]; logSumExp: f32 [M], of `crossEntropyForward()`; stepInputs: f32 [4], whose second
- * element is 1 / number of targets over the whole step; lossScale: f32 [1]; dlogits: [M,V], f32 or
- * f16, holds the logits before and their gradient after. What overflows f16 becomes infinite, for
- * the non-finite check to find.
+ * targets: u32 [M]; stepInputs: f32 [4], whose second element is 1 / number of targets of the whole
+ * step; lossScale: f32 [1]; losses: f32 [M]; dlogits: [M,columns], holds the logits before, and
+ * afterwards 0 in ignored rows and past the vocabulary.
+ *
+ * @throws {RangeError | TypeError} if a tensor has another shape or element type.
  */
 export function crossEntropyBackward(
   program: Program,
-  { targets, logSumExp, stepInputs, lossScale }: {
-    targets: Tensor;
-    logSumExp: Tensor;
-    stepInputs: Tensor;
-    lossScale: Tensor;
-  },
-  { dlogits }: { dlogits: Tensor },
-  { labelSmoothing = 0 }: CrossEntropyOptions = {},
+  { targets, stepInputs, lossScale }: { targets: Tensor; stepInputs: Tensor; lossScale: Tensor },
+  { losses, dlogits }: { losses: Tensor; dlogits: Tensor },
+  options: CrossEntropyOptions = {},
 ): void {
   const action = "crossEntropyBackward";
-  const [M, V] = checkRows(action, { logits: dlogits, targets, logSumExp });
   assertShape(action, stepInputs, [4]);
   assertShape(action, lossScale, [1]);
-  const WORKGROUP_SIZE = 256;
   program.dispatch({
+    ...launch(action, program, { logits: dlogits, targets, losses }, options),
     label: "kernels/cross_entropy/backward.wgsl",
-    source: backward,
-    constants: { real: dlogits.dtype, M, V, SMOOTHING: labelSmoothing, WORKGROUP_SIZE },
-    tensors: [targets, logSumExp, stepInputs, lossScale, dlogits],
-    workgroups: splitWorkgroups(ceilDiv(M * V, WORKGROUP_SIZE)),
+    source: `${backward}\n${row}`,
+    tensors: [targets, stepInputs, lossScale, dlogits, losses],
   });
 }
 
-function checkRows(
+function launch(
   action: string,
-  { logits, targets, logSumExp }: { logits: Tensor; targets: Tensor; logSumExp: Tensor },
-): [M: number, V: number] {
-  const [M, V] = logits.shape as [number, number];
+  { device }: Program,
+  { logits, targets, losses }: { logits: Tensor; targets: Tensor; losses: Tensor },
+  { vocabularySize, labelSmoothing = 0 }: CrossEntropyOptions,
+) {
+  const [M, columns] = logits.shape as [number, number];
+  const V = vocabularySize ?? columns;
   assertDType(action, logits, "f32", "f16");
-  assertShape(action, logits, [M, V]);
+  assertShape(action, logits, [M, columns]);
   assertDType(action, targets, "u32");
   assertShape(action, targets, [M]);
-  assertDType(action, logSumExp, "f32");
-  assertShape(action, logSumExp, [M]);
-  return [M, V];
+  assertDType(action, losses, "f32");
+  assertShape(action, losses, [M]);
+  if (columns % 4 !== 0 || V < 1 || V > columns) {
+    throw new RangeError(
+      `Cannot run ${action} as the rows of "${logits.name}" must be a multiple of four and hold ` +
+        `the vocabulary: current shape is [${logits.shape}], vocabulary ${V}`,
+    );
+  }
+  // A GPU has as many rows under way as its cache holds; a CPU walks rows of its own.
+  const LANES = device.isCpu
+    ? 8
+    : Math.min(1024, device.gpu.limits.maxComputeInvocationsPerWorkgroup);
+  const ROWS = device.isCpu ? 8 : 1;
+  return {
+    constants: { real: logits.dtype, SMOOTHING: labelSmoothing, LANES, ROWS },
+    uniforms: [M, V, columns / 4],
+    workgroups: splitWorkgroups(ceilDiv(M, ROWS)),
+    iterations: 2 * ceilDiv(columns / 4, LANES) + Math.log2(LANES),
+    workgroupBytes: LANES * ROWS * 16,
+  };
 }

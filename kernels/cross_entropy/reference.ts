@@ -8,27 +8,26 @@ export interface CrossEntropyShape {
   labelSmoothing?: number;
 }
 
-function logSoftmax(logits: Float32Array, m: number, V: number): { logP: number[]; lse: number } {
+function logSoftmax(logits: Float32Array, m: number, V: number): number[] {
   const row = Array.from(logits.subarray(m * V, (m + 1) * V));
   const highest = row.reduce((a, b) => Math.max(a, b));
   const lse = highest + Math.log(row.reduce((sum, v) => sum + Math.exp(v - highest), 0));
-  return { logP: row.map((v) => v - lse), lse };
+  return row.map((v) => v - lse);
 }
 
-/** Loss of every row, 0 where ignored.  logits: [M,V]; targets, losses, logSumExp: [M] */
+/** Loss of every row, 0 where ignored.  logits: [M,V]; targets, losses: [M] */
 export function crossEntropyForward(
   { logits, targets }: { logits: Float32Array; targets: Uint32Array },
   { M, V, labelSmoothing = 0 }: CrossEntropyShape,
-): { losses: Float32Array; logSumExp: Float32Array } {
-  const losses = new Float32Array(M), logSumExp = new Float32Array(M);
+): { losses: Float32Array } {
+  const losses = new Float32Array(M);
   for (let m = 0; m < M; m++) {
-    const { logP, lse } = logSoftmax(logits, m, V);
-    logSumExp[m] = lse;
     if (targets[m] === IGNORED) continue;
+    const logP = logSoftmax(logits, m, V);
     const uniform = logP.reduce((sum, v) => sum - v, 0) / V;
     losses[m] = -(1 - labelSmoothing) * logP[targets[m]!]! + labelSmoothing * uniform;
   }
-  return { losses, logSumExp };
+  return { losses };
 }
 
 /** Gradient of `factor` times the sum of all losses.  dlogits: [M,V] */
@@ -39,7 +38,7 @@ export function crossEntropyBackward(
   const dlogits = new Float32Array(M * V);
   for (let m = 0; m < M; m++) {
     if (targets[m] === IGNORED) continue;
-    logSoftmax(logits, m, V).logP.forEach((logP, v) => {
+    logSoftmax(logits, m, V).forEach((logP, v) => {
       const wanted = (v === targets[m] ? 1 - labelSmoothing : 0) + labelSmoothing / V;
       dlogits[m * V + v] = (Math.exp(logP) - wanted) * factor;
     });

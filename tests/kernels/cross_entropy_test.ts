@@ -4,10 +4,13 @@ import {
   crossEntropyForward,
 } from "../../kernels/cross_entropy/cross_entropy.ts";
 import * as reference from "../../kernels/cross_entropy/reference.ts";
+import { Program } from "../../kernels/program.ts";
 import { sumForward } from "../../kernels/sum/sum.ts";
+import { download } from "../../kernels/tensor.ts";
 import {
   assertClose,
   assertGradient,
+  device,
   freshSeed,
   poisoned,
   randomValues,
@@ -33,64 +36,80 @@ Deno.test("reference crossEntropyBackward() matches central differences", () => 
   }
 });
 
-/** Runs forward and backward on the device. */
+/**
+ * Runs forward and backward on the device, on rows that are longer than the vocabulary where that is no
+ * multiple of four, or by `padding` vectors more; what lies there is poison.
+ */
 async function run(
   { logits, targets, scale = 1 }: { logits: Float32Array; targets: Uint32Array; scale?: number },
   { M, V, labelSmoothing = 0 }: reference.CrossEntropyShape,
-  dtype: "f32" | "f16" = "f32",
+  { dtype = "f32", padding = 0, isCpu = device.isCpu }: {
+    dtype?: "f32" | "f16";
+    padding?: number;
+    isCpu?: boolean;
+  } = {},
 ) {
   const counted = targets.filter((t) => t !== reference.IGNORED).length;
   const inverseCount = counted === 0 ? 0 : 1 / counted;
   const f32 = (length: number) => ({ shape: [length], dtype: "f32" as const });
+  const columns = (Math.ceil(V / 4) + padding) * 4;
+  const stored = new Float32Array(M * columns).fill(NaN);
+  for (let m = 0; m < M; m++) stored.set(logits.subarray(m * V, (m + 1) * V), m * columns);
   const t = {
-    logits: tensorOf("logits", { shape: [M, V], dtype }, logits),
+    logits: tensorOf("logits", { shape: [M, columns], dtype }, stored),
     targets: tensorOf("targets", { shape: [M], dtype: "u32" }, targets),
     stepInputs: tensorOf("stepInputs", f32(4), [0, inverseCount, 0, 0]),
     lossScale: tensorOf("lossScale", f32(1), [scale]),
     losses: poisoned("losses", f32(M)),
-    logSumExp: poisoned("logSumExp", f32(M)),
+    lossesAgain: poisoned("lossesAgain", f32(M)),
     sum: poisoned("sum", f32(1)),
   };
-  const [losses, logSumExp, dlogits, sum] = await runProgram(
-    (program) => {
-      crossEntropyForward(program, t, t, { labelSmoothing });
-      crossEntropyBackward(program, t, { dlogits: t.logits }, { labelSmoothing });
-      sumForward(program, { x: t.losses }, { y: t.sum });
-    },
+  const program = new Program({ ...device, isCpu });
+  const options = { vocabularySize: V, labelSmoothing };
+  crossEntropyForward(program, t, t, options);
+  crossEntropyBackward(program, t, { losses: t.lossesAgain, dlogits: t.logits }, options);
+  sumForward(program, { x: t.losses }, { y: t.sum });
+  program.run();
+  const [losses, lossesAgain, rows, sum] = await download(
+    device,
     t.losses,
-    t.logSumExp,
+    t.lossesAgain,
     t.logits,
     t.sum,
   );
-  return {
-    losses: losses!,
-    logSumExp: logSumExp!,
-    dlogits: dlogits!,
-    loss: sum![0]! * inverseCount,
-  };
+  program.destroy();
+  assert.deepEqual(lossesAgain, losses);
+  const dlogits = new Float32Array(M * V);
+  for (let m = 0; m < M; m++) {
+    dlogits.set(rows!.subarray(m * columns, m * columns + V), m * V);
+    const past = rows!.subarray(m * columns + V, (m + 1) * columns);
+    assert.ok(past.every((value) => value === 0), `dlogits past the vocabulary: ${past}`);
+  }
+  return { losses: losses!, dlogits, loss: sum![0]! * inverseCount };
 }
 
 for (const dtype of REAL_TYPES as ("f32" | "f16")[]) {
-  for (const [M, V] of [[1, 1], [3, 127], [129, 3], [9, 129], [2, 50257]] as const) {
-    for (const labelSmoothing of [0, 0.1]) {
-      const name = `[${M},${V}]${labelSmoothing ? " with smoothing" : ""}`;
-      Deno.test(`cross-entropy matches the reference in ${dtype} at ${name}`, async () => {
-        const seed = freshSeed(), random = testRandom(seed), shape = { M, V, labelSmoothing };
-        const logits = randomValues(random, M * V, { dtype, scale: 3 });
-        const targets = Uint32Array.from({ length: M }, () => Math.floor(random() * V));
-        if (M > 1) targets[1] = reference.IGNORED;
-        const { losses, logSumExp, dlogits } = await run(
-          { logits, targets, scale: 8 },
-          shape,
-          dtype,
-        );
-        const expected = reference.crossEntropyForward({ logits, targets }, shape);
-        assertClose(losses, expected.losses, TOLERANCE.f32!, `losses, seed ${seed}`);
-        assertClose(logSumExp, expected.logSumExp, TOLERANCE.f32!, `logSumExp, seed ${seed}`);
-        const factor = 8 / targets.filter((t) => t !== reference.IGNORED).length;
-        const gradient = reference.crossEntropyBackward({ logits, targets, factor }, shape);
-        assertClose(dlogits, gradient.dlogits, TOLERANCE[dtype]!, `dlogits, seed ${seed}`);
-      });
+  for (const isCpu of [true, false]) {
+    for (
+      const [M, V, padding] of [[1, 1], [3, 127, 2], [129, 4], [9, 129, 1], [2, 50257]] as const
+    ) {
+      for (const labelSmoothing of [0, 0.1]) {
+        const name = `[${M},${V}]${labelSmoothing ? " with smoothing" : ""}`;
+        const lanes = isCpu ? "CPU" : "GPU";
+        Deno.test(`cross-entropy for a ${lanes} matches the reference in ${dtype} at ${name}`, async () => {
+          const seed = freshSeed(), random = testRandom(seed), shape = { M, V, labelSmoothing };
+          const logits = randomValues(random, M * V, { dtype, scale: 3 });
+          const targets = Uint32Array.from({ length: M }, () => Math.floor(random() * V));
+          if (M > 1) targets[1] = reference.IGNORED;
+          const how = { dtype, isCpu, ...(padding ? { padding } : {}) };
+          const { losses, dlogits } = await run({ logits, targets, scale: 8 }, shape, how);
+          const expected = reference.crossEntropyForward({ logits, targets }, shape);
+          assertClose(losses, expected.losses, TOLERANCE.f32!, `losses, seed ${seed}`);
+          const factor = 8 / targets.filter((t) => t !== reference.IGNORED).length;
+          const gradient = reference.crossEntropyBackward({ logits, targets, factor }, shape);
+          assertClose(dlogits, gradient.dlogits, TOLERANCE[dtype]!, `dlogits, seed ${seed}`);
+        });
+      }
     }
   }
 }
@@ -112,6 +131,16 @@ Deno.test("cross-entropy with all targets ignored is loss 0 and gradient 0", asy
   const { loss, losses, dlogits } = await run({ logits, targets }, { M: 2, V: 2 });
   assert.equal(loss, 0);
   assert.deepEqual([...losses, ...dlogits], [0, 0, 0, 0, 0, 0]);
+});
+
+Deno.test("crossEntropyForward() refuses rows that are no vectors of four", () => {
+  const t = {
+    logits: poisoned("logits", { shape: [2, 6], dtype: "f32" }),
+    targets: poisoned("targets", { shape: [2], dtype: "u32" }),
+    losses: poisoned("losses", { shape: [2], dtype: "f32" }),
+  };
+  const message = /rows of "logits" must be a multiple of four .* \[2,6\], vocabulary 6/;
+  assert.throws(() => crossEntropyForward(new Program(device), t, t), message);
 });
 
 Deno.test("sumForward() sums and accumulates at odd lengths", async () => {
