@@ -5,9 +5,18 @@ import backwardQueryTiles from "./backward_query_tiles.wgsl" with { type: "text"
 import backwardKey from "./backward_key.wgsl" with { type: "text" };
 import backwardKeyTiles from "./backward_key_tiles.wgsl" with { type: "text" };
 import decode from "./decode.wgsl" with { type: "text" };
+import sizes from "./sizes.wgsl" with { type: "text" };
 import type { Program } from "../program.ts";
 import { dropoutUniforms, withRandom } from "../random.ts";
-import { assertDType, assertShape, ceilDiv, type Tensor } from "../tensor.ts";
+import {
+  assertDType,
+  assertShape,
+  bytesPerElement,
+  ceilDiv,
+  type DType,
+  type Tensor,
+} from "../tensor.ts";
+import { recordFastest } from "../tune.ts";
 
 const WORKGROUP_SIZE = 64;
 
@@ -22,8 +31,8 @@ export interface AttentionOptions {
   /** Which random numbers dropout draws: another number at every place in the model. */
   site?: number;
   /**
-   * Which kernels run: `rows`, one invocation a query, or `tiles`, which share what they load. By
-   * default tiles on a GPU where the head size allows them, and rows on the CPU.
+   * Which kernels run: `rows`, one invocation a query, or `tiles`, which share what they load, where
+   * the head size allows them. By default the tuner's choice, of tiles on a GPU and rows on the CPU.
    */
   variant?: "rows" | "tiles";
 }
@@ -43,13 +52,7 @@ export function attentionForward(
   options: AttentionOptions,
 ): void {
   const shape = attentionShape("attentionForward", { qkv, logSumExp, likeY: [y] }, options);
-  const tile = chooseTile(program, FORWARD_TILES, shape, options);
-  program.dispatch({
-    ...launch(tile, shape, options, random),
-    label: `kernels/attention/forward${tile ? "_tiles" : ""}.wgsl`,
-    source: withRandom(tile ? forwardTiles : forward),
-    tensors: [qkv, random ?? qkv, y, logSumExp],
-  });
+  record(program, FORWARD, shape, { options, random, tensors: [qkv, random ?? qkv, y, logSumExp] });
 }
 
 /**
@@ -75,18 +78,14 @@ export function attentionBackward(
   assertShape("attentionBackward", dqkv, qkv.shape);
   assertDType("attentionBackward", dqkv, qkv.dtype);
   assertShape("attentionBackward", delta, logSumExp.shape);
-  const queryTile = chooseTile(program, BACKWARD_QUERY_TILES, shape, options);
-  program.dispatch({
-    ...launch(queryTile, shape, options, random),
-    label: `kernels/attention/backward_query${queryTile ? "_tiles" : ""}.wgsl`,
-    source: withRandom(queryTile ? backwardQueryTiles : backwardQuery),
+  record(program, BACKWARD_QUERY, shape, {
+    options,
+    random,
     tensors: [qkv, y, dy, logSumExp, random ?? qkv, dqkv, delta],
   });
-  const keyTile = chooseTile(program, BACKWARD_KEY_TILES, shape, options);
-  program.dispatch({
-    ...launch(keyTile, shape, options, random),
-    label: `kernels/attention/backward_key${keyTile ? "_tiles" : ""}.wgsl`,
-    source: withRandom(keyTile ? backwardKeyTiles : backwardKey),
+  record(program, BACKWARD_KEY, shape, {
+    options,
+    random,
     tensors: [qkv, dy, logSumExp, delta, random ?? qkv, dqkv],
   });
 }
@@ -124,7 +123,7 @@ export function attentionDecode(
 }
 
 interface AttentionShape {
-  real: Tensor["dtype"];
+  real: DType;
   BNH: number;
   T: number;
   NH: number;
@@ -156,16 +155,18 @@ function attentionShape(
 /** Neighbouring invocations that share the rows of a tile. */
 const WORKGROUP_X = 8;
 
-/** One of the kernels in tiles: a workgroup has some rows of the sequence and walks the others. */
-interface TileKernel {
-  action: string;
+/** One of the three kernels, in rows and in tiles. */
+interface Kernel {
+  /** Path without its ending: the kernel in rows; the one in tiles ends in `_tiles`. */
+  name: string;
+  rows: string;
+  tiles: string;
+  /** A workgroup has some rows of the sequence and walks the others. */
   own: "QUERIES" | "KEYS";
   walked: "QUERIES" | "KEYS";
-  /** Rows a workgroup has, and those it walks at a time, from the most to the least. */
-  sizes: readonly (readonly [own: number, walked: number])[];
   /** Sums that an invocation keeps for each of its rows, in heads. */
   sums: number;
-  /** Workgroup memory; rowBytes are those of a row of q. */
+  /** Bytes of workgroup memory for tiles of so many rows; rowBytes are those of a row of q. */
   bytes: (own: number, walked: number, rowBytes: number) => number;
 }
 
@@ -173,111 +174,153 @@ interface TileKernel {
 const pairBytes = (own: number, walked: number) =>
   own * ceilDiv(walked, WORKGROUP_X) * (WORKGROUP_X + 1) * 4;
 
-const FORWARD_TILES: TileKernel = {
-  action: "attentionForward",
+const FORWARD: Kernel = {
+  name: "kernels/attention/forward",
+  rows: forward,
+  tiles: forwardTiles,
   own: "QUERIES",
   walked: "KEYS",
-  sizes: [[64, 64], [64, 32], [32, 32], [16, 32], [8, 32]],
   sums: 1, // y
   bytes: (own, walked, rowBytes) =>
     (own + walked) * rowBytes + pairBytes(own, walked) + own * WORKGROUP_X * 4,
 };
 
-const BACKWARD_QUERY_TILES: TileKernel = {
-  action: "attentionBackward",
+const BACKWARD_QUERY: Kernel = {
+  name: "kernels/attention/backward_query",
+  rows: backwardQuery,
+  tiles: backwardQueryTiles,
   own: "QUERIES",
   walked: "KEYS",
-  sizes: [[64, 32], [32, 32], [16, 32], [8, 32]],
   sums: 1, // dq
   bytes: (own, walked, rowBytes) => 2 * (own + walked) * rowBytes + pairBytes(own, walked),
 };
 
-const BACKWARD_KEY_TILES: TileKernel = {
-  action: "attentionBackward",
+const BACKWARD_KEY: Kernel = {
+  name: "kernels/attention/backward_key",
+  rows: backwardKey,
+  tiles: backwardKeyTiles,
   own: "KEYS",
   walked: "QUERIES",
-  sizes: [[64, 32], [32, 32], [16, 32], [8, 32]],
   sums: 2, // dk, dv
   bytes: (own, walked, rowBytes) => 2 * (own + walked) * rowBytes + 2 * pairBytes(own, walked),
 };
 
-/** Most sums of f32 that an invocation keeps in registers over all tiles that it walks. */
-const MOST_SUMS = 64;
-
-/** Sizes of a kernel in tiles, chosen for a device and a head size. */
-interface Tile {
-  own: number;
-  walked: number;
-  workgroupBytes: number;
-  constants: Record<string, number>;
-}
-
-/** The largest tile that fits the device, or undefined for the kernels in rows. */
-function chooseTile(
-  { device }: Program,
-  kernel: TileKernel,
-  { real, HS }: AttentionShape,
-  { variant = device.isCpu ? "rows" : undefined }: AttentionOptions,
-): Tile | undefined {
-  if (variant === "rows") return undefined;
-  const maxBytes = device.gpu.limits.maxComputeWorkgroupStorageSize;
-  const rowBytes = (HS + 4) * (real === "f16" ? 2 : 4); // with a vector of padding
-  const bytes = ([own, walked]: readonly [number, number]) => kernel.bytes(own, walked, rowBytes);
-  // an invocation's part of a row is a number of vectors of four
-  const size = HS % (4 * WORKGROUP_X) === 0
-    ? kernel.sizes.find((size) => bytes(size) <= maxBytes)
-    : undefined;
-  if (!size) {
-    if (!variant) return undefined;
-    throw new RangeError(
-      `Cannot run ${kernel.action} in tiles as head sizes must be multiples of ` +
-        `${4 * WORKGROUP_X} and fit ${maxBytes} bytes of workgroup memory: ` +
-        `current head size is ${HS} in ${real}`,
-    );
-  }
-  const [own, walked] = size;
-  let rows = own / 8;
-  while (rows > 1 && rows * HS * kernel.sums / WORKGROUP_X > MOST_SUMS) rows /= 2;
-  return {
-    own,
-    walked,
-    workgroupBytes: bytes(size),
-    constants: {
-      [kernel.own]: own,
-      [kernel.walked]: walked,
-      WORKGROUP_X,
-      WORKGROUP_Y: own / rows,
-    },
-  };
-}
-
-/** What all launches have in common: a workgroup a tile, or an invocation a row, of every head. */
-function launch(
-  tile: Tile | undefined,
-  { real, BNH, T, NH, HS }: AttentionShape,
-  { rate = 0, site = 0 }: AttentionOptions,
-  random: Tensor | undefined,
-) {
+/** Records one kernel as the tuner found it to be the fastest. */
+function record(
+  program: Program,
+  kernel: Kernel,
+  shape: AttentionShape,
+  { options, random, tensors }: {
+    options: AttentionOptions;
+    random: Tensor | undefined;
+    tensors: readonly Tensor[];
+  },
+): void {
+  const { real, BNH, T, NH, HS } = shape;
+  const { rate = 0, site = 0, variant } = options;
   if (rate > 0 && !random) {
     throw new TypeError(
       `Cannot run attention with dropout ${rate} as it needs the tensor "random"`,
     );
   }
-  const constants = { real, T, NH, HS, DROPOUT: rate > 0 };
-  const uniforms = dropoutUniforms({ rate, site });
-  if (!tile) {
-    return {
-      constants: { ...constants, WORKGROUP_SIZE },
-      uniforms,
-      workgroups: [ceilDiv(T, WORKGROUP_SIZE), BNH] as const,
-      iterations: T,
-    };
+  const constants = { real, NH, HS, DROPOUT: rate > 0 };
+  const uniforms = [...dropoutUniforms({ rate, site }), 0, T, HS / 4, WORKGROUP_X];
+  const variants = new Map<string, (program: Program) => void>();
+  for (const [name, tile] of tilesOf(program, kernel, shape)) {
+    variants.set(name, (program) =>
+      program.dispatch({
+        label: `${kernel.name}_tiles.wgsl`,
+        source: `${withRandom(kernel.tiles)}\n${sizes}`,
+        constants: { ...constants, ...tile.constants },
+        tensors,
+        uniforms,
+        workgroups: [ceilDiv(T, tile.own), BNH],
+        iterations: ceilDiv(T, tile.walked) * (1 + 2 * HS / 4 + WORKGROUP_X),
+        workgroupBytes: tile.workgroupBytes,
+      }));
   }
-  return {
-    constants: { ...constants, ...tile.constants, held: real },
-    uniforms,
-    workgroups: [ceilDiv(T, tile.own), BNH] as const,
-    iterations: ceilDiv(T, tile.walked) * (1 + 2 * HS / 4 + WORKGROUP_X),
-    workgroupBytes: tile.workgroupBytes,
-  };
+  const [tiles] = variants.keys(); // the first is preferred
+  variants.set("rows", (program) =>
+    program.dispatch({
+      label: `${kernel.name}.wgsl`,
+      source: `${withRandom(kernel.rows)}\n${sizes}`,
+      constants: { ...constants, WORKGROUP_SIZE },
+      tensors,
+      uniforms,
+      workgroups: [ceilDiv(T, WORKGROUP_SIZE), BNH],
+      iterations: T,
+    }));
+  if (variant === "tiles" && !tiles) {
+    const maxBytes = program.device.gpu.limits.maxComputeWorkgroupStorageSize;
+    throw new RangeError(
+      `Cannot run ${kernel.name} in tiles as head sizes must be multiples of ` +
+        `${4 * WORKGROUP_X} and fit ${maxBytes} bytes of workgroup memory: ` +
+        `current head size is ${HS} in ${real}`,
+    );
+  }
+  if (variant) {
+    variants.get(variant === "rows" ? "rows" : tiles!)!(program);
+    return;
+  }
+  if (!program.device.isCpu && tiles) variants.delete("rows"); // hopeless
+  recordFastest(program, {
+    key: `${kernel.name.slice("kernels/".length)} ${real} [${BNH},${T},${HS}]`,
+    variants: [...variants.keys()],
+    preferred: program.device.isCpu ? "rows" : tiles ?? "rows",
+    record: (program, variant) => variants.get(variant)!(program),
+  });
+}
+
+/** Rows that a workgroup has and walks, from the most to the least. */
+const TILE_SIZES = [[64, 64], [64, 32], [32, 32], [16, 32], [8, 32]] as const;
+
+/** So many of them are worth a try. */
+const MOST_TILES = 2;
+
+/** Most sums of f32 that an invocation keeps in registers over all tiles that it walks. */
+const MOST_SUMS = 64;
+
+/** Sizes of a kernel in tiles. */
+interface Tile {
+  own: number;
+  walked: number;
+  workgroupBytes: number;
+  constants: Record<string, number | string>;
+}
+
+/**
+ * The largest tiles that fit the device, by a name that gives their rows and the type in which they
+ * are held: in f32 each element is widened once, in f16 each time that it is used, but tiles are larger.
+ */
+function tilesOf(
+  { device }: Program,
+  kernel: Kernel,
+  { real, HS }: AttentionShape,
+): Map<string, Tile> {
+  const tiles = new Map<string, Tile>();
+  // an invocation's part of a row is a number of vectors of four
+  if (HS % (4 * WORKGROUP_X) !== 0) return tiles;
+  const maxBytes = device.gpu.limits.maxComputeWorkgroupStorageSize;
+  for (const held of new Set<DType>(["f32", real])) {
+    const rowBytes = (HS + 4) * bytesPerElement(held); // with a vector of padding
+    const bytes = ([own, walked]: readonly [number, number]) => kernel.bytes(own, walked, rowBytes);
+    for (const size of TILE_SIZES.filter((s) => bytes(s) <= maxBytes).slice(0, MOST_TILES)) {
+      const [own, walked] = size;
+      let rows = own / 8;
+      while (rows > 1 && rows * HS * kernel.sums / WORKGROUP_X > MOST_SUMS) rows /= 2;
+      tiles.set(`${own}x${walked} ${held}`, {
+        own,
+        walked,
+        workgroupBytes: bytes(size),
+        constants: {
+          held,
+          [kernel.own]: own,
+          [kernel.walked]: walked,
+          WORKGROUP_X,
+          WORKGROUP_Y: own / rows,
+        },
+      });
+    }
+  }
+  return tiles;
 }

@@ -7,7 +7,6 @@
 enable f16;
 
 alias real = f16; // element type of qkv, dy and dqkv
-const T: u32 = 1;
 const NH: u32 = 1;
 const HS: u32 = 4;
 const DROPOUT: bool = false;
@@ -24,10 +23,11 @@ const SCALE: f32 = 1.0 / sqrt(f32(HS));
 @group(0) @binding(3) var<storage, read> delta: array<f32>;
 @group(0) @binding(4) var<storage, read> random: array<u32>; // seed, counter
 @group(0) @binding(5) var<storage, read_write> dqkv: array<real4>;
-@group(0) @binding(6) var<uniform> dropout: vec4u; // site, threshold, bits of 1 / (1 - rate)
+@group(0) @binding(6) var<uniform> sizes: Sizes;
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
+  let T = sizes.T;
   let s = group.x * WORKGROUP_SIZE + local.x;
   if (s >= T) { return; }
   let head = group.y / NH * T * 3 * C + group.y % NH * QUADS; // q of this head at t = 0
@@ -58,7 +58,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
     // a masked pair may score above logSumExp: min keeps its exp finite before it is dropped
     let p = select(0.0, exp(min(score - logSumExp[row], 0.0)), s <= t);
     var f = 1.0;
-    if (DROPOUT) { f = dropoutFactor(random[0], random[1], dropout, row * T + s); }
+    if (DROPOUT) { f = dropoutFactor(random[0], random[1], sizes.dropout, row * T + s); }
     let dp = f * (slopes.x + slopes.y + slopes.z + slopes.w);
     let ds = SCALE * p * (dp - delta[row]);
     let kept = f * p;

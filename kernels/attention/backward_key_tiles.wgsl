@@ -8,7 +8,6 @@ enable f16;
 
 alias real = f16; // element type of qkv, dy and dqkv
 alias held = f16; // element type of the tiles of q, k, v and dy
-const T: u32 = 1;
 const NH: u32 = 1;
 const HS: u32 = 32;
 const DROPOUT: bool = false;
@@ -41,7 +40,7 @@ const LOWEST: f32 = -3.0e38;
 @group(0) @binding(3) var<storage, read> delta: array<f32>;
 @group(0) @binding(4) var<storage, read> random: array<u32>; // seed, counter
 @group(0) @binding(5) var<storage, read_write> dqkv: array<real4>;
-@group(0) @binding(6) var<uniform> dropout: vec4u; // site, threshold, bits of 1 / (1 - rate)
+@group(0) @binding(6) var<uniform> sizes: Sizes;
 
 var<workgroup> kTile: array<array<array<held4, PADDED>, WORKGROUP_Y>, ROWS>;
 var<workgroup> vTile: array<array<array<held4, PADDED>, WORKGROUP_Y>, ROWS>;
@@ -56,6 +55,7 @@ fn main(
   @builtin(local_invocation_id) local: vec3u,
   @builtin(local_invocation_index) index: u32,
 ) {
+  let T = sizes.T;
   let x = local.x;
   let row = local.y;
   let firstKey = group.x * KEYS; // the longest columns start first
@@ -95,7 +95,7 @@ fn main(
 
     // Naga zeroes only once what a loop declares without a value
     var scores = array<f32, PAIRS>(); // k · q
-    for (var i = 0u; i < QUADS; i++) {
+    for (var i = 0u; i < sizes.quads; i++) {
       var ks: array<vec4f, ROWS>;
       // unroll
       for (var r = 0u; r < ROWS; r++) {
@@ -112,7 +112,7 @@ fn main(
       }
     }
     var slopes = array<f32, PAIRS>(); // v · dy
-    for (var i = 0u; i < QUADS; i++) {
+    for (var i = 0u; i < sizes.quads; i++) {
       var vs: array<vec4f, ROWS>;
       // unroll
       for (var r = 0u; r < ROWS; r++) {
@@ -154,7 +154,7 @@ fn main(
           if (DROPOUT) {
             let t = group.y * T + firstQuery + c * WORKGROUP_X + x;
             let s = firstKey + r * WORKGROUP_Y + row;
-            f = dropoutFactor(random[0], random[1], dropout, t * T + s);
+            f = dropoutFactor(random[0], random[1], sizes.dropout, t * T + s);
           }
           kept[j] = f * p;
           ds[j] = p * (f * slopes[r * COLUMNS + c] - dyDotY[c]);
@@ -166,7 +166,7 @@ fn main(
     workgroupBarrier();
 
     // pTile[i][r][row][t] are the queries t, t + WORKGROUP_X, …: four of the columns, not neighbours
-    for (var t = 0u; t < WORKGROUP_X; t++) {
+    for (var t = 0u; t < sizes.lanes; t++) {
       // unroll
       for (var i = 0u; i < COLUMN_QUADS; i++) {
         var kept: array<vec4f, ROWS>;

@@ -6,7 +6,6 @@
 enable f16;
 
 alias real = f16; // element type of qkv, y, dy and dqkv
-const T: u32 = 1;
 const NH: u32 = 1;
 const HS: u32 = 4;
 const DROPOUT: bool = false;
@@ -24,10 +23,11 @@ const SCALE: f32 = 1.0 / sqrt(f32(HS));
 @group(0) @binding(4) var<storage, read> random: array<u32>; // seed, counter
 @group(0) @binding(5) var<storage, read_write> dqkv: array<real4>;
 @group(0) @binding(6) var<storage, read_write> delta: array<f32>;
-@group(0) @binding(7) var<uniform> dropout: vec4u; // site, threshold, bits of 1 / (1 - rate)
+@group(0) @binding(7) var<uniform> sizes: Sizes;
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
+  let T = sizes.T;
   let t = group.x * WORKGROUP_SIZE + local.x;
   if (t >= T) { return; }
   let row = group.y * T + t; // of [B·NH, T]
@@ -59,7 +59,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
     }
     let p = exp(scores.x + scores.y + scores.z + scores.w - lse);
     var dp = slopes.x + slopes.y + slopes.z + slopes.w;
-    if (DROPOUT) { dp *= dropoutFactor(random[0], random[1], dropout, row * T + s); }
+    if (DROPOUT) { dp *= dropoutFactor(random[0], random[1], sizes.dropout, row * T + s); }
     let ds = SCALE * p * (dp - dyDotY);
     // unroll
     for (var i = 0u; i < QUADS; i++) {

@@ -7,7 +7,6 @@ enable f16;
 
 alias real = f16; // element type of qkv, y, dy and dqkv
 alias held = f16; // element type of the tiles of q, k, v and dy
-const T: u32 = 1;
 const NH: u32 = 1;
 const HS: u32 = 32;
 const DROPOUT: bool = false;
@@ -41,7 +40,7 @@ const LOWEST: f32 = -3.0e38;
 @group(0) @binding(4) var<storage, read> random: array<u32>; // seed, counter
 @group(0) @binding(5) var<storage, read_write> dqkv: array<real4>;
 @group(0) @binding(6) var<storage, read_write> delta: array<f32>;
-@group(0) @binding(7) var<uniform> dropout: vec4u; // site, threshold, bits of 1 / (1 - rate)
+@group(0) @binding(7) var<uniform> sizes: Sizes;
 
 var<workgroup> qTile: array<array<array<held4, PADDED>, WORKGROUP_Y>, ROWS>;
 var<workgroup> dyTile: array<array<array<held4, PADDED>, WORKGROUP_Y>, ROWS>;
@@ -56,6 +55,7 @@ fn main(
   @builtin(local_invocation_id) local: vec3u,
   @builtin(local_invocation_index) index: u32,
 ) {
+  let T = sizes.T;
   let x = local.x;
   let row = local.y;
   let firstQuery = (groups.x - 1 - group.x) * QUERIES; // the longest rows start first
@@ -114,7 +114,7 @@ fn main(
 
     // Naga zeroes only once what a loop declares without a value
     var scores = array<f32, PAIRS>(); // q · k
-    for (var i = 0u; i < QUADS; i++) {
+    for (var i = 0u; i < sizes.quads; i++) {
       var qs: array<vec4f, ROWS>;
       // unroll
       for (var r = 0u; r < ROWS; r++) {
@@ -131,7 +131,7 @@ fn main(
       }
     }
     var slopes = array<f32, PAIRS>(); // dy · v
-    for (var i = 0u; i < QUADS; i++) {
+    for (var i = 0u; i < sizes.quads; i++) {
       var dys: array<vec4f, ROWS>;
       // unroll
       for (var r = 0u; r < ROWS; r++) {
@@ -171,7 +171,7 @@ fn main(
           if (DROPOUT) {
             let t = group.y * T + firstQuery + r * WORKGROUP_Y + row;
             let s = firstKey + c * WORKGROUP_X + x;
-            dp *= dropoutFactor(random[0], random[1], dropout, t * T + s);
+            dp *= dropoutFactor(random[0], random[1], sizes.dropout, t * T + s);
           }
           ds[j] = p * (dp - dyDotY[r]);
         }
@@ -181,7 +181,7 @@ fn main(
     workgroupBarrier();
 
     // dsTile[i][r][row][s] are the keys s, s + WORKGROUP_X, …: four of the columns, not neighbours
-    for (var s = 0u; s < WORKGROUP_X; s++) {
+    for (var s = 0u; s < sizes.lanes; s++) {
       // unroll
       for (var i = 0u; i < COLUMN_QUADS; i++) {
         var ds: array<vec4f, ROWS>;

@@ -7,7 +7,6 @@
 enable f16;
 
 alias real = f16; // element type of qkv and y
-const T: u32 = 1;
 const NH: u32 = 1;
 const HS: u32 = 4;
 const DROPOUT: bool = false;
@@ -22,10 +21,11 @@ const SCALE: f32 = 1.0 / sqrt(f32(HS));
 @group(0) @binding(1) var<storage, read> random: array<u32>; // seed, counter
 @group(0) @binding(2) var<storage, read_write> y: array<real4>;
 @group(0) @binding(3) var<storage, read_write> logSumExp: array<f32>;
-@group(0) @binding(4) var<uniform> dropout: vec4u; // site, threshold, bits of 1 / (1 - rate)
+@group(0) @binding(4) var<uniform> sizes: Sizes;
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
+  let T = sizes.T;
   let t = group.x * WORKGROUP_SIZE + local.x;
   if (t >= T) { return; }
   let row = group.y * T + t; // of [B·NH, T]
@@ -54,7 +54,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
     var p = exp(score - raised);
     highest = raised;
     total = total * decay + p;
-    if (DROPOUT) { p *= dropoutFactor(random[0], random[1], dropout, row * T + s); }
+    if (DROPOUT) { p *= dropoutFactor(random[0], random[1], sizes.dropout, row * T + s); }
     // unroll
     for (var i = 0u; i < QUADS; i++) {
       sums[i] = sums[i] * decay + p * vec4f(qkv[v + i]);

@@ -9,7 +9,6 @@ enable f16;
 
 alias real = f16; // element type of qkv and y
 alias held = f16; // element type of the tiles of q, k and v
-const T: u32 = 1;
 const NH: u32 = 1;
 const HS: u32 = 32;
 const DROPOUT: bool = false;
@@ -42,7 +41,7 @@ const LOWEST: f32 = -3.0e38;
 @group(0) @binding(1) var<storage, read> random: array<u32>; // seed, counter
 @group(0) @binding(2) var<storage, read_write> y: array<real4>;
 @group(0) @binding(3) var<storage, read_write> logSumExp: array<f32>;
-@group(0) @binding(4) var<uniform> dropout: vec4u; // site, threshold, bits of 1 / (1 - rate)
+@group(0) @binding(4) var<uniform> sizes: Sizes;
 
 // row r of a tile is [r / WORKGROUP_Y][r % WORKGROUP_Y] of q, [r / WORKGROUP_X][r % WORKGROUP_X] of kv
 var<workgroup> q: array<array<array<held4, PADDED>, WORKGROUP_Y>, ROWS>;
@@ -57,6 +56,7 @@ fn main(
   @builtin(local_invocation_id) local: vec3u,
   @builtin(local_invocation_index) index: u32,
 ) {
+  let T = sizes.T;
   let x = local.x;
   let row = local.y;
   let firstQuery = (groups.x - 1 - group.x) * QUERIES; // the longest rows start first
@@ -91,7 +91,7 @@ fn main(
     workgroupBarrier();
 
     var scores = array<f32, SCORES>(); // Naga zeroes once what a loop only declares
-    for (var i = 0u; i < QUADS; i++) {
+    for (var i = 0u; i < sizes.quads; i++) {
       var qs: array<vec4f, ROWS>;
       // unroll
       for (var r = 0u; r < ROWS; r++) {
@@ -163,7 +163,7 @@ fn main(
           if (DROPOUT) {
             let t = group.y * T + firstQuery + r * WORKGROUP_Y + row;
             let s = firstKey + c * WORKGROUP_X + x;
-            kept[j] *= dropoutFactor(random[0], random[1], dropout, t * T + s);
+            kept[j] *= dropoutFactor(random[0], random[1], sizes.dropout, t * T + s);
           }
         }
         p[i][r][row][x] = kept;
@@ -172,7 +172,7 @@ fn main(
     workgroupBarrier();
 
     // p[i][r][row][k] are the keys k, k + WORKGROUP_X, …: four of the tile's columns, not neighbours
-    for (var k = 0u; k < WORKGROUP_X; k++) {
+    for (var k = 0u; k < sizes.lanes; k++) {
       // unroll
       for (var i = 0u; i < COLUMN_QUADS; i++) {
         var ps: array<vec4f, ROWS>;

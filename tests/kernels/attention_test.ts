@@ -7,7 +7,7 @@ import {
 import * as reference from "../../kernels/attention/reference.ts";
 import { Program } from "../../kernels/program.ts";
 import { dropoutFactor } from "../../kernels/random.ts";
-import { type DType, upload } from "../../kernels/tensor.ts";
+import { download, type DType, upload } from "../../kernels/tensor.ts";
 import {
   assertClose,
   assertGradient,
@@ -42,7 +42,10 @@ interface Case extends reference.AttentionShape {
 }
 
 /** Runs forward and backward on the device and compares with the reference. */
-async function check({ B, T, NH, HS, dtype, variant, rate = 0 }: Case): Promise<void> {
+async function check(
+  { B, T, NH, HS, dtype, variant, rate = 0 }: Omit<Case, "variant"> & Partial<Case>,
+  on = device,
+): Promise<void> {
   const seed = freshSeed(), C = NH * HS, site = 5;
   const random = testRandom(seed);
   const values = {
@@ -60,16 +63,13 @@ async function check({ B, T, NH, HS, dtype, variant, rate = 0 }: Case): Promise<
     dqkv: poisoned("dqkv", { shape: [B * T, 3 * C], dtype }),
     random: tensorOf("random", { shape: [2], dtype: "u32" }, [seed, 3]),
   };
-  const options = { T, heads: NH, rate, site, variant };
-  const [y, logSumExp, dqkv] = await runProgram(
-    (program) => {
-      attentionForward(program, t, t, options);
-      attentionBackward(program, t, t, options);
-    },
-    t.y,
-    t.logSumExp,
-    t.dqkv,
-  );
+  const options = { T, heads: NH, rate, site, ...(variant ? { variant } : {}) };
+  const program = new Program(on);
+  attentionForward(program, t, t, options);
+  attentionBackward(program, t, t, options);
+  program.run();
+  const [y, logSumExp, dqkv] = await download(device, t.y, t.logSumExp, t.dqkv);
+  program.destroy();
   const shape = { B, T, NH, HS };
   const factor = (index: number) =>
     rate === 0 ? 1 : dropoutFactor({ seed, counter: 3, rate, site, index });
@@ -101,6 +101,32 @@ for (const { dtypes = REAL_TYPES, ...shape } of CASES) {
     Deno.test(`attention in ${variant} matches the reference in ${dtype} at ${size}`, () =>
       check({ ...shape, dtype }));
   }
+}
+
+for (const dtype of REAL_TYPES) {
+  Deno.test(`attention matches the reference in ${dtype} in every tile that the tuner may choose`, async () => {
+    const shape = { B: 1, T: 67, NH: 1, HS: 32, dtype };
+    const gpu = { ...device, isCpu: false, choices: new Map<string, string>() };
+    const program = new Program(gpu), C = shape.NH * shape.HS;
+    const row = (columns: number) => poisoned("", { shape: [shape.T, columns], dtype });
+    const t = { qkv: row(3 * C), dqkv: row(3 * C), y: row(C), dy: row(C) };
+    const perHead = poisoned("", { shape: [1, 1, shape.T], dtype: "f32" });
+    attentionForward(program, t, { ...t, logSumExp: perHead }, { T: shape.T, heads: 1 });
+    attentionBackward(program, { ...t, logSumExp: perHead }, { ...t, delta: perHead }, {
+      T: shape.T,
+      heads: 1,
+    });
+    const tunables = [...program.tunables.values()];
+    assert.equal(tunables.length, 3);
+    const most = Math.max(...tunables.map(({ variants }) => variants.length));
+    assert.ok(most >= (dtype === "f16" ? 4 : 2), `only ${most} variants`);
+    for (let i = 0; i < most; i++) {
+      for (const { key, variants } of tunables) {
+        gpu.choices.set(key, variants[i % variants.length]!);
+      }
+      await check(shape, gpu);
+    }
+  });
 }
 
 for (const variant of ["rows", "tiles"] as const) {
