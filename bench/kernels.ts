@@ -11,14 +11,9 @@ import { dropoutForward } from "../kernels/dropout/dropout.ts";
 import { embeddingBackward, embeddingForward } from "../kernels/embedding/embedding.ts";
 import { geluBackward, geluForward } from "../kernels/gelu/gelu.ts";
 import { gradientNorm, gradientNormBlocks } from "../kernels/gradient_norm/gradient_norm.ts";
-import {
-  layernormBackward,
-  layernormForward,
-  layernormPartialsShape,
-} from "../kernels/layernorm/layernorm.ts";
+import { layernormBackward, layernormForward } from "../kernels/layernorm/layernorm.ts";
 import { linearBackward, linearForward } from "../kernels/linear/linear.ts";
 import { matmul } from "../kernels/matmul/matmul.ts";
-import { residualBackward, residualForward } from "../kernels/residual/residual.ts";
 import type { DType } from "../kernels/tensor.ts";
 import { logitsColumns, logitsRows } from "../model/activations.ts";
 import { headLogits, headLossBackward, headSlices } from "../model/head.ts";
@@ -202,40 +197,42 @@ function attentionBenches(
   ];
 }
 
+/** Layer-norms as training has them: of what a block adds to the residual stream. */
 function layernormBenches({ M, C, dtype }: { M: number; C: number; dtype: DType }): KernelBench[] {
   const stream = bytesOf(M * C, "f32"), branch = bytesOf(M * C, dtype);
   return [
     {
-      name: `layernorm forward f32 to ${dtype} [${M},${C}]`,
-      work: { bytes: stream + branch },
+      name: `residual and layernorm forward ${dtype} [${M},${C}]`,
+      // x and z are read, their sum and y are written
+      work: { bytes: 2 * stream + 2 * branch },
       record(program, make) {
         layernormForward(program, {
           x: make.noise([M, C], "f32"),
+          z: make.noise([M, C], dtype),
           weight: make.noise([C], "f32"),
           bias: make.noise([C], "f32"),
         }, {
+          sum: make.zeros([M, C], "f32"),
           y: make.zeros([M, C], dtype),
-          mean: make.zeros([M], "f32"),
-          rstd: make.zeros([M], "f32"),
+          statistics: make.zeros([M, 2], "f32"),
         });
       },
     },
     {
-      name: `layernorm backward ${dtype} to f32 [${M},${C}]`,
-      // x and dy are read, dx is read and written
-      work: { bytes: 3 * stream + branch },
+      name: `residual and layernorm backward ${dtype} [${M},${C}]`,
+      // x and dy are read, dx is read and written, dz is written
+      work: { bytes: 3 * stream + 2 * branch },
       record(program, make) {
         layernormBackward(program, {
           x: make.noise([M, C], "f32"),
           weight: make.noise([C], "f32"),
-          mean: make.noise([M], "f32"),
-          rstd: make.noise([M], "f32"),
+          statistics: make.noise([M, 2], "f32"),
           dy: make.noise([M, C], dtype),
         }, {
           dx: make.zeros([M, C], "f32"),
+          dz: make.zeros([M, C], dtype),
           dweight: make.zeros([C], "f32"),
           dbias: make.zeros([C], "f32"),
-          partials: make.zeros(layernormPartialsShape(M, C), "f32"),
         }, { accumulateDx: true });
       },
     },
@@ -260,22 +257,6 @@ function elementBenches({ M, C, dtype }: { M: number; C: number; dtype: DType })
       record(program, make) {
         const x = make.noise([M, 4 * C], dtype), dy = make.noise([M, 4 * C], dtype);
         geluBackward(program, { x, dy }, { dx: make.zeros([M, 4 * C], dtype) });
-      },
-    },
-    {
-      name: `residual forward ${dtype} to f32 [${M},${C}]`,
-      work: { bytes: 2 * stream + branch },
-      record(program, make) {
-        const x = make.noise([M, C], "f32"), z = make.noise([M, C], dtype);
-        residualForward(program, { x, z }, { y: make.zeros([M, C], "f32") });
-      },
-    },
-    {
-      name: `residual backward f32 to ${dtype} [${M},${C}]`,
-      work: { bytes: stream + branch },
-      record(program, make) {
-        const dy = make.noise([M, C], "f32");
-        residualBackward(program, { dy }, { dz: make.zeros([M, C], dtype) });
       },
     },
     {

@@ -4,7 +4,6 @@ import { geluForward } from "../kernels/gelu/gelu.ts";
 import { layernormForward } from "../kernels/layernorm/layernorm.ts";
 import { linearForward } from "../kernels/linear/linear.ts";
 import { Program } from "../kernels/program.ts";
-import { residualForward } from "../kernels/residual/residual.ts";
 import { createTensor, download, type DType, type Tensor, upload } from "../kernels/tensor.ts";
 import { type Gpt, masterOf, matrixOf } from "../model/gpt.ts";
 import { headLogits } from "../model/head.ts";
@@ -56,7 +55,7 @@ export function createDecoder(model: Gpt): Decoder {
   const ln = matrixRow("ln", C), qkv = matrixRow("qkv", 3 * C), attention = matrixRow("y", C);
   const hidden = matrixRow("hidden", 4 * C), gelu = matrixRow("gelu", 4 * C);
   const projected = matrixRow("projected", C), logits = matrixRow("logits", V);
-  const mean = tensor("mean", [1], dtypes.statistic), rstd = tensor("rstd", [1], dtypes.statistic);
+  const statistics = tensor("statistics", [1, 2], dtypes.statistic);
 
   const program = new Program(device);
   const [x, middle] = streams as [Tensor, Tensor];
@@ -65,22 +64,20 @@ export function createDecoder(model: Gpt): Decoder {
     { cursor, wte: masterOf(model, "wte.weight"), wpe: masterOf(model, "wpe.weight") },
     { y: x },
   );
+  const layernorm = (name: string, inputs: { x: Tensor; z?: Tensor }, sum?: Tensor) => {
+    const weight = masterOf(model, `${name}.weight`), bias = masterOf(model, `${name}.bias`);
+    const outputs = { y: ln, statistics, ...(sum ? { sum } : {}) };
+    layernormForward(program, { ...inputs, weight, bias }, outputs);
+  };
+  layernorm("h.0.ln_1", { x });
   for (let i = 0; i < layers; i++) {
     const matrix = (name: string) => matrixOf(model, `h.${i}.${name}.weight`);
-    const vector = (name: string) => masterOf(model, `h.${i}.${name}`);
     const cache = (name: string) => tensor(`${name} ${i}`, [NH, L, C / NH], dtypes.matrix);
-    const linear = (input: Tensor, name: string, y: Tensor) =>
-      linearForward(program, { x: input, weight: matrix(name), bias: vector(`${name}.bias`) }, {
-        y,
-      });
-    const layernorm = (input: Tensor, name: string) =>
-      layernormForward(
-        program,
-        { x: input, weight: vector(`${name}.weight`), bias: vector(`${name}.bias`) },
-        { y: ln, mean, rstd },
-      );
+    const linear = (input: Tensor, name: string, y: Tensor) => {
+      const bias = masterOf(model, `h.${i}.${name}.bias`);
+      linearForward(program, { x: input, weight: matrix(name), bias }, { y });
+    };
 
-    layernorm(x, "ln_1");
     linear(ln, "attn.c_attn", qkv);
     attentionDecode(program, { qkv, cursor }, {
       keys: cache("keys"),
@@ -88,18 +85,12 @@ export function createDecoder(model: Gpt): Decoder {
       y: attention,
     });
     linear(attention, "attn.c_proj", projected);
-    residualForward(program, { x, z: projected }, { y: middle });
-    layernorm(middle, "ln_2");
+    layernorm(`h.${i}.ln_2`, { x, z: projected }, middle);
     linear(ln, "mlp.c_fc", hidden);
     geluForward(program, { x: hidden }, { y: gelu });
     linear(gelu, "mlp.c_proj", projected);
-    residualForward(program, { x: middle, z: projected }, { y: x });
+    layernorm(i + 1 < layers ? `h.${i + 1}.ln_1` : "ln_f", { x: middle, z: projected }, x);
   }
-  layernormForward(
-    program,
-    { x, weight: masterOf(model, "ln_f.weight"), bias: masterOf(model, "ln_f.bias") },
-    { y: ln, mean, rstd },
-  );
   headLogits(program, { x: ln, wte: matrixOf(model, "wte.weight") }, { logits });
 
   let history: number[] = [];

@@ -14,3 +14,15 @@ fn dropoutFactor(seed: u32, counter: u32, dropout: vec4u, index: u32) -> f32 {
   let draw = pcgHash(index + pcgHash(dropout.x + pcgHash(counter + pcgHash(seed))));
   return select(bitcast<f32>(dropout.z), 0.0, draw < dropout.y);
 }
+
+// The same for elements index … index + 3.
+fn fourDropoutFactors(seed: u32, counter: u32, dropout: vec4u, index: u32) -> vec4f {
+  let place = pcgHash(dropout.x + pcgHash(counter + pcgHash(seed)));
+  let draws = vec4u(
+    pcgHash(index + place),
+    pcgHash(index + 1 + place),
+    pcgHash(index + 2 + place),
+    pcgHash(index + 3 + place),
+  );
+  return select(vec4f(bitcast<f32>(dropout.z)), vec4f(), draws < vec4u(dropout.y));
+}

@@ -1,4 +1,3 @@
-import { layernormPartialsShape } from "../kernels/layernorm/layernorm.ts";
 import type { Device } from "../kernels/device.ts";
 import { bytesPerElement, createTensor, type DType, type Tensor } from "../kernels/tensor.ts";
 import type { GptConfig } from "./config.ts";
@@ -68,22 +67,19 @@ function activationTable(
     row("embedded", [M, C], "stream", "forward"),
     row("x", [M, C], "stream", "kept"), // what enters the first block
     row("ln1", [M, C], "matrix", "kept", true),
-    row("ln1.mean", [M], "statistic", "kept", true),
-    row("ln1.rstd", [M], "statistic", "kept", true),
+    row("ln1.statistics", [M, 2], "statistic", "kept", true),
     row("qkv", [M, 3 * C], "matrix", "kept", true),
     row("attention", [M, C], "matrix", "kept", true),
     row("attention.logSumExp", [B, NH, T], "statistic", "kept", true),
     row("projected", [M, C], "matrix", "forward"), // what a block adds to the stream
     row("middle", [M, C], "stream", "kept", true), // x after attention
     row("ln2", [M, C], "matrix", "kept", true),
-    row("ln2.mean", [M], "statistic", "kept", true),
-    row("ln2.rstd", [M], "statistic", "kept", true),
+    row("ln2.statistics", [M, 2], "statistic", "kept", true),
     row("hidden", [M, 4 * C], "matrix", "kept", true),
     row("gelu", [M, 4 * C], "matrix", "kept", true),
     row("out", [M, C], "stream", "kept", true), // x after the MLP
     row("lnf", [M, C], "matrix", "kept"),
-    row("lnf.mean", [M], "statistic", "kept"),
-    row("lnf.rstd", [M], "statistic", "kept"),
+    row("lnf.statistics", [M, 2], "statistic", "kept"),
     row("logits", [R, logitsColumns(config)], "matrix", "forward"), // and then dlogits, in place
     row("losses", [M], "statistic", "forward"),
 
@@ -96,7 +92,6 @@ function activationTable(
     row("dqkv", [M, 3 * C], "matrix", "backward"),
     row("attention.delta", [B, NH, T], "statistic", "backward"),
     row("dembedded", [M, C], "stream", "backward"),
-    row("ln.partials", layernormPartialsShape(M, C), "statistic", "backward"),
   ];
 }
 

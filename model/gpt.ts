@@ -7,7 +7,6 @@ import { geluBackward, geluForward } from "../kernels/gelu/gelu.ts";
 import { layernormBackward, layernormForward } from "../kernels/layernorm/layernorm.ts";
 import { linearBackward, linearForward } from "../kernels/linear/linear.ts";
 import type { Program } from "../kernels/program.ts";
-import { residualBackward, residualForward } from "../kernels/residual/residual.ts";
 import type { Tensor } from "../kernels/tensor.ts";
 import type { Activations, BatchShape } from "./activations.ts";
 import { type GptConfig, validateConfig } from "./config.ts";
@@ -135,17 +134,17 @@ export function forward(
   } else {
     embeddingForward(program, { tokens, wte, wpe }, { y: x }, { T });
   }
+  layernormForward(
+    program,
+    { x, weight: masterOf(model, "h.0.ln_1.weight"), bias: masterOf(model, "h.0.ln_1.bias") },
+    { y: at("ln1", 0), statistics: at("ln1.statistics", 0) },
+  );
 
   for (let i = 0; i < layers; i++) {
     const matrix = (name: string) => matrixOf(model, `h.${i}.${name}`);
     const vector = (name: string) => masterOf(model, `h.${i}.${name}`);
 
-    // x = x + attention(layernorm(x))
-    layernormForward(
-      program,
-      { x, weight: vector("ln_1.weight"), bias: vector("ln_1.bias") },
-      { y: at("ln1", i), mean: at("ln1.mean", i), rstd: at("ln1.rstd", i) },
-    );
+    // attention(ln1), added to x
     linearForward(
       program,
       { x: at("ln1", i), weight: matrix("attn.c_attn.weight"), bias: vector("attn.c_attn.bias") },
@@ -166,18 +165,15 @@ export function forward(
       },
       { y: at("projected") },
     );
-    residualForward(program, { x, z: at("projected"), ...noise }, { y: at("middle", i) }, {
-      rate,
-      site: SITE.projection(i),
-    });
-    x = at("middle", i);
-
-    // x = x + mlp(layernorm(x))
     layernormForward(
       program,
-      { x, weight: vector("ln_2.weight"), bias: vector("ln_2.bias") },
-      { y: at("ln2", i), mean: at("ln2.mean", i), rstd: at("ln2.rstd", i) },
+      { x, z: at("projected"), ...noise, weight: vector("ln_2.weight"), bias: vector("ln_2.bias") },
+      { sum: at("middle", i), y: at("ln2", i), statistics: at("ln2.statistics", i) },
+      { rate, site: SITE.projection(i) },
     );
+    x = at("middle", i);
+
+    // mlp(ln2), added to x
     linearForward(
       program,
       { x: at("ln2", i), weight: matrix("mlp.c_fc.weight"), bias: vector("mlp.c_fc.bias") },
@@ -189,18 +185,29 @@ export function forward(
       { x: at("gelu", i), weight: matrix("mlp.c_proj.weight"), bias: vector("mlp.c_proj.bias") },
       { y: at("projected") },
     );
-    residualForward(program, { x, z: at("projected"), ...noise }, { y: at("out", i) }, {
-      rate,
-      site: SITE.mlp(i),
-    });
+    const next = layernormAfter(model, activations, i);
+    layernormForward(
+      program,
+      { x, z: at("projected"), ...noise, weight: next.weight, bias: next.bias },
+      { sum: at("out", i), y: next.y, statistics: next.statistics },
+      { rate, site: SITE.mlp(i) },
+    );
     x = at("out", i);
   }
+}
 
-  layernormForward(
-    program,
-    { x, weight: masterOf(model, "ln_f.weight"), bias: masterOf(model, "ln_f.bias") },
-    { y: at("lnf"), mean: at("lnf.mean"), rstd: at("lnf.rstd") },
-  );
+/** The layer-norm that reads what layer i gives out: that of the next layer's attention, or the last. */
+function layernormAfter(model: Gpt, { at }: Activations, i: number) {
+  const last = i === model.config.layers - 1;
+  const name = last ? "ln_f" : `h.${i + 1}.ln_1`;
+  const activation = (key: string) => last ? at(`lnf${key}`) : at(`ln1${key}`, i + 1);
+  return {
+    name,
+    weight: masterOf(model, `${name}.weight`),
+    bias: masterOf(model, `${name}.bias`),
+    y: activation(""),
+    statistics: activation(".statistics"),
+  };
 }
 
 /** What a backward pass reads beside the activations of its forward pass. */
@@ -239,7 +246,7 @@ export function backward(
   const { layers, heads } = model.config;
   const noise = random ? { random } : {};
   const gradient = (name: string) => tensorNamed(gradients, name);
-  const dx = at("dx"), partials = at("ln.partials");
+  const dx = at("dx");
 
   headLossBackward(
     program,
@@ -252,18 +259,6 @@ export function backward(
     },
     { labelSmoothing, accumulate },
   );
-  layernormBackward(
-    program,
-    {
-      x: layers > 0 ? at("out", layers - 1) : at("x"),
-      weight: masterOf(model, "ln_f.weight"),
-      mean: at("lnf.mean"),
-      rstd: at("lnf.rstd"),
-      dy: at("dln"),
-    },
-    { dx, dweight: gradient("ln_f.weight"), dbias: gradient("ln_f.bias"), partials },
-    { accumulate, accumulateDx: false },
-  );
 
   for (let i = layers - 1; i >= 0; i--) {
     const matrix = (name: string) => matrixOf(model, `h.${i}.${name}`);
@@ -271,11 +266,19 @@ export function backward(
     const dweight = (name: string) => gradient(`h.${i}.${name}.weight`);
     const dbias = (name: string) => gradient(`h.${i}.${name}.bias`);
 
-    // x = x + mlp(layernorm(x))
-    residualBackward(program, { dy: dx, ...noise }, { dz: at("dprojected") }, {
-      rate,
-      site: SITE.mlp(i),
-    });
+    // mlp(ln2), added to x
+    const next = layernormAfter(model, activations, i);
+    layernormBackward(
+      program,
+      { ...next, x: at("out", i), dy: at("dln"), ...noise },
+      {
+        dx,
+        dz: at("dprojected"),
+        dweight: gradient(`${next.name}.weight`),
+        dbias: gradient(`${next.name}.bias`),
+      },
+      { rate, site: SITE.mlp(i), accumulate, accumulateDx: i < layers - 1 },
+    );
     linearBackward(
       program,
       { x: at("gelu", i), weight: matrix("mlp.c_proj.weight"), dy: at("dprojected") },
@@ -289,24 +292,20 @@ export function backward(
       { dx: at("dln"), dweight: dweight("mlp.c_fc"), dbias: dbias("mlp.c_fc") },
       { accumulate },
     );
+
+    // attention(ln1), added to x
     layernormBackward(
       program,
       {
         x: at("middle", i),
         weight: vector("ln_2.weight"),
-        mean: at("ln2.mean", i),
-        rstd: at("ln2.rstd", i),
+        statistics: at("ln2.statistics", i),
         dy: at("dln"),
+        ...noise,
       },
-      { dx, dweight: dweight("ln_2"), dbias: dbias("ln_2"), partials },
-      { accumulate, accumulateDx: true },
+      { dx, dz: at("dprojected"), dweight: dweight("ln_2"), dbias: dbias("ln_2") },
+      { rate, site: SITE.projection(i), accumulate, accumulateDx: true },
     );
-
-    // x = x + attention(layernorm(x))
-    residualBackward(program, { dy: dx, ...noise }, { dz: at("dprojected") }, {
-      rate,
-      site: SITE.projection(i),
-    });
     linearBackward(
       program,
       { x: at("attention", i), weight: matrix("attn.c_proj.weight"), dy: at("dprojected") },
@@ -331,20 +330,19 @@ export function backward(
       { dx: at("dln"), dweight: dweight("attn.c_attn"), dbias: dbias("attn.c_attn") },
       { accumulate },
     );
-    layernormBackward(
-      program,
-      {
-        x: i > 0 ? at("out", i - 1) : at("x"),
-        weight: vector("ln_1.weight"),
-        mean: at("ln1.mean", i),
-        rstd: at("ln1.rstd", i),
-        dy: at("dln"),
-      },
-      { dx, dweight: dweight("ln_1"), dbias: dbias("ln_1"), partials },
-      { accumulate, accumulateDx: true },
-    );
   }
 
+  layernormBackward(
+    program,
+    {
+      x: at("x"),
+      weight: masterOf(model, "h.0.ln_1.weight"),
+      statistics: at("ln1.statistics", 0),
+      dy: at("dln"),
+    },
+    { dx, dweight: gradient("h.0.ln_1.weight"), dbias: gradient("h.0.ln_1.bias") },
+    { accumulate, accumulateDx: true },
+  );
   let dembedded = dx;
   if (rate > 0) {
     dembedded = at("dembedded");

@@ -29,8 +29,8 @@ async function task(name: string, args: string[], { input = "" } = {}): Promise<
   await writer.close();
   const { code, stdout, stderr } = await child.output();
   const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
-  // the Vulkan loader says this itself on machines without a session
-  const noise = /^error: XDG_RUNTIME_DIR.*\n/gm;
+  // said by the Vulkan loader on machines without a session, and by Deno when its cache is cold
+  const noise = /^(error: XDG_RUNTIME_DIR|Download ).*\n/gm;
   return { code, stdout: text(stdout), stderr: text(stderr).replaceAll(noise, "") };
 }
 

@@ -1,52 +1,91 @@
-// dx = rstd · (g − mean(g) − x̂ · mean(g · x̂)), g = dy · weight, x̂ = (x − mean) · rstd.
-// x, dy, dx: [M,C]; weight: [C]; mean, rstd: [M]; dx is set or accumulated
+// dx = rstd · (g − mean(g) − x̂ · mean(g · x̂)), g = dy · weight, x̂ = (x − mean) · rstd; set or added to.
+// Partial sums of dweight = Σ dy · x̂ and dbias = Σ dy over the rows of this workgroup's block.
+// x, dy, dx: [M,C]; weight: [C]; statistics: [M], mean and rstd; partials: [P,2,C]
+//
+// output() writes dx, and with mask.wgsl what of it goes to the block that was added to the stream.
 enable f16;
 
-alias xType = f16;
-alias dyType = f16;
-const M: u32 = 1;
-const C: u32 = 1;
+alias xType = vec4<f16>;
+alias dyType = vec4<f16>;
 const ACCUMULATE: bool = false;
-const LANES: u32 = 8;
-const ROWS: u32 = 8;
+const UNIFORM: u32 = 6;
 
 @group(0) @binding(0) var<storage, read> x: array<xType>;
-@group(0) @binding(1) var<storage, read> weight: array<f32>;
-@group(0) @binding(2) var<storage, read> mean: array<f32>;
-@group(0) @binding(3) var<storage, read> rstd: array<f32>;
-@group(0) @binding(4) var<storage, read> dy: array<dyType>;
-@group(0) @binding(5) var<storage, read_write> dx: array<f32>;
+@group(0) @binding(1) var<storage, read> weight: array<vec4f>;
+@group(0) @binding(2) var<storage, read> statistics: array<vec2f>;
+@group(0) @binding(3) var<storage, read> dy: array<dyType>;
+@group(0) @binding(4) var<storage, read_write> dx: array<vec4f>;
+@group(0) @binding(5) var<storage, read_write> partials: array<vec4f>;
+@group(0) @binding(UNIFORM) var<uniform> sizes: Sizes;
 
-const SUMS: u32 = LANES * ROWS;
-var<workgroup> sums: array<vec2f, SUMS>;
+var<workgroup> columns: array<vec4f, SHARES>;
 
 @compute @workgroup_size(LANES, ROWS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
-  let m = (group.y * 32768 + group.x) * ROWS + local.y;
-  let row = min(m, M - 1);
-  let first = row * C;
-  let average = mean[row];
-  let scale = rstd[row];
+  let columns4 = sizes.columns4;
+  let C = f32(4 * columns4);
+  var dweight: array<vec4f, QUADS>;
+  var dbias: array<vec4f, QUADS>;
 
-  var share = vec2f(); // sums of g and of g · x̂
-  for (var c = local.x; c < C; c += LANES) {
-    let g = f32(dy[first + c]) * weight[c];
-    share += g * vec2f(1.0, (f32(x[first + c]) - average) * scale);
+  for (var row = 0u; row < sizes.block; row += ROWS) {
+    let m = group.x * sizes.block + row + local.y;
+    let here = m < sizes.M; // rows past the end keep the barriers company
+    let average = statistics[min(m, sizes.M - 1)].x;
+    let scale = statistics[min(m, sizes.M - 1)].y;
+    var normalized: array<vec4f, QUADS>;
+    var slopes: array<vec4f, QUADS>; // g
+    var share = vec2f();
+    // unroll
+    for (var q = 0u; q < QUADS; q++) {
+      let c = local.x + q * LANES;
+      normalized[q] = vec4f();
+      slopes[q] = vec4f();
+      if (here && c < columns4) {
+        let given = vec4f(dy[m * columns4 + c]);
+        normalized[q] = (vec4f(x[m * columns4 + c]) - average) * scale;
+        slopes[q] = given * weight[c];
+        dweight[q] += given * normalized[q];
+        dbias[q] += given;
+      }
+      share += vec2f(dot(slopes[q], vec4f(1.0)), dot(slopes[q], normalized[q]));
+    }
+    let means = rowSums(share, local) / C;
+    // unroll
+    for (var q = 0u; q < QUADS; q++) {
+      let c = local.x + q * LANES;
+      if (here && c < columns4) {
+        let i = m * columns4 + c;
+        var slope = scale * (slopes[q] - means.x - normalized[q] * means.y);
+        if (ACCUMULATE) { slope += dx[i]; }
+        output(i, slope);
+      }
+    }
   }
-  sums[local.y * LANES + local.x] = share;
+
+  // the rows of the workgroup, added up one quad after the other
+  // unroll
+  for (var q = 0u; q < QUADS; q++) {
+    let c = local.x + q * LANES;
+    let at = group.x * 2 * columns4 + c;
+    let dweightSum = columnSum(dweight[q], local);
+    let dbiasSum = columnSum(dbias[q], local);
+    if (local.y == 0 && c < columns4) {
+      partials[at] = dweightSum;
+      partials[at + columns4] = dbiasSum;
+    }
+  }
+}
+
+// Sum over the rows of the workgroup, known to its first row.
+fn columnSum(value: vec4f, local: vec3u) -> vec4f {
+  workgroupBarrier(); // the sums before have been read
+  columns[local.y * LANES + local.x] = value;
   workgroupBarrier();
-  var means = vec2f();
-  for (var lane = 0u; lane < LANES; lane++) {
-    means += sums[local.y * LANES + lane];
+  var sum = value;
+  if (local.y == 0) {
+    for (var row = 1u; row < ROWS; row++) {
+      sum += columns[row * LANES + local.x];
+    }
   }
-  means /= f32(C);
-
-  if (m >= M) { return; }
-  for (var c = local.x; c < C; c += LANES) {
-    let g = f32(dy[first + c]) * weight[c];
-    let normalized = (f32(x[first + c]) - average) * scale;
-    var slope = scale * (g - means.x - normalized * means.y);
-    if (ACCUMULATE) { slope += dx[first + c]; }
-    dx[first + c] = slope;
-  }
+  return sum;
 }

@@ -1,22 +1,47 @@
-// dweight, dbias = sums of the blocks' partials; set or accumulated.   partials: [P,2,C]; dweight, dbias: [C]
-const P: u32 = 1;
-const C: u32 = 1;
+// dweight, dbias = sums of the blocks' partials; set or added to.   partials: [P,2,C]; dweight, dbias: [C]
+//
+// Each workgroup has COLUMNS vectors of four columns of dweight or dbias; SHARES invocations share one.
 const ACCUMULATE: bool = false;
-const WORKGROUP_SIZE: u32 = 64;
+const COLUMNS: u32 = 8;
+const SHARES: u32 = 32;
 
-@group(0) @binding(0) var<storage, read> partials: array<f32>;
-@group(0) @binding(1) var<storage, read_write> dweight: array<f32>;
-@group(0) @binding(2) var<storage, read_write> dbias: array<f32>;
+struct Sizes {
+  P: u32,
+  columns4: u32, // C / 4
+}
 
-@compute @workgroup_size(WORKGROUP_SIZE)
-fn main(@builtin(global_invocation_id) id: vec3u) {
-  let c = id.x;
-  if (c >= C) { return; }
-  var sums = vec2f();
-  for (var p = 0u; p < P; p++) {
-    sums += vec2f(partials[p * 2 * C + c], partials[p * 2 * C + C + c]);
+@group(0) @binding(0) var<storage, read> partials: array<vec4f>;
+@group(0) @binding(1) var<storage, read_write> dweight: array<vec4f>;
+@group(0) @binding(2) var<storage, read_write> dbias: array<vec4f>;
+@group(0) @binding(3) var<uniform> sizes: Sizes;
+
+const SUMS: u32 = COLUMNS * SHARES;
+var<workgroup> sums: array<vec4f, SUMS>;
+
+@compute @workgroup_size(COLUMNS, SHARES)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
+  let c = group.x * COLUMNS + local.x; // of dweight and dbias side by side
+  let columns = 2 * sizes.columns4;
+  var sum = vec4f();
+  if (c < columns) {
+    for (var p = local.y; p < sizes.P; p += SHARES) {
+      sum += partials[p * columns + c];
+    }
   }
-  if (ACCUMULATE) { sums += vec2f(dweight[c], dbias[c]); }
-  dweight[c] = sums.x;
-  dbias[c] = sums.y;
+  let place = local.y * COLUMNS + local.x;
+  sums[place] = sum;
+  for (var half = SHARES / 2; half > 0; half /= 2) {
+    workgroupBarrier();
+    if (local.y < half) { sums[place] += sums[place + half * COLUMNS]; }
+  }
+  if (local.y != 0) { return; }
+  sum = sums[place];
+  if (c < sizes.columns4) {
+    if (ACCUMULATE) { sum += dweight[c]; }
+    dweight[c] = sum;
+  } else if (c < columns) {
+    let at = c - sizes.columns4;
+    if (ACCUMULATE) { sum += dbias[at]; }
+    dbias[at] = sum;
+  }
 }

@@ -1,62 +1,51 @@
-// y = (x − mean) · rstd · weight + bias over each row.   x, y: [M,C]; weight, bias: [C]; mean, rstd: [M]
+// y = (x − mean) · rstd · weight + bias over each row.   x, y: [M,C]; weight, bias: [C]
+// statistics: [M], mean and rstd of each row
 //
-// LANES invocations share a row, ROWS rows a workgroup. The variance is that of the differences from
-// the mean, in a second walk: the mean of squares minus the square of the mean would cancel.
+// input() reads x, or with residual.wgsl adds what a block gives to the residual stream. The variance is that
+// of the differences from the mean: the mean of squares minus the square of the mean would cancel.
 enable f16;
 
-alias xType = f16;
-alias yType = f16;
-const M: u32 = 1;
-const C: u32 = 1;
+alias xType = vec4<f16>;
+alias yType = vec4<f16>;
 const EPSILON: f32 = 1e-5;
-const LANES: u32 = 8;
-const ROWS: u32 = 8;
+const UNIFORM: u32 = 5;
 
 @group(0) @binding(0) var<storage, read> x: array<xType>;
-@group(0) @binding(1) var<storage, read> weight: array<f32>;
-@group(0) @binding(2) var<storage, read> bias: array<f32>;
+@group(0) @binding(1) var<storage, read> weight: array<vec4f>;
+@group(0) @binding(2) var<storage, read> bias: array<vec4f>;
 @group(0) @binding(3) var<storage, read_write> y: array<yType>;
-@group(0) @binding(4) var<storage, read_write> mean: array<f32>;
-@group(0) @binding(5) var<storage, read_write> rstd: array<f32>;
-
-const SUMS: u32 = LANES * ROWS;
-var<workgroup> sums: array<f32, SUMS>;
-
-// Sum of one value of each lane of the row.
-fn rowSum(value: f32, local: vec3u) -> f32 {
-  sums[local.y * LANES + local.x] = value;
-  workgroupBarrier();
-  var sum = 0.0;
-  for (var lane = 0u; lane < LANES; lane++) {
-    sum += sums[local.y * LANES + lane];
-  }
-  workgroupBarrier();
-  return sum;
-}
+@group(0) @binding(4) var<storage, read_write> statistics: array<vec2f>;
+@group(0) @binding(UNIFORM) var<uniform> sizes: Sizes;
 
 @compute @workgroup_size(LANES, ROWS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
   let m = (group.y * 32768 + group.x) * ROWS + local.y;
-  let first = min(m, M - 1) * C; // rows past the end keep the barriers company
+  let columns4 = sizes.columns4;
+  let C = f32(4 * columns4);
+  let here = m < sizes.M; // rows past the end keep the barriers company
 
-  var sum = 0.0;
-  for (var c = local.x; c < C; c += LANES) {
-    sum += f32(x[first + c]);
+  var values: array<vec4f, QUADS>;
+  var sum = vec4f();
+  // unroll
+  for (var q = 0u; q < QUADS; q++) {
+    let c = local.x + q * LANES;
+    if (here && c < columns4) { values[q] = input(m * columns4 + c); }
+    sum += values[q];
   }
-  let average = rowSum(sum, local) / f32(C);
+  let average = rowSums(vec2f(dot(sum, vec4f(1.0)), 0.0), local).x / C;
   var squares = 0.0;
-  for (var c = local.x; c < C; c += LANES) {
-    let difference = f32(x[first + c]) - average;
-    squares += difference * difference;
+  // unroll
+  for (var q = 0u; q < QUADS; q++) {
+    values[q] = select(vec4f(), values[q] - average, local.x + q * LANES < columns4);
+    squares += dot(values[q], values[q]);
   }
-  let scale = inverseSqrt(rowSum(squares, local) / f32(C) + EPSILON);
+  let scale = inverseSqrt(rowSums(vec2f(squares, 0.0), local).x / C + EPSILON);
 
-  if (m >= M) { return; }
-  for (var c = local.x; c < C; c += LANES) {
-    y[first + c] = yType((f32(x[first + c]) - average) * scale * weight[c] + bias[c]);
+  if (!here) { return; }
+  // unroll
+  for (var q = 0u; q < QUADS; q++) {
+    let c = local.x + q * LANES;
+    if (c < columns4) { y[m * columns4 + c] = yType(values[q] * scale * weight[c] + bias[c]); }
   }
-  if (local.x == 0) {
-    mean[m] = average;
-    rstd[m] = scale;
-  }
+  if (local.x == 0) { statistics[m] = vec2f(average, scale); }
 }

@@ -1,131 +1,214 @@
 import forward from "./forward.wgsl" with { type: "text" };
+import plain from "./plain.wgsl" with { type: "text" };
+import residual from "./residual.wgsl" with { type: "text" };
 import backward from "./backward.wgsl" with { type: "text" };
-import backwardPartials from "./backward_partials.wgsl" with { type: "text" };
+import stream from "./stream.wgsl" with { type: "text" };
+import mask from "./mask.wgsl" with { type: "text" };
+import rows from "./rows.wgsl" with { type: "text" };
 import backwardParameters from "./backward_parameters.wgsl" with { type: "text" };
+import type { Device } from "../device.ts";
 import { type Program, splitWorkgroups } from "../program.ts";
+import { type DropoutSite, dropoutUniforms, withRandom } from "../random.ts";
 import { assertDType, assertShape, ceilDiv, type Tensor } from "../tensor.ts";
-
-// Invocations a row and rows a workgroup. Forward, [2048,64] and [2048,256]: 0.9 and 2.4 ms with 8
-// lanes, 1.3 and 3.0 with 16, whether 4 to 32 rows; 1.1 and 3.2 with 4 lanes and 16 rows (lavapipe, two
-// cores, November 2026; medians). Not measured on a GPU.
-const LANES = 8, ROWS = 8;
-
-/** Rows whose parameter gradients are summed by one invocation. */
-const BLOCK = 64;
 
 /** GPT-2's addition to the variance. */
 const EPSILON = 1e-5;
 
+/** Dropout of what is added to the residual stream. */
+const NO_DROPOUT: DropoutSite = { rate: 0, site: 0 };
+
 /**
- * y = (x − mean) / √(variance + ε) · weight + bias over each row (Ba et al. 2016), in f32.
+ * y = (s − mean) / √(variance + ε) · weight + bias over each row (Ba et al. 2016), in f32, of s = x, or
+ * where there is a z of s = x + dropout(z), which is written to sum: what a block adds to the residual
+ * stream, and the layer-norm that begins the next one, in one pass over memory.
  *
- * x, y: [M,C], f32 or f16 each; weight, bias: f32 [C]; mean, rstd: f32 [M], kept for the backward.
+ * x: [M,C], f32 or f16; weight, bias: f32 [C]; z: [M,C], f32 or f16; random: u32 [seed, counter], needed
+ * if the rate is above 0. y: [M,C], f32 or f16; statistics: f32 [M,2], mean and rstd of each row, kept
+ * for the backward; sum: f32 [M,C]. C is a multiple of four.
  *
- * @throws {RangeError | TypeError} if a tensor has another shape or element type.
+ * @throws {RangeError | TypeError} if a tensor has another shape or element type or is missing.
  */
 export function layernormForward(
   program: Program,
-  { x, weight, bias }: { x: Tensor; weight: Tensor; bias: Tensor },
-  { y, mean, rstd }: { y: Tensor; mean: Tensor; rstd: Tensor },
-  { epsilon = EPSILON }: { epsilon?: number } = {},
+  { x, z, random, weight, bias }: {
+    x: Tensor;
+    z?: Tensor;
+    random?: Tensor;
+    weight: Tensor;
+    bias: Tensor;
+  },
+  { sum, y, statistics }: { sum?: Tensor; y: Tensor; statistics: Tensor },
+  { epsilon = EPSILON, ...site }: { epsilon?: number } & Partial<DropoutSite> = {},
 ): void {
   const action = "layernormForward";
-  const [M, C] = checkRows(action, { x, weight, mean, rstd });
-  assertShape(action, bias, [C]);
+  const shape = checkRows(action, { x, weight, statistics });
+  assertShape(action, bias, weight.shape);
   assertDType(action, bias, "f32");
-  assertShape(action, y, [M, C]);
+  assertShape(action, y, x.shape);
   assertDType(action, y, "f32", "f16");
+  const dropout = checkBranch(action, { x, z, stream: sum, random }, site);
+  const lanes = lanesOf(program.device, shape);
+  const extra = z && sum ? [z, random ?? z, sum] : [];
+  const tensors = [x, weight, bias, y, statistics, ...extra];
   program.dispatch({
     label: "kernels/layernorm/forward.wgsl",
-    source: forward,
-    constants: { xType: x.dtype, yType: y.dtype, M, C, EPSILON: epsilon, LANES, ROWS },
-    tensors: [x, weight, bias, y, mean, rstd],
-    workgroups: splitWorkgroups(ceilDiv(M, ROWS)),
-    iterations: 3 * ceilDiv(C, LANES) + 2 * LANES,
-    workgroupBytes: LANES * ROWS * 4,
+    source: withRandom([forward, z ? residual : plain, rows].join("\n")),
+    constants: {
+      ...lanes,
+      xType: `vec4<${x.dtype}>`,
+      yType: `vec4<${y.dtype}>`,
+      EPSILON: epsilon,
+      UNIFORM: tensors.length,
+      ...(z ? { zType: `vec4<${z.dtype}>`, DROPOUT: dropout.rate > 0 } : {}),
+    },
+    tensors,
+    uniforms: [...dropoutUniforms(dropout), 0, shape.M, shape.C / 4],
+    workgroups: splitWorkgroups(ceilDiv(shape.M, lanes.ROWS)),
+    iterations: 2 * Math.log2(lanes.LANES),
+    workgroupBytes: lanes.LANES * lanes.ROWS * 8,
   });
-}
-
-/** Shape of the scratch tensor `partials` of `layernormBackward()`. */
-export function layernormPartialsShape(M: number, C: number): number[] {
-  return [ceilDiv(M, BLOCK), 2, C];
 }
 
 /**
  * Gradients of `layernormForward()`.
  *
- * x, dy: [M,C], f32 or f16 each; weight: f32 [C]; mean, rstd: f32 [M]; partials: f32 scratch of
- * `layernormPartialsShape(M, C)`. dx: f32 [M,C], is set, or with `accumulateDx` added to: it is the
- * gradient of the residual stream. dweight, dbias: f32 [C], are set, or with `accumulate` added to.
+ * x, the sum where there was one: [M,C], f32 or f16; dy: [M,C], f32 or f16; weight: f32 [C]; statistics:
+ * f32 [M,2]. dx: f32 [M,C], is set, or with `accumulateDx` added to: the gradient of the residual stream.
+ * dz: [M,C], f32 or f16, is set to dropout's mask over dx. dweight, dbias: f32 [C], are set, or with
+ * `accumulate` added to.
  *
- * @throws {RangeError | TypeError} if a tensor has another shape or element type.
+ * @throws {RangeError | TypeError} if a tensor has another shape or element type or is missing.
  */
 export function layernormBackward(
   program: Program,
-  { x, weight, mean, rstd, dy }: {
+  { x, weight, statistics, dy, random }: {
     x: Tensor;
     weight: Tensor;
-    mean: Tensor;
-    rstd: Tensor;
+    statistics: Tensor;
     dy: Tensor;
+    random?: Tensor;
   },
-  { dx, dweight, dbias, partials }: {
-    dx: Tensor;
-    dweight: Tensor;
-    dbias: Tensor;
-    partials: Tensor;
-  },
-  { accumulate = false, accumulateDx = false }: {
+  { dx, dz, dweight, dbias }: { dx: Tensor; dz?: Tensor; dweight: Tensor; dbias: Tensor },
+  { accumulate = false, accumulateDx = false, ...site }: {
     accumulate?: boolean;
     accumulateDx?: boolean;
-  } = {},
+  } & Partial<DropoutSite> = {},
 ): void {
   const action = "layernormBackward";
-  const [M, C] = checkRows(action, { x, weight, mean, rstd });
+  const shape = checkRows(action, { x, weight, statistics });
+  const { M, C } = shape;
   assertDType(action, dy, "f32", "f16");
   assertShape(action, dy, [M, C]);
-  assertShape(action, dx, [M, C]);
-  assertShape(action, partials, layernormPartialsShape(M, C));
-  for (const t of [dweight, dbias]) assertShape(action, t, [C]);
-  for (const t of [dx, partials, dweight, dbias]) assertDType(action, t, "f32");
-  const types = { xType: x.dtype, dyType: dy.dtype };
+  for (const t of [dweight, dbias]) {
+    assertShape(action, t, [C]);
+    assertDType(action, t, "f32");
+  }
+  const dropout = checkBranch(action, { x, z: dz, stream: dx, random }, site);
+  const lanes = lanesOf(program.device, shape);
+  const { LANES, ROWS } = lanes;
+  const P = Math.min(MOST_BLOCKS, ceilDiv(M, ROWS));
+  const block = ceilDiv(ceilDiv(M, P), ROWS) * ROWS;
+  const partials = program.scratch([P, 2, C]);
+  const tensors = [
+    ...[x, weight, statistics, dy, dx, partials],
+    ...(dz ? [random ?? x, dz] : []),
+  ];
   program.dispatch({
     label: "kernels/layernorm/backward.wgsl",
-    source: backward,
-    constants: { ...types, M, C, ACCUMULATE: accumulateDx, LANES, ROWS },
-    tensors: [x, weight, mean, rstd, dy, dx],
-    workgroups: splitWorkgroups(ceilDiv(M, ROWS)),
-    iterations: 2 * ceilDiv(C, LANES) + LANES,
-    workgroupBytes: LANES * ROWS * 8,
+    source: withRandom([backward, dz ? mask : stream, rows].join("\n")),
+    constants: {
+      ...lanes,
+      xType: `vec4<${x.dtype}>`,
+      dyType: `vec4<${dy.dtype}>`,
+      ACCUMULATE: accumulateDx,
+      UNIFORM: tensors.length,
+      ...(dz ? { zType: `vec4<${dz.dtype}>`, DROPOUT: dropout.rate > 0 } : {}),
+    },
+    tensors,
+    uniforms: [...dropoutUniforms(dropout), 0, M, C / 4, block],
+    workgroups: [P],
+    iterations: block / ROWS * (1 + Math.log2(LANES)) + 2 * C / 4 / LANES * ROWS,
+    workgroupBytes: LANES * ROWS * (8 + 16),
   });
-  const P = partials.shape[0]!, WORKGROUP_SIZE = 64;
-  program.dispatch({
-    label: "kernels/layernorm/backward_partials.wgsl",
-    source: backwardPartials,
-    constants: { ...types, M, C, BLOCK, WORKGROUP_SIZE },
-    tensors: [x, mean, rstd, dy, partials],
-    workgroups: [ceilDiv(C, WORKGROUP_SIZE), P],
-    iterations: BLOCK,
-  });
+  const COLUMNS = 8, SHARES = program.device.isCpu ? 4 : 32;
   program.dispatch({
     label: "kernels/layernorm/backward_parameters.wgsl",
     source: backwardParameters,
-    constants: { P, C, ACCUMULATE: accumulate, WORKGROUP_SIZE },
+    constants: { ACCUMULATE: accumulate, COLUMNS, SHARES },
     tensors: [partials, dweight, dbias],
-    workgroups: [ceilDiv(C, WORKGROUP_SIZE)],
-    iterations: P,
+    uniforms: [P, C / 4],
+    workgroups: [ceilDiv(2 * C / 4, COLUMNS)],
+    iterations: ceilDiv(P, SHARES) + Math.log2(SHARES),
+    workgroupBytes: COLUMNS * SHARES * 16,
   });
+}
+
+/** Blocks of rows with partial parameter gradients: enough to fill a large GPU several times. */
+const MOST_BLOCKS = 512;
+
+/** A lane holds about so many vectors of four of its row. */
+const QUADS_PER_LANE = 4;
+
+/**
+ * How rows are shared out: rows.wgsl says who has what. On a GPU a workgroup has 256 invocations, and a
+ * row at least half a warp of them; on a CPU 64 and 8, of 4, 8 and 16 lanes the fastest (lavapipe, two
+ * cores, November 2026).
+ */
+function lanesOf(
+  { isCpu }: Device,
+  { C }: { C: number },
+): { LANES: number; ROWS: number; QUADS: number } {
+  const [least, most] = isCpu ? [8, 64] : [16, 256];
+  let LANES = least;
+  while (LANES < most && C / 4 > LANES * QUADS_PER_LANE) LANES *= 2;
+  return { LANES, ROWS: most / LANES, QUADS: ceilDiv(C / 4, LANES) };
 }
 
 function checkRows(
   action: string,
-  { x, weight, mean, rstd }: { x: Tensor; weight: Tensor; mean: Tensor; rstd: Tensor },
-): [M: number, C: number] {
+  { x, weight, statistics }: { x: Tensor; weight: Tensor; statistics: Tensor },
+): { M: number; C: number } {
   const [M, C] = x.shape as [number, number];
   assertDType(action, x, "f32", "f16");
   assertShape(action, x, [M, C]);
   assertShape(action, weight, [C]);
-  for (const t of [mean, rstd]) assertShape(action, t, [M]);
-  for (const t of [weight, mean, rstd]) assertDType(action, t, "f32");
-  return [M, C];
+  assertShape(action, statistics, [M, 2]);
+  for (const t of [weight, statistics]) assertDType(action, t, "f32");
+  if (C % 4 !== 0) {
+    throw new RangeError(
+      `Cannot run ${action} as rows must be a multiple of four: ` +
+        `current shape of "${x.name}" is [${x.shape}]`,
+    );
+  }
+  return { M, C };
+}
+
+/** Checks what is added to the stream, or what of the stream's gradient goes there. */
+function checkBranch(
+  action: string,
+  { x, z, stream, random }: {
+    x: Tensor;
+    z: Tensor | undefined;
+    stream: Tensor | undefined;
+    random: Tensor | undefined;
+  },
+  site: Partial<DropoutSite>,
+): DropoutSite {
+  const dropout = { ...NO_DROPOUT, ...site };
+  for (const t of [z, stream]) if (t) assertShape(action, t, x.shape);
+  if (z) assertDType(action, z, "f32", "f16");
+  if (stream) assertDType(action, stream, "f32");
+  if (z && !stream) {
+    throw new TypeError(`Cannot run ${action} as "${z.name}" is added to nothing: sum is missing`);
+  }
+  if (dropout.rate > 0 && !random) {
+    throw new TypeError(
+      `Cannot run ${action} as dropout needs the tensor "random": current rate is ${dropout.rate}`,
+    );
+  }
+  if (random) {
+    assertDType(action, random, "u32");
+    assertShape(action, random, [2]);
+  }
+  return dropout;
 }

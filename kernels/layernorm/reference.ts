@@ -50,3 +50,19 @@ export function layernormBackward(
   }
   return { dx, dweight, dbias };
 }
+
+/** sum = x + z · factor.  x, z: [M,C]; factor(i) is 1 without dropout, else 0 or 1 / (1 − rate) */
+export function residualForward(
+  { x, z }: { x: Float32Array; z: Float32Array },
+  factor: (index: number) => number,
+): { sum: Float32Array } {
+  return { sum: x.map((v, i) => v + z[i]! * factor(i)) };
+}
+
+/** dz = dsum · factor.  dsum, dz: [M,C] */
+export function residualBackward(
+  { dsum }: { dsum: Float32Array },
+  factor: (index: number) => number,
+): { dz: Float32Array } {
+  return { dz: dsum.map((v, i) => v * factor(i)) };
+}
