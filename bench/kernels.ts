@@ -9,7 +9,6 @@ import {
 import type { Device } from "../kernels/device.ts";
 import { dropoutForward } from "../kernels/dropout/dropout.ts";
 import { embeddingBackward, embeddingForward } from "../kernels/embedding/embedding.ts";
-import { geluBackward, geluForward } from "../kernels/gelu/gelu.ts";
 import { gradientNorm, gradientNormBlocks } from "../kernels/gradient_norm/gradient_norm.ts";
 import { layernormBackward, layernormForward } from "../kernels/layernorm/layernorm.ts";
 import { linearBackward, linearForward } from "../kernels/linear/linear.ts";
@@ -45,7 +44,7 @@ export function kernelBenches(device: Device): KernelBench[] {
       )
     ),
     ...layernormBenches({ M: rows, C: width, dtype }),
-    ...elementBenches({ M: rows, C: width, dtype }),
+    dropoutBench({ M: rows, C: width }),
     biasBench({ M: rows, N: 4 * width, dtype }),
     ...embeddingBenches({ T: gpu ? 1024 : 64, M: gpu ? 32768 : 8192, V, C: width }),
     ...crossEntropyBenches({ M: gpu ? 4096 : 2048, V, dtype }),
@@ -69,6 +68,17 @@ function linearBenches(
           weight: make.noise([C, N], dtype),
           bias: make.noise([N], "f32"),
         }, { y: make.zeros([M, N], dtype) });
+      },
+    },
+    {
+      name: `linear forward and gelu ${dtype} [${M},${C}]x[${C},${N}]`,
+      work,
+      record(program, make) {
+        linearForward(program, {
+          x: make.noise([M, C], dtype),
+          weight: make.noise([C, N], dtype),
+          bias: make.noise([N], "f32"),
+        }, { y: make.zeros([M, N], dtype), activated: make.zeros([M, N], dtype) });
       },
     },
     {
@@ -239,35 +249,16 @@ function layernormBenches({ M, C, dtype }: { M: number; C: number; dtype: DType 
   ];
 }
 
-function elementBenches({ M, C, dtype }: { M: number; C: number; dtype: DType }): KernelBench[] {
-  const stream = bytesOf(M * C, "f32"), branch = bytesOf(M * C, dtype);
-  const dropout = { rate: 0.1, site: 0 };
-  return [
-    {
-      name: `gelu forward ${dtype} [${M},${4 * C}]`,
-      work: { bytes: 2 * 4 * branch },
-      record(program, make) {
-        const x = make.noise([M, 4 * C], dtype);
-        geluForward(program, { x }, { y: make.zeros([M, 4 * C], dtype) });
-      },
+function dropoutBench({ M, C }: { M: number; C: number }): KernelBench {
+  return {
+    name: `dropout f32 [${M},${C}]`,
+    work: { bytes: 2 * bytesOf(M * C, "f32") },
+    record(program, make) {
+      const x = make.noise([M, C], "f32"), random = make.of([2], "u32", [1, 2]);
+      const site = { rate: 0.1, site: 0 };
+      dropoutForward(program, { x, random }, { y: make.zeros([M, C], "f32") }, site);
     },
-    {
-      name: `gelu backward ${dtype} [${M},${4 * C}]`,
-      work: { bytes: 3 * 4 * branch },
-      record(program, make) {
-        const x = make.noise([M, 4 * C], dtype), dy = make.noise([M, 4 * C], dtype);
-        geluBackward(program, { x, dy }, { dx: make.zeros([M, 4 * C], dtype) });
-      },
-    },
-    {
-      name: `dropout f32 [${M},${C}]`,
-      work: { bytes: 2 * stream },
-      record(program, make) {
-        const x = make.noise([M, C], "f32"), random = make.of([2], "u32", [1, 2]);
-        dropoutForward(program, { x, random }, { y: make.zeros([M, C], "f32") }, dropout);
-      },
-    },
-  ];
+  };
 }
 
 /** Column sums of dy; the products of `linearBackward()` are kept small and not timed. */

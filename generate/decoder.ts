@@ -1,6 +1,5 @@
 import { attentionDecode } from "../kernels/attention/attention.ts";
 import { embeddingDecode } from "../kernels/embedding/embedding.ts";
-import { geluForward } from "../kernels/gelu/gelu.ts";
 import { layernormForward } from "../kernels/layernorm/layernorm.ts";
 import { linearForward } from "../kernels/linear/linear.ts";
 import { Program } from "../kernels/program.ts";
@@ -73,9 +72,10 @@ export function createDecoder(model: Gpt): Decoder {
   for (let i = 0; i < layers; i++) {
     const matrix = (name: string) => matrixOf(model, `h.${i}.${name}.weight`);
     const cache = (name: string) => tensor(`${name} ${i}`, [NH, L, C / NH], dtypes.matrix);
-    const linear = (input: Tensor, name: string, y: Tensor) => {
+    const linear = (input: Tensor, name: string, y: Tensor, activated?: Tensor) => {
       const bias = masterOf(model, `h.${i}.${name}.bias`);
-      linearForward(program, { x: input, weight: matrix(name), bias }, { y });
+      const outputs = { y, ...(activated ? { activated } : {}) };
+      linearForward(program, { x: input, weight: matrix(name), bias }, outputs);
     };
 
     linear(ln, "attn.c_attn", qkv);
@@ -86,8 +86,7 @@ export function createDecoder(model: Gpt): Decoder {
     });
     linear(attention, "attn.c_proj", projected);
     layernorm(`h.${i}.ln_2`, { x, z: projected }, middle);
-    linear(ln, "mlp.c_fc", hidden);
-    geluForward(program, { x: hidden }, { y: gelu });
+    linear(ln, "mlp.c_fc", hidden, gelu);
     linear(gelu, "mlp.c_proj", projected);
     layernorm(i + 1 < layers ? `h.${i + 1}.ln_1` : "ln_f", { x: middle, z: projected }, x);
   }

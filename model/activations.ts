@@ -86,7 +86,6 @@ function activationTable(
     row("dx", [M, C], "stream", "backward"), // gradient of the residual stream
     row("dprojected", [M, C], "matrix", "backward"),
     row("dln", [M, C], "matrix", "backward"),
-    row("dgelu", [M, 4 * C], "matrix", "backward"),
     row("dhidden", [M, 4 * C], "matrix", "backward"),
     row("dattention", [M, C], "matrix", "backward"),
     row("dqkv", [M, 3 * C], "matrix", "backward"),

@@ -3,7 +3,6 @@ import { attentionBackward, attentionForward } from "../kernels/attention/attent
 import type { Device } from "../kernels/device.ts";
 import { dropoutBackward, dropoutForward } from "../kernels/dropout/dropout.ts";
 import { embeddingBackward, embeddingForward } from "../kernels/embedding/embedding.ts";
-import { geluBackward, geluForward } from "../kernels/gelu/gelu.ts";
 import { layernormBackward, layernormForward } from "../kernels/layernorm/layernorm.ts";
 import { linearBackward, linearForward } from "../kernels/linear/linear.ts";
 import type { Program } from "../kernels/program.ts";
@@ -177,9 +176,8 @@ export function forward(
     linearForward(
       program,
       { x: at("ln2", i), weight: matrix("mlp.c_fc.weight"), bias: vector("mlp.c_fc.bias") },
-      { y: at("hidden", i) },
+      { y: at("hidden", i), activated: at("gelu", i) },
     );
-    geluForward(program, { x: at("hidden", i) }, { y: at("gelu", i) });
     linearForward(
       program,
       { x: at("gelu", i), weight: matrix("mlp.c_proj.weight"), bias: vector("mlp.c_proj.bias") },
@@ -281,11 +279,15 @@ export function backward(
     );
     linearBackward(
       program,
-      { x: at("gelu", i), weight: matrix("mlp.c_proj.weight"), dy: at("dprojected") },
-      { dx: at("dgelu"), dweight: dweight("mlp.c_proj"), dbias: dbias("mlp.c_proj") },
+      {
+        x: at("gelu", i),
+        weight: matrix("mlp.c_proj.weight"),
+        dy: at("dprojected"),
+        hidden: at("hidden", i),
+      },
+      { dx: at("dhidden"), dweight: dweight("mlp.c_proj"), dbias: dbias("mlp.c_proj") },
       { accumulate },
     );
-    geluBackward(program, { x: at("hidden", i), dy: at("dgelu") }, { dx: at("dhidden") });
     linearBackward(
       program,
       { x: at("ln2", i), weight: matrix("mlp.c_fc.weight"), dy: at("dhidden") },

@@ -4,31 +4,38 @@ import type { Program } from "../program.ts";
 import { assertDType, assertShape, ceilDiv, type Tensor } from "../tensor.ts";
 
 /**
- * y = x · weight + bias.
+ * y = x · weight + bias, and where it is asked for activated = gelu(y).
  *
- * x: [M,C]; weight: [C,N]; bias: f32 [N]; y: [M,N]; x, weight and y are f32 or f16.
+ * x: [M,C]; weight: [C,N]; bias: f32 [N]; y, activated: [M,N]; x, weight and y are f32 or f16, activated
+ * is of y's type.
+ *
+ * @throws {RangeError | TypeError} if shapes or types do not fit together.
  */
 export function linearForward(
   program: Program,
   { x, weight, bias }: { x: Tensor; weight: Tensor; bias: Tensor },
-  { y }: { y: Tensor },
+  { y, activated }: { y: Tensor; activated?: Tensor },
 ): void {
-  matmul(program, { a: x, b: weight, bias }, { y });
+  matmul(program, { a: x, b: weight, bias }, { y }, activated ? { activated } : {});
 }
 
 /**
- * dx = dy · weightᵀ, dweight = xᵀ · dy, dbias = column sums of dy.
+ * dx = dy · weightᵀ, dweight = xᵀ · dy, dbias = column sums of dy. Where x is gelu(hidden), dx is the
+ * gradient of hidden: the product times gelu'(hidden).
  *
- * x, dx: [M,C]; weight, dweight: [C,N]; dy: [M,N]; dbias: [N]. dweight and dbias are f32. dx is set;
+ * x, dx, hidden: [M,C]; weight, dweight: [C,N]; dy: [M,N]; dbias: [N]. dweight and dbias are f32. dx is set;
  * dweight and dbias are set, or with `accumulate` added to.
  */
 export function linearBackward(
   program: Program,
-  { x, weight, dy }: { x: Tensor; weight: Tensor; dy: Tensor },
+  { x, weight, dy, hidden }: { x: Tensor; weight: Tensor; dy: Tensor; hidden?: Tensor },
   { dx, dweight, dbias }: { dx: Tensor; dweight: Tensor; dbias: Tensor },
   { accumulate = false }: { accumulate?: boolean } = {},
 ): void {
-  matmul(program, { a: dy, b: weight }, { y: dx }, { transposeB: true });
+  matmul(program, { a: dy, b: weight }, { y: dx }, {
+    transposeB: true,
+    ...(hidden ? { hidden } : {}),
+  });
   matmul(program, { a: x, b: dy }, { y: dweight }, { transposeA: true, accumulate });
 
   const [M, N] = dy.shape as [number, number];

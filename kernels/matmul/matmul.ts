@@ -4,8 +4,11 @@ import reduce from "./reduce.wgsl" with { type: "text" };
 import rows from "./rows.wgsl" with { type: "text" };
 import shape from "./shape.wgsl" with { type: "text" };
 import store from "./store.wgsl" with { type: "text" };
+import storeGelu from "./store_gelu.wgsl" with { type: "text" };
+import storeGeluBackward from "./store_gelu_backward.wgsl" with { type: "text" };
 import tiles from "./tiles.wgsl" with { type: "text" };
 import vector from "./vector.wgsl" with { type: "text" };
+import gelu from "../gelu/gelu.wgsl" with { type: "text" };
 import { type Constants, type Program, splitWorkgroups } from "../program.ts";
 import { assertDType, assertShape, ceilDiv, type Tensor } from "../tensor.ts";
 import { recordFastest } from "../tune.ts";
@@ -29,6 +32,10 @@ export interface MatmulOptions {
    * of four may be overwritten.
    */
   firstColumnOfY?: number;
+  /** Of y's shape and type; is set to gelu(y). */
+  activated?: Tensor;
+  /** Of y's shape and type; y is multiplied with gelu'(hidden) before it is stored. */
+  hidden?: Tensor;
   /** The kernel to take, of those that can; without it the tuner's choice. For tests and benchmarks. */
   variant?: string;
 }
@@ -71,8 +78,19 @@ export function matmul(
     assertShape("matmul", bias, [N]);
     assertDType("matmul", bias, "f32");
   }
+  const { activated, hidden } = options;
+  for (const t of [activated, hidden]) {
+    if (!t) continue;
+    assertShape("matmul", t, y.shape);
+    assertDType("matmul", t, y.dtype);
+  }
   const product: Product = {
     ...{ a, b, bias, y, M, N, K, transposeA, transposeB, accumulate },
+    epilogue: activated
+      ? { source: `${storeGelu}\n${gelu}`, tensors: [activated] }
+      : hidden
+      ? { source: `${storeGeluBackward}\n${gelu}`, tensors: [hidden] }
+      : PLAIN,
     aStride: aColumns,
     aStart: start,
     bStride: b.shape[1]!,
@@ -84,9 +102,10 @@ export function matmul(
     kernels.get(options.variant)!(program);
     return;
   }
+  const stored = activated ? " gelu" : hidden ? " gelu'" : "";
   const layout = `${transposeA ? "T" : "N"}${transposeB ? "T" : "N"}`;
   recordFastest(program, {
-    key: `matmul ${layout} ${a.dtype},${b.dtype},${y.dtype} [${M},${K}]x[${K},${N}]`,
+    key: `matmul ${layout} ${a.dtype},${b.dtype},${y.dtype} [${M},${K}]x[${K},${N}]${stored}`,
     variants: [...kernels.keys()],
     preferred: kernels.has("64x64/1") && !program.device.isCpu
       ? preferredTiles(product)
@@ -112,7 +131,16 @@ interface Product {
   bStride: number;
   yStride: number;
   yStart: number;
+  epilogue: Epilogue;
 }
+
+/** What becomes of a sum: a store*.wgsl, and the tensors that it binds beside y. */
+interface Epilogue {
+  source: string;
+  tensors: readonly Tensor[];
+}
+
+const PLAIN: Epilogue = { source: store, tensors: [] };
 
 const WORKGROUP_SIZE = 256;
 
@@ -122,7 +150,8 @@ function kernelsFor(product: Product): Map<string, (program: Program) => void> {
   const multiplesOf4 = (...counts: number[]) => counts.every((count) => count % 4 === 0);
   const kernels = new Map<string, (program: Program) => void>();
   if (
-    M === 1 && aStride === K && yStride === N && !transposeA && !product.accumulate
+    M === 1 && aStride === K && yStride === N && !transposeA && !product.accumulate &&
+    product.epilogue === PLAIN
   ) {
     kernels.set("vector", (program) => vectorProduct(program, product));
     return kernels;
@@ -195,12 +224,14 @@ function tiledProduct(program: Program, product: Product, variant: string): void
     accumulate: false,
     yStride: columns,
     yStart: 0,
+    epilogue: PLAIN,
   };
   program.dispatch({
     label: "kernels/matmul/tiles.wgsl",
-    source: [tiles, shape, store].join("\n"),
+    source: [tiles, shape, stored.epilogue.source].join("\n"),
     constants: {
       ...tile,
+      EXTRA: stored.epilogue.tensors.length,
       TILE_K,
       A_FETCHES: fetches(tileRows(tile)),
       B_FETCHES: fetches(tileColumns(tile)),
@@ -211,7 +242,7 @@ function tiledProduct(program: Program, product: Product, variant: string): void
       yType: `vec4<${partials ? "f32" : y.dtype}>`,
     },
     // without a bias the slot shows b, which is never read there
-    tensors: [a, b, partials ? b : bias ?? b, partials ?? y],
+    tensors: [a, b, partials ? b : bias ?? b, partials ?? y, ...stored.epilogue.tensors],
     uniforms: shapeUniform(stored, { split, vectors }),
     workgroups: [ceilDiv(N, tileColumns(tile)), ceilDiv(M, tileRows(tile)), splits],
     iterations: ceilDiv(split, TILE_K),
@@ -220,9 +251,15 @@ function tiledProduct(program: Program, product: Product, variant: string): void
   if (partials === undefined) return;
   program.dispatch({
     label: "kernels/matmul/reduce.wgsl",
-    source: [reduce, shape, store].join("\n"),
-    constants: { SPLITS: splits, WORKGROUP_SIZE, FIRST: 1, yType: `vec4<${y.dtype}>` },
-    tensors: [partials, bias ?? partials, y],
+    source: [reduce, shape, product.epilogue.source].join("\n"),
+    constants: {
+      SPLITS: splits,
+      WORKGROUP_SIZE,
+      FIRST: 1,
+      EXTRA: product.epilogue.tensors.length,
+      yType: `vec4<${y.dtype}>`,
+    },
+    tensors: [partials, bias ?? partials, y, ...product.epilogue.tensors],
     uniforms: shapeUniform(product, { split, vectors }),
     workgroups: splitWorkgroups(ceilDiv(M * columns / 4, WORKGROUP_SIZE)),
   });
@@ -243,7 +280,7 @@ function registerProduct(
     iterations: number;
   },
 ): void {
-  const { a, b, bias, y, M, N } = product;
+  const { a, b, bias, y, M, N, epilogue } = product;
   const WORKGROUP_X = 8, ROWS = 8, COLUMNS_OF_GROUP = 64;
   // smaller workgroups where there are few, so that every core has one
   let WORKGROUP_Y = 8;
@@ -252,9 +289,10 @@ function registerProduct(
   const typed = (t: Tensor, vector: boolean) => vector ? `vec4<${t.dtype}>` : t.dtype;
   program.dispatch({
     label,
-    source: [source, shape, store].join("\n"),
+    source: [source, shape, epilogue.source].join("\n"),
     constants: {
       ...constants,
+      EXTRA: epilogue.tensors.length,
       ROWS,
       WORKGROUP_X,
       WORKGROUP_Y,
@@ -263,7 +301,7 @@ function registerProduct(
       yType: typed(y, vectors.result),
       value: vectors.result ? "vec4f" : "f32",
     },
-    tensors: [a, b, bias ?? b, y],
+    tensors: [a, b, bias ?? b, y, ...epilogue.tensors],
     uniforms: shapeUniform(product, { split: product.K, vectors }),
     workgroups: [ceilDiv(N, COLUMNS_OF_GROUP), ceilDiv(M, WORKGROUP_Y * ROWS)],
     iterations,

@@ -1,23 +1,23 @@
 import assert from "node:assert/strict";
 import { Harness, type KernelBench } from "../../bench/harness.ts";
-import { geluForward } from "../../kernels/gelu/gelu.ts";
 import { matmul } from "../../kernels/matmul/matmul.ts";
 import { Program } from "../../kernels/program.ts";
+import { sumForward } from "../../kernels/sum/sum.ts";
 import { createTensor, download, type HostArray, type Tensor } from "../../kernels/tensor.ts";
 import { timePasses } from "../../kernels/timing.ts";
 import { device } from "../kernels/harness.ts";
 
-const geluOf = (N: number): KernelBench => ({
-  name: `gelu ${N}`,
-  work: { bytes: 8 * N },
+const sumOf = (N: number): KernelBench => ({
+  name: `sum ${N}`,
+  work: { bytes: 4 * N },
   record: (program, make) =>
-    geluForward(program, { x: make.noise([N], "f32") }, { y: make.zeros([N], "f32") }),
+    sumForward(program, { x: make.noise([N], "f32") }, { y: make.zeros([1], "f32") }),
 });
 
 Deno.test("Harness.measure() finds that more work takes longer", async () => {
   const harness = new Harness(device);
-  const small = await harness.measure(geluOf(2 ** 14)),
-    large = await harness.measure(geluOf(2 ** 21));
+  const small = await harness.measure(sumOf(2 ** 14)),
+    large = await harness.measure(sumOf(2 ** 21));
   assert.ok(small.ms > 0 && large.ms > 4 * small.ms, `${small.ms} and ${large.ms} ms`);
   assert.ok(large.rangeMs![0] <= large.ms && large.ms <= large.rangeMs![1]);
   assert.equal(large.share, undefined); // nobody measured the roofline
@@ -36,7 +36,7 @@ Deno.test("Harness.measure() fills tensors with noise to their ends", async () =
       const noise = make.noise([N], "f32");
       made.add(noise);
       seen ??= download(device, noise);
-      geluForward(program, { x: noise }, { y: make.zeros([N], "f32") });
+      sumForward(program, { x: noise }, { y: make.zeros([1], "f32") });
     },
   });
   const [values] = await seen!;
@@ -56,19 +56,19 @@ Deno.test("Harness.measure() times the launches that `only` names, and no others
     record(program, make) {
       const square = () => make.noise([side, side], "f32");
       matmul(program, { a: square(), b: square() }, { y: square() });
-      geluForward(program, { x: make.noise([64], "f32") }, { y: make.zeros([64], "f32") });
+      sumForward(program, { x: make.noise([64], "f32") }, { y: make.zeros([1], "f32") });
     },
   });
   const all = await harness.measure(both()),
-    gelu = await harness.measure(both("kernels/gelu/forward.wgsl"));
-  assert.ok(gelu.ms < all.ms / 4, `${gelu.ms} and ${all.ms} ms`);
+    sum = await harness.measure(both("kernels/sum/forward.wgsl"));
+  assert.ok(sum.ms < all.ms / 4, `${sum.ms} and ${all.ms} ms`);
   harness.destroy();
 });
 
 Deno.test("timePasses() gives one time a program a round, also beyond one set of queries", async () => {
   const program = new Program(device);
   const x = createTensor(device, "x", { shape: [64], dtype: "f32" });
-  geluForward(program, { x }, { y: createTensor(device, "y", { shape: [64], dtype: "f32" }) });
+  sumForward(program, { x }, { y: createTensor(device, "y", { shape: [1], dtype: "f32" }) });
   const run = { program, repeats: 1 };
   const rounds = await timePasses(device, [run, run, run], { rounds: 900 });
   assert.equal(rounds.length, 900);

@@ -1,9 +1,11 @@
 import assert from "node:assert/strict";
-import { geluBackward, geluForward } from "../../kernels/gelu/gelu.ts";
 import * as reference from "../../kernels/gelu/reference.ts";
+import { matmul } from "../../kernels/matmul/matmul.ts";
+import { Program } from "../../kernels/program.ts";
 import {
   assertClose,
   assertGradient,
+  device,
   freshSeed,
   poisoned,
   randomValues,
@@ -29,53 +31,74 @@ Deno.test("reference geluBackward() matches central differences", () => {
   assertGradient((x) => reference.geluForward({ x }).y, x, dy, dx);
 });
 
+// products: the kernels for CPUs by layout and size, and those in tiles, with and without splits
+const PRODUCTS = [
+  { variant: "any", M: 5, K: 3, N: 7 },
+  { variant: "quads", M: 9, K: 8, N: 12 },
+  { variant: "rows", M: 9, K: 8, N: 13, transposeB: true },
+  { variant: "64x64/1", M: 67, K: 20, N: 72 },
+  { variant: "64x64/2", M: 5, K: 128, N: 12 },
+];
+
 for (const dtype of REAL_TYPES) {
-  for (const N of [1, 3, 127, 1029]) {
-    Deno.test(`gelu matches the reference in ${dtype} at N = ${N}`, async () => {
+  for (const { variant, M, K, N, transposeB = false } of PRODUCTS) {
+    Deno.test(`products store gelu() and gelu'() as the reference has it in ${dtype} by ${variant}`, async () => {
       const random = testRandom(freshSeed());
-      const x = randomValues(random, N, { dtype, scale: 3 });
-      const dy = randomValues(random, N, { dtype });
-      const like = { shape: [N], dtype };
+      const a = randomValues(random, M * K, { dtype }), b = randomValues(random, K * N, { dtype });
+      const hidden = randomValues(random, M * N, { dtype, scale: 3 });
+      const like = { shape: [M, N], dtype };
       const t = {
-        x: tensorOf("x", like, x),
-        dy: tensorOf("dy", like, dy),
+        a: tensorOf("a", { shape: [M, K], dtype }, a),
+        b: tensorOf("b", { shape: transposeB ? [N, K] : [K, N], dtype }, b),
+        hidden: tensorOf("hidden", like, hidden),
         y: poisoned("y", like),
-        dx: poisoned("dx", like),
+        plain: poisoned("plain", like),
+        activated: poisoned("activated", like),
+        dhidden: poisoned("dhidden", like),
       };
-      const [y, dx] = await runProgram(
+      const options = { transposeB, variant };
+      const [y, plain, activated, dhidden] = await runProgram(
         (program) => {
-          geluForward(program, t, t);
-          geluBackward(program, t, t);
+          matmul(program, t, { y: t.plain }, options);
+          matmul(program, t, t, { ...options, activated: t.activated });
+          matmul(program, t, { y: t.dhidden }, { ...options, hidden: t.hidden });
         },
-        t.y,
-        t.dx,
+        ...[t.y, t.plain, t.activated, t.dhidden],
       );
-      assertClose(y!, reference.geluForward({ x }).y, TOLERANCE[dtype]!, "y");
-      assertClose(dx!, reference.geluBackward({ x, dy }).dx, TOLERANCE[dtype]!, "dx");
+      assert.deepEqual(y, plain);
+      const x = plain as Float32Array;
+      assertClose(activated!, reference.geluForward({ x }).y, TOLERANCE[dtype]!, "activated");
+      const { dx } = reference.geluBackward({ x: hidden, dy: x });
+      assertClose(dhidden!, dx, 2 * TOLERANCE[dtype]!, "dhidden"); // dy is rounded here alone
     });
   }
 }
 
-Deno.test("geluForward() reaches every element beyond one row of workgroups", async () => {
-  const N = 32768 * 256 + 3;
-  const x = tensorOf("x", { shape: [N], dtype: "f32" }, new Float32Array(N).fill(100));
-  const y = poisoned("y", x);
-  const [values] = await runProgram((program) => geluForward(program, { x }, { y }), y);
-  assert.equal(values!.findIndex((v) => v !== 100), -1);
+Deno.test("gelu() stays finite at both ends", async () => {
+  const x = Float32Array.of(-65504, -100, 100, 65504);
+  const a = tensorOf("a", { shape: [1, 1], dtype: "f32" }, [1]);
+  const b = tensorOf("b", { shape: [1, 4], dtype: "f32" }, x);
+  const like = { shape: [1, 4], dtype: "f32" as const };
+  const t = { y: poisoned("y", like), hidden: tensorOf("hidden", like, x) };
+  const activated = poisoned("activated", like), dhidden = poisoned("dhidden", like);
+  const [values, slopes] = await runProgram(
+    (program) => {
+      matmul(program, { a, b }, { y: t.y }, { activated });
+      const ones = tensorOf("ones", { shape: [1, 4], dtype: "f32" }, [1, 1, 1, 1]);
+      matmul(program, { a, b: ones }, { y: dhidden }, { hidden: t.hidden });
+    },
+    activated,
+    dhidden,
+  );
+  assertClose(values!, [0, 0, 100, 65504], 1e-6, "gelu");
+  assertClose(slopes!, [0, 0, 1, 1], 1e-6, "slope");
 });
 
-Deno.test("geluForward() throws on unequal shapes", async () => {
-  const like = { shape: [4], dtype: "f32" } as const;
-  await assert.rejects(
-    () =>
-      runProgram((program) =>
-        geluForward(program, { x: poisoned("x", like) }, {
-          y: poisoned("y", { shape: [3], dtype: "f32" }),
-        })
-      ),
-    {
-      name: "RangeError",
-      message: 'Cannot run geluForward as "y" must have shape [4]: current shape is [3]',
-    },
+Deno.test("matmul() throws on an activation of another shape", () => {
+  const like = (shape: number[]) => poisoned("t", { shape, dtype: "f32" });
+  const operands = { a: like([2, 3]), b: like([3, 4]) };
+  assert.throws(
+    () => matmul(new Program(device), operands, { y: like([2, 4]) }, { activated: like([2, 3]) }),
+    { name: "RangeError", message: /"t" must have shape \[2,4\]: current shape is \[2,3\]/ },
   );
 });
