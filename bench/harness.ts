@@ -11,7 +11,7 @@ import {
   tensorBytes,
   upload,
 } from "../kernels/tensor.ts";
-import { clockOf, median, timePasses } from "../kernels/timing.ts";
+import { clockOf, median, timePasses, WARM_UP_MS } from "../kernels/timing.ts";
 import { type Tunable, tune } from "../kernels/tune.ts";
 
 /** Work that is counted by hand: operations, or bytes with each input read and output written once. */
@@ -162,8 +162,11 @@ export class Harness {
     // the wall clock includes a wait that takes 10 ms
     const passMs = this.clock === "timestamps" ? wanted : 50 * wanted;
     const repeats = Math.max(1, Math.min(MOST_REPEATS, Math.round(passMs / once[1]![0]!)));
-    const rounds = await timePasses(this.device, [{ ...run, repeats }], { rounds: SAMPLES + 1 });
-    const samples = rounds.slice(1).map(([ms]) => ms! / repeats); // the first warms up
+    const rounds = await timePasses(this.device, [{ ...run, repeats }], {
+      rounds: SAMPLES,
+      warmUpMs: this.device.isCpu ? 1 : WARM_UP_MS,
+    });
+    const samples = rounds.map(([ms]) => ms! / repeats);
     return { ms: median(samples), rangeMs: [Math.min(...samples), Math.max(...samples)] };
   }
 

@@ -2,7 +2,7 @@ import { meterMemory } from "./memory.ts";
 import { sampleBatches } from "./text.ts";
 import type { Result } from "./harness.ts";
 import type { Device } from "../kernels/device.ts";
-import { clockOf, median, timePasses } from "../kernels/timing.ts";
+import { clockOf, median, timePasses, WARM_UP_MS } from "../kernels/timing.ts";
 import { tune } from "../kernels/tune.ts";
 import { Random } from "../data/random.ts";
 import type { GptConfig } from "../model/config.ts";
@@ -157,13 +157,13 @@ export async function profileTrainStep(
     const { program } = step;
     const { labels } = program;
     const runs = labels.map((_, place) => ({ program, repeats: 1, launches: [place] }));
-    const rounds = await timePasses(device, runs, { rounds: 4 });
+    const rounds = await timePasses(device, runs, { rounds: 3, warmUpMs: WARM_UP_MS });
     const byLabel = new Map<string, { launches: number; ms: number }>();
     labels.forEach((label, place) => {
       const row = byLabel.get(label) ?? { launches: 0, ms: 0 };
       byLabel.set(label, {
         launches: row.launches + 1,
-        ms: row.ms + median(rounds.slice(1).map((round) => round[place]!)),
+        ms: row.ms + median(rounds.map((round) => round[place]!)),
       });
     });
     const total = [...byLabel.values()].reduce((sum, { ms }) => sum + ms, 0);

@@ -15,6 +15,12 @@ export function clockOf(device: Device): "timestamps" | "wall clock" {
   return device.features.has("timestamp-query") ? "timestamps" : "wall clock";
 }
 
+/** Rounds of warming up that even the shortest programs take no more than. */
+const MOST_WARM_UPS = 1000;
+
+/** How long a GPU works before its times count. */
+export const WARM_UP_MS = 150;
+
 /** Most queries that a set may have, by the WebGPU standard. */
 const MAX_QUERIES = 4096;
 
@@ -26,20 +32,29 @@ const MAX_QUERIES = 4096;
  * device. Without timestamp queries each pass is waited for by the wall clock, and only long passes
  * mean anything.
  *
+ * @param options.rounds how often each program's turn comes.
+ * @param options.warmUpMs before it counts, the device works for about so long: a GPU that had nothing
+ * to do runs at a fraction of its clock and takes a tenth of a second to speed up (H100: 345 MHz, where
+ * 1,980 are its most; a benchmark after a compilation came out three times too slow, November 2026).
  * @returns one array a round, with the milliseconds of each program in order.
  * @throws {DeviceError} if the device fails.
  */
 export async function timePasses(
   device: Device,
   runs: readonly Timed[],
-  { rounds = 1 }: { rounds?: number } = {},
+  { rounds = 1, warmUpMs = 0 }: { rounds?: number; warmUpMs?: number } = {},
 ): Promise<number[][]> {
-  const ms = clockOf(device) === "timestamps"
-    ? await timeByQueries(device, runs, rounds)
-    : await timeByWallClock(device, runs, rounds);
+  const time = clockOf(device) === "timestamps" ? timeByQueries : timeByWallClock;
+  let warmUps = 0;
+  if (warmUpMs > 0) {
+    const once = await time(device, runs, 1);
+    warmUps = Math.ceil(warmUpMs / once.reduce((sum, ms) => sum + ms, 0));
+    warmUps = Math.min(warmUps, MOST_WARM_UPS);
+  }
+  const ms = await time(device, runs, warmUps + rounds);
   return Array.from(
     { length: rounds },
-    (_, round) => ms.slice(round * runs.length, (round + 1) * runs.length),
+    (_, round) => ms.slice((warmUps + round) * runs.length, (warmUps + round + 1) * runs.length),
   );
 }
 

@@ -12,7 +12,14 @@ import gelu from "../gelu/gelu.wgsl" with { type: "text" };
 import { type Constants, type Program, splitWorkgroups } from "../program.ts";
 import { assertDType, assertShape, ceilDiv, type Tensor } from "../tensor.ts";
 import { recordFastest } from "../tune.ts";
-import { parseTiles, preferredTiles, tileColumns, tileRows, tileVariants } from "./variants.ts";
+import {
+  parseTiles,
+  preferredTiles,
+  tileBytes,
+  tileColumns,
+  tileRows,
+  tileVariants,
+} from "./variants.ts";
 
 /** How `matmul()` reads its operands and treats its result. */
 export interface MatmulOptions {
@@ -97,7 +104,9 @@ export function matmul(
     yStride: yColumns,
     yStart: firstColumnOfY,
   };
-  const kernels = kernelsFor(product);
+  const { device } = program;
+  const limits = { maxWorkgroupBytes: device.gpu.limits.maxComputeWorkgroupStorageSize };
+  const kernels = kernelsFor(product, limits);
   if (options.variant !== undefined) {
     kernels.get(options.variant)!(program);
     return;
@@ -107,8 +116,8 @@ export function matmul(
   recordFastest(program, {
     key: `matmul ${layout} ${a.dtype},${b.dtype},${y.dtype} [${M},${K}]x[${K},${N}]${stored}`,
     variants: [...kernels.keys()],
-    preferred: kernels.has("64x64/1") && !program.device.isCpu
-      ? preferredTiles(product)
+    preferred: kernels.has("64x64/1") && !device.isCpu
+      ? preferredTiles(product, limits)
       : [...kernels.keys()].at(-1)!,
     record: (program, variant) => kernels.get(variant)!(program),
   });
@@ -145,7 +154,10 @@ const PLAIN: Epilogue = { source: store, tensors: [] };
 const WORKGROUP_SIZE = 256;
 
 /** The kernels that can compute a product, by name; the last is the one for CPUs. */
-function kernelsFor(product: Product): Map<string, (program: Program) => void> {
+function kernelsFor(
+  product: Product,
+  limits: { maxWorkgroupBytes: number },
+): Map<string, (program: Program) => void> {
   const { M, N, K, transposeA, transposeB, aStride, aStart, bStride, yStride, yStart } = product;
   const multiplesOf4 = (...counts: number[]) => counts.every((count) => count % 4 === 0);
   const kernels = new Map<string, (program: Program) => void>();
@@ -159,7 +171,7 @@ function kernelsFor(product: Product): Map<string, (program: Program) => void> {
   const aligned = multiplesOf4(aStride, aStart, bStride, yStride, yStart) &&
     (!product.bias || N % 4 === 0);
   if (aligned && (!transposeB || K % 4 === 0)) {
-    for (const variant of tileVariants(product)) {
+    for (const variant of tileVariants(product, limits)) {
       kernels.set(variant, (program) => tiledProduct(program, product, variant));
     }
   }
@@ -212,7 +224,7 @@ function tiledProduct(program: Program, product: Product, variant: string): void
   const { a, b, bias, y, M, N, K, transposeA, transposeB } = product;
   const { tile, splits } = parseTiles(variant);
   const vectors = { operands: true, result: true };
-  const TILE_K = 16;
+  const { TILE_K } = tile;
   // blocks of 4 × 4 elements, one an invocation and turn
   const fetches = (width: number) => ceilDiv(width / 4 * TILE_K / 4, tile.X * tile.Y);
   const split = ceilDiv(ceilDiv(K, splits), TILE_K) * TILE_K;
@@ -232,7 +244,7 @@ function tiledProduct(program: Program, product: Product, variant: string): void
     constants: {
       ...tile,
       EXTRA: stored.epilogue.tensors.length,
-      TILE_K,
+      TAIL: K % TILE_K !== 0,
       A_FETCHES: fetches(tileRows(tile)),
       B_FETCHES: fetches(tileColumns(tile)),
       TRANSPOSE_A: transposeA,
@@ -246,7 +258,7 @@ function tiledProduct(program: Program, product: Product, variant: string): void
     uniforms: shapeUniform(stored, { split, vectors }),
     workgroups: [ceilDiv(N, tileColumns(tile)), ceilDiv(M, tileRows(tile)), splits],
     iterations: ceilDiv(split, TILE_K),
-    workgroupBytes: TILE_K * (tileRows(tile) + tileColumns(tile) + 8) * 4,
+    workgroupBytes: tileBytes(tile),
   });
   if (partials === undefined) return;
   program.dispatch({

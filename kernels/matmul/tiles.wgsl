@@ -34,6 +34,7 @@ const X: u32 = 16; // invocations along the columns
 const Y: u32 = 8; // invocations along the rows
 const A_FETCHES: u32 = 1; // turns in which all invocations fetch the tile's part of a
 const B_FETCHES: u32 = 1;
+const TAIL: bool = true; // whether K is no multiple of TILE_K
 
 @group(0) @binding(0) var<storage, read> a: array<aType>;
 @group(0) @binding(1) var<storage, read> b: array<bType>;
@@ -63,9 +64,13 @@ fn fetchA(block: u32, firstRow: u32, first: u32, end: u32) {
     let column = shape.aStart + min(firstRow / 4 + m4, (shape.M - 1) / 4);
     // unroll
     for (var i = 0u; i < 4u; i++) {
-      let inside = first + k + i < end;
-      let row = min(first + k + i, shape.K - 1);
-      aTile[k + i][m4] = select(vec4f(), vec4f(a[column + row * shape.aStride]), inside);
+      if (TAIL) {
+        let inside = first + k + i < end;
+        let row = min(first + k + i, shape.K - 1);
+        aTile[k + i][m4] = select(vec4f(), vec4f(a[column + row * shape.aStride]), inside);
+      } else {
+        aTile[k + i][m4] = vec4f(a[column + (first + k + i) * shape.aStride]);
+      }
     }
   } else {
     let m4 = block / K4;
@@ -76,7 +81,8 @@ fn fetchA(block: u32, firstRow: u32, first: u32, end: u32) {
     // unroll
     for (var i = 0u; i < 4u; i++) {
       let row = min(firstRow + m4 * 4 + i, shape.M - 1);
-      rows[i] = select(vec4f(), vec4f(a[column + row * shape.aStride]), inside);
+      rows[i] = vec4f(a[column + row * shape.aStride]);
+      if (TAIL) { rows[i] = select(vec4f(), rows[i], inside); }
     }
     rows = transpose(rows);
     // unroll
@@ -90,7 +96,8 @@ fn fetchB(block: u32, firstColumn: u32, first: u32) {
   if (TRANSPOSE_B) {
     let n4 = block / K4;
     let k = block % K4 * 4;
-    let column = min((first + k) / 4, (shape.K - 1) / 4);
+    var column = (first + k) / 4;
+    if (TAIL) { column = min(column, (shape.K - 1) / 4); }
     var rows: mat4x4f;
     // unroll
     for (var i = 0u; i < 4u; i++) {
@@ -108,7 +115,8 @@ fn fetchB(block: u32, firstColumn: u32, first: u32) {
     let column = min(firstColumn / 4 + n4, (shape.N - 1) / 4);
     // unroll
     for (var i = 0u; i < 4u; i++) {
-      let row = min(first + k + i, shape.K - 1);
+      var row = first + k + i;
+      if (TAIL) { row = min(row, shape.K - 1); }
       bTile[k + i][n4] = vec4f(b[row * shape.bStride + column]);
     }
   }
@@ -116,8 +124,10 @@ fn fetchB(block: u32, firstColumn: u32, first: u32) {
 
 @compute @workgroup_size(SIZE)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) id: u32) {
-  let x4 = id % X; // of vectors of columns
-  let y4 = id / X;
+  // a warp's 32 invocations have 8 × 4 vectors of the tile: its loads find few addresses to visit
+  let warp = id / 32;
+  let x4 = warp % (X / 8) * 8 + id % 8; // of vectors of columns
+  let y4 = warp / (X / 8) * 4 + id / 8 % 4;
   let firstRow = group.y * 4 * M4;
   let firstColumn = group.x * 4 * N4;
   let start = group.z * shape.split;

@@ -4,13 +4,25 @@ export interface Tile {
   Y: number;
   ROWS: number;
   COLUMNS: number;
+  /** Steps of K that lie in workgroup memory at a time. */
+  TILE_K: number;
 }
 
 /** The tiles that are worth a try, by rows × columns of the result. See bench/NOTES.md for others. */
 export const TILES: Readonly<Record<string, Tile>> = {
-  "64x128": { X: 16, Y: 8, ROWS: 2, COLUMNS: 2 },
-  "64x64": { X: 8, Y: 8, ROWS: 2, COLUMNS: 2 },
-  "64x64 of 128": { X: 8, Y: 16, ROWS: 1, COLUMNS: 2 },
+  "64x64": { X: 8, Y: 8, ROWS: 2, COLUMNS: 2, TILE_K: 16 },
+  "64x64k32": { X: 8, Y: 8, ROWS: 2, COLUMNS: 2, TILE_K: 32 },
+  "64x128": { X: 16, Y: 8, ROWS: 2, COLUMNS: 2, TILE_K: 16 },
+  "64x128k32": { X: 16, Y: 8, ROWS: 2, COLUMNS: 2, TILE_K: 32 },
+  "128x64": { X: 8, Y: 16, ROWS: 2, COLUMNS: 2, TILE_K: 16 },
+  "128x128": { X: 16, Y: 16, ROWS: 2, COLUMNS: 2, TILE_K: 16 },
+  "128x128k32": { X: 16, Y: 16, ROWS: 2, COLUMNS: 2, TILE_K: 32 },
+  "128x64 in 64": { X: 8, Y: 8, ROWS: 4, COLUMNS: 2, TILE_K: 16 },
+  "64x128 in 64": { X: 8, Y: 8, ROWS: 2, COLUMNS: 4, TILE_K: 16 },
+  "128x128 in 128": { X: 16, Y: 8, ROWS: 4, COLUMNS: 2, TILE_K: 16 },
+  "128x128 in 128b": { X: 8, Y: 16, ROWS: 2, COLUMNS: 4, TILE_K: 16 },
+  "64x64 of 128": { X: 8, Y: 16, ROWS: 1, COLUMNS: 2, TILE_K: 16 },
+  "32x64": { X: 8, Y: 8, ROWS: 1, COLUMNS: 2, TILE_K: 32 },
 };
 
 /** Rows of a tile. */
@@ -23,6 +35,11 @@ export function tileColumns({ X, COLUMNS }: Tile): number {
   return 4 * X * COLUMNS;
 }
 
+/** Bytes of workgroup memory that a tile takes: both operands in f32, with a vector of padding. */
+export function tileBytes(tile: Tile): number {
+  return tile.TILE_K * (tileRows(tile) + tileColumns(tile) + 8) * 4;
+}
+
 /** Into how many parts K may be split where the result has few tiles. */
 const SPLITS = [1, 2, 4, 8, 16, 32];
 
@@ -32,9 +49,13 @@ const LEAST_SPLIT = 64;
 /** Most bytes of partial sums: they should stay in a GPU's cache until they are added up. */
 const MOST_PARTIALS_BYTES = 64 * 2 ** 20;
 
-/** Tiles by splits, named `64x128/4`, for a product on a GPU. */
-export function tileVariants({ M, N, K }: { M: number; N: number; K: number }): string[] {
-  return Object.entries(TILES).flatMap(([name, tile]) =>
+/** Tiles by splits, named `64x128/4`, for a product on a device with so much workgroup memory. */
+export function tileVariants(
+  { M, N, K }: { M: number; N: number; K: number },
+  { maxWorkgroupBytes }: { maxWorkgroupBytes: number },
+): string[] {
+  const tiles = Object.entries(TILES).filter(([, tile]) => tileBytes(tile) <= maxWorkgroupBytes);
+  return tiles.flatMap(([name, tile]) =>
     SPLITS
       .filter((splits) =>
         splits === 1 || K / splits >= LEAST_SPLIT &&
@@ -52,9 +73,12 @@ const MOST_WORKGROUPS = 4096;
 const ENOUGH_WORKGROUPS = 512;
 
 /** The variant of `tileVariants()` to take where nothing was measured. */
-export function preferredTiles(shape: { M: number; N: number; K: number }): string {
+export function preferredTiles(
+  shape: { M: number; N: number; K: number },
+  device: { maxWorkgroupBytes: number },
+): string {
   const name = workgroupsOf(TILES["64x128"]!, shape) >= ENOUGH_WORKGROUPS / 2 ? "64x128" : "64x64";
-  const variants = tileVariants(shape);
+  const variants = tileVariants(shape, device);
   let chosen = `${name}/1`;
   for (const splits of SPLITS) {
     const variant = `${name}/${splits}`;
