@@ -48,7 +48,7 @@ export function kernelBenches(device: Device): KernelBench[] {
     biasBench({ M: rows, N: 4 * width, dtype }),
     ...embeddingBenches({ T: gpu ? 1024 : 64, M: gpu ? 32768 : 8192, V, C: width }),
     ...crossEntropyBenches({ M: gpu ? 4096 : 2048, V, dtype }),
-    ...optimizerBenches({ N: gpu ? 2 ** 26 : 2 ** 20, copy: dtype === "f16" }),
+    ...optimizerBenches(device, { N: gpu ? 2 ** 26 : 2 ** 20, copy: dtype === "f16" }),
   ];
 }
 
@@ -368,8 +368,11 @@ function crossEntropyBenches(
   ];
 }
 
-function optimizerBenches({ N, copy }: { N: number; copy: boolean }): KernelBench[] {
-  const blocks = gradientNormBlocks(N);
+function optimizerBenches(
+  device: Device,
+  { N, copy }: { N: number; copy: boolean },
+): KernelBench[] {
+  const blocks = gradientNormBlocks(device, N);
   return [
     {
       name: `gradient norm f32 [${N}]`,

@@ -162,7 +162,7 @@ export function createTrainStep(model: Gpt, options: StepOptions): TrainStep {
     return inputs;
   });
 
-  const blocks = gradientNormBlocks(size(gradients.flat.shape));
+  const blocks = gradientNormBlocks(device, size(gradients.flat.shape));
   const partials = tensor("gradient norm partials", [blocks, 2], "f32");
   gradientNorm(program, { gradient: gradients.flat, lossScale }, { partials });
   const scaled = precision === "f16";
