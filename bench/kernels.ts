@@ -309,12 +309,11 @@ function embeddingBenches(
     {
       name: `embedding backward f32 [${M},${C}]`,
       // dwte is added to
-      work: { bytes: 3 * M * F32 + stream + tables + bytesOf(distinct * C, "f32") },
+      work: { bytes: 2 * M * F32 + stream + tables + bytesOf(distinct * C, "f32") },
       record(program, make) {
         embeddingBackward(program, {
           tokens: make.of([M], "u32", batch.inputs),
           order: make.of([M], "u32", batch.order),
-          segments: make.of([M + 1], "u32", batch.segments),
           dy: make.noise([M, C], "f32"),
         }, {
           dwte: make.zeros([V, C], "f32"),
