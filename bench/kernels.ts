@@ -48,7 +48,7 @@ export function kernelBenches(device: Device): KernelBench[] {
     biasBench({ M: rows, N: 4 * width, dtype }),
     ...embeddingBenches({ T: gpu ? 1024 : 64, M: gpu ? 32768 : 8192, V, C: width }),
     ...crossEntropyBenches({ M: gpu ? 4096 : 2048, V, dtype }),
-    ...optimizerBenches({ N: gpu ? 2 ** 26 : 2 ** 20, copy: dtype === "f16" }),
+    ...optimizerBenches(device, { N: gpu ? 2 ** 26 : 2 ** 20, copy: dtype === "f16" }),
   ];
 }
 
@@ -309,12 +309,11 @@ function embeddingBenches(
     {
       name: `embedding backward f32 [${M},${C}]`,
       // dwte is added to
-      work: { bytes: 3 * M * F32 + stream + tables + bytesOf(distinct * C, "f32") },
+      work: { bytes: 2 * M * F32 + stream + tables + bytesOf(distinct * C, "f32") },
       record(program, make) {
         embeddingBackward(program, {
           tokens: make.of([M], "u32", batch.inputs),
           order: make.of([M], "u32", batch.order),
-          segments: make.of([M + 1], "u32", batch.segments),
           dy: make.noise([M, C], "f32"),
         }, {
           dwte: make.zeros([V, C], "f32"),
@@ -368,8 +367,11 @@ function crossEntropyBenches(
   ];
 }
 
-function optimizerBenches({ N, copy }: { N: number; copy: boolean }): KernelBench[] {
-  const blocks = gradientNormBlocks(N);
+function optimizerBenches(
+  device: Device,
+  { N, copy }: { N: number; copy: boolean },
+): KernelBench[] {
+  const blocks = gradientNormBlocks(device, N);
   return [
     {
       name: `gradient norm f32 [${N}]`,

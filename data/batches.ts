@@ -14,8 +14,6 @@ export interface Batch {
   readonly counted: number;
   /** u32 [M]: positions sorted by input token, for the embedding's gradient. */
   readonly order: Uint32Array<ArrayBuffer>;
-  /** u32 [M+1]: where the run of each distinct token starts in `order`; unused entries are M. */
-  readonly segments: Uint32Array<ArrayBuffer>;
 }
 
 /** How a text is cut into batches for training. */
@@ -157,7 +155,7 @@ function makeBatch(
     targets.set(target.subarray(countFrom), b * T + countFrom);
     counted += target.length - countFrom;
   });
-  return { inputs, targets, counted, ...groupByToken(inputs) };
+  return { inputs, targets, counted, order: sortedByToken(inputs) };
 }
 
 /**
@@ -171,22 +169,12 @@ export function shiftedPair<T extends Uint16Array | Uint32Array>(
   return { input: row.subarray(0, -1) as T, target: row.subarray(1) as T };
 }
 
-/** Positions sorted by token, equal tokens in the order of the text, and where each run starts. */
-function groupByToken(
-  tokens: Uint32Array,
-): { order: Uint32Array<ArrayBuffer>; segments: Uint32Array<ArrayBuffer> } {
+/** Positions sorted by token, equal tokens in the order of the text. */
+function sortedByToken(tokens: Uint32Array): Uint32Array<ArrayBuffer> {
   const M = tokens.length;
   // token and position in one number, so that a plain numeric sort is stable by position
   const keys = Float64Array.from(tokens, (token, position) => token * M + position).sort();
-  const order = new Uint32Array(M), segments = new Uint32Array(M + 1).fill(M);
-  let runs = 0, previous = -1;
-  keys.forEach((key, i) => {
-    const token = Math.floor(key / M);
-    if (token !== previous) segments[runs++] = i;
-    previous = token;
-    order[i] = key % M;
-  });
-  return { order, segments };
+  return Uint32Array.from(keys, (key) => key % M);
 }
 
 /**

@@ -214,8 +214,6 @@ export interface BackwardInputs extends ForwardInputs {
   targets: Tensor;
   /** u32 [B·T]: positions sorted by token, see `embeddingBackward()`. */
   order: Tensor;
-  /** u32 [B·T+1]: where each token's run starts in `order`. */
-  segments: Tensor;
   /** f32 [learning rate, 1 / number of targets, 0, 0] */
   stepInputs: Tensor;
   /** f32 [1] */
@@ -231,7 +229,7 @@ export interface BackwardInputs extends ForwardInputs {
 export function backward(
   program: Program,
   model: Gpt,
-  { tokens, targets, order, segments, stepInputs, lossScale, random }: BackwardInputs,
+  { tokens, targets, order, stepInputs, lossScale, random }: BackwardInputs,
   activations: Activations,
   gradients: Arena,
   { dropout: rate = 0, labelSmoothing = 0, accumulate = false }: {
@@ -355,7 +353,7 @@ export function backward(
   }
   embeddingBackward(
     program,
-    { tokens, order, segments, dy: dembedded },
+    { tokens, order, dy: dembedded },
     { dwte: gradient("wte.weight"), dwpe: gradient("wpe.weight") },
     { T, accumulate },
   );

@@ -148,7 +148,6 @@ export function createTrainStep(model: Gpt, options: StepOptions): TrainStep {
       tokens: tensor(`tokens ${i}`, [M], "u32"),
       targets: tensor(`targets ${i}`, [M], "u32"),
       order: tensor(`order ${i}`, [M], "u32"),
-      segments: tensor(`segments ${i}`, [M + 1], "u32"),
       ...(dropout > 0 ? { random: tensor(`random ${i}`, [2], "u32") } : {}),
     };
     const accumulate = i > 0;
@@ -162,7 +161,7 @@ export function createTrainStep(model: Gpt, options: StepOptions): TrainStep {
     return inputs;
   });
 
-  const blocks = gradientNormBlocks(size(gradients.flat.shape));
+  const blocks = gradientNormBlocks(device, size(gradients.flat.shape));
   const partials = tensor("gradient norm partials", [blocks, 2], "f32");
   gradientNorm(program, { gradient: gradients.flat, lossScale }, { partials });
   const scaled = precision === "f16";
@@ -212,7 +211,6 @@ export function createTrainStep(model: Gpt, options: StepOptions): TrainStep {
         upload(device, inputs.tokens, batch.inputs);
         upload(device, inputs.targets, batch.targets);
         upload(device, inputs.order, batch.order);
-        upload(device, inputs.segments, batch.segments);
         if (inputs.random) {
           upload(device, inputs.random, [options.seed, step * gradientAccumulation + i]);
         }

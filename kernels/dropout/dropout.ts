@@ -8,10 +8,11 @@ const WORKGROUP_SIZE = 256;
 /**
  * y = x with a share of its elements dropped and the rest scaled up (Srivastava et al. 2014).
  *
- * x, y: [N], f32 or f16 each; random: u32 [seed, counter], which with the site decides what drops.
+ * x, y: [N], f32 or f16 each, N a multiple of four; random: u32 [seed, counter], which with the site
+ * decides what drops.
  *
- * @throws {RangeError | TypeError} if a tensor has another shape or element type, or the rate is not in
- * [0, 1).
+ * @throws {RangeError | TypeError} if a tensor has another shape or element type, N is no multiple of four,
+ * or the rate is not in [0, 1).
  */
 export function dropoutForward(
   program: Program,
@@ -48,12 +49,18 @@ function applyMask(
   assertShape(action, random, [2]);
   assertShape(action, y, x.shape);
   const N = size(x.shape);
+  if (N % 4 !== 0) {
+    throw new RangeError(
+      `Cannot run ${action} as "${x.name}" must have a multiple of four elements: ` +
+        `current number is ${N}`,
+    );
+  }
   program.dispatch({
     label: "kernels/dropout/dropout.wgsl",
     source: withRandom(mask),
-    constants: { xType: x.dtype, yType: y.dtype, N, WORKGROUP_SIZE },
+    constants: { xType: `vec4<${x.dtype}>`, yType: `vec4<${y.dtype}>`, WORKGROUP_SIZE },
     tensors: [x, random, y],
-    uniforms: dropoutUniforms(site),
-    workgroups: splitWorkgroups(ceilDiv(N, WORKGROUP_SIZE)),
+    uniforms: [...dropoutUniforms(site), 0, N / 4],
+    workgroups: splitWorkgroups(ceilDiv(N / 4, WORKGROUP_SIZE)),
   });
 }

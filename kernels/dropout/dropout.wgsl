@@ -1,19 +1,24 @@
-// y = dropout(x), and as well dx = the same mask over dy: dropout is linear.   x, y: [N]
+// y = dropout(x), and as well dx = the same mask over dy: dropout is linear.
+// x, y: [N] in vectors of four
 enable f16;
 
-alias xType = f16;
-alias yType = f16;
-const N: u32 = 1;
+alias xType = vec4<f16>;
+alias yType = vec4<f16>;
 const WORKGROUP_SIZE: u32 = 256;
+
+struct Sizes {
+  dropout: vec4u, // site, threshold, bits of 1 / (1 - rate)
+  N4: u32, // N / 4
+}
 
 @group(0) @binding(0) var<storage, read> x: array<xType>;
 @group(0) @binding(1) var<storage, read> random: array<u32>; // seed, counter
 @group(0) @binding(2) var<storage, read_write> y: array<yType>;
-@group(0) @binding(3) var<uniform> dropout: vec4u; // site, threshold, bits of 1 / (1 - rate)
+@group(0) @binding(3) var<uniform> sizes: Sizes;
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
   let i = (group.y * 32768 + group.x) * WORKGROUP_SIZE + local.x;
-  if (i >= N) { return; }
-  y[i] = yType(f32(x[i]) * dropoutFactor(random[0], random[1], dropout, i));
+  if (i >= sizes.N4) { return; }
+  y[i] = yType(vec4f(x[i]) * fourDropoutFactors(random[0], random[1], sizes.dropout, 4 * i));
 }

@@ -1,34 +1,48 @@
-// dwte[token] += sum of dy over the token's positions.   dy: [M,C]; dwte: [V,C]
+// dwte[token] += sum of dy over the token's positions, where these lie in one chunk.
+// tokens, order: [M]; dy: [M,C]; dwte: [V,C]; partials: [chunks,2,C]; C in vectors of four
 //
-// order lists the positions sorted by token; run s of equal tokens is order[segments[s], segments[s + 1]).
-// One workgroup a run: the sum has one order and needs no atomics. Runs beyond the last are empty.
+// In order, which lists the positions sorted by token, each token has one run of places. A frequent one
+// would keep a single workgroup busy for long, so invocations walk over chunks of CHUNK places: a run that
+// lies within a chunk is added to dwte at once. A run that crosses chunks leaves its sum over the chunk
+// where it begins in partials[chunk,1] and that over each further chunk in partials[chunk,0], and
+// backward_long_runs.wgsl adds them up: no atomics, one order of summation.
 enable f16;
 
-alias real = f16; // element type of dy
-const M: u32 = 1;
-const C: u32 = 1;
-const WORKGROUP_SIZE: u32 = 64;
+alias real4 = vec4<f16>; // dy
+const CHUNKS: u32 = 4;
 
-@group(0) @binding(0) var<storage, read> tokens: array<u32>;
-@group(0) @binding(1) var<storage, read> order: array<u32>;
-@group(0) @binding(2) var<storage, read> segments: array<u32>;
-@group(0) @binding(3) var<storage, read> dy: array<real>;
-@group(0) @binding(4) var<storage, read_write> dwte: array<f32>;
-@group(0) @binding(5) var<uniform> slice: vec4u; // first row of dwte, number of rows
+@group(0) @binding(2) var<storage, read> dy: array<real4>;
+@group(0) @binding(3) var<storage, read_write> dwte: array<vec4f>;
+@group(0) @binding(4) var<storage, read_write> partials: array<vec4f>;
+@group(0) @binding(5) var<uniform> sizes: Sizes;
 
-@compute @workgroup_size(WORKGROUP_SIZE)
+@compute @workgroup_size(COLUMNS, CHUNKS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
-  let run = group.y * 32768 + group.x;
-  let c = group.z * WORKGROUP_SIZE + local.x;
-  if (run >= M || c >= C) { return; }
-  let first = segments[run];
-  let end = min(segments[run + 1], M);
-  if (first >= end) { return; }
-  let row = tokens[order[first]] - slice.x;
-  if (row >= slice.y) { return; }
-  var sum = 0.0;
-  for (var i = first; i < end; i++) {
-    sum += f32(dy[order[i] * C + c]);
+  let chunk = (group.y * 32768 + group.x) * CHUNKS + local.y;
+  let c = group.z * COLUMNS + local.x;
+  let first = chunk * CHUNK;
+  if (first >= sizes.M || c >= sizes.columns4) { return; }
+  let last = min(first + CHUNK, sizes.M) - 1;
+
+  var token = tokenAt(first);
+  var beginsHere = tokenAt(first - 1) != token;
+  var sum = vec4f();
+  for (var place = first; place <= last; place++) {
+    sum += vec4f(dy[order[place] * sizes.columns4 + c]);
+    let next = tokenAt(place + 1);
+    let endsHere = next != token;
+    if (!endsHere && place < last) { continue; }
+
+    let row = token - sizes.firstToken; // wraps far beyond the slice for tokens before it
+    if (row < sizes.slicedTokens) {
+      if (beginsHere && endsHere) {
+        dwte[row * sizes.columns4 + c] += sum;
+      } else {
+        partials[(chunk * 2 + u32(beginsHere)) * sizes.columns4 + c] = sum;
+      }
+    }
+    token = next;
+    beginsHere = true;
+    sum = vec4f();
   }
-  dwte[row * C + c] += sum;
 }

@@ -1,18 +1,25 @@
 import forward from "./forward.wgsl" with { type: "text" };
 import backwardTokens from "./backward_tokens.wgsl" with { type: "text" };
+import backwardLongRuns from "./backward_long_runs.wgsl" with { type: "text" };
+import runs from "./runs.wgsl" with { type: "text" };
 import backwardPositions from "./backward_positions.wgsl" with { type: "text" };
 import decode from "./decode.wgsl" with { type: "text" };
 import { type Program, splitWorkgroups } from "../program.ts";
 import { rowSlices } from "../slices.ts";
 import { assertDType, assertShape, ceilDiv, size, type Tensor } from "../tensor.ts";
 
+/** Vectors of four columns that a workgroup takes side by side. */
+const COLUMNS = 16;
+
 /**
  * y[m] = wte[tokens[m]] + wpe[m % T], the sum of token and position embedding.
  *
- * tokens: u32 [M], each below V; wte: f32 [V,C]; wpe: f32 [L,C], T ≤ L; y: [M,C], f32 or f16. A wte
- * too large for one binding is walked in slices. Rows of y whose token is not below V are not written.
+ * tokens: u32 [M], each below V; wte: f32 [V,C]; wpe: f32 [L,C], T ≤ L; y: [M,C], f32 or f16; C is a
+ * multiple of four. A wte too large for one binding is walked in slices. Rows of y whose token is not
+ * below V are not written.
  *
- * @throws {RangeError | TypeError} if a tensor has another shape or element type, or T is above L.
+ * @throws {RangeError | TypeError} if a tensor has another shape or element type, C is no multiple of
+ * four, or T is above L.
  */
 export function embeddingForward(
   program: Program,
@@ -25,15 +32,16 @@ export function embeddingForward(
   assertDType("embeddingForward", tokens, "u32");
   assertDType("embeddingForward", y, "f32", "f16");
   assertShape("embeddingForward", y, [M, C]);
-  const WORKGROUP_SIZE = 256;
+  const ROWS = 16;
   for (const { first, rows, part } of rowSlices(program.device, wte)) {
     program.dispatch({
       label: "kernels/embedding/forward.wgsl",
       source: forward,
-      constants: { real: y.dtype, M, T, C, WORKGROUP_SIZE },
+      constants: { real4: `vec4<${y.dtype}>`, COLUMNS, ROWS },
       tensors: [tokens, part, wpe, y],
-      uniforms: [first, rows],
-      workgroups: splitWorkgroups(ceilDiv(M * C, WORKGROUP_SIZE)),
+      uniforms: [first, rows, M, T, C / 4],
+      workgroups: splitWorkgroups(ceilDiv(M, ROWS)),
+      iterations: ceilDiv(C / 4, COLUMNS),
     });
   }
 }
@@ -41,21 +49,15 @@ export function embeddingForward(
 /**
  * Gradients of `embeddingForward()`.
  *
- * tokens, order: u32 [M]; segments: u32 [M+1]: order lists the positions sorted by token, run s of
- * equal tokens is order[segments[s], segments[s+1]), entries beyond the last run are M. dy: [M,C],
- * f32 or f16. dwte: f32 [V,C] is added to; dwpe: f32 [L,C] is set, or with `accumulate` added to.
+ * tokens: u32 [M], each below V; order: u32 [M], the positions sorted by token; dy: [M,C], f32 or f16.
+ * dwte: f32 [V,C] is added to; dwpe: f32 [L,C] is set, or with `accumulate` added to.
  *
- * @throws {RangeError | TypeError} if a tensor has another shape or element type, T is above L, M no
- * multiple of T, or M beyond the loop iterations that `Program` allows: one token may fill the batch.
+ * @throws {RangeError | TypeError} if a tensor has another shape or element type, C is no multiple of
+ * four, T is above L, M no multiple of T, or M / T beyond the loop iterations that `Program` allows.
  */
 export function embeddingBackward(
   program: Program,
-  { tokens, order, segments, dy }: {
-    tokens: Tensor;
-    order: Tensor;
-    segments: Tensor;
-    dy: Tensor;
-  },
+  { tokens, order, dy }: { tokens: Tensor; order: Tensor; dy: Tensor },
   { dwte, dwpe }: { dwte: Tensor; dwpe: Tensor },
   { T, accumulate = false }: { T: number; accumulate?: boolean },
 ): void {
@@ -68,30 +70,47 @@ export function embeddingBackward(
         `current length is ${M}`,
     );
   }
-  for (const t of [tokens, order, segments]) assertDType(action, t, "u32");
+  for (const t of [tokens, order]) assertDType(action, t, "u32");
   assertShape(action, order, tokens.shape);
-  assertShape(action, segments, [M + 1]);
   assertDType(action, dy, "f32", "f16");
   assertShape(action, dy, [M, C]);
-  const WORKGROUP_SIZE = 64;
+  const real4 = `vec4<${dy.dtype}>`;
+
+  // shorter chunks would keep more invocations busy, and leave more sums to add up
+  const CHUNK = 32, CHUNKS = 4, SHARES = 8;
+  const chunks = ceilDiv(M, CHUNK), partials = program.scratch([chunks, 2, C]);
   for (const { first, rows, part } of rowSlices(program.device, dwte)) {
-    const [x, y] = splitWorkgroups(M);
+    const uniforms = [first, rows, M, C / 4];
     program.dispatch({
       label: "kernels/embedding/backward_tokens.wgsl",
-      source: backwardTokens,
-      constants: { real: dy.dtype, M, C, WORKGROUP_SIZE },
-      tensors: [tokens, order, segments, dy, part],
-      uniforms: [first, rows],
-      workgroups: [x, y, ceilDiv(C, WORKGROUP_SIZE)],
-      iterations: M,
+      source: `${backwardTokens}\n${runs}`,
+      constants: { real4, CHUNK, CHUNKS, COLUMNS },
+      tensors: [tokens, order, dy, part, partials],
+      uniforms,
+      workgroups: [...splitWorkgroups(ceilDiv(chunks, CHUNKS)), ceilDiv(C / 4, COLUMNS)],
+      iterations: CHUNK,
+    });
+    if (chunks === 1) continue;
+    program.dispatch({
+      label: "kernels/embedding/backward_long_runs.wgsl",
+      source: `${backwardLongRuns}\n${runs}`,
+      constants: { CHUNK, COLUMNS, SHARES },
+      tensors: [tokens, order, partials, part],
+      uniforms,
+      workgroups: [...splitWorkgroups(chunks - 1), ceilDiv(C / 4, COLUMNS)],
+      iterations: ceilDiv(chunks, SHARES) + SHARES,
+      workgroupBytes: COLUMNS * SHARES * 16,
     });
   }
+
+  const WORKGROUP_SIZE = 64;
   program.dispatch({
     label: "kernels/embedding/backward_positions.wgsl",
     source: backwardPositions,
-    constants: { real: dy.dtype, B: M / T, T, L, C, ACCUMULATE: accumulate, WORKGROUP_SIZE },
+    constants: { real4, WORKGROUP_SIZE },
     tensors: [dy, dwpe],
-    workgroups: splitWorkgroups(ceilDiv(L * C, WORKGROUP_SIZE)),
+    uniforms: [M / T, T * C / 4, accumulate ? 1 : 0],
+    workgroups: splitWorkgroups(ceilDiv(L * C / 4, WORKGROUP_SIZE)),
     iterations: M / T,
   });
 }
@@ -135,6 +154,12 @@ function checkTables(
   assertDType(action, wte, "f32");
   assertDType(action, wpe, "f32");
   assertShape(action, wpe, [L, C]);
+  if (C % 4 !== 0) {
+    throw new RangeError(
+      `Cannot run ${action} as the width of "${wte.name}" must be a multiple of four: ` +
+        `current width is ${C}`,
+    );
+  }
   if (!(T >= 1 && T <= L)) {
     throw new RangeError(
       `Cannot run ${action} as T must be 1 to ${L}, the positions of "${wpe.name}": ` +

@@ -1,28 +1,35 @@
-// y[m] = wte[tokens[m]] + wpe[m % T].   tokens: [M]; wte: [V,C]; wpe: [L,C]; y: [M,C]
+// y[m] = wte[tokens[m]] + wpe[m % T].   tokens: [M]; wte: [V,C]; wpe: [L,C]; y: [M,C], C in vectors of four
 //
-// wte may be a slice of the embedding: rows first to first + ROWS. Tokens outside are left to the
-// launches for the other slices.
+// A workgroup takes ROWS rows, COLUMNS vectors of each at a time. wte may be a slice of the embedding:
+// tokens outside of it are left to the launches for the other slices.
 enable f16;
 
-alias real = f16; // element type of y
-const M: u32 = 1;
-const T: u32 = 1;
-const C: u32 = 1;
-const WORKGROUP_SIZE: u32 = 256;
+alias real4 = vec4<f16>; // y
+const COLUMNS: u32 = 16;
+const ROWS: u32 = 16;
+
+struct Sizes {
+  firstToken: u32, // of the slice
+  slicedTokens: u32,
+  M: u32,
+  T: u32,
+  columns4: u32, // C / 4
+}
 
 @group(0) @binding(0) var<storage, read> tokens: array<u32>;
-@group(0) @binding(1) var<storage, read> wte: array<f32>;
-@group(0) @binding(2) var<storage, read> wpe: array<f32>;
-@group(0) @binding(3) var<storage, read_write> y: array<real>;
-@group(0) @binding(4) var<uniform> slice: vec4u; // first row, number of rows
+@group(0) @binding(1) var<storage, read> wte: array<vec4f>;
+@group(0) @binding(2) var<storage, read> wpe: array<vec4f>;
+@group(0) @binding(3) var<storage, read_write> y: array<real4>;
+@group(0) @binding(4) var<uniform> sizes: Sizes;
 
-@compute @workgroup_size(WORKGROUP_SIZE)
+@compute @workgroup_size(COLUMNS, ROWS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
-  let i = (group.y * 32768 + group.x) * WORKGROUP_SIZE + local.x;
-  if (i >= M * C) { return; }
-  let m = i / C;
-  let c = i % C;
-  let row = tokens[m] - slice.x; // wraps far beyond the slice for tokens before it
-  if (row >= slice.y) { return; }
-  y[i] = real(wte[row * C + c] + wpe[m % T * C + c]);
+  let m = (group.y * 32768 + group.x) * ROWS + local.y;
+  if (m >= sizes.M) { return; }
+  let row = tokens[m] - sizes.firstToken; // wraps far beyond the slice for tokens before it
+  if (row >= sizes.slicedTokens) { return; }
+  let position = m % sizes.T;
+  for (var c = local.x; c < sizes.columns4; c += COLUMNS) {
+    y[m * sizes.columns4 + c] = real4(wte[row * sizes.columns4 + c] + wpe[position * sizes.columns4 + c]);
+  }
 }

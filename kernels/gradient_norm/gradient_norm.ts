@@ -1,23 +1,37 @@
 import forward from "./forward.wgsl" with { type: "text" };
-import { type Program, splitWorkgroups } from "../program.ts";
-import { rowSlices } from "../slices.ts";
+import type { Device } from "../device.ts";
+import type { Program } from "../program.ts";
 import { assertDType, assertShape, ceilDiv, type Tensor, viewTensor } from "../tensor.ts";
 
-/** Elements that one workgroup sums. */
-const BLOCK = 2048;
 const WORKGROUP_SIZE = 256;
 
+/** Enough workgroups for a large GPU, and few enough for one workgroup to add up their sums. */
+const MOST_BLOCKS = 1024;
+
+/**
+ * Elements that one workgroup sums, each invocation a vector of four in turn. With fewer than 16 turns
+ * a CPU would spend its time at the barriers of the sum over the workgroup.
+ */
+function blockLength({ maxBindingBytes }: Device, N: number): number {
+  const turn = 4 * WORKGROUP_SIZE;
+  const turns = Math.max(16, ceilDiv(N, turn * MOST_BLOCKS));
+  return turn * Math.min(turns, Math.floor(maxBindingBytes / (4 * turn)));
+}
+
 /** Rows of the tensor `partials` of `gradientNorm()` for a gradient of N elements. */
-export function gradientNormBlocks(N: number): number {
-  return ceilDiv(N, BLOCK);
+export function gradientNormBlocks(device: Device, N: number): number {
+  return ceilDiv(N, blockLength(device, N));
 }
 
 /**
  * Sums of squares of gradient / lossScale, and whether any element is not finite, block by block;
  * `lossScaleUpdate()` adds the blocks up.
  *
- * gradient: f32 [N], of any size; lossScale: f32 [1]; partials: f32 [blocks,2], the sum and 1 where a
- * block holds NaN or an infinity, else 0.
+ * gradient: f32 [N], of any size, N a multiple of four; lossScale: f32 [1]; partials: f32 [blocks,2],
+ * the sum, and above 0 where a block holds NaN or an infinity, else 0.
+ *
+ * @throws {RangeError | TypeError} if a tensor has another shape or element type, or N is no multiple of
+ * four.
  */
 export function gradientNorm(
   program: Program,
@@ -25,34 +39,31 @@ export function gradientNorm(
   { partials }: { partials: Tensor },
 ): void {
   const action = "gradientNorm";
-  const [length] = gradient.shape as [number];
-  const blocks = gradientNormBlocks(length);
-  assertShape(action, gradient, [length]);
+  const [N] = gradient.shape as [number];
+  const { device } = program;
+  const block = blockLength(device, N), blocks = gradientNormBlocks(device, N);
+  assertShape(action, gradient, [N]);
   for (const t of [gradient, lossScale, partials]) assertDType(action, t, "f32");
   assertShape(action, lossScale, [1]);
   assertShape(action, partials, [blocks, 2]);
-
-  // as rows of whole blocks, so that slices end where blocks do; the rest is a slice of its own
-  const whole = Math.floor(length / BLOCK);
-  const slices = whole === 0 ? [] : rowSlices(
-    program.device,
-    viewTensor(gradient, { offset: 0, shape: [whole, BLOCK] }),
-  );
-  const rest = length - whole * BLOCK;
-  if (rest > 0) {
-    const part = viewTensor(gradient, { offset: whole * BLOCK, shape: [rest] });
-    slices.push({ first: whole, rows: 1, part });
+  if (N % 4 !== 0) {
+    throw new RangeError(
+      `Cannot run ${action} as "${gradient.name}" must have a multiple of four elements: ` +
+        `current number is ${N}`,
+    );
   }
-  for (const { first, rows, part } of slices) {
-    const N = part.shape.reduce((a, b) => a * b, 1);
+  const blocksPerBinding = Math.floor(device.maxBindingBytes / (4 * block));
+  for (let first = 0; first < blocks; first += blocksPerBinding) {
+    const count = Math.min(blocksPerBinding, blocks - first), offset = first * block;
+    const length = Math.min(count * block, N - offset);
     program.dispatch({
       label: "kernels/gradient_norm/forward.wgsl",
       source: forward,
-      constants: { N, BLOCK, WORKGROUP_SIZE },
-      tensors: [part, lossScale, partials],
-      uniforms: [first],
-      workgroups: splitWorkgroups(rows),
-      iterations: BLOCK / WORKGROUP_SIZE + WORKGROUP_SIZE,
+      constants: { WORKGROUP_SIZE },
+      tensors: [viewTensor(gradient, { offset, shape: [length] }), lossScale, partials],
+      uniforms: [first, block / 4],
+      workgroups: [count],
+      iterations: block / 4 / WORKGROUP_SIZE + Math.log2(WORKGROUP_SIZE),
       workgroupBytes: WORKGROUP_SIZE * 8,
     });
   }

@@ -1,38 +1,47 @@
-// dbias = sum of dy over its rows.   dy: [M,N]; dbias: [N], set or accumulated
+// Sums of the columns of every block of rows.   x: [M,N]; sums: [blocks,N], set or accumulated
 //
-// A workgroup takes COLUMNS columns; each of its SHARES rows of invocations sums every SHARES-th
-// row of dy, and the first adds up the shares: no atomics, one order of summation.
+// dbias is the sum of dy over its rows: in blocks first, then of the blocks. A workgroup takes COLUMNS
+// columns of one block; each of its SHARES rows of invocations sums every SHARES-th row, and the first
+// adds up the shares: no atomics, one order of summation.
 enable f16;
 
-alias real = f16; // element type of dy
-const M: u32 = 1;
-const N: u32 = 1;
-const ACCUMULATE: bool = false;
-const COLUMNS: u32 = 32;
+alias real = vec4<f16>; // x: four columns at a time where N allows it, else one
+alias value = vec4f; // sums
+const COLUMNS: u32 = 16;
 const SHARES: u32 = 8;
 
-@group(0) @binding(0) var<storage, read> dy: array<real>;
-@group(0) @binding(1) var<storage, read_write> dbias: array<f32>;
+struct Sizes {
+  M: u32,
+  N: u32, // in units of real
+  block: u32, // rows
+  accumulate: u32, // add to what sums holds
+}
 
-const SUMS: u32 = COLUMNS * SHARES;
-var<workgroup> sums: array<f32, SUMS>;
+@group(0) @binding(0) var<storage, read> x: array<real>;
+@group(0) @binding(1) var<storage, read_write> sums: array<value>;
+@group(0) @binding(2) var<uniform> sizes: Sizes;
+
+const INVOCATIONS: u32 = COLUMNS * SHARES;
+var<workgroup> shares: array<value, INVOCATIONS>;
 
 @compute @workgroup_size(COLUMNS, SHARES)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
   let n = group.x * COLUMNS + local.x;
-  var sum = 0.0;
-  if (n < N) {
-    for (var m = local.y; m < M; m += SHARES) {
-      sum += f32(dy[m * N + n]);
+  let first = group.y * sizes.block;
+  let end = min(first + sizes.block, sizes.M);
+  var sum = value();
+  if (n < sizes.N) {
+    for (var m = first + local.y; m < end; m += SHARES) {
+      sum += value(x[m * sizes.N + n]);
     }
   }
-  sums[local.y * COLUMNS + local.x] = sum;
+  shares[local.y * COLUMNS + local.x] = sum;
   workgroupBarrier();
-  if (local.y != 0 || n >= N) { return; }
-  sum = 0.0;
-  for (var share = 0u; share < SHARES; share++) {
-    sum += sums[share * COLUMNS + local.x];
+  if (local.y != 0 || n >= sizes.N) { return; }
+  for (var share = 1u; share < SHARES; share++) {
+    sum += shares[share * COLUMNS + local.x];
   }
-  if (ACCUMULATE) { sum += dbias[n]; }
-  dbias[n] = sum;
+  let i = group.y * sizes.N + n;
+  if (sizes.accumulate != 0) { sum += sums[i]; }
+  sums[i] = sum;
 }

@@ -1,7 +1,7 @@
 import biasBackward from "./bias_backward.wgsl" with { type: "text" };
 import { matmul } from "../matmul/matmul.ts";
 import type { Program } from "../program.ts";
-import { assertDType, assertShape, ceilDiv, type Tensor } from "../tensor.ts";
+import { assertDType, assertShape, ceilDiv, type DType, type Tensor } from "../tensor.ts";
 
 /**
  * y = x · weight + bias, and where it is asked for activated = gelu(y).
@@ -41,14 +41,42 @@ export function linearBackward(
   const [M, N] = dy.shape as [number, number];
   assertDType("linearBackward", dbias, "f32");
   assertShape("linearBackward", dbias, [N]);
-  const COLUMNS = 32, SHARES = 8;
+  const blocks = ceilDiv(M, BLOCK);
+  if (blocks === 1) {
+    columnSums(program, { x: dy }, { sums: dbias }, { block: BLOCK, accumulate });
+  } else {
+    const partials = program.scratch([blocks, N]);
+    columnSums(program, { x: dy }, { sums: partials }, { block: BLOCK });
+    columnSums(program, { x: partials }, { sums: dbias }, { block: blocks, accumulate });
+  }
+}
+
+/** Rows of dy that one workgroup sums: a compromise between few partial sums and many workgroups. */
+const BLOCK = 256;
+
+/** Sums of the columns of each block of rows.  x: [M,N]; sums: f32 [blocks,N] */
+function columnSums(
+  program: Program,
+  { x }: { x: Tensor },
+  { sums }: { sums: Tensor },
+  { block, accumulate = false }: { block: number; accumulate?: boolean },
+): void {
+  const COLUMNS = 16, SHARES = 8;
+  const [M, N] = x.shape as [number, number], width = N % 4 === 0 ? 4 : 1;
+  const typed = (dtype: DType) => width === 4 ? `vec4<${dtype}>` : dtype;
   program.dispatch({
     label: "kernels/linear/bias_backward.wgsl",
     source: biasBackward,
-    constants: { real: dy.dtype, M, N, ACCUMULATE: accumulate, COLUMNS, SHARES },
-    tensors: [dy, dbias],
-    workgroups: [ceilDiv(N, COLUMNS)],
-    iterations: ceilDiv(M, SHARES) + SHARES,
-    workgroupBytes: COLUMNS * SHARES * 4,
+    constants: {
+      real: typed(x.dtype),
+      value: typed("f32"),
+      COLUMNS,
+      SHARES,
+    },
+    tensors: [x, sums],
+    uniforms: [M, N / width, block, accumulate ? 1 : 0],
+    workgroups: [ceilDiv(N / width, COLUMNS), ceilDiv(M, block)],
+    iterations: ceilDiv(block, SHARES) + SHARES,
+    workgroupBytes: COLUMNS * SHARES * 4 * width,
   });
 }

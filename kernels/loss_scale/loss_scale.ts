@@ -53,26 +53,23 @@ export function lossScaleUpdate(
   { gradientClip, growthFactor = 2, backoffFactor = 0.5, growthInterval = 2000 }: LossScaleOptions,
 ): void {
   const action = "lossScaleUpdate";
-  const [BLOCKS] = partials.shape as [number];
+  const [blocks] = partials.shape as [number];
   const [K] = corrections.shape as [number];
-  const [REPORTS] = reports.shape as [number];
-  assertShape(action, partials, [BLOCKS, 2]);
+  const [R] = reports.shape as [number];
+  assertShape(action, partials, [blocks, 2]);
   assertShape(action, stepInputs, [4]);
   assertShape(action, lossSum, [1]);
   assertShape(action, corrections, [K, 2]);
   assertShape(action, lossScale, [1]);
   assertShape(action, counters, [5]);
   assertShape(action, update_, [4]);
-  assertShape(action, reports, [REPORTS, 8]);
+  assertShape(action, reports, [R, 8]);
   assertDType(action, counters, "u32");
   const WORKGROUP_SIZE = 256;
   program.dispatch({
     label: "kernels/loss_scale/update.wgsl",
     source: update,
     constants: {
-      BLOCKS,
-      K,
-      REPORTS,
       // WGSL has no infinite literal; no f32 norm is larger than this
       GRADIENT_CLIP: Math.min(gradientClip, 3e38),
       GROWTH_FACTOR: growthFactor,
@@ -91,7 +88,7 @@ export function lossScaleUpdate(
       reports,
     ],
     workgroups: [1],
-    iterations: ceilDiv(BLOCKS, WORKGROUP_SIZE) + WORKGROUP_SIZE,
+    iterations: ceilDiv(blocks, WORKGROUP_SIZE) + Math.log2(WORKGROUP_SIZE),
     workgroupBytes: WORKGROUP_SIZE * 8,
   });
 }

@@ -1,10 +1,7 @@
 // Decides about one step: the gradient's norm, whether to skip, what to clip by, the next loss scale.
-// partials: [BLOCKS,2] of gradient_norm; corrections: [K,2]; reports: [REPORTS,8]
+// partials: [blocks,2] of gradient_norm; corrections: [K,2]; reports: [R,8]
 //
 // The transition of lossScale and its growth tracker is that of torch.amp.GradScaler.
-const BLOCKS: u32 = 1;
-const K: u32 = 1;
-const REPORTS: u32 = 1;
 const GRADIENT_CLIP: f32 = 1.0;
 const GROWTH_FACTOR: f32 = 2.0;
 const BACKOFF_FACTOR: f32 = 0.5;
@@ -26,7 +23,7 @@ struct Update { // what AdamW reads
   skipped: f32, // 1 if the step changes nothing
 }
 
-@group(0) @binding(0) var<storage, read> partials: array<vec2f>; // sum, 1 if not finite
+@group(0) @binding(0) var<storage, read> partials: array<vec2f>; // sum, above 0 if not finite
 @group(0) @binding(1) var<storage, read> stepInputs: array<f32>; // learning rate, 1 / number of targets
 @group(0) @binding(2) var<storage, read> lossSum: array<f32>;
 @group(0) @binding(3) var<storage, read> corrections: array<vec2f>;
@@ -35,7 +32,7 @@ struct Update { // what AdamW reads
 @group(0) @binding(6) var<storage, read_write> update: Update;
 @group(0) @binding(7) var<storage, read_write> reports: array<array<f32, 8>>;
 
-var<workgroup> sums: array<vec2f, WORKGROUP_SIZE>;
+var<workgroup> shares: array<vec2f, WORKGROUP_SIZE>;
 
 fn isFinite(value: f32) -> bool {
   return (bitcast<u32>(value) & 0x7f800000u) != 0x7f800000u;
@@ -43,20 +40,20 @@ fn isFinite(value: f32) -> bool {
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(@builtin(local_invocation_id) local: vec3u) {
-  var sum = vec2f();
-  for (var i = local.x; i < BLOCKS; i += WORKGROUP_SIZE) {
-    sum += partials[i];
+  var share = vec2f();
+  for (var i = local.x; i < arrayLength(&partials); i += WORKGROUP_SIZE) {
+    share += partials[i];
   }
-  sums[local.x] = sum;
-  workgroupBarrier();
+  shares[local.x] = share;
+  for (var half = WORKGROUP_SIZE / 2; half > 0; half /= 2) {
+    workgroupBarrier();
+    if (local.x < half) { shares[local.x] += shares[local.x + half]; }
+  }
   if (local.x != 0) { return; }
-  for (var i = 1u; i < WORKGROUP_SIZE; i++) {
-    sum += sums[i];
-  }
 
   let scale = lossScale[0];
-  let norm = sqrt(sum.x);
-  if (sum.y > 0.0) {
+  let norm = sqrt(shares[0].x);
+  if (shares[0].y > 0.0) {
     lossScale[0] = scale * BACKOFF_FACTOR;
     counters.growthTracker = 0;
     counters.skippedSteps += 1;
@@ -64,7 +61,7 @@ fn main(@builtin(local_invocation_id) local: vec3u) {
     update = Update(0.0, 0.0, 0.0, 1.0);
   } else {
     let clip = min(1.0, GRADIENT_CLIP / (norm + 1e-6));
-    let correction = corrections[min(counters.optimizerSteps, K - 1)];
+    let correction = corrections[min(counters.optimizerSteps, arrayLength(&corrections) - 1)];
     update = Update(clip / scale, correction.x, correction.y, 0.0);
     counters.optimizerSteps += 1;
     counters.consecutiveSkips = 0;
@@ -75,7 +72,7 @@ fn main(@builtin(local_invocation_id) local: vec3u) {
     }
   }
 
-  reports[counters.reported % REPORTS] = array<f32, 8>(
+  reports[counters.reported % arrayLength(&reports)] = array<f32, 8>(
     lossSum[0] * stepInputs[1],
     norm,
     scale,

@@ -18,14 +18,13 @@ export function sumForward(
   assertDType("sumForward", x, "f32");
   assertDType("sumForward", y, "f32");
   assertShape("sumForward", y, [1]);
-  const N = size(x.shape);
   program.dispatch({
     label: "kernels/sum/forward.wgsl",
     source: forward,
-    constants: { N, ACCUMULATE: accumulate, WORKGROUP_SIZE },
+    constants: { ACCUMULATE: accumulate, WORKGROUP_SIZE },
     tensors: [x, y],
     workgroups: [1],
-    iterations: ceilDiv(N, WORKGROUP_SIZE) + WORKGROUP_SIZE,
+    iterations: ceilDiv(size(x.shape), WORKGROUP_SIZE) + Math.log2(WORKGROUP_SIZE),
     workgroupBytes: WORKGROUP_SIZE * 4,
   });
 }

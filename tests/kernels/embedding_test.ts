@@ -14,6 +14,7 @@ import {
   device,
   freshSeed,
   poisoned,
+  poisonScratch,
   randomValues,
   REAL_TYPES,
   runProgram,
@@ -37,21 +38,15 @@ Deno.test("reference embeddingBackward() matches central differences", () => {
   assertGradient((wpe) => y({ wpe }), wpe, dy, dwpe, { what: "dwpe" });
 });
 
-function groups(tokens: Uint32Array): { order: Uint32Array; segments: Uint32Array } {
-  const order = Uint32Array.from(tokens.keys()).sort((a, b) => tokens[a]! - tokens[b]! || a - b);
-  const segments = new Uint32Array(tokens.length + 1).fill(tokens.length);
-  let runs = 0;
-  order.forEach((m, i) => {
-    if (i === 0 || tokens[m] !== tokens[order[i - 1]!]) segments[runs++] = i;
-  });
-  return { order, segments };
+/** Positions sorted by token, in an order of their own where tokens are equal. */
+function sorted(tokens: Uint32Array): Uint32Array {
+  return Uint32Array.from(tokens.keys()).sort((a, b) => tokens[a]! - tokens[b]! || a - b);
 }
 
 async function check(on: Device, dtype: DType, { B, T, V, L, C }: Record<string, number>) {
   const seed = freshSeed(), random = testRandom(seed), M = B! * T!;
   const tokens = Uint32Array.from({ length: M }, () => Math.floor(random() ** 2 * V!));
   tokens[0] = V! - 1;
-  const { order, segments } = groups(tokens);
   const values = {
     wte: randomValues(random, V! * C!),
     wpe: randomValues(random, L! * C!),
@@ -62,8 +57,7 @@ async function check(on: Device, dtype: DType, { B, T, V, L, C }: Record<string,
   const f32 = (rows: number) => ({ shape: [rows, C!], dtype: "f32" as const });
   const t = {
     tokens: tensorOf("tokens", u32(M), tokens),
-    order: tensorOf("order", u32(M), order),
-    segments: tensorOf("segments", u32(M + 1), segments),
+    order: tensorOf("order", u32(M), sorted(tokens)),
     wte: tensorOf("wte", f32(V!), values.wte),
     wpe: tensorOf("wpe", f32(L!), values.wpe),
     dy: tensorOf("dy", { shape: [M, C!], dtype }, values.dy),
@@ -100,9 +94,10 @@ async function check(on: Device, dtype: DType, { B, T, V, L, C }: Record<string,
 for (const dtype of REAL_TYPES) {
   for (
     const size of [
-      { B: 1, T: 1, V: 1, L: 1, C: 1 },
-      { B: 3, T: 5, V: 127, L: 7, C: 3 },
-      { B: 2, T: 9, V: 50, L: 9, C: 129 },
+      { B: 1, T: 1, V: 1, L: 1, C: 4 },
+      { B: 3, T: 5, V: 127, L: 7, C: 12 },
+      { B: 2, T: 9, V: 50, L: 9, C: 132 },
+      { B: 1, T: 129, V: 127, L: 200, C: 64 },
     ]
   ) {
     const name = Object.entries(size).map(([key, value]) => `${key} ${value}`).join(", ");
@@ -113,8 +108,53 @@ for (const dtype of REAL_TYPES) {
     check({ ...device, maxBindingBytes: 4096 }, dtype, { B: 3, T: 10, V: 300, L: 12, C: 8 }));
 }
 
-Deno.test("embeddingForward() reaches every element beyond one row of workgroups", async () => {
-  const M = 32768, C = 257; // 32768 workgroups of 256 elements, and 32768 elements more
+for (const dtype of REAL_TYPES) {
+  for (
+    const [where, on, V, C] of [
+      ["", device, 20, 132],
+      [" when dwte takes three bindings", { ...device, maxBindingBytes: 16384 }, 2500, 4],
+    ] as const
+  ) {
+    Deno.test(`embeddingBackward() sums runs of any length in ${dtype}${where}`, async () => {
+      const seed = freshSeed(), random = testRandom(seed);
+      // chunks have 32 places: runs within, of and across them, up to more chunks than there are shares
+      const lengths = [32, 31, 1, 33, 63, 64, 1, 5, 26, 65, 97, 350, 10, 40, 3];
+      const tokens = Uint32Array.from(
+        lengths.flatMap((length, run) => Array(length).fill(Math.floor(run * V / lengths.length))),
+      );
+      const order = sorted(tokens), M = tokens.length;
+      for (let i = M - 1; i > 0; i--) { // the tokens move to other positions, the runs stay
+        const j = Math.floor(random() * (i + 1));
+        [order[i], order[j]] = [order[j]!, order[i]!];
+      }
+      const shuffled = new Uint32Array(M);
+      order.forEach((position, i) => shuffled[position] = tokens[i]!);
+      // integers, whose sums are exact in any order
+      const integers = (length: number) =>
+        Float32Array.from({ length }, () => Math.floor(17 * random()) - 8);
+      const values = { dy: integers(M * C), dwte: integers(V * C), dwpe: integers(C) };
+      const f32 = (rows: number) => ({ shape: [rows, C], dtype: "f32" as const });
+      const t = {
+        tokens: tensorOf("tokens", { shape: [M], dtype: "u32" }, shuffled),
+        order: tensorOf("order", { shape: [M], dtype: "u32" }, order),
+        dy: tensorOf("dy", { shape: [M, C], dtype }, values.dy),
+        dwte: tensorOf("dwte", f32(V), values.dwte),
+        dwpe: tensorOf("dwpe", f32(1), values.dwpe),
+      };
+      const program = new Program(on);
+      poisonScratch(program);
+      embeddingBackward(program, t, t, { T: 1, accumulate: true });
+      program.run();
+      const [dwte, dwpe] = await download(on, t.dwte, t.dwpe);
+      reference.embeddingBackward({ tokens: shuffled, dy: values.dy }, values, { T: 1, C });
+      assert.deepEqual(dwte, values.dwte, `dwte, seed ${seed}`);
+      assert.deepEqual(dwpe, values.dwpe, `dwpe, seed ${seed}`);
+    });
+  }
+}
+
+Deno.test("embeddingForward() reaches every row beyond one row of workgroups", async () => {
+  const M = 32768 * 16 + 3, C = 4; // 32768 workgroups of 16 rows, and three rows more
   const f32 = (rows: number) => ({ shape: [rows, C], dtype: "f32" as const });
   const tokens = Uint32Array.from({ length: M }, (_, m) => m % 2);
   const t = {
@@ -128,13 +168,12 @@ Deno.test("embeddingForward() reaches every element beyond one row of workgroups
 });
 
 Deno.test("embeddingBackward() sets positions beyond one row of workgroups", async () => {
-  const L = 8200, C = 257; // 32768 workgroups of 64 elements, and 10248 elements more
+  const L = 32768 + 3, C = 256; // 32768 workgroups of 64 vectors, and three more
   const u32 = (length: number) => ({ shape: [length], dtype: "u32" as const });
   const f32 = (rows: number) => ({ shape: [rows, C], dtype: "f32" as const });
   const t = {
     tokens: tensorOf("tokens", u32(1), [0]),
     order: tensorOf("order", u32(1), [0]),
-    segments: tensorOf("segments", u32(2), [0, 1]),
     dy: tensorOf("dy", f32(1), new Float32Array(C).fill(3)),
     dwte: tensorOf("dwte", f32(1), new Float32Array(C)),
     dwpe: tensorOf("dwpe", f32(L), new Float32Array(L * C).fill(NaN)),
@@ -146,26 +185,41 @@ Deno.test("embeddingBackward() sets positions beyond one row of workgroups", asy
   assert.equal(dwpe!.findIndex((v, i) => v !== (i < C ? 3 : 0)), -1);
 });
 
+Deno.test("embeddingBackward() finds long runs beyond one row of workgroups", async () => {
+  const M = 32768 * 32 + 128, C = 4, T = 64; // a workgroup looks at each chunk of 32 places
+  const f32 = (rows: number) => ({ shape: [rows, C], dtype: "f32" as const });
+  const tokens = Uint32Array.from({ length: M }, (_, m) => m < M - 100 ? 0 : 1);
+  const t = {
+    tokens: tensorOf("tokens", { shape: [M], dtype: "u32" }, tokens),
+    order: tensorOf("order", { shape: [M], dtype: "u32" }, Uint32Array.from(tokens.keys())),
+    dy: tensorOf("dy", f32(M), new Float32Array(M * C).fill(1)),
+    dwte: tensorOf("dwte", f32(2), new Float32Array(2 * C)),
+    dwpe: tensorOf("dwpe", f32(T), new Float32Array(T * C)),
+  };
+  const [dwte] = await runProgram((program) => embeddingBackward(program, t, t, { T }), t.dwte);
+  assert.deepEqual([...dwte!], [...Array(C).fill(M - 100), ...Array(C).fill(100)]);
+});
+
 Deno.test("embeddingForward() leaves rows of tokens beyond the vocabulary alone", async () => {
-  const like = { shape: [2, 1], dtype: "f32" } as const;
+  const like = { shape: [2, 4], dtype: "f32" } as const;
   const t = {
     tokens: tensorOf("tokens", { shape: [2], dtype: "u32" }, [1, 2]),
-    wte: tensorOf("wte", like, [5, 6]),
-    wpe: tensorOf("wpe", like, [0, 0]),
+    wte: tensorOf("wte", like, [1, 2, 3, 4, 5, 6, 7, 8]),
+    wpe: tensorOf("wpe", like, new Array(8).fill(0)),
     y: poisoned("y", like),
   };
   const [y] = await runProgram((program) => embeddingForward(program, t, t, { T: 2 }), t.y);
-  assert.deepEqual([...y!], [6, NaN]);
+  assert.deepEqual([...y!], [5, 6, 7, 8, NaN, NaN, NaN, NaN]);
 });
 
 Deno.test("embeddingBackward() throws on a batch that ends within a sequence", () => {
   const u32 = (length: number) => poisoned("tokens", { shape: [length], dtype: "u32" });
-  const f32 = (rows: number) => poisoned("table", { shape: [rows, 2], dtype: "f32" });
+  const f32 = (rows: number) => poisoned("table", { shape: [rows, 4], dtype: "f32" });
   assert.throws(
     () =>
       embeddingBackward(
         new Program(device),
-        { tokens: u32(4), order: u32(4), segments: u32(5), dy: f32(4) },
+        { tokens: u32(4), order: u32(4), dy: f32(4) },
         { dwte: f32(9), dwpe: f32(3) },
         { T: 3 },
       ),
@@ -179,7 +233,7 @@ Deno.test("embeddingBackward() throws on a batch that ends within a sequence", (
 
 Deno.test("embeddingForward() throws on more positions than the table has", () => {
   const tokens = poisoned("tokens", { shape: [4], dtype: "u32" });
-  const like = (rows: number) => poisoned("wpe", { shape: [rows, 2], dtype: "f32" });
+  const like = (rows: number) => poisoned("wpe", { shape: [rows, 4], dtype: "f32" });
   assert.throws(
     () =>
       embeddingForward(new Program(device), { tokens, wte: like(9), wpe: like(3) }, {
@@ -189,6 +243,22 @@ Deno.test("embeddingForward() throws on more positions than the table has", () =
       name: "RangeError",
       message:
         'Cannot run embeddingForward as T must be 1 to 3, the positions of "wpe": current value is 4',
+    },
+  );
+});
+
+Deno.test("embeddingForward() throws on a width that is no multiple of four", () => {
+  const tokens = poisoned("tokens", { shape: [4], dtype: "u32" });
+  const like = (name: string) => poisoned(name, { shape: [4, 6], dtype: "f32" });
+  assert.throws(
+    () =>
+      embeddingForward(new Program(device), { tokens, wte: like("wte"), wpe: like("wpe") }, {
+        y: like("y"),
+      }, { T: 4 }),
+    {
+      name: "RangeError",
+      message:
+        'Cannot run embeddingForward as the width of "wte" must be a multiple of four: current width is 6',
     },
   );
 });

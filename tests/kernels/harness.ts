@@ -64,6 +64,12 @@ export function poisoned(
   return tensorOf(name, { shape, dtype }, new Array(size(shape)).fill(fill));
 }
 
+/** Fills what a program has for intermediate results with NaN, before its launches are recorded. */
+export function poisonScratch(program: Program): void {
+  const length = 2 ** 17; // more than any test needs: what is asked for later is a part of it
+  upload(device, program.scratch([length]), new Float32Array(length).fill(NaN));
+}
+
 /** Records and runs one program, then returns the tensors' values and frees its uniforms. */
 export async function runProgram(
   record: (program: Program) => void,

@@ -1,3 +1,4 @@
+import assert from "node:assert/strict";
 import { linearBackward, linearForward } from "../../kernels/linear/linear.ts";
 import * as reference from "../../kernels/linear/reference.ts";
 import {
@@ -5,6 +6,7 @@ import {
   assertGradient,
   freshSeed,
   poisoned,
+  poisonScratch,
   randomValues,
   REAL_TYPES,
   runProgram,
@@ -29,7 +31,7 @@ Deno.test("reference linearBackward() matches central differences", () => {
 });
 
 for (const dtype of REAL_TYPES) {
-  for (const [M, C, N] of [[1, 4, 3], [130, 65, 127]] as const) {
+  for (const [M, C, N] of [[1, 4, 3], [130, 65, 127], [129, 4, 132]] as const) {
     Deno.test(`linear matches the reference in ${dtype} at [${M},${C}]x[${C},${N}]`, async () => {
       const random = testRandom(freshSeed());
       const values = {
@@ -66,6 +68,41 @@ for (const dtype of REAL_TYPES) {
       assertClose(dx!, expected.dx, TOLERANCE[dtype]!, "dx");
       assertClose(dweight!, twice(expected.dweight), 2 * TOLERANCE.f32!, "dweight");
       assertClose(dbias!, twice(expected.dbias), 2 * TOLERANCE.f32!, "dbias");
+    });
+  }
+}
+
+for (const dtype of REAL_TYPES) {
+  // dy is summed in blocks of 256 rows, columns in fours where N allows it
+  for (const [M, N] of [[256, 3], [257, 132], [1100, 127], [1100, 68]] as const) {
+    Deno.test(`linearBackward() sums the columns of dy in ${dtype} at [${M},${N}]`, async () => {
+      const seed = freshSeed(), random = testRandom(seed);
+      // integers, whose sums are exact in any order
+      const dy = Float32Array.from({ length: M * N }, () => Math.floor(17 * random()) - 8);
+      const dbias = Float32Array.from({ length: N }, (_, n) => n);
+      const any = (shape: number[]) => poisoned("any", { shape, dtype: "f32" }); // not looked at
+      const t = {
+        x: any([M, 1]),
+        weight: any([1, N]),
+        dy: tensorOf("dy", { shape: [M, N], dtype }, dy),
+        dx: any([M, 1]),
+        dweight: any([1, N]),
+        dbias: poisoned("dbias", { shape: [N], dtype: "f32" }),
+        accumulated: tensorOf("dbias", { shape: [N], dtype: "f32" }, dbias),
+      };
+      const [set, accumulated] = await runProgram(
+        (program) => {
+          poisonScratch(program);
+          linearBackward(program, t, t);
+          linearBackward(program, t, { ...t, dbias: t.accumulated }, { accumulate: true });
+        },
+        t.dbias,
+        t.accumulated,
+      );
+      const sums = new Float32Array(N);
+      dy.forEach((v, i) => sums[i % N]! += v);
+      assert.deepEqual(set, sums, `seed ${seed}`);
+      assert.deepEqual(accumulated, sums.map((v, n) => v + dbias[n]!), `seed ${seed}`);
     });
   }
 }

@@ -33,7 +33,7 @@ function optimizer(
     m: tensorOf("m", f32(N), new Float32Array(N)),
     v: tensorOf("v", f32(N), new Float32Array(N)),
     ...(copy ? { copy: poisoned("copy", { shape: [N], dtype: "f16" }) } : {}),
-    partials: poisoned("partials", f32(gradientNormBlocks(N), 2)),
+    partials: poisoned("partials", f32(gradientNormBlocks(on, N), 2)),
     stepInputs: tensorOf("stepInputs", f32(4), [1e-3, 1, 0, 0]),
     lossSum: tensorOf("lossSum", f32(1), [2.5]),
     corrections: tensorOf("corrections", f32(table.length / 2, 2), table),
@@ -105,10 +105,10 @@ Deno.test("lossScaleUpdate() does not grow the scale beyond f32", async () => {
 });
 
 Deno.test("gradientNorm() finds NaN and infinities wherever they are", async () => {
-  const N = 2048 * 2 + 64;
+  const block = 16384, N = block * 2 + 64;
   const { t, step } = optimizer(N);
   for (const value of [NaN, Infinity, -Infinity]) {
-    for (const at of [0, 1, 2047, 2048, 4097, N - 1]) {
+    for (const at of [0, 1, block - 1, block, 2 * block + 2, N - 1]) {
       const gradient = new Float32Array(N).fill(1);
       gradient[at] = value;
       upload(device, t.gradient, gradient);
@@ -131,7 +131,7 @@ for (
     maxBindingBytes: 16384,
   }]] as const
 ) {
-  for (const N of [64, 2048, 2048 * 9 + 64]) {
+  for (const N of [64, 16384, 16384 * 4 + 64]) {
     Deno.test(`gradient norm and clipping match the reference at N = ${N}${where}`, async () => {
       const seed = freshSeed(), random = testRandom(seed);
       const { t, step } = optimizer(N, { gradientClip: 0.5, on });
@@ -146,6 +146,54 @@ for (
     });
   }
 }
+
+Deno.test("gradientNormBlocks() stays at what one workgroup can add up", () => {
+  for (const N of [4, 16384, 2 ** 24, 2 ** 24 + 4, 124_475_904, 2 ** 31]) {
+    assert.ok(gradientNormBlocks(device, N) <= 1024, `${N} elements`);
+  }
+  assert.equal(gradientNormBlocks(device, 2 ** 26), 1024);
+});
+
+Deno.test("gradientNorm() throws on a gradient that is no multiple of four", () => {
+  const t = {
+    gradient: poisoned("gradient", f32(6)),
+    lossScale: poisoned("lossScale", f32(1)),
+    partials: poisoned("partials", f32(1, 2)),
+  };
+  assert.throws(() => gradientNorm(new Program(device), t, t), {
+    name: "RangeError",
+    message:
+      'Cannot run gradientNorm as "gradient" must have a multiple of four elements: current number is 6',
+  });
+});
+
+Deno.test("lossScaleUpdate() looks at every block", async () => {
+  const blocks = 1000, table = adamwCorrections(0.9, 0.95);
+  const t = {
+    partials: tensorOf("partials", f32(blocks, 2), new Array(2 * blocks).fill(0)),
+    stepInputs: tensorOf("stepInputs", f32(4), [1e-3, 1, 0, 0]),
+    lossSum: tensorOf("lossSum", f32(1), [0]),
+    corrections: tensorOf("corrections", f32(table.length / 2, 2), table),
+    lossScale: tensorOf("lossScale", f32(1), [1]),
+    counters: tensorOf("counters", { shape: [5], dtype: "u32" }, [0, 0, 0, 0, 0]),
+    update: poisoned("update", f32(4)),
+    reports: poisoned("reports", f32(1, 8)),
+  };
+  const program = new Program(device);
+  lossScaleUpdate(program, t, t, { gradientClip: Infinity });
+  for (const [bad, expected] of [[-1, 0], [0, 1], [255, 1], [256, 1], [blocks - 1, 1]] as const) {
+    // squares 0, 1, 2, …: their sum is 999 · 500
+    upload(
+      device,
+      t.partials,
+      Array.from({ length: 2 * blocks }, (_, i) => i % 2 === 0 ? i / 2 : Number(i === 2 * bad + 1)),
+    );
+    program.run();
+    const [report] = await download(device, t.reports);
+    assertClose([report![1]!], [Math.sqrt(999 * 500)], 1e-6, "norm");
+    assert.equal(report![3], expected, `block ${bad} not finite`);
+  }
+});
 
 Deno.test("adamw() gives PyTorch's numbers after five steps", async () => {
   const { t, step } = optimizer(64, { weightDecay: 0.1 });

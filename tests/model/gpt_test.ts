@@ -63,13 +63,8 @@ function goldenBatches(count = 1) {
     const rows = [i * B / count * T, (i + 1) * B / count * T] as const;
     const inputs = integers("tokens").slice(...rows), targets = integers("targets").slice(...rows);
     const order = Uint32Array.from(inputs.keys()).sort((a, b) => inputs[a]! - inputs[b]! || a - b);
-    const starts = [...order.keys()].filter((k) =>
-      k === 0 || inputs[order[k]!] !== inputs[order[k - 1]!]
-    );
-    const segments = new Uint32Array(inputs.length + 1).fill(inputs.length);
-    segments.set(starts);
     const counted = targets.filter((t) => t !== 0xffffffff).length;
-    return { inputs, targets, order, segments, counted };
+    return { inputs, targets, order, counted };
   });
 }
 
