@@ -13,6 +13,7 @@ import {
   SCALING_HEAD,
   scalingLine,
   slower,
+  wrap,
 } from "./report.ts";
 import {
   measureScaling,
@@ -83,10 +84,10 @@ async function main(options: Options): Promise<number> {
     } catch (error) {
       device.check(); // the device itself has failed: nothing after this can be trusted
       failures.push(name);
-      status(`${name} failed: ${(error as Error).message}`);
+      status(wrap(`${name} failed: ${(error as Error).message}`, 80, "  "));
     }
   };
-  status(`${device.name}, ${device.backend}; times by ${harness.clock}, medians`);
+  status(wrap(`${device.name}, ${device.backend}; times by ${harness.clock}, medians`, 80, "  "));
 
   status("\nroofline");
   const { results: limits, ...roofline } = await harness.roofline();
@@ -137,7 +138,7 @@ async function main(options: Options): Promise<number> {
   }
 
   const report: Report = {
-    command: ["deno task bench", ...Deno.args].join(" "),
+    command: ["deno task bench", ...Deno.args.map(quoted)].join(" "),
     date: new Date().toISOString().slice(0, 10),
     deno: Deno.version.deno,
     device: { name: device.name, backend: device.backend, isCpu: device.isCpu },
@@ -145,26 +146,32 @@ async function main(options: Options): Promise<number> {
     roofline,
     results,
     ...(options.profile ? { profiles } : {}),
-    ...(scaling ? { scaling } : {}),
+    ...(scaling?.points.length ? { scaling } : {}),
   };
   if (options.json) {
     await Deno.writeTextFile(options.json, `${JSON.stringify(report, null, 2)}\n`);
   }
   let failed = failures.length > 0;
-  if (failed) status(`\nfailed: ${failures.join("; ")}`);
+  if (failed) status(`\n${wrap(`failed: ${failures.join("; ")}`, 80, "  ")}`);
   if (old) {
     const comparisons = compare(report, old);
-    status(`\n${old.device.name} on ${old.date} and now, and the ratio of the times`);
+    status(`\nbefore (${old.date}, ${old.device.name}), now, and the ratio`);
     for (const comparison of comparisons) status(comparisonLine(comparison));
     const worse = slower(comparisons, options.tolerance).map(({ name }) => name);
     if (worse.length > 0) {
-      status(`\nslower by more than ${options.tolerance}: ${worse.join("; ")}`);
+      const names = worse.join("; ");
+      status(`\n${wrap(`slower by more than ${options.tolerance}: ${names}`, 80, "  ")}`);
     }
     if (comparisons.length === 0) status("no benchmark is in both reports");
     failed ||= worse.length > 0 || comparisons.length === 0;
   }
   output(`${JSON.stringify(report)}\n`);
   return failed ? 1 : 0;
+}
+
+/** A word of a command as one types it. */
+function quoted(word: string): string {
+  return /\s/.test(word) ? `"${word}"` : word;
 }
 
 /** Shows a line at most every two seconds, the first one after two. */

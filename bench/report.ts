@@ -75,8 +75,8 @@ export function profileLines(rows: readonly ProfileRow[]): string[] {
 
 /** Milliseconds, or what suits them better. */
 export function time(ms: number): string {
-  if (ms < 1) return `${(ms * 1e3).toPrecision(3)} µs`;
-  if (ms < 1e4) return `${ms.toPrecision(ms < 1e3 ? 3 : 4)} ms`;
+  if (ms < 0.9995) return `${(ms * 1e3).toPrecision(3)} µs`;
+  if (ms < 9999.5) return `${ms.toPrecision(ms < 999.5 ? 3 : 4)} ms`;
   return `${(ms / 1e3).toPrecision(3)} s`;
 }
 

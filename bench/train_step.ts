@@ -120,7 +120,10 @@ export async function measureTrainStep(
   { wallMs = 3000, ...options }: TrainStepOptions = {},
 ): Promise<TrainStepResult> {
   const memory = meterMemory(device);
-  const { step, destroy } = await createStep(device, bench, options);
+  const { step, destroy } = await createStep(device, bench, options).catch((error) => {
+    memory.stop();
+    throw error;
+  });
   try {
     const batches = sampleBatches({ ...bench, vocabularySize: bench.config.vocabularySize });
     let next = 0;
