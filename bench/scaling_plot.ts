@@ -13,7 +13,11 @@ const LABELS: Readonly<Record<Axis, string>> = {
 };
 
 const DEVICE = "#4269d0", WALL = "#9c6b4e", MODEL = "#ff725c";
-const LEGEND = [["●", "on the device", DEVICE], ["○", "by the clock", WALL], ["━", "model", MODEL]];
+const LEGEND = [["●", "on the device", DEVICE], ["○", "by the clock", WALL], [
+  "━━",
+  "model",
+  MODEL,
+]];
 
 const PANEL = { width: 360, height: 250 }, HEAD = 52;
 
@@ -46,6 +50,7 @@ export async function drawScaling(
       style: { background: "none", color: "#222", fontFamily: "system-ui, sans-serif" },
       x: {
         type: "log",
+        base: 2, // with 10, crowded ticks near a power of ten lose their labels
         label: LABELS[axis],
         labelAnchor: "center",
         labelArrow: "none",

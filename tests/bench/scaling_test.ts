@@ -79,14 +79,15 @@ Deno.test("measureScaling() times equal steps once, untuned, and goes on after a
 });
 
 Deno.test("drawScaling() draws a panel for each axis that has points", async () => {
-  const points = [512, 1024, 2048].map((value) => ({ ...point, value, ms: value / 10 }));
+  const values = [8, 16, 32, 64, 128, 256];
+  const points = values.map((value) => ({ ...point, value, ms: value / 10 }));
   const svg = await drawScaling([...points, { ...point, axis: "layers", value: 4 }], {
     title: "a <b>",
   });
   const count = (pattern: RegExp) => [...svg.matchAll(pattern)].length;
   assert.equal(count(/aria-label="frame"/g), 2);
-  assert.equal(count(/<circle/g), 2 * 4, "on the device and by the wall clock");
-  for (const text of ["width", "layers", "2048", "ms a step"]) {
+  assert.equal(count(/<circle/g), 2 * 7, "on the device and by the wall clock");
+  for (const text of ["width", "layers", "ms a step", ...values.map(String)]) {
     assert.ok(svg.includes(`${text}<`), text);
   }
   assert.doesNotMatch(svg, /<b>|NaN|undefined/);
