@@ -48,14 +48,13 @@ const linear = (from: number, to: number) => (from + to) + (2 * from + 3 * to);
  * + backward: of the f32 stream, and of the branches, which have the type of matrix products.
  */
 const BLOCK_TRAFFIC: readonly [op: string, count: number, stream: number, branch: number][] = [
-  ["layernorm", 2, 1 + 3, 1 + 1], // dx is added to the stream's gradient
-  ["residual", 2, 2 + 1, 1 + 1],
+  // x and z, sum and y; then sum, dy and dx, dx and dz
+  ["residual and layernorm", 2, 2 + 3, 2 + 2],
   ["linear qkv", 1, 0, linear(1, 3)],
   ["attention", 1, 0, (3 + 1) + (3 + 1 + 1 + 3)], // qkv, y; then qkv, y, dy, dqkv
   ["linear projection", 1, 0, linear(1, 1)],
-  ["linear hidden", 1, 0, linear(1, 4)],
-  ["gelu", 1, 0, (4 + 4) + (4 + 4 + 4)],
-  ["linear out", 1, 0, linear(4, 1)],
+  ["linear hidden and gelu", 1, 0, linear(1, 4) + 4], // two outputs
+  ["linear out", 1, 0, linear(4, 1) + 4], // dx reads hidden for the slope of gelu
 ];
 
 /**
@@ -64,8 +63,8 @@ const BLOCK_TRAFFIC: readonly [op: string, count: number, stream: number, branch
  * - Products: 6 operations a token and element of a matrix, 2 forward and 4 backward, the tied head
  *   included.
  * - Attention, causal: 2 · T · C a token and layer forward, 2.5 times that backward.
- * - Activations: BLOCK_TRAFFIC; embedding, last layer-norm and head likewise.
- * - Logits: written, read for the loss, read and written as their gradient, read for dx and dweight.
+ * - Activations: BLOCK_TRAFFIC; embedding, first layer-norm and head likewise.
+ * - Logits: written, read for the loss and written as their gradient, read for dx and dweight.
  * - Matrices: read forward and for dx, their gradient written.
  * - Optimizer, a parameter: gradient norm 4 bytes; AdamW reads four f32, writes three, and the f16 copy.
  */
@@ -80,15 +79,15 @@ export function stepCost(
   const F32 = 4, matrix = bytesPerElement(dtypesOf(precision).matrix);
   const copy = precision === "f16" ? matrix : 0;
 
-  let stream = 2 + 3 /* embedding */ + 1 + 2 /* last layernorm */;
-  let branch = 1 + 1 /* last layernorm */ + 3 /* head: x, x, dx */;
+  let stream = 2 + 3 /* embedding */ + 1 + 3 /* first layernorm */;
+  let branch = 1 + 1 /* first layernorm */ + 3 /* head: x, x, dx */;
   for (const [, count, ofStream, ofBranch] of BLOCK_TRAFFIC) {
     stream += layers * count * ofStream;
     branch += layers * count * ofBranch;
   }
   return {
     flops: 6 * M * matrices + 7 * M * T * C * layers,
-    bytes: M * C * (stream * F32 + branch * matrix) + 6 * M * V * matrix +
+    bytes: M * C * (stream * F32 + branch * matrix) + 5 * M * V * matrix +
       matrices * (2 * matrix + F32) + countParameters(config) * (F32 + 7 * F32 + copy),
   };
 }

@@ -145,12 +145,15 @@ function starts(report: Report): string[][] {
   });
 }
 
+/** A kernel's name, its operation from pass, layout or type on, and what begins its shape. */
+const KERNEL_NAME = /^(.+?),? ((?:forward|backward|dx|dweight|dbias|NN|NT|TN|f16|f32)\b[^[]*) \[/;
+
 /** A row for each kernel, and in it the share of each operation, least to most over its shapes. */
 function kernelShares(report: Report): string[][] {
   const kernels = new Map<string, Map<string, number[]>>();
   for (const { name, share } of distinct(report.results)) {
     // `attention forward f16 [8192,2304] T 128 HS 32`: kernel, operation, shape
-    const [, kernel, operation] = name.match(/^(\S+) ([^[]+) \[/) ?? [];
+    const [, kernel, operation] = name.match(KERNEL_NAME) ?? [];
     if (share === undefined || !kernel || !operation || / as /.test(name)) continue; // a variant
     const operations = kernels.get(kernel) ?? new Map<string, number[]>();
     operations.set(operation, [...operations.get(operation) ?? [], share]);

@@ -1,8 +1,8 @@
+import copy from "./copy.wgsl" with { type: "text" };
 import { type Machine, modelledMs, type StepCost, stepCost } from "./cost.ts";
 import type { Roofline } from "./harness.ts";
 import { measureTrainStep, type TrainStepBench, type TrainStepResult } from "./train_step.ts";
 import type { Device } from "../kernels/device.ts";
-import { geluForward } from "../kernels/gelu/gelu.ts";
 import { Program } from "../kernels/program.ts";
 import { createTensor } from "../kernels/tensor.ts";
 import { median, timePasses } from "../kernels/timing.ts";
@@ -117,13 +117,18 @@ const LAUNCHES = 200;
 
 /** Milliseconds of a launch with next to no work that waits for the one before it. */
 export async function measureLaunchMs(device: Device): Promise<number> {
-  const shape = [64], dtype = "f32";
-  const x = createTensor(device, "x", { shape, dtype }),
-    y = createTensor(device, "y", { shape, dtype });
+  const shape = [256], dtype = "f32";
+  const x = createTensor(device, "x", { shape, dtype });
+  const y = createTensor(device, "y", { shape, dtype });
   const program = new Program(device);
-  for (let i = 0; i < LAUNCHES; i += 2) {
-    geluForward(program, { x }, { y });
-    geluForward(program, { x: y }, { y: x });
+  for (let i = 0; i < LAUNCHES; i++) {
+    program.dispatch({
+      label: "bench/copy.wgsl",
+      source: copy,
+      constants: { N: 64 },
+      tensors: i % 2 === 0 ? [x, y] : [y, x],
+      workgroups: [1],
+    });
   }
   const rounds = await timePasses(device, [{ program, repeats: 1 }], { rounds: 10 });
   program.destroy();

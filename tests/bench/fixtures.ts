@@ -43,6 +43,13 @@ export const report: Report = {
     { name: "attention forward f16 [8192,2304] T 512 HS 32", ms: 1, share: 0.33 },
     { name: "attention backward f16 [8192,2304] T 512 HS 32", ms: 1, share: 0.12 },
     {
+      name: "head and loss, forward and backward, f16 [4096,256]x[256,50257] in 7",
+      ms: 1,
+      share: 0.3,
+    },
+    { name: "residual and layernorm forward f16 [65536,768]", ms: 1, share: 0.8 },
+    { name: "adamw f32 and f16 copy [67108864]", ms: 1, share: 0.985 },
+    {
       name: "train step f16 mini 32x128",
       ms: 10,
       tokensPerSecond: 409600,

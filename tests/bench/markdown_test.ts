@@ -35,6 +35,9 @@ Deno.test("machineSection() tells runs, start, shares, and where they come from"
       "cold start to first step f16 mini 32x128 | 4200 ms | 900 ms",
       "matmul | NN f16 63 %",
       "attention | forward f16 4.6–33 % · backward f16 12 %",
+      "head and loss | forward and backward, f16 30 %",
+      "residual and layernorm | forward f16 80 %",
+      "adamw | f32 and f16 copy 99 %",
     ]
   ) assert.ok(rows.includes(row), `${row}\n\nis not in\n\n${section}`);
   assert.match(section, /3\.00 TB\/s, 40\.0 TFLOP\/s/);
