@@ -115,6 +115,9 @@ export function scalingName({ axis, value }: Pick<ScalingStep, "axis" | "value">
 /** Launches that wait for each other, in a row. */
 const LAUNCHES = 200;
 
+/** Rows of them before it counts, so that a GPU has time to raise its clock, and those that count. */
+const WARM_UPS = 100, SAMPLES = 15;
+
 /** Milliseconds of a launch with next to no work that waits for the one before it. */
 export async function measureLaunchMs(device: Device): Promise<number> {
   const shape = [256], dtype = "f32";
@@ -130,10 +133,12 @@ export async function measureLaunchMs(device: Device): Promise<number> {
       workgroups: [1],
     });
   }
-  const rounds = await timePasses(device, [{ program, repeats: 1 }], { rounds: 10 });
+  const rounds = await timePasses(device, [{ program, repeats: 1 }], {
+    rounds: WARM_UPS + SAMPLES,
+  });
   program.destroy();
   for (const { buffer } of [x, y]) buffer.destroy();
-  return median(rounds.slice(1).map(([ms]) => ms!)) / LAUNCHES; // the first warms up
+  return median(rounds.slice(WARM_UPS).map(([ms]) => ms!)) / LAUNCHES;
 }
 
 /**
