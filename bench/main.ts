@@ -10,9 +10,20 @@ import {
   profileLines,
   type Report,
   resultLine,
+  SCALING_HEAD,
+  scalingLine,
   slower,
+  wrap,
 } from "./report.ts";
 import {
+  measureScaling,
+  type Scaling,
+  scalingName,
+  type ScalingPoint,
+  scalingSteps,
+} from "./scaling.ts";
+import {
+  coldStartName,
   measureColdStart,
   measureTrainStep,
   type ProfileRow,
@@ -27,13 +38,14 @@ import type { Precision } from "../model/precision.ts";
 
 /** `bench`: how fast this machine is, and how much of what it could do. */
 const program = command("bench", "Measure the kernels, training and generation on this machine.")
-  .option("--filter <text>", "only benchmarks with this text in their name")
+  .option("--filter <text>", "only benchmarks with this text in their name (roofline: always)")
   .addOption(
     new Option("--precision <kind>", "of training and generation; f16 is autocast")
       .choices(["auto", "f16", "f32"] as const).default("auto" as const),
   )
   .option("--variants", "every kernel that can compute a product, one by one")
   .option("--profile", "where a training step's time goes, kernel by kernel")
+  .option("--scaling", "also training steps over batch, context, width and layers")
   .option("--json <file>", "write the report to this file too")
   .option("--compare <file>", "the ratio to an older report; fails if something got slower")
   .option("--tolerance <share>", "by how much it may get slower", realNumber, 0.1)
@@ -44,6 +56,7 @@ interface Options {
   precision: Precision | "auto";
   variants?: true | undefined;
   profile?: true | undefined;
+  scaling?: true | undefined;
   json?: string | undefined;
   compare?: string | undefined;
   tolerance: number;
@@ -71,10 +84,10 @@ async function main(options: Options): Promise<number> {
     } catch (error) {
       device.check(); // the device itself has failed: nothing after this can be trusted
       failures.push(name);
-      status(`${name} failed: ${(error as Error).message}`);
+      status(wrap(`${name} failed: ${(error as Error).message}`, 80, "  "));
     }
   };
-  status(`${device.name}, ${device.backend}; times by ${harness.clock}, medians`);
+  status(wrap(`${device.name}, ${device.backend}; times by ${harness.clock}, medians`, 80, "  "));
 
   status("\nroofline");
   const { results: limits, ...roofline } = await harness.roofline();
@@ -90,25 +103,42 @@ async function main(options: Options): Promise<number> {
   }
   harness.destroy();
 
-  const steps = trainSteps(device, options.precision);
+  const precision = options.precision === "auto"
+    ? matrixTypes(device)[0] as Precision
+    : options.precision;
+  const steps = trainSteps(device, precision);
   const profiles: Record<string, ProfileRow[]> = {};
   for (const bench of steps.filter((bench) => wanted(trainStepName(bench)))) {
     const name = trainStepName(bench);
-    status("");
+    status(`\n${name}: some seconds`);
+    const progress = everyTwoSeconds(status);
+    const onTuning = (done: number, of: number) => progress(`  ${done} of ${of} kernels tuned`);
     await attempt(name, async () => {
-      show(await measureTrainStep(device, bench));
+      show(await measureTrainStep(device, bench, { onTuning }));
       if (!options.profile) return;
       profiles[name] = await profileTrainStep(device, bench);
       for (const line of profileLines(profiles[name])) status(line);
     });
   }
-  if (wanted("cold start")) {
-    status("");
-    await attempt("cold start", async () => show(await measureColdStart(steps[0]!)));
+  const coldStart = coldStartName(steps[0]!);
+  if (wanted(coldStart)) {
+    status(`\n${coldStart}: some seconds`);
+    await attempt(coldStart, async () => show(await measureColdStart(steps[0]!)));
+  }
+  const points = options.scaling
+    ? scalingSteps(device, precision).filter((step) => wanted(scalingName(step)))
+    : [];
+  let scaling: Scaling | undefined;
+  if (points.length > 0) {
+    const { model, config: { vocabularySize } } = points[0]!.bench;
+    status(`\nscaling from ${precision} ${model}, vocabulary ${vocabularySize}, untuned`);
+    status(SCALING_HEAD);
+    const onPoint = (point: ScalingPoint) => status(scalingLine(point));
+    scaling = await measureScaling(device, points, { roofline, attempt, onPoint });
   }
 
   const report: Report = {
-    command: ["deno task bench", ...Deno.args].join(" "),
+    command: ["deno task bench", ...Deno.args.map(quoted)].join(" "),
     date: new Date().toISOString().slice(0, 10),
     deno: Deno.version.deno,
     device: { name: device.name, backend: device.backend, isCpu: device.isCpu },
@@ -116,29 +146,46 @@ async function main(options: Options): Promise<number> {
     roofline,
     results,
     ...(options.profile ? { profiles } : {}),
+    ...(scaling?.points.length ? { scaling } : {}),
   };
   if (options.json) {
     await Deno.writeTextFile(options.json, `${JSON.stringify(report, null, 2)}\n`);
   }
   let failed = failures.length > 0;
-  if (failed) status(`\nfailed: ${failures.join("; ")}`);
+  if (failed) status(`\n${wrap(`failed: ${failures.join("; ")}`, 80, "  ")}`);
   if (old) {
-    status("\nold and new time, and their ratio");
-    const comparisons = compare(results, old);
+    const comparisons = compare(report, old);
+    status(`\nbefore (${old.date}, ${old.device.name}), now, and the ratio`);
     for (const comparison of comparisons) status(comparisonLine(comparison));
     const worse = slower(comparisons, options.tolerance).map(({ name }) => name);
     if (worse.length > 0) {
-      status(`\nslower by more than ${options.tolerance}: ${worse.join("; ")}`);
-      failed = true;
+      const names = worse.join("; ");
+      status(`\n${wrap(`slower by more than ${options.tolerance}: ${names}`, 80, "  ")}`);
     }
+    if (comparisons.length === 0) status("no benchmark is in both reports");
+    failed ||= worse.length > 0 || comparisons.length === 0;
   }
   output(`${JSON.stringify(report)}\n`);
   return failed ? 1 : 0;
 }
 
+/** A word of a command as one types it. */
+function quoted(word: string): string {
+  return /\s/.test(word) ? `"${word}"` : word;
+}
+
+/** Shows a line at most every two seconds, the first one after two. */
+function everyTwoSeconds(show: (line: string) => void): (line: string) => void {
+  let last = performance.now();
+  return (line) => {
+    if (performance.now() - last < 2000) return;
+    last = performance.now();
+    show(line);
+  };
+}
+
 /** The training steps of a device, the smallest first. */
-function trainSteps(device: Device, wanted: Precision | "auto"): TrainStepBench[] {
-  const precision = wanted === "auto" ? matrixTypes(device)[0] as Precision : wanted;
+function trainSteps(device: Device, precision: Precision): TrainStepBench[] {
   const step = (model: PresetName, batchSize: number): TrainStepBench => {
     const config = benchConfig(model);
     return { model, config, batchSize, sequenceLength: config.contextLength, precision };

@@ -1,4 +1,5 @@
 import type { Result, Roofline } from "./harness.ts";
+import { deviceMs, type Scaling, type ScalingPoint } from "./scaling.ts";
 import type { ProfileRow } from "./train_step.ts";
 
 /** Everything that a run of the benchmarks found: what `--json` writes. */
@@ -13,6 +14,7 @@ export interface Report {
   readonly roofline: Roofline;
   readonly results: readonly Result[];
   readonly profiles?: Readonly<Record<string, readonly ProfileRow[]>>;
+  readonly scaling?: Scaling;
 }
 
 /** A line of the table: name, time, rate, share of the roofline; at most 80 columns. */
@@ -20,11 +22,15 @@ export function resultLine(result: Result): string {
   const { name, ms, share } = result;
   const columns = [time(ms).padStart(9), rate(result).padStart(13)];
   if (share !== undefined) columns.push(percent(share).padStart(5));
-  const values = columns.join(" ");
+  return nameAndValues(name, columns.join(" "));
+}
+
+/** A name with its values at the right, below it where it is long. */
+function nameAndValues(name: string, values: string): string {
   const width = 80 - 30;
   return name.length < width
-    ? `${name.padEnd(width)}${values}`
-    : `${wrap(name, 79)}\n${" ".repeat(width)}${values}`;
+    ? `${name.padEnd(width)}${values}`.trimEnd()
+    : `${wrap(name, 79, "  ")}\n${" ".repeat(width)}${values}`.trimEnd();
 }
 
 /** What a result tells beside its time, a line each. */
@@ -39,7 +45,7 @@ export function detailLines(result: Result): string[] {
   }
   if (parts) {
     const each = Object.entries(parts as Record<string, number>).map(([k, v]) => `${k} ${time(v)}`);
-    lines.push(`  ${each.join(", ")}`);
+    lines.push(`  ${wrap(each.join(", "), 77, "    ")}`);
   }
   return lines;
 }
@@ -69,23 +75,52 @@ export function profileLines(rows: readonly ProfileRow[]): string[] {
 
 /** Milliseconds, or what suits them better. */
 export function time(ms: number): string {
-  if (ms < 1) return `${(ms * 1e3).toPrecision(3)} µs`;
-  if (ms < 1e4) return `${ms.toPrecision(ms < 1e3 ? 3 : 4)} ms`;
+  if (ms < 0.9995) return `${(ms * 1e3).toPrecision(3)} µs`;
+  if (ms < 9999.5) return `${ms.toPrecision(ms < 999.5 ? 3 : 4)} ms`;
   return `${(ms / 1e3).toPrecision(3)} s`;
 }
 
-function percent(share: number): string {
+/** A share in hundredths. */
+export function percent(share: number): string {
   return `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
 }
 
-function wrap(text: string, width: number): string {
-  const lines: string[] = [""];
+/** Breaks a text into lines between words; `indent` goes before all but the first. */
+export function wrap(text: string, width: number, indent = ""): string {
+  const lines: string[] = [];
   for (const word of text.split(" ")) {
-    const longer = `${lines.at(-1)} ${word}`.trim();
-    if (longer.length <= width) lines[lines.length - 1] = longer;
-    else lines.push(`  ${word}`);
+    const longer = lines.length === 0 ? word : `${lines.at(-1)} ${word}`;
+    if (lines.length === 0) lines.push(word);
+    else if (longer.length <= width) lines[lines.length - 1] = longer;
+    else lines.push(`${indent}${word}`);
   }
   return lines.join("\n");
+}
+
+/** Head of the table of `scalingLine()`. */
+export const SCALING_HEAD = scalingColumns(
+  "axis",
+  "",
+  "batch",
+  "device",
+  "wall",
+  "model",
+  "launches",
+);
+
+/** A line of the scaling table: where the point lies, its times, and the model's. */
+export function scalingLine(point: ScalingPoint): string {
+  const { axis, value, batchSize, sequenceLength, ms, modelMs, launches } = point;
+  const batch = `${batchSize}x${sequenceLength}`;
+  const [device, wall, model] = [deviceMs(point), ms, modelMs].map(time);
+  return scalingColumns(axis, `${value}`, batch, device!, wall!, model!, `${launches}`);
+}
+
+function scalingColumns(axis: string, value: string, batch: string, ...numbers: string[]): string {
+  const [device, wall, model, launches] = numbers.map((text) => text.padStart(11));
+  return `${axis.padEnd(8)}${value.padStart(6)}${
+    batch.padStart(10)
+  }${device}${wall}${model}${launches}`;
 }
 
 /** One benchmark in two reports. */
@@ -95,34 +130,43 @@ export interface Comparison {
   readonly ms: number;
   /** New time over old time: above 1 is slower. */
   readonly ratio: number;
+  /** Least of the new samples over the old time: noise only ever adds. */
+  readonly leastRatio: number;
 }
 
+/** What is compared of a report. */
+type Compared = Pick<Report, "results" | "scaling">;
+
 /** The benchmarks that both reports have, in the order of the new one. */
-export function compare(
-  results: readonly Result[],
-  old: Pick<Report, "results">,
-): Comparison[] {
-  const before = new Map(old.results.map(({ name, ms }) => [name, ms]));
-  return results.flatMap(({ name, ms }) => {
-    const oldMs = before.get(name);
-    return oldMs === undefined ? [] : [{ name, oldMs, ms, ratio: ms / oldMs }];
+export function compare(report: Compared, old: Compared): Comparison[] {
+  const all = ({ results, scaling }: Compared): Result[] => [...results, ...scaling?.points ?? []];
+  const before = new Map(all(old).map((result) => [result.name, result]));
+  return all(report).flatMap((result) => {
+    const { name, ms } = result, older = before.get(name);
+    if (!older) return [];
+    const least = result.rangeMs?.[0] ?? ms / SINGLE_SAMPLE_SPREAD;
+    return [{ name, oldMs: older.ms, ms, ratio: ms / older.ms, leastRatio: least / older.ms }];
   });
 }
 
-/** Those that take longer than before by more than the tolerance, a share. */
+/**
+ * How many times longer a single sample may take than the least of many would: a cold start is timed
+ * once, since only the first start is cold.
+ */
+const SINGLE_SAMPLE_SPREAD = 1.25;
+
+/**
+ * Those that take longer than before by more than the tolerance, a share, and not just by chance: even
+ * the least sample took longer.
+ */
 export function slower(comparisons: readonly Comparison[], tolerance: number): Comparison[] {
-  return comparisons.filter(({ ratio }) => ratio > 1 + tolerance);
+  return comparisons.filter(({ ratio, leastRatio }) => ratio > 1 + tolerance && leastRatio > 1);
 }
 
 /** A line of a comparison. */
 export function comparisonLine({ name, oldMs, ms, ratio }: Comparison): string {
-  const values = `${time(oldMs).padStart(9)} ${time(ms).padStart(9)} ${
-    ratio.toFixed(2).padStart(6)
-  } ×`;
-  const width = 80 - 30;
-  return name.length < width
-    ? `${name.padEnd(width)}${values}`
-    : `${wrap(name, 79)}\n${" ".repeat(width)}${values}`;
+  const times = [oldMs, ms].map((ms) => time(ms).padStart(9)).join(" ");
+  return nameAndValues(name, `${times} ${ratio.toFixed(2).padStart(6)} ×`);
 }
 
 /**
@@ -138,7 +182,7 @@ export function parseReport(json: string, where: string): Report {
     throw new SyntaxError(`Cannot read ${where} as it must be JSON`);
   }
   const results: unknown = report?.results;
-  const valid = Array.isArray(results) &&
+  const valid = typeof report?.device?.name === "string" && Array.isArray(results) &&
     results.every((r) => typeof r?.name === "string" && typeof r?.ms === "number");
   if (!valid) {
     throw new SyntaxError(

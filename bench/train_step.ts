@@ -1,5 +1,5 @@
 import { meterMemory } from "./memory.ts";
-import { sampleBatches } from "./text.ts";
+import { sampleBatch, sampleBatches } from "./text.ts";
 import type { Result } from "./harness.ts";
 import type { Device } from "../kernels/device.ts";
 import { clockOf, median, timePasses, WARM_UP_MS } from "../kernels/timing.ts";
@@ -21,6 +21,22 @@ export interface TrainStepBench {
   readonly precision: Precision;
 }
 
+/** What one training step was found to take. */
+export interface TrainStepResult extends Result {
+  /** Steps that the wall clock timed together. */
+  readonly steps: number;
+  /** Median on the device, where it has timestamps. */
+  readonly gpuMs?: number;
+  /** Share of the wall-clock time in which the device had nothing to do. */
+  readonly idleShare?: number;
+  readonly tokensPerSecond: number;
+  /** Most bytes that the buffers of model, step and batches had together. */
+  readonly peakBytes: number;
+  readonly launches: number;
+  /** Of the last step: a sign of life. */
+  readonly loss: number;
+}
+
 /** What a training step's name says: `train step f16 mini 32x128`. */
 export function trainStepName(
   { model, batchSize, sequenceLength, precision }: TrainStepBench,
@@ -28,17 +44,29 @@ export function trainStepName(
   return `train step ${precision} ${model} ${batchSize}x${sequenceLength}`;
 }
 
-/** Wall-clock time that the steps take together, so that one wait of 11 ms does not matter. */
-const WALL_MS = 3000;
+/** How a training step is timed. */
+export interface TrainStepOptions {
+  /** Wall-clock time that the steps take together, so that one wait of 11 ms does not matter. */
+  readonly wallMs?: number;
+  /** Whether the tuner chooses the kernels first; without it those run that it prefers unmeasured. */
+  readonly tuned?: boolean;
+  /** Hears how many of how many kernels are tuned. */
+  readonly onTuning?: (done: number, of: number) => void;
+}
+
+/** How long a GPU that had nothing to do takes to raise its clock, and somewhat more. */
+const WARM_UP_MS = 150;
 
 /** Steps whose time on the device is taken. */
 const TIMED_STEPS = 15;
 
 /** Everything but data, with a step recorded by the kernels that the tuner finds to be the fastest. */
-async function createTuned(
-  device: Device,
+async function createStep(
+  anyDevice: Device,
   { config, batchSize, sequenceLength, precision }: TrainStepBench,
+  { tuned = true, onTuning }: TrainStepOptions,
 ): Promise<{ step: TrainStep; destroy(): void }> {
+  const device = tuned ? anyDevice : { ...anyDevice, choices: new Map<string, string>() };
   const gpt = createGpt(device, config, { precision });
   initializeParameters(gpt, cheapNormal());
   const create = () =>
@@ -57,11 +85,12 @@ async function createTuned(
   let step = create();
   const { tunables } = step.program;
   if (
+    tuned &&
     [...tunables.values()].some(({ key, variants }) =>
       variants.length > 1 && !device.choices.has(key)
     )
   ) {
-    await tune(device, tunables.values());
+    await tune(device, tunables.values(), onTuning);
     initializeParameters(gpt, cheapNormal()); // the tuner wrote over them
     step.destroy();
     step = create();
@@ -88,9 +117,16 @@ function cheapNormal(): () => number {
  * A step by the wall clock, batches and all, and on the device. The difference is time in which the
  * device had nothing to do.
  */
-export async function measureTrainStep(device: Device, bench: TrainStepBench): Promise<Result> {
+export async function measureTrainStep(
+  device: Device,
+  bench: TrainStepBench,
+  { wallMs = 3000, ...options }: TrainStepOptions = {},
+): Promise<TrainStepResult> {
   const memory = meterMemory(device);
-  const { step, destroy } = await createTuned(device, bench);
+  const { step, destroy } = await createStep(device, bench, options).catch((error) => {
+    memory.stop();
+    throw error;
+  });
   try {
     const batches = sampleBatches({ ...bench, vocabularySize: bench.config.vocabularySize });
     let next = 0;
@@ -105,17 +141,20 @@ export async function measureTrainStep(device: Device, bench: TrainStepBench): P
       return { ms: (performance.now() - start) / count, loss: report!.loss };
     };
     await timed(2); // compiles
-    const once = await timed(3);
-    const steps = Math.max(3, Math.min(1000, Math.round(WALL_MS / once.ms)));
+    let once = await timed(3);
+    if (!device.isCpu) once = await timed(Math.ceil(WARM_UP_MS / once.ms));
+    const steps = Math.max(3, Math.min(1000, Math.round(wallMs / once.ms)));
     const { ms, loss } = await timed(steps);
     const peakBytes = memory.peakBytes; // before the buffers of the next measurement
     const passes = await timePasses(device, [{ program: step.program, repeats: 1 }], {
       rounds: Math.min(steps, TIMED_STEPS),
     });
-    const gpuMs = median(passes.map(([ms]) => ms!));
+    const samples = passes.map(([ms]) => ms!), gpuMs = median(samples);
     return {
       name: trainStepName(bench),
       ms,
+      // single steps on the device spread more than the mean of many by the wall clock
+      rangeMs: [ms + Math.min(...samples) - gpuMs, ms + Math.max(...samples) - gpuMs],
       steps,
       ...(clockOf(device) === "timestamps" ? { gpuMs, idleShare: 1 - gpuMs / ms } : {}),
       tokensPerSecond: bench.batchSize * bench.sequenceLength / ms * 1e3,
@@ -145,15 +184,10 @@ export async function profileTrainStep(
   device: Device,
   bench: TrainStepBench,
 ): Promise<ProfileRow[]> {
-  const { step, destroy } = await createTuned(device, bench);
+  const { step, destroy } = await createStep(device, bench, {});
   try {
-    step.submit(
-      0,
-      [sampleBatches({ ...bench, vocabularySize: bench.config.vocabularySize }).at(0)],
-      {
-        learningRate: 1e-4,
-      },
-    );
+    const batch = sampleBatch({ ...bench, vocabularySize: bench.config.vocabularySize });
+    step.submit(0, [batch], { learningRate: 1e-4 });
     const { program } = step;
     const { labels } = program;
     const runs = labels.map((_, place) => ({ program, repeats: 1, launches: [place] }));
@@ -182,10 +216,16 @@ export interface ColdStart {
   readonly parts: Readonly<Record<string, number>>;
 }
 
-/** A process that starts, opens the device, compiles, and takes one step. */
-export async function measureColdStart(
+/** What a cold start's name says: `cold start to first step f16 mini 32x128`. */
+export function coldStartName(
   { model, batchSize, sequenceLength, precision }: TrainStepBench,
-): Promise<Result> {
+): string {
+  return `cold start to first step ${precision} ${model} ${batchSize}x${sequenceLength}`;
+}
+
+/** A process that starts, opens the device, compiles, and takes one step. */
+export async function measureColdStart(bench: TrainStepBench): Promise<Result> {
+  const { model, batchSize, sequenceLength, precision } = bench;
   const started = performance.timeOrigin + performance.now();
   const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
     args: [
@@ -199,9 +239,5 @@ export async function measureColdStart(
     throw new Error(`Cannot time a cold start: ${new TextDecoder().decode(stderr).trim()}`);
   }
   const { doneAt, parts } = JSON.parse(new TextDecoder().decode(stdout)) as ColdStart;
-  return {
-    name: `cold start to first step ${precision} ${model} ${batchSize}x${sequenceLength}`,
-    ms: doneAt - started,
-    parts,
-  };
+  return { name: coldStartName(bench), ms: doneAt - started, parts };
 }

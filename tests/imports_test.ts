@@ -51,6 +51,7 @@ const ENTRIES = [
   "generate/main.ts",
   "data/main.ts",
   "bench/main.ts",
+  "bench/readme.ts",
 ];
 const graphs = await Promise.all(ENTRIES.map(graph));
 

@@ -2,27 +2,55 @@ import assert from "node:assert/strict";
 import {
   compare,
   comparisonLine,
+  detailLines,
   parseReport,
   profileLines,
   resultLine,
+  SCALING_HEAD,
+  scalingLine,
   slower,
+  time,
 } from "../../bench/report.ts";
+import { point } from "./fixtures.ts";
 
-const result = (name: string, ms: number) => ({ name, ms });
+const result = (name: string, ms: number, rangeMs?: [number, number]) => ({
+  name,
+  ms,
+  ...(rangeMs ? { rangeMs } : {}),
+});
 
-Deno.test("compare() pairs results by name and slower() names those beyond the tolerance", () => {
-  const old = { results: [result("a", 2), result("b", 2), result("c", 2), result("gone", 1)] };
-  const comparisons = compare(
-    [result("new", 1), result("c", 1), result("b", 2.1), result("a", 3)],
-    old,
-  );
+Deno.test("compare() pairs results by name, points of scaling too", () => {
+  const old = {
+    results: [result("a", 2), result("b", 2), result("c", 2), result("gone", 1)],
+    scaling: { launchMs: 1, points: [{ ...point, ms: 4 }] },
+  };
+  const comparisons = compare({
+    results: [result("new", 1), result("c", 1), result("b", 2.1), result("a", 3)],
+    scaling: { launchMs: 1, points: [{ ...point, ms: 2 }] },
+  }, old);
   assert.deepEqual(comparisons.map(({ name, ratio }) => [name, ratio]), [
     ["c", 0.5],
     ["b", 1.05],
     ["a", 1.5],
+    ["scaling width 512", 0.5],
   ]);
-  assert.deepEqual(slower(comparisons, 0.1).map(({ name }) => name), ["a"]);
-  assert.deepEqual(slower(comparisons, 0.04).map(({ name }) => name), ["b", "a"]);
+});
+
+Deno.test("slower() names those beyond the tolerance, unless it may be chance", () => {
+  const old = { results: ["a", "b", "c", "once", "once more"].map((name) => result(name, 2)) };
+  const comparisons = compare({
+    results: [
+      result("a", 3, [2.9, 3.1]),
+      result("b", 3, [1.9, 4]), // one sample was as fast as ever
+      result("c", 2.15, [2.1, 2.2]),
+      result("once", 2.4), // a single sample
+      result("once more", 2.6),
+    ],
+  }, old);
+  const names = (tolerance: number) => slower(comparisons, tolerance).map(({ name }) => name);
+  assert.deepEqual(names(0.1), ["a", "once more"]);
+  assert.deepEqual(names(0.05), ["a", "c", "once more"]);
+  assert.deepEqual(names(0.6), []);
 });
 
 Deno.test("resultLine() gives rate and share, and fits 80 columns", () => {
@@ -44,7 +72,20 @@ Deno.test("resultLine() gives rate and share, and fits 80 columns", () => {
       line,
       bytes,
       long,
-      comparisonLine({ ...result("x ".repeat(60), 1), oldMs: 1, ratio: 1 }),
+      comparisonLine({ ...result("x ".repeat(60), 1), oldMs: 1, ratio: 1, leastRatio: 1 }),
+      ...detailLines({
+        ...result("cold start", 1),
+        parts: {
+          modules: 1,
+          device: 2,
+          parameters: 3584,
+          compilation: 8521,
+          batch: 16.6,
+          step: 360,
+        },
+      }),
+      SCALING_HEAD,
+      scalingLine({ ...point, value: 16384, batchSize: 1024, sequenceLength: 32768 }),
     ]
   ) {
     for (const part of row.split("\n")) assert.ok(part.length <= 80, part);
@@ -62,9 +103,17 @@ Deno.test("profileLines() ends with the sum and fits 80 columns", () => {
 
 Deno.test("parseReport() refuses what is no report, by name", () => {
   assert.throws(() => parseReport("{", "old.json"), /Cannot read old\.json as it must be JSON/);
-  for (const text of ["null", "{}", '{"results":[{"name":"a"}]}']) {
+  for (const text of ["null", "{}", '{"device":{"name":"G"},"results":[{"name":"a"}]}']) {
     assert.throws(() => parseReport(text, "old.json"), SyntaxError);
   }
-  const report = '{"results":[{"name":"a","ms":1}]}';
+  const report = '{"device":{"name":"G"},"results":[{"name":"a","ms":1}]}';
   assert.deepEqual(parseReport(report, "old.json").results, [{ name: "a", ms: 1 }]);
+});
+
+Deno.test("time() needs no exponent where it rounds up to the next unit", () => {
+  assert.equal(time(0.99996), "1.00 ms");
+  assert.equal(time(0.9994), "999 µs");
+  assert.equal(time(999.4), "999 ms");
+  assert.equal(time(999.96), "1000 ms");
+  assert.equal(time(9999.9), "10.0 s");
 });

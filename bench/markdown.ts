@@ -1,0 +1,269 @@
+import type { Result } from "./harness.ts";
+import { percent, type Report, time } from "./report.ts";
+import { deviceMs, type Scaling } from "./scaling.ts";
+
+/**
+ * Reports as Markdown, laid out as `deno fmt` has it: what `deno task bench:readme` puts into README.md
+ * and NOTES.md. A benchmark that a report lacks gives no row.
+ *
+ * @module
+ */
+
+/** What bench/pytorch_baseline.py writes. */
+export interface PyTorchReport {
+  readonly command: string;
+  readonly date: string;
+  readonly torch: string;
+  readonly cuda: string;
+  readonly transformers?: string;
+  readonly device: { readonly name: string };
+  readonly results: readonly PyTorchResult[];
+}
+
+/** One benchmark in PyTorch, with the figures that it has. */
+export interface PyTorchResult {
+  readonly name: string;
+  readonly ms: number;
+  readonly flopsPerSecond?: number;
+  readonly bytesPerSecond?: number;
+  readonly tokensPerSecond?: number;
+  readonly peakBytes?: number;
+}
+
+/** The results of one machine: this project's, and PyTorch's where there are any. */
+export interface MachineResults {
+  /** Of the file, such as `h200`. */
+  readonly name: string;
+  readonly report: Report;
+  readonly pytorch?: PyTorchReport | undefined;
+}
+
+/** A machine's part of README.md. */
+export function machineSection({ name, report, pytorch }: MachineResults): string {
+  const { bytesPerSecond, flopsPerSecond } = report.roofline;
+  return [
+    `### ${report.device.name}`,
+    table(["measured by", "on", "with"], sources(report, pytorch)),
+    table(
+      ["what", "here >", "PyTorch as", "there >", "times as good >"],
+      pytorch ? comparisons(report, pytorch) : [],
+    ),
+    table(["run", "time >", "tokens/s >", "idle >", "memory >", "launches >"], runs(report)),
+    table(["start", "time >", "of it compilation >"], starts(report)),
+    table(["kernel", "share of the roofline"], kernelShares(report)),
+    `The roofline of that run: ${si(bytesPerSecond, "B/s")}, ${si(flopsPerSecond, "FLOP/s")}.`,
+    report.scaling
+      ? `![a training step over batch, context, width, layers](bench/results/${name}.svg)`
+      : "",
+  ].filter((part) => part !== "").join("\n\n");
+}
+
+/** Commands without the files that they read and wrote, dates and versions. */
+function sources(report: Report, pytorch: PyTorchReport | undefined): string[][] {
+  const code = (command: string) => `\`${command.replaceAll(/ --(json|compare)[ =]\S+/g, "")}\``;
+  const ours = `Deno ${report.deno}, ${report.device.backend}, ${report.clock}`;
+  const rows = [[code(report.command), report.date, ours]];
+  if (pytorch) {
+    const { command, date, torch, cuda, transformers } = pytorch;
+    const others = transformers === undefined ? "" : `, transformers ${transformers}`;
+    rows.push([code(command), date, `PyTorch ${torch}, CUDA ${cuda}${others}`]);
+  }
+  return rows;
+}
+
+/** Every benchmark that PyTorch has too. */
+function comparisons(report: Report, pytorch: PyTorchReport): string[][] {
+  const theirs = new Map(pytorch.results.map((result) => [result.name, result]));
+  const rows: string[][] = [];
+  const compare = (
+    [what, ours]: [string, number | undefined],
+    [as, their]: [string, number | undefined],
+    { show, less = false }: { show: (value: number) => string; less?: boolean },
+  ) => {
+    if (ours === undefined || their === undefined) return;
+    const times = less ? their / ours : ours / their;
+    rows.push([what, show(ours), as, show(their), times.toFixed(2)]);
+  };
+  const flops = (value: number) => si(value, "FLOP/s"),
+    bandwidth = (value: number) => si(value, "B/s");
+  const bytes = (value: number) => si(value, "B");
+  const tokens = (value: number) => `${count(value)} tok/s`;
+
+  const copies = report.results.filter(isOf("copy f32 1024 MiB")).map((copy) => rateOf(copy) ?? 0);
+  if (copies.length > 0) {
+    const their = theirs.get("copy f32 1024 MiB")?.bytesPerSecond;
+    compare(["copy", Math.max(...copies)], ["copy", their], { show: bandwidth });
+  }
+  for (const result of distinct(report.results)) {
+    const { name, ms, tokensPerSecond, peakBytes } = result as Result & Partial<PyTorchResult>;
+    const [, layout, type] = name.match(/^matmul (..) (...) \[4096,4096\]x\[4096,4096\]$/) ?? [];
+    if (layout) {
+      const their = theirs.get(`cublas fp32 ${layout} 4096`)?.flopsPerSecond;
+      const what = `product ${layout} ${type}, 4096³`;
+      compare([what, rateOf(result)], ["cuBLAS fp32", their], { show: flops });
+    }
+    const [, model] = name.match(/^train step ... (.+)$/) ?? [];
+    const modes = model ? [...theirs.values()].filter(isOf(`train step ${model}, `)) : [];
+    for (const their of modes) {
+      compare([name, ms], [modeOf(their), their.ms], { show: time, less: true });
+    }
+    if (modes[0]) {
+      const memory: [string, number | undefined] = [modeOf(modes[0]), modes[0].peakBytes];
+      compare([`${name}, memory`, peakBytes], memory, { show: bytes, less: true });
+    }
+    const [streams] = name.match(/(?<=^generat.*)\b\d+ streams?\b/) ?? [];
+    if (streams) {
+      const their = theirs.get(`generate ${streams}`)?.tokensPerSecond;
+      compare([name, tokensPerSecond], ["transformers", their], { show: tokens });
+    }
+  }
+  return rows;
+}
+
+const isOf = (start: string) => ({ name }: { readonly name: string }) => name.startsWith(start);
+
+/** What follows the comma: `eager fp32`. */
+const modeOf = ({ name }: { readonly name: string }) => name.slice(name.indexOf(", ") + 2);
+
+/** Training steps and generation: all that counts tokens. */
+function runs(report: Report): string[][] {
+  return distinct(report.results).flatMap((result) => {
+    const { name, ms, tokensPerSecond, idleShare, peakBytes, launches } = result as
+      & Result
+      & Partial<Record<string, number>>;
+    if (tokensPerSecond === undefined) return [];
+    const idle = idleShare === undefined ? "" : percent(idleShare);
+    const memory = peakBytes === undefined ? "" : si(peakBytes, "B");
+    return [[name, time(ms), count(tokensPerSecond), idle, memory, `${launches ?? ""}`]];
+  });
+}
+
+function starts(report: Report): string[][] {
+  return report.results.filter(isOf("cold start")).map(({ name, ms, parts }) => {
+    const { compilation } = parts as Record<string, number>;
+    return [name, time(ms), compilation === undefined ? "" : time(compilation)];
+  });
+}
+
+/** A kernel's name, its operation from pass, layout or type on, and what begins its shape. */
+const KERNEL_NAME = /^(.+?),? ((?:forward|backward|dx|dweight|dbias|NN|NT|TN|f16|f32)\b[^[]*) \[/;
+
+/** A row for each kernel, and in it the share of each operation, least to most over its shapes. */
+function kernelShares(report: Report): string[][] {
+  const kernels = new Map<string, Map<string, number[]>>();
+  for (const { name, share } of distinct(report.results)) {
+    // `attention forward f16 [8192,2304] T 128 HS 32`: kernel, operation, shape
+    const [, kernel, operation] = name.match(KERNEL_NAME) ?? [];
+    if (share === undefined || !kernel || !operation || / as /.test(name)) continue; // a variant
+    const operations = kernels.get(kernel) ?? new Map<string, number[]>();
+    operations.set(operation, [...operations.get(operation) ?? [], share]);
+    kernels.set(kernel, operations);
+  }
+  const range = (shares: readonly number[]) =>
+    [...new Set([Math.min(...shares), Math.max(...shares)].map(percent))].join("–")
+      .replace(" %–", "–");
+  return [...kernels].map(([kernel, operations]) => [
+    kernel,
+    [...operations].map(([operation, shares]) => `${operation} ${range(shares)}`).join(" · "),
+  ]);
+}
+
+/** The numbers of a scaling run's figure. */
+export function scalingTable({ points, launchMs }: Scaling): string {
+  const rows = points.map((point) => {
+    const { axis, value, batchSize, sequenceLength, launches, flops, bytes, ms, modelMs } = point;
+    return [
+      `${axis} ${value}`,
+      `${batchSize}x${sequenceLength}`,
+      si(flops, "FLOP"),
+      si(bytes, "B"),
+      `${launches}`,
+      time(modelMs),
+      time(deviceMs(point)),
+      time(ms),
+      (deviceMs(point) / modelMs).toFixed(2),
+    ];
+  });
+  const [{ config, precision, model } = points[0]!] = points;
+  return [
+    `From ${model} in ${precision} with a vocabulary of ${config.vocabularySize}; a launch takes ` +
+    `${time(launchMs)}.`,
+    table(
+      [
+        "step",
+        "batch >",
+        "operations >",
+        "bytes >",
+        "launches >",
+        "model >",
+        "device >",
+        "clock >",
+        "device / model >",
+      ],
+      rows,
+    ),
+  ].join("\n\n");
+}
+
+/** Results by name: the last one, where a name comes twice as that of the product in the roofline. */
+function distinct(results: readonly Result[]): Result[] {
+  return [...new Map(results.map((result) => [result.name, result])).values()];
+}
+
+/** Operations or bytes a second. */
+function rateOf({ work, ms }: Result): number | undefined {
+  return work && 1e3 * ("flops" in work ? work.flops : work.bytes) / ms;
+}
+
+/** A quantity in three digits, such as `39.4 TFLOP/s`. */
+export function si(value: number, unit: string): string {
+  const rounded = Number(value.toPrecision(3));
+  const thousands = Math.min(5, Math.max(0, Math.floor(Math.log10(rounded) / 3)));
+  const prefix = ["", "k", "M", "G", "T", "P"][thousands];
+  return `${(rounded / 1e3 ** thousands).toPrecision(3)} ${prefix}${unit}`;
+}
+
+/** A whole number with its thousands apart. */
+function count(value: number): string {
+  return Math.round(value).toLocaleString("en-US");
+}
+
+/** A Markdown table; columns whose head ends in ` >` are aligned right. Nothing if it has no row. */
+export function table(head: readonly string[], rows: readonly string[][]): string {
+  if (rows.length === 0) return "";
+  const right = head.map((text) => text.endsWith(" >"));
+  const cells = [head.map((text) => text.replace(/ >$/, "")), ...rows];
+  const widths = head.map((_, i) => Math.max(3, ...cells.map((row) => row[i]!.length)));
+  const line = (row: readonly string[]) =>
+    `| ${
+      row.map((text, i) => right[i] ? text.padStart(widths[i]!) : text.padEnd(widths[i]!))
+        .join(" | ")
+    } |`;
+  const rule = widths.map((width, i) => right[i] ? `${"-".repeat(width - 1)}:` : "-".repeat(width));
+  return [line(cells[0]!), line(rule), ...cells.slice(1).map(line)].join("\n");
+}
+
+/** What stands around a generated part of a file. */
+export const MARKERS = {
+  begin: "<!-- begin: made by `deno task bench:readme` from bench/results/ -->",
+  end: "<!-- end: made by `deno task bench:readme` -->",
+} as const;
+
+/**
+ * A text with what lies between its markers replaced.
+ *
+ * @param where the file's path, for error messages.
+ * @throws {SyntaxError} if a marker is missing, comes twice, or they are in the wrong order.
+ */
+export function replaceSection(text: string, section: string, where: string): string {
+  const [before, ...afterBegin] = text.split(`${MARKERS.begin}\n`);
+  const [, ...afterEnd] = afterBegin.join("").split(`${MARKERS.end}\n`);
+  if (afterBegin.length !== 1 || afterEnd.length !== 1) {
+    throw new SyntaxError(
+      `Cannot write the results into ${where} as it must have the lines "${MARKERS.begin}" and, ` +
+        `below it, "${MARKERS.end}" once each`,
+    );
+  }
+  const body = section === "" ? "" : `${section}\n\n`;
+  return `${before}${MARKERS.begin}\n\n${body}${MARKERS.end}\n${afterEnd[0]}`;
+}

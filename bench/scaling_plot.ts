@@ -1,0 +1,99 @@
+import { AXES, type Axis, deviceMs, type ScalingPoint } from "./scaling.ts";
+
+/** What Plot draws into; this runtime has no DOM and no types for one. */
+// deno-lint-ignore no-explicit-any
+type PlotDocument = { document: any };
+
+/** What each axis counts. */
+const LABELS: Readonly<Record<Axis, string>> = {
+  batch: "batch, sequences",
+  context: "context, with as many tokens in a batch",
+  width: "width",
+  layers: "layers",
+};
+
+const DEVICE = "#4269d0", WALL = "#9c6b4e", MODEL = "#ff725c";
+const LEGEND = [["●", "on the device", DEVICE], ["○", "by the clock", WALL], [
+  "━━",
+  "model",
+  MODEL,
+]];
+
+const PANEL = { width: 360, height: 250 }, HEAD = 52;
+
+/**
+ * Draws a scaling run as SVG: a panel an axis, milliseconds over values, both in logarithms, so that a
+ * straight line is a power and its slope the exponent.
+ */
+export async function drawScaling(
+  points: readonly ScalingPoint[],
+  { title }: { title: string },
+): Promise<string> {
+  const [Plot, { parseHTML }] = await Promise.all([
+    import("npm:@observablehq/plot@0.6.17"),
+    import("npm:linkedom@0.18.15"),
+  ]);
+  const { document } = parseHTML("<html><body></body></html>") as unknown as PlotDocument;
+  const times = points.flatMap((point) => [deviceMs(point), point.ms, point.modelMs]);
+  const least = Math.min(...times) / 1.3, most = Math.max(...times) * 1.3;
+  const ticks = [0.01, 0.1, 1, 10, 100, 1e3, 1e4].flatMap((ten) => [ten, 2 * ten, 5 * ten])
+    .filter((ms) => ms >= least && ms <= most);
+
+  const panel = (axis: Axis) => {
+    const own = points.filter((point) => point.axis === axis);
+    return Plot.plot({
+      document,
+      ...PANEL,
+      marginLeft: 46,
+      marginTop: 26,
+      marginBottom: 42,
+      style: { background: "none", color: "#222", fontFamily: "system-ui, sans-serif" },
+      x: {
+        type: "log",
+        base: 2, // with 10, crowded ticks near a power of ten lose their labels
+        label: LABELS[axis],
+        labelAnchor: "center",
+        labelArrow: "none",
+        ticks: own.map(({ value }) => value),
+        tickFormat: "d",
+        inset: 12,
+      },
+      // one scale for all, so that panels compare
+      y: {
+        type: "log",
+        domain: [least, most],
+        label: "ms a step",
+        grid: true,
+        ticks,
+        tickFormat: "~g",
+      },
+      marks: [
+        Plot.frame({ stroke: "#ddd" }),
+        Plot.lineY(own, { x: "value", y: "modelMs", stroke: MODEL, strokeWidth: 2 }),
+        Plot.dot(own, { x: "value", y: "ms", stroke: WALL, r: 5 }),
+        Plot.dot(own, { x: "value", y: deviceMs, fill: DEVICE, r: 3.5 }),
+      ],
+    });
+  };
+
+  const legend = LEGEND.map(([sign, text, color], i) =>
+    `<text x="${12 + 140 * i}" y="42"><tspan fill="${color}">${sign}</tspan> ${text}</text>`
+  );
+  const axes = AXES.filter((axis) => points.some((point) => point.axis === axis));
+  const panels = axes.map((axis, i) => {
+    const svg = panel(axis);
+    svg.setAttribute("x", `${i % 2 * PANEL.width}`);
+    svg.setAttribute("y", `${HEAD + Math.floor(i / 2) * PANEL.height}`);
+    return svg.outerHTML;
+  });
+  const width = 2 * PANEL.width, height = HEAD + Math.ceil(axes.length / 2) * PANEL.height;
+  return [
+    `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" ` +
+    `viewBox="0 0 ${width} ${height}" font-family="system-ui, sans-serif" font-size="12" fill="#222">`,
+    `<rect width="${width}" height="${height}" fill="white"/>`,
+    `<text x="12" y="20" font-size="14" font-weight="600">${title.replace(/[<&]/g, "")}</text>`,
+    ...legend,
+    ...panels,
+    "</svg>\n",
+  ].join("\n");
+}

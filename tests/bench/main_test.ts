@@ -1,0 +1,39 @@
+import assert from "node:assert/strict";
+import { parseReport, type Report } from "../../bench/report.ts";
+import { report } from "./fixtures.ts";
+
+const decode = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
+
+Deno.test("bench measures what the filter names, compares, and fails if it got slower", async () => {
+  const folder = await Deno.makeTempDir();
+  const old: Report = {
+    ...report,
+    results: [
+      { name: "copy f32 64 MiB, 1 vector each", ms: 1e-3 },
+      { name: "copy f32 64 MiB, 4 vectors each", ms: 1e9 },
+    ],
+  };
+  await Deno.writeTextFile(`${folder}/old.json`, JSON.stringify(old));
+  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: [
+      ...["run", "--no-prompt", "--allow-read", "--allow-write", "--allow-run"],
+      new URL("../../bench/main.ts", import.meta.url).href,
+      ...["--scaling", "--filter", "scaling batch 4"],
+      ...["--json", `${folder}/new.json`, "--compare", `${folder}/old.json`],
+    ],
+  }).output();
+  const table = decode(stderr), lines = decode(stdout).trimEnd().split("\n");
+  const file = await Deno.readTextFile(`${folder}/new.json`);
+  await Deno.remove(folder, { recursive: true });
+
+  assert.equal(code, 1, table);
+  assert.match(table, /^slower by more than 0\.1: copy f32 64 MiB, 1 vector each$/m);
+  assert.match(table, /^copy f32 64 MiB, 4 vectors each +1\.00e\+6 s .* 0\.00 ×$/m);
+  for (const line of table.split("\n")) assert.ok(line.length <= 80, line);
+
+  const written = parseReport(lines.at(-1)!, "stdout");
+  assert.deepEqual(written, JSON.parse(file));
+  assert.deepEqual(written.scaling!.points.map(({ name }) => name), ["scaling batch 4"]);
+  const names = written.results.map(({ name }) => name.split(" ")[0]);
+  assert.deepEqual(names, ["copy", "copy", "matmul"], "no more than the roofline");
+});

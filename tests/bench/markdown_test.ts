@@ -1,0 +1,133 @@
+import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
+import { machineSection, MARKERS, replaceSection, scalingTable, si } from "../../bench/markdown.ts";
+import { filesFromResults } from "../../bench/readme.ts";
+import { pytorch, report } from "./fixtures.ts";
+
+/** Cells of all tables of a text. */
+function cells(markdown: string): string[][] {
+  return markdown.split("\n").filter((line) => line.startsWith("|"))
+    .map((line) => line.split("|").slice(1, -1).map((cell) => cell.trim()));
+}
+
+Deno.test("machineSection() compares with PyTorch what both have", () => {
+  const rows = cells(machineSection({ name: "gpu", report, pytorch }));
+  const from = rows.findIndex(([what]) => what === "what");
+  assert.deepEqual(rows.slice(from + 2, from + 8), [
+    ["copy", "3.00 TB/s", "copy", "4.00 TB/s", "0.75"],
+    ["product NN f16, 4096³", "25.0 TFLOP/s", "cuBLAS fp32", "50.0 TFLOP/s", "0.50"],
+    ["train step f16 mini 32x128", "10.0 ms", "eager fp16 autocast", "15.0 ms", "1.50"],
+    ["train step f16 mini 32x128", "10.0 ms", "compile bf16", "5.00 ms", "0.50"],
+    ["train step f16 mini 32x128, memory", "500 MB", "eager fp16 autocast", "1.50 GB", "3.00"],
+    ["generate f16 mini 64 streams", "15,000 tok/s", "transformers", "12,000 tok/s", "1.25"],
+  ]);
+});
+
+Deno.test("machineSection() tells runs, start, shares, and where they come from", () => {
+  const section = machineSection({ name: "gpu", report, pytorch });
+  const rows = cells(section).map((row) => row.join(" | "));
+  for (
+    const row of [
+      "`deno task bench --scaling` | 2026-11-25 | Deno 2.9.6, Vulkan, timestamps",
+      "`python3 bench/pytorch_baseline.py --no-compile` | 2026-11-26 | PyTorch 2.11.0, CUDA 13.0",
+      "train step f16 mini 32x128 | 10.0 ms | 409,600 | 2.0 % | 500 MB | 226",
+      "generate f16 mini 64 streams | 100 ms | 15,000 |  |  | ",
+      "cold start to first step f16 mini 32x128 | 4200 ms | 900 ms",
+      "matmul | NN f16 63 %",
+      "attention | forward f16 4.6–33 % · backward f16 12 %",
+      "head and loss | forward and backward, f16 30 %",
+      "residual and layernorm | forward f16 80 %",
+      "adamw | f32 and f16 copy 99 %",
+    ]
+  ) assert.ok(rows.includes(row), `${row}\n\nis not in\n\n${section}`);
+  assert.match(section, /3\.00 TB\/s, 40\.0 TFLOP\/s/);
+  assert.match(section, /\(bench\/results\/gpu\.svg\)$/);
+});
+
+Deno.test("machineSection() gives no row, table or figure for what was not measured", () => {
+  const { scaling: _, ...rest } = report;
+  const section = machineSection({ name: "cpu", report: { ...rest, results: [] } });
+  assert.equal(cells(section).length, 3); // where it comes from
+  assert.doesNotMatch(section, /svg|NaN|undefined/);
+});
+
+Deno.test("scalingTable() tells measured over modelled time", () => {
+  const rows = cells(scalingTable(report.scaling!));
+  assert.deepEqual(rows[2], [
+    ...["width 512", "32x128", "360 GFLOP", "2.50 GB", "226"],
+    ...["8.00 ms", "16.0 ms", "20.0 ms", "2.00"],
+  ]);
+});
+
+Deno.test("sections are laid out as `deno fmt` has it", async () => {
+  const text = [machineSection({ name: "gpu", report, pytorch }), scalingTable(report.scaling!)]
+    .join("\n\n");
+  const file = await Deno.makeTempFile({ suffix: ".md" });
+  await Deno.writeTextFile(file, replaceSection(`${MARKERS.begin}\n${MARKERS.end}\n`, text, "it"));
+  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["fmt", "--check", "--line-width", "100", file],
+  }).output();
+  await Deno.remove(file);
+  assert.equal(code, 0, Buffer.concat([stdout, stderr]).toString());
+});
+
+Deno.test("si() has three digits and the prefix that suits them", () => {
+  assert.deepEqual([0, 7, 999.7, 39.44e12, 954396048].map((value) => si(value, "B")), [
+    ...["0.00 B", "7.00 B", "1.00 kB", "39.4 TB", "954 MB"],
+  ]);
+});
+
+Deno.test("replaceSection() replaces what lies between the markers, and that alone", () => {
+  const { begin, end } = MARKERS;
+  const text = (section: string) => `# A\n\n${begin}\n\n${section}${end}\n\n## B\n`;
+  assert.equal(replaceSection(text("old\n\n"), "new", "it"), text("new\n\n"));
+  assert.equal(replaceSection(text("old\n\n"), "", "it"), text(""));
+  for (const bad of ["", `${begin}\n`, `${end}\n`, `${end}\n${begin}\n`, text("") + text("")]) {
+    assert.throws(
+      () => replaceSection(bad, "new", "README.md"),
+      /^SyntaxError: Cannot write the results into README\.md as it must have the lines "<!-- begin/,
+    );
+  }
+});
+
+const root = new URL("../../", import.meta.url);
+
+Deno.test("README.md, NOTES.md and figures say what bench/results/ says", async () => {
+  const files = await filesFromResults(root);
+  assert.ok(files.has("README.md") && files.has("bench/NOTES.md"));
+  for (const [path, text] of files) {
+    const hint = `${path} differs; run: deno task bench:readme`;
+    assert.ok(await Deno.readTextFile(new URL(path, root)) === text, hint);
+  }
+});
+
+Deno.test("filesFromResults() pairs reports by name and refuses those of two devices", async () => {
+  const folder = await Deno.makeTempDir();
+  const write = (path: string, content: unknown) =>
+    Deno.writeTextFile(
+      `${folder}/${path}`,
+      typeof content === "string" ? content : JSON.stringify(content),
+    );
+  await Deno.mkdir(`${folder}/bench/results`, { recursive: true });
+  for (const path of ["README.md", "bench/NOTES.md"]) {
+    await write(path, `${MARKERS.begin}\n${MARKERS.end}\n`);
+  }
+  const cpu = { ...report, device: { ...report.device, name: "A CPU", isCpu: true } };
+  await write("bench/results/a_cpu.json", cpu);
+  await write("bench/results/gpu.json", report);
+  await write("bench/results/pytorch_gpu.json", pytorch);
+  const at = new URL(`file://${folder}/`);
+  const files = await filesFromResults(at);
+  assert.deepEqual([...files.keys()].sort(), [
+    ...["README.md", "bench/NOTES.md", "bench/results/a_cpu.svg", "bench/results/gpu.svg"],
+  ]);
+  const readme = files.get("README.md")!;
+  assert.ok(readme.indexOf("### A GPU") < readme.indexOf("### A CPU"), "GPUs come first");
+  assert.equal([...readme.matchAll(/cuBLAS/g)].length, 1);
+  await write("bench/results/pytorch_a_cpu.json", pytorch);
+  await assert.rejects(
+    filesFromResults(at),
+    /^RangeError: Cannot compare a_cpu\.json with pytorch_a_cpu\.json as both must be of one device/,
+  );
+  await Deno.remove(folder, { recursive: true });
+});
