@@ -54,9 +54,6 @@ export interface TrainStepOptions {
   readonly onTuning?: (done: number, of: number) => void;
 }
 
-/** How long a GPU that had nothing to do takes to raise its clock, and somewhat more. */
-const WARM_UP_MS = 150;
-
 /** Steps whose time on the device is taken. */
 const TIMED_STEPS = 15;
 

@@ -18,8 +18,8 @@ export function clockOf(device: Device): "timestamps" | "wall clock" {
 /** Rounds of warming up that even the shortest programs take no more than. */
 const MOST_WARM_UPS = 1000;
 
-/** How long a GPU works before its times count. */
-export const WARM_UP_MS = 150;
+/** How long a GPU works before its times count; after 150 ms some still came out too slow. */
+export const WARM_UP_MS = 400;
 
 /** Most queries that a set may have, by the WebGPU standard. */
 const MAX_QUERIES = 4096;

@@ -164,6 +164,8 @@ interface Kernel {
   /** A workgroup has some rows of the sequence and walks the others. */
   own: "QUERIES" | "KEYS";
   walked: "QUERIES" | "KEYS";
+  /** Rows that a workgroup has and walks; the first that fit the device are preferred. */
+  sizes: readonly (readonly [own: number, walked: number])[];
   /** Sums that an invocation keeps for each of its rows, in heads. */
   sums: number;
   /** Bytes of workgroup memory for tiles of so many rows; rowBytes are those of a row of q. */
@@ -180,6 +182,7 @@ const FORWARD: Kernel = {
   tiles: forwardTiles,
   own: "QUERIES",
   walked: "KEYS",
+  sizes: [[64, 32], [128, 32], [64, 64], [32, 32], [16, 32], [8, 32]],
   sums: 1, // y
   bytes: (own, walked, rowBytes) =>
     (own + walked) * rowBytes + pairBytes(own, walked) + own * WORKGROUP_X * 4,
@@ -191,6 +194,7 @@ const BACKWARD_QUERY: Kernel = {
   tiles: backwardQueryTiles,
   own: "QUERIES",
   walked: "KEYS",
+  sizes: [[32, 32], [64, 32], [16, 32], [8, 32]],
   sums: 1, // dq
   bytes: (own, walked, rowBytes) => 2 * (own + walked) * rowBytes + pairBytes(own, walked),
 };
@@ -201,6 +205,7 @@ const BACKWARD_KEY: Kernel = {
   tiles: backwardKeyTiles,
   own: "KEYS",
   walked: "QUERIES",
+  sizes: [[64, 32], [32, 32], [16, 32], [8, 32]],
   sums: 2, // dk, dv
   bytes: (own, walked, rowBytes) => 2 * (own + walked) * rowBytes + 2 * pairBytes(own, walked),
 };
@@ -271,11 +276,8 @@ function record(
   });
 }
 
-/** Rows that a workgroup has and walks, from the most to the least. */
-const TILE_SIZES = [[64, 64], [64, 32], [32, 32], [16, 32], [8, 32]] as const;
-
-/** So many of them are worth a try. */
-const MOST_TILES = 2;
+/** So many sizes are worth a try. */
+const MOST_TILES = 3;
 
 /** Most sums of f32 that an invocation keeps in registers over all tiles that it walks. */
 const MOST_SUMS = 64;
@@ -285,42 +287,33 @@ interface Tile {
   own: number;
   walked: number;
   workgroupBytes: number;
-  constants: Record<string, number | string>;
+  constants: Record<string, number>;
 }
 
-/**
- * The largest tiles that fit the device, by a name that gives their rows and the type in which they
- * are held: in f32 each element is widened once, in f16 each time that it is used, but tiles are larger.
- */
+/** The tiles that fit the device, by a name that gives their rows. */
 function tilesOf(
   { device }: Program,
   kernel: Kernel,
   { real, HS }: AttentionShape,
 ): Map<string, Tile> {
-  const tiles = new Map<string, Tile>();
   // an invocation's part of a row is a number of vectors of four
-  if (HS % (4 * WORKGROUP_X) !== 0) return tiles;
+  if (HS % (4 * WORKGROUP_X) !== 0) return new Map();
   const maxBytes = device.gpu.limits.maxComputeWorkgroupStorageSize;
-  for (const held of new Set<DType>(["f32", real])) {
-    const rowBytes = (HS + 4) * bytesPerElement(held); // with a vector of padding
-    const bytes = ([own, walked]: readonly [number, number]) => kernel.bytes(own, walked, rowBytes);
-    for (const size of TILE_SIZES.filter((s) => bytes(s) <= maxBytes).slice(0, MOST_TILES)) {
-      const [own, walked] = size;
-      let rows = own / 8;
-      while (rows > 1 && rows * HS * kernel.sums / WORKGROUP_X > MOST_SUMS) rows /= 2;
-      tiles.set(`${own}x${walked} ${held}`, {
-        own,
-        walked,
-        workgroupBytes: bytes(size),
-        constants: {
-          held,
-          [kernel.own]: own,
-          [kernel.walked]: walked,
-          WORKGROUP_X,
-          WORKGROUP_Y: own / rows,
-        },
-      });
-    }
-  }
-  return tiles;
+  const rowBytes = (HS + 4) * bytesPerElement(real); // with a vector of padding
+  const sizes = kernel.sizes
+    .map(([own, walked]) => ({ own, walked, workgroupBytes: kernel.bytes(own, walked, rowBytes) }))
+    .filter(({ workgroupBytes }) => workgroupBytes <= maxBytes)
+    .slice(0, MOST_TILES);
+  return new Map(sizes.map((size) => {
+    const { own, walked } = size;
+    let rows = Math.min(8, own / 8);
+    while (rows > 1 && rows * HS * kernel.sums / WORKGROUP_X > MOST_SUMS) rows /= 2;
+    const constants = {
+      [kernel.own]: own,
+      [kernel.walked]: walked,
+      WORKGROUP_X,
+      WORKGROUP_Y: own / rows,
+    };
+    return [`${own}x${walked}`, { ...size, constants }];
+  }));
 }

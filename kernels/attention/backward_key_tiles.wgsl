@@ -7,7 +7,6 @@
 enable f16;
 
 alias real = f16; // element type of qkv, dy and dqkv
-alias held = f16; // element type of the tiles of q, k, v and dy
 const NH: u32 = 1;
 const HS: u32 = 32;
 const DROPOUT: bool = false;
@@ -17,7 +16,6 @@ const WORKGROUP_X: u32 = 8; // invocations that share a row
 const WORKGROUP_Y: u32 = 8;
 
 alias real4 = vec4<real>;
-alias held4 = vec4<held>;
 const QUADS: u32 = HS / 4;
 const C: u32 = NH * QUADS; // in vectors of four, as are all strides below
 const INVOCATIONS: u32 = WORKGROUP_X * WORKGROUP_Y;
@@ -42,10 +40,10 @@ const LOWEST: f32 = -3.0e38;
 @group(0) @binding(5) var<storage, read_write> dqkv: array<real4>;
 @group(0) @binding(6) var<uniform> sizes: Sizes;
 
-var<workgroup> kTile: array<array<array<held4, PADDED>, WORKGROUP_Y>, ROWS>;
-var<workgroup> vTile: array<array<array<held4, PADDED>, WORKGROUP_Y>, ROWS>;
-var<workgroup> qTile: array<array<array<held4, PADDED>, WORKGROUP_X>, COLUMNS>;
-var<workgroup> dyTile: array<array<array<held4, PADDED>, WORKGROUP_X>, COLUMNS>;
+var<workgroup> kTile: array<array<array<real4, PADDED>, WORKGROUP_Y>, ROWS>;
+var<workgroup> vTile: array<array<array<real4, PADDED>, WORKGROUP_Y>, ROWS>;
+var<workgroup> qTile: array<array<array<real4, PADDED>, WORKGROUP_X>, COLUMNS>;
+var<workgroup> dyTile: array<array<array<real4, PADDED>, WORKGROUP_X>, COLUMNS>;
 var<workgroup> pTile: array<array<array<array<vec4f, PADDED_X>, WORKGROUP_Y>, ROWS>, COLUMN_QUADS>;
 var<workgroup> dsTile: array<array<array<array<vec4f, PADDED_X>, WORKGROUP_Y>, ROWS>, COLUMN_QUADS>;
 
@@ -68,20 +66,31 @@ fn main(
     let i = index + n * INVOCATIONS;
     let r = i / QUADS;
     let k = head + min(firstKey + r, T - 1) * 3 * C + C + i % QUADS;
-    kTile[r / WORKGROUP_Y][r % WORKGROUP_Y][i % QUADS] = held4(qkv[k]);
-    vTile[r / WORKGROUP_Y][r % WORKGROUP_Y][i % QUADS] = held4(qkv[k + C]);
+    kTile[r / WORKGROUP_Y][r % WORKGROUP_Y][i % QUADS] = qkv[k];
+    vTile[r / WORKGROUP_Y][r % WORKGROUP_Y][i % QUADS] = qkv[k + C];
   }
 
   var dk: array<vec4f, SUMS>;
   var dv: array<vec4f, SUMS>;
-  for (var firstQuery = firstKey / QUERIES * QUERIES; firstQuery < T; firstQuery += QUERIES) {
+  // queries are read from memory while those before are computed with
+  var comingQueries: array<real4, Q_LOADS>;
+  var comingSlopes: array<real4, Q_LOADS>; // dy
+  let start = firstKey / QUERIES * QUERIES;
+  // unroll
+  for (var n = 0u; n < Q_LOADS; n++) {
+    let i = index + n * INVOCATIONS;
+    let t = min(start + i / QUADS, T - 1);
+    comingQueries[n] = qkv[head + t * 3 * C + i % QUADS];
+    comingSlopes[n] = dy[out + t * C + i % QUADS];
+  }
+
+  for (var firstQuery = start; firstQuery < T; firstQuery += QUERIES) {
     // unroll
     for (var n = 0u; n < Q_LOADS; n++) {
       let i = index + n * INVOCATIONS;
       let r = i / QUADS;
-      let t = min(firstQuery + r, T - 1);
-      qTile[r / WORKGROUP_X][r % WORKGROUP_X][i % QUADS] = held4(qkv[head + t * 3 * C + i % QUADS]);
-      dyTile[r / WORKGROUP_X][r % WORKGROUP_X][i % QUADS] = held4(dy[out + t * C + i % QUADS]);
+      qTile[r / WORKGROUP_X][r % WORKGROUP_X][i % QUADS] = comingQueries[n];
+      dyTile[r / WORKGROUP_X][r % WORKGROUP_X][i % QUADS] = comingSlopes[n];
     }
     var lse: array<f32, COLUMNS>;
     var dyDotY: array<f32, COLUMNS>;
@@ -92,6 +101,13 @@ fn main(
       dyDotY[c] = delta[t];
     }
     workgroupBarrier();
+    // unroll
+    for (var n = 0u; n < Q_LOADS; n++) {
+      let i = index + n * INVOCATIONS;
+      let t = min(firstQuery + QUERIES + i / QUADS, T - 1);
+      comingQueries[n] = qkv[head + t * 3 * C + i % QUADS];
+      comingSlopes[n] = dy[out + t * C + i % QUADS];
+    }
 
     // Naga zeroes only once what a loop declares without a value
     var scores = array<f32, PAIRS>(); // k · q

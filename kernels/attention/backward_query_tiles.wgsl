@@ -6,7 +6,6 @@
 enable f16;
 
 alias real = f16; // element type of qkv, y, dy and dqkv
-alias held = f16; // element type of the tiles of q, k, v and dy
 const NH: u32 = 1;
 const HS: u32 = 32;
 const DROPOUT: bool = false;
@@ -16,7 +15,6 @@ const WORKGROUP_X: u32 = 8; // invocations that share a row
 const WORKGROUP_Y: u32 = 8;
 
 alias real4 = vec4<real>;
-alias held4 = vec4<held>;
 const QUADS: u32 = HS / 4;
 const C: u32 = NH * QUADS; // in vectors of four, as are all strides below
 const INVOCATIONS: u32 = WORKGROUP_X * WORKGROUP_Y;
@@ -42,10 +40,10 @@ const LOWEST: f32 = -3.0e38;
 @group(0) @binding(6) var<storage, read_write> delta: array<f32>;
 @group(0) @binding(7) var<uniform> sizes: Sizes;
 
-var<workgroup> qTile: array<array<array<held4, PADDED>, WORKGROUP_Y>, ROWS>;
-var<workgroup> dyTile: array<array<array<held4, PADDED>, WORKGROUP_Y>, ROWS>;
-var<workgroup> kTile: array<array<array<held4, PADDED>, WORKGROUP_X>, COLUMNS>;
-var<workgroup> vTile: array<array<array<held4, PADDED>, WORKGROUP_X>, COLUMNS>;
+var<workgroup> qTile: array<array<array<real4, PADDED>, WORKGROUP_Y>, ROWS>;
+var<workgroup> dyTile: array<array<array<real4, PADDED>, WORKGROUP_Y>, ROWS>;
+var<workgroup> kTile: array<array<array<real4, PADDED>, WORKGROUP_X>, COLUMNS>;
+var<workgroup> vTile: array<array<array<real4, PADDED>, WORKGROUP_X>, COLUMNS>;
 var<workgroup> dsTile: array<array<array<array<vec4f, PADDED_X>, WORKGROUP_Y>, ROWS>, COLUMN_QUADS>;
 
 @compute @workgroup_size(WORKGROUP_X, WORKGROUP_Y)
@@ -68,8 +66,8 @@ fn main(
     let i = index + n * INVOCATIONS;
     let r = i / QUADS;
     let t = min(firstQuery + r, T - 1);
-    qTile[r / WORKGROUP_Y][r % WORKGROUP_Y][i % QUADS] = held4(qkv[head + t * 3 * C + i % QUADS]);
-    dyTile[r / WORKGROUP_Y][r % WORKGROUP_Y][i % QUADS] = held4(dy[out + t * C + i % QUADS]);
+    qTile[r / WORKGROUP_Y][r % WORKGROUP_Y][i % QUADS] = qkv[head + t * 3 * C + i % QUADS];
+    dyTile[r / WORKGROUP_Y][r % WORKGROUP_Y][i % QUADS] = dy[out + t * C + i % QUADS];
   }
 
   // delta: each invocation its vectors, then all the same sum over the eight that share a row
@@ -100,17 +98,34 @@ fn main(
   workgroupBarrier();
 
   var sums: array<vec4f, SUMS>;
+  // keys and values are read from memory while those before are computed with
+  var comingKeys: array<real4, K_LOADS>;
+  var comingValues: array<real4, K_LOADS>;
+  // unroll
+  for (var n = 0u; n < K_LOADS; n++) {
+    let i = index + n * INVOCATIONS;
+    let k = head + min(i / QUADS, T - 1) * 3 * C + C + i % QUADS;
+    comingKeys[n] = qkv[k];
+    comingValues[n] = qkv[k + C];
+  }
+
   let end = min(firstQuery + QUERIES, T);
   for (var firstKey = 0u; firstKey < end; firstKey += KEYS) {
     // unroll
     for (var n = 0u; n < K_LOADS; n++) {
       let i = index + n * INVOCATIONS;
       let r = i / QUADS;
-      let k = head + min(firstKey + r, T - 1) * 3 * C + C + i % QUADS;
-      kTile[r / WORKGROUP_X][r % WORKGROUP_X][i % QUADS] = held4(qkv[k]);
-      vTile[r / WORKGROUP_X][r % WORKGROUP_X][i % QUADS] = held4(qkv[k + C]);
+      kTile[r / WORKGROUP_X][r % WORKGROUP_X][i % QUADS] = comingKeys[n];
+      vTile[r / WORKGROUP_X][r % WORKGROUP_X][i % QUADS] = comingValues[n];
     }
     workgroupBarrier();
+    // unroll
+    for (var n = 0u; n < K_LOADS; n++) {
+      let i = index + n * INVOCATIONS;
+      let k = head + min(firstKey + KEYS + i / QUADS, T - 1) * 3 * C + C + i % QUADS;
+      comingKeys[n] = qkv[k];
+      comingValues[n] = qkv[k + C];
+    }
 
     // Naga zeroes only once what a loop declares without a value
     var scores = array<f32, PAIRS>(); // q · k

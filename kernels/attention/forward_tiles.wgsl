@@ -8,7 +8,6 @@
 enable f16;
 
 alias real = f16; // element type of qkv and y
-alias held = f16; // element type of the tiles of q, k and v
 const NH: u32 = 1;
 const HS: u32 = 32;
 const DROPOUT: bool = false;
@@ -18,7 +17,6 @@ const WORKGROUP_X: u32 = 8; // invocations that share a row
 const WORKGROUP_Y: u32 = 8;
 
 alias real4 = vec4<real>;
-alias held4 = vec4<held>;
 const QUADS: u32 = HS / 4;
 const C: u32 = NH * QUADS; // in vectors of four, as are all strides below
 const INVOCATIONS: u32 = WORKGROUP_X * WORKGROUP_Y;
@@ -44,8 +42,8 @@ const LOWEST: f32 = -3.0e38;
 @group(0) @binding(4) var<uniform> sizes: Sizes;
 
 // row r of a tile is [r / WORKGROUP_Y][r % WORKGROUP_Y] of q, [r / WORKGROUP_X][r % WORKGROUP_X] of kv
-var<workgroup> q: array<array<array<held4, PADDED>, WORKGROUP_Y>, ROWS>;
-var<workgroup> kv: array<array<array<held4, PADDED>, WORKGROUP_X>, COLUMNS>; // keys, then values
+var<workgroup> q: array<array<array<real4, PADDED>, WORKGROUP_Y>, ROWS>;
+var<workgroup> kv: array<array<array<real4, PADDED>, WORKGROUP_X>, COLUMNS>; // keys, then values
 var<workgroup> p: array<array<array<array<vec4f, PADDED_X>, WORKGROUP_Y>, ROWS>, COLUMN_QUADS>;
 var<workgroup> exchange: array<array<array<vec4f, X_QUADS>, WORKGROUP_Y>, ROWS>; // [row][x]
 
@@ -68,7 +66,7 @@ fn main(
     let i = index + n * INVOCATIONS;
     let r = i / QUADS;
     let t = min(firstQuery + r, T - 1);
-    q[r / WORKGROUP_Y][r % WORKGROUP_Y][i % QUADS] = held4(qkv[head + t * 3 * C + i % QUADS]);
+    q[r / WORKGROUP_Y][r % WORKGROUP_Y][i % QUADS] = qkv[head + t * 3 * C + i % QUADS];
   }
 
   var sums: array<vec4f, SUMS>;
@@ -79,16 +77,28 @@ fn main(
     highest[r] = LOWEST;
   }
 
+  // keys and values are read from memory while what came before is computed with
+  var coming: array<real4, K_LOADS>;
+  // unroll
+  for (var n = 0u; n < K_LOADS; n++) {
+    let i = index + n * INVOCATIONS;
+    coming[n] = qkv[head + min(i / QUADS, T - 1) * 3 * C + C + i % QUADS];
+  }
+
   let end = min(firstQuery + QUERIES, T);
   for (var firstKey = 0u; firstKey < end; firstKey += KEYS) {
     // unroll
     for (var n = 0u; n < K_LOADS; n++) {
       let i = index + n * INVOCATIONS;
       let r = i / QUADS;
-      let s = min(firstKey + r, T - 1);
-      kv[r / WORKGROUP_X][r % WORKGROUP_X][i % QUADS] = held4(qkv[head + s * 3 * C + C + i % QUADS]);
+      kv[r / WORKGROUP_X][r % WORKGROUP_X][i % QUADS] = coming[n];
     }
     workgroupBarrier();
+    // unroll
+    for (var n = 0u; n < K_LOADS; n++) {
+      let i = index + n * INVOCATIONS;
+      coming[n] = qkv[head + min(firstKey + i / QUADS, T - 1) * 3 * C + 2 * C + i % QUADS];
+    }
 
     var scores = array<f32, SCORES>(); // Naga zeroes once what a loop only declares
     for (var i = 0u; i < sizes.quads; i++) {
@@ -133,9 +143,7 @@ fn main(
     for (var n = 0u; n < K_LOADS; n++) {
       let i = index + n * INVOCATIONS;
       let r = i / QUADS;
-      let s = min(firstKey + r, T - 1);
-      kv[r / WORKGROUP_X][r % WORKGROUP_X][i % QUADS] =
-        held4(qkv[head + s * 3 * C + 2 * C + i % QUADS]);
+      kv[r / WORKGROUP_X][r % WORKGROUP_X][i % QUADS] = coming[n];
     }
     // unroll
     for (var r = 0u; r < ROWS; r++) {
@@ -170,6 +178,11 @@ fn main(
       }
     }
     workgroupBarrier();
+    // unroll
+    for (var n = 0u; n < K_LOADS; n++) {
+      let i = index + n * INVOCATIONS;
+      coming[n] = qkv[head + min(firstKey + KEYS + i / QUADS, T - 1) * 3 * C + C + i % QUADS];
+    }
 
     // p[i][r][row][k] are the keys k, k + WORKGROUP_X, …: four of the tile's columns, not neighbours
     for (var k = 0u; k < sizes.lanes; k++) {

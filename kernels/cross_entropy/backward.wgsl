@@ -2,7 +2,7 @@
 // dlogits = (softmax(logits) − target) · lossScale / number of targets, 0 where ignored and past V.
 // targets: [M], 0xffffffff for none; losses: [M]
 //
-// The second walk over a row finds it in the cache.
+// The second walk over a row finds it in the cache. Vectors come in pairs, both read before one is written.
 enable f16;
 
 @group(0) @binding(0) var<storage, read> targets: array<u32>;
@@ -22,12 +22,19 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   workgroupBarrier(); // the target's logit has been read
   if (m >= shape.M) { return; }
 
-  let counted = label < shape.V;
   let factor = lossScale[0] * stepInputs[1];
-  for (var v4 = local.x; v4 < shape.columns4; v4 += LANES) {
-    let v = vec4u(0, 1, 2, 3) + 4 * v4;
-    let wanted = select(vec4f(), vec4f(1.0 - SMOOTHING), v == vec4u(label)) + SMOOTHING / f32(shape.V);
-    let slope = (exp(fourLogits(row4, v4) - row.x) - wanted) * factor;
-    logits[row4 + v4] = real4(select(vec4f(), slope, v < vec4u(shape.V) & vec4<bool>(counted)));
+  for (var v4 = local.x; v4 < shape.columns4; v4 += 2 * LANES) {
+    let a = slopes(row4, v4, row.x, label) * factor;
+    let b = slopes(row4, v4 + LANES, row.x, label) * factor;
+    logits[row4 + v4] = real4(a);
+    if (v4 + LANES < shape.columns4) { logits[row4 + v4 + LANES] = real4(b); }
   }
+}
+
+// softmax − target at four logits; 0 past the vocabulary, and everywhere without a target.
+fn slopes(row4: u32, v4: u32, logSumExp: f32, label: u32) -> vec4f {
+  let v = vec4u(0, 1, 2, 3) + 4 * v4;
+  let wanted = select(vec4f(), vec4f(1.0 - SMOOTHING), v == vec4u(label)) + SMOOTHING / f32(shape.V);
+  let counted = v < vec4u(shape.V) & vec4<bool>(label < shape.V);
+  return select(vec4f(), exp(fourLogits(row4, v4) - logSumExp) - wanted, counted);
 }

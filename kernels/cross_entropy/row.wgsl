@@ -26,6 +26,11 @@ fn fourLogits(row4: u32, v4: u32) -> vec4f {
   return select(vec4f(LOWEST), vec4f(logits[row4 + v4]), inside);
 }
 
+// The logits of fourLogits() without those past the vocabulary.
+fn present(four: vec4f) -> vec4f {
+  return select(four, vec4f(), four == vec4f(LOWEST));
+}
+
 fn merged(a: vec3f, b: vec3f) -> vec3f {
   let highest = max(a.x, b.x);
   return vec3f(highest, a.y * exp(a.x - highest) + b.y * exp(b.x - highest), a.z + b.z);
@@ -34,12 +39,16 @@ fn merged(a: vec3f, b: vec3f) -> vec3f {
 // Log-sum-exp of the row that starts at vector row4, and the sum of its logits if smoothing asks for it.
 fn walkRow(row4: u32, local: vec3u) -> vec2f {
   var share = vec3f(LOWEST, 0.0, 0.0);
-  for (var v4 = local.x; v4 < (shape.V + 3) / 4; v4 += LANES) {
-    let four = fourLogits(row4, v4);
-    let highest = max(share.x, max(max(four.x, four.y), max(four.z, four.w)));
-    share.y = share.y * exp(share.x - highest) + dot(exp(four - highest), vec4f(1.0));
+  // two vectors a turn, so that one is on its way while the other is computed with
+  for (var v4 = local.x; 4 * v4 < shape.V; v4 += 2 * LANES) {
+    let a = fourLogits(row4, v4);
+    let b = fourLogits(row4, v4 + LANES);
+    let most = max(a, b);
+    let highest = max(share.x, max(max(most.x, most.y), max(most.z, most.w)));
+    let powers = exp(a - highest) + exp(b - highest);
+    share.y = share.y * exp(share.x - highest) + dot(powers, vec4f(1.0));
     share.x = highest;
-    if (SMOOTHING > 0.0) { share.z += dot(select(four, vec4f(), four == vec4f(LOWEST)), vec4f(1.0)); }
+    if (SMOOTHING > 0.0) { share.z += dot(present(a) + present(b), vec4f(1.0)); }
   }
   let place = local.y * LANES + local.x;
   shares[place] = share;

@@ -10,19 +10,19 @@ export interface Tile {
 
 /** The tiles that are worth a try, by rows × columns of the result. See bench/NOTES.md for others. */
 export const TILES: Readonly<Record<string, Tile>> = {
+  "64x64k8": { X: 8, Y: 8, ROWS: 2, COLUMNS: 2, TILE_K: 8 },
   "64x64": { X: 8, Y: 8, ROWS: 2, COLUMNS: 2, TILE_K: 16 },
-  "64x64k32": { X: 8, Y: 8, ROWS: 2, COLUMNS: 2, TILE_K: 32 },
+  "64x128k8": { X: 16, Y: 8, ROWS: 2, COLUMNS: 2, TILE_K: 8 },
   "64x128": { X: 16, Y: 8, ROWS: 2, COLUMNS: 2, TILE_K: 16 },
-  "64x128k32": { X: 16, Y: 8, ROWS: 2, COLUMNS: 2, TILE_K: 32 },
-  "128x64": { X: 8, Y: 16, ROWS: 2, COLUMNS: 2, TILE_K: 16 },
+  "128x128k8": { X: 16, Y: 16, ROWS: 2, COLUMNS: 2, TILE_K: 8 },
   "128x128": { X: 16, Y: 16, ROWS: 2, COLUMNS: 2, TILE_K: 16 },
-  "128x128k32": { X: 16, Y: 16, ROWS: 2, COLUMNS: 2, TILE_K: 32 },
-  "128x64 in 64": { X: 8, Y: 8, ROWS: 4, COLUMNS: 2, TILE_K: 16 },
-  "64x128 in 64": { X: 8, Y: 8, ROWS: 2, COLUMNS: 4, TILE_K: 16 },
-  "128x128 in 128": { X: 16, Y: 8, ROWS: 4, COLUMNS: 2, TILE_K: 16 },
-  "128x128 in 128b": { X: 8, Y: 16, ROWS: 2, COLUMNS: 4, TILE_K: 16 },
+  "128x128 in 128k8": { X: 16, Y: 8, ROWS: 4, COLUMNS: 2, TILE_K: 8 },
+  "128x128 in 128k4": { X: 16, Y: 8, ROWS: 4, COLUMNS: 2, TILE_K: 4 },
+  "128x128 in 128bk8": { X: 8, Y: 16, ROWS: 2, COLUMNS: 4, TILE_K: 8 },
+  "128x64 in 64k8": { X: 8, Y: 8, ROWS: 4, COLUMNS: 2, TILE_K: 8 },
+  "128x256 in 256k8": { X: 16, Y: 16, ROWS: 2, COLUMNS: 4, TILE_K: 8 },
   "64x64 of 128": { X: 8, Y: 16, ROWS: 1, COLUMNS: 2, TILE_K: 16 },
-  "32x64": { X: 8, Y: 8, ROWS: 1, COLUMNS: 2, TILE_K: 32 },
+  "64x32k8": { X: 8, Y: 8, ROWS: 2, COLUMNS: 1, TILE_K: 8 },
 };
 
 /** Rows of a tile. */
