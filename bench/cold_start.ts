@@ -1,7 +1,6 @@
 import { benchConfig } from "./models.ts";
 import { sampleBatch } from "./text.ts";
 import type { ColdStart } from "./train_step.ts";
-import { Random } from "../data/random.ts";
 import { openDevice } from "../kernels/device.ts";
 import { createGpt } from "../model/gpt.ts";
 import { initializeParameters } from "../model/weights.ts";
@@ -27,8 +26,7 @@ const device = await openDevice();
 part("device");
 const config = benchConfig(model);
 const gpt = createGpt(device, config, { precision });
-const random = new Random(0, 1);
-initializeParameters(gpt, () => random.normal());
+initializeParameters(gpt, { seed: 0 });
 part("parameters");
 const step = createTrainStep(gpt, {
   batchSize,

@@ -1,7 +1,6 @@
 import { dirname, join } from "node:path";
 import { Batches } from "../data/batches.ts";
 import { type Corpus, loadCorpus } from "../data/corpus.ts";
-import { Random } from "../data/random.ts";
 import { parseTokenizer, type Tokenizer } from "../data/tokenizer.ts";
 import { generate } from "../generate/generate.ts";
 import { resolvePrecision } from "../generate/load.ts";
@@ -228,8 +227,7 @@ async function* trainIn(
     if (resumed) {
       await restore(resumed, gpt, trainStep);
     } else {
-      const random = new Random(options.seed, 1);
-      initializeParameters(gpt, () => random.normal());
+      initializeParameters(gpt, { seed: options.seed });
       trainStep.restoreScaler(initialScaler(precision));
     }
     yield {
