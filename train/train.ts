@@ -7,6 +7,7 @@ import { resolvePrecision } from "../generate/load.ts";
 import { tensorNamed } from "../kernels/arena.ts";
 import { type Device, openDevice } from "../kernels/device.ts";
 import { upload } from "../kernels/tensor.ts";
+import { tune, untuned } from "../kernels/tune.ts";
 import {
   CHECKPOINT_FORMAT,
   newestCheckpoint,
@@ -43,6 +44,14 @@ import {
 import { drawLoss } from "./plot.ts";
 import { learningRateAt } from "./schedule.ts";
 import { createTrainStep, initialScaler, REPORT_ROWS, type TrainStep } from "./step.ts";
+import {
+  adapterOf,
+  choicesOf,
+  readChoices,
+  tuningFileIn,
+  tuningOf,
+  writeChoices,
+} from "./tuning.ts";
 
 /** What `train()` reports while it works. */
 export type TrainEvent =
@@ -65,6 +74,8 @@ export type TrainEvent =
       entropyPerToken?: number;
     };
   }
+  /** The fastest kernels for `done` of `of` kinds of work are found. */
+  | { kind: "tuning"; done: number; of: number }
   | {
     kind: "step";
     step: number;
@@ -212,33 +223,44 @@ async function* trainIn(
     contextLength: options.contextLength,
     vocabularySize: tokenizer.vocabularySize,
   };
+  yield {
+    kind: "start",
+    ...(resumed ? { resumedFrom: resumed.state.step } : {}),
+    steps: options.steps,
+    options,
+    device: device.name,
+    parameters: countParameters(config),
+    corpus: describe(corpus),
+  };
   const gpt = createGpt(device, config, { precision });
-  const trainStep = createTrainStep(gpt, {
-    ...options,
-    sequenceLength: options.contextLength,
-    gradientClip: options.gradientClip === 0 ? Infinity : options.gradientClip,
-  });
-  const evaluator = createEvaluator(gpt, tokenizer, corpus.validation, {
-    batchSize: options.batchSize,
-    sequenceLength: options.contextLength,
-    maxTokens: EVALUATION_TOKENS,
-  });
+  const owned: { destroy(): void }[] = [gpt];
   try {
+    const record = () =>
+      createTrainStep(gpt, {
+        ...options,
+        sequenceLength: options.contextLength,
+        gradientClip: options.gradientClip === 0 ? Infinity : options.gradientClip,
+      });
+    const trainStep = yield* recordTuned(record, {
+      device,
+      tune: options.tune,
+      file: tuningFileIn(cacheBeside(run.path)),
+      saved: resumed?.state,
+      signal,
+    });
+    owned.push(trainStep);
+    const evaluator = createEvaluator(gpt, tokenizer, corpus.validation, {
+      batchSize: options.batchSize,
+      sequenceLength: options.contextLength,
+      maxTokens: EVALUATION_TOKENS,
+    });
+    owned.push(evaluator);
     if (resumed) {
       await restore(resumed, gpt, trainStep);
     } else {
       initializeParameters(gpt, { seed: options.seed });
       trainStep.restoreScaler(initialScaler(precision));
     }
-    yield {
-      kind: "start",
-      ...(resumed ? { resumedFrom: resumed.state.step } : {}),
-      steps: options.steps,
-      options,
-      device: device.name,
-      parameters: countParameters(config),
-      corpus: describe(corpus),
-    };
     yield* steps({
       run,
       options,
@@ -253,10 +275,58 @@ async function* trainIn(
       ...(resumed ? { path: resumed.path } : {}),
     });
   } finally {
-    evaluator.destroy();
-    trainStep.destroy();
-    gpt.destroy();
+    for (const resource of owned.reverse()) resource.destroy();
   }
+}
+
+/**
+ * Records the training step with the kernels that a resumed run was trained with, so that it goes on to
+ * the bit; or else with those that are fastest here, which are remembered or found now.
+ */
+async function* recordTuned(
+  record: () => TrainStep,
+  { device, tune: wanted, file, saved, signal }: {
+    device: Device;
+    tune: ResolvedOptions["tune"];
+    file: string;
+    saved: TrainerState | undefined;
+    signal: AbortSignal | undefined;
+  },
+): AsyncGenerator<TrainEvent, TrainStep> {
+  const warnings: string[] = [];
+  const warn = (sentence: string) => warnings.push(sentence);
+  const kept = saved && choicesOf(saved, device);
+  const choices = kept ?? (wanted === "off" ? new Map() : readChoices(file, device, warn));
+  if (saved && !kept) {
+    warn(
+      `resuming on ${adapterOf(device)} what was trained on ${saved.tuning.adapter}: ` +
+        `the last bits of the results may differ`,
+    );
+  }
+  for (const message of warnings.splice(0)) yield { kind: "notice", message };
+
+  device.choices.clear();
+  for (const [key, variant] of choices) device.choices.set(key, variant);
+  const step = record();
+  const { tunables } = step.program;
+  // others, of other sizes, would change what the checkpoint says and the evaluation does
+  for (const key of device.choices.keys()) if (!tunables.has(key)) device.choices.delete(key);
+  const isTuned = kept !== undefined || wanted === "off" || wanted === "auto" && device.isCpu;
+  const open = isTuned ? [] : untuned(device, tunables.values());
+  if (open.length === 0) return step;
+
+  try {
+    for (const [done, tunable] of open.entries()) {
+      yield { kind: "tuning", done, of: open.length };
+      if (signal?.aborted) break;
+      await tune(device, [tunable]);
+    }
+  } finally {
+    step.destroy();
+  }
+  writeChoices(file, device, warn);
+  for (const message of warnings) yield { kind: "notice", message };
+  return record();
 }
 
 /** Where the runs beside this one, and `prepare`, keep their token files. */
@@ -346,21 +416,21 @@ async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
       1,
       Math.min(REPORT_ROWS, Math.floor(waiting.length * READ_BACK_MS / elapsedMs)),
     );
-    for (const [i, { skippedSteps: skipped, consecutiveSkips, ...report }] of reports.entries()) {
-      const number = step - waiting.length + i + 1;
-      const { learningRate } = waiting[i]!;
-      const metric = {
-        kind: "step" as const,
-        step: number,
-        loss: report.loss,
-        learningRate,
-        gradientNorm: report.gradientNorm,
-        lossScale: report.lossScale,
-        skipped,
-        tokensPerSecond: Math.round(tokensPerSecond),
-      };
-      run.append("metrics.jsonl", JSON.stringify(metric));
+    const metrics = reports.map(({ skippedSteps: skipped, ...report }, i) => ({
+      kind: "step" as const,
+      step: step - waiting.length + i + 1,
+      loss: report.loss,
+      learningRate: waiting[i]!.learningRate,
+      gradientNorm: report.gradientNorm,
+      lossScale: report.lossScale,
+      skipped,
+      tokensPerSecond: Math.round(tokensPerSecond),
+    }));
+    // all in one, as the device waits
+    run.append("metrics.jsonl", metrics.map((metric) => JSON.stringify(metric)).join("\n"));
+    for (const [i, metric] of metrics.entries()) {
       yield { ...metric, steps: total, secondsLeft };
+      const { consecutiveSkips } = reports[i]!;
       if (consecutiveSkips >= MOST_SKIPS) {
         throw new RangeError(
           `Cannot go on training as ${consecutiveSkips} steps in a row had a gradient that is not ` +
@@ -457,6 +527,7 @@ async function save(
     options: kept,
     tokenizerHash: tokenizer.hash,
     data: { name: corpus.name, hash: corpus.hash },
+    tuning: tuningOf(gpt.device),
   }, { keep: options.keep, best });
 }
 
