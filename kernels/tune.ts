@@ -49,35 +49,94 @@ const PASSES = 5;
 /** A pass repeats a kernel until it takes about this long, so that the clock's ticks do not matter. */
 const PASS_MS = 1;
 
+/** Most repeats in a pass. */
+const MOST_REPEATS = 200;
+
+/** A variant of some work, among those that are timed. */
+interface Candidate extends Timed {
+  readonly key: string;
+  readonly variant: string;
+}
+
 /**
- * Times the variants of every tunable that has no choice yet, and keeps the fastest in
- * `device.choices`. The tensors' contents are overwritten.
- *
- * @throws {DeviceError} if the device fails.
+ * Compares kernels by their speed: `add()` compiles those for one kind of work, which takes most of the
+ * time; `choose()` times all that were added, in three turns together, as each wait for the device costs
+ * 10 ms and lets its clock fall.
  */
-export async function tune(device: Device, tunables: Iterable<Tunable>): Promise<void> {
-  for (const { key, variants, record } of untuned(device, tunables)) {
-    const program = new Program(device); // all variants in one, so that they share their scratch
-    const runs = variants.map((variant): Timed & { variant: string } => {
+export class Tuner {
+  readonly #device: Device;
+  readonly #program: Program; // of all variants, so that they share their scratch
+  readonly #candidates: Candidate[] = [];
+
+  /** A tuner that compares nothing yet. */
+  constructor(device: Device) {
+    this.#device = device;
+    this.#program = new Program(device);
+  }
+
+  /** Compiles all variants. */
+  add({ key, variants, record }: Tunable): void {
+    const program = this.#program;
+    for (const variant of variants) {
       const first = program.length;
       record(program, variant);
       const launches = Array.from({ length: program.length - first }, (_, i) => first + i);
-      return { variant, program, launches, repeats: 1 };
-    });
-    const tries = await timePasses(device, runs, { rounds: TRIES });
-    const finalists = runs
-      .map((run, i) => ({ ...run, ms: Math.min(...tries.map((times) => times[i]!)) }))
-      .sort((a, b) => a.ms - b.ms)
-      .slice(0, FINALISTS)
-      .map((run) => ({
-        ...run,
-        repeats: Math.max(1, Math.min(200, Math.round(PASS_MS / run.ms))),
-      }));
-    const rounds = await timePasses(device, finalists, { rounds: PASSES });
-    const medians = finalists.map(({ repeats }, i) =>
-      median(rounds.map((times) => times[i]! / repeats))
-    );
-    device.choices.set(key, finalists[medians.indexOf(Math.min(...medians))]!.variant);
-    program.destroy();
+      this.#candidates.push({ key, variant, program, launches, repeats: 1 });
+    }
   }
+
+  /**
+   * Keeps the fastest variant of each work in `device.choices`. The tensors' contents are overwritten.
+   *
+   * @throws {DeviceError} if the device fails.
+   */
+  async choose(): Promise<void> {
+    const tries = await this.#time(this.#candidates, TRIES, (times) => Math.min(...times));
+    const finalists = [...tries.values()].flatMap((candidates) =>
+      candidates.slice(0, FINALISTS).map(({ ms, ...candidate }) => ({
+        ...candidate,
+        repeats: Math.max(1, Math.min(MOST_REPEATS, Math.round(PASS_MS / ms))),
+      }))
+    );
+    for (const [key, [fastest]] of await this.#time(finalists, PASSES, median)) {
+      this.#device.choices.set(key, fastest!.variant);
+    }
+  }
+
+  /** Candidates by the work that they do, the fastest first. */
+  async #time(
+    candidates: readonly Candidate[],
+    rounds: number,
+    average: (times: number[]) => number,
+  ): Promise<Map<string, (Candidate & { ms: number })[]>> {
+    const ms = await timePasses(this.#device, candidates, { rounds });
+    const timed = candidates.map((candidate, i) => ({
+      ...candidate,
+      ms: average(ms.map((times) => times[i]! / candidate.repeats)),
+    }));
+    return Map.groupBy(timed.sort((a, b) => a.ms - b.ms), ({ key }) => key);
+  }
+
+  /** Frees the scratch of the kernels. */
+  destroy(): void {
+    this.#program.destroy();
+  }
+}
+
+/** Tunes whatever has no choice yet; see `Tuner`. */
+export async function tune(
+  device: Device,
+  tunables: Iterable<Tunable>,
+  onProgress: (done: number, of: number) => void = () => {},
+): Promise<void> {
+  const open = untuned(device, tunables);
+  if (open.length === 0) return;
+  const tuner = new Tuner(device);
+  for (const [done, tunable] of open.entries()) {
+    onProgress(done, open.length);
+    tuner.add(tunable);
+  }
+  await tuner.choose();
+  tuner.destroy();
+  onProgress(open.length, open.length);
 }

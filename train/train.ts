@@ -7,7 +7,7 @@ import { resolvePrecision } from "../generate/load.ts";
 import { tensorNamed } from "../kernels/arena.ts";
 import { type Device, openDevice } from "../kernels/device.ts";
 import { upload } from "../kernels/tensor.ts";
-import { tune, untuned } from "../kernels/tune.ts";
+import { Tuner, untuned } from "../kernels/tune.ts";
 import {
   CHECKPOINT_FORMAT,
   newestCheckpoint,
@@ -74,7 +74,7 @@ export type TrainEvent =
       entropyPerToken?: number;
     };
   }
-  /** The fastest kernels for `done` of `of` kinds of work are found. */
+  /** The fastest kernels are being found: those for `done` of `of` kinds of work are compiled. */
   | { kind: "tuning"; done: number; of: number }
   | {
     kind: "step";
@@ -246,7 +246,6 @@ async function* trainIn(
       tune: options.tune,
       file: tuningFileIn(cacheBeside(run.path)),
       saved: resumed?.state,
-      signal,
     });
     owned.push(trainStep);
     const evaluator = createEvaluator(gpt, tokenizer, corpus.validation, {
@@ -285,18 +284,17 @@ async function* trainIn(
  */
 async function* recordTuned(
   record: () => TrainStep,
-  { device, tune: wanted, file, saved, signal }: {
+  { device, tune, file, saved }: {
     device: Device;
     tune: ResolvedOptions["tune"];
     file: string;
     saved: TrainerState | undefined;
-    signal: AbortSignal | undefined;
   },
 ): AsyncGenerator<TrainEvent, TrainStep> {
   const warnings: string[] = [];
   const warn = (sentence: string) => warnings.push(sentence);
   const kept = saved && choicesOf(saved, device);
-  const choices = kept ?? (wanted === "off" ? new Map() : readChoices(file, device, warn));
+  const choices = kept ?? (tune === "off" ? new Map() : readChoices(file, device, warn));
   if (saved && !kept) {
     warn(
       `resuming on ${adapterOf(device)} what was trained on ${saved.tuning.adapter}: ` +
@@ -311,17 +309,19 @@ async function* recordTuned(
   const { tunables } = step.program;
   // others, of other sizes, would change what the checkpoint says and the evaluation does
   for (const key of device.choices.keys()) if (!tunables.has(key)) device.choices.delete(key);
-  const isTuned = kept !== undefined || wanted === "off" || wanted === "auto" && device.isCpu;
+  const isTuned = kept !== undefined || tune === "off" || tune === "auto" && device.isCpu;
   const open = isTuned ? [] : untuned(device, tunables.values());
   if (open.length === 0) return step;
 
+  const tuner = new Tuner(device);
   try {
     for (const [done, tunable] of open.entries()) {
       yield { kind: "tuning", done, of: open.length };
-      if (signal?.aborted) break;
-      await tune(device, [tunable]);
+      tuner.add(tunable);
     }
+    await tuner.choose();
   } finally {
+    tuner.destroy();
     step.destroy();
   }
   writeChoices(file, device, warn);
