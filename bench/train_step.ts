@@ -171,6 +171,8 @@ export interface ColdStart {
   readonly doneAt: number;
   /** Milliseconds of each part. */
   readonly parts: Readonly<Record<string, number>>;
+  /** Milliseconds of the shaders that take the longest to compile, by label. */
+  readonly compile: Readonly<Record<string, number>>;
 }
 
 /** A process that starts, opens the device, compiles, and takes one step. */
@@ -189,10 +191,11 @@ export async function measureColdStart(
   if (code !== 0) {
     throw new Error(`Cannot time a cold start: ${new TextDecoder().decode(stderr).trim()}`);
   }
-  const { doneAt, parts } = JSON.parse(new TextDecoder().decode(stdout)) as ColdStart;
+  const { doneAt, parts, compile } = JSON.parse(new TextDecoder().decode(stdout)) as ColdStart;
   return {
     name: `cold start to first step ${precision} ${model} ${batchSize}x${sequenceLength}`,
     ms: doneAt - started,
     parts,
+    compile,
   };
 }
