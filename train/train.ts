@@ -105,8 +105,8 @@ const EVALUATION_TOKENS = 20_000;
 /** Steps skipped in a row after which the training gives up. */
 const MOST_SKIPS = 100;
 
-/** Reports are read back about this often: each time the device runs idle for a moment. */
-const READ_BACK_MS = 500;
+/** Reports are read back about this often: each time the device runs idle for a hundredth of it. */
+const READ_BACK_MS = 1000;
 
 /**
  * Trains a model, or goes on training it, and reports what happens.
