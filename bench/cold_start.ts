@@ -1,8 +1,7 @@
 import { benchConfig } from "./models.ts";
 import { sampleBatch } from "./text.ts";
 import type { ColdStart } from "./train_step.ts";
-import { Random } from "../data/random.ts";
-import { openDevice } from "../kernels/device.ts";
+import { type Device, openDevice } from "../kernels/device.ts";
 import { createGpt } from "../model/gpt.ts";
 import { initializeParameters } from "../model/weights.ts";
 import { createTrainStep, initialScaler } from "../train/step.ts";
@@ -14,6 +13,9 @@ import { createTrainStep, initialScaler } from "../train/step.ts";
  * @module
  */
 
+/** So many shaders are named in the report. */
+const LONGEST = 6;
+
 const { model, batchSize, sequenceLength, precision } = JSON.parse(Deno.args[0]!);
 const parts: Record<string, number> = { modules: performance.now() };
 let since = performance.now();
@@ -24,11 +26,11 @@ const part = (name: string) => {
 };
 
 const device = await openDevice();
+const compiling = meterCompilation(device);
 part("device");
 const config = benchConfig(model);
 const gpt = createGpt(device, config, { precision });
-const random = new Random(0, 1);
-initializeParameters(gpt, () => random.normal());
+initializeParameters(gpt, { seed: 0 });
 part("parameters");
 const step = createTrainStep(gpt, {
   batchSize,
@@ -49,5 +51,29 @@ part("batch");
 step.submit(0, [batch], { learningRate: 1e-4 });
 await step.reports(1);
 part("step");
-const result: ColdStart = { doneAt: performance.timeOrigin + performance.now(), parts };
+const doneAt = performance.timeOrigin + performance.now();
+const result: ColdStart = { doneAt, parts, compile: longest(compiling) };
 console.log(JSON.stringify(result));
+
+/** Milliseconds that shaders of each label take to compile from now on, by WebGPU and by the driver. */
+function meterCompilation({ gpu }: Device): Map<string, number> {
+  const spent = new Map<string, number>();
+  const metered = <D extends GPUObjectDescriptorBase, R>(create: (descriptor: D) => R) =>
+  (
+    descriptor: D,
+  ): R => {
+    const start = performance.now();
+    const created = create.call(gpu, descriptor);
+    const { label = "" } = descriptor;
+    spent.set(label, (spent.get(label) ?? 0) + performance.now() - start);
+    return created;
+  };
+  gpu.createShaderModule = metered(gpu.createShaderModule);
+  gpu.createComputePipeline = metered(gpu.createComputePipeline);
+  return spent;
+}
+
+/** The labels with the most, the most first. */
+function longest(spent: ReadonlyMap<string, number>): Record<string, number> {
+  return Object.fromEntries([...spent].sort(([, a], [, b]) => b - a).slice(0, LONGEST));
+}

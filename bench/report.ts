@@ -36,16 +36,22 @@ function nameAndValues(name: string, values: string): string {
 /** What a result tells beside its time, a line each. */
 export function detailLines(result: Result): string[] {
   const lines: string[] = [];
-  const { gpuMs, idleShare, peakBytes, launches, parts } = result as Record<string, unknown>;
+  const { gpuMs, idleShare, peakBytes, launches, parts, compile } = result as Record<
+    string,
+    unknown
+  >;
   if (typeof gpuMs === "number") {
     lines.push(`  on the device ${time(gpuMs)}, idle ${percent(idleShare as number)}`);
   }
   if (typeof peakBytes === "number") {
     lines.push(`  ${launches} launches, buffers of ${(peakBytes / 1e9).toFixed(2)} GB`);
   }
-  if (parts) {
-    const each = Object.entries(parts as Record<string, number>).map(([k, v]) => `${k} ${time(v)}`);
-    lines.push(`  ${wrap(each.join(", "), 77, "    ")}`);
+  const times = (table: unknown) =>
+    Object.entries(table as Record<string, number>).map(([k, v]) => `${k} ${time(v)}`);
+  if (parts) lines.push(`  ${wrap(times(parts).join(", "), 77, "    ")}`);
+  if (compile) {
+    lines.push("  compiled the longest:");
+    for (const line of times(compile)) lines.push(`    ${line.replace(/^kernels\//, "")}`);
   }
   return lines;
 }

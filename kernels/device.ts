@@ -12,7 +12,7 @@ export interface Device {
   readonly features: ReadonlySet<string>;
   /** Largest part of a buffer that one binding can show to a shader, in bytes. */
   readonly maxBindingBytes: number;
-  /** Compiled pipelines by shader text, shared by all programs on this device. */
+  /** Compiled pipelines by constants and shader text, shared by all programs on this device. */
   readonly pipelines: Map<string, GPUComputePipeline>;
   /** Kernels that were found to be the fastest here, by `Tunable.key`: see tune.ts. */
   readonly choices: Map<string, string>;

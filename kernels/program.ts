@@ -90,12 +90,12 @@ export class Program {
     const { label, source, constants, tensors, workgroups, uniforms } = dispatch;
     this.#checkLimits(dispatch);
     const { gpu, pipelines } = this.device;
-    const code = specialize(source, constants);
-    let pipeline = pipelines.get(code);
+    const key = `${JSON.stringify(constants)}\n${source}`;
+    let pipeline = pipelines.get(key);
     if (!pipeline) {
-      const module = gpu.createShaderModule({ label, code });
+      const module = gpu.createShaderModule({ label, code: specialize(source, constants) });
       pipeline = gpu.createComputePipeline({ label, layout: "auto", compute: { module } });
-      pipelines.set(code, pipeline);
+      pipelines.set(key, pipeline);
     }
     const entries: GPUBindGroupEntry[] = tensors.map((t, binding) => ({
       binding,

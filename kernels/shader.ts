@@ -23,10 +23,9 @@ export function specialize(source: string, constants: Constants): string {
   return unroll(usesF16 ? source : source.replace(/^enable f16;$/m, ""));
 }
 
-const UNROLLED_LOOP = new RegExp(
-  String.raw`^ *// unroll\n( *)for \(var (\w+) = (\w+); \2 < (\w+); \2(?:\+\+| \+= (\w+))\) \{\n`,
-  "m",
-);
+/** First two lines of a loop to write out: indent, variable, start, end, stride. */
+const UNROLLED_LOOP = String
+  .raw`^ *// unroll\n( *)for \(var (\w+) = (\w+); \2 < (\w+); \2(?:\+\+| \+= (\w+))\) \{\n`;
 
 /**
  * Writes out every loop that a line `// unroll` precedes, each turn as a block of its own.
@@ -34,23 +33,30 @@ const UNROLLED_LOOP = new RegExp(
  * Naga bounds every loop with a counter, which keeps the drivers' compilers from unrolling, and an
  * array indexed by a loop variable then lives in memory instead of registers. The loops have the
  * form `for (var i = 0u; i < N; i++) {`, with bounds that are numbers or top-level constants, and
- * end at a brace indented like their `for`.
+ * end at a brace that has its line to itself and is indented like their `for`.
+ *
+ * @param source the shader, whose constants are the bounds.
+ * @param text the part of it to write out: loops within a loop are written out once, then repeated.
  */
-function unroll(source: string): string {
-  for (let match; (match = UNROLLED_LOOP.exec(source));) {
-    const [head, indent, variable, start, end, stride] = match;
-    const bodyStart = match.index + head.length;
-    const bodyEnd = source.indexOf(`\n${indent}}`, bodyStart) + 1;
-    const body = source.slice(bodyStart, bodyEnd);
-    let turns = "";
-    const step = stride ? valueOf(source, stride) : 1;
-    for (let i = valueOf(source, start!); i < valueOf(source, end!); i += step) {
-      turns += `${indent}{ const ${variable} = ${i}u;\n${body}${indent}}\n`;
+function unroll(source: string, text = source): string {
+  const loops = new RegExp(UNROLLED_LOOP, "gm");
+  let written = "", at = 0;
+  for (let match; (match = loops.exec(text));) {
+    const [, indent, variable, start, end, stride = "1"] = match;
+    const bodyEnd = text.indexOf(`\n${indent}}\n`, loops.lastIndex - 1) + 1;
+    if (bodyEnd === 0) {
+      throw new RangeError(`Cannot unroll a loop over "${variable}": its closing brace is missing`);
     }
-    const rest = source.slice(source.indexOf("}", bodyEnd) + 1).replace(/^\n/, "");
-    source = source.slice(0, match.index) + turns + rest;
+    const body = unroll(source, text.slice(loops.lastIndex, bodyEnd));
+    written += text.slice(at, match.index);
+    const [last, step] = [valueOf(source, end!), valueOf(source, stride)];
+    for (let i = valueOf(source, start!); i < last; i += step) {
+      written += `${indent}{ const ${variable} = ${i}u;\n${body}${indent}}\n`;
+    }
+    at = bodyEnd + `${indent}}\n`.length;
+    loops.lastIndex = at;
   }
-  return source;
+  return written + text.slice(at);
 }
 
 /** Value of an integer literal or of a top-level integer constant, products and quotients included. */

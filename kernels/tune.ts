@@ -1,6 +1,6 @@
 import type { Device } from "./device.ts";
 import { Program } from "./program.ts";
-import { median, timePasses } from "./timing.ts";
+import { clockOf, median, type Timed, timePasses, WARM_UP_MS } from "./timing.ts";
 
 /** Work that several kernels can do, one faster here and another there. */
 export interface Tunable {
@@ -16,53 +16,130 @@ export interface Tunable {
 
 /** Records the kernel that was measured to be the fastest on this device, or else the preferred one. */
 export function recordFastest(program: Program, tunable: Tunable): void {
-  const { key, variants, preferred } = tunable;
-  program.tunables.set(key, tunable);
-  const choice = program.device.choices.get(key);
-  tunable.record(program, choice !== undefined && variants.includes(choice) ? choice : preferred);
+  program.tunables.set(tunable.key, tunable);
+  tunable.record(program, choiceOf(program.device, tunable) ?? tunable.preferred);
 }
 
-/** Each variant is timed in so many passes; the median counts. */
+/** The kernel chosen for some work, if there is one; a choice may come from a file that is older. */
+function choiceOf({ choices }: Device, { key, variants }: Tunable): string | undefined {
+  const choice = choices.get(key);
+  return choice !== undefined && variants.includes(choice) ? choice : undefined;
+}
+
+/**
+ * Those with something to choose and nothing chosen yet. None where the device has no timestamps: the
+ * wall clock cannot tell kernels apart.
+ */
+export function untuned(device: Device, tunables: Iterable<Tunable>): Tunable[] {
+  if (clockOf(device) === "wall clock") return [];
+  return [...tunables].filter((tunable) =>
+    tunable.variants.length > 1 && choiceOf(device, tunable) === undefined
+  );
+}
+
+/** Every variant is run so many times; the fastest run counts. */
+const TRIES = 3;
+
+/** So many variants, the fastest of them, are timed with care. */
+const FINALISTS = 4;
+
+/** Each of those in so many passes, in turns with the others; the median counts. */
 const PASSES = 5;
 
 /** A pass repeats a kernel until it takes about this long, so that the clock's ticks do not matter. */
-const PASS_MS = 2;
+const PASS_MS = 1;
+
+/** Most repeats in a pass. */
+const MOST_REPEATS = 200;
+
+/** A variant of some work, among those that are timed. */
+interface Candidate extends Timed {
+  readonly key: string;
+  readonly variant: string;
+}
 
 /**
- * Times every variant of every tunable that has no choice yet, and keeps the fastest in
- * `device.choices`. The tensors' contents are overwritten.
- *
- * Variants are timed in turns, PASSES times over, so that a change of the clock hits all alike.
- *
- * @param onProgress hears how many of how many tunables are done.
- * @throws {DeviceError} if the device fails.
+ * Compares kernels by their speed: `add()` compiles those for one kind of work, which takes most of the
+ * time; `choose()` times all that were added, in three turns together, as each wait for the device costs
+ * 10 ms and lets its clock fall.
  */
+export class Tuner {
+  readonly #device: Device;
+  readonly #program: Program; // of all variants, so that they share their scratch
+  readonly #candidates: Candidate[] = [];
+
+  /** A tuner that compares nothing yet. */
+  constructor(device: Device) {
+    this.#device = device;
+    this.#program = new Program(device);
+  }
+
+  /** Compiles all variants. */
+  add({ key, variants, record }: Tunable): void {
+    const program = this.#program;
+    for (const variant of variants) {
+      const first = program.length;
+      record(program, variant);
+      const launches = Array.from({ length: program.length - first }, (_, i) => first + i);
+      this.#candidates.push({ key, variant, program, launches, repeats: 1 });
+    }
+  }
+
+  /**
+   * Keeps the fastest variant of each work in `device.choices`. The tensors' contents are overwritten.
+   *
+   * @throws {DeviceError} if the device fails.
+   */
+  async choose(): Promise<void> {
+    const tries = await this.#time(this.#candidates, TRIES, (times) => Math.min(...times), {
+      warmUpMs: this.#device.isCpu ? 0 : WARM_UP_MS,
+    });
+    const finalists = [...tries.values()].flatMap((candidates) =>
+      candidates.slice(0, FINALISTS).map(({ ms, ...candidate }) => ({
+        ...candidate,
+        repeats: Math.max(1, Math.min(MOST_REPEATS, Math.round(PASS_MS / ms))),
+      }))
+    );
+    for (const [key, [fastest]] of await this.#time(finalists, PASSES, median)) {
+      this.#device.choices.set(key, fastest!.variant);
+    }
+  }
+
+  /** Candidates by the work that they do, the fastest first. */
+  async #time(
+    candidates: readonly Candidate[],
+    rounds: number,
+    average: (times: number[]) => number,
+    { warmUpMs = 0 }: { warmUpMs?: number } = {},
+  ): Promise<Map<string, (Candidate & { ms: number })[]>> {
+    const ms = await timePasses(this.#device, candidates, { rounds, warmUpMs });
+    const timed = candidates.map((candidate, i) => ({
+      ...candidate,
+      ms: average(ms.map((times) => times[i]! / candidate.repeats)),
+    }));
+    return Map.groupBy(timed.sort((a, b) => a.ms - b.ms), ({ key }) => key);
+  }
+
+  /** Frees the scratch of the kernels. */
+  destroy(): void {
+    this.#program.destroy();
+  }
+}
+
+/** Tunes whatever has no choice yet; see `Tuner`. */
 export async function tune(
   device: Device,
   tunables: Iterable<Tunable>,
   onProgress: (done: number, of: number) => void = () => {},
 ): Promise<void> {
-  const open = [...tunables].filter(({ key, variants }) =>
-    variants.length > 1 && !device.choices.has(key)
-  );
-  for (const [i, { key, variants, record }] of open.entries()) {
-    onProgress(i, open.length);
-    const programs = variants.map((variant) => {
-      const program = new Program(device);
-      record(program, variant);
-      return program;
-    });
-    const [once] = await timePasses(device, programs.map((program) => ({ program, repeats: 1 })));
-    const runs = programs.map((program, j) => ({
-      program,
-      repeats: Math.max(1, Math.min(200, Math.round(PASS_MS / once![j]!))),
-    }));
-    const rounds = await timePasses(device, runs, { rounds: PASSES });
-    const medians = runs.map(({ repeats }, j) =>
-      median(rounds.map((round) => round[j]! / repeats))
-    );
-    device.choices.set(key, variants[medians.indexOf(Math.min(...medians))]!);
-    for (const program of programs) program.destroy();
+  const open = untuned(device, tunables);
+  if (open.length === 0) return;
+  const tuner = new Tuner(device);
+  for (const [done, tunable] of open.entries()) {
+    onProgress(done, open.length);
+    tuner.add(tunable);
   }
+  await tuner.choose();
+  tuner.destroy();
   onProgress(open.length, open.length);
 }

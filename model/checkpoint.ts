@@ -12,7 +12,7 @@ export class CheckpointError extends Error {
 class NewerFormatError extends CheckpointError {}
 
 /** Version of the checkpoint format that this code writes. */
-export const CHECKPOINT_FORMAT = 1;
+export const CHECKPOINT_FORMAT = 2;
 
 /** The file that completes a checkpoint: written last, it names and hashes all others. */
 export const STATE_FILE = "trainer_state.json";
@@ -62,6 +62,11 @@ export interface TrainerState {
   tokenizerHash: string;
   /** What the model is trained on, and the SHA-256 of its documents. */
   data: { name: string; hash: string };
+  /**
+   * The adapter of the training, null where nobody noted it, and the kernels that were chosen there by
+   * their speed: others may differ in the last bits.
+   */
+  tuning: { adapter: string | null; choices: Record<string, string> };
   /** Every other file of the checkpoint. */
   files: Record<string, FileDigest>;
 }
@@ -69,6 +74,7 @@ export interface TrainerState {
 /** Brings the state of an older format up to the next, by the version it comes from. */
 export const UPGRADES: Readonly<Record<number, (state: JsonObject) => JsonObject>> = {
   0: addSkipCounters,
+  1: addTuning,
 };
 
 /** A JSON object whose fields nobody has checked yet. */
@@ -83,6 +89,11 @@ function addSkipCounters(state: JsonObject): JsonObject {
     skippedSteps: 0,
     consecutiveSkips: 0,
   };
+}
+
+/** Format 1 knew no choice between kernels: the preferred ones were taken. */
+function addTuning(state: JsonObject): JsonObject {
+  return { ...state, formatVersion: 2, tuning: { adapter: null, choices: {} } };
 }
 
 /** Checkpoints of a run by name, newest first; whether they are whole is another question. */
@@ -176,7 +187,7 @@ function validateState(state: JsonObject, file: string): TrainerState {
   const best = state.bestValidationLoss;
   check(state, "bestValidationLoss", "a number or null", best === null || Number.isFinite(best));
   check(state, "tokenizerHash", "text", typeof state.tokenizerHash === "string");
-  for (const name of ["schedule", "options", "data", "files"]) {
+  for (const name of ["schedule", "options", "data", "tuning", "files"]) {
     check(state, name, "an object", isObject(state[name]));
   }
   const schedule = state.schedule as JsonObject;
@@ -187,6 +198,12 @@ function validateState(state: JsonObject, file: string): TrainerState {
   for (const name of ["name", "hash"]) {
     check(data, `data.${name}`, "text", typeof data[name] === "string");
   }
+  const tuning = state.tuning as JsonObject;
+  const { adapter, choices } = tuning;
+  const isText = (value: unknown) => typeof value === "string";
+  check(tuning, "tuning.adapter", "text or null", adapter === null || isText(adapter));
+  const areNames = isObject(choices) && Object.values(choices as JsonObject).every(isText);
+  check(tuning, "tuning.choices", "names of kernels", areNames);
   for (const [name, digest] of Object.entries(state.files as JsonObject)) {
     const { bytes, sha256 } = (digest ?? {}) as Partial<FileDigest>;
     // a name is never a path

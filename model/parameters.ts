@@ -6,8 +6,8 @@ export interface ParameterSpec {
   readonly name: string;
   /** Dimensions; linear weights are [inputs, outputs], as in Hugging Face's Conv1D. */
   readonly shape: readonly number[];
-  /** Standard deviation of the normal initial values, or the constant 0 or 1. */
-  readonly initial: { readonly deviation: number } | 0 | 1;
+  /** Initial values: normally distributed, or all the mean where the deviation is 0. */
+  readonly initial: { readonly mean: number; readonly deviation: number };
   /** Whether AdamW's weight decay applies: matrices and embeddings, not biases and layer-norms. */
   readonly decayed: boolean;
 }
@@ -30,14 +30,14 @@ function initialDeviation(width: number): number {
 export function parameterTable(config: GptConfig): ParameterSpec[] {
   const { vocabularySize: V, contextLength: L, width: C, layers } = config;
   const deviation = initialDeviation(C);
-  const normal = { deviation };
-  const residual = { deviation: deviation / Math.sqrt(2 * layers) };
+  const normal = { mean: 0, deviation };
+  const residual = { mean: 0, deviation: deviation / Math.sqrt(2 * layers) };
 
   const matrix = (name: string, shape: number[], initial = normal): ParameterSpec => (
     { name, shape, initial, decayed: true }
   );
-  const vector = (name: string, length: number, initial: 0 | 1 = 0): ParameterSpec => (
-    { name, shape: [length], initial, decayed: false }
+  const vector = (name: string, length: number, mean = 0): ParameterSpec => (
+    { name, shape: [length], initial: { mean, deviation: 0 }, decayed: false }
   );
 
   const table = [matrix("wte.weight", [V, C]), matrix("wpe.weight", [L, C])];
@@ -66,15 +66,4 @@ export function countParameters(config: GptConfig): number {
   let count = 0;
   for (const { shape } of parameterTable(config)) count += shape.reduce((a, b) => a * b, 1);
   return count;
-}
-
-/** Initial values of one parameter, drawn in order from `normal`, a standard normal generator. */
-export function initialValues(
-  { shape, initial }: ParameterSpec,
-  normal: () => number,
-): Float32Array<ArrayBuffer> {
-  const values = new Float32Array(shape.reduce((a, b) => a * b, 1));
-  if (typeof initial === "number") return values.fill(initial);
-  for (let i = 0; i < values.length; i++) values[i] = initial.deviation * normal();
-  return values;
 }

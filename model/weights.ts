@@ -1,17 +1,28 @@
+import { fillNormal } from "../kernels/normal/normal.ts";
+import { Program } from "../kernels/program.ts";
 import { download, size, type Tensor, upload } from "../kernels/tensor.ts";
 import type { GptConfig } from "./config.ts";
-import type { Gpt } from "./gpt.ts";
-import { initialValues, parameterTable } from "./parameters.ts";
+import { type Gpt, masterOf } from "./gpt.ts";
+import { parameterTable } from "./parameters.ts";
 import { fromFloat32, type SafetensorsEntry, toFloat32 } from "./safetensors.ts";
 
 /** What Hugging Face puts before every name of a GPT2LMHeadModel except the head's. */
 const PREFIX = "transformer.";
 
-/** Fills a model with GPT-2's initial values, drawn in the order of the parameter table. */
-export function initializeParameters(model: Gpt, normal: () => number): void {
-  for (const spec of parameterTable(model.config)) {
-    setParameter(model, spec.name, initialValues(spec, normal));
-  }
+/**
+ * Fills a model with GPT-2's initial values, drawn on the device: a function of the seed, the place in
+ * the parameter table, and the place in the parameter.
+ *
+ * @param options.seed 32 bits.
+ */
+export function initializeParameters(model: Gpt, { seed }: { seed: number }): void {
+  const program = new Program(model.device);
+  parameterTable(model.config).forEach(({ name, initial }, stream) => {
+    const tensors = [masterOf(model, name), model.copies?.tensors.get(name)];
+    for (const y of tensors) if (y) fillNormal(program, { y }, { ...initial, seed, stream });
+  });
+  program.run();
+  program.destroy();
 }
 
 /**

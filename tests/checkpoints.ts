@@ -24,6 +24,7 @@ export function exampleState(step: number): Omit<TrainerState, "files"> {
     options: { preset: "nano" },
     tokenizerHash: "x",
     data: { name: "sample", hash: "y" },
+    tuning: { adapter: "a GPU", choices: { "some work": "one kernel" } },
   };
 }
 

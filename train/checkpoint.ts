@@ -47,7 +47,7 @@ export interface RunDirectory {
     options: { keep: number; best: boolean },
   ): string;
   /**
-   * Appends a line to a file of the run.
+   * Appends a line, or several, to a file of the run.
    *
    * @throws {CheckpointError} if the disk refuses.
    */

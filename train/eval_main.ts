@@ -7,6 +7,7 @@ import { readTrainerState } from "../model/checkpoint.ts";
 import { createEvaluator } from "./evaluate.ts";
 import type { ResolvedOptions } from "./options.ts";
 import { cacheBeside } from "./train.ts";
+import { choicesOf } from "./tuning.ts";
 
 /** `eval`: how well a trained model predicts a text. */
 const program = command("eval", "Measure how well a trained model predicts a text.")
@@ -21,8 +22,10 @@ const program = command("eval", "Measure how well a trained model predicts a tex
         ...(options.checkpoint === undefined ? {} : { checkpoint: options.checkpoint }),
         onWarning: (sentence) => status(`Warning: ${sentence}`),
       });
-      const saved = readTrainerState(path).options as unknown as ResolvedOptions;
+      const state = readTrainerState(path);
+      const saved = state.options as unknown as ResolvedOptions;
       const device = await openDevice();
+      for (const [key, variant] of choicesOf(state, device) ?? []) device.choices.set(key, variant);
       const model = await loadModel(device, { checkpoint: path });
       const { tokenizer } = model;
       const heldOut = async () => {

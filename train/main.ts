@@ -12,7 +12,7 @@ const program = command(
 );
 const choice = (flags: string, text: string, choices: string[], value: string) =>
   program.addOption(new Option(flags, text).choices(choices).default(value));
-const { preset, vocabulary, sequence, precision } = DEFAULT_OPTIONS;
+const { preset, vocabulary, sequence, precision, tune } = DEFAULT_OPTIONS;
 
 program.optionsGroup("Model and data:");
 choice("--preset <name>", "size of the model", [
@@ -47,6 +47,11 @@ program.optionsGroup("Run:")
   .option("--epochs <x>", "passes over the data; what is reached first ends the run", realNumber)
   .option("--seed <n>", "seed of everything random", wholeNumber(), DEFAULT_OPTIONS.seed);
 choice("--precision <kind>", "f16 is autocast", ["auto", "f16", "f32"], precision);
+choice("--tune <when>", "time kernels to take the fastest; auto: on a GPU", [
+  "auto",
+  "on",
+  "off",
+], tune);
 
 program.optionsGroup("Optimization:")
   .option("--batch-size <n>", "rows a batch (default: the preset's)", wholeNumber(1))
@@ -186,6 +191,14 @@ class Display {
         );
         this.#bar?.start(event.steps, event.resumedFrom ?? 0, { report: "compiling the kernels" });
         this.#started = true;
+        return;
+      }
+      case "tuning": {
+        const report = `finding the fastest kernels: ${event.done} of ${event.of}`;
+        this.#bar?.update({ report });
+        if (!this.#bar && event.done === 0) {
+          status(`finding the fastest kernels, ${event.of} in all`);
+        }
         return;
       }
       case "step": {

@@ -18,6 +18,10 @@ export interface TrainOptions {
   fresh: boolean;
   /** `auto` takes f16 on a GPU that has it. */
   precision: Precision | "auto";
+  /**
+   * Whether to time kernels and take the fastest: `auto` on a GPU. A resumed run keeps its kernels.
+   */
+  tune: "auto" | "on" | "off";
   /** Tokens in a row, and positions of the model. */
   contextLength: number | undefined;
   /** Steps in all, resumed ones counted. */
@@ -69,6 +73,7 @@ export const DEFAULT_OPTIONS: TrainOptions = {
   out: "runs/default",
   fresh: false,
   precision: "auto",
+  tune: "auto",
   contextLength: undefined,
   steps: undefined,
   epochs: undefined,
@@ -200,6 +205,7 @@ export function validateOptions(options: Partial<TrainOptions>): void {
     vocabulary: ["auto", "full", "compact"],
     sequence: ["packed", "padded"],
     precision: ["auto", "f16", "f32"],
+    tune: ["auto", "on", "off"],
   };
   for (const [name, allowed] of Object.entries(words)) {
     const value = options[name as keyof TrainOptions];

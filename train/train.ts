@@ -1,13 +1,13 @@
 import { dirname, join } from "node:path";
 import { Batches } from "../data/batches.ts";
 import { type Corpus, loadCorpus } from "../data/corpus.ts";
-import { Random } from "../data/random.ts";
 import { parseTokenizer, type Tokenizer } from "../data/tokenizer.ts";
 import { generate } from "../generate/generate.ts";
 import { resolvePrecision } from "../generate/load.ts";
 import { tensorNamed } from "../kernels/arena.ts";
 import { type Device, openDevice } from "../kernels/device.ts";
 import { upload } from "../kernels/tensor.ts";
+import { Tuner, untuned } from "../kernels/tune.ts";
 import {
   CHECKPOINT_FORMAT,
   newestCheckpoint,
@@ -44,6 +44,14 @@ import {
 import { drawLoss } from "./plot.ts";
 import { learningRateAt } from "./schedule.ts";
 import { createTrainStep, initialScaler, REPORT_ROWS, type TrainStep } from "./step.ts";
+import {
+  adapterOf,
+  choicesOf,
+  readChoices,
+  tuningFileIn,
+  tuningOf,
+  writeChoices,
+} from "./tuning.ts";
 
 /** What `train()` reports while it works. */
 export type TrainEvent =
@@ -66,6 +74,8 @@ export type TrainEvent =
       entropyPerToken?: number;
     };
   }
+  /** The fastest kernels are being found: those for `done` of `of` kinds of work are compiled. */
+  | { kind: "tuning"; done: number; of: number }
   | {
     kind: "step";
     step: number;
@@ -95,8 +105,8 @@ const EVALUATION_TOKENS = 20_000;
 /** Steps skipped in a row after which the training gives up. */
 const MOST_SKIPS = 100;
 
-/** Reports are read back about this often: each time the device runs idle for a moment. */
-const READ_BACK_MS = 500;
+/** Reports are read back about this often: each time the device runs idle for a hundredth of it. */
+const READ_BACK_MS = 1000;
 
 /**
  * Trains a model, or goes on training it, and reports what happens.
@@ -213,34 +223,43 @@ async function* trainIn(
     contextLength: options.contextLength,
     vocabularySize: tokenizer.vocabularySize,
   };
+  yield {
+    kind: "start",
+    ...(resumed ? { resumedFrom: resumed.state.step } : {}),
+    steps: options.steps,
+    options,
+    device: device.name,
+    parameters: countParameters(config),
+    corpus: describe(corpus),
+  };
   const gpt = createGpt(device, config, { precision });
-  const trainStep = createTrainStep(gpt, {
-    ...options,
-    sequenceLength: options.contextLength,
-    gradientClip: options.gradientClip === 0 ? Infinity : options.gradientClip,
-  });
-  const evaluator = createEvaluator(gpt, tokenizer, corpus.validation, {
-    batchSize: options.batchSize,
-    sequenceLength: options.contextLength,
-    maxTokens: EVALUATION_TOKENS,
-  });
+  const owned: { destroy(): void }[] = [gpt];
   try {
+    const record = () =>
+      createTrainStep(gpt, {
+        ...options,
+        sequenceLength: options.contextLength,
+        gradientClip: options.gradientClip === 0 ? Infinity : options.gradientClip,
+      });
+    const trainStep = yield* recordTuned(record, {
+      device,
+      tune: options.tune,
+      file: tuningFileIn(cacheBeside(run.path)),
+      saved: resumed?.state,
+    });
+    owned.push(trainStep);
+    const evaluator = createEvaluator(gpt, tokenizer, corpus.validation, {
+      batchSize: options.batchSize,
+      sequenceLength: options.contextLength,
+      maxTokens: EVALUATION_TOKENS,
+    });
+    owned.push(evaluator);
     if (resumed) {
       await restore(resumed, gpt, trainStep);
     } else {
-      const random = new Random(options.seed, 1);
-      initializeParameters(gpt, () => random.normal());
+      initializeParameters(gpt, { seed: options.seed });
       trainStep.restoreScaler(initialScaler(precision));
     }
-    yield {
-      kind: "start",
-      ...(resumed ? { resumedFrom: resumed.state.step } : {}),
-      steps: options.steps,
-      options,
-      device: device.name,
-      parameters: countParameters(config),
-      corpus: describe(corpus),
-    };
     yield* steps({
       run,
       options,
@@ -255,10 +274,59 @@ async function* trainIn(
       ...(resumed ? { path: resumed.path } : {}),
     });
   } finally {
-    evaluator.destroy();
-    trainStep.destroy();
-    gpt.destroy();
+    for (const resource of owned.reverse()) resource.destroy();
   }
+}
+
+/**
+ * Records the training step with the kernels that a resumed run was trained with, so that it goes on to
+ * the bit; or else with those that are fastest here, which are remembered or found now.
+ */
+async function* recordTuned(
+  record: () => TrainStep,
+  { device, tune, file, saved }: {
+    device: Device;
+    tune: ResolvedOptions["tune"];
+    file: string;
+    saved: TrainerState | undefined;
+  },
+): AsyncGenerator<TrainEvent, TrainStep> {
+  const warnings: string[] = [];
+  const warn = (sentence: string) => warnings.push(sentence);
+  const kept = saved && choicesOf(saved, device);
+  const choices = kept ?? (tune === "off" ? new Map() : readChoices(file, device, warn));
+  if (saved && !kept) {
+    warn(
+      `resuming on ${adapterOf(device)} what was trained on ${saved.tuning.adapter}: ` +
+        `the last bits of the results may differ`,
+    );
+  }
+  for (const message of warnings.splice(0)) yield { kind: "notice", message };
+
+  device.choices.clear();
+  for (const [key, variant] of choices) device.choices.set(key, variant);
+  const step = record();
+  const { tunables } = step.program;
+  // others, of other sizes, would change what the checkpoint says and the evaluation does
+  for (const key of device.choices.keys()) if (!tunables.has(key)) device.choices.delete(key);
+  const isTuned = kept !== undefined || tune === "off" || tune === "auto" && device.isCpu;
+  const open = isTuned ? [] : untuned(device, tunables.values());
+  if (open.length === 0) return step;
+
+  const tuner = new Tuner(device);
+  try {
+    for (const [done, tunable] of open.entries()) {
+      yield { kind: "tuning", done, of: open.length };
+      tuner.add(tunable);
+    }
+    await tuner.choose();
+  } finally {
+    tuner.destroy();
+    step.destroy();
+  }
+  writeChoices(file, device, warn);
+  for (const message of warnings) yield { kind: "notice", message };
+  return record();
 }
 
 /** Where the runs beside this one, and `prepare`, keep their token files. */
@@ -348,21 +416,21 @@ async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
       1,
       Math.min(REPORT_ROWS, Math.floor(waiting.length * READ_BACK_MS / elapsedMs)),
     );
-    for (const [i, { skippedSteps: skipped, consecutiveSkips, ...report }] of reports.entries()) {
-      const number = step - waiting.length + i + 1;
-      const { learningRate } = waiting[i]!;
-      const metric = {
-        kind: "step" as const,
-        step: number,
-        loss: report.loss,
-        learningRate,
-        gradientNorm: report.gradientNorm,
-        lossScale: report.lossScale,
-        skipped,
-        tokensPerSecond: Math.round(tokensPerSecond),
-      };
-      run.append("metrics.jsonl", JSON.stringify(metric));
+    const metrics = reports.map(({ skippedSteps: skipped, ...report }, i) => ({
+      kind: "step" as const,
+      step: step - waiting.length + i + 1,
+      loss: report.loss,
+      learningRate: waiting[i]!.learningRate,
+      gradientNorm: report.gradientNorm,
+      lossScale: report.lossScale,
+      skipped,
+      tokensPerSecond: Math.round(tokensPerSecond),
+    }));
+    // all in one, as the device waits
+    run.append("metrics.jsonl", metrics.map((metric) => JSON.stringify(metric)).join("\n"));
+    for (const [i, metric] of metrics.entries()) {
       yield { ...metric, steps: total, secondsLeft };
+      const { consecutiveSkips } = reports[i]!;
       if (consecutiveSkips >= MOST_SKIPS) {
         throw new RangeError(
           `Cannot go on training as ${consecutiveSkips} steps in a row had a gradient that is not ` +
@@ -459,6 +527,7 @@ async function save(
     options: kept,
     tokenizerHash: tokenizer.hash,
     data: { name: corpus.name, hash: corpus.hash },
+    tuning: tuningOf(gpt.device),
   }, { keep: options.keep, best });
 }
 

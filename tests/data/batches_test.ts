@@ -7,7 +7,9 @@ import {
   permute,
   shiftedPair,
 } from "../../data/batches.ts";
+import { Random } from "../../data/random.ts";
 import type { TokenizedText } from "../../data/token_file.ts";
+import { freshSeed } from "../seeds.ts";
 
 /** Documents of the given lengths; tokens count up, so that a token tells its position. */
 function text(...lengths: number[]): TokenizedText {
@@ -114,6 +116,23 @@ Deno.test("Batches sorts positions by token for the embedding's gradient", () =>
   assert.deepEqual([...inputs], [3, 5, 3, 3, 5, 1, 3, 0]);
   assert.deepEqual([...order], [7, 5, 0, 2, 3, 6, 1, 4]);
 });
+
+for (const V of [1, 256, 257, 50257, 2 ** 32]) {
+  Deno.test(`Batches groups ${V} different tokens as a comparing sort would`, () => {
+    const seed = freshSeed(), random = new Random(seed);
+    const [batchSize, contextLength] = [7, 29], M = batchSize * contextLength;
+    // few of them, so that runs are longer than one
+    const some = Array.from({ length: 50 }, () => random.below(V));
+    const tokens = Uint32Array.from({ length: M + 1 }, () => some[random.below(50)]!);
+    const batches = new Batches({ tokens, documentStarts: Uint32Array.of(0), bytes: 0 }, {
+      ...OPTIONS,
+      ...{ batchSize, contextLength },
+    });
+    const { inputs, order } = batches.at(0);
+    const sorted = [...inputs.keys()].sort((a, b) => inputs[a]! - inputs[b]! || a - b);
+    assert.deepEqual([...order], sorted, `seed ${seed}`);
+  });
+}
 
 Deno.test("permute() reaches every place exactly once", () => {
   for (const n of [1, 2, 3, 17, 1000]) {

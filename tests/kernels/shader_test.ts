@@ -55,6 +55,10 @@ Deno.test("specialize() writes out marked loops, nested ones too", () => {
     () => specialize("// unroll\nfor (var i = 0u; i < limit; i++) {\n}\n", {}),
     /Cannot unroll a loop up to "limit"/,
   );
+  assert.throws(
+    () => specialize("// unroll\nfor (var i = 0u; i < 2; i++) {\n  }\n", {}),
+    /Cannot unroll a loop over "i": its closing brace is missing/,
+  );
 });
 
 const SOURCE = `
@@ -83,6 +87,18 @@ Deno.test("Program checks limits before it records", () => {
   const small = new Program({ ...device, maxBindingBytes: 8 });
   throws({}, /binds at most 8 bytes: current size is 16 bytes/, small);
   assert.equal(program.length, 0);
+});
+
+Deno.test("Program compiles a shader once for each set of constants", () => {
+  const own = { ...device, pipelines: new Map<string, GPUComputePipeline>() };
+  const program = new Program(own);
+  const source = `const N: u32 = 1;\n${SOURCE}`;
+  const tensors = [poisoned("y", { shape: [4], dtype: "u32" })];
+  for (const N of [1, 2, 1]) {
+    program.dispatch({ label: "test.wgsl", source, constants: { N }, tensors, workgroups: [1] });
+  }
+  assert.deepEqual([program.length, own.pipelines.size], [3, 2]);
+  program.destroy();
 });
 
 Deno.test("a device reports a faulty shader when results are read", async () => {

@@ -133,13 +133,19 @@ Deno.test("readTrainerState() names the field and value that is wrong", () => {
     [{ options: [] }, /options must be an object: current value is \[\]$/],
     [{ schedule: null }, /schedule must be an object: current value is null$/],
     [{ schedule: { steps: "x" } }, /schedule\.learningRate must be a number/],
+    [{ tuning: undefined }, /tuning must be an object: current value is undefined$/],
+    [{ tuning: { choices: {} } }, /tuning\.adapter must be text or null: .* is undefined$/],
+    [
+      { tuning: { adapter: null, choices: { work: 1 } } },
+      /tuning\.choices must be names of kernels: current value is \{"work":1\}$/,
+    ],
     [{ data: { name: "x" } }, /data\.hash must be text: current value is undefined$/],
     [{ files: { "../x": digest } }, /files\.\.\.\/x must be .*current value is \{"bytes":1/],
     [{ files: { "..": digest } }, /files\.\.\. must be the size and hash of a file/],
     [{ files: { "a.bin": null } }, /files\.a\.bin must be .*: current value is null$/],
     [
       { formatVersion: CHECKPOINT_FORMAT + 1 },
-      /formatVersion must be at most 1.*current value is 2$/,
+      /formatVersion must be at most 2.*current value is 3$/,
     ],
     [{ formatVersion: "1" }, /formatVersion must be an integer: current value is "1"$/],
     [{ formatVersion: -1 }, /format -1 is too old$/],
@@ -155,10 +161,15 @@ Deno.test("readTrainerState() names the field and value that is wrong", () => {
   }
 });
 
-Deno.test("upgradeState() brings format 0 up to date", () => {
-  const { optimizerSteps: _, skippedSteps: __, consecutiveSkips: ___, ...old } = exampleState(7);
-  const upgraded = upgradeState({ ...old, formatVersion: 0 }, "x");
-  assert.deepEqual(upgraded, { ...exampleState(7), formatVersion: 1 });
+Deno.test("upgradeState() brings formats 0 and 1 up to date", () => {
+  const { tuning: _, ...format1 } = exampleState(7);
+  const { optimizerSteps: __, skippedSteps: ___, consecutiveSkips: ____, ...format0 } = format1;
+  for (const [formatVersion, old] of [format0, format1].entries()) {
+    assert.deepEqual(upgradeState({ ...old, formatVersion }, "x"), {
+      ...exampleState(7),
+      tuning: { adapter: null, choices: {} },
+    });
+  }
 });
 
 Deno.test("upgradeState() goes from format to format, and refuses one that no upgrade knows", () => {
@@ -167,9 +178,9 @@ Deno.test("upgradeState() goes from format to format, and refuses one that no up
     seen.push(state.formatVersion);
     return { ...state, formatVersion: to };
   };
-  const upgrades = { [-1]: upgrade(0), 0: upgrade(1) };
-  assert.deepEqual(upgradeState({ formatVersion: -1 }, "x", upgrades), { formatVersion: 1 });
-  assert.deepEqual(seen, [-1, 0]);
+  const upgrades = { [-1]: upgrade(0), 0: upgrade(1), 1: upgrade(2) };
+  assert.deepEqual(upgradeState({ formatVersion: -1 }, "x", upgrades), { formatVersion: 2 });
+  assert.deepEqual(seen, [-1, 0, 1]);
   assert.throws(() => upgradeState({ formatVersion: -2 }, "x", upgrades), {
     name: "CheckpointError",
     message: "Cannot load x as format -2 is too old",
@@ -180,9 +191,9 @@ Deno.test("newestCheckpoint() does not fall back from a newer format", () => {
   const path = makeRun("newer", { count: 2 });
   changeState(
     join(path, "checkpoints", "000002"),
-    (text) => text.replace('"formatVersion": 1', '"formatVersion": 9'),
+    (text) => text.replace('"formatVersion": 2', '"formatVersion": 9'),
   );
-  assert.throws(() => newestCheckpoint(path, assert.fail), /must be at most 1.*is 9$/);
+  assert.throws(() => newestCheckpoint(path, assert.fail), /must be at most 2.*is 9$/);
 });
 
 Deno.test("newestCheckpoint() is undefined when a run has no checkpoint", () => {

@@ -1,0 +1,36 @@
+// y = mean + deviation · z, with z standard normal numbers drawn from counters.   y: [N]
+enable f16;
+
+alias real = f16;
+const WORKGROUP_SIZE: u32 = 256;
+
+@group(0) @binding(0) var<storage, read_write> y: array<real>;
+@group(0) @binding(1) var<uniform> uniforms: array<vec4u, 2>; // N, first, seed, stream; mean, deviation
+
+// A permutation of 96 bits: pcg3d of Jarzynski and Olano 2020, "Hash Functions for GPU Rendering",
+// https://jcgt.org/published/0009/03/02/. A hash of one word would not do: with 2³² outputs in all,
+// the streams of two large tensors would run through the same numbers for a stretch.
+fn pcg3d(counter: vec3u) -> vec3u {
+  var v = counter * 1664525u + 1013904223u;
+  v.x += v.y * v.z;
+  v.y += v.z * v.x;
+  v.z += v.x * v.y;
+  v ^= v >> vec3u(16);
+  v.x += v.y * v.z;
+  v.y += v.z * v.x;
+  v.z += v.x * v.y;
+  return v;
+}
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
+  let i = (group.y * 32768 + group.x) * WORKGROUP_SIZE + local.x;
+  let N = uniforms[0].x;
+  if (i >= N) { return; }
+  let draw = pcg3d(vec3u(uniforms[0].zw, uniforms[0].y + i));
+  // Box and Muller 1958. u is in (0, 1], all of its 32 bits used near 0, where they make the tail
+  let u = f32(draw.x) * 0x1p-32 + 0x1p-33;
+  let angle = f32(bitcast<i32>(draw.y)) * (6.283185307179586 * 0x1p-32); // in [-π, π], where cos is exact
+  let z = sqrt(-2.0 * log(u)) * cos(angle);
+  y[i] = real(bitcast<f32>(uniforms[1].x) + bitcast<f32>(uniforms[1].y) * z);
+}

@@ -1,0 +1,162 @@
+import assert from "node:assert/strict";
+import { fillNormal, type NormalOptions } from "../../kernels/normal/normal.ts";
+import * as reference from "../../kernels/normal/reference.ts";
+import { Program } from "../../kernels/program.ts";
+import { createTensor, download, type DType, size } from "../../kernels/tensor.ts";
+import { assertClose, device, freshSeed, poisoned, REAL_TYPES, testRandom } from "./harness.ts";
+
+// f32: logarithm, root and cosine of numbers up to 7; f16: half an ulp of the result
+const TOLERANCE = { f32: 4e-6, f16: 1e-3 } as Record<string, number>;
+
+const STANDARD = { mean: 0, deviation: 1 };
+
+async function draw(
+  options: NormalOptions,
+  { shape, dtype = "f32", on = device }: { shape: number[]; dtype?: DType; on?: typeof device },
+): Promise<Float32Array> {
+  const y = size(shape) > 1e6 // poisoning a large one takes too long
+    ? createTensor(device, "y", { shape, dtype })
+    : poisoned("y", { shape, dtype });
+  const program = new Program(on);
+  fillNormal(program, { y }, options);
+  program.run();
+  const [values] = await download(device, y);
+  program.destroy();
+  y.buffer.destroy();
+  return values as Float32Array;
+}
+
+for (const dtype of REAL_TYPES) {
+  for (const shape of [[1], [3], [127], [129], [3, 43], [5, 1, 103]]) {
+    Deno.test(`fillNormal() matches the reference in ${dtype} of [${shape}]`, async () => {
+      const options = { mean: 0.5, deviation: 2, seed: freshSeed(), stream: freshSeed() };
+      const values = await draw(options, { shape, dtype });
+      const expected = Array.from({ length: size(shape) }, (_, i) => reference.normal(options, i));
+      assertClose(values, expected, TOLERANCE[dtype]!, JSON.stringify(options));
+    });
+  }
+}
+
+Deno.test({
+  name: "fillNormal() draws the same numbers in f32 and f16",
+  ignore: !REAL_TYPES.includes("f16"),
+  async fn() {
+    const options = { ...STANDARD, seed: freshSeed(), stream: 3 };
+    const master = await draw(options, { shape: [999] });
+    const copy = await draw(options, { shape: [999], dtype: "f16" });
+    assert.deepEqual(copy, new Float32Array(new Float16Array(master)), `seed ${options.seed}`);
+  },
+});
+
+Deno.test("fillNormal() without deviation fills with the mean", async () => {
+  for (const mean of [0, 1]) {
+    const options = { mean, deviation: 0, seed: freshSeed(), stream: 0 };
+    const values = await draw(options, { shape: [300] });
+    assert.ok(values.every((value) => value === mean), `mean ${mean}, seed ${options.seed}`);
+  }
+});
+
+Deno.test("fillNormal() draws the same where a binding shows only a part", async () => {
+  const options = { ...STANDARD, seed: freshSeed(), stream: 1 };
+  const on = { ...device, maxBindingBytes: 100 * 24 * 4 };
+  const sliced = await draw(options, { shape: [300, 24], on });
+  assert.deepEqual(sliced, await draw(options, { shape: [300, 24] }), `seed ${options.seed}`);
+});
+
+Deno.test("fillNormal() reaches every element beyond one row of workgroups", async () => {
+  const options = { ...STANDARD, seed: freshSeed(), stream: 2 };
+  const N = 32768 * 256 + 3;
+  const values = await draw(options, { shape: [N] });
+  const last = Array.from({ length: 100 }, (_, i) => reference.normal(options, N - 100 + i));
+  assertClose(values.subarray(-100), last, TOLERANCE.f32!, JSON.stringify(options));
+  // a logarithm that rounds to 0 comes once in 33 million draws
+  const zeros = values.filter((z) => z === 0).length;
+  assert.ok(zeros < 10, `${zeros} elements are not drawn, seed ${options.seed}`);
+});
+
+Deno.test("fillNormal() is finite where a draw is all zeros or all ones", async () => {
+  const [least, greatest] = [0, 0xffffffff].map(countersOf);
+  for (const [{ seed, stream, index }, size] of [[least!, 6.764], [greatest!, 0]] as const) {
+    const options = { ...STANDARD, seed, stream };
+    const z = (await draw(options, { shape: [index + 1] }))[index]!;
+    const what = `seed ${seed}, stream ${stream}, element ${index} is ${z}`;
+    assert.ok(Math.abs(z) <= size + 1e-3, what);
+    assert.ok(Math.abs(z - reference.normal(options, index)) <= 1e-4, what);
+  }
+});
+
+/** Seed, stream and a small index at which the first word drawn is `word`: the hash run backwards. */
+function countersOf(word: number): { seed: number; stream: number; index: number } {
+  const random = testRandom(freshSeed());
+  const inverse = 4276115653; // of 1664525, modulo 2³²
+  assert.equal(Math.imul(1664525, inverse), 1);
+  for (;;) {
+    let [x, y, z] = [word, random() * 2 ** 32 >>> 0, random() * 2 ** 32 >>> 0];
+    const undo = () => {
+      z -= Math.imul(x, y);
+      y -= Math.imul(z, x);
+      x -= Math.imul(y, z);
+    };
+    undo();
+    [x, y, z] = [x ^ (x >>> 16), y ^ (y >>> 16), z ^ (z >>> 16)];
+    undo();
+    const [seed, stream, index] = [x, y, z].map((n) => Math.imul(n - 1013904223, inverse) >>> 0);
+    if (index! < 1e6) return { seed: seed!, stream: stream!, index: index! };
+  }
+}
+
+// Five standard deviations each: one check in 1.7 million fails by chance.
+const LENGTH = 100_000;
+
+function assertUncorrelated(a: Float32Array, b: Float32Array, what: string): void {
+  // of the values, and of their squares
+  for (const f of [(z: number) => z, (z: number) => (z * z - 1) / Math.SQRT2]) {
+    const n = Math.min(a.length, b.length);
+    let sum = 0;
+    for (let i = 0; i < n; i++) sum += f(a[i]!) * f(b[i]!);
+    assert.ok(Math.abs(sum) < 5 * Math.sqrt(n), `${what}: ${sum / n}`);
+  }
+}
+
+Deno.test("fillNormal() has the moments and tails of a normal distribution", async () => {
+  const options = { ...STANDARD, seed: freshSeed(), stream: 4 };
+  const values = await draw(options, { shape: [LENGTH] });
+  const within = (f: (z: number) => number, expected: number, variance: number, what: string) => {
+    const mean = values.reduce((sum, z) => sum + f(z), 0) / LENGTH;
+    const limit = 5 * Math.sqrt(variance / LENGTH);
+    assert.ok(
+      Math.abs(mean - expected) < limit,
+      `${what} is ${mean}, expected ${expected} within ${limit}, seed ${options.seed}`,
+    );
+  };
+  within((z) => z, 0, 1, "the mean");
+  within((z) => z ** 2, 1, 2, "the variance");
+  within((z) => z ** 3, 0, 15, "the third moment");
+  within((z) => z ** 4, 3, 96, "the fourth moment");
+  for (const [bound, share] of [[1, 0.317311], [2, 0.0455003], [3, 0.0026998]] as const) {
+    within(
+      (z) => Math.abs(z) > bound ? 1 : 0,
+      share,
+      share * (1 - share),
+      `the share beyond ${bound}`,
+    );
+  }
+});
+
+Deno.test("fillNormal() of one element says nothing about another", async () => {
+  const seed = freshSeed();
+  const values = await draw({ ...STANDARD, seed, stream: 5 }, { shape: [LENGTH] });
+  for (const shift of [1, 2, 3, 64, 768, 4096]) {
+    assertUncorrelated(values, values.subarray(shift), `${shift} further on, seed ${seed}`);
+  }
+});
+
+Deno.test("fillNormal() draws others for every seed and stream", async () => {
+  const seed = freshSeed();
+  const of = (seed: number, stream: number) =>
+    draw({ ...STANDARD, seed, stream }, { shape: [LENGTH] });
+  const first = await of(seed, 6);
+  assertUncorrelated(first, await of((seed + 1) >>> 0, 6), `the next seed, seed ${seed}`);
+  assertUncorrelated(first, await of(seed, 7), `the next stream, seed ${seed}`);
+  assertUncorrelated(first, await of(6, seed), `seed and stream exchanged, seed ${seed}`);
+});

@@ -1,0 +1,76 @@
+import assert from "node:assert/strict";
+import { Program } from "../../kernels/program.ts";
+import type { Tensor } from "../../kernels/tensor.ts";
+import { recordFastest, type Tunable, tune, untuned } from "../../kernels/tune.ts";
+import { device, poisoned } from "./harness.ts";
+
+const own = () => ({ ...device, choices: new Map<string, string>() });
+
+const SOURCE = `
+const TURNS: u32 = 1;
+@group(0) @binding(0) var<storage, read_write> y: array<u32>;
+@compute @workgroup_size(1)
+fn main() {
+  for (var i = 0u; i < TURNS; i++) { y[i & 3] = y[(i + 1) & 3] * 3 + i; }
+}`;
+
+/** Work that each variant does in as many turns of a loop as its name says. */
+function counting(key: string, variants: string[], y: Tensor): Tunable {
+  return {
+    key,
+    variants,
+    preferred: variants[0]!,
+    record: (program, variant) =>
+      program.dispatch({
+        label: variant,
+        source: SOURCE,
+        constants: { TURNS: Number(variant) },
+        tensors: [y],
+        workgroups: [16],
+      }),
+  };
+}
+
+const labelsOf = (on: typeof device, tunable: Tunable) => {
+  const program = new Program(on);
+  recordFastest(program, tunable);
+  assert.equal(program.tunables.get(tunable.key), tunable);
+  return program.labels;
+};
+
+Deno.test({
+  name: "tune() keeps the fastest of many variants, which recordFastest() then takes",
+  ignore: !device.features.has("timestamp-query"),
+  async fn() {
+    const on = own(), y = poisoned("y", { shape: [4], dtype: "u32" });
+    const work = ["30000", "29000", "28000", "100", "27000", "26000"];
+    const [slow, other] = [counting("slow first", work, y), counting("other", ["3", "30000"], y)];
+    assert.deepEqual(labelsOf(on, slow), ["30000"]);
+    await tune(on, [slow, other]);
+    assert.deepEqual(on.choices, new Map([["slow first", "100"], ["other", "3"]]));
+    assert.deepEqual(labelsOf(on, slow), ["100"]);
+    y.buffer.destroy();
+  },
+});
+
+Deno.test("a choice that no variant bears leaves the preferred one, and the work to the tuner", () => {
+  const on = own(), y = poisoned("y", { shape: [4], dtype: "u32" });
+  const tunable = counting("work", ["1", "2"], y);
+  on.choices.set("work", "3");
+  assert.deepEqual(labelsOf(on, tunable), ["1"]);
+  const features = new Set(["timestamp-query"]);
+  assert.deepEqual(untuned({ ...on, features }, [tunable]), [tunable]);
+  on.choices.set("work", "2");
+  assert.deepEqual(labelsOf(on, tunable), ["2"]);
+  assert.deepEqual(untuned({ ...on, features }, [tunable]), []);
+  y.buffer.destroy();
+});
+
+Deno.test("untuned() passes over work with one variant, and all where there are no timestamps", () => {
+  const on = own(), y = poisoned("y", { shape: [4], dtype: "u32" });
+  const [one, two] = [counting("one", ["1"], y), counting("two", ["1", "2"], y)];
+  const features = new Set(["timestamp-query"]);
+  assert.deepEqual(untuned({ ...on, features }, [one, two]), [two]);
+  assert.deepEqual(untuned({ ...on, features: new Set() }, [one, two]), []);
+  y.buffer.destroy();
+});

@@ -1,0 +1,202 @@
+import assert from "node:assert/strict";
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { readTrainerState, type TrainerState } from "../../model/checkpoint.ts";
+import type { TrainOptions } from "../../train/options.ts";
+import { train, type TrainEvent } from "../../train/train.ts";
+import {
+  adapterOf,
+  choicesOf,
+  readChoices,
+  tuningFileIn,
+  tuningOf,
+  writeChoices,
+} from "../../train/tuning.ts";
+import { directory } from "../checkpoints.ts";
+import { device } from "../kernels/harness.ts";
+
+/** The device with other choices, or as another adapter. */
+const deviceWith = (choices: Record<string, string>, name = device.name) => ({
+  ...device,
+  name,
+  choices: new Map(Object.entries(choices)),
+});
+
+const fileIn = (name: string) => tuningFileIn(join(directory, name));
+
+Deno.test("writeChoices() remembers each adapter's choices, readChoices() gives back one's", () => {
+  const file = fileIn("remembered");
+  assert.deepEqual(readChoices(file, device, assert.fail), new Map());
+  writeChoices(file, deviceWith({ b: "1", a: "1" }), assert.fail);
+  writeChoices(file, deviceWith({ a: "3" }, "another GPU"), assert.fail);
+  writeChoices(file, deviceWith({ b: "2", c: "2" }), assert.fail);
+  assert.deepEqual(
+    Object.fromEntries(readChoices(file, device, assert.fail)),
+    { a: "1", b: "2", c: "2" },
+  );
+  const other = deviceWith({}, "another GPU");
+  assert.deepEqual(readChoices(file, other, assert.fail), new Map([["a", "3"]]));
+  assert.deepEqual(readdirSync(join(directory, "remembered")), ["tuning.json"]);
+});
+
+Deno.test("readChoices() passes over what another version made, and says what is damaged", () => {
+  const file = fileIn("damaged");
+  writeChoices(file, deviceWith({ a: "1" }), assert.fail);
+  const good = readFileSync(file, "utf8"), adapter = adapterOf(device);
+  const read = (text: string) => {
+    writeFileSync(file, text);
+    const warnings: string[] = [];
+    return { choices: readChoices(file, device, (sentence) => warnings.push(sentence)), warnings };
+  };
+  const { madeBy } = JSON.parse(good);
+  const none = new Map();
+  assert.deepEqual(read(good.replace("Deno ", "Deno 9")), { choices: none, warnings: [] });
+  const damaged = [
+    good.slice(0, -9),
+    "",
+    JSON.stringify({ madeBy }),
+    JSON.stringify({ madeBy, choices: { [adapter]: null } }),
+    JSON.stringify({ madeBy, choices: { [adapter]: { a: 1 } } }),
+  ];
+  for (const text of damaged) {
+    const { choices, warnings } = read(text);
+    assert.deepEqual(choices, none, text);
+    assert.equal(warnings.length, 1, text);
+    assert.match(warnings[0]!, /tuning\.json is passed over as it [^\n]+$/, text);
+    writeChoices(file, deviceWith({ a: "1" }), assert.fail); // and it is mended
+    assert.equal(readFileSync(file, "utf8"), good, text);
+  }
+});
+
+Deno.test("writeChoices() says in a sentence that it cannot write, and leaves nothing behind", () => {
+  const file = fileIn("a file");
+  writeFileSync(join(directory, "a file"), "");
+  const warnings: string[] = [];
+  writeChoices(file, deviceWith({ a: "1" }), (sentence) => warnings.push(sentence));
+  assert.equal(warnings.length, 1);
+  assert.match(warnings[0]!, /^the fastest kernels cannot be remembered in [^\n]+$/);
+
+  const taken = fileIn("taken");
+  mkdirSync(taken, { recursive: true }); // a directory in the file's place
+  writeChoices(taken, deviceWith({ a: "1" }), (sentence) => warnings.push(sentence));
+  assert.equal(warnings.length, 2);
+  assert.deepEqual(readdirSync(join(directory, "taken")), ["tuning.json"]);
+});
+
+Deno.test("choicesOf() gives a checkpoint's choices on its adapter alone", () => {
+  const chosen = deviceWith({ b: "2", a: "1" });
+  const tuning = tuningOf(chosen);
+  assert.deepEqual(Object.keys(tuning.choices), ["a", "b"]);
+  assert.deepEqual(choicesOf({ tuning }, device), new Map([["a", "1"], ["b", "2"]]));
+  assert.equal(choicesOf({ tuning }, deviceWith({}, "another GPU")), undefined);
+  const unknown = { adapter: null, choices: {} }; // from before anybody noted it
+  assert.deepEqual(choicesOf({ tuning: unknown }, device), new Map());
+});
+
+const text = join(directory, "stories.txt");
+writeFileSync(
+  text,
+  Array.from({ length: 40 }, (_, i) => `Story ${i} goes on.`).join("\n<|endoftext|>\n"),
+);
+
+/** A short training in DIRECTORY/runs/name, with the cache DIRECTORY/runs/cache. */
+async function run(
+  runs: string,
+  name: string,
+  options: Partial<TrainOptions>,
+): Promise<{ events: TrainEvent[]; state: TrainerState; weights: Uint8Array }> {
+  const events: TrainEvent[] = [];
+  const out = join(directory, runs, name);
+  const small: Partial<TrainOptions> = {
+    preset: "nano",
+    data: [text],
+    contextLength: 16,
+    batchSize: 2,
+    precision: "f32",
+    evalEvery: 0,
+    sampleEvery: 0,
+    saveEvery: 0,
+  };
+  for await (const event of train({ ...small, device, out, ...options })) events.push(event);
+  const { path } = events.at(-1) as TrainEvent & { kind: "end" };
+  const weights = readFileSync(join(path, "model.safetensors"));
+  return { events, state: readTrainerState(path), weights };
+}
+
+/** Rewrites what the checkpoint of step 1 says of its kernels. */
+function changeTuning(runs: string, name: string, tuning: TrainerState["tuning"]): void {
+  const file = join(directory, runs, name, "checkpoints", "000001", "trainer_state.json");
+  const state = JSON.parse(readFileSync(file, "utf8"));
+  writeFileSync(file, JSON.stringify({ ...state, tuning }));
+}
+
+/** A product that the training has, and a kernel that sums it in another order than the preferred. */
+const CHOICE = { "matmul NN f32,f32,f32 [32,256]x[256,64]": "64x64/2" };
+
+Deno.test({
+  name: "train() tunes every kind of work once, and notes the choices in cache and checkpoint",
+  ignore: !device.features.has("timestamp-query"),
+  async fn() {
+    const first = await run("tuned", "first", { steps: 1, tune: "on" });
+    const tuning = first.events.filter((event) => event.kind === "tuning");
+    const { adapter, choices } = first.state.tuning;
+    assert.equal(adapter, adapterOf(device));
+    assert.ok(Object.keys(CHOICE)[0]! in choices, JSON.stringify(choices));
+    const { length } = Object.keys(choices);
+    assert.deepEqual(tuning.map(({ done, of }) => [done, of]), [
+      ...Array.from({ length }, (_, i) => [i, length]),
+    ]);
+    const file = tuningFileIn(join(directory, "tuned", "cache"));
+    assert.deepEqual(Object.fromEntries(readChoices(file, device, assert.fail)), choices);
+
+    const second = await run("tuned", "second", { steps: 1, tune: "on" });
+    assert.ok(second.events.every(({ kind }) => kind !== "tuning"));
+    assert.deepEqual(second.state.tuning, first.state.tuning);
+    assert.deepEqual(second.weights, first.weights);
+  },
+});
+
+Deno.test("a resumed run takes the kernels of its checkpoint, whatever the cache says", async () => {
+  const started = await run("resumed", "preferred", { steps: 1, tune: "off" });
+  assert.deepEqual(started.state.tuning.choices, {});
+  await run("resumed", "chosen", { steps: 1, tune: "off" });
+  changeTuning("resumed", "chosen", { adapter: adapterOf(device), choices: CHOICE });
+
+  const chosen = await run("resumed", "chosen", { steps: 2 });
+  assert.deepEqual(chosen.state.tuning.choices, CHOICE);
+  // of the cache the other run would take the very same choice
+  const file = tuningFileIn(join(directory, "resumed", "cache"));
+  writeChoices(file, deviceWith({ ...CHOICE, "other work": "1" }), assert.fail);
+  const preferred = await run("resumed", "preferred", { steps: 2, tune: "on" });
+  assert.deepEqual(preferred.state.tuning.choices, {});
+  assert.ok(preferred.events.every(({ kind }) => kind !== "tuning"));
+  assert.notDeepEqual(preferred.weights, chosen.weights, "the choice changes no bit");
+
+  // a new run does take it, and leaves what it has no use for
+  const fresh = await run("resumed", "fresh", { steps: 1 });
+  const [[key, variant]] = Object.entries(CHOICE) as [[string, string]];
+  assert.equal(fresh.state.tuning.choices[key], variant);
+  assert.ok(!("other work" in fresh.state.tuning.choices));
+});
+
+Deno.test("train() says on which other adapter a run was trained, and leaves its kernels", async () => {
+  await run("moved", "run", { steps: 1, tune: "off" });
+  changeTuning("moved", "run", { adapter: "another GPU, Vulkan", choices: CHOICE });
+  const { events, state } = await run("moved", "run", { steps: 2, tune: "off" });
+  const notices = events.flatMap((event) => event.kind === "notice" ? [event.message] : []);
+  assert.equal(
+    notices.at(-1),
+    `resuming on ${adapterOf(device)} what was trained on another GPU, Vulkan: ` +
+      `the last bits of the results may differ`,
+  );
+  assert.deepEqual(state.tuning, { adapter: adapterOf(device), choices: {} });
+});
+
+Deno.test("train() passes over a damaged cache of choices with a notice", async () => {
+  const file = tuningFileIn(join(directory, "damaged cache", "cache"));
+  mkdirSync(join(directory, "damaged cache", "cache"), { recursive: true });
+  writeFileSync(file, "{");
+  const { events } = await run("damaged cache", "run", { steps: 1 });
+  assert.ok(events.some((event) => event.kind === "notice" && event.message.startsWith(file)));
+  assert.ok(existsSync(file));
+});
