@@ -182,7 +182,7 @@ const FORWARD: Kernel = {
   tiles: forwardTiles,
   own: "QUERIES",
   walked: "KEYS",
-  sizes: [[64, 32], [128, 32], [64, 64], [32, 32], [16, 32], [8, 32]],
+  sizes: [[64, 32], [128, 32], [32, 32], [16, 32], [8, 32]],
   sums: 1, // y
   bytes: (own, walked, rowBytes) =>
     (own + walked) * rowBytes + pairBytes(own, walked) + own * WORKGROUP_X * 4,
@@ -277,7 +277,7 @@ function record(
 }
 
 /** So many sizes are worth a try. */
-const MOST_TILES = 3;
+const MOST_TILES = 2;
 
 /** Most sums of f32 that an invocation keeps in registers over all tiles that it walks. */
 const MOST_SUMS = 64;

@@ -72,25 +72,14 @@ fn main(
 
   var dk: array<vec4f, SUMS>;
   var dv: array<vec4f, SUMS>;
-  // queries are read from memory while those before are computed with
-  var comingQueries: array<real4, Q_LOADS>;
-  var comingSlopes: array<real4, Q_LOADS>; // dy
-  let start = firstKey / QUERIES * QUERIES;
-  // unroll
-  for (var n = 0u; n < Q_LOADS; n++) {
-    let i = index + n * INVOCATIONS;
-    let t = min(start + i / QUADS, T - 1);
-    comingQueries[n] = qkv[head + t * 3 * C + i % QUADS];
-    comingSlopes[n] = dy[out + t * C + i % QUADS];
-  }
-
-  for (var firstQuery = start; firstQuery < T; firstQuery += QUERIES) {
+  for (var firstQuery = firstKey / QUERIES * QUERIES; firstQuery < T; firstQuery += QUERIES) {
     // unroll
     for (var n = 0u; n < Q_LOADS; n++) {
       let i = index + n * INVOCATIONS;
       let r = i / QUADS;
-      qTile[r / WORKGROUP_X][r % WORKGROUP_X][i % QUADS] = comingQueries[n];
-      dyTile[r / WORKGROUP_X][r % WORKGROUP_X][i % QUADS] = comingSlopes[n];
+      let t = min(firstQuery + r, T - 1);
+      qTile[r / WORKGROUP_X][r % WORKGROUP_X][i % QUADS] = qkv[head + t * 3 * C + i % QUADS];
+      dyTile[r / WORKGROUP_X][r % WORKGROUP_X][i % QUADS] = dy[out + t * C + i % QUADS];
     }
     var lse: array<f32, COLUMNS>;
     var dyDotY: array<f32, COLUMNS>;
@@ -101,13 +90,6 @@ fn main(
       dyDotY[c] = delta[t];
     }
     workgroupBarrier();
-    // unroll
-    for (var n = 0u; n < Q_LOADS; n++) {
-      let i = index + n * INVOCATIONS;
-      let t = min(firstQuery + QUERIES + i / QUADS, T - 1);
-      comingQueries[n] = qkv[head + t * 3 * C + i % QUADS];
-      comingSlopes[n] = dy[out + t * C + i % QUADS];
-    }
 
     // Naga zeroes only once what a loop declares without a value
     var scores = array<f32, PAIRS>(); // k · q

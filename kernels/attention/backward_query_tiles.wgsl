@@ -98,34 +98,17 @@ fn main(
   workgroupBarrier();
 
   var sums: array<vec4f, SUMS>;
-  // keys and values are read from memory while those before are computed with
-  var comingKeys: array<real4, K_LOADS>;
-  var comingValues: array<real4, K_LOADS>;
-  // unroll
-  for (var n = 0u; n < K_LOADS; n++) {
-    let i = index + n * INVOCATIONS;
-    let k = head + min(i / QUADS, T - 1) * 3 * C + C + i % QUADS;
-    comingKeys[n] = qkv[k];
-    comingValues[n] = qkv[k + C];
-  }
-
   let end = min(firstQuery + QUERIES, T);
   for (var firstKey = 0u; firstKey < end; firstKey += KEYS) {
     // unroll
     for (var n = 0u; n < K_LOADS; n++) {
       let i = index + n * INVOCATIONS;
       let r = i / QUADS;
-      kTile[r / WORKGROUP_X][r % WORKGROUP_X][i % QUADS] = comingKeys[n];
-      vTile[r / WORKGROUP_X][r % WORKGROUP_X][i % QUADS] = comingValues[n];
+      let k = head + min(firstKey + r, T - 1) * 3 * C + C + i % QUADS;
+      kTile[r / WORKGROUP_X][r % WORKGROUP_X][i % QUADS] = qkv[k];
+      vTile[r / WORKGROUP_X][r % WORKGROUP_X][i % QUADS] = qkv[k + C];
     }
     workgroupBarrier();
-    // unroll
-    for (var n = 0u; n < K_LOADS; n++) {
-      let i = index + n * INVOCATIONS;
-      let k = head + min(firstKey + KEYS + i / QUADS, T - 1) * 3 * C + C + i % QUADS;
-      comingKeys[n] = qkv[k];
-      comingValues[n] = qkv[k + C];
-    }
 
     // Naga zeroes only once what a loop declares without a value
     var scores = array<f32, PAIRS>(); // q · k

@@ -77,28 +77,16 @@ fn main(
     highest[r] = LOWEST;
   }
 
-  // keys and values are read from memory while what came before is computed with
-  var coming: array<real4, K_LOADS>;
-  // unroll
-  for (var n = 0u; n < K_LOADS; n++) {
-    let i = index + n * INVOCATIONS;
-    coming[n] = qkv[head + min(i / QUADS, T - 1) * 3 * C + C + i % QUADS];
-  }
-
   let end = min(firstQuery + QUERIES, T);
   for (var firstKey = 0u; firstKey < end; firstKey += KEYS) {
     // unroll
     for (var n = 0u; n < K_LOADS; n++) {
       let i = index + n * INVOCATIONS;
       let r = i / QUADS;
-      kv[r / WORKGROUP_X][r % WORKGROUP_X][i % QUADS] = coming[n];
+      let s = min(firstKey + r, T - 1);
+      kv[r / WORKGROUP_X][r % WORKGROUP_X][i % QUADS] = qkv[head + s * 3 * C + C + i % QUADS];
     }
     workgroupBarrier();
-    // unroll
-    for (var n = 0u; n < K_LOADS; n++) {
-      let i = index + n * INVOCATIONS;
-      coming[n] = qkv[head + min(firstKey + i / QUADS, T - 1) * 3 * C + 2 * C + i % QUADS];
-    }
 
     var scores = array<f32, SCORES>(); // Naga zeroes once what a loop only declares
     for (var i = 0u; i < sizes.quads; i++) {
@@ -143,7 +131,9 @@ fn main(
     for (var n = 0u; n < K_LOADS; n++) {
       let i = index + n * INVOCATIONS;
       let r = i / QUADS;
-      kv[r / WORKGROUP_X][r % WORKGROUP_X][i % QUADS] = coming[n];
+      let s = min(firstKey + r, T - 1);
+      kv[r / WORKGROUP_X][r % WORKGROUP_X][i % QUADS] =
+        qkv[head + s * 3 * C + 2 * C + i % QUADS];
     }
     // unroll
     for (var r = 0u; r < ROWS; r++) {
@@ -178,11 +168,6 @@ fn main(
       }
     }
     workgroupBarrier();
-    // unroll
-    for (var n = 0u; n < K_LOADS; n++) {
-      let i = index + n * INVOCATIONS;
-      coming[n] = qkv[head + min(firstKey + KEYS + i / QUADS, T - 1) * 3 * C + C + i % QUADS];
-    }
 
     // p[i][r][row][k] are the keys k, k + WORKGROUP_X, …: four of the tile's columns, not neighbours
     for (var k = 0u; k < sizes.lanes; k++) {

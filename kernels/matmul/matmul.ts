@@ -13,8 +13,10 @@ import { type Constants, type Program, splitWorkgroups } from "../program.ts";
 import { assertDType, assertShape, ceilDiv, type Tensor } from "../tensor.ts";
 import { recordFastest } from "../tune.ts";
 import {
+  isWorthATry,
   parseTiles,
   preferredTiles,
+  TILE_K,
   tileBytes,
   tileColumns,
   tileRows,
@@ -111,14 +113,15 @@ export function matmul(
     kernels.get(options.variant)!(program);
     return;
   }
+  const cpu = [...kernels.keys()].at(-1)!;
+  const tiled = !device.isCpu && kernels.size > 1;
+  if (tiled) kernels.delete(cpu); // hopeless on a GPU
   const stored = activated ? " gelu" : hidden ? " gelu'" : "";
   const layout = `${transposeA ? "T" : "N"}${transposeB ? "T" : "N"}`;
   recordFastest(program, {
     key: `matmul ${layout} ${a.dtype},${b.dtype},${y.dtype} [${M},${K}]x[${K},${N}]${stored}`,
-    variants: [...kernels.keys()],
-    preferred: kernels.has("64x64/1") && !device.isCpu
-      ? preferredTiles(product, limits)
-      : [...kernels.keys()].at(-1)!,
+    variants: [...kernels.keys()].filter((variant) => isWorthATry(variant, product)),
+    preferred: tiled ? preferredTiles(product, limits) : cpu,
     record: (program, variant) => kernels.get(variant)!(program),
   });
 }
@@ -224,7 +227,6 @@ function tiledProduct(program: Program, product: Product, variant: string): void
   const { a, b, bias, y, M, N, K, transposeA, transposeB } = product;
   const { tile, splits } = parseTiles(variant);
   const vectors = { operands: true, result: true };
-  const { TILE_K } = tile;
   // blocks of 4 × 4 elements, one an invocation and turn
   const fetches = (width: number) => ceilDiv(width / 4 * TILE_K / 4, tile.X * tile.Y);
   const split = ceilDiv(ceilDiv(K, splits), TILE_K) * TILE_K;
@@ -244,7 +246,7 @@ function tiledProduct(program: Program, product: Product, variant: string): void
     constants: {
       ...tile,
       EXTRA: stored.epilogue.tensors.length,
-      TAIL: K % TILE_K !== 0,
+      TILE_K,
       A_FETCHES: fetches(tileRows(tile)),
       B_FETCHES: fetches(tileColumns(tile)),
       TRANSPOSE_A: transposeA,

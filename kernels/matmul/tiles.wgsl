@@ -14,8 +14,8 @@
 //  │▓│   │  │▓▓│  │▓▓│                every index that it cannot prove, is computed once.
 //  ├─┤   ├──┼──┼──┼──┤
 //  │ │   │  │  │  │  │                Other workgroups on the same core compute while this one waits
-//  ├─┤   ├──┼──┼──┼──┤                for memory; registers spent on fetching ahead would leave room
-//  │▓│   │  │▓▓│  │▓▓│                for fewer of them and cost more than they gain.
+//  ├─┤   ├──┼──┼──┼──┤                for memory; fetching ahead, into registers and a second pair of
+//  │▓│   │  │▓▓│  │▓▓│                tiles, leaves room for fewer of them and cost 10 to 30 %.
 //  └─┘   └──┴──┴──┴──┘
 //
 // Rows and columns past the edges are clamped and what comes of them is not stored; past the end of K
@@ -34,7 +34,6 @@ const X: u32 = 16; // invocations along the columns
 const Y: u32 = 8; // invocations along the rows
 const A_FETCHES: u32 = 1; // turns in which all invocations fetch the tile's part of a
 const B_FETCHES: u32 = 1;
-const TAIL: bool = true; // whether K is no multiple of TILE_K
 
 @group(0) @binding(0) var<storage, read> a: array<aType>;
 @group(0) @binding(1) var<storage, read> b: array<bType>;
@@ -64,13 +63,9 @@ fn fetchA(block: u32, firstRow: u32, first: u32, end: u32) {
     let column = shape.aStart + min(firstRow / 4 + m4, (shape.M - 1) / 4);
     // unroll
     for (var i = 0u; i < 4u; i++) {
-      if (TAIL) {
-        let inside = first + k + i < end;
-        let row = min(first + k + i, shape.K - 1);
-        aTile[k + i][m4] = select(vec4f(), vec4f(a[column + row * shape.aStride]), inside);
-      } else {
-        aTile[k + i][m4] = vec4f(a[column + (first + k + i) * shape.aStride]);
-      }
+      let inside = first + k + i < end;
+      let row = min(first + k + i, shape.K - 1);
+      aTile[k + i][m4] = select(vec4f(), vec4f(a[column + row * shape.aStride]), inside);
     }
   } else {
     let m4 = block / K4;
@@ -81,8 +76,7 @@ fn fetchA(block: u32, firstRow: u32, first: u32, end: u32) {
     // unroll
     for (var i = 0u; i < 4u; i++) {
       let row = min(firstRow + m4 * 4 + i, shape.M - 1);
-      rows[i] = vec4f(a[column + row * shape.aStride]);
-      if (TAIL) { rows[i] = select(vec4f(), rows[i], inside); }
+      rows[i] = select(vec4f(), vec4f(a[column + row * shape.aStride]), inside);
     }
     rows = transpose(rows);
     // unroll
@@ -96,8 +90,7 @@ fn fetchB(block: u32, firstColumn: u32, first: u32) {
   if (TRANSPOSE_B) {
     let n4 = block / K4;
     let k = block % K4 * 4;
-    var column = (first + k) / 4;
-    if (TAIL) { column = min(column, (shape.K - 1) / 4); }
+    let column = min((first + k) / 4, (shape.K - 1) / 4);
     var rows: mat4x4f;
     // unroll
     for (var i = 0u; i < 4u; i++) {
@@ -115,8 +108,7 @@ fn fetchB(block: u32, firstColumn: u32, first: u32) {
     let column = min(firstColumn / 4 + n4, (shape.N - 1) / 4);
     // unroll
     for (var i = 0u; i < 4u; i++) {
-      var row = first + k + i;
-      if (TAIL) { row = min(row, shape.K - 1); }
+      let row = min(first + k + i, shape.K - 1);
       bTile[k + i][n4] = vec4f(b[row * shape.bStride + column]);
     }
   }

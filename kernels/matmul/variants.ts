@@ -4,26 +4,26 @@ export interface Tile {
   Y: number;
   ROWS: number;
   COLUMNS: number;
-  /** Steps of K that lie in workgroup memory at a time. */
-  TILE_K: number;
 }
 
-/** The tiles that are worth a try, by rows × columns of the result. See bench/NOTES.md for others. */
+/**
+ * The tiles that are worth a try, by rows × columns of the result; see bench/NOTES.md for those that are
+ * not. Of two that have one size, the one in more invocations compiles in a third of the time and the
+ * one in fewer is the faster on large products.
+ */
 export const TILES: Readonly<Record<string, Tile>> = {
-  "64x64k8": { X: 8, Y: 8, ROWS: 2, COLUMNS: 2, TILE_K: 8 },
-  "64x64": { X: 8, Y: 8, ROWS: 2, COLUMNS: 2, TILE_K: 16 },
-  "64x128k8": { X: 16, Y: 8, ROWS: 2, COLUMNS: 2, TILE_K: 8 },
-  "64x128": { X: 16, Y: 8, ROWS: 2, COLUMNS: 2, TILE_K: 16 },
-  "128x128k8": { X: 16, Y: 16, ROWS: 2, COLUMNS: 2, TILE_K: 8 },
-  "128x128": { X: 16, Y: 16, ROWS: 2, COLUMNS: 2, TILE_K: 16 },
-  "128x128 in 128k8": { X: 16, Y: 8, ROWS: 4, COLUMNS: 2, TILE_K: 8 },
-  "128x128 in 128k4": { X: 16, Y: 8, ROWS: 4, COLUMNS: 2, TILE_K: 4 },
-  "128x128 in 128bk8": { X: 8, Y: 16, ROWS: 2, COLUMNS: 4, TILE_K: 8 },
-  "128x64 in 64k8": { X: 8, Y: 8, ROWS: 4, COLUMNS: 2, TILE_K: 8 },
-  "128x256 in 256k8": { X: 16, Y: 16, ROWS: 2, COLUMNS: 4, TILE_K: 8 },
-  "64x64 of 128": { X: 8, Y: 16, ROWS: 1, COLUMNS: 2, TILE_K: 16 },
-  "64x32k8": { X: 8, Y: 8, ROWS: 2, COLUMNS: 1, TILE_K: 8 },
+  "64x64 of 128": { X: 8, Y: 16, ROWS: 1, COLUMNS: 2 },
+  "64x64": { X: 8, Y: 8, ROWS: 2, COLUMNS: 2 },
+  "64x128": { X: 16, Y: 8, ROWS: 2, COLUMNS: 2 },
+  "128x128": { X: 16, Y: 16, ROWS: 2, COLUMNS: 2 },
+  "128x128 of 128": { X: 16, Y: 8, ROWS: 4, COLUMNS: 2 },
 };
+
+/** The slowest to compile (over a second), tried only where a result has so many tiles. */
+const LARGE = { name: "128x128 of 128", workgroups: 512 };
+
+/** Steps of K that lie in workgroup memory at a time. */
+export const TILE_K = 16;
 
 /** Rows of a tile. */
 export function tileRows({ Y, ROWS }: Tile): number {
@@ -37,7 +37,7 @@ export function tileColumns({ X, COLUMNS }: Tile): number {
 
 /** Bytes of workgroup memory that a tile takes: both operands in f32, with a vector of padding. */
 export function tileBytes(tile: Tile): number {
-  return tile.TILE_K * (tileRows(tile) + tileColumns(tile) + 8) * 4;
+  return TILE_K * (tileRows(tile) + tileColumns(tile) + 8) * 4;
 }
 
 /** Into how many parts K may be split where the result has few tiles. */
@@ -66,18 +66,29 @@ export function tileVariants(
   );
 }
 
+/** Whether a variant may pay for the time that it takes to compile. */
+export function isWorthATry(variant: string, shape: { M: number; N: number }): boolean {
+  const [name] = variant.split("/");
+  return name !== LARGE.name || workgroupsOf(TILES[name]!, shape) >= LARGE.workgroups;
+}
+
 /** Enough workgroups to fill a large GPU several times over: beyond, splitting only costs. */
 const MOST_WORKGROUPS = 4096;
 
 /** So many workgroups fill a large GPU. */
 const ENOUGH_WORKGROUPS = 512;
 
-/** The variant of `tileVariants()` to take where nothing was measured. */
+/**
+ * The variant of `tileVariants()` to take where nothing was measured: two tiles alone, which compile
+ * soon, the large one where it fills a large GPU twice.
+ */
 export function preferredTiles(
   shape: { M: number; N: number; K: number },
   device: { maxWorkgroupBytes: number },
 ): string {
-  const name = workgroupsOf(TILES["64x128"]!, shape) >= ENOUGH_WORKGROUPS / 2 ? "64x128" : "64x64";
+  const large = tileBytes(TILES["128x128"]!) <= device.maxWorkgroupBytes &&
+    workgroupsOf(TILES["128x128"]!, shape) >= ENOUGH_WORKGROUPS / 2;
+  const name = large ? "128x128" : "64x64 of 128";
   const variants = tileVariants(shape, device);
   let chosen = `${name}/1`;
   for (const splits of SPLITS) {

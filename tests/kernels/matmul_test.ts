@@ -66,7 +66,7 @@ for (const dtype of REAL_TYPES) {
 }
 
 // what a GPU takes: tiles whose edges are clamped, K no multiple of a step, split and added up
-for (const variant of ["64x128/1", "64x64/2", "64x64 of 128/2"]) {
+for (const variant of ["64x128/1", "64x64/2", "64x64 of 128/2", "128x128/1", "128x128 of 128/2"]) {
   for (const dtype of REAL_TYPES) {
     for (
       const [transposeA, transposeB] of [[false, false], [false, true], [true, false]] as const
