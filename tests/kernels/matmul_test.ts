@@ -15,11 +15,12 @@ import {
   testRandom,
 } from "./harness.ts";
 
-// relative to 1 + |y| with K up to 129 products of order one: f32 sums in another order than the
+// relative to 1 + |y| with K up to 516 products of order one: f32 sums in another order than the
 // reference; f16 rounds y once more to 11 bits
 const TOLERANCE = { f32: 2e-5, f16: 1e-3 } as Record<string, number>;
 
-// the last three reach the kernels that need multiples of four, with rows and columns to clamp
+// the last five reach the kernels that need multiples of four, with rows and columns to clamp; of one row
+// with more of K than the invocations of a workgroup take in one turn
 const SIZES = [
   [1, 1, 1],
   [1, 129, 65],
@@ -28,6 +29,8 @@ const SIZES = [
   [9, 68, 127],
   [68, 132, 76],
   [12, 4, 4],
+  [1, 516, 76],
+  [1, 140, 129],
 ] as const;
 
 for (const dtype of REAL_TYPES) {
