@@ -1,5 +1,6 @@
 import { Option } from "@commander-js/extra-typings";
 import { Harness, matrixTypes, type Result } from "./harness.ts";
+import { type GenerateBench, generateName, measureGenerate } from "./generate.ts";
 import { kernelBenches } from "./kernels.ts";
 import { benchConfig } from "./models.ts";
 import {
@@ -120,6 +121,12 @@ async function main(options: Options): Promise<number> {
       for (const line of profileLines(profiles[name])) status(line);
     });
   }
+  for (const bench of generations(device, precision)) {
+    const name = generateName(bench);
+    if (!wanted(name)) continue;
+    status(`\n${name}: some seconds`);
+    await attempt(name, async () => show(await measureGenerate(device, bench)));
+  }
   const coldStart = coldStartName(steps[0]!);
   if (wanted(coldStart)) {
     status(`\n${coldStart}: some seconds`);
@@ -191,6 +198,16 @@ function trainSteps(device: Device, precision: Precision): TrainStepBench[] {
     return { model, config, batchSize, sequenceLength: config.contextLength, precision };
   };
   return device.isCpu ? [step("nano", 16)] : [step("mini", 32), step("gpt2", 8)];
+}
+
+/** Generations of one text and of many; on a GPU over a context that PyTorch's baseline has too. */
+function generations(device: Device, precision: Precision): GenerateBench[] {
+  const model = device.isCpu ? "nano" : "mini", tokens = device.isCpu ? 64 : 256;
+  const config = benchConfig(model);
+  const contextLength = device.isCpu ? config.contextLength : 512;
+  return (device.isCpu ? [1, 8] : [1, 64]).map((streams) => (
+    { model, config: { ...config, contextLength }, streams, tokens, precision }
+  ));
 }
 
 await program.parseAsync();

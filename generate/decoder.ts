@@ -30,8 +30,8 @@ export interface Decoder {
   next(count: number): Promise<Uint32Array[]>;
   /** What the last token of every text was drawn from, f32 [B,W], the first V columns. */
   readonly logits: Tensor;
-  /** Kernel launches for one token of every text. */
-  readonly launches: number;
+  /** What draws one token of every text. */
+  readonly pass: Program;
   /** Frees everything but the model. */
   destroy(): void;
 }
@@ -164,7 +164,7 @@ export function createDecoder(
   };
   return {
     logits,
-    launches: drawing.length,
+    pass: drawing,
     async next(count) {
       if (state.some(({ length }) => length + count > N)) {
         throw new RangeError(
