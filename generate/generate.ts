@@ -1,5 +1,6 @@
 import type { Tokenizer } from "../data/tokenizer.ts";
 import { checkSample, type SamplerOptions, validateSampler } from "../kernels/sample/sample.ts";
+import type { Gpt } from "../model/gpt.ts";
 import { createDecoder, mostTexts } from "./decoder.ts";
 import type { LoadedModel } from "./load.ts";
 
@@ -83,14 +84,14 @@ export async function* generate(
   throw new Error("generateBatch() ended without a result");
 }
 
-/** Tokens come back in chunks of about this long, so that a text still appears as it is told. */
+/** Tokens come back in chunks that take about this long, so that a text appears as it is told. */
 const CHUNK_MS = 100;
 
 /** What a read-back takes beyond the device's work: Deno 2.9 sleeps 10 ms. */
 const READ_BACK_MS = 10;
 
-/** Tokens of the first chunk, a few words, and how many times longer each may be than the last. */
-const FIRST_CHUNK = 4, MOST_GROWTH = 8;
+/** Tokens of the first chunk, and how many times as long each may be as the one before. */
+const FIRST_CHUNK = { gpu: 16, cpu: 2 }, MOST_GROWTH = 16;
 
 /**
  * Continues many texts at once, each as `generate()` would alone, up to rounding: the model is read from
@@ -119,50 +120,70 @@ export async function* generateBatch(
   const sampler = { ...DEFAULT_SAMPLER, ...given };
   validateSampler(sampler);
   const stops = stop.filter((text) => text !== "");
-  const stories = streams.map(({ prompt = "", seed = 0 }, stream) => ({
-    // an empty prompt begins where every document begins: after the end of another
-    prompt: prompt === "" ? [tokenizer.endOfText] : tokenizer.encode(prompt),
-    seed,
-    stream,
-    story: new Story(tokenizer, stops),
-  }));
-
+  const stories = streams.map((options, stream) =>
+    new Story(tokenizer, { ...options, stream, stops })
+  );
   const longest = Math.max(...stories.map(({ prompt }) => prompt.length)) + maxNewTokens;
   const most = mostTexts(gpt, longest);
   for (let first = 0; first < stories.length; first += most) {
     const group = stories.slice(first, first + most);
-    const decoder = createDecoder(gpt, {
-      texts: group.map(({ prompt }) => prompt),
-      seeds: group.map(({ seed }) => seed),
-      maxNewTokens,
-      sampler,
-    });
-    try {
-      let drawn = 0, chunk = FIRST_CHUNK;
-      for (let open = group; open.length > 0; open = open.filter(({ story }) => !story.result)) {
-        const over = signal?.aborted ? "aborted" : drawn === maxNewTokens ? "length" : undefined;
-        const count = over ? 0 : Math.min(chunk, maxNewTokens - drawn);
-        const since = performance.now();
-        const texts = count > 0 ? await decoder.next(count) : [];
-        const elapsedMs = Math.max(1, performance.now() - since - READ_BACK_MS);
-        chunk = Math.ceil(count * Math.min(MOST_GROWTH, CHUNK_MS / elapsedMs));
-        for (const { prompt, stream, story } of open) {
-          const tokens = texts[stream - first]?.subarray(prompt.length + drawn);
-          const text = tokens ? story.push(tokens) : story.end(over!);
-          const { result } = story;
-          if (text !== "" || result) yield { stream, text, ...(result ? { result } : {}) };
-        }
-        drawn += count;
-      }
-    } finally {
-      decoder.destroy();
-    }
+    yield* tell(gpt, group, { maxNewTokens, sampler, signal });
   }
 }
 
-/** Makes text of the tokens of one stream, and knows when it has ended. */
+/** Tells stories side by side, chunk after chunk of their tokens, until all have ended. */
+async function* tell(
+  gpt: Gpt,
+  stories: readonly Story[],
+  { maxNewTokens, sampler, signal }: {
+    maxNewTokens: number;
+    sampler: SamplerOptions;
+    signal: AbortSignal | undefined;
+  },
+): AsyncGenerator<BatchPiece, void> {
+  const decoder = createDecoder(gpt, {
+    texts: stories.map(({ prompt }) => prompt),
+    seeds: stories.map(({ seed }) => seed),
+    maxNewTokens,
+    sampler,
+  });
+  const told = (story: Story) => story.result !== undefined;
+  let drawn = 0, chunk = gpt.device.isCpu ? FIRST_CHUNK.cpu : FIRST_CHUNK.gpu;
+  try {
+    while (drawn < maxNewTokens && !signal?.aborted && !stories.every(told)) {
+      const count = Math.min(chunk, maxNewTokens - drawn);
+      const since = performance.now();
+      const texts = await decoder.next(count);
+      const elapsedMs = Math.max(1, performance.now() - since - READ_BACK_MS);
+      chunk = Math.ceil(count * Math.min(MOST_GROWTH, CHUNK_MS / elapsedMs));
+      for (const [b, story] of stories.entries()) {
+        if (told(story)) continue;
+        const text = story.push(texts[b]!.subarray(story.prompt.length + drawn));
+        const { stream, result } = story;
+        if (result) yield { stream, text, result };
+        else if (text !== "") yield { stream, text };
+      }
+      drawn += count;
+    }
+    const reason = drawn < maxNewTokens ? "aborted" : "length";
+    for (const story of stories) {
+      if (told(story)) continue;
+      const text = story.end(reason);
+      yield { stream: story.stream, text, result: story.result! };
+    }
+  } finally {
+    decoder.destroy();
+  }
+}
+
+/** One stream: its tokens become text, of which it knows when it has ended. */
 class Story {
-  /** There once it has ended. */
+  /** Index of the stream. */
+  readonly stream: number;
+  /** Tokens of the text that is continued. */
+  readonly prompt: readonly number[];
+  readonly seed: number;
+  /** There once the story has ended. */
   result: GenerateResult | undefined;
   readonly #tokenizer: Tokenizer;
   readonly #text: { push(id: number): string; end(): string };
@@ -170,7 +191,17 @@ class Story {
   #tokens = 0;
   #held = ""; // text that may turn out to begin a stop text
 
-  constructor(tokenizer: Tokenizer, stops: readonly string[]) {
+  constructor(
+    tokenizer: Tokenizer,
+    { stream, prompt = "", seed = 0, stops }: StreamOptions & {
+      stream: number;
+      stops: readonly string[];
+    },
+  ) {
+    this.stream = stream;
+    // an empty prompt begins where every document begins: after the end of another
+    this.prompt = prompt === "" ? [tokenizer.endOfText] : tokenizer.encode(prompt);
+    this.seed = seed;
     this.#tokenizer = tokenizer;
     this.#text = tokenizer.decoder();
     this.#stops = stops;

@@ -84,7 +84,7 @@ export function sample(
 
   const { device } = program;
   const { temperature, topK, topP, minP, repetitionPenalty, repetitionWindow } = options;
-  const GREEDY = temperature === 0;
+  const GREEDY = temperature === 0, PENALTY = repetitionPenalty !== 1;
   const mostInvocations = device.isCpu ? 256 : 1024;
   const WORKGROUP_SIZE = Math.min(
     mostInvocations,
@@ -98,20 +98,20 @@ export function sample(
     constants: {
       real: logits.dtype,
       GREEDY,
-      PENALTY: repetitionPenalty !== 1,
+      PENALTY,
       TOP_K: !GREEDY && topK > 0 && topK < V,
       TOP_P: !GREEDY && topP < 1,
       MIN_P: !GREEDY && minP > 0,
       WORKGROUP_SIZE,
     },
-    tensors: [logits, seeds, tokens, cursors, program.scratch([B, V])],
+    tensors: [logits, seeds, tokens, cursors, program.scratch(PENALTY ? [B, V] : [1])],
     uniforms: [
       ...[W, V, N, repetitionWindow === 0 ? N : Math.min(repetitionWindow, N)],
       ...[bits(repetitionPenalty), bits(GREEDY ? 1 : 1 / temperature), topK],
       ...[Math.ceil(topP * ONE), bits(Math.log(minP))],
     ],
     workgroups: [B],
-    iterations: ceilDiv(N, WORKGROUP_SIZE) + 4 * turns + 10 * (1 + turns + bins + scan) + scan,
+    iterations: ceilDiv(N, WORKGROUP_SIZE) + 7 * turns + 10 * (1 + turns + bins + scan) + scan,
     workgroupBytes: 4 * (2048 + WORKGROUP_SIZE + 8),
   });
 }

@@ -1,5 +1,5 @@
 // The next token of every text, drawn from its logits and appended to it, as sample.ts says.
-// logits: [B,W], of which V columns count; tokens: [B,N]; cursors, seeds: [B]; scores: [B,V], scratch
+// logits: [B,W], of which V columns count; tokens: [B,N]; cursors, seeds: [B]; penalized: [B,V], scratch
 //
 // A workgroup has a text. Nothing is sorted: tokens have a place each, the likeliest the highest and
 // among equals the first, and those that may be drawn reach a certain place, the bar. barAt() finds it
@@ -31,7 +31,7 @@ struct Options {
 @group(0) @binding(1) var<storage, read> seeds: array<u32>;
 @group(0) @binding(2) var<storage, read_write> tokens: array<u32>;
 @group(0) @binding(3) var<storage, read_write> cursors: array<vec2u>; // last token, token at position 0
-@group(0) @binding(4) var<storage, read_write> scores: array<f32>;
+@group(0) @binding(4) var<storage, read_write> penalized: array<f32>; // or a dummy without PENALTY
 @group(0) @binding(5) var<uniform> options: Options;
 
 const ONE: f32 = 2147483648.0; // probability 1 in fixed point
@@ -50,18 +50,17 @@ var<workgroup> highestRank: atomic<u32>;
 var<workgroup> drawn: atomic<u32>;
 
 var<private> id: u32; // of this invocation
-var<private> first: u32; // of the text's scores
+var<private> text: u32;
 var<private> highest: f32; // score
 var<private> total: f32; // weight of the tokens that top-p looks at
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) local: u32) {
-  let text = group.x;
-  let last = cursors[text].x;
   id = local;
-  first = text * options.V;
+  text = group.x;
+  let last = cursors[text].x;
+  if (PENALTY) { penalize(last); }
 
-  fillScores(text, last);
   var key = 0u;
   for (var v = id; v < options.V; v += STRIDE) {
     let four = scoresFrom(v);
@@ -91,37 +90,38 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
   }
 }
 
-// scores = logits, those of the last tokens made less likely.
-fn fillScores(text: u32, last: u32) {
+// Makes tokens that are among the last ones less likely.
+fn penalize(last: u32) {
   let row = text * options.W;
-  for (var v = id; v < options.V; v += STRIDE) {
-    // unroll
-    for (var i = 0u; i < 4u; i++) {
-      let column = min(v + i * WORKGROUP_SIZE, options.V - 1);
-      scores[first + column] = f32(logits[row + column]);
-    }
+  let out = text * options.V;
+  for (var v = id; v < options.V; v += WORKGROUP_SIZE) {
+    penalized[out + v] = f32(logits[row + v]);
   }
   storageBarrier();
-  if (!PENALTY) { return; }
   let length = last + 1;
   for (var i = length - min(length, options.window) + id; i < length; i += WORKGROUP_SIZE) {
     let token = tokens[text * options.N + i];
     let logit = f32(logits[row + token]);
-    // a token that is there twice gets the same score twice
-    scores[first + token] = select(logit * options.penalty, logit / options.penalty, logit > 0);
+    // a token that is there twice gets the same value twice
+    penalized[out + token] = select(logit * options.penalty, logit / options.penalty, logit > 0);
   }
   storageBarrier();
 }
 
-// Four scores of one invocation are read together, so that it waits for them together.
+// An invocation reads four scores together, so that it waits for them together.
 const STRIDE: u32 = 4 * WORKGROUP_SIZE;
 
-// Scores v, v + WORKGROUP_SIZE, …; past the end the last one again.
+// Scores of the tokens v, v + WORKGROUP_SIZE, …; past the end the last one again.
 fn scoresFrom(v: u32) -> vec4f {
   var four: vec4f;
   // unroll
   for (var i = 0u; i < 4u; i++) {
-    four[i] = scores[first + min(v + i * WORKGROUP_SIZE, options.V - 1)];
+    let token = min(v + i * WORKGROUP_SIZE, options.V - 1);
+    if (PENALTY) {
+      four[i] = penalized[text * options.V + token];
+    } else {
+      four[i] = f32(logits[text * options.W + token]);
+    }
   }
   return four;
 }
@@ -215,7 +215,7 @@ fn barAt(wanted: u32, byProbability: bool, lowest: vec2u) -> vec2u {
         if (token < options.V && reaches(place, lowest) && all((place & known) == found)) {
           var amount = 1u;
           if (byProbability && word == 0) { amount = probabilityOf(four[i]); }
-          atomicAdd(&bins[(place[word] >> shift) & mask], amount);
+          if (amount > 0) { atomicAdd(&bins[(place[word] >> shift) & mask], amount); }
         }
       }
     }
@@ -273,13 +273,16 @@ fn draw(bar: vec2u, noise: u32) -> u32 {
     for (var i = 0u; i < 4u; i++) {
       let token = v + i * WORKGROUP_SIZE;
       let distance = distanceOf(four[i]);
-      let passes = reaches(placeOf(four[i], token), bar) &&
-        (!MIN_P || distance >= options.leastDistance);
-      var sum = four[i];
-      if (!GREEDY) { sum = distance + gumbel(pcgHash(token + noise)); }
-      if (token < options.V && passes && keyOf(sum) > rank) {
-        rank = keyOf(sum);
-        best = token;
+      if (
+        token < options.V && reaches(placeOf(four[i], token), bar) &&
+        (!MIN_P || distance >= options.leastDistance)
+      ) {
+        var sum = four[i];
+        if (!GREEDY) { sum = distance + gumbel(pcgHash(token + noise)); }
+        if (keyOf(sum) > rank) {
+          rank = keyOf(sum);
+          best = token;
+        }
       }
     }
   }

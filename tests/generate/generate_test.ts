@@ -113,7 +113,7 @@ Deno.test("generateBatch() tells each story as generate() does, also in groups",
   for (const  of of[model, narrow]) {
     const texts = streams.map(() => ""), results: unknown[] = [];
     const options = { streams, maxNewTokens: PLAIN.maxNewTokens, stop: ["e"] };
-    for await (const { stream, text, result } of generateBatch(of, options)) {
+    for await (const { stream, text, result } of generateBatch(teller, options)) {
       assert.equal(results[stream], undefined, "a piece after the last");
       texts[stream] += text;
       if (result) results[stream] = result;
