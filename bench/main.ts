@@ -1,6 +1,12 @@
 import { Option } from "@commander-js/extra-typings";
 import { Harness, matrixTypes, type Result } from "./harness.ts";
-import { type GenerateBench, generateName, measureGenerate } from "./generate.ts";
+import {
+  decodeBenches,
+  type GenerateBench,
+  generateName,
+  measureGenerate,
+  profileGenerate,
+} from "./generate.ts";
 import { kernelBenches } from "./kernels.ts";
 import { benchConfig } from "./models.ts";
 import {
@@ -45,7 +51,7 @@ const program = command("bench", "Measure the kernels, training and generation o
       .choices(["auto", "f16", "f32"] as const).default("auto" as const),
   )
   .option("--variants", "every kernel that can compute a product, one by one")
-  .option("--profile", "where a training step's time goes, kernel by kernel")
+  .option("--profile", "where the time of a training step and of a token goes, kernel by kernel")
   .option("--scaling", "also training steps over batch, context, width and layers")
   .option("--json <file>", "write the report to this file too")
   .option("--compare <file>", "the ratio to an older report; fails if something got slower")
@@ -94,7 +100,8 @@ async function main(options: Options): Promise<number> {
   const { results: limits, ...roofline } = await harness.roofline();
   limits.forEach(show);
 
-  const kernels = kernelBenches(device).filter(({ name }) => wanted(name));
+  const kernels = [...kernelBenches(device), ...decodeBenches(device)]
+    .filter(({ name }) => wanted(name));
   if (kernels.length > 0) status("\nkernels, and their share of the roofline");
   for (const bench of kernels) {
     await attempt(bench.name, async () => {
@@ -125,7 +132,12 @@ async function main(options: Options): Promise<number> {
     const name = generateName(bench);
     if (!wanted(name)) continue;
     status(`\n${name}: some seconds`);
-    await attempt(name, async () => show(await measureGenerate(device, bench)));
+    await attempt(name, async () => {
+      show(await measureGenerate(device, bench));
+      if (!options.profile) return;
+      profiles[name] = await profileGenerate(device, bench);
+      for (const line of profileLines(profiles[name])) status(line);
+    });
   }
   const coldStart = coldStartName(steps[0]!);
   if (wanted(coldStart)) {

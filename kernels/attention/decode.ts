@@ -21,7 +21,7 @@ export function attentionDecode(
   const action = "attentionDecode";
   const [B, NH, L, HS] = keys.shape as [number, number, number, number];
   const M = qkv.shape[0]!, C = NH * HS, S = M / B;
-  const WORKGROUP_SIZE = program.device.isCpu ? 64 : 256;
+  const WORKGROUP_SIZE = program.device.isCpu ? 32 : 256;
   if (!Number.isInteger(S) || HS % 4 !== 0 || HS / 4 > WORKGROUP_SIZE) {
     throw new RangeError(
       `Cannot run ${action} as "${keys.name}" must be [B,NH,L,HS] with a number of rows of ` +

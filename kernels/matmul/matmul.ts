@@ -323,8 +323,10 @@ function registerProduct(
 function vectorProduct(program: Program, product: Product): void {
   const { a, b, bias, y, N, K, transposeB, epilogue } = product;
   const vectors = { operands: true, result: false };
-  // workgroups of 256: without transposition 4 quads are as wide as what memory fetches at a time
-  const [QUADS, LANES] = transposeB ? [8, 32] : [4, 64];
+  // A GPU needs many lanes to wait for memory together; without transposition 4 quads are as wide as what
+  // it fetches at a time. A CPU pays for every barrier: on lavapipe a lane each was two to ten times as
+  // fast (two cores, November 2026).
+  const [QUADS, LANES] = program.device.isCpu ? [16, 1] : transposeB ? [8, 32] : [4, 64];
   program.dispatch({
     label: "kernels/matmul/vector.wgsl",
     source: [vector, shape, epilogue.source].join("\n"),

@@ -85,7 +85,7 @@ export function sample(
   const { device } = program;
   const { temperature, topK, topP, minP, repetitionPenalty, repetitionWindow } = options;
   const GREEDY = temperature === 0, PENALTY = repetitionPenalty !== 1;
-  const mostInvocations = device.isCpu ? 256 : 1024;
+  const mostInvocations = device.isCpu ? 64 : 1024;
   const WORKGROUP_SIZE = Math.min(
     mostInvocations,
     2 ** Math.floor(Math.log2(device.gpu.limits.maxComputeInvocationsPerWorkgroup)),

@@ -110,7 +110,7 @@ Deno.test("generateBatch() tells each story as generate() does, also in groups",
     return story;
   }));
   const narrow = { gpt: { ...gpt, device: { ...device, maxBindingBytes: 30_000 } }, tokenizer };
-  for (const  of of[model, narrow]) {
+  for (const teller of [model, narrow]) {
     const texts = streams.map(() => ""), results: unknown[] = [];
     const options = { streams, maxNewTokens: PLAIN.maxNewTokens, stop: ["e"] };
     for await (const { stream, text, result } of generateBatch(teller, options)) {
