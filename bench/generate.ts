@@ -106,7 +106,7 @@ export async function measureGenerate(device: Device, bench: GenerateBench): Pro
       rangeMs: [Math.min(...samples), Math.max(...samples)],
       ...(clockOf(device) === "timestamps" ? { gpuMs, idleShare: 1 - gpuMs / ms } : {}),
       tokensPerSecond: streams * tokens / ms * 1e3,
-      launchesPerToken: run.program.length,
+      launches: run.program.length, // for one token of all streams
       peakBytes,
     };
   } finally {
@@ -153,7 +153,7 @@ export function decodeBenches(device: Device): KernelBench[] {
   return [
     ...products,
     {
-      name: `attention decode ${dtype} ${B} texts NH ${NH} L ${L} HS ${HS}`,
+      name: `attention decode ${dtype} [${B},${NH},${L},${HS}]`,
       work: { bytes: bytesOf(2 * B * L * C, dtype) },
       record(program, make) {
         const cache = () => make.noise([B, NH, L, HS], dtype);
@@ -163,7 +163,7 @@ export function decodeBenches(device: Device): KernelBench[] {
       },
     },
     {
-      name: `sample top-p f32 ${B} texts [${V}]`,
+      name: `sample top-p f32 [${B},${V}]`,
       work: { bytes: bytesOf(B * V, "f32") },
       record(program, make) {
         const inputs = {
