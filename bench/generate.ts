@@ -10,7 +10,6 @@ import type { Device } from "../kernels/device.ts";
 import { matmul } from "../kernels/matmul/matmul.ts";
 import { sample } from "../kernels/sample/sample.ts";
 import { clockOf, median, timePasses } from "../kernels/timing.ts";
-import { Random } from "../data/random.ts";
 import { logitsColumns } from "../model/activations.ts";
 import type { GptConfig } from "../model/config.ts";
 import { createGpt, type Gpt } from "../model/gpt.ts";
@@ -42,8 +41,7 @@ const PASSES = 5, REPEATS = 6;
 /** A model with random weights, whose tokens are words of GPT-2 and whose texts never end. */
 async function createModel(device: Device, { config, precision }: GenerateBench) {
   const gpt = createGpt(device, config, { precision });
-  const random = new Random(4);
-  initializeParameters(gpt, () => random.normal());
+  initializeParameters(gpt, { seed: 4 });
   const { vocabularySize } = config;
   const tokenizer: Tokenizer = {
     ...await gpt2Tokenizer(),

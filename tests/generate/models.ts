@@ -1,10 +1,13 @@
 import { Random } from "../../data/random.ts";
 import type { Tokenizer } from "../../data/tokenizer.ts";
 import type { Device } from "../../kernels/device.ts";
+import { size } from "../../kernels/tensor.ts";
 import type { GptConfig } from "../../model/config.ts";
 import { createGpt, type Gpt } from "../../model/gpt.ts";
 import type { Precision } from "../../model/precision.ts";
-import { initializeParameters } from "../../model/weights.ts";
+import { parameterTable } from "../../model/parameters.ts";
+import { fromFloat32 } from "../../model/safetensors.ts";
+import { loadParameters } from "../../model/weights.ts";
 
 /** A model for texts of bytes. */
 export const CONFIG: GptConfig = {
@@ -19,7 +22,14 @@ export const CONFIG: GptConfig = {
 export function randomModel(device: Device, precision: Precision): Gpt {
   const gpt = createGpt(device, CONFIG, { precision });
   const random = new Random(8);
-  initializeParameters(gpt, () => 3 * random.normal());
+  const entries = parameterTable(CONFIG).map(({ name, shape, decayed }) => {
+    const values = Float32Array.from(
+      { length: size(shape) },
+      () => decayed ? 0.3 * random.normal() : 1 + 0.1 * random.normal(),
+    );
+    return [`transformer.${name}`, fromFloat32(values, shape, "F32")] as const;
+  });
+  loadParameters(gpt, new Map(entries), "random");
   return gpt;
 }
 
