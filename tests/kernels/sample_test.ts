@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { Program } from "../../kernels/program.ts";
+import { pcgHash } from "../../kernels/random.ts";
 import {
   type Candidate,
   filterTokens,
@@ -213,6 +214,30 @@ Deno.test("sample() draws what the reference draws from GPT-2's vocabulary", asy
       const expected = expectedOf(text, options);
       assert.ok(expected.includes(drawn[b]!), `seed ${seed}: ${drawn[b]}, not ${expected}`);
     }
+  }
+});
+
+Deno.test("sample() tells the smallest of random numbers apart", async () => {
+  // races of two tokens that are decided by a hundredth, where the noise of one is extreme
+  const V = 1000, seeds = 1000;
+  const bitsOf = (seed: number, id: number) => pcgHash(id + pcgHash(1 + pcgHash(seed)));
+  const draws = Array.from({ length: seeds }, (_, seed) => {
+    const bits = Array.from({ length: V }, (_, id) => bitsOf(seed, id));
+    const id = bits.indexOf(bits.reduce((a, b) => Math.min(a, b)));
+    return { seed, id, bits: bits[id]! };
+  });
+  const smallest = draws.sort((a, b) => a.bits - b.bits).slice(0, 20);
+  assert.ok(smallest[5]!.bits < 2 ** 15, "1 − u would have no digit left");
+  const logExponential = (bits: number) => Math.log(-Math.log1p(-(bits + 0.5) / 2 ** 32));
+  for (const lead of [-0.01, 0.01]) {
+    const texts = smallest.map(({ seed, id, bits }): Text => {
+      const other = (id + 1) % V, logits = new Float32Array(V).fill(-Infinity);
+      logits[id] = 0;
+      logits[other] = logExponential(bitsOf(seed, other)) - logExponential(bits) - lead;
+      return { logits, history: [0], seed };
+    });
+    const drawn = await draw(texts, PLAIN);
+    assert.deepEqual(drawn, smallest.map(({ id }) => lead > 0 ? id : (id + 1) % V));
   }
 });
 
