@@ -153,14 +153,32 @@ export function createDecoder(
   let reading: Program | undefined; // recorded when a text has more than one token to read
 
   const state = texts.map(({ length }): Text => ({ length, start: 0, read: 0 }));
-  const place = () => upload(device, cursors, state.flatMap(({ read, start }) => [read, start]));
+  const moveCursors = () =>
+    upload(device, cursors, state.flatMap(({ read, start }) => [read, start]));
+  const moveWindows = () => {
+    for (const text of state) {
+      const start = windowStart(text.length, L);
+      if (start !== text.start) text.read = text.start = start;
+    }
+  };
   const readKnown = () => {
     while (state.some(({ read, length }) => read < length - 1)) {
       if (!reading) blocks(reading = new Program(device), S);
-      place();
+      moveCursors();
       reading.run();
       for (const text of state) text.read = Math.min(text.read + S, text.length - 1);
     }
+  };
+  const draw = (most: number) => {
+    const untilMove = state.map(({ start, length }) => start + L + 1 - length);
+    const count = Math.min(most, SUBMIT_TOKENS, ...untilMove);
+    moveCursors(); // which from here to the end of the submit the sampler moves on
+    drawing.run({ repeats: count });
+    for (const text of state) {
+      text.length += count;
+      text.read += count;
+    }
+    return count;
   };
   return {
     logits,
@@ -173,20 +191,9 @@ export function createDecoder(
         );
       }
       for (let left = count; left > 0;) {
-        for (const text of state) {
-          const start = windowStart(text.length, L);
-          if (start !== text.start) text.read = text.start = start;
-        }
+        moveWindows();
         readKnown();
-        const untilMove = state.map(({ start, length }) => start + L + 1 - length);
-        const drawn = Math.min(left, SUBMIT_TOKENS, ...untilMove);
-        place();
-        drawing.run({ repeats: drawn });
-        for (const text of state) {
-          text.length += drawn;
-          text.read += drawn;
-        }
-        left -= drawn;
+        left -= draw(left);
       }
       const [all] = await download(device, tokens);
       return state.map(({ length }, b) => (all as Uint32Array).subarray(b * N, b * N + length));
