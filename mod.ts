@@ -45,6 +45,15 @@ export {
 export { train, type TrainEvent } from "./train/train.ts";
 export type { ResolvedOptions, TrainOptions } from "./train/options.ts";
 export type { Evaluation } from "./train/evaluate.ts";
-export { generate, type GenerateOptions, type GenerateResult } from "./generate/generate.ts";
+export {
+  type BatchOptions,
+  type BatchPiece,
+  DEFAULT_SAMPLER,
+  generate,
+  generateBatch,
+  type GenerateOptions,
+  type GenerateResult,
+  type SamplerOptions,
+  type StreamOptions,
+} from "./generate/generate.ts";
 export { type LoadedModel, loadModel, type LoadOptions } from "./generate/load.ts";
-export { DEFAULT_SAMPLER, type SamplerOptions } from "./generate/sampler.ts";

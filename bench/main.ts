@@ -1,5 +1,12 @@
 import { Option } from "@commander-js/extra-typings";
 import { Harness, matrixTypes, type Result } from "./harness.ts";
+import {
+  decodeBenches,
+  type GenerateBench,
+  generateName,
+  measureGenerate,
+  profileGenerate,
+} from "./generate.ts";
 import { kernelBenches } from "./kernels.ts";
 import { benchConfig } from "./models.ts";
 import {
@@ -44,7 +51,7 @@ const program = command("bench", "Measure the kernels, training and generation o
       .choices(["auto", "f16", "f32"] as const).default("auto" as const),
   )
   .option("--variants", "every kernel that can compute a product, one by one")
-  .option("--profile", "where a training step's time goes, kernel by kernel")
+  .option("--profile", "where the time of a training step and of a token goes, kernel by kernel")
   .option("--scaling", "also training steps over batch, context, width and layers")
   .option("--json <file>", "write the report to this file too")
   .option("--compare <file>", "the ratio to an older report; fails if something got slower")
@@ -93,7 +100,8 @@ async function main(options: Options): Promise<number> {
   const { results: limits, ...roofline } = await harness.roofline();
   limits.forEach(show);
 
-  const kernels = kernelBenches(device).filter(({ name }) => wanted(name));
+  const kernels = [...kernelBenches(device), ...decodeBenches(device)]
+    .filter(({ name }) => wanted(name));
   if (kernels.length > 0) status("\nkernels, and their share of the roofline");
   for (const bench of kernels) {
     await attempt(bench.name, async () => {
@@ -117,6 +125,17 @@ async function main(options: Options): Promise<number> {
       show(await measureTrainStep(device, bench, { onTuning }));
       if (!options.profile) return;
       profiles[name] = await profileTrainStep(device, bench);
+      for (const line of profileLines(profiles[name])) status(line);
+    });
+  }
+  for (const bench of generations(device, precision)) {
+    const name = generateName(bench);
+    if (!wanted(name)) continue;
+    status(`\n${name}: some seconds`);
+    await attempt(name, async () => {
+      show(await measureGenerate(device, bench));
+      if (!options.profile) return;
+      profiles[name] = await profileGenerate(device, bench);
       for (const line of profileLines(profiles[name])) status(line);
     });
   }
@@ -191,6 +210,16 @@ function trainSteps(device: Device, precision: Precision): TrainStepBench[] {
     return { model, config, batchSize, sequenceLength: config.contextLength, precision };
   };
   return device.isCpu ? [step("nano", 16)] : [step("mini", 32), step("gpt2", 8)];
+}
+
+/** Generations of one text and of many; on a GPU over a context that PyTorch's baseline has too. */
+function generations(device: Device, precision: Precision): GenerateBench[] {
+  const model = device.isCpu ? "nano" : "mini", tokens = device.isCpu ? 64 : 256;
+  const config = benchConfig(model);
+  const contextLength = device.isCpu ? config.contextLength : 512;
+  return (device.isCpu ? [1, 8] : [1, 64]).map((streams) => (
+    { model, config: { ...config, contextLength }, streams, tokens, precision }
+  ));
 }
 
 await program.parseAsync();

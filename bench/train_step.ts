@@ -2,6 +2,7 @@ import { meterMemory } from "./memory.ts";
 import { sampleBatch, sampleBatches } from "./text.ts";
 import type { Result } from "./harness.ts";
 import type { Device } from "../kernels/device.ts";
+import type { Program } from "../kernels/program.ts";
 import { clockOf, median, timePasses, WARM_UP_MS } from "../kernels/timing.ts";
 import { tune } from "../kernels/tune.ts";
 import type { GptConfig } from "../model/config.ts";
@@ -156,7 +157,7 @@ export async function measureTrainStep(
   }
 }
 
-/** A kernel's part of a training step. */
+/** A kernel's part of a program. */
 export interface ProfileRow {
   readonly label: string;
   readonly launches: number;
@@ -164,10 +165,7 @@ export interface ProfileRow {
   readonly share: number;
 }
 
-/**
- * Where a training step's time goes: each launch in a pass of its own, so that the sum is somewhat
- * more than the step.
- */
+/** Where a training step's time goes. */
 export async function profileTrainStep(
   device: Device,
   bench: TrainStepBench,
@@ -176,24 +174,34 @@ export async function profileTrainStep(
   try {
     const batch = sampleBatch({ ...bench, vocabularySize: bench.config.vocabularySize });
     step.submit(0, [batch], { learningRate: 1e-4 });
-    const { program } = step;
-    const { labels } = program;
-    const runs = labels.map((_, place) => ({ program, repeats: 1, launches: [place] }));
-    const rounds = await timePasses(device, runs, { rounds: 3, warmUpMs: WARM_UP_MS });
-    const byLabel = new Map<string, { launches: number; ms: number }>();
-    labels.forEach((label, place) => {
-      const row = byLabel.get(label) ?? { launches: 0, ms: 0 };
-      byLabel.set(label, {
-        launches: row.launches + 1,
-        ms: row.ms + median(rounds.map((round) => round[place]!)),
-      });
-    });
-    const total = [...byLabel.values()].reduce((sum, { ms }) => sum + ms, 0);
-    return [...byLabel].map(([label, row]) => ({ label, ...row, share: row.ms / total }))
-      .sort((a, b) => b.ms - a.ms);
+    return await profile(step.program);
   } finally {
     destroy();
   }
+}
+
+/**
+ * Where a program's time goes: each launch in a pass of its own, so that the sum is somewhat more than
+ * the program takes.
+ */
+export async function profile(
+  program: Program,
+  { warmUpMs = WARM_UP_MS }: { warmUpMs?: number } = {},
+): Promise<ProfileRow[]> {
+  const { device, labels } = program;
+  const runs = labels.map((_, place) => ({ program, repeats: 1, launches: [place] }));
+  const rounds = await timePasses(device, runs, { rounds: 3, warmUpMs });
+  const byLabel = new Map<string, { launches: number; ms: number }>();
+  labels.forEach((label, place) => {
+    const row = byLabel.get(label) ?? { launches: 0, ms: 0 };
+    byLabel.set(label, {
+      launches: row.launches + 1,
+      ms: row.ms + median(rounds.map((round) => round[place]!)),
+    });
+  });
+  const total = [...byLabel.values()].reduce((sum, { ms }) => sum + ms, 0);
+  return [...byLabel].map(([label, row]) => ({ label, ...row, share: row.ms / total }))
+    .sort((a, b) => b.ms - a.ms);
 }
 
 /** What cold_start.ts writes to stdout. */

@@ -1,26 +1,51 @@
-import { attentionDecode } from "../kernels/attention/attention.ts";
-import { embeddingDecode } from "../kernels/embedding/embedding.ts";
+import { attentionDecode } from "../kernels/attention/decode.ts";
+import { embeddingDecode } from "../kernels/embedding/decode.ts";
 import { layernormForward } from "../kernels/layernorm/layernorm.ts";
 import { linearForward } from "../kernels/linear/linear.ts";
 import { Program } from "../kernels/program.ts";
-import { createTensor, download, type DType, type Tensor, upload } from "../kernels/tensor.ts";
+import { sample, type SamplerOptions } from "../kernels/sample/sample.ts";
+import {
+  bytesPerElement,
+  createTensor,
+  download,
+  type DType,
+  type Tensor,
+  upload,
+} from "../kernels/tensor.ts";
+import { logitsColumns } from "../model/activations.ts";
 import { type Gpt, masterOf, matrixOf } from "../model/gpt.ts";
 import { headLogits } from "../model/head.ts";
 import { dtypesOf } from "../model/precision.ts";
 
-/** A model that reads one token at a time and remembers keys and values of those before. */
+/** Texts that a model continues side by side, with the keys and values of what it has read of them. */
 export interface Decoder {
   /**
-   * Reads tokens that follow those read so far and predicts the next.
+   * Draws the next tokens of every text and reads them back, all at once.
    *
-   * @returns logits [V].
-   * @throws {RangeError} if a token is not of the vocabulary, or if there is none.
+   * @returns for every text its tokens from the beginning; one that is not below V says that nothing
+   * could be drawn, see `checkSample()`.
+   * @throws {RangeError} if the texts would get longer than they were said to.
+   * @throws {DeviceError} if the device fails.
    */
-  next(tokens: readonly number[]): Promise<Float32Array<ArrayBuffer>>;
-  /** Forgets everything read. */
-  reset(): void;
-  /** Frees the cache. */
+  next(count: number): Promise<Uint32Array[]>;
+  /** What the last token of every text was drawn from, f32 [B,W], the first V columns. */
+  readonly logits: Tensor;
+  /** What draws one token of every text. */
+  readonly pass: Program;
+  /** Frees everything but the model. */
   destroy(): void;
+}
+
+/** What a decoder continues, and how. */
+export interface DecoderOptions {
+  /** The tokens of each text, at least one. */
+  texts: readonly (readonly number[])[];
+  /** A seed for each text's draws. */
+  seeds: readonly number[];
+  /** Most tokens that each text gets. */
+  maxNewTokens: number;
+  /** How tokens are drawn. */
+  sampler: SamplerOptions;
 }
 
 /**
@@ -36,91 +61,206 @@ export function windowStart(length: number, contextLength: number): number {
   return Math.ceil((length - contextLength) / stride) * stride;
 }
 
-/** Allocates a key-value cache and records the pass of one token through the model. */
-export function createDecoder(model: Gpt): Decoder {
+/** Most texts side by side: beyond, a large GPU is busy anyway. */
+const MOST_TEXTS = 256;
+
+/**
+ * How many texts of so many tokens a decoder takes: as many as have keys, values and logits no larger
+ * than what one binding shows. That is a bound on memory which comes from the device itself.
+ */
+export function mostTexts({ device, config, precision }: Gpt, length: number): number {
+  const { contextLength, width, layers } = config;
+  const cacheBytes = 2 * layers * Math.min(contextLength, length) * width *
+    bytesPerElement(dtypesOf(precision).matrix);
+  const fitting = Math.floor(
+    device.maxBindingBytes / Math.max(cacheBytes, 4 * logitsColumns(config)),
+  );
+  return Math.max(1, Math.min(MOST_TEXTS, fitting));
+}
+
+/** Tokens of a text that are read in one pass where they are known already. */
+const KNOWN_TOKENS = { gpu: 64, cpu: 16 };
+
+/** Tokens that are drawn in one submit: the device begins while the next are still being encoded. */
+const SUBMIT_TOKENS = 16;
+
+/** A text on the device. */
+interface Text {
+  /** Tokens that it has. */
+  length: number;
+  /** Token at position 0. */
+  start: number;
+  /** Tokens that the model has read: all but the last when the next is to be drawn. */
+  read: number;
+}
+
+/**
+ * Allocates texts and caches, and records two passes: one reads the last token of every text, draws the
+ * next and appends it; the other reads several tokens that are known, a prompt or the half context that
+ * stays when the window moves, and draws nothing. Nothing comes back to the host but drawn tokens: how
+ * long texts are and where their windows begin it knows without looking.
+ *
+ * @throws {RangeError} if a text is empty or has a token that is not of the vocabulary, or if an option
+ * of the sampler is out of range.
+ */
+export function createDecoder(
+  model: Gpt,
+  { texts, seeds, maxNewTokens, sampler }: DecoderOptions,
+): Decoder {
   const { device, config, precision } = model;
   const { vocabularySize: V, contextLength: L, width: C, layers, heads: NH } = config;
-  const dtypes = dtypesOf(precision);
+  const { matrix } = dtypesOf(precision);
+  for (const text of texts) {
+    const unknown = text.find((id) => !Number.isInteger(id) || id < 0 || id >= V);
+    if (unknown === undefined && text.length > 0) continue;
+    throw new RangeError(
+      `Cannot predict a token as the text must be one or more ids below ${V}: ` +
+        `current ${unknown === undefined ? "text is empty" : `id is ${unknown}`}`,
+    );
+  }
+  const B = texts.length, N = Math.max(...texts.map(({ length }) => length)) + maxNewTokens;
+
   const owned: Tensor[] = [];
-  const tensor = (name: string, shape: number[], dtype: DType) => {
+  const make = (name: string, shape: number[], dtype: DType) => {
     const created = createTensor(device, name, { shape, dtype });
     owned.push(created);
     return created;
   };
-  const matrixRow = (name: string, length: number) => tensor(name, [1, length], dtypes.matrix);
+  const tokens = make("tokens", [B, N], "u32");
+  const cursors = make("cursors", [B, 2], "u32"); // next token to read, token at position 0
+  const cacheShape = [B, NH, Math.min(L, N), C / NH];
+  const caches = Array.from({ length: layers }, (_, i) => ({
+    keys: make(`keys ${i}`, cacheShape, matrix),
+    values: make(`values ${i}`, cacheShape, matrix),
+  }));
+  const seedOf = make("seeds", [B], "u32");
+  const logits = make("logits", [B, logitsColumns(config)], "f32");
+  upload(device, seedOf, seeds);
+  const padded = new Uint32Array(B * N);
+  texts.forEach((text, b) => padded.set(text, b * N));
+  upload(device, tokens, padded);
 
-  const cursor = tensor("cursor", [2], "u32"); // token, position
-  const streams = [0, 1].map((i) => tensor(`x ${i}`, [1, C], dtypes.stream));
-  const ln = matrixRow("ln", C), qkv = matrixRow("qkv", 3 * C), attention = matrixRow("y", C);
-  const hidden = matrixRow("hidden", 4 * C), gelu = matrixRow("gelu", 4 * C);
-  const projected = matrixRow("projected", C), logits = matrixRow("logits", V);
-  const statistics = tensor("statistics", [1, 2], dtypes.statistic);
+  const blocks = (program: Program, S: number) =>
+    recordBlocks(program, model, { tokens, cursors, caches, make }, B * S);
+  const drawing = new Program(device);
+  const x = blocks(drawing, 1);
+  headLogits(drawing, { x, wte: matrixOf(model, "wte.weight") }, { logits });
+  sample(drawing, { logits, seeds: seedOf }, { tokens, cursors }, {
+    ...sampler,
+    vocabularySize: V,
+  });
+  const S = device.isCpu ? KNOWN_TOKENS.cpu : KNOWN_TOKENS.gpu;
+  let reading: Program | undefined; // recorded when a text has more than one token to read
 
-  const program = new Program(device);
-  const [x, middle] = streams as [Tensor, Tensor];
-  embeddingDecode(
-    program,
-    { cursor, wte: masterOf(model, "wte.weight"), wpe: masterOf(model, "wpe.weight") },
-    { y: x },
-  );
-  const layernorm = (name: string, inputs: { x: Tensor; z?: Tensor }, sum?: Tensor) => {
-    const weight = masterOf(model, `${name}.weight`), bias = masterOf(model, `${name}.bias`);
-    const outputs = { y: ln, statistics, ...(sum ? { sum } : {}) };
-    layernormForward(program, { ...inputs, weight, bias }, outputs);
+  const state = texts.map(({ length }): Text => ({ length, start: 0, read: 0 }));
+  const moveCursors = () =>
+    upload(device, cursors, state.flatMap(({ read, start }) => [read, start]));
+  const moveWindows = () => {
+    for (const text of state) {
+      const start = windowStart(text.length, L);
+      if (start !== text.start) text.read = text.start = start;
+    }
   };
-  layernorm("h.0.ln_1", { x });
-  for (let i = 0; i < layers; i++) {
-    const matrix = (name: string) => matrixOf(model, `h.${i}.${name}.weight`);
-    const cache = (name: string) => tensor(`${name} ${i}`, [NH, L, C / NH], dtypes.matrix);
-    const linear = (input: Tensor, name: string, y: Tensor, activated?: Tensor) => {
-      const bias = masterOf(model, `h.${i}.${name}.bias`);
-      const outputs = { y, ...(activated ? { activated } : {}) };
-      linearForward(program, { x: input, weight: matrix(name), bias }, outputs);
-    };
-
-    linear(ln, "attn.c_attn", qkv);
-    attentionDecode(program, { qkv, cursor }, {
-      keys: cache("keys"),
-      values: cache("values"),
-      y: attention,
-    });
-    linear(attention, "attn.c_proj", projected);
-    layernorm(`h.${i}.ln_2`, { x, z: projected }, middle);
-    linear(ln, "mlp.c_fc", hidden, gelu);
-    linear(gelu, "mlp.c_proj", projected);
-    layernorm(i + 1 < layers ? `h.${i + 1}.ln_1` : "ln_f", { x: middle, z: projected }, x);
-  }
-  headLogits(program, { x: ln, wte: matrixOf(model, "wte.weight") }, { logits });
-
-  let history: number[] = [];
-  let cached = { start: 0, end: 0 }; // the cache holds history[start, end)
+  const readKnown = () => {
+    while (state.some(({ read, length }) => read < length - 1)) {
+      if (!reading) blocks(reading = new Program(device), S);
+      moveCursors();
+      reading.run();
+      for (const text of state) text.read = Math.min(text.read + S, text.length - 1);
+    }
+  };
+  const draw = (most: number) => {
+    const untilMove = state.map(({ start, length }) => start + L + 1 - length);
+    const count = Math.min(most, SUBMIT_TOKENS, ...untilMove);
+    moveCursors(); // which from here to the end of the submit the sampler moves on
+    drawing.run({ repeats: count });
+    for (const text of state) {
+      text.length += count;
+      text.read += count;
+    }
+    return count;
+  };
   return {
-    async next(tokens) {
-      const unknown = tokens.find((id) => !Number.isInteger(id) || id < 0 || id >= V);
-      if (unknown !== undefined || history.length + tokens.length === 0) {
+    logits,
+    pass: drawing,
+    async next(count) {
+      if (state.some(({ length }) => length + count > N)) {
         throw new RangeError(
-          `Cannot predict a token as the text must be one or more ids below ${V}: ` +
-            `current ${unknown === undefined ? "text is empty" : `id is ${unknown}`}`,
+          `Cannot draw ${count} tokens as no text may have more than ${N} in all: ` +
+            `current lengths are ${state.map(({ length }) => length)}`,
         );
       }
-      history.push(...tokens);
-      const start = windowStart(history.length, L);
-      if (start !== cached.start) cached = { start, end: start };
-      if (cached.end === history.length) cached.end--; // asked again: read the last token again
-      for (; cached.end < history.length; cached.end++) {
-        upload(device, cursor, [history[cached.end]!, cached.end - start]);
-        program.run();
+      for (let left = count; left > 0;) {
+        moveWindows();
+        readKnown();
+        left -= draw(left);
       }
-      const [values] = await download(device, logits);
-      return values as Float32Array<ArrayBuffer>;
-    },
-    reset() {
-      history = [];
-      cached = { start: 0, end: 0 };
+      const [all] = await download(device, tokens);
+      return state.map(({ length }, b) => (all as Uint32Array).subarray(b * N, b * N + length));
     },
     destroy() {
-      program.destroy();
+      drawing.destroy();
+      reading?.destroy();
       for (const { buffer } of owned) buffer.destroy();
     },
   };
+}
+
+/** What the passes of a decoder share. */
+interface Shared {
+  /** u32 [B,N] */
+  tokens: Tensor;
+  /** u32 [B,2] */
+  cursors: Tensor;
+  /** [B,NH,L,HS] for each layer. */
+  caches: readonly { keys: Tensor; values: Tensor }[];
+  /** Makes a tensor that the decoder frees. */
+  make(name: string, shape: number[], dtype: DType): Tensor;
+}
+
+/**
+ * Records the pass of `rows` tokens, as many of every text, up to the last layer-norm, whose output it
+ * returns: [rows,C]. Their keys and values join the caches.
+ */
+function recordBlocks(
+  program: Program,
+  model: Gpt,
+  { tokens, cursors, caches, make }: Shared,
+  rows: number,
+): Tensor {
+  const { config: { width: C, layers }, precision } = model;
+  const { matrix, stream, statistic } = dtypesOf(precision);
+  const row = (name: string, columns: number) => make(name, [rows, columns], matrix);
+  const x = make("x", [rows, C], stream), middle = make("middle", [rows, C], stream);
+  const ln = row("ln", C), statistics = make("statistics", [rows, 2], statistic);
+  const qkv = row("qkv", 3 * C), attention = row("attention", C), projected = row("projected", C);
+  const hidden = row("hidden", 4 * C), gelu = row("gelu", 4 * C);
+
+  const vector = (name: string) => masterOf(model, name);
+  const layernorm = (name: string, inputs: { x: Tensor; z?: Tensor }, sum?: Tensor) =>
+    layernormForward(
+      program,
+      { ...inputs, weight: vector(`${name}.weight`), bias: vector(`${name}.bias`) },
+      { y: ln, statistics, ...(sum ? { sum } : {}) },
+    );
+  const linear = (name: string, input: Tensor, y: Tensor, activated?: Tensor) =>
+    linearForward(
+      program,
+      { x: input, weight: matrixOf(model, `${name}.weight`), bias: vector(`${name}.bias`) },
+      { y, ...(activated ? { activated } : {}) },
+    );
+
+  const wte = vector("wte.weight"), wpe = vector("wpe.weight");
+  embeddingDecode(program, { tokens, cursors, wte, wpe }, { y: x });
+  layernorm("h.0.ln_1", { x });
+  caches.forEach((cache, i) => {
+    linear(`h.${i}.attn.c_attn`, ln, qkv);
+    attentionDecode(program, { qkv, cursors }, { ...cache, y: attention });
+    linear(`h.${i}.attn.c_proj`, attention, projected);
+    layernorm(`h.${i}.ln_2`, { x, z: projected }, middle);
+    linear(`h.${i}.mlp.c_fc`, ln, hidden, gelu);
+    linear(`h.${i}.mlp.c_proj`, gelu, projected);
+    layernorm(i + 1 < layers ? `h.${i + 1}.ln_1` : "ln_f", { x: middle, z: projected }, x);
+  });
+  return ln;
 }

@@ -1,23 +1,45 @@
-import { Random } from "../data/random.ts";
-import { createDecoder } from "./decoder.ts";
+import type { Tokenizer } from "../data/tokenizer.ts";
+import { checkSample, type SamplerOptions, validateSampler } from "../kernels/sample/sample.ts";
+import type { Gpt } from "../model/gpt.ts";
+import { createDecoder, mostTexts } from "./decoder.ts";
 import type { LoadedModel } from "./load.ts";
-import { DEFAULT_SAMPLER, type SamplerOptions, sampleToken, validateSampler } from "./sampler.ts";
 
-/** How to continue a text. */
-export interface GenerateOptions {
+export type { SamplerOptions };
+
+/** Draws that tell varied stories; no penalty, for a story must repeat its hero's name. */
+export const DEFAULT_SAMPLER: SamplerOptions = {
+  temperature: 0.8,
+  topK: 0,
+  topP: 0.95,
+  minP: 0,
+  repetitionPenalty: 1,
+  repetitionWindow: 64,
+};
+
+/** One text to continue. */
+export interface StreamOptions {
   /** The text to continue; an empty one starts a new document. */
   prompt?: string;
-  /** Most tokens to add. */
+  /** Seed of the draws: the same seed tells the same story. */
+  seed?: number;
+}
+
+/** How to continue many texts. */
+export interface BatchOptions {
+  /** The texts. */
+  streams: readonly StreamOptions[];
+  /** Most tokens to add to each. */
   maxNewTokens?: number;
   /** How the next token is drawn; what is left out is as in `DEFAULT_SAMPLER`. */
   sampler?: Partial<SamplerOptions>;
   /** Texts that end the generation; they are not part of it. */
   stop?: readonly string[];
-  /** Seed of the draws: the same seed tells the same story. */
-  seed?: number;
   /** Ends the generation early when it aborts. */
   signal?: AbortSignal;
 }
+
+/** How to continue a text. */
+export type GenerateOptions = StreamOptions & Omit<BatchOptions, "streams">;
 
 /** Why a generation ended, and how long it was. */
 export interface GenerateResult {
@@ -27,12 +49,22 @@ export interface GenerateResult {
   tokens: number;
 }
 
+/** News of one of many texts. */
+export interface BatchPiece {
+  /** Index of the text in `BatchOptions.streams`. */
+  stream: number;
+  /** Whole characters that continue it, or none. */
+  text: string;
+  /** There with the last piece of the text. */
+  result?: GenerateResult;
+}
+
 /**
  * Continues a text, a piece at a time: each piece is whole characters, the prompt not among them.
  *
  * Past the context length the model sees the last half to whole context: see `windowStart()`.
  *
- * @throws {RangeError} if an option is out of range.
+ * @throws {RangeError} if an option is out of range, or if the model's logits are not finite.
  *
  * @example Tell a story
  * ```ts ignore
@@ -40,52 +72,166 @@ export interface GenerateResult {
  * ```
  */
 export async function* generate(
-  { gpt, tokenizer }: LoadedModel,
-  { prompt = "", maxNewTokens = 256, sampler, stop = [], seed = 0, signal }: GenerateOptions = {},
+  model: LoadedModel,
+  { prompt = "", seed = 0, ...options }: GenerateOptions = {},
 ): AsyncGenerator<string, GenerateResult> {
+  for await (
+    const { text, result } of generateBatch(model, { ...options, streams: [{ prompt, seed }] })
+  ) {
+    if (text !== "") yield text;
+    if (result) return result;
+  }
+  throw new Error("generateBatch() ended without a result");
+}
+
+/** Tokens come back in chunks that take about this long, so that a text appears as it is told. */
+const CHUNK_MS = 100;
+
+/** What a read-back takes beyond the device's work: Deno 2.9 sleeps 10 ms. */
+const READ_BACK_MS = 10;
+
+/** Tokens of the first chunk, and how many times as long each may be as the one before. */
+const FIRST_CHUNK = { gpu: 16, cpu: 2 }, MOST_GROWTH = 16;
+
+/**
+ * Continues many texts at once, each as `generate()` would alone, up to rounding: the model is read from
+ * memory once for a token of all of them.
+ *
+ * Of more texts than the device's memory takes (`mostTexts()`), the first are told to their ends first.
+ *
+ * @throws {RangeError} if an option is out of range, or if the model's logits are not finite.
+ *
+ * @example Tell three stories
+ * ```ts ignore
+ * const streams = [1, 2, 3].map((seed) => ({ prompt: "Once upon a time", seed }));
+ * const stories = streams.map(({ prompt }) => prompt);
+ * for await (const { stream, text } of generateBatch(model, { streams })) stories[stream] += text;
+ * ```
+ */
+export async function* generateBatch(
+  { gpt, tokenizer }: LoadedModel,
+  { streams, maxNewTokens = 256, sampler: given, stop = [], signal }: BatchOptions,
+): AsyncGenerator<BatchPiece, void> {
   if (!Number.isInteger(maxNewTokens) || maxNewTokens < 0) {
     throw new RangeError(
       `Cannot generate as maxNewTokens must be a non-negative integer: current value is ${maxNewTokens}`,
     );
   }
-  const options = { ...DEFAULT_SAMPLER, ...sampler };
-  validateSampler(options);
+  const sampler = { ...DEFAULT_SAMPLER, ...given };
+  validateSampler(sampler);
   const stops = stop.filter((text) => text !== "");
+  const stories = streams.map((options, stream) =>
+    new Story(tokenizer, { ...options, stream, stops })
+  );
+  const longest = Math.max(...stories.map(({ prompt }) => prompt.length)) + maxNewTokens;
+  const most = mostTexts(gpt, longest);
+  for (let first = 0; first < stories.length; first += most) {
+    const group = stories.slice(first, first + most);
+    yield* tell(gpt, group, { maxNewTokens, sampler, signal });
+  }
+}
 
-  // an empty prompt begins where every document begins: after the end of another
-  const history = prompt === "" ? [tokenizer.endOfText] : tokenizer.encode(prompt);
-  const random = new Random(seed);
-  const text = tokenizer.decoder();
-  const decoder = createDecoder(gpt);
-  let held = ""; // text that may turn out to begin a stop text
+/** Tells stories side by side, chunk after chunk of their tokens, until all have ended. */
+async function* tell(
+  gpt: Gpt,
+  stories: readonly Story[],
+  { maxNewTokens, sampler, signal }: {
+    maxNewTokens: number;
+    sampler: SamplerOptions;
+    signal: AbortSignal | undefined;
+  },
+): AsyncGenerator<BatchPiece, void> {
+  const decoder = createDecoder(gpt, {
+    texts: stories.map(({ prompt }) => prompt),
+    seeds: stories.map(({ seed }) => seed),
+    maxNewTokens,
+    sampler,
+  });
+  const told = (story: Story) => story.result !== undefined;
+  let drawn = 0, chunk = gpt.device.isCpu ? FIRST_CHUNK.cpu : FIRST_CHUNK.gpu;
   try {
-    let fresh: readonly number[] = history;
-    for (let tokens = 0; tokens < maxNewTokens; tokens++) {
-      if (signal?.aborted) return { reason: "aborted", tokens };
-      const logits = await decoder.next(fresh);
-      const id = sampleToken(logits, { ...options, history, random: () => random.uniform() });
-      if (id === tokenizer.endOfText) {
-        const rest = held + text.end();
-        if (rest) yield rest;
-        return { reason: "end-of-text", tokens: tokens + 1 };
+    while (drawn < maxNewTokens && !signal?.aborted && !stories.every(told)) {
+      const count = Math.min(chunk, maxNewTokens - drawn);
+      const since = performance.now();
+      const texts = await decoder.next(count);
+      const elapsedMs = Math.max(1, performance.now() - since - READ_BACK_MS);
+      chunk = Math.ceil(count * Math.min(MOST_GROWTH, CHUNK_MS / elapsedMs));
+      for (const [b, story] of stories.entries()) {
+        if (told(story)) continue;
+        const text = story.push(texts[b]!.subarray(story.prompt.length + drawn));
+        const { stream, result } = story;
+        if (result) yield { stream, text, result };
+        else if (text !== "") yield { stream, text };
       }
-      history.push(id);
-      fresh = [id];
-      held += text.push(id);
-      const found = earliest(held, stops);
-      if (found !== undefined) {
-        if (found > 0) yield held.slice(0, found);
-        return { reason: "stop", tokens: tokens + 1 };
-      }
-      const safe = held.length - longestBeginning(held, stops);
-      if (safe > 0) yield held.slice(0, safe);
-      held = held.slice(safe);
+      drawn += count;
     }
-    const rest = held + text.end();
-    if (rest) yield rest;
-    return { reason: "length", tokens: maxNewTokens };
+    const reason = drawn < maxNewTokens ? "aborted" : "length";
+    for (const story of stories) {
+      if (told(story)) continue;
+      const text = story.end(reason);
+      yield { stream: story.stream, text, result: story.result! };
+    }
   } finally {
     decoder.destroy();
+  }
+}
+
+/** One stream: its tokens become text, of which it knows when it has ended. */
+class Story {
+  /** Index of the stream. */
+  readonly stream: number;
+  /** Tokens of the text that is continued. */
+  readonly prompt: readonly number[];
+  readonly seed: number;
+  /** There once the story has ended. */
+  result: GenerateResult | undefined;
+  readonly #tokenizer: Tokenizer;
+  readonly #text: { push(id: number): string; end(): string };
+  readonly #stops: readonly string[];
+  #tokens = 0;
+  #held = ""; // text that may turn out to begin a stop text
+
+  constructor(
+    tokenizer: Tokenizer,
+    { stream, prompt = "", seed = 0, stops }: StreamOptions & {
+      stream: number;
+      stops: readonly string[];
+    },
+  ) {
+    this.stream = stream;
+    // an empty prompt begins where every document begins: after the end of another
+    this.prompt = prompt === "" ? [tokenizer.endOfText] : tokenizer.encode(prompt);
+    this.seed = seed;
+    this.#tokenizer = tokenizer;
+    this.#text = tokenizer.decoder();
+    this.#stops = stops;
+  }
+
+  /** Text that the next tokens make certain; those past the end are left alone. */
+  push(tokens: Iterable<number>): string {
+    const { endOfText, vocabularySize } = this.#tokenizer;
+    let certain = "";
+    for (const id of tokens) {
+      checkSample(id, vocabularySize);
+      this.#tokens++;
+      if (id === endOfText) return certain + this.end("end-of-text");
+      this.#held += this.#text.push(id);
+      const found = earliest(this.#held, this.#stops);
+      if (found !== undefined) {
+        this.result = { reason: "stop", tokens: this.#tokens };
+        return certain + this.#held.slice(0, found);
+      }
+      const length = this.#held.length - longestBeginning(this.#held, this.#stops);
+      certain += this.#held.slice(0, length);
+      this.#held = this.#held.slice(length);
+    }
+    return certain;
+  }
+
+  /** Ends the story; text that was held back. */
+  end(reason: GenerateResult["reason"]): string {
+    this.result = { reason, tokens: this.#tokens };
+    return this.#held + this.#text.end();
   }
 }
 

@@ -1,8 +1,13 @@
 import { command, output, realNumber, run, status, wholeNumber } from "../data/command.ts";
 import { openDevice } from "../kernels/device.ts";
-import { generate } from "./generate.ts";
+import { validateSampler } from "../kernels/sample/sample.ts";
+import {
+  type BatchPiece,
+  DEFAULT_SAMPLER,
+  generateBatch,
+  type GenerateResult,
+} from "./generate.ts";
 import { findCheckpoint, loadModel } from "./load.ts";
-import { DEFAULT_SAMPLER, validateSampler } from "./sampler.ts";
 
 /** `generate`: continues a text with a trained model. */
 const program = command("generate", "Continue a text with a trained model.")
@@ -67,21 +72,54 @@ const program = command("generate", "Continue a text with a trained model.")
       const model = await loadModel(device, source);
       const firstSeed = options.seed ?? crypto.getRandomValues(new Uint32Array(1))[0]!;
       const { maxNewTokens, stop = [], samples } = options;
-      for (let i = 0; i < samples; i++) {
-        const seed = (firstSeed + i) % 2 ** 32;
-        const story = generate(model, { prompt, maxNewTokens, stop, seed, sampler: options });
-        let text = "";
-        if (!options.json && !output(prompt)) return;
-        let piece = await story.next();
-        for (; !piece.done; piece = await story.next()) {
-          text += piece.value;
-          if (!options.json && !output(piece.value)) return;
-        }
-        const end = options.json ? JSON.stringify({ prompt, text, seed, ...piece.value }) : "";
-        if (!output(end + "\n" + (!options.json && i + 1 < samples ? "\n" : ""))) return;
-      }
+      const streams = Array.from(
+        { length: samples },
+        (_, i) => ({ prompt, seed: (firstSeed + i) % 2 ** 32 }),
+      );
+      const pieces = generateBatch(model, { streams, maxNewTokens, stop, sampler: options });
+      await (options.json ? printObjects : printTexts)(streams, pieces);
     })
   );
+
+type Streams = readonly { prompt: string; seed: number }[];
+
+/** Prints stories one after the other, the first of them as it is told. */
+async function printTexts(streams: Streams, pieces: AsyncIterable<BatchPiece>): Promise<void> {
+  const stories = streams.map(({ prompt }) => ({ unprinted: prompt, ended: false }));
+  let turn = 0;
+  const print = () => {
+    for (let story; (story = stories[turn]); turn++) {
+      if (!output(story.unprinted)) return false;
+      story.unprinted = "";
+      if (!story.ended) return true;
+      if (!output(turn + 1 < stories.length ? "\n\n" : "\n")) return false;
+    }
+    return true;
+  };
+  if (!print()) return;
+  for await (const { stream, text, result } of pieces) {
+    const story = stories[stream]!;
+    story.unprinted += text;
+    story.ended = result !== undefined;
+    if (!print()) return;
+  }
+}
+
+/** Prints a JSON object for each story, in order. */
+async function printObjects(streams: Streams, pieces: AsyncIterable<BatchPiece>): Promise<void> {
+  const texts = streams.map(() => "");
+  const results = new Map<number, GenerateResult>();
+  let turn = 0;
+  for await (const { stream, text, result } of pieces) {
+    texts[stream] += text;
+    if (result) results.set(stream, result);
+    for (; results.has(turn); turn++) {
+      const { prompt, seed } = streams[turn]!;
+      const story = { prompt, text: texts[turn], seed, ...results.get(turn) };
+      if (!output(`${JSON.stringify(story)}\n`)) return;
+    }
+  }
+}
 
 async function readStandardInput(): Promise<string> {
   return (await new Response(Deno.stdin.readable).text()).trimEnd();

@@ -46,7 +46,8 @@ function threshold(rate: number): number {
   return Math.floor(rate * 2 ** 32);
 }
 
-function pcgHash(v: number): number {
+/** CPU twin of `pcgHash()` in random.wgsl. */
+export function pcgHash(v: number): number {
   const state = (Math.imul(v, 747796405) + 2891336453) >>> 0;
   const word = Math.imul((state >>> ((state >>> 28) + 4)) ^ state, 277803737) >>> 0;
   return ((word >>> 22) ^ word) >>> 0;

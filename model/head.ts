@@ -30,7 +30,7 @@ export interface HeadOutputs {
 const VECTOR = 4;
 
 /**
- * logits = x · wteᵀ.  x: [M,C]; wte: [V,C]; logits: [M,≥V]; all of one type
+ * logits = x · wteᵀ.  x: [M,C]; wte: [V,C]; both of one type; logits: [M,≥V], f32 or f16
  *
  * Rows of logits that are multiples of four let GPUs write vectors; see `logitsColumns()`.
  */

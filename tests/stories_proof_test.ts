@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { judgeStory } from "../data/stories.ts";
-import { generate } from "../generate/generate.ts";
+import { generateBatch } from "../generate/generate.ts";
 import { loadModel } from "../generate/load.ts";
 import { train } from "../train/train.ts";
 import { device } from "./kernels/harness.ts";
@@ -20,14 +20,16 @@ Deno.test("the nano preset learns the stories to 1.10 times their entropy, and t
     assert.ok(ratio > 1 && ratio <= 1.1, `validation loss is ${ratio} times the entropy`);
 
     const model = await loadModel(device, { run: out });
-    const prompt = "Once upon a time";
+    const streams = Array.from(
+      { length: STORIES },
+      (_, seed) => ({ prompt: "Once upon a time", seed }),
+    );
+    const stories = streams.map(({ prompt }) => prompt);
+    for await (const { stream, text } of generateBatch(model, { streams, maxNewTokens: 100 })) {
+      stories[stream] += text;
+    }
     let sentences = 0, accepted = 0, keepsHero = 0;
-    for (let seed = 0; seed < STORIES; seed++) {
-      let story = prompt;
-      for await (const piece of generate(model, { prompt, seed, maxNewTokens: 100 })) {
-        story += piece;
-      }
-      const judgement = judgeStory(story);
+    for (const judgement of stories.map(judgeStory)) {
       sentences += judgement.sentences;
       accepted += judgement.accepted;
       keepsHero += Number(judgement.keepsHero);

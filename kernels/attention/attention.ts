@@ -4,7 +4,6 @@ import backwardQuery from "./backward_query.wgsl" with { type: "text" };
 import backwardQueryTiles from "./backward_query_tiles.wgsl" with { type: "text" };
 import backwardKey from "./backward_key.wgsl" with { type: "text" };
 import backwardKeyTiles from "./backward_key_tiles.wgsl" with { type: "text" };
-import decode from "./decode.wgsl" with { type: "text" };
 import sizes from "./sizes.wgsl" with { type: "text" };
 import type { Program } from "../program.ts";
 import { dropoutUniforms, withRandom } from "../random.ts";
@@ -87,38 +86,6 @@ export function attentionBackward(
     options,
     random,
     tensors: [qkv, dy, logSumExp, delta, random ?? qkv, dqkv],
-  });
-}
-
-/**
- * Attention of one new token over the keys and values of the tokens before it, which it joins.
- *
- * qkv: [1,3C]; cursor: u32 [token, position]; keys, values: [NH,L,HS], their rows at `position` are
- * set; y: [1,C]. All but cursor have one type, f32 or f16.
- *
- * @throws {RangeError} if L scores do not fit into the device's workgroup memory.
- */
-export function attentionDecode(
-  program: Program,
-  { qkv, cursor }: { qkv: Tensor; cursor: Tensor },
-  { keys, values, y }: { keys: Tensor; values: Tensor; y: Tensor },
-): void {
-  const [NH, L, HS] = keys.shape as [number, number, number];
-  assertShape("attentionDecode", qkv, [1, 3 * NH * HS]);
-  assertShape("attentionDecode", y, [1, NH * HS]);
-  assertShape("attentionDecode", values, keys.shape);
-  assertDType("attentionDecode", cursor, "u32");
-  assertDType("attentionDecode", qkv, "f32", "f16");
-  for (const t of [keys, values, y]) assertDType("attentionDecode", t, qkv.dtype);
-  program.dispatch({
-    label: "kernels/attention/decode.wgsl",
-    source: decode,
-    constants: { real: qkv.dtype, L, NH, HS, WORKGROUP_SIZE },
-    tensors: [qkv, cursor, keys, values, y],
-    workgroups: [NH],
-    iterations: ceilDiv(L, WORKGROUP_SIZE) * HS + WORKGROUP_SIZE + L +
-      L * ceilDiv(HS, WORKGROUP_SIZE),
-    workgroupBytes: (L + WORKGROUP_SIZE) * 4,
   });
 }
 

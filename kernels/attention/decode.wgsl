@@ -1,64 +1,145 @@
-// Attention of one new token over a cache of keys and values, which it joins.
-// qkv: [3C], C = NH · HS; cursor: [token, position]; keys, values: [NH,L,HS]; y: [C]
+// Attention of S new tokens of every text over its cached keys and values, which they join.
+// qkv: [B·S,3C], C = NH · HS; cursors: [B]; keys, values: [B,NH,L,HS]; y: [B·S,C]
 //
-// One workgroup a head: its invocations share the cached positions for the scores, and the
-// components of the head for the weighted sum of values.
+// A workgroup has one head of one new token. Keys of the tokens before the new ones lie in the cache,
+// those of the new ones still in qkv: nothing is read that another workgroup writes. It walks them KEYS
+// at a time. For the scores an invocation has a key; for the weighted sum it has QUADS values of four
+// components, one in SHARES of the keys. In between the highest score and the sum of the online softmax
+// (Milakov and Gimelshein 2018, https://arxiv.org/abs/1805.02867) are brought up to date.
+//
+//              HS                          QUADS
+//          ┌─────────┐                   ┌─────────┐
+//    KEYS  │ · q     │ → score,   SHARES │ Σ p · v │   SHARES · QUADS = KEYS, and each
+//          └─────────┘    p       keys   └─────────┘   invocation sums QUADS of these
 enable f16;
 
-alias real = f16; // element type of qkv, keys, values and y
-const L: u32 = 1;
-const NH: u32 = 1;
+alias real4 = vec4<f16>;
 const HS: u32 = 4;
-const WORKGROUP_SIZE: u32 = 64;
+const WORKGROUP_SIZE: u32 = 64; // a power of two
 
-const C: u32 = NH * HS;
+const QUADS: u32 = HS / 4;
+const SHARES: u32 = WORKGROUP_SIZE / QUADS;
+const KEYS: u32 = SHARES * QUADS; // invocations beyond it only keep the barriers company
 const SCALE: f32 = 1.0 / sqrt(f32(HS));
+const LOWEST: f32 = -3.0e38;
 
-@group(0) @binding(0) var<storage, read> qkv: array<real>;
-@group(0) @binding(1) var<storage, read> cursor: array<u32>;
-@group(0) @binding(2) var<storage, read_write> keys: array<real>;
-@group(0) @binding(3) var<storage, read_write> values: array<real>;
-@group(0) @binding(4) var<storage, read_write> y: array<real>;
+struct Sizes {
+  S: u32,
+  L: u32,
+  columns4: u32, // C / 4
+}
 
-var<workgroup> scores: array<f32, L>;
-var<workgroup> partial: array<f32, WORKGROUP_SIZE>;
+@group(0) @binding(0) var<storage, read> qkv: array<real4>;
+@group(0) @binding(1) var<storage, read> cursors: array<vec2u>; // next token to read, token at position 0
+@group(0) @binding(2) var<storage, read_write> keys: array<real4>;
+@group(0) @binding(3) var<storage, read_write> values: array<real4>;
+@group(0) @binding(4) var<storage, read_write> y: array<real4>;
+@group(0) @binding(5) var<uniform> sizes: Sizes;
+
+var<workgroup> q: array<vec4f, QUADS>;
+var<workgroup> weights: array<f32, WORKGROUP_SIZE>;
+var<workgroup> partial: array<vec4f, WORKGROUP_SIZE>;
 
 @compute @workgroup_size(WORKGROUP_SIZE)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
-  let position = cursor[1];
-  let head = group.x * HS; // of qkv and y
-  let cache = group.x * L * HS;
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) id: u32) {
+  let row = group.y;
+  let columns = sizes.columns4;
+  let text = row / sizes.S;
+  let cached = cursors[text].x - cursors[text].y; // tokens of this text in the cache
+  let position = cached + row % sizes.S; // of this token
+  let head = group.x * QUADS; // of a row of qkv and y
+  let cache = (text * (columns / QUADS) + group.x) * sizes.L * QUADS;
+  let fresh = text * sizes.S; // row of the first new token
 
-  for (var i = local.x; i < HS; i += WORKGROUP_SIZE) {
-    keys[cache + position * HS + i] = qkv[head + C + i];
-    values[cache + position * HS + i] = qkv[head + 2 * C + i];
-  }
-  storageBarrier();
-
-  var highest = -3.0e38;
-  for (var s = local.x; s <= position; s += WORKGROUP_SIZE) {
-    var score = 0.0;
-    for (var i = 0u; i < HS; i++) {
-      score += f32(qkv[head + i]) * f32(keys[cache + s * HS + i]);
+  if (id < QUADS) {
+    let own = row * 3 * columns + head + id;
+    q[id] = SCALE * vec4f(qkv[own]);
+    if (position < sizes.L) { // else it is padding
+      keys[cache + position * QUADS + id] = qkv[own + columns];
+      values[cache + position * QUADS + id] = qkv[own + 2 * columns];
     }
-    scores[s] = SCALE * score;
-    highest = max(highest, SCALE * score);
   }
-  partial[local.x] = highest;
   workgroupBarrier();
-  for (var i = 0u; i < WORKGROUP_SIZE; i++) {
-    highest = max(highest, partial[i]);
+
+  let share = id / QUADS;
+  let quad = id % QUADS;
+  var highest = LOWEST;
+  var total = 0.0; // of the weights of this invocation's keys
+  var sum = vec4f(); // of their values: this invocation's share and components
+  for (var first = 0u; first <= position; first += KEYS) {
+    let s = first + id;
+    let here = s <= position && id < KEYS;
+    var score = LOWEST;
+    if (here) {
+      var products = vec4f();
+      if (s < cached) {
+        // unroll
+        for (var i = 0u; i < QUADS; i++) {
+          products += q[i] * vec4f(keys[cache + s * QUADS + i]);
+        }
+      } else {
+        let k = (fresh + s - cached) * 3 * columns + columns + head;
+        // unroll
+        for (var i = 0u; i < QUADS; i++) {
+          products += q[i] * vec4f(qkv[k + i]);
+        }
+      }
+      score = dot(products, vec4f(1.0));
+    }
+    let raised = max(highest, highestOf(score, id));
+    let decay = exp(highest - raised);
+    let weight = select(0.0, exp(score - raised), here);
+    highest = raised;
+    total = total * decay + weight;
+    weights[id] = weight;
+    workgroupBarrier();
+
+    sum *= decay;
+    // unroll
+    for (var i = 0u; i < QUADS; i++) {
+      let other = min(i * SHARES + share, KEYS - 1);
+      let s = min(first + other, position); // a key past the end has no weight
+      if (s < cached) {
+        sum += weights[other] * vec4f(values[cache + s * QUADS + quad]);
+      } else {
+        let v = (fresh + s - cached) * 3 * columns + 2 * columns + head;
+        sum += weights[other] * vec4f(qkv[v + quad]);
+      }
+    }
   }
 
-  var total = 0.0;
-  for (var s = 0u; s <= position; s++) {
-    total += exp(scores[s] - highest);
+  total = totalOf(total, id);
+  partial[id] = sum;
+  for (var count = SHARES; count > 1; count = (count + 1) / 2) {
+    workgroupBarrier();
+    let half = (count + 1) / 2;
+    if (share + half < count) { partial[id] += partial[id + half * QUADS]; }
   }
-  for (var i = local.x; i < HS; i += WORKGROUP_SIZE) {
-    var sum = 0.0;
-    for (var s = 0u; s <= position; s++) {
-      sum += exp(scores[s] - highest) * f32(values[cache + s * HS + i]);
-    }
-    y[head + i] = real(sum / total);
+  if (id < QUADS) { y[row * columns + head + id] = real4(partial[id] / total); }
+}
+
+// The highest of one value of each invocation.
+fn highestOf(value: f32, id: u32) -> f32 {
+  workgroupBarrier(); // the weights before have been read
+  weights[id] = value;
+  for (var half = WORKGROUP_SIZE / 2; half > 0; half /= 2) {
+    workgroupBarrier();
+    if (id < half) { weights[id] = max(weights[id], weights[id + half]); }
   }
+  workgroupBarrier();
+  let highest = weights[0];
+  workgroupBarrier();
+  return highest;
+}
+
+// The sum of one value of each invocation.
+fn totalOf(value: f32, id: u32) -> f32 {
+  workgroupBarrier();
+  weights[id] = value;
+  for (var half = WORKGROUP_SIZE / 2; half > 0; half /= 2) {
+    workgroupBarrier();
+    if (id < half) { weights[id] += weights[id + half]; }
+  }
+  workgroupBarrier();
+  return weights[0];
 }

@@ -1,21 +1,40 @@
-// y = wte[token] + wpe[position] for one token.   cursor: [token, position]; y: [C]
+// y = wte[token] + wpe[position] of S consecutive tokens of every text, as decode.ts says.
+// tokens: [B,N]; cursors: [B]; wte: [V,C]; wpe: [L,C]; y: [B·S,C]
 //
-// wte may be a slice of the embedding, as in forward.wgsl.
+// wte may be a slice of the embedding, as in forward.wgsl. What rows past the end of a text or of the
+// positions hold nobody reads.
 enable f16;
 
-alias real = f16; // element type of y
-const C: u32 = 1;
-const WORKGROUP_SIZE: u32 = 256;
+alias yType = vec4<f16>;
+const WORKGROUP_SIZE: u32 = 64;
 
-@group(0) @binding(0) var<storage, read> cursor: array<u32>;
-@group(0) @binding(1) var<storage, read> wte: array<f32>;
-@group(0) @binding(2) var<storage, read> wpe: array<f32>;
-@group(0) @binding(3) var<storage, read_write> y: array<real>;
-@group(0) @binding(4) var<uniform> slice: vec4u; // first row, number of rows
+struct Sizes {
+  first: u32, // row of wte
+  rows: u32,
+  M: u32,
+  S: u32,
+  N: u32,
+  L: u32,
+  columns4: u32, // C / 4
+}
+
+@group(0) @binding(0) var<storage, read> tokens: array<u32>;
+@group(0) @binding(1) var<storage, read> cursors: array<vec2u>; // next token to read, token at position 0
+@group(0) @binding(2) var<storage, read> wte: array<vec4f>;
+@group(0) @binding(3) var<storage, read> wpe: array<vec4f>;
+@group(0) @binding(4) var<storage, read_write> y: array<yType>;
+@group(0) @binding(5) var<uniform> sizes: Sizes;
 
 @compute @workgroup_size(WORKGROUP_SIZE)
-fn main(@builtin(global_invocation_id) id: vec3u) {
-  let row = cursor[0] - slice.x;
-  if (id.x >= C || row >= slice.y) { return; }
-  y[id.x] = real(wte[row * C + id.x] + wpe[cursor[1] * C + id.x]);
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
+  let i = (group.y * 32768 + group.x) * WORKGROUP_SIZE + local.x;
+  let m = i / sizes.columns4;
+  let c = i % sizes.columns4;
+  if (m >= sizes.M) { return; }
+  let text = m / sizes.S;
+  let place = cursors[text].x + m % sizes.S;
+  let position = min(place - cursors[text].y, sizes.L - 1);
+  let row = tokens[text * sizes.N + min(place, sizes.N - 1)] - sizes.first;
+  if (row >= sizes.rows) { return; }
+  y[i] = yType(wte[row * sizes.columns4 + c] + wpe[position * sizes.columns4 + c]);
 }

@@ -3,7 +3,6 @@ import backwardTokens from "./backward_tokens.wgsl" with { type: "text" };
 import backwardLongRuns from "./backward_long_runs.wgsl" with { type: "text" };
 import runs from "./runs.wgsl" with { type: "text" };
 import backwardPositions from "./backward_positions.wgsl" with { type: "text" };
-import decode from "./decode.wgsl" with { type: "text" };
 import { type Program, splitWorkgroups } from "../program.ts";
 import { rowSlices } from "../slices.ts";
 import { assertDType, assertShape, ceilDiv, size, type Tensor } from "../tensor.ts";
@@ -113,35 +112,6 @@ export function embeddingBackward(
     workgroups: splitWorkgroups(ceilDiv(L * C / 4, WORKGROUP_SIZE)),
     iterations: M / T,
   });
-}
-
-/**
- * y = wte[token] + wpe[position] for the one token that generation reads next.
- *
- * cursor: u32 [token, position]; wte: f32 [V,C]; wpe: f32 [L,C]; y: [1,C], f32 or f16.
- *
- * @throws {RangeError | TypeError} if a tensor has another shape or element type.
- */
-export function embeddingDecode(
-  program: Program,
-  { cursor, wte, wpe }: { cursor: Tensor; wte: Tensor; wpe: Tensor },
-  { y }: { y: Tensor },
-): void {
-  const C = checkTables("embeddingDecode", { wte, wpe }, 1);
-  assertDType("embeddingDecode", cursor, "u32");
-  assertDType("embeddingDecode", y, "f32", "f16");
-  assertShape("embeddingDecode", y, [1, C]);
-  const WORKGROUP_SIZE = 256;
-  for (const { first, rows, part } of rowSlices(program.device, wte)) {
-    program.dispatch({
-      label: "kernels/embedding/decode.wgsl",
-      source: decode,
-      constants: { real: y.dtype, C, WORKGROUP_SIZE },
-      tensors: [cursor, part, wpe, y],
-      uniforms: [first, rows],
-      workgroups: [ceilDiv(C, WORKGROUP_SIZE)],
-    });
-  }
 }
 
 /** Checks both tables and returns their width C. */

@@ -1,43 +1,55 @@
-// y = x · b (+ bias) for a single row x.   x: [K]; b: [K,N] or [N,K] transposed; bias: [N]; y: [N]
+// y = a · b for a single row a.   a: [K]; b: [K,N], or [N,K] transposed; shape.wgsl: their layout
 //
-// What generation runs: one token at a time. Each invocation sums one column, or with b transposed
-// one row, over a share of K; the shares meet in workgroup memory.
+// What generation runs, one token at a time: each element of b is read once, and that is all there is to
+// do. A workgroup has QUADS vectors of four columns of y. LANES invocations share each: one takes four
+// steps of k at a time, that is four rows of b that hold four columns each, or transposed four columns
+// that hold four steps each. Neighbours read neighbouring vectors of b, and the lanes' sums meet in
+// workgroup memory.
 enable f16;
 
-alias aType = f16;
-alias bType = f16;
-alias yType = f16;
-const N: u32 = 1;
-const K: u32 = 1;
+alias aType = vec4<f16>;
+alias bType = vec4<f16>;
 const TRANSPOSE_B: bool = false;
-const HAS_BIAS: bool = false;
-const WORKGROUP_X: u32 = 32; // columns of y
-const WORKGROUP_Y: u32 = 8; // shares of K
+const QUADS: u32 = 4;
+const LANES: u32 = 64;
 
-@group(0) @binding(0) var<storage, read> x: array<aType>;
+@group(0) @binding(0) var<storage, read> a: array<aType>;
 @group(0) @binding(1) var<storage, read> b: array<bType>;
-@group(0) @binding(2) var<storage, read> bias: array<f32>;
-@group(0) @binding(3) var<storage, read_write> y: array<yType>;
 
-const SHARES: u32 = WORKGROUP_X * WORKGROUP_Y;
-var<workgroup> shares: array<f32, SHARES>;
+const WORKGROUP_SIZE: u32 = QUADS * LANES;
+var<workgroup> sums: array<vec4f, WORKGROUP_SIZE>;
 
-@compute @workgroup_size(WORKGROUP_X, WORKGROUP_Y)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
-  let n = group.x * WORKGROUP_X + local.x;
-  const B_STEP = select(N, 1u, TRANSPOSE_B);
-  let first = min(n, N - 1) * select(1u, K, TRANSPOSE_B);
-  var sum = 0.0;
-  for (var k = local.y; k < K; k += WORKGROUP_Y) {
-    sum += f32(x[k]) * f32(b[first + k * B_STEP]);
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) id: u32) {
+  let lane = select(id / QUADS, id % LANES, TRANSPOSE_B);
+  let quad = select(id % QUADS, id / LANES, TRANSPOSE_B);
+  let column = (group.x * QUADS + quad) * 4;
+
+  var sum = vec4f();
+  for (var k4 = lane; k4 < shape.K / 4; k4 += LANES) {
+    let ak = vec4f(a[shape.aStart + k4]);
+    // unroll
+    for (var i = 0u; i < 4u; i++) {
+      if (TRANSPOSE_B) {
+        let row = min(column + i, shape.N - 1);
+        sum[i] += dot(ak, vec4f(b[row * shape.bStride + k4]));
+      } else {
+        let columns = min(column, shape.N - 1) / 4;
+        sum += ak[i] * vec4f(b[(4 * k4 + i) * shape.bStride + columns]);
+      }
+    }
   }
-  shares[local.y * WORKGROUP_X + local.x] = sum;
-  workgroupBarrier();
-  if (local.y != 0 || n >= N) { return; }
-  sum = 0.0;
-  for (var share = 0u; share < WORKGROUP_Y; share++) {
-    sum += shares[share * WORKGROUP_X + local.x];
+
+  let place = lane * QUADS + quad;
+  sums[place] = sum;
+  for (var half = LANES / 2; half > 0; half /= 2) {
+    workgroupBarrier();
+    if (lane < half) { sums[place] += sums[place + half * QUADS]; }
   }
-  if (HAS_BIAS) { sum += bias[n]; }
-  y[n] = yType(sum);
+  if (lane != 0) { return; }
+  sum = sums[place];
+  // unroll
+  for (var i = 0u; i < 4u; i++) {
+    if (column + i < shape.N) { store(0, column + i, sum[i]); }
+  }
 }

@@ -1,9 +1,6 @@
 import assert from "node:assert/strict";
-import {
-  attentionBackward,
-  attentionDecode,
-  attentionForward,
-} from "../../kernels/attention/attention.ts";
+import { attentionBackward, attentionForward } from "../../kernels/attention/attention.ts";
+import { attentionDecode } from "../../kernels/attention/decode.ts";
 import * as reference from "../../kernels/attention/reference.ts";
 import { Program } from "../../kernels/program.ts";
 import { dropoutFactor } from "../../kernels/random.ts";
@@ -161,31 +158,56 @@ for (const variant of ["rows", "tiles"] as const) {
   });
 }
 
-for (const dtype of REAL_TYPES) {
-  Deno.test(`attentionDecode() gives what attentionForward() gives in ${dtype}`, async () => {
-    const T = 70, NH = 2, HS = 12, C = NH * HS, L = 80;
-    const random = testRandom(freshSeed());
-    const qkv = randomValues(random, T * 3 * C, { dtype });
-    const one = {
-      qkv: poisoned("qkv", { shape: [1, 3 * C], dtype }),
-      cursor: poisoned("cursor", { shape: [2], dtype: "u32" }),
-      keys: poisoned("keys", { shape: [NH, L, HS], dtype }),
-      values: poisoned("values", { shape: [NH, L, HS], dtype }),
-      y: poisoned("y", { shape: [1, C], dtype }),
-    };
-    const expected = reference.attentionForward({ qkv }, { B: 1, T, NH, HS }).y;
-    const program = new Program(device);
-    attentionDecode(program, one, one);
-    for (let t = 0; t < T; t++) {
-      upload(device, one.qkv, qkv.subarray(t * 3 * C, (t + 1) * 3 * C));
-      upload(device, one.cursor, [0, t]);
+for (const [dtype, isCpu] of REAL_TYPES.flatMap((type) => [[type, true], [type, false]] as const)) {
+  const workgroups = isCpu ? 32 : 256;
+  Deno.test(`attentionDecode() of ${workgroups} gives what attentionForward() gives in ${dtype}`, async () => {
+    const seed = freshSeed(), random = testRandom(seed);
+    const B = 2, T = 70, NH = 2, HS = 12, C = NH * HS, L = 71, starts = [0, 9];
+    const passes = [1, 32, 4, 32, 1, 32]; // new tokens; the last are padding, most beyond the cache
+    const qkv = starts.map(() => randomValues(random, 102 * 3 * C, { dtype }));
+    const cursors = poisoned("cursors", { shape: [B, 2], dtype: "u32" });
+    const keys = poisoned("keys", { shape: [B, NH, L, HS], dtype });
+    const values = poisoned("values", { shape: [B, NH, L, HS], dtype });
+    const ys = starts.map(() => [] as number[]);
+    let first = 0;
+    for (const S of passes) {
+      const rows = qkv.flatMap((of) => [...of.subarray(first * 3 * C, (first + S) * 3 * C)]);
+      const t = {
+        qkv: tensorOf("qkv", { shape: [B * S, 3 * C], dtype }, rows),
+        y: poisoned("y", { shape: [B * S, C], dtype }),
+      };
+      upload(device, cursors, starts.flatMap((start) => [start + first, start]));
+      const program = new Program({ ...device, isCpu });
+      attentionDecode(program, { ...t, cursors }, { ...t, keys, values });
       program.run();
-      if (t % 23 !== 0 && t !== T - 1) continue;
-      const [y] = await runProgram(() => {}, one.y);
-      assertClose(y!, expected.subarray(t * C, (t + 1) * C), TOLERANCE[dtype]!, `y at ${t}`);
+      const [y] = await download(device, t.y);
+      ys.forEach((list, b) => list.push(...y!.subarray(b * S * C, (b + 1) * S * C)));
+      first += S;
+    }
+    const [cached] = await download(device, values);
+    for (const [b, of] of qkv.entries()) {
+      const { y } = reference.attentionForward({ qkv: of }, { B: 1, T, NH, HS });
+      assertClose(ys[b]!.slice(0, T * C), y, TOLERANCE[dtype]!, `y ${b}, seed ${seed}`);
+      for (let h = 0; h < NH; h++) {
+        const head = (b * NH + h) * L * HS, v = 2 * C + h * HS;
+        assert.deepEqual([...cached!.subarray(head, head + HS)], [...of.subarray(v, v + HS)]);
+      }
     }
   });
 }
+
+Deno.test("attentionDecode() throws on a cache of another number of texts", () => {
+  const like = (shape: number[]) => poisoned("t", { shape, dtype: "f32" });
+  const inputs = {
+    qkv: like([4, 24]),
+    cursors: poisoned("cursors", { shape: [3, 2], dtype: "u32" }),
+  };
+  const outputs = { keys: like([3, 2, 5, 4]), values: like([3, 2, 5, 4]), y: like([4, 8]) };
+  assert.throws(
+    () => attentionDecode(new Program(device), inputs, outputs),
+    { name: "RangeError", message: /current shapes are \[3,2,5,4\] and \[4,24\]/ },
+  );
+});
 
 Deno.test("attentionForward() throws on heads that do not divide the width", () => {
   const t = {

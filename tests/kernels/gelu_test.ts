@@ -31,11 +31,12 @@ Deno.test("reference geluBackward() matches central differences", () => {
   assertGradient((x) => reference.geluForward({ x }).y, x, dy, dx);
 });
 
-// products: the kernels for CPUs by layout and size, and those in tiles, with and without splits
+// products: the kernels for CPUs by layout and size, for one row, and in tiles, with and without splits
 const PRODUCTS = [
   { variant: "any", M: 5, K: 3, N: 7 },
   { variant: "quads", M: 9, K: 8, N: 12 },
   { variant: "rows", M: 9, K: 8, N: 13, transposeB: true },
+  { variant: "vector", M: 1, K: 8, N: 12 },
   { variant: "64x64/1", M: 67, K: 20, N: 72 },
   { variant: "64x64/2", M: 5, K: 128, N: 12 },
 ];

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
-import { createDecoder, windowStart } from "../../generate/decoder.ts";
+import { createDecoder } from "../../generate/decoder.ts";
+import { DEFAULT_SAMPLER } from "../../generate/generate.ts";
 import { tensorNamed } from "../../kernels/arena.ts";
 import type { Device } from "../../kernels/device.ts";
 import { Program } from "../../kernels/program.ts";
@@ -206,52 +207,15 @@ Deno.test("a step with a non-finite gradient changes nothing but the loss scale"
 });
 
 Deno.test("createDecoder() continues greedily as PyTorch does", async () => {
-  const decoder = createDecoder(goldenModel(device, "f32"));
-  const expected = [...integers("greedy")];
-  const text = expected.slice(0, 3);
-  let fresh = text.slice();
-  while (text.length < expected.length) {
-    const logits = await decoder.next(fresh);
-    fresh = [logits.indexOf(Math.max(...logits))];
-    text.push(...fresh);
-  }
-  assert.deepEqual(text, expected);
-});
-
-Deno.test("createDecoder() predicts what the uncached forward does, past the context too", async () => {
-  const gpt = goldenModel(device, "f32"), L = config.contextLength;
-  const decoder = createDecoder(gpt);
-  const history = [7];
-  let fresh = [7];
-  for (let n = 0; n < 3 * L; n++) {
-    const cached = await decoder.next(fresh);
-    const window = history.slice(windowStart(history.length, L));
-    assert.ok(window.length <= L && window.length >= Math.min(history.length, L / 2));
-    const uncached = await logitsAfter(gpt, window);
-    assertClose(cached, uncached, TOLERANCE.f32.logits, `logits after ${history.length} tokens`);
-    fresh = [uncached.indexOf(Math.max(...uncached))];
-    history.push(...fresh);
-  }
-});
-
-/** Logits for the token after these, by the forward pass of training. */
-async function logitsAfter(gpt: Gpt, text: number[]): Promise<Float32Array> {
-  const batch = { batchSize: 1, sequenceLength: text.length };
-  const activations = createActivations(device, config, {
-    batch,
-    precision: "f32",
-    training: false,
+  const expected = integers("greedy"), given = 3;
+  const decoder = createDecoder(goldenModel(device, "f32"), {
+    texts: [[...expected.subarray(0, given)]],
+    seeds: [0],
+    maxNewTokens: expected.length - given,
+    sampler: { ...DEFAULT_SAMPLER, temperature: 0 },
   });
-  const tokens = createTensor(device, "tokens", { shape: [text.length], dtype: "u32" });
-  const logits = createTensor(device, "logits", { shape: [text.length, V], dtype: "f32" });
-  upload(device, tokens, text);
-  const program = new Program(device);
-  forward(program, gpt, { tokens }, activations);
-  headLogits(program, { x: activations.at("lnf"), wte: matrixOf(gpt, "wte.weight") }, { logits });
-  program.run();
-  const [values] = await download(device, logits);
-  return (values as Float32Array).slice(-V);
-}
+  assert.deepEqual(await decoder.next(expected.length - given), [expected]);
+});
 
 Deno.test("headLossForward() gives the same losses in one chunk and in many", async () => {
   const rows = 300, width = 8, vocabulary = 17;

@@ -1,0 +1,176 @@
+import assert from "node:assert/strict";
+import { bytesOf, type KernelBench, type Maker, matrixTypes, type Result } from "./harness.ts";
+import { meterMemory } from "./memory.ts";
+import { profile, type ProfileRow } from "./train_step.ts";
+import { gpt2Tokenizer, type Tokenizer } from "../data/tokenizer.ts";
+import { createDecoder, type Decoder } from "../generate/decoder.ts";
+import { DEFAULT_SAMPLER, generateBatch } from "../generate/generate.ts";
+import { attentionDecode } from "../kernels/attention/decode.ts";
+import type { Device } from "../kernels/device.ts";
+import { matmul } from "../kernels/matmul/matmul.ts";
+import { sample } from "../kernels/sample/sample.ts";
+import { clockOf, median, timePasses } from "../kernels/timing.ts";
+import { logitsColumns } from "../model/activations.ts";
+import type { GptConfig } from "../model/config.ts";
+import { createGpt, type Gpt } from "../model/gpt.ts";
+import type { Precision } from "../model/precision.ts";
+import { initializeParameters } from "../model/weights.ts";
+
+/** A generation to time. */
+export interface GenerateBench {
+  /** Such as `mini`. */
+  readonly model: string;
+  readonly config: GptConfig;
+  readonly streams: number;
+  /** New tokens of each stream, of which none ends early. */
+  readonly tokens: number;
+  readonly precision: Precision;
+}
+
+/** What a generation's name says: `generate f16 mini 64 streams x 256`. */
+export function generateName({ model, streams, tokens, precision }: GenerateBench): string {
+  return `generate ${precision} ${model} ${streams} stream${streams > 1 ? "s" : ""} x ${tokens}`;
+}
+
+/** Generations whose median counts. */
+const SAMPLES = 5;
+
+/** How often the pass that draws one token is timed, and how often it runs then. */
+const PASSES = 5, REPEATS = 6;
+
+/** A model with random weights, whose tokens are words of GPT-2 and whose texts never end. */
+async function createModel(device: Device, { config, precision }: GenerateBench) {
+  const gpt = createGpt(device, config, { precision });
+  initializeParameters(gpt, { seed: 4 });
+  const { vocabularySize } = config;
+  const tokenizer: Tokenizer = {
+    ...await gpt2Tokenizer(),
+    vocabularySize,
+    endOfText: -1,
+    encode: () => PROMPT,
+  };
+  return { gpt, tokenizer };
+}
+
+/** Whatever the prompt, one token. */
+const PROMPT = [0];
+
+/** A decoder of the benchmark's texts that has drawn half of them; the device is warm. */
+async function halfWay(gpt: Gpt, { streams, tokens }: GenerateBench): Promise<Decoder> {
+  const decoder = createDecoder(gpt, {
+    texts: new Array(streams).fill(PROMPT),
+    seeds: [...new Array(streams).keys()],
+    maxNewTokens: tokens,
+    sampler: DEFAULT_SAMPLER,
+  });
+  await decoder.next(Math.floor(tokens / 2));
+  return decoder;
+}
+
+/**
+ * Generation by the wall clock, from a prompt of one token to the last text, as a user's program calls
+ * it; and by the device's, from the time that it takes for one token of all streams half way through.
+ */
+export async function measureGenerate(device: Device, bench: GenerateBench): Promise<Result> {
+  const { streams, tokens } = bench;
+  const memory = meterMemory(device);
+  const model = await createModel(device, bench);
+  try {
+    const tell = async () => {
+      const start = performance.now();
+      let drawn = 0;
+      const options = {
+        streams: Array.from({ length: streams }, (_, seed) => ({ prompt: "one", seed })),
+        maxNewTokens: tokens,
+      };
+      for await (const { result } of generateBatch(model, options)) drawn += result?.tokens ?? 0;
+      assert.equal(drawn, streams * tokens);
+      return performance.now() - start;
+    };
+    await tell(); // compiles
+    const samples: number[] = [];
+    for (let i = 0; i < SAMPLES; i++) samples.push(await tell());
+    const ms = median(samples);
+    const peakBytes = memory.peakBytes;
+
+    const decoder = await halfWay(model.gpt, bench);
+    const run = { program: decoder.pass, repeats: REPEATS };
+    const passes = await timePasses(device, [run], { rounds: PASSES });
+    const gpuMs = tokens * median(passes.map(([ms]) => ms! / REPEATS));
+    decoder.destroy();
+    return {
+      name: generateName(bench),
+      ms,
+      rangeMs: [Math.min(...samples), Math.max(...samples)],
+      ...(clockOf(device) === "timestamps" ? { gpuMs, idleShare: 1 - gpuMs / ms } : {}),
+      tokensPerSecond: streams * tokens / ms * 1e3,
+      launches: run.program.length, // for one token of all streams
+      peakBytes,
+    };
+  } finally {
+    memory.stop();
+    model.gpt.destroy();
+  }
+}
+
+/** Where the time of one token of all streams goes, half way through the texts. */
+export async function profileGenerate(device: Device, bench: GenerateBench): Promise<ProfileRow[]> {
+  const { gpt } = await createModel(device, bench);
+  const decoder = await halfWay(gpt, bench);
+  try {
+    return await profile(decoder.pass, { warmUpMs: 0 });
+  } finally {
+    decoder.destroy();
+    gpt.destroy();
+  }
+}
+
+/**
+ * The kernels that only generation has, at sizes of `mini`: they read memory, and hardly compute. The
+ * smallest do not fill a GPU; how long they take there is how long a launch takes.
+ */
+export function decodeBenches(device: Device): KernelBench[] {
+  const dtype = matrixTypes(device)[0]!;
+  const gpu = !device.isCpu;
+  const C = gpu ? 256 : 64, V = gpu ? 50257 : 1048, HS = 32, NH = C / HS, L = gpu ? 512 : 64;
+  const B = gpu ? 64 : 8, N = 1024;
+  const columns = logitsColumns({ vocabularySize: V });
+  const products = ([[C, 3 * C, false], [4 * C, C, false], [C, V, true]] as const).map(
+    ([K, N, transposeB]): KernelBench => ({
+      name: `one row ${transposeB ? "NT" : "NN"} ${dtype} [1,${K}]x[${K},${N}]`,
+      work: { bytes: bytesOf(K * N, dtype) },
+      record(program, make) {
+        const a = make.noise([1, K], dtype);
+        const b = make.noise(transposeB ? [N, K] : [K, N], dtype);
+        matmul(program, { a, b }, { y: make.zeros([1, N], "f32") }, { transposeB });
+      },
+    }),
+  );
+  const cursors = (make: Maker) =>
+    make.of([B, 2], "u32", Array.from({ length: 2 * B }, (_, i) => (i + 1) % 2 * (L - 1)));
+  return [
+    ...products,
+    {
+      name: `attention decode ${dtype} [${B},${NH},${L},${HS}]`,
+      work: { bytes: bytesOf(2 * B * L * C, dtype) },
+      record(program, make) {
+        const cache = () => make.noise([B, NH, L, HS], dtype);
+        const inputs = { qkv: make.noise([B, 3 * C], dtype), cursors: cursors(make) };
+        const outputs = { keys: cache(), values: cache(), y: make.zeros([B, C], dtype) };
+        attentionDecode(program, inputs, outputs);
+      },
+    },
+    {
+      name: `sample top-p f32 [${B},${V}]`,
+      work: { bytes: bytesOf(B * V, "f32") },
+      record(program, make) {
+        const inputs = {
+          logits: make.noise([B, columns], "f32"),
+          seeds: make.of([B], "u32", new Array(B).fill(0)),
+        };
+        const outputs = { tokens: make.zeros([B, N], "u32"), cursors: cursors(make) };
+        sample(program, inputs, outputs, { ...DEFAULT_SAMPLER, vocabularySize: V });
+      },
+    },
+  ];
+}

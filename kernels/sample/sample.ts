@@ -1,0 +1,136 @@
+import shader from "./sample.wgsl" with { type: "text" };
+import type { Program } from "../program.ts";
+import { withRandom } from "../random.ts";
+import { assertDType, assertShape, ceilDiv, type Tensor } from "../tensor.ts";
+
+/** How the next token is drawn from the model's logits. */
+export interface SamplerOptions {
+  /** Below 1 the likely gets likelier, above 1 less so; 0 takes the likeliest token always. */
+  readonly temperature: number;
+  /** Only the so many likeliest tokens; 0 for all. */
+  readonly topK: number;
+  /** Only the fewest tokens that together have this probability (Holtzman et al. 2020); 1 for all. */
+  readonly topP: number;
+  /** Only tokens at least this share as likely as the likeliest (Nguyen et al. 2024); 0 for all. */
+  readonly minP: number;
+  /**
+   * Divides positive logits of tokens that came before, multiplies negative ones (Keskar et al. 2019,
+   * https://arxiv.org/abs/1909.05858); 1 for none.
+   */
+  readonly repetitionPenalty: number;
+  /** How many tokens back the penalty looks; 0 for all. */
+  readonly repetitionWindow: number;
+}
+
+/** @throws {RangeError} naming the first option that is out of range, and its value. */
+export function validateSampler(options: SamplerOptions): void {
+  const ranges: Record<keyof SamplerOptions, [ok: (value: number) => boolean, text: string]> = {
+    temperature: [(v) => v >= 0 && Number.isFinite(v), "a number not below 0"],
+    topK: [(v) => Number.isInteger(v) && v >= 0, "a non-negative integer"],
+    topP: [(v) => v > 0 && v <= 1, "above 0 and at most 1"],
+    minP: [(v) => v >= 0 && v <= 1, "from 0 to 1"],
+    repetitionPenalty: [(v) => v > 0 && Number.isFinite(v), "a number above 0"],
+    repetitionWindow: [(v) => Number.isInteger(v) && v >= 0, "a non-negative integer"],
+  };
+  for (const [name, [ok, text]] of Object.entries(ranges)) {
+    const value = options[name as keyof SamplerOptions];
+    if (!ok(value)) {
+      throw new RangeError(`Cannot sample as ${name} must be ${text}: current value is ${value}`);
+    }
+  }
+}
+
+/** Numbers of tokens have so many bits: see DIGITS in sample.wgsl. */
+const TOKEN_BITS = 21;
+
+/** Probability 1 in fixed point: ONE in sample.wgsl. */
+const ONE = 2 ** 31;
+
+/**
+ * Draws the next token of every text and appends it: repetition penalty, temperature, top-k, top-p and
+ * min-p, in this order, as in Hugging Face's generate().
+ *
+ * logits: [B,W], f32 or f16, of which the first `vocabularySize` columns count; seeds: u32 [B], the
+ * random numbers are those of a text's seed, the index of the token in the text, and the token drawn.
+ * tokens: u32 [B,N], the texts, to which one token is appended; cursors: u32 [B,2], the index of each
+ * text's last token, which grows by one, and a number that is left alone.
+ *
+ * A text whose logits allow no draw gets no token of the vocabulary: see `checkSample()`.
+ *
+ * @throws {RangeError | TypeError} if an option is out of range, or a tensor has another shape or element
+ * type.
+ */
+export function sample(
+  program: Program,
+  { logits, seeds }: { logits: Tensor; seeds: Tensor },
+  { tokens, cursors }: { tokens: Tensor; cursors: Tensor },
+  { vocabularySize: V, ...options }: SamplerOptions & { vocabularySize: number },
+): void {
+  validateSampler(options);
+  const [B, W] = logits.shape as [number, number];
+  const N = tokens.shape[1]!;
+  if (!Number.isInteger(V) || V < 1 || V > W || V > 2 ** TOKEN_BITS) {
+    throw new RangeError(
+      `Cannot sample as vocabularySize must be 1 to ${Math.min(W, 2 ** TOKEN_BITS)}: ` +
+        `current value is ${V}`,
+    );
+  }
+  assertShape("sample", logits, [B, W]);
+  assertDType("sample", logits, "f32", "f16");
+  assertShape("sample", seeds, [B]);
+  assertShape("sample", tokens, [B, N]);
+  assertShape("sample", cursors, [B, 2]);
+  for (const t of [seeds, tokens, cursors]) assertDType("sample", t, "u32");
+
+  const { device } = program;
+  const { temperature, topK, topP, minP, repetitionPenalty, repetitionWindow } = options;
+  const GREEDY = temperature === 0, PENALTY = repetitionPenalty !== 1;
+  const mostInvocations = device.isCpu ? 64 : 1024;
+  const WORKGROUP_SIZE = Math.min(
+    mostInvocations,
+    2 ** Math.floor(Math.log2(device.gpu.limits.maxComputeInvocationsPerWorkgroup)),
+  );
+  const turns = ceilDiv(V, 4 * WORKGROUP_SIZE), scan = Math.log2(WORKGROUP_SIZE);
+  const bins = 3 * 2048 / WORKGROUP_SIZE;
+  program.dispatch({
+    label: "kernels/sample/sample.wgsl",
+    source: withRandom(shader),
+    constants: {
+      real: logits.dtype,
+      GREEDY,
+      PENALTY,
+      TOP_K: !GREEDY && topK > 0 && topK < V,
+      TOP_P: !GREEDY && topP < 1,
+      MIN_P: !GREEDY && minP > 0,
+      WORKGROUP_SIZE,
+    },
+    tensors: [logits, seeds, tokens, cursors, program.scratch(PENALTY ? [B, V] : [1])],
+    uniforms: [
+      ...[W, V, N, repetitionWindow === 0 ? N : Math.min(repetitionWindow, N)],
+      ...[bits(repetitionPenalty), bits(GREEDY ? 1 : 1 / temperature), topK],
+      ...[Math.ceil(topP * ONE), bits(Math.log(minP))],
+    ],
+    workgroups: [B],
+    iterations: ceilDiv(N, WORKGROUP_SIZE) + 7 * turns + 10 * (1 + turns + bins + scan) + scan,
+    workgroupBytes: 4 * (2048 + WORKGROUP_SIZE + 8),
+  });
+}
+
+/** Bits of the f32 nearest to a number. */
+function bits(value: number): number {
+  return new Uint32Array(Float32Array.of(value).buffer)[0]!;
+}
+
+/**
+ * Makes sure that what `sample()` appended is a token.
+ *
+ * @throws {RangeError} if a logit was NaN or none was finite: the model is broken.
+ */
+export function checkSample(token: number, vocabularySize: number): void {
+  if (token < vocabularySize) return;
+  throw new RangeError(
+    token === 0xffffffff
+      ? "Cannot sample as the model's logits are NaN"
+      : "Cannot sample as the highest of the model's logits must be finite",
+  );
+}

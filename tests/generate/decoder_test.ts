@@ -1,0 +1,148 @@
+import assert from "node:assert/strict";
+import { Random } from "../../data/random.ts";
+import { createDecoder, mostTexts, windowStart } from "../../generate/decoder.ts";
+import { DEFAULT_SAMPLER } from "../../generate/generate.ts";
+import { Program } from "../../kernels/program.ts";
+import { rankTokens } from "../../kernels/sample/reference.ts";
+import { createTensor, download, upload } from "../../kernels/tensor.ts";
+import { createActivations } from "../../model/activations.ts";
+import { forward, type Gpt, matrixOf } from "../../model/gpt.ts";
+import { headLogits } from "../../model/head.ts";
+import type { Precision } from "../../model/precision.ts";
+import { assertClose, device, REAL_TYPES } from "../kernels/harness.ts";
+import { CONFIG, randomModel } from "./models.ts";
+
+const { vocabularySize: V, contextLength: L } = CONFIG;
+
+// logits of order ten: f32 sums in another order; f16 activations rounded some ten times on the way
+const TOLERANCE: Record<Precision, number> = { f32: 5e-5, f16: 2e-2 };
+
+function randomText(seed: number, length: number): number[] {
+  const random = new Random(seed);
+  return Array.from({ length }, () => random.below(V));
+}
+
+/** Logits after every token of a text within the context, by the forward pass of training. */
+async function logitsOf(gpt: Gpt, text: Uint32Array): Promise<Float32Array[]> {
+  const batch = { batchSize: 1, sequenceLength: L }, { precision } = gpt;
+  const activations = createActivations(device, CONFIG, { batch, precision, training: false });
+  const tokens = createTensor(device, "tokens", { shape: [L], dtype: "u32" });
+  const logits = createTensor(device, "logits", { shape: [L, V], dtype: "f32" });
+  const padded = new Uint32Array(L); // what follows a token does not matter to it
+  padded.set(text);
+  upload(device, tokens, padded);
+  const program = new Program(device);
+  forward(program, gpt, { tokens }, activations);
+  headLogits(program, { x: activations.at("lnf"), wte: matrixOf(gpt, "wte.weight") }, { logits });
+  program.run();
+  const [values] = await download(device, logits);
+  activations.destroy();
+  return Array.from({ length: L }, (_, t) => (values as Float32Array).subarray(t * V, t * V + V));
+}
+
+for (const precision of REAL_TYPES as Precision[]) {
+  Deno.test(`createDecoder() predicts what the uncached forward does in ${precision}, past the context too`, async () => {
+    const gpt = randomModel(device, precision);
+    // shorter than the context, as long and longer: their windows move at different times
+    const texts = [1, 6, 17, L - 1, L, L + 1, 3 * L + 5].map((length) =>
+      randomText(length, length)
+    );
+    const drawn = 63, chunk = 3; // windows move before each place of a chunk
+    const sampler = { ...DEFAULT_SAMPLER, topP: 1 };
+    const decoder = createDecoder(gpt, {
+      texts,
+      seeds: texts.map((_, b) => b),
+      maxNewTokens: drawn,
+      sampler,
+    });
+    const width = decoder.logits.shape[1]!;
+    const predicted: Float32Array[] = []; // the last token of each chunk
+    let all: Uint32Array[] = [];
+    for (let i = 0; i < drawn; i += chunk) {
+      all = await decoder.next(chunk);
+      predicted.push((await download(device, decoder.logits))[0] as Float32Array);
+    }
+    for (const [b, text] of all.entries()) {
+      const given = texts[b]!.length;
+      assert.deepEqual([...text.subarray(0, given)], texts[b]);
+      assert.equal(text.length, given + drawn);
+      let seen = -1, uncached: Float32Array[] = [];
+      for (const [i, rows] of predicted.entries()) {
+        const length = given + (i + 1) * chunk - 1, start = windowStart(length, L);
+        const what = `text ${b} after ${length} tokens`;
+        assert.ok(length - start <= L && length - start >= Math.min(length, L / 2));
+        if (start !== seen) uncached = await logitsOf(gpt, text.subarray(start, start + L));
+        seen = start;
+        const logits = rows.slice(b * width, b * width + V);
+        assertClose(logits, uncached[length - 1 - start]!, TOLERANCE[precision], `logits, ${what}`);
+        const history = [...text.subarray(0, length)];
+        const [best, second] = rankTokens(logits, { ...sampler, history, seed: b });
+        if (best!.rank - second!.rank > 1e-4) assert.equal(text[length], best!.id, what);
+      }
+    }
+    decoder.destroy();
+    gpt.destroy();
+  });
+}
+
+Deno.test("createDecoder() draws the same for a text alone and among others, in chunks or at once", async () => {
+  const gpt = randomModel(device, "f32");
+  const texts = [3, 20, 50].map((length) => randomText(length, length)), seeds = [7, 8, 7];
+  const drawn = L + 9;
+  const draw = async (which: number[], chunks: number[]) => {
+    const decoder = createDecoder(gpt, {
+      texts: which.map((b) => texts[b]!),
+      seeds: which.map((b) => seeds[b]!),
+      maxNewTokens: drawn,
+      sampler: { ...DEFAULT_SAMPLER, repetitionPenalty: 1.1 },
+    });
+    let all: Uint32Array[] = [];
+    for (const count of chunks) all = await decoder.next(count);
+    decoder.destroy();
+    return all.map((text) => [...text]);
+  };
+  const together = await draw([0, 1, 2], [drawn]);
+  assert.deepEqual(await draw([0, 1, 2], [1, 5, drawn - 6]), together);
+  assert.deepEqual(await draw([2, 0], [drawn]), [together[2], together[0]]);
+  for (const b of [0, 1, 2]) assert.deepEqual(await draw([b], [drawn]), [together[b]]);
+  const [first, , third] = together;
+  assert.notDeepEqual(first!.slice(-drawn), third!.slice(-drawn));
+  gpt.destroy();
+});
+
+Deno.test("createDecoder() throws on an empty text, an unknown token, and too many tokens", async () => {
+  const gpt = randomModel(device, "f32");
+  const create = (text: number[]) =>
+    createDecoder(gpt, {
+      texts: [[1], text],
+      seeds: [0, 0],
+      maxNewTokens: 2,
+      sampler: DEFAULT_SAMPLER,
+    });
+  assert.throws(() => create([]), {
+    name: "RangeError",
+    message: /one or more ids .* text is empty/,
+  });
+  assert.throws(() => create([V]), { name: "RangeError", message: /below 257: current id is 257/ });
+  const decoder = create([2, 3]);
+  await assert.rejects(decoder.next(3), {
+    name: "RangeError",
+    message: "Cannot draw 3 tokens as no text may have more than 4 in all: current lengths are 1,2",
+  });
+  decoder.destroy();
+  gpt.destroy();
+});
+
+Deno.test("mostTexts() keeps caches and logits below what a binding shows", () => {
+  const { width, layers } = CONFIG, cacheBytes = 2 * layers * L * width * 4;
+  const gpt = randomModel({ ...device, maxBindingBytes: 5 * cacheBytes + 1 }, "f32");
+  assert.equal(mostTexts(gpt, 10 * L), 5);
+  assert.equal(mostTexts(gpt, L / 2), 10);
+  gpt.destroy();
+});
+
+Deno.test("windowStart() moves by half a context", () => {
+  const starts = [1, 8, 9, 12, 13, 16, 17].map((length) => windowStart(length, 8));
+  assert.deepEqual(starts, [0, 0, 4, 4, 8, 8, 12]);
+  assert.deepEqual([1, 2, 3].map((length) => windowStart(length, 1)), [0, 1, 2]);
+});

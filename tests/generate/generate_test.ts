@@ -1,0 +1,132 @@
+import assert from "node:assert/strict";
+import { generate, generateBatch, type GenerateOptions } from "../../generate/generate.ts";
+import { download, upload } from "../../kernels/tensor.ts";
+import { masterOf } from "../../model/gpt.ts";
+import { device } from "../kernels/harness.ts";
+import { byteTokenizer, randomModel } from "./models.ts";
+
+const gpt = randomModel(device, "f32");
+const tokenizer = byteTokenizer();
+const model = { gpt, tokenizer };
+
+/** The whole text, the number of pieces it came in, and how it ended. */
+async function told(options: GenerateOptions, of = model) {
+  const story = generate(of, options);
+  let text = "", pieces = 0;
+  for (;;) {
+    const { done, value } = await story.next();
+    if (done) return { text, pieces, ...value };
+    text += value;
+    pieces++;
+  }
+}
+
+const PLAIN = { prompt: "Hi", seed: 3, maxNewTokens: 60 };
+
+Deno.test("generate() gives the same text for the same seed, another for another, in pieces", async () => {
+  const first = await told(PLAIN);
+  assert.deepEqual([first.reason, first.tokens], ["length", 60]);
+  assert.ok(first.pieces > 1);
+  assert.equal((await told(PLAIN)).text, first.text);
+  assert.notEqual((await told({ ...PLAIN, seed: 4 })).text, first.text);
+  assert.ok(first.text.startsWith((await told({ ...PLAIN, maxNewTokens: 30 })).text.slice(0, 20)));
+});
+
+Deno.test("generate() ends before a stop text, wherever chunks end, and gives no part of it", async () => {
+  const { text } = await told(PLAIN);
+  for (const at of [0, 2, 3, 4, 30, 35]) {
+    const stop = text.slice(at, at + 4);
+    const ended = await told({ ...PLAIN, stop: ["no such", stop, ""] });
+    assert.equal(ended.text, text.slice(0, text.indexOf(stop)));
+    assert.equal(ended.reason, "stop");
+    assert.ok(ended.tokens < 60);
+  }
+  const unfinished = await told({ ...PLAIN, stop: [text.slice(-3) + "!"] });
+  assert.deepEqual([unfinished.text, unfinished.reason], [text, "length"]);
+});
+
+Deno.test("generate() ends at the end of the text", async () => {
+  const { text } = await told(PLAIN);
+  const letters = [...text].filter((letter) => letter.charCodeAt(0) < 128);
+  assert.ok(letters.length > 3, text);
+  for (const letter of [letters[0]!, letters.at(-1)!]) {
+    const ends = { gpt, tokenizer: byteTokenizer({ endOfText: letter.charCodeAt(0) }) };
+    const ended = await told(PLAIN, ends);
+    assert.deepEqual([ended.text, ended.reason], [
+      text.slice(0, text.indexOf(letter)),
+      "end-of-text",
+    ]);
+    assert.ok(ended.tokens <= 60);
+  }
+});
+
+Deno.test("generate() begins a document where the prompt is empty, and may add nothing", async () => {
+  const empty = await told({ ...PLAIN, prompt: "" });
+  assert.equal(empty.tokens, 60);
+  assert.deepEqual(await told({ ...PLAIN, maxNewTokens: 0 }), {
+    text: "",
+    pieces: 0,
+    reason: "length",
+    tokens: 0,
+  });
+});
+
+Deno.test("generate() ends when its signal aborts", async () => {
+  const controller = new AbortController();
+  const story = generate(model, { ...PLAIN, signal: controller.signal });
+  await story.next();
+  controller.abort();
+  let last = await story.next();
+  while (!last.done) last = await story.next();
+  assert.equal(last.value.reason, "aborted");
+  assert.ok(last.value.tokens > 0 && last.value.tokens < 60);
+});
+
+Deno.test("generate() says that the model is broken", async () => {
+  const broken = randomModel(device, "f32");
+  const weight = masterOf(broken, "ln_f.weight");
+  const [values] = await download(device, weight);
+  values![0] = NaN;
+  upload(device, weight, values!);
+  await assert.rejects(told(PLAIN, { gpt: broken, tokenizer }), {
+    name: "RangeError",
+    message: "Cannot sample as the model's logits are NaN",
+  });
+  broken.destroy();
+});
+
+Deno.test("generate() throws on an option that is out of range", async () => {
+  await assert.rejects(told({ maxNewTokens: -1 }), { message: /non-negative .* value is -1$/ });
+  await assert.rejects(told({ sampler: { topP: 2 } }), { message: /topP must be above 0/ });
+});
+
+Deno.test("generateBatch() tells each story as generate() does, also in groups", async () => {
+  const streams = ["Hi", "Once upon a time", "", "Hi", "Hi"].map((prompt, seed) => ({
+    prompt,
+    seed,
+  }));
+  const expected = await Promise.all(streams.map(async (stream) => {
+    const { pieces: _, ...story } = await told({ ...PLAIN, ...stream, stop: ["e"] });
+    return story;
+  }));
+  const narrow = { gpt: { ...gpt, device: { ...device, maxBindingBytes: 30_000 } }, tokenizer };
+  for (const teller of [model, narrow]) {
+    const texts = streams.map(() => ""), results: unknown[] = [];
+    const options = { streams, maxNewTokens: PLAIN.maxNewTokens, stop: ["e"] };
+    for await (const { stream, text, result } of generateBatch(teller, options)) {
+      assert.equal(results[stream], undefined, "a piece after the last");
+      texts[stream] += text;
+      if (result) results[stream] = result;
+    }
+    assert.deepEqual(
+      results.map((result, stream) => ({ text: texts[stream], ...result as object })),
+      expected,
+    );
+  }
+});
+
+Deno.test("generateBatch() of no texts has nothing to tell", async () => {
+  for await (const piece of generateBatch(model, { streams: [] })) {
+    assert.fail(JSON.stringify(piece));
+  }
+});

@@ -1,0 +1,57 @@
+import { Random } from "../../data/random.ts";
+import type { Tokenizer } from "../../data/tokenizer.ts";
+import type { Device } from "../../kernels/device.ts";
+import { size } from "../../kernels/tensor.ts";
+import type { GptConfig } from "../../model/config.ts";
+import { createGpt, type Gpt } from "../../model/gpt.ts";
+import type { Precision } from "../../model/precision.ts";
+import { parameterTable } from "../../model/parameters.ts";
+import { fromFloat32 } from "../../model/safetensors.ts";
+import { loadParameters } from "../../model/weights.ts";
+
+/** A model for texts of bytes. */
+export const CONFIG: GptConfig = {
+  vocabularySize: 257,
+  contextLength: 38,
+  width: 24,
+  layers: 2,
+  heads: 2,
+};
+
+/** That model with random weights, large enough that it attends to what it has read. */
+export function randomModel(device: Device, precision: Precision): Gpt {
+  const gpt = createGpt(device, CONFIG, { precision });
+  const random = new Random(8);
+  const entries = parameterTable(CONFIG).map(({ name, shape, decayed }) => {
+    const values = Float32Array.from(
+      { length: size(shape) },
+      () => decayed ? 0.3 * random.normal() : 1 + 0.1 * random.normal(),
+    );
+    return [`transformer.${name}`, fromFloat32(values, shape, "F32")] as const;
+  });
+  loadParameters(gpt, new Map(entries), "random");
+  return gpt;
+}
+
+/** A tokenizer whose tokens are bytes; the last ends a text. */
+export function byteTokenizer({ endOfText = 256 } = {}): Tokenizer {
+  const encode = (text: string) => [...new TextEncoder().encode(text)];
+  const decoder = () => {
+    const utf8 = new TextDecoder();
+    return {
+      push: (id: number) => utf8.decode(Uint8Array.of(id), { stream: true }),
+      end: () => utf8.decode(),
+    };
+  };
+  return {
+    vocabularySize: 257,
+    endOfText,
+    json: "",
+    hash: "",
+    encode,
+    encodeDocument: encode,
+    decode: (ids) => new TextDecoder().decode(Uint8Array.from(ids)),
+    decoder,
+    byteLength: () => 1,
+  };
+}

@@ -1,0 +1,322 @@
+import assert from "node:assert/strict";
+import { Program } from "../../kernels/program.ts";
+import { pcgHash } from "../../kernels/random.ts";
+import {
+  type Candidate,
+  filterTokens,
+  penalize,
+  rankTokens,
+} from "../../kernels/sample/reference.ts";
+import {
+  checkSample,
+  sample,
+  type SamplerOptions,
+  validateSampler,
+} from "../../kernels/sample/sample.ts";
+import { download, type DType } from "../../kernels/tensor.ts";
+import {
+  device,
+  freshSeed,
+  poisoned,
+  randomValues,
+  REAL_TYPES,
+  tensorOf,
+  testRandom,
+} from "./harness.ts";
+
+const PLAIN: SamplerOptions = {
+  temperature: 1,
+  topK: 0,
+  topP: 1,
+  minP: 0,
+  repetitionPenalty: 1,
+  repetitionWindow: 0,
+};
+
+/** Softmax of logits over a temperature, by definition. */
+function softmax(logits: Float32Array, temperature = 1): number[] {
+  const weights = Array.from(logits, (logit) => Math.exp(logit / temperature));
+  const total = weights.reduce((a, b) => a + b, 0);
+  return weights.map((weight) => weight / total);
+}
+
+/** Probabilities by id, 0 for those that are filtered out. */
+function byId(candidates: Candidate[], V: number): number[] {
+  const p = new Array(V).fill(0);
+  for (const candidate of candidates) p[candidate.id] = candidate.p;
+  return p;
+}
+
+/** What stays of p when only some ids may be drawn. */
+function only(p: number[], allowed: (id: number) => boolean): number[] {
+  const total = p.reduce((sum, v, id) => sum + (allowed(id) ? v : 0), 0);
+  return p.map((v, id) => allowed(id) ? v / total : 0);
+}
+
+function assertSame(actual: number[], expected: number[], what: string): void {
+  actual.forEach((p, id) => {
+    assert.ok(Math.abs(p - expected[id]!) < 1e-6, `${what}: p(${id}) is ${p}, not ${expected[id]}`);
+  });
+}
+
+Deno.test("reference filterTokens() keeps what temperature, top-k, top-p and min-p are defined to keep", () => {
+  const seed = freshSeed(), random = testRandom(seed), V = 50;
+  for (let round = 0; round < 50; round++) {
+    const logits = randomValues(random, V, { scale: 3 });
+    const p = softmax(logits);
+    const rank = [...p.keys()].sort((a, b) => p[b]! - p[a]!);
+    const what = `seed ${seed}, round ${round}`;
+    const temperature = 0.3 + 2 * random();
+    const k = 1 + Math.floor(random() * V), share = 1e-3 + 0.998 * random();
+    const filter = (options: Partial<SamplerOptions>) =>
+      byId(filterTokens(logits, { ...PLAIN, ...options }), V);
+
+    assertSame(filter({ temperature }), softmax(logits, temperature), `temperature, ${what}`);
+    assertSame(filter({ topK: k }), only(p, (id) => rank.indexOf(id) < k), `top-k, ${what}`);
+    const massBefore = (id: number) =>
+      rank.slice(0, rank.indexOf(id)).reduce((sum, other) => sum + p[other]!, 0);
+    assertSame(filter({ topP: share }), only(p, (id) => massBefore(id) < share), `top-p, ${what}`);
+    const least = share * Math.max(...p);
+    assertSame(filter({ minP: share }), only(p, (id) => p[id]! >= least), `min-p, ${what}`);
+  }
+});
+
+Deno.test("reference penalize() divides positive and multiplies negative logits in the window, once each", () => {
+  const logits = Float32Array.of(2, -2, 4, 0, 6, -8);
+  const options = { ...PLAIN, repetitionPenalty: 2, repetitionWindow: 4 };
+  const penalized = penalize(logits, { ...options, history: [4, 5, 2, 1, 0, 0] });
+  assert.deepEqual([...penalized], [1, -4, 2, 0, 6, -8]);
+  const all = penalize(logits, { ...options, repetitionWindow: 0, history: [4, 5, 2, 1, 0, 0] });
+  assert.deepEqual([...all], [1, -4, 2, 0, 3, -16]);
+  assert.deepEqual([...logits], [2, -2, 4, 0, 6, -8]);
+});
+
+/** A text that is to be continued. */
+interface Text {
+  logits: Float32Array;
+  history: number[];
+  seed: number;
+}
+
+/** Columns of logits beyond the vocabulary, and room beyond the longest text. */
+const PADDING = 3;
+
+/** Draws on the device; nothing but one token of each text and its cursor may change. */
+async function draw(
+  texts: readonly Text[],
+  options: SamplerOptions,
+  { dtype = "f32" as DType, on = device } = {},
+): Promise<number[]> {
+  const B = texts.length, V = texts[0]!.logits.length, W = V + PADDING;
+  const N = Math.max(...texts.map(({ history }) => history.length)) + PADDING;
+  const rows = new Float32Array(B * W).fill(NaN); // columns beyond V must not be looked at
+  const before = new Uint32Array(B * N).fill(0xabcdef);
+  texts.forEach(({ logits, history }, b) => {
+    rows.set(logits, b * W);
+    before.set(history, b * N);
+  });
+  const u32 = (name: string, shape: number[], values: ArrayLike<number>) =>
+    tensorOf(name, { shape, dtype: "u32" }, values);
+  const t = {
+    logits: tensorOf("logits", { shape: [B, W], dtype }, rows),
+    seeds: u32("seeds", [B], texts.map(({ seed }) => seed)),
+    tokens: u32("tokens", [B, N], before),
+    cursors: u32("cursors", [B, 2], texts.flatMap(({ history }) => [history.length - 1, 77])),
+  };
+  const program = new Program(on);
+  sample(program, t, t, { ...options, vocabularySize: V });
+  program.run();
+  const [tokens, cursors] = await download(on, t.tokens, t.cursors);
+  program.destroy();
+  assert.deepEqual([...cursors!], texts.flatMap(({ history }) => [history.length, 77]));
+  return texts.map(({ history }, b) => {
+    const place = b * N + history.length, drawn = tokens![place]!;
+    tokens![place] = before[place]!;
+    assert.deepEqual(tokens!.subarray(b * N, (b + 1) * N), before.subarray(b * N, (b + 1) * N));
+    return drawn;
+  });
+}
+
+/** What the reference draws, and what it would if sums and ranks were off by the errors of f32. */
+function expectedOf({ logits, ...text }: Text, options: SamplerOptions): number[] {
+  const drawn = [1, 1 - 1e-5, 1 + 1e-5].flatMap((error) => {
+    const topP = options.topP === 1 ? 1 : Math.min(1, error * options.topP);
+    const minP = Math.min(1, error * options.minP);
+    const ranked = rankTokens(logits, { ...options, ...text, topP, minP });
+    return ranked.filter(({ rank }) => ranked[0]!.rank - rank < 1e-4).map(({ id }) => id);
+  });
+  return [...new Set(drawn)];
+}
+
+/** Kinds of logits: smooth, with many equals, all equal, with some that are impossible. */
+const LOGITS: ((random: () => number, V: number, dtype: DType) => Float32Array)[] = [
+  (random, V, dtype) => randomValues(random, V, { scale: 3, dtype }),
+  (random, V) => randomValues(random, V, { scale: 2 }).map(Math.round),
+  (_, V) => new Float32Array(V).fill(-2),
+  (random, V, dtype) =>
+    randomValues(random, V, { dtype }).map((v) => random() < 0.5 ? -Infinity : 8 * v),
+];
+
+const OPTIONS: readonly Partial<SamplerOptions>[] = [
+  { temperature: 0 },
+  { temperature: 0, repetitionPenalty: 4, repetitionWindow: 3, topK: 2, topP: 0.1 },
+  { temperature: 0.7 },
+  { topK: 1 },
+  { topK: 40, temperature: 1.5 },
+  { topK: 2000 },
+  { topP: 0.9 },
+  { topP: 1e-6 },
+  { topP: 0.9999999 },
+  { topP: 0.6, topK: 30 },
+  { minP: 0.1 },
+  { minP: 1 },
+  { topK: 200, topP: 0.8, minP: 0.02, repetitionPenalty: 2, temperature: 0.8 },
+  { topP: 0.95, repetitionPenalty: 0.5, repetitionWindow: 5 },
+];
+
+for (const dtype of REAL_TYPES) {
+  for (const V of [1, 1003]) {
+    Deno.test(`sample() draws what the reference draws from ${V} tokens in ${dtype}`, async () => {
+      const seed = freshSeed(), random = testRandom(seed);
+      for (const given of OPTIONS) {
+        const options = { ...PLAIN, ...given };
+        const of = [...LOGITS, ...LOGITS, ...LOGITS].map((logits): Text => {
+          const history = Array.from(
+            { length: 1 + Math.floor(30 * random()) },
+            () => Math.floor(random() ** 2 * V), // some of them more than once
+          );
+          const values = logits(random, V, dtype);
+          values[0] = 1; // at least one is possible
+          return { logits: values, history, seed: Math.floor(random() * 2 ** 32) };
+        });
+        const drawn = await draw(of, options, { dtype });
+        for (const [b, text] of of.entries()) {
+          const expected = expectedOf(text, options);
+          const what = `seed ${seed}, ${JSON.stringify(given)}, text ${b}`;
+          assert.ok(expected.includes(drawn[b]!), `${what}: ${drawn[b]}, not ${expected}`);
+        }
+      }
+    });
+  }
+}
+
+Deno.test("sample() draws what the reference draws from GPT-2's vocabulary", async () => {
+  const seed = freshSeed(), random = testRandom(seed);
+  const options = { ...PLAIN, topK: 5000, topP: 0.9, repetitionPenalty: 2 };
+  const texts = [3, 300].map((length): Text => ({
+    logits: randomValues(random, 50257, { scale: 2 }),
+    history: Array.from({ length }, () => Math.floor(random() * 50257)),
+    seed: length,
+  }));
+  for (const isCpu of [true, false]) { // workgroups of 64 and of 1024
+    const drawn = await draw(texts, options, { on: { ...device, isCpu } });
+    for (const [b, text] of texts.entries()) {
+      const expected = expectedOf(text, options);
+      assert.ok(expected.includes(drawn[b]!), `seed ${seed}: ${drawn[b]}, not ${expected}`);
+    }
+  }
+});
+
+Deno.test("sample() tells the smallest of random numbers apart", async () => {
+  // races of two tokens that are decided by a hundredth, where the noise of one is extreme
+  const V = 1000, seeds = 1000;
+  const bitsOf = (seed: number, id: number) => pcgHash(id + pcgHash(1 + pcgHash(seed)));
+  const draws = Array.from({ length: seeds }, (_, seed) => {
+    const bits = Array.from({ length: V }, (_, id) => bitsOf(seed, id));
+    const id = bits.indexOf(bits.reduce((a, b) => Math.min(a, b)));
+    return { seed, id, bits: bits[id]! };
+  });
+  const smallest = draws.sort((a, b) => a.bits - b.bits).slice(0, 20);
+  assert.ok(smallest[5]!.bits < 2 ** 15, "1 − u would have no digit left");
+  const logExponential = (bits: number) => Math.log(-Math.log1p(-(bits + 0.5) / 2 ** 32));
+  for (const lead of [-0.01, 0.01]) {
+    const texts = smallest.map(({ seed, id, bits }): Text => {
+      const other = (id + 1) % V, logits = new Float32Array(V).fill(-Infinity);
+      logits[id] = 0;
+      logits[other] = logExponential(bitsOf(seed, other)) - logExponential(bits) - lead;
+      return { logits, history: [0], seed };
+    });
+    const drawn = await draw(texts, PLAIN);
+    assert.deepEqual(drawn, smallest.map(({ id }) => lead > 0 ? id : (id + 1) % V));
+  }
+});
+
+Deno.test("sample() takes the first of equals where top-k or top-p cut through them", async () => {
+  const V = 1003, logits = new Float32Array(V).fill(1.5).fill(2, 500, 600).fill(-1, 700);
+  const texts = Array.from({ length: 300 }, (_, seed): Text => ({ logits, history: [0], seed }));
+  for (const options of [{ topK: 3 }, { topP: 3 / 1000, temperature: 1e-2 }, { topK: 103 }]) {
+    const drawn = new Set(await draw(texts, { ...PLAIN, ...options }));
+    const allowed = filterTokens(logits, { ...PLAIN, ...options }).map(({ id }) => id);
+    assert.ok([...drawn].every((id) => allowed.includes(id)), `${[...drawn]} of ${allowed}`);
+    if (allowed.length === 3) assert.equal(drawn.size, 3);
+  }
+});
+
+Deno.test("sample() draws each token as often as its probability says", async () => {
+  // seeds one after the other, several tokens of each text, as generation has them
+  const p = [0.5, 0.25, 0.1, 0.08, 0.05, 0.015, 0.004, 0.001], temperature = 0.5;
+  const logits = Float32Array.from(p, (v) => temperature * Math.log(v) + 3);
+  const counts = p.map(() => 0);
+  for (let length = 1; length <= 8; length++) {
+    const history = new Array<number>(length).fill(0);
+    const texts = Array.from({ length: 4096 }, (_, seed): Text => ({ logits, history, seed }));
+    for (const id of await draw(texts, { ...PLAIN, temperature })) counts[id]!++;
+  }
+  const draws = 8 * 4096;
+  const chiSquare = p.reduce((sum, v, id) => sum + (counts[id]! - v * draws) ** 2 / (v * draws), 0);
+  assert.ok(chiSquare < 24.3, `${chiSquare}, of which 0.1 % lie above 24.3: ${counts}`);
+});
+
+Deno.test("sample() says where a logit is NaN or none is finite, and checkSample() throws", async () => {
+  const negativeNan = new Float32Array(new Uint32Array([0xffc00000]).buffer)[0]!;
+  const rows = [[1, NaN, 2], [negativeNan, 0, 0], [-Infinity, -Infinity, -Infinity], [
+    0,
+    Infinity,
+    0,
+  ], [-Infinity, -1, -Infinity]];
+  const texts = rows.map((row): Text => ({
+    logits: Float32Array.from(row),
+    history: [0],
+    seed: 5,
+  }));
+  for (const options of [PLAIN, { ...PLAIN, temperature: 0 }, { ...PLAIN, topK: 2, topP: 0.5 }]) {
+    const drawn = await draw(texts, options);
+    assert.throws(() => checkSample(drawn[0]!, 3), { message: /the model's logits are NaN/ });
+    assert.throws(() => checkSample(drawn[1]!, 3), { message: /the model's logits are NaN/ });
+    assert.throws(() => checkSample(drawn[2]!, 3), { message: /must be finite/ });
+    assert.throws(() => checkSample(drawn[3]!, 3), { message: /must be finite/ });
+    checkSample(drawn[4]!, 3);
+    assert.equal(drawn[4], 1);
+  }
+});
+
+Deno.test("sample() throws on a vocabulary wider than the logits", () => {
+  const t = {
+    logits: poisoned("logits", { shape: [2, 8], dtype: "f32" }),
+    seeds: poisoned("seeds", { shape: [2], dtype: "u32" }),
+    tokens: poisoned("tokens", { shape: [2, 5], dtype: "u32" }),
+    cursors: poisoned("cursors", { shape: [2, 2], dtype: "u32" }),
+  };
+  assert.throws(() => sample(new Program(device), t, t, { ...PLAIN, vocabularySize: 9 }), {
+    name: "RangeError",
+    message: "Cannot sample as vocabularySize must be 1 to 8: current value is 9",
+  });
+});
+
+Deno.test("validateSampler() names the option and its value", () => {
+  const cases: [Partial<SamplerOptions>, string][] = [
+    [
+      { temperature: -1 },
+      "Cannot sample as temperature must be a number not below 0: current value is -1",
+    ],
+    [{ topP: 0 }, "Cannot sample as topP must be above 0 and at most 1: current value is 0"],
+    [{ topK: 1.5 }, "Cannot sample as topK must be a non-negative integer: current value is 1.5"],
+    [
+      { repetitionPenalty: 0 },
+      "Cannot sample as repetitionPenalty must be a number above 0: current value is 0",
+    ],
+  ];
+  for (const [options, message] of cases) {
+    assert.throws(() => validateSampler({ ...PLAIN, ...options }), { name: "RangeError", message });
+  }
+});
