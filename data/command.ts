@@ -17,6 +17,9 @@ export function command(name: string, description: string): Command {
     .showHelpAfterError("(--help lists all options)")
     .configureHelp({ helpWidth: Math.min(process.stderr.columns || 80, 100) })
     .configureOutput({
+      // commander would ask the environment, which the commands may not see
+      getOutHasColors: () => false,
+      getErrHasColors: () => false,
       outputError: (text, write) => write(`${text.replace(/^error: /, "Error: ")}`),
     });
 }

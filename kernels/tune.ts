@@ -74,12 +74,17 @@ export class Tuner {
     this.#program = new Program(device);
   }
 
-  /** Compiles all variants. */
+  /** Compiles all variants but those that would leave a limit of the device. */
   add({ key, variants, record }: Tunable): void {
     const program = this.#program;
     for (const variant of variants) {
       const first = program.length;
-      record(program, variant);
+      try {
+        record(program, variant);
+      } catch (error) {
+        if (error instanceof RangeError) continue;
+        throw error;
+      }
       const launches = Array.from({ length: program.length - first }, (_, i) => first + i);
       this.#candidates.push({ key, variant, program, launches, repeats: 1 });
     }

@@ -19,7 +19,6 @@ async function task(name: string, args: string[], { input = "" } = {}): Promise<
   const child = new Deno.Command(Deno.execPath(), {
     args: [...words, ...args],
     cwd: root,
-    env: { NO_COLOR: "1" },
     stdin: "piped",
     stdout: "piped",
     stderr: "piped",
@@ -49,7 +48,7 @@ Deno.test("train tells what it does on stderr and its result on stdout", () => {
   assert.match(stderr, /step 6\/6 loss \d\.\d{3} lr \S+ norm \S+ \d+ tok\/s 0s left/);
   assert.match(stderr, /validation loss .* no model can beat 0\.\d{3}, the entropy of the stories/);
   assert.match(stderr, /done: 6 steps; to hear a story: deno task generate "Once upon a time"\n$/);
-  assert.ok(!stderr.includes("\x1b"), "terminal codes in a pipe");
+  assert.ok(!stderr.includes("\x1b["), "terminal codes in a pipe");
   const lines = Deno.readTextFileSync(join(out, "metrics.jsonl")).trim().split("\n");
   assert.deepEqual(
     lines.map((line) => JSON.parse(line)).filter((line) => line.kind === "step").map((line) =>

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { Program } from "../../kernels/program.ts";
+import { MAX_ITERATIONS, Program } from "../../kernels/program.ts";
 import type { Tensor } from "../../kernels/tensor.ts";
 import { recordFastest, type Tunable, tune, untuned } from "../../kernels/tune.ts";
 import { device, poisoned } from "./harness.ts";
@@ -27,6 +27,7 @@ function counting(key: string, variants: string[], y: Tensor): Tunable {
         constants: { TURNS: Number(variant) },
         tensors: [y],
         workgroups: [16],
+        iterations: Number(variant),
       }),
   };
 }
@@ -43,7 +44,8 @@ Deno.test({
   ignore: !device.features.has("timestamp-query"),
   async fn() {
     const on = own(), y = poisoned("y", { shape: [4], dtype: "u32" });
-    const work = ["30000", "29000", "28000", "100", "27000", "26000"];
+    const tooMany = `${MAX_ITERATIONS + 1}`; // cannot even be recorded
+    const work = ["30000", "29000", tooMany, "100", "28000", "27000"];
     const [slow, other] = [counting("slow first", work, y), counting("other", ["3", "30000"], y)];
     assert.deepEqual(labelsOf(on, slow), ["30000"]);
     await tune(on, [slow, other]);
