@@ -88,7 +88,7 @@ export const DEFAULT_OPTIONS: TrainOptions = {
   gradientClip: 1,
   dropout: 0,
   labelSmoothing: 0,
-  seed: 1,
+  seed: 2, // nano ends at a loss of 0.917 with it and with 3; with 1 it learns to copy names late: 0.968
   evalEvery: undefined,
   saveEvery: undefined,
   sampleEvery: undefined,
