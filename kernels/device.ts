@@ -1,3 +1,5 @@
+import { testSubgroups } from "./subgroups.ts";
+
 /** A WebGPU device, what it can do, and the first thing that went wrong on it. */
 export interface Device {
   /** The WebGPU device itself. */
@@ -10,6 +12,11 @@ export interface Device {
   readonly backend: string;
   /** Features that were granted, `shader-f16` among them where the adapter has it. */
   readonly features: ReadonlySet<string>;
+  /**
+   * Invocations that can hand each other values, where kernels make use of it: on CPU adapters, whose
+   * subgroups passed a test. Undefined elsewhere.
+   */
+  readonly subgroupSize: number | undefined;
   /** Largest part of a buffer that one binding can show to a shader, in bytes. */
   readonly maxBindingBytes: number;
   /** Compiled pipelines by constants and shader text, shared by all programs on this device. */
@@ -64,13 +71,20 @@ export async function openDevice({ gpu = navigator.gpu }: { gpu?: GPU } = {}): P
       "Cannot open a device as WebGPU found no adapter: a graphics driver is missing",
     );
   }
+  const { description, vendor, device: model, isFallbackAdapter } = adapter.info;
+  const name = description || `${vendor} ${model}`.trim() || "the WebGPU device";
+  const isCpu = isFallbackAdapter || /llvmpipe|lavapipe|swiftshader|warp|basic render/i.test(name);
   const features = WANTED_FEATURES.filter((name) => adapter.features.has(name));
   const requiredLimits: Record<string, number> = {};
   for (const name of WANTED_LIMITS) requiredLimits[name] = adapter.limits[name];
-  const device = await adapter.requestDevice({
-    requiredFeatures: features,
-    requiredLimits,
-  });
+  const request = (requiredFeatures: GPUFeatureName[]) =>
+    adapter.requestDevice({ requiredFeatures, requiredLimits });
+  // Deno lists no subgroups but grants them (2.9.6); where it does not, it says so here
+  const withSubgroups = isCpu
+    ? await request([...features, "subgroups" as GPUFeatureName]).catch(() => undefined)
+    : undefined;
+  const device = withSubgroups ?? await request(features);
+  const subgroupSize = withSubgroups && await testSubgroups(withSubgroups);
 
   let failure: DeviceError | undefined;
   let destroyed = false;
@@ -88,14 +102,13 @@ export async function openDevice({ gpu = navigator.gpu }: { gpu?: GPU } = {}): P
     }
   });
 
-  const { description, vendor, device: model, isFallbackAdapter } = adapter.info;
-  const name = description || `${vendor} ${model}`.trim() || "the WebGPU device";
   return {
     gpu: device,
     name,
-    isCpu: isFallbackAdapter || /llvmpipe|lavapipe|swiftshader|warp|basic render/i.test(name),
+    isCpu,
     backend: describeBackend(adapter),
     features: new Set<string>(features),
+    subgroupSize,
     maxBindingBytes: device.limits.maxStorageBufferBindingSize,
     pipelines: new Map(),
     choices: new Map(),

@@ -33,6 +33,7 @@ async function main(): Promise<number> {
       ["adapter", `${device.name}${device.isCpu ? " (computes on the CPU)" : ""}`],
       ["driver", device.backend],
       ["features", [...device.features].join(", ") || "none"],
+      ["subgroups", device.subgroupSize ? `of ${device.subgroupSize}, tested` : "not used"],
       ["largest buffer", megabytes(limits.maxBufferSize)],
       ["largest binding", megabytes(device.maxBindingBytes)],
       [

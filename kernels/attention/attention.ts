@@ -4,6 +4,8 @@ import backwardQuery from "./backward_query.wgsl" with { type: "text" };
 import backwardQueryTiles from "./backward_query_tiles.wgsl" with { type: "text" };
 import backwardKey from "./backward_key.wgsl" with { type: "text" };
 import backwardKeyTiles from "./backward_key_tiles.wgsl" with { type: "text" };
+import rowsAlone from "./rows_alone.wgsl" with { type: "text" };
+import rowsShared from "./rows_shared.wgsl" with { type: "text" };
 import sizes from "./sizes.wgsl" with { type: "text" };
 import type { Program } from "../program.ts";
 import { dropoutUniforms, withRandom } from "../random.ts";
@@ -212,11 +214,16 @@ function record(
       }));
   }
   const [tiles] = variants.keys(); // the first is preferred
+  const { subgroupSize: LANES } = program.device;
   variants.set("rows", (program) =>
     program.dispatch({
       label: `${kernel.name}.wgsl`,
-      source: `${withRandom(kernel.rows)}\n${sizes}`,
-      constants: { ...constants, WORKGROUP_SIZE },
+      source: [withRandom(kernel.rows), sizes, LANES ? rowsShared : rowsAlone].join("\n"),
+      constants: {
+        ...constants,
+        WORKGROUP_SIZE,
+        ...(LANES ? { LANES, PARTS: ceilDiv(HS / 4, LANES) } : {}),
+      },
       tensors,
       uniforms,
       workgroups: [ceilDiv(T, WORKGROUP_SIZE), BNH],

@@ -28,8 +28,9 @@ const SCALE: f32 = 1.0 / sqrt(f32(HS));
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
   let T = sizes.T;
-  let s = group.x * WORKGROUP_SIZE + local.x;
-  if (s >= T) { return; }
+  let here = group.x * WORKGROUP_SIZE + local.x;
+  let s = min(here, T - 1);
+  let lane = local.x % LANES;
   let head = group.y / NH * T * 3 * C + group.y % NH * QUADS; // q of this head at t = 0
   let out = group.y / NH * T * C + group.y % NH * QUADS; // dy of this head at t = 0
 
@@ -46,13 +47,21 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   // from the workgroup's first key on, so that all its invocations read the same query
   for (var t = group.x * WORKGROUP_SIZE; t < T; t++) {
     let row = group.y * T + t;
-    let q = head + t * 3 * C;
+    var queryParts: array<vec4f, PARTS>;
+    var slopeParts: array<vec4f, PARTS>; // of dy
+    // unroll
+    for (var p = 0u; p < PARTS; p++) {
+      queryParts[p] = vec4f(qkv[head + t * 3 * C + partOf(p, lane)]);
+      slopeParts[p] = vec4f(dy[out + t * C + partOf(p, lane)]);
+    }
+    let q = together(queryParts);
+    let dyt = together(slopeParts);
     var scores = vec4f();
     var slopes = vec4f();
     // unroll
     for (var i = 0u; i < QUADS; i++) {
-      scores += k[i] * vec4f(qkv[q + i]);
-      slopes += v[i] * vec4f(dy[out + t * C + i]);
+      scores += k[i] * q[i];
+      slopes += v[i] * dyt[i];
     }
     let score = scores.x + scores.y + scores.z + scores.w;
     // a masked pair may score above logSumExp: min keeps its exp finite before it is dropped
@@ -64,11 +73,12 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
     let kept = f * p;
     // unroll
     for (var i = 0u; i < QUADS; i++) {
-      dk[i] += ds * vec4f(qkv[q + i]);
-      dv[i] += kept * vec4f(dy[out + t * C + i]);
+      dk[i] += ds * q[i];
+      dv[i] += kept * dyt[i];
     }
   }
 
+  if (here >= T) { return; }
   // unroll
   for (var i = 0u; i < QUADS; i++) {
     dqkv[head + s * 3 * C + C + i] = real4(dk[i]);

@@ -28,8 +28,9 @@ const SCALE: f32 = 1.0 / sqrt(f32(HS));
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
   let T = sizes.T;
-  let t = group.x * WORKGROUP_SIZE + local.x;
-  if (t >= T) { return; }
+  let here = group.x * WORKGROUP_SIZE + local.x;
+  let t = min(here, T - 1);
+  let lane = local.x % LANES;
   let row = group.y * T + t; // of [B·NH, T]
   let head = group.y / NH * T * 3 * C + group.y % NH * QUADS; // q of this head at t = 0
   let out = (group.y / NH * T + t) * C + group.y % NH * QUADS;
@@ -47,26 +48,38 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   let dyDotY = products.x + products.y + products.z + products.w;
   let lse = logSumExp[row];
 
-  for (var s = 0u; s <= t; s++) {
-    let k = head + s * 3 * C + C;
-    let v = k + C;
+  let end = min(here / LANES * LANES + LANES, T); // as in forward.wgsl
+  for (var s = 0u; s < end; s++) {
+    let key = head + s * 3 * C + C;
+    var keyParts: array<vec4f, PARTS>;
+    var valueParts: array<vec4f, PARTS>;
+    // unroll
+    for (var p = 0u; p < PARTS; p++) {
+      keyParts[p] = vec4f(qkv[key + partOf(p, lane)]);
+      valueParts[p] = vec4f(qkv[key + C + partOf(p, lane)]);
+    }
+    let k = together(keyParts);
+    let v = together(valueParts);
     var scores = vec4f();
     var slopes = vec4f();
     // unroll
     for (var i = 0u; i < QUADS; i++) {
-      scores += q[i] * vec4f(qkv[k + i]);
-      slopes += dyt[i] * vec4f(qkv[v + i]);
+      scores += q[i] * k[i];
+      slopes += dyt[i] * v[i];
     }
-    let p = exp(scores.x + scores.y + scores.z + scores.w - lse);
+    let score = scores.x + scores.y + scores.z + scores.w;
+    // a masked pair may score above logSumExp: min keeps its exp finite before it is dropped
+    let p = select(0.0, exp(min(score - lse, 0.0)), s <= t);
     var dp = slopes.x + slopes.y + slopes.z + slopes.w;
     if (DROPOUT) { dp *= dropoutFactor(random[0], random[1], sizes.dropout, row * T + s); }
     let ds = SCALE * p * (dp - dyDotY);
     // unroll
     for (var i = 0u; i < QUADS; i++) {
-      dq[i] += ds * vec4f(qkv[k + i]);
+      dq[i] += ds * k[i];
     }
   }
 
+  if (here >= T) { return; }
   // unroll
   for (var i = 0u; i < QUADS; i++) {
     dqkv[head + t * 3 * C + i] = real4(dq[i]);

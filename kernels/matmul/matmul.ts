@@ -1,4 +1,5 @@
 import any from "./matmul.wgsl" with { type: "text" };
+import lanes from "./lanes.wgsl" with { type: "text" };
 import quads from "./quads.wgsl" with { type: "text" };
 import reduce from "./reduce.wgsl" with { type: "text" };
 import rows from "./rows.wgsl" with { type: "text" };
@@ -107,7 +108,10 @@ export function matmul(
     yStart: firstColumnOfY,
   };
   const { device } = program;
-  const limits = { maxWorkgroupBytes: device.gpu.limits.maxComputeWorkgroupStorageSize };
+  const limits = {
+    maxWorkgroupBytes: device.gpu.limits.maxComputeWorkgroupStorageSize,
+    subgroupSize: device.subgroupSize,
+  };
   const kernels = kernelsFor(product, limits);
   if (options.variant !== undefined) {
     kernels.get(options.variant)!(program);
@@ -159,7 +163,7 @@ const WORKGROUP_SIZE = 256;
 /** The kernels that can compute a product, by name; the last is the one for CPUs. */
 function kernelsFor(
   product: Product,
-  limits: { maxWorkgroupBytes: number },
+  limits: { maxWorkgroupBytes: number; subgroupSize: number | undefined },
 ): Map<string, (program: Program) => void> {
   const { M, N, K, transposeA, transposeB, aStride, aStart, bStride, yStride, yStart } = product;
   const multiplesOf4 = (...counts: number[]) => counts.every((count) => count % 4 === 0);
@@ -204,6 +208,10 @@ function kernelsFor(
         vectors: { operands: false, result: false },
         iterations: K,
       }));
+  }
+  const { subgroupSize } = limits;
+  if (subgroupSize && aligned && multiplesOf4(K) && (!transposeA || M % 4 === 0)) {
+    kernels.set("lanes", (program) => lanesProduct(program, product, subgroupSize));
   }
   return kernels;
 }
@@ -318,6 +326,36 @@ function registerProduct(
     uniforms: shapeUniform(product, { split: product.K, vectors }),
     workgroups: [ceilDiv(N, COLUMNS_OF_GROUP), ceilDiv(M, WORKGROUP_Y * ROWS)],
     iterations,
+  });
+}
+
+/** For CPUs with subgroups: lanes share what they loaded, see lanes.wgsl. */
+function lanesProduct(program: Program, product: Product, LANES: number): void {
+  const { a, b, bias, y, M, N, K, transposeA, transposeB, epilogue } = product;
+  const ROWS = 32;
+  // smaller workgroups where there are few, so that every core has one
+  let STRIPS = 4;
+  const groups = () => ceilDiv(N, 4 * LANES) * ceilDiv(M, ROWS * STRIPS);
+  while (STRIPS > 1 && groups() < FEW_WORKGROUPS) STRIPS /= 2;
+  const vectors = { operands: true, result: true };
+  program.dispatch({
+    label: "kernels/matmul/lanes.wgsl",
+    source: [lanes, shape, epilogue.source].join("\n"),
+    constants: {
+      ROWS,
+      LANES,
+      STRIPS,
+      TRANSPOSE_A: transposeA,
+      TRANSPOSE_B: transposeB,
+      EXTRA: epilogue.tensors.length,
+      aType: `vec4<${a.dtype}>`,
+      bType: `vec4<${b.dtype}>`,
+      yType: `vec4<${y.dtype}>`,
+    },
+    tensors: [a, b, bias ?? b, y, ...epilogue.tensors],
+    uniforms: shapeUniform(product, { split: K, vectors }),
+    workgroups: [ceilDiv(N, 4 * LANES), ceilDiv(M, ROWS * STRIPS)],
+    iterations: K / 4,
   });
 }
 

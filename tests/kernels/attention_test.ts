@@ -91,12 +91,18 @@ const CASES: readonly (Omit<Case, "dtype"> & { dtypes?: readonly DType[] })[] = 
   { variant: "tiles", B: 1, T: 65, NH: 2, HS: 128, dtypes: ["f16"] }, // f32 exceeds 32 KiB
 ];
 
+// with subgroups, where the device has them, and as if it had none
+const ALONE = { ...device, subgroupSize: undefined };
+
 for (const { dtypes = REAL_TYPES, ...shape } of CASES) {
   for (const dtype of REAL_TYPES.filter((type) => dtypes.includes(type))) {
     const { variant, ...sizes } = shape;
     const size = Object.entries(sizes).map(([name, value]) => `${name} ${value}`).join(", ");
-    Deno.test(`attention in ${variant} matches the reference in ${dtype} at ${size}`, () =>
-      check({ ...shape, dtype }));
+    for (const on of variant === "rows" && device.subgroupSize ? [device, ALONE] : [ALONE]) {
+      const how = on.subgroupSize ? " and subgroups" : "";
+      Deno.test(`attention in ${variant}${how} matches the reference in ${dtype} at ${size}`, () =>
+        check({ ...shape, dtype }, on));
+    }
   }
 }
 

@@ -37,6 +37,7 @@ const PRODUCTS = [
   { variant: "quads", M: 9, K: 8, N: 12 },
   { variant: "rows", M: 9, K: 8, N: 13, transposeB: true },
   { variant: "vector", M: 1, K: 8, N: 12 },
+  ...(device.subgroupSize ? [{ variant: "lanes", M: 37, K: 8, N: 44 }] : []),
   { variant: "64x64/1", M: 67, K: 20, N: 72 },
   { variant: "64x64/2", M: 5, K: 128, N: 12 },
 ];

@@ -30,13 +30,19 @@ const SIZES = [
   [12, 4, 4],
 ] as const;
 
-for (const dtype of REAL_TYPES) {
-  for (const [M, K, N] of SIZES) {
+/** The device, and the same as if its lanes could not hand each other values. */
+const DEVICES = device.subgroupSize === undefined
+  ? [device]
+  : [device, { ...device, subgroupSize: undefined }];
+
+for (const on of DEVICES) {
+  for (const [dtype, [M, K, N]] of REAL_TYPES.flatMap((t) => SIZES.map((s) => [t, s] as const))) {
     for (
       const [transposeA, transposeB] of [[false, false], [false, true], [true, false]] as const
     ) {
       const name = `${transposeA ? "T" : "N"}${transposeB ? "T" : "N"} [${M},${K}]x[${K},${N}]`;
-      Deno.test(`matmul() ${name} matches the reference in ${dtype}`, async () => {
+      const how = on.subgroupSize ? "with subgroups" : "without subgroups";
+      Deno.test(`matmul() ${name} matches the reference in ${dtype} ${how}`, async () => {
         const random = testRandom(freshSeed());
         const values = {
           a: randomValues(random, M * K, { dtype }),
@@ -48,14 +54,12 @@ for (const dtype of REAL_TYPES) {
         const bias = tensorOf("bias", { shape: [N], dtype: "f32" }, values.bias);
         const y = poisoned("y", { shape: [M, N], dtype });
         const sum = tensorOf("sum", { shape: [M, N], dtype: "f32" }, new Array(M * N).fill(3));
-        const [yValues, sumValues] = await runProgram(
-          (program) => {
-            matmul(program, { a, b, bias }, { y }, { transposeA, transposeB });
-            matmul(program, { a, b }, { y: sum }, { transposeA, transposeB, accumulate: true });
-          },
-          y,
-          sum,
-        );
+        const program = new Program(on);
+        matmul(program, { a, b, bias }, { y }, { transposeA, transposeB });
+        matmul(program, { a, b }, { y: sum }, { transposeA, transposeB, accumulate: true });
+        program.run();
+        const [yValues, sumValues] = await download(device, y, sum);
+        program.destroy();
         const shape = { M, N, K, transposeA, transposeB };
         assertClose(yValues!, reference.matmul(values, shape).y, TOLERANCE[dtype]!, "y");
         const { y: product } = reference.matmul({ a: values.a, b: values.b }, shape);

@@ -1,0 +1,44 @@
+import test from "./subgroups.wgsl" with { type: "text" };
+
+const INVOCATIONS = 64;
+
+/**
+ * Invocations in a subgroup of this device, if its subgroups are what the kernels need: neighbours by
+ * local_invocation_index, as many of them in all, and broadcasts that give what was asked for. Undefined
+ * if not. Deno 2.9 does not list the feature and does not describe it; hence the test.
+ */
+export async function testSubgroups(gpu: GPUDevice): Promise<number | undefined> {
+  gpu.pushErrorScope("validation");
+  const bytes = INVOCATIONS * 16;
+  const y = gpu.createBuffer({ size: bytes, usage: 0x80 | 0x04 }); // STORAGE | COPY_SRC
+  const staging = gpu.createBuffer({ size: bytes, usage: 0x01 | 0x08 }); // MAP_READ | COPY_DST
+  const module = gpu.createShaderModule({ label: "kernels/subgroups.wgsl", code: test });
+  const pipeline = gpu.createComputePipeline({ layout: "auto", compute: { module } });
+  const layout = pipeline.getBindGroupLayout(0);
+  const group = gpu.createBindGroup({ layout, entries: [{ binding: 0, resource: { buffer: y } }] });
+  const encoder = gpu.createCommandEncoder();
+  const pass = encoder.beginComputePass();
+  pass.setPipeline(pipeline);
+  pass.setBindGroup(0, group);
+  pass.dispatchWorkgroups(1);
+  pass.end();
+  encoder.copyBufferToBuffer(y, 0, staging, 0, bytes);
+  gpu.queue.submit([encoder.finish()]);
+  if (await gpu.popErrorScope()) return undefined;
+  await staging.mapAsync(0x01); // READ
+  const values = new Uint32Array(staging.getMappedRange().slice(0));
+  for (const buffer of [y, staging]) buffer.destroy();
+  return sizeOf(values);
+}
+
+/** The size that all invocations agree on, if what they saw is in order. */
+export function sizeOf(values: Uint32Array): number | undefined {
+  const size = values[0]!;
+  if (![4, 8, 16, 32].includes(size)) return undefined;
+  for (let index = 0; index < INVOCATIONS; index++) {
+    const first = Math.floor(index / size) * size;
+    const expected = [size, index - first, first, first + 3];
+    if (expected.some((value, i) => values[4 * index + i] !== value)) return undefined;
+  }
+  return size;
+}
