@@ -47,7 +47,7 @@ program.optionsGroup("Run:")
   .option("--epochs <x>", "passes over the data; what is reached first ends the run", realNumber)
   .option("--seed <n>", "seed of everything random", wholeNumber(), DEFAULT_OPTIONS.seed);
 choice("--precision <kind>", "f16 is autocast", ["auto", "f16", "f32"], precision);
-choice("--tune <when>", "time kernels to take the fastest; auto: on a GPU", [
+choice("--tune <when>", "time kernels to take the fastest; auto: on a GPU, for long runs", [
   "auto",
   "on",
   "off",

@@ -19,7 +19,8 @@ export interface TrainOptions {
   /** `auto` takes f16 on a GPU that has it. */
   precision: Precision | "auto";
   /**
-   * Whether to time kernels and take the fastest: `auto` on a GPU. A resumed run keeps its kernels.
+   * Whether to time kernels and take the fastest: `auto` on a GPU, where the run is long enough to
+   * be worth it. `off` takes no remembered ones either. A resumed run keeps its kernels.
    */
   tune: "auto" | "on" | "off";
   /** Tokens in a row, and positions of the model. */

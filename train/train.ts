@@ -243,7 +243,9 @@ async function* trainIn(
       });
     const trainStep = yield* recordTuned(record, {
       device,
-      tune: options.tune,
+      tune: options.tune === "on" ||
+        options.tune === "auto" && !device.isCpu && operationsOf(config, options) >= WORTH_TUNING,
+      remember: options.tune !== "off",
       file: tuningFileIn(cacheBeside(run.path)),
       saved: resumed?.state,
     });
@@ -279,14 +281,31 @@ async function* trainIn(
 }
 
 /**
+ * Operations from which on a training is tuned unasked: five minutes of a large GPU's time. Tuning took
+ * it a quarter of a minute, nearly all of it compiling (mini on an H100, November 2026).
+ */
+const WORTH_TUNING = 1e16;
+
+/** Operations of a whole training: 6 a parameter and token (Kaplan et al. 2020, arXiv 2001.08361). */
+function operationsOf(
+  config: GptConfig,
+  { steps, batchSize, contextLength, gradientAccumulation }: ResolvedOptions,
+): number {
+  return 6 * countParameters(config) * steps * batchSize * contextLength * gradientAccumulation;
+}
+
+/**
  * Records the training step with the kernels that a resumed run was trained with, so that it goes on to
  * the bit; or else with those that are fastest here, which are remembered or found now.
  */
 async function* recordTuned(
   record: () => TrainStep,
-  { device, tune, file, saved }: {
+  { device, tune, remember, file, saved }: {
     device: Device;
-    tune: ResolvedOptions["tune"];
+    /** Whether to find what is not remembered. */
+    tune: boolean;
+    /** Whether to take what is remembered. */
+    remember: boolean;
     file: string;
     saved: TrainerState | undefined;
   },
@@ -294,7 +313,7 @@ async function* recordTuned(
   const warnings: string[] = [];
   const warn = (sentence: string) => warnings.push(sentence);
   const kept = saved && choicesOf(saved, device);
-  const choices = kept ?? (tune === "off" ? new Map() : readChoices(file, device, warn));
+  const choices = kept ?? (remember ? readChoices(file, device, warn) : new Map());
   if (saved && !kept) {
     warn(
       `resuming on ${adapterOf(device)} what was trained on ${saved.tuning.adapter}: ` +
@@ -309,8 +328,7 @@ async function* recordTuned(
   const { tunables } = step.program;
   // others, of other sizes, would change what the checkpoint says and the evaluation does
   for (const key of device.choices.keys()) if (!tunables.has(key)) device.choices.delete(key);
-  const isTuned = kept !== undefined || tune === "off" || tune === "auto" && device.isCpu;
-  const open = isTuned ? [] : untuned(device, tunables.values());
+  const open = kept || !tune ? [] : untuned(device, tunables.values());
   if (open.length === 0) return step;
 
   const tuner = new Tuner(device);

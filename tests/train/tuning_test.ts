@@ -156,6 +156,25 @@ Deno.test({
   },
 });
 
+Deno.test({
+  name: "train() tunes unasked on a GPU alone, and only for a long run",
+  ignore: !device.features.has("timestamp-query"),
+  async fn() {
+    const firstOf = async (steps: number, isCpu: boolean) => {
+      const out = join(directory, "unasked", `${steps} ${isCpu}`);
+      const on = { ...device, isCpu, choices: new Map<string, string>() };
+      const sizes = { contextLength: 16, batchSize: 2, precision: "f32" } as const;
+      const options = { preset: "nano", data: [text], steps, evalEvery: 0, ...sizes } as const;
+      for await (const { kind } of train({ ...options, device: on, out, sampleEvery: 0 })) {
+        if (kind === "tuning" || kind === "step") return kind;
+      }
+    };
+    assert.equal(await firstOf(1, false), "step");
+    assert.equal(await firstOf(1e9, false), "tuning");
+    assert.equal(await firstOf(1e9, true), "step");
+  },
+});
+
 Deno.test("a resumed run takes the kernels of its checkpoint, whatever the cache says", async () => {
   const started = await run("resumed", "preferred", { steps: 1, tune: "off" });
   assert.deepEqual(started.state.tuning.choices, {});
