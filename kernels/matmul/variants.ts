@@ -75,29 +75,34 @@ export function isWorthATry(variant: string, shape: { M: number; N: number }): b
 /** Enough workgroups to fill a large GPU several times over: beyond, splitting only costs. */
 const MOST_WORKGROUPS = 4096;
 
-/** So many workgroups fill a large GPU. */
-const ENOUGH_WORKGROUPS = 512;
+/** Invocations that fill a large GPU. */
+const ENOUGH_INVOCATIONS = 3 * 2 ** 14;
+
+/** Least part of K that is split off unmeasured. */
+const LEAST_PREFERRED_SPLIT = 192;
 
 /**
- * The variant of `tileVariants()` to take where nothing was measured: two tiles alone, which compile
- * soon, the large one where it fills a large GPU twice.
+ * The variant of `tileVariants()` to take where nothing was measured: one of two tiles, the large one
+ * where it fills a large GPU, the other split along K until it does. The tuner's choices at training's
+ * shapes on an H100 were near these (November 2026).
  */
 export function preferredTiles(
   shape: { M: number; N: number; K: number },
   device: { maxWorkgroupBytes: number },
 ): string {
-  const large = tileBytes(TILES["128x128"]!) <= device.maxWorkgroupBytes &&
-    workgroupsOf(TILES["128x128"]!, shape) >= ENOUGH_WORKGROUPS / 2;
-  const name = large ? "128x128" : "64x64 of 128";
   const variants = tileVariants(shape, device);
-  let chosen = `${name}/1`;
+  const fills = (name: string, splits: number) => {
+    const tile = TILES[name]!;
+    return workgroupsOf(tile, shape) * splits * tile.X * tile.Y >= ENOUGH_INVOCATIONS;
+  };
+  if (variants.includes("128x128/1") && fills("128x128", 1)) return "128x128/1";
+  const name = "64x64 of 128";
+  let chosen = 1;
   for (const splits of SPLITS) {
-    const variant = `${name}/${splits}`;
-    if (!variants.includes(variant)) break;
-    chosen = variant;
-    if (workgroupsOf(TILES[name]!, shape) * splits >= ENOUGH_WORKGROUPS) break;
+    if (fills(name, chosen) || shape.K / splits < LEAST_PREFERRED_SPLIT) break;
+    if (variants.includes(`${name}/${splits}`)) chosen = splits;
   }
-  return chosen;
+  return `${name}/${chosen}`;
 }
 
 /** Workgroups that compute a result of M × N in tiles. */

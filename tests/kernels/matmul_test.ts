@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { matmul } from "../../kernels/matmul/matmul.ts";
 import * as reference from "../../kernels/matmul/reference.ts";
+import { preferredTiles } from "../../kernels/matmul/variants.ts";
 import { Program } from "../../kernels/program.ts";
 import { download, viewTensor } from "../../kernels/tensor.ts";
 import {
@@ -138,6 +139,23 @@ for (const variant of ["64x128/1", "64x64/2", "64x64 of 128/2", "128x128/1", "12
     }
   }
 }
+
+Deno.test("preferredTiles() takes large tiles where they fill a GPU, and splits K where small ones do not", () => {
+  const device = { maxWorkgroupBytes: 49152 };
+  const choices = [
+    [[4096, 256, 1024], "128x128/1"],
+    [[4096, 256, 256], "64x64 of 128/1"], // too little of K to split
+    [[4096, 1024, 256], "64x64 of 128/2"],
+    [[256, 4096, 768], "64x64 of 128/8"],
+    [[4, 64, 4], "64x64 of 128/1"],
+  ] as const;
+  for (const [[M, K, N], variant] of choices) {
+    assert.equal(preferredTiles({ M, K, N }, device), variant, `[${M},${K}]x[${K},${N}]`);
+  }
+  // two operands of 128 × 16 in f32 take more than 16 KiB
+  const least = { maxWorkgroupBytes: 16384 };
+  assert.equal(preferredTiles({ M: 4096, K: 256, N: 1024 }, least), "64x64 of 128/1");
+});
 
 // as the head does it: 70 tokens in rows of 72, the rest of a row is padding
 for (const variant of ["64x64/1", "64x64/2"]) {
