@@ -27,6 +27,8 @@ export interface Gpt {
   readonly parameters: Arena;
   /** f16 copy of the decayed parameters (matrices, embeddings), kept by AdamW; only in f16. */
   readonly copies?: Arena;
+  /** Bytes of parameters and copies on the device. */
+  readonly bytes: number;
   /** Frees the parameters. */
   destroy(): void;
 }
@@ -53,29 +55,21 @@ export function createGpt(
     shapes: new Map(table.map(({ name, shape }) => [name, shape])),
     dtype: "f32",
   });
-  if (precision === "f32") {
-    return {
-      device,
-      config,
-      precision,
-      parameters,
-      destroy: () => parameters.flat.buffer.destroy(),
-    };
-  }
   const decayed = table.filter((p) => p.decayed);
-  const copies = createArena(device, "f16 copies", {
+  const copies = precision === "f32" ? undefined : createArena(device, "f16 copies", {
     shapes: new Map(decayed.map(({ name, shape }) => [name, shape])),
     dtype: "f16",
   });
+  const buffers = [parameters, copies].flatMap((arena) => arena ? [arena.flat.buffer] : []);
   return {
     device,
     config,
     precision,
     parameters,
-    copies,
+    ...(copies ? { copies } : {}),
+    bytes: buffers.reduce((sum, { size }) => sum + size, 0),
     destroy() {
-      parameters.flat.buffer.destroy();
-      copies.flat.buffer.destroy();
+      for (const buffer of buffers) buffer.destroy();
     },
   };
 }

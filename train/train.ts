@@ -41,6 +41,7 @@ import {
   type TrainOptions,
   validateOptions,
 } from "./options.ts";
+import { checkMemory } from "./memory.ts";
 import { drawLoss } from "./plot.ts";
 import { learningRateAt } from "./schedule.ts";
 import { createTrainStep, initialScaler, REPORT_ROWS, type TrainStep } from "./step.ts";
@@ -250,6 +251,7 @@ async function* trainIn(
       saved: resumed?.state,
     });
     owned.push(trainStep);
+    checkMemory(device, { neededBytes: trainStep.bytes + gpt.bytes });
     const evaluator = createEvaluator(gpt, tokenizer, corpus.validation, {
       batchSize: options.batchSize,
       sequenceLength: options.contextLength,
