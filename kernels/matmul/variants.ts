@@ -75,10 +75,10 @@ export function isWorthATry(variant: string, shape: { M: number; N: number }): b
 /** Enough workgroups to fill a large GPU several times over: beyond, splitting only costs. */
 const MOST_WORKGROUPS = 4096;
 
-/** Invocations that fill a large GPU. */
-const ENOUGH_INVOCATIONS = 3 * 2 ** 14;
+/** Invocations that fill a large GPU, and those that give each of its cores a workgroup. */
+const ENOUGH_INVOCATIONS = 3 * 2 ** 14, FEW_INVOCATIONS = 2 ** 14;
 
-/** Least part of K that is split off unmeasured. */
+/** Least part of K that is split off unmeasured, unless cores would have nothing to do. */
 const LEAST_PREFERRED_SPLIT = 192;
 
 /**
@@ -91,15 +91,19 @@ export function preferredTiles(
   device: { maxWorkgroupBytes: number },
 ): string {
   const variants = tileVariants(shape, device);
-  const fills = (name: string, splits: number) => {
+  const invocations = (name: string, splits: number) => {
     const tile = TILES[name]!;
-    return workgroupsOf(tile, shape) * splits * tile.X * tile.Y >= ENOUGH_INVOCATIONS;
+    return workgroupsOf(tile, shape) * splits * tile.X * tile.Y;
   };
-  if (variants.includes("128x128/1") && fills("128x128", 1)) return "128x128/1";
+  if (
+    variants.includes("128x128/1") && invocations("128x128", 1) >= ENOUGH_INVOCATIONS
+  ) return "128x128/1";
   const name = "64x64 of 128";
   let chosen = 1;
   for (const splits of SPLITS) {
-    if (fills(name, chosen) || shape.K / splits < LEAST_PREFERRED_SPLIT) break;
+    const working = invocations(name, chosen);
+    const least = working < FEW_INVOCATIONS ? LEAST_SPLIT : LEAST_PREFERRED_SPLIT;
+    if (working >= ENOUGH_INVOCATIONS || shape.K / splits < least) break;
     if (variants.includes(`${name}/${splits}`)) chosen = splits;
   }
   return `${name}/${chosen}`;

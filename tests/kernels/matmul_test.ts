@@ -147,6 +147,7 @@ Deno.test("preferredTiles() takes large tiles where they fill a GPU, and splits 
     [[4096, 256, 256], "64x64 of 128/1"], // too little of K to split
     [[4096, 1024, 256], "64x64 of 128/2"],
     [[256, 4096, 768], "64x64 of 128/8"],
+    [[64, 256, 768], "64x64 of 128/4"], // even little, where most cores would be idle
     [[4, 64, 4], "64x64 of 128/1"],
   ] as const;
   for (const [[M, K, N], variant] of choices) {
