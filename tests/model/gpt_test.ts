@@ -71,14 +71,27 @@ function goldenBatches(count = 1) {
 
 const PRECISIONS = REAL_TYPES as readonly Precision[];
 
-for (const precision of PRECISIONS) {
-  Deno.test(`forward() gives PyTorch's logits in ${precision}`, async () => {
-    const logits = await goldenLogits(device, precision, { batchSize: B });
+/** The device as it is and, if it computes on the CPU, with the kernels that a GPU would run. */
+const DEVICES: readonly (readonly [how: string, Device])[] = [
+  ["", device],
+  ...(device.isCpu
+    ? [[
+      " with a GPU's kernels",
+      { ...device, isCpu: false, subgroupSize: undefined, choices: new Map() },
+    ]] as const
+    : []),
+];
+
+for (
+  const [precision, [how, on]] of PRECISIONS.flatMap((p) => DEVICES.map((d) => [p, d] as const))
+) {
+  Deno.test(`forward() gives PyTorch's logits in ${precision}${how}`, async () => {
+    const logits = await goldenLogits(on, precision, { batchSize: B });
     assertClose(logits, golden("logits"), TOLERANCE[precision].logits, "logits");
   });
 
-  Deno.test(`backward() gives PyTorch's loss and gradients in ${precision}`, async () => {
-    const step = goldenStep(goldenModel(device, precision));
+  Deno.test(`backward() gives PyTorch's loss and gradients in ${precision}${how}`, async () => {
+    const step = goldenStep(goldenModel(on, precision));
     step.submit(0, goldenBatches(), { learningRate: 0 });
     const [report] = await step.reports(1);
     const { loss, gradient } = TOLERANCE[precision];
