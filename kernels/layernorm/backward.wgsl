@@ -18,7 +18,8 @@ const UNIFORM: u32 = 6;
 @group(0) @binding(5) var<storage, read_write> partials: array<vec4f>;
 @group(0) @binding(UNIFORM) var<uniform> sizes: Sizes;
 
-var<workgroup> columns: array<vec4f, SHARES>;
+const COLUMNS: u32 = LANES * ROWS;
+var<workgroup> columns: array<vec4f, COLUMNS>;
 
 @compute @workgroup_size(LANES, ROWS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {

@@ -5,6 +5,8 @@ import backward from "./backward.wgsl" with { type: "text" };
 import stream from "./stream.wgsl" with { type: "text" };
 import mask from "./mask.wgsl" with { type: "text" };
 import rows from "./rows.wgsl" with { type: "text" };
+import sumsTree from "./sums_tree.wgsl" with { type: "text" };
+import sumsSubgroup from "./sums_subgroup.wgsl" with { type: "text" };
 import backwardParameters from "./backward_parameters.wgsl" with { type: "text" };
 import type { Device } from "../device.ts";
 import { type Program, splitWorkgroups } from "../program.ts";
@@ -47,12 +49,12 @@ export function layernormForward(
   assertShape(action, y, x.shape);
   assertDType(action, y, "f32", "f16");
   const dropout = checkBranch(action, { x, z, stream: sum, random }, site);
-  const lanes = lanesOf(program.device, shape);
+  const lanes = lanesOf(program.device, shape), sums = sumsOf(program.device, lanes);
   const extra = z && sum ? [z, random ?? z, sum] : [];
   const tensors = [x, weight, bias, y, statistics, ...extra];
   program.dispatch({
     label: "kernels/layernorm/forward.wgsl",
-    source: withRandom([forward, z ? residual : plain, rows].join("\n")),
+    source: withRandom([forward, z ? residual : plain, rows, sums].join("\n")),
     constants: {
       ...lanes,
       xType: `vec4<${x.dtype}>`,
@@ -104,7 +106,7 @@ export function layernormBackward(
     assertDType(action, t, "f32");
   }
   const dropout = checkBranch(action, { x, z: dz, stream: dx, random }, site);
-  const lanes = lanesOf(program.device, shape);
+  const lanes = lanesOf(program.device, shape), sums = sumsOf(program.device, lanes);
   const { LANES, ROWS } = lanes;
   const P = Math.min(MOST_BLOCKS, ceilDiv(M, ROWS));
   const block = ceilDiv(ceilDiv(M, P), ROWS) * ROWS;
@@ -115,7 +117,7 @@ export function layernormBackward(
   ];
   program.dispatch({
     label: "kernels/layernorm/backward.wgsl",
-    source: withRandom([backward, dz ? mask : stream, rows].join("\n")),
+    source: withRandom([backward, dz ? mask : stream, rows, sums].join("\n")),
     constants: {
       ...lanes,
       xType: `vec4<${x.dtype}>`,
@@ -162,6 +164,11 @@ function lanesOf(
   let LANES = least;
   while (LANES < most && C / 4 > LANES * QUADS_PER_LANE) LANES *= 2;
   return { LANES, ROWS: most / LANES, QUADS: ceilDiv(C / 4, LANES) };
+}
+
+/** How the lanes of a row add up. */
+function sumsOf({ subgroupSize }: Device, { LANES }: { LANES: number }): string {
+  return LANES === subgroupSize ? sumsSubgroup : sumsTree;
 }
 
 function checkRows(

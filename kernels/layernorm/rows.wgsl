@@ -12,19 +12,3 @@ struct Sizes {
   columns4: u32, // C / 4
   block: u32, // rows whose parameter gradients a workgroup adds up
 }
-
-const SHARES: u32 = LANES * ROWS;
-var<workgroup> shares: array<vec2f, SHARES>;
-
-// Sums of two values over the lanes of a row, by a tree.
-fn rowSums(values: vec2f, local: vec3u) -> vec2f {
-  let place = local.y * LANES + local.x;
-  workgroupBarrier(); // the sums before have been read
-  shares[place] = values;
-  for (var half = LANES / 2; half > 0; half /= 2) {
-    workgroupBarrier();
-    if (local.x < half) { shares[place] += shares[place + half]; }
-  }
-  workgroupBarrier();
-  return shares[local.y * LANES];
-}
