@@ -1,4 +1,4 @@
-import { benchConfig } from "./models.ts";
+import { benchConfig, STEP_OPTIONS } from "./models.ts";
 import { sampleBatch } from "./text.ts";
 import type { ColdStart } from "./train_step.ts";
 import { type Device, openDevice } from "../kernels/device.ts";
@@ -32,18 +32,7 @@ const config = benchConfig(model);
 const gpt = createGpt(device, config, { precision });
 initializeParameters(gpt, { seed: 0 });
 part("parameters");
-const step = createTrainStep(gpt, {
-  batchSize,
-  sequenceLength,
-  gradientAccumulation: 1,
-  dropout: 0,
-  labelSmoothing: 0,
-  gradientClip: 1,
-  weightDecay: 0.1,
-  beta1: 0.9,
-  beta2: 0.95,
-  seed: 0,
-});
+const step = createTrainStep(gpt, { ...STEP_OPTIONS, batchSize, sequenceLength });
 step.restoreScaler(initialScaler(precision));
 part("compilation");
 const batch = sampleBatch({ batchSize, sequenceLength, vocabularySize: config.vocabularySize });

@@ -11,7 +11,7 @@ import {
   tensorBytes,
   upload,
 } from "../kernels/tensor.ts";
-import { clockOf, median, timePasses, WARM_UP_MS } from "../kernels/timing.ts";
+import { clockOf, median, timePasses, warmUpMsOf } from "../kernels/timing.ts";
 import { type Tunable, tune } from "../kernels/tune.ts";
 
 /** Work that is counted by hand: operations, or bytes with each input read and output written once. */
@@ -164,7 +164,7 @@ export class Harness {
     const repeats = Math.max(1, Math.min(MOST_REPEATS, Math.round(passMs / once[1]![0]!)));
     const rounds = await timePasses(this.device, [{ ...run, repeats }], {
       rounds: SAMPLES,
-      warmUpMs: this.device.isCpu ? 1 : WARM_UP_MS,
+      warmUpMs: warmUpMsOf(this.device),
     });
     const samples = rounds.map(([ms]) => ms! / repeats);
     return { ms: median(samples), rangeMs: [Math.min(...samples), Math.max(...samples)] };

@@ -1,10 +1,11 @@
 import { meterMemory } from "./memory.ts";
+import { STEP_OPTIONS } from "./models.ts";
 import { sampleBatch, sampleBatches } from "./text.ts";
 import type { Result } from "./harness.ts";
 import type { Device } from "../kernels/device.ts";
 import type { Program } from "../kernels/program.ts";
-import { clockOf, median, timePasses, WARM_UP_MS } from "../kernels/timing.ts";
-import { tune } from "../kernels/tune.ts";
+import { clockOf, median, timePasses, warmUpMsOf } from "../kernels/timing.ts";
+import { tune, untuned } from "../kernels/tune.ts";
 import type { GptConfig } from "../model/config.ts";
 import { createGpt } from "../model/gpt.ts";
 import type { Precision } from "../model/precision.ts";
@@ -66,27 +67,10 @@ async function createStep(
   const device = tuned ? anyDevice : { ...anyDevice, choices: new Map<string, string>() };
   const gpt = createGpt(device, config, { precision });
   initializeParameters(gpt, { seed: 0 });
-  const create = () =>
-    createTrainStep(gpt, {
-      batchSize,
-      sequenceLength,
-      gradientAccumulation: 1,
-      dropout: 0,
-      labelSmoothing: 0,
-      gradientClip: 1,
-      weightDecay: 0.1,
-      beta1: 0.9,
-      beta2: 0.95,
-      seed: 0,
-    });
+  const create = () => createTrainStep(gpt, { ...STEP_OPTIONS, batchSize, sequenceLength });
   let step = create();
   const { tunables } = step.program;
-  if (
-    tuned &&
-    [...tunables.values()].some(({ key, variants }) =>
-      variants.length > 1 && !device.choices.has(key)
-    )
-  ) {
+  if (tuned && untuned(device, tunables.values()).length > 0) {
     await tune(device, tunables.values(), onTuning);
     initializeParameters(gpt, { seed: 0 }); // the tuner wrote over them
     step.destroy();
@@ -131,7 +115,8 @@ export async function measureTrainStep(
     };
     await timed(2); // compiles
     let once = await timed(3);
-    if (!device.isCpu) once = await timed(Math.ceil(WARM_UP_MS / once.ms));
+    const warmUps = Math.ceil(warmUpMsOf(device) / once.ms);
+    if (warmUps > 0) once = await timed(warmUps);
     const steps = Math.max(3, Math.min(1000, Math.round(wallMs / once.ms)));
     const { ms, loss } = await timed(steps);
     const peakBytes = memory.peakBytes; // before the buffers of the next measurement
@@ -186,7 +171,7 @@ export async function profileTrainStep(
  */
 export async function profile(
   program: Program,
-  { warmUpMs = WARM_UP_MS }: { warmUpMs?: number } = {},
+  { warmUpMs = warmUpMsOf(program.device) }: { warmUpMs?: number } = {},
 ): Promise<ProfileRow[]> {
   const { device, labels } = program;
   const runs = labels.map((_, place) => ({ program, repeats: 1, launches: [place] }));

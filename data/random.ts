@@ -56,10 +56,4 @@ export class Random {
     while (draw >= limit) draw = this.next();
     return draw % n;
   }
-
-  /** A standard normal number, by the transform of Box and Muller. */
-  normal(): number {
-    const radius = Math.sqrt(-2 * Math.log(1 - this.uniform()));
-    return radius * Math.cos(2 * Math.PI * this.uniform());
-  }
 }

@@ -187,6 +187,11 @@ export class Program {
   }
 }
 
+/** The f32 nearest to a number as the u32 with the same bits, for the uniforms of a dispatch. */
+export function bitsOf(value: number): number {
+  return new Uint32Array(Float32Array.of(value).buffer)[0]!;
+}
+
 /** Splits a count of workgroups over two dimensions, for shaders that flatten `x + y * 32768`. */
 export function splitWorkgroups(count: number): [x: number, y: number] {
   return [Math.min(count, WORKGROUPS_PER_ROW), Math.ceil(count / WORKGROUPS_PER_ROW)];

@@ -1,4 +1,5 @@
 import random from "./random.wgsl" with { type: "text" };
+import { bitsOf } from "./program.ts";
 
 /** A shader with the functions of random.wgsl added at its end. */
 export function withRandom(source: string): string {
@@ -24,8 +25,7 @@ export function dropoutUniforms({ rate, site }: DropoutSite): number[] {
       `Cannot drop elements as the rate must be at least 0 and below 1: current value is ${rate}`,
     );
   }
-  const factor = new Uint32Array(Float32Array.of(1 / (1 - rate)).buffer)[0]!;
-  return [site, threshold(rate), factor];
+  return [site, threshold(rate), bitsOf(1 / (1 - rate))];
 }
 
 /**

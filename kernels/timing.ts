@@ -19,7 +19,12 @@ export function clockOf(device: Device): "timestamps" | "wall clock" {
 const MOST_WARM_UPS = 1000;
 
 /** How long a GPU works before its times count; after 150 ms some still came out too slow. */
-export const WARM_UP_MS = 400;
+const WARM_UP_MS = 400;
+
+/** How long a device should work before its times count: a CPU not at all. */
+export function warmUpMsOf({ isCpu }: Device): number {
+  return isCpu ? 0 : WARM_UP_MS;
+}
 
 /** Most queries that a set may have, by the WebGPU standard. */
 const MAX_QUERIES = 4096;

@@ -1,6 +1,6 @@
 import type { Device } from "./device.ts";
 import { Program } from "./program.ts";
-import { clockOf, median, type Timed, timePasses, WARM_UP_MS } from "./timing.ts";
+import { clockOf, median, type Timed, timePasses, warmUpMsOf } from "./timing.ts";
 
 /** Work that several kernels can do, one faster here and another there. */
 export interface Tunable {
@@ -97,7 +97,7 @@ export class Tuner {
    */
   async choose(): Promise<void> {
     const tries = await this.#time(this.#candidates, TRIES, (times) => Math.min(...times), {
-      warmUpMs: this.#device.isCpu ? 0 : WARM_UP_MS,
+      warmUpMs: warmUpMsOf(this.#device),
     });
     const finalists = [...tries.values()].flatMap((candidates) =>
       candidates.slice(0, FINALISTS).map(({ ms, ...candidate }) => ({

@@ -203,7 +203,8 @@ export function createTrainStep(model: Gpt, options: StepOptions): TrainStep {
     v,
     gradients,
     program,
-    bytes: activations.bytes + owned.reduce((sum, t) => sum + t.buffer.size, 0),
+    bytes: activations.bytes + program.scratchBytes +
+      owned.reduce((sum, t) => sum + t.buffer.size, 0),
     submit(step, batches, { learningRate }) {
       let counted = 0;
       batches.forEach((batch, i) => {

@@ -48,6 +48,12 @@ export function layernormForward(
   assertDType(action, bias, "f32");
   assertShape(action, y, x.shape);
   assertDType(action, y, "f32", "f16");
+  if ((z === undefined) !== (sum === undefined)) {
+    throw new TypeError(
+      `Cannot run ${action} as z and sum must be there together: ` +
+        `current is ${z ? "z" : "sum"} alone`,
+    );
+  }
   const dropout = checkBranch(action, { x, z, stream: sum, random }, site);
   const lanes = lanesOf(program.device, shape), sums = sumsOf(program.device, lanes);
   const extra = z && sum ? [z, random ?? z, sum] : [];
@@ -153,14 +159,13 @@ const QUADS_PER_LANE = 4;
 
 /**
  * How rows are shared out: rows.wgsl says who has what. On a GPU a workgroup has 256 invocations, and a
- * row at least half a warp of them; on a CPU 64 and 8, of 4, 8 and 16 lanes the fastest (lavapipe, two
- * cores, November 2026).
+ * row at least half a warp of them; on a CPU 64, and a row a subgroup, or where there is none 8.
  */
 function lanesOf(
-  { isCpu }: Device,
+  { isCpu, subgroupSize = 8 }: Device,
   { C }: { C: number },
 ): { LANES: number; ROWS: number; QUADS: number } {
-  const [least, most] = isCpu ? [8, 64] : [16, 256];
+  const [least, most] = isCpu ? [subgroupSize, 64] : [16, 256];
   let LANES = least;
   while (LANES < most && C / 4 > LANES * QUADS_PER_LANE) LANES *= 2;
   return { LANES, ROWS: most / LANES, QUADS: ceilDiv(C / 4, LANES) };
@@ -205,9 +210,6 @@ function checkBranch(
   for (const t of [z, stream]) if (t) assertShape(action, t, x.shape);
   if (z) assertDType(action, z, "f32", "f16");
   if (stream) assertDType(action, stream, "f32");
-  if (z && !stream) {
-    throw new TypeError(`Cannot run ${action} as "${z.name}" is added to nothing: sum is missing`);
-  }
   if (dropout.rate > 0 && !random) {
     throw new TypeError(
       `Cannot run ${action} as dropout needs the tensor "random": current rate is ${dropout.rate}`,

@@ -15,7 +15,7 @@
 //  ├─┤   ├──┼──┼──┼──┤
 //  │ │   │  │  │  │  │                Other workgroups on the same core compute while this one waits
 //  ├─┤   ├──┼──┼──┼──┤                for memory; fetching ahead, into registers and a second pair of
-//  │▓│   │  │▓▓│  │▓▓│                tiles, leaves room for fewer of them and cost 10 to 30 %.
+//  │▓│   │  │▓▓│  │▓▓│                tiles, leaves room for fewer of them and cost 7 to 50 %.
 //  └─┘   └──┴──┴──┴──┘
 //
 // Rows and columns past the edges are clamped and what comes of them is not stored; past the end of K

@@ -8,7 +8,7 @@ export interface Tile {
 
 /**
  * The tiles that are worth a try, by rows × columns of the result; see bench/NOTES.md for those that are
- * not. Of two that have one size, the one in more invocations compiles in a third of the time and the
+ * not. Of two that have one size, the one in more invocations compiles in two fifths of the time and the
  * one in fewer is the faster on large products.
  */
 export const TILES: Readonly<Record<string, Tile>> = {

@@ -1,5 +1,5 @@
 import fill from "./normal.wgsl" with { type: "text" };
-import { type Program, splitWorkgroups } from "../program.ts";
+import { bitsOf, type Program, splitWorkgroups } from "../program.ts";
 import { rowSlices } from "../slices.ts";
 import { assertDType, ceilDiv, size, type Tensor, viewTensor } from "../tensor.ts";
 
@@ -43,9 +43,4 @@ export function fillNormal(
       workgroups: splitWorkgroups(ceilDiv(N, WORKGROUP_SIZE)),
     });
   }
-}
-
-/** An f32 as the u32 with the same bits. */
-function bitsOf(value: number): number {
-  return new Uint32Array(Float32Array.of(value).buffer)[0]!;
 }

@@ -1,5 +1,5 @@
 import shader from "./sample.wgsl" with { type: "text" };
-import type { Program } from "../program.ts";
+import { bitsOf, type Program } from "../program.ts";
 import { withRandom } from "../random.ts";
 import { assertDType, assertShape, ceilDiv, type Tensor } from "../tensor.ts";
 
@@ -107,18 +107,13 @@ export function sample(
     tensors: [logits, seeds, tokens, cursors, program.scratch(PENALTY ? [B, V] : [1])],
     uniforms: [
       ...[W, V, N, repetitionWindow === 0 ? N : Math.min(repetitionWindow, N)],
-      ...[bits(repetitionPenalty), bits(GREEDY ? 1 : 1 / temperature), topK],
-      ...[Math.ceil(topP * ONE), bits(Math.log(minP))],
+      ...[bitsOf(repetitionPenalty), bitsOf(GREEDY ? 1 : 1 / temperature), topK],
+      ...[Math.ceil(topP * ONE), bitsOf(Math.log(minP))],
     ],
     workgroups: [B],
     iterations: ceilDiv(N, WORKGROUP_SIZE) + 7 * turns + 10 * (1 + turns + bins + scan) + scan,
     workgroupBytes: 4 * (2048 + WORKGROUP_SIZE + 8),
   });
-}
-
-/** Bits of the f32 nearest to a number. */
-function bits(value: number): number {
-  return new Uint32Array(Float32Array.of(value).buffer)[0]!;
 }
 
 /**

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { modelledMs, stepCost } from "../../bench/cost.ts";
+import { STEP_OPTIONS } from "../../bench/models.ts";
 import { type Dispatch, Program } from "../../kernels/program.ts";
 import { tensorBytes } from "../../kernels/tensor.ts";
 import { createGpt } from "../../model/gpt.ts";
@@ -57,18 +58,7 @@ function boundBytes(
     dispatch.call(this, launch);
   };
   try {
-    createTrainStep(gpt, {
-      batchSize: B,
-      sequenceLength: T,
-      gradientAccumulation: 1,
-      dropout: 0,
-      labelSmoothing: 0,
-      gradientClip: 1,
-      weightDecay: 0.1,
-      beta1: 0.9,
-      beta2: 0.95,
-      seed: 0,
-    }).destroy();
+    createTrainStep(gpt, { ...STEP_OPTIONS, batchSize: B, sequenceLength: T }).destroy();
   } finally {
     Program.prototype.dispatch = dispatch;
     gpt.destroy();

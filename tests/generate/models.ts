@@ -1,4 +1,3 @@
-import { Random } from "../../data/random.ts";
 import type { Tokenizer } from "../../data/tokenizer.ts";
 import type { Device } from "../../kernels/device.ts";
 import { size } from "../../kernels/tensor.ts";
@@ -8,6 +7,7 @@ import type { Precision } from "../../model/precision.ts";
 import { parameterTable } from "../../model/parameters.ts";
 import { fromFloat32 } from "../../model/safetensors.ts";
 import { loadParameters } from "../../model/weights.ts";
+import { randomValues, testRandom } from "../kernels/harness.ts";
 
 /** A model for texts of bytes. */
 export const CONFIG: GptConfig = {
@@ -21,12 +21,10 @@ export const CONFIG: GptConfig = {
 /** That model with random weights, large enough that it attends to what it has read. */
 export function randomModel(device: Device, precision: Precision): Gpt {
   const gpt = createGpt(device, CONFIG, { precision });
-  const random = new Random(8);
+  const random = testRandom(8);
   const entries = parameterTable(CONFIG).map(({ name, shape, decayed }) => {
-    const values = Float32Array.from(
-      { length: size(shape) },
-      () => decayed ? 0.3 * random.normal() : 1 + 0.1 * random.normal(),
-    );
+    const values = randomValues(random, size(shape), { scale: decayed ? 0.3 : 0.1 });
+    if (!decayed) values.forEach((value, i) => values[i] = 1 + value);
     return [`transformer.${name}`, fromFloat32(values, shape, "F32")] as const;
   });
   loadParameters(gpt, new Map(entries), "random");
