@@ -14,15 +14,10 @@ import {
   readTrainerState,
   type TrainerState,
 } from "../model/checkpoint.ts";
-import {
-  type GptConfig,
-  parseHuggingFaceConfig,
-  type PresetName,
-  PRESETS,
-  toHuggingFaceConfig,
-} from "../model/config.ts";
+import { type GptConfig, type PresetName, PRESETS } from "../model/config.ts";
 import { createGpt, type Gpt } from "../model/gpt.ts";
-import { countParameters, parameterTable } from "../model/parameters.ts";
+import { parseHuggingFaceConfig, toHuggingFaceConfig } from "../model/hugging_face.ts";
+import { countParameters } from "../model/parameters.ts";
 import { parseSafetensors, serializeSafetensors, toFloat32 } from "../model/safetensors.ts";
 import {
   downloadTable,
@@ -507,9 +502,10 @@ async function save(
 ): Promise<string> {
   const { tokenizer } = corpus;
   const { endOfText } = tokenizer;
+  const trained = gpt.table.filter((parameter) => parameter.trained);
   const moments = new Map([
-    ...await downloadTable(gpt.config, (name) => tensorNamed(trainStep.m, name), "m.", gpt),
-    ...await downloadTable(gpt.config, (name) => tensorNamed(trainStep.v, name), "v.", gpt),
+    ...await downloadTable(gpt, trained, (name) => tensorNamed(trainStep.m, name), "m."),
+    ...await downloadTable(gpt, trained, (name) => tensorNamed(trainStep.v, name), "v."),
   ]);
   const text = (content: string): FileContent => [new TextEncoder().encode(content)];
   const json = (value: unknown) => text(JSON.stringify(value, null, 2) + "\n");
@@ -560,7 +556,8 @@ async function restore({ path, state }: Resumed, gpt: Gpt, trainStep: TrainStep)
   const weights = await read("model.safetensors");
   loadParameters(gpt, weights.tensors, weights.where);
   const { tensors, where } = await read("optimizer.safetensors");
-  for (const { name, shape } of parameterTable(gpt.config)) {
+  for (const { name, shape, trained } of gpt.table) {
+    if (!trained) continue;
     for (const [prefix, arena] of [["m.", trainStep.m], ["v.", trainStep.v]] as const) {
       const entry = tensors.get(prefix + name);
       if (!entry || entry.shape.join() !== shape.join()) {

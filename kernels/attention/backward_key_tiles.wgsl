@@ -1,4 +1,4 @@
-// dk = Σₜ ds[t,s] · q[t] / √HS and dv = Σₜ f · p[t,s] · dy[t]: backward_key.wgsl in tiles, for GPUs.
+// dk = SCALE · Σₜ ds[t,s] · q[t] and dv = Σₜ f · p[t,s] · dy[t]: backward_key.wgsl in tiles, for GPUs.
 // qkv, dqkv: [B,T,3C], C = NH · HS; dy: [B,T,C]; logSumExp, delta: [B,NH,T]; k's and v's parts of
 // dqkv are set
 //
@@ -30,6 +30,7 @@ const Q_LOADS: u32 = QUERIES * QUADS / INVOCATIONS;
 const PADDED: u32 = QUADS + 1; // rows one vector apart: neighbours' reads fall on different banks
 const PADDED_X: u32 = WORKGROUP_X + 1;
 const SCALE: f32 = 1.0 / sqrt(f32(HS));
+const WINDOW: u32 = 0x80000000; // tokens that a query sees, itself and those before it
 const LOWEST: f32 = -3.0e38;
 
 @group(0) @binding(0) var<storage, read> qkv: array<real4>;
@@ -72,7 +73,8 @@ fn main(
 
   var dk: array<vec4f, SUMS>;
   var dv: array<vec4f, SUMS>;
-  for (var firstQuery = firstKey / QUERIES * QUERIES; firstQuery < T; firstQuery += QUERIES) {
+  let end = min(firstKey + (KEYS - 1) + WINDOW, T);
+  for (var firstQuery = firstKey / QUERIES * QUERIES; firstQuery < end; firstQuery += QUERIES) {
     // unroll
     for (var n = 0u; n < Q_LOADS; n++) {
       let i = index + n * INVOCATIONS;
@@ -127,13 +129,13 @@ fn main(
       }
     }
 
-    if (firstKey + KEYS > firstQuery + 1 || firstQuery + QUERIES > T) {
+    if (firstKey + KEYS > firstQuery + 1 || firstQuery + QUERIES > min(firstKey + WINDOW, T)) {
       // unroll
       for (var r = 0u; r < ROWS; r++) {
         // unroll
         for (var c = 0u; c < COLUMNS; c++) {
           let t = firstQuery + c * WORKGROUP_X + x;
-          let masked = firstKey + r * WORKGROUP_Y + row > t || t >= T;
+          let masked = t - (firstKey + r * WORKGROUP_Y + row) >= WINDOW || t >= T;
           scores[r * COLUMNS + c] = select(scores[r * COLUMNS + c], LOWEST, masked);
         }
       }

@@ -1,4 +1,4 @@
-// dq = Σₛ ds[t,s] · k[s] / √HS, and delta = Σ dy · y: backward_query.wgsl in tiles, for GPUs.
+// dq = SCALE · Σₛ ds[t,s] · k[s], and delta = Σ dy · y: backward_query.wgsl in tiles, for GPUs.
 // qkv, dqkv: [B,T,3C], C = NH · HS; y, dy: [B,T,C]; logSumExp, delta: [B,NH,T]; q's part of dqkv is set
 //
 // A workgroup has QUERIES queries of one head and walks the keys up to its last query, KEYS at a
@@ -29,6 +29,7 @@ const K_LOADS: u32 = KEYS * QUADS / INVOCATIONS;
 const PADDED: u32 = QUADS + 1; // rows one vector apart: neighbours' reads fall on different banks
 const PADDED_X: u32 = WORKGROUP_X + 1;
 const SCALE: f32 = 1.0 / sqrt(f32(HS));
+const WINDOW: u32 = 0x80000000; // tokens that a query sees, itself and those before it
 const LOWEST: f32 = -3.0e38;
 
 @group(0) @binding(0) var<storage, read> qkv: array<real4>;
@@ -99,7 +100,7 @@ fn main(
 
   var sums: array<vec4f, SUMS>;
   let end = min(firstQuery + QUERIES, T);
-  for (var firstKey = 0u; firstKey < end; firstKey += KEYS) {
+  for (var firstKey = firstSeen(firstQuery) / KEYS * KEYS; firstKey < end; firstKey += KEYS) {
     // unroll
     for (var n = 0u; n < K_LOADS; n++) {
       let i = index + n * INVOCATIONS;
@@ -146,13 +147,13 @@ fn main(
       }
     }
 
-    if (firstKey + KEYS > firstQuery + 1) {
+    if (firstKey + KEYS > firstQuery + 1 || firstQuery + QUERIES > firstKey + WINDOW) {
       // unroll
       for (var r = 0u; r < ROWS; r++) {
         // unroll
         for (var c = 0u; c < COLUMNS; c++) {
-          let masked = firstKey + c * WORKGROUP_X + x > firstQuery + r * WORKGROUP_Y + row;
-          scores[r * COLUMNS + c] = select(scores[r * COLUMNS + c], LOWEST, masked);
+          let before = firstQuery + r * WORKGROUP_Y + row - (firstKey + c * WORKGROUP_X + x);
+          scores[r * COLUMNS + c] = select(scores[r * COLUMNS + c], LOWEST, before >= WINDOW);
         }
       }
     }

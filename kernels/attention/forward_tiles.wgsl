@@ -1,4 +1,4 @@
-// y = dropout(softmax(q · kᵀ / √HS)) · v for every head, causal: forward.wgsl in tiles, for GPUs.
+// y = dropout(softmax(SCALE · q · kᵀ)) · v for every head, causal: forward.wgsl in tiles, for GPUs.
 // qkv: [B,T,3C], C = NH · HS; y: [B,T,C]; logSumExp: [B,NH,T] of the scaled scores
 //
 // A workgroup has QUERIES queries of one head and walks the keys up to its last query, KEYS at a
@@ -33,7 +33,8 @@ const PADDED: u32 = QUADS + 1; // rows one vector apart: neighbours' reads fall 
 const PADDED_X: u32 = WORKGROUP_X + 1;
 const SCALE: f32 = 1.0 / sqrt(f32(HS));
 const SCALE_LOG2: f32 = SCALE * 1.4426950408889634; // exp(SCALE · x) = exp2(SCALE_LOG2 · x)
-const LOWEST: f32 = -3.0e38;
+const LOWEST: f32 = -1.0e38; // times SCALE_LOG2 still a number
+const WINDOW: u32 = 0x80000000; // tokens that a query sees, itself and those before it
 
 @group(0) @binding(0) var<storage, read> qkv: array<real4>;
 @group(0) @binding(1) var<storage, read> random: array<u32>; // seed, counter
@@ -78,7 +79,7 @@ fn main(
   }
 
   let end = min(firstQuery + QUERIES, T);
-  for (var firstKey = 0u; firstKey < end; firstKey += KEYS) {
+  for (var firstKey = firstSeen(firstQuery) / KEYS * KEYS; firstKey < end; firstKey += KEYS) {
     // unroll
     for (var n = 0u; n < K_LOADS; n++) {
       let i = index + n * INVOCATIONS;
@@ -105,13 +106,13 @@ fn main(
         }
       }
     }
-    if (firstKey + KEYS > firstQuery + 1) {
+    if (firstKey + KEYS > firstQuery + 1 || firstQuery + QUERIES > firstKey + WINDOW) {
       // unroll
       for (var r = 0u; r < ROWS; r++) {
         // unroll
         for (var c = 0u; c < COLUMNS; c++) {
-          let masked = firstKey + c * WORKGROUP_X + x > firstQuery + r * WORKGROUP_Y + row;
-          scores[r * COLUMNS + c] = select(scores[r * COLUMNS + c], LOWEST, masked);
+          let before = firstQuery + r * WORKGROUP_Y + row - (firstKey + c * WORKGROUP_X + x);
+          scores[r * COLUMNS + c] = select(scores[r * COLUMNS + c], LOWEST, before >= WINDOW);
         }
       }
     }

@@ -5,3 +5,8 @@ struct Sizes {
   quads: u32, // HS / 4 and WORKGROUP_X again, so that no compiler writes out the loops over them
   lanes: u32,
 }
+
+// The first token that a query sees.
+fn firstSeen(query: u32) -> u32 {
+  return select(0u, query - (WINDOW - 1), query >= WINDOW);
+}
