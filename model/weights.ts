@@ -1,9 +1,10 @@
 import { fillNormal } from "../kernels/normal/normal.ts";
 import { Program } from "../kernels/program.ts";
 import { download, size, type Tensor, upload, viewTensor } from "../kernels/tensor.ts";
+import type { GptConfig } from "./config.ts";
 import { type Gpt, masterOf } from "./model.ts";
 import { HEAD, isMask, nameFromFile, nameInFile, storedTensors } from "./hugging_face.ts";
-import { isAdapter, mergeLora } from "./lora.ts";
+import { adapterTensors, isAdapter, mergeLora, nameInAdapterFile } from "./lora.ts";
 import { adaptersOf, type ParameterSpec, weightBeside } from "./parameters.ts";
 import { fromFloat32, type SafetensorsEntry } from "./safetensors.ts";
 import { readerOf, type TensorReader } from "./tensor_files.ts";
@@ -60,7 +61,7 @@ export function loadParameters(
           `it is there with and without "transformer." before it`,
       );
     }
-    readers.set(name, "floats" in tensor ? tensor : readerOf(tensor));
+    readers.set(name, asReader(tensor));
   }
   const { config } = model;
   const wanted = model.table.filter(({ name }) => !isAdapter(name))
@@ -125,6 +126,10 @@ export function loadParameters(
     change?.(values);
     set(name, 0, values);
   }
+}
+
+function asReader(tensor: SafetensorsEntry | TensorReader): TensorReader {
+  return "floats" in tensor ? tensor : readerOf(tensor);
 }
 
 /** A stored tensor into its columns of a parameter. */
@@ -200,9 +205,18 @@ export async function saveParameters(
       .map((name) => values.get(name)!);
     mergeLora({ lora: config.lora!, module: adapter.module }, { A: A!, B: B! }, weight!);
   }
+  return storedEntries(config, table.filter(({ name }) => !isAdapter(name)), values, { dtype });
+}
+
+/** Values of parameters as the tensors of a model's file. */
+export function storedEntries(
+  config: GptConfig,
+  parameters: readonly ParameterSpec[],
+  values: ReadonlyMap<string, Float32Array<ArrayBuffer>>,
+  { dtype = "F32" }: { dtype?: "F32" | "F16" } = {},
+): Map<string, SafetensorsEntry> {
   const entries = new Map<string, SafetensorsEntry>();
-  for (const spec of table.toSorted((a, b) => a.stream - b.stream)) {
-    if (isAdapter(spec.name)) continue;
+  for (const spec of parameters.toSorted((a, b) => a.stream - b.stream)) {
     const whole = values.get(spec.name)!, columns = spec.shape.at(-1)!;
     const parts = storedTensors(config, spec);
     for (const { name, shape, transposed, firstColumn } of parts) {
@@ -213,6 +227,33 @@ export async function saveParameters(
     }
   }
   return entries;
+}
+
+/**
+ * Fills a model's adapters from the tensors of an `adapter_model.safetensors`.
+ *
+ * @param where the file's path, for error messages.
+ * @throws {RangeError} if one is missing, unknown, or of another shape.
+ */
+export function loadAdapters(
+  model: Gpt,
+  tensors: ReadonlyMap<string, SafetensorsEntry | TensorReader>,
+  where: string,
+): void {
+  const readers = new Map(Array.from(tensors, ([name, tensor]) => [name, asReader(tensor)]));
+  for (const [name, reader] of adapterTensors(model.config, readers, where)) {
+    setElements(model, name, 0, reader.floats(0, size(reader.shape)));
+  }
+}
+
+/** A model's adapters under PEFT's names. */
+export async function saveAdapters(model: Gpt): Promise<Map<string, SafetensorsEntry>> {
+  const adapters = model.table.filter(({ name }) => isAdapter(name));
+  const values = await downloadParameters(model, adapters, (name) => masterOf(model, name));
+  return new Map(adapters.map(({ name, shape }) => [
+    nameInAdapterFile(name),
+    fromFloat32(values.get(name)!, shape, "F32"),
+  ]));
 }
 
 /** Reads one f32 tensor for each of some parameters back, under `prefix` and the parameter's name. */
