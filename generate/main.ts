@@ -7,7 +7,7 @@ import {
   generateBatch,
   type GenerateResult,
 } from "./generate.ts";
-import { findCheckpoint, loadModel } from "./load.ts";
+import { findSource, loadSource } from "./load.ts";
 
 /** `generate`: continues a text with a trained model. */
 const program = command("generate", "Continue a text with a trained model.")
@@ -15,6 +15,10 @@ const program = command("generate", "Continue a text with a trained model.")
   .optionsGroup("Model:")
   .option("--run <directory>", "take the newest checkpoint of this run", "runs/default")
   .option("--checkpoint <directory>", "take this checkpoint")
+  .option(
+    "--model <name>",
+    "take another model: distilgpt2, gpt2, gpt2-medium, hf:OWNER/NAME, or a directory",
+  )
   .optionsGroup("Length:")
   .option("--max-new-tokens <n>", "most tokens to add", wholeNumber(1), 256)
   .option("--stop <text...>", "end before any of these texts")
@@ -62,14 +66,16 @@ const program = command("generate", "Continue a text with a trained model.")
     run(async () => {
       validateSampler(options);
       const prompt = given === "-" ? await readStandardInput() : given;
-      const source = {
+      // before the device is opened: the likeliest mistake is the first
+      const source = await findSource({
         run: options.run,
         ...(options.checkpoint === undefined ? {} : { checkpoint: options.checkpoint }),
+        ...(options.model === undefined ? {} : { model: options.model }),
+        hub: { onNotice: status },
         onWarning: (sentence: string) => status(`Warning: ${sentence}`),
-      };
-      findCheckpoint(source); // before the device is opened: the likeliest mistake is the first
+      });
       const device = await openDevice();
-      const model = await loadModel(device, source);
+      const model = loadSource(device, source);
       const firstSeed = options.seed ?? crypto.getRandomValues(new Uint32Array(1))[0]!;
       const { maxNewTokens, stop = [], samples } = options;
       const streams = Array.from(

@@ -1,12 +1,21 @@
+import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { Batches } from "../data/batches.ts";
 import { type Corpus, loadCorpus } from "../data/corpus.ts";
+import { type HubOptions, parseHubSpec } from "../data/hub.ts";
 import { parseTokenizer, type Tokenizer } from "../data/tokenizer.ts";
 import { generate } from "../generate/generate.ts";
 import { resolvePrecision } from "../generate/load.ts";
+import {
+  fillModel,
+  findModel,
+  hashModel,
+  type ModelSource,
+  readModel,
+} from "../generate/source.ts";
 import { tensorNamed } from "../kernels/arena.ts";
 import { type Device, openDevice } from "../kernels/device.ts";
-import { upload } from "../kernels/tensor.ts";
+import { size, upload } from "../kernels/tensor.ts";
 import { Tuner, untuned } from "../kernels/tune.ts";
 import {
   CHECKPOINT_FORMAT,
@@ -14,15 +23,26 @@ import {
   readTrainerState,
   type TrainerState,
 } from "../model/checkpoint.ts";
-import { type GptConfig, type PresetName, PRESETS } from "../model/config.ts";
+import { type GptConfig, type LoraConfig, type PresetName, PRESETS } from "../model/config.ts";
 import { createGpt, type Gpt } from "../model/gpt.ts";
 import { parseHuggingFaceConfig, toHuggingFaceConfig } from "../model/hugging_face.ts";
-import { countParameters } from "../model/parameters.ts";
-import { parseSafetensors, serializeSafetensors, toFloat32 } from "../model/safetensors.ts";
+import {
+  ADAPTER_CONFIG,
+  ADAPTER_FILE,
+  type AdapterBase,
+  defaultTargets,
+  isAdapter,
+  toAdapterConfig,
+} from "../model/lora.ts";
+import { countParameters, parameterTable } from "../model/parameters.ts";
+import { serializeSafetensors } from "../model/safetensors.ts";
+import { MODEL_FILE, openTensorFiles, type TensorFiles } from "../model/tensor_files.ts";
 import {
   downloadTable,
   initializeParameters,
+  loadAdapters,
   loadParameters,
+  saveAdapters,
   saveParameters,
 } from "../model/weights.ts";
 import { type FileContent, moveAside, openRunDirectory, type RunDirectory } from "./checkpoint.ts";
@@ -30,9 +50,12 @@ import { createEvaluator, type Evaluation } from "./evaluate.ts";
 import {
   batchShapeOf,
   DEFAULT_OPTIONS,
+  fineTuningDefaults,
+  presetDefaults,
   type ResolvedOptions,
   resolveOptions,
   resumeOptions,
+  type TrainingDefaults,
   type TrainOptions,
   validateOptions,
 } from "./options.ts";
@@ -59,6 +82,8 @@ export type TrainEvent =
     options: ResolvedOptions;
     device: string;
     parameters: number;
+    /** Of these, those that are not frozen. */
+    trainedParameters: number;
     corpus: {
       name: string;
       vocabulary: "full" | "compact";
@@ -120,9 +145,11 @@ const READ_BACK_MS = 1000;
  * ```
  */
 export async function* train(
-  { device: given, signal, ...wanted }: Partial<TrainOptions> & {
+  { device: given, signal, hub = {}, ...wanted }: Partial<TrainOptions> & {
     device?: Device;
     signal?: AbortSignal;
+    /** How to reach the hub. */
+    hub?: HubOptions;
   } = {},
 ): AsyncGenerator<TrainEvent> {
   validateOptions(wanted);
@@ -138,8 +165,8 @@ export async function* train(
       const warnings: string[] = [];
       const path = newestCheckpoint(out, (sentence) => warnings.push(sentence));
       for (const message of warnings) yield { kind: "notice", message };
-      const resumed = path === undefined ? undefined : await readCheckpoint(path);
-      yield* trainIn(run, { device, signal, wanted, resumed });
+      const resumed = path === undefined ? undefined : await readCheckpoint(path, hub);
+      yield* trainIn(run, { device, signal, hub, wanted, resumed });
     } finally {
       run.close();
     }
@@ -154,33 +181,58 @@ interface Resumed {
   state: TrainerState;
   config: GptConfig;
   tokenizer: Tokenizer;
+  /** The model beside which the checkpoint's adapters stand, if it holds these alone. */
+  base?: ModelSource;
 }
 
-async function readCheckpoint(path: string): Promise<Resumed> {
+async function readCheckpoint(path: string, hub: HubOptions): Promise<Resumed> {
+  const state = readTrainerState(path);
   const text = (name: string) => Deno.readTextFile(join(path, name));
-  return {
-    path,
-    state: readTrainerState(path),
-    config: parseHuggingFaceConfig(await text("config.json"), join(path, "config.json")),
-    tokenizer: await parseTokenizer(await text("tokenizer.json"), join(path, "tokenizer.json")),
-  };
+  if (!existsSync(join(path, ADAPTER_CONFIG))) {
+    const config = parseHuggingFaceConfig(await text("config.json"), join(path, "config.json"));
+    const { vocabularySize } = config, file = join(path, "tokenizer.json");
+    const tokenizer = await parseTokenizer(await text("tokenizer.json"), file, { vocabularySize });
+    return { path, state, config, tokenizer };
+  }
+  const { contextLength } = state.options as unknown as ResolvedOptions;
+  const found = { spec: path, directory: path };
+  const { adapters, tokenizer, ...base } = await readModel(found, { ...hub, contextLength });
+  if (hashModel({ ...base, tokenizer }) !== state.source?.sha256) {
+    throw new RangeError(
+      `Cannot resume ${path} as the model beside its adapters must stay what it was: ` +
+        `${base.directory} has changed since`,
+    );
+  }
+  const config = { ...base.config, lora: adapters!.lora };
+  return { path, state, config, tokenizer, base: { ...base, tokenizer } };
 }
 
 /** The training itself, in a run directory that is ours. */
 async function* trainIn(
   run: RunDirectory,
-  { device, signal, wanted, resumed }: {
+  { device, signal, hub, wanted, resumed }: {
     device: Device;
     signal: AbortSignal | undefined;
+    hub: HubOptions;
     wanted: Partial<TrainOptions>;
     resumed: Resumed | undefined;
   },
 ): AsyncGenerator<TrainEvent> {
-  const given = resumed
+  const merged = resumed
     ? resumeOptions(wanted, resumed.state.options, resumed.path)
     : { ...DEFAULT_OPTIONS, ...wanted };
-  const { preset, reason } = choosePreset(device, given.preset);
+  const initial = resumed ? undefined : yield* findInitial(merged, hub);
+  const beginning = resumed?.config ?? initial?.config;
+  const given = withAdapters(merged, beginning);
+  const lora = loraOf(given);
   const precision = resolvePrecision(device, given.precision);
+  const { preset, reason, defaults } = beginning && given.initFrom !== undefined
+    ? {
+      preset: "auto" as const,
+      reason: `starting from ${resumed?.state.source?.spec ?? initial!.spec}`,
+      defaults: fineTuningDefaults({ ...beginning, ...(lora ? { lora } : {}) }),
+    }
+    : choosePreset(device, given.preset);
   yield { kind: "notice", message: `${reason}; precision ${precision} on ${device.name}` };
 
   // data
@@ -190,7 +242,7 @@ async function* trainIn(
   const corpus = await loadCorpus({
     data: given.data === "auto" ? "sample" : given.data,
     vocabulary: given.vocabulary,
-    ...(resumed ? { tokenizer: resumed.tokenizer } : {}),
+    ...(resumed || initial ? { tokenizer: (resumed ?? initial)!.tokenizer } : {}),
     cacheDirectory: cacheBeside(run.path),
   });
   if (resumed && corpus.hash !== resumed.state.data.hash) {
@@ -200,7 +252,7 @@ async function* trainIn(
     );
   }
   const { tokenizer } = corpus;
-  const shape = batchShapeOf(given, preset);
+  const shape = batchShapeOf(given, defaults);
   const batches = new Batches(corpus.training, {
     ...shape,
     sequence: given.sequence,
@@ -210,15 +262,20 @@ async function* trainIn(
   const options = resolveOptions(given, {
     preset,
     precision,
+    defaults,
     stepsPerEpoch: batches.perEpoch / given.gradientAccumulation,
   });
 
   // model
-  const config = resumed?.config ?? {
-    ...PRESETS[preset],
-    contextLength: options.contextLength,
-    vocabularySize: tokenizer.vocabularySize,
-  };
+  const config: GptConfig = resumed?.config ??
+    (initial ? { ...initial.config, ...(lora ? { lora } : {}) } : {
+      ...PRESETS[preset as PresetName],
+      contextLength: options.contextLength,
+      vocabularySize: tokenizer.vocabularySize,
+    });
+  const freeze = options.freeze ?? "";
+  const source = resumed?.state.source ??
+    (initial && { spec: initial.spec, sha256: hashModel(initial) });
   yield {
     kind: "start",
     ...(resumed ? { resumedFrom: resumed.state.step } : {}),
@@ -226,9 +283,11 @@ async function* trainIn(
     options,
     device: device.name,
     parameters: countParameters(config),
+    trainedParameters: parameterTable(config, freeze)
+      .reduce((sum, { trained, shape }) => sum + (trained ? size(shape) : 0), 0),
     corpus: describe(corpus),
   };
-  const gpt = createGpt(device, config, { precision });
+  const gpt = createGpt(device, config, { precision, freeze });
   const owned: { destroy(): void }[] = [gpt];
   try {
     const record = () =>
@@ -254,9 +313,11 @@ async function* trainIn(
     });
     owned.push(evaluator);
     if (resumed) {
-      await restore(resumed, gpt, trainStep);
+      restore(resumed, gpt, trainStep);
     } else {
-      initializeParameters(gpt, { seed: options.seed });
+      const parameters = gpt.table.filter(({ name }) => !initial || isAdapter(name));
+      initializeParameters(gpt, { seed: options.seed, parameters });
+      if (initial) fillModel(gpt, initial);
       trainStep.restoreScaler(initialScaler(precision));
     }
     yield* steps({
@@ -268,6 +329,7 @@ async function* trainIn(
       trainStep,
       evaluate: () => evaluator.run(),
       signal,
+      source,
       first: resumed?.state.step ?? 0,
       bestLoss: resumed?.state.bestValidationLoss ?? null,
       ...(resumed ? { path: resumed.path } : {}),
@@ -353,11 +415,52 @@ export function cacheBeside(runDirectory: string): string {
 export function choosePreset(
   device: Device,
   preset: PresetName | "auto",
-): { preset: PresetName; reason: string } {
-  if (preset !== "auto") return { preset, reason: `preset ${preset}, as asked` };
-  return device.isCpu
-    ? { preset: "nano", reason: "preset nano, as no GPU was found and the CPU computes" }
-    : { preset: "mini", reason: "preset mini, as there is a GPU" };
+): { preset: PresetName; reason: string; defaults: TrainingDefaults } {
+  const [chosen, reason] = preset !== "auto"
+    ? [preset, `preset ${preset}, as asked`] as const
+    : device.isCpu
+    ? ["nano", "preset nano, as no GPU was found and the CPU computes"] as const
+    : ["mini", "preset mini, as there is a GPU"] as const;
+  return { preset: chosen, reason, defaults: presetDefaults(chosen) };
+}
+
+/** Finds the model to begin with, if one is asked for. */
+async function* findInitial(
+  { initFrom, contextLength, loraRank }: TrainOptions,
+  hub: HubOptions,
+): AsyncGenerator<TrainEvent, ModelSource | undefined> {
+  if (initFrom === undefined) {
+    if (loraRank === undefined) return undefined;
+    throw new RangeError(
+      `Cannot train as --lora-rank needs --init-from, a model to put adapters beside: ` +
+        `current value is ${loraRank}`,
+    );
+  }
+  yield { kind: "notice", message: `looking for ${initFrom}` };
+  const source = await findModel(initFrom, { ...hub, contextLength });
+  if (source.adapters && loraRank !== undefined) {
+    throw new RangeError(
+      `Cannot put adapters beside ${initFrom} as it must be a whole model: it has adapters, ` +
+        `which "deno task export" merges`,
+    );
+  }
+  return source;
+}
+
+/** Options with what is open about adapters chosen. */
+function withAdapters(options: TrainOptions, config: GptConfig | undefined): TrainOptions {
+  const { loraRank, loraAlpha, loraTargets } = options;
+  if (loraRank === undefined || !config) return options;
+  return {
+    ...options,
+    loraAlpha: loraAlpha ?? 2 * loraRank,
+    loraTargets: loraTargets ?? defaultTargets(config).join(","),
+  };
+}
+
+function loraOf({ loraRank, loraAlpha, loraTargets }: TrainOptions): LoraConfig | undefined {
+  if (loraRank === undefined) return undefined;
+  return { rank: loraRank, alpha: loraAlpha!, targets: loraTargets!.split(",") };
 }
 
 function describe(corpus: Corpus) {
@@ -383,6 +486,8 @@ interface Loop {
   trainStep: TrainStep;
   evaluate: () => Promise<Evaluation>;
   signal: AbortSignal | undefined;
+  /** The model that the training began with. */
+  source: TrainerState["source"] | undefined;
   /** Steps already done. */
   first: number;
   bestLoss: number | null;
@@ -497,11 +602,11 @@ async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
 
 /** Writes everything that a resumed training, or Hugging Face transformers, needs. */
 async function save(
-  { run, options, corpus, batches, gpt, trainStep }: Loop,
+  { run, options, corpus, batches, gpt, trainStep, source }: Loop,
   { step, bestLoss, best }: { step: number; bestLoss: number | null; best: boolean },
 ): Promise<string> {
   const { tokenizer } = corpus;
-  const { endOfText } = tokenizer;
+  const { endOfText } = tokenizer, { dropout } = options;
   const trained = gpt.table.filter((parameter) => parameter.trained);
   const moments = new Map([
     ...await downloadTable(gpt, trained, (name) => tensorNamed(trainStep.m, name), "m."),
@@ -510,8 +615,15 @@ async function save(
   const text = (content: string): FileContent => [new TextEncoder().encode(content)];
   const json = (value: unknown) => text(JSON.stringify(value, null, 2) + "\n");
   const files = new Map<string, FileContent>([
-    ["model.safetensors", serializeSafetensors(await saveParameters(gpt), { format: "pt" })],
-    ["config.json", json(toHuggingFaceConfig(gpt.config, { endOfText, dropout: options.dropout }))],
+    ...(gpt.config.lora
+      ? [
+        [ADAPTER_FILE, serializeSafetensors(await saveAdapters(gpt), { format: "pt" })],
+        [ADAPTER_CONFIG, json(toAdapterConfig(gpt.config, baseOf(source!.spec)))],
+      ] as const
+      : [
+        [MODEL_FILE, serializeSafetensors(await saveParameters(gpt), { format: "pt" })],
+        ["config.json", json(toHuggingFaceConfig(gpt.config, { endOfText, dropout }))],
+      ] as const),
     ["tokenizer.json", text(tokenizer.json)],
     [
       "tokenizer_config.json",
@@ -542,31 +654,48 @@ async function save(
     schedule: { learningRate, minLearningRate, warmupSteps, steps },
     options: kept,
     tokenizerHash: tokenizer.hash,
+    ...(source ? { source } : {}),
     data: { name: corpus.name, hash: corpus.hash },
     tuning: tuningOf(gpt.device),
   }, { keep: options.keep, best });
 }
 
+/** What PEFT's configuration of adapters says of the model beside which they stand. */
+function baseOf(spec: string): AdapterBase {
+  if (!spec.startsWith("hf:")) return { base: spec };
+  const { repo, revision } = parseHubSpec(spec);
+  return { base: repo, ...(revision === undefined ? {} : { revision }) };
+}
+
 /** Puts model, moments and loss scale where a checkpoint left them. */
-async function restore({ path, state }: Resumed, gpt: Gpt, trainStep: TrainStep): Promise<void> {
-  const read = async (name: string) => {
-    const where = join(path, name);
-    return { ...parseSafetensors(await Deno.readFile(where), where), where };
-  };
-  const weights = await read("model.safetensors");
-  loadParameters(gpt, weights.tensors, weights.where);
-  const { tensors, where } = await read("optimizer.safetensors");
-  for (const { name, shape, trained } of gpt.table) {
-    if (!trained) continue;
-    for (const [prefix, arena] of [["m.", trainStep.m], ["v.", trainStep.v]] as const) {
-      const entry = tensors.get(prefix + name);
-      if (!entry || entry.shape.join() !== shape.join()) {
-        throw new RangeError(
-          `Cannot load ${where} as "${prefix + name}" must be there as [${shape}]`,
-        );
-      }
-      upload(gpt.device, tensorNamed(arena, name), toFloat32(entry));
+function restore({ path, state, base }: Resumed, gpt: Gpt, trainStep: TrainStep): void {
+  const read = (name: string, load: (tensors: TensorFiles["tensors"], where: string) => void) => {
+    const where = join(path, name), files = openTensorFiles([where]);
+    try {
+      load(files.tensors, where);
+    } finally {
+      files.close();
     }
+  };
+  if (base) {
+    fillModel(gpt, base);
+    read(ADAPTER_FILE, (tensors, where) => loadAdapters(gpt, tensors, where));
+  } else {
+    read(MODEL_FILE, (tensors, where) => loadParameters(gpt, tensors, where));
   }
+  read("optimizer.safetensors", (tensors, where) => {
+    for (const { name, shape, trained } of gpt.table) {
+      if (!trained) continue;
+      for (const [prefix, arena] of [["m.", trainStep.m], ["v.", trainStep.v]] as const) {
+        const tensor = tensors.get(prefix + name);
+        if (!tensor || tensor.shape.join() !== shape.join()) {
+          throw new RangeError(
+            `Cannot load ${where} as "${prefix + name}" must be there as [${shape}]`,
+          );
+        }
+        upload(gpt.device, tensorNamed(arena, name), tensor.floats(0, size(shape)));
+      }
+    }
+  });
   trainStep.restoreScaler(state);
 }
