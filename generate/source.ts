@@ -49,6 +49,8 @@ export interface ModelSource {
   readonly config: GptConfig;
   /** Its tokenizer. */
   readonly tokenizer: Tokenizer;
+  /** The checkpoint that it comes from, if it is one of a training. */
+  readonly checkpoint?: string;
   /** Adapters that are merged into it, and where their file lies. */
   readonly adapters?: { readonly lora: LoraConfig; readonly directory: string };
 }
@@ -79,10 +81,13 @@ export async function readModel(
 ): Promise<ModelSource> {
   const { directory } = found;
   const json = readIfThere(join(directory, ADAPTER_CONFIG));
-  if (json === undefined) return { ...found, ...await describe(directory, options) };
+  const origin = existsSync(join(directory, STATE_FILE))
+    ? { spec: found.spec, checkpoint: directory }
+    : { spec: found.spec };
+  if (json === undefined) return { ...origin, directory, ...await describe(directory, options) };
 
   const { lora, base, revision } = parseAdapterConfig(json, join(directory, ADAPTER_CONFIG));
-  const { adapters, ...model } = await findModel(
+  const { adapters, checkpoint: _, ...model } = await findModel(
     existsSync(base) || !isRepository(base)
       ? base
       : `hf:${base}${revision === undefined ? "" : `@${revision}`}`,
@@ -98,7 +103,7 @@ export async function readModel(
   const own = readTokenizer(directory, model.config);
   return {
     ...model,
-    spec: found.spec,
+    ...origin,
     tokenizer: await own ?? model.tokenizer,
     adapters: { lora, directory },
   };

@@ -1,11 +1,11 @@
 import { dirname } from "node:path";
 import { command, output, run, status } from "../data/command.ts";
 import { loadCorpus, loadWhole } from "../data/corpus.ts";
-import { findCheckpoint, loadModel } from "../generate/load.ts";
+import { findSource, loadSource } from "../generate/load.ts";
 import { openDevice } from "../kernels/device.ts";
 import { readTrainerState } from "../model/checkpoint.ts";
 import { createEvaluator } from "./evaluate.ts";
-import type { ResolvedOptions } from "./options.ts";
+import { fineTuningDefaults, type ResolvedOptions } from "./options.ts";
 import { cacheBeside } from "./train.ts";
 import { choicesOf } from "./tuning.ts";
 
@@ -13,27 +13,33 @@ import { choicesOf } from "./tuning.ts";
 const program = command("eval", "Measure how well a trained model predicts a text.")
   .option("--run <directory>", "take the newest checkpoint of this run", "runs/default")
   .option("--checkpoint <directory>", "take this checkpoint")
+  .option("--model <name>", "take another model: distilgpt2, hf:OWNER/NAME, or a directory")
   .option("--data <file...>", "text files (default: what the training held out)")
   .option("--json", "a JSON object instead of a table")
   .action((options) =>
     run(async () => {
-      const path = findCheckpoint({
+      const source = await findSource({
         run: options.run,
         ...(options.checkpoint === undefined ? {} : { checkpoint: options.checkpoint }),
+        ...(options.model === undefined ? {} : { model: options.model }),
+        hub: { onNotice: status },
         onWarning: (sentence) => status(`Warning: ${sentence}`),
       });
-      const state = readTrainerState(path);
-      const saved = state.options as unknown as ResolvedOptions;
+      const path = options.model ?? source.checkpoint!;
+      const state = source.checkpoint === undefined
+        ? undefined
+        : readTrainerState(source.checkpoint);
+      const saved = state?.options as ResolvedOptions | undefined;
       const device = await openDevice();
-      for (const [key, variant] of choicesOf(state, device) ?? []) device.choices.set(key, variant);
-      const model = await loadModel(device, { checkpoint: path });
+      const choices = state && choicesOf(state, device);
+      for (const [key, variant] of choices ?? []) device.choices.set(key, variant);
+      const model = loadSource(device, source);
       const { tokenizer } = model;
       const heldOut = async () => {
-        const { data } = saved;
         const corpus = await loadCorpus({
-          data,
+          data: saved?.data ?? "sample",
           tokenizer,
-          cacheDirectory: cacheBeside(dirname(dirname(path))),
+          ...(state ? { cacheDirectory: cacheBeside(dirname(dirname(source.checkpoint!))) } : {}),
         });
         return { text: corpus.validation, name: `held out of ${corpus.name}` };
       };
@@ -42,8 +48,8 @@ const program = command("eval", "Measure how well a trained model predicts a tex
         : await heldOut();
       status(`evaluating ${path} on ${text.tokens.length} tokens`);
       const evaluator = createEvaluator(model.gpt, tokenizer, text, {
-        batchSize: saved.batchSize,
-        sequenceLength: saved.contextLength,
+        batchSize: saved?.batchSize ?? fineTuningDefaults(model.gpt.config).batchSize,
+        sequenceLength: saved?.contextLength ?? model.gpt.config.contextLength,
       });
       const { loss, perplexity, bitsPerByte, tokens } = await evaluator.run();
       output(

@@ -61,8 +61,13 @@ const CASES = Object.entries(configs).map(([name, { lora, ...fields }]): Case =>
   };
 });
 
-function load({ config, file, adapters }: Case, on: Device, precision: Precision): Gpt {
-  const gpt = createGpt(on, config, { precision });
+function load(
+  { config, file, adapters }: Case,
+  on: Device,
+  precision: Precision,
+  freeze = "",
+): Gpt {
+  const gpt = createGpt(on, config, { precision, freeze });
   loadParameters(gpt, file, "golden");
   if (config.lora) loadAdapters(gpt, adapters, "golden adapters");
   return gpt;
@@ -211,4 +216,46 @@ for (const example of CASES) {
     }
     gpt.destroy();
   });
+}
+
+for (const precision of REAL_TYPES as Precision[]) {
+  for (const name of ["own head", "neo"]) {
+    Deno.test(`backward() of a model "${name}" with frozen parts gives the gradients of the others in ${precision}`, async () => {
+      const example = CASES.find((example) => example.name === name)!;
+      const whole = await gradientsOf(load(example, device, precision), example);
+      const isOf = (part: string) => (parameter: string) =>
+        part === "embeddings"
+          ? /\.w[tp]e\./.test(parameter)
+          : parameter.includes({ "final-norm": ".ln_f.", head: "lm_head." }[part] ?? `.h.${part}.`);
+      const own = name === "own head" ? ["head", "embeddings,head,0-1", "final-norm,head,1"] : [];
+      let fewest = Infinity;
+      for (
+        const freeze of [
+          "embeddings",
+          "1",
+          "embeddings,0",
+          "embeddings,0-1",
+          "0,final-norm",
+          ...own,
+        ]
+      ) {
+        const gpt = load(example, device, precision, freeze);
+        const { loss, gradients } = await gradientsOf(gpt, example);
+        assert.equal(loss, whole.loss);
+        const parts = freeze.replace("0-1", "0,1").split(",").map(isOf);
+        const left = [...whole.gradients].filter(([key]) => !parts.some((part) => part(key)));
+        assert.ok(left.length > 0 && left.length < whole.gradients.size);
+        assert.deepEqual(new Map([...gradients].sort()), new Map(left.sort()), freeze);
+        const step = stepOf(gpt);
+        const { length } = step.program;
+        step.destroy();
+        gpt.destroy();
+        // what is below the last part that is trained is not computed
+        if (freeze.startsWith("embeddings")) {
+          assert.ok(length < fewest, `${freeze}: ${length} launches`);
+        }
+        if (freeze.startsWith("embeddings")) fewest = length;
+      }
+    });
+  }
 }
