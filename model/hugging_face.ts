@@ -64,7 +64,7 @@ export function parseHuggingFaceConfig(json: string, where: string): GptConfig {
     throw new SyntaxError(`Cannot read ${where} as it must be a JSON object`);
   }
   const fields = parsed as Record<string, unknown>;
-  const require = (name: string, allowed: readonly unknown[]) => {
+  const check = (name: string, allowed: readonly unknown[]) => {
     if (allowed.includes(fields[name])) return;
     const values = allowed.filter((value) => value !== undefined).map((v) => JSON.stringify(v));
     throw new RangeError(
@@ -72,9 +72,9 @@ export function parseHuggingFaceConfig(json: string, where: string): GptConfig {
         `current value is ${JSON.stringify(fields[name])}`,
     );
   };
-  require("model_type", Object.keys(REQUIRED));
+  check("model_type", Object.keys(REQUIRED));
   const family = fields.model_type as Family;
-  for (const [name, allowed] of Object.entries(REQUIRED[family])) require(name, allowed);
+  for (const [name, allowed] of Object.entries(REQUIRED[family])) check(name, allowed);
 
   const names = DIMENSIONS[family];
   const dimension = (name: keyof typeof names) => fields[names[name]] as number;
