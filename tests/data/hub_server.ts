@@ -1,3 +1,4 @@
+import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { join } from "node:path";
 import type { HubOptions } from "../../data/hub.ts";
@@ -168,7 +169,7 @@ export class HubServer implements AsyncDisposable {
         );
       }
       case "tree": { // in pages of two
-        assertEmpty(folder);
+        assert.deepEqual(folder, []);
         const from = Number(new URLSearchParams(search).get("cursor") ?? 0);
         const page = [...files].slice(from, from + 2).map(([path, file]) => entry(path, file));
         const next = `${this.endpoint}/api/${this.#repo}/tree/${commit}?recursive=true&cursor=${
@@ -249,10 +250,6 @@ export class HubServer implements AsyncDisposable {
 /** Bytes that go out together. */
 const PIECE = 16 * 1024;
 
-function assertEmpty(list: unknown[]): void {
-  if (list.length > 0) throw new Error(`${list} was not asked for before`);
-}
-
 /** A refusal as the hub words it. */
 export function refuse(status: number, code?: string, headers: HeadersInit = {}): Response {
   const response = Response.json({ error: "no" }, { status, headers });
@@ -266,6 +263,12 @@ export const STORIES = { type: "dataset", repo: "tiny/stories", path: "data/trai
 /** Random bytes. */
 export function randomBytes(random: Random, length: number): Uint8Array<ArrayBuffer> {
   return Uint8Array.from({ length }, () => random.next());
+}
+
+/** Fails unless a file holds some bytes; does not list the differences, which takes minutes. */
+export function assertHolds(path: string, bytes: Uint8Array, message?: string): void {
+  const hash = (bytes: Uint8Array) => createHash("sha256").update(bytes).digest("hex");
+  assert.equal(hash(Deno.readFileSync(path)), hash(bytes), message);
 }
 
 /** A hub with one file of random bytes, an empty cache, and what `hubFile()` says; nothing waits. */
