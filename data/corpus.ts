@@ -39,8 +39,8 @@ export interface CorpusOptions extends SourceOptions {
   /** `auto` unless said otherwise. */
   readonly vocabulary?: VocabularyMode;
   /** The tokenizer that the vocabulary is taken from: GPT-2's, unless given; `auto` leaves others whole. */
-  readonly baseTokenizer?: Tokenizer;
-  /** The tokenizer of a model that is there already: the text comes in its ids. */
+  readonly baseTokenizer?: Tokenizer | undefined;
+  /** The tokenizer of a model that is there already: the text comes in its ids, as they are. */
   readonly tokenizer?: Tokenizer;
   /** Where token files are kept; without, the tokens stay in memory. */
   readonly cacheDirectory?: string;
@@ -75,22 +75,24 @@ export async function loadCorpus(options: CorpusOptions): Promise<Corpus> {
 
   const { used } = texts;
   let { tokenizer, training, validation } = texts;
-  let chosen = texts.vocabulary;
-  if (!options.tokenizer && vocabulary !== "full") {
+  let compact = false;
+  if (vocabulary !== "full") {
     const auto = !baseTokenizer && used.length < COMPACT_SHARE * tokenizer.vocabularySize;
-    if (vocabulary === "compact" || auto) {
-      ({ tokenizer, training, validation } = renumber(
-        texts,
-        await compactTokenizer(tokenizer, used),
-      ));
-      chosen = "compact";
-    }
+    compact = options.tokenizer
+      ? tokenizer.vocabularySize < GPT2_TOKENS
+      : vocabulary === "compact" || auto;
+  }
+  if (compact && !options.tokenizer) {
+    ({ tokenizer, training, validation } = renumber(
+      texts,
+      await compactTokenizer(tokenizer, used),
+    ));
   }
   return {
     name: sources.training.name,
     ...{ tokenizer, training, validation },
     ownValidation: sources.validation !== undefined,
-    vocabulary: chosen,
+    vocabulary: compact ? "compact" : "full",
     ...(data === "sample" ? { entropyPerToken: sampleEntropyPerToken(tokenizer) } : {}),
     cached: texts.cached,
     hash: texts.hash,
@@ -125,7 +127,6 @@ interface Texts {
   validation: TokenizedText;
   /** Ids that occur in either, in ascending order. */
   used: readonly number[];
-  vocabulary: "full" | "compact";
   cached: boolean;
   hash: string;
 }
@@ -138,7 +139,12 @@ async function tokenize(
   const one = (source: DataSources["training"], holdOut: boolean) =>
     tokenizeSource(source, { ...options, tokenizer, holdOut });
   const training = await one(sources.training, !sources.validation);
-  return textsOf(tokenizer, training, sources.validation && await one(sources.validation, false));
+  try {
+    return textsOf(tokenizer, training, sources.validation && await one(sources.validation, false));
+  } catch (error) {
+    training.text.close();
+    throw error;
+  }
 }
 
 /** What the cache has of a data set. */
@@ -172,7 +178,6 @@ function textsOf(
     training: training.text,
     validation: validation?.text ?? training.heldOut!,
     used,
-    vocabulary: tokenizer.vocabularySize < GPT2_TOKENS ? "compact" : "full",
     cached: training.cached && (validation?.cached ?? true),
     hash: validation
       ? createHash("sha256").update(training.textHash).update(validation.textHash).digest("hex")
@@ -218,6 +223,5 @@ function renumber(texts: Texts, compact: Tokenizer): Texts {
     tokenizer: compact,
     training: renumbered(texts.training, newIds),
     validation: renumbered(texts.validation, newIds),
-    vocabulary: "compact",
   };
 }

@@ -20,7 +20,7 @@ export interface Piece {
 }
 
 /** Bytes in a piece at most. */
-export const LARGEST_PIECE = 2 ** 20;
+export const LARGEST_PIECE = 2 ** 18;
 
 /** Bytes in a line at most, where a line is a document: it has to be parsed whole. */
 const LONGEST_LINE = 32 * 2 ** 20;

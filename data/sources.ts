@@ -213,13 +213,8 @@ async function fileOfHub(spec: string, options: SourceOptions): Promise<DataFile
       ...(signal ? { signal } : {}),
     },
   );
-  return {
-    name: spec,
-    path: file.path,
-    format: formatOf(path),
-    bytes: statSync(file.path).size,
-    fingerprint: file.sha256 ?? JSON.stringify([repo, path, file.commit]),
-  };
+  const { fingerprint, ...local } = localFile(file.path);
+  return { ...local, name: spec, format: formatOf(path), fingerprint: file.sha256 ?? fingerprint };
 }
 
 /** The files that a path or pattern stands for, in the order of their names. */

@@ -428,14 +428,15 @@ async function openPoolFor(
   source: Source,
   { tokenizer, workers = navigator.hardwareConcurrency }: TokenizeOptions,
 ): Promise<TokenizerPool> {
-  const { json, vocabularySize, endOfText } = tokenizer;
+  const { json, vocabularySize, endOfText, endOfTextToken } = tokenizer;
   const tables = encoderTables(json);
   const count = Math.min(
     workers,
     Math.ceil(source.bytes / WORTH_A_WORKER),
     tables ? Infinity : WORKERS_WITHOUT_TABLES,
   );
-  return await openPool(count, { json, vocabularySize, endOfText, ...(tables ? { tables } : {}) });
+  const options = { json, vocabularySize, endOfText, endOfTextToken };
+  return await openPool(count, { ...options, ...(tables ? { tables } : {}) });
 }
 
 /** The units of a source, tokenized by all workers at once, in order; of those done, the text alone. */

@@ -1,36 +1,47 @@
-import { createHash } from "node:crypto";
+import { BYTE_ALPHABET, toByteAlphabet } from "./byte_alphabet.ts";
+import { mergedPair, type TokenizerFile, UnsupportedTokenizer } from "./tokenizer_file.ts";
+import { createTokenizer } from "./tokenizer_json.ts";
 
 /** The token between documents, as text. */
 export const END_OF_TEXT = "<|endoftext|>";
 
-/** A byte-level BPE tokenizer: any text in, ids out, and the same text back. */
+/**
+ * Text in, ids out, and text back: the same text where the tokenizer is of GPT-2's kind, byte-level BPE;
+ * others may normalize it first, or have no ids for parts of it.
+ */
 export interface Tokenizer {
-  /** V: ids are 0 to V − 1. */
+  /** V: ids are 0 to V − 1; some of them may stand for nothing. */
   readonly vocabularySize: number;
   /** Id of the token that ends a document. */
   readonly endOfText: number;
+  /** How that token is written: `<|endoftext|>` for GPT-2. */
+  readonly endOfTextToken: string;
   /** The Hugging Face `tokenizer.json` that says all this. */
   readonly json: string;
-  /** SHA-256 of `json`, in hexadecimal. */
+  /** SHA-256 in hexadecimal of `json`, and of what ends a document where `json` leaves that open. */
   readonly hash: string;
-  /** Ids of a text; `<|endoftext|>` in it becomes the end-of-text token. */
+  /** Ids of a text; special tokens written in it, such as `<|endoftext|>`, become those tokens. */
   encode(text: string): number[];
-  /** Ids of a document, in which `<|endoftext|>` is text like any other. */
+  /** Ids of a document, in which special tokens are text like any other. */
   encodeDocument(text: string): number[];
-  /** Text of ids; bytes that are no UTF-8 become U+FFFD. */
+  /** Text of ids, special tokens written out; bytes that are no UTF-8 become U+FFFD. */
   decode(ids: Iterable<number>): string;
-  /** Decodes ids one at a time, giving out whole characters only. */
-  decoder(): { push(id: number): string; end(): string };
-  /** UTF-8 bytes that a token stands for; 0 for end-of-text. */
+  /**
+   * Decodes ids one at a time, giving out whole characters only, and nothing for special tokens.
+   *
+   * @param before ids that the text continues: some tokenizers leave out the blank before its first.
+   */
+  decoder(before?: Iterable<number>): { push(id: number): string; end(): string };
+  /** UTF-8 bytes that a token stands for inside a text; 0 for special tokens. */
   byteLength(id: number): number;
 }
 
-/** The parts of a `tokenizer.json` that make a byte-level BPE. */
-interface Tables {
-  /** Token strings in the byte alphabet, by id. */
-  tokens: string[];
+/** The tables of a tokenizer of GPT-2's kind. */
+export interface ByteLevelTables {
+  /** Token strings in the byte alphabet, by id; end-of-text comes behind them. */
+  readonly tokens: readonly string[];
   /** Pairs in the order in which they are merged. */
-  merges: [string, string][];
+  readonly merges: readonly (readonly [string, string])[];
 }
 
 /** GPT-2's tokenizer: 50,257 ids, those of OpenAI, from the tables of npm:gpt-tokenizer. */
@@ -40,53 +51,59 @@ export async function gpt2Tokenizer(): Promise<Tokenizer> {
   const tokens = (ranks as (string | number[])[]).map((token) =>
     toByteAlphabet(typeof token === "string" ? encoder.encode(token) : Uint8Array.from(token))
   );
-  return build({ tokens, merges: recoverMerges(tokens) });
+  return byteLevelTokenizer({ tokens, merges: recoverMerges(tokens) });
+}
+
+/** The tokenizer of some tables, which cuts text into words as GPT-2 does. */
+export function byteLevelTokenizer(tables: ByteLevelTables): Promise<Tokenizer> {
+  const file = byteLevelFile(tables);
+  return createTokenizer(file, { json: JSON.stringify(file) });
+}
+
+/** What a `tokenizer.json` does not say. */
+export interface ParseTokenizerOptions {
+  /** The token that ends a document, where it is none of the usual, or another of them. */
+  readonly endOfText?: string | undefined;
+  /** V of the model that it is for, which may be larger than the ids need. */
+  readonly vocabularySize?: number | undefined;
 }
 
 /**
  * The tokenizer that a `tokenizer.json` describes.
  *
+ * It may be of any kind that Hugging Face's library has for text: byte-level BPE as GPT-2's or Llama
+ * 3's, SentencePiece's BPE or Unigram, WordPiece, with normalizers and added tokens. The ids are those
+ * of that library with `add_special_tokens=False`.
+ *
  * @param where the file's path, for error messages.
- * @throws {SyntaxError} if the text is no JSON.
- * @throws {RangeError} if it describes another kind of tokenizer than GPT-2's byte-level BPE.
+ * @throws {SyntaxError} if the text is no `tokenizer.json`.
+ * @throws {RangeError} if something in it is not supported.
  */
-export function parseTokenizer(json: string, where = "tokenizer.json"): Promise<Tokenizer> {
+export async function parseTokenizer(
+  json: string,
+  where = "tokenizer.json",
+  { endOfText, vocabularySize }: ParseTokenizerOptions = {},
+): Promise<Tokenizer> {
   let file: TokenizerFile;
   try {
     file = JSON.parse(json);
   } catch {
     throw new SyntaxError(`Cannot read ${where} as it must be JSON`);
   }
-  const fail = (requirement: string, value: unknown): never => {
-    throw new RangeError(
-      `Cannot use ${where} as ${requirement}: current value is ${JSON.stringify(value)}`,
-    );
-  };
-  const { model, pre_tokenizer, added_tokens, normalizer } = file ?? {};
-  if (model?.type !== "BPE") fail("model.type must be BPE", model?.type);
-  if (pre_tokenizer?.type !== "ByteLevel" || pre_tokenizer.add_prefix_space) {
-    fail("pre_tokenizer must be ByteLevel without a prefix space", pre_tokenizer);
+  if (typeof file?.model !== "object" || file.model === null) {
+    throw new SyntaxError(`Cannot read ${where} as it must be a tokenizer.json: it has no model`);
   }
-  if (normalizer) fail("normalizer must be null", normalizer);
-  const added = (added_tokens ?? []).map((token) => token.content);
-  if (added.join() !== END_OF_TEXT) fail(`added_tokens must be ${END_OF_TEXT} alone`, added);
-
-  const tokens: string[] = [];
-  for (const [token, id] of Object.entries(model!.vocab ?? {})) {
-    if (token !== END_OF_TEXT) tokens[id] = token;
+  // GPT-2's kind is written in one way, whoever wrote it first, so that equal ones have one hash
+  const tables = byteLevelTables(file);
+  const written = tables ? JSON.stringify(byteLevelFile(tables)) : json;
+  try {
+    const tokenizer = await createTokenizer(file, { json: written, endOfText, vocabularySize });
+    tokenizer.encodeDocument("a"); // what is made when first used: if it cannot be, now is the time
+    return tokenizer;
+  } catch (error) {
+    if (!(error instanceof UnsupportedTokenizer)) throw error;
+    throw new RangeError(`Cannot use ${where} as ${error.message}`);
   }
-  if (Object.keys(tokens).length !== tokens.length) {
-    fail("model.vocab must number its tokens from 0 on, end-of-text last", tokens.length);
-  }
-  const missing = [...BYTE_ALPHABET].find((character) => !tokens.includes(character));
-  if (missing !== undefined) fail("model.vocab must hold all 256 bytes", `${missing} is missing`);
-  if (added_tokens![0]!.id !== tokens.length) {
-    fail(`${END_OF_TEXT} must have id ${tokens.length}`, added_tokens![0]!.id);
-  }
-  const merges = (model!.merges ?? []).map((merge) =>
-    (typeof merge === "string" ? merge.split(" ") : merge) as [string, string]
-  );
-  return build({ tokens, merges });
 }
 
 /**
@@ -96,26 +113,29 @@ export function parseTokenizer(json: string, where = "tokenizer.json"): Promise<
  * them; merges that build anything else are dropped, and ids are given anew in the old order. Any
  * other text is still encoded without loss, only in more tokens. On a small data set this shrinks
  * embedding and head, where most of a small model's time goes.
+ *
+ * @throws {RangeError} if the full one is not of GPT-2's kind.
  */
-export function compactTokenizer(
+export async function compactTokenizer(
   full: Tokenizer,
   usedIds: Iterable<number>,
 ): Promise<Tokenizer> {
-  const { model } = JSON.parse(full.json) as TokenizerFile;
-  const tokens: string[] = [];
-  for (const [token, id] of Object.entries(model!.vocab!)) tokens[id] = token;
-  const merges = (model!.merges as string[]).map((merge) => merge.split(" ") as [string, string]);
-  const parts = new Map(merges.map((pair) => [pair.join(""), pair]));
+  const tables = byteLevelTables(JSON.parse(full.json));
+  if (!tables) {
+    throw new RangeError("Cannot make a tokenizer compact as it must be of GPT-2's kind");
+  }
+  const { tokens, merges } = tables;
+  const pairs = Map.groupBy(merges, (pair) => pair.join(""));
   const kept = new Set<string>(BYTE_ALPHABET);
   const keep = (token: string) => {
     if (kept.has(token)) return;
     kept.add(token);
-    parts.get(token)?.forEach(keep);
+    pairs.get(token)?.flat().forEach(keep);
   };
   for (const id of usedIds) if (id !== full.endOfText) keep(tokens[id]!);
   // a few more, the most basic, so that rows of logits are whole vectors for the kernels
   for (const token of tokens) if ((kept.size + 1) % VOCABULARY_MULTIPLE !== 0) keep(token);
-  return build({
+  return await byteLevelTokenizer({
     tokens: tokens.filter((token) => kept.has(token)),
     merges: merges.filter((pair) => kept.has(pair.join(""))),
   });
@@ -123,30 +143,43 @@ export function compactTokenizer(
 
 const VOCABULARY_MULTIPLE = 8;
 
-/** What this code reads and writes of a `tokenizer.json`. */
-interface TokenizerFile {
-  model?: { type?: string; vocab?: Record<string, number>; merges?: (string | string[])[] };
-  pre_tokenizer?: { type?: string; add_prefix_space?: boolean };
-  normalizer?: unknown;
-  added_tokens?: { id: number; content: string }[];
+/**
+ * The tables of a `tokenizer.json`, if it is of GPT-2's kind to the last detail: its words, all 256 bytes,
+ * and end-of-text alone behind the other tokens.
+ */
+function byteLevelTables(file: TokenizerFile): ByteLevelTables | undefined {
+  const { model, pre_tokenizer: words, decoder, normalizer, added_tokens: added = [] } = file;
+  const { vocab, merges = [] } = model;
+  const plain = model.type === "BPE" && !model.dropout && !model.continuing_subword_prefix &&
+    !model.end_of_word_suffix && !model.byte_fallback && !model.ignore_merges && !normalizer &&
+    words?.type === "ByteLevel" && !words.add_prefix_space && words.use_regex !== false &&
+    decoder?.type === "ByteLevel" && added.length === 1 && added[0]!.content === END_OF_TEXT;
+  if (!plain || typeof vocab !== "object" || Array.isArray(vocab)) return undefined;
+  const entries = Object.entries(vocab).filter(([token]) => token !== END_OF_TEXT);
+  const tokens: string[] = new Array(entries.length).fill("");
+  for (const [token, id] of entries) if (tokens[id] === "") tokens[id] = token;
+  // were there a hole, another id would be too large or occur twice
+  const whole = entries.every(([token, id]) => tokens[id] === token) &&
+    added[0]!.id === tokens.length && BYTE_ALPHABET.every((byte) => Object.hasOwn(vocab, byte));
+  return whole ? { tokens, merges: merges.map(mergedPair) } : undefined;
 }
 
-/** Writes the `tokenizer.json` of byte-level BPE tables, end-of-text last, as GPT-2 has it. */
-function tokenizerJson({ tokens, merges }: Tables): string {
-  const vocab = Object.fromEntries([...tokens, END_OF_TEXT].map((token, id) => [token, id]));
-  return JSON.stringify({
+/** Describes byte-level BPE tables, end-of-text last, as Hugging Face describes GPT-2's. */
+function byteLevelFile({ tokens, merges }: ByteLevelTables): TokenizerFile {
+  const endOfText = {
+    id: tokens.length,
+    content: END_OF_TEXT,
+    single_word: false,
+    lstrip: false,
+    rstrip: false,
+    normalized: false,
+    special: true,
+  };
+  const file = {
     version: "1.0",
     truncation: null,
     padding: null,
-    added_tokens: [{
-      id: tokens.length,
-      content: END_OF_TEXT,
-      single_word: false,
-      lstrip: false,
-      rstrip: false,
-      normalized: false,
-      special: true,
-    }],
+    added_tokens: [endOfText],
     normalizer: null,
     pre_tokenizer: BYTE_LEVEL,
     post_processor: { ...BYTE_LEVEL, trim_offsets: false },
@@ -159,10 +192,11 @@ function tokenizerJson({ tokens, merges }: Tables): string {
       end_of_word_suffix: "",
       fuse_unk: false,
       byte_fallback: false,
-      vocab,
+      vocab: Object.fromEntries([...tokens, END_OF_TEXT].map((token, id) => [token, id])),
       merges: merges.map((pair) => pair.join(" ")),
     },
-  });
+  };
+  return file;
 }
 
 const BYTE_LEVEL = {
@@ -171,104 +205,6 @@ const BYTE_LEVEL = {
   trim_offsets: true,
   use_regex: true,
 };
-
-/** Distinct words whose ids are remembered; a few words make up most of any text. */
-const CACHED_WORDS = 200_000;
-
-/** Makes a tokenizer of its tables. */
-async function build(tables: Tables): Promise<Tokenizer> {
-  const json = tokenizerJson(tables);
-  const { Tokenizer: HuggingFaceTokenizer } = await import("npm:@huggingface/tokenizers@0.2.0");
-  // words are cut below, once for all, by Unicode's white space; the library's \s is JavaScript's
-  const makeWordTokenizer = () =>
-    new HuggingFaceTokenizer(
-      { ...JSON.parse(json), pre_tokenizer: { ...BYTE_LEVEL, use_regex: false }, added_tokens: [] },
-      {},
-    );
-  // made when first used: where tokens come from the cache, GPT-2's never is
-  let wordTokenizer: ReturnType<typeof makeWordTokenizer> | undefined;
-  const endOfText = tables.tokens.length;
-
-  let words = new Map<string, readonly number[]>();
-  const encodeDocument = (text: string) => {
-    const ids: number[] = [];
-    // lone surrogates become U+FFFD here, as they would in UTF-8
-    for (const [word] of text.toWellFormed().matchAll(WORDS)) {
-      let wordIds = words.get(word);
-      if (!wordIds) {
-        wordTokenizer ??= makeWordTokenizer();
-        wordIds = wordTokenizer.encode(word, { add_special_tokens: false }).ids as number[];
-        if (words.size >= CACHED_WORDS) words = new Map();
-        words.set(word, wordIds);
-      }
-      for (const id of wordIds) ids.push(id);
-    }
-    return ids;
-  };
-  const bytes: Uint8Array[] = []; // of the tokens that were asked for
-  const bytesOf = (id: number) => {
-    if (id === endOfText) return new Uint8Array(0);
-    const token = tables.tokens[id];
-    if (token !== undefined) return bytes[id] ??= fromByteAlphabet(token);
-    throw new RangeError(
-      `Cannot decode as ids must be below ${endOfText + 1}: current id is ${id}`,
-    );
-  };
-  const decoder = () => {
-    const utf8 = new TextDecoder("utf-8", { ignoreBOM: true });
-    return {
-      push: (id: number) => utf8.decode(bytesOf(id), { stream: true }),
-      end: () => utf8.decode(),
-    };
-  };
-  return {
-    vocabularySize: endOfText + 1,
-    endOfText,
-    json,
-    hash: createHash("sha256").update(json).digest("hex"),
-    encodeDocument,
-    encode: (text) =>
-      text.split(END_OF_TEXT).flatMap((part, i) =>
-        i === 0 ? encodeDocument(part) : [endOfText, ...encodeDocument(part)]
-      ),
-    decode(ids) {
-      const { push, end } = decoder();
-      let text = "";
-      for (const id of ids) text += id === endOfText ? end() + END_OF_TEXT : push(id);
-      return text + end();
-    },
-    decoder,
-    byteLength: (id) => bytesOf(id).length,
-  };
-}
-
-/**
- * How GPT-2 cuts text into words before merging (openai/gpt-2, src/encoder.py), with Unicode's white
- * space spelled out: JavaScript's `\s` is a slightly different set.
- */
-const WORDS =
-  /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\p{White_Space}\p{L}\p{N}]+|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+/gu;
-
-/** GPT-2 writes each byte as a printable character: bytes that print as they are, others from U+0100. */
-const BYTE_ALPHABET: readonly string[] = (() => {
-  const printable = (byte: number) =>
-    (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xff && byte !== 0xad);
-  let next = 0x100;
-  return Array.from(
-    { length: 256 },
-    (_, byte) => String.fromCharCode(printable(byte) ? byte : next++),
-  );
-})();
-
-const BYTE_OF: ReadonlyMap<string, number> = new Map(BYTE_ALPHABET.map((c, byte) => [c, byte]));
-
-function toByteAlphabet(bytes: Uint8Array): string {
-  return Array.from(bytes, (byte) => BYTE_ALPHABET[byte]!).join("");
-}
-
-function fromByteAlphabet(token: string): Uint8Array {
-  return Uint8Array.from(token, (character) => BYTE_OF.get(character)!);
-}
 
 /**
  * The merges behind a vocabulary in rank order, the 256 bytes first: each token is the pair that its

@@ -1,5 +1,6 @@
 import { join } from "node:path";
-import { parseTokenizer, type Tokenizer } from "../data/tokenizer.ts";
+import { readTokenizer } from "../data/load_tokenizer.ts";
+import type { Tokenizer } from "../data/tokenizer.ts";
 import type { Device } from "../kernels/device.ts";
 import { CheckpointError, newestCheckpoint, verifyCheckpoint } from "../model/checkpoint.ts";
 import { parseHuggingFaceConfig } from "../model/config.ts";
@@ -64,13 +65,8 @@ export async function loadModel(device: Device, options: LoadOptions): Promise<L
   const file = (name: string) => join(path, name);
   const text = (name: string) => Deno.readTextFile(file(name));
   const config = parseHuggingFaceConfig(await text("config.json"), file("config.json"));
-  const tokenizer = await parseTokenizer(await text("tokenizer.json"), file("tokenizer.json"));
-  if (tokenizer.vocabularySize !== config.vocabularySize) {
-    throw new CheckpointError(
-      `Cannot load ${path} as model and tokenizer must have one vocabulary: current sizes are ` +
-        `${config.vocabularySize} and ${tokenizer.vocabularySize}`,
-    );
-  }
+  const { vocabularySize } = config;
+  const tokenizer = await readTokenizer(file("tokenizer.json"), { vocabularySize });
   const gpt = createGpt(device, config, {
     precision: resolvePrecision(device, options.precision ?? "auto"),
   });

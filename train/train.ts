@@ -1,8 +1,9 @@
 import { dirname, join } from "node:path";
 import { Batches } from "../data/batches.ts";
 import { type Corpus, loadCorpus } from "../data/corpus.ts";
+import { readTokenizer } from "../data/load_tokenizer.ts";
 import type { DataProgress } from "../data/sources.ts";
-import { parseTokenizer, type Tokenizer } from "../data/tokenizer.ts";
+import type { Tokenizer } from "../data/tokenizer.ts";
 import { generate } from "../generate/generate.ts";
 import { resolvePrecision } from "../generate/load.ts";
 import { tensorNamed } from "../kernels/arena.ts";
@@ -165,11 +166,13 @@ interface Resumed {
 
 async function readCheckpoint(path: string): Promise<Resumed> {
   const text = (name: string) => Deno.readTextFile(join(path, name));
+  const config = parseHuggingFaceConfig(await text("config.json"), join(path, "config.json"));
+  const { vocabularySize } = config;
   return {
     path,
     state: readTrainerState(path),
-    config: parseHuggingFaceConfig(await text("config.json"), join(path, "config.json")),
-    tokenizer: await parseTokenizer(await text("tokenizer.json"), join(path, "tokenizer.json")),
+    config,
+    tokenizer: await readTokenizer(join(path, "tokenizer.json"), { vocabularySize }),
   };
 }
 
@@ -566,7 +569,7 @@ async function save(
   { step, bestLoss, best }: { step: number; bestLoss: number | null; best: boolean },
 ): Promise<string> {
   const { tokenizer } = corpus;
-  const { endOfText } = tokenizer;
+  const { endOfText, endOfTextToken } = tokenizer;
   const moments = new Map([
     ...await downloadTable(gpt.config, (name) => tensorNamed(trainStep.m, name), "m.", gpt),
     ...await downloadTable(gpt.config, (name) => tensorNamed(trainStep.v, name), "v.", gpt),
@@ -581,12 +584,12 @@ async function save(
       "tokenizer_config.json",
       json({
         add_prefix_space: false,
-        bos_token: "<|endoftext|>",
+        bos_token: endOfTextToken,
         clean_up_tokenization_spaces: false,
-        eos_token: "<|endoftext|>",
+        eos_token: endOfTextToken,
         model_max_length: gpt.config.contextLength,
         tokenizer_class: "PreTrainedTokenizerFast",
-        unk_token: "<|endoftext|>",
+        unk_token: endOfTextToken,
       }),
     ],
     ["generation_config.json", json({ bos_token_id: endOfText, eos_token_id: endOfText })],

@@ -44,6 +44,7 @@ export function byteTokenizer({ endOfText = 256 } = {}): Tokenizer {
   return {
     vocabularySize: 257,
     endOfText,
+    endOfTextToken: "",
     json: "",
     hash: "",
     encode,

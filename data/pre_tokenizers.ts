@@ -1,0 +1,207 @@
+import { type Component, prependScheme, UnsupportedTokenizer } from "./tokenizer_file.ts";
+import { gpt2Words } from "./words.ts";
+
+/**
+ * The pre-tokenizers of a `tokenizer.json`: they cut a text into words, which are encoded one by one.
+ *
+ * They are written here because npm:@huggingface/tokenizers 0.2 departs from the library that it
+ * follows: of the ways to treat what a pattern matches it knows two of five, of digits and letters
+ * ASCII's alone where Unicode's are meant, and of Metaspace not the cutting.
+ *
+ * @module
+ */
+
+/**
+ * Cuts a text and hands the pieces on.
+ *
+ * @param atStart whether the text is the beginning of a whole one; so of pieces.
+ */
+export type Cut = (
+  text: string,
+  atStart: boolean,
+  visit: (piece: string, atStart: boolean) => void,
+) => void;
+
+/** What may happen to the matches of a pattern, which divide a text. */
+const BEHAVIORS = [
+  "Removed",
+  "Isolated",
+  "MergedWithPrevious",
+  "MergedWithNext",
+  "Contiguous",
+] as const;
+
+/** What happens to the matches of a pattern. */
+export type Behavior = typeof BEHAVIORS[number];
+
+/** What a pattern in a `tokenizer.json` matches. */
+export type PatternOf = (pattern: unknown) => RegExp;
+
+const PUNCTUATION = /[\p{P}!-/:-@[-`{-~]/gu;
+const WHITE_SPACE = /\p{White_Space}/gu;
+const NUMBER = /\p{N}/gu;
+const WORD = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}";
+const WORDS = new RegExp(`[${WORD}]+|[^${WORD}\\p{White_Space}]+`, "gu");
+
+/** What a pre-tokenizer comes to. */
+export interface PreTokenizer {
+  /** Cuts a text into words. */
+  readonly cut: Cut;
+  /** Whether words are spelled in the byte alphabet, once they are cut. */
+  readonly byteLevel: boolean;
+}
+
+/**
+ * Makes a pre-tokenizer of its description; none leaves a text as it is.
+ *
+ * @throws {UnsupportedTokenizer} for a kind that is not known.
+ */
+export function createPreTokenizer(
+  config: Component | null | undefined,
+  patternOf: PatternOf,
+): PreTokenizer {
+  const stages = flatten(config);
+  const byteLevel = stages.findIndex(({ type }) => type === "ByteLevel");
+  if (byteLevel >= 0 && byteLevel !== stages.length - 1) {
+    throw new UnsupportedTokenizer(
+      "its pre-tokenizer ByteLevel must be the last",
+      stages.map(({ type }) => type),
+    );
+  }
+  const cuts = stages.map((stage) => createCut(stage, patternOf));
+  const cut = cuts.reduceRight<Cut>(
+    (rest, cut) => (text, atStart, visit) =>
+      cut(text, atStart, (piece, first) => rest(piece, first, visit)),
+    (text, atStart, visit) => visit(text, atStart),
+  );
+  // most texts are GPT-2's kind: nothing stands between its words and their reader
+  return { cut: cuts.length === 1 ? cuts[0]! : cut, byteLevel: byteLevel >= 0 };
+}
+
+/** The pre-tokenizers that run one after the other. */
+function flatten(config: Component | null | undefined): Component[] {
+  if (!config) return [];
+  if (config.type !== "Sequence") return [config];
+  return ((config.pretokenizers ?? []) as Component[]).flatMap(flatten);
+}
+
+function createCut(config: Component, patternOf: PatternOf): Cut {
+  const dividing = (pattern: RegExp, behavior: unknown, invert = false): Cut => {
+    const known = BEHAVIORS.find((name) => name === behavior);
+    if (!known) {
+      throw new UnsupportedTokenizer(`behavior must be one of ${BEHAVIORS.join(", ")}`, behavior);
+    }
+    return (text, atStart, visit) => {
+      for (const [start, end] of divide(text, pattern, { behavior: known, invert })) {
+        visit(text.slice(start, end), atStart && start === 0);
+      }
+    };
+  };
+  switch (config.type) {
+    case "ByteLevel": {
+      const { add_prefix_space: prefix, use_regex: words = true } = config;
+      if (!prefix && words) {
+        return (text, _, visit) => gpt2Words(text, visit as (w: string) => void);
+      }
+      return (text, _, visit) => {
+        const whole = prefix && !text.startsWith(" ") ? ` ${text}` : text;
+        if (words) gpt2Words(whole, visit as (word: string) => void);
+        else visit(whole, false);
+      };
+    }
+    case "Metaspace":
+      return metaspace(config);
+    case "Split":
+      return dividing(
+        patternOf(config.pattern),
+        config.behavior,
+        config.invert as boolean,
+      );
+    case "Punctuation":
+      return dividing(PUNCTUATION, config.behavior ?? "Isolated");
+    case "Digits":
+      return dividing(NUMBER, config.individual_digits ? "Isolated" : "Contiguous");
+    case "Whitespace":
+      return dividing(WORDS, "Removed", true);
+    case "WhitespaceSplit":
+      return dividing(WHITE_SPACE, "Removed");
+    case "CharDelimiterSplit":
+      return dividing(new RegExp(RegExp.escape(config.delimiter as string), "gu"), "Removed");
+    case "BertPreTokenizer": {
+      const words = dividing(WHITE_SPACE, "Removed");
+      const punctuation = dividing(PUNCTUATION, "Isolated");
+      return (text, atStart, visit) =>
+        words(text, atStart, (word, first) => punctuation(word, first, visit));
+    }
+    case "FixedLength":
+      return dividing(new RegExp(`.{1,${config.length}}`, "gsu"), "Isolated");
+    default:
+      throw new UnsupportedTokenizer(
+        "its pre-tokenizer must be one that toy-transformer knows",
+        config.type,
+      );
+  }
+}
+
+/** SentencePiece's: a blank is a letter of its own, with which a word begins. */
+function metaspace(config: Component): Cut {
+  const { replacement = "\u2581", split = true } = config as {
+    replacement?: string;
+    split?: boolean;
+  };
+  const scheme = prependScheme(config);
+  const pattern = new RegExp(RegExp.escape(replacement), "gu");
+  return (text, atStart, visit) => {
+    let whole = text.replaceAll(" ", replacement);
+    const wanted = scheme === "always" || (scheme === "first" && atStart);
+    if (wanted && !whole.startsWith(replacement)) whole = replacement + whole;
+    if (!split) return visit(whole, atStart);
+    for (const [start, end] of divide(whole, pattern, { behavior: "MergedWithNext" })) {
+      visit(whole.slice(start, end), atStart && start === 0);
+    }
+  };
+}
+
+type Stretch = [start: number, end: number];
+
+/** Divides a text at the matches of a pattern, or, inverted, at what lies between them. */
+export function divide(
+  text: string,
+  pattern: RegExp,
+  { behavior, invert = false }: { behavior: Behavior; invert?: boolean },
+): Stretch[] {
+  const pieces: Stretch[] = [];
+  let wasMatch = false;
+  const add = (start: number, end: number, isMatch: boolean) => {
+    if (start === end) return;
+    const last = pieces.at(-1);
+    switch (behavior) {
+      case "Removed":
+        if (!isMatch) pieces.push([start, end]);
+        return;
+      case "MergedWithPrevious":
+        if (isMatch && !wasMatch && last) last[1] = end;
+        else pieces.push([start, end]);
+        break;
+      case "MergedWithNext":
+        if (!isMatch && wasMatch) last![1] = end;
+        else pieces.push([start, end]);
+        break;
+      case "Contiguous":
+        if (isMatch === wasMatch && last) last[1] = end;
+        else pieces.push([start, end]);
+        break;
+      case "Isolated":
+        pieces.push([start, end]);
+    }
+    wasMatch = isMatch;
+  };
+  let end = 0;
+  for (const { index, 0: { length } } of text.matchAll(pattern)) {
+    add(end, index, invert);
+    add(index, index + length, !invert);
+    end = index + length;
+  }
+  add(end, text.length, invert);
+  return pieces;
+}

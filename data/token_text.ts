@@ -1,0 +1,145 @@
+import { fromByteAlphabet } from "./byte_alphabet.ts";
+import type { PatternOf } from "./pre_tokenizers.ts";
+import { type Component, prependScheme, UnsupportedTokenizer } from "./tokenizer_file.ts";
+
+/**
+ * The decoders of a `tokenizer.json`, as a table: what text each token stands for.
+ *
+ * Every decoder but one (CTC, for speech) treats tokens one by one, but for the first and the last of a
+ * text. So a text can be told token by token, and its bytes counted.
+ *
+ * @module
+ */
+
+/** What tokens stand for. */
+export interface TokenText {
+  /**
+   * UTF-8 bytes that a token stands for; part of a character, maybe.
+   *
+   * @param atStart whether the token is the first of its text.
+   */
+  bytesOf(token: string, atStart: boolean): Uint8Array;
+  /** Whether a blank at the very end of a text is not part of it. */
+  readonly dropsLastBlank: boolean;
+}
+
+/** Turns what a token has become so far into what it becomes next; bytes stay what they are. */
+type Step = (text: string, atStart: boolean) => string | Uint8Array;
+
+/**
+ * Makes the table of a decoder's description.
+ *
+ * @throws {UnsupportedTokenizer} for a kind that is not known.
+ */
+export function createTokenText(
+  config: Component | null | undefined,
+  patternOf: PatternOf,
+): TokenText {
+  const stages = flatten(config);
+  const fuse = stages.findIndex(({ type }) => type === "Fuse");
+  const steps = stages.flatMap((stage, i) => {
+    const fused = fuse >= 0 && i > fuse;
+    return stage.type === "Fuse" ? [] : [createStep(stage, { fused, patternOf })];
+  });
+  if (stages.length === 0) steps.push((token, atStart) => atStart ? token : ` ${token}`);
+  const encoder = new TextEncoder();
+  return {
+    bytesOf(token, atStart) {
+      let text: string | Uint8Array = token;
+      for (const step of steps) if (typeof text === "string") text = step(text, atStart);
+      return typeof text === "string" ? encoder.encode(text) : text;
+    },
+    dropsLastBlank: stages.some(({ type }) => type === "BPEDecoder"),
+  };
+}
+
+/** The decoders that run one after the other. */
+function flatten(config: Component | null | undefined): Component[] {
+  if (!config) return [];
+  if (config.type !== "Sequence") return [config];
+  return ((config.decoders ?? []) as Component[]).flatMap(flatten);
+}
+
+function createStep(
+  config: Component,
+  { fused, patternOf }: { fused: boolean; patternOf: PatternOf },
+): Step {
+  switch (config.type) {
+    case "ByteLevel":
+      return (token) => fromByteAlphabet(token) ?? token;
+    case "ByteFallback":
+      return (token) => {
+        const byte = /^<0x([0-9A-Fa-f]{2})>$/.exec(token)?.[1];
+        return byte === undefined ? token : Uint8Array.of(parseInt(byte, 16));
+      };
+    case "Metaspace": {
+      const { replacement = "\u2581" } = config as { replacement?: string };
+      const scheme = prependScheme(config);
+      return (token, atStart) =>
+        token.replaceAll(replacement, atStart && scheme !== "never" ? "" : " ");
+    }
+    case "WordPiece": {
+      const { prefix = "##", cleanup = true } = config as { prefix?: string; cleanup?: boolean };
+      return (token, atStart) => {
+        const inside = !atStart && token.startsWith(prefix);
+        const text = atStart ? token : inside ? token.slice(prefix.length) : ` ${token}`;
+        return cleanup ? cleanUp(text) : text;
+      };
+    }
+    case "BPEDecoder": {
+      const { suffix = "</w>" } = config as { suffix?: string };
+      return (token) => token.replaceAll(suffix, " ");
+    }
+    case "Replace": {
+      const pattern = patternOf(config.pattern);
+      return (token) => token.replace(pattern, () => config.content as string);
+    }
+    case "Strip": {
+      const { content, start = 0, stop = 0 } = config as unknown as {
+        content: string;
+        start?: number;
+        stop?: number;
+      };
+      if (fused && (start > 1 || stop > 0)) {
+        throw new UnsupportedTokenizer(
+          "its decoder may strip one character of a text's start and none of its end",
+          [start, stop],
+        );
+      }
+      return (token, atStart) => fused && !atStart ? token : strip(token, content, start, stop);
+    }
+    default:
+      throw new UnsupportedTokenizer(
+        "its decoder must be one that toy-transformer knows",
+        config.type,
+      );
+  }
+}
+
+/** Takes up to so many of a character away from the start and the end. */
+function strip(text: string, character: string, most: number, mostAtEnd: number): string {
+  let start = 0, end = text.length;
+  while (start < most && text[start] === character) start++;
+  while (text.length - end < mostAtEnd && end > start && text[end - 1] === character) end--;
+  return text.slice(start, end);
+}
+
+/** How English is written again after words and punctuation were set apart by blanks. */
+const CLEANED: readonly [from: string, to: string][] = [
+  [" .", "."],
+  [" ?", "?"],
+  [" !", "!"],
+  [" ,", ","],
+  [" ' ", "'"],
+  [" n't", "n't"],
+  [" 'm", "'m"],
+  [" do not", " don't"],
+  [" 's", "'s"],
+  [" 've", "'ve"],
+  [" 're", "'re"],
+];
+
+function cleanUp(text: string): string {
+  for (const [from, to] of CLEANED) text = text.replaceAll(from, to);
+  return text;
+}

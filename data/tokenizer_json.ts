@@ -1,0 +1,319 @@
+import { createHash } from "node:crypto";
+import { type AddedTokens, createAddedTokens } from "./added_tokens.ts";
+import { toByteAlphabet } from "./byte_alphabet.ts";
+import { createNormalizer } from "./normalizers.ts";
+import { createPreTokenizer, type Cut, type PatternOf } from "./pre_tokenizers.ts";
+import { createTokenText } from "./token_text.ts";
+import type { Tokenizer } from "./tokenizer.ts";
+import { type TokenizerFile, UnsupportedTokenizer } from "./tokenizer_file.ts";
+import { createWordModel, type Library, modelKind, type WordModel } from "./word_models.ts";
+
+/**
+ * Names that tokenizers give to the token that ends a document, the likeliest first: those of GPT-2,
+ * SentencePiece and Llama 2, Gemma, Llama 3, and BERT among them.
+ */
+const ENDS = [
+  "<|endoftext|>",
+  "</s>",
+  "<eos>",
+  "<|end_of_text|>",
+  "<｜end▁of▁sentence｜>",
+  "<|eos|>",
+  "[EOS]",
+  "<EOS>",
+  "<|im_end|>",
+  "[SEP]",
+];
+
+/** Most ids that a tokenizer may have: beyond lie damaged files. */
+const MOST_IDS = 1_000_000;
+
+/** Distinct words whose ids are remembered, and how long they may be: a few make up most of any text. */
+const CACHED_WORDS = 200_000, CACHED_LENGTH = 64;
+
+/**
+ * Makes a tokenizer of the contents of a `tokenizer.json`.
+ *
+ * @param options.json the file, as `Tokenizer.json` will give it.
+ * @param options.endOfText the token that ends a document, if it is not one of the usual.
+ * @param options.vocabularySize V of the model that it is for, which may have room to spare.
+ * @throws {UnsupportedTokenizer} if something in it is not supported, with the rest of a sentence that
+ * begins with "Cannot use FILE as".
+ */
+export async function createTokenizer(
+  file: TokenizerFile,
+  { json, endOfText: wantedEnd, vocabularySize: wantedSize }: {
+    json: string;
+    endOfText?: string | undefined;
+    vocabularySize?: number | undefined;
+  },
+): Promise<Tokenizer> {
+  const { tokens, special, end, usualEnd } = readVocabulary(file, wantedEnd);
+  const vocabularySize = wantedSize ?? tokens.length;
+  if (vocabularySize < tokens.length) {
+    throw new UnsupportedTokenizer(
+      `its ids must be below the model's ${vocabularySize}`,
+      tokens.length - 1,
+    );
+  }
+  const library = needsLibrary(file)
+    ? await import("npm:@huggingface/tokenizers@0.2.0") as Library
+    : undefined;
+  const patternOf = createPatternOf(library);
+  const normalize = createNormalizer(file.normalizer, library);
+  const { cut, byteLevel } = createPreTokenizer(file.pre_tokenizer, patternOf);
+  const cutWords = !byteLevel && separable(file) ? cutBeforeBlanks(cut) : cut;
+  const { raw, normalized } = createFinders(file, { special, normalize });
+
+  // made when first used: where tokens come from a file, it never is
+  let model: WordModel | undefined;
+  let cache = new Map<string, readonly number[]>();
+  const encodeWord = (word: string): readonly number[] => {
+    model ??= createWordModel(file.model, {
+      ...spellings(file, { tokens, special, end }),
+      library,
+    });
+    const ids = model(byteLevel ? spell(word) : word);
+    if (word.length <= CACHED_LENGTH) {
+      if (cache.size >= CACHED_WORDS) cache = new Map();
+      cache.set(detached(word), ids);
+    }
+    return ids;
+  };
+  const encodeText = (text: string, options: { special: boolean }): number[] => {
+    const ids: number[] = [];
+    const visit = (word: string) => {
+      const wordIds = cache.get(word) ?? encodeWord(word);
+      for (let i = 0; i < wordIds.length; i++) ids.push(wordIds[i]!);
+    };
+    // lone surrogates become U+FFFD here, as they would in UTF-8
+    for (const [i, part] of raw.cut(text.toWellFormed(), options).entries()) {
+      if (typeof part === "number") ids.push(part);
+      else {
+        for (const [j, piece] of normalized.cut(normalize(part), options).entries()) {
+          if (typeof piece === "number") ids.push(piece);
+          else cutWords(piece, i === 0 && j === 0, visit);
+        }
+      }
+    }
+    return ids;
+  };
+
+  const tokenText = createTokenText(file.decoder, patternOf);
+  const inside: Uint8Array[] = []; // bytes of the tokens that were asked for, other than at the start
+  const bytesOf = (id: number, atStart: boolean): Uint8Array => {
+    if (!Number.isInteger(id) || id < 0 || id >= vocabularySize) {
+      throw new RangeError(
+        `Cannot decode as ids must be below ${vocabularySize}: current id is ${id}`,
+      );
+    }
+    const token = tokens[id];
+    if (token === undefined || special.has(id)) return NOTHING;
+    return atStart
+      ? tokenText.bytesOf(token, true)
+      : inside[id] ??= tokenText.bytesOf(token, false);
+  };
+  const decoder = (before: Iterable<number> = []) => {
+    const utf8 = new TextDecoder("utf-8", { ignoreBOM: true });
+    let atStart = true, held = "";
+    const push = (id: number) => {
+      const bytes = bytesOf(id, atStart);
+      if (special.has(id)) atStart ||= id === end.id;
+      else if (tokens[id] !== undefined) atStart = false;
+      const text = held + utf8.decode(bytes, { stream: true });
+      held = tokenText.dropsLastBlank && text.endsWith(" ") ? " " : "";
+      return held ? text.slice(0, -1) : text;
+    };
+    for (const id of before) push(id);
+    return {
+      push,
+      end: () => {
+        held = "";
+        return utf8.decode();
+      },
+    };
+  };
+  return {
+    vocabularySize,
+    endOfText: end.id,
+    endOfTextToken: end.content,
+    json,
+    hash: hashOf(end.content === usualEnd ? json : `${json}\n${end.content}`),
+    encodeDocument: (text) => encodeText(text, { special: false }),
+    encode: (text) => encodeText(text, { special: true }),
+    decode(ids) {
+      const { push, end: finish } = decoder();
+      let text = "";
+      for (const id of ids) {
+        const name = special.get(id);
+        if (name !== undefined) text += finish();
+        text += push(id) + (name ?? "");
+      }
+      return text + finish();
+    },
+    decoder,
+    byteLength: (id) => bytesOf(id, false).length,
+  };
+}
+
+const NOTHING = new Uint8Array(0);
+
+/** What ids stand for. */
+interface Vocabulary {
+  /** Tokens by id; there may be holes. */
+  tokens: string[];
+  /** The tokens that are no text, by id. */
+  special: Map<number, string>;
+  /** The one that ends a document. */
+  end: { id: number; content: string };
+  /** What would end a document, had nobody said otherwise. */
+  usualEnd: string | undefined;
+}
+
+function readVocabulary(file: TokenizerFile, wantedEnd: string | undefined): Vocabulary {
+  const tokens: string[] = [];
+  const add = (token: string, id: number) => {
+    if (!Number.isInteger(id) || id < 0 || id >= MOST_IDS) {
+      throw new UnsupportedTokenizer(
+        `the id of ${JSON.stringify(token)} must be a whole number below ${MOST_IDS}`,
+        id,
+      );
+    }
+    tokens[id] = token;
+  };
+  for (const [token, id] of modelVocabulary(file)) add(token, id);
+  const added = file.added_tokens ?? [];
+  for (const { content, id } of added) add(content, id);
+  const special = new Map(
+    added.filter((token) => token.special).map(({ id, content }) => [id, content]),
+  );
+  const names = [...special.values()];
+  const usualEnd = ENDS.find((name) => names.includes(name)) ??
+    ENDS.find((name) => added.some(({ content }) => content === name)) ??
+    (names.length === 1 ? names[0] : undefined);
+  const content = wantedEnd ?? usualEnd;
+  if (content === undefined) {
+    throw new UnsupportedTokenizer(
+      "the token that ends a document must be known, from eos_token in a tokenizer_config.json " +
+        "beside it or by its name among the special tokens",
+      names,
+    );
+  }
+  const id = tokens.indexOf(content);
+  if (id < 0) {
+    throw new UnsupportedTokenizer("its end-of-text token must be in its vocabulary", content);
+  }
+  special.set(id, content);
+  return { tokens, special, end: { id, content }, usualEnd };
+}
+
+/** Tokens and ids of the model, without those that were added to it. */
+function modelVocabulary({ model }: TokenizerFile): [string, number][] {
+  const { vocab } = model;
+  if (Array.isArray(vocab)) return vocab.map(([token], id) => [token, id]);
+  if (typeof vocab !== "object" || vocab === null) {
+    throw new UnsupportedTokenizer("model.vocab must be a table of tokens", vocab);
+  }
+  return Object.entries(vocab);
+}
+
+/** How words are spelled: without the tokens that are no text, and what stands for the unknown. */
+function spellings(
+  { model }: TokenizerFile,
+  { tokens, special, end }: Pick<Vocabulary, "tokens" | "special" | "end">,
+): { ids: ReadonlyMap<string, number>; unknown: number | undefined } {
+  const ids = new Map<string, number>();
+  tokens.forEach((token, id) => {
+    if (!special.has(id)) ids.set(token, id);
+  });
+  const unknown = model.unk_id ?? (model.unk_token ? tokens.indexOf(model.unk_token) : -1);
+  // what is unknown does not end a document, though GPT-2's files name one token for both
+  return { ids, unknown: unknown < 0 || unknown === end.id ? undefined : unknown };
+}
+
+/** The finders of added tokens: in the text as it is, and as it is once normalized. */
+function createFinders(
+  { added_tokens: added = [] }: TokenizerFile,
+  { special, normalize }: {
+    special: ReadonlyMap<number, string>;
+    normalize: (text: string) => string;
+  },
+): { raw: AddedTokens; normalized: AddedTokens } {
+  const spelled = added.map((token) => {
+    const { id, content, normalized = !token.special } = token;
+    const spelled = normalized ? normalize(content) : content;
+    return { ...token, special: special.has(id), normalized, spelled };
+  });
+  return {
+    raw: createAddedTokens(spelled.filter((token) => !token.normalized)),
+    normalized: createAddedTokens(spelled.filter((token) => token.normalized)),
+  };
+}
+
+/** Whether anything is left to npm:@huggingface/tokenizers. */
+function needsLibrary({ model, normalizer, pre_tokenizer, decoder }: TokenizerFile): boolean {
+  return Boolean(normalizer) || ["Unigram", "WordPiece"].includes(modelKind(model)) ||
+    JSON.stringify([pre_tokenizer, decoder]).includes('"Regex"');
+}
+
+/** Patterns of a `tokenizer.json`, written for Oniguruma, as JavaScript's. */
+function createPatternOf(library: Library | undefined): PatternOf {
+  return (pattern) => {
+    const { String: text, Regex: regex } = (pattern ?? {}) as { String?: string; Regex?: string };
+    if (text !== undefined) return new RegExp(RegExp.escape(text), "gu");
+    try {
+      const split = new library!.SplitPreTokenizer({
+        type: "Split",
+        pattern: { Regex: regex! },
+        behavior: "Isolated",
+        invert: false,
+      } as never) as unknown as { pattern: RegExp };
+      return split.pattern;
+    } catch {
+      throw new UnsupportedTokenizer("its patterns must be ones that JavaScript can match", regex);
+    }
+  };
+}
+
+/** How SentencePiece writes a blank. */
+const BLANK = "\u2581";
+
+/**
+ * Whether a text may be cut before blanks, where the pre-tokenizer leaves it whole: no token reaches
+ * from one word into the next, and so no other ids come out.
+ */
+function separable({ model }: TokenizerFile): boolean {
+  const kind = modelKind(model);
+  if (kind !== "BPE" && kind !== "Unigram") return false;
+  const { continuing_subword_prefix: prefix, end_of_word_suffix: suffix, ignore_merges } = model;
+  if (prefix || suffix || ignore_merges) return false; // words' ends matter
+  const tokens = modelVocabulary({ model }).map(([token]) => token);
+  return tokens.includes(BLANK) && !tokens.some((token) => /[^\u2581]\u2581/.test(token));
+}
+
+function cutBeforeBlanks(cut: Cut): Cut {
+  return (text, atStart, visit) =>
+    cut(text, atStart, (piece, first) => {
+      let start = 0;
+      for (let at = 1; (at = piece.indexOf(BLANK, at)) > 0; at++) {
+        if (piece[at - 1] === BLANK) continue;
+        visit(piece.slice(start, at), first && start === 0);
+        start = at;
+      }
+      visit(piece.slice(start), first && start === 0);
+    });
+}
+
+/** A word in the byte alphabet. */
+function spell(word: string): string {
+  return toByteAlphabet(new TextEncoder().encode(word));
+}
+
+/** A copy of a word that does not keep the text alive that it was cut from, as V8's slices do. */
+function detached(word: string): string {
+  return `${word} `.slice(0, -1);
+}
+
+function hashOf(text: string): string {
+  return createHash("sha256").update(text).digest("hex");
+}

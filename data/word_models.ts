@@ -1,0 +1,170 @@
+import { BYTE_ALPHABET } from "./byte_alphabet.ts";
+import { createMerger } from "./bpe.ts";
+import { mergedPair, type ModelConfig, UnsupportedTokenizer } from "./tokenizer_file.ts";
+
+/**
+ * The models of a `tokenizer.json`: how a word becomes ids.
+ *
+ * @module
+ */
+
+/** Ids of a word, as the pre-tokenizer left it. */
+export type WordModel = (word: string) => readonly number[];
+
+/** npm:@huggingface/tokenizers, where it was loaded. */
+export type Library = typeof import("npm:@huggingface/tokenizers@0.2.0");
+
+/** What a model works with. */
+export interface WordModelParts {
+  /** Ids by token, without the tokens that are no text. */
+  readonly ids: ReadonlyMap<string, number>;
+  /** Id of what the vocabulary cannot spell; without it, that is left out. */
+  readonly unknown: number | undefined;
+  /** Loaded for Unigram and WordPiece. */
+  readonly library: Library | undefined;
+}
+
+/** The kinds of model. */
+export type ModelKind = "BPE" | "Unigram" | "WordPiece" | "WordLevel";
+
+/**
+ * The kind of a model, which files of old do not name.
+ *
+ * @throws {UnsupportedTokenizer} if it is none of these.
+ */
+export function modelKind(model: ModelConfig): ModelKind {
+  const { type } = model;
+  switch (type) {
+    case "BPE":
+    case "Unigram":
+    case "WordPiece":
+    case "WordLevel":
+      return type;
+    case undefined:
+      if (Array.isArray(model.vocab)) return "Unigram";
+      return model.merges ? "BPE" : "WordPiece";
+    default:
+      throw new UnsupportedTokenizer(
+        "model.type must be BPE, Unigram, WordPiece or WordLevel",
+        type,
+      );
+  }
+}
+
+/** Makes the function that turns words into ids. */
+export function createWordModel(model: ModelConfig, parts: WordModelParts): WordModel {
+  const { ids, unknown } = parts;
+  switch (modelKind(model)) {
+    case "BPE":
+      return createBpe(model, parts);
+    case "Unigram":
+      return createUnigram(model, parts);
+    case "WordPiece":
+      return createWordPiece(model, parts);
+    case "WordLevel":
+      return (word) => known([ids.get(word) ?? unknown]);
+  }
+}
+
+function known(ids: readonly (number | undefined)[]): number[] {
+  return ids.filter((id) => id !== undefined);
+}
+
+/** The ids of the tokens `<0x00>` to `<0xFF>`, for what the vocabulary cannot spell otherwise. */
+function createByteFallback(
+  { ids }: WordModelParts,
+): (text: string) => readonly number[] | undefined {
+  const bytes = Array.from(
+    BYTE_ALPHABET,
+    (_, byte) => ids.get(`<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`),
+  );
+  const encoder = new TextEncoder();
+  return (text) => {
+    const tokens = Array.from(encoder.encode(text), (byte) => bytes[byte]);
+    return tokens.includes(undefined) ? undefined : tokens as number[];
+  };
+}
+
+/** Byte-pair encoding: a word's characters, merged. */
+function createBpe(model: ModelConfig, parts: WordModelParts): WordModel {
+  const { ids, unknown } = parts;
+  if (model.dropout) throw new UnsupportedTokenizer("model.dropout must be null", model.dropout);
+  const prefix = model.continuing_subword_prefix ?? "";
+  const suffix = model.end_of_word_suffix ?? "";
+  const merge = createMerger(
+    (model.merges ?? []).map((pair) => {
+      const [left, right] = mergedPair(pair);
+      const [first, second, both] = [left, right, left + right.slice(prefix.length)].map(
+        (token) => {
+          const id = ids.get(token);
+          if (id !== undefined) return id;
+          throw new UnsupportedTokenizer("model.vocab must hold the tokens of all merges", token);
+        },
+      );
+      return { left: first!, right: second!, merged: both! };
+    }),
+  );
+  const fallback = model.byte_fallback ? createByteFallback(parts) : () => undefined;
+
+  return (word) => {
+    const whole = model.ignore_merges ? ids.get(word) : undefined;
+    if (whole !== undefined) return [whole];
+    const characters = Array.from(word);
+    const last = characters.length - 1;
+    const tokens: number[] = [];
+    let wasUnknown = false;
+    characters.forEach((character, i) => {
+      const spelled = (i > 0 ? prefix : "") + character + (i === last ? suffix : "");
+      const id = ids.get(spelled);
+      const bytes = id === undefined ? fallback(spelled) : [id];
+      if (bytes) tokens.push(...bytes);
+      else if (unknown !== undefined && !(wasUnknown && model.fuse_unk)) tokens.push(unknown);
+      wasUnknown = bytes === undefined;
+    });
+    return merge(tokens);
+  };
+}
+
+/** Unigram: the likeliest way to write a word in tokens. */
+function createUnigram(model: ModelConfig, parts: WordModelParts): WordModel {
+  const { ids, unknown, library } = parts;
+  const vocabulary = model.vocab as [string, number][];
+  // tokens that are no text must not be found in it: nothing well-formed matches a lone surrogate
+  const spelled = vocabulary.map((
+    [token, score],
+  ) => [ids.has(token) ? token : `\ud800${token}`, score]);
+  const unigram = new library!.Unigram({ ...model, type: "Unigram", vocab: spelled } as never, "");
+  const fallback = model.byte_fallback ? createByteFallback(parts) : () => undefined;
+
+  return (word) => {
+    const tokens: number[] = [];
+    let unspelled = "";
+    const flush = () => {
+      if (unspelled === "") return;
+      tokens.push(...fallback(unspelled) ?? known([unknown]));
+      unspelled = "";
+    };
+    for (const token of unigram.tokenize(word)) {
+      const id = ids.get(token);
+      if (id === undefined) {
+        unspelled += token;
+      } else {
+        flush();
+        tokens.push(id);
+      }
+    }
+    flush();
+    return tokens;
+  };
+}
+
+/** WordPiece: of a word, the longest token that begins it, and so on. */
+function createWordPiece(model: ModelConfig, { ids, unknown, library }: WordModelParts): WordModel {
+  const pieces = new library!.WordPiece({
+    continuing_subword_prefix: "##",
+    ...model,
+    type: "WordPiece",
+    vocab: Object.fromEntries(ids),
+  } as never);
+  return (word) => known(pieces.encode([word]).map((token) => ids.get(token) ?? unknown));
+}
