@@ -1,8 +1,8 @@
 import { dirname } from "node:path";
-import { command, listenForInterrupts, output, run, status, wholeNumber } from "../data/command.ts";
+import { command, output, run, status, wholeNumber } from "../data/command.ts";
 import { loadCorpus, loadWhole } from "../data/corpus.ts";
 import { DataProgressDisplay } from "../data/progress.ts";
-import type { DataProgress } from "../data/sources.ts";
+import { type DataProgress, parseDataSpec } from "../data/sources.ts";
 import { findCheckpoint, loadModel } from "../generate/load.ts";
 import { openDevice } from "../kernels/device.ts";
 import { readTrainerState } from "../model/checkpoint.ts";
@@ -55,7 +55,7 @@ const program = command("eval", "Measure how well a trained model predicts a tex
       const other = async (data: string[]) => {
         const { textField } = options;
         return {
-          text: await loadWhole({ data, textField, tokenizer, ...reading }),
+          text: await loadWhole({ data: parseDataSpec(data), textField, tokenizer, ...reading }),
           name: data.join(", "),
         };
       };

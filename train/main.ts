@@ -11,6 +11,7 @@ import {
   wholeNumber,
 } from "../data/command.ts";
 import { DataProgressDisplay, duration } from "../data/progress.ts";
+import { parseDataSpec } from "../data/sources.ts";
 import { DEFAULT_OPTIONS, type TrainOptions } from "./options.ts";
 import { train, type TrainEvent } from "./train.ts";
 
@@ -43,6 +44,7 @@ program
       .choices(["v1", "v2"]),
   )
   .option("--text-field <name>", "field of JSON lines or Parquet with the text (default: text)")
+  .option("--tokenizer <what>", "gpt2 (default), a tokenizer.json, or hf:OWNER/NAME")
   .option("--workers <n>", "workers that tokenize (default: one for each core)", wholeNumber(1));
 choice("--vocabulary <kind>", "GPT-2's tokens: all, or those used", [
   "auto",
@@ -125,9 +127,7 @@ function givenOptions(): Partial<TrainOptions> {
     Object.entries(all).filter(([name]) => program.getOptionValueSource(name) === "cli"),
   );
   const data = given.data as string[] | undefined;
-  if (data?.length === 1 && ["auto", "sample", "tinystories"].includes(data[0]!)) {
-    given.data = data[0];
-  }
+  if (data) given.data = data.join() === "auto" ? "auto" : parseDataSpec(data);
   return given as Partial<TrainOptions>;
 }
 

@@ -1,4 +1,5 @@
 import type { VocabularyMode } from "../data/corpus.ts";
+import { type DataSpec, isSameData } from "../data/sources.ts";
 import { type PresetName, PRESETS } from "../model/config.ts";
 import type { Precision } from "../model/precision.ts";
 
@@ -6,12 +7,14 @@ import type { Precision } from "../model/precision.ts";
 export interface TrainOptions {
   /** Size of the model; `auto` decides by the device. */
   preset: PresetName | "auto";
-  /** `sample`, `tinystories`, or files, see `openSources()`; `auto` takes the sample. */
-  data: "auto" | "sample" | "tinystories" | readonly string[];
+  /** What to read, see `openSources()`; `auto` takes the sample. */
+  data: DataSpec | "auto";
   /** Edition of `tinystories`; the second, if not given. */
   dataVersion: "v1" | "v2" | undefined;
   /** Field of JSON lines, or column of Parquet files, that holds the text; `text`, if not given. */
   textField: string | undefined;
+  /** What tokenizes, see `loadTokenizer()`; GPT-2's tokenizer, if not given. */
+  tokenizer: string | undefined;
   /** Workers that tokenize; one for each core, if not given. */
   workers: number | undefined;
   /** Which of GPT-2's tokens the model knows. */
@@ -79,6 +82,7 @@ export const DEFAULT_OPTIONS: TrainOptions = {
   data: "auto",
   dataVersion: undefined,
   textField: undefined,
+  tokenizer: undefined,
   workers: undefined,
   vocabulary: "auto",
   sequence: "packed",
@@ -136,7 +140,7 @@ export interface ResolvedOptions extends TrainOptions {
   /** The preset chosen. */
   preset: PresetName;
   /** The data chosen. */
-  data: "sample" | "tinystories" | readonly string[];
+  data: DataSpec;
   /** The precision chosen. */
   precision: Precision;
   /** T. */
@@ -291,6 +295,7 @@ const FIXED = [
   "data",
   "dataVersion",
   "textField",
+  "tokenizer",
   "vocabulary",
   "sequence",
   "precision",
@@ -313,7 +318,10 @@ export function resumeOptions(
   for (const name of FIXED) {
     const value = given[name];
     if (value === undefined || value === "auto") continue;
-    if (JSON.stringify(value) !== JSON.stringify(saved[name])) {
+    const same = name === "data"
+      ? isSameData(value as DataSpec, saved.data as DataSpec)
+      : JSON.stringify(value) === JSON.stringify(saved[name]);
+    if (!same) {
       const text = (v: unknown) => Array.isArray(v) ? v.join(" ") : String(v);
       throw new RangeError(
         `Cannot resume ${path} as ${flagOf(name)} must stay ${text(saved[name])}: ` +
@@ -321,8 +329,8 @@ export function resumeOptions(
       );
     }
   }
-  const changed = Object.entries(given).filter(([, value]) =>
-    value !== undefined && value !== "auto"
+  const changed = Object.entries(given).filter(([name, value]) =>
+    value !== undefined && value !== "auto" && !(FIXED as readonly string[]).includes(name)
   );
   const merged = { ...DEFAULT_OPTIONS, ...saved, ...Object.fromEntries(changed) } as TrainOptions;
   // with another number of steps or passes the old total no longer holds

@@ -1,7 +1,7 @@
 import { dirname, join } from "node:path";
 import { Batches } from "../data/batches.ts";
 import { type Corpus, loadCorpus } from "../data/corpus.ts";
-import { readTokenizer } from "../data/load_tokenizer.ts";
+import { loadTokenizer, type LoadTokenizerOptions, readTokenizer } from "../data/load_tokenizer.ts";
 import type { DataProgress } from "../data/sources.ts";
 import type { Tokenizer } from "../data/tokenizer.ts";
 import { generate } from "../generate/generate.ts";
@@ -226,24 +226,37 @@ async function* trainIn(
   if (Array.isArray(given.data)) {
     yield { kind: "notice", message: `reading ${given.data.join(", ")}` };
   }
-  const corpus = yield* reporting((report, signal) =>
-    loadCorpus({
+  const corpus = yield* reporting(async (report, signal) => {
+    const onNotice = (message: string) => report({ kind: "notice", message });
+    return await loadCorpus({
       data: given.data === "auto" ? "sample" : given.data,
       dataVersion: given.dataVersion,
       textField: given.textField,
       workers: given.workers,
       vocabulary: given.vocabulary,
-      ...(resumed ? { tokenizer: resumed.tokenizer } : {}),
+      ...(resumed
+        ? { tokenizer: resumed.tokenizer }
+        : { baseTokenizer: await tokenizerOf(given, { onNotice, signal }) }),
       cacheDirectory: cacheBeside(run.path),
       signal,
       onProgress: (progress) => report({ kind: "preparing", ...progress }),
-      onNotice: (message) => report({ kind: "notice", message }),
-    }), signal);
+      onNotice,
+    });
+  }, signal);
   try {
     yield* trainOn(corpus, run, { device, signal, given, resumed, preset, precision });
   } finally {
     corpus.close();
   }
+}
+
+/** The tokenizer that was asked for, unless it is GPT-2's, of which a part may do. */
+async function tokenizerOf(
+  { tokenizer }: TrainOptions,
+  options: LoadTokenizerOptions,
+): Promise<Tokenizer | undefined> {
+  if (tokenizer === undefined || tokenizer === "gpt2") return undefined;
+  return await loadTokenizer(tokenizer, options);
 }
 
 /** The training itself, once the data is there. */
@@ -273,7 +286,7 @@ async function* trainOn(
     seed: given.seed,
     padding: tokenizer.endOfText,
   });
-  const options = resolveOptions(given, {
+  const options = resolveOptions({ ...given, data: corpus.data }, {
     preset,
     precision,
     stepsPerEpoch: batches.perEpoch / given.gradientAccumulation,
