@@ -22,13 +22,17 @@ export type Cut = (
   visit: (piece: string, atStart: boolean) => void,
 ) => void;
 
-/** What happens to the matches of a pattern, which divide a text. */
-export type Behavior =
-  | "Removed"
-  | "Isolated"
-  | "MergedWithPrevious"
-  | "MergedWithNext"
-  | "Contiguous";
+/** What may happen to the matches of a pattern, which divide a text. */
+const BEHAVIORS = [
+  "Removed",
+  "Isolated",
+  "MergedWithPrevious",
+  "MergedWithNext",
+  "Contiguous",
+] as const;
+
+/** What happens to the matches of a pattern. */
+export type Behavior = typeof BEHAVIORS[number];
 
 /** What a pattern in a `tokenizer.json` matches. */
 export type PatternOf = (pattern: unknown) => RegExp;
@@ -82,12 +86,17 @@ function flatten(config: Component | null | undefined): Component[] {
 }
 
 function createCut(config: Component, patternOf: PatternOf): Cut {
-  const dividing =
-    (pattern: RegExp, behavior: Behavior, invert = false): Cut => (text, atStart, visit) => {
-      for (const [start, end] of divide(text, pattern, { behavior, invert })) {
+  const dividing = (pattern: RegExp, behavior: unknown, invert = false): Cut => {
+    const known = BEHAVIORS.find((name) => name === behavior);
+    if (!known) {
+      throw new UnsupportedTokenizer(`behavior must be one of ${BEHAVIORS.join(", ")}`, behavior);
+    }
+    return (text, atStart, visit) => {
+      for (const [start, end] of divide(text, pattern, { behavior: known, invert })) {
         visit(text.slice(start, end), atStart && start === 0);
       }
     };
+  };
   switch (config.type) {
     case "ByteLevel": {
       const { add_prefix_space: prefix, use_regex: words = true } = config;
@@ -105,11 +114,11 @@ function createCut(config: Component, patternOf: PatternOf): Cut {
     case "Split":
       return dividing(
         patternOf(config.pattern),
-        config.behavior as Behavior,
+        config.behavior,
         config.invert as boolean,
       );
     case "Punctuation":
-      return dividing(PUNCTUATION, (config.behavior ?? "Isolated") as Behavior);
+      return dividing(PUNCTUATION, config.behavior ?? "Isolated");
     case "Digits":
       return dividing(NUMBER, config.individual_digits ? "Isolated" : "Contiguous");
     case "Whitespace":
@@ -184,9 +193,6 @@ export function divide(
         break;
       case "Isolated":
         pieces.push([start, end]);
-        break;
-      default:
-        throw new UnsupportedTokenizer("behavior of a pre-tokenizer must be known", behavior);
     }
     wasMatch = isMatch;
   };

@@ -97,7 +97,9 @@ export async function parseTokenizer(
   const tables = byteLevelTables(file);
   const written = tables ? JSON.stringify(byteLevelFile(tables)) : json;
   try {
-    return await createTokenizer(file, { json: written, endOfText, vocabularySize });
+    const tokenizer = await createTokenizer(file, { json: written, endOfText, vocabularySize });
+    tokenizer.encodeDocument("a"); // what is made when first used: if it cannot be, now is the time
+    return tokenizer;
   } catch (error) {
     if (!(error instanceof UnsupportedTokenizer)) throw error;
     throw new RangeError(`Cannot use ${where} as ${error.message}`);
@@ -153,11 +155,12 @@ function byteLevelTables(file: TokenizerFile): ByteLevelTables | undefined {
     words?.type === "ByteLevel" && !words.add_prefix_space && words.use_regex !== false &&
     decoder?.type === "ByteLevel" && added.length === 1 && added[0]!.content === END_OF_TEXT;
   if (!plain || typeof vocab !== "object" || Array.isArray(vocab)) return undefined;
-  const tokens: string[] = [];
-  for (const [token, id] of Object.entries(vocab)) if (token !== END_OF_TEXT) tokens[id] = token;
-  const known = new Set<string | undefined>(tokens); // a hole would be an undefined
-  const whole = known.size === tokens.length && !known.has(undefined) &&
-    BYTE_ALPHABET.every((byte) => known.has(byte)) && added[0]!.id === tokens.length;
+  const entries = Object.entries(vocab).filter(([token]) => token !== END_OF_TEXT);
+  const tokens: string[] = new Array(entries.length).fill("");
+  for (const [token, id] of entries) if (tokens[id] === "") tokens[id] = token;
+  // were there a hole, another id would be too large or occur twice
+  const whole = entries.every(([token, id]) => tokens[id] === token) &&
+    added[0]!.id === tokens.length && BYTE_ALPHABET.every((byte) => Object.hasOwn(vocab, byte));
   return whole ? { tokens, merges: merges.map(mergedPair) } : undefined;
 }
 

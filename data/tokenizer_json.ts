@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import { type AddedTokens, createAddedTokens } from "./added_tokens.ts";
 import { toByteAlphabet } from "./byte_alphabet.ts";
+import { createNormalizer } from "./normalizers.ts";
 import { createPreTokenizer, type Cut, type PatternOf } from "./pre_tokenizers.ts";
 import { createTokenText } from "./token_text.ts";
 import type { Tokenizer } from "./tokenizer.ts";
@@ -59,7 +60,7 @@ export async function createTokenizer(
     ? await import("npm:@huggingface/tokenizers@0.2.0") as Library
     : undefined;
   const patternOf = createPatternOf(library);
-  const normalize = createNormalizer(file, library);
+  const normalize = createNormalizer(file.normalizer, library);
   const { cut, byteLevel } = createPreTokenizer(file.pre_tokenizer, patternOf);
   const cutWords = !byteLevel && separable(file) ? cutBeforeBlanks(cut) : cut;
   const { raw, normalized } = createFinders(file, { special, normalize });
@@ -101,7 +102,7 @@ export async function createTokenizer(
   const tokenText = createTokenText(file.decoder, patternOf);
   const inside: Uint8Array[] = []; // bytes of the tokens that were asked for, other than at the start
   const bytesOf = (id: number, atStart: boolean): Uint8Array => {
-    if (!(id >= 0 && id < vocabularySize)) {
+    if (!Number.isInteger(id) || id < 0 || id >= vocabularySize) {
       throw new RangeError(
         `Cannot decode as ids must be below ${vocabularySize}: current id is ${id}`,
       );
@@ -272,26 +273,6 @@ function createPatternOf(library: Library | undefined): PatternOf {
       throw new UnsupportedTokenizer("its patterns must be ones that JavaScript can match", regex);
     }
   };
-}
-
-function createNormalizer(
-  { normalizer }: TokenizerFile,
-  library: Library | undefined,
-): (text: string) => string {
-  if (!normalizer) return (text) => text;
-  try {
-    const all = new library!.SequenceNormalizer(
-      { type: "Sequence", normalizers: [normalizer] } as never,
-    );
-    // JavaScript writes a sigma at a word's end in another way, the library that this one follows not
-    const lowers = /"Lowercase"|"lowercase":true/.test(JSON.stringify(normalizer));
-    return (text) => all.normalize(lowers ? text.replaceAll("Σ", "σ") : text);
-  } catch {
-    throw new UnsupportedTokenizer(
-      "its normalizer must be one that npm:@huggingface/tokenizers knows",
-      normalizer.type,
-    );
-  }
 }
 
 /** How SentencePiece writes a blank. */

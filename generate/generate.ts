@@ -203,7 +203,7 @@ class Story {
     this.prompt = prompt === "" ? [tokenizer.endOfText] : tokenizer.encode(prompt);
     this.seed = seed;
     this.#tokenizer = tokenizer;
-    this.#text = tokenizer.decoder();
+    this.#text = tokenizer.decoder(this.prompt);
     this.#stops = stops;
   }
 

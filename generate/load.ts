@@ -1,11 +1,16 @@
 import { resolve } from "node:path";
-import type { HubOptions } from "../data/hub.ts";
 import type { Tokenizer } from "../data/tokenizer.ts";
 import type { Device } from "../kernels/device.ts";
 import { CheckpointError, newestCheckpoint, verifyCheckpoint } from "../model/checkpoint.ts";
 import { createGpt, type Gpt } from "../model/gpt.ts";
 import type { Precision } from "../model/precision.ts";
-import { fillModel, findModel, type ModelSource, readModel } from "./source.ts";
+import {
+  fillModel,
+  findModel,
+  type FindModelOptions,
+  type ModelSource,
+  readModel,
+} from "./source.ts";
 
 /** A model with the tokenizer that it was trained with. */
 export interface LoadedModel {
@@ -15,16 +20,14 @@ export interface LoadedModel {
   readonly tokenizer: Tokenizer;
 }
 
-/** Where to load a model from. */
-export interface LoadOptions {
+/** Where to load a model from, and how. */
+export interface LoadOptions extends FindModelOptions {
   /** A run directory: the newest good checkpoint in it is loaded. */
   run?: string;
   /** A checkpoint directory: this one or none. */
   checkpoint?: string;
   /** Any other model, as `findModel()` takes it: `distilgpt2`, `hf:OWNER/NAME`, a directory. */
   model?: string;
-  /** How to reach the hub, and who hears what happens there. */
-  hub?: HubOptions;
   /** `auto` takes f16 on a GPU that has it, and f32 otherwise. */
   precision?: Precision | "auto";
   /** Hears of damaged checkpoints that were passed over. */
@@ -62,9 +65,9 @@ export function findCheckpoint(
  * @throws {CheckpointError} if there is no checkpoint or it is damaged; else as `findModel()`.
  */
 export async function findSource(options: LoadOptions): Promise<ModelSource> {
-  if (options.model !== undefined) return await findModel(options.model, options.hub);
+  if (options.model !== undefined) return await findModel(options.model, options);
   const directory = findCheckpoint(options);
-  return await readModel({ spec: resolve(directory), directory }, options.hub);
+  return await readModel({ spec: resolve(directory), directory }, options);
 }
 
 /** Loads a model that was found. */

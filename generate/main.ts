@@ -1,4 +1,6 @@
+import { Option } from "@commander-js/extra-typings";
 import { command, output, realNumber, run, status, wholeNumber } from "../data/command.ts";
+import { DataProgressDisplay } from "../data/progress.ts";
 import { openDevice } from "../kernels/device.ts";
 import { validateSampler } from "../kernels/sample/sample.ts";
 import {
@@ -15,9 +17,11 @@ const program = command("generate", "Continue a text with a trained model.")
   .optionsGroup("Model:")
   .option("--run <directory>", "take the newest checkpoint of this run", "runs/default")
   .option("--checkpoint <directory>", "take this checkpoint")
-  .option(
-    "--model <name>",
-    "take another model: distilgpt2, gpt2, gpt2-medium, hf:OWNER/NAME, or a directory",
+  .addOption(
+    new Option(
+      "--model <name>",
+      "take another model: distilgpt2, gpt2, gpt2-medium, hf:OWNER/NAME, or a directory",
+    ).conflicts(["run", "checkpoint"]),
   )
   .optionsGroup("Length:")
   .option("--max-new-tokens <n>", "most tokens to add", wholeNumber(1), 256)
@@ -67,13 +71,16 @@ const program = command("generate", "Continue a text with a trained model.")
       validateSampler(options);
       const prompt = given === "-" ? await readStandardInput() : given;
       // before the device is opened: the likeliest mistake is the first
+      const display = new DataProgressDisplay();
       const source = await findSource({
         run: options.run,
         ...(options.checkpoint === undefined ? {} : { checkpoint: options.checkpoint }),
         ...(options.model === undefined ? {} : { model: options.model }),
-        hub: { onNotice: status },
+        onProgress: (progress) => display.show(progress),
+        onNotice: status,
         onWarning: (sentence: string) => status(`Warning: ${sentence}`),
       });
+      display.close();
       const device = await openDevice();
       const model = loadSource(device, source);
       const firstSeed = options.seed ?? crypto.getRandomValues(new Uint32Array(1))[0]!;

@@ -1,7 +1,9 @@
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { HubError, hubFile, type HubOptions, listHubFiles, parseHubSpec } from "../data/hub.ts";
-import { parseTokenizer, type Tokenizer } from "../data/tokenizer.ts";
+import { readTokenizer } from "../data/load_tokenizer.ts";
+import type { DataProgress } from "../data/sources.ts";
+import { gpt2Tokenizer, parseTokenizer, type Tokenizer } from "../data/tokenizer.ts";
 import { tokenizerJsonOf } from "../data/vocab_merges.ts";
 import {
   CheckpointError,
@@ -22,8 +24,8 @@ import {
 import { adaptersOf, weightBeside } from "../model/parameters.ts";
 import {
   hashFiles,
-  MODEL_FILE,
-  MODEL_INDEX,
+  isIndex,
+  MODEL_FILES,
   openModelTensors,
   openTensorFiles,
   shardNames,
@@ -55,10 +57,12 @@ export interface ModelSource {
   readonly adapters?: { readonly lora: LoraConfig; readonly directory: string };
 }
 
-/** How to find a model. */
-export interface SourceOptions extends HubOptions {
+/** How to find a model, and who hears what happens. */
+export interface FindModelOptions extends Omit<HubOptions, "onProgress"> {
   /** Positions to take of those that it has, the first; all unless said otherwise. */
   readonly contextLength?: number | undefined;
+  /** Hears how far a download is. */
+  readonly onProgress?: (progress: DataProgress) => void;
 }
 
 /**
@@ -70,14 +74,17 @@ export interface SourceOptions extends HubOptions {
  * @throws {Error} if there is no such model; {HubError} if the hub does not give it; {CheckpointError} if a
  * checkpoint is damaged; {SyntaxError | RangeError} if it is a model of another kind.
  */
-export async function findModel(spec: string, options: SourceOptions = {}): Promise<ModelSource> {
+export async function findModel(
+  spec: string,
+  options: FindModelOptions = {},
+): Promise<ModelSource> {
   return await readModel(await findFiles(spec, options), options);
 }
 
 /** Reads what the model in a directory is, which was found, and verified where it can be. */
 export async function readModel(
   found: Pick<ModelSource, "spec" | "directory">,
-  options: SourceOptions = {},
+  options: FindModelOptions = {},
 ): Promise<ModelSource> {
   const { directory } = found;
   const json = readIfThere(join(directory, ADAPTER_CONFIG));
@@ -100,11 +107,10 @@ export async function readModel(
     );
   }
   adaptersOf({ ...model.config, lora }); // says if they do not fit
-  const own = readTokenizer(directory, model.config);
   return {
     ...model,
     ...origin,
-    tokenizer: await own ?? model.tokenizer,
+    tokenizer: await tokenizerIn(directory, model.config) ?? model.tokenizer,
     adapters: { lora, directory },
   };
 }
@@ -116,7 +122,7 @@ function isRepository(name: string): boolean {
 /** Where a model's files lie, and what finds them again. */
 async function findFiles(
   spec: string,
-  options: SourceOptions,
+  options: FindModelOptions,
 ): Promise<Pick<ModelSource, "spec" | "directory">> {
   const named = Object.hasOwn(MODEL_NAMES, spec) ? `hf:${MODEL_NAMES[spec]}` : spec;
   if (named.startsWith("hf:")) return await download(named, options);
@@ -143,7 +149,7 @@ async function findFiles(
 /** Downloads what is needed of a repository, all of it of one commit. */
 async function download(
   spec: string,
-  options: HubOptions,
+  { onProgress = () => {}, ...options }: FindModelOptions,
 ): Promise<Pick<ModelSource, "spec" | "directory">> {
   const { path, ...repository } = parseHubSpec(spec);
   if (path !== undefined) {
@@ -153,37 +159,37 @@ async function download(
   }
   const repo = { ...repository, type: "model" as const };
   const names = (await listHubFiles(repo, options)).map(({ path }) => path);
+  const get = (path: string, revision = repo.revision) =>
+    hubFile({ ...repo, path, ...(revision === undefined ? {} : { revision }) }, {
+      ...options,
+      onProgress: (doneBytes, totalBytes) =>
+        onProgress({ stage: "downloading", name: path, doneBytes, totalBytes }),
+    });
   const isAdapter = names.includes(ADAPTER_CONFIG);
-  const first = isAdapter ? ADAPTER_CONFIG : "config.json";
-  const { path: firstPath, commit } = await hubFile({ ...repo, path: first }, options);
-  const get = async (path: string) => {
-    return (await hubFile({ ...repo, revision: commit, path }, options)).path;
-  };
-  const small = ["tokenizer.json", "tokenizer_config.json"];
-  if (!names.includes("tokenizer.json")) small.push("vocab.json", "merges.txt");
-  for (const name of small) if (names.includes(name)) await get(name);
-  if (isAdapter) {
-    await get(ADAPTER_FILE);
-  } else if (names.includes(MODEL_INDEX)) {
-    const index = await get(MODEL_INDEX);
-    for (const name of shardNames(readFileSync(index, "utf8"), index)) await get(name);
-  } else if (names.includes(MODEL_FILE)) {
-    await get(MODEL_FILE);
-  } else {
+  const { path: first, commit } = await get(isAdapter ? ADAPTER_CONFIG : "config.json");
+  const more = async (name: string) => (await get(name, commit)).path;
+  const vocabulary = names.includes(TOKENIZER) ? [TOKENIZER] : [VOCAB, MERGES];
+  for (const name of [...vocabulary, "tokenizer_config.json"]) {
+    if (names.includes(name)) await more(name);
+  }
+  const weights = isAdapter ? ADAPTER_FILE : MODEL_FILES.find((name) => names.includes(name));
+  if (weights === undefined) {
     throw new HubError(
-      `Cannot take a model from ${spec} as it must hold ${MODEL_FILE}: ` +
-        `it has ${
-          names.filter((name) => /\.(bin|pt|h5|msgpack|gguf)$/.test(name)).join(", ") || "none"
-        }`,
+      `Cannot take a model from ${spec} as it must hold one of ${MODEL_FILES.join(", ")}: it has ` +
+        (names.filter((name) => !/^\.|\.(md|txt|json)$/.test(name)).join(", ") || "none"),
     );
   }
-  return { spec: `hf:${repo.repo}@${commit}`, directory: dirname(firstPath) };
+  const file = await more(weights);
+  if (isIndex(weights)) {
+    for (const name of shardNames(readFileSync(file, "utf8"), file)) await more(name);
+  }
+  return { spec: `hf:${repo.repo}@${commit}`, directory: dirname(first) };
 }
 
 /** What a directory's model is. */
 async function describe(
   directory: string,
-  { contextLength }: SourceOptions,
+  options: FindModelOptions,
 ): Promise<Pick<ModelSource, "config" | "tokenizer">> {
   const path = join(directory, "config.json"), json = readIfThere(path);
   if (json === undefined) {
@@ -192,14 +198,9 @@ async function describe(
         `${readdirSync(directory).slice(0, 8).join(", ") || "no files"}`,
     );
   }
-  const config = parseHuggingFaceConfig(json, path);
-  const tokenizer = await readTokenizer(directory, config);
-  if (!tokenizer) {
-    throw new Error(
-      `Cannot load a model from ${directory} as its tokenizer must be there: ` +
-        `there is no tokenizer.json, nor vocab.json with merges.txt`,
-    );
-  }
+  const config = parseHuggingFaceConfig(json, path), { contextLength } = options;
+  const tokenizer = await tokenizerIn(directory, config) ??
+    await tokenizerOfGpt2(directory, config, options);
   if (contextLength !== undefined && contextLength > config.contextLength) {
     throw new RangeError(
       `Cannot take a model of ${config.contextLength} positions for contexts of ${contextLength} tokens: ` +
@@ -212,20 +213,37 @@ async function describe(
   };
 }
 
+/** The files of a tokenizer: the one that says all, and the two that GPT-2 came with. */
+const TOKENIZER = "tokenizer.json", VOCAB = "vocab.json", MERGES = "merges.txt";
+
 /** A directory's tokenizer, if it has one. */
-async function readTokenizer(
+async function tokenizerIn(
   directory: string,
   { vocabularySize }: GptConfig,
 ): Promise<Tokenizer | undefined> {
-  const path = join(directory, "tokenizer.json"), json = readIfThere(path);
-  if (json !== undefined) return await parseTokenizer(json, path, { vocabularySize });
-  const vocab = readIfThere(join(directory, "vocab.json"));
-  const merges = readIfThere(join(directory, "merges.txt"));
+  const path = join(directory, TOKENIZER);
+  if (existsSync(path)) return await readTokenizer(path, { vocabularySize });
+  const vocab = readIfThere(join(directory, VOCAB)), merges = readIfThere(join(directory, MERGES));
   if (vocab === undefined || merges === undefined) return undefined;
-  const made = tokenizerJsonOf({ vocab, merges }, directory);
-  return await parseTokenizer(made, `vocab.json and merges.txt in ${directory}`, {
-    vocabularySize,
-  });
+  const json = tokenizerJsonOf({ vocab, merges }, directory);
+  return await parseTokenizer(json, `${VOCAB} and ${MERGES} in ${directory}`, { vocabularySize });
+}
+
+/** GPT-2's tokenizer, for models without one that know as many tokens: it is GPT-Neo's, too. */
+async function tokenizerOfGpt2(
+  directory: string,
+  { vocabularySize }: GptConfig,
+  { onNotice = () => {} }: FindModelOptions,
+): Promise<Tokenizer> {
+  const tokenizer = await gpt2Tokenizer();
+  if (tokenizer.vocabularySize !== vocabularySize) {
+    throw new Error(
+      `Cannot load a model from ${directory} as its tokenizer must be there: ` +
+        `there is no ${TOKENIZER}, nor ${VOCAB} with ${MERGES}`,
+    );
+  }
+  onNotice(`taking GPT-2's tokenizer, as ${directory} has none`);
+  return tokenizer;
 }
 
 function readIfThere(path: string): string | undefined {

@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { closeSync, fstatSync, openSync, readFileSync, readSync } from "node:fs";
+import { closeSync, existsSync, fstatSync, openSync, readFileSync, readSync } from "node:fs";
 import { join } from "node:path";
 import {
   DTYPE_BYTES,
@@ -8,6 +8,7 @@ import {
   type SafetensorsPlace,
   toFloat32,
 } from "./safetensors.ts";
+import { parseTorchFile } from "./torch_file.ts";
 
 /** A tensor of floats that is read part by part, so that a model need not lie in memory whole. */
 export interface TensorReader {
@@ -35,7 +36,7 @@ export function readerOf({ dtype, shape, data }: SafetensorsEntry): TensorReader
   };
 }
 
-/** The tensors of one or several safetensors files. */
+/** The tensors of one or several files. */
 export interface TensorFiles {
   /** By the names in the files. */
   readonly tensors: ReadonlyMap<string, TensorReader>;
@@ -45,12 +46,24 @@ export interface TensorFiles {
   close(): void;
 }
 
-/** The file of a model's tensors, and that which says which of several files holds which. */
-export const MODEL_FILE = "model.safetensors", MODEL_INDEX = "model.safetensors.index.json";
+/** The file of a model's tensors. */
+export const MODEL_FILE = "model.safetensors";
 
 /**
- * Opens safetensors files and reads their headers, as strictly as `parseSafetensors()`; tensors are read
- * when they are asked for.
+ * All files that a model's tensors may be found by, the preferred ones first: indexes say which of several
+ * files holds which, and what ends in `.bin` is PyTorch's own.
+ */
+export const MODEL_FILES: readonly string[] = [MODEL_FILE, "pytorch_model.bin"]
+  .flatMap((name) => [`${name}.index.json`, name]);
+
+/** Whether a file of `MODEL_FILES` is an index. */
+export function isIndex(name: string): boolean {
+  return name.endsWith(".index.json");
+}
+
+/**
+ * Opens files of tensors and reads where in them these lie, as strictly as `parseSafetensors()`; tensors are
+ * read when they are asked for. What ends in `.bin` is read as PyTorch's, all else as safetensors.
  *
  * @throws {Error} if a file cannot be read; {SyntaxError | RangeError} if it is no such file, or if two files
  * hold a tensor of one name.
@@ -64,8 +77,11 @@ export function openTensorFiles(paths: readonly string[]): TensorFiles {
       const file = open(path);
       files.push(file);
       const read = (start: number, end: number) => readPart(file, path, start, end);
-      const header = parseSafetensorsHeader(read, fstatSync(file).size, path);
-      for (const [name, place] of header.tensors) {
+      const { size } = fstatSync(file);
+      const places = path.endsWith(".bin")
+        ? parseTorchFile(read, size, path)
+        : parseSafetensorsHeader(read, size, path).tensors;
+      for (const [name, place] of places) {
         if (tensors.has(name)) {
           throw new RangeError(
             `Cannot read ${path} as "${name}" must be in one file: it is in two`,
@@ -82,9 +98,9 @@ export function openTensorFiles(paths: readonly string[]): TensorFiles {
 }
 
 /**
- * The files that hold a model's tensors: `model.safetensors`, or those that its index names.
+ * The files that an index names.
  *
- * @param text gives the content of the index where there is one.
+ * @param text the index.
  * @throws {SyntaxError} if the index is none.
  */
 export function shardNames(text: string, where: string): string[] {
@@ -97,10 +113,10 @@ export function shardNames(text: string, where: string): string[] {
   const names = typeof map === "object" && map !== null ? [...new Set(Object.values(map))] : [];
   // a name is never a path
   const isName = (name: unknown) =>
-    typeof name === "string" && /^\w[\w.-]*\.safetensors$/.test(name);
+    typeof name === "string" && /^\w[\w.-]*\.(safetensors|bin)$/.test(name);
   if (names.length === 0 || !names.every(isName)) {
     throw new SyntaxError(
-      `Cannot read ${where} as its weight_map must name safetensors files beside it: ` +
+      `Cannot read ${where} as its weight_map must name files of tensors beside it: ` +
         `current names are ${
           names.slice(0, 5).map((name) => JSON.stringify(name)).join(", ") || "none"
         }`,
@@ -115,22 +131,18 @@ export function shardNames(text: string, where: string): string[] {
  * @throws as `openTensorFiles()` and `shardNames()`; {RangeError} if a file lacks what the index says it has.
  */
 export function openModelTensors(directory: string): TensorFiles {
-  const index = join(directory, MODEL_INDEX);
-  let text: string | undefined;
-  try {
-    text = readFileSync(index, "utf8");
-  } catch {
-    // one file holds them all
-  }
-  if (text === undefined) return openTensorFiles([join(directory, MODEL_FILE)]);
-  const files = openTensorFiles(shardNames(text, index).map((name) => join(directory, name)));
+  const name = MODEL_FILES.find((name) => existsSync(join(directory, name))) ?? MODEL_FILE;
+  const path = join(directory, name);
+  if (!isIndex(name)) return openTensorFiles([path]);
+  const text = readFileSync(path, "utf8");
+  const files = openTensorFiles(shardNames(text, path).map((name) => join(directory, name)));
   const missing = Object.keys(JSON.parse(text).weight_map).filter((name) =>
     !files.tensors.has(name)
   );
   if (missing.length > 0) {
     files.close();
     throw new RangeError(
-      `Cannot load ${index} as its files must hold every tensor that it names: ` +
+      `Cannot load ${path} as its files must hold every tensor that it names: ` +
         `current missing ones are ${missing.slice(0, 20).join(", ")}`,
     );
   }

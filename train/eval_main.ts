@@ -1,6 +1,9 @@
 import { dirname } from "node:path";
-import { command, output, run, status } from "../data/command.ts";
+import { Option } from "@commander-js/extra-typings";
+import { command, output, run, status, wholeNumber } from "../data/command.ts";
 import { loadCorpus, loadWhole } from "../data/corpus.ts";
+import { DataProgressDisplay } from "../data/progress.ts";
+import { type DataProgress, parseDataSpec } from "../data/sources.ts";
 import { findSource, loadSource } from "../generate/load.ts";
 import { openDevice } from "../kernels/device.ts";
 import { readTrainerState } from "../model/checkpoint.ts";
@@ -9,20 +12,38 @@ import { fineTuningDefaults, type ResolvedOptions } from "./options.ts";
 import { cacheBeside } from "./train.ts";
 import { choicesOf } from "./tuning.ts";
 
+/** Tokens that are evaluated unasked: about a megabyte of text. */
+const EVALUATION_TOKENS = 250_000;
+
 /** `eval`: how well a trained model predicts a text. */
 const program = command("eval", "Measure how well a trained model predicts a text.")
   .option("--run <directory>", "take the newest checkpoint of this run", "runs/default")
   .option("--checkpoint <directory>", "take this checkpoint")
-  .option("--model <name>", "take another model: distilgpt2, hf:OWNER/NAME, or a directory")
-  .option("--data <file...>", "text files (default: what the training held out)")
+  .addOption(
+    new Option("--model <name>", "take another model: distilgpt2, hf:OWNER/NAME, or a directory")
+      .conflicts(["run", "checkpoint"]),
+  )
+  .option("--data <what...>", "files, as for train (default: what the training held out)")
+  .option("--text-field <name>", "field of JSON lines or Parquet that holds the text", "text")
+  .option(
+    "--tokens <n>",
+    "evaluate so many, from the beginning; 0: all",
+    wholeNumber(),
+    EVALUATION_TOKENS,
+  )
   .option("--json", "a JSON object instead of a table")
   .action((options) =>
     run(async () => {
+      const display = new DataProgressDisplay();
+      const hearing = {
+        onProgress: (progress: DataProgress) => display.show(progress),
+        onNotice: status,
+      };
       const source = await findSource({
         run: options.run,
         ...(options.checkpoint === undefined ? {} : { checkpoint: options.checkpoint }),
         ...(options.model === undefined ? {} : { model: options.model }),
-        hub: { onNotice: status },
+        ...hearing,
         onWarning: (sentence) => status(`Warning: ${sentence}`),
       });
       const path = options.model ?? source.checkpoint!;
@@ -35,23 +56,36 @@ const program = command("eval", "Measure how well a trained model predicts a tex
       for (const [key, variant] of choices ?? []) device.choices.set(key, variant);
       const model = loadSource(device, source);
       const { tokenizer } = model;
-      const heldOut = async () => {
-        const corpus = await loadCorpus({
-          data: saved?.data ?? "sample",
-          tokenizer,
-          ...(state ? { cacheDirectory: cacheBeside(dirname(dirname(source.checkpoint!))) } : {}),
-        });
-        return { text: corpus.validation, name: `held out of ${corpus.name}` };
+      const reading = {
+        ...hearing,
+        ...(state ? { cacheDirectory: cacheBeside(dirname(dirname(source.checkpoint!))) } : {}),
       };
-      const { text, name } = options.data
-        ? { text: loadWhole({ data: options.data, tokenizer }), name: options.data.join(", ") }
-        : await heldOut();
-      status(`evaluating ${path} on ${text.tokens.length} tokens`);
+      const heldOut = async () => {
+        const { data = "sample", dataVersion, textField } = saved ?? {};
+        const corpus = await loadCorpus({ data, dataVersion, textField, tokenizer, ...reading });
+        const name = `${corpus.ownValidation ? "validation text" : "held out"} of ${corpus.name}`;
+        return { text: corpus.validation, name };
+      };
+      const other = async (data: string[]) => {
+        const { textField } = options;
+        return {
+          text: await loadWhole({ data: parseDataSpec(data), textField, tokenizer, ...reading }),
+          name: data.join(", "),
+        };
+      };
+      const { text, name } = await (options.data ? other(options.data) : heldOut());
+      display.close();
+      const maxTokens = options.tokens || Infinity;
+      const some = text.length > maxTokens ? `the first ${maxTokens} of ` : "";
+      status(`evaluating ${path} on ${some}${text.length} tokens`);
       const evaluator = createEvaluator(model.gpt, tokenizer, text, {
         batchSize: saved?.batchSize ?? fineTuningDefaults(model.gpt.config).batchSize,
         sequenceLength: saved?.contextLength ?? model.gpt.config.contextLength,
+        maxTokens,
       });
-      const { loss, perplexity, bitsPerByte, tokens } = await evaluator.run();
+      const { loss, perplexity, bitsPerByte, tokens } = await evaluator.run((done) =>
+        status(`${Math.floor(100 * done / Math.min(text.length, maxTokens))} % evaluated`)
+      );
       output(
         options.json
           ? JSON.stringify({

@@ -1,4 +1,5 @@
 import type { VocabularyMode } from "../data/corpus.ts";
+import { type DataSpec, isSameData } from "../data/sources.ts";
 import { type GptConfig, type PresetName, PRESETS } from "../model/config.ts";
 import type { Precision } from "../model/precision.ts";
 
@@ -6,8 +7,16 @@ import type { Precision } from "../model/precision.ts";
 export interface TrainOptions {
   /** Size of the model; `auto` decides by the device. */
   preset: PresetName | "auto";
-  /** `sample`, or paths of UTF-8 text files; `auto` takes the sample. */
-  data: "auto" | "sample" | readonly string[];
+  /** What to read, see `openSources()`; `auto` takes the sample. */
+  data: DataSpec | "auto";
+  /** Edition of `tinystories`; the second, if not given. */
+  dataVersion: "v1" | "v2" | undefined;
+  /** Field of JSON lines, or column of Parquet files, that holds the text; `text`, if not given. */
+  textField: string | undefined;
+  /** What tokenizes, see `loadTokenizer()`; GPT-2's tokenizer, if not given. */
+  tokenizer: string | undefined;
+  /** Workers that tokenize; one for each core, if not given. */
+  workers: number | undefined;
   /** Which of GPT-2's tokens the model knows. */
   vocabulary: VocabularyMode;
   /** The model to begin with, as `findModel()` takes it, instead of one drawn at random. */
@@ -65,6 +74,8 @@ export interface TrainOptions {
   seed: number;
   /** Steps between evaluations on held-out text; 0 for never. */
   evalEvery: number | undefined;
+  /** Tokens of held-out text, from its beginning, that an evaluation looks at; 0 for all. */
+  evalTokens: number;
   /** Steps between checkpoints; 0 for none but the last. */
   saveEvery: number | undefined;
   /** Steps between sample stories; 0 for none. */
@@ -79,6 +90,10 @@ export interface TrainOptions {
 export const DEFAULT_OPTIONS: TrainOptions = {
   preset: "auto",
   data: "auto",
+  dataVersion: undefined,
+  textField: undefined,
+  tokenizer: undefined,
+  workers: undefined,
   vocabulary: "auto",
   initFrom: undefined,
   freeze: undefined,
@@ -106,6 +121,7 @@ export const DEFAULT_OPTIONS: TrainOptions = {
   labelSmoothing: 0,
   seed: 1,
   evalEvery: undefined,
+  evalTokens: 20_000,
   saveEvery: undefined,
   sampleEvery: undefined,
   logEvery: undefined,
@@ -161,7 +177,7 @@ export function fineTuningDefaults({ width, contextLength, lora }: GptConfig): T
 /** Training options with every choice made, as they are shown and kept in the checkpoint. */
 export interface ResolvedOptions extends TrainOptions {
   /** The data chosen. */
-  data: "sample" | readonly string[];
+  data: DataSpec;
   /** The precision chosen. */
   precision: Precision;
   /** T. */
@@ -208,6 +224,8 @@ const RANGES: Partial<
   labelSmoothing: [0, 0.99, false],
   seed: [0, 2 ** 32 - 1, true],
   evalEvery: [0, 1e9, true],
+  evalTokens: [0, 1e12, true],
+  workers: [1, 1024, true],
   saveEvery: [0, 1e9, true],
   sampleEvery: [0, 1e9, true],
   logEvery: [0, 1e9, true],
@@ -335,6 +353,9 @@ export function batchShapeOf(
 const FIXED = [
   "preset",
   "data",
+  "dataVersion",
+  "textField",
+  "tokenizer",
   "vocabulary",
   "initFrom",
   "freeze",
@@ -362,7 +383,10 @@ export function resumeOptions(
   for (const name of FIXED) {
     const value = given[name];
     if (value === undefined || value === "auto") continue;
-    if (JSON.stringify(value) !== JSON.stringify(saved[name])) {
+    const same = name === "data"
+      ? isSameData(value as DataSpec, saved.data as DataSpec)
+      : JSON.stringify(value) === JSON.stringify(saved[name]);
+    if (!same) {
       const text = (v: unknown) => Array.isArray(v) ? v.join(" ") : String(v ?? "absent");
       throw new RangeError(
         `Cannot resume ${path} as ${flagOf(name)} must stay ${text(saved[name])}: ` +
@@ -370,8 +394,8 @@ export function resumeOptions(
       );
     }
   }
-  const changed = Object.entries(given).filter(([, value]) =>
-    value !== undefined && value !== "auto"
+  const changed = Object.entries(given).filter(([name, value]) =>
+    value !== undefined && value !== "auto" && !(FIXED as readonly string[]).includes(name)
   );
   const merged = { ...DEFAULT_OPTIONS, ...saved, ...Object.fromEntries(changed) } as TrainOptions;
   // with another number of steps or passes the old total no longer holds

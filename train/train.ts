@@ -3,12 +3,15 @@ import { dirname, join } from "node:path";
 import { Batches } from "../data/batches.ts";
 import { type Corpus, loadCorpus } from "../data/corpus.ts";
 import { type HubOptions, parseHubSpec } from "../data/hub.ts";
-import { parseTokenizer, type Tokenizer } from "../data/tokenizer.ts";
+import { loadTokenizer, readTokenizer } from "../data/load_tokenizer.ts";
+import type { DataProgress } from "../data/sources.ts";
+import type { Tokenizer } from "../data/tokenizer.ts";
 import { generate } from "../generate/generate.ts";
 import { resolvePrecision } from "../generate/load.ts";
 import {
   fillModel,
   findModel,
+  type FindModelOptions,
   hashModel,
   type ModelSource,
   readModel,
@@ -24,6 +27,7 @@ import {
   type TrainerState,
 } from "../model/checkpoint.ts";
 import { type GptConfig, type LoraConfig, type PresetName, PRESETS } from "../model/config.ts";
+import type { Precision } from "../model/precision.ts";
 import { createGpt, type Gpt } from "../model/gpt.ts";
 import { parseHuggingFaceConfig, toHuggingFaceConfig } from "../model/hugging_face.ts";
 import {
@@ -75,6 +79,7 @@ import {
 /** What `train()` reports while it works. */
 export type TrainEvent =
   | { kind: "notice"; message: string }
+  | ({ kind: "preparing" } & DataProgress)
   | {
     kind: "start";
     resumedFrom?: number;
@@ -90,6 +95,8 @@ export type TrainEvent =
       vocabularySize: number;
       trainingTokens: number;
       validationTokens: number;
+      /** Whether the data set brings its validation text; else it was held out. */
+      ownValidation: boolean;
       /** Whether the tokens were found in the cache. */
       cached: boolean;
       entropyPerToken?: number;
@@ -120,9 +127,6 @@ const SAMPLE_PROMPTS = ["Once upon a time", "One day"];
 /** Tokens of a sample. */
 const SAMPLE_TOKENS = 120;
 
-/** Tokens of the validation text that an evaluation during training looks at. */
-const EVALUATION_TOKENS = 20_000;
-
 /** Steps skipped in a row after which the training gives up. */
 const MOST_SKIPS = 100;
 
@@ -145,11 +149,11 @@ const READ_BACK_MS = 1000;
  * ```
  */
 export async function* train(
-  { device: given, signal, hub = {}, ...wanted }: Partial<TrainOptions> & {
+  { device: given, signal, environment, ...wanted }: Partial<TrainOptions> & {
     device?: Device;
     signal?: AbortSignal;
-    /** How to reach the hub. */
-    hub?: HubOptions;
+    /** Variables that say how to reach the hub, in place of the process's own; see `HubOptions`. */
+    environment?: HubOptions["environment"];
   } = {},
 ): AsyncGenerator<TrainEvent> {
   validateOptions(wanted);
@@ -165,7 +169,10 @@ export async function* train(
       const warnings: string[] = [];
       const path = newestCheckpoint(out, (sentence) => warnings.push(sentence));
       for (const message of warnings) yield { kind: "notice", message };
-      const resumed = path === undefined ? undefined : await readCheckpoint(path, hub);
+      const hub = environment ? { environment } : {};
+      const resumed = path === undefined
+        ? undefined
+        : yield* reporting((hearing) => readCheckpoint(path, { ...hub, ...hearing }), signal);
       yield* trainIn(run, { device, signal, hub, wanted, resumed });
     } finally {
       run.close();
@@ -185,18 +192,18 @@ interface Resumed {
   base?: ModelSource;
 }
 
-async function readCheckpoint(path: string, hub: HubOptions): Promise<Resumed> {
+async function readCheckpoint(path: string, options: FindModelOptions): Promise<Resumed> {
   const state = readTrainerState(path);
   const text = (name: string) => Deno.readTextFile(join(path, name));
   if (!existsSync(join(path, ADAPTER_CONFIG))) {
     const config = parseHuggingFaceConfig(await text("config.json"), join(path, "config.json"));
-    const { vocabularySize } = config, file = join(path, "tokenizer.json");
-    const tokenizer = await parseTokenizer(await text("tokenizer.json"), file, { vocabularySize });
+    const { vocabularySize } = config;
+    const tokenizer = await readTokenizer(join(path, "tokenizer.json"), { vocabularySize });
     return { path, state, config, tokenizer };
   }
   const { contextLength } = state.options as unknown as ResolvedOptions;
   const found = { spec: path, directory: path };
-  const { adapters, tokenizer, ...base } = await readModel(found, { ...hub, contextLength });
+  const { adapters, tokenizer, ...base } = await readModel(found, { ...options, contextLength });
   if (hashModel({ ...base, tokenizer }) !== state.source?.sha256) {
     throw new RangeError(
       `Cannot resume ${path} as the model beside its adapters must stay what it was: ` +
@@ -207,13 +214,54 @@ async function readCheckpoint(path: string, hub: HubOptions): Promise<Resumed> {
   return { path, state, config, tokenizer, base: { ...base, tokenizer } };
 }
 
+/** What work on models and data reports to, and what ends it. */
+interface Hearing {
+  onProgress: (progress: DataProgress) => void;
+  onNotice: (message: string) => void;
+  signal: AbortSignal;
+}
+
+/** Does some work and yields what it reports meanwhile; whoever stops listening stops the work. */
+async function* reporting<T>(
+  work: (hearing: Hearing) => Promise<T>,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<TrainEvent, T> {
+  const events: TrainEvent[] = [];
+  const abandoned = new AbortController();
+  let wake = () => {}, done = false;
+  const report = (event: TrainEvent) => {
+    events.push(event);
+    wake();
+  };
+  const result = work({
+    onProgress: (progress) => report({ kind: "preparing", ...progress }),
+    onNotice: (message) => report({ kind: "notice", message }),
+    signal: AbortSignal.any([abandoned.signal, ...(signal ? [signal] : [])]),
+  });
+  const ended = result.catch(() => {}).then(() => {
+    done = true;
+    wake();
+  });
+  try {
+    while (!done) {
+      const news = new Promise<void>((resolve) => wake = resolve);
+      if (events.length === 0) await news;
+      yield* events.splice(0);
+    }
+    return await result;
+  } finally {
+    abandoned.abort();
+    await ended;
+  }
+}
+
 /** The training itself, in a run directory that is ours. */
 async function* trainIn(
   run: RunDirectory,
   { device, signal, hub, wanted, resumed }: {
     device: Device;
     signal: AbortSignal | undefined;
-    hub: HubOptions;
+    hub: Pick<HubOptions, "environment">;
     wanted: Partial<TrainOptions>;
     resumed: Resumed | undefined;
   },
@@ -221,7 +269,7 @@ async function* trainIn(
   const merged = resumed
     ? resumeOptions(wanted, resumed.state.options, resumed.path)
     : { ...DEFAULT_OPTIONS, ...wanted };
-  const initial = resumed ? undefined : yield* findInitial(merged, hub);
+  const initial = resumed ? undefined : yield* findInitial(merged, { ...hub, signal });
   const beginning = resumed?.config ?? initial?.config;
   const given = withAdapters(merged, beginning);
   const lora = loraOf(given);
@@ -239,12 +287,56 @@ async function* trainIn(
   if (Array.isArray(given.data)) {
     yield { kind: "notice", message: `reading ${given.data.join(", ")}` };
   }
-  const corpus = await loadCorpus({
-    data: given.data === "auto" ? "sample" : given.data,
-    vocabulary: given.vocabulary,
-    ...(resumed || initial ? { tokenizer: (resumed ?? initial)!.tokenizer } : {}),
-    cacheDirectory: cacheBeside(run.path),
-  });
+  const corpus = yield* reporting(async (hearing) =>
+    await loadCorpus({
+      ...hub,
+      ...hearing,
+      data: given.data === "auto" ? "sample" : given.data,
+      dataVersion: given.dataVersion,
+      textField: given.textField,
+      workers: given.workers,
+      vocabulary: given.vocabulary,
+      ...(resumed || initial
+        ? { tokenizer: (resumed ?? initial)!.tokenizer }
+        : { baseTokenizer: await tokenizerOf(given, hub, hearing) }),
+      cacheDirectory: cacheBeside(run.path),
+    }), signal);
+  try {
+    yield* trainOn(corpus, run, {
+      ...{ device, signal, given, preset, precision, defaults },
+      ...{ resumed, initial, lora },
+    });
+  } finally {
+    corpus.close();
+  }
+}
+
+/** The tokenizer that was asked for, unless it is GPT-2's, of which a part may do. */
+async function tokenizerOf(
+  { tokenizer }: TrainOptions,
+  hub: Pick<HubOptions, "environment">,
+  { onNotice, signal }: Hearing,
+): Promise<Tokenizer | undefined> {
+  if (tokenizer === undefined || tokenizer === "gpt2") return undefined;
+  return await loadTokenizer(tokenizer, { ...hub, onNotice, signal });
+}
+
+/** The training itself, once the data is there. */
+async function* trainOn(
+  corpus: Corpus,
+  run: RunDirectory,
+  { device, signal, given, resumed, initial, lora, preset, precision, defaults }: {
+    device: Device;
+    signal: AbortSignal | undefined;
+    given: TrainOptions;
+    resumed: Resumed | undefined;
+    initial: ModelSource | undefined;
+    lora: LoraConfig | undefined;
+    preset: PresetName | "auto";
+    precision: Precision;
+    defaults: TrainingDefaults;
+  },
+): AsyncGenerator<TrainEvent> {
   if (resumed && corpus.hash !== resumed.state.data.hash) {
     throw new RangeError(
       `Cannot resume ${resumed.path} as the data must stay what it was: ` +
@@ -259,7 +351,7 @@ async function* trainIn(
     seed: given.seed,
     padding: tokenizer.endOfText,
   });
-  const options = resolveOptions(given, {
+  const options = resolveOptions({ ...given, data: corpus.data }, {
     preset,
     precision,
     defaults,
@@ -309,7 +401,7 @@ async function* trainIn(
     const evaluator = createEvaluator(gpt, tokenizer, corpus.validation, {
       batchSize: options.batchSize,
       sequenceLength: options.contextLength,
-      maxTokens: EVALUATION_TOKENS,
+      maxTokens: options.evalTokens || Infinity,
     });
     owned.push(evaluator);
     if (resumed) {
@@ -427,7 +519,7 @@ export function choosePreset(
 /** Finds the model to begin with, if one is asked for. */
 async function* findInitial(
   { initFrom, contextLength, loraRank }: TrainOptions,
-  hub: HubOptions,
+  { signal, ...hub }: Pick<HubOptions, "environment"> & { signal: AbortSignal | undefined },
 ): AsyncGenerator<TrainEvent, ModelSource | undefined> {
   if (initFrom === undefined) {
     if (loraRank === undefined) return undefined;
@@ -437,7 +529,10 @@ async function* findInitial(
     );
   }
   yield { kind: "notice", message: `looking for ${initFrom}` };
-  const source = await findModel(initFrom, { ...hub, contextLength });
+  const source = yield* reporting(
+    (hearing) => findModel(initFrom, { ...hub, ...hearing, contextLength }),
+    signal,
+  );
   if (source.adapters && loraRank !== undefined) {
     throw new RangeError(
       `Cannot put adapters beside ${initFrom} as it must be a whole model: it has adapters, ` +
@@ -464,13 +559,15 @@ function loraOf({ loraRank, loraAlpha, loraTargets }: TrainOptions): LoraConfig 
 }
 
 function describe(corpus: Corpus) {
-  const { name, vocabulary, tokenizer, training, validation, cached, entropyPerToken } = corpus;
+  const { name, vocabulary, tokenizer, training, validation, ownValidation } = corpus;
+  const { cached, entropyPerToken } = corpus;
   return {
     name,
     vocabulary,
     vocabularySize: tokenizer.vocabularySize,
-    trainingTokens: training.tokens.length,
-    validationTokens: validation.tokens.length,
+    trainingTokens: training.length,
+    validationTokens: validation.length,
+    ownValidation,
     cached,
     ...(entropyPerToken === undefined ? {} : { entropyPerToken }),
   };
@@ -606,7 +703,7 @@ async function save(
   { step, bestLoss, best }: { step: number; bestLoss: number | null; best: boolean },
 ): Promise<string> {
   const { tokenizer } = corpus;
-  const { endOfText } = tokenizer, { dropout } = options;
+  const { endOfText, endOfTextToken } = tokenizer, { dropout } = options;
   const trained = gpt.table.filter((parameter) => parameter.trained);
   const moments = new Map([
     ...await downloadTable(gpt, trained, (name) => tensorNamed(trainStep.m, name), "m."),
@@ -629,12 +726,12 @@ async function save(
       "tokenizer_config.json",
       json({
         add_prefix_space: false,
-        bos_token: "<|endoftext|>",
+        bos_token: endOfTextToken,
         clean_up_tokenization_spaces: false,
-        eos_token: "<|endoftext|>",
+        eos_token: endOfTextToken,
         model_max_length: gpt.config.contextLength,
         tokenizer_class: "PreTrainedTokenizerFast",
-        unk_token: "<|endoftext|>",
+        unk_token: endOfTextToken,
       }),
     ],
     ["generation_config.json", json({ bos_token_id: endOfText, eos_token_id: endOfText })],
@@ -642,7 +739,7 @@ async function save(
   ]);
   const batchIndex = step * options.gradientAccumulation;
   const { learningRate, minLearningRate, warmupSteps, steps } = options;
-  const { out: _, fresh: __, ...kept } = options; // where a run lies is not part of it
+  const { out: _, fresh: __, workers: ___, ...kept } = options; // where and how is not part of it
   return run.save(files, {
     formatVersion: CHECKPOINT_FORMAT,
     step,

@@ -71,6 +71,26 @@ Deno.test("generate() begins a document where the prompt is empty, and may add n
   });
 });
 
+Deno.test("generate() decodes its text as what continues the prompt", async () => {
+  // leaves out the first character of a text, as tokenizers with a prefix blank do
+  const begins = {
+    ...tokenizer,
+    decoder(before: Iterable<number> = []) {
+      const decoder = tokenizer.decoder();
+      let atStart = true;
+      const push = (id: number) => {
+        const text = atStart ? "" : decoder.push(id);
+        atStart = false;
+        return text;
+      };
+      for (const id of before) push(id);
+      return { push, end: decoder.end };
+    },
+  };
+  const { text } = await told(PLAIN);
+  assert.equal((await told(PLAIN, { gpt, tokenizer: begins })).text, text);
+});
+
 Deno.test("generate() ends when its signal aborts", async () => {
   const controller = new AbortController();
   const story = generate(model, { ...PLAIN, signal: controller.signal });

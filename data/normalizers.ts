@@ -1,0 +1,107 @@
+import { type Component, UnsupportedTokenizer } from "./tokenizer_file.ts";
+import type { Library } from "./word_models.ts";
+
+/**
+ * The normalizers of a `tokenizer.json`: npm:@huggingface/tokenizers has them, but for SentencePiece's
+ * compiled table, of which version 0.2 reads nothing and takes NFKC instead.
+ *
+ * @module
+ */
+
+/** Changes a text before it is cut into words. */
+export type Normalize = (text: string) => string;
+
+/**
+ * Makes the function that normalizes a text.
+ *
+ * @throws {UnsupportedTokenizer} for a kind that is not known.
+ */
+export function createNormalizer(
+  config: Component | null | undefined,
+  library: Library | undefined,
+): Normalize {
+  const steps = flatten(config).map((step) => createStep(step, library!));
+  return (text) => steps.reduce((changed, step) => step(changed), text);
+}
+
+/** The normalizers that run one after the other. */
+function flatten(config: Component | null | undefined): Component[] {
+  if (!config) return [];
+  if (config.type !== "Sequence") return [config];
+  return ((config.normalizers ?? []) as Component[]).flatMap(flatten);
+}
+
+function createStep(config: Component, library: Library): Normalize {
+  if (config.type === "Precompiled") {
+    const table = config.precompiled_charsmap as string | null;
+    return table ? createPrecompiled(table) : (text) => text;
+  }
+  let step: { normalize(text: string): string };
+  try {
+    step = new library.SequenceNormalizer({ type: "Sequence", normalizers: [config] } as never);
+  } catch {
+    throw new UnsupportedTokenizer(
+      "its normalizer must be one that npm:@huggingface/tokenizers knows",
+      config.type,
+    );
+  }
+  // JavaScript's lower case of a sigma depends on where it stands, Rust's of a character does not
+  const lowers = config.type === "Lowercase" || config.lowercase === true;
+  return (text) => step.normalize(lowers ? text.replaceAll("Σ", "σ") : text);
+}
+
+/**
+ * SentencePiece's table of characters and what to write for them: a trie over UTF-8 as a double array
+ * (Yata et al. 2007, in the layout of github.com/s-yata/darts-clone), and behind it the replacements,
+ * each ended by a zero. Hugging Face's library looks whole graphemes up if they are short, then
+ * characters, and takes the shortest entry that begins one.
+ */
+function createPrecompiled(base64: string): Normalize {
+  const bytes = Uint8Array.fromBase64(base64);
+  const view = new DataView(bytes.buffer, bytes.byteOffset);
+  const trieBytes = view.getUint32(0, true);
+  const unitAt = (place: number) => view.getUint32(4 + 4 * place, true);
+  const replacements = bytes.subarray(4 + trieBytes);
+  const encoder = new TextEncoder(), decoder = new TextDecoder();
+
+  const lookUp = (key: Uint8Array): string | undefined => {
+    let place = offsetOf(unitAt(0));
+    for (const byte of key) {
+      if (byte === 0) return undefined;
+      place ^= byte;
+      const unit = unitAt(place);
+      if ((unit & 0x800000ff) !== byte) return undefined;
+      place ^= offsetOf(unit);
+      if (unit & 0x100) { // a leaf is below: its value says where the replacement begins
+        const start = unitAt(place) & 0x7fffffff;
+        return decoder.decode(replacements.subarray(start, replacements.indexOf(0, start)));
+      }
+    }
+    return undefined;
+  };
+  const known = new Map<string, string>();
+  const replace = (grapheme: string): string => {
+    let text = known.get(grapheme);
+    if (text === undefined) {
+      const key = encoder.encode(grapheme);
+      text = (key.length < 6 ? lookUp(key) : undefined) ??
+        Array.from(grapheme, (character) => lookUp(encoder.encode(character)) ?? character).join(
+          "",
+        );
+      if (known.size < 100_000) known.set(grapheme, text);
+    }
+    return text;
+  };
+  const graphemes = new Intl.Segmenter("en", { granularity: "grapheme" });
+  return (text) =>
+    // of ASCII, only these two are one grapheme: no need to ask where it begins and ends
+    text.replace(/[\0-\x7f]?[^\0-\x7f]+|\r\n|[\0-\x7f]/g, (stretch) => {
+      if (stretch.length === 1 || stretch === "\r\n") return replace(stretch);
+      return Array.from(graphemes.segment(stretch), ({ segment }) => replace(segment)).join("");
+    });
+}
+
+/** How far below a node of the double array its children lie. */
+function offsetOf(unit: number): number {
+  return (unit >>> 10) << ((unit & 0x200) >>> 6);
+}

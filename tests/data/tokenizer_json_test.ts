@@ -1,0 +1,228 @@
+import assert from "node:assert/strict";
+import { Random } from "../../data/random.ts";
+import { parseTokenizer } from "../../data/tokenizer.ts";
+import { freshSeed } from "../seeds.ts";
+import { oddText } from "./texts.ts";
+
+/** Tokenizers of many kinds with what Hugging Face's library makes of texts. */
+interface Golden {
+  texts: string[];
+  tokenizers: {
+    name: string;
+    // deno-lint-ignore no-explicit-any
+    file: any;
+    encoded: number[][];
+    documents: (number[] | null)[];
+    decoded: string[];
+  }[];
+}
+
+const golden: Golden = JSON.parse(
+  await Deno.readTextFile(new URL("../golden/tokenizers.json", import.meta.url)),
+);
+const named = (name: string) =>
+  structuredClone(golden.tokenizers.find((tokenizer) => tokenizer.name === name)!.file);
+
+for (const { name, file, encoded, documents, decoded } of golden.tokenizers) {
+  Deno.test(`parseTokenizer() agrees with Hugging Face's library on ${name}`, async () => {
+    const tokenizer = await parseTokenizer(JSON.stringify(file));
+    golden.texts.forEach((text, i) => {
+      const where = JSON.stringify(text);
+      assert.deepEqual(tokenizer.encode(text), encoded[i], where);
+      const ids = tokenizer.encodeDocument(text);
+      // that library's Unigram finds special tokens in a text even when told not to
+      if (file.model.type === "Unigram" && /<\/?\w+>/.test(text)) {
+        assert.ok(!ids.includes(tokenizer.endOfText), where);
+        return;
+      }
+      assert.deepEqual(ids, documents[i] ?? encoded[i], where);
+      const decoder = tokenizer.decoder();
+      assert.equal(ids.map((id) => decoder.push(id)).join("") + decoder.end(), decoded[i], where);
+    });
+  });
+}
+
+/** Kinds that lose nothing of a text but what they say: the texts are made accordingly. */
+const LOSSLESS: [name: string, made: (text: string) => string, extraBytes: number][] = [
+  ["GPT-2", (text) => text, 0],
+  ["added tokens", (text) => text.normalize("NFC"), 0],
+  ["single digits", (text) => text, 0],
+  ["Llama 3", (text) => text, 0],
+  ["Llama 2", (text) => text.replaceAll("\u2581", "_"), 1],
+  ["Gemma", (text) => text.replaceAll("\u2581", "_"), 0],
+];
+
+for (const [name, made, extraBytes] of LOSSLESS) {
+  Deno.test(`the tokenizer of ${name} gives back any text, byte for byte`, async () => {
+    const seed = freshSeed(), random = new Random(seed);
+    const tokenizer = await parseTokenizer(JSON.stringify(named(name)));
+    for (let round = 0; round < 100; round++) {
+      const text = made(oddText(random));
+      const where = `seed ${seed}: ${JSON.stringify(text)}`;
+      const ids = tokenizer.encodeDocument(text);
+      assert.equal(tokenizer.decode(ids), text, where);
+      const decoder = tokenizer.decoder();
+      assert.equal(ids.map((id) => decoder.push(id)).join("") + decoder.end(), text, where);
+      const bytes = ids.reduce((sum, id) => sum + tokenizer.byteLength(id), 0);
+      assert.equal(bytes, new TextEncoder().encode(text).length + extraBytes, where);
+      // a text that was begun elsewhere goes on where that ended
+      const cut = random.below(ids.length + 1);
+      const [before, after] = [ids.slice(0, cut), ids.slice(cut)];
+      const begun = tokenizer.decoder(), continued = tokenizer.decoder(before);
+      const start = before.map((id) => begun.push(id)).join("");
+      const rest = after.map((id) => continued.push(id)).join("") + continued.end();
+      assert.equal(start + rest, text, where);
+    }
+  });
+}
+
+Deno.test("documents of a tokenizer with a prefix blank begin anew after the end of another", async () => {
+  const tokenizer = await parseTokenizer(JSON.stringify(named("Llama 2")));
+  assert.equal(tokenizer.endOfTextToken, "</s>");
+  const end = tokenizer.endOfText;
+  const ids = [...tokenizer.encodeDocument("the sun"), end, ...tokenizer.encodeDocument("the cat")];
+  assert.equal(tokenizer.decode(ids), "the sun</s>the cat");
+  assert.deepEqual(tokenizer.encode("the sun</s>the cat"), ids);
+  const decoder = tokenizer.decoder([...tokenizer.encode("the sun"), end]);
+  assert.equal(tokenizer.encode("the cat").map((id) => decoder.push(id)).join(""), "the cat");
+  assert.equal(tokenizer.byteLength(end), 0);
+});
+
+Deno.test("parseTokenizer() finds what ends a document", async () => {
+  const file = named("added tokens");
+  const end = async (options = {}, change: (copy: typeof file) => void = () => {}) => {
+    const copy = structuredClone(file);
+    change(copy);
+    const { endOfText, endOfTextToken, decode } = await parseTokenizer(
+      JSON.stringify(copy),
+      "t.json",
+      options,
+    );
+    assert.equal(decode([endOfText]), endOfTextToken);
+    return endOfTextToken;
+  };
+  assert.equal(await end(), "<|endoftext|>");
+  assert.equal(await end({ endOfText: "</s>" }), "</s>");
+  const remove = (name: string) => (copy: typeof file) => {
+    copy.added_tokens = copy.added_tokens.filter((token: { content: string }) =>
+      token.content !== name
+    );
+  };
+  assert.equal(await end({}, remove("<|endoftext|>")), "</s>");
+  assert.equal(await end({ endOfText: "</s>" }, remove("</s>")), "</s>");
+  assert.equal(
+    await end({}, (copy) => copy.added_tokens = copy.added_tokens.slice(0, 1)),
+    "<s>",
+  );
+  await assert.rejects(end({ endOfText: "<nothing>" }), {
+    name: "RangeError",
+    message: "Cannot use t.json as its end-of-text token must be in its vocabulary: " +
+      'current value is "<nothing>"',
+  });
+  await assert.rejects(
+    end({}, (copy) =>
+      copy.added_tokens.forEach((token: { special: boolean; content: string }) => {
+        token.content = `<${token.content}>`;
+      })),
+    {
+      name: "RangeError",
+      message: /^Cannot use t.json as the token that ends a document must be known, .*"<<s>>"/,
+    },
+  );
+});
+
+Deno.test("tokenizers that end documents differently have different hashes", async () => {
+  const json = JSON.stringify(named("added tokens"));
+  const usual = await parseTokenizer(json);
+  const said = await parseTokenizer(json, "t.json", { endOfText: "<|endoftext|>" });
+  const other = await parseTokenizer(json, "t.json", { endOfText: "</s>" });
+  assert.equal(said.hash, usual.hash);
+  assert.notEqual(other.hash, usual.hash);
+  assert.equal(other.json, usual.json);
+});
+
+Deno.test("ids may have holes, and a model room to spare", async () => {
+  const file = named("GPT-2");
+  file.added_tokens[0].id = 350;
+  delete file.model.vocab["<|endoftext|>"];
+  const tokenizer = await parseTokenizer(JSON.stringify(file), "t.json", { vocabularySize: 384 });
+  assert.equal(tokenizer.endOfText, 350);
+  assert.equal(tokenizer.vocabularySize, 384);
+  for (const nothing of [340, 351, 383]) {
+    assert.equal(tokenizer.byteLength(nothing), 0);
+    assert.equal(tokenizer.decode([nothing]), "");
+    assert.equal(tokenizer.decoder().push(nothing), "");
+  }
+  const ids = tokenizer.encode("a gate<|endoftext|>");
+  assert.equal(ids.at(-1), 350);
+  assert.equal(tokenizer.decode([...ids.slice(0, 1), 340, ...ids.slice(1)]), "a gate<|endoftext|>");
+  for (const beyond of [384, -1, 0.5]) {
+    assert.throws(() => tokenizer.decode([beyond]), {
+      name: "RangeError",
+      message: `Cannot decode as ids must be below 384: current id is ${beyond}`,
+    });
+  }
+  assert.equal((await parseTokenizer(JSON.stringify(file))).vocabularySize, 351);
+  await assert.rejects(parseTokenizer(JSON.stringify(file), "t.json", { vocabularySize: 350 }), {
+    name: "RangeError",
+    message: "Cannot use t.json as its ids must be below the model's 350: current value is 350",
+  });
+});
+
+Deno.test("parseTokenizer() refuses what it does not know, in a sentence", async () => {
+  // deno-lint-ignore no-explicit-any
+  const broken: [string, (file: any) => void, RegExp][] = [
+    ["GPT-2", (file) => file.model.type = "Neural", /model.type must be .*"Neural"$/],
+    ["GPT-2", (file) => delete file.model.vocab, /model.vocab must be a table of tokens/],
+    ["GPT-2", (file) => file.model.vocab["a"] = 1.5, /the id of "a" must be a whole number/],
+    ["GPT-2", (file) => file.model.vocab["a"] = 1e9, /the id of "a" must be a whole number/],
+    ["GPT-2", (file) => file.normalizer = { type: "Rot13" }, /its normalizer must be .*"Rot13"$/],
+    ["GPT-2", (file) => file.decoder = { type: "CTC" }, /its decoder must be .*"CTC"$/],
+    [
+      "GPT-2",
+      (file) => file.pre_tokenizer = { type: "UnicodeScripts" },
+      /its pre-tokenizer must be .*"UnicodeScripts"$/,
+    ],
+    [
+      "single digits",
+      (file) => file.pre_tokenizer.pretokenizers.reverse(),
+      /ByteLevel must be the last/,
+    ],
+    [
+      "isolated, inverted: False",
+      (file) => file.pre_tokenizer.pretokenizers[0].behavior = "Shuffled",
+      /behavior must be one of .*"Shuffled"$/,
+    ],
+    [
+      "isolated, inverted: False",
+      (file) => file.pre_tokenizer.pretokenizers[0].pattern.Regex = "(",
+      /its patterns must be ones that JavaScript can match: current value is "\("$/,
+    ],
+    ["GPT-2", (file) => file.model.dropout = 0.1, /model.dropout must be null: .* 0.1$/],
+    ["GPT-2", (file) => file.model.merges.push(["a", "?!"]), /tokens of all merges: .*"\?!"$/],
+    [
+      "Llama 2",
+      (file) => file.decoder.decoders.at(-1).stop = 1,
+      /may strip one character .*: current value is \[1,1\]$/,
+    ],
+  ];
+  for (const [name, breakIt, message] of broken) {
+    const file = named(name);
+    breakIt(file);
+    const error = await parseTokenizer(JSON.stringify(file), "t.json").then(
+      () => assert.fail(`${name} passed where it should be: ${message}`),
+      (error) => error,
+    );
+    assert.equal(error.name, "RangeError", error.message);
+    assert.match(error.message, new RegExp(`^Cannot use t\\.json as .*${message.source}`));
+  }
+  for (
+    const [text, message] of [
+      ["{", "Cannot read t.json as it must be JSON"],
+      ["null", "Cannot read t.json as it must be a tokenizer.json: it has no model"],
+      ['{"model":1}', "Cannot read t.json as it must be a tokenizer.json: it has no model"],
+    ]
+  ) {
+    await assert.rejects(parseTokenizer(text!, "t.json"), { name: "SyntaxError", message });
+  }
+});
