@@ -189,6 +189,7 @@ class PickledTensor {
 
   /** Whether its elements lie one behind the other, the last dimension fastest. */
   isContiguous(): boolean {
+    if (this.shape.includes(0)) return true;
     let expected = 1;
     for (let i = this.shape.length - 1; i >= 0; i--) {
       if (this.shape[i]! > 1 && this.strides[i] !== expected) return false;

@@ -295,6 +295,7 @@ export function validateOptions(options: Partial<TrainOptions>): void {
 const CONTRADICTIONS: readonly [keyof TrainOptions, keyof TrainOptions, reason: string][] = [
   ["preset", "initFrom", "whose model has its own size"],
   ["vocabulary", "initFrom", "whose model has its own tokens"],
+  ["tokenizer", "initFrom", "whose model has its own tokens"],
   ["freeze", "loraRank", "which freezes all but the adapters"],
 ];
 

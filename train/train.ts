@@ -273,6 +273,7 @@ async function* trainIn(
   const beginning = resumed?.config ?? initial?.config;
   const given = withAdapters(merged, beginning);
   const lora = loraOf(given);
+  if (beginning) parameterTable({ ...beginning, ...(lora ? { lora } : {}) }, given.freeze); // says what is wrong
   const precision = resolvePrecision(device, given.precision);
   const { preset, reason, defaults } = beginning && given.initFrom !== undefined
     ? {

@@ -92,7 +92,7 @@ Deno.test("shardNames() refuses names that are paths, and what is no index", () 
   for (const map of [{ a: "../m.safetensors" }, { a: "/m.safetensors" }, { a: 1 }, {}, null, "x"]) {
     assert.throws(() => shardNames(index(map), "i"), {
       name: "SyntaxError",
-      message: /^Cannot read i as its weight_map must name safetensors files beside it/,
+      message: /^Cannot read i as its weight_map must name files of tensors beside it/,
     });
   }
   assert.throws(() => shardNames("{", "i"), { name: "SyntaxError" });
