@@ -1,5 +1,6 @@
 import { type Batch, Batches } from "../data/batches.ts";
 import { Random } from "../data/random.ts";
+import { textOf } from "../data/token_file.ts";
 
 /** Sizes of a batch of invented text. */
 export interface SampleShape {
@@ -22,7 +23,7 @@ export function sampleBatches(
     { length },
     () => Math.floor(Math.exp(random.uniform() * Math.log(vocabularySize))) - 1,
   );
-  return new Batches({ tokens, documentStarts: Uint32Array.of(0), bytes: 4 * length }, {
+  return new Batches(textOf({ tokens, documentStarts: [0] }), {
     batchSize,
     contextLength: sequenceLength,
     sequence: "packed",

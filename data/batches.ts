@@ -1,5 +1,5 @@
 import { hash } from "./random.ts";
-import type { TokenizedText } from "./token_file.ts";
+import type { TokenizedText, Tokens } from "./token_file.ts";
 
 /** A target that the loss does not count. */
 export const IGNORED = 0xffffffff;
@@ -47,16 +47,13 @@ export class Batches {
     this.#text = text;
     this.#options = options;
     const { contextLength: T, sequence } = options;
-    const { tokens, documentStarts } = text;
-    if (tokens.length <= (sequence === "packed" ? T : 1)) {
+    if (text.length <= (sequence === "packed" ? T : 1)) {
       throw new RangeError(
-        `Cannot cut a row of ${T} tokens as the text has only ${tokens.length} tokens: ` +
+        `Cannot cut a row of ${T} tokens as the text has only ${text.length} tokens: ` +
           `use more text, a shorter context, or padded sequences`,
       );
     }
-    this.#rows = sequence === "packed"
-      ? Math.floor((tokens.length - 1) / T)
-      : documentStarts.length;
+    this.#rows = sequence === "packed" ? Math.floor((text.length - 1) / T) : text.documents;
   }
 
   /** Batches in one pass over the text, the last one counted whole. */
@@ -80,20 +77,19 @@ export class Batches {
   }
 
   /** Up to T + 1 tokens: row number `row` since the beginning of the training. */
-  #row(row: number): Uint16Array | Uint32Array {
+  #row(row: number): Tokens {
     const { contextLength: T, sequence, seed } = this.#options;
-    const { tokens, documentStarts } = this.#text;
+    const text = this.#text;
     const epoch = Math.floor(row / this.#rows);
     const place = permute(row % this.#rows, this.#rows, seed, epoch);
     if (sequence === "padded") {
-      const start = documentStarts[place]!;
-      const end = documentStarts[place + 1] ?? tokens.length;
-      return tokens.subarray(start, Math.min(end, start + T + 1));
+      const start = text.documentStart(place), end = text.documentStart(place + 1);
+      return text.read(start, Math.min(end, start + T + 1));
     }
     // each epoch cuts the stream at another phase, as far as the rest beyond the rows allows
-    const spare = tokens.length - 1 - this.#rows * T;
+    const spare = text.length - 1 - this.#rows * T;
     const start = place * T + hash(seed, epoch, PHASE) % (spare + 1);
-    return tokens.subarray(start, start + T + 1);
+    return text.read(start, start + T + 1);
   }
 }
 
@@ -112,21 +108,21 @@ export type EvaluationOptions = Pick<BatchOptions, "batchSize" | "contextLength"
  * where the text happened to be cut.
  */
 export function* evaluationBatches(
-  { tokens, documentStarts }: TokenizedText,
+  text: TokenizedText,
   options: EvaluationOptions,
 ): Generator<Batch> {
   const { batchSize, contextLength: T, padding } = options;
   const overlap = Math.floor(T / 2);
   let rows: Row[] = [];
-  for (let d = 0; d < documentStarts.length; d++) {
-    const end = documentStarts[d + 1] ?? tokens.length;
-    const document = [padding, ...tokens.subarray(documentStarts[d]!, end)];
-    let counted = 0; // targets of this document so far
-    while (counted < document.length - 1) {
-      const start = counted === 0 ? 0 : counted - overlap;
-      const row = document.slice(start, start + T + 1);
-      rows.push({ tokens: Uint32Array.from(row), countFrom: counted - start });
-      counted = start + row.length - 1;
+  for (let d = 0; d < text.documents; d++) {
+    const first = text.documentStart(d), end = text.documentStart(d + 1);
+    for (let counted = first; counted < end;) { // targets of this document so far are before it
+      const start = counted === first ? first - 1 : counted - 1 - overlap;
+      const stop = Math.min(end, start + T + 1);
+      const tokens = new Uint32Array(stop - start).fill(padding);
+      tokens.set(text.read(Math.max(first, start), stop), start < first ? 1 : 0);
+      rows.push({ tokens, countFrom: counted - 1 - start });
+      counted = stop;
       if (rows.length < batchSize) continue;
       yield makeBatch(rows, options);
       rows = [];

@@ -61,6 +61,24 @@ export function output(text: string): boolean {
   }
 }
 
+/**
+ * The first Ctrl-C asks for an end, and says so; a second one ends the process at once.
+ */
+export function listenForInterrupts(notice: string): AbortSignal {
+  const controller = new AbortController();
+  const signals: Deno.Signal[] = Deno.build.os === "windows"
+    ? ["SIGINT", "SIGBREAK"]
+    : ["SIGINT", "SIGTERM"];
+  for (const signal of signals) {
+    Deno.addSignalListener(signal, () => {
+      if (controller.signal.aborted) Deno.exit(130);
+      status(`\n${notice}`);
+      controller.abort();
+    });
+  }
+  return controller.signal;
+}
+
 /** Hints for failures that name their own remedy less clearly than a person would want. */
 const HINTS: readonly [pattern: RegExp, hint: string][] = [
   [/holds no checkpoint/, "Train a model first: deno task train"],

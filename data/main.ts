@@ -1,28 +1,58 @@
-import { command, output, run, status } from "./command.ts";
+import { Option } from "@commander-js/extra-typings";
+import { command, listenForInterrupts, output, run, status, wholeNumber } from "./command.ts";
 import { loadCorpus } from "./corpus.ts";
+import { byteCount, DataProgressDisplay, duration } from "./progress.ts";
 
-/** `prepare`: tokenizes text files into the cache that `train` reads. */
-const program = command("prepare", "Tokenize text files, so that training on them starts at once.")
-  .argument("<file...>", "UTF-8 text, documents separated by a line <|endoftext|>")
+/** `prepare`: tokenizes a data set into the cache that `train` reads. */
+const program = command("prepare", "Tokenize data, so that training on it starts at once.")
+  .argument(
+    "<data...>",
+    "tinystories, files, patterns, or hf:OWNER/NAME/FILE, with @REVISION or without; text with " +
+      "documents separated by a line <|endoftext|>, JSON lines or Parquet, and any but Parquet as .gz",
+  )
+  .addOption(
+    new Option("--data-version <version>", "edition of tinystories (default: v2)")
+      .choices(["v1", "v2"] as const),
+  )
+  .option("--text-field <name>", "field of JSON lines or Parquet that holds the text", "text")
+  .option("--workers <n>", "workers (default: one for each core)", wholeNumber(1))
   .option("--cache <directory>", "where the token files go", "runs/cache")
-  .action((files, { cache }) =>
+  .action((data, { cache, dataVersion, textField, workers }) =>
     run(async () => {
-      let shown = performance.now();
-      const corpus = await loadCorpus({
-        data: files,
-        vocabulary: "full",
-        cacheDirectory: cache,
-        onProgress(done, total) {
-          if (performance.now() - shown < 2000) return;
-          shown = performance.now();
-          status(`tokenizing: ${Math.round(100 * done / total)} % of ${total} characters`);
-        },
-      });
-      const tokens = corpus.training.tokens.length + corpus.validation.tokens.length;
-      const documents = corpus.training.documentStarts.length +
-        corpus.validation.documentStarts.length;
-      status(`${corpus.cached ? "found in" : "written to"} ${cache}`);
-      output(`${corpus.name}: ${documents} documents, ${tokens} tokens\n`);
+      const signal = listenForInterrupts("stopping; once more to quit at once");
+      const display = new DataProgressDisplay();
+      const start = performance.now();
+      try {
+        const corpus = await loadCorpus({
+          data: data.length === 1 && data[0] === "tinystories" ? "tinystories" : data,
+          vocabulary: "full",
+          ...{ dataVersion, textField, workers },
+          cacheDirectory: cache,
+          signal,
+          onProgress: (progress) => display.show(progress),
+          onNotice: status,
+        });
+        display.close();
+        const { training, validation, cached, name } = corpus;
+        const seconds = (performance.now() - start) / 1000;
+        const bytes = training.bytes + validation.bytes;
+        status(
+          cached
+            ? `found in ${cache}`
+            : `written to ${cache}: ${byteCount(bytes)} of text in ${duration(seconds)}, ` +
+              `${byteCount(bytes / seconds)}/s`,
+        );
+        output(
+          `${name}: ${training.documents + validation.documents} documents, ` +
+            `${training.length + validation.length} tokens\n`,
+        );
+        corpus.close();
+      } catch (error) {
+        display.close();
+        if (!signal.aborted) throw error;
+        status("stopped; the same command goes on from here");
+        return 130;
+      }
     })
   );
 

@@ -1,6 +1,8 @@
 import { dirname } from "node:path";
-import { command, output, run, status } from "../data/command.ts";
+import { command, listenForInterrupts, output, run, status, wholeNumber } from "../data/command.ts";
 import { loadCorpus, loadWhole } from "../data/corpus.ts";
+import { DataProgressDisplay } from "../data/progress.ts";
+import type { DataProgress } from "../data/sources.ts";
 import { findCheckpoint, loadModel } from "../generate/load.ts";
 import { openDevice } from "../kernels/device.ts";
 import { readTrainerState } from "../model/checkpoint.ts";
@@ -9,11 +11,21 @@ import type { ResolvedOptions } from "./options.ts";
 import { cacheBeside } from "./train.ts";
 import { choicesOf } from "./tuning.ts";
 
+/** Tokens that are evaluated unasked: about a megabyte of text. */
+const EVALUATION_TOKENS = 250_000;
+
 /** `eval`: how well a trained model predicts a text. */
 const program = command("eval", "Measure how well a trained model predicts a text.")
   .option("--run <directory>", "take the newest checkpoint of this run", "runs/default")
   .option("--checkpoint <directory>", "take this checkpoint")
-  .option("--data <file...>", "text files (default: what the training held out)")
+  .option("--data <what...>", "files, as for train (default: what the training held out)")
+  .option("--text-field <name>", "field of JSON lines or Parquet that holds the text", "text")
+  .option(
+    "--tokens <n>",
+    "evaluate so many, from the beginning; 0: all",
+    wholeNumber(),
+    EVALUATION_TOKENS,
+  )
   .option("--json", "a JSON object instead of a table")
   .action((options) =>
     run(async () => {
@@ -28,24 +40,38 @@ const program = command("eval", "Measure how well a trained model predicts a tex
       for (const [key, variant] of choicesOf(state, device) ?? []) device.choices.set(key, variant);
       const model = await loadModel(device, { checkpoint: path });
       const { tokenizer } = model;
-      const heldOut = async () => {
-        const { data } = saved;
-        const corpus = await loadCorpus({
-          data,
-          tokenizer,
-          cacheDirectory: cacheBeside(dirname(dirname(path))),
-        });
-        return { text: corpus.validation, name: `held out of ${corpus.name}` };
+      const display = new DataProgressDisplay();
+      const reading = {
+        cacheDirectory: cacheBeside(dirname(dirname(path))),
+        onProgress: (progress: DataProgress) => display.show(progress),
+        onNotice: status,
       };
-      const { text, name } = options.data
-        ? { text: loadWhole({ data: options.data, tokenizer }), name: options.data.join(", ") }
-        : await heldOut();
-      status(`evaluating ${path} on ${text.tokens.length} tokens`);
+      const heldOut = async () => {
+        const { data, dataVersion, textField } = saved;
+        const corpus = await loadCorpus({ data, dataVersion, textField, tokenizer, ...reading });
+        const name = `${corpus.ownValidation ? "validation text" : "held out"} of ${corpus.name}`;
+        return { text: corpus.validation, name };
+      };
+      const other = async (data: string[]) => {
+        const { textField } = options;
+        return {
+          text: await loadWhole({ data, textField, tokenizer, ...reading }),
+          name: data.join(", "),
+        };
+      };
+      const { text, name } = await (options.data ? other(options.data) : heldOut());
+      display.close();
+      const maxTokens = options.tokens || Infinity;
+      const some = text.length > maxTokens ? `the first ${maxTokens} of ` : "";
+      status(`evaluating ${path} on ${some}${text.length} tokens`);
       const evaluator = createEvaluator(model.gpt, tokenizer, text, {
         batchSize: saved.batchSize,
         sequenceLength: saved.contextLength,
+        maxTokens,
       });
-      const { loss, perplexity, bitsPerByte, tokens } = await evaluator.run();
+      const { loss, perplexity, bitsPerByte, tokens } = await evaluator.run((done) =>
+        status(`${Math.floor(100 * done / Math.min(text.length, maxTokens))} % evaluated`)
+      );
       output(
         options.json
           ? JSON.stringify({

@@ -28,10 +28,17 @@ export interface EvaluatorOptions {
   maxTokens?: number;
 }
 
+/** The device is waited for about this often, in milliseconds. */
+const WAIT_MS = 2000;
+
 /** A recorded evaluation that can be repeated while the model trains. */
 export interface Evaluator {
-  /** Runs over the text; waits for the device. */
-  run(): Promise<Evaluation>;
+  /**
+   * Runs over the text; waits for the device.
+   *
+   * @param onProgress hears now and then how many tokens are predicted.
+   */
+  run(onProgress?: (tokens: number) => void): Promise<Evaluation>;
   /** Frees everything but the model. */
   destroy(): void;
 }
@@ -68,8 +75,8 @@ export function createEvaluator(
   sumForward(program, { x: at("losses") }, { y: lossSum }, { accumulate: true });
 
   return {
-    async run() {
-      let counted = 0, bytes = 0;
+    async run(onProgress = () => {}) {
+      let counted = 0, bytes = 0, waited = performance.now();
       upload(device, lossSum, [0]);
       const cut = { batchSize: B, contextLength: T, padding: tokenizer.endOfText };
       for (const batch of evaluationBatches(text, cut)) {
@@ -81,6 +88,10 @@ export function createEvaluator(
           if (target !== IGNORED) bytes += tokenizer.byteLength(target);
         }
         if (counted >= maxTokens) break;
+        if (performance.now() - waited < WAIT_MS) continue;
+        await download(device, lossSum); // or the host would run ahead without end
+        onProgress(counted);
+        waited = performance.now();
       }
       const [sum] = await download(device, lossSum);
       const loss = sum![0]! / counted;

@@ -1,7 +1,16 @@
 import { SingleBar } from "cli-progress";
 import process from "node:process";
 import { Option } from "commander";
-import { command, output, realNumber, run, status, wholeNumber } from "../data/command.ts";
+import {
+  command,
+  listenForInterrupts,
+  output,
+  realNumber,
+  run,
+  status,
+  wholeNumber,
+} from "../data/command.ts";
+import { DataProgressDisplay, duration } from "../data/progress.ts";
 import { DEFAULT_OPTIONS, type TrainOptions } from "./options.ts";
 import { train, type TrainEvent } from "./train.ts";
 
@@ -23,7 +32,18 @@ choice("--preset <name>", "size of the model", [
   "distilgpt2",
   "gpt2",
 ], preset);
-program.option("--data <file...>", "auto, sample, or text files", ["auto"]);
+program
+  .option(
+    "--data <what...>",
+    "auto, sample, tinystories, files (text, JSON lines, Parquet, .gz), patterns, hf:OWNER/NAME/FILE",
+    ["auto"],
+  )
+  .addOption(
+    new Option("--data-version <version>", "edition of tinystories (default: v2)")
+      .choices(["v1", "v2"]),
+  )
+  .option("--text-field <name>", "field of JSON lines or Parquet with the text (default: text)")
+  .option("--workers <n>", "workers that tokenize (default: one for each core)", wholeNumber(1));
 choice("--vocabulary <kind>", "GPT-2's tokens: all, or those used", [
   "auto",
   "full",
@@ -83,6 +103,12 @@ program.optionsGroup("Optimization:")
 program.optionsGroup("Reports (in steps; 0: never; default: by the length of the run):")
   .option("--log-every <n>", "between lines of the log", wholeNumber())
   .option("--eval-every <n>", "between evaluations on held-out text", wholeNumber())
+  .option(
+    "--eval-tokens <n>",
+    "of held-out text that are evaluated, from its beginning; 0: all",
+    wholeNumber(),
+    DEFAULT_OPTIONS.evalTokens,
+  )
   .option("--sample-every <n>", "between sample stories", wholeNumber())
   .option("--save-every <n>", "between checkpoints", wholeNumber())
   .option(
@@ -99,12 +125,16 @@ function givenOptions(): Partial<TrainOptions> {
     Object.entries(all).filter(([name]) => program.getOptionValueSource(name) === "cli"),
   );
   const data = given.data as string[] | undefined;
-  if (data?.length === 1 && ["auto", "sample"].includes(data[0]!)) given.data = data[0];
+  if (data?.length === 1 && ["auto", "sample", "tinystories"].includes(data[0]!)) {
+    given.data = data[0];
+  }
   return given as Partial<TrainOptions>;
 }
 
 async function main(options: Partial<TrainOptions>): Promise<number> {
-  const interrupt = listenForInterrupts();
+  const interrupt = listenForInterrupts(
+    "finishing the step and saving; once more to quit at once",
+  );
   const display = new Display(process.stderr.isTTY === true);
   try {
     for await (const event of train({ ...options, signal: interrupt })) {
@@ -119,25 +149,14 @@ async function main(options: Partial<TrainOptions>): Promise<number> {
       output(`${event.path}\n`);
     }
     return 0;
+  } catch (error) {
+    if (!interrupt.aborted || !display.preparing) throw error;
+    display.close();
+    status(`stopped preparing the data; to go on: deno task train${argumentsGiven()}`);
+    return 130;
   } finally {
     display.close();
   }
-}
-
-/** The first Ctrl-C asks the training to save and end, a second one ends it at once. */
-function listenForInterrupts(): AbortSignal {
-  const controller = new AbortController();
-  const signals: Deno.Signal[] = Deno.build.os === "windows"
-    ? ["SIGINT", "SIGBREAK"]
-    : ["SIGINT", "SIGTERM"];
-  for (const signal of signals) {
-    Deno.addSignalListener(signal, () => {
-      if (controller.signal.aborted) Deno.exit(130);
-      status("\nfinishing the step and saving; once more to quit at once");
-      controller.abort();
-    });
-  }
-  return controller.signal;
 }
 
 /** The options as they were typed, but --fresh, which would start over. */
@@ -154,8 +173,10 @@ class Display {
   #logEvery = 1;
   #scaled = false;
   #shown = -Infinity;
+  readonly #data: DataProgressDisplay;
 
   constructor(terminal: boolean) {
+    this.#data = new DataProgressDisplay(terminal);
     if (!terminal) return;
     this.#bar = new SingleBar({
       format: "{bar} {value}/{total} | {report}",
@@ -169,8 +190,15 @@ class Display {
     });
   }
 
+  /** Whether the data is still being prepared. */
+  preparing = false;
+
   show(event: TrainEvent): void {
+    this.preparing = event.kind === "preparing" || (this.preparing && event.kind === "notice");
+    if (event.kind !== "preparing") this.#data.close();
     switch (event.kind) {
+      case "preparing":
+        return this.#data.show(event);
       case "notice":
         return this.#print(event.message);
       case "start": {
@@ -179,7 +207,10 @@ class Display {
         this.#scaled = options.precision === "f16";
         this.#print(
           `data ${corpus.name}: ${corpus.trainingTokens} tokens to train on, ` +
-            `${corpus.validationTokens} held out; ${corpus.vocabulary} vocabulary of ` +
+            `${corpus.validationTokens} ${
+              corpus.ownValidation ? "to validate with" : "held out"
+            }; ` +
+            `${corpus.vocabulary} vocabulary of ` +
             `${corpus.vocabularySize}${corpus.cached ? "; found in the cache" : ""}`,
         );
         this.#print(describeOptions(options));
@@ -231,6 +262,7 @@ class Display {
   }
 
   close(): void {
+    this.#data.close();
     if (this.#started) this.#bar?.stop();
     this.#started = false;
   }
@@ -266,13 +298,6 @@ function describeOptions(options: object): string {
     lines[lines.length - 1] += ` ${word},`;
   }
   return lines.join("\n").replace(/,$/, "");
-}
-
-function duration(seconds: number): string {
-  const whole = Math.round(seconds);
-  if (whole < 60) return `${whole}s`;
-  if (whole < 3600) return `${Math.floor(whole / 60)}m${String(whole % 60).padStart(2, "0")}s`;
-  return `${Math.floor(whole / 3600)}h${String(Math.floor(whole / 60) % 60).padStart(2, "0")}m`;
 }
 
 program.action(() => run(() => main(givenOptions())));

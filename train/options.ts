@@ -6,8 +6,14 @@ import type { Precision } from "../model/precision.ts";
 export interface TrainOptions {
   /** Size of the model; `auto` decides by the device. */
   preset: PresetName | "auto";
-  /** `sample`, or paths of UTF-8 text files; `auto` takes the sample. */
-  data: "auto" | "sample" | readonly string[];
+  /** `sample`, `tinystories`, or files, see `openSources()`; `auto` takes the sample. */
+  data: "auto" | "sample" | "tinystories" | readonly string[];
+  /** Edition of `tinystories`; the second, if not given. */
+  dataVersion: "v1" | "v2" | undefined;
+  /** Field of JSON lines, or column of Parquet files, that holds the text; `text`, if not given. */
+  textField: string | undefined;
+  /** Workers that tokenize; one for each core, if not given. */
+  workers: number | undefined;
   /** Which of GPT-2's tokens the model knows. */
   vocabulary: VocabularyMode;
   /** `packed`: contexts cut from the stream of documents; `padded`: one document a row. */
@@ -55,6 +61,8 @@ export interface TrainOptions {
   seed: number;
   /** Steps between evaluations on held-out text; 0 for never. */
   evalEvery: number | undefined;
+  /** Tokens of held-out text, from its beginning, that an evaluation looks at; 0 for all. */
+  evalTokens: number;
   /** Steps between checkpoints; 0 for none but the last. */
   saveEvery: number | undefined;
   /** Steps between sample stories; 0 for none. */
@@ -69,6 +77,9 @@ export interface TrainOptions {
 export const DEFAULT_OPTIONS: TrainOptions = {
   preset: "auto",
   data: "auto",
+  dataVersion: undefined,
+  textField: undefined,
+  workers: undefined,
   vocabulary: "auto",
   sequence: "packed",
   out: "runs/default",
@@ -91,6 +102,7 @@ export const DEFAULT_OPTIONS: TrainOptions = {
   labelSmoothing: 0,
   seed: 1,
   evalEvery: undefined,
+  evalTokens: 20_000,
   saveEvery: undefined,
   sampleEvery: undefined,
   logEvery: undefined,
@@ -124,7 +136,7 @@ export interface ResolvedOptions extends TrainOptions {
   /** The preset chosen. */
   preset: PresetName;
   /** The data chosen. */
-  data: "sample" | readonly string[];
+  data: "sample" | "tinystories" | readonly string[];
   /** The precision chosen. */
   precision: Precision;
   /** T. */
@@ -171,6 +183,8 @@ const RANGES: Partial<
   labelSmoothing: [0, 0.99, false],
   seed: [0, 2 ** 32 - 1, true],
   evalEvery: [0, 1e9, true],
+  evalTokens: [0, 1e12, true],
+  workers: [1, 1024, true],
   saveEvery: [0, 1e9, true],
   sampleEvery: [0, 1e9, true],
   logEvery: [0, 1e9, true],
@@ -275,6 +289,8 @@ export function batchShapeOf(
 const FIXED = [
   "preset",
   "data",
+  "dataVersion",
+  "textField",
   "vocabulary",
   "sequence",
   "precision",

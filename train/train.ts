@@ -2,6 +2,7 @@ import { dirname, join } from "node:path";
 import { Batches } from "../data/batches.ts";
 import { type Corpus, loadCorpus } from "../data/corpus.ts";
 import { readTokenizer } from "../data/load_tokenizer.ts";
+import type { DataProgress } from "../data/sources.ts";
 import type { Tokenizer } from "../data/tokenizer.ts";
 import { generate } from "../generate/generate.ts";
 import { resolvePrecision } from "../generate/load.ts";
@@ -22,6 +23,7 @@ import {
   PRESETS,
   toHuggingFaceConfig,
 } from "../model/config.ts";
+import type { Precision } from "../model/precision.ts";
 import { createGpt, type Gpt } from "../model/gpt.ts";
 import { countParameters, parameterTable } from "../model/parameters.ts";
 import { parseSafetensors, serializeSafetensors, toFloat32 } from "../model/safetensors.ts";
@@ -58,6 +60,7 @@ import {
 /** What `train()` reports while it works. */
 export type TrainEvent =
   | { kind: "notice"; message: string }
+  | ({ kind: "preparing" } & DataProgress)
   | {
     kind: "start";
     resumedFrom?: number;
@@ -71,6 +74,8 @@ export type TrainEvent =
       vocabularySize: number;
       trainingTokens: number;
       validationTokens: number;
+      /** Whether the data set brings its validation text; else it was held out. */
+      ownValidation: boolean;
       /** Whether the tokens were found in the cache. */
       cached: boolean;
       entropyPerToken?: number;
@@ -100,9 +105,6 @@ const SAMPLE_PROMPTS = ["Once upon a time", "One day"];
 
 /** Tokens of a sample. */
 const SAMPLE_TOKENS = 120;
-
-/** Tokens of the validation text that an evaluation during training looks at. */
-const EVALUATION_TOKENS = 20_000;
 
 /** Steps skipped in a row after which the training gives up. */
 const MOST_SKIPS = 100;
@@ -174,6 +176,35 @@ async function readCheckpoint(path: string): Promise<Resumed> {
   };
 }
 
+/** Does some work and yields what it reports meanwhile; whoever stops listening stops the work. */
+async function* reporting<T>(
+  work: (report: (event: TrainEvent) => void, signal: AbortSignal) => Promise<T>,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<TrainEvent, T> {
+  const events: TrainEvent[] = [];
+  const abandoned = new AbortController();
+  let wake = () => {}, done = false;
+  const result = work((event) => {
+    events.push(event);
+    wake();
+  }, AbortSignal.any([abandoned.signal, ...(signal ? [signal] : [])]));
+  const ended = result.catch(() => {}).then(() => {
+    done = true;
+    wake();
+  });
+  try {
+    while (!done) {
+      const news = new Promise<void>((resolve) => wake = resolve);
+      if (events.length === 0) await news;
+      yield* events.splice(0);
+    }
+    return await result;
+  } finally {
+    abandoned.abort();
+    await ended;
+  }
+}
+
 /** The training itself, in a run directory that is ours. */
 async function* trainIn(
   run: RunDirectory,
@@ -195,12 +226,39 @@ async function* trainIn(
   if (Array.isArray(given.data)) {
     yield { kind: "notice", message: `reading ${given.data.join(", ")}` };
   }
-  const corpus = await loadCorpus({
-    data: given.data === "auto" ? "sample" : given.data,
-    vocabulary: given.vocabulary,
-    ...(resumed ? { tokenizer: resumed.tokenizer } : {}),
-    cacheDirectory: cacheBeside(run.path),
-  });
+  const corpus = yield* reporting((report, signal) =>
+    loadCorpus({
+      data: given.data === "auto" ? "sample" : given.data,
+      dataVersion: given.dataVersion,
+      textField: given.textField,
+      workers: given.workers,
+      vocabulary: given.vocabulary,
+      ...(resumed ? { tokenizer: resumed.tokenizer } : {}),
+      cacheDirectory: cacheBeside(run.path),
+      signal,
+      onProgress: (progress) => report({ kind: "preparing", ...progress }),
+      onNotice: (message) => report({ kind: "notice", message }),
+    }), signal);
+  try {
+    yield* trainOn(corpus, run, { device, signal, given, resumed, preset, precision });
+  } finally {
+    corpus.close();
+  }
+}
+
+/** The training itself, once the data is there. */
+async function* trainOn(
+  corpus: Corpus,
+  run: RunDirectory,
+  { device, signal, given, resumed, preset, precision }: {
+    device: Device;
+    signal: AbortSignal | undefined;
+    given: TrainOptions;
+    resumed: Resumed | undefined;
+    preset: PresetName;
+    precision: Precision;
+  },
+): AsyncGenerator<TrainEvent> {
   if (resumed && corpus.hash !== resumed.state.data.hash) {
     throw new RangeError(
       `Cannot resume ${resumed.path} as the data must stay what it was: ` +
@@ -258,7 +316,7 @@ async function* trainIn(
     const evaluator = createEvaluator(gpt, tokenizer, corpus.validation, {
       batchSize: options.batchSize,
       sequenceLength: options.contextLength,
-      maxTokens: EVALUATION_TOKENS,
+      maxTokens: options.evalTokens || Infinity,
     });
     owned.push(evaluator);
     if (resumed) {
@@ -369,13 +427,15 @@ export function choosePreset(
 }
 
 function describe(corpus: Corpus) {
-  const { name, vocabulary, tokenizer, training, validation, cached, entropyPerToken } = corpus;
+  const { name, vocabulary, tokenizer, training, validation, ownValidation } = corpus;
+  const { cached, entropyPerToken } = corpus;
   return {
     name,
     vocabulary,
     vocabularySize: tokenizer.vocabularySize,
-    trainingTokens: training.tokens.length,
-    validationTokens: validation.tokens.length,
+    trainingTokens: training.length,
+    validationTokens: validation.length,
+    ownValidation,
     cached,
     ...(entropyPerToken === undefined ? {} : { entropyPerToken }),
   };
@@ -537,7 +597,7 @@ async function save(
   ]);
   const batchIndex = step * options.gradientAccumulation;
   const { learningRate, minLearningRate, warmupSteps, steps } = options;
-  const { out: _, fresh: __, ...kept } = options; // where a run lies is not part of it
+  const { out: _, fresh: __, workers: ___, ...kept } = options; // where and how is not part of it
   return run.save(files, {
     formatVersion: CHECKPOINT_FORMAT,
     step,

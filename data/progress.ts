@@ -1,0 +1,91 @@
+import { SingleBar } from "cli-progress";
+import process from "node:process";
+import { status } from "./command.ts";
+import type { DataProgress } from "./sources.ts";
+
+/** Milliseconds that work takes before a person is told of it. */
+const PATIENCE_MS = 1000;
+
+/** Milliseconds between lines, where there is no terminal for a bar. */
+const LINE_MS = 10_000;
+
+/** Shows how far work on data is: with a bar on a terminal, elsewhere line by line. */
+export class DataProgressDisplay {
+  readonly #terminal: boolean;
+  #bar: SingleBar | undefined;
+  #first: DataProgress | undefined;
+  #since = 0;
+  #shown = 0;
+
+  constructor(terminal: boolean = process.stderr.isTTY === true) {
+    this.#terminal = terminal;
+  }
+
+  /** Takes in a report; on a terminal it is drawn in place of the one before. */
+  show(progress: DataProgress): void {
+    const now = performance.now();
+    if (progress.stage !== this.#first?.stage || progress.name !== this.#first.name) {
+      this.close();
+      [this.#first, this.#since, this.#shown] = [progress, now, -Infinity];
+    }
+    if (now - this.#since < PATIENCE_MS) return;
+    const { doneBytes, totalBytes } = progress;
+    const report = this.#describe(progress);
+    if (this.#terminal) {
+      this.#bar ??= startBar(totalBytes, report);
+      this.#bar.update(Math.min(doneBytes, totalBytes), { report });
+    } else if (now - this.#shown >= LINE_MS) {
+      this.#shown = now;
+      status(report);
+    }
+  }
+
+  /** Takes the bar away. */
+  close(): void {
+    this.#bar?.stop();
+    this.#bar = undefined;
+    this.#first = undefined;
+  }
+
+  #describe({ stage, name, doneBytes, totalBytes }: DataProgress): string {
+    const seconds = (performance.now() - this.#since) / 1000;
+    const bytesPerSecond = (doneBytes - this.#first!.doneBytes) / seconds;
+    const left = (totalBytes - doneBytes) / bytesPerSecond;
+    const percent = Math.floor(100 * Math.min(1, doneBytes / totalBytes));
+    return [
+      `${stage} ${name}: ${percent} % of ${byteCount(totalBytes)}`,
+      `${byteCount(bytesPerSecond)}/s`,
+      ...(Number.isFinite(left) ? [`${duration(Math.max(0, left))} left`] : []),
+    ].join(", ");
+  }
+}
+
+function startBar(total: number, report: string): SingleBar {
+  const bar = new SingleBar({
+    format: "{bar} {report}",
+    barsize: 12,
+    barCompleteChar: "=",
+    barIncompleteChar: "-",
+    hideCursor: true,
+    clearOnComplete: true,
+    fps: 5,
+    gracefulExit: false,
+  });
+  bar.start(total, 0, { report });
+  return bar;
+}
+
+/** A number of bytes as people read it. */
+export function byteCount(bytes: number): string {
+  if (bytes < 1e6) return `${Math.ceil(bytes / 1e3)} kB`;
+  if (bytes < 1e9) return `${(bytes / 1e6).toPrecision(3)} MB`;
+  return `${(bytes / 1e9).toPrecision(3)} GB`;
+}
+
+/** A time as people read it. */
+export function duration(seconds: number): string {
+  const whole = Math.round(seconds);
+  if (whole < 60) return `${whole}s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)}m${String(whole % 60).padStart(2, "0")}s`;
+  return `${Math.floor(whole / 3600)}h${String(Math.floor(whole / 60) % 60).padStart(2, "0")}m`;
+}

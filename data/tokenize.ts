@@ -1,0 +1,541 @@
+import { createHash } from "node:crypto";
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statfsSync,
+  writeFileSync,
+} from "node:fs";
+import { dirname, join } from "node:path";
+import type { Piece } from "./documents.ts";
+import { encoderTables } from "./encode.ts";
+import type { DataProgress, Portion, Source } from "./sources.ts";
+import {
+  MemorySink,
+  TokenFile,
+  TokenFileWriter,
+  type TokenizedText,
+  type TokenSink,
+  tokensType,
+} from "./token_file.ts";
+import type { Tokenizer } from "./tokenizer.ts";
+import { openPool, type TokenizerPool } from "./tokenize_pool.ts";
+import { BEGINS, ENDS, type TokenizedUnit, type Unit } from "./tokenize_unit.ts";
+
+/** A source, tokenized. */
+export interface TokenizedSource {
+  /** Its text, or where some was held out, the rest. */
+  readonly text: TokenizedText;
+  /** What was held out, if anything. */
+  readonly heldOut?: TokenizedText;
+  /** Ids that occur in either, in ascending order. */
+  readonly usedIds: readonly number[];
+  /** SHA-256 of the documents, each followed by a zero byte, in hexadecimal. */
+  readonly textHash: string;
+  /** Whether it was found in the cache. */
+  readonly cached: boolean;
+}
+
+/** How to tokenize a source. */
+export interface TokenizeOptions {
+  /** The tokenizer. */
+  readonly tokenizer: Tokenizer;
+  /** Whether to hold every twentieth document out, for validation. */
+  readonly holdOut: boolean;
+  /** Where token files are kept; without, the tokens stay in memory. */
+  readonly cacheDirectory?: string | undefined;
+  /** Workers that tokenize; one for each core if not given. */
+  readonly workers?: number | undefined;
+  /** Ends the work; with a cache directory, the next call goes on from there. */
+  readonly signal?: AbortSignal | undefined;
+  /** Hears how far the work is. */
+  readonly onProgress?: ((progress: DataProgress) => void) | undefined;
+  /** Milliseconds between records of how far the work is. */
+  readonly recordMs?: number;
+}
+
+/** Every so many-th document is held out for validation. */
+const HELD_OUT = 20;
+
+/** Bytes of text in a unit of work, not counting what completes its last document. */
+const UNIT_BYTES = 2 ** 20;
+
+/** Bytes of text that are worked on at a time, as far as single documents allow. */
+const BYTES_AT_WORK = 64 * 2 ** 20;
+
+/** Bytes of a source for which another worker is worth starting. */
+const WORTH_A_WORKER = 16 * 2 ** 20;
+
+/**
+ * Workers that fit a gigabyte of memory where the tokenizer has no tables to share; each then holds its
+ * vocabulary and merges itself.
+ */
+const WORKERS_WITHOUT_TABLES = 4;
+
+/** How often what is done is recorded, so that an interrupted run goes on from there. */
+const RECORD_MS = 2000;
+
+/**
+ * Tokenizes a source, or finds its tokens in the cache.
+ *
+ * Documents come in the order of the source however many workers there are. In a cache directory the
+ * work survives its process: a run that was ended at any point is gone on with by the next, to the same
+ * bytes. What is finished appears under its name at once.
+ *
+ * @throws {RangeError} if the source holds no text, another process works on it, or the disk is too full.
+ */
+export async function tokenizeSource(
+  source: Source,
+  options: TokenizeOptions,
+): Promise<TokenizedSource> {
+  const { cacheDirectory } = options;
+  if (cacheDirectory === undefined) return await tokenizeInMemory(source, options);
+  const found = findTokenized(source, { ...options, cacheDirectory });
+  if (found) return found;
+  await tokenizeIntoCache(source, { ...options, cacheDirectory });
+  return { ...openTokenized(source, { ...options, cacheDirectory }), cached: false };
+}
+
+/** What the cache has of a source: nothing, where that is absent, damaged or of an older version. */
+export function findTokenized(
+  source: Source,
+  options: Pick<TokenizeOptions, "tokenizer" | "holdOut"> & { cacheDirectory: string },
+): TokenizedSource | undefined {
+  const { final, partial } = pathsOf(source, options);
+  if (!existsSync(final)) return undefined;
+  try {
+    const tokenized = openTokenized(source, options);
+    rmSync(partial, { recursive: true, force: true }); // left if it was ended right after the renaming
+    return tokenized;
+  } catch {
+    return undefined;
+  }
+}
+
+/** Where the tokens of a source are kept, and where they are while they are being made. */
+function pathsOf(
+  { fingerprint }: Source,
+  { tokenizer, holdOut, cacheDirectory }:
+    & Pick<TokenizeOptions, "tokenizer" | "holdOut">
+    & { cacheDirectory: string },
+): { final: string; partial: string } {
+  const name = [
+    fingerprint.slice(0, 16),
+    tokenizer.hash.slice(0, 16),
+    ...(holdOut ? ["split"] : []),
+  ].join("-");
+  return { final: join(cacheDirectory, name), partial: join(cacheDirectory, `${name}.partial`) };
+}
+
+const TEXT_FILE = "text.tokens", HELD_OUT_FILE = "held-out.tokens";
+
+function openTokenized(
+  source: Source,
+  options: Pick<TokenizeOptions, "tokenizer" | "holdOut"> & { cacheDirectory: string },
+): TokenizedSource {
+  const { final } = pathsOf(source, options);
+  const origin = { fingerprint: source.fingerprint, tokenizerHash: options.tokenizer.hash };
+  const text = new TokenFile(join(final, TEXT_FILE), origin);
+  if (!options.holdOut) {
+    return { text, usedIds: text.usedIds(), textHash: text.textHash, cached: true };
+  }
+  try {
+    const heldOut = new TokenFile(join(final, HELD_OUT_FILE), origin);
+    const usedIds = [...new Set([...text.usedIds(), ...heldOut.usedIds()])].sort((a, b) => a - b);
+    return { text, heldOut, usedIds, textHash: text.textHash, cached: true };
+  } catch (error) {
+    text.close();
+    throw error;
+  }
+}
+
+async function tokenizeInMemory(
+  source: Source,
+  options: TokenizeOptions,
+): Promise<TokenizedSource> {
+  const { tokenizer: { vocabularySize }, holdOut } = options;
+  const text = new MemorySink(vocabularySize), heldOut = new MemorySink(vocabularySize);
+  const work = nothingDone();
+  const textHash = await appendAll(source, { ...options, text, heldOut, work });
+  if (holdOut) text.truncate(holdTailOut(text, heldOut));
+  const shares = sharesOf(work.bytes, text, heldOut);
+  const first = text.finish(shares.text), second = heldOut.finish(shares.heldOut);
+  return {
+    text: first.text,
+    ...(holdOut ? { heldOut: second.text } : {}),
+    usedIds: [...new Set([...first.usedIds, ...second.usedIds])].sort((a, b) => a - b),
+    textHash,
+    cached: false,
+  };
+}
+
+/** How much of a source is done; what files hold beyond it is done again. */
+interface Work {
+  /** Units. */
+  units: number;
+  /** UTF-8 bytes of their documents. */
+  bytes: number;
+  /** Whether the last document goes on. */
+  open: boolean;
+  text: Extent;
+  heldOut: Extent;
+  /** Once all units are done, the hash of the documents: what is left is to finish the files. */
+  textHash?: string;
+}
+
+interface Extent {
+  length: number;
+  documents: number;
+}
+
+function nothingDone(): Work {
+  const nothing = { length: 0, documents: 0 };
+  return { units: 0, bytes: 0, open: false, text: nothing, heldOut: nothing };
+}
+
+function extentOf({ length, documents }: Extent): Extent {
+  return { length, documents };
+}
+
+async function tokenizeIntoCache(
+  source: Source,
+  options: TokenizeOptions & { cacheDirectory: string },
+): Promise<void> {
+  const { final, partial } = pathsOf(source, options);
+  let lock: Deno.FsFile | undefined;
+  try {
+    mkdirSync(partial, { recursive: true });
+    lock = Deno.openSync(join(partial, "lock"), { create: true, write: true });
+    if (!lock.tryLockSync(true)) {
+      throw new RangeError(
+        `Cannot tokenize ${source.name} as another process is doing so: wait until it has finished`,
+      );
+    }
+    const finished = await tokenizeInto(partial, source, options);
+    rmSync(final, { recursive: true, force: true }); // damaged, or it would have been taken
+    renameSync(finished, final);
+    syncDirectory(dirname(final));
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    if (code === undefined || message.startsWith("Cannot ")) throw error;
+    throw new Error(
+      `Cannot write token files into ${dirname(partial)}: ${message}; ` +
+        `once that is mended, the same command goes on`,
+    );
+  } finally {
+    lock?.close();
+  }
+  rmSync(partial, { recursive: true, force: true });
+}
+
+/** Tokenizes a source in a directory, going on with what is there, and returns where the result is. */
+async function tokenizeInto(
+  directory: string,
+  source: Source,
+  options: TokenizeOptions,
+): Promise<string> {
+  const { tokenizer, holdOut, signal, onProgress, recordMs = RECORD_MS } = options;
+  const finished = join(directory, "finished"), recordFile = join(directory, "record.json");
+  mkdirSync(finished, { recursive: true });
+  let work = readWork(recordFile);
+  checkRoom(source, { tokenizer, directory, done: work });
+
+  const open = (file: string, extent: Extent) =>
+    new TokenFileWriter(join(finished, file), join(directory, `${file}.starts`), {
+      vocabularySize: tokenizer.vocabularySize,
+      ...extent,
+    });
+  const writers: TokenFileWriter[] = [];
+  const openAll = () => {
+    writers.push(open(TEXT_FILE, work.text));
+    if (holdOut) writers.push(open(HELD_OUT_FILE, work.heldOut));
+  };
+  const closeAll = () => {
+    for (const writer of writers.splice(0)) writer.close();
+  };
+  try {
+    openAll();
+  } catch {
+    closeAll();
+    work = nothingDone(); // the files lack what they should hold
+    openAll();
+  }
+  try {
+    const [text, heldOut] = writers as [TokenFileWriter, TokenFileWriter | undefined];
+    const record = () => {
+      for (const writer of writers) writer.sync();
+      writeWork(recordFile, work);
+    };
+    if (work.textHash === undefined) {
+      let recorded = performance.now();
+      const onUnit = () => {
+        if (performance.now() - recorded < recordMs) return;
+        record();
+        recorded = performance.now();
+      };
+      let textHash: string;
+      try {
+        textHash = await appendAll(source, { ...options, text, heldOut, work, onUnit });
+      } catch (error) {
+        if (signal?.aborted) record();
+        throw error;
+      }
+      // nothing is cut off before it is on record that it will be
+      if (heldOut) work.text = holdTailOut(text, heldOut);
+      if (heldOut) work.heldOut = extentOf(heldOut);
+      work.textHash = textHash;
+      record();
+    }
+    text.truncate(work.text);
+    const shares = sharesOf(work.bytes, text, heldOut);
+    for (const writer of writers) {
+      await writer.finish({
+        bytes: writer === text ? shares.text : shares.heldOut,
+        textHash: work.textHash,
+        fingerprint: source.fingerprint,
+        tokenizerHash: tokenizer.hash,
+        signal,
+        onProgress: (doneBytes, totalBytes) =>
+          onProgress?.({ stage: "finishing", name: source.name, doneBytes, totalBytes }),
+      });
+    }
+    return finished;
+  } finally {
+    closeAll();
+  }
+}
+
+/** Changes with everything that decides how sources are cut into units and tokenized. */
+const WORK_VERSION = 1;
+
+function readWork(path: string): Work {
+  try {
+    const { version, ...work } = JSON.parse(readFileSync(path, "utf8"));
+    return version === WORK_VERSION ? work : nothingDone();
+  } catch {
+    return nothingDone(); // or the process was ended before anything was recorded
+  }
+}
+
+function writeWork(path: string, work: Work): void {
+  const temporary = `${path}.tmp`;
+  writeFileSync(temporary, JSON.stringify({ version: WORK_VERSION, ...work }), { flush: true });
+  renameSync(temporary, path);
+}
+
+function syncDirectory(path: string): void {
+  if (Deno.build.os === "windows") return; // directories cannot be opened there
+  const directory = openSync(path, "r");
+  fsyncSync(directory);
+  closeSync(directory);
+}
+
+/** Bytes of text that a token stands for at least, in most languages and tokenizers. */
+const BYTES_PER_TOKEN = 3;
+
+/** Makes sure that what tokens take, as a rule, is free, as far as one may know. */
+function checkRoom(
+  { name, textBytes }: Source,
+  { tokenizer, directory, done }: { tokenizer: Tokenizer; directory: string; done: Work },
+): void {
+  const asked = { name: "sys", kind: "statfs" } as const;
+  if (Deno.permissions.querySync(asked).state !== "granted") return;
+  const { bavail, bsize } = statfsSync(directory);
+  const needed = (textBytes - done.bytes) / BYTES_PER_TOKEN *
+    tokensType(tokenizer.vocabularySize).BYTES_PER_ELEMENT;
+  const free = bavail * bsize;
+  if (free >= needed) return;
+  const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(1)} GB`;
+  throw new RangeError(
+    `Cannot tokenize ${name} as about ${gigabytes(needed)} must be free in ${
+      dirname(directory)
+    }: ` +
+      `current space is ${gigabytes(free)}`,
+  );
+}
+
+/**
+ * Tokenizes what is not done yet of a source and appends it.
+ *
+ * @returns the hash of all documents.
+ */
+async function appendAll(
+  source: Source,
+  { text, heldOut, work, onUnit = () => {}, ...options }: TokenizeOptions & {
+    text: TokenSink;
+    heldOut: TokenSink | undefined;
+    work: Work;
+    onUnit?: () => void;
+  },
+): Promise<string> {
+  const { holdOut, signal, onProgress = () => {} } = options;
+  const documents = () => text.documents + (heldOut?.documents ?? 0);
+  const sinkOf = (document: number) =>
+    holdOut && document % HELD_OUT === HELD_OUT - 1 ? heldOut! : text;
+  const append = ({ tokens, starts }: TokenizedUnit) => {
+    let sink = work.open ? sinkOf(documents() - 1) : text;
+    let from = 0, places: number[] = [];
+    const flush = (to: number) => {
+      if (to > from || places.length > 0) sink.append(tokens.subarray(from, to), places);
+      [from, places] = [to, []];
+    };
+    for (const start of starts) {
+      const next = sinkOf(documents() + places.length);
+      if (next !== sink) flush(start);
+      sink = next;
+      places.push(start - from);
+    }
+    flush(tokens.length);
+  };
+
+  const hash = createHash("sha256");
+  const { units: done } = work;
+  const pool = await openPoolFor(source, options);
+  try {
+    let units = 0;
+    for await (const { unit, bytesRead } of tokenizeUnits(source, pool, { done, signal })) {
+      hash.update(unit.text);
+      onProgress({
+        stage: "tokenizing",
+        name: source.name,
+        doneBytes: bytesRead,
+        totalBytes: source.bytes,
+      });
+      if (units++ < done) continue;
+      append(unit);
+      work.units++;
+      work.bytes += unit.text.length - unit.ended;
+      work.open = unit.open;
+      work.text = extentOf(text);
+      if (heldOut) work.heldOut = extentOf(heldOut);
+      onUnit();
+    }
+  } finally {
+    pool.close();
+  }
+  if (documents() === 0) {
+    throw new RangeError(`Cannot use ${source.name} as data must hold text: it is empty`);
+  }
+  return hash.digest("hex");
+}
+
+async function openPoolFor(
+  source: Source,
+  { tokenizer, workers = navigator.hardwareConcurrency }: TokenizeOptions,
+): Promise<TokenizerPool> {
+  const { json, vocabularySize, endOfText, endOfTextToken } = tokenizer;
+  const tables = encoderTables(json);
+  const count = Math.min(
+    workers,
+    Math.ceil(source.bytes / WORTH_A_WORKER),
+    tables ? Infinity : WORKERS_WITHOUT_TABLES,
+  );
+  const options = { json, vocabularySize, endOfText, endOfTextToken };
+  return await openPool(count, { ...options, ...(tables ? { tables } : {}) });
+}
+
+/** The units of a source, tokenized by all workers at once, in order; of those done, the text alone. */
+async function* tokenizeUnits(
+  source: Source,
+  pool: TokenizerPool,
+  { done, signal }: { done: number; signal: AbortSignal | undefined },
+): AsyncGenerator<{ unit: TokenizedUnit; bytesRead: number }> {
+  const working: { result: Promise<TokenizedUnit>; bytes: number; bytesRead: number }[] = [];
+  let bytesAtWork = 0, units = 0;
+  const first = async () => {
+    const { result, bytes, bytesRead } = working.shift()!;
+    bytesAtWork -= bytes;
+    return { unit: await result, bytesRead };
+  };
+  for await (const { unit, bytesRead } of unitsOf(source)) {
+    signal?.throwIfAborted();
+    const bytes = unit.bytes.length;
+    while (
+      working.length >= 2 * pool.size || (working.length > 0 && bytesAtWork + bytes > BYTES_AT_WORK)
+    ) yield await first();
+    const result = pool.run(unit, { textOnly: units++ < done });
+    result.catch(() => {}); // it is heard when its turn comes
+    working.push({ result, bytes, bytesRead });
+    bytesAtWork += bytes;
+  }
+  while (working.length > 0) {
+    yield await first();
+    signal?.throwIfAborted();
+  }
+}
+
+/** Gathers pieces to units of work; where they end depends on the source alone. */
+async function* unitsOf(source: Source): AsyncGenerator<{ unit: Unit; bytesRead: number }> {
+  let pieces: Piece[] = [], bytes = 0;
+  let last: Portion | undefined;
+  const gather = () => {
+    const unit = unitOf(pieces, bytes, last!);
+    [pieces, bytes] = [[], 0];
+    return { unit, bytesRead: last!.bytesRead };
+  };
+  for await (const portion of source.read()) {
+    if (last && pieces.length > 0 && last.file !== portion.file) yield gather();
+    last = portion;
+    for (const piece of portion.pieces) {
+      pieces.push(piece);
+      bytes += piece.bytes.length;
+      if (bytes >= UNIT_BYTES) yield gather();
+    }
+  }
+  if (pieces.length > 0) yield gather();
+}
+
+function unitOf(
+  pieces: readonly Piece[],
+  length: number,
+  { file, field }: Portion,
+): Unit {
+  const bytes = new Uint8Array(length), ends = new Uint32Array(pieces.length);
+  let at = 0;
+  pieces.forEach((piece, i) => {
+    bytes.set(piece.bytes, at);
+    at += piece.bytes.length;
+    ends[i] = at;
+  });
+  return {
+    bytes,
+    ends,
+    edges: Uint8Array.from(pieces, (p) => (p.begins ? BEGINS : 0) + (p.ends ? ENDS : 0)),
+    places: Float64Array.from(pieces, ({ place }) => place),
+    file,
+    ...(field === undefined ? {} : { field }),
+  };
+}
+
+/**
+ * Copies what is to be held out of a text that is too short for anything to have been: its last
+ * document, or the last twentieth of a single one.
+ *
+ * @returns what is left of the text.
+ */
+function holdTailOut(text: TokenSink, heldOut: TokenSink): Extent {
+  const { length, documents } = text;
+  if (heldOut.documents > 0) return { length, documents };
+  const single = documents === 1;
+  const cut = single ? Math.floor(length * (1 - 1 / HELD_OUT)) : text.documentStart(documents - 1);
+  for (let at = cut; at < length; at += UNIT_BYTES) {
+    heldOut.append(text.read(at, Math.min(length, at + UNIT_BYTES)), at === cut ? [0] : []);
+  }
+  return { length: cut, documents: single ? 1 : documents - 1 };
+}
+
+/** Divides the bytes of a text between its parts, by their tokens. */
+function sharesOf(
+  bytes: number,
+  text: TokenSink,
+  heldOut: TokenSink | undefined,
+): { text: number; heldOut: number } {
+  const length = text.length + (heldOut?.length ?? 0);
+  const share = Math.round(bytes * text.length / length);
+  return { text: share, heldOut: bytes - share };
+}
