@@ -40,8 +40,12 @@ export {
   compactTokenizer,
   gpt2Tokenizer,
   parseTokenizer,
+  type ParseTokenizerOptions,
   type Tokenizer,
 } from "./data/tokenizer.ts";
+export type { HubOptions } from "./data/hub.ts";
+export { loadTokenizer, type LoadTokenizerOptions } from "./data/load_tokenizer.ts";
+export { trainTokenizer, type TrainTokenizerOptions } from "./data/train_tokenizer.ts";
 export { train, type TrainEvent } from "./train/train.ts";
 export type { ResolvedOptions, TrainOptions } from "./train/options.ts";
 export type { Evaluation } from "./train/evaluate.ts";

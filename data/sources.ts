@@ -45,10 +45,12 @@ export interface SourceOptions extends Omit<HubOptions, "onProgress"> {
 
 /** How far work on data is: it is downloaded, then tokenized, and at last checksums are made. */
 export interface DataProgress {
-  /** What is being done. */
-  readonly stage: "downloading" | "tokenizing" | "finishing";
+  /** What is being done; the last two make a tokenizer. */
+  readonly stage: "downloading" | "tokenizing" | "finishing" | "reading" | "merging tokens of";
   /** What to: a file or a source. */
   readonly name: string;
+  /** What is counted, if it is not bytes. */
+  readonly counted?: "tokens";
   /** Bytes done: of the file, the source or the tokens. */
   readonly doneBytes: number;
   /** Bytes in all. */

@@ -477,8 +477,10 @@ async function* tokenizeUnits(
   }
 }
 
-/** Gathers pieces to units of work; where they end depends on the source alone. */
-async function* unitsOf(source: Source): AsyncGenerator<{ unit: Unit; bytesRead: number }> {
+/** The pieces of a source, gathered into units of work; where they end depends on the source alone. */
+export async function* unitsOf(
+  source: Source,
+): AsyncGenerator<{ unit: Unit; bytesRead: number }> {
   let pieces: Piece[] = [], bytes = 0;
   let last: Portion | undefined;
   const gather = () => {

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
+import { trainTokenizer } from "../data/train_tokenizer.ts";
 import { dirname, fromFileUrl } from "./paths.ts";
 
 const root = dirname(dirname(fromFileUrl(import.meta.url)));
@@ -170,8 +171,29 @@ for (const [name, args, message] of MISTAKES) {
   });
 }
 
+Deno.test("tokenizer trains on files without what separates documents", async () => {
+  const data = join(directory, "tale.txt"), file = join(directory, "tokens", "mine.json");
+  const documents = ["One cat sat.", "Two cats sat and sat."];
+  await Deno.writeTextFile(data, documents.join("\n<|endoftext|>\r\n") + "\n");
+  const options = ["--vocab-size", "260", "--out", file];
+  const { code, stdout, stderr } = await task("tokenizer", [...options, data]);
+  assert.equal(code, 0, stderr);
+  assert.equal(stdout, `${file}: 260 tokens; to use it: deno task train --tokenizer ${file}\n`);
+  const expected = await trainTokenizer(documents, { vocabularySize: 260 });
+  assert.equal(await Deno.readTextFile(file), expected.json);
+
+  const again = await task("tokenizer", [...options, data]);
+  assert.deepEqual([again.code, again.stdout], [1, ""]);
+  assert.match(
+    again.stderr,
+    /^Error: Cannot write .*mine\.json as there is such a file: .*--force/,
+  );
+  const forced = await task("tokenizer", [...options, "--force", "--min-frequency", "9", data]);
+  assert.match(forced.stderr, /^only 257 of 260 tokens: no other pair occurs 9 times\n/);
+});
+
 Deno.test("every command explains its options in --help", async () => {
-  for (const name of ["train", "generate", "eval", "prepare", "doctor"]) {
+  for (const name of ["train", "generate", "eval", "prepare", "tokenizer", "doctor"]) {
     const { code, stdout } = await task(name, ["--help"]);
     assert.equal(code, 0);
     assert.match(stdout, new RegExp(`^Usage: deno task ${name}`));

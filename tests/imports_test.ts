@@ -50,6 +50,7 @@ const ENTRIES = [
   "train/doctor_main.ts",
   "generate/main.ts",
   "data/main.ts",
+  "data/tokenizer_main.ts",
   "bench/main.ts",
   "bench/readme.ts",
 ];
