@@ -34,7 +34,37 @@ export {
   verifyCheckpoint,
 } from "./model/checkpoint.ts";
 export { type Corpus, type CorpusOptions, loadCorpus, type VocabularyMode } from "./data/corpus.ts";
-export type { TokenizedText } from "./data/token_file.ts";
+export {
+  type CachedFile,
+  type Environment,
+  HubError,
+  type HubFile,
+  hubFile,
+  type HubOptions,
+  type HubRepo,
+  type HubSpec,
+  listHubFiles,
+  parseHubSpec,
+} from "./data/hub.ts";
+export {
+  type DataProgress,
+  type DataSources,
+  type DataSpec,
+  fileSource,
+  openSources,
+  type Portion,
+  type Source,
+  type SourceOptions,
+  textSource,
+} from "./data/sources.ts";
+export type { Piece } from "./data/documents.ts";
+export {
+  TokenFile,
+  type TokenFileOrigin,
+  type TokenizedText,
+  type Tokens,
+} from "./data/token_file.ts";
+export { type TokenizedSource, type TokenizeOptions, tokenizeSource } from "./data/tokenize.ts";
 export { type Judgement, judgeStory, sampleStories, storyEntropy } from "./data/stories.ts";
 export {
   compactTokenizer,
@@ -43,7 +73,6 @@ export {
   type ParseTokenizerOptions,
   type Tokenizer,
 } from "./data/tokenizer.ts";
-export type { HubOptions } from "./data/hub.ts";
 export { loadTokenizer, type LoadTokenizerOptions } from "./data/load_tokenizer.ts";
 export { trainTokenizer, type TrainTokenizerOptions } from "./data/train_tokenizer.ts";
 export { train, type TrainEvent } from "./train/train.ts";

@@ -72,7 +72,7 @@ export async function fetchBlob(
   renameSync(incomplete, path);
 }
 
-/** Requests what is missing until all is there, or nothing comes several times in a row. */
+/** Requests what is missing until all is there, or several times in a row it gets no further. */
 async function complete(
   session: HubSession,
   part: Part,
@@ -80,6 +80,7 @@ async function complete(
   onDone: (doneBytes: number) => void,
 ): Promise<void> {
   let etag: string | null = null; // of the server that has the bytes; the hub's is another
+  let furthest = 0;
   for (let failures = 0; part.done < bytes;) {
     const headers = new Headers(part.done === 0 ? {} : { Range: `bytes=${part.done}-` });
     if (part.done > 0 && etag?.startsWith('"')) headers.set("If-Range", etag);
@@ -94,6 +95,8 @@ async function complete(
         }
         part.write(chunk);
         onDone(part.done);
+        if (part.done <= furthest) continue; // it has begun anew: no progress yet
+        furthest = part.done;
         failures = 0;
       }
       if (part.done < bytes) throw lost(session, "it ends early");
