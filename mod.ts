@@ -46,14 +46,35 @@ export {
   listHubFiles,
   parseHubSpec,
 } from "./data/hub.ts";
-export type { TokenizedText } from "./data/token_file.ts";
+export {
+  type DataProgress,
+  type DataSources,
+  type DataSpec,
+  fileSource,
+  openSources,
+  type Portion,
+  type Source,
+  type SourceOptions,
+  textSource,
+} from "./data/sources.ts";
+export type { Piece } from "./data/documents.ts";
+export {
+  TokenFile,
+  type TokenFileOrigin,
+  type TokenizedText,
+  type Tokens,
+} from "./data/token_file.ts";
+export { type TokenizedSource, type TokenizeOptions, tokenizeSource } from "./data/tokenize.ts";
 export { type Judgement, judgeStory, sampleStories, storyEntropy } from "./data/stories.ts";
 export {
   compactTokenizer,
   gpt2Tokenizer,
   parseTokenizer,
+  type ParseTokenizerOptions,
   type Tokenizer,
 } from "./data/tokenizer.ts";
+export { loadTokenizer, type LoadTokenizerOptions } from "./data/load_tokenizer.ts";
+export { trainTokenizer, type TrainTokenizerOptions } from "./data/train_tokenizer.ts";
 export { train, type TrainEvent } from "./train/train.ts";
 export type { ResolvedOptions, TrainOptions } from "./train/options.ts";
 export type { Evaluation } from "./train/evaluate.ts";

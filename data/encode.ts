@@ -1,6 +1,7 @@
 import { createMerger } from "./bpe.ts";
 import { BYTE_ALPHABET } from "./byte_alphabet.ts";
 import { mergedPair, type TokenizerFile } from "./tokenizer_file.ts";
+import { classOf, SPACE } from "./words.ts";
 
 /**
  * Byte-level BPE in bulk: the ids that `Tokenizer.encodeDocument()` gives, straight from UTF-8 bytes, out
@@ -16,12 +17,7 @@ export interface EncoderTables {
   readonly byteIds: Int32Array;
   /** i32 [merges, 3]: ids of left, right and merged, in the order in which they are merged. */
   readonly merges: Int32Array;
-  /** u8 [0x110000]: class of each code point. */
-  readonly classes: Uint8Array;
 }
-
-/** What GPT-2's pattern tells apart; 0 is any other character. */
-const LETTER = 1, NUMBER = 2, SPACE = 3;
 
 /**
  * The tables of a tokenizer that is a byte-level BPE with GPT-2's way of cutting words; undefined for
@@ -38,44 +34,19 @@ export function encoderTables(tokenizerJson: string): EncoderTables | undefined 
   if (!plain || typeof vocab !== "object" || Array.isArray(vocab)) return undefined;
   const ids = new Map(Object.entries(vocab as Record<string, number>));
 
-  const byteIds = shared(Int32Array, BYTE_ALPHABET.map((byte) => ids.get(byte)));
-  const merges = shared(
-    Int32Array,
-    pairs.flatMap((pair) => {
-      const [left, right] = mergedPair(pair);
-      return [left, right, left + right].map((token) => ids.get(token));
-    }),
-  );
-  return byteIds && merges && { byteIds, merges, classes: classesOfCodePoints() };
+  const byteIds = shared(BYTE_ALPHABET.map((byte) => ids.get(byte)));
+  const merges = shared(pairs.flatMap((pair) => {
+    const [left, right] = mergedPair(pair);
+    return [left, right, left + right].map((token) => ids.get(token));
+  }));
+  return byteIds && merges && { byteIds, merges };
 }
 
-function shared(
-  Type: Int32ArrayConstructor,
-  values: readonly (number | undefined)[],
-): Int32Array | undefined {
+function shared(values: readonly (number | undefined)[]): Int32Array | undefined {
   if (values.includes(undefined)) return undefined;
-  const array = new Type(new SharedArrayBuffer(values.length * Type.BYTES_PER_ELEMENT));
+  const array = new Int32Array(new SharedArrayBuffer(4 * values.length));
   array.set(values as number[]);
   return array;
-}
-
-/** Code points that are looked at together. */
-const BLOCK = 0x1000;
-
-function classesOfCodePoints(): Uint8Array {
-  const classes = new Uint8Array(new SharedArrayBuffer(0x110000));
-  const patterns = [[LETTER, /\p{L}+/gu], [NUMBER, /\p{N}+/gu], [SPACE, /\p{White_Space}+/gu]];
-  for (let first = 0; first < classes.length; first += BLOCK) {
-    if (first >= 0xd800 && first < 0xe000) continue; // surrogates, which UTF-8 has not
-    const text = String.fromCodePoint(...Array.from({ length: BLOCK }, (_, i) => first + i));
-    const width = first < 0x10000 ? 1 : 2; // UTF-16 units a code point
-    for (const [kind, runs] of patterns as [number, RegExp][]) {
-      for (const { 0: run, index } of text.matchAll(runs)) {
-        classes.fill(kind, first + index / width, first + (index + run.length) / width);
-      }
-    }
-  }
-  return classes;
 }
 
 /** Words up to this many bytes are remembered. */
@@ -95,7 +66,8 @@ export class Encoder {
   length = 0;
 
   readonly #byteIds: Int32Array;
-  readonly #classes: Uint8Array;
+  /** u8 [0x110000]: the class of each code point, filled in as they occur. */
+  readonly #classes = new Uint8Array(0x110000);
   readonly #merge: (tokens: readonly number[]) => readonly number[];
   // the remembered words: a hash table of word numbers + 1, and where each one's bytes and ids end
   readonly #slots = new Int32Array(2 * REMEMBERED);
@@ -105,9 +77,8 @@ export class Encoder {
   readonly #wordIds = new Uint32Array(4 * REMEMBERED);
   #words = 0;
 
-  constructor({ byteIds, merges, classes }: EncoderTables) {
+  constructor({ byteIds, merges }: EncoderTables) {
     this.#byteIds = byteIds;
-    this.#classes = classes;
     this.#merge = createMerger(Array.from({ length: merges.length / 3 }, (_, i) => {
       const [left, right, merged] = merges.subarray(3 * i, 3 * i + 3) as unknown as [
         number,
@@ -249,7 +220,8 @@ function widthAt(bytes: Uint8Array, at: number): number {
 
 function classAt(classes: Uint8Array, bytes: Uint8Array, at: number): number {
   const first = bytes[at]!;
-  return classes[first < 0x80 ? first : codePointAt(bytes, at)]!;
+  const codePoint = first < 0x80 ? first : codePointAt(bytes, at);
+  return classes[codePoint] || (classes[codePoint] = classOf(codePoint));
 }
 
 function codePointAt(bytes: Uint8Array, at: number): number {

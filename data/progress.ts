@@ -47,14 +47,15 @@ export class DataProgressDisplay {
     this.#first = undefined;
   }
 
-  #describe({ stage, name, doneBytes, totalBytes }: DataProgress): string {
+  #describe({ stage, name, counted, doneBytes, totalBytes }: DataProgress): string {
+    const amount = (n: number) => counted ? `${Math.round(n)} ${counted}` : byteCount(n);
     const seconds = (performance.now() - this.#since) / 1000;
     const bytesPerSecond = (doneBytes - this.#first!.doneBytes) / seconds;
     const left = (totalBytes - doneBytes) / bytesPerSecond;
     const percent = Math.floor(100 * Math.min(1, doneBytes / totalBytes));
     return [
-      `${stage} ${name}: ${percent} % of ${byteCount(totalBytes)}`,
-      `${byteCount(bytesPerSecond)}/s`,
+      `${stage} ${name}: ${percent} % of ${amount(totalBytes)}`,
+      `${amount(bytesPerSecond)}/s`,
       ...(Number.isFinite(left) ? [`${duration(Math.max(0, left))} left`] : []),
     ].join(", ");
   }

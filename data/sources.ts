@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
-import { closeSync, globSync, openSync, readSync, statSync } from "node:fs";
-import { basename } from "node:path";
+import { closeSync, existsSync, openSync, readdirSync, readSync, statSync } from "node:fs";
+import { basename, join } from "node:path";
 import { createGunzip } from "node:zlib";
 import { linePieces, type Piece, textPieces } from "./documents.ts";
 import { hubFile, type HubOptions, parseHubSpec } from "./hub.ts";
@@ -45,10 +45,12 @@ export interface SourceOptions extends Omit<HubOptions, "onProgress"> {
 
 /** How far work on data is: it is downloaded, then tokenized, and at last checksums are made. */
 export interface DataProgress {
-  /** What is being done. */
-  readonly stage: "downloading" | "tokenizing" | "finishing";
+  /** What is being done; the last two make a tokenizer. */
+  readonly stage: "downloading" | "tokenizing" | "finishing" | "reading" | "merging tokens of";
   /** What to: a file or a source. */
   readonly name: string;
+  /** What is counted, if it is not bytes. */
+  readonly counted?: "tokens";
   /** Bytes done: of the file, the source or the tokens. */
   readonly doneBytes: number;
   /** Bytes in all. */
@@ -176,7 +178,9 @@ async function findFiles(
   const found: DataFile[][] = [];
   for (const spec of data) {
     found.push(
-      spec.startsWith("hf:") ? [await fileOfHub(spec, options)] : expand(spec).map(localFile),
+      spec.startsWith("hf:")
+        ? [await fileOfHub(spec, options)]
+        : (await expand(spec)).map(localFile),
     );
   }
   return found;
@@ -281,12 +285,20 @@ async function fileOfHub(spec: string, options: SourceOptions): Promise<DataFile
 }
 
 /** The files that a path or pattern stands for, in the order of their names. */
-function expand(pattern: string): string[] {
+async function expand(pattern: string): Promise<string[]> {
   if (statSync(pattern, { throwIfNoEntry: false }) || !/[*?[{]/.test(pattern)) return [pattern];
-  const paths = globSync(pattern).sort().filter((path) => statSync(path).isFile());
-  if (paths.length === 0) {
-    throw new Error(`Cannot read data files ${pattern}: there are none`);
-  }
+  // the platform's own globSync() wants to see the environment
+  const { default: picomatch } = await import("npm:picomatch@4.0.7");
+  const { base, glob } = picomatch.scan(pattern);
+  const matches: (path: string) => boolean = picomatch(glob);
+  const paths = existsSync(base || ".")
+    ? readdirSync(base || ".", { recursive: glob.includes("/"), encoding: "utf8" })
+      .filter((path) => matches(path.replaceAll("\\", "/")))
+      .map((path) => join(base, path))
+      .filter((path) => statSync(path, { throwIfNoEntry: false })?.isFile())
+      .sort()
+    : [];
+  if (paths.length === 0) throw new Error(`Cannot read data files ${pattern}: there are none`);
   return paths;
 }
 

@@ -57,18 +57,13 @@ export async function createUnitTokenizer(
     await parseTokenizer(json, "tokenizer.json", { endOfText: endOfTextToken, vocabularySize }),
   );
   return (unit, { textOnly }) => {
-    const documents = unit.field === undefined ? piecesOf(unit) : jsonDocuments(unit);
     const text = new ByteList(unit.bytes.length + unit.ends.length);
     const starts: number[] = [];
     let ended = 0;
     encoder.reset();
-    for (const { bytes, begins, ends, place } of documents) {
+    for (const { bytes, begins, ends, place } of documentsOf(unit)) {
       const start = text.length;
-      clean(bytes, { begins, ends, into: text }, (at) =>
-        new RangeError(
-          `Cannot read data file ${unit.file} as it must be UTF-8: ` +
-            `the first byte that is not is at ${place + at}`,
-        ));
+      clean(bytes, { begins, ends, into: text }, { file: unit.file, place });
       if (begins && ends && text.length === start) continue;
       if (begins) starts.push(encoder.length);
       if (!textOnly) encodeInPieces(encoder, text.bytes, start, text.length);
@@ -87,6 +82,15 @@ export async function createUnitTokenizer(
       open: (unit.edges.at(-1)! & ENDS) === 0,
     };
   };
+}
+
+/** The documents of a unit, or stretches of them, as they are tokenized. */
+export function* textsOf(unit: Unit): Generator<string> {
+  for (const { bytes, begins, ends, place } of documentsOf(unit)) {
+    const text = new ByteList(bytes.length);
+    clean(bytes, { begins, ends, into: text }, { file: unit.file, place });
+    yield Buffer.from(text.bytes.buffer, 0, text.length).toString();
+  }
 }
 
 /** Encodes a text; of a long one, a part at a time, so that the room for the worst case stays small. */
@@ -108,6 +112,10 @@ interface DocumentPiece {
   begins: boolean;
   ends: boolean;
   place: number;
+}
+
+function documentsOf(unit: Unit): Generator<DocumentPiece> {
+  return unit.field === undefined ? piecesOf(unit) : jsonDocuments(unit);
 }
 
 function* piecesOf({ bytes, ends, edges, places }: Unit): Generator<DocumentPiece> {
@@ -157,9 +165,14 @@ function* jsonDocuments(unit: Unit): Generator<DocumentPiece> {
 function clean(
   bytes: Uint8Array,
   { begins, ends, into }: { begins: boolean; ends: boolean; into: ByteList },
-  invalid: (at: number) => Error,
+  { file, place }: { file: string; place: number },
 ): void {
-  if (!isUtf8(bytes)) throw invalid(firstInvalidByte(bytes));
+  if (!isUtf8(bytes)) {
+    throw new RangeError(
+      `Cannot read data file ${file} as it must be UTF-8: ` +
+        `the first byte that is not is at ${place + firstInvalidByte(bytes)}`,
+    );
+  }
   let start = 0, end = bytes.length;
   if (begins) {
     while (start < end) {

@@ -6,6 +6,7 @@ import { createPreTokenizer, type Cut, type PatternOf } from "./pre_tokenizers.t
 import { createTokenText } from "./token_text.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 import { type TokenizerFile, UnsupportedTokenizer } from "./tokenizer_file.ts";
+import { detached } from "./words.ts";
 import { createWordModel, type Library, modelKind, type WordModel } from "./word_models.ts";
 
 /**
@@ -307,11 +308,6 @@ function cutBeforeBlanks(cut: Cut): Cut {
 /** A word in the byte alphabet. */
 function spell(word: string): string {
   return toByteAlphabet(new TextEncoder().encode(word));
-}
-
-/** A copy of a word that does not keep the text alive that it was cut from, as V8's slices do. */
-function detached(word: string): string {
-  return `${word} `.slice(0, -1);
 }
 
 function hashOf(text: string): string {

@@ -1,0 +1,106 @@
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  renameSync,
+  rmSync,
+  writeSync,
+} from "node:fs";
+import { dirname } from "node:path";
+import { command, output, run, status, wholeNumber } from "./command.ts";
+import { byteCount, DataProgressDisplay, duration } from "./progress.ts";
+import { openSources, type Source } from "./sources.ts";
+import { unitsOf } from "./tokenize.ts";
+import { textsOf } from "./tokenize_unit.ts";
+import { LEAST_VOCABULARY, trainTokenizer } from "./train_tokenizer.ts";
+
+/** `tokenizer`: trains a tokenizer on data, for `train --tokenizer`. */
+const program = command("tokenizer", "Train a byte-level BPE tokenizer on a text of your own.")
+  .argument(
+    "<data...>",
+    "tinystories, files, patterns, or hf:OWNER/NAME/FILE, as prepare and train take them; the lines " +
+      "<|endoftext|> between documents are not trained on",
+  )
+  .option("--vocab-size <n>", "tokens in all", wholeNumber(LEAST_VOCABULARY), 4096)
+  .option("--min-frequency <n>", "times that a pair must occur to be merged", wholeNumber(1), 2)
+  .option("--out <file>", "where it goes", "tokenizer.json")
+  .option("--force", "replace a file that is there")
+  .option("--text-field <name>", "field of JSON lines or Parquet that holds the text", "text")
+  .action((data, { vocabSize: vocabularySize, minFrequency, out, force, textField }) =>
+    run(async () => {
+      if (!force && existsSync(out)) {
+        throw new Error(
+          `Cannot write ${out} as there is such a file: choose another --out, or --force`,
+        );
+      }
+      const display = new DataProgressDisplay();
+      const start = performance.now();
+      try {
+        const { training } = await openSources(
+          data.length === 1 && data[0] === "tinystories" ? "tinystories" : data,
+          { textField, onProgress: (progress) => display.show(progress), onNotice: status },
+        );
+        const { name } = training;
+        const tokenizer = await trainTokenizer(readTexts(training, display), {
+          vocabularySize,
+          minFrequency,
+          onProgress: (done, total) =>
+            display.show({
+              ...{ stage: "merging tokens of", name, counted: "tokens" },
+              ...{ doneBytes: done, totalBytes: total },
+            }),
+        });
+        display.close();
+        writeFile(out, tokenizer.json);
+        const made = tokenizer.vocabularySize;
+        if (made < vocabularySize) {
+          status(
+            `only ${made} of ${vocabularySize} tokens: no other pair occurs ${minFrequency} times`,
+          );
+        }
+        const seconds = (performance.now() - start) / 1000;
+        status(`read ${byteCount(training.bytes)} of ${name} in ${duration(seconds)}`);
+        output(`${out}: ${made} tokens; to use it: deno task train --tokenizer ${out}\n`);
+      } finally {
+        display.close();
+      }
+    })
+  );
+
+/** The documents of a source, or stretches of them. */
+async function* readTexts(source: Source, display: DataProgressDisplay): AsyncGenerator<string> {
+  const { name, bytes: totalBytes } = source;
+  let empty = true;
+  for await (const { unit, bytesRead: doneBytes } of unitsOf(source)) {
+    display.show({ stage: "reading", name, doneBytes, totalBytes });
+    for (const text of textsOf(unit)) {
+      empty &&= text === "";
+      yield text;
+    }
+  }
+  if (empty) throw new RangeError(`Cannot use ${name} as data must hold text: it is empty`);
+}
+
+/** Writes a file: beside its place first, synced, then renamed, so that no half one remains. */
+function writeFile(path: string, text: string): void {
+  const bytes = new TextEncoder().encode(text);
+  const temporary = `${path}.tmp-${crypto.randomUUID()}`;
+  try {
+    mkdirSync(dirname(path), { recursive: true });
+    const file = openSync(temporary, "wx");
+    try {
+      for (let done = 0; done < bytes.length;) done += writeSync(file, bytes, done);
+      fsyncSync(file);
+    } finally {
+      closeSync(file);
+    }
+    renameSync(temporary, path);
+  } catch (error) {
+    rmSync(temporary, { force: true });
+    throw new Error(`Cannot write ${path}: ${(error as Error).message}`);
+  }
+}
+
+await program.parseAsync();

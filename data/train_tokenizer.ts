@@ -1,0 +1,224 @@
+import { BYTE_ALPHABET } from "./byte_alphabet.ts";
+import type { Merge } from "./bpe.ts";
+import { byteLevelTokenizer, type Tokenizer } from "./tokenizer.ts";
+import { detached, gpt2Words } from "./words.ts";
+
+/** How to train a tokenizer. */
+export interface TrainTokenizerOptions {
+  /** V: ids in all, of which 256 are bytes and one ends documents. */
+  readonly vocabularySize: number;
+  /** Times that a pair must occur to be merged; 2 if not given. */
+  readonly minFrequency?: number;
+  /** Hears how many tokens of how many are made, once the text is read. */
+  readonly onProgress?: (done: number, total: number) => void;
+}
+
+/** Fewest ids that a byte-level tokenizer has. */
+export const LEAST_VOCABULARY = BYTE_ALPHABET.length + 1;
+
+/**
+ * Trains a byte-level BPE tokenizer of GPT-2's kind on texts: the pair of tokens that occurs most often
+ * becomes a token, and so on, until the vocabulary has its size or no pair occurs often enough.
+ *
+ * The merges are those that Hugging Face's `BpeTrainer` finds for the same texts, with the byte alphabet
+ * to begin with and `ByteLevel` to cut words: of pairs that occur equally often, the one with the lower
+ * ids comes first. Its ids differ: there, special tokens come first; here, as in GPT-2's own file, the
+ * 256 bytes in the order of their characters, then the merges, and `<|endoftext|>` last.
+ *
+ * Only the counts of distinct words are held in memory.
+ *
+ * @param texts documents, or stretches of them that are cut before white space.
+ * @throws {RangeError} if an option is out of range.
+ *
+ * @example Train a tokenizer on two sentences
+ * ```ts ignore
+ * const tokenizer = await trainTokenizer(["the cat sat", "the dog sat"], { vocabularySize: 260 });
+ * ```
+ */
+export async function trainTokenizer(
+  texts: Iterable<string> | AsyncIterable<string>,
+  { vocabularySize, minFrequency = 2, onProgress = () => {} }: TrainTokenizerOptions,
+): Promise<Tokenizer> {
+  const check = (name: string, value: number, least: number) => {
+    if (Number.isSafeInteger(value) && value >= least) return;
+    throw new RangeError(
+      `Cannot train a tokenizer as ${name} must be an integer of at least ${least}: ` +
+        `current value is ${value}`,
+    );
+  };
+  check("vocabularySize", vocabularySize, LEAST_VOCABULARY);
+  check("minFrequency", minFrequency, 1);
+  const counts = new Map<string, number>();
+  const count = (word: string) => {
+    const known = counts.get(word);
+    if (known !== undefined) counts.set(word, known + 1);
+    else counts.set(detached(word), 1);
+  };
+  for await (const text of texts) gpt2Words(text.toWellFormed(), count);
+  return await byteLevelTokenizer(
+    learnMerges(counts, { most: vocabularySize - 1, minFrequency, onProgress }),
+  );
+}
+
+/** A pair of tokens side by side, waiting to be merged. */
+interface Pair {
+  readonly left: number;
+  readonly right: number;
+  /** How often it occurred when this was last looked at. */
+  count: number;
+  /** Where it occurs: some words of it, and maybe some that have lost it since. */
+  readonly words: readonly number[];
+}
+
+/**
+ * Learns the merges of words that occur so many times.
+ *
+ * There is one way to every token: where no merge crosses its ends, its bytes merge as they would alone.
+ * So a merge always makes a new token, and a pair waits in the queue once.
+ */
+function learnMerges(
+  counts: ReadonlyMap<string, number>,
+  { most, minFrequency, onProgress }: {
+    most: number;
+    minFrequency: number;
+    onProgress: (done: number, total: number) => void;
+  },
+): { tokens: string[]; merges: [string, string][] } {
+  const tokens = [...BYTE_ALPHABET].sort();
+  const byteIds = BYTE_ALPHABET.map((character) => tokens.indexOf(character));
+  const encoder = new TextEncoder();
+  const words: Uint32Array[] = [], occurrences: number[] = [];
+  for (const [word, count] of counts) {
+    words.push(Uint32Array.from(encoder.encode(word), (byte) => byteIds[byte]!));
+    occurrences.push(count);
+  }
+
+  const queue = new PairQueue();
+  const pairs = new PairCounts();
+  words.forEach((word, w) => {
+    for (let i = 0; i + 1 < word.length; i++) {
+      pairs.gain(word[i]!, word[i + 1]!, { count: occurrences[w]!, word: w });
+    }
+  });
+  pairs.release(queue);
+
+  const merges: [string, string][] = [];
+  while (tokens.length < most) {
+    const pair = queue.pop();
+    if (!pair) break;
+    const { left, right } = pair;
+    const count = pairs.count(left, right);
+    if (count !== pair.count) { // it has changed since: back into the queue, to its place
+      pair.count = count;
+      queue.push(pair);
+      continue;
+    }
+    if (count < minFrequency) break;
+    merges.push([tokens[left]!, tokens[right]!]);
+    const merged = tokens.push(tokens[left]! + tokens[right]!) - 1;
+    for (const w of pair.words) {
+      words[w] = mergeInWord(words[w]!, { left, right, merged }, {
+        gain: (left, right) => pairs.gain(left, right, { count: occurrences[w]!, word: w }),
+        lose: (left, right) => pairs.lose(left, right, occurrences[w]!),
+      });
+    }
+    pairs.release(queue);
+    onProgress(tokens.length, most);
+  }
+  return { tokens, merges };
+}
+
+/** Merges a pair in a word, telling which pairs come and go around it. */
+function mergeInWord(
+  word: Uint32Array,
+  { left, right, merged }: Merge,
+  { gain, lose }: Record<"gain" | "lose", (left: number, right: number) => void>,
+): Uint32Array {
+  let length = 0;
+  for (let i = 0; i < word.length; i++) {
+    if (word[i] !== left || word[i + 1] !== right) {
+      word[length++] = word[i]!;
+      continue;
+    }
+    if (length > 0) {
+      lose(word[length - 1]!, left);
+      gain(word[length - 1]!, merged);
+    }
+    i++;
+    if (i + 1 < word.length) {
+      lose(right, word[i + 1]!);
+      gain(merged, word[i + 1]!);
+    }
+    word[length++] = merged;
+  }
+  return word.subarray(0, length);
+}
+
+/** How often each pair of tokens occurs. */
+class PairCounts {
+  readonly #counts = new Map<number, number>();
+  /** Words in which pairs were gained since the last release. */
+  #gained = new Map<number, number[]>();
+
+  count(left: number, right: number): number {
+    return this.#counts.get(left * IDS + right) ?? 0;
+  }
+
+  gain(left: number, right: number, { count, word }: { count: number; word: number }): void {
+    const key = left * IDS + right;
+    this.#counts.set(key, (this.#counts.get(key) ?? 0) + count);
+    const words = this.#gained.get(key);
+    if (!words) this.#gained.set(key, [word]);
+    else if (words.at(-1) !== word) words.push(word); // words come one after the other
+  }
+
+  lose(left: number, right: number, count: number): void {
+    const key = left * IDS + right;
+    this.#counts.set(key, (this.#counts.get(key) ?? 0) - count);
+  }
+
+  /** Puts the pairs that were gained into a queue. */
+  release(queue: PairQueue): void {
+    for (const [key, words] of this.#gained) {
+      const count = this.#counts.get(key)!;
+      if (count > 0) queue.push({ left: Math.floor(key / IDS), right: key % IDS, count, words });
+    }
+    this.#gained = new Map();
+  }
+}
+
+/** More ids than there are: two share a number of 53 bits. */
+const IDS = 2 ** 24;
+
+/** Pairs by count, the highest first, and where that is equal by ids, the lowest first: a heap. */
+class PairQueue {
+  readonly #pairs: Pair[] = [];
+
+  push(pair: Pair): void {
+    const pairs = this.#pairs;
+    let at = pairs.length;
+    for (let parent; at > 0 && precedes(pair, pairs[parent = (at - 1) >> 1]!); at = parent) {
+      pairs[at] = pairs[parent]!;
+    }
+    pairs[at] = pair;
+  }
+
+  pop(): Pair | undefined {
+    const pairs = this.#pairs;
+    const first = pairs[0], last = pairs.pop();
+    if (pairs.length === 0) return last;
+    let at = 0;
+    for (let child; (child = 2 * at + 1) < pairs.length; at = child) {
+      if (child + 1 < pairs.length && precedes(pairs[child + 1]!, pairs[child]!)) child++;
+      if (!precedes(pairs[child]!, last!)) break;
+      pairs[at] = pairs[child]!;
+    }
+    pairs[at] = last!;
+    return first;
+  }
+}
+
+function precedes(a: Pair, b: Pair): boolean {
+  if (a.count !== b.count) return a.count > b.count;
+  return a.left !== b.left ? a.left < b.left : a.right < b.right;
+}
