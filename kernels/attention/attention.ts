@@ -278,7 +278,7 @@ function walkedOf({ COLUMNS }: Tile): number {
   return 4 * X * COLUMNS;
 }
 
-/** Bytes of workgroup memory: both operands of a step in f32, the first with a vector of padding. */
+/** Bytes of workgroup memory: both operands of a step in f32, with a vector of padding. */
 function bytesOf(tile: Tile, HS: number): number {
-  return TERMS * (ownOf(tile) + 4 + Math.max(walkedOf(tile), HS)) * 4;
+  return TERMS * (ownOf(tile) + Math.max(walkedOf(tile), HS) + 8) * 4;
 }

@@ -15,8 +15,8 @@ const PARTS: u32 = 2 * COLUMNS; // along the walked tokens
 const ROWS4: u32 = 4 * ROWS;
 const PAIRS: u32 = ROWS4 * COLUMNS;
 const SUMS: u32 = ROWS4 * VECTORS;
-const OWN_PITCH: u32 = Y * ROWS + 1; // one more, against bank conflicts where eight store a part
-const WIDTH: u32 = max(X * COLUMNS, QUADS);
+const OWN_PITCH: u32 = Y * ROWS + 1; // one more, against bank conflicts of transposing stores
+const WIDTH: u32 = max(X * COLUMNS, QUADS) + 1;
 
 // both with the terms outermost
 var<workgroup> aTile: array<array<vec4f, OWN_PITCH>, TERMS>;
@@ -31,14 +31,12 @@ const PAIR_TURNS: u32 = 2; // turns in which all invocations fetch the blocks of
 const SUM_TURNS: u32 = 1;
 const TURNS: u32 = max(PAIR_TURNS, SUM_TURNS);
 
-// First token of the own or walked ones, and vector of components, of a block of a step. Eight neighbours
-// have eight vectors of tokens: when they are turned, their stores fall on different banks.
+// First token of the own or walked ones, and vector of components, of a block of a step.
 fn tokenOfPair(block: u32) -> u32 {
-  let place = select(block - OWN_BLOCKS, block, block < OWN_BLOCKS);
-  return (place / (8 * TERMS / 4) * 8 + place % 8) * 4;
+  return select(block - OWN_BLOCKS, block, block < OWN_BLOCKS) / (TERMS / 4) * 4;
 }
 fn quadOfPair(block: u32, step: u32) -> u32 {
-  return step * (TERMS / 4) + block / 8 % (TERMS / 4);
+  return step * (TERMS / 4) + block % (TERMS / 4);
 }
 
 // Tokens go into the tiles as columns, terms are their components.
@@ -46,7 +44,7 @@ fn keepPair(block: u32, tokens: Block) {
   let columns = transpose(
     mat4x4f(vec4f(tokens[0]), vec4f(tokens[1]), vec4f(tokens[2]), vec4f(tokens[3])),
   );
-  let k = block / 8 % (TERMS / 4) * 4;
+  let k = block % (TERMS / 4) * 4;
   let token = tokenOfPair(block) / 4;
   if (block < OWN_BLOCKS) {
     // unroll
@@ -61,9 +59,9 @@ fn keepPair(block: u32, tokens: Block) {
   }
 }
 
-// The walked token that is term k of a part: an invocation has two in each.
+// The walked token that is term k of a part: an invocation has two in each, side by side.
 fn tokenOfPart(part: u32, k: u32) -> u32 {
-  return (k % X + part / 2 * X) * 4 + part % 2 * 2 + k / X;
+  return (k / 2 + part / 2 * X) * 4 + part % 2 * 2 + k % 2;
 }
 
 // Tokens go into the tile of b as rows, terms are the tokens.
@@ -83,7 +81,7 @@ fn keepPart(part: u32, pairs: ptr<function, array<vec4f, PAIRS>>, x: u32, y: u32
       for (var e = 0u; e < 2u; e++) {
         // unroll
         for (var r = 0u; r < ROWS; r++) {
-          aTile[x + e * X][y + r * Y] = vec4f(
+          aTile[2 * x + e][y + r * Y] = vec4f(
             (*pairs)[(4 * r) * COLUMNS + p / 2][p % 2 * 2 + e],
             (*pairs)[(4 * r + 1) * COLUMNS + p / 2][p % 2 * 2 + e],
             (*pairs)[(4 * r + 2) * COLUMNS + p / 2][p % 2 * 2 + e],

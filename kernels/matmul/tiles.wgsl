@@ -43,11 +43,13 @@ const SIZE: u32 = X * Y;
 const K4: u32 = TILE_K / 4;
 const M4: u32 = Y * ROWS; // the tile's rows, in vectors of four
 const N4: u32 = X * COLUMNS;
+const M_PITCH: u32 = M4 + 1; // one more, against bank conflicts of the transposing stores
+const N_PITCH: u32 = N4 + 1;
 const ROWS4: u32 = 4 * ROWS;
 const SUMS: u32 = ROWS4 * COLUMNS;
 
-var<workgroup> aTile: array<array<vec4f, M4>, TILE_K>;
-var<workgroup> bTile: array<array<vec4f, N4>, TILE_K>;
+var<workgroup> aTile: array<array<vec4f, M_PITCH>, TILE_K>;
+var<workgroup> bTile: array<array<vec4f, N_PITCH>, TILE_K>;
 
 // A block is 4 × 4 elements as they lie in memory, four vectors along the stored rows.
 alias Block = array<held, 4>;
@@ -55,20 +57,12 @@ const A_BLOCKS: u32 = M4 * K4;
 const BLOCKS: u32 = A_BLOCKS + N4 * K4;
 const WHOLE_TURNS: bool = BLOCKS % SIZE == 0;
 
-// Where a block lies in a tile of `width` vectors: its vector, and its first k. Blocks that are turned on
-// their way belong to eight neighbours along the vectors, whose stores then fall on different banks.
-fn placeOf(block: u32, width: u32, turned: bool) -> vec2u {
-  if (turned) { return vec2u(block / (8 * K4) * 8 + block % 8, block / 8 % K4 * 4); }
-  return vec2u(block % width, block / width * 4);
-}
-
 // Rows of a along k, zero past the end; or rows k … k + 3 of a that is stored with k slowest.
 fn loadA(block: u32, firstRow: u32, first: u32, end: u32) -> Block {
-  let place = placeOf(block, M4, !TRANSPOSE_A);
-  let k = first + place.y;
   var rows: Block;
   if (TRANSPOSE_A) {
-    let column = shape.aStart + min(firstRow / 4 + place.x, (shape.M - 1) / 4);
+    let k = first + block / M4 * 4;
+    let column = shape.aStart + min(firstRow / 4 + block % M4, (shape.M - 1) / 4);
     // unroll
     for (var i = 0u; i < 4u; i++) {
       let row = select(min(k + i, shape.K - 1), k + i, WHOLE_K);
@@ -76,11 +70,12 @@ fn loadA(block: u32, firstRow: u32, first: u32, end: u32) -> Block {
       rows[i] = select(held(), held(a[column + row * shape.aStride]), inside);
     }
   } else {
+    let k = first + block % K4 * 4;
     let column = shape.aStart + k / 4;
     let inside = vec4<bool>(WHOLE_K) | (vec4u(0, 1, 2, 3) + k < vec4u(end));
     // unroll
     for (var i = 0u; i < 4u; i++) {
-      let row = min(firstRow + place.x * 4 + i, shape.M - 1);
+      let row = min(firstRow + block / K4 * 4 + i, shape.M - 1);
       rows[i] = select(held(), held(a[column + row * shape.aStride]), inside);
     }
   }
@@ -88,18 +83,18 @@ fn loadA(block: u32, firstRow: u32, first: u32, end: u32) -> Block {
 }
 
 fn loadB(block: u32, firstColumn: u32, first: u32) -> Block {
-  let place = placeOf(block, N4, TRANSPOSE_B);
-  let k = first + place.y;
   var rows: Block;
   if (TRANSPOSE_B) {
+    let k = first + block % K4 * 4;
     let column = select(min(k, shape.K - 1), k, WHOLE_K) / 4;
     // unroll
     for (var i = 0u; i < 4u; i++) {
-      let row = min(firstColumn + place.x * 4 + i, shape.N - 1);
+      let row = min(firstColumn + block / K4 * 4 + i, shape.N - 1);
       rows[i] = held(b[column + row * shape.bStride]);
     }
   } else {
-    let column = min(firstColumn / 4 + place.x, (shape.N - 1) / 4);
+    let k = first + block / N4 * 4;
+    let column = min(firstColumn / 4 + block % N4, (shape.N - 1) / 4);
     // unroll
     for (var i = 0u; i < 4u; i++) {
       let row = select(min(k + i, shape.K - 1), k + i, WHOLE_K);
@@ -109,28 +104,26 @@ fn loadB(block: u32, firstColumn: u32, first: u32) -> Block {
   return rows;
 }
 
-// A block as it goes into a tile.
-fn columnsOf(rows: Block, turned: bool) -> mat4x4f {
-  let columns = mat4x4f(vec4f(rows[0]), vec4f(rows[1]), vec4f(rows[2]), vec4f(rows[3]));
-  if (turned) { return transpose(columns); }
-  return columns;
-}
-
+// Blocks go into the tiles transposed where k is not the slowest dimension of the stored matrix.
 fn keepA(block: u32, rows: Block) {
-  let place = placeOf(block, M4, !TRANSPOSE_A);
-  let columns = columnsOf(rows, !TRANSPOSE_A);
+  let m4 = select(block / K4, block % M4, TRANSPOSE_A);
+  let k = 4 * select(block % K4, block / M4, TRANSPOSE_A);
+  var columns = mat4x4f(vec4f(rows[0]), vec4f(rows[1]), vec4f(rows[2]), vec4f(rows[3]));
+  if (!TRANSPOSE_A) { columns = transpose(columns); }
   // unroll
   for (var i = 0u; i < 4u; i++) {
-    aTile[place.y + i][place.x] = columns[i];
+    aTile[k + i][m4] = columns[i];
   }
 }
 
 fn keepB(block: u32, rows: Block) {
-  let place = placeOf(block, N4, TRANSPOSE_B);
-  let columns = columnsOf(rows, TRANSPOSE_B);
+  let n4 = select(block % N4, block / K4, TRANSPOSE_B);
+  let k = 4 * select(block / N4, block % K4, TRANSPOSE_B);
+  var columns = mat4x4f(vec4f(rows[0]), vec4f(rows[1]), vec4f(rows[2]), vec4f(rows[3]));
+  if (TRANSPOSE_B) { columns = transpose(columns); }
   // unroll
   for (var i = 0u; i < 4u; i++) {
-    bTile[place.y + i][place.x] = columns[i];
+    bTile[k + i][n4] = columns[i];
   }
 }
 

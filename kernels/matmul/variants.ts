@@ -29,9 +29,9 @@ export function tileColumns({ X, COLUMNS }: Tile): number {
   return 4 * X * COLUMNS;
 }
 
-/** Bytes of workgroup memory that a tile takes: both operands in f32. */
+/** Bytes of workgroup memory that a tile takes: both operands in f32, with a vector of padding. */
 export function tileBytes(tile: Tile): number {
-  return TILE_K * (tileRows(tile) + tileColumns(tile)) * 4;
+  return TILE_K * (tileRows(tile) + tileColumns(tile) + 8) * 4;
 }
 
 /** Into how many parts K may be split where the result has few tiles. */
