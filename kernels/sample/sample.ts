@@ -90,8 +90,7 @@ export function sample(
     mostInvocations,
     2 ** Math.floor(Math.log2(device.gpu.limits.maxComputeInvocationsPerWorkgroup)),
   );
-  const READS = device.isCpu ? 4 : 8;
-  const turns = ceilDiv(V, READS * WORKGROUP_SIZE), scan = Math.log2(WORKGROUP_SIZE);
+  const turns = ceilDiv(V, 4 * WORKGROUP_SIZE), scan = Math.log2(WORKGROUP_SIZE);
   const bins = 3 * 2048 / WORKGROUP_SIZE;
   program.dispatch({
     label: "kernels/sample/sample.wgsl",
@@ -104,7 +103,6 @@ export function sample(
       TOP_P: !GREEDY && topP < 1,
       MIN_P: !GREEDY && minP > 0,
       WORKGROUP_SIZE,
-      READS,
     },
     tensors: [logits, seeds, tokens, cursors, program.scratch(PENALTY ? [B, V] : [1])],
     uniforms: [

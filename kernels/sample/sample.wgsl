@@ -14,7 +14,6 @@ const TOP_K: bool = false;
 const TOP_P: bool = false;
 const MIN_P: bool = false;
 const WORKGROUP_SIZE: u32 = 256; // a power of two
-const READS: u32 = 4;
 
 struct Options {
   W: u32,
@@ -64,10 +63,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
 
   var key = 0u;
   for (var v = id; v < options.V; v += STRIDE) {
-    let scores = scoresFrom(v);
+    let four = scoresFrom(v);
     // unroll
-    for (var i = 0u; i < READS; i++) {
-      key = max(key, keyOf(scores[i]));
+    for (var i = 0u; i < 4u; i++) {
+      key = max(key, keyOf(four[i]));
     }
   }
   atomicMax(&highestKey, key);
@@ -109,22 +108,22 @@ fn penalize(last: u32) {
   storageBarrier();
 }
 
-// An invocation reads some scores together, so that it waits for them together.
-const STRIDE: u32 = READS * WORKGROUP_SIZE;
+// An invocation reads four scores together, so that it waits for them together.
+const STRIDE: u32 = 4 * WORKGROUP_SIZE;
 
 // Scores of the tokens v, v + WORKGROUP_SIZE, …; past the end the last one again.
-fn scoresFrom(v: u32) -> array<f32, READS> {
-  var scores: array<f32, READS>;
+fn scoresFrom(v: u32) -> vec4f {
+  var four: vec4f;
   // unroll
-  for (var i = 0u; i < READS; i++) {
+  for (var i = 0u; i < 4u; i++) {
     let token = min(v + i * WORKGROUP_SIZE, options.V - 1);
     if (PENALTY) {
-      scores[i] = penalized[text * options.V + token];
+      four[i] = penalized[text * options.V + token];
     } else {
-      scores[i] = f32(logits[text * options.W + token]);
+      four[i] = f32(logits[text * options.W + token]);
     }
   }
-  return scores;
+  return four;
 }
 
 // An integer for every score, in the same order; both zeros have one.
@@ -160,12 +159,12 @@ fn probabilityOf(score: f32) -> u32 {
 fn weightAbove(bar: vec2u) -> f32 {
   var weight = 0.0;
   for (var v = id; v < options.V; v += STRIDE) {
-    let scores = scoresFrom(v);
+    let four = scoresFrom(v);
     // unroll
-    for (var i = 0u; i < READS; i++) {
+    for (var i = 0u; i < 4u; i++) {
       let token = v + i * WORKGROUP_SIZE;
-      if (token < options.V && reaches(placeOf(scores[i], token), bar)) {
-        weight += exp(distanceOf(scores[i]));
+      if (token < options.V && reaches(placeOf(four[i], token), bar)) {
+        weight += exp(distanceOf(four[i]));
       }
     }
   }
@@ -208,14 +207,14 @@ fn barAt(wanted: u32, byProbability: bool, lowest: vec2u) -> vec2u {
     if (id == 0) { reached.x = BINS; }
     workgroupBarrier();
     for (var v = id; v < options.V; v += STRIDE) {
-      let scores = scoresFrom(v);
+      let four = scoresFrom(v);
       // unroll
-      for (var i = 0u; i < READS; i++) {
+      for (var i = 0u; i < 4u; i++) {
         let token = v + i * WORKGROUP_SIZE;
-        let place = placeOf(scores[i], token);
+        let place = placeOf(four[i], token);
         if (token < options.V && reaches(place, lowest) && all((place & known) == found)) {
           var amount = 1u;
-          if (byProbability && word == 0) { amount = probabilityOf(scores[i]); }
+          if (byProbability && word == 0) { amount = probabilityOf(four[i]); }
           if (amount > 0) { atomicAdd(&bins[(place[word] >> shift) & mask], amount); }
         }
       }
@@ -269,16 +268,16 @@ fn draw(bar: vec2u, noise: u32) -> u32 {
   var rank = 0u;
   var best = 0u;
   for (var v = id; v < options.V; v += STRIDE) {
-    let scores = scoresFrom(v);
+    let four = scoresFrom(v);
     // unroll
-    for (var i = 0u; i < READS; i++) {
+    for (var i = 0u; i < 4u; i++) {
       let token = v + i * WORKGROUP_SIZE;
-      let distance = distanceOf(scores[i]);
+      let distance = distanceOf(four[i]);
       if (
-        token < options.V && reaches(placeOf(scores[i], token), bar) &&
+        token < options.V && reaches(placeOf(four[i], token), bar) &&
         (!MIN_P || distance >= options.leastDistance)
       ) {
-        var sum = scores[i];
+        var sum = four[i];
         if (!GREEDY) { sum = distance + gumbel(pcgHash(token + noise)); }
         if (keyOf(sum) > rank) {
           rank = keyOf(sum);
