@@ -13,7 +13,6 @@ import { dropoutUniforms, withRandom } from "../random.ts";
 import {
   assertDType,
   assertShape,
-  bytesPerElement,
   ceilDiv,
   type DType,
   type Tensor,
