@@ -172,8 +172,8 @@ const MISTAKES: [name: string, args: string[], message: RegExp][] = [
   ["compare", [], /missing required argument 'run'/],
   [
     "compare",
-    [join(directory, "none")],
-    /^Error: Cannot compare \S+none as there is no such run\n$/,
+    [join(directory, "absent")],
+    /^Error: Cannot compare \S+absent as there is no such run\n$/,
   ],
   ["prepare", [], /missing required argument 'file'/],
 ];
