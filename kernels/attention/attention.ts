@@ -139,13 +139,20 @@ interface Tile {
   COLUMNS: number;
 }
 
+/** The tiles that are worth a try: the first for long sequences, the last for short ones. */
+const LARGE: Tile = { Y: 16, ROWS: 1, COLUMNS: 2 }, MIDDLE: Tile = { Y: 16, ROWS: 1, COLUMNS: 1 };
+const SMALL: Tile = { Y: 8, ROWS: 1, COLUMNS: 1 };
+
+/** Longest sequence for which the smallest tile is preferred. */
+const SHORT = 256;
+
 /** One of the three kernels, in rows and in tiles. */
 interface Kernel {
   /** Path without its ending: the kernel in rows; the one in tiles ends in `_tiles`. */
   name: string;
   rows: string;
   tiles: string;
-  /** The first that fits is preferred. */
+  /** From the largest to the smallest. */
   sizes: readonly Tile[];
   /** Sums that an invocation keeps for each of its rows, in heads. */
   sums: number;
@@ -155,7 +162,7 @@ const FORWARD: Kernel = {
   name: "kernels/attention/forward",
   rows: forward,
   tiles: forwardTiles,
-  sizes: [{ Y: 16, ROWS: 1, COLUMNS: 2 }, { Y: 8, ROWS: 1, COLUMNS: 1 }],
+  sizes: [LARGE, SMALL],
   sums: 1, // y
 };
 
@@ -163,7 +170,7 @@ const BACKWARD_QUERY: Kernel = {
   name: "kernels/attention/backward_query",
   rows: backwardQuery,
   tiles: backwardQueryTiles,
-  sizes: [{ Y: 16, ROWS: 1, COLUMNS: 2 }, { Y: 8, ROWS: 1, COLUMNS: 1 }],
+  sizes: [LARGE, SMALL],
   sums: 1, // dq
 };
 
@@ -171,7 +178,7 @@ const BACKWARD_KEY: Kernel = {
   name: "kernels/attention/backward_key",
   rows: backwardKey,
   tiles: backwardKeyTiles,
-  sizes: [{ Y: 16, ROWS: 1, COLUMNS: 1 }, { Y: 8, ROWS: 1, COLUMNS: 1 }],
+  sizes: [LARGE, MIDDLE, SMALL],
   sums: 2, // dk, dv
 };
 
@@ -196,7 +203,7 @@ function record(
   const constants = { real, NH, HS, DROPOUT: rate > 0 };
   const uniforms = [...dropoutUniforms({ rate, site }), 0, T];
   const variants = new Map<string, (program: Program) => void>();
-  for (const [name, tile] of tilesOf(program, kernel, HS)) {
+  for (const [name, tile] of tilesOf(kernel, shape)) {
     variants.set(name, (program) =>
       program.dispatch({
         label: `${kernel.name}_tiles.wgsl`,
@@ -231,11 +238,9 @@ function record(
       iterations: T,
     }));
   if (variant === "tiles" && !firstTile) {
-    const maxBytes = program.device.gpu.limits.maxComputeWorkgroupStorageSize;
     throw new RangeError(
-      `Cannot run ${kernel.name} in tiles as head sizes must be multiples of ` +
-        `${4 * X} and fit ${maxBytes} bytes of workgroup memory: ` +
-        `current head size is ${HS} in ${real}`,
+      `Cannot run ${kernel.name} in tiles as head sizes must be multiples of ${4 * X} up to ` +
+        `${MOST_SUMS * X / 4 / kernel.sums}: current head size is ${HS}`,
     );
   }
   if (variant) {
@@ -254,16 +259,13 @@ function record(
 /** Most sums of f32 that an invocation keeps in registers over all tiles that it walks. */
 const MOST_SUMS = 128;
 
-/** The tiles that a kernel can take on the device, by a name that gives their tokens. */
-function tilesOf({ device }: Program, kernel: Kernel, HS: number): Map<string, Tile> {
+/** The tiles that a kernel can take, by a name that gives their tokens; the preferred first. */
+function tilesOf({ sizes, sums }: Kernel, { T, HS }: AttentionShape): Map<string, Tile> {
   // an invocation's part of a row is a number of vectors of four
   if (HS % (4 * X) !== 0) return new Map();
-  const maxBytes = device.gpu.limits.maxComputeWorkgroupStorageSize;
+  const fitting = sizes.filter(({ ROWS }) => sums * 4 * ROWS * HS / X <= MOST_SUMS);
   return new Map(
-    kernel.sizes
-      .filter((tile) =>
-        bytesOf(tile, HS) <= maxBytes && kernel.sums * 4 * tile.ROWS * HS / X <= MOST_SUMS
-      )
+    (T > SHORT ? fitting : fitting.toReversed())
       .map((tile) => [`${ownOf(tile)}x${walkedOf(tile)} of ${X * tile.Y}`, tile]),
   );
 }
