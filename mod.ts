@@ -34,6 +34,18 @@ export {
   verifyCheckpoint,
 } from "./model/checkpoint.ts";
 export { type Corpus, type CorpusOptions, loadCorpus, type VocabularyMode } from "./data/corpus.ts";
+export {
+  type CachedFile,
+  type Environment,
+  HubError,
+  type HubFile,
+  hubFile,
+  type HubOptions,
+  type HubRepo,
+  type HubSpec,
+  listHubFiles,
+  parseHubSpec,
+} from "./data/hub.ts";
 export type { TokenizedText } from "./data/token_file.ts";
 export { type Judgement, judgeStory, sampleStories, storyEntropy } from "./data/stories.ts";
 export {
