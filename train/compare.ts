@@ -1,7 +1,7 @@
 import { readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { CheckpointError, listCheckpoints, readTrainerState } from "../model/checkpoint.ts";
-import { parseHuggingFaceConfig } from "../model/config.ts";
+import { parseHuggingFaceConfig } from "../model/hugging_face.ts";
 import { type Metric, parseMetrics, startMetric } from "./metrics.ts";
 import { flagOf } from "./options.ts";
 import type { PlotDocument } from "./plot.ts";

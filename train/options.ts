@@ -130,9 +130,13 @@ export const DEFAULT_OPTIONS: TrainOptions = {
 
 /** How long and how fast a model is trained when nobody says otherwise. */
 export interface TrainingDefaults {
+  /** Rows in a micro-batch. */
   batchSize: number;
+  /** Steps in all. */
   steps: number;
+  /** Highest learning rate. */
   learningRate: number;
+  /** Tokens in a row. */
   contextLength: number;
 }
 
