@@ -23,7 +23,7 @@ export interface Piece {
 export const LARGEST_PIECE = 2 ** 18;
 
 /** Bytes in a line at most, where a line is a document: it has to be parsed whole. */
-const LONGEST_LINE = 32 * 2 ** 20;
+const LONGEST_LINE = 16 * 2 ** 20;
 
 const SEPARATOR = Buffer.from(END_OF_TEXT);
 const TAB = 0x09, LINE_FEED = 0x0a, RETURN = 0x0d, BLANK = 0x20;
@@ -161,27 +161,34 @@ export async function* linePieces(
   chunks: AsyncIterable<Uint8Array>,
   { file, longest = LONGEST_LINE }: { file: string; longest?: number },
 ): AsyncGenerator<Piece[]> {
-  let window = Buffer.alloc(0);
+  let unfinished: Uint8Array[] = [], length = 0; // a line whose end has not come yet
   let number = 0;
+  const check = (length: number) => {
+    if (length <= longest) return;
+    throw new RangeError(
+      `Cannot read data file ${file} as line ${number + 1} must be at most ` +
+        `${longest / 2 ** 20} MiB long: it is longer`,
+    );
+  };
   for await (const { chunk, last } of regroup(chunks, 4 * LARGEST_PIECE)) {
-    window = Buffer.concat([window, chunk]);
+    const whole = last ? chunk.length : chunk.lastIndexOf(LINE_FEED) + 1;
     const pieces: Piece[] = [];
-    let at = number === 0 && hasByteOrderMark(window) ? 3 : 0;
-    for (let end; at < window.length; at = end + 1) {
-      end = window.indexOf(LINE_FEED, at);
-      if ((end < 0 ? window.length : end) - at > longest) {
-        throw new RangeError(
-          `Cannot read data file ${file} as line ${number + 1} must be at most ` +
-            `${longest / 2 ** 20} MiB long: it is longer`,
-        );
+    if (whole > 0 || last) {
+      const lines = Buffer.concat([...unfinished, chunk.subarray(0, whole)]);
+      [unfinished, length] = [[], 0];
+      let at = number === 0 && hasByteOrderMark(lines) ? 3 : 0;
+      for (let end; at < lines.length; at = end + 1) {
+        end = lines.indexOf(LINE_FEED, at);
+        if (end < 0) end = lines.length;
+        check(end - at);
+        number++;
+        const bytes = lines.subarray(at, end);
+        if (!isBlank(bytes)) pieces.push({ bytes, begins: true, ends: true, place: number });
       }
-      if (end < 0 && !last) break;
-      if (end < 0) end = window.length;
-      number++;
-      const bytes = window.subarray(at, end);
-      if (!isBlank(bytes)) pieces.push({ bytes, begins: true, ends: true, place: number });
     }
-    window = window.subarray(at);
+    unfinished.push(chunk.subarray(whole));
+    length += chunk.length - whole;
+    check(length);
     yield pieces;
   }
 }
@@ -204,7 +211,7 @@ async function* regroup(
     waiting.push(chunk);
     length += chunk.length;
     if (length < least) continue;
-    yield { chunk: Buffer.concat(waiting), last: false };
+    yield { chunk: waiting.length === 1 ? chunk : Buffer.concat(waiting), last: false };
     waiting = [];
     length = 0;
   }

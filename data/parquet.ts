@@ -107,7 +107,7 @@ export async function* parquetPieces(
     const { message } = error as Error;
     if (message.startsWith("Cannot ")) throw error;
     throw new Error(
-      `Cannot read data file ${file} as it must be whole Parquet: behind row ${row}, ${message}`,
+      `Cannot read data file ${file} as Parquet behind row ${row}: ${message}`,
     );
   }
 

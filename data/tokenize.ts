@@ -67,9 +67,6 @@ const HELD_OUT = 20;
 /** Bytes of text in a unit of work, not counting what completes its last document. */
 const UNIT_BYTES = 2 ** 20;
 
-/** Bytes of text that are worked on at a time, as far as single documents allow. */
-const BYTES_AT_WORK = 64 * 2 ** 20;
-
 /** Workers that one thread keeps busy with reading, writing and hashing; a gigabyte is enough for them. */
 const MOST_WORKERS = 16;
 
@@ -413,7 +410,7 @@ async function appendAll(
     for await (const { unit, bytesRead } of tokenizeUnits(source, pool, { done, spare, signal })) {
       hash.update(unit.text);
       const textBytes = unit.text.length - unit.ended;
-      spare.push(unit.text.buffer);
+      if (unit.text.buffer.byteLength === USUAL_MEMORY) spare.push(unit.text.buffer);
       onProgress({
         stage: "tokenizing",
         name: source.name,
@@ -463,28 +460,35 @@ async function* tokenizeUnits(
     signal: AbortSignal | undefined;
   },
 ): AsyncGenerator<{ unit: TokenizedUnit; bytesRead: number }> {
-  const working: { result: Promise<TokenizedUnit>; bytes: number; bytesRead: number }[] = [];
-  let bytesAtWork = 0, units = 0;
+  const working: { result: Promise<TokenizedUnit>; load: number; bytesRead: number }[] = [];
+  let loads = 0, units = 0;
   const first = async () => {
-    const { result, bytes, bytesRead } = working.shift()!;
-    bytesAtWork -= bytes;
+    const { result, load, bytesRead } = working.shift()!;
+    loads -= load;
     return { unit: await result, bytesRead };
   };
   for await (const { unit, bytesRead } of unitsOf(source, spare)) {
     signal?.throwIfAborted();
-    const bytes = unit.bytes.length;
-    while (
-      working.length >= 2 * pool.size || (working.length > 0 && bytesAtWork + bytes > BYTES_AT_WORK)
-    ) yield await first();
+    const load = loadOf(unit);
+    while (working.length > 0 && loads + load > 2 * pool.size) yield await first();
     const result = pool.run(unit, { textOnly: units++ < done });
     result.catch(() => {}); // it is heard when its turn comes
-    working.push({ result, bytes, bytesRead });
-    bytesAtWork += bytes;
+    working.push({ result, load, bytesRead });
+    loads += load;
   }
   while (working.length > 0) {
     yield await first();
     signal?.throwIfAborted();
   }
+}
+
+/**
+ * How much a unit weighs, of which each worker has two at most: a usual one 1. Where a document makes it
+ * large, it counts for more workers than it takes, for what parses it leaves several times its size
+ * behind in the memory of each worker that had one.
+ */
+function loadOf({ bytes }: Unit): number {
+  return Math.max(1, bytes.length / USUAL_MEMORY) ** 2;
 }
 
 /**
@@ -515,11 +519,10 @@ export async function* unitsOf(
   if (pieces.length > 0) yield gather();
 }
 
-/** Memory of so many bytes at least; of usual units it is all of one size, and so fits the next. */
+/** Memory of so many bytes at least. */
 function memoryFor(length: number, spare: ArrayBuffer[]): Uint8Array<ArrayBuffer> {
-  const old = spare.pop();
-  const fits = old && old.byteLength >= length;
-  return new Uint8Array(fits ? old : new ArrayBuffer(Math.max(length, USUAL_MEMORY)));
+  const usual = length <= USUAL_MEMORY ? spare.pop() ?? new ArrayBuffer(USUAL_MEMORY) : undefined;
+  return new Uint8Array(usual ?? new ArrayBuffer(length));
 }
 
 /** Room for a unit whose last document is of a usual length. */

@@ -166,7 +166,10 @@ Deno.test("prepare and train --data tinystories share download and tokens, and a
   const shape = "--preset nano --steps 2 --batch-size 1 --context-length 8".split(" ");
   const first = await task("train", [...args, ...shape], { env });
   assert.equal(first.code, 0, first.stderr);
-  assert.match(first.stderr, /data tinystories: \d+ tokens to train on, \d+ to validate with; /);
+  assert.match(
+    first.stderr,
+    /data tinystories: \d+ tokens to train on, \d+ to validate with, of which 10 are evaluated; /,
+  );
   assert.match(first.stderr, /; found in the cache\n/);
   assert.match(first.stderr, new RegExp(`options: .*data tinystories@${commit}`, "s"));
   assert.doesNotMatch(first.stderr, /download/);

@@ -222,13 +222,15 @@ class Display {
           : `${trainedParameters} of ${parameters}`;
         this.#logEvery = options.logEvery;
         this.#scaled = options.precision === "f16";
+        const { evalTokens } = options;
+        const some = evalTokens > 0 && evalTokens < corpus.validationTokens
+          ? `, of which ${evalTokens} are evaluated`
+          : "";
         this.#print(
           `data ${corpus.name}: ${corpus.trainingTokens} tokens to train on, ` +
-            `${corpus.validationTokens} ${
-              corpus.ownValidation ? "to validate with" : "held out"
-            }; ` +
-            `${corpus.vocabulary} vocabulary of ` +
-            `${corpus.vocabularySize}${corpus.cached ? "; found in the cache" : ""}`,
+            `${corpus.validationTokens} ${corpus.ownValidation ? "to validate with" : "held out"}` +
+            `${some}; ${corpus.vocabulary} vocabulary of ${corpus.vocabularySize}` +
+            (corpus.cached ? "; found in the cache" : ""),
         );
         this.#print(describeOptions(options));
         this.#print(
