@@ -34,6 +34,18 @@ export {
   verifyCheckpoint,
 } from "./model/checkpoint.ts";
 export { type Corpus, type CorpusOptions, loadCorpus, type VocabularyMode } from "./data/corpus.ts";
+export {
+  type CachedFile,
+  type Environment,
+  HubError,
+  type HubFile,
+  hubFile,
+  type HubOptions,
+  type HubRepo,
+  type HubSpec,
+  listHubFiles,
+  parseHubSpec,
+} from "./data/hub.ts";
 export type { TokenizedText } from "./data/token_file.ts";
 export { type Judgement, judgeStory, sampleStories, storyEntropy } from "./data/stories.ts";
 export {
@@ -43,7 +55,6 @@ export {
   type ParseTokenizerOptions,
   type Tokenizer,
 } from "./data/tokenizer.ts";
-export type { HubOptions } from "./data/hub.ts";
 export { loadTokenizer, type LoadTokenizerOptions } from "./data/load_tokenizer.ts";
 export { trainTokenizer, type TrainTokenizerOptions } from "./data/train_tokenizer.ts";
 export { train, type TrainEvent } from "./train/train.ts";

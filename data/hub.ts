@@ -1,5 +1,28 @@
+import { setTimeout as sleep } from "node:timers/promises";
+import { ChangedError, fetchBlob } from "./hub_blob.ts";
+import { type CachedFile, isCommit, isSha256, RepositoryCache } from "./hub_cache.ts";
+import {
+  type Environment,
+  HubError,
+  type HubSession,
+  hubSettings,
+  request,
+  within,
+} from "./hub_request.ts";
+
+export type { CachedFile } from "./hub_cache.ts";
+export { type Environment, HubError } from "./hub_request.ts";
+
 /**
  * Files from the Hugging Face hub, in its standard cache.
+ *
+ * `@huggingface/hub` speaks the hub's interface: which commit a revision is, which files there are, how
+ * large they are, and which hashes they have. The bytes are fetched (hub_blob.ts) and kept
+ * (hub_cache.ts) here, for its downloads check no hash and cannot be resumed safely (they neither ask
+ * whether a file is still the same nor notice when a whole one comes in place of a part), and it files
+ * them under the last commit of the file rather than of the repository, without the reference by which
+ * they are found offline. Its requests go through ours (hub_request.ts), which retry, redirect, and keep
+ * the token.
  *
  * @module
  */
@@ -8,7 +31,7 @@
 export interface HubRepo {
   /** Whether it holds data or a model. */
   readonly type: "dataset" | "model";
-  /** `OWNER/NAME`, or `NAME` for the hub's oldest models. */
+  /** `OWNER/NAME`, or `NAME` for the hub's oldest ones. */
   readonly repo: string;
   /** Branch, tag or commit; `main` unless said otherwise. */
   readonly revision?: string;
@@ -24,21 +47,22 @@ export interface HubFile extends HubRepo {
 export interface HubOptions {
   /**
    * Environment variables in place of the process's own: HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN,
-   * HF_HUB_OFFLINE and others, with the meaning that they have for Python's `huggingface_hub`.
+   * HF_TOKEN_PATH and HF_HUB_OFFLINE, with the meaning that they have for Python's `huggingface_hub`.
+   * Proxies are those of the process, whatever stands here: Deno itself reads HTTPS_PROXY and NO_PROXY.
    */
-  readonly environment?: Readonly<Record<string, string | undefined>>;
-  /** Hears how many bytes of how many there are: first those of an earlier attempt. */
+  readonly environment?: Environment;
+  /** Hears how many bytes of how many there are, those of an earlier attempt first. */
   readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
-  /** Hears sentences for the user, such as what is downloaded and its size before it begins. */
+  /** Hears sentences for the user: what is downloaded and its size before it begins, and delays. */
   readonly onNotice?: (sentence: string) => void;
-  /** Ends a download; what has come stays, and the next one goes on from there. */
+  /** Ends the work; what has come stays, and the next download goes on from there. */
   readonly signal?: AbortSignal;
-}
-
-/** Thrown when the hub cannot or will not give what was asked for; the message says what to do. */
-export class HubError extends Error {
-  /** Tells this error from others without `instanceof`. */
-  override name = "HubError";
+  /** How long a connection may be silent before it counts as lost; 30,000 unless said otherwise. */
+  readonly silenceMs?: number;
+  /** Waits so many milliseconds, for tests that do not. */
+  readonly sleep?: (milliseconds: number) => Promise<void>;
+  /** Free bytes at a path, for tests. */
+  readonly freeBytes?: (path: string) => number;
 }
 
 /** What `hf:…` says; whether it is a dataset or a model depends on where it stands. */
@@ -54,45 +78,261 @@ export interface HubSpec {
 /**
  * Reads `hf:OWNER/NAME`, `hf:OWNER/NAME/FILE` or `hf:NAME`, each with `@REVISION` or without.
  *
- * @throws {SyntaxError} if it is nothing of the kind, or a name tries to leave its folder.
+ * @throws {SyntaxError} if it is nothing of the kind, {RangeError} if a name is none of the hub's.
  */
 export function parseHubSpec(spec: string): HubSpec {
   const match = /^hf:([^/@]+(?:\/[^/@]+)?)(?:\/([^@]+))?(?:@(.+))?$/.exec(spec);
   if (!match) {
     throw new SyntaxError(
-      `Cannot read ${JSON.stringify(spec)} as it must be hf:OWNER/NAME, hf:OWNER/NAME/FILE or ` +
-        `either with @REVISION`,
+      `Cannot read ${JSON.stringify(spec)} as it must be hf:OWNER/NAME or hf:OWNER/NAME/FILE, ` +
+        `with @REVISION or without`,
     );
   }
   const [, repo, path, revision] = match;
+  const names = { repo: repo!, ...(path && { path }), ...(revision && { revision }) };
+  checkNames(names);
+  return names;
+}
+
+/**
+ * Names become paths and addresses: none may lead out of its folder.
+ *
+ * @throws {RangeError} naming it.
+ */
+function checkNames({ repo, path, revision }: HubSpec): void {
+  const check = (what: string, name: string, ok: boolean) => {
+    if (ok) return;
+    throw new RangeError(
+      `Cannot take ${what} from the hub as its name must not have "..", "\\" or other parts that ` +
+        `lead elsewhere: current value is ${JSON.stringify(name)}`,
+    );
+  };
+  // the hub's own rule: letters, digits, "-", "_" and ".", the last two in no pairs
+  const isRepo = /^(\w[\w.-]{0,95}\/)?\w[\w.-]{0,95}$/.test(repo) && !/\.\.|--/.test(repo);
+  check("a repository", repo, isRepo);
+  for (const [what, name] of [["a file", path], ["a revision", revision]] as const) {
+    if (name === undefined) continue;
+    // deno-lint-ignore no-control-regex
+    const ok = !/[\\\x00-\x1f\x7f]|^[a-z]:/i.test(name) && name.length <= 1024 &&
+      name.split("/").every((segment) => !["", ".", ".."].includes(segment));
+    check(what, name, ok);
+  }
+}
+
+/** A repository of the hub, and how to reach it. */
+interface Repository extends HubSession {
+  readonly type: HubRepo["type"];
+  readonly repo: string;
+  readonly files: RepositoryCache;
+}
+
+function openRepository(
+  { type, repo, path, revision = "main" }: HubRepo & { path?: string },
+  { environment, onNotice = () => {}, signal, silenceMs = 30_000, ...options }: HubOptions,
+): Repository {
+  checkNames({ repo, revision, ...(path === undefined ? {} : { path }) });
+  const settings = hubSettings(environment);
   return {
-    repo: repo!,
-    ...(path === undefined ? {} : { path }),
-    ...(revision === undefined ? {} : { revision }),
+    ...settings,
+    type,
+    repo,
+    revision,
+    files: new RepositoryCache(settings.cache, { type, repo }),
+    task: path === undefined ? `list ${repo}` : `download ${repo}/${path}`,
+    page: `${settings.endpoint}/${type === "dataset" ? "datasets/" : ""}${repo}`,
+    onNotice,
+    signal,
+    silenceMs,
+    sleep: options.sleep ?? ((ms) => sleep(ms, undefined, signal && { signal })),
   };
 }
 
 /**
- * Gives a file's path in the hub's cache, downloading it first if it is not there.
+ * Gives a file's path in the hub's cache, and downloads it first if it is not there.
  *
- * @returns the path, the commit it belongs to, and its SHA-256 where the hub names it.
- * @throws {HubError} if it cannot be had, {RangeError} if a name is none.
+ * The hub is asked which commit the revision is now, unless it is a commit itself and the file is there;
+ * where the hub is out of reach, the file serves that it had when it was last asked. A download that
+ * was cut off goes on from its last byte, and counts only with the hash that the hub names.
+ *
+ * @throws {HubError} in one sentence with what to do, if it cannot be had.
+ * @throws {RangeError} if a name is none of the hub's.
+ * @throws the signal's reason, if it aborts.
  */
-export function hubFile(
-  _file: HubFile,
-  _options: HubOptions = {},
-): Promise<{ path: string; commit: string; sha256?: string }> {
-  throw new HubError("not written yet");
+export async function hubFile(file: HubFile, options: HubOptions = {}): Promise<CachedFile> {
+  const repository = openRepository(file, options);
+  const { task, revision, cache, offline, files, onNotice } = repository;
+  const cached = files.find(revision, file.path);
+  if (cached && (offline || isCommit(revision))) return cached;
+  if (offline) throw new HubError(`Cannot ${task} as ${absent(cache)}`);
+  for (let again = false;; again = true) {
+    let source: Source;
+    try {
+      source = await locate(repository, file.path);
+    } catch (error) {
+      if (!cached || !isPassing(error)) throw error;
+      onNotice(`${error.message}; taking what is in the cache, of commit ${cached.commit}`);
+      return cached;
+    }
+    try {
+      return await download(repository, source, options);
+    } catch (error) {
+      if (!(error instanceof ChangedError) || again) throw asSentence(repository, error);
+      onNotice(`${error.message}; starting over`);
+    }
+  }
 }
 
 /**
- * Lists a repository's files, in all folders.
+ * Lists a repository's files, in all its folders; without the hub, those of them that are in the cache.
  *
- * @throws {HubError} if it cannot be had, {RangeError} if a name is none.
+ * @returns paths with `/` between folders, in order, and sizes.
+ * @throws as `hubFile()` does.
  */
-export function listHubFiles(
-  _repo: HubRepo,
-  _options: HubOptions = {},
+export async function listHubFiles(
+  repo: HubRepo,
+  options: HubOptions = {},
 ): Promise<{ path: string; bytes: number }[]> {
-  throw new HubError("not written yet");
+  const repository = openRepository(repo, options);
+  const { task, cache, offline, files, onNotice } = repository;
+  const inOrder = (list: { path: string; bytes: number }[]) =>
+    list.sort((a, b) => a.path < b.path ? -1 : 1);
+  const cached = inOrder(files.list(repository.revision));
+  if (offline && cached.length === 0) throw new HubError(`Cannot ${task} as ${absent(cache)}`);
+  if (offline) return cached;
+  try {
+    return inOrder(await listRemote(repository));
+  } catch (error) {
+    if (cached.length === 0 || !isPassing(error)) throw error;
+    onNotice(`${error.message}; taking what is in the cache`);
+    return cached;
+  }
+}
+
+const isPassing = (error: unknown): error is HubError => error instanceof HubError && error.passing;
+
+function absent(cache: string): string {
+  return `HF_HUB_OFFLINE is set and it is not in ${cache}: unset it, to download once`;
+}
+
+/** A file as the hub knows it. */
+interface Source {
+  readonly path: string;
+  readonly commit: string;
+  readonly bytes: number;
+  readonly etag: string;
+}
+
+/** Brings a file into the cache, and notes the commit that the revision is. */
+async function download(
+  repository: Repository,
+  { path, commit, bytes, etag }: Source,
+  options: HubOptions,
+): Promise<CachedFile> {
+  const { files, revision, page, task, onNotice, sleep } = repository;
+  const address = [page, "resolve", commit, ...path.split("/").map(encodeURIComponent)].join("/");
+  await files.add({ commit, path, etag }, {
+    fetchBlob: (blob) => fetchBlob(repository, blob, { address, bytes, digest: etag }, options),
+    onLocked: () => onNotice(`another process is about to ${task}: waiting for it`),
+    wait: sleep,
+  });
+  try {
+    files.remember(revision, commit);
+  } catch {
+    // a cache that may only be read serves all the same
+  }
+  return { ...files.find(commit, path)!, ...(isSha256(etag) ? { sha256: etag } : {}) };
+}
+
+/** What the system has against writing the cache, in one sentence. */
+function asSentence({ task, cache }: Repository, error: unknown): unknown {
+  const { code } = error as NodeJS.ErrnoException;
+  if (code === "ENOSPC" || code === "EDQUOT") {
+    return new HubError(
+      `Cannot ${task} as the disk of ${cache} is full: make room, and the same command goes on`,
+    );
+  }
+  const isRefused = ["EACCES", "EPERM", "EROFS", "ENOTDIR", "EEXIST"].includes(code ?? "");
+  if (isRefused || error instanceof Deno.errors.NotCapable) {
+    return new HubError(
+      `Cannot ${task} as ${cache} may not be written: set HF_HUB_CACHE to a directory of yours`,
+    );
+  }
+  return error;
+}
+
+type Library = typeof import("npm:@huggingface/hub@2.17.5");
+
+/** What the library's functions are given: a repository, and our way to its server. */
+interface Access {
+  repo: { type: HubRepo["type"]; name: string };
+  hubUrl: string;
+  fetch: typeof fetch;
+}
+
+/** Puts a question to the hub through the library. */
+async function ask<T>(
+  repository: Repository,
+  question: (hub: Library, access: Access) => Promise<T>,
+): Promise<T> {
+  const { type, repo: name, endpoint, task, silenceMs, signal } = repository;
+  try {
+    return await question(await import("npm:@huggingface/hub@2.17.5"), {
+      repo: { type, name },
+      hubUrl: endpoint,
+      fetch: async (address, init) => {
+        const response = await request(repository, address as string, init);
+        return new Response(await within(silenceMs, response.arrayBuffer()), response);
+      },
+    });
+  } catch (error) {
+    if (error instanceof HubError) throw error;
+    signal?.throwIfAborted();
+    const reason = (error as Error).message.split("\n")[0];
+    throw new HubError(
+      `Cannot ${task} as what ${endpoint} answers is not the hub's (${reason}): check HF_ENDPOINT`,
+      0,
+    );
+  }
+}
+
+async function commitOf(repository: Repository): Promise<string> {
+  const { revision } = repository;
+  if (isCommit(revision)) return revision;
+  return await ask(repository, async (hub, { repo: { type, name }, ...access }) => {
+    const query = { ...access, name, revision, additionalFields: ["sha" as const] };
+    const { sha } = await (type === "model" ? hub.modelInfo(query) : hub.datasetInfo(query));
+    if (!isCommit(sha)) throw new Error(`its commit is ${JSON.stringify(sha)}`);
+    return sha;
+  });
+}
+
+async function locate(repository: Repository, path: string): Promise<Source> {
+  const commit = await commitOf(repository);
+  return await ask(repository, async (hub, access) => {
+    const [info] = await hub.pathsInfo({ ...access, paths: [path], revision: commit });
+    if (info?.type !== "file") {
+      const { task, page, revision } = repository;
+      throw new HubError(`Cannot ${task} as ${page} has no such file at ${revision}`, 404);
+    }
+    const { lfs, oid, size: bytes } = info;
+    const etag = lfs?.oid ?? oid ?? "";
+    if (!(lfs ? isSha256(etag) : isCommit(etag)) || !Number.isSafeInteger(bytes) || bytes < 0) {
+      throw new Error(`size and hash are ${bytes} and ${JSON.stringify(etag)}`);
+    }
+    return { path, commit, bytes, etag };
+  });
+}
+
+async function listRemote(repository: Repository): Promise<{ path: string; bytes: number }[]> {
+  const revision = await commitOf(repository);
+  return await ask(repository, async (hub, access) => {
+    const files: { path: string; bytes: number }[] = [];
+    const query = { ...access, revision, recursive: true };
+    for await (const { type, path, size } of hub.listFiles(query)) {
+      if (type !== "file") continue;
+      checkNames({ repo: repository.repo, path });
+      files.push({ path, bytes: size });
+    }
+    return files;
+  });
 }

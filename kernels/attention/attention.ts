@@ -7,6 +7,7 @@ import backwardKeyTiles from "./backward_key_tiles.wgsl" with { type: "text" };
 import rowsAlone from "./rows_alone.wgsl" with { type: "text" };
 import rowsShared from "./rows_shared.wgsl" with { type: "text" };
 import sizes from "./sizes.wgsl" with { type: "text" };
+import tiles from "./tiles.wgsl" with { type: "text" };
 import type { Program } from "../program.ts";
 import { dropoutUniforms, withRandom } from "../random.ts";
 import {
@@ -91,6 +92,7 @@ export function attentionBackward(
   });
 }
 
+/** Checked sizes. */
 interface AttentionShape {
   real: DType;
   BNH: number;
@@ -121,8 +123,21 @@ function attentionShape(
   return { real: qkv.dtype, BNH: B * NH, T, NH, HS };
 }
 
-/** Neighbouring invocations that share the rows of a tile. */
-const WORKGROUP_X = 8;
+/** Invocations along the tokens that a workgroup walks, and along the components of a head. */
+const X = 8;
+
+/** Components, or tokens, that are multiplied between two barriers. */
+const TERMS = 16;
+
+/** Part of a head's matrix of scores: tokens of a workgroup by those that it walks at a time. */
+interface Tile {
+  /** Invocations along the workgroup's own tokens. */
+  Y: number;
+  /** Own tokens of an invocation, in vectors of four. */
+  ROWS: number;
+  /** Walked tokens of an invocation, in vectors of four. */
+  COLUMNS: number;
+}
 
 /** One of the three kernels, in rows and in tiles. */
 interface Kernel {
@@ -130,53 +145,34 @@ interface Kernel {
   name: string;
   rows: string;
   tiles: string;
-  /** A workgroup has some rows of the sequence and walks the others. */
-  own: "QUERIES" | "KEYS";
-  walked: "QUERIES" | "KEYS";
-  /** Rows that a workgroup has and walks; the first that fit the device are preferred. */
-  sizes: readonly (readonly [own: number, walked: number])[];
+  /** The first that fits is preferred. */
+  sizes: readonly Tile[];
   /** Sums that an invocation keeps for each of its rows, in heads. */
   sums: number;
-  /** Bytes of workgroup memory for tiles of so many rows; rowBytes are those of a row of q. */
-  bytes: (own: number, walked: number, rowBytes: number) => number;
 }
-
-/** Bytes of one f32 for every pair of rows. */
-const pairBytes = (own: number, walked: number) =>
-  own * ceilDiv(walked, WORKGROUP_X) * (WORKGROUP_X + 1) * 4;
 
 const FORWARD: Kernel = {
   name: "kernels/attention/forward",
   rows: forward,
   tiles: forwardTiles,
-  own: "QUERIES",
-  walked: "KEYS",
-  sizes: [[64, 32], [128, 32], [32, 32], [16, 32], [8, 32]],
+  sizes: [{ Y: 16, ROWS: 1, COLUMNS: 2 }, { Y: 8, ROWS: 1, COLUMNS: 1 }],
   sums: 1, // y
-  bytes: (own, walked, rowBytes) =>
-    (own + walked) * rowBytes + pairBytes(own, walked) + own * WORKGROUP_X * 4,
 };
 
 const BACKWARD_QUERY: Kernel = {
   name: "kernels/attention/backward_query",
   rows: backwardQuery,
   tiles: backwardQueryTiles,
-  own: "QUERIES",
-  walked: "KEYS",
-  sizes: [[32, 32], [64, 32], [16, 32], [8, 32]],
+  sizes: [{ Y: 16, ROWS: 1, COLUMNS: 2 }, { Y: 8, ROWS: 1, COLUMNS: 1 }],
   sums: 1, // dq
-  bytes: (own, walked, rowBytes) => 2 * (own + walked) * rowBytes + pairBytes(own, walked),
 };
 
 const BACKWARD_KEY: Kernel = {
   name: "kernels/attention/backward_key",
   rows: backwardKey,
   tiles: backwardKeyTiles,
-  own: "KEYS",
-  walked: "QUERIES",
-  sizes: [[64, 32], [32, 32], [16, 32], [8, 32]],
+  sizes: [{ Y: 16, ROWS: 1, COLUMNS: 1 }, { Y: 8, ROWS: 1, COLUMNS: 1 }],
   sums: 2, // dk, dv
-  bytes: (own, walked, rowBytes) => 2 * (own + walked) * rowBytes + 2 * pairBytes(own, walked),
 };
 
 /** Records one kernel as the tuner found it to be the fastest. */
@@ -198,22 +194,27 @@ function record(
     );
   }
   const constants = { real, NH, HS, DROPOUT: rate > 0 };
-  const uniforms = [...dropoutUniforms({ rate, site }), 0, T, HS / 4, WORKGROUP_X];
+  const uniforms = [...dropoutUniforms({ rate, site }), 0, T];
   const variants = new Map<string, (program: Program) => void>();
-  for (const [name, tile] of tilesOf(program, kernel, shape)) {
+  for (const [name, tile] of tilesOf(program, kernel, HS)) {
     variants.set(name, (program) =>
       program.dispatch({
         label: `${kernel.name}_tiles.wgsl`,
-        source: `${withRandom(kernel.tiles)}\n${sizes}`,
-        constants: { ...constants, ...tile.constants },
+        source: [withRandom(kernel.tiles), sizes, tiles].join("\n"),
+        constants: {
+          ...constants,
+          ...tile,
+          PAIR_TURNS: ceilDiv(ownOf(tile) + walkedOf(tile), X * tile.Y),
+          SUM_TURNS: ceilDiv(HS, X * tile.Y),
+        },
         tensors,
         uniforms,
-        workgroups: [ceilDiv(T, tile.own), BNH],
-        iterations: ceilDiv(T, tile.walked) * (1 + 2 * HS / 4 + WORKGROUP_X),
-        workgroupBytes: tile.workgroupBytes,
+        workgroups: [ceilDiv(T, ownOf(tile)), BNH],
+        iterations: ceilDiv(T, walkedOf(tile)) * (3 + 2 * HS / TERMS + 4 * tile.COLUMNS),
+        workgroupBytes: bytesOf(tile, HS),
       }));
   }
-  const [tiles] = variants.keys(); // the first is preferred
+  const [firstTile] = variants.keys(); // the preferred one
   const { subgroupSize: LANES } = program.device;
   variants.set("rows", (program) =>
     program.dispatch({
@@ -229,65 +230,53 @@ function record(
       workgroups: [ceilDiv(T, WORKGROUP_SIZE), BNH],
       iterations: T,
     }));
-  if (variant === "tiles" && !tiles) {
+  if (variant === "tiles" && !firstTile) {
     const maxBytes = program.device.gpu.limits.maxComputeWorkgroupStorageSize;
     throw new RangeError(
       `Cannot run ${kernel.name} in tiles as head sizes must be multiples of ` +
-        `${4 * WORKGROUP_X} and fit ${maxBytes} bytes of workgroup memory: ` +
+        `${4 * X} and fit ${maxBytes} bytes of workgroup memory: ` +
         `current head size is ${HS} in ${real}`,
     );
   }
   if (variant) {
-    variants.get(variant === "rows" ? "rows" : tiles!)!(program);
+    variants.get(variant === "rows" ? "rows" : firstTile!)!(program);
     return;
   }
-  if (!program.device.isCpu && tiles) variants.delete("rows"); // hopeless
+  if (!program.device.isCpu && firstTile) variants.delete("rows"); // hopeless
   recordFastest(program, {
     key: `${kernel.name.slice("kernels/".length)} ${real} [${BNH},${T},${HS}]`,
     variants: [...variants.keys()],
-    preferred: program.device.isCpu ? "rows" : tiles ?? "rows",
+    preferred: program.device.isCpu ? "rows" : firstTile ?? "rows",
     record: (program, variant) => variants.get(variant)!(program),
   });
 }
 
-/** So many sizes are worth a try. */
-const MOST_TILES = 2;
-
 /** Most sums of f32 that an invocation keeps in registers over all tiles that it walks. */
-const MOST_SUMS = 64;
+const MOST_SUMS = 128;
 
-/** Sizes of a kernel in tiles. */
-interface Tile {
-  own: number;
-  walked: number;
-  workgroupBytes: number;
-  constants: Record<string, number>;
+/** The tiles that a kernel can take on the device, by a name that gives their tokens. */
+function tilesOf({ device }: Program, kernel: Kernel, HS: number): Map<string, Tile> {
+  // an invocation's part of a row is a number of vectors of four
+  if (HS % (4 * X) !== 0) return new Map();
+  const maxBytes = device.gpu.limits.maxComputeWorkgroupStorageSize;
+  return new Map(
+    kernel.sizes
+      .filter((tile) =>
+        bytesOf(tile, HS) <= maxBytes && kernel.sums * 4 * tile.ROWS * HS / X <= MOST_SUMS
+      )
+      .map((tile) => [`${ownOf(tile)}x${walkedOf(tile)} of ${X * tile.Y}`, tile]),
+  );
 }
 
-/** The tiles that fit the device, by a name that gives their rows. */
-function tilesOf(
-  { device }: Program,
-  kernel: Kernel,
-  { real, HS }: AttentionShape,
-): Map<string, Tile> {
-  // an invocation's part of a row is a number of vectors of four
-  if (HS % (4 * WORKGROUP_X) !== 0) return new Map();
-  const maxBytes = device.gpu.limits.maxComputeWorkgroupStorageSize;
-  const rowBytes = (HS + 4) * bytesPerElement(real); // with a vector of padding
-  const sizes = kernel.sizes
-    .map(([own, walked]) => ({ own, walked, workgroupBytes: kernel.bytes(own, walked, rowBytes) }))
-    .filter(({ workgroupBytes }) => workgroupBytes <= maxBytes)
-    .slice(0, MOST_TILES);
-  return new Map(sizes.map((size) => {
-    const { own, walked } = size;
-    let rows = Math.min(8, own / 8);
-    while (rows > 1 && rows * HS * kernel.sums / WORKGROUP_X > MOST_SUMS) rows /= 2;
-    const constants = {
-      [kernel.own]: own,
-      [kernel.walked]: walked,
-      WORKGROUP_X,
-      WORKGROUP_Y: own / rows,
-    };
-    return [`${own}x${walked}`, { ...size, constants }];
-  }));
+function ownOf({ Y, ROWS }: Tile): number {
+  return 4 * Y * ROWS;
+}
+
+function walkedOf({ COLUMNS }: Tile): number {
+  return 4 * X * COLUMNS;
+}
+
+/** Bytes of workgroup memory: both operands of a step in f32, with a vector of padding. */
+function bytesOf(tile: Tile, HS: number): number {
+  return TERMS * (ownOf(tile) + Math.max(walkedOf(tile), HS) + 8) * 4;
 }

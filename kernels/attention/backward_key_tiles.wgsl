@@ -1,34 +1,18 @@
-// dk = Σₜ ds[t,s] · q[t] / √HS and dv = Σₜ f · p[t,s] · dy[t]: backward_key.wgsl in tiles, for GPUs.
-// qkv, dqkv: [B,T,3C], C = NH · HS; dy: [B,T,C]; logSumExp, delta: [B,NH,T]; k's and v's parts of
-// dqkv are set
+// dk = Σₜ ds[t,s] · q[t] / √HS and dv = Σₜ p[t,s] · dy[t]: backward_key.wgsl in tiles, for GPUs.
+// qkv, dqkv: [B,T,3C], C = NH · HS; dy: [B,T,C]; logSumExp, delta: [B,NH,T]; k's and v's parts of dqkv are set
 //
-// A workgroup has KEYS keys of one head and walks the queries from its first key on, QUERIES at a
-// time. README.md draws which elements are whose; ds is explained in backward_query.wgsl.
+// A workgroup has OWN keys of one head and walks the queries from its first key on, WALKED at a time, in
+// two rounds: first k · qᵀ, of which come the probabilities p, and p · dy; then v · dyᵀ, of which with
+// them comes ds, and ds · q. Statistics of four queries, which are columns here, make a vector.
 enable f16;
 
 alias real = f16; // element type of qkv, dy and dqkv
 const NH: u32 = 1;
 const HS: u32 = 32;
 const DROPOUT: bool = false;
-const QUERIES: u32 = 32;
-const KEYS: u32 = 16;
-const WORKGROUP_X: u32 = 8; // invocations that share a row
-const WORKGROUP_Y: u32 = 8;
 
 alias real4 = vec4<real>;
-const QUADS: u32 = HS / 4;
-const C: u32 = NH * QUADS; // in vectors of four, as are all strides below
-const INVOCATIONS: u32 = WORKGROUP_X * WORKGROUP_Y;
-const ROWS: u32 = KEYS / WORKGROUP_Y; // keys of an invocation
-const COLUMNS: u32 = QUERIES / WORKGROUP_X; // queries of an invocation, while it computes p and ds
-const COLUMN_QUADS: u32 = COLUMNS / 4;
-const PAIRS: u32 = ROWS * COLUMNS;
-const VECTORS: u32 = QUADS / WORKGROUP_X; // vectors of dk of an invocation in each of its rows
-const SUMS: u32 = ROWS * VECTORS;
-const K_LOADS: u32 = KEYS * QUADS / INVOCATIONS;
-const Q_LOADS: u32 = QUERIES * QUADS / INVOCATIONS;
-const PADDED: u32 = QUADS + 1; // rows one vector apart: neighbours' reads fall on different banks
-const PADDED_X: u32 = WORKGROUP_X + 1;
+const C: u32 = NH * HS / 4; // in vectors of four, as are all strides below
 const SCALE: f32 = 1.0 / sqrt(f32(HS));
 const LOWEST: f32 = -3.0e38;
 
@@ -40,167 +24,167 @@ const LOWEST: f32 = -3.0e38;
 @group(0) @binding(5) var<storage, read_write> dqkv: array<real4>;
 @group(0) @binding(6) var<uniform> sizes: Sizes;
 
-var<workgroup> kTile: array<array<array<real4, PADDED>, WORKGROUP_Y>, ROWS>;
-var<workgroup> vTile: array<array<array<real4, PADDED>, WORKGROUP_Y>, ROWS>;
-var<workgroup> qTile: array<array<array<real4, PADDED>, WORKGROUP_X>, COLUMNS>;
-var<workgroup> dyTile: array<array<array<real4, PADDED>, WORKGROUP_X>, COLUMNS>;
-var<workgroup> pTile: array<array<array<array<vec4f, PADDED_X>, WORKGROUP_Y>, ROWS>, COLUMN_QUADS>;
-var<workgroup> dsTile: array<array<array<array<vec4f, PADDED_X>, WORKGROUP_Y>, ROWS>, COLUMN_QUADS>;
+// Where q of a head is at t = 0, and dy of it.
+struct Head {
+  q: u32,
+  out: u32,
+}
 
-@compute @workgroup_size(WORKGROUP_X, WORKGROUP_Y)
+// Four components of q, in the second round of dy. Past the end the last token is loaded again; what comes
+// of it is masked or never stored.
+fn loadQuery(head: Head, round: u32, token: u32, quad: u32) -> real4 {
+  let t = min(token, sizes.T - 1);
+  if (round == 0) { return qkv[head.q + t * 3 * C + quad]; }
+  return dy[head.out + t * C + quad];
+}
+
+// A block of k or q, in the second round of v or dy.
+fn loadPair(head: Head, firstKey: u32, firstQuery: u32, round: u32, block: u32, step: u32) -> Block {
+  let token = tokenOfPair(block);
+  let quad = quadOfPair(block, step);
+  var tokens: Block;
+  // unroll
+  for (var i = 0u; i < 4u; i++) {
+    if (block < OWN_BLOCKS) {
+      let s = min(firstKey + token + i, sizes.T - 1);
+      tokens[i] = qkv[head.q + (1 + round) * C + s * 3 * C + quad];
+    } else {
+      tokens[i] = loadQuery(head, round, firstQuery + token + i, quad);
+    }
+  }
+  return tokens;
+}
+
+// A block of dy, in the second round of q.
+fn loadSum(head: Head, firstQuery: u32, round: u32, block: u32, part: u32) -> Block {
+  var tokens: Block;
+  // unroll
+  for (var i = 0u; i < 4u; i++) {
+    let t = firstQuery + tokenOfPart(part, block / QUADS * 4 + i);
+    tokens[i] = loadQuery(head, 1 - round, t, block % QUADS);
+  }
+  return tokens;
+}
+
+@compute @workgroup_size(SIZE)
 fn main(
   @builtin(workgroup_id) group: vec3u,
-  @builtin(local_invocation_id) local: vec3u,
-  @builtin(local_invocation_index) index: u32,
+  @builtin(local_invocation_index) id: u32,
 ) {
   let T = sizes.T;
-  let x = local.x;
-  let row = local.y;
-  let firstKey = group.x * KEYS; // the longest columns start first
-  let head = group.y / NH * T * 3 * C + group.y % NH * QUADS; // q of this head at t = 0
-  let out = group.y / NH * T * C + group.y % NH * QUADS; // dy of this head at t = 0
+  let x = id % X;
+  let y4 = id / X;
+  let firstKey = group.x * OWN; // the longest columns start first
+  let sequence = group.y / NH * T;
+  let head = Head(
+    sequence * 3 * C + group.y % NH * QUADS,
+    sequence * C + group.y % NH * QUADS,
+  );
 
-  // past the end the last token is loaded again; what comes of it is masked or never stored
+  var first = firstKey / WALKED * WALKED;
+  var fetched: array<Block, TURNS>;
   // unroll
-  for (var n = 0u; n < K_LOADS; n++) {
-    let i = index + n * INVOCATIONS;
-    let r = i / QUADS;
-    let k = head + min(firstKey + r, T - 1) * 3 * C + C + i % QUADS;
-    kTile[r / WORKGROUP_Y][r % WORKGROUP_Y][i % QUADS] = qkv[k];
-    vTile[r / WORKGROUP_Y][r % WORKGROUP_Y][i % QUADS] = qkv[k + C];
+  for (var i = 0u; i < PAIR_TURNS; i++) {
+    fetched[i] = loadPair(head, firstKey, first, 0, id + i * SIZE, 0);
   }
-
   var dk: array<vec4f, SUMS>;
   var dv: array<vec4f, SUMS>;
-  for (var firstQuery = firstKey / QUERIES * QUERIES; firstQuery < T; firstQuery += QUERIES) {
-    // unroll
-    for (var n = 0u; n < Q_LOADS; n++) {
-      let i = index + n * INVOCATIONS;
-      let r = i / QUADS;
-      let t = min(firstQuery + r, T - 1);
-      qTile[r / WORKGROUP_X][r % WORKGROUP_X][i % QUADS] = qkv[head + t * 3 * C + i % QUADS];
-      dyTile[r / WORKGROUP_X][r % WORKGROUP_X][i % QUADS] = dy[out + t * C + i % QUADS];
-    }
-    var lse: array<f32, COLUMNS>;
-    var dyDotY: array<f32, COLUMNS>;
-    // unroll
-    for (var c = 0u; c < COLUMNS; c++) {
-      let t = group.y * T + min(firstQuery + c * WORKGROUP_X + x, T - 1);
-      lse[c] = logSumExp[t];
-      dyDotY[c] = delta[t];
-    }
-    workgroupBarrier();
-
-    // Naga zeroes only once what a loop declares without a value
-    var scores = array<f32, PAIRS>(); // k · q
-    for (var i = 0u; i < sizes.quads; i++) {
-      var ks: array<vec4f, ROWS>;
-      // unroll
-      for (var r = 0u; r < ROWS; r++) {
-        ks[r] = vec4f(kTile[r][row][i]);
-      }
-      // unroll
-      for (var c = 0u; c < COLUMNS; c++) {
-        let q = vec4f(qTile[c][x][i]);
+  for (; first < T; first += WALKED) {
+    var p: array<vec4f, PAIRS>;
+    for (var round = 0u; round < 2; round++) {
+      var pairs = array<vec4f, PAIRS>(); // Naga zeroes once what a loop only declares
+      for (var step = 0u; step < STEPS; step++) {
         // unroll
-        for (var r = 0u; r < ROWS; r++) {
-          let xy = fma(ks[r].y, q.y, fma(ks[r].x, q.x, scores[r * COLUMNS + c]));
-          scores[r * COLUMNS + c] = fma(ks[r].w, q.w, fma(ks[r].z, q.z, xy));
+        for (var i = 0u; i < PAIR_TURNS; i++) {
+          if (id + i * SIZE < PAIR_BLOCKS) { keepPair(id + i * SIZE, fetched[i]); }
         }
-      }
-    }
-    var slopes = array<f32, PAIRS>(); // v · dy
-    for (var i = 0u; i < sizes.quads; i++) {
-      var vs: array<vec4f, ROWS>;
-      // unroll
-      for (var r = 0u; r < ROWS; r++) {
-        vs[r] = vec4f(vTile[r][row][i]);
-      }
-      // unroll
-      for (var c = 0u; c < COLUMNS; c++) {
-        let dyt = vec4f(dyTile[c][x][i]);
-        // unroll
-        for (var r = 0u; r < ROWS; r++) {
-          let xy = fma(vs[r].y, dyt.y, fma(vs[r].x, dyt.x, slopes[r * COLUMNS + c]));
-          slopes[r * COLUMNS + c] = fma(vs[r].w, dyt.w, fma(vs[r].z, dyt.z, xy));
-        }
-      }
-    }
-
-    if (firstKey + KEYS > firstQuery + 1 || firstQuery + QUERIES > T) {
-      // unroll
-      for (var r = 0u; r < ROWS; r++) {
-        // unroll
-        for (var c = 0u; c < COLUMNS; c++) {
-          let t = firstQuery + c * WORKGROUP_X + x;
-          let masked = firstKey + r * WORKGROUP_Y + row > t || t >= T;
-          scores[r * COLUMNS + c] = select(scores[r * COLUMNS + c], LOWEST, masked);
-        }
-      }
-    }
-    // unroll
-    for (var r = 0u; r < ROWS; r++) {
-      // unroll
-      for (var i = 0u; i < COLUMN_QUADS; i++) {
-        var kept: vec4f;
-        var ds: vec4f;
-        // unroll
-        for (var j = 0u; j < 4u; j++) {
-          let c = i * 4 + j;
-          let p = exp(fma(SCALE, scores[r * COLUMNS + c], -lse[c]));
-          var f = 1.0;
-          if (DROPOUT) {
-            let t = group.y * T + firstQuery + c * WORKGROUP_X + x;
-            let s = firstKey + r * WORKGROUP_Y + row;
-            f = dropoutFactor(random[0], random[1], sizes.dropout, t * T + s);
-          }
-          kept[j] = f * p;
-          ds[j] = p * (f * slopes[r * COLUMNS + c] - dyDotY[c]);
-        }
-        pTile[i][r][row][x] = kept;
-        dsTile[i][r][row][x] = ds;
-      }
-    }
-    workgroupBarrier();
-
-    // pTile[i][r][row][t] are the queries t, t + WORKGROUP_X, …: four of the columns, not neighbours
-    for (var t = 0u; t < sizes.lanes; t++) {
-      // unroll
-      for (var i = 0u; i < COLUMN_QUADS; i++) {
-        var kept: array<vec4f, ROWS>;
-        var ds: array<vec4f, ROWS>;
-        // unroll
-        for (var r = 0u; r < ROWS; r++) {
-          kept[r] = pTile[i][r][row][t];
-          ds[r] = dsTile[i][r][row][t];
-        }
-        // unroll
-        for (var j = 0u; j < 4u; j++) {
+        workgroupBarrier();
+        // while a step is computed, the next is on its way
+        if (step + 1 < STEPS) {
           // unroll
-          for (var n = 0u; n < VECTORS; n++) {
-            let q = vec4f(qTile[i * 4 + j][t][n * WORKGROUP_X + x]);
-            let dyt = vec4f(dyTile[i * 4 + j][t][n * WORKGROUP_X + x]);
+          for (var i = 0u; i < PAIR_TURNS; i++) {
+            fetched[i] = loadPair(head, firstKey, first, round, id + i * SIZE, step + 1);
+          }
+        } else {
+          // unroll
+          for (var i = 0u; i < SUM_TURNS; i++) {
+            fetched[i] = loadSum(head, first, round, id + i * SIZE, 0);
+          }
+        }
+        addPairs(&pairs, x, y4);
+        workgroupBarrier();
+      }
+
+      let crossing = firstKey + OWN > first + 1 || first + WALKED > T;
+      // unroll
+      for (var c = 0u; c < COLUMNS; c++) {
+        let query = vec4u(0, 1, 2, 3) + first + (x + c * X) * 4;
+        let place = group.y * T + min(query, vec4u(T - 1));
+        var statistics: vec4f; // lse, in the second round delta
+        // unroll
+        for (var j = 0u; j < 4u; j++) {
+          if (round == 0) { statistics[j] = logSumExp[place[j]]; } else {
+            statistics[j] = delta[place[j]];
+          }
+        }
+        // unroll
+        for (var r = 0u; r < ROWS4; r++) {
+          let key = firstKey + (y4 + r / 4 * Y) * 4 + r % 4;
+          var factor = vec4f(1);
+          if (DROPOUT) {
             // unroll
-            for (var r = 0u; r < ROWS; r++) {
-              dk[r * VECTORS + n] = fma(vec4f(ds[r][j]), q, dk[r * VECTORS + n]);
-              dv[r * VECTORS + n] = fma(vec4f(kept[r][j]), dyt, dv[r * VECTORS + n]);
+            for (var j = 0u; j < 4u; j++) {
+              let place = (group.y * T + query[j]) * T + key;
+              factor[j] = dropoutFactor(random[0], random[1], sizes.dropout, place);
             }
           }
+          let sum = pairs[r * COLUMNS + c];
+          if (round == 0) {
+            let masked = vec4<bool>(crossing) &
+              ((vec4u(key) > query) | (query >= vec4u(T)));
+            let scores = select(sum, vec4f(LOWEST), masked);
+            p[r * COLUMNS + c] = exp(fma(vec4f(SCALE), scores, -statistics));
+            pairs[r * COLUMNS + c] = factor * p[r * COLUMNS + c];
+          } else {
+            pairs[r * COLUMNS + c] = p[r * COLUMNS + c] * (factor * sum - statistics);
+          }
         }
       }
+
+      for (var part = 0u; part < PARTS; part++) {
+        keepPart(part, &pairs, x, y4);
+        // unroll
+        for (var i = 0u; i < SUM_TURNS; i++) {
+          if (id + i * SIZE < SUM_BLOCKS) { keepSum(id + i * SIZE, fetched[i]); }
+        }
+        workgroupBarrier();
+        if (part + 1 < PARTS) {
+          // unroll
+          for (var i = 0u; i < SUM_TURNS; i++) {
+            fetched[i] = loadSum(head, first, round, id + i * SIZE, part + 1);
+          }
+        } else {
+          let next = first + round * WALKED;
+          // unroll
+          for (var i = 0u; i < PAIR_TURNS; i++) {
+            fetched[i] = loadPair(head, firstKey, next, 1 - round, id + i * SIZE, 0);
+          }
+        }
+        if (round == 0) { addSums(&dv, x, y4); } else { addSums(&dk, x, y4); }
+        workgroupBarrier();
+      }
     }
-    workgroupBarrier();
   }
 
   // unroll
-  for (var r = 0u; r < ROWS; r++) {
-    let s = firstKey + r * WORKGROUP_Y + row;
+  for (var r = 0u; r < ROWS4; r++) {
+    let s = firstKey + (y4 + r / 4 * Y) * 4 + r % 4;
     if (s < T) {
-      let k = head + s * 3 * C + C + x;
+      let k = head.q + s * 3 * C + C + x;
       // unroll
       for (var n = 0u; n < VECTORS; n++) {
-        dqkv[k + n * WORKGROUP_X] = real4(SCALE * dk[r * VECTORS + n]);
-        dqkv[k + C + n * WORKGROUP_X] = real4(dv[r * VECTORS + n]);
+        dqkv[k + n * X] = real4(SCALE * dk[r * VECTORS + n]);
+        dqkv[k + C + n * X] = real4(dv[r * VECTORS + n]);
       }
     }
   }

@@ -1,33 +1,18 @@
 // dq = Σₛ ds[t,s] · k[s] / √HS, and delta = Σ dy · y: backward_query.wgsl in tiles, for GPUs.
 // qkv, dqkv: [B,T,3C], C = NH · HS; y, dy: [B,T,C]; logSumExp, delta: [B,NH,T]; q's part of dqkv is set
 //
-// A workgroup has QUERIES queries of one head and walks the keys up to its last query, KEYS at a
-// time. README.md draws which elements are whose; ds is explained in backward_query.wgsl.
+// A workgroup has OWN queries of one head and walks the keys up to its last query, WALKED at a time: first
+// q · kᵀ, of which come the probabilities, then dy · vᵀ, of which with them comes ds, then ds · k.
+// ds is explained in backward_query.wgsl. Statistics of four rows make a vector.
 enable f16;
 
 alias real = f16; // element type of qkv, y, dy and dqkv
 const NH: u32 = 1;
 const HS: u32 = 32;
 const DROPOUT: bool = false;
-const QUERIES: u32 = 16;
-const KEYS: u32 = 32;
-const WORKGROUP_X: u32 = 8; // invocations that share a row
-const WORKGROUP_Y: u32 = 8;
 
 alias real4 = vec4<real>;
-const QUADS: u32 = HS / 4;
-const C: u32 = NH * QUADS; // in vectors of four, as are all strides below
-const INVOCATIONS: u32 = WORKGROUP_X * WORKGROUP_Y;
-const ROWS: u32 = QUERIES / WORKGROUP_Y; // queries of an invocation
-const COLUMNS: u32 = KEYS / WORKGROUP_X; // keys of an invocation, while it computes ds
-const COLUMN_QUADS: u32 = COLUMNS / 4;
-const PAIRS: u32 = ROWS * COLUMNS;
-const VECTORS: u32 = QUADS / WORKGROUP_X; // vectors of dq of an invocation in each of its rows
-const SUMS: u32 = ROWS * VECTORS;
-const Q_LOADS: u32 = QUERIES * QUADS / INVOCATIONS;
-const K_LOADS: u32 = KEYS * QUADS / INVOCATIONS;
-const PADDED: u32 = QUADS + 1; // rows one vector apart: neighbours' reads fall on different banks
-const PADDED_X: u32 = WORKGROUP_X + 1;
+const C: u32 = NH * HS / 4; // in vectors of four, as are all strides below
 const SCALE: f32 = 1.0 / sqrt(f32(HS));
 const LOWEST: f32 = -3.0e38;
 
@@ -40,178 +25,182 @@ const LOWEST: f32 = -3.0e38;
 @group(0) @binding(6) var<storage, read_write> delta: array<f32>;
 @group(0) @binding(7) var<uniform> sizes: Sizes;
 
-var<workgroup> qTile: array<array<array<real4, PADDED>, WORKGROUP_Y>, ROWS>;
-var<workgroup> dyTile: array<array<array<real4, PADDED>, WORKGROUP_Y>, ROWS>;
-var<workgroup> kTile: array<array<array<real4, PADDED>, WORKGROUP_X>, COLUMNS>;
-var<workgroup> vTile: array<array<array<real4, PADDED>, WORKGROUP_X>, COLUMNS>;
-var<workgroup> dsTile: array<array<array<array<vec4f, PADDED_X>, WORKGROUP_Y>, ROWS>, COLUMN_QUADS>;
+// Where q of a head is at t = 0, and y and dy of it.
+struct Head {
+  q: u32,
+  out: u32,
+}
 
-@compute @workgroup_size(WORKGROUP_X, WORKGROUP_Y)
+// A block of q or k, in the second round of dy or v. Past the end the last token is loaded again; what
+// comes of it is masked or never stored.
+fn loadPair(head: Head, firstQuery: u32, firstKey: u32, round: u32, block: u32, step: u32) -> Block {
+  let token = tokenOfPair(block);
+  let quad = quadOfPair(block, step);
+  var tokens: Block;
+  // unroll
+  for (var i = 0u; i < 4u; i++) {
+    if (block >= OWN_BLOCKS) {
+      let t = min(firstKey + token + i, sizes.T - 1);
+      tokens[i] = qkv[head.q + (1 + round) * C + t * 3 * C + quad];
+    } else if (round == 0) {
+      tokens[i] = qkv[head.q + min(firstQuery + token + i, sizes.T - 1) * 3 * C + quad];
+    } else {
+      tokens[i] = dy[head.out + min(firstQuery + token + i, sizes.T - 1) * C + quad];
+    }
+  }
+  return tokens;
+}
+
+fn loadKeys(head: Head, firstKey: u32, block: u32, part: u32) -> Block {
+  var tokens: Block;
+  // unroll
+  for (var i = 0u; i < 4u; i++) {
+    let t = min(firstKey + tokenOfPart(part, block / QUADS * 4 + i), sizes.T - 1);
+    tokens[i] = qkv[head.q + C + t * 3 * C + block % QUADS];
+  }
+  return tokens;
+}
+
+@compute @workgroup_size(SIZE)
 fn main(
   @builtin(workgroup_id) group: vec3u,
   @builtin(num_workgroups) groups: vec3u,
-  @builtin(local_invocation_id) local: vec3u,
-  @builtin(local_invocation_index) index: u32,
+  @builtin(local_invocation_index) id: u32,
 ) {
   let T = sizes.T;
-  let x = local.x;
-  let row = local.y;
-  let firstQuery = (groups.x - 1 - group.x) * QUERIES; // the longest rows start first
-  let head = group.y / NH * T * 3 * C + group.y % NH * QUADS; // q of this head at t = 0
-  let out = group.y / NH * T * C + group.y % NH * QUADS; // y and dy of this head at t = 0
-
-  // past the end the last token is loaded again; what comes of it is masked or never stored
-  // unroll
-  for (var n = 0u; n < Q_LOADS; n++) {
-    let i = index + n * INVOCATIONS;
-    let r = i / QUADS;
-    let t = min(firstQuery + r, T - 1);
-    qTile[r / WORKGROUP_Y][r % WORKGROUP_Y][i % QUADS] = qkv[head + t * 3 * C + i % QUADS];
-    dyTile[r / WORKGROUP_Y][r % WORKGROUP_Y][i % QUADS] = dy[out + t * C + i % QUADS];
-  }
+  let x = id % X;
+  let y4 = id / X;
+  let firstQuery = (groups.x - 1 - group.x) * OWN; // the longest rows start first
+  let sequence = group.y / NH * T;
+  let head = Head(
+    sequence * 3 * C + group.y % NH * QUADS,
+    sequence * C + group.y % NH * QUADS,
+  );
 
   // delta: each invocation its vectors, then all the same sum over the eight that share a row
-  var lse: array<f32, ROWS>;
-  var dyDotY: array<f32, ROWS>;
+  var lse: array<vec4f, ROWS>;
+  var dyDotY: array<vec4f, ROWS>;
   // unroll
   for (var r = 0u; r < ROWS; r++) {
-    let t = min(firstQuery + r * WORKGROUP_Y + row, T - 1);
-    lse[r] = logSumExp[group.y * T + t];
-    var products = vec4f();
+    var four: vec4f;
     // unroll
-    for (var n = 0u; n < VECTORS; n++) {
-      let i = out + t * C + n * WORKGROUP_X + x;
-      products = fma(vec4f(dy[i]), vec4f(y[i]), products);
+    for (var i = 0u; i < 4u; i++) {
+      let t = min(firstQuery + (y4 + r * Y) * 4 + i, T - 1);
+      lse[r][i] = logSumExp[group.y * T + t];
+      var products = vec4f();
+      // unroll
+      for (var n = 0u; n < VECTORS; n++) {
+        let at = head.out + t * C + n * X + x;
+        products = fma(vec4f(dy[at]), vec4f(y[at]), products);
+      }
+      four[i] = (products.x + products.y) + (products.z + products.w);
     }
-    dsTile[0][r][row][x] = products;
+    aTile[x][y4 + r * Y] = four;
   }
   workgroupBarrier();
   // unroll
   for (var r = 0u; r < ROWS; r++) {
-    var products = vec4f();
     // unroll
-    for (var i = 0u; i < WORKGROUP_X; i++) {
-      products += dsTile[0][r][row][i];
+    for (var i = 0u; i < X; i++) {
+      dyDotY[r] += aTile[i][y4 + r * Y];
     }
-    dyDotY[r] = (products.x + products.y) + (products.z + products.w);
   }
   workgroupBarrier();
 
-  var sums: array<vec4f, SUMS>;
-  let end = min(firstQuery + QUERIES, T);
-  for (var firstKey = 0u; firstKey < end; firstKey += KEYS) {
-    // unroll
-    for (var n = 0u; n < K_LOADS; n++) {
-      let i = index + n * INVOCATIONS;
-      let r = i / QUADS;
-      let k = head + min(firstKey + r, T - 1) * 3 * C + C + i % QUADS;
-      kTile[r / WORKGROUP_X][r % WORKGROUP_X][i % QUADS] = qkv[k];
-      vTile[r / WORKGROUP_X][r % WORKGROUP_X][i % QUADS] = qkv[k + C];
-    }
-    workgroupBarrier();
-
-    // Naga zeroes only once what a loop declares without a value
-    var scores = array<f32, PAIRS>(); // q · k
-    for (var i = 0u; i < sizes.quads; i++) {
-      var qs: array<vec4f, ROWS>;
-      // unroll
-      for (var r = 0u; r < ROWS; r++) {
-        qs[r] = vec4f(qTile[r][row][i]);
-      }
-      // unroll
-      for (var c = 0u; c < COLUMNS; c++) {
-        let k = vec4f(kTile[c][x][i]);
+  var fetched: array<Block, TURNS>;
+  // unroll
+  for (var i = 0u; i < PAIR_TURNS; i++) {
+    fetched[i] = loadPair(head, firstQuery, 0, 0, id + i * SIZE, 0);
+  }
+  var dq: array<vec4f, SUMS>;
+  let end = min(firstQuery + OWN, T);
+  for (var firstKey = 0u; firstKey < end; firstKey += WALKED) {
+    var ds: array<vec4f, PAIRS>; // probabilities after the first round
+    for (var round = 0u; round < 2; round++) {
+      var pairs = array<vec4f, PAIRS>(); // Naga zeroes once what a loop only declares
+      for (var step = 0u; step < STEPS; step++) {
         // unroll
-        for (var r = 0u; r < ROWS; r++) {
-          let xy = fma(qs[r].y, k.y, fma(qs[r].x, k.x, scores[r * COLUMNS + c]));
-          scores[r * COLUMNS + c] = fma(qs[r].w, k.w, fma(qs[r].z, k.z, xy));
+        for (var i = 0u; i < PAIR_TURNS; i++) {
+          if (id + i * SIZE < PAIR_BLOCKS) { keepPair(id + i * SIZE, fetched[i]); }
         }
-      }
-    }
-    var slopes = array<f32, PAIRS>(); // dy · v
-    for (var i = 0u; i < sizes.quads; i++) {
-      var dys: array<vec4f, ROWS>;
-      // unroll
-      for (var r = 0u; r < ROWS; r++) {
-        dys[r] = vec4f(dyTile[r][row][i]);
-      }
-      // unroll
-      for (var c = 0u; c < COLUMNS; c++) {
-        let v = vec4f(vTile[c][x][i]);
-        // unroll
-        for (var r = 0u; r < ROWS; r++) {
-          let xy = fma(dys[r].y, v.y, fma(dys[r].x, v.x, slopes[r * COLUMNS + c]));
-          slopes[r * COLUMNS + c] = fma(dys[r].w, v.w, fma(dys[r].z, v.z, xy));
+        workgroupBarrier();
+        // while a step is computed, the next is on its way
+        if (step + 1 < STEPS || round == 0) {
+          let isLast = step + 1 == STEPS;
+          let nextRound = select(round, 1u, isLast);
+          let nextStep = select(step + 1, 0u, isLast);
+          // unroll
+          for (var i = 0u; i < PAIR_TURNS; i++) {
+            fetched[i] = loadPair(head, firstQuery, firstKey, nextRound, id + i * SIZE, nextStep);
+          }
+        } else {
+          // unroll
+          for (var i = 0u; i < SUM_TURNS; i++) {
+            fetched[i] = loadKeys(head, firstKey, id + i * SIZE, 0);
+          }
         }
+        addPairs(&pairs, x, y4);
+        workgroupBarrier();
       }
-    }
 
-    if (firstKey + KEYS > firstQuery + 1) {
+      let crossing = firstKey + WALKED > firstQuery + 1;
       // unroll
-      for (var r = 0u; r < ROWS; r++) {
+      for (var r = 0u; r < ROWS4; r++) {
+        let query = firstQuery + (y4 + r / 4 * Y) * 4 + r % 4;
         // unroll
         for (var c = 0u; c < COLUMNS; c++) {
-          let masked = firstKey + c * WORKGROUP_X + x > firstQuery + r * WORKGROUP_Y + row;
-          scores[r * COLUMNS + c] = select(scores[r * COLUMNS + c], LOWEST, masked);
-        }
-      }
-    }
-    // unroll
-    for (var r = 0u; r < ROWS; r++) {
-      // unroll
-      for (var i = 0u; i < COLUMN_QUADS; i++) {
-        var ds: vec4f;
-        // unroll
-        for (var j = 0u; j < 4u; j++) {
-          let c = i * 4 + j;
-          let p = exp(fma(SCALE, scores[r * COLUMNS + c], -lse[r]));
-          var dp = slopes[r * COLUMNS + c];
-          if (DROPOUT) {
-            let t = group.y * T + firstQuery + r * WORKGROUP_Y + row;
-            let s = firstKey + c * WORKGROUP_X + x;
-            dp *= dropoutFactor(random[0], random[1], sizes.dropout, t * T + s);
-          }
-          ds[j] = p * (dp - dyDotY[r]);
-        }
-        dsTile[i][r][row][x] = ds;
-      }
-    }
-    workgroupBarrier();
-
-    // dsTile[i][r][row][s] are the keys s, s + WORKGROUP_X, …: four of the columns, not neighbours
-    for (var s = 0u; s < sizes.lanes; s++) {
-      // unroll
-      for (var i = 0u; i < COLUMN_QUADS; i++) {
-        var ds: array<vec4f, ROWS>;
-        // unroll
-        for (var r = 0u; r < ROWS; r++) {
-          ds[r] = dsTile[i][r][row][s];
-        }
-        // unroll
-        for (var j = 0u; j < 4u; j++) {
-          // unroll
-          for (var n = 0u; n < VECTORS; n++) {
-            let k = vec4f(kTile[i * 4 + j][s][n * WORKGROUP_X + x]);
-            // unroll
-            for (var r = 0u; r < ROWS; r++) {
-              sums[r * VECTORS + n] = fma(vec4f(ds[r][j]), k, sums[r * VECTORS + n]);
+          let key = firstKey + (x + c * X) * 4;
+          if (round == 0) {
+            let masked = vec4<bool>(crossing) & (vec4u(0, 1, 2, 3) + key > vec4u(query));
+            let scores = select(pairs[r * COLUMNS + c], vec4f(LOWEST), masked);
+            ds[r * COLUMNS + c] = exp(fma(vec4f(SCALE), scores, vec4f(-lse[r / 4][r % 4])));
+          } else {
+            var slopes = pairs[r * COLUMNS + c];
+            if (DROPOUT) {
+              let first = (group.y * T + query) * T + key;
+              // unroll
+              for (var j = 0u; j < 4u; j++) {
+                slopes[j] *= dropoutFactor(random[0], random[1], sizes.dropout, first + j);
+              }
             }
+            ds[r * COLUMNS + c] *= slopes - vec4f(dyDotY[r / 4][r % 4]);
           }
         }
       }
     }
-    workgroupBarrier();
+
+    for (var part = 0u; part < PARTS; part++) {
+      keepPart(part, &ds, x, y4);
+      // unroll
+      for (var i = 0u; i < SUM_TURNS; i++) {
+        if (id + i * SIZE < SUM_BLOCKS) { keepSum(id + i * SIZE, fetched[i]); }
+      }
+      workgroupBarrier();
+      if (part + 1 < PARTS) {
+        // unroll
+        for (var i = 0u; i < SUM_TURNS; i++) {
+          fetched[i] = loadKeys(head, firstKey, id + i * SIZE, part + 1);
+        }
+      } else {
+        // unroll
+        for (var i = 0u; i < PAIR_TURNS; i++) {
+          fetched[i] = loadPair(head, firstQuery, firstKey + WALKED, 0, id + i * SIZE, 0);
+        }
+      }
+      addSums(&dq, x, y4);
+      workgroupBarrier();
+    }
   }
 
   // unroll
-  for (var r = 0u; r < ROWS; r++) {
-    let t = firstQuery + r * WORKGROUP_Y + row;
+  for (var r = 0u; r < ROWS4; r++) {
+    let t = firstQuery + (y4 + r / 4 * Y) * 4 + r % 4;
     if (t < T) {
       // unroll
       for (var n = 0u; n < VECTORS; n++) {
-        dqkv[head + t * 3 * C + n * WORKGROUP_X + x] = real4(SCALE * sums[r * VECTORS + n]);
+        dqkv[head.q + t * 3 * C + n * X + x] = real4(SCALE * dq[r * VECTORS + n]);
       }
-      if (x == 0) { delta[group.y * T + t] = dyDotY[r]; }
+      if (x == 0) { delta[group.y * T + t] = dyDotY[r / 4][r % 4]; }
     }
   }
 }

@@ -1,36 +1,18 @@
 // y = dropout(softmax(q · kᵀ / √HS)) · v for every head, causal: forward.wgsl in tiles, for GPUs.
 // qkv: [B,T,3C], C = NH · HS; y: [B,T,C]; logSumExp: [B,NH,T] of the scaled scores
 //
-// A workgroup has QUERIES queries of one head and walks the keys up to its last query, KEYS at a
-// time. Both products, q · kᵀ and p · v, are sums in registers of what lies in workgroup memory;
-// README.md draws which elements are whose. A row's maximum must be known to all invocations that
-// share the row, its sum only in the end: until then each keeps the sum of its own columns.
+// A workgroup has OWN queries of one head and walks the keys up to its last query, WALKED at a time. A
+// row's maximum must be known to all invocations that share the row, its sum only in the end: until then
+// each keeps the sum of its own columns. Statistics of four rows make a vector.
 enable f16;
 
 alias real = f16; // element type of qkv and y
 const NH: u32 = 1;
 const HS: u32 = 32;
 const DROPOUT: bool = false;
-const QUERIES: u32 = 16;
-const KEYS: u32 = 32;
-const WORKGROUP_X: u32 = 8; // invocations that share a row
-const WORKGROUP_Y: u32 = 8;
 
 alias real4 = vec4<real>;
-const QUADS: u32 = HS / 4;
-const C: u32 = NH * QUADS; // in vectors of four, as are all strides below
-const INVOCATIONS: u32 = WORKGROUP_X * WORKGROUP_Y;
-const ROWS: u32 = QUERIES / WORKGROUP_Y; // queries of an invocation
-const COLUMNS: u32 = KEYS / WORKGROUP_X; // keys of an invocation, while it computes scores
-const COLUMN_QUADS: u32 = COLUMNS / 4;
-const SCORES: u32 = ROWS * COLUMNS;
-const VECTORS: u32 = QUADS / WORKGROUP_X; // vectors of y of an invocation in each of its rows
-const SUMS: u32 = ROWS * VECTORS;
-const X_QUADS: u32 = WORKGROUP_X / 4;
-const Q_LOADS: u32 = QUERIES * QUADS / INVOCATIONS;
-const K_LOADS: u32 = KEYS * QUADS / INVOCATIONS;
-const PADDED: u32 = QUADS + 1; // rows one vector apart: neighbours' reads fall on different banks
-const PADDED_X: u32 = WORKGROUP_X + 1;
+const C: u32 = NH * HS / 4; // in vectors of four, as are all strides below
 const SCALE: f32 = 1.0 / sqrt(f32(HS));
 const SCALE_LOG2: f32 = SCALE * 1.4426950408889634; // exp(SCALE · x) = exp2(SCALE_LOG2 · x)
 const LOWEST: f32 = -3.0e38;
@@ -41,180 +23,186 @@ const LOWEST: f32 = -3.0e38;
 @group(0) @binding(3) var<storage, read_write> logSumExp: array<f32>;
 @group(0) @binding(4) var<uniform> sizes: Sizes;
 
-// row r of a tile is [r / WORKGROUP_Y][r % WORKGROUP_Y] of q, [r / WORKGROUP_X][r % WORKGROUP_X] of kv
-var<workgroup> q: array<array<array<real4, PADDED>, WORKGROUP_Y>, ROWS>;
-var<workgroup> kv: array<array<array<real4, PADDED>, WORKGROUP_X>, COLUMNS>; // keys, then values
-var<workgroup> p: array<array<array<array<vec4f, PADDED_X>, WORKGROUP_Y>, ROWS>, COLUMN_QUADS>;
-var<workgroup> exchange: array<array<array<vec4f, X_QUADS>, WORKGROUP_Y>, ROWS>; // [row][x]
+// Past the end the last token is loaded again; what comes of it is masked or never stored.
+fn loadPair(head: u32, firstQuery: u32, firstKey: u32, block: u32, step: u32) -> Block {
+  let isKey = block >= OWN_BLOCKS;
+  let token = select(firstQuery, firstKey, isKey) + tokenOfPair(block);
+  let at = head + select(0u, C, isKey) + quadOfPair(block, step);
+  var tokens: Block;
+  // unroll
+  for (var i = 0u; i < 4u; i++) {
+    tokens[i] = qkv[at + min(token + i, sizes.T - 1) * 3 * C];
+  }
+  return tokens;
+}
 
-@compute @workgroup_size(WORKGROUP_X, WORKGROUP_Y)
+fn loadValues(head: u32, firstKey: u32, block: u32, part: u32) -> Block {
+  var tokens: Block;
+  // unroll
+  for (var i = 0u; i < 4u; i++) {
+    let token = min(firstKey + tokenOfPart(part, block / QUADS * 4 + i), sizes.T - 1);
+    tokens[i] = qkv[head + 2 * C + block % QUADS + token * 3 * C];
+  }
+  return tokens;
+}
+
+@compute @workgroup_size(SIZE)
 fn main(
   @builtin(workgroup_id) group: vec3u,
   @builtin(num_workgroups) groups: vec3u,
-  @builtin(local_invocation_id) local: vec3u,
-  @builtin(local_invocation_index) index: u32,
+  @builtin(local_invocation_index) id: u32,
 ) {
-  let T = sizes.T;
-  let x = local.x;
-  let row = local.y;
-  let firstQuery = (groups.x - 1 - group.x) * QUERIES; // the longest rows start first
-  let head = group.y / NH * T * 3 * C + group.y % NH * QUADS; // q of this head at t = 0
+  let x = id % X;
+  let y4 = id / X;
+  let firstQuery = (groups.x - 1 - group.x) * OWN; // the longest rows start first
+  let head = group.y / NH * sizes.T * 3 * C + group.y % NH * QUADS; // q of this head at t = 0
 
-  // past the end the last token is loaded again; what comes of it is masked or never stored
+  var fetched: array<Block, TURNS>;
   // unroll
-  for (var n = 0u; n < Q_LOADS; n++) {
-    let i = index + n * INVOCATIONS;
-    let r = i / QUADS;
-    let t = min(firstQuery + r, T - 1);
-    q[r / WORKGROUP_Y][r % WORKGROUP_Y][i % QUADS] = qkv[head + t * 3 * C + i % QUADS];
+  for (var i = 0u; i < PAIR_TURNS; i++) {
+    fetched[i] = loadPair(head, firstQuery, 0, id + i * SIZE, 0);
   }
-
   var sums: array<vec4f, SUMS>;
-  var highest: array<f32, ROWS>;
-  var total: array<f32, ROWS>;
+  var highest: array<vec4f, ROWS>;
+  var total: array<vec4f, ROWS>;
   // unroll
   for (var r = 0u; r < ROWS; r++) {
-    highest[r] = LOWEST;
+    highest[r] = vec4f(LOWEST);
   }
 
-  let end = min(firstQuery + QUERIES, T);
-  for (var firstKey = 0u; firstKey < end; firstKey += KEYS) {
-    // unroll
-    for (var n = 0u; n < K_LOADS; n++) {
-      let i = index + n * INVOCATIONS;
-      let r = i / QUADS;
-      let s = min(firstKey + r, T - 1);
-      kv[r / WORKGROUP_X][r % WORKGROUP_X][i % QUADS] = qkv[head + s * 3 * C + C + i % QUADS];
-    }
-    workgroupBarrier();
-
-    var scores = array<f32, SCORES>(); // Naga zeroes once what a loop only declares
-    for (var i = 0u; i < sizes.quads; i++) {
-      var qs: array<vec4f, ROWS>;
+  let end = min(firstQuery + OWN, sizes.T);
+  for (var firstKey = 0u; firstKey < end; firstKey += WALKED) {
+    var scores = array<vec4f, PAIRS>(); // Naga zeroes once what a loop only declares
+    for (var step = 0u; step < STEPS; step++) {
       // unroll
-      for (var r = 0u; r < ROWS; r++) {
-        qs[r] = vec4f(q[r][row][i]);
+      for (var i = 0u; i < PAIR_TURNS; i++) {
+        if (id + i * SIZE < PAIR_BLOCKS) { keepPair(id + i * SIZE, fetched[i]); }
       }
-      // unroll
-      for (var c = 0u; c < COLUMNS; c++) {
-        let k = vec4f(kv[c][x][i]);
+      workgroupBarrier();
+      // while a step is computed, the next is on its way
+      if (step + 1 < STEPS) {
         // unroll
-        for (var r = 0u; r < ROWS; r++) {
-          let xy = fma(qs[r].y, k.y, fma(qs[r].x, k.x, scores[r * COLUMNS + c]));
-          scores[r * COLUMNS + c] = fma(qs[r].w, k.w, fma(qs[r].z, k.z, xy));
+        for (var i = 0u; i < PAIR_TURNS; i++) {
+          fetched[i] = loadPair(head, firstQuery, firstKey, id + i * SIZE, step + 1);
+        }
+      } else {
+        // unroll
+        for (var i = 0u; i < SUM_TURNS; i++) {
+          fetched[i] = loadValues(head, firstKey, id + i * SIZE, 0);
         }
       }
+      addPairs(&scores, x, y4);
+      workgroupBarrier();
     }
-    if (firstKey + KEYS > firstQuery + 1) {
+
+    if (firstKey + WALKED > firstQuery + 1) {
       // unroll
-      for (var r = 0u; r < ROWS; r++) {
+      for (var r = 0u; r < ROWS4; r++) {
+        let query = firstQuery + (y4 + r / 4 * Y) * 4 + r % 4;
         // unroll
         for (var c = 0u; c < COLUMNS; c++) {
-          let masked = firstKey + c * WORKGROUP_X + x > firstQuery + r * WORKGROUP_Y + row;
-          scores[r * COLUMNS + c] = select(scores[r * COLUMNS + c], LOWEST, masked);
+          let key = vec4u(0, 1, 2, 3) + firstKey + (x + c * X) * 4;
+          scores[r * COLUMNS + c] =
+            select(scores[r * COLUMNS + c], vec4f(LOWEST), key > vec4u(query));
         }
       }
     }
+    // the tile of a lends its memory for the maxima
     // unroll
     for (var r = 0u; r < ROWS; r++) {
-      var most = scores[r * COLUMNS];
+      var most: vec4f;
       // unroll
-      for (var c = 1u; c < COLUMNS; c++) {
-        most = max(most, scores[r * COLUMNS + c]);
+      for (var i = 0u; i < 4u; i++) {
+        var four = scores[(4 * r + i) * COLUMNS];
+        // unroll
+        for (var c = 1u; c < COLUMNS; c++) {
+          four = max(four, scores[(4 * r + i) * COLUMNS + c]);
+        }
+        most[i] = max(max(four.x, four.y), max(four.z, four.w));
       }
-      exchange[r][row][x / 4][x % 4] = most;
+      aTile[x][y4 + r * Y] = most;
     }
     workgroupBarrier();
-
-    // the keys have been used: values take their place
-    // unroll
-    for (var n = 0u; n < K_LOADS; n++) {
-      let i = index + n * INVOCATIONS;
-      let r = i / QUADS;
-      let s = min(firstKey + r, T - 1);
-      kv[r / WORKGROUP_X][r % WORKGROUP_X][i % QUADS] =
-        qkv[head + s * 3 * C + 2 * C + i % QUADS];
-    }
     // unroll
     for (var r = 0u; r < ROWS; r++) {
-      var most = exchange[r][row][0];
+      var raised = highest[r];
       // unroll
-      for (var i = 1u; i < X_QUADS; i++) {
-        most = max(most, exchange[r][row][i]);
+      for (var i = 0u; i < X; i++) {
+        raised = max(raised, aTile[i][y4 + r * Y]);
       }
-      let raised = max(highest[r], max(max(most.x, most.y), max(most.z, most.w)));
       let decay = exp2(SCALE_LOG2 * (highest[r] - raised));
       highest[r] = raised;
       total[r] *= decay;
       // unroll
-      for (var i = 0u; i < VECTORS; i++) {
-        sums[r * VECTORS + i] *= decay;
-      }
-      // unroll
-      for (var i = 0u; i < COLUMN_QUADS; i++) {
-        var kept: vec4f;
+      for (var i = 0u; i < 4u; i++) {
         // unroll
-        for (var j = 0u; j < 4u; j++) {
-          let c = i * 4 + j;
-          kept[j] = exp2(SCALE_LOG2 * (scores[r * COLUMNS + c] - raised));
-          total[r] += kept[j];
-          if (DROPOUT) {
-            let t = group.y * T + firstQuery + r * WORKGROUP_Y + row;
-            let s = firstKey + c * WORKGROUP_X + x;
-            kept[j] *= dropoutFactor(random[0], random[1], sizes.dropout, t * T + s);
-          }
+        for (var n = 0u; n < VECTORS; n++) {
+          sums[(4 * r + i) * VECTORS + n] *= decay[i];
         }
-        p[i][r][row][x] = kept;
+        // unroll
+        for (var c = 0u; c < COLUMNS; c++) {
+          var p = exp2(SCALE_LOG2 * (scores[(4 * r + i) * COLUMNS + c] - vec4f(raised[i])));
+          total[r][i] += (p.x + p.y) + (p.z + p.w);
+          if (DROPOUT) {
+            let query = firstQuery + (y4 + r * Y) * 4 + i;
+            let first = (group.y * sizes.T + query) * sizes.T + firstKey + (x + c * X) * 4;
+            // unroll
+            for (var j = 0u; j < 4u; j++) {
+              p[j] *= dropoutFactor(random[0], random[1], sizes.dropout, first + j);
+            }
+          }
+          scores[(4 * r + i) * COLUMNS + c] = p;
+        }
       }
     }
     workgroupBarrier();
 
-    // p[i][r][row][k] are the keys k, k + WORKGROUP_X, …: four of the tile's columns, not neighbours
-    for (var k = 0u; k < sizes.lanes; k++) {
+    for (var part = 0u; part < PARTS; part++) {
+      keepPart(part, &scores, x, y4);
       // unroll
-      for (var i = 0u; i < COLUMN_QUADS; i++) {
-        var ps: array<vec4f, ROWS>;
+      for (var i = 0u; i < SUM_TURNS; i++) {
+        if (id + i * SIZE < SUM_BLOCKS) { keepSum(id + i * SIZE, fetched[i]); }
+      }
+      workgroupBarrier();
+      if (part + 1 < PARTS) {
         // unroll
-        for (var r = 0u; r < ROWS; r++) {
-          ps[r] = p[i][r][row][k];
+        for (var i = 0u; i < SUM_TURNS; i++) {
+          fetched[i] = loadValues(head, firstKey, id + i * SIZE, part + 1);
         }
+      } else {
         // unroll
-        for (var j = 0u; j < 4u; j++) {
-          // unroll
-          for (var n = 0u; n < VECTORS; n++) {
-            let v = vec4f(kv[i * 4 + j][k][n * WORKGROUP_X + x]);
-            // unroll
-            for (var r = 0u; r < ROWS; r++) {
-              sums[r * VECTORS + n] = fma(vec4f(ps[r][j]), v, sums[r * VECTORS + n]);
-            }
-          }
+        for (var i = 0u; i < PAIR_TURNS; i++) {
+          fetched[i] = loadPair(head, firstQuery, firstKey + WALKED, id + i * SIZE, 0);
         }
       }
+      addSums(&sums, x, y4);
+      workgroupBarrier();
     }
-    workgroupBarrier();
   }
 
   // unroll
   for (var r = 0u; r < ROWS; r++) {
-    exchange[r][row][x / 4][x % 4] = total[r];
+    aTile[x][y4 + r * Y] = total[r];
   }
   workgroupBarrier();
   // unroll
   for (var r = 0u; r < ROWS; r++) {
-    var parts = exchange[r][row][0];
+    var sum: vec4f;
     // unroll
-    for (var i = 1u; i < X_QUADS; i++) {
-      parts += exchange[r][row][i];
+    for (var i = 0u; i < X; i++) {
+      sum += aTile[i][y4 + r * Y];
     }
-    let sum = (parts.x + parts.y) + (parts.z + parts.w);
-    let t = firstQuery + r * WORKGROUP_Y + row;
-    if (t < T) {
-      let out = (group.y / NH * T + t) * C + group.y % NH * QUADS;
-      // unroll
-      for (var n = 0u; n < VECTORS; n++) {
-        y[out + n * WORKGROUP_X + x] = real4(sums[r * VECTORS + n] / sum);
+    // unroll
+    for (var i = 0u; i < 4u; i++) {
+      let t = firstQuery + (y4 + r * Y) * 4 + i;
+      if (t < sizes.T) {
+        let out = (group.y / NH * sizes.T + t) * C + group.y % NH * QUADS;
+        // unroll
+        for (var n = 0u; n < VECTORS; n++) {
+          y[out + n * X + x] = real4(sums[(4 * r + i) * VECTORS + n] / sum[i]);
+        }
+        if (x == 0) { logSumExp[group.y * sizes.T + t] = SCALE * highest[r][i] + log(sum[i]); }
       }
-      if (x == 0) { logSumExp[group.y * T + t] = SCALE * highest[r] + log(sum); }
     }
   }
 }

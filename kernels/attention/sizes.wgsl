@@ -2,6 +2,4 @@
 struct Sizes {
   dropout: vec4u, // site, threshold, bits of 1 / (1 - rate)
   T: u32,
-  quads: u32, // HS / 4 and WORKGROUP_X again, so that no compiler writes out the loops over them
-  lanes: u32,
 }

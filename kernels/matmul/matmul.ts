@@ -235,7 +235,7 @@ function tiledProduct(program: Program, product: Product, variant: string): void
   const { tile, splits } = parseTiles(variant);
   const vectors = { operands: true, result: true };
   // blocks of 4 × 4 elements, one an invocation and turn
-  const fetches = (width: number) => ceilDiv(width / 4 * TILE_K / 4, tile.X * tile.Y);
+  const blocks = (tileRows(tile) + tileColumns(tile)) / 4 * TILE_K / 4;
   const split = ceilDiv(ceilDiv(K, splits), TILE_K) * TILE_K;
   const columns = ceilDiv(N, 4) * 4;
   const partials = splits === 1 ? undefined : program.scratch([splits * M, columns]);
@@ -254,12 +254,13 @@ function tiledProduct(program: Program, product: Product, variant: string): void
       ...tile,
       EXTRA: stored.epilogue.tensors.length,
       TILE_K,
-      A_FETCHES: fetches(tileRows(tile)),
-      B_FETCHES: fetches(tileColumns(tile)),
+      FETCHES: ceilDiv(blocks, tile.X * tile.Y),
+      WHOLE_K: K % TILE_K === 0,
       TRANSPOSE_A: transposeA,
       TRANSPOSE_B: transposeB,
       aType: `vec4<${a.dtype}>`,
       bType: `vec4<${b.dtype}>`,
+      held: a.dtype === "f16" && b.dtype === "f16" ? "vec4<f16>" : "vec4f",
       yType: `vec4<${partials ? "f32" : y.dtype}>`,
     },
     // without a bias the slot shows b, which is never read there

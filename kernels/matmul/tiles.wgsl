@@ -1,9 +1,9 @@
 // y = a · b.   a: [M,K], or [K,M] transposed; b: [K,N], or [N,K] transposed; shape.wgsl: their layout
 //
-// A workgroup computes a tile of TILE_M × TILE_N sums. It walks K in steps of TILE_K: all invocations
-// fetch the step's parts of a and b into workgroup memory, where both lie with k outermost, and each
-// keeps 4·ROWS × 4·COLUMNS sums in registers, fed from there: per k ROWS + COLUMNS loads of four for
-// 16 · ROWS · COLUMNS multiply-adds.
+// A workgroup computes a tile of TILE_M × TILE_N sums. It walks K in steps of TILE_K, whose parts of a
+// and b lie in workgroup memory, both with k outermost. Each invocation keeps 4·ROWS × 4·COLUMNS sums in
+// registers, fed from there: per k ROWS + COLUMNS loads of four for 16 · ROWS · COLUMNS multiply-adds.
+// Meanwhile it fetches its blocks of the next step into registers.
 //
 //        b: TILE_N columns            What an invocation owns lies X vectors apart in columns and Y
 //        ┌──┬──┬──┬──┐                vectors apart in rows, so that neighbours read neighbouring
@@ -13,9 +13,9 @@
 //  ┌─┐   ┌──┬──┬──┬──┐                the other is the same for all k: its clamp, which Naga adds to
 //  │▓│   │  │▓▓│  │▓▓│                every index that it cannot prove, is computed once.
 //  ├─┤   ├──┼──┼──┼──┤
-//  │ │   │  │  │  │  │                Other workgroups on the same core compute while this one waits
-//  ├─┤   ├──┼──┼──┼──┤                for memory; fetching ahead, into registers and a second pair of
-//  │▓│   │  │▓▓│  │▓▓│                tiles, leaves room for fewer of them and cost 7 to 50 %.
+//  │ │   │  │  │  │  │                A second pair of tiles would save a barrier a step and costs more
+//  ├─┤   ├──┼──┼──┼──┤                than it gains: an H100 gives out some 52 KB of workgroup memory a
+//  │▓│   │  │▓▓│  │▓▓│                core, and fewer workgroups then run on each.
 //  └─┘   └──┴──┴──┴──┘
 //
 // Rows and columns past the edges are clamped and what comes of them is not stored; past the end of K
@@ -32,8 +32,9 @@ const ROWS: u32 = 2; // vectors of four rows an invocation
 const COLUMNS: u32 = 2; // vectors of four columns an invocation
 const X: u32 = 16; // invocations along the columns
 const Y: u32 = 8; // invocations along the rows
-const A_FETCHES: u32 = 1; // turns in which all invocations fetch the tile's part of a
-const B_FETCHES: u32 = 1;
+const FETCHES: u32 = 2; // turns in which all invocations fetch a step's parts of a and b
+const WHOLE_K: bool = false; // whether all steps lie inside K
+alias held = vec4f; // what is fetched ahead is held as: f16 where a and b are
 
 @group(0) @binding(0) var<storage, read> a: array<aType>;
 @group(0) @binding(1) var<storage, read> b: array<bType>;
@@ -50,67 +51,79 @@ const SUMS: u32 = ROWS4 * COLUMNS;
 var<workgroup> aTile: array<array<vec4f, M_PITCH>, TILE_K>;
 var<workgroup> bTile: array<array<vec4f, N_PITCH>, TILE_K>;
 
-// Each fetch brings 4 × 4 elements: four vectors along the stored rows, transposed where k is not
-// the slowest dimension of the stored matrix.
+// A block is 4 × 4 elements as they lie in memory, four vectors along the stored rows.
+alias Block = array<held, 4>;
 const A_BLOCKS: u32 = M4 * K4;
-const B_BLOCKS: u32 = N4 * K4;
+const BLOCKS: u32 = A_BLOCKS + N4 * K4;
+const WHOLE_TURNS: bool = BLOCKS % SIZE == 0;
 
-// Vectors k … k + 3 of a along k, zero past the end; or rows of a that is stored with k slowest.
-fn fetchA(block: u32, firstRow: u32, first: u32, end: u32) {
+// Rows of a along k, zero past the end; or rows k … k + 3 of a that is stored with k slowest.
+fn loadA(block: u32, firstRow: u32, first: u32, end: u32) -> Block {
+  var rows: Block;
   if (TRANSPOSE_A) {
-    let m4 = block % M4;
-    let k = block / M4 * 4;
-    let column = shape.aStart + min(firstRow / 4 + m4, (shape.M - 1) / 4);
+    let k = first + block / M4 * 4;
+    let column = shape.aStart + min(firstRow / 4 + block % M4, (shape.M - 1) / 4);
     // unroll
     for (var i = 0u; i < 4u; i++) {
-      let inside = first + k + i < end;
-      let row = min(first + k + i, shape.K - 1);
-      aTile[k + i][m4] = select(vec4f(), vec4f(a[column + row * shape.aStride]), inside);
+      let row = select(min(k + i, shape.K - 1), k + i, WHOLE_K);
+      let inside = WHOLE_K | (k + i < end);
+      rows[i] = select(held(), held(a[column + row * shape.aStride]), inside);
     }
   } else {
-    let m4 = block / K4;
-    let k = block % K4 * 4;
-    let column = shape.aStart + (first + k) / 4;
-    let inside = vec4u(0, 1, 2, 3) + first + k < vec4u(end);
-    var rows: mat4x4f;
+    let k = first + block % K4 * 4;
+    let column = shape.aStart + k / 4;
+    let inside = vec4<bool>(WHOLE_K) | (vec4u(0, 1, 2, 3) + k < vec4u(end));
     // unroll
     for (var i = 0u; i < 4u; i++) {
-      let row = min(firstRow + m4 * 4 + i, shape.M - 1);
-      rows[i] = select(vec4f(), vec4f(a[column + row * shape.aStride]), inside);
+      let row = min(firstRow + block / K4 * 4 + i, shape.M - 1);
+      rows[i] = select(held(), held(a[column + row * shape.aStride]), inside);
     }
-    rows = transpose(rows);
+  }
+  return rows;
+}
+
+fn loadB(block: u32, firstColumn: u32, first: u32) -> Block {
+  var rows: Block;
+  if (TRANSPOSE_B) {
+    let k = first + block % K4 * 4;
+    let column = select(min(k, shape.K - 1), k, WHOLE_K) / 4;
     // unroll
     for (var i = 0u; i < 4u; i++) {
-      aTile[k + i][m4] = rows[i];
+      let row = min(firstColumn + block / K4 * 4 + i, shape.N - 1);
+      rows[i] = held(b[column + row * shape.bStride]);
     }
+  } else {
+    let k = first + block / N4 * 4;
+    let column = min(firstColumn / 4 + block % N4, (shape.N - 1) / 4);
+    // unroll
+    for (var i = 0u; i < 4u; i++) {
+      let row = select(min(k + i, shape.K - 1), k + i, WHOLE_K);
+      rows[i] = held(b[column + row * shape.bStride]);
+    }
+  }
+  return rows;
+}
+
+// Blocks go into the tiles transposed where k is not the slowest dimension of the stored matrix.
+fn keepA(block: u32, rows: Block) {
+  let m4 = select(block / K4, block % M4, TRANSPOSE_A);
+  let k = 4 * select(block % K4, block / M4, TRANSPOSE_A);
+  var columns = mat4x4f(vec4f(rows[0]), vec4f(rows[1]), vec4f(rows[2]), vec4f(rows[3]));
+  if (!TRANSPOSE_A) { columns = transpose(columns); }
+  // unroll
+  for (var i = 0u; i < 4u; i++) {
+    aTile[k + i][m4] = columns[i];
   }
 }
 
-fn fetchB(block: u32, firstColumn: u32, first: u32) {
-  if (TRANSPOSE_B) {
-    let n4 = block / K4;
-    let k = block % K4 * 4;
-    let column = min((first + k) / 4, (shape.K - 1) / 4);
-    var rows: mat4x4f;
-    // unroll
-    for (var i = 0u; i < 4u; i++) {
-      let row = min(firstColumn + n4 * 4 + i, shape.N - 1);
-      rows[i] = vec4f(b[row * shape.bStride + column]);
-    }
-    rows = transpose(rows);
-    // unroll
-    for (var i = 0u; i < 4u; i++) {
-      bTile[k + i][n4] = rows[i];
-    }
-  } else {
-    let n4 = block % N4;
-    let k = block / N4 * 4;
-    let column = min(firstColumn / 4 + n4, (shape.N - 1) / 4);
-    // unroll
-    for (var i = 0u; i < 4u; i++) {
-      let row = min(first + k + i, shape.K - 1);
-      bTile[k + i][n4] = vec4f(b[row * shape.bStride + column]);
-    }
+fn keepB(block: u32, rows: Block) {
+  let n4 = select(block % N4, block / K4, TRANSPOSE_B);
+  let k = 4 * select(block / N4, block % K4, TRANSPOSE_B);
+  var columns = mat4x4f(vec4f(rows[0]), vec4f(rows[1]), vec4f(rows[2]), vec4f(rows[3]));
+  if (TRANSPOSE_B) { columns = transpose(columns); }
+  // unroll
+  for (var i = 0u; i < 4u; i++) {
+    bTile[k + i][n4] = columns[i];
   }
 }
 
@@ -125,19 +138,38 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) id
   let start = group.z * shape.split;
   let end = min(start + shape.split, shape.K);
 
+  var fetched: array<Block, FETCHES>;
+  // unroll
+  for (var i = 0u; i < FETCHES; i++) {
+    let block = id + i * SIZE;
+    if (block < A_BLOCKS) {
+      fetched[i] = loadA(block, firstRow, start, end);
+    } else if (WHOLE_TURNS || block < BLOCKS) {
+      fetched[i] = loadB(block - A_BLOCKS, firstColumn, start);
+    }
+  }
   var sums: array<vec4f, SUMS>;
   for (var first = start; first < end; first += TILE_K) {
     // unroll
-    for (var i = 0u; i < A_FETCHES; i++) {
+    for (var i = 0u; i < FETCHES; i++) {
       let block = id + i * SIZE;
-      if (block < A_BLOCKS) { fetchA(block, firstRow, first, end); }
-    }
-    // unroll
-    for (var i = 0u; i < B_FETCHES; i++) {
-      let block = id + i * SIZE;
-      if (block < B_BLOCKS) { fetchB(block, firstColumn, first); }
+      if (block < A_BLOCKS) {
+        keepA(block, fetched[i]);
+      } else if (WHOLE_TURNS || block < BLOCKS) {
+        keepB(block - A_BLOCKS, fetched[i]);
+      }
     }
     workgroupBarrier();
+    // what the last turn loads past the end is not used
+    // unroll
+    for (var i = 0u; i < FETCHES; i++) {
+      let block = id + i * SIZE;
+      if (block < A_BLOCKS) {
+        fetched[i] = loadA(block, firstRow, first + TILE_K, end);
+      } else if (WHOLE_TURNS || block < BLOCKS) {
+        fetched[i] = loadB(block - A_BLOCKS, firstColumn, first + TILE_K);
+      }
+    }
     // unroll
     for (var k = 0u; k < TILE_K; k++) {
       var as4: array<vec4f, ROWS>;

@@ -1,0 +1,162 @@
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  renameSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { basename, dirname, join, relative } from "node:path";
+
+/**
+ * A repository in the hub's standard cache, which Python's libraries share
+ * (https://huggingface.co/docs/huggingface_hub/guides/manage-cache):
+ *
+ *     datasets--OWNER--NAME/refs/main                  the commit that main was when it was last asked for
+ *     datasets--OWNER--NAME/snapshots/<commit>/<file>  a relative link to
+ *     datasets--OWNER--NAME/blobs/<etag>               the bytes
+ *     .locks/datasets--OWNER--NAME/<etag>.lock         held by the process that writes them
+ *
+ * The etag is the SHA-256 of files in the hub's large file storage, and git's hash of others.
+ *
+ * @module
+ */
+
+/** A file in the cache. */
+export interface CachedFile {
+  /** Where it lies. */
+  path: string;
+  /** The commit it belongs to. */
+  commit: string;
+  /** SHA-256 in hexadecimal, where the hub names it: of files in its large file storage. */
+  sha256?: string;
+}
+
+/** Whether a revision is a whole commit, which never means anything else. */
+export function isCommit(revision: string): boolean {
+  return /^[0-9a-f]{40}$/.test(revision);
+}
+
+/** Whether an etag is a SHA-256. */
+export function isSha256(etag: string): boolean {
+  return /^[0-9a-f]{64}$/.test(etag);
+}
+
+/** How often a lock that another process holds is tried. */
+const LOCK_POLL_MS = 500;
+
+/** One repository's part of the cache. All names must have been checked: they become paths. */
+export class RepositoryCache {
+  readonly #root: string;
+  readonly #folder: string;
+  readonly #directory: string;
+
+  /** The part of `type` (`dataset` or `model`) and `repo` (`OWNER/NAME`) in the cache at `root`. */
+  constructor(root: string, { type, repo }: { type: string; repo: string }) {
+    this.#root = root;
+    this.#folder = [`${type}s`, ...repo.split("/")].join("--");
+    this.#directory = join(root, this.#folder);
+  }
+
+  /** The commit that a revision was when the hub was last asked. */
+  commitOf(revision: string): string | undefined {
+    if (isCommit(revision)) return revision;
+    try {
+      const commit = readFileSync(this.#reference(revision), "utf8").trim();
+      return isCommit(commit) ? commit : undefined;
+    } catch {
+      return undefined;
+    }
+  }
+
+  /** Finds a file of a revision. */
+  find(revision: string, path: string): CachedFile | undefined {
+    const commit = this.commitOf(revision);
+    if (!commit) return undefined;
+    const pointer = this.#pointer(commit, path);
+    if (!existsSync(pointer)) return undefined;
+    let etag = "";
+    try {
+      etag = basename(readlinkSync(pointer));
+    } catch {
+      // the file itself, where links are refused
+    }
+    return { path: pointer, commit, ...(isSha256(etag) ? { sha256: etag } : {}) };
+  }
+
+  /** Lists the files of a revision that are there. */
+  list(revision: string): { path: string; bytes: number }[] {
+    const commit = this.commitOf(revision);
+    const root = commit && this.#pointer(commit, "");
+    if (!root || !existsSync(root)) return [];
+    return readdirSync(root, { recursive: true, encoding: "utf8" }).flatMap((path) => {
+      const file = statSync(join(root, path), { throwIfNoEntry: false });
+      return file?.isFile() ? [{ path: path.replaceAll("\\", "/"), bytes: file.size }] : [];
+    });
+  }
+
+  /**
+   * Adds a file, unless it is there.
+   *
+   * @param fetchBlob brings its bytes to a path; called where no other revision has the same, and only
+   * while no other process does so, Python's library included.
+   * @param waiting called if another process does so now, and repeated by `wait` until it is done.
+   */
+  async add(
+    { commit, path, etag }: { commit: string; path: string; etag: string },
+    { fetchBlob, onLocked, wait }: {
+      fetchBlob: (path: string) => Promise<void>;
+      onLocked: () => void;
+      wait: (milliseconds: number) => Promise<void>;
+    },
+  ): Promise<void> {
+    const pointer = this.#pointer(commit, path);
+    if (existsSync(pointer)) return;
+    const blob = join(this.#directory, "blobs", etag);
+    const lockPath = join(this.#root, ".locks", this.#folder, `${etag}.lock`);
+    for (const file of [pointer, blob, lockPath]) mkdirSync(dirname(file), { recursive: true });
+    using lock = Deno.openSync(lockPath, { create: true, write: true });
+    if (!lock.tryLockSync(true)) {
+      onLocked();
+      do await wait(LOCK_POLL_MS); while (!lock.tryLockSync(true));
+    }
+    if (existsSync(pointer)) return;
+    const isNew = !existsSync(blob);
+    if (isNew) await fetchBlob(blob);
+    linkTo(blob, pointer, { isNew });
+  }
+
+  /** Notes which commit a revision is, so that it is found when the hub is not. */
+  remember(revision: string, commit: string): void {
+    if (this.commitOf(revision) === commit) return;
+    const path = this.#reference(revision);
+    const temporary = `${path}.${crypto.randomUUID()}.tmp`;
+    mkdirSync(dirname(path), { recursive: true });
+    writeFileSync(temporary, commit);
+    renameSync(temporary, path);
+  }
+
+  #reference(revision: string): string {
+    return join(this.#directory, "refs", ...revision.split("/"));
+  }
+
+  #pointer(commit: string, path: string): string {
+    return join(this.#directory, "snapshots", commit, ...path.split("/"));
+  }
+}
+
+/** Where links are refused, a new blob takes the name and an old one is copied, as Python's library does. */
+function linkTo(blob: string, pointer: string, { isNew }: { isNew: boolean }): void {
+  rmSync(pointer, { force: true }); // it may be a link to a blob that is gone
+  try {
+    symlinkSync(relative(dirname(pointer), blob), pointer);
+  } catch {
+    if (isNew) renameSync(blob, pointer);
+    else copyFileSync(blob, pointer);
+  }
+}

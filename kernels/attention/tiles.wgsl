@@ -1,0 +1,144 @@
+// Products of tiles, 16 terms at a time. Completes the kernels in tiles; README.md draws it.
+const ROWS: u32 = 2; // vectors of four own tokens of an invocation
+const COLUMNS: u32 = 2; // vectors of four walked tokens of an invocation
+const Y: u32 = 8; // invocations along the own tokens
+const X: u32 = 8; // invocations along the walked tokens, and along the components of a head
+
+const SIZE: u32 = X * Y;
+const OWN: u32 = 4 * Y * ROWS; // tokens of the workgroup
+const WALKED: u32 = 4 * X * COLUMNS; // tokens that it walks at a time
+const QUADS: u32 = HS / 4;
+const VECTORS: u32 = QUADS / X; // vectors of four components of an invocation
+const TERMS: u32 = 16;
+const STEPS: u32 = HS / TERMS; // along the components
+const PARTS: u32 = 2 * COLUMNS; // along the walked tokens
+const ROWS4: u32 = 4 * ROWS;
+const PAIRS: u32 = ROWS4 * COLUMNS;
+const SUMS: u32 = ROWS4 * VECTORS;
+const OWN_PITCH: u32 = Y * ROWS + 1; // one more, against bank conflicts of transposing stores
+const WIDTH: u32 = max(X * COLUMNS, QUADS) + 1;
+
+// both with the terms outermost
+var<workgroup> aTile: array<array<vec4f, OWN_PITCH>, TERMS>;
+var<workgroup> bTile: array<array<vec4f, WIDTH>, TERMS>;
+
+// What an invocation fetches at a time: four tokens, four components of each.
+alias Block = array<real4, 4>;
+const OWN_BLOCKS: u32 = OWN / 4 * (TERMS / 4);
+const PAIR_BLOCKS: u32 = OWN_BLOCKS + WALKED / 4 * (TERMS / 4);
+const SUM_BLOCKS: u32 = TERMS / 4 * QUADS;
+const PAIR_TURNS: u32 = 2; // turns in which all invocations fetch the blocks of a step
+const SUM_TURNS: u32 = 1;
+const TURNS: u32 = max(PAIR_TURNS, SUM_TURNS);
+
+// First token of the own or walked ones, and vector of components, of a block of a step.
+fn tokenOfPair(block: u32) -> u32 {
+  return select(block - OWN_BLOCKS, block, block < OWN_BLOCKS) / (TERMS / 4) * 4;
+}
+fn quadOfPair(block: u32, step: u32) -> u32 {
+  return step * (TERMS / 4) + block % (TERMS / 4);
+}
+
+// Tokens go into the tiles as columns, terms are their components.
+fn keepPair(block: u32, tokens: Block) {
+  let columns = transpose(
+    mat4x4f(vec4f(tokens[0]), vec4f(tokens[1]), vec4f(tokens[2]), vec4f(tokens[3])),
+  );
+  let k = block % (TERMS / 4) * 4;
+  let token = tokenOfPair(block) / 4;
+  if (block < OWN_BLOCKS) {
+    // unroll
+    for (var i = 0u; i < 4u; i++) {
+      aTile[k + i][token] = columns[i];
+    }
+  } else {
+    // unroll
+    for (var i = 0u; i < 4u; i++) {
+      bTile[k + i][token] = columns[i];
+    }
+  }
+}
+
+// The walked token that is term k of a part: an invocation has two in each, side by side.
+fn tokenOfPart(part: u32, k: u32) -> u32 {
+  return (k / 2 + part / 2 * X) * 4 + part % 2 * 2 + k % 2;
+}
+
+// Tokens go into the tile of b as rows, terms are the tokens.
+fn keepSum(block: u32, tokens: Block) {
+  // unroll
+  for (var i = 0u; i < 4u; i++) {
+    bTile[block / QUADS * 4 + i][block % QUADS] = vec4f(tokens[i]);
+  }
+}
+
+// A part of the pairs goes into the tile of a, terms are the walked tokens.
+fn keepPart(part: u32, pairs: ptr<function, array<vec4f, PAIRS>>, x: u32, y: u32) {
+  // unroll
+  for (var p = 0u; p < PARTS; p++) {
+    if (part == p) {
+      // unroll
+      for (var e = 0u; e < 2u; e++) {
+        // unroll
+        for (var r = 0u; r < ROWS; r++) {
+          aTile[2 * x + e][y + r * Y] = vec4f(
+            (*pairs)[(4 * r) * COLUMNS + p / 2][p % 2 * 2 + e],
+            (*pairs)[(4 * r + 1) * COLUMNS + p / 2][p % 2 * 2 + e],
+            (*pairs)[(4 * r + 2) * COLUMNS + p / 2][p % 2 * 2 + e],
+            (*pairs)[(4 * r + 3) * COLUMNS + p / 2][p % 2 * 2 + e],
+          );
+        }
+      }
+    }
+  }
+}
+
+// pairs += aᵀ · b, own tokens by walked ones
+fn addPairs(pairs: ptr<function, array<vec4f, PAIRS>>, x: u32, y: u32) {
+  // unroll
+  for (var k = 0u; k < TERMS; k++) {
+    var as4: array<vec4f, ROWS>;
+    var bs4: array<vec4f, COLUMNS>;
+    // unroll
+    for (var r = 0u; r < ROWS; r++) {
+      as4[r] = aTile[k][y + r * Y];
+    }
+    // unroll
+    for (var c = 0u; c < COLUMNS; c++) {
+      bs4[c] = bTile[k][x + c * X];
+    }
+    // unroll
+    for (var r = 0u; r < ROWS4; r++) {
+      // unroll
+      for (var c = 0u; c < COLUMNS; c++) {
+        (*pairs)[r * COLUMNS + c] =
+          fma(vec4f(as4[r / 4][r % 4]), bs4[c], (*pairs)[r * COLUMNS + c]);
+      }
+    }
+  }
+}
+
+// sums += aᵀ · b, own tokens by components
+fn addSums(sums: ptr<function, array<vec4f, SUMS>>, x: u32, y: u32) {
+  // unroll
+  for (var k = 0u; k < TERMS; k++) {
+    var as4: array<vec4f, ROWS>;
+    var bs4: array<vec4f, VECTORS>;
+    // unroll
+    for (var r = 0u; r < ROWS; r++) {
+      as4[r] = aTile[k][y + r * Y];
+    }
+    // unroll
+    for (var n = 0u; n < VECTORS; n++) {
+      bs4[n] = bTile[k][x + n * X];
+    }
+    // unroll
+    for (var r = 0u; r < ROWS4; r++) {
+      // unroll
+      for (var n = 0u; n < VECTORS; n++) {
+        (*sums)[r * VECTORS + n] =
+          fma(vec4f(as4[r / 4][r % 4]), bs4[n], (*sums)[r * VECTORS + n]);
+      }
+    }
+  }
+}
