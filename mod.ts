@@ -46,7 +46,25 @@ export {
   listHubFiles,
   parseHubSpec,
 } from "./data/hub.ts";
-export type { TokenizedText } from "./data/token_file.ts";
+export {
+  type DataProgress,
+  type DataSources,
+  type DataSpec,
+  fileSource,
+  openSources,
+  type Portion,
+  type Source,
+  type SourceOptions,
+  textSource,
+} from "./data/sources.ts";
+export type { Piece } from "./data/documents.ts";
+export {
+  TokenFile,
+  type TokenFileOrigin,
+  type TokenizedText,
+  type Tokens,
+} from "./data/token_file.ts";
+export { type TokenizedSource, type TokenizeOptions, tokenizeSource } from "./data/tokenize.ts";
 export { type Judgement, judgeStory, sampleStories, storyEntropy } from "./data/stories.ts";
 export {
   compactTokenizer,

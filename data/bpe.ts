@@ -21,14 +21,24 @@ export function createMerger(merges: readonly Merge[]): (tokens: readonly number
   merges.forEach(({ left, right }, rank) => ranks.set(left, right, rank));
   const results = Uint32Array.from(merges, ({ merged }) => merged);
   const queue = new MinHeap();
+  // a list of the tokens that are left, linked by place; kept, as most words are short
+  let ids = new Int32Array(0), next = ids, previous = ids;
 
   return (tokens) => {
     const count = tokens.length;
     if (count < 2) return [...tokens];
-    // a list of the tokens that are left, linked by place
-    const ids = Int32Array.from(tokens);
-    const next = Int32Array.from(tokens, (_, i) => i + 1);
-    const previous = Int32Array.from(tokens, (_, i) => i - 1);
+    if (ids.length < count) {
+      [ids, next, previous] = [1, 2, 3].map(() => new Int32Array(2 * count)) as [
+        typeof ids,
+        typeof ids,
+        typeof ids,
+      ];
+    }
+    for (let place = 0; place < count; place++) {
+      ids[place] = tokens[place]!;
+      next[place] = place + 1;
+      previous[place] = place - 1;
+    }
 
     const offer = (place: number) => {
       const rank = ranks.get(ids[place]!, ids[next[place]!]!);

@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
-import { type DataSources, openSources, type SourceOptions, textSource } from "./sources.ts";
-import { expectedTokens, SAMPLE_COUNT, sampleStories, storyEntropy } from "./stories.ts";
+import { type DataSources, type DataSpec, openSources, type SourceOptions } from "./sources.ts";
+import { expectedTokens, storyEntropy } from "./stories.ts";
 import { renumbered, type TokenizedText } from "./token_file.ts";
 import { findTokenized, type TokenizedSource, tokenizeSource } from "./tokenize.ts";
 import { compactTokenizer, gpt2Tokenizer, type Tokenizer } from "./tokenizer.ts";
@@ -12,6 +12,8 @@ export type VocabularyMode = "auto" | "full" | "compact";
 export interface Corpus {
   /** What it is called in messages: `sample`, `tinystories`, or the files' names. */
   readonly name: string;
+  /** What was named, each file of the hub at the commit that was found. */
+  readonly data: DataSpec;
   /** The tokenizer of both texts. */
   readonly tokenizer: Tokenizer;
   /** What to train on. */
@@ -34,13 +36,13 @@ export interface Corpus {
 
 /** What to load, and how. */
 export interface CorpusOptions extends SourceOptions {
-  /** `sample`, the built-in stories; `tinystories`; or files, see `openSources()`. */
-  readonly data: "sample" | "tinystories" | readonly string[];
+  /** What to read: see `openSources()`. */
+  readonly data: DataSpec;
   /** `auto` unless said otherwise. */
   readonly vocabulary?: VocabularyMode;
   /** The tokenizer that the vocabulary is taken from: GPT-2's, unless given; `auto` leaves others whole. */
-  readonly baseTokenizer?: Tokenizer;
-  /** The tokenizer of a model that is there already: the text comes in its ids. */
+  readonly baseTokenizer?: Tokenizer | undefined;
+  /** The tokenizer of a model that is there already: the text comes in its ids, as they are. */
   readonly tokenizer?: Tokenizer;
   /** Where token files are kept; without, the tokens stay in memory. */
   readonly cacheDirectory?: string;
@@ -50,9 +52,6 @@ export interface CorpusOptions extends SourceOptions {
 
 /** `auto` takes the compact vocabulary where the data uses less than this share of the full one. */
 const COMPACT_SHARE = 1 / 5;
-
-/** The seed of the data set `sample`: it is one fixed text. */
-const SAMPLE_SEED = 1;
 
 /** Tokens in GPT-2's vocabulary. */
 const GPT2_TOKENS = 50257;
@@ -67,7 +66,7 @@ const GPT2_TOKENS = 50257;
  */
 export async function loadCorpus(options: CorpusOptions): Promise<Corpus> {
   const { data, vocabulary = "auto", baseTokenizer } = options;
-  const sources = await openData(data, options);
+  const sources = await openSources(data, options);
   const base = async () => baseTokenizer ?? await gpt2Tokenizer();
   const texts = options.tokenizer
     ? await tokenizeFor(options.tokenizer, sources, { ...options, base })
@@ -75,22 +74,25 @@ export async function loadCorpus(options: CorpusOptions): Promise<Corpus> {
 
   const { used } = texts;
   let { tokenizer, training, validation } = texts;
-  let chosen = texts.vocabulary;
-  if (!options.tokenizer && vocabulary !== "full") {
+  let compact = false;
+  if (vocabulary !== "full") {
     const auto = !baseTokenizer && used.length < COMPACT_SHARE * tokenizer.vocabularySize;
-    if (vocabulary === "compact" || auto) {
-      ({ tokenizer, training, validation } = renumber(
-        texts,
-        await compactTokenizer(tokenizer, used),
-      ));
-      chosen = "compact";
-    }
+    compact = options.tokenizer
+      ? tokenizer.vocabularySize < GPT2_TOKENS
+      : vocabulary === "compact" || auto;
+  }
+  if (compact && !options.tokenizer) {
+    ({ tokenizer, training, validation } = renumber(
+      texts,
+      await compactTokenizer(tokenizer, used),
+    ));
   }
   return {
     name: sources.training.name,
     ...{ tokenizer, training, validation },
+    data: sources.data,
     ownValidation: sources.validation !== undefined,
-    vocabulary: chosen,
+    vocabulary: compact ? "compact" : "full",
     ...(data === "sample" ? { entropyPerToken: sampleEntropyPerToken(tokenizer) } : {}),
     cached: texts.cached,
     hash: texts.hash,
@@ -104,18 +106,12 @@ export async function loadCorpus(options: CorpusOptions): Promise<Corpus> {
 /** Tokenizes a whole data set for evaluation, holding nothing back. */
 export async function loadWhole(
   options: Omit<CorpusOptions, "data" | "tokenizer" | "baseTokenizer" | "vocabulary"> & {
-    readonly data: readonly string[];
+    readonly data: DataSpec;
     readonly tokenizer: Tokenizer;
   },
 ): Promise<TokenizedText> {
   const { training } = await openSources(options.data, options);
   return (await tokenizeSource(training, { ...options, holdOut: false })).text;
-}
-
-function openData(data: CorpusOptions["data"], options: SourceOptions): Promise<DataSources> {
-  if (data !== "sample") return openSources(data, options);
-  const stories = sampleStories({ seed: SAMPLE_SEED, count: SAMPLE_COUNT });
-  return Promise.resolve({ training: textSource("sample", stories) });
 }
 
 /** Both texts of a data set, in the ids of one tokenizer. */
@@ -125,7 +121,6 @@ interface Texts {
   validation: TokenizedText;
   /** Ids that occur in either, in ascending order. */
   used: readonly number[];
-  vocabulary: "full" | "compact";
   cached: boolean;
   hash: string;
 }
@@ -138,7 +133,12 @@ async function tokenize(
   const one = (source: DataSources["training"], holdOut: boolean) =>
     tokenizeSource(source, { ...options, tokenizer, holdOut });
   const training = await one(sources.training, !sources.validation);
-  return textsOf(tokenizer, training, sources.validation && await one(sources.validation, false));
+  try {
+    return textsOf(tokenizer, training, sources.validation && await one(sources.validation, false));
+  } catch (error) {
+    training.text.close();
+    throw error;
+  }
 }
 
 /** What the cache has of a data set. */
@@ -172,7 +172,6 @@ function textsOf(
     training: training.text,
     validation: validation?.text ?? training.heldOut!,
     used,
-    vocabulary: tokenizer.vocabularySize < GPT2_TOKENS ? "compact" : "full",
     cached: training.cached && (validation?.cached ?? true),
     hash: validation
       ? createHash("sha256").update(training.textHash).update(validation.textHash).digest("hex")
@@ -218,6 +217,5 @@ function renumber(texts: Texts, compact: Tokenizer): Texts {
     tokenizer: compact,
     training: renumbered(texts.training, newIds),
     validation: renumbered(texts.validation, newIds),
-    vocabulary: "compact",
   };
 }

@@ -20,7 +20,7 @@ export interface Piece {
 }
 
 /** Bytes in a piece at most. */
-export const LARGEST_PIECE = 2 ** 20;
+export const LARGEST_PIECE = 2 ** 18;
 
 /** Bytes in a line at most, where a line is a document: it has to be parsed whole. */
 const LONGEST_LINE = 32 * 2 ** 20;
@@ -169,6 +169,12 @@ export async function* linePieces(
     let at = number === 0 && hasByteOrderMark(window) ? 3 : 0;
     for (let end; at < window.length; at = end + 1) {
       end = window.indexOf(LINE_FEED, at);
+      if ((end < 0 ? window.length : end) - at > longest) {
+        throw new RangeError(
+          `Cannot read data file ${file} as line ${number + 1} must be at most ` +
+            `${longest / 2 ** 20} MiB long: it is longer`,
+        );
+      }
       if (end < 0 && !last) break;
       if (end < 0) end = window.length;
       number++;
@@ -176,12 +182,6 @@ export async function* linePieces(
       if (!isBlank(bytes)) pieces.push({ bytes, begins: true, ends: true, place: number });
     }
     window = window.subarray(at);
-    if (window.length > longest) {
-      throw new RangeError(
-        `Cannot read data file ${file} as line ${number + 1} must be at most ` +
-          `${longest / 2 ** 20} MiB long: it is longer`,
-      );
-    }
     yield pieces;
   }
 }

@@ -1,7 +1,12 @@
+import { createMerger } from "./bpe.ts";
+import { BYTE_ALPHABET } from "./byte_alphabet.ts";
+import { mergedPair, type TokenizerFile } from "./tokenizer_file.ts";
+import { classOf, SPACE } from "./words.ts";
+
 /**
- * Byte-pair encoding in bulk: what `Tokenizer.encodeDocument()` gives, from UTF-8 bytes to ids, out of
- * flat tables that all workers share.  A tokenizer of strings and maps takes a hundred megabytes in
- * every worker; this one takes three.
+ * Byte-level BPE in bulk: the ids that `Tokenizer.encodeDocument()` gives, straight from UTF-8 bytes, out
+ * of flat tables that all workers share. So a worker takes some megabytes of memory, where the tokenizer
+ * with its strings and maps takes a hundred, and is several times as fast.
  *
  * @module
  */
@@ -10,29 +15,8 @@
 export interface EncoderTables {
   /** i32 [256]: id of each byte. */
   readonly byteIds: Int32Array;
-  /** i32 [slots, 4]: a hash table of merges; left id + 1, right id, rank, merged id. */
+  /** i32 [merges, 3]: ids of left, right and merged, in the order in which they are merged. */
   readonly merges: Int32Array;
-  /** u8 [0x110000]: class of each code point. */
-  readonly classes: Uint8Array;
-}
-
-/** What GPT-2's pattern tells apart: ` ?\p{L}+`, ` ?\p{N}+`, white space, and the rest. */
-const LETTER = 1, NUMBER = 2, SPACE = 3;
-
-/** What this code reads of a `tokenizer.json`. */
-interface TokenizerFile {
-  added_tokens?: { content: string }[];
-  normalizer?: unknown;
-  pre_tokenizer?: { type?: string; add_prefix_space?: boolean; use_regex?: boolean };
-  model?: {
-    type?: string;
-    vocab?: Record<string, number>;
-    merges?: (string | [string, string])[];
-    dropout?: number | null;
-    ignore_merges?: boolean;
-    continuing_subword_prefix?: string | null;
-    end_of_word_suffix?: string | null;
-  };
 }
 
 /**
@@ -40,82 +24,29 @@ interface TokenizerFile {
  * any other, which its own `encodeDocument()` must then encode.
  */
 export function encoderTables(tokenizerJson: string): EncoderTables | undefined {
-  const { added_tokens, normalizer, pre_tokenizer, model } = JSON.parse(
-    tokenizerJson,
-  ) as TokenizerFile;
-  const plain = model?.type === "BPE" && !model.dropout && !model.ignore_merges &&
-    !model.continuing_subword_prefix && !model.end_of_word_suffix && !normalizer &&
-    pre_tokenizer?.type === "ByteLevel" && !pre_tokenizer.add_prefix_space &&
-    pre_tokenizer.use_regex !== false && added_tokens?.length === 1;
-  if (!plain) return undefined;
-  const vocab = new Map(Object.entries(model.vocab ?? {}));
-  const merges = model.merges ?? [];
+  const file: TokenizerFile = JSON.parse(tokenizerJson);
+  const { model, normalizer, pre_tokenizer: words, added_tokens: added = [] } = file;
+  const { vocab, merges: pairs = [] } = model;
+  const plain = model.type === "BPE" && !model.dropout && !model.continuing_subword_prefix &&
+    !model.end_of_word_suffix && !model.ignore_merges && !normalizer &&
+    words?.type === "ByteLevel" && !words.add_prefix_space && words.use_regex !== false &&
+    added.every(({ special }) => special);
+  if (!plain || typeof vocab !== "object" || Array.isArray(vocab)) return undefined;
+  const ids = new Map(Object.entries(vocab as Record<string, number>));
 
-  const byteIds = shared(Int32Array, 256);
-  for (const [byte, character] of byteAlphabet().entries()) {
-    const id = vocab.get(character);
-    if (id === undefined) return undefined;
-    byteIds[byte] = id;
-  }
-  const table = shared(Int32Array, 4 * 2 ** Math.ceil(Math.log2(2 * merges.length + 1)));
-  for (const [rank, merge] of merges.entries()) {
-    const [left, right] = typeof merge === "string" ? merge.split(" ") as [string, string] : merge;
-    const [l, r, merged] = [vocab.get(left), vocab.get(right), vocab.get(left + right)];
-    if (l === undefined || r === undefined || merged === undefined) return undefined;
-    const slot = slotOf(table, l, r);
-    if (table[slot] === 0) table.set([l + 1, r, rank, merged], slot);
-  }
-  return { byteIds, merges: table, classes: classesOfCodePoints() };
+  const byteIds = shared(BYTE_ALPHABET.map((byte) => ids.get(byte)));
+  const merges = shared(pairs.flatMap((pair) => {
+    const [left, right] = mergedPair(pair);
+    return [left, right, left + right].map((token) => ids.get(token));
+  }));
+  return byteIds && merges && { byteIds, merges };
 }
 
-function shared<A>(
-  Type: { new (buffer: SharedArrayBuffer): A; BYTES_PER_ELEMENT: number },
-  length: number,
-): A {
-  return new Type(new SharedArrayBuffer(length * Type.BYTES_PER_ELEMENT));
-}
-
-/** Where a pair stands in the table of merges, or the empty slot where it would. */
-function slotOf(table: Int32Array, left: number, right: number): number {
-  const mask = table.length / 4 - 1;
-  let hash = Math.imul(left, 0x9e3779b1) ^ Math.imul(right, 0x85ebca6b);
-  hash ^= hash >>> 15;
-  for (let slot = hash & mask;; slot = (slot + 1) & mask) {
-    const key = table[4 * slot]!;
-    if (key === 0 || (key === left + 1 && table[4 * slot + 1] === right)) return 4 * slot;
-  }
-}
-
-/** GPT-2 writes each byte as a printable character: bytes that print as they are, others from U+0100. */
-function byteAlphabet(): string[] {
-  let next = 0x100;
-  return Array.from({ length: 256 }, (_, byte) => {
-    const printable = byte >= 0x21 && byte <= 0x7e ||
-      byte >= 0xa1 && byte <= 0xff && byte !== 0xad;
-    return String.fromCharCode(printable ? byte : next++);
-  });
-}
-
-function classesOfCodePoints(): Uint8Array {
-  const classes = shared(Uint8Array, 0x110000);
-  const block = 0x1000;
-  for (let first = 0; first < classes.length; first += block) {
-    if (first >= 0xd800 && first < 0xe000) continue; // surrogates, which UTF-8 has not
-    const text = String.fromCodePoint(...Array.from({ length: block }, (_, i) => first + i));
-    const width = first < 0x10000 ? 1 : 2; // UTF-16 units a code point
-    for (
-      const [kind, runs] of [
-        [LETTER, /\p{L}+/gu],
-        [NUMBER, /\p{N}+/gu],
-        [SPACE, /\p{White_Space}+/gu],
-      ] as const
-    ) {
-      for (const { 0: run, index } of text.matchAll(runs)) {
-        classes.fill(kind, first + index / width, first + (index + run.length) / width);
-      }
-    }
-  }
-  return classes;
+function shared(values: readonly (number | undefined)[]): Int32Array | undefined {
+  if (values.includes(undefined)) return undefined;
+  const array = new Int32Array(new SharedArrayBuffer(4 * values.length));
+  array.set(values as number[]);
+  return array;
 }
 
 /** Words up to this many bytes are remembered. */
@@ -134,7 +65,10 @@ export class Encoder {
   /** Ids so far. */
   length = 0;
 
-  readonly #tables: EncoderTables;
+  readonly #byteIds: Int32Array;
+  /** u8 [0x110000]: the class of each code point, filled in as they occur. */
+  readonly #classes = new Uint8Array(0x110000);
+  readonly #merge: (tokens: readonly number[]) => readonly number[];
   // the remembered words: a hash table of word numbers + 1, and where each one's bytes and ids end
   readonly #slots = new Int32Array(2 * REMEMBERED);
   readonly #byteEnds = new Int32Array(REMEMBERED + 1);
@@ -142,11 +76,17 @@ export class Encoder {
   readonly #bytes = new Uint8Array(12 * REMEMBERED);
   readonly #wordIds = new Uint32Array(4 * REMEMBERED);
   #words = 0;
-  readonly #merger: Merger;
 
-  constructor(tables: EncoderTables) {
-    this.#tables = tables;
-    this.#merger = new Merger(tables);
+  constructor({ byteIds, merges }: EncoderTables) {
+    this.#byteIds = byteIds;
+    this.#merge = createMerger(Array.from({ length: merges.length / 3 }, (_, i) => {
+      const [left, right, merged] = merges.subarray(3 * i, 3 * i + 3) as unknown as [
+        number,
+        number,
+        number,
+      ];
+      return { left, right, merged };
+    }));
   }
 
   /** Forgets the ids so far, and gives back the room that only an unusual text needs. */
@@ -162,10 +102,8 @@ export class Encoder {
   }
 
   /**
-   * Appends the ids of the text in `bytes` from `start` to `end`, which must be valid UTF-8.  It is cut
-   * into words as GPT-2 does (openai/gpt-2, src/encoder.py): a contraction; letters, digits or other
-   * characters, with a space that precedes them; or white space, whose last character is left to what
-   * follows.
+   * Appends the ids of the text in `bytes` from `start` to `end`, which must be valid UTF-8. It is cut
+   * into words as `gpt2Words()` does.
    */
   encode(bytes: Uint8Array, start: number, end: number): void {
     this.#reserve(end - start);
@@ -184,9 +122,9 @@ export class Encoder {
   }
 
   #endOfWord(bytes: Uint8Array, start: number, end: number): number {
-    const { classes } = this.#tables;
+    const classes = this.#classes;
     const first = bytes[start]!;
-    if (first === 0x27) {
+    if (first === 0x27) { // an apostrophe
       const length = contraction(bytes, start + 1, end);
       if (length > 0) return start + 1 + length;
     }
@@ -196,9 +134,8 @@ export class Encoder {
       const after = start + widthAt(bytes, start);
       const following = after < end ? classAt(classes, bytes, after) : SPACE;
       if (following === SPACE) return this.#endOfSpace(bytes, start, end);
-      if (first !== 0x20) return after; // one that no word takes before it
-      at = after;
-      kind = following;
+      if (first !== 0x20) return after; // only a blank belongs to the word behind it
+      [at, kind] = [after, following];
     }
     do at += widthAt(bytes, at); while (at < end && classAt(classes, bytes, at) === kind);
     return at;
@@ -206,9 +143,8 @@ export class Encoder {
 
   /** End of two or more characters of white space, but for the last where the text goes on. */
   #endOfSpace(bytes: Uint8Array, start: number, end: number): number {
-    const { classes } = this.#tables;
     let at = start, last = start;
-    while (at < end && classAt(classes, bytes, at) === SPACE) {
+    while (at < end && classAt(this.#classes, bytes, at) === SPACE) {
       last = at;
       at += widthAt(bytes, at);
     }
@@ -218,9 +154,7 @@ export class Encoder {
   #encodeWord(bytes: Uint8Array, start: number, end: number): void {
     const length = end - start;
     if (length > LONGEST_REMEMBERED) {
-      const count = this.#merger.merge(bytes, start, end);
-      this.ids.set(this.#merger.ids.subarray(0, count), this.length);
-      this.length += count;
+      for (const id of this.#mergeWord(bytes, start, end)) this.ids[this.length++] = id;
       return;
     }
     let hash = length;
@@ -240,123 +174,39 @@ export class Encoder {
       }
       return;
     }
-    const count = this.#merger.merge(bytes, start, end);
-    for (let i = 0; i < count; i++) this.ids[this.length++] = this.#merger.ids[i]!;
-    this.#remember(bytes.subarray(start, end), slot, count);
+    const ids = this.#mergeWord(bytes, start, end);
+    for (const id of ids) this.ids[this.length++] = id;
+    this.#remember(bytes.subarray(start, end), slot, ids);
   }
 
-  /** Remembers the word that was merged last; where there is no room, all others are forgotten. */
-  #remember(word: Uint8Array, slot: number, count: number): void {
-    const byteEnd = this.#byteEnds[this.#words]!, idEnd = this.#idEnds[this.#words]!;
+  #mergeWord(bytes: Uint8Array, start: number, end: number): readonly number[] {
+    const ids: number[] = [];
+    for (let i = start; i < end; i++) ids.push(this.#byteIds[bytes[i]!]!);
+    return this.#merge(ids);
+  }
+
+  /** Remembers a word; where there is no room, all are forgotten. */
+  #remember(word: Uint8Array, slot: number, ids: readonly number[]): void {
+    const byteEnd = this.#byteEnds[this.#words]! + word.length;
+    const idEnd = this.#idEnds[this.#words]! + ids.length;
     if (
-      this.#words === REMEMBERED || byteEnd + word.length > this.#bytes.length ||
-      idEnd + count > this.#wordIds.length
+      this.#words === REMEMBERED || byteEnd > this.#bytes.length || idEnd > this.#wordIds.length
     ) {
       this.#words = 0;
       this.#slots.fill(0);
       return;
     }
-    this.#bytes.set(word, byteEnd);
-    for (let i = 0; i < count; i++) this.#wordIds[idEnd + i] = this.#merger.ids[i]!;
+    this.#bytes.set(word, byteEnd - word.length);
+    this.#wordIds.set(ids, idEnd - ids.length);
     this.#slots[slot] = ++this.#words;
-    this.#byteEnds[this.#words] = byteEnd + word.length;
-    this.#idEnds[this.#words] = idEnd + count;
+    this.#byteEnds[this.#words] = byteEnd;
+    this.#idEnds[this.#words] = idEnd;
   }
 }
 
-/** Merges the bytes of single words: the pair of least rank first, of equal ones the leftmost. */
-class Merger {
-  /** The ids of the last word. */
-  ids: Uint32Array = new Uint32Array(0);
-  readonly #tables: EncoderTables;
-  #next: Int32Array = new Int32Array(0); // place of the part after each one; −1 after the last
-  #previous: Int32Array = new Int32Array(0);
-  #heap: Float64Array = new Float64Array(0); // rank · 2^32 + place, the least at the top
-  #size = 0;
-
-  constructor(tables: EncoderTables) {
-    this.#tables = tables;
-  }
-
-  /** Merges a word and returns how many ids it has: a heap makes n bytes take n log n steps. */
-  merge(bytes: Uint8Array, start: number, end: number): number {
-    const { byteIds, merges } = this.#tables;
-    const length = end - start;
-    if (this.ids.length < length) {
-      const room = 2 ** Math.ceil(Math.log2(length));
-      this.ids = new Uint32Array(room);
-      this.#next = new Int32Array(room);
-      this.#previous = new Int32Array(room);
-      this.#heap = new Float64Array(3 * room); // each merge removes a part and adds two pairs at most
-    }
-    const ids = this.ids, next = this.#next, previous = this.#previous;
-    for (let i = 0; i < length; i++) {
-      ids[i] = byteIds[bytes[start + i]!]!;
-      next[i] = i + 1 < length ? i + 1 : -1;
-      previous[i] = i - 1;
-    }
-    this.#size = 0;
-    for (let i = 0; i + 1 < length; i++) this.#offer(i);
-    while (this.#size > 0) {
-      const least = this.#take();
-      const rank = Math.floor(least / 2 ** 32), place = least % 2 ** 32;
-      const right = next[place]!;
-      if (right < 0) continue;
-      const slot = slotOf(merges, ids[place]!, ids[right]!);
-      // one of the two may have been merged with another since
-      if (merges[slot] === 0 || merges[slot + 2] !== rank) continue;
-      ids[place] = merges[slot + 3]!;
-      next[place] = next[right]!;
-      if (next[right]! >= 0) previous[next[right]!] = place;
-      next[right] = -1;
-      if (previous[place]! >= 0) this.#offer(previous[place]!);
-      this.#offer(place);
-    }
-    let count = 0;
-    for (let i = 0; i >= 0; i = next[i]!) ids[count++] = ids[i]!;
-    return count;
-  }
-
-  /** Puts the pair that begins at a place on the heap, if it can be merged. */
-  #offer(place: number): void {
-    const right = this.#next[place]!;
-    if (right < 0) return;
-    const { merges } = this.#tables;
-    const slot = slotOf(merges, this.ids[place]!, this.ids[right]!);
-    if (merges[slot] === 0) return;
-    const value = merges[slot + 2]! * 2 ** 32 + place;
-    const heap = this.#heap;
-    let at = this.#size++;
-    while (at > 0) {
-      const parent = (at - 1) >> 1;
-      if (heap[parent]! <= value) break;
-      heap[at] = heap[parent]!;
-      at = parent;
-    }
-    heap[at] = value;
-  }
-
-  #take(): number {
-    const heap = this.#heap;
-    const least = heap[0]!, value = heap[--this.#size]!;
-    let at = 0;
-    for (;;) {
-      let child = 2 * at + 1;
-      if (child >= this.#size) break;
-      if (child + 1 < this.#size && heap[child + 1]! < heap[child]!) child++;
-      if (heap[child]! >= value) break;
-      heap[at] = heap[child]!;
-      at = child;
-    }
-    heap[at] = value;
-    return least;
-  }
-}
-
-/** Length of what GPT-2 cuts off behind an apostrophe: s, t, re, ve, m, ll or d; 0 if none follows. */
+/** Length of what is cut off behind an apostrophe: s, t, m, d, re, ve or ll; 0 if none follows. */
 function contraction(bytes: Uint8Array, at: number, end: number): number {
-  if (at >= end) return 0;
-  const first = bytes[at]!, second = at + 1 < end ? bytes[at + 1]! : 0;
+  const first = at < end ? bytes[at] : 0, second = at + 1 < end ? bytes[at + 1] : 0;
   if (first === 0x73 || first === 0x74 || first === 0x6d || first === 0x64) return 1; // s t m d
   if (second === 0x65 && (first === 0x72 || first === 0x76)) return 2; // re ve
   return first === 0x6c && second === 0x6c ? 2 : 0; // ll
@@ -370,14 +220,13 @@ function widthAt(bytes: Uint8Array, at: number): number {
 
 function classAt(classes: Uint8Array, bytes: Uint8Array, at: number): number {
   const first = bytes[at]!;
-  return classes[first < 0x80 ? first : codePointAt(bytes, at)]!;
+  const codePoint = first < 0x80 ? first : codePointAt(bytes, at);
+  return classes[codePoint] || (classes[codePoint] = classOf(codePoint));
 }
 
-/** The character that begins at a place of valid UTF-8. */
-export function codePointAt(bytes: Uint8Array, at: number): number {
+function codePointAt(bytes: Uint8Array, at: number): number {
   const first = bytes[at]!;
   const tail = (i: number) => bytes[at + i]! & 0x3f;
-  if (first < 0x80) return first;
   if (first < 0xe0) return (first & 0x1f) << 6 | tail(1);
   if (first < 0xf0) return (first & 0x0f) << 12 | tail(1) << 6 | tail(2);
   return (first & 0x07) << 18 | tail(1) << 12 | tail(2) << 6 | tail(3);

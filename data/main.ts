@@ -1,6 +1,8 @@
 import { Option } from "@commander-js/extra-typings";
 import { command, listenForInterrupts, output, run, status, wholeNumber } from "./command.ts";
 import { loadCorpus } from "./corpus.ts";
+import { parseDataSpec } from "./sources.ts";
+import { loadTokenizer } from "./load_tokenizer.ts";
 import { byteCount, DataProgressDisplay, duration } from "./progress.ts";
 
 /** `prepare`: tokenizes a data set into the cache that `train` reads. */
@@ -15,17 +17,23 @@ const program = command("prepare", "Tokenize data, so that training on it starts
       .choices(["v1", "v2"] as const),
   )
   .option("--text-field <name>", "field of JSON lines or Parquet that holds the text", "text")
+  .option("--tokenizer <what>", "gpt2, a tokenizer.json, or hf:OWNER/NAME", "gpt2")
   .option("--workers <n>", "workers (default: one for each core)", wholeNumber(1))
   .option("--cache <directory>", "where the token files go", "runs/cache")
-  .action((data, { cache, dataVersion, textField, workers }) =>
+  .action((data, { cache, dataVersion, textField, tokenizer, workers }) =>
     run(async () => {
       const signal = listenForInterrupts("stopping; once more to quit at once");
       const display = new DataProgressDisplay();
       const start = performance.now();
       try {
+        const baseTokenizer = await loadTokenizer(tokenizer, {
+          signal,
+          onNotice: status,
+        });
         const corpus = await loadCorpus({
-          data: data.length === 1 && data[0] === "tinystories" ? "tinystories" : data,
+          data: parseDataSpec(data),
           vocabulary: "full",
+          baseTokenizer,
           ...{ dataVersion, textField, workers },
           cacheDirectory: cache,
           signal,

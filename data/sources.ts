@@ -1,10 +1,11 @@
 import { createHash } from "node:crypto";
-import { closeSync, globSync, openSync, readSync, statSync } from "node:fs";
-import { basename } from "node:path";
+import { closeSync, existsSync, openSync, readdirSync, readSync, statSync } from "node:fs";
+import { basename, join } from "node:path";
 import { createGunzip } from "node:zlib";
 import { linePieces, type Piece, textPieces } from "./documents.ts";
 import { hubFile, type HubOptions, parseHubSpec } from "./hub.ts";
 import { parquetPieces } from "./parquet.ts";
+import { SAMPLE_COUNT, sampleStories } from "./stories.ts";
 
 /** Documents that come one after the other, however many; read as often as one likes. */
 export interface Source {
@@ -56,12 +57,33 @@ export interface DataProgress {
   readonly totalBytes: number;
 }
 
+/** What a user names: the built-in stories, TinyStories, at a revision if wanted, or files. */
+export type DataSpec = "sample" | "tinystories" | `tinystories@${string}` | readonly string[];
+
+/** Reads what a user names from the words of a command. */
+export function parseDataSpec(words: readonly string[]): DataSpec {
+  const [word] = words;
+  const isSet = words.length === 1 && /^(sample|tinystories(@.+)?)$/.test(word!);
+  return isSet ? word as DataSpec : words;
+}
+
+/** Whether two namings mean the same data, if `asked` leaves revisions open that `found` has. */
+export function isSameData(asked: DataSpec, found: DataSpec): boolean {
+  const [a, b] = [asked, found].map((data) => typeof data === "string" ? [data] : data);
+  return a!.length === b!.length &&
+    a!.every((spec, i) =>
+      spec === b![i] || spec === b![i]!.replace(/^(hf:.*|tinystories)@.*$/, "$1")
+    );
+}
+
 /** A data set: what to train on and, where it brings one, what to validate with. */
 export interface DataSources {
   /** What to train on. */
   readonly training: Source;
   /** The data set's own validation text. */
   readonly validation?: Source;
+  /** What was named, each file of the hub at the commit that was found. */
+  readonly data: DataSpec;
 }
 
 /** The files of TinyStories (Eldan and Li 2023, https://arxiv.org/abs/2305.07759). */
@@ -74,7 +96,7 @@ const TINYSTORIES = {
 };
 
 /**
- * Finds data: `tinystories`, which is downloaded from the Hugging Face hub, or files.
+ * Finds data: the built-in stories; TinyStories, which is downloaded from the Hugging Face hub; or files.
  *
  * Each file is a path, a pattern such as `books/*.txt.gz`, or `hf:OWNER/NAME/FILE`, at `@REVISION` if
  * wanted. By its name a file holds Parquet (`.parquet`), JSON lines (`.jsonl`, `.ndjson`, `.json`) or
@@ -85,19 +107,38 @@ const TINYSTORIES = {
  * @throws {Error} if a file cannot be found or read; {HubError} if it cannot be downloaded.
  */
 export async function openSources(
-  data: "tinystories" | readonly string[],
+  data: DataSpec,
   options: SourceOptions = {},
 ): Promise<DataSources> {
-  if (data !== "tinystories") return { training: await fileSource(data, options) };
+  if (data === "sample") {
+    const stories = sampleStories({ seed: SAMPLE_SEED, count: SAMPLE_COUNT });
+    return { training: textSource("sample", stories), data };
+  }
+  if (typeof data !== "string") {
+    const found = await findFiles(data, options);
+    const pinned = data.map((spec, i) => found[i]![0]!.pinned ?? spec);
+    return { training: sourceOf(found.flat(), options), data: pinned };
+  }
   const { dataVersion = "v2" } = options;
-  const files = TINYSTORIES[dataVersion];
-  const open = (file: string) => fileSource([`hf:roneneldan/TinyStories/${file}`], options);
-  const name = dataVersion === "v2" ? "tinystories" : `tinystories ${dataVersion}`;
+  const names = TINYSTORIES[dataVersion];
+  const [name, revision = "main"] = data.split("@");
+  const title = dataVersion === "v2" ? name! : `${name} ${dataVersion}`;
+  const find = async (file: string, revision: string) =>
+    await fileOfHub(`hf:roneneldan/TinyStories/${file}@${revision}`, options);
+  const training = await find(names.training, revision);
+  const [, commit] = training.pinned!.split("@");
   return {
-    training: { ...await open(files.training), name },
-    validation: { ...await open(files.validation), name: `${name}, validation` },
+    training: { ...sourceOf([training], options), name: title },
+    validation: {
+      ...sourceOf([await find(names.validation, commit!)], options),
+      name: `${title}, validation`,
+    },
+    data: `tinystories@${commit!}`,
   };
 }
+
+/** The seed of the data set `sample`: it is one fixed text. */
+const SAMPLE_SEED = 1;
 
 /** A source of texts that are in memory. */
 export function textSource(name: string, documents: readonly string[]): Source {
@@ -121,16 +162,31 @@ export function textSource(name: string, documents: readonly string[]): Source {
   };
 }
 
-/** One source of one or more files. */
+/** One source of one or more files; see `openSources()`. */
 export async function fileSource(
   data: readonly string[],
   options: SourceOptions = {},
 ): Promise<Source> {
-  const files: DataFile[] = [];
+  return sourceOf((await findFiles(data, options)).flat(), options);
+}
+
+/** The files that each naming stands for, at least one. */
+async function findFiles(
+  data: readonly string[],
+  options: SourceOptions,
+): Promise<DataFile[][]> {
+  const found: DataFile[][] = [];
   for (const spec of data) {
-    if (spec.startsWith("hf:")) files.push(await fileOfHub(spec, options));
-    else files.push(...expand(spec).map(localFile));
+    found.push(
+      spec.startsWith("hf:")
+        ? [await fileOfHub(spec, options)]
+        : (await expand(spec)).map(localFile),
+    );
   }
+  return found;
+}
+
+function sourceOf(files: readonly DataFile[], options: SourceOptions): Source {
   const { textField = "text" } = options;
   const hash = createHash("sha256");
   for (const { fingerprint, format } of files) {
@@ -164,8 +220,10 @@ const LISTED = 3;
 
 /** A file that was found. */
 interface DataFile {
-  /** How it was asked for. */
+  /** What it is called in messages. */
   readonly name: string;
+  /** How to ask for the same again, whatever becomes of its revision. */
+  readonly pinned?: string;
   /** Where it lies. */
   readonly path: string;
   readonly format: Format;
@@ -215,22 +273,32 @@ async function fileOfHub(spec: string, options: SourceOptions): Promise<DataFile
       ...(signal ? { signal } : {}),
     },
   );
+  const { fingerprint, ...local } = localFile(file.path);
+  const name = `hf:${repo}/${path}`;
   return {
-    name: spec,
-    path: file.path,
+    ...local,
+    name,
+    pinned: `${name}@${file.commit}`,
     format: formatOf(path),
-    bytes: statSync(file.path).size,
-    fingerprint: file.sha256 ?? JSON.stringify([repo, path, file.commit]),
+    fingerprint: file.sha256 ?? fingerprint,
   };
 }
 
 /** The files that a path or pattern stands for, in the order of their names. */
-function expand(pattern: string): string[] {
+async function expand(pattern: string): Promise<string[]> {
   if (statSync(pattern, { throwIfNoEntry: false }) || !/[*?[{]/.test(pattern)) return [pattern];
-  const paths = globSync(pattern).sort().filter((path) => statSync(path).isFile());
-  if (paths.length === 0) {
-    throw new Error(`Cannot read data files ${pattern}: there are none`);
-  }
+  // the platform's own globSync() wants to see the environment
+  const { default: picomatch } = await import("npm:picomatch@4.0.7");
+  const { base, glob } = picomatch.scan(pattern);
+  const matches: (path: string) => boolean = picomatch(glob);
+  const paths = existsSync(base || ".")
+    ? readdirSync(base || ".", { recursive: glob.includes("/"), encoding: "utf8" })
+      .filter((path) => matches(path.replaceAll("\\", "/")))
+      .map((path) => join(base, path))
+      .filter((path) => statSync(path, { throwIfNoEntry: false })?.isFile())
+      .sort()
+    : [];
+  if (paths.length === 0) throw new Error(`Cannot read data files ${pattern}: there are none`);
   return paths;
 }
 

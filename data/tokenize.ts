@@ -55,8 +55,10 @@ export interface TokenizeOptions {
   readonly signal?: AbortSignal | undefined;
   /** Hears how far the work is. */
   readonly onProgress?: ((progress: DataProgress) => void) | undefined;
-  /** Milliseconds between records of how far the work is. */
+  /** Milliseconds between records of how far the work is, for tests. */
   readonly recordMs?: number;
+  /** Free bytes at a path, for tests. */
+  readonly freeBytes?: ((path: string) => number) | undefined;
 }
 
 /** Every so many-th document is held out for validation. */
@@ -222,7 +224,7 @@ async function tokenizeIntoCache(
     syncDirectory(dirname(final));
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException;
-    if (code === undefined || message.startsWith("Cannot ")) throw error;
+    if (typeof code !== "string" || message.startsWith("Cannot ")) throw error;
     throw new Error(
       `Cannot write token files into ${dirname(partial)}: ${message}; ` +
         `once that is mended, the same command goes on`,
@@ -243,7 +245,7 @@ async function tokenizeInto(
   const finished = join(directory, "finished"), recordFile = join(directory, "record.json");
   mkdirSync(finished, { recursive: true });
   let work = readWork(recordFile);
-  checkRoom(source, { tokenizer, directory, done: work });
+  checkRoom(source, { ...options, directory, done: work });
 
   const open = (file: string, extent: Extent) =>
     new TokenFileWriter(join(finished, file), join(directory, `${file}.starts`), {
@@ -341,14 +343,13 @@ const BYTES_PER_TOKEN = 3;
 /** Makes sure that what tokens take, as a rule, is free, as far as one may know. */
 function checkRoom(
   { name, textBytes }: Source,
-  { tokenizer, directory, done }: { tokenizer: Tokenizer; directory: string; done: Work },
+  { tokenizer, directory, done, freeBytes = freeBytesAt }:
+    & Pick<TokenizeOptions, "tokenizer" | "freeBytes">
+    & { directory: string; done: Work },
 ): void {
-  const asked = { name: "sys", kind: "statfs" } as const;
-  if (Deno.permissions.querySync(asked).state !== "granted") return;
-  const { bavail, bsize } = statfsSync(directory);
   const needed = (textBytes - done.bytes) / BYTES_PER_TOKEN *
     tokensType(tokenizer.vocabularySize).BYTES_PER_ELEMENT;
-  const free = bavail * bsize;
+  const free = freeBytes(directory);
   if (free >= needed) return;
   const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(1)} GB`;
   throw new RangeError(
@@ -357,6 +358,13 @@ function checkRoom(
     }: ` +
       `current space is ${gigabytes(free)}`,
   );
+}
+
+function freeBytesAt(path: string): number {
+  const asked = { name: "sys", kind: "statfs" } as const;
+  if (Deno.permissions.querySync(asked).state !== "granted") return Infinity;
+  const { bavail, bsize } = statfsSync(path);
+  return bavail * bsize;
 }
 
 /**
@@ -469,8 +477,7 @@ async function* tokenizeUnits(
   }
 }
 
-/** Gathers pieces to units of work; where they end depends on the source alone. */
-/** The pieces of a source, gathered into units of work. */
+/** The pieces of a source, gathered into units of work; where they end depends on the source alone. */
 export async function* unitsOf(
   source: Source,
 ): AsyncGenerator<{ unit: Unit; bytesRead: number }> {

@@ -1,7 +1,7 @@
 import { Buffer, isUtf8 } from "node:buffer";
 import { cutPoint, LARGEST_PIECE } from "./documents.ts";
 import { Encoder, type EncoderTables } from "./encode.ts";
-import { parseTokenizer } from "./tokenizer.ts";
+import { parseTokenizer, type Tokenizer } from "./tokenizer.ts";
 
 /** A stretch of a source that is tokenized at once: pieces of documents, one after the other. */
 export interface Unit {
@@ -39,6 +39,7 @@ export interface UnitTokenizerOptions {
   /** What is faster, where the tokenizer allows it. */
   readonly tables?: EncoderTables;
   readonly vocabularySize: number;
+  /** Id of the token that ends a document, and how it is written. */
   readonly endOfText: number;
   readonly endOfTextToken: string;
 }
@@ -52,7 +53,7 @@ export type UnitTokenizer = (unit: Unit, options: { textOnly: boolean }) => Toke
 export async function createUnitTokenizer(
   { json, tables, vocabularySize, endOfText, endOfTextToken }: UnitTokenizerOptions,
 ): Promise<UnitTokenizer> {
-  const encoder = tables ? new Encoder(tables) : new LibraryEncoder(
+  const encoder = tables ? new Encoder(tables) : new DocumentEncoder(
     await parseTokenizer(json, "tokenizer.json", { endOfText: endOfTextToken, vocabularySize }),
   );
   return (unit, { textOnly }) => {
@@ -259,12 +260,12 @@ class ByteList {
 }
 
 /** A tokenizer of any kind as an `Encoder`. */
-class LibraryEncoder implements Pick<Encoder, "ids" | "length" | "reset" | "push" | "encode"> {
+class DocumentEncoder implements Pick<Encoder, "ids" | "length" | "reset" | "push" | "encode"> {
   ids: Uint32Array<ArrayBuffer> = new Uint32Array(0);
   length = 0;
-  readonly #tokenizer: { encodeDocument(text: string): number[] };
+  readonly #tokenizer: Tokenizer;
 
-  constructor(tokenizer: { encodeDocument(text: string): number[] }) {
+  constructor(tokenizer: Tokenizer) {
     this.#tokenizer = tokenizer;
   }
 

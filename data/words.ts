@@ -1,5 +1,5 @@
 /** What GPT-2 tells apart when it cuts a text into words. */
-const LETTER = 1, NUMBER = 2, SPACE = 3, OTHER = 4;
+export const LETTER = 1, NUMBER = 2, SPACE = 3, OTHER = 4;
 
 const APOSTROPHE = 0x27, BLANK = 0x20;
 
@@ -15,16 +15,17 @@ function classify(text: string, at: number): number {
   const unit = text.charCodeAt(at);
   const isLowSurrogate = unit >= 0xdc00 && unit <= 0xdfff;
   const codePoint = text.codePointAt(isLowSurrogate ? at - 1 : at)!;
-  const character = String.fromCodePoint(codePoint);
-  const kind = /\p{L}/u.test(character)
-    ? LETTER
-    : /\p{N}/u.test(character)
-    ? NUMBER
-    : /\p{White_Space}/u.test(character)
-    ? SPACE
-    : OTHER;
+  const kind = classOf(codePoint);
   if (codePoint < 0x10000) classes[codePoint] = kind;
   return kind;
+}
+
+/** Finds out the class of a character; it takes a while. */
+export function classOf(codePoint: number): number {
+  const character = String.fromCodePoint(codePoint);
+  if (/\p{L}/u.test(character)) return LETTER;
+  if (/\p{N}/u.test(character)) return NUMBER;
+  return /\p{White_Space}/u.test(character) ? SPACE : OTHER;
 }
 
 /**

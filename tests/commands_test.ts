@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { trainTokenizer } from "../data/train_tokenizer.ts";
+import { HubServer } from "./data/hub_server.ts";
 import { dirname, fromFileUrl } from "./paths.ts";
 
 const root = dirname(dirname(fromFileUrl(import.meta.url)));
@@ -15,11 +16,16 @@ interface Result {
 }
 
 /** Runs a task's command with exactly the permissions that deno.json gives it. */
-async function task(name: string, args: string[], { input = "" } = {}): Promise<Result> {
+async function task(
+  name: string,
+  args: string[],
+  { input = "", env = {} }: { input?: string; env?: Record<string, string> } = {},
+): Promise<Result> {
   const [, ...words] = (tasks[name].command as string).split(" ");
   const child = new Deno.Command(Deno.execPath(), {
     args: [...words, ...args],
     cwd: root,
+    env,
     stdin: "piped",
     stdout: "piped",
     stderr: "piped",
@@ -112,7 +118,7 @@ Deno.test("prepare caches tokens, so that a second run finds them", async () => 
   await Deno.writeTextFile(text, "One.\n<|endoftext|>\nTwo.\n");
   const first = await task("prepare", [text, "--cache", cache]);
   assert.equal(first.stdout, "stories.txt: 2 documents, 6 tokens\n");
-  assert.match(first.stderr, /written to/);
+  assert.match(first.stderr, /written to .*cache: 1 kB of text in 0s, \S+ [km]B\/s\n/i);
   assert.match((await task("prepare", [text, "--cache", cache])).stderr, /found in/);
   const steps = ["--steps", "1", "--batch-size", "1", "--context-length", "4", "--preset", "nano"];
   const { stderr } = await task("train", [
@@ -125,6 +131,96 @@ Deno.test("prepare caches tokens, so that a second run finds them", async () => 
     ...steps,
   ]);
   assert.match(stderr, /; found in the cache\n/); // beside the run, as the command's default is
+});
+
+/** Runs with the hub's place in the environment; tests of commands share one cache and one hub. */
+const hub = new HubServer("datasets/roneneldan/TinyStories");
+globalThis.addEventListener("unload", () => hub[Symbol.asyncDispose]());
+const encode = (text: string) => new TextEncoder().encode(text);
+const hubEnvironment = { HF_HOME: join(directory, "hub"), HF_ENDPOINT: hub.endpoint };
+const story = (i: number) => `Story ${i}: once upon a time, there was a girl named Lily.`;
+
+Deno.test("prepare and train --data tinystories share download and tokens, and a resumed run keeps its revision", async () => {
+  const stories = Array.from({ length: 50 }, (_, i) => story(i)).join("\n<|endoftext|>\n");
+  hub.publish("TinyStoriesV2-GPT4-train.txt", encode(stories));
+  hub.publish("TinyStoriesV2-GPT4-valid.txt", encode(story(51)));
+  const commit = hub.main, runs = join(directory, "tiny");
+  const env = hubEnvironment;
+  const prepared = await task("prepare", ["tinystories", "--cache", join(runs, "cache")], { env });
+  assert.equal(prepared.code, 0, prepared.stderr);
+  assert.match(prepared.stdout, /^tinystories: 51 documents, \d+ tokens\n$/);
+  assert.match(prepared.stderr, /download .*TinyStoriesV2-GPT4-train.txt/);
+  const args = ["--data", "tinystories", "--out", join(runs, "run"), "--eval-tokens", "10"];
+  const shape = "--preset nano --steps 2 --batch-size 1 --context-length 8".split(" ");
+  const first = await task("train", [...args, ...shape], { env });
+  assert.equal(first.code, 0, first.stderr);
+  assert.match(first.stderr, /data tinystories: \d+ tokens to train on, \d+ to validate with; /);
+  assert.match(first.stderr, /; found in the cache\n/);
+  assert.match(first.stderr, new RegExp(`options: .*data tinystories@${commit}`, "s"));
+  assert.doesNotMatch(first.stderr, /download/);
+  // the hub has moved on since
+  hub.publish("TinyStoriesV2-GPT4-train.txt", encode(story(1)));
+  const resumed = await task("train", [...args, "--steps", "3"], { env });
+  assert.equal(resumed.code, 0, resumed.stderr);
+  assert.match(resumed.stderr, /resuming from step 2:/);
+  const { stdout } = await task("eval", ["--run", join(runs, "run"), "--json"], { env });
+  assert.equal(JSON.parse(stdout).data, "validation text of tinystories");
+});
+
+Deno.test("prepare reads JSON lines, patterns and another tokenizer, and says which line is damaged", async () => {
+  const folder = join(directory, "lines"), cache = join(folder, "cache");
+  Deno.mkdirSync(folder);
+  const line = JSON.stringify({ story: "A cat." });
+  for (const name of ["a.jsonl", "b.jsonl"]) {
+    Deno.writeTextFileSync(join(folder, name), `${line}\n`);
+  }
+  const args = [join(folder, "*.jsonl"), "--text-field", "story", "--cache", cache];
+  const { stdout, stderr } = await task("prepare", args);
+  assert.equal(stdout, "a.jsonl, b.jsonl: 2 documents, 8 tokens\n", stderr);
+  const tokenizer = join(folder, "tokenizer.json");
+  assert.equal(
+    (await task("tokenizer", ["--out", tokenizer, "--vocab-size", "257", ...args.slice(0, 3)]))
+      .code,
+    0,
+  );
+  const other = await task("prepare", [...args, "--tokenizer", tokenizer]);
+  assert.equal(other.stdout, "a.jsonl, b.jsonl: 2 documents, 14 tokens\n", other.stderr);
+  Deno.writeTextFileSync(join(folder, "b.jsonl"), `${line}\n{"story":\n`);
+  const damaged = await task("prepare", args);
+  assert.equal(damaged.code, 1);
+  assert.match(
+    damaged.stderr,
+    /^Error: Cannot read data file .*b\.jsonl as line 2 must be JSON: .*\n$/,
+  );
+});
+
+Deno.test({
+  name: "prepare that is stopped says that the same command goes on, which it does",
+  ignore: Deno.build.os === "windows", // a child cannot be sent Ctrl-C there
+  async fn() {
+    const text = join(directory, "large.txt"), cache = join(directory, "stopped");
+    const stories = Array.from({ length: 2000 }, (_, i) => story(i)).join("\n<|endoftext|>\n");
+    Deno.writeTextFileSync(text, `${stories}\n<|endoftext|>\n`.repeat(300));
+    const [, ...words] = (tasks.prepare.command as string).split(" ");
+    const child = new Deno.Command(Deno.execPath(), {
+      args: [...words, text, "--cache", cache],
+      cwd: root,
+      stdout: "null",
+      stderr: "piped",
+    }).spawn();
+    // it works on it once there is something in the cache
+    const watcher = Deno.watchFs(directory);
+    for await (const { paths } of watcher) {
+      if (paths.some((path) => path.endsWith("text.tokens"))) break;
+    }
+    child.kill("SIGINT");
+    const { code, stderr } = await child.output();
+    const said = new TextDecoder().decode(stderr);
+    assert.equal(code, 130, said);
+    assert.match(said, /stopped; the same command goes on from here\n$/);
+    const { stdout } = await task("prepare", [text, "--cache", cache]);
+    assert.match(stdout, /^large\.txt: 600000 documents, /);
+  },
 });
 
 Deno.test("doctor names the adapter and what auto would take", async () => {
@@ -158,7 +254,18 @@ const MISTAKES: [name: string, args: string[], message: RegExp][] = [
   ["generate", ["--checkpoint", join(directory, "none")], /trainer_state\.json is missing/],
   ["generate", ["--top-p", "0"], /topP must be above 0/],
   ["eval", ["--run", join(directory, "none")], /deno task train/],
-  ["prepare", [], /missing required argument 'file'/],
+  ["prepare", [], /missing required argument 'data'/],
+  [
+    "prepare",
+    ["/no/such.txt"],
+    /^Error: Cannot read data file \/no\/such\.txt: there is no such file\n$/,
+  ],
+  [
+    "prepare",
+    ["hf:a/b"],
+    /^Error: Cannot use hf:a\/b as data as it must name a file: hf:OWNER\/NAME\/FILE\n$/,
+  ],
+  ["train", ["--data-version", "v3"], /Allowed choices are v1, v2/],
 ];
 
 for (const [name, args, message] of MISTAKES) {

@@ -50,6 +50,7 @@ const ENTRIES = [
   "train/doctor_main.ts",
   "generate/main.ts",
   "data/main.ts",
+  "data/tokenize_worker.ts",
   "data/tokenizer_main.ts",
   "bench/main.ts",
   "bench/readme.ts",
@@ -78,8 +79,9 @@ Deno.test("modules import in one direction, and never mod.ts", () => {
   assert.ok(checked > 100, `only ${checked} imports were found`);
 });
 
-Deno.test("mod.ts reaches no bare specifier and pins what it takes from npm", () => {
-  for (const [path, imports] of graphs[0]!) {
+Deno.test("mod.ts and its worker reach no bare specifier and pin what they take from npm", () => {
+  const worker = graphs[ENTRIES.indexOf("data/tokenize_worker.ts")]!;
+  for (const [path, imports] of [...graphs[0]!, ...worker]) {
     for (const specifier of imports) {
       const known = /^[\w-]+\/.*\.(ts|wgsl)$|^node:\w+|^npm:(@[\w-]+\/)?[\w-]+@\d+\.\d+\.\d+/;
       assert.match(specifier, known, `in ${path}`);
@@ -107,11 +109,15 @@ Deno.test("mod.ts works from a remote script without a config file", async () =>
     const script = `${directory}/remote.ts`;
     await Deno.writeTextFile(
       script,
-      `import { generate, gpt2Tokenizer, openDevice } from "http://127.0.0.1:${server.addr.port}/mod.ts";
+      `import { generate, gpt2Tokenizer, openDevice, textSource, tokenizeSource }
+         from "http://127.0.0.1:${server.addr.port}/mod.ts";
        const device = await openDevice();
        const tokenizer = await gpt2Tokenizer();
        console.log(typeof generate, tokenizer.encode("Once upon a time").join(), device.name !== "");
-       device.destroy();`,
+       device.destroy();
+       const source = { ...textSource("stories", ["Once upon", " a time"]), bytes: 1e9 };
+       const { text } = await tokenizeSource(source, { tokenizer, holdOut: false, workers: 2 });
+       console.log(text.read(0, text.length).join());`,
     );
     const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
       args: [
@@ -127,7 +133,10 @@ Deno.test("mod.ts works from a remote script without a config file", async () =>
       cwd: directory,
     }).output();
     assert.equal(code, 0, new TextDecoder().decode(stderr));
-    assert.equal(new TextDecoder().decode(stdout), "function 7454,2402,257,640 true\n");
+    assert.equal(
+      new TextDecoder().decode(stdout),
+      "function 7454,2402,257,640 true\n7454,2402,50256,64,640,50256\n",
+    );
   } finally {
     await server.shutdown();
     await Deno.remove(directory, { recursive: true });

@@ -11,6 +11,7 @@ import {
   wholeNumber,
 } from "../data/command.ts";
 import { DataProgressDisplay, duration } from "../data/progress.ts";
+import { parseDataSpec } from "../data/sources.ts";
 import { DEFAULT_OPTIONS, type TrainOptions } from "./options.ts";
 import { train, type TrainEvent } from "./train.ts";
 
@@ -43,6 +44,7 @@ program
       .choices(["v1", "v2"]),
   )
   .option("--text-field <name>", "field of JSON lines or Parquet with the text (default: text)")
+  .option("--tokenizer <what>", "gpt2 (default), a tokenizer.json, or hf:OWNER/NAME")
   .option("--workers <n>", "workers that tokenize (default: one for each core)", wholeNumber(1));
 choice("--vocabulary <kind>", "GPT-2's tokens: all, or those used", [
   "auto",
@@ -51,6 +53,19 @@ choice("--vocabulary <kind>", "GPT-2's tokens: all, or those used", [
 ], vocabulary);
 choice("--sequence <kind>", "how rows are cut", ["packed", "padded"], sequence);
 program.option("--context-length <n>", "tokens a row (default: the preset's)", wholeNumber(1));
+
+program.optionsGroup("Starting from another model:")
+  .option(
+    "--init-from <model>",
+    "distilgpt2, gpt2, gpt2-medium, hf:OWNER/NAME, or a directory with a model, checkpoint or run",
+  )
+  .option("--freeze <parts>", "leave parts as they are: embeddings,0-3,final-norm,head")
+  .option("--lora-rank <n>", "train adapters of this rank beside the frozen model", wholeNumber(1))
+  .option("--lora-alpha <x>", "adapters count alpha / rank (default: twice the rank)", realNumber)
+  .option(
+    "--lora-targets <names>",
+    "layers with adapters (default: c_attn; GPT-Neo: q_proj,v_proj)",
+  );
 
 program.optionsGroup("Run:")
   .option(
@@ -125,9 +140,7 @@ function givenOptions(): Partial<TrainOptions> {
     Object.entries(all).filter(([name]) => program.getOptionValueSource(name) === "cli"),
   );
   const data = given.data as string[] | undefined;
-  if (data?.length === 1 && ["auto", "sample", "tinystories"].includes(data[0]!)) {
-    given.data = data[0];
-  }
+  if (data) given.data = data.join() === "auto" ? "auto" : parseDataSpec(data);
   return given as Partial<TrainOptions>;
 }
 
@@ -202,7 +215,10 @@ class Display {
       case "notice":
         return this.#print(event.message);
       case "start": {
-        const { corpus, options, parameters } = event;
+        const { corpus, options, parameters, trainedParameters } = event;
+        const trained = trainedParameters === parameters
+          ? `${parameters}`
+          : `${trainedParameters} of ${parameters}`;
         this.#logEvery = options.logEvery;
         this.#scaled = options.precision === "f16";
         this.#print(
@@ -218,7 +234,7 @@ class Display {
           (event.resumedFrom === undefined
             ? "training"
             : `resuming from step ${event.resumedFrom}:`) +
-            ` ${parameters} parameters for ${event.steps} steps, into ${options.out}`,
+            ` ${trained} parameters for ${event.steps} steps, into ${options.out}`,
         );
         this.#bar?.start(event.steps, event.resumedFrom ?? 0, { report: "compiling the kernels" });
         this.#started = true;

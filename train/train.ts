@@ -1,14 +1,24 @@
+import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { Batches } from "../data/batches.ts";
 import { type Corpus, loadCorpus } from "../data/corpus.ts";
-import { readTokenizer } from "../data/load_tokenizer.ts";
+import { type HubOptions, parseHubSpec } from "../data/hub.ts";
+import { loadTokenizer, readTokenizer } from "../data/load_tokenizer.ts";
 import type { DataProgress } from "../data/sources.ts";
 import type { Tokenizer } from "../data/tokenizer.ts";
 import { generate } from "../generate/generate.ts";
 import { resolvePrecision } from "../generate/load.ts";
+import {
+  fillModel,
+  findModel,
+  type FindModelOptions,
+  hashModel,
+  type ModelSource,
+  readModel,
+} from "../generate/source.ts";
 import { tensorNamed } from "../kernels/arena.ts";
 import { type Device, openDevice } from "../kernels/device.ts";
-import { upload } from "../kernels/tensor.ts";
+import { size, upload } from "../kernels/tensor.ts";
 import { Tuner, untuned } from "../kernels/tune.ts";
 import {
   CHECKPOINT_FORMAT,
@@ -16,21 +26,27 @@ import {
   readTrainerState,
   type TrainerState,
 } from "../model/checkpoint.ts";
-import {
-  type GptConfig,
-  parseHuggingFaceConfig,
-  type PresetName,
-  PRESETS,
-  toHuggingFaceConfig,
-} from "../model/config.ts";
+import { type GptConfig, type LoraConfig, type PresetName, PRESETS } from "../model/config.ts";
 import type { Precision } from "../model/precision.ts";
 import { createGpt, type Gpt } from "../model/gpt.ts";
+import { parseHuggingFaceConfig, toHuggingFaceConfig } from "../model/hugging_face.ts";
+import {
+  ADAPTER_CONFIG,
+  ADAPTER_FILE,
+  type AdapterBase,
+  defaultTargets,
+  isAdapter,
+  toAdapterConfig,
+} from "../model/lora.ts";
 import { countParameters, parameterTable } from "../model/parameters.ts";
-import { parseSafetensors, serializeSafetensors, toFloat32 } from "../model/safetensors.ts";
+import { serializeSafetensors } from "../model/safetensors.ts";
+import { MODEL_FILE, openTensorFiles, type TensorFiles } from "../model/tensor_files.ts";
 import {
   downloadTable,
   initializeParameters,
+  loadAdapters,
   loadParameters,
+  saveAdapters,
   saveParameters,
 } from "../model/weights.ts";
 import { type FileContent, moveAside, openRunDirectory, type RunDirectory } from "./checkpoint.ts";
@@ -38,9 +54,12 @@ import { createEvaluator, type Evaluation } from "./evaluate.ts";
 import {
   batchShapeOf,
   DEFAULT_OPTIONS,
+  fineTuningDefaults,
+  presetDefaults,
   type ResolvedOptions,
   resolveOptions,
   resumeOptions,
+  type TrainingDefaults,
   type TrainOptions,
   validateOptions,
 } from "./options.ts";
@@ -68,6 +87,8 @@ export type TrainEvent =
     options: ResolvedOptions;
     device: string;
     parameters: number;
+    /** Of these, those that are not frozen. */
+    trainedParameters: number;
     corpus: {
       name: string;
       vocabulary: "full" | "compact";
@@ -128,9 +149,11 @@ const READ_BACK_MS = 1000;
  * ```
  */
 export async function* train(
-  { device: given, signal, ...wanted }: Partial<TrainOptions> & {
+  { device: given, signal, environment, ...wanted }: Partial<TrainOptions> & {
     device?: Device;
     signal?: AbortSignal;
+    /** Variables that say how to reach the hub, in place of the process's own; see `HubOptions`. */
+    environment?: HubOptions["environment"];
   } = {},
 ): AsyncGenerator<TrainEvent> {
   validateOptions(wanted);
@@ -146,8 +169,11 @@ export async function* train(
       const warnings: string[] = [];
       const path = newestCheckpoint(out, (sentence) => warnings.push(sentence));
       for (const message of warnings) yield { kind: "notice", message };
-      const resumed = path === undefined ? undefined : await readCheckpoint(path);
-      yield* trainIn(run, { device, signal, wanted, resumed });
+      const hub = environment ? { environment } : {};
+      const resumed = path === undefined
+        ? undefined
+        : yield* reporting((hearing) => readCheckpoint(path, { ...hub, ...hearing }), signal);
+      yield* trainIn(run, { device, signal, hub, wanted, resumed });
     } finally {
       run.close();
     }
@@ -162,32 +188,56 @@ interface Resumed {
   state: TrainerState;
   config: GptConfig;
   tokenizer: Tokenizer;
+  /** The model beside which the checkpoint's adapters stand, if it holds these alone. */
+  base?: ModelSource;
 }
 
-async function readCheckpoint(path: string): Promise<Resumed> {
+async function readCheckpoint(path: string, options: FindModelOptions): Promise<Resumed> {
+  const state = readTrainerState(path);
   const text = (name: string) => Deno.readTextFile(join(path, name));
-  const config = parseHuggingFaceConfig(await text("config.json"), join(path, "config.json"));
-  const { vocabularySize } = config;
-  return {
-    path,
-    state: readTrainerState(path),
-    config,
-    tokenizer: await readTokenizer(join(path, "tokenizer.json"), { vocabularySize }),
-  };
+  if (!existsSync(join(path, ADAPTER_CONFIG))) {
+    const config = parseHuggingFaceConfig(await text("config.json"), join(path, "config.json"));
+    const { vocabularySize } = config;
+    const tokenizer = await readTokenizer(join(path, "tokenizer.json"), { vocabularySize });
+    return { path, state, config, tokenizer };
+  }
+  const { contextLength } = state.options as unknown as ResolvedOptions;
+  const found = { spec: path, directory: path };
+  const { adapters, tokenizer, ...base } = await readModel(found, { ...options, contextLength });
+  if (hashModel({ ...base, tokenizer }) !== state.source?.sha256) {
+    throw new RangeError(
+      `Cannot resume ${path} as the model beside its adapters must stay what it was: ` +
+        `${base.directory} has changed since`,
+    );
+  }
+  const config = { ...base.config, lora: adapters!.lora };
+  return { path, state, config, tokenizer, base: { ...base, tokenizer } };
+}
+
+/** What work on models and data reports to, and what ends it. */
+interface Hearing {
+  onProgress: (progress: DataProgress) => void;
+  onNotice: (message: string) => void;
+  signal: AbortSignal;
 }
 
 /** Does some work and yields what it reports meanwhile; whoever stops listening stops the work. */
 async function* reporting<T>(
-  work: (report: (event: TrainEvent) => void, signal: AbortSignal) => Promise<T>,
+  work: (hearing: Hearing) => Promise<T>,
   signal: AbortSignal | undefined,
 ): AsyncGenerator<TrainEvent, T> {
   const events: TrainEvent[] = [];
   const abandoned = new AbortController();
   let wake = () => {}, done = false;
-  const result = work((event) => {
+  const report = (event: TrainEvent) => {
     events.push(event);
     wake();
-  }, AbortSignal.any([abandoned.signal, ...(signal ? [signal] : [])]));
+  };
+  const result = work({
+    onProgress: (progress) => report({ kind: "preparing", ...progress }),
+    onNotice: (message) => report({ kind: "notice", message }),
+    signal: AbortSignal.any([abandoned.signal, ...(signal ? [signal] : [])]),
+  });
   const ended = result.catch(() => {}).then(() => {
     done = true;
     wake();
@@ -208,55 +258,84 @@ async function* reporting<T>(
 /** The training itself, in a run directory that is ours. */
 async function* trainIn(
   run: RunDirectory,
-  { device, signal, wanted, resumed }: {
+  { device, signal, hub, wanted, resumed }: {
     device: Device;
     signal: AbortSignal | undefined;
+    hub: Pick<HubOptions, "environment">;
     wanted: Partial<TrainOptions>;
     resumed: Resumed | undefined;
   },
 ): AsyncGenerator<TrainEvent> {
-  const given = resumed
+  const merged = resumed
     ? resumeOptions(wanted, resumed.state.options, resumed.path)
     : { ...DEFAULT_OPTIONS, ...wanted };
-  const { preset, reason } = choosePreset(device, given.preset);
+  const initial = resumed ? undefined : yield* findInitial(merged, { ...hub, signal });
+  const beginning = resumed?.config ?? initial?.config;
+  const given = withAdapters(merged, beginning);
+  const lora = loraOf(given);
+  if (beginning) parameterTable({ ...beginning, ...(lora ? { lora } : {}) }, given.freeze); // says what is wrong
   const precision = resolvePrecision(device, given.precision);
+  const { preset, reason, defaults } = beginning && given.initFrom !== undefined
+    ? {
+      preset: "auto" as const,
+      reason: `starting from ${resumed?.state.source?.spec ?? initial!.spec}`,
+      defaults: fineTuningDefaults({ ...beginning, ...(lora ? { lora } : {}) }),
+    }
+    : choosePreset(device, given.preset);
   yield { kind: "notice", message: `${reason}; precision ${precision} on ${device.name}` };
 
   // data
   if (Array.isArray(given.data)) {
     yield { kind: "notice", message: `reading ${given.data.join(", ")}` };
   }
-  const corpus = yield* reporting((report, signal) =>
-    loadCorpus({
+  const corpus = yield* reporting(async (hearing) =>
+    await loadCorpus({
+      ...hub,
+      ...hearing,
       data: given.data === "auto" ? "sample" : given.data,
       dataVersion: given.dataVersion,
       textField: given.textField,
       workers: given.workers,
       vocabulary: given.vocabulary,
-      ...(resumed ? { tokenizer: resumed.tokenizer } : {}),
+      ...(resumed || initial
+        ? { tokenizer: (resumed ?? initial)!.tokenizer }
+        : { baseTokenizer: await tokenizerOf(given, hub, hearing) }),
       cacheDirectory: cacheBeside(run.path),
-      signal,
-      onProgress: (progress) => report({ kind: "preparing", ...progress }),
-      onNotice: (message) => report({ kind: "notice", message }),
     }), signal);
   try {
-    yield* trainOn(corpus, run, { device, signal, given, resumed, preset, precision });
+    yield* trainOn(corpus, run, {
+      ...{ device, signal, given, preset, precision, defaults },
+      ...{ resumed, initial, lora },
+    });
   } finally {
     corpus.close();
   }
+}
+
+/** The tokenizer that was asked for, unless it is GPT-2's, of which a part may do. */
+async function tokenizerOf(
+  { tokenizer }: TrainOptions,
+  hub: Pick<HubOptions, "environment">,
+  { onNotice, signal }: Hearing,
+): Promise<Tokenizer | undefined> {
+  if (tokenizer === undefined || tokenizer === "gpt2") return undefined;
+  return await loadTokenizer(tokenizer, { ...hub, onNotice, signal });
 }
 
 /** The training itself, once the data is there. */
 async function* trainOn(
   corpus: Corpus,
   run: RunDirectory,
-  { device, signal, given, resumed, preset, precision }: {
+  { device, signal, given, resumed, initial, lora, preset, precision, defaults }: {
     device: Device;
     signal: AbortSignal | undefined;
     given: TrainOptions;
     resumed: Resumed | undefined;
-    preset: PresetName;
+    initial: ModelSource | undefined;
+    lora: LoraConfig | undefined;
+    preset: PresetName | "auto";
     precision: Precision;
+    defaults: TrainingDefaults;
   },
 ): AsyncGenerator<TrainEvent> {
   if (resumed && corpus.hash !== resumed.state.data.hash) {
@@ -266,25 +345,30 @@ async function* trainOn(
     );
   }
   const { tokenizer } = corpus;
-  const shape = batchShapeOf(given, preset);
+  const shape = batchShapeOf(given, defaults);
   const batches = new Batches(corpus.training, {
     ...shape,
     sequence: given.sequence,
     seed: given.seed,
     padding: tokenizer.endOfText,
   });
-  const options = resolveOptions(given, {
+  const options = resolveOptions({ ...given, data: corpus.data }, {
     preset,
     precision,
+    defaults,
     stepsPerEpoch: batches.perEpoch / given.gradientAccumulation,
   });
 
   // model
-  const config = resumed?.config ?? {
-    ...PRESETS[preset],
-    contextLength: options.contextLength,
-    vocabularySize: tokenizer.vocabularySize,
-  };
+  const config: GptConfig = resumed?.config ??
+    (initial ? { ...initial.config, ...(lora ? { lora } : {}) } : {
+      ...PRESETS[preset as PresetName],
+      contextLength: options.contextLength,
+      vocabularySize: tokenizer.vocabularySize,
+    });
+  const freeze = options.freeze ?? "";
+  const source = resumed?.state.source ??
+    (initial && { spec: initial.spec, sha256: hashModel(initial) });
   yield {
     kind: "start",
     ...(resumed ? { resumedFrom: resumed.state.step } : {}),
@@ -292,9 +376,11 @@ async function* trainOn(
     options,
     device: device.name,
     parameters: countParameters(config),
+    trainedParameters: parameterTable(config, freeze)
+      .reduce((sum, { trained, shape }) => sum + (trained ? size(shape) : 0), 0),
     corpus: describe(corpus),
   };
-  const gpt = createGpt(device, config, { precision });
+  const gpt = createGpt(device, config, { precision, freeze });
   const owned: { destroy(): void }[] = [gpt];
   try {
     const record = () =>
@@ -320,9 +406,11 @@ async function* trainOn(
     });
     owned.push(evaluator);
     if (resumed) {
-      await restore(resumed, gpt, trainStep);
+      restore(resumed, gpt, trainStep);
     } else {
-      initializeParameters(gpt, { seed: options.seed });
+      const parameters = gpt.table.filter(({ name }) => !initial || isAdapter(name));
+      initializeParameters(gpt, { seed: options.seed, parameters });
+      if (initial) fillModel(gpt, initial);
       trainStep.restoreScaler(initialScaler(precision));
     }
     yield* steps({
@@ -334,6 +422,7 @@ async function* trainOn(
       trainStep,
       evaluate: () => evaluator.run(),
       signal,
+      source,
       first: resumed?.state.step ?? 0,
       bestLoss: resumed?.state.bestValidationLoss ?? null,
       ...(resumed ? { path: resumed.path } : {}),
@@ -419,11 +508,55 @@ export function cacheBeside(runDirectory: string): string {
 export function choosePreset(
   device: Device,
   preset: PresetName | "auto",
-): { preset: PresetName; reason: string } {
-  if (preset !== "auto") return { preset, reason: `preset ${preset}, as asked` };
-  return device.isCpu
-    ? { preset: "nano", reason: "preset nano, as no GPU was found and the CPU computes" }
-    : { preset: "mini", reason: "preset mini, as there is a GPU" };
+): { preset: PresetName; reason: string; defaults: TrainingDefaults } {
+  const [chosen, reason] = preset !== "auto"
+    ? [preset, `preset ${preset}, as asked`] as const
+    : device.isCpu
+    ? ["nano", "preset nano, as no GPU was found and the CPU computes"] as const
+    : ["mini", "preset mini, as there is a GPU"] as const;
+  return { preset: chosen, reason, defaults: presetDefaults(chosen) };
+}
+
+/** Finds the model to begin with, if one is asked for. */
+async function* findInitial(
+  { initFrom, contextLength, loraRank }: TrainOptions,
+  { signal, ...hub }: Pick<HubOptions, "environment"> & { signal: AbortSignal | undefined },
+): AsyncGenerator<TrainEvent, ModelSource | undefined> {
+  if (initFrom === undefined) {
+    if (loraRank === undefined) return undefined;
+    throw new RangeError(
+      `Cannot train as --lora-rank needs --init-from, a model to put adapters beside: ` +
+        `current value is ${loraRank}`,
+    );
+  }
+  yield { kind: "notice", message: `looking for ${initFrom}` };
+  const source = yield* reporting(
+    (hearing) => findModel(initFrom, { ...hub, ...hearing, contextLength }),
+    signal,
+  );
+  if (source.adapters && loraRank !== undefined) {
+    throw new RangeError(
+      `Cannot put adapters beside ${initFrom} as it must be a whole model: it has adapters, ` +
+        `which "deno task export" merges`,
+    );
+  }
+  return source;
+}
+
+/** Options with what is open about adapters chosen. */
+function withAdapters(options: TrainOptions, config: GptConfig | undefined): TrainOptions {
+  const { loraRank, loraAlpha, loraTargets } = options;
+  if (loraRank === undefined || !config) return options;
+  return {
+    ...options,
+    loraAlpha: loraAlpha ?? 2 * loraRank,
+    loraTargets: loraTargets ?? defaultTargets(config).join(","),
+  };
+}
+
+function loraOf({ loraRank, loraAlpha, loraTargets }: TrainOptions): LoraConfig | undefined {
+  if (loraRank === undefined) return undefined;
+  return { rank: loraRank, alpha: loraAlpha!, targets: loraTargets!.split(",") };
 }
 
 function describe(corpus: Corpus) {
@@ -451,6 +584,8 @@ interface Loop {
   trainStep: TrainStep;
   evaluate: () => Promise<Evaluation>;
   signal: AbortSignal | undefined;
+  /** The model that the training began with. */
+  source: TrainerState["source"] | undefined;
   /** Steps already done. */
   first: number;
   bestLoss: number | null;
@@ -565,20 +700,28 @@ async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
 
 /** Writes everything that a resumed training, or Hugging Face transformers, needs. */
 async function save(
-  { run, options, corpus, batches, gpt, trainStep }: Loop,
+  { run, options, corpus, batches, gpt, trainStep, source }: Loop,
   { step, bestLoss, best }: { step: number; bestLoss: number | null; best: boolean },
 ): Promise<string> {
   const { tokenizer } = corpus;
-  const { endOfText, endOfTextToken } = tokenizer;
+  const { endOfText, endOfTextToken } = tokenizer, { dropout } = options;
+  const trained = gpt.table.filter((parameter) => parameter.trained);
   const moments = new Map([
-    ...await downloadTable(gpt.config, (name) => tensorNamed(trainStep.m, name), "m.", gpt),
-    ...await downloadTable(gpt.config, (name) => tensorNamed(trainStep.v, name), "v.", gpt),
+    ...await downloadTable(gpt, trained, (name) => tensorNamed(trainStep.m, name), "m."),
+    ...await downloadTable(gpt, trained, (name) => tensorNamed(trainStep.v, name), "v."),
   ]);
   const text = (content: string): FileContent => [new TextEncoder().encode(content)];
   const json = (value: unknown) => text(JSON.stringify(value, null, 2) + "\n");
   const files = new Map<string, FileContent>([
-    ["model.safetensors", serializeSafetensors(await saveParameters(gpt), { format: "pt" })],
-    ["config.json", json(toHuggingFaceConfig(gpt.config, { endOfText, dropout: options.dropout }))],
+    ...(gpt.config.lora
+      ? [
+        [ADAPTER_FILE, serializeSafetensors(await saveAdapters(gpt), { format: "pt" })],
+        [ADAPTER_CONFIG, json(toAdapterConfig(gpt.config, baseOf(source!.spec)))],
+      ] as const
+      : [
+        [MODEL_FILE, serializeSafetensors(await saveParameters(gpt), { format: "pt" })],
+        ["config.json", json(toHuggingFaceConfig(gpt.config, { endOfText, dropout }))],
+      ] as const),
     ["tokenizer.json", text(tokenizer.json)],
     [
       "tokenizer_config.json",
@@ -609,30 +752,48 @@ async function save(
     schedule: { learningRate, minLearningRate, warmupSteps, steps },
     options: kept,
     tokenizerHash: tokenizer.hash,
+    ...(source ? { source } : {}),
     data: { name: corpus.name, hash: corpus.hash },
     tuning: tuningOf(gpt.device),
   }, { keep: options.keep, best });
 }
 
+/** What PEFT's configuration of adapters says of the model beside which they stand. */
+function baseOf(spec: string): AdapterBase {
+  if (!spec.startsWith("hf:")) return { base: spec };
+  const { repo, revision } = parseHubSpec(spec);
+  return { base: repo, ...(revision === undefined ? {} : { revision }) };
+}
+
 /** Puts model, moments and loss scale where a checkpoint left them. */
-async function restore({ path, state }: Resumed, gpt: Gpt, trainStep: TrainStep): Promise<void> {
-  const read = async (name: string) => {
-    const where = join(path, name);
-    return { ...parseSafetensors(await Deno.readFile(where), where), where };
-  };
-  const weights = await read("model.safetensors");
-  loadParameters(gpt, weights.tensors, weights.where);
-  const { tensors, where } = await read("optimizer.safetensors");
-  for (const { name, shape } of parameterTable(gpt.config)) {
-    for (const [prefix, arena] of [["m.", trainStep.m], ["v.", trainStep.v]] as const) {
-      const entry = tensors.get(prefix + name);
-      if (!entry || entry.shape.join() !== shape.join()) {
-        throw new RangeError(
-          `Cannot load ${where} as "${prefix + name}" must be there as [${shape}]`,
-        );
-      }
-      upload(gpt.device, tensorNamed(arena, name), toFloat32(entry));
+function restore({ path, state, base }: Resumed, gpt: Gpt, trainStep: TrainStep): void {
+  const read = (name: string, load: (tensors: TensorFiles["tensors"], where: string) => void) => {
+    const where = join(path, name), files = openTensorFiles([where]);
+    try {
+      load(files.tensors, where);
+    } finally {
+      files.close();
     }
+  };
+  if (base) {
+    fillModel(gpt, base);
+    read(ADAPTER_FILE, (tensors, where) => loadAdapters(gpt, tensors, where));
+  } else {
+    read(MODEL_FILE, (tensors, where) => loadParameters(gpt, tensors, where));
   }
+  read("optimizer.safetensors", (tensors, where) => {
+    for (const { name, shape, trained } of gpt.table) {
+      if (!trained) continue;
+      for (const [prefix, arena] of [["m.", trainStep.m], ["v.", trainStep.v]] as const) {
+        const tensor = tensors.get(prefix + name);
+        if (!tensor || tensor.shape.join() !== shape.join()) {
+          throw new RangeError(
+            `Cannot load ${where} as "${prefix + name}" must be there as [${shape}]`,
+          );
+        }
+        upload(gpt.device, tensorNamed(arena, name), tensor.floats(0, size(shape)));
+      }
+    }
+  });
   trainStep.restoreScaler(state);
 }

@@ -22,8 +22,16 @@ import { recordFastest } from "../tune.ts";
 
 const WORKGROUP_SIZE = 64;
 
+/** How tokens look at each other, where it is not as in GPT-2. */
+export interface AttentionScores {
+  /** What scores are multiplied with; 1 / √HS unless said otherwise. */
+  scale?: number;
+  /** Tokens that a token sees, itself and those before it, at least 1; all unless said otherwise. */
+  window?: number;
+}
+
 /** Sizes and dropout of an attention layer. */
-export interface AttentionOptions {
+export interface AttentionOptions extends AttentionScores {
   /** T: tokens in each sequence. */
   T: number;
   /** NH: number of heads; the head size C / NH must be a multiple of four. */
@@ -40,7 +48,7 @@ export interface AttentionOptions {
 }
 
 /**
- * y = dropout(softmax(q · kᵀ / √HS)) · v for every head, causal.
+ * y = dropout(softmax(scale · q · kᵀ)) · v for every head, causal; with a window, tokens before it are not seen.
  *
  * qkv: [B·T,3C], q, k and v side by side, heads side by side in each; y: [B·T,C]; both f32 or f16.
  * logSumExp: f32 [B,NH,T], of the scaled scores. random: u32 [seed, counter], read if rate > 0.
@@ -92,6 +100,23 @@ export function attentionBackward(
   });
 }
 
+/** Constants of the kernels of this folder. */
+export function attentionConstants({ scale, window }: AttentionScores): Record<string, number> {
+  if (window !== undefined && !(Number.isInteger(window) && window >= 1 && window <= MOST_WINDOW)) {
+    throw new RangeError(
+      `Cannot run attention as the window must be an integer from 1 to ${MOST_WINDOW}: ` +
+        `current value is ${window}`,
+    );
+  }
+  return {
+    ...(scale === undefined ? {} : { SCALE: scale }),
+    ...(window === undefined ? {} : { WINDOW: window }),
+  };
+}
+
+/** Positions and windows are added and subtracted in 32 bits. */
+const MOST_WINDOW = 2 ** 30;
+
 /** Checked sizes. */
 interface AttentionShape {
   real: DType;
@@ -139,13 +164,20 @@ interface Tile {
   COLUMNS: number;
 }
 
+/** The tiles that are worth a try: the first for long sequences, the last for short ones. */
+const LARGE: Tile = { Y: 16, ROWS: 1, COLUMNS: 2 }, MIDDLE: Tile = { Y: 16, ROWS: 1, COLUMNS: 1 };
+const SMALL: Tile = { Y: 8, ROWS: 1, COLUMNS: 1 };
+
+/** Longest sequence for which the smallest tile is preferred. */
+const SHORT = 256;
+
 /** One of the three kernels, in rows and in tiles. */
 interface Kernel {
   /** Path without its ending: the kernel in rows; the one in tiles ends in `_tiles`. */
   name: string;
   rows: string;
   tiles: string;
-  /** The first that fits is preferred. */
+  /** From the largest to the smallest. */
   sizes: readonly Tile[];
   /** Sums that an invocation keeps for each of its rows, in heads. */
   sums: number;
@@ -155,7 +187,7 @@ const FORWARD: Kernel = {
   name: "kernels/attention/forward",
   rows: forward,
   tiles: forwardTiles,
-  sizes: [{ Y: 16, ROWS: 1, COLUMNS: 2 }, { Y: 8, ROWS: 1, COLUMNS: 1 }],
+  sizes: [LARGE, SMALL],
   sums: 1, // y
 };
 
@@ -163,7 +195,7 @@ const BACKWARD_QUERY: Kernel = {
   name: "kernels/attention/backward_query",
   rows: backwardQuery,
   tiles: backwardQueryTiles,
-  sizes: [{ Y: 16, ROWS: 1, COLUMNS: 2 }, { Y: 8, ROWS: 1, COLUMNS: 1 }],
+  sizes: [LARGE, SMALL],
   sums: 1, // dq
 };
 
@@ -171,7 +203,7 @@ const BACKWARD_KEY: Kernel = {
   name: "kernels/attention/backward_key",
   rows: backwardKey,
   tiles: backwardKeyTiles,
-  sizes: [{ Y: 16, ROWS: 1, COLUMNS: 1 }, { Y: 8, ROWS: 1, COLUMNS: 1 }],
+  sizes: [LARGE, MIDDLE, SMALL],
   sums: 2, // dk, dv
 };
 
@@ -193,10 +225,10 @@ function record(
       `Cannot run attention with dropout ${rate} as it needs the tensor "random"`,
     );
   }
-  const constants = { real, NH, HS, DROPOUT: rate > 0 };
+  const constants = { real, NH, HS, DROPOUT: rate > 0, ...attentionConstants(options) };
   const uniforms = [...dropoutUniforms({ rate, site }), 0, T];
   const variants = new Map<string, (program: Program) => void>();
-  for (const [name, tile] of tilesOf(program, kernel, HS)) {
+  for (const [name, tile] of tilesOf(kernel, shape)) {
     variants.set(name, (program) =>
       program.dispatch({
         label: `${kernel.name}_tiles.wgsl`,
@@ -231,11 +263,9 @@ function record(
       iterations: T,
     }));
   if (variant === "tiles" && !firstTile) {
-    const maxBytes = program.device.gpu.limits.maxComputeWorkgroupStorageSize;
     throw new RangeError(
-      `Cannot run ${kernel.name} in tiles as head sizes must be multiples of ` +
-        `${4 * X} and fit ${maxBytes} bytes of workgroup memory: ` +
-        `current head size is ${HS} in ${real}`,
+      `Cannot run ${kernel.name} in tiles as head sizes must be multiples of ${4 * X} up to ` +
+        `${MOST_SUMS * X / 4 / kernel.sums}: current head size is ${HS}`,
     );
   }
   if (variant) {
@@ -244,7 +274,8 @@ function record(
   }
   if (!program.device.isCpu && firstTile) variants.delete("rows"); // hopeless
   recordFastest(program, {
-    key: `${kernel.name.slice("kernels/".length)} ${real} [${BNH},${T},${HS}]`,
+    key: `${kernel.name.slice("kernels/".length)} ${real} [${BNH},${T},${HS}]` +
+      (options.window === undefined ? "" : ` window ${options.window}`),
     variants: [...variants.keys()],
     preferred: program.device.isCpu ? "rows" : firstTile ?? "rows",
     record: (program, variant) => variants.get(variant)!(program),
@@ -254,16 +285,13 @@ function record(
 /** Most sums of f32 that an invocation keeps in registers over all tiles that it walks. */
 const MOST_SUMS = 128;
 
-/** The tiles that a kernel can take on the device, by a name that gives their tokens. */
-function tilesOf({ device }: Program, kernel: Kernel, HS: number): Map<string, Tile> {
+/** The tiles that a kernel can take, by a name that gives their tokens; the preferred first. */
+function tilesOf({ sizes, sums }: Kernel, { T, HS }: AttentionShape): Map<string, Tile> {
   // an invocation's part of a row is a number of vectors of four
   if (HS % (4 * X) !== 0) return new Map();
-  const maxBytes = device.gpu.limits.maxComputeWorkgroupStorageSize;
+  const fitting = sizes.filter(({ ROWS }) => sums * 4 * ROWS * HS / X <= MOST_SUMS);
   return new Map(
-    kernel.sizes
-      .filter((tile) =>
-        bytesOf(tile, HS) <= maxBytes && kernel.sums * 4 * tile.ROWS * HS / X <= MOST_SUMS
-      )
+    (T > SHORT ? fitting : fitting.toReversed())
       .map((tile) => [`${ownOf(tile)}x${walkedOf(tile)} of ${X * tile.Y}`, tile]),
   );
 }

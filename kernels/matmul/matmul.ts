@@ -6,15 +6,17 @@ import rows from "./rows.wgsl" with { type: "text" };
 import shape from "./shape.wgsl" with { type: "text" };
 import store from "./store.wgsl" with { type: "text" };
 import storeGelu from "./store_gelu.wgsl" with { type: "text" };
+import storeScaled from "./store_scaled.wgsl" with { type: "text" };
 import storeGeluBackward from "./store_gelu_backward.wgsl" with { type: "text" };
 import tiles from "./tiles.wgsl" with { type: "text" };
 import vector from "./vector.wgsl" with { type: "text" };
 import gelu from "../gelu/gelu.wgsl" with { type: "text" };
+import type { Device } from "../device.ts";
 import { type Constants, type Program, splitWorkgroups } from "../program.ts";
+import { specialize } from "../shader.ts";
 import { assertDType, assertShape, ceilDiv, type Tensor } from "../tensor.ts";
 import { recordFastest } from "../tune.ts";
 import {
-  isWorthATry,
   parseTiles,
   preferredTiles,
   TILE_K,
@@ -46,6 +48,8 @@ export interface MatmulOptions {
   activated?: Tensor;
   /** Of y's shape and type; y is multiplied with gelu'(hidden) before it is stored. */
   hidden?: Tensor;
+  /** Multiplies the product; not together with the other treatments. */
+  scale?: number;
   /** The kernel to take, of those that can; without it the tuner's choice. For tests and benchmarks. */
   variant?: string;
 }
@@ -88,7 +92,10 @@ export function matmul(
     assertShape("matmul", bias, [N]);
     assertDType("matmul", bias, "f32");
   }
-  const { activated, hidden } = options;
+  const { activated, hidden, scale } = options;
+  if (scale !== undefined && (activated || hidden || bias || accumulate)) {
+    throw new TypeError("Cannot run matmul as only a plain product can be scaled");
+  }
   for (const t of [activated, hidden]) {
     if (!t) continue;
     assertShape("matmul", t, y.shape);
@@ -100,6 +107,8 @@ export function matmul(
       ? { source: `${storeGelu}\n${gelu}`, tensors: [activated] }
       : hidden
       ? { source: `${storeGeluBackward}\n${gelu}`, tensors: [hidden] }
+      : scale !== undefined
+      ? { source: specialize(storeScaled, { SCALE: scale }), tensors: [] }
       : PLAIN,
     aStride: aColumns,
     aStart: start,
@@ -108,11 +117,7 @@ export function matmul(
     yStart: firstColumnOfY,
   };
   const { device } = program;
-  const limits = {
-    maxWorkgroupBytes: device.gpu.limits.maxComputeWorkgroupStorageSize,
-    subgroupSize: device.subgroupSize,
-  };
-  const kernels = kernelsFor(product, limits);
+  const kernels = kernelsFor(product, device);
   if (options.variant !== undefined) {
     kernels.get(options.variant)!(program);
     return;
@@ -124,8 +129,8 @@ export function matmul(
   const layout = `${transposeA ? "T" : "N"}${transposeB ? "T" : "N"}`;
   recordFastest(program, {
     key: `matmul ${layout} ${a.dtype},${b.dtype},${y.dtype} [${M},${K}]x[${K},${N}]${stored}`,
-    variants: [...kernels.keys()].filter((variant) => isWorthATry(variant, product)),
-    preferred: tiled ? preferredTiles(product, limits) : cpu,
+    variants: [...kernels.keys()],
+    preferred: tiled ? preferredTiles(product) : cpu,
     record: (program, variant) => kernels.get(variant)!(program),
   });
 }
@@ -163,7 +168,7 @@ const WORKGROUP_SIZE = 256;
 /** The kernels that can compute a product, by name; the last is the one for CPUs. */
 function kernelsFor(
   product: Product,
-  limits: { maxWorkgroupBytes: number; subgroupSize: number | undefined },
+  { subgroupSize }: Pick<Device, "subgroupSize">,
 ): Map<string, (program: Program) => void> {
   const { M, N, K, transposeA, transposeB, aStride, aStart, bStride, yStride, yStart } = product;
   const multiplesOf4 = (...counts: number[]) => counts.every((count) => count % 4 === 0);
@@ -177,7 +182,7 @@ function kernelsFor(
   const aligned = multiplesOf4(aStride, aStart, bStride, yStride, yStart) &&
     (!product.bias || N % 4 === 0);
   if (aligned && (!transposeB || K % 4 === 0)) {
-    for (const variant of tileVariants(product, limits)) {
+    for (const variant of tileVariants(product)) {
       kernels.set(variant, (program) => tiledProduct(program, product, variant));
     }
   }
@@ -209,7 +214,6 @@ function kernelsFor(
         iterations: K,
       }));
   }
-  const { subgroupSize } = limits;
   if (subgroupSize && aligned && multiplesOf4(K) && (!transposeA || M % 4 === 0)) {
     kernels.set("lanes", (program) => lanesProduct(program, product, subgroupSize));
   }

@@ -8,7 +8,7 @@ import {
   shiftedPair,
 } from "../../data/batches.ts";
 import { Random } from "../../data/random.ts";
-import type { TokenizedText } from "../../data/token_file.ts";
+import { textOf, type TokenizedText } from "../../data/token_file.ts";
 import { freshSeed } from "../seeds.ts";
 
 /** Documents of the given lengths; tokens count up, so that a token tells its position. */
@@ -21,7 +21,7 @@ function text(...lengths: number[]): TokenizedText {
     { length: lengths.reduce((a, b) => a + b, 0) },
     (_, i) => i + 100,
   );
-  return { tokens, documentStarts, bytes: 0 };
+  return textOf({ tokens, documentStarts });
 }
 
 const OPTIONS: BatchOptions = {
@@ -77,18 +77,19 @@ Deno.test("Batches.at() gives the same batch in any order", () => {
 
 Deno.test("evaluationBatches() asks for every token exactly once, with half a context before it", () => {
   const source = text(37, 1, 4, 5, 22);
+  const starts = [0, 37, 38, 42, 47];
   const seen: number[] = [];
   for (const { inputs, targets } of evaluationBatches(source, OPTIONS)) {
     targets.forEach((target, m) => {
       if (target === IGNORED) return;
       seen.push(target);
-      const first = source.documentStarts.includes(target - 100);
+      const first = starts.includes(target - 100);
       assert.equal(inputs[m], first ? OPTIONS.padding : target - 1);
       const before = inputs.subarray(m - m % 4, m + 1);
       assert.ok(before.includes(OPTIONS.padding) || before.length > 2, `${target}: ${before}`);
     });
   }
-  assert.deepEqual(seen, [...source.tokens]);
+  assert.deepEqual(seen, [...source.read(0, source.length)]);
 });
 
 Deno.test("Batches padded gives a document a row, truncated and padded", () => {
@@ -107,7 +108,7 @@ Deno.test("Batches padded gives a document a row, truncated and padded", () => {
 
 Deno.test("Batches sorts positions by token for the embedding's gradient", () => {
   const tokens = Uint32Array.of(3, 5, 3, 3, 5, 1, 3, 0, 0);
-  const batches = new Batches({ tokens, documentStarts: Uint32Array.of(0), bytes: 0 }, {
+  const batches = new Batches(textOf({ tokens, documentStarts: [0] }), {
     ...OPTIONS,
     batchSize: 1,
     contextLength: 8,
@@ -124,7 +125,7 @@ for (const V of [1, 256, 257, 50257, 2 ** 32]) {
     // few of them, so that runs are longer than one
     const some = Array.from({ length: 50 }, () => random.below(V));
     const tokens = Uint32Array.from({ length: M + 1 }, () => some[random.below(50)]!);
-    const batches = new Batches({ tokens, documentStarts: Uint32Array.of(0), bytes: 0 }, {
+    const batches = new Batches(textOf({ tokens, documentStarts: [0] }), {
       ...OPTIONS,
       ...{ batchSize, contextLength },
     });
@@ -148,4 +149,27 @@ Deno.test("Batches throws when the text is shorter than a row", () => {
       "Cannot cut a row of 4 tokens as the text has only 4 tokens: use more text, a shorter " +
       "context, or padded sequences",
   });
+});
+
+Deno.test("Batches takes rows from texts of more tokens than 32 bits count", () => {
+  const length = 6_000_000_001;
+  const tokens = (start: number, end: number) =>
+    Uint32Array.from({ length: end - start }, (_, i) => (start + i) % 1_000_000_007);
+  const places: number[] = [];
+  const source: TokenizedText = {
+    ...text(1),
+    length,
+    read(start, end) {
+      places.push(start);
+      return tokens(start, end);
+    },
+  };
+  const batches = new Batches(source, { ...OPTIONS, contextLength: 1000 });
+  assert.equal(batches.perEpoch, 2_000_000);
+  for (const index of [0, 1, 1_999_999, 2_000_000, 123_456_789]) {
+    const { inputs } = batches.at(index);
+    const expected = places.splice(0).flatMap((start) => [...tokens(start, start + 1000)]);
+    assert.deepEqual([...inputs], expected);
+  }
+  assert.equal(batches.epochOf(123_456_789), 61);
 });

@@ -2,8 +2,9 @@ import assert from "node:assert/strict";
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { loadCorpus, loadWhole } from "../../data/corpus.ts";
-import { readTokenFile, writeTokenFile } from "../../data/token_file.ts";
-import { gpt2Tokenizer } from "../../data/tokenizer.ts";
+import type { TokenizedText } from "../../data/token_file.ts";
+import { byteLevelTokenizer, gpt2Tokenizer } from "../../data/tokenizer.ts";
+import { HubServer } from "./hub_server.ts";
 
 const directory = Deno.makeTempDirSync();
 globalThis.addEventListener("unload", () => Deno.removeSync(directory, { recursive: true }));
@@ -17,6 +18,8 @@ function write(name: string, content: string | Uint8Array): string {
   return path;
 }
 
+const all = (text: TokenizedText) => [...text.read(0, text.length)];
+
 const documents = Array.from({ length: 45 }, (_, i) => `Story number ${i}.\nIt ends.`);
 const file = write("stories.txt", documents.join("\n<|endoftext|>\n"));
 
@@ -25,49 +28,123 @@ Deno.test("loadCorpus() divides by document and loses nothing", async () => {
   assert.equal(vocabulary, "compact");
   const split = (tokens: Iterable<number>) =>
     tokenizer.decode(tokens).split("<|endoftext|>").slice(0, -1);
-  const [first, second] = [split(training.tokens), split(validation.tokens)];
+  const [first, second] = [split(all(training)), split(all(validation))];
   assert.deepEqual(second, [documents[19], documents[39]]);
   assert.deepEqual([...first, ...second].sort(), documents.toSorted());
-  assert.equal(training.documentStarts.length, 43);
-  for (const start of training.documentStarts) {
-    assert.ok(start === 0 || training.tokens[start - 1] === tokenizer.endOfText);
+  assert.equal(training.documents, 43);
+  for (let i = 1; i < training.documents; i++) {
+    const start = training.documentStart(i);
+    assert.deepEqual([...training.read(start - 1, start)], [tokenizer.endOfText]);
   }
 });
 
 Deno.test("loadCorpus() keeps the full vocabulary when asked, with OpenAI's ids", async () => {
   const { tokenizer, training } = await loadCorpus({ data: [file], vocabulary: "full" });
   assert.equal(tokenizer.vocabularySize, 50257);
-  assert.deepEqual([...training.tokens.slice(0, 3)], [11605, 1271, 657]);
+  assert.deepEqual([...training.read(0, 3)], [11605, 1271, 657]);
 });
 
 Deno.test("loadCorpus() takes tokens from the cache, and makes damaged ones anew", async () => {
   const cacheDirectory = join(directory, "cache");
-  const first = await loadCorpus({ data: [file], cacheDirectory });
-  const second = await loadCorpus({ data: [file], cacheDirectory });
+  const load = async () => {
+    const { training, validation, cached, close } = await loadCorpus({
+      data: [file],
+      cacheDirectory,
+    });
+    const texts = [all(training), all(validation)];
+    close();
+    return { texts, cached };
+  };
+  const first = await load(), second = await load();
   assert.deepEqual([first.cached, second.cached], [false, true]);
-  assert.deepEqual(second.training, first.training);
+  assert.deepEqual(second.texts, first.texts);
   const [name] = readdirSync(cacheDirectory);
-  const path = join(cacheDirectory, name!);
-  const bytes = Deno.readFileSync(path);
-  bytes[300]! ^= 1;
-  Deno.writeFileSync(path, bytes);
-  const third = await loadCorpus({ data: [file], cacheDirectory });
-  assert.equal(third.cached, false);
-  assert.deepEqual(third.training, first.training);
+  for (const part of ["text.tokens", "held-out.tokens"]) {
+    const path = join(cacheDirectory, name!, part);
+    const bytes = Deno.readFileSync(path);
+    bytes[300]! ^= 1;
+    Deno.writeFileSync(path, bytes);
+    const third = await load();
+    assert.equal(third.cached, false);
+    assert.deepEqual(third.texts, first.texts);
+  }
+});
+
+Deno.test("loadCorpus() gives the ids of a model's tokenizer, from the cache of the whole one's", async () => {
+  const cacheDirectory = join(directory, "compact");
+  const first = await loadCorpus({ data: [file], cacheDirectory });
+  const { tokenizer } = first;
+  for (const again of [{ cacheDirectory }, {}]) {
+    const second = await loadCorpus({ data: [file], tokenizer, ...again });
+    assert.equal(second.cached, "cacheDirectory" in again);
+    assert.deepEqual(
+      [second.tokenizer.hash, second.vocabulary, second.hash],
+      [tokenizer.hash, "compact", first.hash],
+    );
+    assert.deepEqual(all(second.training), all(first.training));
+    assert.deepEqual(all(second.validation), all(first.validation));
+    second.close();
+  }
+  first.close();
+  assert.equal(readdirSync(cacheDirectory).length, 1);
+});
+
+Deno.test("loadCorpus() takes another tokenizer whole, unless it is to be compact", async () => {
+  const { vocab, merges } = JSON.parse((await gpt2Tokenizer()).json).model;
+  const baseTokenizer = await byteLevelTokenizer({
+    tokens: Object.keys(vocab).sort((a, b) => vocab[a] - vocab[b]).slice(0, 300),
+    merges: merges.slice(0, 44).map((merge: string) => merge.split(" ")),
+  });
+  const whole = await loadCorpus({ data: [file], baseTokenizer });
+  assert.deepEqual([whole.vocabulary, whole.tokenizer.hash], ["full", baseTokenizer.hash]);
+  const compact = await loadCorpus({ data: [file], baseTokenizer, vocabulary: "compact" });
+  assert.equal(compact.vocabulary, "compact");
+  assert.ok(compact.tokenizer.vocabularySize < 301);
+  const decoded = [whole, compact].map(({ tokenizer, training }) =>
+    tokenizer.decode(all(training))
+  );
+  assert.equal(decoded[0], decoded[1]);
+});
+
+Deno.test("loadCorpus() validates with the text that a data set brings", async () => {
+  const server = new HubServer("datasets/roneneldan/TinyStories");
+  await using _ = server;
+  const train = "One.\n<|endoftext|>\nTwo.", valid = "Three.";
+  for (const [name, text] of [["train", train], ["valid", valid]]) {
+    server.publish(`TinyStoriesV2-GPT4-${name}.txt`, new TextEncoder().encode(text));
+  }
+  const options = {
+    data: "tinystories" as const,
+    cacheDirectory: join(directory, "tiny"),
+    environment: { HF_HOME: join(directory, "hub"), HF_ENDPOINT: server.endpoint },
+  };
+  const { training, validation, tokenizer, ownValidation, name, data, hash, close } =
+    await loadCorpus(options);
+  assert.equal(tokenizer.decode(all(training)), "One.<|endoftext|>Two.<|endoftext|>");
+  assert.equal(tokenizer.decode(all(validation)), "Three.<|endoftext|>");
+  assert.deepEqual([ownValidation, name, data], [
+    true,
+    "tinystories",
+    `tinystories@${server.main}`,
+  ]);
+  close();
+  const again = await loadCorpus({ ...options, data });
+  assert.deepEqual([again.cached, again.hash], [true, hash]);
+  again.close();
 });
 
 Deno.test("loadCorpus() reads files with CRLF and a byte order mark", async () => {
   const path = write("windows.txt", "\ufeffOne.\r\nTwo.\r\n<|endoftext|>\r\nThree.\r\n");
   const { training, validation, tokenizer } = await loadCorpus({ data: [path] });
-  assert.equal(tokenizer.decode(training.tokens), "One.\nTwo.<|endoftext|>");
-  assert.equal(tokenizer.decode(validation.tokens), "Three.<|endoftext|>");
+  assert.equal(tokenizer.decode(all(training)), "One.\nTwo.<|endoftext|>");
+  assert.equal(tokenizer.decode(all(validation)), "Three.<|endoftext|>");
 });
 
 Deno.test("loadCorpus() cuts a text of one document by position", async () => {
   const path = write("one.txt", "word ".repeat(200));
   const { training, validation } = await loadCorpus({ data: [path] });
-  assert.equal(training.tokens.length + validation.tokens.length, 201); // and end-of-text
-  assert.ok(validation.tokens.length >= 10);
+  assert.equal(training.length + validation.length, 201); // and end-of-text
+  assert.ok(validation.length >= 10);
 });
 
 Deno.test("loadCorpus() says in a sentence what is wrong with a file", async () => {
@@ -76,7 +153,7 @@ Deno.test("loadCorpus() says in a sentence what is wrong with a file", async () 
   const cases = [
     [absent, `Cannot read data file ${absent}: there is no such file`],
     [directory, `Cannot read data file ${directory}: it is a directory`],
-    [empty, `Cannot use ${empty} as data must hold text: it is empty`],
+    [empty, "Cannot use empty.txt as data must hold text: it is empty"],
     [
       binary,
       `Cannot read data file ${binary} as it must be UTF-8: the first byte that is not is at 3`,
@@ -87,48 +164,25 @@ Deno.test("loadCorpus() says in a sentence what is wrong with a file", async () 
   }
 });
 
-Deno.test("loadCorpus() knows the entropy of the sample", async () => {
-  const { entropyPerToken, tokenizer } = await loadCorpus({ data: "sample" });
+Deno.test("loadCorpus() knows the sample: its text, its tokens and its entropy", async () => {
+  const { entropyPerToken, tokenizer, training, validation, hash } = await loadCorpus({
+    data: "sample",
+  });
   assert.ok(entropyPerToken! > 0.5 && entropyPerToken! < 1.5);
-  assert.ok(tokenizer.vocabularySize < 2000);
+  // checkpoints know it by these
+  assert.equal(hash, "0628bab7fa6ce859e4f28ffb9f4fd3cce7b66f456838c43474543f47ce4be99b");
+  assert.deepEqual(
+    [tokenizer.vocabularySize, training.length, validation.length],
+    [1048, 1_119_478, 58_678],
+  );
 });
 
 Deno.test("loadWhole() holds nothing back", async () => {
   const tokenizer = await gpt2Tokenizer();
-  const { tokens, bytes } = loadWhole({ data: [file], tokenizer });
-  assert.equal(tokenizer.decode(tokens), documents.map((text) => `${text}<|endoftext|>`).join(""));
-  assert.equal(bytes, documents.join("").length);
-});
-
-const origin = { textHash: "ab".repeat(32), tokenizerHash: "cd".repeat(32) };
-
-for (const Tokens of [Uint16Array, Uint32Array]) {
-  Deno.test(`readTokenFile() gives back what was written as ${Tokens.name}`, () => {
-    const path = join(directory, `${Tokens.name}.tokens`);
-    const text = { tokens: Tokens.of(1, 2, 65535), documentStarts: Uint32Array.of(0, 2), bytes: 9 };
-    writeTokenFile(path, text, origin);
-    assert.deepEqual(readTokenFile(path, origin), text);
-    assert.deepEqual(readdirSync(directory).filter((name) => name.includes(".tmp")), []);
-  });
-}
-
-Deno.test("readTokenFile() refuses what is not whole, newer or of another origin", () => {
-  const path = join(directory, "good.tokens");
-  const text = { tokens: Uint16Array.of(1, 2), documentStarts: Uint32Array.of(0), bytes: 2 };
-  writeTokenFile(path, text, origin);
-  const good = Deno.readFileSync(path);
-  const changed = (at: number) => good.map((byte, i) => i === at ? byte ^ 1 : byte);
-  const cases: [Uint8Array<ArrayBuffer>, RegExp][] = [
-    [good.slice(0, 4), /must begin with TOYTOKEN/],
-    [changed(0), /must begin with TOYTOKEN/],
-    [good.slice(0, 100), /header is cut off after 100 bytes/],
-    [good.slice(0, -1), /must be 264 bytes long: current length is 263/],
-    [changed(8), /version must be 1: current version is 0/],
-    [changed(good.length - 1), /checksum does not match/],
-    [changed(40), /another text or tokenizer/],
-  ];
-  for (const [bytes, message] of cases) {
-    Deno.writeFileSync(path, bytes);
-    assert.throws(() => readTokenFile(path, origin), message);
-  }
+  const text = await loadWhole({ data: [file], tokenizer });
+  assert.equal(
+    tokenizer.decode(all(text)),
+    documents.map((text) => `${text}<|endoftext|>`).join(""),
+  );
+  assert.equal(text.bytes, documents.join("").length);
 });
