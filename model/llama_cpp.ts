@@ -53,24 +53,19 @@ export function llamaCppValues(config: GptConfig, dtype: "F32" | "F16"): [string
  *
  * There attention scores are always multiplied with 1 / √HS: another scale goes into the queries. Biases
  * that a GPT-Neo lacks are zero.
- *
- * @throws {RangeError} if a value is too large for f16.
  */
 export async function llamaCppTensors(
   gpt: Gpt,
   dtype: "F32" | "F16",
 ): Promise<Map<string, SafetensorsEntry>> {
   const { config } = gpt, { width: C, heads, layers } = config;
-  // as GPT-2 has them: queries, keys and values in one matrix
-  const { family: _, ...plain } = config;
-  const stored = await saveParameters({ ...gpt, config: plain });
+  const stored = await saveParameters(gpt, { family: "gpt2" });
   const scale = (config.attentionScale ?? 0) * Math.sqrt(C / heads) || 1;
 
   const tensors = new Map<string, SafetensorsEntry>();
   const add = (name: string, values: Float32Array<ArrayBuffer>, shape: readonly number[]) => {
     const [, block = "", module, kind] = /^(?:h\.(\d+)\.)?(.+)\.(\w+)$/.exec(name)!;
     const type = shape.length === 1 || module === "wpe" ? "F32" : dtype;
-    if (type === "F16") checkRange(name, values);
     const prefix = block === "" ? "" : `blk.${block}.`;
     tensors.set(`${prefix}${NAMES[module!]}.${kind}`, fromFloat32(values, shape, type));
   };
@@ -113,17 +108,4 @@ function transposed(
     for (let n = 0; n < outputs!; n++) turned[n * inputs! + c] = values[c * outputs! + n]!;
   }
   return turned;
-}
-
-/** Largest number that f16 holds. */
-const LARGEST_F16 = 65504;
-
-/** Makes sure that f16 holds all values, which it does unless a training has gone wrong. */
-export function checkRange(name: string, values: Float32Array): void {
-  const beyond = values.find((value) => Math.abs(value) > LARGEST_F16);
-  if (beyond === undefined) return;
-  throw new RangeError(
-    `Cannot write "${name}" as f16 as its values must be within ±${LARGEST_F16}: current value is ` +
-      `${beyond}; choose f32`,
-  );
 }
