@@ -113,6 +113,18 @@ Deno.test("eval measures a checkpoint on a text", async () => {
   );
 });
 
+Deno.test("compare writes a table to stdout and a plot to a file", async () => {
+  const svg = join(directory, "compare.svg");
+  const { code, stdout, stderr } = await task("compare", [out, "--svg", svg]);
+  assert.equal(code, 0, stderr);
+  const [head, line, ...rest] = stdout.split("\n");
+  assert.match(head!, /^run +params +steps +tokens +time +FLOPs +loss +bits\/byte +best loss$/);
+  assert.match(line!, /^\S+run +[\d.]+ k +6 +192 +[\d.]+ s +\d\.\de\d +\d\.\d{3} +\d\.\d{3} /);
+  assert.deepEqual(rest, [""]);
+  assert.equal(stderr, `drawn in ${svg}\n`);
+  assert.match(Deno.readTextFileSync(svg), /^<svg .*<\/svg>\s*$/s);
+});
+
 Deno.test("prepare caches tokens, so that a second run finds them", async () => {
   const text = join(directory, "stories.txt"), cache = join(directory, "cache");
   await Deno.writeTextFile(text, "One.\n<|endoftext|>\nTwo.\n");
@@ -266,6 +278,12 @@ const MISTAKES: [name: string, args: string[], message: RegExp][] = [
     /^Error: Cannot use hf:a\/b as data as it must name a file: hf:OWNER\/NAME\/FILE\n$/,
   ],
   ["train", ["--data-version", "v3"], /Allowed choices are v1, v2/],
+  ["compare", [], /missing required argument 'run'/],
+  [
+    "compare",
+    [join(directory, "absent")],
+    /^Error: Cannot compare \S+absent as there is no such run\n$/,
+  ],
 ];
 
 for (const [name, args, message] of MISTAKES) {
@@ -300,7 +318,8 @@ Deno.test("tokenizer trains on files without what separates documents", async ()
 });
 
 Deno.test("every command explains its options in --help", async () => {
-  for (const name of ["train", "generate", "eval", "prepare", "tokenizer", "doctor"]) {
+  const names = "train generate eval compare export prepare tokenizer doctor".split(" ");
+  for (const name of names) {
     const { code, stdout } = await task(name, ["--help"]);
     assert.equal(code, 0);
     assert.match(stdout, new RegExp(`^Usage: deno task ${name}`));

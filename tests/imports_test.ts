@@ -48,6 +48,7 @@ const ENTRIES = [
   "train/main.ts",
   "train/eval_main.ts",
   "train/export_main.ts",
+  "train/compare_main.ts",
   "train/doctor_main.ts",
   "generate/main.ts",
   "data/main.ts",

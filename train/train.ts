@@ -64,6 +64,7 @@ import {
   validateOptions,
 } from "./options.ts";
 import { checkMemory } from "./memory.ts";
+import { startMetric } from "./metrics.ts";
 import { drawLoss } from "./plot.ts";
 import { learningRateAt } from "./schedule.ts";
 import { createTrainStep, initialScaler, REPORT_ROWS, type TrainStep } from "./step.ts";
@@ -380,6 +381,7 @@ async function* trainOn(
       .reduce((sum, { trained, shape }) => sum + (trained ? size(shape) : 0), 0),
     corpus: describe(corpus),
   };
+  run.append("metrics.jsonl", JSON.stringify(startMetric(config, resumed?.state.step ?? 0)));
   const gpt = createGpt(device, config, { precision, freeze });
   const owned: { destroy(): void }[] = [gpt];
   try {
