@@ -179,6 +179,45 @@ Deno.test("prepare and train --data tinystories share download and tokens, and a
   assert.equal(JSON.parse(stdout).data, "validation text of tinystories");
 });
 
+Deno.test("train --init-from takes a model of the hub, eval and generate --model that and what became of it", async () => {
+  await using hub = new HubServer("tiny/model");
+  const checkpoint = join(out, "checkpoints", "000006");
+  for (const name of ["config.json", "tokenizer.json", "model.safetensors"]) {
+    hub.publish(name, Deno.readFileSync(join(checkpoint, name)));
+  }
+  const env = { HF_HOME: join(directory, "models"), HF_ENDPOINT: hub.endpoint };
+  const text = join(directory, "lily.txt"), tuned = join(directory, "tuned");
+  Deno.writeTextFileSync(
+    text,
+    Array.from({ length: 40 }, (_, i) => story(i)).join("\n<|endoftext|>\n"),
+  );
+  const args = "--init-from hf:tiny/model --lora-rank 2 --steps 2 --batch-size 1".split(" ");
+  const training = await task("train", [...args, "--data", text, "--out", tuned], { env });
+  assert.equal(training.code, 0, training.stderr);
+  const told = [
+    /^looking for hf:tiny\/model\n/,
+    /download tiny\/model\/model\.safetensors: /,
+    new RegExp(`starting from hf:tiny/model@${hub.main}; precision`),
+    /training \d+ of \d+ parameters for 2 steps/,
+  ];
+  for (const pattern of told) assert.match(training.stderr, pattern);
+  const path = join(tuned, "checkpoints", "000002");
+  const adapters = JSON.parse(Deno.readTextFileSync(join(path, "adapter_config.json")));
+  assert.equal(adapters.base_model_name_or_path, "tiny/model");
+  assert.equal(adapters.revision, hub.main);
+
+  const offline = { env: { ...env, HF_HUB_OFFLINE: "1" } };
+  const measure = async (model: string) =>
+    JSON.parse(
+      (await task("eval", ["--model", model, "--data", text, "--json"], offline)).stdout,
+    );
+  const [before, after] = [await measure("hf:tiny/model"), await measure(tuned)];
+  assert.ok(after.loss < before.loss, `${after.loss} after ${before.loss}`);
+  const generate = ["Story 1", "--model", tuned, "--seed", "3", "--max-new-tokens", "5"];
+  const { stdout, stderr } = await task("generate", generate, offline);
+  assert.match(stdout, /^Story 1.+\n$/s, stderr);
+});
+
 Deno.test("prepare reads JSON lines, patterns and another tokenizer, and says which line is damaged", async () => {
   const folder = join(directory, "lines"), cache = join(folder, "cache");
   Deno.mkdirSync(folder);
@@ -265,6 +304,21 @@ const MISTAKES: [name: string, args: string[], message: RegExp][] = [
   ],
   ["generate", ["--checkpoint", join(directory, "none")], /trainer_state\.json is missing/],
   ["generate", ["--top-p", "0"], /topP must be above 0/],
+  [
+    "generate",
+    ["--model", "gpt3"],
+    /^Error: Cannot find the model "gpt3" as it must be a directory/,
+  ],
+  [
+    "generate",
+    ["--model", "gpt2", "--run", out],
+    /'--model <name>' cannot be used with option '--run <directory>'/,
+  ],
+  [
+    "train",
+    ["--init-from", "/no/model", "--out", join(directory, "none")],
+    /^looking for \/no\/model\nError: Cannot find the model .*there is no such directory\n$/,
+  ],
   ["eval", ["--run", join(directory, "none")], /deno task train/],
   ["prepare", [], /missing required argument 'data'/],
   [

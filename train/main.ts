@@ -165,7 +165,7 @@ async function main(options: Partial<TrainOptions>): Promise<number> {
   } catch (error) {
     if (!interrupt.aborted || !display.preparing) throw error;
     display.close();
-    status(`stopped preparing the data; to go on: deno task train${argumentsGiven()}`);
+    status(`stopped before the first step; to go on: deno task train${argumentsGiven()}`);
     return 130;
   } finally {
     display.close();
@@ -203,11 +203,12 @@ class Display {
     });
   }
 
-  /** Whether the data is still being prepared. */
-  preparing = false;
+  /** Whether model and data are still being prepared. */
+  get preparing(): boolean {
+    return !this.#started;
+  }
 
   show(event: TrainEvent): void {
-    this.preparing = event.kind === "preparing" || (this.preparing && event.kind === "notice");
     if (event.kind !== "preparing") this.#data.close();
     switch (event.kind) {
       case "preparing":
