@@ -9,41 +9,74 @@ export interface Merge {
 }
 
 /**
- * Makes the function that merges tokens until no merge applies: always the earliest of the list, and of
- * its places the first.
- *
- * It takes O(n log n) for n tokens, so that a text without any boundary is no trap.
+ * Makes the function that merges tokens until no merge applies; see `Merger`.
  *
  * @param merges in the order in which they apply; of two for one pair, the later counts.
  */
 export function createMerger(merges: readonly Merge[]): (tokens: readonly number[]) => number[] {
-  const ranks = new PairTable(merges.length);
-  merges.forEach(({ left, right }, rank) => ranks.set(left, right, rank));
-  const results = Uint32Array.from(merges, ({ merged }) => merged);
-  const queue = new MinHeap();
-  // a list of the tokens that are left, linked by place; kept, as most words are short
-  let ids = new Int32Array(0), next = ids, previous = ids;
-
+  const merger = new Merger(
+    Int32Array.from(merges.flatMap(({ left, right, merged }) => [left, right, merged])),
+  );
   return (tokens) => {
-    const count = tokens.length;
-    if (count < 2) return [...tokens];
-    if (ids.length < count) {
-      [ids, next, previous] = [1, 2, 3].map(() => new Int32Array(2 * count)) as [
-        typeof ids,
-        typeof ids,
-        typeof ids,
-      ];
-    }
-    for (let place = 0; place < count; place++) {
-      ids[place] = tokens[place]!;
-      next[place] = place + 1;
-      previous[place] = place - 1;
-    }
+    merger.reserve(tokens.length);
+    merger.ids.set(tokens);
+    return [...merger.ids.subarray(0, merger.merge(tokens.length))];
+  };
+}
 
+/**
+ * Merges tokens until no merge applies: always the earliest of the list, and of its places the first.
+ *
+ * It takes O(n log n) for n tokens, so that a text without any boundary is no trap, and makes nothing
+ * that has to be collected.
+ */
+export class Merger {
+  /** The tokens: what is to be merged, and what it came to. */
+  ids: Int32Array = new Int32Array(0);
+  // a list of the tokens that are left, linked by place
+  #next: Int32Array = new Int32Array(0);
+  #previous: Int32Array = new Int32Array(0);
+  readonly #ranks: PairTable;
+  readonly #results: Int32Array;
+  readonly #queue: MinHeap = new MinHeap();
+
+  /**
+   * Takes the merges.
+   *
+   * @param merges i32 [merges, 3]: ids of left, right and merged, in the order in which they apply; of
+   * two for one pair, the later counts.
+   */
+  constructor(merges: Int32Array) {
+    const count = merges.length / 3;
+    this.#ranks = new PairTable(count);
+    this.#results = new Int32Array(count);
+    for (let rank = 0; rank < count; rank++) {
+      this.#ranks.set(merges[3 * rank]!, merges[3 * rank + 1]!, rank);
+      this.#results[rank] = merges[3 * rank + 2]!;
+    }
+  }
+
+  /** Makes room in `ids`, whose content is lost. */
+  reserve(count: number): void {
+    if (this.ids.length >= count) return;
+    this.ids = new Int32Array(2 * count);
+    this.#next = new Int32Array(2 * count);
+    this.#previous = new Int32Array(2 * count);
+    this.#queue.reserve(4 * count); // each merge takes one pair away and brings two at most
+  }
+
+  /** Merges the first `count` tokens of `ids`, and returns how many are left there. */
+  merge(count: number): number {
+    const ids = this.ids, next = this.#next, previous = this.#previous;
+    const ranks = this.#ranks, results = this.#results, queue = this.#queue;
     const offer = (place: number) => {
       const rank = ranks.get(ids[place]!, ids[next[place]!]!);
       if (rank >= 0) queue.push(rank * PLACES + place);
     };
+    for (let place = 0; place < count; place++) {
+      next[place] = place + 1;
+      previous[place] = place - 1;
+    }
     for (let place = 0; place + 1 < count; place++) offer(place);
     while (queue.size > 0) {
       const key = queue.pop();
@@ -64,10 +97,10 @@ export function createMerger(merges: readonly Merge[]): (tokens: readonly number
       }
       if (place > 0) offer(previous[place]!);
     }
-    const merged: number[] = [];
-    for (let place = 0; place < count; place = next[place]!) merged.push(ids[place]!);
-    return merged;
-  };
+    let left = 0;
+    for (let place = 0; place < count; place = next[place]!) ids[left++] = ids[place]!;
+    return left;
+  }
 }
 
 const GONE = -1;
@@ -116,15 +149,22 @@ class PairTable {
 
 /** A binary heap of numbers. */
 class MinHeap {
-  readonly #items: number[] = [];
+  #items: Float64Array = new Float64Array(0);
+  #size = 0;
 
   get size(): number {
-    return this.#items.length;
+    return this.#size;
+  }
+
+  /** Makes room for so many items; what is there is lost. */
+  reserve(count: number): void {
+    this.#items = new Float64Array(count);
+    this.#size = 0;
   }
 
   push(item: number): void {
     const items = this.#items;
-    let at = items.length;
+    let at = this.#size++;
     for (let parent; at > 0 && items[parent = (at - 1) >> 1]! > item; at = parent) {
       items[at] = items[parent]!;
     }
@@ -133,9 +173,7 @@ class MinHeap {
 
   pop(): number {
     const items = this.#items;
-    const least = items[0]!, last = items.pop()!;
-    const size = items.length;
-    if (size === 0) return least;
+    const least = items[0]!, size = --this.#size, last = items[size]!;
     let at = 0;
     for (let child; (child = 2 * at + 1) < size; at = child) {
       if (child + 1 < size && items[child + 1]! < items[child]!) child++;

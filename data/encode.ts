@@ -1,4 +1,4 @@
-import { createMerger } from "./bpe.ts";
+import { Merger } from "./bpe.ts";
 import { BYTE_ALPHABET } from "./byte_alphabet.ts";
 import { mergedPair, type TokenizerFile } from "./tokenizer_file.ts";
 import { classOf, SPACE } from "./words.ts";
@@ -68,7 +68,7 @@ export class Encoder {
   readonly #byteIds: Int32Array;
   /** u8 [0x110000]: the class of each code point, filled in as they occur. */
   readonly #classes = new Uint8Array(0x110000);
-  readonly #merge: (tokens: readonly number[]) => readonly number[];
+  readonly #merger: Merger;
   // the remembered words: a hash table of word numbers + 1, and where each one's bytes and ids end
   readonly #slots = new Int32Array(2 * REMEMBERED);
   readonly #byteEnds = new Int32Array(REMEMBERED + 1);
@@ -79,14 +79,7 @@ export class Encoder {
 
   constructor({ byteIds, merges }: EncoderTables) {
     this.#byteIds = byteIds;
-    this.#merge = createMerger(Array.from({ length: merges.length / 3 }, (_, i) => {
-      const [left, right, merged] = merges.subarray(3 * i, 3 * i + 3) as unknown as [
-        number,
-        number,
-        number,
-      ];
-      return { left, right, merged };
-    }));
+    this.#merger = new Merger(merges);
   }
 
   /** Forgets the ids so far, and gives back the room that only an unusual text needs. */
@@ -154,7 +147,7 @@ export class Encoder {
   #encodeWord(bytes: Uint8Array, start: number, end: number): void {
     const length = end - start;
     if (length > LONGEST_REMEMBERED) {
-      for (const id of this.#mergeWord(bytes, start, end)) this.ids[this.length++] = id;
+      this.#mergeWord(bytes, start, end);
       return;
     }
     let hash = length;
@@ -174,21 +167,24 @@ export class Encoder {
       }
       return;
     }
-    const ids = this.#mergeWord(bytes, start, end);
-    for (const id of ids) this.ids[this.length++] = id;
-    this.#remember(bytes.subarray(start, end), slot, ids);
+    const count = this.#mergeWord(bytes, start, end);
+    this.#remember(bytes.subarray(start, end), slot, count);
   }
 
-  #mergeWord(bytes: Uint8Array, start: number, end: number): readonly number[] {
-    const ids: number[] = [];
-    for (let i = start; i < end; i++) ids.push(this.#byteIds[bytes[i]!]!);
-    return this.#merge(ids);
+  /** Appends a word's ids and returns how many they are. */
+  #mergeWord(bytes: Uint8Array, start: number, end: number): number {
+    const merger = this.#merger;
+    merger.reserve(end - start);
+    for (let i = start; i < end; i++) merger.ids[i - start] = this.#byteIds[bytes[i]!]!;
+    const count = merger.merge(end - start);
+    for (let i = 0; i < count; i++) this.ids[this.length++] = merger.ids[i]!;
+    return count;
   }
 
-  /** Remembers a word; where there is no room, all are forgotten. */
-  #remember(word: Uint8Array, slot: number, ids: readonly number[]): void {
+  /** Remembers the word of the last `count` ids; where there is no room, all are forgotten. */
+  #remember(word: Uint8Array, slot: number, count: number): void {
     const byteEnd = this.#byteEnds[this.#words]! + word.length;
-    const idEnd = this.#idEnds[this.#words]! + ids.length;
+    const idEnd = this.#idEnds[this.#words]! + count;
     if (
       this.#words === REMEMBERED || byteEnd > this.#bytes.length || idEnd > this.#wordIds.length
     ) {
@@ -197,7 +193,7 @@ export class Encoder {
       return;
     }
     this.#bytes.set(word, byteEnd - word.length);
-    this.#wordIds.set(ids, idEnd - ids.length);
+    this.#wordIds.set(this.ids.subarray(this.length - count, this.length), idEnd - count);
     this.#slots[slot] = ++this.#words;
     this.#byteEnds[this.#words] = byteEnd;
     this.#idEnds[this.#words] = idEnd;

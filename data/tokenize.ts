@@ -49,7 +49,7 @@ export interface TokenizeOptions {
   readonly holdOut: boolean;
   /** Where token files are kept; without, the tokens stay in memory. */
   readonly cacheDirectory?: string | undefined;
-  /** Workers that tokenize; one for each core if not given. */
+  /** Workers that tokenize; if not given, one for each core, but no more than can be fed. */
   readonly workers?: number | undefined;
   /** Ends the work; with a cache directory, the next call goes on from there. */
   readonly signal?: AbortSignal | undefined;
@@ -69,6 +69,9 @@ const UNIT_BYTES = 2 ** 20;
 
 /** Bytes of text that are worked on at a time, as far as single documents allow. */
 const BYTES_AT_WORK = 64 * 2 ** 20;
+
+/** Workers that one thread keeps busy with reading, writing and hashing; a gigabyte is enough for them. */
+const MOST_WORKERS = 16;
 
 /** Bytes of a source for which another worker is worth starting. */
 const WORTH_A_WORKER = 16 * 2 ** 20;
@@ -406,8 +409,11 @@ async function appendAll(
   const pool = await openPoolFor(source, options);
   try {
     let units = 0;
-    for await (const { unit, bytesRead } of tokenizeUnits(source, pool, { done, signal })) {
+    const spare: ArrayBuffer[] = [];
+    for await (const { unit, bytesRead } of tokenizeUnits(source, pool, { done, spare, signal })) {
       hash.update(unit.text);
+      const textBytes = unit.text.length - unit.ended;
+      spare.push(unit.text.buffer);
       onProgress({
         stage: "tokenizing",
         name: source.name,
@@ -417,7 +423,7 @@ async function appendAll(
       if (units++ < done) continue;
       append(unit);
       work.units++;
-      work.bytes += unit.text.length - unit.ended;
+      work.bytes += textBytes;
       work.open = unit.open;
       work.text = extentOf(text);
       if (heldOut) work.heldOut = extentOf(heldOut);
@@ -434,7 +440,7 @@ async function appendAll(
 
 async function openPoolFor(
   source: Source,
-  { tokenizer, workers = navigator.hardwareConcurrency }: TokenizeOptions,
+  { tokenizer, workers = Math.min(MOST_WORKERS, navigator.hardwareConcurrency) }: TokenizeOptions,
 ): Promise<TokenizerPool> {
   const { json, vocabularySize, endOfText, endOfTextToken } = tokenizer;
   const tables = encoderTables(json);
@@ -451,7 +457,11 @@ async function openPoolFor(
 async function* tokenizeUnits(
   source: Source,
   pool: TokenizerPool,
-  { done, signal }: { done: number; signal: AbortSignal | undefined },
+  { done, spare, signal }: {
+    done: number;
+    spare: ArrayBuffer[];
+    signal: AbortSignal | undefined;
+  },
 ): AsyncGenerator<{ unit: TokenizedUnit; bytesRead: number }> {
   const working: { result: Promise<TokenizedUnit>; bytes: number; bytesRead: number }[] = [];
   let bytesAtWork = 0, units = 0;
@@ -460,7 +470,7 @@ async function* tokenizeUnits(
     bytesAtWork -= bytes;
     return { unit: await result, bytesRead };
   };
-  for await (const { unit, bytesRead } of unitsOf(source)) {
+  for await (const { unit, bytesRead } of unitsOf(source, spare)) {
     signal?.throwIfAborted();
     const bytes = unit.bytes.length;
     while (
@@ -477,14 +487,19 @@ async function* tokenizeUnits(
   }
 }
 
-/** The pieces of a source, gathered into units of work; where they end depends on the source alone. */
+/**
+ * The pieces of a source, gathered into units of work; where they end depends on the source alone.
+ *
+ * @param spare memory of earlier units, to be used again.
+ */
 export async function* unitsOf(
   source: Source,
+  spare: ArrayBuffer[] = [],
 ): AsyncGenerator<{ unit: Unit; bytesRead: number }> {
   let pieces: Piece[] = [], bytes = 0;
   let last: Portion | undefined;
   const gather = () => {
-    const unit = unitOf(pieces, bytes, last!);
+    const unit = unitOf(pieces, last!, memoryFor(bytes + pieces.length, spare));
     [pieces, bytes] = [[], 0];
     return { unit, bytesRead: last!.bytesRead };
   };
@@ -500,21 +515,31 @@ export async function* unitsOf(
   if (pieces.length > 0) yield gather();
 }
 
+/** Memory of so many bytes at least; of usual units it is all of one size, and so fits the next. */
+function memoryFor(length: number, spare: ArrayBuffer[]): Uint8Array<ArrayBuffer> {
+  const old = spare.pop();
+  const fits = old && old.byteLength >= length;
+  return new Uint8Array(fits ? old : new ArrayBuffer(Math.max(length, USUAL_MEMORY)));
+}
+
+/** Room for a unit whose last document is of a usual length. */
+const USUAL_MEMORY = UNIT_BYTES * 5 / 4;
+
 function unitOf(
   pieces: readonly Piece[],
-  length: number,
   { file, field }: Portion,
+  bytes: Uint8Array<ArrayBuffer>,
 ): Unit {
-  const bytes = new Uint8Array(length), ends = new Uint32Array(pieces.length);
+  const starts = new Uint32Array(pieces.length), ends = new Uint32Array(pieces.length);
   let at = 0;
   pieces.forEach((piece, i) => {
+    starts[i] = ++at; // a byte is left free
     bytes.set(piece.bytes, at);
-    at += piece.bytes.length;
-    ends[i] = at;
+    ends[i] = at += piece.bytes.length;
   });
   return {
     bytes,
-    ends,
+    ...{ starts, ends },
     edges: Uint8Array.from(pieces, (p) => (p.begins ? BEGINS : 0) + (p.ends ? ENDS : 0)),
     places: Float64Array.from(pieces, ({ place }) => place),
     file,

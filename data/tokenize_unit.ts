@@ -5,7 +5,10 @@ import { parseTokenizer, type Tokenizer } from "./tokenizer.ts";
 
 /** A stretch of a source that is tokenized at once: pieces of documents, one after the other. */
 export interface Unit {
+  /** The pieces, before each a spare byte at least, so that cleaning them takes no further room. */
   readonly bytes: Uint8Array<ArrayBuffer>;
+  /** Where each piece begins in `bytes`. */
+  readonly starts: Uint32Array<ArrayBuffer>;
   /** Where each piece ends in `bytes`. */
   readonly ends: Uint32Array<ArrayBuffer>;
   /** Whether a document begins (1) and ends (2) in each piece, as a sum. */
@@ -20,7 +23,7 @@ export interface Unit {
 
 /** What becomes of a unit. */
 export interface TokenizedUnit {
-  /** The documents, cleaned, each followed by a zero byte. */
+  /** The documents, cleaned, each followed by a zero byte; in the memory that the unit had. */
   readonly text: Uint8Array<ArrayBuffer>;
   /** The tokens, each document followed by end-of-text; none if only the text was asked for. */
   readonly tokens: Uint16Array<ArrayBuffer> | Uint32Array<ArrayBuffer>;
@@ -57,25 +60,19 @@ export async function createUnitTokenizer(
     await parseTokenizer(json, "tokenizer.json", { endOfText: endOfTextToken, vocabularySize }),
   );
   return (unit, { textOnly }) => {
-    const text = new ByteList(unit.bytes.length + unit.ends.length);
     const starts: number[] = [];
-    let ended = 0;
+    let length = 0, ended = 0;
     encoder.reset();
-    for (const { bytes, begins, ends, place } of documentsOf(unit)) {
-      const start = text.length;
-      clean(bytes, { begins, ends, into: text }, { file: unit.file, place });
-      if (begins && ends && text.length === start) continue;
+    for (const { start, end, begins, ends } of cleanDocuments(unit)) {
       if (begins) starts.push(encoder.length);
-      if (!textOnly) encodeInPieces(encoder, text.bytes, start, text.length);
-      if (ends) {
-        text.push(0);
-        encoder.push(endOfText);
-        ended++;
-      }
+      if (!textOnly) encodeInPieces(encoder, unit.bytes, start, end);
+      if (ends) encoder.push(endOfText);
+      if (ends) ended++;
+      length = ends ? end + 1 : end;
     }
     const ids = encoder.ids.subarray(0, textOnly ? 0 : encoder.length);
     return {
-      text: text.bytes.subarray(0, text.length),
+      text: unit.bytes.subarray(0, length),
       tokens: vocabularySize <= 2 ** 16 ? new Uint16Array(ids) : ids.slice(),
       starts: Uint32Array.from(starts),
       ended,
@@ -86,10 +83,8 @@ export async function createUnitTokenizer(
 
 /** The documents of a unit, or stretches of them, as they are tokenized. */
 export function* textsOf(unit: Unit): Generator<string> {
-  for (const { bytes, begins, ends, place } of documentsOf(unit)) {
-    const text = new ByteList(bytes.length);
-    clean(bytes, { begins, ends, into: text }, { file: unit.file, place });
-    yield Buffer.from(text.bytes.buffer, 0, text.length).toString();
+  for (const { start, end } of cleanDocuments(unit)) {
+    yield Buffer.from(unit.bytes.buffer, unit.bytes.byteOffset + start, end - start).toString();
   }
 }
 
@@ -107,90 +102,92 @@ function encodeInPieces(
   }
 }
 
-interface DocumentPiece {
-  bytes: Uint8Array;
+/** Where a document, or a stretch of one, lies in the memory of its unit. */
+interface Stretch {
+  start: number;
+  end: number;
   begins: boolean;
   ends: boolean;
-  place: number;
-}
-
-function documentsOf(unit: Unit): Generator<DocumentPiece> {
-  return unit.field === undefined ? piecesOf(unit) : jsonDocuments(unit);
-}
-
-function* piecesOf({ bytes, ends, edges, places }: Unit): Generator<DocumentPiece> {
-  for (const [i, end] of ends.entries()) {
-    yield {
-      bytes: bytes.subarray(ends[i - 1] ?? 0, end),
-      begins: (edges[i]! & BEGINS) !== 0,
-      ends: (edges[i]! & ENDS) !== 0,
-      place: places[i]!,
-    };
-  }
-}
-
-function* jsonDocuments(unit: Unit): Generator<DocumentPiece> {
-  const { file, field } = unit;
-  const decoder = new TextDecoder(), encoder = new TextEncoder();
-  for (const piece of piecesOf(unit)) {
-    const fail = (requirement: string, value: string) =>
-      new SyntaxError(
-        `Cannot read data file ${file} as line ${piece.place} must ${requirement}: ${value}`,
-      );
-    if (!isUtf8(piece.bytes)) throw fail("be UTF-8", "it is not");
-    let value: unknown;
-    try {
-      value = JSON.parse(decoder.decode(piece.bytes));
-    } catch (error) {
-      throw fail("be JSON", (error as Error).message.split("\n")[0]!);
-    }
-    if (value === null || typeof value !== "object" || Array.isArray(value)) {
-      throw fail("be a JSON object", `current value is ${JSON.stringify(value).slice(0, 40)}`);
-    }
-    const text = (value as Record<string, unknown>)[field!];
-    if (typeof text !== "string") {
-      throw fail(
-        `hold a string in its field ${field}`,
-        `its fields are ${Object.keys(value).join(", ")}; choose with --text-field`,
-      );
-    }
-    yield { ...piece, bytes: encoder.encode(text) };
-  }
 }
 
 /**
- * Appends a document, or a stretch of one, as it is tokenized: `\r\n` becomes `\n`, and white space goes
- * at its beginning and end.
+ * Cleans the documents of a unit, in its own memory: `\r\n` becomes `\n`, white space at beginnings and
+ * ends goes, as do documents of nothing else, and a zero byte follows each.
+ *
+ * What is yielded is there until the next is asked for.
  */
-function clean(
-  bytes: Uint8Array,
-  { begins, ends, into }: { begins: boolean; ends: boolean; into: ByteList },
-  { file, place }: { file: string; place: number },
-): void {
-  if (!isUtf8(bytes)) {
-    throw new RangeError(
-      `Cannot read data file ${file} as it must be UTF-8: ` +
-        `the first byte that is not is at ${place + firstInvalidByte(bytes)}`,
-    );
-  }
-  let start = 0, end = bytes.length;
-  if (begins) {
-    while (start < end) {
-      const width = widthOfSpace(bytes, start);
+function* cleanDocuments(unit: Unit): Generator<Stretch> {
+  const { bytes, edges } = unit;
+  let to = 0; // as each document has a spare byte, this stays before what is yet to be cleaned
+  for (let i = 0; i < edges.length; i++) {
+    const begins = (edges[i]! & BEGINS) !== 0, ends = (edges[i]! & ENDS) !== 0;
+    let start = unit.starts[i]!;
+    let end = unit.field === undefined ? unit.ends[i]! : unwrapJson(unit, i);
+    checkUtf8(unit, i, end);
+    for (let width; begins && start < end; start += width) {
+      width = widthOfSpace(bytes, start);
       if (width === 0) break;
-      start += width;
     }
-  }
-  if (ends) {
-    while (end > start) {
+    while (ends && end > start) {
       let last = end - 1;
       while ((bytes[last]! & 0xc0) === 0x80) last--;
       if (widthOfSpace(bytes, last) === 0) break;
       end = last;
     }
+    if (begins && ends && start === end) continue;
+    bytes.copyWithin(to, start, end);
+    end = joinLineEnds(bytes, to, to + end - start);
+    if (ends) bytes[end] = 0;
+    yield { start: to, end, begins, ends };
+    to = ends ? end + 1 : end;
   }
-  into.append(bytes.subarray(start, end));
-  if (bytes.includes(0x0d)) into.joinLineEnds(into.length - (end - start));
+}
+
+function checkUtf8({ bytes, starts, places, file }: Unit, i: number, end: number): void {
+  const piece = bytes.subarray(starts[i]!, end);
+  if (isUtf8(piece)) return;
+  throw new RangeError(
+    `Cannot read data file ${file} as it must be UTF-8: ` +
+      `the first byte that is not is at ${places[i]! + firstInvalidByte(piece)}`,
+  );
+}
+
+/** Puts the document of a JSON object in the object's place, where it fits, and returns its end. */
+function unwrapJson({ bytes, starts, ends, places, file, field }: Unit, i: number): number {
+  const fail = (requirement: string, value: string) =>
+    new SyntaxError(
+      `Cannot read data file ${file} as line ${places[i]} must ${requirement}: ${value}`,
+    );
+  const json = bytes.subarray(starts[i]!, ends[i]!);
+  if (!isUtf8(json)) throw fail("be UTF-8", "it is not");
+  let value: unknown;
+  try {
+    value = JSON.parse(new TextDecoder().decode(json));
+  } catch (error) {
+    throw fail("be JSON", (error as Error).message.split("\n")[0]!);
+  }
+  if (value === null || typeof value !== "object" || Array.isArray(value)) {
+    throw fail("be a JSON object", `current value is ${JSON.stringify(value).slice(0, 40)}`);
+  }
+  const text = (value as Record<string, unknown>)[field!];
+  if (typeof text !== "string") {
+    throw fail(
+      `hold a string in its field ${field}`,
+      `its fields are ${Object.keys(value).join(", ")}; choose with --text-field`,
+    );
+  }
+  return starts[i]! + new TextEncoder().encodeInto(text, json).written;
+}
+
+/** Turns `\r\n` into `\n` and returns where the text ends then. */
+function joinLineEnds(bytes: Uint8Array, start: number, end: number): number {
+  let at = bytes.subarray(start, end).indexOf(0x0d);
+  if (at < 0) return end;
+  let to = at += start;
+  for (; at < end; at++) {
+    if (bytes[at] !== 0x0d || bytes[at + 1] !== 0x0a || at + 1 === end) bytes[to++] = bytes[at]!;
+  }
+  return to;
 }
 
 /** Bytes of the character at a place, if `String.trim()` takes it away; else 0. */
@@ -219,44 +216,6 @@ function firstInvalidByte(bytes: Uint8Array): number {
     else high = middle - 1;
   }
   return low;
-}
-
-/** Bytes that grow. */
-class ByteList {
-  bytes: Uint8Array<ArrayBuffer>;
-  length = 0;
-
-  constructor(room: number) {
-    this.bytes = new Uint8Array(room);
-  }
-
-  append(more: Uint8Array): void {
-    this.#reserve(more.length);
-    this.bytes.set(more, this.length);
-    this.length += more.length;
-  }
-
-  push(byte: number): void {
-    this.#reserve(1);
-    this.bytes[this.length++] = byte;
-  }
-
-  /** Turns `\r\n` into `\n` from a place on. */
-  joinLineEnds(from: number): void {
-    const { bytes, length } = this;
-    let to = from;
-    for (let i = from; i < length; i++) {
-      if (bytes[i] !== 0x0d || bytes[i + 1] !== 0x0a || i + 1 === length) bytes[to++] = bytes[i]!;
-    }
-    this.length = to;
-  }
-
-  #reserve(count: number): void {
-    if (this.length + count <= this.bytes.length) return;
-    const larger = new Uint8Array(Math.max(2 * this.bytes.length, this.length + count));
-    larger.set(this.bytes.subarray(0, this.length));
-    this.bytes = larger;
-  }
 }
 
 /** A tokenizer of any kind as an `Encoder`. */
