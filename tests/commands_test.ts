@@ -332,6 +332,9 @@ const MISTAKES: [name: string, args: string[], message: RegExp][] = [
     /^Error: Cannot use hf:a\/b as data as it must name a file: hf:OWNER\/NAME\/FILE\n$/,
   ],
   ["train", ["--data-version", "v3"], /Allowed choices are v1, v2/],
+  ["export", ["--to", "onnx"], /Allowed choices are hf, gguf/],
+  ["export", ["--out", directory], /^Error: Cannot write \S+ as it is there already: .*--out\n$/],
+  ["export", ["--run", join(directory, "none")], /deno task train/],
   ["compare", [], /missing required argument 'run'/],
   [
     "compare",
@@ -369,6 +372,18 @@ Deno.test("tokenizer trains on files without what separates documents", async ()
   );
   const forced = await task("tokenizer", [...options, "--force", "--min-frequency", "9", data]);
   assert.match(forced.stderr, /^only 257 of 260 tokens: no other pair occurs 9 times\n/);
+});
+
+Deno.test("export writes a run's model for other programs", async () => {
+  const hf = join(directory, "exported"), gguf = join(directory, "exported.gguf");
+  const first = await task("export", ["--run", out, "--out", hf, "--dtype", "f16"]);
+  assert.deepEqual([first.code, first.stdout], [0, `${hf}\n`], first.stderr);
+  assert.match(first.stderr, /^writing \d+ parameters of \S+000006 in f16\n$/);
+  const told = await task("generate", ["--model", hf, "--max-new-tokens", "5", "Once"]);
+  assert.equal(told.code, 0, told.stderr);
+  const second = await task("export", ["--model", hf, "--to", "gguf", "--out", gguf]);
+  assert.deepEqual([second.code, second.stdout], [0, `${gguf}\n`], second.stderr);
+  assert.equal(new TextDecoder().decode(Deno.readFileSync(gguf).subarray(0, 4)), "GGUF");
 });
 
 Deno.test("every command explains its options in --help", async () => {
