@@ -320,6 +320,12 @@ const MISTAKES: [name: string, args: string[], message: RegExp][] = [
     /^looking for \/no\/model\nError: Cannot find the model .*there is no such directory\n$/,
   ],
   ["eval", ["--run", join(directory, "none")], /deno task train/],
+  ["compare", [], /missing required argument 'run'/],
+  [
+    "compare",
+    [join(directory, "absent")],
+    /^Error: Cannot compare \S+absent as there is no such run\n$/,
+  ],
   ["prepare", [], /missing required argument 'data'/],
   [
     "prepare",
@@ -335,12 +341,6 @@ const MISTAKES: [name: string, args: string[], message: RegExp][] = [
   ["export", ["--to", "onnx"], /Allowed choices are hf, gguf/],
   ["export", ["--out", directory], /^Error: Cannot write \S+ as it is there already: .*--out\n$/],
   ["export", ["--run", join(directory, "none")], /deno task train/],
-  ["compare", [], /missing required argument 'run'/],
-  [
-    "compare",
-    [join(directory, "absent")],
-    /^Error: Cannot compare \S+absent as there is no such run\n$/,
-  ],
 ];
 
 for (const [name, args, message] of MISTAKES) {

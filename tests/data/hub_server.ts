@@ -173,9 +173,10 @@ export class HubServer implements AsyncDisposable {
         assert.deepEqual(folder, []);
         const from = Number(new URLSearchParams(search).get("cursor") ?? 0);
         const page = [...files].slice(from, from + 2).map(([path, file]) => entry(path, file));
-        const next = `${this.endpoint}/api/${kind}${this.#repo}/tree/${commit}?recursive=true&cursor=${
-          from + 2
-        }`;
+        const next =
+          `${this.endpoint}/api/${kind}${this.#repo}/tree/${commit}?recursive=true&cursor=${
+            from + 2
+          }`;
         return Response.json([{ type: "directory", path: "data", size: 0 }, ...page], {
           headers: from + 2 < files.size ? { Link: `<${next}>; rel="next"` } : {},
         });
