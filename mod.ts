@@ -111,6 +111,7 @@ export {
   type SamplerOptions,
   type StreamOptions,
 } from "./generate/generate.ts";
+export { exportModel, type ExportOptions } from "./train/export.ts";
 export { type LoadedModel, loadModel, type LoadOptions } from "./generate/load.ts";
 export {
   fillModel,

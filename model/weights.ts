@@ -1,7 +1,7 @@
 import { fillNormal } from "../kernels/normal/normal.ts";
 import { Program } from "../kernels/program.ts";
 import { download, size, type Tensor, upload, viewTensor } from "../kernels/tensor.ts";
-import type { GptConfig } from "./config.ts";
+import type { Family, GptConfig } from "./config.ts";
 import { type Gpt, masterOf } from "./model.ts";
 import { HEAD, isMask, nameFromFile, nameInFile, storedTensors } from "./hugging_face.ts";
 import { adapterTensors, isAdapter, mergeLora, nameInAdapterFile } from "./lora.ts";
@@ -193,10 +193,14 @@ function checkTiedHead(readers: ReadonlyMap<string, TensorReader>, where: string
  * Adapters are merged into the matrices beside which they stand.
  *
  * @param options.dtype what they are rounded to; f32 unless said otherwise.
+ * @param options.family whose names and shapes they get; the model's own unless said otherwise.
  */
 export async function saveParameters(
   model: Gpt,
-  { dtype = "F32" }: { dtype?: "F32" | "F16" } = {},
+  { dtype = "F32", family = model.config.family ?? "gpt2" }: {
+    dtype?: "F32" | "F16";
+    family?: Family;
+  } = {},
 ): Promise<Map<string, SafetensorsEntry>> {
   const { config, table } = model;
   const values = await downloadParameters(model, table, (name) => masterOf(model, name));
@@ -205,7 +209,8 @@ export async function saveParameters(
       .map((name) => values.get(name)!);
     mergeLora({ lora: config.lora!, module: adapter.module }, { A: A!, B: B! }, weight!);
   }
-  return storedEntries(config, table.filter(({ name }) => !isAdapter(name)), values, { dtype });
+  const parameters = table.filter(({ name }) => !isAdapter(name));
+  return storedEntries({ ...config, family }, parameters, values, { dtype });
 }
 
 /** Values of parameters as the tensors of a model's file. */

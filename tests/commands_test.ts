@@ -341,6 +341,9 @@ const MISTAKES: [name: string, args: string[], message: RegExp][] = [
     /^Error: Cannot use hf:a\/b as data as it must name a file: hf:OWNER\/NAME\/FILE\n$/,
   ],
   ["train", ["--data-version", "v3"], /Allowed choices are v1, v2/],
+  ["export", ["--to", "onnx"], /Allowed choices are hf, gguf/],
+  ["export", ["--out", directory], /^Error: Cannot write \S+ as it is there already: .*--out\n$/],
+  ["export", ["--run", join(directory, "none")], /deno task train/],
 ];
 
 for (const [name, args, message] of MISTAKES) {
@@ -374,10 +377,21 @@ Deno.test("tokenizer trains on files without what separates documents", async ()
   assert.match(forced.stderr, /^only 257 of 260 tokens: no other pair occurs 9 times\n/);
 });
 
+Deno.test("export writes a run's model for other programs", async () => {
+  const hf = join(directory, "exported"), gguf = join(directory, "exported.gguf");
+  const first = await task("export", ["--run", out, "--out", hf, "--dtype", "f16"]);
+  assert.deepEqual([first.code, first.stdout], [0, `${hf}\n`], first.stderr);
+  assert.match(first.stderr, /^writing \d+ parameters of \S+000006 in f16\n$/);
+  const told = await task("generate", ["--model", hf, "--max-new-tokens", "5", "Once"]);
+  assert.equal(told.code, 0, told.stderr);
+  const second = await task("export", ["--model", hf, "--to", "gguf", "--out", gguf]);
+  assert.deepEqual([second.code, second.stdout], [0, `${gguf}\n`], second.stderr);
+  assert.equal(new TextDecoder().decode(Deno.readFileSync(gguf).subarray(0, 4)), "GGUF");
+});
+
 Deno.test("every command explains its options in --help", async () => {
-  for (
-    const name of ["train", "generate", "eval", "compare", "prepare", "tokenizer", "doctor"]
-  ) {
+  const names = "train generate eval compare export prepare tokenizer doctor".split(" ");
+  for (const name of names) {
     const { code, stdout } = await task(name, ["--help"]);
     assert.equal(code, 0);
     assert.match(stdout, new RegExp(`^Usage: deno task ${name}`));

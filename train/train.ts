@@ -29,7 +29,7 @@ import {
 import { type GptConfig, type LoraConfig, type PresetName, PRESETS } from "../model/config.ts";
 import type { Precision } from "../model/precision.ts";
 import { createGpt, type Gpt } from "../model/gpt.ts";
-import { parseHuggingFaceConfig, toHuggingFaceConfig } from "../model/hugging_face.ts";
+import { parseHuggingFaceConfig } from "../model/hugging_face.ts";
 import {
   ADAPTER_CONFIG,
   ADAPTER_FILE,
@@ -47,10 +47,10 @@ import {
   loadAdapters,
   loadParameters,
   saveAdapters,
-  saveParameters,
 } from "../model/weights.ts";
 import { type FileContent, moveAside, openRunDirectory, type RunDirectory } from "./checkpoint.ts";
 import { createEvaluator, type Evaluation } from "./evaluate.ts";
+import { jsonFile, modelFiles, tokenizerFiles } from "./export.ts";
 import {
   batchShapeOf,
   DEFAULT_OPTIONS,
@@ -706,38 +706,19 @@ async function save(
   { step, bestLoss, best }: { step: number; bestLoss: number | null; best: boolean },
 ): Promise<string> {
   const { tokenizer } = corpus;
-  const { endOfText, endOfTextToken } = tokenizer, { dropout } = options;
   const trained = gpt.table.filter((parameter) => parameter.trained);
   const moments = new Map([
     ...await downloadTable(gpt, trained, (name) => tensorNamed(trainStep.m, name), "m."),
     ...await downloadTable(gpt, trained, (name) => tensorNamed(trainStep.v, name), "v."),
   ]);
-  const text = (content: string): FileContent => [new TextEncoder().encode(content)];
-  const json = (value: unknown) => text(JSON.stringify(value, null, 2) + "\n");
   const files = new Map<string, FileContent>([
     ...(gpt.config.lora
       ? [
         [ADAPTER_FILE, serializeSafetensors(await saveAdapters(gpt), { format: "pt" })],
-        [ADAPTER_CONFIG, json(toAdapterConfig(gpt.config, baseOf(source!.spec)))],
+        [ADAPTER_CONFIG, jsonFile(toAdapterConfig(gpt.config, baseOf(source!.spec)))],
       ] as const
-      : [
-        [MODEL_FILE, serializeSafetensors(await saveParameters(gpt), { format: "pt" })],
-        ["config.json", json(toHuggingFaceConfig(gpt.config, { endOfText, dropout }))],
-      ] as const),
-    ["tokenizer.json", text(tokenizer.json)],
-    [
-      "tokenizer_config.json",
-      json({
-        add_prefix_space: false,
-        bos_token: endOfTextToken,
-        clean_up_tokenization_spaces: false,
-        eos_token: endOfTextToken,
-        model_max_length: gpt.config.contextLength,
-        tokenizer_class: "PreTrainedTokenizerFast",
-        unk_token: endOfTextToken,
-      }),
-    ],
-    ["generation_config.json", json({ bos_token_id: endOfText, eos_token_id: endOfText })],
+      : await modelFiles(gpt, tokenizer, { dropout: options.dropout })),
+    ...tokenizerFiles(gpt, tokenizer),
     ["optimizer.safetensors", serializeSafetensors(moments)],
   ]);
   const batchIndex = step * options.gradientAccumulation;
