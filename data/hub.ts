@@ -275,8 +275,9 @@ async function ask<T>(
   question: (hub: Library, access: Access) => Promise<T>,
 ): Promise<T> {
   const { type, repo: name, endpoint, task, silenceMs, signal } = repository;
+  const library = await loadLibrary(task);
   try {
-    return await question(await import("npm:@huggingface/hub@2.17.5"), {
+    return await question(library, {
       repo: { type, name },
       hubUrl: endpoint,
       fetch: async (address, init) => {
@@ -290,6 +291,19 @@ async function ask<T>(
     const reason = (error as Error).message.split("\n")[0];
     throw new HubError(
       `Cannot ${task} as what ${endpoint} answers is not the hub's (${reason}): check HF_ENDPOINT`,
+      0,
+    );
+  }
+}
+
+async function loadLibrary(task: string): Promise<Library> {
+  try {
+    return await import("npm:@huggingface/hub@2.17.5");
+  } catch (error) {
+    const reason = (error as Error).message.split("\n")[0];
+    throw new HubError(
+      `Cannot ${task} as npm:@huggingface/hub, which the first download needs, is not to be had ` +
+        `(${reason}): check the network`,
       0,
     );
   }

@@ -151,7 +151,9 @@ async function* tell(
   let drawn = 0, chunk = gpt.device.isCpu ? FIRST_CHUNK.cpu : FIRST_CHUNK.gpu;
   try {
     while (drawn < maxNewTokens && !signal?.aborted && !stories.every(told)) {
-      const count = Math.min(chunk, maxNewTokens - drawn);
+      // no chunk of a few tokens is left for the end: its read-back would take longer than they do
+      const rest = maxNewTokens - drawn;
+      const count = rest < 1.5 * chunk ? rest : chunk;
       const since = performance.now();
       const texts = await decoder.next(count);
       const elapsedMs = Math.max(1, performance.now() - since - READ_BACK_MS);

@@ -113,6 +113,18 @@ Deno.test("eval measures a checkpoint on a text", async () => {
   );
 });
 
+Deno.test("compare writes a table to stdout and a plot to a file", async () => {
+  const svg = join(directory, "compare.svg");
+  const { code, stdout, stderr } = await task("compare", [out, "--svg", svg]);
+  assert.equal(code, 0, stderr);
+  const [head, line, ...rest] = stdout.split("\n");
+  assert.match(head!, /^run +params +steps +tokens +time +FLOPs +loss +bits\/byte +best loss$/);
+  assert.match(line!, /^\S+run +[\d.]+ k +6 +192 +[\d.]+ s +\d\.\de\d +\d\.\d{3} +\d\.\d{3} /);
+  assert.deepEqual(rest, [""]);
+  assert.equal(stderr, `drawn in ${svg}\n`);
+  assert.match(Deno.readTextFileSync(svg), /^<svg .*<\/svg>\s*$/s);
+});
+
 Deno.test("prepare caches tokens, so that a second run finds them", async () => {
   const text = join(directory, "stories.txt"), cache = join(directory, "cache");
   await Deno.writeTextFile(text, "One.\n<|endoftext|>\nTwo.\n");
@@ -257,6 +269,12 @@ const MISTAKES: [name: string, args: string[], message: RegExp][] = [
   ["generate", ["--checkpoint", join(directory, "none")], /trainer_state\.json is missing/],
   ["generate", ["--top-p", "0"], /topP must be above 0/],
   ["eval", ["--run", join(directory, "none")], /deno task train/],
+  ["compare", [], /missing required argument 'run'/],
+  [
+    "compare",
+    [join(directory, "absent")],
+    /^Error: Cannot compare \S+absent as there is no such run\n$/,
+  ],
   ["prepare", [], /missing required argument 'data'/],
   [
     "prepare",
@@ -303,7 +321,7 @@ Deno.test("tokenizer trains on files without what separates documents", async ()
 });
 
 Deno.test("every command explains its options in --help", async () => {
-  for (const name of ["train", "generate", "eval", "prepare", "tokenizer", "doctor"]) {
+  for (const name of ["train", "generate", "eval", "compare", "prepare", "tokenizer", "doctor"]) {
     const { code, stdout } = await task(name, ["--help"]);
     assert.equal(code, 0);
     assert.match(stdout, new RegExp(`^Usage: deno task ${name}`));

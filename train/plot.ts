@@ -1,14 +1,8 @@
-/** One line of `metrics.jsonl`, as far as the curve needs it. */
-interface Metric {
-  kind: string;
-  step: number;
-  loss: number;
-  entropyPerToken?: number;
-}
+import { parseMetrics } from "./metrics.ts";
 
 /** What Plot draws into; this runtime has no DOM and no types for one. */
 // deno-lint-ignore no-explicit-any
-type PlotDocument = { document: any };
+export type PlotDocument = { document: any };
 
 /** Most points drawn of one curve. */
 const MAX_POINTS = 500;
@@ -24,20 +18,14 @@ export async function drawLoss(metrics: string): Promise<string> {
     import("npm:@observablehq/plot@0.6.17"),
     import("npm:linkedom@0.18.15"),
   ]);
-  const lines = metrics.split("\n").flatMap((line): Metric[] => {
-    try {
-      return [JSON.parse(line)];
-    } catch {
-      return []; // the last line of a run that was killed
-    }
-  });
+  const lines = parseMetrics(metrics).metrics;
   const curve = (kind: string, name: string) => {
     const points = lines.filter((line) => line.kind === kind && Number.isFinite(line.loss));
     const stride = Math.ceil(points.length / MAX_POINTS);
     // means of neighbours, so that a long run is drawn in few points and loses no trend
     return Array.from({ length: Math.ceil(points.length / stride) || 0 }, (_, i) => {
       const group = points.slice(i * stride, (i + 1) * stride);
-      const loss = group.reduce((sum, point) => sum + point.loss, 0) / group.length;
+      const loss = group.reduce((sum, point) => sum + point.loss!, 0) / group.length;
       return { step: group.at(-1)!.step, loss, curve: name };
     });
   };

@@ -45,6 +45,7 @@ import {
   validateOptions,
 } from "./options.ts";
 import { checkMemory } from "./memory.ts";
+import { startMetric } from "./metrics.ts";
 import { drawLoss } from "./plot.ts";
 import { learningRateAt } from "./schedule.ts";
 import { createTrainStep, initialScaler, REPORT_ROWS, type TrainStep } from "./step.ts";
@@ -307,6 +308,7 @@ async function* trainOn(
     parameters: countParameters(config),
     corpus: describe(corpus),
   };
+  run.append("metrics.jsonl", JSON.stringify(startMetric(config, resumed?.state.step ?? 0)));
   const gpt = createGpt(device, config, { precision });
   const owned: { destroy(): void }[] = [gpt];
   try {

@@ -10,14 +10,7 @@ import sizes from "./sizes.wgsl" with { type: "text" };
 import tiles from "./tiles.wgsl" with { type: "text" };
 import type { Program } from "../program.ts";
 import { dropoutUniforms, withRandom } from "../random.ts";
-import {
-  assertDType,
-  assertShape,
-  bytesPerElement,
-  ceilDiv,
-  type DType,
-  type Tensor,
-} from "../tensor.ts";
+import { assertDType, assertShape, ceilDiv, type DType, type Tensor } from "../tensor.ts";
 import { recordFastest } from "../tune.ts";
 
 const WORKGROUP_SIZE = 64;

@@ -1,0 +1,205 @@
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import type { TrainerState } from "../../model/checkpoint.ts";
+import { PRESETS, toHuggingFaceConfig } from "../../model/config.ts";
+import { openRunDirectory } from "../../train/checkpoint.ts";
+import {
+  caveats,
+  compareTable,
+  differences,
+  drawComparison,
+  readRun,
+} from "../../train/compare.ts";
+import { flopsPerToken } from "../../train/metrics.ts";
+import { directory, exampleState } from "../checkpoints.ts";
+
+const config = { ...PRESETS.nano, vocabularySize: 300 };
+const OPTIONS = {
+  batchSize: 4,
+  contextLength: 50,
+  gradientAccumulation: 2,
+  learningRate: 1,
+  keep: 3,
+};
+
+/** A run with a checkpoint and such metrics. */
+function makeRun(
+  name: string,
+  metrics: (object | string)[],
+  state: Partial<TrainerState> = {},
+): string {
+  const path = join(directory, name);
+  const run = openRunDirectory(path);
+  const json = new TextEncoder().encode(
+    JSON.stringify(toHuggingFaceConfig(config, { endOfText: 0 })),
+  );
+  run.save(
+    new Map([["config.json", [json]]]),
+    { ...exampleState(9), options: OPTIONS, ...state },
+    { keep: 1, best: false },
+  );
+  for (const line of metrics) {
+    run.append("metrics.jsonl", typeof line === "string" ? line : JSON.stringify(line));
+  }
+  run.close();
+  return path;
+}
+
+const step = (step: number, tokensPerSecond: number) => ({
+  kind: "step",
+  step,
+  loss: 9,
+  tokensPerSecond,
+});
+const evaluation = (step: number, loss: number | null) => ({
+  kind: "evaluation",
+  step,
+  loss,
+  bitsPerByte: loss && loss / 2,
+});
+const start = { kind: "start", step: 0, parameters: 1000, flopsPerToken: 7000 };
+const noWarning = (sentence: string) => assert.fail(sentence);
+
+Deno.test("readRun() counts tokens, seconds and operations up to each evaluation", () => {
+  // 400 tokens a step; after the first evaluation the run was killed and went on from step 1
+  const path = makeRun("counted", [
+    start,
+    step(1, 400),
+    step(2, 200),
+    evaluation(2, 5),
+    step(3, 1),
+    start,
+    step(2, 100),
+    evaluation(2, 4.5),
+    step(3, 400),
+    evaluation(3, null),
+    step(5, 200),
+    evaluation(5, 3),
+    step(6, 400),
+  ]);
+  const { points, ...run } = readRun(path, noWarning);
+  assert.deepEqual(points, [
+    { step: 2, tokens: 800, seconds: 1 + 4, flops: 800 * 7000, loss: 4.5, bitsPerByte: 2.25 },
+    // the fourth step was not noted
+    {
+      step: 5,
+      tokens: 2000,
+      seconds: 5 + 1 + 1 + 2,
+      flops: 2000 * 7000,
+      loss: 3,
+      bitsPerByte: 1.5,
+    },
+  ]);
+  assert.deepEqual(run, {
+    name: path,
+    parameters: 1000,
+    options: OPTIONS,
+    adapter: "a GPU",
+    dataHash: "y",
+    tokenizerHash: "x",
+  });
+});
+
+Deno.test("readRun() takes the size of older runs' models from their checkpoint", () => {
+  const path = makeRun("older", [step(1, 400), evaluation(1, 5)]);
+  const { parameters, points } = readRun(path, noWarning);
+  assert.ok(parameters > 100_000);
+  assert.equal(points[0]!.flops, 400 * flopsPerToken(config));
+});
+
+Deno.test("readRun() warns of damaged lines and passes over them", () => {
+  const path = makeRun("damaged", [start, '{"kind":"st', evaluation(1, 5), step(1, 1), '{"ki']);
+  const warnings: string[] = [];
+  assert.equal(readRun(path, (sentence) => warnings.push(sentence)).points.length, 1);
+  assert.deepEqual(warnings, [
+    `${join(path, "metrics.jsonl")} is damaged in line 2, 5, which is passed over`,
+  ]);
+});
+
+Deno.test("readRun() says in a sentence what is missing", () => {
+  const none = makeRun("none", [start, step(1, 1), evaluation(1, null)]);
+  const silent = makeRun("silent", []);
+  const bare = join(directory, "bare");
+  Deno.mkdirSync(bare);
+  Deno.writeTextFileSync(join(bare, "metrics.jsonl"), "");
+  const shapeless = makeRun("shapeless", [start, evaluation(1, 2)], { options: {} });
+  const file = join(directory, "file");
+  Deno.writeTextFileSync(file, "");
+  const cases: [string, string][] = [
+    [join(directory, "absent"), "there is no such run"],
+    [file, "there is no such run"],
+    [none, "it has no evaluation yet"],
+    [silent, "it has no metrics.jsonl that can be read"],
+    [bare, "it has no checkpoint yet, which tells its options"],
+    [shapeless, "its checkpoint names no size of batches"],
+  ];
+  for (const [path, reason] of cases) {
+    assert.throws(() => readRun(path, noWarning), {
+      name: "CheckpointError",
+      message: `Cannot compare ${path} as ${reason}`,
+    });
+  }
+});
+
+const runs = [
+  readRun(
+    makeRun("a", [start, step(1, 400), evaluation(1, 5), step(2, 400), evaluation(2, 6)]),
+    noWarning,
+  ),
+  readRun(
+    makeRun("b", [{ ...start, parameters: 1_234_567 }, step(1, 4), evaluation(1, 2)], {
+      options: { ...OPTIONS, learningRate: 0.5, keep: 9, data: ["x.txt", "y.txt"] },
+    }),
+    noWarning,
+  ),
+];
+
+Deno.test("differences() names the options that differ, but those of reports", () => {
+  assert.deepEqual(differences(runs), [
+    ["--learning-rate", ["1", "0.5"]],
+    ["--data", ["—", "x.txt y.txt"]],
+  ]);
+  assert.deepEqual(differences([runs[0]!, runs[0]!]), []);
+});
+
+Deno.test("caveats() tells what does not compare", () => {
+  const [a] = runs;
+  assert.deepEqual(caveats(runs), []);
+  assert.match(
+    caveats([a!, { ...a!, tokenizerHash: "other" }])[0]!,
+    /bits per byte compare, losses/,
+  );
+  assert.match(caveats([a!, { ...a!, dataHash: "other" }])[0]!, /different texts/);
+});
+
+Deno.test("compareTable() puts the runs' last and best figures in columns", () => {
+  const named = runs.map((run, i) => ({ ...run, name: "ab"[i]! }));
+  assert.equal(
+    compareTable(named),
+    [
+      "run  params  steps  tokens     time  FLOPs   loss  bits/byte     best loss",
+      "a       1 k      2     800    2.0 s  5.6e6  6.000      3.000  5.000 at 400",
+      "b    1.23 M      1     400  0:01:40  2.8e6  2.000      1.000  2.000 at 400",
+      "",
+      "differs in       a  b",
+      "--learning-rate  1  0.5",
+      "--data           —  x.txt y.txt",
+      "",
+    ].join("\n"),
+  );
+  assert.doesNotMatch(compareTable([named[0]!]), /differs/);
+});
+
+Deno.test("drawComparison() draws loss and bits over tokens, time and FLOPs", async () => {
+  const svg = await drawComparison([...runs, { ...runs[0]!, name: "<b> & c" }]);
+  assert.match(svg, /^<svg xmlns="[^"]+" width="\d+" .*<\/svg>\n$/s);
+  for (const label of ["tokens", "training time, seconds", "FLOPs"]) {
+    assert.equal(svg.split(`${label} →`).length - 1, 2, label);
+  }
+  for (const label of ["validation loss, nats a token", "bits per byte"]) {
+    assert.equal(svg.split(`↑ ${label}`).length - 1, 3, label);
+  }
+  assert.ok(svg.includes("&lt;b> &amp; c: loss 6.000"));
+  assert.equal(svg.split("<circle").length - 1, 6 * (2 + 1 + 2));
+  assert.doesNotMatch(svg, /NaN|undefined/);
+});

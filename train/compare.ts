@@ -1,0 +1,310 @@
+import { readFileSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { CheckpointError, listCheckpoints, readTrainerState } from "../model/checkpoint.ts";
+import { parseHuggingFaceConfig } from "../model/config.ts";
+import { type Metric, parseMetrics, startMetric } from "./metrics.ts";
+import { flagOf } from "./options.ts";
+import type { PlotDocument } from "./plot.ts";
+
+/**
+ * What several trainings reached, and for how much: validation loss and bits per byte over tokens, time
+ * and operations.
+ *
+ * @module
+ */
+
+/** How well a model did after so much training. */
+export interface ComparedPoint {
+  /** Steps done. */
+  readonly step: number;
+  /** Tokens trained on. */
+  readonly tokens: number;
+  /** Seconds that these steps took; those of evaluations, samples and checkpoints are not counted. */
+  readonly seconds: number;
+  /** Operations by `flopsPerToken()`. */
+  readonly flops: number;
+  /** Validation loss in nats per token. */
+  readonly loss: number;
+  /** The same in bits per byte of text. */
+  readonly bitsPerByte: number;
+}
+
+/** A training as it is compared. */
+export interface ComparedRun {
+  /** Its directory, as it was given. */
+  readonly name: string;
+  /** Parameters of its model. */
+  readonly parameters: number;
+  /** Its evaluations in the order of their steps; one at least. */
+  readonly points: readonly ComparedPoint[];
+  /** All its options. */
+  readonly options: Readonly<Record<string, unknown>>;
+  /** Where it was trained, if that was noted. */
+  readonly adapter: string | null;
+  /** SHA-256 of what it was trained and evaluated on. */
+  readonly dataHash: string;
+  /** Hash of the tokenizer whose tokens its losses count. */
+  readonly tokenizerHash: string;
+}
+
+/**
+ * Reads what there is to compare of a run: its metrics, and the options in its newest checkpoint.
+ *
+ * @param onWarning hears in a sentence of lines that are passed over.
+ * @throws {CheckpointError} in a sentence if there is no such run, or it has no checkpoint or no
+ * evaluation.
+ */
+export function readRun(path: string, onWarning: (sentence: string) => void): ComparedRun {
+  const refuse = (reason: string) => new CheckpointError(`Cannot compare ${path} as ${reason}`);
+  const read = (file: string) => {
+    try {
+      return readFileSync(file, "utf8");
+    } catch {
+      throw refuse(`it has no ${file.slice(path.length + 1)} that can be read`);
+    }
+  };
+  if (!statSync(path, { throwIfNoEntry: false })?.isDirectory()) {
+    throw refuse("there is no such run");
+  }
+  const metricsFile = join(path, "metrics.jsonl");
+  const { metrics, damaged } = parseMetrics(read(metricsFile));
+  if (damaged.length > 0) {
+    onWarning(`${metricsFile} is damaged in line ${damaged.join(", ")}, which is passed over`);
+  }
+  const newest = listCheckpoints(path)[0]?.path;
+  if (!newest) throw refuse("it has no checkpoint yet, which tells its options");
+  const { options, data, tokenizerHash, tuning } = readTrainerState(newest);
+  const { batchSize, contextLength, gradientAccumulation } = options as Record<string, number>;
+  const tokensPerStep = batchSize! * contextLength! * gradientAccumulation!;
+  if (!(tokensPerStep > 0)) throw refuse(`its checkpoint names no size of batches`);
+
+  const config = join(newest, "config.json");
+  const { parameters, flopsPerToken } = metrics.findLast(({ kind }) => kind === "start") ??
+    startMetric(parseHuggingFaceConfig(read(config), config), 0); // of a run before those were noted
+  const points = evaluationsOf(metrics, tokensPerStep).map((point): ComparedPoint => (
+    { ...point, flops: point.tokens * flopsPerToken! }
+  ));
+  if (points.length === 0) throw refuse("it has no evaluation yet");
+  const { adapter } = tuning;
+  return {
+    name: path,
+    parameters: parameters!,
+    points,
+    options,
+    adapter,
+    dataHash: data.hash,
+    tokenizerHash,
+  };
+}
+
+/**
+ * Evaluations with what was spent before them. Steps that were done again, after a run was killed, count
+ * once, with their last time.
+ */
+function evaluationsOf(
+  metrics: readonly Metric[],
+  tokensPerStep: number,
+): Omit<ComparedPoint, "flops">[] {
+  const speeds = new Map<number, number>(), evaluations = new Map<number, Metric>();
+  for (const metric of metrics) {
+    const { kind, step, tokensPerSecond = 0, loss, bitsPerByte } = metric;
+    if (kind === "step" && tokensPerSecond > 0) speeds.set(step, tokensPerSecond);
+    const isFinite = Number.isFinite(loss) && Number.isFinite(bitsPerByte);
+    if (kind === "evaluation" && isFinite) evaluations.set(step, metric);
+  }
+  const last = Math.max(0, ...evaluations.keys());
+  const points = [];
+  let seconds = 0, speed = speeds.values().next().value ?? NaN;
+  for (let step = 1; step <= last; step++) {
+    speed = speeds.get(step) ?? speed; // one that was not noted took as long as the one before
+    seconds += tokensPerStep / speed;
+    const { loss, bitsPerByte } = evaluations.get(step) ?? {};
+    if (loss === undefined) continue;
+    points.push({
+      step,
+      tokens: step * tokensPerStep,
+      seconds,
+      loss: loss!,
+      bitsPerByte: bitsPerByte!,
+    });
+  }
+  return points;
+}
+
+/** Options that change what a run reports and keeps, and nothing that it learns. */
+const REPORTING = ["logEvery", "sampleEvery", "saveEvery", "keep"];
+
+/** What differs between runs, as flags and a value for each run. */
+export function differences(runs: readonly ComparedRun[]): [name: string, values: string[]][] {
+  const rows = new Map<string, unknown[]>();
+  for (const name of new Set(runs.flatMap(({ options }) => Object.keys(options)))) {
+    if (!REPORTING.includes(name)) rows.set(flagOf(name), runs.map(({ options }) => options[name]));
+  }
+  rows.set("trained on", runs.map(({ adapter }) => adapter));
+  const text = (value: unknown) => Array.isArray(value) ? value.join(" ") : `${value ?? "—"}`;
+  return [...rows].map(([name, values]): [string, string[]] => [name, values.map(text)])
+    .filter(([, values]) => new Set(values).size > 1);
+}
+
+/** Sentences about what makes figures hard to compare. */
+export function caveats(runs: readonly ComparedRun[]): string[] {
+  const differ = (hash: (run: ComparedRun) => string) => new Set(runs.map(hash)).size > 1;
+  const sentences = [];
+  if (differ(({ dataHash }) => dataHash)) {
+    sentences.push("the runs were evaluated on different texts: neither losses nor bits compare");
+  } else if (differ(({ tokenizerHash }) => tokenizerHash)) {
+    sentences.push("the runs have different tokenizers: bits per byte compare, losses do not");
+  }
+  return sentences;
+}
+
+/** The comparison as text: a line a run, then what differs between them. */
+export function compareTable(runs: readonly ComparedRun[]): string {
+  const figures = runs.map(({ name, parameters, points }) => {
+    const last = points.at(-1)!;
+    const best = points.reduce((a, b) => b.loss < a.loss ? b : a);
+    return [
+      name,
+      inShort(parameters),
+      `${last.step}`,
+      inShort(last.tokens),
+      duration(last.seconds),
+      last.flops.toExponential(1).replace("e+", "e"),
+      last.loss.toFixed(3),
+      last.bitsPerByte.toFixed(3),
+      `${best.loss.toFixed(3)} at ${inShort(best.tokens)}`,
+    ];
+  });
+  const head = [
+    "run",
+    "params",
+    "steps",
+    "tokens",
+    "time",
+    "FLOPs",
+    "loss",
+    "bits/byte",
+    "best loss",
+  ];
+  const different = differences(runs);
+  const options = different.length === 0 ? "" : "\n" + align([
+    ["differs in", ...runs.map(({ name }) => name)],
+    ...different.map(([name, values]) => [name, ...values]),
+  ]);
+  return align([head, ...figures]) + options;
+}
+
+/** Rows in columns; figures to the right, the first column and words to the left. */
+function align(rows: readonly string[][]): string {
+  const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
+  const isFigure = (column: number) => rows.slice(1).every((row) => /^[\d—]/.test(row[column]!));
+  const cell = (text: string, column: number) =>
+    column > 0 && isFigure(column) ? text.padStart(widths[column]!) : text.padEnd(widths[column]!);
+  return rows.map((row) => row.map(cell).join("  ").trimEnd() + "\n").join("");
+}
+
+/** 171264 as 171 k, 1119478 as 1.12 M. */
+function inShort(count: number): string {
+  for (const [unit, size] of [["G", 1e9], ["M", 1e6], ["k", 1e3]] as const) {
+    if (count >= size) return `${Number((count / size).toPrecision(3))} ${unit}`;
+  }
+  return `${count}`;
+}
+
+function duration(seconds: number): string {
+  if (Number.isNaN(seconds)) return "—";
+  const whole = Math.round(seconds);
+  const two = (count: number) => String(Math.floor(count)).padStart(2, "0");
+  if (whole < 60) return `${seconds.toFixed(1)} s`;
+  return `${Math.floor(whole / 3600)}:${two(whole / 60 % 60)}:${two(whole % 60)}`;
+}
+
+const COLORS = [
+  "#4269d0",
+  "#efb118",
+  "#ff725c",
+  "#6cc5b0",
+  "#3ca951",
+  "#ff8ab7",
+  "#a463f2",
+  "#97bbf5",
+  "#9c6b4e",
+  "#9498a0",
+];
+
+const COLUMNS = [["tokens", "tokens"], ["seconds", "training time, seconds"], [
+  "flops",
+  "FLOPs",
+]] as const;
+const ROWS = [["loss", "validation loss, nats a token"], ["bitsPerByte", "bits per byte"]] as const;
+const PANEL = { width: 320, height: 250 };
+
+/**
+ * Draws the comparison as SVG: a row each for loss and bits per byte, a column each for tokens, time and
+ * operations, in logarithms, as runs may be of very different length.
+ */
+export async function drawComparison(runs: readonly ComparedRun[]): Promise<string> {
+  const [Plot, { parseHTML }] = await Promise.all([
+    import("npm:@observablehq/plot@0.6.17"),
+    import("npm:linkedom@0.18.15"),
+  ]);
+  const { document } = parseHTML("<html><body></body></html>") as unknown as PlotDocument;
+  const color = (i: number) => COLORS[i % COLORS.length]!;
+  const panels = ROWS.flatMap(([y, yLabel], row) =>
+    COLUMNS.map(([x, xLabel], column) => {
+      const svg = Plot.plot({
+        document,
+        ...PANEL,
+        marginLeft: 46,
+        marginTop: 26,
+        marginBottom: 40,
+        style: { background: "none", color: "#222", fontFamily: "system-ui, sans-serif" },
+        x: { type: "log", label: xLabel, grid: true, ticks: ticksOf(runs, x), tickFormat: "~s" },
+        y: { type: "log", label: yLabel, grid: true, ticks: ticksOf(runs, y), tickFormat: "~g" },
+        marks: runs.flatMap(({ points }, i) => {
+          const drawn = points.filter((point) => point[x] > 0 && point[y] > 0);
+          return [
+            Plot.lineY(drawn, { x, y, stroke: color(i), strokeWidth: 1.5 }),
+            Plot.dot(drawn, { x, y, fill: color(i), r: 2.5 }),
+          ];
+        }),
+      });
+      svg.setAttribute("x", `${column * PANEL.width}`);
+      svg.setAttribute("y", `${LEGEND_LINE * (runs.length + 1) + row * PANEL.height}`);
+      return svg.outerHTML;
+    })
+  );
+  const escape = (text: string) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
+  const legend = runs.map(({ name, points }, i) =>
+    `<text x="12" y="${LEGEND_LINE * (i + 1)}"><tspan fill="${color(i)}">●</tspan> ` +
+    `${escape(name)}: loss ${points.at(-1)!.loss.toFixed(3)}, ` +
+    `${points.at(-1)!.bitsPerByte.toFixed(3)} bits per byte</text>`
+  );
+  const width = COLUMNS.length * PANEL.width;
+  const height = LEGEND_LINE * (runs.length + 1) + ROWS.length * PANEL.height;
+  return [
+    `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" ` +
+    `viewBox="0 0 ${width} ${height}" font-family="system-ui, sans-serif" font-size="12" fill="#222">`,
+    `<rect width="${width}" height="${height}" fill="white"/>`,
+    ...legend,
+    ...panels,
+    "</svg>\n",
+  ].join("\n");
+}
+
+/** 1, 2 and 5 of each power of ten where the figures are, or 1 alone if those are many. */
+function ticksOf(
+  runs: readonly ComparedRun[],
+  figure: Exclude<keyof ComparedPoint, "step">,
+): number[] {
+  const values = runs.flatMap(({ points }) => points.map((point) => point[figure]))
+    .filter((value) => value > 0);
+  const least = Math.min(...values), most = Math.max(...values);
+  const powers = Array.from({ length: 40 }, (_, i) => 10 ** (i - 10));
+  const within = (tick: number) => tick >= least * 0.99 && tick <= most * 1.01;
+  const fine = powers.flatMap((ten) => [ten, 2 * ten, 5 * ten]).filter(within);
+  return fine.length > 6 ? powers.filter(within) : fine;
+}
+
+/** Height of a line of the legend. */
+const LEGEND_LINE = 20;
