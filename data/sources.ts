@@ -354,7 +354,7 @@ async function* readFile(file: DataFile, textField: string): AsyncGenerator<Port
       return;
     }
     const progress = { bytesRead: 0 };
-    const chunks = readChunks(handle, progress);
+    const chunks = readChunks(handle, { name, progress });
     const text = compressed ? unpack(chunks, name) : chunks;
     if (kind === "lines") {
       for await (const pieces of linePieces(text, { file: name })) {
@@ -370,11 +370,14 @@ async function* readFile(file: DataFile, textField: string): AsyncGenerator<Port
 
 async function* readChunks(
   handle: number,
-  progress: { bytesRead: number },
+  { name, progress }: { name: string; progress: { bytesRead: number } },
 ): AsyncGenerator<Uint8Array> {
   for (;;) {
     const chunk = new Uint8Array(CHUNK_BYTES);
-    const length = readSync(handle, chunk, 0, chunk.length, progress.bytesRead);
+    const length = attempt(
+      name,
+      () => readSync(handle, chunk, 0, chunk.length, progress.bytesRead),
+    );
     if (length === 0) return;
     progress.bytesRead += length;
     yield chunk.subarray(0, length);

@@ -291,6 +291,11 @@ export class TokenFileWriter implements TokenSink {
     return this.#documents;
   }
 
+  /** Bytes that tokens and starts take. */
+  get bodyBytes(): number {
+    return this.#length * this.#Tokens.BYTES_PER_ELEMENT + this.#documents * START_BYTES;
+  }
+
   append(tokens: Tokens, starts: readonly number[]): void {
     const places = Float64Array.from(starts, (start) => this.#length + start);
     writeFully(this.#file, bytesOf(tokens), this.#at(this.#length));
@@ -334,12 +339,13 @@ export class TokenFileWriter implements TokenSink {
         bytes: number;
         /** SHA-256 of the documents. */
         textHash: string;
-        onProgress?: ((doneBytes: number, totalBytes: number) => void) | undefined;
+        /** Hears how many of `bodyBytes` are read. */
+        onProgress?: ((doneBytes: number) => void) | undefined;
         signal?: AbortSignal | undefined;
       },
   ): Promise<void> {
     const tokenBytes = this.#length * this.#Tokens.BYTES_PER_ELEMENT;
-    const body = tokenBytes + this.#documents * START_BYTES;
+    const body = this.bodyBytes;
     ftruncateSync(this.#file, HEADER_BYTES + tokenBytes);
     for (let at = 0; at < this.#documents * START_BYTES; at += BLOCK_BYTES) {
       const length = Math.min(BLOCK_BYTES, this.#documents * START_BYTES - at);
@@ -355,7 +361,7 @@ export class TokenFileWriter implements TokenSink {
       for (const id of new this.#Tokens(block.buffer, 0, length / this.#Tokens.BYTES_PER_ELEMENT)) {
         used[id] = 1;
       }
-      onProgress(at + block.length, body);
+      onProgress(at + block.length);
       if (at % (16 * BLOCK_BYTES) !== 0) continue;
       await new Promise((resolve) => setTimeout(resolve));
       signal?.throwIfAborted();

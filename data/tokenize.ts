@@ -97,10 +97,8 @@ export async function tokenizeSource(
 ): Promise<TokenizedSource> {
   const { cacheDirectory } = options;
   if (cacheDirectory === undefined) return await tokenizeInMemory(source, options);
-  const found = findTokenized(source, { ...options, cacheDirectory });
-  if (found) return found;
-  await tokenizeIntoCache(source, { ...options, cacheDirectory });
-  return { ...openTokenized(source, { ...options, cacheDirectory }), cached: false };
+  return findTokenized(source, { ...options, cacheDirectory }) ??
+    await tokenizeIntoCache(source, { ...options, cacheDirectory });
 }
 
 /** What the cache has of a source: nothing, where that is absent, damaged or of an older version. */
@@ -207,7 +205,7 @@ function extentOf({ length, documents }: Extent): Extent {
 async function tokenizeIntoCache(
   source: Source,
   options: TokenizeOptions & { cacheDirectory: string },
-): Promise<void> {
+): Promise<TokenizedSource> {
   const { final, partial } = pathsOf(source, options);
   let lock: Deno.FsFile | undefined;
   try {
@@ -218,6 +216,8 @@ async function tokenizeIntoCache(
         `Cannot tokenize ${source.name} as another process is doing so: wait until it has finished`,
       );
     }
+    const found = findTokenized(source, options); // another process has just finished
+    if (found) return found;
     const finished = await tokenizeInto(partial, source, options);
     rmSync(final, { recursive: true, force: true }); // damaged, or it would have been taken
     renameSync(finished, final);
@@ -233,6 +233,7 @@ async function tokenizeIntoCache(
     lock?.close();
   }
   rmSync(partial, { recursive: true, force: true });
+  return { ...openTokenized(source, options), cached: false };
 }
 
 /** Tokenizes a source in a directory, going on with what is there, and returns where the result is. */
@@ -295,6 +296,8 @@ async function tokenizeInto(
     }
     text.truncate(work.text);
     const shares = sharesOf(work.bytes, text, heldOut);
+    const totalBytes = writers.reduce((sum, { bodyBytes }) => sum + bodyBytes, 0);
+    let before = 0;
     for (const writer of writers) {
       await writer.finish({
         bytes: writer === text ? shares.text : shares.heldOut,
@@ -302,9 +305,12 @@ async function tokenizeInto(
         fingerprint: source.fingerprint,
         tokenizerHash: tokenizer.hash,
         signal,
-        onProgress: (doneBytes, totalBytes) =>
-          onProgress?.({ stage: "finishing", name: source.name, doneBytes, totalBytes }),
+        onProgress(done) {
+          const doneBytes = before + done;
+          onProgress?.({ stage: "finishing", name: source.name, doneBytes, totalBytes });
+        },
       });
+      before += writer.bodyBytes;
     }
     return finished;
   } finally {

@@ -124,9 +124,10 @@ function* cleanDocuments(unit: Unit): Generator<Stretch> {
     let start = unit.starts[i]!;
     let end = unit.field === undefined ? unit.ends[i]! : unwrapJson(unit, i);
     checkUtf8(unit, i, end);
-    for (let width; begins && start < end; start += width) {
-      width = widthOfSpace(bytes, start);
+    while (begins && start < end) {
+      const width = widthOfSpace(bytes, start);
       if (width === 0) break;
+      start += width;
     }
     while (ends && end > start) {
       let last = end - 1;

@@ -11,7 +11,7 @@ import {
 import { dirname } from "node:path";
 import { command, output, run, status, wholeNumber } from "./command.ts";
 import { byteCount, DataProgressDisplay, duration } from "./progress.ts";
-import { openSources, type Source } from "./sources.ts";
+import { openSources, parseDataSpec, type Source } from "./sources.ts";
 import { unitsOf } from "./tokenize.ts";
 import { textsOf } from "./tokenize_unit.ts";
 import { LEAST_VOCABULARY, trainTokenizer } from "./train_tokenizer.ts";
@@ -38,10 +38,11 @@ const program = command("tokenizer", "Train a byte-level BPE tokenizer on a text
       const display = new DataProgressDisplay();
       const start = performance.now();
       try {
-        const { training } = await openSources(
-          data.length === 1 && data[0] === "tinystories" ? "tinystories" : data,
-          { textField, onProgress: (progress) => display.show(progress), onNotice: status },
-        );
+        const { training } = await openSources(parseDataSpec(data), {
+          textField,
+          onProgress: (progress) => display.show(progress),
+          onNotice: status,
+        });
         const { name } = training;
         const tokenizer = await trainTokenizer(readTexts(training, display), {
           vocabularySize,

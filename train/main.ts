@@ -146,7 +146,7 @@ function givenOptions(): Partial<TrainOptions> {
 
 async function main(options: Partial<TrainOptions>): Promise<number> {
   const interrupt = listenForInterrupts(
-    "finishing the step and saving; once more to quit at once",
+    "saving what is done; once more to quit at once",
   );
   const display = new Display(process.stderr.isTTY === true);
   try {

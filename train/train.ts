@@ -138,7 +138,8 @@ const READ_BACK_MS = 1000;
  * Trains a model, or goes on training it, and reports what happens.
  *
  * The generator does the work as it is consumed: stop consuming and the training stops. When `signal`
- * aborts, the step under way is finished, a checkpoint saved, and the training ends as `interrupted`.
+ * aborts, the step under way is finished, a checkpoint saved, and the training ends as `interrupted`;
+ * while data is still being prepared, the signal's reason is thrown, and the next call goes on there.
  *
  * @throws {RangeError} if an option is out of range or contradicts the checkpoint that is resumed.
  * @throws {CheckpointError} if the run's checkpoints cannot be read or written.
