@@ -1,56 +1,25 @@
-import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { Batches } from "../data/batches.ts";
 import { type Corpus, loadCorpus } from "../data/corpus.ts";
-import { type HubOptions, parseHubSpec } from "../data/hub.ts";
-import { loadTokenizer, readTokenizer } from "../data/load_tokenizer.ts";
-import type { DataProgress } from "../data/sources.ts";
+import type { HubOptions } from "../data/hub.ts";
+import { loadTokenizer } from "../data/load_tokenizer.ts";
 import type { Tokenizer } from "../data/tokenizer.ts";
-import { generate } from "../generate/generate.ts";
 import { resolvePrecision } from "../generate/load.ts";
-import {
-  fillModel,
-  findModel,
-  type FindModelOptions,
-  hashModel,
-  type ModelSource,
-  readModel,
-} from "../generate/source.ts";
-import { tensorNamed } from "../kernels/arena.ts";
+import { fillModel, findModel, hashModel, type ModelSource } from "../generate/source.ts";
 import { type Device, openDevice } from "../kernels/device.ts";
-import { size, upload } from "../kernels/tensor.ts";
-import { Tuner, untuned } from "../kernels/tune.ts";
-import {
-  CHECKPOINT_FORMAT,
-  newestCheckpoint,
-  readTrainerState,
-  type TrainerState,
-} from "../model/checkpoint.ts";
+import { size } from "../kernels/tensor.ts";
+import { newestCheckpoint } from "../model/checkpoint.ts";
 import { type GptConfig, type LoraConfig, type PresetName, PRESETS } from "../model/config.ts";
-import type { Precision } from "../model/precision.ts";
-import { createGpt, type Gpt } from "../model/gpt.ts";
-import { parseHuggingFaceConfig } from "../model/hugging_face.ts";
-import {
-  ADAPTER_CONFIG,
-  ADAPTER_FILE,
-  type AdapterBase,
-  defaultTargets,
-  isAdapter,
-  toAdapterConfig,
-} from "../model/lora.ts";
+import { createGpt } from "../model/gpt.ts";
+import { defaultTargets, isAdapter } from "../model/lora.ts";
 import { countParameters, parameterTable } from "../model/parameters.ts";
-import { serializeSafetensors } from "../model/safetensors.ts";
-import { MODEL_FILE, openTensorFiles, type TensorFiles } from "../model/tensor_files.ts";
-import {
-  downloadTable,
-  initializeParameters,
-  loadAdapters,
-  loadParameters,
-  saveAdapters,
-} from "../model/weights.ts";
-import { type FileContent, moveAside, openRunDirectory, type RunDirectory } from "./checkpoint.ts";
-import { createEvaluator, type Evaluation } from "./evaluate.ts";
-import { jsonFile, modelFiles, tokenizerFiles } from "./export.ts";
+import type { Precision } from "../model/precision.ts";
+import { initializeParameters } from "../model/weights.ts";
+import { moveAside, openRunDirectory, type RunDirectory } from "./checkpoint.ts";
+import { createEvaluator } from "./evaluate.ts";
+import { type Hearing, reporting, type TrainEvent } from "./events.ts";
+import { checkMemory } from "./memory.ts";
+import { startMetric } from "./metrics.ts";
 import {
   batchShapeOf,
   DEFAULT_OPTIONS,
@@ -63,76 +32,12 @@ import {
   type TrainOptions,
   validateOptions,
 } from "./options.ts";
-import { checkMemory } from "./memory.ts";
-import { startMetric } from "./metrics.ts";
-import { drawLoss } from "./plot.ts";
-import { learningRateAt } from "./schedule.ts";
-import { createTrainStep, initialScaler, REPORT_ROWS, type TrainStep } from "./step.ts";
-import {
-  adapterOf,
-  choicesOf,
-  readChoices,
-  tuningFileIn,
-  tuningOf,
-  writeChoices,
-} from "./tuning.ts";
+import { readCheckpoint, restore, type Resumed } from "./state.ts";
+import { createTrainStep, initialScaler } from "./step.ts";
+import { steps } from "./steps.ts";
+import { recordTuned, tuningFileIn } from "./tuning.ts";
 
-/** What `train()` reports while it works. */
-export type TrainEvent =
-  | { kind: "notice"; message: string }
-  | ({ kind: "preparing" } & DataProgress)
-  | {
-    kind: "start";
-    resumedFrom?: number;
-    steps: number;
-    options: ResolvedOptions;
-    device: string;
-    parameters: number;
-    /** Of these, those that are not frozen. */
-    trainedParameters: number;
-    corpus: {
-      name: string;
-      vocabulary: "full" | "compact";
-      vocabularySize: number;
-      trainingTokens: number;
-      validationTokens: number;
-      /** Whether the data set brings its validation text; else it was held out. */
-      ownValidation: boolean;
-      /** Whether the tokens were found in the cache. */
-      cached: boolean;
-      entropyPerToken?: number;
-    };
-  }
-  /** The fastest kernels are being found: those for `done` of `of` kinds of work are compiled. */
-  | { kind: "tuning"; done: number; of: number }
-  | {
-    kind: "step";
-    step: number;
-    steps: number;
-    loss: number;
-    learningRate: number;
-    gradientNorm: number;
-    lossScale: number;
-    skipped: number;
-    tokensPerSecond: number;
-    secondsLeft: number;
-  }
-  | ({ kind: "evaluation"; step: number; entropyPerToken?: number; best: boolean } & Evaluation)
-  | { kind: "sample"; step: number; prompt: string; text: string }
-  | { kind: "checkpoint"; step: number; path: string }
-  | { kind: "end"; reason: "steps" | "epochs" | "interrupted"; step: number; path: string };
-
-/** Prompts of the samples drawn during training, taken in turn. */
-const SAMPLE_PROMPTS = ["Once upon a time", "One day"];
-
-/** Tokens of a sample. */
-const SAMPLE_TOKENS = 120;
-
-/** Steps skipped in a row after which the training gives up. */
-const MOST_SKIPS = 100;
-
-/** Reports are read back about this often: each time the device runs idle for a hundredth of it. */
-const READ_BACK_MS = 1000;
+export type { TrainEvent } from "./events.ts";
 
 /**
  * Trains a model, or goes on training it, and reports what happens.
@@ -181,79 +86,6 @@ export async function* train(
     }
   } finally {
     if (!given) device.destroy();
-  }
-}
-
-/** A checkpoint to go on from. */
-interface Resumed {
-  path: string;
-  state: TrainerState;
-  config: GptConfig;
-  tokenizer: Tokenizer;
-  /** The model beside which the checkpoint's adapters stand, if it holds these alone. */
-  base?: ModelSource;
-}
-
-async function readCheckpoint(path: string, options: FindModelOptions): Promise<Resumed> {
-  const state = readTrainerState(path);
-  const text = (name: string) => Deno.readTextFile(join(path, name));
-  if (!existsSync(join(path, ADAPTER_CONFIG))) {
-    const config = parseHuggingFaceConfig(await text("config.json"), join(path, "config.json"));
-    const { vocabularySize } = config;
-    const tokenizer = await readTokenizer(join(path, "tokenizer.json"), { vocabularySize });
-    return { path, state, config, tokenizer };
-  }
-  const { contextLength } = state.options as unknown as ResolvedOptions;
-  const found = { spec: path, directory: path };
-  const { adapters, tokenizer, ...base } = await readModel(found, { ...options, contextLength });
-  if (hashModel({ ...base, tokenizer }) !== state.source?.sha256) {
-    throw new RangeError(
-      `Cannot resume ${path} as the model beside its adapters must stay what it was: ` +
-        `${base.directory} has changed since`,
-    );
-  }
-  const config = { ...base.config, lora: adapters!.lora };
-  return { path, state, config, tokenizer, base: { ...base, tokenizer } };
-}
-
-/** What work on models and data reports to, and what ends it. */
-interface Hearing {
-  onProgress: (progress: DataProgress) => void;
-  onNotice: (message: string) => void;
-  signal: AbortSignal;
-}
-
-/** Does some work and yields what it reports meanwhile; whoever stops listening stops the work. */
-async function* reporting<T>(
-  work: (hearing: Hearing) => Promise<T>,
-  signal: AbortSignal | undefined,
-): AsyncGenerator<TrainEvent, T> {
-  const events: TrainEvent[] = [];
-  const abandoned = new AbortController();
-  let wake = () => {}, done = false;
-  const report = (event: TrainEvent) => {
-    events.push(event);
-    wake();
-  };
-  const result = work({
-    onProgress: (progress) => report({ kind: "preparing", ...progress }),
-    onNotice: (message) => report({ kind: "notice", message }),
-    signal: AbortSignal.any([abandoned.signal, ...(signal ? [signal] : [])]),
-  });
-  const ended = result.catch(() => {}).then(() => {
-    done = true;
-    wake();
-  });
-  try {
-    while (!done) {
-      const news = new Promise<void>((resolve) => wake = resolve);
-      if (events.length === 0) await news;
-      yield* events.splice(0);
-    }
-    return await result;
-  } finally {
-    abandoned.abort();
-    await ended;
   }
 }
 
@@ -449,59 +281,6 @@ function operationsOf(
   return 6 * countParameters(config) * steps * batchSize * contextLength * gradientAccumulation;
 }
 
-/**
- * Records the training step with the kernels that a resumed run was trained with, so that it goes on to
- * the bit; or else with those that are fastest here, which are remembered or found now.
- */
-async function* recordTuned(
-  record: () => TrainStep,
-  { device, tune, remember, file, saved }: {
-    device: Device;
-    /** Whether to find what is not remembered. */
-    tune: boolean;
-    /** Whether to take what is remembered. */
-    remember: boolean;
-    file: string;
-    saved: TrainerState | undefined;
-  },
-): AsyncGenerator<TrainEvent, TrainStep> {
-  const warnings: string[] = [];
-  const warn = (sentence: string) => warnings.push(sentence);
-  const kept = saved && choicesOf(saved, device);
-  const choices = kept ?? (remember ? readChoices(file, device, warn) : new Map());
-  if (saved && !kept) {
-    warn(
-      `resuming on ${adapterOf(device)} what was trained on ${saved.tuning.adapter}: ` +
-        `the last bits of the results may differ`,
-    );
-  }
-  for (const message of warnings.splice(0)) yield { kind: "notice", message };
-
-  device.choices.clear();
-  for (const [key, variant] of choices) device.choices.set(key, variant);
-  const step = record();
-  const { tunables } = step.program;
-  // others, of other sizes, would change what the checkpoint says and the evaluation does
-  for (const key of device.choices.keys()) if (!tunables.has(key)) device.choices.delete(key);
-  const open = kept || !tune ? [] : untuned(device, tunables.values());
-  if (open.length === 0) return step;
-
-  const tuner = new Tuner(device);
-  try {
-    for (const [done, tunable] of open.entries()) {
-      yield { kind: "tuning", done, of: open.length };
-      tuner.add(tunable);
-    }
-    await tuner.choose();
-  } finally {
-    tuner.destroy();
-    step.destroy();
-  }
-  writeChoices(file, device, warn);
-  for (const message of warnings) yield { kind: "notice", message };
-  return record();
-}
-
 /** Where the runs beside this one, and `prepare`, keep their token files. */
 export function cacheBeside(runDirectory: string): string {
   return join(dirname(runDirectory), "cache");
@@ -575,209 +354,4 @@ function describe(corpus: Corpus) {
     cached,
     ...(entropyPerToken === undefined ? {} : { entropyPerToken }),
   };
-}
-
-/** What the loop over steps works with. */
-interface Loop {
-  run: RunDirectory;
-  options: ResolvedOptions;
-  corpus: Corpus;
-  batches: Batches;
-  gpt: Gpt;
-  trainStep: TrainStep;
-  evaluate: () => Promise<Evaluation>;
-  signal: AbortSignal | undefined;
-  /** The model that the training began with. */
-  source: TrainerState["source"] | undefined;
-  /** Steps already done. */
-  first: number;
-  bestLoss: number | null;
-  /** Checkpoint that the run was resumed from. */
-  path?: string;
-}
-
-/**
- * Submits step after step. The device is waited for only when enough steps are under way to read their
- * reports together, and before an evaluation, a sample or a checkpoint.
- */
-async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
-  const { run, options, corpus, batches, gpt, trainStep, signal } = loop;
-  const { gradientAccumulation, steps: total } = options;
-  const tokensPerStep = options.batchSize * options.contextLength * gradientAccumulation;
-  const entropy = corpus.entropyPerToken === undefined
-    ? {}
-    : { entropyPerToken: corpus.entropyPerToken };
-  const due = (every: number, step: number) => every > 0 && step % every === 0;
-  let { first: step, bestLoss, path } = loop;
-  let evaluated = false, best = false, saved = path !== undefined;
-  let waiting: { learningRate: number }[] = []; // steps submitted and not yet reported
-  let since = performance.now(), patience = 1;
-
-  while (step < total && !signal?.aborted) {
-    const learningRate = learningRateAt(step, options);
-    const micro = Array.from(
-      { length: gradientAccumulation },
-      (_, i) => batches.at(step * gradientAccumulation + i),
-    );
-    trainStep.submit(step, micro, { learningRate });
-    waiting.push({ learningRate });
-    step++;
-    saved = evaluated = false;
-
-    const evaluating = due(options.evalEvery, step) || step === total;
-    const saving = due(options.saveEvery, step);
-    const sampling = due(options.sampleEvery, step);
-    if (waiting.length < patience && !evaluating && !saving && !sampling) continue;
-
-    const reports = await trainStep.reports(waiting.length);
-    const elapsedMs = performance.now() - since;
-    const tokensPerSecond = tokensPerStep * waiting.length / elapsedMs * 1000;
-    const secondsLeft = (total - step) * elapsedMs / waiting.length / 1000;
-    patience = Math.max(
-      1,
-      Math.min(REPORT_ROWS, Math.floor(waiting.length * READ_BACK_MS / elapsedMs)),
-    );
-    const metrics = reports.map(({ skippedSteps: skipped, ...report }, i) => ({
-      kind: "step" as const,
-      step: step - waiting.length + i + 1,
-      loss: report.loss,
-      learningRate: waiting[i]!.learningRate,
-      gradientNorm: report.gradientNorm,
-      lossScale: report.lossScale,
-      skipped,
-      tokensPerSecond: Math.round(tokensPerSecond),
-    }));
-    // all in one, as the device waits
-    run.append("metrics.jsonl", metrics.map((metric) => JSON.stringify(metric)).join("\n"));
-    for (const [i, metric] of metrics.entries()) {
-      yield { ...metric, steps: total, secondsLeft };
-      const { consecutiveSkips } = reports[i]!;
-      if (consecutiveSkips >= MOST_SKIPS) {
-        throw new RangeError(
-          `Cannot go on training as ${consecutiveSkips} steps in a row had a gradient that is not ` +
-            `finite: try a lower --learning-rate (it is ${options.learningRate}) or --precision f32`,
-        );
-      }
-    }
-    if (reports.at(-1)!.lossScale < 1 && options.precision === "f16") {
-      const message = `the loss scale fell to ${reports.at(-1)!.lossScale}: gradients overflow f16`;
-      yield { kind: "notice", message };
-    }
-    waiting = [];
-
-    if (evaluating) {
-      const evaluation = await loop.evaluate();
-      evaluated = true;
-      best = bestLoss === null || evaluation.loss < bestLoss;
-      if (best) bestLoss = evaluation.loss;
-      const metric = { kind: "evaluation" as const, step, ...evaluation, ...entropy };
-      run.append("metrics.jsonl", JSON.stringify(metric));
-      run.write("loss.svg", await drawLoss(run.read("metrics.jsonl")));
-      yield { ...metric, best };
-    }
-    if (sampling) {
-      const prompt =
-        SAMPLE_PROMPTS[Math.floor(step / options.sampleEvery) % SAMPLE_PROMPTS.length]!;
-      let text = "";
-      const sample = { prompt, maxNewTokens: SAMPLE_TOKENS, seed: step };
-      for await (const piece of generate({ gpt, tokenizer: corpus.tokenizer }, sample)) {
-        text += piece;
-      }
-      yield { kind: "sample", step, prompt, text };
-    }
-    if (saving) {
-      path = await save(loop, { step, bestLoss, best: evaluated && best });
-      saved = true;
-      yield { kind: "checkpoint", step, path };
-    }
-    since = performance.now();
-  }
-
-  if (!saved) {
-    path = await save(loop, { step, bestLoss, best: evaluated && best });
-    yield { kind: "checkpoint", step, path };
-  }
-  const reason = step < total ? "interrupted" : options.endsWith;
-  yield { kind: "end", reason, step, path: path! };
-}
-
-/** Writes everything that a resumed training, or Hugging Face transformers, needs. */
-async function save(
-  { run, options, corpus, batches, gpt, trainStep, source }: Loop,
-  { step, bestLoss, best }: { step: number; bestLoss: number | null; best: boolean },
-): Promise<string> {
-  const { tokenizer } = corpus;
-  const trained = gpt.table.filter((parameter) => parameter.trained);
-  const moments = new Map([
-    ...await downloadTable(gpt, trained, (name) => tensorNamed(trainStep.m, name), "m."),
-    ...await downloadTable(gpt, trained, (name) => tensorNamed(trainStep.v, name), "v."),
-  ]);
-  const files = new Map<string, FileContent>([
-    ...(gpt.config.lora
-      ? [
-        [ADAPTER_FILE, serializeSafetensors(await saveAdapters(gpt), { format: "pt" })],
-        [ADAPTER_CONFIG, jsonFile(toAdapterConfig(gpt.config, baseOf(source!.spec)))],
-      ] as const
-      : await modelFiles(gpt, tokenizer, { dropout: options.dropout })),
-    ...tokenizerFiles(gpt, tokenizer),
-    ["optimizer.safetensors", serializeSafetensors(moments)],
-  ]);
-  const batchIndex = step * options.gradientAccumulation;
-  const { learningRate, minLearningRate, warmupSteps, steps } = options;
-  const { out: _, fresh: __, workers: ___, ...kept } = options; // where and how is not part of it
-  return run.save(files, {
-    formatVersion: CHECKPOINT_FORMAT,
-    step,
-    epoch: batches.epochOf(batchIndex),
-    batchIndex,
-    seed: options.seed,
-    ...await trainStep.scaler(),
-    bestValidationLoss: bestLoss,
-    schedule: { learningRate, minLearningRate, warmupSteps, steps },
-    options: kept,
-    tokenizerHash: tokenizer.hash,
-    ...(source ? { source } : {}),
-    data: { name: corpus.name, hash: corpus.hash },
-    tuning: tuningOf(gpt.device),
-  }, { keep: options.keep, best });
-}
-
-/** What PEFT's configuration of adapters says of the model beside which they stand. */
-function baseOf(spec: string): AdapterBase {
-  if (!spec.startsWith("hf:")) return { base: spec };
-  const { repo, revision } = parseHubSpec(spec);
-  return { base: repo, ...(revision === undefined ? {} : { revision }) };
-}
-
-/** Puts model, moments and loss scale where a checkpoint left them. */
-function restore({ path, state, base }: Resumed, gpt: Gpt, trainStep: TrainStep): void {
-  const read = (name: string, load: (tensors: TensorFiles["tensors"], where: string) => void) => {
-    const where = join(path, name), files = openTensorFiles([where]);
-    try {
-      load(files.tensors, where);
-    } finally {
-      files.close();
-    }
-  };
-  if (base) {
-    fillModel(gpt, base);
-    read(ADAPTER_FILE, (tensors, where) => loadAdapters(gpt, tensors, where));
-  } else {
-    read(MODEL_FILE, (tensors, where) => loadParameters(gpt, tensors, where));
-  }
-  read("optimizer.safetensors", (tensors, where) => {
-    for (const { name, shape, trained } of gpt.table) {
-      if (!trained) continue;
-      for (const [prefix, arena] of [["m.", trainStep.m], ["v.", trainStep.v]] as const) {
-        const tensor = tensors.get(prefix + name);
-        if (!tensor || tensor.shape.join() !== shape.join()) {
-          throw new RangeError(
-            `Cannot load ${where} as "${prefix + name}" must be there as [${shape}]`,
-          );
-        }
-        upload(gpt.device, tensorNamed(arena, name), tensor.floats(0, size(shape)));
-      }
-    }
-  });
-  trainStep.restoreScaler(state);
 }
