@@ -67,7 +67,10 @@ export function parseTorchFile(
     Array.from(table as Map<unknown, unknown>, ([name, value]) => {
       if (typeof name !== "string" || !(value instanceof PickledTensor)) {
         throw new RangeError(
-          `Cannot read ${where} as it must hold tensors alone: ${JSON.stringify(name)} is none`,
+          `Cannot read ${where} as it must hold tensors alone: ` +
+            `${
+              typeof name === "string" ? JSON.stringify(name) : "what has no text for a name"
+            } is none`,
         );
       }
       const { storage, offset, shape } = value, width = DTYPE_BYTES[storage.dtype];
@@ -320,6 +323,7 @@ function unpickle(bytes: Uint8Array<ArrayBuffer>, where: string): unknown {
     0x63: () => stack.push(new PickledName(`${line()} ${line()}`)), // GLOBAL
     0x93: () => { // STACK_GLOBAL
       const name = pop(), module = pop();
+      if (typeof name !== "string" || typeof module !== "string") refuse("calls what has no name");
       stack.push(new PickledName(`${module} ${name}`));
     },
     0x51: () => { // BINPERSID

@@ -129,6 +129,7 @@ const refused: [what: string, bytes: Uint8Array<ArrayBuffer>, message: RegExp][]
     saved(table(...name("m", "C"), ...tuple(), 0x81)),
     /it has the operation 0x81$/,
   ],
+  ["a pickle that names a mark", saved([0x28, 0x28, 0x93, STOP]), /calls what has no name$/],
   ["a pickle that ends early", saved(table().slice(0, -2)), /it ends early$/],
   ["a pickle of nothing", saved([STOP]), /takes from an empty stack$/],
   ["a text in place of a table", saved([...text("x"), STOP]), /must hold a table of tensors$/],
