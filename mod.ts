@@ -14,9 +14,31 @@
 export { type Arena } from "./kernels/arena.ts";
 export { type Device, DeviceError, openDevice } from "./kernels/device.ts";
 export type { DType, Tensor } from "./kernels/tensor.ts";
-export { type GptConfig, type PresetDimensions, type PresetName, PRESETS } from "./model/config.ts";
+export {
+  type Family,
+  type GptConfig,
+  type LoraConfig,
+  type PresetDimensions,
+  type PresetName,
+  PRESETS,
+} from "./model/config.ts";
 export { createGpt, type Gpt } from "./model/gpt.ts";
-export { initializeParameters, loadParameters, saveParameters } from "./model/weights.ts";
+export type { ParameterSpec } from "./model/parameters.ts";
+export { parseHuggingFaceConfig, toHuggingFaceConfig } from "./model/hugging_face.ts";
+export { type AdapterBase, parseAdapterConfig, toAdapterConfig } from "./model/lora.ts";
+export {
+  initializeParameters,
+  loadAdapters,
+  loadParameters,
+  saveAdapters,
+  saveParameters,
+} from "./model/weights.ts";
+export {
+  openModelTensors,
+  openTensorFiles,
+  type TensorFiles,
+  type TensorReader,
+} from "./model/tensor_files.ts";
 export type { Precision } from "./model/precision.ts";
 export {
   parseSafetensors,
@@ -76,7 +98,7 @@ export {
 export { loadTokenizer, type LoadTokenizerOptions } from "./data/load_tokenizer.ts";
 export { trainTokenizer, type TrainTokenizerOptions } from "./data/train_tokenizer.ts";
 export { train, type TrainEvent } from "./train/train.ts";
-export type { ResolvedOptions, TrainOptions } from "./train/options.ts";
+export type { ResolvedOptions, TrainingDefaults, TrainOptions } from "./train/options.ts";
 export type { Evaluation } from "./train/evaluate.ts";
 export {
   type BatchOptions,
@@ -89,4 +111,12 @@ export {
   type SamplerOptions,
   type StreamOptions,
 } from "./generate/generate.ts";
+export { exportModel, type ExportOptions } from "./train/export.ts";
 export { type LoadedModel, loadModel, type LoadOptions } from "./generate/load.ts";
+export {
+  fillModel,
+  findModel,
+  type FindModelOptions,
+  MODEL_NAMES,
+  type ModelSource,
+} from "./generate/source.ts";

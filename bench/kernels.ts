@@ -116,7 +116,7 @@ function headBenches(
       work,
       record(program, make) {
         const x = make.noise([M, C], dtype), wte = make.noise([V, C], dtype);
-        headLogits(program, { x, wte }, { logits: make.zeros([M, columns], dtype) });
+        headLogits(program, { x, weight: wte }, { logits: make.zeros([M, columns], dtype) });
       },
     },
     {
@@ -156,7 +156,7 @@ function headBenches(
         const { targets } = sampleBatch({ batchSize: 1, sequenceLength: M, vocabularySize: V });
         headLossBackward(program, {
           x: make.noise([M, C], dtype),
-          wte: make.noise([V, C], dtype),
+          weight: make.noise([V, C], dtype),
           targets: make.of([M], "u32", targets),
           stepInputs: make.of([4], "f32", [1e-4, 1 / M, 0, 0]),
           lossScale: make.of([1], "f32", [1]),
@@ -164,7 +164,7 @@ function headBenches(
           logits: make.zeros([chunk, columns], dtype),
           losses: make.zeros([M], "f32"),
           dx: make.zeros([M, C], dtype),
-          dwte: make.zeros([V, C], "f32"),
+          dweight: make.zeros([V, C], "f32"),
         });
       },
     },

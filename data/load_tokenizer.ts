@@ -36,12 +36,12 @@ export async function loadTokenizer(
   if (!spec.startsWith("hf:")) return await readTokenizer(spec, options);
   const { path = TOKENIZER, ...repo } = parseHubSpec(spec);
   const file = await hubFile({ ...repo, type: "model", path }, options);
-  const config = join(dirname(path), CONFIG).replaceAll("\\", "/");
-  const beside = await hubFile({ ...repo, type: "model", path: config }, options)
-    .catch((error) => {
-      if (error instanceof HubError) return undefined; // not every repository has one
-      throw error;
-    });
+  const config = { ...repo, type: "model", path: path.replace(/[^/]*$/, CONFIG) } as const;
+  const beside = await hubFile({ ...config, revision: file.commit }, options).catch((error) => {
+    // not every repository has one, and offline, none in the cache is taken for that
+    if (error instanceof HubError && (error.status === 404 || error.status === undefined)) return;
+    throw error;
+  });
   return await parseFiles({ tokenizer: file.path, config: beside?.path, name: spec }, options);
 }
 

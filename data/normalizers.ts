@@ -1,4 +1,4 @@
-import { type Component, UnsupportedTokenizer } from "./tokenizer_file.ts";
+import { type Component, stagesOf, UnsupportedTokenizer } from "./tokenizer_file.ts";
 import type { Library } from "./word_models.ts";
 
 /**
@@ -20,15 +20,8 @@ export function createNormalizer(
   config: Component | null | undefined,
   library: Library | undefined,
 ): Normalize {
-  const steps = flatten(config).map((step) => createStep(step, library!));
+  const steps = stagesOf(config, "normalizers").map((step) => createStep(step, library!));
   return (text) => steps.reduce((changed, step) => step(changed), text);
-}
-
-/** The normalizers that run one after the other. */
-function flatten(config: Component | null | undefined): Component[] {
-  if (!config) return [];
-  if (config.type !== "Sequence") return [config];
-  return ((config.normalizers ?? []) as Component[]).flatMap(flatten);
 }
 
 function createStep(config: Component, library: Library): Normalize {

@@ -1,4 +1,4 @@
-import { type Component, prependScheme, UnsupportedTokenizer } from "./tokenizer_file.ts";
+import { type Component, prependScheme, stagesOf, UnsupportedTokenizer } from "./tokenizer_file.ts";
 import { gpt2Words } from "./words.ts";
 
 /**
@@ -60,7 +60,7 @@ export function createPreTokenizer(
   config: Component | null | undefined,
   patternOf: PatternOf,
 ): PreTokenizer {
-  const stages = flatten(config);
+  const stages = stagesOf(config, "pretokenizers");
   const byteLevel = stages.findIndex(({ type }) => type === "ByteLevel");
   if (byteLevel >= 0 && byteLevel !== stages.length - 1) {
     throw new UnsupportedTokenizer(
@@ -76,13 +76,6 @@ export function createPreTokenizer(
   );
   // most texts are GPT-2's kind: nothing stands between its words and their reader
   return { cut: cuts.length === 1 ? cuts[0]! : cut, byteLevel: byteLevel >= 0 };
-}
-
-/** The pre-tokenizers that run one after the other. */
-function flatten(config: Component | null | undefined): Component[] {
-  if (!config) return [];
-  if (config.type !== "Sequence") return [config];
-  return ((config.pretokenizers ?? []) as Component[]).flatMap(flatten);
 }
 
 function createCut(config: Component, patternOf: PatternOf): Cut {

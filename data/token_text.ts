@@ -1,6 +1,6 @@
 import { fromByteAlphabet } from "./byte_alphabet.ts";
 import type { PatternOf } from "./pre_tokenizers.ts";
-import { type Component, prependScheme, UnsupportedTokenizer } from "./tokenizer_file.ts";
+import { type Component, prependScheme, stagesOf, UnsupportedTokenizer } from "./tokenizer_file.ts";
 
 /**
  * The decoders of a `tokenizer.json`, as a table: what text each token stands for.
@@ -35,7 +35,7 @@ export function createTokenText(
   config: Component | null | undefined,
   patternOf: PatternOf,
 ): TokenText {
-  const stages = flatten(config);
+  const stages = stagesOf(config, "decoders");
   const fuse = stages.findIndex(({ type }) => type === "Fuse");
   const steps = stages.flatMap((stage, i) => {
     const fused = fuse >= 0 && i > fuse;
@@ -51,13 +51,6 @@ export function createTokenText(
     },
     dropsLastBlank: stages.some(({ type }) => type === "BPEDecoder"),
   };
-}
-
-/** The decoders that run one after the other. */
-function flatten(config: Component | null | undefined): Component[] {
-  if (!config) return [];
-  if (config.type !== "Sequence") return [config];
-  return ((config.decoders ?? []) as Component[]).flatMap(flatten);
 }
 
 function createStep(

@@ -93,16 +93,20 @@ export async function parseTokenizer(
   if (typeof file?.model !== "object" || file.model === null) {
     throw new SyntaxError(`Cannot read ${where} as it must be a tokenizer.json: it has no model`);
   }
-  // GPT-2's kind is written in one way, whoever wrote it first, so that equal ones have one hash
-  const tables = byteLevelTables(file);
-  const written = tables ? JSON.stringify(byteLevelFile(tables)) : json;
   try {
+    // GPT-2's kind is written in one way, whoever wrote it first, so that equal ones have one hash
+    const tables = byteLevelTables(file);
+    const written = tables ? JSON.stringify(byteLevelFile(tables)) : json;
     const tokenizer = await createTokenizer(file, { json: written, endOfText, vocabularySize });
     tokenizer.encodeDocument("a"); // what is made when first used: if it cannot be, now is the time
     return tokenizer;
   } catch (error) {
-    if (!(error instanceof UnsupportedTokenizer)) throw error;
-    throw new RangeError(`Cannot use ${where} as ${error.message}`);
+    const { message } = error as Error;
+    if (error instanceof UnsupportedTokenizer) {
+      throw new RangeError(`Cannot use ${where} as ${message}`);
+    }
+    // a field of another type than it should have
+    throw new SyntaxError(`Cannot read ${where} as it must be a tokenizer.json: ${message}`);
   }
 }
 

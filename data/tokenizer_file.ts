@@ -20,6 +20,16 @@ export interface Component {
   readonly [field: string]: unknown;
 }
 
+/** The components that run one after the other, under the name that sequences have for them. */
+export function stagesOf(
+  config: Component | null | undefined,
+  parts: "normalizers" | "pretokenizers" | "decoders",
+): Component[] {
+  if (!config) return [];
+  if (config.type !== "Sequence") return [config];
+  return ((config[parts] ?? []) as Component[]).flatMap((part) => stagesOf(part, parts));
+}
+
 /** How words become tokens. */
 export interface ModelConfig {
   /** `BPE`, `Unigram`, `WordPiece` or `WordLevel`; files of old leave it to the other fields. */

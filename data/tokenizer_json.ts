@@ -228,6 +228,9 @@ function spellings(
     if (!special.has(id)) ids.set(token, id);
   });
   const unknown = model.unk_id ?? (model.unk_token ? tokens.indexOf(model.unk_token) : -1);
+  if (unknown !== -1 && tokens[unknown] === undefined) {
+    throw new UnsupportedTokenizer("model.unk_id must be the id of a token", unknown);
+  }
   // what is unknown does not end a document, though GPT-2's files name one token for both
   return { ids, unknown: unknown < 0 || unknown === end.id ? undefined : unknown };
 }

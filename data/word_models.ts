@@ -141,7 +141,7 @@ function createUnigram(model: ModelConfig, parts: WordModelParts): WordModel {
     let unspelled = "";
     const flush = () => {
       if (unspelled === "") return;
-      tokens.push(...fallback(unspelled) ?? known([unknown]));
+      for (const id of fallback(unspelled) ?? known([unknown])) tokens.push(id);
       unspelled = "";
     };
     for (const token of unigram.tokenize(word)) {

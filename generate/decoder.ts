@@ -1,7 +1,6 @@
 import { attentionDecode } from "../kernels/attention/decode.ts";
 import { embeddingDecode } from "../kernels/embedding/decode.ts";
 import { layernormForward } from "../kernels/layernorm/layernorm.ts";
-import { linearForward } from "../kernels/linear/linear.ts";
 import { Program } from "../kernels/program.ts";
 import { sample, type SamplerOptions } from "../kernels/sample/sample.ts";
 import {
@@ -13,8 +12,10 @@ import {
   upload,
 } from "../kernels/tensor.ts";
 import { logitsColumns } from "../model/activations.ts";
-import { type Gpt, masterOf, matrixOf } from "../model/gpt.ts";
+import { attentionOf, innerWidthOf } from "../model/config.ts";
+import { type Gpt, headOf, masterOf } from "../model/gpt.ts";
 import { headLogits } from "../model/head.ts";
+import { linearForward } from "../model/linear.ts";
 import { dtypesOf } from "../model/precision.ts";
 
 /** Texts that a model continues side by side, with the keys and values of what it has read of them. */
@@ -144,7 +145,7 @@ export function createDecoder(
     recordBlocks(program, model, { tokens, cursors, caches, make }, B * S);
   const drawing = new Program(device);
   const x = blocks(drawing, 1);
-  headLogits(drawing, { x, wte: matrixOf(model, "wte.weight") }, { logits });
+  headLogits(drawing, { x, weight: headOf(model) }, { logits });
   sample(drawing, { logits, seeds: seedOf }, { tokens, cursors }, {
     ...sampler,
     vocabularySize: V,
@@ -228,13 +229,15 @@ function recordBlocks(
   { tokens, cursors, caches, make }: Shared,
   rows: number,
 ): Tensor {
-  const { config: { width: C, layers }, precision } = model;
+  const { config, precision } = model;
+  const { width: C, layers, lora } = config, F = innerWidthOf(config);
   const { matrix, stream, statistic } = dtypesOf(precision);
   const row = (name: string, columns: number) => make(name, [rows, columns], matrix);
   const x = make("x", [rows, C], stream), middle = make("middle", [rows, C], stream);
   const ln = row("ln", C), statistics = make("statistics", [rows, 2], statistic);
   const qkv = row("qkv", 3 * C), attention = row("attention", C), projected = row("projected", C);
-  const hidden = row("hidden", 4 * C), gelu = row("gelu", 4 * C);
+  const hidden = row("hidden", F), gelu = row("gelu", F);
+  const low = lora && row("low", lora.rank);
 
   const vector = (name: string) => masterOf(model, name);
   const layernorm = (name: string, inputs: { x: Tensor; z?: Tensor }, sum?: Tensor) =>
@@ -243,19 +246,19 @@ function recordBlocks(
       { ...inputs, weight: vector(`${name}.weight`), bias: vector(`${name}.bias`) },
       { y: ln, statistics, ...(sum ? { sum } : {}) },
     );
-  const linear = (name: string, input: Tensor, y: Tensor, activated?: Tensor) =>
-    linearForward(
-      program,
-      { x: input, weight: matrixOf(model, `${name}.weight`), bias: vector(`${name}.bias`) },
-      { y, ...(activated ? { activated } : {}) },
-    );
+  const linear = (name: string, x: Tensor, y: Tensor, activated?: Tensor) =>
+    linearForward(program, model, name, { x }, {
+      y,
+      ...(activated ? { activated } : {}),
+      low: () => low!,
+    });
 
   const wte = vector("wte.weight"), wpe = vector("wpe.weight");
   embeddingDecode(program, { tokens, cursors, wte, wpe }, { y: x });
   layernorm("h.0.ln_1", { x });
   caches.forEach((cache, i) => {
     linear(`h.${i}.attn.c_attn`, ln, qkv);
-    attentionDecode(program, { qkv, cursors }, { ...cache, y: attention });
+    attentionDecode(program, { qkv, cursors }, { ...cache, y: attention }, attentionOf(config, i));
     linear(`h.${i}.attn.c_proj`, attention, projected);
     layernorm(`h.${i}.ln_2`, { x, z: projected }, middle);
     linear(`h.${i}.mlp.c_fc`, ln, hidden, gelu);

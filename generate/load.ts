@@ -1,13 +1,16 @@
-import { join } from "node:path";
-import { readTokenizer } from "../data/load_tokenizer.ts";
+import { resolve } from "node:path";
 import type { Tokenizer } from "../data/tokenizer.ts";
 import type { Device } from "../kernels/device.ts";
 import { CheckpointError, newestCheckpoint, verifyCheckpoint } from "../model/checkpoint.ts";
-import { parseHuggingFaceConfig } from "../model/config.ts";
 import { createGpt, type Gpt } from "../model/gpt.ts";
 import type { Precision } from "../model/precision.ts";
-import { parseSafetensors } from "../model/safetensors.ts";
-import { loadParameters } from "../model/weights.ts";
+import {
+  fillModel,
+  findModel,
+  type FindModelOptions,
+  type ModelSource,
+  readModel,
+} from "./source.ts";
 
 /** A model with the tokenizer that it was trained with. */
 export interface LoadedModel {
@@ -17,12 +20,14 @@ export interface LoadedModel {
   readonly tokenizer: Tokenizer;
 }
 
-/** Where to load a model from. */
-export interface LoadOptions {
+/** Where to load a model from, and how. */
+export interface LoadOptions extends FindModelOptions {
   /** A run directory: the newest good checkpoint in it is loaded. */
   run?: string;
   /** A checkpoint directory: this one or none. */
   checkpoint?: string;
+  /** Any other model, as `findModel()` takes it: `distilgpt2`, `hf:OWNER/NAME`, a directory. */
+  model?: string;
   /** `auto` takes f16 on a GPU that has it, and f32 otherwise. */
   precision?: Precision | "auto";
   /** Hears of damaged checkpoints that were passed over. */
@@ -55,22 +60,35 @@ export function findCheckpoint(
 }
 
 /**
- * Loads a model and its tokenizer from a run or a checkpoint directory.
+ * Finds the model that options name, and makes sure that it is whole where it is a checkpoint.
  *
- * @throws {CheckpointError} if there is no checkpoint or it is damaged.
- * @throws {RangeError} if it holds another kind of model.
+ * @throws {CheckpointError} if there is no checkpoint or it is damaged; else as `findModel()`.
+ */
+export async function findSource(options: LoadOptions): Promise<ModelSource> {
+  if (options.model !== undefined) return await findModel(options.model, options);
+  const directory = findCheckpoint(options);
+  return await readModel({ spec: resolve(directory), directory }, options);
+}
+
+/** Loads a model that was found. */
+export function loadSource(
+  device: Device,
+  source: ModelSource,
+  { precision = "auto" }: Pick<LoadOptions, "precision"> = {},
+): LoadedModel {
+  const { config, tokenizer } = source;
+  const gpt = createGpt(device, config, { precision: resolvePrecision(device, precision) });
+  fillModel(gpt, source);
+  return { gpt, tokenizer };
+}
+
+/**
+ * Loads a model and its tokenizer: from a run, a checkpoint, or wherever `findModel()` finds one. Adapters
+ * are merged into it.
+ *
+ * @throws {CheckpointError} if there is no checkpoint or it is damaged; {RangeError} if it holds another kind
+ * of model; else as `findModel()`.
  */
 export async function loadModel(device: Device, options: LoadOptions): Promise<LoadedModel> {
-  const path = findCheckpoint(options);
-  const file = (name: string) => join(path, name);
-  const text = (name: string) => Deno.readTextFile(file(name));
-  const config = parseHuggingFaceConfig(await text("config.json"), file("config.json"));
-  const { vocabularySize } = config;
-  const tokenizer = await readTokenizer(file("tokenizer.json"), { vocabularySize });
-  const gpt = createGpt(device, config, {
-    precision: resolvePrecision(device, options.precision ?? "auto"),
-  });
-  const weights = file("model.safetensors");
-  loadParameters(gpt, parseSafetensors(await Deno.readFile(weights), weights).tensors, weights);
-  return { gpt, tokenizer };
+  return loadSource(device, await findSource(options), options);
 }

@@ -1,4 +1,6 @@
+import { Option } from "@commander-js/extra-typings";
 import { command, output, realNumber, run, status, wholeNumber } from "../data/command.ts";
+import { DataProgressDisplay } from "../data/progress.ts";
 import { openDevice } from "../kernels/device.ts";
 import { validateSampler } from "../kernels/sample/sample.ts";
 import {
@@ -7,7 +9,7 @@ import {
   generateBatch,
   type GenerateResult,
 } from "./generate.ts";
-import { findCheckpoint, loadModel } from "./load.ts";
+import { findSource, loadSource } from "./load.ts";
 
 /** `generate`: continues a text with a trained model. */
 const program = command("generate", "Continue a text with a trained model.")
@@ -15,6 +17,12 @@ const program = command("generate", "Continue a text with a trained model.")
   .optionsGroup("Model:")
   .option("--run <directory>", "take the newest checkpoint of this run", "runs/default")
   .option("--checkpoint <directory>", "take this checkpoint")
+  .addOption(
+    new Option(
+      "--model <name>",
+      "take another model: distilgpt2, gpt2, gpt2-medium, hf:OWNER/NAME, or a directory",
+    ).conflicts(["run", "checkpoint"]),
+  )
   .optionsGroup("Length:")
   .option("--max-new-tokens <n>", "most tokens to add", wholeNumber(1), 256)
   .option("--stop <text...>", "end before any of these texts")
@@ -62,14 +70,19 @@ const program = command("generate", "Continue a text with a trained model.")
     run(async () => {
       validateSampler(options);
       const prompt = given === "-" ? await readStandardInput() : given;
-      const source = {
+      // before the device is opened: the likeliest mistake is the first
+      const display = new DataProgressDisplay();
+      const source = await findSource({
         run: options.run,
         ...(options.checkpoint === undefined ? {} : { checkpoint: options.checkpoint }),
+        ...(options.model === undefined ? {} : { model: options.model }),
+        onProgress: (progress) => display.show(progress),
+        onNotice: status,
         onWarning: (sentence: string) => status(`Warning: ${sentence}`),
-      };
-      findCheckpoint(source); // before the device is opened: the likeliest mistake is the first
+      });
+      display.close();
       const device = await openDevice();
-      const model = await loadModel(device, source);
+      const model = loadSource(device, source);
       const firstSeed = options.seed ?? crypto.getRandomValues(new Uint32Array(1))[0]!;
       const { maxNewTokens, stop = [], samples } = options;
       const streams = Array.from(

@@ -1,6 +1,7 @@
 import type { Device } from "../kernels/device.ts";
 import { bytesPerElement, createTensor, type DType, type Tensor } from "../kernels/tensor.ts";
-import type { GptConfig } from "./config.ts";
+import { type GptConfig, innerWidthOf } from "./config.ts";
+import { adaptersOf } from "./parameters.ts";
 import { type DTypes, dtypesOf, type Precision } from "./precision.ts";
 
 /** Sizes of one forward pass. */
@@ -54,8 +55,9 @@ function activationTable(
   { batchSize: B, sequenceLength: T }: BatchShape,
   R: number,
 ): ActivationSpec[] {
-  const { width: C, heads: NH } = config;
+  const { width: C, heads: NH, lora } = config, F = innerWidthOf(config);
   const M = B * T;
+  const adapted = adaptersOf(config).filter(({ layer }) => layer === 0);
   const row = (
     name: string,
     shape: readonly number[],
@@ -75,9 +77,13 @@ function activationTable(
     row("middle", [M, C], "stream", "kept", true), // x after attention
     row("ln2", [M, C], "matrix", "kept", true),
     row("ln2.statistics", [M, 2], "statistic", "kept", true),
-    row("hidden", [M, 4 * C], "matrix", "kept", true),
-    row("gelu", [M, 4 * C], "matrix", "kept", true),
+    row("hidden", [M, F], "matrix", "kept", true),
+    row("gelu", [M, F], "matrix", "kept", true),
     row("out", [M, C], "stream", "kept", true), // x after the MLP
+    // what an adapter makes of its input
+    ...adapted.map(({ module }) =>
+      row(`${module.name} low`, [M, lora!.rank], "matrix", "kept", true)
+    ),
     row("lnf", [M, C], "matrix", "kept"),
     row("lnf.statistics", [M, 2], "statistic", "kept"),
     row("logits", [R, logitsColumns(config)], "matrix", "forward"), // and then dlogits, in place
@@ -86,11 +92,12 @@ function activationTable(
     row("dx", [M, C], "stream", "backward"), // gradient of the residual stream
     row("dprojected", [M, C], "matrix", "backward"),
     row("dln", [M, C], "matrix", "backward"),
-    row("dhidden", [M, 4 * C], "matrix", "backward"),
+    row("dhidden", [M, F], "matrix", "backward"),
     row("dattention", [M, C], "matrix", "backward"),
     row("dqkv", [M, 3 * C], "matrix", "backward"),
     row("attention.delta", [B, NH, T], "statistic", "backward"),
     row("dembedded", [M, C], "stream", "backward"),
+    ...(lora ? [row("dlow", [M, lora.rank], "matrix", "backward")] : []),
   ];
 }
 
@@ -107,13 +114,21 @@ export interface Activations extends BatchShape {
 /**
  * Allocates the activations of one batch shape.
  *
- * For inference (`training: false`) nothing is kept for a backward pass: the layers share one set.
+ * For inference (`training: false`) nothing is kept for a backward pass: the layers share one set. So do the
+ * layers before `firstLayer`, at which the backward pass ends.
  */
 export function createActivations(
   device: Device,
   config: GptConfig,
-  { batch, precision, training }: { batch: BatchShape; precision: Precision; training: boolean },
+  { batch, precision, training, firstLayer = 0 }: {
+    batch: BatchShape;
+    precision: Precision;
+    training: boolean;
+    firstLayer?: number;
+  },
 ): Activations {
+  // without a backward pass two sets do for all layers: a block reads one stream, writes the other
+  const setOf = (layer: number) => training && layer >= firstLayer ? layer : layer % 2;
   const dtypes = dtypesOf(precision);
   const rows = batch.batchSize * batch.sequenceLength;
   const R = logitsRows(device, config, { rows, dtype: dtypes.matrix });
@@ -121,10 +136,11 @@ export function createActivations(
   let bytes = 0;
   for (const { name, shape, role, needed, perLayer } of activationTable(config, batch, R)) {
     if (needed === "backward" && !training) continue;
-    // without a backward pass two sets do for all layers: a block reads one stream, writes the other
-    const copies = !perLayer ? 1 : training ? config.layers : Math.min(config.layers, 2);
-    for (let i = 0; i < copies; i++) {
-      const key = perLayer ? `${name} ${i}` : name;
+    const sets = perLayer
+      ? new Set(Array.from({ length: config.layers }, (_, i) => setOf(i)))
+      : [0];
+    for (const set of sets) {
+      const key = perLayer ? `${name} ${set}` : name;
       const tensor = createTensor(device, key, { shape, dtype: dtypes[role] });
       tensors.set(key, tensor);
       bytes += tensor.buffer.size;
@@ -134,7 +150,7 @@ export function createActivations(
     ...batch,
     bytes,
     at(name, layer) {
-      const key = layer === undefined ? name : `${name} ${training ? layer : layer % 2}`;
+      const key = layer === undefined ? name : `${name} ${setOf(layer)}`;
       const tensor = tensors.get(key);
       if (!tensor) throw new RangeError(`Cannot find the activation "${key}"`);
       return tensor;

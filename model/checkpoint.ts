@@ -60,6 +60,11 @@ export interface TrainerState {
   options: Record<string, unknown>;
   /** `Tokenizer.hash` of tokenizer.json. */
   tokenizerHash: string;
+  /**
+   * The model that the training began with: what finds it again, and the SHA-256 of its files. Absent where it
+   * began at random.
+   */
+  source?: { spec: string; sha256: string };
   /** What the model is trained on, and the SHA-256 of its documents. */
   data: { name: string; hash: string };
   /**
@@ -160,6 +165,7 @@ function validateState(state: JsonObject, file: string): TrainerState {
         `current value is ${JSON.stringify(object[name.slice(name.indexOf(".") + 1)])}`,
     );
   };
+  const isText = (value: unknown) => typeof value === "string";
   const isObject = (value: unknown) =>
     typeof value === "object" && value !== null && !Array.isArray(value);
   const counts = [
@@ -198,9 +204,12 @@ function validateState(state: JsonObject, file: string): TrainerState {
   for (const name of ["name", "hash"]) {
     check(data, `data.${name}`, "text", typeof data[name] === "string");
   }
+  const { source } = state;
+  const isSource = source === undefined ||
+    isObject(source) && ["spec", "sha256"].every((name) => isText((source as JsonObject)[name]));
+  check(state, "source", "a model's name and hash", isSource);
   const tuning = state.tuning as JsonObject;
   const { adapter, choices } = tuning;
-  const isText = (value: unknown) => typeof value === "string";
   check(tuning, "tuning.adapter", "text or null", adapter === null || isText(adapter));
   const areNames = isObject(choices) && Object.values(choices as JsonObject).every(isText);
   check(tuning, "tuning.choices", "names of kernels", areNames);

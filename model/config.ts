@@ -1,4 +1,17 @@
-/** Dimensions of a GPT-2 model. */
+/** Architectures, by the names that Hugging Face's `model_type` has for them. */
+export type Family = "gpt2" | "gpt_neo";
+
+/** Low-rank adapters (Hu et al. 2021, https://arxiv.org/abs/2106.09685) beside frozen matrices. */
+export interface LoraConfig {
+  /** r: y = x · W + alpha / r · (x · Aᵀ) · Bᵀ, with A [r,inputs] and B [outputs,r]. */
+  readonly rank: number;
+  /** alpha: with it the adapters' part stays about as large whatever the rank. */
+  readonly alpha: number;
+  /** Ends of names of linear layers, as in PEFT: `c_proj` is both `attn.c_proj` and `mlp.c_proj`. */
+  readonly targets: readonly string[];
+}
+
+/** What a model of GPT-2's kind is: its dimensions, and where it departs from GPT-2. */
 export interface GptConfig {
   /** V: number of tokens that the model knows. */
   readonly vocabularySize: number;
@@ -10,10 +23,22 @@ export interface GptConfig {
   readonly layers: number;
   /** NH: attention heads in each block; each has HS = C / NH components. */
   readonly heads: number;
+  /** Whose names and files it has; `gpt2` unless said otherwise. GPT-Neo has no biases of q, k and v. */
+  readonly family?: Family;
+  /** F: width of an MLP between its two matrices; 4 · C unless said otherwise. */
+  readonly innerWidth?: number;
+  /** Whether the head has a matrix of its own; otherwise it is that of the token embedding. */
+  readonly ownHead?: boolean;
+  /** What attention scores are multiplied with; 1 / √HS unless said otherwise. */
+  readonly attentionScale?: number;
+  /** For each layer how many tokens a token looks back at, itself counted, or 0 for all: what all do otherwise. */
+  readonly attentionWindows?: readonly number[];
+  /** Adapters, if it has any: all else is frozen then. */
+  readonly lora?: LoraConfig;
 }
 
 /** A model's dimensions without the vocabulary, which comes from the tokenizer. */
-export type PresetDimensions = Omit<GptConfig, "vocabularySize">;
+export type PresetDimensions = Pick<GptConfig, "contextLength" | "width" | "layers" | "heads">;
 
 /** Names of the presets. */
 export type PresetName = "nano" | "mini" | "small" | "distilgpt2" | "gpt2";
@@ -28,13 +53,31 @@ export const PRESETS: Readonly<Record<PresetName, PresetDimensions>> = {
 };
 
 /** Largest value that each dimension may take; beyond lie typing errors, not models. */
-const LARGEST: Readonly<Record<keyof GptConfig, number>> = {
+const LARGEST = {
   vocabularySize: 1_000_000,
   contextLength: 32_768,
   width: 16_384,
   layers: 512,
   heads: 512,
-};
+  innerWidth: 65_536,
+} as const;
+
+/** F: width of an MLP between its two matrices. */
+export function innerWidthOf({ innerWidth, width }: GptConfig): number {
+  return innerWidth ?? 4 * width;
+}
+
+/** How a layer's attention departs from GPT-2's: what `attentionForward()` takes beside sizes. */
+export function attentionOf(
+  { attentionScale, attentionWindows }: GptConfig,
+  layer: number,
+): { scale?: number; window?: number } {
+  const window = attentionWindows?.[layer];
+  return {
+    ...(attentionScale === undefined ? {} : { scale: attentionScale }),
+    ...(window === undefined || window === 0 ? {} : { window }),
+  };
+}
 
 /**
  * Checks every dimension of a model.
@@ -44,8 +87,8 @@ const LARGEST: Readonly<Record<keyof GptConfig, number>> = {
  * load vectors of four).
  */
 export function validateConfig(config: GptConfig): void {
-  for (const [name, largest] of Object.entries(LARGEST) as [keyof GptConfig, number][]) {
-    const value = config[name];
+  for (const [name, largest] of Object.entries(LARGEST) as [keyof typeof LARGEST, number][]) {
+    const value = name === "innerWidth" ? innerWidthOf(config) : config[name];
     if (!Number.isInteger(value) || value < 1 || value > largest) {
       throw new RangeError(
         `Cannot build a model as ${name} must be an integer from 1 to ${largest}: ` +
@@ -53,93 +96,19 @@ export function validateConfig(config: GptConfig): void {
       );
     }
   }
-  const { width, heads } = config;
+  const { width, heads, layers, attentionWindows: windows } = config;
+  if (
+    windows && (windows.length !== layers || !windows.every((n) => Number.isInteger(n) && n >= 0))
+  ) {
+    throw new RangeError(
+      `Cannot build a model as attentionWindows must be a whole number for each of ${layers} layers: ` +
+        `current value is [${windows}]`,
+    );
+  }
   if (width % heads !== 0 || width / heads % 4 !== 0) {
     throw new RangeError(
       `Cannot build a model as width must be a multiple of 4 · heads: ` +
         `current values are width ${width}, heads ${heads}`,
     );
   }
-}
-
-/** A model's dimensions as the `config.json` that Hugging Face transformers reads. */
-export function toHuggingFaceConfig(
-  { vocabularySize, contextLength, width, layers, heads }: GptConfig,
-  { endOfText, dropout = 0 }: { endOfText: number; dropout?: number },
-): Record<string, unknown> {
-  return {
-    activation_function: "gelu_new",
-    architectures: ["GPT2LMHeadModel"],
-    attn_pdrop: dropout,
-    bos_token_id: endOfText,
-    embd_pdrop: dropout,
-    eos_token_id: endOfText,
-    initializer_range: 0.02,
-    layer_norm_epsilon: 1e-5,
-    model_type: "gpt2",
-    n_ctx: contextLength,
-    n_embd: width,
-    n_head: heads,
-    n_inner: null,
-    n_layer: layers,
-    n_positions: contextLength,
-    resid_pdrop: dropout,
-    scale_attn_weights: true,
-    tie_word_embeddings: true,
-    use_cache: true,
-    vocab_size: vocabularySize,
-  };
-}
-
-/** What a `config.json` may say about the architecture, beside dimensions, for this code to run it. */
-const REQUIRED: Readonly<Record<string, readonly unknown[]>> = {
-  model_type: ["gpt2"],
-  activation_function: ["gelu_new", "gelu_pytorch_tanh", undefined],
-  layer_norm_epsilon: [1e-5, undefined],
-  scale_attn_weights: [true, undefined],
-  scale_attn_by_inverse_layer_idx: [false, undefined],
-  tie_word_embeddings: [true, undefined],
-};
-
-/**
- * Reads the dimensions of a model from the text of its `config.json`.
- *
- * @param where the file's path, for error messages.
- * @throws {SyntaxError} if the text is no JSON object.
- * @throws {RangeError} if it describes another architecture or impossible dimensions.
- */
-export function parseHuggingFaceConfig(json: string, where: string): GptConfig {
-  let parsed: unknown;
-  try {
-    parsed = JSON.parse(json);
-  } catch {
-    throw new SyntaxError(`Cannot read ${where} as it must be JSON`);
-  }
-  if (typeof parsed !== "object" || parsed === null || Array.isArray(parsed)) {
-    throw new SyntaxError(`Cannot read ${where} as it must be a JSON object`);
-  }
-  const fields = parsed as Record<string, unknown>;
-  for (const [name, allowed] of Object.entries(REQUIRED)) {
-    if (!allowed.includes(fields[name])) {
-      throw new RangeError(
-        `Cannot load ${where} as ${name} must be ${JSON.stringify(allowed[0])}: ` +
-          `current value is ${JSON.stringify(fields[name])}`,
-      );
-    }
-  }
-  const inner = fields.n_inner;
-  if (inner !== undefined && inner !== null && inner !== 4 * Number(fields.n_embd)) {
-    throw new RangeError(
-      `Cannot load ${where} as n_inner must be null or 4 · n_embd: current value is ${inner}`,
-    );
-  }
-  const config: GptConfig = {
-    vocabularySize: fields.vocab_size as number,
-    contextLength: fields.n_positions as number,
-    width: fields.n_embd as number,
-    layers: fields.n_layer as number,
-    heads: fields.n_head as number,
-  };
-  validateConfig(config);
-  return config;
 }

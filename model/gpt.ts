@@ -1,88 +1,26 @@
-import { type Arena, createArena, tensorNamed } from "../kernels/arena.ts";
+import type { Arena } from "../kernels/arena.ts";
 import { attentionBackward, attentionForward } from "../kernels/attention/attention.ts";
-import type { Device } from "../kernels/device.ts";
 import { dropoutBackward, dropoutForward } from "../kernels/dropout/dropout.ts";
 import { embeddingBackward, embeddingForward } from "../kernels/embedding/embedding.ts";
 import { layernormBackward, layernormForward } from "../kernels/layernorm/layernorm.ts";
-import { linearBackward, linearForward } from "../kernels/linear/linear.ts";
+import { fillNormal } from "../kernels/normal/normal.ts";
 import type { Program } from "../kernels/program.ts";
 import type { Tensor } from "../kernels/tensor.ts";
 import type { Activations, BatchShape } from "./activations.ts";
-import { type GptConfig, validateConfig } from "./config.ts";
+import { attentionOf } from "./config.ts";
 import { headLossBackward } from "./head.ts";
-import { parameterTable } from "./parameters.ts";
-import type { Precision } from "./precision.ts";
+import { linearBackward, linearForward } from "./linear.ts";
+import {
+  createGpt,
+  firstTrainedBlock,
+  type Gpt,
+  headName,
+  headOf,
+  masterOf,
+  matrixOf,
+} from "./model.ts";
 
-export type { Activations, BatchShape };
-
-/** A GPT-2 model on a device: dimensions and parameters, nothing of any batch. */
-export interface Gpt {
-  /** Where it lives. */
-  readonly device: Device;
-  /** Its dimensions. */
-  readonly config: GptConfig;
-  /** Element types of its matrix products. */
-  readonly precision: Precision;
-  /** f32 master parameters by Hugging Face's names. */
-  readonly parameters: Arena;
-  /** f16 copy of the decayed parameters (matrices, embeddings), kept by AdamW; only in f16. */
-  readonly copies?: Arena;
-  /** Bytes of parameters and copies on the device. */
-  readonly bytes: number;
-  /** Frees the parameters. */
-  destroy(): void;
-}
-
-/**
- * Allocates a model with all parameters zero; `loadParameters()` or `initializeParameters()` fill it.
- *
- * @throws {RangeError} if a dimension is impossible or the parameters leave the device's limits.
- */
-export function createGpt(
-  device: Device,
-  config: GptConfig,
-  { precision }: { precision: Precision },
-): Gpt {
-  validateConfig(config);
-  if (precision === "f16" && !device.features.has("shader-f16")) {
-    throw new RangeError(
-      `Cannot compute in f16 as ${device.name} must have the feature shader-f16: ` +
-        `current features are ${[...device.features].join(", ") || "none"}`,
-    );
-  }
-  const table = parameterTable(config);
-  const parameters = createArena(device, "parameters", {
-    shapes: new Map(table.map(({ name, shape }) => [name, shape])),
-    dtype: "f32",
-  });
-  const decayed = table.filter((p) => p.decayed);
-  const copies = precision === "f32" ? undefined : createArena(device, "f16 copies", {
-    shapes: new Map(decayed.map(({ name, shape }) => [name, shape])),
-    dtype: "f16",
-  });
-  const buffers = [parameters, copies].flatMap((arena) => arena ? [arena.flat.buffer] : []);
-  return {
-    device,
-    config,
-    precision,
-    parameters,
-    ...(copies ? { copies } : {}),
-    bytes: buffers.reduce((sum, { size }) => sum + size, 0),
-    destroy() {
-      for (const buffer of buffers) buffer.destroy();
-    },
-  };
-}
-
-/** A parameter as matrix products read it: the f16 copy under autocast, else the master. */
-export function matrixOf(model: Gpt, name: string): Tensor {
-  return tensorNamed(model.copies ?? model.parameters, name);
-}
-
-/** A parameter's f32 master. */
-export function masterOf(model: Gpt, name: string): Tensor {
-  return tensorNamed(model.parameters, name);
-}
+export { type Activations, type BatchShape, createGpt, type Gpt, headOf, masterOf, matrixOf };
 
 /** What a forward pass reads. */
 export interface ForwardInputs {
@@ -134,30 +72,23 @@ export function forward(
   );
 
   for (let i = 0; i < layers; i++) {
-    const matrix = (name: string) => matrixOf(model, `h.${i}.${name}`);
     const vector = (name: string) => masterOf(model, `h.${i}.${name}`);
+    const linear = (name: string, x: Tensor, y: Tensor, activated?: Tensor) =>
+      linearForward(program, model, `h.${i}.${name}`, { x }, {
+        y,
+        ...(activated ? { activated } : {}),
+        low: ({ module }) => at(`${module.name} low`, i),
+      });
 
     // attention(ln1), added to x
-    linearForward(
-      program,
-      { x: at("ln1", i), weight: matrix("attn.c_attn.weight"), bias: vector("attn.c_attn.bias") },
-      { y: at("qkv", i) },
-    );
+    linear("attn.c_attn", at("ln1", i), at("qkv", i));
     attentionForward(
       program,
       { qkv: at("qkv", i), ...noise },
       { y: at("attention", i), logSumExp: at("attention.logSumExp", i) },
-      { T, heads, rate, site: SITE.attention(i) },
+      { T, heads, rate, site: SITE.attention(i), ...attentionOf(model.config, i) },
     );
-    linearForward(
-      program,
-      {
-        x: at("attention", i),
-        weight: matrix("attn.c_proj.weight"),
-        bias: vector("attn.c_proj.bias"),
-      },
-      { y: at("projected") },
-    );
+    linear("attn.c_proj", at("attention", i), at("projected"));
     layernormForward(
       program,
       { x, z: at("projected"), ...noise, weight: vector("ln_2.weight"), bias: vector("ln_2.bias") },
@@ -167,16 +98,8 @@ export function forward(
     x = at("middle", i);
 
     // mlp(ln2), added to x
-    linearForward(
-      program,
-      { x: at("ln2", i), weight: matrix("mlp.c_fc.weight"), bias: vector("mlp.c_fc.bias") },
-      { y: at("hidden", i), activated: at("gelu", i) },
-    );
-    linearForward(
-      program,
-      { x: at("gelu", i), weight: matrix("mlp.c_proj.weight"), bias: vector("mlp.c_proj.bias") },
-      { y: at("projected") },
-    );
+    linear("mlp.c_fc", at("ln2", i), at("hidden", i), at("gelu", i));
+    linear("mlp.c_proj", at("gelu", i), at("projected"));
     const next = layernormAfter(model, activations, i);
     layernormForward(
       program,
@@ -215,10 +138,13 @@ export interface BackwardInputs extends ForwardInputs {
 }
 
 /**
- * Records the loss and the backward pass: the list of `forward()` read from the bottom up.
+ * Records the loss and the backward pass: the list of `forward()` read from the bottom up, as far down as
+ * there is something to train.
  *
- * The gradient of every parameter is set, or with `accumulate` added to; gradients carry the loss
+ * The gradient of every trained parameter is set, or with `accumulate` added to; gradients carry the loss
  * scale. The losses of all positions are in the activation `losses`.
+ *
+ * @param gradients holds those of the trained parameters.
  */
 export function backward(
   program: Program,
@@ -235,26 +161,37 @@ export function backward(
   const { at, sequenceLength: T } = activations;
   const { layers, heads } = model.config;
   const noise = random ? { random } : {};
-  const gradient = (name: string) => tensorNamed(gradients, name);
+  const gradient = (name: string) => gradients.tensors.get(name); // none of what is frozen
+  const first = firstTrainedBlock(model);
   const dx = at("dx");
 
   headLossBackward(
     program,
-    { x: at("lnf"), wte: matrixOf(model, "wte.weight"), targets, stepInputs, lossScale },
+    { x: at("lnf"), weight: headOf(model), targets, stepInputs, lossScale },
     {
       logits: at("logits"),
       losses: at("losses"),
       dx: at("dln"),
-      dwte: gradient("wte.weight"),
+      dweight: gradient(headName(model)),
     },
     { labelSmoothing, accumulate },
   );
 
-  for (let i = layers - 1; i >= 0; i--) {
-    const matrix = (name: string) => matrixOf(model, `h.${i}.${name}`);
+  for (let i = layers - 1; i >= first; i--) {
     const vector = (name: string) => masterOf(model, `h.${i}.${name}`);
-    const dweight = (name: string) => gradient(`h.${i}.${name}.weight`);
-    const dbias = (name: string) => gradient(`h.${i}.${name}.bias`);
+    const linear = (
+      name: string,
+      inputs: { x: Tensor; dy: Tensor; hidden?: Tensor },
+      dx: Tensor | undefined,
+    ) =>
+      linearBackward(
+        program,
+        model,
+        `h.${i}.${name}`,
+        { ...inputs, low: ({ module }) => at(`${module.name} low`, i) },
+        { dx, dlow: () => at("dlow") },
+        { gradients, accumulate },
+      );
 
     // mlp(ln2), added to x
     const next = layernormAfter(model, activations, i);
@@ -269,23 +206,12 @@ export function backward(
       },
       { rate, site: SITE.mlp(i), accumulate, accumulateDx: i < layers - 1 },
     );
-    linearBackward(
-      program,
-      {
-        x: at("gelu", i),
-        weight: matrix("mlp.c_proj.weight"),
-        dy: at("dprojected"),
-        hidden: at("hidden", i),
-      },
-      { dx: at("dhidden"), dweight: dweight("mlp.c_proj"), dbias: dbias("mlp.c_proj") },
-      { accumulate },
+    linear(
+      "mlp.c_proj",
+      { x: at("gelu", i), dy: at("dprojected"), hidden: at("hidden", i) },
+      at("dhidden"),
     );
-    linearBackward(
-      program,
-      { x: at("ln2", i), weight: matrix("mlp.c_fc.weight"), dy: at("dhidden") },
-      { dx: at("dln"), dweight: dweight("mlp.c_fc"), dbias: dbias("mlp.c_fc") },
-      { accumulate },
-    );
+    linear("mlp.c_fc", { x: at("ln2", i), dy: at("dhidden") }, at("dln"));
 
     // attention(ln1), added to x
     layernormBackward(
@@ -297,15 +223,15 @@ export function backward(
         dy: at("dln"),
         ...noise,
       },
-      { dx, dz: at("dprojected"), dweight: dweight("ln_2"), dbias: dbias("ln_2") },
+      {
+        dx,
+        dz: at("dprojected"),
+        dweight: gradient(`h.${i}.ln_2.weight`),
+        dbias: gradient(`h.${i}.ln_2.bias`),
+      },
       { rate, site: SITE.projection(i), accumulate, accumulateDx: true },
     );
-    linearBackward(
-      program,
-      { x: at("attention", i), weight: matrix("attn.c_proj.weight"), dy: at("dprojected") },
-      { dx: at("dattention"), dweight: dweight("attn.c_proj"), dbias: dbias("attn.c_proj") },
-      { accumulate },
-    );
+    linear("attn.c_proj", { x: at("attention", i), dy: at("dprojected") }, at("dattention"));
     attentionBackward(
       program,
       {
@@ -316,27 +242,31 @@ export function backward(
         ...noise,
       },
       { dqkv: at("dqkv"), delta: at("attention.delta") },
-      { T, heads, rate, site: SITE.attention(i) },
+      { T, heads, rate, site: SITE.attention(i), ...attentionOf(model.config, i) },
     );
-    linearBackward(
-      program,
-      { x: at("ln1", i), weight: matrix("attn.c_attn.weight"), dy: at("dqkv") },
-      { dx: at("dln"), dweight: dweight("attn.c_attn"), dbias: dbias("attn.c_attn") },
-      { accumulate },
-    );
+    linear("attn.c_attn", { x: at("ln1", i), dy: at("dqkv") }, at("dln"));
   }
 
-  layernormBackward(
-    program,
-    {
+  const lowest = first > 0
+    ? { ...layernormAfter(model, activations, first - 1), x: at("out", first - 1) }
+    : {
+      name: "h.0.ln_1",
       x: at("x"),
       weight: masterOf(model, "h.0.ln_1.weight"),
       statistics: at("ln1.statistics", 0),
-      dy: at("dln"),
+    };
+  layernormBackward(
+    program,
+    { ...lowest, dy: at("dln") },
+    {
+      dx,
+      dweight: gradient(`${lowest.name}.weight`),
+      dbias: gradient(`${lowest.name}.bias`),
     },
-    { dx, dweight: gradient("h.0.ln_1.weight"), dbias: gradient("h.0.ln_1.bias") },
-    { accumulate, accumulateDx: true },
+    { accumulate, accumulateDx: first < layers },
   );
+  const dwte = gradient("wte.weight"), dwpe = gradient("wpe.weight");
+  if (!dwte || !dwpe) return;
   let dembedded = dx;
   if (rate > 0) {
     dembedded = at("dembedded");
@@ -345,10 +275,9 @@ export function backward(
       site: SITE.embedding,
     });
   }
-  embeddingBackward(
-    program,
-    { tokens, order, dy: dembedded },
-    { dwte: gradient("wte.weight"), dwpe: gradient("wpe.weight") },
-    { T, accumulate },
-  );
+  // what is added to must be there: the head's part, or nothing
+  if (model.config.ownHead && !accumulate) {
+    fillNormal(program, { y: dwte }, { mean: 0, deviation: 0, seed: 0, stream: 0 });
+  }
+  embeddingBackward(program, { tokens, order, dy: dembedded }, { dwte, dwpe }, { T, accumulate });
 }

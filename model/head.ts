@@ -12,8 +12,8 @@ import type { Tensor } from "../kernels/tensor.ts";
 export interface HeadInputs {
   /** Output of the last layer-norm, [M,C]. */
   x: Tensor;
-  /** Token embedding, tied to the head, [V,C], of x's type. */
-  wte: Tensor;
+  /** The head's matrix, [V,C], of x's type. */
+  weight: Tensor;
   /** Next tokens, u32 [M]; 0xffffffff is ignored. */
   targets: Tensor;
 }
@@ -30,16 +30,16 @@ export interface HeadOutputs {
 const VECTOR = 4;
 
 /**
- * logits = x · wteᵀ.  x: [M,C]; wte: [V,C]; both of one type; logits: [M,≥V], f32 or f16
+ * logits = x · weightᵀ.  x: [M,C]; weight: [V,C]; both of one type; logits: [M,≥V], f32 or f16
  *
  * Rows of logits that are multiples of four let GPUs write vectors; see `logitsColumns()`.
  */
 export function headLogits(
   program: Program,
-  { x, wte }: { x: Tensor; wte: Tensor },
+  { x, weight }: { x: Tensor; weight: Tensor },
   { logits }: { logits: Tensor },
 ): void {
-  for (const { first, part } of rowSlices(program.device, wte, { multipleOf: VECTOR })) {
+  for (const { first, part } of rowSlices(program.device, weight, { multipleOf: VECTOR })) {
     matmul(program, { a: x, b: part }, { y: logits }, { transposeB: true, firstColumnOfY: first });
   }
 }
@@ -51,63 +51,64 @@ export function headLogits(
  */
 export function headLossForward(
   program: Program,
-  { x, wte, targets }: HeadInputs,
+  { x, weight, targets }: HeadInputs,
   { logits, losses }: HeadOutputs,
   { labelSmoothing = 0 }: { labelSmoothing?: number } = {},
 ): void {
   for (const chunk of chunks(x, logits)) {
     const part = (tensor: Tensor) => rowSlice(tensor, chunk).part;
     const chunkLogits = rowSlice(logits, { first: 0, rows: chunk.rows }).part;
-    headLogits(program, { x: part(x), wte }, { logits: chunkLogits });
+    headLogits(program, { x: part(x), weight }, { logits: chunkLogits });
     crossEntropyForward(
       program,
       { logits: chunkLogits, targets: part(targets) },
       { losses: part(losses) },
-      { vocabularySize: wte.shape[0]!, labelSmoothing },
+      { vocabularySize: weight.shape[0]!, labelSmoothing },
     );
   }
 }
 
 /**
  * The loss of every position and its gradients, one chunk of rows after the other: logits, softmax,
- * loss, dlogits in place of the logits, dx and dwte.
+ * loss, dlogits in place of the logits, dx and, where it is asked for, dweight.
  *
- * dx: [M,C] of x's type, is set. dwte: f32 [V,C], is set, or with `accumulate` added to. `stepInputs`
+ * dx: [M,C] of x's type, is set. dweight: f32 [V,C], is set, or with `accumulate` added to. `stepInputs`
  * and `lossScale` are those of `crossEntropyBackward()`.
  */
 export function headLossBackward(
   program: Program,
-  { x, wte, targets, stepInputs, lossScale }: HeadInputs & {
+  { x, weight, targets, stepInputs, lossScale }: HeadInputs & {
     stepInputs: Tensor;
     lossScale: Tensor;
   },
-  { logits, losses, dx, dwte }: HeadOutputs & { dx: Tensor; dwte: Tensor },
+  { logits, losses, dx, dweight }: HeadOutputs & { dx: Tensor; dweight: Tensor | undefined },
   { labelSmoothing = 0, accumulate = false }: { labelSmoothing?: number; accumulate?: boolean } =
     {},
 ): void {
   for (const chunk of chunks(x, logits)) {
     const part = (tensor: Tensor) => rowSlice(tensor, chunk).part;
     const chunkLogits = rowSlice(logits, { first: 0, rows: chunk.rows }).part;
-    headLogits(program, { x: part(x), wte }, { logits: chunkLogits });
+    headLogits(program, { x: part(x), weight }, { logits: chunkLogits });
     const dlogits = chunkLogits; // in place
     crossEntropyBackward(
       program,
       { targets: part(targets), stepInputs, lossScale },
       { losses: part(losses), dlogits },
-      { vocabularySize: wte.shape[0]!, labelSmoothing },
+      { vocabularySize: weight.shape[0]!, labelSmoothing },
     );
-    for (const slice of headSlices(program.device, dwte)) {
+    for (const slice of headSlices(program.device, dweight ?? weight)) {
       const columnsOfA = { start: slice.first, count: slice.rows };
       matmul(
         program,
-        { a: dlogits, b: rowSlice(wte, slice).part },
+        { a: dlogits, b: rowSlice(weight, slice).part },
         { y: part(dx) },
         { columnsOfA, accumulate: slice.first > 0 },
       );
+      if (!dweight) continue;
       matmul(
         program,
         { a: dlogits, b: part(x) },
-        { y: slice.part },
+        { y: rowSlice(dweight, slice).part },
         { columnsOfA, transposeA: true, accumulate: accumulate || chunk.first > 0 },
       );
     }
@@ -115,12 +116,12 @@ export function headLossBackward(
 }
 
 /**
- * The slices of wte's gradient, whose rows are what the products for dx sum over: on a CPU one
- * invocation walks all of them, and its loop has a bound.
+ * The slices of the gradient of the head's matrix, whose rows are what the products for dx sum over: on a
+ * CPU one invocation walks all of them, and its loop has a bound.
  */
-export function headSlices(device: Device, dwte: Tensor): RowSlice[] {
+export function headSlices(device: Device, dweight: Tensor): RowSlice[] {
   const maxRows = device.isCpu ? MAX_ITERATIONS : Infinity;
-  return rowSlices(device, dwte, { maxRows, multipleOf: VECTOR });
+  return rowSlices(device, dweight, { maxRows, multipleOf: VECTOR });
 }
 
 /** Chunks of rows of x, each as long as the logits have rows; the last may be shorter. */

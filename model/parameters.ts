@@ -1,4 +1,4 @@
-import type { GptConfig } from "./config.ts";
+import { type GptConfig, innerWidthOf } from "./config.ts";
 
 /** One parameter of the model: a row of the table that `parameterTable()` returns. */
 export interface ParameterSpec {
@@ -6,10 +6,18 @@ export interface ParameterSpec {
   readonly name: string;
   /** Dimensions; linear weights are [inputs, outputs], as in Hugging Face's Conv1D. */
   readonly shape: readonly number[];
-  /** Initial values: normally distributed, or all the mean where the deviation is 0. */
-  readonly initial: { readonly mean: number; readonly deviation: number };
+  /** Initial values: normally or evenly distributed, or all the mean where the deviation is 0. */
+  readonly initial: {
+    readonly mean: number;
+    readonly deviation: number;
+    readonly uniform?: boolean;
+  };
+  /** Which random numbers the initial values draw: none draws those of another. */
+  readonly stream: number;
   /** Whether AdamW's weight decay applies: matrices and embeddings, not biases and layer-norms. */
   readonly decayed: boolean;
+  /** Whether it has a gradient, moments and updates; otherwise it stays what it was loaded as. */
+  readonly trained: boolean;
 }
 
 /**
@@ -22,46 +30,192 @@ function initialDeviation(width: number): number {
 }
 
 /**
- * All parameters of a model, the decayed ones first, so that each group is one stretch of an arena.
+ * All parameters of a model: those that are trained first, and of these and the others the decayed ones
+ * first, so that each group is one stretch of an arena.
  *
  * Projections onto the residual stream start smaller by 1/√(2 · layers), so that its variance does
- * not grow with depth (Radford et al. 2019, section 2.3).
+ * not grow with depth (Radford et al. 2019, section 2.3). Adapters start as in PEFT: A evenly distributed
+ * within ±1 / √inputs, B zero, so that they add nothing yet.
+ *
+ * @param freeze parts that are not trained, see `parseFreeze()`; with adapters all but these are frozen.
+ * @throws {RangeError} if the model has no such part, or no layer that the adapters name.
  */
-export function parameterTable(config: GptConfig): ParameterSpec[] {
-  const { vocabularySize: V, contextLength: L, width: C, layers } = config;
+export function parameterTable(config: GptConfig, freeze = ""): ParameterSpec[] {
+  const { vocabularySize: V, contextLength: L, width: C, layers, ownHead, lora } = config;
+  const F = innerWidthOf(config), isGpt2 = config.family !== "gpt_neo";
   const deviation = initialDeviation(C);
   const normal = { mean: 0, deviation };
   const residual = { mean: 0, deviation: deviation / Math.sqrt(2 * layers) };
 
-  const matrix = (name: string, shape: number[], initial = normal): ParameterSpec => (
+  type Row = Pick<ParameterSpec, "name" | "shape" | "initial" | "decayed">;
+  const matrix = (name: string, shape: number[], initial: Row["initial"] = normal): Row => (
     { name, shape, initial, decayed: true }
   );
-  const vector = (name: string, length: number, mean = 0): ParameterSpec => (
+  const vector = (name: string, length: number, mean = 0): Row => (
     { name, shape: [length], initial: { mean, deviation: 0 }, decayed: false }
   );
 
-  const table = [matrix("wte.weight", [V, C]), matrix("wpe.weight", [L, C])];
+  const rows = [matrix("wte.weight", [V, C]), matrix("wpe.weight", [L, C])];
   for (let i = 0; i < layers; i++) {
-    table.push(
+    rows.push(
       vector(`h.${i}.ln_1.weight`, C, 1),
       vector(`h.${i}.ln_1.bias`, C),
       matrix(`h.${i}.attn.c_attn.weight`, [C, 3 * C]),
-      vector(`h.${i}.attn.c_attn.bias`, 3 * C),
+      ...(isGpt2 ? [vector(`h.${i}.attn.c_attn.bias`, 3 * C)] : []),
       matrix(`h.${i}.attn.c_proj.weight`, [C, C], residual),
       vector(`h.${i}.attn.c_proj.bias`, C),
       vector(`h.${i}.ln_2.weight`, C, 1),
       vector(`h.${i}.ln_2.bias`, C),
-      matrix(`h.${i}.mlp.c_fc.weight`, [C, 4 * C]),
-      vector(`h.${i}.mlp.c_fc.bias`, 4 * C),
-      matrix(`h.${i}.mlp.c_proj.weight`, [4 * C, C], residual),
+      matrix(`h.${i}.mlp.c_fc.weight`, [C, F]),
+      vector(`h.${i}.mlp.c_fc.bias`, F),
+      matrix(`h.${i}.mlp.c_proj.weight`, [F, C], residual),
       vector(`h.${i}.mlp.c_proj.bias`, C),
     );
   }
-  table.push(vector("ln_f.weight", C, 1), vector("ln_f.bias", C));
-  return [...table.filter((p) => p.decayed), ...table.filter((p) => !p.decayed)];
+  rows.push(vector("ln_f.weight", C, 1), vector("ln_f.bias", C));
+  if (ownHead) rows.push(matrix("lm_head.weight", [V, C]));
+
+  const adapters = adaptersOf(config).flatMap(({ module, A, B }) => [
+    matrix(A, [lora!.rank, module.inputs], {
+      mean: 0,
+      deviation: 1 / Math.sqrt(3 * module.inputs),
+      uniform: true,
+    }),
+    matrix(B, [module.outputs, lora!.rank], { mean: 0, deviation: 0 }),
+  ]);
+  const isFrozen = parseFreeze(freeze, config);
+  const decayedFirst = [...rows.filter((p) => p.decayed), ...rows.filter((p) => !p.decayed)];
+  const table = [
+    ...decayedFirst.map((row) => ({ ...row, trained: !lora && !isFrozen(row.name) })),
+    ...adapters.map((row) => ({ ...row, trained: true })),
+  ].map((row, stream) => ({ ...row, stream }));
+  return [...table.filter((p) => p.trained), ...table.filter((p) => !p.trained && p.decayed)]
+    .concat(table.filter((p) => !p.trained && !p.decayed));
 }
 
-/** Number of trained values of a model. */
+/**
+ * A linear layer as Hugging Face counts them: GPT-Neo has three where here, as in GPT-2, the columns of
+ * one matrix give queries, keys and values.
+ */
+export interface LinearModule {
+  /** Its name within a block. */
+  readonly name: string;
+  /** Name within a block of the parameter, less `.weight`, that holds its weights. */
+  readonly parameter: string;
+  /** First of the parameter's columns that are its own. */
+  readonly firstColumn: number;
+  readonly inputs: number;
+  readonly outputs: number;
+}
+
+/** The linear layers of a block. */
+export function linearModules(config: GptConfig): LinearModule[] {
+  const { width: C } = config, F = innerWidthOf(config);
+  const module = (
+    name: string,
+    [inputs, outputs]: [number, number],
+    parameter = name,
+    firstColumn = 0,
+  ): LinearModule => ({ name, parameter, firstColumn, inputs, outputs });
+  return [
+    ...(config.family === "gpt_neo"
+      ? [
+        ...["q", "k", "v"].map((part, i) =>
+          module(`attn.attention.${part}_proj`, [C, C], "attn.c_attn", i * C)
+        ),
+        module("attn.attention.out_proj", [C, C], "attn.c_proj"),
+      ]
+      : [module("attn.c_attn", [C, 3 * C]), module("attn.c_proj", [C, C])]),
+    module("mlp.c_fc", [C, F]),
+    module("mlp.c_proj", [F, C]),
+  ];
+}
+
+/** An adapter: the linear layer it stands beside, and the names of its parameters. */
+export interface Adapter {
+  readonly module: LinearModule;
+  /** Block that it is in. */
+  readonly layer: number;
+  /** Name of A, [r,inputs]. */
+  readonly A: string;
+  /** Name of B, [outputs,r]. */
+  readonly B: string;
+}
+
+/**
+ * The adapters of a model, block by block.
+ *
+ * @throws {RangeError} if rank or alpha is out of range, or if a target is no linear layer.
+ */
+export function adaptersOf(config: GptConfig): Adapter[] {
+  const { lora, layers } = config;
+  if (!lora) return [];
+  const { rank, alpha, targets } = lora;
+  if (!Number.isInteger(rank) || rank < 1 || rank > 1024) {
+    throw new RangeError(
+      `Cannot build adapters as their rank must be an integer from 1 to 1024: current value is ${rank}`,
+    );
+  }
+  if (!(alpha > 0 && Number.isFinite(alpha))) {
+    throw new RangeError(
+      `Cannot build adapters as alpha must be a number above 0: current value is ${alpha}`,
+    );
+  }
+  const modules = linearModules(config);
+  const isMeant = ({ name }: LinearModule, target: string) => `.${name}`.endsWith(`.${target}`);
+  const unknown = targets.filter((target) => !modules.some((module) => isMeant(module, target)));
+  if (unknown.length > 0 || targets.length === 0) {
+    throw new RangeError(
+      `Cannot build adapters as their targets must be linear layers of the model, which are ` +
+        `${modules.map(({ name }) => name).join(", ")}: current targets are ` +
+        `${unknown.join(", ") || "none"}`,
+    );
+  }
+  const targeted = modules.filter((module) => targets.some((target) => isMeant(module, target)));
+  return Array.from({ length: layers }, (_, layer) =>
+    targeted.map((module) => {
+      const name = `h.${layer}.${module.name}`;
+      return { module, layer, A: `${name}.lora_A.weight`, B: `${name}.lora_B.weight` };
+    })).flat();
+}
+
+/** Name of the parameter beside which an adapter stands. */
+export function weightBeside({ layer, module }: Adapter): string {
+  return `h.${layer}.${module.parameter}.weight`;
+}
+
+/**
+ * Which parameters a list such as `embeddings,0-3,final-norm` freezes: token and position embedding, blocks
+ * by number, the last layer-norm, and `head` where the head is not the token embedding.
+ *
+ * @returns whether a parameter, by its name, is one of them.
+ * @throws {RangeError} if the model has no such part.
+ */
+export function parseFreeze(
+  freeze: string,
+  { layers, ownHead }: Pick<GptConfig, "layers" | "ownHead">,
+): (name: string) => boolean {
+  const beginnings: string[] = [];
+  for (const part of freeze === "" ? [] : freeze.split(",")) {
+    const [, first, last = first] = /^(\d+)(?:-(\d+))?$/.exec(part) ?? [];
+    if (part === "embeddings") beginnings.push("wte.", "wpe.");
+    else if (part === "final-norm") beginnings.push("ln_f.");
+    else if (part === "head" && ownHead) beginnings.push("lm_head.");
+    else if (first !== undefined && Number(first) <= Number(last) && Number(last) < layers) {
+      for (let i = Number(first); i <= Number(last); i++) beginnings.push(`h.${i}.`);
+    } else {
+      throw new RangeError(
+        `Cannot freeze ${JSON.stringify(part)} as parts are embeddings, final-norm, ` +
+          (ownHead ? "head" : "no head, as it is the token embedding,") +
+          ` and blocks from 0 to ${layers - 1}, such as 0-${layers - 1}: ` +
+          `current value is ${freeze}`,
+      );
+    }
+  }
+  return (name) => beginnings.some((beginning) => name.startsWith(beginning));
+}
+
+/** Number of values of a model. */
 export function countParameters(config: GptConfig): number {
   let count = 0;
   for (const { shape } of parameterTable(config)) count += shape.reduce((a, b) => a * b, 1);

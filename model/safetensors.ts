@@ -16,7 +16,8 @@ export type SafetensorsDType =
   | "I64"
   | "F64";
 
-const DTYPE_BYTES: Readonly<Record<SafetensorsDType, number>> = {
+/** Bytes of an element. */
+export const DTYPE_BYTES: Readonly<Record<SafetensorsDType, number>> = {
   BOOL: 1,
   U8: 1,
   I8: 1,
@@ -73,15 +74,58 @@ const MAX_REASON = 300;
  * @throws {RangeError} if a number in it, or the file's length, cannot be.
  */
 export function parseSafetensors(bytes: Uint8Array<ArrayBuffer>, where: string): Safetensors {
+  const { tensors, metadata } = parseSafetensorsHeader(
+    (start, end) => bytes.subarray(start, end),
+    bytes.length,
+    where,
+  );
+  return {
+    tensors: new Map(
+      Array.from(tensors, ([name, { dtype, shape, begin, end }]) => [
+        name,
+        { dtype, shape, data: bytes.subarray(begin, end) },
+      ]),
+    ),
+    metadata,
+  };
+}
+
+/** Where in a file a tensor lies. */
+export interface SafetensorsPlace {
+  /** Element type. */
+  readonly dtype: SafetensorsDType;
+  /** Dimensions, slowest first. */
+  readonly shape: readonly number[];
+  /** First byte, from the beginning of the file. */
+  readonly begin: number;
+  /** Byte after the last. */
+  readonly end: number;
+}
+
+/**
+ * Reads the header of a safetensors file, as strictly as `parseSafetensors()` and no more of the file.
+ *
+ * @param read gives bytes of the file from `start` up to, not including, `end`.
+ * @throws {SyntaxError | RangeError} as `parseSafetensors()`.
+ */
+export function parseSafetensorsHeader(
+  read: (start: number, end: number) => Uint8Array<ArrayBuffer>,
+  fileBytes: number,
+  where: string,
+): {
+  tensors: ReadonlyMap<string, SafetensorsPlace>;
+  metadata: ReadonlyMap<string, string>;
+} {
   const range = (reason: string) => new RangeError(`Cannot read ${where} as ${clip(reason)}`);
   const syntax = (reason: string) => new SyntaxError(`Cannot read ${where} as ${clip(reason)}`);
-  if (bytes.length < 8) {
-    throw range(`it must have at least 8 bytes: current size is ${bytes.length}`);
+  if (fileBytes < 8) {
+    throw range(`it must have at least 8 bytes: current size is ${fileBytes}`);
   }
-  const headerBytes = new DataView(bytes.buffer, bytes.byteOffset).getBigUint64(0, true);
-  if (headerBytes === 0n || headerBytes > MAX_HEADER_BYTES || 8n + headerBytes > bytes.length) {
+  const { buffer, byteOffset } = read(0, 8);
+  const headerBytes = new DataView(buffer, byteOffset).getBigUint64(0, true);
+  if (headerBytes === 0n || headerBytes > MAX_HEADER_BYTES || 8n + headerBytes > fileBytes) {
     throw range(
-      `its header must have 1 to ${Math.min(MAX_HEADER_BYTES, bytes.length - 8)} bytes: ` +
+      `its header must have 1 to ${Math.min(MAX_HEADER_BYTES, fileBytes - 8)} bytes: ` +
         `current length is ${headerBytes}`,
     );
   }
@@ -89,7 +133,7 @@ export function parseSafetensors(bytes: Uint8Array<ArrayBuffer>, where: string):
   let text: string;
   try {
     text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true })
-      .decode(bytes.subarray(8, dataStart));
+      .decode(read(8, dataStart));
   } catch {
     throw syntax("its header must be UTF-8");
   }
@@ -107,7 +151,7 @@ export function parseSafetensors(bytes: Uint8Array<ArrayBuffer>, where: string):
 
   const metadata = new Map<string, string>();
   const placed: { name: string; begin: number; end: number }[] = [];
-  const tensors = new Map<string, SafetensorsEntry>();
+  const tensors = new Map<string, SafetensorsPlace>();
   for (const [name, value] of header) {
     if (name === "__metadata__") {
       if (!(value instanceof Map)) throw syntax("its __metadata__ must be an object");
@@ -139,9 +183,9 @@ export function parseSafetensors(bytes: Uint8Array<ArrayBuffer>, where: string):
     if (largest * DTYPE_BYTES[dtype] > Number.MAX_SAFE_INTEGER) {
       throw range(`tensor ${quoted} must not be larger than any file: current shape is [${shape}]`);
     }
-    if (end < begin || dataStart + end > bytes.length) {
+    if (end < begin || dataStart + end > fileBytes) {
       throw range(
-        `tensor ${quoted} must lie within the ${bytes.length - dataStart} bytes of data: ` +
+        `tensor ${quoted} must lie within the ${fileBytes - dataStart} bytes of data: ` +
           `current offsets are ${begin} to ${end}`,
       );
     }
@@ -154,11 +198,7 @@ export function parseSafetensors(bytes: Uint8Array<ArrayBuffer>, where: string):
       );
     }
     placed.push({ name, begin, end });
-    tensors.set(name, {
-      dtype,
-      shape,
-      data: bytes.subarray(dataStart + begin, dataStart + end),
-    });
+    tensors.set(name, { dtype, shape, begin: dataStart + begin, end: dataStart + end });
   }
 
   placed.sort((a, b) => a.begin - b.begin || a.end - b.end);
@@ -172,9 +212,9 @@ export function parseSafetensors(bytes: Uint8Array<ArrayBuffer>, where: string):
     }
     at = end;
   }
-  if (dataStart + at !== bytes.length) {
+  if (dataStart + at !== fileBytes) {
     throw range(
-      `its tensors must fill the file: ${bytes.length - dataStart - at} bytes are left over`,
+      `its tensors must fill the file: ${fileBytes - dataStart - at} bytes are left over`,
     );
   }
   return { tensors, metadata };

@@ -1,100 +1,295 @@
 import { fillNormal } from "../kernels/normal/normal.ts";
 import { Program } from "../kernels/program.ts";
-import { download, size, type Tensor, upload } from "../kernels/tensor.ts";
-import type { GptConfig } from "./config.ts";
-import { type Gpt, masterOf } from "./gpt.ts";
-import { parameterTable } from "./parameters.ts";
-import { fromFloat32, type SafetensorsEntry, toFloat32 } from "./safetensors.ts";
-
-/** What Hugging Face puts before every name of a GPT2LMHeadModel except the head's. */
-const PREFIX = "transformer.";
+import { download, size, type Tensor, upload, viewTensor } from "../kernels/tensor.ts";
+import type { Family, GptConfig } from "./config.ts";
+import { type Gpt, masterOf } from "./model.ts";
+import { HEAD, isMask, nameFromFile, nameInFile, storedTensors } from "./hugging_face.ts";
+import { adapterTensors, isAdapter, mergeLora, nameInAdapterFile } from "./lora.ts";
+import { adaptersOf, type ParameterSpec, weightBeside } from "./parameters.ts";
+import { fromFloat32, type SafetensorsEntry } from "./safetensors.ts";
+import { readerOf, type TensorReader } from "./tensor_files.ts";
 
 /**
- * Fills a model with GPT-2's initial values, drawn on the device: a function of the seed, the place in
- * the parameter table, and the place in the parameter.
+ * Fills a model with initial values, drawn on the device: a function of the seed, the parameter, and the
+ * place in the parameter.
  *
  * @param options.seed 32 bits.
+ * @param options.parameters which ones; all unless said otherwise.
  */
-export function initializeParameters(model: Gpt, { seed }: { seed: number }): void {
+export function initializeParameters(
+  model: Gpt,
+  { seed, parameters = model.table }: { seed: number; parameters?: readonly ParameterSpec[] },
+): void {
   const program = new Program(model.device);
-  parameterTable(model.config).forEach(({ name, initial }, stream) => {
+  for (const { name, initial, stream } of parameters) {
     const tensors = [masterOf(model, name), model.copies?.tensors.get(name)];
     for (const y of tensors) if (y) fillNormal(program, { y }, { ...initial, seed, stream });
-  });
+  }
   program.run();
   program.destroy();
 }
 
+/** Elements that are read, converted and uploaded at a time. */
+const PART = 2 ** 22;
+
+/** So many names of tensors appear in a message. */
+const MOST_NAMES = 20;
+
 /**
- * Fills a model from the tensors of a `model.safetensors`, of any float type.
+ * Fills a model, but for its adapters, from the tensors of a model's files, of any float type, part by part.
  *
- * @param where the file's path, for error messages.
+ * Names may lack the prefix `transformer.`. Constants for masking are ignored, as is a head's matrix that
+ * is the token embedding's. Of more positions than the model has the first are taken.
+ *
+ * @param where the files' path, for error messages.
+ * @param options.changes what is done to a parameter, by its name, before it is taken: adapters are merged so.
  * @throws {RangeError} if a parameter is missing, unknown, or of another shape.
  */
 export function loadParameters(
   model: Gpt,
-  tensors: ReadonlyMap<string, SafetensorsEntry>,
+  tensors: ReadonlyMap<string, SafetensorsEntry | TensorReader>,
   where: string,
+  { changes = new Map() }: { changes?: ReadonlyMap<string, (values: Float32Array) => void> } = {},
 ): void {
-  const table = parameterTable(model.config);
-  const known = new Set(table.map(({ name }) => PREFIX + name));
-  const unknown = [...tensors.keys()].filter((name) => !known.has(name));
-  if (unknown.length > 0) {
-    throw new RangeError(
-      `Cannot load ${where} as it must hold GPT-2's parameters alone: ` +
-        `current unknown names are ${unknown.join(", ")}`,
-    );
-  }
-  for (const { name, shape } of table) {
-    const entry = tensors.get(PREFIX + name);
-    if (!entry) throw new RangeError(`Cannot load ${where} as "${PREFIX + name}" is missing`);
-    if (entry.shape.join() !== shape.join()) {
+  const readers = new Map<string, TensorReader>();
+  for (const [given, tensor] of tensors) {
+    const name = nameFromFile(given);
+    if (isMask(name)) continue;
+    if (readers.has(name)) {
       throw new RangeError(
-        `Cannot load ${where} as "${PREFIX + name}" must have shape [${shape}]: ` +
-          `current shape is [${entry.shape}]`,
+        `Cannot load ${where} as it must hold "${name}" once: ` +
+          `it is there with and without "transformer." before it`,
       );
     }
-    setParameter(model, name, toFloat32(entry));
+    readers.set(name, asReader(tensor));
+  }
+  const { config } = model;
+  const wanted = model.table.filter(({ name }) => !isAdapter(name))
+    .map((spec) => ({ spec, parts: storedTensors(config, spec) }));
+  const known = new Map(
+    wanted.flatMap(({ parts }) => parts.map(({ name, shape }) => [name, shape])),
+  );
+  const list = (names: string[]) =>
+    names.slice(0, MOST_NAMES).join(", ") +
+    (names.length > MOST_NAMES ? ` and ${names.length - MOST_NAMES} more` : "");
+  const unknown = [...readers.keys()].filter((name) => !known.has(name) && name !== HEAD);
+  if (unknown.length > 0) {
+    throw new RangeError(
+      `Cannot load ${where} as it must hold the parameters of a ${
+        config.family ?? "gpt2"
+      } alone: ` +
+        `current unknown names are ${list(unknown)}`,
+    );
+  }
+  const missing = [...known.keys()].filter((name) => !readers.has(name));
+  if (missing.length > 0) {
+    throw new RangeError(
+      `Cannot load ${where} as it must hold every parameter: current missing names are ${
+        list(missing)
+      }`,
+    );
+  }
+  for (const [name, shape] of known) {
+    const current = readers.get(name)!.shape;
+    const [rows, ...rest] = shape, [currentRows, ...currentRest] = current;
+    const fits = name === "wpe.weight" ? currentRows! >= rows! : currentRows === rows;
+    if (!fits || rest.join() !== currentRest.join()) {
+      throw new RangeError(
+        `Cannot load ${where} as "${name}" must have shape [${shape}]: current shape is [${current}]`,
+      );
+    }
+  }
+  if (!config.ownHead && readers.has(HEAD)) checkTiedHead(readers, where);
+
+  let waiting = 0; // elements that the device may not have taken yet
+  const set = (name: string, first: number, values: Float32Array) => {
+    setElements(model, name, first, values);
+    if ((waiting += values.length) < 4 * PART) return;
+    model.device.gpu.queue.submit([]); // until then uploads wait in memory
+    waiting = 0;
+  };
+  for (const { spec: { name, shape }, parts } of wanted) {
+    const [whole] = parts;
+    const change = changes.get(name);
+    if (parts.length === 1 && !whole!.transposed && !change) {
+      const reader = readers.get(whole!.name)!, count = size(shape);
+      for (let first = 0; first < count; first += PART) {
+        set(name, first, reader.floats(first, Math.min(PART, count - first)));
+      }
+      continue;
+    }
+    const values = new Float32Array(size(shape)), columns = shape.at(-1)!;
+    for (const { name, firstColumn, shape, transposed } of parts) {
+      const stored = readers.get(name)!.floats(0, size(shape));
+      copyColumns(stored, values, { shape, transposed, firstColumn, columns });
+    }
+    change?.(values);
+    set(name, 0, values);
   }
 }
 
-/** All parameters under Hugging Face's names, f32, in the order of the parameter table. */
-export async function saveParameters(model: Gpt): Promise<Map<string, SafetensorsEntry>> {
-  return await downloadTable(
-    model.config,
-    (name) => model.parameters.tensors.get(name)!,
-    PREFIX,
-    model,
+function asReader(tensor: SafetensorsEntry | TensorReader): TensorReader {
+  return "floats" in tensor ? tensor : readerOf(tensor);
+}
+
+/** A stored tensor into its columns of a parameter. */
+function copyColumns(
+  stored: Float32Array,
+  values: Float32Array,
+  { shape, transposed, firstColumn, columns }: {
+    shape: readonly number[];
+    transposed: boolean;
+    firstColumn: number;
+    columns: number;
+  },
+): void {
+  const [outputs, inputs = 1] = shape as [number, number?];
+  if (!transposed) return values.set(stored, firstColumn); // whole, or a bias
+  for (let c = 0; c < inputs; c++) {
+    const row = c * columns + firstColumn;
+    for (let n = 0; n < outputs; n++) values[row + n] = stored[n * inputs + c]!;
+  }
+}
+
+/** The columns of a parameter that a stored tensor holds. */
+function takeColumns(
+  values: Float32Array,
+  { shape, transposed, firstColumn, columns }: {
+    shape: readonly number[];
+    transposed: boolean;
+    firstColumn: number;
+    columns: number;
+  },
+): Float32Array<ArrayBuffer> {
+  const [outputs, inputs = 1] = shape as [number, number?];
+  if (!transposed) {
+    return Float32Array.from(values.subarray(firstColumn, firstColumn + size(shape)));
+  }
+  const stored = new Float32Array(size(shape));
+  for (let c = 0; c < inputs; c++) {
+    const row = c * columns + firstColumn;
+    for (let n = 0; n < outputs; n++) stored[n * inputs + c] = values[row + n]!;
+  }
+  return stored;
+}
+
+/** Makes sure that a head which is said to be the token embedding is it. */
+function checkTiedHead(readers: ReadonlyMap<string, TensorReader>, where: string): void {
+  const head = readers.get(HEAD)!, embedding = readers.get("wte.weight")!;
+  let same = head.shape.join() === embedding.shape.join();
+  for (let first = 0, count = size(head.shape); same && first < count; first += PART) {
+    const [a, b] = [head, embedding].map((t) => t.floats(first, Math.min(PART, count - first)));
+    same = a!.every((value, i) => value === b![i]);
+  }
+  if (same) return;
+  throw new RangeError(
+    `Cannot load ${where} as "${HEAD}" must be the token embedding, as the model's config.json says: ` +
+      `it differs; if it is the head's own, set tie_word_embeddings to false there`,
   );
 }
 
-/** Reads one f32 tensor for every parameter back, under `prefix` and the parameter's name. */
-export async function downloadTable(
-  config: GptConfig,
-  tensorOf: (name: string) => Tensor,
-  prefix: string,
-  { device }: Pick<Gpt, "device">,
+/**
+ * All parameters under Hugging Face's names: what its transformers opens with `toHuggingFaceConfig()`.
+ * Adapters are merged into the matrices beside which they stand.
+ *
+ * @param options.dtype what they are rounded to; f32 unless said otherwise.
+ * @param options.family whose names and shapes they get; the model's own unless said otherwise.
+ */
+export async function saveParameters(
+  model: Gpt,
+  { dtype = "F32", family = model.config.family ?? "gpt2" }: {
+    dtype?: "F32" | "F16";
+    family?: Family;
+  } = {},
 ): Promise<Map<string, SafetensorsEntry>> {
+  const { config, table } = model;
+  const values = await downloadParameters(model, table, (name) => masterOf(model, name));
+  for (const adapter of adaptersOf(config)) {
+    const [A, B, weight] = [adapter.A, adapter.B, weightBeside(adapter)]
+      .map((name) => values.get(name)!);
+    mergeLora({ lora: config.lora!, module: adapter.module }, { A: A!, B: B! }, weight!);
+  }
+  const parameters = table.filter(({ name }) => !isAdapter(name));
+  return storedEntries({ ...config, family }, parameters, values, { dtype });
+}
+
+/** Values of parameters as the tensors of a model's file. */
+export function storedEntries(
+  config: GptConfig,
+  parameters: readonly ParameterSpec[],
+  values: ReadonlyMap<string, Float32Array<ArrayBuffer>>,
+  { dtype = "F32" }: { dtype?: "F32" | "F16" } = {},
+): Map<string, SafetensorsEntry> {
   const entries = new Map<string, SafetensorsEntry>();
-  const table = parameterTable(config);
-  const values = await download(device, ...table.map(({ name }) => tensorOf(name)));
-  table.forEach(({ name, shape }, i) => {
-    entries.set(prefix + name, fromFloat32(values[i] as Float32Array<ArrayBuffer>, shape, "F32"));
-  });
+  for (const spec of parameters.toSorted((a, b) => a.stream - b.stream)) {
+    const whole = values.get(spec.name)!, columns = spec.shape.at(-1)!;
+    const parts = storedTensors(config, spec);
+    for (const { name, shape, transposed, firstColumn } of parts) {
+      const part = parts.length === 1 && !transposed
+        ? whole
+        : takeColumns(whole, { shape, transposed, firstColumn, columns });
+      entries.set(nameInFile(name), fromFloat32(part, shape, dtype));
+    }
+  }
   return entries;
 }
 
-/** Sets a parameter's master and, under autocast, its f16 copy, which rounds to nearest even. */
-function setParameter(model: Gpt, name: string, values: Float32Array): void {
-  const master = model.parameters.tensors.get(name)!;
-  if (values.length !== size(master.shape)) {
-    throw new RangeError(
-      `Cannot set "${name}" as it has ${
-        size(master.shape)
-      } values: current number is ${values.length}`,
-    );
+/**
+ * Fills a model's adapters from the tensors of an `adapter_model.safetensors`.
+ *
+ * @param where the file's path, for error messages.
+ * @throws {RangeError} if one is missing, unknown, or of another shape.
+ */
+export function loadAdapters(
+  model: Gpt,
+  tensors: ReadonlyMap<string, SafetensorsEntry | TensorReader>,
+  where: string,
+): void {
+  const readers = new Map(Array.from(tensors, ([name, tensor]) => [name, asReader(tensor)]));
+  for (const [name, reader] of adapterTensors(model.config, readers, where)) {
+    setElements(model, name, 0, reader.floats(0, size(reader.shape)));
   }
-  upload(model.device, master, values);
-  const copy = model.copies?.tensors.get(name);
-  if (copy) upload(model.device, copy, values);
+}
+
+/** A model's adapters under PEFT's names. */
+export async function saveAdapters(model: Gpt): Promise<Map<string, SafetensorsEntry>> {
+  const adapters = model.table.filter(({ name }) => isAdapter(name));
+  const values = await downloadParameters(model, adapters, (name) => masterOf(model, name));
+  return new Map(adapters.map(({ name, shape }) => [
+    nameInAdapterFile(name),
+    fromFloat32(values.get(name)!, shape, "F32"),
+  ]));
+}
+
+/** Reads one f32 tensor for each of some parameters back, under `prefix` and the parameter's name. */
+export async function downloadTable(
+  model: Pick<Gpt, "device">,
+  parameters: readonly ParameterSpec[],
+  tensorOf: (name: string) => Tensor,
+  prefix: string,
+): Promise<Map<string, SafetensorsEntry>> {
+  const values = await downloadParameters(model, parameters, tensorOf);
+  return new Map(parameters.map(({ name, shape }) => [
+    prefix + name,
+    fromFloat32(values.get(name)!, shape, "F32"),
+  ]));
+}
+
+async function downloadParameters(
+  { device }: Pick<Gpt, "device">,
+  parameters: readonly ParameterSpec[],
+  tensorOf: (name: string) => Tensor,
+): Promise<Map<string, Float32Array<ArrayBuffer>>> {
+  const values = await download(device, ...parameters.map(({ name }) => tensorOf(name)));
+  return new Map(
+    parameters.map(({ name }, i) => [name, values[i] as Float32Array<ArrayBuffer>]),
+  );
+}
+
+/** Sets elements of a parameter's master and, under autocast, of its f16 copy, rounded to nearest even. */
+export function setElements(model: Gpt, name: string, first: number, values: Float32Array): void {
+  const shape = [values.length];
+  for (const whole of [masterOf(model, name), model.copies?.tensors.get(name)]) {
+    if (whole) upload(model.device, viewTensor(whole, { offset: first, shape }), values);
+  }
 }

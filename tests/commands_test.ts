@@ -182,6 +182,45 @@ Deno.test("prepare and train --data tinystories share download and tokens, and a
   assert.equal(JSON.parse(stdout).data, "validation text of tinystories");
 });
 
+Deno.test("train --init-from takes a model of the hub, eval and generate --model that and what became of it", async () => {
+  await using hub = new HubServer("tiny/model");
+  const checkpoint = join(out, "checkpoints", "000006");
+  for (const name of ["config.json", "tokenizer.json", "model.safetensors"]) {
+    hub.publish(name, Deno.readFileSync(join(checkpoint, name)));
+  }
+  const env = { HF_HOME: join(directory, "models"), HF_ENDPOINT: hub.endpoint };
+  const text = join(directory, "lily.txt"), tuned = join(directory, "tuned");
+  Deno.writeTextFileSync(
+    text,
+    Array.from({ length: 40 }, (_, i) => story(i)).join("\n<|endoftext|>\n"),
+  );
+  const args = "--init-from hf:tiny/model --lora-rank 2 --steps 2 --batch-size 1".split(" ");
+  const training = await task("train", [...args, "--data", text, "--out", tuned], { env });
+  assert.equal(training.code, 0, training.stderr);
+  const told = [
+    /^looking for hf:tiny\/model\n/,
+    /download tiny\/model\/model\.safetensors: /,
+    new RegExp(`starting from hf:tiny/model@${hub.main}; precision`),
+    /training \d+ of \d+ parameters for 2 steps/,
+  ];
+  for (const pattern of told) assert.match(training.stderr, pattern);
+  const path = join(tuned, "checkpoints", "000002");
+  const adapters = JSON.parse(Deno.readTextFileSync(join(path, "adapter_config.json")));
+  assert.equal(adapters.base_model_name_or_path, "tiny/model");
+  assert.equal(adapters.revision, hub.main);
+
+  const offline = { env: { ...env, HF_HUB_OFFLINE: "1" } };
+  const measure = async (model: string) =>
+    JSON.parse(
+      (await task("eval", ["--model", model, "--data", text, "--json"], offline)).stdout,
+    );
+  const [before, after] = [await measure("hf:tiny/model"), await measure(tuned)];
+  assert.ok(after.loss < before.loss, `${after.loss} after ${before.loss}`);
+  const generate = ["Story 1", "--model", tuned, "--seed", "3", "--max-new-tokens", "5"];
+  const { stdout, stderr } = await task("generate", generate, offline);
+  assert.match(stdout, /^Story 1.+\n$/s, stderr);
+});
+
 Deno.test("prepare reads JSON lines, patterns and another tokenizer, and says which line is damaged", async () => {
   const folder = join(directory, "lines"), cache = join(folder, "cache");
   Deno.mkdirSync(folder);
@@ -268,6 +307,21 @@ const MISTAKES: [name: string, args: string[], message: RegExp][] = [
   ],
   ["generate", ["--checkpoint", join(directory, "none")], /trainer_state\.json is missing/],
   ["generate", ["--top-p", "0"], /topP must be above 0/],
+  [
+    "generate",
+    ["--model", "gpt3"],
+    /^Error: Cannot find the model "gpt3" as it must be a directory/,
+  ],
+  [
+    "generate",
+    ["--model", "gpt2", "--run", out],
+    /'--model <name>' cannot be used with option '--run <directory>'/,
+  ],
+  [
+    "train",
+    ["--init-from", "/no/model", "--out", join(directory, "none")],
+    /^looking for \/no\/model\nError: Cannot find the model .*there is no such directory\n$/,
+  ],
   ["eval", ["--run", join(directory, "none")], /deno task train/],
   ["compare", [], /missing required argument 'run'/],
   [
@@ -287,6 +341,9 @@ const MISTAKES: [name: string, args: string[], message: RegExp][] = [
     /^Error: Cannot use hf:a\/b as data as it must name a file: hf:OWNER\/NAME\/FILE\n$/,
   ],
   ["train", ["--data-version", "v3"], /Allowed choices are v1, v2/],
+  ["export", ["--to", "onnx"], /Allowed choices are hf, gguf/],
+  ["export", ["--out", directory], /^Error: Cannot write \S+ as it is there already: .*--out\n$/],
+  ["export", ["--run", join(directory, "none")], /deno task train/],
 ];
 
 for (const [name, args, message] of MISTAKES) {
@@ -320,8 +377,21 @@ Deno.test("tokenizer trains on files without what separates documents", async ()
   assert.match(forced.stderr, /^only 257 of 260 tokens: no other pair occurs 9 times\n/);
 });
 
+Deno.test("export writes a run's model for other programs", async () => {
+  const hf = join(directory, "exported"), gguf = join(directory, "exported.gguf");
+  const first = await task("export", ["--run", out, "--out", hf, "--dtype", "f16"]);
+  assert.deepEqual([first.code, first.stdout], [0, `${hf}\n`], first.stderr);
+  assert.match(first.stderr, /^writing \d+ parameters of \S+000006 in f16\n$/);
+  const told = await task("generate", ["--model", hf, "--max-new-tokens", "5", "Once"]);
+  assert.equal(told.code, 0, told.stderr);
+  const second = await task("export", ["--model", hf, "--to", "gguf", "--out", gguf]);
+  assert.deepEqual([second.code, second.stdout], [0, `${gguf}\n`], second.stderr);
+  assert.equal(new TextDecoder().decode(Deno.readFileSync(gguf).subarray(0, 4)), "GGUF");
+});
+
 Deno.test("every command explains its options in --help", async () => {
-  for (const name of ["train", "generate", "eval", "compare", "prepare", "tokenizer", "doctor"]) {
+  const names = "train generate eval compare export prepare tokenizer doctor".split(" ");
+  for (const name of names) {
     const { code, stdout } = await task(name, ["--help"]);
     assert.equal(code, 0);
     assert.match(stdout, new RegExp(`^Usage: deno task ${name}`));

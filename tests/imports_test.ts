@@ -47,6 +47,7 @@ const ENTRIES = [
   "mod.ts",
   "train/main.ts",
   "train/eval_main.ts",
+  "train/export_main.ts",
   "train/compare_main.ts",
   "train/doctor_main.ts",
   "generate/main.ts",

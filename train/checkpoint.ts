@@ -98,14 +98,7 @@ export function openRunDirectory(
       attempt(`save checkpoint ${target}`, () => {
         const digests: Record<string, FileDigest> = {};
         for (const [file, content] of files) digests[file] = digest(content);
-        const needed = Object.values(digests).reduce((sum, { bytes }) => sum + bytes, SPARE_BYTES);
-        const free = freeBytes(checkpoints);
-        if (free < needed) {
-          throw new CheckpointError(
-            `Cannot save checkpoint ${target} as it needs ${megabytes(needed)}: ` +
-              `${megabytes(free)} are free`,
-          );
-        }
+        checkRoom(`save checkpoint ${target}`, [...files.values()], freeBytes(checkpoints));
         try {
           mkdirSync(temporary);
           for (const [file, content] of files) writeSynced(join(temporary, file), content);
@@ -148,6 +141,51 @@ export function openRunDirectory(
       lock.close();
     },
   };
+}
+
+/**
+ * Writes a file, or a directory of files, so that after a crash or a power cut it is whole or not there.
+ *
+ * @throws {CheckpointError} if there is one already, if there is no room, or if the disk refuses.
+ */
+export function writeNew(
+  target: string,
+  content: FileContent | ReadonlyMap<string, FileContent>,
+): void {
+  attempt(`write ${target}`, () => {
+    if (existsSync(target)) {
+      throw new CheckpointError(
+        `Cannot write ${target} as it is there already: choose another --out`,
+      );
+    }
+    const parent = dirname(target);
+    const temporary = join(parent, `.tmp-${basename(target)}-${crypto.randomUUID()}`);
+    mkdirSync(parent, { recursive: true });
+    const files = content instanceof Map ? [...content.values()] : [content as FileContent];
+    checkRoom(`write ${target}`, files, freeBytesAt(parent));
+    try {
+      if (content instanceof Map) {
+        mkdirSync(temporary);
+        for (const [name, chunks] of content) writeSynced(join(temporary, name), chunks);
+        syncDirectory(temporary);
+      } else {
+        writeSynced(temporary, content as FileContent);
+      }
+      renameSync(temporary, target);
+      syncDirectory(parent);
+    } finally {
+      rmSync(temporary, { recursive: true, force: true });
+    }
+  });
+}
+
+/** Makes sure that files have room, and logs beside them. */
+function checkRoom(what: string, files: readonly FileContent[], free: number): void {
+  const needed = files.flat().reduce((sum, { length }) => sum + length, SPARE_BYTES);
+  if (free >= needed) return;
+  throw new CheckpointError(
+    `Cannot ${what} as it needs ${megabytes(needed)}: ${megabytes(free)} are free`,
+  );
 }
 
 /**

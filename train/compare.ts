@@ -1,7 +1,7 @@
 import { readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { CheckpointError, listCheckpoints, readTrainerState } from "../model/checkpoint.ts";
-import { parseHuggingFaceConfig } from "../model/config.ts";
+import { parseHuggingFaceConfig } from "../model/hugging_face.ts";
 import { type Metric, parseMetrics, startMetric } from "./metrics.ts";
 import { flagOf } from "./options.ts";
 import type { PlotDocument } from "./plot.ts";
@@ -141,7 +141,10 @@ export function differences(runs: readonly ComparedRun[]): [name: string, values
     if (!REPORTING.includes(name)) rows.set(flagOf(name), runs.map(({ options }) => options[name]));
   }
   rows.set("trained on", runs.map(({ adapter }) => adapter));
-  const text = (value: unknown) => Array.isArray(value) ? value.join(" ") : `${value ?? "—"}`;
+  const text = (value: unknown) => {
+    if (Array.isArray(value)) return value.join(" ");
+    return `${typeof value === "number" ? Number(value.toPrecision(6)) : value ?? "—"}`;
+  };
   return [...rows].map(([name, values]): [string, string[]] => [name, values.map(text)])
     .filter(([, values]) => new Set(values).size > 1);
 }
@@ -232,10 +235,11 @@ const COLORS = [
   "#9498a0",
 ];
 
-const COLUMNS = [["tokens", "tokens"], ["seconds", "training time, seconds"], [
-  "flops",
-  "FLOPs",
-]] as const;
+const COLUMNS = [
+  ["tokens", "tokens", "~s"],
+  ["seconds", "training time, seconds", "~g"],
+  ["flops", "FLOPs", "~s"],
+] as const;
 const ROWS = [["loss", "validation loss, nats a token"], ["bitsPerByte", "bits per byte"]] as const;
 const PANEL = { width: 320, height: 250 };
 
@@ -251,7 +255,7 @@ export async function drawComparison(runs: readonly ComparedRun[]): Promise<stri
   const { document } = parseHTML("<html><body></body></html>") as unknown as PlotDocument;
   const color = (i: number) => COLORS[i % COLORS.length]!;
   const panels = ROWS.flatMap(([y, yLabel], row) =>
-    COLUMNS.map(([x, xLabel], column) => {
+    COLUMNS.map(([x, xLabel, tickFormat], column) => {
       const svg = Plot.plot({
         document,
         ...PANEL,
@@ -259,7 +263,7 @@ export async function drawComparison(runs: readonly ComparedRun[]): Promise<stri
         marginTop: 26,
         marginBottom: 40,
         style: { background: "none", color: "#222", fontFamily: "system-ui, sans-serif" },
-        x: { type: "log", label: xLabel, grid: true, ticks: ticksOf(runs, x), tickFormat: "~s" },
+        x: { type: "log", label: xLabel, grid: true, ticks: ticksOf(runs, x), tickFormat },
         y: { type: "log", label: yLabel, grid: true, ticks: ticksOf(runs, y), tickFormat: "~g" },
         marks: runs.flatMap(({ points }, i) => {
           const drawn = points.filter((point) => point[x] > 0 && point[y] > 0);
@@ -292,7 +296,7 @@ export async function drawComparison(runs: readonly ComparedRun[]): Promise<stri
   ].join("\n");
 }
 
-/** 1, 2 and 5 of each power of ten where the figures are, or 1 alone if those are many. */
+/** Powers of ten where the figures are; with 2 and 5 times, or all digits, if that makes few. */
 function ticksOf(
   runs: readonly ComparedRun[],
   figure: Exclude<keyof ComparedPoint, "step">,
@@ -302,9 +306,14 @@ function ticksOf(
   const least = Math.min(...values), most = Math.max(...values);
   const powers = Array.from({ length: 40 }, (_, i) => 10 ** (i - 10));
   const within = (tick: number) => tick >= least * 0.99 && tick <= most * 1.01;
-  const fine = powers.flatMap((ten) => [ten, 2 * ten, 5 * ten]).filter(within);
-  return fine.length > 6 ? powers.filter(within) : fine;
+  const digits = [[1, 2, 3, 4, 5, 6, 7, 8, 9], [1, 2, 5], [1]];
+  const choices = digits.map((of) =>
+    powers.flatMap((ten) => of.map((digit) => digit * ten)).filter(within)
+  );
+  return choices.find(({ length }) => length <= MOST_TICKS) ?? choices.at(-1)!;
 }
+
+const MOST_TICKS = 6;
 
 /** Height of a line of the legend. */
 const LEGEND_LINE = 20;

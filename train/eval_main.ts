@@ -1,13 +1,14 @@
 import { dirname } from "node:path";
+import { Option } from "@commander-js/extra-typings";
 import { command, output, run, status, wholeNumber } from "../data/command.ts";
 import { loadCorpus, loadWhole } from "../data/corpus.ts";
 import { DataProgressDisplay } from "../data/progress.ts";
 import { type DataProgress, parseDataSpec } from "../data/sources.ts";
-import { findCheckpoint, loadModel } from "../generate/load.ts";
+import { findSource, loadSource } from "../generate/load.ts";
 import { openDevice } from "../kernels/device.ts";
 import { readTrainerState } from "../model/checkpoint.ts";
 import { createEvaluator } from "./evaluate.ts";
-import type { ResolvedOptions } from "./options.ts";
+import { fineTuningDefaults, type ResolvedOptions } from "./options.ts";
 import { cacheBeside } from "./train.ts";
 import { choicesOf } from "./tuning.ts";
 
@@ -18,6 +19,10 @@ const EVALUATION_TOKENS = 250_000;
 const program = command("eval", "Measure how well a trained model predicts a text.")
   .option("--run <directory>", "take the newest checkpoint of this run", "runs/default")
   .option("--checkpoint <directory>", "take this checkpoint")
+  .addOption(
+    new Option("--model <name>", "take another model: distilgpt2, hf:OWNER/NAME, or a directory")
+      .conflicts(["run", "checkpoint"]),
+  )
   .option("--data <what...>", "files, as for train (default: what the training held out)")
   .option("--text-field <name>", "field of JSON lines or Parquet that holds the text", "text")
   .option(
@@ -29,25 +34,34 @@ const program = command("eval", "Measure how well a trained model predicts a tex
   .option("--json", "a JSON object instead of a table")
   .action((options) =>
     run(async () => {
-      const path = findCheckpoint({
-        run: options.run,
-        ...(options.checkpoint === undefined ? {} : { checkpoint: options.checkpoint }),
-        onWarning: (sentence) => status(`Warning: ${sentence}`),
-      });
-      const state = readTrainerState(path);
-      const saved = state.options as unknown as ResolvedOptions;
-      const device = await openDevice();
-      for (const [key, variant] of choicesOf(state, device) ?? []) device.choices.set(key, variant);
-      const model = await loadModel(device, { checkpoint: path });
-      const { tokenizer } = model;
       const display = new DataProgressDisplay();
-      const reading = {
-        cacheDirectory: cacheBeside(dirname(dirname(path))),
+      const hearing = {
         onProgress: (progress: DataProgress) => display.show(progress),
         onNotice: status,
       };
+      const source = await findSource({
+        run: options.run,
+        ...(options.checkpoint === undefined ? {} : { checkpoint: options.checkpoint }),
+        ...(options.model === undefined ? {} : { model: options.model }),
+        ...hearing,
+        onWarning: (sentence) => status(`Warning: ${sentence}`),
+      });
+      const path = options.model ?? source.checkpoint!;
+      const state = source.checkpoint === undefined
+        ? undefined
+        : readTrainerState(source.checkpoint);
+      const saved = state?.options as ResolvedOptions | undefined;
+      const device = await openDevice();
+      const choices = state && choicesOf(state, device);
+      for (const [key, variant] of choices ?? []) device.choices.set(key, variant);
+      const model = loadSource(device, source);
+      const { tokenizer } = model;
+      const reading = {
+        ...hearing,
+        ...(state ? { cacheDirectory: cacheBeside(dirname(dirname(source.checkpoint!))) } : {}),
+      };
       const heldOut = async () => {
-        const { data, dataVersion, textField } = saved;
+        const { data = "sample", dataVersion, textField } = saved ?? {};
         const corpus = await loadCorpus({ data, dataVersion, textField, tokenizer, ...reading });
         const name = `${corpus.ownValidation ? "validation text" : "held out"} of ${corpus.name}`;
         return { text: corpus.validation, name };
@@ -65,8 +79,8 @@ const program = command("eval", "Measure how well a trained model predicts a tex
       const some = text.length > maxTokens ? `the first ${maxTokens} of ` : "";
       status(`evaluating ${path} on ${some}${text.length} tokens`);
       const evaluator = createEvaluator(model.gpt, tokenizer, text, {
-        batchSize: saved.batchSize,
-        sequenceLength: saved.contextLength,
+        batchSize: saved?.batchSize ?? fineTuningDefaults(model.gpt.config).batchSize,
+        sequenceLength: saved?.contextLength ?? model.gpt.config.contextLength,
         maxTokens,
       });
       const { loss, perplexity, bitsPerByte, tokens } = await evaluator.run((done) =>

@@ -5,7 +5,7 @@ import { Program } from "../kernels/program.ts";
 import { sumForward } from "../kernels/sum/sum.ts";
 import { createTensor, download, type Tensor, upload } from "../kernels/tensor.ts";
 import { createActivations } from "../model/activations.ts";
-import { forward, type Gpt, matrixOf } from "../model/gpt.ts";
+import { forward, type Gpt, headOf } from "../model/gpt.ts";
 import { headLossForward } from "../model/head.ts";
 
 /** How well a model predicts a text. */
@@ -69,7 +69,7 @@ export function createEvaluator(
   forward(program, model, { tokens }, activations);
   headLossForward(
     program,
-    { x: at("lnf"), wte: matrixOf(model, "wte.weight"), targets },
+    { x: at("lnf"), weight: headOf(model), targets },
     { logits: at("logits"), losses: at("losses") },
   );
   sumForward(program, { x: at("losses") }, { y: lossSum }, { accumulate: true });

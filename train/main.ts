@@ -54,6 +54,19 @@ choice("--vocabulary <kind>", "GPT-2's tokens: all, or those used", [
 choice("--sequence <kind>", "how rows are cut", ["packed", "padded"], sequence);
 program.option("--context-length <n>", "tokens a row (default: the preset's)", wholeNumber(1));
 
+program.optionsGroup("Starting from another model:")
+  .option(
+    "--init-from <model>",
+    "distilgpt2, gpt2, gpt2-medium, hf:OWNER/NAME, or a directory with a model, checkpoint or run",
+  )
+  .option("--freeze <parts>", "leave parts as they are: embeddings,0-3,final-norm,head")
+  .option("--lora-rank <n>", "train adapters of this rank beside the frozen model", wholeNumber(1))
+  .option("--lora-alpha <x>", "adapters count alpha / rank (default: twice the rank)", realNumber)
+  .option(
+    "--lora-targets <names>",
+    "layers with adapters (default: c_attn; GPT-Neo: q_proj,v_proj)",
+  );
+
 program.optionsGroup("Run:")
   .option(
     "--out <directory>",
@@ -152,7 +165,7 @@ async function main(options: Partial<TrainOptions>): Promise<number> {
   } catch (error) {
     if (!interrupt.aborted || !display.preparing) throw error;
     display.close();
-    status(`stopped preparing the data; to go on: deno task train${argumentsGiven()}`);
+    status(`stopped before the first step; to go on: deno task train${argumentsGiven()}`);
     return 130;
   } finally {
     display.close();
@@ -190,11 +203,12 @@ class Display {
     });
   }
 
-  /** Whether the data is still being prepared. */
-  preparing = false;
+  /** Whether model and data are still being prepared. */
+  get preparing(): boolean {
+    return !this.#started;
+  }
 
   show(event: TrainEvent): void {
-    this.preparing = event.kind === "preparing" || (this.preparing && event.kind === "notice");
     if (event.kind !== "preparing") this.#data.close();
     switch (event.kind) {
       case "preparing":
@@ -202,7 +216,10 @@ class Display {
       case "notice":
         return this.#print(event.message);
       case "start": {
-        const { corpus, options, parameters } = event;
+        const { corpus, options, parameters, trainedParameters } = event;
+        const trained = trainedParameters === parameters
+          ? `${parameters}`
+          : `${trainedParameters} of ${parameters}`;
         this.#logEvery = options.logEvery;
         this.#scaled = options.precision === "f16";
         const { evalTokens } = options;
@@ -220,7 +237,7 @@ class Display {
           (event.resumedFrom === undefined
             ? "training"
             : `resuming from step ${event.resumedFrom}:`) +
-            ` ${parameters} parameters for ${event.steps} steps, into ${options.out}`,
+            ` ${trained} parameters for ${event.steps} steps, into ${options.out}`,
         );
         this.#bar?.start(event.steps, event.resumedFrom ?? 0, { report: "compiling the kernels" });
         this.#started = true;

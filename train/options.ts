@@ -1,6 +1,6 @@
 import type { VocabularyMode } from "../data/corpus.ts";
 import { type DataSpec, isSameData } from "../data/sources.ts";
-import { type PresetName, PRESETS } from "../model/config.ts";
+import { type GptConfig, type PresetName, PRESETS } from "../model/config.ts";
 import type { Precision } from "../model/precision.ts";
 
 /** Every option of a training. What is undefined is decided by preset, device and data. */
@@ -19,6 +19,16 @@ export interface TrainOptions {
   workers: number | undefined;
   /** Which of GPT-2's tokens the model knows. */
   vocabulary: VocabularyMode;
+  /** The model to begin with, as `findModel()` takes it, instead of one drawn at random. */
+  initFrom: string | undefined;
+  /** Parts that are not trained, see `parseFreeze()`: `embeddings,0-3`. */
+  freeze: string | undefined;
+  /** Rank of adapters, which then are all that is trained. */
+  loraRank: number | undefined;
+  /** Adapters add alpha / rank of their product. */
+  loraAlpha: number | undefined;
+  /** Linear layers to have adapters, with commas between them: `c_attn,mlp.c_fc`. */
+  loraTargets: string | undefined;
   /** `packed`: contexts cut from the stream of documents; `padded`: one document a row. */
   sequence: "packed" | "padded";
   /** The run directory. */
@@ -85,6 +95,11 @@ export const DEFAULT_OPTIONS: TrainOptions = {
   tokenizer: undefined,
   workers: undefined,
   vocabulary: "auto",
+  initFrom: undefined,
+  freeze: undefined,
+  loraRank: undefined,
+  loraAlpha: undefined,
+  loraTargets: undefined,
   sequence: "packed",
   out: "runs/default",
   fresh: false,
@@ -113,11 +128,16 @@ export const DEFAULT_OPTIONS: TrainOptions = {
   keep: 3,
 };
 
-/** How long and how fast a preset is trained when nobody says otherwise. */
-interface PresetDefaults {
+/** How long and how fast a model is trained when nobody says otherwise. */
+export interface TrainingDefaults {
+  /** Rows in a micro-batch. */
   batchSize: number;
+  /** Steps in all. */
   steps: number;
+  /** Highest learning rate. */
   learningRate: number;
+  /** Tokens in a row. */
+  contextLength: number;
 }
 
 /**
@@ -127,7 +147,7 @@ interface PresetDefaults {
  * appendix D.6). `nano` is sized for two CPU cores and two minutes; after 1,400 steps it
  * still hung on the seed whether names were copied.
  */
-const PRESET_DEFAULTS: Readonly<Record<PresetName, PresetDefaults>> = {
+const PRESET_DEFAULTS: Readonly<Record<PresetName, Omit<TrainingDefaults, "contextLength">>> = {
   nano: { batchSize: 16, steps: 2000, learningRate: 5e-3 },
   mini: { batchSize: 32, steps: 2000, learningRate: 1e-3 },
   small: { batchSize: 32, steps: 5000, learningRate: 6e-4 },
@@ -135,10 +155,31 @@ const PRESET_DEFAULTS: Readonly<Record<PresetName, PresetDefaults>> = {
   gpt2: { batchSize: 8, steps: 50000, learningRate: 3e-4 },
 };
 
+/** How a preset is trained unless said otherwise. */
+export function presetDefaults(preset: PresetName): TrainingDefaults {
+  return { ...PRESET_DEFAULTS[preset], contextLength: PRESETS[preset].contextLength };
+}
+
+/** Tokens in a batch when a model is trained further. */
+const FINE_TUNING_TOKENS = 8192;
+
+/**
+ * How a model that was trained before is trained further unless said otherwise: with a tenth of the learning
+ * rate that one of its width begins with, in whole contexts. Adapters begin at nothing and take ten times
+ * as much.
+ */
+export function fineTuningDefaults({ width, contextLength, lora }: GptConfig): TrainingDefaults {
+  const learningRate = 4e-5 * 768 / width * (lora ? 10 : 1);
+  return {
+    batchSize: Math.max(1, Math.min(32, Math.floor(FINE_TUNING_TOKENS / contextLength))),
+    steps: 1000,
+    learningRate: Number(learningRate.toPrecision(2)),
+    contextLength,
+  };
+}
+
 /** Training options with every choice made, as they are shown and kept in the checkpoint. */
 export interface ResolvedOptions extends TrainOptions {
-  /** The preset chosen. */
-  preset: PresetName;
   /** The data chosen. */
   data: DataSpec;
   /** The precision chosen. */
@@ -193,6 +234,8 @@ const RANGES: Partial<
   sampleEvery: [0, 1e9, true],
   logEvery: [0, 1e9, true],
   keep: [1, 1e6, true],
+  loraRank: [1, 1024, true],
+  loraAlpha: [1e-6, 1e6, false],
 };
 
 /** An option's name as a flag: `learningRate` is `--learning-rate`. */
@@ -236,7 +279,29 @@ export function validateOptions(options: Partial<TrainOptions>): void {
       );
     }
   }
+  for (const [name, other, reason] of CONTRADICTIONS) {
+    const [value, otherValue] = [options[name], options[other]];
+    if ([undefined, "auto"].includes(value as string) || otherValue === undefined) continue;
+    throw new RangeError(
+      `Cannot train as ${flagOf(name)} cannot go with ${flagOf(other)}, ${reason}: ` +
+        `current values are ${value} and ${otherValue}`,
+    );
+  }
+  for (const name of ["loraAlpha", "loraTargets"] as const) {
+    if (options[name] === undefined || options.loraRank !== undefined) continue;
+    throw new RangeError(
+      `Cannot train as ${flagOf(name)} needs --lora-rank: current value is ${options[name]}`,
+    );
+  }
 }
+
+/** Options that say different things about the same, and why. */
+const CONTRADICTIONS: readonly [keyof TrainOptions, keyof TrainOptions, reason: string][] = [
+  ["preset", "initFrom", "whose model has its own size"],
+  ["vocabulary", "initFrom", "whose model has its own tokens"],
+  ["tokenizer", "initFrom", "whose model has its own tokens"],
+  ["freeze", "loraRank", "which freezes all but the adapters"],
+];
 
 /**
  * Makes every choice that is still open: from the preset, the device, and the other options.
@@ -245,13 +310,13 @@ export function validateOptions(options: Partial<TrainOptions>): void {
  */
 export function resolveOptions(
   options: TrainOptions,
-  { preset, precision, stepsPerEpoch }: {
-    preset: PresetName;
+  { preset, precision, defaults, stepsPerEpoch }: {
+    preset: PresetName | "auto";
     precision: Precision;
+    defaults: TrainingDefaults;
     stepsPerEpoch: number;
   },
 ): ResolvedOptions {
-  const defaults = PRESET_DEFAULTS[preset];
   const { epochs } = options;
   const steps = Math.min(
     options.steps ?? (epochs === undefined ? defaults.steps : Infinity),
@@ -266,7 +331,7 @@ export function resolveOptions(
     steps,
     endsWith: epochs !== undefined && steps !== options.steps ? "epochs" : "steps",
     data: options.data === "auto" ? "sample" : options.data,
-    contextLength: options.contextLength ?? PRESETS[preset].contextLength,
+    contextLength: options.contextLength ?? defaults.contextLength,
     batchSize: options.batchSize ?? defaults.batchSize,
     learningRate,
     minLearningRate: options.minLearningRate ?? learningRate / 10,
@@ -281,11 +346,11 @@ export function resolveOptions(
 /** Batch size and context length before the data is known, for counting the steps of an epoch. */
 export function batchShapeOf(
   options: TrainOptions,
-  preset: PresetName,
+  defaults: TrainingDefaults,
 ): { batchSize: number; contextLength: number } {
   return {
-    batchSize: options.batchSize ?? PRESET_DEFAULTS[preset].batchSize,
-    contextLength: options.contextLength ?? PRESETS[preset].contextLength,
+    batchSize: options.batchSize ?? defaults.batchSize,
+    contextLength: options.contextLength ?? defaults.contextLength,
   };
 }
 
@@ -297,6 +362,11 @@ const FIXED = [
   "textField",
   "tokenizer",
   "vocabulary",
+  "initFrom",
+  "freeze",
+  "loraRank",
+  "loraAlpha",
+  "loraTargets",
   "sequence",
   "precision",
   "contextLength",
@@ -322,7 +392,7 @@ export function resumeOptions(
       ? isSameData(value as DataSpec, saved.data as DataSpec)
       : JSON.stringify(value) === JSON.stringify(saved[name]);
     if (!same) {
-      const text = (v: unknown) => Array.isArray(v) ? v.join(" ") : String(v);
+      const text = (v: unknown) => Array.isArray(v) ? v.join(" ") : String(v ?? "absent");
       throw new RangeError(
         `Cannot resume ${path} as ${flagOf(name)} must stay ${text(saved[name])}: ` +
           `current value is ${text(value)}`,

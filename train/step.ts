@@ -11,11 +11,12 @@ import {
   size,
   type Tensor,
   upload,
+  viewTensor,
 } from "../kernels/tensor.ts";
 import type { Batch } from "../data/batches.ts";
 import { createActivations } from "../model/activations.ts";
 import { backward, forward, type Gpt } from "../model/gpt.ts";
-import { parameterTable } from "../model/parameters.ts";
+import { firstTrainedBlock } from "../model/model.ts";
 
 /** What stays the same over all steps of a training. */
 export interface StepOptions {
@@ -78,7 +79,7 @@ const REPORT_COLUMNS = 8;
 
 /** A recorded training step: gradients, moments, and the program that is replayed every step. */
 export interface TrainStep {
-  /** First and second moments of AdamW, laid out as the parameters. */
+  /** First and second moments of AdamW, laid out as the trained parameters. */
   readonly m: Arena;
   readonly v: Arena;
   /** Gradients of the last step, with the loss scale. */
@@ -116,7 +117,12 @@ export function createTrainStep(model: Gpt, options: StepOptions): TrainStep {
   const { batchSize: B, sequenceLength: T, gradientAccumulation, dropout, labelSmoothing } =
     options;
   const M = B * T;
-  const table = parameterTable(config);
+  const table = model.table.filter(({ trained }) => trained);
+  if (table.length === 0) {
+    throw new RangeError(
+      "Cannot train as --freeze must leave something to train: it leaves nothing",
+    );
+  }
   const shapes = new Map(table.map(({ name, shape }) => [name, shape]));
   const arena = (name: string) => createArena(device, name, { shapes, dtype: "f32" });
   const gradients = arena("gradients"), m = arena("m"), v = arena("v");
@@ -124,6 +130,7 @@ export function createTrainStep(model: Gpt, options: StepOptions): TrainStep {
     batch: { batchSize: B, sequenceLength: T },
     precision,
     training: true,
+    firstLayer: firstTrainedBlock(model),
   });
 
   const owned: Tensor[] = [gradients.flat, m.flat, v.flat];
@@ -176,13 +183,16 @@ export function createTrainStep(model: Gpt, options: StepOptions): TrainStep {
       growthInterval: 2000,
     },
   );
-  const firstUndecayed = table.find((p) => !p.decayed)!.name;
-  const groups = [
-    { from: table[0]!.name, to: firstUndecayed, weightDecay: options.weightDecay },
-    { from: firstUndecayed, weightDecay: 0 },
-  ];
-  for (const { weightDecay, ...range } of groups) {
-    const part = (arena: Arena) => arenaRange(arena, range);
+  // the groups lie at the same places in all arenas: what is trained comes first, of it what is decayed
+  const firstOf = (decayed: boolean) => table.find((p) => p.decayed === decayed)?.name;
+  for (const decayed of [true, false]) {
+    const from = firstOf(decayed), to = decayed ? firstOf(false) : undefined;
+    if (from === undefined) continue;
+    const { offsetBytes, shape } = arenaRange(
+      gradients,
+      to === undefined ? { from } : { from, to },
+    );
+    const part = ({ flat }: Arena) => viewTensor(flat, { offset: offsetBytes / 4, shape });
     adamw(
       program,
       { gradient: part(gradients), update, stepInputs },
@@ -190,10 +200,14 @@ export function createTrainStep(model: Gpt, options: StepOptions): TrainStep {
         parameter: part(model.parameters),
         m: part(m),
         v: part(v),
-        // the copies are those of the decayed group, all of them
-        ...(model.copies && range.to ? { copy: model.copies.flat } : {}),
+        ...(model.copies && decayed ? { copy: part(model.copies) } : {}),
       },
-      { beta1: options.beta1, beta2: options.beta2, epsilon: 1e-8, weightDecay },
+      {
+        beta1: options.beta1,
+        beta2: options.beta2,
+        epsilon: 1e-8,
+        weightDecay: decayed ? options.weightDecay : 0,
+      },
     );
   }
 

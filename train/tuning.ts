@@ -1,7 +1,10 @@
 import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import type { Device } from "../kernels/device.ts";
+import { Tuner, untuned } from "../kernels/tune.ts";
 import type { TrainerState } from "../model/checkpoint.ts";
+import type { TrainEvent } from "./events.ts";
+import type { TrainStep } from "./step.ts";
 
 /** Kernels that were found to be the fastest, by `Tunable.key`: what `Device.choices` holds. */
 export type Choices = ReadonlyMap<string, string>;
@@ -111,4 +114,57 @@ export function choicesOf(
 /** In the order of the keys: the same choices are the same text, whatever was found first. */
 function sorted(choices: Choices): Record<string, string> {
   return Object.fromEntries([...choices].sort(([a], [b]) => a < b ? -1 : 1));
+}
+
+/**
+ * Records the training step with the kernels that a resumed run was trained with, so that it goes on to
+ * the bit; or else with those that are fastest here, which are remembered or found now.
+ */
+export async function* recordTuned(
+  record: () => TrainStep,
+  { device, tune, remember, file, saved }: {
+    device: Device;
+    /** Whether to find what is not remembered. */
+    tune: boolean;
+    /** Whether to take what is remembered. */
+    remember: boolean;
+    file: string;
+    saved: TrainerState | undefined;
+  },
+): AsyncGenerator<TrainEvent, TrainStep> {
+  const warnings: string[] = [];
+  const warn = (sentence: string) => warnings.push(sentence);
+  const kept = saved && choicesOf(saved, device);
+  const choices = kept ?? (remember ? readChoices(file, device, warn) : new Map());
+  if (saved && !kept) {
+    warn(
+      `resuming on ${adapterOf(device)} what was trained on ${saved.tuning.adapter}: ` +
+        `the last bits of the results may differ`,
+    );
+  }
+  for (const message of warnings.splice(0)) yield { kind: "notice", message };
+
+  device.choices.clear();
+  for (const [key, variant] of choices) device.choices.set(key, variant);
+  const step = record();
+  const { tunables } = step.program;
+  // others, of other sizes, would change what the checkpoint says and the evaluation does
+  for (const key of device.choices.keys()) if (!tunables.has(key)) device.choices.delete(key);
+  const open = kept || !tune ? [] : untuned(device, tunables.values());
+  if (open.length === 0) return step;
+
+  const tuner = new Tuner(device);
+  try {
+    for (const [done, tunable] of open.entries()) {
+      yield { kind: "tuning", done, of: open.length };
+      tuner.add(tunable);
+    }
+    await tuner.choose();
+  } finally {
+    tuner.destroy();
+    step.destroy();
+  }
+  writeChoices(file, device, warn);
+  for (const message of warnings) yield { kind: "notice", message };
+  return record();
 }

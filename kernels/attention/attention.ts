@@ -15,8 +15,16 @@ import { recordFastest } from "../tune.ts";
 
 const WORKGROUP_SIZE = 64;
 
+/** How tokens look at each other, where it is not as in GPT-2. */
+export interface AttentionScores {
+  /** What scores are multiplied with; 1 / √HS unless said otherwise. */
+  scale?: number;
+  /** Tokens that a token sees, itself and those before it, at least 1; all unless said otherwise. */
+  window?: number;
+}
+
 /** Sizes and dropout of an attention layer. */
-export interface AttentionOptions {
+export interface AttentionOptions extends AttentionScores {
   /** T: tokens in each sequence. */
   T: number;
   /** NH: number of heads; the head size C / NH must be a multiple of four. */
@@ -33,7 +41,7 @@ export interface AttentionOptions {
 }
 
 /**
- * y = dropout(softmax(q · kᵀ / √HS)) · v for every head, causal.
+ * y = dropout(softmax(scale · q · kᵀ)) · v for every head, causal; with a window, tokens before it are not seen.
  *
  * qkv: [B·T,3C], q, k and v side by side, heads side by side in each; y: [B·T,C]; both f32 or f16.
  * logSumExp: f32 [B,NH,T], of the scaled scores. random: u32 [seed, counter], read if rate > 0.
@@ -84,6 +92,23 @@ export function attentionBackward(
     tensors: [qkv, dy, logSumExp, delta, random ?? qkv, dqkv],
   });
 }
+
+/** Constants of the kernels of this folder. */
+export function attentionConstants({ scale, window }: AttentionScores): Record<string, number> {
+  if (window !== undefined && !(Number.isInteger(window) && window >= 1 && window <= MOST_WINDOW)) {
+    throw new RangeError(
+      `Cannot run attention as the window must be an integer from 1 to ${MOST_WINDOW}: ` +
+        `current value is ${window}`,
+    );
+  }
+  return {
+    ...(scale === undefined ? {} : { SCALE: scale }),
+    ...(window === undefined ? {} : { WINDOW: window }),
+  };
+}
+
+/** Positions and windows are added and subtracted in 32 bits. */
+const MOST_WINDOW = 2 ** 30;
 
 /** Checked sizes. */
 interface AttentionShape {
@@ -193,7 +218,7 @@ function record(
       `Cannot run attention with dropout ${rate} as it needs the tensor "random"`,
     );
   }
-  const constants = { real, NH, HS, DROPOUT: rate > 0 };
+  const constants = { real, NH, HS, DROPOUT: rate > 0, ...attentionConstants(options) };
   const uniforms = [...dropoutUniforms({ rate, site }), 0, T];
   const variants = new Map<string, (program: Program) => void>();
   for (const [name, tile] of tilesOf(kernel, shape)) {
@@ -242,7 +267,8 @@ function record(
   }
   if (!program.device.isCpu && firstTile) variants.delete("rows"); // hopeless
   recordFastest(program, {
-    key: `${kernel.name.slice("kernels/".length)} ${real} [${BNH},${T},${HS}]`,
+    key: `${kernel.name.slice("kernels/".length)} ${real} [${BNH},${T},${HS}]` +
+      (options.window === undefined ? "" : ` window ${options.window}`),
     variants: [...variants.keys()],
     preferred: program.device.isCpu ? "rows" : firstTile ?? "rows",
     record: (program, variant) => variants.get(variant)!(program),

@@ -1,4 +1,4 @@
-// dk = Σₜ ds[t,s] · q[t] / √HS and dv = Σₜ f · p[t,s] · dy[t], with ds as in backward_query.wgsl.
+// dk = SCALE · Σₜ ds[t,s] · q[t] and dv = Σₜ f · p[t,s] · dy[t], with ds as in backward_query.wgsl.
 // qkv, dqkv: [B,T,3C], C = NH · HS; dy: [B,T,C]; logSumExp, delta: [B,NH,T]; k's and v's parts of
 // dqkv are set
 //
@@ -16,6 +16,7 @@ alias real4 = vec4<real>;
 const QUADS: u32 = HS / 4;
 const C: u32 = NH * QUADS; // in vectors of four, as are all strides below
 const SCALE: f32 = 1.0 / sqrt(f32(HS));
+const WINDOW: u32 = 0x80000000; // tokens that a query sees, itself and those before it
 
 @group(0) @binding(0) var<storage, read> qkv: array<real4>;
 @group(0) @binding(1) var<storage, read> dy: array<real4>;
@@ -45,7 +46,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   }
 
   // from the workgroup's first key on, so that all its invocations read the same query
-  for (var t = group.x * WORKGROUP_SIZE; t < T; t++) {
+  let end = min(group.x * WORKGROUP_SIZE + (WORKGROUP_SIZE - 1) + WINDOW, T);
+  for (var t = group.x * WORKGROUP_SIZE; t < end; t++) {
     let row = group.y * T + t;
     var queryParts: array<vec4f, PARTS>;
     var slopeParts: array<vec4f, PARTS>; // of dy
@@ -65,7 +67,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
     }
     let score = scores.x + scores.y + scores.z + scores.w;
     // a masked pair may score above logSumExp: min keeps its exp finite before it is dropped
-    let p = select(0.0, exp(min(score - logSumExp[row], 0.0)), s <= t);
+    let p = select(0.0, exp(min(score - logSumExp[row], 0.0)), t - s < WINDOW);
     var f = 1.0;
     if (DROPOUT) { f = dropoutFactor(random[0], random[1], sizes.dropout, row * T + s); }
     let dp = f * (slopes.x + slopes.y + slopes.z + slopes.w);

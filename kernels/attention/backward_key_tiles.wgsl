@@ -1,4 +1,4 @@
-// dk = Σₜ ds[t,s] · q[t] / √HS and dv = Σₜ p[t,s] · dy[t]: backward_key.wgsl in tiles, for GPUs.
+// dk = SCALE · Σₜ ds[t,s] · q[t] and dv = Σₜ p[t,s] · dy[t]: backward_key.wgsl in tiles, for GPUs.
 // qkv, dqkv: [B,T,3C], C = NH · HS; dy: [B,T,C]; logSumExp, delta: [B,NH,T]; k's and v's parts of dqkv are set
 //
 // A workgroup has OWN keys of one head and walks the queries from its first key on, WALKED at a time, in
@@ -14,6 +14,7 @@ const DROPOUT: bool = false;
 alias real4 = vec4<real>;
 const C: u32 = NH * HS / 4; // in vectors of four, as are all strides below
 const SCALE: f32 = 1.0 / sqrt(f32(HS));
+const WINDOW: u32 = 0x80000000; // tokens that a query sees, itself and those before it
 const LOWEST: f32 = -3.0e38;
 
 @group(0) @binding(0) var<storage, read> qkv: array<real4>;
@@ -89,7 +90,8 @@ fn main(
   }
   var dk: array<vec4f, SUMS>;
   var dv: array<vec4f, SUMS>;
-  for (; first < T; first += WALKED) {
+  let end = min(firstKey + (OWN - 1) + WINDOW, T);
+  for (; first < end; first += WALKED) {
     var p: array<vec4f, PAIRS>;
     for (var round = 0u; round < 2; round++) {
       var pairs = array<vec4f, PAIRS>(); // Naga zeroes once what a loop only declares
@@ -115,7 +117,7 @@ fn main(
         workgroupBarrier();
       }
 
-      let crossing = firstKey + OWN > first + 1 || first + WALKED > T;
+      let crossing = firstKey + OWN > first + 1 || first + WALKED > min(firstKey + WINDOW, T);
       // unroll
       for (var c = 0u; c < COLUMNS; c++) {
         let query = vec4u(0, 1, 2, 3) + first + (x + c * X) * 4;
@@ -141,7 +143,7 @@ fn main(
           let sum = pairs[r * COLUMNS + c];
           if (round == 0) {
             let masked = vec4<bool>(crossing) &
-              ((vec4u(key) > query) | (query >= vec4u(T)));
+              ((query - vec4u(key) >= vec4u(WINDOW)) | (query >= vec4u(T)));
             let scores = select(sum, vec4f(LOWEST), masked);
             p[r * COLUMNS + c] = exp(fma(vec4f(SCALE), scores, -statistics));
             pairs[r * COLUMNS + c] = factor * p[r * COLUMNS + c];

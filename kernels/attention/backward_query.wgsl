@@ -1,4 +1,4 @@
-// dq = Σₛ ds[t,s] · k[s] / √HS, and delta = Σ dy · y, which backward_key.wgsl needs.
+// dq = SCALE · Σₛ ds[t,s] · k[s], and delta = Σ dy · y, which backward_key.wgsl needs.
 // qkv, dqkv: [B,T,3C], C = NH · HS; y, dy: [B,T,C]; logSumExp, delta: [B,NH,T]; q's part of dqkv is set
 //
 // p[t,s] = exp(score − logSumExp) is computed again, not stored; with dropout factors f,
@@ -15,6 +15,7 @@ alias real4 = vec4<real>;
 const QUADS: u32 = HS / 4;
 const C: u32 = NH * QUADS; // in vectors of four, as are all strides below
 const SCALE: f32 = 1.0 / sqrt(f32(HS));
+const WINDOW: u32 = 0x80000000; // tokens that a query sees, itself and those before it
 
 @group(0) @binding(0) var<storage, read> qkv: array<real4>;
 @group(0) @binding(1) var<storage, read> y: array<real4>;
@@ -49,7 +50,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   let lse = logSumExp[row];
 
   let end = min(here / LANES * LANES + LANES, T); // as in forward.wgsl
-  for (var s = 0u; s < end; s++) {
+  for (var s = firstSeen(here / LANES * LANES); s < end; s++) {
     let key = head + s * 3 * C + C;
     var keyParts: array<vec4f, PARTS>;
     var valueParts: array<vec4f, PARTS>;
@@ -69,7 +70,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
     }
     let score = scores.x + scores.y + scores.z + scores.w;
     // a masked pair may score above logSumExp: min keeps its exp finite before it is dropped
-    let p = select(0.0, exp(min(score - lse, 0.0)), s <= t);
+    let p = select(0.0, exp(min(score - lse, 0.0)), t - s < WINDOW); // wraps where s > t
     var dp = slopes.x + slopes.y + slopes.z + slopes.w;
     if (DROPOUT) { dp *= dropoutFactor(random[0], random[1], sizes.dropout, row * T + s); }
     let ds = SCALE * p * (dp - dyDotY);

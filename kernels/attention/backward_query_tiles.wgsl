@@ -1,4 +1,4 @@
-// dq = Σₛ ds[t,s] · k[s] / √HS, and delta = Σ dy · y: backward_query.wgsl in tiles, for GPUs.
+// dq = SCALE · Σₛ ds[t,s] · k[s], and delta = Σ dy · y: backward_query.wgsl in tiles, for GPUs.
 // qkv, dqkv: [B,T,3C], C = NH · HS; y, dy: [B,T,C]; logSumExp, delta: [B,NH,T]; q's part of dqkv is set
 //
 // A workgroup has OWN queries of one head and walks the keys up to its last query, WALKED at a time: first
@@ -14,6 +14,7 @@ const DROPOUT: bool = false;
 alias real4 = vec4<real>;
 const C: u32 = NH * HS / 4; // in vectors of four, as are all strides below
 const SCALE: f32 = 1.0 / sqrt(f32(HS));
+const WINDOW: u32 = 0x80000000; // tokens that a query sees, itself and those before it
 const LOWEST: f32 = -3.0e38;
 
 @group(0) @binding(0) var<storage, read> qkv: array<real4>;
@@ -71,6 +72,7 @@ fn main(
   let x = id % X;
   let y4 = id / X;
   let firstQuery = (groups.x - 1 - group.x) * OWN; // the longest rows start first
+  var firstKey = firstSeen(firstQuery) / WALKED * WALKED;
   let sequence = group.y / NH * T;
   let head = Head(
     sequence * 3 * C + group.y % NH * QUADS,
@@ -110,11 +112,11 @@ fn main(
   var fetched: array<Block, TURNS>;
   // unroll
   for (var i = 0u; i < PAIR_TURNS; i++) {
-    fetched[i] = loadPair(head, firstQuery, 0, 0, id + i * SIZE, 0);
+    fetched[i] = loadPair(head, firstQuery, firstKey, 0, id + i * SIZE, 0);
   }
   var dq: array<vec4f, SUMS>;
   let end = min(firstQuery + OWN, T);
-  for (var firstKey = 0u; firstKey < end; firstKey += WALKED) {
+  for (; firstKey < end; firstKey += WALKED) {
     var ds: array<vec4f, PAIRS>; // probabilities after the first round
     for (var round = 0u; round < 2; round++) {
       var pairs = array<vec4f, PAIRS>(); // Naga zeroes once what a loop only declares
@@ -143,7 +145,7 @@ fn main(
         workgroupBarrier();
       }
 
-      let crossing = firstKey + WALKED > firstQuery + 1;
+      let crossing = firstKey + WALKED > firstQuery + 1 || firstQuery + OWN > firstKey + WINDOW;
       // unroll
       for (var r = 0u; r < ROWS4; r++) {
         let query = firstQuery + (y4 + r / 4 * Y) * 4 + r % 4;
@@ -151,7 +153,8 @@ fn main(
         for (var c = 0u; c < COLUMNS; c++) {
           let key = firstKey + (x + c * X) * 4;
           if (round == 0) {
-            let masked = vec4<bool>(crossing) & (vec4u(0, 1, 2, 3) + key > vec4u(query));
+            let before = vec4u(query) - (vec4u(0, 1, 2, 3) + key); // wraps where key > query
+            let masked = vec4<bool>(crossing) & (before >= vec4u(WINDOW));
             let scores = select(pairs[r * COLUMNS + c], vec4f(LOWEST), masked);
             ds[r * COLUMNS + c] = exp(fma(vec4f(SCALE), scores, vec4f(-lse[r / 4][r % 4])));
           } else {

@@ -1,5 +1,6 @@
 import decode from "./decode.wgsl" with { type: "text" };
 import type { Program } from "../program.ts";
+import { attentionConstants, type AttentionScores } from "./attention.ts";
 import { assertDType, assertShape, ceilDiv, type Tensor } from "../tensor.ts";
 
 /**
@@ -8,7 +9,8 @@ import { assertDType, assertShape, ceilDiv, type Tensor } from "../tensor.ts";
  *
  * qkv: [B·S,3C]; cursors: u32 [B,2], for every text the index in it of its first new token, and of the
  * token at position 0; keys, values: [B,NH,L,HS], their rows at the new positions are set, beyond L there
- * are none; y: [B·S,C]. All but cursors have one type, f32 or f16. HS is a multiple of four.
+ * are none; y: [B·S,C]. All but cursors have one type, f32 or f16. HS is a multiple of four. Scale and window
+ * are those of `attentionForward()`.
  *
  * @throws {RangeError | TypeError} if a tensor has another shape or element type, or if a head has more
  * vectors of four than a workgroup has invocations.
@@ -17,6 +19,7 @@ export function attentionDecode(
   program: Program,
   { qkv, cursors }: { qkv: Tensor; cursors: Tensor },
   { keys, values, y }: { keys: Tensor; values: Tensor; y: Tensor },
+  scores: AttentionScores = {},
 ): void {
   const action = "attentionDecode";
   const [B, NH, L, HS] = keys.shape as [number, number, number, number];
@@ -40,7 +43,7 @@ export function attentionDecode(
   program.dispatch({
     label: "kernels/attention/decode.wgsl",
     source: decode,
-    constants: { real4: `vec4<${qkv.dtype}>`, HS, WORKGROUP_SIZE },
+    constants: { real4: `vec4<${qkv.dtype}>`, HS, WORKGROUP_SIZE, ...attentionConstants(scores) },
     tensors: [qkv, cursors, keys, values, y],
     uniforms: [S, L, C / 4],
     workgroups: [NH, M],

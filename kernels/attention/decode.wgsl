@@ -21,6 +21,7 @@ const QUADS: u32 = HS / 4;
 const SHARES: u32 = WORKGROUP_SIZE / QUADS;
 const KEYS: u32 = SHARES * QUADS; // invocations beyond it only keep the barriers company
 const SCALE: f32 = 1.0 / sqrt(f32(HS));
+const WINDOW: u32 = 0x80000000; // tokens that a query sees, itself and those before it
 const LOWEST: f32 = -3.0e38;
 
 struct Sizes {
@@ -66,7 +67,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) id
   var highest = LOWEST;
   var total = 0.0; // of the weights of this invocation's keys
   var sum = vec4f(); // of their values: this invocation's share and components
-  for (var first = 0u; first <= position; first += KEYS) {
+  let firstSeen = select(0u, position - (WINDOW - 1), position >= WINDOW);
+  for (var first = firstSeen; first <= position; first += KEYS) {
     let s = first + id;
     let here = s <= position && id < KEYS;
     var score = LOWEST;

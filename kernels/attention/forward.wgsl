@@ -1,4 +1,4 @@
-// y = dropout(softmax(q · kᵀ / √HS)) · v for every head, causal.
+// y = dropout(softmax(SCALE · q · kᵀ)) · v for every head, causal.
 // qkv: [B,T,3C], C = NH · HS; y: [B,T,C]; logSumExp: [B,NH,T] of the scaled scores
 //
 // One invocation a query. It walks the keys up to its own position once, with the running maximum
@@ -17,6 +17,7 @@ alias real4 = vec4<real>;
 const QUADS: u32 = HS / 4;
 const C: u32 = NH * QUADS; // in vectors of four, as are all strides below
 const SCALE: f32 = 1.0 / sqrt(f32(HS));
+const WINDOW: u32 = 0x80000000; // tokens that a query sees, itself and those before it
 const LOWEST: f32 = -3.0e38;
 
 @group(0) @binding(0) var<storage, read> qkv: array<real4>;
@@ -44,7 +45,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   var highest = LOWEST;
   var total = 0.0;
   let end = min(here / LANES * LANES + LANES, T);
-  for (var s = 0u; s < end; s++) {
+  for (var s = firstSeen(here / LANES * LANES); s < end; s++) {
     let key = head + s * 3 * C + C;
     var keyParts: array<vec4f, PARTS>;
     var valueParts: array<vec4f, PARTS>;
@@ -60,7 +61,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
     for (var i = 0u; i < QUADS; i++) {
       products += q[i] * k[i];
     }
-    let score = select(products.x + products.y + products.z + products.w, LOWEST, s > t);
+    let score = select(products.x + products.y + products.z + products.w, LOWEST, t - s >= WINDOW); // wraps where s > t
     let raised = max(highest, score);
     let decay = exp(highest - raised);
     var p = exp(score - raised);

@@ -1,4 +1,4 @@
-// y = dropout(softmax(q · kᵀ / √HS)) · v for every head, causal: forward.wgsl in tiles, for GPUs.
+// y = dropout(softmax(SCALE · q · kᵀ)) · v for every head, causal: forward.wgsl in tiles, for GPUs.
 // qkv: [B,T,3C], C = NH · HS; y: [B,T,C]; logSumExp: [B,NH,T] of the scaled scores
 //
 // A workgroup has OWN queries of one head and walks the keys up to its last query, WALKED at a time. A
@@ -15,7 +15,8 @@ alias real4 = vec4<real>;
 const C: u32 = NH * HS / 4; // in vectors of four, as are all strides below
 const SCALE: f32 = 1.0 / sqrt(f32(HS));
 const SCALE_LOG2: f32 = SCALE * 1.4426950408889634; // exp(SCALE · x) = exp2(SCALE_LOG2 · x)
-const LOWEST: f32 = -3.0e38;
+const LOWEST: f32 = -1.0e38; // times SCALE_LOG2 still a number
+const WINDOW: u32 = 0x80000000; // tokens that a query sees, itself and those before it
 
 @group(0) @binding(0) var<storage, read> qkv: array<real4>;
 @group(0) @binding(1) var<storage, read> random: array<u32>; // seed, counter
@@ -55,12 +56,13 @@ fn main(
   let x = id % X;
   let y4 = id / X;
   let firstQuery = (groups.x - 1 - group.x) * OWN; // the longest rows start first
+  var firstKey = firstSeen(firstQuery) / WALKED * WALKED;
   let head = group.y / NH * sizes.T * 3 * C + group.y % NH * QUADS; // q of this head at t = 0
 
   var fetched: array<Block, TURNS>;
   // unroll
   for (var i = 0u; i < PAIR_TURNS; i++) {
-    fetched[i] = loadPair(head, firstQuery, 0, id + i * SIZE, 0);
+    fetched[i] = loadPair(head, firstQuery, firstKey, id + i * SIZE, 0);
   }
   var sums: array<vec4f, SUMS>;
   var highest: array<vec4f, ROWS>;
@@ -71,7 +73,7 @@ fn main(
   }
 
   let end = min(firstQuery + OWN, sizes.T);
-  for (var firstKey = 0u; firstKey < end; firstKey += WALKED) {
+  for (; firstKey < end; firstKey += WALKED) {
     var scores = array<vec4f, PAIRS>(); // Naga zeroes once what a loop only declares
     for (var step = 0u; step < STEPS; step++) {
       // unroll
@@ -95,15 +97,15 @@ fn main(
       workgroupBarrier();
     }
 
-    if (firstKey + WALKED > firstQuery + 1) {
+    if (firstKey + WALKED > firstQuery + 1 || firstQuery + OWN > firstKey + WINDOW) {
       // unroll
       for (var r = 0u; r < ROWS4; r++) {
         let query = firstQuery + (y4 + r / 4 * Y) * 4 + r % 4;
         // unroll
         for (var c = 0u; c < COLUMNS; c++) {
           let key = vec4u(0, 1, 2, 3) + firstKey + (x + c * X) * 4;
-          scores[r * COLUMNS + c] =
-            select(scores[r * COLUMNS + c], vec4f(LOWEST), key > vec4u(query));
+          let masked = vec4u(query) - key >= vec4u(WINDOW); // wraps where key > query
+          scores[r * COLUMNS + c] = select(scores[r * COLUMNS + c], vec4f(LOWEST), masked);
         }
       }
     }

@@ -1,9 +1,13 @@
-/** Sizes of attention: B sequences of T tokens, NH heads of HS components. */
+/** Sizes of attention: B sequences of T tokens, NH heads of HS components; which tokens see each other. */
 export interface AttentionShape {
   B: number;
   T: number;
   NH: number;
   HS: number;
+  /** 1 / √HS unless said otherwise. */
+  scale?: number;
+  /** Tokens that a token sees, itself included; all unless said otherwise. */
+  window?: number;
 }
 
 /** Factor of element `index` of [B,NH,T,T] under dropout: 0 or 1 / (1 − rate). */
@@ -11,10 +15,10 @@ export type DropoutFactor = (index: number) => number;
 
 const KEEP_ALL: DropoutFactor = () => 1;
 
-/** softmax(q · kᵀ / √HS) of one query over the keys up to its own position. */
+/** softmax(scale · q · kᵀ) of one query over the keys up to its own position, 0 before its window. */
 function probabilities(
   qkv: ArrayLike<number>,
-  { T, NH, HS }: AttentionShape,
+  { T, NH, HS, scale = 1 / Math.sqrt(HS), window = Infinity }: AttentionShape,
   { b, h, t }: { b: number; h: number; t: number },
 ): { p: number[]; logSumExp: number } {
   const C = NH * HS;
@@ -26,7 +30,7 @@ function probabilities(
       const k = qkv[(b * T + s) * 3 * C + C + h * HS + i]!;
       score += q * k;
     }
-    scores.push(score / Math.sqrt(HS));
+    scores.push(t - s < window ? score * scale : -Infinity);
   }
   const highest = Math.max(...scores);
   const total = scores.reduce((sum, score) => sum + Math.exp(score - highest), 0);
@@ -34,7 +38,7 @@ function probabilities(
   return { p: scores.map((score) => Math.exp(score - logSumExp)), logSumExp };
 }
 
-/** y = dropout(softmax(q · kᵀ / √HS)) · v, causal.  qkv: [B,T,3C]; y: [B,T,C]; logSumExp: [B,NH,T] */
+/** y = dropout(softmax(scale · q · kᵀ)) · v, causal.  qkv: [B,T,3C]; y: [B,T,C]; logSumExp: [B,NH,T] */
 export function attentionForward(
   { qkv }: { qkv: ArrayLike<number> },
   shape: AttentionShape,
@@ -68,7 +72,7 @@ export function attentionBackward(
   shape: AttentionShape,
   factor: DropoutFactor = KEEP_ALL,
 ): { dqkv: Float32Array } {
-  const { B, T, NH, HS } = shape, C = NH * HS;
+  const { B, T, NH, HS, scale = 1 / Math.sqrt(HS) } = shape, C = NH * HS;
   const dqkv = new Float64Array(B * T * 3 * C);
   for (let b = 0; b < B; b++) {
     for (let h = 0; h < NH; h++) {
@@ -86,7 +90,7 @@ export function attentionBackward(
         const mean = dp.reduce((sum, slope, s) => sum + p[s]! * slope, 0);
         for (let s = 0; s <= t; s++) {
           const key = (b * T + s) * 3 * C + C + h * HS;
-          const ds = p[s]! * (dp[s]! - mean) / Math.sqrt(HS);
+          const ds = p[s]! * (dp[s]! - mean) * scale;
           for (let i = 0; i < HS; i++) {
             dqkv[query + i]! += ds * qkv[key + i]!;
             dqkv[key + i]! += ds * qkv[query + i]!;

@@ -82,8 +82,8 @@ export function layernormForward(
  *
  * x, the sum where there was one: [M,C], f32 or f16; dy: [M,C], f32 or f16; weight: f32 [C]; statistics:
  * f32 [M,2]. dx: f32 [M,C], is set, or with `accumulateDx` added to: the gradient of the residual stream.
- * dz: [M,C], f32 or f16, is set to dropout's mask over dx. dweight, dbias: f32 [C], are set, or with
- * `accumulate` added to.
+ * dz: [M,C], f32 or f16, is set to dropout's mask over dx. dweight, dbias: f32 [C], both or neither, are
+ * set, or with `accumulate` added to.
  *
  * @throws {RangeError | TypeError} if a tensor has another shape or element type or is missing.
  */
@@ -96,7 +96,12 @@ export function layernormBackward(
     dy: Tensor;
     random?: Tensor;
   },
-  { dx, dz, dweight, dbias }: { dx: Tensor; dz?: Tensor; dweight: Tensor; dbias: Tensor },
+  { dx, dz, dweight, dbias }: {
+    dx: Tensor;
+    dz?: Tensor;
+    dweight?: Tensor | undefined;
+    dbias?: Tensor | undefined;
+  },
   { accumulate = false, accumulateDx = false, ...site }: {
     accumulate?: boolean;
     accumulateDx?: boolean;
@@ -108,6 +113,7 @@ export function layernormBackward(
   assertDType(action, dy, "f32", "f16");
   assertShape(action, dy, [M, C]);
   for (const t of [dweight, dbias]) {
+    if (!t) continue;
     assertShape(action, t, [C]);
     assertDType(action, t, "f32");
   }
@@ -138,6 +144,7 @@ export function layernormBackward(
     iterations: block / ROWS * (1 + Math.log2(LANES)) + 2 * C / 4 / LANES * ROWS,
     workgroupBytes: LANES * ROWS * (8 + 16),
   });
+  if (!dweight || !dbias) return;
   const COLUMNS = 8, SHARES = program.device.isCpu ? 4 : 32;
   program.dispatch({
     label: "kernels/layernorm/backward_parameters.wgsl",

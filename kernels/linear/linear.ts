@@ -1,10 +1,10 @@
-import biasBackward from "./bias_backward.wgsl" with { type: "text" };
+import columnSumsShader from "./bias_backward.wgsl" with { type: "text" };
 import { matmul } from "../matmul/matmul.ts";
 import type { Program } from "../program.ts";
 import { assertDType, assertShape, ceilDiv, type DType, type Tensor } from "../tensor.ts";
 
 /**
- * y = x · weight + bias, and where it is asked for activated = gelu(y).
+ * y = x · weight + bias, or x · weight alone, and where it is asked for activated = gelu(y).
  *
  * x: [M,C]; weight: [C,N]; bias: f32 [N]; y, activated: [M,N]; x, weight and y are f32 or f16, activated
  * is of y's type.
@@ -13,31 +13,54 @@ import { assertDType, assertShape, ceilDiv, type DType, type Tensor } from "../t
  */
 export function linearForward(
   program: Program,
-  { x, weight, bias }: { x: Tensor; weight: Tensor; bias: Tensor },
-  { y, activated }: { y: Tensor; activated?: Tensor },
+  { x, weight, bias }: { x: Tensor; weight: Tensor; bias?: Tensor | undefined },
+  { y, activated }: { y: Tensor; activated?: Tensor | undefined },
 ): void {
   matmul(program, { a: x, b: weight, bias }, { y }, activated ? { activated } : {});
 }
 
 /**
  * dx = dy · weightᵀ, dweight = xᵀ · dy, dbias = column sums of dy. Where x is gelu(hidden), dx is the
- * gradient of hidden: the product times gelu'(hidden).
+ * gradient of hidden: the product times gelu'(hidden). Only those are computed that are asked for.
  *
  * x, dx, hidden: [M,C]; weight, dweight: [C,N]; dy: [M,N]; dbias: [N]. dweight and dbias are f32. dx is set;
  * dweight and dbias are set, or with `accumulate` added to.
  */
 export function linearBackward(
   program: Program,
-  { x, weight, dy, hidden }: { x: Tensor; weight: Tensor; dy: Tensor; hidden?: Tensor },
-  { dx, dweight, dbias }: { dx: Tensor; dweight: Tensor; dbias: Tensor },
+  { x, weight, dy, hidden }: {
+    x: Tensor;
+    weight: Tensor;
+    dy: Tensor;
+    hidden?: Tensor | undefined;
+  },
+  { dx, dweight, dbias }: {
+    dx?: Tensor | undefined;
+    dweight?: Tensor | undefined;
+    dbias?: Tensor | undefined;
+  },
   { accumulate = false }: { accumulate?: boolean } = {},
 ): void {
-  matmul(program, { a: dy, b: weight }, { y: dx }, {
-    transposeB: true,
-    ...(hidden ? { hidden } : {}),
-  });
-  matmul(program, { a: x, b: dy }, { y: dweight }, { transposeA: true, accumulate });
+  if (dx) {
+    matmul(program, { a: dy, b: weight }, { y: dx }, {
+      transposeB: true,
+      ...(hidden ? { hidden } : {}),
+    });
+  }
+  if (dweight) matmul(program, { a: x, b: dy }, { y: dweight }, { transposeA: true, accumulate });
+  if (dbias) biasBackward(program, { dy }, { dbias }, { accumulate });
+}
 
+/** Rows of dy that one workgroup sums: a compromise between few partial sums and many workgroups. */
+const BLOCK = 256;
+
+/** dbias = column sums of dy; set, or with `accumulate` added to.  dy: [M,N]; dbias: f32 [N] */
+function biasBackward(
+  program: Program,
+  { dy }: { dy: Tensor },
+  { dbias }: { dbias: Tensor },
+  { accumulate }: { accumulate: boolean },
+): void {
   const [M, N] = dy.shape as [number, number];
   assertDType("linearBackward", dbias, "f32");
   assertShape("linearBackward", dbias, [N]);
@@ -51,9 +74,6 @@ export function linearBackward(
   }
 }
 
-/** Rows of dy that one workgroup sums: a compromise between few partial sums and many workgroups. */
-const BLOCK = 256;
-
 /** Sums of the columns of each block of rows.  x: [M,N]; sums: f32 [blocks,N] */
 function columnSums(
   program: Program,
@@ -66,7 +86,7 @@ function columnSums(
   const typed = (dtype: DType) => width === 4 ? `vec4<${dtype}>` : dtype;
   program.dispatch({
     label: "kernels/linear/bias_backward.wgsl",
-    source: biasBackward,
+    source: columnSumsShader,
     constants: {
       real: typed(x.dtype),
       value: typed("f32"),

@@ -6,12 +6,14 @@ import rows from "./rows.wgsl" with { type: "text" };
 import shape from "./shape.wgsl" with { type: "text" };
 import store from "./store.wgsl" with { type: "text" };
 import storeGelu from "./store_gelu.wgsl" with { type: "text" };
+import storeScaled from "./store_scaled.wgsl" with { type: "text" };
 import storeGeluBackward from "./store_gelu_backward.wgsl" with { type: "text" };
 import tiles from "./tiles.wgsl" with { type: "text" };
 import vector from "./vector.wgsl" with { type: "text" };
 import gelu from "../gelu/gelu.wgsl" with { type: "text" };
 import type { Device } from "../device.ts";
 import { type Constants, type Program, splitWorkgroups } from "../program.ts";
+import { specialize } from "../shader.ts";
 import { assertDType, assertShape, ceilDiv, type Tensor } from "../tensor.ts";
 import { recordFastest } from "../tune.ts";
 import {
@@ -46,6 +48,8 @@ export interface MatmulOptions {
   activated?: Tensor;
   /** Of y's shape and type; y is multiplied with gelu'(hidden) before it is stored. */
   hidden?: Tensor;
+  /** Multiplies the product; not together with the other treatments. */
+  scale?: number;
   /** The kernel to take, of those that can; without it the tuner's choice. For tests and benchmarks. */
   variant?: string;
 }
@@ -88,7 +92,10 @@ export function matmul(
     assertShape("matmul", bias, [N]);
     assertDType("matmul", bias, "f32");
   }
-  const { activated, hidden } = options;
+  const { activated, hidden, scale } = options;
+  if (scale !== undefined && (activated || hidden || bias || accumulate)) {
+    throw new TypeError("Cannot run matmul as only a plain product can be scaled");
+  }
   for (const t of [activated, hidden]) {
     if (!t) continue;
     assertShape("matmul", t, y.shape);
@@ -100,6 +107,8 @@ export function matmul(
       ? { source: `${storeGelu}\n${gelu}`, tensors: [activated] }
       : hidden
       ? { source: `${storeGeluBackward}\n${gelu}`, tensors: [hidden] }
+      : scale !== undefined
+      ? { source: specialize(storeScaled, { SCALE: scale }), tensors: [] }
       : PLAIN,
     aStride: aColumns,
     aStart: start,

@@ -1,7 +1,8 @@
-// y = mean + deviation · z, with z standard normal numbers drawn from counters.   y: [N]
+// y = mean + deviation · z, with z standard normal numbers drawn from counters, or uniform ones.   y: [N]
 enable f16;
 
 alias real = f16;
+const UNIFORM: bool = false; // z in (-√3, √3): mean 0 and deviation 1, too
 const WORKGROUP_SIZE: u32 = 256;
 
 @group(0) @binding(0) var<storage, read_write> y: array<real>;
@@ -31,6 +32,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   // Box and Muller 1958. u is in (0, 1], all of its 32 bits used near 0, where they make the tail
   let u = f32(draw.x) * 0x1p-32 + 0x1p-33;
   let angle = f32(bitcast<i32>(draw.y)) * (6.283185307179586 * 0x1p-32); // in [-π, π], where cos is exact
-  let z = sqrt(-2.0 * log(u)) * cos(angle);
+  var z = sqrt(-2.0 * log(u)) * cos(angle);
+  if (UNIFORM) { z = 1.7320508 * (2.0 * u - 1.0); }
   y[i] = real(bitcast<f32>(uniforms[1].x) + bitcast<f32>(uniforms[1].y) * z);
 }

@@ -1,8 +1,9 @@
 /** y = mean + deviation · z, for element `index` of a tensor; see fillNormal(). */
 export function normal(
-  { mean, deviation, seed, stream }: {
+  { mean, deviation, uniform = false, seed, stream }: {
     mean: number;
     deviation: number;
+    uniform?: boolean;
     seed: number;
     stream: number;
   },
@@ -21,6 +22,7 @@ export function normal(
   multiplyAndAdd();
   [x, y, z] = [x ^ (x >>> 16), y ^ (y >>> 16), z ^ (z >>> 16)];
   multiplyAndAdd();
+  if (uniform) return mean + deviation * Math.sqrt(3) * (2 * (x + 0.5) / 2 ** 32 - 1);
   const radius = Math.sqrt(-2 * Math.log((x + 0.5) / 2 ** 32));
   return mean + deviation * radius * Math.cos(2 * Math.PI * y / 2 ** 32);
 }

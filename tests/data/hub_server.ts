@@ -149,6 +149,7 @@ export class HubServer implements AsyncDisposable {
 
   #api(call: string, search: string, body: string): Response {
     const [verb, encoded, ...folder] = call.split("/");
+    const kind = this.#repo.startsWith("datasets/") ? "" : "models/";
     const at = this.#at(decodeURIComponent(encoded!));
     if (!at) return refuse(404, "RevisionNotFound");
     const [commit, files] = at;
@@ -172,9 +173,10 @@ export class HubServer implements AsyncDisposable {
         assert.deepEqual(folder, []);
         const from = Number(new URLSearchParams(search).get("cursor") ?? 0);
         const page = [...files].slice(from, from + 2).map(([path, file]) => entry(path, file));
-        const next = `${this.endpoint}/api/${this.#repo}/tree/${commit}?recursive=true&cursor=${
-          from + 2
-        }`;
+        const next =
+          `${this.endpoint}/api/${kind}${this.#repo}/tree/${commit}?recursive=true&cursor=${
+            from + 2
+          }`;
         return Response.json([{ type: "directory", path: "data", size: 0 }, ...page], {
           headers: from + 2 < files.size ? { Link: `<${next}>; rel="next"` } : {},
         });

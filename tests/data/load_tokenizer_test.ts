@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { loadTokenizer } from "../../data/load_tokenizer.ts";
 import { compactTokenizer, gpt2Tokenizer } from "../../data/tokenizer.ts";
+import { HubServer, refuse } from "./hub_server.ts";
 
 const full = await gpt2Tokenizer();
 const compact = await compactTokenizer(full, full.encode("Once upon a time"));
@@ -83,4 +84,46 @@ Deno.test("loadTokenizer() says in a sentence what is wrong", async () => {
     });
   });
   await assert.rejects(loadTokenizer("hf:"), { name: "SyntaxError", message: /hf:OWNER\/NAME/ });
+});
+
+Deno.test("loadTokenizer() takes a model's tokenizer from the hub, and offline from its cache", async () => {
+  await using server = new HubServer("cats/small");
+  const home = await Deno.makeTempDir();
+  try {
+    const environment = { HF_HOME: home, HF_ENDPOINT: server.endpoint };
+    const bytes = (text: string) => new TextEncoder().encode(text);
+    const small = { large: false };
+    const first = server.publish("tokenizer.json", bytes(compact.json), small);
+    const load = (spec: string, more = {}) =>
+      loadTokenizer(spec, { environment: { ...environment, ...more }, sleep: async () => {} });
+    assert.equal((await load("hf:cats/small")).hash, compact.hash);
+    const offline = { HF_HUB_OFFLINE: "1" };
+    assert.equal((await load("hf:cats/small", offline)).hash, compact.hash);
+
+    // what stands beside it is taken from the same commit
+    const file = JSON.parse(compact.json);
+    file.model.vocab["<end>"] = compact.vocabularySize;
+    server.publish("tokenizer.json", bytes(JSON.stringify(file)), small);
+    server.publish("tokenizer_config.json", bytes('{"eos_token":"<end>"}'), small);
+    assert.equal((await load("hf:cats/small")).endOfTextToken, "<end>");
+    assert.equal((await load("hf:cats/small", offline)).endOfTextToken, "<end>");
+    assert.equal((await load(`hf:cats/small@${first}`)).endOfTextToken, "<|endoftext|>");
+
+    await assert.rejects(load("hf:cats/small/other.json"), {
+      name: "HubError",
+      message: /no such/,
+    });
+    server.publish("sub/tokenizer.json", bytes(compact.json), small);
+    server.publish("sub/tokenizer_config.json", bytes('{"eos_token":"<|endoftext|>"}'), small);
+    const sub = await load("hf:cats/small/sub/tokenizer.json");
+    assert.equal(sub.hash, compact.hash);
+    // a refusal is no absence: what ends a document is not guessed
+    server.publish("tokenizer.json", bytes(compact.json), small);
+    let asked = 0;
+    server.fault = ({ path }) =>
+      path.includes("/paths-info/") && ++asked === 2 ? refuse(403) : undefined;
+    await assert.rejects(load("hf:cats/small"), { name: "HubError" });
+  } finally {
+    await Deno.remove(home, { recursive: true });
+  }
 });

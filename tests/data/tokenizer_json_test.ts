@@ -226,3 +226,36 @@ Deno.test("parseTokenizer() refuses what it does not know, in a sentence", async
     await assert.rejects(parseTokenizer(text!, "t.json"), { name: "SyntaxError", message });
   }
 });
+
+Deno.test("parseTokenizer() of a damaged file works or says in a sentence why not", async () => {
+  const seed = freshSeed(), random = new Random(seed);
+  const kinds = ["GPT-2", "added tokens", "Llama 3", "Llama 2", "T5", "BERT, uncased", "words"];
+  const damages = [null, 0, -1, 1.5, "", "x", true, [], {}, [null], { type: "Sequence" }];
+  for (let round = 0; round < 400; round++) {
+    const file = named(kinds[round % kinds.length]!);
+    const path: string[] = [];
+    // deno-lint-ignore no-explicit-any
+    for (let at: any = file;;) {
+      const keys = Object.keys(at);
+      const key = keys[random.below(keys.length)]!;
+      path.push(key);
+      const inner = at[key];
+      if (typeof inner !== "object" || inner === null || random.below(3) === 0) {
+        at[key] = damages[random.below(damages.length)];
+        break;
+      }
+      if (Object.keys(inner).length === 0) break;
+      at = inner;
+    }
+    const where = `seed ${seed}, round ${round}: ${path.join(".")}`;
+    try {
+      const tokenizer = await parseTokenizer(JSON.stringify(file), "t.json");
+      const ids = tokenizer.encode("A story of 12 cats, naïve.");
+      assert.equal(typeof tokenizer.decode(ids), "string", where);
+    } catch (error) {
+      const { name, message } = error as Error;
+      assert.match(name, /^(RangeError|SyntaxError)$/, `${where}: ${message}`);
+      assert.match(message, /^Cannot (read|use) t\.json as /, where);
+    }
+  }
+});

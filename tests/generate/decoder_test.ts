@@ -6,7 +6,7 @@ import { Program } from "../../kernels/program.ts";
 import { rankTokens } from "../../kernels/sample/reference.ts";
 import { createTensor, download, upload } from "../../kernels/tensor.ts";
 import { createActivations } from "../../model/activations.ts";
-import { forward, type Gpt, matrixOf } from "../../model/gpt.ts";
+import { forward, type Gpt, headOf } from "../../model/gpt.ts";
 import { headLogits } from "../../model/head.ts";
 import type { Precision } from "../../model/precision.ts";
 import { assertClose, device, REAL_TYPES } from "../kernels/harness.ts";
@@ -33,7 +33,7 @@ async function logitsOf(gpt: Gpt, text: Uint32Array): Promise<Float32Array[]> {
   upload(device, tokens, padded);
   const program = new Program(device);
   forward(program, gpt, { tokens }, activations);
-  headLogits(program, { x: activations.at("lnf"), wte: matrixOf(gpt, "wte.weight") }, { logits });
+  headLogits(program, { x: activations.at("lnf"), weight: headOf(gpt) }, { logits });
   program.run();
   const [values] = await download(device, logits);
   activations.destroy();

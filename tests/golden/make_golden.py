@@ -153,4 +153,5 @@ def main():
     save(path, golden, {"torch": torch.__version__, "config": json.dumps(config)})
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -27,8 +27,11 @@ Deno.test("reference attentionBackward() matches central differences", () => {
   const shape = { B: 2, T: 4, NH: 2, HS: 4 };
   const factor = (i: number) => i % 3 === 0 ? 0 : 1.5;
   const qkv = randomValues(random, 2 * 4 * 24), dy = randomValues(random, 2 * 4 * 8);
-  const { dqkv } = reference.attentionBackward({ qkv, dy }, shape, factor);
-  assertGradient((qkv) => reference.attentionForward({ qkv }, shape, factor).y, qkv, dy, dqkv);
+  for (const scores of [{}, { scale: 0.8 }, { window: 2 }]) {
+    const how = { ...shape, ...scores };
+    const { dqkv } = reference.attentionBackward({ qkv, dy }, how, factor);
+    assertGradient((qkv) => reference.attentionForward({ qkv }, how, factor).y, qkv, dy, dqkv);
+  }
 });
 
 /** Which kernels run on what. */
@@ -40,7 +43,7 @@ interface Case extends reference.AttentionShape {
 
 /** Runs forward and backward on the device and compares with the reference. */
 async function check(
-  { B, T, NH, HS, dtype, variant, rate = 0 }: Omit<Case, "variant"> & Partial<Case>,
+  { B, T, NH, HS, dtype, variant, rate = 0, ...scores }: Omit<Case, "variant"> & Partial<Case>,
   on = device,
 ): Promise<void> {
   const seed = freshSeed(), C = NH * HS, site = 5;
@@ -60,14 +63,14 @@ async function check(
     dqkv: poisoned("dqkv", { shape: [B * T, 3 * C], dtype }),
     random: tensorOf("random", { shape: [2], dtype: "u32" }, [seed, 3]),
   };
-  const options = { T, heads: NH, rate, site, ...(variant ? { variant } : {}) };
+  const options = { T, heads: NH, rate, site, ...scores, ...(variant ? { variant } : {}) };
   const program = new Program(on);
   attentionForward(program, t, t, options);
   attentionBackward(program, t, t, options);
   program.run();
   const [y, logSumExp, dqkv] = await download(device, t.y, t.logSumExp, t.dqkv);
   program.destroy();
-  const shape = { B, T, NH, HS };
+  const shape = { B, T, NH, HS, ...scores };
   const factor = (index: number) =>
     rate === 0 ? 1 : dropoutFactor({ seed, counter: 3, rate, site, index });
   const expected = reference.attentionForward(values, shape, factor);
@@ -89,6 +92,13 @@ const CASES: readonly (Omit<Case, "dtype"> & { dtypes?: readonly DType[] })[] = 
   { variant: "tiles", B: 2, T: 65, NH: 1, HS: 64 },
   { variant: "tiles", B: 1, T: 129, NH: 2, HS: 32, rate: 0.3 },
   { variant: "tiles", B: 1, T: 65, NH: 2, HS: 128 },
+  // GPT-Neo: nothing is divided by √HS, and every other layer looks back a window's length
+  { variant: "rows", B: 2, T: 130, NH: 1, HS: 8, scale: 0.7, window: 1, dtypes: ["f32"] },
+  { variant: "rows", B: 1, T: 131, NH: 2, HS: 4, window: 37, rate: 0.3 },
+  { variant: "rows", B: 1, T: 70, NH: 1, HS: 16, scale: 1, window: 70, dtypes: ["f32"] },
+  { variant: "tiles", B: 2, T: 130, NH: 1, HS: 32, scale: 0.7, window: 1, dtypes: ["f32"] },
+  { variant: "tiles", B: 1, T: 195, NH: 2, HS: 32, window: 37, rate: 0.3, dtypes: ["f32"] },
+  { variant: "tiles", B: 1, T: 131, NH: 1, HS: 32, scale: 0.5, window: 64, dtypes: ["f32"] },
 ];
 
 // with subgroups, where the device has them, and as if it had none
@@ -108,15 +118,15 @@ for (const { dtypes = REAL_TYPES, ...shape } of CASES) {
 
 for (const dtype of REAL_TYPES) {
   Deno.test(`attention matches the reference in ${dtype} in every tile that the tuner may choose`, async () => {
-    const shape = { B: 1, T: 67, NH: 1, HS: 32, dtype };
+    const shape = { B: 1, T: 195, NH: 1, HS: 32, dtype, window: 33 };
     const gpu = { ...device, isCpu: false, choices: new Map<string, string>() };
     const program = new Program(gpu), C = shape.NH * shape.HS;
     const row = (columns: number) => poisoned("", { shape: [shape.T, columns], dtype });
     const t = { qkv: row(3 * C), dqkv: row(3 * C), y: row(C), dy: row(C) };
     const perHead = poisoned("", { shape: [1, 1, shape.T], dtype: "f32" });
-    attentionForward(program, t, { ...t, logSumExp: perHead }, { T: shape.T, heads: 1 });
+    attentionForward(program, t, { ...t, logSumExp: perHead }, { ...shape, heads: 1 });
     attentionBackward(program, { ...t, logSumExp: perHead }, { ...t, delta: perHead }, {
-      T: shape.T,
+      ...shape,
       heads: 1,
     });
     const tunables = [...program.tunables.values()];
@@ -164,9 +174,15 @@ for (const variant of ["rows", "tiles"] as const) {
   });
 }
 
-for (const [dtype, isCpu] of REAL_TYPES.flatMap((type) => [[type, true], [type, false]] as const)) {
-  const workgroups = isCpu ? 32 : 256;
-  Deno.test(`attentionDecode() of ${workgroups} gives what attentionForward() gives in ${dtype}`, async () => {
+const DECODED = REAL_TYPES.flatMap((dtype) =>
+  [true, false].flatMap((isCpu) =>
+    [{}, { scale: 0.6, window: 1 }, { window: 41 }].map((scores) => ({ dtype, isCpu, scores }))
+  )
+);
+
+for (const { dtype, isCpu, scores } of DECODED) {
+  const workgroups = isCpu ? 32 : 256, how = JSON.stringify(scores);
+  Deno.test(`attentionDecode() of ${workgroups} gives what attentionForward() gives in ${dtype}, ${how}`, async () => {
     const seed = freshSeed(), random = testRandom(seed);
     const B = 2, T = 70, NH = 2, HS = 12, C = NH * HS, L = 71, starts = [0, 9];
     const passes = [1, 32, 4, 32, 1, 32]; // new tokens; the last are padding, most beyond the cache
@@ -184,7 +200,7 @@ for (const [dtype, isCpu] of REAL_TYPES.flatMap((type) => [[type, true], [type, 
       };
       upload(device, cursors, starts.flatMap((start) => [start + first, start]));
       const program = new Program({ ...device, isCpu });
-      attentionDecode(program, { ...t, cursors }, { ...t, keys, values });
+      attentionDecode(program, { ...t, cursors }, { ...t, keys, values }, scores);
       program.run();
       const [y] = await download(device, t.y);
       ys.forEach((list, b) => list.push(...y!.subarray(b * S * C, (b + 1) * S * C)));
@@ -192,7 +208,7 @@ for (const [dtype, isCpu] of REAL_TYPES.flatMap((type) => [[type, true], [type, 
     }
     const [cached] = await download(device, values);
     for (const [b, of] of qkv.entries()) {
-      const { y } = reference.attentionForward({ qkv: of }, { B: 1, T, NH, HS });
+      const { y } = reference.attentionForward({ qkv: of }, { B: 1, T, NH, HS, ...scores });
       assertClose(ys[b]!.slice(0, T * C), y, TOLERANCE[dtype]!, `y ${b}, seed ${seed}`);
       for (let h = 0; h < NH; h++) {
         const head = (b * NH + h) * L * HS, v = 2 * C + h * HS;

@@ -78,7 +78,8 @@ async function run(
     t.sum,
   );
   program.destroy();
-  assert.deepEqual(lossesAgain, losses);
+  // the same formula in two shaders, which a compiler may contract differently
+  assertClose(lossesAgain!, losses!, 1e-6, "losses of the backward pass");
   const dlogits = new Float32Array(M * V);
   for (let m = 0; m < M; m++) {
     dlogits.set(rows!.subarray(m * columns, m * columns + V), m * V);

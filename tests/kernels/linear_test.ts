@@ -106,3 +106,38 @@ for (const dtype of REAL_TYPES) {
     });
   }
 }
+
+Deno.test("linearForward() without a bias and linearBackward() of a part give the same as of the whole", async () => {
+  const random = testRandom(freshSeed()), M = 5, C = 8, N = 12;
+  const like = (shape: number[]) => ({ shape, dtype: "f32" as const });
+  const t = {
+    x: tensorOf("x", like([M, C]), randomValues(random, M * C)),
+    weight: tensorOf("weight", like([C, N]), randomValues(random, C * N)),
+    bias: tensorOf("bias", like([N]), new Array(N).fill(0)),
+    dy: tensorOf("dy", like([M, N]), randomValues(random, M * N)),
+  };
+  const { bias, ...unbiased } = t;
+  const outputs = () => ({
+    y: poisoned("y", like([M, N])),
+    dx: poisoned("dx", like([M, C])),
+    dweight: poisoned("dweight", like([C, N])),
+    dbias: poisoned("dbias", like([N])),
+  });
+  const whole = outputs(), part = outputs();
+  const results = await runProgram(
+    (program) => {
+      linearForward(program, { ...unbiased, bias }, whole);
+      linearForward(program, unbiased, part);
+      linearBackward(program, t, whole);
+      for (const name of ["dx", "dweight", "dbias"] as const) {
+        linearBackward(program, t, { [name]: part[name] });
+      }
+      const launches = program.length;
+      linearBackward(program, t, {});
+      assert.equal(program.length, launches);
+    },
+    ...Object.values(whole),
+    ...Object.values(part),
+  );
+  assert.deepEqual(results.slice(4), results.slice(0, 4));
+});

@@ -255,6 +255,35 @@ Deno.test("matmul() reads and writes columns of wider matrices", async () => {
   assertClose(yt!, expected, TOLERANCE.f32!, "yt");
 });
 
+// what adapters ask for: few columns, scaled, on a CPU, one row, and as a GPU has it
+for (const isCpu of [true, false]) {
+  for (const [M, K, N] of [[1, 132, 8], [70, 132, 8], [5, 7, 3]] as const) {
+    const where = isCpu ? "CPU" : "GPU";
+    Deno.test(`matmul() scales a product of [${M},${K}]x[${K},${N}] for a ${where}`, async () => {
+      const random = testRandom(freshSeed());
+      const values = { a: randomValues(random, M * K), b: randomValues(random, N * K) };
+      const like = (shape: number[]) => ({ shape, dtype: "f32" as const });
+      const a = tensorOf("a", like([M, K]), values.a), b = tensorOf("b", like([N, K]), values.b);
+      const y = poisoned("y", like([M, N]));
+      const program = new Program({ ...device, isCpu, choices: new Map() });
+      matmul(program, { a, b }, { y }, { transposeB: true, scale: -2.5 });
+      program.run();
+      const [scaled] = await download(device, y);
+      const product = reference.matmul(values, { M, N, K, transposeB: true }).y;
+      assertClose(scaled!, product.map((v) => -2.5 * v), 2.5 * TOLERANCE.f32!, "y");
+      assert.throws(() =>
+        matmul(program, { a, b }, { y }, {
+          transposeB: true,
+          scale: 2,
+          accumulate: true,
+        }), {
+        name: "TypeError",
+        message: "Cannot run matmul as only a plain product can be scaled",
+      });
+    });
+  }
+}
+
 Deno.test("matmul() writes a view of a larger tensor and nothing around it", async () => {
   const random = testRandom(freshSeed());
   const a = tensorOf("a", { shape: [2, 8], dtype: "f32" }, randomValues(random, 16));

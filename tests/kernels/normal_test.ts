@@ -37,6 +37,19 @@ for (const dtype of REAL_TYPES) {
   }
 }
 
+Deno.test("fillNormal() draws uniform numbers of the same mean and deviation", async () => {
+  const options = { mean: 0.5, deviation: 2, uniform: true, seed: freshSeed(), stream: 4 };
+  const n = 20_000, values = await draw(options, { shape: [n] }), what = `seed ${options.seed}`;
+  const expected = Array.from({ length: n }, (_, i) => reference.normal(options, i));
+  assertClose(values, expected, TOLERANCE.f32!, what);
+  const bound = 2 * Math.sqrt(3);
+  assert.ok(values.every((v) => Math.abs(v - 0.5) <= bound), what);
+  for (const share of [0.1, 0.5, 0.9]) {
+    const below = values.filter((v) => v < 0.5 + bound * (2 * share - 1)).length;
+    assert.ok(Math.abs(below - share * n) < 6 * Math.sqrt(n * share * (1 - share)), what);
+  }
+});
+
 Deno.test({
   name: "fillNormal() draws the same numbers in f32 and f16",
   ignore: !REAL_TYPES.includes("f16"),

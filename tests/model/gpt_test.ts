@@ -6,7 +6,7 @@ import type { Device } from "../../kernels/device.ts";
 import { Program } from "../../kernels/program.ts";
 import { createTensor, download, upload } from "../../kernels/tensor.ts";
 import { createActivations } from "../../model/activations.ts";
-import { createGpt, forward, type Gpt, masterOf, matrixOf } from "../../model/gpt.ts";
+import { createGpt, forward, type Gpt, headOf, masterOf } from "../../model/gpt.ts";
 import { headLogits, headLossForward } from "../../model/head.ts";
 import { parameterTable } from "../../model/parameters.ts";
 import type { Precision } from "../../model/precision.ts";
@@ -144,7 +144,7 @@ async function goldenLogits(
   const logits = createTensor(on, "logits", { shape: [rows, V], dtype: precision });
   const program = new Program(on);
   forward(program, gpt, { tokens }, activations);
-  headLogits(program, { x: activations.at("lnf"), wte: matrixOf(gpt, "wte.weight") }, { logits });
+  headLogits(program, { x: activations.at("lnf"), weight: headOf(gpt) }, { logits });
   program.run();
   const [values] = await download(on, logits);
   return values as Float32Array;
@@ -246,7 +246,7 @@ Deno.test("headLossForward() gives the same losses in one chunk and in many", as
   };
   const inputs = {
     x: make("x", [rows, width], random(rows * width, 1.3)),
-    wte: make("wte", [vocabulary, width], random(vocabulary * width, 2.7)),
+    weight: make("weight", [vocabulary, width], random(vocabulary * width, 2.7)),
     targets: make("targets", [rows], Uint32Array.from({ length: rows }, (_, i) => i % 17), "u32"),
   };
   const losses = [];

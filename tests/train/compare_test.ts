@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import type { TrainerState } from "../../model/checkpoint.ts";
-import { PRESETS, toHuggingFaceConfig } from "../../model/config.ts";
+import { PRESETS } from "../../model/config.ts";
+import { toHuggingFaceConfig } from "../../model/hugging_face.ts";
 import { openRunDirectory } from "../../train/checkpoint.ts";
 import {
   caveats,

@@ -1,0 +1,60 @@
+import { END_OF_TEXT } from "./tokenizer.ts";
+
+/**
+ * The `tokenizer.json` that says what GPT-2's older pair of files, `vocab.json` and `merges.txt`, says.
+ *
+ * @param where the folder with both, for error messages.
+ * @throws {SyntaxError} if one of them is not what it should be.
+ */
+export function tokenizerJsonOf(
+  { vocab, merges }: { vocab: string; merges: string },
+  where: string,
+): string {
+  let ids: Record<string, unknown> | undefined;
+  try {
+    ids = JSON.parse(vocab);
+  } catch {
+    // said below
+  }
+  const isTable = typeof ids === "object" && ids !== null &&
+    Object.values(ids).every(Number.isInteger);
+  if (!isTable) {
+    throw new SyntaxError(
+      `Cannot read vocab.json in ${where} as it must give every token a number`,
+    );
+  }
+  const lines = merges.split(/\r?\n/).filter((line) => line !== "" && !line.startsWith("#version"));
+  const wrong = lines.findIndex((line) => line.split(" ").length !== 2);
+  if (wrong >= 0) {
+    throw new SyntaxError(
+      `Cannot read merges.txt in ${where} as each line must be a pair of tokens: ` +
+        `current merge ${wrong} is ${JSON.stringify(lines[wrong])}`,
+    );
+  }
+  const byteLevel = { type: "ByteLevel", add_prefix_space: false, trim_offsets: true };
+  const end = ids![END_OF_TEXT];
+  const flags = { single_word: false, lstrip: false, rstrip: false, normalized: false };
+  return JSON.stringify({
+    version: "1.0",
+    truncation: null,
+    padding: null,
+    added_tokens: end === undefined
+      ? []
+      : [{ id: end, content: END_OF_TEXT, ...flags, special: true }],
+    normalizer: null,
+    pre_tokenizer: { ...byteLevel, use_regex: true },
+    post_processor: { ...byteLevel, trim_offsets: false, use_regex: true },
+    decoder: { ...byteLevel, use_regex: true },
+    model: {
+      type: "BPE",
+      dropout: null,
+      unk_token: null,
+      continuing_subword_prefix: "",
+      end_of_word_suffix: "",
+      fuse_unk: false,
+      byte_fallback: false,
+      vocab: ids,
+      merges: lines,
+    },
+  });
+}

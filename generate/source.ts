@@ -1,0 +1,293 @@
+import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { dirname, join, resolve } from "node:path";
+import { HubError, hubFile, type HubOptions, listHubFiles, parseHubSpec } from "../data/hub.ts";
+import { readTokenizer } from "../data/load_tokenizer.ts";
+import type { DataProgress } from "../data/sources.ts";
+import { gpt2Tokenizer, parseTokenizer, type Tokenizer } from "../data/tokenizer.ts";
+import { tokenizerJsonOf } from "../data/vocab_merges.ts";
+import {
+  CheckpointError,
+  newestCheckpoint,
+  STATE_FILE,
+  verifyCheckpoint,
+} from "../model/checkpoint.ts";
+import type { GptConfig, LoraConfig } from "../model/config.ts";
+import type { Gpt } from "../model/gpt.ts";
+import { parseHuggingFaceConfig } from "../model/hugging_face.ts";
+import {
+  ADAPTER_CONFIG,
+  ADAPTER_FILE,
+  adapterTensors,
+  mergeLora,
+  parseAdapterConfig,
+} from "../model/lora.ts";
+import { adaptersOf, weightBeside } from "../model/parameters.ts";
+import {
+  hashFiles,
+  isIndex,
+  MODEL_FILES,
+  openModelTensors,
+  openTensorFiles,
+  shardNames,
+} from "../model/tensor_files.ts";
+import { loadParameters } from "../model/weights.ts";
+
+/** Models that have short names: their repositories on the hub. */
+export const MODEL_NAMES: Readonly<Record<string, string>> = {
+  distilgpt2: "distilbert/distilgpt2",
+  gpt2: "openai-community/gpt2",
+  "gpt2-medium": "openai-community/gpt2-medium",
+  "gpt2-large": "openai-community/gpt2-large",
+  "gpt2-xl": "openai-community/gpt2-xl",
+};
+
+/** A model that was found, of which no parameter is loaded yet. */
+export interface ModelSource {
+  /** What finds the very same again: `hf:OWNER/NAME@COMMIT`, or a directory's whole path. */
+  readonly spec: string;
+  /** Where its files lie; if it has adapters, those of the model beside which they stand. */
+  readonly directory: string;
+  /** What it is, without adapters. */
+  readonly config: GptConfig;
+  /** Its tokenizer. */
+  readonly tokenizer: Tokenizer;
+  /** The checkpoint that it comes from, if it is one of a training. */
+  readonly checkpoint?: string;
+  /** Adapters that are merged into it, and where their file lies. */
+  readonly adapters?: { readonly lora: LoraConfig; readonly directory: string };
+}
+
+/** How to find a model, and who hears what happens. */
+export interface FindModelOptions extends Omit<HubOptions, "onProgress"> {
+  /** Positions to take of those that it has, the first; all unless said otherwise. */
+  readonly contextLength?: number | undefined;
+  /** Hears how far a download is. */
+  readonly onProgress?: (progress: DataProgress) => void;
+}
+
+/**
+ * Finds a model and reads what it is; from the hub it is downloaded first.
+ *
+ * @param spec a name of `MODEL_NAMES`, `hf:OWNER/NAME` with `@REVISION` or without, or a directory: of a model
+ * or of PEFT adapters as Hugging Face's libraries write them, a checkpoint, or a run, whose newest
+ * checkpoint is taken.
+ * @throws {Error} if there is no such model; {HubError} if the hub does not give it; {CheckpointError} if a
+ * checkpoint is damaged; {SyntaxError | RangeError} if it is a model of another kind.
+ */
+export async function findModel(
+  spec: string,
+  options: FindModelOptions = {},
+): Promise<ModelSource> {
+  return await readModel(await findFiles(spec, options), options);
+}
+
+/** Reads what the model in a directory is, which was found, and verified where it can be. */
+export async function readModel(
+  found: Pick<ModelSource, "spec" | "directory">,
+  options: FindModelOptions = {},
+): Promise<ModelSource> {
+  const { directory } = found;
+  const json = readIfThere(join(directory, ADAPTER_CONFIG));
+  const origin = existsSync(join(directory, STATE_FILE))
+    ? { spec: found.spec, checkpoint: directory }
+    : { spec: found.spec };
+  if (json === undefined) return { ...origin, directory, ...await describe(directory, options) };
+
+  const { lora, base, revision } = parseAdapterConfig(json, join(directory, ADAPTER_CONFIG));
+  const { adapters, checkpoint: _, ...model } = await findModel(
+    existsSync(base) || !isRepository(base)
+      ? base
+      : `hf:${base}${revision === undefined ? "" : `@${revision}`}`,
+    options,
+  );
+  if (adapters) {
+    throw new RangeError(
+      `Cannot load ${directory} as its adapters must stand beside a whole model: ` +
+        `${base}, their base_model_name_or_path, has adapters itself`,
+    );
+  }
+  adaptersOf({ ...model.config, lora }); // says if they do not fit
+  return {
+    ...model,
+    ...origin,
+    tokenizer: await tokenizerIn(directory, model.config) ?? model.tokenizer,
+    adapters: { lora, directory },
+  };
+}
+
+function isRepository(name: string): boolean {
+  return /^[\w.-]+(\/[\w.-]+)?$/.test(name);
+}
+
+/** Where a model's files lie, and what finds them again. */
+async function findFiles(
+  spec: string,
+  options: FindModelOptions,
+): Promise<Pick<ModelSource, "spec" | "directory">> {
+  const named = Object.hasOwn(MODEL_NAMES, spec) ? `hf:${MODEL_NAMES[spec]}` : spec;
+  if (named.startsWith("hf:")) return await download(named, options);
+  const stat = statSync(spec, { throwIfNoEntry: false });
+  if (!stat?.isDirectory()) {
+    throw new Error(
+      `Cannot find the model ${
+        JSON.stringify(spec)
+      } as it must be a directory, hf:OWNER/NAME, or one of ` +
+        `${Object.keys(MODEL_NAMES).join(", ")}: ${
+          stat ? "it is a file" : "there is no such directory"
+        }`,
+    );
+  }
+  const isRun = existsSync(join(spec, "checkpoints"));
+  const directory = isRun ? newestCheckpoint(spec, options.onNotice ?? (() => {})) : spec;
+  if (directory === undefined) {
+    throw new CheckpointError(`Cannot load a model as ${spec} holds no checkpoint`);
+  }
+  if (!isRun && existsSync(join(directory, STATE_FILE))) verifyCheckpoint(directory);
+  return { spec: resolve(directory), directory };
+}
+
+/** Downloads what is needed of a repository, all of it of one commit. */
+async function download(
+  spec: string,
+  { onProgress = () => {}, ...options }: FindModelOptions,
+): Promise<Pick<ModelSource, "spec" | "directory">> {
+  const { path, ...repository } = parseHubSpec(spec);
+  if (path !== undefined) {
+    throw new RangeError(
+      `Cannot take a model from ${spec} as a whole repository is one: leave out /${path}`,
+    );
+  }
+  const repo = { ...repository, type: "model" as const };
+  const names = (await listHubFiles(repo, options)).map(({ path }) => path);
+  const get = (path: string, revision = repo.revision) =>
+    hubFile({ ...repo, path, ...(revision === undefined ? {} : { revision }) }, {
+      ...options,
+      onProgress: (doneBytes, totalBytes) =>
+        onProgress({ stage: "downloading", name: path, doneBytes, totalBytes }),
+    });
+  const isAdapter = names.includes(ADAPTER_CONFIG);
+  const { path: first, commit } = await get(isAdapter ? ADAPTER_CONFIG : "config.json");
+  const more = async (name: string) => (await get(name, commit)).path;
+  const vocabulary = names.includes(TOKENIZER) ? [TOKENIZER] : [VOCAB, MERGES];
+  for (const name of [...vocabulary, "tokenizer_config.json"]) {
+    if (names.includes(name)) await more(name);
+  }
+  const weights = isAdapter ? ADAPTER_FILE : MODEL_FILES.find((name) => names.includes(name));
+  if (weights === undefined) {
+    throw new HubError(
+      `Cannot take a model from ${spec} as it must hold one of ${MODEL_FILES.join(", ")}: it has ` +
+        (names.filter((name) => !/^\.|\.(md|txt|json)$/.test(name)).join(", ") || "none"),
+    );
+  }
+  const file = await more(weights);
+  if (isIndex(weights)) {
+    for (const name of shardNames(readFileSync(file, "utf8"), file)) await more(name);
+  }
+  return { spec: `hf:${repo.repo}@${commit}`, directory: dirname(first) };
+}
+
+/** What a directory's model is. */
+async function describe(
+  directory: string,
+  options: FindModelOptions,
+): Promise<Pick<ModelSource, "config" | "tokenizer">> {
+  const path = join(directory, "config.json"), json = readIfThere(path);
+  if (json === undefined) {
+    throw new Error(
+      `Cannot load a model from ${directory} as it must hold config.json: it has ` +
+        `${readdirSync(directory).slice(0, 8).join(", ") || "no files"}`,
+    );
+  }
+  const config = parseHuggingFaceConfig(json, path), { contextLength } = options;
+  const tokenizer = await tokenizerIn(directory, config) ??
+    await tokenizerOfGpt2(directory, config, options);
+  if (contextLength !== undefined && contextLength > config.contextLength) {
+    throw new RangeError(
+      `Cannot take a model of ${config.contextLength} positions for contexts of ${contextLength} tokens: ` +
+        `choose at most ${config.contextLength} for ${directory}`,
+    );
+  }
+  return {
+    config: contextLength === undefined ? config : { ...config, contextLength },
+    tokenizer,
+  };
+}
+
+/** The files of a tokenizer: the one that says all, and the two that GPT-2 came with. */
+const TOKENIZER = "tokenizer.json", VOCAB = "vocab.json", MERGES = "merges.txt";
+
+/** A directory's tokenizer, if it has one. */
+async function tokenizerIn(
+  directory: string,
+  { vocabularySize }: GptConfig,
+): Promise<Tokenizer | undefined> {
+  const path = join(directory, TOKENIZER);
+  if (existsSync(path)) return await readTokenizer(path, { vocabularySize });
+  const vocab = readIfThere(join(directory, VOCAB)), merges = readIfThere(join(directory, MERGES));
+  if (vocab === undefined || merges === undefined) return undefined;
+  const json = tokenizerJsonOf({ vocab, merges }, directory);
+  return await parseTokenizer(json, `${VOCAB} and ${MERGES} in ${directory}`, { vocabularySize });
+}
+
+/** GPT-2's tokenizer, for models without one that know as many tokens: it is GPT-Neo's, too. */
+async function tokenizerOfGpt2(
+  directory: string,
+  { vocabularySize }: GptConfig,
+  { onNotice = () => {} }: FindModelOptions,
+): Promise<Tokenizer> {
+  const tokenizer = await gpt2Tokenizer();
+  if (tokenizer.vocabularySize !== vocabularySize) {
+    throw new Error(
+      `Cannot load a model from ${directory} as its tokenizer must be there: ` +
+        `there is no ${TOKENIZER}, nor ${VOCAB} with ${MERGES}`,
+    );
+  }
+  onNotice(`taking GPT-2's tokenizer, as ${directory} has none`);
+  return tokenizer;
+}
+
+function readIfThere(path: string): string | undefined {
+  return existsSync(path) ? readFileSync(path, "utf8") : undefined;
+}
+
+/**
+ * Fills a model from where it was found, its adapters merged in.
+ *
+ * @throws {Error} if a file cannot be read; {SyntaxError | RangeError} if it does not hold what it should.
+ */
+export function fillModel(gpt: Gpt, { directory, config, adapters }: ModelSource): void {
+  const changes = new Map<string, (values: Float32Array) => void>();
+  const open = [openModelTensors(directory)];
+  try {
+    if (adapters) {
+      const { lora } = adapters, path = join(adapters.directory, ADAPTER_FILE);
+      const file = openTensorFiles([path]);
+      open.push(file);
+      const tensors = adapterTensors({ ...config, lora }, file.tensors, path);
+      for (const adapter of adaptersOf({ ...config, lora })) {
+        const { module } = adapter, name = weightBeside(adapter), before = changes.get(name);
+        const [A, B] = [adapter.A, adapter.B].map((part) => {
+          const tensor = tensors.get(part)!;
+          return tensor.floats(0, tensor.shape.reduce((product, dim) => product * dim, 1));
+        });
+        changes.set(name, (values) => {
+          before?.(values); // GPT-Neo's q, k and v are one parameter
+          mergeLora({ lora, module }, { A: A!, B: B! }, values);
+        });
+      }
+    }
+    loadParameters(gpt, open[0]!.tensors, directory, { changes });
+  } finally {
+    for (const files of open) files.close();
+  }
+}
+
+/** SHA-256 of all that `fillModel()` reads. */
+export function hashModel({ directory, adapters }: ModelSource): string {
+  const files = openModelTensors(directory);
+  files.close();
+  return hashFiles([
+    ...files.paths,
+    ...(adapters ? [join(adapters.directory, ADAPTER_FILE)] : []),
+  ]);
+}

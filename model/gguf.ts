@@ -1,0 +1,160 @@
+import type { SafetensorsEntry } from "./safetensors.ts";
+
+/**
+ * Writing GGUF files, which llama.cpp reads: named values, then tensors
+ * (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
+ *
+ * @module
+ */
+
+/** A value with its type, by the names that the format has for types; of an array, that of its elements. */
+export type GgufValue =
+  | readonly [type: "uint32" | "float32", value: number]
+  | readonly [type: "bool", value: boolean]
+  | readonly [type: "string", value: string]
+  | readonly [type: "int32", values: readonly number[]]
+  | readonly [type: "string", values: readonly string[]];
+
+/** Numbers of the types of values. */
+const VALUE_TYPES = { uint32: 4, int32: 5, float32: 6, bool: 7, string: 8 } as const;
+const ARRAY = 9;
+
+/** Numbers of the types of tensors. */
+const TENSOR_TYPES = { F32: 0, F16: 1 } as const;
+
+/** Version of the format. */
+const VERSION = 3;
+
+/** Every tensor begins at a multiple of so many bytes. */
+const ALIGNMENT = 32;
+
+/**
+ * Writes a GGUF file as chunks, so that no tensor is copied.
+ *
+ * @param tensors F32 or F16; shapes are slowest dimension first, as everywhere here, and written the other
+ * way round, as the format wants them.
+ * @throws {RangeError} if a name comes twice, or if a tensor's bytes are not those of its shape and dtype.
+ */
+export function serializeGguf(
+  values: ReadonlyMap<string, GgufValue>,
+  tensors: Iterable<readonly [string, SafetensorsEntry]>,
+): Uint8Array<ArrayBuffer>[] {
+  const list = [...tensors];
+  const header = new GgufWriter();
+  header.bytes(new TextEncoder().encode("GGUF"));
+  header.uint32(VERSION);
+  header.uint64(list.length);
+  header.uint64(values.size);
+  for (const [name, value] of values) {
+    header.string(name);
+    header.value(value);
+  }
+  const chunks: Uint8Array<ArrayBuffer>[] = [];
+  const names = new Set<string>();
+  let offset = 0;
+  for (const [name, { dtype, shape, data }] of list) {
+    if (names.has(name)) {
+      throw new RangeError(`Cannot write GGUF as names must be unique: current name is "${name}"`);
+    }
+    names.add(name);
+    if (dtype !== "F32" && dtype !== "F16") {
+      throw new RangeError(
+        `Cannot write tensor "${name}" as GGUF as it must be F32 or F16: current dtype is ${dtype}`,
+      );
+    }
+    const bytes = shape.reduce((product, dim) => product * dim, dtype === "F32" ? 4 : 2);
+    if (data.length !== bytes) {
+      throw new RangeError(
+        `Cannot write tensor "${name}" as ${dtype} [${shape}] must have ${bytes} bytes: ` +
+          `current size is ${data.length}`,
+      );
+    }
+    header.string(name);
+    header.uint32(shape.length);
+    for (const dim of shape.toReversed()) header.uint64(dim);
+    header.uint32(TENSOR_TYPES[dtype]);
+    header.uint64(offset);
+    const padding = paddingBehind(bytes);
+    chunks.push(data, new Uint8Array(padding));
+    offset += bytes + padding;
+  }
+  header.bytes(new Uint8Array(paddingBehind(header.length)));
+  return [header.take(), ...chunks];
+}
+
+/** Bytes from the end of something to the next multiple of the alignment. */
+function paddingBehind(bytes: number): number {
+  return (ALIGNMENT - bytes % ALIGNMENT) % ALIGNMENT;
+}
+
+/** Bytes that grow, little-endian. */
+class GgufWriter {
+  #bytes = new Uint8Array(2 ** 16);
+  #view = new DataView(this.#bytes.buffer);
+  length = 0;
+
+  bytes(more: Uint8Array): void {
+    const at = this.#grow(more.length);
+    this.#bytes.set(more, at);
+  }
+
+  uint32(value: number): void {
+    const at = this.#grow(4);
+    this.#view.setUint32(at, value, true);
+  }
+
+  uint64(value: number): void {
+    const at = this.#grow(8);
+    this.#view.setBigUint64(at, BigInt(value), true);
+  }
+
+  /** A text: its length in bytes, then UTF-8. */
+  string(text: string): void {
+    const bytes = new TextEncoder().encode(text);
+    this.uint64(bytes.length);
+    this.bytes(bytes);
+  }
+
+  /** A value behind its type, an array behind those of its elements and their number. */
+  value([type, value]: GgufValue): void {
+    if (!Array.isArray(value)) {
+      this.uint32(VALUE_TYPES[type]);
+      return this.#element(type, value as number | boolean | string);
+    }
+    this.uint32(ARRAY);
+    this.uint32(VALUE_TYPES[type]);
+    this.uint64(value.length);
+    for (const element of value) this.#element(type, element);
+  }
+
+  /** All that was written. */
+  take(): Uint8Array<ArrayBuffer> {
+    return this.#bytes.subarray(0, this.length);
+  }
+
+  #element(type: keyof typeof VALUE_TYPES, value: number | boolean | string): void {
+    switch (type) {
+      case "string":
+        return this.string(value as string);
+      case "bool":
+        return this.bytes(Uint8Array.of(Number(value)));
+      case "float32":
+        return this.bytes(new Uint8Array(Float32Array.of(value as number).buffer));
+      default:
+        return this.uint32(value as number); // a negative int32 has the same bits
+    }
+  }
+
+  /** Makes room; where it begins. */
+  #grow(count: number): number {
+    const at = this.length;
+    this.length += count;
+    if (this.length > this.#bytes.length) {
+      const larger = new Uint8Array(Math.max(2 * this.#bytes.length, this.length));
+      larger.set(this.#bytes.subarray(0, at));
+      this.#bytes = larger;
+      this.#view = new DataView(larger.buffer);
+    }
+    return at;
+  }
+}

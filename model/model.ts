@@ -1,0 +1,104 @@
+import { type Arena, createArena, tensorNamed } from "../kernels/arena.ts";
+import type { Device } from "../kernels/device.ts";
+import type { Tensor } from "../kernels/tensor.ts";
+import { type GptConfig, validateConfig } from "./config.ts";
+import { type ParameterSpec, parameterTable } from "./parameters.ts";
+import type { Precision } from "./precision.ts";
+
+/** A model on a device: what it is and its parameters, nothing of any batch. */
+export interface Gpt {
+  /** Where it lives. */
+  readonly device: Device;
+  /** Its dimensions. */
+  readonly config: GptConfig;
+  /** Element types of its matrix products. */
+  readonly precision: Precision;
+  /** What its parameters are, in the order of the arenas. */
+  readonly table: readonly ParameterSpec[];
+  /** f32 master parameters by Hugging Face's names. */
+  readonly parameters: Arena;
+  /** f16 copy of the decayed parameters (matrices, embeddings), kept by AdamW; only in f16. */
+  readonly copies?: Arena;
+  /** Bytes of parameters and copies on the device. */
+  readonly bytes: number;
+  /** Frees the parameters. */
+  destroy(): void;
+}
+
+/**
+ * Allocates a model with all parameters zero; `loadParameters()` or `initializeParameters()` fill it.
+ *
+ * @param options.freeze parts that training leaves as they are, see `parseFreeze()`.
+ * @throws {RangeError} if a dimension is impossible or the parameters leave the device's limits.
+ */
+export function createGpt(
+  device: Device,
+  config: GptConfig,
+  { precision, freeze = "" }: { precision: Precision; freeze?: string },
+): Gpt {
+  validateConfig(config);
+  if (precision === "f16" && !device.features.has("shader-f16")) {
+    throw new RangeError(
+      `Cannot compute in f16 as ${device.name} must have the feature shader-f16: ` +
+        `current features are ${[...device.features].join(", ") || "none"}`,
+    );
+  }
+  const table = parameterTable(config, freeze);
+  const parameters = createArena(device, "parameters", {
+    shapes: new Map(table.map(({ name, shape }) => [name, shape])),
+    dtype: "f32",
+  });
+  const decayed = table.filter((p) => p.decayed);
+  const copies = precision === "f32" ? undefined : createArena(device, "f16 copies", {
+    shapes: new Map(decayed.map(({ name, shape }) => [name, shape])),
+    dtype: "f16",
+  });
+  const buffers = [parameters, copies].flatMap((arena) => arena ? [arena.flat.buffer] : []);
+  return {
+    device,
+    config,
+    precision,
+    table,
+    parameters,
+    ...(copies ? { copies } : {}),
+    bytes: buffers.reduce((sum, { size }) => sum + size, 0),
+    destroy() {
+      for (const buffer of buffers) buffer.destroy();
+    },
+  };
+}
+
+/** A parameter as matrix products read it: the f16 copy under autocast, else the master. */
+export function matrixOf(model: Gpt, name: string): Tensor {
+  return tensorNamed(model.copies ?? model.parameters, name);
+}
+
+/** A parameter's f32 master. */
+export function masterOf(model: Gpt, name: string): Tensor {
+  return tensorNamed(model.parameters, name);
+}
+
+/** The head's matrix as products read it: its own, or the token embedding's. */
+export function headOf(model: Gpt): Tensor {
+  return matrixOf(model, headName(model));
+}
+
+/** The name of the head's matrix. */
+export function headName({ config }: Pick<Gpt, "config">): string {
+  return config.ownHead ? "lm_head.weight" : "wte.weight";
+}
+
+/**
+ * The first block that has something to train: below it a backward pass has nothing to do, unless the
+ * embeddings are trained, where it is 0. The number of blocks if there is no such block.
+ */
+export function firstTrainedBlock({ config, table }: Pick<Gpt, "config" | "table">): number {
+  let first = config.layers;
+  for (const { name, trained } of table) {
+    const [, block] = /^h\.(\d+)\./.exec(name) ?? [];
+    if (!trained) continue;
+    if (block !== undefined) first = Math.min(first, Number(block));
+    else if (name.startsWith("wpe.")) first = 0;
+  }
+  return first;
+}

@@ -1,0 +1,242 @@
+import assert from "node:assert/strict";
+import { cpSync } from "node:fs";
+import { join } from "node:path";
+import { compactTokenizer, gpt2Tokenizer } from "../../data/tokenizer.ts";
+import { fillModel, findModel, type FindModelOptions } from "../../generate/source.ts";
+import type { GptConfig } from "../../model/config.ts";
+import { createGpt } from "../../model/gpt.ts";
+import { toHuggingFaceConfig } from "../../model/hugging_face.ts";
+import { type SafetensorsEntry, serializeSafetensors } from "../../model/safetensors.ts";
+import { initializeParameters, saveParameters } from "../../model/weights.ts";
+import { HubServer } from "../data/hub_server.ts";
+import { device } from "../kernels/harness.ts";
+import { freshSeed } from "../seeds.ts";
+
+const directory = Deno.makeTempDirSync();
+globalThis.addEventListener("unload", () => Deno.removeSync(directory, { recursive: true }));
+
+const tokenizer = await compactTokenizer(await gpt2Tokenizer(), []);
+const { vocabularySize, endOfText } = tokenizer;
+const config: GptConfig = { vocabularySize, contextLength: 9, width: 8, layers: 2, heads: 2 };
+const model = createGpt(device, config, { precision: "f32" });
+initializeParameters(model, { seed: freshSeed() });
+const saved = await saveParameters(model), halves = await saveParameters(model, { dtype: "F16" });
+
+type Files = Record<string, Uint8Array<ArrayBuffer>>;
+const json = (value: unknown) => new TextEncoder().encode(JSON.stringify(value));
+const tensors = (entries: Iterable<readonly [string, SafetensorsEntry]>) =>
+  new Uint8Array(serializeSafetensors(entries).flatMap((chunk) => [...chunk]));
+
+/** The model in two files, with the tokenizer as GPT-2 has it. */
+function sharded(): Files {
+  const { vocab, merges } = JSON.parse(tokenizer.json).model;
+  const names = [...halves.keys()], shards = [names.slice(0, 3), names.slice(3)];
+  const shardName = (i: number) => `model-0000${i + 1}-of-00002.safetensors`;
+  const map = shards.flatMap((names, i) => names.map((name) => [name, shardName(i)]));
+  return {
+    ".gitattributes": json(""),
+    "README.md": json(""),
+    "config.json": json(toHuggingFaceConfig(config, { endOfText })),
+    "merges.txt": new TextEncoder().encode(
+      ["#version: 0.2", ...merges.map((pair: string | string[]) => [pair].flat().join(" ")), ""]
+        .join("\n"),
+    ),
+    "vocab.json": json(vocab),
+    "model.safetensors.index.json": json({ weight_map: Object.fromEntries(map) }),
+    ...Object.fromEntries(
+      shards.map((names, i) => [shardName(i), tensors(names.map((n) => [n, halves.get(n)!]))]),
+    ),
+    "onnx/model.onnx": json(""),
+  };
+}
+
+/** A directory with the model, and what else is asked for. */
+function local(more: Files = {}): string {
+  const path = Deno.makeTempDirSync({ dir: directory });
+  const files: Files = {
+    "config.json": json(toHuggingFaceConfig(config, { endOfText })),
+    "tokenizer.json": new TextEncoder().encode(tokenizer.json),
+    "model.safetensors": tensors(saved),
+    ...more,
+  };
+  for (const [name, bytes] of Object.entries(files)) {
+    if (bytes.length > 0) Deno.writeFileSync(join(path, name), bytes);
+  }
+  return path;
+}
+
+const nothing = new Uint8Array(); // in place of a file: none
+
+/** A hub with a model, an empty cache, and what is said. */
+function hubWith(files: Files) {
+  const server = new HubServer("tiny/model");
+  for (const [name, bytes] of Object.entries(files)) {
+    server.publish(name, bytes, { large: name.endsWith(".safetensors") || name.endsWith(".bin") });
+  }
+  const notices: string[] = [];
+  const environment: Record<string, string> = {
+    HF_HOME: Deno.makeTempDirSync({ dir: directory }),
+    HF_ENDPOINT: server.endpoint,
+  };
+  const options: FindModelOptions = {
+    environment,
+    onNotice: (sentence) => notices.push(sentence),
+    sleep: () => Promise.resolve(),
+  };
+  return {
+    server,
+    notices,
+    environment,
+    options,
+    [Symbol.asyncDispose]: () => server[Symbol.asyncDispose](),
+  };
+}
+
+async function loaded(spec: string, options: FindModelOptions = {}, dtype: "F16" | "F32" = "F32") {
+  const source = await findModel(spec, options);
+  const gpt = createGpt(device, source.config, { precision: "f32" });
+  try {
+    fillModel(gpt, source);
+    return { ...source, parameters: await saveParameters(gpt, { dtype }) };
+  } finally {
+    gpt.destroy();
+  }
+}
+
+Deno.test("findModel() takes from the hub what a model needs, all of one commit, and once", async () => {
+  await using hub = hubWith(sharded());
+  const commit = hub.server.main;
+  const found = await loaded("hf:tiny/model", hub.options, "F16");
+  assert.equal(found.spec, `hf:tiny/model@${commit}`);
+  assert.deepEqual(found.config, config);
+  assert.deepEqual(found.parameters, halves);
+  assert.equal(found.tokenizer.hash, tokenizer.hash);
+  const files = [...new Set(hub.server.log("hub").filter((line) => line.includes("/resolve/")))];
+  assert.ok(files.length === 6 && files.every((line) => line.includes(commit)), files.join("\n"));
+
+  // main moves on, and the hub goes: the commit stays what it was
+  hub.server.publish("config.json", json({}));
+  hub.environment.HF_HUB_OFFLINE = "1";
+  const again = await loaded(found.spec, hub.options, "F16");
+  assert.deepEqual(again.parameters, halves);
+});
+
+Deno.test("findModel() takes PyTorch's file where there is no other, and GPT-2's tokenizer where there is none", async () => {
+  const torchFile = Deno.readFileSync(new URL("../golden/torch_file.bin", import.meta.url));
+  await using hub = hubWith({
+    "config.json": json(
+      toHuggingFaceConfig({ ...config, vocabularySize: 50257 }, { endOfText: 50256 }),
+    ),
+    "pytorch_model.bin": torchFile,
+  });
+  const source = await findModel("hf:tiny/model", hub.options);
+  assert.equal(source.tokenizer.hash, (await gpt2Tokenizer()).hash);
+  assert.match(hub.notices.at(-1)!, /^taking GPT-2's tokenizer, as .* has none$/);
+  const gpt = createGpt(device, source.config, { precision: "f32" });
+  assert.throws(() => fillModel(gpt, source), { message: /unknown names are mask, half, brain/ });
+  gpt.destroy();
+});
+
+Deno.test("findModel() finds adapters, and the model beside them on the hub", async () => {
+  await using hub = hubWith(sharded());
+  const A = { dtype: "F32", shape: [1, 8], data: new Uint8Array(32) } as const;
+  const B = { dtype: "F32", shape: [8, 1], data: new Uint8Array(32) } as const;
+  const prefix = "base_model.model.transformer.h";
+  const adapter = {
+    "config.json": nothing,
+    "tokenizer.json": nothing,
+    "model.safetensors": nothing,
+    "adapter_config.json": json({
+      peft_type: "LORA",
+      r: 1,
+      lora_alpha: 2,
+      target_modules: ["attn.c_proj"],
+      base_model_name_or_path: "tiny/model",
+      revision: hub.server.main,
+    }),
+    "adapter_model.safetensors": tensors([0, 1].flatMap((i) => [
+      [`${prefix}.${i}.attn.c_proj.lora_A.weight`, A],
+      [`${prefix}.${i}.attn.c_proj.lora_B.weight`, B],
+    ])),
+  };
+  const found = await loaded(local(adapter), hub.options, "F16");
+  assert.deepEqual(found.adapters?.lora, { rank: 1, alpha: 2, targets: ["attn.c_proj"] });
+  assert.equal(found.tokenizer.hash, tokenizer.hash);
+  assert.deepEqual(found.parameters, halves); // B is zero
+});
+
+Deno.test("findModel() takes the first positions of a model and refuses more than it has", async () => {
+  const path = local();
+  const { parameters } = await loaded(path, { contextLength: 4 });
+  assert.deepEqual(parameters.get("transformer.wpe.weight")!.shape, [4, 8]);
+  await assert.rejects(findModel(path, { contextLength: 10 }), {
+    name: "RangeError",
+    message: /a model of 9 positions for contexts of 10 tokens: choose at most 9/,
+  });
+});
+
+const whole = local();
+const copied = join(directory, "file");
+cpSync(join(whole, "config.json"), copied);
+const withConfig = (fields: Record<string, unknown>) =>
+  local({ "config.json": json({ ...toHuggingFaceConfig(config, { endOfText }), ...fields }) });
+
+const refused: [what: string, spec: string, message: RegExp][] = [
+  [
+    "a name that is none",
+    "gpt3",
+    /"gpt3" as it must be a directory, hf:OWNER\/NAME, or one of distilgpt2, gpt2, /,
+  ],
+  ["a file", copied, /must be a directory, .*: it is a file$/],
+  ["a file of the hub", "hf:a/b/model.safetensors", /leave out \/model\.safetensors$/],
+  ["a directory without a model", directory, /it must hold config\.json: it has /],
+  [
+    "a directory without parameters",
+    local({ "model.safetensors": nothing }),
+    /^Cannot read .*model\.safetensors: there is no such file$/,
+  ],
+  [
+    "a model without a tokenizer",
+    local({ "tokenizer.json": nothing }),
+    /its tokenizer must be there/,
+  ],
+  [
+    "another architecture",
+    withConfig({ model_type: "llama" }),
+    /model_type must be "gpt2" or "gpt_neo": current value is "llama"$/,
+  ],
+  [
+    "another activation",
+    withConfig({ activation_function: "relu" }),
+    /activation_function must be .*: current value is "relu"$/,
+  ],
+  ["a model of other dimensions", withConfig({ n_layer: 1 }), /unknown names are h\.1\./],
+  ["a model with more layers than it has", withConfig({ n_layer: 3 }), /missing names are h\.2\./],
+];
+
+for (const [what, spec, message] of refused) {
+  Deno.test(`findModel() and fillModel() refuse ${what} in a sentence`, async () => {
+    await assert.rejects(loaded(spec), { message });
+  });
+}
+
+Deno.test("findModel() refuses a repository without parameters in a sentence", async () => {
+  const { "config.json": config } = sharded();
+  await using hub = hubWith({ "config.json": config!, "tf_model.h5": json(1) });
+  await assert.rejects(findModel("hf:tiny/model", hub.options), {
+    name: "HubError",
+    message: /must hold one of .*model\.safetensors, .*pytorch_model\.bin: it has tf_model\.h5$/,
+  });
+});
+
+Deno.test("findModel() ends when its signal aborts", async () => {
+  await using hub = hubWith(sharded());
+  const controller = new AbortController();
+  hub.server.fault = ({ path }) => {
+    if (path.includes("model-00002")) controller.abort(new Error("enough"));
+    return undefined;
+  };
+  await assert.rejects(findModel("hf:tiny/model", { ...hub.options, signal: controller.signal }), {
+    message: "enough",
+  });
+});

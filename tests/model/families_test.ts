@@ -1,0 +1,261 @@
+import assert from "node:assert/strict";
+import { createDecoder } from "../../generate/decoder.ts";
+import { DEFAULT_SAMPLER } from "../../generate/generate.ts";
+import { tensorNamed } from "../../kernels/arena.ts";
+import type { Device } from "../../kernels/device.ts";
+import { Program } from "../../kernels/program.ts";
+import { createTensor, download, upload } from "../../kernels/tensor.ts";
+import { createActivations } from "../../model/activations.ts";
+import type { GptConfig } from "../../model/config.ts";
+import { createGpt, forward, type Gpt, headOf } from "../../model/gpt.ts";
+import { headLogits } from "../../model/head.ts";
+import { parseHuggingFaceConfig, toHuggingFaceConfig } from "../../model/hugging_face.ts";
+import { isAdapter, nameInAdapterFile } from "../../model/lora.ts";
+import type { Precision } from "../../model/precision.ts";
+import { parseSafetensors, type SafetensorsEntry, toFloat32 } from "../../model/safetensors.ts";
+import {
+  loadAdapters,
+  loadParameters,
+  saveAdapters,
+  saveParameters,
+  storedEntries,
+} from "../../model/weights.ts";
+import { createTrainStep, initialScaler } from "../../train/step.ts";
+import { assertClose, device, REAL_TYPES } from "../kernels/harness.ts";
+
+// what tests/golden/make_families.py computed with PyTorch, in f64
+const path = new URL("../golden/families.safetensors", import.meta.url);
+const { tensors, metadata } = parseSafetensors(await Deno.readFile(path), "families.safetensors");
+const configs = JSON.parse(metadata.get("configs")!) as Record<string, Record<string, unknown>>;
+
+// two layers of sums of up to 64 terms; f16: activations rounded to 11 bits some ten times on the way
+const TOLERANCE = {
+  f32: { logits: 2e-5, gradient: 2e-5 },
+  f16: { logits: 2e-2, gradient: 4e-2 },
+};
+
+interface Case {
+  name: string;
+  config: GptConfig;
+  /** Tensors of the model's file, and those of its adapters. */
+  file: Map<string, SafetensorsEntry>;
+  adapters: Map<string, SafetensorsEntry>;
+  golden(name: string): Float32Array;
+  integers(name: string): Uint32Array;
+}
+
+const CASES = Object.entries(configs).map(([name, { lora, ...fields }]): Case => {
+  const own = [...tensors].filter(([key]) => key.startsWith(`${name}: file `))
+    .map(([key, entry]) => [key.slice(`${name}: file `.length), entry] as const);
+  const { r, lora_alpha, target_modules } = Object(lora);
+  return {
+    name,
+    config: {
+      ...parseHuggingFaceConfig(JSON.stringify(fields), "config.json"),
+      ...(lora ? { lora: { rank: r, alpha: lora_alpha, targets: target_modules } } : {}),
+    },
+    file: new Map(own.filter(([key]) => !key.includes("lora_"))),
+    adapters: new Map(own.filter(([key]) => key.includes("lora_"))),
+    golden: (key) => toFloat32(tensors.get(`${name}: ${key}`)!),
+    integers: (key) => new Uint32Array(tensors.get(`${name}: ${key}`)!.data.slice().buffer),
+  };
+});
+
+function load(
+  { config, file, adapters }: Case,
+  on: Device,
+  precision: Precision,
+  freeze = "",
+): Gpt {
+  const gpt = createGpt(on, config, { precision, freeze });
+  loadParameters(gpt, file, "golden");
+  if (config.lora) loadAdapters(gpt, adapters, "golden adapters");
+  return gpt;
+}
+
+async function logitsOf(gpt: Gpt, tokens: Uint32Array, T: number): Promise<Float32Array> {
+  const { config, precision, device: on } = gpt, M = tokens.length, V = config.vocabularySize;
+  const batch = { batchSize: M / T, sequenceLength: T };
+  const activations = createActivations(on, config, { batch, precision, training: false });
+  const input = createTensor(on, "tokens", { shape: [M], dtype: "u32" });
+  upload(on, input, tokens);
+  const logits = createTensor(on, "logits", { shape: [M, V], dtype: "f32" });
+  const program = new Program(on);
+  forward(program, gpt, { tokens: input }, activations);
+  headLogits(program, { x: activations.at("lnf"), weight: headOf(gpt) }, { logits });
+  program.run();
+  const [values] = await download(on, logits);
+  return values as Float32Array;
+}
+
+function batchOf({ integers }: Case) {
+  const inputs = integers("tokens") as Uint32Array<ArrayBuffer>;
+  const order = Uint32Array.from(inputs.keys()).sort((a, b) => inputs[a]! - inputs[b]! || a - b);
+  const targets = integers("targets") as Uint32Array<ArrayBuffer>;
+  return { inputs, targets, order, counted: inputs.length };
+}
+
+function stepOf(gpt: Gpt, { sequenceLength = 11, gradientAccumulation = 1 } = {}) {
+  const step = createTrainStep(gpt, {
+    batchSize: 2,
+    sequenceLength,
+    gradientAccumulation,
+    dropout: 0,
+    labelSmoothing: 0,
+    gradientClip: Infinity,
+    weightDecay: 0.1,
+    beta1: 0.9,
+    beta2: 0.98,
+    seed: 0,
+  });
+  step.restoreScaler(initialScaler(gpt.precision));
+  return step;
+}
+
+/** Gradients of a step under the names of the files, relative to the loss scale. */
+async function gradientsOf(gpt: Gpt, example: Case, count = 1) {
+  const step = stepOf(gpt, { gradientAccumulation: count });
+  step.submit(0, new Array(count).fill(batchOf(example)), { learningRate: 0 });
+  const [report] = await step.reports(1);
+  const trained = gpt.table.filter((parameter) => parameter.trained);
+  const values = await download(
+    device,
+    ...trained.map(({ name }) => tensorNamed(step.gradients, name)),
+  );
+  const scaled = new Map(
+    trained.map(({ name }, i) => [
+      name,
+      values[i]!.map((v) => v / report!.lossScale) as Float32Array<ArrayBuffer>,
+    ]),
+  );
+  step.destroy();
+  const stored = storedEntries(gpt.config, trained.filter(({ name }) => !isAdapter(name)), scaled);
+  const gradients = new Map(Array.from(stored, ([name, entry]) => [name, toFloat32(entry)]));
+  for (const [name, gradient] of scaled) {
+    if (isAdapter(name)) gradients.set(nameInAdapterFile(name), gradient);
+  }
+  return { loss: report!.loss, gradients };
+}
+
+/** The device as it is and, if it computes on the CPU, with the kernels that a GPU would run. */
+const DEVICES: readonly (readonly [how: string, Device])[] = [
+  ["", device],
+  ...(device.isCpu
+    ? [[
+      " with a GPU's kernels",
+      { ...device, isCpu: false, subgroupSize: undefined, choices: new Map() },
+    ]] as const
+    : []),
+];
+
+for (const example of CASES) {
+  const runs = (REAL_TYPES as Precision[]).flatMap((precision) =>
+    DEVICES.map(([how, on]) => ({ precision, how, on }))
+  );
+  for (const { precision, how, on } of runs) {
+    Deno.test(`a model "${example.name}" gives PyTorch's logits and gradients in ${precision}${how}`, async () => {
+      const { logits, gradient } = TOLERANCE[precision];
+      const gpt = load(example, on, precision);
+      const T = example.integers("tokens").length / 2;
+      const found = await logitsOf(gpt, example.integers("tokens"), T);
+      assertClose(found, example.golden("logits"), logits, "logits");
+      const { loss, gradients } = await gradientsOf(gpt, example);
+      assertClose([loss], example.golden("loss"), logits, "loss");
+      const expected = [...tensors.keys()].filter((n) =>
+        n.startsWith(`${example.name}: gradient `)
+      );
+      assert.equal(gradients.size, expected.length);
+      for (const [name, values] of gradients) {
+        const wanted = example.golden(`gradient ${name}`);
+        const largest = wanted.reduce((most, v) => Math.max(most, Math.abs(v)), 1e-6);
+        const relative = (list: Float32Array) => list.map((v) => v / largest);
+        assertClose(relative(values), relative(wanted), gradient, `gradient of ${name}`);
+      }
+      gpt.destroy();
+    });
+  }
+
+  Deno.test(`a model "${example.name}" adds up the gradients of micro-batches`, async () => {
+    const gpt = load(example, device, "f32");
+    const { gradients: once } = await gradientsOf(gpt, example);
+    const { gradients: twice } = await gradientsOf(gpt, example, 2); // the same batch, the mean of both
+    for (const [name, values] of once) assertClose(twice.get(name)!, values, 1e-6, name);
+    gpt.destroy();
+  });
+
+  Deno.test(`a model "${example.name}" continues greedily as PyTorch does`, async () => {
+    const expected = example.integers("greedy"), given = 2;
+    const gpt = load(example, device, "f32");
+    const decoder = createDecoder(gpt, {
+      texts: [[...expected.subarray(0, given)]],
+      seeds: [0],
+      maxNewTokens: expected.length - given,
+      sampler: { ...DEFAULT_SAMPLER, temperature: 0 },
+    });
+    assert.deepEqual(await decoder.next(expected.length - given), [expected]);
+    decoder.destroy();
+    gpt.destroy();
+  });
+
+  Deno.test(`a model "${example.name}" is saved as it was loaded, adapters merged or alone`, async () => {
+    const gpt = load(example, device, "f32");
+    const saved = await saveParameters(gpt);
+    assert.deepEqual([...saved.keys()].sort(), [...example.file.keys()].sort());
+    const json = JSON.stringify(toHuggingFaceConfig(gpt.config, { endOfText: 0 }));
+    const { lora, ...config } = gpt.config;
+    assert.deepEqual(parseHuggingFaceConfig(json, "config.json"), config);
+    if (!lora) {
+      assert.deepEqual(saved, new Map([...saved.keys()].map((n) => [n, example.file.get(n)])));
+    } else {
+      assert.deepEqual(await saveAdapters(gpt), example.adapters);
+      const merged = createGpt(device, config, { precision: "f32" });
+      loadParameters(merged, saved, "merged");
+      const logits = await logitsOf(merged, example.integers("tokens"), 11);
+      assertClose(logits, example.golden("logits"), TOLERANCE.f32.logits, "logits");
+      merged.destroy();
+    }
+    gpt.destroy();
+  });
+}
+
+for (const precision of REAL_TYPES as Precision[]) {
+  for (const name of ["own head", "neo"]) {
+    Deno.test(`backward() of a model "${name}" with frozen parts gives the gradients of the others in ${precision}`, async () => {
+      const example = CASES.find((example) => example.name === name)!;
+      const whole = await gradientsOf(load(example, device, precision), example);
+      const isOf = (part: string) => (parameter: string) =>
+        part === "embeddings"
+          ? /\.w[tp]e\./.test(parameter)
+          : parameter.includes({ "final-norm": ".ln_f.", head: "lm_head." }[part] ?? `.h.${part}.`);
+      const own = name === "own head" ? ["head", "embeddings,head,0-1", "final-norm,head,1"] : [];
+      let fewest = Infinity;
+      for (
+        const freeze of [
+          "embeddings",
+          "1",
+          "embeddings,0",
+          "embeddings,0-1",
+          "0,final-norm",
+          ...own,
+        ]
+      ) {
+        const gpt = load(example, device, precision, freeze);
+        const { loss, gradients } = await gradientsOf(gpt, example);
+        assert.equal(loss, whole.loss);
+        const parts = freeze.replace("0-1", "0,1").split(",").map(isOf);
+        const left = [...whole.gradients].filter(([key]) => !parts.some((part) => part(key)));
+        assert.ok(left.length > 0 && left.length < whole.gradients.size);
+        assert.deepEqual(new Map([...gradients].sort()), new Map(left.sort()), freeze);
+        const step = stepOf(gpt);
+        const { length } = step.program;
+        step.destroy();
+        gpt.destroy();
+        // what is below the last part that is trained is not computed
+        if (freeze.startsWith("embeddings")) {
+          assert.ok(length < fewest, `${freeze}: ${length} launches`);
+        }
+        if (freeze.startsWith("embeddings")) fewest = length;
+      }
+    });
+  }
+}

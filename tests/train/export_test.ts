@@ -1,0 +1,204 @@
+import assert from "node:assert/strict";
+import { readdirSync } from "node:fs";
+import { join } from "node:path";
+import { parseTokenizer, type Tokenizer } from "../../data/tokenizer.ts";
+import { trainTokenizer } from "../../data/train_tokenizer.ts";
+import { loadModel } from "../../generate/load.ts";
+import type { GptConfig } from "../../model/config.ts";
+import { createGpt } from "../../model/gpt.ts";
+import { parseSafetensors, toFloat32 } from "../../model/safetensors.ts";
+import { initializeParameters, saveParameters, setElements } from "../../model/weights.ts";
+import { exportModel } from "../../train/export.ts";
+import { CONFIG, randomModel } from "../generate/models.ts";
+import { device } from "../kernels/harness.ts";
+import { readGguf } from "../model/gguf.ts";
+
+const directory = Deno.makeTempDirSync();
+globalThis.addEventListener("unload", () => Deno.removeSync(directory, { recursive: true }));
+
+const gpt = randomModel(device, "f32");
+const tokenizer = await trainTokenizer(["the cat sat on the mat"], { vocabularySize: 257 });
+const place = (name: string) => join(directory, name);
+const read = (path: string) => readGguf(Deno.readFileSync(path));
+
+Deno.test("exportModel() writes a GGUF file that says what the model is", async () => {
+  const out = place("model.gguf");
+  await exportModel({ gpt, tokenizer }, { to: "gguf", out });
+  const { values } = read(out);
+  const { tokens, merges } = (() => {
+    const { vocab, merges } = JSON.parse(tokenizer.json).model;
+    return { tokens: Object.keys(vocab).sort((a, b) => vocab[a] - vocab[b]), merges };
+  })();
+  assert.deepEqual(Object.fromEntries(Array.from(values, ([name, { value }]) => [name, value])), {
+    "general.architecture": "gpt2",
+    "general.file_type": 0,
+    "gpt2.context_length": 38,
+    "gpt2.embedding_length": 24,
+    "gpt2.feed_forward_length": 96,
+    "gpt2.block_count": 2,
+    "gpt2.attention.head_count": 2,
+    "gpt2.attention.layer_norm_epsilon": Math.fround(1e-5),
+    "tokenizer.ggml.model": "gpt2",
+    "tokenizer.ggml.pre": "gpt-2",
+    "tokenizer.ggml.tokens": tokens,
+    "tokenizer.ggml.token_type": [...new Array(256).fill(1), 3],
+    "tokenizer.ggml.merges": merges,
+    "tokenizer.ggml.bos_token_id": 256,
+    "tokenizer.ggml.eos_token_id": 256,
+    "tokenizer.ggml.add_bos_token": false,
+  });
+});
+
+Deno.test("exportModel() writes every tensor, matrices as [outputs,inputs] and vectors in f32", async () => {
+  const parameters = await saveParameters(gpt);
+  for (const dtype of ["f32", "f16"] as const) {
+    const out = place(`tensors-${dtype}.gguf`);
+    await exportModel({ gpt, tokenizer }, { to: "gguf", out, dtype });
+    const { tensors } = read(out);
+    assert.equal(tensors.size, parameters.size);
+    const compare = (name: string, hfName: string, turned: boolean) => {
+      const { dims, type, data } = tensors.get(name)!;
+      const { shape } = parameters.get(`transformer.${hfName}`)!;
+      const expected = toFloat32(parameters.get(`transformer.${hfName}`)!);
+      assert.deepEqual(dims, turned ? shape : shape.toReversed(), name);
+      const half = dtype === "f16" && shape.length === 2 && name !== "position_embd.weight";
+      assert.equal(type, half ? 1 : 0, name);
+      const bytes = new Uint8Array(data).buffer;
+      const stored = half ? new Float16Array(bytes) : new Float32Array(bytes);
+      const rounded = half ? new Float16Array(expected) : expected;
+      const [rows, columns = 1] = shape as [number, number?];
+      for (let r = 0; r < rows; r++) {
+        for (let c = 0; c < columns; c++) {
+          const at = turned ? c * rows + r : r * columns + c;
+          assert.equal(stored[at], rounded[r * columns + c], `${name} [${r},${c}]`);
+        }
+      }
+    };
+    compare("token_embd.weight", "wte.weight", false);
+    compare("position_embd.weight", "wpe.weight", false);
+    compare("output_norm.weight", "ln_f.weight", false);
+    compare("output_norm.bias", "ln_f.bias", false);
+    for (const i of [0, 1]) {
+      for (const kind of ["weight", "bias"]) {
+        const turned = kind === "weight";
+        compare(`blk.${i}.attn_norm.${kind}`, `h.${i}.ln_1.${kind}`, false);
+        compare(`blk.${i}.ffn_norm.${kind}`, `h.${i}.ln_2.${kind}`, false);
+        compare(`blk.${i}.attn_qkv.${kind}`, `h.${i}.attn.c_attn.${kind}`, turned);
+        compare(`blk.${i}.attn_output.${kind}`, `h.${i}.attn.c_proj.${kind}`, turned);
+        compare(`blk.${i}.ffn_up.${kind}`, `h.${i}.mlp.c_fc.${kind}`, turned);
+        compare(`blk.${i}.ffn_down.${kind}`, `h.${i}.mlp.c_proj.${kind}`, turned);
+      }
+    }
+  }
+});
+
+Deno.test("exportModel() writes what Hugging Face transformers, and this code, opens again", async () => {
+  const parameters = await saveParameters(gpt);
+  for (const dtype of ["f32", "f16"] as const) {
+    const out = place(`hf-${dtype}`);
+    await exportModel({ gpt, tokenizer }, { to: "hf", out, dtype });
+    assert.deepEqual(readdirSync(out).sort(), [
+      "config.json",
+      "generation_config.json",
+      "model.safetensors",
+      "tokenizer.json",
+      "tokenizer_config.json",
+    ]);
+    const loaded = await loadModel(device, { model: out, precision: "f32" });
+    assert.deepEqual(loaded.gpt.config, CONFIG);
+    assert.equal(loaded.tokenizer.hash, tokenizer.hash);
+    const file = join(out, "model.safetensors");
+    const { tensors } = parseSafetensors(Deno.readFileSync(file), file);
+    for (const [name, entry] of await saveParameters(loaded.gpt)) {
+      const expected = toFloat32(parameters.get(name)!);
+      assert.equal(tensors.get(name)!.dtype, dtype.toUpperCase());
+      const rounded = dtype === "f32" ? expected : Float32Array.from(new Float16Array(expected));
+      assert.deepEqual(toFloat32(entry), rounded, name);
+    }
+    loaded.gpt.destroy();
+  }
+});
+
+Deno.test("exportModel() tells kinds of tokens apart and fills a vocabulary that has room", async () => {
+  const file = JSON.parse(tokenizer.json);
+  file.added_tokens.push(
+    { id: 258, content: "<pad>", special: true, normalized: false },
+    { id: 259, content: "  ", special: false, normalized: false },
+  );
+  const wide = createGpt(device, { ...CONFIG, vocabularySize: 262 }, { precision: "f32" });
+  initializeParameters(wide, { seed: 1 });
+  const other = await parseTokenizer(JSON.stringify(file), "t.json", { vocabularySize: 262 });
+  const out = place("kinds.gguf");
+  await exportModel({ gpt: wide, tokenizer: other }, { to: "gguf", out });
+  const { values } = read(out);
+  const value = (name: string) => values.get(`tokenizer.ggml.${name}`)!.value as unknown[];
+  assert.deepEqual(value("token_type").slice(255), [1, 3, 5, 3, 4, 5, 5]);
+  assert.deepEqual(value("tokens").slice(256), [
+    "<|endoftext|>",
+    "[UNUSED257]",
+    "<pad>",
+    "  ",
+    "[UNUSED260]",
+    "[UNUSED261]",
+  ]);
+  wide.destroy();
+});
+
+Deno.test("exportModel() to GGUF cuts the context of a GPT-Neo to what all its layers see", async () => {
+  const config: GptConfig = {
+    ...CONFIG,
+    family: "gpt_neo",
+    attentionScale: 1,
+    attentionWindows: [0, 16],
+  };
+  const neo = createGpt(device, config, { precision: "f32" });
+  initializeParameters(neo, { seed: 1 });
+  const notices: string[] = [], out = place("neo.gguf");
+  const onNotice = (sentence: string) => notices.push(sentence);
+  await exportModel({ gpt: neo, tokenizer }, { to: "gguf", out, onNotice });
+  assert.match(notices.join(), /^the copy sees 16 tokens, the model 38: /);
+  const { values, tensors } = read(out);
+  assert.equal(values.get("gpt2.context_length")!.value, 16);
+  assert.deepEqual(tensors.get("position_embd.weight")!.dims, [24, 16]);
+  assert.ok(tensors.get("blk.1.attn_qkv.bias")!.data.every((byte) => byte === 0));
+  neo.destroy();
+});
+
+Deno.test("exportModel() says in a sentence what it cannot do, and leaves nothing behind", async () => {
+  const out = place("there");
+  Deno.mkdirSync(out);
+  for (const to of ["hf", "gguf"] as const) {
+    await assert.rejects(exportModel({ gpt, tokenizer }, { to, out }), {
+      name: "CheckpointError",
+      message: `Cannot write ${out} as it is there already: choose another --out`,
+    });
+  }
+  const llama = JSON.parse(tokenizer.json);
+  llama.pre_tokenizer = { type: "Metaspace" };
+  const others: Tokenizer = await parseTokenizer(JSON.stringify(llama));
+  await assert.rejects(
+    exportModel({ gpt, tokenizer: others }, { to: "gguf", out: place("no.gguf") }),
+    {
+      name: "RangeError",
+      message: "Cannot export the tokenizer to GGUF as it must be a byte-level BPE with GPT-2's " +
+        'words: current pre-tokenizer is "Metaspace", model BPE',
+    },
+  );
+  const huge = randomModel(device, "f32");
+  setElements(huge, "h.1.mlp.c_fc.weight", 5, Float32Array.of(70000));
+  for (
+    const [to, name] of [["hf", "transformer.h.1.mlp.c_fc"], ["gguf", "blk.1.ffn_up"]] as const
+  ) {
+    await assert.rejects(
+      exportModel({ gpt: huge, tokenizer }, { to, out: place("huge"), dtype: "f16" }),
+      {
+        name: "RangeError",
+        message: `Cannot write "${name}.weight" as f16 as its values must be within ±65504: ` +
+          "one would become Infinity; choose f32",
+      },
+    );
+  }
+  await exportModel({ gpt: huge, tokenizer }, { to: "hf", out: place("huge") });
+  huge.destroy();
+  assert.ok(!readdirSync(directory).some((name) => name.startsWith(".tmp") || name === "no.gguf"));
+});

@@ -1,0 +1,270 @@
+import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { cpSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { loadModel } from "../../generate/load.ts";
+import { download } from "../../kernels/tensor.ts";
+import type { SafetensorsEntry } from "../../model/safetensors.ts";
+import { parseSafetensors } from "../../model/safetensors.ts";
+import type { TrainOptions } from "../../train/options.ts";
+import { train, type TrainEvent } from "../../train/train.ts";
+import { device } from "../kernels/harness.ts";
+
+const directory = Deno.makeTempDirSync();
+globalThis.addEventListener("unload", () => Deno.removeSync(directory, { recursive: true }));
+
+const text = join(directory, "stories.txt");
+Deno.writeTextFileSync(
+  text,
+  Array.from(
+    { length: 40 },
+    (_, i) => `Story ${i} is about number ${i * i} and ${"so ".repeat(i % 7)}on.`,
+  )
+    .join("\n<|endoftext|>\n"),
+);
+
+const precision = device.features.has("shader-f16") ? "f16" : "f32";
+const OPTIONS: Partial<TrainOptions> = {
+  data: [text],
+  precision,
+  contextLength: 16,
+  batchSize: 2,
+  gradientAccumulation: 2,
+  dropout: 0.1,
+  steps: 8,
+  warmupSteps: 1,
+  learningRate: 5e-3,
+  evalEvery: 8,
+  saveEvery: 4,
+  sampleEvery: 0,
+  logEvery: 1,
+};
+
+async function run(out: string, options: Partial<TrainOptions>): Promise<TrainEvent[]> {
+  const events: TrainEvent[] = [];
+  for await (const event of train({ ...OPTIONS, device, out: join(directory, out), ...options })) {
+    events.push(event);
+  }
+  return events;
+}
+
+/** Trains for 8 steps at once and in two halves, and asserts that this makes no difference. */
+async function assertResumes(out: string, options: Partial<TrainOptions>): Promise<void> {
+  await run(out, options);
+  for await (
+    const event of train({ ...OPTIONS, device, out: join(directory, `${out}-halves`), ...options })
+  ) {
+    if (event.kind === "step" && event.step === 6) break; // killed: 4 is the last checkpoint
+  }
+  const events = await run(`${out}-halves`, options);
+  assert.equal(find(events, "start").resumedFrom, 4);
+  assert.deepEqual(hashes(`${out}-halves`), hashes(out));
+}
+
+function find<K extends TrainEvent["kind"]>(events: TrainEvent[], kind: K) {
+  return events.find((event) => event.kind === kind) as TrainEvent & { kind: K };
+}
+
+const checkpoint = (out: string, step = "000008") => join(directory, out, "checkpoints", step);
+
+function hashes(out: string): Record<string, string> {
+  const path = checkpoint(out);
+  return Object.fromEntries(
+    readdirSync(path).sort().map((name) => [
+      name,
+      createHash("sha256").update(readFileSync(join(path, name))).digest("hex"),
+    ]),
+  );
+}
+
+async function tensorsOf(
+  out: string,
+  name: string,
+): Promise<ReadonlyMap<string, SafetensorsEntry>> {
+  return parseSafetensors(await Deno.readFile(join(checkpoint(out), name)), name).tensors;
+}
+
+await run("base", { preset: "nano", contextLength: 24, vocabulary: "compact" });
+const initFrom = checkpoint("base");
+
+Deno.test("train() starts from a model, notes which, and resumes to the bit without it", async () => {
+  const source = join(directory, "moved");
+  cpSync(initFrom, source, { recursive: true });
+  const options = { initFrom: source, contextLength: 16 };
+  const events = await run("tuned", options);
+  assert.ok(
+    events.some(({ kind, ...event }) =>
+      kind === "notice" && Object(event).message.startsWith(`starting from ${source}`)
+    ),
+  );
+  const state = JSON.parse(readFileSync(join(checkpoint("tuned"), "trainer_state.json"), "utf8"));
+  const sha256 = createHash("sha256").update(readFileSync(join(source, "model.safetensors")))
+    .digest("hex");
+  assert.deepEqual(state.source, { spec: source, sha256 });
+  const config = JSON.parse(readFileSync(join(checkpoint("tuned"), "config.json"), "utf8"));
+  assert.equal(config.n_positions, 16); // of 24
+  for await (
+    const event of train({ ...OPTIONS, ...options, device, out: join(directory, "tuned-halves") })
+  ) {
+    if (event.kind === "step" && event.step === 5) break;
+  }
+  Deno.removeSync(source, { recursive: true });
+  await run("tuned-halves", options);
+  assert.deepEqual(hashes("tuned-halves"), hashes("tuned"));
+});
+
+Deno.test("train() begins where the model that it starts from ended", async () => {
+  const lossOf = (events: TrainEvent[]) => find(events, "evaluation").loss;
+  const options = {
+    initFrom,
+    contextLength: 24,
+    steps: 1,
+    evalEvery: 1,
+    learningRate: 0,
+    minLearningRate: 0,
+  };
+  const again = lossOf(await run("again", options));
+  const base = lossOf(
+    await run("base", {
+      preset: "nano",
+      contextLength: 24,
+      steps: 9,
+      evalEvery: 1,
+      learningRate: 0,
+      minLearningRate: 0,
+    }),
+  );
+  assert.equal(again, base);
+  // adapters add nothing at first
+  assert.equal(lossOf(await run("again-lora", { ...options, loraRank: 4 })), base);
+});
+
+Deno.test("train() with --freeze leaves parts as they are, without moments, and resumes to the bit", async () => {
+  await assertResumes("frozen", { initFrom, freeze: "embeddings,0,final-norm" });
+  const before = await tensorsOf("base", "model.safetensors");
+  const after = await tensorsOf("frozen", "model.safetensors");
+  const moments = await tensorsOf("frozen", "optimizer.safetensors");
+  assert.deepEqual([...after.keys()], [...before.keys()]);
+  for (const [name, { data }] of after) {
+    const isTrained = name.startsWith("transformer.h.1.");
+    const old = before.get(name)!.data.subarray(0, data.length); // of more positions the first
+    assert.equal(data.every((byte, i) => byte === old[i]), !isTrained, name);
+    assert.equal(moments.has(`m.${name.slice("transformer.".length)}`), isTrained, name);
+  }
+  assert.equal(moments.size, 2 * 12);
+});
+
+Deno.test("train() with adapters saves these alone, as PEFT does, and resumes to the bit", async () => {
+  const options = { initFrom, loraRank: 3, loraTargets: "c_attn,mlp.c_proj" };
+  await assertResumes("lora", options);
+  const start = find(await run("lora", { ...options, steps: 9 }), "start");
+  assert.ok(start.trainedParameters < start.parameters / 10);
+  assert.equal(start.options.loraAlpha, 6);
+  assert.deepEqual(readdirSync(checkpoint("lora")).sort(), [
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "generation_config.json",
+    "optimizer.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "trainer_state.json",
+  ]);
+  const config = JSON.parse(readFileSync(join(checkpoint("lora"), "adapter_config.json"), "utf8"));
+  assert.equal(config.base_model_name_or_path, initFrom);
+  assert.deepEqual([config.r, config.lora_alpha, config.target_modules], [3, 6, [
+    "c_attn",
+    "mlp.c_proj",
+  ]]);
+  const tensors = await tensorsOf("lora", "adapter_model.safetensors");
+  const shapes = new Map([...tensors].map(([name, { shape }]) => [name, shape.join()]));
+  const beginning = "base_model.model.transformer.h.1";
+  assert.equal(shapes.get(`${beginning}.attn.c_attn.lora_A.weight`), "3,64");
+  assert.equal(shapes.get(`${beginning}.attn.c_attn.lora_B.weight`), "192,3");
+  assert.equal(shapes.get(`${beginning}.mlp.c_proj.lora_A.weight`), "3,256");
+  assert.equal(shapes.size, 8);
+});
+
+Deno.test("loadModel() merges adapters into the model beside which they stand", async () => {
+  const path = checkpoint("lora");
+  const [base, merged] = [
+    await loadModel(device, { model: initFrom, precision: "f32" }),
+    await loadModel(device, { model: path, precision: "f32" }),
+  ];
+  assert.equal(merged.gpt.config.contextLength, 24); // that of the base
+  assert.equal(merged.gpt.config.lora, undefined);
+  const of = async (model: typeof base, name: string) =>
+    (await download(device, model.gpt.parameters.tensors.get(name)!))[0]!;
+  for (const name of ["h.0.attn.c_attn.weight", "h.1.mlp.c_proj.weight"]) {
+    assert.notDeepEqual(await of(merged, name), await of(base, name));
+  }
+  assert.deepEqual(await of(merged, "h.1.mlp.c_fc.weight"), await of(base, "h.1.mlp.c_fc.weight"));
+  base.gpt.destroy();
+  merged.gpt.destroy();
+});
+
+Deno.test("train() refuses to resume adapters when the model beside them has changed", async () => {
+  const source = join(directory, "changing");
+  cpSync(initFrom, source, { recursive: true });
+  Deno.removeSync(join(source, "trainer_state.json")); // no checkpoint any more, whose hashes would tell
+  await run("changed", { initFrom: source, loraRank: 2, steps: 4, evalEvery: 0 });
+  const file = join(source, "model.safetensors"), bytes = readFileSync(file);
+  bytes[bytes.length - 1]! ^= 1;
+  writeFileSync(file, bytes);
+  await assert.rejects(run("changed", { initFrom: source, loraRank: 2 }), {
+    name: "RangeError",
+    message:
+      /as the model beside its adapters must stay what it was: .*changing has changed since$/,
+  });
+});
+
+const MISTAKES: [what: string, options: Partial<TrainOptions>, message: RegExp][] = [
+  [
+    "a longer context than the model's",
+    { initFrom, contextLength: 25 },
+    /a model of 24 positions for contexts of 25 tokens: choose at most 24/,
+  ],
+  ["adapters beside nothing", { loraRank: 4 }, /--lora-rank needs --init-from/],
+  [
+    "alpha without adapters",
+    { initFrom, loraAlpha: 4 },
+    /--lora-alpha needs --lora-rank: current value is 4/,
+  ],
+  [
+    "adapters of an unknown layer",
+    { initFrom, loraRank: 4, loraTargets: "c_attn,q_proj" },
+    /linear layers of the model, which are attn\.c_attn, .*: current targets are q_proj$/,
+  ],
+  [
+    "a frozen layer that is not there",
+    { initFrom, freeze: "0-2" },
+    /freeze "0-2" .* blocks from 0 to 1/,
+  ],
+  [
+    "a frozen head that is the embedding",
+    { initFrom, freeze: "head" },
+    /no head, as it is the token embedding/,
+  ],
+  [
+    "everything frozen",
+    { initFrom, freeze: "embeddings,0-1,final-norm" },
+    /--freeze must leave something to train/,
+  ],
+  [
+    "frozen parts beside adapters",
+    { initFrom, freeze: "0", loraRank: 4 },
+    /--freeze cannot go with --lora-rank/,
+  ],
+  ["a preset of another size", { initFrom, preset: "mini" }, /--preset cannot go with --init-from/],
+  ["a model that is not there", { initFrom: "nowhere" }, /Cannot find the model "nowhere"/],
+  [
+    "another model than it started from",
+    { initFrom, out: join(directory, "base"), contextLength: 24 },
+    /--init-from must stay absent/,
+  ],
+];
+
+for (const [i, [what, options, message]] of MISTAKES.entries()) {
+  Deno.test(`train() refuses ${what} in a sentence`, async () => {
+    await assert.rejects(run(`mistake-${i}`, { steps: 1, ...options }), { message });
+  });
+}

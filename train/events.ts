@@ -1,0 +1,89 @@
+import type { DataProgress } from "../data/sources.ts";
+import type { Evaluation } from "./evaluate.ts";
+import type { ResolvedOptions } from "./options.ts";
+
+/** What `train()` reports while it works. */
+export type TrainEvent =
+  | { kind: "notice"; message: string }
+  | ({ kind: "preparing" } & DataProgress)
+  | {
+    kind: "start";
+    resumedFrom?: number;
+    steps: number;
+    options: ResolvedOptions;
+    device: string;
+    parameters: number;
+    /** Of these, those that are not frozen. */
+    trainedParameters: number;
+    corpus: {
+      name: string;
+      vocabulary: "full" | "compact";
+      vocabularySize: number;
+      trainingTokens: number;
+      validationTokens: number;
+      /** Whether the data set brings its validation text; else it was held out. */
+      ownValidation: boolean;
+      /** Whether the tokens were found in the cache. */
+      cached: boolean;
+      entropyPerToken?: number;
+    };
+  }
+  /** The fastest kernels are being found: those for `done` of `of` kinds of work are compiled. */
+  | { kind: "tuning"; done: number; of: number }
+  | {
+    kind: "step";
+    step: number;
+    steps: number;
+    loss: number;
+    learningRate: number;
+    gradientNorm: number;
+    lossScale: number;
+    skipped: number;
+    tokensPerSecond: number;
+    secondsLeft: number;
+  }
+  | ({ kind: "evaluation"; step: number; entropyPerToken?: number; best: boolean } & Evaluation)
+  | { kind: "sample"; step: number; prompt: string; text: string }
+  | { kind: "checkpoint"; step: number; path: string }
+  | { kind: "end"; reason: "steps" | "epochs" | "interrupted"; step: number; path: string };
+
+/** What work on models and data reports to, and what ends it. */
+export interface Hearing {
+  onProgress: (progress: DataProgress) => void;
+  onNotice: (message: string) => void;
+  signal: AbortSignal;
+}
+
+/** Does some work and yields what it reports meanwhile; whoever stops listening stops the work. */
+export async function* reporting<T>(
+  work: (hearing: Hearing) => Promise<T>,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<TrainEvent, T> {
+  const events: TrainEvent[] = [];
+  const abandoned = new AbortController();
+  let wake = () => {}, done = false;
+  const report = (event: TrainEvent) => {
+    events.push(event);
+    wake();
+  };
+  const result = work({
+    onProgress: (progress) => report({ kind: "preparing", ...progress }),
+    onNotice: (message) => report({ kind: "notice", message }),
+    signal: AbortSignal.any([abandoned.signal, ...(signal ? [signal] : [])]),
+  });
+  const ended = result.catch(() => {}).then(() => {
+    done = true;
+    wake();
+  });
+  try {
+    while (!done) {
+      const news = new Promise<void>((resolve) => wake = resolve);
+      if (events.length === 0) await news;
+      yield* events.splice(0);
+    }
+    return await result;
+  } finally {
+    abandoned.abort();
+    await ended;
+  }
+}

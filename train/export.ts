@@ -1,0 +1,152 @@
+import { existsSync } from "node:fs";
+import { ggufTokenizer } from "../data/gguf_tokenizer.ts";
+import type { Tokenizer } from "../data/tokenizer.ts";
+import type { LoadedModel } from "../generate/load.ts";
+import { type GgufValue, serializeGguf } from "../model/gguf.ts";
+import { toHuggingFaceConfig } from "../model/hugging_face.ts";
+import { llamaCppContext, llamaCppTensors, llamaCppValues } from "../model/llama_cpp.ts";
+import type { Gpt } from "../model/model.ts";
+import { type SafetensorsEntry, serializeSafetensors } from "../model/safetensors.ts";
+import { MODEL_FILE } from "../model/tensor_files.ts";
+import { saveParameters } from "../model/weights.ts";
+import { CheckpointError } from "../model/checkpoint.ts";
+import { type FileContent, writeNew } from "./checkpoint.ts";
+
+/** What to write. */
+export interface ExportOptions {
+  /** `hf`, a directory for Hugging Face transformers; `gguf`, a file for llama.cpp. */
+  readonly to: "hf" | "gguf";
+  /** The directory or file, which must not be there yet. */
+  readonly out: string;
+  /** What matrices are rounded to; f32 unless said otherwise. */
+  readonly dtype?: "f32" | "f16";
+  /** Hears, in a sentence, where the copy falls short of the model. */
+  readonly onNotice?: (sentence: string) => void;
+}
+
+/**
+ * Writes a model for another program, its tokenizer included. Adapters were merged when it was loaded.
+ *
+ * @throws {CheckpointError} if something is in the way, or the disk refuses.
+ * @throws {RangeError} if f16 does not hold its values, or llama.cpp has no tokenizer of its kind.
+ *
+ * @example Take a model to llama.cpp
+ * ```ts ignore
+ * const model = await loadModel(device, { run: "runs/default", precision: "f32" });
+ * await exportModel(model, { to: "gguf", out: "story.gguf" });
+ * ```
+ */
+export async function exportModel(
+  model: LoadedModel,
+  { to, out, dtype = "f32", onNotice = () => {} }: ExportOptions,
+): Promise<void> {
+  checkFree(out);
+  if (to === "hf") {
+    const { gpt, tokenizer } = model;
+    const files = [
+      ...await modelFiles(gpt, tokenizer, { dtype }),
+      ...tokenizerFiles(gpt, tokenizer),
+    ];
+    return writeNew(out, new Map(files));
+  }
+  const { contextLength } = model.gpt.config, context = llamaCppContext(model.gpt.config);
+  if (context < contextLength) {
+    onNotice(
+      `the copy sees ${context} tokens, the model ${contextLength}: llama.cpp has no layers of GPT-2 ` +
+        `that look back ${context} tokens alone`,
+    );
+  }
+  writeNew(out, await ggufFile(model, dtype));
+}
+
+/**
+ * Makes sure that nothing is where a model is to be written.
+ *
+ * @throws {CheckpointError} if there is something.
+ */
+export function checkFree(out: string): void {
+  if (!existsSync(out)) return;
+  throw new CheckpointError(`Cannot write ${out} as it is there already: choose another --out`);
+}
+
+/** A model as transformers reads it: tensors and configuration. */
+export async function modelFiles(
+  gpt: Gpt,
+  { endOfText }: Tokenizer,
+  { dtype = "f32", dropout = 0 }: { dtype?: "f32" | "f16"; dropout?: number } = {},
+): Promise<[string, FileContent][]> {
+  const tensors = await saveParameters(gpt, { dtype: dtype === "f32" ? "F32" : "F16" });
+  checkFinite(tensors);
+  const config = toHuggingFaceConfig(gpt.config, { endOfText, dropout });
+  return [
+    [MODEL_FILE, serializeSafetensors(tensors, { format: "pt" })],
+    ["config.json", jsonFile(dtype === "f32" ? config : { ...config, torch_dtype: "float16" })],
+  ];
+}
+
+/** A model's tokenizer as transformers reads it, and what ends a text that is generated. */
+export function tokenizerFiles(
+  { config }: Gpt,
+  { json, endOfText, endOfTextToken }: Tokenizer,
+): [string, FileContent][] {
+  return [
+    ["tokenizer.json", [new TextEncoder().encode(json)]],
+    [
+      "tokenizer_config.json",
+      jsonFile({
+        // what transformers would otherwise make of the file beside it
+        add_prefix_space: JSON.parse(json).pre_tokenizer?.add_prefix_space ?? false,
+        bos_token: endOfTextToken,
+        clean_up_tokenization_spaces: false,
+        eos_token: endOfTextToken,
+        model_max_length: config.contextLength,
+        tokenizer_class: "PreTrainedTokenizerFast",
+        unk_token: endOfTextToken,
+      }),
+    ],
+    ["generation_config.json", jsonFile({ bos_token_id: endOfText, eos_token_id: endOfText })],
+  ];
+}
+
+/** A value as a JSON file that people can read. */
+export function jsonFile(value: unknown): FileContent {
+  return [new TextEncoder().encode(JSON.stringify(value, null, 2) + "\n")];
+}
+
+/** A model as llama.cpp reads it. */
+async function ggufFile(
+  { gpt, tokenizer }: LoadedModel,
+  dtype: "f32" | "f16",
+): Promise<FileContent> {
+  const type = dtype === "f32" ? "F32" : "F16", { endOfText } = tokenizer;
+  const { vocabularySize } = gpt.config;
+  const { tokens, kinds, merges } = ggufTokenizer({ ...tokenizer, vocabularySize });
+  const values = new Map<string, GgufValue>([
+    ...llamaCppValues(gpt.config, type),
+    ["tokenizer.ggml.model", ["string", "gpt2"]],
+    ["tokenizer.ggml.pre", ["string", "gpt-2"]],
+    ["tokenizer.ggml.tokens", ["string", tokens]],
+    ["tokenizer.ggml.token_type", ["int32", kinds]],
+    ["tokenizer.ggml.merges", ["string", merges]],
+    ["tokenizer.ggml.bos_token_id", ["uint32", endOfText]],
+    ["tokenizer.ggml.eos_token_id", ["uint32", endOfText]],
+    ["tokenizer.ggml.add_bos_token", ["bool", false]],
+  ]);
+  const tensors = await llamaCppTensors(gpt, type);
+  checkFinite(tensors);
+  return serializeGguf(values, tensors);
+}
+
+/** Makes sure that f16 holds all values, which it does unless a training has gone wrong. */
+function checkFinite(tensors: ReadonlyMap<string, SafetensorsEntry>): void {
+  for (const [name, { dtype, data }] of tensors) {
+    if (dtype !== "F16") continue;
+    const values = new Float16Array(data.buffer, data.byteOffset, data.byteLength / 2);
+    const beyond = values.find((value) => !Number.isFinite(value));
+    if (beyond === undefined) continue;
+    throw new RangeError(
+      `Cannot write "${name}" as f16 as its values must be within ±65504: ` +
+        `one would become ${beyond}; choose f32`,
+    );
+  }
+}

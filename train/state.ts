@@ -1,0 +1,161 @@
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import type { Batches } from "../data/batches.ts";
+import type { Corpus } from "../data/corpus.ts";
+import { parseHubSpec } from "../data/hub.ts";
+import { readTokenizer } from "../data/load_tokenizer.ts";
+import type { Tokenizer } from "../data/tokenizer.ts";
+import {
+  fillModel,
+  type FindModelOptions,
+  hashModel,
+  type ModelSource,
+  readModel,
+} from "../generate/source.ts";
+import { tensorNamed } from "../kernels/arena.ts";
+import { size, upload } from "../kernels/tensor.ts";
+import { CHECKPOINT_FORMAT, readTrainerState, type TrainerState } from "../model/checkpoint.ts";
+import type { GptConfig } from "../model/config.ts";
+import type { Gpt } from "../model/gpt.ts";
+import { parseHuggingFaceConfig } from "../model/hugging_face.ts";
+import { ADAPTER_CONFIG, ADAPTER_FILE, type AdapterBase, toAdapterConfig } from "../model/lora.ts";
+import { serializeSafetensors } from "../model/safetensors.ts";
+import { MODEL_FILE, openTensorFiles, type TensorFiles } from "../model/tensor_files.ts";
+import { downloadTable, loadAdapters, loadParameters, saveAdapters } from "../model/weights.ts";
+import type { FileContent, RunDirectory } from "./checkpoint.ts";
+import { jsonFile, modelFiles, tokenizerFiles } from "./export.ts";
+import type { ResolvedOptions } from "./options.ts";
+import type { TrainStep } from "./step.ts";
+import { tuningOf } from "./tuning.ts";
+
+/**
+ * What a checkpoint holds of a training, and how the training gets it back.
+ *
+ * @module
+ */
+
+/** A checkpoint to go on from. */
+export interface Resumed {
+  path: string;
+  state: TrainerState;
+  config: GptConfig;
+  tokenizer: Tokenizer;
+  /** The model beside which the checkpoint's adapters stand, if it holds these alone. */
+  base?: ModelSource;
+}
+
+/** Reads what a training goes on with; the large tensors wait for `restore()`. */
+export async function readCheckpoint(path: string, options: FindModelOptions): Promise<Resumed> {
+  const state = readTrainerState(path);
+  const text = (name: string) => Deno.readTextFile(join(path, name));
+  if (!existsSync(join(path, ADAPTER_CONFIG))) {
+    const config = parseHuggingFaceConfig(await text("config.json"), join(path, "config.json"));
+    const { vocabularySize } = config;
+    const tokenizer = await readTokenizer(join(path, "tokenizer.json"), { vocabularySize });
+    return { path, state, config, tokenizer };
+  }
+  const { contextLength } = state.options as unknown as ResolvedOptions;
+  const found = { spec: path, directory: path };
+  const { adapters, tokenizer, ...base } = await readModel(found, { ...options, contextLength });
+  if (hashModel({ ...base, tokenizer }) !== state.source?.sha256) {
+    throw new RangeError(
+      `Cannot resume ${path} as the model beside its adapters must stay what it was: ` +
+        `${base.directory} has changed since`,
+    );
+  }
+  const config = { ...base.config, lora: adapters!.lora };
+  return { path, state, config, tokenizer, base: { ...base, tokenizer } };
+}
+
+/** What is saved of a training. */
+export interface Saved {
+  run: RunDirectory;
+  options: ResolvedOptions;
+  corpus: Corpus;
+  batches: Batches;
+  gpt: Gpt;
+  trainStep: TrainStep;
+  /** The model that the training began with. */
+  source: TrainerState["source"] | undefined;
+}
+
+/** Writes everything that a resumed training, or Hugging Face transformers, needs. */
+export async function saveCheckpoint(
+  { run, options, corpus, batches, gpt, trainStep, source }: Saved,
+  { step, bestLoss, best }: { step: number; bestLoss: number | null; best: boolean },
+): Promise<string> {
+  const { tokenizer } = corpus;
+  const trained = gpt.table.filter((parameter) => parameter.trained);
+  const moments = new Map([
+    ...await downloadTable(gpt, trained, (name) => tensorNamed(trainStep.m, name), "m."),
+    ...await downloadTable(gpt, trained, (name) => tensorNamed(trainStep.v, name), "v."),
+  ]);
+  const files = new Map<string, FileContent>([
+    ...(gpt.config.lora
+      ? [
+        [ADAPTER_FILE, serializeSafetensors(await saveAdapters(gpt), { format: "pt" })],
+        [ADAPTER_CONFIG, jsonFile(toAdapterConfig(gpt.config, baseOf(source!.spec)))],
+      ] as const
+      : await modelFiles(gpt, tokenizer, { dropout: options.dropout })),
+    ...tokenizerFiles(gpt, tokenizer),
+    ["optimizer.safetensors", serializeSafetensors(moments)],
+  ]);
+  const batchIndex = step * options.gradientAccumulation;
+  const { learningRate, minLearningRate, warmupSteps, steps } = options;
+  const { out: _, fresh: __, workers: ___, ...kept } = options; // where and how is not part of it
+  return run.save(files, {
+    formatVersion: CHECKPOINT_FORMAT,
+    step,
+    epoch: batches.epochOf(batchIndex),
+    batchIndex,
+    seed: options.seed,
+    ...await trainStep.scaler(),
+    bestValidationLoss: bestLoss,
+    schedule: { learningRate, minLearningRate, warmupSteps, steps },
+    options: kept,
+    tokenizerHash: tokenizer.hash,
+    ...(source ? { source } : {}),
+    data: { name: corpus.name, hash: corpus.hash },
+    tuning: tuningOf(gpt.device),
+  }, { keep: options.keep, best });
+}
+
+/** What PEFT's configuration of adapters says of the model beside which they stand. */
+function baseOf(spec: string): AdapterBase {
+  if (!spec.startsWith("hf:")) return { base: spec };
+  const { repo, revision } = parseHubSpec(spec);
+  return { base: repo, ...(revision === undefined ? {} : { revision }) };
+}
+
+/** Puts model, moments and loss scale where a checkpoint left them. */
+export function restore({ path, state, base }: Resumed, gpt: Gpt, trainStep: TrainStep): void {
+  const read = (name: string, load: (tensors: TensorFiles["tensors"], where: string) => void) => {
+    const where = join(path, name), files = openTensorFiles([where]);
+    try {
+      load(files.tensors, where);
+    } finally {
+      files.close();
+    }
+  };
+  if (base) {
+    fillModel(gpt, base);
+    read(ADAPTER_FILE, (tensors, where) => loadAdapters(gpt, tensors, where));
+  } else {
+    read(MODEL_FILE, (tensors, where) => loadParameters(gpt, tensors, where));
+  }
+  read("optimizer.safetensors", (tensors, where) => {
+    for (const { name, shape, trained } of gpt.table) {
+      if (!trained) continue;
+      for (const [prefix, arena] of [["m.", trainStep.m], ["v.", trainStep.v]] as const) {
+        const tensor = tensors.get(prefix + name);
+        if (!tensor || tensor.shape.join() !== shape.join()) {
+          throw new RangeError(
+            `Cannot load ${where} as "${prefix + name}" must be there as [${shape}]`,
+          );
+        }
+        upload(gpt.device, tensorNamed(arena, name), tensor.floats(0, size(shape)));
+      }
+    }
+  });
+  trainStep.restoreScaler(state);
+}

@@ -1,0 +1,135 @@
+import { generate } from "../generate/generate.ts";
+import type { Evaluation } from "./evaluate.ts";
+import type { TrainEvent } from "./events.ts";
+import { drawLoss } from "./plot.ts";
+import { learningRateAt } from "./schedule.ts";
+import { saveCheckpoint, type Saved } from "./state.ts";
+import { REPORT_ROWS } from "./step.ts";
+
+/** Prompts of the samples drawn during training, taken in turn. */
+const SAMPLE_PROMPTS = ["Once upon a time", "One day"];
+
+/** Tokens of a sample. */
+const SAMPLE_TOKENS = 120;
+
+/** Steps skipped in a row after which the training gives up. */
+const MOST_SKIPS = 100;
+
+/** Reports are read back about this often: each time the device runs idle for a hundredth of it. */
+const READ_BACK_MS = 1000;
+
+/** What the loop over steps works with. */
+export interface Loop extends Saved {
+  evaluate: () => Promise<Evaluation>;
+  signal: AbortSignal | undefined;
+  /** Steps already done. */
+  first: number;
+  bestLoss: number | null;
+  /** Checkpoint that the run was resumed from. */
+  path?: string;
+}
+
+/**
+ * Submits step after step. The device is waited for only when enough steps are under way to read their
+ * reports together, and before an evaluation, a sample or a checkpoint.
+ */
+export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
+  const { run, options, corpus, batches, gpt, trainStep, signal } = loop;
+  const { gradientAccumulation, steps: total } = options;
+  const tokensPerStep = options.batchSize * options.contextLength * gradientAccumulation;
+  const entropy = corpus.entropyPerToken === undefined
+    ? {}
+    : { entropyPerToken: corpus.entropyPerToken };
+  const due = (every: number, step: number) => every > 0 && step % every === 0;
+  let { first: step, bestLoss, path } = loop;
+  let evaluated = false, best = false, saved = path !== undefined;
+  let waiting: { learningRate: number }[] = []; // steps submitted and not yet reported
+  let since = performance.now(), patience = 1;
+
+  while (step < total && !signal?.aborted) {
+    const learningRate = learningRateAt(step, options);
+    const micro = Array.from(
+      { length: gradientAccumulation },
+      (_, i) => batches.at(step * gradientAccumulation + i),
+    );
+    trainStep.submit(step, micro, { learningRate });
+    waiting.push({ learningRate });
+    step++;
+    saved = evaluated = false;
+
+    const evaluating = due(options.evalEvery, step) || step === total;
+    const saving = due(options.saveEvery, step);
+    const sampling = due(options.sampleEvery, step);
+    if (waiting.length < patience && !evaluating && !saving && !sampling) continue;
+
+    const reports = await trainStep.reports(waiting.length);
+    const elapsedMs = performance.now() - since;
+    const tokensPerSecond = tokensPerStep * waiting.length / elapsedMs * 1000;
+    const secondsLeft = (total - step) * elapsedMs / waiting.length / 1000;
+    patience = Math.max(
+      1,
+      Math.min(REPORT_ROWS, Math.floor(waiting.length * READ_BACK_MS / elapsedMs)),
+    );
+    const metrics = reports.map(({ skippedSteps: skipped, ...report }, i) => ({
+      kind: "step" as const,
+      step: step - waiting.length + i + 1,
+      loss: report.loss,
+      learningRate: waiting[i]!.learningRate,
+      gradientNorm: report.gradientNorm,
+      lossScale: report.lossScale,
+      skipped,
+      tokensPerSecond: Math.round(tokensPerSecond),
+    }));
+    // all in one, as the device waits
+    run.append("metrics.jsonl", metrics.map((metric) => JSON.stringify(metric)).join("\n"));
+    for (const [i, metric] of metrics.entries()) {
+      yield { ...metric, steps: total, secondsLeft };
+      const { consecutiveSkips } = reports[i]!;
+      if (consecutiveSkips >= MOST_SKIPS) {
+        throw new RangeError(
+          `Cannot go on training as ${consecutiveSkips} steps in a row had a gradient that is not ` +
+            `finite: try a lower --learning-rate (it is ${options.learningRate}) or --precision f32`,
+        );
+      }
+    }
+    if (reports.at(-1)!.lossScale < 1 && options.precision === "f16") {
+      const message = `the loss scale fell to ${reports.at(-1)!.lossScale}: gradients overflow f16`;
+      yield { kind: "notice", message };
+    }
+    waiting = [];
+
+    if (evaluating) {
+      const evaluation = await loop.evaluate();
+      evaluated = true;
+      best = bestLoss === null || evaluation.loss < bestLoss;
+      if (best) bestLoss = evaluation.loss;
+      const metric = { kind: "evaluation" as const, step, ...evaluation, ...entropy };
+      run.append("metrics.jsonl", JSON.stringify(metric));
+      run.write("loss.svg", await drawLoss(run.read("metrics.jsonl")));
+      yield { ...metric, best };
+    }
+    if (sampling) {
+      const prompt =
+        SAMPLE_PROMPTS[Math.floor(step / options.sampleEvery) % SAMPLE_PROMPTS.length]!;
+      let text = "";
+      const sample = { prompt, maxNewTokens: SAMPLE_TOKENS, seed: step };
+      for await (const piece of generate({ gpt, tokenizer: corpus.tokenizer }, sample)) {
+        text += piece;
+      }
+      yield { kind: "sample", step, prompt, text };
+    }
+    if (saving) {
+      path = await saveCheckpoint(loop, { step, bestLoss, best: evaluated && best });
+      saved = true;
+      yield { kind: "checkpoint", step, path };
+    }
+    since = performance.now();
+  }
+
+  if (!saved) {
+    path = await saveCheckpoint(loop, { step, bestLoss, best: evaluated && best });
+    yield { kind: "checkpoint", step, path };
+  }
+  const reason = step < total ? "interrupted" : options.endsWith;
+  yield { kind: "end", reason, step, path: path! };
+}
