@@ -158,7 +158,10 @@ async function main(options: Partial<TrainOptions>): Promise<number> {
         status(`stopped after step ${event.step}; to go on: deno task train${argumentsGiven()}`);
         return 130;
       }
-      status(`done: ${event.step} steps; to hear a story: deno task generate "Once upon a time"`);
+      const { out } = options;
+      const run = out === undefined || out === DEFAULT_OPTIONS.out ? "" : ` --run ${asTyped(out)}`;
+      const hear = `deno task generate${run} "Once upon a time"`;
+      status(`done: ${event.step} steps; to hear a story: ${hear}`);
       output(`${event.path}\n`);
     }
     return 0;
@@ -175,8 +178,12 @@ async function main(options: Partial<TrainOptions>): Promise<number> {
 /** The options as they were typed, but --fresh, which would start over. */
 function argumentsGiven(): string {
   return Deno.args.filter((argument) => argument !== "--fresh")
-    .map((argument) => ` ${/^[\w./=:-]+$/.test(argument) ? argument : JSON.stringify(argument)}`)
+    .map((argument) => ` ${asTyped(argument)}`)
     .join("");
+}
+
+function asTyped(argument: string): string {
+  return /^[\w./=:-]+$/.test(argument) ? argument : JSON.stringify(argument);
 }
 
 /** Shows events: on a terminal with a bar at the bottom, elsewhere line by line. */
