@@ -5,8 +5,9 @@ import { Program } from "../../kernels/program.ts";
 import { createTensor, download, type DType, size } from "../../kernels/tensor.ts";
 import { assertClose, device, freshSeed, poisoned, REAL_TYPES, testRandom } from "./harness.ts";
 
-// f32: logarithm, root and cosine of numbers up to 7; f16: half an ulp of the result
-const TOLERANCE = { f32: 4e-6, f16: 1e-3 } as Record<string, number>;
+// f32: up to π an angle of 24 bits is off by 3e-7, which a radius of up to 6.8 and a deviation of 2 make
+// 4e-6, and the cosine adds as much of its own; f16: half an ulp of the result
+const TOLERANCE = { f32: 8e-6, f16: 1e-3 } as Record<string, number>;
 
 const STANDARD = { mean: 0, deviation: 1 };
 
