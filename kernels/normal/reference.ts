@@ -1,14 +1,30 @@
+/** Which numbers are drawn. */
+interface Draw {
+  seed: number;
+  stream: number;
+}
+
 /** y = mean + deviation · z, for element `index` of a tensor; see fillNormal(). */
 export function normal(
-  { mean, deviation, uniform = false, seed, stream }: {
+  { mean, deviation, uniform = false, ...draw }: Draw & {
     mean: number;
     deviation: number;
     uniform?: boolean;
-    seed: number;
-    stream: number;
   },
   index: number,
 ): number {
+  const [x, y] = hash(draw, index);
+  if (uniform) return mean + deviation * Math.sqrt(3) * (2 * (x + 0.5) / 2 ** 32 - 1);
+  return mean + deviation * radius(draw, index) * Math.cos(2 * Math.PI * y / 2 ** 32);
+}
+
+/** √(−2 · log u), which the cosine of an angle makes a normal number. */
+export function radius(draw: Draw, index: number): number {
+  const [x] = hash(draw, index);
+  return Math.sqrt(-2 * Math.log((x + 0.5) / 2 ** 32));
+}
+
+function hash({ seed, stream }: Draw, index: number): [x: number, y: number] {
   let [x, y, z] = [seed, stream, index].map((n) => (Math.imul(n, 1664525) + 1013904223) >>> 0) as [
     number,
     number,
@@ -22,7 +38,5 @@ export function normal(
   multiplyAndAdd();
   [x, y, z] = [x ^ (x >>> 16), y ^ (y >>> 16), z ^ (z >>> 16)];
   multiplyAndAdd();
-  if (uniform) return mean + deviation * Math.sqrt(3) * (2 * (x + 0.5) / 2 ** 32 - 1);
-  const radius = Math.sqrt(-2 * Math.log((x + 0.5) / 2 ** 32));
-  return mean + deviation * radius * Math.cos(2 * Math.PI * y / 2 ** 32);
+  return [x >>> 0, y >>> 0];
 }
