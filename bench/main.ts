@@ -157,7 +157,7 @@ async function main(options: Options): Promise<number> {
   }
 
   const report: Report = {
-    command: ["deno task bench", ...Deno.args.map(quoted)].join(" "),
+    command: ["deno task bench", ...howMeasured(Deno.args).map(quoted)].join(" "),
     date: new Date().toISOString().slice(0, 10),
     deno: Deno.version.deno,
     device: { name: device.name, backend: device.backend, isCpu: device.isCpu },
@@ -186,6 +186,12 @@ async function main(options: Options): Promise<number> {
   }
   output(`${JSON.stringify(report)}\n`);
   return failed ? 1 : 0;
+}
+
+/** The arguments but for files that are written or compared with: those are of one machine alone. */
+function howMeasured(args: readonly string[]): string[] {
+  const isFile = (arg: string | undefined) => arg === "--json" || arg === "--compare";
+  return args.filter((arg, i) => !/^--(json|compare)(=|$)/.test(arg) && !isFile(args[i - 1]));
 }
 
 /** A word of a command as one types it. */

@@ -58,9 +58,9 @@ export function machineSection({ name, report, pytorch }: MachineResults): strin
   ].filter((part) => part !== "").join("\n\n");
 }
 
-/** Commands without the files that they read and wrote, dates and versions. */
+/** Commands, dates and versions. */
 function sources(report: Report, pytorch: PyTorchReport | undefined): string[][] {
-  const code = (command: string) => `\`${command.replaceAll(/ --(json|compare)[ =]\S+/g, "")}\``;
+  const code = (command: string) => `\`${command}\``;
   const ours = `Deno ${report.deno}, ${report.device.backend}, ${report.clock}`;
   const rows = [[code(report.command), report.date, ours]];
   if (pytorch) {

@@ -233,7 +233,8 @@ def main():
         for name, model in MODELS.items()
     ]
     report = {
-        "command": " ".join(["python3 bench/pytorch_baseline.py", *sys.argv[1:]]),
+        # how it was measured, not where it goes
+        "command": "python3 bench/pytorch_baseline.py" + (" --no-compile" if options.no_compile else ""),
         "date": time.strftime("%Y-%m-%d"),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,

@@ -32,7 +32,10 @@ export class DataProgressDisplay {
     const { doneBytes, totalBytes } = progress;
     const report = this.#describe(progress);
     if (this.#terminal) {
-      this.#bar ??= startBar(totalBytes, report);
+      if (!this.#bar) {
+        this.#bar = makeBar("{bar} {report}");
+        this.#bar.start(totalBytes, 0, { report });
+      }
       this.#bar.update(Math.min(doneBytes, totalBytes), { report });
     } else if (now - this.#shown >= LINE_MS) {
       this.#shown = now;
@@ -61,9 +64,10 @@ export class DataProgressDisplay {
   }
 }
 
-function startBar(total: number, report: string): SingleBar {
-  const bar = new SingleBar({
-    format: "{bar} {report}",
+/** A bar as all commands draw it, before it is started. */
+export function makeBar(format: string): SingleBar {
+  return new SingleBar({
+    format,
     barsize: 12,
     barCompleteChar: "=",
     barIncompleteChar: "-",
@@ -72,8 +76,6 @@ function startBar(total: number, report: string): SingleBar {
     fps: 5,
     gracefulExit: false,
   });
-  bar.start(total, 0, { report });
-  return bar;
 }
 
 /** A number of bytes as people read it. */

@@ -1,5 +1,10 @@
 import { BYTE_ALPHABET, toByteAlphabet } from "./byte_alphabet.ts";
-import { mergedPair, type TokenizerFile, UnsupportedTokenizer } from "./tokenizer_file.ts";
+import {
+  gpt2File,
+  mergedPair,
+  type TokenizerFile,
+  UnsupportedTokenizer,
+} from "./tokenizer_file.ts";
 import { createTokenizer } from "./tokenizer_json.ts";
 
 /** The token between documents, as text. */
@@ -170,45 +175,12 @@ function byteLevelTables(file: TokenizerFile): ByteLevelTables | undefined {
 
 /** Describes byte-level BPE tables, end-of-text last, as Hugging Face describes GPT-2's. */
 function byteLevelFile({ tokens, merges }: ByteLevelTables): TokenizerFile {
-  const endOfText = {
-    id: tokens.length,
-    content: END_OF_TEXT,
-    single_word: false,
-    lstrip: false,
-    rstrip: false,
-    normalized: false,
-    special: true,
-  };
-  const file = {
-    version: "1.0",
-    truncation: null,
-    padding: null,
-    added_tokens: [endOfText],
-    normalizer: null,
-    pre_tokenizer: BYTE_LEVEL,
-    post_processor: { ...BYTE_LEVEL, trim_offsets: false },
-    decoder: BYTE_LEVEL,
-    model: {
-      type: "BPE",
-      dropout: null,
-      unk_token: null,
-      continuing_subword_prefix: "",
-      end_of_word_suffix: "",
-      fuse_unk: false,
-      byte_fallback: false,
-      vocab: Object.fromEntries([...tokens, END_OF_TEXT].map((token, id) => [token, id])),
-      merges: merges.map((pair) => pair.join(" ")),
-    },
-  };
-  return file;
+  return gpt2File({
+    vocab: Object.fromEntries([...tokens, END_OF_TEXT].map((token, id) => [token, id])),
+    merges: merges.map((pair) => pair.join(" ")),
+    special: [{ id: tokens.length, content: END_OF_TEXT }],
+  });
 }
-
-const BYTE_LEVEL = {
-  type: "ByteLevel",
-  add_prefix_space: false,
-  trim_offsets: true,
-  use_regex: true,
-};
 
 /**
  * The merges behind a vocabulary in rank order, the 256 bytes first: each token is the pair that its

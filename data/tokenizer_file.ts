@@ -14,6 +14,45 @@ export interface TokenizerFile {
   readonly added_tokens?: readonly AddedToken[];
 }
 
+/** Describes a byte-level BPE as Hugging Face describes GPT-2's. */
+export function gpt2File(
+  { vocab, merges, special }: {
+    vocab: Readonly<Record<string, number>>;
+    merges: readonly string[];
+    special: readonly Pick<AddedToken, "id" | "content">[];
+  },
+): TokenizerFile {
+  const byteLevel = {
+    type: "ByteLevel",
+    add_prefix_space: false,
+    trim_offsets: true,
+    use_regex: true,
+  };
+  const plain = { single_word: false, lstrip: false, rstrip: false, normalized: false };
+  const file = {
+    version: "1.0",
+    truncation: null,
+    padding: null,
+    added_tokens: special.map((token) => ({ ...token, ...plain, special: true })),
+    normalizer: null,
+    pre_tokenizer: byteLevel,
+    post_processor: { ...byteLevel, trim_offsets: false },
+    decoder: byteLevel,
+    model: {
+      type: "BPE",
+      dropout: null,
+      unk_token: null,
+      continuing_subword_prefix: "",
+      end_of_word_suffix: "",
+      fuse_unk: false,
+      byte_fallback: false,
+      vocab,
+      merges,
+    },
+  };
+  return file;
+}
+
 /** A normalizer, pre-tokenizer or decoder; the fields depend on its type. */
 export interface Component {
   readonly type: string;

@@ -1,4 +1,5 @@
 import { END_OF_TEXT } from "./tokenizer.ts";
+import { gpt2File } from "./tokenizer_file.ts";
 
 /**
  * The `tokenizer.json` that says what GPT-2's older pair of files, `vocab.json` and `merges.txt`, says.
@@ -10,7 +11,7 @@ export function tokenizerJsonOf(
   { vocab, merges }: { vocab: string; merges: string },
   where: string,
 ): string {
-  let ids: Record<string, unknown> | undefined;
+  let ids: Record<string, number> | undefined;
   try {
     ids = JSON.parse(vocab);
   } catch {
@@ -31,30 +32,10 @@ export function tokenizerJsonOf(
         `current merge ${wrong} is ${JSON.stringify(lines[wrong])}`,
     );
   }
-  const byteLevel = { type: "ByteLevel", add_prefix_space: false, trim_offsets: true };
   const end = ids![END_OF_TEXT];
-  const flags = { single_word: false, lstrip: false, rstrip: false, normalized: false };
-  return JSON.stringify({
-    version: "1.0",
-    truncation: null,
-    padding: null,
-    added_tokens: end === undefined
-      ? []
-      : [{ id: end, content: END_OF_TEXT, ...flags, special: true }],
-    normalizer: null,
-    pre_tokenizer: { ...byteLevel, use_regex: true },
-    post_processor: { ...byteLevel, trim_offsets: false, use_regex: true },
-    decoder: { ...byteLevel, use_regex: true },
-    model: {
-      type: "BPE",
-      dropout: null,
-      unk_token: null,
-      continuing_subword_prefix: "",
-      end_of_word_suffix: "",
-      fuse_unk: false,
-      byte_fallback: false,
-      vocab: ids,
-      merges: lines,
-    },
-  });
+  return JSON.stringify(gpt2File({
+    vocab: ids!,
+    merges: lines,
+    special: end === undefined ? [] : [{ id: end, content: END_OF_TEXT }],
+  }));
 }

@@ -1,6 +1,5 @@
 import { Option } from "@commander-js/extra-typings";
-import { command, output, realNumber, run, status, wholeNumber } from "../data/command.ts";
-import { DataProgressDisplay } from "../data/progress.ts";
+import { command, output, realNumber, run, wholeNumber } from "../data/command.ts";
 import { openDevice } from "../kernels/device.ts";
 import { validateSampler } from "../kernels/sample/sample.ts";
 import {
@@ -9,7 +8,8 @@ import {
   generateBatch,
   type GenerateResult,
 } from "./generate.ts";
-import { findSource, loadSource } from "./load.ts";
+import { findNamedModel } from "./command.ts";
+import { loadSource } from "./load.ts";
 
 /** `generate`: continues a text with a trained model. */
 const program = command("generate", "Continue a text with a trained model.")
@@ -71,16 +71,7 @@ const program = command("generate", "Continue a text with a trained model.")
       validateSampler(options);
       const prompt = given === "-" ? await readStandardInput() : given;
       // before the device is opened: the likeliest mistake is the first
-      const display = new DataProgressDisplay();
-      const source = await findSource({
-        run: options.run,
-        ...(options.checkpoint === undefined ? {} : { checkpoint: options.checkpoint }),
-        ...(options.model === undefined ? {} : { model: options.model }),
-        onProgress: (progress) => display.show(progress),
-        onNotice: status,
-        onWarning: (sentence: string) => status(`Warning: ${sentence}`),
-      });
-      display.close();
+      const source = await findNamedModel(options);
       const device = await openDevice();
       const model = loadSource(device, source);
       const firstSeed = options.seed ?? crypto.getRandomValues(new Uint32Array(1))[0]!;

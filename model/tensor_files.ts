@@ -24,16 +24,7 @@ export interface TensorReader {
 
 /** A tensor that lies in memory as one that is read part by part. */
 export function readerOf({ dtype, shape, data }: SafetensorsEntry): TensorReader {
-  const width = DTYPE_BYTES[dtype];
-  return {
-    shape,
-    floats: (first, count) =>
-      toFloat32({
-        dtype,
-        shape: [count],
-        data: data.subarray(first * width, (first + count) * width),
-      }),
-  };
+  return placedReader({ dtype, shape, begin: 0 }, (start, end) => data.subarray(start, end));
 }
 
 /** The tensors of one or several files. */
@@ -169,7 +160,7 @@ export function hashFiles(paths: readonly string[]): string {
 const PART_BYTES = 2 ** 24;
 
 function placedReader(
-  { dtype, shape, begin }: SafetensorsPlace,
+  { dtype, shape, begin }: Omit<SafetensorsPlace, "end">,
   read: (start: number, end: number) => Uint8Array<ArrayBuffer>,
 ): TensorReader {
   const width = DTYPE_BYTES[dtype];

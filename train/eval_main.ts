@@ -4,7 +4,8 @@ import { command, output, run, status, wholeNumber } from "../data/command.ts";
 import { loadCorpus, loadWhole } from "../data/corpus.ts";
 import { DataProgressDisplay } from "../data/progress.ts";
 import { type DataProgress, parseDataSpec } from "../data/sources.ts";
-import { findSource, loadSource } from "../generate/load.ts";
+import { findNamedModel } from "../generate/command.ts";
+import { loadSource } from "../generate/load.ts";
 import { openDevice } from "../kernels/device.ts";
 import { readTrainerState } from "../model/checkpoint.ts";
 import { createEvaluator } from "./evaluate.ts";
@@ -39,13 +40,7 @@ const program = command("eval", "Measure how well a trained model predicts a tex
         onProgress: (progress: DataProgress) => display.show(progress),
         onNotice: status,
       };
-      const source = await findSource({
-        run: options.run,
-        ...(options.checkpoint === undefined ? {} : { checkpoint: options.checkpoint }),
-        ...(options.model === undefined ? {} : { model: options.model }),
-        ...hearing,
-        onWarning: (sentence) => status(`Warning: ${sentence}`),
-      });
+      const source = await findNamedModel(options);
       const path = options.model ?? source.checkpoint!;
       const state = source.checkpoint === undefined
         ? undefined

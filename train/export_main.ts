@@ -1,7 +1,7 @@
 import { Option } from "@commander-js/extra-typings";
 import { command, output, run, status } from "../data/command.ts";
-import { DataProgressDisplay } from "../data/progress.ts";
-import { findSource, loadSource } from "../generate/load.ts";
+import { findNamedModel } from "../generate/command.ts";
+import { loadSource } from "../generate/load.ts";
 import { openDevice } from "../kernels/device.ts";
 import { countParameters } from "../model/parameters.ts";
 import { checkFree, exportModel } from "./export.ts";
@@ -31,16 +31,7 @@ const program = command("export", "Write a model for Hugging Face transformers o
     run(async () => {
       const out = options.out ?? (to === "hf" ? "exported" : "exported.gguf");
       checkFree(out);
-      const display = new DataProgressDisplay();
-      const source = await findSource({
-        run: options.run,
-        ...(options.checkpoint === undefined ? {} : { checkpoint: options.checkpoint }),
-        ...(options.model === undefined ? {} : { model: options.model }),
-        onProgress: (progress) => display.show(progress),
-        onNotice: status,
-        onWarning: (sentence: string) => status(`Warning: ${sentence}`),
-      });
-      display.close();
+      const source = await findNamedModel(options);
       const device = await openDevice();
       status(`writing ${countParameters(source.config)} parameters of ${source.spec} in ${dtype}`);
       const model = loadSource(device, source, { precision: "f32" });

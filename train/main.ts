@@ -1,4 +1,4 @@
-import { SingleBar } from "cli-progress";
+import type { SingleBar } from "cli-progress";
 import process from "node:process";
 import { Option } from "commander";
 import {
@@ -10,7 +10,7 @@ import {
   status,
   wholeNumber,
 } from "../data/command.ts";
-import { DataProgressDisplay, duration } from "../data/progress.ts";
+import { DataProgressDisplay, duration, makeBar } from "../data/progress.ts";
 import { parseDataSpec } from "../data/sources.ts";
 import { DEFAULT_OPTIONS, type TrainOptions } from "./options.ts";
 import { train, type TrainEvent } from "./train.ts";
@@ -198,16 +198,7 @@ class Display {
   constructor(terminal: boolean) {
     this.#data = new DataProgressDisplay(terminal);
     if (!terminal) return;
-    this.#bar = new SingleBar({
-      format: "{bar} {value}/{total} | {report}",
-      barsize: 12,
-      barCompleteChar: "=",
-      barIncompleteChar: "-",
-      hideCursor: true,
-      clearOnComplete: true,
-      fps: 5,
-      gracefulExit: false,
-    });
+    this.#bar = makeBar("{bar} {value}/{total} | {report}");
   }
 
   /** Whether model and data are still being prepared. */

@@ -27,7 +27,7 @@ export const point: ScalingPoint = {
 
 /** A report with a result of every kind. */
 export const report: Report = {
-  command: "deno task bench --scaling --json somewhere/gpu.json",
+  command: "deno task bench --scaling",
   date: "2026-11-25",
   deno: "2.9.6",
   device: { name: "A GPU", backend: "Vulkan", isCpu: false },
@@ -65,7 +65,7 @@ export const report: Report = {
 
 /** What PyTorch reached on the same device. */
 export const pytorch: PyTorchReport = {
-  command: "python3 bench/pytorch_baseline.py --json=somewhere/pytorch_gpu.json --no-compile",
+  command: "python3 bench/pytorch_baseline.py --no-compile",
   date: "2026-11-26",
   torch: "2.11.0",
   cuda: "13.0",
