@@ -73,8 +73,8 @@ fn main(
   @builtin(local_invocation_index) id: u32,
 ) {
   let T = sizes.T;
-  let x = id % X;
-  let y4 = id / X;
+  let x = columnOf(id);
+  let y4 = rowOf(id);
   let firstKey = group.x * OWN; // the longest columns start first
   let sequence = group.y / NH * T;
   let head = Head(

@@ -69,8 +69,8 @@ fn main(
   @builtin(local_invocation_index) id: u32,
 ) {
   let T = sizes.T;
-  let x = id % X;
-  let y4 = id / X;
+  let x = columnOf(id);
+  let y4 = rowOf(id);
   let firstQuery = (groups.x - 1 - group.x) * OWN; // the longest rows start first
   var firstKey = firstSeen(firstQuery) / WALKED * WALKED;
   let sequence = group.y / NH * T;

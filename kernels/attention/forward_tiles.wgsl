@@ -53,8 +53,8 @@ fn main(
   @builtin(num_workgroups) groups: vec3u,
   @builtin(local_invocation_index) id: u32,
 ) {
-  let x = id % X;
-  let y4 = id / X;
+  let x = columnOf(id);
+  let y4 = rowOf(id);
   let firstQuery = (groups.x - 1 - group.x) * OWN; // the longest rows start first
   var firstKey = firstSeen(firstQuery) / WALKED * WALKED;
   let head = group.y / NH * sizes.T * 3 * C + group.y % NH * QUADS; // q of this head at t = 0
