@@ -7,6 +7,8 @@ import backwardKeyTiles from "./backward_key_tiles.wgsl" with { type: "text" };
 import rowsAlone from "./rows_alone.wgsl" with { type: "text" };
 import rowsShared from "./rows_shared.wgsl" with { type: "text" };
 import sizes from "./sizes.wgsl" with { type: "text" };
+import heldF16 from "../held_f16.wgsl" with { type: "text" };
+import heldF32 from "../held_f32.wgsl" with { type: "text" };
 import tiles from "./tiles.wgsl" with { type: "text" };
 import type { Program } from "../program.ts";
 import { dropoutUniforms, withRandom } from "../random.ts";
@@ -225,7 +227,9 @@ function record(
     variants.set(name, (program) =>
       program.dispatch({
         label: `${kernel.name}_tiles.wgsl`,
-        source: [withRandom(kernel.tiles), sizes, tiles].join("\n"),
+        source: [withRandom(kernel.tiles), sizes, tiles, real === "f16" ? heldF16 : heldF32].join(
+          "\n",
+        ),
         constants: {
           ...constants,
           ...tile,

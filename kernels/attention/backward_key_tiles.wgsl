@@ -17,8 +17,8 @@ const SCALE: f32 = 1.0 / sqrt(f32(HS));
 const WINDOW: u32 = 0x80000000; // tokens that a query sees, itself and those before it
 const LOWEST: f32 = -3.0e38;
 
-@group(0) @binding(0) var<storage, read> qkv: array<real4>;
-@group(0) @binding(1) var<storage, read> dy: array<real4>;
+@group(0) @binding(0) var<storage, read> qkv: array<held>;
+@group(0) @binding(1) var<storage, read> dy: array<held>;
 @group(0) @binding(2) var<storage, read> logSumExp: array<f32>;
 @group(0) @binding(3) var<storage, read> delta: array<f32>;
 @group(0) @binding(4) var<storage, read> random: array<u32>; // seed, counter
@@ -31,40 +31,31 @@ struct Head {
   out: u32,
 }
 
-// Four components of q, in the second round of dy. Past the end the last token is loaded again; what comes
-// of it is masked or never stored.
-fn loadQuery(head: Head, round: u32, token: u32, quad: u32) -> real4 {
-  let t = min(token, sizes.T - 1);
-  if (round == 0) { return qkv[head.q + t * 3 * C + quad]; }
-  return dy[head.out + t * C + quad];
+// Four vectors of dy, or of qkv, so many vectors after the head's first. Past the end the last token is
+// loaded again; what comes of it is masked or never stored.
+fn loadTokens(fromDy: bool, head: Head, column: u32, tokens: vec4u) -> Block {
+  let places = select(head.q, head.out, fromDy) + column +
+    min(tokens, vec4u(sizes.T - 1)) * select(3 * C, C, fromDy);
+  var four: Block;
+  // unroll
+  for (var i = 0u; i < 4u; i++) {
+    if (fromDy) { four[i] = dy[places[i]]; } else { four[i] = qkv[places[i]]; }
+  }
+  return four;
 }
 
 // A block of k or q, in the second round of v or dy.
 fn loadPair(head: Head, firstKey: u32, firstQuery: u32, round: u32, block: u32, step: u32) -> Block {
-  let token = tokenOfPair(block);
-  let quad = quadOfPair(block, step);
-  var tokens: Block;
-  // unroll
-  for (var i = 0u; i < 4u; i++) {
-    if (block < OWN_BLOCKS) {
-      let s = min(firstKey + token + i, sizes.T - 1);
-      tokens[i] = qkv[head.q + (1 + round) * C + s * 3 * C + quad];
-    } else {
-      tokens[i] = loadQuery(head, round, firstQuery + token + i, quad);
-    }
-  }
-  return tokens;
+  let isOwn = block < OWN_BLOCKS;
+  let tokens = select(firstQuery, firstKey, isOwn) + tokensOfPair(block);
+  let column = select(0, (1 + round) * C, isOwn) + quadOfPair(block, step);
+  return loadTokens(!isOwn && round == 1, head, column, tokens);
 }
 
 // A block of dy, in the second round of q.
 fn loadSum(head: Head, firstQuery: u32, round: u32, block: u32, part: u32) -> Block {
-  var tokens: Block;
-  // unroll
-  for (var i = 0u; i < 4u; i++) {
-    let t = firstQuery + tokenOfPart(part, block / QUADS * 4 + i);
-    tokens[i] = loadQuery(head, 1 - round, t, block % QUADS);
-  }
-  return tokens;
+  let tokens = firstQuery + tokensOfPart(part, block);
+  return loadTokens(round == 0, head, block % QUADS, tokens);
 }
 
 @compute @workgroup_size(SIZE)
@@ -92,7 +83,7 @@ fn main(
   var dv: array<vec4f, SUMS>;
   let end = min(firstKey + (OWN - 1) + WINDOW, T);
   for (; first < end; first += WALKED) {
-    var p: array<vec4f, PAIRS>;
+    var p: array<held, PAIRS>; // narrowed where registers are dear: they decide how many workgroups run
     for (var round = 0u; round < 2; round++) {
       var pairs = array<vec4f, PAIRS>(); // Naga zeroes once what a loop only declares
       for (var step = 0u; step < STEPS; step++) {
@@ -145,10 +136,11 @@ fn main(
             let masked = vec4<bool>(crossing) &
               ((query - vec4u(key) >= vec4u(WINDOW)) | (query >= vec4u(T)));
             let scores = select(sum, vec4f(LOWEST), masked);
-            p[r * COLUMNS + c] = exp(fma(vec4f(SCALE), scores, -statistics));
-            pairs[r * COLUMNS + c] = factor * p[r * COLUMNS + c];
+            let four = exp(fma(vec4f(SCALE), scores, -statistics));
+            p[r * COLUMNS + c] = narrowed(four);
+            pairs[r * COLUMNS + c] = factor * four;
           } else {
-            pairs[r * COLUMNS + c] = p[r * COLUMNS + c] * (factor * sum - statistics);
+            pairs[r * COLUMNS + c] = widened(p[r * COLUMNS + c]) * (factor * sum - statistics);
           }
         }
       }

@@ -17,9 +17,9 @@ const SCALE: f32 = 1.0 / sqrt(f32(HS));
 const WINDOW: u32 = 0x80000000; // tokens that a query sees, itself and those before it
 const LOWEST: f32 = -3.0e38;
 
-@group(0) @binding(0) var<storage, read> qkv: array<real4>;
-@group(0) @binding(1) var<storage, read> y: array<real4>;
-@group(0) @binding(2) var<storage, read> dy: array<real4>;
+@group(0) @binding(0) var<storage, read> qkv: array<held>;
+@group(0) @binding(1) var<storage, read> y: array<held>;
+@group(0) @binding(2) var<storage, read> dy: array<held>;
 @group(0) @binding(3) var<storage, read> logSumExp: array<f32>;
 @group(0) @binding(4) var<storage, read> random: array<u32>; // seed, counter
 @group(0) @binding(5) var<storage, read_write> dqkv: array<real4>;
@@ -32,34 +32,30 @@ struct Head {
   out: u32,
 }
 
-// A block of q or k, in the second round of dy or v. Past the end the last token is loaded again; what
-// comes of it is masked or never stored.
-fn loadPair(head: Head, firstQuery: u32, firstKey: u32, round: u32, block: u32, step: u32) -> Block {
-  let token = tokenOfPair(block);
-  let quad = quadOfPair(block, step);
-  var tokens: Block;
+// Four vectors of dy, or of qkv, so many vectors after the head's first. Past the end the last token is
+// loaded again; what comes of it is masked or never stored.
+fn loadTokens(fromDy: bool, head: Head, column: u32, tokens: vec4u) -> Block {
+  let places = select(head.q, head.out, fromDy) + column +
+    min(tokens, vec4u(sizes.T - 1)) * select(3 * C, C, fromDy);
+  var four: Block;
   // unroll
   for (var i = 0u; i < 4u; i++) {
-    if (block >= OWN_BLOCKS) {
-      let t = min(firstKey + token + i, sizes.T - 1);
-      tokens[i] = qkv[head.q + (1 + round) * C + t * 3 * C + quad];
-    } else if (round == 0) {
-      tokens[i] = qkv[head.q + min(firstQuery + token + i, sizes.T - 1) * 3 * C + quad];
-    } else {
-      tokens[i] = dy[head.out + min(firstQuery + token + i, sizes.T - 1) * C + quad];
-    }
+    if (fromDy) { four[i] = dy[places[i]]; } else { four[i] = qkv[places[i]]; }
   }
-  return tokens;
+  return four;
 }
 
+// A block of q or k, in the second round of dy or v.
+fn loadPair(head: Head, firstQuery: u32, firstKey: u32, round: u32, block: u32, step: u32) -> Block {
+  let isOwn = block < OWN_BLOCKS;
+  let tokens = select(firstKey, firstQuery, isOwn) + tokensOfPair(block);
+  let column = select((1 + round) * C, 0, isOwn) + quadOfPair(block, step);
+  return loadTokens(isOwn && round == 1, head, column, tokens);
+}
+
+// A block of k.
 fn loadKeys(head: Head, firstKey: u32, block: u32, part: u32) -> Block {
-  var tokens: Block;
-  // unroll
-  for (var i = 0u; i < 4u; i++) {
-    let t = min(firstKey + tokenOfPart(part, block / QUADS * 4 + i), sizes.T - 1);
-    tokens[i] = qkv[head.q + C + t * 3 * C + block % QUADS];
-  }
-  return tokens;
+  return loadTokens(false, head, C + block % QUADS, firstKey + tokensOfPart(part, block));
 }
 
 @compute @workgroup_size(SIZE)
@@ -93,7 +89,7 @@ fn main(
       // unroll
       for (var n = 0u; n < VECTORS; n++) {
         let at = head.out + t * C + n * X + x;
-        products = fma(vec4f(dy[at]), vec4f(y[at]), products);
+        products = fma(widened(dy[at]), widened(y[at]), products);
       }
       four[i] = (products.x + products.y) + (products.z + products.w);
     }

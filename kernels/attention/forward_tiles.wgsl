@@ -18,33 +18,33 @@ const SCALE_LOG2: f32 = SCALE * 1.4426950408889634; // exp(SCALE · x) = exp2(SC
 const LOWEST: f32 = -1.0e38; // times SCALE_LOG2 still a number
 const WINDOW: u32 = 0x80000000; // tokens that a query sees, itself and those before it
 
-@group(0) @binding(0) var<storage, read> qkv: array<real4>;
+@group(0) @binding(0) var<storage, read> qkv: array<held>;
 @group(0) @binding(1) var<storage, read> random: array<u32>; // seed, counter
 @group(0) @binding(2) var<storage, read_write> y: array<real4>;
 @group(0) @binding(3) var<storage, read_write> logSumExp: array<f32>;
 @group(0) @binding(4) var<uniform> sizes: Sizes;
 
-// Past the end the last token is loaded again; what comes of it is masked or never stored.
-fn loadPair(head: u32, firstQuery: u32, firstKey: u32, block: u32, step: u32) -> Block {
-  let isKey = block >= OWN_BLOCKS;
-  let token = select(firstQuery, firstKey, isKey) + tokenOfPair(block);
-  let at = head + select(0u, C, isKey) + quadOfPair(block, step);
-  var tokens: Block;
+// Four vectors of qkv from a head's part on. Past the end the last token is loaded again; what comes of it
+// is masked or never stored.
+fn loadQkv(at: u32, tokens: vec4u) -> Block {
+  var four: Block;
   // unroll
   for (var i = 0u; i < 4u; i++) {
-    tokens[i] = qkv[at + min(token + i, sizes.T - 1) * 3 * C];
+    four[i] = qkv[at + min(tokens[i], sizes.T - 1) * 3 * C];
   }
-  return tokens;
+  return four;
 }
 
+// A block of q or k.
+fn loadPair(head: u32, firstQuery: u32, firstKey: u32, block: u32, step: u32) -> Block {
+  let isOwn = block < OWN_BLOCKS;
+  let tokens = select(firstKey, firstQuery, isOwn) + tokensOfPair(block);
+  return loadQkv(head + select(C, 0, isOwn) + quadOfPair(block, step), tokens);
+}
+
+// A block of v.
 fn loadValues(head: u32, firstKey: u32, block: u32, part: u32) -> Block {
-  var tokens: Block;
-  // unroll
-  for (var i = 0u; i < 4u; i++) {
-    let token = min(firstKey + tokenOfPart(part, block / QUADS * 4 + i), sizes.T - 1);
-    tokens[i] = qkv[head + 2 * C + block % QUADS + token * 3 * C];
-  }
-  return tokens;
+  return loadQkv(head + 2 * C + block % QUADS, firstKey + tokensOfPart(part, block));
 }
 
 @compute @workgroup_size(SIZE)

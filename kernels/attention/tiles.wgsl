@@ -32,7 +32,7 @@ fn rowOf(id: u32) -> u32 {
 }
 
 // What an invocation fetches at a time: four tokens, four components of each.
-alias Block = array<real4, 4>;
+alias Block = array<held, 4>;
 const OWN_BLOCKS: u32 = OWN / 4 * (TERMS / 4);
 const PAIR_BLOCKS: u32 = OWN_BLOCKS + WALKED / 4 * (TERMS / 4);
 const SUM_BLOCKS: u32 = TERMS / 4 * QUADS;
@@ -40,9 +40,12 @@ const PAIR_TURNS: u32 = 2; // turns in which all invocations fetch the blocks of
 const SUM_TURNS: u32 = 1;
 const TURNS: u32 = max(PAIR_TURNS, SUM_TURNS);
 
-// First token of the own or walked ones, and vector of components, of a block of a step.
-fn tokenOfPair(block: u32) -> u32 {
-  return select(block - OWN_BLOCKS, block, block < OWN_BLOCKS) / (TERMS / 4) * 4;
+// Which of the own or walked tokens, and which vector of components, a block of a step has.
+fn tokensOfPair(block: u32) -> vec4u {
+  return vec4u(0, 1, 2, 3) + 4 * columnOfPair(block);
+}
+fn columnOfPair(block: u32) -> u32 {
+  return select(block - OWN_BLOCKS, block, block < OWN_BLOCKS) / (TERMS / 4);
 }
 fn quadOfPair(block: u32, step: u32) -> u32 {
   return step * (TERMS / 4) + block % (TERMS / 4);
@@ -51,33 +54,33 @@ fn quadOfPair(block: u32, step: u32) -> u32 {
 // Tokens go into the tiles as columns, terms are their components.
 fn keepPair(block: u32, tokens: Block) {
   let columns = transpose(
-    mat4x4f(vec4f(tokens[0]), vec4f(tokens[1]), vec4f(tokens[2]), vec4f(tokens[3])),
+    mat4x4f(widened(tokens[0]), widened(tokens[1]), widened(tokens[2]), widened(tokens[3])),
   );
   let k = block % (TERMS / 4) * 4;
-  let token = tokenOfPair(block) / 4;
+  let column = columnOfPair(block);
   if (block < OWN_BLOCKS) {
     // unroll
     for (var i = 0u; i < 4u; i++) {
-      aTile[k + i][token] = columns[i];
+      aTile[k + i][column] = columns[i];
     }
   } else {
     // unroll
     for (var i = 0u; i < 4u; i++) {
-      bTile[k + i][token] = columns[i];
+      bTile[k + i][column] = columns[i];
     }
   }
 }
 
-// The walked token that is term k of a part: an invocation has two in each, side by side.
-fn tokenOfPart(part: u32, k: u32) -> u32 {
-  return (k / 2 + part / 2 * X) * 4 + part % 2 * 2 + k % 2;
+// Which of the walked tokens a block of a part has: of each four, a part has two that are side by side.
+fn tokensOfPart(part: u32, block: u32) -> vec4u {
+  return vec4u(0, 1, 4, 5) + (block / QUADS * 8 + part / 2 * 4 * X + part % 2 * 2);
 }
 
 // Tokens go into the tile of b as rows, terms are the tokens.
 fn keepSum(block: u32, tokens: Block) {
   // unroll
   for (var i = 0u; i < 4u; i++) {
-    bTile[block / QUADS * 4 + i][block % QUADS] = vec4f(tokens[i]);
+    bTile[block / QUADS * 4 + i][block % QUADS] = widened(tokens[i]);
   }
 }
 

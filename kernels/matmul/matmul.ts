@@ -10,6 +10,8 @@ import storeScaled from "./store_scaled.wgsl" with { type: "text" };
 import storeGeluBackward from "./store_gelu_backward.wgsl" with { type: "text" };
 import tiles from "./tiles.wgsl" with { type: "text" };
 import vector from "./vector.wgsl" with { type: "text" };
+import heldF16 from "../held_f16.wgsl" with { type: "text" };
+import heldF32 from "../held_f32.wgsl" with { type: "text" };
 import gelu from "../gelu/gelu.wgsl" with { type: "text" };
 import type { Device } from "../device.ts";
 import { type Constants, type Program, splitWorkgroups } from "../program.ts";
@@ -236,11 +238,13 @@ function shapeUniform(
 /** For GPUs: a workgroup shares what it fetched, see tiles.wgsl. */
 function tiledProduct(program: Program, product: Product, variant: string): void {
   const { a, b, bias, y, M, N, K, transposeA, transposeB } = product;
-  const { tile, splits } = parseTiles(variant);
+  const { tile, splits: mostSplits } = parseTiles(variant);
   const vectors = { operands: true, result: true };
   // blocks of 4 × 4 elements, one an invocation and turn
   const blocks = (tileRows(tile) + tileColumns(tile)) / 4 * TILE_K / 4;
-  const split = ceilDiv(ceilDiv(K, splits), TILE_K) * TILE_K;
+  const split = ceilDiv(ceilDiv(K, mostSplits), TILE_K) * TILE_K;
+  const splits = ceilDiv(K, split);
+  const areF16 = a.dtype === "f16" && b.dtype === "f16";
   const columns = ceilDiv(N, 4) * 4;
   const partials = splits === 1 ? undefined : program.scratch([splits * M, columns]);
   const stored: Product = partials === undefined ? product : {
@@ -253,7 +257,7 @@ function tiledProduct(program: Program, product: Product, variant: string): void
   };
   program.dispatch({
     label: "kernels/matmul/tiles.wgsl",
-    source: [tiles, shape, stored.epilogue.source].join("\n"),
+    source: [tiles, areF16 ? heldF16 : heldF32, shape, stored.epilogue.source].join("\n"),
     constants: {
       ...tile,
       EXTRA: stored.epilogue.tensors.length,
@@ -262,9 +266,8 @@ function tiledProduct(program: Program, product: Product, variant: string): void
       WHOLE_K: K % TILE_K === 0,
       TRANSPOSE_A: transposeA,
       TRANSPOSE_B: transposeB,
-      aType: `vec4<${a.dtype}>`,
-      bType: `vec4<${b.dtype}>`,
-      held: a.dtype === "f16" && b.dtype === "f16" ? "vec4<f16>" : "vec4f",
+      aType: areF16 ? "vec2u" : `vec4<${a.dtype}>`,
+      bType: areF16 ? "vec2u" : `vec4<${b.dtype}>`,
       yType: `vec4<${partials ? "f32" : y.dtype}>`,
     },
     // without a bias the slot shows b, which is never read there

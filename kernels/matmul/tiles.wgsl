@@ -9,9 +9,9 @@
 //        ┌──┬──┬──┬──┐                vectors apart in rows, so that neighbours read neighbouring
 //     k  │  │▓▓│  │▓▓│                vectors of b and the same ones of a.
 //        └──┴──┴──┴──┘
-//   k                                 The index of k is a constant once the loop is written out, and
-//  ┌─┐   ┌──┬──┬──┬──┐                the other is the same for all k: its clamp, which Naga adds to
-//  │▓│   │  │▓▓│  │▓▓│                every index that it cannot prove, is computed once.
+//   k                                 Indices of k are constants once the loop is written out, and the
+//  ┌─┐   ┌──┬──┬──┬──┐                other is the same for all k: its clamp, which Naga adds to every
+//  │▓│   │  │▓▓│  │▓▓│                index that it cannot prove, is computed once.
 //  ├─┤   ├──┼──┼──┼──┤
 //  │ │   │  │  │  │  │                A second pair of tiles would save a barrier a step and costs more
 //  ├─┤   ├──┼──┼──┼──┤                than it gains: an H100 gives out some 52 KB of workgroup memory a
@@ -19,12 +19,12 @@
 //  └─┘   └──┴──┴──┴──┘
 //
 // Rows and columns past the edges are clamped and what comes of them is not stored; past the end of K
-// a is taken as zero. With several splits a workgroup takes a part of K, and y is a [splits,M,N]
+// both are taken as zero. With several splits a workgroup takes a part of K, and y is a [splits,M,N]
 // scratch tensor that reduce.wgsl adds up.
 enable f16;
 
-alias aType = vec4<f16>;
-alias bType = vec4<f16>;
+alias aType = vec2u; // four elements, if a and b are f16 as they lie in memory
+alias bType = vec2u;
 const TRANSPOSE_A: bool = false;
 const TRANSPOSE_B: bool = false;
 const TILE_K: u32 = 16;
@@ -34,7 +34,6 @@ const X: u32 = 16; // invocations along the columns
 const Y: u32 = 8; // invocations along the rows
 const FETCHES: u32 = 2; // turns in which all invocations fetch a step's parts of a and b
 const WHOLE_K: bool = false; // whether all steps lie inside K
-alias held = vec4f; // what is fetched ahead is held as: f16 where a and b are
 
 @group(0) @binding(0) var<storage, read> a: array<aType>;
 @group(0) @binding(1) var<storage, read> b: array<bType>;
@@ -48,8 +47,8 @@ const N_PITCH: u32 = N4 + 1;
 const ROWS4: u32 = 4 * ROWS;
 const SUMS: u32 = ROWS4 * COLUMNS;
 
-var<workgroup> aTile: array<array<vec4f, M_PITCH>, TILE_K>;
-var<workgroup> bTile: array<array<vec4f, N_PITCH>, TILE_K>;
+var<workgroup> aTile: array<array<array<vec4f, M_PITCH>, 4>, K4>; // [k / 4][k % 4]
+var<workgroup> bTile: array<array<array<vec4f, N_PITCH>, 4>, K4>;
 
 // A block is 4 × 4 elements as they lie in memory, four vectors along the stored rows.
 alias Block = array<held, 4>;
@@ -57,26 +56,23 @@ const A_BLOCKS: u32 = M4 * K4;
 const BLOCKS: u32 = A_BLOCKS + N4 * K4;
 const WHOLE_TURNS: bool = BLOCKS % SIZE == 0;
 
-// Rows of a along k, zero past the end; or rows k … k + 3 of a that is stored with k slowest.
-fn loadA(block: u32, firstRow: u32, first: u32, end: u32) -> Block {
+// Rows of a along k, or rows k … k + 3 of a that is stored with k slowest. What lies past the end of K, or
+// of a, may be anything.
+fn loadA(block: u32, firstRow: u32, first: u32) -> Block {
   var rows: Block;
   if (TRANSPOSE_A) {
     let k = first + block / M4 * 4;
     let column = shape.aStart + min(firstRow / 4 + block % M4, (shape.M - 1) / 4);
     // unroll
     for (var i = 0u; i < 4u; i++) {
-      let row = select(min(k + i, shape.K - 1), k + i, WHOLE_K);
-      let inside = WHOLE_K | (k + i < end);
-      rows[i] = select(held(), held(a[column + row * shape.aStride]), inside);
+      rows[i] = held(a[column + (k + i) * shape.aStride]);
     }
   } else {
-    let k = first + block % K4 * 4;
-    let column = shape.aStart + k / 4;
-    let inside = vec4<bool>(WHOLE_K) | (vec4u(0, 1, 2, 3) + k < vec4u(end));
+    let column = shape.aStart + first / 4 + block % K4;
     // unroll
     for (var i = 0u; i < 4u; i++) {
       let row = min(firstRow + block / K4 * 4 + i, shape.M - 1);
-      rows[i] = select(held(), held(a[column + row * shape.aStride]), inside);
+      rows[i] = held(a[column + row * shape.aStride]);
     }
   }
   return rows;
@@ -85,8 +81,7 @@ fn loadA(block: u32, firstRow: u32, first: u32, end: u32) -> Block {
 fn loadB(block: u32, firstColumn: u32, first: u32) -> Block {
   var rows: Block;
   if (TRANSPOSE_B) {
-    let k = first + block % K4 * 4;
-    let column = select(min(k, shape.K - 1), k, WHOLE_K) / 4;
+    let column = first / 4 + block % K4;
     // unroll
     for (var i = 0u; i < 4u; i++) {
       let row = min(firstColumn + block / K4 * 4 + i, shape.N - 1);
@@ -97,33 +92,32 @@ fn loadB(block: u32, firstColumn: u32, first: u32) -> Block {
     let column = min(firstColumn / 4 + block % N4, (shape.N - 1) / 4);
     // unroll
     for (var i = 0u; i < 4u; i++) {
-      let row = select(min(k + i, shape.K - 1), k + i, WHOLE_K);
-      rows[i] = held(b[column + row * shape.bStride]);
+      rows[i] = held(b[column + (k + i) * shape.bStride]);
     }
   }
   return rows;
 }
 
 // Blocks go into the tiles transposed where k is not the slowest dimension of the stored matrix.
-fn keepA(block: u32, rows: Block) {
+fn keepA(block: u32, rows: Block, first: u32, end: u32) {
   let m4 = select(block / K4, block % M4, TRANSPOSE_A);
-  let k = 4 * select(block % K4, block / M4, TRANSPOSE_A);
-  var columns = mat4x4f(vec4f(rows[0]), vec4f(rows[1]), vec4f(rows[2]), vec4f(rows[3]));
+  let k4 = select(block % K4, block / M4, TRANSPOSE_A);
+  var columns = mat4x4f(widened(rows[0]), widened(rows[1]), widened(rows[2]), widened(rows[3]));
   if (!TRANSPOSE_A) { columns = transpose(columns); }
   // unroll
   for (var i = 0u; i < 4u; i++) {
-    aTile[k + i][m4] = columns[i];
+    aTile[k4][i][m4] = select(vec4f(), columns[i], WHOLE_K | (first + 4 * k4 + i < end));
   }
 }
 
-fn keepB(block: u32, rows: Block) {
+fn keepB(block: u32, rows: Block, first: u32, end: u32) {
   let n4 = select(block % N4, block / K4, TRANSPOSE_B);
-  let k = 4 * select(block / N4, block % K4, TRANSPOSE_B);
-  var columns = mat4x4f(vec4f(rows[0]), vec4f(rows[1]), vec4f(rows[2]), vec4f(rows[3]));
+  let k4 = select(block / N4, block % K4, TRANSPOSE_B);
+  var columns = mat4x4f(widened(rows[0]), widened(rows[1]), widened(rows[2]), widened(rows[3]));
   if (TRANSPOSE_B) { columns = transpose(columns); }
   // unroll
   for (var i = 0u; i < 4u; i++) {
-    bTile[k + i][n4] = columns[i];
+    bTile[k4][i][n4] = select(vec4f(), columns[i], WHOLE_K | (first + 4 * k4 + i < end));
   }
 }
 
@@ -144,20 +138,21 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) id
   for (var i = 0u; i < FETCHES; i++) {
     let block = id + i * SIZE;
     if (block < A_BLOCKS) {
-      fetched[i] = loadA(block, firstRow, start, end);
+      fetched[i] = loadA(block, firstRow, start);
     } else if (WHOLE_TURNS || block < BLOCKS) {
       fetched[i] = loadB(block - A_BLOCKS, firstColumn, start);
     }
   }
   var sums: array<vec4f, SUMS>;
-  for (var first = start; first < end; first += TILE_K) {
+  var first = start;
+  loop {
     // unroll
     for (var i = 0u; i < FETCHES; i++) {
       let block = id + i * SIZE;
       if (block < A_BLOCKS) {
-        keepA(block, fetched[i]);
+        keepA(block, fetched[i], first, end);
       } else if (WHOLE_TURNS || block < BLOCKS) {
-        keepB(block - A_BLOCKS, fetched[i]);
+        keepB(block - A_BLOCKS, fetched[i], first, end);
       }
     }
     workgroupBarrier();
@@ -166,7 +161,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) id
     for (var i = 0u; i < FETCHES; i++) {
       let block = id + i * SIZE;
       if (block < A_BLOCKS) {
-        fetched[i] = loadA(block, firstRow, first + TILE_K, end);
+        fetched[i] = loadA(block, firstRow, first + TILE_K);
       } else if (WHOLE_TURNS || block < BLOCKS) {
         fetched[i] = loadB(block - A_BLOCKS, firstColumn, first + TILE_K);
       }
@@ -177,11 +172,11 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) id
       var bs4: array<vec4f, COLUMNS>;
       // unroll
       for (var r = 0u; r < ROWS; r++) {
-        as4[r] = aTile[k][y4 + r * Y];
+        as4[r] = aTile[k / 4][k % 4][y4 + r * Y];
       }
       // unroll
       for (var c = 0u; c < COLUMNS; c++) {
-        bs4[c] = bTile[k][x4 + c * X];
+        bs4[c] = bTile[k / 4][k % 4][x4 + c * X];
       }
       // unroll
       for (var r = 0u; r < ROWS4; r++) {
@@ -192,6 +187,11 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) id
       }
     }
     workgroupBarrier();
+
+    continuing {
+      first += TILE_K;
+      break if first >= end;
+    }
   }
 
   // unroll
