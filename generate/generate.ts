@@ -90,8 +90,11 @@ const CHUNK_MS = 100;
 /** What a read-back takes beyond the device's work: Deno 2.9 sleeps 10 ms. */
 const READ_BACK_MS = 10;
 
-/** Tokens of the first chunk, and how many times as long each may be as the one before. */
+/** Tokens of a model's first chunk, and how many times as long each may be as the one before. */
 const FIRST_CHUNK = { gpu: 16, cpu: 2 }, MOST_GROWTH = 16;
+
+/** How long a model's next chunk should be, by the number of texts: later texts begin where these ended. */
+const chunksOf = new WeakMap<Gpt, Map<number, number>>();
 
 /**
  * Continues many texts at once, each as `generate()` would alone, up to rounding: the model is read from
@@ -148,16 +151,20 @@ async function* tell(
     sampler,
   });
   const told = (story: Story) => story.result !== undefined;
-  let drawn = 0, chunk = gpt.device.isCpu ? FIRST_CHUNK.cpu : FIRST_CHUNK.gpu;
+  const chunks = chunksOf.get(gpt) ?? new Map<number, number>();
+  chunksOf.set(gpt, chunks);
+  let drawn = 0;
   try {
     while (drawn < maxNewTokens && !signal?.aborted && !stories.every(told)) {
       // no chunk of a few tokens is left for the end: its read-back would take longer than they do
+      const chunk = chunks.get(stories.length) ?? FIRST_CHUNK[gpt.device.isCpu ? "cpu" : "gpu"];
       const rest = maxNewTokens - drawn;
       const count = rest < 1.5 * chunk ? rest : chunk;
       const since = performance.now();
       const texts = await decoder.next(count);
       const elapsedMs = Math.max(1, performance.now() - since - READ_BACK_MS);
-      chunk = Math.ceil(count * Math.min(MOST_GROWTH, CHUNK_MS / elapsedMs));
+      const factor = Math.min(MOST_GROWTH, CHUNK_MS / elapsedMs);
+      chunks.set(stories.length, Math.ceil(count * factor));
       for (const [b, story] of stories.entries()) {
         if (told(story)) continue;
         const text = story.push(texts[b]!.subarray(story.prompt.length + drawn));

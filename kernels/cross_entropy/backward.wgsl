@@ -34,7 +34,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
 // softmax − target at four logits; 0 past the vocabulary, and everywhere without a target.
 fn slopes(row4: u32, v4: u32, logSumExp: f32, label: u32) -> vec4f {
   let v = vec4u(0, 1, 2, 3) + 4 * v4;
-  let wanted = select(vec4f(), vec4f(1.0 - SMOOTHING), v == vec4u(label)) + SMOOTHING / f32(shape.V);
-  let counted = v < vec4u(shape.V) & vec4<bool>(label < shape.V);
-  return select(vec4f(), exp(fourLogits(row4, v4) - logSumExp) - wanted, counted);
+  var four = exp(fourLogits(row4, v4) - logSumExp);
+  if (SMOOTHING > 0.0) {
+    four -= select(vec4f(), vec4f(SMOOTHING / f32(shape.V)), v < vec4u(shape.V));
+  }
+  if (v4 == label / 4) { four -= select(vec4f(), vec4f(1.0 - SMOOTHING), v == vec4u(label)); }
+  return select(vec4f(), four, label < shape.V);
 }

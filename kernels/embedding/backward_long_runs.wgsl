@@ -1,4 +1,4 @@
-// dwte[token] += sum of the partials of a run that crosses chunks, see backward_tokens.wgsl.
+// dwte[token] += sum of the partials of a run that crosses chunks, see backward.wgsl.
 // tokens, order: [M]; partials: [chunks,2,C]; dwte: [V,C]; C in vectors of four
 //
 // A workgroup looks at the last run of one chunk, and adds it up if it begins there and goes on: each of

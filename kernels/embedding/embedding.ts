@@ -1,8 +1,7 @@
 import forward from "./forward.wgsl" with { type: "text" };
-import backwardTokens from "./backward_tokens.wgsl" with { type: "text" };
+import backward from "./backward.wgsl" with { type: "text" };
 import backwardLongRuns from "./backward_long_runs.wgsl" with { type: "text" };
 import runs from "./runs.wgsl" with { type: "text" };
-import backwardPositions from "./backward_positions.wgsl" with { type: "text" };
 import { type Program, splitWorkgroups } from "../program.ts";
 import { rowSlices } from "../slices.ts";
 import { assertDType, assertShape, ceilDiv, size, type Tensor } from "../tensor.ts";
@@ -76,18 +75,22 @@ export function embeddingBackward(
   const real4 = `vec4<${dy.dtype}>`;
 
   // shorter chunks would keep more invocations busy, and leave more sums to add up
-  const CHUNK = 32, CHUNKS = 4, SHARES = 8;
+  const CHUNK = 32, ROWS = 4, SHARES = 8;
   const chunks = ceilDiv(M, CHUNK), partials = program.scratch([chunks, 2, C]);
   for (const { first, rows, part } of rowSlices(program.device, dwte)) {
-    const uniforms = [first, rows, M, C / 4];
+    const uniforms = [first, rows, M, C / 4, L, T, accumulate ? 1 : 0];
+    const KINDS = first === 0 ? 2 : 1; // positions are added once
     program.dispatch({
-      label: "kernels/embedding/backward_tokens.wgsl",
-      source: `${backwardTokens}\n${runs}`,
-      constants: { real4, CHUNK, CHUNKS, COLUMNS },
-      tensors: [tokens, order, dy, part, partials],
+      label: "kernels/embedding/backward.wgsl",
+      source: `${backward}\n${runs}`,
+      constants: { real4, CHUNK, ROWS, COLUMNS, KINDS },
+      tensors: [tokens, order, dy, part, partials, dwpe],
       uniforms,
-      workgroups: [...splitWorkgroups(ceilDiv(chunks, CHUNKS)), ceilDiv(C / 4, COLUMNS)],
-      iterations: CHUNK,
+      workgroups: [
+        ...splitWorkgroups(ceilDiv(KINDS === 2 ? Math.max(chunks, L) : chunks, ROWS)),
+        ceilDiv(C / 4, COLUMNS) * KINDS,
+      ],
+      iterations: Math.max(CHUNK, M / T),
     });
     if (chunks === 1) continue;
     program.dispatch({
@@ -101,17 +104,6 @@ export function embeddingBackward(
       workgroupBytes: COLUMNS * SHARES * 16,
     });
   }
-
-  const WORKGROUP_SIZE = 64;
-  program.dispatch({
-    label: "kernels/embedding/backward_positions.wgsl",
-    source: backwardPositions,
-    constants: { real4, WORKGROUP_SIZE },
-    tensors: [dy, dwpe],
-    uniforms: [M / T, T * C / 4, accumulate ? 1 : 0],
-    workgroups: splitWorkgroups(ceilDiv(L * C / 4, WORKGROUP_SIZE)),
-    iterations: M / T,
-  });
 }
 
 /** Checks both tables and returns their width C. */

@@ -1,4 +1,4 @@
-// What backward_tokens.wgsl and backward_long_runs.wgsl share.   tokens, order: [M]
+// What backward.wgsl and backward_long_runs.wgsl share.   tokens, order: [M]
 const CHUNK: u32 = 32; // places that one invocation walks over
 const COLUMNS: u32 = 16; // vectors of four columns that a workgroup takes
 
@@ -7,6 +7,9 @@ struct Sizes {
   slicedTokens: u32,
   M: u32,
   columns4: u32, // C / 4
+  L: u32, // of dwpe
+  T: u32,
+  accumulate: u32, // add to what dwpe holds
 }
 
 @group(0) @binding(0) var<storage, read> tokens: array<u32>;

@@ -1,27 +1,38 @@
-// dwte[token] += sum of dy over the token's positions, where these lie in one chunk.
-// tokens, order: [M]; dy: [M,C]; dwte: [V,C]; partials: [chunks,2,C]; C in vectors of four
+// dwte[token] += sum of dy over the token's positions, where these lie in one chunk; and
+// dwpe[t] = sum of dy over the sequences, 0 past T; set or accumulated.
+// tokens, order: [M]; dy: [M,C]; dwte: [V,C]; partials: [chunks,2,C]; dwpe: [L,C]; C in vectors of four
 //
 // In order, which lists the positions sorted by token, each token has one run of places. A frequent one
 // would keep a single workgroup busy for long, so invocations walk over chunks of CHUNK places: a run that
 // lies within a chunk is added to dwte at once. A run that crosses chunks leaves its sum over the chunk
 // where it begins in partials[chunk,1] and that over each further chunk in partials[chunk,0], and
 // backward_long_runs.wgsl adds them up: no atomics, one order of summation.
+//
+// Workgroups run in the order of their numbers, z slowest: the positions' of some columns follow upon the
+// tokens' of the same ones, and find in the cache what these have read of dy.
 enable f16;
 
 alias real4 = vec4<f16>; // dy
-const CHUNKS: u32 = 4;
+const ROWS: u32 = 4; // chunks, or positions, of a workgroup
+const KINDS: u32 = 2; // 1: of the tokens alone
 
 @group(0) @binding(2) var<storage, read> dy: array<real4>;
 @group(0) @binding(3) var<storage, read_write> dwte: array<vec4f>;
 @group(0) @binding(4) var<storage, read_write> partials: array<vec4f>;
-@group(0) @binding(5) var<uniform> sizes: Sizes;
+@group(0) @binding(5) var<storage, read_write> dwpe: array<vec4f>;
+@group(0) @binding(6) var<uniform> sizes: Sizes;
 
-@compute @workgroup_size(COLUMNS, CHUNKS)
+@compute @workgroup_size(COLUMNS, ROWS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
-  let chunk = (group.y * 32768 + group.x) * CHUNKS + local.y;
-  let c = group.z * COLUMNS + local.x;
+  let row = (group.y * 32768 + group.x) * ROWS + local.y;
+  let c = group.z / KINDS * COLUMNS + local.x;
+  if (c >= sizes.columns4) { return; }
+  if (group.z % KINDS == 0) { addTokens(row, c); } else { addPosition(row, c); }
+}
+
+fn addTokens(chunk: u32, c: u32) {
   let first = chunk * CHUNK;
-  if (first >= sizes.M || c >= sizes.columns4) { return; }
+  if (first >= sizes.M) { return; }
   let last = min(first + CHUNK, sizes.M) - 1;
 
   var token = tokenAt(first);
@@ -45,4 +56,17 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
     beginsHere = true;
     sum = vec4f();
   }
+}
+
+fn addPosition(t: u32, c: u32) {
+  if (t >= sizes.L) { return; }
+  var sum = vec4f();
+  if (t < sizes.T) {
+    for (var m = t; m < sizes.M; m += sizes.T) {
+      sum += vec4f(dy[m * sizes.columns4 + c]);
+    }
+  }
+  let i = t * sizes.columns4 + c;
+  if (sizes.accumulate != 0) { sum += dwpe[i]; }
+  dwpe[i] = sum;
 }
