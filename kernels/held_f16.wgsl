@@ -5,7 +5,3 @@ alias held = vec2u;
 fn widened(four: held) -> vec4f {
   return vec4f(unpack2x16float(four.x), unpack2x16float(four.y));
 }
-
-fn narrowed(four: vec4f) -> held {
-  return vec2u(pack2x16float(four.xy), pack2x16float(four.zw));
-}

@@ -4,7 +4,3 @@ alias held = vec4f;
 fn widened(four: held) -> vec4f {
   return four;
 }
-
-fn narrowed(four: vec4f) -> held {
-  return four;
-}

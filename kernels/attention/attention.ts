@@ -1,16 +1,17 @@
 import forward from "./forward.wgsl" with { type: "text" };
 import forwardTiles from "./forward_tiles.wgsl" with { type: "text" };
-import backwardQuery from "./backward_query.wgsl" with { type: "text" };
-import backwardQueryTiles from "./backward_query_tiles.wgsl" with { type: "text" };
+import backwardDelta from "./backward_delta.wgsl" with { type: "text" };
 import backwardKey from "./backward_key.wgsl" with { type: "text" };
-import backwardKeyTiles from "./backward_key_tiles.wgsl" with { type: "text" };
+import backwardQuery from "./backward_query.wgsl" with { type: "text" };
+import backwardSum from "./backward_sum.wgsl" with { type: "text" };
+import backwardTiles from "./backward_tiles.wgsl" with { type: "text" };
 import rowsAlone from "./rows_alone.wgsl" with { type: "text" };
 import rowsShared from "./rows_shared.wgsl" with { type: "text" };
 import sizes from "./sizes.wgsl" with { type: "text" };
 import heldF16 from "../held_f16.wgsl" with { type: "text" };
 import heldF32 from "../held_f32.wgsl" with { type: "text" };
 import tiles from "./tiles.wgsl" with { type: "text" };
-import type { Program } from "../program.ts";
+import { type Constants, type Dispatch, type Program, splitWorkgroups } from "../program.ts";
 import { dropoutUniforms, withRandom } from "../random.ts";
 import { assertDType, assertShape, ceilDiv, type DType, type Tensor } from "../tensor.ts";
 import { recordFastest } from "../tune.ts";
@@ -56,8 +57,26 @@ export function attentionForward(
   { y, logSumExp }: { y: Tensor; logSumExp: Tensor },
   options: AttentionOptions,
 ): void {
-  const shape = attentionShape("attentionForward", { qkv, logSumExp, likeY: [y] }, options);
-  record(program, FORWARD, shape, { options, random, tensors: [qkv, random ?? qkv, y, logSumExp] });
+  const attention = checkAttention("attentionForward", {
+    ...{ qkv, logSumExp, random, options },
+    likeY: [y],
+  });
+  const tensors = [qkv, random ?? qkv, y, logSumExp];
+  recordVariants(program, attention, {
+    name: "forward",
+    sums: 1, // y
+    rows: (program) => dispatchRows(program, attention, "forward.wgsl", forward, tensors),
+    tiles(program, tile) {
+      const { T, BNH, HS } = attention, walks = ceilDiv(T, tokensOf(tile));
+      dispatchTiles(program, attention, tile, {
+        label: "kernels/attention/forward_tiles.wgsl",
+        source: forwardTiles,
+        tensors,
+        workgroups: [walks, BNH],
+        iterations: walks * (HS + tokensOf(tile)) / TERMS,
+      });
+    },
+  });
 }
 
 /**
@@ -79,21 +98,66 @@ export function attentionBackward(
   { dqkv, delta }: { dqkv: Tensor; delta: Tensor },
   options: AttentionOptions,
 ): void {
-  const shape = attentionShape("attentionBackward", { qkv, logSumExp, likeY: [y, dy] }, options);
+  const attention = checkAttention("attentionBackward", {
+    ...{ qkv, logSumExp, random, options },
+    likeY: [y, dy],
+  });
   assertShape("attentionBackward", dqkv, qkv.shape);
   assertDType("attentionBackward", dqkv, qkv.dtype);
   assertShape("attentionBackward", delta, logSumExp.shape);
-  record(program, BACKWARD_QUERY, shape, {
-    options,
-    random,
-    tensors: [qkv, y, dy, logSumExp, random ?? qkv, dqkv, delta],
-  });
-  record(program, BACKWARD_KEY, shape, {
-    options,
-    random,
-    tensors: [qkv, dy, logSumExp, delta, random ?? qkv, dqkv],
+  const drawn = random ?? qkv;
+  recordVariants(program, attention, {
+    name: "backward",
+    sums: 2, // dk, dv
+    rows(program) {
+      const ofQueries = [qkv, y, dy, logSumExp, drawn, dqkv, delta];
+      dispatchRows(program, attention, "backward_query.wgsl", backwardQuery, ofQueries);
+      const ofKeys = [qkv, dy, logSumExp, delta, drawn, dqkv];
+      dispatchRows(program, attention, "backward_key.wgsl", backwardKey, ofKeys);
+    },
+    tiles(program, tile) {
+      const { real, T, BNH, NH, HS } = attention, C = NH * HS, rows = BNH / NH * T;
+      const blocks = ceilDiv(T, tokensOf(tile));
+      const P = Math.max(
+        1,
+        Math.min(
+          ...[blocks, MOST_PARTIALS, Math.floor(program.device.maxBindingBytes / (rows * C * 4))],
+        ),
+      );
+      const partials = program.scratch([P, rows, C]);
+      program.dispatch({
+        label: "kernels/attention/backward_delta.wgsl",
+        source: `${backwardDelta}\n${heldOf(real)}`,
+        constants: { NH, HS, WORKGROUP_SIZE },
+        tensors: [y, dy, delta],
+        uniforms: [T, rows * NH],
+        workgroups: splitWorkgroups(ceilDiv(rows * NH, WORKGROUP_SIZE)),
+      });
+      dispatchTiles(program, attention, tile, {
+        label: "kernels/attention/backward_tiles.wgsl",
+        source: backwardTiles,
+        tensors: [qkv, dy, logSumExp, delta, drawn, dqkv, partials],
+        workgroups: [BNH, P],
+        iterations: ceilDiv(blocks, P) * blocks * (2 * HS + 3 * tokensOf(tile)) / TERMS,
+      });
+      program.dispatch({
+        label: "kernels/attention/backward_sum.wgsl",
+        source: backwardSum,
+        constants: {
+          ...{ real, NH, HS, P, WORKGROUP_SIZE, TOKENS: tokensOf(tile) },
+          ...attentionConstants(options),
+        },
+        tensors: [partials, dqkv],
+        uniforms: [T, rows * C / 4],
+        workgroups: splitWorkgroups(ceilDiv(rows * C / 4, WORKGROUP_SIZE)),
+        iterations: P,
+      });
+    },
   });
 }
+
+/** Most partial sums of dq: so many workgroups of a head run side by side, however long its sequence. */
+const MOST_PARTIALS = 8;
 
 /** Constants of the kernels of this folder. */
 export function attentionConstants({ scale, window }: AttentionScores): Record<string, number> {
@@ -112,20 +176,31 @@ export function attentionConstants({ scale, window }: AttentionScores): Record<s
 /** Positions and windows are added and subtracted in 32 bits. */
 const MOST_WINDOW = 2 ** 30;
 
-/** Checked sizes. */
-interface AttentionShape {
+/** Checked sizes and options. */
+interface Attention {
   real: DType;
   BNH: number;
   T: number;
   NH: number;
   HS: number;
+  /** What all kernels are specialised by, and told. */
+  constants: Constants;
+  uniforms: readonly number[];
+  window: number | undefined;
+  variant: AttentionOptions["variant"];
 }
 
-function attentionShape(
+function checkAttention(
   action: string,
-  { qkv, logSumExp, likeY }: { qkv: Tensor; logSumExp: Tensor; likeY: readonly Tensor[] },
-  { T, heads: NH }: AttentionOptions,
-): AttentionShape {
+  { qkv, logSumExp, likeY, random, options }: {
+    qkv: Tensor;
+    logSumExp: Tensor;
+    likeY: readonly Tensor[];
+    random: Tensor | undefined;
+    options: AttentionOptions;
+  },
+): Attention {
+  const { T, heads: NH, rate = 0, site = 0, window, variant } = options;
   const [rows, columns] = qkv.shape as [number, number];
   const C = columns / 3, HS = C / NH, B = rows / T;
   if (!Number.isInteger(B) || !Number.isInteger(HS) || HS % 4 !== 0) {
@@ -140,7 +215,17 @@ function attentionShape(
     assertDType(action, t, qkv.dtype);
   }
   assertShape(action, logSumExp, [B, NH, T]);
-  return { real: qkv.dtype, BNH: B * NH, T, NH, HS };
+  if (rate > 0 && !random) {
+    throw new TypeError(
+      `Cannot run ${action} with dropout ${rate} as it needs the tensor "random"`,
+    );
+  }
+  const real = qkv.dtype;
+  return {
+    ...{ real, BNH: B * NH, T, NH, HS, window, variant },
+    constants: { real, NH, HS, DROPOUT: rate > 0, ...attentionConstants(options) },
+    uniforms: [...dropoutUniforms({ rate, site }), 0, T],
+  };
 }
 
 /** Invocations along the tokens that a workgroup walks, and along the components of a head. */
@@ -149,132 +234,56 @@ const X = 8;
 /** Components, or tokens, that are multiplied between two barriers. */
 const TERMS = 16;
 
-/** Part of a head's matrix of scores: tokens of a workgroup by those that it walks at a time. */
+/** Part of a head's matrix of scores: as many tokens of a workgroup as it walks at a time. */
 interface Tile {
-  /** Invocations along the workgroup's own tokens. */
+  /** Invocations along the workgroup's own tokens, four tokens of each. */
   Y: number;
-  /** Own tokens of an invocation, in vectors of four. */
-  ROWS: number;
   /** Walked tokens of an invocation, in vectors of four. */
   COLUMNS: number;
 }
 
-/** The tiles that are worth a try: the first for long sequences, the last for short ones. */
-const LARGE: Tile = { Y: 16, ROWS: 1, COLUMNS: 2 }, MIDDLE: Tile = { Y: 16, ROWS: 1, COLUMNS: 1 };
-const SMALL: Tile = { Y: 8, ROWS: 1, COLUMNS: 1 };
+/** The tiles that are worth a try, from the largest to the smallest. */
+const TILES: readonly Tile[] = [{ Y: 16, COLUMNS: 2 }, { Y: 8, COLUMNS: 1 }];
 
 /** Longest sequence for which the smallest tile is preferred. */
 const SHORT = 256;
 
-/** One of the three kernels, in rows and in tiles. */
-interface Kernel {
-  /** Path without its ending: the kernel in rows; the one in tiles ends in `_tiles`. */
+/** What an op records, one of these ways. */
+interface Variants {
   name: string;
-  rows: string;
-  tiles: string;
-  /** From the largest to the smallest. */
-  sizes: readonly Tile[];
   /** Sums that an invocation keeps for each of its rows, in heads. */
   sums: number;
+  rows(program: Program): void;
+  tiles(program: Program, tile: Tile): void;
 }
 
-const FORWARD: Kernel = {
-  name: "kernels/attention/forward",
-  rows: forward,
-  tiles: forwardTiles,
-  sizes: [LARGE, SMALL],
-  sums: 1, // y
-};
-
-const BACKWARD_QUERY: Kernel = {
-  name: "kernels/attention/backward_query",
-  rows: backwardQuery,
-  tiles: backwardQueryTiles,
-  sizes: [LARGE, SMALL],
-  sums: 1, // dq
-};
-
-const BACKWARD_KEY: Kernel = {
-  name: "kernels/attention/backward_key",
-  rows: backwardKey,
-  tiles: backwardKeyTiles,
-  sizes: [LARGE, MIDDLE, SMALL],
-  sums: 2, // dk, dv
-};
-
-/** Records one kernel as the tuner found it to be the fastest. */
-function record(
-  program: Program,
-  kernel: Kernel,
-  shape: AttentionShape,
-  { options, random, tensors }: {
-    options: AttentionOptions;
-    random: Tensor | undefined;
-    tensors: readonly Tensor[];
-  },
-): void {
-  const { real, BNH, T, NH, HS } = shape;
-  const { rate = 0, site = 0, variant } = options;
-  if (rate > 0 && !random) {
-    throw new TypeError(
-      `Cannot run attention with dropout ${rate} as it needs the tensor "random"`,
-    );
-  }
-  const constants = { real, NH, HS, DROPOUT: rate > 0, ...attentionConstants(options) };
-  const uniforms = [...dropoutUniforms({ rate, site }), 0, T];
+/** Records an op the way that was asked for, or that the tuner found to be the fastest. */
+function recordVariants(program: Program, attention: Attention, op: Variants): void {
+  const { real, BNH, T, HS, window, variant } = attention, { isCpu } = program.device;
   const variants = new Map<string, (program: Program) => void>();
-  for (const [name, tile] of tilesOf(kernel, shape)) {
-    variants.set(name, (program) =>
-      program.dispatch({
-        label: `${kernel.name}_tiles.wgsl`,
-        source: [withRandom(kernel.tiles), sizes, tiles, real === "f16" ? heldF16 : heldF32].join(
-          "\n",
-        ),
-        constants: {
-          ...constants,
-          ...tile,
-          PAIR_TURNS: ceilDiv(ownOf(tile) + walkedOf(tile), X * tile.Y),
-          SUM_TURNS: ceilDiv(HS, X * tile.Y),
-        },
-        tensors,
-        uniforms,
-        workgroups: [ceilDiv(T, ownOf(tile)), BNH],
-        iterations: ceilDiv(T, walkedOf(tile)) * (3 + 2 * HS / TERMS + 4 * tile.COLUMNS),
-        workgroupBytes: bytesOf(tile, HS),
-      }));
+  for (const tile of tilesOf(op, attention)) {
+    const tokens = tokensOf(tile);
+    const name = `${tokens}x${tokens} of ${X * tile.Y}`;
+    variants.set(name, (program) => op.tiles(program, tile));
   }
   const [firstTile] = variants.keys(); // the preferred one
-  const { subgroupSize: LANES } = program.device;
-  variants.set("rows", (program) =>
-    program.dispatch({
-      label: `${kernel.name}.wgsl`,
-      source: [withRandom(kernel.rows), sizes, LANES ? rowsShared : rowsAlone].join("\n"),
-      constants: {
-        ...constants,
-        WORKGROUP_SIZE,
-        ...(LANES ? { LANES, PARTS: ceilDiv(HS / 4, LANES) } : {}),
-      },
-      tensors,
-      uniforms,
-      workgroups: [ceilDiv(T, WORKGROUP_SIZE), BNH],
-      iterations: T,
-    }));
+  variants.set("rows", op.rows);
   if (variant === "tiles" && !firstTile) {
     throw new RangeError(
-      `Cannot run ${kernel.name} in tiles as head sizes must be multiples of ${4 * X} up to ` +
-        `${MOST_SUMS * X / 4 / kernel.sums}: current head size is ${HS}`,
+      `Cannot run attention's ${op.name} in tiles as head sizes must be multiples of ${4 * X} up ` +
+        `to ${MOST_SUMS * X / 4 / op.sums}: current head size is ${HS}`,
     );
   }
   if (variant) {
     variants.get(variant === "rows" ? "rows" : firstTile!)!(program);
     return;
   }
-  if (!program.device.isCpu && firstTile) variants.delete("rows"); // hopeless
+  if (!isCpu && firstTile) variants.delete("rows"); // hopeless
   recordFastest(program, {
-    key: `${kernel.name.slice("kernels/".length)} ${real} [${BNH},${T},${HS}]` +
-      (options.window === undefined ? "" : ` window ${options.window}`),
+    key: `attention/${op.name} ${real} [${BNH},${T},${HS}]` +
+      (window === undefined ? "" : ` window ${window}`),
     variants: [...variants.keys()],
-    preferred: program.device.isCpu ? "rows" : firstTile ?? "rows",
+    preferred: isCpu ? "rows" : firstTile ?? "rows",
     record: (program, variant) => variants.get(variant)!(program),
   });
 }
@@ -282,26 +291,66 @@ function record(
 /** Most sums of f32 that an invocation keeps in registers over all tiles that it walks. */
 const MOST_SUMS = 128;
 
-/** The tiles that a kernel can take, by a name that gives their tokens; the preferred first. */
-function tilesOf({ sizes, sums }: Kernel, { T, HS }: AttentionShape): Map<string, Tile> {
+/** The tiles that an op can take, the preferred first. */
+function tilesOf({ sums }: Variants, { T, HS }: Attention): readonly Tile[] {
   // an invocation's part of a row is a number of vectors of four
-  if (HS % (4 * X) !== 0) return new Map();
-  const fitting = sizes.filter(({ ROWS }) => sums * 4 * ROWS * HS / X <= MOST_SUMS);
-  return new Map(
-    (T > SHORT ? fitting : fitting.toReversed())
-      .map((tile) => [`${ownOf(tile)}x${walkedOf(tile)} of ${X * tile.Y}`, tile]),
-  );
+  if (HS % (4 * X) !== 0 || sums * 4 * HS / X > MOST_SUMS) return [];
+  return T > SHORT ? TILES : TILES.toReversed();
 }
 
-function ownOf({ Y, ROWS }: Tile): number {
-  return 4 * Y * ROWS;
+/** Tokens of a tile, either way. */
+function tokensOf({ Y }: Tile): number {
+  return 4 * Y;
 }
 
-function walkedOf({ COLUMNS }: Tile): number {
-  return 4 * X * COLUMNS;
+function dispatchRows(
+  program: Program,
+  { BNH, T, HS, constants, uniforms }: Attention,
+  name: string,
+  source: string,
+  tensors: readonly Tensor[],
+): void {
+  const { subgroupSize: LANES } = program.device;
+  program.dispatch({
+    label: `kernels/attention/${name}`,
+    source: [withRandom(source), sizes, LANES ? rowsShared : rowsAlone].join("\n"),
+    constants: {
+      ...constants,
+      WORKGROUP_SIZE,
+      ...(LANES ? { LANES, PARTS: ceilDiv(HS / 4, LANES) } : {}),
+    },
+    tensors,
+    uniforms,
+    workgroups: [ceilDiv(T, WORKGROUP_SIZE), BNH],
+    iterations: T,
+  });
 }
 
-/** Bytes of workgroup memory: both operands of a step in f32, with a vector of padding. */
-function bytesOf(tile: Tile, HS: number): number {
-  return TERMS * (ownOf(tile) + Math.max(walkedOf(tile), HS) + 8) * 4;
+function dispatchTiles(
+  program: Program,
+  { real, HS, constants, uniforms }: Attention,
+  tile: Tile,
+  { source, iterations, ...launch }:
+    & Pick<Dispatch, "label" | "source" | "tensors" | "workgroups">
+    & { iterations: number },
+): void {
+  const SIZE = X * tile.Y, tokens = tokensOf(tile);
+  program.dispatch({
+    ...launch,
+    source: [withRandom(source), sizes, tiles, heldOf(real)].join("\n"),
+    constants: {
+      ...constants,
+      ...tile,
+      PAIR_TURNS: ceilDiv(2 * tokens, SIZE),
+      SUM_TURNS: ceilDiv(HS, SIZE),
+    },
+    uniforms,
+    iterations: Math.ceil(2 * iterations), // loops within loops count too
+    workgroupBytes: 4 * TERMS * (tokens + Math.max(tokens, HS) + 8), // with a vector of padding each
+  });
+}
+
+/** How four elements are held. */
+function heldOf(real: DType): string {
+  return real === "f16" ? heldF16 : heldF32;
 }

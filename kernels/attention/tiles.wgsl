@@ -1,5 +1,5 @@
 // Products of tiles, 16 terms at a time. Completes the kernels in tiles; README.md draws it.
-const ROWS: u32 = 2; // vectors of four own tokens of an invocation
+const ROWS: u32 = 1; // vectors of four own tokens of an invocation
 const COLUMNS: u32 = 2; // vectors of four walked tokens of an invocation
 const Y: u32 = 8; // invocations along the own tokens
 const X: u32 = 8; // invocations along the walked tokens, and along the components of a head
@@ -12,6 +12,7 @@ const VECTORS: u32 = QUADS / X; // vectors of four components of an invocation
 const TERMS: u32 = 16;
 const STEPS: u32 = HS / TERMS; // along the components
 const PARTS: u32 = 2 * COLUMNS; // along the walked tokens
+const OWN_PARTS: u32 = OWN / TERMS; // along the own ones
 const ROWS4: u32 = 4 * ROWS;
 const PAIRS: u32 = ROWS4 * COLUMNS;
 const SUMS: u32 = ROWS4 * VECTORS;
@@ -99,6 +100,22 @@ fn keepPart(part: u32, pairs: ptr<function, array<vec4f, PAIRS>>, x: u32, y: u32
             (*pairs)[(4 * r + 2) * COLUMNS + p / 2][p % 2 * 2 + e],
             (*pairs)[(4 * r + 3) * COLUMNS + p / 2][p % 2 * 2 + e],
           );
+        }
+      }
+    }
+  }
+}
+
+// A part of the pairs' rows goes into the tile of a, terms are the own tokens. Tiles are square here.
+fn keepRows(part: u32, pairs: ptr<function, array<vec4f, PAIRS>>, x: u32, y: u32) {
+  // unroll
+  for (var r = 0u; r < ROWS; r++) {
+    if ((y + r * Y) / 4 == part) {
+      // unroll
+      for (var e = 0u; e < 4u; e++) {
+        // unroll
+        for (var c = 0u; c < COLUMNS; c++) {
+          aTile[y % 4 * 4 + e][x + c * X] = (*pairs)[(4 * r + e) * COLUMNS + c];
         }
       }
     }
