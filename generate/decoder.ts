@@ -66,16 +66,17 @@ export function windowStart(length: number, contextLength: number): number {
 const MOST_TEXTS = 256;
 
 /**
- * How many texts of so many tokens a decoder takes: as many as have keys, values and logits no larger
- * than what one binding shows. That is a bound on memory which comes from the device itself.
+ * How many texts of so many tokens a decoder takes: as many as have keys, values, logits and activations
+ * no larger than what one binding shows. That is a bound on memory which comes from the device itself.
  */
 export function mostTexts({ device, config, precision }: Gpt, length: number): number {
   const { contextLength, width, layers } = config;
-  const cacheBytes = 2 * layers * Math.min(contextLength, length) * width *
-    bytesPerElement(dtypesOf(precision).matrix);
-  const fitting = Math.floor(
-    device.maxBindingBytes / Math.max(cacheBytes, 4 * logitsColumns(config)),
-  );
+  const bytes = bytesPerElement(dtypesOf(precision).matrix);
+  const cacheBytes = 2 * layers * Math.min(contextLength, length) * width * bytes;
+  const widest = Math.max(3 * width, innerWidthOf(config));
+  const readBytes = KNOWN_TOKENS[device.isCpu ? "cpu" : "gpu"] * widest * bytes;
+  const largest = Math.max(cacheBytes, readBytes, 4 * logitsColumns(config));
+  const fitting = Math.floor(device.maxBindingBytes / largest);
   return Math.max(1, Math.min(MOST_TEXTS, fitting));
 }
 
@@ -150,7 +151,7 @@ export function createDecoder(
     ...sampler,
     vocabularySize: V,
   });
-  const S = device.isCpu ? KNOWN_TOKENS.cpu : KNOWN_TOKENS.gpu;
+  const S = KNOWN_TOKENS[device.isCpu ? "cpu" : "gpu"];
   let reading: Program | undefined; // recorded when a text has more than one token to read
 
   const state = texts.map(({ length }): Text => ({ length, start: 0, read: 0 }));
