@@ -21,6 +21,7 @@ struct Sizes {
 @group(0) @binding(1) var<storage, read_write> sums: array<value>;
 @group(0) @binding(2) var<uniform> sizes: Sizes;
 
+const STRIDE: u32 = 4 * SHARES;
 const INVOCATIONS: u32 = COLUMNS * SHARES;
 var<workgroup> shares: array<value, INVOCATIONS>;
 
@@ -31,8 +32,13 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   let end = min(first + sizes.block, sizes.M);
   var sum = value();
   if (n < sizes.N) {
-    for (var m = first + local.y; m < end; m += SHARES) {
-      sum += value(x[m * sizes.N + n]);
+    for (var m = first + local.y; m < end; m += STRIDE) {
+      // four rows are read together, so that they are waited for together
+      // unroll
+      for (var i = 0u; i < 4u; i++) {
+        let row = m + i * SHARES;
+        sum += select(value(), value(x[min(row, end - 1) * sizes.N + n]), row < end);
+      }
     }
   }
   shares[local.y * COLUMNS + local.x] = sum;

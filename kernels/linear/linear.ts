@@ -51,8 +51,14 @@ export function linearBackward(
   if (dbias) biasBackward(program, { dy }, { dbias }, { accumulate });
 }
 
-/** Rows of dy that one workgroup sums: a compromise between few partial sums and many workgroups. */
-const BLOCK = 256;
+/**
+ * Rows of dy that one workgroup sums. A GPU's has many invocations, and a launch more for the sums of
+ * blocks would cost it more than the workgroups that a few columns leave idle.
+ */
+const BLOCK = { gpu: 16384, cpu: 256 };
+
+/** Invocations of a workgroup, along the columns and along the rows. */
+const COLUMNS = 16, SHARES = { gpu: 64, cpu: 8 };
 
 /** dbias = column sums of dy; set, or with `accumulate` added to.  dy: [M,N]; dbias: f32 [N] */
 function biasBackward(
@@ -64,12 +70,12 @@ function biasBackward(
   const [M, N] = dy.shape as [number, number];
   assertDType("linearBackward", dbias, "f32");
   assertShape("linearBackward", dbias, [N]);
-  const blocks = ceilDiv(M, BLOCK);
+  const block = BLOCK[program.device.isCpu ? "cpu" : "gpu"], blocks = ceilDiv(M, block);
   if (blocks === 1) {
-    columnSums(program, { x: dy }, { sums: dbias }, { block: BLOCK, accumulate });
+    columnSums(program, { x: dy }, { sums: dbias }, { block, accumulate });
   } else {
     const partials = program.scratch([blocks, N]);
-    columnSums(program, { x: dy }, { sums: partials }, { block: BLOCK });
+    columnSums(program, { x: dy }, { sums: partials }, { block });
     columnSums(program, { x: partials }, { sums: dbias }, { block: blocks, accumulate });
   }
 }
@@ -81,7 +87,9 @@ function columnSums(
   { sums }: { sums: Tensor },
   { block, accumulate = false }: { block: number; accumulate?: boolean },
 ): void {
-  const COLUMNS = 16, SHARES = 8;
+  const { isCpu, gpu: { limits } } = program.device;
+  const most = Math.floor(limits.maxComputeInvocationsPerWorkgroup / COLUMNS);
+  const shares = Math.min(SHARES[isCpu ? "cpu" : "gpu"], most);
   const [M, N] = x.shape as [number, number], width = N % 4 === 0 ? 4 : 1;
   const typed = (dtype: DType) => width === 4 ? `vec4<${dtype}>` : dtype;
   program.dispatch({
@@ -91,12 +99,12 @@ function columnSums(
       real: typed(x.dtype),
       value: typed("f32"),
       COLUMNS,
-      SHARES,
+      SHARES: shares,
     },
     tensors: [x, sums],
     uniforms: [M, N / width, block, accumulate ? 1 : 0],
     workgroups: [ceilDiv(N / width, COLUMNS), ceilDiv(M, block)],
-    iterations: ceilDiv(block, SHARES) + SHARES,
-    workgroupBytes: COLUMNS * SHARES * 4 * width,
+    iterations: ceilDiv(block, shares) + shares,
+    workgroupBytes: COLUMNS * shares * 4 * width,
   });
 }

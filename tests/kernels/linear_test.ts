@@ -1,9 +1,12 @@
 import assert from "node:assert/strict";
 import { linearBackward, linearForward } from "../../kernels/linear/linear.ts";
 import * as reference from "../../kernels/linear/reference.ts";
+import { Program } from "../../kernels/program.ts";
+import { download } from "../../kernels/tensor.ts";
 import {
   assertClose,
   assertGradient,
+  device,
   freshSeed,
   poisoned,
   poisonScratch,
@@ -72,37 +75,41 @@ for (const dtype of REAL_TYPES) {
   }
 }
 
+// dy is summed in blocks, columns in fours where N allows it
+const SUMMED = [
+  { like: "a CPU", shapes: [[256, 3], [257, 132], [1100, 127], [1100, 68]] },
+  { like: "a GPU", shapes: [[1, 4], [257, 132], [1100, 127], [16390, 5], [16449, 8]] },
+] as const;
 for (const dtype of REAL_TYPES) {
-  // dy is summed in blocks of 256 rows, columns in fours where N allows it
-  for (const [M, N] of [[256, 3], [257, 132], [1100, 127], [1100, 68]] as const) {
-    Deno.test(`linearBackward() sums the columns of dy in ${dtype} at [${M},${N}]`, async () => {
+  for (
+    const { like, M, N } of SUMMED.flatMap(({ like, shapes }) =>
+      shapes.map(([M, N]) => ({ like, M, N }))
+    )
+  ) {
+    Deno.test(`linearBackward() sums the columns of dy like ${like} in ${dtype} at [${M},${N}]`, async () => {
       const seed = freshSeed(), random = testRandom(seed);
       // integers, whose sums are exact in any order
-      const dy = Float32Array.from({ length: M * N }, () => Math.floor(17 * random()) - 8);
-      const dbias = Float32Array.from({ length: N }, (_, n) => n);
+      const values = Float32Array.from({ length: M * N }, () => Math.floor(17 * random()) - 8);
+      const before = Float32Array.from({ length: N }, (_, n) => n);
       const any = (shape: number[]) => poisoned("any", { shape, dtype: "f32" }); // not looked at
-      const t = {
+      const inputs = {
         x: any([M, 1]),
         weight: any([1, N]),
-        dy: tensorOf("dy", { shape: [M, N], dtype }, dy),
-        dx: any([M, 1]),
-        dweight: any([1, N]),
-        dbias: poisoned("dbias", { shape: [N], dtype: "f32" }),
-        accumulated: tensorOf("dbias", { shape: [N], dtype: "f32" }, dbias),
+        dy: tensorOf("dy", { shape: [M, N], dtype }, values),
       };
-      const [set, accumulated] = await runProgram(
-        (program) => {
-          poisonScratch(program);
-          linearBackward(program, t, t);
-          linearBackward(program, t, { ...t, dbias: t.accumulated }, { accumulate: true });
-        },
-        t.dbias,
-        t.accumulated,
-      );
+      const dbias = poisoned("dbias", { shape: [N], dtype: "f32" });
+      const accumulated = tensorOf("dbias", { shape: [N], dtype: "f32" }, before);
+      const program = new Program({ ...device, isCpu: like === "a CPU" });
+      poisonScratch(program);
+      linearBackward(program, inputs, { dbias });
+      linearBackward(program, inputs, { dbias: accumulated }, { accumulate: true });
+      program.run();
+      const [set, added] = await download(device, dbias, accumulated);
+      program.destroy();
       const sums = new Float32Array(N);
-      dy.forEach((v, i) => sums[i % N]! += v);
+      values.forEach((v, i) => sums[i % N]! += v);
       assert.deepEqual(set, sums, `seed ${seed}`);
-      assert.deepEqual(accumulated, sums.map((v, n) => v + dbias[n]!), `seed ${seed}`);
+      assert.deepEqual(added, sums.map((v, n) => v + before[n]!), `seed ${seed}`);
     });
   }
 }
