@@ -15,6 +15,7 @@ struct Sizes {
 @group(0) @binding(2) var<storage, read_write> dbias: array<vec4f>;
 @group(0) @binding(3) var<uniform> sizes: Sizes;
 
+const STRIDE: u32 = 4 * SHARES;
 const SUMS: u32 = COLUMNS * SHARES;
 var<workgroup> sums: array<vec4f, SUMS>;
 
@@ -24,8 +25,13 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   let columns = 2 * sizes.columns4;
   var sum = vec4f();
   if (c < columns) {
-    for (var p = local.y; p < sizes.P; p += SHARES) {
-      sum += partials[p * columns + c];
+    for (var p = local.y; p < sizes.P; p += STRIDE) {
+      // four are read together, so that they are waited for together
+      // unroll
+      for (var i = 0u; i < 4u; i++) {
+        let block = p + i * SHARES;
+        sum += select(vec4f(), partials[min(block, sizes.P - 1) * columns + c], block < sizes.P);
+      }
     }
   }
   let place = local.y * COLUMNS + local.x;

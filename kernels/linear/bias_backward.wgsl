@@ -1,14 +1,14 @@
 // Sums of the columns of every block of rows.   x: [M,N]; sums: [blocks,N], set or accumulated
 //
 // dbias is the sum of dy over its rows: in blocks first, then of the blocks. A workgroup takes COLUMNS
-// columns of one block; each of its SHARES rows of invocations sums every SHARES-th row, and the first
-// adds up the shares: no atomics, one order of summation.
+// columns of one block; each of its SHARES rows of invocations sums every SHARES-th row, and a tree adds
+// the shares up: no atomics, one order of summation.
 enable f16;
 
 alias real = vec4<f16>; // x: four columns at a time where N allows it, else one
 alias value = vec4f; // sums
 const COLUMNS: u32 = 16;
-const SHARES: u32 = 8;
+const SHARES: u32 = 8; // a power of two
 
 struct Sizes {
   M: u32,
@@ -21,7 +21,7 @@ struct Sizes {
 @group(0) @binding(1) var<storage, read_write> sums: array<value>;
 @group(0) @binding(2) var<uniform> sizes: Sizes;
 
-const STRIDE: u32 = 4 * SHARES;
+const STRIDE: u32 = 8 * SHARES;
 const INVOCATIONS: u32 = COLUMNS * SHARES;
 var<workgroup> shares: array<value, INVOCATIONS>;
 
@@ -33,20 +33,22 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   var sum = value();
   if (n < sizes.N) {
     for (var m = first + local.y; m < end; m += STRIDE) {
-      // four rows are read together, so that they are waited for together
+      // eight rows are read together, so that they are waited for together
       // unroll
-      for (var i = 0u; i < 4u; i++) {
+      for (var i = 0u; i < 8u; i++) {
         let row = m + i * SHARES;
         sum += select(value(), value(x[min(row, end - 1) * sizes.N + n]), row < end);
       }
     }
   }
-  shares[local.y * COLUMNS + local.x] = sum;
-  workgroupBarrier();
-  if (local.y != 0 || n >= sizes.N) { return; }
-  for (var share = 1u; share < SHARES; share++) {
-    sum += shares[share * COLUMNS + local.x];
+  let place = local.y * COLUMNS + local.x;
+  shares[place] = sum;
+  for (var half = SHARES / 2; half > 0; half /= 2) {
+    workgroupBarrier();
+    if (local.y < half) { shares[place] += shares[place + half * COLUMNS]; }
   }
+  if (local.y != 0 || n >= sizes.N) { return; }
+  sum = shares[place];
   let i = group.y * sizes.N + n;
   if (sizes.accumulate != 0) { sum += sums[i]; }
   sums[i] = sum;

@@ -57,8 +57,8 @@ export function linearBackward(
  */
 const BLOCK = { gpu: 16384, cpu: 256 };
 
-/** Invocations of a workgroup, along the columns and along the rows. */
-const COLUMNS = 16, SHARES = { gpu: 64, cpu: 8 };
+/** Vectors of columns of a workgroup, and most invocations that share one: powers of two. */
+const COLUMNS = { gpu: 8, cpu: 16 }, SHARES = { gpu: 128, cpu: 8 };
 
 /** dbias = column sums of dy; set, or with `accumulate` added to.  dy: [M,N]; dbias: f32 [N] */
 function biasBackward(
@@ -87,9 +87,10 @@ function columnSums(
   { sums }: { sums: Tensor },
   { block, accumulate = false }: { block: number; accumulate?: boolean },
 ): void {
-  const { isCpu, gpu: { limits } } = program.device;
-  const most = Math.floor(limits.maxComputeInvocationsPerWorkgroup / COLUMNS);
-  const shares = Math.min(SHARES[isCpu ? "cpu" : "gpu"], most);
+  const { isCpu, gpu: { limits } } = program.device, kind = isCpu ? "cpu" : "gpu";
+  const columns = COLUMNS[kind];
+  const most = Math.log2(limits.maxComputeInvocationsPerWorkgroup / columns);
+  const shares = Math.min(SHARES[kind], 2 ** Math.floor(most));
   const [M, N] = x.shape as [number, number], width = N % 4 === 0 ? 4 : 1;
   const typed = (dtype: DType) => width === 4 ? `vec4<${dtype}>` : dtype;
   program.dispatch({
@@ -98,13 +99,13 @@ function columnSums(
     constants: {
       real: typed(x.dtype),
       value: typed("f32"),
-      COLUMNS,
+      COLUMNS: columns,
       SHARES: shares,
     },
     tensors: [x, sums],
     uniforms: [M, N / width, block, accumulate ? 1 : 0],
-    workgroups: [ceilDiv(N / width, COLUMNS), ceilDiv(M, block)],
-    iterations: ceilDiv(block, shares) + shares,
-    workgroupBytes: COLUMNS * shares * 4 * width,
+    workgroups: [ceilDiv(N / width, columns), ceilDiv(M, block)],
+    iterations: ceilDiv(block, shares) + Math.log2(shares),
+    workgroupBytes: columns * shares * 4 * width,
   });
 }

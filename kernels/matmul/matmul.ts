@@ -8,7 +8,7 @@ import store from "./store.wgsl" with { type: "text" };
 import storeGelu from "./store_gelu.wgsl" with { type: "text" };
 import storeScaled from "./store_scaled.wgsl" with { type: "text" };
 import storeGeluBackward from "./store_gelu_backward.wgsl" with { type: "text" };
-import tiles from "./tiles.wgsl" with { type: "text" };
+import tilesShader from "./tiles.wgsl" with { type: "text" };
 import vector from "./vector.wgsl" with { type: "text" };
 import heldF16 from "../held_f16.wgsl" with { type: "text" };
 import heldF32 from "../held_f32.wgsl" with { type: "text" };
@@ -119,20 +119,19 @@ export function matmul(
     yStart: firstColumnOfY,
   };
   const { device } = program;
-  const kernels = kernelsFor(product, device);
+  const { tiles, others } = kernelsFor(product, device);
   if (options.variant !== undefined) {
-    kernels.get(options.variant)!(program);
+    (tiles.get(options.variant) ?? others.get(options.variant))!(program);
     return;
   }
-  const cpu = [...kernels.keys()].at(-1)!;
-  const tiled = !device.isCpu && kernels.size > 1;
-  if (tiled) kernels.delete(cpu); // hopeless on a GPU
+  // a GPU takes tiles wherever they fit: the others are hopeless there
+  const kernels = device.isCpu || tiles.size === 0 ? new Map([...tiles, ...others]) : tiles;
   const stored = activated ? " gelu" : hidden ? " gelu'" : "";
   const layout = `${transposeA ? "T" : "N"}${transposeB ? "T" : "N"}`;
   recordFastest(program, {
     key: `matmul ${layout} ${a.dtype},${b.dtype},${y.dtype} [${M},${K}]x[${K},${N}]${stored}`,
     variants: [...kernels.keys()],
-    preferred: tiled ? preferredTiles(product) : cpu,
+    preferred: kernels === tiles ? preferredTiles(product) : [...others.keys()].at(-1)!,
     record: (program, variant) => kernels.get(variant)!(program),
   });
 }
@@ -167,29 +166,32 @@ const PLAIN: Epilogue = { source: store, tensors: [] };
 
 const WORKGROUP_SIZE = 256;
 
-/** The kernels that can compute a product, by name; the last is the one for CPUs. */
+/** A kernel for a product, to be recorded. */
+type Kernel = (program: Program) => void;
+
+/** The kernels that can compute a product, by name; the last of the others is the one for CPUs. */
 function kernelsFor(
   product: Product,
   { subgroupSize }: Pick<Device, "subgroupSize">,
-): Map<string, (program: Program) => void> {
+): { tiles: Map<string, Kernel>; others: Map<string, Kernel> } {
   const { M, N, K, transposeA, transposeB, aStride, aStart, bStride, yStride, yStart } = product;
   const multiplesOf4 = (...counts: number[]) => counts.every((count) => count % 4 === 0);
-  const kernels = new Map<string, (program: Program) => void>();
+  const tiles = new Map<string, Kernel>(), others = new Map<string, Kernel>();
   if (
     M === 1 && !transposeA && multiplesOf4(K, aStart) && (transposeB || multiplesOf4(N, bStride))
   ) {
-    kernels.set("vector", (program) => vectorProduct(program, product));
-    return kernels;
+    others.set("vector", (program) => vectorProduct(program, product));
+    return { tiles, others };
   }
   const aligned = multiplesOf4(aStride, aStart, bStride, yStride, yStart) &&
     (!product.bias || N % 4 === 0);
   if (aligned && (!transposeB || K % 4 === 0)) {
     for (const variant of tileVariants(product)) {
-      kernels.set(variant, (program) => tiledProduct(program, product, variant));
+      tiles.set(variant, (program) => tiledProduct(program, product, variant));
     }
   }
   if (transposeB && !transposeA && multiplesOf4(K, aStart, aStride)) {
-    kernels.set("rows", (program) =>
+    others.set("rows", (program) =>
       registerProduct(program, product, {
         label: "kernels/matmul/rows.wgsl",
         source: rows,
@@ -198,7 +200,7 @@ function kernelsFor(
         iterations: K / 4,
       }));
   } else if (!transposeB && aligned && multiplesOf4(N, K) && (!transposeA || M % 4 === 0)) {
-    kernels.set("quads", (program) =>
+    others.set("quads", (program) =>
       registerProduct(program, product, {
         label: "kernels/matmul/quads.wgsl",
         source: quads,
@@ -207,7 +209,7 @@ function kernelsFor(
         iterations: K / 4,
       }));
   } else {
-    kernels.set("any", (program) =>
+    others.set("any", (program) =>
       registerProduct(program, product, {
         label: "kernels/matmul/matmul.wgsl",
         source: any,
@@ -217,9 +219,9 @@ function kernelsFor(
       }));
   }
   if (subgroupSize && aligned && multiplesOf4(K) && (!transposeA || M % 4 === 0)) {
-    kernels.set("lanes", (program) => lanesProduct(program, product, subgroupSize));
+    others.set("lanes", (program) => lanesProduct(program, product, subgroupSize));
   }
-  return kernels;
+  return { tiles, others };
 }
 
 /** The uniform `shape` of shape.wgsl; bindings are arrays of vectors of four or of numbers. */
@@ -257,7 +259,7 @@ function tiledProduct(program: Program, product: Product, variant: string): void
   };
   program.dispatch({
     label: "kernels/matmul/tiles.wgsl",
-    source: [tiles, areF16 ? heldF16 : heldF32, shape, stored.epilogue.source].join("\n"),
+    source: [tilesShader, areF16 ? heldF16 : heldF32, shape, stored.epilogue.source].join("\n"),
     constants: {
       ...tile,
       EXTRA: stored.epilogue.tensors.length,
