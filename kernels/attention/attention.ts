@@ -310,7 +310,7 @@ function dispatchRows(
   source: string,
   tensors: readonly Tensor[],
 ): void {
-  const { isCpu, subgroupSize } = program.device, LANES = isCpu ? subgroupSize : undefined;
+  const { subgroupSize: LANES } = program.device;
   program.dispatch({
     label: `kernels/attention/${name}`,
     source: [withRandom(source), sizes, LANES ? rowsShared : rowsAlone].join("\n"),

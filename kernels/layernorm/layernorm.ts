@@ -165,14 +165,14 @@ const MOST_BLOCKS = 512;
 const QUADS_PER_LANE = 4;
 
 /**
- * How rows are shared out: rows.wgsl says who has what. On a GPU a workgroup has 256 invocations, on a CPU
- * 64, and a row at least a subgroup of them, or where there is none 16 or 8.
+ * How rows are shared out: rows.wgsl says who has what. On a GPU a workgroup has 256 invocations, and a
+ * row at least half a warp of them; on a CPU 64, and a row a subgroup, or where there is none 8.
  */
 function lanesOf(
   { isCpu, subgroupSize }: Device,
   { C }: { C: number },
 ): { LANES: number; ROWS: number; QUADS: number } {
-  const [least, most] = isCpu ? [subgroupSize ?? 8, 64] : [subgroupSize ?? 16, 256];
+  const [least, most] = isCpu ? [subgroupSize ?? 8, 64] : [16, 256];
   let LANES = least;
   while (LANES < most && C / 4 > LANES * QUADS_PER_LANE) LANES *= 2;
   return { LANES, ROWS: most / LANES, QUADS: ceilDiv(C / 4, LANES) };
