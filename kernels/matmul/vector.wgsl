@@ -40,14 +40,22 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) id
     }
   }
 
+  // by fours, as every barrier takes its time
   let place = lane * QUADS + quad;
   sums[place] = sum;
-  for (var half = LANES / 2; half > 0; half /= 2) {
+  for (var left = LANES; left > 1; ) {
+    let quarter = (left + 3) / 4;
     workgroupBarrier();
-    if (lane < half) { sums[place] += sums[place + half * QUADS]; }
+    if (lane < quarter) {
+      // unroll
+      for (var i = 1u; i < 4u; i++) {
+        if (lane + i * quarter < left) { sum += sums[place + i * quarter * QUADS]; }
+      }
+      sums[place] = sum;
+    }
+    left = quarter;
   }
   if (lane != 0) { return; }
-  sum = sums[place];
   // unroll
   for (var i = 0u; i < 4u; i++) {
     if (column + i < shape.N) { store(0, column + i, sum[i]); }
