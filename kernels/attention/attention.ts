@@ -5,6 +5,7 @@ import backwardKey from "./backward_key.wgsl" with { type: "text" };
 import backwardQuery from "./backward_query.wgsl" with { type: "text" };
 import backwardSum from "./backward_sum.wgsl" with { type: "text" };
 import backwardTiles from "./backward_tiles.wgsl" with { type: "text" };
+import partials from "./partials.wgsl" with { type: "text" };
 import rowsAlone from "./rows_alone.wgsl" with { type: "text" };
 import rowsShared from "./rows_shared.wgsl" with { type: "text" };
 import sizes from "./sizes.wgsl" with { type: "text" };
@@ -124,7 +125,7 @@ export function attentionBackward(
           ...[blocks, MOST_PARTIALS, Math.floor(program.device.maxBindingBytes / (rows * C * 4))],
         ),
       );
-      const partials = program.scratch([P, rows, C]);
+      const partialSums = program.scratch([P, rows, C]);
       program.dispatch({
         label: "kernels/attention/backward_delta.wgsl",
         source: `${backwardDelta}\n${heldOf(real)}`,
@@ -135,22 +136,22 @@ export function attentionBackward(
       });
       dispatchTiles(program, attention, tile, {
         label: "kernels/attention/backward_tiles.wgsl",
-        source: backwardTiles,
-        tensors: [qkv, dy, logSumExp, delta, drawn, dqkv, partials],
+        source: `${backwardTiles}\n${partials}`,
+        tensors: [qkv, dy, logSumExp, delta, drawn, dqkv, partialSums],
         workgroups: [BNH, P],
         iterations: ceilDiv(blocks, P) * blocks * (2 * HS + 3 * tokensOf(tile)) / TERMS,
       });
       program.dispatch({
         label: "kernels/attention/backward_sum.wgsl",
-        source: backwardSum,
+        source: `${backwardSum}\n${partials}`,
         constants: {
           ...{ real, NH, HS, P, WORKGROUP_SIZE, TOKENS: tokensOf(tile) },
           ...attentionConstants(options),
         },
-        tensors: [partials, dqkv],
+        tensors: [partialSums, dqkv],
         uniforms: [T, rows * C / 4],
         workgroups: splitWorkgroups(ceilDiv(rows * C / 4, WORKGROUP_SIZE)),
-        iterations: P,
+        iterations: 2 * P,
       });
     },
   });
