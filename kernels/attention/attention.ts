@@ -5,7 +5,6 @@ import backwardKey from "./backward_key.wgsl" with { type: "text" };
 import backwardQuery from "./backward_query.wgsl" with { type: "text" };
 import backwardSum from "./backward_sum.wgsl" with { type: "text" };
 import backwardTiles from "./backward_tiles.wgsl" with { type: "text" };
-import partials from "./partials.wgsl" with { type: "text" };
 import rowsAlone from "./rows_alone.wgsl" with { type: "text" };
 import rowsShared from "./rows_shared.wgsl" with { type: "text" };
 import sizes from "./sizes.wgsl" with { type: "text" };
@@ -125,7 +124,7 @@ export function attentionBackward(
           ...[blocks, MOST_PARTIALS, Math.floor(program.device.maxBindingBytes / (rows * C * 4))],
         ),
       );
-      const partialSums = program.scratch([P, rows, C]);
+      const partials = program.scratch([P, rows, C]);
       program.dispatch({
         label: "kernels/attention/backward_delta.wgsl",
         source: `${backwardDelta}\n${heldOf(real)}`,
@@ -136,22 +135,22 @@ export function attentionBackward(
       });
       dispatchTiles(program, attention, tile, {
         label: "kernels/attention/backward_tiles.wgsl",
-        source: `${backwardTiles}\n${partials}`,
-        tensors: [qkv, dy, logSumExp, delta, drawn, dqkv, partialSums],
+        source: backwardTiles,
+        tensors: [qkv, dy, logSumExp, delta, drawn, dqkv, partials],
         workgroups: [BNH, P],
         iterations: ceilDiv(blocks, P) * blocks * (2 * HS + 3 * tokensOf(tile)) / TERMS,
       });
       program.dispatch({
         label: "kernels/attention/backward_sum.wgsl",
-        source: `${backwardSum}\n${partials}`,
+        source: backwardSum,
         constants: {
           ...{ real, NH, HS, P, WORKGROUP_SIZE, TOKENS: tokensOf(tile) },
           ...attentionConstants(options),
         },
-        tensors: [partialSums, dqkv],
+        tensors: [partials, dqkv],
         uniforms: [T, rows * C / 4],
         workgroups: splitWorkgroups(ceilDiv(rows * C / 4, WORKGROUP_SIZE)),
-        iterations: 2 * P,
+        iterations: P,
       });
     },
   });

@@ -1,7 +1,7 @@
 // dq = SCALE · the sum of what backward_tiles.wgsl left of it.
 // partials: [P,B,T,C], C = NH · HS; dqkv: [B,T,3C], of which q's part is set
 //
-// A query has a part from every workgroup that has a block of keys which the query's block sees.
+// A query has a part from every workgroup that has a block of keys which its own block sees.
 enable f16;
 
 alias real = f16; // element type of dqkv
@@ -34,13 +34,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   let first = youngest * TOKENS; // of the block of queries
   let reach = (TOKENS - 1) + WINDOW; // a block of keys is seen up to so many tokens after its first
   let oldest = select(0u, (first - reach) / TOKENS + 1, first >= reach);
-  let end = min(youngest + 1, oldest + 2 * P); // among so many blocks everyone has one
   var sum = vec4f();
-  var added = 0u; // bits of the partial sums
-  for (var block = oldest; block < end; block++) {
-    let partial = partialOf(block, P);
-    if ((added >> partial & 1) == 0) { sum += partials[partial * sizes.vectors + i]; }
-    added |= 1u << partial;
+  for (var block = oldest; block <= youngest && block < oldest + P; block++) {
+    sum += partials[block % P * sizes.vectors + i];
   }
   dqkv[token * 3 * C + i % C] = real4(SCALE * sum);
 }

@@ -3,8 +3,7 @@
 // qkv, dqkv: [B,T,3C], C = NH · HS; dy: [B,T,C]; logSumExp, delta: [B,NH,T]; partials: [P,B,T,C]
 // k's and v's parts of dqkv are set
 //
-// A workgroup has one of every P blocks of OWN keys of a head: partials.wgsl says which, so that all have
-// about the same to do. For each it walks the queries from its first
+// A workgroup has every P-th block of OWN keys of one head. For each it walks the queries from its first
 // key on, WALKED at a time, in two rounds: first k · qᵀ, of which come the probabilities p, and p · dy; then
 // v · dyᵀ, of which with them comes ds, and ds · q. Last, the same ds by rows, comes dsᵀ · k. Statistics of
 // four queries, which are columns here, make a vector.
@@ -84,10 +83,9 @@ fn main(
     sequence * C + group.x % NH * QUADS,
   );
   let partial = groups.x / NH * T * C * group.y + head.out;
+  let stride = groups.y * OWN; // of the workgroup's blocks
 
-  var before = 0u; // first key of the block before
-  for (var lap = 0u; lap * groups.y * OWN < T; lap++) {
-    let firstKey = blockOf(lap, group.y, groups.y) * OWN;
+  for (var firstKey = group.y * OWN; firstKey < T; firstKey += stride) { // the longest columns start first
     var first = firstKey / WALKED * WALKED;
     var fetched: array<Block, TURNS>;
     // unroll
@@ -211,7 +209,7 @@ fn main(
         workgroupBarrier();
       }
       // the first of the workgroup's blocks that these queries see sets what the others add to
-      let isFirst = lap == 0 || before + (OWN - 1) + WINDOW <= first;
+      let isFirst = firstKey < stride || firstKey - stride + (OWN - 1) + WINDOW <= first;
       // unroll
       for (var r = 0u; r < ROWS4; r++) {
         let t = first + (y4 + r / 4 * Y) * 4 + r % 4;
@@ -241,6 +239,5 @@ fn main(
         }
       }
     }
-    before = firstKey;
   }
 }
