@@ -128,10 +128,11 @@ export function attentionBackward(
       program.dispatch({
         label: "kernels/attention/backward_delta.wgsl",
         source: `${backwardDelta}\n${heldOf(real)}`,
-        constants: { NH, HS, WORKGROUP_SIZE },
+        constants: { NH, HS, HEADS },
         tensors: [y, dy, delta],
         uniforms: [T, rows * NH],
-        workgroups: splitWorkgroups(ceilDiv(rows * NH, WORKGROUP_SIZE)),
+        workgroups: splitWorkgroups(ceilDiv(rows * NH, HEADS)),
+        workgroupBytes: HEADS * HS,
       });
       dispatchTiles(program, attention, tile, {
         label: "kernels/attention/backward_tiles.wgsl",
@@ -156,8 +157,11 @@ export function attentionBackward(
   });
 }
 
+/** Heads of tokens whose delta a workgroup sums. */
+const HEADS = 8;
+
 /** Most partial sums of dq: so many workgroups of a head run side by side, however long its sequence. */
-const MOST_PARTIALS = 8;
+const MOST_PARTIALS = 16;
 
 /** Constants of the kernels of this folder. */
 export function attentionConstants({ scale, window }: AttentionScores): Record<string, number> {
