@@ -128,11 +128,10 @@ export function attentionBackward(
       program.dispatch({
         label: "kernels/attention/backward_delta.wgsl",
         source: `${backwardDelta}\n${heldOf(real)}`,
-        constants: { NH, HS, HEADS },
+        constants: { NH, HS, WORKGROUP_SIZE },
         tensors: [y, dy, delta],
         uniforms: [T, rows * NH],
-        workgroups: splitWorkgroups(ceilDiv(rows * NH, HEADS)),
-        workgroupBytes: HEADS * HS,
+        workgroups: splitWorkgroups(ceilDiv(rows * NH, WORKGROUP_SIZE)),
       });
       dispatchTiles(program, attention, tile, {
         label: "kernels/attention/backward_tiles.wgsl",
@@ -157,11 +156,8 @@ export function attentionBackward(
   });
 }
 
-/** Heads of tokens whose delta a workgroup sums. */
-const HEADS = 8;
-
 /** Most partial sums of dq: so many workgroups of a head run side by side, however long its sequence. */
-const MOST_PARTIALS = 16;
+const MOST_PARTIALS = 8;
 
 /** Constants of the kernels of this folder. */
 export function attentionConstants({ scale, window }: AttentionScores): Record<string, number> {

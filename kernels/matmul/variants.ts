@@ -35,13 +35,13 @@ export function tileBytes(tile: Tile): number {
 }
 
 /** Into how many parts K may be split where the result has few tiles. */
-const SPLITS = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32];
+const SPLITS = [1, 2, 4, 8, 16, 32];
 
 /** Least part of K that is worth a workgroup's while. */
 const LEAST_SPLIT = 64;
 
-/** Most bytes of partial sums: beyond, writing and reading them costs more than full waves gain. */
-const MOST_PARTIALS_BYTES = 96 * 2 ** 20;
+/** Most bytes of partial sums: they should stay in a GPU's cache until they are added up. */
+const MOST_PARTIALS_BYTES = 64 * 2 ** 20;
 
 /** Tiles by splits, named `64x64/4`, for a product. */
 export function tileVariants({ M, N, K }: { M: number; N: number; K: number }): string[] {
@@ -57,7 +57,7 @@ export function tileVariants({ M, N, K }: { M: number; N: number; K: number }): 
 }
 
 /** Enough workgroups to fill a large GPU several times over: beyond, splitting only costs. */
-const MOST_WORKGROUPS = 8192;
+const MOST_WORKGROUPS = 4096;
 
 /** The tile to take unmeasured: one for all products, as each takes its time to compile. */
 const PREFERRED = "64x64 of 128";
