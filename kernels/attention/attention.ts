@@ -118,12 +118,8 @@ export function attentionBackward(
     tiles(program, tile) {
       const { real, T, BNH, NH, HS } = attention, C = NH * HS, rows = BNH / NH * T;
       const blocks = ceilDiv(T, tokensOf(tile));
-      const P = Math.max(
-        1,
-        Math.min(
-          ...[blocks, MOST_PARTIALS, Math.floor(program.device.maxBindingBytes / (rows * C * 4))],
-        ),
-      );
+      const shown = Math.floor(program.device.maxBindingBytes / (rows * C * 4));
+      const P = Math.max(1, Math.min(blocks, MOST_PARTIALS, shown));
       const partials = program.scratch([P, rows, C]);
       program.dispatch({
         label: "kernels/attention/backward_delta.wgsl",

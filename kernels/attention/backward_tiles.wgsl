@@ -135,8 +135,8 @@ fn main(
             }
           }
           // unroll
-          for (var r = 0u; r < ROWS4; r++) {
-            let key = firstKey + (y4 + r / 4 * Y) * 4 + r % 4;
+          for (var r = 0u; r < 4u; r++) {
+            let key = firstKey + y4 * 4 + r;
             var factor = vec4f(1);
             if (DROPOUT) {
               // unroll
@@ -211,8 +211,8 @@ fn main(
       // the first of the workgroup's blocks that these queries see sets what the others add to
       let isFirst = firstKey < stride || firstKey - stride + (OWN - 1) + WINDOW <= first;
       // unroll
-      for (var r = 0u; r < ROWS4; r++) {
-        let t = first + (y4 + r / 4 * Y) * 4 + r % 4;
+      for (var r = 0u; r < 4u; r++) {
+        let t = first + y4 * 4 + r;
         if (t < T) {
           // unroll
           for (var n = 0u; n < VECTORS; n++) {
@@ -228,8 +228,8 @@ fn main(
     }
 
     // unroll
-    for (var r = 0u; r < ROWS4; r++) {
-      let s = firstKey + (y4 + r / 4 * Y) * 4 + r % 4;
+    for (var r = 0u; r < 4u; r++) {
+      let s = firstKey + y4 * 4 + r;
       if (s < T) {
         let k = head.q + s * 3 * C + C + x;
         // unroll

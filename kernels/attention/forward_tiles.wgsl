@@ -65,12 +65,8 @@ fn main(
     fetched[i] = loadPair(head, firstQuery, firstKey, id + i * SIZE, 0);
   }
   var sums: array<vec4f, SUMS>;
-  var highest: array<vec4f, ROWS>;
-  var total: array<vec4f, ROWS>;
-  // unroll
-  for (var r = 0u; r < ROWS; r++) {
-    highest[r] = vec4f(LOWEST);
-  }
+  var highest = vec4f(LOWEST);
+  var total: vec4f;
 
   let end = min(firstQuery + OWN, sizes.T);
   for (; firstKey < end; firstKey += WALKED) {
@@ -99,8 +95,8 @@ fn main(
 
     if (firstKey + WALKED > firstQuery + 1 || firstQuery + OWN > firstKey + WINDOW) {
       // unroll
-      for (var r = 0u; r < ROWS4; r++) {
-        let query = firstQuery + (y4 + r / 4 * Y) * 4 + r % 4;
+      for (var r = 0u; r < 4u; r++) {
+        let query = firstQuery + y4 * 4 + r;
         // unroll
         for (var c = 0u; c < COLUMNS; c++) {
           let key = vec4u(0, 1, 2, 3) + firstKey + (x + c * X) * 4;
@@ -110,51 +106,45 @@ fn main(
       }
     }
     // the tile of a lends its memory for the maxima
+    var most: vec4f;
     // unroll
-    for (var r = 0u; r < ROWS; r++) {
-      var most: vec4f;
+    for (var r = 0u; r < 4u; r++) {
+      var four = scores[r * COLUMNS];
       // unroll
-      for (var i = 0u; i < 4u; i++) {
-        var four = scores[(4 * r + i) * COLUMNS];
-        // unroll
-        for (var c = 1u; c < COLUMNS; c++) {
-          four = max(four, scores[(4 * r + i) * COLUMNS + c]);
-        }
-        most[i] = max(max(four.x, four.y), max(four.z, four.w));
+      for (var c = 1u; c < COLUMNS; c++) {
+        four = max(four, scores[r * COLUMNS + c]);
       }
-      aTile[x][y4 + r * Y] = most;
+      most[r] = max(max(four.x, four.y), max(four.z, four.w));
     }
+    aTile[x][y4] = most;
     workgroupBarrier();
+    var raised = highest;
     // unroll
-    for (var r = 0u; r < ROWS; r++) {
-      var raised = highest[r];
+    for (var i = 0u; i < X; i++) {
+      raised = max(raised, aTile[i][y4]);
+    }
+    let decay = exp2(SCALE_LOG2 * (highest - raised));
+    highest = raised;
+    total *= decay;
+    // unroll
+    for (var r = 0u; r < 4u; r++) {
       // unroll
-      for (var i = 0u; i < X; i++) {
-        raised = max(raised, aTile[i][y4 + r * Y]);
+      for (var n = 0u; n < VECTORS; n++) {
+        sums[r * VECTORS + n] *= decay[r];
       }
-      let decay = exp2(SCALE_LOG2 * (highest[r] - raised));
-      highest[r] = raised;
-      total[r] *= decay;
       // unroll
-      for (var i = 0u; i < 4u; i++) {
-        // unroll
-        for (var n = 0u; n < VECTORS; n++) {
-          sums[(4 * r + i) * VECTORS + n] *= decay[i];
-        }
-        // unroll
-        for (var c = 0u; c < COLUMNS; c++) {
-          var p = exp2(SCALE_LOG2 * (scores[(4 * r + i) * COLUMNS + c] - vec4f(raised[i])));
-          total[r][i] += (p.x + p.y) + (p.z + p.w);
-          if (DROPOUT) {
-            let query = firstQuery + (y4 + r * Y) * 4 + i;
-            let first = (group.y * sizes.T + query) * sizes.T + firstKey + (x + c * X) * 4;
-            // unroll
-            for (var j = 0u; j < 4u; j++) {
-              p[j] *= dropoutFactor(random[0], random[1], sizes.dropout, first + j);
-            }
+      for (var c = 0u; c < COLUMNS; c++) {
+        var p = exp2(SCALE_LOG2 * (scores[r * COLUMNS + c] - vec4f(raised[r])));
+        total[r] += (p.x + p.y) + (p.z + p.w);
+        if (DROPOUT) {
+          let query = firstQuery + y4 * 4 + r;
+          let first = (group.y * sizes.T + query) * sizes.T + firstKey + (x + c * X) * 4;
+          // unroll
+          for (var j = 0u; j < 4u; j++) {
+            p[j] *= dropoutFactor(random[0], random[1], sizes.dropout, first + j);
           }
-          scores[(4 * r + i) * COLUMNS + c] = p;
         }
+        scores[r * COLUMNS + c] = p;
       }
     }
     workgroupBarrier();
@@ -182,29 +172,23 @@ fn main(
     }
   }
 
-  // unroll
-  for (var r = 0u; r < ROWS; r++) {
-    aTile[x][y4 + r * Y] = total[r];
-  }
+  aTile[x][y4] = total;
   workgroupBarrier();
+  var sum: vec4f;
   // unroll
-  for (var r = 0u; r < ROWS; r++) {
-    var sum: vec4f;
-    // unroll
-    for (var i = 0u; i < X; i++) {
-      sum += aTile[i][y4 + r * Y];
-    }
-    // unroll
-    for (var i = 0u; i < 4u; i++) {
-      let t = firstQuery + (y4 + r * Y) * 4 + i;
-      if (t < sizes.T) {
-        let out = (group.y / NH * sizes.T + t) * C + group.y % NH * QUADS;
-        // unroll
-        for (var n = 0u; n < VECTORS; n++) {
-          y[out + n * X + x] = real4(sums[(4 * r + i) * VECTORS + n] / sum[i]);
-        }
-        if (x == 0) { logSumExp[group.y * sizes.T + t] = SCALE * highest[r][i] + log(sum[i]); }
+  for (var i = 0u; i < X; i++) {
+    sum += aTile[i][y4];
+  }
+  // unroll
+  for (var r = 0u; r < 4u; r++) {
+    let t = firstQuery + y4 * 4 + r;
+    if (t < sizes.T) {
+      let out = (group.y / NH * sizes.T + t) * C + group.y % NH * QUADS;
+      // unroll
+      for (var n = 0u; n < VECTORS; n++) {
+        y[out + n * X + x] = real4(sums[r * VECTORS + n] / sum[r]);
       }
+      if (x == 0) { logSumExp[group.y * sizes.T + t] = SCALE * highest[r] + log(sum[r]); }
     }
   }
 }

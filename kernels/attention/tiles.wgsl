@@ -1,11 +1,10 @@
 // Products of tiles, 16 terms at a time. Completes the kernels in tiles; README.md draws it.
-const ROWS: u32 = 1; // vectors of four own tokens of an invocation
 const COLUMNS: u32 = 2; // vectors of four walked tokens of an invocation
-const Y: u32 = 8; // invocations along the own tokens
+const Y: u32 = 8; // invocations along the own tokens, four of each
 const X: u32 = 8; // invocations along the walked tokens, and along the components of a head
 
 const SIZE: u32 = X * Y;
-const OWN: u32 = 4 * Y * ROWS; // tokens of the workgroup
+const OWN: u32 = 4 * Y; // tokens of the workgroup
 const WALKED: u32 = 4 * X * COLUMNS; // tokens that it walks at a time
 const QUADS: u32 = HS / 4;
 const VECTORS: u32 = QUADS / X; // vectors of four components of an invocation
@@ -13,10 +12,9 @@ const TERMS: u32 = 16;
 const STEPS: u32 = HS / TERMS; // along the components
 const PARTS: u32 = 2 * COLUMNS; // along the walked tokens
 const OWN_PARTS: u32 = OWN / TERMS; // along the own ones
-const ROWS4: u32 = 4 * ROWS;
-const PAIRS: u32 = ROWS4 * COLUMNS;
-const SUMS: u32 = ROWS4 * VECTORS;
-const OWN_PITCH: u32 = Y * ROWS + 1; // one more, against bank conflicts of transposing stores
+const PAIRS: u32 = 4 * COLUMNS;
+const SUMS: u32 = 4 * VECTORS;
+const OWN_PITCH: u32 = Y + 1; // one more, against bank conflicts of transposing stores
 const WIDTH: u32 = max(X * COLUMNS, QUADS) + 1;
 
 // both with the terms outermost
@@ -92,15 +90,12 @@ fn keepPart(part: u32, pairs: ptr<function, array<vec4f, PAIRS>>, x: u32, y: u32
     if (part == p) {
       // unroll
       for (var e = 0u; e < 2u; e++) {
-        // unroll
-        for (var r = 0u; r < ROWS; r++) {
-          aTile[2 * x + e][y + r * Y] = vec4f(
-            (*pairs)[(4 * r) * COLUMNS + p / 2][p % 2 * 2 + e],
-            (*pairs)[(4 * r + 1) * COLUMNS + p / 2][p % 2 * 2 + e],
-            (*pairs)[(4 * r + 2) * COLUMNS + p / 2][p % 2 * 2 + e],
-            (*pairs)[(4 * r + 3) * COLUMNS + p / 2][p % 2 * 2 + e],
-          );
-        }
+        aTile[2 * x + e][y] = vec4f(
+          (*pairs)[p / 2][p % 2 * 2 + e],
+          (*pairs)[COLUMNS + p / 2][p % 2 * 2 + e],
+          (*pairs)[2 * COLUMNS + p / 2][p % 2 * 2 + e],
+          (*pairs)[3 * COLUMNS + p / 2][p % 2 * 2 + e],
+        );
       }
     }
   }
@@ -108,15 +103,12 @@ fn keepPart(part: u32, pairs: ptr<function, array<vec4f, PAIRS>>, x: u32, y: u32
 
 // A part of the pairs' rows goes into the tile of a, terms are the own tokens. Tiles are square here.
 fn keepRows(part: u32, pairs: ptr<function, array<vec4f, PAIRS>>, x: u32, y: u32) {
-  // unroll
-  for (var r = 0u; r < ROWS; r++) {
-    if ((y + r * Y) / 4 == part) {
+  if (y / 4 == part) {
+    // unroll
+    for (var r = 0u; r < 4u; r++) {
       // unroll
-      for (var e = 0u; e < 4u; e++) {
-        // unroll
-        for (var c = 0u; c < COLUMNS; c++) {
-          aTile[y % 4 * 4 + e][x + c * X] = (*pairs)[(4 * r + e) * COLUMNS + c];
-        }
+      for (var c = 0u; c < COLUMNS; c++) {
+        aTile[y % 4 * 4 + r][x + c * X] = (*pairs)[r * COLUMNS + c];
       }
     }
   }
@@ -126,22 +118,13 @@ fn keepRows(part: u32, pairs: ptr<function, array<vec4f, PAIRS>>, x: u32, y: u32
 fn addPairs(pairs: ptr<function, array<vec4f, PAIRS>>, x: u32, y: u32) {
   // unroll
   for (var k = 0u; k < TERMS; k++) {
-    var as4: array<vec4f, ROWS>;
-    var bs4: array<vec4f, COLUMNS>;
-    // unroll
-    for (var r = 0u; r < ROWS; r++) {
-      as4[r] = aTile[k][y + r * Y];
-    }
+    let four = aTile[k][y];
     // unroll
     for (var c = 0u; c < COLUMNS; c++) {
-      bs4[c] = bTile[k][x + c * X];
-    }
-    // unroll
-    for (var r = 0u; r < ROWS4; r++) {
+      let column = bTile[k][x + c * X];
       // unroll
-      for (var c = 0u; c < COLUMNS; c++) {
-        (*pairs)[r * COLUMNS + c] =
-          fma(vec4f(as4[r / 4][r % 4]), bs4[c], (*pairs)[r * COLUMNS + c]);
+      for (var r = 0u; r < 4u; r++) {
+        (*pairs)[r * COLUMNS + c] = fma(vec4f(four[r]), column, (*pairs)[r * COLUMNS + c]);
       }
     }
   }
@@ -151,22 +134,13 @@ fn addPairs(pairs: ptr<function, array<vec4f, PAIRS>>, x: u32, y: u32) {
 fn addSums(sums: ptr<function, array<vec4f, SUMS>>, x: u32, y: u32) {
   // unroll
   for (var k = 0u; k < TERMS; k++) {
-    var as4: array<vec4f, ROWS>;
-    var bs4: array<vec4f, VECTORS>;
-    // unroll
-    for (var r = 0u; r < ROWS; r++) {
-      as4[r] = aTile[k][y + r * Y];
-    }
+    let four = aTile[k][y];
     // unroll
     for (var n = 0u; n < VECTORS; n++) {
-      bs4[n] = bTile[k][x + n * X];
-    }
-    // unroll
-    for (var r = 0u; r < ROWS4; r++) {
+      let column = bTile[k][x + n * X];
       // unroll
-      for (var n = 0u; n < VECTORS; n++) {
-        (*sums)[r * VECTORS + n] =
-          fma(vec4f(as4[r / 4][r % 4]), bs4[n], (*sums)[r * VECTORS + n]);
+      for (var r = 0u; r < 4u; r++) {
+        (*sums)[r * VECTORS + n] = fma(vec4f(four[r]), column, (*sums)[r * VECTORS + n]);
       }
     }
   }
