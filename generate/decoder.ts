@@ -1,6 +1,7 @@
 import { attentionDecode } from "../kernels/attention/decode.ts";
 import { embeddingDecode } from "../kernels/embedding/decode.ts";
 import { layernormForward } from "../kernels/layernorm/layernorm.ts";
+import type { MatmulOptions } from "../kernels/matmul/matmul.ts";
 import { Program } from "../kernels/program.ts";
 import { sample, type SamplerOptions } from "../kernels/sample/sample.ts";
 import {
@@ -145,8 +146,8 @@ export function createDecoder(
   const blocks = (program: Program, S: number) =>
     recordBlocks(program, model, { tokens, cursors, caches, make }, B * S);
   const drawing = new Program(device);
-  const x = blocks(drawing, 1);
-  headLogits(drawing, { x, weight: headOf(model) }, { logits });
+  const { x, ...last } = blocks(drawing, 1);
+  headLogits(drawing, { x, weight: headOf(model) }, { logits }, last);
   sample(drawing, { logits, seeds: seedOf }, { tokens, cursors }, {
     ...sampler,
     vocabularySize: V,
@@ -221,15 +222,15 @@ interface Shared {
 }
 
 /**
- * Records the pass of `rows` tokens, as many of every text, up to the last layer-norm, whose output it
- * returns: [rows,C]. Their keys and values join the caches.
+ * Records the pass of `rows` tokens, as many of every text, and returns what the head reads: the output of
+ * the last layer-norm, or its input and how to normalise it, [rows,C]. Keys and values join the caches.
  */
 function recordBlocks(
   program: Program,
   model: Gpt,
   { tokens, cursors, caches, make }: Shared,
   rows: number,
-): Tensor {
+): { x: Tensor } & Pick<MatmulOptions, "normalize"> {
   const { config, precision } = model;
   const { width: C, layers, lora } = config, F = innerWidthOf(config);
   const { matrix, stream, statistic } = dtypesOf(precision);
@@ -241,30 +242,52 @@ function recordBlocks(
   const low = lora && row("low", lora.rank);
 
   const vector = (name: string) => masterOf(model, name);
+  const norm = (name: string) => ({
+    weight: vector(`${name}.weight`),
+    bias: vector(`${name}.bias`),
+  });
   const layernorm = (name: string, inputs: { x: Tensor; z?: Tensor }, sum?: Tensor) =>
-    layernormForward(
-      program,
-      { ...inputs, weight: vector(`${name}.weight`), bias: vector(`${name}.bias`) },
-      { y: ln, statistics, ...(sum ? { sum } : {}) },
-    );
-  const linear = (name: string, x: Tensor, y: Tensor, activated?: Tensor) =>
+    layernormForward(program, { ...inputs, ...norm(name) }, {
+      ...{ y: ln, statistics },
+      ...(sum ? { sum } : {}),
+    });
+  const linear = (
+    name: string,
+    x: Tensor,
+    y: Tensor,
+    { activated, ...options }: Pick<MatmulOptions, "accumulate" | "activated" | "normalize"> = {},
+  ) =>
     linearForward(program, model, name, { x }, {
       y,
       ...(activated ? { activated } : {}),
       low: () => low!,
-    });
+    }, options);
 
   const wte = vector("wte.weight"), wpe = vector("wpe.weight");
   embeddingDecode(program, { tokens, cursors, wte, wpe }, { y: x });
+  // A GPU does one row's product sooner than it starts another launch: layer-norms become part of the
+  // products that read them, and blocks add to the stream themselves. An adapter needs a layer-norm's output.
+  if (rows === 1 && !program.device.isCpu && !lora) {
+    caches.forEach((cache, i) => {
+      const scores = attentionOf(config, i);
+      linear(`h.${i}.attn.c_attn`, x, qkv, { normalize: norm(`h.${i}.ln_1`) });
+      attentionDecode(program, { qkv, cursors }, { ...cache, y: attention }, scores);
+      linear(`h.${i}.attn.c_proj`, attention, x, { accumulate: true });
+      const normalize = norm(`h.${i}.ln_2`);
+      linear(`h.${i}.mlp.c_fc`, x, hidden, { activated: gelu, normalize });
+      linear(`h.${i}.mlp.c_proj`, gelu, x, { accumulate: true });
+    });
+    return { x, normalize: norm("ln_f") };
+  }
   layernorm("h.0.ln_1", { x });
   caches.forEach((cache, i) => {
     linear(`h.${i}.attn.c_attn`, ln, qkv);
     attentionDecode(program, { qkv, cursors }, { ...cache, y: attention }, attentionOf(config, i));
     linear(`h.${i}.attn.c_proj`, attention, projected);
     layernorm(`h.${i}.ln_2`, { x, z: projected }, middle);
-    linear(`h.${i}.mlp.c_fc`, ln, hidden, gelu);
+    linear(`h.${i}.mlp.c_fc`, ln, hidden, { activated: gelu });
     linear(`h.${i}.mlp.c_proj`, gelu, projected);
     layernorm(i + 1 < layers ? `h.${i + 1}.ln_1` : "ln_f", { x: middle, z: projected }, x);
   });
-  return ln;
+  return { x: ln };
 }

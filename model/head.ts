@@ -3,7 +3,7 @@ import {
   crossEntropyForward,
 } from "../kernels/cross_entropy/cross_entropy.ts";
 import type { Device } from "../kernels/device.ts";
-import { matmul } from "../kernels/matmul/matmul.ts";
+import { matmul, type MatmulOptions } from "../kernels/matmul/matmul.ts";
 import { MAX_ITERATIONS, type Program } from "../kernels/program.ts";
 import { type RowSlice, rowSlice, rowSlices } from "../kernels/slices.ts";
 import type { Tensor } from "../kernels/tensor.ts";
@@ -30,7 +30,8 @@ export interface HeadOutputs {
 const VECTOR = 4;
 
 /**
- * logits = x · weightᵀ.  x: [M,C]; weight: [V,C]; both of one type; logits: [M,≥V], f32 or f16
+ * logits = x · weightᵀ.  x: [M,C]; weight: [V,C]; logits: [M,≥V]; each f32 or f16. With `normalize`, x is
+ * layer-normalised first, if it is one row.
  *
  * Rows of logits that are multiples of four let GPUs write vectors; see `logitsColumns()`.
  */
@@ -38,9 +39,14 @@ export function headLogits(
   program: Program,
   { x, weight }: { x: Tensor; weight: Tensor },
   { logits }: { logits: Tensor },
+  options: Pick<MatmulOptions, "normalize"> = {},
 ): void {
   for (const { first, part } of rowSlices(program.device, weight, { multipleOf: VECTOR })) {
-    matmul(program, { a: x, b: part }, { y: logits }, { transposeB: true, firstColumnOfY: first });
+    matmul(program, { a: x, b: part }, { y: logits }, {
+      ...options,
+      transposeB: true,
+      firstColumnOfY: first,
+    });
   }
 }
 

@@ -1,6 +1,6 @@
 import type { Arena } from "../kernels/arena.ts";
 import * as kernel from "../kernels/linear/linear.ts";
-import { matmul } from "../kernels/matmul/matmul.ts";
+import { matmul, type MatmulOptions } from "../kernels/matmul/matmul.ts";
 import type { Program } from "../kernels/program.ts";
 import type { Tensor } from "../kernels/tensor.ts";
 import { type Gpt, masterOf, matrixOf } from "./model.ts";
@@ -16,6 +16,7 @@ export type LowOf = (adapter: Adapter) => Tensor;
  *
  * x: [M,inputs]; y, activated: [M,outputs].
  *
+ * @param options as of the kernel's `linearForward()`; without adapters alone.
  * @param name of the layer, such as `h.0.mlp.c_fc`.
  * @param low is set to alpha / r · x · Aᵀ of each adapter, which the backward pass needs.
  */
@@ -25,12 +26,14 @@ export function linearForward(
   name: string,
   { x }: { x: Tensor },
   { y, activated, low }: { y: Tensor; activated?: Tensor; low: LowOf },
+  options: Pick<MatmulOptions, "accumulate" | "normalize"> = {},
 ): void {
   const adapters = adaptersBeside(model, name);
   kernel.linearForward(
     program,
     { x, weight: matrixOf(model, `${name}.weight`), bias: biasOf(model, name) },
     { y, activated: adapters.length === 0 ? activated : undefined },
+    options,
   );
   adapters.forEach((adapter, i) => {
     const { A, B, module: { firstColumn: firstColumnOfY } } = adapter;

@@ -1,10 +1,11 @@
 import columnSumsShader from "./bias_backward.wgsl" with { type: "text" };
-import { matmul } from "../matmul/matmul.ts";
+import { matmul, type MatmulOptions } from "../matmul/matmul.ts";
 import type { Program } from "../program.ts";
 import { assertDType, assertShape, ceilDiv, type DType, type Tensor } from "../tensor.ts";
 
 /**
- * y = x · weight + bias, or x · weight alone, and where it is asked for activated = gelu(y).
+ * y = x · weight + bias, or x · weight alone, and where it is asked for activated = gelu(y). y is set, or
+ * with `accumulate` added to; with `normalize`, x is layer-normalised first, if it is one row.
  *
  * x: [M,C]; weight: [C,N]; bias: f32 [N]; y, activated: [M,N]; x, weight and y are f32 or f16, activated
  * is of y's type.
@@ -15,8 +16,12 @@ export function linearForward(
   program: Program,
   { x, weight, bias }: { x: Tensor; weight: Tensor; bias?: Tensor | undefined },
   { y, activated }: { y: Tensor; activated?: Tensor | undefined },
+  options: Pick<MatmulOptions, "accumulate" | "normalize"> = {},
 ): void {
-  matmul(program, { a: x, b: weight, bias }, { y }, activated ? { activated } : {});
+  matmul(program, { a: x, b: weight, bias }, { y }, {
+    ...options,
+    ...(activated ? { activated } : {}),
+  });
 }
 
 /**

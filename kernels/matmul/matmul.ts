@@ -1,5 +1,7 @@
 import any from "./matmul.wgsl" with { type: "text" };
 import lanes from "./lanes.wgsl" with { type: "text" };
+import operand from "./operand.wgsl" with { type: "text" };
+import operandNormalized from "./operand_normalized.wgsl" with { type: "text" };
 import quads from "./quads.wgsl" with { type: "text" };
 import reduce from "./reduce.wgsl" with { type: "text" };
 import rows from "./rows.wgsl" with { type: "text" };
@@ -50,6 +52,8 @@ export interface MatmulOptions {
   activated?: Tensor;
   /** Of y's shape and type; y is multiplied with gelu'(hidden) before it is stored. */
   hidden?: Tensor;
+  /** Layer-norm of `a` before the product, f32 [K] each; for one row that is not transposed alone. */
+  normalize?: { weight: Tensor; bias: Tensor; epsilon?: number };
   /** Multiplies the product; not together with the other treatments. */
   scale?: number;
   /** The kernel to take, of those that can; without it the tuner's choice. For tests and benchmarks. */
@@ -103,8 +107,13 @@ export function matmul(
     assertShape("matmul", t, y.shape);
     assertDType("matmul", t, y.dtype);
   }
+  const { normalize } = options;
+  for (const t of normalize ? [normalize.weight, normalize.bias] : []) {
+    assertShape("matmul", t, [K]);
+    assertDType("matmul", t, "f32");
+  }
   const product: Product = {
-    ...{ a, b, bias, y, M, N, K, transposeA, transposeB, accumulate },
+    ...{ a, b, bias, y, M, N, K, transposeA, transposeB, accumulate, normalize },
     epilogue: activated
       ? { source: `${storeGelu}\n${gelu}`, tensors: [activated] }
       : hidden
@@ -120,6 +129,12 @@ export function matmul(
   };
   const { device } = program;
   const { tiles, others } = kernelsFor(product, device);
+  if (normalize && !others.has("vector")) {
+    throw new RangeError(
+      `Cannot run matmul as only a single row is normalised, and sizes must be multiples of four: ` +
+        `current shapes are [${M},${K}] and [${K},${N}]`,
+    );
+  }
   if (options.variant !== undefined) {
     (tiles.get(options.variant) ?? others.get(options.variant))!(program);
     return;
@@ -148,6 +163,7 @@ interface Product {
   transposeA: boolean;
   transposeB: boolean;
   accumulate: boolean;
+  normalize: MatmulOptions["normalize"];
   aStride: number;
   aStart: number;
   bStride: number;
@@ -371,16 +387,19 @@ function lanesProduct(program: Program, product: Product, LANES: number): void {
 
 /** One row: generation. */
 function vectorProduct(program: Program, product: Product): void {
-  const { a, b, bias, y, N, K, transposeB, epilogue } = product;
+  const { a, b, bias, y, N, K, transposeB, normalize, epilogue } = product;
   const vectors = { operands: true, result: false };
+  const normalizing = normalize ? [normalize.weight, normalize.bias] : [];
   // A GPU needs many lanes to wait for memory together; without transposition 4 quads are as wide as what
   // it fetches at a time. A CPU pays for every barrier: on lavapipe a lane each was two to ten times as
   // fast (two cores, November 2026).
   const [QUADS, LANES] = program.device.isCpu ? [16, 1] : transposeB ? [8, 32] : [4, 64];
   program.dispatch({
     label: "kernels/matmul/vector.wgsl",
-    source: [vector, shape, epilogue.source].join("\n"),
+    source: [vector, normalize ? operandNormalized : operand, shape, epilogue.source].join("\n"),
     constants: {
+      ...(normalize?.epsilon === undefined ? {} : { EPSILON: normalize.epsilon }),
+      FIRST: 2 + normalizing.length,
       EXTRA: epilogue.tensors.length,
       QUADS,
       LANES,
@@ -390,10 +409,10 @@ function vectorProduct(program: Program, product: Product): void {
       yType: y.dtype,
       value: "f32",
     },
-    tensors: [a, b, bias ?? b, y, ...epilogue.tensors],
+    tensors: [a, b, ...normalizing, bias ?? b, y, ...epilogue.tensors],
     uniforms: shapeUniform(product, { split: K, vectors }),
     workgroups: [ceilDiv(N, 4 * QUADS)],
-    iterations: ceilDiv(K, 4 * LANES) + Math.log2(LANES),
-    workgroupBytes: QUADS * LANES * 16,
+    iterations: 3 * ceilDiv(K, 4 * LANES) + 3 * Math.ceil(Math.log2(QUADS * LANES)),
+    workgroupBytes: QUADS * LANES * (16 + (normalize ? 4 : 0)),
   });
 }

@@ -1,4 +1,5 @@
 // y = a · b for a single row a.   a: [K]; b: [K,N], or [N,K] transposed; shape.wgsl: their layout
+// operand*.wgsl says what becomes of a first
 //
 // What generation runs, one token at a time: each element of b is read once, and that is all there is to
 // do. A workgroup has QUADS vectors of four columns of y. LANES invocations share each: one takes four
@@ -25,9 +26,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) id
   let quad = select(id % QUADS, id / LANES, TRANSPOSE_B);
   let column = (group.x * QUADS + quad) * 4;
 
+  prepare(id);
   var sum = vec4f();
   for (var k4 = lane; k4 < shape.K / 4; k4 += LANES) {
-    let ak = vec4f(a[shape.aStart + k4]);
+    let ak = operand(k4);
     // unroll
     for (var i = 0u; i < 4u; i++) {
       if (TRANSPOSE_B) {

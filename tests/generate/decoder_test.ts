@@ -133,6 +133,32 @@ Deno.test("createDecoder() throws on an empty text, an unknown token, and too ma
   gpt.destroy();
 });
 
+for (const precision of REAL_TYPES as Precision[]) {
+  Deno.test(`createDecoder() of one text predicts the same with layer-norms as part of products in ${precision}`, async () => {
+    const options = {
+      texts: [randomText(9, 7)],
+      seeds: [3],
+      maxNewTokens: 3,
+      sampler: { ...DEFAULT_SAMPLER, temperature: 0 },
+    };
+    const told = [];
+    for (const isCpu of [true, false]) {
+      const on = { ...device, isCpu, subgroupSize: undefined, choices: new Map() };
+      const gpt = randomModel(on, precision);
+      const decoder = createDecoder(gpt, options);
+      const tokens = await decoder.next(3);
+      const [logits] = await download(device, decoder.logits);
+      told.push({ tokens, logits: (logits as Float32Array).subarray(0, V) });
+      assert.equal(decoder.pass.labels.some((label) => label.includes("layernorm")), isCpu);
+      decoder.destroy();
+      gpt.destroy();
+    }
+    const [apart, within] = told;
+    assert.deepEqual(within!.tokens, apart!.tokens);
+    assertClose(within!.logits, apart!.logits, 2 * TOLERANCE[precision], "logits");
+  });
+}
+
 Deno.test("mostTexts() keeps caches and logits below what a binding shows", () => {
   const { width, layers } = CONFIG, cacheBytes = 2 * layers * L * width * 4;
   const cpu = { ...device, isCpu: true }; // which reads texts in pieces smaller than caches

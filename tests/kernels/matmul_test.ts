@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { matmul } from "../../kernels/matmul/matmul.ts";
+import { layernormForward } from "../../kernels/layernorm/reference.ts";
 import * as reference from "../../kernels/matmul/reference.ts";
 import { preferredTiles } from "../../kernels/matmul/variants.ts";
 import { Program } from "../../kernels/program.ts";
@@ -81,19 +82,32 @@ for (const isCpu of [true, false]) {
           a: randomValues(random, K, { dtype }),
           b: randomValues(random, K * N, { dtype }),
           bias: randomValues(random, N),
+          weight: randomValues(random, K),
+          offset: randomValues(random, K),
         };
         const a = tensorOf("a", { shape: [1, K], dtype }, values.a);
         const b = tensorOf("b", { shape: transposeB ? [N, K] : [K, N], dtype }, values.b);
         const bias = tensorOf("bias", { shape: [N], dtype: "f32" }, values.bias);
         const y = poisoned("y", { shape: [1, N], dtype });
         const sum = tensorOf("sum", { shape: [1, N + 7], dtype: "f32" }, new Array(N + 7).fill(3));
+        const normalized = poisoned("normalized", { shape: [1, N], dtype: "f32" });
+        const normalize = {
+          weight: tensorOf("weight", { shape: [K], dtype: "f32" }, values.weight),
+          bias: tensorOf("bias", { shape: [K], dtype: "f32" }, values.offset),
+        };
         const options = { transposeB, variant: "vector" };
         const program = new Program({ ...device, isCpu });
+        matmul(program, { a, b, bias }, { y: normalized }, { ...options, normalize });
         matmul(program, { a, b, bias }, { y }, options);
         matmul(program, { a, b }, { y: sum }, { ...options, firstColumnOfY: 4, accumulate: true });
         program.run();
-        const [yValues, sumValues] = await download(device, y, sum);
+        const [yValues, sumValues, normalizedValues] = await download(device, y, sum, normalized);
         const shape = { M: 1, N, K, transposeB };
+        const row = { x: values.a, weight: values.weight, bias: values.offset };
+        const { y: x } = layernormForward(row, { M: 1, C: K });
+        const expected = reference.matmul({ ...values, a: x }, shape).y;
+        // the normalised row has rounding errors of its own
+        assertClose(normalizedValues!, expected, 2 * TOLERANCE.f32!, "normalized");
         assertClose(yValues!, reference.matmul(values, shape).y, TOLERANCE[dtype]!, "y");
         const product = reference.matmul({ a: values.a, b: values.b }, shape).y.map((v) => v + 3);
         assertClose(sumValues!, [3, 3, 3, 3, ...product, 3, 3, 3], TOLERANCE.f32!, "sum");
@@ -305,6 +319,20 @@ Deno.test("matmul() takes non-finite operands for what they are", async () => {
   const y = poisoned("y", { shape: [2, 2], dtype: "f32" });
   const [values] = await runProgram((program) => matmul(program, { a, b }, { y }), y);
   assert.deepEqual([...values!], [Infinity, Infinity, 4, 6]);
+});
+
+Deno.test("matmul() normalises a single row alone", () => {
+  const ones = (shape: number[]) =>
+    tensorOf("ones", { shape, dtype: "f32" }, new Array(shape.reduce((a, b) => a * b)).fill(1));
+  const normalize = { weight: ones([8]), bias: ones([8]) }, b = ones([8, 4]);
+  const program = new Program(device);
+  assert.throws(() => matmul(program, { a: ones([2, 8]), b }, { y: ones([2, 4]) }, { normalize }), {
+    name: "RangeError",
+    message:
+      "Cannot run matmul as only a single row is normalised, and sizes must be multiples of " +
+      "four: current shapes are [2,8] and [8,4]",
+  });
+  program.destroy();
 });
 
 Deno.test("matmul() throws on shapes that do not fit and on too long a sum", async () => {
