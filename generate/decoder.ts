@@ -230,9 +230,9 @@ function recordBlocks(
   model: Gpt,
   { tokens, cursors, caches, make }: Shared,
   rows: number,
-): { x: Tensor } & Pick<MatmulOptions, "normalize"> {
+): Operand {
   const { config, precision } = model;
-  const { width: C, layers, lora } = config, F = innerWidthOf(config);
+  const { width: C, lora } = config, F = innerWidthOf(config);
   const { matrix, stream, statistic } = dtypesOf(precision);
   const row = (name: string, columns: number) => make(name, [rows, columns], matrix);
   const x = make("x", [rows, C], stream), middle = make("middle", [rows, C], stream);
@@ -242,52 +242,46 @@ function recordBlocks(
   const low = lora && row("low", lora.rank);
 
   const vector = (name: string) => masterOf(model, name);
-  const norm = (name: string) => ({
-    weight: vector(`${name}.weight`),
-    bias: vector(`${name}.bias`),
-  });
-  const layernorm = (name: string, inputs: { x: Tensor; z?: Tensor }, sum?: Tensor) =>
-    layernormForward(program, { ...inputs, ...norm(name) }, {
-      ...{ y: ln, statistics },
-      ...(sum ? { sum } : {}),
-    });
-  const linear = (
-    name: string,
-    x: Tensor,
-    y: Tensor,
-    { activated, ...options }: Pick<MatmulOptions, "accumulate" | "activated" | "normalize"> = {},
-  ) =>
-    linearForward(program, model, name, { x }, {
-      y,
-      ...(activated ? { activated } : {}),
-      low: () => low!,
-    }, options);
+  // A GPU does one row's product sooner than it starts another launch: layer-norms become part of the
+  // products that read them, and blocks add to the stream themselves.
+  const within = rows === 1 && !program.device.isCpu;
+  let sum = x, next = middle; // the stream, and where it goes on
+  let given: Tensor | undefined; // what a block gives to it
+  const normalized = (name: string): Operand => {
+    const norm = { weight: vector(`${name}.weight`), bias: vector(`${name}.bias`) };
+    if (within) return { x, normalize: norm };
+    if (given) {
+      const outputs = { y: ln, statistics, sum: next };
+      layernormForward(program, { x: sum, z: given, ...norm }, outputs);
+      [sum, next] = [next, sum];
+    } else {
+      layernormForward(program, { x: sum, ...norm }, { y: ln, statistics });
+    }
+    return { x: ln };
+  };
+  const linear = (name: string, { x, ...options }: Operand, y: Tensor, activated?: Tensor) => {
+    const outputs = { y, ...(activated ? { activated } : {}), low: () => low! };
+    linearForward(program, model, name, { x }, outputs, options);
+  };
+  const give = (name: string, from: Tensor) => {
+    if (within) return linear(name, { x: from, accumulate: true }, x);
+    linear(name, { x: from }, projected);
+    given = projected;
+  };
 
   const wte = vector("wte.weight"), wpe = vector("wpe.weight");
   embeddingDecode(program, { tokens, cursors, wte, wpe }, { y: x });
-  // A GPU does one row's product sooner than it starts another launch: layer-norms become part of the
-  // products that read them, and blocks add to the stream themselves. An adapter needs a layer-norm's output.
-  if (rows === 1 && !program.device.isCpu && !lora) {
-    caches.forEach((cache, i) => {
-      const scores = attentionOf(config, i);
-      linear(`h.${i}.attn.c_attn`, x, qkv, { normalize: norm(`h.${i}.ln_1`) });
-      attentionDecode(program, { qkv, cursors }, { ...cache, y: attention }, scores);
-      linear(`h.${i}.attn.c_proj`, attention, x, { accumulate: true });
-      const normalize = norm(`h.${i}.ln_2`);
-      linear(`h.${i}.mlp.c_fc`, x, hidden, { activated: gelu, normalize });
-      linear(`h.${i}.mlp.c_proj`, gelu, x, { accumulate: true });
-    });
-    return { x, normalize: norm("ln_f") };
-  }
-  layernorm("h.0.ln_1", { x });
   caches.forEach((cache, i) => {
-    linear(`h.${i}.attn.c_attn`, ln, qkv);
+    linear(`h.${i}.attn.c_attn`, normalized(`h.${i}.ln_1`), qkv);
     attentionDecode(program, { qkv, cursors }, { ...cache, y: attention }, attentionOf(config, i));
-    linear(`h.${i}.attn.c_proj`, attention, projected);
-    layernorm(`h.${i}.ln_2`, { x, z: projected }, middle);
-    linear(`h.${i}.mlp.c_fc`, ln, hidden, { activated: gelu });
-    linear(`h.${i}.mlp.c_proj`, gelu, projected);
-    layernorm(i + 1 < layers ? `h.${i + 1}.ln_1` : "ln_f", { x: middle, z: projected }, x);
+    give(`h.${i}.attn.c_proj`, attention);
+    linear(`h.${i}.mlp.c_fc`, normalized(`h.${i}.ln_2`), hidden, gelu);
+    give(`h.${i}.mlp.c_proj`, gelu);
   });
-  return { x: ln };
+  return normalized("ln_f");
+}
+
+/** What a product reads, and how. */
+interface Operand extends Pick<MatmulOptions, "accumulate" | "normalize"> {
+  x: Tensor;
 }

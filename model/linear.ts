@@ -16,9 +16,9 @@ export type LowOf = (adapter: Adapter) => Tensor;
  *
  * x: [M,inputs]; y, activated: [M,outputs].
  *
- * @param options as of the kernel's `linearForward()`; without adapters alone.
  * @param name of the layer, such as `h.0.mlp.c_fc`.
  * @param low is set to alpha / r · x · Aᵀ of each adapter, which the backward pass needs.
+ * @param options as of the kernel's `linearForward()`.
  */
 export function linearForward(
   program: Program,
@@ -38,7 +38,11 @@ export function linearForward(
   adapters.forEach((adapter, i) => {
     const { A, B, module: { firstColumn: firstColumnOfY } } = adapter;
     const xA = low(adapter), scale = loraScale(model.config.lora!);
-    matmul(program, { a: x, b: matrixOf(model, A) }, { y: xA }, { transposeB: true, scale });
+    matmul(program, { a: x, b: matrixOf(model, A) }, { y: xA }, {
+      transposeB: true,
+      scale,
+      ...(options.normalize ? { normalize: options.normalize } : {}),
+    });
     matmul(program, { a: xA, b: matrixOf(model, B) }, { y }, {
       transposeB: true,
       firstColumnOfY,

@@ -21,8 +21,8 @@ const WIDTH: u32 = max(X * COLUMNS, QUADS) + 1;
 var<workgroup> aTile: array<array<vec4f, OWN_PITCH>, TERMS>;
 var<workgroup> bTile: array<array<vec4f, WIDTH>, TERMS>;
 
-// Which vectors of a tile are an invocation's: a warp's 32 have 8 × 4. Where two neighbours load the same
-// vector, an H100's workgroup memory serves a warp in half the time; here they do, of a or of b.
+// Which vectors of a tile are an invocation's: a warp's 32 have 8 × 4, neighbours the same ones of a or of b,
+// for which matmul/tiles.wgsl gives the reason.
 fn columnOf(id: u32) -> u32 {
   return id % 2 + id / 4 % 4 * 2;
 }

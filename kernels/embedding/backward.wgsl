@@ -8,8 +8,8 @@
 // where it begins in partials[chunk,1] and that over each further chunk in partials[chunk,0], and
 // backward_long_runs.wgsl adds them up: no atomics, one order of summation.
 //
-// Workgroups run in the order of their numbers, z slowest: the positions' of some columns follow upon the
-// tokens' of the same ones, and find in the cache what these have read of dy.
+// Workgroups run in the order of their numbers, z slowest: the positions' of some columns run beside the
+// tokens' of the same ones, and find some of what these read of dy in the cache.
 enable f16;
 
 alias real4 = vec4<f16>; // dy

@@ -14,7 +14,7 @@ import { type DropoutSite, dropoutUniforms, withRandom } from "../random.ts";
 import { assertDType, assertShape, ceilDiv, type Tensor } from "../tensor.ts";
 
 /** GPT-2's addition to the variance. */
-const EPSILON = 1e-5;
+export const EPSILON = 1e-5;
 
 /** Dropout of what is added to the residual stream. */
 const NO_DROPOUT: DropoutSite = { rate: 0, site: 0 };

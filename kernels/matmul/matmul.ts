@@ -14,6 +14,7 @@ import tilesShader from "./tiles.wgsl" with { type: "text" };
 import vector from "./vector.wgsl" with { type: "text" };
 import heldF16 from "../held_f16.wgsl" with { type: "text" };
 import heldF32 from "../held_f32.wgsl" with { type: "text" };
+import { EPSILON } from "../layernorm/layernorm.ts";
 import gelu from "../gelu/gelu.wgsl" with { type: "text" };
 import type { Device } from "../device.ts";
 import { type Constants, type Program, splitWorkgroups } from "../program.ts";
@@ -53,7 +54,7 @@ export interface MatmulOptions {
   /** Of y's shape and type; y is multiplied with gelu'(hidden) before it is stored. */
   hidden?: Tensor;
   /** Layer-norm of `a` before the product, f32 [K] each; for one row that is not transposed alone. */
-  normalize?: { weight: Tensor; bias: Tensor; epsilon?: number };
+  normalize?: { weight: Tensor; bias: Tensor };
   /** Multiplies the product; not together with the other treatments. */
   scale?: number;
   /** The kernel to take, of those that can; without it the tuner's choice. For tests and benchmarks. */
@@ -394,11 +395,12 @@ function vectorProduct(program: Program, product: Product): void {
   // it fetches at a time. A CPU pays for every barrier: on lavapipe a lane each was two to ten times as
   // fast (two cores, November 2026).
   const [QUADS, LANES] = program.device.isCpu ? [16, 1] : transposeB ? [8, 32] : [4, 64];
+  const size = QUADS * LANES, levels = Math.ceil(Math.log2(size)); // of trees, at most
   program.dispatch({
     label: "kernels/matmul/vector.wgsl",
     source: [vector, normalize ? operandNormalized : operand, shape, epilogue.source].join("\n"),
     constants: {
-      ...(normalize?.epsilon === undefined ? {} : { EPSILON: normalize.epsilon }),
+      ...(normalize ? { EPSILON } : {}),
       FIRST: 2 + normalizing.length,
       EXTRA: epilogue.tensors.length,
       QUADS,
@@ -412,7 +414,8 @@ function vectorProduct(program: Program, product: Product): void {
     tensors: [a, b, ...normalizing, bias ?? b, y, ...epilogue.tensors],
     uniforms: shapeUniform(product, { split: K, vectors }),
     workgroups: [ceilDiv(N, 4 * QUADS)],
-    iterations: 3 * ceilDiv(K, 4 * LANES) + 3 * Math.ceil(Math.log2(QUADS * LANES)),
-    workgroupBytes: QUADS * LANES * (16 + (normalize ? 4 : 0)),
+    iterations: ceilDiv(K, 4 * LANES) + levels +
+      (normalize ? 2 * (ceilDiv(K / 4, size) + levels) : 0),
+    workgroupBytes: size * (16 + (normalize ? 4 : 0)),
   });
 }

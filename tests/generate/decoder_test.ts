@@ -133,8 +133,15 @@ Deno.test("createDecoder() throws on an empty text, an unknown token, and too ma
   gpt.destroy();
 });
 
-for (const precision of REAL_TYPES as Precision[]) {
-  Deno.test(`createDecoder() of one text predicts the same with layer-norms as part of products in ${precision}`, async () => {
+const LORA = { rank: 4, alpha: 8, targets: ["c_attn", "c_proj", "c_fc"] };
+
+for (
+  const [precision, lora] of (REAL_TYPES as Precision[]).flatMap((precision) =>
+    [undefined, LORA].map((lora) => [precision, lora] as const)
+  )
+) {
+  const what = lora ? "with adapters" : "alone";
+  Deno.test(`createDecoder() of one text, ${what}, predicts the same with layer-norms as part of products in ${precision}`, async () => {
     const options = {
       texts: [randomText(9, 7)],
       seeds: [3],
@@ -144,7 +151,7 @@ for (const precision of REAL_TYPES as Precision[]) {
     const told = [];
     for (const isCpu of [true, false]) {
       const on = { ...device, isCpu, subgroupSize: undefined, choices: new Map() };
-      const gpt = randomModel(on, precision);
+      const gpt = randomModel(on, precision, lora);
       const decoder = createDecoder(gpt, options);
       const tokens = await decoder.next(3);
       const [logits] = await download(device, decoder.logits);

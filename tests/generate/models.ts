@@ -1,12 +1,13 @@
 import type { Tokenizer } from "../../data/tokenizer.ts";
 import type { Device } from "../../kernels/device.ts";
 import { size } from "../../kernels/tensor.ts";
-import type { GptConfig } from "../../model/config.ts";
+import type { GptConfig, LoraConfig } from "../../model/config.ts";
 import { createGpt, type Gpt } from "../../model/gpt.ts";
 import type { Precision } from "../../model/precision.ts";
+import { isAdapter } from "../../model/lora.ts";
 import { parameterTable } from "../../model/parameters.ts";
 import { fromFloat32 } from "../../model/safetensors.ts";
-import { loadParameters } from "../../model/weights.ts";
+import { loadParameters, setElements } from "../../model/weights.ts";
 import { randomValues, testRandom } from "../kernels/harness.ts";
 
 /** A model for texts of bytes. */
@@ -18,9 +19,9 @@ export const CONFIG: GptConfig = {
   heads: 2,
 };
 
-/** That model with random weights, large enough that it attends to what it has read. */
-export function randomModel(device: Device, precision: Precision): Gpt {
-  const gpt = createGpt(device, CONFIG, { precision });
+/** That model with random weights and adapters, large enough that it attends to what it has read. */
+export function randomModel(device: Device, precision: Precision, lora?: LoraConfig): Gpt {
+  const gpt = createGpt(device, { ...CONFIG, ...(lora ? { lora } : {}) }, { precision });
   const random = testRandom(8);
   const entries = parameterTable(CONFIG).map(({ name, shape, decayed }) => {
     const values = randomValues(random, size(shape), { scale: decayed ? 0.3 : 0.1 });
@@ -28,6 +29,9 @@ export function randomModel(device: Device, precision: Precision): Gpt {
     return [`transformer.${name}`, fromFloat32(values, shape, "F32")] as const;
   });
   loadParameters(gpt, new Map(entries), "random");
+  for (const { name, shape } of gpt.table.filter(({ name }) => isAdapter(name))) {
+    setElements(gpt, name, 0, randomValues(random, size(shape), { scale: 0.3 }));
+  }
   return gpt;
 }
 
