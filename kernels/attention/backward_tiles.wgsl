@@ -101,10 +101,7 @@ fn main(
       for (var round = 0u; round < 2; round++) {
         pairs = array<vec4f, PAIRS>();
         for (var step = 0u; step < STEPS; step++) {
-          // unroll
-          for (var i = 0u; i < PAIR_TURNS; i++) {
-            if (id + i * SIZE < PAIR_BLOCKS) { keepPair(id + i * SIZE, fetched[i]); }
-          }
+          keepPairs(&fetched, id);
           workgroupBarrier();
           // while a step is computed, the next is on its way
           if (step + 1 < STEPS) {
@@ -160,10 +157,7 @@ fn main(
 
         for (var part = 0u; part < PARTS; part++) {
           keepPart(part, &pairs, x, y4);
-          // unroll
-          for (var i = 0u; i < SUM_TURNS; i++) {
-            if (id + i * SIZE < SUM_BLOCKS) { keepSum(id + i * SIZE, fetched[i]); }
-          }
+          keepSums(&fetched, id);
           workgroupBarrier();
           if (part + 1 < PARTS) {
             // unroll
@@ -189,10 +183,7 @@ fn main(
       var dq = array<vec4f, SUMS>();
       for (var part = 0u; part < OWN_PARTS; part++) {
         keepRows(part, &pairs, x, y4);
-        // unroll
-        for (var i = 0u; i < SUM_TURNS; i++) {
-          if (id + i * SIZE < SUM_BLOCKS) { keepSum(id + i * SIZE, fetched[i]); }
-        }
+        keepSums(&fetched, id);
         workgroupBarrier();
         if (part + 1 < OWN_PARTS) {
           // unroll

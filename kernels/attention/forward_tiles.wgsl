@@ -72,10 +72,7 @@ fn main(
   for (; firstKey < end; firstKey += WALKED) {
     var scores = array<vec4f, PAIRS>(); // Naga zeroes once what a loop only declares
     for (var step = 0u; step < STEPS; step++) {
-      // unroll
-      for (var i = 0u; i < PAIR_TURNS; i++) {
-        if (id + i * SIZE < PAIR_BLOCKS) { keepPair(id + i * SIZE, fetched[i]); }
-      }
+      keepPairs(&fetched, id);
       workgroupBarrier();
       // while a step is computed, the next is on its way
       if (step + 1 < STEPS) {
@@ -151,10 +148,7 @@ fn main(
 
     for (var part = 0u; part < PARTS; part++) {
       keepPart(part, &scores, x, y4);
-      // unroll
-      for (var i = 0u; i < SUM_TURNS; i++) {
-        if (id + i * SIZE < SUM_BLOCKS) { keepSum(id + i * SIZE, fetched[i]); }
-      }
+      keepSums(&fetched, id);
       workgroupBarrier();
       if (part + 1 < PARTS) {
         // unroll

@@ -70,6 +70,14 @@ fn keepPair(block: u32, tokens: Block) {
   }
 }
 
+// Keeps what an invocation has fetched of a step.
+fn keepPairs(fetched: ptr<function, array<Block, TURNS>>, id: u32) {
+  // unroll
+  for (var i = 0u; i < PAIR_TURNS; i++) {
+    if (id + i * SIZE < PAIR_BLOCKS) { keepPair(id + i * SIZE, (*fetched)[i]); }
+  }
+}
+
 // Which of the walked tokens a block of a part has: of each four, a part has two that are side by side.
 fn tokensOfPart(part: u32, block: u32) -> vec4u {
   return vec4u(0, 1, 4, 5) + (block / QUADS * 8 + part / 2 * 4 * X + part % 2 * 2);
@@ -80,6 +88,14 @@ fn keepSum(block: u32, tokens: Block) {
   // unroll
   for (var i = 0u; i < 4u; i++) {
     bTile[block / QUADS * 4 + i][block % QUADS] = widened(tokens[i]);
+  }
+}
+
+// Keeps what an invocation has fetched of a part.
+fn keepSums(fetched: ptr<function, array<Block, TURNS>>, id: u32) {
+  // unroll
+  for (var i = 0u; i < SUM_TURNS; i++) {
+    if (id + i * SIZE < SUM_BLOCKS) { keepSum(id + i * SIZE, (*fetched)[i]); }
   }
 }
 
