@@ -156,9 +156,9 @@ async function* tell(
   let drawn = 0;
   try {
     while (drawn < maxNewTokens && !signal?.aborted && !stories.every(told)) {
-      // no chunk of a few tokens is left for the end: its read-back would take longer than they do
       const chunk = chunks.get(stories.length) ?? FIRST_CHUNK[gpt.device.isCpu ? "cpu" : "gpu"];
       const rest = maxNewTokens - drawn;
+      // no chunk of a few tokens is left for the end: its read-back would take longer than they do
       const count = rest < 1.5 * chunk ? rest : chunk;
       const since = performance.now();
       const texts = await decoder.next(count);
