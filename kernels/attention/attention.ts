@@ -342,7 +342,7 @@ function dispatchTiles(
     },
     uniforms,
     iterations: Math.ceil(2 * iterations), // loops within loops count too
-    workgroupBytes: 4 * TERMS * (tokens + Math.max(tokens, HS) + 8), // with a vector of padding each
+    workgroupBytes: 4 * TERMS * (tokens + Math.max(tokens, HS) + 12), // 8 and 4 of them unused
   });
 }
 

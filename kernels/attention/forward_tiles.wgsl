@@ -113,12 +113,12 @@ fn main(
       }
       most[r] = max(max(four.x, four.y), max(four.z, four.w));
     }
-    aTile[x][y4] = most;
+    aTile[x / 4].rows[x % 4][y4] = most;
     workgroupBarrier();
     var raised = highest;
     // unroll
     for (var i = 0u; i < X; i++) {
-      raised = max(raised, aTile[i][y4]);
+      raised = max(raised, aTile[i / 4].rows[i % 4][y4]);
     }
     let decay = exp2(SCALE_LOG2 * (highest - raised));
     highest = raised;
@@ -166,12 +166,12 @@ fn main(
     }
   }
 
-  aTile[x][y4] = total;
+  aTile[x / 4].rows[x % 4][y4] = total;
   workgroupBarrier();
   var sum: vec4f;
   // unroll
   for (var i = 0u; i < X; i++) {
-    sum += aTile[i][y4];
+    sum += aTile[i / 4].rows[i % 4][y4];
   }
   // unroll
   for (var r = 0u; r < 4u; r++) {

@@ -14,12 +14,21 @@ const PARTS: u32 = 2 * COLUMNS; // along the walked tokens
 const OWN_PARTS: u32 = OWN / TERMS; // along the own ones
 const PAIRS: u32 = 4 * COLUMNS;
 const SUMS: u32 = 4 * VECTORS;
-const OWN_PITCH: u32 = Y + 1; // one more, against bank conflicts of transposing stores
-const WIDTH: u32 = max(X * COLUMNS, QUADS) + 1;
+const A_WIDTH: u32 = Y + 2; // vectors of a row, two more against bank conflicts of stores by columns
+const B_WIDTH: u32 = max(X * COLUMNS, QUADS);
 
-// both with the terms outermost
-var<workgroup> aTile: array<array<vec4f, OWN_PITCH>, TERMS>;
-var<workgroup> bTile: array<array<vec4f, WIDTH>, TERMS>;
+// Four terms of a tile. What is unused keeps the transposing stores of neighbours off the same banks.
+struct AQuad {
+  rows: array<array<vec4f, A_WIDTH>, 4>,
+  unused: array<vec4f, 2>,
+}
+struct BQuad {
+  rows: array<array<vec4f, B_WIDTH>, 4>,
+  unused: array<vec4f, 2>,
+}
+
+var<workgroup> aTile: array<AQuad, TERMS / 4>; // [term / 4].rows[term % 4]
+var<workgroup> bTile: array<BQuad, TERMS / 4>;
 
 // Which vectors of a tile are an invocation's: a warp's 32 have 8 × 4, neighbours the same ones of a or of b,
 // for which matmul/tiles.wgsl gives the reason.
@@ -55,17 +64,17 @@ fn keepPair(block: u32, tokens: Block) {
   let columns = transpose(
     mat4x4f(widened(tokens[0]), widened(tokens[1]), widened(tokens[2]), widened(tokens[3])),
   );
-  let k = block % (TERMS / 4) * 4;
+  let quad = block % (TERMS / 4);
   let column = columnOfPair(block);
   if (block < OWN_BLOCKS) {
     // unroll
     for (var i = 0u; i < 4u; i++) {
-      aTile[k + i][column] = columns[i];
+      aTile[quad].rows[i][column] = columns[i];
     }
   } else {
     // unroll
     for (var i = 0u; i < 4u; i++) {
-      bTile[k + i][column] = columns[i];
+      bTile[quad].rows[i][column] = columns[i];
     }
   }
 }
@@ -87,7 +96,7 @@ fn tokensOfPart(part: u32, block: u32) -> vec4u {
 fn keepSum(block: u32, tokens: Block) {
   // unroll
   for (var i = 0u; i < 4u; i++) {
-    bTile[block / QUADS * 4 + i][block % QUADS] = widened(tokens[i]);
+    bTile[block / QUADS].rows[i][block % QUADS] = widened(tokens[i]);
   }
 }
 
@@ -106,7 +115,7 @@ fn keepPart(part: u32, pairs: ptr<function, array<vec4f, PAIRS>>, x: u32, y: u32
     if (part == p) {
       // unroll
       for (var e = 0u; e < 2u; e++) {
-        aTile[2 * x + e][y] = vec4f(
+        aTile[x / 2].rows[x % 2 * 2 + e][y] = vec4f(
           (*pairs)[p / 2][p % 2 * 2 + e],
           (*pairs)[COLUMNS + p / 2][p % 2 * 2 + e],
           (*pairs)[2 * COLUMNS + p / 2][p % 2 * 2 + e],
@@ -124,7 +133,7 @@ fn keepRows(part: u32, pairs: ptr<function, array<vec4f, PAIRS>>, x: u32, y: u32
     for (var r = 0u; r < 4u; r++) {
       // unroll
       for (var c = 0u; c < COLUMNS; c++) {
-        aTile[y % 4 * 4 + r][x + c * X] = (*pairs)[r * COLUMNS + c];
+        aTile[y % 4].rows[r][x + c * X] = (*pairs)[r * COLUMNS + c];
       }
     }
   }
@@ -134,13 +143,25 @@ fn keepRows(part: u32, pairs: ptr<function, array<vec4f, PAIRS>>, x: u32, y: u32
 fn addPairs(pairs: ptr<function, array<vec4f, PAIRS>>, x: u32, y: u32) {
   // unroll
   for (var k = 0u; k < TERMS; k++) {
-    let four = aTile[k][y];
+    let a4 = aTile[k / 4].rows[k % 4][y];
+    var bs4: array<vec4f, COLUMNS>;
     // unroll
     for (var c = 0u; c < COLUMNS; c++) {
-      let column = bTile[k][x + c * X];
+      bs4[c] = bTile[k / 4].rows[k % 4][x + c * X];
+    }
+    // there and back, for which matmul/tiles.wgsl gives the reason
+    // unroll
+    for (var r = 0u; r < 4u; r++) {
       // unroll
-      for (var r = 0u; r < 4u; r++) {
-        (*pairs)[r * COLUMNS + c] = fma(vec4f(four[r]), column, (*pairs)[r * COLUMNS + c]);
+      for (var i = 0u; i < COLUMNS; i++) {
+        if (r % 2 == 0) {
+          let s = r * COLUMNS + i;
+          (*pairs)[s] = fma(vec4f(a4[r]), bs4[i], (*pairs)[s]);
+        } else {
+          let c = COLUMNS - 1 - i;
+          let s = r * COLUMNS + c;
+          (*pairs)[s] = fma(vec4f(a4[r]), bs4[c].wzyx, (*pairs)[s].wzyx).wzyx;
+        }
       }
     }
   }
@@ -150,13 +171,24 @@ fn addPairs(pairs: ptr<function, array<vec4f, PAIRS>>, x: u32, y: u32) {
 fn addSums(sums: ptr<function, array<vec4f, SUMS>>, x: u32, y: u32) {
   // unroll
   for (var k = 0u; k < TERMS; k++) {
-    let four = aTile[k][y];
+    let a4 = aTile[k / 4].rows[k % 4][y];
+    var bs4: array<vec4f, VECTORS>;
     // unroll
     for (var n = 0u; n < VECTORS; n++) {
-      let column = bTile[k][x + n * X];
+      bs4[n] = bTile[k / 4].rows[k % 4][x + n * X];
+    }
+    // unroll
+    for (var r = 0u; r < 4u; r++) {
       // unroll
-      for (var r = 0u; r < 4u; r++) {
-        (*sums)[r * VECTORS + n] = fma(vec4f(four[r]), column, (*sums)[r * VECTORS + n]);
+      for (var i = 0u; i < VECTORS; i++) {
+        if (r % 2 == 0) {
+          let s = r * VECTORS + i;
+          (*sums)[s] = fma(vec4f(a4[r]), bs4[i], (*sums)[s]);
+        } else {
+          let n = VECTORS - 1 - i;
+          let s = r * VECTORS + n;
+          (*sums)[s] = fma(vec4f(a4[r]), bs4[n].wzyx, (*sums)[s].wzyx).wzyx;
+        }
       }
     }
   }

@@ -22,6 +22,7 @@ import { specialize } from "../shader.ts";
 import { assertDType, assertShape, ceilDiv, type Tensor } from "../tensor.ts";
 import { recordFastest } from "../tune.ts";
 import {
+  isWorthTrying,
   parseTiles,
   preferredTiles,
   TILE_K,
@@ -146,7 +147,7 @@ export function matmul(
   const layout = `${transposeA ? "T" : "N"}${transposeB ? "T" : "N"}`;
   recordFastest(program, {
     key: `matmul ${layout} ${a.dtype},${b.dtype},${y.dtype} [${M},${K}]x[${K},${N}]${stored}`,
-    variants: [...kernels.keys()],
+    variants: [...kernels.keys()].filter((variant) => isWorthTrying(variant, product)),
     preferred: kernels === tiles ? preferredTiles(product) : [...others.keys()].at(-1)!,
     record: (program, variant) => kernels.get(variant)!(program),
   });

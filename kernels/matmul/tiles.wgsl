@@ -42,13 +42,21 @@ const SIZE: u32 = X * Y;
 const K4: u32 = TILE_K / 4;
 const M4: u32 = Y * ROWS; // the tile's rows, in vectors of four
 const N4: u32 = X * COLUMNS;
-const M_PITCH: u32 = M4 + 1; // one more, against bank conflicts of the transposing stores
-const N_PITCH: u32 = N4 + 1;
 const ROWS4: u32 = 4 * ROWS;
 const SUMS: u32 = ROWS4 * COLUMNS;
 
-var<workgroup> aTile: array<array<array<vec4f, M_PITCH>, 4>, K4>; // [k / 4][k % 4]
-var<workgroup> bTile: array<array<array<vec4f, N_PITCH>, 4>, K4>;
+// Four k of a tile. What is unused keeps the transposing stores of neighbours off the same banks.
+struct AQuad {
+  rows: array<array<vec4f, M4>, 4>,
+  unused: array<vec4f, 2>,
+}
+struct BQuad {
+  rows: array<array<vec4f, N4>, 4>,
+  unused: array<vec4f, 2>,
+}
+
+var<workgroup> aTile: array<AQuad, K4>; // [k / 4].rows[k % 4]
+var<workgroup> bTile: array<BQuad, K4>;
 
 // A block is 4 × 4 elements as they lie in memory, four vectors along the stored rows.
 alias Block = array<held, 4>;
@@ -106,7 +114,7 @@ fn keepA(block: u32, rows: Block, first: u32, end: u32) {
   if (!TRANSPOSE_A) { columns = transpose(columns); }
   // unroll
   for (var i = 0u; i < 4u; i++) {
-    aTile[k4][i][m4] = select(vec4f(), columns[i], WHOLE_K | (first + 4 * k4 + i < end));
+    aTile[k4].rows[i][m4] = select(vec4f(), columns[i], WHOLE_K | (first + 4 * k4 + i < end));
   }
 }
 
@@ -117,7 +125,7 @@ fn keepB(block: u32, rows: Block, first: u32, end: u32) {
   if (TRANSPOSE_B) { columns = transpose(columns); }
   // unroll
   for (var i = 0u; i < 4u; i++) {
-    bTile[k4][i][n4] = select(vec4f(), columns[i], WHOLE_K | (first + 4 * k4 + i < end));
+    bTile[k4].rows[i][n4] = select(vec4f(), columns[i], WHOLE_K | (first + 4 * k4 + i < end));
   }
 }
 
@@ -172,17 +180,27 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) id
       var bs4: array<vec4f, COLUMNS>;
       // unroll
       for (var r = 0u; r < ROWS; r++) {
-        as4[r] = aTile[k / 4][k % 4][y4 + r * Y];
+        as4[r] = aTile[k / 4].rows[k % 4][y4 + r * Y];
       }
       // unroll
       for (var c = 0u; c < COLUMNS; c++) {
-        bs4[c] = bTile[k / 4][k % 4][x4 + c * X];
+        bs4[c] = bTile[k / 4].rows[k % 4][x4 + c * X];
       }
+      // Odd rows backwards: so each multiply-add shares a or b with the one before it. Three operands take an
+      // NVIDIA core longer than two, but one that is the same as just before it need not read again.
       // unroll
       for (var r = 0u; r < ROWS4; r++) {
+        let a1 = vec4f(as4[r / 4][r % 4]);
         // unroll
-        for (var c = 0u; c < COLUMNS; c++) {
-          sums[r * COLUMNS + c] = fma(vec4f(as4[r / 4][r % 4]), bs4[c], sums[r * COLUMNS + c]);
+        for (var i = 0u; i < COLUMNS; i++) {
+          if (r % 2 == 0) {
+            let s = r * COLUMNS + i;
+            sums[s] = fma(a1, bs4[i], sums[s]);
+          } else {
+            let c = COLUMNS - 1 - i;
+            let s = r * COLUMNS + c;
+            sums[s] = fma(a1, bs4[c].wzyx, sums[s].wzyx).wzyx;
+          }
         }
       }
     }

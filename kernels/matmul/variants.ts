@@ -1,3 +1,8 @@
+const LARGEST = "128x128";
+
+/** Multiply-adds of a product from which on the largest tile is worth compiling: 0.2 ms of a large GPU. */
+const LARGE_PRODUCT = 2 ** 32;
+
 /** Tile of tiles.wgsl: invocations of a workgroup, and vectors of four that each owns, either way. */
 export interface Tile {
   X: number;
@@ -8,12 +13,13 @@ export interface Tile {
 
 /**
  * The tiles that are worth a try, by rows × columns of the result; see bench/NOTES.md for those that are
- * not. The one in 64 invocations is the faster wherever it fills a GPU, the one in 128 fills it sooner
- * and compiles in half the time.
+ * not. From the one that fills a GPU the soonest, and compiles in a quarter of a second, to the one that
+ * is the fastest where it does, and takes seven seconds.
  */
 export const TILES: Readonly<Record<string, Tile>> = {
   "64x64 of 128": { X: 8, Y: 16, ROWS: 1, COLUMNS: 2 },
   "64x64": { X: 8, Y: 8, ROWS: 2, COLUMNS: 2 },
+  [LARGEST]: { X: 8, Y: 16, ROWS: 2, COLUMNS: 4 },
 };
 
 /** Steps of K that lie in workgroup memory at a time. */
@@ -29,9 +35,9 @@ export function tileColumns({ X, COLUMNS }: Tile): number {
   return 4 * X * COLUMNS;
 }
 
-/** Bytes of workgroup memory that a tile takes: both operands in f32, with a vector of padding. */
+/** Bytes of workgroup memory that a tile takes: both operands in f32, and 16 for each of `TILE_K` unused. */
 export function tileBytes(tile: Tile): number {
-  return TILE_K * (tileRows(tile) + tileColumns(tile) + 8) * 4;
+  return TILE_K * (tileRows(tile) + tileColumns(tile) + 4) * 4;
 }
 
 /** Into how many parts K may be split where the result has few tiles. */
@@ -54,6 +60,14 @@ export function tileVariants({ M, N, K }: { M: number; N: number; K: number }): 
       )
       .map((splits) => `${name}/${splits}`)
   );
+}
+
+/** Whether the tuner should try a variant of `tileVariants()`. */
+export function isWorthTrying(
+  variant: string,
+  { M, N, K }: { M: number; N: number; K: number },
+): boolean {
+  return !variant.startsWith(LARGEST) || M * N * K >= LARGE_PRODUCT;
 }
 
 /** Enough workgroups to fill a large GPU several times over: beyond, splitting only costs. */

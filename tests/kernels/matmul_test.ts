@@ -118,10 +118,13 @@ for (const isCpu of [true, false]) {
 
 // what a GPU takes: tiles whose edges are clamped; K no multiple of a step, whole steps, split and added up
 for (
-  const [variant, K] of [["64x64/1", 140], ["64x64/1", 144], ["64x64/2", 140], [
-    "64x64 of 128/2",
-    144,
-  ]] as const
+  const [variant, K] of [
+    ["64x64/1", 140],
+    ["64x64/1", 144],
+    ["64x64/2", 140],
+    ["64x64 of 128/2", 144],
+    ["128x128/2", 140],
+  ] as const
 ) {
   for (const dtype of REAL_TYPES) {
     for (
