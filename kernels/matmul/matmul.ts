@@ -147,7 +147,9 @@ export function matmul(
   const layout = `${transposeA ? "T" : "N"}${transposeB ? "T" : "N"}`;
   recordFastest(program, {
     key: `matmul ${layout} ${a.dtype},${b.dtype},${y.dtype} [${M},${K}]x[${K},${N}]${stored}`,
-    variants: [...kernels.keys()].filter((variant) => isWorthTrying(variant, product)),
+    variants: [...kernels.keys()].filter((variant) =>
+      isWorthTrying(variant, product, device.gpu.limits)
+    ),
     preferred: kernels === tiles ? preferredTiles(product) : [...others.keys()].at(-1)!,
     record: (program, variant) => kernels.get(variant)!(program),
   });

@@ -1,8 +1,3 @@
-const LARGEST = "128x128";
-
-/** Multiply-adds of a product from which on the largest tile is worth compiling: 0.2 ms of a large GPU. */
-const LARGE_PRODUCT = 2 ** 32;
-
 /** Tile of tiles.wgsl: invocations of a workgroup, and vectors of four that each owns, either way. */
 export interface Tile {
   X: number;
@@ -11,15 +6,18 @@ export interface Tile {
   COLUMNS: number;
 }
 
+/** The largest tile. */
+const LARGEST = "128x256";
+
 /**
  * The tiles that are worth a try, by rows × columns of the result; see bench/NOTES.md for those that are
- * not. From the one that fills a GPU the soonest, and compiles in a quarter of a second, to the one that
- * is the fastest where it does, and takes seven seconds.
+ * not. From the one that fills a GPU the soonest, and compiles in a quarter of the time of the others, to
+ * the one that is the fastest where it does: its 512 invocations have all registers of an NVIDIA core.
  */
 export const TILES: Readonly<Record<string, Tile>> = {
   "64x64 of 128": { X: 8, Y: 16, ROWS: 1, COLUMNS: 2 },
   "64x64": { X: 8, Y: 8, ROWS: 2, COLUMNS: 2 },
-  [LARGEST]: { X: 8, Y: 16, ROWS: 2, COLUMNS: 4 },
+  [LARGEST]: { X: 32, Y: 16, ROWS: 2, COLUMNS: 2 },
 };
 
 /** Steps of K that lie in workgroup memory at a time. */
@@ -62,12 +60,21 @@ export function tileVariants({ M, N, K }: { M: number; N: number; K: number }): 
   );
 }
 
-/** Whether the tuner should try a variant of `tileVariants()`. */
+/** Multiply-adds of a product that may fill a large GPU with the largest tile. */
+const LARGE_PRODUCT = 2 ** 32;
+
+/** Whether a variant of `tileVariants()` is worth a try on a device with so large workgroups. */
 export function isWorthTrying(
   variant: string,
   { M, N, K }: { M: number; N: number; K: number },
+  { maxComputeInvocationsPerWorkgroup }: Pick<
+    GPUSupportedLimits,
+    "maxComputeInvocationsPerWorkgroup"
+  >,
 ): boolean {
-  return !variant.startsWith(LARGEST) || M * N * K >= LARGE_PRODUCT;
+  const { X, Y } = TILES[LARGEST]!;
+  return !variant.startsWith(LARGEST) ||
+    M * N * K >= LARGE_PRODUCT && X * Y <= maxComputeInvocationsPerWorkgroup;
 }
 
 /** Enough workgroups to fill a large GPU several times over: beyond, splitting only costs. */
