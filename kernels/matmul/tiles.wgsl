@@ -9,13 +9,13 @@
 //        ┌──┬──┬──┬──┐                vectors apart in rows, so that neighbours read neighbouring
 //     k  │  │▓▓│  │▓▓│                vectors of b and the same ones of a.
 //        └──┴──┴──┴──┘
-//   k                                 Indices of k are constants once the loop is written out, and the
-//  ┌─┐   ┌──┬──┬──┬──┐                other is the same for all k: its clamp, which Naga adds to every
-//  │▓│   │  │▓▓│  │▓▓│                index that it cannot prove, is computed once.
+//   k                                 Indices are constants once the loops are written out, but for the
+//  ┌─┐   ┌──┬──┬──┬──┐                last, and that is a remainder: what Naga adds to keep it in bounds
+//  │▓│   │  │▓▓│  │▓▓│                the driver's compiler sees to be idle.
 //  ├─┤   ├──┼──┼──┼──┤
-//  │ │   │  │  │  │  │                A second pair of tiles would save a barrier a step and costs more
-//  ├─┤   ├──┼──┼──┼──┤                than it gains: an H100 gives out some 52 KB of workgroup memory a
-//  │▓│   │  │▓▓│  │▓▓│                core, and fewer workgroups then run on each.
+//  │ │   │  │  │  │  │                A second pair of tiles would save a barrier a step and gains
+//  ├─┤   ├──┼──┼──┼──┤                nothing, though the memory is there for the largest tile alone: an
+//  │▓│   │  │▓▓│  │▓▓│                H100 gives out some 52 KB of it a core.
 //  └─┘   └──┴──┴──┴──┘
 //
 // Rows and columns past the edges are clamped and what comes of them is not stored; past the end of K
@@ -42,21 +42,21 @@ const SIZE: u32 = X * Y;
 const K4: u32 = TILE_K / 4;
 const M4: u32 = Y * ROWS; // the tile's rows, in vectors of four
 const N4: u32 = X * COLUMNS;
-const ROWS4: u32 = 4 * ROWS;
-const SUMS: u32 = ROWS4 * COLUMNS;
+const COLUMNS4: u32 = 4 * COLUMNS;
+const SUMS: u32 = COLUMNS4 * ROWS; // vectors of four rows, column by column
 
 // Four k of a tile. What is unused keeps the transposing stores of neighbours off the same banks.
 struct AQuad {
-  rows: array<array<vec4f, M4>, 4>,
+  rows: array<array<array<vec4f, Y>, ROWS>, 4>,
   unused: array<vec4f, 2>,
 }
 struct BQuad {
-  rows: array<array<vec4f, N4>, 4>,
+  rows: array<array<array<vec4f, X>, COLUMNS>, 4>,
   unused: array<vec4f, 2>,
 }
 
-var<workgroup> aTile: array<AQuad, K4>; // [k / 4].rows[k % 4]
-var<workgroup> bTile: array<BQuad, K4>;
+var<workgroup> aTile: array<AQuad, K4>; // [k / 4].rows[k % 4][r][y4]
+var<workgroup> bTile: array<BQuad, K4>; // [k / 4].rows[k % 4][c][x4]
 
 // A block is 4 × 4 elements as they lie in memory, four vectors along the stored rows.
 alias Block = array<held, 4>;
@@ -114,7 +114,8 @@ fn keepA(block: u32, rows: Block, first: u32, end: u32) {
   if (!TRANSPOSE_A) { columns = transpose(columns); }
   // unroll
   for (var i = 0u; i < 4u; i++) {
-    aTile[k4].rows[i][m4] = select(vec4f(), columns[i], WHOLE_K | (first + 4 * k4 + i < end));
+    let four = select(vec4f(), columns[i], WHOLE_K | (first + 4 * k4 + i < end));
+    aTile[k4].rows[i][m4 / Y][m4 % Y] = four;
   }
 }
 
@@ -125,7 +126,8 @@ fn keepB(block: u32, rows: Block, first: u32, end: u32) {
   if (TRANSPOSE_B) { columns = transpose(columns); }
   // unroll
   for (var i = 0u; i < 4u; i++) {
-    bTile[k4].rows[i][n4] = select(vec4f(), columns[i], WHOLE_K | (first + 4 * k4 + i < end));
+    let four = select(vec4f(), columns[i], WHOLE_K | (first + 4 * k4 + i < end));
+    bTile[k4].rows[i][n4 / X][n4 % X] = four;
   }
 }
 
@@ -134,8 +136,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) id
   // A warp's 32 invocations have 8 × 4 vectors of the tile. Where two neighbours load the same vector, an
   // H100's workgroup memory serves a warp in at most 0.7 of the time: here they do, of a or of b.
   let warp = id / 32;
-  let x4 = warp % (X / 8) * 8 + id / 4 % 4 * 2 + id % 2; // of vectors of columns
-  let y4 = warp / (X / 8) * 4 + id / 16 % 2 * 2 + id / 2 % 2;
+  let x4 = (warp % (X / 8) * 8 + id / 4 % 4 * 2 + id % 2) % X; // of vectors of columns
+  let y4 = (warp / (X / 8) * 4 + id / 16 % 2 * 2 + id / 2 % 2) % Y;
   let firstRow = group.y * 4 * M4;
   let firstColumn = group.x * 4 * N4;
   let start = group.z * shape.split;
@@ -180,26 +182,26 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) id
       var bs4: array<vec4f, COLUMNS>;
       // unroll
       for (var r = 0u; r < ROWS; r++) {
-        as4[r] = aTile[k / 4].rows[k % 4][y4 + r * Y];
+        as4[r] = aTile[k / 4].rows[k % 4][r][y4];
       }
       // unroll
       for (var c = 0u; c < COLUMNS; c++) {
-        bs4[c] = bTile[k / 4].rows[k % 4][x4 + c * X];
+        bs4[c] = bTile[k / 4].rows[k % 4][c][x4];
       }
-      // Odd rows backwards: so each multiply-add shares a or b with the one before it. Three operands take an
-      // NVIDIA core longer than two, but one that is the same as just before it need not read again.
+      // Odd columns backwards: so each multiply-add shares a factor with the one before it, which an NVIDIA
+      // core then need not read from its registers again.
       // unroll
-      for (var r = 0u; r < ROWS4; r++) {
-        let a1 = vec4f(as4[r / 4][r % 4]);
+      for (var c = 0u; c < COLUMNS4; c++) {
+        let b1 = vec4f(bs4[c / 4][c % 4]);
         // unroll
-        for (var i = 0u; i < COLUMNS; i++) {
-          if (r % 2 == 0) {
-            let s = r * COLUMNS + i;
-            sums[s] = fma(a1, bs4[i], sums[s]);
+        for (var i = 0u; i < ROWS; i++) {
+          if (c % 2 == 0) {
+            let s = c * ROWS + i;
+            sums[s] = fma(as4[i], b1, sums[s]);
           } else {
-            let c = COLUMNS - 1 - i;
-            let s = r * COLUMNS + c;
-            sums[s] = fma(a1, bs4[c].wzyx, sums[s].wzyx).wzyx;
+            let r = ROWS - 1 - i;
+            let s = c * ROWS + r;
+            sums[s] = fma(as4[r].wzyx, b1, sums[s].wzyx).wzyx;
           }
         }
       }
@@ -213,13 +215,18 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) id
   }
 
   // unroll
-  for (var r = 0u; r < ROWS4; r++) {
+  for (var c = 0u; c < COLUMNS; c++) {
     // unroll
-    for (var c = 0u; c < COLUMNS; c++) {
-      let m = firstRow + (y4 + r / 4 * Y) * 4 + r % 4;
-      let n = firstColumn + (x4 + c * X) * 4;
-      if (m < shape.M && n < shape.N) {
-        store(group.z * shape.M + m, n / 4, sums[r * COLUMNS + c]);
+    for (var r = 0u; r < ROWS; r++) {
+      let s = 4 * c * ROWS + r;
+      let rows = transpose(mat4x4f(sums[s], sums[s + ROWS], sums[s + 2 * ROWS], sums[s + 3 * ROWS]));
+      // unroll
+      for (var i = 0u; i < 4u; i++) {
+        let m = firstRow + (y4 + r * Y) * 4 + i;
+        let n = firstColumn + (x4 + c * X) * 4;
+        if (m < shape.M && n < shape.N) {
+          store(group.z * shape.M + m, n / 4, rows[i]);
+        }
       }
     }
   }

@@ -38,14 +38,17 @@ export function tileBytes(tile: Tile): number {
   return TILE_K * (tileRows(tile) + tileColumns(tile) + 4) * 4;
 }
 
-/** Into how many parts K may be split where the result has few tiles. */
-const SPLITS = [1, 2, 4, 8, 16, 32];
+/**
+ * Into how many parts K may be split where the result has few tiles. Not powers of two alone: of the
+ * largest tile a core holds one at a time, and some number must come close to filling the last round.
+ */
+const SPLITS = [1, 2, 3, 4, 5, 6, 7, 8, 11, 16, 32];
 
 /** Least part of K that is worth a workgroup's while. */
 const LEAST_SPLIT = 64;
 
-/** Most bytes of partial sums: they should stay in a GPU's cache until they are added up. */
-const MOST_PARTIALS_BYTES = 64 * 2 ** 20;
+/** Most bytes of partial sums: more would not stay in a large GPU's cache until they are added up. */
+const MOST_PARTIALS_BYTES = 96 * 2 ** 20;
 
 /** Tiles by splits, named `64x64/4`, for a product. */
 export function tileVariants({ M, N, K }: { M: number; N: number; K: number }): string[] {
@@ -91,7 +94,7 @@ const LEAST_PREFERRED_SPLIT = 192;
 
 /**
  * The variant of `tileVariants()` to take where nothing was measured: split along K until it fills a
- * large GPU. The tuner splits as often, but takes the other tile for most of training's shapes.
+ * large GPU. The tuner splits as often, but takes the other tiles for most of training's shapes.
  */
 export function preferredTiles(shape: { M: number; N: number; K: number }): string {
   const variants = tileVariants(shape);
