@@ -15,7 +15,7 @@ const OWN_PARTS: u32 = OWN / TERMS; // along the own ones
 const PAIRS: u32 = 4 * COLUMNS;
 const SUMS: u32 = 4 * VECTORS;
 const A_WIDTH: u32 = Y + 2; // vectors of a row, two more against bank conflicts of stores by columns
-const B_WIDTH: u32 = max(COLUMNS, VECTORS); // times X
+const B_WIDTH: u32 = max(X * COLUMNS, QUADS);
 
 // Four terms of a tile. What is unused keeps the transposing stores of neighbours off the same banks.
 struct AQuad {
@@ -23,7 +23,7 @@ struct AQuad {
   unused: array<vec4f, 2>,
 }
 struct BQuad {
-  rows: array<array<array<vec4f, X>, B_WIDTH>, 4>,
+  rows: array<array<vec4f, B_WIDTH>, 4>,
   unused: array<vec4f, 2>,
 }
 
@@ -36,7 +36,7 @@ fn columnOf(id: u32) -> u32 {
   return id % 2 + id / 4 % 4 * 2;
 }
 fn rowOf(id: u32) -> u32 {
-  return (id / 32 * 4 + id / 16 % 2 * 2 + id / 2 % 2) % Y;
+  return id / 32 * 4 + id / 16 % 2 * 2 + id / 2 % 2;
 }
 
 // What an invocation fetches at a time: four tokens, four components of each.
@@ -74,7 +74,7 @@ fn keepPair(block: u32, tokens: Block) {
   } else {
     // unroll
     for (var i = 0u; i < 4u; i++) {
-      bTile[quad].rows[i][column / X][column % X] = columns[i];
+      bTile[quad].rows[i][column] = columns[i];
     }
   }
 }
@@ -96,7 +96,7 @@ fn tokensOfPart(part: u32, block: u32) -> vec4u {
 fn keepSum(block: u32, tokens: Block) {
   // unroll
   for (var i = 0u; i < 4u; i++) {
-    bTile[block / QUADS].rows[i][block % QUADS / X][block % X] = widened(tokens[i]);
+    bTile[block / QUADS].rows[i][block % QUADS] = widened(tokens[i]);
   }
 }
 
@@ -147,7 +147,7 @@ fn addPairs(pairs: ptr<function, array<vec4f, PAIRS>>, x: u32, y: u32) {
     var bs4: array<vec4f, COLUMNS>;
     // unroll
     for (var c = 0u; c < COLUMNS; c++) {
-      bs4[c] = bTile[k / 4].rows[k % 4][c][x];
+      bs4[c] = bTile[k / 4].rows[k % 4][x + c * X];
     }
     // there and back, for which matmul/tiles.wgsl gives the reason
     // unroll
@@ -175,7 +175,7 @@ fn addSums(sums: ptr<function, array<vec4f, SUMS>>, x: u32, y: u32) {
     var bs4: array<vec4f, VECTORS>;
     // unroll
     for (var n = 0u; n < VECTORS; n++) {
-      bs4[n] = bTile[k / 4].rows[k % 4][n][x];
+      bs4[n] = bTile[k / 4].rows[k % 4][x + n * X];
     }
     // unroll
     for (var r = 0u; r < 4u; r++) {
