@@ -269,7 +269,7 @@ async function* trainOn(
 
 /**
  * Operations from which on a training is tuned unasked: five minutes of a large GPU's time. Tuning took
- * it a quarter of a minute, nearly all of it compiling (mini on an H100, November 2026).
+ * it 17 s, nearly all of it compiling (mini on an H200, November 2026).
  */
 const WORTH_TUNING = 1e16;
 

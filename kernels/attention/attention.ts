@@ -255,33 +255,34 @@ interface Variants {
 
 /** Records an op the way that was asked for, or that the tuner found to be the fastest. */
 function recordVariants(program: Program, attention: Attention, op: Variants): void {
-  const { real, BNH, T, HS, window, variant } = attention, { isCpu } = program.device;
-  const variants = new Map<string, (program: Program) => void>();
+  const { real, BNH, T, HS, window, variant } = attention;
+  const tiles = new Map<string, (program: Program) => void>();
   for (const tile of tilesOf(op, attention)) {
     const tokens = tokensOf(tile);
     const name = `${tokens}x${tokens} of ${X * tile.Y}`;
-    variants.set(name, (program) => op.tiles(program, tile));
+    tiles.set(name, (program) => op.tiles(program, tile));
   }
-  const [firstTile] = variants.keys(); // the preferred one
-  variants.set("rows", op.rows);
-  if (variant === "tiles" && !firstTile) {
+  const [preferred] = tiles.keys();
+  if (variant === "tiles" && !preferred) {
     throw new RangeError(
       `Cannot run attention's ${op.name} in tiles as head sizes must be multiples of ${4 * X} up ` +
         `to ${MOST_SUMS * X / 4 / op.sums}: current head size is ${HS}`,
     );
   }
-  if (variant) {
-    variants.get(variant === "rows" ? "rows" : firstTile!)!(program);
-    return;
+  // rows are hopeless on a GPU, tiles on a CPU
+  if (!preferred || (variant ?? (program.device.isCpu ? "rows" : "tiles")) === "rows") {
+    op.rows(program);
+  } else if (variant) {
+    tiles.get(preferred)!(program);
+  } else {
+    recordFastest(program, {
+      key: `attention/${op.name} ${real} [${BNH},${T},${HS}]` +
+        (window === undefined ? "" : ` window ${window}`),
+      variants: [...tiles.keys()],
+      preferred,
+      record: (program, variant) => tiles.get(variant)!(program),
+    });
   }
-  if (!isCpu && firstTile) variants.delete("rows"); // hopeless
-  recordFastest(program, {
-    key: `attention/${op.name} ${real} [${BNH},${T},${HS}]` +
-      (window === undefined ? "" : ` window ${window}`),
-    variants: [...variants.keys()],
-    preferred: isCpu ? "rows" : firstTile ?? "rows",
-    record: (program, variant) => variants.get(variant)!(program),
-  });
 }
 
 /** Most sums of f32 that an invocation keeps in registers over all tiles that it walks. */

@@ -141,8 +141,8 @@ export function matmul(
     (tiles.get(options.variant) ?? others.get(options.variant))!(program);
     return;
   }
-  // a GPU takes tiles wherever they fit: the others are hopeless there
-  const kernels = device.isCpu || tiles.size === 0 ? new Map([...tiles, ...others]) : tiles;
+  // a GPU takes tiles wherever they fit, a CPU the others: the one's are hopeless for the other
+  const kernels = device.isCpu || tiles.size === 0 ? others : tiles;
   const stored = activated ? " gelu" : hidden ? " gelu'" : "";
   const layout = `${transposeA ? "T" : "N"}${transposeB ? "T" : "N"}`;
   recordFastest(program, {

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import type { Device } from "../../kernels/device.ts";
 import { readTrainerState, type TrainerState } from "../../model/checkpoint.ts";
 import type { TrainOptions } from "../../train/options.ts";
 import { train, type TrainEvent } from "../../train/train.ts";
@@ -103,7 +104,7 @@ writeFileSync(
 async function run(
   runs: string,
   name: string,
-  options: Partial<TrainOptions>,
+  options: Partial<TrainOptions> & { device?: Device },
 ): Promise<{ events: TrainEvent[]; state: TrainerState; weights: Uint8Array }> {
   const events: TrainEvent[] = [];
   const out = join(directory, runs, name);
@@ -132,6 +133,9 @@ function changeTuning(runs: string, name: string, tuning: TrainerState["tuning"]
 
 /** A product that the training has, and a kernel that sums it in another order than the preferred. */
 const CHOICE = { "matmul NN f32,f32,f32 [32,256]x[256,64]": "64x64/2" };
+
+/** The device as a GPU, whose kernels sum in various orders; a CPU's all sum in one. */
+const gpu = { ...device, isCpu: false, subgroupSize: undefined };
 
 Deno.test({
   name: "train() tunes every kind of work once, and notes the choices in cache and checkpoint",
@@ -176,23 +180,23 @@ Deno.test({
 });
 
 Deno.test("a resumed run takes the kernels of its checkpoint, whatever the cache says", async () => {
-  const started = await run("resumed", "preferred", { steps: 1, tune: "off" });
+  const started = await run("resumed", "preferred", { device: gpu, steps: 1, tune: "off" });
   assert.deepEqual(started.state.tuning.choices, {});
-  await run("resumed", "chosen", { steps: 1, tune: "off" });
+  await run("resumed", "chosen", { device: gpu, steps: 1, tune: "off" });
   changeTuning("resumed", "chosen", { adapter: adapterOf(device), choices: CHOICE });
 
-  const chosen = await run("resumed", "chosen", { steps: 2 });
+  const chosen = await run("resumed", "chosen", { device: gpu, steps: 2 });
   assert.deepEqual(chosen.state.tuning.choices, CHOICE);
   // of the cache the other run would take the very same choice
   const file = tuningFileIn(join(directory, "resumed", "cache"));
   writeChoices(file, deviceWith({ ...CHOICE, "other work": "1" }), assert.fail);
-  const preferred = await run("resumed", "preferred", { steps: 2, tune: "on" });
+  const preferred = await run("resumed", "preferred", { device: gpu, steps: 2, tune: "on" });
   assert.deepEqual(preferred.state.tuning.choices, {});
   assert.ok(preferred.events.every(({ kind }) => kind !== "tuning"));
   assert.notDeepEqual(preferred.weights, chosen.weights, "the choice changes no bit");
 
   // a new run does take it, and leaves what it has no use for
-  const fresh = await run("resumed", "fresh", { steps: 1 });
+  const fresh = await run("resumed", "fresh", { device: gpu, steps: 1 });
   const [[key, variant]] = Object.entries(CHOICE) as [[string, string]];
   assert.equal(fresh.state.tuning.choices[key], variant);
   assert.ok(!("other work" in fresh.state.tuning.choices));
