@@ -13,9 +13,9 @@
 //  ┌─┐   ┌──┬──┬──┬──┐                last, and that is a remainder: what Naga adds to keep it in bounds
 //  │▓│   │  │▓▓│  │▓▓│                the driver's compiler sees to be idle.
 //  ├─┤   ├──┼──┼──┼──┤
-//  │ │   │  │  │  │  │                A second pair of tiles would save a barrier a step and gains
-//  ├─┤   ├──┼──┼──┼──┤                nothing, though the memory is there for the largest tile alone: an
-//  │▓│   │  │▓▓│  │▓▓│                H100 gives out some 52 KB of it a core.
+//  │ │   │  │  │  │  │                A second pair of tiles saves a barrier a step, and gained nothing
+//  ├─┤   ├──┼──┼──┼──┤                where there is memory for it: an H100 gives out some 52 KB a core,
+//  │▓│   │  │▓▓│  │▓▓│                of which smaller workgroups need all.
 //  └─┘   └──┴──┴──┴──┘
 //
 // Rows and columns past the edges are clamped and what comes of them is not stored; past the end of K
