@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { matmul } from "../../kernels/matmul/matmul.ts";
 import { layernormForward } from "../../kernels/layernorm/reference.ts";
 import * as reference from "../../kernels/matmul/reference.ts";
-import { preferredTiles } from "../../kernels/matmul/variants.ts";
+import { isWorthTrying, preferredTiles } from "../../kernels/matmul/variants.ts";
 import { Program } from "../../kernels/program.ts";
 import { download, viewTensor } from "../../kernels/tensor.ts";
 import {
@@ -161,6 +161,17 @@ for (
     }
   }
 }
+
+Deno.test("isWorthTrying() leaves the largest tile to large products and large workgroups", () => {
+  const large = { M: 4096, N: 50257, K: 256 }, small = { M: 4096, N: 768, K: 256 };
+  const most = (maxComputeInvocationsPerWorkgroup: number) => ({
+    maxComputeInvocationsPerWorkgroup,
+  });
+  assert.ok(isWorthTrying("128x256/1", large, most(512)));
+  assert.ok(!isWorthTrying("128x256/1", small, most(512)));
+  assert.ok(!isWorthTrying("128x256/1", large, most(256)));
+  for (const shape of [large, small]) assert.ok(isWorthTrying("64x64/1", shape, most(256)));
+});
 
 Deno.test("preferredTiles() splits K where a result has few tiles", () => {
   const choices = [
