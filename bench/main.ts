@@ -50,7 +50,7 @@ const program = command("bench", "Measure the kernels, training and generation o
     new Option("--precision <kind>", "of training and generation; f16 is autocast")
       .choices(["auto", "f16", "f32"] as const).default("auto" as const),
   )
-  .option("--variants", "every kernel that can compute a product, one by one")
+  .option("--variants", "every kernel that the tuner compares, one by one")
   .option("--profile", "where the time of a training step and of a token goes, kernel by kernel")
   .option("--scaling", "also training steps over batch, context, width and layers")
   .option("--json <file>", "write the report to this file too")

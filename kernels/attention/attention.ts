@@ -38,7 +38,7 @@ export interface AttentionOptions extends AttentionScores {
   site?: number;
   /**
    * Which kernels run: `rows`, one invocation a query, or `tiles`, which share what they load, where
-   * the head size allows them. By default the tuner's choice, of tiles on a GPU and rows on the CPU.
+   * the head size allows them. By default rows on a CPU, on a GPU the tuner's choice of tiles.
    */
   variant?: "rows" | "tiles";
 }

@@ -10,8 +10,8 @@
 //     k  │  │▓▓│  │▓▓│                vectors of b and the same ones of a.
 //        └──┴──┴──┴──┘
 //   k                                 Indices are constants once the loops are written out, but for the
-//  ┌─┐   ┌──┬──┬──┬──┐                last, and that is a remainder: what Naga adds to keep it in bounds
-//  │▓│   │  │▓▓│  │▓▓│                the driver's compiler sees to be idle.
+//  ┌─┐   ┌──┬──┬──┬──┐                last, and that is a remainder: a driver's compiler can see that the
+//  │▓│   │  │▓▓│  │▓▓│                clamp is idle which Naga adds to an index that it cannot prove.
 //  ├─┤   ├──┼──┼──┼──┤
 //  │ │   │  │  │  │  │                A second pair of tiles saves a barrier a step, and gained nothing
 //  ├─┤   ├──┼──┼──┼──┤                where there is memory for it: an H100 gives out some 52 KB a core,

@@ -47,7 +47,7 @@ const SPLITS = [1, 2, 3, 4, 5, 6, 7, 8, 11, 16, 32];
 /** Least part of K that is worth a workgroup's while. */
 const LEAST_SPLIT = 64;
 
-/** Most bytes of partial sums: more would not stay in a large GPU's cache until they are added up. */
+/** Most bytes of partial sums, which take memory, and are written and read once more. */
 const MOST_PARTIALS_BYTES = 96 * 2 ** 20;
 
 /** Tiles by splits, named `64x64/4`, for a product. */
@@ -66,18 +66,26 @@ export function tileVariants({ M, N, K }: { M: number; N: number; K: number }): 
 /** Multiply-adds of a product that may fill a large GPU with the largest tile. */
 const LARGE_PRODUCT = 2 ** 32;
 
-/** Whether a variant of `tileVariants()` is worth a try on a device with so large workgroups. */
+/** Limits of a device that the largest tile may leave. */
+type Limits = Pick<
+  GPUSupportedLimits,
+  | "maxComputeInvocationsPerWorkgroup"
+  | "maxComputeWorkgroupSizeX"
+  | "maxComputeWorkgroupStorageSize"
+>;
+
+/** Whether the tuner should try a variant of `tileVariants()`, on a device of such limits. */
 export function isWorthTrying(
   variant: string,
   { M, N, K }: { M: number; N: number; K: number },
-  { maxComputeInvocationsPerWorkgroup }: Pick<
-    GPUSupportedLimits,
-    "maxComputeInvocationsPerWorkgroup"
-  >,
+  limits: Limits,
 ): boolean {
-  const { X, Y } = TILES[LARGEST]!;
-  return !variant.startsWith(LARGEST) ||
-    M * N * K >= LARGE_PRODUCT && X * Y <= maxComputeInvocationsPerWorkgroup;
+  if (!variant.startsWith(LARGEST)) return true;
+  const tile = TILES[LARGEST]!, invocations = tile.X * tile.Y;
+  return M * N * K >= LARGE_PRODUCT &&
+    invocations <= limits.maxComputeInvocationsPerWorkgroup &&
+    invocations <= limits.maxComputeWorkgroupSizeX &&
+    tileBytes(tile) <= limits.maxComputeWorkgroupStorageSize;
 }
 
 /** Enough workgroups to fill a large GPU several times over: beyond, splitting only costs. */

@@ -162,15 +162,20 @@ for (
   }
 }
 
-Deno.test("isWorthTrying() leaves the largest tile to large products and large workgroups", () => {
+Deno.test("isWorthTrying() leaves the largest tile to large products and devices that allow it", () => {
   const large = { M: 4096, N: 50257, K: 256 }, small = { M: 4096, N: 768, K: 256 };
-  const most = (maxComputeInvocationsPerWorkgroup: number) => ({
-    maxComputeInvocationsPerWorkgroup,
-  });
-  assert.ok(isWorthTrying("128x256/1", large, most(512)));
-  assert.ok(!isWorthTrying("128x256/1", small, most(512)));
-  assert.ok(!isWorthTrying("128x256/1", large, most(256)));
-  for (const shape of [large, small]) assert.ok(isWorthTrying("64x64/1", shape, most(256)));
+  const limits = {
+    maxComputeInvocationsPerWorkgroup: 512,
+    maxComputeWorkgroupSizeX: 512,
+    maxComputeWorkgroupStorageSize: 32768,
+  };
+  assert.ok(isWorthTrying("128x256/1", large, limits));
+  assert.ok(!isWorthTrying("128x256/1", small, limits));
+  for (const [name, limit] of Object.entries(limits)) {
+    const lower = { ...limits, [name]: limit / 2 };
+    assert.ok(!isWorthTrying("128x256/1", large, lower), name);
+    assert.ok(isWorthTrying("64x64/1", small, lower), name);
+  }
 });
 
 Deno.test("preferredTiles() splits K where a result has few tiles", () => {
