@@ -2,7 +2,7 @@
 // dlogits = (softmax(logits) − target) · lossScale / number of targets, 0 where ignored and past V.
 // targets: [M], 0xffffffff for none; losses: [M]
 //
-// The second walk over a row finds it in the cache. Vectors come in pairs, both read before one is written.
+// The second walk over a row finds it in the cache.
 enable f16;
 
 @group(0) @binding(0) var<storage, read> targets: array<u32>;
@@ -22,22 +22,38 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   workgroupBarrier(); // the target's logit has been read
   if (m >= shape.M) { return; }
 
+  if (label >= shape.V) {
+    for (var v4 = local.x; v4 < shape.columns4; v4 += LANES) { logits[row4 + v4] = real4(); }
+    return;
+  }
+
   let factor = lossScale[0] * stepInputs[1];
-  for (var v4 = local.x; v4 < shape.columns4; v4 += 2 * LANES) {
-    let a = slopes(row4, v4, row.x, label) * factor;
-    let b = slopes(row4, v4 + LANES, row.x, label) * factor;
-    logits[row4 + v4] = real4(a);
-    if (v4 + LANES < shape.columns4) { logits[row4 + v4 + LANES] = real4(b); }
+  let logSumExp = row.x;
+  var v4 = local.x;
+  // Four vectors a turn, all read before one is written, and widened one at a time: with 32 registers an
+  // invocation, an NVIDIA core has two rows under way.
+  for (; v4 + 3 * LANES < shape.V / 4; v4 += 4 * LANES) {
+    let a = logits[row4 + v4];
+    let b = logits[row4 + v4 + LANES];
+    let c = logits[row4 + v4 + 2 * LANES];
+    let d = logits[row4 + v4 + 3 * LANES];
+    logits[row4 + v4] = slopes(a, v4, logSumExp, label, factor);
+    logits[row4 + v4 + LANES] = slopes(b, v4 + LANES, logSumExp, label, factor);
+    logits[row4 + v4 + 2 * LANES] = slopes(c, v4 + 2 * LANES, logSumExp, label, factor);
+    logits[row4 + v4 + 3 * LANES] = slopes(d, v4 + 3 * LANES, logSumExp, label, factor);
+  }
+  for (; v4 < shape.columns4; v4 += LANES) {
+    let four = slopes(logits[row4 + v4], v4, logSumExp, label, factor);
+    logits[row4 + v4] = select(real4(), four, vec4u(0, 1, 2, 3) + 4 * v4 < vec4u(shape.V));
   }
 }
 
-// softmax − target at four logits; 0 past the vocabulary, and everywhere without a target.
-fn slopes(row4: u32, v4: u32, logSumExp: f32, label: u32) -> vec4f {
-  let v = vec4u(0, 1, 2, 3) + 4 * v4;
-  var four = exp(fourLogits(row4, v4) - logSumExp);
-  if (SMOOTHING > 0.0) {
-    four -= select(vec4f(), vec4f(SMOOTHING / f32(shape.V)), v < vec4u(shape.V));
+// (softmax − target) · factor at four logits.
+fn slopes(four: real4, v4: u32, logSumExp: f32, label: u32, factor: f32) -> real4 {
+  var slope = exp(vec4f(four) - logSumExp);
+  if (SMOOTHING > 0.0) { slope -= SMOOTHING / f32(shape.V); }
+  if (v4 == label / 4) {
+    slope -= select(vec4f(), vec4f(1.0 - SMOOTHING), vec4u(0, 1, 2, 3) + 4 * v4 == vec4u(label));
   }
-  if (v4 == label / 4) { four -= select(vec4f(), vec4f(1.0 - SMOOTHING), v == vec4u(label)); }
-  return select(vec4f(), four, label < shape.V);
+  return real4(slope * factor);
 }

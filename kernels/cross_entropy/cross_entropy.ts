@@ -91,7 +91,7 @@ function launch(
     constants: { real: logits.dtype, SMOOTHING: labelSmoothing, LANES, ROWS },
     uniforms: [M, V, columns / 4],
     workgroups: splitWorkgroups(ceilDiv(M, ROWS)),
-    iterations: 2 * ceilDiv(columns / 4, LANES) + Math.log2(LANES),
+    iterations: 2 * (ceilDiv(columns / 4, LANES) + 4) + Math.log2(LANES),
     workgroupBytes: LANES * ROWS * 16,
   };
 }

@@ -31,6 +31,10 @@ fn present(four: vec4f) -> vec4f {
   return select(four, vec4f(), four == vec4f(LOWEST));
 }
 
+fn highestOf(four: vec4f) -> f32 {
+  return max(max(four.x, four.y), max(four.z, four.w));
+}
+
 fn merged(a: vec3f, b: vec3f) -> vec3f {
   let highest = max(a.x, b.x);
   return vec3f(highest, a.y * exp(a.x - highest) + b.y * exp(b.x - highest), a.z + b.z);
@@ -39,16 +43,25 @@ fn merged(a: vec3f, b: vec3f) -> vec3f {
 // Log-sum-exp of the row that starts at vector row4, and the sum of its logits if smoothing asks for it.
 fn walkRow(row4: u32, local: vec3u) -> vec2f {
   var share = vec3f(LOWEST, 0.0, 0.0);
-  // two vectors a turn, so that one is on its way while the other is computed with
-  for (var v4 = local.x; 4 * v4 < shape.V; v4 += 2 * LANES) {
-    let a = fourLogits(row4, v4);
-    let b = fourLogits(row4, v4 + LANES);
-    let most = max(a, b);
-    let highest = max(share.x, max(max(most.x, most.y), max(most.z, most.w)));
-    let powers = exp(a - highest) + exp(b - highest);
+  var v4 = local.x;
+  // four vectors a turn, on their way together, while all of them lie within the vocabulary
+  for (; v4 + 3 * LANES < shape.V / 4; v4 += 4 * LANES) {
+    let a = vec4f(logits[row4 + v4]);
+    let b = vec4f(logits[row4 + v4 + LANES]);
+    let c = vec4f(logits[row4 + v4 + 2 * LANES]);
+    let d = vec4f(logits[row4 + v4 + 3 * LANES]);
+    let highest = max(share.x, highestOf(max(max(a, b), max(c, d))));
+    let powers = exp(a - highest) + exp(b - highest) + exp(c - highest) + exp(d - highest);
     share.y = share.y * exp(share.x - highest) + dot(powers, vec4f(1.0));
     share.x = highest;
-    if (SMOOTHING > 0.0) { share.z += dot(present(a) + present(b), vec4f(1.0)); }
+    if (SMOOTHING > 0.0) { share.z += dot(a + b + c + d, vec4f(1.0)); }
+  }
+  for (; 4 * v4 < shape.V; v4 += LANES) {
+    let four = fourLogits(row4, v4);
+    let highest = max(share.x, highestOf(four));
+    share.y = share.y * exp(share.x - highest) + dot(exp(four - highest), vec4f(1.0));
+    share.x = highest;
+    if (SMOOTHING > 0.0) { share.z += dot(present(four), vec4f(1.0)); }
   }
   let place = local.y * LANES + local.x;
   shares[place] = share;

@@ -14,6 +14,7 @@ enable f16;
 
 alias real4 = vec4<f16>; // dy
 const ROWS: u32 = 4; // chunks, or positions, of a workgroup
+const AHEAD: u32 = 8; // rows of dy that are read together, so that they are waited for together
 const KINDS: u32 = 2; // 1: of the tokens alone
 
 @group(0) @binding(2) var<storage, read> dy: array<real4>;
@@ -22,39 +23,54 @@ const KINDS: u32 = 2; // 1: of the tokens alone
 @group(0) @binding(5) var<storage, read_write> dwpe: array<vec4f>;
 @group(0) @binding(6) var<uniform> sizes: Sizes;
 
+// A chunk's positions and tokens, from the place before it to the one after it.
+var<workgroup> positions: array<array<u32, CHUNK + 2>, ROWS>;
+var<workgroup> run: array<array<u32, CHUNK + 2>, ROWS>;
+
 @compute @workgroup_size(COLUMNS, ROWS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
   let row = (group.y * 32768 + group.x) * ROWS + local.y;
   let c = group.z / KINDS * COLUMNS + local.x;
-  if (c >= sizes.columns4) { return; }
-  if (group.z % KINDS == 0) { addTokens(row, c); } else { addPosition(row, c); }
+  if (group.z % KINDS == 0) {
+    for (var i = local.x; i < CHUNK + 2; i += COLUMNS) {
+      let place = row * CHUNK + i - 1;
+      positions[local.y][i] = order[min(place, sizes.M - 1)];
+      run[local.y][i] = tokenAt(place);
+    }
+    workgroupBarrier();
+    if (c < sizes.columns4) { addTokens(row, c, local.y); }
+  } else if (c < sizes.columns4) {
+    addPosition(row, c);
+  }
 }
 
-fn addTokens(chunk: u32, c: u32) {
-  let first = chunk * CHUNK;
-  if (first >= sizes.M) { return; }
-  let last = min(first + CHUNK, sizes.M) - 1;
-
-  var token = tokenAt(first);
-  var beginsHere = tokenAt(first - 1) != token;
+fn addTokens(chunk: u32, c: u32, y: u32) {
+  var beginsHere = run[y][0] != run[y][1];
   var sum = vec4f();
-  for (var place = first; place <= last; place++) {
-    sum += vec4f(dy[order[place] * sizes.columns4 + c]);
-    let next = tokenAt(place + 1);
-    let endsHere = next != token;
-    if (!endsHere && place < last) { continue; }
-
-    let row = token - sizes.firstToken; // wraps far beyond the slice for tokens before it
-    if (row < sizes.slicedTokens) {
-      if (beginsHere && endsHere) {
-        dwte[row * sizes.columns4 + c] += sum;
-      } else {
-        partials[(chunk * 2 + u32(beginsHere)) * sizes.columns4 + c] = sum;
+  for (var first = 1u; first <= CHUNK; first += AHEAD) {
+    var rows: array<real4, AHEAD>;
+    // unroll
+    for (var i = 0u; i < AHEAD; i++) {
+      rows[i] = dy[positions[y][first + i] * sizes.columns4 + c];
+    }
+    // unroll
+    for (var i = 0u; i < AHEAD; i++) {
+      sum += vec4f(rows[i]);
+      let token = run[y][first + i];
+      let endsHere = run[y][first + i + 1] != token;
+      if (endsHere || first + i == CHUNK) {
+        let row = token - sizes.firstToken; // wraps far beyond the slice for tokens before it, and for none
+        if (row < sizes.slicedTokens) {
+          if (beginsHere && endsHere) {
+            dwte[row * sizes.columns4 + c] += sum;
+          } else {
+            partials[(chunk * 2 + u32(beginsHere)) * sizes.columns4 + c] = sum;
+          }
+        }
+        beginsHere = true;
+        sum = vec4f();
       }
     }
-    token = next;
-    beginsHere = true;
-    sum = vec4f();
   }
 }
 
@@ -62,8 +78,12 @@ fn addPosition(t: u32, c: u32) {
   if (t >= sizes.L) { return; }
   var sum = vec4f();
   if (t < sizes.T) {
-    for (var m = t; m < sizes.M; m += sizes.T) {
-      sum += vec4f(dy[m * sizes.columns4 + c]);
+    for (var first = t; first < sizes.M; first += AHEAD * sizes.T) {
+      // unroll
+      for (var i = 0u; i < AHEAD; i++) {
+        let m = first + i * sizes.T;
+        sum += select(vec4f(), vec4f(dy[min(m, sizes.M - 1) * sizes.columns4 + c]), m < sizes.M);
+      }
     }
   }
   let i = t * sizes.columns4 + c;

@@ -6,7 +6,7 @@ import { type Program, splitWorkgroups } from "../program.ts";
 import { rowSlices } from "../slices.ts";
 import { assertDType, assertShape, ceilDiv, size, type Tensor } from "../tensor.ts";
 
-/** Vectors of four columns that a workgroup takes side by side. */
+/** Least vectors of four columns that a workgroup takes side by side. */
 const COLUMNS = 16;
 
 /**
@@ -30,16 +30,17 @@ export function embeddingForward(
   assertDType("embeddingForward", tokens, "u32");
   assertDType("embeddingForward", y, "f32", "f16");
   assertShape("embeddingForward", y, [M, C]);
-  const ROWS = 16;
+  const columns = Math.min(64, Math.max(COLUMNS, 2 ** Math.ceil(Math.log2(C / 4))));
+  const ROWS = 256 / columns;
   for (const { first, rows, part } of rowSlices(program.device, wte)) {
     program.dispatch({
       label: "kernels/embedding/forward.wgsl",
       source: forward,
-      constants: { real4: `vec4<${y.dtype}>`, COLUMNS, ROWS },
+      constants: { real4: `vec4<${y.dtype}>`, COLUMNS: columns, ROWS },
       tensors: [tokens, part, wpe, y],
       uniforms: [first, rows, M, T, C / 4],
       workgroups: splitWorkgroups(ceilDiv(M, ROWS)),
-      iterations: ceilDiv(C / 4, COLUMNS),
+      iterations: ceilDiv(C / 4, columns),
     });
   }
 }
@@ -75,7 +76,7 @@ export function embeddingBackward(
   const real4 = `vec4<${dy.dtype}>`;
 
   // shorter chunks would keep more invocations busy, and leave more sums to add up
-  const CHUNK = 32, ROWS = 4, SHARES = 8;
+  const CHUNK = 16, AHEAD = 8, ROWS = 4, SHARES = 8;
   const chunks = ceilDiv(M, CHUNK), partials = program.scratch([chunks, 2, C]);
   for (const { first, rows, part } of rowSlices(program.device, dwte)) {
     const uniforms = [first, rows, M, C / 4, L, T, accumulate ? 1 : 0];
@@ -83,7 +84,7 @@ export function embeddingBackward(
     program.dispatch({
       label: "kernels/embedding/backward.wgsl",
       source: `${backward}\n${runs}`,
-      constants: { real4, CHUNK, ROWS, COLUMNS, KINDS },
+      constants: { real4, CHUNK, AHEAD, ROWS, COLUMNS, KINDS },
       tensors: [tokens, order, dy, part, partials, dwpe],
       uniforms,
       workgroups: [
@@ -91,6 +92,7 @@ export function embeddingBackward(
         ceilDiv(C / 4, COLUMNS) * KINDS,
       ],
       iterations: Math.max(CHUNK, M / T),
+      workgroupBytes: ROWS * (CHUNK + 2) * 2 * 4,
     });
     if (chunks === 1) continue;
     program.dispatch({

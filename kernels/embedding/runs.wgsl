@@ -1,5 +1,5 @@
 // What backward.wgsl and backward_long_runs.wgsl share.   tokens, order: [M]
-const CHUNK: u32 = 32; // places that one invocation walks over
+const CHUNK: u32 = 16; // places that one invocation walks over, a multiple of AHEAD
 const COLUMNS: u32 = 16; // vectors of four columns that a workgroup takes
 
 struct Sizes {
@@ -15,7 +15,7 @@ struct Sizes {
 @group(0) @binding(0) var<storage, read> tokens: array<u32>;
 @group(0) @binding(1) var<storage, read> order: array<u32>; // positions sorted by token
 
-// The token at a place in the order; none before the first place and past the last.
+// The token at a place in the order; 0xffffffff, which is none, before the first place and past the last.
 fn tokenAt(place: u32) -> u32 {
   if (place >= sizes.M) { return 0xffffffff; }
   return tokens[order[place]];

@@ -62,8 +62,11 @@ export function linearBackward(
  */
 const BLOCK = { gpu: 16384, cpu: 256 };
 
-/** Vectors of columns of a workgroup, and most invocations that share one: powers of two. */
+/** Most vectors of columns of a workgroup, and most invocations that share one: powers of two. */
 const COLUMNS = { gpu: 8, cpu: 16 }, SHARES = { gpu: 128, cpu: 8 };
+
+/** Below so many workgroups a GPU's take half the columns, so that more cores have one. */
+const FEW_WORKGROUPS = 72;
 
 /** dbias = column sums of dy; set, or with `accumulate` added to.  dy: [M,N]; dbias: f32 [N] */
 function biasBackward(
@@ -93,10 +96,11 @@ function columnSums(
   { block, accumulate = false }: { block: number; accumulate?: boolean },
 ): void {
   const { isCpu, gpu: { limits } } = program.device, kind = isCpu ? "cpu" : "gpu";
-  const columns = COLUMNS[kind];
+  const [M, N] = x.shape as [number, number], width = N % 4 === 0 ? 4 : 1;
+  let columns = COLUMNS[kind];
+  if (!isCpu && ceilDiv(N / width, columns) < FEW_WORKGROUPS) columns /= 2;
   const most = Math.log2(limits.maxComputeInvocationsPerWorkgroup / columns);
   const shares = Math.min(SHARES[kind], 2 ** Math.floor(most));
-  const [M, N] = x.shape as [number, number], width = N % 4 === 0 ? 4 : 1;
   const typed = (dtype: DType) => width === 4 ? `vec4<${dtype}>` : dtype;
   program.dispatch({
     label: "kernels/linear/bias_backward.wgsl",

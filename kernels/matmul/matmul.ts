@@ -10,6 +10,8 @@ import store from "./store.wgsl" with { type: "text" };
 import storeGelu from "./store_gelu.wgsl" with { type: "text" };
 import storeScaled from "./store_scaled.wgsl" with { type: "text" };
 import storeGeluBackward from "./store_gelu_backward.wgsl" with { type: "text" };
+import sumsColumns from "./sums_columns.wgsl" with { type: "text" };
+import sumsRows from "./sums_rows.wgsl" with { type: "text" };
 import tilesShader from "./tiles.wgsl" with { type: "text" };
 import vector from "./vector.wgsl" with { type: "text" };
 import heldF16 from "../held_f16.wgsl" with { type: "text" };
@@ -261,6 +263,7 @@ function shapeUniform(
 function tiledProduct(program: Program, product: Product, variant: string): void {
   const { a, b, bias, y, M, N, K, transposeA, transposeB } = product;
   const { tile, splits: mostSplits } = parseTiles(variant);
+  const { order, ...sizes } = tile;
   const vectors = { operands: true, result: true };
   // blocks of 4 × 4 elements, one an invocation and turn
   const blocks = (tileRows(tile) + tileColumns(tile)) / 4 * TILE_K / 4;
@@ -279,9 +282,15 @@ function tiledProduct(program: Program, product: Product, variant: string): void
   };
   program.dispatch({
     label: "kernels/matmul/tiles.wgsl",
-    source: [tilesShader, areF16 ? heldF16 : heldF32, shape, stored.epilogue.source].join("\n"),
+    source: [
+      tilesShader,
+      order === "rows" ? sumsRows : sumsColumns,
+      areF16 ? heldF16 : heldF32,
+      shape,
+      stored.epilogue.source,
+    ].join("\n"),
     constants: {
-      ...tile,
+      ...sizes,
       EXTRA: stored.epilogue.tensors.length,
       TILE_K,
       FETCHES: ceilDiv(blocks, tile.X * tile.Y),

@@ -20,7 +20,8 @@
 //
 // Rows and columns past the edges are clamped and what comes of them is not stored; past the end of K
 // both are taken as zero. With several splits a workgroup takes a part of K, and y is a [splits,M,N]
-// scratch tensor that reduce.wgsl adds up.
+// scratch tensor that reduce.wgsl adds up. sums_*.wgsl says in which order an invocation goes through its
+// sums.
 enable f16;
 
 alias aType = vec2u; // four elements, if a and b are f16 as they lie in memory
@@ -42,8 +43,9 @@ const SIZE: u32 = X * Y;
 const K4: u32 = TILE_K / 4;
 const M4: u32 = Y * ROWS; // the tile's rows, in vectors of four
 const N4: u32 = X * COLUMNS;
-const COLUMNS4: u32 = 4 * COLUMNS;
-const SUMS: u32 = COLUMNS4 * ROWS; // vectors of four rows, column by column
+const SUMS: u32 = 4 * ROWS * COLUMNS; // vectors of four
+
+alias Sums = array<vec4f, SUMS>;
 
 // Four k of a tile. What is unused keeps the transposing stores of neighbours off the same banks.
 struct AQuad {
@@ -153,7 +155,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) id
       fetched[i] = loadB(block - A_BLOCKS, firstColumn, start);
     }
   }
-  var sums: array<vec4f, SUMS>;
+  var sums: Sums;
   var first = start;
   loop {
     // unroll
@@ -188,23 +190,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) id
       for (var c = 0u; c < COLUMNS; c++) {
         bs4[c] = bTile[k / 4].rows[k % 4][c][x4];
       }
-      // Odd columns backwards: so each multiply-add shares a factor with the one before it, which an NVIDIA
-      // core then need not read from its registers again.
-      // unroll
-      for (var c = 0u; c < COLUMNS4; c++) {
-        let b1 = vec4f(bs4[c / 4][c % 4]);
-        // unroll
-        for (var i = 0u; i < ROWS; i++) {
-          if (c % 2 == 0) {
-            let s = c * ROWS + i;
-            sums[s] = fma(as4[i], b1, sums[s]);
-          } else {
-            let r = ROWS - 1 - i;
-            let s = c * ROWS + r;
-            sums[s] = fma(as4[r].wzyx, b1, sums[s].wzyx).wzyx;
-          }
-        }
-      }
+      addProducts(&sums, as4, bs4);
     }
     workgroupBarrier();
 
@@ -214,20 +200,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) id
     }
   }
 
-  // unroll
-  for (var c = 0u; c < COLUMNS; c++) {
-    // unroll
-    for (var r = 0u; r < ROWS; r++) {
-      let s = 4 * c * ROWS + r;
-      let rows = transpose(mat4x4f(sums[s], sums[s + ROWS], sums[s + 2 * ROWS], sums[s + 3 * ROWS]));
-      // unroll
-      for (var i = 0u; i < 4u; i++) {
-        let m = firstRow + (y4 + r * Y) * 4 + i;
-        let n = firstColumn + (x4 + c * X) * 4;
-        if (m < shape.M && n < shape.N) {
-          store(group.z * shape.M + m, n / 4, rows[i]);
-        }
-      }
-    }
-  }
+  storeSums(&sums, firstRow + 4 * y4, firstColumn + 4 * x4, group.z);
+}
+
+// Stores four columns of row m, those that lie in y.
+fn storeInside(m: u32, n: u32, split: u32, four: vec4f) {
+  if (m < shape.M && n < shape.N) { store(split * shape.M + m, n / 4, four); }
 }

@@ -4,6 +4,8 @@ export interface Tile {
   Y: number;
   ROWS: number;
   COLUMNS: number;
+  /** The sums_*.wgsl that says in which order each goes through its sums. */
+  order: "rows" | "columns";
 }
 
 /** The largest tile. */
@@ -15,9 +17,9 @@ const LARGEST = "128x256";
  * the one that is the fastest where it does: its 512 invocations have all registers of an NVIDIA core.
  */
 export const TILES: Readonly<Record<string, Tile>> = {
-  "64x64 of 128": { X: 8, Y: 16, ROWS: 1, COLUMNS: 2 },
-  "64x64": { X: 8, Y: 8, ROWS: 2, COLUMNS: 2 },
-  [LARGEST]: { X: 32, Y: 16, ROWS: 2, COLUMNS: 2 },
+  "64x64 of 128": { X: 8, Y: 16, ROWS: 1, COLUMNS: 2, order: "rows" },
+  "64x64": { X: 8, Y: 8, ROWS: 2, COLUMNS: 2, order: "columns" },
+  [LARGEST]: { X: 32, Y: 16, ROWS: 2, COLUMNS: 2, order: "columns" },
 };
 
 /** Steps of K that lie in workgroup memory at a time. */

@@ -78,7 +78,7 @@ for (const dtype of REAL_TYPES) {
 // dy is summed in blocks, columns in fours where N allows it
 const SUMMED = [
   { like: "a CPU", shapes: [[256, 3], [257, 132], [1100, 127], [1100, 68]] },
-  { like: "a GPU", shapes: [[1, 4], [257, 132], [1100, 127], [16390, 5], [16449, 8]] },
+  { like: "a GPU", shapes: [[1, 4], [257, 132], [1100, 127], [16390, 5], [16449, 8], [3, 2308]] },
 ] as const;
 for (const dtype of REAL_TYPES) {
   for (
