@@ -45,29 +45,35 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
 }
 
 fn addTokens(chunk: u32, c: u32, y: u32) {
-  var beginsHere = run[y][0] != run[y][1];
+  let before = run[y][0];
   var sum = vec4f();
   for (var first = 1u; first <= CHUNK; first += AHEAD) {
     var rows: array<real4, AHEAD>;
+    var olds: array<vec4f, AHEAD>; // of dwte, where a run is added to it
     // unroll
     for (var i = 0u; i < AHEAD; i++) {
+      let token = run[y][first + i];
+      let row = token - sizes.firstToken; // wraps far beyond the slice for tokens before it, and for none
       rows[i] = dy[positions[y][first + i] * sizes.columns4 + c];
+      if (token != before && token != run[y][first + i + 1] && row < sizes.slicedTokens) {
+        olds[i] = dwte[row * sizes.columns4 + c];
+      }
     }
     // unroll
     for (var i = 0u; i < AHEAD; i++) {
       sum += vec4f(rows[i]);
       let token = run[y][first + i];
-      let endsHere = run[y][first + i + 1] != token;
+      let beginsHere = token != before;
+      let endsHere = token != run[y][first + i + 1];
       if (endsHere || first + i == CHUNK) {
-        let row = token - sizes.firstToken; // wraps far beyond the slice for tokens before it, and for none
+        let row = token - sizes.firstToken;
         if (row < sizes.slicedTokens) {
           if (beginsHere && endsHere) {
-            dwte[row * sizes.columns4 + c] += sum;
+            dwte[row * sizes.columns4 + c] = olds[i] + sum;
           } else {
             partials[(chunk * 2 + u32(beginsHere)) * sizes.columns4 + c] = sum;
           }
         }
-        beginsHere = true;
         sum = vec4f();
       }
     }

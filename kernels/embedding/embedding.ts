@@ -101,9 +101,10 @@ export function embeddingBackward(
       constants: { CHUNK, COLUMNS, SHARES },
       tensors: [tokens, order, partials, part],
       uniforms,
-      workgroups: [...splitWorkgroups(chunks - 1), ceilDiv(C / 4, COLUMNS)],
-      iterations: ceilDiv(chunks, SHARES) + SHARES,
-      workgroupBytes: COLUMNS * SHARES * 16,
+      workgroups: [ceilDiv(chunks - 1, SHARES), 1, ceilDiv(C / 4, COLUMNS)],
+      // a run of nearly all chunks, or many short ones
+      iterations: ceilDiv(chunks, SHARES) + SHARES * (SHARES + 1),
+      workgroupBytes: SHARES * (COLUMNS * 16 + 4),
     });
   }
 }

@@ -15,8 +15,10 @@ struct Sizes {
 @group(0) @binding(0) var<storage, read> tokens: array<u32>;
 @group(0) @binding(1) var<storage, read> order: array<u32>; // positions sorted by token
 
-// The token at a place in the order; 0xffffffff, which is none, before the first place and past the last.
+const NONE: u32 = 0xffffffff;
+
+// The token at a place in the order, NONE before the first place and past the last.
 fn tokenAt(place: u32) -> u32 {
-  if (place >= sizes.M) { return 0xffffffff; }
+  if (place >= sizes.M) { return NONE; }
   return tokens[order[place]];
 }
