@@ -1,9 +1,10 @@
 // dwte[token] += sum of the partials of a run that crosses chunks, see backward.wgsl.
 // tokens, order: [M]; partials: [chunks,2,C]; dwte: [V,C]; C in vectors of four
 //
-// A workgroup looks at the last runs of SHARES chunks, as few of them go on in the next one, and adds up
-// those that do where they begin: each of its SHARES rows of invocations takes every SHARES-th further
-// chunk, and the first adds up the shares.
+// A workgroup looks at the last runs of CHUNKS chunks, and adds up those that go on in the next one where
+// they begin: each of its SHARES rows of invocations takes every SHARES-th further chunk, and the first
+// adds up the shares.
+const CHUNKS: u32 = 8; // at most SHARES
 const SHARES: u32 = 8;
 
 @group(0) @binding(2) var<storage, read> partials: array<vec4f>;
@@ -11,20 +12,20 @@ const SHARES: u32 = 8;
 @group(0) @binding(4) var<uniform> sizes: Sizes;
 
 const INVOCATIONS: u32 = COLUMNS * SHARES;
-var<workgroup> longRuns: array<u32, SHARES>; // token of the run that begins in a chunk and goes on, or NONE
+var<workgroup> longRuns: array<u32, CHUNKS>; // token of the run that begins in a chunk and goes on, or NONE
 var<workgroup> shares: array<vec4f, INVOCATIONS>;
 
 @compute @workgroup_size(COLUMNS, SHARES)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
-  let firstChunk = group.x * SHARES;
+  let firstChunk = group.x * CHUNKS;
   let c = group.z * COLUMNS + local.x;
-  if (local.x == 0) {
+  if (local.x == 0 && local.y < CHUNKS) {
     let first = (firstChunk + local.y) * CHUNK;
     let token = tokenAt(first + CHUNK - 1);
     let goesOn = tokenAt(first - 1) != token && tokenAt(first + CHUNK) == token;
     longRuns[local.y] = select(NONE, token, goesOn && token - sizes.firstToken < sizes.slicedTokens);
   }
-  for (var i = 0u; i < SHARES; i++) {
+  for (var i = 0u; i < CHUNKS; i++) {
     let token = workgroupUniformLoad(&longRuns[i]); // a barrier before it and after
     if (token == NONE) { continue; }
     let chunk = firstChunk + i;

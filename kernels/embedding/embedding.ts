@@ -9,6 +9,9 @@ import { assertDType, assertShape, ceilDiv, size, type Tensor } from "../tensor.
 /** Least vectors of four columns that a workgroup takes side by side. */
 const COLUMNS = 16;
 
+/** Chunks of a batch beyond which `embeddingBackward()` has fewer workgroups for long runs. */
+const MANY_CHUNKS = 1024;
+
 /**
  * y[m] = wte[tokens[m]] + wpe[m % T], the sum of token and position embedding.
  *
@@ -77,7 +80,10 @@ export function embeddingBackward(
 
   // shorter chunks would keep more invocations busy, and leave more sums to add up
   const CHUNK = 16, AHEAD = 8, ROWS = 4, SHARES = 8;
-  const chunks = ceilDiv(M, CHUNK), partials = program.scratch([chunks, 2, C]);
+  const chunks = ceilDiv(M, CHUNK);
+  // of the many chunks of a large batch most have no long run, and a workgroup looks at some in turn
+  const CHUNKS = chunks > MANY_CHUNKS ? SHARES : 1;
+  const partials = program.scratch([chunks, 2, C]);
   for (const { first, rows, part } of rowSlices(program.device, dwte)) {
     const uniforms = [first, rows, M, C / 4, L, T, accumulate ? 1 : 0];
     const KINDS = first === 0 ? 2 : 1; // positions are added once
@@ -98,13 +104,13 @@ export function embeddingBackward(
     program.dispatch({
       label: "kernels/embedding/backward_long_runs.wgsl",
       source: `${backwardLongRuns}\n${runs}`,
-      constants: { CHUNK, COLUMNS, SHARES },
+      constants: { CHUNK, COLUMNS, CHUNKS, SHARES },
       tensors: [tokens, order, partials, part],
       uniforms,
-      workgroups: [ceilDiv(chunks - 1, SHARES), 1, ceilDiv(C / 4, COLUMNS)],
+      workgroups: [ceilDiv(chunks - 1, CHUNKS), 1, ceilDiv(C / 4, COLUMNS)],
       // a run of nearly all chunks, or many short ones
-      iterations: ceilDiv(chunks, SHARES) + SHARES * (SHARES + 1),
-      workgroupBytes: SHARES * (COLUMNS * 16 + 4),
+      iterations: ceilDiv(chunks, SHARES) + CHUNKS * (SHARES + 1),
+      workgroupBytes: COLUMNS * SHARES * 16 + CHUNKS * 4,
     });
   }
 }

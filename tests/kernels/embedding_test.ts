@@ -97,17 +97,20 @@ for (const dtype of REAL_TYPES) {
     check({ ...device, maxBindingBytes: 4096 }, dtype, { B: 3, T: 10, V: 300, L: 12, C: 8 }));
 }
 
+// chunks have 16 places: runs within, of and across them, up to more chunks than there are shares
+const LENGTHS = [16, 15, 1, 17, 31, 32, 1, 5, 10, 33, 65, 350, 10, 40, 3];
+const MANY_LENGTHS = Array.from({ length: 28 }, () => LENGTHS).flat(); // 1,100 chunks
+
 for (const dtype of REAL_TYPES) {
   for (
-    const [where, on, V, C] of [
-      ["", device, 20, 132],
-      [" when dwte takes three bindings", { ...device, maxBindingBytes: 16384 }, 2500, 4],
+    const [where, on, V, C, lengths] of [
+      ["", device, 20, 132, LENGTHS],
+      [" of many chunks", device, 420, 4, MANY_LENGTHS],
+      [" when dwte takes three bindings", { ...device, maxBindingBytes: 16384 }, 2500, 4, LENGTHS],
     ] as const
   ) {
     Deno.test(`embeddingBackward() sums runs of any length in ${dtype}${where}`, async () => {
       const seed = freshSeed(), random = testRandom(seed);
-      // chunks have 16 places: runs within, of and across them, up to more chunks than there are shares
-      const lengths = [16, 15, 1, 17, 31, 32, 1, 5, 10, 33, 65, 350, 10, 40, 3];
       const tokens = Uint32Array.from(
         lengths.flatMap((length, run) => Array(length).fill(Math.floor(run * V / lengths.length))),
       );
