@@ -19,7 +19,7 @@ const UNIFORM: u32 = 6;
 @group(0) @binding(UNIFORM) var<uniform> sizes: Sizes;
 
 const COLUMNS: u32 = LANES * ROWS;
-var<workgroup> columns: array<mat2x4f, COLUMNS>; // dweight, dbias
+var<workgroup> columns: array<vec4f, COLUMNS>;
 
 @compute @workgroup_size(LANES, ROWS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
@@ -68,22 +68,26 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   for (var q = 0u; q < QUADS; q++) {
     let c = local.x + q * LANES;
     let at = group.x * 2 * columns4 + c;
-    let sums = columnSums(mat2x4f(dweight[q], dbias[q]), local);
+    let dweightSum = columnSum(dweight[q], local);
+    let dbiasSum = columnSum(dbias[q], local);
     if (local.y == 0 && c < columns4) {
-      partials[at] = sums[0];
-      partials[at + columns4] = sums[1];
+      partials[at] = dweightSum;
+      partials[at + columns4] = dbiasSum;
     }
   }
 }
 
-// Sums over the rows of the workgroup by a tree, known to its first row.
-fn columnSums(values: mat2x4f, local: vec3u) -> mat2x4f {
-  let place = local.y * LANES + local.x;
+// Sum over the rows of the workgroup, known to its first row.
+fn columnSum(value: vec4f, local: vec3u) -> vec4f {
   workgroupBarrier(); // the sums before have been read
-  columns[place] = values;
-  for (var half = ROWS / 2; half > 0; half /= 2) {
-    workgroupBarrier();
-    if (local.y < half) { columns[place] += columns[place + half * LANES]; }
+  columns[local.y * LANES + local.x] = value;
+  workgroupBarrier();
+  var sum = value;
+  if (local.y == 0) {
+    // unroll
+    for (var row = 1u; row < ROWS; row++) {
+      sum += columns[row * LANES + local.x];
+    }
   }
-  return columns[place];
+  return sum;
 }

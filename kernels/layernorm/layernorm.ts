@@ -141,8 +141,8 @@ export function layernormBackward(
     tensors,
     uniforms: [...dropoutUniforms(dropout), 0, M, C / 4, block],
     workgroups: [P],
-    iterations: block / ROWS * (1 + Math.log2(LANES)) + lanes.QUADS * Math.log2(ROWS),
-    workgroupBytes: LANES * ROWS * (8 + 32),
+    iterations: block / ROWS * (1 + Math.log2(LANES)) + 2 * C / 4 / LANES * ROWS,
+    workgroupBytes: LANES * ROWS * (8 + 16),
   });
   if (!dweight || !dbias) return;
   const COLUMNS = 8, SHARES = program.device.isCpu ? 4 : 32;
