@@ -13,7 +13,7 @@ const LARGEST = "128x256";
 
 /**
  * The tiles that are worth a try, by rows × columns of the result; see bench/NOTES.md for those that are
- * not. From the one that fills a GPU the soonest, and compiles in a quarter of the time of the others, to
+ * not. From the one that fills a GPU the soonest, and compiles in a fraction of the time of the others, to
  * the one that is the fastest where it does: its 512 invocations have all registers of an NVIDIA core.
  */
 export const TILES: Readonly<Record<string, Tile>> = {
