@@ -6,8 +6,8 @@ import { type Program, splitWorkgroups } from "../program.ts";
 import { rowSlices } from "../slices.ts";
 import { assertDType, assertShape, ceilDiv, size, type Tensor } from "../tensor.ts";
 
-/** Least vectors of four columns that a workgroup takes side by side. */
-const COLUMNS = 16;
+/** Vectors of four columns that a workgroup takes side by side; the forward pass as many as 64 of a long row. */
+const COLUMNS = 16, MOST_COLUMNS = 64;
 
 /** Chunks of a batch beyond which `embeddingBackward()` has fewer workgroups for long runs. */
 const MANY_CHUNKS = 1024;
@@ -33,7 +33,7 @@ export function embeddingForward(
   assertDType("embeddingForward", tokens, "u32");
   assertDType("embeddingForward", y, "f32", "f16");
   assertShape("embeddingForward", y, [M, C]);
-  const columns = Math.min(64, Math.max(COLUMNS, 2 ** Math.ceil(Math.log2(C / 4))));
+  const columns = Math.min(MOST_COLUMNS, Math.max(COLUMNS, 2 ** Math.ceil(Math.log2(C / 4))));
   const ROWS = 256 / columns;
   for (const { first, rows, part } of rowSlices(program.device, wte)) {
     program.dispatch({
@@ -108,7 +108,7 @@ export function embeddingBackward(
       tensors: [tokens, order, partials, part],
       uniforms,
       workgroups: [ceilDiv(chunks - 1, CHUNKS), 1, ceilDiv(C / 4, COLUMNS)],
-      // a run of nearly all chunks, or many short ones
+      // a run of nearly all chunks, and the shares of each that begins here
       iterations: ceilDiv(chunks, SHARES) + CHUNKS * (SHARES + 1),
       workgroupBytes: COLUMNS * SHARES * 16 + CHUNKS * 4,
     });

@@ -84,6 +84,7 @@ fn columnSum(value: vec4f, local: vec3u) -> vec4f {
   workgroupBarrier();
   var sum = value;
   if (local.y == 0) {
+    // all rows are read together, so that they are waited for together
     // unroll
     for (var row = 1u; row < ROWS; row++) {
       sum += columns[row * LANES + local.x];

@@ -98,7 +98,8 @@ function columnSums(
   const { isCpu, gpu: { limits } } = program.device, kind = isCpu ? "cpu" : "gpu";
   const [M, N] = x.shape as [number, number], width = N % 4 === 0 ? 4 : 1;
   let columns = COLUMNS[kind];
-  if (!isCpu && ceilDiv(N / width, columns) < FEW_WORKGROUPS) columns /= 2;
+  const workgroups = ceilDiv(N / width, columns) * ceilDiv(M, block);
+  if (!isCpu && workgroups < FEW_WORKGROUPS) columns /= 2;
   const most = Math.log2(limits.maxComputeInvocationsPerWorkgroup / columns);
   const shares = Math.min(SHARES[kind], 2 ** Math.floor(most));
   const typed = (dtype: DType) => width === 4 ? `vec4<${dtype}>` : dtype;

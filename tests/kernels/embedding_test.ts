@@ -87,6 +87,7 @@ for (const dtype of REAL_TYPES) {
       { B: 3, T: 5, V: 127, L: 7, C: 12 },
       { B: 2, T: 9, V: 50, L: 9, C: 132 },
       { B: 1, T: 129, V: 127, L: 200, C: 64 },
+      { B: 2, T: 3, V: 9, L: 4, C: 260 }, // longer than a workgroup is wide
     ]
   ) {
     const name = Object.entries(size).map(([key, value]) => `${key} ${value}`).join(", ");
