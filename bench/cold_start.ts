@@ -1,6 +1,6 @@
-import { benchConfig, STEP_OPTIONS } from "./models.ts";
+import { STEP_OPTIONS } from "./models.ts";
 import { sampleBatch } from "./text.ts";
-import type { ColdStart } from "./train_step.ts";
+import type { ColdStart, TrainStepBench } from "./train_step.ts";
 import { type Device, openDevice } from "../kernels/device.ts";
 import { createGpt } from "../model/gpt.ts";
 import { initializeParameters } from "../model/weights.ts";
@@ -8,7 +8,7 @@ import { createTrainStep, initialScaler } from "../train/step.ts";
 
 /**
  * A process of its own: device, parameters, compilation, one training step, and a line of JSON that
- * says when it was done. Its argument is the JSON of a `TrainStepBench` without the dimensions.
+ * says when it was done. Its argument is the JSON of a `TrainStepBench`.
  *
  * @module
  */
@@ -16,7 +16,8 @@ import { createTrainStep, initialScaler } from "../train/step.ts";
 /** So many shaders are named in the report. */
 const LONGEST = 6;
 
-const { model, batchSize, sequenceLength, precision } = JSON.parse(Deno.args[0]!);
+const bench: TrainStepBench = JSON.parse(Deno.args[0]!);
+const { config, batchSize, sequenceLength, precision } = bench;
 const parts: Record<string, number> = { modules: performance.now() };
 let since = performance.now();
 const part = (name: string) => {
@@ -28,7 +29,6 @@ const part = (name: string) => {
 const device = await openDevice();
 const compiling = meterCompilation(device);
 part("device");
-const config = benchConfig(model);
 const gpt = createGpt(device, config, { precision });
 initializeParameters(gpt, { seed: 0 });
 part("parameters");

@@ -27,9 +27,12 @@ export interface GenerateBench {
   readonly precision: Precision;
 }
 
-/** What a generation's name says: `generate f16 mini 64 streams x 256`. */
-export function generateName({ model, streams, tokens, precision }: GenerateBench): string {
-  return `generate ${precision} ${model} ${streams} stream${streams > 1 ? "s" : ""} x ${tokens}`;
+/** The name of a generation's result: `generate f16 mini 64 streams x 256 V 50257`. */
+export function generateName(
+  { model, config, streams, tokens, precision }: GenerateBench,
+): string {
+  const texts = `${streams} stream${streams > 1 ? "s" : ""} x ${tokens}`;
+  return `generate ${precision} ${model} ${texts} V ${config.vocabularySize}`;
 }
 
 /** Generations whose median counts. */

@@ -8,7 +8,7 @@ import {
   profileGenerate,
 } from "./generate.ts";
 import { kernelBenches } from "./kernels.ts";
-import { benchConfig } from "./models.ts";
+import { benchConfig, OWN_VOCABULARY } from "./models.ts";
 import {
   compare,
   comparisonLine,
@@ -211,11 +211,17 @@ function everyTwoSeconds(show: (line: string) => void): (line: string) => void {
 
 /** The training steps of a device, the smallest first. */
 function trainSteps(device: Device, precision: Precision): TrainStepBench[] {
-  const step = (model: PresetName, batchSize: number): TrainStepBench => {
-    const config = benchConfig(model);
+  const step = (
+    model: PresetName,
+    batchSize: number,
+    vocabularySize?: number,
+  ): TrainStepBench => {
+    const config = benchConfig(model, vocabularySize);
     return { model, config, batchSize, sequenceLength: config.contextLength, precision };
   };
-  return device.isCpu ? [step("nano", 16)] : [step("mini", 32), step("gpt2", 8)];
+  return device.isCpu
+    ? [step("nano", 16)]
+    : [step("mini", 32), step("mini", 32, OWN_VOCABULARY), step("gpt2", 8)];
 }
 
 /** Generations of one text and of many; on a GPU over a context that PyTorch's baseline has too. */

@@ -1,4 +1,5 @@
 import type { Result } from "./harness.ts";
+import { GPT2_VOCABULARY } from "./models.ts";
 import { percent, type Report, time } from "./report.ts";
 import { deviceMs, type Scaling } from "./scaling.ts";
 
@@ -102,8 +103,10 @@ function comparisons(report: Report, pytorch: PyTorchReport): string[][] {
       const what = `product ${layout} ${type}, 4096³`;
       compare([what, rateOf(result)], ["cuBLAS fp32", their], { show: flops });
     }
-    const [, model] = name.match(/^train step ... (.+)$/) ?? [];
-    const modes = model ? [...theirs.values()].filter(isOf(`train step ${model}, `)) : [];
+    const [, model, vocabulary] = name.match(/^train step ... (.+) V (\d+)$/) ?? [];
+    const modes = model && vocabulary === `${GPT2_VOCABULARY}` // PyTorch's models have all of GPT-2's
+      ? [...theirs.values()].filter(isOf(`train step ${model}, `))
+      : [];
     for (const their of modes) {
       compare([name, ms], [modeOf(their), their.ms], { show: time, less: true });
     }
@@ -203,6 +206,23 @@ export function scalingTable({ points, launchMs }: Scaling): string {
       rows,
     ),
   ].join("\n\n");
+}
+
+/** Where the time of training steps and of tokens goes: a row per kernel, a column per profile. */
+export function profileTable(profiles: NonNullable<Report["profiles"]>): string {
+  const labels = new Set(Object.values(profiles).flatMap((rows) => rows.map(({ label }) => label)));
+  const totals = Object.values(profiles).map((rows) => rows.reduce((sum, { ms }) => sum + ms, 0));
+  const rows = [...labels].map((label) => [
+    label.replace(/^kernels\//, ""),
+    ...Object.values(profiles).map((rows) => {
+      const row = rows.find((row) => row.label === label);
+      return row ? `${time(row.ms)}, ${percent(row.share)}` : "";
+    }),
+  ]);
+  return table(
+    ["kernel", ...Object.keys(profiles).map((name) => `${name} >`)],
+    [...rows, ["sum", ...totals.map(time)]],
+  );
 }
 
 /** Results by name: the last one, where a name comes twice as that of the product in the roofline. */

@@ -1,6 +1,7 @@
 import {
   type MachineResults,
   machineSection,
+  profileTable,
   type PyTorchReport,
   replaceSection,
   scalingTable,
@@ -27,9 +28,13 @@ export async function filesFromResults(root: URL): Promise<Map<string, string>> 
   rewrite("README.md", machines.map(machineSection));
   rewrite(
     "bench/NOTES.md",
-    machines.flatMap(({ report: { device, scaling } }) =>
-      scaling ? [`### ${device.name}`, scalingTable(scaling)] : []
-    ),
+    machines.flatMap(({ report: { device, scaling, profiles } }) => {
+      const tables = [
+        ...(scaling ? [scalingTable(scaling)] : []),
+        ...(profiles ? [`Where the time goes:`, profileTable(profiles)] : []),
+      ];
+      return tables.length > 0 ? [`### ${device.name}`, ...tables] : [];
+    }),
   );
   for (const { name, report: { device, scaling } } of machines) {
     if (!scaling) continue;

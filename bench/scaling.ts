@@ -1,6 +1,7 @@
 import copy from "./copy.wgsl" with { type: "text" };
 import { type Machine, modelledMs, type StepCost, stepCost } from "./cost.ts";
 import type { Roofline } from "./harness.ts";
+import { OWN_VOCABULARY, STORIES_VOCABULARY } from "./models.ts";
 import { measureTrainStep, type TrainStepBench, type TrainStepResult } from "./train_step.ts";
 import type { Device } from "../kernels/device.ts";
 import { Program } from "../kernels/program.ts";
@@ -56,7 +57,7 @@ interface Grid extends Record<Axis, readonly number[]> {
 const MINI: Grid = {
   model: "mini",
   batchSize: 32,
-  vocabularySize: 4096,
+  vocabularySize: OWN_VOCABULARY,
   batch: [8, 16, 32, 64, 128, 256],
   context: [64, 128, 256, 512, 1024, 2048],
   width: [128, 256, 512, 1024],
@@ -67,7 +68,7 @@ const MINI: Grid = {
 const NANO: Grid = {
   model: "nano",
   batchSize: 16,
-  vocabularySize: 1048,
+  vocabularySize: STORIES_VOCABULARY,
   batch: [4, 8, 16, 32],
   context: [32, 64, 128],
   width: [32, 64, 128],

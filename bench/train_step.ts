@@ -38,11 +38,16 @@ export interface TrainStepResult extends Result {
   readonly loss: number;
 }
 
-/** What a training step's name says: `train step f16 mini 32x128`. */
-export function trainStepName(
-  { model, batchSize, sequenceLength, precision }: TrainStepBench,
+/** The name of a training step's result: `train step f16 mini 32x128 V 50257`. */
+export function trainStepName(bench: TrainStepBench): string {
+  return `train step ${modelAndBatch(bench)}`;
+}
+
+/** V is named because the head's products are most of a small model's step: time follows it. */
+function modelAndBatch(
+  { model, config, batchSize, sequenceLength, precision }: TrainStepBench,
 ): string {
-  return `train step ${precision} ${model} ${batchSize}x${sequenceLength}`;
+  return `${precision} ${model} ${batchSize}x${sequenceLength} V ${config.vocabularySize}`;
 }
 
 /** How a training step is timed. */
@@ -199,23 +204,20 @@ export interface ColdStart {
   readonly compile: Readonly<Record<string, number>>;
 }
 
-/** What a cold start's name says: `cold start to first step f16 mini 32x128`. */
-export function coldStartName(
-  { model, batchSize, sequenceLength, precision }: TrainStepBench,
-): string {
-  return `cold start to first step ${precision} ${model} ${batchSize}x${sequenceLength}`;
+/** The name of a cold start's result: `cold start to first step f16 mini 32x128 V 50257`. */
+export function coldStartName(bench: TrainStepBench): string {
+  return `cold start to first step ${modelAndBatch(bench)}`;
 }
 
 /** A process that starts, opens the device, compiles, and takes one step. */
 export async function measureColdStart(bench: TrainStepBench): Promise<Result> {
-  const { model, batchSize, sequenceLength, precision } = bench;
   const started = performance.timeOrigin + performance.now();
   const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
     args: [
       "run",
       "--no-prompt",
       import.meta.resolve("./cold_start.ts"),
-      JSON.stringify({ model, batchSize, sequenceLength, precision }),
+      JSON.stringify(bench),
     ],
   }).output();
   if (code !== 0) {

@@ -53,7 +53,8 @@ export function headLogits(
 /**
  * The loss of every position, one chunk of rows after the other: logits, softmax, loss.
  *
- * The [M,V] logits never exist whole; for GPT-2 they would be larger than everything else together.
+ * As many rows of the [M,V] logits exist at a time as `logitsRows()` says, all of them where they fit:
+ * the buffer of logits then stays below a limit, however many rows a batch has.
  */
 export function headLossForward(
   program: Program,

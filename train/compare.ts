@@ -240,7 +240,10 @@ const COLUMNS = [
   ["seconds", "training time, seconds", "~g"],
   ["flops", "FLOPs", "~s"],
 ] as const;
-const ROWS = [["loss", "validation loss, nats a token"], ["bitsPerByte", "bits per byte"]] as const;
+const ROWS = [["loss", "validation loss, nats per token"], [
+  "bitsPerByte",
+  "bits per byte",
+]] as const;
 const PANEL = { width: 320, height: 250 };
 
 /**

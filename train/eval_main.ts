@@ -95,7 +95,7 @@ const program = command("eval", "Measure how well a trained model predicts a tex
           : [
             `checkpoint     ${path}`,
             `data           ${name}, ${tokens} tokens`,
-            `loss           ${loss.toFixed(4)} nats a token`,
+            `loss           ${loss.toFixed(4)} nats per token`,
             `perplexity     ${perplexity.toFixed(3)}`,
             `bits per byte  ${bitsPerByte.toFixed(4)}`,
             "",

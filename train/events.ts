@@ -39,8 +39,10 @@ export type TrainEvent =
     gradientNorm: number;
     lossScale: number;
     skipped: number;
-    tokensPerSecond: number;
-    secondsLeft: number;
+    /** Absent at the first step, whose time is mostly that of compiling the kernels. */
+    tokensPerSecond?: number;
+    /** Absent with `tokensPerSecond`. */
+    secondsLeft?: number;
   }
   | ({ kind: "evaluation"; step: number; entropyPerToken?: number; best: boolean } & Evaluation)
   | { kind: "sample"; step: number; prompt: string; text: string }

@@ -265,10 +265,10 @@ class Display {
         const { loss, perplexity, bitsPerByte, entropyPerToken } = event;
         const least = entropyPerToken === undefined
           ? ""
-          : `; no model can beat ${entropyPerToken.toFixed(3)}, the entropy of the stories`;
+          : ` (at best ${entropyPerToken.toFixed(3)}, the entropy of the stories)`;
         return this.#print(
-          `step ${event.step}: validation loss ${loss.toFixed(3)}, perplexity ` +
-            `${perplexity.toFixed(1)}, ${bitsPerByte.toFixed(3)} bits a byte${least}`,
+          `step ${event.step}: validation loss ${loss.toFixed(3)} nats per token${least}, ` +
+            `perplexity ${perplexity.toFixed(1)}, ${bitsPerByte.toFixed(3)} bits per byte`,
         );
       }
       case "sample":
@@ -293,15 +293,16 @@ class Display {
 }
 
 function describeStep(event: TrainEvent & { kind: "step" }, scaled: boolean): string {
-  const { loss, learningRate, gradientNorm, lossScale, skipped, tokensPerSecond } = event;
+  const { loss, learningRate, gradientNorm, lossScale, skipped } = event;
+  const { tokensPerSecond, secondsLeft } = event;
   return [
     `loss ${loss.toFixed(3)}`,
     `lr ${learningRate.toExponential(1)}`,
     `norm ${gradientNorm.toFixed(2)}`,
     ...(scaled ? [`scale ${lossScale}`] : []),
     ...(skipped > 0 ? [`skipped ${skipped}`] : []),
-    `${tokensPerSecond} tok/s`,
-    `${duration(event.secondsLeft)} left`,
+    ...(tokensPerSecond === undefined ? [] : [`${tokensPerSecond} tok/s`]),
+    ...(secondsLeft === undefined ? [] : [`${duration(secondsLeft)} left`]),
   ].join(" ");
 }
 

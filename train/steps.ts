@@ -45,6 +45,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
   let evaluated = false, best = false, saved = path !== undefined;
   let waiting: { learningRate: number }[] = []; // steps submitted and not yet reported
   let since = performance.now(), patience = 1;
+  let compiled = false; // drivers compile a kernel when it first runs: the first step has no speed
 
   while (step < total && !signal?.aborted) {
     const learningRate = learningRateAt(step, options);
@@ -64,8 +65,8 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
 
     const reports = await trainStep.reports(waiting.length);
     const elapsedMs = performance.now() - since;
-    const tokensPerSecond = tokensPerStep * waiting.length / elapsedMs * 1000;
-    const secondsLeft = (total - step) * elapsedMs / waiting.length / 1000;
+    const speed = compiled ? tokensPerStep * waiting.length / elapsedMs * 1000 : undefined;
+    compiled = true;
     patience = Math.max(
       1,
       Math.min(REPORT_ROWS, Math.floor(waiting.length * READ_BACK_MS / elapsedMs)),
@@ -78,12 +79,15 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
       gradientNorm: report.gradientNorm,
       lossScale: report.lossScale,
       skipped,
-      tokensPerSecond: Math.round(tokensPerSecond),
+      ...(speed === undefined ? {} : { tokensPerSecond: Math.round(speed) }),
     }));
     // all in one, as the device waits
     run.append("metrics.jsonl", metrics.map((metric) => JSON.stringify(metric)).join("\n"));
     for (const [i, metric] of metrics.entries()) {
-      yield { ...metric, steps: total, secondsLeft };
+      const secondsLeft = speed === undefined ? {} : {
+        secondsLeft: (total - step) * tokensPerStep / speed,
+      };
+      yield { ...metric, steps: total, ...secondsLeft };
       const { consecutiveSkips } = reports[i]!;
       if (consecutiveSkips >= MOST_SKIPS) {
         throw new RangeError(

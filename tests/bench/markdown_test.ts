@@ -1,6 +1,13 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
-import { machineSection, MARKERS, replaceSection, scalingTable, si } from "../../bench/markdown.ts";
+import {
+  machineSection,
+  MARKERS,
+  profileTable,
+  replaceSection,
+  scalingTable,
+  si,
+} from "../../bench/markdown.ts";
 import { filesFromResults } from "../../bench/readme.ts";
 import { pytorch, report } from "./fixtures.ts";
 
@@ -16,9 +23,15 @@ Deno.test("machineSection() compares with PyTorch what both have", () => {
   assert.deepEqual(rows.slice(from + 2, from + 8), [
     ["copy", "3.00 TB/s", "copy", "4.00 TB/s", "0.75"],
     ["product NN f16, 4096³", "25.0 TFLOP/s", "cuBLAS fp32", "50.0 TFLOP/s", "0.50"],
-    ["train step f16 mini 32x128", "10.0 ms", "eager fp16 autocast", "15.0 ms", "1.50"],
-    ["train step f16 mini 32x128", "10.0 ms", "compile bf16", "5.00 ms", "0.50"],
-    ["train step f16 mini 32x128, memory", "500 MB", "eager fp16 autocast", "1.50 GB", "3.00"],
+    ["train step f16 mini 32x128 V 50257", "10.0 ms", "eager fp16 autocast", "15.0 ms", "1.50"],
+    ["train step f16 mini 32x128 V 50257", "10.0 ms", "compile bf16", "5.00 ms", "0.50"],
+    [
+      "train step f16 mini 32x128 V 50257, memory",
+      "500 MB",
+      "eager fp16 autocast",
+      "1.50 GB",
+      "3.00",
+    ],
     ["generate f16 mini 64 streams", "15,000 tok/s", "transformers", "12,000 tok/s", "1.25"],
   ]);
 });
@@ -30,9 +43,9 @@ Deno.test("machineSection() tells runs, start, shares, and where they come from"
     const row of [
       "`deno task bench --scaling` | 2026-11-25 | Deno 2.9.6, Vulkan, timestamps",
       "`python3 bench/pytorch_baseline.py --no-compile` | 2026-11-26 | PyTorch 2.11.0, CUDA 13.0",
-      "train step f16 mini 32x128 | 10.0 ms | 409,600 | 2.0 % | 500 MB | 226",
+      "train step f16 mini 32x128 V 50257 | 10.0 ms | 409,600 | 2.0 % | 500 MB | 226",
       "generate f16 mini 64 streams | 100 ms | 15,000 |  |  | ",
-      "cold start to first step f16 mini 32x128 | 4200 ms | 900 ms",
+      "cold start to first step f16 mini 32x128 V 50257 | 4200 ms | 900 ms",
       "matmul | NN f16 63 %",
       "attention | forward f16 4.6–33 % · backward f16 12 %",
       "head and loss | forward and backward, f16 30 %",
@@ -49,6 +62,35 @@ Deno.test("machineSection() gives no row, table or figure for what was not measu
   const section = machineSection({ name: "cpu", report: { ...rest, results: [] } });
   assert.equal(cells(section).length, 3); // where it comes from
   assert.doesNotMatch(section, /svg|NaN|undefined/);
+});
+
+Deno.test("machineSection() compares with PyTorch only a step of the same vocabulary", () => {
+  const compact = { name: "train step f16 mini 32x128 V 4096", ms: 3, tokensPerSecond: 1e6 };
+  const section = machineSection({
+    name: "gpu",
+    report: { ...report, results: [compact] },
+    pytorch,
+  });
+  assert.deepEqual(cells(section).filter(([name]) => name === compact.name), [
+    [compact.name, "3.00 ms", "1,000,000", "", "", ""],
+  ]);
+});
+
+Deno.test("profileTable() has a row per kernel and a column per profile", () => {
+  const row = (label: string, ms: number, share: number) => ({ label, launches: 1, ms, share });
+  const rows = cells(profileTable({
+    "train step": [
+      row("kernels/matmul/tiles.wgsl", 6, 0.75),
+      row("kernels/sum/forward.wgsl", 2, 0.25),
+    ],
+    generate: [row("kernels/sum/forward.wgsl", 0.5, 1)],
+  }));
+  assert.deepEqual([rows[0], ...rows.slice(2)], [
+    ["kernel", "train step", "generate"],
+    ["matmul/tiles.wgsl", "6.00 ms, 75 %", ""],
+    ["sum/forward.wgsl", "2.00 ms, 25 %", "500 µs, 100 %"],
+    ["sum", "8.00 ms", "500 µs"],
+  ]);
 });
 
 Deno.test("scalingTable() tells measured over modelled time", () => {

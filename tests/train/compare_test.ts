@@ -197,7 +197,7 @@ Deno.test("drawComparison() draws loss and bits over tokens, time and FLOPs", as
   for (const label of ["tokens", "training time, seconds", "FLOPs"]) {
     assert.equal(svg.split(`${label} →`).length - 1, 2, label);
   }
-  for (const label of ["validation loss, nats a token", "bits per byte"]) {
+  for (const label of ["validation loss, nats per token", "bits per byte"]) {
     assert.equal(svg.split(`↑ ${label}`).length - 1, 3, label);
   }
   assert.ok(svg.includes("&lt;b> &amp; c: loss 6.000"));

@@ -157,3 +157,13 @@ Deno.test({
     });
   },
 });
+
+Deno.test("train() gives no speed to the first step, whose time is that of compiling", async () => {
+  const steps = (await run("speed", { steps: 3, evalEvery: 0, saveEvery: 0 }))
+    .filter((event) => event.kind === "step");
+  assert.equal(steps.length, 3);
+  assert.ok(!("tokensPerSecond" in steps[0]!) && !("secondsLeft" in steps[0]!));
+  for (const { tokensPerSecond, secondsLeft } of steps.slice(1)) {
+    assert.ok(tokensPerSecond! > 0 && secondsLeft! >= 0);
+  }
+});
