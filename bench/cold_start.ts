@@ -4,7 +4,7 @@ import type { ColdStart, TrainStepBench } from "./train_step.ts";
 import { type Device, openDevice } from "../kernels/device.ts";
 import { createGpt } from "../model/gpt.ts";
 import { initializeParameters } from "../model/weights.ts";
-import { createTrainStep, initialScaler } from "../train/step.ts";
+import { createTrainStep } from "../train/step.ts";
 
 /**
  * A process of its own: device, parameters, compilation, one training step, and a line of JSON that
@@ -33,7 +33,6 @@ const gpt = createGpt(device, config, { precision });
 initializeParameters(gpt, { seed: 0 });
 part("parameters");
 const step = createTrainStep(gpt, { ...STEP_OPTIONS, batchSize, sequenceLength });
-step.restoreScaler(initialScaler(precision));
 part("compilation");
 const batch = sampleBatch({ batchSize, sequenceLength, vocabularySize: config.vocabularySize });
 part("batch");

@@ -10,7 +10,7 @@ import type { GptConfig } from "../model/config.ts";
 import { createGpt } from "../model/gpt.ts";
 import type { Precision } from "../model/precision.ts";
 import { initializeParameters } from "../model/weights.ts";
-import { createTrainStep, initialScaler, type TrainStep } from "../train/step.ts";
+import { createTrainStep, type TrainStep } from "../train/step.ts";
 
 /** A training step to time. */
 export interface TrainStepBench {
@@ -81,7 +81,6 @@ async function createStep(
     step.destroy();
     step = create();
   }
-  step.restoreScaler(initialScaler(precision));
   return {
     step,
     destroy() {

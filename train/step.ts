@@ -63,7 +63,7 @@ export interface StepReport {
 }
 
 /** State of torch.amp.GradScaler at its start; without f16 nothing needs scaling. */
-export function initialScaler(precision: Gpt["precision"]): ScalerState {
+function initialScaler(precision: Gpt["precision"]): ScalerState {
   return {
     lossScale: precision === "f16" ? 65536 : 1,
     growthTracker: 0,
@@ -99,7 +99,7 @@ export interface TrainStep {
   reports(count: number): Promise<StepReport[]>;
   /** Waits for the device and returns where the optimizer stands. */
   scaler(): Promise<ScalerState>;
-  /** Puts the optimizer where it stood. */
+  /** Puts the optimizer where a checkpoint left it, in place of the initial state, which it begins with. */
   restoreScaler(state: ScalerState): void;
   /** Frees everything but the model. */
   destroy(): void;
@@ -212,6 +212,17 @@ export function createTrainStep(model: Gpt, options: StepOptions): TrainStep {
   }
 
   let submitted = 0; // rows of `reports` written so far
+  const restoreScaler = (state: ScalerState) => {
+    upload(device, lossScale, [state.lossScale]);
+    upload(device, counters, [
+      state.growthTracker,
+      state.optimizerSteps,
+      state.skippedSteps,
+      state.consecutiveSkips,
+      submitted,
+    ]);
+  };
+  restoreScaler(initialScaler(precision));
   return {
     m,
     v,
@@ -262,16 +273,7 @@ export function createTrainStep(model: Gpt, options: StepOptions): TrainStep {
         consecutiveSkips: consecutiveSkips!,
       };
     },
-    restoreScaler(state) {
-      upload(device, lossScale, [state.lossScale]);
-      upload(device, counters, [
-        state.growthTracker,
-        state.optimizerSteps,
-        state.skippedSteps,
-        state.consecutiveSkips,
-        submitted,
-      ]);
-    },
+    restoreScaler,
     destroy() {
       program.destroy();
       activations.destroy();

@@ -33,7 +33,7 @@ import {
   validateOptions,
 } from "./options.ts";
 import { readCheckpoint, restore, type Resumed } from "./state.ts";
-import { createTrainStep, initialScaler } from "./step.ts";
+import { createTrainStep } from "./step.ts";
 import { steps } from "./steps.ts";
 import { recordTuned, tuningFileIn } from "./tuning.ts";
 
@@ -246,7 +246,6 @@ async function* trainOn(
       const parameters = gpt.table.filter(({ name }) => !initial || isAdapter(name));
       initializeParameters(gpt, { seed: options.seed, parameters });
       if (initial) fillModel(gpt, initial);
-      trainStep.restoreScaler(initialScaler(precision));
     }
     yield* steps({
       run,

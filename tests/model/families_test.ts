@@ -20,7 +20,7 @@ import {
   saveParameters,
   storedEntries,
 } from "../../model/weights.ts";
-import { createTrainStep, initialScaler } from "../../train/step.ts";
+import { createTrainStep } from "../../train/step.ts";
 import { assertClose, device, REAL_TYPES } from "../kernels/harness.ts";
 
 // what tests/golden/make_families.py computed with PyTorch, in f64
@@ -96,7 +96,7 @@ function batchOf({ integers }: Case) {
 }
 
 function stepOf(gpt: Gpt, { sequenceLength = 11, gradientAccumulation = 1 } = {}) {
-  const step = createTrainStep(gpt, {
+  return createTrainStep(gpt, {
     batchSize: 2,
     sequenceLength,
     gradientAccumulation,
@@ -108,8 +108,6 @@ function stepOf(gpt: Gpt, { sequenceLength = 11, gradientAccumulation = 1 } = {}
     beta2: 0.98,
     seed: 0,
   });
-  step.restoreScaler(initialScaler(gpt.precision));
-  return step;
 }
 
 /** Gradients of a step under the names of the files, relative to the loss scale. */

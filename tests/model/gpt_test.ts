@@ -12,7 +12,7 @@ import { parameterTable } from "../../model/parameters.ts";
 import type { Precision } from "../../model/precision.ts";
 import { parseSafetensors, toFloat32 } from "../../model/safetensors.ts";
 import { loadParameters } from "../../model/weights.ts";
-import { createTrainStep, initialScaler } from "../../train/step.ts";
+import { createTrainStep } from "../../train/step.ts";
 import { assertClose, device, REAL_TYPES } from "../kernels/harness.ts";
 
 // what tests/golden/make_golden.py computed with PyTorch, in f64
@@ -46,7 +46,7 @@ function goldenStep(
   options: { labelSmoothing?: number; gradientAccumulation?: number } = {},
 ) {
   const { gradientAccumulation = 1, labelSmoothing = 0 } = options;
-  const step = createTrainStep(gpt, {
+  return createTrainStep(gpt, {
     ...config,
     batchSize: B / gradientAccumulation,
     gradientAccumulation,
@@ -54,8 +54,6 @@ function goldenStep(
     labelSmoothing,
     seed: 0,
   });
-  step.restoreScaler(initialScaler(gpt.precision));
-  return step;
 }
 
 /** The golden batch in as many micro-batches, as `Batches` would give it. */
@@ -148,6 +146,20 @@ async function goldenLogits(
   program.run();
   const [values] = await download(on, logits);
   return values as Float32Array;
+}
+
+for (const [precision, lossScale] of [["f32", 1], ["f16", 65536]] as const) {
+  if (!PRECISIONS.includes(precision)) continue;
+  Deno.test(`createTrainStep() begins with the initial loss scale in ${precision}`, async () => {
+    const step = goldenStep(goldenModel(device, precision));
+    assert.deepEqual(await step.scaler(), {
+      lossScale,
+      growthTracker: 0,
+      optimizerSteps: 0,
+      skippedSteps: 0,
+      consecutiveSkips: 0,
+    });
+  });
 }
 
 Deno.test("a training step gives PyTorch's ten AdamW steps with clipping", async () => {
