@@ -1,5 +1,6 @@
 import { Command, InvalidArgumentError } from "@commander-js/extra-typings";
 import process from "node:process";
+import { printable, terminalText } from "../files/printable.ts";
 
 /**
  * What all commands share: numbers that are checked, and failures told in a sentence.
@@ -46,12 +47,16 @@ export function realNumber(text: string): number {
 
 /** Writes a line of status, which is not the result of the command, to stderr. */
 export function status(line: string): void {
-  Deno.stderr.writeSync(new TextEncoder().encode(`${line}\n`));
+  Deno.stderr.writeSync(new TextEncoder().encode(`${terminalText(line)}\n`));
 }
 
-/** Writes a piece of the result to stdout; false if nobody reads it any more. */
+/**
+ * Writes a piece of the result to stdout; false if nobody reads it any more. A terminal gets what would
+ * change it escaped, a file or a pipe gets the text as it is.
+ */
 export function output(text: string): boolean {
-  const bytes = new TextEncoder().encode(text);
+  const isTerminal = Deno.stdout.isTerminal();
+  const bytes = new TextEncoder().encode(isTerminal ? terminalText(text) : text);
   try {
     for (let done = 0; done < bytes.length;) done += Deno.stdout.writeSync(bytes.subarray(done));
     return true;
@@ -88,6 +93,9 @@ const HINTS: readonly [pattern: RegExp, hint: string][] = [
   [/Cannot resume/, "Start over with --fresh, which keeps the old run, or choose another --out"],
 ];
 
+/** UTF-16 units of an error message that are printed. */
+const LONGEST_MESSAGE = 4000;
+
 /**
  * Runs a command and turns every failure into one sentence, a hint where there is one, and exit
  * status 1: a stack trace tells a user nothing.
@@ -97,7 +105,7 @@ export async function run(main: () => Promise<number | void>): Promise<never> {
     Deno.exit(await main() ?? 0);
   } catch (error) {
     const { message } = error as Error;
-    status(`Error: ${message.split("\n")[0]}`);
+    status(`Error: ${printable(message.split("\n")[0]!, LONGEST_MESSAGE)}`);
     const hint = HINTS.find(([pattern]) => pattern.test(message))?.[1];
     if (hint) status(hint);
     Deno.exit(1);

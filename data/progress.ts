@@ -1,5 +1,6 @@
 import { SingleBar } from "cli-progress";
 import process from "node:process";
+import { printable } from "../files/printable.ts";
 import { status } from "./command.ts";
 import type { DataProgress } from "./sources.ts";
 
@@ -57,7 +58,7 @@ export class DataProgressDisplay {
     const left = (totalBytes - doneBytes) / bytesPerSecond;
     const percent = Math.floor(100 * Math.min(1, doneBytes / totalBytes));
     return [
-      `${stage} ${name}: ${percent} % of ${amount(totalBytes)}`,
+      `${stage} ${printable(name)}: ${percent} % of ${amount(totalBytes)}`,
       `${amount(bytesPerSecond)}/s`,
       ...(Number.isFinite(left) ? [`${duration(Math.max(0, left))} left`] : []),
     ].join(", ");

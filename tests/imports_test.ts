@@ -35,12 +35,13 @@ function relative(url: string): string {
 
 /** What each folder may import beside itself. */
 const ALLOWED: Record<string, string[]> = {
-  data: [],
-  kernels: [],
-  model: ["kernels"],
-  generate: ["model", "data", "kernels"],
-  train: ["generate", "model", "data", "kernels"],
-  bench: ["train", "generate", "model", "data", "kernels"],
+  files: [],
+  data: ["files"],
+  kernels: ["files"],
+  model: ["kernels", "files"],
+  generate: ["model", "data", "kernels", "files"],
+  train: ["generate", "model", "data", "kernels", "files"],
+  bench: ["train", "generate", "model", "data", "kernels", "files"],
 };
 
 const ENTRIES = [

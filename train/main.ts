@@ -12,6 +12,7 @@ import {
 } from "../data/command.ts";
 import { DataProgressDisplay, duration, makeBar } from "../data/progress.ts";
 import { parseDataSpec } from "../data/sources.ts";
+import { terminalText } from "../files/printable.ts";
 import { DEFAULT_OPTIONS, type TrainOptions } from "./options.ts";
 import { train, type TrainEvent } from "./train.ts";
 
@@ -287,7 +288,7 @@ class Display {
   /** Prints above the bar. */
   #print(text: string): void {
     if (!this.#bar || !this.#started) return status(text);
-    process.stderr.write("\r\x1b[K" + text + "\n");
+    process.stderr.write("\r\x1b[K" + terminalText(text) + "\n");
     this.#bar.render();
   }
 }

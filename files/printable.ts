@@ -1,0 +1,41 @@
+/**
+ * Text that comes from a file, the network or a model, made safe to print: such text may hold escape
+ * sequences that change a terminal, characters that reorder a line, or megabytes.
+ *
+ * @module
+ */
+
+/** UTF-16 units of foreign text that a message repeats. */
+const LONGEST = 200;
+
+/** Characters that nobody sees, or that change what is seen beside them. */
+const UNPRINTABLE = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu;
+
+/** Control characters but for line feed and tab, and what overrides the direction of text. */
+const CONTROLS = /(?![\n\t])[\p{Cc}\u202a-\u202e\u2066-\u2069]/gu;
+
+/** A name or sentence of foreign origin as part of a message: on one line, escaped, and cut. */
+export function printable(text: string, longest = LONGEST): string {
+  return escaped(cut(text, longest), UNPRINTABLE);
+}
+
+/** A value of foreign origin as part of a message: as JSON, on one line, escaped, and cut. */
+export function quoted(value: unknown, longest = LONGEST): string {
+  if (typeof value !== "string") return printable(String(JSON.stringify(value)), longest);
+  return escaped(JSON.stringify(cut(value, longest)), UNPRINTABLE);
+}
+
+/** A text of any length for a terminal: only what would change the terminal is escaped. */
+export function terminalText(text: string): string {
+  return escaped(text, CONTROLS);
+}
+
+function cut(text: string, longest: number): string {
+  if (text.length <= longest) return text;
+  const splitsPair = /[\ud800-\udbff]/.test(text[longest - 1]!);
+  return `${text.slice(0, splitsPair ? longest - 1 : longest)}…`;
+}
+
+function escaped(text: string, characters: RegExp): string {
+  return text.replace(characters, (character) => `\\u{${character.codePointAt(0)!.toString(16)}}`);
+}

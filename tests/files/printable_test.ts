@@ -1,0 +1,31 @@
+import assert from "node:assert/strict";
+import { printable, quoted, terminalText } from "../../files/printable.ts";
+
+Deno.test("printable() escapes what a terminal would obey, and cuts what is long", () => {
+  assert.equal(printable("naïve 🦖 story.txt"), "naïve 🦖 story.txt");
+  assert.equal(printable("a\x1b[2Jb\r\n\x9bc"), "a\\u{1b}[2Jb\\u{d}\\u{a}\\u{9b}c");
+  assert.equal(
+    printable("a\u202eb\u2028c\u{e0001}\ud800"),
+    "a\\u{202e}b\\u{2028}c\\u{e0001}\\u{d800}",
+  );
+  assert.equal(printable("x".repeat(1e6)), `${"x".repeat(200)}…`);
+  assert.equal(printable("abc🦖", 4), "abc…"); // no half of a pair
+});
+
+Deno.test("quoted() shows values as JSON, escaped and cut", () => {
+  assert.equal(quoted('say "\x1b"\x9b'), '"say \\"\\u001b\\"\\u{9b}"');
+  assert.equal(quoted([1, { a: "\u202e" }]), '[1,{"a":"\\u{202e}"}]');
+  assert.equal(quoted(undefined), "undefined");
+  assert.equal(quoted("x".repeat(1e6)), `"${"x".repeat(200)}…"`);
+  assert.equal(quoted(new Array(1e6).fill(0)).length, 201);
+  assert.equal(quoted(JSON.parse("[".repeat(1e6) + "]".repeat(1e6))).length, 201);
+});
+
+Deno.test("terminalText() keeps lines, tabs and every script, and escapes controls", () => {
+  const text = "One day,\n\tनमस्ते 👩‍👩‍👧 שלום\u200f!";
+  assert.equal(terminalText(text), text);
+  assert.equal(
+    terminalText("\x1b]0;title\x07\r\u202edne"),
+    "\\u{1b}]0;title\\u{7}\\u{d}\\u{202e}dne",
+  );
+});
