@@ -29,10 +29,11 @@ const SEPARATOR = Buffer.from(END_OF_TEXT);
 const TAB = 0x09, LINE_FEED = 0x0a, RETURN = 0x0d, BLANK = 0x20;
 
 /**
- * The documents of a text, which are separated by lines of `<|endoftext|>`, some at a time.
+ * The documents of a text, which are separated by `<|endoftext|>`, wherever in a line it stands, some at
+ * a time.
  *
  * What exceeds `most` is cut where `cutPoint()` says. Neither these cuts nor anything else depends on
- * how the text arrives in chunks. White space longer than `most` is no line, nor trimmed.
+ * how the text arrives in chunks.
  */
 export async function* textPieces(
   chunks: AsyncIterable<Uint8Array>,
@@ -41,35 +42,24 @@ export async function* textPieces(
   let window = Buffer.alloc(0); // of the text
   let offset = 0; // of the window in the text
   let begins = true; // whether the next piece begins a document
-  let atLine = true; // whether only blanks precede the window in its line
   for await (const { chunk, last } of regroup(chunks, 4 * most)) {
     window = Buffer.concat([window, chunk]);
     const pieces: Piece[] = [];
     let at = offset === 0 && hasByteOrderMark(window) ? 3 : 0;
     let separator = window.indexOf(SEPARATOR, at);
-    // what a piece comes to depends on so much: its own bytes, and a line behind them
-    while (at < window.length && (last || window.length - at > 2 * most + 4)) {
-      let line: Line | undefined;
+    // a piece depends on its own bytes and on a separator right behind them
+    while (at < window.length && (last || window.length - at >= most + SEPARATOR.length)) {
       if (separator >= 0 && separator < at) separator = window.indexOf(SEPARATOR, at);
-      while (separator >= 0) {
-        const start = lineStart(window, separator, { from: at, atLine });
-        if (start !== undefined && start - at > most) break; // of no concern to this piece
-        line = start === undefined ? undefined : lineAround(window, separator, { start, most });
-        if (line) break;
-        separator = window.indexOf(SEPARATOR, separator + 1);
-      }
-      const end = line?.start ?? (last ? window.length : Infinity);
+      const end = separator >= 0 ? separator : last ? window.length : Infinity;
       const place = offset + at;
       if (end - at <= most) {
         const bytes = window.subarray(at, end);
         if (!begins || bytes.length > 0) pieces.push({ bytes, begins, ends: true, place });
         begins = true;
-        atLine = false;
-        at = line?.end ?? end;
+        at = end + (separator >= 0 ? SEPARATOR.length : 0);
       } else {
         const cut = cutPoint(window, at, at + most);
         const bytes = window.subarray(at, cut);
-        atLine = lineStart(window, cut, { from: at, atLine }) !== undefined;
         at = cut;
         if (begins && bytes.toString().trim() === "") continue; // it has not begun yet
         pieces.push({ bytes, begins, ends: false, place });
@@ -80,47 +70,6 @@ export async function* textPieces(
     window = window.subarray(at);
     yield pieces;
   }
-}
-
-/** A line of a text that separates documents, without its line end. */
-interface Line {
-  start: number;
-  end: number;
-}
-
-/** The line that begins at `start` and holds a separator, if nothing but blanks follows in it. */
-function lineAround(
-  bytes: Uint8Array,
-  separator: number,
-  { start, most }: { start: number; most: number },
-): Line | undefined {
-  let end = separator + SEPARATOR.length;
-  while (bytes[end] === BLANK || bytes[end] === TAB) end++;
-  if (end - start > most) return undefined;
-  const next = bytes[end];
-  const ends = next === undefined || next === LINE_FEED || next === RETURN ||
-    isUnicodeLineEnd(bytes, end);
-  return ends ? { start, end } : undefined;
-}
-
-/** Where the line of a place begins, if only blanks lie between. */
-function lineStart(
-  bytes: Uint8Array,
-  place: number,
-  { from, atLine }: { from: number; atLine: boolean },
-): number | undefined {
-  let start = place;
-  while (start > from && (bytes[start - 1] === BLANK || bytes[start - 1] === TAB)) start--;
-  if (start === from) return atLine ? start : undefined;
-  const before = bytes[start - 1];
-  return before === LINE_FEED || before === RETURN || isUnicodeLineEnd(bytes, start - 3)
-    ? start
-    : undefined;
-}
-
-/** Whether U+2028 or U+2029 is at a place: they end lines for regular expressions. */
-function isUnicodeLineEnd(bytes: Uint8Array, at: number): boolean {
-  return bytes[at] === 0xe2 && bytes[at + 1] === 0x80 && (bytes[at + 2]! & 0xfe) === 0xa8;
 }
 
 /**

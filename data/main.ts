@@ -10,7 +10,7 @@ const program = command("prepare", "Tokenize data, so that training on it starts
   .argument(
     "<data...>",
     "tinystories, files, patterns, or hf:OWNER/NAME/FILE, with @REVISION or without; text with " +
-      "documents separated by a line <|endoftext|>, JSON lines or Parquet, and any but Parquet as .gz",
+      "documents separated by <|endoftext|>, JSON lines or Parquet, and any but Parquet as .gz",
   )
   .addOption(
     new Option("--data-version <version>", "edition of tinystories (default: v2)")

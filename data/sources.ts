@@ -100,7 +100,7 @@ const TINYSTORIES = {
  *
  * Each file is a path, a pattern such as `books/*.txt.gz`, or `hf:OWNER/NAME/FILE`, at `@REVISION` if
  * wanted. By its name a file holds Parquet (`.parquet`), JSON lines (`.jsonl`, `.ndjson`, `.json`) or
- * text, and is compressed or not (`.gz`). Text is UTF-8, documents separated by lines of
+ * text, and is compressed or not (`.gz`). Text is UTF-8, documents separated by
  * `<|endoftext|>`. Everywhere white space around documents is dropped, as are empty documents; line ends
  * become `\n`.
  *

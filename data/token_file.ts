@@ -106,7 +106,8 @@ export interface TokenFileOrigin {
  * megabyte is checked when it is first read.
  */
 const MAGIC = "TOYTOKEN";
-const VERSION = 2;
+/** Changes with the layout, and with what the text of a file is taken to be. */
+const VERSION = 3;
 const HEADER_BYTES = 256;
 const CHECKSUM_AT = 144;
 const BLOCK_BYTES = 2 ** 20;

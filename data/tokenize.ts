@@ -319,7 +319,7 @@ async function tokenizeInto(
 }
 
 /** Changes with everything that decides how sources are cut into units and tokenized. */
-const WORK_VERSION = 1;
+const WORK_VERSION = 2;
 
 function readWork(path: string): Work {
   try {

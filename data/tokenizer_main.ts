@@ -20,8 +20,8 @@ import { LEAST_VOCABULARY, trainTokenizer } from "./train_tokenizer.ts";
 const program = command("tokenizer", "Train a byte-level BPE tokenizer on a text of your own.")
   .argument(
     "<data...>",
-    "tinystories, files, patterns, or hf:OWNER/NAME/FILE, as prepare and train take them; the lines " +
-      "<|endoftext|> between documents are not trained on",
+    "tinystories, files, patterns, or hf:OWNER/NAME/FILE, as prepare and train take them; the " +
+      "<|endoftext|> between documents is not trained on",
   )
   .option("--vocab-size <n>", "tokens in all", wholeNumber(LEAST_VOCABULARY), 4096)
   .option("--min-frequency <n>", "times that a pair must occur to be merged", wholeNumber(1), 2)

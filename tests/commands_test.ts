@@ -363,7 +363,7 @@ for (const [name, args, message] of MISTAKES) {
 Deno.test("tokenizer trains on files without what separates documents", async () => {
   const data = join(directory, "tale.txt"), file = join(directory, "tokens", "mine.json");
   const documents = ["One cat sat.", "Two cats sat and sat."];
-  await Deno.writeTextFile(data, documents.join("\n<|endoftext|>\r\n") + "\n");
+  await Deno.writeTextFile(data, documents.join("<|endoftext|>\r\n") + "<|endoftext|>");
   const options = ["--vocab-size", "260", "--out", file];
   const { code, stdout, stderr } = await task("tokenizer", [...options, data]);
   assert.equal(code, 0, stderr);

@@ -41,19 +41,18 @@ function documentsOf(pieces: readonly Piece[]): string[] {
 
 /** The documents of a text, as the definition says. */
 function documentsNaively(text: string): string[] {
-  return text.replace(/^\ufeff/, "").replaceAll("\r\n", "\n")
-    .split(/^[ \t]*<\|endoftext\|>[ \t]*$/m).map((document) => document.trim())
-    .filter((document) => document !== "");
+  return text.replace(/^\ufeff/, "").replaceAll("\r\n", "\n").split("<|endoftext|>")
+    .map((document) => document.trim()).filter((document) => document !== "");
 }
 
 const SEPARATORS = [
   "\n<|endoftext|>\n",
   "\r\n \t<|endoftext|>\t\r\n",
-  "\n<|endoftext|>",
-  "<|endoftext|>\n",
-  " <|endoftext|>\u2028",
-  "\r<|endoftext|> \r",
-  "\u2029<|endoftext|>\n<|endoftext|>\n",
+  ".<|endoftext|>",
+  "<|endoftext|>He",
+  " <|endoftext|> ",
+  "<|endoftext|><|endoftext|>",
+  "<|endoftext<|endoftext|>|>",
   "<|endoftext|",
 ];
 
@@ -96,8 +95,25 @@ Deno.test("textPieces() cuts long documents where nothing is lost and words begi
 Deno.test("textPieces() passes over blank beginnings that are longer than a piece", async () => {
   const text = `${" \n".repeat(500)}One.${"\n".repeat(30)}<|endoftext|>${" ".repeat(900)}\nTwo.`;
   const pieces = await all(textPieces(inChunks(encode(text), new Random(1), 50), { most: 64 }));
-  // so many blanks behind a separator make it none
-  assert.deepEqual(documentsOf(pieces), [text.trim()]);
+  assert.deepEqual(documentsOf(pieces), ["One.", "Two."]);
+});
+
+Deno.test("textPieces() finds a separator wherever it stands relative to a cut or a chunk", async () => {
+  const most = 40;
+  for (let before = 0; before < 3 * most; before++) {
+    const text = `${"word ".repeat(30).slice(0, before)}x<|endoftext|>${"y".repeat(before)}`;
+    for (const chunk of [1, 7, 13, 1000]) {
+      const chunks = (async function* () {
+        for (let at = 0; at < text.length; at += chunk) yield encode(text.slice(at, at + chunk));
+      })();
+      const documents = documentsOf(await all(textPieces(chunks, { most })));
+      assert.deepEqual(
+        documents,
+        documentsNaively(text),
+        `${before} bytes before, chunks of ${chunk}`,
+      );
+    }
+  }
 });
 
 Deno.test("cutPoint() cuts so that the tokens of both sides are those of the whole", async () => {

@@ -57,6 +57,8 @@ Deno.test("fileSource() reads text, JSON lines, and both compressed", async () =
       ["a.txt", TEXT],
       ["noextension", `\ufeff${TEXT.replaceAll("\n", "\r\n")}`],
       ["a.txt.gz", gzip(TEXT)],
+      ["inline.txt", STORIES.map((story) => `${story}<|endoftext|>\n`).join("")],
+      ["inline.txt.gz", gzip(STORIES.join("<|endoftext|>"))],
       // as parallel packers write it
       ["parts.TXT.GZ", join2(gzip(TEXT.slice(0, 10)), gzip(""), gzip(TEXT.slice(10)))],
       ["a.jsonl", LINES],

@@ -136,7 +136,7 @@ Deno.test("TokenFile refuses what is not whole, of another version or of another
     [changed(0), /must begin with TOYTOKEN/],
     [good.slice(0, 100), /header is cut off after 100 bytes/],
     [good.slice(0, -1), /must be 348 bytes long: current length is 347/],
-    [changed(8), /version must be 2: current version is 3/],
+    [changed(8), /version must be 3: current version is 2/],
     [changed(48), /checksum of its header does not match/],
     [changed(size - 1), /checksum of its header does not match/],
     [changed(256), /bytes from 256 on do not match their checksum: delete it/],
