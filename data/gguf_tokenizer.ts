@@ -21,7 +21,7 @@ const NORMAL = 1, CONTROL = 3, USER_DEFINED = 4, UNUSED = 5;
  * that their `tokenizer.json` tells.
  */
 export function ggufTokenizer(
-  { json, vocabularySize, endOfText }: Pick<Tokenizer, "json" | "vocabularySize" | "endOfText">,
+  { json, vocabularySize, byteLength }: Pick<Tokenizer, "json" | "vocabularySize" | "byteLength">,
 ): GgufTokenizer {
   const file = JSON.parse(json) as TokenizerFile;
   const { model, normalizer, added_tokens: added = [] } = file;
@@ -42,11 +42,12 @@ export function ggufTokenizer(
     tokens[id] = token;
     kinds[id] = kind;
   };
+  const isText = (id: number) => byteLength(id) > 0;
   for (const [token, id] of Object.entries(model.vocab as Record<string, number>)) {
-    set(token, id, id === endOfText ? CONTROL : NORMAL);
+    set(token, id, isText(id) ? NORMAL : CONTROL);
   }
-  for (const { content, id, special } of added) {
-    set(content, id, special || id === endOfText ? CONTROL : USER_DEFINED);
+  for (const { content, id } of added) {
+    if (kinds[id] !== NORMAL) set(content, id, isText(id) ? USER_DEFINED : CONTROL);
   }
   return { tokens, kinds, merges: model.merges!.map((pair) => mergedPair(pair).join(" ")) };
 }

@@ -1,3 +1,4 @@
+import { quoted } from "../files/printable.ts";
 import { BYTE_ALPHABET, toByteAlphabet } from "./byte_alphabet.ts";
 import {
   gpt2File,
@@ -17,7 +18,7 @@ export const END_OF_TEXT = "<|endoftext|>";
 export interface Tokenizer {
   /** V: ids are 0 to V − 1; some of them may stand for nothing. */
   readonly vocabularySize: number;
-  /** Id of the token that ends a document. */
+  /** Id of the token that ends a document; it may be one that text has, too, if a model says so. */
   readonly endOfText: number;
   /** How that token is written: `<|endoftext|>` for GPT-2. */
   readonly endOfTextToken: string;
@@ -32,12 +33,13 @@ export interface Tokenizer {
   /** Text of ids, special tokens written out; bytes that are no UTF-8 become U+FFFD. */
   decode(ids: Iterable<number>): string;
   /**
-   * Decodes ids one at a time, giving out whole characters only, and nothing for special tokens.
+   * Decodes ids one at a time, giving out whole characters only, and nothing for special tokens, but for
+   * those that are text as well, as "!" is where it was declared special for padding.
    *
    * @param before ids that the text continues: some tokenizers leave out the blank before its first.
    */
   decoder(before?: Iterable<number>): { push(id: number): string; end(): string };
-  /** UTF-8 bytes that a token stands for inside a text; 0 for special tokens. */
+  /** UTF-8 bytes that a token stands for inside a text; 0 for special tokens that are no text. */
   byteLength(id: number): number;
 }
 
@@ -132,6 +134,12 @@ export async function compactTokenizer(
   const tables = byteLevelTables(JSON.parse(full.json));
   if (!tables) {
     throw new RangeError("Cannot make a tokenizer compact as it must be of GPT-2's kind");
+  }
+  if (full.endOfTextToken !== END_OF_TEXT) {
+    throw new RangeError(
+      `Cannot make a tokenizer compact as it must end documents with ${END_OF_TEXT}: ` +
+        `current end is ${quoted(full.endOfTextToken)}`,
+    );
   }
   const { tokens, merges } = tables;
   const pairs = Map.groupBy(merges, (pair) => pair.join(""));

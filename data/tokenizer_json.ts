@@ -1,4 +1,5 @@
 import { createHash } from "node:crypto";
+import { quoted } from "../files/printable.ts";
 import { type AddedTokens, createAddedTokens } from "./added_tokens.ts";
 import { toByteAlphabet } from "./byte_alphabet.ts";
 import { createNormalizer } from "./normalizers.ts";
@@ -7,7 +8,13 @@ import { createTokenText } from "./token_text.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 import { type TokenizerFile, UnsupportedTokenizer } from "./tokenizer_file.ts";
 import { detached } from "./words.ts";
-import { createWordModel, type Library, modelKind, type WordModel } from "./word_models.ts";
+import {
+  createWordModel,
+  type Library,
+  modelKind,
+  textTokens,
+  type WordModel,
+} from "./word_models.ts";
 
 /**
  * Names that tokenizers give to the token that ends a document, the likeliest first: those of GPT-2,
@@ -49,7 +56,7 @@ export async function createTokenizer(
     vocabularySize?: number | undefined;
   },
 ): Promise<Tokenizer> {
-  const { tokens, special, end, usualEnd } = readVocabulary(file, wantedEnd);
+  const { tokens, names, end, usualEnd } = readVocabulary(file, wantedEnd);
   const vocabularySize = wantedSize ?? tokens.length;
   if (vocabularySize < tokens.length) {
     throw new UnsupportedTokenizer(
@@ -64,16 +71,13 @@ export async function createTokenizer(
   const normalize = createNormalizer(file.normalizer, library);
   const { cut, byteLevel } = createPreTokenizer(file.pre_tokenizer, patternOf);
   const cutWords = !byteLevel && separable(file) ? cutBeforeBlanks(cut) : cut;
-  const { raw, normalized } = createFinders(file, { special, normalize });
+  const { raw, normalized } = createFinders(file, { end, normalize });
 
   // made when first used: where tokens come from a file, it never is
   let model: WordModel | undefined;
   let cache = new Map<string, readonly number[]>();
   const encodeWord = (word: string): readonly number[] => {
-    model ??= createWordModel(file.model, {
-      ...spellings(file, { tokens, special, end }),
-      library,
-    });
+    model ??= createWordModel(file.model, { ...spellings(file, { tokens, names, end }), library });
     const ids = model(byteLevel ? spell(word) : word);
     if (word.length <= CACHED_LENGTH) {
       if (cache.size >= CACHED_WORDS) cache = new Map();
@@ -109,7 +113,7 @@ export async function createTokenizer(
       );
     }
     const token = tokens[id];
-    if (token === undefined || special.has(id)) return NOTHING;
+    if (token === undefined || names.has(id)) return NOTHING;
     return atStart
       ? tokenText.bytesOf(token, true)
       : inside[id] ??= tokenText.bytesOf(token, false);
@@ -119,7 +123,7 @@ export async function createTokenizer(
     let atStart = true, held = "";
     const push = (id: number) => {
       const bytes = bytesOf(id, atStart);
-      if (special.has(id)) atStart ||= id === end.id;
+      if (names.has(id)) atStart ||= id === end.id;
       else if (tokens[id] !== undefined) atStart = false;
       const text = held + utf8.decode(bytes, { stream: true });
       held = tokenText.dropsLastBlank && text.endsWith(" ") ? " " : "";
@@ -146,7 +150,7 @@ export async function createTokenizer(
       const { push, end: finish } = decoder();
       let text = "";
       for (const id of ids) {
-        const name = special.get(id);
+        const name = names.get(id);
         if (name !== undefined) text += finish();
         text += push(id) + (name ?? "");
       }
@@ -163,49 +167,67 @@ const NOTHING = new Uint8Array(0);
 interface Vocabulary {
   /** Tokens by id; there may be holes. */
   tokens: string[];
-  /** The tokens that are no text, by id. */
-  special: Map<number, string>;
-  /** The one that ends a document. */
+  /** The special tokens that are no text, by id. */
+  names: ReadonlyMap<number, string>;
+  /** The token that ends a document. */
   end: { id: number; content: string };
-  /** What would end a document, had nobody said otherwise. */
+  /** What would end a document by default. */
   usualEnd: string | undefined;
 }
 
 function readVocabulary(file: TokenizerFile, wantedEnd: string | undefined): Vocabulary {
   const tokens: string[] = [];
-  const add = (token: string, id: number) => {
-    if (!Number.isInteger(id) || id < 0 || id >= MOST_IDS) {
-      throw new UnsupportedTokenizer(
-        `the id of ${JSON.stringify(token)} must be a whole number below ${MOST_IDS}`,
-        id,
-      );
-    }
-    tokens[id] = token;
+  const check = (token: string, id: number) => {
+    if (Number.isInteger(id) && id >= 0 && id < MOST_IDS) return;
+    throw new UnsupportedTokenizer(
+      `the id of ${quoted(token)} must be a whole number below ${MOST_IDS}`,
+      id,
+    );
   };
-  for (const [token, id] of modelVocabulary(file)) add(token, id);
-  const added = file.added_tokens ?? [];
-  for (const { content, id } of added) add(content, id);
-  const special = new Map(
-    added.filter((token) => token.special).map(({ id, content }) => [id, content]),
+  for (const [token, id] of modelVocabulary(file)) {
+    check(token, id);
+    tokens[id] = token;
+  }
+  const words = tokens.slice(), added = file.added_tokens ?? [];
+  for (const { content, id } of added) {
+    check(content, id);
+    tokens[id] ??= content; // a token of the model keeps its id, whatever else is said to have it
+  }
+  const special = added.filter((token) => token.special);
+  const contents = special.map(({ content }) => content);
+  const idOf = (content: string) => {
+    const addedId = added.find((token) => token.content === content)?.id;
+    return addedId ?? [content, spell(content)].map((token) => tokens.indexOf(token))
+      .find((id) => id >= 0);
+  };
+  const candidates = wantedEnd === undefined ? contents : [...contents, wantedEnd];
+  const text = textTokens(
+    file.model,
+    candidates.flatMap((content) => words[idOf(content) ?? -1] ?? []),
   );
-  const names = [...special.values()];
-  const usualEnd = ENDS.find((name) => names.includes(name)) ??
+  const isText = ({ id }: { id: number }) => text.has(words[id] ?? "");
+  const named = special.filter((token) => !isText(token)).map(({ content }) => content);
+  const usualEnd = ENDS.find((name) => contents.includes(name)) ??
     ENDS.find((name) => added.some(({ content }) => content === name)) ??
-    (names.length === 1 ? names[0] : undefined);
+    (named.length === 1 ? named[0] : undefined) ??
+    (named.length === 0 ? ENDS.find((name) => tokens.includes(name)) : undefined);
   const content = wantedEnd ?? usualEnd;
   if (content === undefined) {
     throw new UnsupportedTokenizer(
       "the token that ends a document must be known, from eos_token in a tokenizer_config.json " +
         "beside it or by its name among the special tokens",
-      names,
+      contents,
     );
   }
-  const id = tokens.indexOf(content);
-  if (id < 0) {
+  const id = idOf(content);
+  if (id === undefined) {
     throw new UnsupportedTokenizer("its end-of-text token must be in its vocabulary", content);
   }
-  special.set(id, content);
-  return { tokens, special, end: { id, content }, usualEnd };
+  const names = new Map(
+    [...special, { id, content }].filter((token) => !isText(token))
+      .map(({ id, content }) => [id, content]),
+  );
+  return { tokens, names, end: { id, content }, usualEnd };
 }
 
 /** Tokens and ids of the model, without those that were added to it. */
@@ -218,15 +240,14 @@ function modelVocabulary({ model }: TokenizerFile): [string, number][] {
   return Object.entries(vocab);
 }
 
-/** How words are spelled: without the tokens that are no text, and what stands for the unknown. */
+/** How words are spelled, and what stands for the unknown. */
 function spellings(
-  { model }: TokenizerFile,
-  { tokens, special, end }: Pick<Vocabulary, "tokens" | "special" | "end">,
+  file: TokenizerFile,
+  { tokens, names, end }: Pick<Vocabulary, "tokens" | "names" | "end">,
 ): { ids: ReadonlyMap<string, number>; unknown: number | undefined } {
-  const ids = new Map<string, number>();
-  tokens.forEach((token, id) => {
-    if (!special.has(id)) ids.set(token, id);
-  });
+  const { model } = file;
+  const isBpe = modelKind(model) === "BPE"; // what no merge comes to is not found in a text
+  const ids = new Map(modelVocabulary(file).filter(([, id]) => isBpe || !names.has(id)));
   const unknown = model.unk_id ?? (model.unk_token ? tokens.indexOf(model.unk_token) : -1);
   if (unknown !== -1 && tokens[unknown] === undefined) {
     throw new UnsupportedTokenizer("model.unk_id must be the id of a token", unknown);
@@ -238,15 +259,12 @@ function spellings(
 /** The finders of added tokens: in the text as it is, and as it is once normalized. */
 function createFinders(
   { added_tokens: added = [] }: TokenizerFile,
-  { special, normalize }: {
-    special: ReadonlyMap<number, string>;
-    normalize: (text: string) => string;
-  },
+  { end, normalize }: { end: { id: number }; normalize: (text: string) => string },
 ): { raw: AddedTokens; normalized: AddedTokens } {
   const spelled = added.map((token) => {
     const { id, content, normalized = !token.special } = token;
-    const spelled = normalized ? normalize(content) : content;
-    return { ...token, special: special.has(id), normalized, spelled };
+    const special = token.special || id === end.id;
+    return { ...token, special, normalized, spelled: normalized ? normalize(content) : content };
   });
   return {
     raw: createAddedTokens(spelled.filter((token) => !token.normalized)),

@@ -1,6 +1,11 @@
 import { BYTE_ALPHABET } from "./byte_alphabet.ts";
 import { createMerger } from "./bpe.ts";
-import { mergedPair, type ModelConfig, UnsupportedTokenizer } from "./tokenizer_file.ts";
+import {
+  mergedPair,
+  type ModelConfig,
+  UnsupportedTokenizer,
+  type WrittenMerge,
+} from "./tokenizer_file.ts";
 
 /**
  * The models of a `tokenizer.json`: how a word becomes ids.
@@ -16,7 +21,7 @@ export type Library = typeof import("npm:@huggingface/tokenizers@0.2.0");
 
 /** What a model works with. */
 export interface WordModelParts {
-  /** Ids by token, without the tokens that are no text. */
+  /** Ids by token of the model; but for a byte-pair encoding, without the tokens that are no text. */
   readonly ids: ReadonlyMap<string, number>;
   /** Id of what the vocabulary cannot spell; without it, that is left out. */
   readonly unknown: number | undefined;
@@ -66,6 +71,42 @@ export function createWordModel(model: ModelConfig, parts: WordModelParts): Word
   }
 }
 
+/**
+ * Which of some tokens of a model stand for text, though they may be declared special.
+ *
+ * Of a byte-pair encoding these are its letters and what its merges make. Other models look up whole words,
+ * where only the form tells: letters between punctuation, as in `</s>` and `[SEP]`, are a name.
+ */
+export function textTokens(model: ModelConfig, tokens: Iterable<string>): Set<string> {
+  const wanted = new Set(tokens);
+  if (modelKind(model) !== "BPE") {
+    const isName = /^[^\p{L}\p{M}\p{N}]+[\p{L}\p{M}\p{N}].*[^\p{L}\p{M}\p{N}]$/su;
+    return new Set([...wanted].filter((token) => !isName.test(token)));
+  }
+  const prefix = model.continuing_subword_prefix ?? "", suffix = model.end_of_word_suffix ?? "";
+  const isLetter = (token: string) => {
+    const start = token.startsWith(prefix) ? prefix.length : 0;
+    const end = token.length - (token.endsWith(suffix) ? suffix.length : 0);
+    return token.length > 0 && [...token.slice(start, end)].length <= 1;
+  };
+  const isByte = (token: string) => model.byte_fallback === true && BYTE.test(token);
+  const text = new Set([...wanted].filter((token) => isLetter(token) || isByte(token)));
+  for (const pair of model.merges ?? []) {
+    const token = mergedToken(pair, prefix);
+    if (wanted.has(token)) text.add(token);
+  }
+  return text;
+}
+
+/** A token that stands for a byte. */
+const BYTE = /^<0x[0-9A-F]{2}>$/;
+
+/** The token that a merge makes of two. */
+function mergedToken(merge: WrittenMerge, prefix: string): string {
+  const [left, right] = mergedPair(merge);
+  return left + right.slice(prefix.length);
+}
+
 function known(ids: readonly (number | undefined)[]): number[] {
   return ids.filter((id) => id !== undefined);
 }
@@ -94,7 +135,7 @@ function createBpe(model: ModelConfig, parts: WordModelParts): WordModel {
   const merge = createMerger(
     (model.merges ?? []).map((pair) => {
       const [left, right] = mergedPair(pair);
-      const [first, second, both] = [left, right, left + right.slice(prefix.length)].map(
+      const [first, second, both] = [left, right, mergedToken(pair, prefix)].map(
         (token) => {
           const id = ids.get(token);
           if (id !== undefined) return id;

@@ -259,3 +259,70 @@ Deno.test("parseTokenizer() of a damaged file works or says in a sentence why no
     }
   }
 });
+
+/** Hugging Face's library with `encode_special_tokens`: what is declared special changes nothing. */
+Deno.test("parseTokenizer() leaves a token in documents that is declared special and text as well", async () => {
+  const seed = freshSeed(), random = new Random(seed);
+  for (const { name, file } of golden.tokenizers) {
+    const { vocab } = file.model, plain = await parseTokenizer(JSON.stringify(file));
+    const ids = golden.texts.map((text) => plain.encodeDocument(text));
+    const used = [...new Set(ids.flat())].filter((id) =>
+      !file.added_tokens.some((token: { id: number }) => token.id === id)
+    );
+    const tokens = new Map<number, string>(
+      Array.isArray(vocab)
+        ? vocab.map(([token]: [string], id: number) => [id, token])
+        : Object.entries<number>(vocab).map(([token, id]) => [id, token]),
+    );
+    const declared = [0, 1, 2].map(() => used[random.below(used.length)]!)
+      .map((id) => ({ id, content: tokens.get(id)!, special: true, normalized: false }));
+    const special = await parseTokenizer(
+      JSON.stringify({ ...file, added_tokens: [...file.added_tokens, ...declared] }),
+      "t.json",
+      { endOfText: plain.endOfTextToken },
+    );
+    const where = `seed ${seed}, ${name}: ${JSON.stringify(declared)}`;
+    golden.texts.forEach((text, i) => {
+      assert.deepEqual(special.encodeDocument(text), ids[i], `${where} in ${JSON.stringify(text)}`);
+      const [shown, expected] = [special, plain].map(({ decoder }) => {
+        const { push, end } = decoder();
+        return ids[i]!.map(push).join("") + end();
+      });
+      assert.equal(shown, expected, where);
+    });
+    for (const { id } of declared) {
+      assert.equal(special.byteLength(id), plain.byteLength(id), where);
+      assert.equal(special.decode([id]), plain.decode([id]), where);
+    }
+  }
+});
+
+Deno.test("a token of a text that is declared special ends documents only if it is said to", async () => {
+  const file = named("GPT-2"), bang = file.model.vocab["!"];
+  const add = (...tokens: object[]) => JSON.stringify({ ...file, added_tokens: tokens });
+  const declared = { id: bang, content: "!", special: true, normalized: false };
+  const padded = await parseTokenizer(add(declared, file.added_tokens[0]));
+  const alone = await parseTokenizer(add(declared));
+  for (const { endOfTextToken, encodeDocument, decode } of [padded, alone]) {
+    assert.equal(endOfTextToken, "<|endoftext|>");
+    assert.ok(encodeDocument("wow!").includes(bang));
+    assert.equal(decode(encodeDocument("wow! no")), "wow! no");
+  }
+  const [content, text] = [".", "He ran. Tom fell."];
+  const dot = await parseTokenizer(JSON.stringify(file), "t.json", { endOfText: content });
+  assert.equal(dot.endOfText, file.model.vocab["."]);
+  assert.equal(dot.decode(dot.encodeDocument(text)), text);
+  assert.equal(dot.encodeDocument(text).filter((id) => id === dot.endOfText).length, 2);
+  assert.equal(dot.byteLength(dot.endOfText), 1);
+  const line = await parseTokenizer(JSON.stringify(file), "t.json", { endOfText: "\n" });
+  assert.equal(line.decode([line.endOfText]), "\n"); // spelled Ċ in the vocabulary
+});
+
+Deno.test("an id that two tokens have is the one that words are made of", async () => {
+  const file = named("GPT-2"), bang = file.model.vocab["!"];
+  file.added_tokens.push({ id: bang, content: "<pad>", special: true, normalized: false });
+  const { encode, encodeDocument, decode, decoder } = await parseTokenizer(JSON.stringify(file));
+  assert.equal(decode(encodeDocument("wow! <pad>")), "wow! <pad>");
+  assert.equal(decoder().push(bang), "!");
+  assert.deepEqual(encode("<pad>"), [bang]);
+});

@@ -146,6 +146,23 @@ Deno.test("compactTokenizer() refuses other kinds than GPT-2's", async () => {
   }
 });
 
+Deno.test("GPT-2's file loads with a special token that is text, or one that ends documents", async () => {
+  const file = JSON.parse(full.json), text = "wow!!! He ran. no!";
+  file.added_tokens.push({ ...file.added_tokens[0], id: 0, content: "!" });
+  const padded = await parseTokenizer(JSON.stringify(file));
+  assert.deepEqual(padded.encodeDocument(text), full.encodeDocument(text));
+  assert.equal(padded.decode(padded.encode(text)), text);
+  assert.equal(padded.endOfText, full.endOfText);
+  const dot = await parseTokenizer(full.json, "t.json", { endOfText: "." });
+  assert.deepEqual(dot.encodeDocument(text), full.encodeDocument(text));
+  assert.deepEqual([dot.endOfText], full.encode("."));
+  assert.equal(dot.decode(dot.encode(text)), text);
+  await assert.rejects(compactTokenizer(dot, []), {
+    name: "RangeError",
+    message: /must end documents with <\|endoftext\|>: current end is "\."$/,
+  });
+});
+
 Deno.test("compactTokenizer() keeps all ways to a token", async () => {
   const file = JSON.parse((await compactTokenizer(full, [])).json);
   const { vocab } = file.model;

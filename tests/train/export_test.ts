@@ -124,6 +124,7 @@ Deno.test("exportModel() tells kinds of tokens apart and fills a vocabulary that
   file.added_tokens.push(
     { id: 258, content: "<pad>", special: true, normalized: false },
     { id: 259, content: "  ", special: false, normalized: false },
+    { id: 0, content: "!", special: true, normalized: false }, // as padding: it is text as well
   );
   const wide = createGpt(device, { ...CONFIG, vocabularySize: 262 }, { precision: "f32" });
   initializeParameters(wide, { seed: 1 });
@@ -133,6 +134,7 @@ Deno.test("exportModel() tells kinds of tokens apart and fills a vocabulary that
   const { values } = read(out);
   const value = (name: string) => values.get(`tokenizer.ggml.${name}`)!.value as unknown[];
   assert.deepEqual(value("token_type").slice(255), [1, 3, 5, 3, 4, 5, 5]);
+  assert.deepEqual([value("tokens")[0], value("token_type")[0]], ["!", 1]);
   assert.deepEqual(value("tokens").slice(256), [
     "<|endoftext|>",
     "[UNUSED257]",
