@@ -31,16 +31,19 @@ export interface Dispatch {
  */
 export const MAX_ITERATIONS = 32768;
 
+/** A launch with what was made for it. */
+interface Step {
+  readonly label: string;
+  readonly pipeline: GPUComputePipeline;
+  readonly group: GPUBindGroup;
+  readonly workgroups: readonly [number, number?, number?];
+}
+
 /** A list of kernel launches, recorded once and replayed every step. */
 export class Program {
   /** The device on which the program runs. */
   readonly device: Device;
-  readonly #steps: {
-    label: string;
-    pipeline: GPUComputePipeline;
-    group: GPUBindGroup;
-    workgroups: readonly [number, number?, number?];
-  }[] = [];
+  readonly #steps: Step[] = [];
   readonly #uniformBuffers: GPUBuffer[] = [];
   readonly #scratch: Tensor[] = [];
   /** What the launches recorded so far leave to the tuner, by key. */
@@ -119,19 +122,21 @@ export class Program {
 
   /** Appends all launches, or those at these places, to a compute pass that is already open. */
   encode(pass: GPUComputePassEncoder, launches?: readonly number[]): void {
-    const steps = launches?.map((place) => this.#steps[place]!) ?? this.#steps;
-    for (const { pipeline, group, workgroups } of steps) {
-      pass.setPipeline(pipeline);
-      pass.setBindGroup(0, group);
-      pass.dispatchWorkgroups(...workgroups as [number]);
-    }
+    encodeSteps(pass, launches?.map((place) => this.#steps[place]!) ?? this.#steps);
   }
 
-  /** Submits the program in one pass, `repeats` times in a row; does not wait for the device. */
-  run({ repeats = 1 }: { repeats?: number } = {}): void {
+  /**
+   * Submits the program in one pass, `repeats` times in a row, or of its launches those from `from` up to,
+   * not including, `to`; does not wait for the device.
+   */
+  run(
+    { repeats = 1, from = 0, to = this.length }: { repeats?: number; from?: number; to?: number } =
+      {},
+  ): void {
     const encoder = this.device.gpu.createCommandEncoder();
     const pass = encoder.beginComputePass();
-    for (let i = 0; i < repeats; i++) this.encode(pass);
+    const steps = this.#steps.slice(from, to);
+    for (let i = 0; i < repeats; i++) encodeSteps(pass, steps);
     pass.end();
     this.device.gpu.queue.submit([encoder.finish()]);
   }
@@ -184,6 +189,14 @@ export class Program {
           `current bound is ${iterations}; use a smaller batch or context`,
       );
     }
+  }
+}
+
+function encodeSteps(pass: GPUComputePassEncoder, steps: readonly Step[]): void {
+  for (const { pipeline, group, workgroups } of steps) {
+    pass.setPipeline(pipeline);
+    pass.setBindGroup(0, group);
+    pass.dispatchWorkgroups(...workgroups as [number]);
   }
 }
 

@@ -30,15 +30,19 @@ export function dropoutUniforms({ rate, site }: DropoutSite): number[] {
 
 /**
  * CPU twin of `dropoutFactor()` in random.wgsl: 0 with probability `rate`, else 1 / (1 − rate).
+ *
+ * @param draw.row the row in which `index` counts, of a matrix that may have more than 2³² elements.
  */
 export function dropoutFactor(
-  { seed, counter, rate, site, index }: DropoutSite & {
+  { seed, counter, rate, site, row, index }: DropoutSite & {
     seed: number;
     counter: number;
+    row?: number;
     index: number;
   },
 ): number {
-  const draw = pcgHash(index + pcgHash(site + pcgHash(counter + pcgHash(seed))));
+  const first = pcgHash(site + pcgHash(counter + pcgHash(seed)));
+  const draw = pcgHash(index + (row === undefined ? first : pcgHash(row + first)));
   return draw < threshold(rate) ? 0 : Math.fround(1 / (1 - rate));
 }
 

@@ -8,16 +8,25 @@ fn pcgHash(v: u32) -> u32 {
   return (word >> 22u) ^ word;
 }
 
-// What dropout multiplies element `index` with: 0 with probability rate, else 1 / (1 - rate).
-// dropout: site, rate · 2³², bits of 1 / (1 - rate)
-fn dropoutFactor(seed: u32, counter: u32, dropout: vec4u, index: u32) -> f32 {
-  let draw = pcgHash(index + pcgHash(dropout.x + pcgHash(counter + pcgHash(seed))));
-  return select(bitcast<f32>(dropout.z), 0.0, draw < dropout.y);
+// Where the draws of a site begin.   dropout: site, rate · 2³², bits of 1 / (1 - rate)
+fn dropoutPlace(seed: u32, counter: u32, dropout: vec4u) -> u32 {
+  return pcgHash(dropout.x + pcgHash(counter + pcgHash(seed)));
 }
 
-// The same for elements index … index + 3.
+// Where the draws of one row of a matrix begin that may have more than 2³² elements.
+fn rowDropoutPlace(seed: u32, counter: u32, dropout: vec4u, row: u32) -> u32 {
+  return pcgHash(row + dropoutPlace(seed, counter, dropout));
+}
+
+// What dropout multiplies the element `index` after a place with: 0 with probability rate, else
+// 1 / (1 - rate).
+fn dropoutFactor(place: u32, dropout: vec4u, index: u32) -> f32 {
+  return select(bitcast<f32>(dropout.z), 0.0, pcgHash(index + place) < dropout.y);
+}
+
+// The same for the elements index … index + 3 of a site.
 fn fourDropoutFactors(seed: u32, counter: u32, dropout: vec4u, index: u32) -> vec4f {
-  let place = pcgHash(dropout.x + pcgHash(counter + pcgHash(seed)));
+  let place = dropoutPlace(seed, counter, dropout);
   let draws = vec4u(
     pcgHash(index + place),
     pcgHash(index + 1 + place),

@@ -84,7 +84,10 @@ export interface TrainStep {
   readonly v: Arena;
   /** Gradients of the last step, with the loss scale. */
   readonly gradients: Arena;
-  /** The whole step, as it is replayed; for the tuner and the benchmarks. */
+  /**
+   * What a step replays: a micro-batch that sets the gradients, if there are others one that adds to
+   * them, and the update. For the tuner and the benchmarks.
+   */
   readonly program: Program;
   /** Bytes on the device beside the model's parameters. */
   readonly bytes: number;
@@ -106,8 +109,9 @@ export interface TrainStep {
 }
 
 /**
- * Allocates what training needs and records the whole step as one program: for each micro-batch
- * forward and backward, then norm, loss scale and AdamW.
+ * Allocates what training needs and records the whole step as one program: forward and backward of a
+ * micro-batch, then norm, loss scale and AdamW. Micro-batches share their launches and inputs, so that
+ * thousands of them cost no more memory than two.
  *
  * The loss scale enters in the backward pass of the cross-entropy and leaves in AdamW; whether a step
  * is skipped is decided on the device, so that nothing ever waits for it.
@@ -143,30 +147,33 @@ export function createTrainStep(model: Gpt, options: StepOptions): TrainStep {
   const lossScale = tensor("lossScale", [1], "f32");
   const counters = tensor("counters", [5], "u32");
   const update = tensor("update", [4], "f32");
-  const reports = tensor("reports", [REPORT_ROWS, REPORT_COLUMNS], "f32");
-  const lossSum = tensor("lossSum", [1], "f32");
+  const reports = tensor("reports", [REPORT_ROWS, REPORT_COLUMNS], "u32");
+  const lossSums = tensor("lossSums", [gradientAccumulation], "f32");
   const correctionTable = adamwCorrections(options.beta1, options.beta2);
   const corrections = tensor("corrections", [correctionTable.length / 2, 2], "f32");
   upload(device, corrections, correctionTable);
 
   const program = new Program(device);
-  const microBatches = Array.from({ length: gradientAccumulation }, (_, i) => {
-    const inputs = {
-      tokens: tensor(`tokens ${i}`, [M], "u32"),
-      targets: tensor(`targets ${i}`, [M], "u32"),
-      order: tensor(`order ${i}`, [M], "u32"),
-      ...(dropout > 0 ? { random: tensor(`random ${i}`, [2], "u32") } : {}),
-    };
-    const accumulate = i > 0;
+  const inputs = {
+    tokens: tensor("tokens", [M], "u32"),
+    targets: tensor("targets", [M], "u32"),
+    order: tensor("order", [M], "u32"),
+    ...(dropout > 0 ? { random: tensor("random", [2], "u32") } : {}),
+  };
+  const place = tensor("place", [1], "u32"); // of a micro-batch in the step
+  const recordMicroBatch = (accumulate: boolean) => {
     forward(program, model, inputs, activations, { dropout });
     backward(program, model, { ...inputs, stepInputs, lossScale }, activations, gradients, {
       dropout,
       labelSmoothing,
       accumulate,
     });
-    sumForward(program, { x: activations.at("losses") }, { y: lossSum }, { accumulate });
-    return inputs;
-  });
+    sumForward(program, { x: activations.at("losses"), place }, { y: lossSums });
+  };
+  recordMicroBatch(false);
+  const firstOfOthers = program.length;
+  if (gradientAccumulation > 1) recordMicroBatch(true);
+  const firstOfUpdate = program.length;
 
   const blocks = gradientNormBlocks(device, size(gradients.flat.shape));
   const partials = tensor("gradient norm partials", [blocks, 2], "f32");
@@ -174,7 +181,7 @@ export function createTrainStep(model: Gpt, options: StepOptions): TrainStep {
   const scaled = precision === "f16";
   lossScaleUpdate(
     program,
-    { partials, stepInputs, lossSum, corrections },
+    { partials, stepInputs, lossSums, corrections },
     { lossScale, counters, update, reports },
     {
       gradientClip: options.gradientClip,
@@ -231,27 +238,33 @@ export function createTrainStep(model: Gpt, options: StepOptions): TrainStep {
     bytes: activations.bytes + program.scratchBytes +
       owned.reduce((sum, t) => sum + t.buffer.size, 0),
     submit(step, batches, { learningRate }) {
-      let counted = 0;
+      if (batches.length !== gradientAccumulation) {
+        throw new RangeError(
+          `Cannot take a step as it must have ${gradientAccumulation} micro-batches: ` +
+            `current number is ${batches.length}`,
+        );
+      }
+      const counted = batches.reduce((sum, batch) => sum + batch.counted, 0);
+      upload(device, stepInputs, [learningRate, counted > 0 ? 1 / counted : 0, 0, 0]);
       batches.forEach((batch, i) => {
-        const inputs = microBatches[i]!;
         upload(device, inputs.tokens, batch.inputs);
         upload(device, inputs.targets, batch.targets);
         upload(device, inputs.order, batch.order);
         if (inputs.random) {
           upload(device, inputs.random, [options.seed, step * gradientAccumulation + i]);
         }
-        counted += batch.counted;
+        upload(device, place, [i]);
+        const from = i === 0 ? 0 : firstOfOthers, end = i === 0 ? firstOfOthers : firstOfUpdate;
+        program.run({ from, to: i === batches.length - 1 ? program.length : end });
       });
-      upload(device, stepInputs, [learningRate, counted > 0 ? 1 / counted : 0, 0, 0]);
-      program.run();
       submitted++;
     },
     async reports(count) {
       const [values] = await download(device, reports);
       return Array.from({ length: count }, (_, i) => {
         const row = (submitted - count + i) % REPORT_ROWS * REPORT_COLUMNS;
-        const [loss, gradientNorm, lossScale, skipped, , consecutiveSkips, skippedSteps] = values!
-          .subarray(row, row + REPORT_COLUMNS) as unknown as number[];
+        const [loss, gradientNorm, lossScale] = new Float32Array(values!.buffer, 4 * row, 3);
+        const [skipped, , consecutiveSkips, skippedSteps] = values!.subarray(row + 3);
         return {
           loss: loss!,
           gradientNorm: gradientNorm!,

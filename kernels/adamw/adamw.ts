@@ -14,14 +14,18 @@ export interface AdamwOptions {
   weightDecay: number;
 }
 
+/** Rows of `adamwCorrections()` for every t, and how many t there are from row to row after them. */
+export const DENSE_CORRECTIONS = 1_000_000, CORRECTION_STRIDE = 1024;
+
 /**
  * Bias corrections 1 / (1 − β1ᵗ) and 1 / √(1 − β2ᵗ) for t = 1, 2, …, [K,2], formed in f64, as long
  * as they differ from 1 in f32: the device, which alone knows how many steps were skipped, looks its
- * t up here.
+ * t up here. After `DENSE_CORRECTIONS` rows t grows by `CORRECTION_STRIDE`: a β2 of 0.999999 takes 17
+ * million steps, over which lines between these rows are exact in f32.
  */
 export function adamwCorrections(beta1: number, beta2: number): Float32Array<ArrayBuffer> {
   const table: number[] = [];
-  for (let t = 1; t <= 1_000_000; t++) {
+  for (let t = 1; t < 2 ** 32; t += t < DENSE_CORRECTIONS ? 1 : CORRECTION_STRIDE) {
     const correction1 = Math.fround(1 / (1 - beta1 ** t));
     const correction2 = Math.fround(1 / Math.sqrt(1 - beta2 ** t));
     table.push(correction1, correction2);

@@ -69,7 +69,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
     // a masked pair may score above logSumExp: min keeps its exp finite before it is dropped
     let p = select(0.0, exp(min(score - logSumExp[row], 0.0)), t - s < WINDOW);
     var f = 1.0;
-    if (DROPOUT) { f = dropoutFactor(random[0], random[1], sizes.dropout, row * T + s); }
+    if (DROPOUT) {
+      let place = rowDropoutPlace(random[0], random[1], sizes.dropout, row);
+      f = dropoutFactor(place, sizes.dropout, s);
+    }
     let dp = f * (slopes.x + slopes.y + slopes.z + slopes.w);
     let ds = SCALE * p * (dp - delta[row]);
     let kept = f * p;

@@ -48,6 +48,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   }
   let dyDotY = products.x + products.y + products.z + products.w;
   let lse = logSumExp[row];
+  let place = rowDropoutPlace(random[0], random[1], sizes.dropout, row);
 
   let end = min(here / LANES * LANES + LANES, T); // as in forward.wgsl
   for (var s = firstSeen(here / LANES * LANES); s < end; s++) {
@@ -72,7 +73,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
     // a masked pair may score above logSumExp: min keeps its exp finite before it is dropped
     let p = select(0.0, exp(min(score - lse, 0.0)), t - s < WINDOW); // wraps where s > t
     var dp = slopes.x + slopes.y + slopes.z + slopes.w;
-    if (DROPOUT) { dp *= dropoutFactor(random[0], random[1], sizes.dropout, row * T + s); }
+    if (DROPOUT) { dp *= dropoutFactor(place, sizes.dropout, s); }
     let ds = SCALE * p * (dp - dyDotY);
     // unroll
     for (var i = 0u; i < QUADS; i++) {

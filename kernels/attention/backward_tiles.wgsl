@@ -131,6 +131,14 @@ fn main(
               statistics[j] = delta[place[j]];
             }
           }
+          var dropoutPlaces: vec4u;
+          if (DROPOUT) {
+            // unroll
+            for (var j = 0u; j < 4u; j++) {
+              let row = group.x * T + query[j];
+              dropoutPlaces[j] = rowDropoutPlace(random[0], random[1], sizes.dropout, row);
+            }
+          }
           // unroll
           for (var r = 0u; r < 4u; r++) {
             let key = firstKey + y4 * 4 + r;
@@ -138,8 +146,7 @@ fn main(
             if (DROPOUT) {
               // unroll
               for (var j = 0u; j < 4u; j++) {
-                let place = (group.x * T + query[j]) * T + key;
-                factor[j] = dropoutFactor(random[0], random[1], sizes.dropout, place);
+                factor[j] = dropoutFactor(dropoutPlaces[j], sizes.dropout, key);
               }
             }
             let sum = pairs[r * COLUMNS + c];

@@ -41,6 +41,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
     q[i] = SCALE * vec4f(qkv[head + t * 3 * C + i]);
   }
 
+  let place = rowDropoutPlace(random[0], random[1], sizes.dropout, row);
   var sums: array<vec4f, QUADS>;
   var highest = LOWEST;
   var total = 0.0;
@@ -67,7 +68,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
     var p = exp(score - raised);
     highest = raised;
     total = total * decay + p;
-    if (DROPOUT) { p *= dropoutFactor(random[0], random[1], sizes.dropout, row * T + s); }
+    if (DROPOUT) { p *= dropoutFactor(place, sizes.dropout, s); }
     // unroll
     for (var i = 0u; i < QUADS; i++) {
       sums[i] = sums[i] * decay + p * v[i];

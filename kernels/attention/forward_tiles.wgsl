@@ -134,11 +134,12 @@ fn main(
         var p = exp2(SCALE_LOG2 * (scores[r * COLUMNS + c] - vec4f(raised[r])));
         total[r] += (p.x + p.y) + (p.z + p.w);
         if (DROPOUT) {
-          let query = firstQuery + y4 * 4 + r;
-          let first = (group.y * sizes.T + query) * sizes.T + firstKey + (x + c * X) * 4;
+          let query = group.y * sizes.T + firstQuery + y4 * 4 + r;
+          let place = rowDropoutPlace(random[0], random[1], sizes.dropout, query);
+          let key = firstKey + (x + c * X) * 4;
           // unroll
           for (var j = 0u; j < 4u; j++) {
-            p[j] *= dropoutFactor(random[0], random[1], sizes.dropout, first + j);
+            p[j] *= dropoutFactor(place, sizes.dropout, key + j);
           }
         }
         scores[r * COLUMNS + c] = p;

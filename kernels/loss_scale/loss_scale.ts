@@ -1,4 +1,5 @@
 import update from "./update.wgsl" with { type: "text" };
+import { CORRECTION_STRIDE, DENSE_CORRECTIONS } from "../adamw/adamw.ts";
 import type { Program } from "../program.ts";
 import { assertDType, assertShape, ceilDiv, type Tensor } from "../tensor.ts";
 
@@ -19,8 +20,8 @@ export interface LossScaleInputs {
   partials: Tensor;
   /** f32 [4]: learning rate, 1 / number of targets, 0, 0. */
   stepInputs: Tensor;
-  /** f32 [1]: sum of the losses of all targets. */
-  lossSum: Tensor;
+  /** f32 [N]: sums of the losses of targets, which together are those of all. */
+  lossSums: Tensor;
   /** f32 [K,2] of `adamwCorrections()`. */
   corrections: Tensor;
 }
@@ -34,8 +35,8 @@ export interface LossScaleOutputs {
   /** f32 [4] for AdamW: gradient factor, both bias corrections, 1 if the step is skipped. */
   update: Tensor;
   /**
-   * f32 [R,8]: a ring of reports, the next in row reported % R: loss, gradient norm before clipping, loss scale,
-   * skipped, growth tracker, skips in a row, skips in all, 0.
+   * u32 [R,8]: a ring of reports, the next in row reported % R: loss, gradient norm before clipping, loss scale,
+   * each as the bits of an f32; skipped, growth tracker, skips in a row, skips in all, 0.
    */
   reports: Tensor;
 }
@@ -48,7 +49,7 @@ export interface LossScaleOutputs {
  */
 export function lossScaleUpdate(
   program: Program,
-  { partials, stepInputs, lossSum, corrections }: LossScaleInputs,
+  { partials, stepInputs, lossSums, corrections }: LossScaleInputs,
   { lossScale, counters, update: update_, reports }: LossScaleOutputs,
   { gradientClip, growthFactor = 2, backoffFactor = 0.5, growthInterval = 2000 }: LossScaleOptions,
 ): void {
@@ -58,13 +59,14 @@ export function lossScaleUpdate(
   const [R] = reports.shape as [number];
   assertShape(action, partials, [blocks, 2]);
   assertShape(action, stepInputs, [4]);
-  assertShape(action, lossSum, [1]);
+  const [N] = lossSums.shape as [number];
+  assertShape(action, lossSums, [N]);
   assertShape(action, corrections, [K, 2]);
   assertShape(action, lossScale, [1]);
   assertShape(action, counters, [5]);
   assertShape(action, update_, [4]);
   assertShape(action, reports, [R, 8]);
-  assertDType(action, counters, "u32");
+  for (const t of [counters, reports]) assertDType(action, t, "u32");
   const WORKGROUP_SIZE = 256;
   program.dispatch({
     label: "kernels/loss_scale/update.wgsl",
@@ -75,12 +77,14 @@ export function lossScaleUpdate(
       GROWTH_FACTOR: growthFactor,
       BACKOFF_FACTOR: backoffFactor,
       GROWTH_INTERVAL: growthInterval,
+      DENSE: DENSE_CORRECTIONS,
+      STRIDE: CORRECTION_STRIDE,
       WORKGROUP_SIZE,
     },
     tensors: [
       partials,
       stepInputs,
-      lossSum,
+      lossSums,
       corrections,
       lossScale,
       counters,
@@ -88,7 +92,8 @@ export function lossScaleUpdate(
       reports,
     ],
     workgroups: [1],
-    iterations: ceilDiv(blocks, WORKGROUP_SIZE) + Math.log2(WORKGROUP_SIZE),
-    workgroupBytes: WORKGROUP_SIZE * 8,
+    iterations: ceilDiv(blocks, WORKGROUP_SIZE) + ceilDiv(N, WORKGROUP_SIZE) +
+      Math.log2(WORKGROUP_SIZE),
+    workgroupBytes: WORKGROUP_SIZE * 16,
   });
 }

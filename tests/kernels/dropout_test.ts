@@ -167,6 +167,13 @@ Deno.test("dropoutForward() throws on elements that do not fill vectors of four"
   );
 });
 
+Deno.test("dropoutFactor() draws anew for rows that lie 2³² elements apart", () => {
+  const T = 8192, draw = { seed: freshSeed(), counter: 3, rate: 0.5, site: 1 };
+  const mask = (row: number) =>
+    Array.from({ length: 64 }, (_, index) => dropoutFactor({ ...draw, row, index }));
+  assert.notDeepEqual(mask(5), mask(5 + 2 ** 32 / T), `seed ${draw.seed}`);
+});
+
 Deno.test("dropoutUniforms() throws on a rate outside [0, 1)", () => {
   for (const rate of [1, -0.1, NaN]) {
     assert.throws(() => dropoutUniforms({ rate, site: 0 }), {

@@ -20,6 +20,9 @@ import {
 
 const f32 = (...shape: number[]) => ({ shape, dtype: "f32" as const });
 
+/** The same bits as floating-point numbers. */
+const floatsOf = (values: ArrayLike<number>) => new Float32Array(Uint32Array.from(values).buffer);
+
 /** The optimizer of one parameter of N elements, as a training step records it. */
 function optimizer(
   N: number,
@@ -35,12 +38,12 @@ function optimizer(
     ...(copy ? { copy: poisoned("copy", { shape: [N], dtype: "f16" }) } : {}),
     partials: poisoned("partials", f32(gradientNormBlocks(on, N), 2)),
     stepInputs: tensorOf("stepInputs", f32(4), [1e-3, 1, 0, 0]),
-    lossSum: tensorOf("lossSum", f32(1), [2.5]),
+    lossSums: tensorOf("lossSums", f32(3), [0.5, 1.25, 0.75]),
     corrections: tensorOf("corrections", f32(table.length / 2, 2), table),
     lossScale: tensorOf("lossScale", f32(1), [65536]),
     counters: tensorOf("counters", { shape: [5], dtype: "u32" }, [0, 0, 0, 0, 0]),
     update: poisoned("update", f32(4)),
-    reports: poisoned("reports", f32(4, 8)),
+    reports: poisoned("reports", { shape: [4, 8], dtype: "u32" }),
   };
   const program = new Program(on);
   gradientNorm(program, t, t);
@@ -77,8 +80,9 @@ Deno.test("lossScaleUpdate() follows torch.amp.GradScaler", async () => {
     skips += bad;
     inARow = bad ? inARow + 1 : 0;
     assert.deepEqual([...counters!.slice(1)], [i + 1 - skips, skips, inARow, i + 1]);
-    const report = [...reports!.slice(i % 4 * 8, i % 4 * 8 + 8)];
-    assert.deepEqual([report[0], ...report.slice(2)], [
+    const report = reports!.slice(i % 4 * 8, i % 4 * 8 + 8);
+    const [loss, , reportedScale] = floatsOf(report);
+    assert.deepEqual([loss, reportedScale, ...report.slice(3)], [
       2.5,
       used,
       bad,
@@ -141,7 +145,7 @@ for (
       const [update, reports] = await download(device, t.update, t.reports);
       const { norm, finite } = normReference.gradientNorm({ gradient, lossScale: 65536 });
       assert.equal(finite, true);
-      assertClose([reports![1]!], [norm], 1e-5, `norm, seed ${seed}`);
+      assertClose([floatsOf(reports!)[1]!], [norm], 1e-5, `norm, seed ${seed}`);
       assertClose([update![0]! * 65536], [0.5 / (norm + 1e-6)], 1e-5, `clipping, seed ${seed}`);
     });
   }
@@ -167,17 +171,52 @@ Deno.test("gradientNorm() throws on a gradient that is no multiple of four", () 
   });
 });
 
+Deno.test("lossScaleUpdate() counts skipped steps beyond what an f32 counts", async () => {
+  const { t, step } = optimizer(64);
+  upload(device, t.gradient, new Float32Array(64).fill(NaN));
+  upload(device, t.counters, [0, 7, 2 ** 24, 2 ** 24 + 2, 0]);
+  step();
+  const [reports] = await download(device, t.reports);
+  assert.deepEqual([...reports!.slice(5, 7)], [2 ** 24 + 3, 2 ** 24 + 1]);
+});
+
+Deno.test("lossScaleUpdate() sums the losses of thousands of micro-batches", async () => {
+  const { t } = optimizer(64), N = 4096, program = new Program(device);
+  const lossSums = tensorOf("lossSums", f32(N), Float32Array.from({ length: N }, (_, i) => i));
+  lossScaleUpdate(program, { ...t, lossSums }, t, { gradientClip: 1 });
+  upload(device, t.partials, new Float32Array(t.partials.shape[0]! * 2));
+  program.run();
+  const [reports] = await download(device, t.reports);
+  assert.equal(floatsOf(reports!)[0], N * (N - 1) / 2);
+});
+
+Deno.test("lossScaleUpdate() corrects a slow second moment after millions of steps", async () => {
+  const beta1 = 0.9, beta2 = 0.999999; // the slowest that --beta2 allows
+  const table = adamwCorrections(beta1, beta2);
+  const corrections = tensorOf("corrections", f32(table.length / 2, 2), table);
+  const { t } = optimizer(64), program = new Program(device);
+  lossScaleUpdate(program, { ...t, corrections }, t, { gradientClip: Infinity });
+  upload(device, t.partials, new Float32Array(t.partials.shape[0]! * 2));
+  for (const steps of [0, 999_998, 999_999, 1_000_000, 1_000_517, 5_000_000, 2 ** 32 - 2]) {
+    upload(device, t.counters, [0, steps, 0, 0, 0]);
+    program.run();
+    const [update] = await download(device, t.update);
+    const expected = [1 / (1 - beta1 ** (steps + 1)), 1 / Math.sqrt(1 - beta2 ** (steps + 1))];
+    assertClose(update!.slice(1, 3), expected, 1e-7, `after ${steps} steps`);
+  }
+});
+
 Deno.test("lossScaleUpdate() looks at every block", async () => {
   const blocks = 1000, table = adamwCorrections(0.9, 0.95);
   const t = {
     partials: tensorOf("partials", f32(blocks, 2), new Array(2 * blocks).fill(0)),
     stepInputs: tensorOf("stepInputs", f32(4), [1e-3, 1, 0, 0]),
-    lossSum: tensorOf("lossSum", f32(1), [0]),
+    lossSums: tensorOf("lossSums", f32(1), [0]),
     corrections: tensorOf("corrections", f32(table.length / 2, 2), table),
     lossScale: tensorOf("lossScale", f32(1), [1]),
     counters: tensorOf("counters", { shape: [5], dtype: "u32" }, [0, 0, 0, 0, 0]),
     update: poisoned("update", f32(4)),
-    reports: poisoned("reports", f32(1, 8)),
+    reports: poisoned("reports", { shape: [1, 8], dtype: "u32" }),
   };
   const program = new Program(device);
   lossScaleUpdate(program, t, t, { gradientClip: Infinity });
@@ -190,7 +229,7 @@ Deno.test("lossScaleUpdate() looks at every block", async () => {
     );
     program.run();
     const [report] = await download(device, t.reports);
-    assertClose([report![1]!], [Math.sqrt(999 * 500)], 1e-6, "norm");
+    assertClose([floatsOf(report!)[1]!], [Math.sqrt(999 * 500)], 1e-6, "norm");
     assert.equal(report![3], expected, `block ${bad} not finite`);
   }
 });

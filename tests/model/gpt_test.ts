@@ -206,6 +206,27 @@ Deno.test("gradient accumulation gives the gradients of the larger batch", async
   }
 });
 
+Deno.test("thousands of micro-batches take the launches and memory of two", () => {
+  const gpt = goldenModel(device, "f32");
+  const step = (gradientAccumulation: number) =>
+    createTrainStep(gpt, {
+      ...config,
+      batchSize: 1,
+      gradientAccumulation,
+      dropout: 0.1,
+      labelSmoothing: 0,
+      seed: 0,
+    });
+  const two = step(2), many = step(4096);
+  assert.equal(many.program.length, two.program.length);
+  assert.equal(many.bytes - two.bytes, 4 * (4096 - 2)); // a loss each
+  assert.throws(() => many.submit(0, goldenBatches(), { learningRate: 0 }), {
+    name: "RangeError",
+    message: "Cannot take a step as it must have 4096 micro-batches: current number is 1",
+  });
+  for (const { destroy } of [two, many]) destroy();
+});
+
 for (const precision of PRECISIONS) {
   Deno.test(`a model memorises one batch to a loss below 0.01 in ${precision}`, async () => {
     const step = goldenStep(goldenModel(device, precision));
