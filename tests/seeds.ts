@@ -1,4 +1,8 @@
-/** A fresh seed for this run, so that inputs differ from run to run; failures name it. */
+/**
+ * A seed for what a test draws: a fresh one, so that inputs differ from run to run, or the one behind `--` in
+ * `deno task test FILE -- SEED`, which repeats a run. A test that draws names its seed when it fails.
+ */
 export function freshSeed(): number {
-  return crypto.getRandomValues(new Uint32Array(1))[0]!;
+  const [given] = Deno.args;
+  return given === undefined ? crypto.getRandomValues(new Uint32Array(1))[0]! : Number(given) >>> 0;
 }

@@ -146,6 +146,7 @@ Deno.test("linePieces() gives lines that hold something, with their numbers", as
   assert.deepEqual(
     pieces.map(({ bytes, place }) => [decode(bytes).trim(), place]),
     [['{"a":1}', 1], ['{"b":2}', 4], ['{"c":"\u2028"}', 6]],
+    `seed ${seed}`,
   );
 });
 

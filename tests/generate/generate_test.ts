@@ -7,10 +7,12 @@ import { byteTokenizer, randomModel } from "./models.ts";
 
 const gpt = randomModel(device, "f32");
 const tokenizer = byteTokenizer();
-const model = { gpt, tokenizer };
+
+/** The model as one that has told nothing yet: the first chunks of its texts are short. */
+const fresh = () => ({ gpt: { ...gpt }, tokenizer });
 
 /** The whole text, the number of pieces it came in, and how it ended. */
-async function told(options: GenerateOptions, of = model) {
+async function told(options: GenerateOptions, of = fresh()) {
   const story = generate(of, options);
   let text = "", pieces = 0;
   for (;;) {
@@ -93,8 +95,7 @@ Deno.test("generate() decodes its text as what continues the prompt", async () =
 
 Deno.test("generate() ends when its signal aborts", async () => {
   const controller = new AbortController();
-  const fresh = { ...model, gpt: { ...model.gpt } }; // one that has told nothing begins with a few tokens
-  const story = generate(fresh, { ...PLAIN, signal: controller.signal });
+  const story = generate(fresh(), { ...PLAIN, signal: controller.signal });
   await story.next();
   controller.abort();
   let last = await story.next();
@@ -132,7 +133,7 @@ Deno.test("generateBatch() tells each story as generate() does, also in groups",
   }));
   const maxBindingBytes = device.isCpu ? 30_000 : 60_000; // for some texts; a GPU reads larger pieces
   const narrow = { gpt: { ...gpt, device: { ...device, maxBindingBytes } }, tokenizer };
-  for (const teller of [model, narrow]) {
+  for (const teller of [fresh(), narrow]) {
     const texts = streams.map(() => ""), results: unknown[] = [];
     const options = { streams, maxNewTokens: PLAIN.maxNewTokens, stop: ["e"] };
     for await (const { stream, text, result } of generateBatch(teller, options)) {
@@ -148,7 +149,7 @@ Deno.test("generateBatch() tells each story as generate() does, also in groups",
 });
 
 Deno.test("generateBatch() of no texts has nothing to tell", async () => {
-  for await (const piece of generateBatch(model, { streams: [] })) {
+  for await (const piece of generateBatch(fresh(), { streams: [] })) {
     assert.fail(JSON.stringify(piece));
   }
 });

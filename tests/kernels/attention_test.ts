@@ -23,14 +23,16 @@ import {
 const TOLERANCE = { f32: 5e-5, f16: 4e-3 } as Record<string, number>;
 
 Deno.test("reference attentionBackward() matches central differences", () => {
-  const random = testRandom(freshSeed());
+  const seed = freshSeed(), random = testRandom(seed);
   const shape = { B: 2, T: 4, NH: 2, HS: 4 };
   const factor = (i: number) => i % 3 === 0 ? 0 : 1.5;
   const qkv = randomValues(random, 2 * 4 * 24), dy = randomValues(random, 2 * 4 * 8);
   for (const scores of [{}, { scale: 0.8 }, { window: 2 }]) {
     const how = { ...shape, ...scores };
     const { dqkv } = reference.attentionBackward({ qkv, dy }, how, factor);
-    assertGradient((qkv) => reference.attentionForward({ qkv }, how, factor).y, qkv, dy, dqkv);
+    assertGradient((qkv) => reference.attentionForward({ qkv }, how, factor).y, qkv, dy, dqkv, {
+      what: `dqkv, seed ${seed}`,
+    });
   }
 });
 

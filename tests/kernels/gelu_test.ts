@@ -25,10 +25,10 @@ Deno.test("geluForward() reproduces known values", () => {
 });
 
 Deno.test("reference geluBackward() matches central differences", () => {
-  const random = testRandom(freshSeed());
+  const seed = freshSeed(), random = testRandom(seed);
   const x = randomValues(random, 64), dy = randomValues(random, 64);
   const { dx } = reference.geluBackward({ x, dy });
-  assertGradient((x) => reference.geluForward({ x }).y, x, dy, dx);
+  assertGradient((x) => reference.geluForward({ x }).y, x, dy, dx, { what: `dx, seed ${seed}` });
 });
 
 // products: the kernels for CPUs by layout and size, for one row, and in tiles, with and without splits
@@ -45,7 +45,7 @@ const PRODUCTS = [
 for (const dtype of REAL_TYPES) {
   for (const { variant, M, K, N, transposeB = false } of PRODUCTS) {
     Deno.test(`products store gelu() and gelu'() as the reference has it in ${dtype} by ${variant}`, async () => {
-      const random = testRandom(freshSeed());
+      const seed = freshSeed(), random = testRandom(seed);
       const a = randomValues(random, M * K, { dtype }), b = randomValues(random, K * N, { dtype });
       const hidden = randomValues(random, M * N, { dtype, scale: 3 });
       const like = { shape: [M, N], dtype };
@@ -67,11 +67,16 @@ for (const dtype of REAL_TYPES) {
         },
         ...[t.y, t.plain, t.activated, t.dhidden],
       );
-      assert.deepEqual(y, plain);
+      assert.deepEqual(y, plain, `seed ${seed}`);
       const x = plain as Float32Array;
-      assertClose(activated!, reference.geluForward({ x }).y, TOLERANCE[dtype]!, "activated");
+      assertClose(
+        activated!,
+        reference.geluForward({ x }).y,
+        TOLERANCE[dtype]!,
+        `activated, seed ${seed}`,
+      );
       const { dx } = reference.geluBackward({ x: hidden, dy: x });
-      assertClose(dhidden!, dx, 2 * TOLERANCE[dtype]!, "dhidden"); // dy is rounded here alone
+      assertClose(dhidden!, dx, 2 * TOLERANCE[dtype]!, `dhidden, seed ${seed}`); // dy is rounded here alone
     });
   }
 }

@@ -21,24 +21,30 @@ import {
 const TOLERANCE = { f32: 3e-5, f16: 2e-3 } as Record<string, number>;
 
 Deno.test("reference layernormBackward() matches central differences", () => {
-  const random = testRandom(freshSeed());
+  const seed = freshSeed(), random = testRandom(seed);
   const shape = { M: 3, C: 5 };
   const x = randomValues(random, 15), dy = randomValues(random, 15);
   const weight = randomValues(random, 5), bias = randomValues(random, 5);
   const { dx, dweight, dbias } = reference.layernormBackward({ x, weight, dy }, shape);
   const y = (changed: Partial<Record<"x" | "weight" | "bias", Float32Array>>) =>
     reference.layernormForward({ x, weight, bias, ...changed }, shape).y;
-  assertGradient((x) => y({ x }), x, dy, dx, { step: 3e-3, tolerance: 2e-2, what: "dx" });
-  assertGradient((weight) => y({ weight }), weight, dy, dweight, { what: "dweight" });
-  assertGradient((bias) => y({ bias }), bias, dy, dbias, { what: "dbias" });
+  assertGradient((x) => y({ x }), x, dy, dx, {
+    step: 3e-3,
+    tolerance: 2e-2,
+    what: `dx, seed ${seed}`,
+  });
+  assertGradient((weight) => y({ weight }), weight, dy, dweight, { what: `dweight, seed ${seed}` });
+  assertGradient((bias) => y({ bias }), bias, dy, dbias, { what: `dbias, seed ${seed}` });
 });
 
 Deno.test("reference residualBackward() matches central differences", () => {
-  const random = testRandom(freshSeed());
+  const seed = freshSeed(), random = testRandom(seed);
   const x = randomValues(random, 20), z = randomValues(random, 20), dsum = randomValues(random, 20);
   const factor = (i: number) => i % 3 === 0 ? 0 : 1.5;
   const { dz } = reference.residualBackward({ dsum }, factor);
-  assertGradient((z) => reference.residualForward({ x, z }, factor).sum, z, dsum, dz);
+  assertGradient((z) => reference.residualForward({ x, z }, factor).sum, z, dsum, dz, {
+    what: `dz, seed ${seed}`,
+  });
 });
 
 // activations behind an f32 residual stream, and f16 throughout

@@ -21,22 +21,22 @@ import {
 const TOLERANCE = { f32: 2e-5, f16: 2e-3 } as Record<string, number>;
 
 Deno.test("reference linearBackward() matches central differences", () => {
-  const random = testRandom(freshSeed());
+  const seed = freshSeed(), random = testRandom(seed);
   const shape = { M: 3, C: 5, N: 4 }, { M, C, N } = shape;
   const x = randomValues(random, M * C), weight = randomValues(random, C * N);
   const bias = randomValues(random, N), dy = randomValues(random, M * N);
   const { dx, dweight, dbias } = reference.linearBackward({ x, weight, dy }, shape);
   const y = (changed: Partial<Record<"x" | "weight" | "bias", Float32Array>>) =>
     reference.linearForward({ x, weight, bias, ...changed }, shape).y;
-  assertGradient((x) => y({ x }), x, dy, dx, { what: "dx" });
-  assertGradient((weight) => y({ weight }), weight, dy, dweight, { what: "dweight" });
-  assertGradient((bias) => y({ bias }), bias, dy, dbias, { what: "dbias" });
+  assertGradient((x) => y({ x }), x, dy, dx, { what: `dx, seed ${seed}` });
+  assertGradient((weight) => y({ weight }), weight, dy, dweight, { what: `dweight, seed ${seed}` });
+  assertGradient((bias) => y({ bias }), bias, dy, dbias, { what: `dbias, seed ${seed}` });
 });
 
 for (const dtype of REAL_TYPES) {
   for (const [M, C, N] of [[1, 4, 3], [130, 65, 127], [129, 4, 132]] as const) {
     Deno.test(`linear matches the reference in ${dtype} at [${M},${C}]x[${C},${N}]`, async () => {
-      const random = testRandom(freshSeed());
+      const seed = freshSeed(), random = testRandom(seed);
       const values = {
         x: randomValues(random, M * C, { dtype }),
         weight: randomValues(random, C * N, { dtype }),
@@ -67,10 +67,15 @@ for (const dtype of REAL_TYPES) {
       );
       const shape = { M, C, N }, expected = reference.linearBackward(values, shape);
       const twice = (values: Float32Array) => values.map((v) => 2 * v);
-      assertClose(y!, reference.linearForward(values, shape).y, TOLERANCE[dtype]!, "y");
-      assertClose(dx!, expected.dx, TOLERANCE[dtype]!, "dx");
-      assertClose(dweight!, twice(expected.dweight), 2 * TOLERANCE.f32!, "dweight");
-      assertClose(dbias!, twice(expected.dbias), 2 * TOLERANCE.f32!, "dbias");
+      assertClose(
+        y!,
+        reference.linearForward(values, shape).y,
+        TOLERANCE[dtype]!,
+        `y, seed ${seed}`,
+      );
+      assertClose(dx!, expected.dx, TOLERANCE[dtype]!, `dx, seed ${seed}`);
+      assertClose(dweight!, twice(expected.dweight), 2 * TOLERANCE.f32!, `dweight, seed ${seed}`);
+      assertClose(dbias!, twice(expected.dbias), 2 * TOLERANCE.f32!, `dbias, seed ${seed}`);
     });
   }
 }
@@ -115,7 +120,7 @@ for (const dtype of REAL_TYPES) {
 }
 
 Deno.test("linearForward() without a bias and linearBackward() of a part give the same as of the whole", async () => {
-  const random = testRandom(freshSeed()), M = 5, C = 8, N = 12;
+  const seed = freshSeed(), random = testRandom(seed), M = 5, C = 8, N = 12;
   const like = (shape: number[]) => ({ shape, dtype: "f32" as const });
   const t = {
     x: tensorOf("x", like([M, C]), randomValues(random, M * C)),
@@ -146,5 +151,5 @@ Deno.test("linearForward() without a bias and linearBackward() of a part give th
     ...Object.values(whole),
     ...Object.values(part),
   );
-  assert.deepEqual(results.slice(4), results.slice(0, 4));
+  assert.deepEqual(results.slice(4), results.slice(0, 4), `seed ${seed}`);
 });

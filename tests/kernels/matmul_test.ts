@@ -45,7 +45,7 @@ for (const on of DEVICES) {
       const name = `${transposeA ? "T" : "N"}${transposeB ? "T" : "N"} [${M},${K}]x[${K},${N}]`;
       const how = on.subgroupSize ? "with subgroups" : "without subgroups";
       Deno.test(`matmul() ${name} matches the reference in ${dtype} ${how}`, async () => {
-        const random = testRandom(freshSeed());
+        const seed = freshSeed(), random = testRandom(seed);
         const values = {
           a: randomValues(random, M * K, { dtype }),
           b: randomValues(random, K * N, { dtype }),
@@ -63,9 +63,14 @@ for (const on of DEVICES) {
         const [yValues, sumValues] = await download(device, y, sum);
         program.destroy();
         const shape = { M, N, K, transposeA, transposeB };
-        assertClose(yValues!, reference.matmul(values, shape).y, TOLERANCE[dtype]!, "y");
+        assertClose(
+          yValues!,
+          reference.matmul(values, shape).y,
+          TOLERANCE[dtype]!,
+          `y, seed ${seed}`,
+        );
         const { y: product } = reference.matmul({ a: values.a, b: values.b }, shape);
-        assertClose(sumValues!, product.map((v) => v + 3), TOLERANCE.f32!, "sum");
+        assertClose(sumValues!, product.map((v) => v + 3), TOLERANCE.f32!, `sum, seed ${seed}`);
       });
     }
   }
@@ -77,7 +82,7 @@ for (const isCpu of [true, false]) {
     for (const [K, N, transposeB] of [[516, 76, false], [140, 129, true]] as const) {
       const layout = transposeB ? "NT" : "NN", where = isCpu ? "CPU" : "GPU";
       Deno.test(`matmul() ${layout} of one row for a ${where} matches the reference in ${dtype}`, async () => {
-        const random = testRandom(freshSeed());
+        const seed = freshSeed(), random = testRandom(seed);
         const values = {
           a: randomValues(random, K, { dtype }),
           b: randomValues(random, K * N, { dtype }),
@@ -107,10 +112,20 @@ for (const isCpu of [true, false]) {
         const { y: x } = layernormForward(row, { M: 1, C: K });
         const expected = reference.matmul({ ...values, a: x }, shape).y;
         // the normalised row has rounding errors of its own
-        assertClose(normalizedValues!, expected, 2 * TOLERANCE.f32!, "normalized");
-        assertClose(yValues!, reference.matmul(values, shape).y, TOLERANCE[dtype]!, "y");
+        assertClose(normalizedValues!, expected, 2 * TOLERANCE.f32!, `normalized, seed ${seed}`);
+        assertClose(
+          yValues!,
+          reference.matmul(values, shape).y,
+          TOLERANCE[dtype]!,
+          `y, seed ${seed}`,
+        );
         const product = reference.matmul({ a: values.a, b: values.b }, shape).y.map((v) => v + 3);
-        assertClose(sumValues!, [3, 3, 3, 3, ...product, 3, 3, 3], TOLERANCE.f32!, "sum");
+        assertClose(
+          sumValues!,
+          [3, 3, 3, 3, ...product, 3, 3, 3],
+          TOLERANCE.f32!,
+          `sum, seed ${seed}`,
+        );
       });
     }
   }
@@ -132,7 +147,7 @@ for (
     ) {
       const layout = `${transposeA ? "T" : "N"}${transposeB ? "T" : "N"}`;
       Deno.test(`matmul() ${layout} in tiles ${variant} along ${K} matches the reference in ${dtype}`, async () => {
-        const random = testRandom(freshSeed());
+        const seed = freshSeed(), random = testRandom(seed);
         const M = 76, N = 132;
         const values = {
           a: randomValues(random, M * K, { dtype }),
@@ -154,9 +169,14 @@ for (
           sum,
         );
         const shape = { M, N, K, transposeA, transposeB };
-        assertClose(yValues!, reference.matmul(values, shape).y, TOLERANCE[dtype]!, "y");
+        assertClose(
+          yValues!,
+          reference.matmul(values, shape).y,
+          TOLERANCE[dtype]!,
+          `y, seed ${seed}`,
+        );
         const { y: product } = reference.matmul({ a: values.a, b: values.b }, shape);
-        assertClose(sumValues!, product.map((v) => v + 3), TOLERANCE.f32!, "sum");
+        assertClose(sumValues!, product.map((v) => v + 3), TOLERANCE.f32!, `sum, seed ${seed}`);
       });
     }
   }
@@ -195,7 +215,7 @@ Deno.test("preferredTiles() splits K where a result has few tiles", () => {
 // as the head does it: 70 tokens in rows of 72, the rest of a row is padding
 for (const variant of ["64x64/1", "64x64/2"]) {
   Deno.test(`matmul() in tiles ${variant} takes a vocabulary that is no multiple of four`, async () => {
-    const random = testRandom(freshSeed());
+    const seed = freshSeed(), random = testRandom(seed);
     const M = 132, V = 130, PADDED = 136, C = 132;
     const like = (shape: number[]) => ({ shape, dtype: "f32" as const });
     const values = {
@@ -239,7 +259,7 @@ for (const variant of ["64x64/1", "64x64/2"]) {
     const wide = part(values.wide);
     const { x, wte } = values;
     const product = reference.matmul({ a: x, b: wte }, { M, N: V, K: C, transposeB: true }).y;
-    assertClose(part(logits!), product, TOLERANCE.f32!, "logits");
+    assertClose(part(logits!), product, TOLERANCE.f32!, `logits, seed ${seed}`);
     assertClose(
       dx!,
       reference.matmul({ a: wide, b: wte }, { M, N: C, K: V }).y,
@@ -248,12 +268,12 @@ for (const variant of ["64x64/1", "64x64/2"]) {
     );
     const dwteExpected =
       reference.matmul({ a: wide, b: x }, { M: V, N: C, K: M, transposeA: true }).y;
-    assertClose(dwte!, dwteExpected, TOLERANCE.f32!, "dwte");
+    assertClose(dwte!, dwteExpected, TOLERANCE.f32!, `dwte, seed ${seed}`);
   });
 }
 
 Deno.test("matmul() reads and writes columns of wider matrices", async () => {
-  const random = testRandom(freshSeed());
+  const seed = freshSeed(), random = testRandom(seed);
   const M = 5, K = 7, N = 9, WIDE = 20, FIRST = 6;
   const wide = randomValues(random, M * WIDE), b = randomValues(random, K * N);
   const a = wide.filter((_, i) => i % WIDE >= FIRST && i % WIDE < FIRST + K);
@@ -281,11 +301,16 @@ Deno.test("matmul() reads and writes columns of wider matrices", async () => {
     for (let column = 0; column < WIDE; column++) {
       const n = column - 4;
       const expected = n >= 0 && n < N ? product[m * N + n]! : -1;
-      assertClose([y![m * WIDE + column]!], [expected], TOLERANCE.f32!, `y[${m},${column}]`);
+      assertClose(
+        [y![m * WIDE + column]!],
+        [expected],
+        TOLERANCE.f32!,
+        `y[${m},${column}], seed ${seed}`,
+      );
     }
   }
   const expected = reference.matmul({ a, b: wide }, { M: K, N: WIDE, K: M, transposeA: true }).y;
-  assertClose(yt!, expected, TOLERANCE.f32!, "yt");
+  assertClose(yt!, expected, TOLERANCE.f32!, `yt, seed ${seed}`);
 });
 
 // what adapters ask for: few columns, scaled, on a CPU, one row, and as a GPU has it
@@ -293,7 +318,7 @@ for (const isCpu of [true, false]) {
   for (const [M, K, N] of [[1, 132, 8], [70, 132, 8], [5, 7, 3]] as const) {
     const where = isCpu ? "CPU" : "GPU";
     Deno.test(`matmul() scales a product of [${M},${K}]x[${K},${N}] for a ${where}`, async () => {
-      const random = testRandom(freshSeed());
+      const seed = freshSeed(), random = testRandom(seed);
       const values = { a: randomValues(random, M * K), b: randomValues(random, N * K) };
       const like = (shape: number[]) => ({ shape, dtype: "f32" as const });
       const a = tensorOf("a", like([M, K]), values.a), b = tensorOf("b", like([N, K]), values.b);
@@ -303,7 +328,7 @@ for (const isCpu of [true, false]) {
       program.run();
       const [scaled] = await download(device, y);
       const product = reference.matmul(values, { M, N, K, transposeB: true }).y;
-      assertClose(scaled!, product.map((v) => -2.5 * v), 2.5 * TOLERANCE.f32!, "y");
+      assertClose(scaled!, product.map((v) => -2.5 * v), 2.5 * TOLERANCE.f32!, `y, seed ${seed}`);
       assert.throws(() =>
         matmul(program, { a, b }, { y }, {
           transposeB: true,
@@ -318,7 +343,7 @@ for (const isCpu of [true, false]) {
 }
 
 Deno.test("matmul() writes a view of a larger tensor and nothing around it", async () => {
-  const random = testRandom(freshSeed());
+  const seed = freshSeed(), random = testRandom(seed);
   const a = tensorOf("a", { shape: [2, 8], dtype: "f32" }, randomValues(random, 16));
   const b = tensorOf("b", { shape: [8, 64], dtype: "f32" }, randomValues(random, 512));
   const whole = tensorOf("whole", { shape: [6, 64], dtype: "f32" }, new Array(384).fill(7));
@@ -329,7 +354,7 @@ Deno.test("matmul() writes a view of a larger tensor and nothing around it", asy
   );
   assert.deepEqual([...values!.slice(0, 128)], new Array(128).fill(7));
   assert.deepEqual([...values!.slice(256)], new Array(128).fill(7));
-  assert.ok(values!.slice(128, 256).every((v) => v !== 7));
+  assert.ok(values!.slice(128, 256).every((v) => v !== 7), `seed ${seed}`);
 });
 
 Deno.test("matmul() takes non-finite operands for what they are", async () => {

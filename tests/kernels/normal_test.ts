@@ -50,9 +50,9 @@ async function draw(
 for (const dtype of REAL_TYPES) {
   for (const shape of [[1], [3], [127], [129], [3, 43], [5, 1, 103]]) {
     Deno.test(`fillNormal() matches the reference in ${dtype} of [${shape}]`, async () => {
-      const options = { mean: 0.5, deviation: 2, seed: freshSeed(), stream: freshSeed() };
+      const seed = freshSeed(), options = { mean: 0.5, deviation: 2, seed, stream: ~seed >>> 0 };
       const values = await draw(options, { shape, dtype });
-      assert.equal(values.length, size(shape));
+      assert.equal(values.length, size(shape), `seed ${seed}`);
       assertNormal(values, options, { dtype });
     });
   }
@@ -120,7 +120,7 @@ Deno.test("fillNormal() is finite where a draw is all zeros or all ones", async 
 
 /** Seed, stream and a small index at which the first word drawn is `word`: the hash run backwards. */
 function countersOf(word: number): { seed: number; stream: number; index: number } {
-  const random = testRandom(freshSeed());
+  const random = testRandom(1);
   const inverse = 4276115653; // of 1664525, modulo 2³²
   assert.equal(Math.imul(1664525, inverse), 1);
   for (;;) {

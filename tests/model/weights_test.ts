@@ -54,7 +54,7 @@ Deno.test("initializeParameters() gives no two parameters the same numbers, nor 
 });
 
 Deno.test("initializeParameters() rounds the f16 copies and leaves padding zero", async () => {
-  const gpt = await initialized(freshSeed());
+  const seed = freshSeed(), gpt = await initialized(seed);
   const { parameters, copies } = gpt;
   const [flat, ...rounded] = await download(
     device,
@@ -63,19 +63,19 @@ Deno.test("initializeParameters() rounds the f16 copies and leaves padding zero"
   );
   [...copies?.tensors.keys() ?? []].forEach((name, i) => {
     const expected = new Float32Array(new Float16Array(gpt.values.get(name)!));
-    assert.deepEqual(rounded[i], expected, name);
+    assert.deepEqual(rounded[i], expected, `${name}, seed ${seed}`);
   });
   for (const { offsetBytes, name } of parameters.tensors.values()) {
     const values = gpt.values.get(name.slice("parameters ".length))!;
     flat!.fill(0, offsetBytes / 4, offsetBytes / 4 + values.length);
   }
-  assert.ok(flat!.every((v) => v === 0));
+  assert.ok(flat!.every((v) => v === 0), `seed ${seed}`);
   gpt.destroy();
 });
 
 /** A model's file as `saveParameters()` writes it. */
 async function savedModel(): Promise<Map<string, SafetensorsEntry>> {
-  const gpt = await initialized(freshSeed());
+  const gpt = await initialized(1);
   const saved = await saveParameters(gpt);
   gpt.destroy();
   return saved;
@@ -120,13 +120,13 @@ Deno.test("loadParameters() takes the first of more positions", async () => {
 });
 
 Deno.test("loadParameters() rounds what it loads to f16 as saveParameters() does", async () => {
-  const gpt = await initialized(freshSeed());
+  const seed = freshSeed(), gpt = await initialized(seed);
   const halves = await saveParameters(gpt, { dtype: "F16" });
   gpt.destroy();
   assert.ok([...halves.values()].every(({ dtype }) => dtype === "F16"));
   const again = createGpt(device, config, { precision: "f32" });
   loadParameters(again, halves, "halves");
-  assert.deepEqual(await saveParameters(again, { dtype: "F16" }), halves);
+  assert.deepEqual(await saveParameters(again, { dtype: "F16" }), halves, `seed ${seed}`);
   again.destroy();
 });
 

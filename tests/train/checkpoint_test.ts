@@ -1,9 +1,11 @@
 import assert from "node:assert/strict";
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
+import { Random } from "../../data/random.ts";
 import { listCheckpoints, newestCheckpoint, verifyCheckpoint } from "../../model/checkpoint.ts";
 import { moveAside, openRunDirectory } from "../../train/checkpoint.ts";
 import { directory, exampleFiles, exampleState, makeRun } from "../checkpoints.ts";
+import { freshSeed } from "../seeds.ts";
 
 Deno.test("save() writes checkpoints that verify, with hints and nothing left over", () => {
   const path = makeRun("plain", { count: 2 });
@@ -162,22 +164,26 @@ function spawnSaver(path: string, step: number, mode: "onward" | "again"): Deno.
 
 for (const mode of ["onward", "again"] as const) {
   Deno.test(`a run that is killed while it saves ${mode} keeps a whole checkpoint`, async () => {
+    const seed = freshSeed(), random = new Random(seed);
     const path = makeRun(`killed ${mode}`, { count: 1, keep: 1 });
     let step = 1;
     for (let round = 0; round < 8; round++) {
       const child = spawnSaver(path, mode === "onward" ? step + 1 : step, mode);
       const reader = child.stdout.getReader();
       await reader.read(); // ready
-      const delayMs = 5 + Math.random() * 60;
+      const delayMs = 5 + random.uniform() * 60;
       await new Promise((resolve) => setTimeout(resolve, delayMs));
       child.kill("SIGKILL");
       await reader.cancel();
       await child.status;
       if (mode === "again") openRunDirectory(path).close(); // as the next training would
       const newest = newestCheckpoint(path, assert.fail);
-      assert.ok(newest, `nothing is left after ${delayMs} ms`);
+      assert.ok(newest, `nothing is left after ${delayMs} ms, seed ${seed}`);
       const reached = verifyCheckpoint(newest).step;
-      assert.ok(reached >= step, `step ${reached} after ${step}, killed after ${delayMs} ms`);
+      assert.ok(
+        reached >= step,
+        `step ${reached} after ${step}, killed after ${delayMs} ms, seed ${seed}`,
+      );
       step = reached;
     }
     openRunDirectory(path).close();

@@ -9,6 +9,7 @@ import { parseSafetensors } from "../../model/safetensors.ts";
 import type { TrainOptions } from "../../train/options.ts";
 import { train, type TrainEvent } from "../../train/train.ts";
 import { device } from "../kernels/harness.ts";
+import { once } from "../once.ts";
 
 const directory = Deno.makeTempDirSync();
 globalThis.addEventListener("unload", () => Deno.removeSync(directory, { recursive: true }));
@@ -84,11 +85,26 @@ async function tensorsOf(
   return parseSafetensors(await Deno.readFile(join(checkpoint(out), name)), name).tensors;
 }
 
-await run("base", { preset: "nano", contextLength: 24, vocabulary: "compact" });
+/** The model that the others start from. */
 const initFrom = checkpoint("base");
+const base = once(() => run("base", { preset: "nano", contextLength: 24, vocabulary: "compact" }));
+
+/** Eight steps with adapters, at once and in two halves. */
+const LORA = { initFrom, loraRank: 3, loraTargets: "c_attn,mlp.c_proj" };
+const lora = once(async () => {
+  await base();
+  await assertResumes("lora", LORA);
+});
+
+/** A copy of a run, to be changed. */
+function copy(out: string, name: string): string {
+  cpSync(join(directory, out), join(directory, name), { recursive: true });
+  return name;
+}
 
 Deno.test("train() starts from a model, notes which, and resumes to the bit without it", async () => {
   const source = join(directory, "moved");
+  await base();
   cpSync(initFrom, source, { recursive: true });
   const options = { initFrom: source, contextLength: 16 };
   const events = await run("tuned", options);
@@ -114,6 +130,7 @@ Deno.test("train() starts from a model, notes which, and resumes to the bit with
 });
 
 Deno.test("train() begins where the model that it starts from ended", async () => {
+  await base();
   const lossOf = (events: TrainEvent[]) => find(events, "evaluation").loss;
   const options = {
     initFrom,
@@ -124,8 +141,8 @@ Deno.test("train() begins where the model that it starts from ended", async () =
     minLearningRate: 0,
   };
   const again = lossOf(await run("again", options));
-  const base = lossOf(
-    await run("base", {
+  const expected = lossOf(
+    await run(copy("base", "continued"), {
       preset: "nano",
       contextLength: 24,
       steps: 9,
@@ -134,12 +151,13 @@ Deno.test("train() begins where the model that it starts from ended", async () =
       minLearningRate: 0,
     }),
   );
-  assert.equal(again, base);
+  assert.equal(again, expected);
   // adapters add nothing at first
-  assert.equal(lossOf(await run("again-lora", { ...options, loraRank: 4 })), base);
+  assert.equal(lossOf(await run("again-lora", { ...options, loraRank: 4 })), expected);
 });
 
 Deno.test("train() with --freeze leaves parts as they are, without moments, and resumes to the bit", async () => {
+  await base();
   await assertResumes("frozen", { initFrom, freeze: "embeddings,0,final-norm" });
   const before = await tensorsOf("base", "model.safetensors");
   const after = await tensorsOf("frozen", "model.safetensors");
@@ -155,9 +173,8 @@ Deno.test("train() with --freeze leaves parts as they are, without moments, and 
 });
 
 Deno.test("train() with adapters saves these alone, as PEFT does, and resumes to the bit", async () => {
-  const options = { initFrom, loraRank: 3, loraTargets: "c_attn,mlp.c_proj" };
-  await assertResumes("lora", options);
-  const start = find(await run("lora", { ...options, steps: 9 }), "start");
+  await lora();
+  const start = find(await run(copy("lora", "longer lora"), { ...LORA, steps: 9 }), "start");
   assert.ok(start.trainedParameters < start.parameters / 10);
   assert.equal(start.options.loraAlpha, 6);
   assert.deepEqual(readdirSync(checkpoint("lora")).sort(), [
@@ -185,25 +202,27 @@ Deno.test("train() with adapters saves these alone, as PEFT does, and resumes to
 });
 
 Deno.test("loadModel() merges adapters into the model beside which they stand", async () => {
+  await lora();
   const path = checkpoint("lora");
-  const [base, merged] = [
+  const [whole, merged] = [
     await loadModel(device, { model: initFrom, precision: "f32" }),
     await loadModel(device, { model: path, precision: "f32" }),
   ];
   assert.equal(merged.gpt.config.contextLength, 24); // that of the base
   assert.equal(merged.gpt.config.lora, undefined);
-  const of = async (model: typeof base, name: string) =>
+  const of = async (model: typeof whole, name: string) =>
     (await download(device, model.gpt.parameters.tensors.get(name)!))[0]!;
   for (const name of ["h.0.attn.c_attn.weight", "h.1.mlp.c_proj.weight"]) {
-    assert.notDeepEqual(await of(merged, name), await of(base, name));
+    assert.notDeepEqual(await of(merged, name), await of(whole, name));
   }
-  assert.deepEqual(await of(merged, "h.1.mlp.c_fc.weight"), await of(base, "h.1.mlp.c_fc.weight"));
-  base.gpt.destroy();
+  assert.deepEqual(await of(merged, "h.1.mlp.c_fc.weight"), await of(whole, "h.1.mlp.c_fc.weight"));
+  whole.gpt.destroy();
   merged.gpt.destroy();
 });
 
 Deno.test("train() refuses to resume adapters when the model beside them has changed", async () => {
   const source = join(directory, "changing");
+  await base();
   cpSync(initFrom, source, { recursive: true });
   Deno.removeSync(join(source, "trainer_state.json")); // no checkpoint any more, whose hashes would tell
   await run("changed", { initFrom: source, loraRank: 2, steps: 4, evalEvery: 0 });
@@ -265,6 +284,7 @@ const MISTAKES: [what: string, options: Partial<TrainOptions>, message: RegExp][
 
 for (const [i, [what, options, message]] of MISTAKES.entries()) {
   Deno.test(`train() refuses ${what} in a sentence`, async () => {
+    await base();
     await assert.rejects(run(`mistake-${i}`, { steps: 1, ...options }), { message });
   });
 }

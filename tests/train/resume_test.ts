@@ -1,12 +1,13 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
-import { readdirSync, readFileSync } from "node:fs";
+import { cpSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { openDevice } from "../../kernels/device.ts";
 import { newestCheckpoint, verifyCheckpoint } from "../../model/checkpoint.ts";
 import { train, type TrainEvent } from "../../train/train.ts";
 import type { TrainOptions } from "../../train/options.ts";
 import { device } from "../kernels/harness.ts";
+import { once } from "../once.ts";
 
 const directory = Deno.makeTempDirSync();
 const text = join(directory, "stories.txt");
@@ -55,8 +56,18 @@ function hashes(out: string, step: string): Record<string, string> {
   );
 }
 
+/** The run "whole": 20 steps without a break. */
+const whole = once(() => run("whole"));
+
+/** A copy of the run "whole". */
+async function copyOfWhole(name: string): Promise<string> {
+  await whole();
+  cpSync(join(directory, "whole"), join(directory, name), { recursive: true });
+  return name;
+}
+
 Deno.test("training 20 steps gives the bits of 10, being killed, and 10 more", async () => {
-  await run("whole");
+  await whole();
   // killed after step 13, beyond its last checkpoint: whoever consumes the events goes away
   for await (const event of train({ ...OPTIONS, device, out: join(directory, "killed") })) {
     if (event.kind === "step" && event.step >= 13) break;
@@ -84,18 +95,20 @@ Deno.test("train() ends interrupted with a checkpoint when its signal aborts", a
   const resumed = await run("interrupted");
   const start = resumed.find((event) => event.kind === "start");
   assert.equal(start?.kind === "start" && start.resumedFrom, end.kind === "end" && end.step);
+  await whole();
   assert.deepEqual(hashes("interrupted", "000020"), hashes("whole", "000020"));
 });
 
 Deno.test("train() refuses to resume with another batch size, naming both values", async () => {
-  await assert.rejects(run("whole", { batchSize: 3 }), {
+  const out = await copyOfWhole("rows");
+  await assert.rejects(run(out, { batchSize: 3 }), {
     name: "RangeError",
     message: /as --batch-size must stay 2: current value is 3$/,
   });
 });
 
 Deno.test("train() goes on for more steps and keeps the options it was started with", async () => {
-  const events = await run("whole", { steps: 22 });
+  const events = await run(await copyOfWhole("extended"), { steps: 22 });
   const start = events.find((event) => event.kind === "start");
   assert.ok(start?.kind === "start");
   assert.equal(start.options.dropout, 0.1);
@@ -109,10 +122,10 @@ Deno.test("train() with epochs ends after so many passes over the data", async (
 });
 
 Deno.test("train() with fresh moves the old run aside", async () => {
-  const [notice] = await run("epochs", { fresh: true, steps: 1 });
+  const [notice] = await run(await copyOfWhole("old"), { fresh: true, steps: 1 });
   assert.deepEqual(notice, {
     kind: "notice",
-    message: `moved the old run to ${join(directory, "epochs-1")}`,
+    message: `moved the old run to ${join(directory, "old-1")}`,
   });
 });
 
