@@ -1,6 +1,9 @@
 import { createHash } from "node:crypto";
-import { readdirSync, readFileSync } from "node:fs";
-import { join } from "node:path";
+import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { basename, join, resolve } from "node:path";
+import { printable, quoted } from "../files/printable.ts";
+import { ADAPTER_CONFIG, ADAPTER_FILE } from "./lora.ts";
+import { MODEL_FILE } from "./tensor_files.ts";
 
 /** Thrown when a checkpoint is missing, damaged, or cannot be written. */
 export class CheckpointError extends Error {
@@ -12,10 +15,49 @@ export class CheckpointError extends Error {
 class NewerFormatError extends CheckpointError {}
 
 /** Version of the checkpoint format that this code writes. */
-export const CHECKPOINT_FORMAT = 2;
+export const CHECKPOINT_FORMAT = 3;
 
-/** The file that completes a checkpoint: written last, it names and hashes all others. */
+/** The first format whose state file ends with its own hash. */
+const FIRST_SEALED_FORMAT = 3;
+
+/** The file that completes a checkpoint: written last, it names and hashes all others, and itself. */
 export const STATE_FILE = "trainer_state.json";
+
+/** The file of AdamW's moments. */
+export const OPTIMIZER_FILE = "optimizer.safetensors";
+
+/** Files that every checkpoint holds beside its state and its weights. */
+const COMMON_FILES = [
+  OPTIMIZER_FILE,
+  "tokenizer.json",
+  "tokenizer_config.json",
+  "generation_config.json",
+];
+
+/** Files of the weights: those of a whole model, or those of adapters alone. */
+const WEIGHT_FILES = [[MODEL_FILE, "config.json"], [ADAPTER_FILE, ADAPTER_CONFIG]];
+
+/**
+ * Makes sure that a checkpoint holds all files that resuming, or loading its model, needs.
+ *
+ * @param names its files beside `STATE_FILE`.
+ * @throws {CheckpointError} whose message begins with `what` and names those that are missing.
+ */
+export function checkFileNames(names: Iterable<string>, what: string): void {
+  const given = new Set(names);
+  const missing = COMMON_FILES.filter((name) => !given.has(name));
+  const whole = WEIGHT_FILES.filter((pair) => pair.every((name) => given.has(name)));
+  if (whole.length !== 1) {
+    missing.push(WEIGHT_FILES.map((pair) => pair.join(" with ")).join(", or "));
+  }
+  if (missing.length === 0) return;
+  throw new CheckpointError(
+    `${what} as its files must include ${missing.join(", ")}: ` +
+      `current files are ${
+        [...given].slice(0, 20).map((name) => printable(name)).join(", ") || "none"
+      }`,
+  );
+}
 
 /** Size and SHA-256, in hexadecimal, of one file of a checkpoint. */
 export interface FileDigest {
@@ -58,6 +100,8 @@ export interface TrainerState {
   };
   /** All options of the training, resolved. */
   options: Record<string, unknown>;
+  /** Names of the options that were typed; the values of the others were chosen, or follow from these. */
+  typed: string[];
   /** `Tokenizer.hash` of tokenizer.json. */
   tokenizerHash: string;
   /**
@@ -80,6 +124,7 @@ export interface TrainerState {
 export const UPGRADES: Readonly<Record<number, (state: JsonObject) => JsonObject>> = {
   0: addSkipCounters,
   1: addTuning,
+  2: addTyped,
 };
 
 /** A JSON object whose fields nobody has checked yet. */
@@ -101,6 +146,39 @@ function addTuning(state: JsonObject): JsonObject {
   return { ...state, formatVersion: 2, tuning: { adapter: null, choices: {} } };
 }
 
+/**
+ * Format 2 did not say which options were typed. An option counts as derived if its value is the one that
+ * format 2 derived from the others, and as typed otherwise. The formulas are those of that format and stay.
+ */
+function addTyped(state: JsonObject): JsonObject {
+  const options = (isObject(state.options) ? state.options : {}) as JsonObject;
+  const { steps, learningRate } = options as Record<string, number>;
+  const tenth = Math.ceil(steps! / 10);
+  const derived: JsonObject = {
+    minLearningRate: learningRate! / 10,
+    warmupSteps: Math.min(200, Math.ceil(steps! / 20)),
+    evalEvery: tenth,
+    saveEvery: tenth,
+    sampleEvery: 2 * tenth,
+    logEvery: Math.max(1, Math.round(steps! / 100)),
+    ...(options.endsWith === "epochs" ? { steps } : {}),
+    endsWith: options.endsWith, // no option, but what ends the run
+  };
+  const typed = Object.keys(options)
+    .filter((name) => options[name] !== derived[name] && options[name] !== "auto");
+  return { ...state, formatVersion: 3, typed };
+}
+
+/** The name of the checkpoint of a step. */
+export function checkpointName(step: number): string {
+  return String(step).padStart(6, "0");
+}
+
+/** The step that a checkpoint's name says, if it is such a name. */
+function stepOf(name: string): number | undefined {
+  return /^\d{6,}$/.test(name) && checkpointName(Number(name)) === name ? Number(name) : undefined;
+}
+
 /** Checkpoints of a run by name, newest first; whether they are whole is another question. */
 export function listCheckpoints(runDirectory: string): { step: number; path: string }[] {
   const directory = join(runDirectory, "checkpoints");
@@ -111,9 +189,42 @@ export function listCheckpoints(runDirectory: string): { step: number; path: str
     return [];
   }
   return names
-    .filter((name) => /^\d{6,}$/.test(name))
+    .filter((name) => stepOf(name) !== undefined)
     .map((name) => ({ step: Number(name), path: join(directory, name) }))
     .sort((a, b) => b.step - a.step);
+}
+
+/**
+ * The text of a state file: the state, with the SHA-256 of every byte before it as the last field, so that each
+ * byte of the file is covered.
+ */
+export function serializeState(state: TrainerState): string {
+  const text = JSON.stringify(state, null, 2).replace(/\n\}$/, "");
+  return text + SEAL_START + hashOf(text) + SEAL_END;
+}
+
+/** What surrounds the hash at the end of a state file. */
+const SEAL_START = ',\n  "sha256": "', SEAL_END = '"\n}\n';
+
+/** Bytes of a state file at most: one of 10,000 data files has 2 MB. */
+const LARGEST_STATE = 64 * 2 ** 20;
+
+/**
+ * Whether a state file ends with its own hash, as formats from `FIRST_SEALED_FORMAT` do.
+ *
+ * @throws {CheckpointError} if the hash is another.
+ */
+function checkSeal(bytes: Uint8Array, file: string): boolean {
+  const length = SEAL_START.length + 64 + SEAL_END.length;
+  const end = new TextDecoder("latin1").decode(bytes.subarray(-length));
+  const hash = end.slice(SEAL_START.length, -SEAL_END.length);
+  if (!/^[0-9a-f]{64}$/.test(hash) || end !== SEAL_START + hash + SEAL_END) return false;
+  if (hashOf(bytes.subarray(0, -length)) === hash) return true;
+  throw new CheckpointError(`Cannot load ${file} as it is damaged: its SHA-256 differs`);
+}
+
+function hashOf(content: string | Uint8Array): string {
+  return createHash("sha256").update(content).digest("hex");
 }
 
 /**
@@ -124,14 +235,63 @@ export function listCheckpoints(runDirectory: string): { step: number; path: str
  */
 export function readTrainerState(path: string): TrainerState {
   const file = join(path, STATE_FILE);
-  let state: JsonObject;
+  const damaged = (reason: string) => new CheckpointError(`Cannot load ${file} as ${reason}`);
+  let bytes: Uint8Array;
   try {
-    state = JSON.parse(readFileSync(file, "utf8"));
+    const { size } = statSync(file);
+    if (size > LARGEST_STATE) {
+      throw damaged(`it must have at most ${LARGEST_STATE} bytes: current size is ${size}`);
+    }
+    bytes = readFileSync(file);
   } catch (error) {
-    const reason = error instanceof SyntaxError ? "is no JSON" : reasonOf(error);
-    throw new CheckpointError(`Cannot load checkpoint ${path} as ${STATE_FILE} ${reason}`);
+    if (error instanceof CheckpointError) throw error;
+    throw new CheckpointError(`Cannot load checkpoint ${path} as ${STATE_FILE} ${reasonOf(error)}`);
   }
-  return validateState(upgradeState(state, file), file);
+  const sealed = checkSeal(bytes, file);
+  let state: unknown;
+  try {
+    const text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
+    state = JSON.parse(text);
+    if (keysWritten(text) !== keysOf(state)) throw damaged("it has a field twice");
+  } catch (error) {
+    if (error instanceof CheckpointError) throw error;
+    throw new CheckpointError(`Cannot load checkpoint ${path} as ${STATE_FILE} is no JSON`);
+  }
+  const { sha256: _, ...fields } = Object(state) as JsonObject;
+  const { formatVersion } = fields;
+  if (
+    !sealed && Number.isInteger(formatVersion) && formatVersion as number >= FIRST_SEALED_FORMAT
+  ) {
+    throw damaged(
+      `it is damaged: with formatVersion ${formatVersion} it must end with its own SHA-256`,
+    );
+  }
+  const valid = validateState(upgradeState(sealed ? fields : Object(state), file), file);
+  const step = stepOf(basename(resolve(path)));
+  if (step !== undefined && step !== valid.step) {
+    throw damaged(`step must be ${step}, as its directory says: current value is ${valid.step}`);
+  }
+  return valid;
+}
+
+/** Names of fields in a JSON text, which `JSON.parse()` understood. */
+function keysWritten(text: string): number {
+  let count = 0;
+  for (let at = text.indexOf('"'); at >= 0; at = text.indexOf('"', at)) {
+    at++;
+    while (text[at] !== '"') at += text[at] === "\\" ? 2 : 1;
+    at++;
+    while (/\s/.test(text[at] ?? "")) at++;
+    if (text[at] === ":") count++;
+  }
+  return count;
+}
+
+/** Fields of a JSON value: fewer than were written if one was there twice. */
+function keysOf(value: unknown): number {
+  if (typeof value !== "object" || value === null) return 0;
+  const own = Array.isArray(value) ? 0 : Object.keys(value).length;
+  return Object.values(value).reduce((sum: number, inner) => sum + keysOf(inner), own);
 }
 
 /** Applies the upgrades from a state's format to the current one. */
@@ -140,7 +300,7 @@ export function upgradeState(state: JsonObject, file: string, upgrades = UPGRADE
   if (typeof version !== "number" || !Number.isInteger(version)) {
     throw new CheckpointError(
       `Cannot load ${file} as formatVersion must be an integer: ` +
-        `current value is ${JSON.stringify(version)}`,
+        `current value is ${quoted(version)}`,
     );
   }
   if (version > CHECKPOINT_FORMAT) {
@@ -152,9 +312,23 @@ export function upgradeState(state: JsonObject, file: string, upgrades = UPGRADE
   for (let from = version; from < CHECKPOINT_FORMAT; from++) {
     const upgrade = upgrades[from];
     if (!upgrade) throw new CheckpointError(`Cannot load ${file} as format ${from} is too old`);
-    state = upgrade(state);
+    const upgraded = upgrade(state);
+    // a flipped bit makes an older format of a newer one: what the upgrade adds is then there already
+    const known = Object.keys(upgraded).find((name) =>
+      name !== "formatVersion" && Object.hasOwn(state, name) && state[name] !== upgraded[name]
+    );
+    if (known !== undefined) {
+      throw new CheckpointError(
+        `Cannot load ${file} as it is damaged: a state of format ${from} has no ${known}`,
+      );
+    }
+    state = upgraded;
   }
   return state;
+}
+
+function isObject(value: unknown): boolean {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 function validateState(state: JsonObject, file: string): TrainerState {
@@ -162,12 +336,10 @@ function validateState(state: JsonObject, file: string): TrainerState {
     if (ok) return;
     throw new CheckpointError(
       `Cannot load ${file} as ${name} must be ${requirement}: ` +
-        `current value is ${JSON.stringify(object[name.slice(name.indexOf(".") + 1)])}`,
+        `current value is ${quoted(object[name.slice(name.indexOf(".") + 1)])}`,
     );
   };
   const isText = (value: unknown) => typeof value === "string";
-  const isObject = (value: unknown) =>
-    typeof value === "object" && value !== null && !Array.isArray(value);
   const counts = [
     "step",
     "epoch",
@@ -187,7 +359,16 @@ function validateState(state: JsonObject, file: string): TrainerState {
       Number.isSafeInteger(value) && value as number >= 0,
     );
   }
-  const { lossScale } = state;
+  const { step, optimizerSteps, skippedSteps, consecutiveSkips } = state as Record<string, number>;
+  const sum = optimizerSteps! + skippedSteps!;
+  check(state, "step", `the ${sum} steps that were applied or skipped`, step === sum);
+  check(
+    state,
+    "consecutiveSkips",
+    `at most the ${skippedSteps} steps skipped`,
+    consecutiveSkips! <= skippedSteps!,
+  );
+  const { lossScale, typed } = state;
   const isScale = Number.isFinite(lossScale) && lossScale as number > 0;
   check(state, "lossScale", "a positive number", isScale);
   const best = state.bestValidationLoss;
@@ -196,6 +377,8 @@ function validateState(state: JsonObject, file: string): TrainerState {
   for (const name of ["schedule", "options", "data", "tuning", "files"]) {
     check(state, name, "an object", isObject(state[name]));
   }
+  const areTexts = Array.isArray(typed) && typed.every(isText);
+  check(state, "typed", "names of options", areTexts);
   const schedule = state.schedule as JsonObject;
   for (const name of ["learningRate", "minLearningRate", "warmupSteps", "steps"]) {
     check(schedule, `schedule.${name}`, "a number", Number.isFinite(schedule[name]));
@@ -216,16 +399,17 @@ function validateState(state: JsonObject, file: string): TrainerState {
   for (const [name, digest] of Object.entries(state.files as JsonObject)) {
     const { bytes, sha256 } = (digest ?? {}) as Partial<FileDigest>;
     // a name is never a path
-    const ok = /^\w[\w.-]*$/.test(name) && Number.isSafeInteger(bytes) &&
-      typeof sha256 === "string";
-    check(state.files as JsonObject, `files.${name}`, "the size and hash of a file", ok);
+    const ok = /^\w[\w.-]*$/.test(name) && Number.isSafeInteger(bytes) && bytes! >= 0 &&
+      /^[0-9a-f]{64}$/.test(String(sha256));
+    check(state.files as JsonObject, `files.${printable(name)}`, "the size and hash of a file", ok);
   }
+  checkFileNames(Object.keys(state.files as JsonObject), `Cannot load ${file}`);
   return state as unknown as TrainerState;
 }
 
 /**
  * Makes sure that a checkpoint is whole: every file that its state names is there, with its size and
- * hash.
+ * hash, and no other weights are.
  *
  * @throws {CheckpointError} naming the file and what is wrong with it.
  */
@@ -244,11 +428,17 @@ export function verifyCheckpoint(path: string): TrainerState {
           `current size is ${content.length}`,
       );
     }
-    if (createHash("sha256").update(content).digest("hex") !== sha256) {
+    if (hashOf(content) !== sha256) {
       throw new CheckpointError(
         `Cannot load checkpoint ${path} as ${name} is damaged: its SHA-256 differs`,
       );
     }
+  }
+  for (const name of WEIGHT_FILES.flat()) {
+    if (Object.hasOwn(state.files, name) || !existsSync(join(path, name))) continue;
+    throw new CheckpointError(
+      `Cannot load checkpoint ${path} as ${name} is none of its files, but lies there`,
+    );
   }
   return state;
 }
@@ -263,18 +453,20 @@ function reasonOf(error: unknown): string {
  * The newest checkpoint of a run that is whole, or undefined if the run has none.
  *
  * @param onWarning hears, in a sentence each, of newer ones that were passed over.
+ * @param check throws if a state is of no use to the caller: its checkpoint then counts as damaged.
  * @throws {CheckpointError} if there are checkpoints and all are damaged, or if the newest has a newer
  * format: going on from an older one would throw work away.
  */
 export function newestCheckpoint(
   runDirectory: string,
   onWarning: (sentence: string) => void,
+  check: (state: TrainerState, path: string) => void = () => {},
 ): string | undefined {
   const checkpoints = listCheckpoints(runDirectory);
   const damaged: string[] = [];
   for (const { path } of checkpoints) {
     try {
-      verifyCheckpoint(path);
+      check(verifyCheckpoint(path), path);
     } catch (error) {
       if (error instanceof NewerFormatError) throw error;
       damaged.push((error as Error).message);

@@ -1,5 +1,11 @@
 import { join } from "node:path";
-import { CHECKPOINT_FORMAT, type TrainerState } from "../model/checkpoint.ts";
+import {
+  CHECKPOINT_FORMAT,
+  type JsonObject,
+  serializeState,
+  STATE_FILE,
+  type TrainerState,
+} from "../model/checkpoint.ts";
 import { type FileContent, openRunDirectory } from "../train/checkpoint.ts";
 
 /** A directory that is removed when the tests of a file have ended. */
@@ -22,16 +28,38 @@ export function exampleState(step: number): Omit<TrainerState, "files"> {
     bestValidationLoss: null,
     schedule: { learningRate: 1, minLearningRate: 0, warmupSteps: 1, steps: 9 },
     options: { preset: "nano" },
+    typed: ["preset"],
     tokenizerHash: "x",
     data: { name: "sample", hash: "y" },
     tuning: { adapter: "a GPU", choices: { "some work": "one kernel" } },
   };
 }
 
-/** Two small files, one of which holds `text`. */
+/** Small files by the names that a checkpoint must hold, one of which holds `text`. */
 export function exampleFiles(text: string): Map<string, FileContent> {
-  const content = (text: string) => [new TextEncoder().encode(text)];
-  return new Map([["a.bin", content(text)], ["b.txt", content("beta")]]);
+  const contents = {
+    "model.safetensors": text,
+    "config.json": "beta",
+    "tokenizer.json": "gamma",
+    "tokenizer_config.json": "delta",
+    "generation_config.json": "epsilon",
+    "optimizer.safetensors": "zeta",
+  };
+  return new Map(
+    Object.entries(contents).map(([name, text]) => [name, [new TextEncoder().encode(text)]]),
+  );
+}
+
+/** The fields of a checkpoint's state, without the hash at their end. */
+export function readFields(checkpoint: string): JsonObject {
+  const { sha256: _, ...fields } = JSON.parse(Deno.readTextFileSync(join(checkpoint, STATE_FILE)));
+  return fields;
+}
+
+/** Changes fields of a checkpoint's state, as somebody would who also writes the hash at its end anew. */
+export function changeFields(checkpoint: string, change: JsonObject): void {
+  const state = { ...readFields(checkpoint), ...change } as unknown as TrainerState;
+  Deno.writeTextFileSync(join(checkpoint, STATE_FILE), serializeState(state));
 }
 
 /** A run with checkpoints of steps 1 to `count`, the first of them the best. */

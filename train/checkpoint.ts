@@ -13,9 +13,12 @@ import {
 } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import {
+  checkFileNames,
   CheckpointError,
+  checkpointName,
   type FileDigest,
   listCheckpoints,
+  serializeState,
   STATE_FILE,
   type TrainerState,
 } from "../model/checkpoint.ts";
@@ -92,8 +95,9 @@ export function openRunDirectory(
   return {
     path,
     save(files, state, { keep, best }) {
-      const name = String(state.step).padStart(6, "0");
+      const name = checkpointName(state.step);
       const target = join(checkpoints, name);
+      checkFileNames(files.keys(), `Cannot save checkpoint ${target}`);
       const temporary = join(checkpoints, `.tmp-${name}`);
       attempt(`save checkpoint ${target}`, () => {
         const digests: Record<string, FileDigest> = {};
@@ -102,7 +106,7 @@ export function openRunDirectory(
         try {
           mkdirSync(temporary);
           for (const [file, content] of files) writeSynced(join(temporary, file), content);
-          const manifest = JSON.stringify({ ...state, files: digests }, null, 2) + "\n";
+          const manifest = serializeState({ ...state, files: digests });
           writeSynced(join(temporary, STATE_FILE), [new TextEncoder().encode(manifest)]);
           syncDirectory(temporary);
           // no call swaps two directories: until the new one has the name, the old one can come back

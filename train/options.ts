@@ -1,5 +1,6 @@
 import type { VocabularyMode } from "../data/corpus.ts";
 import { type DataSpec, isSameData } from "../data/sources.ts";
+import { printable, quoted } from "../files/printable.ts";
 import { type GptConfig, type PresetName, PRESETS } from "../model/config.ts";
 import type { Precision } from "../model/precision.ts";
 
@@ -259,7 +260,7 @@ export function validateOptions(options: Partial<TrainOptions>): void {
       const from = least === Number.MIN_VALUE ? "above 0" : `from ${least}`;
       throw new RangeError(
         `Cannot train as ${flagOf(name)} must be ${kind} ${from} to ${greatest}: ` +
-          `current value is ${value}`,
+          `current value is ${quoted(value)}`,
       );
     }
   }
@@ -269,19 +270,37 @@ export function validateOptions(options: Partial<TrainOptions>): void {
     sequence: ["packed", "padded"],
     precision: ["auto", "f16", "f32"],
     tune: ["auto", "on", "off"],
+    dataVersion: ["v1", "v2"],
   };
   for (const [name, allowed] of Object.entries(words)) {
     const value = options[name as keyof TrainOptions];
     if (value !== undefined && !allowed.includes(value as string)) {
       throw new RangeError(
         `Cannot train as ${flagOf(name)} must be one of ${allowed.join(", ")}: ` +
-          `current value is ${value}`,
+          `current value is ${typeof value === "string" ? printable(value) : quoted(value)}`,
       );
     }
   }
+  const isText = (value: unknown) => typeof value === "string";
+  const { data } = options;
+  const isData = Array.isArray(data)
+    ? data.length > 0 && data.every(isText)
+    : data === undefined || /^(auto|sample|tinystories(@.+)?)$/.test(String(data));
+  if (!isData) {
+    throw new RangeError(
+      `Cannot train as --data must be auto, sample, tinystories or a list of files: ` +
+        `current value is ${quoted(data)}`,
+    );
+  }
+  for (const name of TEXTS) {
+    if (options[name] === undefined || isText(options[name])) continue;
+    throw new RangeError(
+      `Cannot train as ${flagOf(name)} must be text: current value is ${quoted(options[name])}`,
+    );
+  }
   for (const [name, other, reason] of CONTRADICTIONS) {
     const [value, otherValue] = [options[name], options[other]];
-    if ([undefined, "auto"].includes(value as string) || otherValue === undefined) continue;
+    if (!isGiven(value) || otherValue === undefined) continue;
     throw new RangeError(
       `Cannot train as ${flagOf(name)} cannot go with ${flagOf(other)}, ${reason}: ` +
         `current values are ${value} and ${otherValue}`,
@@ -295,6 +314,9 @@ export function validateOptions(options: Partial<TrainOptions>): void {
   }
 }
 
+/** Options that are any text. */
+const TEXTS = ["textField", "tokenizer", "initFrom", "freeze", "loraTargets", "out"] as const;
+
 /** Options that say different things about the same, and why. */
 const CONTRADICTIONS: readonly [keyof TrainOptions, keyof TrainOptions, reason: string][] = [
   ["preset", "initFrom", "whose model has its own size"],
@@ -307,40 +329,95 @@ const CONTRADICTIONS: readonly [keyof TrainOptions, keyof TrainOptions, reason: 
  * Makes every choice that is still open: from the preset, the device, and the other options.
  *
  * @param stepsPerEpoch steps in one pass over the data, for `epochs`.
+ * @param typed names of options that were typed, now or before.
+ * @param began the options up to now, if the run is resumed.
+ * @throws {RangeError} if the smallest learning rate comes out above the highest.
  */
 export function resolveOptions(
   options: TrainOptions,
-  { preset, precision, defaults, stepsPerEpoch }: {
+  { preset, precision, defaults, stepsPerEpoch, typed, began }: {
     preset: PresetName | "auto";
     precision: Precision;
     defaults: TrainingDefaults;
     stepsPerEpoch: number;
+    typed: readonly string[];
+    began?: ResolvedOptions | undefined;
   },
 ): ResolvedOptions {
   const { epochs } = options;
+  const stepsInEpochs = epochs === undefined
+    ? Infinity
+    : Math.max(1, Math.ceil(epochs * stepsPerEpoch));
   const steps = Math.min(
     options.steps ?? (epochs === undefined ? defaults.steps : Infinity),
-    epochs === undefined ? Infinity : Math.max(1, Math.ceil(epochs * stepsPerEpoch)),
+    stepsInEpochs,
   );
-  const learningRate = options.learningRate ?? defaults.learningRate;
-  const tenth = Math.ceil(steps / 10);
-  return {
+  const chosen = {
     ...options,
     preset,
     precision,
     steps,
-    endsWith: epochs !== undefined && steps !== options.steps ? "epochs" : "steps",
-    data: options.data === "auto" ? "sample" : options.data,
+    endsWith: epochs !== undefined && stepsInEpochs <= (options.steps ?? Infinity)
+      ? "epochs" as const
+      : "steps" as const,
+    data: options.data === "auto" ? "sample" as const : options.data,
     contextLength: options.contextLength ?? defaults.contextLength,
     batchSize: options.batchSize ?? defaults.batchSize,
-    learningRate,
-    minLearningRate: options.minLearningRate ?? learningRate / 10,
-    warmupSteps: options.warmupSteps ?? Math.min(200, Math.ceil(steps / 20)),
-    evalEvery: options.evalEvery ?? tenth,
-    saveEvery: options.saveEvery ?? tenth,
-    sampleEvery: options.sampleEvery ?? 2 * tenth,
-    logEvery: options.logEvery ?? Math.max(1, Math.round(steps / 100)),
+    learningRate: options.learningRate ?? defaults.learningRate,
   };
+  const derived = Object.entries(DERIVED).map(([name, { from, atStart, value }]) => {
+    const before = options[name as keyof typeof DERIVED];
+    const stays = before !== undefined &&
+      (!began || atStart || typed.includes(name) || chosen[from] === began[from]);
+    return [name, stays ? before : value(chosen)];
+  });
+  const resolved = { ...chosen, ...Object.fromEntries(derived) } as ResolvedOptions;
+  checkRates(resolved);
+  return resolved;
+}
+
+/**
+ * Options that follow from another one if nobody types them: from which, and how. A resumed run keeps their
+ * values unless that other option has changed. What holds at the start of a run alone stays even then: most
+ * of a warm-up lies behind, and a longer one would lower the rate once more.
+ */
+const DERIVED: Readonly<
+  Record<
+    "minLearningRate" | "warmupSteps" | "evalEvery" | "saveEvery" | "sampleEvery" | "logEvery",
+    {
+      from: "learningRate" | "steps";
+      atStart?: true;
+      value: (options: { learningRate: number; steps: number }) => number;
+    }
+  >
+> = {
+  minLearningRate: {
+    from: "learningRate",
+    value: ({ learningRate }) => Number((learningRate / 10).toPrecision(12)), // no 0.000029999999999999997
+  },
+  warmupSteps: {
+    from: "steps",
+    atStart: true,
+    value: ({ steps }) => Math.min(200, Math.ceil(steps / 20)),
+  },
+  evalEvery: { from: "steps", value: ({ steps }) => Math.ceil(steps / 10) },
+  saveEvery: { from: "steps", value: ({ steps }) => Math.ceil(steps / 10) },
+  sampleEvery: { from: "steps", value: ({ steps }) => 2 * Math.ceil(steps / 10) },
+  logEvery: { from: "steps", value: ({ steps }) => Math.max(1, Math.round(steps / 100)) },
+};
+
+/**
+ * Makes sure that the learning rate does not rise towards its minimum.
+ *
+ * @throws {RangeError} naming the flag and both values.
+ */
+export function checkRates({ learningRate, minLearningRate }: Partial<TrainOptions>): void {
+  if (learningRate === undefined || minLearningRate === undefined) return;
+  if (minLearningRate <= learningRate) return;
+  throw new RangeError(
+    `Cannot train as --min-learning-rate must be at most --learning-rate, which is ${learningRate}: ` +
+      `current value is ${minLearningRate}`,
+  );
 }
 
 /** Batch size and context length before the data is known, for counting the steps of an epoch. */
@@ -375,19 +452,40 @@ const FIXED = [
   "seed",
 ] as const;
 
+/** Options that say where and how fast a run computes: its checkpoints do not keep them. */
+const OUTSIDE: readonly string[] = ["out", "fresh", "workers"];
+
+/** Whether an option is given: `auto` leaves the choice open. */
+function isGiven(value: unknown): boolean {
+  return value !== undefined && value !== "auto";
+}
+
+/** Names of the options that are typed, in the order of `TrainOptions`. */
+export function typedNames(given: Partial<TrainOptions>): string[] {
+  return Object.keys(DEFAULT_OPTIONS).filter((name) =>
+    isGiven(given[name as keyof TrainOptions]) && !OUTSIDE.includes(name)
+  );
+}
+
+/** What a checkpoint keeps of the options. */
+export function keptOptions(options: ResolvedOptions): Record<string, unknown> {
+  return Object.fromEntries(Object.entries(options).filter(([name]) => !OUTSIDE.includes(name)));
+}
+
 /**
- * The options of a resumed run: those it was started with, changed by what is given now.
+ * The options of a resumed run, and which of them were typed: those it was started with, changed by what is
+ * given now.
  *
  * @throws {RangeError} if a given option contradicts the checkpoint, naming both values.
  */
 export function resumeOptions(
   given: Partial<TrainOptions>,
-  saved: Record<string, unknown>,
+  { options: saved, typed }: { options: Record<string, unknown>; typed: readonly string[] },
   path: string,
-): TrainOptions {
+): { options: TrainOptions; typed: string[] } {
   for (const name of FIXED) {
     const value = given[name];
-    if (value === undefined || value === "auto") continue;
+    if (!isGiven(value)) continue;
     const same = name === "data"
       ? isSameData(value as DataSpec, saved.data as DataSpec)
       : JSON.stringify(value) === JSON.stringify(saved[name]);
@@ -400,11 +498,22 @@ export function resumeOptions(
     }
   }
   const changed = Object.entries(given).filter(([name, value]) =>
-    value !== undefined && value !== "auto" && !(FIXED as readonly string[]).includes(name)
+    isGiven(value) && !(FIXED as readonly string[]).includes(name)
   );
-  const merged = { ...DEFAULT_OPTIONS, ...saved, ...Object.fromEntries(changed) } as TrainOptions;
+  const options = { ...DEFAULT_OPTIONS, ...saved, ...Object.fromEntries(changed) } as TrainOptions;
+  const names = new Set([...typed, ...changed.map(([name]) => name)]);
   // with another number of steps or passes the old total no longer holds
-  if (given.epochs !== undefined && given.steps === undefined) merged.steps = undefined;
-  if (given.steps !== undefined && given.epochs === undefined) merged.epochs = undefined;
-  return merged;
+  const replaced = (["steps", "epochs"] as const).filter((name, i, both) =>
+    given[name] === undefined && given[both[1 - i]!] !== undefined
+  );
+  for (const name of replaced) {
+    options[name] = undefined;
+    names.delete(name);
+  }
+  return {
+    options,
+    typed: Object.keys(DEFAULT_OPTIONS).filter((name) =>
+      names.has(name) && !OUTSIDE.includes(name)
+    ),
+  };
 }

@@ -1,4 +1,3 @@
-import { existsSync } from "node:fs";
 import { join } from "node:path";
 import type { Batches } from "../data/batches.ts";
 import type { Corpus } from "../data/corpus.ts";
@@ -14,7 +13,14 @@ import {
 } from "../generate/source.ts";
 import { tensorNamed } from "../kernels/arena.ts";
 import { size, upload } from "../kernels/tensor.ts";
-import { CHECKPOINT_FORMAT, readTrainerState, type TrainerState } from "../model/checkpoint.ts";
+import {
+  CHECKPOINT_FORMAT,
+  CheckpointError,
+  OPTIMIZER_FILE,
+  readTrainerState,
+  STATE_FILE,
+  type TrainerState,
+} from "../model/checkpoint.ts";
 import type { GptConfig } from "../model/config.ts";
 import type { Gpt } from "../model/gpt.ts";
 import { parseHuggingFaceConfig } from "../model/hugging_face.ts";
@@ -24,8 +30,8 @@ import { MODEL_FILE, openTensorFiles, type TensorFiles } from "../model/tensor_f
 import { downloadTable, loadAdapters, loadParameters, saveAdapters } from "../model/weights.ts";
 import type { FileContent, RunDirectory } from "./checkpoint.ts";
 import { jsonFile, modelFiles, tokenizerFiles } from "./export.ts";
-import type { ResolvedOptions } from "./options.ts";
-import type { TrainStep } from "./step.ts";
+import { keptOptions, type ResolvedOptions, validateOptions } from "./options.ts";
+import { isReachable, type TrainStep } from "./step.ts";
 import { tuningOf } from "./tuning.ts";
 
 /**
@@ -44,11 +50,55 @@ export interface Resumed {
   base?: ModelSource;
 }
 
+/**
+ * Makes sure that a training can come to a state: its options are possible, and the rest agrees with them.
+ *
+ * @throws {CheckpointError} naming the field that does not.
+ */
+export function checkState(state: TrainerState, path: string): void {
+  const check = (ok: boolean, reason: string) => {
+    if (!ok) throw new CheckpointError(`Cannot load ${join(path, STATE_FILE)} as ${reason}`);
+  };
+  try {
+    validateOptions(state.options);
+  } catch (error) {
+    check(
+      false,
+      `its options must be possible: ${(error as Error).message.slice("Cannot train as ".length)}`,
+    );
+  }
+  const { step, batchIndex, seed, schedule } = state;
+  const options = state.options as unknown as ResolvedOptions;
+  const { precision, contextLength, batchSize, gradientAccumulation } = options;
+  check(precision === "f16" || precision === "f32", "its options must name the precision");
+  check(contextLength > 0 && batchSize > 0, "its options must give the size of batches");
+  check(seed === options.seed, `seed must be that of its options, ${options.seed}: it is ${seed}`);
+  const batches = step * gradientAccumulation;
+  check(
+    batchIndex === batches,
+    `batchIndex must be ${batches} after ${step} steps: current value is ${batchIndex}`,
+  );
+  for (const name of ["learningRate", "minLearningRate", "warmupSteps", "steps"] as const) {
+    check(
+      schedule[name] === options[name],
+      `schedule.${name} must be that of its options, ${options[name]}: it is ${schedule[name]}`,
+    );
+  }
+  check(
+    step <= schedule.steps,
+    `step must be at most schedule.steps, ${schedule.steps}: current value is ${step}`,
+  );
+  check(
+    isReachable(state, precision),
+    `its loss scale must be one that ${precision} reaches: current value is ${state.lossScale}`,
+  );
+}
+
 /** Reads what a training goes on with; the large tensors wait for `restore()`. */
 export async function readCheckpoint(path: string, options: FindModelOptions): Promise<Resumed> {
   const state = readTrainerState(path);
   const text = (name: string) => Deno.readTextFile(join(path, name));
-  if (!existsSync(join(path, ADAPTER_CONFIG))) {
+  if (!Object.hasOwn(state.files, ADAPTER_CONFIG)) {
     const config = parseHuggingFaceConfig(await text("config.json"), join(path, "config.json"));
     const { vocabularySize } = config;
     const tokenizer = await readTokenizer(join(path, "tokenizer.json"), { vocabularySize });
@@ -71,6 +121,8 @@ export async function readCheckpoint(path: string, options: FindModelOptions): P
 export interface Saved {
   run: RunDirectory;
   options: ResolvedOptions;
+  /** Names of the options that were typed. */
+  typed: readonly string[];
   corpus: Corpus;
   batches: Batches;
   gpt: Gpt;
@@ -81,7 +133,7 @@ export interface Saved {
 
 /** Writes everything that a resumed training, or Hugging Face transformers, needs. */
 export async function saveCheckpoint(
-  { run, options, corpus, batches, gpt, trainStep, source }: Saved,
+  { run, options, typed, corpus, batches, gpt, trainStep, source }: Saved,
   { step, bestLoss, best }: { step: number; bestLoss: number | null; best: boolean },
 ): Promise<string> {
   const { tokenizer } = corpus;
@@ -98,11 +150,10 @@ export async function saveCheckpoint(
       ] as const
       : await modelFiles(gpt, tokenizer, { dropout: options.dropout })),
     ...tokenizerFiles(gpt, tokenizer),
-    ["optimizer.safetensors", serializeSafetensors(moments)],
+    [OPTIMIZER_FILE, serializeSafetensors(moments)],
   ]);
   const batchIndex = step * options.gradientAccumulation;
   const { learningRate, minLearningRate, warmupSteps, steps } = options;
-  const { out: _, fresh: __, workers: ___, ...kept } = options; // where and how is not part of it
   return run.save(files, {
     formatVersion: CHECKPOINT_FORMAT,
     step,
@@ -112,7 +163,8 @@ export async function saveCheckpoint(
     ...await trainStep.scaler(),
     bestValidationLoss: bestLoss,
     schedule: { learningRate, minLearningRate, warmupSteps, steps },
-    options: kept,
+    options: keptOptions(options),
+    typed: [...typed],
     tokenizerHash: tokenizer.hash,
     ...(source ? { source } : {}),
     data: { name: corpus.name, hash: corpus.hash },
@@ -143,7 +195,7 @@ export function restore({ path, state, base }: Resumed, gpt: Gpt, trainStep: Tra
   } else {
     read(MODEL_FILE, (tensors, where) => loadParameters(gpt, tensors, where));
   }
-  read("optimizer.safetensors", (tensors, where) => {
+  read(OPTIMIZER_FILE, (tensors, where) => {
     for (const { name, shape, trained } of gpt.table) {
       if (!trained) continue;
       for (const [prefix, arena] of [["m.", trainStep.m], ["v.", trainStep.v]] as const) {

@@ -62,15 +62,34 @@ export interface StepReport {
   skippedSteps: number;
 }
 
+/** The loss scale of the first step in f16, and the applied steps in a row after which it doubles. */
+const INITIAL_SCALE = 65536, GROWTH_INTERVAL = 2000;
+
 /** State of torch.amp.GradScaler at its start; without f16 nothing needs scaling. */
 function initialScaler(precision: Gpt["precision"]): ScalerState {
   return {
-    lossScale: precision === "f16" ? 65536 : 1,
+    lossScale: precision === "f16" ? INITIAL_SCALE : 1,
     growthTracker: 0,
     optimizerSteps: 0,
     skippedSteps: 0,
     consecutiveSkips: 0,
   };
+}
+
+/**
+ * Whether a training comes to a state: each skipped step halved the scale, and it doubled at most once per
+ * `GROWTH_INTERVAL` applied steps, up to the largest power of two in f32.
+ */
+export function isReachable(
+  { lossScale, growthTracker, optimizerSteps, skippedSteps, consecutiveSkips }: ScalerState,
+  precision: Gpt["precision"],
+): boolean {
+  const tracks = growthTracker < GROWTH_INTERVAL && growthTracker <= optimizerSteps &&
+    (growthTracker === 0 || consecutiveSkips === 0);
+  if (precision === "f32") return tracks && lossScale === 1;
+  const doublings = Math.log2(lossScale / INITIAL_SCALE) + skippedSteps;
+  return tracks && lossScale < 2 ** 128 && Number.isInteger(doublings) && doublings >= 0 &&
+    doublings <= optimizerSteps / GROWTH_INTERVAL;
 }
 
 /** Reports that the device keeps before the oldest is overwritten. */
@@ -187,7 +206,7 @@ export function createTrainStep(model: Gpt, options: StepOptions): TrainStep {
       gradientClip: options.gradientClip,
       growthFactor: scaled ? 2 : 1,
       backoffFactor: scaled ? 0.5 : 1,
-      growthInterval: 2000,
+      growthInterval: GROWTH_INTERVAL,
     },
   );
   // the groups lie at the same places in all arenas: what is trained comes first, of it what is decayed

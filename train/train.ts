@@ -22,6 +22,7 @@ import { checkMemory } from "./memory.ts";
 import { startMetric } from "./metrics.ts";
 import {
   batchShapeOf,
+  checkRates,
   DEFAULT_OPTIONS,
   fineTuningDefaults,
   presetDefaults,
@@ -30,10 +31,12 @@ import {
   resumeOptions,
   type TrainingDefaults,
   type TrainOptions,
+  typedNames,
   validateOptions,
 } from "./options.ts";
-import { readCheckpoint, restore, type Resumed } from "./state.ts";
+import { checkState, readCheckpoint, restore, type Resumed } from "./state.ts";
 import { createTrainStep } from "./step.ts";
+import { learningRateAt, type Schedule } from "./schedule.ts";
 import { steps } from "./steps.ts";
 import { recordTuned, tuningFileIn } from "./tuning.ts";
 
@@ -64,6 +67,7 @@ export async function* train(
   } = {},
 ): AsyncGenerator<TrainEvent> {
   validateOptions(wanted);
+  checkRates(wanted);
   const out = wanted.out ?? DEFAULT_OPTIONS.out;
   const device = given ?? await openDevice();
   try {
@@ -74,7 +78,7 @@ export async function* train(
     const run = openRunDirectory(out);
     try {
       const warnings: string[] = [];
-      const path = newestCheckpoint(out, (sentence) => warnings.push(sentence));
+      const path = newestCheckpoint(out, (sentence) => warnings.push(sentence), checkState);
       for (const message of warnings) yield { kind: "notice", message };
       const hub = environment ? { environment } : {};
       const resumed = path === undefined
@@ -100,9 +104,9 @@ async function* trainIn(
     resumed: Resumed | undefined;
   },
 ): AsyncGenerator<TrainEvent> {
-  const merged = resumed
-    ? resumeOptions(wanted, resumed.state.options, resumed.path)
-    : { ...DEFAULT_OPTIONS, ...wanted };
+  const { options: merged, typed } = resumed
+    ? resumeOptions(wanted, resumed.state, resumed.path)
+    : { options: { ...DEFAULT_OPTIONS, ...wanted }, typed: typedNames(wanted) };
   const initial = resumed ? undefined : yield* findInitial(merged, { ...hub, signal });
   const beginning = resumed?.config ?? initial?.config;
   const given = withAdapters(merged, beginning);
@@ -138,7 +142,7 @@ async function* trainIn(
     }), signal);
   try {
     yield* trainOn(corpus, run, {
-      ...{ device, signal, given, preset, precision, defaults },
+      ...{ device, signal, given, typed, preset, precision, defaults },
       ...{ resumed, initial, lora },
     });
   } finally {
@@ -160,10 +164,11 @@ async function tokenizerOf(
 async function* trainOn(
   corpus: Corpus,
   run: RunDirectory,
-  { device, signal, given, resumed, initial, lora, preset, precision, defaults }: {
+  { device, signal, given, typed, resumed, initial, lora, preset, precision, defaults }: {
     device: Device;
     signal: AbortSignal | undefined;
     given: TrainOptions;
+    typed: readonly string[];
     resumed: Resumed | undefined;
     initial: ModelSource | undefined;
     lora: LoraConfig | undefined;
@@ -191,7 +196,16 @@ async function* trainOn(
     precision,
     defaults,
     stepsPerEpoch: batches.perEpoch / given.gradientAccumulation,
+    typed,
+    began: resumed?.state.options as ResolvedOptions | undefined,
   });
+  if (resumed) {
+    const { step, schedule } = resumed.state;
+    const message = step < options.steps
+      ? jumpOf(step, { before: schedule, now: options })
+      : undefined;
+    if (message !== undefined) yield { kind: "notice", message };
+  }
 
   // model
   const config: GptConfig = resumed?.config ??
@@ -250,6 +264,7 @@ async function* trainOn(
     yield* steps({
       run,
       options,
+      typed,
       corpus,
       batches,
       gpt,
@@ -264,6 +279,25 @@ async function* trainOn(
   } finally {
     for (const resource of owned.reverse()) resource.destroy();
   }
+}
+
+/** Share of a learning rate by which another one differs noticeably. */
+const NOTICEABLE = 0.1;
+
+/** Says if the next step of a resumed run has another learning rate than it would have had. */
+function jumpOf(
+  step: number,
+  { before, now }: { before: Schedule; now: Schedule },
+): string | undefined {
+  const [old, rate] = [learningRateAt(step, before), learningRateAt(step, now)];
+  if (Math.abs(rate - old) <= NOTICEABLE * old) return undefined;
+  const figure = (value: number) => `${Number(value.toPrecision(3))}`;
+  return `the learning rate jumps: step ${step + 1} has ${figure(rate)} in place of ${
+    figure(old)
+  }` +
+    (now.steps === before.steps
+      ? ""
+      : `, as the schedule now has ${now.steps} steps in place of ${before.steps}`);
 }
 
 /**

@@ -13,7 +13,7 @@ Deno.test("save() writes checkpoints that verify, with hints and nothing left ov
   const newest = newestCheckpoint(path, assert.fail)!;
   const read = verifyCheckpoint(newest);
   assert.equal(read.step, 2);
-  assert.deepEqual(Object.keys(read.files), ["a.bin", "b.txt"]);
+  assert.deepEqual(Object.keys(read.files), [...exampleFiles("").keys()]);
   assert.equal(Deno.readTextFileSync(join(path, "latest")), "000002\n");
   assert.equal(Deno.readTextFileSync(join(path, "best")), "000001\n");
   assert.deepEqual(readdirSync(join(path, "checkpoints")).sort(), ["000001", "000002"]);
@@ -29,12 +29,15 @@ Deno.test("save() replaces a checkpoint of the same step", () => {
   const run = openRunDirectory(path);
   run.save(exampleFiles("again"), exampleState(1), { keep: 3, best: false });
   run.close();
-  assert.equal(Deno.readTextFileSync(join(path, "checkpoints", "000001", "a.bin")), "again");
+  assert.equal(
+    Deno.readTextFileSync(join(path, "checkpoints", "000001", "model.safetensors")),
+    "again",
+  );
 });
 
 Deno.test("save() never removes what it has just written, whatever lies beside it", () => {
   const path = makeRun("older", { count: 3 });
-  Deno.writeTextFileSync(join(path, "checkpoints", "000003", "a.bin"), "step X");
+  Deno.writeTextFileSync(join(path, "checkpoints", "000003", "model.safetensors"), "step X");
   const run = openRunDirectory(path);
   run.save(exampleFiles("branch"), exampleState(2), { keep: 1, best: false });
   run.close();
@@ -135,10 +138,13 @@ import { openRunDirectory } from ${
 };
 const run = openRunDirectory(Deno.args[0]);
 const state = JSON.parse(Deno.args[1]);
+const names = ${JSON.stringify([...exampleFiles("").keys()])};
 console.log("ready");
 for (let step = state.step, round = 0;; round++) {
   const data = new Uint8Array(200_000).fill(round);
-  run.save(new Map([["a.bin", [data]], ["b.bin", [data]]]), { ...state, step }, { keep: 1, best: false });
+  const files = new Map(names.map((name) => [name, [data]]));
+  const save = { ...state, step, optimizerSteps: step };
+  run.save(files, save, { keep: 1, best: false });
   if (Deno.args[2] === "onward") step++;
 }`;
 

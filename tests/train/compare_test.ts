@@ -12,7 +12,7 @@ import {
   readRun,
 } from "../../train/compare.ts";
 import { flopsPerToken } from "../../train/metrics.ts";
-import { directory, exampleState } from "../checkpoints.ts";
+import { directory, exampleFiles, exampleState } from "../checkpoints.ts";
 
 const config = { ...PRESETS.nano, vocabularySize: 300 };
 const OPTIONS = {
@@ -35,7 +35,7 @@ function makeRun(
     JSON.stringify(toHuggingFaceConfig(config, { endOfText: 0 })),
   );
   run.save(
-    new Map([["config.json", [json]]]),
+    exampleFiles("").set("config.json", [json]),
     { ...exampleState(9), options: OPTIONS, ...state },
     { keep: 1, best: false },
   );

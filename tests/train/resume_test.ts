@@ -3,9 +3,10 @@ import { createHash } from "node:crypto";
 import { cpSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { openDevice } from "../../kernels/device.ts";
-import { newestCheckpoint, verifyCheckpoint } from "../../model/checkpoint.ts";
+import { type JsonObject, newestCheckpoint, verifyCheckpoint } from "../../model/checkpoint.ts";
 import { train, type TrainEvent } from "../../train/train.ts";
 import type { TrainOptions } from "../../train/options.ts";
+import { changeFields, readFields } from "../checkpoints.ts";
 import { device } from "../kernels/harness.ts";
 import { once } from "../once.ts";
 
@@ -160,11 +161,19 @@ Deno.test({
   ignore: OPTIONS.precision !== "f16",
   async fn() {
     await run("overflowing", { steps: 1, evalEvery: 0 });
-    const file = join(directory, "overflowing", "checkpoints", "000001", "trainer_state.json");
-    // so large that a hundred halvings leave gradients beyond f16
-    const state = { ...JSON.parse(Deno.readTextFileSync(file)), lossScale: 2 ** 126 };
-    Deno.writeTextFileSync(file, JSON.stringify(state));
-    await assert.rejects(run("overflowing", { steps: 200, evalEvery: 0, saveEvery: 0 }), {
+    // so large that a hundred halvings leave gradients beyond f16: as after 220,000 applied steps
+    const step = 220_000, checkpoints = join(directory, "overflowing", "checkpoints");
+    Deno.renameSync(join(checkpoints, "000001"), join(checkpoints, `${step}`));
+    const checkpoint = join(checkpoints, `${step}`), { options, schedule } = readFields(checkpoint);
+    changeFields(checkpoint, {
+      step,
+      optimizerSteps: step,
+      batchIndex: 2 * step,
+      lossScale: 2 ** 126,
+      options: { ...options as JsonObject, steps: step },
+      schedule: { ...schedule as JsonObject, steps: step },
+    });
+    await assert.rejects(run("overflowing", { steps: step + 200, evalEvery: 0, saveEvery: 0 }), {
       name: "RangeError",
       message: /100 steps in a row had a gradient that is not finite: try a lower --learning-rate/,
     });

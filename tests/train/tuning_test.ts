@@ -13,7 +13,7 @@ import {
   tuningOf,
   writeChoices,
 } from "../../train/tuning.ts";
-import { directory } from "../checkpoints.ts";
+import { changeFields, directory } from "../checkpoints.ts";
 import { device } from "../kernels/harness.ts";
 
 /** The device with other choices, or as another adapter. */
@@ -126,9 +126,7 @@ async function run(
 
 /** Rewrites what the checkpoint of step 1 says of its kernels. */
 function changeTuning(runs: string, name: string, tuning: TrainerState["tuning"]): void {
-  const file = join(directory, runs, name, "checkpoints", "000001", "trainer_state.json");
-  const state = JSON.parse(readFileSync(file, "utf8"));
-  writeFileSync(file, JSON.stringify({ ...state, tuning }));
+  changeFields(join(directory, runs, name, "checkpoints", "000001"), { tuning });
 }
 
 /** A product that the training has, and a kernel that sums it in another order than the preferred. */

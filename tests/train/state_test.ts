@@ -1,0 +1,88 @@
+import assert from "node:assert/strict";
+import type { TrainerState } from "../../model/checkpoint.ts";
+import { checkState } from "../../train/state.ts";
+import { exampleState } from "../checkpoints.ts";
+
+const OPTIONS = {
+  preset: "nano",
+  data: "sample",
+  precision: "f16",
+  contextLength: 64,
+  batchSize: 2,
+  gradientAccumulation: 2,
+  learningRate: 1,
+  minLearningRate: 0,
+  warmupSteps: 1,
+  steps: 9000,
+  seed: 1,
+};
+
+/** What a training in f16 saves after 7 steps, and what is changed in it. */
+function stateWith(change: Partial<TrainerState>): TrainerState {
+  const state = exampleState(7);
+  const { learningRate, minLearningRate, warmupSteps, steps } = OPTIONS;
+  const schedule = { learningRate, minLearningRate, warmupSteps, steps };
+  return { ...state, batchIndex: 14, options: OPTIONS, schedule, files: {}, ...change };
+}
+
+Deno.test("checkState() accepts what trainings save", () => {
+  const applied = (optimizerSteps: number, skippedSteps: number, lossScale: number) => {
+    const step = optimizerSteps + skippedSteps;
+    return { step, optimizerSteps, skippedSteps, batchIndex: 2 * step, lossScale };
+  };
+  const f32 = { options: { ...OPTIONS, precision: "f32" }, lossScale: 1 };
+  const states: Partial<TrainerState>[] = [
+    {},
+    f32,
+    applied(7, 1, 2 ** 15),
+    { ...applied(7, 3, 2 ** 13), growthTracker: 0, consecutiveSkips: 2 },
+    applied(2000, 0, 2 ** 17),
+    applied(4001, 2, 2 ** 16),
+    applied(4001, 2, 2 ** 14), // the applied steps never came 2000 in a row
+    { ...applied(0, 0, 2 ** 16), growthTracker: 0 },
+  ];
+  for (const change of states) checkState(stateWith(change), "x");
+});
+
+Deno.test("checkState() names what no training comes to", () => {
+  const options = (change: object) => ({ options: { ...OPTIONS, ...change } });
+  const cases: [Partial<TrainerState>, RegExp][] = [
+    [options({ dropout: 2 }), /its options must be possible: --dropout must be .* value is 2$/],
+    [options({ learningRate: null }), /options must be possible: --learning-rate must be a number/],
+    [options({ tune: "never" }), /options must be possible: --tune must be one of/],
+    [options({ data: [] }), /options must be possible: --data must be .* value is \[\]$/],
+    [options({ data: ["x", 1] }), /options must be possible: --data must be /],
+    [options({ data: "stories.txt" }), /options must be possible: --data must be /],
+    [options({ tokenizer: 7 }), /options must be possible: --tokenizer must be text: .* is 7$/],
+    [options({ precision: "auto" }), /its options must name the precision$/],
+    [options({ batchSize: undefined }), /its options must give the size of batches$/],
+    [options({ seed: 2 }), /seed must be that of its options, 2: it is 1$/],
+    [options({ gradientAccumulation: 1 }), /batchIndex must be 7 after 7 steps: .* value is 14$/],
+    [options({ gradientAccumulation: undefined }), /batchIndex must be NaN after 7 steps/],
+    [options({ steps: 10 }), /schedule\.steps must be that of its options, 10: it is 9000$/],
+    [options({ learningRate: 0.5 }), /schedule\.learningRate must be that of its options/],
+    [
+      { ...options({ steps: 6 }), schedule: { ...stateWith({}).schedule, steps: 6 } },
+      /step must be at most schedule\.steps, 6: current value is 7$/,
+    ],
+    ...[1e300, 65535, 2 ** 17, 2 ** 15, 2 ** -200, 1].map((lossScale): [object, RegExp] => [
+      { lossScale },
+      /its loss scale must be one that f16 reaches: current value is /,
+    ]),
+    [options({ precision: "f32" }), /loss scale must be one that f32 reaches: .* is 65536$/],
+    [{ growthTracker: 2000, optimizerSteps: 2000 }, /its loss scale must be one that f16 reaches/],
+    [{ growthTracker: 8 }, /its loss scale must be one that f16 reaches/],
+    [
+      { optimizerSteps: 6, skippedSteps: 1, consecutiveSkips: 1, lossScale: 2 ** 15 },
+      /its loss scale must be one that f16 reaches/, // a skip begins the count anew
+    ],
+  ];
+  for (const [change, message] of cases) {
+    assert.throws(() => checkState(stateWith(change), "x"), (error: Error) => {
+      assert.equal(error.name, "CheckpointError");
+      assert.match(error.message, message);
+      assert.match(error.message, /^Cannot load x.trainer_state\.json as [^\n]+$/);
+      return true;
+    });
+  }
+});
