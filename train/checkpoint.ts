@@ -2,16 +2,29 @@ import { createHash } from "node:crypto";
 import {
   closeSync,
   existsSync,
-  fsyncSync,
+  fstatSync,
+  ftruncateSync,
   mkdirSync,
   openSync,
   readdirSync,
+  readSync,
   renameSync,
   rmSync,
-  statfsSync,
-  writeSync,
 } from "node:fs";
-import { basename, dirname, join } from "node:path";
+import { basename, dirname, join, normalize, relative } from "node:path";
+import {
+  byteCounts,
+  freeBytesAt,
+  reasonOf,
+  replaceFile,
+  syncDirectory,
+  TEMPORARY_NAME,
+  temporaryBeside,
+  UUID,
+  writeAll,
+  writeSynced,
+} from "../files/disk.ts";
+import { printable } from "../files/printable.ts";
 import {
   checkFileNames,
   CheckpointError,
@@ -39,7 +52,8 @@ export interface RunDirectory {
    * Files go to a temporary sibling directory and are synced; the state with their hashes comes last;
    * then the directory is renamed and its parent synced. A checkpoint of the same step is replaced.
    * `latest`, and with `best` also `best`, are rewritten as hints. Older checkpoints beyond `keep` are
-   * removed, the best one excepted; later ones, which a resume passed over as damaged, stay.
+   * removed, the best one excepted; later ones, which a resume passed over as damaged, stay. What fails
+   * once the checkpoint has its name is a notice.
    *
    * @returns the checkpoint's path.
    * @throws {CheckpointError} if there is no room or the disk refuses; older checkpoints stay.
@@ -50,19 +64,24 @@ export interface RunDirectory {
     options: { keep: number; best: boolean },
   ): string;
   /**
-   * Appends a line, or several, to a file of the run.
+   * Makes the hints true for a training that continues after `step`: what names a later checkpoint does
+   * not hold any more.
    *
-   * @throws {CheckpointError} if the disk refuses.
+   * @param best step of the best evaluation up to there, if there was one.
+   */
+  resumeAfter(step: number, best: number | undefined): void;
+  /**
+   * Appends a line, or several, to a file of the run, beginning on a new line. If the disk refuses, that
+   * is a notice, and the lines are kept and written with the next.
    */
   append(name: string, line: string): void;
-  /** Reads a file of the run. */
-  read(name: string): string;
-  /**
-   * Writes a file of the run, replacing it as a whole.
-   *
-   * @throws {CheckpointError} if the disk refuses.
-   */
+  /** Writes a file of the run, replacing it as a whole. If the disk refuses, that is a notice. */
   write(name: string, text: string): void;
+  /**
+   * Sentences about what failed and ends no training; whoever passes them on removes them. A file that
+   * keeps failing is named once.
+   */
+  readonly notices: string[];
   /** Gives the run back. */
   close(): void;
 }
@@ -73,7 +92,8 @@ export interface RunDirectory {
  * Leftovers of a process that died while it wrote or removed a checkpoint are cleared away.
  *
  * @param freeBytes free space at a path, for tests.
- * @throws {CheckpointError} if another process trains there or the directory cannot be written.
+ * @throws {CheckpointError} if another process trains there, the directory cannot be written, or it is
+ * none for a run: it belongs to a checkpoint or holds other files.
  */
 export function openRunDirectory(
   path: string,
@@ -81,6 +101,7 @@ export function openRunDirectory(
 ): RunDirectory {
   const checkpoints = join(path, "checkpoints");
   const lock = attempt(`open run ${path}`, () => {
+    checkPlace(path);
     mkdirSync(checkpoints, { recursive: true });
     return Deno.openSync(join(path, "lock"), { create: true, write: true });
   });
@@ -88,21 +109,54 @@ export function openRunDirectory(
     lock.close();
     throw new CheckpointError(`Cannot open run ${path} as another process is training there`);
   }
-  attempt(`open run ${path}`, () => clearLeftovers(checkpoints));
-  const hint = (name: string, target: string) =>
-    replaceFile(join(path, name), [new TextEncoder().encode(`${target}\n`)]);
+  let best = readHint(path, "best");
+  const notices: string[] = [], failing = new Set<string>();
+  /** Does what no training depends on. */
+  const tryTo = (what: string, action: () => void): boolean => {
+    try {
+      action();
+      failing.delete(what);
+      return true;
+    } catch (error) {
+      const notice = `Cannot ${what} as ${reasonOf(error)}: training continues without it`;
+      if (!failing.has(what)) notices.push(notice);
+      failing.add(what);
+      return false;
+    }
+  };
+  const clear = () => tryTo(`clear ${checkpoints}`, () => clearLeftovers(checkpoints));
+  clear();
+  tryTo(`clear ${path}`, () => {
+    for (const { name, isFile } of Deno.readDirSync(path)) {
+      if (isFile && TEMPORARY_NAME.test(name)) rmSync(join(path, name));
+    }
+  });
+  const write = (name: string, text: string) =>
+    tryTo(
+      `write ${join(path, name)}`,
+      () => replaceFile(join(path, name), [new TextEncoder().encode(text)]),
+    );
+  const hint = (name: string, checkpoint: string) => {
+    if (readHint(path, name) !== checkpoint) write(name, `${checkpoint}\n`);
+  };
+  const removeHint = (name: string) => {
+    if (readHint(path, name) === "") return;
+    tryTo(`remove ${join(path, name)}`, () => rmSync(join(path, name)));
+  };
+  const waiting = new Map<string, string>();
 
   return {
     path,
-    save(files, state, { keep, best }) {
+    notices,
+    save(files, state, { keep, best: isBest }) {
       const name = checkpointName(state.step);
       const target = join(checkpoints, name);
       checkFileNames(files.keys(), `Cannot save checkpoint ${target}`);
-      const temporary = join(checkpoints, `.tmp-${name}`);
       attempt(`save checkpoint ${target}`, () => {
         const digests: Record<string, FileDigest> = {};
         for (const [file, content] of files) digests[file] = digest(content);
         checkRoom(`save checkpoint ${target}`, [...files.values()], freeBytes(checkpoints));
+        const temporary = temporaryBeside(target);
         try {
           mkdirSync(temporary);
           for (const [file, content] of files) writeSynced(join(temporary, file), content);
@@ -110,41 +164,157 @@ export function openRunDirectory(
           writeSynced(join(temporary, STATE_FILE), [new TextEncoder().encode(manifest)]);
           syncDirectory(temporary);
           // no call swaps two directories: until the new one has the name, the old one can come back
-          if (existsSync(target)) renameSync(target, join(checkpoints, `.old-${name}`));
+          if (existsSync(target)) {
+            renameSync(target, join(checkpoints, `.old-${name}-${crypto.randomUUID()}`));
+          }
           renameSync(temporary, target);
           syncDirectory(checkpoints);
-        } finally {
-          clearLeftovers(checkpoints);
+        } catch (error) {
+          clear();
+          throw error;
         }
       });
-      attempt(`finish checkpoint ${target}`, () => {
-        hint("latest", name);
-        if (best) hint("best", name);
-        prune(path, { step: state.step, keep });
-      });
+      clear();
+      hint("latest", name);
+      if (isBest) hint("best", best = name);
+      tryTo(
+        `remove checkpoints beyond --keep from ${checkpoints}`,
+        () => prune(path, { step: state.step, keep, best }),
+      );
       return target;
     },
+    resumeAfter(step, bestStep) {
+      const latest = checkpointName(step);
+      if (existsSync(join(checkpoints, latest))) hint("latest", latest);
+      else removeHint("latest");
+      if (!(Number(best) > step)) return;
+      best = bestStep === undefined ? "" : checkpointName(bestStep);
+      if (best && existsSync(join(checkpoints, best))) hint("best", best);
+      else removeHint("best");
+    },
     append(name, line) {
-      attempt(`write ${join(path, name)}`, () => {
-        const file = openSync(join(path, name), "a");
-        try {
-          writeAll(file, new TextEncoder().encode(line + "\n"));
-        } finally {
-          closeSync(file);
-        }
-      });
+      const file = join(path, name), text = `${waiting.get(name) ?? ""}${line}\n`;
+      if (tryTo(`write ${file}`, () => appendWhole(file, text))) {
+        waiting.delete(name);
+      } else if (text.length <= MOST_WAITING) {
+        waiting.set(name, text);
+      } else {
+        notices.push(`${file} lacks ${text.length} characters that could not be written`);
+        waiting.delete(name);
+      }
     },
-    read: (name) => Deno.readTextFileSync(join(path, name)),
-    write(name, text) {
-      attempt(
-        `write ${join(path, name)}`,
-        () => replaceFile(join(path, name), [new TextEncoder().encode(text)]),
-      );
-    },
+    write,
     close() {
+      for (const [name, text] of waiting) {
+        tryTo(`write ${name}`, () => appendWhole(join(path, name), text));
+      }
       lock.close();
     },
   };
+}
+
+/** Most characters that wait to be appended to a file that cannot be written now. */
+const MOST_WAITING = 2 ** 24;
+
+/** The checkpoint that `latest` or `best` names; nothing if that cannot be read. */
+function readHint(run: string, name: string): string {
+  try {
+    return Deno.readTextFileSync(join(run, name)).trim();
+  } catch {
+    return "";
+  }
+}
+
+/** Appends lines as a whole or not at all, on a new line even if the last one was torn. */
+function appendWhole(path: string, text: string): void {
+  const file = openSync(path, "a+");
+  try {
+    const { size } = fstatSync(file), last = new Uint8Array([LINE_BREAK]);
+    if (size > 0) readSync(file, last, 0, 1, size - 1);
+    try {
+      writeAll(file, new TextEncoder().encode(last[0] === LINE_BREAK ? text : `\n${text}`));
+    } catch (error) {
+      ftruncateSync(file, size);
+      throw error;
+    }
+  } finally {
+    closeSync(file);
+  }
+}
+
+const LINE_BREAK = 10;
+
+/** Makes sure that a run may lie at a path. */
+function checkPlace(path: string): void {
+  const refuse = (reason: string) => new CheckpointError(`Cannot open run ${path} as ${reason}`);
+  if (path === "") {
+    throw new CheckpointError(
+      'Cannot open a run as --out must name a directory: current value is ""',
+    );
+  }
+  const place = placeInRun(path);
+  if (place) {
+    const { run, checkpoint } = place;
+    throw refuse(
+      `it lies in ${
+        checkpoint ?? join(run, "checkpoints")
+      }: to resume that run use --out ${run}, ` +
+        (checkpoint
+          ? `to start from its model --init-from ${checkpoint} and another --out`
+          : "for another run choose another --out"),
+    );
+  }
+  if (!existsSync(path)) return;
+  const names = readdirSync(path);
+  if (names.some((name) => RUN_FILES.includes(name)) || listCheckpoints(path).length > 0) return;
+  const others = names.filter((name) => !/^\.|^lost\+found$|^checkpoints$/.test(name));
+  if (others.length === 0) return;
+  const some = others.slice(0, 3).map((name) => printable(name)).join(", ");
+  throw refuse(
+    `it must be a run or an empty directory: it holds ${some}${others.length > 3 ? ", …" : ""}; ` +
+      `choose another --out, such as ${join(path, "my-run")}`,
+  );
+}
+
+/** Files that every run has, from its beginning or soon. */
+const RUN_FILES = ["lock", "metrics.jsonl"];
+
+/** The run, and the checkpoint if it is in one, in whose `checkpoints` a path lies. */
+function placeInRun(path: string): { run: string; checkpoint?: string } | undefined {
+  const real = realPath(path);
+  for (let at = real; at !== dirname(at); at = dirname(at)) {
+    const parent = dirname(at);
+    if (
+      basename(at) === "checkpoints" && RUN_FILES.some((name) => existsSync(join(parent, name)))
+    ) {
+      return { run: asTyped(parent) };
+    }
+    const isCheckpoint = /^\d{6,}$/.test(basename(at)) && basename(parent) === "checkpoints";
+    if (isCheckpoint && existsSync(join(at, STATE_FILE))) {
+      return { run: asTyped(dirname(parent)), checkpoint: asTyped(at) };
+    }
+  }
+  return undefined;
+}
+
+/** Where a path leads, links followed, as far as it exists and may be known. */
+function realPath(path: string): string {
+  for (let at = normalize(path), rest = "";;) {
+    if (mayRead(".") && mayRead(at) && existsSync(at)) return join(Deno.realPathSync(at), rest);
+    if (at === dirname(at)) return normalize(path);
+    [at, rest] = [dirname(at), join(basename(at), rest)];
+  }
+}
+
+/** A path as it would be typed: from the working directory if it lies there. */
+function asTyped(path: string): string {
+  if (!mayRead(".")) return path;
+  const from = relative(Deno.realPathSync("."), path);
+  return from.startsWith("..") ? path : from || ".";
+}
+
+function mayRead(path: string): boolean {
+  return Deno.permissions.querySync({ name: "read", path }).state === "granted";
 }
 
 /**
@@ -157,13 +327,8 @@ export function writeNew(
   content: FileContent | ReadonlyMap<string, FileContent>,
 ): void {
   attempt(`write ${target}`, () => {
-    if (existsSync(target)) {
-      throw new CheckpointError(
-        `Cannot write ${target} as it is there already: choose another --out`,
-      );
-    }
-    const parent = dirname(target);
-    const temporary = join(parent, `.tmp-${basename(target)}-${crypto.randomUUID()}`);
+    checkFree(target);
+    const parent = dirname(target), temporary = temporaryBeside(target);
     mkdirSync(parent, { recursive: true });
     const files = content instanceof Map ? [...content.values()] : [content as FileContent];
     checkRoom(`write ${target}`, files, freeBytesAt(parent));
@@ -183,13 +348,29 @@ export function writeNew(
   });
 }
 
+/**
+ * Makes sure that a file or directory can be made at a path.
+ *
+ * @throws {CheckpointError} if there is something, or the path is none to keep anything at.
+ */
+export function checkFree(path: string): void {
+  if (path === "") {
+    throw new CheckpointError('Cannot write as --out must be a name: current value is ""');
+  }
+  const place = placeInRun(path);
+  const reason = existsSync(path)
+    ? "it is there already"
+    : place && `it lies among the checkpoints of run ${place.run}, which are removed in their turn`;
+  if (!reason) return;
+  throw new CheckpointError(`Cannot write ${path} as ${reason}: choose another --out`);
+}
+
 /** Makes sure that files have room, and logs beside them. */
 function checkRoom(what: string, files: readonly FileContent[], free: number): void {
   const needed = files.flat().reduce((sum, { length }) => sum + length, SPARE_BYTES);
   if (free >= needed) return;
-  throw new CheckpointError(
-    `Cannot ${what} as it needs ${megabytes(needed)}: ${megabytes(free)} are free`,
-  );
+  const [neededCount, freeCount] = byteCounts(needed, free);
+  throw new CheckpointError(`Cannot ${what} as it needs ${neededCount}: ${freeCount} are free`);
 }
 
 /**
@@ -201,6 +382,12 @@ function checkRoom(what: string, files: readonly FileContent[], free: number): v
 export function moveAside(path: string): string | undefined {
   if (!existsSync(path)) return undefined;
   openRunDirectory(path).close(); // nobody trains there
+  if (/^\.{1,2}$/.test(basename(path))) {
+    throw new CheckpointError(
+      `Cannot move run ${path} aside as the working directory lies there: ` +
+        `run this elsewhere, with the name of the run`,
+    );
+  }
   const name = join(dirname(path), basename(path)); // without the slash that may end a path
   let number = 1;
   while (existsSync(`${name}-${number}`)) number++;
@@ -211,28 +398,31 @@ export function moveAside(path: string): string | undefined {
 
 /**
  * Clears away what an interrupted save or removal left. A checkpoint that made room for one of the same
- * step, which then did not come, gets its name back.
+ * step, which then did not come, gets its name back. What has other names, or is no directory, is of
+ * somebody else.
  */
 function clearLeftovers(checkpoints: string): void {
-  for (const name of readdirSync(checkpoints)) {
-    const leftover = join(checkpoints, name);
-    const displaced = name.startsWith(".old-") && join(checkpoints, name.slice(".old-".length));
-    if (displaced && !existsSync(displaced)) renameSync(leftover, displaced);
-    else if (/^\.(tmp|old|trash)-/.test(name)) rmSync(leftover, { recursive: true });
+  for (const { name, isDirectory } of Deno.readDirSync(checkpoints)) {
+    const match = LEFTOVER.exec(name);
+    if (!isDirectory || !match) continue;
+    const [, kind, step = ""] = match;
+    const leftover = join(checkpoints, name), displaced = join(checkpoints, step);
+    if (kind === "old" && !existsSync(displaced)) renameSync(leftover, displaced);
+    else rmSync(leftover, { recursive: true });
   }
 }
 
+/** Names that a save gives; the first two once had no UUID. */
+const LEFTOVER = new RegExp(`^\\.(?:(tmp|old)-(\\d{6,})(?:-${UUID})?|trash-\\d{6,}-${UUID})$`);
+
 /**
- * Removes the oldest checkpoints up to `step` but `keep`, and never the one that `best` names. A later
- * one is damaged, or the training would have gone on from it: it must not push out a whole one.
+ * Removes the oldest checkpoints up to `step` but `keep`, and never the best. A later one is damaged, or
+ * the training would have gone on from it: it must not push out a whole one.
  */
-function prune(path: string, { step, keep }: { step: number; keep: number }): void {
-  let best = "";
-  try {
-    best = Deno.readTextFileSync(join(path, "best")).trim();
-  } catch {
-    // no evaluation yet
-  }
+function prune(
+  path: string,
+  { step, keep, best }: { step: number; keep: number; best: string },
+): void {
   const earlier = listCheckpoints(path).filter((checkpoint) => checkpoint.step <= step);
   for (const checkpoint of earlier.slice(keep)) {
     if (basename(checkpoint.path) !== best) discard(checkpoint.path);
@@ -256,56 +446,6 @@ function digest(content: FileContent): FileDigest {
   return { bytes, sha256: hash.digest("hex") };
 }
 
-function replaceFile(path: string, content: FileContent): void {
-  const temporary = `${path}.tmp`;
-  try {
-    writeSynced(temporary, content);
-    renameSync(temporary, path);
-  } catch (error) {
-    rmSync(temporary, { force: true }); // on a full disk even half a file is in the way
-    throw error;
-  }
-}
-
-function writeSynced(path: string, content: FileContent): void {
-  const file = openSync(path, "w");
-  try {
-    for (const chunk of content) writeAll(file, chunk);
-    fsyncSync(file);
-  } finally {
-    closeSync(file);
-  }
-}
-
-/** A write may take fewer bytes than it was given, of large chunks and on a full disk. */
-function writeAll(file: number, chunk: Uint8Array): void {
-  for (let done = 0; done < chunk.length;) {
-    const written = writeSync(file, chunk, done, Math.min(chunk.length - done, 2 ** 30));
-    if (written === 0) throw Object.assign(new Error("nothing was written"), { code: "ENOSPC" });
-    done += written;
-  }
-}
-
-/** Makes a directory's entries survive a power cut; Windows has no such call and needs none. */
-function syncDirectory(path: string): void {
-  if (Deno.build.os === "windows") return;
-  const directory = openSync(path, "r");
-  try {
-    fsyncSync(directory);
-  } finally {
-    closeSync(directory);
-  }
-}
-
-function freeBytesAt(path: string): number {
-  const { bavail, bsize } = statfsSync(path);
-  return bavail * bsize;
-}
-
-function megabytes(bytes: number): string {
-  return `${(bytes / 1e6).toFixed(1)} MB`;
-}
-
 /** Runs `action` and makes one sentence of whatever the system has against it. */
 function attempt<T>(what: string, action: () => T): T {
   try {
@@ -314,15 +454,4 @@ function attempt<T>(what: string, action: () => T): T {
     if (error instanceof CheckpointError) throw error;
     throw new CheckpointError(`Cannot ${what} as ${reasonOf(error)}`);
   }
-}
-
-function reasonOf(error: unknown): string {
-  const { code, message } = error as NodeJS.ErrnoException;
-  if (code === "ENOSPC" || code === "EDQUOT") return "the disk is full";
-  if (code === "EROFS") return "the disk is read-only";
-  if (code === "EACCES" || code === "EPERM" || error instanceof Deno.errors.NotCapable) {
-    return "writing there is not permitted";
-  }
-  if (code === "ENOTDIR" || code === "EEXIST") return "a file is in its place";
-  return `the system refuses: ${message}`;
 }

@@ -1,8 +1,14 @@
-import { readFileSync, statSync } from "node:fs";
+import { closeSync, openSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { CheckpointError, listCheckpoints, readTrainerState } from "../model/checkpoint.ts";
+import {
+  CheckpointError,
+  listCheckpoints,
+  readTrainerState,
+  type TrainerState,
+} from "../model/checkpoint.ts";
 import { parseHuggingFaceConfig } from "../model/hugging_face.ts";
-import { type Metric, parseMetrics, startMetric } from "./metrics.ts";
+import { Curve } from "./curve.ts";
+import { type Metric, readLines, readMetrics, startMetric } from "./metrics.ts";
 import { flagOf } from "./options.ts";
 import type { PlotDocument } from "./plot.ts";
 
@@ -35,8 +41,12 @@ export interface ComparedRun {
   readonly name: string;
   /** Parameters of its model. */
   readonly parameters: number;
-  /** Its evaluations in the order of their steps; one at least. */
+  /** Its evaluations in the order of their steps, thinned if they are many; one at least. */
   readonly points: readonly ComparedPoint[];
+  /** Its last evaluation. */
+  readonly last: ComparedPoint;
+  /** The first of its evaluations with the least loss. */
+  readonly best: ComparedPoint;
   /** All its options. */
   readonly options: Readonly<Record<string, unknown>>;
   /** Where it was trained, if that was noted. */
@@ -50,46 +60,55 @@ export interface ComparedRun {
 /**
  * Reads what there is to compare of a run: its metrics, and the options in its newest checkpoint.
  *
- * @param onWarning hears in a sentence of lines that are passed over.
+ * @param onWarning is called with a sentence about what is passed over.
  * @throws {CheckpointError} in a sentence if there is no such run, or it has no checkpoint or no
  * evaluation.
  */
 export function readRun(path: string, onWarning: (sentence: string) => void): ComparedRun {
   const refuse = (reason: string) => new CheckpointError(`Cannot compare ${path} as ${reason}`);
-  const read = (file: string) => {
+  const reading = <T>(file: string, read: () => T): T => {
     try {
-      return readFileSync(file, "utf8");
-    } catch {
+      return read();
+    } catch (error) {
+      if (typeof (error as NodeJS.ErrnoException).code !== "string") throw error;
       throw refuse(`it has no ${file.slice(path.length + 1)} that can be read`);
     }
   };
   if (!statSync(path, { throwIfNoEntry: false })?.isDirectory()) {
     throw refuse("there is no such run");
   }
-  const metricsFile = join(path, "metrics.jsonl");
-  const { metrics, damaged } = parseMetrics(read(metricsFile));
-  if (damaged.length > 0) {
-    onWarning(`${metricsFile} is damaged in line ${damaged.join(", ")}, which is passed over`);
-  }
-  const newest = listCheckpoints(path)[0]?.path;
-  if (!newest) throw refuse("it has no checkpoint yet, which tells its options");
-  const { options, data, tokenizerHash, tuning } = readTrainerState(newest);
+  const metrics = join(path, "metrics.jsonl");
+  reading(metrics, () => closeSync(openSync(metrics, "r")));
+  const { checkpoint, state } = newestState(path, onWarning) ?? {};
+  if (!state) throw refuse("it has no checkpoint yet, which tells its options");
+  const { options, data, tokenizerHash, tuning } = state;
   const { batchSize, contextLength, gradientAccumulation } = options as Record<string, number>;
   const tokensPerStep = batchSize! * contextLength! * gradientAccumulation!;
   if (!(tokensPerStep > 0)) throw refuse(`its checkpoint names no size of batches`);
 
-  const config = join(newest, "config.json");
-  const { parameters, flopsPerToken } = metrics.findLast(({ kind }) => kind === "start") ??
-    startMetric(parseHuggingFaceConfig(read(config), config), 0); // of a run before those were noted
-  const points = evaluationsOf(metrics, tokensPerStep).map((point): ComparedPoint => (
+  const { start, ...evaluations } = reading(
+    metrics,
+    () => readEvaluations(metrics, tokensPerStep, onWarning),
+  );
+  const config = join(checkpoint!, "config.json");
+  const { parameters, flopsPerToken } = start ??
+    // of a run before those were noted
+    startMetric(
+      parseHuggingFaceConfig(reading(config, () => readFileSync(config, "utf8")), config),
+      0,
+    );
+  const counted = (point: SpentPoint): ComparedPoint => (
     { ...point, flops: point.tokens * flopsPerToken! }
-  ));
-  if (points.length === 0) throw refuse("it has no evaluation yet");
+  );
+  const { points, last, best } = evaluations;
+  if (!last || !best) throw refuse("it has no evaluation yet");
   const { adapter } = tuning;
   return {
     name: path,
     parameters: parameters!,
-    points,
+    points: points.map(counted),
+    last: counted(last),
+    best: counted(best),
     options,
     adapter,
     dataHash: data.hash,
@@ -97,38 +116,66 @@ export function readRun(path: string, onWarning: (sentence: string) => void): Co
   };
 }
 
-/**
- * Evaluations with what was spent before them. Steps that were done again, after a run was killed, count
- * once, with their last time.
- */
-function evaluationsOf(
-  metrics: readonly Metric[],
+/** The newest checkpoint whose state can be read, if there is a checkpoint. */
+function newestState(
+  run: string,
+  onWarning: (sentence: string) => void,
+): { checkpoint: string; state: TrainerState } | undefined {
+  const unreadable: Error[] = [];
+  for (const { path } of listCheckpoints(run)) {
+    try {
+      const state = readTrainerState(path);
+      for (const { message } of unreadable) onWarning(`${message}; taking ${path} instead`);
+      return { checkpoint: path, state };
+    } catch (error) {
+      unreadable.push(error as Error);
+    }
+  }
+  if (unreadable.length > 0) throw unreadable[0]!;
+  return undefined;
+}
+
+/** An evaluation with what was spent before it, but for operations, which the last start tells. */
+type SpentPoint = Omit<ComparedPoint, "flops">;
+
+/** Reads the evaluations of a record, thinned, and its last start. What was done again counts once. */
+function readEvaluations(
+  path: string,
   tokensPerStep: number,
-): Omit<ComparedPoint, "flops">[] {
-  const speeds = new Map<number, number>(), evaluations = new Map<number, Metric>();
-  for (const metric of metrics) {
+  onWarning: (sentence: string) => void,
+): { points: SpentPoint[]; last?: SpentPoint; best?: SpentPoint; start?: Metric } {
+  const curve = new Curve<SpentPoint, "loss" | "bitsPerByte">(["loss", "bitsPerByte"]);
+  let last: SpentPoint | undefined, best: SpentPoint | undefined, start: Metric | undefined;
+  let seconds = 0, done = 0, speed = firstSpeed(path);
+  for (const metric of readMetrics(path, onWarning)) {
     const { kind, step, tokensPerSecond = 0, loss, bitsPerByte } = metric;
-    if (kind === "step" && tokensPerSecond > 0) speeds.set(step, tokensPerSecond);
-    const isFinite = Number.isFinite(loss) && Number.isFinite(bitsPerByte);
-    if (kind === "evaluation" && isFinite) evaluations.set(step, metric);
+    if (kind === "start") start = metric;
+    if (kind === "step" && tokensPerSecond > 0) {
+      // steps whose speed was not noted took as long as those before them
+      seconds += tokensPerStep * ((step - 1 - done) / speed + 1 / tokensPerSecond);
+      [done, speed] = [step, tokensPerSecond];
+    }
+    if (kind !== "evaluation" || !Number.isFinite(loss) || !Number.isFinite(bitsPerByte)) continue;
+    seconds += tokensPerStep * (step - done) / speed;
+    done = step;
+    last = { step, tokens: step * tokensPerStep, seconds, loss: loss!, bitsPerByte: bitsPerByte! };
+    if (!best || last.loss < best.loss) best = last;
+    curve.add(last);
   }
-  const last = Math.max(0, ...evaluations.keys());
-  const points = [];
-  let seconds = 0, speed = speeds.values().next().value ?? NaN;
-  for (let step = 1; step <= last; step++) {
-    speed = speeds.get(step) ?? speed; // one that was not noted took as long as the one before
-    seconds += tokensPerStep / speed;
-    const { loss, bitsPerByte } = evaluations.get(step) ?? {};
-    if (loss === undefined) continue;
-    points.push({
-      step,
-      tokens: step * tokensPerStep,
-      seconds,
-      loss: loss!,
-      bitsPerByte: bitsPerByte!,
-    });
+  return {
+    points: curve.points,
+    ...(last && best ? { last, best } : {}),
+    ...(start ? { start } : {}),
+  };
+}
+
+/** The first speed that a record notes, NaN if it notes none. */
+function firstSpeed(path: string): number {
+  for (const { metric } of readLines(path)) {
+    const { kind, tokensPerSecond = 0 } = metric ?? {};
+    if (kind === "step" && tokensPerSecond > 0) return tokensPerSecond;
   }
-  return points;
+  return NaN;
 }
 
 /** Options that change what a run reports and keeps, and nothing that it learns. */
@@ -163,9 +210,7 @@ export function caveats(runs: readonly ComparedRun[]): string[] {
 
 /** The comparison as text: a line a run, then what differs between them. */
 export function compareTable(runs: readonly ComparedRun[]): string {
-  const figures = runs.map(({ name, parameters, points }) => {
-    const last = points.at(-1)!;
-    const best = points.reduce((a, b) => b.loss < a.loss ? b : a);
+  const figures = runs.map(({ name, parameters, last, best }) => {
     return [
       name,
       inShort(parameters),
@@ -282,10 +327,10 @@ export async function drawComparison(runs: readonly ComparedRun[]): Promise<stri
     })
   );
   const escape = (text: string) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
-  const legend = runs.map(({ name, points }, i) =>
+  const legend = runs.map(({ name, last }, i) =>
     `<text x="12" y="${LEGEND_LINE * (i + 1)}"><tspan fill="${color(i)}">●</tspan> ` +
-    `${escape(name)}: loss ${points.at(-1)!.loss.toFixed(3)}, ` +
-    `${points.at(-1)!.bitsPerByte.toFixed(3)} bits per byte</text>`
+    `${escape(name)}: loss ${last.loss.toFixed(3)}, ` +
+    `${last.bitsPerByte.toFixed(3)} bits per byte</text>`
   );
   const width = COLUMNS.length * PANEL.width;
   const height = LEGEND_LINE * (runs.length + 1) + ROWS.length * PANEL.height;
@@ -306,7 +351,8 @@ function ticksOf(
 ): number[] {
   const values = runs.flatMap(({ points }) => points.map((point) => point[figure]))
     .filter((value) => value > 0);
-  const least = Math.min(...values), most = Math.max(...values);
+  const least = values.reduce((a, b) => Math.min(a, b), Infinity);
+  const most = values.reduce((a, b) => Math.max(a, b), 0);
   const powers = Array.from({ length: 40 }, (_, i) => 10 ** (i - 10));
   const within = (tick: number) => tick >= least * 0.99 && tick <= most * 1.01;
   const digits = [[1, 2, 3, 4, 5, 6, 7, 8, 9], [1, 2, 5], [1]];

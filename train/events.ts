@@ -56,6 +56,11 @@ export interface Hearing {
   signal: AbortSignal;
 }
 
+/** Passes on what a run directory noted, and removes it there. */
+export function* noticesOf({ notices }: { notices: string[] }): Generator<TrainEvent> {
+  for (const message of notices.splice(0)) yield { kind: "notice", message };
+}
+
 /** Does some work and yields what it reports meanwhile; whoever stops listening stops the work. */
 export async function* reporting<T>(
   work: (hearing: Hearing) => Promise<T>,

@@ -1,4 +1,3 @@
-import { existsSync } from "node:fs";
 import { ggufTokenizer } from "../data/gguf_tokenizer.ts";
 import type { Tokenizer } from "../data/tokenizer.ts";
 import type { LoadedModel } from "../generate/load.ts";
@@ -10,7 +9,7 @@ import { type SafetensorsEntry, serializeSafetensors } from "../model/safetensor
 import { MODEL_FILE } from "../model/tensor_files.ts";
 import { saveParameters } from "../model/weights.ts";
 import { CheckpointError } from "../model/checkpoint.ts";
-import { type FileContent, writeNew } from "./checkpoint.ts";
+import { checkFree, type FileContent, writeNew } from "./checkpoint.ts";
 
 /** What to write. */
 export interface ExportOptions {
@@ -40,7 +39,7 @@ export async function exportModel(
   model: LoadedModel,
   { to, out, dtype = "f32", onNotice = () => {} }: ExportOptions,
 ): Promise<void> {
-  checkFree(out);
+  checkOutput(out, to);
   if (to === "hf") {
     const { gpt, tokenizer } = model;
     const files = [
@@ -60,13 +59,16 @@ export async function exportModel(
 }
 
 /**
- * Makes sure that nothing is where a model is to be written.
+ * Makes sure that a model can be written at a path.
  *
- * @throws {CheckpointError} if there is something.
+ * @throws {CheckpointError} if there is something, or the path is none to keep anything at.
  */
-export function checkFree(out: string): void {
-  if (!existsSync(out)) return;
-  throw new CheckpointError(`Cannot write ${out} as it is there already: choose another --out`);
+export function checkOutput(out: string, to: ExportOptions["to"]): void {
+  checkFree(out);
+  if (to === "hf" || !out.endsWith("/")) return;
+  throw new CheckpointError(
+    `Cannot write ${out} as --to gguf makes a file, which --out must name, such as ${out}model.gguf`,
+  );
 }
 
 /** A model as transformers reads it: tensors and configuration. */

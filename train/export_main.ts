@@ -4,7 +4,7 @@ import { findNamedModel } from "../generate/command.ts";
 import { loadSource } from "../generate/load.ts";
 import { openDevice } from "../kernels/device.ts";
 import { countParameters } from "../model/parameters.ts";
-import { checkFree, exportModel } from "./export.ts";
+import { checkOutput, exportModel } from "./export.ts";
 
 /** `export`: writes a model for other programs. */
 const program = command("export", "Write a model for Hugging Face transformers or llama.cpp.")
@@ -30,7 +30,7 @@ const program = command("export", "Write a model for Hugging Face transformers o
   .action(({ to, dtype, ...options }) =>
     run(async () => {
       const out = options.out ?? (to === "hf" ? "exported" : "exported.gguf");
-      checkFree(out);
+      checkOutput(out, to);
       const source = await findNamedModel(options);
       const device = await openDevice();
       status(`writing ${countParameters(source.config)} parameters of ${source.spec} in ${dtype}`);

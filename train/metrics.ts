@@ -1,9 +1,12 @@
+import { closeSync, openSync, readSync } from "node:fs";
 import type { GptConfig } from "../model/config.ts";
 import { countParameters } from "../model/parameters.ts";
 
 /**
- * `metrics.jsonl`, what a run notes while it trains: a JSON object a line, of kind `start`, `step` or
- * `evaluation`. Where a training was resumed, steps may be in it twice.
+ * `metrics.jsonl`, what a run notes while it trains: a JSON object per line, of kind `start`, `step` or
+ * `evaluation`. It may have gigabytes and is only ever read line by line.
+ *
+ * Where a training was resumed and what it did again was not set aside, steps are in it twice.
  *
  * @module
  */
@@ -28,20 +31,134 @@ export interface Metric {
   flopsPerToken?: number;
 }
 
-/** The lines that are whole, and the numbers of those that are not, as a run that was killed leaves. */
-export function parseMetrics(text: string): { metrics: Metric[]; damaged: number[] } {
-  const metrics: Metric[] = [], damaged: number[] = [];
-  text.split("\n").forEach((line, i) => {
-    if (line === "") return;
-    try {
-      const metric = JSON.parse(line) as Metric;
-      if (typeof metric?.kind !== "string" || !Number.isSafeInteger(metric.step)) throw 0;
-      metrics.push(metric);
-    } catch {
-      damaged.push(i + 1);
+/** A line of a record. */
+export interface MetricLine {
+  /** Its number, from 1. */
+  readonly number: number;
+  /** Its bytes with the line break, if it has one; valid until the next line is read. */
+  readonly bytes: Uint8Array;
+  /** What it says; undefined if it is damaged, as the last one of a run that was killed. */
+  readonly metric: Metric | undefined;
+}
+
+/** Bytes that are read at once, and the most that a line may have. */
+const CHUNK_BYTES = 2 ** 20;
+
+const LINE_BREAK = 10;
+
+/** The lines of a record in turn, empty ones excepted; a longer one than 1 MiB comes in pieces. */
+export function* readLines(path: string): Generator<MetricLine> {
+  const buffer = new Uint8Array(CHUNK_BYTES), decoder = new TextDecoder();
+  const file = openSync(path, "r");
+  try {
+    let length = 0, number = 1, whole = true;
+    for (;;) {
+      const read = readSync(file, buffer, length, buffer.length - length, null);
+      const chunk = buffer.subarray(0, length += read);
+      let from = 0;
+      while (from < length) {
+        const at = chunk.indexOf(LINE_BREAK, from);
+        // what lacks a line break waits for more, unless there is none or no room for it
+        if (at < 0 && read > 0 && (from > 0 || length < buffer.length)) break;
+        const bytes = chunk.subarray(from, at < 0 ? length : at + 1);
+        const isPiece = at < 0 && read > 0;
+        const isEmpty = whole && bytes.length === 1 && at >= 0;
+        const metric = whole && !isPiece ? parseMetric(decoder.decode(bytes)) : undefined;
+        if (!isEmpty) yield { number, bytes, metric };
+        from += bytes.length;
+        whole = !isPiece;
+        if (whole) number++;
+      }
+      if (read === 0) return;
+      buffer.copyWithin(0, from, length);
+      length -= from;
     }
-  });
-  return { metrics, damaged };
+  } finally {
+    closeSync(file);
+  }
+}
+
+function parseMetric(text: string): Metric | undefined {
+  try {
+    const metric = JSON.parse(text) as Metric;
+    return typeof metric?.kind === "string" && Number.isSafeInteger(metric.step)
+      ? metric
+      : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/**
+ * The places where a record goes back to an earlier step, as a run that was killed does when it is
+ * resumed from a checkpoint: what is noted before such a place of later steps was done again.
+ */
+export class Rewinds {
+  /** Each with a greater step than the one before: an earlier one with such a step says nothing more. */
+  readonly #places: { line: number; step: number }[] = [];
+  #highest = -Infinity;
+
+  /** Takes the next line into account. */
+  add({ number, metric }: MetricLine): void {
+    if (!metric) return;
+    this.goBack(number, metric.kind === "step" ? metric.step - 1 : metric.step);
+    this.#highest = metric.step;
+  }
+
+  /** Says that everything after `step` is done again from this line on. */
+  goBack(line: number, step: number): void {
+    if (step >= this.#highest) return;
+    while ((this.#places.at(-1)?.step ?? -Infinity) >= step) this.#places.pop();
+    this.#places.push({ line, step });
+  }
+
+  /** Whether nothing was done again. */
+  get none(): boolean {
+    return this.#places.length === 0;
+  }
+
+  /** Says of each line, asked in their order, whether it was done again; a damaged one goes with the last. */
+  sorter(): (line: MetricLine) => boolean {
+    let next = 0, again = false;
+    return ({ number, metric }) => {
+      while (next < this.#places.length && this.#places[next]!.line <= number) next++;
+      if (metric) again = metric.step > (this.#places[next]?.step ?? Infinity);
+      return again;
+    };
+  }
+}
+
+/** Numbers of damaged lines that are named. */
+const MOST_NAMED = 5;
+
+/**
+ * What a record says, without what was done again.
+ *
+ * @param onWarning is called at the end with a sentence about damaged lines, which are passed over.
+ */
+export function* readMetrics(
+  path: string,
+  onWarning: (sentence: string) => void,
+): Generator<Metric> {
+  const rewinds = new Rewinds();
+  for (const line of readLines(path)) rewinds.add(line);
+  const wasDoneAgain = rewinds.sorter();
+  const named: number[] = [];
+  let damaged = 0, lastDamaged = 0;
+  for (const line of readLines(path)) {
+    if (wasDoneAgain(line)) continue;
+    if (line.metric) {
+      yield line.metric;
+      continue;
+    }
+    if (line.number === lastDamaged) continue; // another piece of it
+    damaged++;
+    lastDamaged = line.number;
+    if (named.length < MOST_NAMED) named.push(line.number);
+  }
+  if (damaged === 0) return;
+  const others = damaged > named.length ? ` and ${damaged - named.length} more` : "";
+  onWarning(`${path} is damaged in line ${named.join(", ")}${others}, which is passed over`);
 }
 
 /** What a training notes as it starts or goes on: how large its model is. */

@@ -1,36 +1,46 @@
-import { parseMetrics } from "./metrics.ts";
+import { Curve } from "./curve.ts";
+import type { Metric } from "./metrics.ts";
 
 /** What Plot draws into; this runtime has no DOM and no types for one. */
 // deno-lint-ignore no-explicit-any
 export type PlotDocument = { document: any };
 
-/** Most points drawn of one curve. */
-const MAX_POINTS = 500;
+/** Losses of a run over its steps, gathered as the run notes them. */
+export class LossCurve {
+  /** Of training steps. */
+  readonly training: Curve<LossPoint, "loss"> = new Curve(["loss"]);
+  /** Of evaluations. */
+  readonly validation: Curve<LossPoint, "loss"> = new Curve(["loss"]);
+  /** The least loss possible, where it is known. */
+  entropy: number | undefined;
+
+  /** Adds what a run noted; what is no finite loss is passed over. */
+  add({ kind, step, loss, entropyPerToken }: Metric): void {
+    this.entropy ??= entropyPerToken;
+    if (!Number.isFinite(loss)) return;
+    if (kind === "step") this.training.add({ step, loss: loss! });
+    if (kind === "evaluation") this.validation.add({ step, loss: loss! });
+  }
+}
+
+interface LossPoint {
+  readonly step: number;
+  readonly loss: number;
+}
 
 /**
  * Draws the loss curve of a run as SVG: training and validation loss over steps, and the least loss
  * possible where it is known.
- *
- * @param metrics text of the run's `metrics.jsonl`; lines that are no JSON are passed over.
  */
-export async function drawLoss(metrics: string): Promise<string> {
+export async function drawLoss(losses: LossCurve): Promise<string> {
   const [Plot, { parseHTML }] = await Promise.all([
     import("npm:@observablehq/plot@0.6.17"),
     import("npm:linkedom@0.18.15"),
   ]);
-  const lines = parseMetrics(metrics).metrics;
-  const curve = (kind: string, name: string) => {
-    const points = lines.filter((line) => line.kind === kind && Number.isFinite(line.loss));
-    const stride = Math.ceil(points.length / MAX_POINTS);
-    // means of neighbours, so that a long run is drawn in few points and loses no trend
-    return Array.from({ length: Math.ceil(points.length / stride) || 0 }, (_, i) => {
-      const group = points.slice(i * stride, (i + 1) * stride);
-      const loss = group.reduce((sum, point) => sum + point.loss!, 0) / group.length;
-      return { step: group.at(-1)!.step, loss, curve: name };
-    });
-  };
-  const training = curve("step", "training"), validation = curve("evaluation", "validation");
-  const entropy = lines.find((line) => line.entropyPerToken !== undefined)?.entropyPerToken;
+  const { entropy } = losses;
+  const [training, validation] = (["training", "validation"] as const).map((curve) =>
+    losses[curve].points.map((point) => ({ ...point, curve }))
+  ) as [(LossPoint & { curve: string })[], (LossPoint & { curve: string })[]];
   const { document } = parseHTML("<html><body></body></html>") as unknown as PlotDocument;
   const figure = Plot.plot({
     document,
@@ -58,7 +68,7 @@ export async function drawLoss(metrics: string): Promise<string> {
         Plot.text(points.slice(-1), {
           x: "step",
           y: "loss",
-          text: (d: { loss: number; curve: string }) => `${d.curve} ${d.loss.toFixed(3)}`,
+          text: (d: LossPoint & { curve: string }) => `${d.curve} ${d.loss.toFixed(3)}`,
           fill: "curve",
           textAnchor: "end",
           dy: i === 0 ? -16 : -30,

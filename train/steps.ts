@@ -1,7 +1,7 @@
 import { generate } from "../generate/generate.ts";
 import type { Evaluation } from "./evaluate.ts";
-import type { TrainEvent } from "./events.ts";
-import { drawLoss } from "./plot.ts";
+import { noticesOf, type TrainEvent } from "./events.ts";
+import type { RunRecord } from "./record.ts";
 import { learningRateAt } from "./schedule.ts";
 import { saveCheckpoint, type Saved } from "./state.ts";
 import { REPORT_ROWS } from "./step.ts";
@@ -20,6 +20,7 @@ const READ_BACK_MS = 1000;
 
 /** What the loop over steps works with. */
 export interface Loop extends Saved {
+  record: RunRecord;
   evaluate: () => Promise<Evaluation>;
   signal: AbortSignal | undefined;
   /** Steps already done. */
@@ -34,7 +35,7 @@ export interface Loop extends Saved {
  * reports together, and before an evaluation, a sample or a checkpoint.
  */
 export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
-  const { run, options, corpus, batches, gpt, trainStep, signal } = loop;
+  const { run, record, options, corpus, batches, gpt, trainStep, signal } = loop;
   const { gradientAccumulation, steps: total } = options;
   const tokensPerStep = options.batchSize * options.contextLength * gradientAccumulation;
   const entropy = corpus.entropyPerToken === undefined
@@ -81,8 +82,8 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
       skipped,
       ...(speed === undefined ? {} : { tokensPerSecond: Math.round(speed) }),
     }));
-    // all in one, as the device waits
-    run.append("metrics.jsonl", metrics.map((metric) => JSON.stringify(metric)).join("\n"));
+    record.note(metrics); // all in one, as the device waits
+    yield* noticesOf(run);
     for (const [i, metric] of metrics.entries()) {
       const secondsLeft = speed === undefined ? {} : {
         secondsLeft: (total - step) * tokensPerStep / speed,
@@ -108,9 +109,10 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
       best = bestLoss === null || evaluation.loss < bestLoss;
       if (best) bestLoss = evaluation.loss;
       const metric = { kind: "evaluation" as const, step, ...evaluation, ...entropy };
-      run.append("metrics.jsonl", JSON.stringify(metric));
-      run.write("loss.svg", await drawLoss(run.read("metrics.jsonl")));
+      record.note([metric]);
+      await record.draw();
       yield { ...metric, best };
+      yield* noticesOf(run);
     }
     if (sampling) {
       const prompt =
@@ -126,6 +128,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
       path = await saveCheckpoint(loop, { step, bestLoss, best: evaluated && best });
       saved = true;
       yield { kind: "checkpoint", step, path };
+      yield* noticesOf(run);
     }
     since = performance.now();
   }
@@ -133,6 +136,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
   if (!saved) {
     path = await saveCheckpoint(loop, { step, bestLoss, best: evaluated && best });
     yield { kind: "checkpoint", step, path };
+    yield* noticesOf(run);
   }
   const reason = step < total ? "interrupted" : options.endsWith;
   yield { kind: "end", reason, step, path: path! };

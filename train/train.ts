@@ -17,9 +17,10 @@ import type { Precision } from "../model/precision.ts";
 import { initializeParameters } from "../model/weights.ts";
 import { moveAside, openRunDirectory, type RunDirectory } from "./checkpoint.ts";
 import { createEvaluator } from "./evaluate.ts";
-import { type Hearing, reporting, type TrainEvent } from "./events.ts";
+import { type Hearing, noticesOf, reporting, type TrainEvent } from "./events.ts";
 import { checkMemory } from "./memory.ts";
 import { startMetric } from "./metrics.ts";
+import { openRecord } from "./record.ts";
 import {
   batchShapeOf,
   checkRates,
@@ -228,7 +229,10 @@ async function* trainOn(
       .reduce((sum, { trained, shape }) => sum + (trained ? size(shape) : 0), 0),
     corpus: describe(corpus),
   };
-  run.append("metrics.jsonl", JSON.stringify(startMetric(config, resumed?.state.step ?? 0)));
+  const first = resumed?.state.step ?? 0;
+  const runRecord = await openRecord(run, first);
+  runRecord.note([startMetric(config, first)]);
+  yield* noticesOf(run);
   const gpt = createGpt(device, config, { precision, freeze });
   const owned: { destroy(): void }[] = [gpt];
   try {
@@ -263,6 +267,7 @@ async function* trainOn(
     }
     yield* steps({
       run,
+      record: runRecord,
       options,
       typed,
       corpus,
@@ -272,7 +277,7 @@ async function* trainOn(
       evaluate: () => evaluator.run(),
       signal,
       source,
-      first: resumed?.state.step ?? 0,
+      first,
       bestLoss: resumed?.state.bestValidationLoss ?? null,
       ...(resumed ? { path: resumed.path } : {}),
     });

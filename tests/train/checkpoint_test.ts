@@ -72,22 +72,49 @@ Deno.test("save() that fails half way leaves what was there", () => {
   assert.deepEqual(verifyCheckpoint(join(path, "checkpoints", "000001")), before);
 });
 
-Deno.test("a run's files that cannot be written are named in one sentence", () => {
-  const path = makeRun("obstructed", { count: 1 });
+Deno.test("save() finishes and names what it could not write or remove once", () => {
+  const path = makeRun("obstructed", { count: 3 });
+  for (const name of ["latest", "best"]) {
+    Deno.removeSync(join(path, name));
+    Deno.mkdirSync(join(path, name));
+  }
   const run = openRunDirectory(path);
-  Deno.removeSync(join(path, "latest"));
-  for (const name of ["latest", "notes", "log"]) Deno.mkdirSync(join(path, name));
-  const refused = (verb: string, name: string) => ({
-    name: "CheckpointError",
-    message: new RegExp(`^Cannot ${verb} .*${name} as [^\n]*$`),
-  });
-  const save = () => run.save(exampleFiles("x"), exampleState(2), { keep: 1, best: false });
-  assert.throws(save, refused("finish checkpoint", "000002"));
-  assert.throws(() => run.write("notes", "x"), refused("write", "notes"));
-  assert.throws(() => run.append("log", "x"), refused("write", "log"));
+  for (const step of [4, 5]) {
+    run.save(exampleFiles("x"), exampleState(step), { keep: 1, best: true });
+  }
+  run.save(exampleFiles("x"), exampleState(6), { keep: 1, best: false });
+  const refused = (name: string) =>
+    `Cannot write ${
+      join(path, name)
+    } as a directory is in its place: training continues without it`;
+  assert.deepEqual(run.notices, [refused("latest"), refused("best")]);
   run.close();
-  assert.equal(verifyCheckpoint(newestCheckpoint(path, assert.fail)!).step, 2);
-  assert.ok(readdirSync(path).every((name) => !name.endsWith(".tmp")));
+  // the best is known without the hint
+  assert.deepEqual(listCheckpoints(path).map(({ step }) => step), [6, 5]);
+  assert.ok(readdirSync(path).every((name) => !name.includes("tmp")));
+});
+
+Deno.test("write() and append() name a file that cannot be written once, and append() catches up", () => {
+  const path = makeRun("unwritable", { count: 1 });
+  const run = openRunDirectory(path);
+  for (const name of ["notes", "log"]) Deno.mkdirSync(join(path, name));
+  for (const text of ["a", "b"]) {
+    run.write("notes", text);
+    run.append("log", text);
+  }
+  assert.deepEqual(
+    run.notices.splice(0),
+    ["notes", "log"].map((name) =>
+      `Cannot write ${join(path, name)} as a directory is in its place: ` +
+      `training continues without it`
+    ),
+  );
+  Deno.removeSync(join(path, "log"));
+  Deno.writeTextFileSync(join(path, "log"), "torn");
+  run.append("log", "c");
+  run.close();
+  assert.deepEqual(run.notices, []);
+  assert.equal(Deno.readTextFileSync(join(path, "log")), "torn\na\nb\nc\n");
 });
 
 Deno.test("openRunDirectory() refuses a file in the run's place", () => {
@@ -104,19 +131,97 @@ Deno.test("save() without room leaves the older checkpoints and no half one", ()
   const run = openRunDirectory(path, { freeBytes: () => 1_000_000 });
   assert.throws(() => run.save(exampleFiles("x"), exampleState(2), { keep: 3, best: false }), {
     name: "CheckpointError",
-    message: /Cannot save checkpoint .*000002 as it needs 16\.8 MB: 1\.0 MB are free$/,
+    message: /Cannot save checkpoint .*000002 as it needs 16\.8 MB: 1\.00 MB are free$/,
   });
   run.close();
   assert.deepEqual(readdirSync(join(path, "checkpoints")), ["000001"]);
 });
 
-Deno.test("openRunDirectory() clears what a dead process left", () => {
+Deno.test("openRunDirectory() clears what a dead process left, and nothing else", () => {
   const path = makeRun("leftovers", { count: 1 });
-  for (const name of [".tmp-000002", ".trash-000000-x"]) {
-    Deno.mkdirSync(join(path, "checkpoints", name));
+  const checkpoints = join(path, "checkpoints"), uuid = crypto.randomUUID();
+  const ours = [
+    `.tmp-000002-${uuid}`,
+    `.trash-000000-${uuid}`,
+    `.old-000001-${uuid}`,
+    ".tmp-000002",
+  ];
+  const others = [".tmp-mine", ".old-000001-x", ".trash-000000", `.tmp-2-${uuid}`, ".old-backup"];
+  for (const name of [...ours, ...others]) Deno.mkdirSync(join(checkpoints, name));
+  const files = [".tmp-000003", ".old-000004", `.trash-000005-${uuid}`];
+  for (const name of files) Deno.writeTextFileSync(join(checkpoints, name), "mine");
+  Deno.writeTextFileSync(join(path, `.tmp-latest-${uuid}`), "");
+  Deno.writeTextFileSync(join(path, "latest.tmp"), "mine");
+  const run = openRunDirectory(path);
+  run.save(exampleFiles("x"), exampleState(1), { keep: 1, best: false });
+  run.close();
+  assert.deepEqual(readdirSync(checkpoints).sort(), [...others, ...files, "000001"].sort());
+  assert.ok(!existsSync(join(path, `.tmp-latest-${uuid}`)));
+  assert.equal(Deno.readTextFileSync(join(path, "latest.tmp")), "mine");
+});
+
+Deno.test("openRunDirectory() refuses what is no place for a run, and says what to type", () => {
+  const path = makeRun("whole", { count: 1 });
+  const checkpoint = join(path, "checkpoints", "000001");
+  const before = readdirSync(checkpoint);
+  const full = join(directory, "full of files");
+  Deno.mkdirSync(full);
+  for (const name of "abcd") Deno.writeTextFileSync(join(full, name), "");
+  const link = join(directory, "link");
+  Deno.symlinkSync(checkpoint, link);
+  const inside = (place: string) =>
+    `it lies in ${checkpoint}: to resume that run use --out ${path}, ` +
+    `to start from its model --init-from ${checkpoint} and another --out` + place;
+  const cases: [string, string][] = [
+    [checkpoint, inside("")],
+    [`${checkpoint}/`, inside("")],
+    [join(checkpoint, "a", "b"), inside("")],
+    [join(link, "a"), inside("")],
+    ...["", "/new", "/000009"].map((name): [string, string] => [
+      join(path, "checkpoints") + name,
+      `it lies in ${join(path, "checkpoints")}: to resume that run use --out ${path}, ` +
+      `for another run choose another --out`,
+    ]),
+    [
+      full,
+      `it must be a run or an empty directory: it holds a, b, c, …; choose another --out, ` +
+      `such as ${join(full, "my-run")}`,
+    ],
+  ];
+  for (const [out, reason] of cases) {
+    for (
+      const open of [() => openRunDirectory(out), () => moveAside(out) ?? openRunDirectory(out)]
+    ) {
+      assert.throws(open, {
+        name: "CheckpointError",
+        message: `Cannot open run ${out} as ${reason}`,
+      });
+    }
   }
-  openRunDirectory(path).close();
-  assert.deepEqual(readdirSync(join(path, "checkpoints")), ["000001"]);
+  assert.throws(() => openRunDirectory(""), {
+    name: "CheckpointError",
+    message: 'Cannot open a run as --out must name a directory: current value is ""',
+  });
+  assert.deepEqual(readdirSync(checkpoint), before);
+  assert.equal(readdirSync(full).length, 4);
+});
+
+Deno.test("openRunDirectory() takes a new place, an empty one, and a run", () => {
+  const path = makeRun("parent", { count: 1 });
+  const hidden = join(directory, "hidden");
+  Deno.mkdirSync(join(hidden, "lost+found"), { recursive: true });
+  Deno.writeTextFileSync(join(hidden, ".gitignore"), "*");
+  const begun = join(directory, "begun"); // killed before it had its lock
+  Deno.mkdirSync(join(begun, "checkpoints"), { recursive: true });
+  const places = [
+    path,
+    hidden,
+    begun,
+    join(path, "variants", "a"),
+    join(directory, "checkpoints", "a"),
+  ];
+  Deno.writeTextFileSync(join(path, "notes.txt"), "");
+  for (const place of places) openRunDirectory(place).close();
 });
 
 Deno.test("openRunDirectory() brings back a checkpoint whose replacement never came", () => {

@@ -78,7 +78,8 @@ Deno.test("readRun() counts tokens, seconds and operations up to each evaluation
     evaluation(5, 3),
     step(6, 400),
   ]);
-  const { points, ...run } = readRun(path, noWarning);
+  const { points, last, best, ...run } = readRun(path, noWarning);
+  assert.deepEqual([last, best], [points[1], points[1]]);
   assert.deepEqual(points, [
     { step: 2, tokens: 800, seconds: 1 + 4, flops: 800 * 7000, loss: 4.5, bitsPerByte: 2.25 },
     // the fourth step was not noted
@@ -109,12 +110,38 @@ Deno.test("readRun() takes the size of older runs' models from their checkpoint"
 });
 
 Deno.test("readRun() warns of damaged lines and passes over them", () => {
-  const path = makeRun("damaged", [start, '{"kind":"st', evaluation(1, 5), step(1, 1), '{"ki']);
+  const path = makeRun("damaged", [start, '{"kind":"st', step(1, 1), evaluation(1, 5), '{"ki']);
   const warnings: string[] = [];
   assert.equal(readRun(path, (sentence) => warnings.push(sentence)).points.length, 1);
   assert.deepEqual(warnings, [
     `${join(path, "metrics.jsonl")} is damaged in line 2, 5, which is passed over`,
   ]);
+});
+
+Deno.test("readRun() thins what is drawn of 150,000 evaluations and keeps the last and the best", () => {
+  const lines: object[] = [start];
+  for (let i = 1; i <= 150_000; i++) {
+    lines.push(step(i, 400), evaluation(i, i === 77_777 ? 0.25 : 1 + i));
+  }
+  const path = makeRun("long", [lines.map((line) => JSON.stringify(line)).join("\n")]);
+  const run = readRun(path, noWarning);
+  assert.ok(run.points.length > 250 && run.points.length <= 500, `${run.points.length} points`);
+  const spent = { tokens: 400, seconds: 1, flops: 400 * 7000 };
+  const point = (step: number, loss: number) => ({
+    ...Object.fromEntries(Object.entries(spent).map(([name, each]) => [name, each * step])),
+    ...{ step, loss, bitsPerByte: loss / 2 },
+  });
+  assert.deepEqual(run.last, point(150_000, 150_001));
+  assert.deepEqual(run.best, point(77_777, 0.25));
+  assert.match(compareTable([run]), /150000 .* 0\.250 at 31\.1 M\n$/);
+});
+
+Deno.test("readRun() passes over a checkpoint whose state is damaged", () => {
+  const path = makeRun("unreadable", [start, step(1, 400), evaluation(1, 5)]);
+  Deno.mkdirSync(join(path, "checkpoints", "000010"));
+  const warnings: string[] = [];
+  assert.equal(readRun(path, (sentence) => warnings.push(sentence)).last.step, 1);
+  assert.match(warnings.join("\n"), /^[^\n]*000010 .* is missing; taking .*000009 instead$/);
 });
 
 Deno.test("readRun() says in a sentence what is missing", () => {

@@ -78,6 +78,13 @@ Deno.test("training 20 steps gives the bits of 10, being killed, and 10 more", a
   assert.equal(start?.kind === "start" && start.resumedFrom, 10);
   const steps = events.filter((event) => event.kind === "step").map((event) => event.step);
   assert.deepEqual(steps, [11, 12, 13, 14, 15, 16, 17, 18, 19, 20]);
+  const noted = (name: string) =>
+    Deno.readTextFileSync(join(directory, "killed", name)).trim().split("\n")
+      .map((line) => JSON.parse(line))
+      .filter(({ kind }) => kind === "step")
+      .map(({ step }) => step);
+  assert.deepEqual(noted("metrics.jsonl"), Array.from({ length: 20 }, (_, i) => i + 1));
+  assert.deepEqual(noted("metrics-after-000010.jsonl").slice(0, 3), [11, 12, 13]);
   const expected = hashes("whole", "000020");
   assert.equal(Object.keys(expected).length, 7);
   assert.deepEqual(hashes("killed", "000020"), expected);

@@ -1,0 +1,116 @@
+import {
+  closeSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  renameSync,
+  rmSync,
+  statfsSync,
+  writeSync,
+} from "node:fs";
+import { basename, dirname, join } from "node:path";
+
+/**
+ * Files that are whole or not there, room on the disk, and sizes as people read them.
+ *
+ * @module
+ */
+
+/** Free bytes at a path, or without end where one may not know. */
+export function freeBytesAt(path: string): number {
+  const asked = { name: "sys", kind: "statfs" } as const;
+  if (Deno.permissions.querySync(asked).state !== "granted") return Infinity;
+  const { bavail, bsize } = statfsSync(path);
+  return bavail * bsize;
+}
+
+const UNITS = ["bytes", "kB", "MB", "GB", "TB", "PB"];
+
+/** A number of bytes as people read it: 2.20 GB. */
+export function byteCount(bytes: number, digits = 3): string {
+  let value = bytes, unit = 0;
+  // by what is shown: 999.9 MB to three digits are 1.00 GB
+  while (Number(value.toPrecision(digits)) >= 1000 && unit < UNITS.length - 1) {
+    value /= 1000;
+    unit++;
+  }
+  if (unit === 0) return `${Math.ceil(value)} ${UNITS[unit]}`;
+  const decimals = Math.max(0, digits - Math.floor(Math.log10(value)) - 1);
+  return `${value.toFixed(decimals)} ${UNITS[unit]}`;
+}
+
+/** Two numbers of bytes as people read them, with as many digits as their difference needs. */
+export function byteCounts(a: number, b: number): [string, string] {
+  for (let digits = 3;; digits++) {
+    const counts: [string, string] = [byteCount(a, digits), byteCount(b, digits)];
+    if (counts[0] !== counts[1] || a === b || digits === 15) return counts;
+  }
+}
+
+/** A new name beside a file or directory, for what is to take its place: `.tmp-NAME-UUID`. */
+export function temporaryBeside(path: string): string {
+  return join(dirname(path), `.tmp-${basename(path)}-${crypto.randomUUID()}`);
+}
+
+/** Pattern of a UUID. */
+export const UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}";
+
+/** Matches what `temporaryBeside()` gave, as a process leaves it that is killed. */
+export const TEMPORARY_NAME = new RegExp(`^\\.tmp-.+-${UUID}$`);
+
+/** Writes a file beside its place, synced, then renames it: it is replaced as a whole or not at all. */
+export function replaceFile(path: string, content: readonly Uint8Array[]): void {
+  const temporary = temporaryBeside(path);
+  try {
+    mkdirSync(dirname(path), { recursive: true });
+    writeSynced(temporary, content);
+    renameSync(temporary, path);
+  } catch (error) {
+    rmSync(temporary, { force: true }); // on a full disk even half a file is in the way
+    throw error;
+  }
+}
+
+/** Writes a file and makes it survive a power cut. */
+export function writeSynced(path: string, content: readonly Uint8Array[]): void {
+  const file = openSync(path, "wx");
+  try {
+    for (const chunk of content) writeAll(file, chunk);
+    fsyncSync(file);
+  } finally {
+    closeSync(file);
+  }
+}
+
+/** A write may take fewer bytes than it was given, of large chunks and on a full disk. */
+export function writeAll(file: number, chunk: Uint8Array): void {
+  for (let done = 0; done < chunk.length;) {
+    const written = writeSync(file, chunk, done, Math.min(chunk.length - done, 2 ** 30));
+    if (written === 0) throw Object.assign(new Error("nothing was written"), { code: "ENOSPC" });
+    done += written;
+  }
+}
+
+/** Makes a directory's entries survive a power cut; Windows has no such call and needs none. */
+export function syncDirectory(path: string): void {
+  if (Deno.build.os === "windows") return;
+  const directory = openSync(path, "r");
+  try {
+    fsyncSync(directory);
+  } finally {
+    closeSync(directory);
+  }
+}
+
+/** Completes the sentence "Cannot write … as …" with what the system has against it. */
+export function reasonOf(error: unknown): string {
+  const { code, message } = error as NodeJS.ErrnoException;
+  if (code === "ENOSPC" || code === "EDQUOT") return "the disk is full";
+  if (code === "EROFS") return "the disk is read-only";
+  if (code === "EACCES" || code === "EPERM" || error instanceof Deno.errors.NotCapable) {
+    return "writing there is not permitted";
+  }
+  if (code === "ENOTDIR" || code === "EEXIST") return "a file is in its place";
+  if (code === "EISDIR" || code === "ENOTEMPTY") return "a directory is in its place";
+  return `the system refuses: ${message}`;
+}

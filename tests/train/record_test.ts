@@ -1,0 +1,138 @@
+import assert from "node:assert/strict";
+import { existsSync, readdirSync } from "node:fs";
+import { join } from "node:path";
+import { openRunDirectory } from "../../train/checkpoint.ts";
+import { openRecord } from "../../train/record.ts";
+import { directory, makeRun } from "../checkpoints.ts";
+
+const start = (step: number) => ({ kind: "start", step });
+const step = (step: number, loss = step) => ({ kind: "step", step, loss });
+const evaluation = (step: number, loss: number) => ({ kind: "evaluation", step, loss });
+const textOf = (metrics: object[]) =>
+  metrics.map((metric) => `${JSON.stringify(metric)}\n`).join("");
+const read = (run: string, name = "metrics.jsonl") => Deno.readTextFileSync(join(run, name));
+const asides = (run: string) =>
+  readdirSync(run).filter((name) => name.startsWith("metrics-after-")).sort();
+
+/** A run with such metrics and checkpoints of steps 1 to `count`, the first of them the best. */
+function makeRecorded(name: string, text: string, count = 4): string {
+  const run = makeRun(name, { count });
+  Deno.writeTextFileSync(join(run, "metrics.jsonl"), text);
+  return run;
+}
+
+/** Opens the record as a training does that continues after `step`, and returns what it is told. */
+async function resume(path: string, step: number): Promise<string[]> {
+  const run = openRunDirectory(path);
+  try {
+    await openRecord(run, step);
+    return run.notices;
+  } finally {
+    run.close();
+  }
+}
+
+const before = [start(0), step(1), evaluation(1, 5), step(2), evaluation(2, 4)];
+const after = [step(3), evaluation(3, 3), step(4), evaluation(4, 2)];
+
+Deno.test("openRecord() moves what came after the step into a file beside it", async () => {
+  const run = makeRecorded("gone back", textOf([...before, ...after]));
+  Deno.writeTextFileSync(join(run, "best"), "000004\n");
+  for (const step of ["000003", "000004"]) {
+    Deno.removeSync(join(run, "checkpoints", step), { recursive: true });
+  }
+  const notices = await resume(run, 2);
+  assert.deepEqual(notices, [
+    `what ${join(run, "metrics.jsonl")} said of steps after 2 is in ` +
+    `${join(run, "metrics-after-000002.jsonl")} now`,
+  ]);
+  assert.equal(read(run), textOf(before));
+  assert.equal(read(run, "metrics-after-000002.jsonl"), textOf(after));
+  assert.equal(read(run, "latest"), "000002\n");
+  assert.equal(read(run, "best"), "000002\n");
+  assert.match(read(run, "loss.svg"), /validation 4\.000/);
+  assert.doesNotMatch(readdirSync(run).join(), /tmp/);
+});
+
+Deno.test("openRecord() leaves a record that is true as it is", async () => {
+  const run = makeRecorded("true", textOf([...before, ...after]));
+  const { ino } = Deno.statSync(join(run, "metrics.jsonl"));
+  assert.deepEqual(await resume(run, 4), []);
+  assert.equal(Deno.statSync(join(run, "metrics.jsonl")).ino, ino);
+  assert.deepEqual(asides(run), []);
+  assert.equal(read(run, "best"), "000001\n");
+});
+
+Deno.test("openRecord() moves what an earlier training did again, and a torn last line", async () => {
+  const again = [start(2), step(3, 30), step(4, 40)];
+  const torn = '{"kind":"step","ste';
+  const run = makeRecorded("torn", textOf([...before, ...after, ...again, step(5)]) + torn);
+  await resume(run, 4);
+  assert.equal(read(run), textOf([...before, ...again]));
+  assert.equal(read(run, "metrics-after-000004.jsonl"), `${textOf([...after, step(5)])}${torn}\n`);
+});
+
+Deno.test("openRecord() overwrites nothing that was moved before", async () => {
+  const run = makeRecorded("moved", textOf([...before, ...after]));
+  await resume(run, 2);
+  for (const loss of [7, 8]) {
+    Deno.writeTextFileSync(join(run, "metrics.jsonl"), textOf([...before, step(3, loss)]));
+    await resume(run, 2);
+  }
+  const names = ["metrics-after-000002-1.jsonl", "metrics-after-000002-2.jsonl"];
+  assert.deepEqual(asides(run), [...names, "metrics-after-000002.jsonl"]);
+  assert.equal(read(run, "metrics-after-000002.jsonl"), textOf(after));
+  assert.deepEqual(names.map((name) => read(run, name)), [7, 8].map((l) => textOf([step(3, l)])));
+});
+
+Deno.test("openRecord() finishes what a killed process began, with nothing twice", async () => {
+  const run = makeRecorded("killed", textOf([...before, ...after]));
+  // it had the names of the moved lines, not yet that of those which stay
+  Deno.writeTextFileSync(join(run, "metrics-after-000002.jsonl"), textOf(after));
+  const left = join(run, `.tmp-metrics.jsonl-${crypto.randomUUID()}`);
+  Deno.writeTextFileSync(left, textOf(before));
+  await resume(run, 2);
+  assert.deepEqual(asides(run), ["metrics-after-000002.jsonl"]);
+  assert.equal(read(run), textOf(before));
+  assert.ok(!existsSync(left));
+});
+
+Deno.test("openRecord() forgets the best when no checkpoint of it is left", async () => {
+  const run = makeRecorded("best gone", textOf([...before, ...after]));
+  Deno.writeTextFileSync(join(run, "best"), "000003\n");
+  Deno.removeSync(join(run, "checkpoints", "000002"), { recursive: true });
+  await resume(run, 2);
+  assert.ok(!existsSync(join(run, "best")));
+});
+
+Deno.test("openRecord() of a training that starts over keeps nothing of the one before", async () => {
+  const run = makeRecorded("over", textOf([...before, ...after]), 0);
+  Deno.writeTextFileSync(join(run, "latest"), "000004\n");
+  await resume(run, 0);
+  assert.equal(read(run), textOf([start(0)]));
+  assert.ok(!existsSync(join(run, "latest")));
+});
+
+Deno.test("a record that cannot be read or written is a notice each", async () => {
+  const path = join(directory, "obstructed record");
+  const file = join(path, "metrics.jsonl");
+  Deno.mkdirSync(file, { recursive: true });
+  const run = openRunDirectory(path);
+  const record = await openRecord(run, 2);
+  record.note([start(2)]);
+  record.note([step(3)]);
+  const [read, written, ...others] = run.notices.splice(0);
+  assert.match(
+    read!,
+    /^Cannot make .*metrics\.jsonl end at step 2 as a directory is in its place: /,
+  );
+  assert.match(
+    written!,
+    /^Cannot write .*metrics\.jsonl as a directory is in its place: training /,
+  );
+  assert.deepEqual(others, []);
+  Deno.removeSync(file);
+  record.note([step(4)]);
+  run.close();
+  assert.equal(Deno.readTextFileSync(file), textOf([start(2), step(3), step(4)]));
+});
