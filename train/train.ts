@@ -120,7 +120,10 @@ async function* trainIn(
       reason: `starting from ${resumed?.state.source?.spec ?? initial!.spec}`,
       defaults: fineTuningDefaults({ ...beginning, ...(lora ? { lora } : {}) }),
     }
-    : choosePreset(device, given.preset);
+    : {
+      ...choosePreset(device, given.preset),
+      ...(resumed ? { reason: `preset ${given.preset}, as the run began` } : {}),
+    };
   yield { kind: "notice", message: `${reason}; precision ${precision} on ${device.name}` };
 
   // data
@@ -302,7 +305,7 @@ function jumpOf(
   }` +
     (now.steps === before.steps
       ? ""
-      : `, as the schedule now has ${now.steps} steps in place of ${before.steps}`);
+      : `; the schedule now has ${now.steps} steps in place of ${before.steps}`);
 }
 
 /**

@@ -123,6 +123,29 @@ Deno.test("train() goes on for more steps and keeps the options it was started w
   assert.equal(events.filter((event) => event.kind === "step").length, 2);
 });
 
+Deno.test("train() says by how much a longer schedule changes the learning rate", async () => {
+  await run("lengthened", { steps: 2, warmupSteps: 1, evalEvery: 0, saveEvery: 0 });
+  const notices = async (options: Partial<TrainOptions>) => {
+    const { warmupSteps: _, ...given } = OPTIONS, out = join(directory, "lengthened");
+    const messages: string[] = [];
+    for await (const event of train({ ...given, device, out, saveEvery: 0, ...options })) {
+      if (event.kind === "notice") messages.push(event.message);
+      if (event.kind === "start") break;
+    }
+    return messages.filter((message) => message.includes("learning rate"));
+  };
+  assert.deepEqual(await notices({ steps: 2 }), []);
+  assert.deepEqual(await notices({ steps: 40 }), [
+    "the learning rate jumps: step 3 has 0.00499 in place of 0.0005; " +
+    "the schedule now has 40 steps in place of 2",
+  ]);
+  // the minimum was not typed: it follows, and the rate never rises above what was asked for
+  assert.deepEqual(await notices({ steps: 3, learningRate: 1e-3 }), [
+    "the learning rate jumps: step 3 has 0.0001 in place of 0.0005; " +
+    "the schedule now has 3 steps in place of 2",
+  ]);
+});
+
 Deno.test("train() with epochs ends after so many passes over the data", async () => {
   const events = await run("epochs", { steps: undefined, epochs: 0.5, evalEvery: 0 });
   const end = events.at(-1)!;

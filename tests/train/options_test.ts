@@ -1,0 +1,129 @@
+import assert from "node:assert/strict";
+import {
+  checkRates,
+  DEFAULT_OPTIONS,
+  keptOptions,
+  presetDefaults,
+  type ResolvedOptions,
+  resolveOptions,
+  resumeOptions,
+  type TrainingDefaults,
+  type TrainOptions,
+  typedNames,
+  validateOptions,
+} from "../../train/options.ts";
+
+const CHOSEN = { preset: "nano", precision: "f32", stepsPerEpoch: 30 } as const;
+
+/** What a training begins with, and what its checkpoints keep of that. */
+function begin(given: Partial<TrainOptions>, defaults: TrainingDefaults = presetDefaults("nano")) {
+  const typed = typedNames(given);
+  const resolved = resolveOptions({ ...DEFAULT_OPTIONS, ...given }, { ...CHOSEN, defaults, typed });
+  return { resolved, kept: { options: JSON.parse(JSON.stringify(keptOptions(resolved))), typed } };
+}
+
+/** What a training is resumed with, by a version whose defaults are all others. */
+function resume(given: Partial<TrainOptions>, kept: ReturnType<typeof begin>["kept"]) {
+  const { options, typed } = resumeOptions(given, kept, "x");
+  const defaults = { batchSize: 7, steps: 77, learningRate: 0.77, contextLength: 77 };
+  const began = kept.options as ResolvedOptions;
+  const resolved = resolveOptions(options, { ...CHOSEN, defaults, typed, began });
+  return { resolved, kept: { options: keptOptions(resolved), typed } };
+}
+
+Deno.test("resolveOptions() gives a resumed run the values that it began with", () => {
+  for (const given of [{}, { epochs: 2 }, { steps: 6 }, { evalEvery: 0, minLearningRate: 1e-5 }]) {
+    const { resolved, kept } = begin(given);
+    assert.deepEqual(resume({}, kept).resolved, resolved);
+    assert.deepEqual(resume(given, kept).resolved, resolved);
+    assert.deepEqual(resume({}, kept).kept.typed, kept.typed);
+  }
+});
+
+Deno.test("resolveOptions() chooses again what follows from an option changed at a resume", () => {
+  const { resolved, kept } = begin({ steps: 6, sampleEvery: 3 });
+  assert.deepEqual(
+    [resolved.evalEvery, resolved.saveEvery, resolved.sampleEvery, resolved.logEvery],
+    [1, 1, 3, 1],
+  );
+  const { learningRate, minLearningRate, warmupSteps } = resolved;
+  const longer = resume({ steps: 400 }, kept);
+  // what was typed stays, and the warm-up lies behind
+  const expected = { ...resolved, steps: 400, evalEvery: 40, saveEvery: 40, logEvery: 4 };
+  assert.deepEqual(longer.resolved, expected);
+  assert.deepEqual([learningRate, minLearningRate, warmupSteps], [5e-3, 5e-4, 1]);
+  assert.deepEqual(longer.kept.typed, ["steps", "sampleEvery"]);
+
+  const slower = resume({ learningRate: 3e-4 }, longer.kept);
+  assert.deepEqual(slower.resolved, { ...expected, learningRate: 3e-4, minLearningRate: 3e-5 });
+  assert.deepEqual(slower.kept.typed, ["steps", "learningRate", "sampleEvery"]);
+  // and again: what was typed at an earlier resume is typed
+  assert.equal(resume({ steps: 6, evalEvery: 2 }, slower.kept).resolved.learningRate, 3e-4);
+});
+
+Deno.test("resolveOptions() lets the steps follow from passes over the data, and their intervals", () => {
+  const { resolved, kept } = begin({ epochs: 2 });
+  assert.deepEqual([resolved.steps, resolved.endsWith, resolved.evalEvery], [60, "epochs", 6]);
+  const more = resume({ epochs: 4 }, kept);
+  assert.deepEqual(
+    [more.resolved.steps, more.resolved.endsWith, more.resolved.evalEvery],
+    [120, "epochs", 12],
+  );
+  const counted = resume({ steps: 100 }, more.kept);
+  assert.deepEqual(
+    [counted.resolved.steps, counted.resolved.endsWith, counted.resolved.epochs],
+    [100, "steps", undefined],
+  );
+  assert.deepEqual(counted.kept.typed, ["steps"]);
+  const passes = resume({ epochs: 3 }, counted.kept);
+  assert.deepEqual([passes.resolved.steps, passes.resolved.endsWith], [90, "epochs"]);
+  assert.deepEqual(passes.kept.typed, ["epochs"]);
+  // both given: the one reached first
+  const both = resume({ epochs: 3, steps: 80 }, passes.kept);
+  assert.deepEqual([both.resolved.steps, both.resolved.endsWith], [80, "steps"]);
+});
+
+Deno.test("resolveOptions() refuses a smallest learning rate above the highest, however it came to be", () => {
+  const message = "Cannot train as --min-learning-rate must be at most --learning-rate, which is " +
+    "0.0001: current value is 0.0005";
+  const typed = { learningRate: 1e-4, minLearningRate: 5e-4 };
+  assert.throws(() => checkRates(typed), { name: "RangeError", message });
+  const defaults = { ...presetDefaults("nano"), learningRate: 1e-4 };
+  assert.throws(() => begin({ minLearningRate: 5e-4 }, defaults), { message });
+  const { kept } = begin({ minLearningRate: 5e-4 });
+  assert.throws(() => resume({ learningRate: 1e-4 }, kept), { message });
+  assert.equal(resume({ ...typed, minLearningRate: 1e-5 }, kept).resolved.minLearningRate, 1e-5);
+  assert.equal(begin({ learningRate: 0 }).resolved.minLearningRate, 0);
+});
+
+Deno.test("resolveOptions() takes a tenth of the learning rate without the noise of binary fractions", () => {
+  for (const [rate, text] of [[3e-4, "0.00003"], [7e-3, "0.0007"], [1e-3, "0.0001"]] as const) {
+    assert.equal(`${begin({ learningRate: rate }).resolved.minLearningRate}`, text);
+  }
+});
+
+Deno.test("typedNames() leaves out what is open and what no checkpoint keeps", () => {
+  const given = { out: "x", fresh: true, workers: 2, preset: "auto", steps: 3, seed: 1 } as const;
+  assert.deepEqual(typedNames({ ...given, epochs: undefined }), ["steps", "seed"]);
+  const { options } = begin({ ...given, steps: 3 }).kept;
+  for (const name of ["out", "fresh", "workers"]) assert.ok(!(name in options), name);
+});
+
+Deno.test("validateOptions() refuses a value of another type, with the flag's name", () => {
+  const cases: [object, string][] = [
+    [{ data: "stories.txt" }, "--data must be auto, sample, tinystories or a list of files"],
+    [{ data: [] }, "--data must be auto, sample, tinystories or a list of files"],
+    [{ steps: "3" }, "--steps must be an integer from 1"],
+    [{ textField: 1 }, "--text-field must be text"],
+    [{ dataVersion: "v3" }, "--data-version must be one of v1, v2"],
+  ];
+  for (const [options, start] of cases) {
+    assert.throws(() => validateOptions(options), (error: Error) => {
+      assert.ok(error.message.startsWith(`Cannot train as ${start}`), error.message);
+      return error instanceof RangeError;
+    });
+  }
+  for (const data of ["auto", "sample", "tinystories", "tinystories@abc", ["x"]] as const) {
+    validateOptions({ data });
+  }
+});
