@@ -193,7 +193,7 @@ async function tokenizeFor(
   const whole = find(await options.base(), sources, options);
   if (whole) {
     const compact = await compactTokenizer(whole.tokenizer, whole.used);
-    if (compact.hash === tokenizer.hash) return renumber(whole, compact);
+    if (compact.hash === tokenizer.hash) return renumber(whole, tokenizer);
     whole.training.close();
     whole.validation.close();
   }

@@ -1,5 +1,7 @@
-import { existsSync, readFileSync, statSync } from "node:fs";
+import { existsSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
+import { type JsonObject, parseJsonObject, readText } from "../files/json.ts";
+import { quoted } from "../files/printable.ts";
 import { HubError, hubFile, type HubOptions, parseHubSpec } from "./hub.ts";
 import {
   gpt2Tokenizer,
@@ -7,11 +9,29 @@ import {
   type ParseTokenizerOptions,
   type Tokenizer,
 } from "./tokenizer.ts";
+import { tokenContent, tokenizerJsonOf } from "./vocab_merges.ts";
 
 /** How to load a tokenizer: what its file does not say, and how to reach the hub. */
 export type LoadTokenizerOptions = ParseTokenizerOptions & HubOptions;
 
-const TOKENIZER = "tokenizer.json", CONFIG = "tokenizer_config.json";
+/** The file that says all of a tokenizer, and the two that GPT-2 came with. */
+const TOKENIZER = "tokenizer.json", VOCAB = "vocab.json", MERGES = "merges.txt";
+
+/** Files that say more: what ends a document, and, beside the older two, which tokens were added. */
+const CONFIG = "tokenizer_config.json", SPECIAL = "special_tokens_map.json";
+const ADDED = "added_tokens.json";
+
+/** Of the names of a repository's files, those that its tokenizer is read from. */
+export function tokenizerFileNames(names: readonly string[]): string[] {
+  const main = names.includes(TOKENIZER) ? [TOKENIZER] : [VOCAB, MERGES, ADDED];
+  return [...main, CONFIG, SPECIAL].filter((name) => names.includes(name));
+}
+
+/** Whether a folder has a tokenizer. */
+export function hasTokenizer(folder: string): boolean {
+  const has = (name: string) => existsSync(join(folder, name));
+  return has(TOKENIZER) || (has(VOCAB) && has(MERGES));
+}
 
 /**
  * The tokenizer that a user names: `gpt2`, `hf:OWNER/NAME` (with `@REVISION`, where it must be a certain
@@ -36,17 +56,23 @@ export async function loadTokenizer(
   if (!spec.startsWith("hf:")) return await readTokenizer(spec, options);
   const { path = TOKENIZER, ...repo } = parseHubSpec(spec);
   const file = await hubFile({ ...repo, type: "model", path }, options);
-  const config = { ...repo, type: "model", path: path.replace(/[^/]*$/, CONFIG) } as const;
-  const beside = await hubFile({ ...config, revision: file.commit }, options).catch((error) => {
-    // not every repository has one, and offline, none in the cache is taken for that
-    if (error instanceof HubError && (error.status === 404 || error.status === undefined)) return;
-    throw error;
-  });
-  return await parseFiles({ tokenizer: file.path, config: beside?.path, name: spec }, options);
+  const beside = async (name: string): Promise<JsonObject> => {
+    const named = { ...repo, type: "model", path: path.replace(/[^/]*$/, name) } as const;
+    const found = await hubFile({ ...named, revision: file.commit }, options).catch((error) => {
+      // not every repository has one, and offline, none in the cache is taken for that
+      if (error instanceof HubError && (error.status === 404 || error.status === undefined)) return;
+      throw error;
+    });
+    return found === undefined ? {} : parseJsonObject(readText(found.path), found.path);
+  };
+  const endOfText = options.endOfText ?? endIn(await beside(CONFIG), CONFIG) ??
+    endIn(await beside(SPECIAL), SPECIAL);
+  return await parseTokenizer(readText(file.path, "tokenizer"), spec, { ...options, endOfText });
 }
 
 /**
- * Reads a `tokenizer.json`, or the one in a folder, and the `tokenizer_config.json` beside it.
+ * Reads a `tokenizer.json`, or in a folder that or `vocab.json` with `merges.txt`, and what stands beside it:
+ * `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json`.
  *
  * @throws {Error} if there is no such file.
  * @throws {SyntaxError | RangeError} as `parseTokenizer()` does.
@@ -55,41 +81,35 @@ export async function readTokenizer(
   path: string,
   options: ParseTokenizerOptions = {},
 ): Promise<Tokenizer> {
-  const isFolder = statSync(path, { throwIfNoEntry: false })?.isDirectory();
-  const tokenizer = isFolder ? join(path, TOKENIZER) : path;
-  const config = join(dirname(tokenizer), CONFIG);
-  const files = { tokenizer, config: existsSync(config) ? config : undefined, name: tokenizer };
-  return await parseFiles(files, options);
+  const isFolder = statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
+  const folder = isFolder ? path : dirname(path), file = isFolder ? join(path, TOKENIZER) : path;
+  const textOf = (name: string) => {
+    const path = join(folder, name);
+    return existsSync(path) ? readText(path) : undefined;
+  };
+  const beside = (name: string): JsonObject => {
+    const text = textOf(name);
+    return text === undefined ? {} : parseJsonObject(text, join(folder, name));
+  };
+  const isOlder = isFolder && !existsSync(file) && hasTokenizer(folder);
+  const json = isOlder ? undefined : readText(file, "tokenizer");
+  const config = beside(CONFIG), special = beside(SPECIAL);
+  const endOfText = options.endOfText ?? endIn(config, join(folder, CONFIG)) ??
+    endIn(special, join(folder, SPECIAL));
+  if (json !== undefined) return await parseTokenizer(json, file, { ...options, endOfText });
+  const [vocab, merges] = [textOf(VOCAB)!, textOf(MERGES)!];
+  const older = tokenizerJsonOf({ vocab, merges, added: textOf(ADDED), config, special }, folder);
+  const where = `${VOCAB} and ${MERGES} in ${folder}`;
+  return await parseTokenizer(older, where, { ...options, endOfText });
 }
 
-async function parseFiles(
-  { tokenizer, config, name }: { tokenizer: string; config: string | undefined; name: string },
-  { endOfText, vocabularySize }: ParseTokenizerOptions,
-): Promise<Tokenizer> {
-  const json = readText(tokenizer);
-  const end = endOfText ?? (config === undefined ? undefined : endOfTextIn(config));
-  return await parseTokenizer(json, name, { endOfText: end, vocabularySize });
-}
-
-/** The `eos_token` of a `tokenizer_config.json`, if it has one. */
-function endOfTextIn(path: string): string | undefined {
-  let config: { eos_token?: string | { content?: string } | null } | null;
-  try {
-    config = JSON.parse(readText(path));
-  } catch (error) {
-    if (!(error instanceof SyntaxError)) throw error;
-    throw new SyntaxError(`Cannot read ${path} as it must be JSON`);
-  }
-  const token = config?.eos_token;
-  return (typeof token === "object" ? token?.content : token) ?? undefined;
-}
-
-function readText(path: string): string {
-  try {
-    return readFileSync(path, "utf8");
-  } catch (error) {
-    const { code, message } = error as NodeJS.ErrnoException;
-    const reason = code === "ENOENT" ? "there is no such file" : message;
-    throw new Error(`Cannot read tokenizer ${path}: ${reason}`);
-  }
+/** The `eos_token` of a configuration, if it has one. */
+function endIn({ eos_token: token }: JsonObject, where: string): string | undefined {
+  if (token === undefined || token === null) return undefined;
+  const content = tokenContent(token);
+  if (content !== undefined) return content;
+  throw new SyntaxError(
+    `Cannot read ${where} as eos_token must be a text, or an object with one as content: ` +
+      `current value is ${quoted(token)}`,
+  );
 }

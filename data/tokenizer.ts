@@ -20,7 +20,12 @@ export interface Tokenizer {
   readonly vocabularySize: number;
   /** Id of the token that ends a document; it may be one that text has, too, if a model says so. */
   readonly endOfText: number;
-  /** How that token is written: `<|endoftext|>` for GPT-2. */
+  /**
+   * Ids at which a generated text ends, `endOfText` among them; it alone by default. A model may name several:
+   * the end of a document and the end of a turn.
+   */
+  readonly endIds?: readonly number[];
+  /** How the token that ends a document is written: `<|endoftext|>` for GPT-2. */
   readonly endOfTextToken: string;
   /** The Hugging Face `tokenizer.json` that says all this. */
   readonly json: string;
@@ -186,7 +191,7 @@ function byteLevelFile({ tokens, merges }: ByteLevelTables): TokenizerFile {
   return gpt2File({
     vocab: Object.fromEntries([...tokens, END_OF_TEXT].map((token, id) => [token, id])),
     merges: merges.map((pair) => pair.join(" ")),
-    special: [{ id: tokens.length, content: END_OF_TEXT }],
+    added: [{ id: tokens.length, content: END_OF_TEXT, special: true }],
   });
 }
 

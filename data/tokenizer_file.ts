@@ -16,24 +16,39 @@ export interface TokenizerFile {
 
 /** Describes a byte-level BPE as Hugging Face describes GPT-2's. */
 export function gpt2File(
-  { vocab, merges, special }: {
+  { vocab, merges, added, prefix = false }: {
     vocab: Readonly<Record<string, number>>;
     merges: readonly string[];
-    special: readonly Pick<AddedToken, "id" | "content">[];
+    added: readonly AddedToken[];
+    prefix?: boolean;
   },
 ): TokenizerFile {
   const byteLevel = {
     type: "ByteLevel",
-    add_prefix_space: false,
+    add_prefix_space: prefix,
     trim_offsets: true,
     use_regex: true,
   };
-  const plain = { single_word: false, lstrip: false, rstrip: false, normalized: false };
   const file = {
     version: "1.0",
     truncation: null,
     padding: null,
-    added_tokens: special.map((token) => ({ ...token, ...plain, special: true })),
+    added_tokens: added.map(
+      (
+        {
+          id,
+          content,
+          special = false,
+          single_word = false,
+          lstrip = false,
+          rstrip = false,
+          ...token
+        },
+      ) => {
+        const { normalized = !special } = token;
+        return { id, content, single_word, lstrip, rstrip, normalized, special };
+      },
+    ),
     normalizer: null,
     pre_tokenizer: byteLevel,
     post_processor: { ...byteLevel, trim_offsets: false },

@@ -43,7 +43,7 @@ export type GenerateOptions = StreamOptions & Omit<BatchOptions, "streams">;
 
 /** Why a generation ended, and how long it was. */
 export interface GenerateResult {
-  /** `length`: all tokens asked for; `stop`: a stop text; `end-of-text`: the document's end. */
+  /** `length`: all tokens asked for; `stop`: a stop text; `end-of-text`: one of `Tokenizer.endIds`. */
   reason: "length" | "stop" | "end-of-text" | "aborted";
   /** Tokens drawn. */
   tokens: number;
@@ -218,12 +218,12 @@ class Story {
 
   /** Text that the next tokens make certain; those past the end are left alone. */
   push(tokens: Iterable<number>): string {
-    const { endOfText, vocabularySize } = this.#tokenizer;
+    const { endOfText, endIds = [endOfText], vocabularySize } = this.#tokenizer;
     let certain = "";
     for (const id of tokens) {
       checkSample(id, vocabularySize);
       this.#tokens++;
-      if (id === endOfText) return certain + this.end("end-of-text");
+      if (endIds.includes(id)) return certain + this.end("end-of-text");
       this.#held += this.#text.push(id);
       const found = earliest(this.#held, this.#stops);
       if (found !== undefined) {

@@ -1,10 +1,11 @@
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { HubError, hubFile, type HubOptions, listHubFiles, parseHubSpec } from "../data/hub.ts";
-import { readTokenizer } from "../data/load_tokenizer.ts";
+import { hasTokenizer, readTokenizer, tokenizerFileNames } from "../data/load_tokenizer.ts";
 import type { DataProgress } from "../data/sources.ts";
-import { gpt2Tokenizer, parseTokenizer, type Tokenizer } from "../data/tokenizer.ts";
-import { tokenizerJsonOf } from "../data/vocab_merges.ts";
+import { gpt2Tokenizer, type Tokenizer } from "../data/tokenizer.ts";
+import { readText } from "../files/json.ts";
+import { printable, quoted } from "../files/printable.ts";
 import {
   CheckpointError,
   newestCheckpoint,
@@ -13,7 +14,7 @@ import {
 } from "../model/checkpoint.ts";
 import type { GptConfig, LoraConfig } from "../model/config.ts";
 import type { Gpt } from "../model/gpt.ts";
-import { parseHuggingFaceConfig } from "../model/hugging_face.ts";
+import { parseEndIds, parseHuggingFaceConfig } from "../model/hugging_face.ts";
 import {
   ADAPTER_CONFIG,
   ADAPTER_FILE,
@@ -107,10 +108,14 @@ export async function readModel(
     );
   }
   adaptersOf({ ...model.config, lora }); // says if they do not fit
+  const { endIds = [] } = model.tokenizer, { vocabularySize } = model.config;
+  const tokenizer = hasTokenizer(directory)
+    ? { ...await readTokenizer(directory, { vocabularySize }), endIds }
+    : model.tokenizer;
   return {
     ...model,
     ...origin,
-    tokenizer: await tokenizerIn(directory, model.config) ?? model.tokenizer,
+    tokenizer: withEndIds(tokenizer, directory, options),
     adapters: { lora, directory },
   };
 }
@@ -168,10 +173,8 @@ async function download(
   const isAdapter = names.includes(ADAPTER_CONFIG);
   const { path: first, commit } = await get(isAdapter ? ADAPTER_CONFIG : "config.json");
   const more = async (name: string) => (await get(name, commit)).path;
-  const vocabulary = names.includes(TOKENIZER) ? [TOKENIZER] : [VOCAB, MERGES];
-  for (const name of [...vocabulary, "tokenizer_config.json"]) {
-    if (names.includes(name)) await more(name);
-  }
+  for (const name of tokenizerFileNames(names)) await more(name);
+  if (names.includes(GENERATION)) await more(GENERATION);
   const weights = isAdapter ? ADAPTER_FILE : MODEL_FILES.find((name) => names.includes(name));
   if (weights === undefined) {
     throw new HubError(
@@ -199,8 +202,10 @@ async function describe(
     );
   }
   const config = parseHuggingFaceConfig(json, path), { contextLength } = options;
-  const tokenizer = await tokenizerIn(directory, config) ??
-    await tokenizerOfGpt2(directory, config, options);
+  const { vocabularySize } = config;
+  const tokenizer = hasTokenizer(directory)
+    ? await readTokenizer(directory, { vocabularySize })
+    : await tokenizerOfGpt2(directory, config, options);
   if (contextLength !== undefined && contextLength > config.contextLength) {
     throw new RangeError(
       `Cannot take a model of ${config.contextLength} positions for contexts of ${contextLength} tokens: ` +
@@ -209,24 +214,45 @@ async function describe(
   }
   return {
     config: contextLength === undefined ? config : { ...config, contextLength },
-    tokenizer,
+    tokenizer: withEndIds(tokenizer, directory, options),
   };
 }
 
-/** The files of a tokenizer: the one that says all, and the two that GPT-2 came with. */
-const TOKENIZER = "tokenizer.json", VOCAB = "vocab.json", MERGES = "merges.txt";
+/** The file that says how a model's texts are generated. */
+const GENERATION = "generation_config.json";
 
-/** A directory's tokenizer, if it has one. */
-async function tokenizerIn(
+/**
+ * A tokenizer that knows at which tokens the texts of a directory's model end: those of `eos_token_id` in
+ * `generation_config.json`, or else in `config.json`, and always what ends a document, for on that models are
+ * trained here.
+ *
+ * @throws {SyntaxError | RangeError} if one of the files does not say ids.
+ */
+export function withEndIds(
+  tokenizer: Tokenizer,
   directory: string,
-  { vocabularySize }: GptConfig,
-): Promise<Tokenizer | undefined> {
-  const path = join(directory, TOKENIZER);
-  if (existsSync(path)) return await readTokenizer(path, { vocabularySize });
-  const vocab = readIfThere(join(directory, VOCAB)), merges = readIfThere(join(directory, MERGES));
-  if (vocab === undefined || merges === undefined) return undefined;
-  const json = tokenizerJsonOf({ vocab, merges }, directory);
-  return await parseTokenizer(json, `${VOCAB} and ${MERGES} in ${directory}`, { vocabularySize });
+  { onNotice = () => {} }: Pick<FindModelOptions, "onNotice"> = {},
+): Tokenizer {
+  const { vocabularySize, endOfText, endOfTextToken, endIds = [] } = tokenizer;
+  for (const name of [GENERATION, "config.json"]) {
+    const path = join(directory, name), json = readIfThere(path);
+    const ids = json === undefined ? [] : parseEndIds(json, path);
+    const known = ids.filter((id) => id >= 0 && id < vocabularySize);
+    if (known.length < ids.length) {
+      onNotice(
+        `ignoring the eos_token_id ${ids.find((id) => !known.includes(id))} of ${path}: ` +
+          `ids of this model are below ${vocabularySize}`,
+      );
+    }
+    if (known.length === 0) continue;
+    if (known.includes(endOfText)) return { ...tokenizer, endIds: known };
+    onNotice(
+      `texts end at ${quoted(endOfTextToken)}, which ends documents, and at the eos_token_id ` +
+        `${printable(known.join(", "))} of ${path}`,
+    );
+    return { ...tokenizer, endIds: [...known, endOfText] };
+  }
+  return endIds.includes(endOfText) ? tokenizer : { ...tokenizer, endIds: [...endIds, endOfText] };
 }
 
 /** GPT-2's tokenizer, for models without one that know as many tokens: it is GPT-Neo's, too. */
@@ -239,7 +265,7 @@ async function tokenizerOfGpt2(
   if (tokenizer.vocabularySize !== vocabularySize) {
     throw new Error(
       `Cannot load a model from ${directory} as its tokenizer must be there: ` +
-        `there is no ${TOKENIZER}, nor ${VOCAB} with ${MERGES}`,
+        `there is no tokenizer.json, nor vocab.json with merges.txt`,
     );
   }
   onNotice(`taking GPT-2's tokenizer, as ${directory} has none`);
@@ -247,7 +273,7 @@ async function tokenizerOfGpt2(
 }
 
 function readIfThere(path: string): string | undefined {
-  return existsSync(path) ? readFileSync(path, "utf8") : undefined;
+  return existsSync(path) ? readText(path) : undefined;
 }
 
 /**

@@ -1,3 +1,5 @@
+import { parseJsonObject } from "../files/json.ts";
+import { quoted } from "../files/printable.ts";
 import { type Family, type GptConfig, validateConfig } from "./config.ts";
 import { linearModules, type ParameterSpec } from "./parameters.ts";
 
@@ -54,22 +56,13 @@ const DEFAULT_WINDOW = 256;
  * @throws {RangeError} if it describes another architecture or impossible dimensions.
  */
 export function parseHuggingFaceConfig(json: string, where: string): GptConfig {
-  let parsed: unknown;
-  try {
-    parsed = JSON.parse(json);
-  } catch {
-    throw new SyntaxError(`Cannot read ${where} as it must be JSON`);
-  }
-  if (typeof parsed !== "object" || parsed === null || Array.isArray(parsed)) {
-    throw new SyntaxError(`Cannot read ${where} as it must be a JSON object`);
-  }
-  const fields = parsed as Record<string, unknown>;
+  const fields = parseJsonObject(json, where);
   const check = (name: string, allowed: readonly unknown[]) => {
     if (allowed.includes(fields[name])) return;
     const values = allowed.filter((value) => value !== undefined).map((v) => JSON.stringify(v));
     throw new RangeError(
       `Cannot load ${where} as ${name} must be ${values.join(" or ")}: ` +
-        `current value is ${JSON.stringify(fields[name])}`,
+        `current value is ${quoted(fields[name])}`,
     );
   };
   check("model_type", Object.keys(REQUIRED));
@@ -97,6 +90,23 @@ export function parseHuggingFaceConfig(json: string, where: string): GptConfig {
   return config;
 }
 
+/**
+ * Reads at which tokens a generated text ends, `eos_token_id`, from the text of a `generation_config.json` or
+ * a `config.json`: one id or several, or none.
+ *
+ * @param where the file's path, for error messages.
+ * @throws {SyntaxError} if the text is no JSON object; {RangeError} if it says something else than ids.
+ */
+export function parseEndIds(json: string, where: string): number[] {
+  const { eos_token_id: ids } = parseJsonObject(json, where);
+  const list: unknown[] = Array.isArray(ids) ? ids : ids === undefined || ids === null ? [] : [ids];
+  if (list.every(Number.isSafeInteger)) return [...new Set(list as number[])];
+  throw new RangeError(
+    `Cannot load ${where} as eos_token_id must be a whole number or a list of them: ` +
+      `current value is ${quoted(ids)}`,
+  );
+}
+
 /** How far each layer of a GPT-Neo looks back, from `attention_types` such as [[["global","local"],2]]. */
 function windowsOf(fields: Record<string, unknown>, where: string): number[] {
   const { num_layers, attention_types, window_size = DEFAULT_WINDOW } = fields;
@@ -110,13 +120,13 @@ function windowsOf(fields: Record<string, unknown>, where: string): number[] {
   ) {
     throw new RangeError(
       `Cannot load ${where} as attention_types must say global or local for each of ${num_layers} layers: ` +
-        `current value is ${JSON.stringify(attention_types)}`,
+        `current value is ${quoted(attention_types)}`,
     );
   }
   if (!Number.isInteger(window_size) || window_size as number < 1) {
     throw new RangeError(
       `Cannot load ${where} as window_size must be a positive integer: ` +
-        `current value is ${JSON.stringify(window_size)}`,
+        `current value is ${quoted(window_size)}`,
     );
   }
   return kinds.map((kind) => kind === "global" ? 0 : window_size as number);
@@ -125,13 +135,17 @@ function windowsOf(fields: Record<string, unknown>, where: string): number[] {
 /** A model as the `config.json` that Hugging Face transformers reads. */
 export function toHuggingFaceConfig(
   config: GptConfig,
-  { endOfText, dropout = 0 }: { endOfText: number; dropout?: number },
+  { endOfText, endIds = [endOfText], dropout = 0 }: {
+    endOfText: number;
+    endIds?: readonly number[] | undefined;
+    dropout?: number;
+  },
 ): Record<string, unknown> {
   const { vocabularySize, contextLength, width, layers, heads, innerWidth = null } = config;
   const common = {
     activation_function: "gelu_new",
     bos_token_id: endOfText,
-    eos_token_id: endOfText,
+    eos_token_id: oneOrAll(endIds),
     initializer_range: 0.02,
     layer_norm_epsilon: 1e-5,
     tie_word_embeddings: !config.ownHead,
@@ -173,6 +187,11 @@ export function toHuggingFaceConfig(
     resid_pdrop: dropout,
     scale_attn_weights: config.attentionScale === undefined,
   });
+}
+
+/** How transformers writes ids, of which there usually is one. */
+export function oneOrAll(ids: readonly number[]): number | readonly number[] {
+  return ids.length === 1 ? ids[0]! : ids;
 }
 
 /** In the order of the names, as transformers writes them. */

@@ -2,7 +2,7 @@ import { ggufTokenizer } from "../data/gguf_tokenizer.ts";
 import type { Tokenizer } from "../data/tokenizer.ts";
 import type { LoadedModel } from "../generate/load.ts";
 import { type GgufValue, serializeGguf } from "../model/gguf.ts";
-import { toHuggingFaceConfig } from "../model/hugging_face.ts";
+import { oneOrAll, toHuggingFaceConfig } from "../model/hugging_face.ts";
 import { llamaCppContext, llamaCppTensors, llamaCppValues } from "../model/llama_cpp.ts";
 import type { Gpt } from "../model/model.ts";
 import { type SafetensorsEntry, serializeSafetensors } from "../model/safetensors.ts";
@@ -55,7 +55,11 @@ export async function exportModel(
         `that look back ${context} tokens alone`,
     );
   }
-  writeNew(out, await ggufFile(model, dtype));
+  const { unsaid, content } = await ggufFile(model, dtype);
+  if (unsaid.length > 0) {
+    onNotice(`the copy does not end at the tokens ${unsaid.join(", ")}: GGUF names three at most`);
+  }
+  writeNew(out, content);
 }
 
 /**
@@ -74,12 +78,12 @@ export function checkOutput(out: string, to: ExportOptions["to"]): void {
 /** A model as transformers reads it: tensors and configuration. */
 export async function modelFiles(
   gpt: Gpt,
-  { endOfText }: Tokenizer,
+  { endOfText, endIds }: Tokenizer,
   { dtype = "f32", dropout = 0 }: { dtype?: "f32" | "f16"; dropout?: number } = {},
 ): Promise<[string, FileContent][]> {
   const tensors = await saveParameters(gpt, { dtype: dtype === "f32" ? "F32" : "F16" });
   checkFinite(tensors);
-  const config = toHuggingFaceConfig(gpt.config, { endOfText, dropout });
+  const config = toHuggingFaceConfig(gpt.config, { endOfText, endIds, dropout });
   return [
     [MODEL_FILE, serializeSafetensors(tensors, { format: "pt" })],
     ["config.json", jsonFile(dtype === "f32" ? config : { ...config, torch_dtype: "float16" })],
@@ -89,7 +93,7 @@ export async function modelFiles(
 /** A model's tokenizer as transformers reads it, and what ends a text that is generated. */
 export function tokenizerFiles(
   { config }: Gpt,
-  { json, endOfText, endOfTextToken }: Tokenizer,
+  { json, endOfText, endOfTextToken, endIds = [endOfText] }: Tokenizer,
 ): [string, FileContent][] {
   return [
     ["tokenizer.json", [new TextEncoder().encode(json)]],
@@ -106,7 +110,10 @@ export function tokenizerFiles(
         unk_token: endOfTextToken,
       }),
     ],
-    ["generation_config.json", jsonFile({ bos_token_id: endOfText, eos_token_id: endOfText })],
+    [
+      "generation_config.json",
+      jsonFile({ bos_token_id: endOfText, eos_token_id: oneOrAll(endIds) }),
+    ],
   ];
 }
 
@@ -115,12 +122,14 @@ export function jsonFile(value: unknown): FileContent {
   return [new TextEncoder().encode(JSON.stringify(value, null, 2) + "\n")];
 }
 
-/** A model as llama.cpp reads it. */
+/** A model as llama.cpp reads it, and the tokens that end a text which the file cannot name. */
 async function ggufFile(
   { gpt, tokenizer }: LoadedModel,
   dtype: "f32" | "f16",
-): Promise<FileContent> {
-  const type = dtype === "f32" ? "F32" : "F16", { endOfText } = tokenizer;
+): Promise<{ content: FileContent; unsaid: readonly number[] }> {
+  const type = dtype === "f32" ? "F32" : "F16", { endOfText, endIds = [] } = tokenizer;
+  // llama.cpp ends a text at any of these: the ends of a text, of a turn, of a message
+  const [turn, message, ...unsaid] = endIds.filter((id) => id !== endOfText);
   const { vocabularySize } = gpt.config;
   const { tokens, kinds, merges } = ggufTokenizer({ ...tokenizer, vocabularySize });
   const values = new Map<string, GgufValue>([
@@ -132,11 +141,17 @@ async function ggufFile(
     ["tokenizer.ggml.merges", ["string", merges]],
     ["tokenizer.ggml.bos_token_id", ["uint32", endOfText]],
     ["tokenizer.ggml.eos_token_id", ["uint32", endOfText]],
+    ...(turn === undefined ? [] : [ggufId("eot", turn)]),
+    ...(message === undefined ? [] : [ggufId("eom", message)]),
     ["tokenizer.ggml.add_bos_token", ["bool", false]],
   ]);
   const tensors = await llamaCppTensors(gpt, type);
   checkFinite(tensors);
-  return serializeGguf(values, tensors);
+  return { content: serializeGguf(values, tensors), unsaid };
+}
+
+function ggufId(name: string, id: number): [string, GgufValue] {
+  return [`tokenizer.ggml.${name}_token_id`, ["uint32", id]];
 }
 
 /** Makes sure that f16 holds all values, which it does unless a training has gone wrong. */

@@ -10,6 +10,7 @@ import {
   hashModel,
   type ModelSource,
   readModel,
+  withEndIds,
 } from "../generate/source.ts";
 import { tensorNamed } from "../kernels/arena.ts";
 import { size, upload } from "../kernels/tensor.ts";
@@ -102,7 +103,7 @@ export async function readCheckpoint(path: string, options: FindModelOptions): P
     const config = parseHuggingFaceConfig(await text("config.json"), join(path, "config.json"));
     const { vocabularySize } = config;
     const tokenizer = await readTokenizer(join(path, "tokenizer.json"), { vocabularySize });
-    return { path, state, config, tokenizer };
+    return { path, state, config, tokenizer: withEndIds(tokenizer, path) };
   }
   const { contextLength } = state.options as unknown as ResolvedOptions;
   const found = { spec: path, directory: path };

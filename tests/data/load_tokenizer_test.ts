@@ -60,6 +60,86 @@ Deno.test("loadTokenizer() takes what ends a document from tokenizer_config.json
   }
 });
 
+/** The compact tokenizer in GPT-2's older files. */
+function olderFiles(more: Record<string, unknown> = {}): Record<string, string> {
+  const { vocab, merges } = JSON.parse(compact.json).model;
+  const files = Object.entries(more).map(([name, content]) => [name, JSON.stringify(content)]);
+  return {
+    "vocab.json": JSON.stringify(vocab),
+    "merges.txt": `#version: 0.2\n${merges.join("\n")}\n`,
+    ...Object.fromEntries(files),
+  };
+}
+
+const V = compact.vocabularySize;
+
+Deno.test("loadTokenizer() reads vocab.json and merges.txt with the tokens that were added to them", async () => {
+  await withFiles(olderFiles(), async (folder) => {
+    assert.equal((await loadTokenizer(folder)).hash, compact.hash);
+  });
+  const files = olderFiles({
+    "added_tokens.json": { "<|im_end|>": V, "<tag>": V + 1 },
+    "tokenizer_config.json": { eos_token: "<|im_end|>" },
+    "special_tokens_map.json": { eos_token: "<|other|>" },
+  });
+  await withFiles(files, async (folder) => {
+    const { endOfText, endOfTextToken, encode, encodeDocument, decode } = await loadTokenizer(
+      folder,
+    );
+    assert.deepEqual([endOfText, endOfTextToken], [V, "<|im_end|>"]);
+    assert.deepEqual(encode("<tag><|im_end|><|endoftext|>"), [V + 1, V, compact.endOfText]);
+    const ids = encodeDocument("a<tag>b <|im_end|>");
+    assert.ok(ids.includes(V + 1) && !ids.includes(V), ids.join());
+    assert.equal(decode(ids), "a<tag>b <|im_end|>");
+  });
+  const described = olderFiles({
+    "added_tokens.json": { "<ignored>": V },
+    "tokenizer_config.json": {
+      add_prefix_space: true,
+      added_tokens_decoder: {
+        [V]: { content: "<end>", special: true, lstrip: true },
+        [V + 1]: { content: "<tag>", special: false },
+      },
+    },
+    "special_tokens_map.json": { eos_token: { content: "<end>", lstrip: true } },
+  });
+  await withFiles(described, async (folder) => {
+    const { endOfText, encode, encodeDocument } = await loadTokenizer(folder);
+    assert.equal(endOfText, V);
+    assert.deepEqual(encode("<tag>  <end>"), [V + 1, V]);
+    assert.deepEqual(encodeDocument("a <ignored>"), compact.encodeDocument(" a <ignored>"));
+  });
+});
+
+Deno.test("loadTokenizer() refuses older files of other contents in a sentence", async () => {
+  const config = (fields: object) => ({ "tokenizer_config.json": fields });
+  const decoder = (token: unknown, id = "5") => config({ added_tokens_decoder: { [id]: token } });
+  const cases: [files: Record<string, unknown>, message: RegExp][] = [
+    [{ "added_tokens.json": { "<tag>": "5" } }, /added_tokens\.json in .* a whole number: .*"5"$/],
+    [{ "added_tokens.json": ["<tag>"] }, /added_tokens\.json in .* must be a JSON object$/],
+    [{ "vocab.json": { a: 1.5 } }, /vocab\.json in .*: current number of "a" is 1\.5$/],
+    [{ "special_tokens_map.json": [] }, /special_tokens_map\.json as it must be a JSON object$/],
+    [config({ eos_token: 5 }), /eos_token must be a text, .*: current value is 5$/],
+    [config({ eos_token: { content: null } }), /eos_token must be a text/],
+    [decoder("<tag>"), /added_tokens_decoder "5" must be an object: current value is "<tag>"$/],
+    [decoder({ content: 5 }), /"5" content must be a text: current value is 5$/],
+    [decoder({ content: "a", special: "yes" }), /"5" special must be true or false/],
+    [decoder({ content: "a" }, "x\x1b"), /an id of added_tokens_decoder .*"x\\u001b"$/],
+  ];
+  for (const [files, message] of cases) {
+    await withFiles(olderFiles(files), async (folder) => {
+      await assert.rejects(loadTokenizer(folder), { name: "SyntaxError", message });
+    });
+  }
+  const absent = olderFiles(config({ eos_token: "<none>" }));
+  await withFiles(absent, async (folder) => {
+    await assert.rejects(loadTokenizer(folder), { name: "RangeError", message: /"<none>"$/ });
+  });
+  await withFiles({ ...olderFiles(), "merges.txt": "a b c\x1b[2J" }, async (folder) => {
+    await assert.rejects(loadTokenizer(folder), { message: /merge 0 is "a b c\\u001b\[2J"$/ });
+  });
+});
+
 Deno.test("loadTokenizer() says in a sentence what is wrong", async () => {
   const files = { "tokenizer.json": compact.json, "tokenizer_config.json": "{", "bad.json": "[]" };
   await withFiles(files, async (folder) => {

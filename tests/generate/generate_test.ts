@@ -62,6 +62,26 @@ Deno.test("generate() ends at the end of the text", async () => {
   }
 });
 
+Deno.test("generate() and generateBatch() end at any of several tokens", async () => {
+  const { text } = await told(PLAIN);
+  const letters = [...text].filter((letter) => letter.charCodeAt(0) < 128);
+  const [early, late] = [letters[2]!, letters.at(-1)!];
+  for (const [one, another] of [[early, late], [late, early]]) {
+    const endIds = [one!.charCodeAt(0), another!.charCodeAt(0)];
+    const ends = { gpt, tokenizer: { ...tokenizer, endIds } };
+    const first = Math.min(text.indexOf(early), text.indexOf(late));
+    const ended = await told(PLAIN, ends);
+    assert.deepEqual([ended.text, ended.reason], [text.slice(0, first), "end-of-text"]);
+    let batch = "";
+    for await (
+      const { stream, text } of generateBatch(ends, { ...PLAIN, streams: [PLAIN, PLAIN] })
+    ) {
+      if (stream === 1) batch += text;
+    }
+    assert.equal(batch, ended.text);
+  }
+});
+
 Deno.test("generate() begins a document where the prompt is empty, and may add nothing", async () => {
   const empty = await told({ ...PLAIN, prompt: "" });
   assert.equal(empty.tokens, 60);

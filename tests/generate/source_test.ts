@@ -175,6 +175,66 @@ Deno.test("findModel() takes the first positions of a model and refuses more tha
   });
 });
 
+/** The tokens at which texts of a model end, and what is said of them. */
+async function ends(files: Files) {
+  const notices: string[] = [];
+  const { tokenizer } = await findModel(local(files), { onNotice: (said) => notices.push(said) });
+  return { endIds: tokenizer.endIds, notices };
+}
+
+Deno.test("findModel() takes the tokens that end a text from generation_config.json, then config.json", async () => {
+  const configWith = (eos_token_id: unknown) => ({
+    "config.json": json({ ...toHuggingFaceConfig(config, { endOfText }), eos_token_id }),
+  });
+  const generation = (eos_token_id: unknown) => ({
+    "generation_config.json": json({ eos_token_id }),
+  });
+  const cases: [Files, number[]][] = [
+    [{}, [endOfText]],
+    [generation([endOfText, 5]), [endOfText, 5]],
+    [configWith([7, endOfText, 7]), [7, endOfText]],
+    [{ ...configWith([7, endOfText]), ...generation([endOfText, 5]) }, [endOfText, 5]],
+    [{ ...configWith([7, endOfText]), ...generation(null) }, [7, endOfText]],
+    [{ ...configWith(undefined), ...generation([]) }, [endOfText]],
+  ];
+  for (const [files, expected] of cases) {
+    assert.deepEqual(await ends(files), { endIds: expected, notices: [] });
+  }
+  const others = await ends(generation(5));
+  assert.deepEqual(others.endIds, [5, endOfText]);
+  assert.match(
+    others.notices.join(),
+    /^texts end at "<\|endoftext\|>", which ends documents, and at the eos_token_id 5 of .*generation_config\.json$/,
+  );
+  const beyond = await ends(generation([50256, endOfText, -1]));
+  assert.deepEqual(beyond.endIds, [endOfText]);
+  assert.match(
+    beyond.notices.join(),
+    /^ignoring the eos_token_id 50256 of .*: ids of this model are below \d+$/,
+  );
+  for (const wrong of ["5", 1.5, [[5]], {}, true]) {
+    await assert.rejects(ends(generation(wrong)), {
+      name: "RangeError",
+      message:
+        /^Cannot load .*generation_config\.json as eos_token_id must be a whole number or a list/,
+    });
+  }
+});
+
+Deno.test("findModel() takes from the hub the files that name added tokens and what ends a text", async () => {
+  const added = vocabularySize, wide = { ...config, vocabularySize: added + 1 };
+  await using hub = hubWith({
+    ...sharded(),
+    "config.json": json(toHuggingFaceConfig(wide, { endOfText })),
+    "added_tokens.json": json({ "<|im_end|>": added }),
+    "special_tokens_map.json": json({ eos_token: { content: "<|im_end|>" } }),
+    "generation_config.json": json({ eos_token_id: [added, 3] }),
+  });
+  const { tokenizer } = await findModel("hf:tiny/model", hub.options);
+  assert.equal(tokenizer.endOfTextToken, "<|im_end|>");
+  assert.deepEqual(tokenizer.endIds, [added, 3]);
+});
+
 const whole = local();
 const copied = join(directory, "file");
 cpSync(join(whole, "config.json"), copied);

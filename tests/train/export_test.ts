@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { parseTokenizer, type Tokenizer } from "../../data/tokenizer.ts";
 import { trainTokenizer } from "../../data/train_tokenizer.ts";
 import { loadModel } from "../../generate/load.ts";
+import { findModel } from "../../generate/source.ts";
 import type { GptConfig } from "../../model/config.ts";
 import { createGpt } from "../../model/gpt.ts";
 import { parseSafetensors, toFloat32 } from "../../model/safetensors.ts";
@@ -144,6 +145,25 @@ Deno.test("exportModel() tells kinds of tokens apart and fills a vocabulary that
     "[UNUSED261]",
   ]);
   wide.destroy();
+});
+
+Deno.test("exportModel() keeps all tokens at which texts end", async () => {
+  const ends = (...endIds: number[]) => ({ gpt, tokenizer: { ...tokenizer, endIds } });
+  const out = place("ends");
+  await exportModel(ends(5, 256, 7), { to: "hf", out });
+  for (const name of ["config.json", "generation_config.json"]) {
+    const { eos_token_id } = JSON.parse(Deno.readTextFileSync(join(out, name)));
+    assert.deepEqual(eos_token_id, [5, 256, 7], name);
+  }
+  const { tokenizer: again } = await findModel(out);
+  assert.deepEqual(again.endIds, [5, 256, 7]);
+  const notices: string[] = [], file = place("ends.gguf");
+  const onNotice = (sentence: string) => notices.push(sentence);
+  await exportModel(ends(5, 256, 7, 8, 9), { to: "gguf", out: file, onNotice });
+  const { values } = read(file);
+  const ids = ["eos", "eot", "eom"].map((n) => values.get(`tokenizer.ggml.${n}_token_id`)!.value);
+  assert.deepEqual(ids, [256, 5, 7]);
+  assert.match(notices.join(), /^the copy does not end at the tokens 8, 9: /);
 });
 
 Deno.test("exportModel() to GGUF cuts the context of a GPT-Neo to what all its layers see", async () => {

@@ -106,6 +106,11 @@ Deno.test("train() starts from a model, notes which, and resumes to the bit with
   const source = join(directory, "moved");
   await base();
   cpSync(initFrom, source, { recursive: true });
+  // a model of others, whose texts end at more tokens than one
+  Deno.removeSync(join(source, "trainer_state.json"));
+  const generation = join(source, "generation_config.json");
+  const { eos_token_id: end } = JSON.parse(readFileSync(generation, "utf8"));
+  writeFileSync(generation, JSON.stringify({ eos_token_id: [3, end] }));
   const options = { initFrom: source, contextLength: 16 };
   const events = await run("tuned", options);
   assert.ok(
@@ -118,6 +123,7 @@ Deno.test("train() starts from a model, notes which, and resumes to the bit with
     .digest("hex");
   assert.deepEqual(state.source, { spec: source, sha256 });
   const config = JSON.parse(readFileSync(join(checkpoint("tuned"), "config.json"), "utf8"));
+  assert.deepEqual(config.eos_token_id, [3, end]);
   assert.equal(config.n_positions, 16); // of 24
   for await (
     const event of train({ ...OPTIONS, ...options, device, out: join(directory, "tuned-halves") })

@@ -1,0 +1,95 @@
+import { readFileSync, statSync } from "node:fs";
+
+/**
+ * JSON files of others: read whole if they are not too large, with fields of the types that they must have.
+ *
+ * @module
+ */
+
+/** A JSON object whose fields nobody has checked yet. */
+export type JsonObject = Record<string, unknown>;
+
+/** Largest JSON file that is read; the tokenizer.json of a vocabulary of 262,144 tokens has 33 MB. */
+const MOST_BYTES = 2 ** 27;
+
+/**
+ * The text of a file.
+ *
+ * @param what it is, for error messages.
+ * @throws {RangeError} if it is too large; {Error} if it cannot be read.
+ */
+export function readText(path: string, what?: string): string {
+  const file = what === undefined ? path : `${what} ${path}`;
+  try {
+    const { size } = statSync(path);
+    if (size <= MOST_BYTES) return readFileSync(path, "utf8");
+    throw new RangeError(
+      `Cannot read ${file} as it must have at most ${MOST_BYTES} bytes: current size is ${size}`,
+    );
+  } catch (error) {
+    if (error instanceof RangeError) throw error;
+    const { code, message } = error as NodeJS.ErrnoException;
+    throw new Error(
+      `Cannot read ${file}: ${code === "ENOENT" ? "there is no such file" : message}`,
+    );
+  }
+}
+
+/**
+ * Parses a text that must be a JSON object.
+ *
+ * @param where the file's path, for error messages.
+ * @throws {SyntaxError} if it is none.
+ */
+export function parseJsonObject(text: string, where: string): JsonObject {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    throw new SyntaxError(`Cannot read ${where} as it must be JSON`);
+  }
+  if (isObject(value)) return value;
+  throw new SyntaxError(`Cannot read ${where} as it must be a JSON object`);
+}
+
+/** Whether a JSON value is an object, and no list. */
+export function isObject(value: unknown): value is JsonObject {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+/** Kinds of values: what a message calls them, and which they are. */
+const KINDS = {
+  text: ["a text", (value: unknown) => typeof value === "string"],
+  texts: ["a list of texts", isListOf((value) => typeof value === "string")],
+  number: ["a number", (value: unknown) => typeof value === "number"],
+  whole: ["a whole number", (value: unknown) => Number.isSafeInteger(value)],
+  boolean: ["true or false", (value: unknown) => typeof value === "boolean"],
+  list: ["a list", Array.isArray],
+  objects: ["a list of objects", isListOf(isObject)],
+  object: ["an object", isObject],
+} as const;
+
+function isListOf(isItem: (value: unknown) => boolean): (value: unknown) => boolean {
+  return (value) => Array.isArray(value) && value.every(isItem);
+}
+
+/** What a field must be; with a question mark it may be null or absent. */
+export type FieldKind = keyof typeof KINDS | `${keyof typeof KINDS}?`;
+
+/**
+ * Checks the types of fields; others may be anything.
+ *
+ * @param refuse makes the error of what must be, such as "model.merges must be a list", and what is there.
+ */
+export function checkFields(
+  object: JsonObject,
+  kinds: Readonly<Record<string, FieldKind>>,
+  refuse: (requirement: string, value: unknown) => Error,
+): void {
+  for (const [name, kind] of Object.entries(kinds)) {
+    const value = object[name];
+    if (kind.endsWith("?") && (value === undefined || value === null)) continue;
+    const [words, fits] = KINDS[kind.replace("?", "") as keyof typeof KINDS];
+    if (!fits(value)) throw refuse(`${name} must be ${words}`, value);
+  }
+}
