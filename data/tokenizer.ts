@@ -1,4 +1,5 @@
 import { quoted } from "../files/printable.ts";
+import { standIn } from "../files/stand_in.ts";
 import { BYTE_ALPHABET, toByteAlphabet } from "./byte_alphabet.ts";
 import {
   gpt2File,
@@ -100,7 +101,7 @@ export async function parseTokenizer(
   try {
     file = JSON.parse(json);
   } catch {
-    throw new SyntaxError(`Cannot read ${where} as it must be JSON`);
+    throw new SyntaxError(`Cannot read ${where} as ${standIn(json) ?? "it must be JSON"}`);
   }
   if (typeof file?.model !== "object" || file.model === null) {
     throw new SyntaxError(`Cannot read ${where} as it must be a tokenizer.json: it has no model`);

@@ -1,5 +1,6 @@
 import { checkFields, isObject, type JsonObject, parseJsonObject } from "../files/json.ts";
 import { quoted } from "../files/printable.ts";
+import { standIn } from "../files/stand_in.ts";
 import { END_OF_TEXT } from "./tokenizer.ts";
 import { type AddedToken, gpt2File } from "./tokenizer_file.ts";
 
@@ -34,6 +35,8 @@ export function tokenizerJsonOf(
   where: string,
 ): string {
   const ids = idTable(vocab, `vocab.json in ${where}`);
+  const instead = standIn(merges);
+  if (instead) throw new SyntaxError(`Cannot read merges.txt in ${where} as ${instead}`);
   const lines = merges.split(/\r?\n/).filter((line) => line !== "" && !line.startsWith("#version"));
   const wrong = lines.findIndex((line) => line.split(" ").length !== 2);
   if (wrong >= 0) {

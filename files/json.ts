@@ -1,4 +1,5 @@
 import { readFileSync, statSync } from "node:fs";
+import { standIn } from "./stand_in.ts";
 
 /**
  * JSON files of others: read whole if they are not too large, with fields of the types that they must have.
@@ -46,7 +47,7 @@ export function parseJsonObject(text: string, where: string): JsonObject {
   try {
     value = JSON.parse(text);
   } catch {
-    throw new SyntaxError(`Cannot read ${where} as it must be JSON`);
+    throw new SyntaxError(`Cannot read ${where} as ${standIn(text) ?? "it must be JSON"}`);
   }
   if (isObject(value)) return value;
   throw new SyntaxError(`Cannot read ${where} as it must be a JSON object`);

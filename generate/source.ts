@@ -1,4 +1,4 @@
-import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { existsSync, readdirSync, statSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { HubError, hubFile, type HubOptions, listHubFiles, parseHubSpec } from "../data/hub.ts";
 import { hasTokenizer, readTokenizer, tokenizerFileNames } from "../data/load_tokenizer.ts";
@@ -24,6 +24,7 @@ import {
 } from "../model/lora.ts";
 import { adaptersOf, weightBeside } from "../model/parameters.ts";
 import {
+  chooseModelFile,
   hashFiles,
   isIndex,
   MODEL_FILES,
@@ -175,16 +176,20 @@ async function download(
   const more = async (name: string) => (await get(name, commit)).path;
   for (const name of tokenizerFileNames(names)) await more(name);
   if (names.includes(GENERATION)) await more(GENERATION);
-  const weights = isAdapter ? ADAPTER_FILE : MODEL_FILES.find((name) => names.includes(name));
-  if (weights === undefined) {
+  const chosen = isAdapter ? { name: ADAPTER_FILE } : chooseModelFile(names);
+  if (chosen === undefined) {
     throw new HubError(
-      `Cannot take a model from ${spec} as it must hold one of ${MODEL_FILES.join(", ")}: it has ` +
-        (names.filter((name) => !/^\.|\.(md|txt|json)$/.test(name)).join(", ") || "none"),
+      `Cannot take a model from ${spec} as it must hold one of ${
+        MODEL_FILES.filter((name) => !isIndex(name)).join(", ")
+      }: it has ` +
+        (printable(names.filter((name) => !/^\.|\.(md|txt|json)$/.test(name)).join(", ")) ||
+          "none"),
     );
   }
-  const file = await more(weights);
-  if (isIndex(weights)) {
-    for (const name of shardNames(readFileSync(file, "utf8"), file)) await more(name);
+  const file = await more(chosen.name);
+  if (chosen.notice) options.onNotice?.(chosen.notice);
+  if (isIndex(chosen.name)) {
+    for (const name of shardNames(readText(file), file)) await more(name);
   }
   return { spec: `hf:${repo.repo}@${commit}`, directory: dirname(first) };
 }
@@ -198,10 +203,12 @@ async function describe(
   if (json === undefined) {
     throw new Error(
       `Cannot load a model from ${directory} as it must hold config.json: it has ` +
-        `${readdirSync(directory).slice(0, 8).join(", ") || "no files"}`,
+        `${printable(readdirSync(directory).slice(0, 8).join(", ")) || "no files"}`,
     );
   }
-  const config = parseHuggingFaceConfig(json, path), { contextLength } = options;
+  const config = parseHuggingFaceConfig(json, path), { contextLength, onNotice } = options;
+  const notice = chooseModelFile(readdirSync(directory))?.notice;
+  if (notice) onNotice?.(`${notice}, in ${directory}`);
   const { vocabularySize } = config;
   const tokenizer = hasTokenizer(directory)
     ? await readTokenizer(directory, { vocabularySize })

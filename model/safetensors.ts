@@ -1,3 +1,5 @@
+import { standIn } from "../files/stand_in.ts";
+
 /** Element type of a tensor in a safetensors file. */
 export type SafetensorsDType =
   | "BOOL"
@@ -121,6 +123,8 @@ export function parseSafetensorsHeader(
   if (fileBytes < 8) {
     throw range(`it must have at least 8 bytes: current size is ${fileBytes}`);
   }
+  const instead = standIn(read(0, Math.min(fileBytes, 256)));
+  if (instead) throw syntax(instead);
   const { buffer, byteOffset } = read(0, 8);
   const headerBytes = new DataView(buffer, byteOffset).getBigUint64(0, true);
   if (headerBytes === 0n || headerBytes > MAX_HEADER_BYTES || 8n + headerBytes > fileBytes) {

@@ -1,6 +1,9 @@
 import { createHash } from "node:crypto";
-import { closeSync, existsSync, fstatSync, openSync, readFileSync, readSync } from "node:fs";
+import { closeSync, existsSync, fstatSync, openSync, readSync } from "node:fs";
 import { join } from "node:path";
+import { isObject, parseJsonObject, readText } from "../files/json.ts";
+import { printable, quoted } from "../files/printable.ts";
+import { HEAD, isMask, nameFromFile } from "./hugging_face.ts";
 import {
   DTYPE_BYTES,
   parseSafetensorsHeader,
@@ -41,15 +44,33 @@ export interface TensorFiles {
 export const MODEL_FILE = "model.safetensors";
 
 /**
- * All files that a model's tensors may be found by, the preferred ones first: indexes say which of several
- * files holds which, and what ends in `.bin` is PyTorch's own.
+ * All files that a model's tensors may be found by, the preferred ones first, as transformers looks for them:
+ * indexes say which of several files holds which, and what ends in `.bin` is PyTorch's own.
  */
 export const MODEL_FILES: readonly string[] = [MODEL_FILE, "pytorch_model.bin"]
-  .flatMap((name) => [`${name}.index.json`, name]);
+  .flatMap((name) => [name, indexOf(name)]);
+
+function indexOf(name: string): string {
+  return `${name}.index.json`;
+}
 
 /** Whether a file of `MODEL_FILES` is an index. */
 export function isIndex(name: string): boolean {
   return name.endsWith(".index.json");
+}
+
+/** Of the names of a model's files, the one that its tensors are found by, and what to say of the choice. */
+export function chooseModelFile(
+  names: readonly string[],
+): { name: string; notice?: string } | undefined {
+  const name = MODEL_FILES.find((name) => names.includes(name));
+  if (name === undefined || !names.includes(indexOf(name))) {
+    return name === undefined ? name : { name };
+  }
+  return {
+    name,
+    notice: `taking ${name}, which is whole, and not the files that ${indexOf(name)} names`,
+  };
 }
 
 /**
@@ -75,7 +96,7 @@ export function openTensorFiles(paths: readonly string[]): TensorFiles {
       for (const [name, place] of places) {
         if (tensors.has(name)) {
           throw new RangeError(
-            `Cannot read ${path} as "${name}" must be in one file: it is in two`,
+            `Cannot read ${path} as ${quoted(name)} must be in one file: it is in two`,
           );
         }
         tensors.set(name, placedReader(place, read));
@@ -95,22 +116,15 @@ export function openTensorFiles(paths: readonly string[]): TensorFiles {
  * @throws {SyntaxError} if the index is none.
  */
 export function shardNames(text: string, where: string): string[] {
-  let map: unknown;
-  try {
-    map = JSON.parse(text)?.weight_map;
-  } catch {
-    // said below
-  }
-  const names = typeof map === "object" && map !== null ? [...new Set(Object.values(map))] : [];
+  const { weight_map: map } = parseJsonObject(text, where);
+  const names = isObject(map) ? [...new Set(Object.values(map))] : [];
   // a name is never a path
   const isName = (name: unknown) =>
     typeof name === "string" && /^\w[\w.-]*\.(safetensors|bin)$/.test(name);
   if (names.length === 0 || !names.every(isName)) {
     throw new SyntaxError(
       `Cannot read ${where} as its weight_map must name files of tensors beside it: ` +
-        `current names are ${
-          names.slice(0, 5).map((name) => JSON.stringify(name)).join(", ") || "none"
-        }`,
+        `current names are ${names.slice(0, 5).map((name) => quoted(name)).join(", ") || "none"}`,
     );
   }
   return (names as string[]).sort();
@@ -125,16 +139,24 @@ export function openModelTensors(directory: string): TensorFiles {
   const name = MODEL_FILES.find((name) => existsSync(join(directory, name))) ?? MODEL_FILE;
   const path = join(directory, name);
   if (!isIndex(name)) return openTensorFiles([path]);
-  const text = readFileSync(path, "utf8");
-  const files = openTensorFiles(shardNames(text, path).map((name) => join(directory, name)));
+  const text = readText(path), shards = shardNames(text, path);
+  const absent = shards.filter((name) => !existsSync(join(directory, name)));
+  if (absent.length > 0) {
+    throw new Error(
+      `Cannot load ${path} as the files that it names must be beside it: ` +
+        `there is no ${absent.slice(0, 3).join(", ")}`,
+    );
+  }
+  const files = openTensorFiles(shards.map((name) => join(directory, name)));
   const missing = Object.keys(JSON.parse(text).weight_map).filter((name) =>
-    !files.tensors.has(name)
+    // whether a model needs a head of its own, only its configuration says
+    !files.tensors.has(name) && name !== HEAD && !isMask(nameFromFile(name))
   );
   if (missing.length > 0) {
     files.close();
     throw new RangeError(
       `Cannot load ${path} as its files must hold every tensor that it names: ` +
-        `current missing ones are ${missing.slice(0, 20).join(", ")}`,
+        `current missing ones are ${printable(missing.slice(0, 20).join(", "))}`,
     );
   }
   return files;

@@ -175,6 +175,37 @@ Deno.test("findModel() takes the first positions of a model and refuses more tha
   });
 });
 
+Deno.test("findModel() takes a whole file beside an index, from a directory and the hub, and says so", async () => {
+  const { "model.safetensors.index.json": index } = sharded();
+  const notices: string[] = [], onNotice = (sentence: string) => notices.push(sentence);
+  const stale = { "model.safetensors.index.json": index! }; // its shards are gone
+  const found = await loaded(local(stale), { onNotice });
+  assert.deepEqual(found.parameters, saved);
+  const notice = "taking model.safetensors, which is whole, and not the files that " +
+    "model.safetensors.index.json names";
+  assert.equal(notices.join(), `${notice}, in ${found.directory}`);
+  await using hub = hubWith({ ...sharded(), "model.safetensors": tensors(saved) });
+  assert.deepEqual((await loaded("hf:tiny/model", hub.options)).parameters, saved);
+  assert.ok(hub.notices.includes(notice), hub.notices.join("\n"));
+  assert.ok(!hub.server.log("hub").join().includes("model-00001"));
+});
+
+Deno.test("findModel() names files that Git LFS has not fetched", async () => {
+  const pointer = new TextEncoder().encode("version https://git-lfs.github.com/spec/v1\noid x\n");
+  const older = { "tokenizer.json": nothing, "vocab.json": sharded()["vocab.json"]! };
+  const cases: Files[] = [
+    ...["model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"]
+      .map((name) => ({ [name]: pointer })),
+    { ...older, "merges.txt": pointer },
+  ];
+  for (const files of cases) {
+    await assert.rejects(loaded(local(files)), {
+      name: "SyntaxError",
+      message: /^Cannot read .* as it is a pointer of Git LFS and not the file itself: /,
+    });
+  }
+});
+
 /** The tokens at which texts of a model end, and what is said of them. */
 async function ends(files: Files) {
   const notices: string[] = [];

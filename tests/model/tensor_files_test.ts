@@ -82,6 +82,57 @@ Deno.test("openModelTensors() finds the files of an index, and what they lack", 
   files.close();
   Deno.writeTextFileSync(index, JSON.stringify({ weight_map: { ...map, z: map.y } }));
   assert.throws(() => openModelTensors(directory), { message: /current missing ones are z$/ });
+  // a head that is the token embedding's, and constants, need not be there
+  const more = { ...map, "lm_head.weight": map.x, "transformer.h.0.attn.bias": map.y };
+  Deno.writeTextFileSync(index, JSON.stringify({ weight_map: more }));
+  const again = openModelTensors(directory);
+  assert.deepEqual([...again.tensors.keys()], ["x", "y"]);
+  again.close();
+  Deno.writeTextFileSync(index, JSON.stringify({ weight_map: { x: "gone.safetensors" } }));
+  assert.throws(() => openModelTensors(directory), {
+    message: /index\.json as the files that it names must be beside it: there is no gone\./,
+  });
+});
+
+Deno.test("openModelTensors() prefers a whole file to an index of shards, and safetensors to PyTorch's", () => {
+  const other = Deno.makeTempDirSync({ dir: directory });
+  const torch = Deno.readFileSync(new URL("../golden/torch_file.bin", import.meta.url));
+  const names = () => {
+    const { tensors, close } = openModelTensors(other);
+    close();
+    return [...tensors.keys()];
+  };
+  const index = (name: string) =>
+    Deno.writeTextFileSync(join(other, `${name}.index.json`), '{"weight_map":{"z":"gone.bin"}}');
+  Deno.writeFileSync(join(other, "pytorch_model.bin"), torch);
+  index("pytorch_model.bin");
+  assert.ok(names().includes("wte.weight"));
+  Deno.copyFileSync(write("whole.safetensors", { x: f32([1]) }), join(other, "model.safetensors"));
+  index("model.safetensors");
+  assert.deepEqual(names(), ["x"]);
+});
+
+Deno.test("openTensorFiles() says what stands in place of a file that was not fetched", () => {
+  const pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 548105171\n";
+  for (const name of ["model.safetensors", "pytorch_model.bin"]) {
+    const path = join(Deno.makeTempDirSync({ dir: directory }), name);
+    for (
+      const [text, message] of [
+        [
+          pointer,
+          "it is a pointer of Git LFS and not the file itself: fetch that with git lfs pull",
+        ],
+        ["\n<!DOCTYPE html><p>", "it is a web page and not the file itself: download that anew"],
+        ["<html lang=en>", "it is a web page and not the file itself: download that anew"],
+      ]
+    ) {
+      Deno.writeTextFileSync(path, text!);
+      assert.throws(() => openTensorFiles([path]), {
+        name: "SyntaxError",
+        message: `Cannot read ${path} as ${message}`,
+      });
+    }
+  }
 });
 
 Deno.test("shardNames() refuses names that are paths, and what is no index", () => {
