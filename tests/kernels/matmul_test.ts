@@ -91,11 +91,15 @@ for (const isCpu of [true, false]) {
           offset: randomValues(random, K),
         };
         const a = tensorOf("a", { shape: [1, K], dtype }, values.a);
+        // nearly constant, so that the epsilon of the normalisation counts
+        const flat = randomValues(random, K, { dtype, scale: 3e-3 });
+        const flatRow = tensorOf("flat", { shape: [1, K], dtype }, flat);
         const b = tensorOf("b", { shape: transposeB ? [N, K] : [K, N], dtype }, values.b);
         const bias = tensorOf("bias", { shape: [N], dtype: "f32" }, values.bias);
         const y = poisoned("y", { shape: [1, N], dtype });
         const sum = tensorOf("sum", { shape: [1, N + 7], dtype: "f32" }, new Array(N + 7).fill(3));
         const normalized = poisoned("normalized", { shape: [1, N], dtype: "f32" });
+        const ofFlat = poisoned("normalized flat", { shape: [1, N], dtype: "f32" });
         const normalize = {
           weight: tensorOf("weight", { shape: [K], dtype: "f32" }, values.weight),
           bias: tensorOf("bias", { shape: [K], dtype: "f32" }, values.offset),
@@ -103,16 +107,24 @@ for (const isCpu of [true, false]) {
         const options = { transposeB, variant: "vector" };
         const program = new Program({ ...device, isCpu });
         matmul(program, { a, b, bias }, { y: normalized }, { ...options, normalize });
+        matmul(program, { a: flatRow, b, bias }, { y: ofFlat }, { ...options, normalize });
         matmul(program, { a, b, bias }, { y }, options);
         matmul(program, { a, b }, { y: sum }, { ...options, firstColumnOfY: 4, accumulate: true });
         program.run();
-        const [yValues, sumValues, normalizedValues] = await download(device, y, sum, normalized);
+        const [yValues, sumValues, normalizedValues, flatValues] = await download(
+          device,
+          ...[y, sum, normalized, ofFlat],
+        );
         const shape = { M: 1, N, K, transposeB };
-        const row = { x: values.a, weight: values.weight, bias: values.offset };
-        const { y: x } = layernormForward(row, { M: 1, C: K });
-        const expected = reference.matmul({ ...values, a: x }, shape).y;
-        // the normalised row has rounding errors of its own
-        assertClose(normalizedValues!, expected, 2 * TOLERANCE.f32!, `normalized, seed ${seed}`);
+        for (const [row, ofRow] of [[values.a, normalizedValues!], [flat, flatValues!]] as const) {
+          const { y: x } = layernormForward(
+            { x: row, weight: values.weight, bias: values.offset },
+            { M: 1, C: K },
+          );
+          const expected = reference.matmul({ ...values, a: x }, shape).y;
+          // the normalised row has rounding errors of its own
+          assertClose(ofRow, expected, 2 * TOLERANCE.f32!, `normalized, seed ${seed}`);
+        }
         assertClose(
           yValues!,
           reference.matmul(values, shape).y,

@@ -151,6 +151,17 @@ for (
   }
 }
 
+Deno.test("lossScaleUpdate() clips no gradient that is shorter than the clip, nor any without one", async () => {
+  for (const gradientClip of [8.1, Infinity]) {
+    const { t, step } = optimizer(64, { gradientClip });
+    upload(device, t.gradient, new Float32Array(64).fill(-65536)); // its norm is 8
+    step();
+    const [update, reports] = await download(device, t.update, t.reports);
+    assert.equal(update![0], 1 / 65536);
+    assert.equal(floatsOf(reports!)[1], 8);
+  }
+});
+
 Deno.test("gradientNormBlocks() stays at what one workgroup can add up", () => {
   for (const N of [4, 16384, 2 ** 24, 2 ** 24 + 4, 124_475_904, 2 ** 31]) {
     assert.ok(gradientNormBlocks(device, N) <= 1024, `${N} elements`);
@@ -248,6 +259,16 @@ Deno.test("adamw() gives PyTorch's numbers after five steps", async () => {
   assertClose(first(parameter!), [0.994716048, -1.99421608, 2.99371624, 0.499750018], 1e-7, "p");
   assertClose(first(m!), [0.131440997, -0.262881994, 0.394322991, 0], 1e-7, "m");
   assertClose(first(v!), [0.0262832548, 0.105133019, 0.236549288, 0], 1e-7, "v");
+});
+
+Deno.test("adamw() adds its epsilon beside the root of the corrected second moment", async () => {
+  const { t, step } = optimizer(64);
+  const gradient = [1e-8, -3e-8, 1, 0];
+  upload(device, t.gradient, [...gradient.map((g) => g * 65536), ...new Array(60).fill(0)]);
+  step();
+  const [parameter] = await download(device, t.parameter);
+  // after one step both corrected moments are the gradient's: lr · g / (|g| + 1e-8)
+  assertClose(Array.from(parameter!).slice(0, 4), [-5e-4, 7.5e-4, -1e-3, 0], 1e-9, "parameter");
 });
 
 for (const copy of REAL_TYPES.includes("f16") ? [false, true] : [false]) {

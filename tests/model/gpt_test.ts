@@ -238,19 +238,48 @@ for (const precision of PRECISIONS) {
   });
 }
 
-Deno.test("a step with a non-finite gradient changes nothing but the loss scale", async () => {
-  const gpt = goldenModel(device, REAL_TYPES.at(-1) as Precision);
+Deno.test("a step with a non-finite gradient changes nothing but the loss scale, which is halved", async () => {
+  const precision = REAL_TYPES.at(-1) as Precision;
+  const gpt = goldenModel(device, precision);
   const step = goldenStep(gpt);
   step.submit(0, goldenBatches(), { learningRate: 1e-2 });
   const before = await download(device, gpt.parameters.flat, step.m.flat, step.v.flat);
-  step.restoreScaler({ ...await step.scaler(), lossScale: 3e38 });
+  const lossScale = Math.fround(3e38);
+  step.restoreScaler({ ...await step.scaler(), lossScale });
   step.submit(1, goldenBatches(), { learningRate: 1e-2 });
   const after = await download(device, gpt.parameters.flat, step.m.flat, step.v.flat);
   assert.deepEqual(after, before);
   const [report] = await step.reports(1);
   assert.equal(report!.skipped, true);
-  assert.equal((await step.scaler()).skippedSteps, 1);
+  assert.deepEqual(await step.scaler(), {
+    lossScale: precision === "f16" ? lossScale / 2 : lossScale, // without f16 nothing needs scaling
+    growthTracker: 0,
+    optimizerSteps: 1,
+    skippedSteps: 1,
+    consecutiveSkips: 1,
+  });
 });
+
+for (const precision of PRECISIONS) {
+  Deno.test(`the 2000th good step in a row doubles the loss scale where there is f16, in ${precision}`, async () => {
+    const step = goldenStep(goldenModel(device, precision));
+    const scaler = { ...await step.scaler(), lossScale: 1024, consecutiveSkips: 3 };
+    step.restoreScaler({ ...scaler, growthTracker: 1998 });
+    const scales: number[][] = [];
+    for (let i = 0; i < 3; i++) {
+      step.submit(i, goldenBatches(), { learningRate: 0 });
+      const { lossScale, growthTracker, consecutiveSkips } = await step.scaler();
+      scales.push([lossScale, growthTracker, consecutiveSkips]);
+    }
+    const grown = precision === "f16" ? 2048 : 1024;
+    assert.deepEqual(scales, [[1024, 1999, 0], [grown, 0, 0], [grown, 1, 0]]);
+    assert.deepEqual((await step.reports(3)).map((report) => report.lossScale), [
+      1024,
+      1024,
+      grown,
+    ]);
+  });
+}
 
 Deno.test("createDecoder() continues greedily as PyTorch does", async () => {
   const expected = integers("greedy"), given = 3;

@@ -1,6 +1,8 @@
 import assert from "node:assert/strict";
 import { download } from "../../kernels/tensor.ts";
-import { createGpt, type Gpt } from "../../model/gpt.ts";
+import { type PresetName, PRESETS } from "../../model/config.ts";
+import { createGpt, type Gpt, masterOf } from "../../model/gpt.ts";
+import { isAdapter } from "../../model/lora.ts";
 import { parameterTable } from "../../model/parameters.ts";
 import { fromFloat32, type SafetensorsEntry } from "../../model/safetensors.ts";
 import { initializeParameters, loadParameters, saveParameters } from "../../model/weights.ts";
@@ -20,21 +22,81 @@ async function initialized(seed: number): Promise<Gpt & { values: Map<string, Fl
   };
 }
 
-Deno.test("initializeParameters() draws every parameter as the table says", async () => {
+/**
+ * Mean and standard deviation of a parameter's first values: GPT-2's 0.02 is of 768 columns, so of 24 it is
+ * 0.02 · √32; projections onto the residual stream have it divided by √(2 · layers).
+ */
+const INITIAL: readonly [name: RegExp, mean: number, deviation: number][] = [
+  [/(ln_\d|ln_f)\.weight$/, 1, 0],
+  [/\.bias$/, 0, 0],
+  [/c_proj\.weight$/, 0, 0.0565685425],
+  [/(wte|wpe|c_attn|c_fc)\.weight$/, 0, 0.113137085],
+];
+
+Deno.test("initializeParameters() draws every parameter with GPT-2's mean and deviation", async () => {
   const seed = freshSeed();
   const { values, destroy } = await initialized(seed);
-  for (const { name, initial: { mean, deviation } } of parameterTable(config)) {
-    const drawn = values.get(name)!, n = drawn.length, what = `${name}, seed ${seed}`;
+  for (const [name, drawn] of values) {
+    const [, mean, deviation] = INITIAL.find(([pattern]) => pattern.test(name))!;
+    const n = drawn.length, what = `${name}, seed ${seed}`;
     if (deviation === 0) {
       assert.ok(drawn.every((v) => v === mean), what);
       continue;
     }
     const sum = (f: (z: number) => number) =>
       drawn.reduce((sum, v) => sum + f((v - mean) / deviation), 0);
+    // six deviations of the sums
     assert.ok(Math.abs(sum((z) => z)) < 6 * Math.sqrt(n), `mean of ${what}`);
     assert.ok(Math.abs(sum((z) => z * z - 1)) < 6 * Math.sqrt(2 * n), `variance of ${what}`);
   }
+  assert.equal(values.size, 2 + 12 * config.layers + 2);
   destroy();
+});
+
+Deno.test("parameterTable() has the initial deviations of GPT-2 at its widths and depths", () => {
+  const deviations = (preset: PresetName) =>
+    Object.fromEntries(
+      parameterTable({ ...PRESETS[preset], vocabularySize: 300 })
+        .filter(({ name }) => /^(wte|wpe|h\.0)/.test(name))
+        .map(({ name, initial: { deviation } }) => [name, Number(deviation.toFixed(8))]),
+    );
+  const of = (matrix: number, projection: number) => ({
+    "wte.weight": matrix,
+    "wpe.weight": matrix,
+    "h.0.attn.c_attn.weight": matrix,
+    "h.0.attn.c_proj.weight": projection,
+    "h.0.mlp.c_fc.weight": matrix,
+    "h.0.mlp.c_proj.weight": projection,
+    ...Object.fromEntries(
+      ["ln_1.weight", "ln_1.bias", "attn.c_attn.bias", "attn.c_proj.bias", "ln_2.weight"]
+        .concat("ln_2.bias", "mlp.c_fc.bias", "mlp.c_proj.bias")
+        .map((name) => [`h.0.${name}`, 0]),
+    ),
+  });
+  assert.deepEqual(deviations("gpt2"), of(0.02, 0.00408248)); // 12 layers: 0.02 / √24
+  assert.deepEqual(deviations("nano"), of(0.06928203, 0.03464102)); // 64 wide, 2 layers
+});
+
+Deno.test("initializeParameters() draws adapters as PEFT does: A within 1 / √inputs, B zero", async () => {
+  const seed = freshSeed(), lora = { rank: 8, alpha: 16, targets: ["c_fc", "c_proj"] };
+  const gpt = createGpt(device, { ...config, lora }, { precision: "f32" });
+  initializeParameters(gpt, { seed });
+  for (const { name } of gpt.table.filter(({ name }) => isAdapter(name))) {
+    const [drawn] = await download(device, masterOf(gpt, name));
+    const what = `${name}, seed ${seed}`;
+    if (name.includes("lora_B")) {
+      assert.ok(drawn!.every((v) => v === 0), what);
+      continue;
+    }
+    const bound = name.includes("mlp.c_proj") ? 0.1020620726 : 0.2041241452; // of 96 inputs, of 24
+    const n = drawn!.length, largest = Math.max(...drawn!.map(Math.abs));
+    assert.ok(largest <= bound + 1e-7 && largest > 0.9 * bound, `${largest} of ${what}`);
+    // v² has the mean bound² / 3 and the deviation 2 · bound² / √45
+    let squares = 0;
+    for (const v of drawn!) squares += (v / bound) ** 2 - 1 / 3;
+    assert.ok(Math.abs(squares) < 6 * 2 / Math.sqrt(45) * Math.sqrt(n), `variance of ${what}`);
+  }
+  gpt.destroy();
 });
 
 Deno.test("initializeParameters() gives no two parameters the same numbers, nor two seeds", async () => {

@@ -146,6 +146,33 @@ Deno.test("train() says by how much a longer schedule changes the learning rate"
   ]);
 });
 
+Deno.test("train() with a gradient clip of 0 leaves gradients as they are", async () => {
+  const weights = [];
+  for (const gradientClip of [0, 1e9, 1e-3]) {
+    const out = `clip ${gradientClip}`;
+    await run(out, { gradientClip, steps: 2, warmupSteps: 0, evalEvery: 0, saveEvery: 0 });
+    weights.push(hashes(out, "000002")["model.safetensors"]);
+  }
+  const [none, loose, tight] = weights;
+  assert.equal(none, loose);
+  assert.notEqual(none, tight);
+});
+
+Deno.test("train() keeps the best evaluation as the best when it is resumed", async () => {
+  const bestOf = (events: TrainEvent[]) =>
+    events.flatMap((event) => event.kind === "evaluation" ? [event.best] : []);
+  const best = () => Deno.readTextFileSync(join(directory, "best", "best"));
+  const options = { evalEvery: 5, saveEvery: 5, steps: 10, keep: 1, precision: "f32" } as const;
+  assert.deepEqual(bestOf(await run("best", options)), [true, true]); // the loss falls at first
+  assert.equal(best(), "000010\n");
+  // and is worse with steps that are far too large
+  const worse = { ...options, steps: 20, learningRate: 0.2, minLearningRate: 0.2 };
+  assert.deepEqual(bestOf(await run("best", worse)), [false, false]);
+  assert.equal(best(), "000010\n");
+  const checkpoints = readdirSync(join(directory, "best", "checkpoints")).sort();
+  assert.deepEqual(checkpoints, ["000010", "000020"]);
+});
+
 Deno.test("train() with epochs ends after so many passes over the data", async () => {
   const events = await run("epochs", { steps: undefined, epochs: 0.5, evalEvery: 0 });
   const end = events.at(-1)!;

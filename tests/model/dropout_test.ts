@@ -1,0 +1,119 @@
+import { tensorNamed } from "../../kernels/arena.ts";
+import { dropoutFactor } from "../../kernels/random.ts";
+import { download, size } from "../../kernels/tensor.ts";
+import { createGpt, masterOf } from "../../model/gpt.ts";
+import type { Precision } from "../../model/precision.ts";
+import { setElements } from "../../model/weights.ts";
+import { createTrainStep } from "../../train/step.ts";
+import {
+  assertClose,
+  device,
+  freshSeed,
+  randomValues,
+  REAL_TYPES,
+  testRandom,
+} from "../kernels/harness.ts";
+import { lossSum, type Mask } from "./reference.ts";
+
+const shape = { B: 2, T: 5, C: 8, layers: 2, heads: 2, V: 11 };
+const { B, T, C, layers, heads, V } = shape;
+const config = { vocabularySize: V, contextLength: T, width: C, layers, heads };
+
+/** So many elements of each parameter are compared, spread over it. */
+const MOST_ELEMENTS = 12;
+
+/** f32: sums of some dozen terms; f16: activations rounded to 11 bits. Relative to the tensor's largest. */
+const TOLERANCE: Record<Precision, { loss: number; gradient: number }> = {
+  f32: { loss: 2e-6, gradient: 2e-5 },
+  f16: { loss: 2e-3, gradient: 2e-2 },
+};
+
+/** A step's micro-batches, with some targets that do not count. */
+function batchesOf(random: () => number, count: number) {
+  const tokens = () => Uint32Array.from({ length: B * T }, () => Math.floor(random() * V));
+  return Array.from({ length: count }, () => {
+    const inputs = tokens(), targets = tokens();
+    targets[3] = 0xffffffff;
+    const order = Uint32Array.from(inputs.keys()).sort((a, b) => inputs[a]! - inputs[b]! || a - b);
+    return { inputs, targets, order, counted: B * T - 1 };
+  });
+}
+
+const KERNELS = device.isCpu ? [true, false] : [false];
+
+for (const precision of REAL_TYPES as readonly Precision[]) {
+  for (const isCpu of KERNELS) {
+    const how = `in ${precision} with a ${isCpu ? "CPU" : "GPU"}'s kernels`;
+    Deno.test(`backward() with dropout gives the slopes of the loss under the same masks ${how}`, async () => {
+      const seed = freshSeed(), random = testRandom(seed), rate = 0.3, step = 5, micro = 2;
+      const on = isCpu === device.isCpu
+        ? device
+        : { ...device, isCpu, subgroupSize: undefined, choices: new Map() };
+      const gpt = createGpt(on, config, { precision });
+      for (const { name, shape, decayed } of gpt.table) {
+        const values = randomValues(random, size(shape), { scale: decayed ? 0.4 : 0.1 });
+        if (name.includes("ln_") && name.endsWith("weight")) {
+          values.forEach((_, i) => values[i]! += 1);
+        }
+        setElements(gpt, name, 0, values);
+      }
+      const trainStep = createTrainStep(gpt, {
+        ...{ batchSize: B, sequenceLength: T, gradientAccumulation: micro, dropout: rate, seed },
+        ...{ labelSmoothing: 0, gradientClip: 1, weightDecay: 0, beta1: 0.9, beta2: 0.99 },
+      });
+      const batches = batchesOf(random, micro);
+      const counted = batches.reduce((sum, batch) => sum + batch.counted, 0);
+      trainStep.submit(step, batches, { learningRate: 0 });
+      const [report] = await trainStep.reports(1);
+
+      const parameters = new Map<string, Float64Array>();
+      for (const { name } of gpt.table) {
+        const [values] = await download(
+          device,
+          (gpt.copies?.tensors.get(name)) ?? masterOf(gpt, name),
+        );
+        parameters.set(name, Float64Array.from(values!));
+      }
+      const masks = batches.map((_, i): Mask => {
+        const counter = step * micro + i, known: Record<number, number>[] = [];
+        return (site, index, row) => {
+          const place = row === undefined ? { index } : { row, index };
+          // looked up again for every slope
+          return (known[site] ??= {})[(row ?? 0) * T + index] ??= dropoutFactor({
+            ...{ seed, counter, rate, site },
+            ...place,
+          });
+        };
+      });
+      const loss = () =>
+        batches.reduce((sum, batch, i) => sum + lossSum(parameters, batch, shape, masks[i]), 0) /
+        counted;
+      const tolerance = TOLERANCE[precision];
+      assertClose([report!.loss], [loss()], tolerance.loss, `loss, seed ${seed}`);
+      for (const { name } of gpt.table) {
+        const [gradient] = await download(device, tensorNamed(trainStep.gradients, name));
+        const values = parameters.get(name)!;
+        const stride = Math.floor(values.length / MOST_ELEMENTS) | 1; // odd, to reach all columns
+        const slopes: number[] = [], ours: number[] = [];
+        for (let i = 0; i < values.length; i += stride) {
+          const value = values[i]!, h = 1e-5;
+          values[i] = value + h;
+          const up = loss();
+          values[i] = value - h;
+          slopes.push((up - loss()) / (2 * h));
+          values[i] = value;
+          ours.push(gradient![i]! / report!.lossScale);
+        }
+        const largest = Math.max(1e-3, ...slopes.map(Math.abs));
+        assertClose(
+          ours.map((v) => v / largest),
+          slopes.map((v) => v / largest),
+          tolerance.gradient,
+          `gradient of ${name}, seed ${seed}`,
+        );
+      }
+      trainStep.destroy();
+      gpt.destroy();
+    });
+  }
+}
