@@ -1,8 +1,13 @@
 import assert from "node:assert/strict";
+import { textOf } from "../../data/token_file.ts";
+import type { Tokenizer } from "../../data/tokenizer.ts";
 import { Program } from "../../kernels/program.ts";
-import { createTensor, upload } from "../../kernels/tensor.ts";
-import { RunningSum } from "../../train/evaluate.ts";
-import { device } from "../kernels/harness.ts";
+import { createTensor, download, upload } from "../../kernels/tensor.ts";
+import { createGpt } from "../../model/gpt.ts";
+import { initializeParameters } from "../../model/weights.ts";
+import { createEvaluator, RunningSum } from "../../train/evaluate.ts";
+import { assertClose, device } from "../kernels/harness.ts";
+import { lossSum } from "../model/reference.ts";
 
 Deno.test("RunningSum adds up what one f32 would lose, over more runs than wait on the device", async () => {
   const runs = 2500, loss = 10.82, M = 4, before = 2 ** 33; // as after a billion tokens
@@ -27,4 +32,50 @@ Deno.test("RunningSum adds up what one f32 would lose, over more runs than wait 
   assert.equal(await sum.total(), await sum.total()); // nothing is added twice
   sum.destroy();
   program.destroy();
+});
+
+/** A text of documents whose tokens are these, and the bytes of each token. */
+const TEXT = textOf({
+  tokens: Uint32Array.of(5, 1, 7, 3, 9, 2, 6, 0, 4, 9),
+  documentStarts: [0, 5],
+});
+const BYTES = [1, 4, 2, 1, 3, 1, 2, 5, 1, 0];
+const tokenizer = { endOfText: 9, byteLength: (id: number) => BYTES[id]! } as Tokenizer;
+const config = { vocabularySize: 10, contextLength: 4, width: 8, layers: 1, heads: 2 };
+const cut = { batchSize: 2, sequenceLength: 4 };
+
+Deno.test("createEvaluator() gives ln V of a model that knows nothing, and log2 V bits by the bytes of its text", async () => {
+  const gpt = createGpt(device, config, { precision: "f32" }); // all parameters are 0
+  const evaluator = createEvaluator(gpt, tokenizer, TEXT, cut);
+  const { loss, perplexity, bitsPerByte, tokens } = await evaluator.run();
+  assert.equal(tokens, 10);
+  assertClose([loss], [2.302585093], 1e-6, "loss");
+  assertClose([perplexity], [10], 1e-6, "perplexity");
+  // ten tokens of 3.3219 bits each, of 1 + 4 + 5 + 1 + 0 + 2 + 2 + 1 + 3 + 0 = 19 bytes
+  assertClose([bitsPerByte], [1.748383305], 1e-6, "bits per byte");
+  evaluator.destroy();
+  gpt.destroy();
+});
+
+Deno.test("createEvaluator() predicts every token from those before it in its document, without dropout", async () => {
+  const gpt = createGpt(device, config, { precision: "f32" });
+  initializeParameters(gpt, { seed: 3 });
+  const text = textOf({ tokens: TEXT.read(0, 10), documentStarts: [0, 3, 6] });
+  const evaluator = createEvaluator(gpt, tokenizer, text, cut);
+  const { loss } = await evaluator.run();
+  assert.equal((await evaluator.run()).loss, loss);
+  const values = await download(device, ...gpt.parameters.tensors.values());
+  const parameters = new Map(
+    [...gpt.parameters.tensors.keys()].map((name, i) => [name, values[i]!]),
+  );
+  let sum = 0;
+  for (const document of [[5, 1, 7], [3, 9, 2], [6, 0, 4, 9]]) {
+    const targets = document, T = targets.length, inputs = [9, ...document.slice(0, -1)];
+    const shape = { B: 1, T, C: 8, layers: 1, heads: 2, V: 10 };
+    sum += lossSum(parameters, { inputs, targets }, shape);
+  }
+  assertClose([loss], [sum / 10], 1e-6, "loss");
+  const some = createEvaluator(gpt, tokenizer, text, { ...cut, maxTokens: 5 });
+  assert.equal((await some.run()).tokens, 6); // whole batches of two documents
+  for (const { destroy } of [evaluator, some, gpt]) destroy();
 });
