@@ -53,7 +53,7 @@ Deno.test("every test asserts something", () => {
   for (const [path, text] of sources) {
     for (const block of blocks(text, /^ *Deno\.test\(/)) {
       tests++;
-      assert.match(block, asserts, path);
+      assert.match(block, asserts, `${path}: ${block}`);
     }
   }
   assert.ok(tests > 300, `only ${tests} tests were found`);

@@ -221,7 +221,9 @@ Deno.test("openRunDirectory() takes a new place, an empty one, and a run", () =>
     join(directory, "checkpoints", "a"),
   ];
   Deno.writeTextFileSync(join(path, "notes.txt"), "");
-  for (const place of places) openRunDirectory(place).close();
+  for (const place of places) {
+    assert.doesNotThrow(() => openRunDirectory(place).close(), place);
+  }
 });
 
 Deno.test("openRunDirectory() brings back a checkpoint whose replacement never came", () => {
