@@ -53,7 +53,8 @@ Deno.test("every test asserts something", () => {
   for (const [path, text] of sources) {
     for (const block of blocks(text, /^ *Deno\.test\(/)) {
       tests++;
-      assert.match(block, asserts, `${path}: ${block}`);
+      const hint = "asserts nothing; what must not throw is wrapped in assert.doesNotThrow()";
+      assert.match(block, asserts, `${path} ${hint}:\n${block}`);
     }
   }
   assert.ok(tests > 300, `only ${tests} tests were found`);
