@@ -11,6 +11,7 @@ import {
   type DType,
   type Tensor,
   upload,
+  viewTensor,
 } from "../kernels/tensor.ts";
 import { logitsColumns } from "../model/activations.ts";
 import { attentionOf, innerWidthOf } from "../model/config.ts";
@@ -24,8 +25,8 @@ export interface Decoder {
   /**
    * Draws the next tokens of every text and reads them back, all at once.
    *
-   * @returns for every text its tokens from the beginning; one that is not below V says that nothing
-   * could be drawn, see `checkSample()`.
+   * @returns what was drawn for every text; a token that is not below V says that nothing could be drawn,
+   * see `checkSample()`.
    * @throws {RangeError} if the texts would get longer than they were said to.
    * @throws {DeviceError} if the device fails.
    */
@@ -139,9 +140,11 @@ export function createDecoder(
   const seedOf = make("seeds", [B], "u32");
   const logits = make("logits", [B, logitsColumns(config)], "f32");
   upload(device, seedOf, seeds);
-  const padded = new Uint32Array(B * N);
-  texts.forEach((text, b) => padded.set(text, b * N));
-  upload(device, tokens, padded);
+  const partOf = (b: number, { first, count }: { first: number; count: number }) =>
+    viewTensor(tokens, { offset: b * N + first, shape: [count] });
+  texts.forEach((text, b) => {
+    upload(device, partOf(b, { first: 0, count: text.length }), text);
+  });
 
   const blocks = (program: Program, S: number) =>
     recordBlocks(program, model, { tokens, cursors, caches, make }, B * S);
@@ -198,8 +201,8 @@ export function createDecoder(
         readKnown();
         left -= draw(left);
       }
-      const [all] = await download(device, tokens);
-      return state.map(({ length }, b) => (all as Uint32Array).subarray(b * N, b * N + length));
+      const drawn = state.map(({ length }, b) => partOf(b, { first: length - count, count }));
+      return await download(device, ...drawn) as Uint32Array[];
     },
     destroy() {
       drawing.destroy();

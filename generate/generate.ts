@@ -167,7 +167,7 @@ async function* tell(
       chunks.set(stories.length, Math.ceil(count * factor));
       for (const [b, story] of stories.entries()) {
         if (told(story)) continue;
-        const text = story.push(texts[b]!.subarray(story.prompt.length + drawn));
+        const text = story.push(texts[b]!);
         const { stream, result } = story;
         if (result) yield { stream, text, result };
         else if (text !== "") yield { stream, text };

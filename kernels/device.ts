@@ -40,6 +40,21 @@ export class DeviceError extends Error {
   override name = "DeviceError";
 }
 
+/**
+ * Thrown when a tensor or a launch would leave a limit of the device. Its message names them; whoever knows
+ * what a user asked for says instead what to lower, and gives `reason`.
+ */
+export class LimitError extends RangeError {
+  /** What is limited, and how far it was exceeded, without the names of tensors and kernels. */
+  readonly reason: string;
+
+  /** An error with a message for programmers and the reason in it for users. */
+  constructor(message: string, reason: string) {
+    super(message);
+    this.reason = reason;
+  }
+}
+
 /** Features worth having wherever they are offered. */
 const WANTED_FEATURES: GPUFeatureName[] = ["shader-f16", "timestamp-query"];
 

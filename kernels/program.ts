@@ -1,4 +1,4 @@
-import type { Device } from "./device.ts";
+import { type Device, LimitError } from "./device.ts";
 import { type Constants, specialize } from "./shader.ts";
 import { createTensor, size, type Tensor, tensorBytes, viewTensor } from "./tensor.ts";
 import type { Tunable } from "./tune.ts";
@@ -26,10 +26,15 @@ export interface Dispatch {
 }
 
 /**
- * Most loop iterations one invocation may make, over all its loops: Mesa's lavapipe leaves loops
- * without a word after 65,535 (Mesa 22.3, measured November 2026), so half of that is refused.
+ * Most loop iterations that one invocation may make on a CPU adapter, over all its loops: Mesa's lavapipe
+ * leaves loops without a word after 65,535 (Mesa 22.3, measured November 2026), so half of that is refused.
  */
 export const MAX_ITERATIONS = 32768;
+
+/** Most loop iterations that one invocation may make on a device: GPUs have no bound. */
+export function maxIterationsOf({ isCpu }: Pick<Device, "isCpu">): number {
+  return isCpu ? MAX_ITERATIONS : Infinity;
+}
 
 /** A launch with what was made for it. */
 interface Step {
@@ -86,8 +91,8 @@ export class Program {
   /**
    * Appends one launch; its pipeline and bind group are made here, once.
    *
-   * @throws {RangeError} if the launch would leave a limit of the device, or could run into
-   * lavapipe's bound on loop iterations.
+   * @throws {LimitError} if the launch would leave a limit of the device, or on a CPU adapter could run
+   * into lavapipe's bound on loop iterations; {RangeError} if an offset is not aligned.
    */
   dispatch(dispatch: Dispatch): void {
     const { label, source, constants, tensors, workgroups, uniforms } = dispatch;
@@ -150,12 +155,14 @@ export class Program {
   #checkLimits(
     { label, tensors, workgroups, iterations = 0, workgroupBytes = 0 }: Dispatch,
   ): void {
-    const { limits } = this.device.gpu;
+    const { name, maxBindingBytes, gpu: { limits } } = this.device;
     for (const t of tensors) {
-      if (tensorBytes(t) > this.device.maxBindingBytes) {
-        throw new RangeError(
-          `Cannot bind "${t.name}" to ${label} as ${this.device.name} binds at most ` +
-            `${this.device.maxBindingBytes} bytes: current size is ${tensorBytes(t)} bytes`,
+      const bytes = tensorBytes(t);
+      if (bytes > maxBindingBytes) {
+        throw new LimitError(
+          `Cannot bind "${t.name}" to ${label} as ${name} binds at most ${maxBindingBytes} bytes: ` +
+            `current size is ${bytes} bytes`,
+          `a kernel sees at most ${maxBindingBytes} bytes of a tensor and would need ${bytes}`,
         );
       }
       if (t.offsetBytes % limits.minStorageBufferOffsetAlignment !== 0) {
@@ -165,28 +172,30 @@ export class Program {
         );
       }
     }
+    const { maxComputeWorkgroupsPerDimension: most } = limits;
     for (const count of workgroups) {
-      if (
-        !Number.isInteger(count) || count! < 1 || count! > limits.maxComputeWorkgroupsPerDimension
-      ) {
-        throw new RangeError(
-          `Cannot dispatch ${label} as each dimension takes 1 to ` +
-            `${limits.maxComputeWorkgroupsPerDimension} workgroups: current counts are ` +
-            `[${workgroups}]`,
+      if (!Number.isInteger(count) || count! < 1 || count! > most) {
+        throw new LimitError(
+          `Cannot dispatch ${label} as each dimension takes 1 to ${most} workgroups: ` +
+            `current counts are [${workgroups}]`,
+          `a kernel runs in at most ${most} workgroups side by side and would need ${count}`,
         );
       }
     }
-    if (workgroupBytes > limits.maxComputeWorkgroupStorageSize) {
-      throw new RangeError(
-        `Cannot dispatch ${label} as ${this.device.name} has ` +
-          `${limits.maxComputeWorkgroupStorageSize} bytes of workgroup memory: ` +
+    const { maxComputeWorkgroupStorageSize: memory } = limits;
+    if (workgroupBytes > memory) {
+      throw new LimitError(
+        `Cannot dispatch ${label} as ${name} has ${memory} bytes of workgroup memory: ` +
           `current need is ${workgroupBytes} bytes`,
+        `a workgroup has ${memory} bytes of memory and would need ${workgroupBytes}`,
       );
     }
-    if (!(iterations <= MAX_ITERATIONS)) {
-      throw new RangeError(
-        `Cannot dispatch ${label} as one invocation may loop at most ${MAX_ITERATIONS} times: ` +
-          `current bound is ${iterations}; use a smaller batch or context`,
+    const maxIterations = maxIterationsOf(this.device);
+    if (!(iterations <= maxIterations)) {
+      throw new LimitError(
+        `Cannot dispatch ${label} as on ${name} one invocation may loop at most ${maxIterations} ` +
+          `times: current bound is ${iterations}`,
+        `on a CPU a kernel's loop has at most ${maxIterations} turns and would need ${iterations}`,
       );
     }
   }

@@ -1,4 +1,4 @@
-import type { Device } from "./device.ts";
+import { type Device, LimitError } from "./device.ts";
 import { bytesPerElement, size, type Tensor, viewTensor } from "./tensor.ts";
 
 /** Consecutive rows of a tensor that fit into one binding. */
@@ -39,9 +39,10 @@ export function rowSlices(
   const aligned = alignedRows(size(rest), multipleOf);
   const step = length <= fitting ? length : Math.floor(fitting / aligned) * aligned;
   if (step < 1) {
-    throw new RangeError(
+    throw new LimitError(
       `Cannot slice "${tensor.name}" as ${device.name} binds at most ${device.maxBindingBytes} ` +
         `bytes: current rows have ${rowBytes} bytes each`,
+      `a kernel sees at most ${device.maxBindingBytes} bytes and would need ${aligned * rowBytes}`,
     );
   }
   const slices: RowSlice[] = [];

@@ -1,4 +1,4 @@
-import { type Device, DeviceError } from "./device.ts";
+import { type Device, DeviceError, LimitError } from "./device.ts";
 
 /** Element type of a tensor on the device. */
 export type DType = "f32" | "f16" | "u32";
@@ -45,8 +45,8 @@ const STORAGE_USAGE = 0x80 | 0x04 | 0x08; // STORAGE | COPY_SRC | COPY_DST
 /**
  * Allocates a zeroed tensor with a buffer of its own.
  *
- * @throws {RangeError} if a dimension is no positive integer, or if the tensor is larger than the
- * device's largest buffer.
+ * @throws {RangeError} if a dimension is no positive integer; {LimitError} if the tensor is larger than
+ * the device's largest buffer.
  */
 export function createTensor(
   device: Device,
@@ -59,11 +59,12 @@ export function createTensor(
         `current shape is [${shape}]`,
     );
   }
-  const bytes = tensorBytes({ shape, dtype });
-  if (bytes > device.gpu.limits.maxBufferSize) {
-    throw new RangeError(
-      `Cannot create tensor "${name}" as ${device.name} holds at most ` +
-        `${device.gpu.limits.maxBufferSize} bytes in a buffer: current size is ${bytes} bytes`,
+  const bytes = tensorBytes({ shape, dtype }), most = device.gpu.limits.maxBufferSize;
+  if (bytes > most) {
+    throw new LimitError(
+      `Cannot create tensor "${name}" as ${device.name} holds at most ${most} bytes in a buffer: ` +
+        `current size is ${bytes} bytes`,
+      `a buffer holds at most ${most} bytes and would need ${bytes}`,
     );
   }
   const buffer = device.gpu.createBuffer({ label: name, size: bytes, usage: STORAGE_USAGE });

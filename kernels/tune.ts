@@ -1,4 +1,4 @@
-import type { Device } from "./device.ts";
+import { type Device, LimitError } from "./device.ts";
 import { Program } from "./program.ts";
 import { clockOf, median, type Timed, timePasses, warmUpMsOf } from "./timing.ts";
 
@@ -82,7 +82,7 @@ export class Tuner {
       try {
         record(program, variant);
       } catch (error) {
-        if (error instanceof RangeError) continue;
+        if (error instanceof LimitError) continue;
         throw error;
       }
       const launches = Array.from({ length: program.length - first }, (_, i) => first + i);

@@ -30,8 +30,11 @@ interface ActivationSpec {
  */
 const LOGITS_BYTES = 512 * 2 ** 20;
 
-/** Rows in a chunk of logits are multiples of this, so that every view is aligned to 256 bytes. */
-const CHUNK_ROWS = 128;
+/**
+ * Rows in a chunk of logits are multiples of these: of the second where a binding shows no more of a large
+ * vocabulary. Four numbers of f16, the narrowest rows of other tensors, are then still aligned to 256 bytes.
+ */
+const CHUNK_ROWS = 128, LEAST_CHUNK_ROWS = 32;
 
 /** Columns that a row of logits is stored in: whole cache lines, and vectors of four with them. */
 export function logitsColumns({ vocabularySize: V }: Pick<GptConfig, "vocabularySize">): number {
@@ -46,8 +49,9 @@ export function logitsRows(
 ): number {
   const rowBytes = logitsColumns(config) * bytesPerElement(dtype);
   const limit = Math.min(LOGITS_BYTES, device.maxBindingBytes);
-  const chunk = Math.floor(limit / rowBytes / CHUNK_ROWS) * CHUNK_ROWS;
-  return Math.min(rows, Math.max(chunk, CHUNK_ROWS));
+  const multiple = limit < CHUNK_ROWS * rowBytes ? LEAST_CHUNK_ROWS : CHUNK_ROWS;
+  const chunk = Math.floor(limit / rowBytes / multiple) * multiple;
+  return Math.min(rows, Math.max(chunk, multiple));
 }
 
 /** The table of activations.  M = B · T; R: rows in a chunk of logits. */

@@ -1,3 +1,5 @@
+import { MOST_HEAD_SIZE } from "../kernels/attention/attention.ts";
+
 /** Architectures, by the names that Hugging Face's `model_type` has for them. */
 export type Family = "gpt2" | "gpt_neo";
 
@@ -83,15 +85,16 @@ export function attentionOf(
  * Checks every dimension of a model.
  *
  * @throws {RangeError} naming the first dimension that is no positive integer or too large, a width
- * that the heads do not divide, or a head size that is no multiple of four (the attention kernels
- * load vectors of four).
+ * that the heads do not divide, or a head size that is no multiple of four or too large for the
+ * attention kernels.
+ * @param action what cannot be done then, such as `load config.json`.
  */
-export function validateConfig(config: GptConfig): void {
+export function validateConfig(config: GptConfig, action = "build a model"): void {
   for (const [name, largest] of Object.entries(LARGEST) as [keyof typeof LARGEST, number][]) {
     const value = name === "innerWidth" ? innerWidthOf(config) : config[name];
     if (!Number.isInteger(value) || value < 1 || value > largest) {
       throw new RangeError(
-        `Cannot build a model as ${name} must be an integer from 1 to ${largest}: ` +
+        `Cannot ${action} as ${name} must be an integer from 1 to ${largest}: ` +
           `current value is ${value}`,
       );
     }
@@ -101,14 +104,15 @@ export function validateConfig(config: GptConfig): void {
     windows && (windows.length !== layers || !windows.every((n) => Number.isInteger(n) && n >= 0))
   ) {
     throw new RangeError(
-      `Cannot build a model as attentionWindows must be a whole number for each of ${layers} layers: ` +
+      `Cannot ${action} as attentionWindows must be a whole number for each of ${layers} layers: ` +
         `current value is [${windows}]`,
     );
   }
-  if (width % heads !== 0 || width / heads % 4 !== 0) {
+  const headSize = width / heads;
+  if (headSize % 4 !== 0 || headSize > MOST_HEAD_SIZE) {
     throw new RangeError(
-      `Cannot build a model as width must be a multiple of 4 · heads: ` +
-        `current values are width ${width}, heads ${heads}`,
+      `Cannot ${action} as width must be a multiple of 4 · heads, and at most ${MOST_HEAD_SIZE} · ` +
+        `heads: current values are width ${width}, heads ${heads}`,
     );
   }
 }

@@ -4,7 +4,7 @@ import {
 } from "../kernels/cross_entropy/cross_entropy.ts";
 import type { Device } from "../kernels/device.ts";
 import { matmul, type MatmulOptions } from "../kernels/matmul/matmul.ts";
-import { MAX_ITERATIONS, type Program } from "../kernels/program.ts";
+import { maxIterationsOf, type Program } from "../kernels/program.ts";
 import { type RowSlice, rowSlice, rowSlices } from "../kernels/slices.ts";
 import type { Tensor } from "../kernels/tensor.ts";
 
@@ -68,9 +68,9 @@ export function headLossForward(
     headLogits(program, { x: part(x), weight }, { logits: chunkLogits });
     crossEntropyForward(
       program,
-      { logits: chunkLogits, targets: part(targets) },
-      { losses: part(losses) },
-      { vocabularySize: weight.shape[0]!, labelSmoothing },
+      { logits: chunkLogits, targets },
+      { losses },
+      { vocabularySize: weight.shape[0]!, labelSmoothing, firstRow: chunk.first },
     );
   }
 }
@@ -99,9 +99,9 @@ export function headLossBackward(
     const dlogits = chunkLogits; // in place
     crossEntropyBackward(
       program,
-      { targets: part(targets), stepInputs, lossScale },
-      { losses: part(losses), dlogits },
-      { vocabularySize: weight.shape[0]!, labelSmoothing },
+      { targets, stepInputs, lossScale },
+      { losses, dlogits },
+      { vocabularySize: weight.shape[0]!, labelSmoothing, firstRow: chunk.first },
     );
     for (const slice of headSlices(program.device, dweight ?? weight)) {
       const columnsOfA = { start: slice.first, count: slice.rows };
@@ -127,8 +127,7 @@ export function headLossBackward(
  * CPU one invocation walks all of them, and its loop has a bound.
  */
 export function headSlices(device: Device, dweight: Tensor): RowSlice[] {
-  const maxRows = device.isCpu ? MAX_ITERATIONS : Infinity;
-  return rowSlices(device, dweight, { maxRows, multipleOf: VECTOR });
+  return rowSlices(device, dweight, { maxRows: maxIterationsOf(device), multipleOf: VECTOR });
 }
 
 /** Chunks of rows of x, each as long as the logits have rows; the last may be shorter. */

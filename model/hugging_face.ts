@@ -86,7 +86,7 @@ export function parseHuggingFaceConfig(json: string, where: string): GptConfig {
       ? { attentionScale: 1 }
       : {}),
   };
-  validateConfig(config);
+  validateConfig(config, `load ${where}`);
   return config;
 }
 

@@ -1,6 +1,6 @@
 import decode from "./decode.wgsl" with { type: "text" };
 import type { Program } from "../program.ts";
-import { attentionConstants, type AttentionScores } from "./attention.ts";
+import { attentionConstants, type AttentionScores, MOST_HEAD_SIZE } from "./attention.ts";
 import { assertDType, assertShape, ceilDiv, type Tensor } from "../tensor.ts";
 
 /**
@@ -12,8 +12,8 @@ import { assertDType, assertShape, ceilDiv, type Tensor } from "../tensor.ts";
  * are none; y: [B·S,C]. All but cursors have one type, f32 or f16. HS is a multiple of four. Scale and window
  * are those of `attentionForward()`.
  *
- * @throws {RangeError | TypeError} if a tensor has another shape or element type, or if a head has more
- * vectors of four than a workgroup has invocations.
+ * @throws {RangeError | TypeError} if a tensor has another shape or element type, or if heads are larger
+ * than `MOST_HEAD_SIZE`.
  */
 export function attentionDecode(
   program: Program,
@@ -24,11 +24,14 @@ export function attentionDecode(
   const action = "attentionDecode";
   const [B, NH, L, HS] = keys.shape as [number, number, number, number];
   const M = qkv.shape[0]!, C = NH * HS, S = M / B;
-  const WORKGROUP_SIZE = program.device.isCpu ? 32 : 256;
-  if (!Number.isInteger(S) || HS % 4 !== 0 || HS / 4 > WORKGROUP_SIZE) {
+  // an invocation for each vector of a head, at least
+  const WORKGROUP_SIZE = program.device.isCpu
+    ? Math.max(32, 2 ** Math.ceil(Math.log2(HS / 4)))
+    : 256;
+  if (!Number.isInteger(S) || HS % 4 !== 0 || HS > MOST_HEAD_SIZE) {
     throw new RangeError(
       `Cannot run ${action} as "${keys.name}" must be [B,NH,L,HS] with a number of rows of ` +
-        `"${qkv.name}" that B divides and HS a multiple of 4 up to ${4 * WORKGROUP_SIZE}: ` +
+        `"${qkv.name}" that B divides and HS a multiple of 4 up to ${MOST_HEAD_SIZE}: ` +
         `current shapes are [${keys.shape}] and [${qkv.shape}]`,
     );
   }

@@ -1,6 +1,6 @@
 // The loss as in forward.wgsl, and its gradient in place of the logits:
 // dlogits = (softmax(logits) − target) · lossScale / number of targets, 0 where ignored and past V.
-// targets: [M], 0xffffffff for none; losses: [M]
+// targets: [≥M], 0xffffffff for none; losses: [≥M]
 //
 // The second walk over a row finds it in the cache.
 enable f16;
@@ -17,8 +17,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   let m = (group.y * 32768 + group.x) * ROWS + local.y;
   let row4 = min(m, shape.M - 1) * shape.columns4; // rows past the end keep the barriers company
   let row = walkRow(row4, local);
-  let label = targets[min(m, shape.M - 1)];
-  if (local.x == 0 && m < shape.M) { losses[m] = lossOf(row, row4, label); }
+  let place = shape.first + min(m, shape.M - 1);
+  let label = targets[place];
+  if (local.x == 0 && m < shape.M) { losses[place] = lossOf(row, row4, label); }
   workgroupBarrier(); // the target's logit has been read
   if (m >= shape.M) { return; }
 

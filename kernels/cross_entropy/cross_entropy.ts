@@ -1,13 +1,15 @@
 import forward from "./forward.wgsl" with { type: "text" };
 import backward from "./backward.wgsl" with { type: "text" };
 import row from "./row.wgsl" with { type: "text" };
-import { type Program, splitWorkgroups } from "../program.ts";
+import { maxIterationsOf, type Program, splitWorkgroups } from "../program.ts";
 import { assertDType, assertShape, ceilDiv, type Tensor } from "../tensor.ts";
 
 /** Vocabulary and label smoothing of a cross-entropy. */
 export interface CrossEntropyOptions {
   /** V: the logits that count of each stored row; all of them if left out. */
   vocabularySize?: number;
+  /** Which of targets and losses belong to the first row of logits, if these are one part of several. */
+  firstRow?: number;
   /** Share of the target's probability that is spread over the vocabulary, in [0, 1). */
   labelSmoothing?: number;
 }
@@ -16,8 +18,8 @@ export interface CrossEntropyOptions {
  * losses[m] = −log softmax(logits[m])[targets[m]], and 0 for a target of 0xffffffff.
  *
  * logits: [M,columns], f32 or f16, of which the first V count, columns a multiple of four; targets: u32
- * [M]; losses: f32 [M]. Arithmetic is f32. With label smoothing ε the target distribution is
- * (1 − ε) · one-hot + ε / V, as in PyTorch.
+ * [M]; losses: f32 [M], or both longer, of which M from `firstRow` on are read and set. Arithmetic is f32.
+ * With label smoothing ε the target distribution is (1 − ε) · one-hot + ε / V, as in PyTorch.
  *
  * @throws {RangeError | TypeError} if a tensor has another shape or element type.
  */
@@ -39,8 +41,8 @@ export function crossEntropyForward(
  * losses as in `crossEntropyForward()`, and in place of the logits the gradient of their mean, times
  * the loss scale.
  *
- * targets: u32 [M]; stepInputs: f32 [4], whose second element is 1 / number of targets of the whole
- * step; lossScale: f32 [1]; losses: f32 [M]; dlogits: [M,columns], holds the logits before, and
+ * targets, losses: as there; stepInputs: f32 [4], whose second element is 1 / number of targets of the whole
+ * step; lossScale: f32 [1]; dlogits: [M,columns], holds the logits before, and
  * afterwards 0 in ignored rows and past the vocabulary.
  *
  * @throws {RangeError | TypeError} if a tensor has another shape or element type.
@@ -66,16 +68,18 @@ function launch(
   action: string,
   { device }: Program,
   { logits, targets, losses }: { logits: Tensor; targets: Tensor; losses: Tensor },
-  { vocabularySize, labelSmoothing = 0 }: CrossEntropyOptions,
+  { vocabularySize, firstRow = 0, labelSmoothing = 0 }: CrossEntropyOptions,
 ) {
   const [M, columns] = logits.shape as [number, number];
   const V = vocabularySize ?? columns;
   assertDType(action, logits, "f32", "f16");
   assertShape(action, logits, [M, columns]);
   assertDType(action, targets, "u32");
-  assertShape(action, targets, [M]);
   assertDType(action, losses, "f32");
-  assertShape(action, losses, [M]);
+  for (const t of [targets, losses]) {
+    const [length] = t.shape as [number];
+    assertShape(action, t, [Math.max(length, firstRow + M)]);
+  }
   if (columns % 4 !== 0 || V < 1 || V > columns) {
     throw new RangeError(
       `Cannot run ${action} as the rows of "${logits.name}" must be a multiple of four and hold ` +
@@ -83,15 +87,18 @@ function launch(
     );
   }
   // A GPU has as many rows under way as its cache holds; a CPU walks rows of its own.
-  const LANES = device.isCpu
-    ? 8
+  const most = device.isCpu
+    ? 64
     : Math.min(1024, device.gpu.limits.maxComputeInvocationsPerWorkgroup);
-  const ROWS = device.isCpu ? 8 : 1;
+  const iterationsOf = (lanes: number) => 2 * (ceilDiv(columns / 4, lanes) + 4) + Math.log2(lanes);
+  let LANES = device.isCpu ? 8 : most;
+  while (LANES < most && iterationsOf(LANES) > maxIterationsOf(device)) LANES *= 2;
+  const ROWS = most / LANES;
   return {
     constants: { real: logits.dtype, SMOOTHING: labelSmoothing, LANES, ROWS },
-    uniforms: [M, V, columns / 4],
+    uniforms: [M, V, columns / 4, firstRow],
     workgroups: splitWorkgroups(ceilDiv(M, ROWS)),
-    iterations: 2 * (ceilDiv(columns / 4, LANES) + 4) + Math.log2(LANES),
+    iterations: iterationsOf(LANES),
     workgroupBytes: LANES * ROWS * 16,
   };
 }

@@ -14,6 +14,7 @@ struct Shape {
   M: u32,
   V: u32,
   columns4: u32, // of a stored row, in vectors of four
+  first: u32, // which of targets and losses belong to the first row
 }
 
 const LOWEST: f32 = -3.0e38;

@@ -55,7 +55,7 @@ export function embeddingForward(
  * dwte: f32 [V,C] is added to; dwpe: f32 [L,C] is set, or with `accumulate` added to.
  *
  * @throws {RangeError | TypeError} if a tensor has another shape or element type, C is no multiple of
- * four, T is above L, M no multiple of T, or M or M / T beyond the loop iterations that `Program` allows.
+ * four, T is above L, or M no multiple of T; {LimitError} as `Program.dispatch()` does.
  */
 export function embeddingBackward(
   program: Program,

@@ -1,5 +1,5 @@
 import shader from "./sample.wgsl" with { type: "text" };
-import { bitsOf, type Program } from "../program.ts";
+import { bitsOf, maxIterationsOf, type Program } from "../program.ts";
 import { withRandom } from "../random.ts";
 import { assertDType, assertShape, ceilDiv, type Tensor } from "../tensor.ts";
 
@@ -29,7 +29,8 @@ export function validateSampler(options: SamplerOptions): void {
     topK: [(v) => Number.isInteger(v) && v >= 0, "a non-negative integer"],
     topP: [(v) => v > 0 && v <= 1, "above 0 and at most 1"],
     minP: [(v) => v >= 0 && v <= 1, "from 0 to 1"],
-    repetitionPenalty: [(v) => v > 0 && Number.isFinite(v), "a number above 0"],
+    // further out an f32 would make infinities of logits
+    repetitionPenalty: [(v) => v >= 1e-6 && v <= 1e6, "from 0.000001 to 1000000"],
     repetitionWindow: [(v) => Number.isInteger(v) && v >= 0, "a non-negative integer"],
   };
   for (const [name, [ok, text]] of Object.entries(ranges)) {
@@ -42,6 +43,11 @@ export function validateSampler(options: SamplerOptions): void {
 
 /** Numbers of tokens have so many bits: see DIGITS in sample.wgsl. */
 const TOKEN_BITS = 21;
+
+/** 1 / temperature within the normal numbers of an f32: 0 · ∞ and ∞ · 0 would be NaN. */
+function inverseOf(temperature: number): number {
+  return Math.max(2e-38, Math.min(1 / temperature, 3e38));
+}
 
 /** Probability 1 in fixed point: ONE in sample.wgsl. */
 const ONE = 2 ** 31;
@@ -85,13 +91,19 @@ export function sample(
   const { device } = program;
   const { temperature, topK, topP, minP, repetitionPenalty, repetitionWindow } = options;
   const GREEDY = temperature === 0, PENALTY = repetitionPenalty !== 1;
-  const mostInvocations = device.isCpu ? 64 : 1024;
-  const WORKGROUP_SIZE = Math.min(
-    mostInvocations,
-    2 ** Math.floor(Math.log2(device.gpu.limits.maxComputeInvocationsPerWorkgroup)),
-  );
-  const turns = ceilDiv(V, 4 * WORKGROUP_SIZE), scan = Math.log2(WORKGROUP_SIZE);
-  const bins = 3 * 2048 / WORKGROUP_SIZE;
+  const { maxComputeInvocationsPerWorkgroup } = device.gpu.limits;
+  const most = 2 ** Math.floor(Math.log2(Math.min(1024, maxComputeInvocationsPerWorkgroup)));
+  const window = repetitionWindow === 0 ? N : Math.min(repetitionWindow, N);
+  const iterationsOf = (invocations: number) => {
+    const penalized = PENALTY ? ceilDiv(V, invocations) + ceilDiv(window, invocations) : 0;
+    const turns = ceilDiv(V, 4 * invocations), scan = Math.log2(invocations);
+    return penalized + 3 * turns + 10 * (1 + turns + 3 * 2048 / invocations + scan) + scan;
+  };
+  // a CPU pays for every barrier, but its loops have a bound
+  let WORKGROUP_SIZE = device.isCpu ? Math.min(64, most) : most;
+  while (WORKGROUP_SIZE < most && iterationsOf(WORKGROUP_SIZE) > maxIterationsOf(device)) {
+    WORKGROUP_SIZE *= 2;
+  }
   program.dispatch({
     label: "kernels/sample/sample.wgsl",
     source: withRandom(shader),
@@ -106,12 +118,12 @@ export function sample(
     },
     tensors: [logits, seeds, tokens, cursors, program.scratch(PENALTY ? [B, V] : [1])],
     uniforms: [
-      ...[W, V, N, repetitionWindow === 0 ? N : Math.min(repetitionWindow, N)],
-      ...[bitsOf(repetitionPenalty), bitsOf(GREEDY ? 1 : 1 / temperature), topK],
+      ...[W, V, N, window],
+      ...[bitsOf(repetitionPenalty), bitsOf(GREEDY ? 1 : inverseOf(temperature)), topK],
       ...[Math.ceil(topP * ONE), bitsOf(Math.log(minP))],
     ],
     workgroups: [B],
-    iterations: ceilDiv(N, WORKGROUP_SIZE) + 7 * turns + 10 * (1 + turns + bins + scan) + scan,
+    iterations: iterationsOf(WORKGROUP_SIZE),
     workgroupBytes: 4 * (2048 + WORKGROUP_SIZE + 8),
   });
 }

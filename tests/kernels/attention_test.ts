@@ -233,6 +233,21 @@ for (const { dtype, isCpu, scores } of DECODED) {
   });
 }
 
+Deno.test("attentionDecode() takes heads of more vectors than its usual workgroup has invocations", async () => {
+  const T = 5, NH = 2, HS = 132, C = NH * HS, seed = freshSeed();
+  const qkv = randomValues(testRandom(seed), T * 3 * C);
+  const t = {
+    qkv: tensorOf("qkv", { shape: [T, 3 * C], dtype: "f32" }, qkv),
+    cursors: tensorOf("cursors", { shape: [1, 2], dtype: "u32" }, [0, 0]),
+    keys: poisoned("keys", { shape: [1, NH, T, HS], dtype: "f32" }),
+    values: poisoned("values", { shape: [1, NH, T, HS], dtype: "f32" }),
+    y: poisoned("y", { shape: [T, C], dtype: "f32" }),
+  };
+  const [y] = await runProgram((program) => attentionDecode(program, t, t), t.y);
+  const expected = reference.attentionForward({ qkv }, { B: 1, T, NH, HS });
+  assertClose(y!, expected.y, TOLERANCE.f32!, `y, seed ${seed}`);
+});
+
 Deno.test("attentionDecode() throws on a cache of another number of texts", () => {
   const like = (shape: number[]) => poisoned("t", { shape, dtype: "f32" });
   const inputs = {

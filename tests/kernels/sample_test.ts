@@ -267,6 +267,23 @@ Deno.test("sample() draws each token as often as its probability says", async ()
   assert.ok(chiSquare < 24.3, `${chiSquare}, of which 0.1 % lie above 24.3: ${counts}`);
 });
 
+Deno.test("sample() takes temperatures that no f32 holds, and the edges of the penalty", async () => {
+  const logits = Float32Array.of(1, -Infinity, 3, 0, 3 - 2 ** -20);
+  const texts = Array.from({ length: 40 }, (_, seed): Text => ({ logits, history: [0], seed }));
+  const drawnWith = async (options: Partial<SamplerOptions>) =>
+    [...new Set(await draw(texts, { ...PLAIN, ...options }))].sort();
+  for (const topP of [1, 0.9]) {
+    assert.deepEqual(await drawnWith({ temperature: 5e-324, topP }), [2]);
+    assert.deepEqual(await drawnWith({ temperature: 1e-39, topP }), [2]);
+    assert.deepEqual(await drawnWith({ temperature: 1.7e308, topP }), [0, 2, 3, 4]);
+  }
+  // the only token of the history becomes the likeliest, or as unlikely as 0
+  assert.deepEqual(await drawnWith({ repetitionPenalty: 1e-6 }), [0]);
+  assert.ok(!(await drawnWith({ temperature: 0.05, repetitionPenalty: 1e6 })).includes(0));
+  const taken = { temperature: 0, topK: Number.MAX_SAFE_INTEGER, repetitionWindow: 2 ** 53 - 1 };
+  assert.deepEqual(await drawnWith({ ...taken, topP: 1e-300, minP: 1e-300 }), [2]);
+});
+
 Deno.test("sample() says where a logit is NaN or none is finite, and checkSample() throws", async () => {
   const negativeNan = new Float32Array(new Uint32Array([0xffc00000]).buffer)[0]!;
   const rows = [[1, NaN, 2], [negativeNan, 0, 0], [-Infinity, -Infinity, -Infinity], [
@@ -313,7 +330,7 @@ Deno.test("validateSampler() names the option and its value", () => {
     [{ topK: 1.5 }, "Cannot sample as topK must be a non-negative integer: current value is 1.5"],
     [
       { repetitionPenalty: 0 },
-      "Cannot sample as repetitionPenalty must be a number above 0: current value is 0",
+      "Cannot sample as repetitionPenalty must be from 0.000001 to 1000000: current value is 0",
     ],
   ];
   for (const [options, message] of cases) {

@@ -80,13 +80,17 @@ Deno.test("Program checks limits before it records", () => {
   throws({ workgroups: [0] }, /takes 1 to 65535 workgroups: current counts are \[0\]/);
   throws({ workgroups: [1, 65536] }, /current counts are \[1,65536\]/);
   throws({ workgroups: [NaN] }, /current counts are \[NaN\]/);
-  throws({ iterations: 32769 }, /at most 32768 times: current bound is 32769/);
-  throws({ iterations: NaN }, /current bound is NaN/);
+  const cpu = new Program({ ...device, isCpu: true });
+  throws({ iterations: 32769 }, /at most 32768 times: current bound is 32769/, cpu);
+  throws({ iterations: NaN }, /current bound is NaN/, cpu);
   throws({ workgroupBytes: 2 ** 20 }, /bytes of workgroup memory: current need is 1048576 bytes/);
   throws({ tensors: [{ ...y, offsetBytes: 4, shape: [3] }] }, /offsets must be multiples of/);
   const small = new Program({ ...device, maxBindingBytes: 8 });
   throws({}, /binds at most 8 bytes: current size is 16 bytes/, small);
   assert.equal(program.length, 0);
+  const gpu = new Program({ ...device, isCpu: false }); // whose loops have no bound
+  gpu.dispatch({ ...dispatch, iterations: 2 ** 24 });
+  throws({ iterations: NaN }, /current bound is NaN/, gpu);
 });
 
 Deno.test("Program compiles a shader once for each set of constants", () => {

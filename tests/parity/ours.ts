@@ -64,7 +64,7 @@ async function greedy(gpt: Gpt, prompt: number[], count: number): Promise<number
   });
   const [tokens] = await decoder.next(count);
   decoder.destroy();
-  return [...tokens!];
+  return [...prompt, ...tokens!];
 }
 
 async function save(gpt: Gpt, out: string, dtype: "F32" | "F16" = "F32"): Promise<void> {
