@@ -1,5 +1,4 @@
 import { Command, InvalidArgumentError } from "@commander-js/extra-typings";
-import process from "node:process";
 import { printable, terminalText } from "../files/printable.ts";
 
 /**
@@ -16,8 +15,10 @@ export function command(name: string, description: string): Command {
     .allowExcessArguments(false)
     .showSuggestionAfterError()
     .showHelpAfterError("(--help lists all options)")
-    .configureHelp({ helpWidth: Math.min(process.stderr.columns || 80, 100) })
+    .configureHelp({ helpWidth: Math.min(columns() ?? 80, 100) })
     .configureOutput({
+      writeOut: (text) => orExit(() => output(text)),
+      writeErr: (text) => print(terminalText(text)),
       // commander would ask the environment, which the commands may not see
       getOutHasColors: () => false,
       getErrHasColors: () => false,
@@ -45,43 +46,85 @@ export function realNumber(text: string): number {
   return value;
 }
 
+/** Columns of the terminal; undefined without one. */
+export function columns(): number | undefined {
+  try {
+    return Deno.consoleSize().columns;
+  } catch {
+    return undefined;
+  }
+}
+
+/** Writes all of a text. */
+function write(stream: { writeSync(bytes: Uint8Array): number }, text: string): void {
+  const bytes = new TextEncoder().encode(text);
+  for (let done = 0; done < bytes.length;) done += stream.writeSync(bytes.subarray(done));
+}
+
+/** Writes to stderr. What cannot be written is dropped: no work may depend on a person who reads. */
+export function print(text: string): void {
+  try {
+    write(Deno.stderr, text);
+  } catch {
+    // the reader has gone, the terminal is closed, or the disk is full
+  }
+}
+
 /** Writes a line of status, which is not the result of the command, to stderr. */
 export function status(line: string): void {
-  Deno.stderr.writeSync(new TextEncoder().encode(`${terminalText(line)}\n`));
+  print(`${terminalText(line)}\n`);
 }
 
 /**
- * Writes a piece of the result to stdout; false if nobody reads it any more. A terminal gets what would
- * change it escaped, a file or a pipe gets the text as it is.
+ * Writes a piece of the result to stdout. A terminal gets what would change it escaped, a file or a pipe
+ * gets the text as it is.
+ *
+ * @returns false if nobody reads it any more.
+ * @throws {Error} if it cannot be written for another reason, such as a full disk.
  */
 export function output(text: string): boolean {
-  const isTerminal = Deno.stdout.isTerminal();
-  const bytes = new TextEncoder().encode(isTerminal ? terminalText(text) : text);
   try {
-    for (let done = 0; done < bytes.length;) done += Deno.stdout.writeSync(bytes.subarray(done));
+    write(Deno.stdout, Deno.stdout.isTerminal() ? terminalText(text) : text);
     return true;
   } catch (error) {
     if (error instanceof Deno.errors.BrokenPipe) return false;
-    throw error;
+    throw new Error(`Cannot write the result to stdout: ${(error as Error).message}`);
   }
 }
 
+/** What may end a command before its work is done. */
+export interface Interrupts {
+  /** Aborts at the first signal. */
+  readonly signal: AbortSignal;
+  /** The exit status that shells expect after that signal. */
+  readonly exitCode: number;
+}
+
+/** Exit status by signal: 128 and its number. */
+const EXIT_CODES: Partial<Record<Deno.Signal, number>> = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 };
+
 /**
- * The first Ctrl-C asks for an end, and says so; a second one ends the process at once.
+ * Listens for Ctrl-C and what else asks a process to end. The first signal aborts, and then prints the
+ * notice; a second one ends the process at once, also while this thread is busy.
  */
-export function listenForInterrupts(notice: string): AbortSignal {
+export async function listenForInterrupts(notice: string): Promise<Interrupts> {
   const controller = new AbortController();
-  const signals: Deno.Signal[] = Deno.build.os === "windows"
-    ? ["SIGINT", "SIGBREAK"]
-    : ["SIGINT", "SIGTERM"];
-  for (const signal of signals) {
-    Deno.addSignalListener(signal, () => {
-      if (controller.signal.aborted) Deno.exit(130);
-      status(`\n${notice}`);
+  let exitCode = 130;
+  const worker = new Worker(new URL("./signal_worker.ts", import.meta.url), { type: "module" });
+  await new Promise<void>((resolve) => {
+    worker.onmessage = ({ data }: MessageEvent<Deno.Signal | "ready">) => {
+      if (data === "ready") return resolve();
+      exitCode = EXIT_CODES[data] ?? exitCode;
       controller.abort();
-    });
-  }
-  return controller.signal;
+      status(`\n${notice}`);
+    };
+  });
+  return {
+    signal: controller.signal,
+    get exitCode() {
+      return exitCode;
+    },
+  };
 }
 
 /** Hints for failures that name their own remedy less clearly than a person would want. */
@@ -104,10 +147,22 @@ export async function run(main: () => Promise<number | void>): Promise<never> {
   try {
     Deno.exit(await main() ?? 0);
   } catch (error) {
-    const { message } = error as Error;
-    status(`Error: ${printable(message.split("\n")[0]!, LONGEST_MESSAGE)}`);
-    const hint = HINTS.find(([pattern]) => pattern.test(message))?.[1];
-    if (hint) status(hint);
-    Deno.exit(1);
+    fail(error);
   }
+}
+
+function orExit(action: () => void): void {
+  try {
+    action();
+  } catch (error) {
+    fail(error);
+  }
+}
+
+function fail(error: unknown): never {
+  const { message } = error as Error;
+  status(`Error: ${printable(message.split("\n")[0]!, LONGEST_MESSAGE)}`);
+  const hint = HINTS.find(([pattern]) => pattern.test(message))?.[1];
+  if (hint) status(hint);
+  Deno.exit(1);
 }

@@ -22,7 +22,8 @@ const program = command("prepare", "Tokenize data, so that training on it starts
   .option("--cache <directory>", "where the token files go", "runs/cache")
   .action((data, { cache, dataVersion, textField, tokenizer, workers }) =>
     run(async () => {
-      const signal = listenForInterrupts("stopping; once more to quit at once");
+      const interrupts = await listenForInterrupts("stopping; once more to quit at once");
+      const { signal } = interrupts;
       const display = new DataProgressDisplay();
       const start = performance.now();
       try {
@@ -59,7 +60,7 @@ const program = command("prepare", "Tokenize data, so that training on it starts
         display.close();
         if (!signal.aborted) throw error;
         status("stopped; the same command goes on from here");
-        return 130;
+        return interrupts.exitCode;
       }
     })
   );

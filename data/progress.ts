@@ -1,7 +1,6 @@
 import { SingleBar } from "cli-progress";
-import process from "node:process";
 import { printable } from "../files/printable.ts";
-import { status } from "./command.ts";
+import { columns, print, status } from "./command.ts";
 import type { DataProgress } from "./sources.ts";
 
 /** Milliseconds that work takes before a person is told of it. */
@@ -18,7 +17,7 @@ export class DataProgressDisplay {
   #since = 0;
   #shown = 0;
 
-  constructor(terminal: boolean = process.stderr.isTTY === true) {
+  constructor(terminal: boolean = Deno.stderr.isTerminal()) {
     this.#terminal = terminal;
   }
 
@@ -65,10 +64,24 @@ export class DataProgressDisplay {
   }
 }
 
+/** The terminal as a stream of Node's: that of `node:process` ends the process if it cannot be written. */
+const terminal = {
+  isTTY: true,
+  get columns() {
+    return columns();
+  },
+  write(text: string, done?: () => void): boolean {
+    print(text);
+    done?.();
+    return true;
+  },
+};
+
 /** A bar as all commands draw it, before it is started. */
 export function makeBar(format: string): SingleBar {
   return new SingleBar({
     format,
+    stream: terminal as unknown as NodeJS.WritableStream,
     barsize: 12,
     barCompleteChar: "=",
     barIncompleteChar: "-",

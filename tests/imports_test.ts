@@ -53,6 +53,7 @@ const ENTRIES = [
   "train/doctor_main.ts",
   "generate/main.ts",
   "data/main.ts",
+  "data/signal_worker.ts",
   "data/tokenize_worker.ts",
   "data/tokenizer_main.ts",
   "bench/main.ts",

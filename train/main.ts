@@ -1,10 +1,10 @@
 import type { SingleBar } from "cli-progress";
-import process from "node:process";
 import { Option } from "commander";
 import {
   command,
   listenForInterrupts,
   output,
+  print,
   realNumber,
   run,
   status,
@@ -146,31 +146,33 @@ function givenOptions(): Partial<TrainOptions> {
 }
 
 async function main(options: Partial<TrainOptions>): Promise<number> {
-  const interrupt = listenForInterrupts(
-    "saving what is done; once more to quit at once",
-  );
-  const display = new Display(process.stderr.isTTY === true);
+  const interrupts = await listenForInterrupts("saving what is done; once more to quit at once");
+  const display = new Display(Deno.stderr.isTerminal());
   try {
-    for await (const event of train({ ...options, signal: interrupt })) {
+    for await (const event of train({ ...options, signal: interrupts.signal })) {
       display.show(event);
       if (event.kind !== "end") continue;
       display.close();
       if (event.reason === "interrupted") {
         status(`stopped after step ${event.step}; to go on: deno task train${argumentsGiven()}`);
-        return 130;
+        return interrupts.exitCode;
       }
       const { out } = options;
       const run = out === undefined || out === DEFAULT_OPTIONS.out ? "" : ` --run ${asTyped(out)}`;
       const hear = `deno task generate${run} "Once upon a time"`;
       status(`done: ${event.step} steps; to hear a story: ${hear}`);
-      output(`${event.path}\n`);
+      try {
+        output(`${event.path}\n`);
+      } catch (error) {
+        status(`Warning: ${(error as Error).message}`); // the result is the checkpoint
+      }
     }
     return 0;
   } catch (error) {
-    if (!interrupt.aborted || !display.preparing) throw error;
+    if (!interrupts.signal.aborted || !display.preparing) throw error;
     display.close();
     status(`stopped before the first step; to go on: deno task train${argumentsGiven()}`);
-    return 130;
+    return interrupts.exitCode;
   } finally {
     display.close();
   }
@@ -288,7 +290,7 @@ class Display {
   /** Prints above the bar. */
   #print(text: string): void {
     if (!this.#bar || !this.#started) return status(text);
-    process.stderr.write("\r\x1b[K" + terminalText(text) + "\n");
+    print("\r\x1b[K" + terminalText(text) + "\n");
     this.#bar.render();
   }
 }

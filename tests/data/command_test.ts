@@ -27,3 +27,99 @@ Deno.test("output() escapes control characters on a terminal", {
   assert.ok(stdout.includes("a\\u{1b}[2J text"), stdout);
   assert.ok(!stdout.includes("\x1b[2J"), stdout);
 });
+
+/** Starts a child that listens for signals, and waits until it does. */
+async function interruptible(...args: string[]) {
+  const process = new Deno.Command(Deno.execPath(), {
+    args: ["run", "--no-prompt", "--no-check", "--allow-read", interrupted, ...args],
+    stdin: "null",
+    stdout: "piped",
+    stderr: "piped",
+  }).spawn();
+  const stdout = process.stdout.pipeThrough(new TextDecoderStream());
+  for await (const text of stdout.values({ preventCancel: true })) if (text === "ready\n") break;
+  return { process, stdout };
+}
+
+const interrupted = fromFileUrl(new URL("interrupted.ts", import.meta.url));
+const ignore = Deno.build.os === "windows"; // a child cannot be sent Ctrl-C there
+
+for (const [signal, expected] of [["SIGINT", 130], ["SIGTERM", 143], ["SIGHUP", 129]] as const) {
+  Deno.test({
+    name:
+      `listenForInterrupts() aborts when ${signal} arrives twice at once and nobody reads stderr`,
+    ignore,
+    async fn() {
+      const { process, stdout } = await interruptible();
+      await process.stderr.cancel();
+      process.kill(signal);
+      process.kill(signal);
+      assert.deepEqual(await Array.fromAsync(stdout), ["aborted\n"]);
+      assert.equal((await process.status).code, expected);
+    },
+  });
+}
+
+Deno.test({
+  name: "listenForInterrupts() lets a second signal end a process whose main thread is busy",
+  ignore,
+  async fn() {
+    const { process, stdout } = await interruptible("blocked");
+    process.kill("SIGINT");
+    const ended = process.status.then(() => "ended");
+    const later = new Promise((resolve) => setTimeout(() => resolve("later"), 300));
+    assert.equal(await Promise.race([ended, later]), "later");
+    process.kill("SIGTERM");
+    const { signal } = await process.status;
+    assert.equal(signal, "SIGTERM");
+    await Promise.all([stdout.cancel(), process.stderr.cancel()]);
+  },
+});
+
+Deno.test({
+  name: "listenForInterrupts() ignores SIGHUP under nohup",
+  ignore,
+  async fn() {
+    const words = [
+      Deno.execPath(),
+      "run",
+      "--no-prompt",
+      "--no-check",
+      "--allow-read",
+      interrupted,
+    ];
+    const process = new Deno.Command("sh", {
+      // what nohup puts in place of a terminal: a file that can be written only
+      args: ["-c", `exec ${words.map((word) => `'${word}'`).join(" ")} 0>/dev/null`],
+      stdout: "piped",
+      stderr: "null",
+    }).spawn();
+    const stdout = process.stdout.pipeThrough(new TextDecoderStream());
+    for await (const text of stdout.values({ preventCancel: true })) if (text === "ready\n") break;
+    process.kill("SIGHUP");
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    process.kill("SIGTERM");
+    assert.deepEqual(await Array.fromAsync(stdout), ["aborted\n"]);
+    assert.equal((await process.status).code, 143);
+  },
+});
+
+Deno.test({
+  name: "output() throws a sentence when the disk is full, status() does not",
+  ignore: Deno.build.os !== "linux", // others have no /dev/full
+  async fn() {
+    const words = [Deno.execPath(), ...deno].map((word) => `'${word}'`).join(" ");
+    const inShell = async (redirection: string) => {
+      const { code, stderr } = await new Deno.Command("sh", {
+        args: ["-c", `${words} ${redirection}`],
+      }).output();
+      return { code, stderr: new TextDecoder().decode(stderr) };
+    };
+    const { code, stderr } = await inShell(">/dev/full");
+    assert.equal(code, 1);
+    assert.match(stderr, /Error: Cannot write the result to stdout: No space left on device/);
+    assert.doesNotMatch(stderr, /\n\s+at /);
+    // it gets as far as its own error, whose exit status it is
+    assert.equal((await inShell("2>/dev/full")).code, 1);
+  },
+});

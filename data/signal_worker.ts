@@ -1,0 +1,55 @@
+import { fstatSync, readSync } from "node:fs";
+
+/**
+ * A worker that receives signals, which it does also while the main thread computes. It posts `ready`, and
+ * then the first signal. Soon after that it stops listening: the system itself ends the process at the
+ * next signal, whatever the threads do.
+ *
+ * @module
+ */
+
+const scope = self as unknown as { postMessage(message: "ready" | Deno.Signal): void };
+
+/**
+ * Milliseconds in which signals count as one. `deno task` forwards a signal that the process group has
+ * received, and `timeout` sends to the process and to its group.
+ */
+const REPEATED_MS = 100;
+
+const signals: Deno.Signal[] = Deno.build.os === "windows"
+  ? ["SIGINT", "SIGBREAK", "SIGHUP"]
+  : ["SIGINT", "SIGTERM", "SIGHUP"];
+const ignored = isUnderNohup() ? ["SIGHUP"] : [];
+const listeners = signals.filter((signal) => !ignored.includes(signal))
+  .map((signal) => [signal, () => receive(signal)] as const);
+
+let received = false;
+
+function receive(signal: Deno.Signal): void {
+  if (received) return;
+  received = true;
+  scope.postMessage(signal);
+  setTimeout(() => {
+    for (const listener of listeners) Deno.removeSignalListener(...listener);
+  }, REPEATED_MS);
+}
+
+/**
+ * Whether `nohup` has put a file that cannot be read in place of the terminal. That it also ignores SIGHUP
+ * cannot be seen, and `deno task` undoes it.
+ */
+function isUnderNohup(): boolean {
+  if (Deno.build.os === "windows") return false;
+  try {
+    if (fstatSync(0).isCharacterDevice() && !Deno.stdin.isTerminal()) {
+      readSync(0, new Uint8Array(1));
+    }
+    return false;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === "EBADF";
+  }
+}
+
+for (const signal of ignored) Deno.addSignalListener(signal as Deno.Signal, () => {});
+for (const listener of listeners) Deno.addSignalListener(...listener);
+scope.postMessage("ready");
