@@ -38,7 +38,7 @@ import {
   type TrainStepBench,
   trainStepName,
 } from "./train_step.ts";
-import { command, output, realNumber, run, status } from "../data/command.ts";
+import { command, commandLine, output, realNumber, run, status } from "../data/command.ts";
 import { type Device, openDevice } from "../kernels/device.ts";
 import type { PresetName } from "../model/config.ts";
 import type { Precision } from "../model/precision.ts";
@@ -157,7 +157,7 @@ async function main(options: Options): Promise<number> {
   }
 
   const report: Report = {
-    command: ["deno task bench", ...howMeasured(Deno.args).map(quoted)].join(" "),
+    command: commandLine(["deno", "task", "bench", ...howMeasured(Deno.args)]),
     date: new Date().toISOString().slice(0, 10),
     deno: Deno.version.deno,
     device: { name: device.name, backend: device.backend, isCpu: device.isCpu },
@@ -192,11 +192,6 @@ async function main(options: Options): Promise<number> {
 function howMeasured(args: readonly string[]): string[] {
   const isFile = (arg: string | undefined) => arg === "--json" || arg === "--compare";
   return args.filter((arg, i) => !/^--(json|compare)(=|$)/.test(arg) && !isFile(args[i - 1]));
-}
-
-/** A word of a command as one types it. */
-function quoted(word: string): string {
-  return /\s/.test(word) ? `"${word}"` : word;
 }
 
 /** Shows a line at most every two seconds, the first one after two. */

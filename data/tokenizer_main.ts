@@ -9,7 +9,7 @@ import {
   writeSync,
 } from "node:fs";
 import { dirname } from "node:path";
-import { command, output, run, status, wholeNumber } from "./command.ts";
+import { command, commandLine, output, run, status, wholeNumber } from "./command.ts";
 import { byteCount, DataProgressDisplay, duration } from "./progress.ts";
 import { openSources, parseDataSpec, type Source } from "./sources.ts";
 import { unitsOf } from "./tokenize.ts";
@@ -63,7 +63,8 @@ const program = command("tokenizer", "Train a byte-level BPE tokenizer on a text
         }
         const seconds = (performance.now() - start) / 1000;
         status(`read ${byteCount(training.bytes)} of ${name} in ${duration(seconds)}`);
-        output(`${out}: ${made} tokens; to use it: deno task train --tokenizer ${out}\n`);
+        const use = commandLine(["deno", "task", "train", "--tokenizer", out]);
+        output(`${out}: ${made} tokens; to use it: ${use}\n`);
       } finally {
         display.close();
       }

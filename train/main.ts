@@ -2,6 +2,7 @@ import type { SingleBar } from "cli-progress";
 import { Option } from "commander";
 import {
   command,
+  commandLine,
   listenForInterrupts,
   output,
   print,
@@ -154,12 +155,12 @@ async function main(options: Partial<TrainOptions>): Promise<number> {
       if (event.kind !== "end") continue;
       display.close();
       if (event.reason === "interrupted") {
-        status(`stopped after step ${event.step}; to go on: deno task train${argumentsGiven()}`);
+        status(`stopped after step ${event.step}; to go on: ${commandGiven()}`);
         return interrupts.exitCode;
       }
       const { out } = options;
-      const run = out === undefined || out === DEFAULT_OPTIONS.out ? "" : ` --run ${asTyped(out)}`;
-      const hear = `deno task generate${run} "Once upon a time"`;
+      const run = out === undefined || out === DEFAULT_OPTIONS.out ? [] : ["--run", out];
+      const hear = commandLine(["deno", "task", "generate", ...run]) + ' "Once upon a time"';
       status(`done: ${event.step} steps; to hear a story: ${hear}`);
       try {
         output(`${event.path}\n`);
@@ -171,22 +172,17 @@ async function main(options: Partial<TrainOptions>): Promise<number> {
   } catch (error) {
     if (!interrupts.signal.aborted || !display.preparing) throw error;
     display.close();
-    status(`stopped before the first step; to go on: deno task train${argumentsGiven()}`);
+    status(`stopped before the first step; to go on: ${commandGiven()}`);
     return interrupts.exitCode;
   } finally {
     display.close();
   }
 }
 
-/** The options as they were typed, but --fresh, which would start over. */
-function argumentsGiven(): string {
-  return Deno.args.filter((argument) => argument !== "--fresh")
-    .map((argument) => ` ${asTyped(argument)}`)
-    .join("");
-}
-
-function asTyped(argument: string): string {
-  return /^[\w./=:-]+$/.test(argument) ? argument : JSON.stringify(argument);
+/** The command as it was typed, but --fresh, which would start over. */
+function commandGiven(): string {
+  const words = Deno.args.filter((argument) => argument !== "--fresh");
+  return commandLine(["deno", "task", "train", ...words]);
 }
 
 /** Shows events: on a terminal with a bar at the bottom, elsewhere line by line. */

@@ -37,7 +37,7 @@ Deno.test("bench measures what the filter names, compares, and fails if it got s
 
   const written = parseReport(lines.at(-1)!, "stdout");
   assert.deepEqual(written, JSON.parse(file));
-  assert.equal(written.command, `deno task bench --scaling --filter "${filter}"`);
+  assert.equal(written.command, `deno task bench --scaling --filter '${filter}'`);
   assert.deepEqual(written.scaling!.points.map(({ name }) => name), [filter]);
   const names = written.results.map(({ name }) => name.split(" ")[0]);
   assert.deepEqual(names, ["copy", "copy", "matmul"], "no more than the roofline");

@@ -1,4 +1,6 @@
 import assert from "node:assert/strict";
+import { commandLine } from "../../data/command.ts";
+import { terminalText } from "../../files/printable.ts";
 import { fromFileUrl } from "../paths.ts";
 
 const child = fromFileUrl(new URL("printed.ts", import.meta.url));
@@ -122,4 +124,70 @@ Deno.test({
     // it gets as far as its own error, whose exit status it is
     assert.equal((await inShell("2>/dev/full")).code, 1);
   },
+});
+
+const WORDS = [
+  "",
+  "plain/path.txt",
+  "two words",
+  "/x/$(touch touched).txt",
+  "`touch touched`",
+  "$HOME ${HOME}",
+  "it's",
+  "'; touch touched; '",
+  'say "hi"',
+  "a\nb\n",
+  "tab\there",
+  "bell\x07 escape\x1b[2J return\r",
+  "\u202ereversed",
+  "!! !x",
+  "--out",
+  "-5 degrees",
+  "back\\slash\\",
+  "\\n %s %d",
+  "~",
+  "~/x",
+  "*.txt",
+  "{a,b}",
+  "#comment",
+  "=ls",
+  "a=b",
+  "a&b|c;d<e>f",
+  "größe 🦆",
+];
+
+Deno.test({
+  name: "commandLine() quotes words so that POSIX shells pass them on as they are and run nothing",
+  ignore,
+  async fn() {
+    const cwd = Deno.makeTempDirSync();
+    try {
+      const line = commandLine(["printf", "%s\\0", ...WORDS], "linux");
+      assert.equal(terminalText(line), line); // what is printed can be pasted
+      const { stdout } = await new Deno.Command("sh", { args: ["-c", line], cwd }).output();
+      assert.deepEqual(new TextDecoder().decode(stdout).split("\0").slice(0, -1), WORDS);
+      assert.deepEqual([...Deno.readDirSync(cwd)], []);
+    } finally {
+      Deno.removeSync(cwd, { recursive: true });
+    }
+  },
+});
+
+Deno.test("commandLine() quotes words for PowerShell so that cmd runs nothing either", () => {
+  const quoted: [word: string, expected: string][] = [
+    ["runs\\my-run", "runs\\my-run"],
+    ["--out", "--out"],
+    ["--out=x.y", '"--out=x.y"'], // PowerShell would divide it
+    ["", '""'],
+    ["two words", '"two words"'],
+    ["C:\\my runs\\", '"C:\\my runs\\\\"'],
+    ["it's & calc", '"it\'s & calc"'],
+    ["$(calc) `n", '"`$(calc) ``n"'],
+    ['a" & calc', '"a$([char]34) & calc"'],
+    ["a\u201d; calc", '"a`\u201d; calc"'],
+    ["a\nb\x1b", '"a$([char]10)b$([char]27)"'],
+    ["a,b", '"a,b"'],
+    ["größe", '"größe"'],
+  ];
+  for (const [word, expected] of quoted) assert.equal(commandLine([word], "windows"), expected);
 });
