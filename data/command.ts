@@ -178,6 +178,10 @@ const HINTS: readonly [pattern: RegExp, hint: string][] = [
   [/no adapter|no WebGPU/, "See what is missing and how to mend it: deno task doctor"],
   [/ran out of memory/, "Try a smaller --batch-size, --context-length or --preset"],
   [/was lost/, "The last checkpoint is whole: the same command goes on from it"],
+  [
+    /Cannot resume .* data must/,
+    "Name the text that it is trained on with --data, wherever it lies now, or start over with --fresh",
+  ],
   [/Cannot resume/, "Start over with --fresh, which keeps the old run, or choose another --out"],
 ];
 

@@ -2,7 +2,7 @@ import { createHash } from "node:crypto";
 import { type DataSources, type DataSpec, openSources, type SourceOptions } from "./sources.ts";
 import { expectedTokens, storyEntropy } from "./stories.ts";
 import { renumbered, type TokenizedText } from "./token_file.ts";
-import { findTokenized, type TokenizedSource, tokenizeSource } from "./tokenize.ts";
+import { findTokenized, hashSource, type TokenizedSource, tokenizeSource } from "./tokenize.ts";
 import { compactTokenizer, gpt2Tokenizer, type Tokenizer } from "./tokenizer.ts";
 
 /** `compact` keeps the tokens that the data uses, `full` all there are, `auto` decides by the data. */
@@ -12,7 +12,7 @@ export type VocabularyMode = "auto" | "full" | "compact";
 export interface Corpus {
   /** What it is called in messages: `sample`, `tinystories`, or the files' names. */
   readonly name: string;
-  /** What was named, each file of the hub at the commit that was found. */
+  /** What was named: each file of the hub at the commit that was found, others by their whole paths. */
   readonly data: DataSpec;
   /** The tokenizer of both texts. */
   readonly tokenizer: Tokenizer;
@@ -103,6 +103,34 @@ export async function loadCorpus(options: CorpusOptions): Promise<Corpus> {
   };
 }
 
+/**
+ * The hash that `loadCorpus()` gives data for a model's tokenizer. It comes from the cache, or else the data is
+ * read; nothing is tokenized.
+ *
+ * @throws {Error} if the data cannot be had or read.
+ */
+export async function hashData(
+  options: CorpusOptions & { readonly tokenizer: Tokenizer },
+): Promise<string> {
+  const sources = await openSources(options.data, options);
+  const found = find(options.tokenizer, sources, options) ??
+    find(await gpt2Tokenizer(), sources, options);
+  if (found) {
+    found.training.close();
+    found.validation.close();
+    return found.hash;
+  }
+  const { training, validation } = sources;
+  const hash = await hashSource(training, options);
+  return hashOf(hash, validation && await hashSource(validation, options));
+}
+
+/** The hash of a data set, by those of its documents. */
+function hashOf(training: string, validation: string | undefined): string {
+  if (validation === undefined) return training;
+  return createHash("sha256").update(training).update(validation).digest("hex");
+}
+
 /** Tokenizes a whole data set for evaluation, holding nothing back. */
 export async function loadWhole(
   options: Omit<CorpusOptions, "data" | "tokenizer" | "baseTokenizer" | "vocabulary"> & {
@@ -173,9 +201,7 @@ function textsOf(
     validation: validation?.text ?? training.heldOut!,
     used,
     cached: training.cached && (validation?.cached ?? true),
-    hash: validation
-      ? createHash("sha256").update(training.textHash).update(validation.textHash).digest("hex")
-      : training.textHash,
+    hash: hashOf(training.textHash, validation?.textHash),
   };
 }
 

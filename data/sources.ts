@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 import { closeSync, existsSync, openSync, readdirSync, readSync, statSync } from "node:fs";
-import { basename, join } from "node:path";
+import { basename, join, resolve } from "node:path";
 import { createGunzip } from "node:zlib";
 import { linePieces, type Piece, textPieces } from "./documents.ts";
 import { hubFile, type HubOptions, parseHubSpec } from "./hub.ts";
@@ -67,13 +67,41 @@ export function parseDataSpec(words: readonly string[]): DataSpec {
   return isSet ? word as DataSpec : words;
 }
 
+/**
+ * What is asked for, in the words of `found` wherever it names the same: a revision is that of `found` if
+ * `asked` leaves it open, and a path that is written in another way is the same path.
+ */
+export function asFound(asked: DataSpec, found: DataSpec): DataSpec {
+  if (typeof asked === "string" || typeof found === "string") {
+    return typeof asked === typeof found && isSameSpec(asked as string, found as string)
+      ? found
+      : asked;
+  }
+  return asked.map((spec, i) => {
+    const other = found[i];
+    return other !== undefined && isSameSpec(spec, other, { isPath: true }) ? other : spec;
+  });
+}
+
+function isSameSpec(asked: string, found: string, { isPath = false } = {}): boolean {
+  if (asked === found || asked === found.replace(/^(hf:.*|tinystories)@.*$/, "$1")) return true;
+  return isPath && ![asked, found].some((spec) => spec.startsWith("hf:")) &&
+    resolve(asked) === resolve(found);
+}
+
 /** Whether two namings mean the same data, if `asked` leaves revisions open that `found` has. */
 export function isSameData(asked: DataSpec, found: DataSpec): boolean {
-  const [a, b] = [asked, found].map((data) => typeof data === "string" ? [data] : data);
-  return a!.length === b!.length &&
-    a!.every((spec, i) =>
-      spec === b![i] || spec === b![i]!.replace(/^(hf:.*|tinystories)@.*$/, "$1")
-    );
+  return JSON.stringify(asFound(asked, found)) === JSON.stringify(found);
+}
+
+/**
+ * A path or pattern so that it means the same in another working directory. A pattern stays as it is if the
+ * working directory's own name would be one.
+ */
+function fromRoot(spec: string): string {
+  const isPattern = /[*?[{]/;
+  const stays = isPattern.test(spec) && isPattern.test(resolve("."));
+  return stays && !statSync(spec, { throwIfNoEntry: false }) ? spec : resolve(spec);
 }
 
 /** A data set: what to train on and, where it brings one, what to validate with. */
@@ -82,7 +110,7 @@ export interface DataSources {
   readonly training: Source;
   /** The data set's own validation text. */
   readonly validation?: Source;
-  /** What was named, each file of the hub at the commit that was found. */
+  /** What was named: each file of the hub at the commit that was found, others by their whole paths. */
   readonly data: DataSpec;
 }
 
@@ -116,7 +144,7 @@ export async function openSources(
   }
   if (typeof data !== "string") {
     const found = await findFiles(data, options);
-    const pinned = data.map((spec, i) => found[i]![0]!.pinned ?? spec);
+    const pinned = data.map((spec, i) => found[i]![0]!.pinned ?? fromRoot(spec));
     return { training: sourceOf(found.flat(), options), data: pinned };
   }
   const { dataVersion = "v2" } = options;

@@ -441,6 +441,30 @@ async function appendAll(
   return hash.digest("hex");
 }
 
+/**
+ * The hash that `tokenizeSource()` gives a source's documents, without tokenizing them: they are only read and
+ * cleaned.
+ */
+export async function hashSource(
+  source: Source,
+  options: Pick<TokenizeOptions, "tokenizer" | "workers" | "signal" | "onProgress">,
+): Promise<string> {
+  const { name, bytes: totalBytes } = source, { signal, onProgress = () => {} } = options;
+  const hash = createHash("sha256");
+  const pool = await openPoolFor(source, { ...options, holdOut: false });
+  try {
+    const spare: ArrayBuffer[] = [], done = Infinity;
+    for await (const { unit, bytesRead } of tokenizeUnits(source, pool, { done, spare, signal })) {
+      hash.update(unit.text);
+      if (unit.text.buffer.byteLength === USUAL_MEMORY) spare.push(unit.text.buffer);
+      onProgress({ stage: "reading", name, doneBytes: bytesRead, totalBytes });
+    }
+  } finally {
+    pool.close();
+  }
+  return hash.digest("hex");
+}
+
 async function openPoolFor(
   source: Source,
   { tokenizer, workers = Math.min(MOST_WORKERS, navigator.hardwareConcurrency) }: TokenizeOptions,

@@ -164,6 +164,18 @@ export async function compactTokenizer(
   });
 }
 
+/** Whether a tokenizer is another one, or what `compactTokenizer()` makes of it for some text. */
+export async function isPartOf(part: Tokenizer, full: Tokenizer): Promise<boolean> {
+  if (part.endOfTextToken !== full.endOfTextToken) return false;
+  if (part.hash === full.hash) return true;
+  const [some, all] = [part, full].map(({ json }) => byteLevelTables(JSON.parse(json))?.tokens);
+  if (!some || !all || full.endOfTextToken !== END_OF_TEXT) return false;
+  const ids = new Map(all.map((token, id) => [token, id]));
+  const used = some.flatMap((token) => ids.get(token) ?? []);
+  return used.length === some.length &&
+    (await compactTokenizer(full, used)).hash === part.hash;
+}
+
 const VOCABULARY_MULTIPLE = 8;
 
 /**

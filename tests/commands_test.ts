@@ -22,12 +22,16 @@ interface Result {
 async function task(
   name: string,
   args: string[],
-  { input = "", env = {} }: { input?: string; env?: Record<string, string> } = {},
+  { input = "", env = {}, cwd = root }: {
+    input?: string;
+    env?: Record<string, string>;
+    cwd?: string;
+  } = {},
 ): Promise<Result> {
-  const [, ...words] = (tasks[name].command as string).split(" ");
+  const words = (tasks[name].command as string).split(" ").slice(1), script = words.pop()!;
   const child = new Deno.Command(Deno.execPath(), {
-    args: [...words, ...args],
-    cwd: root,
+    args: [...words, join(root, script), ...args],
+    cwd,
     env,
     stdin: "piped",
     stdout: "piped",
@@ -131,6 +135,52 @@ Deno.test("eval measures a checkpoint on a text", async () => {
   assert.ok(
     Math.abs(perplexity - Math.exp(loss)) < 1e-9 * perplexity && tokens > 5 && bitsPerByte > 0,
   );
+});
+
+Deno.test("eval and train find a run's text from any directory, and know it by its content", async () => {
+  const home = join(directory, "home"), away = join(directory, "away");
+  for (const path of [home, away]) Deno.mkdirSync(path);
+  const stories = Array.from({ length: 40 }, (_, i) => `Story ${i}: a girl named Lily.`);
+  const text = stories.join("\n<|endoftext|>\n");
+  Deno.writeTextFileSync(join(home, "lily.txt"), text);
+  const shape = "--preset nano --steps 1 --batch-size 1 --context-length 8 --eval-every 0".split(
+    " ",
+  );
+  const training = await task("train", ["--data", "lily.txt", "--out", "run", ...shape], {
+    cwd: home,
+  });
+  assert.equal(training.code, 0, training.stderr);
+
+  const run = ["--run", join("..", "home", "run")];
+  const measure = async (...args: string[]) => {
+    const { code, stdout, stderr } = await task("eval", [...run, "--json", ...args], { cwd: away });
+    assert.equal(code, 0, stderr);
+    return JSON.parse(stdout);
+  };
+  const heldOut = await measure();
+  assert.equal(heldOut.data, "held out of lily.txt");
+  Deno.renameSync(join(home, "lily.txt"), join(away, "moved.txt"));
+  assert.deepEqual(await measure("--data", "./moved.txt"), {
+    ...heldOut,
+    data: "held out of moved.txt",
+  });
+
+  const gone = await task("eval", run, { cwd: away });
+  assert.equal(gone.code, 1);
+  assert.match(
+    gone.stderr,
+    /its data must be readable: \S+lily\.txt: there is no such file; name the text .* --data\n$/,
+  );
+  Deno.writeTextFileSync(join(home, "lily.txt"), text.replace("Story 3", "Story 4"));
+  const changed = await task("eval", run, { cwd: away });
+  assert.equal(changed.code, 1);
+  assert.match(changed.stderr, /must stay what it was: lily\.txt has changed since; name the text/);
+  const out = ["--out", join("..", "home", "run"), "--steps", "2"];
+  const refused = await task("train", out, { cwd: away });
+  assert.equal(refused.code, 1);
+  assert.match(refused.stderr, /lily\.txt has changed since\nName the text .* with --data/);
+  const resumed = await task("train", [...out, "--data", "moved.txt"], { cwd: away });
+  assert.equal(resumed.code, 0, resumed.stderr);
 });
 
 Deno.test("compare writes a table to stdout and a plot to a file", async () => {

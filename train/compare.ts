@@ -181,11 +181,20 @@ function firstSpeed(path: string): number {
 /** Options that change what a run reports and keeps, and nothing that it learns. */
 const REPORTING = ["logEvery", "sampleEvery", "saveEvery", "keep"];
 
+/** Options that name a text, which is the same if its hash is: under any name, at any path. */
+const NAMING_DATA = ["data", "dataVersion", "textField"];
+
 /** What differs between runs, as flags and a value for each run. */
 export function differences(runs: readonly ComparedRun[]): [name: string, values: string[]][] {
   const rows = new Map<string, unknown[]>();
+  const isSame = (hash: (run: ComparedRun) => string) => new Set(runs.map(hash)).size === 1;
+  const left = new Set([
+    ...REPORTING,
+    ...(isSame(({ dataHash }) => dataHash) ? NAMING_DATA : []),
+    ...(isSame(({ tokenizerHash }) => tokenizerHash) ? ["tokenizer"] : []),
+  ]);
   for (const name of new Set(runs.flatMap(({ options }) => Object.keys(options)))) {
-    if (!REPORTING.includes(name)) rows.set(flagOf(name), runs.map(({ options }) => options[name]));
+    if (!left.has(name)) rows.set(flagOf(name), runs.map(({ options }) => options[name]));
   }
   rows.set("trained on", runs.map(({ adapter }) => adapter));
   const text = (value: unknown) => {

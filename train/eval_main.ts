@@ -1,7 +1,7 @@
-import { dirname } from "node:path";
+import { basename, dirname, resolve } from "node:path";
 import { Option } from "@commander-js/extra-typings";
 import { command, output, run, status, wholeNumber } from "../data/command.ts";
-import { loadCorpus, loadWhole } from "../data/corpus.ts";
+import { type CorpusOptions, hashData, loadCorpus, loadWhole } from "../data/corpus.ts";
 import { DataProgressDisplay } from "../data/progress.ts";
 import { type DataProgress, parseDataSpec } from "../data/sources.ts";
 import { findNamedModel } from "../generate/command.ts";
@@ -51,24 +51,45 @@ const program = command("eval", "Measure how well a trained model predicts a tex
       for (const [key, variant] of choices ?? []) device.choices.set(key, variant);
       const model = loadSource(device, source);
       const { tokenizer } = model;
+      const checkpoints = source.checkpoint && dirname(resolve(source.checkpoint));
       const reading = {
         ...hearing,
-        ...(state ? { cacheDirectory: cacheBeside(dirname(dirname(source.checkpoint!))) } : {}),
+        // one that was copied out of its run has no cache beside it
+        ...(checkpoints && basename(checkpoints) === "checkpoints"
+          ? { cacheDirectory: cacheBeside(dirname(checkpoints)) }
+          : {}),
       };
-      const heldOut = async () => {
-        const { data = "sample", dataVersion, textField } = saved ?? {};
-        const corpus = await loadCorpus({ data, dataVersion, textField, tokenizer, ...reading });
+      const heldOut = async (from: Omit<CorpusOptions, "tokenizer">) => {
+        const refuse = (requirement: string, reason: string) =>
+          new RangeError(
+            `Cannot evaluate ${path} on what it held out as its data must ${requirement}: ${reason}; ` +
+              `name the text that it is trained on, or another one, with --data`,
+          );
+        const corpus = await loadCorpus({ ...from, tokenizer, ...reading }).catch((error) => {
+          const [, reason] = /^Cannot read data files? (.*)/s.exec((error as Error).message) ?? [];
+          if (options.data || reason === undefined) throw error;
+          throw refuse("be readable", reason);
+        });
+        if (state && corpus.hash !== state.data.hash) {
+          throw refuse("stay what it was", `${corpus.name} has changed since`);
+        }
         const name = `${corpus.ownValidation ? "validation text" : "held out"} of ${corpus.name}`;
         return { text: corpus.validation, name };
       };
-      const other = async (data: string[]) => {
-        const { textField } = options;
+      const other = async (words: string[]) => {
+        const from = { data: parseDataSpec(words), textField: options.textField };
+        // the run's own text, wherever it lies now, was trained on but for what was held out
+        if (state && await hashData({ ...from, tokenizer, ...reading }) === state.data.hash) {
+          return await heldOut(from);
+        }
         return {
-          text: await loadWhole({ data: parseDataSpec(data), textField, tokenizer, ...reading }),
-          name: data.join(", "),
+          text: await loadWhole({ ...from, tokenizer, ...reading }),
+          name: words.join(", "),
         };
       };
-      const { text, name } = await (options.data ? other(options.data) : heldOut());
+      const { data = "sample", dataVersion, textField } = saved ?? {};
+      const { text, name } =
+        await (options.data ? other(options.data) : heldOut({ data, dataVersion, textField }));
       display.close();
       const maxTokens = options.tokens || Infinity;
       const some = text.length > maxTokens ? `the first ${maxTokens} of ` : "";

@@ -1,5 +1,5 @@
 import type { VocabularyMode } from "../data/corpus.ts";
-import { type DataSpec, isSameData } from "../data/sources.ts";
+import type { DataSpec } from "../data/sources.ts";
 import { printable, quoted } from "../files/printable.ts";
 import { type GptConfig, type PresetName, PRESETS } from "../model/config.ts";
 import type { Precision } from "../model/precision.ts";
@@ -431,15 +431,13 @@ export function batchShapeOf(
   };
 }
 
-/** Options that decide what the checkpoint's tensors and data mean, and so cannot change on resume. */
+/** Options that name what a run is made from, which a resumed run may name anew: see `renamed.ts`. */
+export const NAMING = ["data", "dataVersion", "textField", "tokenizer", "initFrom"] as const;
+
+/** Options that decide what the checkpoint's tensors mean, and so cannot change on resume. */
 const FIXED = [
   "preset",
-  "data",
-  "dataVersion",
-  "textField",
-  "tokenizer",
   "vocabulary",
-  "initFrom",
   "freeze",
   "loraRank",
   "loraAlpha",
@@ -456,8 +454,17 @@ const FIXED = [
 const OUTSIDE: readonly string[] = ["out", "fresh", "workers"];
 
 /** Whether an option is given: `auto` leaves the choice open. */
-function isGiven(value: unknown): boolean {
+export function isGiven(value: unknown): boolean {
   return value !== undefined && value !== "auto";
+}
+
+/** The refusal of an option that a resumed run cannot change. */
+export function mustStay(name: string, value: unknown, saved: unknown, path: string): RangeError {
+  const text = (value: unknown) => printable(String(value ?? "absent"));
+  return new RangeError(
+    `Cannot resume ${path} as ${flagOf(name)} must stay ${text(saved)}: ` +
+      `current value is ${text(value)}`,
+  );
 }
 
 /** Names of the options that are typed, in the order of `TrainOptions`. */
@@ -476,30 +483,22 @@ export function keptOptions(options: ResolvedOptions): Record<string, unknown> {
  * The options of a resumed run, and which of them were typed: those it was started with, changed by what is
  * given now.
  *
+ * @param renamed new names for what the run is made from.
  * @throws {RangeError} if a given option contradicts the checkpoint, naming both values.
  */
 export function resumeOptions(
   given: Partial<TrainOptions>,
   { options: saved, typed }: { options: Record<string, unknown>; typed: readonly string[] },
   path: string,
+  renamed: Partial<TrainOptions> = {},
 ): { options: TrainOptions; typed: string[] } {
   for (const name of FIXED) {
     const value = given[name];
-    if (!isGiven(value)) continue;
-    const same = name === "data"
-      ? isSameData(value as DataSpec, saved.data as DataSpec)
-      : JSON.stringify(value) === JSON.stringify(saved[name]);
-    if (!same) {
-      const text = (v: unknown) => Array.isArray(v) ? v.join(" ") : String(v ?? "absent");
-      throw new RangeError(
-        `Cannot resume ${path} as ${flagOf(name)} must stay ${text(saved[name])}: ` +
-          `current value is ${text(value)}`,
-      );
-    }
+    if (isGiven(value) && value !== saved[name]) throw mustStay(name, value, saved[name], path);
   }
   const changed = Object.entries(given).filter(([name, value]) =>
-    isGiven(value) && !(FIXED as readonly string[]).includes(name)
-  );
+    isGiven(value) && ![...FIXED, ...NAMING].includes(name as typeof FIXED[number])
+  ).concat(Object.entries(renamed));
   const options = { ...DEFAULT_OPTIONS, ...saved, ...Object.fromEntries(changed) } as TrainOptions;
   const names = new Set([...typed, ...changed.map(([name]) => name)]);
   // with another number of steps or passes the old total no longer holds

@@ -5,7 +5,13 @@ import type { HubOptions } from "../data/hub.ts";
 import { loadTokenizer } from "../data/load_tokenizer.ts";
 import type { Tokenizer } from "../data/tokenizer.ts";
 import { resolvePrecision } from "../generate/load.ts";
-import { fillModel, findModel, hashModel, type ModelSource } from "../generate/source.ts";
+import {
+  fillModel,
+  findModel,
+  hashModel,
+  MODEL_NAMES,
+  type ModelSource,
+} from "../generate/source.ts";
 import { type Device, openDevice } from "../kernels/device.ts";
 import { size } from "../kernels/tensor.ts";
 import { newestCheckpoint } from "../model/checkpoint.ts";
@@ -39,6 +45,7 @@ import { checkState, readCheckpoint, restore, type Resumed } from "./state.ts";
 import { createTrainStep } from "./step.ts";
 import { learningRateAt, type Schedule } from "./schedule.ts";
 import { steps } from "./steps.ts";
+import { findRenamed, wholeSpec } from "./renamed.ts";
 import { recordTuned, tuningFileIn } from "./tuning.ts";
 
 export type { TrainEvent } from "./events.ts";
@@ -97,7 +104,7 @@ export async function* train(
 /** The training itself, in a run directory that is ours. */
 async function* trainIn(
   run: RunDirectory,
-  { device, signal, hub, wanted, resumed }: {
+  { device, signal, hub, wanted, resumed: found }: {
     device: Device;
     signal: AbortSignal | undefined;
     hub: Pick<HubOptions, "environment">;
@@ -105,8 +112,14 @@ async function* trainIn(
     resumed: Resumed | undefined;
   },
 ): AsyncGenerator<TrainEvent> {
+  const places = { ...hub, cacheDirectory: cacheBeside(run.path) };
+  const renamed = found &&
+    (yield* reporting((hearing) => findRenamed(wanted, found, places, hearing), signal));
+  const resumed = found && renamed?.source
+    ? { ...found, state: { ...found.state, source: renamed.source } }
+    : found;
   const { options: merged, typed } = resumed
-    ? resumeOptions(wanted, resumed.state, resumed.path)
+    ? resumeOptions(wanted, resumed.state, resumed.path, renamed?.options)
     : { options: { ...DEFAULT_OPTIONS, ...wanted }, typed: typedNames(wanted) };
   const initial = resumed ? undefined : yield* findInitial(merged, { ...hub, signal });
   const beginning = resumed?.config ?? initial?.config;
@@ -132,7 +145,7 @@ async function* trainIn(
   }
   const corpus = yield* reporting(async (hearing) =>
     await loadCorpus({
-      ...hub,
+      ...places,
       ...hearing,
       data: given.data === "auto" ? "sample" : given.data,
       dataVersion: given.dataVersion,
@@ -142,7 +155,10 @@ async function* trainIn(
       ...(resumed || initial
         ? { tokenizer: (resumed ?? initial)!.tokenizer }
         : { baseTokenizer: await tokenizerOf(given, hub, hearing) }),
-      cacheDirectory: cacheBeside(run.path),
+    }).catch((error) => {
+      const [, reason] = /^Cannot read data files? (.*)/s.exec((error as Error).message) ?? [];
+      if (!resumed || reason === undefined || renamed?.options.data) throw error;
+      throw new Error(`Cannot resume ${resumed.path} as its data must be readable: ${reason}`);
     }), signal);
   try {
     yield* trainOn(corpus, run, {
@@ -195,7 +211,12 @@ async function* trainOn(
     seed: given.seed,
     padding: tokenizer.endOfText,
   });
-  const options = resolveOptions({ ...given, data: corpus.data }, {
+  const named = {
+    data: corpus.data,
+    tokenizer: wholeSpec(given.tokenizer, ["gpt2"]),
+    initFrom: wholeSpec(given.initFrom, Object.keys(MODEL_NAMES)),
+  };
+  const options = resolveOptions({ ...given, ...named }, {
     preset,
     precision,
     defaults,

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
-import { loadCorpus, loadWhole } from "../../data/corpus.ts";
+import { hashData, loadCorpus, loadWhole } from "../../data/corpus.ts";
 import type { TokenizedText } from "../../data/token_file.ts";
 import { byteLevelTokenizer, gpt2Tokenizer } from "../../data/tokenizer.ts";
 import { HubServer } from "./hub_server.ts";
@@ -89,6 +89,19 @@ Deno.test("loadCorpus() gives the ids of a model's tokenizer, from the cache of 
   assert.equal(readdirSync(cacheDirectory).length, 1);
 });
 
+Deno.test("hashData() gives the hash of loadCorpus(), from the cache or by reading, in any format", async () => {
+  const cacheDirectory = join(directory, "hashed");
+  const { tokenizer, hash, close } = await loadCorpus({ data: [file], cacheDirectory });
+  close();
+  const lines = write("stories.jsonl", documents.map((t) => JSON.stringify({ t })).join("\n"));
+  assert.equal(await hashData({ data: [file], tokenizer, cacheDirectory }), hash);
+  assert.equal(await hashData({ data: [file], tokenizer }), hash);
+  assert.equal(await hashData({ data: [lines], textField: "t", tokenizer, cacheDirectory }), hash);
+  const less = write("fewer.txt", documents.slice(1).join("\n<|endoftext|>\n"));
+  assert.notEqual(await hashData({ data: [less], tokenizer, cacheDirectory }), hash);
+  assert.equal(readdirSync(cacheDirectory).length, 1, "something was tokenized");
+});
+
 Deno.test("loadCorpus() takes another tokenizer whole, unless it is to be compact", async () => {
   const { vocab, merges } = JSON.parse((await gpt2Tokenizer()).json).model;
   const baseTokenizer = await byteLevelTokenizer({
@@ -122,6 +135,11 @@ Deno.test("loadCorpus() validates with the text that a data set brings", async (
     await loadCorpus(options);
   assert.equal(tokenizer.decode(all(training)), "One.<|endoftext|>Two.<|endoftext|>");
   assert.equal(tokenizer.decode(all(validation)), "Three.<|endoftext|>");
+  assert.equal(await hashData({ ...options, tokenizer }), hash);
+  assert.equal(
+    await hashData({ ...options, tokenizer, cacheDirectory: join(directory, "no") }),
+    hash,
+  );
   assert.deepEqual([ownValidation, name, data], [
     true,
     "tinystories",

@@ -1,8 +1,9 @@
 import assert from "node:assert/strict";
-import { join } from "node:path";
+import { join, relative, resolve } from "node:path";
 import { gzipSync } from "node:zlib";
 import { parquetWriteBuffer } from "npm:hyparquet-writer@0.17.0";
 import {
+  asFound,
   fileSource,
   isSameData,
   openSources,
@@ -283,6 +284,27 @@ Deno.test("openSources() wants a file of a repository", async () => {
   });
 });
 
+Deno.test("asFound() takes over what means the same, revisions and paths, and leaves the rest", () => {
+  const found = ["hf:o/n/f@abc", resolve("x/a.txt"), resolve("b.txt")];
+  assert.deepEqual(
+    asFound(["hf:o/n/f", "./x/a.txt", "moved/b.txt"], found),
+    [found[0], found[1], "moved/b.txt"],
+  );
+  assert.deepEqual(asFound(["hf:o/n/f@abd"], found), ["hf:o/n/f@abd"]);
+  assert.equal(asFound("tinystories", "tinystories@abc"), "tinystories@abc");
+  assert.equal(asFound("sample", found), "sample");
+  assert.deepEqual(asFound(["tinystories"], "tinystories"), ["tinystories"]);
+});
+
+Deno.test("openSources() notes files by paths that mean the same in any working directory", async () => {
+  const path = join(directory, "noted.txt");
+  Deno.writeTextFileSync(path, "A cat.");
+  const typed = relative(Deno.cwd(), path);
+  assert.deepEqual((await openSources([`./${typed}`])).data, [path]);
+  const pattern = relative(Deno.cwd(), join(directory, "note?.txt"));
+  assert.deepEqual((await openSources([pattern])).data, [join(directory, "note?.txt")]);
+});
+
 Deno.test("parseDataSpec() tells data sets from files, isSameData() revisions left open from others", () => {
   assert.equal(parseDataSpec(["sample"]), "sample");
   assert.equal(parseDataSpec(["tinystories@abc"]), "tinystories@abc");
@@ -294,4 +316,6 @@ Deno.test("parseDataSpec() tells data sets from files, isSameData() revisions le
   assert.ok(!isSameData("tinystories", "sample"));
   assert.ok(!isSameData(["a"], ["a@1"]));
   assert.ok(!isSameData(["a"], ["a", "b"]));
+  assert.ok(isSameData(["./b/../a*.txt"], [resolve("a*.txt")]));
+  assert.ok(!isSameData(["sample"], "sample"));
 });

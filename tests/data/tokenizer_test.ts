@@ -1,6 +1,12 @@
 import assert from "node:assert/strict";
 import { Random } from "../../data/random.ts";
-import { compactTokenizer, gpt2Tokenizer, parseTokenizer } from "../../data/tokenizer.ts";
+import {
+  byteLevelTokenizer,
+  compactTokenizer,
+  gpt2Tokenizer,
+  isPartOf,
+  parseTokenizer,
+} from "../../data/tokenizer.ts";
 import { freshSeed } from "../seeds.ts";
 import { oddText } from "./texts.ts";
 
@@ -175,4 +181,21 @@ Deno.test("compactTokenizer() keeps all ways to a token", async () => {
   const compact = await compactTokenizer(parsed, ids);
   assert.deepEqual(JSON.parse(compact.json).model.merges, file.model.merges);
   assert.equal(compact.encodeDocument("aaaa aaa").length, parsed.encodeDocument("aaaa aaa").length);
+});
+
+Deno.test("isPartOf() knows a tokenizer and what is made compact of it, by their content", async () => {
+  const compact = await compactTokenizer(full, full.encode("Lily found a key."));
+  const other = await compactTokenizer(full, full.encode("Tom lost it."));
+  assert.ok(await isPartOf(full, full));
+  assert.ok(await isPartOf(compact, full));
+  assert.ok(await isPartOf(compact, await parseTokenizer(compact.json)));
+  assert.ok(!await isPartOf(other, compact));
+  assert.ok(!await isPartOf(full, compact));
+  assert.ok(
+    !await isPartOf(compact, await parseTokenizer(full.json, "t.json", { endOfText: "." })),
+  );
+  const tokens = Object.keys(JSON.parse(compact.json).model.vocab).slice(0, -1);
+  const merges = JSON.parse(compact.json).model.merges.map((pair: string) => pair.split(" "));
+  // the same tokens with one merge less encode otherwise
+  assert.ok(!await isPartOf(await byteLevelTokenizer({ tokens, merges: merges.slice(1) }), full));
 });

@@ -183,10 +183,13 @@ const runs = [
 ];
 
 Deno.test("differences() names the options that differ, but those of reports", () => {
-  assert.deepEqual(differences(runs), [
+  const [a, b] = runs;
+  assert.deepEqual(differences([a!, { ...b!, dataHash: "other" }]), [
     ["--learning-rate", ["1", "0.5"]],
     ["--data", ["—", "x.txt y.txt"]],
   ]);
+  // the same text under two names
+  assert.deepEqual(differences(runs), [["--learning-rate", ["1", "0.5"]]]);
   assert.deepEqual(differences([runs[0]!, runs[0]!]), []);
 });
 
@@ -209,9 +212,8 @@ Deno.test("compareTable() puts the runs' last and best figures in columns", () =
       "a       1 k      2     800    2.0 s  5.6e6  6.000      3.000  5.000 at 400",
       "b    1.23 M      1     400  0:01:40  2.8e6  2.000      1.000  2.000 at 400",
       "",
-      "differs in       a  b",
+      "differs in       a    b",
       "--learning-rate  1  0.5",
-      "--data           —  x.txt y.txt",
       "",
     ].join("\n"),
   );

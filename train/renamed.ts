@@ -1,0 +1,142 @@
+import { resolve } from "node:path";
+import { hashData } from "../data/corpus.ts";
+import type { HubOptions } from "../data/hub.ts";
+import { loadTokenizer } from "../data/load_tokenizer.ts";
+import { asFound, type DataSpec } from "../data/sources.ts";
+import { isPartOf } from "../data/tokenizer.ts";
+import { printable } from "../files/printable.ts";
+import { findModel, hashModel, MODEL_NAMES } from "../generate/source.ts";
+import type { TrainerState } from "../model/checkpoint.ts";
+import type { Hearing } from "./events.ts";
+import { flagOf, isGiven, mustStay, type ResolvedOptions, type TrainOptions } from "./options.ts";
+import type { Resumed } from "./state.ts";
+
+/**
+ * What a resumed run is made from may be named anew: text, tokenizer and model can lie elsewhere, or be named from
+ * another working directory. Their content decides whether they are what the run began with.
+ *
+ * @module
+ */
+
+/** New names for what a run is made from, of the same content as under the old ones. */
+export interface Renamed {
+  options: Partial<TrainOptions>;
+  /** The model that the training began with, if it has a new name. */
+  source?: TrainerState["source"];
+}
+
+/** Where to look for what is named. */
+interface Places extends Pick<HubOptions, "environment"> {
+  cacheDirectory: string;
+}
+
+/**
+ * Compares what is named now with what a run began with.
+ *
+ * @returns the new names, where they are others.
+ * @throws {RangeError} naming both if the content is another.
+ */
+export async function findRenamed(
+  given: Partial<TrainOptions>,
+  resumed: Resumed,
+  places: Places,
+  hearing: Hearing,
+): Promise<Renamed> {
+  const { source, ...model } = await renamedModel(given, resumed, places, hearing);
+  const options = {
+    ...await renamedData(given, resumed, places, hearing),
+    ...await renamedTokenizer(given, resumed, places, hearing),
+    ...model,
+  };
+  return { options, ...(source ? { source } : {}) };
+}
+
+/** Options that say what the text is and how it is read. */
+const DATA_OPTIONS = ["data", "dataVersion", "textField"] as const;
+
+async function renamedData(
+  given: Partial<TrainOptions>,
+  { path, state, tokenizer }: Resumed,
+  places: Places,
+  hearing: Hearing,
+): Promise<Partial<TrainOptions>> {
+  const saved = state.options as unknown as ResolvedOptions;
+  const asked = { data: saved.data, dataVersion: saved.dataVersion, textField: saved.textField };
+  for (const name of DATA_OPTIONS) {
+    if (isGiven(given[name])) Object.assign(asked, { [name]: given[name] });
+  }
+  asked.data = asFound(asked.data, saved.data);
+  const changed = DATA_OPTIONS.filter((name) =>
+    JSON.stringify(asked[name]) !== JSON.stringify(saved[name])
+  );
+  if (changed.length === 0) return {};
+  // a data set of another name or edition need not be downloaded first
+  const [set, other] = [setOf(saved), setOf(asked)];
+  const hash = set !== undefined && other !== undefined && set !== other
+    ? undefined
+    : await hashData({ ...places, ...hearing, ...asked, tokenizer, workers: given.workers });
+  if (hash === state.data.hash) {
+    return Object.fromEntries(changed.map((name) => [name, asked[name]]));
+  }
+  throw new RangeError(
+    `Cannot resume ${path} as its data must stay ${describeData(saved)}: ` +
+      `${describeData(asked)} holds other text`,
+  );
+}
+
+/** What names data. */
+type DataOptions = Pick<TrainOptions, "dataVersion" | "textField"> & { data: DataSpec };
+
+/** The built-in or well-known data set that is named, with its edition, whatever its revision. */
+function setOf({ data, dataVersion }: DataOptions): string | undefined {
+  if (typeof data !== "string") return undefined;
+  const [name] = data.split("@");
+  return name === "tinystories" ? `${name} ${dataVersion ?? "v2"}` : name;
+}
+
+function describeData({ data, ...how }: DataOptions): string {
+  const flags = (["dataVersion", "textField"] as const)
+    .flatMap((name) => how[name] === undefined ? [] : [flagOf(name), how[name]]);
+  return printable([...[data].flat(), ...flags].join(" "));
+}
+
+async function renamedTokenizer(
+  given: Partial<TrainOptions>,
+  { path, state, tokenizer }: Resumed,
+  { environment }: Places,
+  { onNotice, signal }: Hearing,
+): Promise<Partial<TrainOptions>> {
+  const asked = wholeSpec(given.tokenizer, ["gpt2"]), saved = state.options.tokenizer as string;
+  if (asked === undefined || asked === wholeSpec(saved ?? "gpt2", ["gpt2"])) return {};
+  if (state.options.initFrom === undefined) {
+    const hub = { ...(environment ? { environment } : {}), onNotice, signal };
+    if (await isPartOf(tokenizer, await loadTokenizer(asked, hub))) return { tokenizer: asked };
+  }
+  throw mustStay("tokenizer", given.tokenizer, saved, path);
+}
+
+async function renamedModel(
+  given: Partial<TrainOptions>,
+  { path, state }: Resumed,
+  { environment }: Places,
+  hearing: Hearing,
+): Promise<Partial<TrainOptions> & Pick<Renamed, "source">> {
+  const names = Object.keys(MODEL_NAMES), asked = wholeSpec(given.initFrom, names);
+  const { initFrom: saved, contextLength } = state.options as unknown as ResolvedOptions;
+  if (asked === undefined || asked === wholeSpec(saved, names) || asked === state.source?.spec) {
+    return {};
+  }
+  if (state.source) {
+    const hub = environment ? { environment } : {};
+    const found = await findModel(asked, { ...hub, ...hearing, contextLength });
+    const source = { spec: found.spec, sha256: hashModel(found) };
+    if (source.sha256 === state.source.sha256) return { initFrom: asked, source };
+  }
+  throw mustStay("initFrom", given.initFrom, saved, path);
+}
+
+/** A naming so that it means the same in another working directory: names and those of the hub stay. */
+export function wholeSpec<T extends string | undefined>(spec: T, names: readonly string[]): T {
+  if (spec === undefined || spec.startsWith("hf:") || names.includes(spec)) return spec;
+  return resolve(spec) as T;
+}
