@@ -9,7 +9,8 @@ import { printable, terminalText } from "../files/printable.ts";
 
 /** A commander command with the project's manners: help after errors, nothing unknown accepted. */
 export function command(name: string, description: string): Command {
-  return new Command()
+  const program: Command = new Command();
+  return program
     .name(`deno task ${name}`)
     .description(description)
     .allowExcessArguments(false)
@@ -22,8 +23,25 @@ export function command(name: string, description: string): Command {
       // commander would ask the environment, which the commands may not see
       getOutHasColors: () => false,
       getErrHasColors: () => false,
-      outputError: (text, write) => write(`${text.replace(/^error: /, "Error: ")}`),
+      outputError: (text, write) =>
+        write(text.replace(/^error: /, "Error: ") + argumentHint(program, text)),
     });
+}
+
+/** A hint for a text or a name that commander has taken for an option, or for several arguments. */
+function argumentHint(program: Command, error: string): string {
+  if (program.registeredArguments.length === 0) return "";
+  const words = program.name().split(" ");
+  const [, unknown] = /^error: unknown option '(-.*?)'\n/s.exec(error) ?? [];
+  if (unknown !== undefined && !/^--[\w-]+$/.test(unknown)) {
+    return `What begins with - and is no option goes behind --: ${
+      commandLine([...words, "--", unknown])
+    }\n`;
+  }
+  const isText = !program.registeredArguments.some(({ variadic }) => variadic);
+  return isText && error.startsWith("error: too many arguments")
+    ? "A text of several words goes between quotes\n"
+    : "";
 }
 
 /** Parser for a whole number of at least `least`. */

@@ -25,7 +25,12 @@ const program = command("generate", "Continue a text with a trained model.")
   )
   .optionsGroup("Length:")
   .option("--max-new-tokens <n>", "most tokens to add", wholeNumber(1), 256)
-  .option("--stop <text...>", "end before any of these texts")
+  .option(
+    "--stop <text>",
+    "end before this text; may be repeated",
+    (text, others: string[]) => [...others, text],
+    [],
+  )
   .option("--samples <n>", "how many stories to tell", wholeNumber(1), 1)
   .optionsGroup("Sampling:")
   .option(
@@ -75,7 +80,7 @@ const program = command("generate", "Continue a text with a trained model.")
       const device = await openDevice();
       const model = loadSource(device, source);
       const firstSeed = options.seed ?? crypto.getRandomValues(new Uint32Array(1))[0]!;
-      const { maxNewTokens, stop = [], samples } = options;
+      const { maxNewTokens, stop, samples } = options;
       const streams = Array.from(
         { length: samples },
         (_, i) => ({ prompt, seed: (firstSeed + i) % 2 ** 32 }),

@@ -125,6 +125,18 @@ Deno.test("generate --json writes one object a story", async () => {
   );
 });
 
+Deno.test("generate --stop takes one text, may be repeated, and leaves the prompt alone", async () => {
+  const args = ["--run", out, "--seed", "3", "--max-new-tokens", "12"];
+  const prompt = "-5 degrees";
+  const { stdout: whole } = await task("generate", [...args, "--", prompt]);
+  const story = whole.slice(prompt.length, -1),
+    [early, late] = [story.slice(2, 4), story.slice(6, 8)];
+  const stops = ["--stop", late, "--stop", early];
+  const { stdout, stderr } = await task("generate", [...args, ...stops, "--", prompt]);
+  const ends = [early, late].map((text) => story.indexOf(text));
+  assert.equal(stdout, `${prompt}${story.slice(0, Math.min(...ends))}\n`, stderr);
+});
+
 Deno.test("eval measures a checkpoint on a text", async () => {
   await trained();
   const text = join(directory, "text.txt");
@@ -379,6 +391,17 @@ const MISTAKES: [name: string, args: string[], message: RegExp][] = [
   ],
   ["generate", ["--checkpoint", join(directory, "none")], /trainer_state\.json is missing/],
   ["generate", ["--top-p", "0"], /topP must be above 0/],
+  [
+    "generate",
+    ["-5 degrees"],
+    /^Error: unknown option '-5 degrees'\nWhat begins .* --: deno task generate -- \S-5 degrees\S\n/,
+  ],
+  [
+    "generate",
+    ["Once", "upon"],
+    /^Error: too many arguments.*\nA text of several words goes between/,
+  ],
+  ["prepare", ["-x.txt"], /goes behind --: deno task prepare -- -x\.txt\n/],
   [
     "generate",
     ["--model", "gpt3"],
