@@ -372,7 +372,8 @@ function validateState(state: JsonObject, file: string): TrainerState {
   const isScale = Number.isFinite(lossScale) && lossScale as number > 0;
   check(state, "lossScale", "a positive number", isScale);
   const best = state.bestValidationLoss;
-  check(state, "bestValidationLoss", "a number or null", best === null || Number.isFinite(best));
+  const isLoss = Number.isFinite(best) && best as number >= 0;
+  check(state, "bestValidationLoss", "a non-negative number or null", best === null || isLoss);
   check(state, "tokenizerHash", "text", typeof state.tokenizerHash === "string");
   for (const name of ["schedule", "options", "data", "tuning", "files"]) {
     check(state, name, "an object", isObject(state[name]));

@@ -372,7 +372,7 @@ export function resolveOptions(
     return [name, stays ? before : value(chosen)];
   });
   const resolved = { ...chosen, ...Object.fromEntries(derived) } as ResolvedOptions;
-  checkRates(resolved);
+  checkRates(resolved, began);
   return resolved;
 }
 
@@ -409,14 +409,19 @@ const DERIVED: Readonly<
 /**
  * Makes sure that the learning rate does not rise towards its minimum.
  *
+ * @param began the options up to now, if the run is resumed.
  * @throws {RangeError} naming the flag and both values.
  */
-export function checkRates({ learningRate, minLearningRate }: Partial<TrainOptions>): void {
+export function checkRates(
+  { learningRate, minLearningRate }: Partial<TrainOptions>,
+  began?: ResolvedOptions,
+): void {
   if (learningRate === undefined || minLearningRate === undefined) return;
   if (minLearningRate <= learningRate) return;
   throw new RangeError(
     `Cannot train as --min-learning-rate must be at most --learning-rate, which is ${learningRate}: ` +
-      `current value is ${minLearningRate}`,
+      `current value is ${minLearningRate}` +
+      (began?.minLearningRate === minLearningRate ? ", as the run began" : ""),
   );
 }
 

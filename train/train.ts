@@ -215,6 +215,7 @@ async function* trainOn(
     data: corpus.data,
     tokenizer: wholeSpec(given.tokenizer, ["gpt2"]),
     initFrom: wholeSpec(given.initFrom, Object.keys(MODEL_NAMES)),
+    vocabulary: resumed || initial ? given.vocabulary : corpus.vocabulary,
   };
   const options = resolveOptions({ ...given, ...named }, {
     preset,

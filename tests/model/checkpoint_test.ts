@@ -173,18 +173,16 @@ Deno.test("newestCheckpoint() takes the older checkpoint whichever byte of a sta
     ["the first missing", (at) => good.slice(0, at)],
   ];
   for (let at = 0; at < good.length; at++) {
-    const [way, damage] = ways[(at + seed) % ways.length]!;
-    for (const [name, bytes] of [["flipped", ways[0]![1](at)], [way, damage(at)]] as const) {
-      if (good.every((byte, i) => byte === bytes[i]) && bytes.length === good.length) continue;
-      Deno.writeFileSync(file, bytes);
-      const what = `byte ${at} ${name}, seed ${seed}`;
-      assert.throws(() => readTrainerState(newest!), { name: "CheckpointError" }, what);
-      if (random.below(20) > 0) continue;
-      const warnings: string[] = [];
-      const found = newestCheckpoint(path, (sentence) => warnings.push(sentence));
-      assert.equal(found, older, what);
-      assert.match(warnings.join(), /^Cannot load [^\n]+; taking [^\n]+000001 instead$/, what);
-    }
+    const [name, damage] = ways[(at + seed) % ways.length]!;
+    const bytes = damage(at);
+    Deno.writeFileSync(file, bytes);
+    const what = `byte ${at} ${name}, seed ${seed}`;
+    assert.throws(() => readTrainerState(newest!), { name: "CheckpointError" }, what);
+    if (random.below(20) > 0) continue;
+    const warnings: string[] = [];
+    const found = newestCheckpoint(path, (sentence) => warnings.push(sentence));
+    assert.equal(found, older, what);
+    assert.match(warnings.join(), /^Cannot load [^\n]+; taking [^\n]+000001 instead$/, what);
   }
   Deno.writeFileSync(file, Uint8Array.of(...good, 0x0a));
   assert.throws(() => verifyCheckpoint(newest!), /must end with its own SHA-256/);
@@ -208,7 +206,14 @@ Deno.test("readTrainerState() names the field and value that is wrong", () => {
     ),
     [{ lossScale: 0 }, /lossScale must be a positive number: current value is 0$/],
     [{ lossScale: "1" }, /lossScale must be a positive number: current value is "1"$/],
-    [{ bestValidationLoss: "1" }, /bestValidationLoss must be a number or null: .* is "1"$/],
+    [
+      { bestValidationLoss: "1" },
+      /bestValidationLoss must be a non-negative number or null: .* "1"$/,
+    ],
+    [
+      { bestValidationLoss: -1 },
+      /bestValidationLoss must be a non-negative number or null: .* -1$/,
+    ],
     [{ step: 2 }, /step must be the 1 steps that were applied or skipped: current value is 2$/],
     [
       { step: 5, optimizerSteps: 3, skippedSteps: 2 },

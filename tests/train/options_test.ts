@@ -91,7 +91,9 @@ Deno.test("resolveOptions() refuses a smallest learning rate above the highest, 
   const defaults = { ...presetDefaults("nano"), learningRate: 1e-4 };
   assert.throws(() => begin({ minLearningRate: 5e-4 }, defaults), { message });
   const { kept } = begin({ minLearningRate: 5e-4 });
-  assert.throws(() => resume({ learningRate: 1e-4 }, kept), { message });
+  assert.throws(() => resume({ learningRate: 1e-4 }, kept), {
+    message: `${message}, as the run began`,
+  });
   assert.equal(resume({ ...typed, minLearningRate: 1e-5 }, kept).resolved.minLearningRate, 1e-5);
   assert.equal(begin({ learningRate: 0 }).resolved.minLearningRate, 0);
 });

@@ -77,11 +77,11 @@ Deno.test("train() resumes with the same text at another path, which it then not
     documents.map((story) => JSON.stringify({ story })).join("\n"),
   );
   const plain = await resume("text", {});
-  assert.deepEqual(plain.data, [text]);
+  assert.deepEqual([plain.data, plain.vocabulary], [[text], "compact"]);
   const another = { data: [lines], textField: "story" };
   const cases: [Partial<TrainOptions>, Partial<TrainOptions>][] = [
     [{ data: [`./${relative(Deno.cwd(), text)}`] }, { data: [text] }],
-    [{ data: [moved] }, { data: [moved] }],
+    [{ data: [moved], vocabulary: "compact" }, { data: [moved] }],
     [{ data: [relative(Deno.cwd(), moved)] }, { data: [moved] }],
     [{ data: [at("move?.txt")] }, { data: [at("move?.txt")] }],
     [another, another],
