@@ -39,6 +39,17 @@ Deno.test("bench measures what the filter names, compares, and fails if it got s
   assert.deepEqual(written, JSON.parse(file));
   assert.equal(written.command, `deno task bench --scaling --filter '${filter}'`);
   assert.deepEqual(written.scaling!.points.map(({ name }) => name), [filter]);
+  const { flopsPerSecond, bytesPerSecond } = written.roofline;
+  const shares = written.results.map(({ work, ms, share }) => {
+    const [amount, limit] = "flops" in work!
+      ? [work.flops, flopsPerSecond]
+      : [work!.bytes, bytesPerSecond];
+    assert.ok(Math.abs(share! * limit / (amount / ms * 1e3) - 1) < 1e-9, `${share} of ${ms} ms`);
+    return share!;
+  });
+  // the faster of the two copies is the limit of both, and the product its own
+  assert.ok(Math.abs(Math.max(...shares.slice(0, 2)) - 1) < 1e-9, `${shares}`);
+  assert.ok(Math.abs(shares[2]! - 1) < 1e-9, `${shares}`);
   const names = written.results.map(({ name }) => name.split(" ")[0]);
   assert.deepEqual(names, ["copy", "copy", "matmul"], "no more than the roofline");
 });

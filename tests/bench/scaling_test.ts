@@ -74,6 +74,8 @@ Deno.test("measureScaling() times equal steps once, untuned, and goes on after a
   const [first, second] = points;
   assert.equal(first!.ms, second!.ms);
   assert.ok(first!.launches > 20 && first!.ms > 0);
+  assert.equal(first!.tokensPerSecond, 2 * 8 / first!.ms * 1e3);
+  if (first!.gpuMs !== undefined) assert.equal(first!.idleShare, 1 - first!.gpuMs / first!.ms);
   const cost = { ...stepCost(bench), launches: first!.launches };
   assert.equal(first!.modelMs, modelledMs(cost, { ...roofline, launchMs }));
 });

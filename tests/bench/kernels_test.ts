@@ -1,0 +1,65 @@
+import assert from "node:assert/strict";
+import { decodeBenches } from "../../bench/generate.ts";
+import type { Work } from "../../bench/harness.ts";
+import { kernelBenches } from "../../bench/kernels.ts";
+import type { Device } from "../../kernels/device.ts";
+import { device } from "../kernels/harness.ts";
+
+const gpu: Device = {
+  ...device,
+  isCpu: false,
+  features: new Set(["shader-f16"]),
+  maxBindingBytes: 2 ** 31,
+};
+const cpu: Device = { ...device, isCpu: true };
+
+/** Operations of benchmarks: 2 for a product and a sum. Bytes: each input read, each output written. */
+const WORK: readonly [on: Device, name: string, work: Work][] = [
+  [gpu, "matmul NN f16 [4096,4096]x[4096,4096]", { flops: 137_438_953_472 }], // 2 · 4096³
+  [gpu, "matmul TN f32 [4096,4096]x[4096,4096]", { flops: 137_438_953_472 }],
+  // 2 · 4096 · 256 · 768, whichever of the three products
+  [gpu, "linear forward f16 [4096,256]x[256,768]", { flops: 1_610_612_736 }],
+  [gpu, "linear forward and gelu f16 [4096,256]x[256,768]", { flops: 1_610_612_736 }],
+  [gpu, "linear dx f16 [4096,768]x[768,256]", { flops: 1_610_612_736 }],
+  [gpu, "linear dweight f16 [256,4096]x[4096,768]", { flops: 1_610_612_736 }],
+  // 2 · 4096 · 256 · 50257, and three of these
+  [gpu, "head forward f16 [4096,256]x[256,50257]", { flops: 105_396_568_064 }],
+  [gpu, "head dx f16 [4096,50257]x[50257,256]", { flops: 105_396_568_064 }],
+  [gpu, "head dweight f16 [50257,4096]x[4096,256]", { flops: 105_396_568_064 }],
+  [
+    gpu,
+    "head and loss, forward and backward, f16 [4096,256]x[256,50257] in 1",
+    { flops: 316_189_704_192 },
+  ],
+  // 2 products of 2 · T² / 2 · 32 for 64 rows of 24 heads; 5 products backward
+  [gpu, "attention forward f16 [8192,2304] T 128 HS 32", { flops: 1_610_612_736 }],
+  [gpu, "attention backward f16 [8192,2304] T 128 HS 32", { flops: 4_026_531_840 }],
+  [gpu, "attention forward f16 [8192,2304] T 2048 HS 128", { flops: 25_769_803_776 }],
+  [gpu, "attention backward f16 [8192,2304] T 2048 HS 128", { flops: 64_424_509_440 }],
+  // 65536 · 768 elements: x and sum of 4 bytes, z and y of 2; sum, dx twice, dy and dz
+  [gpu, "residual and layernorm forward f16 [65536,768]", { bytes: 603_979_776 }],
+  [gpu, "residual and layernorm backward f16 [65536,768]", { bytes: 805_306_368 }],
+  [gpu, "dropout f32 [65536,768]", { bytes: 402_653_184 }],
+  [gpu, "linear dbias f16 [65536,3072]", { bytes: 402_653_184 }],
+  // 4096 · 50257 logits of 2 bytes, and their gradient
+  [gpu, "cross-entropy forward f16 [4096,50257]", { bytes: 411_705_344 }],
+  [gpu, "cross-entropy backward f16 [4096,50257]", { bytes: 823_410_688 }],
+  [gpu, "gradient norm f32 [67108864]", { bytes: 268_435_456 }],
+  [gpu, "adamw f32 and f16 copy [67108864]", { bytes: 2_013_265_920 }], // 30 bytes each
+  [cpu, "adamw f32 [1048576]", { bytes: 29_360_128 }], // 28 bytes each
+  [cpu, "linear forward f32 [512,64]x[64,192]", { flops: 12_582_912 }],
+  [cpu, "attention backward f32 [512,192] T 64 HS 32", { flops: 10_485_760 }],
+  // one row reads a matrix; decoding reads keys and values, the sampler logits
+  [gpu, "one row NN f16 [1,256]x[256,768]", { bytes: 393_216 }],
+  [gpu, "one row NT f16 [1,256]x[256,50257]", { bytes: 25_731_584 }],
+  [gpu, "attention decode f16 [64,8,512,32]", { bytes: 33_554_432 }],
+  [gpu, "sample top-p f32 [64,50257]", { bytes: 12_865_792 }],
+];
+
+Deno.test("benchmarks of kernels count the work that one counts by hand", () => {
+  const benches = new Map([gpu, cpu].map((on) => [
+    on,
+    new Map([...kernelBenches(on), ...decodeBenches(on)].map(({ name, work }) => [name, work])),
+  ]));
+  for (const [on, name, work] of WORK) assert.deepEqual(benches.get(on)!.get(name), work, name);
+});
