@@ -219,6 +219,7 @@ async function tokenizeIntoCache(
     const found = findTokenized(source, options); // another process has just finished
     if (found) return found;
     const finished = await tokenizeInto(partial, source, options);
+    syncDirectory(finished);
     rmSync(final, { recursive: true, force: true }); // damaged, or it would have been taken
     renameSync(finished, final);
     syncDirectory(dirname(final));

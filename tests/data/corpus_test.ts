@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
+import { BYTE_ALPHABET } from "../../data/byte_alphabet.ts";
 import { hashData, loadCorpus, loadWhole } from "../../data/corpus.ts";
 import type { TokenizedText } from "../../data/token_file.ts";
 import { byteLevelTokenizer, gpt2Tokenizer } from "../../data/tokenizer.ts";
@@ -149,6 +150,32 @@ Deno.test("loadCorpus() validates with the text that a data set brings", async (
   const again = await loadCorpus({ ...options, data });
   assert.deepEqual([again.cached, again.hash], [true, hash]);
   again.close();
+});
+
+Deno.test("loadCorpus() gives another hash when a document of training or validation text differs", async () => {
+  const server = new HubServer("datasets/roneneldan/TinyStories");
+  await using _ = server;
+  const options = {
+    data: "tinystories" as const,
+    baseTokenizer: await byteLevelTokenizer({ tokens: [...BYTE_ALPHABET], merges: [] }),
+    environment: { HF_HOME: join(directory, "hub of hashes"), HF_ENDPOINT: server.endpoint },
+  };
+  const hashOf = async (train: string, valid: string) => {
+    server.publish("TinyStoriesV2-GPT4-train.txt", new TextEncoder().encode(train));
+    server.publish("TinyStoriesV2-GPT4-valid.txt", new TextEncoder().encode(valid));
+    const { hash, close } = await loadCorpus(options);
+    close();
+    return hash;
+  };
+  const first = await hashOf("One. Two.", "Three.");
+  const others = [
+    await hashOf("One. Two.", "Threes"),
+    await hashOf("One. Too.", "Three."),
+    await hashOf("Three.", "One. Two."),
+    await hashOf("One.\n<|endoftext|>\nTwo.", "Three."),
+  ];
+  assert.equal(new Set([first, ...others]).size, 5);
+  assert.equal(await hashOf("One. Two.", "Three."), first);
 });
 
 Deno.test("loadCorpus() reads files with CRLF and a byte order mark", async () => {

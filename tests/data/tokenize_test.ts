@@ -128,6 +128,44 @@ Deno.test("tokenizeSource() gives a document of any length the tokens that it ha
   }
 });
 
+Deno.test("tokenizeSource() holds out a document of several units whole, also if it is stopped within it", async () => {
+  // units are of 1 MiB: the twentieth document, which is held out, begins in the first and ends in the fourth,
+  // where the thirty-ninth begins, which is not
+  const story = sampleStories({ seed: 5, count: 4000 }).join("\n\n");
+  assert.ok(story.length > 0.9 * 2 ** 20 && story.length < 2 ** 20, `${story.length}`);
+  const long = [`${story} ${story} ${story} ${story.slice(0, 3e5)}`, story];
+  const documents = Array.from({ length: 41 }, (_, i) => `Story ${i}.`);
+  documents[19] = long[0]!;
+  documents[38] = long[1]!;
+  const path = join(directory, "long-held-out.txt");
+  Deno.writeTextFileSync(path, documents.join("\n<|endoftext|>\n"));
+  const tokens = documents.map((text) => tokensOf([text], tokenizer));
+  const isHeldOut = (_: unknown, i: number) => i % 20 === 19;
+  const expected = [
+    tokens.filter((_, i) => !isHeldOut(_, i)).flat(),
+    tokens.filter(isHeldOut).flat(),
+  ];
+  const cacheDirectory = join(directory, "long-held-out");
+  for (const where of [{}, { cacheDirectory }]) {
+    const source = await fileSource([path]), options = { tokenizer, holdOut: true, ...where };
+    if ("cacheDirectory" in where) {
+      const controller = new AbortController(), { signal } = controller;
+      const onProgress = () => controller.abort(); // at the first unit
+      await assert.rejects(tokenizeSource(source, { ...options, signal, onProgress }));
+      const units = recordedUnits(cacheDirectory);
+      assert.ok(units >= 1 && units <= 3, `${units} units are done`); // within the held-out document
+    }
+    const { text, heldOut } = await tokenizeSource(source, options);
+    const found = [text, heldOut!].map((part) => [...part.read(0, part.length)]);
+    // a list of all differences would take minutes
+    assert.ok(found[0]!.join() === expected[0]!.join(), "training text");
+    assert.ok(found[1]!.join() === expected[1]!.join(), "held-out text");
+    assert.deepEqual([text.documents, heldOut!.documents], [39, 2]);
+    text.close();
+    heldOut!.close();
+  }
+});
+
 /** Hashes of all files below a directory, by path. */
 function filesBelow(path: string): Map<string, string> {
   const files = readdirSync(path, { recursive: true, withFileTypes: true })

@@ -146,6 +146,34 @@ Deno.test("train() says by how much a longer schedule changes the learning rate"
   ]);
 });
 
+Deno.test("train() refuses to resume when its text has changed where it lies", async () => {
+  const changing = join(directory, "changing.txt"), stories = Deno.readTextFileSync(text);
+  Deno.writeTextFileSync(changing, stories);
+  const options = { data: [changing], steps: 1, evalEvery: 0, saveEvery: 0 };
+  await run("changing", options);
+  // a document to train on, and one that is held out
+  for (const story of ["Story 3 ", "Story 19 "]) {
+    Deno.writeTextFileSync(changing, stories.replace(story, story.toUpperCase()));
+    for (const data of [options, { ...options, data: undefined }]) {
+      const { data: named, ...others } = data;
+      const resuming = train({
+        ...{ ...OPTIONS, data: named ?? "auto", device, out: join(directory, "changing") },
+        ...others,
+        steps: 2,
+      });
+      await assert.rejects(
+        async () => {
+          for await (const { kind } of resuming) assert.notEqual(kind, "start");
+        },
+        /^RangeError: Cannot resume .*changing\S* as (the data|--data) must stay .*changing\.txt/,
+        story,
+      );
+    }
+  }
+  Deno.writeTextFileSync(changing, stories);
+  assert.equal((await run("changing", { ...options, steps: 2 })).at(-1)!.kind, "end");
+});
+
 Deno.test("train() with a gradient clip of 0 leaves gradients as they are", async () => {
   const weights = [];
   for (const gradientClip of [0, 1e9, 1e-3]) {

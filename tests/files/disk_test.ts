@@ -1,0 +1,199 @@
+import assert from "node:assert/strict";
+import { join } from "node:path";
+
+const directory = Deno.makeTempDirSync();
+globalThis.addEventListener("unload", () => Deno.removeSync(directory, { recursive: true }));
+
+const url = (name: string) => new URL(name, import.meta.url).href;
+
+/** An operation and its paths below the writer's directory, without what is random in their names. */
+interface Operation {
+  kind: "write" | "sync" | "rename" | "remove";
+  path: string;
+  to?: string;
+}
+
+/** What one of disk_writers.ts does. */
+async function operationsOf(writer: string): Promise<Operation[]> {
+  const map = join(directory, "import_map.json"), place = join(directory, writer);
+  const recorded = url("./recorded_fs.ts");
+  Deno.writeTextFileSync(
+    map,
+    JSON.stringify({
+      imports: { "node:fs": recorded },
+      scopes: { [recorded]: { "node:fs": "node:fs" } },
+    }),
+  );
+  Deno.mkdirSync(place);
+  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", "--no-check", "--no-config", `--import-map=${map}`]
+      .concat(url("./disk_writers.ts"), writer, place),
+  }).output();
+  assert.equal(code, 0, new TextDecoder().decode(stderr));
+  const below = (path: string) =>
+    (path.slice(place.length + 1) || ".")
+      .replaceAll(/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}/g, "UUID")
+      .replaceAll(/[0-9a-f]{12,}/g, "HASH");
+  const operations: [Operation["kind"], string, string?][] = JSON.parse(
+    new TextDecoder().decode(stdout),
+  );
+  return operations.map(([kind, path, to]) =>
+    to === undefined ? { kind, path: below(path) } : { kind, path: below(path), to: below(to) }
+  );
+}
+
+const text = ({ kind, path, to }: Operation) =>
+  `${kind} ${path}${to === undefined ? "" : ` to ${to}`}`;
+
+/**
+ * Asserts that what gets a name that counts is on the disk: every file is synced after it was last written
+ * and before it, or the directory that it is in, is renamed; so is that directory itself, after its files.
+ */
+function assertSynced(operations: readonly Operation[]): void {
+  operations.forEach(({ kind, path, to }, i) => {
+    if (kind !== "rename" || /\.(old|trash)-/.test(to!)) return;
+    const before = operations.slice(0, i);
+    const last = (kind: string, path: string) =>
+      before.findLastIndex((one) => one.kind === kind && one.path === path);
+    const files = new Set(
+      before.filter((one) => one.kind === "write")
+        .map((one) => one.path)
+        .filter((written) => written === path || written.startsWith(`${path}/`)),
+    );
+    assert.ok(files.size > 0, `nothing is in ${path}`);
+    for (const file of files) {
+      assert.ok(
+        last("sync", file) > last("write", file),
+        `${file} is not synced before it is ${to}`,
+      );
+      if (file === path) continue;
+      assert.ok(last("sync", path) > last("sync", file), `${path} is not synced after ${file}`);
+    }
+  });
+}
+
+const ignore = Deno.build.os === "windows"; // which has no way to sync a directory
+
+Deno.test({
+  name: "save() syncs all files, the state last, then their directory, before and after its name",
+  ignore,
+  async fn() {
+    const operations = await operationsOf("checkpoint"), lines = operations.map(text);
+    assertSynced(operations);
+    const first = lines.indexOf("rename checkpoints/.tmp-000001-UUID to checkpoints/000001");
+    assert.deepEqual(lines.slice(first - 3, first + 2), [
+      "write checkpoints/.tmp-000001-UUID/trainer_state.json",
+      "sync checkpoints/.tmp-000001-UUID/trainer_state.json",
+      "sync checkpoints/.tmp-000001-UUID",
+      "rename checkpoints/.tmp-000001-UUID to checkpoints/000001",
+      "sync checkpoints",
+    ]);
+    // the hints follow, and a checkpoint of the same step makes room only once all of the new one is there
+    assert.ok(lines.indexOf("rename .tmp-latest-UUID to latest") > first);
+    const old = lines.indexOf("rename checkpoints/000001 to checkpoints/.old-000001-UUID");
+    assert.deepEqual(lines.slice(old - 1), [
+      "sync checkpoints/.tmp-000001-UUID",
+      "rename checkpoints/000001 to checkpoints/.old-000001-UUID",
+      "rename checkpoints/.tmp-000001-UUID to checkpoints/000001",
+      "sync checkpoints",
+      "remove checkpoints/.old-000001-UUID",
+    ]);
+  },
+});
+
+Deno.test({
+  name: "save() removes an older checkpoint only when the new one is synced, under another name",
+  ignore,
+  async fn() {
+    const operations = await operationsOf("pruned"), lines = operations.map(text);
+    assertSynced(operations);
+    const named = lines.indexOf("rename checkpoints/.tmp-000002-UUID to checkpoints/000002");
+    assert.equal(lines[named + 1], "sync checkpoints");
+    assert.deepEqual(lines.slice(named + 2).filter((line) => line.includes("000001")), [
+      "rename checkpoints/000001 to checkpoints/.trash-000001-UUID",
+      "remove checkpoints/.trash-000001-UUID",
+    ]);
+    assert.ok(!lines.slice(0, named + 2).some((line) => line.includes("000001")));
+  },
+});
+
+Deno.test({
+  name: "openRecord() names what it moves before it shortens the record, each synced",
+  ignore,
+  async fn() {
+    const operations = await operationsOf("record");
+    assertSynced(operations);
+    const lines = operations.map(text).filter((line) => !line.includes("loss.svg"));
+    assert.deepEqual(lines.slice(-4), [
+      "rename .tmp-metrics.jsonl-UUID to metrics-after-000002.jsonl",
+      "sync .",
+      "rename .tmp-metrics.jsonl-UUID to metrics.jsonl",
+      "sync .",
+    ]);
+    // both are written and synced before
+    assert.deepEqual(lines.slice(0, -4).map((line) => line.split(" ")[0]), [
+      ...["write", "sync", "write", "sync"],
+    ]);
+  },
+});
+
+for (const [writer, target] of [["directory", "model"], ["file", "model.gguf"]]) {
+  Deno.test({
+    name: `writeNew() syncs a ${writer} before and after it has its name`,
+    ignore,
+    async fn() {
+      const operations = await operationsOf(writer!);
+      assertSynced(operations);
+      assert.deepEqual(operations.map(text).slice(-2), [
+        `rename .tmp-${target}-UUID to ${target}`,
+        "sync .",
+      ]);
+    },
+  });
+}
+
+Deno.test({
+  name: "tokenizeSource() records no token that is not synced, and names files that are",
+  ignore,
+  async fn() {
+    const operations = await operationsOf("tokens"), partial = "HASH-HASH-split.partial";
+    assertSynced(operations);
+    let records = 0;
+    operations.forEach(({ to }, i) => {
+      if (to !== `${partial}/record.json`) return;
+      records++;
+      const before = operations.slice(0, i);
+      const last = (kind: string, path: string) =>
+        before.findLastIndex((one) => one.kind === kind && one.path === path);
+      for (const file of ["text", "held-out"]) {
+        for (const path of [`finished/${file}.tokens`, `${file}.tokens.starts`]) {
+          const at = `${partial}/${path}`;
+          assert.ok(
+            last("sync", at) > last("write", at),
+            `${path} is recorded before it is synced`,
+          );
+        }
+      }
+    });
+    assert.ok(records >= 3, `${records} records`);
+    assert.deepEqual(operations.map(text).slice(-3), [
+      `rename ${partial}/finished to HASH-HASH-split`,
+      "sync .",
+      `remove ${partial}`,
+    ]);
+  },
+});
+
+Deno.test({
+  name: "hubFile() syncs a blob before it has its name",
+  ignore,
+  async fn() {
+    const operations = await operationsOf("download"), lines = operations.map(text);
+    const blob = "hub/datasets--tiny--stories/blobs/HASH";
+    assert.deepEqual(lines.slice(0, 3), [
+      `write ${blob}.incomplete`,
+      `sync ${blob}.incomplete`,
+      `rename ${blob}.incomplete to ${blob}`,
+    ]);
+  },
+});

@@ -1,0 +1,65 @@
+import { join } from "node:path";
+import { hubFile } from "../../data/hub.ts";
+import { textSource } from "../../data/sources.ts";
+import { tokenizeSource } from "../../data/tokenize.ts";
+import { byteLevelTokenizer } from "../../data/tokenizer.ts";
+import { BYTE_ALPHABET } from "../../data/byte_alphabet.ts";
+import { openRunDirectory, writeNew } from "../../train/checkpoint.ts";
+import { openRecord } from "../../train/record.ts";
+import { exampleFiles, exampleState } from "../checkpoints.ts";
+import { HubServer, STORIES } from "../data/hub_server.ts";
+import { operations } from "./recorded_fs.ts";
+
+/** Lets one of those that write files do so in a directory, and prints its operations as JSON. */
+const [writer, directory] = Deno.args as [string, string];
+
+const WRITERS: Record<string, () => Promise<void> | void> = {
+  checkpoint() {
+    const run = openRunDirectory(directory);
+    const save = (step: number) =>
+      run.save(exampleFiles("x"), exampleState(step), { keep: 1, best: step === 1 });
+    operations.length = 0;
+    save(1);
+    save(1); // once more, in place of the first
+    run.close();
+  },
+  pruned() {
+    const run = openRunDirectory(directory);
+    const save = (step: number) =>
+      run.save(exampleFiles("x"), exampleState(step), { keep: 1, best: false });
+    save(1);
+    operations.length = 0;
+    save(2);
+    run.close();
+  },
+  async record() {
+    const run = openRunDirectory(directory);
+    for (const step of [1, 2, 3]) {
+      run.append("metrics.jsonl", JSON.stringify({ kind: "step", step, loss: 1 }));
+    }
+    operations.length = 0;
+    await openRecord(run, 2);
+    run.close();
+  },
+  directory: () => writeNew(join(directory, "model"), exampleFiles("x")),
+  file: () => writeNew(join(directory, "model.gguf"), [new Uint8Array(8)]),
+  async tokens() {
+    const tokenizer = await byteLevelTokenizer({ tokens: [...BYTE_ALPHABET], merges: [] });
+    const long = "a story, ".repeat(2 ** 17); // a unit by itself
+    const source = textSource("x", [...new Array(19).fill("Short."), long, "Short.", long]);
+    const options = { tokenizer, holdOut: true, cacheDirectory: directory, recordMs: 0 };
+    const { text, heldOut } = await tokenizeSource(source, options);
+    text.close();
+    heldOut!.close();
+  },
+  async download() {
+    await using server = new HubServer();
+    server.publish(STORIES.path, new Uint8Array(100_000), { large: true });
+    await hubFile(STORIES, {
+      environment: { HF_HOME: directory, HF_ENDPOINT: server.endpoint },
+    });
+  },
+};
+
+await WRITERS[writer]!();
+console.log(JSON.stringify(operations));
