@@ -151,24 +151,14 @@ Deno.test("train() refuses to resume when its text has changed where it lies", a
   Deno.writeTextFileSync(changing, stories);
   const options = { data: [changing], steps: 1, evalEvery: 0, saveEvery: 0 };
   await run("changing", options);
-  // a document to train on, and one that is held out
-  for (const story of ["Story 3 ", "Story 19 "]) {
+  // a document to train on, and one that is held out; the text named again, and not
+  for (const [story, data] of [["Story 3 ", [changing]], ["Story 19 ", "auto"]] as const) {
     Deno.writeTextFileSync(changing, stories.replace(story, story.toUpperCase()));
-    for (const data of [options, { ...options, data: undefined }]) {
-      const { data: named, ...others } = data;
-      const resuming = train({
-        ...{ ...OPTIONS, data: named ?? "auto", device, out: join(directory, "changing") },
-        ...others,
-        steps: 2,
-      });
-      await assert.rejects(
-        async () => {
-          for await (const { kind } of resuming) assert.notEqual(kind, "start");
-        },
-        /^RangeError: Cannot resume .*changing\S* as (the data|--data) must stay .*changing\.txt/,
-        story,
-      );
-    }
+    await assert.rejects(
+      run("changing", { ...options, data, steps: 2 }),
+      /^RangeError: Cannot resume .*changing\S* as (the data|--data) must stay .*changing\.txt/,
+      story,
+    );
   }
   Deno.writeTextFileSync(changing, stories);
   assert.equal((await run("changing", { ...options, steps: 2 })).at(-1)!.kind, "end");
