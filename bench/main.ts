@@ -39,6 +39,7 @@ import {
   trainStepName,
 } from "./train_step.ts";
 import { command, commandLine, output, realNumber, run, status } from "../data/command.ts";
+import { checkFilePath } from "../files/disk.ts";
 import { type Device, openDevice } from "../kernels/device.ts";
 import type { PresetName } from "../model/config.ts";
 import type { Precision } from "../model/precision.ts";
@@ -71,6 +72,7 @@ interface Options {
 
 async function main(options: Options): Promise<number> {
   // before anything is measured, so that a wrong path costs no time
+  if (options.json !== undefined) checkFilePath(options.json, "--json");
   const old = options.compare === undefined
     ? undefined
     : parseReport(Deno.readTextFileSync(options.compare), options.compare);

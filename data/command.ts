@@ -200,6 +200,10 @@ const HINTS: readonly [pattern: RegExp, hint: string][] = [
     /Cannot resume .* data must/,
     "Name the text that it is trained on with --data, wherever it lies now, or start over with --fresh",
   ],
+  [
+    /must be finite/,
+    "The model has diverged: try a lower --learning-rate or --precision f32; earlier checkpoints are whole",
+  ],
   [/Cannot resume/, "Start over with --fresh, which keeps the old run, or choose another --out"],
 ];
 

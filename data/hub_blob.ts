@@ -1,6 +1,7 @@
 import { createHash, type Hash } from "node:crypto";
-import { renameSync, rmSync, statfsSync, statSync } from "node:fs";
+import { renameSync, rmSync, statSync } from "node:fs";
 import { dirname } from "node:path";
+import { byteCount, byteCounts, freeBytesAt } from "../files/disk.ts";
 import { ATTEMPTS, backOffMs, HubError, type HubSession, request, within } from "./hub_request.ts";
 
 /**
@@ -52,13 +53,16 @@ export async function fetchBlob(
   const there = statSync(incomplete, { throwIfNoEntry: false })?.size ?? 0;
   const free = freeBytes(dirname(path)), needed = bytes - there + SPARE_BYTES;
   if (free < needed) {
+    const [neededCount, freeCount] = byteCounts(needed, free);
     throw new HubError(
-      `Cannot ${session.task} as it needs ${inUnits(needed)} in ${session.cache}: ` +
-        `${inUnits(free)} are free; make room, or set HF_HUB_CACHE to a directory elsewhere`,
+      `Cannot ${session.task} as it needs ${neededCount} in ${session.cache}: ` +
+        `${freeCount} are free; make room, or set HF_HUB_CACHE to a directory elsewhere`,
     );
   }
   session.onNotice(
-    `${session.task}: ${inUnits(bytes)}${there > 0 ? `, ${inUnits(there)} of it came before` : ""}`,
+    `${session.task}: ${byteCount(bytes)}${
+      there > 0 ? `, ${byteCount(there)} of it came before` : ""
+    }`,
   );
   try {
     using part = new Part(incomplete, source);
@@ -106,7 +110,8 @@ async function complete(
         throw new ChangedError(`Cannot ${session.task} as it is shorter than ${bytes} bytes`);
       }
       if (error.status !== 0) throw error;
-      const come = `${inUnits(part.done)} of ${inUnits(bytes)} are here`;
+      const [done, all] = byteCounts(part.done, bytes);
+      const come = `${done} of ${all} are here`;
       if (++failures === ATTEMPTS) {
         throw new HubError(`${error.message}; ${come}, and the same command goes on from there`, 0);
       }
@@ -224,19 +229,4 @@ class Part implements Disposable {
       ? createHash("sha256")
       : createHash("sha1").update(`blob ${bytes}\0`); // as git does
   }
-}
-
-/** Free bytes at a path, or without end where one may not know. */
-function freeBytesAt(path: string): number {
-  const asked = { name: "sys", kind: "statfs" } as const;
-  if (Deno.permissions.querySync(asked).state !== "granted") return Infinity;
-  const { bavail, bsize } = statfsSync(path);
-  return bavail * bsize;
-}
-
-/** A size for people: 2.2 GB. */
-function inUnits(bytes: number): string {
-  const units = ["bytes", "kB", "MB", "GB", "TB"];
-  const power = Math.min(Math.floor(Math.log10(Math.max(bytes, 1)) / 3), units.length - 1);
-  return `${power === 0 ? bytes : (bytes / 1000 ** power).toFixed(1)} ${units[power]}`;
 }

@@ -1,9 +1,10 @@
 import { Option } from "@commander-js/extra-typings";
+import { byteCount } from "../files/disk.ts";
 import { command, listenForInterrupts, output, run, status, wholeNumber } from "./command.ts";
 import { loadCorpus } from "./corpus.ts";
 import { parseDataSpec } from "./sources.ts";
 import { loadTokenizer } from "./load_tokenizer.ts";
-import { byteCount, DataProgressDisplay, duration } from "./progress.ts";
+import { DataProgressDisplay, duration } from "./progress.ts";
 
 /** `prepare`: tokenizes a data set into the cache that `train` reads. */
 const program = command("prepare", "Tokenize data, so that training on it starts at once.")
@@ -22,6 +23,11 @@ const program = command("prepare", "Tokenize data, so that training on it starts
   .option("--cache <directory>", "where the token files go", "runs/cache")
   .action((data, { cache, dataVersion, textField, tokenizer, workers }) =>
     run(async () => {
+      if (cache === "") {
+        throw new RangeError(
+          'Cannot prepare as --cache must name a directory: current value is ""',
+        );
+      }
       const interrupts = await listenForInterrupts("stopping; once more to quit at once");
       const { signal } = interrupts;
       const display = new DataProgressDisplay();

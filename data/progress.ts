@@ -1,4 +1,5 @@
 import { SingleBar } from "cli-progress";
+import { byteCount } from "../files/disk.ts";
 import { printable } from "../files/printable.ts";
 import { columns, print, status } from "./command.ts";
 import type { DataProgress } from "./sources.ts";
@@ -90,13 +91,6 @@ export function makeBar(format: string): SingleBar {
     fps: 5,
     gracefulExit: false,
   });
-}
-
-/** A number of bytes as people read it. */
-export function byteCount(bytes: number): string {
-  if (bytes < 1e6) return `${Math.ceil(bytes / 1e3)} kB`;
-  if (bytes < 1e9) return `${(bytes / 1e6).toPrecision(3)} MB`;
-  return `${(bytes / 1e9).toPrecision(3)} GB`;
 }
 
 /** A time as people read it. */

@@ -1,17 +1,7 @@
 import { createHash } from "node:crypto";
-import {
-  closeSync,
-  existsSync,
-  fsyncSync,
-  mkdirSync,
-  openSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  statfsSync,
-  writeFileSync,
-} from "node:fs";
+import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
+import { byteCounts, freeBytesAt, syncDirectory } from "../files/disk.ts";
 import type { Piece } from "./documents.ts";
 import { encoderTables } from "./encode.ts";
 import type { DataProgress, Portion, Source } from "./sources.ts";
@@ -337,13 +327,6 @@ function writeWork(path: string, work: Work): void {
   renameSync(temporary, path);
 }
 
-function syncDirectory(path: string): void {
-  if (Deno.build.os === "windows") return; // directories cannot be opened there
-  const directory = openSync(path, "r");
-  fsyncSync(directory);
-  closeSync(directory);
-}
-
 /** Bytes of text that a token stands for at least, in most languages and tokenizers. */
 const BYTES_PER_TOKEN = 3;
 
@@ -358,20 +341,11 @@ function checkRoom(
     tokensType(tokenizer.vocabularySize).BYTES_PER_ELEMENT;
   const free = freeBytes(directory);
   if (free >= needed) return;
-  const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(1)} GB`;
+  const [neededCount, freeCount] = byteCounts(needed, free);
   throw new RangeError(
-    `Cannot tokenize ${name} as about ${gigabytes(needed)} must be free in ${
-      dirname(directory)
-    }: ` +
-      `current space is ${gigabytes(free)}`,
+    `Cannot tokenize ${name} as about ${neededCount} must be free in ${dirname(directory)}: ` +
+      `current space is ${freeCount}; make room, or put the run and its cache elsewhere`,
   );
-}
-
-function freeBytesAt(path: string): number {
-  const asked = { name: "sys", kind: "statfs" } as const;
-  if (Deno.permissions.querySync(asked).state !== "granted") return Infinity;
-  const { bavail, bsize } = statfsSync(path);
-  return bavail * bsize;
 }
 
 /**

@@ -1,16 +1,7 @@
-import {
-  closeSync,
-  existsSync,
-  fsyncSync,
-  mkdirSync,
-  openSync,
-  renameSync,
-  rmSync,
-  writeSync,
-} from "node:fs";
-import { dirname } from "node:path";
+import { existsSync } from "node:fs";
+import { byteCount, checkFilePath, reasonOf, replaceFile } from "../files/disk.ts";
 import { command, commandLine, output, run, status, wholeNumber } from "./command.ts";
-import { byteCount, DataProgressDisplay, duration } from "./progress.ts";
+import { DataProgressDisplay, duration } from "./progress.ts";
 import { openSources, parseDataSpec, type Source } from "./sources.ts";
 import { unitsOf } from "./tokenize.ts";
 import { textsOf } from "./tokenize_unit.ts";
@@ -30,6 +21,7 @@ const program = command("tokenizer", "Train a byte-level BPE tokenizer on a text
   .option("--text-field <name>", "field of JSON lines or Parquet that holds the text", "text")
   .action((data, { vocabSize: vocabularySize, minFrequency, out, force, textField }) =>
     run(async () => {
+      checkFilePath(out, "--out");
       if (!force && existsSync(out)) {
         throw new Error(
           `Cannot write ${out} as there is such a file: choose another --out, or --force`,
@@ -54,7 +46,7 @@ const program = command("tokenizer", "Train a byte-level BPE tokenizer on a text
             }),
         });
         display.close();
-        writeFile(out, tokenizer.json);
+        write(out, tokenizer.json);
         const made = tokenizer.vocabularySize;
         if (made < vocabularySize) {
           status(
@@ -71,6 +63,14 @@ const program = command("tokenizer", "Train a byte-level BPE tokenizer on a text
     })
   );
 
+function write(path: string, text: string): void {
+  try {
+    replaceFile(path, [new TextEncoder().encode(text)]);
+  } catch (error) {
+    throw new Error(`Cannot write ${path} as ${reasonOf(error)}`);
+  }
+}
+
 /** The documents of a source, or stretches of them. */
 async function* readTexts(source: Source, display: DataProgressDisplay): AsyncGenerator<string> {
   const { name, bytes: totalBytes } = source;
@@ -83,26 +83,6 @@ async function* readTexts(source: Source, display: DataProgressDisplay): AsyncGe
     }
   }
   if (empty) throw new RangeError(`Cannot use ${name} as data must hold text: it is empty`);
-}
-
-/** Writes a file: beside its place first, synced, then renamed, so that no half one remains. */
-function writeFile(path: string, text: string): void {
-  const bytes = new TextEncoder().encode(text);
-  const temporary = `${path}.tmp-${crypto.randomUUID()}`;
-  try {
-    mkdirSync(dirname(path), { recursive: true });
-    const file = openSync(temporary, "wx");
-    try {
-      for (let done = 0; done < bytes.length;) done += writeSync(file, bytes, done);
-      fsyncSync(file);
-    } finally {
-      closeSync(file);
-    }
-    renameSync(temporary, path);
-  } catch (error) {
-    rmSync(temporary, { force: true });
-    throw new Error(`Cannot write ${path}: ${(error as Error).message}`);
-  }
 }
 
 await program.parseAsync();

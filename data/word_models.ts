@@ -158,8 +158,9 @@ function createBpe(model: ModelConfig, parts: WordModelParts): WordModel {
       const spelled = (i > 0 ? prefix : "") + character + (i === last ? suffix : "");
       const id = ids.get(spelled);
       const bytes = id === undefined ? fallback(spelled) : [id];
-      if (bytes) tokens.push(...bytes);
-      else if (unknown !== undefined && !(wasUnknown && model.fuse_unk)) tokens.push(unknown);
+      for (const byte of bytes ?? []) tokens.push(byte);
+      const isNew = !bytes && !(wasUnknown && model.fuse_unk);
+      if (isNew && unknown !== undefined) tokens.push(unknown);
       wasUnknown = bytes === undefined;
     });
     return merge(tokens);

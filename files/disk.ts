@@ -6,6 +6,7 @@ import {
   renameSync,
   rmSync,
   statfsSync,
+  statSync,
   writeSync,
 } from "node:fs";
 import { basename, dirname, join } from "node:path";
@@ -35,7 +36,8 @@ export function byteCount(bytes: number, digits = 3): string {
     unit++;
   }
   if (unit === 0) return `${Math.ceil(value)} ${UNITS[unit]}`;
-  const decimals = Math.max(0, digits - Math.floor(Math.log10(value)) - 1);
+  const shown = Number(value.toPrecision(digits));
+  const decimals = Math.max(0, digits - Math.floor(Math.log10(shown)) - 1);
   return `${value.toFixed(decimals)} ${UNITS[unit]}`;
 }
 
@@ -57,6 +59,22 @@ export const UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}";
 
 /** Matches what `temporaryBeside()` gave, as a process leaves it that is killed. */
 export const TEMPORARY_NAME = new RegExp(`^\\.tmp-.+-${UUID}$`);
+
+/**
+ * Makes sure that a path can be that of a file to write.
+ *
+ * @param flag the option that gives the path.
+ * @throws {RangeError} if it is empty or a directory.
+ */
+export function checkFilePath(path: string, flag: string): void {
+  const isDirectory = path === "" || /[/\\]$/.test(path) ||
+    statSync(path, { throwIfNoEntry: false })?.isDirectory();
+  if (!isDirectory) return;
+  throw new RangeError(
+    `Cannot write as ${flag} must name a file: current value is ` +
+      (path === "" ? '""' : `${path}, a directory`),
+  );
+}
 
 /** Writes a file beside its place, synced, then renames it: it is replaced as a whole or not at all. */
 export function replaceFile(path: string, content: readonly Uint8Array[]): void {

@@ -122,7 +122,8 @@ export function createDecoder(
         `current ${unknown === undefined ? "text is empty" : `id is ${unknown}`}`,
     );
   }
-  const B = texts.length, N = Math.max(...texts.map(({ length }) => length)) + maxNewTokens;
+  const longest = texts.reduce((most, { length }) => Math.max(most, length), 0);
+  const B = texts.length, N = longest + maxNewTokens;
 
   const owned: Tensor[] = [];
   const make = (name: string, shape: number[], dtype: DType) => {
@@ -176,8 +177,10 @@ export function createDecoder(
     }
   };
   const draw = (most: number) => {
-    const untilMove = state.map(({ start, length }) => start + L + 1 - length);
-    const count = Math.min(most, SUBMIT_TOKENS, ...untilMove);
+    const count = state.reduce( // until a window moves
+      (least, { start, length }) => Math.min(least, start + L + 1 - length),
+      Math.min(most, SUBMIT_TOKENS),
+    );
     moveCursors(); // which from here to the end of the submit the sampler moves on
     drawing.run({ repeats: count });
     for (const text of state) {

@@ -126,7 +126,8 @@ export async function* generateBatch(
   const stories = streams.map((options, stream) =>
     new Story(tokenizer, { ...options, stream, stops })
   );
-  const longest = Math.max(...stories.map(({ prompt }) => prompt.length)) + maxNewTokens;
+  const longest = stories.reduce((most, { prompt }) => Math.max(most, prompt.length), 0) +
+    maxNewTokens;
   const most = mostTexts(gpt, longest);
   for (let first = 0; first < stories.length; first += most) {
     const group = stories.slice(first, first + most);

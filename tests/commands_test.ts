@@ -213,7 +213,10 @@ Deno.test("prepare caches tokens, so that a second run finds them", async () => 
   await Deno.writeTextFile(text, "One.\n<|endoftext|>\nTwo.\n");
   const first = await task("prepare", [text, "--cache", cache]);
   assert.equal(first.stdout, "stories.txt: 2 documents, 6 tokens\n");
-  assert.match(first.stderr, /written to .*cache: 1 kB of text in \d+s, \S+ [km]B\/s\n/i);
+  assert.match(
+    first.stderr,
+    /written to .*cache: 8 bytes of text in \d+s, \S+ (bytes|kB|MB)\/s\n/i,
+  );
   assert.match((await task("prepare", [text, "--cache", cache])).stderr, /found in/);
   const steps = ["--steps", "1", "--batch-size", "1", "--context-length", "4", "--preset", "nano"];
   const { stderr } = await task("train", [
@@ -439,6 +442,33 @@ const MISTAKES: [name: string, args: string[], message: RegExp][] = [
   ["export", ["--to", "onnx"], /Allowed choices are hf, gguf/],
   ["export", ["--out", directory], /^Error: Cannot write \S+ as it is there already: .*--out\n$/],
   ["export", ["--run", join(directory, "none")], /deno task train/],
+  [
+    "train",
+    ["--out", join(out, "checkpoints", "000006")],
+    /as it lies in \S+000006: to resume that run use --out \S+run, to start from its model --init-from \S+000006 and another --out\n$/,
+  ],
+  [
+    "train",
+    ["--out", root],
+    /must be a run or an empty directory: it holds \S+, \S+, \S+, …; choose/,
+  ],
+  ...([
+    ["train", ["--out", ""], "a directory"],
+    ["train", ["--out", "", "--fresh"], "a directory"],
+    ["export", ["--out", ""], "be a name"],
+    ["tokenizer", ["x.txt", "--out", ""], "a file"],
+    ["tokenizer", ["x.txt", "--out", directory], "a file"],
+    ["compare", [out, "--svg", ""], "a file"],
+    ["compare", [out, "--svg", `${directory}/`], "a file"],
+    ["prepare", ["x.txt", "--cache", ""], "a directory"],
+    ["bench", ["--json", ""], "a file"],
+  ] as [string, string[], string][]).map(([name, args, what]): [string, string[], RegExp] => [
+    name,
+    args,
+    new RegExp(
+      `^Error: Cannot .* as --\\w+ must .*${what}: current value is (""|\\S+, a directory)\\n$`,
+    ),
+  ]),
 ];
 
 for (const [name, args, message] of MISTAKES) {

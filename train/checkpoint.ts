@@ -13,6 +13,7 @@ import {
 } from "node:fs";
 import { basename, dirname, join, normalize, relative } from "node:path";
 import {
+  byteCount,
   byteCounts,
   freeBytesAt,
   reasonOf,
@@ -63,6 +64,13 @@ export interface RunDirectory {
     state: Omit<TrainerState, "files">,
     options: { keep: number; best: boolean },
   ): string;
+  /**
+   * Compares the free space with what the checkpoints of a training will need.
+   *
+   * @param saves checkpoints that will be saved, as far as one may know.
+   * @throws {CheckpointError} if not one fits; that not all do is a notice.
+   */
+  checkRoom(plan: { checkpointBytes: number; keep: number; saves: number }): void;
   /**
    * Makes the hints true for a training that continues after `step`: what names a later checkpoint does
    * not hold any more.
@@ -155,7 +163,7 @@ export function openRunDirectory(
       attempt(`save checkpoint ${target}`, () => {
         const digests: Record<string, FileDigest> = {};
         for (const [file, content] of files) digests[file] = digest(content);
-        checkRoom(`save checkpoint ${target}`, [...files.values()], freeBytes(checkpoints));
+        checkFits(`save checkpoint ${target}`, bytesOf(files.values()), freeBytes(checkpoints));
         const temporary = temporaryBeside(target);
         try {
           mkdirSync(temporary);
@@ -182,6 +190,20 @@ export function openRunDirectory(
         () => prune(path, { step: state.step, keep, best }),
       );
       return target;
+    },
+    checkRoom({ checkpointBytes, keep, saves }) {
+      if (saves === 0) return;
+      // with the best one and the one that is being written
+      const missing = Math.max(1, keep + 2 - listCheckpoints(path).length);
+      const count = Math.min(missing, saves), free = freeBytes(checkpoints);
+      checkFits(`save a checkpoint in ${checkpoints}`, checkpointBytes, free);
+      const needed = count * checkpointBytes + SPARE_BYTES;
+      if (free >= needed) return;
+      const [neededCount, freeCount] = byteCounts(needed, free);
+      notices.push(
+        `${count} checkpoints of ${byteCount(checkpointBytes)} will need ${neededCount} in ` +
+          `${checkpoints}, where ${freeCount} are free: make room, or use a smaller --keep than ${keep}`,
+      );
     },
     resumeAfter(step, bestStep) {
       const latest = checkpointName(step);
@@ -330,8 +352,8 @@ export function writeNew(
     checkFree(target);
     const parent = dirname(target), temporary = temporaryBeside(target);
     mkdirSync(parent, { recursive: true });
-    const files = content instanceof Map ? [...content.values()] : [content as FileContent];
-    checkRoom(`write ${target}`, files, freeBytesAt(parent));
+    const files = content instanceof Map ? content.values() : [content as FileContent];
+    checkFits(`write ${target}`, bytesOf(files), freeBytesAt(parent));
     try {
       if (content instanceof Map) {
         mkdirSync(temporary);
@@ -366,11 +388,20 @@ export function checkFree(path: string): void {
 }
 
 /** Makes sure that files have room, and logs beside them. */
-function checkRoom(what: string, files: readonly FileContent[], free: number): void {
-  const needed = files.flat().reduce((sum, { length }) => sum + length, SPARE_BYTES);
+function checkFits(what: string, bytes: number, free: number): void {
+  const needed = bytes + SPARE_BYTES;
   if (free >= needed) return;
   const [neededCount, freeCount] = byteCounts(needed, free);
-  throw new CheckpointError(`Cannot ${what} as it needs ${neededCount}: ${freeCount} are free`);
+  throw new CheckpointError(
+    `Cannot ${what} as it needs ${neededCount}: ${freeCount} are free; ` +
+      `make room, or choose another --out`,
+  );
+}
+
+function bytesOf(files: Iterable<FileContent>): number {
+  let bytes = 0;
+  for (const chunks of files) for (const { length } of chunks) bytes += length;
+  return bytes;
 }
 
 /**
@@ -380,6 +411,7 @@ function checkRoom(what: string, files: readonly FileContent[], free: number): v
  * @throws {CheckpointError} if another process trains there or the directory cannot be renamed.
  */
 export function moveAside(path: string): string | undefined {
+  attempt(`open run ${path}`, () => checkPlace(path));
   if (!existsSync(path)) return undefined;
   openRunDirectory(path).close(); // nobody trains there
   if (/^\.{1,2}$/.test(basename(path))) {

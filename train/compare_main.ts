@@ -1,4 +1,5 @@
 import { command, output, run, status } from "../data/command.ts";
+import { checkFilePath, reasonOf, replaceFile } from "../files/disk.ts";
 import { caveats, compareTable, drawComparison, readRun } from "./compare.ts";
 
 /** `compare`: what several trainings reached, and for how much. */
@@ -10,15 +11,16 @@ const program = command(
   .option("--svg <file>", "where the plot goes", "compare.svg")
   .action((paths, { svg }) =>
     run(async () => {
+      checkFilePath(svg, "--svg");
       const warn = (sentence: string) => status(`Warning: ${sentence}`);
       const runs = [...new Set(paths)].map((path) => readRun(path, warn));
       for (const sentence of caveats(runs)) warn(sentence);
       output(compareTable(runs));
       const plot = await drawComparison(runs);
       try {
-        await Deno.writeTextFile(svg, plot);
+        replaceFile(svg, [new TextEncoder().encode(plot)]);
       } catch (error) {
-        throw new Error(`Cannot write ${svg}: ${(error as Error).message}`);
+        throw new Error(`Cannot write ${svg} as ${reasonOf(error)}`);
       }
       status(`drawn in ${svg}`);
     })

@@ -8,7 +8,7 @@ import type { Gpt } from "../model/model.ts";
 import { type SafetensorsEntry, serializeSafetensors } from "../model/safetensors.ts";
 import { MODEL_FILE } from "../model/tensor_files.ts";
 import { saveParameters } from "../model/weights.ts";
-import { CheckpointError } from "../model/checkpoint.ts";
+import { checkFilePath } from "../files/disk.ts";
 import { checkFree, type FileContent, writeNew } from "./checkpoint.ts";
 
 /** What to write. */
@@ -66,13 +66,11 @@ export async function exportModel(
  * Makes sure that a model can be written at a path.
  *
  * @throws {CheckpointError} if there is something, or the path is none to keep anything at.
+ * @throws {RangeError} if the path of a file is that of a directory.
  */
 export function checkOutput(out: string, to: ExportOptions["to"]): void {
   checkFree(out);
-  if (to === "hf" || !out.endsWith("/")) return;
-  throw new CheckpointError(
-    `Cannot write ${out} as --to gguf makes a file, which --out must name, such as ${out}model.gguf`,
-  );
+  if (to === "gguf") checkFilePath(out, "--out");
 }
 
 /** A model as transformers reads it: tensors and configuration. */
@@ -154,16 +152,26 @@ function ggufId(name: string, id: number): [string, GgufValue] {
   return [`tokenizer.ggml.${name}_token_id`, ["uint32", id]];
 }
 
-/** Makes sure that f16 holds all values, which it does unless a training has gone wrong. */
-function checkFinite(tensors: ReadonlyMap<string, SafetensorsEntry>): void {
-  for (const [name, { dtype, data }] of tensors) {
-    if (dtype !== "F16") continue;
-    const values = new Float16Array(data.buffer, data.byteOffset, data.byteLength / 2);
-    const beyond = values.find((value) => !Number.isFinite(value));
-    if (beyond === undefined) continue;
+/**
+ * Makes sure that all values are numbers, and that f16 holds them, as they are unless a training has
+ * diverged.
+ *
+ * @throws {RangeError} naming a tensor and a value.
+ */
+export function checkFinite(tensors: Iterable<readonly [string, SafetensorsEntry]>): void {
+  for (const [name, { dtype, data: { buffer, byteOffset, byteLength } }] of tensors) {
+    const isHalf = dtype === "F16";
+    const values = isHalf
+      ? new Float16Array(buffer, byteOffset, byteLength / 2)
+      : new Float32Array(buffer, byteOffset, byteLength / 4);
+    let i = 0;
+    while (i < values.length && Math.abs(values[i]!) < Infinity) i++;
+    if (i === values.length) continue;
     throw new RangeError(
-      `Cannot write "${name}" as f16 as its values must be within ±65504: ` +
-        `one would become ${beyond}; choose f32`,
+      isHalf
+        ? `Cannot write "${name}" as f16 as its values must be within ±65504: ` +
+          `one would become ${values[i]}; choose f32`
+        : `Cannot write "${name}" as its values must be finite: one is ${values[i]}`,
     );
   }
 }

@@ -1,3 +1,4 @@
+import { byteCounts } from "../files/disk.ts";
 import type { Device } from "../kernels/device.ts";
 
 /**
@@ -12,10 +13,10 @@ export function checkMemory(
   { neededBytes, freeBytes = freeMemory() }: { neededBytes: number; freeBytes?: number },
 ): void {
   if (!isCpu || neededBytes <= freeBytes) return;
-  const gigabytes = (bytes: number) => `${(bytes / 1e9).toFixed(1)} GB`;
+  const [needed, free] = byteCounts(neededBytes, freeBytes);
   throw new RangeError(
-    `Cannot train on ${name} as ${gigabytes(freeBytes)} of memory are free: current need is ` +
-      `${gigabytes(neededBytes)}; use a smaller --batch-size, --context-length or --preset`,
+    `Cannot train on ${name} as ${free} of memory are free: current need is ` +
+      `${needed}; use a smaller --batch-size, --context-length or --preset`,
   );
 }
 

@@ -25,12 +25,19 @@ import {
 import type { GptConfig } from "../model/config.ts";
 import type { Gpt } from "../model/gpt.ts";
 import { parseHuggingFaceConfig } from "../model/hugging_face.ts";
-import { ADAPTER_CONFIG, ADAPTER_FILE, type AdapterBase, toAdapterConfig } from "../model/lora.ts";
+import {
+  ADAPTER_CONFIG,
+  ADAPTER_FILE,
+  type AdapterBase,
+  isAdapter,
+  toAdapterConfig,
+} from "../model/lora.ts";
+import type { ParameterSpec } from "../model/parameters.ts";
 import { serializeSafetensors } from "../model/safetensors.ts";
 import { MODEL_FILE, openTensorFiles, type TensorFiles } from "../model/tensor_files.ts";
 import { downloadTable, loadAdapters, loadParameters, saveAdapters } from "../model/weights.ts";
 import type { FileContent, RunDirectory } from "./checkpoint.ts";
-import { jsonFile, modelFiles, tokenizerFiles } from "./export.ts";
+import { checkFinite, jsonFile, modelFiles, tokenizerFiles } from "./export.ts";
 import { keptOptions, type ResolvedOptions, validateOptions } from "./options.ts";
 import { isReachable, type TrainStep } from "./step.ts";
 import { tuningOf } from "./tuning.ts";
@@ -132,6 +139,20 @@ export interface Saved {
   source: TrainerState["source"] | undefined;
 }
 
+/** Bytes of a checkpoint's files that hold no tensors, its tokenizer excepted; generously. */
+const SMALL_FILES_BYTES = 2 ** 16;
+
+/** About how many bytes a checkpoint will have, by the parameters of its model. */
+export function checkpointBytes(table: readonly ParameterSpec[], { json }: Tokenizer): number {
+  const isLora = table.some(({ name }) => isAdapter(name));
+  let floats = 0;
+  for (const { shape, trained } of table) {
+    // adapters are saved without their model; what is trained has two moments
+    floats += size(shape) * ((trained || !isLora ? 1 : 0) + (trained ? 2 : 0));
+  }
+  return 4 * floats + json.length + SMALL_FILES_BYTES;
+}
+
 /** Writes everything that a resumed training, or Hugging Face transformers, needs. */
 export async function saveCheckpoint(
   { run, options, typed, corpus, batches, gpt, trainStep, source }: Saved,
@@ -143,10 +164,12 @@ export async function saveCheckpoint(
     ...await downloadTable(gpt, trained, (name) => tensorNamed(trainStep.m, name), "m."),
     ...await downloadTable(gpt, trained, (name) => tensorNamed(trainStep.v, name), "v."),
   ]);
+  const adapters = gpt.config.lora ? await saveAdapters(gpt) : undefined;
+  for (const tensors of [adapters ?? [], moments]) checkFinite(tensors);
   const files = new Map<string, FileContent>([
-    ...(gpt.config.lora
+    ...(adapters
       ? [
-        [ADAPTER_FILE, serializeSafetensors(await saveAdapters(gpt), { format: "pt" })],
+        [ADAPTER_FILE, serializeSafetensors(adapters, { format: "pt" })],
         [ADAPTER_CONFIG, jsonFile(toAdapterConfig(gpt.config, baseOf(source!.spec)))],
       ] as const
       : await modelFiles(gpt, tokenizer, { dropout: options.dropout })),

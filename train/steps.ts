@@ -46,6 +46,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
   let evaluated = false, best = false, saved = path !== undefined;
   let waiting: { learningRate: number }[] = []; // steps submitted and not yet reported
   let since = performance.now(), patience = 1;
+  let applied = step === total; // whether a step changed the model, or none was to be done
   let compiled = false; // drivers compile a kernel when it first runs: the first step has no speed
 
   while (step < total && !signal?.aborted) {
@@ -65,6 +66,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     if (waiting.length < patience && !evaluating && !saving && !sampling) continue;
 
     const reports = await trainStep.reports(waiting.length);
+    applied ||= reports.some(({ skipped }) => !skipped);
     const elapsedMs = performance.now() - since;
     const speed = compiled ? tokensPerStep * waiting.length / elapsedMs * 1000 : undefined;
     compiled = true;
@@ -102,17 +104,30 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
       yield { kind: "notice", message };
     }
     waiting = [];
+    if (step === total && !applied) {
+      throw new RangeError(
+        `Cannot finish training as the gradient of every step since step ${loop.first} was not finite, ` +
+          `and so none changed the model: try a lower --learning-rate (it is ` +
+          `${options.learningRate}), --precision f32, or more --steps`,
+      );
+    }
 
     if (evaluating) {
       const evaluation = await loop.evaluate();
       evaluated = true;
-      best = bestLoss === null || evaluation.loss < bestLoss;
+      best = Number.isFinite(evaluation.loss) && (bestLoss === null || evaluation.loss < bestLoss);
       if (best) bestLoss = evaluation.loss;
       const metric = { kind: "evaluation" as const, step, ...evaluation, ...entropy };
       record.note([metric]);
       await record.draw();
       yield { ...metric, best };
       yield* noticesOf(run);
+      if (!Number.isFinite(evaluation.loss)) {
+        throw new RangeError(
+          `Cannot go on training as the validation loss must be finite: current value is ` +
+            `${evaluation.loss} at step ${step}`,
+        );
+      }
     }
     if (sampling) {
       const prompt =

@@ -41,7 +41,7 @@ import {
   typedNames,
   validateOptions,
 } from "./options.ts";
-import { checkState, readCheckpoint, restore, type Resumed } from "./state.ts";
+import { checkpointBytes, checkState, readCheckpoint, restore, type Resumed } from "./state.ts";
 import { createTrainStep } from "./step.ts";
 import { learningRateAt, type Schedule } from "./schedule.ts";
 import { steps } from "./steps.ts";
@@ -240,7 +240,7 @@ async function* trainOn(
       contextLength: options.contextLength,
       vocabularySize: tokenizer.vocabularySize,
     });
-  const freeze = options.freeze ?? "";
+  const table = parameterTable(config, options.freeze);
   const source = resumed?.state.source ??
     (initial && { spec: initial.spec, sha256: hashModel(initial) });
   yield {
@@ -250,15 +250,25 @@ async function* trainOn(
     options,
     device: device.name,
     parameters: countParameters(config),
-    trainedParameters: parameterTable(config, freeze)
+    trainedParameters: table
       .reduce((sum, { trained, shape }) => sum + (trained ? size(shape) : 0), 0),
     corpus: describe(corpus),
   };
   const first = resumed?.state.step ?? 0;
+  const { saveEvery, keep } = options;
+  run.checkRoom({
+    checkpointBytes: checkpointBytes(table, tokenizer),
+    keep,
+    saves: first === options.steps
+      ? 0
+      : saveEvery === 0
+      ? 1
+      : Math.ceil(options.steps / saveEvery) - Math.floor(first / saveEvery),
+  });
   const runRecord = await openRecord(run, first);
   runRecord.note([startMetric(config, first)]);
   yield* noticesOf(run);
-  const gpt = createGpt(device, config, { precision, freeze });
+  const gpt = createGpt(device, config, { precision, freeze: options.freeze ?? "" });
   const owned: { destroy(): void }[] = [gpt];
   try {
     const record = () =>

@@ -32,7 +32,7 @@ Deno.test("hubFile() goes on where a connection was cut, at whatever byte", asyn
   assert.ok(starts.at(-1)! > 0);
   assert.ok(server.seen.filter(toCdn).slice(1).some(({ headers }) => headers.has("if-range")));
   assert.ok(waits.length === 6 && waits.every((ms) => ms >= 1000));
-  assert.match(notices[1]!, /^the connection is lost, .* of 300\.0 kB are here: going on$/);
+  assert.match(notices[1]!, /^the connection is lost, .* of 300 kB are here: going on$/);
 });
 
 Deno.test("hubFile() gives up when nothing comes several times in a row, and keeps what came", async () => {
@@ -48,7 +48,7 @@ Deno.test("hubFile() gives up when nothing comes several times in a row, and kee
   await assert.rejects(hubFile(STORIES, hub.options), {
     name: "HubError",
     message:
-      /^Cannot download tiny\/stories\/data\/train\.txt as the connection is lost \(.*\); [\d.]+ kB of 100\.0 kB are here, and the same command goes on from there$/,
+      /^Cannot download tiny\/stories\/data\/train\.txt as the connection is lost \(.*\); [\d.]+ kB of 100 kB are here, and the same command goes on from there$/,
   });
   assert.deepEqual(waits.slice(0, 4), [1000, 2000, 4000, 8000].slice(0, waits.length));
   const there = Deno.statSync(incompleteIn(hub)).size;
@@ -85,7 +85,7 @@ Deno.test("hubFile() stops at a signal, and the next call goes on from there", a
   assertHolds(path, hub.content);
   assert.equal(progress[0], there);
   assert.match(server.log("cdn")[1]!, new RegExp(`bytes=${there}-$`));
-  assert.match(hub.notices.at(-1)!, /: 100\.0 kB, \d+\.\d kB of it came before$/);
+  assert.match(hub.notices.at(-1)!, /: 100 kB, [\d.]+ kB of it came before$/);
 });
 
 Deno.test("hubFile() takes a silent connection for lost", async () => {
@@ -191,7 +191,7 @@ Deno.test("hubFile() checks first whether the disk has room", async () => {
   await assert.rejects(hubFile(STORIES, { ...hub.options, freeBytes: () => 1_000_000 }), {
     name: "HubError",
     message:
-      /as it needs 16\.9 MB in \S+hub: 1\.0 MB are free; make room, or set HF_HUB_CACHE to a directory elsewhere$/,
+      /as it needs 16\.9 MB in \S+hub: 1\.00 MB are free; make room, or set HF_HUB_CACHE to a directory elsewhere$/,
   });
   assert.equal(hub.server.log("cdn").length, 0);
 });

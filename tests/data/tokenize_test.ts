@@ -306,8 +306,8 @@ Deno.test("tokenizeSource() starts over what an interrupted run has left damaged
 Deno.test("tokenizeSource() says what stands in its way", async () => {
   const cacheDirectory = join(directory, "refused");
   await assert.rejects(tokenizeStories(cacheDirectory, { freeBytes: () => 1e6 }), {
-    message: `Cannot tokenize stories.txt as about 0.0 GB must be free in ${cacheDirectory}: ` +
-      "current space is 0.0 GB",
+    message: `Cannot tokenize stories.txt as about 8.25 MB must be free in ${cacheDirectory}: ` +
+      "current space is 1.00 MB; make room, or put the run and its cache elsewhere",
   });
   let second: Promise<void> | undefined;
   await tokenizeStories(cacheDirectory, {

@@ -1,5 +1,14 @@
 import assert from "node:assert/strict";
+import { readdirSync } from "node:fs";
 import { join } from "node:path";
+import {
+  byteCount,
+  byteCounts,
+  checkFilePath,
+  replaceFile,
+  TEMPORARY_NAME,
+  temporaryBeside,
+} from "../../files/disk.ts";
 
 const directory = Deno.makeTempDirSync();
 globalThis.addEventListener("unload", () => Deno.removeSync(directory, { recursive: true }));
@@ -196,4 +205,61 @@ Deno.test({
       `rename ${blob}.incomplete to ${blob}`,
     ]);
   },
+});
+
+Deno.test("byteCount() chooses the unit by what is shown", () => {
+  const cases: [number, string][] = [
+    [0, "0 bytes"],
+    [0.2, "1 bytes"],
+    [999, "999 bytes"],
+    [1000, "1.00 kB"],
+    [99_949, "99.9 kB"],
+    [99_950, "100 kB"],
+    [100_000, "100 kB"],
+    [999_499, "999 kB"],
+    [999_500, "1.00 MB"],
+    [2.2e9, "2.20 GB"],
+    [3e12, "3.00 TB"],
+    [4e18, "4000 PB"],
+  ];
+  for (const [bytes, text] of cases) assert.equal(byteCount(bytes), text, `${bytes}`);
+});
+
+Deno.test("byteCounts() shows a difference where there is one", () => {
+  assert.deepEqual(byteCounts(3_000_000, 200_000), ["3.00 MB", "200 kB"]);
+  assert.deepEqual(byteCounts(5e9, 4.999e9), ["5.000 GB", "4.999 GB"]);
+  assert.deepEqual(byteCounts(5e9 + 1, 5e9), ["5.000000001 GB", "5.000000000 GB"]);
+  assert.deepEqual(byteCounts(7e6, 7e6), ["7.00 MB", "7.00 MB"]);
+});
+
+Deno.test("replaceFile() makes the folder, replaces a file as a whole, and leaves nothing beside it", () => {
+  const path = join(directory, "a", "file.txt");
+  for (const text of ["long before", "after"]) {
+    replaceFile(path, [new TextEncoder().encode(text)]);
+    assert.equal(Deno.readTextFileSync(path), text);
+  }
+  Deno.mkdirSync(join(directory, "a", "folder"));
+  assert.throws(() => replaceFile(join(directory, "a", "folder"), []), { code: "EISDIR" });
+  assert.deepEqual(readdirSync(join(directory, "a")).sort(), ["file.txt", "folder"]);
+});
+
+Deno.test("temporaryBeside() gives names that TEMPORARY_NAME tells from others", () => {
+  assert.match(temporaryBeside("latest"), TEMPORARY_NAME);
+  for (const name of [".tmp-latest", "latest.tmp", ".tmp--1", ".tmp-a-0000-1111"]) {
+    assert.doesNotMatch(name, TEMPORARY_NAME);
+  }
+});
+
+Deno.test("checkFilePath() refuses what names no file", () => {
+  checkFilePath("new/file.svg", "--svg");
+  const refused: [string, string][] = [["", '""'], [".", "., a directory"], [
+    "a/",
+    "a/, a directory",
+  ]];
+  for (const [path, value] of refused) {
+    assert.throws(() => checkFilePath(path, "--svg"), {
+      name: "RangeError",
+      message: `Cannot write as --svg must name a file: current value is ${value}`,
+    });
+  }
 });

@@ -131,10 +131,40 @@ Deno.test("save() without room leaves the older checkpoints and no half one", ()
   const run = openRunDirectory(path, { freeBytes: () => 1_000_000 });
   assert.throws(() => run.save(exampleFiles("x"), exampleState(2), { keep: 3, best: false }), {
     name: "CheckpointError",
-    message: /Cannot save checkpoint .*000002 as it needs 16\.8 MB: 1\.00 MB are free$/,
+    message:
+      /Cannot save checkpoint .*000002 as it needs 16\.8 MB: 1\.00 MB are free; make room, or choose another --out$/,
   });
   run.close();
   assert.deepEqual(readdirSync(join(path, "checkpoints")), ["000001"]);
+});
+
+Deno.test("checkRoom() refuses what no checkpoint fits into, and warns if not all will", () => {
+  const path = makeRun("room", { count: 1 });
+  const notices = (free: number, { keep = 3, saves = 9 } = {}) => {
+    const run = openRunDirectory(path, { freeBytes: () => free });
+    try {
+      run.checkRoom({ checkpointBytes: 1e9, keep, saves });
+      return run.notices;
+    } finally {
+      run.close();
+    }
+  };
+  const spare = 2 ** 24;
+  // three to keep, the best and the one being written, of which one is there
+  assert.deepEqual(notices(4e9 + spare), []);
+  assert.deepEqual(notices(4e9 + spare - 1), [
+    "4 checkpoints of 1.00 GB will need 4.016777216 GB in " +
+    `${join(path, "checkpoints")}, where 4.016777215 GB are free: ` +
+    "make room, or use a smaller --keep than 3",
+  ]);
+  assert.deepEqual(notices(2e9 + spare, { saves: 2 }), []);
+  assert.deepEqual(notices(3e9, { keep: 1 }), []);
+  assert.deepEqual(notices(0, { saves: 0 }), []);
+  assert.throws(() => notices(1e9), {
+    name: "CheckpointError",
+    message: `Cannot save a checkpoint in ${join(path, "checkpoints")} as it needs 1.02 GB: ` +
+      "1.00 GB are free; make room, or choose another --out",
+  });
 });
 
 Deno.test("openRunDirectory() clears what a dead process left, and nothing else", () => {

@@ -1,11 +1,13 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
-import { cpSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { cpSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { loadModel } from "../../generate/load.ts";
 import { download } from "../../kernels/tensor.ts";
+import { parameterTable } from "../../model/parameters.ts";
 import type { SafetensorsEntry } from "../../model/safetensors.ts";
 import { parseSafetensors } from "../../model/safetensors.ts";
+import { checkpointBytes, readCheckpoint } from "../../train/state.ts";
 import type { TrainOptions } from "../../train/options.ts";
 import { train, type TrainEvent } from "../../train/train.ts";
 import { device } from "../kernels/harness.ts";
@@ -57,6 +59,12 @@ async function assertResumes(out: string, options: Partial<TrainOptions>): Promi
   ) {
     if (event.kind === "step" && event.step === 6) break; // killed: 4 is the last checkpoint
   }
+  const { config, tokenizer } = await readCheckpoint(checkpoint(out), {});
+  const table = parameterTable(config, options.freeze ?? "");
+  const bytes = readdirSync(checkpoint(out))
+    .reduce((sum, name) => sum + statSync(join(checkpoint(out), name)).size, 0);
+  const estimate = checkpointBytes(table, tokenizer);
+  assert.ok(estimate >= bytes && estimate < bytes + 2 ** 17, `${estimate} for ${bytes}`);
   const events = await run(`${out}-halves`, options);
   assert.equal(find(events, "start").resumedFrom, 4);
   assert.deepEqual(hashes(`${out}-halves`), hashes(out));

@@ -1,0 +1,85 @@
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { listCheckpoints } from "../../model/checkpoint.ts";
+import type { TrainOptions } from "../../train/options.ts";
+import { train } from "../../train/train.ts";
+import { device } from "../kernels/harness.ts";
+
+const directory = Deno.makeTempDirSync();
+globalThis.addEventListener("unload", () => Deno.removeSync(directory, { recursive: true }));
+
+const text = join(directory, "stories.txt");
+Deno.writeTextFileSync(text, "A bird sat in a tree and sang of trees. ".repeat(20));
+
+const OPTIONS: Partial<TrainOptions> = {
+  data: [text],
+  contextLength: 8,
+  batchSize: 2,
+  precision: "f32",
+  sampleEvery: 0,
+  evalEvery: 0,
+  saveEvery: 0,
+};
+
+async function run(out: string, options: Partial<TrainOptions>): Promise<void> {
+  for await (const _ of train({ ...OPTIONS, device, out: join(directory, out), ...options }));
+}
+
+await run("whole", { preset: "nano", steps: 1 });
+
+/** A model one of whose weights is no number. */
+function poisoned(): string {
+  const checkpoint = listCheckpoints(join(directory, "whole"))[0]!.path;
+  const model = join(directory, "poisoned");
+  Deno.mkdirSync(model, { recursive: true });
+  for (const name of ["config.json", "tokenizer.json", "tokenizer_config.json"]) {
+    Deno.copyFileSync(join(checkpoint, name), join(model, name));
+  }
+  const bytes = Deno.readFileSync(join(checkpoint, "model.safetensors"));
+  const view = new DataView(bytes.buffer), headerEnd = 8 + Number(view.getBigUint64(0, true));
+  const header = JSON.parse(new TextDecoder().decode(bytes.subarray(8, headerEnd)));
+  const name = Object.keys(header).find((name) => name.endsWith("h.1.mlp.c_proj.weight"))!;
+  view.setFloat32(headerEnd + header[name].data_offsets[0], NaN, true);
+  Deno.writeFileSync(join(model, "model.safetensors"), bytes);
+  return model;
+}
+
+/** Trains in a run that ends with such an error, and returns the steps of its checkpoints. */
+async function failingRun(
+  out: string,
+  options: Partial<TrainOptions>,
+  message: RegExp,
+): Promise<number[]> {
+  await assert.rejects(run(out, options), { name: "RangeError", message });
+  return listCheckpoints(join(directory, out)).map(({ step }) => step);
+}
+
+Deno.test("train() fails when no step was applied, however few there were", async () => {
+  const options = { initFrom: poisoned(), steps: 3 };
+  const message =
+    /^Cannot finish training as the gradient of every step since step 0 was not finite, .*--steps$/;
+  assert.deepEqual(await failingRun("unapplied", options, message), []);
+});
+
+Deno.test("train() fails when an evaluation gives no finite loss", async () => {
+  const options = { initFrom: poisoned(), steps: 3, evalEvery: 1 };
+  const message = /^Cannot go on training as the validation loss must be finite: .* NaN at step 1$/;
+  assert.deepEqual(await failingRun("unevaluated", options, message), []);
+});
+
+Deno.test("train() saves no checkpoint with weights that are not finite", async () => {
+  const message =
+    /^Cannot write ".*h\.1\.mlp\.c_proj\.weight" as its values must be finite: one is NaN$/;
+  const options = { initFrom: poisoned(), steps: 3, saveEvery: 1 };
+  assert.deepEqual(await failingRun("unsaved", options, message), []);
+});
+
+Deno.test("train() that diverges on resume leaves the checkpoint that it began with", async () => {
+  const options = {
+    ...{ steps: 30, warmupSteps: 0 },
+    // weights grow by 99 times a step
+    ...{ learningRate: 10, minLearningRate: 10, weightDecay: 10 },
+  };
+  const message = /must be finite|was not finite/;
+  assert.deepEqual(await failingRun("whole", options, message), [1]);
+});
