@@ -24,7 +24,10 @@ const program = command("eval", "Measure how well a trained model predicts a tex
     new Option("--model <name>", "take another model: distilgpt2, hf:OWNER/NAME, or a directory")
       .conflicts(["run", "checkpoint"]),
   )
-  .option("--data <what...>", "files, as for train (default: what the training held out)")
+  .option(
+    "--data <what...>",
+    "files, as for train; of the training's own text, what it held out (default: that)",
+  )
   .option("--text-field <name>", "field of JSON lines or Parquet that holds the text", "text")
   .option(
     "--tokens <n>",
