@@ -1,0 +1,273 @@
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { type Batch, Batches } from "../../data/batches.ts";
+import type { Corpus } from "../../data/corpus.ts";
+import { textOf } from "../../data/token_file.ts";
+import { trainTokenizer } from "../../data/train_tokenizer.ts";
+import { readTrainerState } from "../../model/checkpoint.ts";
+import { createGpt } from "../../model/gpt.ts";
+import { initializeParameters } from "../../model/weights.ts";
+import { openRunDirectory } from "../../train/checkpoint.ts";
+import type { TrainEvent } from "../../train/events.ts";
+import type { ResolvedOptions } from "../../train/options.ts";
+import { openRecord } from "../../train/record.ts";
+import { learningRateAt } from "../../train/schedule.ts";
+import { createTrainStep, type StepReport } from "../../train/step.ts";
+import { steps } from "../../train/steps.ts";
+import { directory } from "../checkpoints.ts";
+import { device } from "../kernels/harness.ts";
+
+const CONFIG = { vocabularySize: 257, contextLength: 4, width: 8, layers: 1, heads: 1 };
+
+const OPTIONS = {
+  steps: 6,
+  endsWith: "epochs",
+  batchSize: 2,
+  contextLength: 4,
+  gradientAccumulation: 3,
+  learningRate: 1,
+  minLearningRate: 0.25,
+  warmupSteps: 2,
+  dropout: 0,
+  seed: 5,
+  precision: "f16",
+  evalEvery: 0,
+  saveEvery: 0,
+  sampleEvery: 0,
+  keep: 9,
+} as ResolvedOptions;
+
+/** Of a step, where nothing is said of it. */
+const REPORT: StepReport = {
+  loss: 3,
+  gradientNorm: 1,
+  lossScale: 1024,
+  skipped: false,
+  consecutiveSkips: 0,
+  skippedSteps: 0,
+};
+
+/** What a training is made of, with what the test says in place of the device's work. */
+interface Script {
+  options?: Partial<ResolvedOptions>;
+  /** The report on a step, counted from 1. */
+  report?: (step: number) => Partial<StepReport>;
+  /** Losses of the evaluations, one after the other. */
+  losses?: number[];
+  first?: number;
+  bestLoss?: number;
+  /** Milliseconds that a read-back of so many steps takes. */
+  readBackMs?: (count: number) => number;
+  /** Is called with each event. */
+  onEvent?: (event: TrainEvent, abort: () => void) => void;
+}
+
+/** Runs a training as the script says; its events, and what was submitted. */
+async function runScript(
+  name: string,
+  { options, report, losses = [], readBackMs = () => 1e9, onEvent, ...rest }: Script,
+) {
+  const gpt = createGpt(device, CONFIG, { precision: "f32" });
+  initializeParameters(gpt, { seed: 1 });
+  const tokenizer = await trainTokenizer(["the cat"], { vocabularySize: 257 });
+  const resolved = { ...OPTIONS, ...options };
+  const trainStep = createTrainStep(gpt, {
+    ...{ batchSize: 2, sequenceLength: 4, gradientAccumulation: 3, dropout: 0, seed: 5 },
+    ...{ labelSmoothing: 0, gradientClip: 1, weightDecay: 0, beta1: 0.9, beta2: 0.99 },
+  });
+  const batches = new Batches(
+    textOf({ tokens: Uint32Array.from({ length: 200 }, (_, i) => i), documentStarts: [0] }),
+    { batchSize: 2, contextLength: 4, sequence: "packed", seed: 5, padding: 256 },
+  );
+  const run = openRunDirectory(join(directory, name)), controller = new AbortController();
+  const submitted: { step: number; batches: readonly Batch[]; learningRate: number }[] = [];
+  const readBacks: number[] = [], events: TrainEvent[] = [], evaluatedAfter: number[] = [];
+  let clock = 0;
+  const { now } = performance;
+  performance.now = () => clock;
+  try {
+    const loop = steps({
+      ...{ run, batches, gpt, options: resolved, source: undefined, typed: [] },
+      record: await openRecord(run, 0),
+      corpus: { tokenizer, name: "x", hash: "y", entropyPerToken: 0.5 } as unknown as Corpus,
+      trainStep: {
+        ...trainStep,
+        submit: (step, batches, { learningRate }) =>
+          void submitted.push({ step, batches, learningRate }),
+        scaler() {
+          const optimizerSteps = submitted.at(-1)!.step + 1;
+          const skips = { skippedSteps: 0, consecutiveSkips: 0 };
+          const scale = { lossScale: 65536, growthTracker: optimizerSteps };
+          return Promise.resolve({ optimizerSteps, ...scale, ...skips });
+        },
+        reports(count) {
+          clock += readBackMs(count);
+          readBacks.push(count);
+          const done = submitted.at(-1)!.step + 1;
+          return Promise.resolve(Array.from({ length: count }, (_, i) => (
+            { ...REPORT, ...report?.(done - count + 1 + i) }
+          )));
+        },
+      },
+      evaluate() {
+        clock += 5e5; // which is not part of any step's time
+        evaluatedAfter.push(submitted.length);
+        const loss = losses.shift() ?? 1;
+        return Promise.resolve({ loss, perplexity: 2, bitsPerByte: 3, tokens: 4 });
+      },
+      signal: controller.signal,
+      first: rest.first ?? 0,
+      bestLoss: rest.bestLoss ?? null,
+      ...(rest.first ? { path: join(directory, name, "before") } : {}),
+    });
+    for await (const event of loop) {
+      events.push(event);
+      onEvent?.(event, () => controller.abort());
+    }
+  } finally {
+    performance.now = now;
+    run.close();
+    trainStep.destroy();
+    gpt.destroy();
+  }
+  return { events, submitted, readBacks, evaluatedAfter, batches };
+}
+
+const told = (events: TrainEvent[]) =>
+  events.map((event) => "step" in event ? `${event.kind} ${event.step}` : event.kind);
+
+Deno.test("steps() evaluates, draws a sample and saves when it is due, and at the end", async () => {
+  const { events } = await runScript("due", {
+    options: { steps: 7, evalEvery: 3, saveEvery: 2, sampleEvery: 2 },
+  });
+  assert.deepEqual(told(events), [
+    "step 1",
+    ...["step 2", "sample 2", "checkpoint 2"],
+    ...["step 3", "evaluation 3"],
+    ...["step 4", "sample 4", "checkpoint 4"],
+    "step 5",
+    ...["step 6", "evaluation 6", "sample 6", "checkpoint 6"],
+    ...["step 7", "evaluation 7", "checkpoint 7", "end 7"],
+  ]);
+  const samples = events.filter((event) => event.kind === "sample");
+  assert.deepEqual(samples.map(({ prompt }) => prompt), [
+    ...["One day", "Once upon a time", "One day"],
+  ]);
+  assert.equal(new Set(samples.map(({ text }) => text)).size, 3, "each has a seed of its own");
+  const end = events.at(-1)!;
+  assert.ok(end.kind === "end" && end.reason === "epochs");
+  assert.equal(end.path, join(directory, "due", "checkpoints", "000007"));
+  const evaluation = events.find((event) => event.kind === "evaluation");
+  assert.ok(evaluation?.kind === "evaluation" && evaluation.entropyPerToken === 0.5);
+});
+
+Deno.test("steps() submits every micro-batch once, in order, with the learning rate of its step", async () => {
+  const { submitted, batches } = await runScript("submitted", { first: 2 });
+  assert.deepEqual(submitted.map(({ step }) => step), [2, 3, 4, 5]);
+  submitted.forEach(({ step, learningRate, batches: micro }) => {
+    assert.equal(learningRate, learningRateAt(step, OPTIONS));
+    assert.deepEqual(micro, [0, 1, 2].map((i) => batches.at(3 * step + i)), `step ${step}`);
+  });
+  const { batchIndex, epoch, step } = readTrainerState(
+    join(directory, "submitted", "checkpoints", "000006"),
+  );
+  // an epoch has 49 rows, a step takes six
+  assert.deepEqual([step, batchIndex, epoch], [6, 18, 0]);
+});
+
+Deno.test("steps() reads several reports together, as many as take a second, before what is due", async () => {
+  const { events, readBacks, submitted } = await runScript("together", {
+    options: { steps: 40, evalEvery: 16 },
+    readBackMs: (count) => 100 * count,
+    report: (step) => ({
+      loss: step,
+      gradientNorm: 2 * step,
+      lossScale: 2 ** step,
+      skippedSteps: 3,
+    }),
+  });
+  assert.equal(submitted.length, 40);
+  // one, ten as each takes 100 ms, the five to the evaluation, ten, six to the next, eight to the end
+  assert.deepEqual(readBacks, [1, 10, 5, 10, 6, 8]);
+  const reported = events.filter((event) => event.kind === "step");
+  reported.forEach((event, i) => {
+    const step = i + 1;
+    const { learningRate, loss, gradientNorm, lossScale, skipped, steps } = event;
+    assert.deepEqual([event.step, loss, gradientNorm, lossScale, skipped, steps], [
+      ...[step, step, 2 * step, 2 ** step, 3, 40],
+    ]);
+    assert.equal(learningRate, learningRateAt(i, { ...OPTIONS, steps: 40 }), `step ${step}`);
+  });
+  // 2 rows of 4 tokens, three times, in 100 ms; the first step, which compiles, has no speed
+  assert.ok(!("tokensPerSecond" in reported[0]!) && !("secondsLeft" in reported[0]!));
+  for (const { tokensPerSecond } of reported.slice(1)) assert.equal(tokensPerSecond, 240);
+  // of those that are read together all count from the last one
+  assert.deepEqual(reported.slice(1).map(({ secondsLeft }) => Number(secondsLeft!.toFixed(6))), [
+    ...new Array(10).fill(2.9),
+    ...new Array(5).fill(2.4),
+    ...new Array(10).fill(1.4),
+    ...new Array(6).fill(0.8),
+    ...new Array(8).fill(0),
+  ]);
+});
+
+Deno.test("steps() calls best what has the lowest loss, and keeps that beyond a resumed run", async () => {
+  const bestOf = (events: TrainEvent[]) =>
+    events.flatMap((event) => event.kind === "evaluation" ? [event.best] : []);
+  const hint = (name: string) => Deno.readTextFileSync(join(directory, name, "best"));
+  const options = { evalEvery: 1, saveEvery: 1 };
+  const fresh = await runScript("best", { options, losses: [3, 2, 2.5, 2, 1.9, 1.95] });
+  assert.deepEqual(bestOf(fresh.events), [true, true, false, false, true, false]);
+  assert.equal(hint("best"), "000005\n");
+  const path = join(directory, "best", "checkpoints", "000006");
+  assert.equal(readTrainerState(path).bestValidationLoss, 1.9);
+  const resumed = await runScript("best again", {
+    options,
+    ...{ first: 3, bestLoss: 2, losses: [2.1, 1.8, 1.9] },
+  });
+  assert.deepEqual(bestOf(resumed.events), [false, true, false]);
+  // a checkpoint without an evaluation is not the best, however good the last one was
+  const sparse = await runScript("sparse", {
+    options: { evalEvery: 3, saveEvery: 2 },
+    losses: [2, 3],
+  });
+  assert.deepEqual(bestOf(sparse.events), [true, false]);
+  assert.throws(() => hint("sparse"), { code: "ENOENT" });
+});
+
+Deno.test("steps() says that the loss scale has fallen below 1, and gives up after 100 skips in a row", async () => {
+  const notices = (events: TrainEvent[]) =>
+    events.flatMap((event) => event.kind === "notice" ? [event.message] : []);
+  const scales = [4, 1, 0.5, 1, 2, 4];
+  const { events } = await runScript("fallen", {
+    report: (step) => ({ lossScale: scales[step - 1]! }),
+  });
+  assert.deepEqual(notices(events), [
+    "the loss scale fell to 0.5: gradients overflow f16",
+  ]);
+  const skipping = (most: number) =>
+    runScript(`skipping ${most}`, {
+      report: (step) => ({ consecutiveSkips: step === 4 ? most : 0, skipped: step === 4 }),
+    });
+  assert.equal((await skipping(99)).events.at(-1)!.kind, "end");
+  await assert.rejects(skipping(100), {
+    name: "RangeError",
+    message: /as 100 steps in a row had a gradient that is not finite: .* \(it is 1\)/,
+  });
+});
+
+Deno.test("steps() ends interrupted with a checkpoint after the step that is under way", async () => {
+  const { events } = await runScript("aborted", {
+    onEvent: (event, abort) => {
+      if (event.kind === "step" && event.step === 3) abort();
+    },
+  });
+  assert.deepEqual(told(events), ["step 1", "step 2", "step 3", "checkpoint 3", "end 3"]);
+  const end = events.at(-1)!;
+  assert.ok(end.kind === "end" && end.reason === "interrupted");
+});
+
+Deno.test("steps() with nothing left to do saves nothing", async () => {
+  const { events } = await runScript("done", { first: 6 });
+  assert.deepEqual(told(events), ["end 6"]);
+});
