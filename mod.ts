@@ -79,7 +79,7 @@ export {
   type SourceOptions,
   textSource,
 } from "./data/sources.ts";
-export type { Piece } from "./data/documents.ts";
+export type { Piece, PlaceUnit } from "./data/documents.ts";
 export {
   TokenFile,
   type TokenFileOrigin,

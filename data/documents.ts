@@ -15,18 +15,22 @@ export interface Piece {
   readonly begins: boolean;
   /** Whether it ends here. */
   readonly ends: boolean;
-  /** Where this is in its file: byte of a text from 0, or number of a line or row from 1. */
+  /** Where this is in its file, in a `PlaceUnit`: bytes from 0, all else from 1. */
   readonly place: number;
 }
+
+/** What places count: of a text bytes, else what holds a document each. */
+export type PlaceUnit = "byte" | "line" | "element" | "row" | "document";
 
 /** Bytes in a piece at most. */
 export const LARGEST_PIECE = 2 ** 18;
 
-/** Bytes in a line at most, where a line is a document: it has to be parsed whole. */
-const LONGEST_LINE = 16 * 2 ** 20;
+/** Bytes at most in what holds a document and has to be parsed whole. */
+export const LONGEST_RECORD = 16 * 2 ** 20;
 
-const SEPARATOR = Buffer.from(END_OF_TEXT);
 const TAB = 0x09, LINE_FEED = 0x0a, RETURN = 0x0d, BLANK = 0x20;
+const QUOTE = 0x22, COMMA = 0x2c, BACKSLASH = 0x5c;
+const OPEN_BRACKET = 0x5b, CLOSE_BRACKET = 0x5d, OPEN_BRACE = 0x7b, CLOSE_BRACE = 0x7d;
 
 /**
  * The documents of a text, which are separated by `<|endoftext|>`, wherever in a line it stands, some at
@@ -44,19 +48,20 @@ export async function* textPieces(
   let begins = true; // whether the next piece begins a document
   for await (const { chunk, last } of regroup(chunks, 4 * most)) {
     window = Buffer.concat([window, chunk]);
+    const bytesAsText = window.toString("latin1"); // searched ten times as fast
     const pieces: Piece[] = [];
     let at = offset === 0 && hasByteOrderMark(window) ? 3 : 0;
-    let separator = window.indexOf(SEPARATOR, at);
+    let separator = bytesAsText.indexOf(END_OF_TEXT, at);
     // a piece depends on its own bytes and on a separator right behind them
-    while (at < window.length && (last || window.length - at >= most + SEPARATOR.length)) {
-      if (separator >= 0 && separator < at) separator = window.indexOf(SEPARATOR, at);
+    while (at < window.length && (last || window.length - at >= most + END_OF_TEXT.length)) {
+      if (separator >= 0 && separator < at) separator = bytesAsText.indexOf(END_OF_TEXT, at);
       const end = separator >= 0 ? separator : last ? window.length : Infinity;
       const place = offset + at;
       if (end - at <= most) {
         const bytes = window.subarray(at, end);
         if (!begins || bytes.length > 0) pieces.push({ bytes, begins, ends: true, place });
         begins = true;
-        at = end + (separator >= 0 ? SEPARATOR.length : 0);
+        at = end + (separator >= 0 ? END_OF_TEXT.length : 0);
       } else {
         const cut = cutPoint(window, at, at + most);
         const bytes = window.subarray(at, cut);
@@ -108,16 +113,12 @@ function endsWord(bytes: Uint8Array, at: number): boolean {
  */
 export async function* linePieces(
   chunks: AsyncIterable<Uint8Array>,
-  { file, longest = LONGEST_LINE }: { file: string; longest?: number },
+  { file, longest = LONGEST_RECORD }: { file: string; longest?: number },
 ): AsyncGenerator<Piece[]> {
   let unfinished: Uint8Array[] = [], length = 0; // a line whose end has not come yet
   let number = 0;
   const check = (length: number) => {
-    if (length <= longest) return;
-    throw new RangeError(
-      `Cannot read data file ${file} as line ${number + 1} must be at most ` +
-        `${longest / 2 ** 20} MiB long: it is longer`,
-    );
+    if (length > longest) throw tooLong(file, { record: `line ${number + 1}`, longest });
   };
   for await (const { chunk, last } of regroup(chunks, 4 * LARGEST_PIECE)) {
     const whole = last ? chunk.length : chunk.lastIndexOf(LINE_FEED) + 1;
@@ -132,7 +133,7 @@ export async function* linePieces(
         check(end - at);
         number++;
         const bytes = lines.subarray(at, end);
-        if (!isBlank(bytes)) pieces.push({ bytes, begins: true, ends: true, place: number });
+        if (!bytes.every(isBlank)) pieces.push({ bytes, begins: true, ends: true, place: number });
       }
     }
     unfinished.push(chunk.subarray(whole));
@@ -142,16 +143,106 @@ export async function* linePieces(
   }
 }
 
-function hasByteOrderMark(bytes: Uint8Array): boolean {
+/**
+ * The elements of a JSON array, some at a time, each a document by itself. Whether one is valid is for
+ * the parser to find out.
+ *
+ * @throws {SyntaxError} if it is no whole array, {RangeError} if an element is too long.
+ */
+export async function* arrayPieces(
+  chunks: AsyncIterable<Uint8Array>,
+  { file, longest = LONGEST_RECORD }: { file: string; longest?: number },
+): AsyncGenerator<Piece[]> {
+  let window = Buffer.alloc(0); // from the beginning of an element on
+  let at = 0; // how far it has been looked at
+  let number = 0; // of the element; 0 before the array
+  let depth = 0; // of brackets and braces; 0 before and behind the array
+  let inString = false;
+  const fail = (requirement: string, found: string) =>
+    new SyntaxError(
+      `Cannot read data file ${file} as its JSON array must ${requirement}: ${found}`,
+    );
+  for await (const { chunk, last } of regroup(chunks, 4 * LARGEST_PIECE)) {
+    window = Buffer.concat([window, chunk]);
+    const bytesAsText = window.toString("latin1"); // searched faster
+    if (number === 0 && hasByteOrderMark(window)) at = 3;
+    const pieces: Piece[] = [];
+    let start = 0;
+    for (; at < window.length; at++) {
+      if (inString) {
+        const quote = bytesAsText.indexOf('"', at);
+        at = quote < 0 ? window.length - 1 : quote;
+        let escapes = at;
+        while (window[escapes - 1] === BACKSLASH) escapes--;
+        inString = quote < 0 || (at - escapes) % 2 === 1;
+        continue;
+      }
+      const byte = window[at]!;
+      if (depth === 0) {
+        if (!isBlank(byte)) {
+          if (byte !== OPEN_BRACKET || number > 0) {
+            throw fail("be all that the file holds", "there is more");
+          }
+          depth = number = 1;
+        }
+        start = at + 1;
+        continue;
+      }
+      if (byte === QUOTE) inString = true;
+      else if (byte === OPEN_BRACKET || byte === OPEN_BRACE) depth++;
+      else if (byte === CLOSE_BRACKET || (byte === CLOSE_BRACE && depth > 1)) depth--;
+      if (depth > 0 && (byte !== COMMA || depth > 1)) continue;
+      const bytes = window.subarray(start, at);
+      start = at + 1;
+      if (!bytes.every(isBlank)) pieces.push({ bytes, begins: true, ends: true, place: number });
+      else if (depth > 0 || number > 1) {
+        throw fail("have one comma between elements", `element ${number} is missing`);
+      }
+      number++;
+    }
+    window = window.subarray(start);
+    at -= start;
+    if (window.length > longest) throw tooLong(file, { record: `element ${number}`, longest });
+    yield pieces;
+    if (last && depth > 0) throw fail("end with ]", `it breaks off in element ${number}`);
+  }
+}
+
+/** What to throw at a record that is not parsed because of its length. */
+export function tooLong(
+  file: string,
+  { record, longest }: { record: string; longest: number },
+): RangeError {
+  return new RangeError(
+    `Cannot read data file ${file} as ${record} must be at most ${longest / 2 ** 20} MiB long: ` +
+      `it is longer`,
+  );
+}
+
+export function hasByteOrderMark(bytes: Uint8Array): boolean {
   return bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf;
 }
 
-function isBlank(bytes: Uint8Array): boolean {
-  return bytes.every((byte) => byte === BLANK || byte === TAB || byte === RETURN);
+/** Whether JSON passes over a byte between values. */
+function isBlank(byte: number): boolean {
+  return byte === BLANK || byte === TAB || byte === RETURN || byte === LINE_FEED;
+}
+
+/** Turns `\r\n` into `\n` in place and returns where the text ends then. */
+export function joinLineEnds(bytes: Uint8Array, start: number, end: number): number {
+  let at = bytes.subarray(start, end).indexOf(RETURN);
+  if (at < 0) return end;
+  let to = at += start;
+  for (; at < end; at++) {
+    if (bytes[at] !== RETURN || bytes[at + 1] !== LINE_FEED || at + 1 === end) {
+      bytes[to++] = bytes[at]!;
+    }
+  }
+  return to;
 }
 
 /** Joins chunks until they have a size that makes work on them worth while, and marks the last one. */
-async function* regroup(
+export async function* regroup(
   chunks: AsyncIterable<Uint8Array>,
   least: number,
 ): AsyncGenerator<{ chunk: Uint8Array; last: boolean }> {

@@ -2,6 +2,7 @@ import { Option } from "@commander-js/extra-typings";
 import { byteCount } from "../files/disk.ts";
 import { command, listenForInterrupts, output, run, status, wholeNumber } from "./command.ts";
 import { loadCorpus } from "./corpus.ts";
+import { TEXT_FIELD, UNDERSTOOD } from "./formats.ts";
 import { parseDataSpec } from "./sources.ts";
 import { loadTokenizer } from "./load_tokenizer.ts";
 import { DataProgressDisplay, duration } from "./progress.ts";
@@ -10,14 +11,14 @@ import { DataProgressDisplay, duration } from "./progress.ts";
 const program = command("prepare", "Tokenize data, so that training on it starts at once.")
   .argument(
     "<data...>",
-    "tinystories, files, patterns, or hf:OWNER/NAME/FILE, with @REVISION or without; text with " +
-      "documents separated by <|endoftext|>, JSON lines or Parquet, and any but Parquet as .gz",
+    "tinystories, files, patterns, or hf:OWNER/NAME/FILE, with @REVISION or without; files are " +
+      `${UNDERSTOOD}; in text <|endoftext|> separates documents`,
   )
   .addOption(
     new Option("--data-version <version>", "edition of tinystories (default: v2)")
       .choices(["v1", "v2"] as const),
   )
-  .option("--text-field <name>", "field of JSON lines or Parquet that holds the text", "text")
+  .option("--text-field <name>", TEXT_FIELD, "text")
   .option("--tokenizer <what>", "gpt2, a tokenizer.json, or hf:OWNER/NAME", "gpt2")
   .option("--workers <n>", "workers (default: one for each core)", wholeNumber(1))
   .option("--cache <directory>", "where the token files go", "runs/cache")

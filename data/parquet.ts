@@ -1,6 +1,8 @@
 import { readSync } from "node:fs";
 import { brotliDecompressSync, crc32, gunzipSync, zstdDecompressSync } from "node:zlib";
 import type { Piece } from "./documents.ts";
+import { listOfNames } from "./fields.ts";
+import { loadPackage } from "./packages.ts";
 
 /** A Parquet file that is open. */
 export interface ParquetFile {
@@ -8,9 +10,12 @@ export interface ParquetFile {
   readonly file: string;
   readonly handle: number;
   readonly bytes: number;
-  /** The column that holds documents, a row each. */
+  /** The column that holds documents, a row each; in a group, `group.column`. */
   readonly column: string;
 }
+
+/** Bytes of a file without anything in it. */
+const LEAST_BYTES = 12;
 
 /** Bytes of a page's header, as a rule; statistics in it can make it longer. */
 const HEADER_BYTES = 2 ** 16;
@@ -18,7 +23,7 @@ const HEADER_BYTES = 2 ** 16;
 /** Bytes in a page at most: it is unpacked whole. Writers make pages of a megabyte. */
 const LARGEST_PAGE = 2 ** 26;
 
-/** How a column is packed, beside Snappy, which the library knows. */
+/** How a column is packed, beside Snappy, which the library knows, and LZ4. */
 const COMPRESSORS = {
   GZIP: (packed: Uint8Array) => gunzipSync(packed),
   BROTLI: (packed: Uint8Array) => brotliDecompressSync(packed),
@@ -26,7 +31,7 @@ const COMPRESSORS = {
 };
 
 /**
- * The documents of a Parquet file, a page at a time.
+ * The documents of a Parquet file, a page at a time; a value that is null is an empty piece.
  *
  * The library reads a group of rows whole, and some writers put a million stories into one; so its parts
  * are used here page by page.
@@ -36,9 +41,9 @@ const COMPRESSORS = {
 export async function* parquetPieces(
   { file, handle, bytes, column }: ParquetFile,
 ): AsyncGenerator<{ pieces: Piece[]; file: string; bytesRead: number }> {
-  const { parquetMetadataAsync, parquetSchema } = await import("npm:hyparquet@1.33.0");
-  const { parquetHeader, readPage } = await import("npm:hyparquet@1.33.0/src/column.js");
-  const { DEFAULT_PARSERS } = await import("npm:hyparquet@1.33.0/src/convert.js");
+  const { parquetMetadataAsync, parquetSchema } = await loadPackage("hyparquet");
+  const { parquetHeader, readPage } = await loadPackage("hyparquet/src/column.js");
+  const { DEFAULT_PARSERS } = await loadPackage("hyparquet/src/convert.js");
   const read = (start: number, end: number) => {
     const buffer = new ArrayBuffer(Math.max(0, end - start));
     for (let done = 0; done < buffer.byteLength;) {
@@ -51,34 +56,40 @@ export async function* parquetPieces(
   };
   let row = 0;
   try {
+    if (bytes < LEAST_BYTES) throw new Error(`it ends after ${bytes} bytes`);
     const slice = (start: number, end = bytes) => read(start, Math.min(end, bytes));
     const metadata = await parquetMetadataAsync({ byteLength: bytes, slice });
     const schema = parquetSchema(metadata);
-    const field = schema.children.find(({ element }) => element.name === column);
+    const schemaPath = columnPath(schema, column);
+    const field = schemaPath?.at(-1);
     if (!field) {
-      const names = schema.children.map(({ element }) => element.name).join(", ");
       throw new RangeError(
-        `Cannot read data file ${file} as it must have the column ${column}: it has ${names}; ` +
-          `choose with --text-field`,
+        `Cannot read data file ${file} as it must have the column ${column}: ` +
+          `it has ${listOfNames(columnNames(schema))}; choose with --text-field`,
       );
     }
-    const { type, repetition_type } = field.element;
-    if (type !== "BYTE_ARRAY" || repetition_type === "REPEATED") {
+    const isRepeated = schemaPath!.some(({ element }) => element.repetition_type === "REPEATED");
+    if (field.element.type !== "BYTE_ARRAY" || isRepeated) {
+      const held = isRepeated ? "lists" : field.element.type ?? "groups";
       throw new RangeError(
         `Cannot read data file ${file} as its column ${column} must hold strings: it holds ` +
-          `${field.children.length > 0 ? "groups" : type}`,
+          `${held}; it has ${listOfNames(columnNames(schema))}; choose with --text-field`,
       );
     }
     for (const group of metadata.row_groups) {
-      const chunk = group.columns.find(({ meta_data }) => meta_data?.path_in_schema[0] === column);
+      const chunk = group.columns.find(({ meta_data }) =>
+        meta_data?.path_in_schema.join("\0") === field.path.join("\0")
+      );
       const meta = chunk?.meta_data;
       if (!meta || chunk.file_path) throw new Error("a group of rows lacks the column");
       const decoder = {
         ...meta,
         pathInSchema: meta.path_in_schema,
         element: field.element,
-        schemaPath: [schema, field],
-        compressors: COMPRESSORS,
+        schemaPath: schemaPath!,
+        compressors: meta.codec.startsWith("LZ4")
+          ? (await loadPackage("hyparquet-compressors")).compressors
+          : COMPRESSORS,
         parsers: { ...DEFAULT_PARSERS, stringFromBytes: (text: Uint8Array) => text },
       };
       let dictionary: Parameters<typeof readPage>[3];
@@ -126,11 +137,37 @@ export async function* parquetPieces(
     const pieces: Piece[] = [];
     for (let i = 0; i < values.length; i++) {
       row++;
-      const value = values[i];
-      if (value === null || value === undefined) continue;
-      if (!(value instanceof Uint8Array)) throw new Error(`row ${row} is no string`);
-      pieces.push({ bytes: value, begins: true, ends: true, place: row });
+      let value = values[i];
+      while (Array.isArray(value)) value = value[0]; // a group that may be null is a list here
+      const bytes = value ?? new Uint8Array(0);
+      if (!(bytes instanceof Uint8Array)) throw new Error(`row ${row} is no string`);
+      pieces.push({ bytes, begins: true, ends: true, place: row });
     }
     return pieces;
   }
+}
+
+/** The part of a tree of columns that is needed here. */
+type Column = import("npm:hyparquet@1.33.0").SchemaTree;
+
+/** From the root to the column of a name; a column of the whole name goes before one in a group. */
+function columnPath(tree: Column, name: string): Column[] | undefined {
+  for (const child of tree.children) {
+    if (child.element.name === name) return [tree, child];
+  }
+  for (const child of tree.children) {
+    if (!name.startsWith(`${child.element.name}.`)) continue;
+    const rest = columnPath(child, name.slice(child.element.name.length + 1));
+    if (rest) return [tree, ...rest];
+  }
+  return undefined;
+}
+
+/** The names by which `columnPath()` finds columns, lists as a whole. */
+function columnNames(tree: Column): string[] {
+  return tree.children.flatMap((child) => {
+    const isGroup = child.children.length > 0 &&
+      child.children.every(({ element }) => element.repetition_type !== "REPEATED");
+    return isGroup ? columnNames(child) : [child.path.join(".")];
+  });
 }

@@ -1,11 +1,24 @@
+import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
-import { closeSync, existsSync, openSync, readdirSync, readSync, statSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  openSync,
+  readdirSync,
+  readSync,
+  realpathSync,
+  statSync,
+} from "node:fs";
 import { basename, join, resolve } from "node:path";
-import { createGunzip } from "node:zlib";
-import { linePieces, type Piece, textPieces } from "./documents.ts";
-import { hubFile, type HubOptions, parseHubSpec } from "./hub.ts";
+import { csvPieces } from "./csv.ts";
+import { arrayPieces, linePieces, type Piece, type PlaceUnit, textPieces } from "./documents.ts";
+import { listOfNames } from "./fields.ts";
+import { type Format, formatOf, FORMATS, HEAD_BYTES, packingOf, PACKINGS } from "./formats.ts";
+import { hubFile, type HubOptions, listHubFiles, parseHubSpec } from "./hub.ts";
+import { loadPackage } from "./packages.ts";
 import { parquetPieces } from "./parquet.ts";
 import { SAMPLE_COUNT, sampleStories } from "./stories.ts";
+import { decodeUtf16, unpack } from "./unpack.ts";
 
 /** Documents that come one after the other, however many; read as often as one likes. */
 export interface Source {
@@ -25,6 +38,8 @@ export interface Source {
 export interface Portion {
   /** The documents. */
   readonly pieces: readonly Piece[];
+  /** What their places count. */
+  readonly placeUnit: PlaceUnit;
   /** The file they are from, for messages. */
   readonly file: string;
   /** Where the pieces are JSON objects: the field that holds the document. */
@@ -35,7 +50,10 @@ export interface Portion {
 
 /** How to find and read data. */
 export interface SourceOptions extends Omit<HubOptions, "onProgress"> {
-  /** The field of JSON lines, or the column of Parquet files, that holds the text; `text` if not given. */
+  /**
+   * The field of JSON, or the column of CSV, TSV and Parquet, that holds the text; `text` if not given.
+   * One further down in JSON and Parquet is `data.text`.
+   */
   readonly textField?: string | undefined;
   /** Which edition of `tinystories`; `v2` if not given. */
   readonly dataVersion?: "v1" | "v2" | undefined;
@@ -99,8 +117,7 @@ export function isSameData(asked: DataSpec, found: DataSpec): boolean {
  * working directory's own name would be one.
  */
 function fromRoot(spec: string): string {
-  const isPattern = /[*?[{]/;
-  const stays = isPattern.test(spec) && isPattern.test(resolve("."));
+  const stays = isPattern(spec) && isPattern(resolve("."));
   return stays && !statSync(spec, { throwIfNoEntry: false }) ? spec : resolve(spec);
 }
 
@@ -127,12 +144,12 @@ const TINYSTORIES = {
  * Finds data: the built-in stories; TinyStories, which is downloaded from the Hugging Face hub; or files.
  *
  * Each file is a path, a pattern such as `books/*.txt.gz`, or `hf:OWNER/NAME/FILE`, at `@REVISION` if
- * wanted. By its name a file holds Parquet (`.parquet`), JSON lines (`.jsonl`, `.ndjson`, `.json`) or
- * text, and is compressed or not (`.gz`). Text is UTF-8, documents separated by
- * `<|endoftext|>`. Everywhere white space around documents is dropped, as are empty documents; line ends
- * become `\n`.
+ * wanted, where FILE may be a pattern too. `FORMATS` says what files may hold; a file that is named more
+ * than once is read once. Everywhere white space around documents is dropped, as are empty documents; line
+ * ends become `\n`.
  *
- * @throws {Error} if a file cannot be found or read; {HubError} if it cannot be downloaded.
+ * @throws {Error} if a file cannot be found or read; {RangeError} if it is none of what is understood;
+ * {HubError} if it cannot be downloaded.
  */
 export async function openSources(
   data: DataSpec,
@@ -143,22 +160,21 @@ export async function openSources(
     return { training: textSource("sample", stories), data };
   }
   if (typeof data !== "string") {
-    const found = await findFiles(data, options);
-    const pinned = data.map((spec, i) => found[i]![0]!.pinned ?? fromRoot(spec));
-    return { training: sourceOf(found.flat(), options), data: pinned };
+    const { files, pinned } = await findFiles(data, options);
+    return { training: sourceOf(files, options), data: pinned };
   }
   const { dataVersion = "v2" } = options;
   const names = TINYSTORIES[dataVersion];
   const [name, revision = "main"] = data.split("@");
   const title = dataVersion === "v2" ? name! : `${name} ${dataVersion}`;
   const find = async (file: string, revision: string) =>
-    await fileOfHub(`hf:roneneldan/TinyStories/${file}@${revision}`, options);
+    await filesOfHub(`hf:roneneldan/TinyStories/${file}@${revision}`, options);
   const training = await find(names.training, revision);
-  const [, commit] = training.pinned!.split("@");
+  const [, commit] = training.pinned.split("@");
   return {
-    training: { ...sourceOf([training], options), name: title },
+    training: { ...sourceOf(training.files, options), name: title },
     validation: {
-      ...sourceOf([await find(names.validation, commit!)], options),
+      ...sourceOf((await find(names.validation, commit!)).files, options),
       name: `${title}, validation`,
     },
     data: `tinystories@${commit!}`,
@@ -184,7 +200,7 @@ export function textSource(name: string, documents: readonly string[]): Source {
       for (const [i, document] of documents.entries()) {
         const piece = { bytes: encoder.encode(document), begins: true, ends: true, place: i + 1 };
         bytesRead += document.length;
-        yield { pieces: [piece], file: name, bytesRead };
+        yield { pieces: [piece], placeUnit: "document", file: name, bytesRead };
       }
     },
   };
@@ -195,33 +211,47 @@ export async function fileSource(
   data: readonly string[],
   options: SourceOptions = {},
 ): Promise<Source> {
-  return sourceOf((await findFiles(data, options)).flat(), options);
+  return sourceOf((await findFiles(data, options)).files, options);
 }
 
-/** The files that each naming stands for, at least one. */
+/** The files that are named, each once, and their names with each file of the hub at its commit. */
 async function findFiles(
   data: readonly string[],
   options: SourceOptions,
-): Promise<DataFile[][]> {
-  const found: DataFile[][] = [];
+): Promise<{ files: DataFile[]; pinned: string[] }> {
+  const files = new Map<string, DataFile>();
+  const pinned: string[] = [], repeated = new Set<string>();
   for (const spec of data) {
-    found.push(
-      spec.startsWith("hf:")
-        ? [await fileOfHub(spec, options)]
-        : (await expand(spec)).map(localFile),
-    );
+    const found = spec.startsWith("hf:") ? await filesOfHub(spec, options) : await localFiles(spec);
+    pinned.push(found.pinned);
+    for (const file of found.files) {
+      if (files.has(file.identity)) repeated.add(file.name);
+      else files.set(file.identity, file);
+    }
   }
-  return found;
+  if (repeated.size > 0) {
+    options.onNotice?.(`named more than once, but read once: ${nameOf([...repeated])}`);
+  }
+  return { files: [...files.values()], pinned };
+}
+
+/** What a user names. */
+interface Found {
+  files: DataFile[];
+  /** How to name it again, each file of the hub at the commit that was found. */
+  pinned: string;
 }
 
 function sourceOf(files: readonly DataFile[], options: SourceOptions): Source {
   const { textField = "text" } = options;
   const hash = createHash("sha256");
   for (const { fingerprint, format } of files) {
-    hash.update(JSON.stringify([fingerprint, format, format.kind === "text" ? "" : textField]));
+    const { kind, packing } = format;
+    const how = { kind, compressed: packing !== undefined };
+    hash.update(JSON.stringify([fingerprint, how, kind === "text" ? "" : textField]));
   }
   return {
-    name: nameOf(files),
+    name: nameOf(files.map(({ name }) => name)),
     fingerprint: hash.digest("hex"),
     bytes: files.reduce((sum, { bytes }) => sum + bytes, 0),
     textBytes: files.reduce((sum, { bytes, format }) => sum + bytes * expansionOf(format), 0),
@@ -237,8 +267,8 @@ function sourceOf(files: readonly DataFile[], options: SourceOptions): Source {
   };
 }
 
-function nameOf(files: readonly DataFile[]): string {
-  const names = files.map(({ name }) => basename(name));
+function nameOf(paths: readonly string[]): string {
+  const names = paths.map((path) => basename(path));
   const more = names.length - LISTED;
   return more > 1 ? `${names.slice(0, LISTED).join(", ")} and ${more} more` : names.join(", ");
 }
@@ -250,8 +280,8 @@ const LISTED = 3;
 interface DataFile {
   /** What it is called in messages. */
   readonly name: string;
-  /** How to ask for the same again, whatever becomes of its revision. */
-  readonly pinned?: string;
+  /** What the same file has, however it is named. */
+  readonly identity: string;
   /** Where it lies. */
   readonly path: string;
   readonly format: Format;
@@ -259,66 +289,76 @@ interface DataFile {
   readonly fingerprint: string;
 }
 
-interface Format {
-  readonly kind: "text" | "lines" | "parquet";
-  readonly compressed: boolean;
-}
-
-function formatOf(name: string): Format {
-  const compressed = /\.gz$/i.test(name);
-  const inner = compressed ? name.slice(0, -3) : name;
-  if (/\.parquet$/i.test(inner)) {
-    if (compressed) {
-      throw new RangeError(
-        `Cannot read data file ${name} as Parquet must not be compressed once more: unpack it`,
-      );
-    }
-    return { kind: "parquet", compressed };
-  }
-  return { kind: /\.(jsonl|ndjson|json)$/i.test(inner) ? "lines" : "text", compressed };
-}
-
 /** Bytes of text that a byte of a file comes to, as a rule. */
-function expansionOf({ kind, compressed }: Format): number {
-  return compressed ? 3 : kind === "parquet" ? 2 : 1;
+function expansionOf({ kind, packing }: Format): number {
+  return packing ? 3 : kind === "parquet" ? 2 : 1;
 }
 
-async function fileOfHub(spec: string, options: SourceOptions): Promise<DataFile> {
-  const { repo, path, revision } = parseHubSpec(spec);
+/** The files that `hf:OWNER/NAME/FILE` stands for, in the order of their names; FILE may be a pattern. */
+async function filesOfHub(spec: string, options: SourceOptions): Promise<Found> {
+  const { repo, path, revision = "main" } = parseHubSpec(spec);
   if (path === undefined) {
     throw new RangeError(
-      `Cannot use ${spec} as data as it must name a file: hf:OWNER/NAME/FILE`,
+      `Cannot use ${spec} as data as it must name a file: hf:OWNER/NAME/FILE, ` +
+        `or a pattern such as hf:OWNER/NAME/data/*.parquet`,
     );
   }
-  const { onProgress, onNotice, environment, signal } = options;
-  const file = await hubFile(
-    { type: "dataset", repo, path, ...(revision === undefined ? {} : { revision }) },
-    {
+  const { onProgress, onNotice = () => {}, environment, signal } = options;
+  const hub = { onNotice, ...(environment ? { environment } : {}), ...(signal ? { signal } : {}) };
+  const find = async (path: string, revision: string) => {
+    const file = await hubFile({ type: "dataset", repo, path, revision }, {
+      ...hub,
       onProgress: (doneBytes, totalBytes) =>
         onProgress?.({ stage: "downloading", name: path, doneBytes, totalBytes }),
-      ...(onNotice ? { onNotice } : {}),
-      ...(environment ? { environment } : {}),
-      ...(signal ? { signal } : {}),
-    },
-  );
-  const { fingerprint, ...local } = localFile(file.path);
-  const name = `hf:${repo}/${path}`;
-  return {
-    ...local,
-    name,
-    pinned: `${name}@${file.commit}`,
-    format: formatOf(path),
-    fingerprint: file.sha256 ?? fingerprint,
+    });
+    const name = `hf:${repo}/${path}`;
+    const local = await localFile(file.path, name);
+    const fingerprint = file.sha256 ?? local.fingerprint;
+    return { ...local, identity: `${name}@${file.commit}`, fingerprint, commit: file.commit };
   };
+  let paths = [path];
+  if (isPattern(path)) {
+    const matches = await matcher(path);
+    const all = (await listHubFiles({ type: "dataset", repo, revision }, hub))
+      .map((file) => file.path);
+    if (!all.includes(path)) paths = all.filter(matches);
+    if (paths.length === 0) {
+      throw new Error(`Cannot read data files ${spec}: there are none; it has ${listOfNames(all)}`);
+    }
+    onNotice(`${spec}: ${paths.length} ${paths.length === 1 ? "file" : "files"}`);
+  }
+  const files = [await find(paths[0]!, revision)];
+  const { commit } = files[0]!;
+  for (const other of paths.slice(1)) files.push(await find(other, commit));
+  return { files, pinned: `hf:${repo}/${path}@${commit}` };
 }
 
 /** The files that a path or pattern stands for, in the order of their names. */
-async function expand(pattern: string): Promise<string[]> {
-  if (statSync(pattern, { throwIfNoEntry: false }) || !/[*?[{]/.test(pattern)) return [pattern];
+async function localFiles(spec: string): Promise<Found> {
+  const files: DataFile[] = [];
+  for (const path of await expand(spec)) files.push(await localFile(path));
+  return { files, pinned: fromRoot(spec) };
+}
+
+function isPattern(text: string): boolean {
+  return /[*?[{]/.test(text);
+}
+
+/** Whether paths match a pattern. */
+async function matcher(pattern: string): Promise<(path: string) => boolean> {
+  const { default: picomatch } = await loadPackage("picomatch");
+  const matches = picomatch(pattern);
+  return (path) => matches(path);
+}
+
+/** The paths that a pattern stands for; the path itself if it is none. */
+async function expand(spec: string): Promise<string[]> {
+  if (statSync(spec, { throwIfNoEntry: false }) || !isPattern(spec)) return [spec];
   // the platform's own globSync() wants to see the environment
-  const { default: picomatch } = await import("npm:picomatch@4.0.7");
+  const { default: picomatch } = await loadPackage("picomatch");
+  const pattern = Deno.build.os === "windows" ? spec.replaceAll("\\", "/") : spec;
   const { base, glob } = picomatch.scan(pattern);
-  const matches: (path: string) => boolean = picomatch(glob);
+  const matches = await matcher(glob);
   const paths = existsSync(base || ".")
     ? readdirSync(base || ".", { recursive: glob.includes("/"), encoding: "utf8" })
       .filter((path) => matches(path.replaceAll("\\", "/")))
@@ -326,22 +366,55 @@ async function expand(pattern: string): Promise<string[]> {
       .filter((path) => statSync(path, { throwIfNoEntry: false })?.isFile())
       .sort()
     : [];
-  if (paths.length === 0) throw new Error(`Cannot read data files ${pattern}: there are none`);
+  if (paths.length === 0) throw new Error(`Cannot read data files ${spec}: there are none`);
   return paths;
 }
 
-function localFile(path: string): DataFile {
-  return attempt(path, () => {
-    const { size, mtimeMs } = statSync(path);
-    if (statSync(path).isDirectory()) throw new Error("it is a directory");
-    const file = openSync(path, "r");
+/** A file on this machine. Its name tells what it holds. */
+async function localFile(path: string, name: string = path): Promise<DataFile> {
+  const { handle, bytes, fingerprint } = attempt(name, () => {
+    const stats = statSync(path);
+    if (stats.isDirectory()) {
+      throw new Error(`it is a directory; name its files: ${JSON.stringify(patternIn(path))}`);
+    }
+    if (!stats.isFile()) throw new Error("it is no regular file, and must be read more than once");
+    const handle = openSync(path, "r");
     try {
-      const fingerprint = fingerprintOf(file, { size, mtimeMs });
-      return { name: path, path, format: formatOf(path), bytes: size, fingerprint };
-    } finally {
-      closeSync(file);
+      return { handle, bytes: stats.size, fingerprint: fingerprintOf(handle, stats) };
+    } catch (error) {
+      closeSync(handle);
+      throw error;
     }
   });
+  try {
+    const format = formatOf(name, await headOf(handle, name));
+    return { name, identity: realpathSync(path), path, format, bytes, fingerprint };
+  } finally {
+    closeSync(handle);
+  }
+}
+
+/** A pattern for the files of a directory that are understood. */
+function patternIn(directory: string): string {
+  const extensions = FORMATS.flatMap(({ extensions }) => extensions)
+    .flatMap((extension) => [extension, ...Object.keys(PACKINGS).map((end) => extension + end)]);
+  const names = readdirSync(directory);
+  const found = extensions.find((extension) => names.some((name) => name.endsWith(extension)));
+  return join(directory, `*${found ?? extensions[0]}`);
+}
+
+/** What the content of a file begins with, unpacked. */
+async function headOf(handle: number, name: string): Promise<Uint8Array> {
+  const packing = packingOf(name);
+  const chunks = readChunks(handle, { name, most: HEAD_BYTES, progress: { bytesRead: 0 } });
+  const parts: Uint8Array[] = [];
+  let length = 0;
+  for await (const part of packing ? unpack(chunks, packing, name) : chunks) {
+    parts.push(part);
+    length += part.length;
+    if (length >= HEAD_BYTES) break;
+  }
+  return Buffer.concat(parts).subarray(0, HEAD_BYTES);
 }
 
 /** Files up to this size are known by their whole content. */
@@ -371,37 +444,61 @@ const CHUNK_BYTES = 4 * 2 ** 20;
 
 async function* readFile(file: DataFile, textField: string): AsyncGenerator<Portion> {
   const { name, format } = file;
-  const { kind, compressed } = format;
   const { handle, bytes } = attempt(name, () => {
     const handle = openSync(file.path, "r");
     return { handle, bytes: statSync(file.path).size };
   });
   try {
-    if (kind === "parquet") {
-      yield* parquetPieces({ file: name, handle, bytes, column: textField });
+    const progress = { bytesRead: 0 };
+    if (format.kind === "parquet") {
+      const parquet = { file: name, handle, bytes, column: textField };
+      for await (const { pieces, bytesRead } of parquetPieces(parquet)) {
+        yield { pieces, placeUnit: "row", file: name, bytesRead };
+      }
       return;
     }
-    const progress = { bytesRead: 0 };
-    const chunks = readChunks(handle, { name, progress });
-    const text = compressed ? unpack(chunks, name) : chunks;
-    if (kind === "lines") {
-      for await (const pieces of linePieces(text, { file: name })) {
-        yield { pieces, file: name, field: textField, ...progress };
-      }
-    } else {
-      for await (const pieces of textPieces(text)) yield { pieces, file: name, ...progress };
+    let text: AsyncIterable<Uint8Array> = readChunks(handle, { name, progress });
+    if (format.packing) text = unpack(text, format.packing, name);
+    if (format.encoding) text = decodeUtf16(text, format.encoding, name);
+    const { read, placeUnit, ofObjects } = READERS[format.kind];
+    const how = { placeUnit, file: name, ...(ofObjects ? { field: textField } : {}) };
+    for await (const pieces of read(text, { file: name, column: textField })) {
+      yield { pieces, ...how, ...progress };
     }
   } finally {
     closeSync(handle);
   }
 }
 
+/** How the documents in a stream of UTF-8 are found. */
+interface Reader {
+  read(
+    text: AsyncIterable<Uint8Array>,
+    options: { file: string; column: string },
+  ): AsyncIterable<Piece[]>;
+  readonly placeUnit: PlaceUnit;
+  /** Whether what it finds are JSON objects. */
+  readonly ofObjects?: boolean;
+}
+
+const READERS: Readonly<Record<Exclude<Format["kind"], "parquet">, Reader>> = {
+  text: { read: (text) => textPieces(text), placeUnit: "byte" },
+  lines: { read: linePieces, placeUnit: "line", ofObjects: true },
+  array: { read: arrayPieces, placeUnit: "element", ofObjects: true },
+  csv: { read: (text, how) => csvPieces(text, { ...how, tabs: false }), placeUnit: "line" },
+  tsv: { read: (text, how) => csvPieces(text, { ...how, tabs: true }), placeUnit: "line" },
+};
+
 async function* readChunks(
   handle: number,
-  { name, progress }: { name: string; progress: { bytesRead: number } },
+  { name, progress, most = CHUNK_BYTES }: {
+    name: string;
+    progress: { bytesRead: number };
+    most?: number;
+  },
 ): AsyncGenerator<Uint8Array> {
   for (;;) {
-    const chunk = new Uint8Array(CHUNK_BYTES);
+    const chunk = new Uint8Array(most);
     const length = attempt(
       name,
       () => readSync(handle, chunk, 0, chunk.length, progress.bytesRead),
@@ -409,37 +506,6 @@ async function* readChunks(
     if (length === 0) return;
     progress.bytesRead += length;
     yield chunk.subarray(0, length);
-  }
-}
-
-/**
- * Unpacks gzip.  Files of several members, as parallel packers write them, are an error for the
- * platform's DecompressionStream.
- */
-async function* unpack(
-  chunks: AsyncIterable<Uint8Array>,
-  name: string,
-): AsyncGenerator<Uint8Array> {
-  const gunzip = createGunzip({ chunkSize: 2 ** 18 });
-  const feeding = (async () => {
-    try {
-      for await (const chunk of chunks) {
-        if (!gunzip.write(chunk)) await new Promise((resolve) => gunzip.once("drain", resolve));
-      }
-      gunzip.end();
-    } catch (error) {
-      gunzip.destroy(error as Error);
-    }
-  })();
-  try {
-    for await (const chunk of gunzip) yield chunk;
-    await feeding;
-  } catch (error) {
-    throw new Error(
-      `Cannot read data file ${name} as it must be whole gzip: ${(error as Error).message}`,
-    );
-  } finally {
-    gunzip.destroy();
   }
 }
 

@@ -43,6 +43,8 @@ export interface TokenizeOptions {
   readonly workers?: number | undefined;
   /** Ends the work; with a cache directory, the next call goes on from there. */
   readonly signal?: AbortSignal | undefined;
+  /** Hears sentences for the user: how many rows hold no text. */
+  readonly onNotice?: ((sentence: string) => void) | undefined;
   /** Hears how far the work is. */
   readonly onProgress?: ((progress: DataProgress) => void) | undefined;
   /** Milliseconds between records of how far the work is, for tests. */
@@ -362,7 +364,7 @@ async function appendAll(
     onUnit?: () => void;
   },
 ): Promise<string> {
-  const { holdOut, signal, onProgress = () => {} } = options;
+  const { holdOut, signal, onProgress = () => {}, onNotice = () => {} } = options;
   const documents = () => text.documents + (heldOut?.documents ?? 0);
   const sinkOf = (document: number) =>
     holdOut && document % HELD_OUT === HELD_OUT - 1 ? heldOut! : text;
@@ -386,10 +388,12 @@ async function appendAll(
   const { units: done } = work;
   const pool = await openPoolFor(source, options);
   try {
-    let units = 0;
+    let units = 0, empty = 0, ended = 0;
     const spare: ArrayBuffer[] = [];
     for await (const { unit, bytesRead } of tokenizeUnits(source, pool, { done, spare, signal })) {
       hash.update(unit.text);
+      empty += unit.empty;
+      ended += unit.ended;
       const textBytes = unit.text.length - unit.ended;
       if (unit.text.buffer.byteLength === USUAL_MEMORY) spare.push(unit.text.buffer);
       onProgress({
@@ -407,11 +411,9 @@ async function appendAll(
       if (heldOut) work.heldOut = extentOf(heldOut);
       onUnit();
     }
+    checkEmpty(source, { empty, rows: empty + ended }, onNotice);
   } finally {
     pool.close();
-  }
-  if (documents() === 0) {
-    throw new RangeError(`Cannot use ${source.name} as data must hold text: it is empty`);
   }
   return hash.digest("hex");
 }
@@ -438,6 +440,27 @@ export async function hashSource(
     pool.close();
   }
   return hash.digest("hex");
+}
+
+/**
+ * Says how many rows of a source hold no text.
+ *
+ * @throws {RangeError} if none does.
+ */
+export function checkEmpty(
+  { name }: Source,
+  { empty, rows }: { empty: number; rows: number },
+  onNotice: (sentence: string) => void,
+): void {
+  if (rows === empty) {
+    throw new RangeError(
+      `Cannot use ${name} as data must hold text: ` +
+        (rows > 0 ? `the text of all its ${rows} rows is null or blank` : "it is empty"),
+    );
+  }
+  if (empty > 0) {
+    onNotice(`skipped ${empty} of ${rows} rows of ${name}: their text is null or blank`);
+  }
 }
 
 async function openPoolFor(
@@ -535,7 +558,7 @@ const USUAL_MEMORY = UNIT_BYTES * 5 / 4;
 
 function unitOf(
   pieces: readonly Piece[],
-  { file, field }: Portion,
+  { file, field, placeUnit }: Portion,
   bytes: Uint8Array<ArrayBuffer>,
 ): Unit {
   const starts = new Uint32Array(pieces.length), ends = new Uint32Array(pieces.length);
@@ -550,6 +573,7 @@ function unitOf(
     ...{ starts, ends },
     edges: Uint8Array.from(pieces, (p) => (p.begins ? BEGINS : 0) + (p.ends ? ENDS : 0)),
     places: Float64Array.from(pieces, ({ place }) => place),
+    placeUnit,
     file,
     ...(field === undefined ? {} : { field }),
   };

@@ -1,5 +1,7 @@
 import { Buffer, isUtf8 } from "node:buffer";
-import { cutPoint, LARGEST_PIECE } from "./documents.ts";
+import { printable, quoted } from "../files/printable.ts";
+import { cutPoint, joinLineEnds, LARGEST_PIECE, type PlaceUnit } from "./documents.ts";
+import { fieldNames, fieldOf, isObject, listOfNames } from "./fields.ts";
 import { Encoder, type EncoderTables } from "./encode.ts";
 import { parseTokenizer, type Tokenizer } from "./tokenizer.ts";
 
@@ -15,6 +17,8 @@ export interface Unit {
   readonly edges: Uint8Array<ArrayBuffer>;
   /** Where each piece is in its file: see `Piece`. */
   readonly places: Float64Array<ArrayBuffer>;
+  /** What these places count. */
+  readonly placeUnit: PlaceUnit;
   /** The file, for messages. */
   readonly file: string;
   /** Where the pieces are JSON objects: the field that holds the document. */
@@ -31,6 +35,8 @@ export interface TokenizedUnit {
   readonly starts: Uint32Array<ArrayBuffer>;
   /** Documents that end in the unit. */
   readonly ended: number;
+  /** Lines, elements or rows without one: null, or nothing but white space. */
+  readonly empty: number;
   /** Whether the last document goes on in the next unit. */
   readonly open: boolean;
 }
@@ -61,9 +67,10 @@ export async function createUnitTokenizer(
   );
   return (unit, { textOnly }) => {
     const starts: number[] = [];
+    const counts = { empty: 0 };
     let length = 0, ended = 0;
     encoder.reset();
-    for (const { start, end, begins, ends } of cleanDocuments(unit)) {
+    for (const { start, end, begins, ends } of cleanDocuments(unit, counts)) {
       if (begins) starts.push(encoder.length);
       if (!textOnly) encodeInPieces(encoder, unit.bytes, start, end);
       if (ends) encoder.push(endOfText);
@@ -76,14 +83,15 @@ export async function createUnitTokenizer(
       tokens: vocabularySize <= 2 ** 16 ? new Uint16Array(ids) : ids.slice(),
       starts: Uint32Array.from(starts),
       ended,
+      ...counts,
       open: (unit.edges.at(-1)! & ENDS) === 0,
     };
   };
 }
 
 /** The documents of a unit, or stretches of them, as they are tokenized. */
-export function* textsOf(unit: Unit): Generator<string> {
-  for (const { start, end } of cleanDocuments(unit)) {
+export function* textsOf(unit: Unit, counts: { empty: number }): Generator<string> {
+  for (const { start, end } of cleanDocuments(unit, counts)) {
     yield Buffer.from(unit.bytes.buffer, unit.bytes.byteOffset + start, end - start).toString();
   }
 }
@@ -115,15 +123,17 @@ interface Stretch {
  * ends goes, as do documents of nothing else, and a zero byte follows each.
  *
  * What is yielded is there until the next is asked for.
+ *
+ * @param counts to which lines, elements and rows without a document are added.
  */
-function* cleanDocuments(unit: Unit): Generator<Stretch> {
+function* cleanDocuments(unit: Unit, counts: { empty: number }): Generator<Stretch> {
   const { bytes, edges } = unit;
   let to = 0; // as each document has a spare byte, this stays before what is yet to be cleaned
   for (let i = 0; i < edges.length; i++) {
     const begins = (edges[i]! & BEGINS) !== 0, ends = (edges[i]! & ENDS) !== 0;
     let start = unit.starts[i]!;
     let end = unit.field === undefined ? unit.ends[i]! : unwrapJson(unit, i);
-    checkUtf8(unit, i, end);
+    const hasReturns = checkText(unit, i, end);
     while (begins && start < end) {
       const width = widthOfSpace(bytes, start);
       if (width === 0) break;
@@ -135,60 +145,94 @@ function* cleanDocuments(unit: Unit): Generator<Stretch> {
       if (widthOfSpace(bytes, last) === 0) break;
       end = last;
     }
-    if (begins && ends && start === end) continue;
+    if (begins && ends && start === end) {
+      if (unit.placeUnit !== "byte") counts.empty++;
+      continue;
+    }
     bytes.copyWithin(to, start, end);
-    end = joinLineEnds(bytes, to, to + end - start);
+    end = hasReturns ? joinLineEnds(bytes, to, to + end - start) : to + end - start;
     if (ends) bytes[end] = 0;
     yield { start: to, end, begins, ends };
     to = ends ? end + 1 : end;
   }
 }
 
-function checkUtf8({ bytes, starts, places, file }: Unit, i: number, end: number): void {
-  const piece = bytes.subarray(starts[i]!, end);
-  if (isUtf8(piece)) return;
-  throw new RangeError(
-    `Cannot read data file ${file} as it must be UTF-8: ` +
-      `the first byte that is not is at ${places[i]! + firstInvalidByte(piece)}`,
-  );
+/** Bytes of 0 that no text has: in a row, as blocks that were never written, or as so large a share. */
+const MANY_ZEROS = "\0".repeat(16), LARGE_SHARE = 1 / 8;
+
+/**
+ * Checks that a piece is text.
+ *
+ * @returns whether there are returns in it.
+ */
+function checkText(unit: Unit, i: number, end: number): boolean {
+  const { bytes, starts, places, placeUnit, file } = unit;
+  const start = starts[i]!;
+  const piece = Buffer.from(bytes.buffer, bytes.byteOffset + start, end - start);
+  const fail = (requirement: string, byte: number) =>
+    new RangeError(
+      placeUnit === "byte"
+        ? `Cannot read data file ${file} as it must be ${requirement}: ` +
+          `the first byte that is not is at ${places[i]! + byte}`
+        : `Cannot read data file ${file} as ${placeUnit} ${places[i]} must be ${requirement}: ` +
+          `it is not`,
+    );
+  if (!isUtf8(piece)) throw fail("UTF-8", firstInvalidByte(piece));
+  const bytesAsText = piece.toString("latin1"); // searched faster than bytes
+  if (bytesAsText.includes("\0")) {
+    const zeros = bytesAsText.split("\0").length - 1;
+    const isMost = zeros >= MANY_ZEROS.length && zeros > LARGE_SHARE * piece.length;
+    const place = bytesAsText.indexOf(isMost ? "\0" : MANY_ZEROS);
+    if (place >= 0) throw fail("text, not bytes of 0", place);
+  }
+  return bytesAsText.includes("\r");
 }
 
 /** Puts the document of a JSON object in the object's place, where it fits, and returns its end. */
-function unwrapJson({ bytes, starts, ends, places, file, field }: Unit, i: number): number {
+function unwrapJson(
+  { bytes, starts, ends, places, placeUnit, file, field }: Unit,
+  i: number,
+): number {
   const fail = (requirement: string, value: string) =>
     new SyntaxError(
-      `Cannot read data file ${file} as line ${places[i]} must ${requirement}: ${value}`,
+      `Cannot read data file ${file} as ${placeUnit} ${places[i]} must ${requirement}: ${value}`,
     );
   const json = bytes.subarray(starts[i]!, ends[i]!);
   if (!isUtf8(json)) throw fail("be UTF-8", "it is not");
   let value: unknown;
   try {
-    value = JSON.parse(new TextDecoder().decode(json));
+    value = parseJson(new TextDecoder().decode(json));
   } catch (error) {
-    throw fail("be JSON", (error as Error).message.split("\n")[0]!);
+    const reason = printable((error as Error).message.split("\n")[0]!);
+    throw fail("be JSON", placeUnit === "line" ? `${reason}; ${ONE_PER_LINE}` : reason);
   }
-  if (value === null || typeof value !== "object" || Array.isArray(value)) {
-    throw fail("be a JSON object", `current value is ${JSON.stringify(value).slice(0, 40)}`);
+  if (!isObject(value)) throw fail("be a JSON object", `current value is ${quoted(value, 40)}`);
+  const text = fieldOf(value, field!);
+  if (text === null) return starts[i]!;
+  if (typeof text === "string") {
+    return starts[i]! + new TextEncoder().encodeInto(text, json).written;
   }
-  const text = (value as Record<string, unknown>)[field!];
-  if (typeof text !== "string") {
-    throw fail(
-      `hold a string in its field ${field}`,
-      `its fields are ${Object.keys(value).join(", ")}; choose with --text-field`,
-    );
-  }
-  return starts[i]! + new TextEncoder().encodeInto(text, json).written;
+  throw fail(
+    `hold a string in its field ${field}`,
+    (text === undefined ? "" : `current value is ${quoted(text, 40)}; `) +
+      `its fields are ${listOfNames(fieldNames(value))}; choose with --text-field`,
+  );
 }
 
-/** Turns `\r\n` into `\n` and returns where the text ends then. */
-function joinLineEnds(bytes: Uint8Array, start: number, end: number): number {
-  let at = bytes.subarray(start, end).indexOf(0x0d);
-  if (at < 0) return end;
-  let to = at += start;
-  for (; at < end; at++) {
-    if (bytes[at] !== 0x0d || bytes[at + 1] !== 0x0a || at + 1 === end) bytes[to++] = bytes[at]!;
+const ONE_PER_LINE = "objects must be one per line, or all in one array";
+
+/** Parses JSON, in which Python writes NaN, Infinity and -Infinity as such: here they are null. */
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    if (!/NaN|Infinity/.test(text)) throw error;
+    const known = text.replace(
+      /"[^"\\]*(?:\\.[^"\\]*)*"|\bNaN\b|-?\bInfinity\b/g,
+      (part) => part.startsWith('"') ? part : "null",
+    );
+    return JSON.parse(known);
   }
-  return to;
 }
 
 /** Bytes of the character at a place, if `String.trim()` takes it away; else 0. */

@@ -1,9 +1,10 @@
 import { existsSync } from "node:fs";
 import { byteCount, checkFilePath, reasonOf, replaceFile } from "../files/disk.ts";
 import { command, commandLine, output, run, status, wholeNumber } from "./command.ts";
+import { TEXT_FIELD } from "./formats.ts";
 import { DataProgressDisplay, duration } from "./progress.ts";
 import { openSources, parseDataSpec, type Source } from "./sources.ts";
-import { unitsOf } from "./tokenize.ts";
+import { checkEmpty, unitsOf } from "./tokenize.ts";
 import { textsOf } from "./tokenize_unit.ts";
 import { LEAST_VOCABULARY, trainTokenizer } from "./train_tokenizer.ts";
 
@@ -18,7 +19,7 @@ const program = command("tokenizer", "Train a byte-level BPE tokenizer on a text
   .option("--min-frequency <n>", "times that a pair must occur to be merged", wholeNumber(1), 2)
   .option("--out <file>", "where it goes", "tokenizer.json")
   .option("--force", "replace a file that is there")
-  .option("--text-field <name>", "field of JSON lines or Parquet that holds the text", "text")
+  .option("--text-field <name>", TEXT_FIELD, "text")
   .action((data, { vocabSize: vocabularySize, minFrequency, out, force, textField }) =>
     run(async () => {
       checkFilePath(out, "--out");
@@ -74,15 +75,16 @@ function write(path: string, text: string): void {
 /** The documents of a source, or stretches of them. */
 async function* readTexts(source: Source, display: DataProgressDisplay): AsyncGenerator<string> {
   const { name, bytes: totalBytes } = source;
-  let empty = true;
+  const counts = { empty: 0 };
+  let texts = 0;
   for await (const { unit, bytesRead: doneBytes } of unitsOf(source)) {
     display.show({ stage: "reading", name, doneBytes, totalBytes });
-    for (const text of textsOf(unit)) {
-      empty &&= text === "";
+    for (const text of textsOf(unit, counts)) {
+      texts++;
       yield text;
     }
   }
-  if (empty) throw new RangeError(`Cannot use ${name} as data must hold text: it is empty`);
+  checkEmpty(source, { empty: counts.empty, rows: texts + counts.empty }, status);
 }
 
 await program.parseAsync();

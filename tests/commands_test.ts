@@ -436,7 +436,7 @@ const MISTAKES: [name: string, args: string[], message: RegExp][] = [
   [
     "prepare",
     ["hf:a/b"],
-    /^Error: Cannot use hf:a\/b as data as it must name a file: hf:OWNER\/NAME\/FILE\n$/,
+    /^Error: Cannot use hf:a\/b as data as it must name a file: hf:OWNER\/NAME\/FILE, or a pattern/,
   ],
   ["train", ["--data-version", "v3"], /Allowed choices are v1, v2/],
   ["export", ["--to", "onnx"], /Allowed choices are hf, gguf/],

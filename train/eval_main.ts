@@ -2,6 +2,7 @@ import { basename, dirname, resolve } from "node:path";
 import { Option } from "@commander-js/extra-typings";
 import { command, output, run, status, wholeNumber } from "../data/command.ts";
 import { type CorpusOptions, hashData, loadCorpus, loadWhole } from "../data/corpus.ts";
+import { TEXT_FIELD } from "../data/formats.ts";
 import { DataProgressDisplay } from "../data/progress.ts";
 import { type DataProgress, parseDataSpec } from "../data/sources.ts";
 import { findNamedModel } from "../generate/command.ts";
@@ -28,7 +29,7 @@ const program = command("eval", "Measure how well a trained model predicts a tex
     "--data <what...>",
     "files, as for train; of the training's own text, what it held out (default: that)",
   )
-  .option("--text-field <name>", "field of JSON lines or Parquet that holds the text", "text")
+  .option("--text-field <name>", TEXT_FIELD, "text")
   .option(
     "--tokens <n>",
     "evaluate so many, from the beginning; 0: all",

@@ -11,6 +11,7 @@ import {
   status,
   wholeNumber,
 } from "../data/command.ts";
+import { TEXT_FIELD, UNDERSTOOD } from "../data/formats.ts";
 import { DataProgressDisplay, duration, makeBar } from "../data/progress.ts";
 import { parseDataSpec } from "../data/sources.ts";
 import { terminalText } from "../files/printable.ts";
@@ -38,14 +39,14 @@ choice("--preset <name>", "size of the model", [
 program
   .option(
     "--data <what...>",
-    "auto, sample, tinystories, files (text, JSON lines, Parquet, .gz), patterns, hf:OWNER/NAME/FILE",
+    `auto, sample, tinystories, patterns, hf:OWNER/NAME/FILE, or files: ${UNDERSTOOD}`,
     ["auto"],
   )
   .addOption(
     new Option("--data-version <version>", "edition of tinystories (default: v2)")
       .choices(["v1", "v2"]),
   )
-  .option("--text-field <name>", "field of JSON lines or Parquet with the text (default: text)")
+  .option("--text-field <name>", `${TEXT_FIELD} (default: text)`)
   .option("--tokenizer <what>", "gpt2 (default), a tokenizer.json, or hf:OWNER/NAME")
   .option("--workers <n>", "workers that tokenize (default: one for each core)", wholeNumber(1));
 choice("--vocabulary <kind>", "GPT-2's tokens: all, or those used", [

@@ -12,7 +12,7 @@ export interface TrainOptions {
   data: DataSpec | "auto";
   /** Edition of `tinystories`; the second, if not given. */
   dataVersion: "v1" | "v2" | undefined;
-  /** Field of JSON lines, or column of Parquet files, that holds the text; `text`, if not given. */
+  /** Field or column that holds the text, see `SourceOptions`; `text`, if not given. */
   textField: string | undefined;
   /** What tokenizes, see `loadTokenizer()`; GPT-2's tokenizer, if not given. */
   tokenizer: string | undefined;

@@ -197,7 +197,11 @@ Deno.test("loadCorpus() says in a sentence what is wrong with a file", async () 
   const binary = write("binary.txt", Uint8Array.of(0x61, 0x62, 0xc3, 0x28));
   const cases = [
     [absent, `Cannot read data file ${absent}: there is no such file`],
-    [directory, `Cannot read data file ${directory}: it is a directory`],
+    [
+      directory,
+      `Cannot read data file ${directory}: it is a directory; ` +
+      `name its files: ${JSON.stringify(join(directory, "*.txt"))}`,
+    ],
     [empty, "Cannot use empty.txt as data must hold text: it is empty"],
     [
       binary,

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { cutPoint, linePieces, type Piece, textPieces } from "../../data/documents.ts";
+import { arrayPieces, cutPoint, linePieces, type Piece, textPieces } from "../../data/documents.ts";
 import { Random } from "../../data/random.ts";
 import { gpt2Tokenizer } from "../../data/tokenizer.ts";
 import { freshSeed } from "../seeds.ts";
@@ -157,5 +157,62 @@ Deno.test("linePieces() refuses a line that is too long to be parsed", async () 
     {
       message: "Cannot read data file x as line 2 must be at most 0.5 MiB long: it is longer",
     },
+  );
+});
+
+Deno.test("arrayPieces() gives the elements of an array, however it is written and comes", async () => {
+  const seed = freshSeed(), random = new Random(seed);
+  for (let round = 0; round < 200; round++) {
+    const elements = Array.from({ length: random.below(8) }, (_, i) => ({
+      text: `${'[,\\"}]{'.repeat(random.below(3))}${oddText(random)}\\`,
+      more: [{ id: i, "]": [] }, "\\\\", null],
+    }));
+    const space = ["", " ", "\r\n\t"][random.below(3)]!;
+    const written = elements.map((element) => JSON.stringify(element, null, random.below(3)));
+    const text = `${random.below(2) === 0 ? "\ufeff" : ""}${space}[${space}` +
+      written.join(`${space},${space}`) + `${space}]${space}`;
+    const pieces = await all(
+      arrayPieces(inChunks(encode(text), random, random.below(2) === 0 ? 3 : 999), { file: "x" }),
+    );
+    assert.deepEqual(
+      pieces.map(({ bytes, place }) => [JSON.parse(decode(bytes)), place]),
+      elements.map((element, i) => [element, i + 1]),
+      `seed ${seed}, round ${round}`,
+    );
+  }
+});
+
+Deno.test("arrayPieces() goes through an array that is longer than what it holds at a time", async () => {
+  const elements = Array.from({ length: 60 }, (_, i) => ({ text: `"${i}\\"`.repeat(20_000) }));
+  const pieces = await all(
+    arrayPieces(inChunks(encode(JSON.stringify(elements)), new Random(1), 1e6), { file: "x" }),
+  );
+  assert.ok(pieces.length === 60);
+  assert.ok(pieces.every(({ bytes }, i) => decode(bytes) === JSON.stringify(elements[i])));
+});
+
+Deno.test("arrayPieces() says what is wrong with an array", async () => {
+  const cases = [
+    ['[{"a":1},]', "have one comma between elements: element 2 is missing"],
+    ["[,1]", "have one comma between elements: element 1 is missing"],
+    ["[1,,2]", "have one comma between elements: element 2 is missing"],
+    ['[{"a":1},{"b":', "end with ]: it breaks off in element 2"],
+    ['[1,"]', "end with ]: it breaks off in element 2"],
+    ["[1] [2]", "be all that the file holds: there is more"],
+    ["[1]]", "be all that the file holds: there is more"],
+  ] as const;
+  for (const [text, reason] of cases) {
+    await assert.rejects(
+      all(arrayPieces(inChunks(encode(text), new Random(1), 4), { file: "x" })),
+      {
+        name: "SyntaxError",
+        message: `Cannot read data file x as its JSON array must ${reason}`,
+      },
+    );
+  }
+  const long = encode(`[1,"${"x".repeat(3 * 2 ** 20)}"]`);
+  await assert.rejects(
+    all(arrayPieces(inChunks(long, new Random(1), 1e5), { file: "x", longest: 2 ** 20 })),
+    { message: "Cannot read data file x as element 2 must be at most 1 MiB long: it is longer" },
   );
 });

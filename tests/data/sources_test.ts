@@ -1,7 +1,9 @@
 import assert from "node:assert/strict";
-import { join, relative, resolve } from "node:path";
-import { gzipSync } from "node:zlib";
+import { basename, join, relative, resolve } from "node:path";
+import { Buffer } from "node:buffer";
+import { gzipSync, zstdCompressSync } from "node:zlib";
 import { parquetWriteBuffer } from "npm:hyparquet-writer@0.17.0";
+import { BYTE_ALPHABET } from "../../data/byte_alphabet.ts";
 import {
   asFound,
   fileSource,
@@ -13,7 +15,7 @@ import {
   textSource,
 } from "../../data/sources.ts";
 import { tokenizeSource } from "../../data/tokenize.ts";
-import { gpt2Tokenizer } from "../../data/tokenizer.ts";
+import { byteLevelTokenizer } from "../../data/tokenizer.ts";
 import { HubServer } from "./hub_server.ts";
 
 const directory = Deno.makeTempDirSync();
@@ -30,12 +32,15 @@ function write(name: string, content: Content): string {
 }
 
 const gzip = (content: Content) => new Uint8Array(gzipSync(bytesOf(content)));
+const zstd = (content: Content) => new Uint8Array(zstdCompressSync(bytesOf(content)));
+const utf16 = (text: string) => new Uint8Array(Buffer.from(`\ufeff${text}`, "utf16le"));
 
 function join2(...parts: Uint8Array[]): Uint8Array<ArrayBuffer> {
   return new Uint8Array(parts.flatMap((part) => [...part]));
 }
 
-const tokenizer = await gpt2Tokenizer();
+/** A tokenizer of bytes, which is made fast. */
+const tokenizer = await byteLevelTokenizer({ tokens: BYTE_ALPHABET, merges: [] });
 
 /** The documents of a source, as they are tokenized. */
 async function documentsOf(source: Source): Promise<string[]> {
@@ -52,7 +57,15 @@ const LINES = STORIES.map((text) => `${JSON.stringify({ id: 1, text, story: `${t
   "",
 );
 
-Deno.test("fileSource() reads text, JSON lines, and both compressed", async () => {
+const ARRAY = JSON.stringify(STORIES.map((text) => ({ text, story: `${text}!` })), null, 2);
+const table = (delimiter: string) =>
+  `id${delimiter}text${delimiter}story\r\n` +
+  STORIES.map((text, i) =>
+    `${i}${delimiter}"${text}"${delimiter}${text.includes("\n") ? '"One.' : text}` +
+    `${text.includes("\n") ? '\nTwo — “dos”."' : ""}\r\n`
+  ).join("");
+
+Deno.test("fileSource() reads text, JSON, CSV and TSV, packed or not", async () => {
   for (
     const [name, content] of [
       ["a.txt", TEXT],
@@ -65,10 +78,38 @@ Deno.test("fileSource() reads text, JSON lines, and both compressed", async () =
       ["a.jsonl", LINES],
       ["a.ndjson", LINES.replaceAll("\n", "\r\n\n")],
       ["a.json.gz", gzip(`\ufeff${LINES.trim()}`)],
+      ["a.json", ARRAY],
+      ["array.jsonl.gz", gzip(`\ufeff ${ARRAY}\n`)],
+      ["a.csv", table(",")],
+      ["a.tsv.gz", gzip(table("\t"))],
+      ["a.txt.zst", zstd(TEXT)],
+      ["parts.jsonl.zst", join2(zstd(LINES.slice(0, 10)), zstd(LINES.slice(10)))],
+      ["a.csv.zst", zstd(`\ufeff${table(",")}`)],
+      ["wide.txt", utf16(TEXT)],
+      ["wide.json", utf16(ARRAY)],
+      ["wide.csv.gz", gzip(utf16(table(",")))],
+      ["notes.md", TEXT],
     ] as const
   ) assert.deepEqual(await read([write(name, content)]), STORIES, name);
-  const other = await read([join(directory, "a.jsonl")], { textField: "story" });
-  assert.deepEqual(other, STORIES.map((text) => `${text}!`));
+  for (const name of ["a.jsonl", "a.json"]) {
+    const other = await read([join(directory, name)], { textField: "story" });
+    assert.deepEqual(other, STORIES.map((text) => `${text}!`));
+  }
+  const nested = STORIES.map((text) => JSON.stringify({ data: { text, "a.b": { c: text } } }));
+  for (const textField of ["data.text", "data.a.b.c"]) {
+    assert.deepEqual(await read([write("n.jsonl", nested.join("\n"))], { textField }), STORIES);
+    assert.deepEqual(await read([write("n.json", `[${nested}]`)], { textField }), STORIES);
+  }
+});
+
+Deno.test("fileSource() reads what Python writes: NaN and Infinity", async () => {
+  const line = (text: string) => `{"a":NaN,"text":${text},"b":[-Infinity, Infinity]}`;
+  const odd = 'NaN, "Infinity" and \\';
+  const texts = [...STORIES, odd].map((text) => line(JSON.stringify(text)));
+  const lines = write("nan.jsonl", [...texts, line("NaN")].join("\n"));
+  assert.deepEqual(await read([lines]), [...STORIES, odd]);
+  assert.deepEqual(await read([write("nan.json", `[${texts}]`)]), [...STORIES, odd]);
+  await assert.rejects(read([write("nan.jsonl", '{"text":NaNa}')]), /line 1 must be JSON/);
 });
 
 /** A Parquet file with stories, nothing, a blank one, and a column beside. */
@@ -91,6 +132,116 @@ Deno.test("fileSource() reads a column of Parquet files", async () => {
       assert.deepEqual(await read([path], { textField: "again" }), again);
     }
   }
+});
+
+/** LZ4 without anything repeated. */
+function lz4(input: Uint8Array): Uint8Array {
+  const more = input.length - 15;
+  const length = more < 0 ? [] : [...new Array(Math.floor(more / 255)).fill(255), more % 255];
+  return Uint8Array.from([Math.min(input.length, 15) << 4, ...length, ...input]);
+}
+
+Deno.test("fileSource() reads Parquet that is packed with LZ4", async () => {
+  const data = STORIES.map((text) => text.repeat(30));
+  for (const codec of ["LZ4", "LZ4_RAW"] as const) {
+    const columnData = [{ name: "text", data, type: "STRING" as const }];
+    const file = parquetWriteBuffer({ columnData, codec, compressors: { [codec]: lz4 } });
+    assert.deepEqual(await read([write("lz4.parquet", new Uint8Array(file))]), data);
+  }
+});
+
+Deno.test("fileSource() reads columns of Parquet that are in groups", async () => {
+  const text = { type: "BYTE_ARRAY", converted_type: "UTF8", repetition_type: "OPTIONAL" } as const;
+  const group = { name: "data", num_children: 2 };
+  const values = [...STORIES.map((text) => ({ text, n: 1 })), { n: 2 }];
+  for (const repetition_type of ["OPTIONAL", "REQUIRED"] as const) {
+    const file = (name: string) =>
+      write(
+        "groups.parquet",
+        new Uint8Array(parquetWriteBuffer({
+          schema: [
+            { name: "root", num_children: 2 },
+            { ...group, repetition_type },
+            { name: "text", ...text },
+            { name: "n", type: "INT32", repetition_type: "OPTIONAL" },
+            { name, ...text },
+          ],
+          columnData: [
+            { name: "data", data: repetition_type === "OPTIONAL" ? [...values, null] : values },
+            {
+              name,
+              data: repetition_type === "OPTIONAL" ? Array(5).fill("x") : Array(4).fill("x"),
+            },
+          ],
+        })),
+      );
+    assert.deepEqual(await read([file("other")], { textField: "data.text" }), STORIES);
+    // a column of just that name goes first
+    const literal = await read([file("data.text")], { textField: "data.text" });
+    assert.deepEqual(literal, Array(repetition_type === "OPTIONAL" ? 5 : 4).fill("x"));
+    await assert.rejects(read([file("other")]), {
+      message: `Cannot read data file ${join(directory, "groups.parquet")} as it must have the ` +
+        "column text: it has data.text, data.n, other; choose with --text-field",
+    });
+  }
+});
+
+Deno.test("tokenizeSource() skips rows that are null or blank, and counts them alike in all formats", async () => {
+  const values = ["One.", null, "Two.", " ", "", null];
+  const objects = values.map((text) => JSON.stringify({ text, n: 1 }));
+  const column = { name: "text", data: values, type: "STRING" as const };
+  const files = [
+    write("nulls.jsonl", objects.join("\n")),
+    write("nulls.json", `[${objects}]`),
+    write("nulls.csv", `text,n\n${values.map((text) => `${text ?? ""},1\n`).join("")}`),
+    write("nulls.tsv", `n\ttext\n${values.map((text) => `1\t${text ?? ""}\n`).join("")}`),
+    write("nulls.parquet", new Uint8Array(parquetWriteBuffer({ columnData: [column] }))),
+  ];
+  for (const file of files) {
+    const notices: string[] = [];
+    const options = { tokenizer, holdOut: false, onNotice: (s: string) => notices.push(s) };
+    const { text } = await tokenizeSource(await fileSource([file]), options);
+    assert.equal(text.documents, 2, file);
+    assert.deepEqual(notices, [
+      `skipped 4 of 6 rows of ${basename(file)}: their text is null or blank`,
+    ]);
+  }
+  const none = write("none.jsonl", '{"text":null}\n{"text":""}\n');
+  await assert.rejects(read([none]), {
+    message:
+      "Cannot use none.jsonl as data must hold text: the text of all its 2 rows is null or blank",
+  });
+});
+
+Deno.test("fileSource() reads a file once, however often and by whatever name it is named", async () => {
+  const folder = join(directory, "twice");
+  Deno.mkdirSync(folder);
+  for (const name of ["a", "b"]) Deno.writeTextFileSync(join(folder, `${name}.txt`), name);
+  if (Deno.build.os !== "windows") Deno.symlinkSync("a.txt", join(folder, "c.txt"));
+  const notices: string[] = [];
+  const source = await fileSource([join(folder, "b.txt"), join(folder, "*.txt")], {
+    onNotice: (sentence) => notices.push(sentence),
+  });
+  assert.deepEqual(await documentsOf(source), ["b", "a"]);
+  const again = Deno.build.os === "windows" ? "b.txt" : "b.txt, c.txt";
+  assert.deepEqual(notices, [`named more than once, but read once: ${again}`]);
+});
+
+Deno.test("fileSource() refuses what is no file, and says what to type for a directory", async () => {
+  const folder = join(directory, "a folder");
+  Deno.mkdirSync(join(folder, "more"), { recursive: true });
+  const refused = (names: string) => ({
+    message: `Cannot read data file ${folder}: it is a directory; name its files: ` +
+      JSON.stringify(join(folder, names)),
+  });
+  await assert.rejects(read([folder]), refused("*.txt"));
+  Deno.writeTextFileSync(join(folder, "x.csv.gz"), "");
+  await assert.rejects(read([folder]), refused("*.csv.gz"));
+  if (Deno.build.os === "windows") return;
+  await assert.rejects(read(["/dev/null"]), {
+    message:
+      "Cannot read data file /dev/null: it is no regular file, and must be read more than once",
+  });
 });
 
 Deno.test("fileSource() reads Parquet with repeated values, which are in a dictionary", async () => {
@@ -148,13 +299,52 @@ Deno.test("fileSource() says in a sentence what is wrong with a file, and where"
       join2(bytesOf(`a\n<|endoftext|>\nb`), Uint8Array.of(0xe2, 0x82)),
       "it must be UTF-8: the first byte that is not is at 19",
     ],
-    ["cut.txt.gz", packed.slice(0, 90), "it must be whole gzip: unexpected end of file"],
+    ["cut.txt.gz", packed.slice(0, 90), "it must be whole gzip: it breaks off, at byte 90"],
     [
       "flip.txt.gz",
       packed.map((byte, i) => i === 60 ? byte ^ 255 : byte),
-      /it must be whole gzip: /,
+      /^it must be whole gzip: .*, at byte \d+$/,
     ],
-    ["plain.txt.gz", bytesOf(TEXT), "it must be whole gzip: incorrect header check"],
+    ["plain.txt.gz", bytesOf(TEXT), /^it must be whole gzip: incorrect header check, at byte /],
+    ["cut.txt.zst", zstd(TEXT).slice(0, 30), "it must be whole zstd: it breaks off, at byte 30"],
+    [
+      "zeros.txt",
+      join2(bytesOf("word ".repeat(20_000)), new Uint8Array(20), bytesOf("more")),
+      "it must be text, not bytes of 0: the first byte that is not is at 100000",
+    ],
+    [
+      "zeros.jsonl",
+      line(JSON.stringify({ text: "\0".repeat(20) })),
+      "line 4 must be text, not bytes of 0: it is not",
+    ],
+    [
+      "image.txt",
+      Uint8Array.of(0xff, 0xd8, 0xff, 0xe0),
+      /^it must be text, .*: it is a JPEG image; /,
+    ],
+    [
+      "bad.csv",
+      join2(bytesOf("text\nok\n"), Uint8Array.of(0xff), bytesOf("\n")),
+      "line 3 must be UTF-8: it is not",
+    ],
+    [
+      "head.csv",
+      "id,story\n",
+      "its first line must name one column text: it has id, story; choose with --text-field",
+    ],
+    [
+      "one.json",
+      '{\n "text": "x"}',
+      /^line 1 must be JSON: .*; objects must be one per line, or all in one array$/,
+    ],
+    ["cut.json", '[{"text":"x"},', "its JSON array must end with ]: it breaks off in element 2"],
+    ["strings.json", '["x"]', 'element 1 must be a JSON object: current value is "x"'],
+    [
+      "type.json",
+      '[{"text":["x"],"data":{"story":"y"}}]',
+      'element 1 must hold a string in its field text: current value is ["x"]; ' +
+      "its fields are text, data.story; choose with --text-field",
+    ],
     ["a.jsonl", line("{"), /^line 4 must be JSON: /],
     ["b.jsonl", line("[1]"), "line 4 must be a JSON object: current value is [1]"],
     [
@@ -184,7 +374,7 @@ Deno.test("fileSource() says in a sentence what is wrong with a file, and where"
       new Uint8Array(
         parquetWriteBuffer({ columnData: [{ name: "text", data: [1], type: "INT32" }] }),
       ),
-      "its column text must hold strings: it holds INT32",
+      "its column text must hold strings: it holds INT32; it has text; choose with --text-field",
     ],
     ["a.parquet.gz", gzip(good), "Parquet must not be compressed once more: unpack it"],
     ["blank.txt", " \n<|endoftext|>\n\n", /^data must hold text: it is empty$/],
@@ -280,8 +470,41 @@ Deno.test("openSources() takes TinyStories with its own validation text", async 
 
 Deno.test("openSources() wants a file of a repository", async () => {
   await assert.rejects(openSources(["hf:tiny/stories"]), {
-    message: "Cannot use hf:tiny/stories as data as it must name a file: hf:OWNER/NAME/FILE",
+    message: "Cannot use hf:tiny/stories as data as it must name a file: hf:OWNER/NAME/FILE, " +
+      "or a pattern such as hf:OWNER/NAME/data/*.parquet",
   });
+});
+
+Deno.test("openSources() takes patterns of a repository's files, at one commit", async () => {
+  const { server, options } = hubWith("tiny/stories", {
+    "data/b.txt": "b",
+    "data/a.txt": "a",
+    "data/more/c.txt": "c",
+    "data/x[1].txt": "x",
+    "README.md": "# Stories",
+  });
+  await using _ = server;
+  const { main } = server;
+  const notices: string[] = [];
+  const open = (pattern: string) =>
+    openSources([`hf:tiny/stories/${pattern}`], { ...options, onNotice: (s) => notices.push(s) });
+  const { training, data } = await open("data/?.txt");
+  assert.deepEqual(await documentsOf(training), ["a", "b"]);
+  assert.deepEqual(data, [`hf:tiny/stories/data/?.txt@${main}`]);
+  assert.ok(notices.includes("hf:tiny/stories/data/?.txt: 2 files"));
+  const all = (await open("**/*.txt")).training;
+  assert.deepEqual(await documentsOf(all), ["a", "b", "c", "x"]);
+  assert.deepEqual(await documentsOf((await open("data/x[1].txt")).training), ["x"]);
+  await assert.rejects(open("*.parquet"), {
+    message: "Cannot read data files hf:tiny/stories/*.parquet: there are none; " +
+      "it has README.md, data/a.txt, data/b.txt, data/more/c.txt, data/x[1].txt",
+  });
+  // at the commit that was found, what has come since is none of it
+  server.publish("data/d.txt", bytesOf("d"));
+  const again = await openSources(data, options);
+  assert.equal(again.training.fingerprint, training.fingerprint);
+  assert.deepEqual(again.data, data);
+  assert.deepEqual(await documentsOf((await open("data/?.txt")).training), ["a", "b", "d"]);
 });
 
 Deno.test("asFound() takes over what means the same, revisions and paths, and leaves the rest", () => {

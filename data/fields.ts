@@ -1,0 +1,51 @@
+import { printable } from "../files/printable.ts";
+
+/**
+ * Finding a field by the name that a user gives, in JSON and in tables.
+ *
+ * @module
+ */
+
+/**
+ * The value of a field of a JSON value, or of one further down, as `data.text`; a field that has the
+ * whole name goes first. Null if it is, or what it would be in; undefined if it is absent.
+ */
+export function fieldOf(value: unknown, field: string): unknown {
+  if (value === null) return null;
+  if (typeof value !== "object" || Array.isArray(value)) return undefined;
+  if (Object.hasOwn(value, field)) return (value as Record<string, unknown>)[field];
+  for (let dot = field.indexOf("."); dot > 0; dot = field.indexOf(".", dot + 1)) {
+    const outer = field.slice(0, dot);
+    if (!Object.hasOwn(value, outer)) continue;
+    const found = fieldOf((value as Record<string, unknown>)[outer], field.slice(dot + 1));
+    if (found !== undefined) return found;
+  }
+  return undefined;
+}
+
+/** How deep fields are listed. */
+const LISTED_DEPTH = 3;
+
+/** The names by which `fieldOf()` finds what is in an object. */
+export function fieldNames(value: object, depth = 1): string[] {
+  return Object.entries(value).flatMap(([name, inner]) =>
+    isObject(inner) && depth < LISTED_DEPTH
+      ? fieldNames(inner, depth + 1).map((rest) => `${name}.${rest}`)
+      : [name]
+  );
+}
+
+/** Whether JSON would write a value in braces. */
+export function isObject(value: unknown): value is object {
+  return value !== null && typeof value === "object" && !Array.isArray(value);
+}
+
+/** Names that a message lists, and characters of each. */
+const LISTED = 20, LONGEST_NAME = 60;
+
+/** Names from a file as part of a message. */
+export function listOfNames(names: readonly string[]): string {
+  const some = names.slice(0, LISTED).map((name) => printable(name, LONGEST_NAME)).join(", ");
+  const more = names.length - LISTED;
+  return more > 0 ? `${some} and ${more} more` : some;
+}

@@ -1,0 +1,216 @@
+import { Buffer } from "node:buffer";
+import type { Transform } from "node:stream";
+import { createGunzip, createZstdDecompress } from "node:zlib";
+import type { Format, Packing } from "./formats.ts";
+
+/**
+ * From the bytes of a file to UTF-8: unpacking and decoding, as streams.
+ *
+ * @module
+ */
+
+/** Bytes that are unpacked at a time. */
+const CHUNK = { chunkSize: 2 ** 18 };
+
+/**
+ * Unpacks a file.
+ *
+ * @throws {Error} with the byte of the file at which it is damaged or breaks off.
+ */
+export function unpack(
+  chunks: AsyncIterable<Uint8Array>,
+  packing: Packing,
+  file: string,
+): AsyncGenerator<Uint8Array> {
+  return packing === "gzip" ? unpackGzip(chunks, file) : unpackZstd(chunks, file);
+}
+
+function damaged(file: string, packing: Packing, { reason, at }: { reason: string; at: number }) {
+  return new Error(
+    `Cannot read data file ${file} as it must be whole ${packing}: ${reason}, at byte ${at}`,
+  );
+}
+
+/**
+ * Files of several members, as parallel packers write them, are an error for the platform's
+ * DecompressionStream, so this is Node's.
+ */
+async function* unpackGzip(
+  chunks: AsyncIterable<Uint8Array>,
+  file: string,
+): AsyncGenerator<Uint8Array> {
+  const gunzip = createGunzip(CHUNK);
+  let bytes = 0;
+  const counted = async function* () {
+    for await (const chunk of chunks) {
+      bytes += chunk.length;
+      yield chunk;
+    }
+  };
+  try {
+    yield* through(gunzip, counted());
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    if (message.startsWith("Cannot ")) throw error;
+    throw damaged(
+      file,
+      "gzip",
+      code === "Z_BUF_ERROR"
+        ? { reason: "it breaks off", at: bytes }
+        : { reason: message, at: gunzip.bytesWritten },
+    );
+  }
+}
+
+/** The first bytes of what holds data, and of what is to be passed over, in its upper 28 bits. */
+const FRAME = 0xfd2fb528, SKIPPED = 0x184d2a5;
+
+/**
+ * Node's decoder stops without a word behind the first frame, of which parallel packers write many, and
+ * where a file breaks off. So frames are told apart here (https://www.rfc-editor.org/rfc/rfc8878), and
+ * each goes through a decoder of its own.
+ */
+async function* unpackZstd(
+  chunks: AsyncIterable<Uint8Array>,
+  file: string,
+): AsyncGenerator<Uint8Array> {
+  const input = new ByteReader(
+    chunks,
+    (at) => damaged(file, "zstd", { reason: "it breaks off", at }),
+  );
+  if (await input.atEnd()) throw damaged(file, "zstd", { reason: "it is empty", at: 0 });
+  while (!await input.atEnd()) {
+    const start = input.at;
+    const magic = await input.read(4);
+    const first = magic.readUInt32LE();
+    if (first >>> 4 === SKIPPED) {
+      for (let left = (await input.read(4)).readUInt32LE(); left > 0;) {
+        left -= (await input.read(Math.min(left, CHUNK.chunkSize))).length;
+      }
+      continue;
+    }
+    if (first !== FRAME) {
+      throw damaged(file, "zstd", { reason: "no frame begins there", at: start });
+    }
+    try {
+      yield* through(createZstdDecompress(CHUNK), frame(magic, input));
+    } catch (error) {
+      const { message } = error as Error;
+      if (message.startsWith("Cannot ")) throw error;
+      throw damaged(file, "zstd", { reason: message, at: input.at });
+    }
+  }
+}
+
+/** The rest of a frame: header, blocks, and checksum if it has one. */
+async function* frame(magic: Buffer, input: ByteReader): AsyncGenerator<Uint8Array> {
+  yield magic;
+  const descriptor = await input.read(1);
+  yield descriptor;
+  const flags = descriptor[0]!;
+  const isSingle = (flags & 0x20) !== 0;
+  const sizeBytes = [isSingle ? 1 : 0, 2, 4, 8][flags >>> 6]!,
+    dictionaryBytes = [0, 1, 2, 4][flags & 3]!;
+  yield await input.read((isSingle ? 0 : 1) + dictionaryBytes + sizeBytes);
+  for (let last = false; !last;) {
+    const header = await input.read(3);
+    yield header;
+    const bits = header.readUIntLE(0, 3);
+    last = (bits & 1) !== 0;
+    const isRepeated = (bits >>> 1 & 3) === 1; // one byte, so many times
+    yield await input.read(isRepeated ? 1 : bits >>> 3);
+  }
+  if ((flags & 4) !== 0) yield await input.read(4);
+}
+
+/** Reads so many bytes at a time from chunks of any sizes. */
+class ByteReader {
+  /** Bytes that were read. */
+  at = 0;
+  readonly #chunks: AsyncIterator<Uint8Array>;
+  readonly #brokenOff: (at: number) => Error;
+  #rest: Uint8Array = new Uint8Array(0);
+
+  constructor(chunks: AsyncIterable<Uint8Array>, brokenOff: (at: number) => Error) {
+    this.#chunks = chunks[Symbol.asyncIterator]();
+    this.#brokenOff = brokenOff;
+  }
+
+  async atEnd(): Promise<boolean> {
+    while (this.#rest.length === 0) {
+      const { value, done } = await this.#chunks.next();
+      if (done) return true;
+      this.#rest = value;
+    }
+    return false;
+  }
+
+  async read(length: number): Promise<Buffer> {
+    const parts: Uint8Array[] = [];
+    for (let left = length; left > 0;) {
+      if (await this.atEnd()) throw this.#brokenOff(this.at);
+      const part = this.#rest.subarray(0, left);
+      this.#rest = this.#rest.subarray(part.length);
+      this.at += part.length;
+      left -= part.length;
+      parts.push(part);
+    }
+    const [only] = parts;
+    return parts.length === 1
+      ? Buffer.from(only!.buffer, only!.byteOffset, only!.length)
+      : Buffer.concat(parts);
+  }
+}
+
+/** What comes out of a decoder that all chunks are put into. */
+async function* through(
+  decoder: Transform,
+  chunks: AsyncIterable<Uint8Array>,
+): AsyncGenerator<Uint8Array> {
+  const feeding = (async () => {
+    try {
+      for await (const chunk of chunks) {
+        if (decoder.destroyed) return;
+        if (!decoder.write(chunk)) await new Promise((resolve) => decoder.once("drain", resolve));
+      }
+      decoder.end();
+    } catch (error) {
+      decoder.destroy(error as Error);
+    }
+  })();
+  try {
+    for await (const chunk of decoder) yield chunk;
+    await feeding;
+  } finally {
+    decoder.destroy();
+  }
+}
+
+/**
+ * UTF-16 as UTF-8.
+ *
+ * @throws {RangeError} if it is none.
+ */
+export async function* decodeUtf16(
+  chunks: AsyncIterable<Uint8Array>,
+  encoding: NonNullable<Format["encoding"]>,
+  file: string,
+): AsyncGenerator<Uint8Array> {
+  const decoder = new TextDecoder(encoding, { fatal: true }), encoder = new TextEncoder();
+  let at = 0;
+  const decode = (chunk?: Uint8Array) => {
+    try {
+      return encoder.encode(chunk ? decoder.decode(chunk, { stream: true }) : decoder.decode());
+    } catch {
+      throw new RangeError(
+        `Cannot read data file ${file} as it must be ${encoding.toUpperCase()}, as its byte order ` +
+          `mark says: it is not behind byte ${at}`,
+      );
+    }
+  };
+  for await (const chunk of chunks) {
+    yield decode(chunk);
+    at += chunk.length;
+  }
+  yield decode();
+}
