@@ -12,6 +12,7 @@ import {
   parseTokenizer,
   type Tokenizer,
 } from "../../data/tokenizer.ts";
+import { once } from "../once.ts";
 import { fromFileUrl } from "../paths.ts";
 import { freshSeed } from "../seeds.ts";
 import { oddText } from "./texts.ts";
@@ -198,15 +199,19 @@ async function tokenizeStories(
   return cached;
 }
 
-const undisturbed = join(directory, "undisturbed");
-await tokenizeStories(undisturbed);
+const undisturbed = once(async () => {
+  const cacheDirectory = join(directory, "undisturbed");
+  await tokenizeStories(cacheDirectory);
+  return cacheDirectory;
+});
 
 Deno.test("tokenizeSource() leaves two files in the cache, and finds them", async () => {
-  assert.deepEqual([...filesBelow(undisturbed).keys()].map((path) => path.split("/").at(-1)), [
+  const cacheDirectory = await undisturbed();
+  assert.deepEqual([...filesBelow(cacheDirectory).keys()].map((path) => path.split("/").at(-1)), [
     "held-out.tokens",
     "text.tokens",
   ]);
-  assert.equal(await tokenizeStories(undisturbed), true);
+  assert.equal(await tokenizeStories(cacheDirectory), true);
 });
 
 Deno.test("tokenizeSource() goes on where it was stopped, and comes to the same bytes", async () => {
@@ -233,7 +238,7 @@ Deno.test("tokenizeSource() goes on where it was stopped, and comes to the same 
     }
   }
   assert.ok(stages.includes("finishing"));
-  assert.deepEqual(filesBelow(cacheDirectory), filesBelow(undisturbed));
+  assert.deepEqual(filesBelow(cacheDirectory), filesBelow(await undisturbed()));
 });
 
 function recordedUnits(cacheDirectory: string): number {
@@ -287,7 +292,7 @@ Deno.test("tokenizeSource() that is killed at ten random moments comes to the sa
   const cacheDirectory = join(directory, "killed");
   for (let i = 0; i < 10; i++) await run(cacheDirectory, random.uniform() * whole);
   await run(cacheDirectory, Infinity);
-  assert.deepEqual(filesBelow(cacheDirectory), filesBelow(undisturbed), `seed ${seed}`);
+  assert.deepEqual(filesBelow(cacheDirectory), filesBelow(await undisturbed()), `seed ${seed}`);
 });
 
 Deno.test("tokenizeSource() starts over what an interrupted run has left damaged", async () => {
@@ -300,7 +305,7 @@ Deno.test("tokenizeSource() starts over what an interrupted run has left damaged
   const [partial] = readdirSync(cacheDirectory);
   Deno.truncateSync(join(cacheDirectory, partial!, "finished", "text.tokens"), 1000);
   await tokenizeStories(cacheDirectory);
-  assert.deepEqual(filesBelow(cacheDirectory), filesBelow(undisturbed));
+  assert.deepEqual(filesBelow(cacheDirectory), filesBelow(await undisturbed()));
 });
 
 Deno.test("tokenizeSource() says what stands in its way", async () => {

@@ -4,6 +4,7 @@ import { listCheckpoints } from "../../model/checkpoint.ts";
 import type { TrainOptions } from "../../train/options.ts";
 import { train } from "../../train/train.ts";
 import { device } from "../kernels/harness.ts";
+import { once } from "../once.ts";
 
 const directory = Deno.makeTempDirSync();
 globalThis.addEventListener("unload", () => Deno.removeSync(directory, { recursive: true }));
@@ -25,10 +26,11 @@ async function run(out: string, options: Partial<TrainOptions>): Promise<void> {
   for await (const _ of train({ ...OPTIONS, device, out: join(directory, out), ...options }));
 }
 
-await run("whole", { preset: "nano", steps: 1 });
+const whole = once(() => run("whole", { preset: "nano", steps: 1 }));
 
 /** A model one of whose weights is no number. */
-function poisoned(): string {
+async function poisoned(): Promise<string> {
+  await whole();
   const checkpoint = listCheckpoints(join(directory, "whole"))[0]!.path;
   const model = join(directory, "poisoned");
   Deno.mkdirSync(model, { recursive: true });
@@ -55,14 +57,14 @@ async function failingRun(
 }
 
 Deno.test("train() fails when no step was applied, however few there were", async () => {
-  const options = { initFrom: poisoned(), steps: 3 };
+  const options = { initFrom: await poisoned(), steps: 3 };
   const message =
     /^Cannot finish training as the gradient of every step since step 0 was not finite, .*--steps$/;
   assert.deepEqual(await failingRun("unapplied", options, message), []);
 });
 
 Deno.test("train() fails when an evaluation gives no finite loss", async () => {
-  const options = { initFrom: poisoned(), steps: 3, evalEvery: 1 };
+  const options = { initFrom: await poisoned(), steps: 3, evalEvery: 1 };
   const message = /^Cannot go on training as the validation loss must be finite: .* NaN at step 1$/;
   assert.deepEqual(await failingRun("unevaluated", options, message), []);
 });
@@ -70,7 +72,7 @@ Deno.test("train() fails when an evaluation gives no finite loss", async () => {
 Deno.test("train() saves no checkpoint with weights that are not finite", async () => {
   const message =
     /^Cannot write ".*h\.1\.mlp\.c_proj\.weight" as its values must be finite: one is NaN$/;
-  const options = { initFrom: poisoned(), steps: 3, saveEvery: 1 };
+  const options = { initFrom: await poisoned(), steps: 3, saveEvery: 1 };
   assert.deepEqual(await failingRun("unsaved", options, message), []);
 });
 
@@ -81,5 +83,6 @@ Deno.test("train() that diverges on resume leaves the checkpoint that it began w
     ...{ learningRate: 10, minLearningRate: 10, weightDecay: 10 },
   };
   const message = /must be finite|was not finite/;
+  await whole();
   assert.deepEqual(await failingRun("whole", options, message), [1]);
 });
