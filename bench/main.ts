@@ -38,7 +38,8 @@ import {
   type TrainStepBench,
   trainStepName,
 } from "./train_step.ts";
-import { command, commandLine, output, realNumber, run, status } from "../data/command.ts";
+import { command, output, realNumber, run, status } from "../data/command.ts";
+import { commandLine } from "../files/command_line.ts";
 import { checkFilePath } from "../files/disk.ts";
 import { type Device, openDevice } from "../kernels/device.ts";
 import type { PresetName } from "../model/config.ts";

@@ -1,6 +1,7 @@
 import { existsSync } from "node:fs";
+import { commandLine } from "../files/command_line.ts";
 import { byteCount, checkFilePath, reasonOf, replaceFile } from "../files/disk.ts";
-import { command, commandLine, output, run, status, wholeNumber } from "./command.ts";
+import { command, output, run, status, wholeNumber } from "./command.ts";
 import { TEXT_FIELD } from "./formats.ts";
 import { DataProgressDisplay, duration } from "./progress.ts";
 import { openSources, parseDataSpec, type Source } from "./sources.ts";

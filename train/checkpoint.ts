@@ -25,6 +25,7 @@ import {
   writeAll,
   writeSynced,
 } from "../files/disk.ts";
+import { commandLine } from "../files/command_line.ts";
 import { printable } from "../files/printable.ts";
 import {
   checkFileNames,
@@ -277,13 +278,14 @@ function checkPlace(path: string): void {
   const place = placeInRun(path);
   if (place) {
     const { run, checkpoint } = place;
+    const resuming = commandLine(["--out", run]);
+    const other = checkpoint
+      ? `to start from its model ${commandLine(["--init-from", checkpoint])} and another --out`
+      : "for another run choose another --out";
     throw refuse(
       `it lies in ${
         checkpoint ?? join(run, "checkpoints")
-      }: to resume that run use --out ${run}, ` +
-        (checkpoint
-          ? `to start from its model --init-from ${checkpoint} and another --out`
-          : "for another run choose another --out"),
+      }: to resume that run use ${resuming}, ${other}`,
     );
   }
   if (!existsSync(path)) return;
@@ -294,7 +296,7 @@ function checkPlace(path: string): void {
   const some = others.slice(0, 3).map((name) => printable(name)).join(", ");
   throw refuse(
     `it must be a run or an empty directory: it holds ${some}${others.length > 3 ? ", …" : ""}; ` +
-      `choose another --out, such as ${join(path, "my-run")}`,
+      `choose another, such as ${commandLine(["--out", join(path, "my-run")])}`,
   );
 }
 

@@ -70,7 +70,8 @@ export function readRun(path: string, onWarning: (sentence: string) => void): Co
     try {
       return read();
     } catch (error) {
-      if (typeof (error as NodeJS.ErrnoException).code !== "string") throw error;
+      const { code } = error as NodeJS.ErrnoException;
+      if (typeof code !== "string" && !(error instanceof Deno.errors.NotCapable)) throw error;
       throw refuse(`it has no ${file.slice(path.length + 1)} that can be read`);
     }
   };

@@ -2,7 +2,6 @@ import type { SingleBar } from "cli-progress";
 import { Option } from "commander";
 import {
   command,
-  commandLine,
   listenForInterrupts,
   output,
   print,
@@ -12,6 +11,7 @@ import {
   wholeNumber,
 } from "../data/command.ts";
 import { TEXT_FIELD, UNDERSTOOD } from "../data/formats.ts";
+import { commandLine } from "../files/command_line.ts";
 import { DataProgressDisplay, duration, makeBar } from "../data/progress.ts";
 import { parseDataSpec } from "../data/sources.ts";
 import { terminalText } from "../files/printable.ts";

@@ -1,4 +1,4 @@
-import { closeSync, openSync, readSync } from "node:fs";
+import { closeSync, openSync, readSync, statSync } from "node:fs";
 import type { GptConfig } from "../model/config.ts";
 import { countParameters } from "../model/parameters.ts";
 
@@ -49,6 +49,10 @@ const LINE_BREAK = 10;
 /** The lines of a record in turn, empty ones excepted; a longer one than 1 MiB comes in pieces. */
 export function* readLines(path: string): Generator<MetricLine> {
   const buffer = new Uint8Array(CHUNK_BYTES), decoder = new TextDecoder();
+  const status = statSync(path);
+  if (!status.isFile() && !status.isDirectory()) { // a device or a pipe may have no end
+    throw Object.assign(new Error("it is no file"), { code: "EINVAL" });
+  }
   const file = openSync(path, "r");
   try {
     let length = 0, number = 1, whole = true;

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { commandLine } from "../../data/command.ts";
+import { commandLine } from "../../files/command_line.ts";
 import { terminalText } from "../../files/printable.ts";
 import { fromFileUrl } from "../paths.ts";
 

@@ -214,8 +214,8 @@ Deno.test("openRunDirectory() refuses what is no place for a run, and says what 
     ]),
     [
       full,
-      `it must be a run or an empty directory: it holds a, b, c, …; choose another --out, ` +
-      `such as ${join(full, "my-run")}`,
+      `it must be a run or an empty directory: it holds a, b, c, …; choose another, ` +
+      `such as --out '${join(full, "my-run")}'`,
     ],
   ];
   for (const [out, reason] of cases) {

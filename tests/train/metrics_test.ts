@@ -116,6 +116,12 @@ Deno.test("readMetrics() reads a file that no string can hold", () => {
   Deno.removeSync(path);
 });
 
+Deno.test({
+  name: "readMetrics() refuses what has no end",
+  ignore: Deno.build.os === "windows",
+  fn: () => assert.throws(() => read("/dev/zero"), { message: "it is no file" }),
+});
+
 Deno.test("flopsPerToken() counts GPT-2 as PaLM's appendix does", () => {
   // 124,439,808 parameters; 12 layers, 12 heads of 64, 1024 tokens
   const expected = 6 * 124_439_808 + 12 * 12 * 12 * 64 * 1024;

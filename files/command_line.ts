@@ -1,0 +1,44 @@
+/** Characters that cannot be typed, or that a terminal shows in another place. */
+const UNTYPABLE = /(?!\n)[\p{Cc}\u202a-\u202e\u2066-\u2069]/gu;
+
+/** Words that no shell changes. */
+const PLAIN_WORD = {
+  posix: /^[\w@%+:./-][\w@%+=:./,-]*$/,
+  windows: /^(?!-.*[.:])[\w+:./\\-][\w+=:./\\-]*$/,
+};
+
+/**
+ * Words as a command line to paste: each is quoted so that the shell passes it on as it is, and runs nothing.
+ *
+ * Control characters would edit the line that they are pasted into, and so `printf` writes them. On Windows
+ * the quoting is PowerShell's, which in cmd means the same unless a word holds `"`, `$`, a backtick, a control
+ * character or the name of a variable between two `%`; even then cmd runs nothing.
+ */
+export function commandLine(
+  words: readonly string[],
+  os: typeof Deno.build.os = Deno.build.os,
+): string {
+  return words.map(os === "windows" ? windowsWord : posixWord).join(" ");
+}
+
+function posixWord(word: string): string {
+  if (PLAIN_WORD.posix.test(word)) return word;
+  const octal = (character: string) =>
+    [...new TextEncoder().encode(character)].map((byte) =>
+      `\\${byte.toString(8).padStart(3, "0")}`
+    );
+  return `'${
+    word.replaceAll("'", "'\\''")
+      .replace(UNTYPABLE, (character) => `'"$(printf '${octal(character).join("")}')"'`)
+  }'`;
+}
+
+function windowsWord(word: string): string {
+  if (PLAIN_WORD.windows.test(word)) return word;
+  return `"${
+    word.replace(/[`$\u201c-\u201e]/g, "`$&") // PowerShell takes typographic quotes for quotes
+      .replace(/\\+$/, "$&$&") // which would escape the last quote
+      .replace(/["\n\p{Cc}\u202a-\u202e\u2066-\u2069]/gu, (character) =>
+        `$([char]${character.charCodeAt(0)})`)
+  }"`;
+}
