@@ -4,6 +4,7 @@ import { type Corpus, loadCorpus } from "../data/corpus.ts";
 import type { HubOptions } from "../data/hub.ts";
 import { loadTokenizer } from "../data/load_tokenizer.ts";
 import type { Tokenizer } from "../data/tokenizer.ts";
+import { misfitsOf } from "../data/vocabulary_fit.ts";
 import { resolvePrecision } from "../generate/load.ts";
 import {
   fillModel,
@@ -161,6 +162,12 @@ async function* trainIn(
       throw new Error(`Cannot resume ${resumed.path} as its data must be readable: ${reason}`);
     }), signal);
   try {
+    if (initial) {
+      const { tokenizer, training } = corpus;
+      for (const message of await misfitsOf(tokenizer, training, given.initFrom!)) {
+        yield { kind: "notice", message };
+      }
+    }
     yield* trainOn(corpus, run, {
       ...{ device, signal, given, typed, preset, precision, defaults },
       ...{ resumed, initial, lora },

@@ -143,6 +143,21 @@ Deno.test("train() starts from a model, notes which, and resumes to the bit with
   assert.deepEqual(hashes("tuned-halves"), hashes("tuned"));
 });
 
+Deno.test("train() says at the start that a text becomes long in the vocabulary of its model", async () => {
+  await base();
+  const other = join(directory, "report.txt");
+  Deno.writeTextFileSync(other, "Quarterly revenue exceeded all projections. ".repeat(50));
+  const misfits = async (out: string, data: string) => {
+    const events = await run(out, { initFrom, data: [data], contextLength: 8, steps: 1 });
+    const start = events.findIndex(({ kind }) => kind === "start");
+    return events.slice(0, start).filter((event) =>
+      event.kind === "notice" && event.message.startsWith("the text becomes ")
+    ).length;
+  };
+  assert.equal(await misfits("misfit", other), 1);
+  assert.equal(await misfits("fit", text), 0);
+});
+
 Deno.test("train() begins where the model that it starts from ended", async () => {
   await base();
   const lossOf = (events: TrainEvent[]) => find(events, "evaluation").loss;
