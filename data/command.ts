@@ -45,12 +45,13 @@ function argumentHint(program: Command, error: string): string {
     : "";
 }
 
-/** Parser for a whole number of at least `least`. */
-export function wholeNumber(least = 0): (text: string) => number {
+/** Parser for a whole number of at least `least`, and at most `most` if it is given. */
+export function wholeNumber(least = 0, most = Infinity): (text: string) => number {
+  const range = most === Infinity ? `of at least ${least}` : `from ${least} to ${most}`;
   return (text) => {
     const value = Number(text);
-    if (text.trim() === "" || !Number.isSafeInteger(value) || value < least) {
-      throw new InvalidArgumentError(`It must be a whole number of at least ${least}.`);
+    if (text.trim() === "" || !Number.isSafeInteger(value) || value < least || value > most) {
+      throw new InvalidArgumentError(`It must be a whole number ${range}.`);
     }
     return value;
   };

@@ -68,16 +68,19 @@ export function windowStart(length: number, contextLength: number): number {
 const MOST_TEXTS = 256;
 
 /**
- * How many texts of so many tokens a decoder takes: as many as have keys, values, logits and activations
- * no larger than what one binding shows. That is a bound on memory which comes from the device itself.
+ * How many texts of so many tokens a decoder takes: as many as have tokens, keys, values, logits and
+ * activations no larger than what one binding shows. That is a bound on memory which comes from the device itself.
  */
-export function mostTexts({ device, config, precision }: Gpt, length: number): number {
+export function mostTexts(
+  { device, config, precision }: Pick<Gpt, "device" | "config" | "precision">,
+  length: number,
+): number {
   const { contextLength, width, layers } = config;
   const bytes = bytesPerElement(dtypesOf(precision).matrix);
   const cacheBytes = 2 * layers * Math.min(contextLength, length) * width * bytes;
   const widest = Math.max(3 * width, innerWidthOf(config));
   const readBytes = KNOWN_TOKENS[device.isCpu ? "cpu" : "gpu"] * widest * bytes;
-  const largest = Math.max(cacheBytes, readBytes, 4 * logitsColumns(config));
+  const largest = Math.max(cacheBytes, readBytes, 4 * logitsColumns(config), 4 * length);
   const fitting = Math.floor(device.maxBindingBytes / largest);
   return Math.max(1, Math.min(MOST_TEXTS, fitting));
 }
@@ -157,7 +160,13 @@ export function createDecoder(
     vocabularySize: V,
   });
   const S = KNOWN_TOKENS[device.isCpu ? "cpu" : "gpu"];
-  let reading: Program | undefined; // recorded when a text has more than one token to read
+  const recordReading = () => {
+    const program = new Program(device);
+    blocks(program, S);
+    return program;
+  };
+  // needed when a text has more than one token to read
+  let reading = texts.some(({ length }) => length > 1) ? recordReading() : undefined;
 
   const state = texts.map(({ length }): Text => ({ length, start: 0, read: 0 }));
   const moveCursors = () =>
@@ -170,7 +179,7 @@ export function createDecoder(
   };
   const readKnown = () => {
     while (state.some(({ read, length }) => read < length - 1)) {
-      if (!reading) blocks(reading = new Program(device), S);
+      reading ??= recordReading();
       moveCursors();
       reading.run();
       for (const text of state) text.read = Math.min(text.read + S, text.length - 1);
@@ -249,8 +258,8 @@ function recordBlocks(
 
   const vector = (name: string) => masterOf(model, name);
   // A GPU does one row's product sooner than it starts another launch: layer-norms become part of the
-  // products that read them, and blocks add to the stream themselves.
-  const within = rows === 1 && !program.device.isCpu;
+  // products that read them, which takes vectors of four, and blocks add to the stream themselves.
+  const within = rows === 1 && !program.device.isCpu && F % 4 === 0;
   let sum = x, next = middle; // the stream, and where it goes on
   let given: Tensor | undefined; // what a block gives to it
   const normalized = (name: string): Operand => {

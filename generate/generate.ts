@@ -1,7 +1,8 @@
 import type { Tokenizer } from "../data/tokenizer.ts";
 import { checkSample, type SamplerOptions, validateSampler } from "../kernels/sample/sample.ts";
 import type { Gpt } from "../model/gpt.ts";
-import { createDecoder, mostTexts } from "./decoder.ts";
+import { createDecoder } from "./decoder.ts";
+import { textsAtOnce } from "./limits.ts";
 import type { LoadedModel } from "./load.ts";
 
 export type { SamplerOptions };
@@ -100,7 +101,7 @@ const chunksOf = new WeakMap<Gpt, Map<number, number>>();
  * Continues many texts at once, each as `generate()` would alone, up to rounding: the model is read from
  * memory once for a token of all of them.
  *
- * Of more texts than the device's memory takes (`mostTexts()`), the first are told to their ends first.
+ * Of more texts than the device's memory takes (`textsAtOnce()`), the first are told to their ends first.
  *
  * @throws {RangeError} if an option is out of range, or if the model's logits are not finite.
  *
@@ -126,9 +127,13 @@ export async function* generateBatch(
   const stories = streams.map((options, stream) =>
     new Story(tokenizer, { ...options, stream, stops })
   );
-  const longest = stories.reduce((most, { prompt }) => Math.max(most, prompt.length), 0) +
-    maxNewTokens;
-  const most = mostTexts(gpt, longest);
+  if (stories.length === 0) return;
+  const most = textsAtOnce(gpt, {
+    promptTokens: stories.reduce((most, { prompt }) => Math.max(most, prompt.length), 0),
+    maxNewTokens,
+    samples: stories.length,
+    sampler,
+  });
   for (let first = 0; first < stories.length; first += most) {
     const group = stories.slice(first, first + most);
     yield* tell(gpt, group, { maxNewTokens, sampler, signal });

@@ -3,7 +3,9 @@ import type { Tokenizer } from "../data/tokenizer.ts";
 import type { Device } from "../kernels/device.ts";
 import { CheckpointError, newestCheckpoint, verifyCheckpoint } from "../model/checkpoint.ts";
 import { createGpt, type Gpt } from "../model/gpt.ts";
+import { countParameters } from "../model/parameters.ts";
 import type { Precision } from "../model/precision.ts";
+import { misfitOf, reasonOf } from "./limits.ts";
 import {
   fillModel,
   findModel,
@@ -70,14 +72,26 @@ export async function findSource(options: LoadOptions): Promise<ModelSource> {
   return await readModel({ spec: resolve(directory), directory }, options);
 }
 
-/** Loads a model that was found. */
+/**
+ * Loads a model that was found.
+ *
+ * @throws {RangeError} if the device cannot hold it.
+ */
 export function loadSource(
   device: Device,
   source: ModelSource,
   { precision = "auto" }: Pick<LoadOptions, "precision"> = {},
 ): LoadedModel {
   const { config, tokenizer } = source;
-  const gpt = createGpt(device, config, { precision: resolvePrecision(device, precision) });
+  const how = { precision: resolvePrecision(device, precision) };
+  const problem = misfitOf(device, (dry) => createGpt(dry, config, how));
+  if (problem) {
+    throw new RangeError(
+      `Cannot load ${source.spec} as the model must be smaller on ${device.name}: ` +
+        `it has ${countParameters(config)} parameters ${reasonOf(problem)}`,
+    );
+  }
+  const gpt = createGpt(device, config, how);
   fillModel(gpt, source);
   return { gpt, tokenizer };
 }

@@ -9,7 +9,11 @@ import {
   type GenerateResult,
 } from "./generate.ts";
 import { findNamedModel } from "./command.ts";
-import { loadSource } from "./load.ts";
+import { freeMemory, textsAtOnce } from "./limits.ts";
+import { loadSource, resolvePrecision } from "./load.ts";
+
+/** Most stories of one command: each takes memory from the beginning. */
+const MOST_SAMPLES = 1_000_000;
 
 /** `generate`: continues a text with a trained model. */
 const program = command("generate", "Continue a text with a trained model.")
@@ -31,7 +35,7 @@ const program = command("generate", "Continue a text with a trained model.")
     (text, others: string[]) => [...others, text],
     [],
   )
-  .option("--samples <n>", "how many stories to tell", wholeNumber(1), 1)
+  .option("--samples <n>", "how many stories to tell", wholeNumber(1, MOST_SAMPLES), 1)
   .optionsGroup("Sampling:")
   .option(
     "--temperature <x>",
@@ -78,9 +82,13 @@ const program = command("generate", "Continue a text with a trained model.")
       // before the device is opened: the likeliest mistake is the first
       const source = await findNamedModel(options);
       const device = await openDevice();
+      const { maxNewTokens, stop, samples } = options;
+      textsAtOnce({ device, config: source.config, precision: resolvePrecision(device, "auto") }, {
+        promptTokens: Math.max(1, source.tokenizer.encode(prompt).length),
+        ...{ maxNewTokens, samples, sampler: options, freeBytes: freeMemory() },
+      });
       const model = loadSource(device, source);
       const firstSeed = options.seed ?? crypto.getRandomValues(new Uint32Array(1))[0]!;
-      const { maxNewTokens, stop, samples } = options;
       const streams = Array.from(
         { length: samples },
         (_, i) => ({ prompt, seed: (firstSeed + i) % 2 ** 32 }),

@@ -40,18 +40,32 @@ export class DeviceError extends Error {
   override name = "DeviceError";
 }
 
+/** What there is only so much of: bytes, or numbers of workgroups, of turns of a loop and of launches. */
+export interface Exceeded {
+  readonly limit:
+    | "binding"
+    | "buffer"
+    | "workgroups"
+    | "workgroup memory"
+    | "loop"
+    | "launches"
+    | "memory";
+  readonly most: number;
+  readonly need: number;
+}
+
 /**
- * Thrown when a tensor or a launch would leave a limit of the device. Its message names them; whoever knows
- * what a user asked for says instead what to lower, and gives `reason`.
+ * Thrown when a tensor or a launch would leave a limit of the device. Its message names them, for whoever
+ * writes kernels; whoever knows what a user asked for says instead what to lower.
  */
 export class LimitError extends RangeError {
-  /** What is limited, and how far it was exceeded, without the names of tensors and kernels. */
-  readonly reason: string;
+  /** Which limit, and by how much. */
+  readonly exceeded: Exceeded;
 
-  /** An error with a message for programmers and the reason in it for users. */
-  constructor(message: string, reason: string) {
+  /** An error with a message for programmers, and what is in it for users. */
+  constructor(message: string, exceeded: Exceeded) {
     super(message);
-    this.reason = reason;
+    this.exceeded = exceeded;
   }
 }
 

@@ -31,6 +31,12 @@ export interface Dispatch {
  */
 export const MAX_ITERATIONS = 32768;
 
+/**
+ * Most launches of a program: each takes the host some ten microseconds and two kilobytes, and the device
+ * some microseconds. A deep model has thousands; more come of a large vocabulary's logits in many chunks.
+ */
+export const MAX_LAUNCHES = 65536;
+
 /** Most loop iterations that one invocation may make on a device: GPUs have no bound. */
 export function maxIterationsOf({ isCpu }: Pick<Device, "isCpu">): number {
   return isCpu ? MAX_ITERATIONS : Infinity;
@@ -156,13 +162,19 @@ export class Program {
     { label, tensors, workgroups, iterations = 0, workgroupBytes = 0 }: Dispatch,
   ): void {
     const { name, maxBindingBytes, gpu: { limits } } = this.device;
+    if (this.length === MAX_LAUNCHES) {
+      throw new LimitError(
+        `Cannot dispatch ${label} as a program has at most ${MAX_LAUNCHES} launches`,
+        { limit: "launches", most: MAX_LAUNCHES, need: MAX_LAUNCHES + 1 },
+      );
+    }
     for (const t of tensors) {
       const bytes = tensorBytes(t);
       if (bytes > maxBindingBytes) {
         throw new LimitError(
           `Cannot bind "${t.name}" to ${label} as ${name} binds at most ${maxBindingBytes} bytes: ` +
             `current size is ${bytes} bytes`,
-          `a kernel sees at most ${maxBindingBytes} bytes of a tensor and would need ${bytes}`,
+          { limit: "binding", most: maxBindingBytes, need: bytes },
         );
       }
       if (t.offsetBytes % limits.minStorageBufferOffsetAlignment !== 0) {
@@ -178,7 +190,7 @@ export class Program {
         throw new LimitError(
           `Cannot dispatch ${label} as each dimension takes 1 to ${most} workgroups: ` +
             `current counts are [${workgroups}]`,
-          `a kernel runs in at most ${most} workgroups side by side and would need ${count}`,
+          { limit: "workgroups", most, need: count! },
         );
       }
     }
@@ -187,7 +199,7 @@ export class Program {
       throw new LimitError(
         `Cannot dispatch ${label} as ${name} has ${memory} bytes of workgroup memory: ` +
           `current need is ${workgroupBytes} bytes`,
-        `a workgroup has ${memory} bytes of memory and would need ${workgroupBytes}`,
+        { limit: "workgroup memory", most: memory, need: workgroupBytes },
       );
     }
     const maxIterations = maxIterationsOf(this.device);
@@ -195,7 +207,7 @@ export class Program {
       throw new LimitError(
         `Cannot dispatch ${label} as on ${name} one invocation may loop at most ${maxIterations} ` +
           `times: current bound is ${iterations}`,
-        `on a CPU a kernel's loop has at most ${maxIterations} turns and would need ${iterations}`,
+        { limit: "loop", most: maxIterations, need: iterations },
       );
     }
   }

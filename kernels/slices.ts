@@ -42,7 +42,7 @@ export function rowSlices(
     throw new LimitError(
       `Cannot slice "${tensor.name}" as ${device.name} binds at most ${device.maxBindingBytes} ` +
         `bytes: current rows have ${rowBytes} bytes each`,
-      `a kernel sees at most ${device.maxBindingBytes} bytes and would need ${aligned * rowBytes}`,
+      { limit: "binding", most: device.maxBindingBytes, need: aligned * rowBytes },
     );
   }
   const slices: RowSlice[] = [];

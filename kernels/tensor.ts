@@ -64,7 +64,7 @@ export function createTensor(
     throw new LimitError(
       `Cannot create tensor "${name}" as ${device.name} holds at most ${most} bytes in a buffer: ` +
         `current size is ${bytes} bytes`,
-      `a buffer holds at most ${most} bytes and would need ${bytes}`,
+      { limit: "buffer", most, need: bytes },
     );
   }
   const buffer = device.gpu.createBuffer({ label: name, size: bytes, usage: STORAGE_USAGE });

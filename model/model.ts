@@ -29,7 +29,8 @@ export interface Gpt {
  * Allocates a model with all parameters zero; `loadParameters()` or `initializeParameters()` fill it.
  *
  * @param options.freeze parts that training leaves as they are, see `parseFreeze()`.
- * @throws {RangeError} if a dimension is impossible or the parameters leave the device's limits.
+ * @throws {RangeError} if a dimension is impossible; {LimitError} if the parameters leave the device's
+ * limits.
  */
 export function createGpt(
   device: Device,

@@ -6,10 +6,11 @@ import { TEXT_FIELD } from "../data/formats.ts";
 import { DataProgressDisplay } from "../data/progress.ts";
 import { type DataProgress, parseDataSpec } from "../data/sources.ts";
 import { findNamedModel } from "../generate/command.ts";
-import { loadSource } from "../generate/load.ts";
+import { loadSource, resolvePrecision } from "../generate/load.ts";
 import { openDevice } from "../kernels/device.ts";
 import { readTrainerState } from "../model/checkpoint.ts";
 import { createEvaluator } from "./evaluate.ts";
+import { evaluationRows } from "./limits.ts";
 import { fineTuningDefaults, type ResolvedOptions } from "./options.ts";
 import { cacheBeside } from "./train.ts";
 import { choicesOf } from "./tuning.ts";
@@ -53,6 +54,15 @@ const program = command("eval", "Measure how well a trained model predicts a tex
       const device = await openDevice();
       const choices = state && choicesOf(state, device);
       for (const [key, variant] of choices ?? []) device.choices.set(key, variant);
+      const { config } = source, precision = resolvePrecision(device, "auto");
+      const sequenceLength = saved?.contextLength ?? config.contextLength;
+      const shape = {
+        sequenceLength,
+        batchSize: evaluationRows(device, {
+          ...{ config, precision, sequenceLength },
+          batchSize: saved?.batchSize ?? fineTuningDefaults(config).batchSize,
+        }),
+      };
       const model = loadSource(device, source);
       const { tokenizer } = model;
       const checkpoints = source.checkpoint && dirname(resolve(source.checkpoint));
@@ -99,8 +109,7 @@ const program = command("eval", "Measure how well a trained model predicts a tex
       const some = text.length > maxTokens ? `the first ${maxTokens} of ` : "";
       status(`evaluating ${path} on ${some}${text.length} tokens`);
       const evaluator = createEvaluator(model.gpt, tokenizer, text, {
-        batchSize: saved?.batchSize ?? fineTuningDefaults(model.gpt.config).batchSize,
-        sequenceLength: saved?.contextLength ?? model.gpt.config.contextLength,
+        ...shape,
         maxTokens,
       });
       const { loss, perplexity, bitsPerByte, tokens } = await evaluator.run((done) =>

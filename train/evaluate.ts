@@ -97,16 +97,11 @@ export interface Evaluator {
   destroy(): void;
 }
 
-/**
- * Records the evaluation of a model on a text: every token is predicted once, without dropout; see
- * `evaluationBatches()` for how the text is cut.
- */
-export function createEvaluator(
+/** Records the losses of one batch, without dropout, and their sum. */
+export function recordEvaluation(
   model: Gpt,
-  tokenizer: Tokenizer,
-  text: TokenizedText,
-  { batchSize: B, sequenceLength: T, maxTokens = Infinity }: EvaluatorOptions,
-): Evaluator {
+  { batchSize: B, sequenceLength: T }: Pick<EvaluatorOptions, "batchSize" | "sequenceLength">,
+): { tokens: Tensor; targets: Tensor; losses: RunningSum; destroy(): void } {
   const { device, config, precision } = model;
   const activations = createActivations(device, config, {
     batch: { batchSize: B, sequenceLength: T },
@@ -126,7 +121,34 @@ export function createEvaluator(
     { logits: at("logits"), losses: at("losses") },
   );
   const losses = new RunningSum(program, at("losses"));
+  return {
+    tokens,
+    targets,
+    losses,
+    destroy() {
+      program.destroy();
+      losses.destroy();
+      activations.destroy();
+      for (const { buffer } of owned) buffer.destroy();
+    },
+  };
+}
 
+/**
+ * Records the evaluation of a model on a text: every token is predicted once, without dropout; see
+ * `evaluationBatches()` for how the text is cut.
+ */
+export function createEvaluator(
+  model: Gpt,
+  tokenizer: Tokenizer,
+  text: TokenizedText,
+  { batchSize: B, sequenceLength: T, maxTokens = Infinity }: EvaluatorOptions,
+): Evaluator {
+  const { device } = model;
+  const { tokens, targets, losses, destroy } = recordEvaluation(model, {
+    batchSize: B,
+    sequenceLength: T,
+  });
   return {
     async run(onProgress = () => {}) {
       let counted = 0, bytes = 0, waited = performance.now();
@@ -154,11 +176,6 @@ export function createEvaluator(
         tokens: counted,
       };
     },
-    destroy() {
-      program.destroy();
-      losses.destroy();
-      activations.destroy();
-      for (const { buffer } of owned) buffer.destroy();
-    },
+    destroy,
   };
 }

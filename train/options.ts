@@ -210,7 +210,7 @@ export interface ResolvedOptions extends TrainOptions {
 }
 
 /** The least and the greatest value of each number, and whether it must be whole. */
-const RANGES: Partial<
+export const RANGES: Partial<
   Record<keyof TrainOptions, [least: number, greatest: number, whole: boolean]>
 > = {
   contextLength: [1, 32768, true],

@@ -10,7 +10,7 @@ import { REPORT_ROWS } from "./step.ts";
 const SAMPLE_PROMPTS = ["Once upon a time", "One day"];
 
 /** Tokens of a sample. */
-const SAMPLE_TOKENS = 120;
+export const SAMPLE_TOKENS = 120;
 
 /** Steps skipped in a row after which the training gives up. */
 const MOST_SKIPS = 100;

@@ -25,7 +25,7 @@ import { initializeParameters } from "../model/weights.ts";
 import { moveAside, openRunDirectory, type RunDirectory } from "./checkpoint.ts";
 import { createEvaluator } from "./evaluate.ts";
 import { type Hearing, noticesOf, reporting, type TrainEvent } from "./events.ts";
-import { checkMemory } from "./memory.ts";
+import { checkTraining } from "./limits.ts";
 import { startMetric } from "./metrics.ts";
 import { openRecord } from "./record.ts";
 import {
@@ -139,6 +139,17 @@ async function* trainIn(
       ...(resumed ? { reason: `preset ${given.preset}, as the run began` } : {}),
     };
   yield { kind: "notice", message: `${reason}; precision ${precision} on ${device.name}` };
+  // before the data is read, which may take long; a vocabulary that is not known yet only adds to this
+  checkTraining(device, {
+    ...given,
+    ...batchShapeOf(given, defaults),
+    ...{ precision, isResumed: resumed !== undefined },
+    config: beginning ? { ...beginning, ...(lora ? { lora } : {}) } : {
+      ...PRESETS[preset as PresetName],
+      contextLength: batchShapeOf(given, defaults).contextLength,
+      vocabularySize: LEAST_VOCABULARY,
+    },
+  });
 
   // data
   if (Array.isArray(given.data)) {
@@ -176,6 +187,9 @@ async function* trainIn(
     corpus.close();
   }
 }
+
+/** A vocabulary that is smaller than any, and a multiple of what kernels read together. */
+const LEAST_VOCABULARY = 64;
 
 /** The tokenizer that was asked for, unless it is GPT-2's, of which a part may do. */
 async function tokenizerOf(
@@ -247,6 +261,8 @@ async function* trainOn(
       contextLength: options.contextLength,
       vocabularySize: tokenizer.vocabularySize,
     });
+  const isResumed = resumed !== undefined;
+  checkTraining(device, { ...options, config, isResumed });
   const table = parameterTable(config, options.freeze);
   const source = resumed?.state.source ??
     (initial && { spec: initial.spec, sha256: hashModel(initial) });
@@ -293,7 +309,6 @@ async function* trainOn(
       saved: resumed?.state,
     });
     owned.push(trainStep);
-    checkMemory(device, { neededBytes: trainStep.bytes + gpt.bytes });
     const evaluator = createEvaluator(gpt, tokenizer, corpus.validation, {
       batchSize: options.batchSize,
       sequenceLength: options.contextLength,

@@ -6,9 +6,10 @@ import { Program } from "../../kernels/program.ts";
 import { rankTokens } from "../../kernels/sample/reference.ts";
 import { createTensor, download, upload } from "../../kernels/tensor.ts";
 import { createActivations } from "../../model/activations.ts";
-import { forward, type Gpt, headOf } from "../../model/gpt.ts";
+import { createGpt, forward, type Gpt, headOf } from "../../model/gpt.ts";
 import { headLogits } from "../../model/head.ts";
 import type { Precision } from "../../model/precision.ts";
+import { initializeParameters } from "../../model/weights.ts";
 import { assertClose, device, REAL_TYPES } from "../kernels/harness.ts";
 import { CONFIG, randomModel } from "./models.ts";
 
@@ -166,6 +167,21 @@ for (
     assertClose(within!.logits, apart!.logits, 2 * TOLERANCE[precision], "logits");
   });
 }
+
+Deno.test("createDecoder() of one text takes an MLP whose width is no multiple of four", async () => {
+  const config = { ...CONFIG, innerWidth: 30 }, texts = [randomText(4, 5)];
+  const drawn = [];
+  for (const isCpu of [true, false]) {
+    const on = { ...device, isCpu, subgroupSize: undefined, choices: new Map() };
+    const gpt = createGpt(on, config, { precision: "f32" });
+    initializeParameters(gpt, { seed: 5 });
+    const sampler = { ...DEFAULT_SAMPLER, temperature: 0 };
+    const decoder = createDecoder(gpt, { texts, seeds: [0], maxNewTokens: 4, sampler });
+    drawn.push(await decoder.next(4));
+    for (const { destroy } of [decoder, gpt]) destroy();
+  }
+  assert.deepEqual(drawn[0], drawn[1]);
+});
 
 Deno.test("mostTexts() keeps caches and logits below what a binding shows", () => {
   const { width, layers } = CONFIG, cacheBytes = 2 * layers * L * width * 4;

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
-import { Program } from "../../kernels/program.ts";
+import { dryDevice } from "../../kernels/dry_device.ts";
+import { MAX_LAUNCHES, Program } from "../../kernels/program.ts";
 import { specialize } from "../../kernels/shader.ts";
 import { createTensor, download } from "../../kernels/tensor.ts";
 import { openDevice } from "../../kernels/device.ts";
@@ -88,6 +89,9 @@ Deno.test("Program checks limits before it records", () => {
   const small = new Program({ ...device, maxBindingBytes: 8 });
   throws({}, /binds at most 8 bytes: current size is 16 bytes/, small);
   assert.equal(program.length, 0);
+  const full = new Program(dryDevice(device));
+  for (let i = 0; i < MAX_LAUNCHES; i++) full.dispatch(dispatch);
+  throws({}, /a program has at most 65536 launches/, full);
   const gpu = new Program({ ...device, isCpu: false }); // whose loops have no bound
   gpu.dispatch({ ...dispatch, iterations: 2 ** 24 });
   throws({ iterations: NaN }, /current bound is NaN/, gpu);

@@ -1,0 +1,59 @@
+import type { Device } from "./device.ts";
+
+/** A device on which nothing is made: see `dryDevice()`. */
+export interface DryDevice extends Device {
+  /** Bytes of the buffers that would be there now. */
+  readonly bytes: number;
+}
+
+/**
+ * A device with the limits and kernels of another that makes nothing: no memory is taken and nothing
+ * compiled. What records its work there finds in milliseconds whether it would leave a limit, by the very
+ * checks that the work itself meets, and how many bytes it would take.
+ *
+ * Nothing can be read back from it.
+ */
+export function dryDevice(device: Device): DryDevice {
+  let bytes = 0;
+  const object = {
+    getBindGroupLayout: () => object,
+    beginComputePass: () => object,
+    setPipeline() {},
+    setBindGroup() {},
+    dispatchWorkgroups() {},
+    end() {},
+    finish: () => object,
+    submit() {},
+    writeBuffer() {},
+  };
+  const gpu = {
+    limits: device.gpu.limits,
+    queue: object,
+    createBuffer({ label = "", size }: GPUBufferDescriptor) {
+      bytes += size;
+      let live = true;
+      return {
+        label,
+        size,
+        destroy() {
+          if (live) bytes -= size;
+          live = false;
+        },
+      };
+    },
+    createBindGroup: () => object,
+    createCommandEncoder: () => object,
+  };
+  // whatever the shader and its constants: specialising and compiling them takes most of the time
+  const pipelines = { get: () => object };
+  return {
+    ...device,
+    gpu: gpu as unknown as GPUDevice,
+    pipelines: pipelines as unknown as Map<string, GPUComputePipeline>,
+    get bytes() {
+      return bytes;
+    },
+    check() {},
+    destroy() {},
+  };
+}

@@ -1,0 +1,282 @@
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import type { Device } from "../../kernels/device.ts";
+import { type GptConfig, PRESETS } from "../../model/config.ts";
+import type { Precision } from "../../model/precision.ts";
+import { checkTraining, evaluationRows, type TrainingPlan } from "../../train/limits.ts";
+import { flagOf, RANGES, type TrainOptions } from "../../train/options.ts";
+import { train } from "../../train/train.ts";
+import { directory } from "../checkpoints.ts";
+import { device, freshSeed, testRandom } from "../kernels/harness.ts";
+
+/** A device of which nothing but the limits is there. */
+function deviceWith(
+  name: string,
+  { isCpu, maxBindingBytes, maxBufferSize }: {
+    isCpu: boolean;
+    maxBindingBytes: number;
+    maxBufferSize: number;
+  },
+): Device {
+  const limits = {
+    maxBufferSize,
+    maxComputeWorkgroupsPerDimension: 65535,
+    maxComputeWorkgroupStorageSize: 32768,
+    maxComputeInvocationsPerWorkgroup: 1024,
+    maxComputeWorkgroupSizeX: 1024,
+    minStorageBufferOffsetAlignment: 256,
+  };
+  return {
+    ...device,
+    ...{ name, isCpu, maxBindingBytes, subgroupSize: isCpu ? 8 : undefined, choices: new Map() },
+    features: new Set(["shader-f16"]),
+    gpu: { limits } as GPUDevice,
+  };
+}
+
+/** The limits of Mesa's lavapipe, and of an NVIDIA H200. */
+const CPU = deviceWith("a CPU", {
+  isCpu: true,
+  maxBindingBytes: 2 ** 27,
+  maxBufferSize: 2 ** 31,
+});
+const GPU = deviceWith("a GPU", {
+  isCpu: false,
+  maxBindingBytes: 2 ** 31 - 4,
+  maxBufferSize: 2 ** 32,
+});
+
+const nano = (sizes: Partial<GptConfig> = {}) => ({
+  vocabularySize: 1048,
+  ...PRESETS.nano,
+  ...sizes,
+});
+
+/** A training of nano with the preset's options but for those given. */
+function planOf({ config = nano(), ...options }: Partial<TrainingPlan>): TrainingPlan {
+  return {
+    precision: "f32",
+    batchSize: 16,
+    gradientAccumulation: 1,
+    dropout: 0,
+    freeze: undefined,
+    isResumed: false,
+    contextLength: config.contextLength,
+    ...options,
+    config,
+  };
+}
+
+/** What checkTraining() says; undefined if it lets the training begin. */
+function refusal(on: Device, plan: Partial<TrainingPlan>): string | undefined {
+  try {
+    checkTraining(on, planOf(plan));
+    return undefined;
+  } catch (error) {
+    assert.ok(error instanceof RangeError, `${error}`);
+    return error.message;
+  }
+}
+
+/** Words of shaders and tensors, which help nobody who typed a flag. */
+const SHADERS_WORDS = /wgsl|Cannot (bind|dispatch|create tensor|slice|run)|\[\d+,|NaN|undefined/;
+
+function assertUsersTerms(message: string): void {
+  assert.match(message, /^Cannot \w+ as .*--[a-z]/, message);
+  assert.doesNotMatch(message, SHADERS_WORDS, message);
+}
+
+Deno.test("checkTraining() says what batch and accumulation train on the same rows", () => {
+  assert.equal(
+    refusal(CPU, { batchSize: 65536 }),
+    "Cannot train as --batch-size must be at most 2048 with --context-length 64 on a CPU: current " +
+      "value is 65536 (a buffer holds at most 2.15 GB, and this would take 3.22 GB); " +
+      "--batch-size 2048 --gradient-accumulation 32 trains on the same rows",
+  );
+  // 96 rows are no whole number of batches of 10
+  const gpt2 = { vocabularySize: 50257, ...PRESETS.gpt2 };
+  const plan = { config: gpt2, batchSize: 96, gradientAccumulation: 3 };
+  assert.match(refusal(CPU, plan)!, /at most 10 .*; --batch-size 8 --gradient-accumulation 36 /);
+  const many = refusal(CPU, { ...plan, gradientAccumulation: 4096 })!;
+  assert.match(many, /--batch-size must be at most 10 .* would have [\d.]+ [MG]B\)$/);
+  assert.match(refusal(CPU, { ...plan, isResumed: true })!, /\); a resumed run keeps its own: /);
+});
+
+Deno.test("checkTraining() lets a GPU take contexts of 6,144 and more, whose loops have no bound", () => {
+  for (const contextLength of [6144, 8192, 32768]) {
+    const config = { vocabularySize: 50257, ...PRESETS.mini, contextLength };
+    assert.equal(refusal(GPU, { config, batchSize: 4 }), undefined, `${contextLength}`);
+    assert.equal(refusal(GPU, { config, batchSize: 4, precision: "f16" }), undefined);
+  }
+  assert.equal(refusal(CPU, { config: nano({ contextLength: 32768 }), batchSize: 4 }), undefined);
+  const config = nano({ contextLength: 1, heads: 1 });
+  assert.equal(refusal(GPU, { config, batchSize: 40000 }), undefined);
+  assert.match(
+    refusal(CPU, { config, batchSize: 40000 })!,
+    /at most 32768 with .*\(a loop on a CPU adapter has at most 32768 turns, .* take 40000\)/,
+  );
+});
+
+Deno.test("checkTraining() names the context where no batch fits, and the model where no context does", () => {
+  const small = { ...CPU, maxBindingBytes: 2 ** 20 };
+  assert.equal(
+    refusal(small, { config: nano({ contextLength: 2048 }) }),
+    "Cannot train as --context-length must be at most 1024 on a CPU, whatever the --batch-size: " +
+      "current value is 2048 (a kernel sees at most 1.05 MB of a tensor, which would have 8.39 MB)",
+  );
+  const wide = nano({ width: 16384, heads: 128, layers: 12 });
+  assert.match(
+    refusal(CPU, { config: wide })!,
+    /^Cannot train as the model must be smaller on a CPU, with another --preset, --init-from or --tokenizer: it has \d+ parameters and 1048 tokens \(a buffer holds at most 2\.15 GB/,
+  );
+});
+
+Deno.test("checkTraining() compares with the memory that is free where the CPU computes", () => {
+  const { systemMemoryInfo } = Deno;
+  try {
+    Deno.systemMemoryInfo = () => ({ ...systemMemoryInfo(), available: 15e6 });
+    assert.match(
+      refusal(CPU, {})!,
+      /at most \d+ .* current value is 16 \(15\.0 MB of memory are free, and this would take [34]\d\.\d MB\); --batch-size [48] --gradient-accumulation [24] trains on the same rows$/,
+    );
+    assert.equal(refusal(GPU, {}), undefined);
+  } finally {
+    Deno.systemMemoryInfo = systemMemoryInfo;
+  }
+});
+
+Deno.test("train() refuses what does not fit before it reads data or computes", async () => {
+  const kinds: string[] = [];
+  await assert.rejects(async () => {
+    const options = { device, out: join(directory, "large"), data: ["nowhere.txt"] };
+    for await (const { kind } of train({ ...options, contextLength: 32768, batchSize: 65536 })) {
+      kinds.push(kind);
+    }
+  }, { name: "RangeError", message: /^Cannot train as --batch-size must be at most / });
+  assert.deepEqual(kinds, ["notice"]);
+});
+
+Deno.test("evaluationRows() takes as many rows as fit, and says if not even one does", () => {
+  const shape = { config: nano(), precision: "f32" as Precision, sequenceLength: 64 };
+  assert.equal(evaluationRows(CPU, { ...shape, batchSize: 16 }), 16);
+  const rows = evaluationRows(CPU, { ...shape, batchSize: 65536 });
+  assert.ok(rows >= 2048 && rows < 65536, `${rows}`);
+  const small = { ...CPU, maxBindingBytes: 2 ** 14 };
+  assert.throws(() => evaluationRows(small, { ...shape, batchSize: 16 }), {
+    name: "RangeError",
+    message: /^Cannot evaluate as the model must be smaller on a CPU: it has \d+ parameters and /,
+  });
+});
+
+/** One of some values. */
+const oneOf = <T>(random: () => number, values: readonly T[]): T =>
+  values[Math.floor(random() * values.length)]!;
+
+/** The edges of an option's range, the smallest step within them, and a value in between. */
+function edgesOf(name: keyof typeof RANGES, random: () => number): number[] {
+  const [least, greatest, whole] = RANGES[name]!;
+  const between = least * (greatest / Math.max(least, 1e-3)) ** random(); // as likely small as large
+  const inner = whole ? [least + 1, greatest - 1, Math.round(between)] : [between];
+  return [least, greatest, ...inner].filter((value) => value >= least && value <= greatest);
+}
+
+Deno.test("checkTraining() computes or refuses what the options' edges and large models ask for", () => {
+  const seed = freshSeed(), random = testRandom(seed);
+  let refused = 0;
+  for (let draw = 0; draw < 40; draw++) {
+    const vocabularySize = oneOf(random, [1, 2, 257, 1048, 50257, 262_145, 500_000, 1_000_000]);
+    // narrow rows would make many chunks of wide logits, which take long to record
+    const [heads, headSize] = vocabularySize > 50257
+      ? [8, oneOf(random, [132, 256])]
+      : [oneOf(random, [1, 2, 3, 8]), oneOf(random, [20, 32, 64, 128, 132, 256])];
+    const edges = (name: keyof typeof RANGES) => edgesOf(name, random);
+    const contextLength = oneOf(random, [...edges("contextLength"), 64, 6144]);
+    const config: GptConfig = {
+      ...{ width: heads * headSize, heads, contextLength, vocabularySize },
+      layers: oneOf(random, [1, 2, 5]),
+      ...(random() < 0.2 ? { innerWidth: oneOf(random, [1, 30, 65_536]) } : {}),
+      ...(random() < 0.2 ? { ownHead: true } : {}),
+      ...(random() < 0.2
+        ? { lora: { rank: oneOf(random, edges("loraRank")), alpha: 8, targets: ["c_attn"] } }
+        : {}),
+    };
+    const plan = {
+      config,
+      precision: oneOf(random, ["f32", "f16"] as const),
+      batchSize: oneOf(random, [...edges("batchSize"), 16, 32768]),
+      gradientAccumulation: oneOf(random, edges("gradientAccumulation")),
+      dropout: oneOf(random, edges("dropout")),
+    };
+    for (const on of [CPU, GPU]) {
+      const what = `seed ${seed}, draw ${draw}, ${on.name}: ${JSON.stringify(plan)}`;
+      const message = refusal(on, plan);
+      if (message === undefined) continue;
+      refused++;
+      assertUsersTerms(message);
+      const [, rows, batches] = / --batch-size (\d+) --gradient-accumulation (\d+) trains/
+        .exec(message) ?? [];
+      if (rows === undefined) continue;
+      const same = { batchSize: Number(rows), gradientAccumulation: Number(batches) };
+      const { batchSize, gradientAccumulation } = plan;
+      assert.equal(
+        same.batchSize * same.gradientAccumulation,
+        batchSize * gradientAccumulation,
+        what,
+      );
+      assert.equal(refusal(on, { ...plan, ...same }), undefined, what);
+    }
+  }
+  assert.ok(refused > 3 && refused < 77, `${refused} refused, seed ${seed}`);
+});
+
+/** Options whose edges a step of a small model shows, beside those that are drawn below. */
+const SMALL: Partial<TrainOptions> = {
+  ...{ preset: "nano", steps: 1, contextLength: 3, batchSize: 2, precision: "f32", tune: "off" },
+};
+
+/** Values within the ranges that would take long, or that checkTraining() was asked about. */
+const LONG: Partial<Record<keyof TrainOptions, readonly number[]>> = {
+  contextLength: [1, 2, 7],
+  batchSize: [1, 3],
+  gradientAccumulation: [1, 3],
+  steps: [1],
+  sampleEvery: [0, 1e9],
+  workers: [1],
+};
+
+Deno.test("train() takes a step at every edge of every option, or names the flag that forbids it", async () => {
+  const seed = freshSeed(), random = testRandom(seed);
+  const text = join(directory, "edges.txt");
+  const stories = Array.from({ length: 20 }, (_, i) => `Story ${i} has an end, of ${i * i}.`);
+  Deno.writeTextFileSync(text, stories.join("\n<|endoftext|>\n"));
+  const names = (Object.keys(RANGES) as (keyof typeof RANGES)[])
+    .filter((name) => !name.startsWith("lora"));
+  const edges = new Map(names.map((name) => {
+    const values = LONG[name] ?? edgesOf(name, random);
+    // values are tried in any order, and each at least once
+    return [name, values.map((value) => ({ value, at: random() })).sort((a, b) => a.at - b.at)];
+  }));
+  const runs = Math.max(...[...edges.values()].map(({ length }) => length));
+  let trained = 0;
+  for (let i = 0; i < runs; i++) {
+    const drawn = Object.fromEntries(
+      [...edges].map(([name, values]) => [name, values[i % values.length]!.value]),
+    );
+    drawn.minLearningRate = Math.min(drawn.learningRate!, drawn.minLearningRate!);
+    const what = `seed ${seed}: ${JSON.stringify(drawn)}`;
+    const out = join(directory, `edges ${i}`);
+    let last = "";
+    try {
+      const options = { ...SMALL, ...drawn, data: [text], device, out };
+      for await (const { kind } of train(options)) last = kind;
+      assert.equal(last, "end", what);
+      trained++;
+    } catch (error) {
+      assert.ok(error instanceof RangeError, `${what}: ${(error as Error).stack}`);
+      assertUsersTerms(error.message);
+      const flags = [...error.message.matchAll(/--[a-z0-9-]+/g)].map(([flag]) => flag);
+      assert.ok(flags.some((flag) => names.map(flagOf).includes(flag)), what);
+    }
+  }
+  assert.ok(trained >= runs / 2, `${trained} of ${runs} trained, seed ${seed}`);
+});

@@ -1,0 +1,124 @@
+import { largestThat, misfitOf, reasonOf } from "../generate/limits.ts";
+import { createDecoder } from "../generate/decoder.ts";
+import { DEFAULT_SAMPLER } from "../generate/generate.ts";
+import type { Device } from "../kernels/device.ts";
+import type { GptConfig } from "../model/config.ts";
+import { createGpt } from "../model/gpt.ts";
+import { countParameters } from "../model/parameters.ts";
+import type { Precision } from "../model/precision.ts";
+import { recordEvaluation } from "./evaluate.ts";
+import { RANGES, type ResolvedOptions } from "./options.ts";
+import { createTrainStep } from "./step.ts";
+import { SAMPLE_TOKENS } from "./steps.ts";
+
+/** What decides how much a training needs of its device. */
+export interface TrainingPlan
+  extends Pick<ResolvedOptions, "batchSize" | "gradientAccumulation" | "dropout" | "freeze"> {
+  readonly config: GptConfig;
+  readonly precision: Precision;
+  /** T: tokens in a row. */
+  readonly contextLength: number;
+  /** Whether the run has begun, so that none of this can change. */
+  readonly isResumed: boolean;
+}
+
+/**
+ * Makes sure that a device can take the steps of a training, evaluate it and draw its samples, before
+ * anything is allocated or compiled.
+ *
+ * @throws {RangeError} naming the flag to lower, and if it is the batch what gives the same steps.
+ */
+export function checkTraining(
+  device: Device,
+  { config, precision, isResumed, freeze = "", gradientAccumulation, dropout, ...given }:
+    TrainingPlan,
+): void {
+  const misfit = (batchSize: number, sequenceLength: number) =>
+    misfitOf(device, (dry) => {
+      const contextLength = Math.min(config.contextLength, sequenceLength);
+      const at = given.contextLength === sequenceLength ? config : { ...config, contextLength };
+      const gpt = createGpt(dry, at, { precision, freeze });
+      const shape = { batchSize, sequenceLength };
+      createTrainStep(gpt, { ...shape, ...RECORDED, gradientAccumulation, dropout });
+      recordEvaluation(gpt, shape);
+      createDecoder(gpt, {
+        texts: [[0, 0]],
+        seeds: [0],
+        maxNewTokens: SAMPLE_TOKENS,
+        sampler: DEFAULT_SAMPLER,
+      });
+    });
+  const { batchSize: B, contextLength: T } = given, { name } = device;
+  const problem = misfit(B, T);
+  if (!problem) return;
+  const reason = reasonOf(problem);
+  const kept = isResumed
+    ? "; a resumed run keeps its own: resume it where it began, or begin another with --out"
+    : "";
+
+  const mostRows = largestThat((rows) => !misfit(rows, T), B - 1);
+  if (mostRows > 0) {
+    let rows = mostRows;
+    while (B % rows !== 0) rows--; // a whole number of smaller batches has the same rows
+    const batches = gradientAccumulation * B / rows;
+    const same = batches <= RANGES.gradientAccumulation![1]
+      ? `; --batch-size ${rows} --gradient-accumulation ${batches} trains on the same rows`
+      : "";
+    throw new RangeError(
+      `Cannot train as --batch-size must be at most ${mostRows} with --context-length ${T} on ` +
+        `${name}: current value is ${B} ${reason}${isResumed ? kept : same}`,
+    );
+  }
+  const mostTokens = largestThat((tokens) => !misfit(1, tokens), T - 1);
+  if (mostTokens > 0) {
+    throw new RangeError(
+      `Cannot train as --context-length must be at most ${mostTokens} on ${name}, whatever the ` +
+        `--batch-size: current value is ${T} ${reason}${kept}`,
+    );
+  }
+  throw new RangeError(
+    `Cannot train as the model must be smaller on ${name}, with another --preset, --init-from or ` +
+      `--tokenizer: it has ${
+        countParameters(config)
+      } parameters and ${config.vocabularySize} tokens ` +
+      reason,
+  );
+}
+
+/** Options of a step that change nothing about what it needs. */
+const RECORDED = {
+  labelSmoothing: 0,
+  gradientClip: 1,
+  weightDecay: 0,
+  beta1: 0.9,
+  beta2: 0.9,
+  seed: 0,
+} as const;
+
+/**
+ * Rows of an evaluation's batches: as many as are wanted, or fewer if the device cannot take so many.
+ *
+ * @throws {RangeError} if it cannot take one row.
+ */
+export function evaluationRows(
+  device: Device,
+  { config, precision, batchSize, sequenceLength }: {
+    config: GptConfig;
+    precision: Precision;
+    batchSize: number;
+    sequenceLength: number;
+  },
+): number {
+  const misfit = (batchSize: number) =>
+    misfitOf(device, (dry) => {
+      recordEvaluation(createGpt(dry, config, { precision }), { batchSize, sequenceLength });
+    });
+  if (!misfit(batchSize)) return batchSize;
+  const rows = largestThat((rows) => !misfit(rows), batchSize - 1);
+  if (rows > 0) return rows;
+  throw new RangeError(
+    `Cannot evaluate as the model must be smaller on ${device.name}: it has ` +
+      `${countParameters(config)} parameters and contexts of ${sequenceLength} tokens ` +
+      reasonOf(misfit(1)!),
+  );
+}
