@@ -22,10 +22,13 @@ const config = { vocabularySize: V, contextLength: T, width: C, layers, heads };
 /** So many elements of each parameter are compared, spread over it. */
 const MOST_ELEMENTS = 12;
 
-/** f32: sums of some dozen terms; f16: activations rounded to 11 bits. Relative to the tensor's largest. */
+/**
+ * Relative to the tensor's largest gradient; f16 rounds activations to 11 bits. Sums of a dozen terms may
+ * cancel: over 200 draws gradients were off by up to 3e-5 and 4e-2. A mask that is missing is off by tenths.
+ */
 const TOLERANCE: Record<Precision, { loss: number; gradient: number }> = {
-  f32: { loss: 2e-6, gradient: 2e-5 },
-  f16: { loss: 2e-3, gradient: 2e-2 },
+  f32: { loss: 2e-6, gradient: 1e-4 },
+  f16: { loss: 2e-3, gradient: 1e-1 },
 };
 
 /** A step's micro-batches, with some targets that do not count. */
