@@ -377,7 +377,7 @@ async function localFile(path: string, name: string = path): Promise<DataFile> {
     if (stats.isDirectory()) {
       throw new Error(`it is a directory; name its files: ${JSON.stringify(patternIn(path))}`);
     }
-    if (!stats.isFile()) throw new Error("it is no regular file, and must be read more than once");
+    if (!stats.isFile()) throw new Error("it must be a regular file, as it is read more than once");
     const handle = openSync(path, "r");
     try {
       return { handle, bytes: stats.size, fingerprint: fingerprintOf(handle, stats) };

@@ -227,12 +227,31 @@ function parseJson(text: string): unknown {
     return JSON.parse(text);
   } catch (error) {
     if (!/NaN|Infinity/.test(text)) throw error;
-    const known = text.replace(
-      /"[^"\\]*(?:\\.[^"\\]*)*"|\bNaN\b|-?\bInfinity\b/g,
-      (part) => part.startsWith('"') ? part : "null",
-    );
-    return JSON.parse(known);
+    return JSON.parse(withoutNaN(text));
   }
+}
+
+/** JSON with null in place of what is no number; a pattern for strings would overflow the stack. */
+function withoutNaN(json: string): string {
+  let known = "";
+  for (let at = 0; at < json.length;) {
+    const quote = json.indexOf('"', at), start = quote < 0 ? json.length : quote;
+    known += json.slice(at, start).replace(/\bNaN\b|-?\bInfinity\b/g, "null");
+    let end = start;
+    do {
+      end = json.indexOf('"', end + 1);
+    } while (end >= 0 && isEscaped(json, end));
+    at = end < 0 ? json.length : end + 1;
+    known += json.slice(start, at);
+  }
+  return known;
+}
+
+/** Whether an odd number of backslashes stands before a place. */
+function isEscaped(text: string, at: number): boolean {
+  let start = at;
+  while (text[start - 1] === "\\") start--;
+  return (at - start) % 2 === 1;
 }
 
 /** Bytes of the character at a place, if `String.trim()` takes it away; else 0. */

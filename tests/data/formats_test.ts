@@ -71,11 +71,11 @@ Deno.test("formatOf() refuses by name what is not understood, and says what is",
   const cases: (readonly [name: string, head: Uint8Array, what: string])[] = [
     ...encodings,
     ["a.csv", wide("\ufefftext\nOne two.\n", 32, true), "UTF-32LE; convert it with iconv"],
-    ["a.txt", gzipSync("One."), "packed with gzip; give it a name that ends in .gz"],
+    ["a.txt", gzipSync("One."), "packed with gzip; unpack it, or give it a name that ends in .gz"],
     [
       "a.csv",
       zstdCompressSync(Buffer.from("One.")),
-      "packed with zstd; give it a name that ends in .zst",
+      "packed with zstd; unpack it, or give it a name that ends in .zst",
     ],
     ["a.txt.gz", gzipSync("One."), "packed with gzip"], // twice
     ["a.txt.bz2", latin1("BZh91AY&SY"), "packed with bzip2; unpack it"],

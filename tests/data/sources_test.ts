@@ -109,7 +109,13 @@ Deno.test("fileSource() reads what Python writes: NaN and Infinity", async () =>
   const lines = write("nan.jsonl", [...texts, line("NaN")].join("\n"));
   assert.deepEqual(await read([lines]), [...STORIES, odd]);
   assert.deepEqual(await read([write("nan.json", `[${texts}]`)]), [...STORIES, odd]);
-  await assert.rejects(read([write("nan.jsonl", '{"text":NaNa}')]), /line 1 must be JSON/);
+  const long = "\\".repeat(3e6);
+  const source = await fileSource([write("nan.jsonl", line(JSON.stringify(long)))]);
+  const { text } = await tokenizeSource(source, { tokenizer, holdOut: false });
+  assert.equal(text.length, long.length + 1);
+  for (const text of ["NaNa", '"\\', '"', "NaN}"]) {
+    await assert.rejects(read([write("nan.jsonl", line(text))]), /line 1 must be JSON/);
+  }
 });
 
 /** A Parquet file with stories, nothing, a blank one, and a column beside. */
@@ -240,7 +246,7 @@ Deno.test("fileSource() refuses what is no file, and says what to type for a dir
   if (Deno.build.os === "windows") return;
   await assert.rejects(read(["/dev/null"]), {
     message:
-      "Cannot read data file /dev/null: it is no regular file, and must be read more than once",
+      "Cannot read data file /dev/null: it must be a regular file, as it is read more than once",
   });
 });
 
