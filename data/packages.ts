@@ -1,6 +1,7 @@
 /**
- * Packages that few need, each loaded when it is first used: Deno fetches a literal `import("npm:…")`
- * ahead, used or not, but not a type, nor what a variable names.
+ * Packages that few need, each loaded when it is first used: whoever imports `mod.ts` would fetch a literal
+ * `import("npm:…")` ahead, used or not, but does not fetch a type, nor what a variable names. (Where there is
+ * a deno.lock, Deno fetches what it lists.)
  *
  * @module
  */

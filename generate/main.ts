@@ -139,7 +139,14 @@ async function printObjects(streams: Streams, pieces: AsyncIterable<BatchPiece>)
 }
 
 async function readStandardInput(): Promise<string> {
-  return (await new Response(Deno.stdin.readable).text()).trimEnd();
+  const bytes = await new Response(Deno.stdin.readable).bytes();
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes).trimEnd();
+  } catch {
+    throw new RangeError(
+      "Cannot continue the text on standard input as it must be UTF-8: it is not",
+    );
+  }
 }
 
 await program.parseAsync();

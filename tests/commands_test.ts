@@ -23,7 +23,7 @@ async function task(
   name: string,
   args: string[],
   { input = "", env = {}, cwd = root }: {
-    input?: string;
+    input?: string | Uint8Array;
     env?: Record<string, string>;
     cwd?: string;
   } = {},
@@ -38,7 +38,7 @@ async function task(
     stderr: "piped",
   }).spawn();
   const writer = child.stdin.getWriter();
-  await writer.write(new TextEncoder().encode(input));
+  await writer.write(typeof input === "string" ? new TextEncoder().encode(input) : input);
   await writer.close();
   const { code, stdout, stderr } = await child.output();
   const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
@@ -482,6 +482,15 @@ for (const [name, args, message] of MISTAKES) {
     assert.doesNotMatch(stderr, /\n\s+at |Uncaught/);
   });
 }
+
+Deno.test("generate refuses a text on standard input that is not UTF-8", async () => {
+  const input = Uint8Array.of(0xff, 0xfe, 0x4f, 0, 0x6e, 0); // UTF-16
+  assert.deepEqual(await task("generate", ["-"], { input }), {
+    code: 1,
+    stdout: "",
+    stderr: "Error: Cannot continue the text on standard input as it must be UTF-8: it is not\n",
+  });
+});
 
 Deno.test("tokenizer trains on files without what separates documents", async () => {
   const data = join(directory, "tale.txt"), file = join(directory, "tokens", "mine.json");
