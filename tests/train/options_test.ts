@@ -1,7 +1,9 @@
 import assert from "node:assert/strict";
+import { PRESETS } from "../../model/config.ts";
 import {
   checkRates,
   DEFAULT_OPTIONS,
+  fineTuningDefaults,
   keptOptions,
   presetDefaults,
   type ResolvedOptions,
@@ -128,4 +130,41 @@ Deno.test("validateOptions() refuses a value of another type, with the flag's na
   for (const data of ["auto", "sample", "tinystories", "tinystories@abc", ["x"]] as const) {
     validateOptions({ data });
   }
+});
+
+Deno.test("resolveOptions() divides a training as the length of it asks for", () => {
+  const of = (steps: number) => {
+    const { warmupSteps, evalEvery, saveEvery, sampleEvery, logEvery } = begin({ steps }).resolved;
+    return [warmupSteps, evalEvery, saveEvery, sampleEvery, logEvery];
+  };
+  // a twentieth, at most 200; a tenth; a tenth; two tenths; a hundredth
+  assert.deepEqual(of(1), [1, 1, 1, 2, 1]);
+  assert.deepEqual(of(45), [3, 5, 5, 10, 1]);
+  assert.deepEqual(of(2000), [100, 200, 200, 400, 20]);
+  assert.deepEqual(of(10_000), [200, 1000, 1000, 2000, 100]);
+});
+
+Deno.test("resolveOptions() ends with the steps or the passes that are reached first", () => {
+  const of = (given: Partial<TrainOptions>) => { // of 30 steps a pass
+    const { steps, endsWith } = begin(given).resolved;
+    return [steps, endsWith];
+  };
+  assert.deepEqual(of({}), [2000, "steps"]);
+  assert.deepEqual(of({ epochs: 1.01 }), [31, "epochs"]);
+  assert.deepEqual(of({ epochs: 1e-3 }), [1, "epochs"]);
+  assert.deepEqual(of({ epochs: 2, steps: 59 }), [59, "steps"]);
+  assert.deepEqual(of({ epochs: 2, steps: 61 }), [60, "epochs"]);
+});
+
+Deno.test("fineTuningDefaults() takes a tenth of GPT-2's rate by width, ten times as much for adapters", () => {
+  const gpt2 = { ...PRESETS.gpt2, vocabularySize: 50257 };
+  assert.deepEqual(fineTuningDefaults(gpt2), {
+    ...{ batchSize: 8, contextLength: 1024, learningRate: 4e-5 },
+    steps: 1000,
+  });
+  const narrow = fineTuningDefaults({ ...gpt2, width: 384, contextLength: 100 });
+  assert.deepEqual([narrow.learningRate, narrow.batchSize], [8e-5, 32]);
+  const lora = { rank: 4, alpha: 8, targets: ["c_attn"] };
+  assert.equal(fineTuningDefaults({ ...gpt2, lora, contextLength: 8193 }).learningRate, 4e-4);
+  assert.equal(fineTuningDefaults({ ...gpt2, contextLength: 8193 }).batchSize, 1);
 });
