@@ -168,3 +168,90 @@ Deno.test("fineTuningDefaults() takes a tenth of GPT-2's rate by width, ten time
   assert.equal(fineTuningDefaults({ ...gpt2, lora, contextLength: 8193 }).learningRate, 4e-4);
   assert.equal(fineTuningDefaults({ ...gpt2, contextLength: 8193 }).batchSize, 1);
 });
+
+Deno.test("validateOptions() takes what trainings can mean, from the least to the greatest, and no more", () => {
+  const EDGES: [name: keyof TrainOptions, good: number[], bad: number[]][] = [
+    ["dropout", [0, 0.99], [-0.01, 1]],
+    ["labelSmoothing", [0, 0.99], [-0.01, 1]],
+    ["beta1", [0, 0.99999], [-0.1, 1]],
+    ["beta2", [0, 0.999999], [-0.1, 1]],
+    ["weightDecay", [0, 10], [-1]],
+    ["gradientClip", [0, 1e9], [-1, Infinity]],
+    ["learningRate", [0, 10], [-1, 10.1, NaN]],
+    ["steps", [1, 1e9], [0, 1.5]],
+    ["epochs", [1e-9, 0.5, 1e6], [0, -1]],
+    ["warmupSteps", [0, 7], [-1, 0.5]],
+    ["gradientAccumulation", [1, 4096], [0, 4097]],
+    ["seed", [0, 2 ** 32 - 1], [-1, 2 ** 32, 0.5]],
+    ["keep", [1], [0]],
+    ["workers", [1], [0]],
+    ["loraRank", [1, 1024], [0, 1025]],
+    ...(["evalEvery", "saveEvery", "sampleEvery", "logEvery", "evalTokens"] as const).map((name) =>
+      [name, [0, 1], [-1, 0.5]] as [keyof TrainOptions, number[], number[]]
+    ),
+  ];
+  for (const [name, good, bad] of EDGES) {
+    for (const value of good) {
+      assert.doesNotThrow(() => validateOptions({ [name]: value }), `${name} ${value}`);
+    }
+    for (const value of bad) {
+      assert.throws(() => validateOptions({ [name]: value }), RangeError, `${name} ${value}`);
+    }
+  }
+});
+
+Deno.test("validateOptions() refuses options that say different things about the same", () => {
+  const initFrom = "gpt2", lora = { loraRank: 4 };
+  const contradictions: Partial<TrainOptions>[] = [
+    { initFrom, preset: "mini" },
+    { initFrom, vocabulary: "compact" },
+    { initFrom, tokenizer: "gpt2" },
+    { initFrom, ...lora, freeze: "0" },
+    { loraAlpha: 4 },
+    { loraTargets: "c_attn" },
+  ];
+  for (const options of contradictions) {
+    assert.throws(() => validateOptions(options), RangeError, JSON.stringify(options));
+  }
+  const open = { preset: "auto", vocabulary: "auto", tokenizer: undefined } as const;
+  assert.doesNotThrow(() => validateOptions({ initFrom, ...open, ...lora, loraAlpha: 4 }));
+});
+
+Deno.test("resumeOptions() refuses another value for what the checkpoint's tensors mean, and no other", () => {
+  const saved = {
+    ...DEFAULT_OPTIONS,
+    ...{ preset: "nano", vocabulary: "compact", precision: "f32", contextLength: 8, batchSize: 2 },
+  };
+  const resume = (given: Partial<TrainOptions>) =>
+    resumeOptions(given, { options: saved, typed: [] }, "x").options;
+  const fixed: Partial<TrainOptions> = {
+    preset: "mini",
+    vocabulary: "full",
+    freeze: "0",
+    loraRank: 4,
+    loraAlpha: 4,
+    loraTargets: "c_attn",
+    sequence: "padded",
+    precision: "f16",
+    contextLength: 9,
+    batchSize: 3,
+    gradientAccumulation: 2,
+    seed: 2,
+  };
+  for (const [name, value] of Object.entries(fixed)) {
+    const flag = name.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+    assert.throws(() => resume({ [name]: value }), {
+      name: "RangeError",
+      message: new RegExp(`^Cannot resume x as --${flag} must stay .*: current value is ${value}$`),
+    });
+    assert.equal(resume({ [name]: "auto" })[name as keyof TrainOptions], saved[name as "seed"]);
+  }
+  const free: Partial<TrainOptions> = {
+    ...{ learningRate: 1e-4, minLearningRate: 1e-5, warmupSteps: 3, weightDecay: 0.2, beta1: 0.8 },
+    ...{ beta2: 0.9, gradientClip: 2, dropout: 0.2, labelSmoothing: 0.1, evalEvery: 3, keep: 9 },
+    ...{ evalTokens: 9, saveEvery: 3, sampleEvery: 3, logEvery: 3, tune: "off" },
+  };
+  for (const [name, value] of Object.entries(free)) {
+    assert.equal(resume({ [name]: value })[name as keyof TrainOptions], value);
+  }
+});

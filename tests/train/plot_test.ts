@@ -1,0 +1,33 @@
+import assert from "node:assert/strict";
+import { drawLoss, LossCurve } from "../../train/plot.ts";
+
+Deno.test("drawLoss() draws the losses of steps as a line, of evaluations as dots, and the least possible", async () => {
+  const losses = new LossCurve();
+  const step = (step: number, loss: number | null) => losses.add({ kind: "step", step, loss });
+  const evaluation = (step: number, loss: number) =>
+    losses.add({ kind: "evaluation", step, loss, entropyPerToken: 0.625 });
+  losses.add({ kind: "start", step: 0 });
+  step(1, 9);
+  step(2, 5);
+  evaluation(2, 6.125);
+  step(3, null); // not finite
+  step(4, 3.5);
+  evaluation(4, 4.25);
+  assert.deepEqual(losses.training.points, [
+    ...[{ step: 1, loss: 9 }, { step: 2, loss: 5 }, { step: 4, loss: 3.5 }],
+  ]);
+  assert.deepEqual(losses.validation.points, [{ step: 2, loss: 6.125 }, { step: 4, loss: 4.25 }]);
+  const svg = await drawLoss(losses);
+  assert.match(svg, /^<svg .*<\/svg>\s*$/s);
+  assert.equal(svg.match(/<circle/g)!.length, 2);
+  for (const text of ["training 3.500", "validation 4.250", "entropy of the stories 0.625"]) {
+    assert.ok(svg.includes(text), text);
+  }
+  assert.ok(!svg.includes("NaN"));
+});
+
+Deno.test("drawLoss() draws a run that has noted nothing yet", async () => {
+  const svg = await drawLoss(new LossCurve());
+  assert.match(svg, /^<svg .*<\/svg>\s*$/s);
+  assert.doesNotMatch(svg, /<circle|entropy|NaN/);
+});
