@@ -3,6 +3,7 @@ import {
   fsyncSync,
   mkdirSync,
   openSync,
+  realpathSync,
   renameSync,
   rmSync,
   statfsSync,
@@ -76,13 +77,20 @@ export function checkFilePath(path: string, flag: string): void {
   );
 }
 
-/** Writes a file beside its place, synced, then renames it: it is replaced as a whole or not at all. */
+/**
+ * Writes a file beside its place, synced, then renames it: it is replaced as a whole or not at all. A link
+ * stays, and what it leads to is replaced; a device or a pipe is refused.
+ */
 export function replaceFile(path: string, content: readonly Uint8Array[]): void {
-  const temporary = temporaryBeside(path);
+  const status = statSync(path, { throwIfNoEntry: false });
+  if (status && !status.isFile() && !status.isDirectory()) {
+    throw Object.assign(new Error("it is no file"), { code: "EINVAL" });
+  }
+  const target = status ? realpathSync(path) : path, temporary = temporaryBeside(target);
   try {
-    mkdirSync(dirname(path), { recursive: true });
+    mkdirSync(dirname(target), { recursive: true });
     writeSynced(temporary, content);
-    renameSync(temporary, path);
+    renameSync(temporary, target);
   } catch (error) {
     rmSync(temporary, { force: true }); // on a full disk even half a file is in the way
     throw error;

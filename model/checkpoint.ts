@@ -3,7 +3,7 @@ import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { printable, quoted } from "../files/printable.ts";
 import { ADAPTER_CONFIG, ADAPTER_FILE } from "./lora.ts";
-import { MODEL_FILE } from "./tensor_files.ts";
+import { hashFiles, MODEL_FILE } from "./tensor_files.ts";
 
 /** Thrown when a checkpoint is missing, damaged, or cannot be written. */
 export class CheckpointError extends Error {
@@ -417,19 +417,23 @@ function validateState(state: JsonObject, file: string): TrainerState {
 export function verifyCheckpoint(path: string): TrainerState {
   const state = readTrainerState(path);
   for (const [name, { bytes, sha256 }] of Object.entries(state.files)) {
-    let content: Uint8Array;
+    const file = join(path, name);
+    let size: number, hash: string | undefined;
     try {
-      content = readFileSync(join(path, name));
+      const status = statSync(file);
+      if (!status.isFile()) throw new Error("it is no file");
+      size = status.size;
+      if (size === bytes) hash = hashFiles([file]);
     } catch (error) {
       throw new CheckpointError(`Cannot load checkpoint ${path} as ${name} ${reasonOf(error)}`);
     }
-    if (content.length !== bytes) {
+    if (size !== bytes) {
       throw new CheckpointError(
         `Cannot load checkpoint ${path} as ${name} must have ${bytes} bytes: ` +
-          `current size is ${content.length}`,
+          `current size is ${size}`,
       );
     }
-    if (hashOf(content) !== sha256) {
+    if (hash !== sha256) {
       throw new CheckpointError(
         `Cannot load checkpoint ${path} as ${name} is damaged: its SHA-256 differs`,
       );

@@ -238,6 +238,15 @@ Deno.test("replaceFile() makes the folder, replaces a file as a whole, and leave
     replaceFile(path, [new TextEncoder().encode(text)]);
     assert.equal(Deno.readTextFileSync(path), text);
   }
+  if (Deno.build.os !== "windows") {
+    const link = join(directory, "link"), pipe = join(directory, "pipe");
+    Deno.symlinkSync(path, link);
+    replaceFile(link, [new TextEncoder().encode("linked")]);
+    assert.ok(Deno.lstatSync(link).isSymlink);
+    assert.equal(Deno.readTextFileSync(path), "linked");
+    assert.ok(new Deno.Command("mkfifo", { args: [pipe] }).outputSync().success);
+    assert.throws(() => replaceFile(pipe, []), { message: "it is no file" });
+  }
   Deno.mkdirSync(join(directory, "a", "folder"));
   assert.throws(() => replaceFile(join(directory, "a", "folder"), []), { code: "EISDIR" });
   assert.deepEqual(readdirSync(join(directory, "a")).sort(), ["file.txt", "folder"]);
