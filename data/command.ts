@@ -159,7 +159,7 @@ const HINTS: readonly [pattern: RegExp, hint: string][] = [
   ],
   [
     /must be finite/,
-    "The model has diverged: try a lower --learning-rate or --precision f32; earlier checkpoints are whole",
+    "The model has diverged: an earlier checkpoint may be sound; train with a lower --learning-rate or --precision f32",
   ],
   [/Cannot resume/, "Start over with --fresh, which keeps the old run, or choose another --out"],
 ];

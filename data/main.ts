@@ -26,7 +26,7 @@ const program = command("prepare", "Tokenize data, so that training on it starts
     run(async () => {
       if (cache === "") {
         throw new RangeError(
-          'Cannot prepare as --cache must name a directory: current value is ""',
+          "Cannot prepare as --cache must name a directory: it is empty",
         );
       }
       const interrupts = await listenForInterrupts("stopping; once more to quit at once");

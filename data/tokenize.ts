@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { byteCounts, freeBytesAt, syncDirectory } from "../files/disk.ts";
+import { byteCounts, freeBytesAt, reasonOf, syncDirectory } from "../files/disk.ts";
 import type { Piece } from "./documents.ts";
 import { encoderTables } from "./encode.ts";
 import type { DataProgress, Portion, Source } from "./sources.ts";
@@ -219,8 +219,8 @@ async function tokenizeIntoCache(
     const { code, message } = error as NodeJS.ErrnoException;
     if (typeof code !== "string" || message.startsWith("Cannot ")) throw error;
     throw new Error(
-      `Cannot write token files into ${dirname(partial)}: ${message}; ` +
-        `once that is mended, the same command goes on`,
+      `Cannot write token files into ${dirname(partial)} as ${reasonOf(error)}; ` +
+        `once that is solved, the same command resumes`,
     );
   } finally {
     lock?.close();

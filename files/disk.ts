@@ -7,6 +7,7 @@ import {
   renameSync,
   rmSync,
   statfsSync,
+  type Stats,
   statSync,
   writeSync,
 } from "node:fs";
@@ -65,27 +66,27 @@ export const TEMPORARY_NAME = new RegExp(`^\\.tmp-.+-${UUID}$`);
  * Makes sure that a path can be that of a file to write.
  *
  * @param flag the option that gives the path.
- * @throws {RangeError} if it is empty or a directory.
+ * @throws {RangeError} if it is empty, a directory, or inside a file.
  */
 export function checkFilePath(path: string, flag: string): void {
-  const isDirectory = path === "" || /[/\\]$/.test(path) ||
-    statSync(path, { throwIfNoEntry: false })?.isDirectory();
-  if (!isDirectory) return;
-  throw new RangeError(
-    `Cannot write as ${flag} must name a file: current value is ` +
-      (path === "" ? '""' : `${path}, a directory`),
-  );
+  if (path === "") throw new RangeError(`Cannot write as ${flag} must name a file: it is empty`);
+  let status: Stats | undefined;
+  try {
+    status = statSync(path, { throwIfNoEntry: false });
+  } catch (error) {
+    throw new RangeError(`Cannot write ${path} as ${reasonOf(error)}`);
+  }
+  if (!/[/\\]$/.test(path) && !status?.isDirectory()) return;
+  throw new RangeError(`Cannot write ${path} as ${flag} must name a file: it is a directory`);
 }
 
 /**
  * Writes a file beside its place, synced, then renames it: it is replaced as a whole or not at all. A link
- * stays, and what it leads to is replaced; a device or a pipe is refused.
+ * stays, and what it leads to is replaced; what is no file, as `/dev/null`, is written to.
  */
 export function replaceFile(path: string, content: readonly Uint8Array[]): void {
   const status = statSync(path, { throwIfNoEntry: false });
-  if (status && !status.isFile() && !status.isDirectory()) {
-    throw Object.assign(new Error("it is no file"), { code: "EINVAL" });
-  }
+  if (status && !status.isFile() && !status.isDirectory()) return writeInto(path, content);
   const target = status ? realpathSync(path) : path, temporary = temporaryBeside(target);
   try {
     mkdirSync(dirname(target), { recursive: true });
@@ -94,6 +95,15 @@ export function replaceFile(path: string, content: readonly Uint8Array[]): void 
   } catch (error) {
     rmSync(temporary, { force: true }); // on a full disk even half a file is in the way
     throw error;
+  }
+}
+
+function writeInto(path: string, content: readonly Uint8Array[]): void {
+  const file = openSync(path, "w");
+  try {
+    for (const chunk of content) writeAll(file, chunk);
+  } finally {
+    closeSync(file);
   }
 }
 

@@ -466,7 +466,7 @@ const MISTAKES: [name: string, args: string[], message: RegExp][] = [
     name,
     args,
     new RegExp(
-      `^Error: Cannot .* as --\\w+ must .*${what}: current value is (""|\\S+, a directory)\\n$`,
+      `^Error: Cannot .* as --\\w+ must .*${what}: it is (empty|a directory)\\n$`,
     ),
   ]),
 ];

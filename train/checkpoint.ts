@@ -272,7 +272,7 @@ function checkPlace(path: string): void {
   const refuse = (reason: string) => new CheckpointError(`Cannot open run ${path} as ${reason}`);
   if (path === "") {
     throw new CheckpointError(
-      'Cannot open a run as --out must name a directory: current value is ""',
+      "Cannot open a run as --out must name a directory: it is empty",
     );
   }
   const place = placeInRun(path);
@@ -379,7 +379,7 @@ export function writeNew(
  */
 export function checkFree(path: string): void {
   if (path === "") {
-    throw new CheckpointError('Cannot write as --out must be a name: current value is ""');
+    throw new CheckpointError("Cannot write as --out must be a name: it is empty");
   }
   const place = placeInRun(path);
   const reason = existsSync(path)

@@ -1,4 +1,4 @@
-import { closeSync, openSync, readFileSync, statSync } from "node:fs";
+import { readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import {
   CheckpointError,
@@ -79,19 +79,26 @@ export function readRun(path: string, onWarning: (sentence: string) => void): Co
     throw refuse("there is no such run");
   }
   const metrics = join(path, "metrics.jsonl");
-  reading(metrics, () => closeSync(openSync(metrics, "r")));
-  const { checkpoint, state } = newestState(path, onWarning) ?? {};
-  if (!state) throw refuse("it has no checkpoint yet, which tells its options");
-  const { options, data, tokenizerHash, tuning } = state;
-  const { batchSize, contextLength, gradientAccumulation } = options as Record<string, number>;
+  reading(metrics, () => {
+    for (const _ of readLines(metrics)) break; // before its checkpoints are asked for
+  });
+  let newest = newestState(path, onWarning);
+  if (!newest) throw refuse("it has no checkpoint yet, which tells its options");
+  const { batchSize, contextLength, gradientAccumulation } = newest.state.options as Record<
+    string,
+    number
+  >;
   const tokensPerStep = batchSize! * contextLength! * gradientAccumulation!;
   if (!(tokensPerStep > 0)) throw refuse(`its checkpoint names no size of batches`);
 
-  const { start, ...evaluations } = reading(
+  const { start, end, ...evaluations } = reading(
     metrics,
     () => readEvaluations(metrics, tokensPerStep, onWarning),
   );
-  const config = join(checkpoint!, "config.json");
+  // a later one is damaged, or the run would not have gone back to an earlier
+  if (newest.state.step > end) newest = newestState(path, () => {}, end) ?? newest;
+  const { options, data, tokenizerHash, tuning } = newest.state;
+  const config = join(newest.checkpoint, "config.json");
   const { parameters, flopsPerToken } = start ??
     // of a run before those were noted
     startMetric(
@@ -117,13 +124,15 @@ export function readRun(path: string, onWarning: (sentence: string) => void): Co
   };
 }
 
-/** The newest checkpoint whose state can be read, if there is a checkpoint. */
+/** The newest checkpoint up to a step whose state can be read, if there is a checkpoint. */
 function newestState(
   run: string,
   onWarning: (sentence: string) => void,
+  last = Infinity,
 ): { checkpoint: string; state: TrainerState } | undefined {
   const unreadable: Error[] = [];
-  for (const { path } of listCheckpoints(run)) {
+  for (const { path, step } of listCheckpoints(run)) {
+    if (step > last) continue;
     try {
       const state = readTrainerState(path);
       for (const { message } of unreadable) onWarning(`${message}; taking ${path} instead`);
@@ -139,17 +148,18 @@ function newestState(
 /** An evaluation with what was spent before it, but for operations, which the last start tells. */
 type SpentPoint = Omit<ComparedPoint, "flops">;
 
-/** Reads the evaluations of a record, thinned, and its last start. What was done again counts once. */
+/** Reads the evaluations of a record, thinned, its last start and its last step. What was done again counts once. */
 function readEvaluations(
   path: string,
   tokensPerStep: number,
   onWarning: (sentence: string) => void,
-): { points: SpentPoint[]; last?: SpentPoint; best?: SpentPoint; start?: Metric } {
+): { points: SpentPoint[]; last?: SpentPoint; best?: SpentPoint; start?: Metric; end: number } {
   const curve = new Curve<SpentPoint, "loss" | "bitsPerByte">(["loss", "bitsPerByte"]);
   let last: SpentPoint | undefined, best: SpentPoint | undefined, start: Metric | undefined;
-  let seconds = 0, done = 0, speed = firstSpeed(path);
+  let seconds = 0, done = 0, end = 0, speed = firstSpeed(path);
   for (const metric of readMetrics(path, onWarning)) {
     const { kind, step, tokensPerSecond = 0, loss, bitsPerByte } = metric;
+    end = step;
     if (kind === "start") start = metric;
     if (kind === "step" && tokensPerSecond > 0) {
       // steps whose speed was not noted took as long as those before them
@@ -165,6 +175,7 @@ function readEvaluations(
   }
   return {
     points: curve.points,
+    end,
     ...(last && best ? { last, best } : {}),
     ...(start ? { start } : {}),
   };

@@ -168,7 +168,7 @@ export function checkFinite(tensors: Iterable<readonly [string, SafetensorsEntry
     while (i < values.length && Math.abs(values[i]!) < Infinity) i++;
     if (i === values.length) continue;
     throw new RangeError(
-      isHalf
+      isHalf && !Number.isNaN(values[i])
         ? `Cannot write "${name}" as f16 as its values must be within ±65504: ` +
           `one would become ${values[i]}; choose f32`
         : `Cannot write "${name}" as its values must be finite: one is ${values[i]}`,

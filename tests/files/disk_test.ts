@@ -232,20 +232,24 @@ Deno.test("byteCounts() shows a difference where there is one", () => {
   assert.deepEqual(byteCounts(7e6, 7e6), ["7.00 MB", "7.00 MB"]);
 });
 
-Deno.test("replaceFile() makes the folder, replaces a file as a whole, and leaves nothing beside it", () => {
+Deno.test("replaceFile() makes the folder, replaces a file as a whole, and leaves nothing beside it", async () => {
   const path = join(directory, "a", "file.txt");
   for (const text of ["long before", "after"]) {
     replaceFile(path, [new TextEncoder().encode(text)]);
     assert.equal(Deno.readTextFileSync(path), text);
   }
   if (Deno.build.os !== "windows") {
-    const link = join(directory, "link"), pipe = join(directory, "pipe");
+    const link = join(directory, "link");
     Deno.symlinkSync(path, link);
     replaceFile(link, [new TextEncoder().encode("linked")]);
     assert.ok(Deno.lstatSync(link).isSymlink);
     assert.equal(Deno.readTextFileSync(path), "linked");
+    const pipe = join(directory, "pipe"); // no device, which a mistake would remove
     assert.ok(new Deno.Command("mkfifo", { args: [pipe] }).outputSync().success);
-    assert.throws(() => replaceFile(pipe, []), { message: "it is no file" });
+    const reader = new Deno.Command("cat", { args: [pipe], stdout: "piped" }).spawn();
+    replaceFile(pipe, [new TextEncoder().encode("piped")]);
+    assert.equal(new TextDecoder().decode((await reader.output()).stdout), "piped");
+    assert.ok(Deno.statSync(pipe).isFifo);
   }
   Deno.mkdirSync(join(directory, "a", "folder"));
   assert.throws(() => replaceFile(join(directory, "a", "folder"), []), { code: "EISDIR" });
@@ -261,14 +265,18 @@ Deno.test("temporaryBeside() gives names that TEMPORARY_NAME tells from others",
 
 Deno.test("checkFilePath() refuses what names no file", () => {
   checkFilePath("new/file.svg", "--svg");
-  const refused: [string, string][] = [["", '""'], [".", "., a directory"], [
-    "a/",
-    "a/, a directory",
-  ]];
-  for (const [path, value] of refused) {
-    assert.throws(() => checkFilePath(path, "--svg"), {
-      name: "RangeError",
-      message: `Cannot write as --svg must name a file: current value is ${value}`,
-    });
+  const file = join(directory, "file.svg");
+  Deno.writeTextFileSync(file, "");
+  checkFilePath(file, "--svg");
+  const refused: [string, string][] = [
+    ["", "Cannot write as --svg must name a file: it is empty"],
+    [".", "Cannot write . as --svg must name a file: it is a directory"],
+    ["new/", "Cannot write new/ as --svg must name a file: it is a directory"],
+    ...Deno.build.os === "windows"
+      ? []
+      : [[`${file}/a`, `Cannot write ${file}/a as a file is in its place`] as [string, string]],
+  ];
+  for (const [path, message] of refused) {
+    assert.throws(() => checkFilePath(path, "--svg"), { name: "RangeError", message });
   }
 });

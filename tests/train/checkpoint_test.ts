@@ -230,7 +230,7 @@ Deno.test("openRunDirectory() refuses what is no place for a run, and says what 
   }
   assert.throws(() => openRunDirectory(""), {
     name: "CheckpointError",
-    message: 'Cannot open a run as --out must name a directory: current value is ""',
+    message: "Cannot open a run as --out must name a directory: it is empty",
   });
   assert.deepEqual(readdirSync(checkpoint), before);
   assert.equal(readdirSync(full).length, 4);

@@ -144,6 +144,15 @@ Deno.test("readRun() passes over a checkpoint whose state is damaged", () => {
   assert.match(warnings.join("\n"), /^[^\n]*000010 .* is missing; taking .*000009 instead$/);
 });
 
+Deno.test("readRun() takes the options of the checkpoint that the record belongs to", () => {
+  const path = makeRun("gone back", [start, step(1, 400), evaluation(1, 5), step(9, 400)]);
+  const run = openRunDirectory(path);
+  const later = { ...exampleState(12), options: { ...OPTIONS, learningRate: 7 } };
+  run.save(exampleFiles(""), later, { keep: 9, best: false });
+  run.close();
+  assert.equal(readRun(path, noWarning).options.learningRate, 1);
+});
+
 Deno.test("readRun() says in a sentence what is missing", () => {
   const none = makeRun("none", [start, step(1, 1), evaluation(1, null)]);
   const silent = makeRun("silent", []);
