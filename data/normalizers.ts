@@ -1,9 +1,12 @@
+import { replaceMatches } from "./pattern.ts";
+import type { PatternOf } from "./pre_tokenizers.ts";
 import { type Component, stagesOf, UnsupportedTokenizer } from "./tokenizer_file.ts";
 import type { Library } from "./word_models.ts";
 
 /**
  * The normalizers of a `tokenizer.json`: npm:@huggingface/tokenizers has them, but for SentencePiece's
- * compiled table, of which version 0.2 reads nothing and takes NFKC instead.
+ * compiled table, of which version 0.2 reads nothing and takes NFKC instead, and for patterns, which it
+ * matches in a time that may grow without bound.
  *
  * @module
  */
@@ -18,16 +21,22 @@ export type Normalize = (text: string) => string;
  */
 export function createNormalizer(
   config: Component | null | undefined,
-  library: Library | undefined,
+  { library, patternOf }: { library: Library | undefined; patternOf: PatternOf },
 ): Normalize {
-  const steps = stagesOf(config, "normalizers").map((step) => createStep(step, library!));
+  const steps = stagesOf(config, "normalizers").map((step) =>
+    createStep(step, library!, patternOf)
+  );
   return (text) => steps.reduce((changed, step) => step(changed), text);
 }
 
-function createStep(config: Component, library: Library): Normalize {
+function createStep(config: Component, library: Library, patternOf: PatternOf): Normalize {
   if (config.type === "Precompiled") {
     const table = config.precompiled_charsmap as string | null;
     return table ? createPrecompiled(table) : (text) => text;
+  }
+  if (config.type === "Replace") {
+    const pattern = patternOf(config.pattern);
+    return (text) => replaceMatches(text, pattern, config.content as string);
   }
   let step: { normalize(text: string): string };
   try {
@@ -50,10 +59,21 @@ function createStep(config: Component, library: Library): Normalize {
  * characters, and takes the shortest entry that begins one.
  */
 function createPrecompiled(base64: string): Normalize {
-  const bytes = Uint8Array.fromBase64(base64);
+  const damaged = (what: string) =>
+    new UnsupportedTokenizer(`its precompiled_charsmap must be whole: ${what}`, base64);
+  let bytes: Uint8Array<ArrayBuffer>;
+  try {
+    bytes = Uint8Array.fromBase64(base64);
+  } catch {
+    throw damaged("it is no base64");
+  }
   const view = new DataView(bytes.buffer, bytes.byteOffset);
-  const trieBytes = view.getUint32(0, true);
-  const unitAt = (place: number) => view.getUint32(4 + 4 * place, true);
+  const trieBytes = bytes.length < 4 ? 0 : view.getUint32(0, true);
+  if (trieBytes < 4 || trieBytes % 4 !== 0 || 4 + trieBytes > bytes.length) {
+    throw damaged("it is cut off");
+  }
+  // what lies beyond the table has no children
+  const unitAt = (place: number) => 4 * place < trieBytes ? view.getUint32(4 + 4 * place, true) : 0;
   const replacements = bytes.subarray(4 + trieBytes);
   const encoder = new TextEncoder(), decoder = new TextDecoder();
 
@@ -66,8 +86,8 @@ function createPrecompiled(base64: string): Normalize {
       if ((unit & 0x800000ff) !== byte) return undefined;
       place ^= offsetOf(unit);
       if (unit & 0x100) { // a leaf is below: its value says where the replacement begins
-        const start = unitAt(place) & 0x7fffffff;
-        return decoder.decode(replacements.subarray(start, replacements.indexOf(0, start)));
+        const start = unitAt(place) & 0x7fffffff, end = replacements.indexOf(0, start);
+        return end < 0 ? undefined : decoder.decode(replacements.subarray(start, end));
       }
     }
     return undefined;

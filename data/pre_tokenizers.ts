@@ -1,3 +1,4 @@
+import { harmless, type Pattern, type Stretch } from "./pattern.ts";
 import { type Component, prependScheme, stagesOf, UnsupportedTokenizer } from "./tokenizer_file.ts";
 import { gpt2Words } from "./words.ts";
 
@@ -35,13 +36,16 @@ const BEHAVIORS = [
 export type Behavior = typeof BEHAVIORS[number];
 
 /** What a pattern in a `tokenizer.json` matches. */
-export type PatternOf = (pattern: unknown) => RegExp;
+export type PatternOf = (pattern: unknown) => Pattern;
 
-const PUNCTUATION = /[\p{P}!-/:-@[-`{-~]/gu;
-const WHITE_SPACE = /\p{White_Space}/gu;
-const NUMBER = /\p{N}/gu;
+const PUNCTUATION = harmless(/[\p{P}!-/:-@[-`{-~]/gu);
+const WHITE_SPACE = harmless(/\p{White_Space}/gu);
+const NUMBER = harmless(/\p{N}/gu);
 const WORD = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}";
-const WORDS = new RegExp(`[${WORD}]+|[^${WORD}\\p{White_Space}]+`, "gu");
+const WORDS = harmless(new RegExp(`[${WORD}]+|[^${WORD}\\p{White_Space}]+`, "gu"));
+
+/** Longest piece of FixedLength. */
+const LONGEST_PIECE = 65_535;
 
 /** What a pre-tokenizer comes to. */
 export interface PreTokenizer {
@@ -79,7 +83,7 @@ export function createPreTokenizer(
 }
 
 function createCut(config: Component, patternOf: PatternOf): Cut {
-  const dividing = (pattern: RegExp, behavior: unknown, invert = false): Cut => {
+  const dividing = (pattern: Pattern, behavior: unknown, invert = false): Cut => {
     const known = BEHAVIORS.find((name) => name === behavior);
     if (!known) {
       throw new UnsupportedTokenizer(`behavior must be one of ${BEHAVIORS.join(", ")}`, behavior);
@@ -103,7 +107,7 @@ function createCut(config: Component, patternOf: PatternOf): Cut {
       };
     }
     case "Metaspace":
-      return metaspace(config);
+      return metaspace(config, patternOf);
     case "Split":
       return dividing(
         patternOf(config.pattern),
@@ -119,15 +123,23 @@ function createCut(config: Component, patternOf: PatternOf): Cut {
     case "WhitespaceSplit":
       return dividing(WHITE_SPACE, "Removed");
     case "CharDelimiterSplit":
-      return dividing(new RegExp(RegExp.escape(config.delimiter as string), "gu"), "Removed");
+      return dividing(patternOf({ String: config.delimiter }), "Removed");
     case "BertPreTokenizer": {
       const words = dividing(WHITE_SPACE, "Removed");
       const punctuation = dividing(PUNCTUATION, "Isolated");
       return (text, atStart, visit) =>
         words(text, atStart, (word, first) => punctuation(word, first, visit));
     }
-    case "FixedLength":
-      return dividing(new RegExp(`.{1,${config.length}}`, "gsu"), "Isolated");
+    case "FixedLength": {
+      const length = config.length as number;
+      if (length < 1 || length > LONGEST_PIECE) {
+        throw new UnsupportedTokenizer(
+          `pre_tokenizer.length must be 1 to ${LONGEST_PIECE}`,
+          length,
+        );
+      }
+      return dividing(harmless(new RegExp(`.{1,${length}}`, "gsu")), "Isolated");
+    }
     default:
       throw new UnsupportedTokenizer(
         "its pre-tokenizer must be one that toy-transformer knows",
@@ -137,13 +149,12 @@ function createCut(config: Component, patternOf: PatternOf): Cut {
 }
 
 /** SentencePiece's: a blank is a letter of its own, with which a word begins. */
-function metaspace(config: Component): Cut {
+function metaspace(config: Component, patternOf: PatternOf): Cut {
   const { replacement = "\u2581", split = true } = config as {
     replacement?: string;
     split?: boolean;
   };
-  const scheme = prependScheme(config);
-  const pattern = new RegExp(RegExp.escape(replacement), "gu");
+  const scheme = prependScheme(config), pattern = patternOf({ String: replacement });
   return (text, atStart, visit) => {
     let whole = text.replaceAll(" ", replacement);
     const wanted = scheme === "always" || (scheme === "first" && atStart);
@@ -155,12 +166,10 @@ function metaspace(config: Component): Cut {
   };
 }
 
-type Stretch = [start: number, end: number];
-
 /** Divides a text at the matches of a pattern, or, inverted, at what lies between them. */
 export function divide(
   text: string,
-  pattern: RegExp,
+  pattern: Pattern,
   { behavior, invert = false }: { behavior: Behavior; invert?: boolean },
 ): Stretch[] {
   const pieces: Stretch[] = [];
@@ -190,10 +199,10 @@ export function divide(
     wasMatch = isMatch;
   };
   let end = 0;
-  for (const { index, 0: { length } } of text.matchAll(pattern)) {
-    add(end, index, invert);
-    add(index, index + length, !invert);
-    end = index + length;
+  for (const [matchStart, matchEnd] of pattern.matches(text)) {
+    add(end, matchStart, invert);
+    add(matchStart, matchEnd, !invert);
+    end = matchEnd;
   }
   add(end, text.length, invert);
   return pieces;

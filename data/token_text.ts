@@ -1,4 +1,5 @@
 import { fromByteAlphabet } from "./byte_alphabet.ts";
+import { replaceMatches } from "./pattern.ts";
 import type { PatternOf } from "./pre_tokenizers.ts";
 import { type Component, prependScheme, stagesOf, UnsupportedTokenizer } from "./tokenizer_file.ts";
 
@@ -85,14 +86,18 @@ function createStep(
     }
     case "Replace": {
       const pattern = patternOf(config.pattern);
-      return (token) => token.replace(pattern, () => config.content as string);
+      return (token) => replaceMatches(token, pattern, config.content as string);
     }
     case "Strip": {
-      const { content, start = 0, stop = 0 } = config as unknown as {
-        content: string;
-        start?: number;
-        stop?: number;
+      const { content, start: given, stop: givenStop } = config as {
+        content?: string | null;
+        start?: number | null;
+        stop?: number | null;
       };
+      const start = given ?? 0, stop = givenStop ?? 0;
+      if (typeof content !== "string") {
+        throw new UnsupportedTokenizer("decoder.content of Strip must be a text", content);
+      }
       if (fused && (start > 1 || stop > 0)) {
         throw new UnsupportedTokenizer(
           "its decoder may strip one character of a text's start and none of its end",

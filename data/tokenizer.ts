@@ -1,7 +1,9 @@
+import { isObject } from "../files/json.ts";
 import { quoted } from "../files/printable.ts";
 import { standIn } from "../files/stand_in.ts";
 import { BYTE_ALPHABET, toByteAlphabet } from "./byte_alphabet.ts";
 import {
+  checkTokenizerFile,
   gpt2File,
   mergedPair,
   type TokenizerFile,
@@ -70,7 +72,7 @@ export async function gpt2Tokenizer(): Promise<Tokenizer> {
 /** The tokenizer of some tables, which cuts text into words as GPT-2 does. */
 export function byteLevelTokenizer(tables: ByteLevelTables): Promise<Tokenizer> {
   const file = byteLevelFile(tables);
-  return createTokenizer(file, { json: JSON.stringify(file) });
+  return createTokenizer(file, { json: JSON.stringify(file), trusted: true });
 }
 
 /** What a `tokenizer.json` does not say. */
@@ -97,29 +99,24 @@ export async function parseTokenizer(
   where = "tokenizer.json",
   { endOfText, vocabularySize }: ParseTokenizerOptions = {},
 ): Promise<Tokenizer> {
-  let file: TokenizerFile;
+  let parsed: unknown;
   try {
-    file = JSON.parse(json);
+    parsed = JSON.parse(json);
   } catch {
     throw new SyntaxError(`Cannot read ${where} as ${standIn(json) ?? "it must be JSON"}`);
   }
-  if (typeof file?.model !== "object" || file.model === null) {
+  if (!isObject(parsed) || !isObject(parsed.model)) {
     throw new SyntaxError(`Cannot read ${where} as it must be a tokenizer.json: it has no model`);
   }
   try {
+    const file = checkTokenizerFile(parsed);
     // GPT-2's kind is written in one way, whoever wrote it first, so that equal ones have one hash
     const tables = byteLevelTables(file);
     const written = tables ? JSON.stringify(byteLevelFile(tables)) : json;
-    const tokenizer = await createTokenizer(file, { json: written, endOfText, vocabularySize });
-    tokenizer.encodeDocument("a"); // what is made when first used: if it cannot be, now is the time
-    return tokenizer;
+    return await createTokenizer(file, { json: written, endOfText, vocabularySize });
   } catch (error) {
-    const { message } = error as Error;
-    if (error instanceof UnsupportedTokenizer) {
-      throw new RangeError(`Cannot use ${where} as ${message}`);
-    }
-    // a field of another type than it should have
-    throw new SyntaxError(`Cannot read ${where} as it must be a tokenizer.json: ${message}`);
+    if (!(error instanceof UnsupportedTokenizer)) throw error;
+    throw new RangeError(`Cannot use ${where} as ${error.message}`);
   }
 }
 

@@ -3,6 +3,7 @@ import { quoted } from "../files/printable.ts";
 import { type AddedTokens, createAddedTokens } from "./added_tokens.ts";
 import { toByteAlphabet } from "./byte_alphabet.ts";
 import { createNormalizer } from "./normalizers.ts";
+import { createPattern, harmless, LONGEST_PATTERN, UnboundedPattern } from "./pattern.ts";
 import { createPreTokenizer, type Cut, type PatternOf } from "./pre_tokenizers.ts";
 import { createTokenText } from "./token_text.ts";
 import type { Tokenizer } from "./tokenizer.ts";
@@ -43,6 +44,8 @@ const CACHED_WORDS = 200_000, CACHED_LENGTH = 64;
  * Makes a tokenizer of the contents of a `tokenizer.json`.
  *
  * @param options.json the file, as `Tokenizer.json` will give it.
+ * @param options.trusted whether it was made here: its model then waits until a word is encoded, which never
+ * happens where tokens come from a file.
  * @param options.endOfText the token that ends a document, if it is not one of the usual.
  * @param options.vocabularySize V of the model that it is for, which may have room to spare.
  * @throws {UnsupportedTokenizer} if something in it is not supported, with the rest of a sentence that
@@ -50,8 +53,9 @@ const CACHED_WORDS = 200_000, CACHED_LENGTH = 64;
  */
 export async function createTokenizer(
   file: TokenizerFile,
-  { json, endOfText: wantedEnd, vocabularySize: wantedSize }: {
+  { json, trusted = false, endOfText: wantedEnd, vocabularySize: wantedSize }: {
     json: string;
+    trusted?: boolean;
     endOfText?: string | undefined;
     vocabularySize?: number | undefined;
   },
@@ -68,16 +72,17 @@ export async function createTokenizer(
     ? await import("npm:@huggingface/tokenizers@0.2.0") as Library
     : undefined;
   const patternOf = createPatternOf(library);
-  const normalize = createNormalizer(file.normalizer, library);
+  const normalize = createNormalizer(file.normalizer, { library, patternOf });
   const { cut, byteLevel } = createPreTokenizer(file.pre_tokenizer, patternOf);
   const cutWords = !byteLevel && separable(file) ? cutBeforeBlanks(cut) : cut;
   const { raw, normalized } = createFinders(file, { end, normalize });
 
-  // made when first used: where tokens come from a file, it never is
-  let model: WordModel | undefined;
+  const createModel = () =>
+    createWordModel(file.model, { ...spellings(file, { tokens, names, end }), library });
+  let model: WordModel | undefined = trusted ? undefined : createModel();
   let cache = new Map<string, readonly number[]>();
   const encodeWord = (word: string): readonly number[] => {
-    model ??= createWordModel(file.model, { ...spellings(file, { tokens, names, end }), library });
+    model ??= createModel();
     const ids = model(byteLevel ? spell(word) : word);
     if (word.length <= CACHED_LENGTH) {
       if (cache.size >= CACHED_WORDS) cache = new Map();
@@ -281,18 +286,36 @@ function needsLibrary({ model, normalizer, pre_tokenizer, decoder }: TokenizerFi
 /** Patterns of a `tokenizer.json`, written for Oniguruma, as JavaScript's. */
 function createPatternOf(library: Library | undefined): PatternOf {
   return (pattern) => {
-    const { String: text, Regex: regex } = (pattern ?? {}) as { String?: string; Regex?: string };
-    if (text !== undefined) return new RegExp(RegExp.escape(text), "gu");
+    const { String: text, Regex: regex } = (pattern ?? {}) as { String?: unknown; Regex?: unknown };
+    if (typeof text === "string" && text !== "") {
+      return harmless(new RegExp(RegExp.escape(text), "gu"));
+    }
+    if (typeof regex !== "string") {
+      throw new UnsupportedTokenizer("its patterns must be texts that are not empty", pattern);
+    }
+    if (regex.length > LONGEST_PATTERN) {
+      throw new UnsupportedTokenizer(
+        `its patterns must have at most ${LONGEST_PATTERN} characters`,
+        regex.length,
+      );
+    }
+    let translated: RegExp;
     try {
       const split = new library!.SplitPreTokenizer({
         type: "Split",
-        pattern: { Regex: regex! },
+        pattern: { Regex: regex },
         behavior: "Isolated",
         invert: false,
       } as never) as unknown as { pattern: RegExp };
-      return split.pattern;
+      translated = split.pattern;
     } catch {
       throw new UnsupportedTokenizer("its patterns must be ones that JavaScript can match", regex);
+    }
+    try {
+      return createPattern(translated);
+    } catch (error) {
+      if (!(error instanceof UnboundedPattern)) throw error;
+      throw new UnsupportedTokenizer(`its patterns must ${error.message}`, regex);
     }
   };
 }

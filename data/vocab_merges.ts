@@ -2,7 +2,7 @@ import { checkFields, isObject, type JsonObject, parseJsonObject } from "../file
 import { quoted } from "../files/printable.ts";
 import { standIn } from "../files/stand_in.ts";
 import { END_OF_TEXT } from "./tokenizer.ts";
-import { type AddedToken, gpt2File } from "./tokenizer_file.ts";
+import { ADDED_TOKEN_FIELDS, type AddedToken, gpt2File } from "./tokenizer_file.ts";
 
 /** The files that a tokenizer came in before there was `tokenizer.json`. */
 export interface OlderFiles {
@@ -98,15 +98,11 @@ function decoderTokens(decoder: JsonObject, where: string): AddedToken[] {
     const name = `added_tokens_decoder ${quoted(id)}`;
     if (!/^\d+$/.test(id)) throw refuse(`an id of added_tokens_decoder must be a number`, id);
     if (!isObject(token)) throw refuse(`${name} must be an object`, token);
-    const kinds = {
-      content: "text",
-      special: "boolean?",
-      single_word: "boolean?",
-      lstrip: "boolean?",
-      rstrip: "boolean?",
-      normalized: "boolean?",
-    } as const;
-    checkFields(token, kinds, (requirement, value) => refuse(`${name} ${requirement}`, value));
+    checkFields(
+      token,
+      ADDED_TOKEN_FIELDS,
+      (requirement, value) => refuse(`${name} ${requirement}`, value),
+    );
     return { ...token, id: Number(id) } as unknown as AddedToken;
   });
 }

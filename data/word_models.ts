@@ -58,8 +58,14 @@ export function modelKind(model: ModelConfig): ModelKind {
 
 /** Makes the function that turns words into ids. */
 export function createWordModel(model: ModelConfig, parts: WordModelParts): WordModel {
-  const { ids, unknown } = parts;
-  switch (modelKind(model)) {
+  const { ids, unknown } = parts, kind = modelKind(model);
+  if (Array.isArray(model.vocab) !== (kind === "Unigram")) {
+    throw new UnsupportedTokenizer(
+      `model.vocab must be a list for a Unigram and a table for others`,
+      kind,
+    );
+  }
+  switch (kind) {
     case "BPE":
       return createBpe(model, parts);
     case "Unigram":
@@ -175,6 +181,7 @@ function createUnigram(model: ModelConfig, parts: WordModelParts): WordModel {
   const spelled = vocabulary.map((
     [token, score],
   ) => [ids.has(token) ? token : `\ud800${token}`, score]);
+  if (spelled.length === 0) throw new UnsupportedTokenizer("model.vocab must hold tokens", []);
   const unigram = new library!.Unigram({ ...model, type: "Unigram", vocab: spelled } as never, "");
   const fallback = model.byte_fallback ? createByteFallback(parts) : () => undefined;
 
@@ -200,8 +207,18 @@ function createUnigram(model: ModelConfig, parts: WordModelParts): WordModel {
   };
 }
 
+/** Most characters of a word that WordPiece takes apart; models take 100. */
+const LONGEST_WORD = 10_000;
+
 /** WordPiece: of a word, the longest token that begins it, and so on. */
 function createWordPiece(model: ModelConfig, { ids, unknown, library }: WordModelParts): WordModel {
+  const { max_input_chars_per_word: longest = 100 } = model;
+  if (longest > LONGEST_WORD) { // the time for a word grows with the square of its length
+    throw new UnsupportedTokenizer(
+      `model.max_input_chars_per_word must be at most ${LONGEST_WORD}`,
+      longest,
+    );
+  }
   const pieces = new library!.WordPiece({
     continuing_subword_prefix: "##",
     ...model,
