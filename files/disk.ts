@@ -3,6 +3,7 @@ import {
   fsyncSync,
   mkdirSync,
   openSync,
+  readSync,
   realpathSync,
   renameSync,
   rmSync,
@@ -108,7 +109,7 @@ function writeInto(path: string, content: readonly Uint8Array[]): void {
 }
 
 /** Writes a file and makes it survive a power cut. */
-export function writeSynced(path: string, content: readonly Uint8Array[]): void {
+export function writeSynced(path: string, content: Iterable<Uint8Array>): void {
   const file = openSync(path, "wx");
   try {
     for (const chunk of content) writeAll(file, chunk);
@@ -116,6 +117,21 @@ export function writeSynced(path: string, content: readonly Uint8Array[]): void 
   } finally {
     closeSync(file);
   }
+}
+
+/** Copies a file and makes the copy survive a power cut. */
+export function copySynced(from: string, to: string): void {
+  const file = openSync(from, "r");
+  try {
+    writeSynced(to, chunksOf(file));
+  } finally {
+    closeSync(file);
+  }
+}
+
+function* chunksOf(file: number): Generator<Uint8Array> {
+  const chunk = new Uint8Array(2 ** 24);
+  for (let length; (length = readSync(file, chunk)) > 0;) yield chunk.subarray(0, length);
 }
 
 /** A write may take fewer bytes than it was given, of large chunks and on a full disk. */

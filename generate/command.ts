@@ -7,11 +7,15 @@ interface ModelOptions {
   run: string;
   checkpoint?: string | undefined;
   model?: string | undefined;
+  base?: string | undefined;
 }
+
+/** Help for `--base`. */
+export const BASE_HELP = "the model that adapters stand beside, if it is not where they say";
 
 /** Finds the model that a command's options name, and shows on stderr how far that is. */
 export async function findNamedModel(
-  { run, checkpoint, model }: ModelOptions,
+  { run, checkpoint, model, base }: ModelOptions,
 ): ReturnType<typeof findSource> {
   const display = new DataProgressDisplay();
   try {
@@ -19,6 +23,7 @@ export async function findNamedModel(
       run,
       ...(checkpoint === undefined ? {} : { checkpoint }),
       ...(model === undefined ? {} : { model }),
+      base,
       onProgress: (progress) => display.show(progress),
       onNotice: status,
       onWarning: (sentence) => status(`Warning: ${sentence}`),

@@ -8,7 +8,7 @@ import {
   generateBatch,
   type GenerateResult,
 } from "./generate.ts";
-import { findNamedModel } from "./command.ts";
+import { BASE_HELP, findNamedModel } from "./command.ts";
 import { freeMemory, textsAtOnce } from "./limits.ts";
 import { loadSource, resolvePrecision } from "./load.ts";
 
@@ -27,6 +27,7 @@ const program = command("generate", "Continue a text with a trained model.")
       "take another model: distilgpt2, gpt2, gpt2-medium, hf:OWNER/NAME, or a directory",
     ).conflicts(["run", "checkpoint"]),
   )
+  .option("--base <model>", BASE_HELP)
   .optionsGroup("Length:")
   .option("--max-new-tokens <n>", "most tokens to add", wholeNumber(1), 256)
   .option(

@@ -9,6 +9,7 @@ import { printable, quoted } from "../files/printable.ts";
 import {
   CheckpointError,
   newestCheckpoint,
+  readTrainerState,
   STATE_FILE,
   verifyCheckpoint,
 } from "../model/checkpoint.ts";
@@ -33,6 +34,7 @@ import {
   shardNames,
 } from "../model/tensor_files.ts";
 import { loadParameters } from "../model/weights.ts";
+import { findBase, type Found, weightFiles } from "./base.ts";
 
 /** Models that have short names: their repositories on the hub. */
 export const MODEL_NAMES: Readonly<Record<string, string>> = {
@@ -55,14 +57,20 @@ export interface ModelSource {
   readonly tokenizer: Tokenizer;
   /** The checkpoint that it comes from, if it is one of a training. */
   readonly checkpoint?: string;
-  /** Adapters that are merged into it, and where their file lies. */
-  readonly adapters?: { readonly lora: LoraConfig; readonly directory: string };
+  /** Adapters that are merged into it, where their file lies, and what finds the model without them. */
+  readonly adapters?: {
+    readonly lora: LoraConfig;
+    readonly directory: string;
+    readonly base: string;
+  };
 }
 
 /** How to find a model, and who hears what happens. */
 export interface FindModelOptions extends Omit<HubOptions, "onProgress"> {
   /** Positions to take of those that it has, the first; all unless said otherwise. */
   readonly contextLength?: number | undefined;
+  /** If it is adapters, the model that they stand beside, which is otherwise the one that they name. */
+  readonly base?: string | undefined;
   /** Hears how far a download is. */
   readonly onProgress?: (progress: DataProgress) => void;
 }
@@ -74,7 +82,8 @@ export interface FindModelOptions extends Omit<HubOptions, "onProgress"> {
  * or of PEFT adapters as Hugging Face's libraries write them, a checkpoint, or a run, whose newest
  * checkpoint is taken.
  * @throws {Error} if there is no such model; {HubError} if the hub does not give it; {CheckpointError} if a
- * checkpoint is damaged; {SyntaxError | RangeError} if it is a model of another kind.
+ * checkpoint is damaged, or the base of adapters is not there; {SyntaxError | RangeError} if it is a model of
+ * another kind.
  */
 export async function findModel(
   spec: string,
@@ -83,25 +92,33 @@ export async function findModel(
   return await readModel(await findFiles(spec, options), options);
 }
 
-/** Reads what the model in a directory is, which was found, and verified where it can be. */
+/**
+ * Reads what the model in a directory is, which was found, and verified where it can be.
+ *
+ * @param likely where the base of adapters may lie, if it is not where they say.
+ */
 export async function readModel(
-  found: Pick<ModelSource, "spec" | "directory">,
-  options: FindModelOptions = {},
+  found: Found,
+  { base: given, ...options }: FindModelOptions = {},
+  likely: readonly string[] = [],
 ): Promise<ModelSource> {
   const { directory } = found;
   const json = readIfThere(join(directory, ADAPTER_CONFIG));
   const origin = existsSync(join(directory, STATE_FILE))
     ? { spec: found.spec, checkpoint: directory }
     : { spec: found.spec };
-  if (json === undefined) return { ...origin, directory, ...await describe(directory, options) };
-
+  if (json === undefined) {
+    checkBaseOption(directory, { base: given });
+    return { ...origin, directory, ...await describe(directory, options) };
+  }
   const { lora, base, revision } = parseAdapterConfig(json, join(directory, ADAPTER_CONFIG));
-  const { adapters, checkpoint: _, ...model } = await findModel(
-    existsSync(base) || !isRepository(base)
-      ? base
-      : `hf:${base}${revision === undefined ? "" : `@${revision}`}`,
-    options,
-  );
+  const named = existsSync(base) || !isRepository(base)
+    ? base
+    : `hf:${base}${revision === undefined ? "" : `@${revision}`}`;
+  const sha256 = origin.checkpoint && readTrainerState(directory).source?.sha256;
+  const query = { adapters: directory, named, sha256, given, likely };
+  const foundBase = await findBase(query, (spec) => findFiles(spec, options), options);
+  const { adapters, checkpoint: _, ...model } = await readModel(foundBase, options);
   if (adapters) {
     throw new RangeError(
       `Cannot load ${directory} as its adapters must stand beside a whole model: ` +
@@ -117,8 +134,24 @@ export async function readModel(
     ...model,
     ...origin,
     tokenizer: withEndIds(tokenizer, directory, options),
-    adapters: { lora, directory },
+    adapters: { lora, directory, base: foundBase.spec },
   };
+}
+
+/**
+ * Makes sure that no base is given for a whole model.
+ *
+ * @throws {RangeError} naming both.
+ */
+export function checkBaseOption(
+  directory: string,
+  { base }: Pick<FindModelOptions, "base">,
+): void {
+  if (base === undefined) return;
+  throw new RangeError(
+    `Cannot load ${directory} beside a base as it must hold adapters for that: ` +
+      `current --base is ${base}`,
+  );
 }
 
 function isRepository(name: string): boolean {
@@ -126,10 +159,7 @@ function isRepository(name: string): boolean {
 }
 
 /** Where a model's files lie, and what finds them again. */
-async function findFiles(
-  spec: string,
-  options: FindModelOptions,
-): Promise<Pick<ModelSource, "spec" | "directory">> {
+async function findFiles(spec: string, options: FindModelOptions): Promise<Found> {
   const named = Object.hasOwn(MODEL_NAMES, spec) ? `hf:${MODEL_NAMES[spec]}` : spec;
   if (named.startsWith("hf:")) return await download(named, options);
   const stat = statSync(spec, { throwIfNoEntry: false });
@@ -156,7 +186,7 @@ async function findFiles(
 async function download(
   spec: string,
   { onProgress = () => {}, ...options }: FindModelOptions,
-): Promise<Pick<ModelSource, "spec" | "directory">> {
+): Promise<Found> {
   const { path, ...repository } = parseHubSpec(spec);
   if (path !== undefined) {
     throw new RangeError(
@@ -315,12 +345,18 @@ export function fillModel(gpt: Gpt, { directory, config, adapters }: ModelSource
   }
 }
 
+/** The files of a model in a directory: its weights, and what says what it is. */
+export function modelPaths(directory: string): string[] {
+  const names = readdirSync(directory), index = chooseModelFile(names)?.name;
+  const more = ["config.json", GENERATION, ...tokenizerFileNames(names), ...(index ? [index] : [])];
+  const paths = more.filter((name) => names.includes(name)).map((name) => join(directory, name));
+  return [...new Set([...paths, ...weightFiles(directory)])];
+}
+
 /** SHA-256 of all that `fillModel()` reads. */
 export function hashModel({ directory, adapters }: ModelSource): string {
-  const files = openModelTensors(directory);
-  files.close();
   return hashFiles([
-    ...files.paths,
+    ...weightFiles(directory),
     ...(adapters ? [join(adapters.directory, ADAPTER_FILE)] : []),
   ]);
 }

@@ -126,6 +126,7 @@ Deno.test("generate --json writes one object a story", async () => {
 });
 
 Deno.test("generate --stop takes one text, may be repeated, and leaves the prompt alone", async () => {
+  await trained();
   const args = ["--run", out, "--seed", "3", "--max-new-tokens", "12"];
   const prompt = "-5 degrees";
   const { stdout: whole } = await task("generate", [...args, "--", prompt]);
@@ -306,6 +307,45 @@ Deno.test("train --init-from takes a model of the hub, eval and generate --model
   const generate = ["Story 1", "--model", tuned, "--seed", "3", "--max-new-tokens", "5"];
   const { stdout, stderr } = await task("generate", generate, offline);
   assert.match(stdout, /^Story 1.+\n$/s, stderr);
+});
+
+Deno.test("train, generate, eval and export say alike which base adapters need, and take it from --base", async () => {
+  await trained();
+  const folder = join(directory, "beside"),
+    base = join(folder, "base"),
+    lora = join(folder, "lora");
+  cpSync(join(out, "checkpoints", "000006"), base, { recursive: true });
+  const text = join(directory, "beside.txt");
+  Deno.writeTextFileSync(
+    text,
+    Array.from({ length: 9 }, (_, i) => story(i)).join("\n<|endoftext|>\n"),
+  );
+  const shape = "--lora-rank 1 --steps 1 --batch-size 1 --context-length 8".split(" ");
+  const training = ["--init-from", base, ...shape, "--data", text, "--out", lora];
+  assert.equal((await task("train", training)).code, 0);
+  const moved = join(directory, "moved-base");
+  Deno.renameSync(base, moved);
+  const commands: [name: string, args: string[]][] = [
+    ["train", ["--out", lora, "--steps", "2"]],
+    ["generate", ["Story", "--run", lora, "--max-new-tokens", "2"]],
+    ["eval", ["--model", lora, "--tokens", "20"]],
+    ["export", ["--run", lora, "--out", join(folder, "exported")]],
+  ];
+  for (const [name, args] of commands) {
+    const { code, stderr } = await task(name, args);
+    assert.equal(code, 1, name);
+    const sentence = new RegExp(
+      `Error: Cannot load the adapters in ${
+        join(lora, "checkpoints", "000001")
+      } as their base must be ` +
+        `there, which is ${base} with SHA-256 \\w{64}: there is no such directory; name it with --base\n$`,
+    );
+    assert.match(stderr, sentence);
+  }
+  for (const [name, args] of commands.toReversed()) {
+    const { code, stderr } = await task(name, [...args, "--base", moved]);
+    assert.equal(code, 0, stderr);
+  }
 });
 
 Deno.test("prepare reads JSON lines, patterns and another tokenizer, and says which line is damaged", async () => {
@@ -602,6 +642,7 @@ Deno.test({
   name: "generate and --help fail in a sentence when the result cannot be written",
   ignore: Deno.build.os !== "linux",
   async fn() {
+    await trained();
     const command = (tasks.generate.command as string).replace("deno", Deno.execPath());
     for (const args of [`Hi --run '${out}' --max-new-tokens 3`, "--help"]) {
       const { code, stderr } = await new Deno.Command("sh", {

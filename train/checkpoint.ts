@@ -10,11 +10,13 @@ import {
   readSync,
   renameSync,
   rmSync,
+  statSync,
 } from "node:fs";
 import { basename, dirname, join, normalize, relative } from "node:path";
 import {
   byteCount,
   byteCounts,
+  copySynced,
   freeBytesAt,
   reasonOf,
   replaceFile,
@@ -27,6 +29,7 @@ import {
 } from "../files/disk.ts";
 import { commandLine } from "../files/command_line.ts";
 import { printable } from "../files/printable.ts";
+import { KEPT_BASE } from "../generate/base.ts";
 import {
   checkFileNames,
   CheckpointError,
@@ -37,6 +40,7 @@ import {
   STATE_FILE,
   type TrainerState,
 } from "../model/checkpoint.ts";
+import { runBeside } from "./base.ts";
 
 /** Content of a file in chunks. */
 export type FileContent = readonly Uint8Array[];
@@ -54,7 +58,7 @@ export interface RunDirectory {
    * Files go to a temporary sibling directory and are synced; the state with their hashes comes last;
    * then the directory is renamed and its parent synced. A checkpoint of the same step is replaced.
    * `latest`, and with `best` also `best`, are rewritten as hints. Older checkpoints beyond `keep` are
-   * removed, the best one excepted; later ones, which a resume passed over as damaged, stay. What fails
+   * removed, except the best one and those that other runs have adapters beside; later ones, which a resume passed over as damaged, stay. What fails
    * once the checkpoint has its name is a notice.
    *
    * @returns the checkpoint's path.
@@ -84,6 +88,12 @@ export interface RunDirectory {
    * is a notice, and the lines are kept and written with the next.
    */
   append(name: string, line: string): void;
+  /**
+   * Copies files into a folder of the run, replacing it, so that after a crash it is whole or not there.
+   *
+   * @throws {CheckpointError} if there is no room or the disk refuses.
+   */
+  copy(folder: string, files: readonly string[]): void;
   /** Writes a file of the run, replacing it as a whole. If the disk refuses, that is a notice. */
   write(name: string, text: string): void;
   /**
@@ -137,7 +147,8 @@ export function openRunDirectory(
   clear();
   tryTo(`clear ${path}`, () => {
     for (const { name, isFile } of Deno.readDirSync(path)) {
-      if (isFile && TEMPORARY_NAME.test(name)) rmSync(join(path, name));
+      const isOurs = isFile || name.startsWith(`.tmp-${KEPT_BASE}-`);
+      if (isOurs && TEMPORARY_NAME.test(name)) rmSync(join(path, name), { recursive: true });
     }
   });
   const write = (name: string, text: string) =>
@@ -153,6 +164,15 @@ export function openRunDirectory(
     tryTo(`remove ${join(path, name)}`, () => rmSync(join(path, name)));
   };
   const waiting = new Map<string, string>();
+  const noted = new Set<string>();
+  const isNeeded = (checkpoint: string) => {
+    const beside = runBeside(checkpoint);
+    if (beside !== undefined && !noted.has(checkpoint)) {
+      notices.push(`keeping ${checkpoint}: the adapters in ${beside} stand beside it`);
+      noted.add(checkpoint);
+    }
+    return beside !== undefined;
+  };
 
   return {
     path,
@@ -188,7 +208,7 @@ export function openRunDirectory(
       if (isBest) hint("best", best = name);
       tryTo(
         `remove checkpoints beyond --keep from ${checkpoints}`,
-        () => prune(path, { step: state.step, keep, best }),
+        () => prune(path, { step: state.step, keep, best, isNeeded }),
       );
       return target;
     },
@@ -225,6 +245,24 @@ export function openRunDirectory(
         notices.push(`${file} lacks ${text.length} characters that could not be written`);
         waiting.delete(name);
       }
+    },
+    copy(folder, files) {
+      const target = join(path, folder), what = `copy files to ${target}`;
+      attempt(what, () => {
+        const bytes = files.reduce((sum, file) => sum + statSync(file).size, 0);
+        checkFits(what, bytes, freeBytes(path));
+        const temporary = temporaryBeside(target);
+        try {
+          mkdirSync(temporary);
+          for (const file of files) copySynced(file, join(temporary, basename(file)));
+          syncDirectory(temporary);
+          rmSync(target, { recursive: true, force: true });
+          renameSync(temporary, target);
+          syncDirectory(path);
+        } finally {
+          rmSync(temporary, { recursive: true, force: true });
+        }
+      });
     },
     write,
     close() {
@@ -450,16 +488,22 @@ function clearLeftovers(checkpoints: string): void {
 const LEFTOVER = new RegExp(`^\\.(?:(tmp|old)-(\\d{6,})(?:-${UUID})?|trash-\\d{6,}-${UUID})$`);
 
 /**
- * Removes the oldest checkpoints up to `step` but `keep`, and never the best. A later one is damaged, or
- * the training would have gone on from it: it must not push out a whole one.
+ * Removes the oldest checkpoints up to `step` but `keep`, and never the best nor one that is needed. A later
+ * one is damaged, or the training would have gone on from it: it must not push out a whole one.
  */
 function prune(
   path: string,
-  { step, keep, best }: { step: number; keep: number; best: string },
+  { step, keep, best, isNeeded }: {
+    step: number;
+    keep: number;
+    best: string;
+    isNeeded: (checkpoint: string) => boolean;
+  },
 ): void {
   const earlier = listCheckpoints(path).filter((checkpoint) => checkpoint.step <= step);
   for (const checkpoint of earlier.slice(keep)) {
-    if (basename(checkpoint.path) !== best) discard(checkpoint.path);
+    if (basename(checkpoint.path) === best || isNeeded(checkpoint.path)) continue;
+    discard(checkpoint.path);
   }
 }
 

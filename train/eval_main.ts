@@ -5,7 +5,7 @@ import { type CorpusOptions, hashData, loadCorpus, loadWhole } from "../data/cor
 import { TEXT_FIELD } from "../data/formats.ts";
 import { DataProgressDisplay } from "../data/progress.ts";
 import { type DataProgress, parseDataSpec } from "../data/sources.ts";
-import { findNamedModel } from "../generate/command.ts";
+import { BASE_HELP, findNamedModel } from "../generate/command.ts";
 import { loadSource, resolvePrecision } from "../generate/load.ts";
 import { openDevice } from "../kernels/device.ts";
 import { readTrainerState } from "../model/checkpoint.ts";
@@ -26,6 +26,7 @@ const program = command("eval", "Measure how well a trained model predicts a tex
     new Option("--model <name>", "take another model: distilgpt2, hf:OWNER/NAME, or a directory")
       .conflicts(["run", "checkpoint"]),
   )
+  .option("--base <model>", BASE_HELP)
   .option(
     "--data <what...>",
     "files, as for train; of the training's own text, what it held out (default: that)",

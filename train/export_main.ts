@@ -1,6 +1,6 @@
 import { Option } from "@commander-js/extra-typings";
 import { command, output, run, status } from "../data/command.ts";
-import { findNamedModel } from "../generate/command.ts";
+import { BASE_HELP, findNamedModel } from "../generate/command.ts";
 import { loadSource } from "../generate/load.ts";
 import { openDevice } from "../kernels/device.ts";
 import { countParameters } from "../model/parameters.ts";
@@ -17,6 +17,7 @@ const program = command("export", "Write a model for Hugging Face transformers o
       "take another model: distilgpt2, gpt2, gpt2-medium, hf:OWNER/NAME, or a directory",
     ).conflicts(["run", "checkpoint"]),
   )
+  .option("--base <model>", BASE_HELP)
   .optionsGroup("Output:")
   .addOption(
     new Option("--to <format>", "hf: a directory for transformers; gguf: a file for llama.cpp")

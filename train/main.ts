@@ -15,6 +15,7 @@ import { commandLine } from "../files/command_line.ts";
 import { DataProgressDisplay, duration, makeBar } from "../data/progress.ts";
 import { parseDataSpec } from "../data/sources.ts";
 import { terminalText } from "../files/printable.ts";
+import { BASE_HELP } from "../generate/command.ts";
 import { DEFAULT_OPTIONS, type TrainOptions } from "./options.ts";
 import { train, type TrainEvent } from "./train.ts";
 
@@ -68,7 +69,9 @@ program.optionsGroup("Starting from another model:")
   .option(
     "--lora-targets <names>",
     "layers with adapters (default: c_attn; GPT-Neo: q_proj,v_proj)",
-  );
+  )
+  .option("--base <model>", BASE_HELP)
+  .option("--keep-base", "copy the model that adapters stand beside into the run");
 
 program.optionsGroup("Run:")
   .option(

@@ -30,6 +30,10 @@ export interface TrainOptions {
   loraAlpha: number | undefined;
   /** Linear layers to have adapters, with commas between them: `c_attn,mlp.c_fc`. */
   loraTargets: string | undefined;
+  /** The model that adapters stand beside, if it is not where they say; as `findModel()` takes it. */
+  base: string | undefined;
+  /** Copy that model into the run, which then needs no other place. */
+  keepBase: boolean | undefined;
   /** `packed`: contexts cut from the stream of documents; `padded`: one document a row. */
   sequence: "packed" | "padded";
   /** The run directory. */
@@ -101,6 +105,8 @@ export const DEFAULT_OPTIONS: TrainOptions = {
   loraRank: undefined,
   loraAlpha: undefined,
   loraTargets: undefined,
+  base: undefined,
+  keepBase: undefined,
   sequence: "packed",
   out: "runs/default",
   fresh: false,
@@ -315,7 +321,15 @@ export function validateOptions(options: Partial<TrainOptions>): void {
 }
 
 /** Options that are any text. */
-const TEXTS = ["textField", "tokenizer", "initFrom", "freeze", "loraTargets", "out"] as const;
+const TEXTS = [
+  "textField",
+  "tokenizer",
+  "initFrom",
+  "freeze",
+  "loraTargets",
+  "base",
+  "out",
+] as const;
 
 /** Options that say different things about the same, and why. */
 const CONTRADICTIONS: readonly [keyof TrainOptions, keyof TrainOptions, reason: string][] = [
@@ -456,7 +470,7 @@ const FIXED = [
 ] as const;
 
 /** Options that say where and how fast a run computes: its checkpoints do not keep them. */
-const OUTSIDE: readonly string[] = ["out", "fresh", "workers"];
+const OUTSIDE: readonly string[] = ["out", "fresh", "workers", "base", "keepBase"];
 
 /** Whether an option is given: `auto` leaves the choice open. */
 export function isGiven(value: unknown): boolean {

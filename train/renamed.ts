@@ -5,6 +5,7 @@ import { loadTokenizer } from "../data/load_tokenizer.ts";
 import { asFound, type DataSpec } from "../data/sources.ts";
 import { isPartOf } from "../data/tokenizer.ts";
 import { printable } from "../files/printable.ts";
+import { withHash } from "../generate/base.ts";
 import { findModel, hashModel, MODEL_NAMES } from "../generate/source.ts";
 import type { TrainerState } from "../model/checkpoint.ts";
 import type { Hearing } from "./events.ts";
@@ -128,9 +129,13 @@ async function renamedModel(
   }
   if (state.source) {
     const hub = environment ? { environment } : {};
-    const found = await findModel(asked, { ...hub, ...hearing, contextLength });
-    const source = { spec: found.spec, sha256: hashModel(found) };
-    if (source.sha256 === state.source.sha256) return { initFrom: asked, source };
+    const { sha256 } = state.source;
+    const found = withHash(asked, sha256); // a run may have newer checkpoints
+    if (found) return { initFrom: asked, source: { spec: found.spec, sha256 } };
+    const other = await findModel(asked, { ...hub, ...hearing, contextLength });
+    if (hashModel(other) === sha256) {
+      return { initFrom: asked, source: { spec: other.spec, sha256 } };
+    }
   }
   throw mustStay("initFrom", given.initFrom, saved, path);
 }

@@ -5,9 +5,9 @@ import { parseHubSpec } from "../data/hub.ts";
 import { readTokenizer } from "../data/load_tokenizer.ts";
 import type { Tokenizer } from "../data/tokenizer.ts";
 import {
+  checkBaseOption,
   fillModel,
   type FindModelOptions,
-  hashModel,
   type ModelSource,
   readModel,
   withEndIds,
@@ -102,27 +102,44 @@ export function checkState(state: TrainerState, path: string): void {
   );
 }
 
-/** Reads what a training goes on with; the large tensors wait for `restore()`. */
-export async function readCheckpoint(path: string, options: FindModelOptions): Promise<Resumed> {
-  const state = readTrainerState(path);
+/**
+ * Reads what a training goes on with; the large tensors wait for `restore()`.
+ *
+ * @param likely where the base of adapters may lie, if it is not where they say.
+ */
+export async function readCheckpoint(
+  path: string,
+  options: FindModelOptions,
+  likely: readonly string[] = [],
+): Promise<Resumed> {
+  const state = readTrainerState(path), { source } = state;
   const text = (name: string) => Deno.readTextFile(join(path, name));
   if (!Object.hasOwn(state.files, ADAPTER_CONFIG)) {
+    checkBaseOption(path, options);
     const config = parseHuggingFaceConfig(await text("config.json"), join(path, "config.json"));
     const { vocabularySize } = config;
     const tokenizer = await readTokenizer(join(path, "tokenizer.json"), { vocabularySize });
     return { path, state, config, tokenizer: withEndIds(tokenizer, path) };
   }
-  const { contextLength } = state.options as unknown as ResolvedOptions;
-  const found = { spec: path, directory: path };
-  const { adapters, tokenizer, ...base } = await readModel(found, { ...options, contextLength });
-  if (hashModel({ ...base, tokenizer }) !== state.source?.sha256) {
-    throw new RangeError(
-      `Cannot resume ${path} as the model beside its adapters must stay what it was: ` +
-        `${base.directory} has changed since`,
+  if (!source) {
+    throw new CheckpointError(
+      `Cannot load ${join(path, STATE_FILE)} as source must name the base of its adapters`,
     );
   }
-  const config = { ...base.config, lora: adapters!.lora };
-  return { path, state, config, tokenizer, base: { ...base, tokenizer } };
+  const { contextLength } = state.options as unknown as ResolvedOptions;
+  const found = { spec: path, directory: path };
+  const { adapters, tokenizer, ...base } = await readModel(
+    found,
+    { ...options, contextLength },
+    likely,
+  );
+  return {
+    path,
+    state: { ...state, source: { ...source, spec: adapters!.base } },
+    config: { ...base.config, lora: adapters!.lora },
+    tokenizer,
+    base: { ...base, tokenizer },
+  };
 }
 
 /** What is saved of a training. */

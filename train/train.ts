@@ -1,16 +1,18 @@
-import { dirname, join } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { Batches } from "../data/batches.ts";
 import { type Corpus, loadCorpus } from "../data/corpus.ts";
 import type { HubOptions } from "../data/hub.ts";
 import { loadTokenizer } from "../data/load_tokenizer.ts";
 import type { Tokenizer } from "../data/tokenizer.ts";
 import { misfitsOf } from "../data/vocabulary_fit.ts";
+import { KEPT_BASE } from "../generate/base.ts";
 import { resolvePrecision } from "../generate/load.ts";
 import {
   fillModel,
   findModel,
   hashModel,
   MODEL_NAMES,
+  modelPaths,
   type ModelSource,
 } from "../generate/source.ts";
 import { type Device, openDevice } from "../kernels/device.ts";
@@ -22,6 +24,7 @@ import { defaultTargets, isAdapter } from "../model/lora.ts";
 import { countParameters, parameterTable } from "../model/parameters.ts";
 import type { Precision } from "../model/precision.ts";
 import { initializeParameters } from "../model/weights.ts";
+import { noteAdapters } from "./base.ts";
 import { moveAside, openRunDirectory, type RunDirectory } from "./checkpoint.ts";
 import { createEvaluator } from "./evaluate.ts";
 import { type Hearing, noticesOf, reporting, type TrainEvent } from "./events.ts";
@@ -90,9 +93,11 @@ export async function* train(
       const path = newestCheckpoint(out, (sentence) => warnings.push(sentence), checkState);
       for (const message of warnings) yield { kind: "notice", message };
       const hub = environment ? { environment } : {};
-      const resumed = path === undefined
-        ? undefined
-        : yield* reporting((hearing) => readCheckpoint(path, { ...hub, ...hearing }), signal);
+      const { base, initFrom } = wanted, likely = initFrom === undefined ? [] : [initFrom];
+      const resumed = path === undefined ? undefined : yield* reporting(
+        (hearing) => readCheckpoint(path, { ...hub, ...hearing, base }, likely),
+        signal,
+      );
       yield* trainIn(run, { device, signal, hub, wanted, resumed });
     } finally {
       run.close();
@@ -127,6 +132,11 @@ async function* trainIn(
   const given = withAdapters(merged, beginning);
   const lora = loraOf(given);
   if (beginning) parameterTable({ ...beginning, ...(lora ? { lora } : {}) }, given.freeze); // says what is wrong
+  if (given.keepBase && !lora) {
+    throw new RangeError(
+      `Cannot train as --keep-base needs --lora-rank: current value is ${given.keepBase}`,
+    );
+  }
   const precision = resolvePrecision(device, given.precision);
   const { preset, reason, defaults } = beginning && given.initFrom !== undefined
     ? {
@@ -150,6 +160,7 @@ async function* trainIn(
       vocabularySize: LEAST_VOCABULARY,
     },
   });
+  if (lora) yield* holdBase(run, (resumed?.base ?? initial)!.directory, given);
 
   // data
   if (Array.isArray(given.data)) {
@@ -396,10 +407,15 @@ export function choosePreset(
 
 /** Finds the model to begin with, if one is asked for. */
 async function* findInitial(
-  { initFrom, contextLength, loraRank }: TrainOptions,
+  { initFrom, base, contextLength, loraRank }: TrainOptions,
   { signal, ...hub }: Pick<HubOptions, "environment"> & { signal: AbortSignal | undefined },
 ): AsyncGenerator<TrainEvent, ModelSource | undefined> {
   if (initFrom === undefined) {
+    if (base !== undefined) {
+      throw new RangeError(
+        `Cannot train as --base needs adapters to start from or to resume: current value is ${base}`,
+      );
+    }
     if (loraRank === undefined) return undefined;
     throw new RangeError(
       `Cannot train as --lora-rank needs --init-from, a model to put adapters beside: ` +
@@ -408,7 +424,7 @@ async function* findInitial(
   }
   yield { kind: "notice", message: `looking for ${initFrom}` };
   const source = yield* reporting(
-    (hearing) => findModel(initFrom, { ...hub, ...hearing, contextLength }),
+    (hearing) => findModel(initFrom, { ...hub, ...hearing, base, contextLength }),
     signal,
   );
   if (source.adapters && loraRank !== undefined) {
@@ -418,6 +434,23 @@ async function* findInitial(
     );
   }
   return source;
+}
+
+/** Sees to it that the base of a run's adapters is there when the run is resumed or its model loaded. */
+function* holdBase(
+  run: RunDirectory,
+  base: string,
+  { keepBase }: TrainOptions,
+): Generator<TrainEvent> {
+  const kept = join(run.path, KEPT_BASE);
+  if (resolve(base) === resolve(kept)) return;
+  if (keepBase) {
+    yield { kind: "notice", message: `copying ${base} to ${kept}` };
+    run.copy(KEPT_BASE, modelPaths(base));
+    return;
+  }
+  const message = noteAdapters(run.path, base);
+  if (message !== undefined) yield { kind: "notice", message };
 }
 
 /** Options with what is open about adapters chosen. */

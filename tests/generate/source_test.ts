@@ -163,6 +163,17 @@ Deno.test("findModel() finds adapters, and the model beside them on the hub", as
   assert.deepEqual(found.adapters?.lora, { rank: 1, alpha: 2, targets: ["attn.c_proj"] });
   assert.equal(found.tokenizer.hash, tokenizer.hash);
   assert.deepEqual(found.parameters, halves); // B is zero
+
+  // another name for the model, which PEFT gives no hash
+  const config = JSON.parse(new TextDecoder().decode(adapter["adapter_config.json"]));
+  config.base_model_name_or_path = join(directory, "gone");
+  const moved = local({ ...adapter, "adapter_config.json": json(config) });
+  await assert.rejects(loaded(moved), {
+    name: "CheckpointError",
+    message: `Cannot load the adapters in ${moved} as their base must be there, which is ` +
+      `${join(directory, "gone")}: there is no such directory; name it with --base`,
+  });
+  assert.deepEqual((await loaded(moved, { base: local() })).parameters, saved);
 });
 
 Deno.test("findModel() takes the first positions of a model and refuses more than it has", async () => {

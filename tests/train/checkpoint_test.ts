@@ -24,6 +24,29 @@ Deno.test("save() keeps the newest and the best and removes the others", () => {
   assert.deepEqual(listCheckpoints(path).map(({ step }) => step), [6, 5, 1]);
 });
 
+Deno.test("copy() replaces a folder as a whole, or leaves it if there is no room", () => {
+  const path = makeRun("copying", { count: 1 }), other = join(directory, "weights.bin");
+  const leftover = join(path, `.tmp-base-${crypto.randomUUID()}`); // of a process that was killed
+  Deno.mkdirSync(leftover);
+  Deno.writeTextFileSync(join(leftover, "weights.bin"), "half");
+  let free = Infinity;
+  const run = openRunDirectory(path, { freeBytes: () => free });
+  const read = () => Deno.readTextFileSync(join(path, "base", "weights.bin"));
+  Deno.writeTextFileSync(other, "first");
+  run.copy("base", [other]);
+  Deno.writeTextFileSync(other, "second");
+  free = 0;
+  assert.throws(() => run.copy("base", [other]), {
+    message: /copying.base as it needs .* are free/,
+  });
+  assert.equal(read(), "first");
+  free = Infinity;
+  run.copy("base", [other]);
+  assert.equal(read(), "second");
+  assert.deepEqual(readdirSync(path).filter((name) => name.startsWith(".tmp")), []);
+  run.close();
+});
+
 Deno.test("save() replaces a checkpoint of the same step", () => {
   const path = makeRun("same", { count: 1 });
   const run = openRunDirectory(path);

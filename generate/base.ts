@@ -1,0 +1,174 @@
+import { existsSync, readdirSync } from "node:fs";
+import { basename, dirname, join, resolve } from "node:path";
+import { printable } from "../files/printable.ts";
+import {
+  CheckpointError,
+  listCheckpoints,
+  readTrainerState,
+  STATE_FILE,
+  verifyCheckpoint,
+} from "../model/checkpoint.ts";
+import { hashFiles, MODEL_FILE, openModelTensors } from "../model/tensor_files.ts";
+
+/**
+ * The base of adapters: the model that they stand beside. A checkpoint of adapters notes its path and the
+ * SHA-256 of its weights. Runs are moved and renamed, so that the hash decides what the base is.
+ *
+ * @module
+ */
+
+/** The folder of a run that holds a copy of the base of its adapters, if `--keep-base` made one. */
+export const KEPT_BASE = "base";
+
+/** Where a model lies, and what finds it again. */
+export interface Found {
+  readonly spec: string;
+  readonly directory: string;
+}
+
+/** Adapters whose base is looked for. */
+export interface BaseQuery {
+  /** Where they lie. */
+  readonly adapters: string;
+  /** Their base as `findModel()` takes it. */
+  readonly named: string;
+  /** SHA-256 of its weights; absent in adapters of other programs. */
+  readonly sha256: string | undefined;
+  /** What the user names as their base. */
+  readonly given: string | undefined;
+  /** Where else it may lie. */
+  readonly likely: readonly string[];
+}
+
+/**
+ * Finds the base of adapters.
+ *
+ * @param find finds a model by its name.
+ * @throws {CheckpointError} naming adapters and base if it is not there, or if another model is given.
+ */
+export async function findBase(
+  { adapters, named, sha256, given, likely }: BaseQuery,
+  find: (spec: string) => Promise<Found>,
+  { onNotice, signal }: {
+    onNotice?: ((sentence: string) => void) | undefined;
+    signal?: AbortSignal | undefined;
+  },
+): Promise<Found> {
+  const base = printable(named) + (sha256 === undefined ? "" : ` with SHA-256 ${sha256}`);
+  if (given !== undefined) {
+    const found = sha256 && withHash(given, sha256) || await find(given);
+    const current = sha256 && weightsHash(found.directory);
+    if (current === sha256) return found;
+    throw new CheckpointError(
+      `Cannot load the adapters in ${adapters} beside ${found.spec} as they belong to ${base}: ` +
+        `current SHA-256 is ${current}`,
+    );
+  }
+  const copy = join(runOf(adapters) ?? adapters, KEPT_BASE);
+  const kept = sha256 && withHash(copy, sha256);
+  if (kept) return { spec: named, directory: kept.directory };
+
+  let reason: string;
+  try {
+    if (!named.startsWith("hf:") && !existsSync(named)) {
+      throw new Error("there is no such directory");
+    }
+    const found = await find(named);
+    if (sha256 === undefined || weightsHash(found.directory) === sha256) return found;
+    reason = "it holds another model now";
+  } catch (error) {
+    signal?.throwIfAborted();
+    reason = (error as Error).message;
+  }
+  if (sha256 !== undefined) {
+    for (const place of [...likely, ...placesToLook(resolve(adapters), named)]) {
+      const found = withHash(place, sha256);
+      if (!found) continue;
+      onNotice?.(
+        `taking ${found.spec} as the base of the adapters in ${adapters}: it was ${named}`,
+      );
+      return found;
+    }
+  }
+  if (sha256 !== undefined && isThere(copy)) reason += `, and its copy in ${copy} is damaged`;
+  throw new CheckpointError(
+    `Cannot load the adapters in ${adapters} as their base must be there, which is ${base}: ` +
+      `${reason}; name it with --base`,
+  );
+}
+
+/** Of a run's checkpoints, or of a model in a directory, the one whose weights have a hash. */
+export function withHash(path: string, sha256: string): Found | undefined {
+  const checkpoints = listCheckpoints(path).map(({ path }) => path);
+  const directory = (checkpoints.length > 0 ? checkpoints : [path])
+    .find((directory) => hasWeights(directory, sha256));
+  return directory === undefined ? undefined : { spec: resolve(directory), directory };
+}
+
+/** Whether the weights in a directory have a hash; a checkpoint is read only if its state says so. */
+function hasWeights(directory: string, sha256: string): boolean {
+  try {
+    if (!existsSync(join(directory, STATE_FILE))) return weightsHash(directory) === sha256;
+    if (readTrainerState(directory).files[MODEL_FILE]?.sha256 !== sha256) return false;
+    verifyCheckpoint(directory);
+    return true;
+  } catch {
+    return false; // it is damaged, or no model
+  }
+}
+
+function weightsHash(directory: string): string {
+  return hashFiles(weightFiles(directory));
+}
+
+/** The files of a model's weights. */
+export function weightFiles(directory: string): readonly string[] {
+  const files = openModelTensors(directory);
+  files.close();
+  return files.paths;
+}
+
+/** The run whose checkpoint lies at a path. */
+export function runOf(checkpoint: string): string | undefined {
+  const parent = dirname(resolve(checkpoint));
+  return basename(parent) === "checkpoints" ? dirname(parent) : undefined;
+}
+
+/** Where a base may be that has been moved: with its run, or together with the adapters. */
+function placesToLook(adapters: string, named: string): Set<string> {
+  if (named.startsWith("hf:")) return new Set();
+  const base = runOf(named) ?? named, folder = dirname(runOf(adapters) ?? adapters);
+  const runs = [base, ...directoriesBeside(base), ...directoriesIn(folder)]
+    .filter((path) => listCheckpoints(path).length > 0);
+  const ends = named.split(/[\\/]/).map((_, i, names) => join(...names.slice(i)));
+  const moved = foldersAbove(folder).flatMap((path) => ends.slice(1).map((end) => join(path, end)));
+  return new Set([...runs, ...moved.filter(isThere)]);
+}
+
+/** Whether there is something at a path; nothing is where one may not look. */
+function isThere(path: string): boolean {
+  try {
+    return existsSync(path);
+  } catch {
+    return false;
+  }
+}
+
+/** The directories in the folder that a path is in. */
+export function directoriesBeside(path: string): string[] {
+  return directoriesIn(dirname(path));
+}
+
+function directoriesIn(path: string): string[] {
+  try {
+    return readdirSync(path, { withFileTypes: true })
+      .filter((entry) => entry.isDirectory()).map(({ name }) => join(path, name));
+  } catch {
+    return []; // it is not there, or may not be read
+  }
+}
+
+/** A folder and all above it. */
+function foldersAbove(path: string): string[] {
+  return dirname(path) === path ? [path] : [path, ...foldersAbove(dirname(path))];
+}
