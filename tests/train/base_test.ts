@@ -173,19 +173,23 @@ Deno.test("train() and loadModel() say which adapters need which base, and take 
   await assert.rejects(load({ run: lora, base: other }), wrong);
   await assert.rejects(run(lora, { base: other }), wrong);
   assert.deepEqual(await load({ run: lora, base: saved }), []);
-  await run(lora, { base: saved });
+  await run(lora, { initFrom: saved }); // also names it
   assert.deepEqual(sourceOf(lora), { spec: saved, sha256 });
+  const resaved = join(away, "resaved");
+  renameSync(saved, resaved);
+  await run(lora, { base: resaved, steps: 3 });
+  assert.deepEqual(sourceOf(lora), { spec: resaved, sha256 });
 
   // a model that has changed is another one
-  rmSync(join(saved, "trainer_state.json"));
-  const file = join(saved, "model.safetensors"), bytes = readFileSync(file);
+  rmSync(join(resaved, "trainer_state.json"));
+  const file = join(resaved, "model.safetensors"), bytes = readFileSync(file);
   bytes[bytes.length - 1]! ^= 1;
   writeFileSync(file, bytes);
   const changed = { message: /: it holds another model now; name it/ };
   await assert.rejects(load({ run: lora }), changed);
-  await assert.rejects(run(lora, { steps: 3 }), changed);
-  await assert.rejects(load({ checkpoint: other, base: saved }), { name: "RangeError" });
-  await assert.rejects(run(join(path, "new"), { base: saved }), {
+  await assert.rejects(run(lora, { steps: 4 }), changed);
+  await assert.rejects(load({ checkpoint: other, base: resaved }), { name: "RangeError" });
+  await assert.rejects(run(join(path, "new"), { base: resaved }), {
     message: /--base needs adapters/,
   });
 });
