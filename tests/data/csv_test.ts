@@ -68,6 +68,14 @@ Deno.test("csvPieces() reads what is written on old machines, blank lines, and n
   assert.deepEqual(await read(""), []);
 });
 
+Deno.test("csvPieces() counts lines whose end is cut between what is read at a time", async () => {
+  const begins = 'text\r\n"';
+  const long = "x".repeat(2 ** 20 - 1 - begins.length); // so that the return is the last byte of a MiB
+  const found = await read(`${begins}${long}\r\ny"\r\nz\r\n`, { most: 2 ** 18 });
+  assert.ok(found[0]![0] === `${long}\ny`);
+  assert.deepEqual(found.map(([, line]) => line), [3, 4]);
+});
+
 Deno.test("csvPieces() takes quotes in TSV for text unless they stand around a field", async () => {
   const text = 'id\ttext\n1\the said "hi"\n2\t"Hello," she said\n3\t"a\tb ""c"""\n';
   assert.deepEqual(await read(text, { tabs: true }), [

@@ -498,7 +498,14 @@ Deno.test("openSources() takes patterns of a repository's files, at one commit",
   assert.deepEqual(await documentsOf(training), ["a", "b"]);
   assert.deepEqual(data, [`hf:tiny/stories/data/?.txt@${main}`]);
   assert.ok(notices.includes("hf:tiny/stories/data/?.txt: 2 files"));
+  // also where main moves on meanwhile
+  const fault = server.fault;
+  server.fault = (seen) => {
+    if (seen.path.includes("/paths-info/")) server.publish("data/more/c.txt", bytesOf("other"));
+    return fault(seen);
+  };
   const all = (await open("**/*.txt")).training;
+  server.fault = fault;
   assert.deepEqual(await documentsOf(all), ["a", "b", "c", "x"]);
   assert.deepEqual(await documentsOf((await open("data/x[1].txt")).training), ["x"]);
   await assert.rejects(open("*.parquet"), {
