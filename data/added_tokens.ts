@@ -1,4 +1,4 @@
-import type { AddedToken } from "./tokenizer_file.ts";
+import { type AddedToken, UnsupportedTokenizer } from "./tokenizer_file.ts";
 
 /** Finds added tokens in a text and cuts it there. */
 export interface AddedTokens {
@@ -19,13 +19,21 @@ const ENDS_WITH_WORD = new RegExp(`${WORD}$`, "u");
 const WHITE_SPACE_AT_START = /^\p{White_Space}*/u;
 const WHITE_SPACE = /^\p{White_Space}$/u;
 
+function oneOf(spellings: readonly string[]): RegExp {
+  try {
+    return new RegExp(spellings.map((text) => RegExp.escape(text)).join("|"), "gu");
+  } catch {
+    throw new UnsupportedTokenizer("its added tokens must be fewer or shorter", spellings.length);
+  }
+}
+
 /** Makes the finder of some tokens: of those that begin at one place, the longest is found. */
 export function createAddedTokens(tokens: readonly SpelledToken[]): AddedTokens {
   const bySpelling = new Map(
     tokens.filter(({ spelled }) => spelled !== "").map((token) => [token.spelled, token]),
   );
   const spellings = [...bySpelling.keys()].sort((a, b) => b.length - a.length);
-  const pattern = new RegExp(spellings.map((text) => RegExp.escape(text)).join("|"), "gu");
+  const pattern = oneOf(spellings);
   const anyText = tokens.some(({ special }) => !special);
 
   return {

@@ -1,3 +1,4 @@
+import { printable } from "../files/printable.ts";
 import type { GptConfig, LoraConfig } from "./config.ts";
 import { nameInFile } from "./hugging_face.ts";
 import { adaptersOf, type LinearModule } from "./parameters.ts";
@@ -155,7 +156,9 @@ export function adapterTensors(
   if (unknown.length === 0) return found;
   throw new RangeError(
     `Cannot load ${where} as it must hold the adapters of its configuration alone: ` +
-      `current unknown names are ${unknown.slice(0, 20).join(", ")}`,
+      `current unknown names are ${
+        unknown.slice(0, 20).map((name) => printable(name, 80)).join(", ")
+      }`,
   );
 }
 

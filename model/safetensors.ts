@@ -1,3 +1,4 @@
+import { printable, quoted } from "../files/printable.ts";
 import { standIn } from "../files/stand_in.ts";
 
 /** Element type of a tensor in a safetensors file. */
@@ -61,8 +62,8 @@ const MAX_NAME_BYTES = 1024;
 const MAX_RANK = 64;
 const MAX_NESTING = 4;
 
-/** Longest part of a file that an error message repeats. */
-const MAX_REASON = 300;
+/** Longest sentence about a file, and longest name in it. */
+const MAX_REASON = 300, LONGEST_SHOWN = 80;
 
 /**
  * Reads a safetensors file, trusting nothing in it.
@@ -143,7 +144,7 @@ export function parseSafetensorsHeader(
   }
   if (!text.startsWith("{")) {
     throw syntax(
-      `its header must begin with {: it begins with ${JSON.stringify(text.slice(0, 1))}`,
+      `its header must begin with {: it begins with ${quoted(text.slice(0, 1))}`,
     );
   }
   let header: JsonObject;
@@ -161,41 +162,33 @@ export function parseSafetensorsHeader(
       if (!(value instanceof Map)) throw syntax("its __metadata__ must be an object");
       for (const [key, entry] of value) {
         if (typeof entry !== "string") {
-          throw syntax(`its __metadata__ must hold strings: "${key}" is none`);
+          throw syntax(`its __metadata__ must hold strings: ${quoted(key)} is none`);
         }
         metadata.set(key, entry);
       }
       continue;
     }
-    const quoted = JSON.stringify(name.slice(0, 80));
-    if (name === "" || new TextEncoder().encode(name).length > MAX_NAME_BYTES) {
-      throw range(
-        `a tensor's name must have 1 to ${MAX_NAME_BYTES} bytes: current name is ${quoted}`,
-      );
-    }
-    // deno-lint-ignore no-control-regex
-    if (/[\u0000-\u001f\u007f-\u009f]/.test(name)) {
-      throw range(`a tensor's name must have no control characters: current name is ${quoted}`);
-    }
+    const shown = quoted(name, LONGEST_SHOWN), problem = problemOf(name);
+    if (problem) throw range(`a tensor's name must ${problem}: current name is ${shown}`);
     const { dtype, shape, begin, end } = parseEntry(
       value,
-      (reason) => syntax(`tensor ${quoted} ${reason}`),
+      (reason) => syntax(`tensor ${shown} ${reason}`),
     );
     const elements = shape.reduce((product, dim) => product * dim, 1);
     // a zero dimension does not excuse an impossible one
     const largest = shape.filter((dim) => dim > 0).reduce((product, dim) => product * dim, 1);
     if (largest * DTYPE_BYTES[dtype] > Number.MAX_SAFE_INTEGER) {
-      throw range(`tensor ${quoted} must not be larger than any file: current shape is [${shape}]`);
+      throw range(`tensor ${shown} must not be larger than any file: current shape is [${shape}]`);
     }
     if (end < begin || dataStart + end > fileBytes) {
       throw range(
-        `tensor ${quoted} must lie within the ${fileBytes - dataStart} bytes of data: ` +
+        `tensor ${shown} must lie within the ${fileBytes - dataStart} bytes of data: ` +
           `current offsets are ${begin} to ${end}`,
       );
     }
     if (end - begin !== elements * DTYPE_BYTES[dtype]) {
       throw range(
-        `tensor ${quoted} must have ${
+        `tensor ${shown} must have ${
           elements * DTYPE_BYTES[dtype]
         } bytes for ${dtype} [${shape}]: ` +
           `current size is ${end - begin}`,
@@ -211,7 +204,7 @@ export function parseSafetensorsHeader(
     if (begin !== at) {
       throw range(
         `its tensors must follow each other without holes or overlaps: ` +
-          `"${name}" begins at ${begin}, the one before ends at ${at}`,
+          `${quoted(name)} begins at ${begin}, the one before ends at ${at}`,
       );
     }
     at = end;
@@ -270,13 +263,23 @@ type JsonObject = Map<string, Json>;
 
 /** A reason without the megabytes that a hostile file would put into it. */
 function clip(reason: string): string {
-  return reason.length > MAX_REASON ? `${reason.slice(0, MAX_REASON)}…` : reason;
+  return printable(reason, MAX_REASON);
+}
+
+/** What a name must be that it is not, if there is anything. */
+function problemOf(name: string): string | undefined {
+  if (name === "" || new TextEncoder().encode(name).length > MAX_NAME_BYTES) {
+    return `have 1 to ${MAX_NAME_BYTES} bytes`;
+  }
+  // deno-lint-ignore no-control-regex
+  if (/[\u0000-\u001f\u007f-\u009f]/.test(name)) return "have no control characters";
+  return name.isWellFormed() ? undefined : "be Unicode, without halves of surrogate pairs";
 }
 
 function show(value: Json): string {
-  if (value instanceof JsonNumber) return value.source;
+  if (value instanceof JsonNumber) return printable(value.source);
   if (value instanceof Map) return "an object";
-  return Array.isArray(value) ? "a list" : JSON.stringify(value);
+  return Array.isArray(value) ? "a list" : quoted(value);
 }
 
 /** Any token but a string: on a string of megabytes a regular expression exhausts the stack. */
@@ -306,11 +309,14 @@ function parseStrictJson(text: string): JsonObject {
     return token;
   };
   const string = (token: string): string => {
+    let text: string;
     try {
-      return JSON.parse(token);
+      text = JSON.parse(token);
     } catch {
       throw invalid();
     }
+    if (text.isWellFormed()) return text;
+    throw new Error(`must have no halves of surrogate pairs: current text is ${quoted(text)}`);
   };
   const value = (token: string): Json => {
     if (token === "{" || token === "[") {
@@ -331,7 +337,7 @@ function parseStrictJson(text: string): JsonObject {
     while (token !== "}") {
       if (!token.startsWith('"')) throw invalid();
       const key = string(token);
-      if (map.has(key)) throw new Error(`must not have the key ${JSON.stringify(key)} twice`);
+      if (map.has(key)) throw new Error(`must not have the key ${quoted(key)} twice`);
       if (next() !== ":") throw invalid();
       map.set(key, value(next()));
       if (map.size > MAX_TENSORS + Number(map.has("__metadata__"))) {
@@ -373,8 +379,8 @@ function parseStrictJson(text: string): JsonObject {
  *
  * The tensors keep their order; the header is padded with spaces to a multiple of eight bytes.
  *
- * @throws {RangeError} if a name comes twice or is `__metadata__`, or if a tensor's bytes are not those
- * of its shape and dtype: `parseSafetensors()` would refuse the file.
+ * @throws {RangeError} if a name comes twice, is `__metadata__` or none that the format has, or if a tensor's
+ * bytes are not those of its shape and dtype: `parseSafetensors()` would refuse the file.
  */
 export function serializeSafetensors(
   tensors: Iterable<readonly [string, SafetensorsEntry]>,
@@ -382,13 +388,27 @@ export function serializeSafetensors(
 ): Uint8Array<ArrayBuffer>[] {
   // a Map, as an object would put the name "0" before all others
   const header = new Map<string, unknown>();
+  const broken = Object.entries(metadata).flat().find((text) => !text.isWellFormed());
+  if (broken !== undefined) {
+    throw new RangeError(
+      `Cannot write safetensors as metadata must be Unicode: current text is ${quoted(broken)}`,
+    );
+  }
   if (Object.keys(metadata).length > 0) header.set("__metadata__", metadata);
   const chunks: Uint8Array<ArrayBuffer>[] = [];
   let at = 0;
   for (const [name, { dtype, shape, data }] of tensors) {
     if (name === "__metadata__" || header.has(name)) {
       throw new RangeError(
-        `Cannot write safetensors as names must be unique: current name is "${name}"`,
+        `Cannot write safetensors as names must be unique: current name is ${quoted(name)}`,
+      );
+    }
+    const problem = problemOf(name);
+    if (problem) {
+      throw new RangeError(
+        `Cannot write safetensors as a tensor's name must ${problem}: current name is ${
+          quoted(name)
+        }`,
       );
     }
     const bytes = shape.reduce((product, dim) => product * dim, DTYPE_BYTES[dtype]);

@@ -1,3 +1,4 @@
+import { printable, quoted } from "../files/printable.ts";
 import { standIn } from "../files/stand_in.ts";
 import { DTYPE_BYTES, type SafetensorsDType, type SafetensorsPlace } from "./safetensors.ts";
 
@@ -17,7 +18,16 @@ import { DTYPE_BYTES, type SafetensorsDType, type SafetensorsPlace } from "./saf
 type Read = (start: number, end: number) => Uint8Array<ArrayBuffer>;
 
 /** Largest description of tensors that is read; a model with a thousand of them needs 200 kB. */
-const MOST_PICKLE_BYTES = 2 ** 26;
+const MOST_PICKLE_BYTES = 2 ** 25;
+
+/** Most objects that it may make, and remember; for a thousand tensors it makes some ten thousand. */
+const MOST_OBJECTS = 1_000_000;
+
+/** Most entries of an archive, one for each storage and some more. */
+const MOST_ENTRIES = 200_000;
+
+/** Most dimensions of a tensor, PyTorch's own bound. */
+const MOST_DIMENSIONS = 64;
 
 /** Element types by the names of PyTorch's storages. */
 const STORAGES: Readonly<Record<string, SafetensorsDType>> = {
@@ -51,13 +61,20 @@ export function parseTorchFile(
   const pickle = [...entries.keys()].find((name) => /^[^/]+\/data\.pkl$/.test(name));
   const folder = pickle?.slice(0, -"data.pkl".length);
   const place = pickle === undefined ? undefined : entries.get(pickle)!;
-  if (!place || place.end - place.begin > MOST_PICKLE_BYTES) {
+  if (!place) {
     throw new SyntaxError(
       `Cannot read ${where} as it must be a file of PyTorch's: it has no data.pkl`,
     );
   }
-  const order = entries.get(`${folder}byteorder`);
-  if (order && new TextDecoder().decode(read(order.begin, order.end)) !== "little") {
+  if (place.end - place.begin > MOST_PICKLE_BYTES) {
+    throw new RangeError(
+      `Cannot read ${where} as its data.pkl must have at most ${MOST_PICKLE_BYTES} bytes: ` +
+        `current size is ${place.end - place.begin}`,
+    );
+  }
+  const order = entries.get(`${folder}byteorder`),
+    end = order && Math.min(order.begin + 8, order.end);
+  if (order && new TextDecoder().decode(read(order.begin, end!)) !== "little") {
     throw new RangeError(`Cannot read ${where} as its numbers must begin with their lowest byte`);
   }
   const table = unpickle(read(place.begin, place.end), where);
@@ -66,27 +83,33 @@ export function parseTorchFile(
   }
   return new Map(
     Array.from(table as Map<unknown, unknown>, ([name, value]) => {
+      const shown = typeof name === "string" ? quoted(name) : "what has no text for a name";
       if (typeof name !== "string" || !(value instanceof PickledTensor)) {
         throw new RangeError(
-          `Cannot read ${where} as it must hold tensors alone: ` +
-            `${
-              typeof name === "string" ? JSON.stringify(name) : "what has no text for a name"
-            } is none`,
+          `Cannot read ${where} as it must hold tensors alone: ${shown} is none`,
         );
       }
       const { storage, offset, shape } = value, width = DTYPE_BYTES[storage.dtype];
-      const bytes = width * shape.reduce((product, dim) => product * dim, 1);
+      // a zero dimension does not excuse an impossible one
+      const largest = shape.filter((dim) => dim > 0).reduce((product, dim) => product * dim, width);
+      if (shape.length > MOST_DIMENSIONS || largest > Number.MAX_SAFE_INTEGER) {
+        throw new RangeError(
+          `Cannot read ${where} as ${shown} must not be larger than any file: ` +
+            `current shape is ${quoted(shape)}`,
+        );
+      }
+      const bytes = shape.includes(0) ? 0 : largest;
       const data = entries.get(`${folder}data/${storage.key}`);
       const begin = (data?.begin ?? 0) + width * offset;
       if (!data || begin + bytes > data.end) {
         throw new RangeError(
-          `Cannot read ${where} as "${name}" must lie in it: its data ${data ? "ends" : "is"} ` +
+          `Cannot read ${where} as ${shown} must lie in it: its data ${data ? "ends" : "is"} ` +
             (data ? "before it does" : "missing"),
         );
       }
       if (!value.isContiguous()) {
         throw new RangeError(
-          `Cannot read ${where} as "${name}" must lie in one piece: it is a view of another tensor`,
+          `Cannot read ${where} as ${shown} must lie in one piece: it is a view of another tensor`,
         );
       }
       return [name, { dtype: storage.dtype, shape, begin, end: begin + bytes }];
@@ -133,6 +156,12 @@ function zipEntries(read: Read, fileBytes: number, where: string): Map<string, Z
     const directory = view(wide(tail, end - 12), 56);
     [count, at] = [wide(directory, 32), wide(directory, 48)];
   }
+  if (at + 46 * count > fileBytes) throw cutOff;
+  if (count > MOST_ENTRIES) {
+    throw new RangeError(
+      `Cannot read ${where} as it must have at most ${MOST_ENTRIES} entries: it has ${count}`,
+    );
+  }
   const entries = new Map<string, ZipEntry>();
   for (; count > 0; count--) {
     const header = view(at, 46);
@@ -162,12 +191,19 @@ function zipEntries(read: Read, fileBytes: number, where: string): Map<string, Z
     ) {
       throw new SyntaxError(
         `Cannot read ${where} as it must be an archive of PyTorch's, where nothing is compressed: ` +
-          `${JSON.stringify(name)} is`,
+          `${quoted(name)} is`,
       );
     }
     const local = view(place, 30);
     const begin = place + 30 + local.getUint16(26, true) + local.getUint16(28, true);
     if (begin + bytes > fileBytes) throw cutOff;
+    if (entries.has(name)) {
+      throw new SyntaxError(
+        `Cannot read ${where} as its entries must have different names: ${
+          quoted(name)
+        } is there twice`,
+      );
+    }
     entries.set(name, { begin, end: begin + bytes });
     at += 46 + nameBytes! + extraBytes! + commentBytes!;
   }
@@ -245,7 +281,13 @@ function unpickle(bytes: Uint8Array<ArrayBuffer>, where: string): unknown {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
   const MARK = Symbol("mark");
   const stack: unknown[] = [], memo = new Map<number, unknown>();
-  let at = 0;
+  let at = 0, made = 0;
+  const make = <T>(object: T): T => {
+    if (++made > MOST_OBJECTS) refuse(`makes more than ${MOST_OBJECTS} objects`);
+    return object;
+  };
+  const push = (object: unknown) => void stack.push(make(object));
+  const remember = (place: number) => void memo.set(place, make(stack.at(-1)));
   const take = (count: number) => {
     if (at + count > bytes.length) refuse("ends early");
     at += count;
@@ -271,7 +313,14 @@ function unpickle(bytes: Uint8Array<ArrayBuffer>, where: string): unknown {
   const setItems = (values: unknown[]) => {
     const map = stack.at(-1);
     if (!(map instanceof Map)) return refuse("puts items into something else than a dictionary");
-    for (let i = 0; i + 1 < values.length; i += 2) map.set(values[i], values[i + 1]);
+    for (let i = 0; i + 1 < values.length; i += 2) {
+      if (map.has(values[i])) {
+        refuse(
+          `gives a name twice: ${typeof values[i] === "string" ? quoted(values[i]) : "no text"}`,
+        );
+      }
+      map.set(values[i], values[i + 1]);
+    }
   };
   const appendTo = (values: unknown[]) => {
     const list = stack.at(-1);
@@ -281,35 +330,35 @@ function unpickle(bytes: Uint8Array<ArrayBuffer>, where: string): unknown {
   const OPERATIONS: Record<number, () => void> = {
     0x80: () => void take(1), // PROTO
     0x95: () => void take(8), // FRAME
-    0x28: () => stack.push(MARK),
+    0x28: () => push(MARK),
     0x30: () => pop(), // POP
-    0x4e: () => stack.push(null), // NONE
-    0x88: () => stack.push(true),
-    0x89: () => stack.push(false),
-    0x4b: () => stack.push(view.getUint8(take(1))), // BININT1
-    0x4d: () => stack.push(view.getUint16(take(2), true)), // BININT2
-    0x4a: () => stack.push(view.getInt32(take(4), true)), // BININT
-    0x47: () => stack.push(view.getFloat64(take(8))), // BINFLOAT
+    0x4e: () => push(null), // NONE
+    0x88: () => push(true),
+    0x89: () => push(false),
+    0x4b: () => push(view.getUint8(take(1))), // BININT1
+    0x4d: () => push(view.getUint16(take(2), true)), // BININT2
+    0x4a: () => push(view.getInt32(take(4), true)), // BININT
+    0x47: () => push(view.getFloat64(take(8))), // BINFLOAT
     0x8a: () => { // LONG1
       const count = view.getUint8(take(1)), from = take(count);
       let value = 0n;
       for (let i = count - 1; i >= 0; i--) value = value << 8n | BigInt(bytes[from + i]!);
-      stack.push(Number(count === 0 ? 0n : BigInt.asIntN(8 * count, value)));
+      push(Number(count === 0 ? 0n : BigInt.asIntN(8 * count, value)));
     },
-    0x58: () => stack.push(text(view.getUint32(take(4), true))), // BINUNICODE
-    0x8c: () => stack.push(text(view.getUint8(take(1)))), // SHORT_BINUNICODE
-    0x7d: () => stack.push(new Map()), // EMPTY_DICT
-    0x5d: () => stack.push([]), // EMPTY_LIST
-    0x29: () => stack.push([]), // EMPTY_TUPLE
-    0x74: () => stack.push(popToMark()), // TUPLE
-    0x85: () => stack.push([pop()]), // TUPLE1
+    0x58: () => push(text(view.getUint32(take(4), true))), // BINUNICODE
+    0x8c: () => push(text(view.getUint8(take(1)))), // SHORT_BINUNICODE
+    0x7d: () => push(new Map()), // EMPTY_DICT
+    0x5d: () => push([]), // EMPTY_LIST
+    0x29: () => push([]), // EMPTY_TUPLE
+    0x74: () => push(popToMark()), // TUPLE
+    0x85: () => push([pop()]), // TUPLE1
     0x86: () => { // TUPLE2
       const b = pop(), a = pop();
-      stack.push([a, b]);
+      push([a, b]);
     },
     0x87: () => { // TUPLE3
       const c = pop(), b = pop(), a = pop();
-      stack.push([a, b, c]);
+      push([a, b, c]);
     },
     0x73: () => { // SETITEM
       const value = pop(), key = pop();
@@ -318,26 +367,26 @@ function unpickle(bytes: Uint8Array<ArrayBuffer>, where: string): unknown {
     0x75: () => setItems(popToMark()), // SETITEMS
     0x61: () => appendTo([pop()]), // APPEND
     0x65: () => appendTo(popToMark()), // APPENDS
-    0x71: () => memo.set(view.getUint8(take(1)), stack.at(-1)), // BINPUT
-    0x72: () => memo.set(view.getUint32(take(4), true), stack.at(-1)), // LONG_BINPUT
-    0x94: () => memo.set(memo.size, stack.at(-1)), // MEMOIZE
-    0x68: () => stack.push(memo.get(view.getUint8(take(1)))), // BINGET
-    0x6a: () => stack.push(memo.get(view.getUint32(take(4), true))), // LONG_BINGET
-    0x63: () => stack.push(new PickledName(`${line()} ${line()}`)), // GLOBAL
+    0x71: () => remember(view.getUint8(take(1))), // BINPUT
+    0x72: () => remember(view.getUint32(take(4), true)), // LONG_BINPUT
+    0x94: () => remember(memo.size), // MEMOIZE
+    0x68: () => push(memo.get(view.getUint8(take(1)))), // BINGET
+    0x6a: () => push(memo.get(view.getUint32(take(4), true))), // LONG_BINGET
+    0x63: () => push(new PickledName(`${line()} ${line()}`)), // GLOBAL
     0x93: () => { // STACK_GLOBAL
       const name = pop(), module = pop();
       if (typeof name !== "string" || typeof module !== "string") refuse("calls what has no name");
-      stack.push(new PickledName(`${module} ${name}`));
+      push(new PickledName(`${module} ${name}`));
     },
     0x51: () => { // BINPERSID
       const storage = storageOf(pop());
-      stack.push(storage ?? refuse("names a storage of an unknown kind"));
+      push(storage ?? refuse("names a storage of an unknown kind"));
     },
     0x52: () => { // REDUCE
       const values = pop(), called = pop();
       const name = called instanceof PickledName ? called.name : "nothing";
       const found = Array.isArray(values) ? call(name, values) : undefined;
-      stack.push(found ?? refuse(`calls ${name.replace(" ", ".")}`));
+      push(found ?? refuse(`calls ${printable(name.replace(" ", "."))}`));
     },
     0x62: () => pop(), // BUILD: attributes, such as _metadata of a state_dict
   };

@@ -1,3 +1,4 @@
+import { printable, quoted } from "../files/printable.ts";
 import { fillNormal } from "../kernels/normal/normal.ts";
 import { Program } from "../kernels/program.ts";
 import { download, size, type Tensor, upload, viewTensor } from "../kernels/tensor.ts";
@@ -32,8 +33,8 @@ export function initializeParameters(
 /** Elements that are read, converted and uploaded at a time. */
 const PART = 2 ** 22;
 
-/** So many names of tensors appear in a message. */
-const MOST_NAMES = 20;
+/** So many names of tensors appear in a message, and so much of each. */
+const MOST_NAMES = 20, LONGEST_NAME = 80;
 
 /**
  * Fills a model, but for its adapters, from the tensors of a model's files, of any float type, part by part.
@@ -57,7 +58,7 @@ export function loadParameters(
     if (isMask(name)) continue;
     if (readers.has(name)) {
       throw new RangeError(
-        `Cannot load ${where} as it must hold "${name}" once: ` +
+        `Cannot load ${where} as it must hold ${quoted(name)} once: ` +
           `it is there with and without "transformer." before it`,
       );
     }
@@ -70,7 +71,7 @@ export function loadParameters(
     wanted.flatMap(({ parts }) => parts.map(({ name, shape }) => [name, shape])),
   );
   const list = (names: string[]) =>
-    names.slice(0, MOST_NAMES).join(", ") +
+    names.slice(0, MOST_NAMES).map((name) => printable(name, LONGEST_NAME)).join(", ") +
     (names.length > MOST_NAMES ? ` and ${names.length - MOST_NAMES} more` : "");
   const unknown = [...readers.keys()].filter((name) => !known.has(name) && name !== HEAD);
   if (unknown.length > 0) {

@@ -61,6 +61,16 @@ const REFUSED: [rule: string, bytes: Uint8Array<ArrayBuffer>, message: RegExp][]
   ["a cut-off object", file('{"x"'), /must be valid JSON/],
   ["a duplicate key", file('{"__metadata__":{},"__metadata__":{}}'), /"__metadata__" twice/],
   ["a duplicate key once unescaped", file('{"__metadata__":{"a":"","\\u0061":""}}'), /"a" twice/],
+  [
+    "half of a surrogate pair in a name",
+    file('{"a\\ud800":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}', 4),
+    /no halves of surrogate pairs: current text is "a\\ud800"$/,
+  ],
+  [
+    "half of a surrogate pair in the metadata",
+    file('{"__metadata__":{"a":"\\udc00b"}}'),
+    /no halves of surrogate pairs: current text is "\\udc00b"$/,
+  ],
   ["nesting over 4", file(nested), /at most 4 deep/],
   ["an entry that is no object", file({ x: 1 }), /"x" must be an object/],
   [
@@ -242,11 +252,19 @@ Deno.test("serializeSafetensors() refuses what parseSafetensors() would not read
   const cases: [name: string, entries: [string, typeof one][], message: RegExp][] = [
     ["a name twice", [["a", one], ["a", one]], /names must be unique: current name is "a"$/],
     ["the metadata's name", [["__metadata__", one]], /current name is "__metadata__"$/],
+    ["an empty name", [["", one]], /name must have 1 to 1024 bytes: current name is ""$/],
+    ["a long name", [["é".repeat(600), one]], /must have 1 to 1024 bytes: .{30,230}$/],
+    ["a control character", [["a\x1b", one]], /no control characters: current name is "a\\u001b"$/],
+    ["a lone surrogate", [["a\ud800", one]], /be Unicode, .*: current name is "a\\ud800"$/],
     ["a size", [["a", { ...one, shape: [2] }]], /F32 \[2\] must have 8 bytes: current size is 4$/],
   ];
   for (const [name, entries, message] of cases) {
     assert.throws(() => serializeSafetensors(entries), { name: "RangeError", message }, name);
   }
+  assert.throws(() => serializeSafetensors([["a", one]], { a: "\udfff" }), {
+    name: "RangeError",
+    message: /metadata must be Unicode: current text is "\\udfff"$/,
+  });
 });
 
 Deno.test("parseSafetensors() reads tensors that start at odd bytes", () => {

@@ -38,13 +38,20 @@ Deno.test("openTensorFiles() reads the tensors that PyTorch saved", () => {
 
 /** A zip archive of uncompressed entries. */
 function archive(
-  entries: Record<string, Uint8Array | number[] | string>,
+  entries: Record<string, Uint8Array | number[] | string> | [
+    string,
+    Uint8Array | number[] | string,
+  ][],
   { method = 0 } = {},
 ): Uint8Array<ArrayBuffer> {
-  const bytes: number[] = [], directory: number[] = [];
+  const chunks: Uint8Array[] = [], directory: number[] = [];
+  let at = 0;
+  const add = (bytes: Uint8Array | number[]) =>
+    at += chunks[chunks.push(Uint8Array.from(bytes)) - 1]!.length;
   const u16 = (...values: number[]) => values.flatMap((v) => [v & 255, v >> 8 & 255]);
   const u32 = (...values: number[]) => values.flatMap((v) => u16(v & 65535, v >>> 16));
-  for (const [name, content] of Object.entries(entries)) {
+  const list = Array.isArray(entries) ? entries : Object.entries(entries);
+  for (const [name, content] of list) {
     const data = typeof content === "string" ? new TextEncoder().encode(content) : content;
     const nameBytes = new TextEncoder().encode(name), extra = [0x46, 0x42, 1, 0, 90];
     const common = [...u16(0, method, 0, 0), ...u32(0, data.length, data.length)];
@@ -53,15 +60,20 @@ function archive(
       ...u16(0, 0),
       ...common,
       ...u16(nameBytes.length, 0, 0, 0, 0),
-      ...u32(0, bytes.length),
+      ...u32(0, at),
       ...nameBytes,
     );
-    bytes.push(...u32(0x04034b50), ...u16(0), ...common, ...u16(nameBytes.length, extra.length));
-    bytes.push(...nameBytes, ...extra, ...data);
+    add([...u32(0x04034b50), ...u16(0), ...common, ...u16(nameBytes.length, extra.length)]);
+    for (const bytes of [nameBytes, extra, data]) add(bytes);
   }
-  const count = Object.keys(entries).length;
-  const end = [...u32(0x06054b50), ...u16(0, 0, count, count), ...u32(directory.length)];
-  return new Uint8Array([...bytes, ...directory, ...end, ...u32(bytes.length), ...u16(0)]);
+  const count = list.length, start = at;
+  add(directory);
+  add([...u32(0x06054b50), ...u16(0, 0, count, count), ...u32(directory.length, start), ...u16(0)]);
+  const bytes = new Uint8Array(at);
+  for (const [i, chunk] of chunks.entries()) {
+    bytes.set(chunk, chunks.slice(0, i).reduce((sum, { length }) => sum + length, 0));
+  }
+  return bytes;
 }
 
 /** Pickle operations: names, texts, numbers and bytes as they are. */
@@ -93,7 +105,7 @@ const tensor = (
 ];
 const table = (...value: number[]) => [0x80, 2, MAP, ...text("x"), ...value, SET, STOP];
 
-const saved = (pickle: number[], more: Record<string, string | number[]> = {}) =>
+const saved = (pickle: number[] | Uint8Array, more: Record<string, string | number[]> = {}) =>
   archive({ "m/data.pkl": pickle, "m/data/0": new Array(16).fill(0), ...more });
 
 Deno.test("parseTorchFile() finds tensors, whatever comes with them", () => {
@@ -104,6 +116,27 @@ Deno.test("parseTorchFile() finds tensors, whatever comes with them", () => {
   const [[key, { dtype, shape, begin, end }]] = [...parse(bytes)] as [[string, never]];
   assert.deepEqual([key, dtype, shape, end - begin], ["x", "F32", [2], 8]);
 });
+
+/** A pickle of one operation over and over, with a value on the stack. */
+const flood = (operation: number) =>
+  saved(Uint8Array.from({ length: 1_100_000 }, (_, i) => i === 0 ? 0x4e : operation));
+const wide = (value: number) => [
+  0x8a,
+  8,
+  ...new Uint8Array(BigInt64Array.of(BigInt(value)).buffer),
+];
+const huge = (...shape: number[]) => [
+  ...name("torch._utils", "_rebuild_tensor_v2"),
+  ...tuple(
+    storage("FloatStorage", "0"),
+    number(0),
+    tuple(...shape.map(wide)),
+    tuple(...shape.map(() => number(1))),
+    [0x89],
+    tuple(),
+  ),
+  REDUCE,
+];
 
 const refused: [what: string, bytes: Uint8Array<ArrayBuffer>, message: RegExp][] = [
   [
@@ -153,6 +186,39 @@ const refused: [what: string, bytes: Uint8Array<ArrayBuffer>, message: RegExp][]
     "a tensor on its side",
     saved(table(...tensor({ shape: [2, 2], strides: [1, 2] }))),
     /"x" must lie in one piece: it is a view of another tensor$/,
+  ],
+  ...[[0x94, "MEMOIZE"], [0x5d, "empty lists"], [0x7d, "empty dictionaries"], [0x28, "marks"]].map(
+    ([operation, what]): [string, Uint8Array<ArrayBuffer>, RegExp] => [
+      `a flood of ${what}`,
+      flood(operation as number),
+      /it makes more than 1000000 objects$/,
+    ],
+  ),
+  [
+    "a huge shape times zero",
+    saved(table(...huge(2 ** 52, 2 ** 40, 0))),
+    /"x" must not be larger than any file: current shape is \[4503599627370496,1099511627776,0\]$/,
+  ],
+  ["a rank over 64", saved(table(...huge(...new Array(65).fill(1)))), /"x" must not be larger/],
+  [
+    "two entries of one name",
+    archive([["m/data.pkl", table(...tensor())], ["m/data/\x1b", ""], ["m/data/\x1b", ""]]),
+    /must have different names: "m\/data\/\\u001b" is there twice$/,
+  ],
+  [
+    "a name that is given twice",
+    saved([MAP, ...text("\x1b"), ...number(1), SET, ...text("\x1b"), ...number(1), SET, STOP]),
+    /it gives a name twice: "\\u001b"$/,
+  ],
+  [
+    "names with escape sequences",
+    saved([MAP, ...text("\x1b[2J"), ...number(1), SET, STOP]),
+    /hold tensors alone: "\\u001b\[2J" is none$/,
+  ],
+  [
+    "a call with escape sequences",
+    saved(table(...name("os", "\x1b[2J"), ...tuple(), REDUCE)),
+    /it calls os\.\\u\{1b\}\[2J$/,
   ],
   [
     "numbers of the other order",
