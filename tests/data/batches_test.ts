@@ -69,6 +69,28 @@ Deno.test("Batches shows every row once an epoch, in another order each epoch an
   assert.notDeepEqual(places(first), places(epoch(2, 0)));
 });
 
+Deno.test("Batches cuts each epoch at another phase, as far as the rest beyond the rows allows", () => {
+  // 23 tokens: five rows of four targets, and two tokens more, by which the rows may be shifted
+  const batches = new Batches(text(23), { ...OPTIONS, batchSize: 5 });
+  assert.equal(batches.perEpoch, 1);
+  const phases = Array.from({ length: 60 }, (_, epoch) => {
+    const { inputs, targets } = batches.at(epoch);
+    const starts = [0, 1, 2, 3, 4].map((row) => inputs[4 * row]! - 100).sort((a, b) => a - b);
+    const phase = starts[0]!;
+    assert.deepEqual(starts, [0, 4, 8, 12, 16].map((start) => start + phase));
+    assert.ok(targets.every((target) => target < 123), "beyond the text");
+    return phase;
+  });
+  assert.deepEqual(new Set(phases), new Set([0, 1, 2]));
+});
+
+Deno.test("Batches counts the last batch of an epoch whole, and in which epoch a batch begins", () => {
+  const batches = new Batches(text(41), OPTIONS); // ten rows, in batches of three
+  assert.equal(batches.perEpoch, 4);
+  assert.deepEqual([0, 3, 4, 6, 7, 10].map((index) => batches.epochOf(index)), [0, 0, 1, 1, 2, 3]);
+  assert.equal(new Batches(text(37), OPTIONS).perEpoch, 3); // nine rows
+});
+
 Deno.test("Batches.at() gives the same batch in any order", () => {
   const batches = new Batches(text(101, 50), OPTIONS);
   const forward = Array.from({ length: 40 }, (_, i) => batches.at(i));

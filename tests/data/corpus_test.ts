@@ -3,6 +3,7 @@ import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { BYTE_ALPHABET } from "../../data/byte_alphabet.ts";
 import { hashData, loadCorpus, loadWhole } from "../../data/corpus.ts";
+import { storyEntropy } from "../../data/stories.ts";
 import type { TokenizedText } from "../../data/token_file.ts";
 import { byteLevelTokenizer, gpt2Tokenizer } from "../../data/tokenizer.ts";
 import { HubServer } from "./hub_server.ts";
@@ -36,6 +37,23 @@ Deno.test("loadCorpus() divides by document and loses nothing", async () => {
   for (let i = 1; i < training.documents; i++) {
     const start = training.documentStart(i);
     assert.deepEqual([...training.read(start - 1, start)], [tokenizer.endOfText]);
+  }
+});
+
+Deno.test("loadCorpus() takes a compact vocabulary where less than a fifth of GPT-2's tokens occur", async () => {
+  const { vocab } = JSON.parse((await gpt2Tokenizer()).json).model;
+  const words = Object.keys(vocab).filter((token) => /^\u0120[a-z]+$/.test(token));
+  for (const [count, expected] of [[9_900, "compact"], [10_200, "full"]] as const) {
+    // a document of words each of which is one token
+    const document = words.slice(0, count).map((token) => ` ${token.slice(1)}`).join("");
+    const path = write(`${count}.txt`, `A.\n<|endoftext|>\nB${document}`);
+    const { vocabulary, tokenizer, training, validation, close } = await loadCorpus({
+      data: [path],
+    });
+    close();
+    assert.ok(Math.abs(training.length + validation.length - count - 5) <= 1);
+    assert.equal(vocabulary, expected);
+    assert.ok(tokenizer.vocabularySize >= count && tokenizer.vocabularySize <= 50257);
   }
 });
 
@@ -217,7 +235,9 @@ Deno.test("loadCorpus() knows the sample: its text, its tokens and its entropy",
   const { entropyPerToken, tokenizer, training, validation, hash } = await loadCorpus({
     data: "sample",
   });
-  assert.ok(entropyPerToken! > 0.5 && entropyPerToken! < 1.5);
+  // of 20,000 stories: their entropy over their tokens, ends counted, to a five-hundredth
+  const perToken = 20_000 * storyEntropy() / (training.length + validation.length);
+  assert.ok(Math.abs(entropyPerToken! / perToken - 1) < 2e-3, `${entropyPerToken}, ${perToken}`);
   // checkpoints know it by these
   assert.equal(hash, "0628bab7fa6ce859e4f28ffb9f4fd3cce7b66f456838c43474543f47ce4be99b");
   assert.deepEqual(

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { hubFile } from "../../data/hub.ts";
-import { HUB_VARIABLES, hubSettings, within } from "../../data/hub_request.ts";
+import { HUB_VARIABLES, hubSettings, request, within } from "../../data/hub_request.ts";
 import { dirname, fromFileUrl } from "../paths.ts";
 import { hubCase, refuse, STORIES } from "./hub_server.ts";
 
@@ -33,6 +33,13 @@ Deno.test("hubSettings() reads the variables as Python's library does", () => {
   const ours = { HF_HOME: directory, HF_ENDPOINT: "http://mirror:8080/hf//", HF_HUB_OFFLINE: "ON" };
   assert.equal(hubSettings(ours).endpoint, "http://mirror:8080/hf");
   assert.equal(hubSettings(ours).offline, true);
+  for (
+    const [value, expected] of [["1", true], ["on", true], ["Yes", true], ["true", true]]
+      .concat([["0", false], ["", false], ["off", false]]) as [string, boolean][]
+  ) {
+    const settings = hubSettings({ ...home, HF_HUB_OFFLINE: value });
+    assert.equal(settings.offline, expected, `HF_HUB_OFFLINE=${value}`);
+  }
   for (const HF_ENDPOINT of ["mirror", "ftp://mirror", "file:///etc"]) {
     assert.throws(() => hubSettings({ ...ours, HF_ENDPOINT }), {
       message: /^Cannot reach the hub as HF_ENDPOINT must be .*: current value is \w+/,
@@ -117,6 +124,50 @@ Deno.test("hubFile() follows redirects, but not without end or to other protocol
       /^HubError: Cannot download tiny\/stories\/other as 127\S+ redirects (without end|to \S+)$/,
     );
   }
+});
+
+/** What `request()` of a hub at https://hub.test comes to when fetch() answers so. */
+async function requestWith(answer: (url: string) => Response): Promise<Response> {
+  const { fetch } = globalThis;
+  globalThis.fetch = (input) => Promise.resolve(answer(String(input)));
+  try {
+    return await request({
+      ...hubSettings({ HOME: "/home/lily", HF_ENDPOINT: "https://hub.test" }),
+      ...{ task: "download it", page: "", revision: "main", onNotice() {}, signal: undefined },
+      ...{ sleep: () => Promise.resolve(), silenceMs: 1000 },
+    }, "https://hub.test/0");
+  } finally {
+    globalThis.fetch = fetch;
+  }
+}
+
+const redirect = (location: string) =>
+  new Response(null, { status: 302, headers: { Location: location } });
+
+Deno.test("request() takes nothing without encryption for what was asked for with it", async () => {
+  const secure = await requestWith((url) =>
+    url === "https://hub.test/0" ? redirect("https://cdn.test/1") : new Response("bytes")
+  );
+  assert.equal(await secure.text(), "bytes");
+  await assert.rejects(
+    requestWith((url) =>
+      url.startsWith("https:") ? redirect("http://cdn.test/1") : new Response("bytes")
+    ),
+    /^HubError: Cannot download it as hub\.test redirects to http:\/\/cdn\.test\/1$/,
+  );
+});
+
+Deno.test("request() follows ten redirects in a row, and no more", async () => {
+  const after = (count: number) =>
+    requestWith((url) => {
+      const done = Number(url.split("/").at(-1));
+      return done === count ? new Response("bytes") : redirect(`/${done + 1}`);
+    });
+  assert.equal(await (await after(10)).text(), "bytes");
+  await assert.rejects(
+    after(11),
+    /^HubError: Cannot download it as hub\.test redirects without end$/,
+  );
 });
 
 Deno.test("within() passes on what comes in time, and complains about silence", async () => {

@@ -46,6 +46,10 @@ Deno.test("storyEntropy() is the mean of -ln P over stories", () => {
   );
 });
 
+Deno.test("storyEntropy() of the sample is what checkpoints and figures were made with", () => {
+  assert.equal(storyEntropy().toFixed(9), "50.076636716");
+});
+
 Deno.test("expectedTokens() is the mean number of tokens of a story", async () => {
   const tokenizer = await gpt2Tokenizer();
   const countTokens = (text: string) => tokenizer.encodeDocument(text).length;

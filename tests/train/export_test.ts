@@ -108,6 +108,29 @@ Deno.test("exportModel() writes what Hugging Face transformers, and this code, o
     const loaded = await loadModel(device, { model: out, precision: "f32" });
     assert.deepEqual(loaded.gpt.config, CONFIG);
     assert.equal(loaded.tokenizer.hash, tokenizer.hash);
+    assert.deepEqual(JSON.parse(Deno.readTextFileSync(join(out, "config.json"))), {
+      activation_function: "gelu_new",
+      architectures: ["GPT2LMHeadModel"],
+      attn_pdrop: 0,
+      bos_token_id: 256,
+      embd_pdrop: 0,
+      eos_token_id: 256,
+      initializer_range: 0.02,
+      layer_norm_epsilon: 1e-5,
+      model_type: "gpt2",
+      n_ctx: 38,
+      n_embd: 24,
+      n_head: 2,
+      n_inner: null,
+      n_layer: 2,
+      n_positions: 38,
+      resid_pdrop: 0,
+      scale_attn_weights: true,
+      tie_word_embeddings: true,
+      use_cache: true,
+      vocab_size: 257,
+      ...(dtype === "f16" ? { torch_dtype: "float16" } : {}),
+    });
     const file = join(out, "model.safetensors");
     const { tensors } = parseSafetensors(Deno.readFileSync(file), file);
     for (const [name, entry] of await saveParameters(loaded.gpt)) {

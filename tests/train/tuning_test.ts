@@ -162,17 +162,22 @@ Deno.test({
   name: "train() tunes unasked on a GPU alone, and only for a long run",
   ignore: !device.features.has("timestamp-query"),
   async fn() {
+    let parameters = 0;
     const firstOf = async (steps: number, isCpu: boolean) => {
       const out = join(directory, "unasked", `${steps} ${isCpu}`);
       const on = { ...device, isCpu, choices: new Map<string, string>() };
       const sizes = { contextLength: 16, batchSize: 2, precision: "f32" } as const;
       const options = { preset: "nano", data: [text], steps, evalEvery: 0, ...sizes } as const;
-      for await (const { kind } of train({ ...options, device: on, out, sampleEvery: 0 })) {
-        if (kind === "tuning" || kind === "step") return kind;
+      for await (const event of train({ ...options, device: on, out, sampleEvery: 0 })) {
+        if (event.kind === "start") parameters = event.parameters;
+        if (event.kind === "tuning" || event.kind === "step") return event.kind;
       }
     };
     assert.equal(await firstOf(1, false), "step");
-    assert.equal(await firstOf(1e9, false), "tuning");
+    // from 1e16 operations on, 6 per parameter and token
+    const longest = Math.floor(1e16 / (6 * parameters * 2 * 16));
+    assert.equal(await firstOf(longest - 1, false), "step");
+    assert.equal(await firstOf(longest + 1, false), "tuning");
     assert.equal(await firstOf(1e9, true), "step");
   },
 });

@@ -1,0 +1,49 @@
+import assert from "node:assert/strict";
+import { permute } from "../../data/batches.ts";
+import { hash, Random } from "../../data/random.ts";
+import { freshSeed } from "../seeds.ts";
+
+Deno.test("hash(), Random and permute() give the numbers on which runs and data sets were built", () => {
+  // a resumed run, and the sample of stories, depend on every bit of them
+  assert.deepEqual([hash(), hash(0), hash(1, 2), hash(2, 1)], [
+    ...[2654435769, 2556313275, 2051221669, 1518083867],
+  ]);
+  const random = new Random(1, 2);
+  assert.deepEqual([random.next(), random.next(), random.below(1000), random.uniform()], [
+    ...[89350283, 3671326227, 736, 0.002331523742968078],
+  ]);
+  assert.deepEqual(Array.from({ length: 8 }, (_, i) => permute(i, 8, 3, 1)), [
+    7,
+    4,
+    1,
+    0,
+    3,
+    6,
+    5,
+    2,
+  ]);
+});
+
+Deno.test("Random.below() draws each number with the same probability", () => {
+  const seed = freshSeed(), random = new Random(seed), draws = 30_000;
+  // of three quarters of 2³² the first third would otherwise come up twice as often
+  const thirds = [0, 0, 0], n = 3 * 2 ** 30;
+  for (let i = 0; i < draws; i++) thirds[Math.floor(random.below(n) / 2 ** 30)]!++;
+  const deviation = Math.sqrt(draws * 2 / 9);
+  for (const count of thirds) {
+    assert.ok(Math.abs(count - draws / 3) < 6 * deviation, `${thirds}, seed ${seed}`);
+  }
+});
+
+Deno.test("Random.uniform() is at least 0 and below 1, with the mean and deviation of that", () => {
+  const seed = freshSeed(), random = new Random(seed), draws = 30_000;
+  let sum = 0, squares = 0;
+  for (let i = 0; i < draws; i++) {
+    const value = random.uniform();
+    assert.ok(value >= 0 && value < 1, `seed ${seed}`);
+    sum += value - 0.5;
+    squares += (value - 0.5) ** 2 - 1 / 12;
+  }
+  assert.ok(Math.abs(sum) < 6 * Math.sqrt(draws / 12), `mean, seed ${seed}`);
+  assert.ok(Math.abs(squares) < 6 * Math.sqrt(draws / 180), `variance, seed ${seed}`);
+});

@@ -1,0 +1,91 @@
+import assert from "node:assert/strict";
+import type { GptConfig } from "../../model/config.ts";
+import { parseHuggingFaceConfig, toHuggingFaceConfig } from "../../model/hugging_face.ts";
+import { parseAdapterConfig, toAdapterConfig } from "../../model/lora.ts";
+
+/** As transformers writes them, with what it may leave out. */
+const GPT2 = {
+  ...{ model_type: "gpt2", vocab_size: 300, n_positions: 16, n_embd: 24, n_layer: 3, n_head: 2 },
+};
+const NEO = {
+  ...{ model_type: "gpt_neo", vocab_size: 300, max_position_embeddings: 600, hidden_size: 24 },
+  ...{ num_layers: 4, num_heads: 2, attention_types: [[["global", "local"], 2]] },
+};
+
+const parse = (fields: object) => parseHuggingFaceConfig(JSON.stringify(fields), "config.json");
+
+Deno.test("parseHuggingFaceConfig() fills in what a config.json leaves out, as transformers does", () => {
+  const sizes = { vocabularySize: 300, contextLength: 16, width: 24, layers: 3, heads: 2 };
+  assert.deepEqual(parse(GPT2), sizes);
+  assert.deepEqual(parse({ ...GPT2, n_inner: null }), sizes);
+  assert.deepEqual(parse({ ...GPT2, n_inner: 96 }), sizes); // four times as wide
+  assert.deepEqual(parse({ ...GPT2, n_inner: 48 }), { ...sizes, innerWidth: 48 });
+  assert.deepEqual(parse({ ...GPT2, scale_attn_weights: false }), { ...sizes, attentionScale: 1 });
+  assert.deepEqual(parse({ ...GPT2, tie_word_embeddings: false }), { ...sizes, ownHead: true });
+  const neo = {
+    ...{ vocabularySize: 300, contextLength: 600, width: 24, layers: 4, heads: 2 },
+    ...{ family: "gpt_neo", attentionScale: 1 },
+  };
+  // 0 sees all; a local layer looks back 256 tokens unless it says otherwise
+  assert.deepEqual(parse(NEO), { ...neo, attentionWindows: [0, 256, 0, 256] });
+  const attention_types = [[["local"], 1], [["global", "global"], 1], [["local"], 1]];
+  assert.deepEqual(parse({ ...NEO, attention_types, window_size: 7 }), {
+    ...neo,
+    attentionWindows: [7, 0, 0, 7],
+  });
+});
+
+Deno.test("toHuggingFaceConfig() tells transformers everything that makes the model another", () => {
+  const base: GptConfig = {
+    vocabularySize: 300,
+    contextLength: 16,
+    width: 24,
+    layers: 2,
+    heads: 2,
+  };
+  const changes: [Partial<GptConfig>, Record<string, unknown>][] = [
+    [{ innerWidth: 48 }, { n_inner: 48 }],
+    [{ attentionScale: 1 }, { scale_attn_weights: false }],
+    [{ ownHead: true }, { tie_word_embeddings: false }],
+    [{ contextLength: 8 }, { n_positions: 8, n_ctx: 8 }],
+  ];
+  const plain = toHuggingFaceConfig(base, { endOfText: 5 });
+  for (const [change, fields] of changes) {
+    const changed = toHuggingFaceConfig({ ...base, ...change }, { endOfText: 5 });
+    assert.deepEqual(changed, { ...plain, ...fields });
+  }
+  const { attn_pdrop, embd_pdrop, resid_pdrop } = toHuggingFaceConfig(base, {
+    ...{ endOfText: 5, dropout: 0.1 },
+  });
+  assert.deepEqual([attn_pdrop, embd_pdrop, resid_pdrop], [0.1, 0.1, 0.1]);
+
+  const neo = { ...base, family: "gpt_neo" as const, attentionScale: 1, attentionWindows: [0, 7] };
+  const { window_size, attention_types, attention_layers } = toHuggingFaceConfig(neo, {
+    ...{ endOfText: 5 },
+  });
+  assert.deepEqual([window_size, attention_types, attention_layers], [
+    7,
+    [[["global", "local"], 1]],
+    ["global", "local"],
+  ]);
+  const wide = toHuggingFaceConfig({ ...neo, attentionWindows: [0, 0] }, { endOfText: 5 });
+  assert.equal(wide.window_size, 256);
+});
+
+Deno.test("toAdapterConfig() says how the layers that have adapters are stored", () => {
+  const lora = { rank: 3, alpha: 6, targets: ["c_attn"] };
+  const base: GptConfig = {
+    ...{ vocabularySize: 300, contextLength: 16, width: 24, layers: 2, heads: 2 },
+    lora,
+  };
+  const gpt2 = toAdapterConfig(base, { base: "tiny/model", revision: "abc" });
+  const neo = toAdapterConfig({ ...base, family: "gpt_neo" }, { base: "tiny/model" });
+  // GPT-2's are [inputs,outputs], GPT-Neo's the other way round
+  assert.deepEqual([gpt2.fan_in_fan_out, neo.fan_in_fan_out], [true, false]);
+  assert.deepEqual([gpt2.r, gpt2.lora_alpha, gpt2.target_modules, gpt2.revision, neo.revision], [
+    ...[3, 6, ["c_attn"], "abc", null],
+  ]);
+  assert.deepEqual(parseAdapterConfig(JSON.stringify(gpt2), "adapter_config.json"), {
+    ...{ lora, base: "tiny/model", revision: "abc" },
+  });
+});

@@ -1,0 +1,22 @@
+import assert from "node:assert/strict";
+import { choosePreset } from "../../train/train.ts";
+import { device } from "../kernels/harness.ts";
+
+Deno.test("choosePreset() takes nano where the CPU computes and mini on a GPU, unless one is asked for", () => {
+  const cpu = { ...device, isCpu: true }, gpu = { ...device, isCpu: false };
+  const of = (on: typeof device, asked: "auto" | "gpt2") => {
+    const { preset, reason, defaults: { batchSize, steps, learningRate } } = choosePreset(
+      on,
+      asked,
+    );
+    return [preset, reason, batchSize, steps, learningRate];
+  };
+  assert.deepEqual(of(cpu, "auto"), [
+    ...["nano", "preset nano, as no GPU was found and the CPU computes"],
+    ...[16, 2000, 5e-3],
+  ]);
+  assert.deepEqual(of(gpu, "auto"), ["mini", "preset mini, as there is a GPU", 32, 2000, 1e-3]);
+  for (const on of [cpu, gpu]) {
+    assert.deepEqual(of(on, "gpt2"), ["gpt2", "preset gpt2, as asked", 8, 50000, 3e-4]);
+  }
+});
