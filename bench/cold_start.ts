@@ -36,7 +36,7 @@ const step = createTrainStep(gpt, { ...STEP_OPTIONS, batchSize, sequenceLength }
 part("compilation");
 const batch = sampleBatch({ batchSize, sequenceLength, vocabularySize: config.vocabularySize });
 part("batch");
-step.submit(0, [batch], { learningRate: 1e-4 });
+await step.submit(0, [batch], { learningRate: 1e-4 });
 await step.reports(1);
 part("step");
 const doneAt = performance.timeOrigin + performance.now();

@@ -4,6 +4,7 @@ import { sampleBatch, sampleBatches } from "./text.ts";
 import type { Result } from "./harness.ts";
 import type { Device } from "../kernels/device.ts";
 import type { Program } from "../kernels/program.ts";
+import { misfitOf, reasonOf } from "../generate/limits.ts";
 import { clockOf, median, timePasses, warmUpMsOf } from "../kernels/timing.ts";
 import { tune, untuned } from "../kernels/tune.ts";
 import type { GptConfig } from "../model/config.ts";
@@ -70,9 +71,18 @@ async function createStep(
   { tuned = true, onTuning }: TrainStepOptions,
 ): Promise<{ step: TrainStep; destroy(): void }> {
   const device = tuned ? anyDevice : { ...anyDevice, choices: new Map<string, string>() };
+  const options = { ...STEP_OPTIONS, batchSize, sequenceLength };
+  const problem = misfitOf(device, (dry) => {
+    createTrainStep(createGpt(dry, config, { precision }), options);
+  });
+  if (problem) {
+    throw new RangeError(
+      `Cannot time a step of ${batchSize} rows as ${device.name} must hold it ${reasonOf(problem)}`,
+    );
+  }
   const gpt = createGpt(device, config, { precision });
   initializeParameters(gpt, { seed: 0 });
-  const create = () => createTrainStep(gpt, { ...STEP_OPTIONS, batchSize, sequenceLength });
+  const create = () => createTrainStep(gpt, options);
   let step = create();
   const { tunables } = step.program;
   if (tuned && untuned(device, tunables.values()).length > 0) {
@@ -108,12 +118,12 @@ export async function measureTrainStep(
     const batches = sampleBatches({ ...bench, vocabularySize: bench.config.vocabularySize });
     let next = 0;
     const submit = () => {
-      step.submit(next, [batches.at(next)], { learningRate: 1e-4 });
-      next++;
+      const batch = batches.at(next);
+      return step.submit(next++, [batch], { learningRate: 1e-4 });
     };
     const timed = async (count: number) => {
       const start = performance.now();
-      for (let i = 0; i < count; i++) submit();
+      for (let i = 0; i < count; i++) await submit();
       const [report] = await step.reports(1);
       return { ms: (performance.now() - start) / count, loss: report!.loss };
     };
@@ -162,7 +172,7 @@ export async function profileTrainStep(
   const { step, destroy } = await createStep(device, bench, {});
   try {
     const batch = sampleBatch({ ...bench, vocabularySize: bench.config.vocabularySize });
-    step.submit(0, [batch], { learningRate: 1e-4 });
+    await step.submit(0, [batch], { learningRate: 1e-4 });
     return await profile(step.program);
   } finally {
     destroy();

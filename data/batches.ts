@@ -76,20 +76,39 @@ export class Batches {
     return makeBatch(rows, { batchSize, contextLength, padding });
   }
 
+  /** Targets that count in `count` batches from number `index` on, without reading their tokens. */
+  counted(index: number, count: number): number {
+    const { batchSize, contextLength: T, sequence } = this.#options;
+    const rows = batchSize * count;
+    if (sequence === "packed") return rows * T;
+    let counted = 0;
+    for (let row = index * batchSize; row < index * batchSize + rows; row++) {
+      const { start, end } = this.#placeOf(row);
+      counted += Math.max(0, end - start - 1);
+    }
+    return counted;
+  }
+
   /** Up to T + 1 tokens: row number `row` since the beginning of the training. */
   #row(row: number): Tokens {
+    const { start, end } = this.#placeOf(row);
+    return this.#text.read(start, end);
+  }
+
+  /** Where the tokens of a row are in the text. */
+  #placeOf(row: number): { start: number; end: number } {
     const { contextLength: T, sequence, seed } = this.#options;
     const text = this.#text;
     const epoch = Math.floor(row / this.#rows);
     const place = permute(row % this.#rows, this.#rows, seed, epoch);
     if (sequence === "padded") {
       const start = text.documentStart(place), end = text.documentStart(place + 1);
-      return text.read(start, Math.min(end, start + T + 1));
+      return { start, end: Math.min(end, start + T + 1) };
     }
     // each epoch cuts the stream at another phase, as far as the rest beyond the rows allows
     const spare = text.length - 1 - this.#rows * T;
     const start = place * T + hash(seed, epoch, PHASE) % (spare + 1);
-    return text.read(start, start + T + 1);
+    return { start, end: start + T + 1 };
   }
 }
 

@@ -55,7 +55,7 @@ export const PRESETS: Readonly<Record<PresetName, PresetDimensions>> = {
 };
 
 /** Largest value that each dimension may take; beyond lie typing errors, not models. */
-const LARGEST = {
+export const LARGEST = {
   vocabularySize: 1_000_000,
   contextLength: 32_768,
   width: 16_384,

@@ -2,7 +2,7 @@ import { largestThat, misfitOf, reasonOf } from "../generate/limits.ts";
 import { createDecoder } from "../generate/decoder.ts";
 import { DEFAULT_SAMPLER } from "../generate/generate.ts";
 import type { Device } from "../kernels/device.ts";
-import type { GptConfig } from "../model/config.ts";
+import { type GptConfig, LARGEST } from "../model/config.ts";
 import { createGpt } from "../model/gpt.ts";
 import { countParameters } from "../model/parameters.ts";
 import type { Precision } from "../model/precision.ts";
@@ -48,6 +48,12 @@ export function checkTraining(
         sampler: DEFAULT_SAMPLER,
       });
     });
+  if (config.vocabularySize > LARGEST.vocabularySize) {
+    throw new RangeError(
+      `Cannot train as --tokenizer must have at most ${LARGEST.vocabularySize} tokens: ` +
+        `current number is ${config.vocabularySize}`,
+    );
+  }
   const { batchSize: B, contextLength: T } = given, { name } = device;
   const problem = misfit(B, T);
   if (!problem) return;

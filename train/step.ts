@@ -96,6 +96,16 @@ export function isReachable(
 export const REPORT_ROWS = 256;
 const REPORT_COLUMNS = 8;
 
+/** The batches of a step: an array, or what makes them one by one. */
+export interface StepBatches {
+  readonly length: number;
+  /** Micro-batch `index`, from 0. */
+  at(index: number): Batch | undefined;
+}
+
+/** Bytes of batches that may be on their way to the device: they lie in memory until it takes them. */
+const MOST_WAITING_BYTES = 256 * 2 ** 20;
+
 /** A recorded training step: gradients, moments, and the program that is replayed every step. */
 export interface TrainStep {
   /** First and second moments of AdamW, laid out as the trained parameters. */
@@ -111,12 +121,17 @@ export interface TrainStep {
   /** Bytes on the device beside the model's parameters. */
   readonly bytes: number;
   /**
-   * Submits one step and returns without waiting for it.
+   * Submits one step, and waits for the device only if much data is on its way to it.
    *
    * @param step counts from 0 and decides, with the seed, what dropout drops.
-   * @param batches one for each micro-batch.
+   * @param batches one for each micro-batch, each asked for as it is submitted.
+   * @param options.counted targets that count in all of them, if it is known: else all are asked for before.
    */
-  submit(step: number, batches: readonly Batch[], options: { learningRate: number }): void;
+  submit(
+    step: number,
+    batches: StepBatches,
+    options: { learningRate: number; counted?: number },
+  ): Promise<void>;
   /** Waits for the device and returns the reports on the last `count` steps, oldest first. */
   reports(count: number): Promise<StepReport[]>;
   /** Waits for the device and returns where the optimizer stands. */
@@ -238,6 +253,7 @@ export function createTrainStep(model: Gpt, options: StepOptions): TrainStep {
   }
 
   let submitted = 0; // rows of `reports` written so far
+  let waitingBytes = 0; // uploaded since the device was last waited for
   const restoreScaler = (state: ScalerState) => {
     upload(device, lossScale, [state.lossScale]);
     upload(device, counters, [
@@ -256,16 +272,16 @@ export function createTrainStep(model: Gpt, options: StepOptions): TrainStep {
     program,
     bytes: activations.bytes + program.scratchBytes +
       owned.reduce((sum, t) => sum + t.buffer.size, 0),
-    submit(step, batches, { learningRate }) {
+    async submit(step, batches, { learningRate, counted = countedOf(batches) }) {
       if (batches.length !== gradientAccumulation) {
         throw new RangeError(
           `Cannot take a step as it must have ${gradientAccumulation} micro-batches: ` +
             `current number is ${batches.length}`,
         );
       }
-      const counted = batches.reduce((sum, batch) => sum + batch.counted, 0);
       upload(device, stepInputs, [learningRate, counted > 0 ? 1 / counted : 0, 0, 0]);
-      batches.forEach((batch, i) => {
+      for (let i = 0; i < batches.length; i++) {
+        const batch = batches.at(i)!;
         upload(device, inputs.tokens, batch.inputs);
         upload(device, inputs.targets, batch.targets);
         upload(device, inputs.order, batch.order);
@@ -275,11 +291,16 @@ export function createTrainStep(model: Gpt, options: StepOptions): TrainStep {
         upload(device, place, [i]);
         const from = i === 0 ? 0 : firstOfOthers, end = i === 0 ? firstOfOthers : firstOfUpdate;
         program.run({ from, to: i === batches.length - 1 ? program.length : end });
-      });
+        waitingBytes += 3 * 4 * M;
+        if (waitingBytes < MOST_WAITING_BYTES) continue;
+        await device.gpu.queue.onSubmittedWorkDone();
+        waitingBytes = 0;
+      }
       submitted++;
     },
     async reports(count) {
       const [values] = await download(device, reports);
+      waitingBytes = 0;
       return Array.from({ length: count }, (_, i) => {
         const row = (submitted - count + i) % REPORT_ROWS * REPORT_COLUMNS;
         const [loss, gradientNorm, lossScale] = new Float32Array(values!.buffer, 4 * row, 3);
@@ -312,4 +333,11 @@ export function createTrainStep(model: Gpt, options: StepOptions): TrainStep {
       for (const { buffer } of owned) buffer.destroy();
     },
   };
+}
+
+/** Targets that count in all micro-batches together. */
+function countedOf(batches: StepBatches): number {
+  let counted = 0;
+  for (let i = 0; i < batches.length; i++) counted += batches.at(i)!.counted;
+  return counted;
 }

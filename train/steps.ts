@@ -51,11 +51,12 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
 
   while (step < total && !signal?.aborted) {
     const learningRate = learningRateAt(step, options);
-    const micro = Array.from(
-      { length: gradientAccumulation },
-      (_, i) => batches.at(step * gradientAccumulation + i),
-    );
-    trainStep.submit(step, micro, { learningRate });
+    const first = step * gradientAccumulation;
+    const micro = { length: gradientAccumulation, at: (i: number) => batches.at(first + i) };
+    await trainStep.submit(step, micro, {
+      learningRate,
+      counted: batches.counted(first, gradientAccumulation),
+    });
     waiting.push({ learningRate });
     step++;
     saved = evaluated = false;

@@ -52,6 +52,19 @@ for (const sequence of ["packed", "padded"] as const) {
   });
 }
 
+for (const sequence of ["packed", "padded"] as const) {
+  Deno.test(`Batches ${sequence} counts the targets of batches without reading them`, () => {
+    const source = text(30, 2, 1, 41, 27, 5);
+    const batches = new Batches(source, { ...OPTIONS, sequence });
+    const blind = new Batches({ ...source, read: assert.fail }, { ...OPTIONS, sequence });
+    for (const [index, count] of [[0, 1], [3, 4], [1, 3 * batches.perEpoch]] as const) {
+      let counted = 0;
+      for (let i = index; i < index + count; i++) counted += batches.at(i).counted;
+      assert.equal(blind.counted(index, count), counted);
+    }
+  });
+}
+
 Deno.test("Batches shows every row once an epoch, in another order each epoch and seed", () => {
   const source = text(400);
   const epoch = (seed: number, number: number) => {
@@ -194,4 +207,12 @@ Deno.test("Batches takes rows from texts of more tokens than 32 bits count", () 
     assert.deepEqual([...inputs], expected);
   }
   assert.equal(batches.epochOf(123_456_789), 61);
+});
+
+Deno.test("permute() takes more than 2³² elements", () => {
+  const n = 2 ** 33 + 9, seed = freshSeed();
+  const places = Array.from({ length: 5000 }, (_, i) => permute(i * 1_700_009, n, seed));
+  assert.equal(new Set(places).size, places.length, `seed ${seed}`);
+  assert.ok(places.every((place) => place >= 0 && place < n), `seed ${seed}`);
+  assert.ok(places.filter((place) => place > n / 2).length > 2000, `seed ${seed}`);
 });

@@ -3,6 +3,7 @@ import { createDecoder } from "../../generate/decoder.ts";
 import { DEFAULT_SAMPLER } from "../../generate/generate.ts";
 import { tensorNamed } from "../../kernels/arena.ts";
 import type { Device } from "../../kernels/device.ts";
+import { dryDevice } from "../../kernels/dry_device.ts";
 import { Program } from "../../kernels/program.ts";
 import { createTensor, download, upload } from "../../kernels/tensor.ts";
 import { createActivations } from "../../model/activations.ts";
@@ -206,7 +207,7 @@ Deno.test("gradient accumulation gives the gradients of the larger batch", async
   }
 });
 
-Deno.test("thousands of micro-batches take the launches and memory of two", () => {
+Deno.test("thousands of micro-batches take the launches and memory of two", async () => {
   const gpt = goldenModel(device, "f32");
   const step = (gradientAccumulation: number) =>
     createTrainStep(gpt, {
@@ -220,11 +221,54 @@ Deno.test("thousands of micro-batches take the launches and memory of two", () =
   const two = step(2), many = step(4096);
   assert.equal(many.program.length, two.program.length);
   assert.equal(many.bytes - two.bytes, 4 * (4096 - 2)); // a loss each
-  assert.throws(() => many.submit(0, goldenBatches(), { learningRate: 0 }), {
+  await assert.rejects(many.submit(0, goldenBatches(), { learningRate: 0 }), {
     name: "RangeError",
     message: "Cannot take a step as it must have 4096 micro-batches: current number is 1",
   });
   for (const { destroy } of [two, many]) destroy();
+});
+
+Deno.test("a step asks for its micro-batches one by one", async () => {
+  const gpt = goldenModel(device, "f32"), micro = 3, batches = goldenBatches(micro);
+  const step = goldenStep(gpt, { gradientAccumulation: micro });
+  await step.submit(0, batches, { learningRate: 0 });
+  const asked: number[] = [];
+  const counted = batches.reduce((sum, batch) => sum + batch.counted, 0);
+  const at = (i: number) => {
+    asked.push(i);
+    return batches[i];
+  };
+  await step.submit(1, { length: micro, at }, { learningRate: 0, counted });
+  assert.deepEqual(asked, [0, 1, 2]);
+  const [first, second] = await step.reports(2);
+  assert.deepEqual(second, first);
+});
+
+Deno.test("a step waits for the device once for a quarter of a gigabyte that it sends", async () => {
+  const dry = dryDevice(device);
+  let waits = 0;
+  Object.assign(dry.gpu.queue, {
+    onSubmittedWorkDone() {
+      waits++;
+      return Promise.resolve();
+    },
+  });
+  const rows = 1024, M = rows * config.contextLength, gradientAccumulation = 400;
+  const gpt = createGpt(dry, config, { precision: "f32" });
+  const step = createTrainStep(gpt, {
+    ...config,
+    ...{ batchSize: rows, sequenceLength: config.contextLength, gradientAccumulation },
+    ...{ dropout: 0, labelSmoothing: 0, seed: 0 },
+  });
+  const tokens = new Uint32Array(M);
+  const batch = { inputs: tokens, targets: tokens, order: tokens, counted: M };
+  const steps = Math.ceil(2.5 * 2 ** 28 / (12 * M * gradientAccumulation));
+  for (let i = 0; i < steps; i++) {
+    await step.submit(i, new Array(gradientAccumulation).fill(batch), { learningRate: 0 });
+  }
+  const sent = 12 * M * gradientAccumulation * steps;
+  assert.equal(waits, Math.floor(Math.floor(sent / (12 * M)) / Math.ceil(2 ** 28 / (12 * M))));
+  assert.ok(waits >= 2, `${waits}`);
 });
 
 for (const precision of PRECISIONS) {

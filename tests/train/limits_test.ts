@@ -131,6 +131,13 @@ Deno.test("checkTraining() names the context where no batch fits, and the model 
   );
 });
 
+Deno.test("checkTraining() names the tokenizer that has too many tokens", () => {
+  assert.equal(
+    refusal(GPU, { config: nano({ vocabularySize: 1_000_001 }) }),
+    "Cannot train as --tokenizer must have at most 1000000 tokens: current number is 1000001",
+  );
+});
+
 Deno.test("checkTraining() compares with the memory that is free where the CPU computes", () => {
   const { systemMemoryInfo } = Deno;
   try {
@@ -172,11 +179,16 @@ Deno.test("evaluationRows() takes as many rows as fit, and says if not even one 
 const oneOf = <T>(random: () => number, values: readonly T[]): T =>
   values[Math.floor(random() * values.length)]!;
 
-/** The edges of an option's range, the smallest step within them, and a value in between. */
+/**
+ * The edges of an option's range, the smallest step within them, a value in between, and numbers that are
+ * 0 as an f32, or subnormal.
+ */
 function edgesOf(name: keyof typeof RANGES, random: () => number): number[] {
   const [least, greatest, whole] = RANGES[name]!;
   const between = least * (greatest / Math.max(least, 1e-3)) ** random(); // as likely small as large
-  const inner = whole ? [least + 1, greatest - 1, Math.round(between)] : [between];
+  const inner = whole
+    ? [least + 1, greatest - 1, Math.round(between)]
+    : [between, Number.MIN_VALUE, 1e-320, 1e-40];
   return [least, greatest, ...inner].filter((value) => value >= least && value <= greatest);
 }
 

@@ -92,8 +92,12 @@ async function runScript(
       corpus: { tokenizer, name: "x", hash: "y", entropyPerToken: 0.5 } as unknown as Corpus,
       trainStep: {
         ...trainStep,
-        submit: (step, batches, { learningRate }) =>
-          void submitted.push({ step, batches, learningRate }),
+        submit(step, { length, at }, { learningRate, counted }) {
+          const batches = Array.from({ length }, (_, i) => at(i)!);
+          assert.equal(counted, batches.reduce((sum, batch) => sum + batch.counted, 0));
+          submitted.push({ step, batches, learningRate });
+          return Promise.resolve();
+        },
         scaler() {
           const optimizerSteps = submitted.at(-1)!.step + 1;
           const skips = { skippedSteps: 0, consecutiveSkips: 0 };
