@@ -189,6 +189,9 @@ Deno.test("mostTexts() keeps caches and logits below what a binding shows", () =
   const gpt = randomModel({ ...cpu, maxBindingBytes: 5 * cacheBytes + 1 }, "f32");
   assert.equal(mostTexts(gpt, 10 * L), 5);
   assert.equal(mostTexts(gpt, L / 2), 10);
+  const large = randomModel({ ...cpu, maxBindingBytes: 2 ** 31 }, "f32");
+  assert.equal(mostTexts(large, 10 * L), 256); // beyond, a large GPU is busy anyway
+  large.destroy();
   gpt.destroy();
 });
 

@@ -1,5 +1,11 @@
 import assert from "node:assert/strict";
-import { generate, generateBatch, type GenerateOptions } from "../../generate/generate.ts";
+import { createDecoder } from "../../generate/decoder.ts";
+import {
+  DEFAULT_SAMPLER,
+  generate,
+  generateBatch,
+  type GenerateOptions,
+} from "../../generate/generate.ts";
 import { download, upload } from "../../kernels/tensor.ts";
 import { masterOf } from "../../model/gpt.ts";
 import { device } from "../kernels/harness.ts";
@@ -43,6 +49,14 @@ Deno.test("generate() ends before a stop text, wherever chunks end, and gives no
     assert.equal(ended.reason, "stop");
     assert.ok(ended.tokens < 60);
   }
+  // where one ends at the same place as another, the one that begins first counts
+  const at = [...text].findIndex((_, i) =>
+    i > 8 && text.indexOf(text.slice(i + 1, i + 4)) === i + 1
+  );
+  const [whole, end] = [text.slice(at, at + 4), text.slice(at + 1, at + 4)];
+  for (const stop of [[end, whole], [whole, end]]) {
+    assert.equal((await told({ ...PLAIN, stop })).text, text.slice(0, at));
+  }
   const unfinished = await told({ ...PLAIN, stop: [text.slice(-3) + "!"] });
   assert.deepEqual([unfinished.text, unfinished.reason], [text, "length"]);
 });
@@ -85,6 +99,12 @@ Deno.test("generate() and generateBatch() end at any of several tokens", async (
 Deno.test("generate() begins a document where the prompt is empty, and may add nothing", async () => {
   const empty = await told({ ...PLAIN, prompt: "" });
   assert.equal(empty.tokens, 60);
+  const decoder = createDecoder(gpt, {
+    ...{ texts: [[tokenizer.endOfText]], seeds: [3], maxNewTokens: 60, sampler: DEFAULT_SAMPLER },
+  });
+  const [drawn] = await decoder.next(60);
+  assert.equal(empty.text, tokenizer.decode(drawn!.slice(-60)));
+  decoder.destroy();
   assert.deepEqual(await told({ ...PLAIN, maxNewTokens: 0 }), {
     text: "",
     pieces: 0,

@@ -34,6 +34,7 @@ Deno.test("listCheckpoints() sorts by step and passes over other names", () => {
     "000002",
     "000010",
     "1000000",
+    "999999",
     ".tmp-000011",
     ".trash-000001-x",
     "12",
@@ -41,7 +42,7 @@ Deno.test("listCheckpoints() sorts by step and passes over other names", () => {
     "notes",
   ];
   for (const name of names) Deno.mkdirSync(join(path, "checkpoints", name), { recursive: true });
-  assert.deepEqual(listCheckpoints(path).map(({ step }) => step), [1000000, 10, 2]);
+  assert.deepEqual(listCheckpoints(path).map(({ step }) => step), [1000000, 999999, 10, 2]);
   assert.deepEqual(listCheckpoints(join(directory, "nowhere")), []);
 });
 

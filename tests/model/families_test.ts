@@ -113,7 +113,10 @@ function stepOf(gpt: Gpt, { sequenceLength = 11, gradientAccumulation = 1 } = {}
 /** Gradients of a step under the names of the files, relative to the loss scale. */
 async function gradientsOf(gpt: Gpt, example: Case, count = 1) {
   const step = stepOf(gpt, { gradientAccumulation: count });
-  step.submit(0, new Array(count).fill(batchOf(example)), { learningRate: 0 });
+  // twice, as the gradients of a step must not depend on those of the one before
+  for (const i of [0, 1]) {
+    step.submit(i, new Array(count).fill(batchOf(example)), { learningRate: 0 });
+  }
   const [report] = await step.reports(1);
   const trained = gpt.table.filter((parameter) => parameter.trained);
   const values = await download(

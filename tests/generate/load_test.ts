@@ -1,0 +1,13 @@
+import assert from "node:assert/strict";
+import { resolvePrecision } from "../../generate/load.ts";
+import { device } from "../kernels/harness.ts";
+
+Deno.test("resolvePrecision() takes f16 on a GPU that has it, and what is asked for", () => {
+  const of = (isCpu: boolean, f16: boolean, asked: "auto" | "f16" | "f32") =>
+    resolvePrecision({ ...device, isCpu, features: new Set(f16 ? ["shader-f16"] : []) }, asked);
+  assert.equal(of(false, true, "auto"), "f16");
+  assert.equal(of(false, false, "auto"), "f32");
+  assert.equal(of(true, true, "auto"), "f32"); // on a CPU f16 saves no time
+  assert.equal(of(true, true, "f16"), "f16");
+  assert.equal(of(false, true, "f32"), "f32");
+});
