@@ -4,7 +4,7 @@ import { matmul } from "../../kernels/matmul/matmul.ts";
 import { Program } from "../../kernels/program.ts";
 import { sumForward } from "../../kernels/sum/sum.ts";
 import { createTensor, download, type HostArray, type Tensor } from "../../kernels/tensor.ts";
-import { timePasses } from "../../kernels/timing.ts";
+import { median, timePasses } from "../../kernels/timing.ts";
 import { device } from "../kernels/harness.ts";
 
 const sumOf = (N: number): KernelBench => ({
@@ -63,6 +63,12 @@ Deno.test("Harness.measure() times the launches that `only` names, and no others
     sum = await harness.measure(both("kernels/sum/forward.wgsl"));
   assert.ok(sum.ms < all.ms / 4, `${sum.ms} and ${all.ms} ms`);
   harness.destroy();
+});
+
+Deno.test("median() is the value in the middle, of an even number the upper of two", () => {
+  assert.equal(median([7]), 7);
+  assert.equal(median([9, 1, 5]), 5);
+  assert.equal(median([100, 3, 1, 2]), 3);
 });
 
 Deno.test("timePasses() gives one time a program a round, also beyond one set of queries", async () => {

@@ -40,7 +40,7 @@ for (const isCpu of [false, true]) {
 
 Deno.test("measureLaunchMs() finds a launch of nothing far shorter than a step", async () => {
   const ms = await measureLaunchMs(device);
-  assert.ok(ms > 0 && ms < 5, `${ms} ms`);
+  assert.ok(ms > 0 && ms < 0.5, `${ms} ms`); // 200 together take more than a millisecond
 });
 
 Deno.test("measureScaling() times equal steps once, untuned, and goes on after a failure", async () => {

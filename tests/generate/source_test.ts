@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { cpSync } from "node:fs";
 import { join } from "node:path";
 import { compactTokenizer, gpt2Tokenizer } from "../../data/tokenizer.ts";
-import { fillModel, findModel, type FindModelOptions } from "../../generate/source.ts";
+import { fillModel, findModel, type FindModelOptions, hashModel } from "../../generate/source.ts";
 import type { GptConfig } from "../../model/config.ts";
 import { createGpt } from "../../model/gpt.ts";
 import { toHuggingFaceConfig } from "../../model/hugging_face.ts";
@@ -10,7 +10,6 @@ import { type SafetensorsEntry, serializeSafetensors } from "../../model/safeten
 import { initializeParameters, saveParameters } from "../../model/weights.ts";
 import { HubServer } from "../data/hub_server.ts";
 import { device } from "../kernels/harness.ts";
-import { freshSeed } from "../seeds.ts";
 
 const directory = Deno.makeTempDirSync();
 globalThis.addEventListener("unload", () => Deno.removeSync(directory, { recursive: true }));
@@ -19,7 +18,7 @@ const tokenizer = await compactTokenizer(await gpt2Tokenizer(), []);
 const { vocabularySize, endOfText } = tokenizer;
 const config: GptConfig = { vocabularySize, contextLength: 9, width: 8, layers: 2, heads: 2 };
 const model = createGpt(device, config, { precision: "f32" });
-initializeParameters(model, { seed: freshSeed() });
+initializeParameters(model, { seed: 1 });
 const saved = await saveParameters(model), halves = await saveParameters(model, { dtype: "F16" });
 
 type Files = Record<string, Uint8Array<ArrayBuffer>>;
@@ -174,6 +173,37 @@ Deno.test("findModel() finds adapters, and the model beside them on the hub", as
       `${join(directory, "gone")}: there is no such directory; name it with --base`,
   });
   assert.deepEqual((await loaded(moved, { base: local() })).parameters, saved);
+});
+
+Deno.test("findModel() takes a checkpoint by its directory only if it is whole", async () => {
+  await assert.rejects(findModel(local({ "trainer_state.json": json({}) })), {
+    name: "CheckpointError",
+    message: /trainer_state\.json/,
+  });
+});
+
+Deno.test("hashModel() is of every tensor file, adapters among them", async () => {
+  const whole = await findModel(local()),
+    shards = await findModel(local({
+      ...sharded(),
+      ...{ "model.safetensors": nothing, "README.md": nothing, "onnx/model.onnx": nothing },
+    }));
+  const lora = { rank: 1, alpha: 1, targets: ["c_attn"] };
+  const adapted = {
+    ...whole,
+    adapters: { lora, base: "x", directory: Deno.makeTempDirSync({ dir: directory }) },
+  };
+  const adapterFile = join(adapted.adapters.directory, "adapter_model.safetensors");
+  Deno.writeFileSync(adapterFile, Uint8Array.of(1, 2, 3));
+  const hashes = [hashModel(whole), hashModel(shards), hashModel(adapted)];
+  for (const file of [adapterFile, join(shards.directory, "model-00002-of-00002.safetensors")]) {
+    const bytes = Deno.readFileSync(file);
+    bytes[bytes.length - 1]! ^= 1;
+    Deno.writeFileSync(file, bytes);
+  }
+  hashes.push(hashModel(shards), hashModel(adapted));
+  assert.equal(new Set(hashes).size, 5);
+  assert.equal(hashModel(whole), hashes[0]);
 });
 
 Deno.test("findModel() takes the first positions of a model and refuses more than it has", async () => {

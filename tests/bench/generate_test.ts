@@ -1,0 +1,38 @@
+import assert from "node:assert/strict";
+import { generateName, measureGenerate } from "../../bench/generate.ts";
+import { profile } from "../../bench/train_step.ts";
+import { matmul } from "../../kernels/matmul/matmul.ts";
+import { Program } from "../../kernels/program.ts";
+import { sumForward } from "../../kernels/sum/sum.ts";
+import { createTensor } from "../../kernels/tensor.ts";
+import { device } from "../kernels/harness.ts";
+
+Deno.test("measureGenerate() tells the tokens of all streams in a second", async () => {
+  const config = { vocabularySize: 64, contextLength: 8, width: 8, layers: 1, heads: 1 };
+  const bench = { model: "tiny", config, streams: 3, tokens: 5, precision: "f32" } as const;
+  const { name, ms, rangeMs, tokensPerSecond, gpuMs, idleShare, launches } = await measureGenerate(
+    device,
+    bench,
+  );
+  assert.equal(name, "generate f32 tiny 3 streams x 5 V 64");
+  assert.equal(name, generateName(bench));
+  assert.equal(tokensPerSecond, 3 * 5 / ms * 1e3);
+  assert.ok(rangeMs![0] <= ms && ms <= rangeMs![1]);
+  assert.ok(launches as number > 5);
+  if (gpuMs !== undefined) assert.equal(idleShare, 1 - (gpuMs as number) / ms);
+});
+
+Deno.test("profile() adds up the launches of each kernel, the slowest first, and their shares", async () => {
+  const program = new Program(device);
+  const make = (...shape: number[]) => createTensor(device, "x", { shape, dtype: "f32" });
+  matmul(program, { a: make(4, 4), b: make(4, 4) }, { y: make(4, 4) });
+  for (const length of [64, 2 ** 18]) sumForward(program, { x: make(length) }, { y: make(1) });
+  const [sum, product] = await profile(program, { warmUpMs: 0 });
+  assert.equal(sum!.label, "kernels/sum/forward.wgsl");
+  assert.match(product!.label, /^kernels\/matmul\//);
+  assert.deepEqual([sum!.launches, product!.launches], [2, 1]);
+  const total = sum!.ms + product!.ms;
+  assert.deepEqual([sum!.share, product!.share], [sum!.ms / total, product!.ms / total]);
+  assert.ok(sum!.ms > product!.ms && product!.ms > 0);
+  program.destroy();
+});
