@@ -1,3 +1,4 @@
+import { isObject } from "../files/json.ts";
 import { printable } from "../files/printable.ts";
 
 /**
@@ -12,12 +13,12 @@ import { printable } from "../files/printable.ts";
  */
 export function fieldOf(value: unknown, field: string): unknown {
   if (value === null) return null;
-  if (typeof value !== "object" || Array.isArray(value)) return undefined;
-  if (Object.hasOwn(value, field)) return (value as Record<string, unknown>)[field];
+  if (!isObject(value)) return undefined;
+  if (Object.hasOwn(value, field)) return value[field];
   for (let dot = field.indexOf("."); dot > 0; dot = field.indexOf(".", dot + 1)) {
     const outer = field.slice(0, dot);
     if (!Object.hasOwn(value, outer)) continue;
-    const found = fieldOf((value as Record<string, unknown>)[outer], field.slice(dot + 1));
+    const found = fieldOf(value[outer], field.slice(dot + 1));
     if (found !== undefined) return found;
   }
   return undefined;
@@ -33,11 +34,6 @@ export function fieldNames(value: object, depth = 1): string[] {
       ? fieldNames(inner, depth + 1).map((rest) => `${name}.${rest}`)
       : [name]
   );
-}
-
-/** Whether JSON would write a value in braces. */
-export function isObject(value: unknown): value is object {
-  return value !== null && typeof value === "object" && !Array.isArray(value);
 }
 
 /** Names that a message lists, and characters of each. */

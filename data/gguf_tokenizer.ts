@@ -1,3 +1,4 @@
+import { printable, quoted } from "../files/printable.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 import { mergedPair, stagesOf, type TokenizerFile } from "./tokenizer_file.ts";
 
@@ -33,7 +34,9 @@ export function ggufTokenizer(
   if (!isGpt2) {
     throw new RangeError(
       "Cannot export the tokenizer to GGUF as it must be a byte-level BPE with GPT-2's words: " +
-        `current pre-tokenizer is ${JSON.stringify(words?.type ?? null)}, model ${model.type}`,
+        `current pre-tokenizer is ${quoted(words?.type ?? null)}, model ${
+          printable(String(model.type))
+        }`,
     );
   }
   const tokens = Array.from({ length: vocabularySize }, (_, id) => `[UNUSED${id}]`);

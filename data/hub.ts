@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from "node:timers/promises";
+import { quoted } from "../files/printable.ts";
 import { ChangedError, fetchBlob } from "./hub_blob.ts";
 import { type CachedFile, isCommit, isSha256, RepositoryCache } from "./hub_cache.ts";
 import {
@@ -315,7 +316,7 @@ async function commitOf(repository: Repository): Promise<string> {
   return await ask(repository, async (hub, { repo: { type, name }, ...access }) => {
     const query = { ...access, name, revision, additionalFields: ["sha" as const] };
     const { sha } = await (type === "model" ? hub.modelInfo(query) : hub.datasetInfo(query));
-    if (!isCommit(sha)) throw new Error(`its commit is ${JSON.stringify(sha)}`);
+    if (!isCommit(sha)) throw new Error(`its commit is ${quoted(sha)}`);
     return sha;
   });
 }
@@ -331,7 +332,7 @@ async function locate(repository: Repository, path: string): Promise<Source> {
     const { lfs, oid, size: bytes } = info;
     const etag = lfs?.oid ?? oid ?? "";
     if (!(lfs ? isSha256(etag) : isCommit(etag)) || !Number.isSafeInteger(bytes) || bytes < 0) {
-      throw new Error(`size and hash are ${bytes} and ${JSON.stringify(etag)}`);
+      throw new Error(`size and hash are ${quoted(bytes)} and ${quoted(etag)}`);
     }
     return { path, commit, bytes, etag };
   });

@@ -1,7 +1,8 @@
 import { Buffer, isUtf8 } from "node:buffer";
+import { isObject } from "../files/json.ts";
 import { printable, quoted } from "../files/printable.ts";
 import { cutPoint, joinLineEnds, LARGEST_PIECE, type PlaceUnit } from "./documents.ts";
-import { fieldNames, fieldOf, isObject, listOfNames } from "./fields.ts";
+import { fieldNames, fieldOf, listOfNames } from "./fields.ts";
 import { Encoder, type EncoderTables } from "./encode.ts";
 import { parseTokenizer, type Tokenizer } from "./tokenizer.ts";
 

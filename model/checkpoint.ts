@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
+import { isObject, type JsonObject } from "../files/json.ts";
 import { printable, quoted } from "../files/printable.ts";
 import { ADAPTER_CONFIG, ADAPTER_FILE } from "./lora.ts";
 import { hashFiles, MODEL_FILE } from "./tensor_files.ts";
@@ -127,9 +128,6 @@ export const UPGRADES: Readonly<Record<number, (state: JsonObject) => JsonObject
   2: addTyped,
 };
 
-/** A JSON object whose fields nobody has checked yet. */
-export type JsonObject = Record<string, unknown>;
-
 /** Format 0 did not count skipped steps: every step was applied. */
 function addSkipCounters(state: JsonObject): JsonObject {
   return {
@@ -151,7 +149,7 @@ function addTuning(state: JsonObject): JsonObject {
  * format 2 derived from the others, and as typed otherwise. The formulas are those of that format and stay.
  */
 function addTyped(state: JsonObject): JsonObject {
-  const options = (isObject(state.options) ? state.options : {}) as JsonObject;
+  const options = isObject(state.options) ? state.options : {};
   const { steps, learningRate } = options as Record<string, number>;
   const tenth = Math.ceil(steps! / 10);
   const derived: JsonObject = {
@@ -327,10 +325,6 @@ export function upgradeState(state: JsonObject, file: string, upgrades = UPGRADE
   return state;
 }
 
-function isObject(value: unknown): boolean {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
-}
-
 function validateState(state: JsonObject, file: string): TrainerState {
   const check = (object: JsonObject, name: string, requirement: string, ok: boolean) => {
     if (ok) return;
@@ -390,12 +384,12 @@ function validateState(state: JsonObject, file: string): TrainerState {
   }
   const { source } = state;
   const isSource = source === undefined ||
-    isObject(source) && ["spec", "sha256"].every((name) => isText((source as JsonObject)[name]));
+    isObject(source) && ["spec", "sha256"].every((name) => isText(source[name]));
   check(state, "source", "a model's name and hash", isSource);
   const tuning = state.tuning as JsonObject;
   const { adapter, choices } = tuning;
   check(tuning, "tuning.adapter", "text or null", adapter === null || isText(adapter));
-  const areNames = isObject(choices) && Object.values(choices as JsonObject).every(isText);
+  const areNames = isObject(choices) && Object.values(choices).every(isText);
   check(tuning, "tuning.choices", "names of kernels", areNames);
   for (const [name, digest] of Object.entries(state.files as JsonObject)) {
     const { bytes, sha256 } = (digest ?? {}) as Partial<FileDigest>;

@@ -1,4 +1,5 @@
-import { printable } from "../files/printable.ts";
+import { parseJsonObject } from "../files/json.ts";
+import { printable, quoted } from "../files/printable.ts";
 import type { GptConfig, LoraConfig } from "./config.ts";
 import { nameInFile } from "./hugging_face.ts";
 import { adaptersOf, type LinearModule } from "./parameters.ts";
@@ -93,25 +94,20 @@ function isEmpty(value: unknown): boolean {
  * Reads an `adapter_config.json`, PEFT's or ours.
  *
  * @param where the file's path, for error messages.
- * @throws {SyntaxError} if the text is no JSON.
+ * @throws {SyntaxError} if the text is no JSON object.
  * @throws {RangeError} if it describes adapters of another kind.
  */
 export function parseAdapterConfig(
   json: string,
   where: string,
 ): { lora: LoraConfig } & AdapterBase {
-  let fields: Record<string, unknown>;
-  try {
-    fields = Object(JSON.parse(json));
-  } catch {
-    throw new SyntaxError(`Cannot read ${where} as it must be JSON`);
-  }
+  const fields = parseJsonObject(json, where);
   for (const [rule, isAllowed] of Object.entries(REQUIRED)) {
     const [name, requirement] = rule.split(": ") as [string, string];
     if (isAllowed(fields[name])) continue;
     throw new RangeError(
       `Cannot load ${where} as ${name} must be ${requirement}: ` +
-        `current value is ${JSON.stringify(fields[name])}`,
+        `current value is ${quoted(fields[name])}`,
     );
   }
   const { r, lora_alpha, target_modules, base_model_name_or_path, revision } = fields;

@@ -1,3 +1,4 @@
+import { printable } from "../files/printable.ts";
 import { type GptConfig, innerWidthOf } from "./config.ts";
 
 /** One parameter of the model: a row of the table that `parameterTable()` returns. */
@@ -153,12 +154,14 @@ export function adaptersOf(config: GptConfig): Adapter[] {
   const { rank, alpha, targets } = lora;
   if (!Number.isInteger(rank) || rank < 1 || rank > 1024) {
     throw new RangeError(
-      `Cannot build adapters as their rank must be an integer from 1 to 1024: current value is ${rank}`,
+      `Cannot build adapters as their rank must be an integer from 1 to 1024: ` +
+        `current value is ${printable(String(rank))}`,
     );
   }
   if (!(alpha > 0 && Number.isFinite(alpha))) {
     throw new RangeError(
-      `Cannot build adapters as alpha must be a number above 0: current value is ${alpha}`,
+      `Cannot build adapters as alpha must be a number above 0: ` +
+        `current value is ${printable(String(alpha))}`,
     );
   }
   const modules = linearModules(config);
@@ -168,7 +171,7 @@ export function adaptersOf(config: GptConfig): Adapter[] {
     throw new RangeError(
       `Cannot build adapters as their targets must be linear layers of the model, which are ` +
         `${modules.map(({ name }) => name).join(", ")}: current targets are ` +
-        `${unknown.join(", ") || "none"}`,
+        `${printable(unknown.join(", ")) || "none"}`,
     );
   }
   const targeted = modules.filter((module) => targets.some((target) => isMeant(module, target)));

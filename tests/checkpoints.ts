@@ -1,7 +1,7 @@
+import type { JsonObject } from "../files/json.ts";
 import { join } from "node:path";
 import {
   CHECKPOINT_FORMAT,
-  type JsonObject,
   serializeState,
   STATE_FILE,
   type TrainerState,

@@ -1,5 +1,5 @@
 import { readFileSync, statSync } from "node:fs";
-import { join } from "node:path";
+import { join, relative } from "node:path";
 import {
   CheckpointError,
   listCheckpoints,
@@ -72,7 +72,7 @@ export function readRun(path: string, onWarning: (sentence: string) => void): Co
     } catch (error) {
       const { code } = error as NodeJS.ErrnoException;
       if (typeof code !== "string" && !(error instanceof Deno.errors.NotCapable)) throw error;
-      throw refuse(`it has no ${file.slice(path.length + 1)} that can be read`);
+      throw refuse(`it has no ${relative(path, file)} that can be read`);
     }
   };
   if (!statSync(path, { throwIfNoEntry: false })?.isDirectory()) {

@@ -1,5 +1,6 @@
 import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
+import { isObject } from "../files/json.ts";
 import type { Device } from "../kernels/device.ts";
 import { Tuner, untuned } from "../kernels/tune.ts";
 import type { TrainerState } from "../model/checkpoint.ts";
@@ -90,9 +91,8 @@ function readFile(path: string, onWarning: (sentence: string) => void): TuningFi
 }
 
 function isTuningFile(file: { choices: unknown }): file is TuningFile {
-  const isObject = (value: unknown) => typeof value === "object" && value !== null;
   return isObject(file.choices) &&
-    Object.values(file.choices!).every((choices) =>
+    Object.values(file.choices).every((choices) =>
       isObject(choices) && Object.values(choices).every((variant) => typeof variant === "string")
     );
 }

@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { Random } from "../../data/random.ts";
+import type { JsonObject } from "../../files/json.ts";
 import {
   CHECKPOINT_FORMAT,
-  type JsonObject,
   listCheckpoints,
   newestCheckpoint,
   readTrainerState,

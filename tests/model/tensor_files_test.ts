@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { join } from "node:path";
+import { parseAdapterConfig } from "../../model/lora.ts";
 import {
   fromFloat32,
   type SafetensorsEntry,
@@ -154,4 +155,18 @@ Deno.test("hashFiles() hashes files one after the other", () => {
   paths.forEach((path, i) => Deno.writeTextFileSync(path, "text".repeat(i + 1)));
   const expected = createHash("sha256").update("texttexttext").digest("hex");
   assert.equal(hashFiles(paths), expected);
+});
+
+Deno.test("parseAdapterConfig() names a stand-in, and escapes and cuts values of the file", () => {
+  const read = (text: string) => () => parseAdapterConfig(text, "adapter_config.json");
+  assert.throws(read("version https://git-lfs.github.com/spec/v1\n"), {
+    name: "SyntaxError",
+    message: /^Cannot read adapter_config\.json as it is a pointer of Git LFS/,
+  });
+  assert.throws(read("[]"), { name: "SyntaxError", message: /must be a JSON object$/ });
+  assert.throws(read(JSON.stringify({ peft_type: "\x9b2J" + "x".repeat(1e6) })), ({ message }) => {
+    assert.match(message, /current value is "\\u\{9b\}2Jx+…"$/);
+    assert.ok(message.length < 500);
+    return true;
+  });
 });

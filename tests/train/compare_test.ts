@@ -167,6 +167,7 @@ Deno.test("readRun() says in a sentence what is missing", () => {
     [file, "there is no such run"],
     [none, "it has no evaluation yet"],
     [silent, "it has no metrics.jsonl that can be read"],
+    [`${silent}/`, "it has no metrics.jsonl that can be read"],
     [bare, "it has no checkpoint yet, which tells its options"],
     [shapeless, "its checkpoint names no size of batches"],
   ];
