@@ -153,7 +153,7 @@ const WALL_MS = 400;
  * longer than all the rest. Equal steps are timed once.
  *
  * @param attempt runs each measurement and may survive its failure; it has the step's name.
- * @param onPoint hears of each point as it is there.
+ * @param onPoint is called with each point once it is measured.
  * @throws {DeviceError} if the device fails.
  */
 export async function measureScaling(

@@ -57,7 +57,7 @@ export interface TrainStepOptions {
   readonly wallMs?: number;
   /** Whether the tuner chooses the kernels first; without it those run that it prefers unmeasured. */
   readonly tuned?: boolean;
-  /** Hears how many of how many kernels are tuned. */
+  /** Is called with the number of kernels tuned and of all. */
   readonly onTuning?: (done: number, of: number) => void;
 }
 

@@ -38,7 +38,7 @@ export interface Corpus {
 export interface CorpusOptions extends SourceOptions {
   /** What to read: see `openSources()`. */
   readonly data: DataSpec;
-  /** `auto` unless said otherwise. */
+  /** `auto` by default. */
   readonly vocabulary?: VocabularyMode;
   /** The tokenizer that the vocabulary is taken from: GPT-2's, unless given; `auto` leaves others whole. */
   readonly baseTokenizer?: Tokenizer | undefined;

@@ -1,14 +1,15 @@
 import { Buffer } from "node:buffer";
+import { LFS_POINTER } from "../files/stand_in.ts";
 
 /**
- * What data files may hold: told by their names, and checked by what they begin with.
+ * Formats of data files: a file's name decides, and its first bytes are checked.
  *
  * @module
  */
 
 /** How a file is read. */
 export interface Format {
-  /** How documents lie in it; JSON comes in lines or as one array. */
+  /** How its documents are stored; JSON is either lines or one array. */
   readonly kind: "text" | "lines" | "array" | "csv" | "tsv" | "parquet";
   /** What it is packed with. */
   readonly packing?: Packing;
@@ -80,10 +81,10 @@ export const TEXT_FIELD = `field or column that holds the text, in ${
   FORMATS.flatMap(({ kind, title }) => kind === "text" ? [] : [title]).join(", ")
 }`;
 
-/** Bytes from the beginning of a file's content by which it is judged. */
+/** Bytes at the beginning of a file's content that its check looks at. */
 export const HEAD_BYTES = 2 ** 16;
 
-/** What the name of a file says that it is packed with. */
+/** The packing that a file's name declares. */
 export function packingOf(name: string): Packing | undefined {
   return PACKINGS[extensionOf(name)];
 }
@@ -91,9 +92,9 @@ export function packingOf(name: string): Packing | undefined {
 /**
  * The format of a file.
  *
- * @param name by which it is told, and called in messages.
+ * @param name decides its format, and names it in messages.
  * @param head what its content begins with, unpacked: `HEAD_BYTES` or all there is.
- * @throws {RangeError} if it is nothing that is understood.
+ * @throws {RangeError} if its format is not understood.
  */
 export function formatOf(name: string, head: Uint8Array): Format {
   const packing = packingOf(name);
@@ -128,14 +129,9 @@ function extensionOf(name: string): string {
   return /\.[^./\\]*$/.exec(name)?.[0].toLowerCase() ?? "";
 }
 
-/** What is taken for data by mistake: how it begins, from which byte on, what it is, and what to do. */
+/** Files that are named as data by mistake: first bytes, their offset, what the file is, and what to do. */
 const FOREIGN: readonly [begins: string, at: number, what: string, advice: string][] = [
-  [
-    "version https://git-lfs.github.com/spec/",
-    0,
-    "a Git LFS pointer",
-    "fetch it with git lfs pull",
-  ],
+  [LFS_POINTER, 0, "a Git LFS pointer", "fetch it with git lfs pull"],
   ["\x1f\x8b", 0, "packed with gzip", "unpack it, or give it a name that ends in .gz"],
   ["\x28\xb5\x2f\xfd", 0, "packed with zstd", "unpack it, or give it a name that ends in .zst"],
   ["PAR1", 0, "Parquet", "give it a name that ends in .parquet"],
@@ -153,13 +149,14 @@ const FOREIGN: readonly [begins: string, at: number, what: string, advice: strin
   ["GIF8", 0, "a GIF image", "name files of text"],
 ];
 
-/** What a file is, and what to do, if it is nothing that is understood. */
+/** What a file is, and what to do, if its format is not understood. */
 function foreignContent(head: Uint8Array, kind: Understood["kind"]): string | undefined {
   const bytes = Buffer.from(head.buffer, head.byteOffset, head.length);
   for (const [begins, at, what, advice] of FOREIGN) {
     const is = bytes.subarray(at, at + begins.length).equals(Buffer.from(begins, "latin1"));
     if (is && !(kind === "parquet" && what === "Parquet")) return `${what}; ${advice}`;
   }
+  // other markup, such as XML, may be the text to train on
   const start = bytes.toString("latin1", 0, 1000).replace(/^\xef\xbb\xbf/, "");
   if (/^\s*<(!doctype html|html)\b/i.test(start)) {
     return "an HTML page; take its text out, or fetch the file that the page is about";

@@ -34,7 +34,7 @@ export interface HubRepo {
   readonly type: "dataset" | "model";
   /** `OWNER/NAME`, or `NAME` for the hub's oldest ones. */
   readonly repo: string;
-  /** Branch, tag or commit; `main` unless said otherwise. */
+  /** Branch, tag or commit; `main` by default. */
   readonly revision?: string;
 }
 
@@ -44,7 +44,7 @@ export interface HubFile extends HubRepo {
   readonly path: string;
 }
 
-/** How to reach the hub, and who hears what happens. */
+/** How to reach the hub, and what is called meanwhile. */
 export interface HubOptions {
   /**
    * Environment variables in place of the process's own: HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN,
@@ -52,13 +52,13 @@ export interface HubOptions {
    * Proxies are those of the process, whatever stands here: Deno itself reads HTTPS_PROXY and NO_PROXY.
    */
   readonly environment?: Environment;
-  /** Hears how many bytes of how many there are, those of an earlier attempt first. */
+  /** Is called with the bytes that are there and all bytes; those of an earlier attempt come first. */
   readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
-  /** Hears sentences for the user: what is downloaded and its size before it begins, and delays. */
+  /** Is called with sentences for the user: what is downloaded and its size before it begins, and delays. */
   readonly onNotice?: (sentence: string) => void;
   /** Ends the work; what has come stays, and the next download goes on from there. */
   readonly signal?: AbortSignal;
-  /** How long a connection may be silent before it counts as lost; 30,000 unless said otherwise. */
+  /** How long a connection may be silent before it counts as lost; 30,000 by default. */
   readonly silenceMs?: number;
   /** Waits so many milliseconds, for tests that do not. */
   readonly sleep?: (milliseconds: number) => Promise<void>;

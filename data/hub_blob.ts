@@ -21,9 +21,9 @@ export interface BlobSource {
   readonly digest: string;
 }
 
-/** Who hears about it, and how much room there is. */
+/** What is called meanwhile, and how much room there is. */
 export interface BlobOptions {
-  /** Hears how many bytes of how many there are. */
+  /** Is called with the bytes that are there and all bytes. */
   readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
   /** Free space at a path in bytes. */
   readonly freeBytes?: (path: string) => number;

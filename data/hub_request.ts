@@ -119,7 +119,7 @@ export interface HubSession extends HubSettings {
   readonly page: string;
   /** The revision in question. */
   readonly revision: string;
-  /** Hears why it takes longer. */
+  /** Is called with a sentence if it takes longer. */
   readonly onNotice: (sentence: string) => void;
   /** Ends everything. */
   readonly signal: AbortSignal | undefined;

@@ -57,7 +57,7 @@ export interface SourceOptions extends Omit<HubOptions, "onProgress"> {
   readonly textField?: string | undefined;
   /** Which edition of `tinystories`; `v2` if not given. */
   readonly dataVersion?: "v1" | "v2" | undefined;
-  /** Hears how far a download is. */
+  /** Is called with the progress of a download. */
   readonly onProgress?: (progress: DataProgress) => void;
 }
 

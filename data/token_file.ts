@@ -340,7 +340,7 @@ export class TokenFileWriter implements TokenSink {
         bytes: number;
         /** SHA-256 of the documents. */
         textHash: string;
-        /** Hears how many of `bodyBytes` are read. */
+        /** Is called with the bytes read so far, of `bodyBytes`. */
         onProgress?: ((doneBytes: number) => void) | undefined;
         signal?: AbortSignal | undefined;
       },

@@ -43,9 +43,9 @@ export interface TokenizeOptions {
   readonly workers?: number | undefined;
   /** Ends the work; with a cache directory, the next call goes on from there. */
   readonly signal?: AbortSignal | undefined;
-  /** Hears sentences for the user: how many rows hold no text. */
+  /** Is called with sentences for the user: how many rows hold no text. */
   readonly onNotice?: ((sentence: string) => void) | undefined;
-  /** Hears how far the work is. */
+  /** Is called with the progress of the work. */
   readonly onProgress?: ((progress: DataProgress) => void) | undefined;
   /** Milliseconds between records of how far the work is, for tests. */
   readonly recordMs?: number;

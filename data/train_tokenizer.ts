@@ -9,7 +9,7 @@ export interface TrainTokenizerOptions {
   readonly vocabularySize: number;
   /** Times that a pair must occur to be merged; 2 if not given. */
   readonly minFrequency?: number;
-  /** Hears how many tokens of how many are made, once the text is read. */
+  /** Is called with the tokens made and all tokens, once the text is read. */
   readonly onProgress?: (done: number, total: number) => void;
 }
 

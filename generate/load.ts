@@ -32,7 +32,7 @@ export interface LoadOptions extends FindModelOptions {
   model?: string;
   /** `auto` takes f16 on a GPU that has it, and f32 otherwise. */
   precision?: Precision | "auto";
-  /** Hears of damaged checkpoints that were passed over. */
+  /** Is called with a sentence about each damaged checkpoint that was passed over. */
   onWarning?: ((sentence: string) => void) | undefined;
 }
 

@@ -65,13 +65,13 @@ export interface ModelSource {
   };
 }
 
-/** How to find a model, and who hears what happens. */
+/** How to find a model, and what is called meanwhile. */
 export interface FindModelOptions extends Omit<HubOptions, "onProgress"> {
-  /** Positions to take of those that it has, the first; all unless said otherwise. */
+  /** Positions to take of those that it has, the first; all by default. */
   readonly contextLength?: number | undefined;
   /** If it is adapters, the model that they stand beside, which is otherwise the one that they name. */
   readonly base?: string | undefined;
-  /** Hears how far a download is. */
+  /** Is called with the progress of a download. */
   readonly onProgress?: (progress: DataProgress) => void;
 }
 

@@ -451,7 +451,7 @@ function reasonOf(error: unknown): string {
 /**
  * The newest checkpoint of a run that is whole, or undefined if the run has none.
  *
- * @param onWarning hears, in a sentence each, of newer ones that were passed over.
+ * @param onWarning is called with a sentence about each newer one that was passed over.
  * @param check throws if a state is of no use to the caller: its checkpoint then counts as damaged.
  * @throws {CheckpointError} if there are checkpoints and all are damaged, or if the newest has a newer
  * format: going on from an older one would throw work away.

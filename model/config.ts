@@ -25,13 +25,13 @@ export interface GptConfig {
   readonly layers: number;
   /** NH: attention heads in each block; each has HS = C / NH components. */
   readonly heads: number;
-  /** Whose names and files it has; `gpt2` unless said otherwise. GPT-Neo has no biases of q, k and v. */
+  /** Whose names and files it has; `gpt2` by default. GPT-Neo has no biases of q, k and v. */
   readonly family?: Family;
-  /** F: width of an MLP between its two matrices; 4 · C unless said otherwise. */
+  /** F: width of an MLP between its two matrices; 4 · C by default. */
   readonly innerWidth?: number;
   /** Whether the head has a matrix of its own; otherwise it is that of the token embedding. */
   readonly ownHead?: boolean;
-  /** What attention scores are multiplied with; 1 / √HS unless said otherwise. */
+  /** What attention scores are multiplied with; 1 / √HS by default. */
   readonly attentionScale?: number;
   /** For each layer how many tokens a token looks back at, itself counted, or 0 for all: what all do otherwise. */
   readonly attentionWindows?: readonly number[];

@@ -18,7 +18,7 @@ export function isAdapter(name: string): boolean {
   return /\.lora_[AB]\.weight$/.test(name);
 }
 
-/** Which adapters those of a family's models are unless said otherwise: what PEFT takes. */
+/** Names of the layers that have adapters by default, per family: those that PEFT chooses. */
 export function defaultTargets({ family }: Pick<GptConfig, "family">): string[] {
   return family === "gpt_neo" ? ["q_proj", "v_proj"] : ["c_attn"];
 }

@@ -1,5 +1,5 @@
 import { printable, quoted } from "../files/printable.ts";
-import { standIn } from "../files/stand_in.ts";
+import { STAND_IN_BYTES, standIn } from "../files/stand_in.ts";
 
 /** Element type of a tensor in a safetensors file. */
 export type SafetensorsDType =
@@ -124,7 +124,7 @@ export function parseSafetensorsHeader(
   if (fileBytes < 8) {
     throw range(`it must have at least 8 bytes: current size is ${fileBytes}`);
   }
-  const instead = standIn(read(0, Math.min(fileBytes, 256)));
+  const instead = standIn(read(0, Math.min(fileBytes, STAND_IN_BYTES)));
   if (instead) throw syntax(instead);
   const { buffer, byteOffset } = read(0, 8);
   const headerBytes = new DataView(buffer, byteOffset).getBigUint64(0, true);

@@ -1,5 +1,5 @@
 import { printable, quoted } from "../files/printable.ts";
-import { standIn } from "../files/stand_in.ts";
+import { STAND_IN_BYTES, standIn } from "../files/stand_in.ts";
 import { DTYPE_BYTES, type SafetensorsDType, type SafetensorsPlace } from "./safetensors.ts";
 
 /**
@@ -138,7 +138,7 @@ function zipEntries(read: Read, fileBytes: number, where: string): Map<string, Z
     const { buffer, byteOffset } = read(start, start + bytes);
     return new DataView(buffer, byteOffset, bytes);
   };
-  const instead = standIn(read(0, Math.min(fileBytes, 256)));
+  const instead = standIn(read(0, Math.min(fileBytes, STAND_IN_BYTES)));
   if (instead) throw new SyntaxError(`Cannot read ${where} as ${instead}`);
   // the end of the directory is the last thing in the file, but for a comment
   const tail = view(Math.max(0, fileBytes - 65557), Math.min(fileBytes, 65557));

@@ -15,7 +15,7 @@ import { readerOf, type TensorReader } from "./tensor_files.ts";
  * place in the parameter.
  *
  * @param options.seed 32 bits.
- * @param options.parameters which ones; all unless said otherwise.
+ * @param options.parameters which ones; all by default.
  */
 export function initializeParameters(
   model: Gpt,
@@ -193,8 +193,8 @@ function checkTiedHead(readers: ReadonlyMap<string, TensorReader>, where: string
  * All parameters under Hugging Face's names: what its transformers opens with `toHuggingFaceConfig()`.
  * Adapters are merged into the matrices beside which they stand.
  *
- * @param options.dtype what they are rounded to; f32 unless said otherwise.
- * @param options.family whose names and shapes they get; the model's own unless said otherwise.
+ * @param options.dtype what they are rounded to; f32 by default.
+ * @param options.family whose names and shapes they get; the model's own by default.
  */
 export async function saveParameters(
   model: Gpt,

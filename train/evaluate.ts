@@ -90,7 +90,7 @@ export interface Evaluator {
   /**
    * Runs over the text; waits for the device.
    *
-   * @param onProgress hears now and then how many tokens are predicted.
+   * @param onProgress is called now and then with the number of tokens predicted.
    */
   run(onProgress?: (tokens: number) => void): Promise<Evaluation>;
   /** Frees everything but the model. */

@@ -17,9 +17,9 @@ export interface ExportOptions {
   readonly to: "hf" | "gguf";
   /** The directory or file, which must not be there yet. */
   readonly out: string;
-  /** What matrices are rounded to; f32 unless said otherwise. */
+  /** What matrices are rounded to; f32 by default. */
   readonly dtype?: "f32" | "f16";
-  /** Hears, in a sentence, where the copy falls short of the model. */
+  /** Is called with a sentence about whatever of the model the copy lacks. */
   readonly onNotice?: (sentence: string) => void;
 }
 

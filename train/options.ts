@@ -162,7 +162,7 @@ const PRESET_DEFAULTS: Readonly<Record<PresetName, Omit<TrainingDefaults, "conte
   gpt2: { batchSize: 8, steps: 50000, learningRate: 3e-4 },
 };
 
-/** How a preset is trained unless said otherwise. */
+/** Defaults of a training, per preset. */
 export function presetDefaults(preset: PresetName): TrainingDefaults {
   return { ...PRESET_DEFAULTS[preset], contextLength: PRESETS[preset].contextLength };
 }
@@ -171,9 +171,8 @@ export function presetDefaults(preset: PresetName): TrainingDefaults {
 const FINE_TUNING_TOKENS = 8192;
 
 /**
- * How a model that was trained before is trained further unless said otherwise: with a tenth of the learning
- * rate that one of its width begins with, in whole contexts. Adapters begin at nothing and take ten times
- * as much.
+ * Defaults for training a trained model further: a tenth of the learning rate that a random model of its
+ * width begins with, and whole contexts. Adapters begin at zero and take ten times that rate.
  */
 export function fineTuningDefaults({ width, contextLength, lora }: GptConfig): TrainingDefaults {
   const learningRate = 4e-5 * 768 / width * (lora ? 10 : 1);

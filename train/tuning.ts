@@ -35,7 +35,7 @@ export function adapterOf({ name, backend }: Device): string {
 /**
  * The choices remembered for a device; none if the file is absent or made by another version.
  *
- * @param onWarning hears in a sentence why a file that is there cannot be read.
+ * @param onWarning is called with a sentence if there is a file that cannot be read.
  */
 export function readChoices(
   path: string,
@@ -48,7 +48,7 @@ export function readChoices(
 /**
  * Remembers the choices of a device, beside those for other work and other adapters.
  *
- * @param onWarning hears in a sentence why the file cannot be written: the next run finds them anew.
+ * @param onWarning is called with a sentence if the file cannot be written: the next run finds them anew.
  */
 export function writeChoices(
   path: string,

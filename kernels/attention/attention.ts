@@ -26,9 +26,9 @@ export const MOST_HEAD_SIZE = 256;
 
 /** How tokens look at each other, where it is not as in GPT-2. */
 export interface AttentionScores {
-  /** What scores are multiplied with; 1 / √HS unless said otherwise. */
+  /** What scores are multiplied with; 1 / √HS by default. */
   scale?: number;
-  /** Tokens that a token sees, itself and those before it, at least 1; all unless said otherwise. */
+  /** Tokens that a token sees, itself and those before it, at least 1; all by default. */
   window?: number;
 }
 

@@ -4,9 +4,9 @@ export interface AttentionShape {
   T: number;
   NH: number;
   HS: number;
-  /** 1 / √HS unless said otherwise. */
+  /** 1 / √HS by default. */
   scale?: number;
-  /** Tokens that a token sees, itself included; all unless said otherwise. */
+  /** Tokens that a token sees, itself included; all by default. */
   window?: number;
 }
 

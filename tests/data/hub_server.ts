@@ -46,7 +46,7 @@ export class HubServer implements AsyncDisposable {
   readonly seen: Seen[] = [];
   /** Asked at each request, after it was noted. */
   fault: (seen: Seen) => Fault = () => undefined;
-  /** Hears of every piece of a file that goes out. */
+  /** Is called for every piece of a file that is sent. */
   onPiece: (bytes: number) => void | Promise<void> = () => {};
   /** The token that is wanted, if any. */
   token: string | undefined;
