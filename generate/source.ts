@@ -20,10 +20,12 @@ import {
   ADAPTER_CONFIG,
   ADAPTER_FILE,
   adapterTensors,
+  type AdapterVariation,
   mergeLora,
   parseAdapterConfig,
+  storedAdapters,
 } from "../model/lora.ts";
-import { adaptersOf, weightBeside } from "../model/parameters.ts";
+import { weightBeside } from "../model/parameters.ts";
 import {
   chooseModelFile,
   hashFiles,
@@ -60,6 +62,7 @@ export interface ModelSource {
   /** Adapters that are merged into it, where their file lies, and what finds the model without them. */
   readonly adapters?: {
     readonly lora: LoraConfig;
+    readonly variation?: AdapterVariation;
     readonly directory: string;
     readonly base: string;
   };
@@ -111,7 +114,10 @@ export async function readModel(
     checkBaseOption(directory, { base: given });
     return { ...origin, directory, ...await describe(directory, options) };
   }
-  const { lora, base, revision } = parseAdapterConfig(json, join(directory, ADAPTER_CONFIG));
+  const { lora, variation, base, revision } = parseAdapterConfig(
+    json,
+    join(directory, ADAPTER_CONFIG),
+  );
   const named = existsSync(base) || !isRepository(base)
     ? base
     : `hf:${base}${revision === undefined ? "" : `@${revision}`}`;
@@ -125,7 +131,7 @@ export async function readModel(
         `${base}, their base_model_name_or_path, has adapters itself`,
     );
   }
-  adaptersOf({ ...model.config, lora }); // says if they do not fit
+  storedAdapters(model.config, lora, variation); // says if they do not fit
   const { endIds = [] } = model.tokenizer, { vocabularySize } = model.config;
   const tokenizer = hasTokenizer(directory)
     ? { ...await readTokenizer(directory, { vocabularySize }), endIds }
@@ -134,7 +140,7 @@ export async function readModel(
     ...model,
     ...origin,
     tokenizer: withEndIds(tokenizer, directory, options),
-    adapters: { lora, directory, base: foundBase.spec },
+    adapters: { lora, variation, directory, base: foundBase.spec },
   };
 }
 
@@ -323,19 +329,20 @@ export function fillModel(gpt: Gpt, { directory, config, adapters }: ModelSource
   const open = [openModelTensors(directory)];
   try {
     if (adapters) {
-      const { lora } = adapters, path = join(adapters.directory, ADAPTER_FILE);
+      const { lora, variation } = adapters, path = join(adapters.directory, ADAPTER_FILE);
       const file = openTensorFiles([path]);
       open.push(file);
-      const tensors = adapterTensors({ ...config, lora }, file.tensors, path);
-      for (const adapter of adaptersOf({ ...config, lora })) {
-        const { module } = adapter, name = weightBeside(adapter), before = changes.get(name);
+      const stored = storedAdapters(config, lora, variation);
+      const tensors = adapterTensors(stored, file.tensors, path);
+      for (const adapter of stored) {
+        const name = weightBeside(adapter), before = changes.get(name);
         const [A, B] = [adapter.A, adapter.B].map((part) => {
           const tensor = tensors.get(part)!;
           return tensor.floats(0, tensor.shape.reduce((product, dim) => product * dim, 1));
         });
         changes.set(name, (values) => {
           before?.(values); // GPT-Neo's q, k and v are one parameter
-          mergeLora({ lora, module }, { A: A!, B: B! }, values);
+          mergeLora(adapter, { A: A!, B: B! }, values);
         });
       }
     }

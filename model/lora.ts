@@ -1,8 +1,14 @@
-import { parseJsonObject } from "../files/json.ts";
+import { isObject, type JsonObject, parseJsonObject } from "../files/json.ts";
 import { printable, quoted } from "../files/printable.ts";
 import type { GptConfig, LoraConfig } from "./config.ts";
 import { nameInFile } from "./hugging_face.ts";
-import { adaptersOf, type LinearModule } from "./parameters.ts";
+import {
+  type Adapter,
+  allAdapters,
+  checkTargets,
+  type LinearModule,
+  validateLora,
+} from "./parameters.ts";
 import type { TensorReader } from "./tensor_files.ts";
 
 /**
@@ -74,12 +80,20 @@ export function toAdapterConfig(
 const REQUIRED: Readonly<Record<string, (value: unknown) => boolean>> = {
   "peft_type: LORA": (value) => value === "LORA",
   "bias: none": (value) => value === "none" || value === undefined,
-  "alpha_pattern: {}": isEmpty,
-  "rank_pattern: {}": isEmpty,
+  "alpha_pattern: numbers by names of layers": isPattern,
+  "rank_pattern: numbers by names of layers": isPattern,
+  "exclude_modules: null": isEmpty,
+  "layer_replication: null": isEmpty,
   "layers_to_transform: null": isEmpty,
+  "lora_bias: false": isEmpty,
   "modules_to_save: null": isEmpty,
+  "target_parameters: null": isEmpty,
+  "trainable_token_indices: null": isEmpty,
   "use_dora: false": isEmpty,
-  "use_rslora: false": isEmpty,
+  "use_qalora: false": isEmpty,
+  "use_rslora: true or false": (value) => typeof value === "boolean" || isEmpty(value),
+  "r: a number": (value) => typeof value === "number",
+  "lora_alpha: a number": (value) => typeof value === "number",
   "base_model_name_or_path: text": (value) => typeof value === "string" && value !== "",
   "target_modules: a list of names": (value) =>
     Array.isArray(value) && value.every((name) => typeof name === "string"),
@@ -88,6 +102,23 @@ const REQUIRED: Readonly<Record<string, (value: unknown) => boolean>> = {
 function isEmpty(value: unknown): boolean {
   return value === undefined || value === null || value === false ||
     (typeof value === "object" && Object.keys(value).length === 0);
+}
+
+/** PEFT reads the names as regular expressions: these are ones that stand for themselves. */
+function isPattern(value: unknown): boolean {
+  return isEmpty(value) ||
+    (isObject(value) &&
+      Object.entries(value).every(([name, n]) => /^[\w.]+$/.test(name) && typeof n === "number"));
+}
+
+/** How adapters of PEFT may differ from each other. */
+export interface AdapterVariation {
+  /** Ranks by names of layers, or ends of them, for those that have another. */
+  readonly ranks: Readonly<Record<string, number>>;
+  /** Alphas, likewise. */
+  readonly alphas: Readonly<Record<string, number>>;
+  /** Whether alpha is divided by the rank's root (https://arxiv.org/abs/2312.03732), and not by the rank. */
+  readonly byRoot: boolean;
 }
 
 /**
@@ -100,8 +131,8 @@ function isEmpty(value: unknown): boolean {
 export function parseAdapterConfig(
   json: string,
   where: string,
-): { lora: LoraConfig } & AdapterBase {
-  const fields = parseJsonObject(json, where);
+): { lora: LoraConfig; variation: AdapterVariation } & AdapterBase {
+  const fields: JsonObject = parseJsonObject(json, where);
   for (const [rule, isAllowed] of Object.entries(REQUIRED)) {
     const [name, requirement] = rule.split(": ") as [string, string];
     if (isAllowed(fields[name])) continue;
@@ -117,9 +148,52 @@ export function parseAdapterConfig(
       alpha: lora_alpha as number,
       targets: target_modules as string[],
     },
+    variation: {
+      ranks: (fields.rank_pattern ?? {}) as Record<string, number>,
+      alphas: (fields.alpha_pattern ?? {}) as Record<string, number>,
+      byRoot: fields.use_rslora === true,
+    },
     base: base_model_name_or_path as string,
     ...(typeof revision === "string" ? { revision } : {}),
   };
+}
+
+/** An adapter with its own rank, and what its product is multiplied with. */
+export interface StoredAdapter extends Adapter {
+  readonly rank: number;
+  readonly scale: number;
+}
+
+/**
+ * The adapters that PEFT puts beside a model: where the name of a layer, such as `transformer.h.0.attn.c_attn`,
+ * is a target or ends with one.
+ *
+ * @throws {RangeError} if a rank or an alpha is out of range, or if a target is no linear layer.
+ */
+export function storedAdapters(
+  config: GptConfig,
+  { rank, alpha, targets }: LoraConfig,
+  { ranks, alphas, byRoot }: AdapterVariation = { ranks: {}, alphas: {}, byRoot: false },
+): StoredAdapter[] {
+  const all = allAdapters(config).map((adapter) => ({
+    ...adapter,
+    layerName: nameInFile(`h.${adapter.layer}.${adapter.module.name}`),
+  }));
+  const isMeant = (layerName: string, name: string) => `.${layerName}`.endsWith(`.${name}`);
+  checkTargets(config, targets, (name) => all.some(({ layerName }) => isMeant(layerName, name)));
+  const own = (values: Readonly<Record<string, number>>, layerName: string) =>
+    Object.entries(values).find(([name]) => isMeant(layerName, name))?.[1];
+  return all.filter(({ layerName }) => targets.some((name) => isMeant(layerName, name)))
+    .map(({ layerName, ...adapter }) => {
+      const lora = {
+        rank: own(ranks, layerName) ?? rank,
+        alpha: own(alphas, layerName) ?? alpha,
+        targets,
+      };
+      validateLora(lora);
+      const scale = byRoot ? lora.alpha / Math.sqrt(lora.rank) : loraScale(lora);
+      return { ...adapter, rank: lora.rank, scale };
+    });
 }
 
 /**
@@ -129,13 +203,12 @@ export function parseAdapterConfig(
  * @throws {RangeError} if one is missing, unknown, or of another shape.
  */
 export function adapterTensors(
-  config: GptConfig,
+  adapters: readonly Pick<StoredAdapter, "A" | "B" | "module" | "rank">[],
   tensors: ReadonlyMap<string, TensorReader>,
   where: string,
 ): Map<string, TensorReader> {
-  const { rank } = config.lora!;
   const found = new Map<string, TensorReader>();
-  for (const { A, B, module: { inputs, outputs } } of adaptersOf(config)) {
+  for (const { A, B, rank, module: { inputs, outputs } } of adapters) {
     for (const [name, shape] of [[A, [rank, inputs]], [B, [outputs, rank]]] as const) {
       const stored = nameInAdapterFile(name), tensor = tensors.get(stored);
       if (tensor?.shape.join() !== shape.join()) {
@@ -159,18 +232,22 @@ export function adapterTensors(
 }
 
 /**
- * Merges an adapter into the matrix that it stands beside: W += alpha / r · (B · A)ᵀ, after which the model
+ * Merges an adapter into the matrix that it stands beside: W += scale · (B · A)ᵀ, after which the model
  * computes without the adapter what it did with it, up to rounding.
  *
  * @param adapter.A [r,inputs], adapter.B [outputs,r], row by row.
  * @param weight [inputs,columns], of which the module has `outputs` columns; is changed.
  */
 export function mergeLora(
-  { lora, module: { inputs, outputs, firstColumn } }: { lora: LoraConfig; module: LinearModule },
+  { rank, scale, module: { inputs, outputs, firstColumn } }: {
+    rank: number;
+    scale: number;
+    module: LinearModule;
+  },
   { A, B }: { A: ArrayLike<number>; B: ArrayLike<number> },
   weight: Float32Array,
 ): void {
-  const columns = weight.length / inputs, scale = loraScale(lora), { rank } = lora;
+  const columns = weight.length / inputs;
   for (let c = 0; c < inputs; c++) {
     const row = c * columns + firstColumn;
     for (let n = 0; n < outputs; n++) {

@@ -1,5 +1,5 @@
 import { printable } from "../files/printable.ts";
-import { type GptConfig, innerWidthOf } from "./config.ts";
+import { type GptConfig, innerWidthOf, type LoraConfig } from "./config.ts";
 
 /** One parameter of the model: a row of the table that `parameterTable()` returns. */
 export interface ParameterSpec {
@@ -143,15 +143,22 @@ export interface Adapter {
   readonly B: string;
 }
 
+/** The adapters that a model's linear layers might have, block by block. */
+export function allAdapters(config: GptConfig): Adapter[] {
+  const modules = linearModules(config);
+  return Array.from({ length: config.layers }, (_, layer) =>
+    modules.map((module) => {
+      const name = `h.${layer}.${module.name}`;
+      return { module, layer, A: `${name}.lora_A.weight`, B: `${name}.lora_B.weight` };
+    })).flat();
+}
+
 /**
- * The adapters of a model, block by block.
+ * Checks the numbers of adapters.
  *
- * @throws {RangeError} if rank or alpha is out of range, or if a target is no linear layer.
+ * @throws {RangeError} if rank or alpha is out of range.
  */
-export function adaptersOf(config: GptConfig): Adapter[] {
-  const { lora, layers } = config;
-  if (!lora) return [];
-  const { rank, alpha, targets } = lora;
+export function validateLora({ rank, alpha }: LoraConfig): void {
   if (!Number.isInteger(rank) || rank < 1 || rank > 1024) {
     throw new RangeError(
       `Cannot build adapters as their rank must be an integer from 1 to 1024: ` +
@@ -164,22 +171,41 @@ export function adaptersOf(config: GptConfig): Adapter[] {
         `current value is ${printable(String(alpha))}`,
     );
   }
-  const modules = linearModules(config);
+}
+
+/**
+ * The adapters of a model, block by block.
+ *
+ * @throws {RangeError} if rank or alpha is out of range, or if a target is no linear layer.
+ */
+export function adaptersOf(config: GptConfig): Adapter[] {
+  const { lora } = config;
+  if (!lora) return [];
+  validateLora(lora);
+  const { targets } = lora;
   const isMeant = ({ name }: LinearModule, target: string) => `.${name}`.endsWith(`.${target}`);
-  const unknown = targets.filter((target) => !modules.some((module) => isMeant(module, target)));
-  if (unknown.length > 0 || targets.length === 0) {
-    throw new RangeError(
-      `Cannot build adapters as their targets must be linear layers of the model, which are ` +
-        `${modules.map(({ name }) => name).join(", ")}: current targets are ` +
-        `${printable(unknown.join(", ")) || "none"}`,
-    );
-  }
-  const targeted = modules.filter((module) => targets.some((target) => isMeant(module, target)));
-  return Array.from({ length: layers }, (_, layer) =>
-    targeted.map((module) => {
-      const name = `h.${layer}.${module.name}`;
-      return { module, layer, A: `${name}.lora_A.weight`, B: `${name}.lora_B.weight` };
-    })).flat();
+  const all = allAdapters(config);
+  checkTargets(config, targets, (target) => all.some(({ module }) => isMeant(module, target)));
+  return all.filter(({ module }) => targets.some((target) => isMeant(module, target)));
+}
+
+/**
+ * Makes sure that there is a target, and that each is one.
+ *
+ * @throws {RangeError} naming those that are none.
+ */
+export function checkTargets(
+  config: GptConfig,
+  targets: readonly string[],
+  isTarget: (target: string) => boolean,
+): void {
+  const unknown = targets.filter((target) => !isTarget(target));
+  if (unknown.length === 0 && targets.length > 0) return;
+  throw new RangeError(
+    `Cannot build adapters as their targets must be linear layers of the model, which are ` +
+      `${linearModules(config).map(({ name }) => name).join(", ")}: current targets are ` +
+      (printable(unknown.join(", ")) || "none"),
+  );
 }
 
 /** Name of the parameter beside which an adapter stands. */

@@ -5,7 +5,7 @@ import { download, size, type Tensor, upload, viewTensor } from "../kernels/tens
 import type { Family, GptConfig } from "./config.ts";
 import { type Gpt, masterOf } from "./model.ts";
 import { HEAD, isMask, nameFromFile, nameInFile, storedTensors } from "./hugging_face.ts";
-import { adapterTensors, isAdapter, mergeLora, nameInAdapterFile } from "./lora.ts";
+import { adapterTensors, isAdapter, loraScale, mergeLora, nameInAdapterFile } from "./lora.ts";
 import { adaptersOf, type ParameterSpec, weightBeside } from "./parameters.ts";
 import { fromFloat32, type SafetensorsEntry } from "./safetensors.ts";
 import { readerOf, type TensorReader } from "./tensor_files.ts";
@@ -208,7 +208,8 @@ export async function saveParameters(
   for (const adapter of adaptersOf(config)) {
     const [A, B, weight] = [adapter.A, adapter.B, weightBeside(adapter)]
       .map((name) => values.get(name)!);
-    mergeLora({ lora: config.lora!, module: adapter.module }, { A: A!, B: B! }, weight!);
+    const { rank } = config.lora!, scale = loraScale(config.lora!);
+    mergeLora({ rank, scale, module: adapter.module }, { A: A!, B: B! }, weight!);
   }
   const parameters = table.filter(({ name }) => !isAdapter(name));
   return storedEntries({ ...config, family }, parameters, values, { dtype });
@@ -247,7 +248,9 @@ export function loadAdapters(
   where: string,
 ): void {
   const readers = new Map(Array.from(tensors, ([name, tensor]) => [name, asReader(tensor)]));
-  for (const [name, reader] of adapterTensors(model.config, readers, where)) {
+  const { rank } = model.config.lora!;
+  const adapters = adaptersOf(model.config).map((adapter) => ({ ...adapter, rank }));
+  for (const [name, reader] of adapterTensors(adapters, readers, where)) {
     setElements(model, name, 0, reader.floats(0, size(reader.shape)));
   }
 }

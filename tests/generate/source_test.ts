@@ -6,7 +6,13 @@ import { fillModel, findModel, type FindModelOptions, hashModel } from "../../ge
 import type { GptConfig } from "../../model/config.ts";
 import { createGpt } from "../../model/gpt.ts";
 import { toHuggingFaceConfig } from "../../model/hugging_face.ts";
-import { type SafetensorsEntry, serializeSafetensors } from "../../model/safetensors.ts";
+import {
+  fromFloat32,
+  parseSafetensors,
+  type SafetensorsEntry,
+  serializeSafetensors,
+  toFloat32,
+} from "../../model/safetensors.ts";
 import { initializeParameters, saveParameters } from "../../model/weights.ts";
 import { HubServer } from "../data/hub_server.ts";
 import { device } from "../kernels/harness.ts";
@@ -65,6 +71,7 @@ function local(more: Files = {}): string {
 }
 
 const nothing = new Uint8Array(); // in place of a file: none
+const whole = local();
 
 /** A hub with a model, an empty cache, and what is said. */
 function hubWith(files: Files) {
@@ -206,6 +213,107 @@ Deno.test("hashModel() is of every tensor file, adapters among them", async () =
   assert.equal(hashModel(whole), hashes[0]);
 });
 
+/** Adapters of PEFT beside the model, as a directory; A and B are made of small whole numbers. */
+function peft(fields: Record<string, unknown>, ranks: Record<string, number>): string {
+  const numbers = (rows: number, columns: number, first: number): SafetensorsEntry =>
+    fromFloat32(
+      Float32Array.from({ length: rows * columns }, (_, i) => (first + i) % 7 - 3),
+      [rows, columns],
+      "F32",
+    );
+  return local({
+    "config.json": nothing,
+    "tokenizer.json": nothing,
+    "model.safetensors": nothing,
+    "adapter_config.json": json({
+      peft_type: "LORA",
+      r: 4,
+      lora_alpha: 8,
+      target_modules: ["c_attn"],
+      base_model_name_or_path: whole,
+      ...fields,
+    }),
+    "adapter_model.safetensors": tensors(
+      Object.entries(ranks).flatMap(([layer, rank], i) => [
+        [`base_model.model.${layer}.lora_A.weight`, numbers(rank, 8, i)],
+        [`base_model.model.${layer}.lora_B.weight`, numbers(24, rank, i + 1)],
+      ]),
+    ),
+  });
+}
+
+Deno.test("findModel() scales PEFT's adapters by rank, alpha and their patterns, and takes layers by full name", async () => {
+  const [first, second] = [0, 1].map((i) => `transformer.h.${i}.attn.c_attn`) as [string, string];
+  const both = { [first]: 4, [second]: 4 };
+  const cases: [fields: object, ranks: Record<string, number>, scales: Record<string, number>][] = [
+    [{}, both, { [first]: 8 / 4, [second]: 8 / 4 }],
+    [{ use_rslora: true }, both, { [first]: 8 / 2, [second]: 8 / 2 }],
+    [{ alpha_pattern: { "h.0.attn.c_attn": 32 } }, both, { [first]: 32 / 4, [second]: 8 / 4 }],
+    [
+      { rank_pattern: { "h.1.attn.c_attn": 1 }, alpha_pattern: { c_attn: 3 } },
+      { ...both, [second]: 1 },
+      { [first]: 3 / 4, [second]: 3 / 1 },
+    ],
+    [{ target_modules: [first] }, { [first]: 4 }, { [first]: 8 / 4 }],
+    [
+      { use_rslora: true, rank_pattern: { [second]: 9 } },
+      { ...both, [second]: 9 },
+      { [first]: 8 / 2, [second]: 8 / 3 },
+    ],
+  ];
+  for (const [fields, ranks, scales] of cases) {
+    const directory = peft(fields as Record<string, unknown>, ranks);
+    const { parameters } = await loaded(directory);
+    const file = parseSafetensors(
+      Deno.readFileSync(join(directory, "adapter_model.safetensors")),
+      "adapters",
+    );
+    for (const name of [first, second]) {
+      const expected = toFloat32(saved.get(`${name}.weight`)!), rank = ranks[name] ?? 0;
+      const [A, B] = rank === 0
+        ? [[], []]
+        : ["A", "B"].map((part) =>
+          toFloat32(file.tensors.get(`base_model.model.${name}.lora_${part}.weight`)!)
+        );
+      for (let c = 0; c < 8; c++) {
+        for (let n = 0; n < 24; n++) {
+          let sum = 0;
+          for (let k = 0; k < rank; k++) sum += A![k * 8 + c]! * B![n * rank + k]!;
+          expected[c * 24 + n]! += Math.fround((scales[name] ?? 0) * sum);
+        }
+      }
+      const merged = toFloat32(parameters.get(`${name}.weight`)!);
+      assert.ok(
+        merged.every((value, i) => Math.abs(value - expected[i]!) < 1e-5),
+        `${JSON.stringify(fields)}: ${name}`,
+      );
+    }
+  }
+});
+
+Deno.test("findModel() refuses what it does not know of adapters, by name", async () => {
+  const cases: [fields: Record<string, unknown>, message: RegExp][] = [
+    [{ use_dora: true }, /use_dora must be false: current value is true$/],
+    [{ lora_bias: true }, /lora_bias must be false/],
+    [{ layers_to_transform: [0] }, /layers_to_transform must be null: current value is \[0\]$/],
+    [{ rank_pattern: { "h.*": 4 } }, /rank_pattern must be numbers by names of layers/],
+    [{ alpha_pattern: { c_attn: "4" } }, /alpha_pattern must be numbers by names of layers/],
+    [{ target_modules: "all-linear" }, /target_modules must be a list of names/],
+    [
+      { target_modules: ["c_attn", "h.7.attn.c_attn\x1b"] },
+      /targets are h\.7\.attn\.c_attn\\u\{1b\}$/,
+    ],
+    [{ r: "4" }, /r must be a number: current value is "4"$/],
+    [{ r: 0 }, /rank must be an integer from 1 to 1024: current value is 0$/],
+    [{ rank_pattern: { c_attn: 1.5 } }, /rank must be an integer from 1 to 1024: .* 1\.5$/],
+    [{ lora_alpha: null }, /lora_alpha must be a number: current value is null$/],
+    [{ peft_type: "IA3\x1b[2J" }, /peft_type must be LORA: current value is "IA3\\u001b\[2J"$/],
+  ];
+  for (const [fields, message] of cases) {
+    await assert.rejects(findModel(peft(fields, {})), { name: "RangeError", message });
+  }
+});
+
 Deno.test("findModel() takes the first positions of a model and refuses more than it has", async () => {
   const path = local();
   const { parameters } = await loaded(path, { contextLength: 4 });
@@ -307,7 +415,6 @@ Deno.test("findModel() takes from the hub the files that name added tokens and w
   assert.deepEqual(tokenizer.endIds, [added, 3]);
 });
 
-const whole = local();
 const copied = join(directory, "file");
 cpSync(join(whole, "config.json"), copied);
 const withConfig = (fields: Record<string, unknown>) =>
