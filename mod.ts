@@ -25,7 +25,12 @@ export {
 export { createGpt, type Gpt } from "./model/gpt.ts";
 export type { ParameterSpec } from "./model/parameters.ts";
 export { parseHuggingFaceConfig, toHuggingFaceConfig } from "./model/hugging_face.ts";
-export { type AdapterBase, parseAdapterConfig, toAdapterConfig } from "./model/lora.ts";
+export {
+  type AdapterBase,
+  type AdapterVariation,
+  parseAdapterConfig,
+  toAdapterConfig,
+} from "./model/lora.ts";
 export {
   initializeParameters,
   loadAdapters,

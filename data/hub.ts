@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { quoted } from "../files/printable.ts";
-import { ChangedError, fetchBlob } from "./hub_blob.ts";
+import { printable, quoted } from "../files/printable.ts";
+import { ChangedError, chunksOf, fetchBlob } from "./hub_blob.ts";
 import { type CachedFile, isCommit, isSha256, RepositoryCache } from "./hub_cache.ts";
 import {
   type Environment,
@@ -8,7 +8,6 @@ import {
   type HubSession,
   hubSettings,
   request,
-  within,
 } from "./hub_request.ts";
 
 export type { CachedFile } from "./hub_cache.ts";
@@ -62,6 +61,8 @@ export interface HubOptions {
   readonly silenceMs?: number;
   /** Waits so many milliseconds, for tests that do not. */
   readonly sleep?: (milliseconds: number) => Promise<void>;
+  /** Largest file that is downloaded; of any size by default. */
+  readonly mostBytes?: number;
   /** Free bytes at a path, for tests. */
   readonly freeBytes?: (path: string) => number;
 }
@@ -85,7 +86,7 @@ export function parseHubSpec(spec: string): HubSpec {
   const match = /^hf:([^/@]+(?:\/[^/@]+)?)(?:\/([^@]+))?(?:@(.+))?$/.exec(spec);
   if (!match) {
     throw new SyntaxError(
-      `Cannot read ${JSON.stringify(spec)} as it must be hf:OWNER/NAME or hf:OWNER/NAME/FILE, ` +
+      `Cannot read ${quoted(spec)} as it must be hf:OWNER/NAME or hf:OWNER/NAME/FILE, ` +
         `with @REVISION or without`,
     );
   }
@@ -95,6 +96,9 @@ export function parseHubSpec(spec: string): HubSpec {
   return names;
 }
 
+/** Thrown for a name that none of the hub's can be. */
+class BadName extends RangeError {}
+
 /**
  * Names become paths and addresses: none may lead out of its folder.
  *
@@ -103,9 +107,9 @@ export function parseHubSpec(spec: string): HubSpec {
 function checkNames({ repo, path, revision }: HubSpec): void {
   const check = (what: string, name: string, ok: boolean) => {
     if (ok) return;
-    throw new RangeError(
+    throw new BadName(
       `Cannot take ${what} from the hub as its name must not have "..", "\\" or other parts that ` +
-        `lead elsewhere: current value is ${JSON.stringify(name)}`,
+        `lead elsewhere: current value is ${quoted(name)}`,
     );
   };
   // the hub's own rule: letters, digits, "-", "_" and ".", the last two in no pairs
@@ -173,6 +177,12 @@ export async function hubFile(file: HubFile, options: HubOptions = {}): Promise<
       if (!cached || !isPassing(error)) throw error;
       onNotice(`${error.message}; taking what is in the cache, of commit ${cached.commit}`);
       return cached;
+    }
+    const { mostBytes = Infinity } = options;
+    if (source.bytes > mostBytes) {
+      throw new HubError(
+        `Cannot ${task} as it must have at most ${mostBytes} bytes: the hub says ${source.bytes}`,
+      );
     }
     try {
       return await download(repository, source, options);
@@ -270,31 +280,69 @@ interface Access {
   fetch: typeof fetch;
 }
 
+/** Bounds on what a question may bring: requests, and bytes of an answer; a page of a listing has some 500 kB. */
+const MOST_REQUESTS = 1000, MOST_ANSWER_BYTES = 2 ** 25;
+
+/** Most files of a repository. */
+const MOST_FILES = 200_000;
+
+/** Thrown where an answer is JSON, but not what the hub says; the message says why. */
+class OddAnswer extends Error {}
+
 /** Puts a question to the hub through the library. */
 async function ask<T>(
   repository: Repository,
   question: (hub: Library, access: Access) => Promise<T>,
 ): Promise<T> {
-  const { type, repo: name, endpoint, task, silenceMs, signal } = repository;
+  const { type, repo: name, endpoint, task, signal } = repository;
   const library = await loadLibrary(task);
+  let requests = 0;
   try {
     return await question(library, {
       repo: { type, name },
       hubUrl: endpoint,
       fetch: async (address, init) => {
+        if (++requests > MOST_REQUESTS) throw new OddAnswer("it goes on without end");
         const response = await request(repository, address as string, init);
-        return new Response(await within(silenceMs, response.arrayBuffer()), response);
+        return new Response(await wholeAnswer(repository, response), response);
       },
     });
   } catch (error) {
     if (error instanceof HubError) throw error;
     signal?.throwIfAborted();
-    const reason = (error as Error).message.split("\n")[0];
+    const reason = error instanceof OddAnswer || error instanceof BadName
+      ? error.message
+      : error instanceof SyntaxError
+      ? "it is no JSON"
+      : "a part of it is missing or of another kind";
     throw new HubError(
-      `Cannot ${task} as what ${endpoint} answers is not the hub's (${reason}): check HF_ENDPOINT`,
+      `Cannot ${task} as what ${endpoint} answers is not the hub's (${printable(reason)}): ` +
+        `check HF_ENDPOINT`,
       0,
     );
   }
+}
+
+/** The bytes of an answer, unless they are too many. */
+async function wholeAnswer(
+  repository: Repository,
+  response: Response,
+): Promise<Uint8Array<ArrayBuffer>> {
+  const chunks: Uint8Array[] = [];
+  let bytes = 0;
+  for await (const chunk of chunksOf(repository, response)) {
+    if ((bytes += chunk.length) > MOST_ANSWER_BYTES) {
+      throw new OddAnswer(`it has more than ${MOST_ANSWER_BYTES} bytes`);
+    }
+    chunks.push(chunk);
+  }
+  const whole = new Uint8Array(bytes);
+  let at = 0;
+  for (const chunk of chunks) {
+    whole.set(chunk, at);
+    at += chunk.length;
+  }
+  return whole;
 }
 
 async function loadLibrary(task: string): Promise<Library> {
@@ -316,7 +364,9 @@ async function commitOf(repository: Repository): Promise<string> {
   return await ask(repository, async (hub, { repo: { type, name }, ...access }) => {
     const query = { ...access, name, revision, additionalFields: ["sha" as const] };
     const { sha } = await (type === "model" ? hub.modelInfo(query) : hub.datasetInfo(query));
-    if (!isCommit(sha)) throw new Error(`its commit is ${quoted(sha)}`);
+    if (typeof sha !== "string" || !isCommit(sha)) {
+      throw new OddAnswer(`its commit is ${quoted(sha)}`);
+    }
     return sha;
   });
 }
@@ -330,9 +380,12 @@ async function locate(repository: Repository, path: string): Promise<Source> {
       throw new HubError(`Cannot ${task} as ${page} has no such file at ${revision}`, 404);
     }
     const { lfs, oid, size: bytes } = info;
-    const etag = lfs?.oid ?? oid ?? "";
-    if (!(lfs ? isSha256(etag) : isCommit(etag)) || !Number.isSafeInteger(bytes) || bytes < 0) {
-      throw new Error(`size and hash are ${quoted(bytes)} and ${quoted(etag)}`);
+    const etag: unknown = lfs?.oid ?? oid ?? "";
+    if (
+      typeof etag !== "string" || !(lfs ? isSha256(etag) : isCommit(etag)) ||
+      !Number.isSafeInteger(bytes) || bytes < 0
+    ) {
+      throw new OddAnswer(`size and hash are ${quoted(bytes)} and ${quoted(etag)}`);
     }
     return { path, commit, bytes, etag };
   });
@@ -345,8 +398,13 @@ async function listRemote(repository: Repository): Promise<{ path: string; bytes
     const query = { ...access, revision, recursive: true };
     for await (const { type, path, size } of hub.listFiles(query)) {
       if (type !== "file") continue;
+      if (typeof path !== "string" || !Number.isSafeInteger(size) || size < 0) {
+        throw new OddAnswer(`path and size of a file are ${quoted(path)} and ${quoted(size)}`);
+      }
       checkNames({ repo: repository.repo, path });
-      files.push({ path, bytes: size });
+      if (files.push({ path, bytes: size }) > MOST_FILES) {
+        throw new OddAnswer(`it lists more than ${MOST_FILES} files`);
+      }
     }
     return files;
   });

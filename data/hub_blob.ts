@@ -2,6 +2,7 @@ import { createHash, type Hash } from "node:crypto";
 import { renameSync, rmSync, statSync } from "node:fs";
 import { dirname } from "node:path";
 import { byteCount, byteCounts, freeBytesAt } from "../files/disk.ts";
+import { printable } from "../files/printable.ts";
 import { ATTEMPTS, backOffMs, HubError, type HubSession, request, within } from "./hub_request.ts";
 
 /**
@@ -132,14 +133,20 @@ function checkRange(
   const isSame = etag === null || headers.get("ETag") === etag;
   if (Number(start) === from && (total === "*" || Number(total) === bytes) && isSame) return;
   throw new ChangedError(
-    `Cannot ${session.task} as its bytes from ${from} of ${bytes} are wanted: current range is ${range}` +
+    `Cannot ${session.task} as its bytes from ${from} of ${bytes} are wanted: current range is ${
+      printable(range)
+    }` +
       (isSame ? "" : " of another file"),
   );
 }
 
 /** The pieces of a body; a connection that dies or falls silent is an error of status 0. */
-async function* chunksOf(session: HubSession, { body }: Response): AsyncGenerator<Uint8Array> {
-  const reader = body!.getReader();
+export async function* chunksOf(
+  session: HubSession,
+  { body }: Response,
+): AsyncGenerator<Uint8Array> {
+  if (!body) return;
+  const reader = body.getReader();
   try {
     for (;;) {
       const { done, value } = await within(session.silenceMs, reader.read());

@@ -1,4 +1,5 @@
 import { join } from "node:path";
+import { printable } from "../files/printable.ts";
 
 /**
  * How the hub is reached: what the environment says about it, and requests that wait out short
@@ -192,7 +193,9 @@ async function follow(
     await response.body?.cancel();
     const next = URL.parse(location, at);
     if (!next || !isWebAddress(next) || at.protocol === "https:" && next.protocol !== "https:") {
-      throw new HubError(`Cannot ${session.task} as ${at.host} redirects to ${location}`);
+      throw new HubError(
+        `Cannot ${session.task} as ${at.host} redirects to ${printable(location)}`,
+      );
     }
     at = next;
   }

@@ -1,6 +1,6 @@
 import { existsSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { type JsonObject, parseJsonObject, readText } from "../files/json.ts";
+import { type JsonObject, MOST_JSON_BYTES, parseJsonObject, readText } from "../files/json.ts";
 import { quoted } from "../files/printable.ts";
 import { HubError, hubFile, type HubOptions, parseHubSpec } from "./hub.ts";
 import {
@@ -55,10 +55,11 @@ export async function loadTokenizer(
   if (spec === "gpt2") return await gpt2Tokenizer();
   if (!spec.startsWith("hf:")) return await readTokenizer(spec, options);
   const { path = TOKENIZER, ...repo } = parseHubSpec(spec);
-  const file = await hubFile({ ...repo, type: "model", path }, options);
+  const limits = { ...options, mostBytes: MOST_JSON_BYTES };
+  const file = await hubFile({ ...repo, type: "model", path }, limits);
   const beside = async (name: string): Promise<JsonObject> => {
     const named = { ...repo, type: "model", path: path.replace(/[^/]*$/, name) } as const;
-    const found = await hubFile({ ...named, revision: file.commit }, options).catch((error) => {
+    const found = await hubFile({ ...named, revision: file.commit }, limits).catch((error) => {
       // not every repository has one, and offline, none in the cache is taken for that
       if (error instanceof HubError && (error.status === 404 || error.status === undefined)) return;
       throw error;

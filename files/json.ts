@@ -11,7 +11,7 @@ import { standIn } from "./stand_in.ts";
 export type JsonObject = Record<string, unknown>;
 
 /** Largest JSON file that is read; the tokenizer.json of a vocabulary of 262,144 tokens has 33 MB. */
-const MOST_BYTES = 2 ** 27;
+export const MOST_JSON_BYTES = 2 ** 27;
 
 /**
  * The text of a file.
@@ -23,9 +23,9 @@ export function readText(path: string, what?: string): string {
   const file = what === undefined ? path : `${what} ${path}`;
   try {
     const { size } = statSync(path);
-    if (size <= MOST_BYTES) return readFileSync(path, "utf8");
+    if (size <= MOST_JSON_BYTES) return readFileSync(path, "utf8");
     throw new RangeError(
-      `Cannot read ${file} as it must have at most ${MOST_BYTES} bytes: current size is ${size}`,
+      `Cannot read ${file} as it must have at most ${MOST_JSON_BYTES} bytes: current size is ${size}`,
     );
   } catch (error) {
     if (error instanceof RangeError) throw error;

@@ -4,7 +4,7 @@ import { HubError, hubFile, type HubOptions, listHubFiles, parseHubSpec } from "
 import { hasTokenizer, readTokenizer, tokenizerFileNames } from "../data/load_tokenizer.ts";
 import type { DataProgress } from "../data/sources.ts";
 import { gpt2Tokenizer, type Tokenizer } from "../data/tokenizer.ts";
-import { readText } from "../files/json.ts";
+import { MOST_JSON_BYTES, readText } from "../files/json.ts";
 import { printable, quoted } from "../files/printable.ts";
 import {
   CheckpointError,
@@ -140,7 +140,7 @@ export async function readModel(
     ...model,
     ...origin,
     tokenizer: withEndIds(tokenizer, directory, options),
-    adapters: { lora, variation, directory, base: foundBase.spec },
+    adapters: { lora, ...(variation && { variation }), directory, base: foundBase.spec },
   };
 }
 
@@ -204,6 +204,7 @@ async function download(
   const get = (path: string, revision = repo.revision) =>
     hubFile({ ...repo, path, ...(revision === undefined ? {} : { revision }) }, {
       ...options,
+      ...(/\.(json|txt)$/.test(path) ? { mostBytes: MOST_JSON_BYTES } : {}),
       onProgress: (doneBytes, totalBytes) =>
         onProgress({ stage: "downloading", name: path, doneBytes, totalBytes }),
     });

@@ -1,4 +1,4 @@
-import { parseJsonObject } from "../files/json.ts";
+import { checkFields, parseJsonObject } from "../files/json.ts";
 import { quoted } from "../files/printable.ts";
 import { type Family, type GptConfig, validateConfig } from "./config.ts";
 import { linearModules, type ParameterSpec } from "./parameters.ts";
@@ -45,6 +45,9 @@ const DIMENSIONS = {
   },
 } as const;
 
+/** Most layers whose attention is read; `validateConfig()` allows no more. */
+const MOST_LAYERS = 512;
+
 /** GPT-Neo's window of local attention where `config.json` names none. */
 const DEFAULT_WINDOW = 256;
 
@@ -70,6 +73,14 @@ export function parseHuggingFaceConfig(json: string, where: string): GptConfig {
   for (const [name, allowed] of Object.entries(REQUIRED[family])) check(name, allowed);
 
   const names = DIMENSIONS[family];
+  const { innerWidth: inner, ...others } = names;
+  const kinds = Object.values(others).map((name) => [name, "whole"] as const);
+  checkFields(
+    fields,
+    { ...Object.fromEntries(kinds), [inner]: "whole?" },
+    (requirement, value) =>
+      new RangeError(`Cannot load ${where} as ${requirement}: current value is ${quoted(value)}`),
+  );
   const dimension = (name: keyof typeof names) => fields[names[name]] as number;
   const width = dimension("width"), innerWidth = dimension("innerWidth") ?? null;
   const config: GptConfig = {
@@ -90,6 +101,9 @@ export function parseHuggingFaceConfig(json: string, where: string): GptConfig {
   return config;
 }
 
+/** Most ids at which a text ends: each is compared with every token that is drawn. */
+const MOST_END_IDS = 1000;
+
 /**
  * Reads at which tokens a generated text ends, `eos_token_id`, from the text of a `generation_config.json` or
  * a `config.json`: one id or several, or none.
@@ -100,21 +114,29 @@ export function parseHuggingFaceConfig(json: string, where: string): GptConfig {
 export function parseEndIds(json: string, where: string): number[] {
   const { eos_token_id: ids } = parseJsonObject(json, where);
   const list: unknown[] = Array.isArray(ids) ? ids : ids === undefined || ids === null ? [] : [ids];
-  if (list.every(Number.isSafeInteger)) return [...new Set(list as number[])];
+  if (list.length <= MOST_END_IDS && list.every(Number.isSafeInteger)) {
+    return [...new Set(list as number[])];
+  }
   throw new RangeError(
-    `Cannot load ${where} as eos_token_id must be a whole number or a list of them: ` +
-      `current value is ${quoted(ids)}`,
+    `Cannot load ${where} as eos_token_id must be a whole number or a list of at most ` +
+      `${MOST_END_IDS}: current value is ${quoted(ids)}`,
   );
 }
 
 /** How far each layer of a GPT-Neo looks back, from `attention_types` such as [[["global","local"],2]]. */
 function windowsOf(fields: Record<string, unknown>, where: string): number[] {
   const { num_layers, attention_types, window_size = DEFAULT_WINDOW } = fields;
-  const kinds = !Array.isArray(attention_types) ? [] : attention_types.flatMap((item) => {
+  const kinds: unknown[] = [];
+  for (const item of Array.isArray(attention_types) ? attention_types : []) {
     const [pattern, count] = Array.isArray(item) ? item : [];
-    if (!Array.isArray(pattern) || !(count >= 1 && count <= 512)) return [undefined];
-    return new Array(count).fill(pattern).flat();
-  });
+    const fits = Array.isArray(pattern) && Number.isSafeInteger(count) && count >= 1 &&
+      kinds.length + pattern.length * count <= Math.min(num_layers as number, MOST_LAYERS);
+    if (!fits) {
+      kinds.push(undefined);
+      break;
+    }
+    for (let i = 0; i < count; i++) kinds.push(...pattern);
+  }
   if (
     kinds.length !== num_layers || !kinds.every((kind) => kind === "global" || kind === "local")
   ) {

@@ -131,7 +131,7 @@ export interface AdapterVariation {
 export function parseAdapterConfig(
   json: string,
   where: string,
-): { lora: LoraConfig; variation: AdapterVariation } & AdapterBase {
+): { lora: LoraConfig; variation?: AdapterVariation } & AdapterBase {
   const fields: JsonObject = parseJsonObject(json, where);
   for (const [rule, isAllowed] of Object.entries(REQUIRED)) {
     const [name, requirement] = rule.split(": ") as [string, string];
@@ -142,17 +142,18 @@ export function parseAdapterConfig(
     );
   }
   const { r, lora_alpha, target_modules, base_model_name_or_path, revision } = fields;
+  const variation: AdapterVariation = {
+    ranks: (fields.rank_pattern ?? {}) as Record<string, number>,
+    alphas: (fields.alpha_pattern ?? {}) as Record<string, number>,
+    byRoot: fields.use_rslora === true,
+  };
   return {
     lora: {
       rank: r as number,
       alpha: lora_alpha as number,
       targets: target_modules as string[],
     },
-    variation: {
-      ranks: (fields.rank_pattern ?? {}) as Record<string, number>,
-      alphas: (fields.alpha_pattern ?? {}) as Record<string, number>,
-      byRoot: fields.use_rslora === true,
-    },
+    ...(Object.values(variation).every(isEmpty) ? {} : { variation }),
     base: base_model_name_or_path as string,
     ...(typeof revision === "string" ? { revision } : {}),
   };

@@ -261,6 +261,52 @@ Deno.test("listHubFiles() lists all pages in order", async () => {
   assert.deepEqual(files.map(({ bytes }) => bytes), [1, 1, 1, 100_000, 1]);
 });
 
+Deno.test("listHubFiles() refuses listings and answers without end, and what is no listing", async () => {
+  await using hub = hubCase(directory);
+  const { server, options } = hub;
+  const entry = { type: "file", path: "a", size: 1, oid: "ab".repeat(20) };
+  const Link = `<${server.endpoint}/api/datasets/tiny/stories/tree/main?cursor=2>; rel="next"`;
+  const endless = () =>
+    new ReadableStream({
+      pull: (controller) => controller.enqueue(new Uint8Array(2 ** 20).fill(32)),
+    });
+  const cases: [answer: () => Response, message: RegExp][] = [
+    [() => Response.json([], { headers: { Link } }), /is not the hub's \(it goes on without end\)/],
+    [() => new Response(endless()), /\(it has more than 33554432 bytes\)/],
+    [
+      () => Response.json(Array.from({ length: 200_001 }, (_, i) => ({ ...entry, path: `f${i}` }))),
+      /\(it lists more than 200000 files\)/,
+    ],
+    [() => Response.json([null]), /\(a part of it is missing or of another kind\)/],
+    [() => Response.json({}), /\(a part of it is missing or of another kind\)/],
+    [
+      () => Response.json([{ ...entry, size: "1\x1b" }]),
+      /path and size of a file are "a" and "1\\u001b"/,
+    ],
+    [() => Response.json([{ ...entry, path: 5 }]), /path and size of a file are 5 and 1/],
+    [() => new Response("[{"), /\(it is no JSON\)/],
+  ];
+  for (const [answer, message] of cases) {
+    server.fault = ({ path }) => path.includes("/tree/") ? answer() : undefined;
+    await assert.rejects(listHubFiles(STORIES, options), (error: Error) => {
+      assert.ok(error instanceof HubError, String(error));
+      assert.match(error.message, message);
+      return true;
+    });
+  }
+  assert.ok(server.seen.length < 1100, `${server.seen.length} requests`);
+});
+
+Deno.test("hubFile() refuses a file that is larger than wanted, before it downloads it", async () => {
+  await using hub = hubCase(directory);
+  await assert.rejects(hubFile(STORIES, { ...hub.options, mostBytes: 99_999 }), {
+    name: "HubError",
+    message: "Cannot download tiny/stories/data/train.txt as it must have at most 99999 bytes: " +
+      "the hub says 100000",
+  });
+  assert.deepEqual(hub.server.log("cdn"), []);
+});
+
 /** An address where nobody listens. */
 function closedPort(): string {
   const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });

@@ -1,7 +1,14 @@
 import assert from "node:assert/strict";
+import { Random } from "../../data/random.ts";
 import type { GptConfig } from "../../model/config.ts";
-import { parseHuggingFaceConfig, toHuggingFaceConfig } from "../../model/hugging_face.ts";
-import { parseAdapterConfig, toAdapterConfig } from "../../model/lora.ts";
+import {
+  parseEndIds,
+  parseHuggingFaceConfig,
+  toHuggingFaceConfig,
+} from "../../model/hugging_face.ts";
+import { parseAdapterConfig, storedAdapters, toAdapterConfig } from "../../model/lora.ts";
+import { shardNames } from "../../model/tensor_files.ts";
+import { freshSeed } from "../seeds.ts";
 
 /** As transformers writes them, with what it may leave out. */
 const GPT2 = {
@@ -88,4 +95,92 @@ Deno.test("toAdapterConfig() says how the layers that have adapters are stored",
   assert.deepEqual(parseAdapterConfig(JSON.stringify(gpt2), "adapter_config.json"), {
     ...{ lora, base: "tiny/model", revision: "abc" },
   });
+});
+
+const CONFIG: GptConfig = { vocabularySize: 50, contextLength: 8, width: 8, layers: 2, heads: 2 };
+const LOCAL: GptConfig = {
+  ...CONFIG,
+  family: "gpt_neo",
+  attentionScale: 1,
+  attentionWindows: [0, 256],
+};
+const LORA: GptConfig = { ...CONFIG, lora: { rank: 2, alpha: 4, targets: ["c_attn"] } };
+
+Deno.test("parseHuggingFaceConfig() refuses fields of other types by their names", () => {
+  const cases: [config: GptConfig, fields: Record<string, unknown>, message: string][] = [
+    [
+      CONFIG,
+      { n_embd: "8\x1b[2J" },
+      'n_embd must be a whole number: current value is "8\\u001b[2J"',
+    ],
+    [CONFIG, { vocab_size: null }, "vocab_size must be a whole number: current value is null"],
+    [CONFIG, { n_layer: [2] }, "n_layer must be a whole number: current value is [2]"],
+    [CONFIG, { n_inner: {} }, "n_inner must be a whole number: current value is {}"],
+    [LOCAL, { num_heads: 1.5 }, "num_heads must be a whole number: current value is 1.5"],
+    [
+      LOCAL,
+      { attention_types: [[["global"], 1e9]] },
+      "attention_types must say global or local for each of 2 layers: " +
+      'current value is [[["global"],1000000000]]',
+    ],
+  ];
+  for (const [config, fields, message] of cases) {
+    const json = JSON.stringify({ ...toHuggingFaceConfig(config, { endOfText: 0 }), ...fields });
+    assert.throws(() => parseHuggingFaceConfig(json, "config.json"), {
+      name: "RangeError",
+      message: `Cannot load config.json as ${message}`,
+    });
+  }
+});
+
+Deno.test("damaged configurations are read or refused in a sentence, and fail in no other way", () => {
+  const seed = freshSeed(), random = new Random(seed);
+  const pick = <T>(values: readonly T[]): T => values[random.below(values.length)]!;
+  const ends = { endOfText: 1, endIds: [1, 2] };
+  const adapters = {
+    ...toAdapterConfig(LORA, { base: "base", revision: "main" }),
+    rank_pattern: { "h.0.attn.c_attn": 3 },
+    alpha_pattern: { c_attn: 5 },
+  };
+  const files: [what: object, read: (json: string) => unknown][] = [
+    [toHuggingFaceConfig(CONFIG, ends), (json) => parseHuggingFaceConfig(json, "f.json")],
+    [toHuggingFaceConfig(LOCAL, ends), (json) => parseHuggingFaceConfig(json, "f.json")],
+    [toHuggingFaceConfig(CONFIG, ends), (json) => parseEndIds(json, "f.json")],
+    [adapters, (json) => {
+      const { lora, variation } = parseAdapterConfig(json, "f.json");
+      return storedAdapters(CONFIG, lora, variation);
+    }],
+    [
+      { metadata: {}, weight_map: { a: "m.safetensors", b: "n.bin" } },
+      (json) => shardNames(json, "f.json"),
+    ],
+  ];
+  const damages = [null, -1, 0, 1.5, 1e300, "", "\x1b[2J", true, [], {}, [null], [[[]]], { a: 1 }];
+  for (let round = 0; round < 3000; round++) {
+    const [what, read] = files[round % files.length]!, copy = structuredClone(what);
+    const path: string[] = [];
+    // deno-lint-ignore no-explicit-any
+    for (let at: any = copy;;) {
+      const key = pick(Object.keys(at)), inner = at[key];
+      path.push(key);
+      const isLeaf = typeof inner !== "object" || inner === null || Object.keys(inner).length === 0;
+      if (isLeaf || random.below(2) === 0) {
+        at[key] = structuredClone(pick(damages));
+        break;
+      }
+      at = inner;
+    }
+    let json = JSON.stringify(copy);
+    if (random.below(10) === 0) json = json.slice(0, random.below(json.length));
+    const where = `seed ${seed}, round ${round}: ${path.join(".")}`;
+    try {
+      read(json);
+    } catch (error) {
+      const { name, message, stack } = error as Error;
+      assert.match(name, /^(RangeError|SyntaxError)$/, `${where}: ${stack}`);
+      assert.match(message, /^Cannot (read|load|build) /, where);
+      assert.ok(!message.includes("\x1b"), `${where}: ${message}`);
+      assert.doesNotMatch(message, /not a function|properties of/, where);
+    }
+  }
 });
