@@ -3,7 +3,7 @@ import { commandLine } from "../files/command_line.ts";
 import { printable, terminalText } from "../files/printable.ts";
 
 /**
- * What all commands share: numbers that are checked, and failures told in a sentence.
+ * What all commands share: checked numbers, output, signals, and failures in one sentence.
  *
  * @module
  */
@@ -29,7 +29,7 @@ export function command(name: string, description: string): Command {
     });
 }
 
-/** A hint for a text or a name that commander has taken for an option, or for several arguments. */
+/** A hint if commander has taken a text or a name for an option or for several arguments. */
 function argumentHint(program: Command, error: string): string {
   if (program.registeredArguments.length === 0) return "";
   const words = program.name().split(" ");
@@ -99,7 +99,7 @@ export function status(line: string): void {
  * Writes a piece of the result to stdout. A terminal gets what would change it escaped, a file or a pipe
  * gets the text as it is.
  *
- * @returns false if nobody reads it any more.
+ * @returns false if the reader of the pipe has gone.
  * @throws {Error} if it cannot be written for another reason, such as a full disk.
  */
 export function output(text: string): boolean {
@@ -147,15 +147,15 @@ export async function listenForInterrupts(notice: string): Promise<Interrupts> {
   };
 }
 
-/** Hints for failures that name their own remedy less clearly than a person would want. */
+/** Hints for failures whose messages do not say what to type next. */
 const HINTS: readonly [pattern: RegExp, hint: string][] = [
   [/holds no checkpoint/, "Train a model first: deno task train"],
   [/no adapter|no WebGPU/, "See what is missing and how to mend it: deno task doctor"],
   [/ran out of memory/, "Try a smaller --batch-size, --context-length or --preset"],
-  [/was lost/, "The last checkpoint is whole: the same command goes on from it"],
+  [/was lost/, "The last checkpoint is whole: the same command resumes from it"],
   [
     /Cannot resume .* data must/,
-    "Name the text that it is trained on with --data, wherever it lies now, or start over with --fresh",
+    "Name the text that it is trained on with --data, at its present path, or start over with --fresh",
   ],
   [
     /must be finite/,

@@ -11,11 +11,11 @@ import {
 import { listOfNames } from "./fields.ts";
 import { loadPackage } from "./packages.ts";
 
-/** How a table is written. */
+/** What a table is called, and its form. */
 export interface CsvOptions {
   /** What the file is called in messages. */
   readonly file: string;
-  /** The column that holds documents, as the first line calls it. */
+  /** Name of the column that holds documents, in the first line. */
   readonly column: string;
   /** Whether it is TSV. */
   readonly tabs: boolean;
@@ -27,7 +27,7 @@ export interface CsvOptions {
  * Quotes stand around a whole field, and are doubled inside. TSV may also be written without quoting:
  * other quotes are text there.
  *
- * @throws {SyntaxError} if it is not written so, {RangeError} if the column is absent or a row too long.
+ * @throws {SyntaxError} if the table has another form, {RangeError} if the column is absent or a row too long.
  */
 export async function* csvPieces(
   chunks: AsyncIterable<Uint8Array>,
@@ -56,7 +56,7 @@ export async function* csvPieces(
       return null; // nothing waits in the parser
     },
   });
-  parser.on("error", () => {}); // whoever writes is told
+  parser.on("error", () => {}); // the callback of a write reports it
   const write = (chunk?: Uint8Array) =>
     new Promise<void>((resolve, reject) => {
       const done = (error?: Error | null) => error ? reject(error) : resolve();
@@ -86,7 +86,10 @@ export async function* csvPieces(
         `it has ${record?.length}`,
       ],
       INVALID_OPENING_QUOTE: [`line ${line} must ${QUOTING}`, "a quote is inside a field without"],
-      CSV_INVALID_CLOSING_QUOTE: [`line ${line} must ${QUOTING}`, "a field goes on behind a quote"],
+      CSV_INVALID_CLOSING_QUOTE: [
+        `line ${line} must ${QUOTING}`,
+        "a field continues behind a quote",
+      ],
     }[code] ?? [`line ${line} must be ${tabs ? "TSV" : "CSV"}`, code];
     throw new SyntaxError(`Cannot read data file ${file} as ${wrong.join(": ")}`);
   } finally {
@@ -116,8 +119,8 @@ function placeOf(
 }
 
 /**
- * A table without a byte order mark, with `\r\n` as `\n`, which documents get later anyway: the parser
- * counts two lines for it within quotes.
+ * A table without a byte order mark, with `\n` for `\r\n`, as documents get later in any case: the
+ * parser counts `\r\n` within quotes as two lines.
  */
 async function* withoutReturns(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
   let held: Uint8Array = new Uint8Array(0); // a return that a line feed may follow

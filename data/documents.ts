@@ -78,7 +78,7 @@ export async function* textPieces(
 }
 
 /**
- * Where to cut a text that goes on past `end`, so that the tokens of both sides are those of the whole:
+ * Where to cut a text that continues past `end`, so that the tokens of both sides are those of the whole:
  * before the last blank that follows something else, since there every pattern in use begins a word;
  * or else before white space; or else, where there is none, between two characters.
  */

@@ -134,7 +134,7 @@ export class Encoder {
     return at;
   }
 
-  /** End of two or more characters of white space, but for the last where the text goes on. */
+  /** End of two or more characters of white space, but for the last where the text continues. */
   #endOfSpace(bytes: Uint8Array, start: number, end: number): number {
     let at = start, last = start;
     while (at < end && classAt(this.#classes, bytes, at) === SPACE) {

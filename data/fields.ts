@@ -2,14 +2,16 @@ import { isObject } from "../files/json.ts";
 import { printable } from "../files/printable.ts";
 
 /**
- * Finding a field by the name that a user gives, in JSON and in tables.
+ * Fields by the names that users give, and names of fields in messages.
  *
  * @module
  */
 
 /**
- * The value of a field of a JSON value, or of one further down, as `data.text`; a field that has the
- * whole name goes first. Null if it is, or what it would be in; undefined if it is absent.
+ * The value of a field of a JSON value; `data.text` is the field `text` of `data`, unless a field has that
+ * whole name.
+ *
+ * @returns null if the field, or an object around it, is null; undefined if it is absent.
  */
 export function fieldOf(value: unknown, field: string): unknown {
   if (value === null) return null;
@@ -24,7 +26,7 @@ export function fieldOf(value: unknown, field: string): unknown {
   return undefined;
 }
 
-/** How deep fields are listed. */
+/** Levels of nested fields that are listed. */
 const LISTED_DEPTH = 3;
 
 /** The names by which `fieldOf()` finds what is in an object. */

@@ -55,7 +55,7 @@ export interface HubOptions {
   readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
   /** Is called with sentences for the user: what is downloaded and its size before it begins, and delays. */
   readonly onNotice?: (sentence: string) => void;
-  /** Ends the work; what has come stays, and the next download goes on from there. */
+  /** Ends the work; what has come stays, and the next download resumes there. */
   readonly signal?: AbortSignal;
   /** How long a connection may be silent before it counts as lost; 30,000 by default. */
   readonly silenceMs?: number;
@@ -157,7 +157,7 @@ function openRepository(
  *
  * The hub is asked which commit the revision is now, unless it is a commit itself and the file is there;
  * where the hub is out of reach, the file serves that it had when it was last asked. A download that
- * was cut off goes on from its last byte, and counts only with the hash that the hub names.
+ * was cut off resumes at its last byte, and counts only with the hash that the hub names.
  *
  * @throws {HubError} in one sentence with what to do, if it cannot be had.
  * @throws {RangeError} if a name is none of the hub's.
@@ -259,7 +259,7 @@ function asSentence({ task, cache }: Repository, error: unknown): unknown {
   const { code } = error as NodeJS.ErrnoException;
   if (code === "ENOSPC" || code === "EDQUOT") {
     return new HubError(
-      `Cannot ${task} as the disk of ${cache} is full: make room, and the same command goes on`,
+      `Cannot ${task} as the disk of ${cache} is full: make room, and the same command resumes`,
     );
   }
   const isRefused = ["EACCES", "EPERM", "EROFS", "ENOTDIR", "EEXIST"].includes(code ?? "");

@@ -38,7 +38,7 @@ const SPARE_BYTES = 2 ** 24;
 
 /**
  * Fetches a file to `path`, by way of `path.incomplete`. That one stays when the work breaks off, and
- * the next call goes on from its end.
+ * the next call resumes at its end.
  *
  * @throws {ChangedError} if size or hash are not as described; nothing is kept then.
  * @throws {HubError} if there is no room, or the hub or the network refuse.
@@ -114,9 +114,9 @@ async function complete(
       const [done, all] = byteCounts(part.done, bytes);
       const come = `${done} of ${all} are here`;
       if (++failures === ATTEMPTS) {
-        throw new HubError(`${error.message}; ${come}, and the same command goes on from there`, 0);
+        throw new HubError(`${error.message}; ${come}, and the same command resumes there`, 0);
       }
-      session.onNotice(`the connection is lost, ${come}: going on`);
+      session.onNotice(`the connection is lost, ${come}: resuming`);
       await session.sleep(backOffMs(failures));
     }
   }

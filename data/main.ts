@@ -66,7 +66,7 @@ const program = command("prepare", "Tokenize data, so that training on it starts
       } catch (error) {
         display.close();
         if (!signal.aborted) throw error;
-        status("stopped; the same command goes on from here");
+        status("stopped; the same command resumes here");
         return interrupts.exitCode;
       }
     })

@@ -1,7 +1,7 @@
 /**
- * Packages that few need, each loaded when it is first used: whoever imports `mod.ts` would fetch a literal
- * `import("npm:…")` ahead, used or not, but does not fetch a type, nor what a variable names. (Where there is
- * a deno.lock, Deno fetches what it lists.)
+ * Packages that few need, each loaded when it is first used. Deno fetches a literal `import("npm:…")` as soon
+ * as `mod.ts` is imported, used or not, but neither a type nor a specifier in a variable. (If there is a
+ * deno.lock, Deno fetches all that it lists.)
  *
  * @module
  */
@@ -26,9 +26,9 @@ const SPECIFIERS: Readonly<Record<keyof Packages, string>> = {
 };
 
 /**
- * Loads a package, which the first time may mean to download it.
+ * Loads a package, and downloads it first if it is not in Deno's cache.
  *
- * @throws {Error} in one sentence if it cannot be had.
+ * @throws {Error} in one sentence if that fails.
  */
 export async function loadPackage<Name extends keyof Packages>(
   name: Name,

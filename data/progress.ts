@@ -4,7 +4,7 @@ import { printable } from "../files/printable.ts";
 import { columns, print, status } from "./command.ts";
 import type { DataProgress } from "./sources.ts";
 
-/** Milliseconds that work takes before a person is told of it. */
+/** Milliseconds of work before its progress is shown. */
 const PATIENCE_MS = 1000;
 
 /** Milliseconds between lines, where there is no terminal for a bar. */

@@ -277,7 +277,7 @@ export class TokenFileWriter implements TokenSink {
     if (length > 0 && has < this.#at(length) || hasStarts < documents * START_BYTES) {
       this.close();
       throw new SyntaxError(
-        `Cannot go on with token file ${path} as it must hold ${length} tokens: it is shorter`,
+        `Cannot resume token file ${path} as it must hold ${length} tokens: it is shorter`,
       );
     }
     [this.#length, this.#documents] = [length, documents];

@@ -41,7 +41,7 @@ export interface TokenizeOptions {
   readonly cacheDirectory?: string | undefined;
   /** Workers that tokenize; if not given, one for each core, but no more than can be fed. */
   readonly workers?: number | undefined;
-  /** Ends the work; with a cache directory, the next call goes on from there. */
+  /** Ends the work; with a cache directory, the next call resumes there. */
   readonly signal?: AbortSignal | undefined;
   /** Is called with sentences for the user: how many rows hold no text. */
   readonly onNotice?: ((sentence: string) => void) | undefined;
@@ -71,14 +71,14 @@ const WORTH_A_WORKER = 16 * 2 ** 20;
  */
 const WORKERS_WITHOUT_TABLES = 4;
 
-/** How often what is done is recorded, so that an interrupted run goes on from there. */
+/** How often what is done is recorded, so that an interrupted run resumes there. */
 const RECORD_MS = 2000;
 
 /**
  * Tokenizes a source, or finds its tokens in the cache.
  *
  * Documents come in the order of the source however many workers there are. In a cache directory the
- * work survives its process: a run that was ended at any point is gone on with by the next, to the same
+ * work survives its process: the next run resumes one that was ended at any point, to the same
  * bytes. What is finished appears under its name at once.
  *
  * @throws {RangeError} if the source holds no text, another process works on it, or the disk is too full.
@@ -172,7 +172,7 @@ interface Work {
   units: number;
   /** UTF-8 bytes of their documents. */
   bytes: number;
-  /** Whether the last document goes on. */
+  /** Whether the last document continues. */
   open: boolean;
   text: Extent;
   heldOut: Extent;
@@ -229,7 +229,7 @@ async function tokenizeIntoCache(
   return { ...openTokenized(source, options), cached: false };
 }
 
-/** Tokenizes a source in a directory, going on with what is there, and returns where the result is. */
+/** Tokenizes a source in a directory, resuming what is there, and returns where the result is. */
 async function tokenizeInto(
   directory: string,
   source: Source,

@@ -32,13 +32,13 @@ export interface TokenizedUnit {
   readonly text: Uint8Array<ArrayBuffer>;
   /** The tokens, each document followed by end-of-text; none if only the text was asked for. */
   readonly tokens: Uint16Array<ArrayBuffer> | Uint32Array<ArrayBuffer>;
-  /** Where documents begin in `tokens`; before the first, one goes on that began in an earlier unit. */
+  /** Where documents begin in `tokens`; what precedes the first belongs to a document of an earlier unit. */
   readonly starts: Uint32Array<ArrayBuffer>;
   /** Documents that end in the unit. */
   readonly ended: number;
   /** Lines, elements or rows without one: null, or nothing but white space. */
   readonly empty: number;
-  /** Whether the last document goes on in the next unit. */
+  /** Whether the last document continues in the next unit. */
   readonly open: boolean;
 }
 

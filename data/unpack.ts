@@ -4,7 +4,7 @@ import { createGunzip, createZstdDecompress } from "node:zlib";
 import type { Format, Packing } from "./formats.ts";
 
 /**
- * From the bytes of a file to UTF-8: unpacking and decoding, as streams.
+ * The bytes of a file as UTF-8: unpacked and decoded, as streams.
  *
  * @module
  */
@@ -32,8 +32,8 @@ function damaged(file: string, packing: Packing, { reason, at }: { reason: strin
 }
 
 /**
- * Files of several members, as parallel packers write them, are an error for the platform's
- * DecompressionStream, so this is Node's.
+ * Uses Node's decoder: the platform's DecompressionStream fails on files of several members, which parallel
+ * packers write.
  */
 async function* unpackGzip(
   chunks: AsyncIterable<Uint8Array>,
@@ -62,13 +62,13 @@ async function* unpackGzip(
   }
 }
 
-/** The first bytes of what holds data, and of what is to be passed over, in its upper 28 bits. */
+/** The first four bytes of a frame with data; the upper 28 of these 32 bits in a frame to skip. */
 const FRAME = 0xfd2fb528, SKIPPED = 0x184d2a5;
 
 /**
- * Node's decoder stops without a word behind the first frame, of which parallel packers write many, and
- * where a file breaks off. So frames are told apart here (https://www.rfc-editor.org/rfc/rfc8878), and
- * each goes through a decoder of its own.
+ * Node's decoder ends without an error after the first frame, of which parallel packers write many, and if
+ * a file breaks off. So frames are separated here (https://www.rfc-editor.org/rfc/rfc8878), and each has its
+ * own decoder.
  */
 async function* unpackZstd(
   chunks: AsyncIterable<Uint8Array>,
@@ -123,7 +123,7 @@ async function* frame(magic: Buffer, input: ByteReader): AsyncGenerator<Uint8Arr
   if ((flags & 4) !== 0) yield await input.read(4);
 }
 
-/** Reads so many bytes at a time from chunks of any sizes. */
+/** Reads any number of bytes from chunks of any sizes. */
 class ByteReader {
   /** Bytes that were read. */
   at = 0;
@@ -162,7 +162,7 @@ class ByteReader {
   }
 }
 
-/** What comes out of a decoder that all chunks are put into. */
+/** The output of a decoder for all chunks as its input. */
 async function* through(
   decoder: Transform,
   chunks: AsyncIterable<Uint8Array>,
@@ -189,7 +189,7 @@ async function* through(
 /**
  * UTF-16 as UTF-8.
  *
- * @throws {RangeError} if it is none.
+ * @throws {RangeError} if the bytes are not UTF-16.
  */
 export async function* decodeUtf16(
   chunks: AsyncIterable<Uint8Array>,

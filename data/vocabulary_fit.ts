@@ -5,14 +5,15 @@ import { gpt2Tokenizer, isPartOf, type Tokenizer } from "./tokenizer.ts";
 const STRETCHES = 16, STRETCH_TOKENS = 2048;
 
 /**
- * From so many times as long on a text does not fit a vocabulary. A part of GPT-2's makes the text that
- * it was taken from as long as GPT-2's does; another small one may do with any text what is harmless here.
+ * Length of a text over its length in GPT-2's tokens from which on it does not fit a vocabulary. A part of
+ * GPT-2's vocabulary needs as many tokens as the whole for the text that it was made from; another small
+ * vocabulary needs somewhat more for any text.
  */
 const LONGER_IN_PART = 1.25, LONGER_IN_OTHER = 1.5;
 
 /**
- * What is to be said to whoever trains a model further on a text that its vocabulary was not made for:
- * that the text becomes long, or has characters which the vocabulary lacks. A sample of the text is compared
+ * Warnings for training a model further on a text that its vocabulary was not made for: the text becomes
+ * long, or has characters that the vocabulary lacks. A sample of the text is compared
  * with GPT-2's vocabulary.
  *
  * @param model what the model is called.
@@ -55,7 +56,7 @@ export async function misfitsOf(
   return sentences;
 }
 
-/** Id of the token that stands for whatever a vocabulary lacks, if there is one. */
+/** Id of the token for unknown characters, if there is one. */
 function unknownId(tokenizer: Tokenizer): number | undefined {
   const { unk_id, unk_token, vocab } = JSON.parse(tokenizer.json).model;
   return unk_id ?? (unk_token && !Array.isArray(vocab) ? vocab[unk_token] : undefined) ?? undefined;

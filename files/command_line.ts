@@ -1,14 +1,14 @@
 /** Characters that cannot be typed, or that a terminal shows in another place. */
 const UNTYPABLE = /(?!\n)[\p{Cc}\u202a-\u202e\u2066-\u2069]/gu;
 
-/** Words that no shell changes. */
+/** Words that need no quotes. */
 const PLAIN_WORD = {
   posix: /^[\w@%+:./-][\w@%+=:./,-]*$/,
   windows: /^(?!-.*[.:])[\w+:./\\-][\w+=:./\\-]*$/,
 };
 
 /**
- * Words as a command line to paste: each is quoted so that the shell passes it on as it is, and runs nothing.
+ * A command line to paste: words are quoted so that the shell passes each on unchanged and expands nothing.
  *
  * Control characters would edit the line that they are pasted into, and so `printf` writes them. On Windows
  * the quoting is PowerShell's, which in cmd means the same unless a word holds `"`, `$`, a backtick, a control

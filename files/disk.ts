@@ -15,12 +15,12 @@ import {
 import { basename, dirname, join } from "node:path";
 
 /**
- * Files that are whole or not there, room on the disk, and sizes as people read them.
+ * Files that are whole or absent, free space on the disk, and sizes in words.
  *
  * @module
  */
 
-/** Free bytes at a path, or without end where one may not know. */
+/** Free bytes at a path; infinite without the permission to ask. */
 export function freeBytesAt(path: string): number {
   const asked = { name: "sys", kind: "statfs" } as const;
   if (Deno.permissions.querySync(asked).state !== "granted") return Infinity;
@@ -52,7 +52,7 @@ export function byteCounts(a: number, b: number): [string, string] {
   }
 }
 
-/** A new name beside a file or directory, for what is to take its place: `.tmp-NAME-UUID`. */
+/** A new name beside a file or directory, for its replacement: `.tmp-NAME-UUID`. */
 export function temporaryBeside(path: string): string {
   return join(dirname(path), `.tmp-${basename(path)}-${crypto.randomUUID()}`);
 }
@@ -60,7 +60,7 @@ export function temporaryBeside(path: string): string {
 /** Pattern of a UUID. */
 export const UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}";
 
-/** Matches what `temporaryBeside()` gave, as a process leaves it that is killed. */
+/** Matches names from `temporaryBeside()`, which a killed process leaves behind. */
 export const TEMPORARY_NAME = new RegExp(`^\\.tmp-.+-${UUID}$`);
 
 /**
@@ -83,7 +83,7 @@ export function checkFilePath(path: string, flag: string): void {
 
 /**
  * Writes a file beside its place, synced, then renames it: it is replaced as a whole or not at all. A link
- * stays, and what it leads to is replaced; what is no file, as `/dev/null`, is written to.
+ * stays, and its target is replaced; a device or pipe, such as `/dev/null`, is written to.
  */
 export function replaceFile(path: string, content: readonly Uint8Array[]): void {
   const status = statSync(path, { throwIfNoEntry: false });
@@ -94,7 +94,7 @@ export function replaceFile(path: string, content: readonly Uint8Array[]): void 
     writeSynced(temporary, content);
     renameSync(temporary, target);
   } catch (error) {
-    rmSync(temporary, { force: true }); // on a full disk even half a file is in the way
+    rmSync(temporary, { force: true }); // on a full disk even half a file takes needed space
     throw error;
   }
 }
@@ -154,7 +154,7 @@ export function syncDirectory(path: string): void {
   }
 }
 
-/** Completes the sentence "Cannot write … as …" with what the system has against it. */
+/** Completes the sentence "Cannot write … as …" with the system's reason. */
 export function reasonOf(error: unknown): string {
   const { code, message } = error as NodeJS.ErrnoException;
   if (code === "ENOSPC" || code === "EDQUOT") return "the disk is full";

@@ -2,7 +2,7 @@ import { readFileSync, statSync } from "node:fs";
 import { standIn } from "./stand_in.ts";
 
 /**
- * JSON files of others: read whole if they are not too large, with fields of the types that they must have.
+ * JSON files of other programs: bounded in size, with checked types of fields.
  *
  * @module
  */
@@ -40,7 +40,7 @@ export function readText(path: string, what?: string): string {
  * Parses a text that must be a JSON object.
  *
  * @param where the file's path, for error messages.
- * @throws {SyntaxError} if it is none.
+ * @throws {SyntaxError} if it is not JSON, or not an object.
  */
 export function parseJsonObject(text: string, where: string): JsonObject {
   let value: unknown;
@@ -58,7 +58,7 @@ export function isObject(value: unknown): value is JsonObject {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
-/** Kinds of values: what a message calls them, and which they are. */
+/** Kinds of values: their name in a message, and their test. */
 const KINDS = {
   text: ["a text", (value: unknown) => typeof value === "string"],
   texts: ["a list of texts", isListOf((value) => typeof value === "string")],
@@ -74,7 +74,7 @@ function isListOf(isItem: (value: unknown) => boolean): (value: unknown) => bool
   return (value) => Array.isArray(value) && value.every(isItem);
 }
 
-/** What a field must be; with a question mark it may be null or absent. */
+/** Type of a field; with a question mark it may be null or absent. */
 export type FieldKind = keyof typeof KINDS | `${keyof typeof KINDS}?`;
 
 /**

@@ -12,7 +12,7 @@ import { hashFiles, MODEL_FILE, openModelTensors } from "../model/tensor_files.t
 
 /**
  * The base of adapters: the model that they stand beside. A checkpoint of adapters notes its path and the
- * SHA-256 of its weights. Runs are moved and renamed, so that the hash decides what the base is.
+ * SHA-256 of its weights. Runs are moved and renamed, so the hash decides which model the base is.
  *
  * @module
  */
@@ -44,7 +44,7 @@ export interface BaseQuery {
  * Finds the base of adapters.
  *
  * @param find finds a model by its name.
- * @throws {CheckpointError} naming adapters and base if it is not there, or if another model is given.
+ * @throws {CheckpointError} naming adapters and base if the base is not found, or if another model is given.
  */
 export async function findBase(
   { adapters, named, sha256, given, likely }: BaseQuery,

@@ -69,7 +69,7 @@ const MOST_TEXTS = 256;
 
 /**
  * How many texts of so many tokens a decoder takes: as many as have tokens, keys, values, logits and
- * activations no larger than what one binding shows. That is a bound on memory which comes from the device itself.
+ * activations no larger than one binding. That bounds memory by a limit of the device itself.
  */
 export function mostTexts(
   { device, config, precision }: Pick<Gpt, "device" | "config" | "precision">,

@@ -101,7 +101,7 @@ const chunksOf = new WeakMap<Gpt, Map<number, number>>();
  * Continues many texts at once, each as `generate()` would alone, up to rounding: the model is read from
  * memory once for a token of all of them.
  *
- * Of more texts than the device's memory takes (`textsAtOnce()`), the first are told to their ends first.
+ * If the device cannot hold all texts at once (`textsAtOnce()`), the first ones are finished first.
  *
  * @throws {RangeError} if an option is out of range, or if the model's logits are not finite.
  *

@@ -7,13 +7,13 @@ import { countParameters } from "../model/parameters.ts";
 import { createDecoder, mostTexts } from "./decoder.ts";
 
 /**
- * Whether a device can do some work, before it does anything: the work is recorded where nothing is made,
- * see `dryDevice()`. What does not fit is refused in terms of what a user can lower.
+ * Whether a device can do some work, found before the work begins: it is recorded on a `dryDevice()`, which
+ * allocates nothing. What does not fit is refused in terms that a user can change.
  *
  * @module
  */
 
-/** Bytes of memory that are free, or without end where one may not know. */
+/** Free bytes of memory; infinite without the permission to ask. */
 export function freeMemory(): number {
   const asked = { name: "sys", kind: "systemMemoryInfo" } as const;
   if (Deno.permissions.querySync(asked).state !== "granted") return Infinity;
@@ -45,7 +45,7 @@ export function misfitOf(
   );
 }
 
-/** What a device has too little of, in brackets behind a sentence. */
+/** The limit of a device that some work exceeds, in brackets, to end a sentence with. */
 export function reasonOf({ exceeded: { limit, most, need } }: LimitError): string {
   const [needBytes, mostBytes] = byteCounts(need, most);
   const words = {
@@ -60,7 +60,7 @@ export function reasonOf({ exceeded: { limit, most, need } }: LimitError): strin
   return `(${words[limit]})`;
 }
 
-/** The largest number from 1 to `most` that fits, where all below one that fits do; 0 if none does. */
+/** The largest number from 1 to `most` that fits, given that all smaller ones then fit; 0 if none does. */
 export function largestThat(fits: (value: number) => boolean, most: number): number {
   let low = 0, high = most + 1;
   while (high - low > 1) {

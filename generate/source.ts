@@ -131,7 +131,7 @@ export async function readModel(
         `${base}, their base_model_name_or_path, has adapters itself`,
     );
   }
-  storedAdapters(model.config, lora, variation); // says if they do not fit
+  storedAdapters(model.config, lora, variation); // throws if they do not fit
   const { endIds = [] } = model.tokenizer, { vocabularySize } = model.config;
   const tokenizer = hasTokenizer(directory)
     ? { ...await readTokenizer(directory, { vocabularySize }), endIds }

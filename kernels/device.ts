@@ -27,7 +27,7 @@ export interface Device {
    * Throws the first error that the device reported since it was opened.
    *
    * WebGPU reports a faulty call, exhausted memory and a lost device outside the call that caused
-   * them and goes on with an invalid object; whoever reads results back asks here first.
+   * them and continues with an invalid object; code that reads results back asks here first.
    */
   check(): void;
   /** Frees the device and everything on it. */
@@ -40,7 +40,7 @@ export class DeviceError extends Error {
   override name = "DeviceError";
 }
 
-/** What there is only so much of: bytes, or numbers of workgroups, of turns of a loop and of launches. */
+/** A limit that was exceeded: in bytes, workgroups, iterations of a loop, or launches. */
 export interface Exceeded {
   readonly limit:
     | "binding"
@@ -55,8 +55,8 @@ export interface Exceeded {
 }
 
 /**
- * Thrown when a tensor or a launch would leave a limit of the device. Its message names them, for whoever
- * writes kernels; whoever knows what a user asked for says instead what to lower.
+ * Thrown when a tensor or a launch would leave a limit of the device. Its message names
+ * both for authors of kernels; callers that know a user's options say instead which one to lower.
  */
 export class LimitError extends RangeError {
   /** Which limit, and by how much. */

@@ -8,8 +8,8 @@ export interface DryDevice extends Device {
 
 /**
  * A device with the limits and kernels of another that makes nothing: no memory is taken and nothing
- * compiled. What records its work there finds in milliseconds whether it would leave a limit, by the very
- * checks that the work itself meets, and how many bytes it would take.
+ * compiled. Work that is recorded there meets the same checks as on the device itself: within milliseconds they
+ * say whether it exceeds a limit, and how many bytes it takes.
  *
  * Nothing can be read back from it.
  */

@@ -68,7 +68,7 @@ export interface FileDigest {
   sha256: string;
 }
 
-/** Where a training stands: everything needed to go on that is no tensor. */
+/** Where a training stands: everything that resuming it needs and that is no tensor. */
 export interface TrainerState {
   /** Version of the format, `CHECKPOINT_FORMAT`. */
   formatVersion: number;
@@ -454,7 +454,7 @@ function reasonOf(error: unknown): string {
  * @param onWarning is called with a sentence about each newer one that was passed over.
  * @param check throws if a state is of no use to the caller: its checkpoint then counts as damaged.
  * @throws {CheckpointError} if there are checkpoints and all are damaged, or if the newest has a newer
- * format: going on from an older one would throw work away.
+ * format: resuming an older one would throw work away.
  */
 export function newestCheckpoint(
   runDirectory: string,

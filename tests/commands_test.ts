@@ -376,7 +376,7 @@ Deno.test("prepare reads JSON lines, patterns and another tokenizer, and says wh
 });
 
 Deno.test({
-  name: "prepare that is stopped says that the same command goes on, which it does",
+  name: "prepare that is stopped says that the same command resumes, which it does",
   ignore: Deno.build.os === "windows", // a child cannot be sent Ctrl-C there
   async fn() {
     const text = join(directory, "large.txt"), cache = join(directory, "stopped");
@@ -398,7 +398,7 @@ Deno.test({
     const { code, stderr } = await child.output();
     const said = new TextDecoder().decode(stderr);
     assert.equal(code, 130, said);
-    assert.match(said, /stopped; the same command goes on from here\n$/);
+    assert.match(said, /stopped; the same command resumes here\n$/);
     const { stdout } = await task("prepare", [text, "--cache", cache]);
     assert.match(stdout, /^large\.txt: 600000 documents, /);
   },
@@ -598,7 +598,7 @@ Deno.test({
     assert.equal((await child.status).code, 130, stderr);
     assert.match(
       stderr,
-      /stopped after step \d+; to go on: deno task train --preset nano --batch-size 2 --out /,
+      /stopped after step \d+; to resume: deno task train --preset nano --batch-size 2 --out /,
     );
     assert.match(stderr, /saved /);
   },

@@ -8,8 +8,8 @@ import { ADAPTER_FILE } from "../model/lora.ts";
 import { MODEL_FILE } from "../model/tensor_files.ts";
 
 /**
- * What keeps the base of adapters from being lost: a note in the run that the base belongs to, which keeps
- * that run from removing it, or a copy in the run of the adapters.
+ * Keeping the base of adapters: either a note in the base's run, so that this run does not remove it, or a
+ * copy in the run of the adapters.
  *
  * @module
  */
@@ -17,7 +17,7 @@ import { MODEL_FILE } from "../model/tensor_files.ts";
 /** File of a run that names the runs with adapters beside its checkpoints: a JSON object per line. */
 const NOTES = "adapters.jsonl";
 
-/** That a run has adapters beside a checkpoint of another run. */
+/** A note that a run has adapters beside a checkpoint of another run. */
 interface Note {
   /** Name of the checkpoint. */
   checkpoint: string;
@@ -28,13 +28,15 @@ interface Note {
 }
 
 /**
- * Notes in the run that a base belongs to that a run has adapters beside it.
+ * Notes in a base's run that another run has adapters beside that base.
  *
- * @returns a sentence if that is not possible.
+ * @param adapters the run with the adapters.
+ * @param base the directory of the base.
+ * @returns a sentence if it cannot be noted.
  */
 export function noteAdapters(adapters: string, base: string): string | undefined {
   const run = runOf(base);
-  if (run === undefined) return undefined; // nothing is removed there
+  if (run === undefined) return undefined; // only runs remove checkpoints
   const note: Note = {
     checkpoint: basename(base),
     run: resolve(adapters),
@@ -77,7 +79,7 @@ export function runBeside(checkpoint: string): string | undefined {
   return undefined;
 }
 
-/** Whether there is a run at a path, without a base of its own; one that may not be looked at counts. */
+/** Whether there is a run at a path without a copy of its base; one that may not be read counts. */
 function needsBase(run: string): boolean {
   try {
     return existsSync(run) && !existsSync(join(run, KEPT_BASE));

@@ -77,8 +77,7 @@ export interface RunDirectory {
    */
   checkRoom(plan: { checkpointBytes: number; keep: number; saves: number }): void;
   /**
-   * Makes the hints true for a training that continues after `step`: what names a later checkpoint does
-   * not hold any more.
+   * Makes the hints true for a training that continues after `step`: a hint must not name a later checkpoint.
    *
    * @param best step of the best evaluation up to there, if there was one.
    */
@@ -97,8 +96,8 @@ export interface RunDirectory {
   /** Writes a file of the run, replacing it as a whole. If the disk refuses, that is a notice. */
   write(name: string, text: string): void;
   /**
-   * Sentences about what failed and ends no training; whoever passes them on removes them. A file that
-   * keeps failing is named once.
+   * Sentences about failures that end no training; the reader removes them. A file that keeps failing is
+   * named once.
    */
   readonly notices: string[];
   /** Gives the run back. */
@@ -223,7 +222,7 @@ export function openRunDirectory(
       const [neededCount, freeCount] = byteCounts(needed, free);
       notices.push(
         `${count} checkpoints of ${byteCount(checkpointBytes)} will need ${neededCount} in ` +
-          `${checkpoints}, where ${freeCount} are free: make room, or use a smaller --keep than ${keep}`,
+          `${checkpoints}, where ${freeCount} are free: make room, or lower --keep: current value is ${keep}`,
       );
     },
     resumeAfter(step, bestStep) {
@@ -489,7 +488,7 @@ const LEFTOVER = new RegExp(`^\\.(?:(tmp|old)-(\\d{6,})(?:-${UUID})?|trash-\\d{6
 
 /**
  * Removes the oldest checkpoints up to `step` but `keep`, and never the best nor one that is needed. A later
- * one is damaged, or the training would have gone on from it: it must not push out a whole one.
+ * one is damaged, or the training would have resumed from it: it must not displace a whole one.
  */
 function prune(
   path: string,

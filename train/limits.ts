@@ -23,10 +23,10 @@ export interface TrainingPlan
 }
 
 /**
- * Makes sure that a device can take the steps of a training, evaluate it and draw its samples, before
- * anything is allocated or compiled.
+ * Makes sure that a device can run the steps, evaluations and samples of a training, before anything is
+ * allocated or compiled.
  *
- * @throws {RangeError} naming the flag to lower, and if it is the batch what gives the same steps.
+ * @throws {RangeError} naming the flag to lower, and for a batch the flags that give the same steps.
  */
 export function checkTraining(
   device: Device,
@@ -91,7 +91,7 @@ export function checkTraining(
   );
 }
 
-/** Options of a step that change nothing about what it needs. */
+/** Options of a step that do not change its memory or launches. */
 const RECORDED = {
   labelSmoothing: 0,
   gradientClip: 1,

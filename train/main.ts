@@ -19,7 +19,7 @@ import { BASE_HELP } from "../generate/command.ts";
 import { DEFAULT_OPTIONS, type TrainOptions } from "./options.ts";
 import { train, type TrainEvent } from "./train.ts";
 
-/** `train`: trains a model, or goes on training it. */
+/** `train`: trains a model, or resumes its training. */
 const program = command(
   "train",
   "Train a small GPT. Without options: on built-in stories, with a model that suits this machine.",
@@ -159,7 +159,7 @@ async function main(options: Partial<TrainOptions>): Promise<number> {
       if (event.kind !== "end") continue;
       display.close();
       if (event.reason === "interrupted") {
-        status(`stopped after step ${event.step}; to go on: ${commandGiven()}`);
+        status(`stopped after step ${event.step}; to resume: ${commandGiven()}`);
         return interrupts.exitCode;
       }
       const { out } = options;
@@ -176,7 +176,7 @@ async function main(options: Partial<TrainOptions>): Promise<number> {
   } catch (error) {
     if (!interrupts.signal.aborted || !display.preparing) throw error;
     display.close();
-    status(`stopped before the first step; to go on: ${commandGiven()}`);
+    status(`stopped before the first step; to resume: ${commandGiven()}`);
     return interrupts.exitCode;
   } finally {
     display.close();

@@ -94,8 +94,8 @@ function parseMetric(text: string): Metric | undefined {
 }
 
 /**
- * The places where a record goes back to an earlier step, as a run that was killed does when it is
- * resumed from a checkpoint: what is noted before such a place of later steps was done again.
+ * The places where a record goes back to an earlier step, because a killed run was resumed from a
+ * checkpoint: the lines before such a place with later steps were done again.
  */
 export class Rewinds {
   /** Each with a greater step than the one before: an earlier one with such a step says nothing more. */
@@ -165,7 +165,7 @@ export function* readMetrics(
   onWarning(`${path} is damaged in line ${named.join(", ")}${others}, which is passed over`);
 }
 
-/** What a training notes as it starts or goes on: how large its model is. */
+/** What a training notes when it starts or is resumed: the size of its model. */
 export function startMetric(config: GptConfig, step: number): Metric {
   return {
     kind: "start",

@@ -69,7 +69,7 @@ export class RunRecord {
 /**
  * Opens the record of a run whose training continues after `step`, and makes it true for that step: what
  * was noted of later ones, and what an earlier training did again, moves into a file of its own, such as
- * `metrics-after-000500.jsonl`. If that fails, it stays, and whoever reads the record passes over it.
+ * `metrics-after-000500.jsonl`. If that fails, the lines stay, and readers of the record skip them.
  * The picture and the hints of the run follow.
  */
 export async function openRecord(run: RunDirectory, step: number): Promise<RunRecord> {

@@ -48,7 +48,7 @@ import { tuningOf } from "./tuning.ts";
  * @module
  */
 
-/** A checkpoint to go on from. */
+/** A checkpoint to resume from. */
 export interface Resumed {
   path: string;
   state: TrainerState;
@@ -59,7 +59,7 @@ export interface Resumed {
 }
 
 /**
- * Makes sure that a training can come to a state: its options are possible, and the rest agrees with them.
+ * Makes sure that a training can reach a state: its options are valid, and the rest agrees with them.
  *
  * @throws {CheckpointError} naming the field that does not.
  */
@@ -103,7 +103,7 @@ export function checkState(state: TrainerState, path: string): void {
 }
 
 /**
- * Reads what a training goes on with; the large tensors wait for `restore()`.
+ * Reads what a training is resumed with, but for the large tensors, which `restore()` reads.
  *
  * @param likely where the base of adapters may lie, if it is not where they say.
  */

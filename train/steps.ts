@@ -95,7 +95,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
       const { consecutiveSkips } = reports[i]!;
       if (consecutiveSkips >= MOST_SKIPS) {
         throw new RangeError(
-          `Cannot go on training as ${consecutiveSkips} steps in a row had a gradient that is not ` +
+          `Cannot continue training as ${consecutiveSkips} steps in a row had a gradient that is not ` +
             `finite: try a lower --learning-rate (it is ${options.learningRate}) or --precision f32`,
         );
       }
@@ -125,7 +125,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
       yield* noticesOf(run);
       if (!Number.isFinite(evaluation.loss)) {
         throw new RangeError(
-          `Cannot go on training as the validation loss must be finite: current value is ` +
+          `Cannot continue training as the validation loss must be finite: current value is ` +
             `${evaluation.loss} at step ${step}`,
         );
       }

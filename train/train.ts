@@ -55,11 +55,11 @@ import { recordTuned, tuningFileIn } from "./tuning.ts";
 export type { TrainEvent } from "./events.ts";
 
 /**
- * Trains a model, or goes on training it, and reports what happens.
+ * Trains a model, or resumes its training, and reports what happens.
  *
  * The generator does the work as it is consumed: stop consuming and the training stops. When `signal`
  * aborts, the step under way is finished, a checkpoint saved, and the training ends as `interrupted`;
- * while data is still being prepared, the signal's reason is thrown, and the next call goes on there.
+ * while data is still being prepared, the signal's reason is thrown, and the next call resumes there.
  *
  * @throws {RangeError} if an option is out of range or contradicts the checkpoint that is resumed.
  * @throws {CheckpointError} if the run's checkpoints cannot be read or written.
@@ -131,7 +131,7 @@ async function* trainIn(
   const beginning = resumed?.config ?? initial?.config;
   const given = withAdapters(merged, beginning);
   const lora = loraOf(given);
-  if (beginning) parameterTable({ ...beginning, ...(lora ? { lora } : {}) }, given.freeze); // says what is wrong
+  if (beginning) parameterTable({ ...beginning, ...(lora ? { lora } : {}) }, given.freeze); // throws if they contradict each other
   if (given.keepBase && !lora) {
     throw new RangeError(
       `Cannot train as --keep-base needs --lora-rank: current value is ${given.keepBase}`,

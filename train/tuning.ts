@@ -117,7 +117,7 @@ function sorted(choices: Choices): Record<string, string> {
 }
 
 /**
- * Records the training step with the kernels that a resumed run was trained with, so that it goes on to
+ * Records the training step with the kernels that a resumed run was trained with, so that it continues to
  * the bit; or else with those that are fastest here, which are remembered or found now.
  */
 export async function* recordTuned(

@@ -105,7 +105,7 @@ Deno.test("csvPieces() says what is wrong with a table, and in which line", asyn
     ],
     [
       'text\nok\n"a" b\n',
-      'line 3 must have " around whole fields, and "" for one inside them: a field goes on behind a quote',
+      'line 3 must have " around whole fields, and "" for one inside them: a field continues behind a quote',
     ],
     ['text\nok\n"a b\n\n', "the row behind line 2 must close its quotes: it does not"],
     ["id,text\n1,a\n2\n", "line 3 must have 2 fields, as the first line has: it has 1"],

@@ -178,7 +178,7 @@ Deno.test("checkRoom() refuses what no checkpoint fits into, and warns if not al
   assert.deepEqual(notices(4e9 + spare - 1), [
     "4 checkpoints of 1.00 GB will need 4.016777216 GB in " +
     `${join(path, "checkpoints")}, where 4.016777215 GB are free: ` +
-    "make room, or use a smaller --keep than 3",
+    "make room, or lower --keep: current value is 3",
   ]);
   assert.deepEqual(notices(2e9 + spare, { saves: 2 }), []);
   assert.deepEqual(notices(3e9, { keep: 1 }), []);

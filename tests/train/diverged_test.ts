@@ -65,7 +65,8 @@ Deno.test("train() fails when no step was applied, however few there were", asyn
 
 Deno.test("train() fails when an evaluation gives no finite loss", async () => {
   const options = { initFrom: await poisoned(), steps: 3, evalEvery: 1 };
-  const message = /^Cannot go on training as the validation loss must be finite: .* NaN at step 1$/;
+  const message =
+    /^Cannot continue training as the validation loss must be finite: .* NaN at step 1$/;
   assert.deepEqual(await failingRun("unevaluated", options, message), []);
 });
 
