@@ -40,7 +40,7 @@ import {
 } from "./train_step.ts";
 import { command, output, realNumber, run, status } from "../data/command.ts";
 import { commandLine } from "../files/command_line.ts";
-import { checkFilePath } from "../files/disk.ts";
+import { checkFilePath, replaceText } from "../files/disk.ts";
 import { type Device, openDevice } from "../kernels/device.ts";
 import type { PresetName } from "../model/config.ts";
 import type { Precision } from "../model/precision.ts";
@@ -171,7 +171,7 @@ async function main(options: Options): Promise<number> {
     ...(scaling?.points.length ? { scaling } : {}),
   };
   if (options.json) {
-    await Deno.writeTextFile(options.json, `${JSON.stringify(report, null, 2)}\n`);
+    replaceText(options.json, `${JSON.stringify(report, null, 2)}\n`);
   }
   let failed = failures.length > 0;
   if (failed) status(`\n${wrap(`failed: ${failures.join("; ")}`, 80, "  ")}`);

@@ -4,7 +4,7 @@ import { sampleBatch, sampleBatches } from "./text.ts";
 import type { Result } from "./harness.ts";
 import type { Device } from "../kernels/device.ts";
 import type { Program } from "../kernels/program.ts";
-import { misfitOf, reasonOf } from "../generate/limits.ts";
+import { misfitOf, shortageOf } from "../generate/limits.ts";
 import { clockOf, median, timePasses, warmUpMsOf } from "../kernels/timing.ts";
 import { tune, untuned } from "../kernels/tune.ts";
 import type { GptConfig } from "../model/config.ts";
@@ -77,7 +77,9 @@ async function createStep(
   });
   if (problem) {
     throw new RangeError(
-      `Cannot time a step of ${batchSize} rows as ${device.name} must hold it ${reasonOf(problem)}`,
+      `Cannot time a step of ${batchSize} rows as ${device.name} must hold it ${
+        shortageOf(problem)
+      }`,
     );
   }
   const gpt = createGpt(device, config, { precision });

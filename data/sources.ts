@@ -107,11 +107,6 @@ function isSameSpec(asked: string, found: string, { isPath = false } = {}): bool
     resolve(asked) === resolve(found);
 }
 
-/** Whether two namings mean the same data, if `asked` leaves revisions open that `found` has. */
-export function isSameData(asked: DataSpec, found: DataSpec): boolean {
-  return JSON.stringify(asFound(asked, found)) === JSON.stringify(found);
-}
-
 /**
  * A path or pattern so that it means the same in another working directory. A pattern stays as it is if the
  * working directory's own name would be one.

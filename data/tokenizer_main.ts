@@ -1,6 +1,6 @@
 import { existsSync } from "node:fs";
 import { commandLine } from "../files/command_line.ts";
-import { byteCount, checkFilePath, reasonOf, replaceFile } from "../files/disk.ts";
+import { byteCount, checkFilePath, replaceText } from "../files/disk.ts";
 import { command, output, run, status, wholeNumber } from "./command.ts";
 import { TEXT_FIELD } from "./formats.ts";
 import { DataProgressDisplay, duration } from "./progress.ts";
@@ -48,7 +48,7 @@ const program = command("tokenizer", "Train a byte-level BPE tokenizer on a text
             }),
         });
         display.close();
-        write(out, tokenizer.json);
+        replaceText(out, tokenizer.json);
         const made = tokenizer.vocabularySize;
         if (made < vocabularySize) {
           status(
@@ -64,14 +64,6 @@ const program = command("tokenizer", "Train a byte-level BPE tokenizer on a text
       }
     })
   );
-
-function write(path: string, text: string): void {
-  try {
-    replaceFile(path, [new TextEncoder().encode(text)]);
-  } catch (error) {
-    throw new Error(`Cannot write ${path} as ${reasonOf(error)}`);
-  }
-}
 
 /** The documents of a source, or stretches of them. */
 async function* readTexts(source: Source, display: DataProgressDisplay): AsyncGenerator<string> {

@@ -99,6 +99,19 @@ export function replaceFile(path: string, content: readonly Uint8Array[]): void 
   }
 }
 
+/**
+ * Writes a text as `replaceFile()` does.
+ *
+ * @throws {Error} in one sentence if the system refuses.
+ */
+export function replaceText(path: string, text: string): void {
+  try {
+    replaceFile(path, [new TextEncoder().encode(text)]);
+  } catch (error) {
+    throw new Error(`Cannot write ${path} as ${reasonOf(error)}`);
+  }
+}
+
 function writeInto(path: string, content: readonly Uint8Array[]): void {
   const file = openSync(path, "w");
   try {

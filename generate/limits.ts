@@ -46,7 +46,7 @@ export function misfitOf(
 }
 
 /** The limit of a device that some work exceeds, in brackets, to end a sentence with. */
-export function reasonOf({ exceeded: { limit, most, need } }: LimitError): string {
+export function shortageOf({ exceeded: { limit, most, need } }: LimitError): string {
   const [needBytes, mostBytes] = byteCounts(need, most);
   const words = {
     binding: `a kernel sees at most ${mostBytes} of a tensor, which would have ${needBytes}`,
@@ -109,7 +109,7 @@ export function textsAtOnce(
     problem = misfit(texts, tokens);
   }
   if (!problem) return texts;
-  const reason = reasonOf(problem), { name } = device;
+  const reason = shortageOf(problem), { name } = device;
   const most = largestThat((n) => !misfit(1, n), tokens);
   if (most > promptTokens) {
     throw new RangeError(

@@ -5,7 +5,7 @@ import { CheckpointError, newestCheckpoint, verifyCheckpoint } from "../model/ch
 import { createGpt, type Gpt } from "../model/gpt.ts";
 import { countParameters } from "../model/parameters.ts";
 import type { Precision } from "../model/precision.ts";
-import { misfitOf, reasonOf } from "./limits.ts";
+import { misfitOf, shortageOf } from "./limits.ts";
 import {
   fillModel,
   findModel,
@@ -88,7 +88,7 @@ export function loadSource(
   if (problem) {
     throw new RangeError(
       `Cannot load ${source.spec} as the model must be smaller on ${device.name}: ` +
-        `it has ${countParameters(config)} parameters ${reasonOf(problem)}`,
+        `it has ${countParameters(config)} parameters ${shortageOf(problem)}`,
     );
   }
   const gpt = createGpt(device, config, how);

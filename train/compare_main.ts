@@ -1,5 +1,5 @@
 import { command, output, run, status } from "../data/command.ts";
-import { checkFilePath, reasonOf, replaceFile } from "../files/disk.ts";
+import { checkFilePath, replaceText } from "../files/disk.ts";
 import { caveats, compareTable, drawComparison, readRun } from "./compare.ts";
 
 /** `compare`: what several trainings reached, and for how much. */
@@ -17,11 +17,7 @@ const program = command(
       for (const sentence of caveats(runs)) warn(sentence);
       output(compareTable(runs));
       const plot = await drawComparison(runs);
-      try {
-        replaceFile(svg, [new TextEncoder().encode(plot)]);
-      } catch (error) {
-        throw new Error(`Cannot write ${svg} as ${reasonOf(error)}`);
-      }
+      replaceText(svg, plot);
       status(`drawn in ${svg}`);
     })
   );

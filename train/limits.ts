@@ -1,4 +1,4 @@
-import { largestThat, misfitOf, reasonOf } from "../generate/limits.ts";
+import { largestThat, misfitOf, shortageOf } from "../generate/limits.ts";
 import { createDecoder } from "../generate/decoder.ts";
 import { DEFAULT_SAMPLER } from "../generate/generate.ts";
 import type { Device } from "../kernels/device.ts";
@@ -57,7 +57,7 @@ export function checkTraining(
   const { batchSize: B, contextLength: T } = given, { name } = device;
   const problem = misfit(B, T);
   if (!problem) return;
-  const reason = reasonOf(problem);
+  const reason = shortageOf(problem);
   const kept = isResumed
     ? "; a resumed run keeps its own: resume it where it began, or begin another with --out"
     : "";
@@ -125,6 +125,6 @@ export function evaluationRows(
   throw new RangeError(
     `Cannot evaluate as the model must be smaller on ${device.name}: it has ` +
       `${countParameters(config)} parameters and contexts of ${sequenceLength} tokens ` +
-      reasonOf(misfit(1)!),
+      shortageOf(misfit(1)!),
   );
 }

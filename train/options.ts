@@ -450,7 +450,7 @@ export function batchShapeOf(
 }
 
 /** Options that name what a run is made from, which a resumed run may name anew: see `renamed.ts`. */
-export const NAMING = ["data", "dataVersion", "textField", "tokenizer", "initFrom"] as const;
+const NAMING = ["data", "dataVersion", "textField", "tokenizer", "initFrom"] as const;
 
 /** Options that decide what the checkpoint's tensors mean, and so cannot change on resume. */
 const FIXED = [

@@ -6,8 +6,8 @@ import { parquetWriteBuffer } from "npm:hyparquet-writer@0.17.0";
 import { BYTE_ALPHABET } from "../../data/byte_alphabet.ts";
 import {
   asFound,
+  type DataSpec,
   fileSource,
-  isSameData,
   openSources,
   parseDataSpec,
   type Source,
@@ -541,7 +541,9 @@ Deno.test("openSources() notes files by paths that mean the same in any working 
   assert.deepEqual((await openSources([pattern])).data, [join(directory, "note?.txt")]);
 });
 
-Deno.test("parseDataSpec() tells data sets from files, isSameData() revisions left open from others", () => {
+Deno.test("parseDataSpec() tells data sets from files, asFound() completes revisions and paths", () => {
+  const isSameData = (asked: DataSpec, found: DataSpec) =>
+    JSON.stringify(asFound(asked, found)) === JSON.stringify(found);
   assert.equal(parseDataSpec(["sample"]), "sample");
   assert.equal(parseDataSpec(["tinystories@abc"]), "tinystories@abc");
   assert.deepEqual(parseDataSpec(["./tinystories"]), ["./tinystories"]);

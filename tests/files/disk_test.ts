@@ -6,6 +6,7 @@ import {
   byteCounts,
   checkFilePath,
   replaceFile,
+  replaceText,
   TEMPORARY_NAME,
   temporaryBeside,
 } from "../../files/disk.ts";
@@ -279,4 +280,12 @@ Deno.test("checkFilePath() refuses what names no file", () => {
   for (const [path, message] of refused) {
     assert.throws(() => checkFilePath(path, "--svg"), { name: "RangeError", message });
   }
+});
+
+Deno.test("replaceText() says in a sentence why a text cannot be written", () => {
+  const path = join(directory, "folder of texts");
+  Deno.mkdirSync(path);
+  assert.throws(() => replaceText(path, "text"), {
+    message: `Cannot write ${path} as a directory is in its place`,
+  });
 });
