@@ -50,6 +50,7 @@ export function ggufTokenizer(
     set(token, id, isText(id) ? NORMAL : CONTROL);
   }
   for (const { content, id } of added) {
+    if (id >= vocabularySize) continue; // the model has no row for it
     if (kinds[id] !== NORMAL) set(content, id, isText(id) ? USER_DEFINED : CONTROL);
   }
   return { tokens, kinds, merges: model.merges!.map((pair) => mergedPair(pair).join(" ")) };

@@ -9,7 +9,7 @@ import {
   type ParseTokenizerOptions,
   type Tokenizer,
 } from "./tokenizer.ts";
-import { tokenContent, tokenizerJsonOf } from "./vocab_merges.ts";
+import { tokenContent, tokenizerJsonOf, withTokensBeside } from "./vocab_merges.ts";
 
 /** How to load a tokenizer: what its file does not say, and how to reach the hub. */
 export type LoadTokenizerOptions = ParseTokenizerOptions & HubOptions;
@@ -23,8 +23,8 @@ const ADDED = "added_tokens.json";
 
 /** Of the names of a repository's files, those that its tokenizer is read from. */
 export function tokenizerFileNames(names: readonly string[]): string[] {
-  const main = names.includes(TOKENIZER) ? [TOKENIZER] : [VOCAB, MERGES, ADDED];
-  return [...main, CONFIG, SPECIAL].filter((name) => names.includes(name));
+  const main = names.includes(TOKENIZER) ? [TOKENIZER] : [VOCAB, MERGES];
+  return [...main, ADDED, CONFIG, SPECIAL].filter((name) => names.includes(name));
 }
 
 /** Whether a folder has a tokenizer. */
@@ -97,9 +97,13 @@ export async function readTokenizer(
   const config = beside(CONFIG), special = beside(SPECIAL);
   const endOfText = options.endOfText ?? endIn(config, join(folder, CONFIG)) ??
     endIn(special, join(folder, SPECIAL));
-  if (json !== undefined) return await parseTokenizer(json, file, { ...options, endOfText });
+  const added = textOf(ADDED);
+  if (json !== undefined) {
+    const whole = withTokensBeside(json, { added, config, special }, folder);
+    return await parseTokenizer(whole, file, { ...options, endOfText });
+  }
   const [vocab, merges] = [textOf(VOCAB)!, textOf(MERGES)!];
-  const older = tokenizerJsonOf({ vocab, merges, added: textOf(ADDED), config, special }, folder);
+  const older = tokenizerJsonOf({ vocab, merges, added, config, special }, folder);
   const where = `${VOCAB} and ${MERGES} in ${folder}`;
   return await parseTokenizer(older, where, { ...options, endOfText });
 }

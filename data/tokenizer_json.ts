@@ -7,7 +7,7 @@ import { createPattern, harmless, LONGEST_PATTERN, UnboundedPattern } from "./pa
 import { createPreTokenizer, type Cut, type PatternOf } from "./pre_tokenizers.ts";
 import { createTokenText } from "./token_text.ts";
 import type { Tokenizer } from "./tokenizer.ts";
-import { type TokenizerFile, UnsupportedTokenizer } from "./tokenizer_file.ts";
+import { type AddedToken, type TokenizerFile, UnsupportedTokenizer } from "./tokenizer_file.ts";
 import { detached } from "./words.ts";
 import {
   createWordModel,
@@ -52,7 +52,7 @@ const CACHED_WORDS = 200_000, CACHED_LENGTH = 64;
  * begins with "Cannot use FILE as".
  */
 export async function createTokenizer(
-  file: TokenizerFile,
+  given: TokenizerFile,
   { json, trusted = false, endOfText: wantedEnd, vocabularySize: wantedSize }: {
     json: string;
     trusted?: boolean;
@@ -60,6 +60,11 @@ export async function createTokenizer(
     vocabularySize?: number | undefined;
   },
 ): Promise<Tokenizer> {
+  // tokens that were added without a row in the model, as padding often is, are text to it
+  const isHeld = ({ id, content }: AddedToken) =>
+    id < (wantedSize ?? Infinity) ||
+    (wantedEnd === undefined ? ENDS.includes(content) : content === wantedEnd);
+  const file = { ...given, added_tokens: (given.added_tokens ?? []).filter(isHeld) };
   const { tokens, names, end, usualEnd } = readVocabulary(file, wantedEnd);
   const vocabularySize = wantedSize ?? tokens.length;
   if (vocabularySize < tokens.length) {

@@ -45,22 +45,11 @@ export function tokenizerJsonOf(
         `current merge ${wrong} is ${quoted(lines[wrong])}`,
     );
   }
-  const named = new Set(
-    [config, special].flatMap((fields) => [
-      ...ROLES.map((role) => fields[role]),
-      ...(Array.isArray(fields.additional_special_tokens) ? fields.additional_special_tokens : []),
-    ]).map(tokenContent).filter((content) => content !== undefined),
-  );
-  const tokens: AddedToken[] = isObject(config.added_tokens_decoder)
-    ? decoderTokens(config.added_tokens_decoder, where)
-    : Object.entries(added === undefined ? {} : idTable(added, `added_tokens.json in ${where}`))
-      .map(([content, id]) => ({ id, content, special: named.has(content) }));
+  const tokens = addedTokens({ added, config, special }, where);
   const known = new Set(tokens.map(({ content }) => content));
-  for (const content of named.add(END_OF_TEXT)) {
+  for (const content of specialContents({ config, special }).add(END_OF_TEXT)) {
     const id = Object.hasOwn(ids, content) ? ids[content]! : undefined;
-    if (id !== undefined && !known.has(content)) {
-      tokens.push({ id, content, special: true });
-    }
+    if (id !== undefined && !known.has(content)) tokens.push({ id, content, special: true });
   }
   return JSON.stringify(
     gpt2File({
@@ -70,6 +59,58 @@ export function tokenizerJsonOf(
       prefix: config.add_prefix_space === true,
     }),
   );
+}
+
+/** What the files beside a `tokenizer.json` say, or beside the older two. */
+type FilesBeside = Pick<OlderFiles, "added" | "config" | "special">;
+
+/** The tokens that `tokenizer_config.json` describes, or else `added_tokens.json`. */
+function addedTokens(
+  { added, config = {}, special = {} }: FilesBeside,
+  where: string,
+): AddedToken[] {
+  if (isObject(config.added_tokens_decoder)) {
+    return decoderTokens(config.added_tokens_decoder, where);
+  }
+  if (added === undefined) return [];
+  const named = specialContents({ config, special });
+  return Object.entries(idTable(added, `added_tokens.json in ${where}`))
+    .map(([content, id]) => ({ id, content, special: named.has(content) }));
+}
+
+/** What is named as having a role, such as the end of a text. */
+function specialContents({ config = {}, special = {} }: FilesBeside): Set<string> {
+  return new Set(
+    [config, special].flatMap((fields) => [
+      ...ROLES.map((role) => fields[role]),
+      ...(Array.isArray(fields.additional_special_tokens) ? fields.additional_special_tokens : []),
+    ]).map(tokenContent).filter((content) => content !== undefined),
+  );
+}
+
+/**
+ * A `tokenizer.json` with the added tokens that only the files beside it have; they are added last, as Hugging
+ * Face transformers does.
+ *
+ * @param where the folder with the files, for error messages.
+ * @throws {SyntaxError} if one of them is not what it should be.
+ */
+export function withTokensBeside(json: string, beside: FilesBeside, where: string): string {
+  const absent = addedTokens(beside, where)
+    .filter(({ content }) => !json.includes(JSON.stringify(content)));
+  if (absent.length === 0) return json;
+  let file: unknown;
+  try {
+    file = JSON.parse(json);
+  } catch {
+    return json; // which is refused when it is read
+  }
+  if (!isObject(file) || !Array.isArray(file.added_tokens ?? [])) return json;
+  const there = (file.added_tokens ?? []) as unknown[], known = new Set(there.map(tokenContent));
+  const missing = absent.filter(({ content }) => !known.has(content));
+  return missing.length === 0
+    ? json
+    : JSON.stringify({ ...file, added_tokens: [...there, ...missing] });
 }
 
 /** The text of a token as configurations write it: itself, or an object that describes it. */

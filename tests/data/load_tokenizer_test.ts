@@ -111,6 +111,42 @@ Deno.test("loadTokenizer() reads vocab.json and merges.txt with the tokens that 
   });
 });
 
+Deno.test("loadTokenizer() adds to a tokenizer.json what only the files beside it have", async () => {
+  const config = { "tokenizer_config.json": JSON.stringify({ eos_token: "<|im_end|>" }) };
+  const added = {
+    "added_tokens.json": JSON.stringify({ "<|im_end|>": V, "<|endoftext|>": V - 1 }),
+  };
+  await withFiles({ "tokenizer.json": compact.json, ...config, ...added }, async (folder) => {
+    const { endOfText, encode, encodeDocument } = await loadTokenizer(folder);
+    assert.equal(endOfText, V);
+    assert.deepEqual(encode("<|im_end|><|endoftext|>"), [V, compact.endOfText]);
+    assert.deepEqual(encodeDocument("a <|im_end|>"), compact.encodeDocument("a <|im_end|>"));
+  });
+  await withFiles({ "tokenizer.json": "{", ...config, ...added }, async (folder) => {
+    await assert.rejects(loadTokenizer(folder), { message: /tokenizer\.json as it must be JSON$/ });
+  });
+  const same = { "added_tokens.json": JSON.stringify({ "<|endoftext|>": V - 1 }) };
+  await withFiles({ "tokenizer.json": compact.json, ...same }, async (folder) => {
+    assert.equal((await loadTokenizer(folder)).hash, compact.hash);
+  });
+});
+
+Deno.test("loadTokenizer() leaves out added tokens that the model has no row for", async () => {
+  const padded = { "added_tokens.json": { "[PAD]": V, "<tag>": V - 2 } };
+  await withFiles(olderFiles(padded), async (folder) => {
+    const { vocabularySize, encode } = await loadTokenizer(folder, { vocabularySize: V });
+    assert.equal(vocabularySize, V);
+    assert.deepEqual(encode("[PAD]"), compact.encode("[PAD]"));
+  });
+  const ends = { ...padded, "tokenizer_config.json": { eos_token: "[PAD]" } };
+  await withFiles(olderFiles(ends), async (folder) => {
+    await assert.rejects(loadTokenizer(folder, { vocabularySize: V }), {
+      name: "RangeError",
+      message: /its ids must be below the model's \d+: current value is \d+$/,
+    });
+  });
+});
+
 Deno.test("loadTokenizer() refuses older files of other contents in a sentence", async () => {
   const config = (fields: object) => ({ "tokenizer_config.json": fields });
   const decoder = (token: unknown, id = "5") => config({ added_tokens_decoder: { [id]: token } });

@@ -149,6 +149,7 @@ Deno.test("exportModel() tells kinds of tokens apart and fills a vocabulary that
     { id: 258, content: "<pad>", special: true, normalized: false },
     { id: 259, content: "  ", special: false, normalized: false },
     { id: 0, content: "!", special: true, normalized: false }, // as padding: it is text as well
+    { id: 999, content: "[PAD]", special: true, normalized: false }, // for which there is no row
   );
   const wide = createGpt(device, { ...CONFIG, vocabularySize: 262 }, { precision: "f32" });
   initializeParameters(wide, { seed: 1 });
