@@ -107,7 +107,7 @@ export async function loadCorpus(options: CorpusOptions): Promise<Corpus> {
  * The hash that `loadCorpus()` gives data for a model's tokenizer. It comes from the cache, or else the data is
  * read; nothing is tokenized.
  *
- * @throws {Error} if the data cannot be had or read.
+ * @throws {Error} if the data cannot be downloaded or read.
  */
 export async function hashData(
   options: CorpusOptions & { readonly tokenizer: Tokenizer },

@@ -15,17 +15,17 @@ export interface Piece {
   readonly begins: boolean;
   /** Whether it ends here. */
   readonly ends: boolean;
-  /** Where this is in its file, in a `PlaceUnit`: bytes from 0, all else from 1. */
+  /** Its place in the file, in a `PlaceUnit`: bytes from 0, all others from 1. */
   readonly place: number;
 }
 
-/** What places count: of a text bytes, else what holds a document each. */
+/** Unit of places: bytes in a text, otherwise what holds one document each. */
 export type PlaceUnit = "byte" | "line" | "element" | "row" | "document";
 
 /** Bytes in a piece at most. */
 export const LARGEST_PIECE = 2 ** 18;
 
-/** Bytes at most in what holds a document and has to be parsed whole. */
+/** Most bytes of a line, element or row, which is parsed whole. */
 export const LONGEST_RECORD = 16 * 2 ** 20;
 
 const TAB = 0x09, LINE_FEED = 0x0a, RETURN = 0x0d, BLANK = 0x20;
@@ -48,7 +48,7 @@ export async function* textPieces(
   let begins = true; // whether the next piece begins a document
   for await (const { chunk, last } of regroup(chunks, 4 * most)) {
     window = Buffer.concat([window, chunk]);
-    const bytesAsText = window.toString("latin1"); // searched ten times as fast
+    const bytesAsText = window.toString("latin1"); // a string is searched ten times as fast
     const pieces: Piece[] = [];
     let at = offset === 0 && hasByteOrderMark(window) ? 3 : 0;
     let separator = bytesAsText.indexOf(END_OF_TEXT, at);

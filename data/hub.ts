@@ -96,7 +96,7 @@ export function parseHubSpec(spec: string): HubSpec {
   return names;
 }
 
-/** Thrown for a name that none of the hub's can be. */
+/** Thrown for a name that the hub cannot have. */
 class BadName extends RangeError {}
 
 /**

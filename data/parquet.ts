@@ -10,11 +10,11 @@ export interface ParquetFile {
   readonly file: string;
   readonly handle: number;
   readonly bytes: number;
-  /** The column that holds documents, a row each; in a group, `group.column`. */
+  /** The column that holds documents, one per row; in a group, `group.column`. */
   readonly column: string;
 }
 
-/** Bytes of a file without anything in it. */
+/** Bytes of the smallest file: both magic numbers and a length. */
 const LEAST_BYTES = 12;
 
 /** Bytes of a page's header, as a rule; statistics in it can make it longer. */

@@ -19,7 +19,7 @@ export interface Pattern {
   matches(text: string): Stretch[];
 }
 
-/** Thrown where a pattern cannot be matched in linear time; the message completes "its patterns must …". */
+/** Thrown if a pattern cannot be matched in linear time; the message completes "its patterns must …". */
 export class UnboundedPattern extends Error {}
 
 /** A pattern that is known to be harmless, such as a class of characters; it must not match nothing. */
@@ -328,7 +328,7 @@ class Program {
   }
 }
 
-/** What is known of a split at a position: nothing, that it leads nowhere, or that it leads to the end. */
+/** What is known of a split at a position: nothing, that it fails, or that it leads to the end. */
 const UNKNOWN = 0, FAILED = 1, LEADS = 2;
 
 /** Positions whose knowledge is kept together: 2 to this power. */

@@ -51,8 +51,8 @@ export interface Portion {
 /** How to find and read data. */
 export interface SourceOptions extends Omit<HubOptions, "onProgress"> {
   /**
-   * The field of JSON, or the column of CSV, TSV and Parquet, that holds the text; `text` if not given.
-   * One further down in JSON and Parquet is `data.text`.
+   * The field of JSON, or the column of CSV, TSV and Parquet, that holds the text; `text` by default.
+   * A nested one in JSON and Parquet is `data.text`.
    */
   readonly textField?: string | undefined;
   /** Which edition of `tinystories`; `v2` if not given. */
@@ -86,8 +86,8 @@ export function parseDataSpec(words: readonly string[]): DataSpec {
 }
 
 /**
- * What is asked for, in the words of `found` wherever it names the same: a revision is that of `found` if
- * `asked` leaves it open, and a path that is written in another way is the same path.
+ * The data of `asked`, named as in `found` where both mean the same: a revision that `asked` omits is that of
+ * `found`, and two spellings of a path are the same path.
  */
 export function asFound(asked: DataSpec, found: DataSpec): DataSpec {
   if (typeof asked === "string" || typeof found === "string") {
@@ -108,8 +108,8 @@ function isSameSpec(asked: string, found: string, { isPath = false } = {}): bool
 }
 
 /**
- * A path or pattern so that it means the same in another working directory. A pattern stays as it is if the
- * working directory's own name would be one.
+ * A path or pattern made absolute, so that it means the same in another working directory. A pattern stays
+ * relative if the name of the working directory would itself be a pattern.
  */
 function fromRoot(spec: string): string {
   const stays = isPattern(spec) && isPattern(resolve("."));
@@ -143,7 +143,7 @@ const TINYSTORIES = {
  * than once is read once. Everywhere white space around documents is dropped, as are empty documents; line
  * ends become `\n`.
  *
- * @throws {Error} if a file cannot be found or read; {RangeError} if it is none of what is understood;
+ * @throws {Error} if a file cannot be found or read; {RangeError} if its format is not understood;
  * {HubError} if it cannot be downloaded.
  */
 export async function openSources(
@@ -275,7 +275,7 @@ const LISTED = 3;
 interface DataFile {
   /** What it is called in messages. */
   readonly name: string;
-  /** What the same file has, however it is named. */
+  /** The same for all names of one file. */
   readonly identity: string;
   /** Where it lies. */
   readonly path: string;
@@ -365,7 +365,7 @@ async function expand(spec: string): Promise<string[]> {
   return paths;
 }
 
-/** A file on this machine. Its name tells what it holds. */
+/** A file on this machine. Its name decides its format. */
 async function localFile(path: string, name: string = path): Promise<DataFile> {
   const { handle, bytes, fingerprint } = attempt(name, () => {
     const stats = statSync(path);

@@ -106,7 +106,7 @@ export interface TokenFileOrigin {
  * megabyte is checked when it is first read.
  */
 const MAGIC = "TOYTOKEN";
-/** Changes with the layout, and with what the text of a file is taken to be. */
+/** Changes with the layout, and with the way in which documents are read from files. */
 const VERSION = 3;
 const HEADER_BYTES = 256;
 const CHECKSUM_AT = 144;

@@ -21,7 +21,7 @@ export const END_OF_TEXT = "<|endoftext|>";
 export interface Tokenizer {
   /** V: ids are 0 to V − 1; some of them may stand for nothing. */
   readonly vocabularySize: number;
-  /** Id of the token that ends a document; it may be one that text has, too, if a model says so. */
+  /** Id of the token that ends a document; in some models it also occurs in text. */
   readonly endOfText: number;
   /**
    * Ids at which a generated text ends, `endOfText` among them; it alone by default. A model may name several:
@@ -41,8 +41,8 @@ export interface Tokenizer {
   /** Text of ids, special tokens written out; bytes that are no UTF-8 become U+FFFD. */
   decode(ids: Iterable<number>): string;
   /**
-   * Decodes ids one at a time, giving out whole characters only, and nothing for special tokens, but for
-   * those that are text as well, as "!" is where it was declared special for padding.
+   * Decodes ids one at a time, giving out whole characters only, and nothing for special tokens, except
+   * those that are text as well, such as a "!" that is declared special for padding.
    *
    * @param before ids that the text continues: some tokenizers leave out the blank before its first.
    */

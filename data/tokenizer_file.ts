@@ -138,13 +138,13 @@ const COMPONENT_FIELDS: Readonly<Record<string, Readonly<Record<string, FieldKin
   WordPiece: { prefix: "text?", cleanup: "boolean?" },
 };
 
-/** Most components that stand behind each other or in each other. */
+/** Most components in a file, nested ones included. */
 const MOST_STAGES = 100;
 
 /**
- * Makes sure that whatever is read of a file is of its type, and leaves out what is null.
+ * Makes sure that all fields that are read have their types, and drops those that are null.
  *
- * @throws {UnsupportedTokenizer} naming the first field that is of another type.
+ * @throws {UnsupportedTokenizer} naming the first field of another type.
  */
 export function checkTokenizerFile(given: JsonObject): TokenizerFile {
   const check = (

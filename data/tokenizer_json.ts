@@ -44,8 +44,8 @@ const CACHED_WORDS = 200_000, CACHED_LENGTH = 64;
  * Makes a tokenizer of the contents of a `tokenizer.json`.
  *
  * @param options.json the file, as `Tokenizer.json` will give it.
- * @param options.trusted whether it was made here: its model then waits until a word is encoded, which never
- * happens where tokens come from a file.
+ * @param options.trusted whether it was made here: its model is then created at the first word to encode, and
+ * never if tokens come from a file.
  * @param options.endOfText the token that ends a document, if it is not one of the usual.
  * @param options.vocabularySize V of the model that it is for, which may have room to spare.
  * @throws {UnsupportedTokenizer} if something in it is not supported, with the rest of a sentence that
@@ -201,7 +201,7 @@ function readVocabulary(file: TokenizerFile, wantedEnd: string | undefined): Voc
   const words = tokens.slice(), added = file.added_tokens ?? [];
   for (const { content, id } of added) {
     check(content, id);
-    tokens[id] ??= content; // a token of the model keeps its id, whatever else is said to have it
+    tokens[id] ??= content; // the model's own token keeps an id that is given twice
   }
   const special = added.filter((token) => token.special);
   const contents = special.map(({ content }) => content);
@@ -256,7 +256,7 @@ function spellings(
   { tokens, names, end }: Pick<Vocabulary, "tokens" | "names" | "end">,
 ): { ids: ReadonlyMap<string, number>; unknown: number | undefined } {
   const { model } = file;
-  const isBpe = modelKind(model) === "BPE"; // what no merge comes to is not found in a text
+  const isBpe = modelKind(model) === "BPE"; // text never has a token that no merge makes
   const ids = new Map(modelVocabulary(file).filter(([, id]) => isBpe || !names.has(id)));
   const unknown = model.unk_id ?? (model.unk_token ? tokens.indexOf(model.unk_token) : -1);
   if (unknown !== -1 && tokens[unknown] === undefined) {

@@ -33,7 +33,7 @@ const UNITS = ["bytes", "kB", "MB", "GB", "TB", "PB"];
 /** A number of bytes as people read it: 2.20 GB. */
 export function byteCount(bytes: number, digits = 3): string {
   let value = bytes, unit = 0;
-  // by what is shown: 999.9 MB to three digits are 1.00 GB
+  // compares the rounded number: 999.9 MB to three digits are 1.00 GB
   while (Number(value.toPrecision(digits)) >= 1000 && unit < UNITS.length - 1) {
     value /= 1000;
     unit++;

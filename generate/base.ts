@@ -97,7 +97,7 @@ export async function findBase(
   );
 }
 
-/** Of a run's checkpoints, or of a model in a directory, the one whose weights have a hash. */
+/** The checkpoint of a run, or the model in a directory, whose weights have a given hash. */
 export function withHash(path: string, sha256: string): Found | undefined {
   const checkpoints = listCheckpoints(path).map(({ path }) => path);
   const directory = (checkpoints.length > 0 ? checkpoints : [path])
@@ -134,7 +134,7 @@ export function runOf(checkpoint: string): string | undefined {
   return basename(parent) === "checkpoints" ? dirname(parent) : undefined;
 }
 
-/** Where a base may be that has been moved: with its run, or together with the adapters. */
+/** Where a moved base may be: its run was moved alone, or together with the adapters. */
 function placesToLook(adapters: string, named: string): Set<string> {
   if (named.startsWith("hf:")) return new Set();
   const base = runOf(named) ?? named, folder = dirname(runOf(adapters) ?? adapters);
@@ -145,7 +145,7 @@ function placesToLook(adapters: string, named: string): Set<string> {
   return new Set([...runs, ...moved.filter(isThere)]);
 }
 
-/** Whether there is something at a path; nothing is where one may not look. */
+/** Whether a path exists; false without the permission to look. */
 function isThere(path: string): boolean {
   try {
     return existsSync(path);

@@ -23,8 +23,8 @@ export function freeMemory(): number {
 /**
  * Why some work does not fit a device; undefined if it does.
  *
- * Memory counts where the device computes on the CPU: there it is taken as it is written to, and where none
- * is left the system ends the process without a word. A GPU reports what it cannot allocate.
+ * Memory counts only if the device is the CPU: its memory is taken at the first write, and if none is left
+ * the system kills the process without a message. A GPU reports what it cannot allocate.
  */
 export function misfitOf(
   device: Device,
@@ -79,7 +79,7 @@ export interface GenerationPlan {
   /** Texts to continue. */
   readonly samples: number;
   readonly sampler: SamplerOptions;
-  /** Free bytes where the CPU's memory should hold model and texts; not looked at unless given. */
+  /** Free bytes of memory for model and texts on a CPU adapter; not checked by default. */
   readonly freeBytes?: number;
 }
 

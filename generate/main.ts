@@ -12,7 +12,7 @@ import { BASE_HELP, findNamedModel } from "./command.ts";
 import { freeMemory, textsAtOnce } from "./limits.ts";
 import { loadSource, resolvePrecision } from "./load.ts";
 
-/** Most stories of one command: each takes memory from the beginning. */
+/** Most stories of one command: all of them take memory from its start. */
 const MOST_SAMPLES = 1_000_000;
 
 /** `generate`: continues a text with a trained model. */

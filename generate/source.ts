@@ -267,10 +267,10 @@ const GENERATION = "generation_config.json";
 
 /**
  * A tokenizer that knows at which tokens the texts of a directory's model end: those of `eos_token_id` in
- * `generation_config.json`, or else in `config.json`, and always what ends a document, for on that models are
- * trained here.
+ * `generation_config.json`, or else in `config.json`, and always the one that ends a document, as models are
+ * trained here to end with it.
  *
- * @throws {SyntaxError | RangeError} if one of the files does not say ids.
+ * @throws {SyntaxError | RangeError} if a file is no JSON object, or if its `eos_token_id` is no id.
  */
 export function withEndIds(
   tokenizer: Tokenizer,
@@ -353,7 +353,7 @@ export function fillModel(gpt: Gpt, { directory, config, adapters }: ModelSource
   }
 }
 
-/** The files of a model in a directory: its weights, and what says what it is. */
+/** The files of a model in a directory: weights, configuration and tokenizer. */
 export function modelPaths(directory: string): string[] {
   const names = readdirSync(directory), index = chooseModelFile(names)?.name;
   const more = ["config.json", GENERATION, ...tokenizerFileNames(names), ...(index ? [index] : [])];

@@ -62,7 +62,7 @@ export class LimitError extends RangeError {
   /** Which limit, and by how much. */
   readonly exceeded: Exceeded;
 
-  /** An error with a message for programmers, and what is in it for users. */
+  /** An error with a message for programmers, and the figures for a message to users. */
   constructor(message: string, exceeded: Exceeded) {
     super(message);
     this.exceeded = exceeded;

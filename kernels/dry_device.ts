@@ -1,8 +1,8 @@
 import type { Device } from "./device.ts";
 
-/** A device on which nothing is made: see `dryDevice()`. */
+/** A device that allocates nothing: see `dryDevice()`. */
 export interface DryDevice extends Device {
-  /** Bytes of the buffers that would be there now. */
+  /** Bytes of the buffers that would exist now. */
   readonly bytes: number;
 }
 

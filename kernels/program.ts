@@ -27,7 +27,7 @@ export interface Dispatch {
 
 /**
  * Most loop iterations that one invocation may make on a CPU adapter, over all its loops: Mesa's lavapipe
- * leaves loops without a word after 65,535 (Mesa 22.3, measured November 2026), so half of that is refused.
+ * leaves loops without an error after 65,535 (Mesa 22.3, measured November 2026), so half of that is refused.
  */
 export const MAX_ITERATIONS = 32768;
 
@@ -42,7 +42,7 @@ export function maxIterationsOf({ isCpu }: Pick<Device, "isCpu">): number {
   return isCpu ? MAX_ITERATIONS : Infinity;
 }
 
-/** A launch with what was made for it. */
+/** A launch with its pipeline and bindings. */
 interface Step {
   readonly label: string;
   readonly pipeline: GPUComputePipeline;
@@ -137,8 +137,8 @@ export class Program {
   }
 
   /**
-   * Submits the program in one pass, `repeats` times in a row, or of its launches those from `from` up to,
-   * not including, `to`; does not wait for the device.
+   * Submits the launches from `from` up to, not including, `to` in one pass, `repeats` times in a row; all
+   * launches once by default. Does not wait for the device.
    */
   run(
     { repeats = 1, from = 0, to = this.length }: { repeats?: number; from?: number; to?: number } =

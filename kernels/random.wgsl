@@ -13,13 +13,12 @@ fn dropoutPlace(seed: u32, counter: u32, dropout: vec4u) -> u32 {
   return pcgHash(dropout.x + pcgHash(counter + pcgHash(seed)));
 }
 
-// Where the draws of one row of a matrix begin that may have more than 2³² elements.
+// Where the draws of one row begin, in a matrix that may have more than 2³² elements.
 fn rowDropoutPlace(seed: u32, counter: u32, dropout: vec4u, row: u32) -> u32 {
   return pcgHash(row + dropoutPlace(seed, counter, dropout));
 }
 
-// What dropout multiplies the element `index` after a place with: 0 with probability rate, else
-// 1 / (1 - rate).
+// Dropout's factor for the element `index` after a place: 0 with probability rate, else 1 / (1 - rate).
 fn dropoutFactor(place: u32, dropout: vec4u, index: u32) -> f32 {
   return select(bitcast<f32>(dropout.z), 0.0, pcgHash(index + place) < dropout.y);
 }

@@ -31,8 +31,8 @@ interface ActivationSpec {
 const LOGITS_BYTES = 512 * 2 ** 20;
 
 /**
- * Rows in a chunk of logits are multiples of these: of the second where a binding shows no more of a large
- * vocabulary. Four numbers of f16, the narrowest rows of other tensors, are then still aligned to 256 bytes.
+ * The rows in a chunk of logits are a multiple of the first number; of the second if a binding holds fewer
+ * rows of a large vocabulary. Four numbers of f16, the narrowest rows of other tensors, are then still aligned to 256 bytes.
  */
 const CHUNK_ROWS = 128, LEAST_CHUNK_ROWS = 32;
 

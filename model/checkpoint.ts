@@ -160,7 +160,7 @@ function addTyped(state: JsonObject): JsonObject {
     sampleEvery: 2 * tenth,
     logEvery: Math.max(1, Math.round(steps! / 100)),
     ...(options.endsWith === "epochs" ? { steps } : {}),
-    endsWith: options.endsWith, // no option, but what ends the run
+    endsWith: options.endsWith, // what ends the run is no option
   };
   const typed = Object.keys(options)
     .filter((name) => options[name] !== derived[name] && options[name] !== "auto");
@@ -204,13 +204,13 @@ export function serializeState(state: TrainerState): string {
 /** What surrounds the hash at the end of a state file. */
 const SEAL_START = ',\n  "sha256": "', SEAL_END = '"\n}\n';
 
-/** Bytes of a state file at most: one of 10,000 data files has 2 MB. */
+/** Largest state file in bytes; with 10,000 data files it has 2 MB. */
 const LARGEST_STATE = 64 * 2 ** 20;
 
 /**
  * Whether a state file ends with its own hash, as formats from `FIRST_SEALED_FORMAT` do.
  *
- * @throws {CheckpointError} if the hash is another.
+ * @throws {CheckpointError} if the hash differs.
  */
 function checkSeal(bytes: Uint8Array, file: string): boolean {
   const length = SEAL_START.length + 64 + SEAL_END.length;
@@ -272,7 +272,7 @@ export function readTrainerState(path: string): TrainerState {
   return valid;
 }
 
-/** Names of fields in a JSON text, which `JSON.parse()` understood. */
+/** Number of field names in a JSON text that `JSON.parse()` has accepted. */
 function keysWritten(text: string): number {
   let count = 0;
   for (let at = text.indexOf('"'); at >= 0; at = text.indexOf('"', at)) {
@@ -285,7 +285,7 @@ function keysWritten(text: string): number {
   return count;
 }
 
-/** Fields of a JSON value: fewer than were written if one was there twice. */
+/** Number of fields in a JSON value: fewer than in its text if a name was written twice. */
 function keysOf(value: unknown): number {
   if (typeof value !== "object" || value === null) return 0;
   const own = Array.isArray(value) ? 0 : Object.keys(value).length;

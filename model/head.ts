@@ -53,8 +53,8 @@ export function headLogits(
 /**
  * The loss of every position, one chunk of rows after the other: logits, softmax, loss.
  *
- * As many rows of the [M,V] logits exist at a time as `logitsRows()` says, all of them where they fit:
- * the buffer of logits then stays below a limit, however many rows a batch has.
+ * Only `logitsRows()` rows of the [M,V] logits exist at a time, or all if they fit, so that their buffer
+ * stays below a limit for any number of rows.
  */
 export function headLossForward(
   program: Program,

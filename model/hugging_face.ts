@@ -109,7 +109,7 @@ const MOST_END_IDS = 1000;
  * a `config.json`: one id or several, or none.
  *
  * @param where the file's path, for error messages.
- * @throws {SyntaxError} if the text is no JSON object; {RangeError} if it says something else than ids.
+ * @throws {SyntaxError} if the text is no JSON object; {RangeError} if `eos_token_id` holds anything but ids.
  */
 export function parseEndIds(json: string, where: string): number[] {
   const { eos_token_id: ids } = parseJsonObject(json, where);
@@ -211,7 +211,7 @@ export function toHuggingFaceConfig(
   });
 }
 
-/** How transformers writes ids, of which there usually is one. */
+/** Ids as transformers writes them: a number if there is one, or else a list. */
 export function oneOrAll(ids: readonly number[]): number | readonly number[] {
   return ids.length === 1 ? ids[0]! : ids;
 }

@@ -266,7 +266,7 @@ function clip(reason: string): string {
   return printable(reason, MAX_REASON);
 }
 
-/** What a name must be that it is not, if there is anything. */
+/** The first requirement that a name does not meet; undefined if it meets all. */
 function problemOf(name: string): string | undefined {
   if (name === "" || new TextEncoder().encode(name).length > MAX_NAME_BYTES) {
     return `have 1 to ${MAX_NAME_BYTES} bytes`;

@@ -44,8 +44,8 @@ export interface TensorFiles {
 export const MODEL_FILE = "model.safetensors";
 
 /**
- * All files that a model's tensors may be found by, the preferred ones first, as transformers looks for them:
- * indexes say which of several files holds which, and what ends in `.bin` is PyTorch's own.
+ * Files that lead to a model's tensors, in transformers' order of preference: an index names the file of each
+ * tensor, and `.bin` is PyTorch's format.
  */
 export const MODEL_FILES: readonly string[] = [MODEL_FILE, "pytorch_model.bin"]
   .flatMap((name) => [name, indexOf(name)]);
@@ -59,7 +59,7 @@ export function isIndex(name: string): boolean {
   return name.endsWith(".index.json");
 }
 
-/** Of the names of a model's files, the one that its tensors are found by, and what to say of the choice. */
+/** The file among a model's files that leads to its tensors, and a notice if there was a choice. */
 export function chooseModelFile(
   names: readonly string[],
 ): { name: string; notice?: string } | undefined {
@@ -149,7 +149,7 @@ export function openModelTensors(directory: string): TensorFiles {
   }
   const files = openTensorFiles(shards.map((name) => join(directory, name)));
   const missing = Object.keys(JSON.parse(text).weight_map).filter((name) =>
-    // whether a model needs a head of its own, only its configuration says
+    // only the configuration says whether the head is a separate matrix
     !files.tensors.has(name) && name !== HEAD && !isMask(nameFromFile(name))
   );
   if (missing.length > 0) {

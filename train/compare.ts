@@ -145,7 +145,7 @@ function newestState(
   return undefined;
 }
 
-/** An evaluation with what was spent before it, but for operations, which the last start tells. */
+/** An evaluation with what was spent before it, except operations, which follow from the last start. */
 type SpentPoint = Omit<ComparedPoint, "flops">;
 
 /** Reads the evaluations of a record, thinned, its last start and its last step. What was done again counts once. */
@@ -193,7 +193,7 @@ function firstSpeed(path: string): number {
 /** Options that change what a run reports and keeps, and nothing that it learns. */
 const REPORTING = ["logEvery", "sampleEvery", "saveEvery", "keep"];
 
-/** Options that name a text, which is the same if its hash is: under any name, at any path. */
+/** Options that name a text: equal hashes mean the same text under any name. */
 const NAMING_DATA = ["data", "dataVersion", "textField"];
 
 /** What differs between runs, as flags and a value for each run. */
@@ -229,7 +229,7 @@ export function caveats(runs: readonly ComparedRun[]): string[] {
   return sentences;
 }
 
-/** The comparison as text: a line a run, then what differs between them. */
+/** The comparison as text: a line per run, then what differs between them. */
 export function compareTable(runs: readonly ComparedRun[]): string {
   const figures = runs.map(({ name, parameters, last, best }) => {
     return [

@@ -4,7 +4,7 @@ import { printable, quoted } from "../files/printable.ts";
 import { type GptConfig, type PresetName, PRESETS } from "../model/config.ts";
 import type { Precision } from "../model/precision.ts";
 
-/** Every option of a training. What is undefined is decided by preset, device and data. */
+/** Every option of a training. Preset, device and data decide what is undefined. */
 export interface TrainOptions {
   /** Size of the model; `auto` decides by the device. */
   preset: PresetName | "auto";
@@ -51,7 +51,7 @@ export interface TrainOptions {
   contextLength: number | undefined;
   /** Steps in all, resumed ones counted. */
   steps: number | undefined;
-  /** Passes over the data; with `steps` the one reached first ends the run. */
+  /** Passes over the data; if `steps` is given too, the first that is reached ends the run. */
   epochs: number | undefined;
   /** Rows in a micro-batch. */
   batchSize: number | undefined;

@@ -15,7 +15,7 @@ export const SAMPLE_TOKENS = 120;
 /** Steps skipped in a row after which the training gives up. */
 const MOST_SKIPS = 100;
 
-/** Reports are read back about this often: each time the device runs idle for a hundredth of it. */
+/** Time between reports: to read one back leaves the device idle for a hundredth of it. */
 const READ_BACK_MS = 1000;
 
 /** What the loop over steps works with. */

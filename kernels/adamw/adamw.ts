@@ -14,7 +14,7 @@ export interface AdamwOptions {
   weightDecay: number;
 }
 
-/** Rows of `adamwCorrections()` for every t, and how many t there are from row to row after them. */
+/** Rows of `adamwCorrections()` for consecutive t, and the distance in t between later rows. */
 export const DENSE_CORRECTIONS = 1_000_000, CORRECTION_STRIDE = 1024;
 
 /**

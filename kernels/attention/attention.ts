@@ -19,8 +19,8 @@ import { recordFastest } from "../tune.ts";
 const WORKGROUP_SIZE = 64;
 
 /**
- * Most components of a head. The kernels write their loops over them out, which keeps a head in registers:
- * of 256 the CPU adapter takes 25 s to compile them, of 512 86 s, of 1,024 seven minutes (November 2026).
+ * Most components of a head. The kernels unroll their loops over them, which keeps a head in registers: the CPU
+ * adapter compiles them in 25 s for 256 components, 86 s for 512, seven minutes for 1,024 (November 2026).
  */
 export const MOST_HEAD_SIZE = 256;
 

@@ -29,7 +29,7 @@ export function validateSampler(options: SamplerOptions): void {
     topK: [(v) => Number.isInteger(v) && v >= 0, "a non-negative integer"],
     topP: [(v) => v > 0 && v <= 1, "above 0 and at most 1"],
     minP: [(v) => v >= 0 && v <= 1, "from 0 to 1"],
-    // further out an f32 would make infinities of logits
+    // beyond this range logits overflow f32
     repetitionPenalty: [(v) => v >= 1e-6 && v <= 1e6, "from 0.000001 to 1000000"],
     repetitionWindow: [(v) => Number.isInteger(v) && v >= 0, "a non-negative integer"],
   };
