@@ -47,7 +47,7 @@ export function resolvePrecision(device: Device, precision: Precision | "auto"):
  *
  * @throws {CheckpointError} if there is none, or if the one that was asked for is damaged.
  */
-export function findCheckpoint(
+function findCheckpoint(
   { run = "runs/default", checkpoint, onWarning = () => {} }: LoadOptions,
 ): string {
   if (checkpoint !== undefined) {

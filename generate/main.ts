@@ -36,7 +36,7 @@ const program = command("generate", "Continue a text with a trained model.")
     (text, others: string[]) => [...others, text],
     [],
   )
-  .option("--samples <n>", "how many stories to tell", wholeNumber(1, MOST_SAMPLES), 1)
+  .option("--samples <n>", "stories to generate", wholeNumber(1, MOST_SAMPLES), 1)
   .optionsGroup("Sampling:")
   .option(
     "--temperature <x>",
@@ -71,11 +71,11 @@ const program = command("generate", "Continue a text with a trained model.")
   )
   .option(
     "--seed <n>",
-    "the same seed tells the same story (default: another each time)",
+    "the same seed gives the same story (default: another each time)",
     wholeNumber(),
   )
   .optionsGroup("Output:")
-  .option("--json", "one JSON object a story instead of text")
+  .option("--json", "one JSON object per story instead of text")
   .action((given, options) =>
     run(async () => {
       validateSampler(options);

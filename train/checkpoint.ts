@@ -266,7 +266,8 @@ export function openRunDirectory(
     write,
     close() {
       for (const [name, text] of waiting) {
-        tryTo(`write ${name}`, () => appendWhole(join(path, name), text));
+        const file = join(path, name);
+        tryTo(`write ${file}`, () => appendWhole(file, text));
       }
       lock.close();
     },

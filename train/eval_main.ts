@@ -29,7 +29,7 @@ const program = command("eval", "Measure how well a trained model predicts a tex
   .option("--base <model>", BASE_HELP)
   .option(
     "--data <what...>",
-    "files, as for train; of the training's own text, what it held out (default: that)",
+    "files, as for train; the training's own text counts as what it held out (default: that)",
   )
   .option("--text-field <name>", TEXT_FIELD, "text")
   .option(
@@ -104,8 +104,8 @@ const program = command("eval", "Measure how well a trained model predicts a tex
       };
       const { data = "sample", dataVersion, textField } = saved ?? {};
       const { text, name } =
-        await (options.data ? other(options.data) : heldOut({ data, dataVersion, textField }));
-      display.close();
+        await (options.data ? other(options.data) : heldOut({ data, dataVersion, textField }))
+          .finally(() => display.close()); // a bar that stays leaves the terminal without its cursor
       const maxTokens = options.tokens || Infinity;
       const some = text.length > maxTokens ? `the first ${maxTokens} of ` : "";
       status(`evaluating ${path} on ${some}${text.length} tokens`);

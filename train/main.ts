@@ -56,7 +56,7 @@ choice("--vocabulary <kind>", "GPT-2's tokens: all, or those used", [
   "compact",
 ], vocabulary);
 choice("--sequence <kind>", "how rows are cut", ["packed", "padded"], sequence);
-program.option("--context-length <n>", "tokens a row (default: the preset's)", wholeNumber(1));
+program.option("--context-length <n>", "tokens per row (default: the preset's)", wholeNumber(1));
 
 program.optionsGroup("Starting from another model:")
   .option(
@@ -95,8 +95,8 @@ choice("--tune <when>", "time kernels to take the fastest; auto: on a GPU, for l
 ], tune);
 
 program.optionsGroup("Optimization:")
-  .option("--batch-size <n>", "rows a batch (default: the preset's)", wholeNumber(1))
-  .option("--gradient-accumulation <n>", "batches a step", wholeNumber(1), 1)
+  .option("--batch-size <n>", "rows per batch (default: the preset's)", wholeNumber(1))
+  .option("--gradient-accumulation <n>", "batches per step", wholeNumber(1), 1)
   .option("--learning-rate <x>", "highest learning rate (default: the preset's)", realNumber)
   .option("--min-learning-rate <x>", "last learning rate (default: a tenth)", realNumber)
   .option(

@@ -34,7 +34,7 @@ export interface TrainOptions {
   base: string | undefined;
   /** Copy that model into the run, which then needs no other place. */
   keepBase: boolean | undefined;
-  /** `packed`: contexts cut from the stream of documents; `padded`: one document a row. */
+  /** `packed`: contexts cut from the stream of documents; `padded`: one document per row. */
   sequence: "packed" | "padded";
   /** The run directory. */
   out: string;
