@@ -61,7 +61,7 @@ export function* noticesOf({ notices }: { notices: string[] }): Generator<TrainE
   for (const message of notices.splice(0)) yield { kind: "notice", message };
 }
 
-/** Does some work and yields what it reports meanwhile; whoever stops listening stops the work. */
+/** Does some work and yields what it reports meanwhile. The work is aborted if its reader stops. */
 export async function* reporting<T>(
   work: (hearing: Hearing) => Promise<T>,
   signal: AbortSignal | undefined,
@@ -83,7 +83,7 @@ export async function* reporting<T>(
     wake();
   });
   try {
-    while (!done) {
+    while (!done || events.length > 0) {
       const news = new Promise<void>((resolve) => wake = resolve);
       if (events.length === 0) await news;
       yield* events.splice(0);
