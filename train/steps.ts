@@ -64,7 +64,8 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     const evaluating = due(options.evalEvery, step) || step === total;
     const saving = due(options.saveEvery, step);
     const sampling = due(options.sampleEvery, step);
-    if (waiting.length < patience && !evaluating && !saving && !sampling) continue;
+    const isDue = waiting.length >= patience || evaluating || saving || sampling;
+    if (!isDue && !signal?.aborted) continue;
 
     const reports = await trainStep.reports(waiting.length);
     applied ||= reports.some(({ skipped }) => !skipped);

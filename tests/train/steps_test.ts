@@ -60,12 +60,14 @@ interface Script {
   readBackMs?: (count: number) => number;
   /** Is called with each event. */
   onEvent?: (event: TrainEvent, abort: () => void) => void;
+  /** The step, counted from 1, whose submission is interrupted. */
+  abortAt?: number;
 }
 
 /** Runs a training as the script says; its events, and what was submitted. */
 async function runScript(
   name: string,
-  { options, report, losses = [], readBackMs = () => 1e9, onEvent, ...rest }: Script,
+  { options, report, losses = [], readBackMs = () => 1e9, onEvent, abortAt, ...rest }: Script,
 ) {
   const gpt = createGpt(device, CONFIG, { precision: "f32" });
   initializeParameters(gpt, { seed: 1 });
@@ -96,6 +98,7 @@ async function runScript(
           const batches = Array.from({ length }, (_, i) => at(i)!);
           assert.equal(counted, batches.reduce((sum, batch) => sum + batch.counted, 0));
           submitted.push({ step, batches, learningRate });
+          if (submitted.length === abortAt) controller.abort();
           return Promise.resolve();
         },
         scaler() {
@@ -274,4 +277,16 @@ Deno.test("steps() ends interrupted with a checkpoint after the step that is und
 Deno.test("steps() with nothing left to do saves nothing", async () => {
   const { events } = await runScript("done", { first: 6 });
   assert.deepEqual(told(events), ["end 6"]);
+});
+
+Deno.test("steps() reports every step before it ends interrupted", async () => {
+  const { events, readBacks } = await runScript("aborted while steps wait", {
+    readBackMs: () => 1, // so that many steps are read back together
+    abortAt: 4,
+  });
+  assert.deepEqual(readBacks, [1, 3]);
+  const steps = events.filter((event) => event.kind === "step").map(({ step }) => step);
+  assert.deepEqual(steps, [1, 2, 3, 4]);
+  const end = events.at(-1)!;
+  assert.ok(end.kind === "end" && end.reason === "interrupted" && end.step === 4);
 });
