@@ -231,6 +231,27 @@ Deno.test("fileSource() reads a file once, however often and by whatever name it
   assert.deepEqual(await documentsOf(source), ["b", "a"]);
   const again = Deno.build.os === "windows" ? "b.txt" : "b.txt, c.txt";
   assert.deepEqual(notices, [`named more than once, but read once: ${again}`]);
+  const one = join(folder, "a.txt");
+  const twice = await fileSource([one, one], { onNotice: (sentence) => notices.push(sentence) });
+  assert.deepEqual(await documentsOf(twice), ["a"]);
+  assert.deepEqual(notices.slice(1), ["named more than once, but read once: a.txt"]);
+});
+
+Deno.test("fileSource() says how far it has read, in all files, and how much text they may hold", async () => {
+  const plain = write("plain.txt", TEXT), packed = write("packed.txt.gz", gzip(TEXT));
+  const columnData = [{ name: "text", data: STORIES, type: "STRING" as const }];
+  const table = write("table.parquet", new Uint8Array(parquetWriteBuffer({ columnData })));
+  const sizes = [plain, packed, table].map((path) => Deno.statSync(path).size);
+  const source = await fileSource([plain, packed, table]);
+  const [a, b, c] = sizes as [number, number, number];
+  assert.equal(source.bytes, a + b + c);
+  // as a rule: packed text is a third of it, Parquet's columns a half
+  assert.equal(source.textBytes, a + 3 * b + 2 * c);
+  const ends = new Map<string, number>();
+  for await (const { file, bytesRead } of source.read()) ends.set(file, bytesRead);
+  const [first, second, third] = [...ends.values()];
+  assert.deepEqual([first, second], [a, a + b]);
+  assert.ok(third! > a + b && third! <= a + b + c, `${third}`); // of a table the column is read
 });
 
 Deno.test("fileSource() refuses what is no file, and says what to type for a directory", async () => {
@@ -268,6 +289,12 @@ Deno.test("fileSource() takes patterns, in the order of names, and several files
   assert.deepEqual(await read([join(folder, "x[1].txt"), join(folder, "a.txt")]), ["x", "a"]);
   const source = await fileSource([join(folder, "**/*.txt")]);
   assert.equal(source.name, "a.txt, b.txt, c.txt and 2 more");
+  const four = await fileSource(
+    ["a", "b", "c", "more/d"].map((name) => join(folder, `${name}.txt`)),
+  );
+  assert.equal(four.name, "a.txt, b.txt, c.txt, d.txt"); // "and 1 more" would be longer
+  Deno.mkdirSync(join(folder, "folder.txt"));
+  assert.deepEqual(await read([join(folder, "*.txt")]), ["a", "b", "c", "x"]);
   await assert.rejects(read([join(folder, "*.md")]), {
     message: `Cannot read data files ${join(folder, "*.md")}: there are none`,
   });
@@ -287,8 +314,14 @@ Deno.test("fileSource() knows files by what is in them", async () => {
   const large = new Uint8Array(17 * 2 ** 20).fill(0x61);
   const whole = await fingerprint(write("large.txt", large));
   assert.equal(await fingerprint(join(directory, "large.txt")), whole);
+  const place = join(directory, "large.txt"), { mtime, atime } = Deno.statSync(place);
   large[large.length - 1] = 0x62;
-  assert.notEqual(await fingerprint(write("large.txt", large)), whole);
+  write("large.txt", large);
+  Deno.utimeSync(place, atime!, mtime!); // only its end differs
+  const changed = await fingerprint(place);
+  assert.notEqual(changed, whole);
+  Deno.utimeSync(place, atime!, new Date(mtime!.getTime() + 5000)); // only its time
+  assert.notEqual(await fingerprint(place), changed);
 });
 
 Deno.test("fileSource() says in a sentence what is wrong with a file, and where", async () => {

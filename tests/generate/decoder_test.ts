@@ -190,6 +190,9 @@ Deno.test("mostTexts() keeps caches and logits below what a binding shows", () =
   assert.equal(mostTexts(gpt, 10 * L), 5);
   assert.equal(mostTexts(gpt, L / 2), 10);
   const large = randomModel({ ...cpu, maxBindingBytes: 2 ** 31 }, "f32");
+  const least = randomModel({ ...cpu, maxBindingBytes: cacheBytes - 1 }, "f32");
+  assert.equal(mostTexts(least, 10 * L), 1); // there is always one
+  least.destroy();
   assert.equal(mostTexts(large, 10 * L), 256); // beyond, a large GPU is busy anyway
   large.destroy();
   gpt.destroy();

@@ -61,6 +61,12 @@ Deno.test("toHuggingFaceConfig() tells transformers everything that makes the mo
     const changed = toHuggingFaceConfig({ ...base, ...change }, { endOfText: 5 });
     assert.deepEqual(changed, { ...plain, ...fields });
   }
+  // one id is a number, several are a list
+  assert.equal(plain.eos_token_id, 5);
+  assert.deepEqual(toHuggingFaceConfig(base, { endOfText: 5, endIds: [7, 5] }), {
+    ...plain,
+    eos_token_id: [7, 5],
+  });
   const { attn_pdrop, embd_pdrop, resid_pdrop } = toHuggingFaceConfig(base, {
     ...{ endOfText: 5, dropout: 0.1 },
   });
