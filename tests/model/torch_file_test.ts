@@ -42,7 +42,7 @@ function archive(
     string,
     Uint8Array | number[] | string,
   ][],
-  { method = 0 } = {},
+  { method = 0, grown = 0 } = {},
 ): Uint8Array<ArrayBuffer> {
   const chunks: Uint8Array[] = [], directory: number[] = [];
   let at = 0;
@@ -54,7 +54,7 @@ function archive(
   for (const [name, content] of list) {
     const data = typeof content === "string" ? new TextEncoder().encode(content) : content;
     const nameBytes = new TextEncoder().encode(name), extra = [0x46, 0x42, 1, 0, 90];
-    const common = [...u16(0, method, 0, 0), ...u32(0, data.length, data.length)];
+    const common = [...u16(0, method, 0, 0), ...u32(0, data.length, data.length + grown)];
     directory.push(
       ...u32(0x02014b50),
       ...u16(0, 0),
@@ -151,6 +151,11 @@ const refused: [what: string, bytes: Uint8Array<ArrayBuffer>, message: RegExp][]
     archive({ "m/x": "" }, { method: 8 }),
     /nothing is compressed: "m\/x" is/,
   ],
+  [
+    "an archive whose entries grow as they are unpacked",
+    archive({ "m/x": "" }, { grown: 1 }),
+    /nothing is compressed: "m\/x" is/,
+  ],
   ["a cut archive", file.slice(20), /must be|is cut off/],
   [
     "a pickle that calls a function",
@@ -180,6 +185,11 @@ const refused: [what: string, bytes: Uint8Array<ArrayBuffer>, message: RegExp][]
   [
     "a tensor beyond its data",
     saved(table(...tensor({ offset: 3 }))),
+    /"x" must lie in it: its data ends before it does$/,
+  ],
+  [
+    "a tensor of bytes of which one lies beyond its data",
+    saved(table(...tensor({ type: "ByteStorage", offset: 15 }))),
     /"x" must lie in it: its data ends before it does$/,
   ],
   [
