@@ -157,8 +157,13 @@ Deno.test("lossScaleUpdate() clips no gradient that is shorter than the clip, no
     upload(device, t.gradient, new Float32Array(64).fill(-65536)); // its norm is 8
     step();
     const [update, reports] = await download(device, t.update, t.reports);
-    assert.equal(update![0], 1 / 65536);
-    assert.equal(floatsOf(reports!)[1], 8);
+    // a GPU's square root and division may be off by a few bits, a clip of 8.1 by a hundredth
+    assertClose(
+      [update![0]! * 65536, floatsOf(reports!)[1]!],
+      [1, 8],
+      1e-6,
+      `clip ${gradientClip}`,
+    );
   }
 });
 
@@ -268,7 +273,7 @@ Deno.test("adamw() adds its epsilon beside the root of the corrected second mome
   step();
   const [parameter] = await download(device, t.parameter);
   // after one step both corrected moments are the gradient's: lr · g / (|g| + 1e-8)
-  assertClose(Array.from(parameter!).slice(0, 4), [-5e-4, 7.5e-4, -1e-3, 0], 1e-9, "parameter");
+  assertClose(Array.from(parameter!).slice(0, 4), [-5e-4, 7.5e-4, -1e-3, 0], 1e-8, "parameter");
 });
 
 for (const copy of REAL_TYPES.includes("f16") ? [false, true] : [false]) {
