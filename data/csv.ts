@@ -25,7 +25,8 @@ export interface CsvOptions {
  * The documents in a column of CSV or TSV, some at a time; a field that is empty is an empty piece.
  *
  * Quotes stand around a whole field, and are doubled inside. TSV may also be written without quoting:
- * other quotes are text there.
+ * other quotes are text there. One that begins a field and is closed in another field or row is refused:
+ * all in between would become one document.
  *
  * @throws {SyntaxError} if the table has another form, {RangeError} if the column is absent or a row too long.
  */
@@ -46,6 +47,12 @@ export async function* csvPieces(
     encoding: null, // fields stay bytes, so that what is not UTF-8 is found
     on_record(row: unknown, info) {
       const fields = row as Buffer[];
+      if (tabs && isJoined(fields, info.bytes - bytes)) {
+        throw Object.assign(new SyntaxError("fields are joined"), {
+          code: JOINED,
+          lines: info.lines,
+        });
+      }
       [bytes, lines] = [info.bytes, info.lines];
       if (header) {
         pieces.push({ bytes: fields[place]!, begins: true, ends: true, place: lines });
@@ -80,6 +87,10 @@ export async function* csvPieces(
     const { code, message, lines: line, record } = error as Error & Partial<CsvError>;
     if (!code || message.startsWith("Cannot ")) throw error;
     const wrong = {
+      [JOINED]: [
+        `line ${line} must ${QUOTING}`,
+        "a quote at the beginning of a field is not closed at its end",
+      ],
       CSV_QUOTE_NOT_CLOSED: [`the row behind line ${lines} must close its quotes`, "it does not"],
       CSV_RECORD_INCONSISTENT_FIELDS_LENGTH: [
         `line ${line} must have ${header?.length} fields, as the first line has`,
@@ -97,12 +108,33 @@ export async function* csvPieces(
   }
 }
 
+/** Code of the error about a quote that begins a field and is closed in another one. */
+const JOINED = "FIELDS_JOINED";
+
+/**
+ * Whether the parser has joined several fields or rows to one, as it does if a quote begins the first and
+ * is closed within another: the row then has fewer bytes than that field takes with quotes around it.
+ */
+function isJoined(fields: readonly Buffer[], bytes: number): boolean {
+  const isOdd = (field: Buffer) =>
+    field[0] === QUOTE && [TAB, LINE_FEED, RETURN].some((byte) => field.includes(byte));
+  if (!fields.some(isOdd)) return false;
+  let least = fields.length - 1; // for the tabs between them
+  for (const field of fields) {
+    least += field.length;
+    if (isOdd(field)) least += 2 + field.filter((byte) => byte === QUOTE).length;
+  }
+  return bytes < least;
+}
+
 /** What the parser throws. */
 interface CsvError {
   code: string;
   lines: number;
   record: readonly unknown[];
 }
+
+const TAB = 0x09, LINE_FEED = 0x0a, RETURN = 0x0d, QUOTE = 0x22;
 
 const QUOTING = 'have " around whole fields, and "" for one inside them';
 

@@ -348,7 +348,8 @@ async function matcher(pattern: string): Promise<(path: string) => boolean> {
 
 /** The paths that a pattern stands for; the path itself if it is none. */
 async function expand(spec: string): Promise<string[]> {
-  if (statSync(spec, { throwIfNoEntry: false }) || !isPattern(spec)) return [spec];
+  const find = (path: string) => attempt(path, () => statSync(path, { throwIfNoEntry: false }));
+  if (!isPattern(spec) || find(spec)) return [spec];
   // the platform's own globSync() wants to see the environment
   const { default: picomatch } = await loadPackage("picomatch");
   const pattern = Deno.build.os === "windows" ? spec.replaceAll("\\", "/") : spec;
@@ -358,7 +359,7 @@ async function expand(spec: string): Promise<string[]> {
     ? readdirSync(base || ".", { recursive: glob.includes("/"), encoding: "utf8" })
       .filter((path) => matches(path.replaceAll("\\", "/")))
       .map((path) => join(base, path))
-      .filter((path) => statSync(path, { throwIfNoEntry: false })?.isFile())
+      .filter((path) => find(path)?.isFile())
       .sort()
     : [];
   if (paths.length === 0) throw new Error(`Cannot read data files ${spec}: there are none`);

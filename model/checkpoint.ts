@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, type Stats, statSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { isObject, type JsonObject } from "../files/json.ts";
 import { printable, quoted } from "../files/printable.ts";
@@ -236,7 +236,7 @@ export function readTrainerState(path: string): TrainerState {
   const damaged = (reason: string) => new CheckpointError(`Cannot load ${file} as ${reason}`);
   let bytes: Uint8Array;
   try {
-    const { size } = statSync(file);
+    const { size } = statOfFile(file);
     if (size > LARGEST_STATE) {
       throw damaged(`it must have at most ${LARGEST_STATE} bytes: current size is ${size}`);
     }
@@ -414,9 +414,7 @@ export function verifyCheckpoint(path: string): TrainerState {
     const file = join(path, name);
     let size: number, hash: string | undefined;
     try {
-      const status = statSync(file);
-      if (!status.isFile()) throw new Error("it is no file");
-      size = status.size;
+      ({ size } = statOfFile(file));
       if (size === bytes) hash = hashFiles([file]);
     } catch (error) {
       throw new CheckpointError(`Cannot load checkpoint ${path} as ${name} ${reasonOf(error)}`);
@@ -440,6 +438,13 @@ export function verifyCheckpoint(path: string): TrainerState {
     );
   }
   return state;
+}
+
+/** Status of what must be a file: reading a pipe would wait forever. */
+function statOfFile(path: string): Stats {
+  const status = statSync(path);
+  if (!status.isFile()) throw new Error("it is no file");
+  return status;
 }
 
 /** Completes the sentence "Cannot load … as FILE …" for a file that cannot be read. */

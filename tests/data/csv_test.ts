@@ -85,6 +85,22 @@ Deno.test("csvPieces() takes quotes in TSV for text unless they stand around a f
   ]);
 });
 
+Deno.test("csvPieces() refuses TSV with a quote that begins a field and is closed in another", async () => {
+  const message =
+    /line \d must have " around whole fields.*: a quote at the beginning of a field is/;
+  for (
+    const text of [
+      'id\ttext\n1\t"Come in.\n2\t"Hello," she said\n',
+      'text\tid\n"Come in.\t1\nHello" she said\t2\n',
+    ]
+  ) await assert.rejects(read(text, { tabs: true }), message, text);
+  const quoted = 'text\n"""Hello,""\nshe\tsaid"\n"Hello," she said\n';
+  assert.deepEqual(await read(quoted, { tabs: true }), [
+    ['"Hello,"\nshe\tsaid', 3],
+    ['"Hello," she said', 4],
+  ]);
+});
+
 Deno.test("csvPieces() says what is wrong with a table, and in which line", async () => {
   const cases = [
     [

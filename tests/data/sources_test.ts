@@ -254,6 +254,22 @@ Deno.test("fileSource() says how far it has read, in all files, and how much tex
   assert.ok(third! > a + b && third! <= a + b + c, `${third}`); // of a table the column is read
 });
 
+Deno.test({
+  name: "fileSource() names a link that leads nowhere, alone and among the files of a pattern",
+  ignore: Deno.build.os === "windows",
+  async fn() {
+    const folder = join(directory, "links"), link = join(folder, "a.txt");
+    Deno.mkdirSync(folder);
+    Deno.symlinkSync("a.txt", link); // to itself
+    for (const spec of [link, join(folder, "*.txt")]) {
+      await assert.rejects(
+        fileSource([spec]),
+        (error: Error) => error.message.startsWith(`Cannot read data file ${link}: ELOOP`),
+      );
+    }
+  },
+});
+
 Deno.test("fileSource() refuses what is no file, and says what to type for a directory", async () => {
   const folder = join(directory, "a folder");
   Deno.mkdirSync(join(folder, "more"), { recursive: true });

@@ -19,6 +19,28 @@ Deno.test("save() writes checkpoints that verify, with hints and nothing left ov
   assert.deepEqual(readdirSync(join(path, "checkpoints")).sort(), ["000001", "000002"]);
 });
 
+Deno.test({
+  name: "newestCheckpoint() passes over one whose files are none, which might never end",
+  ignore: Deno.build.os === "windows",
+  fn() {
+    const path = makeRun("devices", { count: 3 });
+    for (
+      const [step, name] of [["000003", "trainer_state.json"], ["000002", "model.safetensors"]]
+    ) {
+      const file = join(path, "checkpoints", step!, name!);
+      Deno.removeSync(file);
+      Deno.symlinkSync("/dev/null", file);
+    }
+    const warnings: string[] = [];
+    const newest = newestCheckpoint(path, (warning) => warnings.push(warning));
+    assert.equal(newest, join(path, "checkpoints", "000001"));
+    assert.match(
+      warnings.join("\n"),
+      /state\.json cannot be read: it is no file.*\n.*it is no file/,
+    );
+  },
+});
+
 Deno.test("save() keeps the newest and the best and removes the others", () => {
   const path = makeRun("pruned", { count: 6, keep: 2 });
   assert.deepEqual(listCheckpoints(path).map(({ step }) => step), [6, 5, 1]);
