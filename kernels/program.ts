@@ -57,6 +57,7 @@ export class Program {
   readonly #steps: Step[] = [];
   readonly #uniformBuffers: GPUBuffer[] = [];
   readonly #scratch: Tensor[] = [];
+  #unread: Tensor | undefined;
   /** What the launches recorded so far leave to the tuner, by key. */
   readonly tunables: Map<string, Tunable> = new Map();
 
@@ -89,9 +90,18 @@ export class Program {
     return viewTensor(tensor, { offset: 0, shape });
   }
 
-  /** Bytes of scratch tensors. */
+  /**
+   * An f32 tensor [4] for bindings that a shader declares and, as it is specialised, never reads: at least
+   * one element of any type. It belongs to the program.
+   */
+  get unread(): Tensor {
+    return this.#unread ??= createTensor(this.device, "unread", { shape: [4], dtype: "f32" });
+  }
+
+  /** Bytes of scratch tensors and what is never read. */
   get scratchBytes(): number {
-    return this.#scratch.reduce((sum, tensor) => sum + tensor.buffer.size, 0);
+    const unread = this.#unread ? [this.#unread] : [];
+    return [...unread, ...this.#scratch].reduce((sum, tensor) => sum + tensor.buffer.size, 0);
   }
 
   /**
@@ -154,6 +164,7 @@ export class Program {
 
   /** Frees uniforms and scratch of the program; other tensors belong to whoever made them. */
   destroy(): void {
+    this.#unread?.buffer.destroy();
     for (const { buffer } of this.#scratch) buffer.destroy();
     for (const buffer of this.#uniformBuffers) buffer.destroy();
   }

@@ -99,6 +99,7 @@ const CASES: readonly (Omit<Case, "dtype"> & { dtypes?: readonly DType[] })[] = 
   { variant: "rows", B: 2, T: 130, NH: 1, HS: 8, scale: 0.7, window: 1, dtypes: ["f32"] },
   { variant: "rows", B: 1, T: 131, NH: 2, HS: 4, window: 37, rate: 0.3 },
   { variant: "rows", B: 1, T: 70, NH: 1, HS: 16, scale: 1, window: 70, dtypes: ["f32"] },
+  { variant: "rows", B: 1, T: 5, NH: 1, HS: 4, window: 2 ** 40, dtypes: ["f32"] },
   { variant: "tiles", B: 2, T: 130, NH: 1, HS: 32, scale: 0.7, window: 1, dtypes: ["f32"] },
   { variant: "tiles", B: 1, T: 195, NH: 2, HS: 32, window: 37, rate: 0.3, dtypes: ["f32"] },
   { variant: "tiles", B: 1, T: 131, NH: 1, HS: 32, scale: 0.5, window: 64, dtypes: ["f32"] },

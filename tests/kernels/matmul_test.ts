@@ -354,6 +354,22 @@ for (const isCpu of [true, false]) {
   }
 }
 
+for (const isCpu of [true, false]) {
+  Deno.test(`matmul() without a bias takes matrices of eight bytes with a ${isCpu ? "CPU" : "GPU"}'s kernels`, async () => {
+    for (const dtype of REAL_TYPES) {
+      const a = tensorOf("a", { shape: [1, 4], dtype }, [1, 2, 0, 5]);
+      const b = tensorOf("b", { shape: [1, 4], dtype }, [1, 2, 3, 4]);
+      const y = poisoned("y", { shape: [4, 4], dtype });
+      const program = new Program({ ...device, isCpu, choices: new Map() });
+      matmul(program, { a, b }, { y }, { transposeA: true });
+      program.run();
+      const [values] = await download(device, y);
+      assert.deepEqual([...values!], [1, 2, 0, 5].flatMap((v) => [v, 2 * v, 3 * v, 4 * v]));
+      program.destroy();
+    }
+  });
+}
+
 Deno.test("matmul() writes a view of a larger tensor and nothing around it", async () => {
   const seed = freshSeed(), random = testRandom(seed);
   const a = tensorOf("a", { shape: [2, 8], dtype: "f32" }, randomValues(random, 16));

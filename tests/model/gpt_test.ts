@@ -12,6 +12,7 @@ import { headLogits, headLossForward } from "../../model/head.ts";
 import { parameterTable } from "../../model/parameters.ts";
 import type { Precision } from "../../model/precision.ts";
 import { parseSafetensors, toFloat32 } from "../../model/safetensors.ts";
+import { parseHuggingFaceConfig } from "../../model/hugging_face.ts";
 import { loadParameters } from "../../model/weights.ts";
 import { createTrainStep } from "../../train/step.ts";
 import { assertClose, device, REAL_TYPES } from "../kernels/harness.ts";
@@ -388,4 +389,24 @@ Deno.test("a training step takes GPT-2's vocabulary, longer than any loop may be
   assert.ok(step.program.labels.some((label) => label.includes("cross_entropy")));
   step.destroy();
   gpt.destroy();
+});
+
+Deno.test("createGpt() and parseHuggingFaceConfig() refuse heads that the kernels do not take", () => {
+  const sizes = { vocabularySize: 9, contextLength: 4, layers: 1 };
+  const values = "current values are width 520, heads 2";
+  assert.throws(() => createGpt(device, { ...sizes, width: 520, heads: 2 }, { precision: "f32" }), {
+    name: "RangeError",
+    message:
+      `Cannot build a model as width must be a multiple of 4 · heads, and at most 256 · heads: ${values}`,
+  });
+  const fields = { model_type: "gpt2", vocab_size: 9, n_positions: 4, n_layer: 1 };
+  const json = JSON.stringify({ ...fields, n_embd: 520, n_head: 2 });
+  assert.throws(() => parseHuggingFaceConfig(json, "x/config.json"), {
+    name: "RangeError",
+    message:
+      `Cannot load x/config.json as width must be a multiple of 4 · heads, and at most 256 · heads: ${values}`,
+  });
+  for (const width of [512, 8]) {
+    createGpt(dryDevice(device), { ...sizes, width, heads: 2 }, { precision: "f32" });
+  }
 });
