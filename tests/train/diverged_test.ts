@@ -1,8 +1,10 @@
 import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
 import { join } from "node:path";
-import { listCheckpoints } from "../../model/checkpoint.ts";
+import { type FileDigest, listCheckpoints } from "../../model/checkpoint.ts";
 import type { TrainOptions } from "../../train/options.ts";
 import { train } from "../../train/train.ts";
+import { changeFields, readFields } from "../checkpoints.ts";
 import { device } from "../kernels/harness.ts";
 import { once } from "../once.ts";
 
@@ -28,6 +30,16 @@ async function run(out: string, options: Partial<TrainOptions>): Promise<void> {
 
 const whole = once(() => run("whole", { preset: "nano", steps: 1 }));
 
+/** Makes one weight of a file of tensors no number. */
+function poison(file: string): Uint8Array<ArrayBuffer> {
+  const bytes = Deno.readFileSync(file);
+  const view = new DataView(bytes.buffer), headerEnd = 8 + Number(view.getBigUint64(0, true));
+  const header = JSON.parse(new TextDecoder().decode(bytes.subarray(8, headerEnd)));
+  const name = Object.keys(header).find((name) => name.endsWith("h.1.mlp.c_proj.weight"))!;
+  view.setFloat32(headerEnd + header[name].data_offsets[0], NaN, true);
+  return bytes;
+}
+
 /** A model one of whose weights is no number. */
 async function poisoned(): Promise<string> {
   await whole();
@@ -37,12 +49,10 @@ async function poisoned(): Promise<string> {
   for (const name of ["config.json", "tokenizer.json", "tokenizer_config.json"]) {
     Deno.copyFileSync(join(checkpoint, name), join(model, name));
   }
-  const bytes = Deno.readFileSync(join(checkpoint, "model.safetensors"));
-  const view = new DataView(bytes.buffer), headerEnd = 8 + Number(view.getBigUint64(0, true));
-  const header = JSON.parse(new TextDecoder().decode(bytes.subarray(8, headerEnd)));
-  const name = Object.keys(header).find((name) => name.endsWith("h.1.mlp.c_proj.weight"))!;
-  view.setFloat32(headerEnd + header[name].data_offsets[0], NaN, true);
-  Deno.writeFileSync(join(model, "model.safetensors"), bytes);
+  Deno.writeFileSync(
+    join(model, "model.safetensors"),
+    poison(join(checkpoint, "model.safetensors")),
+  );
   return model;
 }
 
@@ -78,12 +88,16 @@ Deno.test("train() saves no checkpoint with weights that are not finite", async 
 });
 
 Deno.test("train() that diverges on resume leaves the checkpoint that it began with", async () => {
-  const options = {
-    ...{ steps: 30, warmupSteps: 0 },
-    // weights grow by 99 times a step
-    ...{ learningRate: 10, minLearningRate: 10, weightDecay: 10 },
-  };
-  const message = /must be finite|was not finite/;
-  await whole();
-  assert.deepEqual(await failingRun("whole", options, message), [1]);
+  await run("resumed", { preset: "nano", steps: 1 });
+  const checkpoint = listCheckpoints(join(directory, "resumed"))[0]!.path;
+  const file = join(checkpoint, "model.safetensors"), bytes = poison(file);
+  Deno.writeFileSync(file, bytes);
+  const files = readFields(checkpoint).files as Record<string, FileDigest>;
+  const sha256 = createHash("sha256").update(bytes).digest("hex");
+  changeFields(checkpoint, {
+    files: { ...files, "model.safetensors": { bytes: bytes.length, sha256 } },
+  });
+  const message =
+    /^Cannot finish training as the gradient of every step since step 1 was not finite/;
+  assert.deepEqual(await failingRun("resumed", { steps: 3 }, message), [1]);
 });
