@@ -113,9 +113,10 @@ const program = command("eval", "Measure how well a trained model predicts a tex
         ...shape,
         maxTokens,
       });
-      const { loss, perplexity, bitsPerByte, tokens } = await evaluator.run((done) =>
-        status(`${Math.floor(100 * done / Math.min(text.length, maxTokens))} % evaluated`)
-      );
+      const { loss, perplexity, bitsPerByte, tokens } = await evaluator.run({
+        onProgress: (done) =>
+          status(`${Math.floor(100 * done / Math.min(text.length, maxTokens))} % evaluated`),
+      });
       if (!Number.isFinite(loss)) {
         throw new RangeError(
           `Cannot evaluate ${path} as its loss must be finite: current value is ${loss}`,

@@ -91,8 +91,11 @@ export interface Evaluator {
    * Runs over the text; waits for the device.
    *
    * @param onProgress is called now and then with the number of tokens predicted.
+   * @throws the reason of `signal` soon after it aborts.
    */
-  run(onProgress?: (tokens: number) => void): Promise<Evaluation>;
+  run(
+    options?: { onProgress?: (tokens: number) => void; signal?: AbortSignal | undefined },
+  ): Promise<Evaluation>;
   /** Frees everything but the model. */
   destroy(): void;
 }
@@ -150,7 +153,7 @@ export function createEvaluator(
     sequenceLength: T,
   });
   return {
-    async run(onProgress = () => {}) {
+    async run({ onProgress = () => {}, signal } = {}) {
       let counted = 0, bytes = 0, waited = performance.now();
       losses.reset();
       const cut = { batchSize: B, contextLength: T, padding: tokenizer.endOfText };
@@ -165,6 +168,7 @@ export function createEvaluator(
         if (counted >= maxTokens) break;
         if (performance.now() - waited < WAIT_MS) continue;
         await losses.total(); // or the host would run ahead without end
+        signal?.throwIfAborted();
         onProgress(counted);
         waited = performance.now();
       }

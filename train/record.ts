@@ -29,6 +29,7 @@ export class RunRecord {
   readonly #run: RunDirectory;
   readonly #losses = new LossCurve();
   #best: { step: number; loss: number } | undefined;
+  #lastEvaluation: number | undefined;
 
   constructor(run: RunDirectory) {
     this.#run = run;
@@ -37,6 +38,11 @@ export class RunRecord {
   /** Step of the best evaluation. */
   get bestStep(): number | undefined {
     return this.#best?.step;
+  }
+
+  /** Step of the last evaluation. */
+  get lastEvaluation(): number | undefined {
+    return this.#lastEvaluation;
   }
 
   /** Appends metrics to the file, all in one write. */
@@ -61,7 +67,9 @@ export class RunRecord {
   take(metric: Metric): void {
     this.#losses.add(metric);
     const { kind, step, loss } = metric;
-    if (kind !== "evaluation" || !Number.isFinite(loss)) return;
+    if (kind !== "evaluation") return;
+    this.#lastEvaluation = step;
+    if (!Number.isFinite(loss)) return;
     if (!this.#best || loss! < this.#best.loss) this.#best = { step, loss: loss! };
   }
 }

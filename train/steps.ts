@@ -21,6 +21,7 @@ const READ_BACK_MS = 1000;
 /** What the loop over steps works with. */
 export interface Loop extends Saved {
   record: RunRecord;
+  /** Evaluates the model; throws the reason of `signal` if that aborts meanwhile. */
   evaluate: () => Promise<Evaluation>;
   signal: AbortSignal | undefined;
   /** Steps already done. */
@@ -32,7 +33,8 @@ export interface Loop extends Saved {
 
 /**
  * Submits step after step. The device is waited for only when enough steps are under way to read their
- * reports together, and before an evaluation, a sample or a checkpoint.
+ * reports together, and before an evaluation, a sample or a checkpoint. An evaluation that the signal cuts
+ * off, which may take hours, is done when the run is resumed.
  */
 export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
   const { run, record, options, corpus, batches, gpt, trainStep, signal } = loop;
@@ -49,6 +51,44 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
   let applied = step === total; // whether a step changed the model, or none was to be done
   let compiled = false; // drivers compile a kernel when it first runs: the first step has no speed
 
+  const isEvaluating = () => due(options.evalEvery, step) || step === total;
+  const evaluate = async function* (): AsyncGenerator<TrainEvent> {
+    let evaluation: Evaluation;
+    try {
+      evaluation = await loop.evaluate();
+    } catch (error) {
+      if (!signal?.aborted || error !== signal.reason) throw error;
+      return;
+    }
+    evaluated = true;
+    best = Number.isFinite(evaluation.loss) && (bestLoss === null || evaluation.loss < bestLoss);
+    if (best) bestLoss = evaluation.loss;
+    const metric = { kind: "evaluation" as const, step, ...evaluation, ...entropy };
+    record.note([metric]);
+    await record.draw();
+    yield { ...metric, best };
+    yield* noticesOf(run);
+    if (!Number.isFinite(evaluation.loss)) {
+      throw new RangeError(
+        `Cannot continue training as the validation loss must be finite: current value is ` +
+          `${evaluation.loss} at step ${step}`,
+      );
+    }
+  };
+  const save = async function* (): AsyncGenerator<TrainEvent> {
+    path = await saveCheckpoint(loop, { step, bestLoss, best: evaluated && best });
+    saved = true;
+    yield { kind: "checkpoint", step, path };
+    yield* noticesOf(run);
+  };
+
+  if (saved && isEvaluating() && record.lastEvaluation !== step) {
+    yield* evaluate();
+    if (evaluated) yield* save(); // it may be the best one
+    since = performance.now();
+  } else {
+    evaluated = true;
+  }
   while (step < total && !signal?.aborted) {
     const learningRate = learningRateAt(step, options);
     const first = step * gradientAccumulation;
@@ -61,7 +101,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     step++;
     saved = evaluated = false;
 
-    const evaluating = due(options.evalEvery, step) || step === total;
+    const evaluating = isEvaluating();
     const saving = due(options.saveEvery, step);
     const sampling = due(options.sampleEvery, step);
     const isDue = waiting.length >= patience || evaluating || saving || sampling;
@@ -114,24 +154,8 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
       );
     }
 
-    if (evaluating) {
-      const evaluation = await loop.evaluate();
-      evaluated = true;
-      best = Number.isFinite(evaluation.loss) && (bestLoss === null || evaluation.loss < bestLoss);
-      if (best) bestLoss = evaluation.loss;
-      const metric = { kind: "evaluation" as const, step, ...evaluation, ...entropy };
-      record.note([metric]);
-      await record.draw();
-      yield { ...metric, best };
-      yield* noticesOf(run);
-      if (!Number.isFinite(evaluation.loss)) {
-        throw new RangeError(
-          `Cannot continue training as the validation loss must be finite: current value is ` +
-            `${evaluation.loss} at step ${step}`,
-        );
-      }
-    }
-    if (sampling) {
+    if (evaluating) yield* evaluate();
+    if (sampling && !signal?.aborted) {
       const prompt =
         SAMPLE_PROMPTS[Math.floor(step / options.sampleEvery) % SAMPLE_PROMPTS.length]!;
       let text = "";
@@ -141,20 +165,12 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
       }
       yield { kind: "sample", step, prompt, text };
     }
-    if (saving) {
-      path = await saveCheckpoint(loop, { step, bestLoss, best: evaluated && best });
-      saved = true;
-      yield { kind: "checkpoint", step, path };
-      yield* noticesOf(run);
-    }
+    if (saving) yield* save();
     since = performance.now();
   }
 
-  if (!saved) {
-    path = await saveCheckpoint(loop, { step, bestLoss, best: evaluated && best });
-    yield { kind: "checkpoint", step, path };
-    yield* noticesOf(run);
-  }
-  const reason = step < total ? "interrupted" : options.endsWith;
+  if (!saved) yield* save();
+  const isDone = step >= total && evaluated;
+  const reason = isDone ? options.endsWith : "interrupted";
   yield { kind: "end", reason, step, path: path! };
 }

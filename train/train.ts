@@ -342,7 +342,7 @@ async function* trainOn(
       batches,
       gpt,
       trainStep,
-      evaluate: () => evaluator.run(),
+      evaluate: () => evaluator.run({ signal }),
       signal,
       source,
       first,

@@ -55,9 +55,13 @@ interface Script {
   /** Losses of the evaluations, one after the other. */
   losses?: number[];
   first?: number;
+  /** Whether their evaluation was cut off. */
+  isEvaluationCut?: boolean;
   bestLoss?: number;
   /** Milliseconds that a read-back of so many steps takes. */
   readBackMs?: (count: number) => number;
+  /** Which evaluation the signal cuts off, from 1. */
+  cutsEvaluation?: number;
   /** Is called with each event. */
   onEvent?: (event: TrainEvent, abort: () => void) => void;
   /** The step, counted from 1, whose submission is interrupted. */
@@ -67,7 +71,16 @@ interface Script {
 /** Runs a training as the script says; its events, and what was submitted. */
 async function runScript(
   name: string,
-  { options, report, losses = [], readBackMs = () => 1e9, onEvent, abortAt, ...rest }: Script,
+  {
+    options,
+    report,
+    losses = [],
+    readBackMs = () => 1e9,
+    onEvent,
+    abortAt,
+    cutsEvaluation,
+    ...rest
+  }: Script,
 ) {
   const gpt = createGpt(device, CONFIG, { precision: "f32" });
   initializeParameters(gpt, { seed: 1 });
@@ -84,13 +97,15 @@ async function runScript(
   const run = openRunDirectory(join(directory, name)), controller = new AbortController();
   const submitted: { step: number; batches: readonly Batch[]; learningRate: number }[] = [];
   const readBacks: number[] = [], events: TrainEvent[] = [], evaluatedAfter: number[] = [];
+  const record = await openRecord(run, 0), { first = 0 } = rest;
+  if (first > 0 && !rest.isEvaluationCut) record.take({ kind: "evaluation", step: first });
   let clock = 0;
   const { now } = performance;
   performance.now = () => clock;
   try {
     const loop = steps({
       ...{ run, batches, gpt, options: resolved, source: undefined, typed: [] },
-      record: await openRecord(run, 0),
+      record,
       corpus: { tokenizer, name: "x", hash: "y", entropyPerToken: 0.5 } as unknown as Corpus,
       trainStep: {
         ...trainStep,
@@ -102,7 +117,7 @@ async function runScript(
           return Promise.resolve();
         },
         scaler() {
-          const optimizerSteps = submitted.at(-1)!.step + 1;
+          const optimizerSteps = (submitted.at(-1)?.step ?? first - 1) + 1;
           const skips = { skippedSteps: 0, consecutiveSkips: 0 };
           const scale = { lossScale: 65536, growthTracker: optimizerSteps };
           return Promise.resolve({ optimizerSteps, ...scale, ...skips });
@@ -119,13 +134,17 @@ async function runScript(
       evaluate() {
         clock += 5e5; // which is not part of any step's time
         evaluatedAfter.push(submitted.length);
+        if (evaluatedAfter.length === cutsEvaluation) {
+          controller.abort();
+          return Promise.reject(controller.signal.reason);
+        }
         const loss = losses.shift() ?? 1;
         return Promise.resolve({ loss, perplexity: 2, bitsPerByte: 3, tokens: 4 });
       },
       signal: controller.signal,
-      first: rest.first ?? 0,
+      first,
       bestLoss: rest.bestLoss ?? null,
-      ...(rest.first ? { path: join(directory, name, "before") } : {}),
+      ...(first > 0 ? { path: join(directory, name, "before") } : {}),
     });
     for await (const event of loop) {
       events.push(event);
@@ -166,6 +185,33 @@ Deno.test("steps() evaluates, draws a sample and saves when it is due, and at th
   assert.equal(end.path, join(directory, "due", "checkpoints", "000007"));
   const evaluation = events.find((event) => event.kind === "evaluation");
   assert.ok(evaluation?.kind === "evaluation" && evaluation.entropyPerToken === 0.5);
+});
+
+Deno.test("steps() saves and ends if its signal cuts an evaluation off, and evaluates when it is resumed", async () => {
+  const cut = await runScript("cut", {
+    options: { steps: 7, evalEvery: 3, saveEvery: 10, sampleEvery: 3 },
+    cutsEvaluation: 1,
+  });
+  assert.deepEqual(told(cut.events).slice(2), ["step 3", "checkpoint 3", "end 3"]);
+  for (
+    const [first, steps, after] of [[3, 4, ["step 4", "evaluation 4", "checkpoint 4"]], [7, 7, []]]
+  ) {
+    const { events } = await runScript(`cut before ${first}`, {
+      options: { steps: steps as number, evalEvery: 3, saveEvery: 10 },
+      ...{ first: first as number, isEvaluationCut: true },
+    });
+    assert.deepEqual(told(events), [
+      ...[`evaluation ${first}`, `checkpoint ${first}`, ...after as string[]],
+      `end ${steps}`,
+    ]);
+  }
+  const last = await runScript("cut at the end", {
+    options: { steps: 2, evalEvery: 0 },
+    cutsEvaluation: 1,
+  });
+  assert.deepEqual(told(last.events).slice(2), ["checkpoint 2", "end 2"]);
+  const end = last.events.at(-1)!;
+  assert.ok(end.kind === "end" && end.reason === "interrupted");
 });
 
 Deno.test("steps() submits every micro-batch once, in order, with the learning rate of its step", async () => {
