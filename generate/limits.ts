@@ -116,7 +116,8 @@ export function textsAtOnce(
       `Cannot generate as --max-new-tokens must be at most ${
         most - promptTokens
       } after a prompt of ` +
-        `${promptTokens} tokens on ${name}: current value is ${maxNewTokens} ${reason}`,
+        `${promptTokens} token${promptTokens === 1 ? "" : "s"} on ${name}: ` +
+        `current value is ${maxNewTokens} ${reason}`,
     );
   }
   if (most > 1) {

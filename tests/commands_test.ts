@@ -103,6 +103,23 @@ Deno.test("generate streams a story, the same for the same seed", async () => {
   assert.equal(second.stdout, first.stdout);
 });
 
+Deno.test("train and generate refuse what the device cannot hold in a sentence that names the flag", async () => {
+  await trained();
+  const large = "--preset nano --batch-size 16384 --context-length 32768 --out".split(" ");
+  const { code, stderr } = await task("train", [...large, join(directory, "large")]);
+  assert.equal(code, 1);
+  assert.match(
+    stderr,
+    /\nError: Cannot train as --batch-size must be at most \d+ with --context-length 32768 on .*; --batch-size \d+ --gradient-accumulation \d+ trains on the same rows\n$/,
+  );
+  const many = await task("generate", ["Once", "--run", out, "--max-new-tokens", "2000000000"]);
+  assert.equal(many.code, 1);
+  assert.match(
+    many.stderr,
+    /^Error: Cannot generate as --max-new-tokens must be at most \d+ after a prompt of \d+ tokens? on [^\n]*: current value is 2000000000 \([^\n]*\)\n$/,
+  );
+});
+
 Deno.test("generate --json writes one object a story", async () => {
   await trained();
   const args = [
