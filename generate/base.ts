@@ -8,6 +8,7 @@ import {
   STATE_FILE,
   verifyCheckpoint,
 } from "../model/checkpoint.ts";
+import { ADAPTER_CONFIG } from "../model/lora.ts";
 import { hashFiles, MODEL_FILE, openModelTensors } from "../model/tensor_files.ts";
 
 /**
@@ -56,7 +57,15 @@ export async function findBase(
 ): Promise<Found> {
   const base = printable(named) + (sha256 === undefined ? "" : ` with SHA-256 ${sha256}`);
   if (given !== undefined) {
-    const found = sha256 && withHash(given, sha256) || await find(given);
+    const kept = join(given, KEPT_BASE);
+    const found = sha256 && (withHash(given, sha256) ?? withHash(kept, sha256)) ||
+      await find(given);
+    if (existsSync(join(found.directory, ADAPTER_CONFIG))) {
+      throw new CheckpointError(
+        `Cannot load the adapters in ${adapters} beside ${found.spec} as a base must be a whole model: ` +
+          `it holds adapters itself`,
+      );
+    }
     const current = sha256 && weightsHash(found.directory);
     if (current === sha256) return found;
     throw new CheckpointError(

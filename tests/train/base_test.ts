@@ -171,6 +171,8 @@ Deno.test("train() and loadModel() say which adapters need which base, and take 
     ),
   };
   await assert.rejects(load({ run: lora, base: other }), wrong);
+  const beside = `beside ${join(checkpoint, "000001")} as a base must be a whole model`;
+  await assert.rejects(load({ run: lora, base: lora }), { message: new RegExp(beside) });
   await assert.rejects(run(lora, { base: other }), wrong);
   assert.deepEqual(await load({ run: lora, base: saved }), []);
   await run(lora, { initFrom: saved }); // also names it
@@ -215,6 +217,7 @@ Deno.test("train() with keepBase makes a run that needs no other, and resumes to
   );
   assert.equal(sourceOf(lora).spec, initFrom);
   assert.deepEqual(await load({ run: lora }), []);
+  assert.deepEqual(await load({ run: straight, base: lora }), []); // which holds a copy of it
 
   writeFileSync(join(lora, "base", "model.safetensors"), "damaged");
   rmSync(straight, { recursive: true });
