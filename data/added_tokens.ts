@@ -18,32 +18,84 @@ const STARTS_WITH_WORD = new RegExp(`^${WORD}`, "u");
 const WHITE_SPACE_AT_START = /^\p{White_Space}*/u;
 const WHITE_SPACE = /^\p{White_Space}$/u;
 
-function oneOf(spellings: readonly string[]): RegExp {
-  try {
-    return new RegExp(spellings.map((text) => RegExp.escape(text)).join("|"), "gu");
-  } catch {
-    throw new UnsupportedTokenizer("its added tokens must be fewer or shorter", spellings.length);
+/** Most UTF-16 units of an added token, and of all together: they bound the time to find them, and memory. */
+const LONGEST_TOKEN = 1000, MOST_UNITS = 2 ** 22;
+
+/**
+ * Makes the function that gives the longest of some tokens at a place of a text: from a tree of their UTF-16
+ * units, so that the time does not depend on how many there are.
+ */
+function createTree(
+  tokens: Iterable<SpelledToken>,
+): (text: string, start: number) => SpelledToken | undefined {
+  const children = new Map<number, number>(); // by their parent and unit, as one number
+  const ends = new Map<number, SpelledToken>();
+  const keyOf = (node: number, text: string, at: number) => node * 0x10000 + text.charCodeAt(at);
+  for (const token of tokens) {
+    const { spelled } = token;
+    let node = 0;
+    for (let at = 0; at < spelled.length; at++) {
+      const key = keyOf(node, spelled, at);
+      node = children.get(key) ?? children.size + 1;
+      children.set(key, node);
+    }
+    ends.set(node, token);
   }
+  return (text, start) => {
+    let found: SpelledToken | undefined, node: number | undefined = 0;
+    for (let at = start; at < text.length; at++) {
+      node = children.get(keyOf(node, text, at));
+      if (node === undefined) break;
+      found = ends.get(node) ?? found;
+    }
+    return found;
+  };
+}
+
+/** Every character with which one of some texts begins. */
+function beginnings(texts: readonly string[]): RegExp {
+  const units = new Set(texts.map((text) => text.charCodeAt(0)));
+  const written = [...units].map((unit) => `\\u${unit.toString(16).padStart(4, "0")}`);
+  return new RegExp(`[${written.join("")}]`, "g");
+}
+
+function checkLengths(tokens: readonly SpelledToken[]): void {
+  const longest = tokens.reduce((most, { spelled }) => Math.max(most, spelled.length), 0);
+  if (longest > LONGEST_TOKEN) {
+    throw new UnsupportedTokenizer(
+      `its added tokens must have at most ${LONGEST_TOKEN} characters`,
+      longest,
+    );
+  }
+  const all = tokens.reduce((sum, { spelled }) => sum + spelled.length, 0);
+  if (all <= MOST_UNITS) return;
+  throw new UnsupportedTokenizer(
+    `its added tokens must have at most ${MOST_UNITS} characters together`,
+    all,
+  );
 }
 
 /** Makes the finder of some tokens: of those that begin at one place, the longest is found. */
 export function createAddedTokens(tokens: readonly SpelledToken[]): AddedTokens {
-  const bySpelling = new Map(
-    tokens.filter(({ spelled }) => spelled !== "").map((token) => [token.spelled, token]),
-  );
-  const spellings = [...bySpelling.keys()].sort((a, b) => b.length - a.length);
-  const pattern = oneOf(spellings);
+  checkLengths(tokens);
+  // the texts are well-formed, and half a character is not found in them
+  const sought = tokens.filter(({ spelled }) => spelled !== "" && spelled.isWellFormed());
+  const longestAt = createTree(sought),
+    beginning = beginnings(sought.map(({ spelled }) => spelled));
   const anyText = tokens.some(({ special }) => !special);
 
   return {
     cut(text, { special }) {
-      if (spellings.length === 0 || !(special || anyText)) return text === "" ? [] : [text];
+      if (sought.length === 0 || !(special || anyText)) return text === "" ? [] : [text];
       const parts: (string | number)[] = [];
       let done = 0;
-      for (const { 0: found, index } of text.matchAll(pattern)) {
-        const token = bySpelling.get(found)!;
+      beginning.lastIndex = 0;
+      for (let match; (match = beginning.exec(text));) {
+        const token = longestAt(text, match.index);
+        if (!token) continue;
+        let start = match.index, end = start + token.spelled.length;
+        beginning.lastIndex = end;
         if (token.special && !special) continue;
-        let start = index, end = index + found.length;
         if (token.single_word) {
           // V8 15.0 finds no letter of two units before the end of a text: /[\p{L}]$/u fails on "𝒜"
           const before = Array.from(text.slice(Math.max(0, start - 2), start)).at(-1) ?? "";

@@ -205,11 +205,11 @@ function readVocabulary(file: TokenizerFile, wantedEnd: string | undefined): Voc
   }
   const special = added.filter((token) => token.special);
   const contents = special.map(({ content }) => content);
-  const idOf = (content: string) => {
-    const addedId = added.find((token) => token.content === content)?.id;
-    return addedId ?? [content, spell(content)].map((token) => tokens.indexOf(token))
-      .find((id) => id >= 0);
-  };
+  const firstIds = (entries: (readonly [string, number])[]) => new Map(entries.toReversed());
+  const addedIds = firstIds(added.map(({ content, id }) => [content, id]));
+  const tokenIds = firstIds(tokens.flatMap((token, id) => [[token, id] as const])); // without holes
+  const idOf = (content: string) =>
+    addedIds.get(content) ?? tokenIds.get(content) ?? tokenIds.get(spell(content));
   const candidates = wantedEnd === undefined ? contents : [...contents, wantedEnd];
   const text = textTokens(
     file.model,

@@ -96,9 +96,8 @@ function specialContents({ config = {}, special = {} }: FilesBeside): Set<string
  * @throws {SyntaxError} if one of them is not what it should be.
  */
 export function withTokensBeside(json: string, beside: FilesBeside, where: string): string {
-  const absent = addedTokens(beside, where)
-    .filter(({ content }) => !json.includes(JSON.stringify(content)));
-  if (absent.length === 0) return json;
+  const given = addedTokens(beside, where);
+  if (given.length === 0) return json;
   let file: unknown;
   try {
     file = JSON.parse(json);
@@ -107,7 +106,7 @@ export function withTokensBeside(json: string, beside: FilesBeside, where: strin
   }
   if (!isObject(file) || !Array.isArray(file.added_tokens ?? [])) return json;
   const there = (file.added_tokens ?? []) as unknown[], known = new Set(there.map(tokenContent));
-  const missing = absent.filter(({ content }) => !known.has(content));
+  const missing = given.filter(({ content }) => !known.has(content));
   return missing.length === 0
     ? json
     : JSON.stringify({ ...file, added_tokens: [...there, ...missing] });

@@ -129,7 +129,8 @@ function windowsOf(fields: Record<string, unknown>, where: string): number[] {
   const kinds: unknown[] = [];
   for (const item of Array.isArray(attention_types) ? attention_types : []) {
     const [pattern, count] = Array.isArray(item) ? item : [];
-    const fits = Array.isArray(pattern) && Number.isSafeInteger(count) && count >= 1 &&
+    const fits = Array.isArray(pattern) && pattern.length > 0 && // or any count would fit
+      Number.isSafeInteger(count) && count >= 1 &&
       kinds.length + pattern.length * count <= Math.min(num_layers as number, MOST_LAYERS);
     if (!fits) {
       kinds.push(undefined);

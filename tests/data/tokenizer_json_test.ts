@@ -326,3 +326,31 @@ Deno.test("an id that two tokens have is the one that words are made of", async 
   assert.equal(decoder().push(bang), "!");
   assert.deepEqual(encode("<pad>"), [bang]);
 });
+
+Deno.test("parseTokenizer() finds added tokens as fast whatever their number, and bounds their length", async () => {
+  const file = named("GPT-2"), [end] = file.added_tokens;
+  const first = 1 + Math.max(...Object.values<number>(file.model.vocab), end.id);
+  const withAdded = (contents: string[]) =>
+    parseTokenizer(JSON.stringify({
+      ...file,
+      added_tokens: [
+        end,
+        ...contents.map((content, i) => ({ id: first + i, content, special: true })),
+      ],
+    }));
+  // tokens that are compared with each other, or tried one by one, take minutes
+  const contents = Array.from({ length: 100_000 }, (_, i) => `<|visual token ${i}|>`);
+  const since = performance.now();
+  const { encode } = await withAdded(contents);
+  assert.deepEqual(encode("<|visual token 7|><|visual token 99999|>"), [first + 7, first + 99_999]);
+  assert.ok(encode("<|visual token x".repeat(5000)).every((id) => id < first));
+  const seconds = (performance.now() - since) / 1000;
+  assert.ok(seconds < 20, `it took ${seconds} s`);
+  const longest = await withAdded(["<a", "<a><", "<a>", "<\ud83d"]);
+  assert.deepEqual(longest.encode("<a><<a<a>"), [first + 1, first, first + 2]);
+  await assert.rejects(withAdded(["x".repeat(100_000)]), {
+    name: "RangeError",
+    message: "Cannot use tokenizer.json as its added tokens must have at most 1000 characters: " +
+      "current value is 100000",
+  });
+});

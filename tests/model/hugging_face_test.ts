@@ -129,6 +129,12 @@ Deno.test("parseHuggingFaceConfig() refuses fields of other types by their names
       "attention_types must say global or local for each of 2 layers: " +
       'current value is [[["global"],1000000000]]',
     ],
+    [
+      LOCAL,
+      { attention_types: [[[], 1e9]] }, // a billion times nothing
+      "attention_types must say global or local for each of 2 layers: " +
+      "current value is [[[],1000000000]]",
+    ],
   ];
   for (const [config, fields, message] of cases) {
     const json = JSON.stringify({ ...toHuggingFaceConfig(config, { endOfText: 0 }), ...fields });
