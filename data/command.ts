@@ -15,6 +15,7 @@ export function command(name: string, description: string): Command {
     .name(`deno task ${name}`)
     .description(description)
     .allowExcessArguments(false)
+    .hook("preAction", () => refuseEmpty(program))
     .showSuggestionAfterError()
     .showHelpAfterError("(--help lists all options)")
     .configureHelp({ helpWidth: Math.min(columns() ?? 80, 100) })
@@ -27,6 +28,15 @@ export function command(name: string, description: string): Command {
       outputError: (text, write) =>
         write(text.replace(/^error: /, "Error: ") + argumentHint(program, text)),
     });
+}
+
+/** Ends the command if an option's value is empty, as from a variable of the shell that is not set. */
+function refuseEmpty(program: Command): void {
+  for (const option of program.options) {
+    const values: unknown[] = [program.getOptionValue(option.attributeName())].flat();
+    if (!values.includes("")) continue;
+    program.error(`error: option '${option.flags}' argument '' is invalid. It must not be empty.`);
+  }
 }
 
 /** A hint if commander has taken a text or a name for an option or for several arguments. */

@@ -57,18 +57,23 @@ export async function loadTokenizer(
   const { path = TOKENIZER, ...repo } = parseHubSpec(spec);
   const limits = { ...options, mostBytes: MOST_JSON_BYTES };
   const file = await hubFile({ ...repo, type: "model", path }, limits);
-  const beside = async (name: string): Promise<JsonObject> => {
+  const textOf = async (name: string): Promise<string | undefined> => {
     const named = { ...repo, type: "model", path: path.replace(/[^/]*$/, name) } as const;
     const found = await hubFile({ ...named, revision: file.commit }, limits).catch((error) => {
       // not every repository has one, and offline, none in the cache is taken for that
-      if (error instanceof HubError && (error.status === 404 || error.status === undefined)) return;
+      if (error instanceof HubError && (error.status ?? 404) === 404) return undefined;
       throw error;
     });
-    return found === undefined ? {} : parseJsonObject(readText(found.path), found.path);
+    return found === undefined ? undefined : readText(found.path);
   };
-  const endOfText = options.endOfText ?? endIn(await beside(CONFIG), CONFIG) ??
-    endIn(await beside(SPECIAL), SPECIAL);
-  return await parseTokenizer(readText(file.path, "tokenizer"), spec, { ...options, endOfText });
+  const beside = async (name: string): Promise<JsonObject> => {
+    const text = await textOf(name);
+    return text === undefined ? {} : parseJsonObject(text, `${name} of ${spec}`);
+  };
+  const config = await beside(CONFIG), special = await beside(SPECIAL), added = await textOf(ADDED);
+  const endOfText = options.endOfText ?? endIn(config, CONFIG) ?? endIn(special, SPECIAL);
+  const json = withTokensBeside(readText(file.path, "tokenizer"), { added, config, special }, spec);
+  return await parseTokenizer(json, spec, { ...options, endOfText });
 }
 
 /**

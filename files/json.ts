@@ -22,7 +22,10 @@ export const MOST_JSON_BYTES = 2 ** 27;
 export function readText(path: string, what?: string): string {
   const file = what === undefined ? path : `${what} ${path}`;
   try {
-    const { size } = statSync(path);
+    const stat = statSync(path), { size } = stat;
+    if (stat.isDirectory() || stat.isCharacterDevice()) { // as /dev/zero, which has no end
+      throw new RangeError(`Cannot read ${file} as it must be a file`);
+    }
     if (size <= MOST_JSON_BYTES) return readFileSync(path, "utf8");
     throw new RangeError(
       `Cannot read ${file} as it must have at most ${MOST_JSON_BYTES} bytes: current size is ${size}`,

@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { closeSync, existsSync, fstatSync, openSync, readSync } from "node:fs";
+import { closeSync, existsSync, fstatSync, openSync, readSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { isObject, parseJsonObject, readText } from "../files/json.ts";
 import { printable, quoted } from "../files/printable.ts";
@@ -198,6 +198,9 @@ function placedReader(
 }
 
 function open(path: string): number {
+  if (statSync(path, { throwIfNoEntry: false })?.isFile() === false) {
+    throw new Error(`Cannot read ${path} as it must be a file`);
+  }
   try {
     return openSync(path, "r");
   } catch (error) {

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { command } from "../../data/command.ts";
 import { commandLine } from "../../files/command_line.ts";
 import { terminalText } from "../../files/printable.ts";
 import { fromFileUrl } from "../paths.ts";
@@ -19,6 +20,22 @@ Deno.test("status() and run() escape control characters, output() gives a pipe t
   assert.equal(line, "a \\u{1b}[31mline");
   assert.ok(error!.startsWith("Error: bad \\u{1b}]0;\\u{7} namename"), error);
   assert.ok(error!.length < 5000, `${error!.length}`);
+});
+
+Deno.test("command() refuses an empty value by the option's name", () => {
+  let said = "";
+  const program = command("example", "An example.")
+    .option("--model <name>", "of any text")
+    .option("--files <paths...>", "several")
+    .exitOverride()
+    .configureOutput({ writeErr: () => {}, outputError: (text) => said = text })
+    .action(() => {});
+  for (const flag of ["--model <name>", "--files <paths...>"]) {
+    const [name] = flag.split(" ");
+    assert.throws(() => program.parse([name!, ""], { from: "user" }), { name: "CommanderError" });
+    assert.ok(said.startsWith(`error: option '${flag}' argument '' is invalid.`), said);
+  }
+  assert.equal(program.parse(["--model", "a"], { from: "user" }).opts().model, "a");
 });
 
 Deno.test("output() escapes control characters on a terminal", {

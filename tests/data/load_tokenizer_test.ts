@@ -225,6 +225,17 @@ Deno.test("loadTokenizer() takes a model's tokenizer from the hub, and offline f
     assert.equal((await load("hf:cats/small", offline)).endOfTextToken, "<end>");
     assert.equal((await load(`hf:cats/small@${first}`)).endOfTextToken, "<|endoftext|>");
 
+    const added = {
+      "tokenizer_config.json": { added_tokens_decoder: { [V]: { content: "<tag>" } } },
+      "added_tokens.json": { "<tag>": V },
+    };
+    for (const [folder, [name, content]] of Object.entries(added).entries()) {
+      server.publish(`${folder}/tokenizer.json`, bytes(compact.json), small);
+      server.publish(`${folder}/${name}`, bytes(JSON.stringify(content)), small);
+      const { encode } = await load(`hf:cats/small/${folder}/tokenizer.json`);
+      assert.deepEqual(encode("<tag>"), [V], name);
+    }
+
     await assert.rejects(load("hf:cats/small/other.json"), {
       name: "HubError",
       message: /no such/,

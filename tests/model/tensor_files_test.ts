@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { join } from "node:path";
+import { readText } from "../../files/json.ts";
 import { parseAdapterConfig } from "../../model/lora.ts";
 import {
   fromFloat32,
@@ -66,6 +67,15 @@ Deno.test("openTensorFiles() refuses a tensor that is in two files, and names a 
   assert.throws(() => openTensorFiles([join(directory, "none")]), {
     message: /^Cannot read .*none: there is no such file$/,
   });
+});
+
+Deno.test("files are refused that are directories or have no end", () => {
+  assert.throws(() => openTensorFiles([directory]), {
+    message: `Cannot read ${directory} as it must be a file`,
+  });
+  for (const path of [directory, ...(Deno.build.os === "windows" ? [] : ["/dev/zero"])]) {
+    assert.throws(() => readText(path), { message: `Cannot read ${path} as it must be a file` });
+  }
 });
 
 Deno.test("openModelTensors() finds the files of an index, and what they lack", () => {
