@@ -288,6 +288,9 @@ function needsLibrary({ model, normalizer, pre_tokenizer, decoder }: TokenizerFi
     JSON.stringify([pre_tokenizer, decoder]).includes('"Regex"');
 }
 
+/** Escapes and classes of a pattern, beginnings of its atomic groups, and its possessive quantifiers. */
+const PATTERN_PARTS = /\\[^]|\[(?:\\[^]|[^\\\]])*\]|\(\?>|[*+?]\+/g;
+
 /** Patterns of a `tokenizer.json`, written for Oniguruma, as JavaScript's. */
 function createPatternOf(library: Library | undefined): PatternOf {
   return (pattern) => {
@@ -302,6 +305,13 @@ function createPatternOf(library: Library | undefined): PatternOf {
       throw new UnsupportedTokenizer(
         `its patterns must have at most ${LONGEST_PATTERN} characters`,
         regex.length,
+      );
+    }
+    // JavaScript has neither, and without them other words may come out
+    if (regex.match(PATTERN_PARTS)?.some((part) => /^(?:\(\?>|[*+?]\+)$/.test(part))) {
+      throw new UnsupportedTokenizer(
+        "its patterns must have no possessive quantifiers and no atomic groups",
+        regex,
       );
     }
     let translated: RegExp;

@@ -173,3 +173,26 @@ Deno.test("parseTokenizer() bounds the patterns of every part of a file", async 
     });
   }
 });
+
+Deno.test("parseTokenizer() refuses patterns that never give back what they have matched", async () => {
+  const golden = JSON.parse(
+    await Deno.readTextFile(new URL("../golden/tokenizers.json", import.meta.url)),
+  );
+  const { file } = golden.tokenizers.find(({ name }: { name: string }) => name === "Llama 3");
+  const parse = (Regex: string) => {
+    const split = { type: "Split", pattern: { Regex }, behavior: "Isolated", invert: false };
+    const bytes = { type: "ByteLevel", add_prefix_space: false, use_regex: false };
+    const pre_tokenizer = { type: "Sequence", pretokenizers: [split, bytes] };
+    return parseTokenizer(JSON.stringify({ ...file, pre_tokenizer }), "t.json");
+  };
+  for (const pattern of ["\\s++$|\\s", "a*+b", "[ab]?+c", "(?>a+)b"]) {
+    await assert.rejects(parse(pattern), {
+      name: "RangeError",
+      message:
+        "Cannot use t.json as its patterns must have no possessive quantifiers and no atomic " +
+        `groups: current value is ${JSON.stringify(pattern)}`,
+    });
+  }
+  // in Ruby's syntax, which the files are in, the last one repeats a repetition
+  for (const pattern of ["\\++", "[*+]+", "[(?>]", "\\p{N}{1,3}+"]) await parse(pattern);
+});
