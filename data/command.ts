@@ -134,19 +134,19 @@ export interface Interrupts {
 const EXIT_CODES: Partial<Record<Deno.Signal, number>> = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 };
 
 /**
- * Listens for Ctrl-C and what else asks a process to end. The first signal aborts, and then prints the
- * notice; a second one ends the process at once, also while this thread is busy.
+ * Listens for Ctrl-C and what else asks a process to end. The first signal aborts, and soon after
+ * prints the notice; a second one then ends the process at once. Both work while this thread is busy.
  */
 export async function listenForInterrupts(notice: string): Promise<Interrupts> {
   const controller = new AbortController();
   let exitCode = 130;
   const worker = new Worker(new URL("./signal_worker.ts", import.meta.url), { type: "module" });
+  worker.postMessage(notice);
   await new Promise<void>((resolve) => {
     worker.onmessage = ({ data }: MessageEvent<Deno.Signal | "ready">) => {
       if (data === "ready") return resolve();
       exitCode = EXIT_CODES[data] ?? exitCode;
       controller.abort();
-      status(`\n${notice}`);
     };
   });
   return {

@@ -1,14 +1,17 @@
 import { fstatSync, readSync } from "node:fs";
 
 /**
- * A worker that receives signals, which it does also while the main thread computes. It posts `ready`, and
- * then the first signal. Soon after that it stops listening: the system itself ends the process at the
- * next signal, whatever the threads do.
+ * A worker that receives signals, which it does also while the main thread computes. It is sent a notice, posts
+ * `ready`, and then the first signal. Soon after that it stops listening, so that the system itself ends the
+ * process at the next signal, whatever the threads do, and writes the notice to stderr.
  *
  * @module
  */
 
-const scope = self as unknown as { postMessage(message: "ready" | Deno.Signal): void };
+const scope = self as unknown as {
+  postMessage(message: "ready" | Deno.Signal): void;
+  onmessage: (event: MessageEvent<string>) => void;
+};
 
 /**
  * Milliseconds in which signals count as one. `deno task` forwards a signal that the process group has
@@ -23,7 +26,7 @@ const ignored = isUnderNohup() ? ["SIGHUP"] : [];
 const listeners = signals.filter((signal) => !ignored.includes(signal))
   .map((signal) => [signal, () => receive(signal)] as const);
 
-let received = false;
+let received = false, notice = "";
 
 function receive(signal: Deno.Signal): void {
   if (received) return;
@@ -31,6 +34,11 @@ function receive(signal: Deno.Signal): void {
   scope.postMessage(signal);
   setTimeout(() => {
     for (const listener of listeners) Deno.removeSignalListener(...listener);
+    try {
+      Deno.stderr.writeSync(new TextEncoder().encode(`\n${notice}\n`));
+    } catch {
+      // the reader has gone: the main thread ends the work all the same
+    }
   }, REPEATED_MS);
 }
 
@@ -52,4 +60,7 @@ function isUnderNohup(): boolean {
 
 for (const signal of ignored) Deno.addSignalListener(signal as Deno.Signal, () => {});
 for (const listener of listeners) Deno.addSignalListener(...listener);
-scope.postMessage("ready");
+scope.onmessage = ({ data }) => {
+  notice = data;
+  scope.postMessage("ready");
+};

@@ -85,13 +85,16 @@ Deno.test({
   async fn() {
     const { process, stdout } = await interruptible("blocked");
     process.kill("SIGINT");
+    const stderr = process.stderr.getReader();
+    const notice = new TextDecoder().decode((await stderr.read()).value);
+    assert.equal(notice, "\nstopping\n"); // though the thread is busy
     const ended = process.status.then(() => "ended");
     const later = new Promise((resolve) => setTimeout(() => resolve("later"), 300));
     assert.equal(await Promise.race([ended, later]), "later");
     process.kill("SIGTERM");
     const { signal } = await process.status;
     assert.equal(signal, "SIGTERM");
-    await Promise.all([stdout.cancel(), process.stderr.cancel()]);
+    await Promise.all([stdout.cancel(), stderr.cancel()]);
   },
 });
 

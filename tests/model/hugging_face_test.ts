@@ -131,7 +131,7 @@ Deno.test("parseHuggingFaceConfig() refuses fields of other types by their names
     ],
     [
       LOCAL,
-      { attention_types: [[[], 1e9]] }, // a billion times nothing
+      { attention_types: [[[], 1e15]] }, // a billion times nothing
       "attention_types must say global or local for each of 2 layers: " +
       "current value is [[[],1000000000]]",
     ],
