@@ -131,9 +131,9 @@ Deno.test("parseHuggingFaceConfig() refuses fields of other types by their names
     ],
     [
       LOCAL,
-      { attention_types: [[[], 1e15]] }, // a billion times nothing
+      { attention_types: [[[], 1e15]] }, // nothing, for hours
       "attention_types must say global or local for each of 2 layers: " +
-      "current value is [[[],1000000000]]",
+      "current value is [[[],1000000000000000]]",
     ],
   ];
   for (const [config, fields, message] of cases) {
