@@ -77,7 +77,7 @@ async function createStep(
   });
   if (problem) {
     throw new RangeError(
-      `Cannot time a step of ${batchSize} rows as ${device.name} must hold it ${
+      `Cannot time a step of ${batchSize} rows as it must fit ${device.name} ${
         shortageOf(problem)
       }`,
     );

@@ -30,12 +30,17 @@ export function command(name: string, description: string): Command {
     });
 }
 
-/** Ends the command if an option's value is empty, as from a variable of the shell that is not set. */
+/** Ends the command if an option's value, or one of several names, is empty, as from a variable of the shell that is not set. */
 function refuseEmpty(program: Command): void {
   for (const option of program.options) {
     const values: unknown[] = [program.getOptionValue(option.attributeName())].flat();
     if (!values.includes("")) continue;
     program.error(`error: option '${option.flags}' argument '' is invalid. It must not be empty.`);
+  }
+  // one text may be empty, but no name among several
+  const list = program.registeredArguments.find(({ variadic }) => variadic);
+  if (list && program.args.includes("")) {
+    program.error(`error: argument '' of '${list.name()}' is invalid. It must not be empty.`);
   }
 }
 

@@ -223,7 +223,7 @@ export function hasByteOrderMark(bytes: Uint8Array): boolean {
   return bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf;
 }
 
-/** Whether JSON passes over a byte between values. */
+/** Whether a byte is white space in JSON. */
 function isBlank(byte: number): boolean {
   return byte === BLANK || byte === TAB || byte === RETURN || byte === LINE_FEED;
 }

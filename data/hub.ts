@@ -302,7 +302,7 @@ async function ask<T>(
       repo: { type, name },
       hubUrl: endpoint,
       fetch: async (address, init) => {
-        if (++requests > MOST_REQUESTS) throw new OddAnswer("it goes on without end");
+        if (++requests > MOST_REQUESTS) throw new OddAnswer("it has too many pages");
         const response = await request(repository, address as string, init);
         return new Response(await wholeAnswer(repository, response), response);
       },

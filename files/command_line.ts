@@ -1,3 +1,8 @@
+/** An option's name as a flag: `learningRate` is `--learning-rate`. */
+export function flagOf(name: string): string {
+  return `--${name.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+}
+
 /** Characters that cannot be typed, or that a terminal shows in another place. */
 const UNTYPABLE = /(?!\n)[\p{Cc}\u202a-\u202e\u2066-\u2069]/gu;
 

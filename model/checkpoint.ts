@@ -434,7 +434,7 @@ export function verifyCheckpoint(path: string): TrainerState {
   for (const name of WEIGHT_FILES.flat()) {
     if (Object.hasOwn(state.files, name) || !existsSync(join(path, name))) continue;
     throw new CheckpointError(
-      `Cannot load checkpoint ${path} as ${name} is none of its files, but lies there`,
+      `Cannot load checkpoint ${path} as ${name} must be listed in ${STATE_FILE} if it is there`,
     );
   }
   return state;

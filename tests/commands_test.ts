@@ -450,7 +450,9 @@ const MISTAKES: [name: string, args: string[], message: RegExp][] = [
     /holds no checkpoint\nTrain a model first: deno task train\n$/,
   ],
   ["generate", ["--checkpoint", join(directory, "none")], /trainer_state\.json is missing/],
-  ["generate", ["--top-p", "0"], /topP must be above 0/],
+  ["generate", ["--top-p", "0"], /--top-p must be above 0/],
+  ["compare", ["a", ""], /argument '' of 'run' is invalid\. It must not be empty/],
+  ["prepare", [""], /argument '' of 'data' is invalid/],
   [
     "generate",
     ["-5 degrees"],

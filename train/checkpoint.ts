@@ -58,8 +58,8 @@ export interface RunDirectory {
    * Files go to a temporary sibling directory and are synced; the state with their hashes comes last;
    * then the directory is renamed and its parent synced. A checkpoint of the same step is replaced.
    * `latest`, and with `best` also `best`, are rewritten as hints. Older checkpoints beyond `keep` are
-   * removed, except the best one and those that other runs have adapters beside; later ones, which a resume passed over as damaged, stay. What fails
-   * once the checkpoint has its name is a notice.
+   * removed, except the best one and those that other runs have adapters beside. Later ones, which a resume
+   * passed over as damaged, stay. What fails once the checkpoint has its name is a notice.
    *
    * @returns the checkpoint's path.
    * @throws {CheckpointError} if there is no room or the disk refuses; older checkpoints stay.
@@ -100,7 +100,7 @@ export interface RunDirectory {
    * named once.
    */
   readonly notices: string[];
-  /** Gives the run back. */
+  /** Gives the run back; a directory that was made for it, and in which nothing was saved, is removed. */
   close(): void;
 }
 
@@ -117,7 +117,7 @@ export function openRunDirectory(
   path: string,
   { freeBytes = freeBytesAt }: { freeBytes?: (path: string) => number } = {},
 ): RunDirectory {
-  const checkpoints = join(path, "checkpoints");
+  const checkpoints = join(path, "checkpoints"), isNew = !existsSync(path);
   const lock = attempt(`open run ${path}`, () => {
     checkPlace(path);
     mkdirSync(checkpoints, { recursive: true });
@@ -269,9 +269,18 @@ export function openRunDirectory(
         const file = join(path, name);
         tryTo(`write ${file}`, () => appendWhole(file, text));
       }
+      // while it is locked; Windows removes no open file, and the directory stays
+      if (isNew) tryTo(`remove ${path}`, () => removeUnused(path));
       lock.close();
     },
   };
+}
+
+/** Removes a run in which there is nothing but what `openRunDirectory()` makes. */
+function removeUnused(path: string): void {
+  const names = readdirSync(path).filter((name) => name !== "lock" && name !== "checkpoints");
+  if (names.length > 0 || readdirSync(join(path, "checkpoints")).length > 0) return;
+  rmSync(path, { recursive: true });
 }
 
 /** Most characters that wait to be appended to a file that cannot be written now. */
@@ -413,7 +422,7 @@ export function writeNew(
 /**
  * Makes sure that a file or directory can be made at a path.
  *
- * @throws {CheckpointError} if there is something, or the path is none to keep anything at.
+ * @throws {CheckpointError} if something is there, or if what is there would be removed later.
  */
 export function checkFree(path: string): void {
   if (path === "") {

@@ -9,7 +9,7 @@ import {
 import { parseHuggingFaceConfig } from "../model/hugging_face.ts";
 import { Curve } from "./curve.ts";
 import { type Metric, readLines, readMetrics, startMetric } from "./metrics.ts";
-import { flagOf } from "./options.ts";
+import { flagOf } from "../files/command_line.ts";
 import type { PlotDocument } from "./plot.ts";
 
 /**

@@ -65,7 +65,7 @@ export async function exportModel(
 /**
  * Makes sure that a model can be written at a path.
  *
- * @throws {CheckpointError} if there is something, or the path is none to keep anything at.
+ * @throws {CheckpointError} if something is there, or if what is there would be removed later.
  * @throws {RangeError} if the path of a file is that of a directory.
  */
 export function checkOutput(out: string, to: ExportOptions["to"]): void {

@@ -1,5 +1,6 @@
 import type { VocabularyMode } from "../data/corpus.ts";
 import type { DataSpec } from "../data/sources.ts";
+import { flagOf } from "../files/command_line.ts";
 import { printable, quoted } from "../files/printable.ts";
 import { type GptConfig, type PresetName, PRESETS } from "../model/config.ts";
 import type { Precision } from "../model/precision.ts";
@@ -243,11 +244,6 @@ export const RANGES: Partial<
   loraRank: [1, 1024, true],
   loraAlpha: [1e-6, 1e6, false],
 };
-
-/** An option's name as a flag: `learningRate` is `--learning-rate`. */
-export function flagOf(name: string): string {
-  return `--${name.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
-}
 
 /**
  * Checks every option that is given.

@@ -4,12 +4,13 @@ import type { HubOptions } from "../data/hub.ts";
 import { loadTokenizer } from "../data/load_tokenizer.ts";
 import { asFound, type DataSpec } from "../data/sources.ts";
 import { isPartOf } from "../data/tokenizer.ts";
+import { flagOf } from "../files/command_line.ts";
 import { printable } from "../files/printable.ts";
 import { withHash } from "../generate/base.ts";
 import { findModel, hashModel, MODEL_NAMES } from "../generate/source.ts";
 import type { TrainerState } from "../model/checkpoint.ts";
 import type { Hearing } from "./events.ts";
-import { flagOf, isGiven, mustStay, type ResolvedOptions, type TrainOptions } from "./options.ts";
+import { isGiven, mustStay, type ResolvedOptions, type TrainOptions } from "./options.ts";
 import type { Resumed } from "./state.ts";
 
 /**

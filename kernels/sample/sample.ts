@@ -1,4 +1,5 @@
 import shader from "./sample.wgsl" with { type: "text" };
+import { flagOf } from "../../files/command_line.ts";
 import { bitsOf, maxIterationsOf, type Program } from "../program.ts";
 import { withRandom } from "../random.ts";
 import { assertDType, assertShape, ceilDiv, type Tensor } from "../tensor.ts";
@@ -22,7 +23,7 @@ export interface SamplerOptions {
   readonly repetitionWindow: number;
 }
 
-/** @throws {RangeError} naming the first option that is out of range, and its value. */
+/** @throws {RangeError} naming the flag of the first option that is out of range, and its value. */
 export function validateSampler(options: SamplerOptions): void {
   const ranges: Record<keyof SamplerOptions, [ok: (value: number) => boolean, text: string]> = {
     temperature: [(v) => v >= 0 && Number.isFinite(v), "a number not below 0"],
@@ -36,7 +37,9 @@ export function validateSampler(options: SamplerOptions): void {
   for (const [name, [ok, text]] of Object.entries(ranges)) {
     const value = options[name as keyof SamplerOptions];
     if (!ok(value)) {
-      throw new RangeError(`Cannot sample as ${name} must be ${text}: current value is ${value}`);
+      throw new RangeError(
+        `Cannot sample as ${flagOf(name)} must be ${text}: current value is ${value}`,
+      );
     }
   }
 }

@@ -119,9 +119,9 @@ Deno.test("newestCheckpoint() passes over damaged checkpoints with file and reas
       /its files must include optimizer\.safetensors, .*: current files are none/,
     ],
     [
-      "with weights that are none of its files",
+      "with weights that it does not list",
       (path) => Deno.writeTextFileSync(join(path, "adapter_config.json"), "{}"),
-      /adapter_config\.json is none of its files/,
+      /adapter_config\.json must be listed in trainer_state\.json if it is there/,
     ],
   ];
   for (const [name, apply, message] of damage) {

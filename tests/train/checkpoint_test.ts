@@ -403,3 +403,16 @@ Deno.test("moveAside() takes the next free name", () => {
   assert.equal(moveAside(`${path}/`), `${path}-2`);
   assert.ok(existsSync(join(`${path}-1`, "checkpoints", "000001")));
 });
+
+Deno.test("close() removes a run directory that was made for nothing, and no other", () => {
+  const path = join(directory, "unused", "run");
+  openRunDirectory(path).close();
+  assert.ok(!existsSync(path));
+  Deno.mkdirSync(path);
+  openRunDirectory(path).close();
+  assert.ok(existsSync(path), "a directory that was there stays");
+  const noted = join(directory, "unused", "noted"), run = openRunDirectory(noted);
+  run.append("metrics.jsonl", "{}");
+  run.close();
+  assert.ok(existsSync(join(noted, "metrics.jsonl")));
+});
