@@ -117,9 +117,11 @@ export function openRunDirectory(
   path: string,
   { freeBytes = freeBytesAt }: { freeBytes?: (path: string) => number } = {},
 ): RunDirectory {
-  const checkpoints = join(path, "checkpoints"), isNew = !existsSync(path);
+  const checkpoints = join(path, "checkpoints");
+  let isNew = false;
   const lock = attempt(`open run ${path}`, () => {
     checkPlace(path);
+    isNew = !existsSync(path);
     mkdirSync(checkpoints, { recursive: true });
     return Deno.openSync(join(path, "lock"), { create: true, write: true });
   });

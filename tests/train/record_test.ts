@@ -17,6 +17,7 @@ const asides = (run: string) =>
 /** A run with such metrics and checkpoints of steps 1 to `count`, the first of them the best. */
 function makeRecorded(name: string, text: string, count = 4): string {
   const run = makeRun(name, { count });
+  Deno.mkdirSync(run, { recursive: true }); // one without a checkpoint is removed
   Deno.writeTextFileSync(join(run, "metrics.jsonl"), text);
   return run;
 }
