@@ -24,13 +24,13 @@ export {
 } from "./model/config.ts";
 export { createGpt, type Gpt } from "./model/gpt.ts";
 export type { ParameterSpec } from "./model/parameters.ts";
-export { parseHuggingFaceConfig, toHuggingFaceConfig } from "./model/hugging_face.ts";
+export { parseHuggingFaceConfig, toHuggingFaceConfig } from "./model/files/hugging_face.ts";
 export {
   type AdapterBase,
   type AdapterVariation,
   parseAdapterConfig,
   toAdapterConfig,
-} from "./model/lora.ts";
+} from "./model/files/lora.ts";
 export {
   initializeParameters,
   loadAdapters,
@@ -43,7 +43,7 @@ export {
   openTensorFiles,
   type TensorFiles,
   type TensorReader,
-} from "./model/tensor_files.ts";
+} from "./model/files/tensor_files.ts";
 export type { Precision } from "./model/precision.ts";
 export {
   parseSafetensors,
@@ -51,7 +51,7 @@ export {
   type SafetensorsDType,
   type SafetensorsEntry,
   serializeSafetensors,
-} from "./model/safetensors.ts";
+} from "./model/files/safetensors.ts";
 export {
   CheckpointError,
   type FileDigest,
@@ -59,8 +59,13 @@ export {
   newestCheckpoint,
   type TrainerState,
   verifyCheckpoint,
-} from "./model/checkpoint.ts";
-export { type Corpus, type CorpusOptions, loadCorpus, type VocabularyMode } from "./data/corpus.ts";
+} from "./model/files/checkpoint.ts";
+export {
+  type Corpus,
+  type CorpusOptions,
+  loadCorpus,
+  type VocabularyMode,
+} from "./data/tokens/corpus.ts";
 export {
   type CachedFile,
   type Environment,
@@ -72,7 +77,7 @@ export {
   type HubSpec,
   listHubFiles,
   parseHubSpec,
-} from "./data/hub.ts";
+} from "./data/hub/hub.ts";
 export {
   type DataProgress,
   type DataSources,
@@ -83,25 +88,29 @@ export {
   type Source,
   type SourceOptions,
   textSource,
-} from "./data/sources.ts";
-export type { Piece, PlaceUnit } from "./data/documents.ts";
+} from "./data/text/sources.ts";
+export type { Piece, PlaceUnit } from "./data/text/documents.ts";
 export {
   TokenFile,
   type TokenFileOrigin,
   type TokenizedText,
   type Tokens,
-} from "./data/token_file.ts";
-export { type TokenizedSource, type TokenizeOptions, tokenizeSource } from "./data/tokenize.ts";
-export { type Judgement, judgeStory, sampleStories, storyEntropy } from "./data/stories.ts";
+} from "./data/tokens/token_file.ts";
+export {
+  type TokenizedSource,
+  type TokenizeOptions,
+  tokenizeSource,
+} from "./data/tokens/tokenize.ts";
+export { type Judgement, judgeStory, sampleStories, storyEntropy } from "./data/text/stories.ts";
 export {
   compactTokenizer,
   gpt2Tokenizer,
   parseTokenizer,
   type ParseTokenizerOptions,
   type Tokenizer,
-} from "./data/tokenizer.ts";
-export { loadTokenizer, type LoadTokenizerOptions } from "./data/load_tokenizer.ts";
-export { trainTokenizer, type TrainTokenizerOptions } from "./data/train_tokenizer.ts";
+} from "./data/tokenizer/tokenizer.ts";
+export { loadTokenizer, type LoadTokenizerOptions } from "./data/tokenizer/load.ts";
+export { trainTokenizer, type TrainTokenizerOptions } from "./data/tokenizer/train.ts";
 export { train, type TrainEvent } from "./train/train.ts";
 export type { ResolvedOptions, TrainingDefaults, TrainOptions } from "./train/options.ts";
 export type { Evaluation } from "./train/evaluate.ts";

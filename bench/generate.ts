@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { bytesOf, type KernelBench, type Maker, matrixTypes, type Result } from "./harness.ts";
 import { meterMemory } from "./memory.ts";
 import { profile, type ProfileRow } from "./train_step.ts";
-import { gpt2Tokenizer, type Tokenizer } from "../data/tokenizer.ts";
+import { gpt2Tokenizer, type Tokenizer } from "../data/tokenizer/tokenizer.ts";
 import { createDecoder, type Decoder } from "../generate/decoder.ts";
 import { DEFAULT_SAMPLER, generateBatch } from "../generate/generate.ts";
 import { attentionDecode } from "../kernels/attention/decode.ts";

@@ -38,7 +38,7 @@ import {
   type TrainStepBench,
   trainStepName,
 } from "./train_step.ts";
-import { command, output, realNumber, run, status } from "../data/command.ts";
+import { command, output, realNumber, run, status } from "../commands/command.ts";
 import { commandLine } from "../files/command_line.ts";
 import { checkFilePath, replaceText } from "../files/disk.ts";
 import { type Device, openDevice } from "../kernels/device.ts";

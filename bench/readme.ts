@@ -8,7 +8,7 @@ import {
 } from "./markdown.ts";
 import { parseReport } from "./report.ts";
 import { drawScaling } from "./scaling_plot.ts";
-import { command, run, status } from "../data/command.ts";
+import { command, run, status } from "../commands/command.ts";
 
 /**
  * Every file that follows from bench/results/, by its path from the root: README.md, bench/NOTES.md and

@@ -1,6 +1,6 @@
-import { type Batch, Batches } from "../data/batches.ts";
+import { type Batch, Batches } from "../data/tokens/batches.ts";
 import { Random } from "../data/random.ts";
-import { textOf } from "../data/token_file.ts";
+import { textOf } from "../data/tokens/token_file.ts";
 
 /** Sizes of a batch of invented text. */
 export interface SampleShape {

@@ -7,9 +7,9 @@ import {
   readTrainerState,
   STATE_FILE,
   verifyCheckpoint,
-} from "../model/checkpoint.ts";
-import { ADAPTER_CONFIG } from "../model/lora.ts";
-import { hashFiles, MODEL_FILE, openModelTensors } from "../model/tensor_files.ts";
+} from "../model/files/checkpoint.ts";
+import { ADAPTER_CONFIG } from "../model/files/lora.ts";
+import { hashFiles, MODEL_FILE, openModelTensors } from "../model/files/tensor_files.ts";
 
 /**
  * The base of adapters: the model that they stand beside. A checkpoint of adapters notes its path and the

@@ -1,4 +1,4 @@
-import type { Tokenizer } from "../data/tokenizer.ts";
+import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
 import { checkSample, type SamplerOptions, validateSampler } from "../kernels/sample/sample.ts";
 import type { Gpt } from "../model/gpt.ts";
 import { createDecoder } from "./decoder.ts";

@@ -1,7 +1,7 @@
 import { resolve } from "node:path";
-import type { Tokenizer } from "../data/tokenizer.ts";
+import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
 import type { Device } from "../kernels/device.ts";
-import { CheckpointError, newestCheckpoint, verifyCheckpoint } from "../model/checkpoint.ts";
+import { CheckpointError, newestCheckpoint, verifyCheckpoint } from "../model/files/checkpoint.ts";
 import { createGpt, type Gpt } from "../model/gpt.ts";
 import { countParameters } from "../model/parameters.ts";
 import type { Precision } from "../model/precision.ts";

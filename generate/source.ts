@@ -1,9 +1,9 @@
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
-import { HubError, hubFile, type HubOptions, listHubFiles, parseHubSpec } from "../data/hub.ts";
-import { hasTokenizer, readTokenizer, tokenizerFileNames } from "../data/load_tokenizer.ts";
-import type { DataProgress } from "../data/sources.ts";
-import { gpt2Tokenizer, type Tokenizer } from "../data/tokenizer.ts";
+import { HubError, hubFile, type HubOptions, listHubFiles, parseHubSpec } from "../data/hub/hub.ts";
+import { hasTokenizer, readTokenizer, tokenizerFileNames } from "../data/tokenizer/load.ts";
+import type { DataProgress } from "../data/text/sources.ts";
+import { gpt2Tokenizer, type Tokenizer } from "../data/tokenizer/tokenizer.ts";
 import { MOST_JSON_BYTES, readText } from "../files/json.ts";
 import { printable, quoted } from "../files/printable.ts";
 import {
@@ -12,10 +12,10 @@ import {
   readTrainerState,
   STATE_FILE,
   verifyCheckpoint,
-} from "../model/checkpoint.ts";
+} from "../model/files/checkpoint.ts";
 import type { GptConfig, LoraConfig } from "../model/config.ts";
 import type { Gpt } from "../model/gpt.ts";
-import { parseEndIds, parseHuggingFaceConfig } from "../model/hugging_face.ts";
+import { parseEndIds, parseHuggingFaceConfig } from "../model/files/hugging_face.ts";
 import {
   ADAPTER_CONFIG,
   ADAPTER_FILE,
@@ -24,7 +24,7 @@ import {
   mergeLora,
   parseAdapterConfig,
   storedAdapters,
-} from "../model/lora.ts";
+} from "../model/files/lora.ts";
 import { weightBeside } from "../model/parameters.ts";
 import {
   chooseModelFile,
@@ -34,7 +34,7 @@ import {
   openModelTensors,
   openTensorFiles,
   shardNames,
-} from "../model/tensor_files.ts";
+} from "../model/files/tensor_files.ts";
 import { loadParameters } from "../model/weights.ts";
 import { findBase, type Found, weightFiles } from "./base.ts";
 

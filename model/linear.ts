@@ -4,7 +4,7 @@ import { matmul, type MatmulOptions } from "../kernels/matmul/matmul.ts";
 import type { Program } from "../kernels/program.ts";
 import type { Tensor } from "../kernels/tensor.ts";
 import { type Gpt, masterOf, matrixOf } from "./model.ts";
-import { loraScale } from "./lora.ts";
+import { loraScale } from "./files/lora.ts";
 import { type Adapter, adaptersOf, weightBeside } from "./parameters.ts";
 
 /** The tensor in which an adapter's x · Aᵀ goes, or its gradient: [M,r], of x's type. */

@@ -4,11 +4,17 @@ import { Program } from "../kernels/program.ts";
 import { download, size, type Tensor, upload, viewTensor } from "../kernels/tensor.ts";
 import type { Family, GptConfig } from "./config.ts";
 import { type Gpt, masterOf } from "./model.ts";
-import { HEAD, isMask, nameFromFile, nameInFile, storedTensors } from "./hugging_face.ts";
-import { adapterTensors, isAdapter, loraScale, mergeLora, nameInAdapterFile } from "./lora.ts";
+import { HEAD, isMask, nameFromFile, nameInFile, storedTensors } from "./files/hugging_face.ts";
+import {
+  adapterTensors,
+  isAdapter,
+  loraScale,
+  mergeLora,
+  nameInAdapterFile,
+} from "./files/lora.ts";
 import { adaptersOf, type ParameterSpec, weightBeside } from "./parameters.ts";
-import { fromFloat32, type SafetensorsEntry } from "./safetensors.ts";
-import { readerOf, type TensorReader } from "./tensor_files.ts";
+import { fromFloat32, type SafetensorsEntry } from "./files/safetensors.ts";
+import { readerOf, type TensorReader } from "./files/tensor_files.ts";
 
 /**
  * Fills a model with initial values, drawn on the device: a function of the seed, the parameter, and the

@@ -5,7 +5,7 @@ import {
   serializeState,
   STATE_FILE,
   type TrainerState,
-} from "../model/checkpoint.ts";
+} from "../model/files/checkpoint.ts";
 import { type FileContent, openRunDirectory } from "../train/checkpoint.ts";
 
 /** A directory that is removed when the tests of a file have ended. */

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { judgeStory } from "../data/stories.ts";
+import { judgeStory } from "../data/text/stories.ts";
 import { generateBatch } from "../generate/generate.ts";
 import { loadModel } from "../generate/load.ts";
 import { train } from "../train/train.ts";

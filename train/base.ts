@@ -3,9 +3,9 @@ import { basename, join, relative, resolve } from "node:path";
 import { reasonOf, writeAll } from "../files/disk.ts";
 import { isObject, readText } from "../files/json.ts";
 import { directoriesBeside, KEPT_BASE, runOf } from "../generate/base.ts";
-import { listCheckpoints, readTrainerState } from "../model/checkpoint.ts";
-import { ADAPTER_FILE } from "../model/lora.ts";
-import { MODEL_FILE } from "../model/tensor_files.ts";
+import { listCheckpoints, readTrainerState } from "../model/files/checkpoint.ts";
+import { ADAPTER_FILE } from "../model/files/lora.ts";
+import { MODEL_FILE } from "../model/files/tensor_files.ts";
 
 /**
  * Keeping the base of adapters: either a note in the base's run, so that this run does not remove it, or a

@@ -39,7 +39,7 @@ import {
   serializeState,
   STATE_FILE,
   type TrainerState,
-} from "../model/checkpoint.ts";
+} from "../model/files/checkpoint.ts";
 import { runBeside } from "./base.ts";
 
 /** Content of a file in chunks. */

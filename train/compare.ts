@@ -5,8 +5,8 @@ import {
   listCheckpoints,
   readTrainerState,
   type TrainerState,
-} from "../model/checkpoint.ts";
-import { parseHuggingFaceConfig } from "../model/hugging_face.ts";
+} from "../model/files/checkpoint.ts";
+import { parseHuggingFaceConfig } from "../model/files/hugging_face.ts";
 import { Curve } from "./curve.ts";
 import { type Metric, readLines, readMetrics, startMetric } from "./metrics.ts";
 import { flagOf } from "../files/command_line.ts";

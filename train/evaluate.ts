@@ -1,6 +1,6 @@
-import { evaluationBatches, IGNORED } from "../data/batches.ts";
-import type { TokenizedText } from "../data/token_file.ts";
-import type { Tokenizer } from "../data/tokenizer.ts";
+import { evaluationBatches, IGNORED } from "../data/tokens/batches.ts";
+import type { TokenizedText } from "../data/tokens/token_file.ts";
+import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
 import { Program } from "../kernels/program.ts";
 import { sumForward } from "../kernels/sum/sum.ts";
 import { createTensor, download, type Tensor, upload } from "../kernels/tensor.ts";

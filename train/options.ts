@@ -1,5 +1,5 @@
-import type { VocabularyMode } from "../data/corpus.ts";
-import type { DataSpec } from "../data/sources.ts";
+import type { VocabularyMode } from "../data/tokens/corpus.ts";
+import type { DataSpec } from "../data/text/sources.ts";
 import { flagOf } from "../files/command_line.ts";
 import { printable, quoted } from "../files/printable.ts";
 import { type GptConfig, type PresetName, PRESETS } from "../model/config.ts";

@@ -11,7 +11,7 @@ import {
 } from "node:fs";
 import { dirname, join } from "node:path";
 import { reasonOf, syncDirectory, temporaryBeside, writeAll } from "../files/disk.ts";
-import { checkpointName } from "../model/checkpoint.ts";
+import { checkpointName } from "../model/files/checkpoint.ts";
 import type { RunDirectory } from "./checkpoint.ts";
 import { type Metric, readLines, Rewinds } from "./metrics.ts";
 import { drawLoss, LossCurve } from "./plot.ts";

@@ -1,9 +1,9 @@
 import { join } from "node:path";
-import type { Batches } from "../data/batches.ts";
-import type { Corpus } from "../data/corpus.ts";
-import { parseHubSpec } from "../data/hub.ts";
-import { readTokenizer } from "../data/load_tokenizer.ts";
-import type { Tokenizer } from "../data/tokenizer.ts";
+import type { Batches } from "../data/tokens/batches.ts";
+import type { Corpus } from "../data/tokens/corpus.ts";
+import { parseHubSpec } from "../data/hub/hub.ts";
+import { readTokenizer } from "../data/tokenizer/load.ts";
+import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
 import {
   checkBaseOption,
   fillModel,
@@ -21,20 +21,20 @@ import {
   readTrainerState,
   STATE_FILE,
   type TrainerState,
-} from "../model/checkpoint.ts";
+} from "../model/files/checkpoint.ts";
 import type { GptConfig } from "../model/config.ts";
 import type { Gpt } from "../model/gpt.ts";
-import { parseHuggingFaceConfig } from "../model/hugging_face.ts";
+import { parseHuggingFaceConfig } from "../model/files/hugging_face.ts";
 import {
   ADAPTER_CONFIG,
   ADAPTER_FILE,
   type AdapterBase,
   isAdapter,
   toAdapterConfig,
-} from "../model/lora.ts";
+} from "../model/files/lora.ts";
 import type { ParameterSpec } from "../model/parameters.ts";
-import { serializeSafetensors } from "../model/safetensors.ts";
-import { MODEL_FILE, openTensorFiles, type TensorFiles } from "../model/tensor_files.ts";
+import { serializeSafetensors } from "../model/files/safetensors.ts";
+import { MODEL_FILE, openTensorFiles, type TensorFiles } from "../model/files/tensor_files.ts";
 import { downloadTable, loadAdapters, loadParameters, saveAdapters } from "../model/weights.ts";
 import type { FileContent, RunDirectory } from "./checkpoint.ts";
 import { checkFinite, jsonFile, modelFiles, tokenizerFiles } from "./export.ts";

@@ -13,7 +13,7 @@ import {
   upload,
   viewTensor,
 } from "../kernels/tensor.ts";
-import type { Batch } from "../data/batches.ts";
+import type { Batch } from "../data/tokens/batches.ts";
 import { createActivations } from "../model/activations.ts";
 import { backward, forward, type Gpt } from "../model/gpt.ts";
 import { firstTrainedBlock } from "../model/model.ts";

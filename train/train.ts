@@ -1,10 +1,10 @@
 import { dirname, join, resolve } from "node:path";
-import { Batches } from "../data/batches.ts";
-import { type Corpus, loadCorpus } from "../data/corpus.ts";
-import type { HubOptions } from "../data/hub.ts";
-import { loadTokenizer } from "../data/load_tokenizer.ts";
-import type { Tokenizer } from "../data/tokenizer.ts";
-import { misfitsOf } from "../data/vocabulary_fit.ts";
+import { Batches } from "../data/tokens/batches.ts";
+import { type Corpus, loadCorpus } from "../data/tokens/corpus.ts";
+import type { HubOptions } from "../data/hub/hub.ts";
+import { loadTokenizer } from "../data/tokenizer/load.ts";
+import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
+import { misfitsOf } from "../data/tokens/vocabulary_fit.ts";
 import { KEPT_BASE } from "../generate/base.ts";
 import { resolvePrecision } from "../generate/load.ts";
 import {
@@ -17,10 +17,10 @@ import {
 } from "../generate/source.ts";
 import { type Device, openDevice } from "../kernels/device.ts";
 import { size } from "../kernels/tensor.ts";
-import { newestCheckpoint } from "../model/checkpoint.ts";
+import { newestCheckpoint } from "../model/files/checkpoint.ts";
 import { type GptConfig, type LoraConfig, type PresetName, PRESETS } from "../model/config.ts";
 import { createGpt } from "../model/gpt.ts";
-import { defaultTargets, isAdapter } from "../model/lora.ts";
+import { defaultTargets, isAdapter } from "../model/files/lora.ts";
 import { countParameters, parameterTable } from "../model/parameters.ts";
 import type { Precision } from "../model/precision.ts";
 import { initializeParameters } from "../model/weights.ts";

@@ -3,7 +3,7 @@ import { dirname, join } from "node:path";
 import { isObject } from "../files/json.ts";
 import type { Device } from "../kernels/device.ts";
 import { Tuner, untuned } from "../kernels/tune.ts";
-import type { TrainerState } from "../model/checkpoint.ts";
+import type { TrainerState } from "../model/files/checkpoint.ts";
 import type { TrainEvent } from "./events.ts";
 import type { TrainStep } from "./step.ts";
 

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { permute } from "../../data/batches.ts";
+import { permute } from "../../data/tokens/batches.ts";
 import { hash, Random } from "../../data/random.ts";
 import { freshSeed } from "../seeds.ts";
 

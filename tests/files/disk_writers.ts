@@ -1,13 +1,13 @@
 import { join } from "node:path";
-import { hubFile } from "../../data/hub.ts";
-import { textSource } from "../../data/sources.ts";
-import { tokenizeSource } from "../../data/tokenize.ts";
-import { byteLevelTokenizer } from "../../data/tokenizer.ts";
-import { BYTE_ALPHABET } from "../../data/byte_alphabet.ts";
+import { hubFile } from "../../data/hub/hub.ts";
+import { textSource } from "../../data/text/sources.ts";
+import { tokenizeSource } from "../../data/tokens/tokenize.ts";
+import { byteLevelTokenizer } from "../../data/tokenizer/tokenizer.ts";
+import { BYTE_ALPHABET } from "../../data/tokenizer/byte_alphabet.ts";
 import { openRunDirectory, writeNew } from "../../train/checkpoint.ts";
 import { openRecord } from "../../train/record.ts";
 import { exampleFiles, exampleState } from "../checkpoints.ts";
-import { HubServer, STORIES } from "../data/hub_server.ts";
+import { HubServer, STORIES } from "../data/hub/server.ts";
 import { operations } from "./recorded_fs.ts";
 
 /** Lets one of those that write files do so in a directory, and prints its operations as JSON. */

@@ -1,12 +1,12 @@
-import type { Tokenizer } from "../../data/tokenizer.ts";
+import type { Tokenizer } from "../../data/tokenizer/tokenizer.ts";
 import type { Device } from "../../kernels/device.ts";
 import { size } from "../../kernels/tensor.ts";
 import type { GptConfig, LoraConfig } from "../../model/config.ts";
 import { createGpt, type Gpt } from "../../model/gpt.ts";
 import type { Precision } from "../../model/precision.ts";
-import { isAdapter } from "../../model/lora.ts";
+import { isAdapter } from "../../model/files/lora.ts";
 import { parameterTable } from "../../model/parameters.ts";
-import { fromFloat32 } from "../../model/safetensors.ts";
+import { fromFloat32 } from "../../model/files/safetensors.ts";
 import { loadParameters, setElements } from "../../model/weights.ts";
 import { randomValues, testRandom } from "../kernels/harness.ts";
 

@@ -1,20 +1,20 @@
 import assert from "node:assert/strict";
 import { cpSync } from "node:fs";
 import { join } from "node:path";
-import { compactTokenizer, gpt2Tokenizer } from "../../data/tokenizer.ts";
+import { compactTokenizer, gpt2Tokenizer } from "../../data/tokenizer/tokenizer.ts";
 import { fillModel, findModel, type FindModelOptions, hashModel } from "../../generate/source.ts";
 import type { GptConfig } from "../../model/config.ts";
 import { createGpt } from "../../model/gpt.ts";
-import { toHuggingFaceConfig } from "../../model/hugging_face.ts";
+import { toHuggingFaceConfig } from "../../model/files/hugging_face.ts";
 import {
   fromFloat32,
   parseSafetensors,
   type SafetensorsEntry,
   serializeSafetensors,
   toFloat32,
-} from "../../model/safetensors.ts";
+} from "../../model/files/safetensors.ts";
 import { initializeParameters, saveParameters } from "../../model/weights.ts";
-import { HubServer } from "../data/hub_server.ts";
+import { HubServer } from "../data/hub/server.ts";
 import { device } from "../kernels/harness.ts";
 
 const directory = Deno.makeTempDirSync();

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes torch_file.bin: a table of tensors as torch.save() writes it, for tests/model/torch_file_test.ts.
+"""Makes torch_file.bin: a table of tensors as torch.save() writes it, for tests/model/files/torch_file_test.ts.
 
     python3 tests/golden/make_torch_file.py
 

@@ -9,10 +9,14 @@ import { createActivations } from "../../model/activations.ts";
 import type { GptConfig } from "../../model/config.ts";
 import { createGpt, forward, type Gpt, headOf } from "../../model/gpt.ts";
 import { headLogits } from "../../model/head.ts";
-import { parseHuggingFaceConfig, toHuggingFaceConfig } from "../../model/hugging_face.ts";
-import { isAdapter, nameInAdapterFile } from "../../model/lora.ts";
+import { parseHuggingFaceConfig, toHuggingFaceConfig } from "../../model/files/hugging_face.ts";
+import { isAdapter, nameInAdapterFile } from "../../model/files/lora.ts";
 import type { Precision } from "../../model/precision.ts";
-import { parseSafetensors, type SafetensorsEntry, toFloat32 } from "../../model/safetensors.ts";
+import {
+  parseSafetensors,
+  type SafetensorsEntry,
+  toFloat32,
+} from "../../model/files/safetensors.ts";
 import {
   loadAdapters,
   loadParameters,

@@ -11,8 +11,8 @@ import { createGpt, forward, type Gpt, headOf, masterOf } from "../../model/gpt.
 import { headLogits, headLossForward } from "../../model/head.ts";
 import { parameterTable } from "../../model/parameters.ts";
 import type { Precision } from "../../model/precision.ts";
-import { parseSafetensors, toFloat32 } from "../../model/safetensors.ts";
-import { parseHuggingFaceConfig } from "../../model/hugging_face.ts";
+import { parseSafetensors, toFloat32 } from "../../model/files/safetensors.ts";
+import { parseHuggingFaceConfig } from "../../model/files/hugging_face.ts";
 import { loadParameters } from "../../model/weights.ts";
 import { createTrainStep } from "../../train/step.ts";
 import { assertClose, device, REAL_TYPES } from "../kernels/harness.ts";

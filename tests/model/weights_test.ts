@@ -2,9 +2,9 @@ import assert from "node:assert/strict";
 import { download } from "../../kernels/tensor.ts";
 import { type PresetName, PRESETS } from "../../model/config.ts";
 import { createGpt, type Gpt, masterOf } from "../../model/gpt.ts";
-import { isAdapter } from "../../model/lora.ts";
+import { isAdapter } from "../../model/files/lora.ts";
 import { parameterTable } from "../../model/parameters.ts";
-import { fromFloat32, type SafetensorsEntry } from "../../model/safetensors.ts";
+import { fromFloat32, type SafetensorsEntry } from "../../model/files/safetensors.ts";
 import { initializeParameters, loadParameters, saveParameters } from "../../model/weights.ts";
 import { device, freshSeed, REAL_TYPES } from "../kernels/harness.ts";
 

@@ -9,8 +9,8 @@ import { createActivations } from "../../model/activations.ts";
 import type { GptConfig } from "../../model/config.ts";
 import { createGpt, forward, type Gpt, headOf } from "../../model/gpt.ts";
 import { headLogits } from "../../model/head.ts";
-import { toHuggingFaceConfig } from "../../model/hugging_face.ts";
-import { serializeSafetensors } from "../../model/safetensors.ts";
+import { toHuggingFaceConfig } from "../../model/files/hugging_face.ts";
+import { serializeSafetensors } from "../../model/files/safetensors.ts";
 import { initializeParameters, saveParameters } from "../../model/weights.ts";
 import { train } from "../../train/train.ts";
 

@@ -11,7 +11,7 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { loadModel, type LoadOptions } from "../../generate/load.ts";
-import { listCheckpoints, readTrainerState } from "../../model/checkpoint.ts";
+import { listCheckpoints, readTrainerState } from "../../model/files/checkpoint.ts";
 import type { TrainOptions } from "../../train/options.ts";
 import { train } from "../../train/train.ts";
 import { device } from "../kernels/harness.ts";

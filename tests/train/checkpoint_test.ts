@@ -2,7 +2,11 @@ import assert from "node:assert/strict";
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { Random } from "../../data/random.ts";
-import { listCheckpoints, newestCheckpoint, verifyCheckpoint } from "../../model/checkpoint.ts";
+import {
+  listCheckpoints,
+  newestCheckpoint,
+  verifyCheckpoint,
+} from "../../model/files/checkpoint.ts";
 import { moveAside, openRunDirectory } from "../../train/checkpoint.ts";
 import { directory, exampleFiles, exampleState, makeRun } from "../checkpoints.ts";
 import { freshSeed } from "../seeds.ts";

@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import type { TrainerState } from "../../model/checkpoint.ts";
+import type { TrainerState } from "../../model/files/checkpoint.ts";
 import { PRESETS } from "../../model/config.ts";
-import { toHuggingFaceConfig } from "../../model/hugging_face.ts";
+import { toHuggingFaceConfig } from "../../model/files/hugging_face.ts";
 import { openRunDirectory } from "../../train/checkpoint.ts";
 import {
   caveats,

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { join } from "node:path";
-import { type FileDigest, listCheckpoints } from "../../model/checkpoint.ts";
+import { type FileDigest, listCheckpoints } from "../../model/files/checkpoint.ts";
 import type { TrainOptions } from "../../train/options.ts";
 import { train } from "../../train/train.ts";
 import { changeFields, readFields } from "../checkpoints.ts";

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
-import { textOf } from "../../data/token_file.ts";
-import type { Tokenizer } from "../../data/tokenizer.ts";
+import { textOf } from "../../data/tokens/token_file.ts";
+import type { Tokenizer } from "../../data/tokenizer/tokenizer.ts";
 import { Program } from "../../kernels/program.ts";
 import { createTensor, download, upload } from "../../kernels/tensor.ts";
 import { createGpt } from "../../model/gpt.ts";

@@ -1,18 +1,18 @@
 import assert from "node:assert/strict";
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
-import { parseTokenizer, type Tokenizer } from "../../data/tokenizer.ts";
-import { trainTokenizer } from "../../data/train_tokenizer.ts";
+import { parseTokenizer, type Tokenizer } from "../../data/tokenizer/tokenizer.ts";
+import { trainTokenizer } from "../../data/tokenizer/train.ts";
 import { loadModel } from "../../generate/load.ts";
 import { findModel } from "../../generate/source.ts";
 import type { GptConfig } from "../../model/config.ts";
 import { createGpt } from "../../model/gpt.ts";
-import { parseSafetensors, toFloat32 } from "../../model/safetensors.ts";
+import { parseSafetensors, toFloat32 } from "../../model/files/safetensors.ts";
 import { initializeParameters, saveParameters, setElements } from "../../model/weights.ts";
 import { exportModel } from "../../train/export.ts";
 import { CONFIG, randomModel } from "../generate/models.ts";
 import { device } from "../kernels/harness.ts";
-import { readGguf } from "../model/gguf.ts";
+import { readGguf } from "../model/files/gguf.ts";
 
 const directory = Deno.makeTempDirSync();
 globalThis.addEventListener("unload", () => Deno.removeSync(directory, { recursive: true }));

@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { cpSync } from "node:fs";
 import { join, relative } from "node:path";
-import { gpt2Tokenizer } from "../../data/tokenizer.ts";
-import { trainTokenizer } from "../../data/train_tokenizer.ts";
+import { gpt2Tokenizer } from "../../data/tokenizer/tokenizer.ts";
+import { trainTokenizer } from "../../data/tokenizer/train.ts";
 import type { TrainOptions } from "../../train/options.ts";
 import { train, type TrainEvent } from "../../train/train.ts";
 import { changeFields, directory, readFields } from "../checkpoints.ts";

@@ -4,7 +4,7 @@ import { cpSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { openDevice } from "../../kernels/device.ts";
 import type { JsonObject } from "../../files/json.ts";
-import { newestCheckpoint, verifyCheckpoint } from "../../model/checkpoint.ts";
+import { newestCheckpoint, verifyCheckpoint } from "../../model/files/checkpoint.ts";
 import { train, type TrainEvent } from "../../train/train.ts";
 import type { TrainOptions } from "../../train/options.ts";
 import { changeFields, readFields } from "../checkpoints.ts";

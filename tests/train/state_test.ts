@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import type { TrainerState } from "../../model/checkpoint.ts";
+import type { TrainerState } from "../../model/files/checkpoint.ts";
 import { checkState } from "../../train/state.ts";
 import { exampleState } from "../checkpoints.ts";
 

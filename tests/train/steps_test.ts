@@ -1,10 +1,10 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { type Batch, Batches } from "../../data/batches.ts";
-import type { Corpus } from "../../data/corpus.ts";
-import { textOf } from "../../data/token_file.ts";
-import { trainTokenizer } from "../../data/train_tokenizer.ts";
-import { readTrainerState } from "../../model/checkpoint.ts";
+import { type Batch, Batches } from "../../data/tokens/batches.ts";
+import type { Corpus } from "../../data/tokens/corpus.ts";
+import { textOf } from "../../data/tokens/token_file.ts";
+import { trainTokenizer } from "../../data/tokenizer/train.ts";
+import { readTrainerState } from "../../model/files/checkpoint.ts";
 import { createGpt } from "../../model/gpt.ts";
 import { initializeParameters } from "../../model/weights.ts";
 import { openRunDirectory } from "../../train/checkpoint.ts";

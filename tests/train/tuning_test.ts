@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Device } from "../../kernels/device.ts";
-import { readTrainerState, type TrainerState } from "../../model/checkpoint.ts";
+import { readTrainerState, type TrainerState } from "../../model/files/checkpoint.ts";
 import type { TrainOptions } from "../../train/options.ts";
 import { train, type TrainEvent } from "../../train/train.ts";
 import {

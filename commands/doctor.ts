@@ -1,0 +1,74 @@
+import { command, output, run } from "./command.ts";
+import { resolvePrecision } from "../generate/load.ts";
+import { type Device, openDevice } from "../kernels/device.ts";
+import { choosePreset } from "../train/train.ts";
+
+/** `doctor`: what this machine offers, and what to do about what is missing. */
+const program = command("doctor", "Say what this machine offers and how to mend what is missing.")
+  .action(() => run(main));
+
+/** What to type where there is no driver, by operating system. */
+const DRIVERS: Partial<Record<typeof Deno.build.os, string>> = {
+  linux: "apt-get install libvulkan1 mesa-vulkan-drivers   (and, for an NVIDIA card, its driver)",
+  darwin: "softwareupdate --install --all   (Metal comes with macOS 10.14 or newer)",
+  windows: "winget upgrade --all   (or install the graphics card's driver)",
+};
+
+async function main(): Promise<number> {
+  const rows: [name: string, value: string][] = [[
+    "Deno",
+    `${Deno.version.deno} on ${Deno.build.target}`,
+  ]];
+  const mend: string[] = [];
+  let device: Device | undefined;
+  try {
+    device = await openDevice();
+  } catch (error) {
+    rows.push(["adapter", `none: ${(error as Error).message}`]);
+    mend.push(`install a graphics driver: ${DRIVERS[Deno.build.os] ?? "see your system's manual"}`);
+  }
+  if (device) {
+    const { limits } = device.gpu;
+    rows.push(
+      ["adapter", `${device.name}${device.isCpu ? " (computes on the CPU)" : ""}`],
+      ["driver", device.backend],
+      ["features", [...device.features].join(", ") || "none"],
+      ["subgroups", device.subgroupSize ? `of ${device.subgroupSize}, tested` : "not used"],
+      ["largest buffer", megabytes(limits.maxBufferSize)],
+      ["largest binding", megabytes(device.maxBindingBytes)],
+      [
+        "workgroup",
+        `${limits.maxComputeInvocationsPerWorkgroup} invocations, ` +
+        `${limits.maxComputeWorkgroupStorageSize / 1024} KiB`,
+      ],
+      [
+        "auto takes",
+        `${choosePreset(device, "auto").reason}; precision ` +
+        resolvePrecision(device, "auto"),
+      ],
+    );
+    if (device.isCpu) {
+      mend.push(
+        "training runs on the CPU; if there is a GPU, install its driver: " +
+          (DRIVERS[Deno.build.os] ?? "see your system's manual"),
+      );
+    }
+    if (!device.features.has("shader-f16")) {
+      mend.push(
+        Deno.build.os === "linux"
+          ? `f16 is missing, perhaps for want of Vulkan: ${DRIVERS.linux}`
+          : "f16 is missing: training takes f32; a newer graphics driver may bring it",
+      );
+    }
+  }
+  const width = Math.max(...rows.map(([name]) => name.length));
+  for (const [name, value] of rows) output(`${name.padEnd(width)}  ${value}\n`);
+  for (const sentence of mend) output(`\nto mend: ${sentence}\n`);
+  return device ? 0 : 1;
+}
+
+function megabytes(bytes: number): string {
+  return `${Math.round(bytes / 2 ** 20)} MiB`;
+}
+
+await program.parseAsync();

@@ -1,0 +1,148 @@
+import { basename, dirname, resolve } from "node:path";
+import { Option } from "@commander-js/extra-typings";
+import { command, output, run, status, wholeNumber } from "./command.ts";
+import { type CorpusOptions, hashData, loadCorpus, loadWhole } from "../data/tokens/corpus.ts";
+import { TEXT_FIELD } from "../data/text/formats.ts";
+import { DataProgressDisplay } from "./progress.ts";
+import { type DataProgress, parseDataSpec } from "../data/text/sources.ts";
+import { BASE_HELP, findNamedModel } from "./named_model.ts";
+import { loadSource, resolvePrecision } from "../generate/load.ts";
+import { openDevice } from "../kernels/device.ts";
+import { readTrainerState } from "../model/files/checkpoint.ts";
+import { createEvaluator } from "../train/evaluate.ts";
+import { evaluationRows } from "../train/limits.ts";
+import { fineTuningDefaults, type ResolvedOptions } from "../train/options.ts";
+import { cacheBeside } from "../train/train.ts";
+import { choicesOf } from "../train/tuning.ts";
+
+/** Tokens that are evaluated unasked: about a megabyte of text. */
+const EVALUATION_TOKENS = 250_000;
+
+/** `eval`: how well a trained model predicts a text. */
+const program = command("eval", "Measure how well a trained model predicts a text.")
+  .option("--run <directory>", "take the newest checkpoint of this run", "runs/default")
+  .option("--checkpoint <directory>", "take this checkpoint")
+  .addOption(
+    new Option("--model <name>", "take another model: distilgpt2, hf:OWNER/NAME, or a directory")
+      .conflicts(["run", "checkpoint"]),
+  )
+  .option("--base <model>", BASE_HELP)
+  .option(
+    "--data <what...>",
+    "files, as for train; the training's own text counts as what it held out (default: that)",
+  )
+  .option("--text-field <name>", TEXT_FIELD, "text")
+  .option(
+    "--tokens <n>",
+    "evaluate so many, from the beginning; 0: all",
+    wholeNumber(),
+    EVALUATION_TOKENS,
+  )
+  .option("--json", "a JSON object instead of a table")
+  .action((options) =>
+    run(async () => {
+      const display = new DataProgressDisplay();
+      const hearing = {
+        onProgress: (progress: DataProgress) => display.show(progress),
+        onNotice: status,
+      };
+      const source = await findNamedModel(options);
+      const path = options.model ?? source.checkpoint!;
+      const state = source.checkpoint === undefined
+        ? undefined
+        : readTrainerState(source.checkpoint);
+      const saved = state?.options as ResolvedOptions | undefined;
+      const device = await openDevice();
+      const choices = state && choicesOf(state, device);
+      for (const [key, variant] of choices ?? []) device.choices.set(key, variant);
+      const { config } = source, precision = resolvePrecision(device, "auto");
+      const sequenceLength = saved?.contextLength ?? config.contextLength;
+      const shape = {
+        sequenceLength,
+        batchSize: evaluationRows(device, {
+          ...{ config, precision, sequenceLength },
+          batchSize: saved?.batchSize ?? fineTuningDefaults(config).batchSize,
+        }),
+      };
+      const model = loadSource(device, source);
+      const { tokenizer } = model;
+      const checkpoints = source.checkpoint && dirname(resolve(source.checkpoint));
+      const reading = {
+        ...hearing,
+        // one that was copied out of its run has no cache beside it
+        ...(checkpoints && basename(checkpoints) === "checkpoints"
+          ? { cacheDirectory: cacheBeside(dirname(checkpoints)) }
+          : {}),
+      };
+      const heldOut = async (from: Omit<CorpusOptions, "tokenizer">) => {
+        const refuse = (requirement: string, reason: string) =>
+          new RangeError(
+            `Cannot evaluate ${path} on what it held out as its data must ${requirement}: ${reason}; ` +
+              `name the text that it is trained on, or another one, with --data`,
+          );
+        const corpus = await loadCorpus({ ...from, tokenizer, ...reading }).catch((error) => {
+          const [, reason] = /^Cannot read data files? (.*)/s.exec((error as Error).message) ?? [];
+          if (options.data || reason === undefined) throw error;
+          throw refuse("be readable", reason);
+        });
+        if (state && corpus.hash !== state.data.hash) {
+          throw refuse("stay what it was", `${corpus.name} has changed since`);
+        }
+        const name = `${corpus.ownValidation ? "validation text" : "held out"} of ${corpus.name}`;
+        return { text: corpus.validation, name };
+      };
+      const other = async (words: string[]) => {
+        const from = { data: parseDataSpec(words), textField: options.textField };
+        // the run's own text, wherever it lies now, was trained on but for what was held out
+        if (state && await hashData({ ...from, tokenizer, ...reading }) === state.data.hash) {
+          return await heldOut(from);
+        }
+        return {
+          text: await loadWhole({ ...from, tokenizer, ...reading }),
+          name: words.join(", "),
+        };
+      };
+      const { data = "sample", dataVersion, textField } = saved ?? {};
+      const { text, name } =
+        await (options.data ? other(options.data) : heldOut({ data, dataVersion, textField }))
+          .finally(() => display.close()); // a bar that stays leaves the terminal without its cursor
+      const maxTokens = options.tokens || Infinity;
+      const some = text.length > maxTokens ? `the first ${maxTokens} of ` : "";
+      status(`evaluating ${path} on ${some}${text.length} tokens`);
+      const evaluator = createEvaluator(model.gpt, tokenizer, text, {
+        ...shape,
+        maxTokens,
+      });
+      const { loss, perplexity, bitsPerByte, tokens } = await evaluator.run({
+        onProgress: (done) =>
+          status(`${Math.floor(100 * done / Math.min(text.length, maxTokens))} % evaluated`),
+      });
+      if (!Number.isFinite(loss)) {
+        throw new RangeError(
+          `Cannot evaluate ${path} as its loss must be finite: current value is ${loss}`,
+        );
+      }
+      output(
+        options.json
+          ? JSON.stringify({
+            checkpoint: path,
+            data: name,
+            loss,
+            perplexity,
+            bitsPerByte,
+            tokens,
+          }) +
+            "\n"
+          : [
+            `checkpoint     ${path}`,
+            `data           ${name}, ${tokens} tokens`,
+            `loss           ${loss.toFixed(4)} nats per token`,
+            `perplexity     ${perplexity.toFixed(3)}`,
+            `bits per byte  ${bitsPerByte.toFixed(4)}`,
+            "",
+          ].join("\n"),
+      );
+    })
+  );
+
+await program.parseAsync();

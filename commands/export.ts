@@ -1,0 +1,44 @@
+import { Option } from "@commander-js/extra-typings";
+import { command, output, run, status } from "./command.ts";
+import { BASE_HELP, findNamedModel } from "./named_model.ts";
+import { loadSource } from "../generate/load.ts";
+import { openDevice } from "../kernels/device.ts";
+import { countParameters } from "../model/parameters.ts";
+import { checkOutput, exportModel } from "../train/export.ts";
+
+/** `export`: writes a model for other programs. */
+const program = command("export", "Write a model for Hugging Face transformers or llama.cpp.")
+  .optionsGroup("Model:")
+  .option("--run <directory>", "take the newest checkpoint of this run", "runs/default")
+  .option("--checkpoint <directory>", "take this checkpoint")
+  .addOption(
+    new Option(
+      "--model <name>",
+      "take another model: distilgpt2, gpt2, gpt2-medium, hf:OWNER/NAME, or a directory",
+    ).conflicts(["run", "checkpoint"]),
+  )
+  .option("--base <model>", BASE_HELP)
+  .optionsGroup("Output:")
+  .addOption(
+    new Option("--to <format>", "hf: a directory for transformers; gguf: a file for llama.cpp")
+      .choices(["hf", "gguf"] as const).default("hf" as const),
+  )
+  .addOption(
+    new Option("--dtype <type>", "what numbers are rounded to")
+      .choices(["f32", "f16"] as const).default("f32" as const),
+  )
+  .option("--out <path>", "where it goes (default: exported, or exported.gguf)")
+  .action(({ to, dtype, ...options }) =>
+    run(async () => {
+      const out = options.out ?? (to === "hf" ? "exported" : "exported.gguf");
+      checkOutput(out, to);
+      const source = await findNamedModel(options);
+      const device = await openDevice();
+      status(`writing ${countParameters(source.config)} parameters of ${source.spec} in ${dtype}`);
+      const model = loadSource(device, source, { precision: "f32" });
+      await exportModel(model, { to, dtype, out, onNotice: status });
+      output(`${out}\n`);
+    })
+  );
+
+await program.parseAsync();

@@ -1,0 +1,153 @@
+import { Option } from "@commander-js/extra-typings";
+import { command, output, realNumber, run, wholeNumber } from "./command.ts";
+import { openDevice } from "../kernels/device.ts";
+import { validateSampler } from "../kernels/sample/sample.ts";
+import {
+  type BatchPiece,
+  DEFAULT_SAMPLER,
+  generateBatch,
+  type GenerateResult,
+} from "../generate/generate.ts";
+import { BASE_HELP, findNamedModel } from "./named_model.ts";
+import { freeMemory, textsAtOnce } from "../generate/limits.ts";
+import { loadSource, resolvePrecision } from "../generate/load.ts";
+
+/** Most stories of one command: all of them take memory from its start. */
+const MOST_SAMPLES = 1_000_000;
+
+/** `generate`: continues a text with a trained model. */
+const program = command("generate", "Continue a text with a trained model.")
+  .argument("[prompt]", "the text to continue; - reads it from standard input", "")
+  .optionsGroup("Model:")
+  .option("--run <directory>", "take the newest checkpoint of this run", "runs/default")
+  .option("--checkpoint <directory>", "take this checkpoint")
+  .addOption(
+    new Option(
+      "--model <name>",
+      "take another model: distilgpt2, gpt2, gpt2-medium, hf:OWNER/NAME, or a directory",
+    ).conflicts(["run", "checkpoint"]),
+  )
+  .option("--base <model>", BASE_HELP)
+  .optionsGroup("Length:")
+  .option("--max-new-tokens <n>", "most tokens to add", wholeNumber(1), 256)
+  .option(
+    "--stop <text>",
+    "end before this text; may be repeated",
+    (text, others: string[]) => [...others, text],
+    [],
+  )
+  .option("--samples <n>", "stories to generate", wholeNumber(1, MOST_SAMPLES), 1)
+  .optionsGroup("Sampling:")
+  .option(
+    "--temperature <x>",
+    "0 takes the likeliest token",
+    realNumber,
+    DEFAULT_SAMPLER.temperature,
+  )
+  .option("--top-k <n>", "only the n likeliest tokens; 0: all", wholeNumber(), DEFAULT_SAMPLER.topK)
+  .option(
+    "--top-p <p>",
+    "only the likeliest tokens up to this probability",
+    realNumber,
+    DEFAULT_SAMPLER.topP,
+  )
+  .option(
+    "--min-p <p>",
+    "only tokens p times as likely as the likeliest",
+    realNumber,
+    DEFAULT_SAMPLER.minP,
+  )
+  .option(
+    "--repetition-penalty <x>",
+    "above 1: fewer repetitions",
+    realNumber,
+    DEFAULT_SAMPLER.repetitionPenalty,
+  )
+  .option(
+    "--repetition-window <n>",
+    "tokens that the penalty looks back; 0: all",
+    wholeNumber(),
+    DEFAULT_SAMPLER.repetitionWindow,
+  )
+  .option(
+    "--seed <n>",
+    "the same seed gives the same story (default: another each time)",
+    wholeNumber(),
+  )
+  .optionsGroup("Output:")
+  .option("--json", "one JSON object per story instead of text")
+  .action((given, options) =>
+    run(async () => {
+      validateSampler(options);
+      const prompt = given === "-" ? await readStandardInput() : given;
+      // before the device is opened: the likeliest mistake is the first
+      const source = await findNamedModel(options);
+      const device = await openDevice();
+      const { maxNewTokens, stop, samples } = options;
+      textsAtOnce({ device, config: source.config, precision: resolvePrecision(device, "auto") }, {
+        promptTokens: Math.max(1, source.tokenizer.encode(prompt).length),
+        ...{ maxNewTokens, samples, sampler: options, freeBytes: freeMemory() },
+      });
+      const model = loadSource(device, source);
+      const firstSeed = options.seed ?? crypto.getRandomValues(new Uint32Array(1))[0]!;
+      const streams = Array.from(
+        { length: samples },
+        (_, i) => ({ prompt, seed: (firstSeed + i) % 2 ** 32 }),
+      );
+      const pieces = generateBatch(model, { streams, maxNewTokens, stop, sampler: options });
+      await (options.json ? printObjects : printTexts)(streams, pieces);
+    })
+  );
+
+type Streams = readonly { prompt: string; seed: number }[];
+
+/** Prints stories one after the other, the first of them as it is told. */
+async function printTexts(streams: Streams, pieces: AsyncIterable<BatchPiece>): Promise<void> {
+  const stories = streams.map(({ prompt }) => ({ unprinted: prompt, ended: false }));
+  let turn = 0;
+  const print = () => {
+    for (let story; (story = stories[turn]); turn++) {
+      if (!output(story.unprinted)) return false;
+      story.unprinted = "";
+      if (!story.ended) return true;
+      if (!output(turn + 1 < stories.length ? "\n\n" : "\n")) return false;
+    }
+    return true;
+  };
+  if (!print()) return;
+  for await (const { stream, text, result } of pieces) {
+    const story = stories[stream]!;
+    story.unprinted += text;
+    story.ended = result !== undefined;
+    if (!print()) return;
+  }
+}
+
+/** Prints a JSON object for each story, in order. */
+async function printObjects(streams: Streams, pieces: AsyncIterable<BatchPiece>): Promise<void> {
+  const texts = streams.map(() => "");
+  const results = new Map<number, GenerateResult>();
+  let turn = 0;
+  for await (const { stream, text, result } of pieces) {
+    texts[stream] += text;
+    if (result) results.set(stream, result);
+    for (; results.has(turn); turn++) {
+      const { prompt, seed } = streams[turn]!;
+      const story = { prompt, text: texts[turn], seed, ...results.get(turn) };
+      if (!output(`${JSON.stringify(story)}\n`)) return;
+    }
+  }
+}
+
+async function readStandardInput(): Promise<string> {
+  const bytes = await new Response(Deno.stdin.readable).bytes();
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes).trimEnd();
+  } catch {
+    throw new RangeError(
+      "Cannot continue the text on standard input as it must be UTF-8: it is not",
+    );
+  }
+}
+
+await program.parseAsync();

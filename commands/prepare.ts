@@ -1,0 +1,75 @@
+import { Option } from "@commander-js/extra-typings";
+import { byteCount } from "../files/disk.ts";
+import { command, listenForInterrupts, output, run, status, wholeNumber } from "./command.ts";
+import { loadCorpus } from "../data/tokens/corpus.ts";
+import { TEXT_FIELD, UNDERSTOOD } from "../data/text/formats.ts";
+import { parseDataSpec } from "../data/text/sources.ts";
+import { loadTokenizer } from "../data/tokenizer/load.ts";
+import { DataProgressDisplay, duration } from "./progress.ts";
+
+/** `prepare`: tokenizes a data set into the cache that `train` reads. */
+const program = command("prepare", "Tokenize data, so that training on it starts at once.")
+  .argument(
+    "<data...>",
+    "tinystories, files, patterns, or hf:OWNER/NAME/FILE, with @REVISION or without; files are " +
+      `${UNDERSTOOD}; in text <|endoftext|> separates documents`,
+  )
+  .addOption(
+    new Option("--data-version <version>", "edition of tinystories (default: v2)")
+      .choices(["v1", "v2"] as const),
+  )
+  .option("--text-field <name>", TEXT_FIELD, "text")
+  .option("--tokenizer <what>", "gpt2, a tokenizer.json, or hf:OWNER/NAME", "gpt2")
+  .option("--workers <n>", "workers (default: one for each core)", wholeNumber(1))
+  .option("--cache <directory>", "where the token files go", "runs/cache")
+  .action((data, { cache, dataVersion, textField, tokenizer, workers }) =>
+    run(async () => {
+      if (cache === "") {
+        throw new RangeError(
+          "Cannot prepare as --cache must name a directory: it is empty",
+        );
+      }
+      const interrupts = await listenForInterrupts("stopping; once more to quit at once");
+      const { signal } = interrupts;
+      const display = new DataProgressDisplay();
+      const start = performance.now();
+      try {
+        const baseTokenizer = await loadTokenizer(tokenizer, {
+          signal,
+          onNotice: status,
+        });
+        const corpus = await loadCorpus({
+          data: parseDataSpec(data),
+          vocabulary: "full",
+          baseTokenizer,
+          ...{ dataVersion, textField, workers },
+          cacheDirectory: cache,
+          signal,
+          onProgress: (progress) => display.show(progress),
+          onNotice: status,
+        });
+        display.close();
+        const { training, validation, cached, name } = corpus;
+        const seconds = (performance.now() - start) / 1000;
+        const bytes = training.bytes + validation.bytes;
+        status(
+          cached
+            ? `found in ${cache}`
+            : `written to ${cache}: ${byteCount(bytes)} of text in ${duration(seconds)}, ` +
+              `${byteCount(bytes / seconds)}/s`,
+        );
+        output(
+          `${name}: ${training.documents + validation.documents} documents, ` +
+            `${training.length + validation.length} tokens\n`,
+        );
+        corpus.close();
+      } catch (error) {
+        display.close();
+        if (!signal.aborted) throw error;
+        status("stopped; the same command resumes here");
+        return interrupts.exitCode;
+      }
+    })
+  );
+
+await program.parseAsync();

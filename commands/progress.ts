@@ -1,0 +1,102 @@
+import { SingleBar } from "cli-progress";
+import { byteCount } from "../files/disk.ts";
+import { printable } from "../files/printable.ts";
+import { columns, print, status } from "./command.ts";
+import type { DataProgress } from "../data/text/sources.ts";
+
+/** Milliseconds of work before its progress is shown. */
+const PATIENCE_MS = 1000;
+
+/** Milliseconds between lines, where there is no terminal for a bar. */
+const LINE_MS = 10_000;
+
+/** Shows how far work on data is: with a bar on a terminal, elsewhere line by line. */
+export class DataProgressDisplay {
+  readonly #terminal: boolean;
+  #bar: SingleBar | undefined;
+  #first: DataProgress | undefined;
+  #since = 0;
+  #shown = 0;
+
+  constructor(terminal: boolean = Deno.stderr.isTerminal()) {
+    this.#terminal = terminal;
+  }
+
+  /** Takes in a report; on a terminal it is drawn in place of the one before. */
+  show(progress: DataProgress): void {
+    const now = performance.now();
+    if (progress.stage !== this.#first?.stage || progress.name !== this.#first.name) {
+      this.close();
+      [this.#first, this.#since, this.#shown] = [progress, now, -Infinity];
+    }
+    if (now - this.#since < PATIENCE_MS) return;
+    const { doneBytes, totalBytes } = progress;
+    const report = this.#describe(progress);
+    if (this.#terminal) {
+      if (!this.#bar) {
+        this.#bar = makeBar("{bar} {report}");
+        this.#bar.start(totalBytes, 0, { report });
+      }
+      this.#bar.update(Math.min(doneBytes, totalBytes), { report });
+    } else if (now - this.#shown >= LINE_MS) {
+      this.#shown = now;
+      status(report);
+    }
+  }
+
+  /** Takes the bar away. */
+  close(): void {
+    this.#bar?.stop();
+    this.#bar = undefined;
+    this.#first = undefined;
+  }
+
+  #describe({ stage, name, counted, doneBytes, totalBytes }: DataProgress): string {
+    const amount = (n: number) => counted ? `${Math.round(n)} ${counted}` : byteCount(n);
+    const seconds = (performance.now() - this.#since) / 1000;
+    const bytesPerSecond = (doneBytes - this.#first!.doneBytes) / seconds;
+    const left = (totalBytes - doneBytes) / bytesPerSecond;
+    const percent = Math.floor(100 * Math.min(1, doneBytes / totalBytes));
+    return [
+      `${stage} ${printable(name)}: ${percent} % of ${amount(totalBytes)}`,
+      `${amount(bytesPerSecond)}/s`,
+      ...(Number.isFinite(left) ? [`${duration(Math.max(0, left))} left`] : []),
+    ].join(", ");
+  }
+}
+
+/** The terminal as a stream of Node's: that of `node:process` ends the process if it cannot be written. */
+const terminal = {
+  isTTY: true,
+  get columns() {
+    return columns();
+  },
+  write(text: string, done?: () => void): boolean {
+    print(text);
+    done?.();
+    return true;
+  },
+};
+
+/** A bar as all commands draw it, before it is started. */
+export function makeBar(format: string): SingleBar {
+  return new SingleBar({
+    format,
+    stream: terminal as unknown as NodeJS.WritableStream,
+    barsize: 12,
+    barCompleteChar: "=",
+    barIncompleteChar: "-",
+    hideCursor: true,
+    clearOnComplete: true,
+    fps: 5,
+    gracefulExit: false,
+  });
+}
+
+/** A time as people read it. */
+export function duration(seconds: number): string {
+  const whole = Math.round(seconds);
+  if (whole < 60) return `${whole}s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)}m${String(whole % 60).padStart(2, "0")}s`;
+  return `${Math.floor(whole / 3600)}h${String(Math.floor(whole / 60) % 60).padStart(2, "0")}m`;
+}

@@ -1,0 +1,83 @@
+import { existsSync } from "node:fs";
+import { commandLine } from "../files/command_line.ts";
+import { byteCount, checkFilePath, replaceText } from "../files/disk.ts";
+import { command, output, run, status, wholeNumber } from "./command.ts";
+import { TEXT_FIELD } from "../data/text/formats.ts";
+import { DataProgressDisplay, duration } from "./progress.ts";
+import { openSources, parseDataSpec, type Source } from "../data/text/sources.ts";
+import { checkEmpty, unitsOf } from "../data/tokens/tokenize.ts";
+import { textsOf } from "../data/tokens/tokenize_unit.ts";
+import { LEAST_VOCABULARY, trainTokenizer } from "../data/tokenizer/train.ts";
+
+/** `tokenizer`: trains a tokenizer on data, for `train --tokenizer`. */
+const program = command("tokenizer", "Train a byte-level BPE tokenizer on a text of your own.")
+  .argument(
+    "<data...>",
+    "tinystories, files, patterns, or hf:OWNER/NAME/FILE, as prepare and train take them; the " +
+      "<|endoftext|> between documents is not trained on",
+  )
+  .option("--vocab-size <n>", "tokens in all", wholeNumber(LEAST_VOCABULARY), 4096)
+  .option("--min-frequency <n>", "times that a pair must occur to be merged", wholeNumber(1), 2)
+  .option("--out <file>", "where it goes", "tokenizer.json")
+  .option("--force", "replace a file that is there")
+  .option("--text-field <name>", TEXT_FIELD, "text")
+  .action((data, { vocabSize: vocabularySize, minFrequency, out, force, textField }) =>
+    run(async () => {
+      checkFilePath(out, "--out");
+      if (!force && existsSync(out)) {
+        throw new Error(
+          `Cannot write ${out} as there is such a file: choose another --out, or --force`,
+        );
+      }
+      const display = new DataProgressDisplay();
+      const start = performance.now();
+      try {
+        const { training } = await openSources(parseDataSpec(data), {
+          textField,
+          onProgress: (progress) => display.show(progress),
+          onNotice: status,
+        });
+        const { name } = training;
+        const tokenizer = await trainTokenizer(readTexts(training, display), {
+          vocabularySize,
+          minFrequency,
+          onProgress: (done, total) =>
+            display.show({
+              ...{ stage: "merging tokens of", name, counted: "tokens" },
+              ...{ doneBytes: done, totalBytes: total },
+            }),
+        });
+        display.close();
+        replaceText(out, tokenizer.json);
+        const made = tokenizer.vocabularySize;
+        if (made < vocabularySize) {
+          status(
+            `only ${made} of ${vocabularySize} tokens: no other pair occurs ${minFrequency} times`,
+          );
+        }
+        const seconds = (performance.now() - start) / 1000;
+        status(`read ${byteCount(training.bytes)} of ${name} in ${duration(seconds)}`);
+        const use = commandLine(["deno", "task", "train", "--tokenizer", out]);
+        output(`${out}: ${made} tokens; to use it: ${use}\n`);
+      } finally {
+        display.close();
+      }
+    })
+  );
+
+/** The documents of a source, or stretches of them. */
+async function* readTexts(source: Source, display: DataProgressDisplay): AsyncGenerator<string> {
+  const { name, bytes: totalBytes } = source;
+  const counts = { empty: 0 };
+  let texts = 0;
+  for await (const { unit, bytesRead: doneBytes } of unitsOf(source)) {
+    display.show({ stage: "reading", name, doneBytes, totalBytes });
+    for (const text of textsOf(unit, counts)) {
+      texts++;
+      yield text;
+    }
+  }
+  checkEmpty(source, { empty: counts.empty, rows: texts + counts.empty }, status);
+}
+
+await program.parseAsync();

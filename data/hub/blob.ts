@@ -1,0 +1,239 @@
+import { createHash, type Hash } from "node:crypto";
+import { renameSync, rmSync, statSync } from "node:fs";
+import { dirname } from "node:path";
+import { byteCount, byteCounts, freeBytesAt } from "../../files/disk.ts";
+import { printable } from "../../files/printable.ts";
+import { ATTEMPTS, backOffMs, HubError, type HubSession, request, within } from "./request.ts";
+
+/**
+ * The bytes of one file: resumed where they broke off, hashed as they come, and under their name only
+ * when they are whole.
+ *
+ * @module
+ */
+
+/** What is to be fetched. */
+export interface BlobSource {
+  /** Where the hub gives it. */
+  readonly address: string;
+  /** Its size. */
+  readonly bytes: number;
+  /** SHA-256 in hexadecimal, or SHA-1 as git forms it. */
+  readonly digest: string;
+}
+
+/** What is called meanwhile, and how much room there is. */
+export interface BlobOptions {
+  /** Is called with the bytes that are there and all bytes. */
+  readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
+  /** Free space at a path in bytes. */
+  readonly freeBytes?: (path: string) => number;
+}
+
+/** Thrown when the bytes are not those that the hub described: it is to be asked once more. */
+export class ChangedError extends HubError {}
+
+/** Room that must remain beside the file. */
+const SPARE_BYTES = 2 ** 24;
+
+/**
+ * Fetches a file to `path`, by way of `path.incomplete`. That one stays when the work breaks off, and
+ * the next call resumes at its end.
+ *
+ * @throws {ChangedError} if size or hash are not as described; nothing is kept then.
+ * @throws {HubError} if there is no room, or the hub or the network refuse.
+ */
+export async function fetchBlob(
+  session: HubSession,
+  path: string,
+  source: BlobSource,
+  { onProgress = () => {}, freeBytes = freeBytesAt }: BlobOptions,
+): Promise<void> {
+  const incomplete = `${path}.incomplete`;
+  const { bytes } = source;
+  const there = statSync(incomplete, { throwIfNoEntry: false })?.size ?? 0;
+  const free = freeBytes(dirname(path)), needed = bytes - there + SPARE_BYTES;
+  if (free < needed) {
+    const [neededCount, freeCount] = byteCounts(needed, free);
+    throw new HubError(
+      `Cannot ${session.task} as it needs ${neededCount} in ${session.cache}: ` +
+        `${freeCount} are free; make room, or set HF_HUB_CACHE to a directory elsewhere`,
+    );
+  }
+  session.onNotice(
+    `${session.task}: ${byteCount(bytes)}${
+      there > 0 ? `, ${byteCount(there)} of it came before` : ""
+    }`,
+  );
+  try {
+    using part = new Part(incomplete, source);
+    await part.readThere((done) => onProgress(done, bytes));
+    await complete(session, part, source, (done) => onProgress(done, bytes));
+    part.finish(session);
+  } catch (error) {
+    if (error instanceof ChangedError) rmSync(incomplete);
+    throw error;
+  }
+  renameSync(incomplete, path);
+}
+
+/** Requests what is missing until all is there, or several times in a row it gets no further. */
+async function complete(
+  session: HubSession,
+  part: Part,
+  { address, bytes }: BlobSource,
+  onDone: (doneBytes: number) => void,
+): Promise<void> {
+  let etag: string | null = null; // of the server that has the bytes; the hub's is another
+  let furthest = 0;
+  for (let failures = 0; part.done < bytes;) {
+    const headers = new Headers(part.done === 0 ? {} : { Range: `bytes=${part.done}-` });
+    if (part.done > 0 && etag?.startsWith('"')) headers.set("If-Range", etag);
+    try {
+      const response = await request(session, address, { headers });
+      if (response.status !== 206) part.restart(); // it is another file, or ranges are unknown there
+      else checkRange(session, response, { from: part.done, bytes, etag });
+      etag = response.headers.get("ETag");
+      for await (const chunk of chunksOf(session, response)) {
+        if (part.done + chunk.length > bytes) {
+          throw new ChangedError(`Cannot ${session.task} as more comes than ${bytes} bytes`);
+        }
+        part.write(chunk);
+        onDone(part.done);
+        if (part.done <= furthest) continue; // it has begun anew: no progress yet
+        furthest = part.done;
+        failures = 0;
+      }
+      if (part.done < bytes) throw lost(session, "it ends early");
+    } catch (error) {
+      if (!(error instanceof HubError)) throw error;
+      if (error.status === 416) {
+        throw new ChangedError(`Cannot ${session.task} as it is shorter than ${bytes} bytes`);
+      }
+      if (error.status !== 0) throw error;
+      const [done, all] = byteCounts(part.done, bytes);
+      const come = `${done} of ${all} are here`;
+      if (++failures === ATTEMPTS) {
+        throw new HubError(`${error.message}; ${come}, and the same command resumes there`, 0);
+      }
+      session.onNotice(`the connection is lost, ${come}: resuming`);
+      await session.sleep(backOffMs(failures));
+    }
+  }
+}
+
+/** Makes sure that a partial answer is the part that was asked for, of the same file. */
+function checkRange(
+  session: HubSession,
+  { headers }: Response,
+  { from, bytes, etag }: { from: number; bytes: number; etag: string | null },
+): void {
+  const range = headers.get("Content-Range") ?? "none";
+  const [, start, total] = /^bytes (\d+)-\d+\/(\d+|\*)$/.exec(range) ?? [];
+  const isSame = etag === null || headers.get("ETag") === etag;
+  if (Number(start) === from && (total === "*" || Number(total) === bytes) && isSame) return;
+  throw new ChangedError(
+    `Cannot ${session.task} as its bytes from ${from} of ${bytes} are wanted: current range is ${
+      printable(range)
+    }` +
+      (isSame ? "" : " of another file"),
+  );
+}
+
+/** The pieces of a body; a connection that dies or falls silent is an error of status 0. */
+export async function* chunksOf(
+  session: HubSession,
+  { body }: Response,
+): AsyncGenerator<Uint8Array> {
+  if (!body) return;
+  const reader = body.getReader();
+  try {
+    for (;;) {
+      const { done, value } = await within(session.silenceMs, reader.read());
+      if (done) return;
+      yield value;
+    }
+  } catch (error) {
+    session.signal?.throwIfAborted();
+    throw lost(session, (error as Error).message);
+  } finally {
+    await reader.cancel().catch(() => {}); // it may be lost already
+  }
+}
+
+function lost(session: HubSession, reason: string): HubError {
+  return new HubError(`Cannot ${session.task} as the connection is lost (${reason})`, 0);
+}
+
+/** The beginning of a file and the hash of it, which grow together. */
+class Part implements Disposable {
+  /** Bytes that are there. */
+  done = 0;
+  readonly #file: Deno.FsFile;
+  readonly #source: BlobSource;
+  #hash: Hash;
+
+  /** Opens a file that may hold something, which `readThere()` takes into account. */
+  constructor(path: string, source: BlobSource) {
+    this.#source = source;
+    this.#hash = this.#newHash();
+    this.#file = Deno.openSync(path, { create: true, read: true, write: true });
+  }
+
+  /** Hashes what an earlier attempt left; what is too long cannot be its beginning. */
+  async readThere(onDone: (doneBytes: number) => void): Promise<void> {
+    const buffer = new Uint8Array(2 ** 20);
+    for (let read; (read = await this.#file.read(buffer)) !== null;) {
+      this.#hash.update(buffer.subarray(0, read));
+      this.done += read;
+      if (this.done > this.#source.bytes) return this.restart();
+      onDone(this.done);
+    }
+  }
+
+  /** Forgets everything. */
+  restart(): void {
+    this.#file.truncateSync(0);
+    this.#file.seekSync(0, Deno.SeekMode.Start);
+    this.#hash = this.#newHash();
+    this.done = 0;
+  }
+
+  /** Appends. A write may take less than it is given, and on a full disk nothing. */
+  write(chunk: Uint8Array): void {
+    for (let written = 0; written < chunk.length;) {
+      const taken = this.#file.writeSync(chunk.subarray(written));
+      if (taken === 0) throw Object.assign(new Error("nothing was written"), { code: "ENOSPC" });
+      written += taken;
+    }
+    this.#hash.update(chunk);
+    this.done += chunk.length;
+  }
+
+  /**
+   * Makes the whole file survive a power cut.
+   *
+   * @throws {ChangedError} if its hash is not the hub's.
+   */
+  finish({ task }: HubSession): void {
+    const digest = this.#hash.digest("hex");
+    if (digest !== this.#source.digest) {
+      throw new ChangedError(
+        `Cannot ${task} as its hash must be ${this.#source.digest}, the hub says: ` +
+          `that of what has come is ${digest}`,
+      );
+    }
+    this.#file.syncSync();
+  }
+
+  [Symbol.dispose](): void {
+    this.#file.close();
+  }
+
+  #newHash(): Hash {
+    const { digest, bytes } = this.#source;
+    return digest.length === 64
+      ? createHash("sha256")
+      : createHash("sha1").update(`blob ${bytes}\0`); // as git does
+  }
+}

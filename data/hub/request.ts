@@ -1,0 +1,281 @@
+import { join } from "node:path";
+import { printable } from "../../files/printable.ts";
+
+/**
+ * How the hub is reached: what the environment says about it, and requests that wait out short
+ * failures, keep the token to themselves, and make one sentence of a refusal.
+ *
+ * Proxies are Deno's business: its fetch() heeds HTTPS_PROXY, HTTP_PROXY and NO_PROXY of the process.
+ *
+ * @module
+ */
+
+/** Thrown when the hub cannot or will not give what was asked for; the message says what to do. */
+export class HubError extends Error {
+  /** Tells this error from others without `instanceof`. */
+  override name = "HubError";
+  /** HTTP status of the refusal, 0 where nothing was reached, undefined where nobody was asked. */
+  readonly status: number | undefined;
+
+  /** An error with its sentence, and its `status` if it comes from a request. */
+  constructor(message: string, status?: number) {
+    super(message);
+    this.status = status;
+  }
+
+  /** Whether the same request might be granted at another time. */
+  get passing(): boolean {
+    return this.status === 0 || isPassing(this.status ?? 200);
+  }
+}
+
+const isPassing = (status: number) => status === 429 || status >= 500;
+
+/** The environment variables that count, with the meaning that Python's `huggingface_hub` gives them. */
+export const HUB_VARIABLES = [
+  "HF_HOME",
+  "HF_HUB_CACHE",
+  "HUGGINGFACE_HUB_CACHE",
+  "HF_ENDPOINT",
+  "HF_TOKEN",
+  "HF_TOKEN_PATH",
+  "HF_HUB_OFFLINE",
+  "XDG_CACHE_HOME",
+  "HOME",
+  "USERPROFILE",
+] as const;
+
+/** Environment variables by name. */
+export type Environment = Readonly<Record<string, string | undefined>>;
+
+/** What the environment says about the hub. */
+export interface HubSettings {
+  /** Address without a slash at its end. */
+  readonly endpoint: string;
+  /** Directory of the cache. */
+  readonly cache: string;
+  /** Token of the user. */
+  readonly token: string | undefined;
+  /** Whether the network is not to be used. */
+  readonly offline: boolean;
+}
+
+/**
+ * Reads the settings from environment variables.
+ *
+ * @throws {HubError} if there is no place for the cache, or HF_ENDPOINT is no address.
+ */
+export function hubSettings(environment: Environment = processEnvironment()): HubSettings {
+  const value = (name: typeof HUB_VARIABLES[number]) => environment[name] || undefined;
+  const expand = (path: string) =>
+    path.replace(/^~(?=$|[/\\])/, () => {
+      const home = value("HOME") ?? value("USERPROFILE");
+      if (home) return home;
+      throw new HubError("Cannot find the hub's cache as HOME is not known: set HF_HOME");
+    });
+  const within = (name: string) =>
+    join(value("HF_HOME") ?? join(value("XDG_CACHE_HOME") ?? "~/.cache", "huggingface"), name);
+  const endpoint = (value("HF_ENDPOINT") ?? "https://huggingface.co").replace(/\/+$/, "");
+  if (!isWebAddress(URL.parse(endpoint))) {
+    throw new HubError(
+      `Cannot reach the hub as HF_ENDPOINT must be an address like https://huggingface.co: ` +
+        `current value is ${endpoint}`,
+    );
+  }
+  return {
+    endpoint,
+    cache: expand(value("HF_HUB_CACHE") ?? value("HUGGINGFACE_HUB_CACHE") ?? within("hub")),
+    token: value("HF_TOKEN")?.trim() ||
+      savedToken(() => expand(value("HF_TOKEN_PATH") ?? within("token"))),
+    offline: /^(1|on|yes|true)$/i.test(value("HF_HUB_OFFLINE") ?? ""),
+  };
+}
+
+/** The variables of the process, as far as they may be read. */
+function processEnvironment(): Environment {
+  const allowed = HUB_VARIABLES.filter((variable) =>
+    Deno.permissions.querySync({ name: "env", variable }).state === "granted"
+  );
+  return Object.fromEntries(allowed.map((name) => [name, Deno.env.get(name)]));
+}
+
+/** The token that `hf auth login` left. */
+function savedToken(path: () => string): string | undefined {
+  try {
+    return Deno.readTextFileSync(path()).trim() || undefined;
+  } catch {
+    return undefined; // nobody has logged in
+  }
+}
+
+function isWebAddress(url: URL | null): boolean {
+  return url?.protocol === "https:" || url?.protocol === "http:";
+}
+
+/** What requests need to know beside the address. */
+export interface HubSession extends HubSettings {
+  /** What is wanted, to follow "Cannot" in a sentence: `download OWNER/NAME/FILE`. */
+  readonly task: string;
+  /** Address of the repository's page. */
+  readonly page: string;
+  /** The revision in question. */
+  readonly revision: string;
+  /** Is called with a sentence if it takes longer. */
+  readonly onNotice: (sentence: string) => void;
+  /** Ends everything. */
+  readonly signal: AbortSignal | undefined;
+  /** Waits, or in tests does not. */
+  readonly sleep: (milliseconds: number) => Promise<void>;
+  /** How long a connection may be silent before it counts as lost. */
+  readonly silenceMs: number;
+}
+
+/** How often in a row a request may fail, or a download without getting any further. */
+export const ATTEMPTS = 5;
+
+/** How long to wait after so many failures in a row: 1, 2, 4, 8 seconds. */
+export const backOffMs = (failures: number): number => 1000 * 2 ** (failures - 1);
+
+/** The longest that a server may make us wait. */
+const LONGEST_WAIT_MS = 5 * 60_000;
+
+/** Redirects followed in a row. */
+const REDIRECTS = 10;
+
+/**
+ * Asks for an address, as `fetch()` does, and returns only what was granted.
+ *
+ * A server that is busy or fails (429, 5xx) is asked again, after the time it names or a growing one.
+ *
+ * @throws {HubError} in one sentence if the request is refused or nothing is reached.
+ */
+export async function request(
+  session: HubSession,
+  address: string | URL,
+  init: RequestInit = {},
+): Promise<Response> {
+  for (let failures = 1;; failures++) {
+    const { response, at } = await follow(session, new URL(address), init);
+    if (response.ok) return response;
+    await response.body?.cancel();
+    const { status } = response;
+    const waitMs = retryAfterMs(response) ?? backOffMs(failures);
+    if (!isPassing(status) || failures === ATTEMPTS || waitMs > LONGEST_WAIT_MS) {
+      throw new HubError(`Cannot ${session.task} as ${refusal(session, response, at)}`, status);
+    }
+    session.onNotice(`${at.host} answers ${status}: asking again in ${seconds(waitMs)}`);
+    await session.sleep(waitMs);
+  }
+}
+
+/**
+ * Follows redirects itself: the token goes to the hub alone, not to a subdomain as with `fetch()`, and
+ * what was asked for securely does not come otherwise.
+ */
+async function follow(
+  session: HubSession,
+  address: URL,
+  init: RequestInit,
+): Promise<{ response: Response; at: URL }> {
+  const { origin } = new URL(session.endpoint);
+  let at = address;
+  for (let redirects = 0; redirects <= REDIRECTS; redirects++) {
+    const headers = new Headers(init.headers);
+    headers.set("Accept-Encoding", "identity"); // ranges count the file's own bytes
+    if (session.token && at.origin === origin) {
+      headers.set("Authorization", `Bearer ${session.token}`);
+    }
+    const response = await connect(session, at, { ...init, headers, redirect: "manual" });
+    const location = response.headers.get("Location");
+    if (response.status < 300 || response.status > 399 || location === null) {
+      return { response, at };
+    }
+    await response.body?.cancel();
+    const next = URL.parse(location, at);
+    if (!next || !isWebAddress(next) || at.protocol === "https:" && next.protocol !== "https:") {
+      throw new HubError(
+        `Cannot ${session.task} as ${at.host} redirects to ${printable(location)}`,
+      );
+    }
+    at = next;
+  }
+  throw new HubError(`Cannot ${session.task} as ${at.host} redirects without end`);
+}
+
+/** `fetch()` whose failures are sentences. */
+async function connect(session: HubSession, at: URL, init: RequestInit): Promise<Response> {
+  const giveUp = new AbortController();
+  const signal = AbortSignal.any([giveUp.signal, ...(session.signal ? [session.signal] : [])]);
+  try {
+    return await within(session.silenceMs, fetch(at, { ...init, signal }));
+  } catch (error) {
+    giveUp.abort();
+    session.signal?.throwIfAborted();
+    const { message, cause } = error as Error;
+    if (error instanceof Deno.errors.NotCapable) {
+      throw new HubError(`Cannot ${session.task} as the network may not be used: add --allow-net`);
+    }
+    const reason = cause instanceof Error ? cause.message.split(": ").at(-1) : message;
+    throw new HubError(
+      `Cannot ${session.task} as ${at.origin} is not reached (${reason}): ` +
+        `check the network, HTTPS_PROXY and HF_ENDPOINT`,
+      0,
+    );
+  }
+}
+
+/**
+ * Waits for something that a connection brings, but not longer than it may be silent.
+ *
+ * @throws {Error} if it does not come.
+ */
+export async function within<T>(silenceMs: number, work: Promise<T>): Promise<T> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const silence = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`silent for ${seconds(silenceMs)}`)), silenceMs);
+  });
+  try {
+    return await Promise.race([work, silence]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** How long the server asks to wait: it names seconds or a date. */
+function retryAfterMs({ headers }: Response): number | undefined {
+  const text = headers.get("Retry-After");
+  if (!text) return undefined;
+  const ms = /^\d+$/.test(text) ? Number(text) * 1000 : Date.parse(text) - Date.now();
+  return Number.isNaN(ms) ? undefined : Math.max(0, ms);
+}
+
+/** Why a request was refused and what to do, as the second half of a sentence. */
+function refusal({ endpoint, token, page, revision }: HubSession, response: Response, at: URL) {
+  const { status, headers } = response;
+  const code = headers.get("X-Error-Code");
+  if (status === 429) {
+    const waitMs = retryAfterMs(response);
+    const when = waitMs === undefined ? "later" : `in ${seconds(waitMs)}`;
+    return `${at.host} has had too many requests (429): try again ${when}, or set HF_TOKEN`;
+  }
+  if (at.origin !== new URL(endpoint).origin || isPassing(status)) {
+    return `${at.host} answers ${status}: try again later`;
+  }
+  if (code === "GatedRepo") {
+    return `access is granted on request: ask at ${page}` +
+      (token ? ", with the account of your token" : ", then set HF_TOKEN");
+  }
+  if (code === "RevisionNotFound") return `${page} has no revision ${revision}`;
+  if (code === "EntryNotFound") return `${page} has no such file at ${revision}`;
+  // what one may not see is hidden: the hub answers alike for both
+  if (status === 401 || status === 404) {
+    return `${page} does not exist or is private: check the name, ` +
+      (token ? "and whether your token is valid and may read it" : "or set HF_TOKEN");
+  }
+  if (status === 403) return `your token may not read ${page}: give it that right, or take another`;
+  return `${at.host} answers ${status}`;
+}
+
+function seconds(ms: number): string {
+  return `${Math.ceil(ms / 1000)} s`;
+}

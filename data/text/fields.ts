@@ -1,0 +1,49 @@
+import { isObject } from "../../files/json.ts";
+import { printable } from "../../files/printable.ts";
+
+/**
+ * Fields by the names that users give, and names of fields in messages.
+ *
+ * @module
+ */
+
+/**
+ * The value of a field of a JSON value; `data.text` is the field `text` of `data`, unless a field has that
+ * whole name.
+ *
+ * @returns null if the field, or an object around it, is null; undefined if it is absent.
+ */
+export function fieldOf(value: unknown, field: string): unknown {
+  if (value === null) return null;
+  if (!isObject(value)) return undefined;
+  if (Object.hasOwn(value, field)) return value[field];
+  for (let dot = field.indexOf("."); dot > 0; dot = field.indexOf(".", dot + 1)) {
+    const outer = field.slice(0, dot);
+    if (!Object.hasOwn(value, outer)) continue;
+    const found = fieldOf(value[outer], field.slice(dot + 1));
+    if (found !== undefined) return found;
+  }
+  return undefined;
+}
+
+/** Levels of nested fields that are listed. */
+const LISTED_DEPTH = 3;
+
+/** The names by which `fieldOf()` finds what is in an object. */
+export function fieldNames(value: object, depth = 1): string[] {
+  return Object.entries(value).flatMap(([name, inner]) =>
+    isObject(inner) && depth < LISTED_DEPTH
+      ? fieldNames(inner, depth + 1).map((rest) => `${name}.${rest}`)
+      : [name]
+  );
+}
+
+/** Names that a message lists, and characters of each. */
+const LISTED = 20, LONGEST_NAME = 60;
+
+/** Names from a file as part of a message. */
+export function listOfNames(names: readonly string[]): string {
+  const some = names.slice(0, LISTED).map((name) => printable(name, LONGEST_NAME)).join(", ");
+  const more = names.length - LISTED;
+  return more > 0 ? `${some} and ${more} more` : some;
+}

@@ -1,0 +1,57 @@
+import { printable, quoted } from "../../files/printable.ts";
+import type { Tokenizer } from "./tokenizer.ts";
+import { mergedPair, stagesOf, type TokenizerFile } from "./tokenizer_file.ts";
+
+/** What a GGUF file says of a tokenizer. */
+export interface GgufTokenizer {
+  /** Tokens by id: in the byte alphabet, those that were added as they are written. */
+  readonly tokens: string[];
+  /** What each is, as llama.cpp counts the kinds. */
+  readonly kinds: number[];
+  /** Pairs with a blank between them, in the order in which they are merged. */
+  readonly merges: string[];
+}
+
+/** llama.cpp's kinds of tokens (its include/llama.h). */
+const NORMAL = 1, CONTROL = 3, USER_DEFINED = 4, UNUSED = 5;
+
+/**
+ * A tokenizer as llama.cpp reads it from a GGUF file.
+ *
+ * @throws {RangeError} if it is no byte-level BPE that cuts words as GPT-2 does: others have no name there
+ * that their `tokenizer.json` tells.
+ */
+export function ggufTokenizer(
+  { json, vocabularySize, byteLength }: Pick<Tokenizer, "json" | "vocabularySize" | "byteLength">,
+): GgufTokenizer {
+  const file = JSON.parse(json) as TokenizerFile;
+  const { model, normalizer, added_tokens: added = [] } = file;
+  const [words, ...others] = stagesOf(file.pre_tokenizer, "pretokenizers");
+  const isGpt2 = Array.isArray(model.merges) && !normalizer && words?.type === "ByteLevel" &&
+    words.use_regex !== false && !words.add_prefix_space && others.length === 0 &&
+    !model.byte_fallback && !model.ignore_merges && !model.end_of_word_suffix &&
+    !model.continuing_subword_prefix;
+  if (!isGpt2) {
+    throw new RangeError(
+      "Cannot export the tokenizer to GGUF as it must be a byte-level BPE with GPT-2's words: " +
+        `current pre-tokenizer is ${quoted(words?.type ?? null)}, model ${
+          printable(String(model.type))
+        }`,
+    );
+  }
+  const tokens = Array.from({ length: vocabularySize }, (_, id) => `[UNUSED${id}]`);
+  const kinds = new Array<number>(vocabularySize).fill(UNUSED);
+  const set = (token: string, id: number, kind: number) => {
+    tokens[id] = token;
+    kinds[id] = kind;
+  };
+  const isText = (id: number) => byteLength(id) > 0;
+  for (const [token, id] of Object.entries(model.vocab as Record<string, number>)) {
+    set(token, id, isText(id) ? NORMAL : CONTROL);
+  }
+  for (const { content, id } of added) {
+    if (id >= vocabularySize) continue; // the model has no row for it
+    if (kinds[id] !== NORMAL) set(content, id, isText(id) ? USER_DEFINED : CONTROL);
+  }
+  return { tokens, kinds, merges: model.merges!.map((pair) => mergedPair(pair).join(" ")) };
+}

@@ -1,0 +1,63 @@
+import type { TokenizedText } from "./token_file.ts";
+import { gpt2Tokenizer, isPartOf, type Tokenizer } from "../tokenizer/tokenizer.ts";
+
+/** Stretches of a text that are looked at, and tokens in each. */
+const STRETCHES = 16, STRETCH_TOKENS = 2048;
+
+/**
+ * Length of a text over its length in GPT-2's tokens from which on it does not fit a vocabulary. A part of
+ * GPT-2's vocabulary needs as many tokens as the whole for the text that it was made from; another small
+ * vocabulary needs somewhat more for any text.
+ */
+const LONGER_IN_PART = 1.25, LONGER_IN_OTHER = 1.5;
+
+/**
+ * Warnings for training a model further on a text that its vocabulary was not made for: the text becomes
+ * long, or has characters that the vocabulary lacks. A sample of the text is compared
+ * with GPT-2's vocabulary.
+ *
+ * @param model what the model is called.
+ * @returns sentences; none if the vocabulary fits.
+ */
+export async function misfitsOf(
+  tokenizer: Tokenizer,
+  text: TokenizedText,
+  model: string,
+): Promise<string[]> {
+  const gpt2 = await gpt2Tokenizer();
+  if (tokenizer.hash === gpt2.hash) return [];
+  const unknown = unknownId(tokenizer);
+  let here = 0, there = 0, unknowns = 0;
+  for (let i = 0; i < STRETCHES; i++) {
+    const start = Math.floor(i * text.length / STRETCHES);
+    const end = Math.min(start + STRETCH_TOKENS, Math.floor((i + 1) * text.length / STRETCHES));
+    const ids = Array.from(text.read(start, end)).filter((id) => id !== tokenizer.endOfText);
+    here += ids.length;
+    there += gpt2.encodeDocument(tokenizer.decode(ids)).length;
+    unknowns += ids.filter((id) => id === unknown).length;
+  }
+  const sentences: string[] = [];
+  const longest = await isPartOf(tokenizer, gpt2) ? LONGER_IN_PART : LONGER_IN_OTHER;
+  if (here > longest * there) {
+    sentences.push(
+      `the text becomes ${(here / there).toFixed(2)} times as long in the ` +
+        `${tokenizer.vocabularySize} tokens of ${model} as in GPT-2's ${gpt2.vocabularySize}: ` +
+        `contexts hold less of it, and it is learned less well; a base that was trained with ` +
+        `--vocabulary full, or with a --tokenizer that was trained on both texts, avoids this`,
+    );
+  }
+  if (unknowns > 0) {
+    const percent = Number((100 * unknowns / here).toPrecision(2));
+    sentences.push(
+      `${percent} % of the text's tokens stand for characters that are unknown to the tokenizer of ` +
+        `${model}: it can neither learn nor write them`,
+    );
+  }
+  return sentences;
+}
+
+/** Id of the token for unknown characters, if there is one. */
+function unknownId(tokenizer: Tokenizer): number | undefined {
+  const { unk_id, unk_token, vocab } = JSON.parse(tokenizer.json).model;
+  return unk_id ?? (unk_token && !Array.isArray(vocab) ? vocab[unk_token] : undefined) ?? undefined;
+}

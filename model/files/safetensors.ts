@@ -1,0 +1,468 @@
+import { printable, quoted } from "../../files/printable.ts";
+import { STAND_IN_BYTES, standIn } from "../../files/stand_in.ts";
+
+/** Element type of a tensor in a safetensors file. */
+export type SafetensorsDType =
+  | "BOOL"
+  | "U8"
+  | "I8"
+  | "F8_E5M2"
+  | "F8_E4M3"
+  | "U16"
+  | "I16"
+  | "F16"
+  | "BF16"
+  | "U32"
+  | "I32"
+  | "F32"
+  | "U64"
+  | "I64"
+  | "F64";
+
+/** Bytes of an element. */
+export const DTYPE_BYTES: Readonly<Record<SafetensorsDType, number>> = {
+  BOOL: 1,
+  U8: 1,
+  I8: 1,
+  F8_E5M2: 1,
+  F8_E4M3: 1,
+  U16: 2,
+  I16: 2,
+  F16: 2,
+  BF16: 2,
+  U32: 4,
+  I32: 4,
+  F32: 4,
+  U64: 8,
+  I64: 8,
+  F64: 8,
+};
+
+/** One tensor of a safetensors file. */
+export interface SafetensorsEntry {
+  /** Element type. */
+  readonly dtype: SafetensorsDType;
+  /** Dimensions, slowest first. */
+  readonly shape: readonly number[];
+  /** The elements, little-endian, row-major. */
+  readonly data: Uint8Array<ArrayBuffer>;
+}
+
+/** The content of a safetensors file. */
+export interface Safetensors {
+  /** Tensors by name, in the order of the header. */
+  readonly tensors: ReadonlyMap<string, SafetensorsEntry>;
+  /** Texts by name. */
+  readonly metadata: ReadonlyMap<string, string>;
+}
+
+const MAX_HEADER_BYTES = 100_000_000;
+const MAX_TENSORS = 100_000;
+const MAX_NAME_BYTES = 1024;
+const MAX_RANK = 64;
+const MAX_NESTING = 4;
+
+/** Longest sentence about a file, and longest name in it. */
+const MAX_REASON = 300, LONGEST_SHOWN = 80;
+
+/**
+ * Reads a safetensors file, trusting nothing in it.
+ *
+ * The file is 8 bytes of header length, a JSON header, and the tensors' bytes, each exactly once
+ * (https://huggingface.co/docs/safetensors). Whatever departs from that is refused before any tensor
+ * is looked at: what one reader passes over is where another reads something else.
+ *
+ * @param where the file's path, for error messages.
+ * @throws {SyntaxError} if the header is not what the format asks for.
+ * @throws {RangeError} if a number in it, or the file's length, cannot be.
+ */
+export function parseSafetensors(bytes: Uint8Array<ArrayBuffer>, where: string): Safetensors {
+  const { tensors, metadata } = parseSafetensorsHeader(
+    (start, end) => bytes.subarray(start, end),
+    bytes.length,
+    where,
+  );
+  return {
+    tensors: new Map(
+      Array.from(tensors, ([name, { dtype, shape, begin, end }]) => [
+        name,
+        { dtype, shape, data: bytes.subarray(begin, end) },
+      ]),
+    ),
+    metadata,
+  };
+}
+
+/** Where in a file a tensor lies. */
+export interface SafetensorsPlace {
+  /** Element type. */
+  readonly dtype: SafetensorsDType;
+  /** Dimensions, slowest first. */
+  readonly shape: readonly number[];
+  /** First byte, from the beginning of the file. */
+  readonly begin: number;
+  /** Byte after the last. */
+  readonly end: number;
+}
+
+/**
+ * Reads the header of a safetensors file, as strictly as `parseSafetensors()` and no more of the file.
+ *
+ * @param read gives bytes of the file from `start` up to, not including, `end`.
+ * @throws {SyntaxError | RangeError} as `parseSafetensors()`.
+ */
+export function parseSafetensorsHeader(
+  read: (start: number, end: number) => Uint8Array<ArrayBuffer>,
+  fileBytes: number,
+  where: string,
+): {
+  tensors: ReadonlyMap<string, SafetensorsPlace>;
+  metadata: ReadonlyMap<string, string>;
+} {
+  const range = (reason: string) => new RangeError(`Cannot read ${where} as ${clip(reason)}`);
+  const syntax = (reason: string) => new SyntaxError(`Cannot read ${where} as ${clip(reason)}`);
+  if (fileBytes < 8) {
+    throw range(`it must have at least 8 bytes: current size is ${fileBytes}`);
+  }
+  const instead = standIn(read(0, Math.min(fileBytes, STAND_IN_BYTES)));
+  if (instead) throw syntax(instead);
+  const { buffer, byteOffset } = read(0, 8);
+  const headerBytes = new DataView(buffer, byteOffset).getBigUint64(0, true);
+  if (headerBytes === 0n || headerBytes > MAX_HEADER_BYTES || 8n + headerBytes > fileBytes) {
+    throw range(
+      `its header must have 1 to ${Math.min(MAX_HEADER_BYTES, fileBytes - 8)} bytes: ` +
+        `current length is ${headerBytes}`,
+    );
+  }
+  const dataStart = 8 + Number(headerBytes);
+  let text: string;
+  try {
+    text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true })
+      .decode(read(8, dataStart));
+  } catch {
+    throw syntax("its header must be UTF-8");
+  }
+  if (!text.startsWith("{")) {
+    throw syntax(
+      `its header must begin with {: it begins with ${quoted(text.slice(0, 1))}`,
+    );
+  }
+  let header: JsonObject;
+  try {
+    header = parseStrictJson(text);
+  } catch (error) {
+    throw syntax(`its header ${(error as Error).message}`);
+  }
+
+  const metadata = new Map<string, string>();
+  const placed: { name: string; begin: number; end: number }[] = [];
+  const tensors = new Map<string, SafetensorsPlace>();
+  for (const [name, value] of header) {
+    if (name === "__metadata__") {
+      if (!(value instanceof Map)) throw syntax("its __metadata__ must be an object");
+      for (const [key, entry] of value) {
+        if (typeof entry !== "string") {
+          throw syntax(`its __metadata__ must hold strings: ${quoted(key)} is none`);
+        }
+        metadata.set(key, entry);
+      }
+      continue;
+    }
+    const shown = quoted(name, LONGEST_SHOWN), problem = problemOf(name);
+    if (problem) throw range(`a tensor's name must ${problem}: current name is ${shown}`);
+    const { dtype, shape, begin, end } = parseEntry(
+      value,
+      (reason) => syntax(`tensor ${shown} ${reason}`),
+    );
+    const elements = shape.reduce((product, dim) => product * dim, 1);
+    // a zero dimension does not excuse an impossible one
+    const largest = shape.filter((dim) => dim > 0).reduce((product, dim) => product * dim, 1);
+    if (largest * DTYPE_BYTES[dtype] > Number.MAX_SAFE_INTEGER) {
+      throw range(`tensor ${shown} must not be larger than any file: current shape is [${shape}]`);
+    }
+    if (end < begin || dataStart + end > fileBytes) {
+      throw range(
+        `tensor ${shown} must lie within the ${fileBytes - dataStart} bytes of data: ` +
+          `current offsets are ${begin} to ${end}`,
+      );
+    }
+    if (end - begin !== elements * DTYPE_BYTES[dtype]) {
+      throw range(
+        `tensor ${shown} must have ${
+          elements * DTYPE_BYTES[dtype]
+        } bytes for ${dtype} [${shape}]: ` +
+          `current size is ${end - begin}`,
+      );
+    }
+    placed.push({ name, begin, end });
+    tensors.set(name, { dtype, shape, begin: dataStart + begin, end: dataStart + end });
+  }
+
+  placed.sort((a, b) => a.begin - b.begin || a.end - b.end);
+  let at = 0;
+  for (const { name, begin, end } of placed) {
+    if (begin !== at) {
+      throw range(
+        `its tensors must follow each other without holes or overlaps: ` +
+          `${quoted(name)} begins at ${begin}, the one before ends at ${at}`,
+      );
+    }
+    at = end;
+  }
+  if (dataStart + at !== fileBytes) {
+    throw range(
+      `its tensors must fill the file: ${fileBytes - dataStart - at} bytes are left over`,
+    );
+  }
+  return { tensors, metadata };
+}
+
+/** Checks one entry of the header field by field. */
+function parseEntry(
+  value: Json,
+  fail: (reason: string) => SyntaxError,
+): { dtype: SafetensorsDType; shape: number[]; begin: number; end: number } {
+  if (!(value instanceof Map)) throw fail("must be an object");
+  const fields = [...value.keys()].sort().join();
+  if (fields !== "data_offsets,dtype,shape") {
+    throw fail(`must have dtype, shape and data_offsets: current fields are ${fields || "none"}`);
+  }
+  const dtype = value.get("dtype")!;
+  if (typeof dtype !== "string" || !Object.hasOwn(DTYPE_BYTES, dtype)) {
+    throw fail(`must have a known dtype: current value is ${show(dtype)}`);
+  }
+  const integers = (name: string): number[] => {
+    const list = value.get(name)!;
+    if (!Array.isArray(list)) {
+      throw fail(`must have a list as ${name}: current value is ${show(list)}`);
+    }
+    return list.map((item) => {
+      const integer = item instanceof JsonNumber && /^(0|[1-9]\d*)$/.test(item.source)
+        ? Number(item.source)
+        : NaN;
+      if (!Number.isSafeInteger(integer)) {
+        throw fail(
+          `must have plain non-negative integers in ${name}: current value is ${show(item)}`,
+        );
+      }
+      return integer;
+    });
+  };
+  const shape = integers("shape"), offsets = integers("data_offsets");
+  if (offsets.length !== 2) throw fail(`must have two data_offsets: it has ${offsets.length}`);
+  return { dtype: dtype as SafetensorsDType, shape, begin: offsets[0]!, end: offsets[1]! };
+}
+
+/** A number as it is written: 2, 2.0 and 2e0 are different things in a header. */
+class JsonNumber {
+  constructor(readonly source: string) {}
+}
+
+type Json = string | boolean | null | JsonNumber | Json[] | JsonObject;
+type JsonObject = Map<string, Json>;
+
+/** A reason without the megabytes that a hostile file would put into it. */
+function clip(reason: string): string {
+  return printable(reason, MAX_REASON);
+}
+
+/** The first requirement that a name does not meet; undefined if it meets all. */
+function problemOf(name: string): string | undefined {
+  if (name === "" || new TextEncoder().encode(name).length > MAX_NAME_BYTES) {
+    return `have 1 to ${MAX_NAME_BYTES} bytes`;
+  }
+  // deno-lint-ignore no-control-regex
+  if (/[\u0000-\u001f\u007f-\u009f]/.test(name)) return "have no control characters";
+  return name.isWellFormed() ? undefined : "be Unicode, without halves of surrogate pairs";
+}
+
+function show(value: Json): string {
+  if (value instanceof JsonNumber) return printable(value.source);
+  if (value instanceof Map) return "an object";
+  return Array.isArray(value) ? "a list" : quoted(value);
+}
+
+/** Any token but a string: on a string of megabytes a regular expression exhausts the stack. */
+const TOKEN = /[{}[\],:]|-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?|true|false|null/y;
+
+/**
+ * Parses a JSON object into Maps, which hold any key, `__proto__` too. Unlike JSON.parse it refuses
+ * duplicate keys, keeps numbers as written, and allows nothing but spaces after the object. It stops
+ * at the first list or object that is too large for a header, before it fills the memory.
+ *
+ * @throws {Error} whose message completes the sentence "its header …".
+ */
+function parseStrictJson(text: string): JsonObject {
+  let at = 0, depth = 0;
+  const invalid = () => new Error(`must be valid JSON: it is not at character ${at}`);
+  const next = (): string => {
+    while (" \t\n\r".includes(text[at] ?? "x")) at++;
+    if (text[at] === '"') {
+      const start = at++;
+      while (at < text.length && text[at] !== '"') at += text[at] === "\\" ? 2 : 1;
+      return text.slice(start, ++at);
+    }
+    TOKEN.lastIndex = at;
+    const token = TOKEN.exec(text)?.[0];
+    if (token === undefined) throw invalid();
+    at += token.length;
+    return token;
+  };
+  const string = (token: string): string => {
+    let text: string;
+    try {
+      text = JSON.parse(token);
+    } catch {
+      throw invalid();
+    }
+    if (text.isWellFormed()) return text;
+    throw new Error(`must have no halves of surrogate pairs: current text is ${quoted(text)}`);
+  };
+  const value = (token: string): Json => {
+    if (token === "{" || token === "[") {
+      if (++depth > MAX_NESTING) throw new Error(`must nest at most ${MAX_NESTING} deep`);
+      const result = token === "{" ? object() : array();
+      depth--;
+      return result;
+    }
+    if (token.startsWith('"')) return string(token);
+    if (/^[-\d]/.test(token)) return new JsonNumber(token);
+    if (token === "true" || token === "false") return token === "true";
+    if (token === "null") return null;
+    throw invalid();
+  };
+  const object = (): JsonObject => {
+    const map: JsonObject = new Map();
+    let token = next();
+    while (token !== "}") {
+      if (!token.startsWith('"')) throw invalid();
+      const key = string(token);
+      if (map.has(key)) throw new Error(`must not have the key ${quoted(key)} twice`);
+      if (next() !== ":") throw invalid();
+      map.set(key, value(next()));
+      if (map.size > MAX_TENSORS + Number(map.has("__metadata__"))) {
+        throw new Error(`must name at most ${MAX_TENSORS} tensors or texts`);
+      }
+      token = next();
+      if (token === ",") {
+        token = next();
+        if (token === "}") throw invalid();
+      } else if (token !== "}") throw invalid();
+    }
+    return map;
+  };
+  const array = (): Json[] => {
+    const list: Json[] = [];
+    let token = next();
+    while (token !== "]") {
+      list.push(value(token));
+      if (list.length > MAX_RANK) {
+        throw new Error(`must have no list over ${MAX_RANK} long, which is the highest rank`);
+      }
+      token = next();
+      if (token === ",") {
+        token = next();
+        if (token === "]") throw invalid();
+      } else if (token !== "]") throw invalid();
+    }
+    return list;
+  };
+  const root = value(next());
+  if (!/^ *$/.test(text.slice(at))) {
+    throw new Error("must have nothing but spaces after its object");
+  }
+  return root as JsonObject;
+}
+
+/**
+ * Writes a safetensors file as chunks, header first, so that no tensor is copied.
+ *
+ * The tensors keep their order; the header is padded with spaces to a multiple of eight bytes.
+ *
+ * @throws {RangeError} if a name comes twice, is `__metadata__` or none that the format has, or if a tensor's
+ * bytes are not those of its shape and dtype: `parseSafetensors()` would refuse the file.
+ */
+export function serializeSafetensors(
+  tensors: Iterable<readonly [string, SafetensorsEntry]>,
+  metadata: Readonly<Record<string, string>> = {},
+): Uint8Array<ArrayBuffer>[] {
+  // a Map, as an object would put the name "0" before all others
+  const header = new Map<string, unknown>();
+  const broken = Object.entries(metadata).flat().find((text) => !text.isWellFormed());
+  if (broken !== undefined) {
+    throw new RangeError(
+      `Cannot write safetensors as metadata must be Unicode: current text is ${quoted(broken)}`,
+    );
+  }
+  if (Object.keys(metadata).length > 0) header.set("__metadata__", metadata);
+  const chunks: Uint8Array<ArrayBuffer>[] = [];
+  let at = 0;
+  for (const [name, { dtype, shape, data }] of tensors) {
+    if (name === "__metadata__" || header.has(name)) {
+      throw new RangeError(
+        `Cannot write safetensors as names must be unique: current name is ${quoted(name)}`,
+      );
+    }
+    const problem = problemOf(name);
+    if (problem) {
+      throw new RangeError(
+        `Cannot write safetensors as a tensor's name must ${problem}: current name is ${
+          quoted(name)
+        }`,
+      );
+    }
+    const bytes = shape.reduce((product, dim) => product * dim, DTYPE_BYTES[dtype]);
+    if (data.length !== bytes) {
+      throw new RangeError(
+        `Cannot write tensor "${name}" as ${dtype} [${shape}] must have ${bytes} bytes: ` +
+          `current size is ${data.length}`,
+      );
+    }
+    header.set(name, { dtype, shape, data_offsets: [at, at + bytes] });
+    at += bytes;
+    chunks.push(data);
+  }
+  const fields = [...header].map(([name, value]) =>
+    `${JSON.stringify(name)}:${JSON.stringify(value)}`
+  );
+  const json = new TextEncoder().encode(`{${fields.join()}}`);
+  const padded = new Uint8Array(Math.ceil(json.length / 8) * 8).fill(0x20);
+  padded.set(json);
+  const prefix = new Uint8Array(8);
+  new DataView(prefix.buffer).setBigUint64(0, BigInt(padded.length), true);
+  return [prefix, padded, ...chunks];
+}
+
+/**
+ * The elements of a float tensor as f32.
+ *
+ * @throws {TypeError} if the tensor does not hold floats.
+ */
+export function toFloat32({ dtype, data }: SafetensorsEntry): Float32Array<ArrayBuffer> {
+  const buffer = data.slice().buffer; // tensors may start at any byte
+  switch (dtype) {
+    case "F32":
+      return new Float32Array(buffer);
+    case "F64":
+      return new Float32Array(new Float64Array(buffer));
+    case "F16":
+      return new Float32Array(new Float16Array(buffer));
+    case "BF16":
+      return new Float32Array(Uint32Array.from(new Uint16Array(buffer), (v) => v << 16).buffer);
+    default:
+      throw new TypeError(
+        `Cannot read a tensor as floats as its dtype must be a float: it is ${dtype}`,
+      );
+  }
+}
+
+/** A tensor of f32 or, rounded to nearest even, f16 elements. */
+export function fromFloat32(
+  values: Float32Array<ArrayBuffer>,
+  shape: readonly number[],
+  dtype: "F32" | "F16",
+): SafetensorsEntry {
+  const elements = dtype === "F32" ? values : new Float16Array(values);
+  const data = new Uint8Array(elements.buffer, elements.byteOffset, elements.byteLength);
+  return { dtype, shape, data };
+}

@@ -1,0 +1,223 @@
+import { createHash } from "node:crypto";
+import { closeSync, existsSync, fstatSync, openSync, readSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { isObject, parseJsonObject, readText } from "../../files/json.ts";
+import { printable, quoted } from "../../files/printable.ts";
+import { HEAD, isMask, nameFromFile } from "./hugging_face.ts";
+import {
+  DTYPE_BYTES,
+  parseSafetensorsHeader,
+  type SafetensorsEntry,
+  type SafetensorsPlace,
+  toFloat32,
+} from "./safetensors.ts";
+import { parseTorchFile } from "./torch_file.ts";
+
+/** A tensor of floats that is read part by part, so that a model need not lie in memory whole. */
+export interface TensorReader {
+  /** Dimensions, slowest first. */
+  readonly shape: readonly number[];
+  /**
+   * Elements `first` to `first + count − 1`, widened or rounded to f32.
+   *
+   * @throws {TypeError} if the tensor does not hold floats.
+   */
+  floats(first: number, count: number): Float32Array<ArrayBuffer>;
+}
+
+/** A tensor that lies in memory as one that is read part by part. */
+export function readerOf({ dtype, shape, data }: SafetensorsEntry): TensorReader {
+  return placedReader({ dtype, shape, begin: 0 }, (start, end) => data.subarray(start, end));
+}
+
+/** The tensors of one or several files. */
+export interface TensorFiles {
+  /** By the names in the files. */
+  readonly tensors: ReadonlyMap<string, TensorReader>;
+  /** The files' paths. */
+  readonly paths: readonly string[];
+  /** Closes the files. */
+  close(): void;
+}
+
+/** The file of a model's tensors. */
+export const MODEL_FILE = "model.safetensors";
+
+/**
+ * Files that lead to a model's tensors, in transformers' order of preference: an index names the file of each
+ * tensor, and `.bin` is PyTorch's format.
+ */
+export const MODEL_FILES: readonly string[] = [MODEL_FILE, "pytorch_model.bin"]
+  .flatMap((name) => [name, indexOf(name)]);
+
+function indexOf(name: string): string {
+  return `${name}.index.json`;
+}
+
+/** Whether a file of `MODEL_FILES` is an index. */
+export function isIndex(name: string): boolean {
+  return name.endsWith(".index.json");
+}
+
+/** The file among a model's files that leads to its tensors, and a notice if there was a choice. */
+export function chooseModelFile(
+  names: readonly string[],
+): { name: string; notice?: string } | undefined {
+  const name = MODEL_FILES.find((name) => names.includes(name));
+  if (name === undefined || !names.includes(indexOf(name))) {
+    return name === undefined ? name : { name };
+  }
+  return {
+    name,
+    notice: `taking ${name}, which is whole, and not the files that ${indexOf(name)} names`,
+  };
+}
+
+/**
+ * Opens files of tensors and reads where in them these lie, as strictly as `parseSafetensors()`; tensors are
+ * read when they are asked for. What ends in `.bin` is read as PyTorch's, all else as safetensors.
+ *
+ * @throws {Error} if a file cannot be read; {SyntaxError | RangeError} if it is no such file, or if two files
+ * hold a tensor of one name.
+ */
+export function openTensorFiles(paths: readonly string[]): TensorFiles {
+  const files: number[] = [];
+  const close = () => files.splice(0).forEach((file) => closeSync(file));
+  const tensors = new Map<string, TensorReader>();
+  try {
+    for (const path of paths) {
+      const file = open(path);
+      files.push(file);
+      const read = (start: number, end: number) => readPart(file, path, start, end);
+      const { size } = fstatSync(file);
+      const places = path.endsWith(".bin")
+        ? parseTorchFile(read, size, path)
+        : parseSafetensorsHeader(read, size, path).tensors;
+      for (const [name, place] of places) {
+        if (tensors.has(name)) {
+          throw new RangeError(
+            `Cannot read ${path} as ${quoted(name)} must be in one file: it is in two`,
+          );
+        }
+        tensors.set(name, placedReader(place, read));
+      }
+    }
+  } catch (error) {
+    close();
+    throw error;
+  }
+  return { tensors, paths, close };
+}
+
+/**
+ * The files that an index names.
+ *
+ * @param text the index.
+ * @throws {SyntaxError} if the index is none.
+ */
+export function shardNames(text: string, where: string): string[] {
+  const { weight_map: map } = parseJsonObject(text, where);
+  const names = isObject(map) ? [...new Set(Object.values(map))] : [];
+  // a name is never a path
+  const isName = (name: unknown) =>
+    typeof name === "string" && /^\w[\w.-]*\.(safetensors|bin)$/.test(name);
+  if (names.length === 0 || !names.every(isName)) {
+    throw new SyntaxError(
+      `Cannot read ${where} as its weight_map must name files of tensors beside it: ` +
+        `current names are ${names.slice(0, 5).map((name) => quoted(name)).join(", ") || "none"}`,
+    );
+  }
+  return (names as string[]).sort();
+}
+
+/**
+ * Opens the tensors of a model in a directory, whether in one file or in several.
+ *
+ * @throws as `openTensorFiles()` and `shardNames()`; {RangeError} if a file lacks what the index says it has.
+ */
+export function openModelTensors(directory: string): TensorFiles {
+  const name = MODEL_FILES.find((name) => existsSync(join(directory, name))) ?? MODEL_FILE;
+  const path = join(directory, name);
+  if (!isIndex(name)) return openTensorFiles([path]);
+  const text = readText(path), shards = shardNames(text, path);
+  const absent = shards.filter((name) => !existsSync(join(directory, name)));
+  if (absent.length > 0) {
+    throw new Error(
+      `Cannot load ${path} as the files that it names must be beside it: ` +
+        `there is no ${absent.slice(0, 3).join(", ")}`,
+    );
+  }
+  const files = openTensorFiles(shards.map((name) => join(directory, name)));
+  const missing = Object.keys(JSON.parse(text).weight_map).filter((name) =>
+    // only the configuration says whether the head is a separate matrix
+    !files.tensors.has(name) && name !== HEAD && !isMask(nameFromFile(name))
+  );
+  if (missing.length > 0) {
+    files.close();
+    throw new RangeError(
+      `Cannot load ${path} as its files must hold every tensor that it names: ` +
+        `current missing ones are ${printable(missing.slice(0, 20).join(", "))}`,
+    );
+  }
+  return files;
+}
+
+/** SHA-256 of files one after the other, in hexadecimal. */
+export function hashFiles(paths: readonly string[]): string {
+  const hash = createHash("sha256");
+  for (const path of paths) {
+    const file = open(path);
+    try {
+      const { size } = fstatSync(file);
+      for (let at = 0; at < size; at += PART_BYTES) {
+        hash.update(readPart(file, path, at, Math.min(at + PART_BYTES, size)));
+      }
+    } finally {
+      closeSync(file);
+    }
+  }
+  return hash.digest("hex");
+}
+
+const PART_BYTES = 2 ** 24;
+
+function placedReader(
+  { dtype, shape, begin }: Omit<SafetensorsPlace, "end">,
+  read: (start: number, end: number) => Uint8Array<ArrayBuffer>,
+): TensorReader {
+  const width = DTYPE_BYTES[dtype];
+  return {
+    shape,
+    floats: (first, count) =>
+      toFloat32({
+        dtype,
+        shape: [count],
+        data: read(begin + first * width, begin + (first + count) * width),
+      }),
+  };
+}
+
+function open(path: string): number {
+  if (statSync(path, { throwIfNoEntry: false })?.isFile() === false) {
+    throw new Error(`Cannot read ${path} as it must be a file`);
+  }
+  try {
+    return openSync(path, "r");
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    throw new Error(
+      `Cannot read ${path}: ${code === "ENOENT" ? "there is no such file" : message}`,
+    );
+  }
+}
+
+/** Bytes of a file; a read may give fewer than it was asked for. */
+function readPart(file: number, path: string, start: number, end: number): Uint8Array<ArrayBuffer> {
+  const bytes = new Uint8Array(end - start);
+  for (let done = 0; done < bytes.length;) {
+    const count = readSync(file, bytes, done, Math.min(bytes.length - done, 2 ** 30), start + done);
+    if (count === 0) throw new RangeError(`Cannot read ${path} as it has become shorter`);
+    done += count;
+  }
+  return bytes;
+}

@@ -1,0 +1,213 @@
+import assert from "node:assert/strict";
+import { command } from "../../commands/command.ts";
+import { commandLine } from "../../files/command_line.ts";
+import { terminalText } from "../../files/printable.ts";
+import { fromFileUrl } from "../paths.ts";
+
+const child = fromFileUrl(new URL("printed.ts", import.meta.url));
+const deno = ["run", "--no-prompt", "--no-check", child];
+
+async function outputOf(command: string, args: string[]) {
+  const { stdout, stderr } = await new Deno.Command(command, { args, stdin: "null" }).output();
+  const decoder = new TextDecoder();
+  return { stdout: decoder.decode(stdout), stderr: decoder.decode(stderr) };
+}
+
+Deno.test("status() and run() escape control characters, output() gives a pipe the text as it is", async () => {
+  const { stdout, stderr } = await outputOf(Deno.execPath(), deno);
+  assert.equal(stdout, "a\x1b[2J text\n");
+  const [line, error] = stderr.split("\n");
+  assert.equal(line, "a \\u{1b}[31mline");
+  assert.ok(error!.startsWith("Error: bad \\u{1b}]0;\\u{7} namename"), error);
+  assert.ok(error!.length < 5000, `${error!.length}`);
+});
+
+Deno.test("command() refuses an empty value by the option's name", () => {
+  let said = "";
+  const program = command("example", "An example.")
+    .option("--model <name>", "of any text")
+    .option("--files <paths...>", "several")
+    .exitOverride()
+    .configureOutput({ writeErr: () => {}, outputError: (text) => said = text })
+    .action(() => {});
+  for (const flag of ["--model <name>", "--files <paths...>"]) {
+    const [name] = flag.split(" ");
+    assert.throws(() => program.parse([name!, ""], { from: "user" }), { name: "CommanderError" });
+    assert.ok(said.startsWith(`error: option '${flag}' argument '' is invalid.`), said);
+  }
+  assert.equal(program.parse(["--model", "a"], { from: "user" }).opts().model, "a");
+});
+
+Deno.test("output() escapes control characters on a terminal", {
+  ignore: Deno.build.os !== "linux", // others' script(1) takes other arguments
+}, async () => {
+  const command = [Deno.execPath(), ...deno].map((word) => `'${word}'`).join(" ");
+  const { stdout } = await outputOf("script", ["-qec", command, "/dev/null"]);
+  assert.ok(stdout.includes("a\\u{1b}[2J text"), stdout);
+  assert.ok(!stdout.includes("\x1b[2J"), stdout);
+});
+
+/** Starts a child that listens for signals, and waits until it does. */
+async function interruptible(...args: string[]) {
+  const process = new Deno.Command(Deno.execPath(), {
+    args: ["run", "--no-prompt", "--no-check", "--allow-read", interrupted, ...args],
+    stdin: "null",
+    stdout: "piped",
+    stderr: "piped",
+  }).spawn();
+  const stdout = process.stdout.pipeThrough(new TextDecoderStream());
+  for await (const text of stdout.values({ preventCancel: true })) if (text === "ready\n") break;
+  return { process, stdout };
+}
+
+const interrupted = fromFileUrl(new URL("interrupted.ts", import.meta.url));
+const ignore = Deno.build.os === "windows"; // a child cannot be sent Ctrl-C there
+
+for (const [signal, expected] of [["SIGINT", 130], ["SIGTERM", 143], ["SIGHUP", 129]] as const) {
+  Deno.test({
+    name:
+      `listenForInterrupts() aborts when ${signal} arrives twice at once and nobody reads stderr`,
+    ignore,
+    async fn() {
+      const { process, stdout } = await interruptible();
+      await process.stderr.cancel();
+      process.kill(signal);
+      process.kill(signal);
+      assert.deepEqual(await Array.fromAsync(stdout), ["aborted\n"]);
+      assert.equal((await process.status).code, expected);
+    },
+  });
+}
+
+Deno.test({
+  name: "listenForInterrupts() lets a second signal end a process whose main thread is busy",
+  ignore,
+  async fn() {
+    const { process, stdout } = await interruptible("blocked");
+    process.kill("SIGINT");
+    const stderr = process.stderr.getReader();
+    const notice = new TextDecoder().decode((await stderr.read()).value);
+    assert.equal(notice, "\nstopping\n"); // though the thread is busy
+    const ended = process.status.then(() => "ended");
+    const later = new Promise((resolve) => setTimeout(() => resolve("later"), 300));
+    assert.equal(await Promise.race([ended, later]), "later");
+    process.kill("SIGTERM");
+    const { signal } = await process.status;
+    assert.equal(signal, "SIGTERM");
+    await Promise.all([stdout.cancel(), stderr.cancel()]);
+  },
+});
+
+Deno.test({
+  name: "listenForInterrupts() ignores SIGHUP under nohup",
+  ignore,
+  async fn() {
+    const words = [
+      Deno.execPath(),
+      "run",
+      "--no-prompt",
+      "--no-check",
+      "--allow-read",
+      interrupted,
+    ];
+    const process = new Deno.Command("sh", {
+      // what nohup puts in place of a terminal: a file that can be written only
+      args: ["-c", `exec ${words.map((word) => `'${word}'`).join(" ")} 0>/dev/null`],
+      stdout: "piped",
+      stderr: "null",
+    }).spawn();
+    const stdout = process.stdout.pipeThrough(new TextDecoderStream());
+    for await (const text of stdout.values({ preventCancel: true })) if (text === "ready\n") break;
+    process.kill("SIGHUP");
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    process.kill("SIGTERM");
+    assert.deepEqual(await Array.fromAsync(stdout), ["aborted\n"]);
+    assert.equal((await process.status).code, 143);
+  },
+});
+
+Deno.test({
+  name: "output() throws a sentence when the disk is full, status() does not",
+  ignore: Deno.build.os !== "linux", // others have no /dev/full
+  async fn() {
+    const words = [Deno.execPath(), ...deno].map((word) => `'${word}'`).join(" ");
+    const inShell = async (redirection: string) => {
+      const { code, stderr } = await new Deno.Command("sh", {
+        args: ["-c", `${words} ${redirection}`],
+      }).output();
+      return { code, stderr: new TextDecoder().decode(stderr) };
+    };
+    const { code, stderr } = await inShell(">/dev/full");
+    assert.equal(code, 1);
+    assert.match(stderr, /Error: Cannot write the result to stdout: No space left on device/);
+    assert.doesNotMatch(stderr, /\n\s+at /);
+    // it gets as far as its own error, whose exit status it is
+    assert.equal((await inShell("2>/dev/full")).code, 1);
+  },
+});
+
+const WORDS = [
+  "",
+  "plain/path.txt",
+  "two words",
+  "/x/$(touch touched).txt",
+  "`touch touched`",
+  "$HOME ${HOME}",
+  "it's",
+  "'; touch touched; '",
+  'say "hi"',
+  "a\nb\n",
+  "tab\there",
+  "bell\x07 escape\x1b[2J return\r",
+  "\u202ereversed",
+  "!! !x",
+  "--out",
+  "-5 degrees",
+  "back\\slash\\",
+  "\\n %s %d",
+  "~",
+  "~/x",
+  "*.txt",
+  "{a,b}",
+  "#comment",
+  "=ls",
+  "a=b",
+  "a&b|c;d<e>f",
+  "größe 🦆",
+];
+
+Deno.test({
+  name: "commandLine() quotes words so that POSIX shells pass them on as they are and run nothing",
+  ignore,
+  async fn() {
+    const cwd = Deno.makeTempDirSync();
+    try {
+      const line = commandLine(["printf", "%s\\0", ...WORDS], "linux");
+      assert.equal(terminalText(line), line); // what is printed can be pasted
+      const { stdout } = await new Deno.Command("sh", { args: ["-c", line], cwd }).output();
+      assert.deepEqual(new TextDecoder().decode(stdout).split("\0").slice(0, -1), WORDS);
+      assert.deepEqual([...Deno.readDirSync(cwd)], []);
+    } finally {
+      Deno.removeSync(cwd, { recursive: true });
+    }
+  },
+});
+
+Deno.test("commandLine() quotes words for PowerShell so that cmd runs nothing either", () => {
+  const quoted: [word: string, expected: string][] = [
+    ["runs\\my-run", "runs\\my-run"],
+    ["--out", "--out"],
+    ["--out=x.y", '"--out=x.y"'], // PowerShell would divide it
+    ["", '""'],
+    ["two words", '"two words"'],
+    ["C:\\my runs\\", '"C:\\my runs\\\\"'],
+    ["it's & calc", '"it\'s & calc"'],
+    ["$(calc) `n", '"`$(calc) ``n"'],
+    ['a" & calc', '"a$([char]34) & calc"'],
+    ["a\u201d; calc", '"a`\u201d; calc"'],
+    ["a\nb\x1b", '"a$([char]10)b$([char]27)"'],
+    ["a,b", '"a,b"'],
+    ["größe", '"größe"'],
+  ];
+  for (const [word, expected] of quoted) assert.equal(commandLine([word], "windows"), expected);
+});

@@ -1,0 +1,705 @@
+import assert from "node:assert/strict";
+import { cpSync } from "node:fs";
+import { join } from "node:path";
+import { trainTokenizer } from "../../data/tokenizer/train.ts";
+import { listCheckpoints } from "../../model/files/checkpoint.ts";
+import { HubServer } from "../data/hub/server.ts";
+import { once } from "../once.ts";
+import { dirname, fromFileUrl } from "../paths.ts";
+
+const root = dirname(dirname(dirname(fromFileUrl(import.meta.url))));
+const tasks = JSON.parse(Deno.readTextFileSync(join(root, "deno.json"))).tasks;
+const directory = Deno.makeTempDirSync();
+globalThis.addEventListener("unload", () => Deno.removeSync(directory, { recursive: true }));
+
+interface Result {
+  code: number;
+  stdout: string;
+  stderr: string;
+}
+
+/** Runs a task's command with exactly the permissions that deno.json gives it. */
+async function task(
+  name: string,
+  args: string[],
+  { input = "", env = {}, cwd = root }: {
+    input?: string | Uint8Array;
+    env?: Record<string, string>;
+    cwd?: string;
+  } = {},
+): Promise<Result> {
+  const words = (tasks[name].command as string).split(" ").slice(1), script = words.pop()!;
+  const child = new Deno.Command(Deno.execPath(), {
+    args: [...words, join(root, script), ...args],
+    cwd,
+    env,
+    stdin: "piped",
+    stdout: "piped",
+    stderr: "piped",
+  }).spawn();
+  const writer = child.stdin.getWriter();
+  await writer.write(typeof input === "string" ? new TextEncoder().encode(input) : input);
+  await writer.close();
+  const { code, stdout, stderr } = await child.output();
+  const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
+  // said by the Vulkan loader on machines without a session, and by Deno when its cache is cold
+  const noise = /^(error: XDG_RUNTIME_DIR|Download ).*\n/gm;
+  return { code, stdout: text(stdout), stderr: text(stderr).replaceAll(noise, "") };
+}
+
+/** A run of six steps. */
+const out = join(directory, "run");
+const trained = once(() =>
+  task("train", [
+    ..."--preset nano --steps 6 --batch-size 2 --context-length 16 --log-every 1".split(" "),
+    ..."--eval-tokens 500 --sample-every 6".split(" "),
+    "--out",
+    out,
+  ])
+);
+
+Deno.test("train tells what it does on stderr and its result on stdout", async () => {
+  const { code, stdout, stderr } = await trained();
+  assert.equal(code, 0, stderr);
+  assert.equal(stdout, `${join(out, "checkpoints", "000006")}\n`);
+  assert.match(stderr, /^preset nano, as asked; precision f\d\d on /);
+  // on a GPU that has f16 also the loss scale, and steps that were skipped to find it
+  const scaling = "( scale \\d+)?( skipped \\d+)?";
+  const step = `step 6/6 loss \\d\\.\\d{3} lr \\S+ norm \\S+${scaling} \\d+ tok/s 0s left`;
+  assert.match(stderr, new RegExp(step));
+  assert.match(
+    stderr,
+    /validation loss \S+ nats per token \(at best 0\.\d{3}, the entropy of the stories\)/,
+  );
+  const generate = `deno task generate --run ${out} "Once upon a time"`;
+  assert.ok(stderr.endsWith(`done: 6 steps; to hear a story: ${generate}\n`), stderr);
+  assert.ok(!stderr.includes("\x1b["), "terminal codes in a pipe");
+  const lines = Deno.readTextFileSync(join(out, "metrics.jsonl")).trim().split("\n");
+  assert.deepEqual(
+    lines.map((line) => JSON.parse(line)).filter((line) => line.kind === "step").map((line) =>
+      line.step
+    ),
+    [1, 2, 3, 4, 5, 6],
+  );
+  assert.match(Deno.readTextFileSync(join(out, "loss.svg")), /^<svg .*<\/svg>\s*$/s);
+});
+
+Deno.test("train says from which step it resumes, and that nothing is left to do", async () => {
+  await trained();
+  const resumed = join(directory, "resumed");
+  cpSync(out, resumed, { recursive: true });
+  const { code, stderr } = await task("train", ["--out", resumed]);
+  assert.equal(code, 0, stderr);
+  assert.match(stderr, /resuming from step 6:/);
+});
+
+Deno.test("generate streams a story, the same for the same seed", async () => {
+  await trained();
+  const args = ["--run", out, "--seed", "3", "--max-new-tokens", "12"];
+  const first = await task("generate", ["Once upon a time", ...args]);
+  assert.equal(first.code, 0, first.stderr);
+  assert.match(first.stdout, /^Once upon a time.+\n$/s);
+  const second = await task("generate", ["-", ...args], { input: "Once upon a time\n" });
+  assert.equal(second.stdout, first.stdout);
+});
+
+Deno.test("train and generate refuse what the device cannot hold in a sentence that names the flag", async () => {
+  await trained();
+  const large = "--preset nano --batch-size 16384 --context-length 32768 --out".split(" ");
+  const { code, stderr } = await task("train", [...large, join(directory, "large")]);
+  assert.equal(code, 1);
+  assert.match(
+    stderr,
+    /\nError: Cannot train as --batch-size must be at most \d+ with --context-length 32768 on .*; --batch-size \d+ --gradient-accumulation \d+ trains on the same rows\n$/,
+  );
+  const many = await task("generate", ["Once", "--run", out, "--max-new-tokens", "2000000000"]);
+  assert.equal(many.code, 1);
+  assert.match(
+    many.stderr,
+    /^Error: Cannot generate as --max-new-tokens must be at most \d+ after a prompt of \d+ tokens? on [^\n]*: current value is 2000000000 \([^\n]*\)\n$/,
+  );
+});
+
+Deno.test("generate --json writes one object a story", async () => {
+  await trained();
+  const args = [
+    "Hi",
+    "--run",
+    out,
+    "--json",
+    "--samples",
+    "2",
+    "--seed",
+    "1",
+    "--max-new-tokens",
+    "3",
+  ];
+  const { stdout } = await task("generate", args);
+  const stories = stdout.trim().split("\n").map((line) => JSON.parse(line));
+  assert.deepEqual(stories.map(({ prompt, seed }) => [prompt, seed]), [["Hi", 1], ["Hi", 2]]);
+  assert.ok(
+    stories.every(({ text, reason, tokens }) => typeof text === "string" && reason && tokens <= 3),
+  );
+});
+
+Deno.test("generate --stop takes one text, may be repeated, and leaves the prompt alone", async () => {
+  await trained();
+  const args = ["--run", out, "--seed", "3", "--max-new-tokens", "12"];
+  const prompt = "-5 degrees";
+  const { stdout: whole } = await task("generate", [...args, "--", prompt]);
+  const story = whole.slice(prompt.length, -1),
+    [early, late] = [story.slice(2, 4), story.slice(6, 8)];
+  const stops = ["--stop", late, "--stop", early];
+  const { stdout, stderr } = await task("generate", [...args, ...stops, "--", prompt]);
+  const ends = [early, late].map((text) => story.indexOf(text));
+  assert.equal(stdout, `${prompt}${story.slice(0, Math.min(...ends))}\n`, stderr);
+});
+
+Deno.test("eval measures a checkpoint on a text", async () => {
+  await trained();
+  const text = join(directory, "text.txt");
+  await Deno.writeTextFile(text, "Once upon a time, there was a shy girl named Lily.");
+  const { code, stdout } = await task("eval", ["--run", out, "--data", text, "--json"]);
+  assert.equal(code, 0);
+  const { loss, perplexity, bitsPerByte, tokens } = JSON.parse(stdout);
+  assert.ok(
+    Math.abs(perplexity - Math.exp(loss)) < 1e-9 * perplexity && tokens > 5 && bitsPerByte > 0,
+  );
+});
+
+Deno.test("eval and train find a run's text from any directory, and know it by its content", async () => {
+  const home = join(directory, "home"), away = join(directory, "away");
+  for (const path of [home, away]) Deno.mkdirSync(path);
+  const stories = Array.from({ length: 40 }, (_, i) => `Story ${i}: a girl named Lily.`);
+  const text = stories.join("\n<|endoftext|>\n");
+  Deno.writeTextFileSync(join(home, "lily.txt"), text);
+  const shape = "--preset nano --steps 1 --batch-size 1 --context-length 8 --eval-every 0".split(
+    " ",
+  );
+  const training = await task("train", ["--data", "lily.txt", "--out", "run", ...shape], {
+    cwd: home,
+  });
+  assert.equal(training.code, 0, training.stderr);
+
+  const run = ["--run", join("..", "home", "run")];
+  const measure = async (...args: string[]) => {
+    const { code, stdout, stderr } = await task("eval", [...run, "--json", ...args], { cwd: away });
+    assert.equal(code, 0, stderr);
+    return JSON.parse(stdout);
+  };
+  const heldOut = await measure();
+  assert.equal(heldOut.data, "held out of lily.txt");
+  Deno.renameSync(join(home, "lily.txt"), join(away, "moved.txt"));
+  assert.deepEqual(await measure("--data", "./moved.txt"), {
+    ...heldOut,
+    data: "held out of moved.txt",
+  });
+
+  const gone = await task("eval", run, { cwd: away });
+  assert.equal(gone.code, 1);
+  assert.match(
+    gone.stderr,
+    /its data must be readable: \S+lily\.txt: there is no such file; name the text .* --data\n$/,
+  );
+  Deno.writeTextFileSync(join(home, "lily.txt"), text.replace("Story 3", "Story 4"));
+  const changed = await task("eval", run, { cwd: away });
+  assert.equal(changed.code, 1);
+  assert.match(changed.stderr, /must stay what it was: lily\.txt has changed since; name the text/);
+  const out = ["--out", join("..", "home", "run"), "--steps", "2"];
+  const refused = await task("train", out, { cwd: away });
+  assert.equal(refused.code, 1);
+  assert.match(refused.stderr, /lily\.txt has changed since\nName the text .* with --data/);
+  const resumed = await task("train", [...out, "--data", "moved.txt"], { cwd: away });
+  assert.equal(resumed.code, 0, resumed.stderr);
+});
+
+Deno.test("compare writes a table to stdout and a plot to a file", async () => {
+  await trained();
+  const svg = join(directory, "compare.svg");
+  const { code, stdout, stderr } = await task("compare", [out, "--svg", svg]);
+  assert.equal(code, 0, stderr);
+  const [head, line, ...rest] = stdout.split("\n");
+  assert.match(head!, /^run +params +steps +tokens +time +FLOPs +loss +bits\/byte +best loss$/);
+  assert.match(line!, /^\S+run +[\d.]+ k +6 +192 +[\d.]+ s +\d\.\de\d +\d\.\d{3} +\d\.\d{3} /);
+  assert.deepEqual(rest, [""]);
+  assert.equal(stderr, `drawn in ${svg}\n`);
+  assert.match(Deno.readTextFileSync(svg), /^<svg .*<\/svg>\s*$/s);
+});
+
+Deno.test("prepare caches tokens, so that a second run finds them", async () => {
+  const text = join(directory, "stories.txt"), cache = join(directory, "cache");
+  await Deno.writeTextFile(text, "One.\n<|endoftext|>\nTwo.\n");
+  const first = await task("prepare", [text, "--cache", cache]);
+  assert.equal(first.stdout, "stories.txt: 2 documents, 6 tokens\n");
+  assert.match(
+    first.stderr,
+    /written to .*cache: 8 bytes of text in \d+s, \S+ (bytes|kB|MB)\/s\n/i,
+  );
+  assert.match((await task("prepare", [text, "--cache", cache])).stderr, /found in/);
+  const steps = ["--steps", "1", "--batch-size", "1", "--context-length", "4", "--preset", "nano"];
+  const { stderr } = await task("train", [
+    "--data",
+    text,
+    "--out",
+    join(directory, "prepared"),
+    "--sequence",
+    "padded",
+    ...steps,
+  ]);
+  assert.match(stderr, /; found in the cache\n/); // beside the run, as the command's default is
+});
+
+/** Runs with the hub's place in the environment; tests of commands share one cache and one hub. */
+const hub = new HubServer("datasets/roneneldan/TinyStories");
+globalThis.addEventListener("unload", () => hub[Symbol.asyncDispose]());
+const encode = (text: string) => new TextEncoder().encode(text);
+const hubEnvironment = { HF_HOME: join(directory, "hub"), HF_ENDPOINT: hub.endpoint };
+const story = (i: number) => `Story ${i}: once upon a time, there was a girl named Lily.`;
+
+Deno.test("prepare and train --data tinystories share download and tokens, and a resumed run keeps its revision", async () => {
+  const stories = Array.from({ length: 50 }, (_, i) => story(i)).join("\n<|endoftext|>\n");
+  hub.publish("TinyStoriesV2-GPT4-train.txt", encode(stories));
+  hub.publish("TinyStoriesV2-GPT4-valid.txt", encode(story(51)));
+  const commit = hub.main, runs = join(directory, "tiny");
+  const env = hubEnvironment;
+  const prepared = await task("prepare", ["tinystories", "--cache", join(runs, "cache")], { env });
+  assert.equal(prepared.code, 0, prepared.stderr);
+  assert.match(prepared.stdout, /^tinystories: 51 documents, \d+ tokens\n$/);
+  assert.match(prepared.stderr, /download .*TinyStoriesV2-GPT4-train.txt/);
+  const args = ["--data", "tinystories", "--out", join(runs, "run"), "--eval-tokens", "10"];
+  const shape = "--preset nano --steps 2 --batch-size 1 --context-length 8".split(" ");
+  const first = await task("train", [...args, ...shape], { env });
+  assert.equal(first.code, 0, first.stderr);
+  assert.match(
+    first.stderr,
+    /data tinystories: \d+ tokens to train on, \d+ to validate with, of which 10 are evaluated; /,
+  );
+  assert.match(first.stderr, /; found in the cache\n/);
+  assert.match(first.stderr, new RegExp(`options: .*data tinystories@${commit}`, "s"));
+  assert.doesNotMatch(first.stderr, /download/);
+  // the hub has moved on since
+  hub.publish("TinyStoriesV2-GPT4-train.txt", encode(story(1)));
+  const resumed = await task("train", [...args, "--steps", "3"], { env });
+  assert.equal(resumed.code, 0, resumed.stderr);
+  assert.match(resumed.stderr, /resuming from step 2:/);
+  const { stdout } = await task("eval", ["--run", join(runs, "run"), "--json"], { env });
+  assert.equal(JSON.parse(stdout).data, "validation text of tinystories");
+});
+
+Deno.test("train --init-from takes a model of the hub, eval and generate --model that and what became of it", async () => {
+  await trained();
+  await using hub = new HubServer("tiny/model");
+  const checkpoint = join(out, "checkpoints", "000006");
+  for (const name of ["config.json", "tokenizer.json", "model.safetensors"]) {
+    hub.publish(name, Deno.readFileSync(join(checkpoint, name)));
+  }
+  const env = { HF_HOME: join(directory, "models"), HF_ENDPOINT: hub.endpoint };
+  const text = join(directory, "lily.txt"), tuned = join(directory, "tuned");
+  Deno.writeTextFileSync(
+    text,
+    Array.from({ length: 40 }, (_, i) => story(i)).join("\n<|endoftext|>\n"),
+  );
+  const args = "--init-from hf:tiny/model --lora-rank 2 --steps 2 --batch-size 1".split(" ");
+  const training = await task("train", [...args, "--data", text, "--out", tuned], { env });
+  assert.equal(training.code, 0, training.stderr);
+  const told = [
+    /^looking for hf:tiny\/model\n/,
+    /download tiny\/model\/model\.safetensors: /,
+    new RegExp(`starting from hf:tiny/model@${hub.main}; precision`),
+    /training \d+ of \d+ parameters for 2 steps/,
+  ];
+  for (const pattern of told) assert.match(training.stderr, pattern);
+  const path = join(tuned, "checkpoints", "000002");
+  const adapters = JSON.parse(Deno.readTextFileSync(join(path, "adapter_config.json")));
+  assert.equal(adapters.base_model_name_or_path, "tiny/model");
+  assert.equal(adapters.revision, hub.main);
+
+  const offline = { env: { ...env, HF_HUB_OFFLINE: "1" } };
+  const measure = async (model: string) =>
+    JSON.parse(
+      (await task("eval", ["--model", model, "--data", text, "--json"], offline)).stdout,
+    );
+  const [before, after] = [await measure("hf:tiny/model"), await measure(tuned)];
+  assert.ok(after.loss < before.loss, `${after.loss} after ${before.loss}`);
+  const generate = ["Story 1", "--model", tuned, "--seed", "3", "--max-new-tokens", "5"];
+  const { stdout, stderr } = await task("generate", generate, offline);
+  assert.match(stdout, /^Story 1.+\n$/s, stderr);
+});
+
+Deno.test("train, generate, eval and export say alike which base adapters need, and take it from --base", async () => {
+  await trained();
+  const folder = join(directory, "beside"),
+    base = join(folder, "base"),
+    lora = join(folder, "lora");
+  cpSync(join(out, "checkpoints", "000006"), base, { recursive: true });
+  const text = join(directory, "beside.txt");
+  Deno.writeTextFileSync(
+    text,
+    Array.from({ length: 9 }, (_, i) => story(i)).join("\n<|endoftext|>\n"),
+  );
+  const shape = "--lora-rank 1 --steps 1 --batch-size 1 --context-length 8".split(" ");
+  const training = ["--init-from", base, ...shape, "--data", text, "--out", lora];
+  assert.equal((await task("train", training)).code, 0);
+  const moved = join(directory, "moved-base");
+  Deno.renameSync(base, moved);
+  const commands: [name: string, args: string[]][] = [
+    ["train", ["--out", lora, "--steps", "2"]],
+    ["generate", ["Story", "--run", lora, "--max-new-tokens", "2"]],
+    ["eval", ["--model", lora, "--tokens", "20"]],
+    ["export", ["--run", lora, "--out", join(folder, "exported")]],
+  ];
+  for (const [name, args] of commands) {
+    const { code, stderr } = await task(name, args);
+    assert.equal(code, 1, name);
+    const sentence = new RegExp(
+      `Error: Cannot load the adapters in ${
+        join(lora, "checkpoints", "000001")
+      } as their base must be ` +
+        `there, which is ${base} with SHA-256 \\w{64}: there is no such directory; name it with --base\n$`,
+    );
+    assert.match(stderr, sentence);
+  }
+  for (const [name, args] of commands.toReversed()) {
+    const { code, stderr } = await task(name, [...args, "--base", moved]);
+    assert.equal(code, 0, stderr);
+  }
+});
+
+Deno.test("prepare reads JSON lines, patterns and another tokenizer, and says which line is damaged", async () => {
+  const folder = join(directory, "lines"), cache = join(folder, "cache");
+  Deno.mkdirSync(folder);
+  const line = JSON.stringify({ story: "A cat." });
+  for (const name of ["a.jsonl", "b.jsonl"]) {
+    Deno.writeTextFileSync(join(folder, name), `${line}\n`);
+  }
+  const args = [join(folder, "*.jsonl"), "--text-field", "story", "--cache", cache];
+  const { stdout, stderr } = await task("prepare", args);
+  assert.equal(stdout, "a.jsonl, b.jsonl: 2 documents, 8 tokens\n", stderr);
+  const tokenizer = join(folder, "tokenizer.json");
+  assert.equal(
+    (await task("tokenizer", ["--out", tokenizer, "--vocab-size", "257", ...args.slice(0, 3)]))
+      .code,
+    0,
+  );
+  const other = await task("prepare", [...args, "--tokenizer", tokenizer]);
+  assert.equal(other.stdout, "a.jsonl, b.jsonl: 2 documents, 14 tokens\n", other.stderr);
+  Deno.writeTextFileSync(join(folder, "b.jsonl"), `${line}\n{"story":\n`);
+  const damaged = await task("prepare", args);
+  assert.equal(damaged.code, 1);
+  assert.match(
+    damaged.stderr,
+    /^Error: Cannot read data file .*b\.jsonl as line 2 must be JSON: .*\n$/,
+  );
+});
+
+Deno.test({
+  name: "prepare that is stopped says that the same command resumes, which it does",
+  ignore: Deno.build.os === "windows", // a child cannot be sent Ctrl-C there
+  async fn() {
+    const text = join(directory, "large.txt"), cache = join(directory, "stopped");
+    const stories = Array.from({ length: 2000 }, (_, i) => story(i)).join("\n<|endoftext|>\n");
+    Deno.writeTextFileSync(text, `${stories}\n<|endoftext|>\n`.repeat(300));
+    const [, ...words] = (tasks.prepare.command as string).split(" ");
+    const child = new Deno.Command(Deno.execPath(), {
+      args: [...words, text, "--cache", cache],
+      cwd: root,
+      stdout: "null",
+      stderr: "piped",
+    }).spawn();
+    // it works on it once there is something in the cache
+    const watcher = Deno.watchFs(directory);
+    for await (const { paths } of watcher) {
+      if (paths.some((path) => path.endsWith("text.tokens"))) break;
+    }
+    child.kill("SIGINT");
+    const { code, stderr } = await child.output();
+    const said = new TextDecoder().decode(stderr);
+    assert.equal(code, 130, said);
+    assert.match(said, /stopped; the same command resumes here\n$/);
+    const { stdout } = await task("prepare", [text, "--cache", cache]);
+    assert.match(stdout, /^large\.txt: 600000 documents, /);
+  },
+});
+
+Deno.test("doctor names the adapter and what auto would take", async () => {
+  const { code, stdout } = await task("doctor", []);
+  assert.equal(code, 0);
+  assert.match(stdout, /^adapter +\S/m);
+  assert.match(stdout, /^auto takes +preset (nano|mini)/m);
+});
+
+const MISTAKES: [name: string, args: string[], message: RegExp][] = [
+  ["train", ["--stepz", "3"], /unknown option '--stepz'\n\(Did you mean --steps\?\)/],
+  ["train", ["extra"], /too many arguments/],
+  [
+    "train",
+    ["--steps", "many"],
+    /'--steps <n>' argument 'many' is invalid. It must be a whole number/,
+  ],
+  ["train", ["--preset", "huge"], /Allowed choices are auto, nano, mini/],
+  [
+    "train",
+    ["--dropout", "2"],
+    /^Error: Cannot train as --dropout must be a number from 0 to 0\.99/,
+  ],
+  ["train", ["--data", "/no/such.txt", "--out", join(directory, "none")], /there is no such file/],
+  ["train", ["--out", out, "--batch-size", "3"], /--batch-size must stay 2: current value is 3\n/],
+  [
+    "generate",
+    ["--run", join(directory, "none")],
+    /holds no checkpoint\nTrain a model first: deno task train\n$/,
+  ],
+  ["generate", ["--checkpoint", join(directory, "none")], /trainer_state\.json is missing/],
+  ["generate", ["--top-p", "0"], /--top-p must be above 0/],
+  ["compare", ["a", ""], /argument '' of 'run' is invalid\. It must not be empty/],
+  ["prepare", [""], /argument '' of 'data' is invalid/],
+  [
+    "generate",
+    ["-5 degrees"],
+    /^Error: unknown option '-5 degrees'\nWhat begins .* --: deno task generate -- \S-5 degrees\S\n/,
+  ],
+  [
+    "generate",
+    ["Once", "upon"],
+    /^Error: too many arguments.*\nA text of several words goes between/,
+  ],
+  ["prepare", ["-x.txt"], /goes behind --: deno task prepare -- -x\.txt\n/],
+  [
+    "generate",
+    ["--model", "gpt3"],
+    /^Error: Cannot find the model "gpt3" as it must be a directory/,
+  ],
+  [
+    "generate",
+    ["--model", "gpt2", "--run", out],
+    /'--model <name>' cannot be used with option '--run <directory>'/,
+  ],
+  [
+    "train",
+    ["--init-from", "/no/model", "--out", join(directory, "none")],
+    /^looking for \/no\/model\nError: Cannot find the model .*there is no such directory\n$/,
+  ],
+  ["eval", ["--run", join(directory, "none")], /deno task train/],
+  ["compare", [], /missing required argument 'run'/],
+  [
+    "compare",
+    [join(directory, "absent")],
+    /^Error: Cannot compare \S+absent as there is no such run\n$/,
+  ],
+  ["prepare", [], /missing required argument 'data'/],
+  [
+    "prepare",
+    ["/no/such.txt"],
+    /^Error: Cannot read data file \/no\/such\.txt: there is no such file\n$/,
+  ],
+  [
+    "prepare",
+    ["hf:a/b"],
+    /^Error: Cannot use hf:a\/b as data as it must name a file: hf:OWNER\/NAME\/FILE, or a pattern/,
+  ],
+  ["train", ["--data-version", "v3"], /Allowed choices are v1, v2/],
+  ["export", ["--to", "onnx"], /Allowed choices are hf, gguf/],
+  ["export", ["--out", directory], /^Error: Cannot write \S+ as it is there already: .*--out\n$/],
+  ["export", ["--run", join(directory, "none")], /deno task train/],
+  [
+    "train",
+    ["--out", join(out, "checkpoints", "000006")],
+    /as it lies in \S+000006: to resume that run use --out \S+run, to start from its model --init-from \S+000006 and another --out\n$/,
+  ],
+  [
+    "train",
+    ["--out", root],
+    /must be a run or an empty directory: it holds \S+, \S+, \S+, …; choose/,
+  ],
+  ...([
+    ["tokenizer", ["x.txt", "--out", directory]],
+    ["compare", [out, "--svg", `${directory}/`]],
+  ] as [string, string[]][]).map(([name, args]): [string, string[], RegExp] => [
+    name,
+    args,
+    /^Error: Cannot .* as --\w+ must .*a file: it is a directory\n$/,
+  ]),
+  ...([
+    ["train", ["--out", ""]],
+    ["train", ["--out", "", "--fresh"]],
+    ["train", ["--tokenizer", ""]],
+    ["train", ["--data", "x.txt", ""]],
+    ["generate", ["--model="]],
+    ["export", ["--out", ""]],
+    ["eval", ["--run", ""]],
+    ["tokenizer", ["x.txt", "--out", ""]],
+    ["compare", [out, "--svg", ""]],
+    ["prepare", ["x.txt", "--cache", ""]],
+    ["bench", ["--json", ""]],
+  ] as [string, string[]][]).map(([name, args]): [string, string[], RegExp] => [
+    name,
+    args,
+    /^Error: option '--[^']+' argument '' is invalid\. It must not be empty\.\n/,
+  ]),
+];
+
+for (const [name, args, message] of MISTAKES) {
+  const what = [name, ...args].join(" ").replaceAll(directory, "…"); // the same in every run
+  Deno.test(`${what} gets a sentence, no stack trace, and exit status 1`, async () => {
+    if (args.some((arg) => arg.startsWith(out))) await trained();
+    const { code, stdout, stderr } = await task(name, args);
+    assert.equal(code, 1);
+    assert.equal(stdout, "");
+    assert.match(stderr, message);
+    assert.doesNotMatch(stderr, /\n\s+at |Uncaught/);
+  });
+}
+
+Deno.test("generate refuses a text on standard input that is not UTF-8", async () => {
+  const input = Uint8Array.of(0xff, 0xfe, 0x4f, 0, 0x6e, 0); // UTF-16
+  assert.deepEqual(await task("generate", ["-"], { input }), {
+    code: 1,
+    stdout: "",
+    stderr: "Error: Cannot continue the text on standard input as it must be UTF-8: it is not\n",
+  });
+});
+
+Deno.test("tokenizer trains on files without what separates documents", async () => {
+  const data = join(directory, "tale.txt"), file = join(directory, "tokens", "mine.json");
+  const documents = ["One cat sat.", "Two cats sat and sat."];
+  await Deno.writeTextFile(data, documents.join("<|endoftext|>\r\n") + "<|endoftext|>");
+  const options = ["--vocab-size", "260", "--out", file];
+  const { code, stdout, stderr } = await task("tokenizer", [...options, data]);
+  assert.equal(code, 0, stderr);
+  assert.equal(stdout, `${file}: 260 tokens; to use it: deno task train --tokenizer ${file}\n`);
+  const expected = await trainTokenizer(documents, { vocabularySize: 260 });
+  assert.equal(await Deno.readTextFile(file), expected.json);
+
+  const again = await task("tokenizer", [...options, data]);
+  assert.deepEqual([again.code, again.stdout], [1, ""]);
+  assert.match(
+    again.stderr,
+    /^Error: Cannot write .*mine\.json as there is such a file: .*--force/,
+  );
+  const forced = await task("tokenizer", [...options, "--force", "--min-frequency", "9", data]);
+  assert.match(forced.stderr, /^only 257 of 260 tokens: no other pair occurs 9 times\n/);
+});
+
+Deno.test("export writes a run's model for other programs", async () => {
+  await trained();
+  const hf = join(directory, "exported"), gguf = join(directory, "exported.gguf");
+  const first = await task("export", ["--run", out, "--out", hf, "--dtype", "f16"]);
+  assert.deepEqual([first.code, first.stdout], [0, `${hf}\n`], first.stderr);
+  assert.match(first.stderr, /^writing \d+ parameters of \S+000006 in f16\n$/);
+  const told = await task("generate", ["--model", hf, "--max-new-tokens", "5", "Once"]);
+  assert.equal(told.code, 0, told.stderr);
+  const second = await task("export", ["--model", hf, "--to", "gguf", "--out", gguf]);
+  assert.deepEqual([second.code, second.stdout], [0, `${gguf}\n`], second.stderr);
+  assert.equal(new TextDecoder().decode(Deno.readFileSync(gguf).subarray(0, 4)), "GGUF");
+});
+
+Deno.test("every command explains its options in --help", async () => {
+  const names = "train generate eval compare export prepare tokenizer doctor".split(" ");
+  for (const name of names) {
+    const { code, stdout } = await task(name, ["--help"]);
+    assert.equal(code, 0);
+    assert.match(stdout, new RegExp(`^Usage: deno task ${name}`));
+  }
+  const { stdout } = await task("train", ["--help"]);
+  assert.match(stdout, /Optimization:\n/);
+  assert.match(stdout, /--weight-decay <x> .*\(default:\s+0\.1\)/);
+});
+
+Deno.test({
+  name: "train saves and exits 130 on Ctrl-C, with the command that resumes",
+  ignore: Deno.build.os === "windows", // a child cannot be sent Ctrl-C there
+  async fn() {
+    const path = join(directory, "interrupted");
+    const [, ...words] = (tasks.train.command as string).split(" ");
+    const child = new Deno.Command(Deno.execPath(), {
+      args: [...words, "--preset", "nano", "--batch-size", "2", "--out", path],
+      cwd: root,
+      stdout: "null",
+      stderr: "piped",
+    }).spawn();
+    let stderr = "";
+    for await (const text of child.stderr.pipeThrough(new TextDecoderStream())) {
+      if (!stderr.includes("step 1/") && (stderr + text).includes("step 1/")) child.kill("SIGINT");
+      stderr += text;
+    }
+    assert.equal((await child.status).code, 130, stderr);
+    assert.match(
+      stderr,
+      /stopped after step \d+; to resume: deno task train --preset nano --batch-size 2 --out /,
+    );
+    assert.match(stderr, /saved /);
+  },
+});
+
+Deno.test({
+  name:
+    "train saves at SIGHUP after its readers have gone, and trains to its end on a full disk's log",
+  ignore: Deno.build.os !== "linux", // others have no /dev/full
+  async fn() {
+    const path = join(directory, "unread");
+    const [, ...words] = (tasks.train.command as string).split(" ");
+    const shape = "--preset nano --batch-size 2 --context-length 16 --eval-tokens 20".split(" ");
+    const args = [...words, ...shape, "--sample-every", "0", "--out", path];
+    const child = new Deno.Command(Deno.execPath(), {
+      args,
+      cwd: root,
+      stdout: "piped",
+      stderr: "piped",
+    }).spawn();
+    await child.stdout.cancel();
+    let stderr = "";
+    for await (const text of child.stderr.pipeThrough(new TextDecoderStream())) {
+      stderr += text;
+      if (stderr.includes("step 1/")) break; // which closes the pipe
+    }
+    child.kill("SIGHUP");
+    assert.equal((await child.status).code, 129, stderr);
+    const { step } = listCheckpoints(path)[0]!;
+    const command = [Deno.execPath(), ...args, "--steps", `${step + 2}`].map((word) => `'${word}'`);
+    const { code } = await new Deno.Command("sh", {
+      args: ["-c", `${command.join(" ")} >/dev/full 2>/dev/full`],
+      cwd: root,
+    }).output();
+    assert.equal(code, 0);
+    assert.equal(listCheckpoints(path)[0]!.step, step + 2);
+  },
+});
+
+Deno.test({
+  name: "generate and --help fail in a sentence when the result cannot be written",
+  ignore: Deno.build.os !== "linux",
+  async fn() {
+    await trained();
+    const command = (tasks.generate.command as string).replace("deno", Deno.execPath());
+    for (const args of [`Hi --run '${out}' --max-new-tokens 3`, "--help"]) {
+      const { code, stderr } = await new Deno.Command("sh", {
+        args: ["-c", `${command} ${args} >/dev/full`],
+        cwd: root,
+      }).output();
+      assert.equal(code, 1);
+      const said = new TextDecoder().decode(stderr);
+      assert.match(
+        said,
+        /^Error: Cannot write the result to stdout: No space left on device.*\n$/m,
+      );
+      assert.doesNotMatch(said, /\n\s+at |Uncaught/);
+    }
+  },
+});
+
+Deno.test({
+  name: "generate ends quietly when its reader goes away",
+  ignore: Deno.build.os === "windows",
+  async fn() {
+    await trained();
+    const command = (tasks.generate.command as string).replace("deno", Deno.execPath());
+    const { stderr } = await new Deno.Command("sh", {
+      args: [
+        "-c",
+        `{ ${command} Hi --run '${out}' --samples 50 --max-new-tokens 5; echo "code $?" >&2; } | head -c 3`,
+      ],
+      cwd: root,
+    }).output();
+    assert.match(new TextDecoder().decode(stderr), /^(error: XDG_RUNTIME_DIR.*\n)?code 0\n$/);
+  },
+});

@@ -1,0 +1,316 @@
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { HubError, hubFile, listHubFiles, parseHubSpec } from "../../../data/hub/hub.ts";
+import { assertHolds, hubCase, HubServer, randomBytes, refuse, STORIES } from "./server.ts";
+
+const directory = Deno.makeTempDirSync();
+globalThis.addEventListener("unload", () => Deno.removeSync(directory, { recursive: true }));
+
+Deno.test("parseHubSpec() reads repository, file and revision", () => {
+  const cases = {
+    "hf:gpt2": { repo: "gpt2" },
+    "hf:gpt2@v1.0": { repo: "gpt2", revision: "v1.0" },
+    "hf:openai-community/gpt2": { repo: "openai-community/gpt2" },
+    "hf:a/b@refs/pr/1": { repo: "a/b", revision: "refs/pr/1" },
+    "hf:a/b/c.txt": { repo: "a/b", path: "c.txt" },
+    "hf:a/b_c.d/e/f g.parquet@refs/convert/parquet": {
+      repo: "a/b_c.d",
+      path: "e/f g.parquet",
+      revision: "refs/convert/parquet",
+    },
+  };
+  for (const [spec, names] of Object.entries(cases)) assert.deepEqual(parseHubSpec(spec), names);
+});
+
+Deno.test("parseHubSpec() refuses what is no name or leads elsewhere", () => {
+  for (
+    const spec of ["a/b", "hf:", "hf:/a", "hf:a//b", "hf:a/b/", "hf:a/b@", "HF:a/b"]
+  ) {
+    assert.throws(
+      () => parseHubSpec(spec),
+      /^(SyntaxError: Cannot read|RangeError: Cannot take)/,
+      spec,
+    );
+  }
+  const escapes = ["hf:../x", "hf:a/..", "hf:a/b/../c", "hf:a/b/c/..", "hf:a/b//c", "hf:a/b/./c"];
+  const odd = [
+    "hf:a/b/c\\..\\d",
+    "hf:a/b/c\0d",
+    "hf:a/b/c:d\n",
+    "hf:a/b@../../x",
+    "hf:a--b/c",
+    "hf:.a/b",
+  ];
+  for (const spec of [...escapes, ...odd, "hf:a/b/C:/x"]) {
+    assert.throws(() => parseHubSpec(spec), RangeError, spec);
+  }
+});
+
+Deno.test("hubFile() fills the cache as Python's library does", async () => {
+  await using hub = hubCase(directory);
+  const { server, content, repository, progress } = hub;
+  const { path, commit, sha256 } = await hubFile(STORIES, hub.options);
+  assert.equal(commit, server.main);
+  assert.equal(path, join(repository, "snapshots", commit, "data", "train.txt"));
+  assertHolds(path, content);
+  assert.equal(Deno.readLinkSync(path), `../../../blobs/${sha256}`);
+  assert.equal(Deno.readTextFileSync(join(repository, "refs", "main")), commit);
+  assert.deepEqual(hub.blobs(), [sha256]);
+  assert.deepEqual([...Deno.readDirSync(join(repository, "refs"))].length, 1);
+  assert.deepEqual(hub.notices, ["download tiny/stories/data/train.txt: 100 kB"]);
+  assert.ok(progress.every((done, i) => done > (progress[i - 1] ?? 0)));
+  assert.equal(progress.at(-1), content.length);
+});
+
+for (const bytes of [0, 1, 20_000]) {
+  Deno.test(`hubFile() checks a small file of ${bytes} bytes by git's hash`, async () => {
+    await using hub = hubCase(directory, { bytes, large: false });
+    const { path, sha256 } = await hubFile(STORIES, hub.options);
+    assertHolds(path, hub.content);
+    assert.equal(sha256, undefined);
+    assert.match(Deno.readLinkSync(path), /^..\/..\/..\/blobs\/[0-9a-f]{40}$/);
+    assert.equal(hub.server.log("cdn").length, 0);
+  });
+}
+
+Deno.test("hubFile() downloads nothing twice, and asks nothing about a commit", async () => {
+  await using hub = hubCase(directory);
+  const { server, options } = hub;
+  const first = await hubFile(STORIES, options);
+  const asked = server.seen.length;
+  assert.deepEqual(await hubFile({ ...STORIES, revision: first.commit }, options), first);
+  assert.equal(server.seen.length, asked);
+  assert.deepEqual(await hubFile(STORIES, options), first);
+  assert.equal(server.log("cdn").length, 1);
+  // another commit with the same file
+  const commit = server.publish("other.txt", Uint8Array.of(1));
+  const second = await hubFile(STORIES, options);
+  assert.equal(second.commit, commit);
+  assertHolds(second.path, hub.content);
+  assert.equal(server.log("cdn").length, 1);
+});
+
+Deno.test("hubFile() brings what main has become, and keeps what it was", async () => {
+  await using hub = hubCase(directory);
+  const old = await hubFile(STORIES, hub.options);
+  const content = randomBytes(hub.random, 50_000);
+  hub.server.publish(STORIES.path, content);
+  const { path } = await hubFile(STORIES, hub.options);
+  assertHolds(path, content);
+  assertHolds(old.path, hub.content);
+});
+
+Deno.test("hubFile() takes models, odd names, and other revisions", async () => {
+  const server = new HubServer("gpt2");
+  await using _ = server;
+  const content = Uint8Array.of(1, 2, 3);
+  const commit = server.publish("a b/#?%é.bin", content);
+  const environment = {
+    HF_HUB_CACHE: Deno.makeTempDirSync({ dir: directory }),
+    HF_ENDPOINT: server.endpoint,
+  };
+  const file = { type: "model", repo: "gpt2", path: "a b/#?%é.bin", revision: commit } as const;
+  const { path } = await hubFile(file, { environment });
+  assertHolds(path, content);
+  assert.equal(
+    path,
+    join(environment.HF_HUB_CACHE, "models--gpt2", "snapshots", commit, "a b", "#?%é.bin"),
+  );
+});
+
+Deno.test("hubFile() sends the token to the hub and to nobody else", async () => {
+  await using hub = hubCase(directory);
+  const { server, environment, options } = hub;
+  server.token = "a-mirror's-token";
+  await assert.rejects(hubFile(STORIES, options), /does not exist or is private.* set HF_TOKEN$/);
+  Deno.writeTextFileSync(join(environment.HF_HOME!, "token"), "a-mirror's-token\n");
+  await hubFile(STORIES, options);
+  for (const { host, headers } of server.seen.slice(1)) {
+    assert.equal(headers.get("authorization"), host === "hub" ? "Bearer a-mirror's-token" : null);
+    assert.equal(headers.get("accept-encoding"), "identity");
+  }
+  assert.ok(server.log("cdn").length === 1);
+  environment.HF_TOKEN = "old";
+  await assert.rejects(hubFile(STORIES, options), /whether your token is valid and may read it$/);
+});
+
+Deno.test("hubFile() and listHubFiles() do with the cache offline", async () => {
+  await using hub = hubCase(directory);
+  const { server, environment, options } = hub;
+  environment.HF_HUB_OFFLINE = "1";
+  const message =
+    /^HubError: Cannot (download|list) tiny\/stories.* as HF_HUB_OFFLINE is set and it is/;
+  await assert.rejects(hubFile(STORIES, options), message);
+  await assert.rejects(listHubFiles(STORIES, options), message);
+  environment.HF_HUB_OFFLINE = "0";
+  const first = await hubFile(STORIES, options);
+  const asked = server.seen.length;
+  environment.HF_HUB_OFFLINE = "yes";
+  assert.deepEqual(await hubFile(STORIES, options), first);
+  assert.deepEqual(await listHubFiles(STORIES, options), [{ path: STORIES.path, bytes: 100_000 }]);
+  assert.equal(server.seen.length, asked);
+});
+
+Deno.test("hubFile() and listHubFiles() do with the cache where the hub is out of reach", async () => {
+  await using hub = hubCase(directory);
+  const { environment, options, notices } = hub;
+  const first = await hubFile(STORIES, options);
+  environment.HF_ENDPOINT = closedPort();
+  notices.length = 0;
+  assert.deepEqual(await hubFile(STORIES, options), first);
+  assert.equal((await listHubFiles(STORIES, options)).length, 1);
+  assert.match(notices[0]!, /is not reached \(.*refused.*; taking what is in the cache, of commit/);
+  const absent = { ...STORIES, path: "absent.txt" };
+  await assert.rejects(hubFile(absent, options), {
+    name: "HubError",
+    message: /^Cannot download tiny\/stories\/absent\.txt as http:.* is not reached .*HTTPS_PROXY/,
+  });
+});
+
+Deno.test("hubFile() says in a sentence what the hub refuses, and what to do", async () => {
+  await using hub = hubCase(directory);
+  const { server, options, environment } = hub;
+  const page = `${server.endpoint}/datasets/tiny/stories`;
+  const cases: [Response | undefined, Partial<typeof STORIES> & { revision?: string }, RegExp][] = [
+    [undefined, { path: "absent" as "data/train.txt" }, /has no such file at main$/],
+    [undefined, { revision: "v9" }, /stories has no revision v9$/],
+    [undefined, { repo: "tiny/tales" as "tiny/stories" }, /tales does not exist or is private/],
+    [refuse(401, "GatedRepo"), {}, /granted on request: ask at \S+stories, then set HF_TOKEN$/],
+    [refuse(403, "GatedRepo"), {}, /granted on request: ask at/],
+    [refuse(403), {}, /your token may not read/],
+    [refuse(418), {}, /127\.0\.0\.1:\d+ answers 418$/],
+    [
+      new Response("<html>"),
+      {},
+      /what http\S+ answers is not the hub's \(.*\): check HF_ENDPOINT$/,
+    ],
+    [Response.json({ sha: "../../x" }), {}, /its commit is "\.\.\/\.\.\/x"/],
+    [Response.json([]), {}, /its commit is undefined/],
+  ];
+  for (const [answer, file, message] of cases) {
+    server.fault = () => answer?.clone();
+    await assert.rejects(hubFile({ ...STORIES, ...file }, options), (error: Error) => {
+      assert.ok(error instanceof HubError, String(error));
+      assert.match(error.message, /^Cannot download tiny\/(stories|tales)\/\S+ as [^\n]+$/);
+      assert.match(error.message, message);
+      return true;
+    });
+  }
+  server.fault = () => refuse(403, "GatedRepo");
+  environment.HF_TOKEN = "hf_x";
+  await assert.rejects(hubFile(STORIES, options), {
+    message: `Cannot download tiny/stories/data/train.txt as access is granted on request: ` +
+      `ask at ${page}, with the account of your token`,
+  });
+});
+
+Deno.test("hubFile() lets no answer of the server lead out of the cache", async () => {
+  await using hub = hubCase(directory);
+  const { server, options } = hub;
+  const entry = { type: "file", path: STORIES.path, size: 5, oid: "ab".repeat(20) };
+  for (
+    const answer of [
+      { ...entry, oid: "../../../../x" },
+      { ...entry, oid: undefined },
+      { ...entry, lfs: { oid: "../x" } },
+      { ...entry, lfs: { oid: "ab".repeat(20) } },
+      { ...entry, size: -1 },
+      { ...entry, size: "5" },
+    ]
+  ) {
+    server.fault = ({ path }) => path.includes("paths-info") ? Response.json([answer]) : undefined;
+    await assert.rejects(hubFile(STORIES, options), /size and hash are/);
+  }
+  server.fault = ({ path }) =>
+    path.includes("paths-info") ? Response.json([{ ...entry, type: "directory" }]) : undefined;
+  await assert.rejects(hubFile(STORIES, options), /has no such file/);
+  for (const path of ["../../x", "/etc/passwd", "a\\..\\b", "a/\0"]) {
+    server.fault = (seen) =>
+      seen.path.includes("tree") ? Response.json([{ ...entry, path }]) : undefined;
+    await assert.rejects(listHubFiles(STORIES, options), /its name must not have/);
+  }
+  assert.deepEqual([...Deno.readDirSync(hub.environment.HF_HOME!)], []);
+});
+
+Deno.test("hubFile() refuses names that lead out of the cache before it asks", async () => {
+  await using hub = hubCase(directory);
+  const names = [{ path: "../x" }, { path: "/x" }, { path: "a\\b" }, { repo: "../x" }, {
+    repo: "a/b/c",
+  }];
+  for (
+    const name of [...names, { repo: "" }, { path: "" }, { revision: "../x" }, { revision: "a\nb" }]
+  ) {
+    await assert.rejects(hubFile({ ...STORIES, ...name }, hub.options), RangeError);
+  }
+  assert.deepEqual(hub.server.seen, []);
+});
+
+Deno.test("listHubFiles() lists all pages in order", async () => {
+  await using hub = hubCase(directory);
+  for (const path of ["z", "README.md", "b/c/d", "a"]) {
+    hub.server.publish(path, Uint8Array.of(1), { large: path === "a" });
+  }
+  const files = await listHubFiles(STORIES, hub.options);
+  assert.deepEqual(files.map(({ path }) => path), [
+    "README.md",
+    "a",
+    "b/c/d",
+    "data/train.txt",
+    "z",
+  ]);
+  assert.deepEqual(files.map(({ bytes }) => bytes), [1, 1, 1, 100_000, 1]);
+});
+
+Deno.test("listHubFiles() refuses listings and answers without end, and what is no listing", async () => {
+  await using hub = hubCase(directory);
+  const { server, options } = hub;
+  const entry = { type: "file", path: "a", size: 1, oid: "ab".repeat(20) };
+  const Link = `<${server.endpoint}/api/datasets/tiny/stories/tree/main?cursor=2>; rel="next"`;
+  const endless = () =>
+    new ReadableStream({
+      pull: (controller) => controller.enqueue(new Uint8Array(2 ** 20).fill(32)),
+    });
+  const cases: [answer: () => Response, message: RegExp][] = [
+    [() => Response.json([], { headers: { Link } }), /is not the hub's \(it has too many pages\)/],
+    [() => new Response(endless()), /\(it has more than 33554432 bytes\)/],
+    [
+      () => Response.json(Array.from({ length: 200_001 }, (_, i) => ({ ...entry, path: `f${i}` }))),
+      /\(it lists more than 200000 files\)/,
+    ],
+    [() => Response.json([null]), /\(a part of it is missing or of another kind\)/],
+    [() => Response.json({}), /\(a part of it is missing or of another kind\)/],
+    [
+      () => Response.json([{ ...entry, size: "1\x1b" }]),
+      /path and size of a file are "a" and "1\\u001b"/,
+    ],
+    [() => Response.json([{ ...entry, path: 5 }]), /path and size of a file are 5 and 1/],
+    [() => new Response("[{"), /\(it is no JSON\)/],
+  ];
+  for (const [answer, message] of cases) {
+    server.fault = ({ path }) => path.includes("/tree/") ? answer() : undefined;
+    await assert.rejects(listHubFiles(STORIES, options), (error: Error) => {
+      assert.ok(error instanceof HubError, String(error));
+      assert.match(error.message, message);
+      return true;
+    });
+  }
+  assert.ok(server.seen.length < 1100, `${server.seen.length} requests`);
+});
+
+Deno.test("hubFile() refuses a file that is larger than wanted, before it downloads it", async () => {
+  await using hub = hubCase(directory);
+  await assert.rejects(hubFile(STORIES, { ...hub.options, mostBytes: 99_999 }), {
+    name: "HubError",
+    message: "Cannot download tiny/stories/data/train.txt as it must have at most 99999 bytes: " +
+      "the hub says 100000",
+  });
+  assert.deepEqual(hub.server.log("cdn"), []);
+});
+
+/** An address where nobody listens. */
+function closedPort(): string {
+  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const { port } = listener.addr;
+  listener.close();
+  return `http://127.0.0.1:${port}`;
+}

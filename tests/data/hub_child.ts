@@ -1,6 +1,0 @@
-import { hubFile } from "../../data/hub.ts";
-import { STORIES } from "./hub_server.ts";
-
-/** Downloads the stories as the environment says, in a process that tests can end. */
-const { path } = await hubFile(STORIES);
-console.log(path);

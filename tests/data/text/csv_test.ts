@@ -1,0 +1,143 @@
+import assert from "node:assert/strict";
+import { csvPieces } from "../../../data/text/csv.ts";
+import type { Piece } from "../../../data/text/documents.ts";
+import { Random } from "../../../data/random.ts";
+import { freshSeed } from "../../seeds.ts";
+import { oddText } from "../texts.ts";
+
+async function read(
+  text: string | Uint8Array,
+  { column = "text", tabs = false, most = 1e6 } = {},
+): Promise<[text: string, line: number][]> {
+  const bytes = typeof text === "string" ? new TextEncoder().encode(text) : text;
+  const chunks = (async function* () {
+    for (let at = 0; at < bytes.length; at += most) yield bytes.slice(at, at + most);
+  })();
+  const pieces: Piece[] = [];
+  for await (const some of csvPieces(chunks, { file: "x", column, tabs })) pieces.push(...some);
+  return pieces.map(({ bytes, place }) => [
+    new TextDecoder("utf-8", { ignoreBOM: true, fatal: true }).decode(bytes),
+    place,
+  ]);
+}
+
+Deno.test("csvPieces() gives the fields of a column, however they are written and come", async () => {
+  const seed = freshSeed(), random = new Random(seed);
+  for (let round = 0; round < 100; round++) {
+    const tabs = round % 2 === 1, delimiter = tabs ? "\t" : ",";
+    const end = ["\n", "\r\n"][random.below(2)]!;
+    const rows = Array.from(
+      { length: random.below(20) },
+      () =>
+        Array.from(
+          { length: 3 },
+          () =>
+            random.below(4) === 0
+              ? ""
+              : `${oddText(random)}${[",", '"', "\n\n", '","', ""][random.below(5)]}`,
+        ),
+    );
+    const written = [["id", 'the "text"', "more"], ...rows].map((fields) =>
+      fields.map((field) =>
+        /[",\t\r\n]/.test(field) || random.below(3) === 0
+          ? `"${field.replaceAll('"', '""')}"`
+          : field
+      ).join(delimiter)
+    );
+    const text = `${random.below(2) === 0 ? "\ufeff" : ""}${written.join(end)}` +
+      (random.below(2) === 0 ? end : "");
+    const found = await read(text, {
+      column: 'the "text"',
+      tabs,
+      most: [1, 7, 1e6][random.below(3)]!,
+    });
+    let line = 1;
+    const expected = rows.map((fields) => {
+      line += 1;
+      for (const field of fields) line += field.split(/\r\n|\n|\r/).length - 1;
+      return [fields[1]!.replaceAll("\r\n", "\n"), line];
+    });
+    assert.deepEqual(found, expected, `seed ${seed}, round ${round}`);
+  }
+});
+
+Deno.test("csvPieces() reads what is written on old machines, blank lines, and nothing", async () => {
+  assert.deepEqual(await read("text\rone\rtwo"), [["one", 2], ["two", 3]]);
+  assert.deepEqual(await read("\n\ntext\n\none\n"), [["one", 5]]);
+  assert.deepEqual(await read("text\n"), []);
+  assert.deepEqual(await read(""), []);
+});
+
+Deno.test("csvPieces() counts lines whose end is cut between what is read at a time", async () => {
+  const begins = 'text\r\n"';
+  const long = "x".repeat(2 ** 20 - 1 - begins.length); // so that the return is the last byte of a MiB
+  const found = await read(`${begins}${long}\r\ny"\r\nz\r\n`, { most: 2 ** 18 });
+  assert.ok(found[0]![0] === `${long}\ny`);
+  assert.deepEqual(found.map(([, line]) => line), [3, 4]);
+});
+
+Deno.test("csvPieces() takes quotes in TSV for text unless they stand around a field", async () => {
+  const text = 'id\ttext\n1\the said "hi"\n2\t"Hello," she said\n3\t"a\tb ""c"""\n';
+  assert.deepEqual(await read(text, { tabs: true }), [
+    ['he said "hi"', 2],
+    ['"Hello," she said', 3],
+    ['a\tb "c"', 4],
+  ]);
+});
+
+Deno.test("csvPieces() refuses TSV with a quote that begins a field and is closed in another", async () => {
+  const message =
+    /line \d must have " around whole fields.*: a quote at the beginning of a field is/;
+  for (
+    const text of [
+      'id\ttext\n1\t"Come in.\n2\t"Hello," she said\n',
+      'text\tid\n"Come in.\t1\nHello" she said\t2\n',
+    ]
+  ) await assert.rejects(read(text, { tabs: true }), message, text);
+  const quoted = 'text\n"""Hello,""\nshe\tsaid"\n"Hello," she said\n';
+  assert.deepEqual(await read(quoted, { tabs: true }), [
+    ['"Hello,"\nshe\tsaid', 3],
+    ['"Hello," she said', 4],
+  ]);
+});
+
+Deno.test("csvPieces() says what is wrong with a table, and in which line", async () => {
+  const cases = [
+    [
+      "id,story\n1,a",
+      "its first line must name one column text: it has id, story; choose with --text-field",
+    ],
+    [
+      "text,text\n",
+      "its first line must name one column text: it has text, text; choose with --text-field",
+    ],
+    [
+      "t\x1b[2J\n",
+      "its first line must name one column text: it has t\\u{1b}[2J; choose with --text-field",
+    ],
+    [
+      'text,n\r\n"a\r\nb",1\r\nsay "x",2',
+      'line 4 must have " around whole fields, and "" for one inside them: a quote is inside a field without',
+    ],
+    [
+      'text\nok\n"a" b\n',
+      'line 3 must have " around whole fields, and "" for one inside them: a field continues behind a quote',
+    ],
+    ['text\nok\n"a b\n\n', "the row behind line 2 must close its quotes: it does not"],
+    ["id,text\n1,a\n2\n", "line 3 must have 2 fields, as the first line has: it has 1"],
+    ["id,text\n1,a,b\n", "line 2 must have 2 fields, as the first line has: it has 3"],
+  ] as const;
+  for (const [text, reason] of cases) {
+    for (const most of [1, 1e6]) {
+      await assert.rejects(read(text, { most }), {
+        message: `Cannot read data file x as ${reason}`,
+      });
+    }
+  }
+  const long = new Uint8Array(18 * 2 ** 20).fill(0x61);
+  long.set(new TextEncoder().encode('text\n"'));
+  await assert.rejects(read(long), {
+    message:
+      "Cannot read data file x as the row behind line 1 must be at most 16 MiB long: it is longer",
+  });
+});

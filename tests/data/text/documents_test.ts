@@ -1,0 +1,224 @@
+import assert from "node:assert/strict";
+import {
+  arrayPieces,
+  cutPoint,
+  linePieces,
+  type Piece,
+  textPieces,
+} from "../../../data/text/documents.ts";
+import { Random } from "../../../data/random.ts";
+import { gpt2Tokenizer } from "../../../data/tokenizer/tokenizer.ts";
+import { freshSeed } from "../../seeds.ts";
+import { oddText } from "../texts.ts";
+
+const encode = (text: string) => new TextEncoder().encode(text);
+const decode = (bytes: Uint8Array) => new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes);
+
+/** Bytes in chunks of random sizes. */
+async function* inChunks(bytes: Uint8Array, random: Random, most: number) {
+  for (let at = 0, length; at < bytes.length; at += length) {
+    length = 1 + random.below(most);
+    yield bytes.subarray(at, at + length);
+  }
+}
+
+async function all(pieces: AsyncIterable<Piece[]>): Promise<Piece[]> {
+  const list: Piece[] = [];
+  for await (const some of pieces) {
+    list.push(...some.map((p) => ({ ...p, bytes: Uint8Array.from(p.bytes) })));
+  }
+  return list;
+}
+
+/** The documents of pieces, as they come out in the end. */
+function documentsOf(pieces: readonly Piece[]): string[] {
+  const documents: string[] = [];
+  let text = "";
+  for (const { bytes, begins, ends } of pieces) {
+    if (begins) assert.equal(text, "");
+    text += decode(bytes);
+    if (!ends) continue;
+    documents.push(text.replaceAll("\r\n", "\n").trim());
+    text = "";
+  }
+  assert.equal(text, "", "the last document does not end");
+  return documents.filter((document) => document !== "");
+}
+
+/** The documents of a text, as the definition says. */
+function documentsNaively(text: string): string[] {
+  return text.replace(/^\ufeff/, "").replaceAll("\r\n", "\n").split("<|endoftext|>")
+    .map((document) => document.trim()).filter((document) => document !== "");
+}
+
+const SEPARATORS = [
+  "\n<|endoftext|>\n",
+  "\r\n \t<|endoftext|>\t\r\n",
+  ".<|endoftext|>",
+  "<|endoftext|>He",
+  " <|endoftext|> ",
+  "<|endoftext|><|endoftext|>",
+  "<|endoftext<|endoftext|>|>",
+  "<|endoftext|",
+];
+
+Deno.test("textPieces() gives the documents of a text, however it comes and however long they are", async () => {
+  const seed = freshSeed(), random = new Random(seed);
+  for (let round = 0; round < 400; round++) {
+    let text = random.below(4) === 0 ? "\ufeff" : "";
+    for (let i = random.below(12); i > 0; i--) {
+      text += random.below(2) === 0
+        ? oddText(random)
+        : SEPARATORS[random.below(SEPARATORS.length)]!;
+    }
+    // without a limit that cuts, the documents are those of the definition
+    const whole = await all(textPieces(inChunks(encode(text), random, 300), { most: 5000 }));
+    assert.deepEqual(documentsOf(whole), documentsNaively(text), `seed ${seed}, round ${round}`);
+    assert.ok(whole.every(({ begins, ends }) => begins && ends));
+    // with one, pieces are no longer than it is, whatever the chunks are
+    const most = 40 + random.below(100);
+    const one = await all(textPieces(inChunks(encode(text), random, 1), { most }));
+    const other = await all(textPieces(inChunks(encode(text), random, 3000), { most }));
+    assert.deepEqual(one, other, `seed ${seed}, round ${round}`);
+    for (const { bytes, place } of one) {
+      assert.ok(bytes.length <= most);
+      assert.deepEqual(encode(text).subarray(place, place + bytes.length), bytes);
+    }
+  }
+});
+
+Deno.test("textPieces() cuts long documents where nothing is lost and words begin", async () => {
+  const seed = freshSeed(), random = new Random(seed);
+  const words = Array.from({ length: 2000 }, () => "word,".slice(random.below(4)));
+  const text = words.join(" ");
+  const document = `  ${text}\n\n`;
+  const source = encode(`${document}<|endoftext|>\n${document}`);
+  const pieces = await all(textPieces(inChunks(source, random, 999), { most: 64 }));
+  assert.deepEqual(documentsOf(pieces), [text, text], `seed ${seed}`);
+  assert.ok(pieces.filter(({ begins }) => !begins).every(({ bytes }) => bytes[0] === 0x20));
+});
+
+Deno.test("textPieces() passes over blank beginnings that are longer than a piece", async () => {
+  const text = `${" \n".repeat(500)}One.${"\n".repeat(30)}<|endoftext|>${" ".repeat(900)}\nTwo.`;
+  const pieces = await all(textPieces(inChunks(encode(text), new Random(1), 50), { most: 64 }));
+  assert.deepEqual(documentsOf(pieces), ["One.", "Two."]);
+});
+
+Deno.test("textPieces() finds a separator wherever it stands relative to a cut or a chunk", async () => {
+  const most = 40;
+  for (let before = 0; before < 3 * most; before++) {
+    const text = `${"word ".repeat(30).slice(0, before)}x<|endoftext|>${"y".repeat(before)}`;
+    for (const chunk of [1, 7, 13, 1000]) {
+      const chunks = (async function* () {
+        for (let at = 0; at < text.length; at += chunk) yield encode(text.slice(at, at + chunk));
+      })();
+      const documents = documentsOf(await all(textPieces(chunks, { most })));
+      assert.deepEqual(
+        documents,
+        documentsNaively(text),
+        `${before} bytes before, chunks of ${chunk}`,
+      );
+    }
+  }
+});
+
+Deno.test("cutPoint() cuts so that the tokens of both sides are those of the whole", async () => {
+  const tokenizer = await gpt2Tokenizer();
+  const seed = freshSeed(), random = new Random(seed);
+  let cuts = 0;
+  for (let round = 0; round < 500; round++) {
+    const text = oddText(random) + oddText(random), bytes = encode(text);
+    if (bytes.length < 10) continue;
+    const end = 5 + random.below(bytes.length - 5);
+    const cut = cutPoint(bytes, 0, end);
+    assert.ok(cut > 0 && cut <= end);
+    const [left, right] = [decode(bytes.subarray(0, cut)), decode(bytes.subarray(cut))];
+    assert.equal(left + right, text, `seed ${seed}: in a character`);
+    if (!/^[ \n\r]/.test(right) || /[\p{White_Space}\ufeff]$/u.test(left)) continue; // no better place
+    cuts++;
+    assert.deepEqual(
+      [...tokenizer.encodeDocument(left), ...tokenizer.encodeDocument(right)],
+      tokenizer.encodeDocument(text),
+      `seed ${seed}: ${JSON.stringify(text)} at ${cut}`,
+    );
+  }
+  assert.ok(cuts > 100);
+});
+
+Deno.test("linePieces() gives lines that hold something, with their numbers", async () => {
+  const seed = freshSeed(), random = new Random(seed);
+  const text = '\ufeff{"a":1}\r\n\n  \n{"b":2}\n\n{"c":"\u2028"}';
+  const pieces = await all(linePieces(inChunks(encode(text), random, 4), { file: "x" }));
+  assert.deepEqual(
+    pieces.map(({ bytes, place }) => [decode(bytes).trim(), place]),
+    [['{"a":1}', 1], ['{"b":2}', 4], ['{"c":"\u2028"}', 6]],
+    `seed ${seed}`,
+  );
+});
+
+Deno.test("linePieces() refuses a line that is too long to be parsed", async () => {
+  const text = encode(`1\n${"x".repeat(2 ** 20)}\n2\n`);
+  await assert.rejects(
+    all(linePieces(inChunks(text, new Random(1), 1e5), { file: "x", longest: 2 ** 19 })),
+    {
+      message: "Cannot read data file x as line 2 must be at most 0.5 MiB long: it is longer",
+    },
+  );
+});
+
+Deno.test("arrayPieces() gives the elements of an array, however it is written and comes", async () => {
+  const seed = freshSeed(), random = new Random(seed);
+  for (let round = 0; round < 200; round++) {
+    const elements = Array.from({ length: random.below(8) }, (_, i) => ({
+      text: `${'[,\\"}]{'.repeat(random.below(3))}${oddText(random)}\\`,
+      more: [{ id: i, "]": [] }, "\\\\", null],
+    }));
+    const space = ["", " ", "\r\n\t"][random.below(3)]!;
+    const written = elements.map((element) => JSON.stringify(element, null, random.below(3)));
+    const text = `${random.below(2) === 0 ? "\ufeff" : ""}${space}[${space}` +
+      written.join(`${space},${space}`) + `${space}]${space}`;
+    const pieces = await all(
+      arrayPieces(inChunks(encode(text), random, random.below(2) === 0 ? 3 : 999), { file: "x" }),
+    );
+    assert.deepEqual(
+      pieces.map(({ bytes, place }) => [JSON.parse(decode(bytes)), place]),
+      elements.map((element, i) => [element, i + 1]),
+      `seed ${seed}, round ${round}`,
+    );
+  }
+});
+
+Deno.test("arrayPieces() goes through an array that is longer than what it holds at a time", async () => {
+  const elements = Array.from({ length: 60 }, (_, i) => ({ text: `"${i}\\"`.repeat(20_000) }));
+  const pieces = await all(
+    arrayPieces(inChunks(encode(JSON.stringify(elements)), new Random(1), 1e6), { file: "x" }),
+  );
+  assert.ok(pieces.length === 60);
+  assert.ok(pieces.every(({ bytes }, i) => decode(bytes) === JSON.stringify(elements[i])));
+});
+
+Deno.test("arrayPieces() says what is wrong with an array", async () => {
+  const cases = [
+    ['[{"a":1},]', "have one comma between elements: element 2 is missing"],
+    ["[,1]", "have one comma between elements: element 1 is missing"],
+    ["[1,,2]", "have one comma between elements: element 2 is missing"],
+    ['[{"a":1},{"b":', "end with ]: it breaks off in element 2"],
+    ['[1,"]', "end with ]: it breaks off in element 2"],
+    ["[1] [2]", "be all that the file holds: there is more"],
+    ["[1]]", "be all that the file holds: there is more"],
+  ] as const;
+  for (const [text, reason] of cases) {
+    await assert.rejects(
+      all(arrayPieces(inChunks(encode(text), new Random(1), 4), { file: "x" })),
+      {
+        name: "SyntaxError",
+        message: `Cannot read data file x as its JSON array must ${reason}`,
+      },
+    );
+  }
+  const long = encode(`[1,"${"x".repeat(3 * 2 ** 20)}"]`);
+  await assert.rejects(
+    all(arrayPieces(inChunks(long, new Random(1), 1e5), { file: "x", longest: 2 ** 20 })),
+    { message: "Cannot read data file x as element 2 must be at most 1 MiB long: it is longer" },
+  );
+});

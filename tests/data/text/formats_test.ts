@@ -1,0 +1,130 @@
+import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
+import { gzipSync, zstdCompressSync } from "node:zlib";
+import { formatOf, FORMATS, PACKINGS, UNDERSTOOD } from "../../../data/text/formats.ts";
+import { Random } from "../../../data/random.ts";
+import { fromFileUrl } from "../../paths.ts";
+import { freshSeed } from "../../seeds.ts";
+import { oddText } from "../texts.ts";
+
+Deno.test("formatOf() goes by the name, and for JSON by how it begins", () => {
+  const cases: [name: string, head: string | Uint8Array, format: object][] = [
+    ["a.txt", "One.", { kind: "text" }],
+    ["A.TXT.GZ", "One.", { kind: "text", packing: "gzip" }],
+    ["dir.csv/noextension", "One.", { kind: "text" }],
+    ["notes.md", "# One", { kind: "text" }],
+    ["a.txt", "", { kind: "text" }],
+    ["a.json", "", { kind: "lines" }],
+    ["a.jsonl.zst", '{"text":"["}', { kind: "lines", packing: "zstd" }],
+    ["a.json", '\ufeff \r\n[\n{"text"', { kind: "array" }],
+    ["a.jsonl", '[{"text"', { kind: "array" }],
+    ["a.json", Buffer.from('\ufeff[{"text"', "utf16le"), { kind: "array", encoding: "utf-16le" }],
+    ["a.csv", "text\n", { kind: "csv" }],
+    ["a.tsv.gz", "text\n", { kind: "tsv", packing: "gzip" }],
+    ["a.parquet", "PAR1\x15\0", { kind: "parquet" }],
+    ["a.parquet", "", { kind: "parquet" }],
+    ["a.txt", Buffer.from("\ufeffДва", "utf16le").swap16(), { kind: "text", encoding: "utf-16be" }],
+    ["a.txt", "Drei \0 🦖", { kind: "text" }],
+    ["a.txt", "\x1b[1mbold\x1b[0m", { kind: "text" }],
+    ["latin.txt", Buffer.from("Fl\xfcgel", "latin1"), { kind: "text" }], // the reader says where
+  ];
+  for (const [name, head, format] of cases) {
+    assert.deepEqual(formatOf(name, Buffer.from(head as string)), format, name);
+  }
+});
+
+Deno.test("formatOf() takes every text for text, in whatever language and cut anywhere", () => {
+  const seed = freshSeed(), random = new Random(seed);
+  for (let round = 0; round < 300; round++) {
+    const text = `${oddText(random)} and some words more, ${oddText(random)} and so on.`;
+    const bytes = Buffer.from(text);
+    const cut = bytes.subarray(0, 60 + random.below(bytes.length - 60 + 1));
+    for (const name of ["a.txt", "a.md"]) {
+      assert.deepEqual(formatOf(name, cut), { kind: "text" }, `seed ${seed}, round ${round}`);
+    }
+  }
+});
+
+const wide = (text: string, bits: 16 | 32, isLittle: boolean) => {
+  const bytes = bits === 16
+    ? Buffer.from(text, "utf16le")
+    : Buffer.from(Uint32Array.from(text, (character) => character.codePointAt(0)!).buffer);
+  return isLittle ? bytes : bits === 16 ? bytes.swap16() : bytes.swap32();
+};
+
+Deno.test("formatOf() refuses by name what is not understood, and says what is", () => {
+  const texts = [
+    "Tom had a ball.\n",
+    "Дерево росло у реки. ",
+    "从前，有一个小女孩。她很喜欢唱歌。",
+  ];
+  const encodings = texts.flatMap((text) =>
+    ([16, 32] as const).flatMap((bits) =>
+      [true, false].map((isLittle) => {
+        const name = `UTF-${bits}${isLittle ? "LE" : "BE"}`;
+        const advice = `${name}; convert it with iconv -f ${name} -t UTF-8`;
+        return ["a.txt", wide(text.repeat(9), bits, isLittle), advice] as const;
+      })
+    )
+  );
+  const latin1 = (text: string) => Buffer.from(text, "latin1");
+  const cases: (readonly [name: string, head: Uint8Array, what: string])[] = [
+    ...encodings,
+    ["a.csv", wide("\ufefftext\nOne two.\n", 32, true), "UTF-32LE; convert it with iconv"],
+    ["a.txt", gzipSync("One."), "packed with gzip; unpack it, or give it a name that ends in .gz"],
+    [
+      "a.csv",
+      zstdCompressSync(Buffer.from("One.")),
+      "packed with zstd; unpack it, or give it a name that ends in .zst",
+    ],
+    ["a.txt.gz", gzipSync("One."), "packed with gzip"], // twice
+    ["a.txt.bz2", latin1("BZh91AY&SY"), "packed with bzip2; unpack it"],
+    ["a.xz", latin1("\xfd7zXZ\0"), "packed with xz; unpack it"],
+    [
+      "a.docx",
+      latin1("PK\x03\x04\x14\0"),
+      "a zip archive, as documents of Office and EPUB are; take its text out",
+    ],
+    [
+      "a.tar.gz",
+      Buffer.concat([Buffer.alloc(257, "a"), latin1("ustar\x0000")]),
+      "a tar archive; unpack it",
+    ],
+    ["a.pdf", latin1("%PDF-1.7\n"), "a PDF document; convert it to text"],
+    ["a.json", latin1("\n<!DOCTYPE html>\n<html>"), "an HTML page; take its text out"],
+    ["a.parquet", latin1("<HTML lang=en>"), "an HTML page"],
+    [
+      "a.parquet",
+      latin1("version https://git-lfs.github.com/spec/v1\noid"),
+      "a Git LFS pointer; fetch it with git lfs pull",
+    ],
+    ["a.txt", latin1("PAR1\x15\0"), "Parquet; give it a name that ends in .parquet"],
+    ["a.txt", latin1("\x89PNG\r\n\x1a\n\0\0"), "a PNG image; name files of text"],
+    ["a.txt", Buffer.alloc(5000), "binary, as 5000 of its first 5000 bytes are control characters"],
+    ["a.bin", Buffer.from([65, 66, 67, 1, 250, 251, 252, 253]), "not UTF-8"],
+    ["notes.md", latin1("Der Fl\xfcgel"), "not UTF-8"],
+  ];
+  for (const [name, head, what] of cases) {
+    assert.throws(() => formatOf(name, head), ({ message }: Error) => {
+      const begins = `Cannot read data file ${name} as it must be ${UNDERSTOOD}: it is ${what}`;
+      assert.equal(message.slice(0, begins.length), begins);
+      return true;
+    });
+  }
+  assert.throws(() => formatOf("a.parquet.zst", Buffer.from("PAR1")), {
+    message:
+      "Cannot read data file a.parquet.zst as Parquet must not be compressed once more: unpack it",
+  });
+});
+
+Deno.test("README's table of what is understood is the one of the code", async () => {
+  const readme = await Deno.readTextFile(
+    fromFileUrl(new URL("../../../README.md", import.meta.url)),
+  );
+  const rows = readme.split("\n").map((line) => line.replaceAll(/\s+/g, " "));
+  for (const { title, extensions, documents } of FORMATS) {
+    const names = extensions.map((extension) => `\`${extension}\``).join(", ");
+    assert.ok(rows.includes(`| ${title} | ${names} | ${documents} |`), title);
+  }
+  for (const extension of Object.keys(PACKINGS)) assert.ok(readme.includes(`(\`${extension}\`)`));
+});

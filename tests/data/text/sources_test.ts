@@ -1,0 +1,608 @@
+import assert from "node:assert/strict";
+import { basename, join, relative, resolve } from "node:path";
+import { Buffer } from "node:buffer";
+import { gzipSync, zstdCompressSync } from "node:zlib";
+import { parquetWriteBuffer } from "npm:hyparquet-writer@0.17.0";
+import { BYTE_ALPHABET } from "../../../data/tokenizer/byte_alphabet.ts";
+import {
+  asFound,
+  type DataSpec,
+  fileSource,
+  openSources,
+  parseDataSpec,
+  type Source,
+  type SourceOptions,
+  textSource,
+} from "../../../data/text/sources.ts";
+import { tokenizeSource } from "../../../data/tokens/tokenize.ts";
+import { byteLevelTokenizer } from "../../../data/tokenizer/tokenizer.ts";
+import { HubServer } from "../hub/server.ts";
+
+const directory = Deno.makeTempDirSync();
+globalThis.addEventListener("unload", () => Deno.removeSync(directory, { recursive: true }));
+
+type Content = string | Uint8Array<ArrayBuffer>;
+const bytesOf = (content: Content) =>
+  typeof content === "string" ? new TextEncoder().encode(content) : content;
+
+function write(name: string, content: Content): string {
+  const path = join(directory, name);
+  Deno.writeFileSync(path, bytesOf(content));
+  return path;
+}
+
+const gzip = (content: Content) => new Uint8Array(gzipSync(bytesOf(content)));
+const zstd = (content: Content) => new Uint8Array(zstdCompressSync(bytesOf(content)));
+const utf16 = (text: string) => new Uint8Array(Buffer.from(`\ufeff${text}`, "utf16le"));
+
+function join2(...parts: Uint8Array[]): Uint8Array<ArrayBuffer> {
+  return new Uint8Array(parts.flatMap((part) => [...part]));
+}
+
+/** A tokenizer of bytes, which is made fast. */
+const tokenizer = await byteLevelTokenizer({ tokens: BYTE_ALPHABET, merges: [] });
+
+/** The documents of a source, as they are tokenized. */
+async function documentsOf(source: Source): Promise<string[]> {
+  const { text } = await tokenizeSource(source, { tokenizer, holdOut: false });
+  return tokenizer.decode(text.read(0, text.length)).split("<|endoftext|>").slice(0, -1);
+}
+
+const read = async (data: string[], options: SourceOptions = {}) =>
+  await documentsOf(await fileSource(data, options));
+
+const STORIES = ["One.\nTwo — “dos”.", "Drei \0 🦖", "4"];
+const TEXT = STORIES.join("\n<|endoftext|>\n");
+const LINES = STORIES.map((text) => `${JSON.stringify({ id: 1, text, story: `${text}!` })}\n`).join(
+  "",
+);
+
+const ARRAY = JSON.stringify(STORIES.map((text) => ({ text, story: `${text}!` })), null, 2);
+const table = (delimiter: string) =>
+  `id${delimiter}text${delimiter}story\r\n` +
+  STORIES.map((text, i) =>
+    `${i}${delimiter}"${text}"${delimiter}${text.includes("\n") ? '"One.' : text}` +
+    `${text.includes("\n") ? '\nTwo — “dos”."' : ""}\r\n`
+  ).join("");
+
+Deno.test("fileSource() reads text, JSON, CSV and TSV, packed or not", async () => {
+  for (
+    const [name, content] of [
+      ["a.txt", TEXT],
+      ["noextension", `\ufeff${TEXT.replaceAll("\n", "\r\n")}`],
+      ["a.txt.gz", gzip(TEXT)],
+      ["inline.txt", STORIES.map((story) => `${story}<|endoftext|>\n`).join("")],
+      ["inline.txt.gz", gzip(STORIES.join("<|endoftext|>"))],
+      // as parallel packers write it
+      ["parts.TXT.GZ", join2(gzip(TEXT.slice(0, 10)), gzip(""), gzip(TEXT.slice(10)))],
+      ["a.jsonl", LINES],
+      ["a.ndjson", LINES.replaceAll("\n", "\r\n\n")],
+      ["a.json.gz", gzip(`\ufeff${LINES.trim()}`)],
+      ["a.json", ARRAY],
+      ["array.jsonl.gz", gzip(`\ufeff ${ARRAY}\n`)],
+      ["a.csv", table(",")],
+      ["a.tsv.gz", gzip(table("\t"))],
+      ["a.txt.zst", zstd(TEXT)],
+      ["parts.jsonl.zst", join2(zstd(LINES.slice(0, 10)), zstd(LINES.slice(10)))],
+      ["a.csv.zst", zstd(`\ufeff${table(",")}`)],
+      ["wide.txt", utf16(TEXT)],
+      ["wide.json", utf16(ARRAY)],
+      ["wide.csv.gz", gzip(utf16(table(",")))],
+      ["notes.md", TEXT],
+    ] as const
+  ) assert.deepEqual(await read([write(name, content)]), STORIES, name);
+  for (const name of ["a.jsonl", "a.json"]) {
+    const other = await read([join(directory, name)], { textField: "story" });
+    assert.deepEqual(other, STORIES.map((text) => `${text}!`));
+  }
+  const nested = STORIES.map((text) => JSON.stringify({ data: { text, "a.b": { c: text } } }));
+  for (const textField of ["data.text", "data.a.b.c"]) {
+    assert.deepEqual(await read([write("n.jsonl", nested.join("\n"))], { textField }), STORIES);
+    assert.deepEqual(await read([write("n.json", `[${nested}]`)], { textField }), STORIES);
+  }
+});
+
+Deno.test("fileSource() reads what Python writes: NaN and Infinity", async () => {
+  const line = (text: string) => `{"a":NaN,"text":${text},"b":[-Infinity, Infinity]}`;
+  const odd = 'NaN, "Infinity" and \\';
+  const texts = [...STORIES, odd].map((text) => line(JSON.stringify(text)));
+  const lines = write("nan.jsonl", [...texts, line("NaN")].join("\n"));
+  assert.deepEqual(await read([lines]), [...STORIES, odd]);
+  assert.deepEqual(await read([write("nan.json", `[${texts}]`)]), [...STORIES, odd]);
+  const long = "\\".repeat(3e6);
+  const source = await fileSource([write("nan.jsonl", line(JSON.stringify(long)))]);
+  const { text } = await tokenizeSource(source, { tokenizer, holdOut: false });
+  assert.equal(text.length, long.length + 1);
+  for (const text of ["NaNa", '"\\', '"', "NaN}"]) {
+    await assert.rejects(read([write("nan.jsonl", line(text))]), /line 1 must be JSON/);
+  }
+});
+
+/** A Parquet file with stories, nothing, a blank one, and a column beside. */
+function parquet(codec: "SNAPPY" | "UNCOMPRESSED", rowGroupSize: number): Uint8Array<ArrayBuffer> {
+  const data = [STORIES[0], null, STORIES[1], " ", STORIES[2]];
+  const columns = [
+    { name: "id", data: [1, 2, 3, 4, 5], type: "INT32" as const },
+    { name: "text", data, type: "STRING" as const },
+    { name: "again", data: data.map((text) => text ?? "none"), type: "STRING" as const },
+  ];
+  return new Uint8Array(parquetWriteBuffer({ columnData: columns, codec, rowGroupSize }));
+}
+
+Deno.test("fileSource() reads a column of Parquet files", async () => {
+  for (const codec of ["SNAPPY", "UNCOMPRESSED"] as const) {
+    for (const rowGroupSize of [2, 100]) {
+      const path = write("a.parquet", parquet(codec, rowGroupSize));
+      assert.deepEqual(await read([path]), STORIES, `${codec} ${rowGroupSize}`);
+      const again = [STORIES[0], "none", ...STORIES.slice(1)];
+      assert.deepEqual(await read([path], { textField: "again" }), again);
+    }
+  }
+});
+
+/** LZ4 without anything repeated. */
+function lz4(input: Uint8Array): Uint8Array {
+  const more = input.length - 15;
+  const length = more < 0 ? [] : [...new Array(Math.floor(more / 255)).fill(255), more % 255];
+  return Uint8Array.from([Math.min(input.length, 15) << 4, ...length, ...input]);
+}
+
+Deno.test("fileSource() reads Parquet that is packed with LZ4", async () => {
+  const data = STORIES.map((text) => text.repeat(30));
+  for (const codec of ["LZ4", "LZ4_RAW"] as const) {
+    const columnData = [{ name: "text", data, type: "STRING" as const }];
+    const file = parquetWriteBuffer({ columnData, codec, compressors: { [codec]: lz4 } });
+    assert.deepEqual(await read([write("lz4.parquet", new Uint8Array(file))]), data);
+  }
+});
+
+Deno.test("fileSource() reads columns of Parquet that are in groups", async () => {
+  const text = { type: "BYTE_ARRAY", converted_type: "UTF8", repetition_type: "OPTIONAL" } as const;
+  const group = { name: "data", num_children: 2 };
+  const values = [...STORIES.map((text) => ({ text, n: 1 })), { n: 2 }];
+  for (const repetition_type of ["OPTIONAL", "REQUIRED"] as const) {
+    const file = (name: string) =>
+      write(
+        "groups.parquet",
+        new Uint8Array(parquetWriteBuffer({
+          schema: [
+            { name: "root", num_children: 2 },
+            { ...group, repetition_type },
+            { name: "text", ...text },
+            { name: "n", type: "INT32", repetition_type: "OPTIONAL" },
+            { name, ...text },
+          ],
+          columnData: [
+            { name: "data", data: repetition_type === "OPTIONAL" ? [...values, null] : values },
+            {
+              name,
+              data: repetition_type === "OPTIONAL" ? Array(5).fill("x") : Array(4).fill("x"),
+            },
+          ],
+        })),
+      );
+    assert.deepEqual(await read([file("other")], { textField: "data.text" }), STORIES);
+    // a column of just that name goes first
+    const literal = await read([file("data.text")], { textField: "data.text" });
+    assert.deepEqual(literal, Array(repetition_type === "OPTIONAL" ? 5 : 4).fill("x"));
+    await assert.rejects(read([file("other")]), {
+      message: `Cannot read data file ${join(directory, "groups.parquet")} as it must have the ` +
+        "column text: it has data.text, data.n, other; choose with --text-field",
+    });
+  }
+});
+
+Deno.test("tokenizeSource() skips rows that are null or blank, and counts them alike in all formats", async () => {
+  const values = ["One.", null, "Two.", " ", "", null];
+  const objects = values.map((text) => JSON.stringify({ text, n: 1 }));
+  const column = { name: "text", data: values, type: "STRING" as const };
+  const files = [
+    write("nulls.jsonl", objects.join("\n")),
+    write("nulls.json", `[${objects}]`),
+    write("nulls.csv", `text,n\n${values.map((text) => `${text ?? ""},1\n`).join("")}`),
+    write("nulls.tsv", `n\ttext\n${values.map((text) => `1\t${text ?? ""}\n`).join("")}`),
+    write("nulls.parquet", new Uint8Array(parquetWriteBuffer({ columnData: [column] }))),
+  ];
+  for (const file of files) {
+    const notices: string[] = [];
+    const options = { tokenizer, holdOut: false, onNotice: (s: string) => notices.push(s) };
+    const { text } = await tokenizeSource(await fileSource([file]), options);
+    assert.equal(text.documents, 2, file);
+    assert.deepEqual(notices, [
+      `skipped 4 of 6 rows of ${basename(file)}: their text is null or blank`,
+    ]);
+  }
+  const none = write("none.jsonl", '{"text":null}\n{"text":""}\n');
+  await assert.rejects(read([none]), {
+    message:
+      "Cannot use none.jsonl as data must hold text: the text of all its 2 rows is null or blank",
+  });
+});
+
+Deno.test("fileSource() reads a file once, however often and by whatever name it is named", async () => {
+  const folder = join(directory, "twice");
+  Deno.mkdirSync(folder);
+  for (const name of ["a", "b"]) Deno.writeTextFileSync(join(folder, `${name}.txt`), name);
+  if (Deno.build.os !== "windows") Deno.symlinkSync("a.txt", join(folder, "c.txt"));
+  const notices: string[] = [];
+  const source = await fileSource([join(folder, "b.txt"), join(folder, "*.txt")], {
+    onNotice: (sentence) => notices.push(sentence),
+  });
+  assert.deepEqual(await documentsOf(source), ["b", "a"]);
+  const again = Deno.build.os === "windows" ? "b.txt" : "b.txt, c.txt";
+  assert.deepEqual(notices, [`named more than once, but read once: ${again}`]);
+  const one = join(folder, "a.txt");
+  const twice = await fileSource([one, one], { onNotice: (sentence) => notices.push(sentence) });
+  assert.deepEqual(await documentsOf(twice), ["a"]);
+  assert.deepEqual(notices.slice(1), ["named more than once, but read once: a.txt"]);
+});
+
+Deno.test("fileSource() says how far it has read, in all files, and how much text they may hold", async () => {
+  const plain = write("plain.txt", TEXT), packed = write("packed.txt.gz", gzip(TEXT));
+  const columnData = [{ name: "text", data: STORIES, type: "STRING" as const }];
+  const table = write("table.parquet", new Uint8Array(parquetWriteBuffer({ columnData })));
+  const sizes = [plain, packed, table].map((path) => Deno.statSync(path).size);
+  const source = await fileSource([plain, packed, table]);
+  const [a, b, c] = sizes as [number, number, number];
+  assert.equal(source.bytes, a + b + c);
+  // as a rule: packed text is a third of it, Parquet's columns a half
+  assert.equal(source.textBytes, a + 3 * b + 2 * c);
+  const ends = new Map<string, number>();
+  for await (const { file, bytesRead } of source.read()) ends.set(file, bytesRead);
+  const [first, second, third] = [...ends.values()];
+  assert.deepEqual([first, second], [a, a + b]);
+  assert.ok(third! > a + b && third! <= a + b + c, `${third}`); // of a table the column is read
+});
+
+Deno.test({
+  name: "fileSource() names a link that leads nowhere, alone and among the files of a pattern",
+  ignore: Deno.build.os === "windows",
+  async fn() {
+    const folder = join(directory, "links"), link = join(folder, "a.txt");
+    Deno.mkdirSync(folder);
+    Deno.symlinkSync("a.txt", link); // to itself
+    for (const spec of [link, join(folder, "*.txt")]) {
+      await assert.rejects(
+        fileSource([spec]),
+        (error: Error) => error.message.startsWith(`Cannot read data file ${link}: ELOOP`),
+      );
+    }
+  },
+});
+
+Deno.test("fileSource() refuses what is no file, and says what to type for a directory", async () => {
+  const folder = join(directory, "a folder");
+  Deno.mkdirSync(join(folder, "more"), { recursive: true });
+  const refused = (names: string) => ({
+    message: `Cannot read data file ${folder}: it is a directory; name its files: ` +
+      JSON.stringify(join(folder, names)),
+  });
+  await assert.rejects(read([folder]), refused("*.txt"));
+  Deno.writeTextFileSync(join(folder, "x.csv.gz"), "");
+  await assert.rejects(read([folder]), refused("*.csv.gz"));
+  if (Deno.build.os === "windows") return;
+  await assert.rejects(read(["/dev/null"]), {
+    message:
+      "Cannot read data file /dev/null: it must be a regular file, as it is read more than once",
+  });
+});
+
+Deno.test("fileSource() reads Parquet with repeated values, which are in a dictionary", async () => {
+  const data = Array.from({ length: 5000 }, (_, i) => STORIES[i % 3]!);
+  const file = parquetWriteBuffer({ columnData: [{ name: "text", data, type: "STRING" }] });
+  assert.deepEqual(await read([write("d.parquet", new Uint8Array(file))]), data);
+});
+
+Deno.test("fileSource() takes patterns, in the order of names, and several files as one", async () => {
+  const folder = join(directory, "books");
+  Deno.mkdirSync(join(folder, "more"), { recursive: true });
+  for (const name of ["c", "a", "b", "more/d"]) {
+    Deno.writeTextFileSync(join(folder, `${name}.txt`), name.at(-1)!);
+  }
+  Deno.writeTextFileSync(join(folder, "x[1].txt"), "x");
+  assert.deepEqual(await read([join(folder, "?.txt")]), ["a", "b", "c"]);
+  assert.deepEqual(await read([join(folder, "**/*.txt")]), ["a", "b", "c", "d", "x"]);
+  assert.deepEqual(await read([join(folder, "x[1].txt"), join(folder, "a.txt")]), ["x", "a"]);
+  const source = await fileSource([join(folder, "**/*.txt")]);
+  assert.equal(source.name, "a.txt, b.txt, c.txt and 2 more");
+  const four = await fileSource(
+    ["a", "b", "c", "more/d"].map((name) => join(folder, `${name}.txt`)),
+  );
+  assert.equal(four.name, "a.txt, b.txt, c.txt, d.txt"); // "and 1 more" would be longer
+  Deno.mkdirSync(join(folder, "folder.txt"));
+  assert.deepEqual(await read([join(folder, "*.txt")]), ["a", "b", "c", "x"]);
+  await assert.rejects(read([join(folder, "*.md")]), {
+    message: `Cannot read data files ${join(folder, "*.md")}: there are none`,
+  });
+});
+
+Deno.test("fileSource() knows files by what is in them", async () => {
+  const fingerprint = async (path: string, options: SourceOptions = {}) =>
+    (await fileSource([path], options)).fingerprint;
+  const path = write("f.txt", TEXT);
+  const first = await fingerprint(path);
+  assert.equal(await fingerprint(write("g.txt", TEXT)), first);
+  assert.notEqual(await fingerprint(write("f.txt", TEXT.replace("4", "5"))), first);
+  assert.notEqual(await fingerprint(write("f.jsonl", TEXT)), first);
+  const lines = write("l.jsonl", LINES);
+  assert.notEqual(await fingerprint(lines), await fingerprint(lines, { textField: "story" }));
+  // large ones not as a whole
+  const large = new Uint8Array(17 * 2 ** 20).fill(0x61);
+  const whole = await fingerprint(write("large.txt", large));
+  assert.equal(await fingerprint(join(directory, "large.txt")), whole);
+  const place = join(directory, "large.txt"), { mtime, atime } = Deno.statSync(place);
+  large[large.length - 1] = 0x62;
+  write("large.txt", large);
+  Deno.utimeSync(place, atime!, mtime!); // only its end differs
+  const changed = await fingerprint(place);
+  assert.notEqual(changed, whole);
+  Deno.utimeSync(place, atime!, new Date(mtime!.getTime() + 5000)); // only its time
+  assert.notEqual(await fingerprint(place), changed);
+});
+
+Deno.test("fileSource() says in a sentence what is wrong with a file, and where", async () => {
+  const good = parquet("SNAPPY", 100), packed = gzip(TEXT.repeat(100));
+  const line = (text: string) => `${LINES}${text}\n`;
+  const cases: [name: string, content: Content, reason: string | RegExp][] = [
+    [
+      "bad.txt",
+      join2(bytesOf("ab"), Uint8Array.of(0xc3, 0x28)),
+      "it must be UTF-8: the first byte that is not is at 3",
+    ],
+    [
+      "cut.txt",
+      join2(bytesOf(`a\n<|endoftext|>\nb`), Uint8Array.of(0xe2, 0x82)),
+      "it must be UTF-8: the first byte that is not is at 19",
+    ],
+    ["cut.txt.gz", packed.slice(0, 90), "it must be whole gzip: it breaks off, at byte 90"],
+    [
+      "flip.txt.gz",
+      packed.map((byte, i) => i === 60 ? byte ^ 255 : byte),
+      /^it must be whole gzip: .*, at byte \d+$/,
+    ],
+    ["plain.txt.gz", bytesOf(TEXT), /^it must be whole gzip: incorrect header check, at byte /],
+    ["cut.txt.zst", zstd(TEXT).slice(0, 30), "it must be whole zstd: it breaks off, at byte 30"],
+    [
+      "zeros.txt",
+      join2(bytesOf("word ".repeat(20_000)), new Uint8Array(20), bytesOf("more")),
+      "it must be text, not bytes of 0: the first byte that is not is at 100000",
+    ],
+    [
+      "zeros.jsonl",
+      line(JSON.stringify({ text: "\0".repeat(20) })),
+      "line 4 must be text, not bytes of 0: it is not",
+    ],
+    [
+      "image.txt",
+      Uint8Array.of(0xff, 0xd8, 0xff, 0xe0),
+      /^it must be text, .*: it is a JPEG image; /,
+    ],
+    [
+      "bad.csv",
+      join2(bytesOf("text\nok\n"), Uint8Array.of(0xff), bytesOf("\n")),
+      "line 3 must be UTF-8: it is not",
+    ],
+    [
+      "head.csv",
+      "id,story\n",
+      "its first line must name one column text: it has id, story; choose with --text-field",
+    ],
+    [
+      "one.json",
+      '{\n "text": "x"}',
+      /^line 1 must be JSON: .*; objects must be one per line, or all in one array$/,
+    ],
+    ["cut.json", '[{"text":"x"},', "its JSON array must end with ]: it breaks off in element 2"],
+    ["strings.json", '["x"]', 'element 1 must be a JSON object: current value is "x"'],
+    [
+      "type.json",
+      '[{"text":["x"],"data":{"story":"y"}}]',
+      'element 1 must hold a string in its field text: current value is ["x"]; ' +
+      "its fields are text, data.story; choose with --text-field",
+    ],
+    ["a.jsonl", line("{"), /^line 4 must be JSON: /],
+    ["b.jsonl", line("[1]"), "line 4 must be a JSON object: current value is [1]"],
+    [
+      "c.jsonl",
+      line('{"story":"x","n":1}'),
+      "line 4 must hold a string in its field text: its fields are story, n; choose with --text-field",
+    ],
+    [
+      "d.jsonl",
+      join2(bytesOf(line('{"text":"')).slice(0, -1), Uint8Array.of(0xff), bytesOf('"}')),
+      "line 4 must be UTF-8: it is not",
+    ],
+    ["a.parquet", good.slice(0, -9), /^Parquet behind row 0: /],
+    ["b.parquet", bytesOf(TEXT), /^Parquet behind row 0: /],
+    [
+      "c.parquet",
+      good.map((byte, i) => i >= 10 && i < 400 ? 0xff : byte),
+      /^Parquet behind row \d: /,
+    ],
+    [
+      "d.parquet",
+      new Uint8Array(parquetWriteBuffer({ columnData: [{ name: "n", data: [1], type: "INT32" }] })),
+      "it must have the column text: it has n; choose with --text-field",
+    ],
+    [
+      "e.parquet",
+      new Uint8Array(
+        parquetWriteBuffer({ columnData: [{ name: "text", data: [1], type: "INT32" }] }),
+      ),
+      "its column text must hold strings: it holds INT32; it has text; choose with --text-field",
+    ],
+    ["a.parquet.gz", gzip(good), "Parquet must not be compressed once more: unpack it"],
+    ["blank.txt", " \n<|endoftext|>\n\n", /^data must hold text: it is empty$/],
+  ];
+  for (const [name, content, reason] of cases) {
+    await assert.rejects(read([write(name, content)]), ({ message }: Error) => {
+      const [, file, said] = /^Cannot (?:read data file|use) (\S+) as (.*)$/s.exec(message) ?? [];
+      assert.ok(file?.endsWith(name), message);
+      if (typeof reason === "string") assert.equal(said, reason, name);
+      else assert.match(said!, reason, name);
+      return true;
+    });
+  }
+});
+
+Deno.test("fileSource() names the place of what is wrong in a long file", async () => {
+  const text = bytesOf("word ".repeat(300_000)), at = 1_234_567;
+  text[at] = 0xff;
+  await assert.rejects(read([write("long.txt", text)]), {
+    message: `Cannot read data file ${join(directory, "long.txt")} as it must be UTF-8: ` +
+      `the first byte that is not is at ${at}`,
+  });
+  const lines = Array.from(
+    { length: 30_000 },
+    (_, i) => `{"text":"story number ${i} is this one"}`,
+  );
+  lines[25_000] = "oops";
+  await assert.rejects(read([write("long.jsonl", lines.join("\n"))]), /line 25001 must be JSON/);
+});
+
+Deno.test("textSource() gives documents, and is known by them", async () => {
+  const source = textSource("mine", STORIES);
+  assert.deepEqual(await documentsOf(source), STORIES);
+  assert.notEqual(textSource("mine", STORIES.slice(1)).fingerprint, source.fingerprint);
+});
+
+/** A hub that has files, and options that find it. */
+function hubWith(repo: string, files: Record<string, Content>) {
+  const server = new HubServer(`datasets/${repo}`);
+  for (const [path, content] of Object.entries(files)) server.publish(path, bytesOf(content));
+  const home = Deno.makeTempDirSync({ dir: directory });
+  const environment = { HF_HOME: home, HF_ENDPOINT: server.endpoint };
+  return { server, options: { environment } };
+}
+
+Deno.test("openSources() takes files of the hub, and says at which commit", async () => {
+  const { server, options } = hubWith("tiny/stories", { "data/a.jsonl.gz": gzip(LINES) });
+  await using _ = server;
+  const commit = server.main;
+  const { training, validation, data } = await openSources(
+    ["hf:tiny/stories/data/a.jsonl.gz"],
+    options,
+  );
+  assert.deepEqual(await documentsOf(training), STORIES);
+  assert.equal(validation, undefined);
+  assert.deepEqual(data, [`hf:tiny/stories/data/a.jsonl.gz@${commit}`]);
+  // what was is found again when main has moved on, without a question
+  server.publish("data/a.jsonl.gz", gzip(LINES.replace("4", "5")));
+  const before = server.seen.length;
+  const again = await openSources(data, options);
+  assert.equal(again.training.fingerprint, training.fingerprint);
+  assert.equal(server.seen.length, before);
+  const moved = await openSources(["hf:tiny/stories/data/a.jsonl.gz"], options);
+  assert.notEqual(moved.training.fingerprint, training.fingerprint);
+});
+
+Deno.test("openSources() takes TinyStories with its own validation text", async () => {
+  const { server, options } = hubWith("roneneldan/TinyStories", {
+    "TinyStoriesV2-GPT4-train.txt": TEXT,
+    "TinyStoriesV2-GPT4-valid.txt": "Valid.",
+    "TinyStories-train.txt": "Old.",
+    "TinyStories-valid.txt": "Old and valid.",
+  });
+  await using _ = server;
+  const seen: string[] = [];
+  const second = await openSources("tinystories", {
+    ...options,
+    onProgress: ({ stage, name }) => seen.push(`${stage} ${name}`),
+  });
+  assert.deepEqual(await documentsOf(second.training), STORIES);
+  assert.deepEqual(await documentsOf(second.validation!), ["Valid."]);
+  assert.deepEqual([second.training.name, second.data], [
+    "tinystories",
+    `tinystories@${server.main}`,
+  ]);
+  assert.ok(seen.includes("downloading TinyStoriesV2-GPT4-train.txt"));
+  const first = await openSources("tinystories", { ...options, dataVersion: "v1" });
+  assert.deepEqual(await documentsOf(first.training), ["Old."]);
+  assert.deepEqual(await documentsOf(first.validation!), ["Old and valid."]);
+  const pinned = await openSources(second.data, options);
+  assert.equal(pinned.training.fingerprint, second.training.fingerprint);
+});
+
+Deno.test("openSources() wants a file of a repository", async () => {
+  await assert.rejects(openSources(["hf:tiny/stories"]), {
+    message: "Cannot use hf:tiny/stories as data as it must name a file: hf:OWNER/NAME/FILE, " +
+      "or a pattern such as hf:OWNER/NAME/data/*.parquet",
+  });
+});
+
+Deno.test("openSources() takes patterns of a repository's files, at one commit", async () => {
+  const { server, options } = hubWith("tiny/stories", {
+    "data/b.txt": "b",
+    "data/a.txt": "a",
+    "data/more/c.txt": "c",
+    "data/x[1].txt": "x",
+    "README.md": "# Stories",
+  });
+  await using _ = server;
+  const { main } = server;
+  const notices: string[] = [];
+  const open = (pattern: string) =>
+    openSources([`hf:tiny/stories/${pattern}`], { ...options, onNotice: (s) => notices.push(s) });
+  const { training, data } = await open("data/?.txt");
+  assert.deepEqual(await documentsOf(training), ["a", "b"]);
+  assert.deepEqual(data, [`hf:tiny/stories/data/?.txt@${main}`]);
+  assert.ok(notices.includes("hf:tiny/stories/data/?.txt: 2 files"));
+  // also where main moves on meanwhile
+  const fault = server.fault;
+  server.fault = (seen) => {
+    if (seen.path.includes("/paths-info/")) server.publish("data/more/c.txt", bytesOf("other"));
+    return fault(seen);
+  };
+  const all = (await open("**/*.txt")).training;
+  server.fault = fault;
+  assert.deepEqual(await documentsOf(all), ["a", "b", "c", "x"]);
+  assert.deepEqual(await documentsOf((await open("data/x[1].txt")).training), ["x"]);
+  await assert.rejects(open("*.parquet"), {
+    message: "Cannot read data files hf:tiny/stories/*.parquet: there are none; " +
+      "it has README.md, data/a.txt, data/b.txt, data/more/c.txt, data/x[1].txt",
+  });
+  // at the commit that was found, what has come since is none of it
+  server.publish("data/d.txt", bytesOf("d"));
+  const again = await openSources(data, options);
+  assert.equal(again.training.fingerprint, training.fingerprint);
+  assert.deepEqual(again.data, data);
+  assert.deepEqual(await documentsOf((await open("data/?.txt")).training), ["a", "b", "d"]);
+});
+
+Deno.test("asFound() takes over what means the same, revisions and paths, and leaves the rest", () => {
+  const found = ["hf:o/n/f@abc", resolve("x/a.txt"), resolve("b.txt")];
+  assert.deepEqual(
+    asFound(["hf:o/n/f", "./x/a.txt", "moved/b.txt"], found),
+    [found[0], found[1], "moved/b.txt"],
+  );
+  assert.deepEqual(asFound(["hf:o/n/f@abd"], found), ["hf:o/n/f@abd"]);
+  assert.equal(asFound("tinystories", "tinystories@abc"), "tinystories@abc");
+  assert.equal(asFound("sample", found), "sample");
+  assert.deepEqual(asFound(["tinystories"], "tinystories"), ["tinystories"]);
+});
+
+Deno.test("openSources() notes files by paths that mean the same in any working directory", async () => {
+  const path = join(directory, "noted.txt");
+  Deno.writeTextFileSync(path, "A cat.");
+  const typed = relative(Deno.cwd(), path);
+  assert.deepEqual((await openSources([`./${typed}`])).data, [path]);
+  const pattern = relative(Deno.cwd(), join(directory, "note?.txt"));
+  assert.deepEqual((await openSources([pattern])).data, [join(directory, "note?.txt")]);
+});
+
+Deno.test("parseDataSpec() tells data sets from files, asFound() completes revisions and paths", () => {
+  const isSameData = (asked: DataSpec, found: DataSpec) =>
+    JSON.stringify(asFound(asked, found)) === JSON.stringify(found);
+  assert.equal(parseDataSpec(["sample"]), "sample");
+  assert.equal(parseDataSpec(["tinystories@abc"]), "tinystories@abc");
+  assert.deepEqual(parseDataSpec(["./tinystories"]), ["./tinystories"]);
+  assert.deepEqual(parseDataSpec(["sample", "a.txt"]), ["sample", "a.txt"]);
+  assert.ok(isSameData("tinystories", "tinystories@abc"));
+  assert.ok(isSameData(["a@1", "hf:o/n/f"], ["a@1", "hf:o/n/f@abc"]));
+  assert.ok(!isSameData("tinystories@abd", "tinystories@abc"));
+  assert.ok(!isSameData("tinystories", "sample"));
+  assert.ok(!isSameData(["a"], ["a@1"]));
+  assert.ok(!isSameData(["a"], ["a", "b"]));
+  assert.ok(isSameData(["./b/../a*.txt"], [resolve("a*.txt")]));
+  assert.ok(!isSameData(["sample"], "sample"));
+});

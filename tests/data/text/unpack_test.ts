@@ -1,0 +1,115 @@
+import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
+import { constants, gzipSync, zstdCompressSync } from "node:zlib";
+import { Random } from "../../../data/random.ts";
+import { decodeUtf16, unpack } from "../../../data/text/unpack.ts";
+import { freshSeed } from "../../seeds.ts";
+import { oddText } from "../texts.ts";
+
+async function* inChunks(bytes: Uint8Array, most: number) {
+  for (let at = 0; at < bytes.length; at += most) yield bytes.subarray(at, at + most);
+}
+
+async function all(chunks: AsyncIterable<Uint8Array>): Promise<Buffer> {
+  const list: Uint8Array[] = [];
+  for await (const chunk of chunks) list.push(chunk);
+  return Buffer.concat(list);
+}
+
+const seed = freshSeed(), random = new Random(seed);
+const text = Buffer.from(Array.from({ length: 20_000 }, () => oddText(random)).join(""));
+const zeros = Buffer.alloc(300_000); // of which zstd makes blocks of one byte
+const checked = { params: { [constants.ZSTD_c_checksumFlag]: 1 } };
+const passedOver = Buffer.from("502a4d1803000000abcdef", "hex");
+
+Deno.test("unpack() unpacks what any packer writes, whatever the chunks", async () => {
+  const halves = [text.subarray(0, 1e5), text.subarray(1e5)];
+  const cases: ["gzip" | "zstd", Uint8Array, Buffer][] = [
+    ["gzip", gzipSync(text), text],
+    ["gzip", Buffer.concat([...halves, zeros.subarray(0, 0)].map((part) => gzipSync(part))), text],
+    ["zstd", zstdCompressSync(text), text],
+    ["zstd", zstdCompressSync(text, checked), text],
+    ["zstd", zstdCompressSync(zeros), zeros],
+    [
+      "zstd",
+      Buffer.concat([
+        passedOver,
+        ...[...halves, zeros.subarray(0, 0)].map((part) => zstdCompressSync(part, checked)),
+        passedOver,
+      ]),
+      text,
+    ],
+  ];
+  for (const [i, [packing, packed, expected]] of cases.entries()) {
+    for (const most of [97, 1e6]) {
+      const unpacked = await all(unpack(inChunks(packed, most), packing, "x"));
+      assert.ok(unpacked.equals(expected), `case ${i}, chunks of ${most}, seed ${seed}`);
+    }
+  }
+});
+
+Deno.test("unpack() tells where a file breaks off or is damaged, wherever that is", async () => {
+  const small = Buffer.from("One. Two. Three. Four.");
+  for (
+    const [packing, packed] of [
+      ["gzip", gzipSync(small)],
+      ["zstd", zstdCompressSync(small, checked)],
+    ] as const
+  ) {
+    for (let length = 1; length < packed.length; length++) {
+      await assert.rejects(all(unpack(inChunks(packed.subarray(0, length), 5), packing, "x")), {
+        message:
+          `Cannot read data file x as it must be whole ${packing}: it breaks off, at byte ${length}`,
+      });
+    }
+  }
+  const at = (packed: Uint8Array, place: number) =>
+    packed.map((byte, i) => i === place ? byte ^ 0xff : byte);
+  for (const [packing, pack] of [["gzip", gzipSync], ["zstd", zstdCompressSync]] as const) {
+    const packed = pack(text, checked as object);
+    for (const place of [packed.length >> 1, packed.length - 5, packed.length - 1]) {
+      await assert.rejects(
+        all(unpack(inChunks(at(packed, place), 1e4), packing, "x")),
+        new RegExp(`as it must be whole ${packing}: .*, at byte \\d+$`),
+        `${packing} ${place}, seed ${seed}`,
+      );
+    }
+  }
+  for (const [content, reason] of [["", "it is empty"], ["plain text", "no frame begins there"]]) {
+    await assert.rejects(all(unpack(inChunks(Buffer.from(content!), 9), "zstd", "x")), {
+      message: `Cannot read data file x as it must be whole zstd: ${reason}, at byte 0`,
+    });
+  }
+});
+
+Deno.test("unpack() passes on what goes wrong in reading", async () => {
+  for (const packing of ["gzip", "zstd"] as const) {
+    const packed = packing === "gzip" ? gzipSync(text) : zstdCompressSync(text);
+    const chunks = (async function* () {
+      yield packed.subarray(0, 1000);
+      throw new Error("Cannot read data file x: the disk is gone");
+    })();
+    await assert.rejects(all(unpack(chunks, packing, "x")), /^Error: .*the disk is gone$/);
+  }
+});
+
+Deno.test("decodeUtf16() gives UTF-8, whatever the chunks, and refuses halves of characters", async () => {
+  const written = text.toString();
+  for (
+    const [most, expected] of [[1, [...written].slice(0, 500).join("")], [1e5, written]] as const
+  ) {
+    const wide = Buffer.from(`\ufeff${expected}`, "utf16le");
+    for (const encoding of ["utf-16le", "utf-16be"] as const) {
+      const bytes = encoding === "utf-16le" ? wide : Buffer.from(wide).swap16();
+      const decoded = (await all(decodeUtf16(inChunks(bytes, most), encoding, "x"))).toString();
+      assert.ok(decoded === expected, `${encoding}, chunks of ${most}, seed ${seed}`);
+    }
+  }
+  await assert.rejects(
+    all(decodeUtf16(inChunks(Buffer.from("a\0\0\xd8b\0", "latin1"), 2), "utf-16le", "x")),
+    {
+      message: "Cannot read data file x as it must be UTF-16LE, as its byte order mark says: " +
+        "it is not behind byte 4",
+    },
+  );
+});

@@ -1,0 +1,91 @@
+import assert from "node:assert/strict";
+import { Encoder, encoderTables } from "../../../data/tokenizer/encode.ts";
+import { Random } from "../../../data/random.ts";
+import {
+  byteLevelTokenizer,
+  compactTokenizer,
+  gpt2Tokenizer,
+  type Tokenizer,
+} from "../../../data/tokenizer/tokenizer.ts";
+import { freshSeed } from "../../seeds.ts";
+import { oddText } from "../texts.ts";
+
+const gpt2 = await gpt2Tokenizer();
+const encoder = new Encoder(encoderTables(gpt2.json)!);
+
+function idsOf(encoder: Encoder, text: string): number[] {
+  const bytes = new TextEncoder().encode(text);
+  encoder.reset();
+  encoder.encode(bytes, 0, bytes.length);
+  return [...encoder.ids.subarray(0, encoder.length)];
+}
+
+function check(encoder: Encoder, tokenizer: Tokenizer): void {
+  const seed = freshSeed(), random = new Random(seed);
+  for (let round = 0; round < 1000; round++) {
+    const text = oddText(random);
+    const told = `seed ${seed}: ${JSON.stringify(text)}`;
+    assert.deepEqual(idsOf(encoder, text), tokenizer.encodeDocument(text), told);
+  }
+}
+
+Deno.test("Encoder gives the ids of encodeDocument()", () => check(encoder, gpt2));
+
+Deno.test("Encoder gives the ids of a compact tokenizer", async () => {
+  const compact = await compactTokenizer(gpt2, gpt2.encode("Once upon a time, there's 日本 1234."));
+  check(new Encoder(encoderTables(compact.json)!), compact);
+});
+
+Deno.test("Encoder tells characters apart as encodeDocument() does", () => {
+  const seed = freshSeed(), random = new Random(seed);
+  const common = Array.from({ length: 0x3000 / 64 }, (_, i) => 64 * i);
+  const others = Array.from({ length: 300 }, () => 64 * random.below(0x30000 / 64));
+  for (const first of [...common, ...others]) {
+    if (first >= 0xd800 && first < 0xe000) continue;
+    const characters = Array.from({ length: 64 }, (_, i) => String.fromCodePoint(first + i));
+    const text = characters.map((character) => `a${character}${character} ${character}1`).join("");
+    assert.deepEqual(
+      idsOf(encoder, text),
+      gpt2.encodeDocument(text),
+      `seed ${seed}: ${first.toString(16)}`,
+    );
+  }
+});
+
+Deno.test("Encoder takes a hundred thousand letters without a blank", () => {
+  const seed = freshSeed(), random = new Random(seed);
+  const text = Array.from({ length: 100_000 }, () => "abcdefgh"[random.below(8)]).join("");
+  assert.deepEqual(idsOf(encoder, text), gpt2.encodeDocument(text), `seed ${seed}`);
+});
+
+Deno.test("Encoder forgets words when there are too many, and goes on", () => {
+  const seed = freshSeed(), random = new Random(seed);
+  const words = Array.from({ length: 70_000 }, () => random.next().toString(36));
+  const text = [...words, ...words.slice(0, 100)].join(" ");
+  assert.deepEqual(idsOf(encoder, text), gpt2.encodeDocument(text), `seed ${seed}`);
+});
+
+Deno.test("encoderTables() leaves to others what is not of GPT-2's kind", async () => {
+  const { vocab, merges } = JSON.parse(gpt2.json).model;
+  const { json } = await byteLevelTokenizer({
+    tokens: Object.keys(vocab).sort((a, b) => vocab[a] - vocab[b]).slice(0, 300),
+    merges: merges.slice(0, 44).map((merge: string) => merge.split(" ")),
+  });
+  assert.ok(encoderTables(json));
+  // deno-lint-ignore no-explicit-any
+  const changed = (change: (file: any) => void) => {
+    const file = JSON.parse(json);
+    change(file);
+    return encoderTables(JSON.stringify(file));
+  };
+  const others = [
+    changed((file) => file.model.ignore_merges = true),
+    changed((file) => file.normalizer = { type: "NFC" }),
+    changed((file) => file.pre_tokenizer.add_prefix_space = true),
+    changed((file) => file.pre_tokenizer = { type: "Sequence", pretokenizers: [] }),
+    changed((file) => file.model.type = "WordPiece"),
+    changed((file) => delete file.model.vocab["a"]),
+    changed((file) => file.added_tokens.push({ id: 301, content: "b", special: false })),
+  ];
+  assert.deepEqual(others, others.map(() => undefined));
+});

@@ -1,0 +1,46 @@
+import assert from "node:assert/strict";
+import { harmless } from "../../../data/tokenizer/pattern.ts";
+import {
+  type Behavior,
+  createPreTokenizer,
+  divide,
+} from "../../../data/tokenizer/pre_tokenizers.ts";
+
+const dash = harmless(/-/g);
+const pieces = (text: string, behavior: Behavior, invert = false) =>
+  divide(text, dash, { behavior, invert }).map(([start, end]) => text.slice(start, end));
+
+Deno.test("divide() cuts at matches as the tokenizers library documents it", () => {
+  // https://huggingface.co/docs/tokenizers/api/pre-tokenizers, and two matches at the end
+  const text = "the-final--countdown--";
+  const expected: Record<Behavior, string[]> = {
+    Removed: ["the", "final", "countdown"],
+    Isolated: ["the", "-", "final", "-", "-", "countdown", "-", "-"],
+    MergedWithPrevious: ["the-", "final-", "-", "countdown-", "-"],
+    MergedWithNext: ["the", "-final", "-", "-countdown", "-", "-"],
+    Contiguous: ["the", "-", "final", "--", "countdown", "--"],
+  };
+  for (const [behavior, parts] of Object.entries(expected)) {
+    assert.deepEqual(pieces(text, behavior as Behavior), parts, behavior);
+  }
+  assert.deepEqual(pieces("a-b", "Removed", true), ["-"]);
+  assert.deepEqual(pieces("", "Isolated"), []);
+});
+
+Deno.test("Metaspace puts its mark before a text always, at the start alone, or never", () => {
+  const cut = (prepend_scheme: string, text: string, atStart: boolean) => {
+    const found: [string, boolean][] = [];
+    const { cut } = createPreTokenizer(
+      { type: "Metaspace", replacement: "_", prepend_scheme },
+      () => harmless(/_/g),
+    );
+    cut(text, atStart, (piece, first) => found.push([piece, first]));
+    return found;
+  };
+  assert.deepEqual(cut("always", "a b", true), [["_a", true], ["_b", false]]);
+  assert.deepEqual(cut("always", "a b", false), [["_a", false], ["_b", false]]);
+  assert.deepEqual(cut("first", "a b", true), [["_a", true], ["_b", false]]);
+  assert.deepEqual(cut("first", "a b", false), [["a", false], ["_b", false]]);
+  assert.deepEqual(cut("never", "a b", true), [["a", true], ["_b", false]]);
+  assert.deepEqual(cut("always", " a", true), [["_a", true]]); // one that is there is enough
+});

@@ -1,0 +1,30 @@
+import assert from "node:assert/strict";
+import { createTokenText } from "../../../data/tokenizer/token_text.ts";
+
+const textOf = (tokens: string[], config: Parameters<typeof createTokenText>[0]) => {
+  const { bytesOf } = createTokenText(config, () => assert.fail("no pattern"));
+  return tokens.map((token, i) => new TextDecoder().decode(bytesOf(token, i === 0))).join("");
+};
+
+Deno.test("WordPiece's decoder joins words, and writes English as the tokenizers library cleans it up", () => {
+  const wordPiece = { type: "WordPiece" };
+  assert.equal(textOf(["play", "##ing", "cards"], wordPiece), "playing cards");
+  // each is one of the library's replacements
+  const cleaned = {
+    " .": ".",
+    " ?": "?",
+    " !": "!",
+    " ,": ",",
+    " n't": "n't",
+    " 'm": "'m",
+    " 's": "'s",
+    " 've": "'ve",
+    " 're": "'re",
+  };
+  for (const [from, to] of Object.entries(cleaned)) {
+    const token = from.slice(1);
+    assert.equal(textOf(["a", token], wordPiece), `a${to}`);
+    assert.equal(textOf(["a", token], { ...wordPiece, cleanup: false }), `a${from}`);
+  }
+  assert.equal(textOf(["a", "##b"], { ...wordPiece, prefix: "@@" } as typeof wordPiece), "a ##b");
+});

@@ -1,0 +1,218 @@
+import assert from "node:assert/strict";
+import {
+  Batches,
+  type BatchOptions,
+  evaluationBatches,
+  IGNORED,
+  permute,
+  shiftedPair,
+} from "../../../data/tokens/batches.ts";
+import { Random } from "../../../data/random.ts";
+import { textOf, type TokenizedText } from "../../../data/tokens/token_file.ts";
+import { freshSeed } from "../../seeds.ts";
+
+/** Documents of the given lengths; tokens count up, so that a token tells its position. */
+function text(...lengths: number[]): TokenizedText {
+  const documentStarts = Uint32Array.from(
+    lengths,
+    (_, i) => lengths.slice(0, i).reduce((a, b) => a + b, 0),
+  );
+  const tokens = Uint32Array.from(
+    { length: lengths.reduce((a, b) => a + b, 0) },
+    (_, i) => i + 100,
+  );
+  return textOf({ tokens, documentStarts });
+}
+
+const OPTIONS: BatchOptions = {
+  batchSize: 3,
+  contextLength: 4,
+  sequence: "packed",
+  seed: 7,
+  padding: 9,
+};
+
+Deno.test("shiftedPair() makes each token's target the token after it", () => {
+  const { input, target } = shiftedPair(Uint32Array.of(5, 6, 7, 8));
+  assert.deepEqual([[...input], [...target]], [[5, 6, 7], [6, 7, 8]]);
+});
+
+for (const sequence of ["packed", "padded"] as const) {
+  Deno.test(`Batches ${sequence} asks for the next token everywhere`, () => {
+    const batches = new Batches(text(30, 2, 41, 27), { ...OPTIONS, sequence });
+    for (let i = 0; i < 3 * batches.perEpoch; i++) {
+      const { inputs, targets, counted } = batches.at(i);
+      // tokens count up: a target that is not its input plus one is a lost or doubled shift
+      targets.forEach((target, m) => {
+        if (target !== IGNORED) assert.equal(target, inputs[m]! + 1);
+      });
+      assert.equal(counted, targets.filter((t) => t !== IGNORED).length);
+      assert.ok(counted > 0);
+    }
+  });
+}
+
+for (const sequence of ["packed", "padded"] as const) {
+  Deno.test(`Batches ${sequence} counts the targets of batches without reading them`, () => {
+    const source = text(30, 2, 1, 41, 27, 5);
+    const batches = new Batches(source, { ...OPTIONS, sequence });
+    const blind = new Batches({ ...source, read: assert.fail }, { ...OPTIONS, sequence });
+    for (const [index, count] of [[0, 1], [3, 4], [1, 3 * batches.perEpoch]] as const) {
+      let counted = 0;
+      for (let i = index; i < index + count; i++) counted += batches.at(i).counted;
+      assert.equal(blind.counted(index, count), counted);
+    }
+  });
+}
+
+Deno.test("Batches shows every row once an epoch, in another order each epoch and seed", () => {
+  const source = text(400);
+  const epoch = (seed: number, number: number) => {
+    const batches = new Batches(source, { ...OPTIONS, batchSize: 1, seed });
+    return Array.from(
+      { length: batches.perEpoch },
+      (_, i) => batches.at(number * batches.perEpoch + i).inputs[0]!,
+    );
+  };
+  const first = epoch(1, 0);
+  assert.equal(new Set(first).size, first.length);
+  const places = (starts: number[]) => starts.map((s) => Math.floor((s - Math.min(...starts)) / 4));
+  assert.deepEqual(places(first).sort((a, b) => a - b), first.map((_, i) => i));
+  assert.notDeepEqual(places(first), places(epoch(1, 1)));
+  assert.notDeepEqual(places(first), places(epoch(2, 0)));
+});
+
+Deno.test("Batches cuts each epoch at another phase, as far as the rest beyond the rows allows", () => {
+  // 23 tokens: five rows of four targets, and two tokens more, by which the rows may be shifted
+  const batches = new Batches(text(23), { ...OPTIONS, batchSize: 5 });
+  assert.equal(batches.perEpoch, 1);
+  const phases = Array.from({ length: 60 }, (_, epoch) => {
+    const { inputs, targets } = batches.at(epoch);
+    const starts = [0, 1, 2, 3, 4].map((row) => inputs[4 * row]! - 100).sort((a, b) => a - b);
+    const phase = starts[0]!;
+    assert.deepEqual(starts, [0, 4, 8, 12, 16].map((start) => start + phase));
+    assert.ok(targets.every((target) => target < 123), "beyond the text");
+    return phase;
+  });
+  assert.deepEqual(new Set(phases), new Set([0, 1, 2]));
+});
+
+Deno.test("Batches counts the last batch of an epoch whole, and in which epoch a batch begins", () => {
+  const batches = new Batches(text(41), OPTIONS); // ten rows, in batches of three
+  assert.equal(batches.perEpoch, 4);
+  assert.deepEqual([0, 3, 4, 6, 7, 10].map((index) => batches.epochOf(index)), [0, 0, 1, 1, 2, 3]);
+  assert.equal(new Batches(text(37), OPTIONS).perEpoch, 3); // nine rows
+});
+
+Deno.test("Batches.at() gives the same batch in any order", () => {
+  const batches = new Batches(text(101, 50), OPTIONS);
+  const forward = Array.from({ length: 40 }, (_, i) => batches.at(i));
+  for (let i = 39; i >= 0; i--) assert.deepEqual(batches.at(i), forward[i]);
+});
+
+Deno.test("evaluationBatches() asks for every token exactly once, with half a context before it", () => {
+  const source = text(37, 1, 4, 5, 22);
+  const starts = [0, 37, 38, 42, 47];
+  const seen: number[] = [];
+  for (const { inputs, targets } of evaluationBatches(source, OPTIONS)) {
+    targets.forEach((target, m) => {
+      if (target === IGNORED) return;
+      seen.push(target);
+      const first = starts.includes(target - 100);
+      assert.equal(inputs[m], first ? OPTIONS.padding : target - 1);
+      const before = inputs.subarray(m - m % 4, m + 1);
+      assert.ok(before.includes(OPTIONS.padding) || before.length > 2, `${target}: ${before}`);
+    });
+  }
+  assert.deepEqual(seen, [...source.read(0, source.length)]);
+});
+
+Deno.test("Batches padded gives a document a row, truncated and padded", () => {
+  const batches = new Batches(text(2, 9, 3), { ...OPTIONS, sequence: "padded" });
+  const { inputs, targets, counted } = batches.at(0);
+  const none = IGNORED;
+  const rows = [0, 1, 2].map((b) => [inputs, targets].map((t) => [...t.slice(4 * b, 4 * b + 4)]));
+  rows.sort((a, b) => a[0]![0]! - b[0]![0]!);
+  assert.deepEqual(rows, [
+    [[100, 9, 9, 9], [101, none, none, none]],
+    [[102, 103, 104, 105], [103, 104, 105, 106]],
+    [[111, 112, 9, 9], [112, 113, none, none]],
+  ]);
+  assert.equal(counted, 7);
+});
+
+Deno.test("Batches sorts positions by token for the embedding's gradient", () => {
+  const tokens = Uint32Array.of(3, 5, 3, 3, 5, 1, 3, 0, 0);
+  const batches = new Batches(textOf({ tokens, documentStarts: [0] }), {
+    ...OPTIONS,
+    batchSize: 1,
+    contextLength: 8,
+  });
+  const { inputs, order } = batches.at(0);
+  assert.deepEqual([...inputs], [3, 5, 3, 3, 5, 1, 3, 0]);
+  assert.deepEqual([...order], [7, 5, 0, 2, 3, 6, 1, 4]);
+});
+
+for (const V of [1, 256, 257, 50257, 2 ** 32]) {
+  Deno.test(`Batches groups ${V} different tokens as a comparing sort would`, () => {
+    const seed = freshSeed(), random = new Random(seed);
+    const [batchSize, contextLength] = [7, 29], M = batchSize * contextLength;
+    // few of them, so that runs are longer than one
+    const some = Array.from({ length: 50 }, () => random.below(V));
+    const tokens = Uint32Array.from({ length: M + 1 }, () => some[random.below(50)]!);
+    const batches = new Batches(textOf({ tokens, documentStarts: [0] }), {
+      ...OPTIONS,
+      ...{ batchSize, contextLength },
+    });
+    const { inputs, order } = batches.at(0);
+    const sorted = [...inputs.keys()].sort((a, b) => inputs[a]! - inputs[b]! || a - b);
+    assert.deepEqual([...order], sorted, `seed ${seed}`);
+  });
+}
+
+Deno.test("permute() reaches every place exactly once", () => {
+  for (const n of [1, 2, 3, 17, 1000]) {
+    const places = Array.from({ length: n }, (_, i) => permute(i, n, 4, 2));
+    assert.deepEqual([...places].sort((a, b) => a - b), places.map((_, i) => i));
+  }
+});
+
+Deno.test("Batches throws when the text is shorter than a row", () => {
+  assert.throws(() => new Batches(text(4), OPTIONS), {
+    name: "RangeError",
+    message:
+      "Cannot cut a row of 4 tokens as the text has only 4 tokens: use more text, a shorter " +
+      "context, or padded sequences",
+  });
+});
+
+Deno.test("Batches takes rows from texts of more tokens than 32 bits count", () => {
+  const length = 6_000_000_001;
+  const tokens = (start: number, end: number) =>
+    Uint32Array.from({ length: end - start }, (_, i) => (start + i) % 1_000_000_007);
+  const places: number[] = [];
+  const source: TokenizedText = {
+    ...text(1),
+    length,
+    read(start, end) {
+      places.push(start);
+      return tokens(start, end);
+    },
+  };
+  const batches = new Batches(source, { ...OPTIONS, contextLength: 1000 });
+  assert.equal(batches.perEpoch, 2_000_000);
+  for (const index of [0, 1, 1_999_999, 2_000_000, 123_456_789]) {
+    const { inputs } = batches.at(index);
+    const expected = places.splice(0).flatMap((start) => [...tokens(start, start + 1000)]);
+    assert.deepEqual([...inputs], expected);
+  }
+  assert.equal(batches.epochOf(123_456_789), 61);
+});
+
+Deno.test("permute() takes more than 2³² elements", () => {
+  const n = 2 ** 33 + 9, seed = freshSeed();
+  const places = Array.from({ length: 5000 }, (_, i) => permute(i * 1_700_009, n, seed));
+  assert.equal(new Set(places).size, places.length, `seed ${seed}`);
+  assert.ok(places.every((place) => place >= 0 && place < n), `seed ${seed}`);
+  assert.ok(places.filter((place) => place > n / 2).length > 2000, `seed ${seed}`);
+});

@@ -1,0 +1,257 @@
+import assert from "node:assert/strict";
+import { readdirSync } from "node:fs";
+import { join } from "node:path";
+import { BYTE_ALPHABET } from "../../../data/tokenizer/byte_alphabet.ts";
+import { hashData, loadCorpus, loadWhole } from "../../../data/tokens/corpus.ts";
+import { storyEntropy } from "../../../data/text/stories.ts";
+import type { TokenizedText } from "../../../data/tokens/token_file.ts";
+import { byteLevelTokenizer, gpt2Tokenizer } from "../../../data/tokenizer/tokenizer.ts";
+import { HubServer } from "../hub/server.ts";
+
+const directory = Deno.makeTempDirSync();
+globalThis.addEventListener("unload", () => Deno.removeSync(directory, { recursive: true }));
+
+function write(name: string, content: string | Uint8Array): string {
+  const path = join(directory, name);
+  Deno.writeFileSync(
+    path,
+    typeof content === "string" ? new TextEncoder().encode(content) : content,
+  );
+  return path;
+}
+
+const all = (text: TokenizedText) => [...text.read(0, text.length)];
+
+const documents = Array.from({ length: 45 }, (_, i) => `Story number ${i}.\nIt ends.`);
+const file = write("stories.txt", documents.join("\n<|endoftext|>\n"));
+
+Deno.test("loadCorpus() divides by document and loses nothing", async () => {
+  const { training, validation, tokenizer, vocabulary } = await loadCorpus({ data: [file] });
+  assert.equal(vocabulary, "compact");
+  const split = (tokens: Iterable<number>) =>
+    tokenizer.decode(tokens).split("<|endoftext|>").slice(0, -1);
+  const [first, second] = [split(all(training)), split(all(validation))];
+  assert.deepEqual(second, [documents[19], documents[39]]);
+  assert.deepEqual([...first, ...second].sort(), documents.toSorted());
+  assert.equal(training.documents, 43);
+  for (let i = 1; i < training.documents; i++) {
+    const start = training.documentStart(i);
+    assert.deepEqual([...training.read(start - 1, start)], [tokenizer.endOfText]);
+  }
+});
+
+Deno.test("loadCorpus() takes a compact vocabulary where less than a fifth of GPT-2's tokens occur", async () => {
+  const { vocab } = JSON.parse((await gpt2Tokenizer()).json).model;
+  const words = Object.keys(vocab).filter((token) => /^\u0120[a-z]+$/.test(token));
+  for (const [count, expected] of [[9_900, "compact"], [10_200, "full"]] as const) {
+    // a document of words each of which is one token
+    const document = words.slice(0, count).map((token) => ` ${token.slice(1)}`).join("");
+    const path = write(`${count}.txt`, `A.\n<|endoftext|>\nB${document}`);
+    const { vocabulary, tokenizer, training, validation, close } = await loadCorpus({
+      data: [path],
+    });
+    close();
+    assert.ok(Math.abs(training.length + validation.length - count - 5) <= 1);
+    assert.equal(vocabulary, expected);
+    assert.ok(tokenizer.vocabularySize >= count && tokenizer.vocabularySize <= 50257);
+  }
+});
+
+Deno.test("loadCorpus() keeps the full vocabulary when asked, with OpenAI's ids", async () => {
+  const { tokenizer, training } = await loadCorpus({ data: [file], vocabulary: "full" });
+  assert.equal(tokenizer.vocabularySize, 50257);
+  assert.deepEqual([...training.read(0, 3)], [11605, 1271, 657]);
+});
+
+Deno.test("loadCorpus() takes tokens from the cache, and makes damaged ones anew", async () => {
+  const cacheDirectory = join(directory, "cache");
+  const load = async () => {
+    const { training, validation, cached, close } = await loadCorpus({
+      data: [file],
+      cacheDirectory,
+    });
+    const texts = [all(training), all(validation)];
+    close();
+    return { texts, cached };
+  };
+  const first = await load(), second = await load();
+  assert.deepEqual([first.cached, second.cached], [false, true]);
+  assert.deepEqual(second.texts, first.texts);
+  const [name] = readdirSync(cacheDirectory);
+  for (const part of ["text.tokens", "held-out.tokens"]) {
+    const path = join(cacheDirectory, name!, part);
+    const bytes = Deno.readFileSync(path);
+    bytes[300]! ^= 1;
+    Deno.writeFileSync(path, bytes);
+    const third = await load();
+    assert.equal(third.cached, false);
+    assert.deepEqual(third.texts, first.texts);
+  }
+});
+
+Deno.test("loadCorpus() gives the ids of a model's tokenizer, from the cache of the whole one's", async () => {
+  const cacheDirectory = join(directory, "compact");
+  const first = await loadCorpus({ data: [file], cacheDirectory });
+  const { tokenizer } = first;
+  for (const again of [{ cacheDirectory }, {}]) {
+    const second = await loadCorpus({ data: [file], tokenizer, ...again });
+    assert.equal(second.cached, "cacheDirectory" in again);
+    assert.deepEqual(
+      [second.tokenizer.hash, second.vocabulary, second.hash],
+      [tokenizer.hash, "compact", first.hash],
+    );
+    assert.deepEqual(all(second.training), all(first.training));
+    assert.deepEqual(all(second.validation), all(first.validation));
+    second.close();
+  }
+  first.close();
+  assert.equal(readdirSync(cacheDirectory).length, 1);
+});
+
+Deno.test("hashData() gives the hash of loadCorpus(), from the cache or by reading, in any format", async () => {
+  const cacheDirectory = join(directory, "hashed");
+  const { tokenizer, hash, close } = await loadCorpus({ data: [file], cacheDirectory });
+  close();
+  const lines = write("stories.jsonl", documents.map((t) => JSON.stringify({ t })).join("\n"));
+  assert.equal(await hashData({ data: [file], tokenizer, cacheDirectory }), hash);
+  assert.equal(await hashData({ data: [file], tokenizer }), hash);
+  assert.equal(await hashData({ data: [lines], textField: "t", tokenizer, cacheDirectory }), hash);
+  const less = write("fewer.txt", documents.slice(1).join("\n<|endoftext|>\n"));
+  assert.notEqual(await hashData({ data: [less], tokenizer, cacheDirectory }), hash);
+  assert.equal(readdirSync(cacheDirectory).length, 1, "something was tokenized");
+});
+
+Deno.test("loadCorpus() takes another tokenizer whole, unless it is to be compact", async () => {
+  const { vocab, merges } = JSON.parse((await gpt2Tokenizer()).json).model;
+  const baseTokenizer = await byteLevelTokenizer({
+    tokens: Object.keys(vocab).sort((a, b) => vocab[a] - vocab[b]).slice(0, 300),
+    merges: merges.slice(0, 44).map((merge: string) => merge.split(" ")),
+  });
+  const whole = await loadCorpus({ data: [file], baseTokenizer });
+  assert.deepEqual([whole.vocabulary, whole.tokenizer.hash], ["full", baseTokenizer.hash]);
+  const compact = await loadCorpus({ data: [file], baseTokenizer, vocabulary: "compact" });
+  assert.equal(compact.vocabulary, "compact");
+  assert.ok(compact.tokenizer.vocabularySize < 301);
+  const decoded = [whole, compact].map(({ tokenizer, training }) =>
+    tokenizer.decode(all(training))
+  );
+  assert.equal(decoded[0], decoded[1]);
+});
+
+Deno.test("loadCorpus() validates with the text that a data set brings", async () => {
+  const server = new HubServer("datasets/roneneldan/TinyStories");
+  await using _ = server;
+  const train = "One.\n<|endoftext|>\nTwo.", valid = "Three.";
+  for (const [name, text] of [["train", train], ["valid", valid]]) {
+    server.publish(`TinyStoriesV2-GPT4-${name}.txt`, new TextEncoder().encode(text));
+  }
+  const options = {
+    data: "tinystories" as const,
+    cacheDirectory: join(directory, "tiny"),
+    environment: { HF_HOME: join(directory, "hub"), HF_ENDPOINT: server.endpoint },
+  };
+  const { training, validation, tokenizer, ownValidation, name, data, hash, close } =
+    await loadCorpus(options);
+  assert.equal(tokenizer.decode(all(training)), "One.<|endoftext|>Two.<|endoftext|>");
+  assert.equal(tokenizer.decode(all(validation)), "Three.<|endoftext|>");
+  assert.equal(await hashData({ ...options, tokenizer }), hash);
+  assert.equal(
+    await hashData({ ...options, tokenizer, cacheDirectory: join(directory, "no") }),
+    hash,
+  );
+  assert.deepEqual([ownValidation, name, data], [
+    true,
+    "tinystories",
+    `tinystories@${server.main}`,
+  ]);
+  close();
+  const again = await loadCorpus({ ...options, data });
+  assert.deepEqual([again.cached, again.hash], [true, hash]);
+  again.close();
+});
+
+Deno.test("loadCorpus() gives another hash when a document of training or validation text differs", async () => {
+  const server = new HubServer("datasets/roneneldan/TinyStories");
+  await using _ = server;
+  const options = {
+    data: "tinystories" as const,
+    baseTokenizer: await byteLevelTokenizer({ tokens: [...BYTE_ALPHABET], merges: [] }),
+    environment: { HF_HOME: join(directory, "hub of hashes"), HF_ENDPOINT: server.endpoint },
+  };
+  const hashOf = async (train: string, valid: string) => {
+    server.publish("TinyStoriesV2-GPT4-train.txt", new TextEncoder().encode(train));
+    server.publish("TinyStoriesV2-GPT4-valid.txt", new TextEncoder().encode(valid));
+    const { hash, close } = await loadCorpus(options);
+    close();
+    return hash;
+  };
+  const first = await hashOf("One. Two.", "Three.");
+  const others = [
+    await hashOf("One. Two.", "Threes"),
+    await hashOf("One. Too.", "Three."),
+    await hashOf("Three.", "One. Two."),
+    await hashOf("One.\n<|endoftext|>\nTwo.", "Three."),
+  ];
+  assert.equal(new Set([first, ...others]).size, 5);
+  assert.equal(await hashOf("One. Two.", "Three."), first);
+});
+
+Deno.test("loadCorpus() reads files with CRLF and a byte order mark", async () => {
+  const path = write("windows.txt", "\ufeffOne.\r\nTwo.\r\n<|endoftext|>\r\nThree.\r\n");
+  const { training, validation, tokenizer } = await loadCorpus({ data: [path] });
+  assert.equal(tokenizer.decode(all(training)), "One.\nTwo.<|endoftext|>");
+  assert.equal(tokenizer.decode(all(validation)), "Three.<|endoftext|>");
+});
+
+Deno.test("loadCorpus() cuts a text of one document by position", async () => {
+  const path = write("one.txt", "word ".repeat(200));
+  const { training, validation } = await loadCorpus({ data: [path] });
+  assert.equal(training.length + validation.length, 201); // and end-of-text
+  assert.ok(validation.length >= 10);
+});
+
+Deno.test("loadCorpus() says in a sentence what is wrong with a file", async () => {
+  const absent = join(directory, "absent.txt"), empty = write("empty.txt", " \n<|endoftext|>\n");
+  const binary = write("binary.txt", Uint8Array.of(0x61, 0x62, 0xc3, 0x28));
+  const cases = [
+    [absent, `Cannot read data file ${absent}: there is no such file`],
+    [
+      directory,
+      `Cannot read data file ${directory}: it is a directory; ` +
+      `name its files: ${JSON.stringify(join(directory, "*.txt"))}`,
+    ],
+    [empty, "Cannot use empty.txt as data must hold text: it is empty"],
+    [
+      binary,
+      `Cannot read data file ${binary} as it must be UTF-8: the first byte that is not is at 3`,
+    ],
+  ] as const;
+  for (const [path, message] of cases) {
+    await assert.rejects(loadCorpus({ data: [path] }), { message });
+  }
+});
+
+Deno.test("loadCorpus() knows the sample: its text, its tokens and its entropy", async () => {
+  const { entropyPerToken, tokenizer, training, validation, hash } = await loadCorpus({
+    data: "sample",
+  });
+  // of 20,000 stories: their entropy over their tokens, ends counted, to a five-hundredth
+  const perToken = 20_000 * storyEntropy() / (training.length + validation.length);
+  assert.ok(Math.abs(entropyPerToken! / perToken - 1) < 2e-3, `${entropyPerToken}, ${perToken}`);
+  // checkpoints know it by these
+  assert.equal(hash, "0628bab7fa6ce859e4f28ffb9f4fd3cce7b66f456838c43474543f47ce4be99b");
+  assert.deepEqual(
+    [tokenizer.vocabularySize, training.length, validation.length],
+    [1048, 1_119_478, 58_678],
+  );
+});
+
+Deno.test("loadWhole() holds nothing back", async () => {
+  const tokenizer = await gpt2Tokenizer();
+  const text = await loadWhole({ data: [file], tokenizer });
+  assert.equal(
+    tokenizer.decode(all(text)),
+    documents.map((text) => `${text}<|endoftext|>`).join(""),
+  );
+  assert.equal(text.bytes, documents.join("").length);
+});
