@@ -1,8 +1,5 @@
+import { openPlot, svgPage } from "../train/svg.ts";
 import { AXES, type Axis, deviceMs, type ScalingPoint } from "./scaling.ts";
-
-/** What Plot draws into; this runtime has no DOM and no types for one. */
-// deno-lint-ignore no-explicit-any
-type PlotDocument = { document: any };
 
 /** What each axis counts. */
 const LABELS: Readonly<Record<Axis, string>> = {
@@ -29,11 +26,7 @@ export async function drawScaling(
   points: readonly ScalingPoint[],
   { title }: { title: string },
 ): Promise<string> {
-  const [Plot, { parseHTML }] = await Promise.all([
-    import("npm:@observablehq/plot@0.6.17"),
-    import("npm:linkedom@0.18.15"),
-  ]);
-  const { document } = parseHTML("<html><body></body></html>") as unknown as PlotDocument;
+  const { Plot, document } = await openPlot();
   const times = points.flatMap((point) => [deviceMs(point), point.ms, point.modelMs]);
   const least = Math.min(...times) / 1.3, most = Math.max(...times) * 1.3;
   const ticks = [0.01, 0.1, 1, 10, 100, 1e3, 1e4].flatMap((ten) => [ten, 2 * ten, 5 * ten])
@@ -87,13 +80,9 @@ export async function drawScaling(
     return svg.outerHTML;
   });
   const width = 2 * PANEL.width, height = HEAD + Math.ceil(axes.length / 2) * PANEL.height;
-  return [
-    `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" ` +
-    `viewBox="0 0 ${width} ${height}" font-family="system-ui, sans-serif" font-size="12" fill="#222">`,
-    `<rect width="${width}" height="${height}" fill="white"/>`,
+  return svgPage({ width, height }, [
     `<text x="12" y="20" font-size="14" font-weight="600">${title.replace(/[<&]/g, "")}</text>`,
     ...legend,
     ...panels,
-    "</svg>\n",
-  ].join("\n");
+  ]);
 }

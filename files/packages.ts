@@ -1,39 +1,62 @@
 /**
- * Packages that few need, each loaded when it is first used. Deno fetches a literal `import("npm:…")` as soon
- * as `mod.ts` is imported, used or not, but neither a type nor a specifier in a variable. (If there is a
- * deno.lock, Deno fetches all that it lists.)
+ * The npm packages that the library loads when it first needs them, so that nobody downloads what they do
+ * not use. Deno downloads the package of a literal `import("npm:…")` together with the module that holds it,
+ * even if the statement never runs, but it downloads nothing for a type or for a specifier in a variable.
+ * (A deno.lock makes Deno download all packages that it lists.)
  *
  * @module
  */
 
-/** The packages, and what they export. */
-interface Packages {
-  "csv-parse": typeof import("npm:csv-parse@7.0.3");
-  "hyparquet": typeof import("npm:hyparquet@1.33.0");
-  "hyparquet/src/column.js": typeof import("npm:hyparquet@1.33.0/src/column.js");
-  "hyparquet/src/convert.js": typeof import("npm:hyparquet@1.33.0/src/convert.js");
-  "hyparquet-compressors": typeof import("npm:hyparquet-compressors@1.1.2");
-  "picomatch": typeof import("npm:picomatch@4.0.7");
+/** Where a package is, and the type of what it exports. */
+type Specifier<Exports> = string & { readonly exports?: Exports };
+
+function at<Exports>(specifier: string): Specifier<Exports> {
+  return specifier;
 }
 
-const SPECIFIERS: Readonly<Record<keyof Packages, string>> = {
-  "csv-parse": "npm:csv-parse@7.0.3",
-  "hyparquet": "npm:hyparquet@1.33.0",
-  "hyparquet/src/column.js": "npm:hyparquet@1.33.0/src/column.js",
-  "hyparquet/src/convert.js": "npm:hyparquet@1.33.0/src/convert.js",
-  "hyparquet-compressors": "npm:hyparquet-compressors@1.1.2",
-  "picomatch": "npm:picomatch@4.0.7",
+/** The packages and their versions. Each row repeats its specifier, because a type cannot be a value. */
+const PACKAGES = {
+  "@huggingface/hub": at<typeof import("npm:@huggingface/hub@2.17.5")>(
+    "npm:@huggingface/hub@2.17.5",
+  ),
+  "@huggingface/tokenizers": at<typeof import("npm:@huggingface/tokenizers@0.2.0")>(
+    "npm:@huggingface/tokenizers@0.2.0",
+  ),
+  "@observablehq/plot": at<typeof import("npm:@observablehq/plot@0.6.17")>(
+    "npm:@observablehq/plot@0.6.17",
+  ),
+  "csv-parse": at<typeof import("npm:csv-parse@7.0.3")>("npm:csv-parse@7.0.3"),
+  "gpt-tokenizer/bpeRanks/r50k_base": at<
+    typeof import("npm:gpt-tokenizer@4.0.0/bpeRanks/r50k_base")
+  >("npm:gpt-tokenizer@4.0.0/bpeRanks/r50k_base"),
+  "hyparquet": at<typeof import("npm:hyparquet@1.33.0")>("npm:hyparquet@1.33.0"),
+  "hyparquet/src/column.js": at<typeof import("npm:hyparquet@1.33.0/src/column.js")>(
+    "npm:hyparquet@1.33.0/src/column.js",
+  ),
+  "hyparquet/src/convert.js": at<typeof import("npm:hyparquet@1.33.0/src/convert.js")>(
+    "npm:hyparquet@1.33.0/src/convert.js",
+  ),
+  "hyparquet-compressors": at<typeof import("npm:hyparquet-compressors@1.1.2")>(
+    "npm:hyparquet-compressors@1.1.2",
+  ),
+  "linkedom": at<typeof import("npm:linkedom@0.18.15")>("npm:linkedom@0.18.15"),
+  "picomatch": at<typeof import("npm:picomatch@4.0.7")>("npm:picomatch@4.0.7"),
 };
 
+/** Name of a package, or of a module in one. */
+export type PackageName = keyof typeof PACKAGES;
+
+/** What a package exports. */
+export type Package<Name extends PackageName> = typeof PACKAGES[Name] extends
+  Specifier<infer Exports> ? Exports : never;
+
 /**
- * Loads a package, and downloads it first if it is not in Deno's cache.
+ * Loads a package; if Deno's cache does not hold it, Deno downloads it first.
  *
  * @throws {Error} in one sentence if that fails.
  */
-export async function loadPackage<Name extends keyof Packages>(
-  name: Name,
-): Promise<Packages[Name]> {
-  const specifier = SPECIFIERS[name];
+export async function load<Name extends PackageName>(name: Name): Promise<Package<Name>> {
+  const specifier: string = PACKAGES[name];
   try {
     return await import(specifier);
   } catch (error) {

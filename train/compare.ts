@@ -10,7 +10,7 @@ import { parseHuggingFaceConfig } from "../model/files/hugging_face.ts";
 import { Curve } from "./curve.ts";
 import { type Metric, readLines, readMetrics, startMetric } from "./metrics.ts";
 import { flagOf } from "../files/command_line.ts";
-import type { PlotDocument } from "./plot.ts";
+import { openPlot, svgPage } from "./svg.ts";
 
 /**
  * What several trainings reached, and for how much: validation loss and bits per byte over tokens, time
@@ -317,11 +317,7 @@ const PANEL = { width: 320, height: 250 };
  * operations, in logarithms, as runs may be of very different length.
  */
 export async function drawComparison(runs: readonly ComparedRun[]): Promise<string> {
-  const [Plot, { parseHTML }] = await Promise.all([
-    import("npm:@observablehq/plot@0.6.17"),
-    import("npm:linkedom@0.18.15"),
-  ]);
-  const { document } = parseHTML("<html><body></body></html>") as unknown as PlotDocument;
+  const { Plot, document } = await openPlot();
   const color = (i: number) => COLORS[i % COLORS.length]!;
   const panels = ROWS.flatMap(([y, yLabel], row) =>
     COLUMNS.map(([x, xLabel, tickFormat], column) => {
@@ -355,14 +351,7 @@ export async function drawComparison(runs: readonly ComparedRun[]): Promise<stri
   );
   const width = COLUMNS.length * PANEL.width;
   const height = LEGEND_LINE * (runs.length + 1) + ROWS.length * PANEL.height;
-  return [
-    `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" ` +
-    `viewBox="0 0 ${width} ${height}" font-family="system-ui, sans-serif" font-size="12" fill="#222">`,
-    `<rect width="${width}" height="${height}" fill="white"/>`,
-    ...legend,
-    ...panels,
-    "</svg>\n",
-  ].join("\n");
+  return svgPage({ width, height }, [...legend, ...panels]);
 }
 
 /** Powers of ten where the figures are; with 2 and 5 times, or all digits, if that makes few. */

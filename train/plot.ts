@@ -1,9 +1,6 @@
 import { Curve } from "./curve.ts";
 import type { Metric } from "./metrics.ts";
-
-/** What Plot draws into; this runtime has no DOM and no types for one. */
-// deno-lint-ignore no-explicit-any
-export type PlotDocument = { document: any };
+import { openPlot } from "./svg.ts";
 
 /** Losses of a run over its steps, gathered as the run notes them. */
 export class LossCurve {
@@ -33,15 +30,11 @@ interface LossPoint {
  * possible where it is known.
  */
 export async function drawLoss(losses: LossCurve): Promise<string> {
-  const [Plot, { parseHTML }] = await Promise.all([
-    import("npm:@observablehq/plot@0.6.17"),
-    import("npm:linkedom@0.18.15"),
-  ]);
+  const { Plot, document } = await openPlot();
   const { entropy } = losses;
   const [training, validation] = (["training", "validation"] as const).map((curve) =>
     losses[curve].points.map((point) => ({ ...point, curve }))
   ) as [(LossPoint & { curve: string })[], (LossPoint & { curve: string })[]];
-  const { document } = parseHTML("<html><body></body></html>") as unknown as PlotDocument;
   const figure = Plot.plot({
     document,
     width: 720,

@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from "node:timers/promises";
+import { load, type Package } from "../../files/packages.ts";
 import { printable, quoted } from "../../files/printable.ts";
 import { ChangedError, chunksOf, fetchBlob } from "./blob.ts";
 import { type CachedFile, isCommit, isSha256, RepositoryCache } from "./cache.ts";
@@ -265,9 +266,7 @@ function asSentence({ task, cache }: Repository, error: unknown): unknown {
   return error;
 }
 
-type Library = typeof import("npm:@huggingface/hub@2.17.5");
-
-/** What the library's functions are given: a repository, and our way to its server. */
+/** What functions of `@huggingface/hub` are called with: a repository, and our `fetch()`. */
 interface Access {
   repo: { type: HubRepo["type"]; name: string };
   hubUrl: string;
@@ -283,16 +282,18 @@ const MOST_FILES = 200_000;
 /** Thrown where an answer is JSON, but not what the hub says; the message says why. */
 class OddAnswer extends Error {}
 
-/** Puts a question to the hub through the library. */
+/** Asks the hub through `@huggingface/hub`. */
 async function ask<T>(
   repository: Repository,
-  question: (hub: Library, access: Access) => Promise<T>,
+  question: (hub: Package<"@huggingface/hub">, access: Access) => Promise<T>,
 ): Promise<T> {
   const { type, repo: name, endpoint, task, signal } = repository;
-  const library = await loadLibrary(task);
+  const hub = await load("@huggingface/hub").catch(({ message }: Error) => {
+    throw new HubError(message, 0);
+  });
   let requests = 0;
   try {
-    return await question(library, {
+    return await question(hub, {
       repo: { type, name },
       hubUrl: endpoint,
       fetch: async (address, init) => {
@@ -337,19 +338,6 @@ async function wholeAnswer(
     at += chunk.length;
   }
   return whole;
-}
-
-async function loadLibrary(task: string): Promise<Library> {
-  try {
-    return await import("npm:@huggingface/hub@2.17.5");
-  } catch (error) {
-    const reason = (error as Error).message.split("\n")[0];
-    throw new HubError(
-      `Cannot ${task} as npm:@huggingface/hub, which the first download needs, is not to be had ` +
-        `(${reason}): check the network`,
-      0,
-    );
-  }
 }
 
 async function commitOf(repository: Repository): Promise<string> {

@@ -9,7 +9,7 @@ import {
   tooLong,
 } from "./documents.ts";
 import { listOfNames } from "./fields.ts";
-import { loadPackage } from "../../files/packages.ts";
+import { load } from "../../files/packages.ts";
 
 /** What a table is called, and its form. */
 export interface CsvOptions {
@@ -34,7 +34,7 @@ export async function* csvPieces(
   chunks: AsyncIterable<Uint8Array>,
   { file, column, tabs }: CsvOptions,
 ): AsyncGenerator<Piece[]> {
-  const { parse } = await loadPackage("csv-parse");
+  const { parse } = await load("csv-parse");
   let pieces: Piece[] = [];
   let header: string[] | undefined;
   let place = 0; // of the column in a row

@@ -2,7 +2,7 @@ import { readSync } from "node:fs";
 import { brotliDecompressSync, crc32, gunzipSync, zstdDecompressSync } from "node:zlib";
 import type { Piece } from "./documents.ts";
 import { listOfNames } from "./fields.ts";
-import { loadPackage } from "../../files/packages.ts";
+import { load, type Package } from "../../files/packages.ts";
 
 /** A Parquet file that is open. */
 export interface ParquetFile {
@@ -41,9 +41,9 @@ const COMPRESSORS = {
 export async function* parquetPieces(
   { file, handle, bytes, column }: ParquetFile,
 ): AsyncGenerator<{ pieces: Piece[]; file: string; bytesRead: number }> {
-  const { parquetMetadataAsync, parquetSchema } = await loadPackage("hyparquet");
-  const { parquetHeader, readPage } = await loadPackage("hyparquet/src/column.js");
-  const { DEFAULT_PARSERS } = await loadPackage("hyparquet/src/convert.js");
+  const { parquetMetadataAsync, parquetSchema } = await load("hyparquet");
+  const { parquetHeader, readPage } = await load("hyparquet/src/column.js");
+  const { DEFAULT_PARSERS } = await load("hyparquet/src/convert.js");
   const read = (start: number, end: number) => {
     const buffer = new ArrayBuffer(Math.max(0, end - start));
     for (let done = 0; done < buffer.byteLength;) {
@@ -88,7 +88,7 @@ export async function* parquetPieces(
         element: field.element,
         schemaPath: schemaPath!,
         compressors: meta.codec.startsWith("LZ4")
-          ? (await loadPackage("hyparquet-compressors")).compressors
+          ? (await load("hyparquet-compressors")).compressors
           : COMPRESSORS,
         parsers: { ...DEFAULT_PARSERS, stringFromBytes: (text: Uint8Array) => text },
       };
@@ -148,7 +148,7 @@ export async function* parquetPieces(
 }
 
 /** The part of a tree of columns that is needed here. */
-type Column = import("npm:hyparquet@1.33.0").SchemaTree;
+type Column = ReturnType<Package<"hyparquet">["parquetSchema"]>;
 
 /** From the root to the column of a name; a column of the whole name goes before one in a group. */
 function columnPath(tree: Column, name: string): Column[] | undefined {

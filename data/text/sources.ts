@@ -15,7 +15,7 @@ import { arrayPieces, linePieces, type Piece, type PlaceUnit, textPieces } from 
 import { listOfNames } from "./fields.ts";
 import { type Format, formatOf, FORMATS, HEAD_BYTES, packingOf, PACKINGS } from "./formats.ts";
 import { hubFile, type HubOptions, listHubFiles, parseHubSpec } from "../hub/hub.ts";
-import { loadPackage } from "../../files/packages.ts";
+import { load } from "../../files/packages.ts";
 import { parquetPieces } from "./parquet.ts";
 import { SAMPLE_COUNT, sampleStories } from "./stories.ts";
 import { decodeUtf16, unpack } from "./unpack.ts";
@@ -341,7 +341,7 @@ function isPattern(text: string): boolean {
 
 /** Whether paths match a pattern. */
 async function matcher(pattern: string): Promise<(path: string) => boolean> {
-  const { default: picomatch } = await loadPackage("picomatch");
+  const { default: picomatch } = await load("picomatch");
   const matches = picomatch(pattern);
   return (path) => matches(path);
 }
@@ -351,7 +351,7 @@ async function expand(spec: string): Promise<string[]> {
   const find = (path: string) => attempt(path, () => statSync(path, { throwIfNoEntry: false }));
   if (!isPattern(spec) || find(spec)) return [spec];
   // the platform's own globSync() wants to see the environment
-  const { default: picomatch } = await loadPackage("picomatch");
+  const { default: picomatch } = await load("picomatch");
   const pattern = Deno.build.os === "windows" ? spec.replaceAll("\\", "/") : spec;
   const { base, glob } = picomatch.scan(pattern);
   const matches = await matcher(glob);

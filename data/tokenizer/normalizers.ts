@@ -1,7 +1,7 @@
+import type { Package } from "../../files/packages.ts";
 import { replaceMatches } from "./pattern.ts";
 import type { PatternOf } from "./pre_tokenizers.ts";
 import { type Component, stagesOf, UnsupportedTokenizer } from "./tokenizer_file.ts";
-import type { Library } from "./word_models.ts";
 
 /**
  * The normalizers of a `tokenizer.json`: npm:@huggingface/tokenizers has them, but for SentencePiece's
@@ -21,7 +21,10 @@ export type Normalize = (text: string) => string;
  */
 export function createNormalizer(
   config: Component | null | undefined,
-  { library, patternOf }: { library: Library | undefined; patternOf: PatternOf },
+  { library, patternOf }: {
+    library: Package<"@huggingface/tokenizers"> | undefined;
+    patternOf: PatternOf;
+  },
 ): Normalize {
   const steps = stagesOf(config, "normalizers").map((step) =>
     createStep(step, library!, patternOf)
@@ -29,7 +32,11 @@ export function createNormalizer(
   return (text) => steps.reduce((changed, step) => step(changed), text);
 }
 
-function createStep(config: Component, library: Library, patternOf: PatternOf): Normalize {
+function createStep(
+  config: Component,
+  library: Package<"@huggingface/tokenizers">,
+  patternOf: PatternOf,
+): Normalize {
   if (config.type === "Precompiled") {
     const table = config.precompiled_charsmap as string | null;
     return table ? createPrecompiled(table) : (text) => text;

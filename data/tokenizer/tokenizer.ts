@@ -1,4 +1,5 @@
 import { isObject } from "../../files/json.ts";
+import { load } from "../../files/packages.ts";
 import { quoted } from "../../files/printable.ts";
 import { standIn } from "../../files/stand_in.ts";
 import { BYTE_ALPHABET, toByteAlphabet } from "./byte_alphabet.ts";
@@ -61,7 +62,7 @@ export interface ByteLevelTables {
 
 /** GPT-2's tokenizer: 50,257 ids, those of OpenAI, from the tables of npm:gpt-tokenizer. */
 export async function gpt2Tokenizer(): Promise<Tokenizer> {
-  const { default: ranks } = await import("npm:gpt-tokenizer@4.0.0/bpeRanks/r50k_base");
+  const { default: ranks } = await load("gpt-tokenizer/bpeRanks/r50k_base");
   const encoder = new TextEncoder();
   const tokens = (ranks as (string | number[])[]).map((token) =>
     toByteAlphabet(typeof token === "string" ? encoder.encode(token) : Uint8Array.from(token))

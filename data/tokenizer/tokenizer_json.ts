@@ -1,4 +1,5 @@
 import { createHash } from "node:crypto";
+import { load, type Package } from "../../files/packages.ts";
 import { quoted } from "../../files/printable.ts";
 import { type AddedTokens, createAddedTokens } from "./added_tokens.ts";
 import { toByteAlphabet } from "./byte_alphabet.ts";
@@ -9,13 +10,7 @@ import { createTokenText } from "./token_text.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 import { type AddedToken, type TokenizerFile, UnsupportedTokenizer } from "./tokenizer_file.ts";
 import { detached } from "./words.ts";
-import {
-  createWordModel,
-  type Library,
-  modelKind,
-  textTokens,
-  type WordModel,
-} from "./word_models.ts";
+import { createWordModel, modelKind, textTokens, type WordModel } from "./word_models.ts";
 
 /**
  * Names that tokenizers give to the token that ends a document, the likeliest first: those of GPT-2,
@@ -73,9 +68,7 @@ export async function createTokenizer(
       tokens.length - 1,
     );
   }
-  const library = needsLibrary(file)
-    ? await import("npm:@huggingface/tokenizers@0.2.0") as Library
-    : undefined;
+  const library = needsLibrary(file) ? await load("@huggingface/tokenizers") : undefined;
   const patternOf = createPatternOf(library);
   const normalize = createNormalizer(file.normalizer, { library, patternOf });
   const { cut, byteLevel } = createPreTokenizer(file.pre_tokenizer, patternOf);
@@ -292,7 +285,7 @@ function needsLibrary({ model, normalizer, pre_tokenizer, decoder }: TokenizerFi
 const PATTERN_PARTS = /\\[^]|\[(?:\\[^]|[^\\\]])*\]|\(\?>|[*+?]\+/g;
 
 /** Patterns of a `tokenizer.json`, written for Oniguruma, as JavaScript's. */
-function createPatternOf(library: Library | undefined): PatternOf {
+function createPatternOf(library: Package<"@huggingface/tokenizers"> | undefined): PatternOf {
   return (pattern) => {
     const { String: text, Regex: regex } = (pattern ?? {}) as { String?: unknown; Regex?: unknown };
     if (typeof text === "string" && text !== "") {

@@ -1,3 +1,4 @@
+import type { Package } from "../../files/packages.ts";
 import { BYTE_ALPHABET } from "./byte_alphabet.ts";
 import { createMerger } from "./bpe.ts";
 import {
@@ -16,9 +17,6 @@ import {
 /** Ids of a word, as the pre-tokenizer left it. */
 export type WordModel = (word: string) => readonly number[];
 
-/** npm:@huggingface/tokenizers, where it was loaded. */
-export type Library = typeof import("npm:@huggingface/tokenizers@0.2.0");
-
 /** What a model works with. */
 export interface WordModelParts {
   /** Ids by token of the model; but for a byte-pair encoding, without the tokens that are no text. */
@@ -26,7 +24,7 @@ export interface WordModelParts {
   /** Id of what the vocabulary cannot spell; without it, that is left out. */
   readonly unknown: number | undefined;
   /** Loaded for Unigram and WordPiece. */
-  readonly library: Library | undefined;
+  readonly library: Package<"@huggingface/tokenizers"> | undefined;
 }
 
 /** The kinds of model. */

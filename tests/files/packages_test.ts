@@ -1,26 +1,77 @@
 import assert from "node:assert/strict";
-import { loadPackage } from "../../files/packages.ts";
+import { load, type PackageName } from "../../files/packages.ts";
 import { fromFileUrl } from "../paths.ts";
 
-const path = fromFileUrl(new URL("../../files/packages.ts", import.meta.url));
+const root = fromFileUrl(new URL("../../", import.meta.url));
+const path = "files/packages.ts";
 
-Deno.test("loadPackage() loads what its type says, and nothing is fetched before", async () => {
-  const source = await Deno.readTextFile(path);
-  const find = (pattern: RegExp) =>
-    Array.from(source.matchAll(pattern), ([, name, specifier]) => [name, specifier]);
-  const types = find(/"(\S+)": typeof import\("(npm:\S+)"\)/g);
-  const values = find(/"(\S+)": "(npm:\S+)"/g);
-  assert.ok(types.length > 3);
-  assert.deepEqual(values, types);
-  for (const [name] of values) await loadPackage(name as Parameters<typeof loadPackage>[0]);
+/** Folders of the library; tests import what they need as they like. */
+const FOLDERS = Array.from(Deno.readDirSync(root))
+  .filter(({ isDirectory, name }) => isDirectory && !name.startsWith(".") && name !== "tests")
+  .map(({ name }) => name);
 
-  const { stdout } = await new Deno.Command(Deno.execPath(), { args: ["info", "--json", path] })
-    .output();
+/** A package that is imported, or whose types are, where it is used. */
+const LITERAL = /(?:\bimport\s*\(|\bfrom)\s*["'`](?:npm|jsr):/;
+
+function sources(folder: string): string[] {
+  return Array.from(Deno.readDirSync(root + folder)).flatMap(({ name, isDirectory }) =>
+    isDirectory ? sources(`${folder}/${name}`) : name.endsWith(".ts") ? [`${folder}/${name}`] : []
+  );
+}
+
+Deno.test("load() loads every package of its table", async () => {
+  const source = await Deno.readTextFile(root + path);
+  const rows = Array.from(
+    source.matchAll(/"(\S+)": at<\s*typeof import\("(npm:\S+)"\)\s*>\(\s*"(npm:\S+)"/g),
+    ([, name, type, specifier]) => ({ name: name!, type: type!, specifier: specifier! }),
+  );
+  assert.equal(rows.length, source.match(/: at</g)!.length);
+  assert.ok(rows.length > 3);
+  for (const { name, type, specifier } of rows) {
+    assert.equal(type, specifier);
+    assert.equal(specifier.replace(/@\d+\.\d+\.\d+(?=\/|$)/, ""), `npm:${name}`);
+    await load(name as PackageName);
+  }
+});
+
+Deno.test("load() says in a sentence that a package cannot be downloaded", async () => {
+  const directory = await Deno.makeTempDir();
+  try {
+    const script = `${directory}/script.ts`, url = new URL(`../../${path}`, import.meta.url);
+    await Deno.writeTextFile(script, `import { load } from "${url}"; await load("picomatch");`);
+    const { code, stderr } = await new Deno.Command(Deno.execPath(), {
+      args: ["run", "--no-config", "--no-lock", "--no-prompt", "--cached-only", script],
+      env: { DENO_DIR: directory, NO_COLOR: "1" },
+    }).output();
+    assert.equal(code, 1);
+    assert.match(
+      new TextDecoder().decode(stderr),
+      /Error: Cannot load npm:picomatch@[\d.]+ \(.+\): check the network\n/,
+    );
+  } finally {
+    await Deno.remove(directory, { recursive: true });
+  }
+});
+
+Deno.test("no module but packages.ts names a package of npm", async () => {
+  assert.match('await import(\n  "npm:a"', LITERAL);
+  assert.match('import { a } from "npm:a"', LITERAL);
+  const paths = ["mod.ts", ...FOLDERS.flatMap(sources)];
+  assert.ok(paths.length > 100);
+  const texts = await Promise.all(paths.map((path) => Deno.readTextFile(root + path)));
+  assert.deepEqual(paths.filter((_, i) => LITERAL.test(texts[i]!)), [path]);
+});
+
+Deno.test("mod.ts makes Deno fetch no package before it is used", async () => {
+  const { stdout } = await new Deno.Command(Deno.execPath(), {
+    args: ["info", "--json", "mod.ts"],
+    cwd: root,
+  }).output();
   const { modules } = JSON.parse(new TextDecoder().decode(stdout)) as {
-    modules: { specifier: string; dependencies?: { code?: object }[] }[];
+    modules: { specifier: string; dependencies?: { specifier: string; code?: object }[] }[];
   };
-  const { dependencies = [] } = modules.find(({ specifier }) =>
-    specifier.endsWith("/packages.ts")
-  )!;
-  assert.deepEqual(dependencies.filter(({ code }) => code), []);
+  const imports = modules.flatMap(({ dependencies = [] }) => dependencies)
+    .filter(({ code }) => code).map(({ specifier }) => specifier);
+  assert.ok(imports.length > 100);
+  assert.deepEqual(imports.filter((specifier) => !/^(\.|node:)/.test(specifier)), []);
 });
