@@ -1,209 +1,50 @@
 import { Random } from "../random.ts";
 
 /**
- * The words that a slot of the grammar may hold, each with the same probability. A word begins with a
- * consonant where "a" may stand before it.
+ * The built-in stories: a grammar writes them, so that their entropy, the least loss that a model can reach,
+ * is known exactly.
+ *
+ * @module
  */
-const WORDS: Readonly<Record<string, readonly string[]>> = {
-  girl: ["Lily", "Mia", "Anna", "Lucy", "Emma", "Sara", "Amy", "Kate"],
-  boy: ["Tom", "Ben", "Sam", "Max", "Tim", "Jack", "Leo", "Dan"],
-  kind: [
-    "little",
-    "small",
-    "young",
-    "kind",
-    "brave",
-    "quiet",
-    "clever",
-    "happy",
-    "shy",
-    "gentle",
-    "friendly",
-    "polite",
-    "curious",
-    "lovely",
-    "good",
-    "nice",
-    "wise",
-    "lazy",
-    "busy",
-    "silly",
-  ],
-  animal: ["bird", "dog", "cat", "fox", "bear", "duck", "frog", "mouse", "rabbit", "horse"],
-  thing: [
-    "ball",
-    "kite",
-    "hat",
-    "doll",
-    "book",
-    "boat",
-    "drum",
-    "bell",
-    "ring",
-    "key",
-    "cup",
-    "box",
-  ],
-  hue: ["red", "blue", "green", "yellow", "pink", "white", "black", "brown", "purple", "golden"],
-  color: [
-    "red",
-    "blue",
-    "green",
-    "yellow",
-    "pink",
-    "white",
-    "black",
-    "brown",
-    "purple",
-    "golden",
-    "silver",
-    "grey",
-  ],
-  place: [
-    "park",
-    "forest",
-    "garden",
-    "beach",
-    "river",
-    "lake",
-    "farm",
-    "hill",
-    "village",
-    "school",
-  ],
-  home: ["house", "hut", "tent", "cave", "tower", "cottage", "barn", "castle"],
-  food: ["cake", "bread", "soup", "cheese", "honey", "fruit", "pie", "rice", "corn", "jam"],
-  look: [
-    "big",
-    "tiny",
-    "soft",
-    "shiny",
-    "strange",
-    "pretty",
-    "round",
-    "heavy",
-    "warm",
-    "bright",
-    "funny",
-    "strong",
-    "cold",
-    "dark",
-    "wet",
-    "dry",
-    "thin",
-    "thick",
-    "smooth",
-    "rough",
-    "broken",
-    "secret",
-    "magic",
-    "long",
-    "wide",
-    "dusty",
-    "fancy",
-    "plain",
-    "rare",
-    "simple",
-  ],
-  weather: ["sunny", "rainy", "windy", "cold", "warm", "foggy", "snowy", "bright", "dark", "quiet"],
-  time: ["morning", "day", "evening", "night", "afternoon", "spring", "winter", "summer"],
-  feeling: [
-    "happy",
-    "proud",
-    "glad",
-    "calm",
-    "safe",
-    "lucky",
-    "brave",
-    "free",
-    "warm",
-    "strong",
-    "grateful",
-    "cheerful",
-  ],
-  sorrow: [
-    "sad",
-    "lost",
-    "tired",
-    "scared",
-    "hungry",
-    "lonely",
-    "worried",
-    "cold",
-    "sick",
-    "bored",
-    "hurt",
-    "thirsty",
-    "confused",
-    "nervous",
-  ],
-  way: [
-    "slowly",
-    "quickly",
-    "softly",
-    "quietly",
-    "carefully",
-    "gently",
-    "bravely",
-    "happily",
-    "loudly",
-    "sadly",
-    "proudly",
-    "kindly",
-    "suddenly",
-    "calmly",
-    "silently",
-    "patiently",
-  ],
-  cover: [
-    "tree",
-    "rock",
-    "bridge",
-    "bush",
-    "table",
-    "leaf",
-    "stone",
-    "roof",
-    "bed",
-    "log",
-    "wall",
-    "fence",
-    "chair",
-    "tent",
-    "gate",
-    "bench",
-  ],
-  family: ["mom", "dad", "sister", "brother", "grandma", "grandpa", "friend", "teacher"],
-  count: ["two", "three", "four", "five", "six", "seven", "ten", "many"],
-  plant: ["flower", "rose", "bean", "pumpkin", "berry", "carrot", "melon", "tree"],
-  sound: [
-    "laughed",
-    "smiled",
-    "danced",
-    "sang",
-    "jumped",
-    "clapped",
-    "cried",
-    "waved",
-    "whispered",
-    "played",
-    "rested",
-    "shouted",
-  ],
-};
 
-/** Slots whose word stays the same for the rest of the story; all others are drawn anew each time. */
-const REMEMBERED = new Set([
-  "hero",
-  "animal",
-  "thing",
-  "place",
-  "hue",
-  "food",
-  "family",
-  "plant",
-  "home",
-]);
+/**
+ * The words that a slot of the grammar may hold, each with the same probability. A word begins with a
+ * consonant if "a" may stand before it.
+ */
+const WORDS: Readonly<Record<string, readonly string[]>> = wordLists({
+  girl: "Lily Mia Anna Lucy Emma Sara Amy Kate",
+  boy: "Tom Ben Sam Max Tim Jack Leo Dan",
+  kind: "little small young kind brave quiet clever happy shy gentle friendly polite curious " +
+    "lovely good nice wise lazy busy silly",
+  animal: "bird dog cat fox bear duck frog mouse rabbit horse",
+  thing: "ball kite hat doll book boat drum bell ring key cup box",
+  hue: "red blue green yellow pink white black brown purple golden",
+  color: "red blue green yellow pink white black brown purple golden silver grey",
+  place: "park forest garden beach river lake farm hill village school",
+  home: "house hut tent cave tower cottage barn castle",
+  food: "cake bread soup cheese honey fruit pie rice corn jam",
+  look: "big tiny soft shiny strange pretty round heavy warm bright funny strong cold dark wet " +
+    "dry thin thick smooth rough broken secret magic long wide dusty fancy plain rare simple",
+  weather: "sunny rainy windy cold warm foggy snowy bright dark quiet",
+  time: "morning day evening night afternoon spring winter summer",
+  feeling: "happy proud glad calm safe lucky brave free warm strong grateful cheerful",
+  sorrow: "sad lost tired scared hungry lonely worried cold sick bored hurt thirsty confused " +
+    "nervous",
+  way: "slowly quickly softly quietly carefully gently bravely happily loudly sadly proudly " +
+    "kindly suddenly calmly silently patiently",
+  cover: "tree rock bridge bush table leaf stone roof bed log wall fence chair tent gate bench",
+  family: "mom dad sister brother grandma grandpa friend teacher",
+  count: "two three four five six seven ten many",
+  plant: "flower rose bean pumpkin berry carrot melon tree",
+  sound: "laughed smiled danced sang jumped clapped cried waved whispered played rested shouted",
+});
+
+function wordLists(lists: Record<string, string>): Record<string, string[]> {
+  return Object.fromEntries(Object.entries(lists).map(([slot, words]) => [slot, words.split(" ")]));
+}
+
+/** Slots whose word stays the same for the rest of the story; every other slot is drawn anew each time. */
+const KEPT_SLOTS = new Set("hero animal thing place hue food family plant home".split(" "));
 
 /** Pronouns, which follow the hero. */
 const PRONOUNS: Readonly<Record<string, readonly [girl: string, boy: string]>> = {
@@ -236,7 +77,7 @@ const ENDINGS: readonly string[] = [
  * several. A sentence ends at a full stop, a question or an exclamation mark before a capital letter.
  */
 const PLOTS: readonly (readonly (readonly string[])[])[] = [
-  [ //something is lost and found
+  [ // something is lost and found
     [
       "{hero} had a {look} {hue} {thing} that {he} took to a {look} {place} every {time}.",
       "{hero} played {way} with a {look} {hue} {thing} from {his} {family}.",
@@ -248,7 +89,7 @@ const PLOTS: readonly (readonly (readonly string[])[])[] = [
       "A {kind} {animal} saw that {hero} was {sorrow} and came {way} to help.",
     ],
   ],
-  [ //food is shared
+  [ // food is shared
     [
       "{His} {family} gave {him} {count} {look} pieces of {food}.",
       "{hero} sat {way} under a {look} {cover} to eat some {look} {food}.",
@@ -259,7 +100,7 @@ const PLOTS: readonly (readonly (readonly string[])[])[] = [
       "On the {look} way {hero} met a {kind} {animal} with a {look} {color} tail.",
     ],
   ],
-  [ //a storm
+  [ // a storm
     [
       "One {weather} {time}, a {look} {color} storm came {way} over the {place}.",
       "The {time} became {weather} and {weather}, and a {look} wind blew over the {place}.",
@@ -269,7 +110,7 @@ const PLOTS: readonly (readonly (readonly string[])[])[] = [
       "Behind the {look} {cover} sat a {sorrow} {animal} with a {look} {color} tail.",
     ],
   ],
-  [ //a race
+  [ // a race
     [
       "{hero} wanted to win the {look} race at the {look} {place}.",
       "Every {weather} {time}, {he} ran {way} around the {place} {count} times.",
@@ -279,7 +120,7 @@ const PLOTS: readonly (readonly (readonly string[])[])[] = [
       "On the {weather} {time} of the race, {he} stood next to a {kind} {animal}.",
     ],
   ],
-  [ //a seed grows
+  [ // a seed grows
     [
       "{His} {kind} {family} gave {him} {count} seeds of a {look} {plant}.",
       "{hero} {way} found a {look} {plant} next to a {look} {cover}.",
@@ -289,7 +130,7 @@ const PLOTS: readonly (readonly (readonly string[])[])[] = [
       "One {weather} {time}, a {kind} {animal} came {way} to see the {plant}.",
     ],
   ],
-  [ //someone is stuck
+  [ // someone is stuck
     [
       "On a {weather} {time}, {he} heard a {look} sound from a {look} {cover}.",
       "{hero} walked {way} past the {look} {home} when {he} heard a {look} cry.",
@@ -299,7 +140,7 @@ const PLOTS: readonly (readonly (readonly string[])[])[] = [
       "It was a {sorrow} {animal}, and its {look} leg was caught in a {cover}.",
     ],
   ],
-  [ //something is built
+  [ // something is built
     [
       "{hero} wanted to build a {look} and {look} {home} at the {place}.",
       "{His} {look} dream was to live in a {look} {color} {home}.",
@@ -309,7 +150,7 @@ const PLOTS: readonly (readonly (readonly string[])[])[] = [
       "A {kind} {animal} watched {hero} {way} from behind a {look} {cover}.",
     ],
   ],
-  [ //a surprise
+  [ // a surprise
     [
       "It was the {weather} birthday of {his} {family}, and {he} had no {look} gift.",
       "{hero} wanted to give {his} {kind} {family} a {look} gift.",
@@ -321,57 +162,48 @@ const PLOTS: readonly (readonly (readonly string[])[])[] = [
   ],
 ];
 
-/** A piece of a sentence: text, or a slot to fill. */
-type Piece = { readonly text: string } | { readonly slot: string };
+/** A pattern of a sentence: texts at even places, names of slots at odd places. */
+type Pattern = readonly string[];
+
+function parsePattern(sentence: string): Pattern {
+  return sentence.split(/\{(\w+)\}/);
+}
+
+/** The plots with opening and ending: a list of sentences, and for each the patterns that it may have. */
+const STORIES: readonly (readonly (readonly Pattern[])[])[] = PLOTS.map((plot) =>
+  [OPENINGS, ...plot, ENDINGS].map((patterns) => patterns.map(parsePattern))
+);
+
+const SEXES = ["girl", "boy"];
 
 /** What the slots of a story hold so far, the hero's sex among them. */
 type Bindings = ReadonlyMap<string, string>;
 
-/** A sentence pattern cut into pieces. */
-interface Sentence {
-  readonly pieces: readonly Piece[];
-}
-
-function parsePattern(pattern: string): Sentence {
-  const pieces = pattern.split(/(\{\w+\})/).filter((part) => part !== "").map((part): Piece =>
-    part.startsWith("{") ? { slot: part.slice(1, -1) } : { text: part }
-  );
-  return { pieces };
-}
-
-/** Every plot as the list of its places, opening and ending included, each with its sentences. */
-const STORIES: readonly (readonly (readonly Sentence[])[])[] = PLOTS.map((plot) =>
-  [OPENINGS, ...plot, ENDINGS].map((alternatives) => alternatives.map(parsePattern))
-);
-
-const HEROES: readonly string[] = [...WORDS.girl!, ...WORDS.boy!];
-
-/** What may stand in a slot, given what the story has bound so far; one option where it is fixed. */
-function options(slot: string, bindings: Bindings): readonly string[] {
+/** What a slot may hold, given what the story has bound so far; one word if that is fixed. */
+function wordsFor(slot: string, bindings: Bindings): readonly string[] {
   const bound = bindings.get(slot);
   if (bound !== undefined) return [bound];
   const pronoun = PRONOUNS[slot];
   if (pronoun) return [pronoun[bindings.get("sex") === "girl" ? 0 : 1]];
-  if (slot === "hero") return WORDS[bindings.get("sex")!]!;
-  return WORDS[slot]!;
+  return WORDS[slot === "hero" ? bindings.get("sex")! : slot]!;
 }
 
 /** The bindings after a slot was filled. */
 function bind(bindings: Bindings, slot: string, word: string): Bindings {
-  if (!REMEMBERED.has(slot) || bindings.has(slot)) return bindings;
+  if (!KEPT_SLOTS.has(slot) || bindings.has(slot)) return bindings;
   return new Map(bindings).set(slot, word);
 }
 
-/** A paragraph ends after the opening and before the ending. */
-function separator(place: number, places: number): string {
-  return place === 0 ? "" : place === 1 || place === places - 1 ? "\n" : " ";
+/** What precedes a sentence of a story: a paragraph ends after the opening and before the ending. */
+function separator(sentence: number, sentences: number): string {
+  return sentence === 0 ? "" : sentence === 1 || sentence === sentences - 1 ? "\n" : " ";
 }
 
 /** Number of documents in the data set `sample`. */
 export const SAMPLE_COUNT = 20_000;
 
 /**
- * Short stories from a grammar: a plot, a hero, and what they meet, drawn with equal probabilities.
+ * Short stories from a grammar: a plot, a hero, and whom the hero meets, drawn with equal probabilities.
  *
  * @returns `count` documents, the same for the same seed.
  */
@@ -379,95 +211,86 @@ export function sampleStories({ seed, count }: { seed: number; count: number }):
   const random = new Random(seed);
   const pick = <T>(list: readonly T[]) => list[random.below(list.length)]!;
   return Array.from({ length: count }, () => {
-    const places = pick(STORIES);
-    let bindings: Bindings = new Map([["sex", pick(["girl", "boy"])]]);
-    let story = "";
-    places.forEach((alternatives, place) => {
-      story += separator(place, places.length);
-      for (const piece of pick(alternatives).pieces) {
-        if ("text" in piece) {
-          story += piece.text;
-          continue;
-        }
-        const word = pick(options(piece.slot, bindings));
-        bindings = bind(bindings, piece.slot, word);
-        story += word;
-      }
-    });
-    return story;
+    const story = pick(STORIES);
+    let bindings: Bindings = new Map([["sex", pick(SEXES)]]);
+    return story.map((patterns, i) => {
+      const parts = pick(patterns).map((part, place) => {
+        if (place % 2 === 0) return part;
+        const word = pick(wordsFor(part, bindings));
+        bindings = bind(bindings, part, word);
+        return word;
+      });
+      return separator(i, story.length) + parts.join("");
+    }).join("");
   });
 }
 
 /**
- * Probability with which the grammar writes a story, as a natural logarithm; undefined if never.
- *
- * Different choices write different texts, so that this is the sum over the choices of one derivation;
- * were there several, their probabilities would add up.
+ * Every way in which the grammar writes a story, as the natural logarithm of its probability: one, or none if
+ * the grammar does not write it.
  */
-export function storyLogProbability(story: string): number | undefined {
-  const derivations = storyDerivations(story);
-  if (derivations.length === 0) return undefined;
-  return Math.log(derivations.reduce((sum, logP) => sum + Math.exp(logP), 0));
-}
-
-/** Logarithmic probability of each way in which the grammar writes a story: one, or none. */
-export function storyDerivations(story: string): number[] {
+export function storyDerivations(text: string): number[] {
   const found: number[] = [];
-  for (const places of STORIES) {
-    for (const sex of ["girl", "boy"]) {
-      const start = -Math.log(STORIES.length) - Math.log(2);
-      const walk = (place: number, at: number, bindings: Bindings, logP: number): void => {
-        if (place === places.length) {
-          if (at === story.length) found.push(logP);
+  for (const story of STORIES) {
+    for (const sex of SEXES) {
+      const walk = (sentence: number, at: number, bindings: Bindings, logP: number): void => {
+        if (sentence === story.length) {
+          if (at === text.length) found.push(logP);
           return;
         }
-        const between = separator(place, places.length);
-        if (!story.startsWith(between, at)) return;
-        const alternatives = places[place]!;
-        for (const { pieces } of alternatives) {
-          match(story, at + between.length, pieces, bindings, (end, next, ways) => {
-            walk(place + 1, end, next, logP - Math.log(alternatives.length) - ways);
-          });
+        const between = separator(sentence, story.length);
+        if (!text.startsWith(between, at)) return;
+        const patterns = story[sentence]!;
+        for (const pattern of patterns) {
+          matchPattern(
+            pattern,
+            text,
+            { at: at + between.length, bindings },
+            (end, next, logWays) => {
+              walk(sentence + 1, end, next, logP - Math.log(patterns.length) - logWays);
+            },
+          );
         }
       };
-      walk(0, 0, new Map([["sex", sex]]), start);
+      walk(0, 0, new Map([["sex", sex]]), -Math.log(STORIES.length) - Math.log(SEXES.length));
     }
   }
   return found;
 }
 
-/** Calls `then` for every way in which the pieces match the text from `at` on. */
-function match(
+/** Calls `onMatch` for every way in which the rest of a pattern matches the text from `at` on. */
+function matchPattern(
+  pattern: Pattern,
   text: string,
-  at: number,
-  pieces: readonly Piece[],
-  bindings: Bindings,
-  then: (end: number, bindings: Bindings, logWays: number) => void,
-  logWays = 0,
+  { at, bindings, place = 0, logWays = 0 }: {
+    at: number;
+    bindings: Bindings;
+    place?: number;
+    logWays?: number;
+  },
+  onMatch: (end: number, bindings: Bindings, logWays: number) => void,
 ): void {
-  const [piece, ...rest] = pieces;
-  if (!piece) return then(at, bindings, logWays);
-  if ("text" in piece) {
-    if (text.startsWith(piece.text, at)) {
-      match(text, at + piece.text.length, rest, bindings, then, logWays);
-    }
-    return;
-  }
-  const words = options(piece.slot, bindings);
+  const part = pattern[place];
+  if (part === undefined) return onMatch(at, bindings, logWays);
+  const words = place % 2 === 0 ? [part] : wordsFor(part, bindings);
   for (const word of words) {
     if (!text.startsWith(word, at)) continue;
-    const next = bind(bindings, piece.slot, word);
-    match(text, at + word.length, rest, next, then, logWays + Math.log(words.length));
+    matchPattern(pattern, text, {
+      at: at + word.length,
+      bindings: place % 2 === 0 ? bindings : bind(bindings, part, word),
+      place: place + 1,
+      logWays: logWays + Math.log(words.length),
+    }, onMatch);
   }
 }
 
 /** Entropy of a story in nats, exactly: the mean of −ln P over all that the grammar writes. */
 export function storyEntropy(): number {
-  return Math.log(STORIES.length) + Math.log(2) +
-    expectation(
-      (alternatives) => Math.log(alternatives.length),
-      ({ choices }) => Math.log(choices),
-    );
+  return Math.log(STORIES.length) + Math.log(SEXES.length) + expectation({
+    ofChoice: (patterns) => Math.log(patterns.length),
+    ofText: () => 0,
+    ofSlot: ({ choices }) => Math.log(choices),
+  });
 }
 
 /**
@@ -476,78 +299,71 @@ export function storyEntropy(): number {
  * @param countTokens tokens of a text; tokens must not reach across words, as GPT-2's do not.
  */
 export function expectedTokens(countTokens: (text: string) => number): number {
-  return expectation(
-    () => 0,
-    ({ piece, before, after, words }) => {
-      if ("text" in piece) {
-        // a text keeps the space before the next slot's word for that word
-        const text = before + (after ? piece.text.replace(/ $/, "") : piece.text);
-        return text === "" ? 0 : countTokens(text);
-      }
-      const between = /\s$/.exec(before)?.[0] ?? "";
-      return words.reduce((sum, word) => sum + countTokens(between + word), 0) / words.length;
-    },
-  );
+  return expectation({
+    ofChoice: () => 0,
+    // the white space before a slot belongs to the slot's word
+    ofText: (text) => text === "" ? 0 : countTokens(text),
+    ofSlot: ({ space, words }) =>
+      words.reduce((sum, word) => sum + countTokens(space + word), 0) / words.length,
+  });
 }
 
-/** One piece of a sentence as `expectation()` sees it. */
-interface PieceContext {
-  piece: Piece;
-  /** Number of words that may stand in the slot at this point; 1 for text. */
-  choices: number;
-  /** All words that the slot ever holds, each as likely as the others. */
-  words: readonly string[];
-  /** For a slot the text before it, for text the separator if it begins a sentence. */
-  before: string;
-  /** Whether a slot follows. */
-  after: boolean;
+/** What the parts of a story contribute to a sum. */
+interface Contributions {
+  /** Of the choice among patterns. */
+  ofChoice(patterns: readonly Pattern[]): number;
+  /** Of a text, without the white space before a slot. */
+  ofText(text: string): number;
+  /** Of a slot. */
+  ofSlot(slot: {
+    /** Number of words that it may hold at this point. */
+    choices: number;
+    /** All words that it ever holds, each as likely as the others. */
+    words: readonly string[];
+    /** The white space before it. */
+    space: string;
+  }): number;
 }
 
 /**
- * Sum over a story's choices, averaged over all stories. What a slot may hold depends on which slots
- * were bound before, not on how, so that the state is a set of slots.
+ * Sum over the parts of a story, averaged over all stories. What a slot may hold depends on which slots
+ * were bound before and not on their words, so that the state is a set of slots.
  */
-function expectation(
-  ofPlace: (alternatives: readonly Sentence[]) => number,
-  ofPiece: (context: PieceContext) => number,
-): number {
+function expectation({ ofChoice, ofText, ofSlot }: Contributions): number {
   let total = 0;
-  for (const places of STORIES) {
-    for (const sex of ["girl", "boy"]) {
-      const seen = new Map<string, number>();
-      const walk = (place: number, bindings: Bindings): number => {
-        const alternatives = places[place];
-        if (!alternatives) return 0;
-        const state = `${place} ${[...bindings.keys()].sort()}`;
-        const known = seen.get(state);
-        if (known !== undefined) return known;
-        const between = separator(place, places.length);
+  for (const story of STORIES) {
+    for (const sex of SEXES) {
+      const unbound: Bindings = new Map([["sex", sex]]);
+      const known = new Map<string, number>();
+      const walk = (sentence: number, bindings: Bindings): number => {
+        const patterns = story[sentence];
+        if (!patterns) return 0;
+        const state = `${sentence} ${[...bindings.keys()].sort()}`;
+        if (known.has(state)) return known.get(state)!;
         let sum = 0;
-        for (const { pieces } of alternatives) {
-          let next = bindings;
-          pieces.forEach((piece, i) => {
-            const after = i + 1 < pieces.length;
-            if ("text" in piece) {
-              const before = i === 0 ? between : "";
-              sum += ofPiece({ piece, choices: 1, words: [], before, after });
-              return;
+        for (const pattern of patterns) {
+          let next = bindings, space = "";
+          pattern.forEach((part, place) => {
+            if (place % 2 === 0) {
+              const text = (place === 0 ? separator(sentence, story.length) : "") + part;
+              space = place + 1 < pattern.length ? /\s?$/.exec(text)![0] : "";
+              sum += ofText(text.slice(0, text.length - space.length));
+            } else {
+              const words = wordsFor(part, unbound);
+              sum += ofSlot({ choices: wordsFor(part, next).length, words, space });
+              next = bind(next, part, words[0]!);
             }
-            const words = options(piece.slot, new Map([["sex", sex]]));
-            const choices = options(piece.slot, next).length;
-            const text = i === 0 ? between : (pieces[i - 1] as { text: string }).text;
-            sum += ofPiece({ piece, choices, words, before: text, after });
-            next = bind(next, piece.slot, words[0]!);
           });
-          sum += walk(place + 1, next);
+          sum += walk(sentence + 1, next);
         }
-        const mean = ofPlace(alternatives) + sum / alternatives.length;
-        seen.set(state, mean);
+        const mean = ofChoice(patterns) + sum / patterns.length;
+        known.set(state, mean);
         return mean;
       };
-      total += walk(0, new Map([["sex", sex]]));
+      total += walk(0, unbound);
     }
   }
-  return total / STORIES.length / 2;
+  return total / STORIES.length / SEXES.length;
 }
 
 /** How well a text keeps to the grammar. */
@@ -562,31 +378,28 @@ export interface Judgement {
   keepsHero: boolean;
 }
 
-const ALL_SENTENCES: readonly Sentence[] = [
-  ...new Set([...OPENINGS, ...PLOTS.flat(2), ...ENDINGS]),
-].map(parsePattern);
-
 /** A sentence ends at a mark, perhaps in quotes, before a space and a capital letter or a quote. */
 const SENTENCE_END = /(?<=[.?!]"?)\s+(?=["A-Z])/;
 
 /** Judges a text by the grammar; an unfinished last sentence is not counted. */
 export function judgeStory(text: string): Judgement {
   const sentences = text.trim().split(SENTENCE_END).filter((s) => /[.?!]"?$/.test(s));
-  const named = new Set(text.match(/\b[A-Z][a-z]+\b/g)?.filter((word) => HEROES.includes(word)));
+  const heroes = SEXES.flatMap((sex) => WORDS[sex]!);
+  const named = new Set(text.match(/\b[A-Z][a-z]+\b/g)?.filter((word) => heroes.includes(word)));
   return {
     sentences: sentences.length,
-    accepted: sentences.filter(acceptsSentence).length,
+    accepted: sentences.filter(isOfGrammar).length,
     namesHero: named.size > 0,
     keepsHero: named.size === 1,
   };
 }
 
 /** Whether some pattern of the grammar writes this sentence, for some hero and some story so far. */
-function acceptsSentence(sentence: string): boolean {
-  return ["girl", "boy"].some((sex) =>
-    ALL_SENTENCES.some(({ pieces }) => {
+function isOfGrammar(sentence: string): boolean {
+  return STORIES.flat(2).some((pattern) =>
+    SEXES.some((sex) => {
       let accepted = false;
-      match(sentence, 0, pieces, new Map([["sex", sex]]), (end) => {
+      matchPattern(pattern, sentence, { at: 0, bindings: new Map([["sex", sex]]) }, (end) => {
         accepted ||= end === sentence.length;
       });
       return accepted;
