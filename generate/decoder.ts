@@ -17,7 +17,7 @@ import { logitsColumns } from "../model/activations.ts";
 import { attentionOf, innerWidthOf } from "../model/config.ts";
 import { type Gpt, headOf, masterOf } from "../model/gpt.ts";
 import { headLogits } from "../model/head.ts";
-import { linearForward } from "../model/linear.ts";
+import { linearLayerForward } from "../model/linear.ts";
 import { dtypesOf } from "../model/precision.ts";
 
 /** Texts that a model continues side by side, with the keys and values of what it has read of them. */
@@ -276,7 +276,7 @@ function recordBlocks(
   };
   const linear = (name: string, { x, ...options }: Operand, y: Tensor, activated?: Tensor) => {
     const outputs = { y, ...(activated ? { activated } : {}), low: () => low! };
-    linearForward(program, model, name, { x }, outputs, options);
+    linearLayerForward(program, model, name, { x }, outputs, options);
   };
   const give = (name: string, from: Tensor) => {
     if (within) return linear(name, { x: from, accumulate: true }, x);

@@ -26,6 +26,13 @@ function choiceOf({ choices }: Device, { key, variants }: Tunable): string | und
   return choice !== undefined && variants.includes(choice) ? choice : undefined;
 }
 
+/** Work for which a kernel is chosen that this device or this version does not have. */
+export function unavailable(device: Device, tunables: Iterable<Tunable>): Tunable[] {
+  return [...tunables].filter((tunable) =>
+    device.choices.has(tunable.key) && choiceOf(device, tunable) === undefined
+  );
+}
+
 /**
  * Those with something to choose and nothing chosen yet. None where the device has no timestamps: the
  * wall clock cannot tell kernels apart.

@@ -9,7 +9,7 @@ import type { Tensor } from "../kernels/tensor.ts";
 import type { Activations, BatchShape } from "./activations.ts";
 import { attentionOf } from "./config.ts";
 import { headLossBackward } from "./head.ts";
-import { linearBackward, linearForward } from "./linear.ts";
+import { linearLayerBackward, linearLayerForward } from "./linear.ts";
 import {
   createGpt,
   firstTrainedBlock,
@@ -74,7 +74,7 @@ export function forward(
   for (let i = 0; i < layers; i++) {
     const vector = (name: string) => masterOf(model, `h.${i}.${name}`);
     const linear = (name: string, x: Tensor, y: Tensor, activated?: Tensor) =>
-      linearForward(program, model, `h.${i}.${name}`, { x }, {
+      linearLayerForward(program, model, `h.${i}.${name}`, { x }, {
         y,
         ...(activated ? { activated } : {}),
         low: ({ module }) => at(`${module.name} low`, i),
@@ -184,7 +184,7 @@ export function backward(
       inputs: { x: Tensor; dy: Tensor; hidden?: Tensor },
       dx: Tensor | undefined,
     ) =>
-      linearBackward(
+      linearLayerBackward(
         program,
         model,
         `h.${i}.${name}`,

@@ -1,5 +1,5 @@
 import type { Arena } from "../kernels/arena.ts";
-import * as kernel from "../kernels/linear/linear.ts";
+import { linearBackward, linearForward } from "../kernels/linear/linear.ts";
 import { matmul, type MatmulOptions } from "../kernels/matmul/matmul.ts";
 import type { Program } from "../kernels/program.ts";
 import type { Tensor } from "../kernels/tensor.ts";
@@ -7,98 +7,130 @@ import { type Gpt, masterOf, matrixOf } from "./model.ts";
 import { loraScale } from "./files/lora.ts";
 import { type Adapter, adaptersOf, weightBeside } from "./parameters.ts";
 
-/** The tensor in which an adapter's x · Aᵀ goes, or its gradient: [M,r], of x's type. */
+/** The tensor that holds an adapter's x · Aᵀ, or its gradient: [M,r], of x's type. */
 export type LowOf = (adapter: Adapter) => Tensor;
 
 /**
- * y = x · W + b of a linear layer, and what adapters beside it add: alpha / r · (x · Aᵀ) · Bᵀ. Where it is
- * asked for, activated = gelu(y).
+ * Records a linear layer of the model, adapters included: y = x · W + b + Σ alpha / r · (x · Aᵀ) · Bᵀ. If
+ * `activated` is given, it is set to gelu(y).
  *
  * x: [M,inputs]; y, activated: [M,outputs].
  *
  * @param name of the layer, such as `h.0.mlp.c_fc`.
  * @param low is set to alpha / r · x · Aᵀ of each adapter, which the backward pass needs.
- * @param options as of the kernel's `linearForward()`.
+ * @param options those of `linearForward()`.
  */
-export function linearForward(
+export function linearLayerForward(
   program: Program,
   model: Gpt,
   name: string,
   { x }: { x: Tensor },
-  { y, activated, low }: { y: Tensor; activated?: Tensor; low: LowOf },
+  { y, activated, low }: { y: Tensor; activated?: Tensor | undefined; low: LowOf },
   options: Pick<MatmulOptions, "accumulate" | "normalize"> = {},
 ): void {
-  const adapters = adaptersBeside(model, name);
-  kernel.linearForward(
+  const adapters = adaptersBeside(model, name), last = adapters.at(-1);
+  linearForward(
     program,
     { x, weight: matrixOf(model, `${name}.weight`), bias: biasOf(model, name) },
-    { y, activated: adapters.length === 0 ? activated : undefined },
+    { y, activated: last ? undefined : activated },
     options,
   );
-  adapters.forEach((adapter, i) => {
-    const { A, B, module: { firstColumn: firstColumnOfY } } = adapter;
-    const xA = low(adapter), scale = loraScale(model.config.lora!);
-    matmul(program, { a: x, b: matrixOf(model, A) }, { y: xA }, {
-      transposeB: true,
-      scale,
-      ...(options.normalize ? { normalize: options.normalize } : {}),
-    });
-    matmul(program, { a: xA, b: matrixOf(model, B) }, { y }, {
-      transposeB: true,
-      firstColumnOfY,
-      accumulate: true,
-      ...(activated && i === adapters.length - 1 ? { activated } : {}),
-    });
+  for (const adapter of adapters) {
+    adapterForward(
+      program,
+      model,
+      adapter,
+      { x },
+      // y is complete after the last adapter
+      { y, low: low(adapter), activated: adapter === last ? activated : undefined },
+      { normalize: options.normalize },
+    );
+  }
+}
+
+/** low = alpha / r · x · Aᵀ; y += low · Bᵀ, and activated = gelu(y) if it is given. */
+function adapterForward(
+  program: Program,
+  model: Gpt,
+  { A, B, module: { firstColumn: firstColumnOfY } }: Adapter,
+  { x }: { x: Tensor },
+  { y, low, activated }: { y: Tensor; low: Tensor; activated: Tensor | undefined },
+  { normalize }: Pick<MatmulOptions, "normalize">,
+): void {
+  const scale = loraScale(model.config.lora!);
+  matmul(program, { a: x, b: matrixOf(model, A) }, { y: low }, {
+    transposeB: true,
+    scale,
+    normalize,
+  });
+  matmul(program, { a: low, b: matrixOf(model, B) }, { y }, {
+    transposeB: true,
+    firstColumnOfY,
+    accumulate: true,
+    epilogue: activated && { kind: "gelu", activated },
   });
 }
 
 /**
- * Gradients of `linearForward()`: of x where it is asked for, and of whatever in the layer is trained. Where
- * x is gelu(hidden), dx is the gradient of hidden.
+ * Records the gradients of `linearLayerForward()`: that of x if `dx` is given, and those of the layer's
+ * trained parameters. If x is gelu(hidden), dx is the gradient of hidden.
  *
  * dy: [M,outputs]; x, dx, hidden: [M,inputs]. dx is set; gradients of parameters are set, or with
  * `accumulate` added to.
  *
- * @param low as `linearForward()` left them.
+ * @param low as `linearLayerForward()` left them.
  * @param dlow scratch for their gradients.
  */
-export function linearBackward(
+export function linearLayerBackward(
   program: Program,
   model: Gpt,
   name: string,
-  { x, dy, hidden, low }: { x: Tensor; dy: Tensor; hidden?: Tensor; low: LowOf },
+  { x, dy, hidden, low }: { x: Tensor; dy: Tensor; hidden?: Tensor | undefined; low: LowOf },
   { dx, dlow }: { dx: Tensor | undefined; dlow: LowOf },
   { gradients, accumulate }: { gradients: Arena; accumulate: boolean },
 ): void {
-  const gradient = (parameter: string) => gradients.tensors.get(parameter);
-  const adapters = adaptersBeside(model, name);
-  kernel.linearBackward(
+  const adapters = adaptersBeside(model, name), last = adapters.at(-1);
+  linearBackward(
     program,
+    { x, dy, weight: matrixOf(model, `${name}.weight`), hidden: last ? undefined : hidden },
     {
-      x,
-      dy,
-      weight: matrixOf(model, `${name}.weight`),
-      hidden: adapters.length === 0 ? hidden : undefined,
+      dx,
+      dweight: gradients.tensors.get(`${name}.weight`),
+      dbias: gradients.tensors.get(`${name}.bias`),
     },
-    { dx, dweight: gradient(`${name}.weight`), dbias: gradient(`${name}.bias`) },
     { accumulate },
   );
-  adapters.forEach((adapter, i) => {
-    const { A, B, module: { firstColumn: start, outputs: count } } = adapter;
-    const columnsOfA = { start, count }, scale = loraScale(model.config.lora!);
-    const dxA = dlow(adapter);
-    matmul(program, { a: dy, b: matrixOf(model, B) }, { y: dxA }, { columnsOfA, scale });
-    matmul(program, { a: dy, b: low(adapter) }, { y: gradient(B)! }, {
-      columnsOfA,
-      transposeA: true,
-      accumulate,
-    });
-    matmul(program, { a: dxA, b: x }, { y: gradient(A)! }, { transposeA: true, accumulate });
-    if (!dx) return;
-    matmul(program, { a: dxA, b: matrixOf(model, A) }, { y: dx }, {
-      accumulate: true,
-      ...(hidden && i === adapters.length - 1 ? { hidden } : {}),
-    });
+  for (const adapter of adapters) {
+    adapterBackward(
+      program,
+      model,
+      adapter,
+      // dx is complete after the last adapter
+      { x, dy, low: low(adapter), hidden: adapter === last ? hidden : undefined },
+      { dx, dlow: dlow(adapter) },
+      { gradients, accumulate },
+    );
+  }
+}
+
+/** dlow = alpha / r · dy · B; dB = dyᵀ · low; dA = dlowᵀ · x; dx += dlow · A, times gelu'(hidden). */
+function adapterBackward(
+  program: Program,
+  model: Gpt,
+  { A, B, module: { firstColumn: start, outputs: count } }: Adapter,
+  { x, dy, low, hidden }: { x: Tensor; dy: Tensor; low: Tensor; hidden: Tensor | undefined },
+  { dx, dlow }: { dx: Tensor | undefined; dlow: Tensor },
+  { gradients, accumulate }: { gradients: Arena; accumulate: boolean },
+): void {
+  const columnsOfA = { start, count }, scale = loraScale(model.config.lora!);
+  const dA = gradients.tensors.get(A)!, dB = gradients.tensors.get(B)!;
+  matmul(program, { a: dy, b: matrixOf(model, B) }, { y: dlow }, { columnsOfA, scale });
+  matmul(program, { a: dy, b: low }, { y: dB }, { columnsOfA, transposeA: true, accumulate });
+  matmul(program, { a: dlow, b: x }, { y: dA }, { transposeA: true, accumulate });
+  if (!dx) return;
+  matmul(program, { a: dlow, b: matrixOf(model, A) }, { y: dx }, {
+    accumulate: true,
+    epilogue: hidden && { kind: "gelu backward", hidden },
   });
 }
 

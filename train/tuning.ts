@@ -2,7 +2,7 @@ import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node
 import { dirname, join } from "node:path";
 import { isObject } from "../files/json.ts";
 import type { Device } from "../kernels/device.ts";
-import { Tuner, untuned } from "../kernels/tune.ts";
+import { Tuner, unavailable, untuned } from "../kernels/tune.ts";
 import type { TrainerState } from "../model/files/checkpoint.ts";
 import type { TrainEvent } from "./events.ts";
 import type { TrainStep } from "./step.ts";
@@ -150,6 +150,15 @@ export async function* recordTuned(
   const { tunables } = step.program;
   // others, of other sizes, would change what the checkpoint says and the evaluation does
   for (const key of device.choices.keys()) if (!tunables.has(key)) device.choices.delete(key);
+  const replaced = unavailable(device, tunables.values());
+  if (replaced.length > 0) {
+    const names = new Set(replaced.map(({ key }) => device.choices.get(key)));
+    const message = `${kept ? "the checkpoint" : file} names kernels that this version does not ` +
+      `have here: ${[...names].join(", ")}; ` +
+      (kept || !tune ? "the default kernels are used instead" : "others are chosen now");
+    yield { kind: "notice", message };
+    for (const { key } of replaced) device.choices.delete(key);
+  }
   const open = kept || !tune ? [] : untuned(device, tunables.values());
   if (open.length === 0) return step;
 

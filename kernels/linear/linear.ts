@@ -20,7 +20,7 @@ export function linearForward(
 ): void {
   matmul(program, { a: x, b: weight, bias }, { y }, {
     ...options,
-    ...(activated ? { activated } : {}),
+    epilogue: activated && { kind: "gelu", activated },
   });
 }
 
@@ -49,7 +49,7 @@ export function linearBackward(
   if (dx) {
     matmul(program, { a: dy, b: weight }, { y: dx }, {
       transposeB: true,
-      ...(hidden ? { hidden } : {}),
+      epilogue: hidden && { kind: "gelu backward", hidden },
     });
   }
   if (dweight) matmul(program, { a: x, b: dy }, { y: dweight }, { transposeA: true, accumulate });

@@ -1,14 +1,33 @@
+/**
+ * Products of matrices: one contract, `matmul()`, and several kernels behind it.
+ *
+ * | kernel | for |
+ * | --- | --- |
+ * | `vector.wgsl` | a single row, as in generation: as fast as the matrix can be read; can include layer-norm |
+ * | `tiles.wgsl`  | GPUs: the invocations of a workgroup share what they fetch; three tiles, see variants.ts |
+ * | `reduce.wgsl` | adds up the tiles' partial sums if K is split, as a small result has too few tiles for a GPU |
+ * | `lanes.wgsl`  | CPUs with subgroups: the lanes of a vector register share what each has loaded |
+ * | `matmul.wgsl` | everything else: sizes that are not multiples of four, CPUs without subgroups |
+ *
+ * A product's sizes and layout decide which of them can compute it (`kernelsFor()`). Of these, a GPU uses
+ * the one that the tuner found to be the fastest, or `preferredTiles()` if nothing was measured; a CPU
+ * uses lanes if it can.
+ *
+ * Each kernel sums over K in another order, so that another kernel may give other last bits on a GPU:
+ * therefore a checkpoint remembers the kernels that it was trained with. On Mesa's lavapipe all give the
+ * same bits (measured November 2026).
+ *
+ * @module
+ */
+
 import any from "./matmul.wgsl" with { type: "text" };
 import lanes from "./lanes.wgsl" with { type: "text" };
 import operand from "./operand.wgsl" with { type: "text" };
 import operandNormalized from "./operand_normalized.wgsl" with { type: "text" };
-import quads from "./quads.wgsl" with { type: "text" };
 import reduce from "./reduce.wgsl" with { type: "text" };
-import rows from "./rows.wgsl" with { type: "text" };
 import shape from "./shape.wgsl" with { type: "text" };
 import store from "./store.wgsl" with { type: "text" };
 import storeGelu from "./store_gelu.wgsl" with { type: "text" };
-import storeScaled from "./store_scaled.wgsl" with { type: "text" };
 import storeGeluBackward from "./store_gelu_backward.wgsl" with { type: "text" };
 import sumsColumns from "./sums_columns.wgsl" with { type: "text" };
 import sumsRows from "./sums_rows.wgsl" with { type: "text" };
@@ -19,8 +38,7 @@ import heldF32 from "../held_f32.wgsl" with { type: "text" };
 import { EPSILON } from "../layernorm/layernorm.ts";
 import gelu from "../gelu/gelu.wgsl" with { type: "text" };
 import type { Device } from "../device.ts";
-import { type Constants, type Program, splitWorkgroups } from "../program.ts";
-import { specialize } from "../shader.ts";
+import { type Program, splitWorkgroups } from "../program.ts";
 import { assertDType, assertShape, ceilDiv, type Tensor } from "../tensor.ts";
 import { recordFastest } from "../tune.ts";
 import {
@@ -52,25 +70,35 @@ export interface MatmulOptions {
    * of four may be overwritten.
    */
   firstColumnOfY?: number;
-  /** Of y's shape and type; is set to gelu(y). */
-  activated?: Tensor;
-  /** Of y's shape and type; y is multiplied with gelu'(hidden) before it is stored. */
-  hidden?: Tensor;
-  /** Layer-norm of `a` before the product, f32 [K] each; for one row that is not transposed alone. */
-  normalize?: { weight: Tensor; bias: Tensor };
-  /** Multiplies the product; not together with the other treatments. */
+  /** GELU as part of the product. */
+  epilogue?: Epilogue | undefined;
+  /** Layer-norm of `a` before the product, f32 [K] each; only for a single row that is not transposed. */
+  normalize?: { weight: Tensor; bias: Tensor } | undefined;
+  /** Factor of a · b, 1 by default. */
   scale?: number;
-  /** The kernel to take, of those that can; without it the tuner's choice. For tests and benchmarks. */
+  /** The kernel to use, by default the tuner's choice. For tests and benchmarks. */
   variant?: string;
 }
 
 /**
- * y = a · b + bias, summed in f32.
+ * What a product computes of y as it stores it. Both tensors have y's shape and type.
+ *
+ * - `gelu` sets `activated` to gelu(y) and keeps y, which the backward pass needs.
+ * - `gelu backward` multiplies y by gelu'(hidden): y is the gradient of hidden where gelu(hidden) is an
+ *   operand of the forward pass.
+ */
+export type Epilogue =
+  | { readonly kind: "gelu"; readonly activated: Tensor }
+  | { readonly kind: "gelu backward"; readonly hidden: Tensor };
+
+/**
+ * y = scale · a · b + bias, summed in f32.
  *
  * a: [M,K], or [K,M] with `transposeA`; b: [K,N], or [N,K] with `transposeB`; bias: f32 [N];
  * y: [M,N]. Each of a, b, y is f32 or f16. y is set, or with `accumulate` added to.
  *
- * @throws {RangeError} if the shapes do not fit together.
+ * @throws {RangeError | TypeError} if shapes or types do not fit together, or if the kernel that is asked
+ * for cannot compute the product.
  */
 export function matmul(
   program: Program,
@@ -102,14 +130,11 @@ export function matmul(
     assertShape("matmul", bias, [N]);
     assertDType("matmul", bias, "f32");
   }
-  const { activated, hidden, scale } = options;
-  if (scale !== undefined && (activated || hidden || bias || accumulate)) {
-    throw new TypeError("Cannot run matmul as only a plain product can be scaled");
-  }
-  for (const t of [activated, hidden]) {
-    if (!t) continue;
-    assertShape("matmul", t, y.shape);
-    assertDType("matmul", t, y.dtype);
+  const { epilogue, scale = 1 } = options;
+  if (epilogue) {
+    const tensor = epilogue.kind === "gelu" ? epilogue.activated : epilogue.hidden;
+    assertShape("matmul", tensor, y.shape);
+    assertDType("matmul", tensor, y.dtype);
   }
   const { normalize } = options;
   for (const t of normalize ? [normalize.weight, normalize.bias] : []) {
@@ -117,14 +142,7 @@ export function matmul(
     assertDType("matmul", t, "f32");
   }
   const product: Product = {
-    ...{ a, b, bias, y, M, N, K, transposeA, transposeB, accumulate, normalize },
-    epilogue: activated
-      ? { source: `${storeGelu}\n${gelu}`, tensors: [activated] }
-      : hidden
-      ? { source: `${storeGeluBackward}\n${gelu}`, tensors: [hidden] }
-      : scale !== undefined
-      ? { source: specialize(storeScaled, { SCALE: scale }), tensors: [] }
-      : PLAIN,
+    ...{ a, b, bias, y, M, N, K, transposeA, transposeB, accumulate, normalize, scale, epilogue },
     aStride: aColumns,
     aStart: start,
     bStride: b.shape[1]!,
@@ -139,13 +157,21 @@ export function matmul(
         `current shapes are [${M},${K}] and [${K},${N}]`,
     );
   }
-  if (options.variant !== undefined) {
-    (tiles.get(options.variant) ?? others.get(options.variant))!(program);
+  const { variant } = options;
+  if (variant !== undefined) {
+    const kernel = tiles.get(variant) ?? others.get(variant);
+    if (!kernel) {
+      throw new RangeError(
+        `Cannot run matmul as for this product the kernel must be one of ` +
+          `${[...others.keys(), ...tiles.keys()].join(", ")}: current value is "${variant}"`,
+      );
+    }
+    kernel(program);
     return;
   }
-  // a GPU takes tiles wherever they fit, a CPU the others: the one's are hopeless for the other
+  // tiles are hopelessly slow on a CPU, and so are the others on a GPU if tiles fit
   const kernels = device.isCpu || tiles.size === 0 ? others : tiles;
-  const stored = activated ? " gelu" : hidden ? " gelu'" : "";
+  const stored = epilogue ? EPILOGUE_KEYS[epilogue.kind] : "";
   const layout = `${transposeA ? "T" : "N"}${transposeB ? "T" : "N"}`;
   recordFastest(program, {
     key: `matmul ${layout} ${a.dtype},${b.dtype},${y.dtype} [${M},${K}]x[${K},${N}]${stored}`,
@@ -175,16 +201,20 @@ interface Product {
   bStride: number;
   yStride: number;
   yStart: number;
-  epilogue: Epilogue;
+  scale: number;
+  epilogue: Epilogue | undefined;
 }
 
-/** What becomes of a sum: a store*.wgsl, and the tensors that it binds beside y. */
-interface Epilogue {
-  source: string;
-  tensors: readonly Tensor[];
-}
+/** What the tuner's keys say of an epilogue; tuning files and checkpoints have them. */
+const EPILOGUE_KEYS = { "gelu": " gelu", "gelu backward": " gelu'" } as const;
 
-const PLAIN: Epilogue = { source: store, tensors: [] };
+/** The store*.wgsl of an epilogue, with what it needs, and the tensors that it binds after y. */
+function storeOf({ epilogue }: Product): { source: string; tensors: readonly Tensor[] } {
+  if (!epilogue) return { source: store, tensors: [] };
+  return epilogue.kind === "gelu"
+    ? { source: `${storeGelu}\n${gelu}`, tensors: [epilogue.activated] }
+    : { source: `${storeGeluBackward}\n${gelu}`, tensors: [epilogue.hidden] };
+}
 
 const WORKGROUP_SIZE = 256;
 
@@ -212,34 +242,7 @@ function kernelsFor(
       tiles.set(variant, (program) => tiledProduct(program, product, variant));
     }
   }
-  if (transposeB && !transposeA && multiplesOf4(K, aStart, aStride)) {
-    others.set("rows", (program) =>
-      registerProduct(program, product, {
-        label: "kernels/matmul/rows.wgsl",
-        source: rows,
-        constants: { COLUMNS: 8 },
-        vectors: { operands: true, result: false },
-        iterations: K / 4,
-      }));
-  } else if (!transposeB && aligned && multiplesOf4(N, K) && (!transposeA || M % 4 === 0)) {
-    others.set("quads", (program) =>
-      registerProduct(program, product, {
-        label: "kernels/matmul/quads.wgsl",
-        source: quads,
-        constants: { COLUMNS: 2, TRANSPOSE_A: transposeA },
-        vectors: { operands: true, result: true },
-        iterations: K / 4,
-      }));
-  } else {
-    others.set("any", (program) =>
-      registerProduct(program, product, {
-        label: "kernels/matmul/matmul.wgsl",
-        source: any,
-        constants: { COLUMNS: 8, TRANSPOSE_A: transposeA, TRANSPOSE_B: transposeB },
-        vectors: { operands: false, result: false },
-        iterations: K,
-      }));
-  }
+  others.set("any", (program) => anyProduct(program, product));
   if (subgroupSize && aligned && multiplesOf4(K) && (!transposeA || M % 4 === 0)) {
     others.set("lanes", (program) => lanesProduct(program, product, subgroupSize));
   }
@@ -278,8 +281,10 @@ function tiledProduct(program: Program, product: Product, variant: string): void
     accumulate: false,
     yStride: columns,
     yStart: 0,
-    epilogue: PLAIN,
+    scale: 1,
+    epilogue: undefined,
   };
+  const end = storeOf(stored);
   program.dispatch({
     label: "kernels/matmul/tiles.wgsl",
     source: [
@@ -287,11 +292,12 @@ function tiledProduct(program: Program, product: Product, variant: string): void
       order === "rows" ? sumsRows : sumsColumns,
       areF16 ? heldF16 : heldF32,
       shape,
-      stored.epilogue.source,
+      end.source,
     ].join("\n"),
     constants: {
       ...sizes,
-      EXTRA: stored.epilogue.tensors.length,
+      EXTRA: end.tensors.length,
+      SCALE: stored.scale,
       TILE_K,
       FETCHES: ceilDiv(blocks, tile.X * tile.Y),
       WHOLE_K: K % TILE_K === 0,
@@ -301,24 +307,26 @@ function tiledProduct(program: Program, product: Product, variant: string): void
       bType: areF16 ? "vec2u" : `vec4<${b.dtype}>`,
       yType: `vec4<${partials ? "f32" : y.dtype}>`,
     },
-    tensors: [a, b, stored.bias ?? program.unread, partials ?? y, ...stored.epilogue.tensors],
+    tensors: [a, b, stored.bias ?? program.unread, partials ?? y, ...end.tensors],
     uniforms: shapeUniform(stored, { split, vectors }),
     workgroups: [ceilDiv(N, tileColumns(tile)), ceilDiv(M, tileRows(tile)), splits],
     iterations: ceilDiv(split, TILE_K),
     workgroupBytes: tileBytes(tile),
   });
   if (partials === undefined) return;
+  const reducedEnd = storeOf(product);
   program.dispatch({
     label: "kernels/matmul/reduce.wgsl",
-    source: [reduce, shape, product.epilogue.source].join("\n"),
+    source: [reduce, shape, reducedEnd.source].join("\n"),
     constants: {
       SPLITS: splits,
       WORKGROUP_SIZE,
       FIRST: 1,
-      EXTRA: product.epilogue.tensors.length,
+      EXTRA: reducedEnd.tensors.length,
+      SCALE: product.scale,
       yType: `vec4<${y.dtype}>`,
     },
-    tensors: [partials, bias ?? program.unread, y, ...product.epilogue.tensors],
+    tensors: [partials, bias ?? program.unread, y, ...reducedEnd.tensors],
     uniforms: shapeUniform(product, { split, vectors }),
     workgroups: splitWorkgroups(ceilDiv(M * columns / 4, WORKGROUP_SIZE)),
   });
@@ -327,70 +335,66 @@ function tiledProduct(program: Program, product: Product, variant: string): void
 /** Below so many workgroups a product is divided into more, smaller ones. */
 const FEW_WORKGROUPS = 16;
 
-/** For CPUs, and for sizes that are no multiples of four: each invocation reads what it needs. */
-function registerProduct(
-  program: Program,
-  product: Product,
-  { label, source, constants, vectors, iterations }: {
-    label: string;
-    source: string;
-    constants: Constants;
-    vectors: { operands: boolean; result: boolean };
-    iterations: number;
-  },
-): void {
-  const { a, b, bias, y, M, N, epilogue } = product;
-  const WORKGROUP_X = 8, ROWS = 8, COLUMNS_OF_GROUP = 64;
-  // smaller workgroups where there are few, so that every core has one
+/** For sizes that are not multiples of four, and for CPUs without subgroups, see matmul.wgsl. */
+function anyProduct(program: Program, product: Product): void {
+  const { a, b, bias, y, M, N, K, transposeA, transposeB } = product;
+  const WORKGROUP_X = 8, ROWS = 8, COLUMNS = 8;
+  // smaller workgroups if there are few, so that every core has one
   let WORKGROUP_Y = 8;
-  const groups = () => ceilDiv(N, COLUMNS_OF_GROUP) * ceilDiv(M, WORKGROUP_Y * ROWS);
-  while (WORKGROUP_Y > 1 && groups() < FEW_WORKGROUPS) WORKGROUP_Y /= 2;
-  const typed = (t: Tensor, vector: boolean) => vector ? `vec4<${t.dtype}>` : t.dtype;
+  const columnGroups = ceilDiv(N, WORKGROUP_X * COLUMNS);
+  const rowGroups = () => ceilDiv(M, WORKGROUP_Y * ROWS);
+  while (WORKGROUP_Y > 1 && columnGroups * rowGroups() < FEW_WORKGROUPS) WORKGROUP_Y /= 2;
+  const end = storeOf(product);
   program.dispatch({
-    label,
-    source: [source, shape, epilogue.source].join("\n"),
+    label: "kernels/matmul/matmul.wgsl",
+    source: [any, shape, end.source].join("\n"),
     constants: {
-      ...constants,
-      EXTRA: epilogue.tensors.length,
-      ROWS,
-      WORKGROUP_X,
-      WORKGROUP_Y,
-      aType: typed(a, vectors.operands),
-      bType: typed(b, vectors.operands),
-      yType: typed(y, vectors.result),
-      value: vectors.result ? "vec4f" : "f32",
+      ...{ ROWS, COLUMNS, WORKGROUP_X, WORKGROUP_Y },
+      TRANSPOSE_A: transposeA,
+      TRANSPOSE_B: transposeB,
+      EXTRA: end.tensors.length,
+      SCALE: product.scale,
+      aType: a.dtype,
+      bType: b.dtype,
+      yType: y.dtype,
+      value: "f32",
     },
-    tensors: [a, b, bias ?? program.unread, y, ...epilogue.tensors],
-    uniforms: shapeUniform(product, { split: product.K, vectors }),
-    workgroups: [ceilDiv(N, COLUMNS_OF_GROUP), ceilDiv(M, WORKGROUP_Y * ROWS)],
-    iterations,
+    tensors: [a, b, bias ?? program.unread, y, ...end.tensors],
+    uniforms: shapeUniform(product, {
+      split: K,
+      vectors: { operands: false, result: false },
+    }),
+    workgroups: [columnGroups, rowGroups()],
+    iterations: K,
   });
 }
 
 /** For CPUs with subgroups: lanes share what they loaded, see lanes.wgsl. */
 function lanesProduct(program: Program, product: Product, LANES: number): void {
-  const { a, b, bias, y, M, N, K, transposeA, transposeB, epilogue } = product;
+  const { a, b, bias, y, M, N, K, transposeA, transposeB } = product;
   const ROWS = 32;
-  // smaller workgroups where there are few, so that every core has one
+  // smaller workgroups if there are few, so that every core has one
   let STRIPS = 4;
   const groups = () => ceilDiv(N, 4 * LANES) * ceilDiv(M, ROWS * STRIPS);
   while (STRIPS > 1 && groups() < FEW_WORKGROUPS) STRIPS /= 2;
   const vectors = { operands: true, result: true };
+  const end = storeOf(product);
   program.dispatch({
     label: "kernels/matmul/lanes.wgsl",
-    source: [lanes, shape, epilogue.source].join("\n"),
+    source: [lanes, shape, end.source].join("\n"),
     constants: {
       ROWS,
       LANES,
       STRIPS,
       TRANSPOSE_A: transposeA,
       TRANSPOSE_B: transposeB,
-      EXTRA: epilogue.tensors.length,
+      EXTRA: end.tensors.length,
+      SCALE: product.scale,
       aType: `vec4<${a.dtype}>`,
       bType: `vec4<${b.dtype}>`,
       yType: `vec4<${y.dtype}>`,
     },
-    tensors: [a, b, bias ?? program.unread, y, ...epilogue.tensors],
+    tensors: [a, b, bias ?? program.unread, y, ...end.tensors],
     uniforms: shapeUniform(product, { split: K, vectors }),
     workgroups: [ceilDiv(N, 4 * LANES), ceilDiv(M, ROWS * STRIPS)],
     iterations: K / 4,
@@ -399,21 +403,23 @@ function lanesProduct(program: Program, product: Product, LANES: number): void {
 
 /** One row: generation. */
 function vectorProduct(program: Program, product: Product): void {
-  const { a, b, bias, y, N, K, transposeB, normalize, epilogue } = product;
+  const { a, b, bias, y, N, K, transposeB, normalize } = product;
   const vectors = { operands: true, result: false };
   const normalizing = normalize ? [normalize.weight, normalize.bias] : [];
   // A GPU needs many lanes to wait for memory together; without transposition 4 quads are as wide as what
   // it fetches at a time. A CPU pays for every barrier: on lavapipe a lane each was two to ten times as
   // fast (two cores, November 2026).
   const [QUADS, LANES] = program.device.isCpu ? [16, 1] : transposeB ? [8, 32] : [4, 64];
+  const end = storeOf(product);
   const size = QUADS * LANES, levels = Math.ceil(Math.log2(size)); // of trees, at most
   program.dispatch({
     label: "kernels/matmul/vector.wgsl",
-    source: [vector, normalize ? operandNormalized : operand, shape, epilogue.source].join("\n"),
+    source: [vector, normalize ? operandNormalized : operand, shape, end.source].join("\n"),
     constants: {
       ...(normalize ? { EPSILON } : {}),
       FIRST: 2 + normalizing.length,
-      EXTRA: epilogue.tensors.length,
+      EXTRA: end.tensors.length,
+      SCALE: product.scale,
       QUADS,
       LANES,
       TRANSPOSE_B: transposeB,
@@ -422,7 +428,7 @@ function vectorProduct(program: Program, product: Product): void {
       yType: y.dtype,
       value: "f32",
     },
-    tensors: [a, b, ...normalizing, bias ?? program.unread, y, ...epilogue.tensors],
+    tensors: [a, b, ...normalizing, bias ?? program.unread, y, ...end.tensors],
     uniforms: shapeUniform(product, { split: K, vectors }),
     workgroups: [ceilDiv(N, 4 * QUADS)],
     iterations: ceilDiv(K, 4 * LANES) + levels +

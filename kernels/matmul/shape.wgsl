@@ -4,6 +4,7 @@ alias value = vec4f; // what is stored at a time: a vector of four columns, or f
 alias yType = vec4<f16>;
 const FIRST: u32 = 2; // first binding after those of the kernel
 const EXTRA: u32 = 0; // bindings that store*.wgsl adds
+const SCALE: f32 = 1.0; // of the product
 
 struct Shape {
   M: u32,
@@ -26,7 +27,7 @@ struct Shape {
 
 // The sum, or sums, of row m and column n, with bias and the old value of y.
 fn completed(m: u32, n: u32, sum: value) -> value {
-  var result = sum;
+  var result = SCALE * sum;
   if (shape.hasBias != 0) { result += bias[n]; }
   if (shape.accumulate != 0) { result += value(y[indexOf(m, n)]); }
   return result;

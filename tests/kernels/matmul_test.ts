@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { matmul } from "../../kernels/matmul/matmul.ts";
+import { type Epilogue, matmul } from "../../kernels/matmul/matmul.ts";
 import { layernormForward } from "../../kernels/layernorm/reference.ts";
 import * as reference from "../../kernels/matmul/reference.ts";
 import { isWorthTrying, preferredTiles } from "../../kernels/matmul/variants.ts";
@@ -329,30 +329,59 @@ Deno.test("matmul() reads and writes columns of wider matrices", async () => {
 for (const isCpu of [true, false]) {
   for (const [M, K, N] of [[1, 132, 8], [70, 132, 8], [5, 7, 3]] as const) {
     const where = isCpu ? "CPU" : "GPU";
-    Deno.test(`matmul() scales a product of [${M},${K}]x[${K},${N}] for a ${where}`, async () => {
+    Deno.test(`matmul() scales a product of [${M},${K}]x[${K},${N}] for a ${where}, and neither bias nor y`, async () => {
       const seed = freshSeed(), random = testRandom(seed);
       const values = { a: randomValues(random, M * K), b: randomValues(random, N * K) };
+      const biasValues = randomValues(random, N);
       const like = (shape: number[]) => ({ shape, dtype: "f32" as const });
       const a = tensorOf("a", like([M, K]), values.a), b = tensorOf("b", like([N, K]), values.b);
+      const bias = tensorOf("bias", like([N]), biasValues);
       const y = poisoned("y", like([M, N]));
+      const sum = tensorOf("sum", like([M, N]), new Array(M * N).fill(3));
       const program = new Program({ ...device, isCpu, choices: new Map() });
-      matmul(program, { a, b }, { y }, { transposeB: true, scale: -2.5 });
+      const options = { transposeB: true, scale: -2.5 };
+      matmul(program, { a, b }, { y }, options);
+      matmul(program, { a, b, bias }, { y: sum }, { ...options, accumulate: true });
       program.run();
-      const [scaled] = await download(device, y);
+      const [scaled, added] = await download(device, y, sum);
+      program.destroy();
       const product = reference.matmul(values, { M, N, K, transposeB: true }).y;
-      assertClose(scaled!, product.map((v) => -2.5 * v), 2.5 * TOLERANCE.f32!, `y, seed ${seed}`);
-      assert.throws(() =>
-        matmul(program, { a, b }, { y }, {
-          transposeB: true,
-          scale: 2,
-          accumulate: true,
-        }), {
-        name: "TypeError",
-        message: "Cannot run matmul as only a plain product can be scaled",
-      });
+      const expected = product.map((v) => -2.5 * v);
+      assertClose(scaled!, expected, 2.5 * TOLERANCE.f32!, `y, seed ${seed}`);
+      assertClose(
+        added!,
+        expected.map((v, i) => v + biasValues[i % N]! + 3),
+        2.5 * TOLERANCE.f32!,
+        `sum, seed ${seed}`,
+      );
     });
   }
 }
+
+Deno.test("matmul() throws on a kernel that cannot compute the product", () => {
+  const like = (shape: number[]) => poisoned("t", { shape, dtype: "f32" });
+  const program = new Program({ ...device, subgroupSize: undefined });
+  assert.throws(
+    () =>
+      matmul(program, { a: like([5, 7]), b: like([7, 3]) }, { y: like([5, 3]) }, {
+        variant: "lanes",
+      }),
+    {
+      name: "RangeError",
+      message:
+        'Cannot run matmul as for this product the kernel must be one of any: current value is "lanes"',
+    },
+  );
+});
+
+Deno.test("matmul() has no type for an epilogue that stores gelu() and multiplies by gelu'()", () => {
+  const tensor = poisoned("t", { shape: [1, 1], dtype: "f32" });
+  const forward: Epilogue = { kind: "gelu", activated: tensor };
+  const backward: Epilogue = { kind: "gelu backward", hidden: tensor };
+  // @ts-expect-error: a product is part of one pass
+  const both: Epilogue = { kind: "gelu", activated: tensor, hidden: tensor };
+  assert.equal(new Set([forward, backward, both]).size, 3);
+});
 
 for (const isCpu of [true, false]) {
   Deno.test(`matmul() without a bias takes matrices of eight bytes with a ${isCpu ? "CPU" : "GPU"}'s kernels`, async () => {

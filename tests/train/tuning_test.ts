@@ -218,6 +218,29 @@ Deno.test("train() says on which other adapter a run was trained, and leaves its
   assert.deepEqual(state.tuning, { adapter: adapterOf(device), choices: {} });
 });
 
+Deno.test("train() says which kernels of a checkpoint or cache are gone, and uses the defaults", async () => {
+  const [key] = Object.keys(CHOICE) as [string], removed = { [key]: "quads" };
+  const noticesOf = (events: TrainEvent[]) =>
+    events.flatMap((event) => event.kind === "notice" ? [event.message] : []);
+  const notice = (of: string) =>
+    `${of} names kernels that this version does not have here: quads; ` +
+    `the default kernels are used instead`;
+  const expected = await run("removed", "default", { steps: 2, tune: "off" });
+  assert.ok(!noticesOf(expected.events).some((message) => message.includes("does not have")));
+
+  await run("removed", "run", { steps: 1, tune: "off" });
+  changeTuning("removed", "run", { adapter: adapterOf(device), choices: removed });
+  const resumed = await run("removed", "run", { steps: 2, tune: "off" });
+  assert.ok(noticesOf(resumed.events).includes(notice("the checkpoint")));
+  assert.deepEqual(resumed.state.tuning.choices, {});
+
+  const file = tuningFileIn(join(directory, "removed", "cache"));
+  writeChoices(file, deviceWith(removed), assert.fail);
+  const fresh = await run("removed", "fresh", { steps: 1 });
+  assert.ok(noticesOf(fresh.events).includes(notice(file)));
+  assert.deepEqual(fresh.state.tuning.choices, {});
+});
+
 Deno.test("train() passes over a damaged cache of choices with a notice", async () => {
   const file = tuningFileIn(join(directory, "damaged cache", "cache"));
   mkdirSync(join(directory, "damaged cache", "cache"), { recursive: true });
