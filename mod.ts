@@ -112,7 +112,17 @@ export {
 export { loadTokenizer, type LoadTokenizerOptions } from "./data/tokenizer/load.ts";
 export { trainTokenizer, type TrainTokenizerOptions } from "./data/tokenizer/train.ts";
 export { train, type TrainEvent } from "./train/train.ts";
-export type { ResolvedOptions, TrainingDefaults, TrainOptions } from "./train/options.ts";
+export {
+  type Option,
+  type OptionName,
+  type OptionTypes,
+  type OptionValues,
+  type ResolvedOptions,
+  type Rule,
+  TRAIN_OPTIONS,
+  type TrainOptions,
+} from "./train/options.ts";
+export type { TrainingDefaults } from "./train/resolve.ts";
 export type { Evaluation } from "./train/evaluate.ts";
 export {
   type BatchOptions,

@@ -11,7 +11,8 @@ import { openDevice } from "../kernels/device.ts";
 import { readTrainerState } from "../model/files/checkpoint.ts";
 import { createEvaluator } from "../train/evaluate.ts";
 import { evaluationRows } from "../train/limits.ts";
-import { fineTuningDefaults, type ResolvedOptions } from "../train/options.ts";
+import type { ResolvedOptions } from "../train/options.ts";
+import { fineTuningDefaults } from "../train/resolve.ts";
 import { cacheBeside } from "../train/train.ts";
 import { choicesOf } from "../train/tuning.ts";
 

@@ -1,6 +1,7 @@
 import { status } from "./command.ts";
 import { DataProgressDisplay } from "./progress.ts";
 import { findSource } from "../generate/load.ts";
+import { TRAIN_OPTIONS } from "../train/options.ts";
 
 /** How commands name a model. */
 interface ModelOptions {
@@ -11,7 +12,7 @@ interface ModelOptions {
 }
 
 /** Help for `--base`. */
-export const BASE_HELP = "the model that adapters stand beside, if it is not where they say";
+export const BASE_HELP: string = TRAIN_OPTIONS.base.help;
 
 /** Finds the model that a command's options name, and shows on stderr how far that is. */
 export async function findNamedModel(

@@ -10,13 +10,18 @@ import {
   status,
   wholeNumber,
 } from "./command.ts";
-import { TEXT_FIELD, UNDERSTOOD } from "../data/text/formats.ts";
-import { commandLine } from "../files/command_line.ts";
+import { commandLine, flagOf } from "../files/command_line.ts";
 import { DataProgressDisplay, duration, makeBar } from "./progress.ts";
 import { parseDataSpec } from "../data/text/sources.ts";
 import { terminalText } from "../files/printable.ts";
-import { BASE_HELP } from "./named_model.ts";
-import { DEFAULT_OPTIONS, type TrainOptions } from "../train/options.ts";
+import {
+  choicesOf,
+  DEFAULT_OPTIONS,
+  OPTION_NAMES,
+  type OptionName,
+  optionNamed,
+  type TrainOptions,
+} from "../train/options.ts";
 import { train, type TrainEvent } from "../train/train.ts";
 
 /** `train`: trains a model, or resumes its training. */
@@ -24,120 +29,26 @@ const program = command(
   "train",
   "Train a small GPT. Without options: on built-in stories, with a model that suits this machine.",
 );
-const choice = (flags: string, text: string, choices: string[], value: string) =>
-  program.addOption(new Option(flags, text).choices(choices).default(value));
-const { preset, vocabulary, sequence, precision, tune } = DEFAULT_OPTIONS;
+for (const name of OPTION_NAMES) program.addOption(flagOption(name));
 
-program.optionsGroup("Model and data:");
-choice("--preset <name>", "size of the model", [
-  "auto",
-  "nano",
-  "mini",
-  "small",
-  "distilgpt2",
-  "gpt2",
-], preset);
-program
-  .option(
-    "--data <what...>",
-    `auto, sample, tinystories, patterns, hf:OWNER/NAME/FILE, or files: ${UNDERSTOOD}`,
-    ["auto"],
-  )
-  .addOption(
-    new Option("--data-version <version>", "edition of tinystories (default: v2)")
-      .choices(["v1", "v2"]),
-  )
-  .option("--text-field <name>", `${TEXT_FIELD} (default: text)`)
-  .option("--tokenizer <what>", "gpt2 (default), a tokenizer.json, or hf:OWNER/NAME")
-  .option("--workers <n>", "workers that tokenize (default: one for each core)", wholeNumber(1));
-choice("--vocabulary <kind>", "GPT-2's tokens: all, or those used", [
-  "auto",
-  "full",
-  "compact",
-], vocabulary);
-choice("--sequence <kind>", "how rows are cut", ["packed", "padded"], sequence);
-program.option("--context-length <n>", "tokens per row (default: the preset's)", wholeNumber(1));
-
-program.optionsGroup("Starting from another model:")
-  .option(
-    "--init-from <model>",
-    "distilgpt2, gpt2, gpt2-medium, hf:OWNER/NAME, or a directory with a model, checkpoint or run",
-  )
-  .option("--freeze <parts>", "leave parts as they are: embeddings,0-3,final-norm,head")
-  .option("--lora-rank <n>", "train adapters of this rank beside the frozen model", wholeNumber(1))
-  .option("--lora-alpha <x>", "adapters count alpha / rank (default: twice the rank)", realNumber)
-  .option(
-    "--lora-targets <names>",
-    "layers with adapters (default: c_attn; GPT-Neo: q_proj,v_proj)",
-  )
-  .option("--base <model>", BASE_HELP)
-  .option("--keep-base", "copy the model that adapters stand beside into the run");
-
-program.optionsGroup("Run:")
-  .option(
-    "--out <directory>",
-    "run directory; resumed if it holds a checkpoint",
-    DEFAULT_OPTIONS.out,
-  )
-  .option("--fresh", "move an old run aside and start over")
-  .option(
-    "--steps <n>",
-    "steps in all, resumed ones counted (default: the preset's)",
-    wholeNumber(1),
-  )
-  .option("--epochs <x>", "passes over the data; what is reached first ends the run", realNumber)
-  .option("--seed <n>", "seed of everything random", wholeNumber(), DEFAULT_OPTIONS.seed);
-choice("--precision <kind>", "f16 is autocast", ["auto", "f16", "f32"], precision);
-choice("--tune <when>", "time kernels to take the fastest; auto: on a GPU, for long runs", [
-  "auto",
-  "on",
-  "off",
-], tune);
-
-program.optionsGroup("Optimization:")
-  .option("--batch-size <n>", "rows per batch (default: the preset's)", wholeNumber(1))
-  .option("--gradient-accumulation <n>", "batches per step", wholeNumber(1), 1)
-  .option("--learning-rate <x>", "highest learning rate (default: the preset's)", realNumber)
-  .option("--min-learning-rate <x>", "last learning rate (default: a tenth)", realNumber)
-  .option(
-    "--warmup-steps <n>",
-    "steps of warm-up (default: a twentieth, at most 200)",
-    wholeNumber(),
-  )
-  .option(
-    "--weight-decay <x>",
-    "of matrices and embeddings",
-    realNumber,
-    DEFAULT_OPTIONS.weightDecay,
-  )
-  .option("--beta1 <x>", "decay of AdamW's mean", realNumber, DEFAULT_OPTIONS.beta1)
-  .option("--beta2 <x>", "decay of AdamW's variance", realNumber, DEFAULT_OPTIONS.beta2)
-  .option(
-    "--gradient-clip <x>",
-    "largest gradient norm; 0: any",
-    realNumber,
-    DEFAULT_OPTIONS.gradientClip,
-  )
-  .option("--dropout <p>", "share of activations dropped", realNumber, DEFAULT_OPTIONS.dropout)
-  .option("--label-smoothing <p>", "share of the target spread out", realNumber, 0);
-
-program.optionsGroup("Reports (in steps; 0: never; default: by the length of the run):")
-  .option("--log-every <n>", "between lines of the log", wholeNumber())
-  .option("--eval-every <n>", "between evaluations on held-out text", wholeNumber())
-  .option(
-    "--eval-tokens <n>",
-    "of held-out text that are evaluated, from its beginning; 0: all",
-    wholeNumber(),
-    DEFAULT_OPTIONS.evalTokens,
-  )
-  .option("--sample-every <n>", "between sample stories", wholeNumber())
-  .option("--save-every <n>", "between checkpoints", wholeNumber())
-  .option(
-    "--keep <n>",
-    "checkpoints to keep beside the best",
-    wholeNumber(1),
-    DEFAULT_OPTIONS.keep,
-  );
+/** An option of the table as a flag. */
+function flagOption(name: OptionName): Option {
+  const row = optionNamed(name), { group, type, help, rule, range: [least] = [] } = row;
+  const placeholder = row.placeholder ?? { integer: "<n>", real: "<x>" }[type as string] ?? "";
+  const option = new Option(
+    `${flagOf(name)} ${placeholder}`.trimEnd(),
+    rule?.said ? `${help} (default: ${rule.said})` : help,
+  ).helpGroup(`${group}:`);
+  const choices = choicesOf(row);
+  if (choices) option.choices(choices);
+  if (type === "integer") option.argParser(wholeNumber(least));
+  if (type === "real") option.argParser(realNumber);
+  // a switch is off without saying so
+  if (row.default !== undefined && type !== "switch") {
+    option.default(type === "data" ? [row.default] : row.default);
+  }
+  return option;
+}
 
 /** The options that were typed: a resumed run keeps its own for all others. */
 function givenOptions(): Partial<TrainOptions> {

@@ -10,6 +10,7 @@ import { parseHuggingFaceConfig } from "../model/files/hugging_face.ts";
 import { Curve } from "./curve.ts";
 import { type Metric, readLines, readMetrics, startMetric } from "./metrics.ts";
 import { flagOf } from "../files/command_line.ts";
+import { optionsWhere } from "./options.ts";
 import { openPlot, svgPage } from "./svg.ts";
 
 /**
@@ -191,16 +192,16 @@ function firstSpeed(path: string): number {
 }
 
 /** Options that change what a run reports and keeps, and nothing that it learns. */
-const REPORTING = ["logEvery", "sampleEvery", "saveEvery", "keep"];
+const REPORTING = optionsWhere(({ reportsOnly }) => reportsOnly);
 
 /** Options that name a text: equal hashes mean the same text under any name. */
-const NAMING_DATA = ["data", "dataVersion", "textField"];
+const NAMING_DATA = optionsWhere(({ names }) => names === "data");
 
 /** What differs between runs, as flags and a value for each run. */
 export function differences(runs: readonly ComparedRun[]): [name: string, values: string[]][] {
   const rows = new Map<string, unknown[]>();
   const isSame = (hash: (run: ComparedRun) => string) => new Set(runs.map(hash)).size === 1;
-  const left = new Set([
+  const left = new Set<string>([
     ...REPORTING,
     ...(isSame(({ dataHash }) => dataHash) ? NAMING_DATA : []),
     ...(isSame(({ tokenizerHash }) => tokenizerHash) ? ["tokenizer"] : []),

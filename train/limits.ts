@@ -7,7 +7,7 @@ import { createGpt } from "../model/gpt.ts";
 import { countParameters } from "../model/parameters.ts";
 import type { Precision } from "../model/precision.ts";
 import { recordEvaluation } from "./evaluate.ts";
-import { RANGES, type ResolvedOptions } from "./options.ts";
+import { type ResolvedOptions, TRAIN_OPTIONS } from "./options.ts";
 import { createTrainStep } from "./step.ts";
 import { SAMPLE_TOKENS } from "./steps.ts";
 
@@ -67,7 +67,7 @@ export function checkTraining(
     let rows = mostRows;
     while (B % rows !== 0) rows--; // a whole number of smaller batches has the same rows
     const batches = gradientAccumulation * B / rows;
-    const same = batches <= RANGES.gradientAccumulation![1]
+    const same = batches <= TRAIN_OPTIONS.gradientAccumulation.range[1]
       ? `; --batch-size ${rows} --gradient-accumulation ${batches} trains on the same rows`
       : "";
     throw new RangeError(

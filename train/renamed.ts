@@ -10,7 +10,8 @@ import { withHash } from "../generate/base.ts";
 import { findModel, hashModel, MODEL_NAMES } from "../generate/source.ts";
 import type { TrainerState } from "../model/files/checkpoint.ts";
 import type { Hearing } from "./events.ts";
-import { isGiven, mustStay, type ResolvedOptions, type TrainOptions } from "./options.ts";
+import { isGiven, optionsWhere, type ResolvedOptions, type TrainOptions } from "./options.ts";
+import { mustStay } from "./resolve.ts";
 import type { Resumed } from "./state.ts";
 
 /**
@@ -54,7 +55,7 @@ export async function findRenamed(
 }
 
 /** Options that say what the text is and how it is read. */
-const DATA_OPTIONS = ["data", "dataVersion", "textField"] as const;
+const DATA_OPTIONS = optionsWhere(({ names }) => names === "data") as (keyof DataOptions)[];
 
 async function renamedData(
   given: Partial<TrainOptions>,

@@ -38,7 +38,8 @@ import { MODEL_FILE, openTensorFiles, type TensorFiles } from "../model/files/te
 import { downloadTable, loadAdapters, loadParameters, saveAdapters } from "../model/weights.ts";
 import type { FileContent, RunDirectory } from "./checkpoint.ts";
 import { checkFinite, jsonFile, modelFiles, tokenizerFiles } from "./export.ts";
-import { keptOptions, type ResolvedOptions, validateOptions } from "./options.ts";
+import { type ResolvedOptions, validateOptions } from "./options.ts";
+import { keptOptions } from "./resolve.ts";
 import { isReachable, type TrainStep } from "./step.ts";
 import { tuningOf } from "./tuning.ts";
 

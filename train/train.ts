@@ -32,19 +32,21 @@ import { checkTraining } from "./limits.ts";
 import { startMetric } from "./metrics.ts";
 import { openRecord } from "./record.ts";
 import {
+  DEFAULT_OPTIONS,
+  type ResolvedOptions,
+  type TrainOptions,
+  validateOptions,
+} from "./options.ts";
+import {
   batchShapeOf,
   checkRates,
-  DEFAULT_OPTIONS,
   fineTuningDefaults,
   presetDefaults,
-  type ResolvedOptions,
   resolveOptions,
   resumeOptions,
   type TrainingDefaults,
-  type TrainOptions,
   typedNames,
-  validateOptions,
-} from "./options.ts";
+} from "./resolve.ts";
 import { checkpointBytes, checkState, readCheckpoint, restore, type Resumed } from "./state.ts";
 import { createTrainStep } from "./step.ts";
 import { learningRateAt, type Schedule } from "./schedule.ts";

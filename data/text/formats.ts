@@ -67,7 +67,7 @@ export const FORMATS: readonly Understood[] = [
 export const PACKINGS: Readonly<Record<string, Packing>> = { ".gz": "gzip", ".zst": "zstd" };
 
 /** What is understood, in a line of help or the middle of a sentence. */
-export const UNDERSTOOD = (() => {
+export const UNDERSTOOD: string = (() => {
   const [text, ...others] = FORMATS.map(({ kind, title, extensions }) =>
     kind === "text" ? title : `${title} (${extensions.join(", ")})`
   );

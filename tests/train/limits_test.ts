@@ -5,7 +5,12 @@ import { type GptConfig, PRESETS } from "../../model/config.ts";
 import type { Precision } from "../../model/precision.ts";
 import { checkTraining, evaluationRows, type TrainingPlan } from "../../train/limits.ts";
 import { flagOf } from "../../files/command_line.ts";
-import { RANGES, type TrainOptions } from "../../train/options.ts";
+import {
+  type OptionName,
+  optionNamed,
+  optionsWhere,
+  type TrainOptions,
+} from "../../train/options.ts";
 import { train } from "../../train/train.ts";
 import { directory } from "../checkpoints.ts";
 import { device, freshSeed, testRandom } from "../kernels/harness.ts";
@@ -184,10 +189,10 @@ const oneOf = <T>(random: () => number, values: readonly T[]): T =>
  * The edges of an option's range, the smallest step within them, a value in between, and numbers that are
  * 0 as an f32, or subnormal.
  */
-function edgesOf(name: keyof typeof RANGES, random: () => number): number[] {
-  const [least, greatest, whole] = RANGES[name]!;
+function edgesOf(name: OptionName, random: () => number): number[] {
+  const { type, range: [least, greatest] = [0, 0] } = optionNamed(name);
   const between = least * (greatest / Math.max(least, 1e-3)) ** random(); // as likely small as large
-  const inner = whole
+  const inner = type === "integer"
     ? [least + 1, greatest - 1, Math.round(between)]
     : [between, Number.MIN_VALUE, 1e-320, 1e-40];
   return [least, greatest, ...inner].filter((value) => value >= least && value <= greatest);
@@ -202,7 +207,7 @@ Deno.test("checkTraining() computes or refuses what the options' edges and large
     const [heads, headSize] = vocabularySize > 50257
       ? [8, oneOf(random, [132, 256])]
       : [oneOf(random, [1, 2, 3, 8]), oneOf(random, [20, 32, 64, 128, 132, 256])];
-    const edges = (name: keyof typeof RANGES) => edgesOf(name, random);
+    const edges = (name: OptionName) => edgesOf(name, random);
     const contextLength = oneOf(random, [...edges("contextLength"), 64, 6144]);
     const config: GptConfig = {
       ...{ width: heads * headSize, heads, contextLength, vocabularySize },
@@ -262,7 +267,7 @@ Deno.test("train() takes a step at every edge of every option, or names the flag
   const text = join(directory, "edges.txt");
   const stories = Array.from({ length: 20 }, (_, i) => `Story ${i} has an end, of ${i * i}.`);
   Deno.writeTextFileSync(text, stories.join("\n<|endoftext|>\n"));
-  const names = (Object.keys(RANGES) as (keyof typeof RANGES)[])
+  const names = optionsWhere(({ range }) => range !== undefined)
     .filter((name) => !name.startsWith("lora"));
   const edges = new Map(names.map((name) => {
     const values = LONG[name] ?? edgesOf(name, random);

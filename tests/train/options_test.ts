@@ -1,116 +1,28 @@
 import assert from "node:assert/strict";
-import { PRESETS } from "../../model/config.ts";
+import { flagOf } from "../../files/command_line.ts";
 import {
-  checkRates,
   DEFAULT_OPTIONS,
-  fineTuningDefaults,
-  keptOptions,
-  presetDefaults,
+  OPTION_NAMES,
+  type OptionName,
+  optionNamed,
   type ResolvedOptions,
-  resolveOptions,
-  resumeOptions,
-  type TrainingDefaults,
   type TrainOptions,
-  typedNames,
   validateOptions,
 } from "../../train/options.ts";
 
-const CHOSEN = { preset: "nano", precision: "f32", stepsPerEpoch: 30 } as const;
-
-/** What a training begins with, and what its checkpoints keep of that. */
-function begin(given: Partial<TrainOptions>, defaults: TrainingDefaults = presetDefaults("nano")) {
-  const typed = typedNames(given);
-  const resolved = resolveOptions({ ...DEFAULT_OPTIONS, ...given }, { ...CHOSEN, defaults, typed });
-  return { resolved, kept: { options: JSON.parse(JSON.stringify(keptOptions(resolved))), typed } };
-}
-
-/** What a training is resumed with, by a version whose defaults are all others. */
-function resume(given: Partial<TrainOptions>, kept: ReturnType<typeof begin>["kept"]) {
-  const { options, typed } = resumeOptions(given, kept, "x");
-  const defaults = { batchSize: 7, steps: 77, learningRate: 0.77, contextLength: 77 };
-  const began = kept.options as ResolvedOptions;
-  const resolved = resolveOptions(options, { ...CHOSEN, defaults, typed, began });
-  return { resolved, kept: { options: keptOptions(resolved), typed } };
-}
-
-Deno.test("resolveOptions() gives a resumed run the values that it began with", () => {
-  for (const given of [{}, { epochs: 2 }, { steps: 6 }, { evalEvery: 0, minLearningRate: 1e-5 }]) {
-    const { resolved, kept } = begin(given);
-    assert.deepEqual(resume({}, kept).resolved, resolved);
-    assert.deepEqual(resume(given, kept).resolved, resolved);
-    assert.deepEqual(resume({}, kept).kept.typed, kept.typed);
+Deno.test("TRAIN_OPTIONS gives every option a default that it accepts, and names options that exist", () => {
+  for (const name of OPTION_NAMES) {
+    const { type, range, choices, needs, excludes } = optionNamed(name);
+    assert.equal(range !== undefined, type === "integer" || type === "real", name);
+    assert.equal(choices !== undefined, type === "choice", name);
+    for (const other of [needs, excludes?.[0]]) {
+      assert.ok(other === undefined || OPTION_NAMES.includes(other as OptionName), name);
+    }
+    assert.throws(() => validateOptions({ [name]: [] }), {
+      message: new RegExp(`^Cannot train as ${flagOf(name)} must be `),
+    });
   }
-});
-
-Deno.test("resolveOptions() chooses again what follows from an option changed at a resume", () => {
-  const { resolved, kept } = begin({ steps: 6, sampleEvery: 3 });
-  assert.deepEqual(
-    [resolved.evalEvery, resolved.saveEvery, resolved.sampleEvery, resolved.logEvery],
-    [1, 1, 3, 1],
-  );
-  const { learningRate, minLearningRate, warmupSteps } = resolved;
-  const longer = resume({ steps: 400 }, kept);
-  // what was typed stays, and the warm-up lies behind
-  const expected = { ...resolved, steps: 400, evalEvery: 40, saveEvery: 40, logEvery: 4 };
-  assert.deepEqual(longer.resolved, expected);
-  assert.deepEqual([learningRate, minLearningRate, warmupSteps], [5e-3, 5e-4, 1]);
-  assert.deepEqual(longer.kept.typed, ["steps", "sampleEvery"]);
-
-  const slower = resume({ learningRate: 3e-4 }, longer.kept);
-  assert.deepEqual(slower.resolved, { ...expected, learningRate: 3e-4, minLearningRate: 3e-5 });
-  assert.deepEqual(slower.kept.typed, ["steps", "learningRate", "sampleEvery"]);
-  // and again: what was typed at an earlier resume is typed
-  assert.equal(resume({ steps: 6, evalEvery: 2 }, slower.kept).resolved.learningRate, 3e-4);
-});
-
-Deno.test("resolveOptions() lets the steps follow from passes over the data, and their intervals", () => {
-  const { resolved, kept } = begin({ epochs: 2 });
-  assert.deepEqual([resolved.steps, resolved.endsWith, resolved.evalEvery], [60, "epochs", 6]);
-  const more = resume({ epochs: 4 }, kept);
-  assert.deepEqual(
-    [more.resolved.steps, more.resolved.endsWith, more.resolved.evalEvery],
-    [120, "epochs", 12],
-  );
-  const counted = resume({ steps: 100 }, more.kept);
-  assert.deepEqual(
-    [counted.resolved.steps, counted.resolved.endsWith, counted.resolved.epochs],
-    [100, "steps", undefined],
-  );
-  assert.deepEqual(counted.kept.typed, ["steps"]);
-  const passes = resume({ epochs: 3 }, counted.kept);
-  assert.deepEqual([passes.resolved.steps, passes.resolved.endsWith], [90, "epochs"]);
-  assert.deepEqual(passes.kept.typed, ["epochs"]);
-  // both given: the one reached first
-  const both = resume({ epochs: 3, steps: 80 }, passes.kept);
-  assert.deepEqual([both.resolved.steps, both.resolved.endsWith], [80, "steps"]);
-});
-
-Deno.test("resolveOptions() refuses a smallest learning rate above the highest, however it came to be", () => {
-  const message = "Cannot train as --min-learning-rate must be at most --learning-rate, which is " +
-    "0.0001: current value is 0.0005";
-  const typed = { learningRate: 1e-4, minLearningRate: 5e-4 };
-  assert.throws(() => checkRates(typed), { name: "RangeError", message });
-  const defaults = { ...presetDefaults("nano"), learningRate: 1e-4 };
-  assert.throws(() => begin({ minLearningRate: 5e-4 }, defaults), { message });
-  const { kept } = begin({ minLearningRate: 5e-4 });
-  assert.throws(() => resume({ learningRate: 1e-4 }, kept), {
-    message: `${message}, as the run began`,
-  });
-  assert.equal(resume({ ...typed, minLearningRate: 1e-5 }, kept).resolved.minLearningRate, 1e-5);
-  assert.equal(begin({ learningRate: 0 }).resolved.minLearningRate, 0);
-});
-
-Deno.test("resolveOptions() takes a tenth of the learning rate without the noise of binary fractions", () => {
-  for (const [rate, text] of [[3e-4, "0.00003"], [7e-3, "0.0007"], [1e-3, "0.0001"]] as const) {
-    assert.equal(`${begin({ learningRate: rate }).resolved.minLearningRate}`, text);
-  }
-});
-
-Deno.test("typedNames() leaves out what is open and what no checkpoint keeps", () => {
-  const given = { out: "x", fresh: true, workers: 2, preset: "auto", steps: 3, seed: 1 } as const;
-  assert.deepEqual(typedNames({ ...given, epochs: undefined }), ["steps", "seed"]);
-  const { options } = begin({ ...given, steps: 3 }).kept;
-  for (const name of ["out", "fresh", "workers"]) assert.ok(!(name in options), name);
+  assert.doesNotThrow(() => validateOptions(DEFAULT_OPTIONS));
 });
 
 Deno.test("validateOptions() refuses a value of another type, with the flag's name", () => {
@@ -130,43 +42,6 @@ Deno.test("validateOptions() refuses a value of another type, with the flag's na
   for (const data of ["auto", "sample", "tinystories", "tinystories@abc", ["x"]] as const) {
     validateOptions({ data });
   }
-});
-
-Deno.test("resolveOptions() divides a training as the length of it asks for", () => {
-  const of = (steps: number) => {
-    const { warmupSteps, evalEvery, saveEvery, sampleEvery, logEvery } = begin({ steps }).resolved;
-    return [warmupSteps, evalEvery, saveEvery, sampleEvery, logEvery];
-  };
-  // a twentieth, at most 200; a tenth; a tenth; two tenths; a hundredth
-  assert.deepEqual(of(1), [1, 1, 1, 2, 1]);
-  assert.deepEqual(of(45), [3, 5, 5, 10, 1]);
-  assert.deepEqual(of(2000), [100, 200, 200, 400, 20]);
-  assert.deepEqual(of(10_000), [200, 1000, 1000, 2000, 100]);
-});
-
-Deno.test("resolveOptions() ends with the steps or the passes that are reached first", () => {
-  const of = (given: Partial<TrainOptions>) => { // of 30 steps a pass
-    const { steps, endsWith } = begin(given).resolved;
-    return [steps, endsWith];
-  };
-  assert.deepEqual(of({}), [2000, "steps"]);
-  assert.deepEqual(of({ epochs: 1.01 }), [31, "epochs"]);
-  assert.deepEqual(of({ epochs: 1e-3 }), [1, "epochs"]);
-  assert.deepEqual(of({ epochs: 2, steps: 59 }), [59, "steps"]);
-  assert.deepEqual(of({ epochs: 2, steps: 61 }), [60, "epochs"]);
-});
-
-Deno.test("fineTuningDefaults() takes a tenth of GPT-2's rate by width, ten times as much for adapters", () => {
-  const gpt2 = { ...PRESETS.gpt2, vocabularySize: 50257 };
-  assert.deepEqual(fineTuningDefaults(gpt2), {
-    ...{ batchSize: 8, contextLength: 1024, learningRate: 4e-5 },
-    steps: 1000,
-  });
-  const narrow = fineTuningDefaults({ ...gpt2, width: 384, contextLength: 100 });
-  assert.deepEqual([narrow.learningRate, narrow.batchSize], [8e-5, 32]);
-  const lora = { rank: 4, alpha: 8, targets: ["c_attn"] };
-  assert.equal(fineTuningDefaults({ ...gpt2, lora, contextLength: 8193 }).learningRate, 4e-4);
-  assert.equal(fineTuningDefaults({ ...gpt2, contextLength: 8193 }).batchSize, 1);
 });
 
 Deno.test("validateOptions() takes what trainings can mean, from the least to the greatest, and no more", () => {
@@ -217,41 +92,19 @@ Deno.test("validateOptions() refuses options that say different things about the
   assert.doesNotThrow(() => validateOptions({ initFrom, ...open, ...lora, loraAlpha: 4 }));
 });
 
-Deno.test("resumeOptions() refuses another value for what the checkpoint's tensors mean, and no other", () => {
-  const saved = {
-    ...DEFAULT_OPTIONS,
-    ...{ preset: "nano", vocabulary: "compact", precision: "f32", contextLength: 8, batchSize: 2 },
-  };
-  const resume = (given: Partial<TrainOptions>) =>
-    resumeOptions(given, { options: saved, typed: [] }, "x").options;
-  const fixed: Partial<TrainOptions> = {
-    preset: "mini",
-    vocabulary: "full",
-    freeze: "0",
-    loraRank: 4,
-    loraAlpha: 4,
-    loraTargets: "c_attn",
-    sequence: "padded",
-    precision: "f16",
-    contextLength: 9,
-    batchSize: 3,
-    gradientAccumulation: 2,
-    seed: 2,
-  };
-  for (const [name, value] of Object.entries(fixed)) {
-    const flag = name.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
-    assert.throws(() => resume({ [name]: value }), {
-      name: "RangeError",
-      message: new RegExp(`^Cannot resume x as --${flag} must stay .*: current value is ${value}$`),
-    });
-    assert.equal(resume({ [name]: "auto" })[name as keyof TrainOptions], saved[name as "seed"]);
-  }
-  const free: Partial<TrainOptions> = {
-    ...{ learningRate: 1e-4, minLearningRate: 1e-5, warmupSteps: 3, weightDecay: 0.2, beta1: 0.8 },
-    ...{ beta2: 0.9, gradientClip: 2, dropout: 0.2, labelSmoothing: 0.1, evalEvery: 3, keep: 9 },
-    ...{ evalTokens: 9, saveEvery: 3, sampleEvery: 3, logEvery: 3, tune: "off" },
-  };
-  for (const [name, value] of Object.entries(free)) {
-    assert.equal(resume({ [name]: value })[name as keyof TrainOptions], value);
-  }
+Deno.test("TrainOptions and ResolvedOptions get their types from the table", () => {
+  type Is<A, B> = [A] extends [B] ? ([B] extends [A] ? true : false) : false;
+  type Types = [
+    Is<TrainOptions["steps"], number | undefined>,
+    Is<ResolvedOptions["steps"], number>,
+    Is<ResolvedOptions["warmupSteps"], number>,
+    Is<ResolvedOptions["epochs"], number | undefined>,
+    Is<TrainOptions["precision"], "auto" | "f16" | "f32">,
+    Is<ResolvedOptions["precision"], "f16" | "f32">,
+    Is<TrainOptions["dropout"], number>,
+    Is<TrainOptions["freeze"], string | undefined>,
+    Is<TrainOptions["fresh"], boolean>,
+  ];
+  const types: Types = [true, true, true, true, true, true, true, true, true];
+  assert.ok(types.every((is) => is));
 });

@@ -1,0 +1,202 @@
+import { flagOf } from "../files/command_line.ts";
+import { printable } from "../files/printable.ts";
+import { type GptConfig, type PresetName, PRESETS } from "../model/config.ts";
+import type { Precision } from "../model/precision.ts";
+import {
+  DEFAULT_OPTIONS,
+  isGiven,
+  OPTION_NAMES,
+  type OptionName,
+  optionNamed,
+  optionsWhere,
+  type ResolvedOptions,
+  type TrainOptions,
+} from "./options.ts";
+
+/**
+ * Choosing what options leave open: by preset, by other options, and by the checkpoint that is resumed.
+ *
+ * @module
+ */
+
+/** Length, batch and learning rate of a training, unless options set them. */
+export type TrainingDefaults = Pick<
+  ResolvedOptions,
+  "batchSize" | "steps" | "learningRate" | "contextLength"
+>;
+
+/**
+ * Defaults by preset.
+ *
+ * Learning rates fall with width, as usual (Kaplan et al. 2020, https://arxiv.org/abs/2001.08361,
+ * appendix D.6). `nano` is sized for two CPU cores and two minutes; after 1,400 steps it still depended on
+ * the seed whether names were copied.
+ */
+const PRESET_DEFAULTS: Readonly<Record<PresetName, Omit<TrainingDefaults, "contextLength">>> = {
+  nano: { batchSize: 16, steps: 2000, learningRate: 5e-3 },
+  mini: { batchSize: 32, steps: 2000, learningRate: 1e-3 },
+  small: { batchSize: 32, steps: 5000, learningRate: 6e-4 },
+  distilgpt2: { batchSize: 8, steps: 20000, learningRate: 4e-4 },
+  gpt2: { batchSize: 8, steps: 50000, learningRate: 3e-4 },
+};
+
+/** Defaults of a training, by preset. */
+export function presetDefaults(preset: PresetName): TrainingDefaults {
+  return { ...PRESET_DEFAULTS[preset], contextLength: PRESETS[preset].contextLength };
+}
+
+/** Tokens per batch when a trained model is trained further. */
+const FINE_TUNING_TOKENS = 8192;
+
+/**
+ * Defaults for training a trained model further: a tenth of the learning rate that random parameters of its
+ * width start with, and whole contexts. Adapters start at zero and take ten times that rate.
+ */
+export function fineTuningDefaults({ width, contextLength, lora }: GptConfig): TrainingDefaults {
+  const learningRate = 4e-5 * 768 / width * (lora ? 10 : 1);
+  return {
+    batchSize: Math.max(1, Math.min(32, Math.floor(FINE_TUNING_TOKENS / contextLength))),
+    steps: 1000,
+    learningRate: Number(learningRate.toPrecision(2)),
+    contextLength,
+  };
+}
+
+/** Batch size and context length, which are known before the data is. */
+export function batchShapeOf(
+  options: TrainOptions,
+  defaults: TrainingDefaults,
+): { batchSize: number; contextLength: number } {
+  return {
+    batchSize: options.batchSize ?? defaults.batchSize,
+    contextLength: options.contextLength ?? defaults.contextLength,
+  };
+}
+
+/**
+ * Makes every choice that is still open: from the preset, the device, and the other options.
+ *
+ * An option with a rule follows from another option. A resumed run keeps its value unless that other option
+ * has changed.
+ *
+ * @param stepsPerEpoch steps in one pass over the data, for `epochs`.
+ * @param typed names of options that were typed, now or before.
+ * @param began the options up to now, if the run is resumed.
+ * @throws {RangeError} if the smallest learning rate comes out above the highest.
+ */
+export function resolveOptions(
+  options: TrainOptions,
+  { preset, precision, defaults, stepsPerEpoch, typed, began }: {
+    preset: PresetName | "auto";
+    precision: Precision;
+    defaults: TrainingDefaults;
+    stepsPerEpoch: number;
+    typed: readonly string[];
+    began?: ResolvedOptions | undefined;
+  },
+): ResolvedOptions {
+  const { epochs } = options;
+  const stepsInEpochs = epochs === undefined
+    ? Infinity
+    : Math.max(1, Math.ceil(epochs * stepsPerEpoch));
+  const steps = Math.min(
+    options.steps ?? (epochs === undefined ? defaults.steps : Infinity),
+    stepsInEpochs,
+  );
+  const chosen = {
+    ...options,
+    preset,
+    precision,
+    steps,
+    endsWith: epochs !== undefined && stepsInEpochs <= (options.steps ?? Infinity)
+      ? "epochs" as const
+      : "steps" as const,
+    data: options.data === "auto" ? "sample" as const : options.data,
+    ...batchShapeOf(options, defaults),
+    learningRate: options.learningRate ?? defaults.learningRate,
+  };
+  const derived = OPTION_NAMES.flatMap((name) => {
+    const { from, value, atStart } = optionNamed(name).rule ?? {};
+    if (!from || !value) return [];
+    const before = options[name];
+    const stays = before !== undefined &&
+      (!began || atStart || typed.includes(name) || chosen[from] === began[from]);
+    return stays ? [] : [[name, value(chosen[from])]];
+  });
+  const resolved = { ...chosen, ...Object.fromEntries(derived) } as ResolvedOptions;
+  checkRates(resolved, began);
+  return resolved;
+}
+
+/**
+ * Makes sure that the learning rate does not rise towards its minimum.
+ *
+ * @param began the options up to now, if the run is resumed.
+ * @throws {RangeError} naming the flag and both values.
+ */
+export function checkRates(
+  { learningRate, minLearningRate }: Partial<TrainOptions>,
+  began?: ResolvedOptions,
+): void {
+  if (learningRate === undefined || minLearningRate === undefined) return;
+  if (minLearningRate <= learningRate) return;
+  throw new RangeError(
+    `Cannot train as --min-learning-rate must be at most --learning-rate, which is ${learningRate}: ` +
+      `current value is ${minLearningRate}` +
+      (began?.minLearningRate === minLearningRate ? ", as the run began" : ""),
+  );
+}
+
+/** Options that no checkpoint keeps. */
+const UNSAVED: readonly string[] = optionsWhere(({ onResume }) => onResume === "unsaved");
+
+/** Names of the options that are typed, in the order of the table. */
+export function typedNames(given: Partial<TrainOptions>): string[] {
+  return OPTION_NAMES.filter((name) => isGiven(given[name]) && !UNSAVED.includes(name));
+}
+
+/** What a checkpoint keeps of the options. */
+export function keptOptions(options: ResolvedOptions): Record<string, unknown> {
+  return Object.fromEntries(Object.entries(options).filter(([name]) => !UNSAVED.includes(name)));
+}
+
+/** The refusal of an option that a resumed run cannot change. */
+export function mustStay(name: string, value: unknown, saved: unknown, path: string): RangeError {
+  const text = (value: unknown) => printable(String(value ?? "absent"));
+  return new RangeError(
+    `Cannot resume ${path} as ${flagOf(name)} must stay ${text(saved)}: ` +
+      `current value is ${text(value)}`,
+  );
+}
+
+/**
+ * The options of a resumed run, and which of them were typed: those that it began with, changed by what is
+ * given now.
+ *
+ * @param renamed new names for what the run is made from.
+ * @throws {RangeError} if a given option contradicts the checkpoint, naming both values.
+ */
+export function resumeOptions(
+  given: Partial<TrainOptions>,
+  { options: saved, typed }: { options: Record<string, unknown>; typed: readonly string[] },
+  path: string,
+  renamed: Partial<TrainOptions> = {},
+): { options: TrainOptions; typed: string[] } {
+  const changed: [name: string, value: unknown][] = Object.entries(renamed);
+  for (const name of OPTION_NAMES) {
+    const value = given[name], { onResume } = optionNamed(name);
+    if (!isGiven(value) || onResume === "renamed") continue;
+    if (onResume !== "fixed") changed.push([name, value]);
+    else if (value !== saved[name]) throw mustStay(name, value, saved[name], path);
+  }
+  const options = { ...DEFAULT_OPTIONS, ...saved, ...Object.fromEntries(changed) } as TrainOptions;
+  const names = new Set([...typed, ...changed.map(([name]) => name)]);
+  // with another number of steps or passes the old total no longer holds
+  for (const [name, other] of [["steps", "epochs"], ["epochs", "steps"]] as const) {
+    if (given[name] !== undefined || given[other] === undefined) continue;
+    options[name] = undefined;
+    names.delete(name);
+  }
+  const isKept = (name: OptionName) => names.has(name) && !UNSAVED.includes(name);
+  return { options, typed: OPTION_NAMES.filter(isKept) };
+}
