@@ -13,6 +13,7 @@
  */
 export { type Arena } from "./kernels/arena.ts";
 export { type Device, DeviceError, openDevice } from "./kernels/device.ts";
+export type { Binding, Pipeline } from "./kernels/shader.ts";
 export type { DType, Tensor } from "./kernels/tensor.ts";
 export {
   type Family,

@@ -2,7 +2,7 @@ import copy from "./copy.wgsl" with { type: "text" };
 import { Random } from "../data/random.ts";
 import type { Device } from "../kernels/device.ts";
 import { matmul } from "../kernels/matmul/matmul.ts";
-import { Program, splitWorkgroups } from "../kernels/program.ts";
+import { Program, splitWorkgroups, type Tunable } from "../kernels/program.ts";
 import {
   bytesPerElement,
   createTensor,
@@ -12,7 +12,7 @@ import {
   upload,
 } from "../kernels/tensor.ts";
 import { clockOf, median, timePasses, warmUpMsOf } from "../kernels/timing.ts";
-import { type Tunable, tune } from "../kernels/tune.ts";
+import { tune } from "../kernels/tune.ts";
 
 /** Work that is counted by hand: operations, or bytes with each input read and output written once. */
 export type Work = { readonly flops: number } | { readonly bytes: number };

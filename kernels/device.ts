@@ -1,3 +1,4 @@
+import type { Pipeline } from "./shader.ts";
 import { testSubgroups } from "./subgroups.ts";
 
 /** A WebGPU device, what it can do, and the first thing that went wrong on it. */
@@ -20,7 +21,7 @@ export interface Device {
   /** Largest part of a buffer that one binding can show to a shader, in bytes. */
   readonly maxBindingBytes: number;
   /** Compiled pipelines by constants and shader text, shared by all programs on this device. */
-  readonly pipelines: Map<string, GPUComputePipeline>;
+  readonly pipelines: Map<string, Pipeline>;
   /** Kernels that were found to be the fastest here, by `Tunable.key`: see tune.ts. */
   readonly choices: Map<string, string>;
   /**
@@ -32,6 +33,8 @@ export interface Device {
   check(): void;
   /** Frees the device and everything on it. */
   destroy(): void;
+  /** The same, at the end of the block in which `using` declares the device. */
+  [Symbol.dispose](): void;
 }
 
 /** Thrown when no usable WebGPU adapter is there, or when the device fails while it works. */
@@ -132,6 +135,10 @@ export async function openDevice({ gpu = navigator.gpu }: { gpu?: GPU } = {}): P
     }
   });
 
+  const destroy = () => {
+    destroyed = true;
+    device.destroy();
+  };
   return {
     gpu: device,
     name,
@@ -145,10 +152,8 @@ export async function openDevice({ gpu = navigator.gpu }: { gpu?: GPU } = {}): P
     check() {
       if (failure) throw failure;
     },
-    destroy() {
-      destroyed = true;
-      device.destroy();
-    },
+    destroy,
+    [Symbol.dispose]: destroy,
   };
 }
 

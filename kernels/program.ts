@@ -1,28 +1,67 @@
 import { type Device, LimitError } from "./device.ts";
-import { type Constants, specialize } from "./shader.ts";
+import {
+  type Binding,
+  bindingsOf,
+  type Constants,
+  labelOf,
+  type Pipeline,
+  type Shader,
+  specialize,
+  unroll,
+} from "./shader.ts";
 import { createTensor, size, type Tensor, tensorBytes, viewTensor } from "./tensor.ts";
-import type { Tunable } from "./tune.ts";
 
-export type { Constants, Tunable };
+export type { Constants, Shader };
+
+/** Work that several kernels can do, one faster here and another there. */
+export interface Tunable {
+  /** Operation, shapes and types: where the key is the same, so is the fastest kernel. */
+  readonly key: string;
+  /** Names of the kernels. */
+  readonly variants: readonly string[];
+  /** The kernel to take where nothing was measured. */
+  readonly preferred: string;
+  /** Records the work as one of the kernels does it. */
+  record(program: Program, variant: string): void;
+}
 
 /** One kernel launch: what runs, on which tensors, over how many workgroups. */
 export interface Dispatch {
-  /** Path of the shader, for error messages. */
-  label: string;
-  /** WGSL text of the shader. */
-  source: string;
+  /** The files of the shader, by path. */
+  shader: Shader;
   /** Values of the shader's top-level constants and aliases. */
-  constants: Constants;
-  /** Tensors in binding order, from binding 0. */
-  tensors: readonly Tensor[];
+  constants?: Constants;
+  /**
+   * The tensors by the names under which the shader binds them. Those that it binds only if a constant is
+   * true are ignored if it is false, and may be undefined.
+   */
+  tensors: Readonly<Record<string, Tensor | undefined>>;
+  /**
+   * Values fixed for this launch, by the names of the fields in the structs of the shader's uniforms; those
+   * of structs that it leaves out are ignored. A boolean becomes 1 or 0.
+   */
+  uniforms?: Readonly<Record<string, number | boolean>>;
   /** Workgroups in each dimension. */
   workgroups: readonly [x: number, y?: number, z?: number];
-  /** Values fixed for this launch, as one uniform `array<vec4u, …>` after the last tensor. */
-  uniforms?: readonly number[];
   /** Upper bound of the loop iterations of one invocation, summed over all its loops. */
   iterations?: number;
   /** Bytes of workgroup memory that the shader declares. */
   workgroupBytes?: number;
+}
+
+/** A launch whose tensors and uniforms go by number: for ops that do not name them yet. */
+export interface NumberedDispatch
+  extends Pick<Dispatch, "workgroups" | "iterations" | "workgroupBytes"> {
+  /** Path of the shader. */
+  label: string;
+  /** Text of the shader. */
+  source: string;
+  /** Values of the shader's top-level constants and aliases. */
+  constants: Constants;
+  /** In binding order, from binding 0. */
+  tensors: readonly Tensor[];
+  /** As one uniform `array<vec4u, …>` after the last tensor. */
+  uniforms?: readonly number[];
 }
 
 /**
@@ -107,37 +146,90 @@ export class Program {
   /**
    * Appends one launch; its pipeline and bind group are made here, once.
    *
-   * @throws {LimitError} if the launch would leave a limit of the device, or on a CPU adapter could run
+   * @throws {TypeError} if a tensor or uniform is missing, or the shader declares none of that name;
+   * {LimitError} if the launch would leave a limit of the device, or on a CPU adapter could run
    * into lavapipe's bound on loop iterations; {RangeError} if an offset is not aligned.
    */
-  dispatch(dispatch: Dispatch): void {
+  dispatch(dispatch: Dispatch | NumberedDispatch): void {
+    if ("source" in dispatch) return this.#dispatchNumbered(dispatch);
+    const { shader, constants = {}, tensors, uniforms = {}, workgroups } = dispatch;
+    const label = labelOf(shader);
+    const { pipeline, bindings, optional } = this.#compile(shader, constants);
+    checkNames(label, "tensor", tensors, namesOf(bindings), namesOf(optional));
+    checkNames(label, "uniform", uniforms, fieldsOf(bindings), fieldsOf(optional));
+    const bound = bindings.filter(({ fields }) => !fields).map(({ name }) => tensors[name]!);
+    this.#checkLimits(label, bound, dispatch);
+    const entries = bindings.map(({ name, binding, fields }): GPUBindGroupEntry => ({
+      binding,
+      resource: fields
+        ? { buffer: this.#uniformBuffer(label, bytesOf(label, fields, uniforms)) }
+        : resourceOf(tensors[name]!),
+    }));
+    this.#append(label, pipeline, entries, workgroups);
+  }
+
+  #dispatchNumbered(dispatch: NumberedDispatch): void {
     const { label, source, constants, tensors, workgroups, uniforms } = dispatch;
-    this.#checkLimits(dispatch);
-    const { gpu, pipelines } = this.device;
-    const key = `${JSON.stringify(constants)}\n${source}`;
-    let pipeline = pipelines.get(key);
-    if (!pipeline) {
-      const module = gpu.createShaderModule({ label, code: specialize(source, constants) });
-      pipeline = gpu.createComputePipeline({ label, layout: "auto", compute: { module } });
-      pipelines.set(key, pipeline);
-    }
+    this.#checkLimits(label, tensors, dispatch);
+    const { pipeline } = this.#compile({ [label]: source }, constants, { numbered: true });
     const entries: GPUBindGroupEntry[] = tensors.map((t, binding) => ({
       binding,
-      resource: { buffer: t.buffer, offset: t.offsetBytes, size: tensorBytes(t) },
+      resource: resourceOf(t),
     }));
     if (uniforms) {
       const data = new Uint32Array(Math.ceil(uniforms.length / 4) * 4);
       data.set(uniforms);
-      const buffer = gpu.createBuffer({
-        label: `${label} uniforms`,
-        size: data.byteLength,
-        usage: 0x40 | 0x08, // UNIFORM | COPY_DST
-      });
-      gpu.queue.writeBuffer(buffer, 0, data);
-      this.#uniformBuffers.push(buffer);
+      const buffer = this.#uniformBuffer(label, data.buffer);
       entries.push({ binding: tensors.length, resource: { buffer } });
     }
-    const group = gpu.createBindGroup({ label, layout: pipeline.getBindGroupLayout(0), entries });
+    this.#append(label, pipeline, entries, workgroups);
+  }
+
+  /** The pipeline of a shader, compiled if the device has not done so before. */
+  #compile(shader: Shader, constants: Constants, { numbered = false } = {}): Pipeline {
+    const { gpu, pipelines } = this.device;
+    const key = JSON.stringify([constants, shader]);
+    let pipeline = pipelines.get(key);
+    if (!pipeline) {
+      const label = labelOf(shader);
+      const source = specialize(shader, constants);
+      const module = gpu.createShaderModule({
+        label,
+        // a dry device does not ask for it: unrolling takes most of the time
+        get code() {
+          return unroll(source);
+        },
+      });
+      pipeline = {
+        pipeline: gpu.createComputePipeline({ label, layout: "auto", compute: { module } }),
+        bindings: numbered ? [] : bindingsOf(source),
+        optional: numbered ? [] : bindingsOf(Object.values(shader).join("\n")),
+      };
+      pipelines.set(key, pipeline);
+    }
+    return pipeline;
+  }
+
+  #uniformBuffer(label: string, data: ArrayBuffer): GPUBuffer {
+    const { gpu } = this.device;
+    const buffer = gpu.createBuffer({
+      label: `${label} uniforms`,
+      size: data.byteLength,
+      usage: 0x40 | 0x08, // UNIFORM | COPY_DST
+    });
+    gpu.queue.writeBuffer(buffer, 0, data);
+    this.#uniformBuffers.push(buffer);
+    return buffer;
+  }
+
+  #append(
+    label: string,
+    pipeline: GPUComputePipeline,
+    entries: GPUBindGroupEntry[],
+    workgroups: Step["workgroups"],
+  ): void {
+    const layout = pipeline.getBindGroupLayout(0);
+    const group = this.device.gpu.createBindGroup({ label, layout, entries });
     this.#steps.push({ label, pipeline, group, workgroups });
   }
 
@@ -169,8 +261,18 @@ export class Program {
     for (const buffer of this.#uniformBuffers) buffer.destroy();
   }
 
+  /** The same, at the end of the block in which `using` declares the program. */
+  [Symbol.dispose](): void {
+    this.destroy();
+  }
+
   #checkLimits(
-    { label, tensors, workgroups, iterations = 0, workgroupBytes = 0 }: Dispatch,
+    label: string,
+    tensors: readonly Tensor[],
+    { workgroups, iterations = 0, workgroupBytes = 0 }: Pick<
+      Dispatch,
+      "workgroups" | "iterations" | "workgroupBytes"
+    >,
   ): void {
     const { name, maxBindingBytes, gpu: { limits } } = this.device;
     if (this.length === MAX_LAUNCHES) {
@@ -230,6 +332,62 @@ function encodeSteps(pass: GPUComputePassEncoder, steps: readonly Step[]): void 
     pass.setBindGroup(0, group);
     pass.dispatchWorkgroups(...workgroups as [number]);
   }
+}
+
+function resourceOf(tensor: Tensor): GPUBufferBinding {
+  return { buffer: tensor.buffer, offset: tensor.offsetBytes, size: tensorBytes(tensor) };
+}
+
+function namesOf(bindings: readonly Binding[]): string[] {
+  return bindings.filter(({ fields }) => !fields).map(({ name }) => name);
+}
+
+function fieldsOf(bindings: readonly Binding[]): string[] {
+  return bindings.flatMap(({ fields = [] }) => fields.map(({ name }) => name));
+}
+
+/** @throws {TypeError} if a required name is not given, or a given one neither required nor optional. */
+function checkNames(
+  label: string,
+  kind: "tensor" | "uniform",
+  given: Readonly<Record<string, unknown>>,
+  required: readonly string[],
+  optional: readonly string[],
+): void {
+  const names = Object.keys(given).filter((name) => given[name] !== undefined);
+  const missing = required.find((name) => !names.includes(name));
+  if (missing !== undefined) {
+    throw new TypeError(
+      `Cannot dispatch ${label} as the ${kind} ${missing} is missing: current names are ${names}`,
+    );
+  }
+  const unknown = names.find((name) => !optional.includes(name));
+  if (unknown !== undefined) {
+    throw new TypeError(
+      `Cannot dispatch ${label} as it declares no ${kind} ${unknown}: declared names are ${optional}`,
+    );
+  }
+}
+
+/** The bytes of a uniform: its fields one after the other, in whole vectors of four. */
+function bytesOf(
+  label: string,
+  fields: NonNullable<Binding["fields"]>,
+  values: Readonly<Record<string, number | boolean>>,
+): ArrayBuffer {
+  const buffer = new ArrayBuffer(Math.ceil(fields.length / 4) * 16), view = new DataView(buffer);
+  fields.forEach(({ name, type }, i) => {
+    const value = Number(values[name]);
+    if (type === "f32") return view.setFloat32(4 * i, value, true);
+    const least = type === "u32" ? 0 : -(2 ** 31);
+    if (!Number.isInteger(value) || value < least || value >= least + 2 ** 32) {
+      throw new RangeError(
+        `Cannot dispatch ${label} as the uniform ${name} must be a ${type}: current value is ${value}`,
+      );
+    }
+    view.setUint32(4 * i, value, true);
+  });
+  return buffer;
 }
 
 /** The f32 nearest to a number as the u32 with the same bits, for the uniforms of a dispatch. */

@@ -1,10 +1,8 @@
 import random from "./random.wgsl" with { type: "text" };
-import { bitsOf } from "./program.ts";
+import type { Shader } from "./shader.ts";
 
-/** A shader with the functions of random.wgsl added at its end. */
-export function withRandom(source: string): string {
-  return `${source}\n${random}`;
-}
+/** The functions that draw random numbers, for shaders that need them. */
+export const RANDOM: Shader = { "kernels/random.wgsl": random };
 
 /** Share of elements that are dropped, and the place in the model that drops them. */
 export interface DropoutSite {
@@ -15,17 +13,19 @@ export interface DropoutSite {
 }
 
 /**
- * The uniform `dropout` that `dropoutFactor()` in random.wgsl reads.
+ * The uniforms of random.wgsl.
  *
  * @throws {RangeError} if the rate is not in [0, 1).
  */
-export function dropoutUniforms({ rate, site }: DropoutSite): number[] {
+export function dropoutUniforms(
+  { rate, site }: DropoutSite,
+): { site: number; threshold: number; scale: number } {
   if (!(rate >= 0 && rate < 1)) {
     throw new RangeError(
       `Cannot drop elements as the rate must be at least 0 and below 1: current value is ${rate}`,
     );
   }
-  return [site, threshold(rate), bitsOf(1 / (1 - rate))];
+  return { site, threshold: threshold(rate), scale: 1 / (1 - rate) };
 }
 
 /**

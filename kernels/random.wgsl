@@ -1,4 +1,17 @@
-// Random numbers from counters. Functions only: withRandom() adds them to a shader that draws.
+// Random numbers from counters, and the factors of dropout: 0 with probability rate, else 1 / (1 − rate).
+const DROPOUT: bool = true;
+
+struct Dropout {
+  site: u32, // a number that no other place in the model has
+  threshold: u32, // rate · 2³²
+  scale: f32, // 1 / (1 − rate)
+}
+
+// numbers that no shader's own bindings have
+// only if DROPOUT
+@group(0) @binding(20) var<storage, read> random: array<u32>; // seed, counter
+// only if DROPOUT
+@group(0) @binding(21) var<uniform> dropout: Dropout;
 
 // A permutation of 32 bits with well-mixed output: pcg_hash of Jarzynski and Olano 2020, "Hash
 // Functions for GPU Rendering", https://jcgt.org/published/0009/03/02/
@@ -8,29 +21,33 @@ fn pcgHash(v: u32) -> u32 {
   return (word >> 22u) ^ word;
 }
 
-// Where the draws of a site begin.   dropout: site, rate · 2³², bits of 1 / (1 - rate)
-fn dropoutPlace(seed: u32, counter: u32, dropout: vec4u) -> u32 {
-  return pcgHash(dropout.x + pcgHash(counter + pcgHash(seed)));
+// Where the draws of this site begin.
+// only if DROPOUT
+fn dropoutPlace() -> u32 {
+  return pcgHash(dropout.site + pcgHash(random[1] + pcgHash(random[0])));
 }
 
 // Where the draws of one row begin, in a matrix that may have more than 2³² elements.
-fn rowDropoutPlace(seed: u32, counter: u32, dropout: vec4u, row: u32) -> u32 {
-  return pcgHash(row + dropoutPlace(seed, counter, dropout));
+// only if DROPOUT
+fn rowDropoutPlace(row: u32) -> u32 {
+  return pcgHash(row + dropoutPlace());
 }
 
-// Dropout's factor for the element `index` after a place: 0 with probability rate, else 1 / (1 - rate).
-fn dropoutFactor(place: u32, dropout: vec4u, index: u32) -> f32 {
-  return select(bitcast<f32>(dropout.z), 0.0, pcgHash(index + place) < dropout.y);
+// The factor of the element `index` after a place.
+// only if DROPOUT
+fn dropoutFactor(place: u32, index: u32) -> f32 {
+  return select(dropout.scale, 0.0, pcgHash(index + place) < dropout.threshold);
 }
 
-// The same for the elements index … index + 3 of a site.
-fn fourDropoutFactors(seed: u32, counter: u32, dropout: vec4u, index: u32) -> vec4f {
-  let place = dropoutPlace(seed, counter, dropout);
+// The factors of the elements index … index + 3 of this site.
+// only if DROPOUT
+fn fourDropoutFactors(index: u32) -> vec4f {
+  let place = dropoutPlace();
   let draws = vec4u(
     pcgHash(index + place),
     pcgHash(index + 1 + place),
     pcgHash(index + 2 + place),
     pcgHash(index + 3 + place),
   );
-  return select(vec4f(bitcast<f32>(dropout.z)), vec4f(), draws < vec4u(dropout.y));
+  return select(vec4f(dropout.scale), vec4f(), draws < vec4u(dropout.threshold));
 }

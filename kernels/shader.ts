@@ -1,59 +1,218 @@
+/**
+ * Shaders: WGSL files, joined and specialised.
+ *
+ * A shader is a list of `.wgsl` files. Each file is valid WGSL as it stands, with everything on, or says on
+ * line 2 which functions it needs from which files. Line 1 says what is computed and gives the shapes. The
+ * parts of a file follow in one order, and names are the same everywhere:
+ *
+ * 1. `enable f16;`, aliases of element types, and constants that `specialize()` sets;
+ * 2. `struct Sizes`, whose values are known when a launch is recorded;
+ * 3. bindings: inputs, outputs, and last `var<uniform> sizes: Sizes`;
+ * 4. constants that follow from those above, and workgroup memory;
+ * 5. functions, the callee before its caller;
+ * 6. `main`, whose arguments are named `group`, `local`, `index`, and `lane` (see `MAIN_ARGUMENTS`).
+ *
+ * An invocation without work returns: `if (i >= sizes.N) { return; }`. If it must reach a barrier, a bool
+ * `inside` guards its loads and stores instead.
+ *
+ * Three markers, each a comment on the line before what it concerns, say how a file is specialised:
+ * `// unroll` writes out a loop; `// only if NAME` keeps a declaration, struct member, statement or block if
+ * the boolean constant NAME is true, `// unless NAME` if it is false.
+ *
+ * @module
+ */
+
 /** Values for the top-level `const` and `alias` declarations of a shader. */
 export type Constants = Readonly<Record<string, number | boolean | string>>;
 
+/** The files of a shader, text by path: the first has `main`, and its path names the shader. */
+export type Shader = Readonly<Record<string, string>>;
+
+/** The names of `main`'s arguments. */
+export const MAIN_ARGUMENTS: Readonly<Record<string, string>> = {
+  workgroup_id: "group",
+  local_invocation_id: "local",
+  local_invocation_index: "index",
+  subgroup_invocation_id: "lane",
+};
+
+/** The path that names a shader. */
+export function labelOf(shader: Shader): string {
+  return Object.keys(shader)[0]!;
+}
+
 /**
- * Returns the WGSL to compile for one set of constants.
+ * Returns the WGSL of a shader for one set of constants, before its loops are unrolled.
  *
- * The initializers of the named top-level `const` and `alias` declarations are replaced; loops
- * marked `// unroll` are written out; `enable f16;` goes where no alias is f16.
+ * The files are joined; each line of code ends with a comment that gives its place, such as
+ * `// kernels/matmul/store.wgsl:3`, so that a compiler that quotes the line names the file too. The
+ * initializers of the named top-level `const` and `alias` declarations are replaced. What `// only if` and
+ * `// unless` exclude is left out. `enable f16;` goes if nothing is f16.
  *
  * @throws {RangeError} if the shader declares no such name.
  */
-export function specialize(source: string, constants: Constants): string {
+export function specialize(shader: Shader, constants: Constants): string {
+  let source = joined(shader);
   for (const [name, value] of Object.entries(constants)) {
     const declaration = new RegExp(`^((?:const|alias) ${name}\\b[^=;]*= )[^;]+;`, "m");
     if (!declaration.test(source)) {
       throw new RangeError(
-        `Cannot specialize "${name}": the shader declares no such const or alias`,
+        `Cannot specialize ${labelOf(shader)} as it declares no such const or alias: ` +
+          `current name is ${name}`,
       );
     }
     source = source.replace(declaration, `$1${value};`);
   }
-  const usesF16 = /^alias \w+ = .*\bf16\b/m.test(source);
-  return unroll(usesF16 ? source : source.replace(/^enable f16;$/m, ""));
+  source = withoutUnused(source);
+  // a directive must precede all declarations, those of other files too
+  return source.split("\n").some((line) => /\bf16\b/.test(codeOf(line)))
+    ? `enable f16;\n${source}`
+    : source;
 }
 
-/** First two lines of a loop to write out: indent, variable, start, end, stride. */
-const UNROLLED_LOOP = String
-  .raw`^ *// unroll\n( *)for \(var (\w+) = (\w+); \2 < (\w+); \2(?:\+\+| \+= (\w+))\) \{\n`;
+/** The files one after the other; every line of code says where it stands. */
+function joined(shader: Shader): string {
+  return Object.entries(shader).flatMap(([path, text]) =>
+    text.split("\n").flatMap((line, i) => {
+      if (line === "enable f16;") return [];
+      return isCode(line) ? `${line} // ${path}:${i + 1}` : line;
+    })
+  ).join("\n");
+}
+
+/** Whether a line has more than a comment. */
+function isCode(line: string): boolean {
+  return codeOf(line) !== "";
+}
+
+/** A line without its comment. */
+function codeOf(line: string): string {
+  return line.replace(/\/\/.*/, "").trim();
+}
+
+/** Leaves out what the constants turn off, and the markers. */
+function withoutUnused(source: string): string {
+  const lines = source.split("\n"), kept: string[] = [];
+  for (let i = 0; i < lines.length; i++) {
+    const [, marker, name] = /^ *\/\/ (only if|unless) (\w+)$/.exec(lines[i]!) ?? [];
+    if (name === undefined) kept.push(lines[i]!);
+    else if (isOn(source, name) !== (marker === "only if")) i = lastLineOf(lines, i + 1);
+  }
+  return kept.join("\n");
+}
+
+/** Value of a top-level boolean constant. */
+function isOn(source: string, name: string): boolean {
+  const [, value] = new RegExp(`^const ${name}: bool = (true|false);`, "m").exec(source) ?? [];
+  if (value === undefined) {
+    throw new RangeError(
+      `Cannot decide what depends on ${name} as it must be a boolean constant, true or false`,
+    );
+  }
+  return value === "true";
+}
+
+/** The line on which the declaration, statement or block ends that starts on this line. */
+function lastLineOf(lines: readonly string[], first: number): number {
+  let depth = 0;
+  for (let i = first; i < lines.length; i++) {
+    const code = codeOf(lines[i]!);
+    depth += (code.match(/[([{]/g)?.length ?? 0) - (code.match(/[)\]}]/g)?.length ?? 0);
+    if (depth === 0 && /[;},]$/.test(code)) return i;
+  }
+  throw new RangeError(`Cannot find the end of "${lines[first]}"`);
+}
+
+/** A `@binding` that a shader declares. */
+export interface Binding {
+  /** Name of the variable. */
+  readonly name: string;
+  /** Its number. */
+  readonly binding: number;
+  /** If it is a uniform: the fields of its struct in order, each of four bytes. */
+  readonly fields: readonly { name: string; type: "u32" | "i32" | "f32" }[] | undefined;
+}
+
+/** A compiled shader and what a launch of it binds. */
+export interface Pipeline {
+  /** The compiled shader. */
+  readonly pipeline: GPUComputePipeline;
+  /** What it binds with its constants. */
+  readonly bindings: readonly Binding[];
+  /** What it may bind, these and those of other constants. */
+  readonly optional: readonly Binding[];
+}
 
 /**
- * Writes out every loop that a line `// unroll` precedes, each turn as a block of its own.
+ * The bindings that a shader's text declares.
+ *
+ * @throws {RangeError} if the struct of a uniform is missing, or a field is no u32, i32 or f32.
+ */
+export function bindingsOf(source: string): Binding[] {
+  const declarations = source.matchAll(
+    /^@group\(0\) @binding\((\d+)\) var<(storage|uniform)\b[^>]*> (\w+): (\w+)/gm,
+  );
+  return [...declarations].map(([, binding, space, name, type]) => ({
+    name: name!,
+    binding: Number(binding),
+    fields: space === "uniform" ? fieldsOf(source, type!) : undefined,
+  }));
+}
+
+function fieldsOf(source: string, struct: string): NonNullable<Binding["fields"]> {
+  const [, body] = new RegExp(`^struct ${struct} \\{[^\n]*\n([^}]*)\\}`, "m").exec(source) ?? [];
+  const fields = body?.split("\n").map(codeOf).filter((code) => code !== "");
+  return (fields ?? [`struct ${struct}`]).map((field) => {
+    const [, name, type] = /^(\w+): (u32|i32|f32),$/.exec(field) ?? [];
+    if (name === undefined) {
+      throw new RangeError(
+        `Cannot fill the uniform ${struct} as its fields must be u32, i32 or f32, one per line: ` +
+          `current field is ${field}`,
+      );
+    }
+    return { name, type: type as "u32" };
+  });
+}
+
+/** First two lines of a loop to write out: indent, variable, start, end, stride, comment. */
+const UNROLLED_LOOP = String
+  .raw`^ *// unroll\n( *)for \(var (\w+) = (\w+); \2 < (\w+); \2(?:\+\+| \+= (\w+))\) \{(.*)\n`;
+
+/**
+ * Writes out every loop that a line `// unroll` precedes, each iteration as a separate block, and leaves
+ * out the lines that are comments alone.
  *
  * Naga bounds every loop with a counter, which keeps the drivers' compilers from unrolling, and an
  * array indexed by a loop variable then lives in memory instead of registers. The loops have the
  * form `for (var i = 0u; i < N; i++) {`, with bounds that are numbers or top-level constants, and
  * end at a brace that has its line to itself and is indented like their `for`.
  *
- * @param source the shader, whose constants are the bounds.
- * @param text the part of it to write out: loops within a loop are written out once, then repeated.
+ * @throws {RangeError} if a bound is no product of constants or the closing brace is missing.
  */
-function unroll(source: string, text = source): string {
+export function unroll(source: string): string {
+  const written = unrollPart(source, source);
+  return written.split("\n").filter(isCode).join("\n");
+}
+
+/** Loops within a loop are written out once, then repeated. */
+function unrollPart(source: string, text: string): string {
   const loops = new RegExp(UNROLLED_LOOP, "gm");
   let written = "", at = 0;
   for (let match; (match = loops.exec(text));) {
-    const [, indent, variable, start, end, stride = "1"] = match;
-    const bodyEnd = text.indexOf(`\n${indent}}\n`, loops.lastIndex - 1) + 1;
-    if (bodyEnd === 0) {
+    const [, indent, variable, start, end, stride = "1", comment] = match;
+    const closing = new RegExp(`^${indent}\\}( //.*)?$`, "gm");
+    closing.lastIndex = loops.lastIndex;
+    const brace = closing.exec(text);
+    if (!brace) {
       throw new RangeError(`Cannot unroll a loop over "${variable}": its closing brace is missing`);
     }
-    const body = unroll(source, text.slice(loops.lastIndex, bodyEnd));
+    const body = unrollPart(source, text.slice(loops.lastIndex, brace.index));
     written += text.slice(at, match.index);
     const [last, step] = [valueOf(source, end!), valueOf(source, stride)];
     for (let i = valueOf(source, start!); i < last; i += step) {
-      written += `${indent}{ const ${variable} = ${i}u;\n${body}${indent}}\n`;
+      written += `${indent}{ const ${variable} = ${i}u;${comment}\n${body}${brace[0]}\n`;
     }
-    at = bodyEnd + `${indent}}\n`.length;
+    at = closing.lastIndex + 1;
     loops.lastIndex = at;
   }
   return written + text.slice(at);

@@ -1,18 +1,6 @@
 import { type Device, LimitError } from "./device.ts";
-import { Program } from "./program.ts";
+import { Program, type Tunable } from "./program.ts";
 import { clockOf, median, type Timed, timePasses, warmUpMsOf } from "./timing.ts";
-
-/** Work that several kernels can do, one faster here and another there. */
-export interface Tunable {
-  /** Operation, shapes and types: where the key is the same, so is the fastest kernel. */
-  readonly key: string;
-  /** Names of the kernels. */
-  readonly variants: readonly string[];
-  /** The kernel to take where nothing was measured. */
-  readonly preferred: string;
-  /** Records the work as one of the kernels does it. */
-  record(program: Program, variant: string): void;
-}
 
 /** Records the kernel that was measured to be the fastest on this device, or else the preferred one. */
 export function recordFastest(program: Program, tunable: Tunable): void {
@@ -133,7 +121,7 @@ export class Tuner {
   }
 
   /** Frees the scratch of the kernels. */
-  destroy(): void {
+  [Symbol.dispose](): void {
     this.#program.destroy();
   }
 }
@@ -146,12 +134,11 @@ export async function tune(
 ): Promise<void> {
   const open = untuned(device, tunables);
   if (open.length === 0) return;
-  const tuner = new Tuner(device);
+  using tuner = new Tuner(device);
   for (const [done, tunable] of open.entries()) {
     onProgress(done, open.length);
     tuner.add(tunable);
   }
   await tuner.choose();
-  tuner.destroy();
   onProgress(open.length, open.length);
 }

@@ -162,7 +162,7 @@ export async function* recordTuned(
   const open = kept || !tune ? [] : untuned(device, tunables.values());
   if (open.length === 0) return step;
 
-  const tuner = new Tuner(device);
+  using tuner = new Tuner(device);
   try {
     for (const [done, tunable] of open.entries()) {
       yield { kind: "tuning", done, of: open.length };
@@ -170,7 +170,6 @@ export async function* recordTuned(
     }
     await tuner.choose();
   } finally {
-    tuner.destroy();
     step.destroy();
   }
   writeChoices(file, device, warn);

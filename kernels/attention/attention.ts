@@ -11,8 +11,15 @@ import sizes from "./sizes.wgsl" with { type: "text" };
 import heldF16 from "../held_f16.wgsl" with { type: "text" };
 import heldF32 from "../held_f32.wgsl" with { type: "text" };
 import tiles from "./tiles.wgsl" with { type: "text" };
-import { type Constants, type Dispatch, type Program, splitWorkgroups } from "../program.ts";
-import { dropoutUniforms, withRandom } from "../random.ts";
+import random from "./random.wgsl" with { type: "text" };
+import {
+  bitsOf,
+  type Constants,
+  type NumberedDispatch,
+  type Program,
+  splitWorkgroups,
+} from "../program.ts";
+import { dropoutUniforms } from "../random.ts";
 import { assertDType, assertShape, ceilDiv, type DType, type Tensor } from "../tensor.ts";
 import { recordFastest } from "../tune.ts";
 
@@ -222,11 +229,11 @@ function checkAttention(
       `Cannot run ${action} with dropout ${rate} as it needs the tensor "random"`,
     );
   }
-  const real = qkv.dtype;
+  const real = qkv.dtype, dropout = dropoutUniforms({ rate, site });
   return {
     ...{ real, BNH: B * NH, T, NH, HS, window, variant },
     constants: { real, NH, HS, DROPOUT: rate > 0, ...attentionConstants(options) },
-    uniforms: [...dropoutUniforms({ rate, site }), 0, T],
+    uniforms: [dropout.site, dropout.threshold, bitsOf(dropout.scale), 0, T],
   };
 }
 
@@ -316,7 +323,7 @@ function dispatchRows(
   const { subgroupSize: LANES } = program.device;
   program.dispatch({
     label: `kernels/attention/${name}`,
-    source: [withRandom(source), sizes, LANES ? rowsShared : rowsAlone].join("\n"),
+    source: [source, random, sizes, LANES ? rowsShared : rowsAlone].join("\n"),
     constants: {
       ...constants,
       WORKGROUP_SIZE,
@@ -334,13 +341,13 @@ function dispatchTiles(
   { real, HS, constants, uniforms }: Attention,
   tile: Tile,
   { source, iterations, ...launch }:
-    & Pick<Dispatch, "label" | "source" | "tensors" | "workgroups">
+    & Pick<NumberedDispatch, "label" | "source" | "tensors" | "workgroups">
     & { iterations: number },
 ): void {
   const SIZE = X * tile.Y, tokens = tokensOf(tile);
   program.dispatch({
     ...launch,
-    source: [withRandom(source), sizes, tiles, heldOf(real)].join("\n"),
+    source: [source, random, sizes, tiles, heldOf(real)].join("\n"),
     constants: {
       ...constants,
       ...tile,

@@ -1,7 +1,8 @@
 import mask from "./dropout.wgsl" with { type: "text" };
+import { dims } from "../dims.ts";
 import { type Program, splitWorkgroups } from "../program.ts";
-import { type DropoutSite, dropoutUniforms, withRandom } from "../random.ts";
-import { assertDType, assertShape, ceilDiv, size, type Tensor } from "../tensor.ts";
+import { type DropoutSite, dropoutUniforms, RANDOM } from "../random.ts";
+import { assertShape, ceilDiv, size, type Tensor, viewTensor } from "../tensor.ts";
 
 const WORKGROUP_SIZE = 256;
 
@@ -43,12 +44,13 @@ function applyMask(
   { x, random, y }: { x: Tensor; random: Tensor; y: Tensor },
   site: DropoutSite,
 ): void {
-  assertDType(action, x, "f32", "f16");
-  assertDType(action, y, "f32", "f16");
-  assertDType(action, random, "u32");
-  assertShape(action, random, [2]);
   assertShape(action, y, x.shape);
-  const N = size(x.shape);
+  const flat = (t: Tensor) => viewTensor(t, { offset: 0, shape: [size(t.shape)] });
+  const { N } = dims(action, [
+    [flat(x), "N", "f32|f16"],
+    [flat(y), "N", "f32|f16"],
+    [random, "2", "u32"],
+  ]);
   if (N % 4 !== 0) {
     throw new RangeError(
       `Cannot run ${action} as "${x.name}" must have a multiple of four elements: ` +
@@ -56,11 +58,10 @@ function applyMask(
     );
   }
   program.dispatch({
-    label: "kernels/dropout/dropout.wgsl",
-    source: withRandom(mask),
+    shader: { "kernels/dropout/dropout.wgsl": mask, ...RANDOM },
     constants: { xType: `vec4<${x.dtype}>`, yType: `vec4<${y.dtype}>`, WORKGROUP_SIZE },
-    tensors: [x, random, y],
-    uniforms: [...dropoutUniforms(site), 0, N / 4],
+    tensors: { x, y, random },
+    uniforms: { N4: N / 4, ...dropoutUniforms(site) },
     workgroups: splitWorkgroups(ceilDiv(N / 4, WORKGROUP_SIZE)),
   });
 }

@@ -1,5 +1,5 @@
-// y = dropout(x), and as well dx = the same mask over dy: dropout is linear.
-// x, y: [N] in vectors of four
+// y = dropout(x), or dx = the same mask over dy, since dropout is linear.   x, y: [N] in vectors of four
+// Needs fourDropoutFactors() from ../random.wgsl.
 enable f16;
 
 alias xType = vec4<f16>;
@@ -7,18 +7,16 @@ alias yType = vec4<f16>;
 const WORKGROUP_SIZE: u32 = 256;
 
 struct Sizes {
-  dropout: vec4u, // site, threshold, bits of 1 / (1 - rate)
   N4: u32, // N / 4
 }
 
 @group(0) @binding(0) var<storage, read> x: array<xType>;
-@group(0) @binding(1) var<storage, read> random: array<u32>; // seed, counter
-@group(0) @binding(2) var<storage, read_write> y: array<yType>;
-@group(0) @binding(3) var<uniform> sizes: Sizes;
+@group(0) @binding(1) var<storage, read_write> y: array<yType>;
+@group(0) @binding(2) var<uniform> sizes: Sizes;
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
   let i = (group.y * 32768 + group.x) * WORKGROUP_SIZE + local.x;
   if (i >= sizes.N4) { return; }
-  y[i] = yType(vec4f(x[i]) * fourDropoutFactors(random[0], random[1], sizes.dropout, 4 * i));
+  y[i] = yType(vec4f(x[i]) * fourDropoutFactors(4 * i));
 }

@@ -1,25 +1,51 @@
-// dx = rstd · (g − mean(g) − x̂ · mean(g · x̂)), g = dy · weight, x̂ = (x − mean) · rstd; set or added to.
-// Partial sums of dweight = Σ dy · x̂ and dbias = Σ dy over the rows of this workgroup's block.
-// x, dy, dx: [M,C]; weight: [C]; statistics: [M], mean and rstd; partials: [P,2,C]
+// dx = rstd · (g − mean(g) − x̂ · mean(g · x̂)), g = dy · weight, x̂ = (x − mean) · rstd; set or accumulated.
+// Needs rowSums() from rows.wgsl and fourDropoutFactors() from ../random.wgsl.
 //
-// output() writes dx, and with mask.wgsl what of it goes to the block that was added to the stream.
+// If x is a sum with dropout(z): dz = dropout's mask over dx; set. partials: the sums of dweight = Σ dy · x̂ and
+// dbias = Σ dy over the rows of this workgroup's block.
+// x, dy, dx, dz: [M,C]; weight: [C]; statistics: [M], mean and rstd; partials: [P,2,C]
 enable f16;
 
 alias xType = vec4<f16>;
 alias dyType = vec4<f16>;
-const ACCUMULATE: bool = false;
-const UNIFORM: u32 = 6;
+alias zType = vec4<f16>;
+const ACCUMULATE: bool = true;
+const RESIDUAL: bool = true; // whether dz is asked for
+
+struct Sizes {
+  M: u32,
+  columns4: u32, // C / 4
+  block: u32, // rows whose parameter gradients a workgroup adds up
+}
 
 @group(0) @binding(0) var<storage, read> x: array<xType>;
 @group(0) @binding(1) var<storage, read> weight: array<vec4f>;
 @group(0) @binding(2) var<storage, read> statistics: array<vec2f>;
 @group(0) @binding(3) var<storage, read> dy: array<dyType>;
 @group(0) @binding(4) var<storage, read_write> dx: array<vec4f>;
-@group(0) @binding(5) var<storage, read_write> partials: array<vec4f>;
-@group(0) @binding(UNIFORM) var<uniform> sizes: Sizes;
+// only if RESIDUAL
+@group(0) @binding(5) var<storage, read_write> dz: array<zType>;
+@group(0) @binding(6) var<storage, read_write> partials: array<vec4f>;
+@group(0) @binding(7) var<uniform> sizes: Sizes;
 
 const COLUMNS: u32 = LANES * ROWS;
 var<workgroup> columns: array<vec4f, COLUMNS>;
+
+// Sum over the rows of the workgroup, known to its first row.
+fn columnSum(value: vec4f, local: vec3u) -> vec4f {
+  workgroupBarrier(); // the sums before have been read
+  columns[local.y * LANES + local.x] = value;
+  workgroupBarrier();
+  var sum = value;
+  if (local.y == 0) {
+    // all rows are read together, so that they are waited for together
+    // unroll
+    for (var row = 1u; row < ROWS; row++) {
+      sum += columns[row * LANES + local.x];
+    }
+  }
+  return sum;
+}
 
 @compute @workgroup_size(LANES, ROWS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
@@ -30,10 +56,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
 
   for (var row = 0u; row < sizes.block; row += ROWS) {
     let m = group.x * sizes.block + row + local.y;
-    let here = m < sizes.M; // rows past the end keep the barriers company
-    let average = statistics[min(m, sizes.M - 1)].x;
-    let scale = statistics[min(m, sizes.M - 1)].y;
-    var normalized: array<vec4f, QUADS>;
+    let inside = m < sizes.M; // rows past the end do no work but must reach every barrier
+    let mean = statistics[min(m, sizes.M - 1)].x;
+    let rstd = statistics[min(m, sizes.M - 1)].y;
+    var normalized: array<vec4f, QUADS>; // x̂
     var slopes: array<vec4f, QUADS>; // g
     var share = vec2f();
     // unroll
@@ -41,9 +67,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
       let c = local.x + q * LANES;
       normalized[q] = vec4f();
       slopes[q] = vec4f();
-      if (here && c < columns4) {
+      if (inside && c < columns4) {
         let given = vec4f(dy[m * columns4 + c]);
-        normalized[q] = (vec4f(x[m * columns4 + c]) - average) * scale;
+        normalized[q] = (vec4f(x[m * columns4 + c]) - mean) * rstd;
         slopes[q] = given * weight[c];
         dweight[q] += given * normalized[q];
         dbias[q] += given;
@@ -54,11 +80,15 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
     // unroll
     for (var q = 0u; q < QUADS; q++) {
       let c = local.x + q * LANES;
-      if (here && c < columns4) {
+      if (inside && c < columns4) {
         let i = m * columns4 + c;
-        var slope = scale * (slopes[q] - means.x - normalized[q] * means.y);
+        var slope = rstd * (slopes[q] - means.x - normalized[q] * means.y);
         if (ACCUMULATE) { slope += dx[i]; }
-        output(i, slope);
+        dx[i] = slope;
+        // only if DROPOUT
+        slope *= fourDropoutFactors(4 * i);
+        // only if RESIDUAL
+        dz[i] = zType(slope);
       }
     }
   }
@@ -75,20 +105,4 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
       partials[at + columns4] = dbiasSum;
     }
   }
-}
-
-// Sum over the rows of the workgroup, known to its first row.
-fn columnSum(value: vec4f, local: vec3u) -> vec4f {
-  workgroupBarrier(); // the sums before have been read
-  columns[local.y * LANES + local.x] = value;
-  workgroupBarrier();
-  var sum = value;
-  if (local.y == 0) {
-    // all rows are read together, so that they are waited for together
-    // unroll
-    for (var row = 1u; row < ROWS; row++) {
-      sum += columns[row * LANES + local.x];
-    }
-  }
-  return sum;
 }

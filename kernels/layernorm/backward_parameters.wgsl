@@ -1,7 +1,7 @@
-// dweight, dbias = sums of the blocks' partials; set or added to.   partials: [P,2,C]; dweight, dbias: [C]
+// dweight, dbias = sums of the blocks' partials; set or accumulated.   partials: [P,2,C]; dweight, dbias: [C]
 //
 // Each workgroup has COLUMNS vectors of four columns of dweight or dbias; SHARES invocations share one.
-const ACCUMULATE: bool = false;
+const ACCUMULATE: bool = true;
 const COLUMNS: u32 = 8;
 const SHARES: u32 = 32;
 

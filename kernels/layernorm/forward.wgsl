@@ -1,51 +1,75 @@
-// y = (x − mean) · rstd · weight + bias over each row.   x, y: [M,C]; weight, bias: [C]
-// statistics: [M], mean and rstd of each row
+// y = (s − mean) · rstd · weight + bias over each row of s = x + dropout(z), which is written to sum, or of s = x.
+// Needs rowSums() from rows.wgsl and fourDropoutFactors() from ../random.wgsl.
 //
-// input() reads x, or with residual.wgsl adds what a block gives to the residual stream. The variance is that
-// of the differences from the mean: the mean of squares minus the square of the mean would cancel.
+// x, z, sum, y: [M,C]; weight, bias: [C]; statistics: [M], mean and rstd of each row. The variance is that of
+// the differences from the mean: the mean of squares minus the square of the mean would cancel.
 enable f16;
 
 alias xType = vec4<f16>;
+alias zType = vec4<f16>;
 alias yType = vec4<f16>;
 const EPSILON: f32 = 1e-5;
-const UNIFORM: u32 = 5;
+const RESIDUAL: bool = true; // whether z is added
+
+struct Sizes {
+  M: u32,
+  columns4: u32, // C / 4
+}
 
 @group(0) @binding(0) var<storage, read> x: array<xType>;
-@group(0) @binding(1) var<storage, read> weight: array<vec4f>;
-@group(0) @binding(2) var<storage, read> bias: array<vec4f>;
-@group(0) @binding(3) var<storage, read_write> y: array<yType>;
-@group(0) @binding(4) var<storage, read_write> statistics: array<vec2f>;
-@group(0) @binding(UNIFORM) var<uniform> sizes: Sizes;
+// only if RESIDUAL
+@group(0) @binding(1) var<storage, read> z: array<zType>;
+@group(0) @binding(2) var<storage, read> weight: array<vec4f>;
+@group(0) @binding(3) var<storage, read> bias: array<vec4f>;
+// only if RESIDUAL
+@group(0) @binding(4) var<storage, read_write> sum: array<vec4f>;
+@group(0) @binding(5) var<storage, read_write> y: array<yType>;
+@group(0) @binding(6) var<storage, read_write> statistics: array<vec2f>;
+@group(0) @binding(7) var<uniform> sizes: Sizes;
+
+// Four elements of the row that is normalised.
+fn input(i: u32) -> vec4f {
+  var value = vec4f(x[i]);
+  // only if RESIDUAL
+  {
+    var added = vec4f(z[i]);
+    // only if DROPOUT
+    added *= fourDropoutFactors(4 * i);
+    value += added;
+    sum[i] = value;
+  }
+  return value;
+}
 
 @compute @workgroup_size(LANES, ROWS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
   let m = (group.y * 32768 + group.x) * ROWS + local.y;
   let columns4 = sizes.columns4;
   let C = f32(4 * columns4);
-  let here = m < sizes.M; // rows past the end keep the barriers company
+  let inside = m < sizes.M; // rows past the end do no work but must reach every barrier
 
   var values: array<vec4f, QUADS>;
-  var sum = vec4f();
+  var total = vec4f();
   // unroll
   for (var q = 0u; q < QUADS; q++) {
     let c = local.x + q * LANES;
-    if (here && c < columns4) { values[q] = input(m * columns4 + c); }
-    sum += values[q];
+    if (inside && c < columns4) { values[q] = input(m * columns4 + c); }
+    total += values[q];
   }
-  let average = rowSums(vec2f(dot(sum, vec4f(1.0)), 0.0), local).x / C;
+  let mean = rowSums(vec2f(dot(total, vec4f(1.0)), 0.0), local).x / C;
   var squares = 0.0;
   // unroll
   for (var q = 0u; q < QUADS; q++) {
-    values[q] = select(vec4f(), values[q] - average, local.x + q * LANES < columns4);
+    values[q] = select(vec4f(), values[q] - mean, local.x + q * LANES < columns4);
     squares += dot(values[q], values[q]);
   }
-  let scale = inverseSqrt(rowSums(vec2f(squares, 0.0), local).x / C + EPSILON);
+  let rstd = inverseSqrt(rowSums(vec2f(squares, 0.0), local).x / C + EPSILON);
 
-  if (!here) { return; }
+  if (!inside) { return; }
   // unroll
   for (var q = 0u; q < QUADS; q++) {
     let c = local.x + q * LANES;
-    if (c < columns4) { y[m * columns4 + c] = yType(values[q] * scale * weight[c] + bias[c]); }
+    if (c < columns4) { y[m * columns4 + c] = yType(values[q] * rstd * weight[c] + bias[c]); }
   }
-  if (local.x == 0) { statistics[m] = vec2f(average, scale); }
+  if (local.x == 0) { statistics[m] = vec2f(mean, rstd); }
 }

@@ -1,7 +1,7 @@
 import shader from "./sample.wgsl" with { type: "text" };
 import { flagOf } from "../../files/command_line.ts";
-import { bitsOf, maxIterationsOf, type Program } from "../program.ts";
-import { withRandom } from "../random.ts";
+import { maxIterationsOf, type Program } from "../program.ts";
+import { RANDOM } from "../random.ts";
 import { assertDType, assertShape, ceilDiv, type Tensor } from "../tensor.ts";
 
 /** How the next token is drawn from the model's logits. */
@@ -108,10 +108,10 @@ export function sample(
     WORKGROUP_SIZE *= 2;
   }
   program.dispatch({
-    label: "kernels/sample/sample.wgsl",
-    source: withRandom(shader),
+    shader: { "kernels/sample/sample.wgsl": shader, ...RANDOM },
     constants: {
       real: logits.dtype,
+      DROPOUT: false,
       GREEDY,
       PENALTY,
       TOP_K: !GREEDY && topK > 0 && topK < V,
@@ -119,12 +119,21 @@ export function sample(
       MIN_P: !GREEDY && minP > 0,
       WORKGROUP_SIZE,
     },
-    tensors: [logits, seeds, tokens, cursors, program.scratch(PENALTY ? [B, V] : [1])],
-    uniforms: [
-      ...[W, V, N, window],
-      ...[bitsOf(repetitionPenalty), bitsOf(GREEDY ? 1 : inverseOf(temperature)), topK],
-      ...[Math.ceil(topP * ONE), bitsOf(Math.log(minP))],
-    ],
+    tensors: {
+      logits,
+      seeds,
+      tokens,
+      cursors,
+      penalized: PENALTY ? program.scratch([B, V]) : undefined,
+    },
+    uniforms: {
+      ...{ W, V, N, window },
+      penalty: repetitionPenalty,
+      inverseTemperature: GREEDY ? 1 : inverseOf(temperature),
+      topK: Math.min(topK, V),
+      topP: Math.ceil(topP * ONE),
+      leastDistance: Math.log(minP),
+    },
     workgroups: [B],
     iterations: iterationsOf(WORKGROUP_SIZE),
     workgroupBytes: 4 * (2048 + WORKGROUP_SIZE + 8),

@@ -9,7 +9,7 @@ enable f16;
 
 alias real = f16; // element type of logits
 const GREEDY: bool = false; // temperature 0
-const PENALTY: bool = false;
+const PENALTY: bool = true;
 const TOP_K: bool = false;
 const TOP_P: bool = false;
 const MIN_P: bool = false;
@@ -31,7 +31,8 @@ struct Options {
 @group(0) @binding(1) var<storage, read> seeds: array<u32>;
 @group(0) @binding(2) var<storage, read_write> tokens: array<u32>;
 @group(0) @binding(3) var<storage, read_write> cursors: array<vec2u>; // last token, token at position 0
-@group(0) @binding(4) var<storage, read_write> penalized: array<f32>; // or a dummy without PENALTY
+// only if PENALTY
+@group(0) @binding(4) var<storage, read_write> penalized: array<f32>;
 @group(0) @binding(5) var<uniform> options: Options;
 
 const ONE: f32 = 2147483648.0; // probability 1 in fixed point
@@ -59,7 +60,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
   id = local;
   text = group.x;
   let last = cursors[text].x;
-  if (PENALTY) { penalize(last); }
+  // only if PENALTY
+  penalize(last);
 
   var key = 0u;
   for (var v = id; v < options.V; v += STRIDE) {
@@ -91,6 +93,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lo
 }
 
 // Makes tokens that are among the last ones less likely.
+// only if PENALTY
 fn penalize(last: u32) {
   let row = text * options.W;
   let out = text * options.V;
@@ -117,11 +120,10 @@ fn scoresFrom(v: u32) -> vec4f {
   // unroll
   for (var i = 0u; i < 4u; i++) {
     let token = min(v + i * WORKGROUP_SIZE, options.V - 1);
-    if (PENALTY) {
-      four[i] = penalized[text * options.V + token];
-    } else {
-      four[i] = f32(logits[text * options.W + token]);
-    }
+    // unless PENALTY
+    four[i] = f32(logits[text * options.W + token]);
+    // only if PENALTY
+    four[i] = penalized[text * options.V + token];
   }
   return four;
 }

@@ -1,50 +1,135 @@
 import assert from "node:assert/strict";
 import { dryDevice } from "../../kernels/dry_device.ts";
 import { MAX_LAUNCHES, Program } from "../../kernels/program.ts";
-import { specialize } from "../../kernels/shader.ts";
-import { createTensor, download } from "../../kernels/tensor.ts";
+import { bindingsOf, type Pipeline, specialize, unroll } from "../../kernels/shader.ts";
+import { createTensor, download, type Tensor } from "../../kernels/tensor.ts";
 import { openDevice } from "../../kernels/device.ts";
-import { device, poisoned } from "./harness.ts";
+import { device, poisoned, tensorOf } from "./harness.ts";
 
 Deno.test("specialize() replaces the initializers of constants and aliases", () => {
   const source = "enable f16;\nalias real = f16; // type\nconst N: u32 = 1;\nconst NAME: u32 = 2;";
   assert.equal(
-    specialize(source, { real: "f16", N: 7 }),
-    "enable f16;\nalias real = f16; // type\nconst N: u32 = 7;\nconst NAME: u32 = 2;",
+    specialize({ "a.wgsl": source }, { real: "f16", N: 7 }),
+    "enable f16;\nalias real = f16; // type // a.wgsl:2\nconst N: u32 = 7; // a.wgsl:3\n" +
+      "const NAME: u32 = 2; // a.wgsl:4",
   );
 });
 
-Deno.test("specialize() drops `enable f16` where nothing is f16", () => {
-  const source = "enable f16;\nalias real = f16;\nalias quad = vec4<real>;";
+Deno.test("specialize() enables f16 before all files, if the code of any uses it", () => {
+  const files = {
+    "a.wgsl": "// f16\nenable f16;\nalias real = f16;",
+    "b.wgsl": "enable f16;\nalias quad = vec4<real>;",
+  };
   assert.equal(
-    specialize(source, { real: "f32" }),
-    "\nalias real = f32;\nalias quad = vec4<real>;",
+    specialize(files, { real: "f32" }),
+    "// f16\nalias real = f32; // a.wgsl:3\nalias quad = vec4<real>; // b.wgsl:2",
   );
-  assert.match(specialize("enable f16;\nalias quad = vec4<f16>;", {}), /^enable f16;/);
+  assert.match(specialize(files, {}), /^enable f16;\n\/\/ f16\nalias real = f16;/);
 });
 
 Deno.test("specialize() throws on a name that the shader does not declare", () => {
-  assert.throws(() => specialize("const N: u32 = 1;", { M: 1 }), {
+  assert.throws(() => specialize({ "a.wgsl": "const N: u32 = 1;" }, { M: 1 }), {
     name: "RangeError",
-    message: 'Cannot specialize "M": the shader declares no such const or alias',
+    message: "Cannot specialize a.wgsl as it declares no such const or alias: current name is M",
   });
 });
 
-Deno.test("specialize() writes out marked loops, nested ones too", () => {
+const MARKED = `// what a shader does
+const A: bool = true;
+const B: bool = false;
+struct Sizes {
+  M: u32,
+  // only if A
+  N: u32, // (
+}
+// only if A
+// unless B
+@compute @workgroup_size(1)
+fn main(
+  local: vec3u,
+) {
+  // only if B
+  if (x) {
+    f();
+  } else {
+    g();
+  }
+  // unless B
+  h(
+    1,
+  );
+  // only if A
+  {
+    // only if B
+    i(2);
+    j();
+  }
+}
+k();`;
+
+/** The code of specialised text, without comments. */
+const codeOf = (source: string) =>
+  unroll(source).split("\n").map((line) => line.replace(/ *\/\/.*/, ""));
+
+Deno.test("specialize() leaves out what \`only if\` and \`unless\` exclude, to the end of it", () => {
+  const [a, b] = ["const A: bool = true;", "const B: bool = false;"];
+  const sizes = ["struct Sizes {", "  M: u32,", "  N: u32,", "}"];
+  const head = ["@compute @workgroup_size(1)", "fn main(", "  local: vec3u,", ") {"];
+  assert.deepEqual(codeOf(specialize({ "a.wgsl": MARKED }, {})), [
+    ...[a, b, ...sizes, ...head],
+    ...["  h(", "    1,", "  );", "  {", "    j();", "  }", "}", "k();"],
+  ]);
+  assert.deepEqual(codeOf(specialize({ "a.wgsl": MARKED }, { A: false, B: true })), [
+    ...["const A: bool = false;", "const B: bool = true;", "struct Sizes {", "  M: u32,", "}"],
+    "k();",
+  ]);
+  assert.throws(() => specialize({ "a.wgsl": "// only if C\nf();" }, {}), {
+    name: "RangeError",
+    message: "Cannot decide what depends on C as it must be a boolean constant, true or false",
+  });
+});
+
+Deno.test("bindingsOf() reads names, numbers and the fields of uniforms", () => {
+  const source = `struct Sizes { // of a
+  M: u32, // rows
+  // more
+  scale: f32,
+}
+@group(0) @binding(0) var<storage, read> a: array<vec4<f16>>;
+@group(0) @binding(7) var<storage, read_write> b: B;
+@group(0) @binding(21) var<uniform> sizes: Sizes;`;
+  assert.deepEqual(bindingsOf(source), [
+    { name: "a", binding: 0, fields: undefined },
+    { name: "b", binding: 7, fields: undefined },
+    {
+      name: "sizes",
+      binding: 21,
+      fields: [{ name: "M", type: "u32" }, { name: "scale", type: "f32" }],
+    },
+  ]);
+  assert.throws(() => bindingsOf(source.replace("f32", "vec4f")), {
+    name: "RangeError",
+    message: /the uniform Sizes .* current field is scale: vec4f,$/,
+  });
+});
+
+Deno.test("unroll() writes out marked loops, nested ones too", () => {
   const source = [
     "const N: u32 = 4;",
     "const HALF: u32 = N / 2;",
     "// unroll",
-    "for (var i = 0u; i < HALF; i++) {",
+    "for (var i = 0u; i < HALF; i++) { // a",
     "  // unroll",
     "  for (var j = 0u; j < 4u; j += 2u) {",
-    "    f(i, j);",
+    "    f(i, j); // b",
     "  }",
-    "}",
+    "} // c",
     "for (var k = 0u; k < N; k++) { g(k); }",
   ].join("\n");
-  const written = specialize(source, { N: 4 });
-  assert.equal(written.match(/f\(i, j\);/g)!.length, 4);
+  const written = unroll(source);
+  assert.equal(written.match(/f\(i, j\); \/\/ b/g)!.length, 4);
+  assert.equal(written.match(/^\} \/\/ c/gm)!.length, 2);
+  assert.match(written, /^\{ const i = 1u; \/\/ a\n/m);
   assert.deepEqual(written.match(/const j = \du;/g), [
     "const j = 0u;",
     "const j = 2u;",
@@ -53,31 +138,110 @@ Deno.test("specialize() writes out marked loops, nested ones too", () => {
   ]);
   assert.match(written, /for \(var k = 0u; k < N; k\+\+\) \{ g\(k\); \}/);
   assert.throws(
-    () => specialize("// unroll\nfor (var i = 0u; i < limit; i++) {\n}\n", {}),
+    () => unroll("// unroll\nfor (var i = 0u; i < limit; i++) {\n}\n"),
     /Cannot unroll a loop up to "limit"/,
   );
   assert.throws(
-    () => specialize("// unroll\nfor (var i = 0u; i < 2; i++) {\n  }\n", {}),
+    () => unroll("// unroll\nfor (var i = 0u; i < 2; i++) {\n  }\n"),
     /Cannot unroll a loop over "i": its closing brace is missing/,
   );
 });
 
 const SOURCE = `
+const NOTED: bool = false;
+struct Sizes {
+  N: u32,
+  slope: f32,
+  isOdd: u32,
+  // only if NOTED
+  note: u32,
+}
 @group(0) @binding(0) var<storage, read_write> y: array<u32>;
-@compute @workgroup_size(1) fn main() { y[0] = 5u; }`;
+// only if NOTED
+@group(0) @binding(1) var<storage, read> notes: array<u32>;
+@group(0) @binding(4) var<uniform> sizes: Sizes;
+@compute @workgroup_size(1)
+fn main() {
+  y[0] = sizes.N;
+  y[1] = bitcast<u32>(sizes.slope);
+  y[2] = sizes.isOdd;
+  // only if NOTED
+  y[3] = notes[sizes.note];
+}`;
+
+/** A launch of it. */
+const launchOn = (y: Tensor) => ({
+  shader: { "test.wgsl": SOURCE },
+  tensors: { y },
+  uniforms: { N: 0xffffffff, slope: 0.5, isOdd: true },
+  workgroups: [1] as const,
+});
+
+Deno.test("Program.dispatch() binds tensors and uniforms by name", async () => {
+  using program = new Program(device);
+  const y = poisoned("y", { shape: [4], dtype: "u32" }), notes = tensorOf("notes", y, [3, 4, 5, 6]);
+  const launch = launchOn(y);
+  program.dispatch({ ...launch, tensors: { notes, y }, uniforms: { ...launch.uniforms, note: 2 } });
+  program.run();
+  const [without] = await download(device, y);
+  assert.deepEqual([...without!], [0xffffffff, 0x3f000000, 1, 0xffffffff]);
+  program.dispatch({
+    ...launch,
+    constants: { NOTED: true },
+    tensors: { notes, y },
+    uniforms: { N: 1, slope: -0, isOdd: false, note: 2 },
+  });
+  program.run();
+  const [noted] = await download(device, y);
+  assert.deepEqual([...noted!], [1, 0x80000000, 0, 5]);
+});
+
+Deno.test("Program.dispatch() throws on missing and unknown names and on what is no u32", () => {
+  using program = new Program(device);
+  const y = poisoned("y", { shape: [4], dtype: "u32" }), launch = launchOn(y);
+  const throws = (change: object, name: string, message: string) =>
+    assert.throws(() => program.dispatch({ ...launch, ...change }), { name, message });
+  throws(
+    { tensors: { y: undefined } },
+    "TypeError",
+    "Cannot dispatch test.wgsl as the tensor y is missing: current names are ",
+  );
+  throws(
+    { tensors: { y, z: y } },
+    "TypeError",
+    "Cannot dispatch test.wgsl as it declares no tensor z: declared names are y,notes",
+  );
+  throws(
+    { constants: { NOTED: true }, tensors: { y } },
+    "TypeError",
+    "Cannot dispatch test.wgsl as the tensor notes is missing: current names are y",
+  );
+  throws(
+    { uniforms: { N: 1, isOdd: true } },
+    "TypeError",
+    "Cannot dispatch test.wgsl as the uniform slope is missing: current names are N,isOdd",
+  );
+  throws(
+    { uniforms: { ...launch.uniforms, M: 1 } },
+    "TypeError",
+    "Cannot dispatch test.wgsl as it declares no uniform M: declared names are N,slope,isOdd,note",
+  );
+  for (const N of [-1, 1.5, NaN, 2 ** 32]) {
+    throws(
+      { uniforms: { ...launch.uniforms, N } },
+      "RangeError",
+      `Cannot dispatch test.wgsl as the uniform N must be a u32: current value is ${N}`,
+    );
+  }
+  assert.equal(program.length, 0);
+});
 
 Deno.test("Program checks limits before it records", () => {
   const program = new Program(device);
   const y = poisoned("y", { shape: [4], dtype: "u32" });
-  const dispatch = {
-    label: "test.wgsl",
-    source: SOURCE,
-    constants: {},
-    tensors: [y],
-    workgroups: [1] as const,
-  };
+  const launch = launchOn(y);
   const throws = (change: object, message: RegExp, on = program) =>
-    assert.throws(() => on.dispatch({ ...dispatch, ...change }), { name: "RangeError", message });
+    assert.throws(() => on.dispatch({ ...launch, ...change }), { name: "RangeError", message });
   throws({ workgroups: [0] }, /takes 1 to 65535 workgroups: current counts are \[0\]/);
   throws({ workgroups: [1, 65536] }, /current counts are \[1,65536\]/);
   throws({ workgroups: [NaN] }, /current counts are \[NaN\]/);
@@ -85,42 +249,47 @@ Deno.test("Program checks limits before it records", () => {
   throws({ iterations: 32769 }, /at most 32768 times: current bound is 32769/, cpu);
   throws({ iterations: NaN }, /current bound is NaN/, cpu);
   throws({ workgroupBytes: 2 ** 20 }, /bytes of workgroup memory: current need is 1048576 bytes/);
-  throws({ tensors: [{ ...y, offsetBytes: 4, shape: [3] }] }, /offsets must be multiples of/);
+  const unaligned = { y: { ...y, offsetBytes: 4, shape: [3] } };
+  throws({ tensors: unaligned }, /offsets must be multiples of/);
   const small = new Program({ ...device, maxBindingBytes: 8 });
   throws({}, /binds at most 8 bytes: current size is 16 bytes/, small);
   assert.equal(program.length, 0);
   const full = new Program(dryDevice(device));
-  for (let i = 0; i < MAX_LAUNCHES; i++) full.dispatch(dispatch);
+  for (let i = 0; i < MAX_LAUNCHES; i++) full.dispatch(launch);
   throws({}, /a program has at most 65536 launches/, full);
   const gpu = new Program({ ...device, isCpu: false }); // whose loops have no bound
-  gpu.dispatch({ ...dispatch, iterations: 2 ** 24 });
+  gpu.dispatch({ ...launch, iterations: 2 ** 24 });
   throws({ iterations: NaN }, /current bound is NaN/, gpu);
 });
 
 Deno.test("Program compiles a shader once for each set of constants", () => {
-  const own = { ...device, pipelines: new Map<string, GPUComputePipeline>() };
-  const program = new Program(own);
-  const source = `const N: u32 = 1;\n${SOURCE}`;
-  const tensors = [poisoned("y", { shape: [4], dtype: "u32" })];
-  for (const N of [1, 2, 1]) {
-    program.dispatch({ label: "test.wgsl", source, constants: { N }, tensors, workgroups: [1] });
-  }
+  const own = { ...device, pipelines: new Map<string, Pipeline>() };
+  using program = new Program(own);
+  const y = poisoned("y", { shape: [4], dtype: "u32" });
+  const shader = { "test.wgsl": `const N: u32 = 1;\n${SOURCE}` };
+  for (const N of [1, 2, 1]) program.dispatch({ ...launchOn(y), shader, constants: { N } });
   assert.deepEqual([program.length, own.pipelines.size], [3, 2]);
-  program.destroy();
 });
 
-Deno.test("a device reports a faulty shader when results are read", async () => {
-  const own = await openDevice();
-  const y = createTensor(own, "y", { shape: [1], dtype: "u32" });
-  new Program(own).dispatch({
-    label: "faulty.wgsl",
-    source: SOURCE.replace("5u", "five"),
-    constants: {},
-    tensors: [y],
-    workgroups: [1],
+Deno.test("a device names the file and line of a mistake in a shader, also in an unrolled loop", async () => {
+  const files = {
+    "kernels/main.wgsl": SOURCE.replace("  y[0]", "  write();\n  y[0]"),
+    "kernels/fragment.wgsl": `// writes
+fn write() {
+  // unroll
+  for (var i = 0u; i < 2u; i++) {
+    y[i] = five;
+  }
+}`,
+  };
+  using own = await openDevice();
+  using program = new Program(own);
+  const y = createTensor(own, "y", { shape: [4], dtype: "u32" });
+  program.dispatch({ ...launchOn(y), shader: files });
+  await assert.rejects(download(own, y), {
+    name: "DeviceError",
+    message: /y\[i\] = five; \/\/ kernels\/fragment\.wgsl:5/,
   });
-  await assert.rejects(download(own, y), { name: "DeviceError", message: /faulty\.wgsl|five/ });
-  own.destroy();
 });
 
 Deno.test("createTensor() throws on dimensions that are no positive integers", () => {

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
-import { MAX_ITERATIONS, Program } from "../../kernels/program.ts";
+import { MAX_ITERATIONS, Program, type Tunable } from "../../kernels/program.ts";
 import type { Tensor } from "../../kernels/tensor.ts";
-import { recordFastest, type Tunable, tune, untuned } from "../../kernels/tune.ts";
+import { recordFastest, tune, untuned } from "../../kernels/tune.ts";
 import { device, poisoned } from "./harness.ts";
 
 const own = () => ({ ...device, choices: new Map<string, string>() });

@@ -1,0 +1,41 @@
+import assert from "node:assert/strict";
+import { dims } from "../../kernels/dims.ts";
+import type { DType, Tensor } from "../../kernels/tensor.ts";
+
+const tensor = (name: string, shape: number[], dtype: DType = "f32"): Tensor => ({
+  ...{ name, shape, dtype, offsetBytes: 0 },
+  buffer: undefined as unknown as GPUBuffer,
+});
+
+Deno.test("dims() returns dimensions by name, products and optional tensors among them", () => {
+  const { B, T, C, N } = dims("attend", [
+    [tensor("qkv", [6, 24]), "B·T,3C", "f32|f16"],
+    [undefined, "B,T", "u32"],
+    [tensor("weight", [8, 5], "f16"), "C,N", "f32|f16"],
+    [tensor("y", [6, 2], "u32"), "B·T,2", "u32"],
+  ], { T: 3 });
+  assert.deepEqual({ B, T, C, N }, { B: 2, T: 3, C: 8, N: 5 });
+});
+
+Deno.test("dims() throws on another shape or element type, with what is known of it", () => {
+  const x = tensor("x", [6, 8]);
+  const throws = (t: Tensor, shape: string, expected: string) =>
+    assert.throws(() => dims("run", [[x, "M,C", "f32"], [t, shape, "f32"]]), {
+      name: "RangeError",
+      message: `Cannot run run as "t" must have shape [${expected}]: current shape is [${t.shape}]`,
+    });
+  throws(tensor("t", [6]), "M,C", "6,8");
+  throws(tensor("t", [6, 9]), "M,C", "6,8");
+  throws(tensor("t", [6, 10]), "M,3N", "6,3N");
+  throws(tensor("t", [6, 9]), "M,2·C", "6,16");
+  throws(tensor("t", [6, 9]), "M,2", "6,2");
+  throws(tensor("t", [6, 9, 1]), "N,K", "N,K");
+  assert.throws(() => dims("run", [[x, "M,C", "f16|u32"]]), {
+    name: "TypeError",
+    message: 'Cannot run run as "x" must be f16 or u32: current type is f32',
+  });
+  assert.throws(() => dims("run", [[x, "M·N,C", "f32"]]), {
+    name: "TypeError",
+    message: "Cannot tell the dimensions of M·N apart: unknown are M,N",
+  });
+});
