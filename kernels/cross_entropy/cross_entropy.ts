@@ -1,8 +1,7 @@
-import forward from "./forward.wgsl" with { type: "text" };
-import backward from "./backward.wgsl" with { type: "text" };
-import row from "./row.wgsl" with { type: "text" };
+import shader from "./cross_entropy.wgsl" with { type: "text" };
+import { dims } from "../dims.ts";
 import { maxIterationsOf, type Program, splitWorkgroups } from "../program.ts";
-import { assertDType, assertShape, ceilDiv, type Tensor } from "../tensor.ts";
+import { assertShape, ceilDiv, type Tensor } from "../tensor.ts";
 
 /** Vocabulary and label smoothing of a cross-entropy. */
 export interface CrossEntropyOptions {
@@ -29,11 +28,11 @@ export function crossEntropyForward(
   { losses }: { losses: Tensor },
   options: CrossEntropyOptions = {},
 ): void {
+  const launch = launchOf("crossEntropyForward", program, { logits, targets, losses }, options);
   program.dispatch({
-    ...launch("crossEntropyForward", program, { logits, targets, losses }, options),
-    label: "kernels/cross_entropy/forward.wgsl",
-    source: `${forward}\n${row}`,
-    tensors: [logits, targets, losses],
+    ...launch,
+    constants: { ...launch.constants, BACKWARD: false },
+    tensors: { logits, targets, losses },
   });
 }
 
@@ -42,8 +41,8 @@ export function crossEntropyForward(
  * the loss scale.
  *
  * targets, losses: as there; stepInputs: f32 [4], whose second element is 1 / number of targets of the whole
- * step; lossScale: f32 [1]; dlogits: [M,columns], holds the logits before, and
- * afterwards 0 in ignored rows and past the vocabulary.
+ * step; lossScale: f32 [1]; dlogits: [M,columns], holds the logits before; it is set, in ignored rows and past
+ * the vocabulary to 0.
  *
  * @throws {RangeError | TypeError} if a tensor has another shape or element type.
  */
@@ -54,39 +53,34 @@ export function crossEntropyBackward(
   options: CrossEntropyOptions = {},
 ): void {
   const action = "crossEntropyBackward";
-  assertShape(action, stepInputs, [4]);
-  assertShape(action, lossScale, [1]);
+  dims(action, [[stepInputs, "4", "f32"], [lossScale, "1", "f32"]]);
   program.dispatch({
-    ...launch(action, program, { logits: dlogits, targets, losses }, options),
-    label: "kernels/cross_entropy/backward.wgsl",
-    source: `${backward}\n${row}`,
-    tensors: [targets, stepInputs, lossScale, dlogits, losses],
+    ...launchOf(action, program, { logits: dlogits, targets, losses }, options),
+    tensors: { targets, stepInputs, lossScale, dlogits, losses },
   });
 }
 
-function launch(
+function launchOf(
   action: string,
   { device }: Program,
   { logits, targets, losses }: { logits: Tensor; targets: Tensor; losses: Tensor },
   { vocabularySize, firstRow = 0, labelSmoothing = 0 }: CrossEntropyOptions,
 ) {
-  const [M, columns] = logits.shape as [number, number];
+  const { M, columns, ofTargets, ofLosses } = dims(action, [
+    [logits, "M,columns", "f32|f16"],
+    [targets, "ofTargets", "u32"],
+    [losses, "ofLosses", "f32"],
+  ]);
   const V = vocabularySize ?? columns;
-  assertDType(action, logits, "f32", "f16");
-  assertShape(action, logits, [M, columns]);
-  assertDType(action, targets, "u32");
-  assertDType(action, losses, "f32");
-  for (const t of [targets, losses]) {
-    const [length] = t.shape as [number];
-    assertShape(action, t, [Math.max(length, firstRow + M)]);
-  }
+  assertShape(action, targets, [Math.max(ofTargets, firstRow + M)]);
+  assertShape(action, losses, [Math.max(ofLosses, firstRow + M)]);
   if (columns % 4 !== 0 || V < 1 || V > columns) {
     throw new RangeError(
       `Cannot run ${action} as the rows of "${logits.name}" must be a multiple of four and hold ` +
         `the vocabulary: current shape is [${logits.shape}], vocabulary ${V}`,
     );
   }
-  // A GPU has as many rows under way as its cache holds; a CPU walks rows of its own.
+  // a GPU walks as many rows at a time as its cache holds; a CPU's subgroups walk one each
   const most = device.isCpu
     ? 64
     : Math.min(1024, device.gpu.limits.maxComputeInvocationsPerWorkgroup);
@@ -95,8 +89,9 @@ function launch(
   while (LANES < most && iterationsOf(LANES) > maxIterationsOf(device)) LANES *= 2;
   const ROWS = most / LANES;
   return {
+    shader: { "kernels/cross_entropy/cross_entropy.wgsl": shader },
     constants: { real: logits.dtype, SMOOTHING: labelSmoothing, LANES, ROWS },
-    uniforms: [M, V, columns / 4, firstRow],
+    uniforms: { M, V, columns4: columns / 4, firstRow },
     workgroups: splitWorkgroups(ceilDiv(M, ROWS)),
     iterations: iterationsOf(LANES),
     workgroupBytes: LANES * ROWS * 16,

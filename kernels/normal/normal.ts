@@ -1,5 +1,5 @@
 import fill from "./normal.wgsl" with { type: "text" };
-import { bitsOf, type Program, splitWorkgroups } from "../program.ts";
+import { type Program, splitWorkgroups } from "../program.ts";
 import { rowSlices } from "../slices.ts";
 import { assertDType, ceilDiv, size, type Tensor, viewTensor } from "../tensor.ts";
 
@@ -38,11 +38,10 @@ export function fillNormal(
   for (const { first, part } of rowSlices(program.device, rows)) {
     const N = size(part.shape), rowLength = size(rows.shape.slice(1));
     program.dispatch({
-      label: "kernels/normal/normal.wgsl",
-      source: fill,
+      shader: { "kernels/normal/normal.wgsl": fill },
       constants: { real: y.dtype, UNIFORM: uniform, WORKGROUP_SIZE },
-      tensors: [part],
-      uniforms: [N, first * rowLength, seed, stream, bitsOf(mean), bitsOf(deviation)],
+      tensors: { y: part },
+      uniforms: { N, first: first * rowLength, seed, stream, mean, deviation },
       workgroups: splitWorkgroups(ceilDiv(N, WORKGROUP_SIZE)),
     });
   }

@@ -2,11 +2,20 @@
 enable f16;
 
 alias real = f16;
-const UNIFORM: bool = false; // z in (-√3, √3): mean 0 and deviation 1, too
+const UNIFORM: bool = false; // z in (-√3, √3), which also has mean 0 and deviation 1
 const WORKGROUP_SIZE: u32 = 256;
 
+struct Sizes {
+  N: u32,
+  first: u32, // where y begins in the whole tensor
+  seed: u32,
+  stream: u32,
+  mean: f32,
+  deviation: f32,
+}
+
 @group(0) @binding(0) var<storage, read_write> y: array<real>;
-@group(0) @binding(1) var<uniform> uniforms: array<vec4u, 2>; // N, first, seed, stream; mean, deviation
+@group(0) @binding(1) var<uniform> sizes: Sizes;
 
 // A permutation of 96 bits: pcg3d of Jarzynski and Olano 2020, "Hash Functions for GPU Rendering",
 // https://jcgt.org/published/0009/03/02/. A hash of one word would not do: with 2³² outputs in all,
@@ -26,13 +35,12 @@ fn pcg3d(counter: vec3u) -> vec3u {
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
   let i = (group.y * 32768 + group.x) * WORKGROUP_SIZE + local.x;
-  let N = uniforms[0].x;
-  if (i >= N) { return; }
-  let draw = pcg3d(vec3u(uniforms[0].zw, uniforms[0].y + i));
-  // Box and Muller 1958. u is in (0, 1], all of its 32 bits used near 0, where they make the tail
+  if (i >= sizes.N) { return; }
+  let draw = pcg3d(vec3u(sizes.seed, sizes.stream, sizes.first + i));
+  // Box and Muller 1958. u is in (0, 1]; near 0, which gives the tail, all of its 32 bits count
   let u = f32(draw.x) * 0x1p-32 + 0x1p-33;
   let angle = f32(bitcast<i32>(draw.y)) * (6.283185307179586 * 0x1p-32); // in [-π, π], where cos is exact
   var z = sqrt(-2.0 * log(u)) * cos(angle);
   if (UNIFORM) { z = 1.7320508 * (2.0 * u - 1.0); }
-  y[i] = real(bitcast<f32>(uniforms[1].x) + bitcast<f32>(uniforms[1].y) * z);
+  y[i] = real(sizes.mean + sizes.deviation * z);
 }
