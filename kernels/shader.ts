@@ -45,7 +45,7 @@ export function labelOf(shader: Shader): string {
  * Returns the WGSL of a shader for one set of constants, before its loops are unrolled.
  *
  * The files are joined; each line of code ends with a comment that gives its place, such as
- * `// kernels/matmul/store.wgsl:3`, so that a compiler that quotes the line names the file too. The
+ * `// kernels/matmul/epilogue.wgsl:3`, so that a compiler that quotes the line names the file too. The
  * initializers of the named top-level `const` and `alias` declarations are replaced. What `// only if` and
  * `// unless` exclude is left out. `enable f16;` goes if nothing is f16.
  *

@@ -1,75 +1,84 @@
-// dwte[token] += sum of dy over the token's positions, where these lie in one chunk; and
-// dwpe[t] = sum of dy over the sequences, 0 past T; set or accumulated.
+// dwte[token] += sum of dy over the token's positions, if these lie in one chunk; dwpe[t] = sum of dy over the
+// sequences, 0 for t ≥ T, set or accumulated.
+//
 // tokens, order: [M]; dy: [M,C]; dwte: [V,C]; partials: [chunks,2,C]; dwpe: [L,C]; C in vectors of four
 //
-// In order, which lists the positions sorted by token, each token has one run of places. A frequent one
-// would keep a single workgroup busy for long, so invocations walk over chunks of CHUNK places: a run that
-// lies within a chunk is added to dwte at once. A run that crosses chunks leaves its sum over the chunk
-// where it begins in partials[chunk,1] and that over each further chunk in partials[chunk,0], and
-// backward_long_runs.wgsl adds them up: no atomics, one order of summation.
+// In order, which lists the positions sorted by token, the places of a token form one run. A frequent token
+// would occupy a single workgroup for long, so an invocation walks over a chunk of CHUNK places. A run inside
+// a chunk is added to dwte at once. A run that crosses chunks leaves its sum over the chunk in which it begins
+// in partials[chunk,1], and its sum over each further chunk in partials[chunk,0]: backward_long_runs.wgsl adds
+// them up. There are no atomics, and the order of summation is fixed.
 //
-// Workgroups run in the order of their numbers, z slowest: the positions' of some columns run beside the
-// tokens' of the same ones, and find some of what these read of dy in the cache.
+//     place in order    0 1 2 3 4 5 6 7 8 9 …       with CHUNK = 4:
+//     token             a a b b b b b b b c …       a is added to dwte at once
+//     chunk             ───0─── ───1─── ──2──       b leaves partials[0,1], partials[1,0] and partials[2,0]
+//
+// Workgroups run in the order of their numbers, z slowest. The sums over positions of some columns run beside
+// those over tokens of the same columns, and find some of their dy in the cache.
 enable f16;
 
-alias real4 = vec4<f16>; // dy
-const ROWS: u32 = 4; // chunks, or positions, of a workgroup
+alias dyType = vec4<f16>;
+const CHUNK: u32 = 16; // places per invocation, a multiple of AHEAD
 const AHEAD: u32 = 8; // rows of dy that are read together, so that they are waited for together
-const KINDS: u32 = 2; // 1: of the tokens alone
+const COLUMNS: u32 = 16; // vectors of four columns per workgroup
+const ROWS: u32 = 4; // chunks, or positions, per workgroup
+const KINDS: u32 = 2; // 2: sums over tokens and over positions; 1: over tokens alone
 
-@group(0) @binding(2) var<storage, read> dy: array<real4>;
+struct Sizes {
+  firstToken: u32, // of the slice of dwte that is bound
+  slicedTokens: u32,
+  M: u32,
+  columns4: u32, // C / 4
+  L: u32, // of dwpe
+  T: u32,
+  accumulate: u32, // whether to add to what dwpe holds
+}
+
+@group(0) @binding(0) var<storage, read> tokens: array<u32>;
+@group(0) @binding(1) var<storage, read> order: array<u32>;
+@group(0) @binding(2) var<storage, read> dy: array<dyType>;
 @group(0) @binding(3) var<storage, read_write> dwte: array<vec4f>;
 @group(0) @binding(4) var<storage, read_write> partials: array<vec4f>;
 @group(0) @binding(5) var<storage, read_write> dwpe: array<vec4f>;
 @group(0) @binding(6) var<uniform> sizes: Sizes;
 
-// A chunk's positions and tokens, from the place before it to the one after it.
-var<workgroup> positions: array<array<u32, CHUNK + 2>, ROWS>;
-var<workgroup> run: array<array<u32, CHUNK + 2>, ROWS>;
+const NONE: u32 = 0xffffffff;
+// positions and tokens of each chunk, from the place before it to the place after it
+var<workgroup> chunkPositions: array<array<u32, CHUNK + 2>, ROWS>;
+var<workgroup> chunkTokens: array<array<u32, CHUNK + 2>, ROWS>;
 
-@compute @workgroup_size(COLUMNS, ROWS)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
-  let row = (group.y * 32768 + group.x) * ROWS + local.y;
-  let c = group.z / KINDS * COLUMNS + local.x;
-  if (group.z % KINDS == 0) {
-    for (var i = local.x; i < CHUNK + 2; i += COLUMNS) {
-      let place = row * CHUNK + i - 1;
-      positions[local.y][i] = order[min(place, sizes.M - 1)];
-      run[local.y][i] = tokenAt(place);
-    }
-    workgroupBarrier();
-    if (c < sizes.columns4) { addTokens(row, c, local.y); }
-  } else if (c < sizes.columns4) {
-    addPosition(row, c);
-  }
+// The token at a place in the order, NONE before the first place and past the last.
+fn tokenAt(place: u32) -> u32 {
+  if (place >= sizes.M) { return NONE; }
+  return tokens[order[place]];
 }
 
 fn addTokens(chunk: u32, c: u32, y: u32) {
-  let before = run[y][0];
+  let before = chunkTokens[y][0];
   var sum = vec4f();
   for (var first = 1u; first <= CHUNK; first += AHEAD) {
-    var rows: array<real4, AHEAD>;
-    var olds: array<vec4f, AHEAD>; // of dwte, where a run is added to it
+    var rows: array<dyType, AHEAD>;
+    var previous: array<vec4f, AHEAD>; // rows of dwte to which a run is added
     // unroll
     for (var i = 0u; i < AHEAD; i++) {
-      let token = run[y][first + i];
-      let row = token - sizes.firstToken; // wraps far beyond the slice for tokens before it, and for none
-      rows[i] = dy[positions[y][first + i] * sizes.columns4 + c];
-      if (token != before && token != run[y][first + i + 1] && row < sizes.slicedTokens) {
-        olds[i] = dwte[row * sizes.columns4 + c];
+      let token = chunkTokens[y][first + i];
+      let row = token - sizes.firstToken; // wraps far beyond the slice for tokens before it, and for NONE
+      rows[i] = dy[chunkPositions[y][first + i] * sizes.columns4 + c];
+      if (token != before && token != chunkTokens[y][first + i + 1] && row < sizes.slicedTokens) {
+        previous[i] = dwte[row * sizes.columns4 + c];
       }
     }
     // unroll
     for (var i = 0u; i < AHEAD; i++) {
       sum += vec4f(rows[i]);
-      let token = run[y][first + i];
+      let token = chunkTokens[y][first + i];
       let beginsHere = token != before;
-      let endsHere = token != run[y][first + i + 1];
+      let endsHere = token != chunkTokens[y][first + i + 1];
       if (endsHere || first + i == CHUNK) {
         let row = token - sizes.firstToken;
         if (row < sizes.slicedTokens) {
           if (beginsHere && endsHere) {
-            dwte[row * sizes.columns4 + c] = olds[i] + sum;
+            dwte[row * sizes.columns4 + c] = previous[i] + sum;
           } else {
             partials[(chunk * 2 + u32(beginsHere)) * sizes.columns4 + c] = sum;
           }
@@ -95,4 +104,21 @@ fn addPosition(t: u32, c: u32) {
   let i = t * sizes.columns4 + c;
   if (sizes.accumulate != 0) { sum += dwpe[i]; }
   dwpe[i] = sum;
+}
+
+@compute @workgroup_size(COLUMNS, ROWS)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
+  let row = (group.y * 32768 + group.x) * ROWS + local.y;
+  let c = group.z / KINDS * COLUMNS + local.x;
+  if (group.z % KINDS == 0) {
+    for (var i = local.x; i < CHUNK + 2; i += COLUMNS) {
+      let place = row * CHUNK + i - 1;
+      chunkPositions[local.y][i] = order[min(place, sizes.M - 1)];
+      chunkTokens[local.y][i] = tokenAt(place);
+    }
+    workgroupBarrier();
+    if (c < sizes.columns4) { addTokens(row, c, local.y); }
+  } else if (c < sizes.columns4) {
+    addPosition(row, c);
+  }
 }

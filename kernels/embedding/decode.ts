@@ -1,16 +1,18 @@
 import decode from "./decode.wgsl" with { type: "text" };
+import { dims } from "../dims.ts";
 import { type Program, splitWorkgroups } from "../program.ts";
 import { rowSlices } from "../slices.ts";
-import { assertDType, assertShape, ceilDiv, type Tensor } from "../tensor.ts";
+import { ceilDiv, type Tensor } from "../tensor.ts";
 
 /**
- * y = wte[token] + wpe[position] of the next S tokens that generation reads of every text.
+ * y = wte[token] + wpe[position] of the next S tokens that generation reads of each text.
  *
- * tokens: u32 [B,N]; cursors: u32 [B,2], for every text the index in it of the next token to read, and of
- * the token at position 0; wte: f32 [V,C]; wpe: f32 [L,C]; y: [B·S,C], f32 or f16. C is a multiple of
- * four. A wte too large for one binding is walked in slices.
+ * tokens: u32 [B,N]; cursors: u32 [B,2], for each text the index in `tokens` of the next token to read, and
+ * that of the token at position 0; wte: f32 [V,C]; wpe: f32 [L,C]; y: [B·S,C], f32 or f16. C is a multiple
+ * of four. A wte too large for one binding is used in slices.
  *
- * @throws {RangeError | TypeError} if a tensor has another shape or element type.
+ * @throws {RangeError | TypeError} if a tensor has another shape or element type, or C is not a multiple of
+ * four.
  */
 export function embeddingDecode(
   program: Program,
@@ -18,29 +20,26 @@ export function embeddingDecode(
   { y }: { y: Tensor },
 ): void {
   const action = "embeddingDecode";
-  const [B, N] = tokens.shape as [number, number];
-  const [L, C] = wpe.shape as [number, number];
-  const M = y.shape[0]!, S = M / B;
-  if (!Number.isInteger(S) || C % 4 !== 0) {
+  const { B, N, C, L, S } = dims(action, [
+    [tokens, "B,N", "u32"],
+    [cursors, "B,2", "u32"],
+    [wte, "V,C", "f32"],
+    [wpe, "L,C", "f32"],
+    [y, "B·S,C", "f32|f16"],
+  ]);
+  if (C % 4 !== 0) {
     throw new RangeError(
-      `Cannot run ${action} as "${y.name}" must be [B·S,C] with C a multiple of 4: ` +
-        `current shape is [${y.shape}] with B ${B}`,
+      `Cannot run ${action} as the width of "${wte.name}" must be a multiple of four: ` +
+        `current width is ${C}`,
     );
   }
-  assertShape(action, cursors, [B, 2]);
-  assertShape(action, wte, [wte.shape[0]!, C]);
-  assertShape(action, y, [M, C]);
-  for (const t of [tokens, cursors]) assertDType(action, t, "u32");
-  for (const t of [wte, wpe]) assertDType(action, t, "f32");
-  assertDType(action, y, "f32", "f16");
-  const WORKGROUP_SIZE = 64;
+  const M = B * S, WORKGROUP_SIZE = 64;
   for (const { first, rows, part } of rowSlices(program.device, wte)) {
     program.dispatch({
-      label: "kernels/embedding/decode.wgsl",
-      source: decode,
+      shader: { "kernels/embedding/decode.wgsl": decode },
       constants: { yType: `vec4<${y.dtype}>`, WORKGROUP_SIZE },
-      tensors: [tokens, cursors, part, wpe, y],
-      uniforms: [first, rows, M, S, N, L, C / 4],
+      tensors: { tokens, cursors, wte: part, wpe, y },
+      uniforms: { firstToken: first, slicedTokens: rows, M, S, N, L, columns4: C / 4 },
       workgroups: splitWorkgroups(ceilDiv(M * C / 4, WORKGROUP_SIZE)),
     });
   }

@@ -1,16 +1,15 @@
-// y = wte[token] + wpe[position] of S consecutive tokens of every text, as decode.ts says.
-// tokens: [B,N]; cursors: [B]; wte: [V,C]; wpe: [L,C]; y: [B·S,C]
+// y = wte[token] + wpe[position] of S consecutive tokens of each text; decode.ts has the contract.
 //
-// wte may be a slice of the embedding, as in forward.wgsl. What rows past the end of a text or of the
-// positions hold nobody reads.
+// tokens: [B,N]; cursors: [B]; wte: [V,C]; wpe: [L,C]; y: [B·S,C], C in vectors of four. wte may be a slice of
+// the embedding, as in forward.wgsl. Rows past the end of a text or of the positions are not read.
 enable f16;
 
 alias yType = vec4<f16>;
 const WORKGROUP_SIZE: u32 = 64;
 
 struct Sizes {
-  first: u32, // row of wte
-  rows: u32,
+  firstToken: u32, // of the slice
+  slicedTokens: u32,
   M: u32,
   S: u32,
   N: u32,
@@ -32,9 +31,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   let c = i % sizes.columns4;
   if (m >= sizes.M) { return; }
   let text = m / sizes.S;
-  let place = cursors[text].x + m % sizes.S;
-  let position = min(place - cursors[text].y, sizes.L - 1);
-  let row = tokens[text * sizes.N + min(place, sizes.N - 1)] - sizes.first;
-  if (row >= sizes.rows) { return; }
+  let next = cursors[text].x + m % sizes.S;
+  let position = min(next - cursors[text].y, sizes.L - 1);
+  let row = tokens[text * sizes.N + min(next, sizes.N - 1)] - sizes.firstToken;
+  if (row >= sizes.slicedTokens) { return; }
   y[i] = yType(wte[row * sizes.columns4 + c] + wpe[position * sizes.columns4 + c]);
 }

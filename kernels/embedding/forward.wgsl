@@ -1,10 +1,10 @@
 // y[m] = wte[tokens[m]] + wpe[m % T].   tokens: [M]; wte: [V,C]; wpe: [L,C]; y: [M,C], C in vectors of four
 //
-// A workgroup takes ROWS rows, COLUMNS vectors of each at a time. wte may be a slice of the embedding:
+// A workgroup computes ROWS rows, COLUMNS vectors of each at a time. wte may be a slice of the embedding:
 // tokens outside of it are left to the launches for the other slices.
 enable f16;
 
-alias real4 = vec4<f16>; // y
+alias yType = vec4<f16>;
 const COLUMNS: u32 = 16;
 const ROWS: u32 = 16;
 
@@ -19,7 +19,7 @@ struct Sizes {
 @group(0) @binding(0) var<storage, read> tokens: array<u32>;
 @group(0) @binding(1) var<storage, read> wte: array<vec4f>;
 @group(0) @binding(2) var<storage, read> wpe: array<vec4f>;
-@group(0) @binding(3) var<storage, read_write> y: array<real4>;
+@group(0) @binding(3) var<storage, read_write> y: array<yType>;
 @group(0) @binding(4) var<uniform> sizes: Sizes;
 
 @compute @workgroup_size(COLUMNS, ROWS)
@@ -30,6 +30,6 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   if (row >= sizes.slicedTokens) { return; }
   let position = m % sizes.T;
   for (var c = local.x; c < sizes.columns4; c += COLUMNS) {
-    y[m * sizes.columns4 + c] = real4(wte[row * sizes.columns4 + c] + wpe[position * sizes.columns4 + c]);
+    y[m * sizes.columns4 + c] = yType(wte[row * sizes.columns4 + c] + wpe[position * sizes.columns4 + c]);
   }
 }

@@ -1,23 +1,23 @@
-// Sums of the columns of every block of rows.   x: [M,N]; sums: [blocks,N], set or accumulated
+// sums[i] = sums of the columns of block i of the rows of x.   x: [M,N]; sums: [blocks,N], set or accumulated
 //
-// dbias is the sum of dy over its rows: in blocks first, then of the blocks. A workgroup takes COLUMNS
-// columns of one block; each of its SHARES rows of invocations sums every SHARES-th row, and a tree adds
-// the shares up: no atomics, one order of summation.
+// dbias is the sum of the rows of dy: first over blocks of rows, then over the blocks. A workgroup adds up
+// COLUMNS columns of one block: each of its SHARES rows of invocations adds up every SHARES-th row, and a tree
+// adds up the shares. There are no atomics, and the order of summation is fixed.
 enable f16;
 
-alias real = vec4<f16>; // x: four columns at a time where N allows it, else one
-alias value = vec4f; // sums
+alias xType = vec4<f16>; // four columns if N is a multiple of four, or else one
+alias value = vec4f; // as many, summed in f32
 const COLUMNS: u32 = 16;
 const SHARES: u32 = 8; // a power of two
 
 struct Sizes {
   M: u32,
-  N: u32, // in units of real
+  N: u32, // in units of xType
   block: u32, // rows
-  accumulate: u32, // add to what sums holds
+  accumulate: u32, // whether to add to what sums holds
 }
 
-@group(0) @binding(0) var<storage, read> x: array<real>;
+@group(0) @binding(0) var<storage, read> x: array<xType>;
 @group(0) @binding(1) var<storage, read_write> sums: array<value>;
 @group(0) @binding(2) var<uniform> sizes: Sizes;
 

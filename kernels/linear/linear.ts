@@ -1,14 +1,15 @@
 import columnSumsShader from "./bias_backward.wgsl" with { type: "text" };
+import { dims } from "../dims.ts";
 import { matmul, type MatmulOptions } from "../matmul/matmul.ts";
 import type { Program } from "../program.ts";
-import { assertDType, assertShape, ceilDiv, type DType, type Tensor } from "../tensor.ts";
+import { ceilDiv, type DType, type Tensor } from "../tensor.ts";
 
 /**
- * y = x · weight + bias, or x · weight alone, and where it is asked for activated = gelu(y). y is set, or
- * with `accumulate` added to; with `normalize`, x is layer-normalised first, if it is one row.
+ * y = x · weight + bias, or x · weight if there is no bias; if it is given, activated = gelu(y). y is set, or
+ * with `accumulate` added to; with `normalize`, x is layer-normalised first, which takes a single row.
  *
  * x: [M,C]; weight: [C,N]; bias: f32 [N]; y, activated: [M,N]; x, weight and y are f32 or f16, activated
- * is of y's type.
+ * has y's type.
  *
  * @throws {RangeError | TypeError} if shapes or types do not fit together.
  */
@@ -25,11 +26,14 @@ export function linearForward(
 }
 
 /**
- * dx = dy · weightᵀ, dweight = xᵀ · dy, dbias = column sums of dy. Where x is gelu(hidden), dx is the
- * gradient of hidden: the product times gelu'(hidden). Only those are computed that are asked for.
+ * dx = dy · weightᵀ, dweight = xᵀ · dy, dbias = column sums of dy; only the outputs that are given are
+ * computed. If x is gelu(hidden) and `hidden` is given, dx is the gradient of hidden: dy · weightᵀ times
+ * gelu'(hidden).
  *
  * x, dx, hidden: [M,C]; weight, dweight: [C,N]; dy: [M,N]; dbias: [N]. dweight and dbias are f32. dx is set;
  * dweight and dbias are set, or with `accumulate` added to.
+ *
+ * @throws {RangeError | TypeError} if shapes or types do not fit together.
  */
 export function linearBackward(
   program: Program,
@@ -57,15 +61,15 @@ export function linearBackward(
 }
 
 /**
- * Rows of dy that one workgroup sums. A GPU's has many invocations, and a launch more for the sums of
- * blocks would cost it more than the workgroups that a few columns leave idle.
+ * Rows of dy that one workgroup adds up. On a GPU a workgroup has many invocations, and a second launch for
+ * the sums of blocks would cost more than the workgroups that a few columns leave idle.
  */
 const BLOCK = { gpu: 16384, cpu: 256 };
 
-/** Most vectors of columns of a workgroup, and most invocations that share one: powers of two. */
+/** Most vectors of columns per workgroup, and most invocations that share one: powers of two. */
 const COLUMNS = { gpu: 8, cpu: 16 }, SHARES = { gpu: 128, cpu: 8 };
 
-/** Below so many workgroups a GPU's take half the columns, so that more cores have one. */
+/** With fewer workgroups than this, each has half the columns on a GPU, so that more cores have one. */
 const FEW_WORKGROUPS = 72;
 
 /** dbias = column sums of dy; set, or with `accumulate` added to.  dy: [M,N]; dbias: f32 [N] */
@@ -75,20 +79,15 @@ function biasBackward(
   { dbias }: { dbias: Tensor },
   { accumulate }: { accumulate: boolean },
 ): void {
-  const [M, N] = dy.shape as [number, number];
-  assertDType("linearBackward", dbias, "f32");
-  assertShape("linearBackward", dbias, [N]);
+  const { M, N } = dims("linearBackward", [[dy, "M,N", "f32|f16"], [dbias, "N", "f32"]]);
   const block = BLOCK[program.device.isCpu ? "cpu" : "gpu"], blocks = ceilDiv(M, block);
-  if (blocks === 1) {
-    columnSums(program, { x: dy }, { sums: dbias }, { block, accumulate });
-  } else {
-    const partials = program.scratch([blocks, N]);
-    columnSums(program, { x: dy }, { sums: partials }, { block });
-    columnSums(program, { x: partials }, { sums: dbias }, { block: blocks, accumulate });
-  }
+  if (blocks === 1) return columnSums(program, { x: dy }, { sums: dbias }, { block, accumulate });
+  const partials = program.scratch([blocks, N]);
+  columnSums(program, { x: dy }, { sums: partials }, { block });
+  columnSums(program, { x: partials }, { sums: dbias }, { block: blocks, accumulate });
 }
 
-/** Sums of the columns of each block of rows.  x: [M,N]; sums: f32 [blocks,N] */
+/** Sums of the columns of each block of rows.  x: [M,N]; sums: f32 [blocks,N], or [N] for one block */
 function columnSums(
   program: Program,
   { x }: { x: Tensor },
@@ -96,24 +95,24 @@ function columnSums(
   { block, accumulate = false }: { block: number; accumulate?: boolean },
 ): void {
   const { isCpu, gpu: { limits } } = program.device, kind = isCpu ? "cpu" : "gpu";
-  const [M, N] = x.shape as [number, number], width = N % 4 === 0 ? 4 : 1;
+  const { M, N } = dims("linearBackward", [[x, "M,N", "f32|f16"]]);
+  const width = N % 4 === 0 ? 4 : 1;
   let columns = COLUMNS[kind];
   const workgroups = ceilDiv(N / width, columns) * ceilDiv(M, block);
   if (!isCpu && workgroups < FEW_WORKGROUPS) columns /= 2;
   const most = Math.log2(limits.maxComputeInvocationsPerWorkgroup / columns);
   const shares = Math.min(SHARES[kind], 2 ** Math.floor(most));
-  const typed = (dtype: DType) => width === 4 ? `vec4<${dtype}>` : dtype;
+  const typeOf = (dtype: DType) => width === 4 ? `vec4<${dtype}>` : dtype;
   program.dispatch({
-    label: "kernels/linear/bias_backward.wgsl",
-    source: columnSumsShader,
+    shader: { "kernels/linear/bias_backward.wgsl": columnSumsShader },
     constants: {
-      real: typed(x.dtype),
-      value: typed("f32"),
+      xType: typeOf(x.dtype),
+      value: typeOf("f32"),
       COLUMNS: columns,
       SHARES: shares,
     },
-    tensors: [x, sums],
-    uniforms: [M, N / width, block, accumulate ? 1 : 0],
+    tensors: { x, sums },
+    uniforms: { M, N: N / width, block, accumulate },
     workgroups: [ceilDiv(N / width, columns), ceilDiv(M, block)],
     iterations: ceilDiv(block, shares) + Math.log2(shares),
     workgroupBytes: columns * shares * 4 * width,

@@ -21,25 +21,18 @@
  */
 
 import any from "./matmul.wgsl" with { type: "text" };
+import epilogueShader from "./epilogue.wgsl" with { type: "text" };
 import lanes from "./lanes.wgsl" with { type: "text" };
-import operand from "./operand.wgsl" with { type: "text" };
-import operandNormalized from "./operand_normalized.wgsl" with { type: "text" };
 import reduce from "./reduce.wgsl" with { type: "text" };
-import shape from "./shape.wgsl" with { type: "text" };
-import store from "./store.wgsl" with { type: "text" };
-import storeGelu from "./store_gelu.wgsl" with { type: "text" };
-import storeGeluBackward from "./store_gelu_backward.wgsl" with { type: "text" };
-import sumsColumns from "./sums_columns.wgsl" with { type: "text" };
-import sumsRows from "./sums_rows.wgsl" with { type: "text" };
-import tilesShader from "./tiles.wgsl" with { type: "text" };
+import tiles from "./tiles.wgsl" with { type: "text" };
 import vector from "./vector.wgsl" with { type: "text" };
 import heldF16 from "../held_f16.wgsl" with { type: "text" };
 import heldF32 from "../held_f32.wgsl" with { type: "text" };
 import { EPSILON } from "../layernorm/layernorm.ts";
-import gelu from "../gelu/gelu.wgsl" with { type: "text" };
 import type { Device } from "../device.ts";
+import { dims } from "../dims.ts";
 import { type Program, splitWorkgroups } from "../program.ts";
-import { assertDType, assertShape, ceilDiv, type Tensor } from "../tensor.ts";
+import { ceilDiv, type DType, type Tensor } from "../tensor.ts";
 import { recordFastest } from "../tune.ts";
 import {
   isWorthTrying,
@@ -61,13 +54,13 @@ export interface MatmulOptions {
   /** Add to what `y` holds instead of overwriting it. */
   accumulate?: boolean;
   /**
-   * Columns of the stored matrix `a` that take part, `start` and `count`: with a vocabulary too
-   * large for one binding, `b` holds a slice of it and `a` all of its columns.
+   * The columns of the stored matrix `a` that are used, all by default: if a vocabulary is too large for one
+   * binding, `b` is a slice of it while `a` has all of its columns.
    */
   columnsOfA?: { start: number; count: number };
   /**
-   * First column of `y` to write, where `y` is wider than N. Columns from N on up to the next multiple
-   * of four may be overwritten.
+   * First column of `y` to write, if `y` is wider than N. Up to three columns after the N may be
+   * overwritten, up to a multiple of four.
    */
   firstColumnOfY?: number;
   /** GELU as part of the product. */
@@ -106,48 +99,37 @@ export function matmul(
   { y }: { y: Tensor },
   options: MatmulOptions = {},
 ): void {
-  const { transposeA = false, transposeB = false, accumulate = false, firstColumnOfY = 0 } =
-    options;
-  for (const t of [a, b, y]) {
-    assertDType("matmul", t, "f32", "f16");
-    if (t.shape.length !== 2) assertShape("matmul", t, [NaN, NaN]);
-  }
-  const [aRows, aColumns] = a.shape as [number, number];
-  const { start, count } = options.columnsOfA ?? { start: 0, count: aColumns };
+  const { transposeA = false, transposeB = false, accumulate = false, scale = 1 } = options;
+  const { columnsOfA, firstColumnOfY, epilogue, normalize, variant } = options;
+  const activated = epilogue?.kind === "gelu" ? epilogue.activated : undefined;
+  const hidden = epilogue?.kind === "gelu backward" ? epilogue.hidden : undefined;
+
+  const { aRows, aColumns } = dims("matmul", [[a, "aRows,aColumns", "f32|f16"]]);
+  const { start, count } = columnsOfA ?? { start: 0, count: aColumns };
   const [M, K] = transposeA ? [count, aRows] : [aRows, count];
-  const N = b.shape[transposeB ? 0 : 1]!;
-  assertShape("matmul", b, transposeB ? [N, K] : [K, N]);
-  const yColumns = options.firstColumnOfY === undefined ? N : y.shape[1]!;
-  assertShape("matmul", y, [M, yColumns]);
-  if (start < 0 || start + count > aColumns || firstColumnOfY + N > yColumns) {
+  const yShape = firstColumnOfY === undefined ? "M,N" : "M,yColumns";
+  const { N, yColumns = N } = dims("matmul", [
+    [b, transposeB ? "N,K" : "K,N", "f32|f16"],
+    [y, yShape, "f32|f16"],
+    [bias, "N", "f32"],
+    [activated, yShape, y.dtype],
+    [hidden, yShape, y.dtype],
+    [normalize?.weight, "K", "f32"],
+    [normalize?.bias, "K", "f32"],
+  ], { M, K });
+  const yStart = firstColumnOfY ?? 0;
+  if (start < 0 || start + count > aColumns || yStart + N > yColumns) {
     throw new RangeError(
       `Cannot run matmul as the columns must lie inside the matrices: current columns are ` +
         `${start} to ${start + count} of "${a.name}" [${a.shape}] and ` +
-        `${firstColumnOfY} to ${firstColumnOfY + N} of "${y.name}" [${y.shape}]`,
+        `${yStart} to ${yStart + N} of "${y.name}" [${y.shape}]`,
     );
   }
-  if (bias) {
-    assertShape("matmul", bias, [N]);
-    assertDType("matmul", bias, "f32");
-  }
-  const { epilogue, scale = 1 } = options;
-  if (epilogue) {
-    const tensor = epilogue.kind === "gelu" ? epilogue.activated : epilogue.hidden;
-    assertShape("matmul", tensor, y.shape);
-    assertDType("matmul", tensor, y.dtype);
-  }
-  const { normalize } = options;
-  for (const t of normalize ? [normalize.weight, normalize.bias] : []) {
-    assertShape("matmul", t, [K]);
-    assertDType("matmul", t, "f32");
-  }
+
   const product: Product = {
-    ...{ a, b, bias, y, M, N, K, transposeA, transposeB, accumulate, normalize, scale, epilogue },
-    aStride: aColumns,
-    aStart: start,
-    bStride: b.shape[1]!,
-    yStride: yColumns,
-    yStart: firstColumnOfY,
+    ...{ a, b, bias, y, activated, hidden, M, N, K },
+    ...{ transposeA, transposeB, accumulate, scale, normalize },
+    ...{ aStride: aColumns, aStart: start, bStride: transposeB ? K : N, yStride: yColumns, yStart },
   };
   const { device } = program;
   const { tiles, others } = kernelsFor(product, device);
@@ -157,7 +139,6 @@ export function matmul(
         `current shapes are [${M},${K}] and [${K},${N}]`,
     );
   }
-  const { variant } = options;
   if (variant !== undefined) {
     const kernel = tiles.get(variant) ?? others.get(variant);
     if (!kernel) {
@@ -166,13 +147,12 @@ export function matmul(
           `${[...others.keys(), ...tiles.keys()].join(", ")}: current value is "${variant}"`,
       );
     }
-    kernel(program);
-    return;
+    return kernel(program);
   }
   // tiles are hopelessly slow on a CPU, and so are the others on a GPU if tiles fit
   const kernels = device.isCpu || tiles.size === 0 ? others : tiles;
-  const stored = epilogue ? EPILOGUE_KEYS[epilogue.kind] : "";
   const layout = `${transposeA ? "T" : "N"}${transposeB ? "T" : "N"}`;
+  const stored = activated ? " gelu" : hidden ? " gelu'" : "";
   recordFastest(program, {
     key: `matmul ${layout} ${a.dtype},${b.dtype},${y.dtype} [${M},${K}]x[${K},${N}]${stored}`,
     variants: [...kernels.keys()].filter((variant) =>
@@ -183,45 +163,33 @@ export function matmul(
   });
 }
 
-/** A checked product. Strides and starts in elements. */
+/** A checked product. Strides and starts count elements. */
 interface Product {
   a: Tensor;
   b: Tensor;
   bias: Tensor | undefined;
   y: Tensor;
+  activated: Tensor | undefined;
+  hidden: Tensor | undefined;
   M: number;
   N: number;
   K: number;
   transposeA: boolean;
   transposeB: boolean;
   accumulate: boolean;
+  scale: number;
   normalize: MatmulOptions["normalize"];
   aStride: number;
   aStart: number;
   bStride: number;
   yStride: number;
   yStart: number;
-  scale: number;
-  epilogue: Epilogue | undefined;
 }
 
-/** What the tuner's keys say of an epilogue; tuning files and checkpoints have them. */
-const EPILOGUE_KEYS = { "gelu": " gelu", "gelu backward": " gelu'" } as const;
-
-/** The store*.wgsl of an epilogue, with what it needs, and the tensors that it binds after y. */
-function storeOf({ epilogue }: Product): { source: string; tensors: readonly Tensor[] } {
-  if (!epilogue) return { source: store, tensors: [] };
-  return epilogue.kind === "gelu"
-    ? { source: `${storeGelu}\n${gelu}`, tensors: [epilogue.activated] }
-    : { source: `${storeGeluBackward}\n${gelu}`, tensors: [epilogue.hidden] };
-}
-
-const WORKGROUP_SIZE = 256;
-
-/** A kernel for a product, to be recorded. */
+/** Records a product as one kernel computes it. */
 type Kernel = (program: Program) => void;
 
-/** The kernels that can compute a product, by name; the last of the others is the one for CPUs. */
+/** The kernels that can compute a product, by name; the last of the others is the default on a CPU. */
 function kernelsFor(
   product: Product,
   { subgroupSize }: Pick<Device, "subgroupSize">,
@@ -249,121 +217,125 @@ function kernelsFor(
   return { tiles, others };
 }
 
-/** The uniform `shape` of shape.wgsl; bindings are arrays of vectors of four or of numbers. */
-function shapeUniform(
-  { M, N, K, aStride, aStart, bStride, yStride, yStart, bias, accumulate }: Product,
-  { split, vectors }: { split: number; vectors: { operands: boolean; result: boolean } },
-): number[] {
-  const operand = vectors.operands ? 4 : 1, result = vectors.result ? 4 : 1;
-  return [
-    ...[M, N, K, split],
-    ...[aStride / operand, aStart / operand, bStride / operand],
-    ...[yStride / result, yStart / result, bias ? 1 : 0, accumulate ? 1 : 0],
-  ];
+const EPILOGUE = { "kernels/matmul/epilogue.wgsl": epilogueShader };
+
+/** Elements per element of a binding: vectors of four, or numbers. */
+type Width = 1 | 4;
+
+const typeOf = (dtype: DType, width: Width) => width === 4 ? `vec4<${dtype}>` : dtype;
+
+/** The constants, tensors and uniforms of epilogue.wgsl. `split` is the part of K that a workgroup takes. */
+function epilogueOf(
+  product: Product,
+  { operands, result, split = product.K }: { operands: Width; result: Width; split?: number },
+) {
+  const { bias, y, activated, hidden, M, N, K, accumulate, scale } = product;
+  const { aStride, aStart, bStride, yStride, yStart } = product;
+  return {
+    constants: {
+      value: typeOf("f32", result),
+      yType: typeOf(y.dtype, result),
+      BIAS: bias !== undefined,
+      SCALED: scale !== 1,
+      GELU: activated !== undefined,
+      GELU_BACKWARD: hidden !== undefined,
+    },
+    tensors: { bias, hidden, y, activated },
+    uniforms: {
+      ...{ M, N, K, split, accumulate, scale },
+      aStride: aStride / operands,
+      aStart: aStart / operands,
+      bStride: bStride / operands,
+      yStride: yStride / result,
+      yStart: yStart / result,
+    },
+  };
 }
+
+const WORKGROUP_SIZE = 256;
 
 /** For GPUs: a workgroup shares what it fetched, see tiles.wgsl. */
 function tiledProduct(program: Program, product: Product, variant: string): void {
-  const { a, b, bias, y, M, N, K, transposeA, transposeB } = product;
+  const { a, b, M, N, K, transposeA, transposeB } = product;
   const { tile, splits: mostSplits } = parseTiles(variant);
-  const { order, ...sizes } = tile;
-  const vectors = { operands: true, result: true };
-  // blocks of 4 × 4 elements, one an invocation and turn
-  const blocks = (tileRows(tile) + tileColumns(tile)) / 4 * TILE_K / 4;
+  const { order, ...tileSizes } = tile;
+  const blocks = (tileRows(tile) + tileColumns(tile)) / 4 * TILE_K / 4; // of 4 × 4 elements, per step
   const split = ceilDiv(ceilDiv(K, mostSplits), TILE_K) * TILE_K;
   const splits = ceilDiv(K, split);
-  const areF16 = a.dtype === "f16" && b.dtype === "f16";
   const columns = ceilDiv(N, 4) * 4;
   const partials = splits === 1 ? undefined : program.scratch([splits * M, columns]);
-  const stored: Product = partials === undefined ? product : {
-    ...product,
-    bias: undefined,
-    accumulate: false,
-    yStride: columns,
-    yStart: 0,
-    scale: 1,
-    epilogue: undefined,
-  };
-  const end = storeOf(stored);
+  const widths = { operands: 4, result: 4 } as const;
+  const stored = epilogueOf(
+    partials
+      ? {
+        ...product,
+        ...{ bias: undefined, activated: undefined, hidden: undefined },
+        ...{ y: partials, yStride: columns, yStart: 0, accumulate: false, scale: 1 },
+      }
+      : product,
+    { ...widths, split },
+  );
+  const areF16 = a.dtype === "f16" && b.dtype === "f16";
   program.dispatch({
-    label: "kernels/matmul/tiles.wgsl",
-    source: [
-      tilesShader,
-      order === "rows" ? sumsRows : sumsColumns,
-      areF16 ? heldF16 : heldF32,
-      shape,
-      end.source,
-    ].join("\n"),
+    shader: {
+      "kernels/matmul/tiles.wgsl": tiles,
+      ...(areF16 ? { "kernels/held_f16.wgsl": heldF16 } : { "kernels/held_f32.wgsl": heldF32 }),
+      ...EPILOGUE,
+    },
     constants: {
-      ...sizes,
-      EXTRA: end.tensors.length,
-      SCALE: stored.scale,
+      ...tileSizes,
+      ...stored.constants,
       TILE_K,
       FETCHES: ceilDiv(blocks, tile.X * tile.Y),
       WHOLE_K: K % TILE_K === 0,
+      BY_COLUMNS: order === "columns",
       TRANSPOSE_A: transposeA,
       TRANSPOSE_B: transposeB,
       aType: areF16 ? "vec2u" : `vec4<${a.dtype}>`,
       bType: areF16 ? "vec2u" : `vec4<${b.dtype}>`,
-      yType: `vec4<${partials ? "f32" : y.dtype}>`,
     },
-    tensors: [a, b, stored.bias ?? program.unread, partials ?? y, ...end.tensors],
-    uniforms: shapeUniform(stored, { split, vectors }),
+    tensors: { a, b, ...stored.tensors },
+    uniforms: stored.uniforms,
     workgroups: [ceilDiv(N, tileColumns(tile)), ceilDiv(M, tileRows(tile)), splits],
     iterations: ceilDiv(split, TILE_K),
     workgroupBytes: tileBytes(tile),
   });
-  if (partials === undefined) return;
-  const reducedEnd = storeOf(product);
+  if (!partials) return;
+  const reduced = epilogueOf(product, widths);
   program.dispatch({
-    label: "kernels/matmul/reduce.wgsl",
-    source: [reduce, shape, reducedEnd.source].join("\n"),
-    constants: {
-      SPLITS: splits,
-      WORKGROUP_SIZE,
-      FIRST: 1,
-      EXTRA: reducedEnd.tensors.length,
-      SCALE: product.scale,
-      yType: `vec4<${y.dtype}>`,
-    },
-    tensors: [partials, bias ?? program.unread, y, ...reducedEnd.tensors],
-    uniforms: shapeUniform(product, { split, vectors }),
+    shader: { "kernels/matmul/reduce.wgsl": reduce, ...EPILOGUE },
+    constants: { ...reduced.constants, SPLITS: splits, WORKGROUP_SIZE },
+    tensors: { partials, ...reduced.tensors },
+    uniforms: reduced.uniforms,
     workgroups: splitWorkgroups(ceilDiv(M * columns / 4, WORKGROUP_SIZE)),
   });
 }
 
-/** Below so many workgroups a product is divided into more, smaller ones. */
+/** With fewer workgroups than this, a product is divided into more, smaller ones. */
 const FEW_WORKGROUPS = 16;
 
 /** For sizes that are not multiples of four, and for CPUs without subgroups, see matmul.wgsl. */
 function anyProduct(program: Program, product: Product): void {
-  const { a, b, bias, y, M, N, K, transposeA, transposeB } = product;
+  const { a, b, M, N, K, transposeA, transposeB } = product;
   const WORKGROUP_X = 8, ROWS = 8, COLUMNS = 8;
   // smaller workgroups if there are few, so that every core has one
   let WORKGROUP_Y = 8;
   const columnGroups = ceilDiv(N, WORKGROUP_X * COLUMNS);
   const rowGroups = () => ceilDiv(M, WORKGROUP_Y * ROWS);
   while (WORKGROUP_Y > 1 && columnGroups * rowGroups() < FEW_WORKGROUPS) WORKGROUP_Y /= 2;
-  const end = storeOf(product);
+  const stored = epilogueOf(product, { operands: 1, result: 1 });
   program.dispatch({
-    label: "kernels/matmul/matmul.wgsl",
-    source: [any, shape, end.source].join("\n"),
+    shader: { "kernels/matmul/matmul.wgsl": any, ...EPILOGUE },
     constants: {
       ...{ ROWS, COLUMNS, WORKGROUP_X, WORKGROUP_Y },
+      ...stored.constants,
       TRANSPOSE_A: transposeA,
       TRANSPOSE_B: transposeB,
-      EXTRA: end.tensors.length,
-      SCALE: product.scale,
       aType: a.dtype,
       bType: b.dtype,
-      yType: y.dtype,
-      value: "f32",
     },
-    tensors: [a, b, bias ?? program.unread, y, ...end.tensors],
-    uniforms: shapeUniform(product, {
-      split: K,
-      vectors: { operands: false, result: false },
-    }),
+    tensors: { a, b, ...stored.tensors },
+    uniforms: stored.uniforms,
     workgroups: [columnGroups, rowGroups()],
     iterations: K,
   });
@@ -371,65 +343,52 @@ function anyProduct(program: Program, product: Product): void {
 
 /** For CPUs with subgroups: lanes share what they loaded, see lanes.wgsl. */
 function lanesProduct(program: Program, product: Product, LANES: number): void {
-  const { a, b, bias, y, M, N, K, transposeA, transposeB } = product;
+  const { a, b, M, N, K, transposeA, transposeB } = product;
   const ROWS = 32;
   // smaller workgroups if there are few, so that every core has one
   let STRIPS = 4;
-  const groups = () => ceilDiv(N, 4 * LANES) * ceilDiv(M, ROWS * STRIPS);
-  while (STRIPS > 1 && groups() < FEW_WORKGROUPS) STRIPS /= 2;
-  const vectors = { operands: true, result: true };
-  const end = storeOf(product);
+  const columnGroups = ceilDiv(N, 4 * LANES);
+  const rowGroups = () => ceilDiv(M, ROWS * STRIPS);
+  while (STRIPS > 1 && columnGroups * rowGroups() < FEW_WORKGROUPS) STRIPS /= 2;
+  const stored = epilogueOf(product, { operands: 4, result: 4 });
   program.dispatch({
-    label: "kernels/matmul/lanes.wgsl",
-    source: [lanes, shape, end.source].join("\n"),
+    shader: { "kernels/matmul/lanes.wgsl": lanes, ...EPILOGUE },
     constants: {
-      ROWS,
-      LANES,
-      STRIPS,
+      ...{ ROWS, LANES, STRIPS },
+      ...stored.constants,
       TRANSPOSE_A: transposeA,
       TRANSPOSE_B: transposeB,
-      EXTRA: end.tensors.length,
-      SCALE: product.scale,
       aType: `vec4<${a.dtype}>`,
       bType: `vec4<${b.dtype}>`,
-      yType: `vec4<${y.dtype}>`,
     },
-    tensors: [a, b, bias ?? program.unread, y, ...end.tensors],
-    uniforms: shapeUniform(product, { split: K, vectors }),
-    workgroups: [ceilDiv(N, 4 * LANES), ceilDiv(M, ROWS * STRIPS)],
+    tensors: { a, b, ...stored.tensors },
+    uniforms: stored.uniforms,
+    workgroups: [columnGroups, rowGroups()],
     iterations: K / 4,
   });
 }
 
-/** One row: generation. */
+/** For a single row: generation. */
 function vectorProduct(program: Program, product: Product): void {
-  const { a, b, bias, y, N, K, transposeB, normalize } = product;
-  const vectors = { operands: true, result: false };
-  const normalizing = normalize ? [normalize.weight, normalize.bias] : [];
-  // A GPU needs many lanes to wait for memory together; without transposition 4 quads are as wide as what
-  // it fetches at a time. A CPU pays for every barrier: on lavapipe a lane each was two to ten times as
+  const { a, b, N, K, transposeB, normalize } = product;
+  // A GPU needs many lanes that wait for memory together; if b is not transposed, 4 quads are as wide as what
+  // it fetches at a time. A CPU pays for every barrier: on lavapipe one lane per quad was two to ten times as
   // fast (two cores, November 2026).
   const [QUADS, LANES] = program.device.isCpu ? [16, 1] : transposeB ? [8, 32] : [4, 64];
-  const end = storeOf(product);
   const size = QUADS * LANES, levels = Math.ceil(Math.log2(size)); // of trees, at most
+  const stored = epilogueOf(product, { operands: 4, result: 1 });
   program.dispatch({
-    label: "kernels/matmul/vector.wgsl",
-    source: [vector, normalize ? operandNormalized : operand, shape, end.source].join("\n"),
+    shader: { "kernels/matmul/vector.wgsl": vector, ...EPILOGUE },
     constants: {
-      ...(normalize ? { EPSILON } : {}),
-      FIRST: 2 + normalizing.length,
-      EXTRA: end.tensors.length,
-      SCALE: product.scale,
-      QUADS,
-      LANES,
+      ...{ QUADS, LANES, EPSILON },
+      ...stored.constants,
       TRANSPOSE_B: transposeB,
+      NORMALIZE: normalize !== undefined,
       aType: `vec4<${a.dtype}>`,
       bType: `vec4<${b.dtype}>`,
-      yType: y.dtype,
-      value: "f32",
     },
-    tensors: [a, b, ...normalizing, bias ?? program.unread, y, ...end.tensors],
-    uniforms: shapeUniform(product, { split: K, vectors }),
+    tensors: { a, b, normWeight: normalize?.weight, normBias: normalize?.bias, ...stored.tensors },
+    uniforms: stored.uniforms,
     workgroups: [ceilDiv(N, 4 * QUADS)],
     iterations: ceilDiv(K, 4 * LANES) + levels +
       (normalize ? 2 * (ceilDiv(K / 4, size) + levels) : 0),

@@ -1,10 +1,16 @@
-// y = a · b.   a: [M,K] or [K,M] transposed; b: [K,N] or [N,K] transposed; shape.wgsl: their layout
+// y = a · b.   a: [M,K], or [K,M] transposed; b: [K,N], or [N,K] transposed; y: [M,N]; any sizes
+// Needs Sizes and store() from epilogue.wgsl.
 //
-// Each invocation keeps ROWS × COLUMNS sums in registers and walks K once: ROWS + COLUMNS loads feed
-// ROWS · COLUMNS multiply-adds. An invocation's columns lie WORKGROUP_X apart, so that neighbours read
-// and write neighbouring elements. Past the edge indices are clamped, not tested: the loop has no
-// tail, and what it computes there is never stored. This kernel takes any size; where dimensions are
-// multiples of four, the others load vectors.
+// The simplest of the kernels: each invocation keeps ROWS × COLUMNS sums in registers and walks K once, so
+// that ROWS + COLUMNS loads feed ROWS · COLUMNS multiply-adds. An invocation's rows are consecutive, its
+// columns lie WORKGROUP_X apart, so that neighbours read and write neighbouring elements. With
+// WORKGROUP_X = 4 and ROWS = COLUMNS = 2, a workgroup's invocations (x,y) have
+//
+//                   column 0   1   2   3   4   5   6   7
+//     rows 0 and 1        0,0 1,0 2,0 3,0 0,0 1,0 2,0 3,0
+//     rows 2 and 3        0,1 1,1 2,1 3,1 0,1 1,1 2,1 3,1
+//
+// Indices past the edges are clamped, not tested: the loop has no tail, and the sums there are not stored.
 enable f16;
 
 alias aType = f16;
@@ -25,24 +31,24 @@ const SUMS: u32 = ROWS * COLUMNS;
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
   let row = (group.y * WORKGROUP_Y + local.y) * ROWS;
   let column = group.x * WORKGROUP_X * COLUMNS + local.x;
-  if (row >= shape.M || column >= shape.N) { return; }
+  if (row >= sizes.M || column >= sizes.N) { return; }
 
-  // where each row of a and column of b begins, and how far one step of k goes
-  let aStep = select(1u, shape.aStride, TRANSPOSE_A);
-  let bStep = select(shape.bStride, 1u, TRANSPOSE_B);
+  // where each row of a and each column of b begins, and how far apart consecutive k lie
+  let aStep = select(1u, sizes.aStride, TRANSPOSE_A);
+  let bStep = select(sizes.bStride, 1u, TRANSPOSE_B);
   var aIndex: array<u32, ROWS>;
   // unroll
   for (var r = 0u; r < ROWS; r++) {
-    aIndex[r] = shape.aStart + min(row + r, shape.M - 1) * select(shape.aStride, 1u, TRANSPOSE_A);
+    aIndex[r] = sizes.aStart + min(row + r, sizes.M - 1) * select(sizes.aStride, 1u, TRANSPOSE_A);
   }
   var bIndex: array<u32, COLUMNS>;
   // unroll
   for (var c = 0u; c < COLUMNS; c++) {
-    bIndex[c] = min(column + c * WORKGROUP_X, shape.N - 1) * select(1u, shape.bStride, TRANSPOSE_B);
+    bIndex[c] = min(column + c * WORKGROUP_X, sizes.N - 1) * select(1u, sizes.bStride, TRANSPOSE_B);
   }
 
   var sums: array<f32, SUMS>;
-  for (var k = 0u; k < shape.K; k++) {
+  for (var k = 0u; k < sizes.K; k++) {
     var bs: array<f32, COLUMNS>;
     // unroll
     for (var c = 0u; c < COLUMNS; c++) {
@@ -63,7 +69,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
     // unroll
     for (var c = 0u; c < COLUMNS; c++) {
       let n = column + c * WORKGROUP_X;
-      if (row + r < shape.M && n < shape.N) { store(row + r, n, sums[r * COLUMNS + c]); }
+      if (row + r < sizes.M && n < sizes.N) { store(row + r, n, sums[r * COLUMNS + c]); }
     }
   }
 }

@@ -1,7 +1,8 @@
-// y = sum over the splits of K.   partials: [SPLITS,M,N4] vectors of four; shape.wgsl holds y's layout
+// y = the sum of partials over the splits of K.   partials: [SPLITS,M,N] in vectors of four columns
+// Needs Sizes and store() from epilogue.wgsl.
 enable f16;
 
-const SPLITS: u32 = 1;
+const SPLITS: u32 = 2;
 const WORKGROUP_SIZE: u32 = 256;
 
 @group(0) @binding(0) var<storage, read> partials: array<vec4f>;
@@ -9,12 +10,12 @@ const WORKGROUP_SIZE: u32 = 256;
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
   let i = (group.y * 32768 + group.x) * WORKGROUP_SIZE + local.x;
-  let columns = (shape.N + 3) / 4;
-  if (i >= shape.M * columns) { return; }
+  let columns4 = (sizes.N + 3) / 4;
+  if (i >= sizes.M * columns4) { return; }
   var sum = vec4f();
   // unroll
   for (var s = 0u; s < SPLITS; s++) {
-    sum += partials[i + s * shape.M * columns];
+    sum += partials[i + s * sizes.M * columns4];
   }
-  store(i / columns, i % columns, sum);
+  store(i / columns4, i % columns4, sum);
 }

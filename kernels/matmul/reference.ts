@@ -24,3 +24,24 @@ export function matmul(
   }
   return { y };
 }
+
+const SQRT_2_OVER_PI = Math.sqrt(2 / Math.PI);
+
+/** y = gelu(x), tanh approximation.  x, y: [N] */
+export function geluForward({ x }: { x: Float32Array }): { y: Float32Array } {
+  const y = x.map((v) => 0.5 * v * (1 + Math.tanh(SQRT_2_OVER_PI * (v + 0.044715 * v ** 3))));
+  return { y };
+}
+
+/** dx = dy * gelu'(x).  x, dy, dx: [N] */
+export function geluBackward(
+  { x, dy }: { x: Float32Array; dy: Float32Array },
+): { dx: Float32Array } {
+  const dx = x.map((v, i) => {
+    const t = Math.tanh(SQRT_2_OVER_PI * (v + 0.044715 * v ** 3));
+    const slope = 0.5 * (1 + t) +
+      0.5 * v * (1 - t * t) * SQRT_2_OVER_PI * (1 + 3 * 0.044715 * v * v);
+    return slope * dy[i]!;
+  });
+  return { dx };
+}

@@ -1,60 +1,70 @@
-// y = a · b.   a: [M,K], or [K,M] transposed; b: [K,N], or [N,K] transposed; shape.wgsl: their layout
+// y = a · b.   a: [M,K], or [K,M] transposed; b: [K,N], or [N,K] transposed; y: [M,N]; in vectors of four
+// Needs Sizes and store() from epilogue.wgsl, held and widened() from ../held_f16.wgsl or ../held_f32.wgsl.
 //
-// A workgroup computes a tile of TILE_M × TILE_N sums. It walks K in steps of TILE_K, whose parts of a
-// and b lie in workgroup memory, both with k outermost. Each invocation keeps 4·ROWS × 4·COLUMNS sums in
-// registers, fed from there: per k ROWS + COLUMNS loads of four for 16 · ROWS · COLUMNS multiply-adds.
-// Meanwhile it fetches its blocks of the next step into registers.
+// A workgroup computes a tile of y with 4·Y·ROWS rows and 4·X·COLUMNS columns. It walks K in steps of TILE_K,
+// whose parts of a and b lie in workgroup memory, both with k outermost. Each invocation keeps 4·ROWS ×
+// 4·COLUMNS sums in registers, fed from there: per k, ROWS + COLUMNS loads of vectors of four for
+// 16·ROWS·COLUMNS multiply-adds. Meanwhile it fetches its blocks of the next step into registers.
 //
-//        b: TILE_N columns            What an invocation owns lies X vectors apart in columns and Y
-//        ┌──┬──┬──┬──┐                vectors apart in rows, so that neighbours read neighbouring
-//     k  │  │▓▓│  │▓▓│                vectors of b and the same ones of a.
+//        b: 4·X·COLUMNS columns       The sums of one invocation (▓) lie X vectors apart in columns and Y
+//        ┌──┬──┬──┬──┐                vectors apart in rows, so that neighbours read neighbouring vectors
+//     k  │  │▓▓│  │▓▓│                of b and the same ones of a.
 //        └──┴──┴──┴──┘
-//   k                                 Indices are constants once the loops are written out, but for the
-//  ┌─┐   ┌──┬──┬──┬──┐                last, and that is a remainder: a driver's compiler can see that the
-//  │▓│   │  │▓▓│  │▓▓│                clamp is idle which Naga adds to an index that it cannot prove.
+//   k                                 All indices are constants once the loops are unrolled, except the
+//  ┌─┐   ┌──┬──┬──┬──┐                last, which is a remainder: so a driver's compiler can prove that
+//  │▓│   │  │▓▓│  │▓▓│                the clamp is idle which Naga adds to an index.
 //  ├─┤   ├──┼──┼──┼──┤
-//  │ │   │  │  │  │  │                A second pair of tiles saves a barrier a step, and gained nothing
-//  ├─┤   ├──┼──┼──┼──┤                where there is memory for it: an H100 gives out some 52 KB a core,
-//  │▓│   │  │▓▓│  │▓▓│                of which smaller workgroups need all.
+//  │ │   │  │  │  │  │                A second pair of tiles would save a barrier per step, and gained
+//  ├─┤   ├──┼──┼──┼──┤                nothing even where it fits: an H100 has some 52 KB per core, which
+//  │▓│   │  │▓▓│  │▓▓│                smaller workgroups need in full.
 //  └─┘   └──┴──┴──┴──┘
 //
-// Rows and columns past the edges are clamped and what comes of them is not stored; past the end of K
-// both are taken as zero. With several splits a workgroup takes a part of K, and y is a [splits,M,N]
-// scratch tensor that reduce.wgsl adds up. sums_*.wgsl says in which order an invocation goes through its
-// sums.
+// The invocations of a warp, 32 in a row, have 8 × 4 vectors of the tile in this order. If two neighbours load
+// the same vector, an H100's workgroup memory serves a warp in at most 0.7 of the time; here they do, of a or
+// of b. The next warp is to the right, if X allows it, or else below.
+//
+//               vectors of columns           With several splits, group.z takes a part of K each, and y is
+//               0  1  2  3  4  5  6  7       a scratch tensor [splits,M,N] that reduce.wgsl adds up.
+//            0  0  1  4  5  8  9 12 13
+//    vectors 1  2  3  6  7 10 11 14 15       Rows and columns past the edges are clamped, and their sums
+//    of rows 2 16 17 20 21 24 25 28 29       are not stored; past the end of K, a and b count as zero.
+//            3 18 19 22 23 26 27 30 31
 enable f16;
 
-alias aType = vec2u; // four elements, if a and b are f16 as they lie in memory
+alias aType = vec2u; // four elements: as they lie in memory if a and b are f16, or else a vector of four
 alias bType = vec2u;
 const TRANSPOSE_A: bool = false;
 const TRANSPOSE_B: bool = false;
 const TILE_K: u32 = 16;
-const ROWS: u32 = 2; // vectors of four rows an invocation
-const COLUMNS: u32 = 2; // vectors of four columns an invocation
+const ROWS: u32 = 2; // vectors of four rows per invocation
+const COLUMNS: u32 = 2; // vectors of four columns per invocation
 const X: u32 = 16; // invocations along the columns
 const Y: u32 = 8; // invocations along the rows
-const FETCHES: u32 = 2; // turns in which all invocations fetch a step's parts of a and b
+const FETCHES: u32 = 2; // blocks per invocation and step
 const WHOLE_K: bool = false; // whether all steps lie inside K
+const BY_COLUMNS: bool = true; // order of the sums: by columns is faster, by rows compiles in half the time
 
 @group(0) @binding(0) var<storage, read> a: array<aType>;
 @group(0) @binding(1) var<storage, read> b: array<bType>;
 
-const SIZE: u32 = X * Y;
+const WORKGROUP_SIZE: u32 = X * Y;
 const K4: u32 = TILE_K / 4;
 const M4: u32 = Y * ROWS; // the tile's rows, in vectors of four
 const N4: u32 = X * COLUMNS;
-const SUMS: u32 = 4 * ROWS * COLUMNS; // vectors of four
+const ROWS4: u32 = 4 * ROWS;
+const COLUMNS4: u32 = 4 * COLUMNS;
+const SUMS: u32 = 4 * ROWS * COLUMNS; // vectors of four: rows if BY_COLUMNS, or else columns
 
 alias Sums = array<vec4f, SUMS>;
 
-// Four k of a tile. What is unused keeps the transposing stores of neighbours off the same banks.
+// Four steps of k of a tile. The padding keeps the transposing stores of neighbours off the same banks.
 struct AQuad {
   rows: array<array<array<vec4f, Y>, ROWS>, 4>,
-  unused: array<vec4f, 2>,
+  padding: array<vec4f, 2>,
 }
 struct BQuad {
   rows: array<array<array<vec4f, X>, COLUMNS>, 4>,
-  unused: array<vec4f, 2>,
+  padding: array<vec4f, 2>,
 }
 
 var<workgroup> aTile: array<AQuad, K4>; // [k / 4].rows[k % 4][r][y4]
@@ -64,52 +74,52 @@ var<workgroup> bTile: array<BQuad, K4>; // [k / 4].rows[k % 4][c][x4]
 alias Block = array<held, 4>;
 const A_BLOCKS: u32 = M4 * K4;
 const BLOCKS: u32 = A_BLOCKS + N4 * K4;
-const WHOLE_TURNS: bool = BLOCKS % SIZE == 0;
+const FULL_FETCHES: bool = BLOCKS % WORKGROUP_SIZE == 0;
 
-// Rows of a along k, or rows k … k + 3 of a that is stored with k slowest. What lies past the end of K, or
-// of a, may be anything.
-fn loadA(block: u32, firstRow: u32, first: u32) -> Block {
+// A block of a: four rows along k, or if a is transposed rows k … k + 3 as they are stored. Elements past the
+// end of K, or of a, may have any value.
+fn fetchA(block: u32, firstRow: u32, first: u32) -> Block {
   var rows: Block;
   if (TRANSPOSE_A) {
     let k = first + block / M4 * 4;
-    let column = shape.aStart + min(firstRow / 4 + block % M4, (shape.M - 1) / 4);
+    let column = sizes.aStart + min(firstRow / 4 + block % M4, (sizes.M - 1) / 4);
     // unroll
     for (var i = 0u; i < 4u; i++) {
-      rows[i] = held(a[column + (k + i) * shape.aStride]);
+      rows[i] = held(a[column + (k + i) * sizes.aStride]);
     }
   } else {
-    let column = shape.aStart + first / 4 + block % K4;
+    let column = sizes.aStart + first / 4 + block % K4;
     // unroll
     for (var i = 0u; i < 4u; i++) {
-      let row = min(firstRow + block / K4 * 4 + i, shape.M - 1);
-      rows[i] = held(a[column + row * shape.aStride]);
+      let row = min(firstRow + block / K4 * 4 + i, sizes.M - 1);
+      rows[i] = held(a[column + row * sizes.aStride]);
     }
   }
   return rows;
 }
 
-fn loadB(block: u32, firstColumn: u32, first: u32) -> Block {
+fn fetchB(block: u32, firstColumn: u32, first: u32) -> Block {
   var rows: Block;
   if (TRANSPOSE_B) {
     let column = first / 4 + block % K4;
     // unroll
     for (var i = 0u; i < 4u; i++) {
-      let row = min(firstColumn + block / K4 * 4 + i, shape.N - 1);
-      rows[i] = held(b[column + row * shape.bStride]);
+      let row = min(firstColumn + block / K4 * 4 + i, sizes.N - 1);
+      rows[i] = held(b[column + row * sizes.bStride]);
     }
   } else {
     let k = first + block / N4 * 4;
-    let column = min(firstColumn / 4 + block % N4, (shape.N - 1) / 4);
+    let column = min(firstColumn / 4 + block % N4, (sizes.N - 1) / 4);
     // unroll
     for (var i = 0u; i < 4u; i++) {
-      rows[i] = held(b[column + (k + i) * shape.bStride]);
+      rows[i] = held(b[column + (k + i) * sizes.bStride]);
     }
   }
   return rows;
 }
 
-// Blocks go into the tiles transposed where k is not the slowest dimension of the stored matrix.
-fn keepA(block: u32, rows: Block, first: u32, end: u32) {
+// Blocks are transposed into the tiles if k is not the slowest dimension of the stored matrix.
+fn stageA(block: u32, rows: Block, first: u32, end: u32) {
   let m4 = select(block / K4, block % M4, TRANSPOSE_A);
   let k4 = select(block % K4, block / M4, TRANSPOSE_A);
   var columns = mat4x4f(widened(rows[0]), widened(rows[1]), widened(rows[2]), widened(rows[3]));
@@ -121,7 +131,7 @@ fn keepA(block: u32, rows: Block, first: u32, end: u32) {
   }
 }
 
-fn keepB(block: u32, rows: Block, first: u32, end: u32) {
+fn stageB(block: u32, rows: Block, first: u32, end: u32) {
   let n4 = select(block % N4, block / K4, TRANSPOSE_B);
   let k4 = select(block / N4, block % K4, TRANSPOSE_B);
   var columns = mat4x4f(widened(rows[0]), widened(rows[1]), widened(rows[2]), widened(rows[3]));
@@ -133,26 +143,86 @@ fn keepB(block: u32, rows: Block, first: u32, end: u32) {
   }
 }
 
-@compute @workgroup_size(SIZE)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) id: u32) {
-  // A warp's 32 invocations have 8 × 4 vectors of the tile. Where two neighbours load the same vector, an
-  // H100's workgroup memory serves a warp in at most 0.7 of the time: here they do, of a or of b.
-  let warp = id / 32;
-  let x4 = (warp % (X / 8) * 8 + id / 4 % 4 * 2 + id % 2) % X; // of vectors of columns
-  let y4 = (warp / (X / 8) * 4 + id / 16 % 2 * 2 + id / 2 % 2) % Y;
+// Adds the products of one step of k: as4 has its elements of a in vectors of rows, bs4 those of b in vectors
+// of columns. Every other column goes backwards: so each multiply-add shares a factor with the one before it,
+// which an NVIDIA core then need not read from its registers again.
+fn addProducts(sums: ptr<function, Sums>, as4: array<vec4f, ROWS>, bs4: array<vec4f, COLUMNS>) {
+  // only if BY_COLUMNS
+  // unroll
+  for (var c = 0u; c < COLUMNS4; c++) {
+    let b1 = vec4f(bs4[c / 4][c % 4]);
+    // unroll
+    for (var i = 0u; i < ROWS; i++) {
+      if (c % 2 == 0) {
+        let s = c * ROWS + i;
+        sums[s] = fma(as4[i], b1, sums[s]);
+      } else {
+        let r = ROWS - 1 - i;
+        let s = c * ROWS + r;
+        sums[s] = fma(as4[r].wzyx, b1, sums[s].wzyx).wzyx;
+      }
+    }
+  }
+  // unless BY_COLUMNS
+  // unroll
+  for (var r = 0u; r < ROWS4; r++) {
+    let a1 = vec4f(as4[r / 4][r % 4]);
+    // unroll
+    for (var c = 0u; c < COLUMNS; c++) {
+      let s = r * COLUMNS + c;
+      sums[s] = fma(a1, bs4[c], sums[s]);
+    }
+  }
+}
+
+// Stores four columns of row m, those that lie in y.
+fn storeInside(m: u32, n: u32, split: u32, four: vec4f) {
+  if (m < sizes.M && n < sizes.N) { store(split * sizes.M + m, n / 4, four); }
+}
+
+// Stores the sums of an invocation whose first vectors begin at this row and this column.
+fn storeSums(sums: ptr<function, Sums>, row: u32, column: u32, split: u32) {
+  // only if BY_COLUMNS
+  // unroll
+  for (var c = 0u; c < COLUMNS; c++) {
+    // unroll
+    for (var r = 0u; r < ROWS; r++) {
+      let s = 4 * c * ROWS + r;
+      let rows = transpose(mat4x4f(sums[s], sums[s + ROWS], sums[s + 2 * ROWS], sums[s + 3 * ROWS]));
+      // unroll
+      for (var i = 0u; i < 4u; i++) {
+        storeInside(row + 4 * r * Y + i, column + 4 * c * X, split, rows[i]);
+      }
+    }
+  }
+  // unless BY_COLUMNS
+  // unroll
+  for (var r = 0u; r < ROWS4; r++) {
+    // unroll
+    for (var c = 0u; c < COLUMNS; c++) {
+      storeInside(row + r / 4 * 4 * Y + r % 4, column + 4 * c * X, split, sums[r * COLUMNS + c]);
+    }
+  }
+}
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) index: u32) {
+  let warp = index / 32;
+  let x4 = (warp % (X / 8) * 8 + index / 4 % 4 * 2 + index % 2) % X; // vector of columns
+  let y4 = (warp / (X / 8) * 4 + index / 16 % 2 * 2 + index / 2 % 2) % Y; // vector of rows
   let firstRow = group.y * 4 * M4;
   let firstColumn = group.x * 4 * N4;
-  let start = group.z * shape.split;
-  let end = min(start + shape.split, shape.K);
+  let start = group.z * sizes.split;
+  let end = min(start + sizes.split, sizes.K);
 
   var fetched: array<Block, FETCHES>;
   // unroll
   for (var i = 0u; i < FETCHES; i++) {
-    let block = id + i * SIZE;
+    let block = index + i * WORKGROUP_SIZE;
     if (block < A_BLOCKS) {
-      fetched[i] = loadA(block, firstRow, start);
-    } else if (WHOLE_TURNS || block < BLOCKS) {
-      fetched[i] = loadB(block - A_BLOCKS, firstColumn, start);
+      fetched[i] = fetchA(block, firstRow, start);
+    } else if (FULL_FETCHES || block < BLOCKS) {
+      fetched[i] = fetchB(block - A_BLOCKS, firstColumn, start);
     }
   }
   var sums: Sums;
@@ -160,22 +230,22 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) id
   loop {
     // unroll
     for (var i = 0u; i < FETCHES; i++) {
-      let block = id + i * SIZE;
+      let block = index + i * WORKGROUP_SIZE;
       if (block < A_BLOCKS) {
-        keepA(block, fetched[i], first, end);
-      } else if (WHOLE_TURNS || block < BLOCKS) {
-        keepB(block - A_BLOCKS, fetched[i], first, end);
+        stageA(block, fetched[i], first, end);
+      } else if (FULL_FETCHES || block < BLOCKS) {
+        stageB(block - A_BLOCKS, fetched[i], first, end);
       }
     }
     workgroupBarrier();
-    // what the last turn loads past the end is not used
+    // what the last step fetches past the end is not used
     // unroll
     for (var i = 0u; i < FETCHES; i++) {
-      let block = id + i * SIZE;
+      let block = index + i * WORKGROUP_SIZE;
       if (block < A_BLOCKS) {
-        fetched[i] = loadA(block, firstRow, first + TILE_K);
-      } else if (WHOLE_TURNS || block < BLOCKS) {
-        fetched[i] = loadB(block - A_BLOCKS, firstColumn, first + TILE_K);
+        fetched[i] = fetchA(block, firstRow, first + TILE_K);
+      } else if (FULL_FETCHES || block < BLOCKS) {
+        fetched[i] = fetchB(block - A_BLOCKS, firstColumn, first + TILE_K);
       }
     }
     // unroll
@@ -201,9 +271,4 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) id
   }
 
   storeSums(&sums, firstRow + 4 * y4, firstColumn + 4 * x4, group.z);
-}
-
-// Stores four columns of row m, those that lie in y.
-fn storeInside(m: u32, n: u32, split: u32, four: vec4f) {
-  if (m < shape.M && n < shape.N) { store(split * shape.M + m, n / 4, four); }
 }

@@ -1,11 +1,17 @@
-// y = a · b for a single row a.   a: [K]; b: [K,N], or [N,K] transposed; shape.wgsl: their layout
-// operand*.wgsl says what becomes of a first
+// y = a · b, or layer-norm(a) · b, for a single row a.   a: [K]; b: [K,N], or [N,K] transposed; y: [N]
+// Needs Sizes and store() from epilogue.wgsl.
 //
-// What generation runs, one token at a time: each element of b is read once, and that is all there is to
-// do. A workgroup has QUADS vectors of four columns of y. LANES invocations share each: one takes four
-// steps of k at a time, that is four rows of b that hold four columns each, or transposed four columns
-// that hold four steps each. Neighbours read neighbouring vectors of b, and the lanes' sums meet in
-// workgroup memory.
+// What generation runs, one token at a time: each element of b is read once, which bounds the speed. A
+// workgroup computes QUADS vectors of four columns of y, each shared by LANES invocations. A lane reads four
+// steps of k at a time: four rows of b with four columns each, or if b is transposed four columns with four
+// steps each. Neighbours read neighbouring vectors of b: with QUADS = 2 and LANES = 4, invocations 0 to 7 are
+//
+//     b                 b transposed         (quad,lane)
+//     0,0 1,0 0,1 1,1   0,0 0,1 0,2 0,3
+//     0,2 1,2 0,3 1,3   1,0 1,1 1,2 1,3
+//
+// The lanes' sums are added up in workgroup memory. Every workgroup normalises a again, which takes less time
+// than another launch.   normWeight, normBias: [K]
 enable f16;
 
 alias aType = vec4<f16>;
@@ -13,36 +19,85 @@ alias bType = vec4<f16>;
 const TRANSPOSE_B: bool = false;
 const QUADS: u32 = 4;
 const LANES: u32 = 64;
+const NORMALIZE: bool = true;
+const EPSILON: f32 = 1e-5;
 
 @group(0) @binding(0) var<storage, read> a: array<aType>;
 @group(0) @binding(1) var<storage, read> b: array<bType>;
+// only if NORMALIZE
+@group(0) @binding(2) var<storage, read> normWeight: array<vec4f>;
+// only if NORMALIZE
+@group(0) @binding(3) var<storage, read> normBias: array<vec4f>;
 
 const WORKGROUP_SIZE: u32 = QUADS * LANES;
 var<workgroup> sums: array<vec4f, WORKGROUP_SIZE>;
+// only if NORMALIZE
+var<workgroup> shares: array<f32, WORKGROUP_SIZE>;
+
+// The sum of one number per invocation of the workgroup.
+// only if NORMALIZE
+fn workgroupSum(share: f32, index: u32) -> f32 {
+  workgroupBarrier(); // the previous sum has been read
+  shares[index] = share;
+  for (var left = WORKGROUP_SIZE; left > 1; ) {
+    let quarter = (left + 3) / 4;
+    workgroupBarrier();
+    if (index < quarter) {
+      var sum = shares[index];
+      // unroll
+      for (var i = 1u; i < 4u; i++) {
+        if (index + i * quarter < left) { sum += shares[index + i * quarter]; }
+      }
+      shares[index] = sum;
+    }
+    left = quarter;
+  }
+  workgroupBarrier();
+  return shares[0];
+}
+
+// Mean and rstd of a.
+// only if NORMALIZE
+fn statistics(index: u32) -> vec2f {
+  var sum = 0.0;
+  for (var k4 = index; k4 < sizes.K / 4; k4 += WORKGROUP_SIZE) {
+    sum += dot(vec4f(a[sizes.aStart + k4]), vec4f(1));
+  }
+  let mean = workgroupSum(sum, index) / f32(sizes.K);
+  var squares = 0.0;
+  for (var k4 = index; k4 < sizes.K / 4; k4 += WORKGROUP_SIZE) {
+    let difference = vec4f(a[sizes.aStart + k4]) - mean;
+    squares += dot(difference, difference);
+  }
+  return vec2f(mean, inverseSqrt(workgroupSum(squares, index) / f32(sizes.K) + EPSILON));
+}
 
 @compute @workgroup_size(WORKGROUP_SIZE)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) id: u32) {
-  let lane = select(id / QUADS, id % LANES, TRANSPOSE_B);
-  let quad = select(id % QUADS, id / LANES, TRANSPOSE_B);
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) index: u32) {
+  let lane = select(index / QUADS, index % LANES, TRANSPOSE_B);
+  let quad = select(index % QUADS, index / LANES, TRANSPOSE_B);
   let column = (group.x * QUADS + quad) * 4;
 
-  prepare(id);
+  // only if NORMALIZE
+  let norm = statistics(index);
   var sum = vec4f();
-  for (var k4 = lane; k4 < shape.K / 4; k4 += LANES) {
-    let ak = operand(k4);
+  for (var k4 = lane; k4 < sizes.K / 4; k4 += LANES) {
+    var a4 = vec4f(a[sizes.aStart + k4]);
+    // only if NORMALIZE
+    a4 = (a4 - norm.x) * norm.y * normWeight[k4] + normBias[k4];
     // unroll
     for (var i = 0u; i < 4u; i++) {
       if (TRANSPOSE_B) {
-        let row = min(column + i, shape.N - 1);
-        sum[i] += dot(ak, vec4f(b[row * shape.bStride + k4]));
+        let row = min(column + i, sizes.N - 1);
+        sum[i] += dot(a4, vec4f(b[row * sizes.bStride + k4]));
       } else {
-        let columns = min(column, shape.N - 1) / 4;
-        sum += ak[i] * vec4f(b[(4 * k4 + i) * shape.bStride + columns]);
+        let columns = min(column, sizes.N - 1) / 4;
+        sum += a4[i] * vec4f(b[(4 * k4 + i) * sizes.bStride + columns]);
       }
     }
   }
 
-  // by fours, as every barrier takes its time
+  // four at a time, as every barrier takes time
   let place = lane * QUADS + quad;
   sums[place] = sum;
   for (var left = LANES; left > 1; ) {
@@ -60,6 +115,6 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) id
   if (lane != 0) { return; }
   // unroll
   for (var i = 0u; i < 4u; i++) {
-    if (column + i < shape.N) { store(0, column + i, sum[i]); }
+    if (column + i < sizes.N) { store(0, column + i, sum[i]); }
   }
 }

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import * as reference from "../../kernels/gelu/reference.ts";
+import * as reference from "../../kernels/matmul/reference.ts";
 import { matmul } from "../../kernels/matmul/matmul.ts";
 import { Program } from "../../kernels/program.ts";
 import {
