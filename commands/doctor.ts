@@ -1,6 +1,6 @@
 import { command, output, run } from "./command.ts";
-import { resolvePrecision } from "../generate/load.ts";
 import { type Device, openDevice } from "../kernels/device.ts";
+import { resolvePrecision } from "../model/precision.ts";
 import { choosePreset } from "../train/train.ts";
 
 /** `doctor`: what this machine offers, and what to do about what is missing. */

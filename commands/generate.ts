@@ -2,6 +2,7 @@ import { Option } from "@commander-js/extra-typings";
 import { command, output, realNumber, run, wholeNumber } from "./command.ts";
 import { openDevice } from "../kernels/device.ts";
 import { validateSampler } from "../kernels/sample/sample.ts";
+import { resolvePrecision } from "../model/precision.ts";
 import {
   type BatchPiece,
   DEFAULT_SAMPLER,
@@ -10,7 +11,7 @@ import {
 } from "../generate/generate.ts";
 import { BASE_HELP, findNamedModel } from "./named_model.ts";
 import { freeMemory, textsAtOnce } from "../generate/limits.ts";
-import { loadSource, resolvePrecision } from "../generate/load.ts";
+import { loadSource } from "../generate/load.ts";
 
 /** Most stories of one command: all of them take memory from its start. */
 const MOST_SAMPLES = 1_000_000;

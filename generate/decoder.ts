@@ -1,7 +1,3 @@
-import { attentionDecode } from "../kernels/attention/decode.ts";
-import { embeddingDecode } from "../kernels/embedding/decode.ts";
-import { layernormForward } from "../kernels/layernorm/layernorm.ts";
-import type { MatmulOptions } from "../kernels/matmul/matmul.ts";
 import { Program } from "../kernels/program.ts";
 import { sample, type SamplerOptions } from "../kernels/sample/sample.ts";
 import {
@@ -13,15 +9,15 @@ import {
   upload,
   viewTensor,
 } from "../kernels/tensor.ts";
-import { logitsColumns } from "../model/activations.ts";
-import { attentionOf, innerWidthOf } from "../model/config.ts";
-import { type Gpt, headOf, masterOf } from "../model/gpt.ts";
+import { createActivations, logitsColumns } from "../model/activations.ts";
+import { innerWidthOf } from "../model/config.ts";
+import { forward } from "../model/forward_backward.ts";
+import { type Gpt, headOf } from "../model/gpt.ts";
 import { headLogits } from "../model/head.ts";
-import { linearLayerForward } from "../model/linear.ts";
 import { dtypesOf } from "../model/precision.ts";
 
-/** Texts that a model continues side by side, with the keys and values of what it has read of them. */
-export interface Decoder {
+/** Texts that a model continues side by side, with the keys and values of the tokens that it has read. */
+export interface Decoder extends Disposable {
   /**
    * Draws the next tokens of every text and reads them back, all at once.
    *
@@ -68,8 +64,8 @@ export function windowStart(length: number, contextLength: number): number {
 const MOST_TEXTS = 256;
 
 /**
- * How many texts of so many tokens a decoder takes: as many as have tokens, keys, values, logits and
- * activations no larger than one binding. That bounds memory by a limit of the device itself.
+ * Texts of `length` tokens that a decoder holds at most: so many that their tokens, keys, values, logits and
+ * activations each fit into one binding. That bounds memory by a limit of the device itself.
  */
 export function mostTexts(
   { device, config, precision }: Pick<Gpt, "device" | "config" | "precision">,
@@ -85,7 +81,7 @@ export function mostTexts(
   return Math.max(1, Math.min(MOST_TEXTS, fitting));
 }
 
-/** Tokens of a text that are read in one pass where they are known already. */
+/** Tokens of each text that one pass reads if they are known already. */
 const KNOWN_TOKENS = { gpu: 64, cpu: 16 };
 
 /** Tokens that are drawn in one submit: the device begins while the next are still being encoded. */
@@ -104,8 +100,8 @@ interface Text {
 /**
  * Allocates texts and caches, and records two passes: one reads the last token of every text, draws the
  * next and appends it; the other reads several tokens that are known, a prompt or the half context that
- * stays when the window moves, and draws nothing. Nothing comes back to the host but drawn tokens: how
- * long texts are and where their windows begin it knows without looking.
+ * stays when the window moves, and draws nothing. Only drawn tokens come back to the host: how long texts
+ * are and where their windows begin it knows without looking.
  *
  * @throws {RangeError} if a text is empty or has a token that is not of the vocabulary, or if an option
  * of the sampler is out of range.
@@ -115,7 +111,7 @@ export function createDecoder(
   { texts, seeds, maxNewTokens, sampler }: DecoderOptions,
 ): Decoder {
   const { device, config, precision } = model;
-  const { vocabularySize: V, contextLength: L, width: C, layers, heads: NH } = config;
+  const { vocabularySize: V, contextLength: maxT, width: C, layers, heads: NH } = config;
   const { matrix } = dtypesOf(precision);
   for (const text of texts) {
     const unknown = text.find((id) => !Number.isInteger(id) || id < 0 || id >= V);
@@ -128,19 +124,19 @@ export function createDecoder(
   const longest = texts.reduce((most, { length }) => Math.max(most, length), 0);
   const B = texts.length, N = longest + maxNewTokens;
 
-  const owned: Tensor[] = [];
-  const make = (name: string, shape: number[], dtype: DType) => {
-    const created = createTensor(device, name, { shape, dtype });
-    owned.push(created);
-    return created;
-  };
+  const owned = new DisposableStack();
+  const make = (name: string, shape: number[], dtype: DType) =>
+    owned.adopt(createTensor(device, name, { shape, dtype }), ({ buffer }) => buffer.destroy());
   const tokens = make("tokens", [B, N], "u32");
   const cursors = make("cursors", [B, 2], "u32"); // next token to read, token at position 0
-  const cacheShape = [B, NH, Math.min(L, N), C / NH];
-  const caches = Array.from({ length: layers }, (_, i) => ({
-    keys: make(`keys ${i}`, cacheShape, matrix),
-    values: make(`values ${i}`, cacheShape, matrix),
-  }));
+  const cacheShape = [B, NH, Math.min(maxT, N), C / NH];
+  const cache = {
+    cursors,
+    layers: Array.from({ length: layers }, (_, i) => ({
+      keys: make(`keys ${i}`, cacheShape, matrix),
+      values: make(`values ${i}`, cacheShape, matrix),
+    })),
+  };
   const seedOf = make("seeds", [B], "u32");
   const logits = make("logits", [B, logitsColumns(config)], "f32");
   upload(device, seedOf, seeds);
@@ -150,47 +146,50 @@ export function createDecoder(
     upload(device, partOf(b, { first: 0, count: text.length }), text);
   });
 
-  const blocks = (program: Program, S: number) =>
-    recordBlocks(program, model, { tokens, cursors, caches, make }, B * S);
-  const drawing = new Program(device);
-  const { x, ...last } = blocks(drawing, 1);
-  headLogits(drawing, { x, weight: headOf(model) }, { logits }, last);
+  /** Records the pass over the next `count` tokens of every text. */
+  const recordPass = (count: number) => {
+    const program = owned.use(new Program(device));
+    const batch = { batchSize: B, sequenceLength: count };
+    const activations = owned.use(
+      createActivations(device, config, { batch, precision, purpose: "generation" }),
+    );
+    return { program, output: forward(program, model, { tokens, cache }, activations) };
+  };
+  const { program: drawing, output: { x, ...norm } } = recordPass(1);
+  headLogits(drawing, { x, weight: headOf(model) }, { logits }, norm);
   sample(drawing, { logits, seeds: seedOf }, { tokens, cursors }, {
     ...sampler,
     vocabularySize: V,
   });
-  const S = KNOWN_TOKENS[device.isCpu ? "cpu" : "gpu"];
-  const recordReading = () => {
-    const program = new Program(device);
-    blocks(program, S);
-    return program;
-  };
+  const knownTokens = KNOWN_TOKENS[device.isCpu ? "cpu" : "gpu"];
   // needed when a text has more than one token to read
-  let reading = texts.some(({ length }) => length > 1) ? recordReading() : undefined;
+  let reading = texts.some(({ length }) => length > 1)
+    ? recordPass(knownTokens).program
+    : undefined;
 
   const state = texts.map(({ length }): Text => ({ length, start: 0, read: 0 }));
   const moveCursors = () =>
     upload(device, cursors, state.flatMap(({ read, start }) => [read, start]));
   const moveWindows = () => {
     for (const text of state) {
-      const start = windowStart(text.length, L);
+      const start = windowStart(text.length, maxT);
       if (start !== text.start) text.read = text.start = start;
     }
   };
   const readKnown = () => {
     while (state.some(({ read, length }) => read < length - 1)) {
-      reading ??= recordReading();
+      reading ??= recordPass(knownTokens).program;
       moveCursors();
       reading.run();
-      for (const text of state) text.read = Math.min(text.read + S, text.length - 1);
+      for (const text of state) text.read = Math.min(text.read + knownTokens, text.length - 1);
     }
   };
   const draw = (most: number) => {
     const count = state.reduce( // until a window moves
-      (least, { start, length }) => Math.min(least, start + L + 1 - length),
+      (least, { start, length }) => Math.min(least, start + maxT + 1 - length),
       Math.min(most, SUBMIT_TOKENS),
     );
-    moveCursors(); // which from here to the end of the submit the sampler moves on
+    moveCursors(); // from here to the end of the submit the sampler moves them
     drawing.run({ repeats: count });
     for (const text of state) {
       text.length += count;
@@ -198,6 +197,7 @@ export function createDecoder(
     }
     return count;
   };
+  const destroy = () => owned.dispose();
   return {
     logits,
     pass: drawing,
@@ -216,87 +216,7 @@ export function createDecoder(
       const drawn = state.map(({ length }, b) => partOf(b, { first: length - count, count }));
       return await download(device, ...drawn) as Uint32Array[];
     },
-    destroy() {
-      drawing.destroy();
-      reading?.destroy();
-      for (const { buffer } of owned) buffer.destroy();
-    },
+    destroy,
+    [Symbol.dispose]: destroy,
   };
-}
-
-/** What the passes of a decoder share. */
-interface Shared {
-  /** u32 [B,N] */
-  tokens: Tensor;
-  /** u32 [B,2] */
-  cursors: Tensor;
-  /** [B,NH,L,HS] for each layer. */
-  caches: readonly { keys: Tensor; values: Tensor }[];
-  /** Makes a tensor that the decoder frees. */
-  make(name: string, shape: number[], dtype: DType): Tensor;
-}
-
-/**
- * Records the pass of `rows` tokens, as many of every text, and returns what the head reads: the output of
- * the last layer-norm, or its input and how to normalise it, [rows,C]. Keys and values join the caches.
- */
-function recordBlocks(
-  program: Program,
-  model: Gpt,
-  { tokens, cursors, caches, make }: Shared,
-  rows: number,
-): Operand {
-  const { config, precision } = model;
-  const { width: C, lora } = config, F = innerWidthOf(config);
-  const { matrix, stream, statistic } = dtypesOf(precision);
-  const row = (name: string, columns: number) => make(name, [rows, columns], matrix);
-  const x = make("x", [rows, C], stream), middle = make("middle", [rows, C], stream);
-  const ln = row("ln", C), statistics = make("statistics", [rows, 2], statistic);
-  const qkv = row("qkv", 3 * C), attention = row("attention", C), projected = row("projected", C);
-  const hidden = row("hidden", F), gelu = row("gelu", F);
-  const low = lora && row("low", lora.rank);
-
-  const vector = (name: string) => masterOf(model, name);
-  // A GPU does one row's product sooner than it starts another launch: layer-norms become part of the
-  // products that read them, which takes vectors of four, and blocks add to the stream themselves.
-  const within = rows === 1 && !program.device.isCpu && F % 4 === 0;
-  let sum = x, next = middle; // the stream, and where it goes on
-  let given: Tensor | undefined; // what a block gives to it
-  const normalized = (name: string): Operand => {
-    const norm = { weight: vector(`${name}.weight`), bias: vector(`${name}.bias`) };
-    if (within) return { x, normalize: norm };
-    if (given) {
-      const outputs = { y: ln, statistics, sum: next };
-      layernormForward(program, { x: sum, z: given, ...norm }, outputs);
-      [sum, next] = [next, sum];
-    } else {
-      layernormForward(program, { x: sum, ...norm }, { y: ln, statistics });
-    }
-    return { x: ln };
-  };
-  const linear = (name: string, { x, ...options }: Operand, y: Tensor, activated?: Tensor) => {
-    const outputs = { y, ...(activated ? { activated } : {}), low: () => low! };
-    linearLayerForward(program, model, name, { x }, outputs, options);
-  };
-  const give = (name: string, from: Tensor) => {
-    if (within) return linear(name, { x: from, accumulate: true }, x);
-    linear(name, { x: from }, projected);
-    given = projected;
-  };
-
-  const wte = vector("wte.weight"), wpe = vector("wpe.weight");
-  embeddingDecode(program, { tokens, cursors, wte, wpe }, { y: x });
-  caches.forEach((cache, i) => {
-    linear(`h.${i}.attn.c_attn`, normalized(`h.${i}.ln_1`), qkv);
-    attentionDecode(program, { qkv, cursors }, { ...cache, y: attention }, attentionOf(config, i));
-    give(`h.${i}.attn.c_proj`, attention);
-    linear(`h.${i}.mlp.c_fc`, normalized(`h.${i}.ln_2`), hidden, gelu);
-    give(`h.${i}.mlp.c_proj`, gelu);
-  });
-  return normalized("ln_f");
-}
-
-/** What a product reads, and how. */
-interface Operand extends Pick<MatmulOptions, "accumulate" | "normalize"> {
-  x: Tensor;
 }

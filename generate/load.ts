@@ -4,7 +4,7 @@ import type { Device } from "../kernels/device.ts";
 import { CheckpointError, newestCheckpoint, verifyCheckpoint } from "../model/files/checkpoint.ts";
 import { createGpt, type Gpt } from "../model/gpt.ts";
 import { countParameters } from "../model/parameters.ts";
-import type { Precision } from "../model/precision.ts";
+import { type Precision, resolvePrecision } from "../model/precision.ts";
 import { misfitOf, shortageOf } from "./limits.ts";
 import {
   fillModel,
@@ -34,12 +34,6 @@ export interface LoadOptions extends FindModelOptions {
   precision?: Precision | "auto";
   /** Is called with a sentence about each damaged checkpoint that was passed over. */
   onWarning?: ((sentence: string) => void) | undefined;
-}
-
-/** The precision that `auto` stands for on a device: f16 on a GPU with `shader-f16`. */
-export function resolvePrecision(device: Device, precision: Precision | "auto"): Precision {
-  if (precision !== "auto") return precision;
-  return device.features.has("shader-f16") && !device.isCpu ? "f16" : "f32";
 }
 
 /**

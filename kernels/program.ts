@@ -90,7 +90,7 @@ interface Step {
 }
 
 /** A list of kernel launches, recorded once and replayed every step. */
-export class Program {
+export class Program implements Disposable {
   /** The device on which the program runs. */
   readonly device: Device;
   readonly #steps: Step[] = [];

@@ -12,15 +12,27 @@ export interface BatchShape {
   readonly sequenceLength: number;
 }
 
+/** What a forward pass is for: it decides which activations exist, and for how long. */
+export type Purpose = "training" | "evaluation" | "generation";
+
+/** Activations that a purpose needs. */
+const NEEDED = {
+  generation: ["forward"],
+  evaluation: ["forward", "loss"],
+  training: ["forward", "loss", "training"],
+} as const;
+
 /** One activation: a row of the table. */
 interface ActivationSpec {
   readonly name: string;
   readonly shape: readonly number[];
   readonly role: keyof DTypes;
-  /** When it is needed: `forward` always, `kept` until the backward pass, `backward` only there. */
-  readonly needed: "forward" | "kept" | "backward";
-  /** One a layer, or one that all layers share. */
+  /** Which passes need it: all, those that compute a loss over whole sequences, or training alone. */
+  readonly needed: "forward" | "loss" | "training";
+  /** Whether each layer has one, or all layers share one. */
   readonly perLayer: boolean;
+  /** The activation whose buffer it shares if there is no backward pass: its own name by default. */
+  readonly shares?: string;
 }
 
 /**
@@ -62,53 +74,58 @@ function activationTable(
 ): ActivationSpec[] {
   const { width: C, heads: NH, lora } = config, F = innerWidthOf(config);
   const M = B * T;
-  const adapted = adaptersOf(config).filter(({ layer }) => layer === 0);
   const row = (
     name: string,
     shape: readonly number[],
     role: keyof DTypes,
     needed: ActivationSpec["needed"],
-    perLayer = false,
-  ): ActivationSpec => ({ name, shape, role, needed, perLayer });
+  ): ActivationSpec => ({ name, shape, role, needed, perLayer: false });
+  const layerRow = (
+    name: string,
+    shape: readonly number[],
+    role: keyof DTypes,
+    { needed = "forward", shares = name }: Partial<ActivationSpec> = {},
+  ): ActivationSpec => ({ name, shape, role, needed, perLayer: true, shares });
+  const adapted = adaptersOf(config).filter(({ layer }) => layer === 0);
   return [
-    row("embedded", [M, C], "stream", "forward"),
-    row("x", [M, C], "stream", "kept"), // what enters the first block
-    row("ln1", [M, C], "matrix", "kept", true),
-    row("ln1.statistics", [M, 2], "statistic", "kept", true),
-    row("qkv", [M, 3 * C], "matrix", "kept", true),
-    row("attention", [M, C], "matrix", "kept", true),
-    row("attention.logSumExp", [B, NH, T], "statistic", "kept", true),
-    row("projected", [M, C], "matrix", "forward"), // what a block adds to the stream
-    row("middle", [M, C], "stream", "kept", true), // x after attention
-    row("ln2", [M, C], "matrix", "kept", true),
-    row("ln2.statistics", [M, 2], "statistic", "kept", true),
-    row("hidden", [M, F], "matrix", "kept", true),
-    row("gelu", [M, F], "matrix", "kept", true),
-    row("out", [M, C], "stream", "kept", true), // x after the MLP
-    // what an adapter makes of its input
+    row("embedded", [M, C], "stream", "training"), // before dropout
+    row("x", [M, C], "stream", "forward"), // residual stream before the first block
+    layerRow("ln1", [M, C], "matrix"),
+    layerRow("ln1.statistics", [M, 2], "statistic"),
+    layerRow("qkv", [M, 3 * C], "matrix"),
+    layerRow("attention", [M, C], "matrix"),
+    layerRow("attention.logSumExp", [B, NH, T], "statistic", { needed: "loss" }),
+    row("projected", [M, C], "matrix", "forward"), // what is added to the stream next
+    layerRow("middle", [M, C], "stream"), // residual stream after attention
+    layerRow("ln2", [M, C], "matrix", { shares: "ln1" }),
+    layerRow("ln2.statistics", [M, 2], "statistic", { shares: "ln1.statistics" }),
+    layerRow("hidden", [M, F], "matrix"),
+    layerRow("gelu", [M, F], "matrix"),
+    layerRow("out", [M, C], "stream", { shares: "x" }), // residual stream after the MLP
+    // x · Aᵀ of each adapter
     ...adapted.map(({ module }) =>
-      row(`${module.name} low`, [M, lora!.rank], "matrix", "kept", true)
+      layerRow(`${module.name} low`, [M, lora!.rank], "matrix", { shares: "low" })
     ),
-    row("lnf", [M, C], "matrix", "kept"),
-    row("lnf.statistics", [M, 2], "statistic", "kept"),
-    row("logits", [R, logitsColumns(config)], "matrix", "forward"), // and then dlogits, in place
-    row("losses", [M], "statistic", "forward"),
+    { ...row("lnf", [M, C], "matrix", "forward"), shares: "ln1" },
+    { ...row("lnf.statistics", [M, 2], "statistic", "forward"), shares: "ln1.statistics" },
+    row("logits", [R, logitsColumns(config)], "matrix", "loss"), // and then dlogits, in place
+    row("losses", [M], "statistic", "loss"),
 
-    row("dx", [M, C], "stream", "backward"), // gradient of the residual stream
-    row("dprojected", [M, C], "matrix", "backward"),
-    row("dln", [M, C], "matrix", "backward"),
-    row("dhidden", [M, F], "matrix", "backward"),
-    row("dattention", [M, C], "matrix", "backward"),
-    row("dqkv", [M, 3 * C], "matrix", "backward"),
-    row("attention.delta", [B, NH, T], "statistic", "backward"),
-    row("dembedded", [M, C], "stream", "backward"),
-    ...(lora ? [row("dlow", [M, lora.rank], "matrix", "backward")] : []),
+    row("dx", [M, C], "stream", "training"), // gradient of the residual stream
+    row("dprojected", [M, C], "matrix", "training"),
+    row("dln", [M, C], "matrix", "training"),
+    row("dhidden", [M, F], "matrix", "training"),
+    row("dattention", [M, C], "matrix", "training"),
+    row("dqkv", [M, 3 * C], "matrix", "training"),
+    row("attention.delta", [B, NH, T], "statistic", "training"),
+    row("dembedded", [M, C], "stream", "training"),
+    ...(lora ? [row("dlow", [M, lora.rank], "matrix", "training")] : []),
   ];
 }
 
 /** Tensors of a forward pass and, for training, of the backward pass. */
-export interface Activations extends BatchShape {
-  /** The tensor of this name, in this layer where there is one a layer. */
+export interface Activations extends BatchShape, Disposable {
+  /** The tensor of this name, of this layer if each layer has one. */
   at(name: string, layer?: number): Tensor;
   /** Bytes of all tensors together. */
   readonly bytes: number;
@@ -119,49 +136,57 @@ export interface Activations extends BatchShape {
 /**
  * Allocates the activations of one batch shape.
  *
- * For inference (`training: false`) nothing is kept for a backward pass: the layers share one set. So do the
- * layers before `firstLayer`, at which the backward pass ends.
+ * Training keeps the activations of every layer from `firstLayer` on, at which the backward pass ends; the
+ * layers before it share two sets, as each reads the residual stream that the one before wrote. Without a
+ * backward pass all layers share one set.
  */
 export function createActivations(
   device: Device,
   config: GptConfig,
-  { batch, precision, training, firstLayer = 0 }: {
+  { batch, precision, purpose, firstLayer = 0 }: {
     batch: BatchShape;
     precision: Precision;
-    training: boolean;
+    purpose: Purpose;
     firstLayer?: number;
   },
 ): Activations {
-  // without a backward pass two sets do for all layers: a block reads one stream, writes the other
-  const setOf = (layer: number) => training && layer >= firstLayer ? layer : layer % 2;
   const dtypes = dtypesOf(precision);
   const rows = batch.batchSize * batch.sequenceLength;
   const R = logitsRows(device, config, { rows, dtype: dtypes.matrix });
+  const needed: readonly string[] = NEEDED[purpose];
+  const table = new Map(
+    activationTable(config, batch, R)
+      .filter((spec) => needed.includes(spec.needed))
+      .map((spec) => [spec.name, spec]),
+  );
+  const keyOf = ({ name, perLayer, shares = name }: ActivationSpec, layer: number) => {
+    if (purpose !== "training") return shares;
+    return perLayer ? `${name} ${layer >= firstLayer ? layer : layer % 2}` : name;
+  };
   const tensors = new Map<string, Tensor>();
-  let bytes = 0;
-  for (const { name, shape, role, needed, perLayer } of activationTable(config, batch, R)) {
-    if (needed === "backward" && !training) continue;
-    const sets = perLayer
-      ? new Set(Array.from({ length: config.layers }, (_, i) => setOf(i)))
-      : [0];
-    for (const set of sets) {
-      const key = perLayer ? `${name} ${set}` : name;
-      const tensor = createTensor(device, key, { shape, dtype: dtypes[role] });
-      tensors.set(key, tensor);
-      bytes += tensor.buffer.size;
+  for (const spec of table.values()) {
+    for (let layer = 0; layer < (spec.perLayer ? config.layers : 1); layer++) {
+      const key = keyOf(spec, layer), { shape, role } = spec;
+      if (tensors.has(key)) continue;
+      tensors.set(key, createTensor(device, key, { shape, dtype: dtypes[role] }));
     }
   }
+  const destroy = () => {
+    for (const { buffer } of tensors.values()) buffer.destroy();
+  };
   return {
     ...batch,
-    bytes,
-    at(name, layer) {
-      const key = layer === undefined ? name : `${name} ${setOf(layer)}`;
-      const tensor = tensors.get(key);
-      if (!tensor) throw new RangeError(`Cannot find the activation "${key}"`);
+    bytes: tensors.values().reduce((sum, { buffer }) => sum + buffer.size, 0),
+    at(name, layer = 0) {
+      const spec = table.get(name), tensor = spec && tensors.get(keyOf(spec, layer));
+      if (!tensor) {
+        throw new RangeError(
+          `Cannot find the activation "${name}" of layer ${layer} for ${purpose}`,
+        );
+      }
       return tensor;
     },
-    destroy() {
-      for (const { buffer } of tensors.values()) buffer.destroy();
-    },
+    destroy,
+    [Symbol.dispose]: destroy,
   };
 }

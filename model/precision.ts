@@ -1,7 +1,17 @@
+import type { Device } from "../kernels/device.ts";
 import type { DType } from "../kernels/tensor.ts";
 
 /** Precision of a model: `f16` is autocast, with f32 wherever the range or the sum needs it. */
 export type Precision = "f16" | "f32";
+
+/** The precision that `auto` stands for on a device: f16 on a GPU with `shader-f16`, else f32. */
+export function resolvePrecision(
+  { features, isCpu }: Pick<Device, "features" | "isCpu">,
+  precision: Precision | "auto",
+): Precision {
+  if (precision !== "auto") return precision;
+  return features.has("shader-f16") && !isCpu ? "f16" : "f32";
+}
 
 /**
  * Element types by role, after torch.autocast's rules.

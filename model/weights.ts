@@ -3,7 +3,7 @@ import { fillNormal } from "../kernels/normal/normal.ts";
 import { Program } from "../kernels/program.ts";
 import { download, size, type Tensor, upload, viewTensor } from "../kernels/tensor.ts";
 import type { Family, GptConfig } from "./config.ts";
-import { type Gpt, masterOf } from "./model.ts";
+import { type Gpt, masterOf } from "./gpt.ts";
 import { HEAD, isMask, nameFromFile, nameInFile, storedTensors } from "./files/hugging_face.ts";
 import {
   adapterTensors,

@@ -5,7 +5,8 @@ import { Program } from "../kernels/program.ts";
 import { sumForward } from "../kernels/sum/sum.ts";
 import { createTensor, download, type Tensor, upload } from "../kernels/tensor.ts";
 import { createActivations } from "../model/activations.ts";
-import { forward, type Gpt, headOf } from "../model/gpt.ts";
+import { forward } from "../model/forward_backward.ts";
+import { type Gpt, headOf } from "../model/gpt.ts";
 import { headLossForward } from "../model/head.ts";
 
 /** How well a model predicts a text. */
@@ -109,7 +110,7 @@ export function recordEvaluation(
   const activations = createActivations(device, config, {
     batch: { batchSize: B, sequenceLength: T },
     precision,
-    training: false,
+    purpose: "evaluation",
   });
   const tokens = createTensor(device, "tokens", { shape: [B * T], dtype: "u32" });
   const targets = createTensor(device, "targets", { shape: [B * T], dtype: "u32" });

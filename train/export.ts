@@ -4,7 +4,7 @@ import type { LoadedModel } from "../generate/load.ts";
 import { type GgufValue, serializeGguf } from "../model/files/gguf.ts";
 import { oneOrAll, toHuggingFaceConfig } from "../model/files/hugging_face.ts";
 import { llamaCppContext, llamaCppTensors, llamaCppValues } from "../model/files/llama_cpp.ts";
-import type { Gpt } from "../model/model.ts";
+import type { Gpt } from "../model/gpt.ts";
 import { type SafetensorsEntry, serializeSafetensors } from "../model/files/safetensors.ts";
 import { MODEL_FILE } from "../model/files/tensor_files.ts";
 import { saveParameters } from "../model/weights.ts";

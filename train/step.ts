@@ -15,8 +15,8 @@ import {
 } from "../kernels/tensor.ts";
 import type { Batch } from "../data/tokens/batches.ts";
 import { createActivations } from "../model/activations.ts";
-import { backward, forward, type Gpt } from "../model/gpt.ts";
-import { firstTrainedBlock } from "../model/model.ts";
+import { backward, forward } from "../model/forward_backward.ts";
+import { firstTrainedBlock, type Gpt } from "../model/gpt.ts";
 
 /** What stays the same over all steps of a training. */
 export interface StepOptions {
@@ -167,7 +167,7 @@ export function createTrainStep(model: Gpt, options: StepOptions): TrainStep {
   const activations = createActivations(device, config, {
     batch: { batchSize: B, sequenceLength: T },
     precision,
-    training: true,
+    purpose: "training",
     firstLayer: firstTrainedBlock(model),
   });
 

@@ -6,7 +6,6 @@ import { loadTokenizer } from "../data/tokenizer/load.ts";
 import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
 import { misfitsOf } from "../data/tokens/vocabulary_fit.ts";
 import { KEPT_BASE } from "../generate/base.ts";
-import { resolvePrecision } from "../generate/load.ts";
 import {
   fillModel,
   findModel,
@@ -22,7 +21,7 @@ import { type GptConfig, type LoraConfig, type PresetName, PRESETS } from "../mo
 import { createGpt } from "../model/gpt.ts";
 import { defaultTargets, isAdapter } from "../model/files/lora.ts";
 import { countParameters, parameterTable } from "../model/parameters.ts";
-import type { Precision } from "../model/precision.ts";
+import { type Precision, resolvePrecision } from "../model/precision.ts";
 import { initializeParameters } from "../model/weights.ts";
 import { noteAdapters } from "./base.ts";
 import { moveAside, openRunDirectory, type RunDirectory } from "./checkpoint.ts";

@@ -1,6 +1,6 @@
 import { type GptConfig, innerWidthOf } from "../config.ts";
 import type { GgufValue } from "./gguf.ts";
-import type { Gpt } from "../model.ts";
+import type { Gpt } from "../gpt.ts";
 import { fromFloat32, type SafetensorsEntry, toFloat32 } from "./safetensors.ts";
 import { saveParameters } from "../weights.ts";
 

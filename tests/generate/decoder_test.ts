@@ -6,7 +6,8 @@ import { Program } from "../../kernels/program.ts";
 import { rankTokens } from "../../kernels/sample/reference.ts";
 import { createTensor, download, upload } from "../../kernels/tensor.ts";
 import { createActivations } from "../../model/activations.ts";
-import { createGpt, forward, type Gpt, headOf } from "../../model/gpt.ts";
+import { forward } from "../../model/forward_backward.ts";
+import { createGpt, type Gpt, headOf } from "../../model/gpt.ts";
 import { headLogits } from "../../model/head.ts";
 import type { Precision } from "../../model/precision.ts";
 import { initializeParameters } from "../../model/weights.ts";
@@ -26,7 +27,11 @@ function randomText(seed: number, length: number): number[] {
 /** Logits after every token of a text within the context, by the forward pass of training. */
 async function logitsOf(gpt: Gpt, text: readonly number[]): Promise<Float32Array[]> {
   const batch = { batchSize: 1, sequenceLength: L }, { precision } = gpt;
-  const activations = createActivations(device, CONFIG, { batch, precision, training: false });
+  const activations = createActivations(device, CONFIG, {
+    batch,
+    precision,
+    purpose: "evaluation",
+  });
   const tokens = createTensor(device, "tokens", { shape: [L], dtype: "u32" });
   const logits = createTensor(device, "logits", { shape: [L, V], dtype: "f32" });
   const padded = new Uint32Array(L); // what follows a token does not matter to it

@@ -1,5 +1,10 @@
 import assert from "node:assert/strict";
-import { createActivations, logitsColumns, logitsRows } from "../../model/activations.ts";
+import {
+  createActivations,
+  logitsColumns,
+  logitsRows,
+  type Purpose,
+} from "../../model/activations.ts";
 import { device } from "../kernels/harness.ts";
 
 Deno.test("logitsColumns() fills up whole cache lines", () => {
@@ -19,18 +24,41 @@ Deno.test("logitsRows() takes as many rows as half a GiB and a binding show, in 
   assert.equal(of(128, 77, "f32"), 77); // all there are
 });
 
-Deno.test("createActivations() keeps what a backward pass reads of each layer that has one, and two sets of the others", () => {
-  const config = { vocabularySize: 64, contextLength: 8, width: 8, layers: 5, heads: 1 };
-  const setsOf = (training: boolean, firstLayer = 0) => {
-    const activations = createActivations(device, config, {
-      ...{ batch: { batchSize: 1, sequenceLength: 8 }, precision: "f32", training, firstLayer },
-    });
+const CONFIG = { vocabularySize: 64, contextLength: 8, width: 8, layers: 5, heads: 1 };
+
+function activationsFor(purpose: Purpose, firstLayer = 0) {
+  const batch = { batchSize: 1, sequenceLength: 8 };
+  return createActivations(device, CONFIG, { batch, precision: "f32", purpose, firstLayer });
+}
+
+Deno.test("createActivations() keeps what a backward pass reads of each layer that has one", () => {
+  const setsOf = (purpose: Purpose, firstLayer?: number) => {
+    using activations = activationsFor(purpose, firstLayer);
     const tensors = [0, 1, 2, 3, 4].map((layer) => activations.at("hidden", layer));
-    const sets = tensors.map((tensor) => tensors.indexOf(tensor));
-    activations.destroy();
-    return sets;
+    return tensors.map((tensor) => tensors.indexOf(tensor));
   };
-  assert.deepEqual(setsOf(true), [0, 1, 2, 3, 4]);
-  assert.deepEqual(setsOf(true, 3), [0, 1, 0, 3, 4]);
-  assert.deepEqual(setsOf(false), [0, 1, 0, 1, 0]);
+  assert.deepEqual(setsOf("training"), [0, 1, 2, 3, 4]);
+  assert.deepEqual(setsOf("training", 3), [0, 1, 0, 3, 4]); // one is read while the other is written
+  assert.deepEqual(setsOf("evaluation"), [0, 0, 0, 0, 0]);
+  assert.deepEqual(setsOf("generation"), [0, 0, 0, 0, 0]);
+});
+
+Deno.test("createActivations() shares buffers, and leaves out what the purpose does not need", () => {
+  using generation = activationsFor("generation");
+  const { at } = generation;
+  assert.equal(at("out", 3), at("x"));
+  assert.notEqual(at("middle", 3), at("x"));
+  assert.equal(at("lnf"), at("ln1", 1));
+  assert.equal(at("ln2.statistics", 2), at("lnf.statistics"));
+  // x, middle, ln, projected, attention; qkv; hidden, gelu; statistics: f32
+  assert.equal(generation.bytes, 4 * 8 * (5 * 8 + 3 * 8 + 2 * 4 * 8 + 2));
+  assert.throws(() => at("losses"), {
+    name: "RangeError",
+    message: 'Cannot find the activation "losses" of layer 0 for generation',
+  });
+  using evaluation = activationsFor("evaluation");
+  assert.ok(evaluation.at("losses") && evaluation.at("attention.logSumExp", 1));
+  assert.throws(() => evaluation.at("dx"), RangeError);
+  using training = activationsFor("training");
+  assert.notEqual(training.at("lnf"), training.at("ln1", 1));
 });

@@ -7,7 +7,8 @@ import { Program } from "../../kernels/program.ts";
 import { createTensor, download, upload } from "../../kernels/tensor.ts";
 import { createActivations } from "../../model/activations.ts";
 import type { GptConfig } from "../../model/config.ts";
-import { createGpt, forward, type Gpt, headOf } from "../../model/gpt.ts";
+import { forward } from "../../model/forward_backward.ts";
+import { createGpt, type Gpt, headOf } from "../../model/gpt.ts";
 import { headLogits } from "../../model/head.ts";
 import { parseHuggingFaceConfig, toHuggingFaceConfig } from "../../model/files/hugging_face.ts";
 import { isAdapter, nameInAdapterFile } from "../../model/files/lora.ts";
@@ -80,7 +81,7 @@ function load(
 async function logitsOf(gpt: Gpt, tokens: Uint32Array, T: number): Promise<Float32Array> {
   const { config, precision, device: on } = gpt, M = tokens.length, V = config.vocabularySize;
   const batch = { batchSize: M / T, sequenceLength: T };
-  const activations = createActivations(on, config, { batch, precision, training: false });
+  const activations = createActivations(on, config, { batch, precision, purpose: "evaluation" });
   const input = createTensor(on, "tokens", { shape: [M], dtype: "u32" });
   upload(on, input, tokens);
   const logits = createTensor(on, "logits", { shape: [M, V], dtype: "f32" });

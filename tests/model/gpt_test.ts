@@ -7,7 +7,8 @@ import { dryDevice } from "../../kernels/dry_device.ts";
 import { Program } from "../../kernels/program.ts";
 import { createTensor, download, upload } from "../../kernels/tensor.ts";
 import { createActivations } from "../../model/activations.ts";
-import { createGpt, forward, type Gpt, headOf, masterOf } from "../../model/gpt.ts";
+import { forward } from "../../model/forward_backward.ts";
+import { createGpt, type Gpt, headOf, masterOf } from "../../model/gpt.ts";
 import { headLogits, headLossForward } from "../../model/head.ts";
 import { parameterTable } from "../../model/parameters.ts";
 import type { Precision } from "../../model/precision.ts";
@@ -138,7 +139,7 @@ async function goldenLogits(
 ): Promise<Float32Array> {
   const gpt = goldenModel(on, precision), rows = batchSize * T;
   const batch = { batchSize, sequenceLength: T };
-  const activations = createActivations(on, config, { batch, precision, training: false });
+  const activations = createActivations(on, config, { batch, precision, purpose: "evaluation" });
   const tokens = createTensor(on, "tokens", { shape: [rows], dtype: "u32" });
   upload(on, tokens, integers("tokens").subarray(0, rows));
   const logits = createTensor(on, "logits", { shape: [rows, V], dtype: precision });

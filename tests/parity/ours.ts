@@ -7,7 +7,8 @@ import { Program } from "../../kernels/program.ts";
 import { createTensor, download, upload } from "../../kernels/tensor.ts";
 import { createActivations } from "../../model/activations.ts";
 import type { GptConfig } from "../../model/config.ts";
-import { createGpt, forward, type Gpt, headOf } from "../../model/gpt.ts";
+import { forward } from "../../model/forward_backward.ts";
+import { createGpt, type Gpt, headOf } from "../../model/gpt.ts";
 import { headLogits } from "../../model/head.ts";
 import { toHuggingFaceConfig } from "../../model/files/hugging_face.ts";
 import { serializeSafetensors } from "../../model/files/safetensors.ts";
@@ -40,7 +41,11 @@ const device = await openDevice();
 async function logitsOf(gpt: Gpt, texts: number[][]): Promise<Float32Array> {
   const { config, precision } = gpt, tokens = Uint32Array.from(texts.flat());
   const batch = { batchSize: texts.length, sequenceLength: texts[0]!.length };
-  const activations = createActivations(device, config, { batch, precision, training: false });
+  const activations = createActivations(device, config, {
+    batch,
+    precision,
+    purpose: "evaluation",
+  });
   const input = createTensor(device, "tokens", { shape: [tokens.length], dtype: "u32" });
   const logits = createTensor(device, "logits", {
     shape: [tokens.length, config.vocabularySize],

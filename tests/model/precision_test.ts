@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { resolvePrecision } from "../../generate/load.ts";
+import { resolvePrecision } from "../../model/precision.ts";
 import { device } from "../kernels/harness.ts";
 
 Deno.test("resolvePrecision() takes f16 on a GPU that has it, and what is asked for", () => {

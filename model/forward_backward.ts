@@ -1,0 +1,300 @@
+import type { Arena } from "../kernels/arena.ts";
+import { attentionBackward, attentionForward } from "../kernels/attention/attention.ts";
+import { attentionDecode } from "../kernels/attention/decode.ts";
+import { dropoutBackward, dropoutForward } from "../kernels/dropout/dropout.ts";
+import { embeddingDecode } from "../kernels/embedding/decode.ts";
+import { embeddingBackward, embeddingForward } from "../kernels/embedding/embedding.ts";
+import { layernormBackward, layernormForward } from "../kernels/layernorm/layernorm.ts";
+import type { MatmulOptions } from "../kernels/matmul/matmul.ts";
+import { fillNormal } from "../kernels/normal/normal.ts";
+import type { Program } from "../kernels/program.ts";
+import type { Tensor } from "../kernels/tensor.ts";
+import type { Activations } from "./activations.ts";
+import { attentionOf, innerWidthOf } from "./config.ts";
+import { firstTrainedBlock, type Gpt, headName, headOf, masterOf } from "./gpt.ts";
+import { headLossBackward } from "./head.ts";
+import { linearLayerBackward, linearLayerForward } from "./linear.ts";
+
+/**
+ * The architecture, once: training, evaluation and generation record the same `forward()`, and `backward()`
+ * is its list read from the bottom up.
+ *
+ * @module
+ */
+
+/** What a forward pass reads. */
+export interface ForwardInputs {
+  /** u32 [B·T]: whole sequences; with a cache u32 [B,N], the tokens of each text. */
+  tokens: Tensor;
+  /** u32 [seed, counter] of dropout; not needed when the rate is 0. */
+  random?: Tensor;
+  /** Makes this the pass over the next T tokens of each text, whose earlier tokens are not read again. */
+  cache?: KeyValueCache;
+}
+
+/** The keys and values of the tokens that have been read, and where each text continues. */
+export interface KeyValueCache {
+  /** u32 [B,2]: of each text the index of the next token to read, and of the token at position 0. */
+  readonly cursors: Tensor;
+  /** Of each layer, [B,NH,≤maxT,HS], of the type of matrix products. */
+  readonly layers: readonly { readonly keys: Tensor; readonly values: Tensor }[];
+}
+
+/** A tensor as a matrix product reads it: layer-normalised first if `normalize` is given. */
+export interface Operand extends Pick<MatmulOptions, "normalize"> {
+  readonly x: Tensor;
+}
+
+/** Dropout sites, so that no two draw the same random numbers. */
+const SITE = {
+  embedding: 0,
+  attention: (layer: number) => 3 * layer + 1,
+  projection: (layer: number) => 3 * layer + 2,
+  mlp: (layer: number) => 3 * layer + 3,
+};
+
+/** A layer-norm of the network, and the addition to the residual stream before it. */
+interface Norm {
+  /** Name of its parameters, such as `h.0.ln_1`. */
+  readonly name: string;
+  readonly weight: Tensor;
+  readonly bias: Tensor;
+  /** The residual stream that it normalises: the sum, if something is added before it. */
+  readonly x: Tensor;
+  readonly y: Tensor;
+  readonly statistics: Tensor;
+  /** Site of the dropout of what is added; nothing is added before the first norm. */
+  readonly site: number;
+}
+
+/** All layer-norms in order: that before block 0, then in each block that after attention and after the MLP. */
+function normsOf(model: Gpt, { at }: Activations): Norm[] {
+  const { layers } = model.config;
+  const norm = (name: string, x: Tensor, y: [string, number?], site = SITE.embedding): Norm => ({
+    name,
+    weight: masterOf(model, `${name}.weight`),
+    bias: masterOf(model, `${name}.bias`),
+    x,
+    y: at(...y),
+    statistics: at(`${y[0]}.statistics`, y[1]),
+    site,
+  });
+  const norms = [norm("h.0.ln_1", at("x"), ["ln1", 0])];
+  for (let i = 0; i < layers; i++) {
+    norms.push(norm(`h.${i}.ln_2`, at("middle", i), ["ln2", i], SITE.projection(i)));
+    norms.push(
+      i + 1 < layers
+        ? norm(`h.${i + 1}.ln_1`, at("out", i), ["ln1", i + 1], SITE.mlp(i))
+        : norm("ln_f", at("out", i), ["lnf"], SITE.mlp(i)),
+    );
+  }
+  return norms;
+}
+
+/**
+ * Records the forward pass, from tokens to the last layer-norm, and returns what the head reads, [M,C].
+ *
+ * The head is left to `headLogits()`, `headLossForward()` or `backward()`; without a cache its input is the
+ * activation `lnf`. With a cache, the keys and values of the tokens join it.
+ */
+export function forward(
+  program: Program,
+  model: Gpt,
+  { tokens, random, cache }: ForwardInputs,
+  activations: Activations,
+  { dropout: rate = 0 }: { dropout?: number } = {},
+): Operand {
+  const { at, batchSize: B, sequenceLength: T } = activations;
+  const { config } = model, { layers, heads } = config;
+  const noise = random ? { random } : {};
+  const wte = masterOf(model, "wte.weight"), wpe = masterOf(model, "wpe.weight");
+  const norms = normsOf(model, activations);
+  // A GPU computes one row's product sooner than it starts another launch: layer-norms become part of the
+  // products that read them, which takes vectors of four, and products add to the stream themselves.
+  const fused = cache !== undefined && B * T === 1 && !program.device.isCpu &&
+    innerWidthOf(config) % 4 === 0;
+
+  const linear = (
+    name: string,
+    { x, ...options }: Operand & Pick<MatmulOptions, "accumulate">,
+    y: Tensor,
+    activated?: Tensor,
+  ) =>
+    linearLayerForward(program, model, name, { x }, {
+      y,
+      activated,
+      low: ({ module, layer }) => at(`${module.name} low`, layer),
+    }, options);
+  let x = at("x"); // [M,C], the residual stream
+  /** Adds a linear layer of `from` to the stream; what the next linear layer reads of the sum. */
+  const addAndNormalize = (name: string, from: Tensor, norm: Norm): Operand => {
+    const { weight, bias, x: sum, y, statistics, site } = norm;
+    if (fused) {
+      linear(name, { x: from, accumulate: true }, x);
+      return { x, normalize: { weight, bias } };
+    }
+    const z = at("projected");
+    linear(name, { x: from }, z);
+    layernormForward(
+      program,
+      { x, z, ...noise, weight, bias },
+      { sum, y, statistics },
+      { rate, site },
+    );
+    x = sum;
+    return { x: y };
+  };
+
+  if (cache) {
+    embeddingDecode(program, { tokens, cursors: cache.cursors, wte, wpe }, { y: x });
+  } else if (rate > 0) {
+    const site = SITE.embedding;
+    embeddingForward(program, { tokens, wte, wpe }, { y: at("embedded") }, { T });
+    dropoutForward(program, { x: at("embedded"), random: random! }, { y: x }, { rate, site });
+  } else {
+    embeddingForward(program, { tokens, wte, wpe }, { y: x }, { T });
+  }
+  const { weight, bias, y, statistics } = norms[0]!;
+  if (!fused) layernormForward(program, { x, weight, bias }, { y, statistics });
+  let ln: Operand = fused ? { x, normalize: { weight, bias } } : { x: y };
+
+  for (let i = 0; i < layers; i++) {
+    // x += attention(ln)
+    const qkv = at("qkv", i), y = at("attention", i), scores = attentionOf(config, i);
+    linear(`h.${i}.attn.c_attn`, ln, qkv);
+    if (cache) {
+      const { cursors, layers } = cache;
+      attentionDecode(program, { qkv, cursors }, { ...layers[i]!, y }, scores);
+    } else {
+      attentionForward(
+        program,
+        { qkv, ...noise },
+        { y, logSumExp: at("attention.logSumExp", i) },
+        { T, heads, rate, site: SITE.attention(i), ...scores },
+      );
+    }
+    ln = addAndNormalize(`h.${i}.attn.c_proj`, y, norms[2 * i + 1]!);
+
+    // x += mlp(ln)
+    linear(`h.${i}.mlp.c_fc`, ln, at("hidden", i), at("gelu", i));
+    ln = addAndNormalize(`h.${i}.mlp.c_proj`, at("gelu", i), norms[2 * i + 2]!);
+  }
+  return ln;
+}
+
+/** What a backward pass reads beside the activations of its forward pass. */
+export interface BackwardInputs extends Omit<ForwardInputs, "cache"> {
+  /** Next tokens, u32 [B·T]; 0xffffffff is ignored. */
+  targets: Tensor;
+  /** u32 [B·T]: positions sorted by token, see `embeddingBackward()`. */
+  order: Tensor;
+  /** f32 [learning rate, 1 / number of targets, 0, 0] */
+  stepInputs: Tensor;
+  /** f32 [1] */
+  lossScale: Tensor;
+}
+
+/**
+ * Records the loss and the backward pass: the list of `forward()` read from the bottom up, down to the first
+ * block that has something to train.
+ *
+ * The gradient of every trained parameter is set, or with `accumulate` added to; gradients carry the loss
+ * scale. The losses of all positions are in the activation `losses`.
+ *
+ * @param gradients those of the trained parameters.
+ */
+export function backward(
+  program: Program,
+  model: Gpt,
+  { tokens, targets, order, stepInputs, lossScale, random }: BackwardInputs,
+  activations: Activations,
+  gradients: Arena,
+  { dropout: rate = 0, labelSmoothing = 0, accumulate = false }: {
+    dropout?: number;
+    labelSmoothing?: number;
+    accumulate?: boolean;
+  } = {},
+): void {
+  const { at, sequenceLength: T } = activations;
+  const { config } = model, { layers, heads } = config;
+  const noise = random ? { random } : {};
+  const gradient = (name: string) => gradients.tensors.get(name); // undefined if it is frozen
+  const norms = normsOf(model, activations), first = firstTrainedBlock(model);
+
+  const linear = (
+    name: string,
+    inputs: { x: Tensor; dy: Tensor; hidden?: Tensor },
+    dx: Tensor,
+  ) =>
+    linearLayerBackward(
+      program,
+      model,
+      name,
+      { ...inputs, low: ({ module, layer }) => at(`${module.name} low`, layer) },
+      { dx, dlow: () => at("dlow") },
+      { gradients, accumulate },
+    );
+  const dx = at("dx"); // [M,C], gradient of the residual stream
+  /** Adds the gradient that `dln` holds to dx, and sets dz to that of what was added before the norm. */
+  const normBackward = (place: number, dz?: Tensor) => {
+    const { name, x, weight, statistics, site } = norms[place]!;
+    layernormBackward(
+      program,
+      { x, weight, statistics, dy: at("dln"), ...noise },
+      {
+        dx,
+        ...(dz ? { dz } : {}),
+        dweight: gradient(`${name}.weight`),
+        dbias: gradient(`${name}.bias`),
+      },
+      { ...(dz ? { rate, site } : {}), accumulate, accumulateDx: place < norms.length - 1 },
+    );
+  };
+
+  headLossBackward(
+    program,
+    { x: at("lnf"), weight: headOf(model), targets, stepInputs, lossScale },
+    {
+      logits: at("logits"),
+      losses: at("losses"),
+      dx: at("dln"),
+      dweight: gradient(headName(model)),
+    },
+    { labelSmoothing, accumulate },
+  );
+
+  for (let i = layers - 1; i >= first; i--) {
+    // x += mlp(ln)
+    const hidden = at("hidden", i), dz = at("dprojected");
+    normBackward(2 * i + 2, dz);
+    linear(`h.${i}.mlp.c_proj`, { x: at("gelu", i), dy: dz, hidden }, at("dhidden"));
+    linear(`h.${i}.mlp.c_fc`, { x: at("ln2", i), dy: at("dhidden") }, at("dln"));
+
+    // x += attention(ln)
+    const qkv = at("qkv", i), y = at("attention", i);
+    normBackward(2 * i + 1, dz);
+    linear(`h.${i}.attn.c_proj`, { x: y, dy: dz }, at("dattention"));
+    attentionBackward(
+      program,
+      { qkv, y, dy: at("dattention"), logSumExp: at("attention.logSumExp", i), ...noise },
+      { dqkv: at("dqkv"), delta: at("attention.delta") },
+      { T, heads, rate, site: SITE.attention(i), ...attentionOf(config, i) },
+    );
+    linear(`h.${i}.attn.c_attn`, { x: at("ln1", i), dy: at("dqkv") }, at("dln"));
+  }
+  normBackward(2 * first);
+
+  const dwte = gradient("wte.weight"), dwpe = gradient("wpe.weight");
+  if (!dwte || !dwpe) return;
+  let dembedded = dx;
+  if (rate > 0) {
+    dembedded = at("dembedded");
+    const site = SITE.embedding;
+    dropoutBackward(program, { dy: dx, random: random! }, { dx: dembedded }, { rate, site });
+  }
+  // embeddingBackward() adds to dwte: to the head's gradient if they share the matrix, else to zeros
+  if (config.ownHead && !accumulate) {
+    fillNormal(program, { y: dwte }, { mean: 0, deviation: 0, seed: 0, stream: 0 });
+  }
+  embeddingBackward(program, { tokens, order, dy: dembedded }, { dwte, dwpe }, { T, accumulate });
+}
