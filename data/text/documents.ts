@@ -1,5 +1,5 @@
 import { Buffer } from "node:buffer";
-import { END_OF_TEXT } from "../tokenizer/tokenizer.ts";
+import { END_OF_TEXT } from "../tokenizer/byte_level.ts";
 
 /**
  * Cutting streams of bytes into documents, and those into pieces that fit memory.

@@ -1,13 +1,13 @@
 import { type AddedToken, UnsupportedTokenizer } from "./tokenizer_file.ts";
 
-/** Finds added tokens in a text and cuts it there. */
+/** Finds added tokens in a text. */
 export interface AddedTokens {
   /**
-   * Stretches of text, and ids of the tokens between them.
+   * Splits a text into the parts between added tokens and the ids of these tokens.
    *
-   * @param options.special whether tokens that are no text are found, or left as the text they look like.
+   * @param options.special whether special tokens are found too; otherwise they are text like any other.
    */
-  cut(text: string, options: { special: boolean }): (string | number)[];
+  split(text: string, options: { special: boolean }): (string | number)[];
 }
 
 /** An added token and how it is spelled in the texts that are searched. */
@@ -85,7 +85,7 @@ export function createAddedTokens(tokens: readonly SpelledToken[]): AddedTokens 
   const anyText = tokens.some(({ special }) => !special);
 
   return {
-    cut(text, { special }) {
+    split(text, { special }) {
       if (sought.length === 0 || !(special || anyText)) return text === "" ? [] : [text];
       const parts: (string | number)[] = [];
       let done = 0;

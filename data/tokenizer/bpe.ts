@@ -1,29 +1,3 @@
-/** A merge of byte-pair encoding, in ids: two tokens side by side become one. */
-export interface Merge {
-  /** Id of the first token. */
-  readonly left: number;
-  /** Id of the second token. */
-  readonly right: number;
-  /** Id of the token that they become. */
-  readonly merged: number;
-}
-
-/**
- * Makes the function that merges tokens until no merge applies; see `Merger`.
- *
- * @param merges in the order in which they apply; of two for one pair, the later counts.
- */
-export function createMerger(merges: readonly Merge[]): (tokens: readonly number[]) => number[] {
-  const merger = new Merger(
-    Int32Array.from(merges.flatMap(({ left, right, merged }) => [left, right, merged])),
-  );
-  return (tokens) => {
-    merger.reserve(tokens.length);
-    merger.ids.set(tokens);
-    return [...merger.ids.subarray(0, merger.merge(tokens.length))];
-  };
-}
-
 /**
  * Merges tokens until no merge applies: always the earliest of the list, and of its places the first.
  *
@@ -38,7 +12,7 @@ export class Merger {
   #previous: Int32Array = new Int32Array(0);
   readonly #ranks: PairTable;
   readonly #results: Int32Array;
-  readonly #queue: MinHeap = new MinHeap();
+  readonly #queue = new Heap<number>((a, b) => a < b);
 
   /**
    * Takes the merges.
@@ -62,7 +36,13 @@ export class Merger {
     this.ids = new Int32Array(2 * count);
     this.#next = new Int32Array(2 * count);
     this.#previous = new Int32Array(2 * count);
-    this.#queue.reserve(4 * count); // each merge takes one pair away and brings two at most
+  }
+
+  /** The tokens that these become. */
+  mergeAll(tokens: readonly number[]): number[] {
+    this.reserve(tokens.length);
+    this.ids.set(tokens);
+    return [...this.ids.subarray(0, this.merge(tokens.length))];
   }
 
   /** Merges the first `count` tokens of `ids`, and returns how many are left there. */
@@ -78,8 +58,7 @@ export class Merger {
       previous[place] = place - 1;
     }
     for (let place = 0; place + 1 < count; place++) offer(place);
-    while (queue.size > 0) {
-      const key = queue.pop();
+    for (let key: number | undefined; (key = queue.pop()) !== undefined;) {
       const rank = Math.floor(key / PLACES), place = key % PLACES;
       const second = next[place]!;
       if (ids[place] === GONE || second === count) continue;
@@ -147,40 +126,38 @@ class PairTable {
   }
 }
 
-/** A binary heap of numbers. */
-class MinHeap {
-  #items: Float64Array = new Float64Array(0);
-  #size = 0;
+/** A binary heap: the item that precedes all others leaves it first. */
+export class Heap<Item> {
+  readonly #items: Item[] = [];
+  readonly #precedes: (a: Item, b: Item) => boolean;
 
-  get size(): number {
-    return this.#size;
+  /** An empty heap. */
+  constructor(precedes: (a: Item, b: Item) => boolean) {
+    this.#precedes = precedes;
   }
 
-  /** Makes room for so many items; what is there is lost. */
-  reserve(count: number): void {
-    this.#items = new Float64Array(count);
-    this.#size = 0;
-  }
-
-  push(item: number): void {
+  /** Adds an item. */
+  push(item: Item): void {
     const items = this.#items;
-    let at = this.#size++;
-    for (let parent; at > 0 && items[parent = (at - 1) >> 1]! > item; at = parent) {
+    let at = items.length;
+    for (let parent; at > 0 && this.#precedes(item, items[parent = (at - 1) >> 1]!); at = parent) {
       items[at] = items[parent]!;
     }
     items[at] = item;
   }
 
-  pop(): number {
+  /** Takes the first item; undefined if there is none. */
+  pop(): Item | undefined {
     const items = this.#items;
-    const least = items[0]!, size = --this.#size, last = items[size]!;
+    const first = items[0], last = items.pop();
+    if (items.length === 0) return last;
     let at = 0;
-    for (let child; (child = 2 * at + 1) < size; at = child) {
-      if (child + 1 < size && items[child + 1]! < items[child]!) child++;
-      if (items[child]! >= last) break;
+    for (let child; (child = 2 * at + 1) < items.length; at = child) {
+      if (child + 1 < items.length && this.#precedes(items[child + 1]!, items[child]!)) child++;
+      if (!this.#precedes(items[child]!, last!)) break;
       items[at] = items[child]!;
     }
-    items[at] = last;
-    return least;
+    items[at] = last!;
+    return first;
   }
 }

@@ -1,12 +1,11 @@
+import { BYTE_ALPHABET, isGpt2Kind } from "./byte_level.ts";
 import { Merger } from "./bpe.ts";
-import { BYTE_ALPHABET } from "./byte_alphabet.ts";
 import { mergedPair, type TokenizerFile } from "./tokenizer_file.ts";
-import { classOf, SPACE } from "./words.ts";
+import { WordCutter, WordTable } from "./words.ts";
 
 /**
- * Byte-level BPE in bulk: the ids that `Tokenizer.encodeDocument()` gives, straight from UTF-8 bytes, out
- * of flat tables that all workers share. So a worker takes some megabytes of memory, where the tokenizer
- * with its strings and maps takes a hundred, and is several times as fast.
+ * Byte-level BPE of GPT-2's kind, straight from UTF-8 bytes to ids, with flat tables that all workers share. A
+ * worker so takes some megabytes of memory; a tokenizer with its strings and maps takes a hundred.
  *
  * @module
  */
@@ -20,20 +19,24 @@ export interface EncoderTables {
 }
 
 /**
- * The tables of a tokenizer that is a byte-level BPE with GPT-2's way of cutting words; undefined for
- * any other, which its own `encodeDocument()` must then encode.
+ * The tables that encode whole documents as `Tokenizer.encodeDocument()` does.
+ *
+ * @returns undefined if the tokenizer is not of GPT-2's kind, or if added tokens are found in documents.
  */
 export function encoderTables(tokenizerJson: string): EncoderTables | undefined {
   const file: TokenizerFile = JSON.parse(tokenizerJson);
-  const { model, normalizer, pre_tokenizer: words, added_tokens: added = [] } = file;
-  const { vocab, merges: pairs = [] } = model;
-  const plain = model.type === "BPE" && !model.dropout && !model.continuing_subword_prefix &&
-    !model.end_of_word_suffix && !model.ignore_merges && !normalizer &&
-    words?.type === "ByteLevel" && !words.add_prefix_space && words.use_regex !== false &&
-    added.every(({ special }) => special);
-  if (!plain || typeof vocab !== "object" || Array.isArray(vocab)) return undefined;
-  const ids = new Map(Object.entries(vocab as Record<string, number>));
+  return file.added_tokens?.every(({ special }) => special) ?? true ? tablesOf(file) : undefined;
+}
 
+/**
+ * The tables that encode the text between added tokens.
+ *
+ * @returns undefined if the tokenizer is not of GPT-2's kind.
+ */
+export function tablesOf(file: TokenizerFile): EncoderTables | undefined {
+  const { vocab, merges: pairs = [] } = file.model;
+  if (!isGpt2Kind(file) || typeof vocab !== "object" || Array.isArray(vocab)) return undefined;
+  const ids = new Map(Object.entries(vocab as Record<string, number>));
   const byteIds = shared(BYTE_ALPHABET.map((byte) => ids.get(byte)));
   const merges = shared(pairs.flatMap((pair) => {
     const [left, right] = mergedPair(pair);
@@ -52,8 +55,8 @@ function shared(values: readonly (number | undefined)[]): Int32Array | undefined
 /** Words up to this many bytes are remembered. */
 const LONGEST_REMEMBERED = 64;
 
-/** Words that are remembered; a few make up most of any text. */
-const REMEMBERED = 2 ** 16;
+/** Words that are remembered, and ids of them: a few words make up most of any text. */
+const REMEMBERED = 2 ** 16, REMEMBERED_IDS = 4 * REMEMBERED;
 
 /** Ids for which there is room from the beginning. */
 const USUAL_IDS = 2 ** 21;
@@ -66,16 +69,12 @@ export class Encoder {
   length = 0;
 
   readonly #byteIds: Int32Array;
-  /** u8 [0x110000]: the class of each code point, filled in as they occur. */
-  readonly #classes = new Uint8Array(0x110000);
   readonly #merger: Merger;
-  // the remembered words: a hash table of word numbers + 1, and where each one's bytes and ids end
-  readonly #slots = new Int32Array(2 * REMEMBERED);
-  readonly #byteEnds = new Int32Array(REMEMBERED + 1);
-  readonly #idEnds = new Int32Array(REMEMBERED + 1);
-  readonly #bytes = new Uint8Array(12 * REMEMBERED);
-  readonly #wordIds = new Uint32Array(4 * REMEMBERED);
-  #words = 0;
+  readonly #cutter = new WordCutter();
+  /** The remembered words, where the ids of each end, and the ids. */
+  readonly #words = new WordTable();
+  readonly #idEnds = new Int32Array(REMEMBERED);
+  readonly #wordIds = new Uint32Array(REMEMBERED_IDS);
 
   constructor({ byteIds, merges }: EncoderTables) {
     this.#byteIds = byteIds;
@@ -94,15 +93,13 @@ export class Encoder {
     this.ids[this.length++] = id;
   }
 
-  /**
-   * Appends the ids of the text in `bytes` from `start` to `end`, which must be valid UTF-8. It is cut
-   * into words as `gpt2Words()` does.
-   */
+  /** Appends the ids of the text in `bytes` from `start` to `end`, which must be valid UTF-8. */
   encode(bytes: Uint8Array, start: number, end: number): void {
     this.#reserve(end - start);
     for (let at = start; at < end;) {
-      const next = this.#endOfWord(bytes, at, end);
-      this.#encodeWord(bytes, at, next);
+      const next = this.#cutter.endOfWord(bytes, at, end);
+      if (next - at > LONGEST_REMEMBERED) this.#mergeWord(bytes, at, next);
+      else this.#encodeWord(bytes, at, next);
       at = next;
     }
   }
@@ -114,61 +111,17 @@ export class Encoder {
     this.ids = larger;
   }
 
-  #endOfWord(bytes: Uint8Array, start: number, end: number): number {
-    const classes = this.#classes;
-    const first = bytes[start]!;
-    if (first === 0x27) { // an apostrophe
-      const length = contraction(bytes, start + 1, end);
-      if (length > 0) return start + 1 + length;
-    }
-    let at = start;
-    let kind = classAt(classes, bytes, at);
-    if (kind === SPACE) {
-      const after = start + widthAt(bytes, start);
-      const following = after < end ? classAt(classes, bytes, after) : SPACE;
-      if (following === SPACE) return this.#endOfSpace(bytes, start, end);
-      if (first !== 0x20) return after; // only a blank belongs to the word behind it
-      [at, kind] = [after, following];
-    }
-    do at += widthAt(bytes, at); while (at < end && classAt(classes, bytes, at) === kind);
-    return at;
-  }
-
-  /** End of two or more characters of white space, but for the last where the text continues. */
-  #endOfSpace(bytes: Uint8Array, start: number, end: number): number {
-    let at = start, last = start;
-    while (at < end && classAt(this.#classes, bytes, at) === SPACE) {
-      last = at;
-      at += widthAt(bytes, at);
-    }
-    return at < end ? last : end;
-  }
-
   #encodeWord(bytes: Uint8Array, start: number, end: number): void {
-    const length = end - start;
-    if (length > LONGEST_REMEMBERED) {
-      this.#mergeWord(bytes, start, end);
+    const word = this.#words.find(bytes, start, end);
+    if (word < 0) {
+      const count = this.#mergeWord(bytes, start, end);
+      this.#remember(bytes, start, end, count);
       return;
     }
-    let hash = length;
-    for (let i = start; i < end; i++) hash = Math.imul(hash ^ bytes[i]!, 0x01000193);
-    hash ^= hash >>> 15;
-    const mask = this.#slots.length - 1;
-    let slot = hash & mask;
-    for (; this.#slots[slot] !== 0; slot = (slot + 1) & mask) {
-      const word = this.#slots[slot]! - 1;
-      const from = this.#byteEnds[word]!;
-      if (this.#byteEnds[word + 1]! - from !== length) continue;
-      let same = 0;
-      while (same < length && this.#bytes[from + same] === bytes[start + same]) same++;
-      if (same < length) continue;
-      for (let i = this.#idEnds[word]!; i < this.#idEnds[word + 1]!; i++) {
-        this.ids[this.length++] = this.#wordIds[i]!;
-      }
-      return;
+    const idEnd = this.#idEnds[word]!;
+    for (let i = word === 0 ? 0 : this.#idEnds[word - 1]!; i < idEnd; i++) {
+      this.ids[this.length++] = this.#wordIds[i]!;
     }
-    const count = this.#mergeWord(bytes, start, end);
-    this.#remember(bytes.subarray(start, end), slot, count);
   }
 
   /** Appends a word's ids and returns how many they are. */
@@ -181,49 +134,16 @@ export class Encoder {
     return count;
   }
 
-  /** Remembers the word of the last `count` ids; where there is no room, all are forgotten. */
-  #remember(word: Uint8Array, slot: number, count: number): void {
-    const byteEnd = this.#byteEnds[this.#words]! + word.length;
-    const idEnd = this.#idEnds[this.#words]! + count;
-    if (
-      this.#words === REMEMBERED || byteEnd > this.#bytes.length || idEnd > this.#wordIds.length
-    ) {
-      this.#words = 0;
-      this.#slots.fill(0);
-      return;
+  /** Remembers the word of the last `count` ids; if there is no room, all words are forgotten first. */
+  #remember(bytes: Uint8Array, start: number, end: number, count: number): void {
+    const words = this.#words;
+    let idStart = words.size === 0 ? 0 : this.#idEnds[words.size - 1]!;
+    if (words.size === REMEMBERED || idStart + count > REMEMBERED_IDS) {
+      words.clear();
+      idStart = 0;
     }
-    this.#bytes.set(word, byteEnd - word.length);
-    this.#wordIds.set(this.ids.subarray(this.length - count, this.length), idEnd - count);
-    this.#slots[slot] = ++this.#words;
-    this.#byteEnds[this.#words] = byteEnd;
-    this.#idEnds[this.#words] = idEnd;
+    this.#wordIds.set(this.ids.subarray(this.length - count, this.length), idStart);
+    this.#idEnds[words.size] = idStart + count;
+    words.add(bytes, start, end);
   }
-}
-
-/** Length of what is cut off behind an apostrophe: s, t, m, d, re, ve or ll; 0 if none follows. */
-function contraction(bytes: Uint8Array, at: number, end: number): number {
-  const first = at < end ? bytes[at] : 0, second = at + 1 < end ? bytes[at + 1] : 0;
-  if (first === 0x73 || first === 0x74 || first === 0x6d || first === 0x64) return 1; // s t m d
-  if (second === 0x65 && (first === 0x72 || first === 0x76)) return 2; // re ve
-  return first === 0x6c && second === 0x6c ? 2 : 0; // ll
-}
-
-/** Bytes of the character that begins at a place. */
-function widthAt(bytes: Uint8Array, at: number): number {
-  const first = bytes[at]!;
-  return first < 0x80 ? 1 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
-}
-
-function classAt(classes: Uint8Array, bytes: Uint8Array, at: number): number {
-  const first = bytes[at]!;
-  const codePoint = first < 0x80 ? first : codePointAt(bytes, at);
-  return classes[codePoint] || (classes[codePoint] = classOf(codePoint));
-}
-
-function codePointAt(bytes: Uint8Array, at: number): number {
-  const first = bytes[at]!;
-  const tail = (i: number) => bytes[at + i]! & 0x3f;
-  if (first < 0xe0) return (first & 0x1f) << 6 | tail(1);
-  if (first < 0xf0) return (first & 0x0f) << 12 | tail(1) << 6 | tail(2);
-  return (first & 0x07) << 18 | tail(1) << 12 | tail(2) << 6 | tail(3);
 }

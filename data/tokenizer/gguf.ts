@@ -1,6 +1,7 @@
 import { printable, quoted } from "../../files/printable.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 import { mergedPair, stagesOf, type TokenizerFile } from "./tokenizer_file.ts";
+import { isGpt2Kind } from "./byte_level.ts";
 
 /** What a GGUF file says of a tokenizer. */
 export interface GgufTokenizer {
@@ -18,20 +19,16 @@ const NORMAL = 1, CONTROL = 3, USER_DEFINED = 4, UNUSED = 5;
 /**
  * A tokenizer as llama.cpp reads it from a GGUF file.
  *
- * @throws {RangeError} if it is no byte-level BPE that cuts words as GPT-2 does: others have no name there
- * that their `tokenizer.json` tells.
+ * @throws {RangeError} if it is not of GPT-2's kind: GGUF has names for others, but a `tokenizer.json` does not
+ * say which.
  */
 export function ggufTokenizer(
   { json, vocabularySize, byteLength }: Pick<Tokenizer, "json" | "vocabularySize" | "byteLength">,
 ): GgufTokenizer {
   const file = JSON.parse(json) as TokenizerFile;
-  const { model, normalizer, added_tokens: added = [] } = file;
-  const [words, ...others] = stagesOf(file.pre_tokenizer, "pretokenizers");
-  const isGpt2 = Array.isArray(model.merges) && !normalizer && words?.type === "ByteLevel" &&
-    words.use_regex !== false && !words.add_prefix_space && others.length === 0 &&
-    !model.byte_fallback && !model.ignore_merges && !model.end_of_word_suffix &&
-    !model.continuing_subword_prefix;
-  if (!isGpt2) {
+  const { model, added_tokens: added = [] } = file;
+  if (!isGpt2Kind(file)) {
+    const [words] = stagesOf(file.pre_tokenizer, "pretokenizers");
     throw new RangeError(
       "Cannot export the tokenizer to GGUF as it must be a byte-level BPE with GPT-2's words: " +
         `current pre-tokenizer is ${quoted(words?.type ?? null)}, model ${
@@ -53,5 +50,5 @@ export function ggufTokenizer(
     if (id >= vocabularySize) continue; // the model has no row for it
     if (kinds[id] !== NORMAL) set(content, id, isText(id) ? USER_DEFINED : CONTROL);
   }
-  return { tokens, kinds, merges: model.merges!.map((pair) => mergedPair(pair).join(" ")) };
+  return { tokens, kinds, merges: (model.merges ?? []).map((pair) => mergedPair(pair).join(" ")) };
 }

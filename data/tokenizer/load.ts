@@ -1,23 +1,32 @@
 import { existsSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { type JsonObject, MOST_JSON_BYTES, parseJsonObject, readText } from "../../files/json.ts";
+import {
+  checkFields,
+  isObject,
+  type JsonObject,
+  MOST_JSON_BYTES,
+  parseJsonObject,
+  readText,
+} from "../../files/json.ts";
 import { quoted } from "../../files/printable.ts";
+import { standIn } from "../../files/stand_in.ts";
 import { HubError, hubFile, type HubOptions, parseHubSpec } from "../hub/hub.ts";
+import { END_OF_TEXT, gpt2File } from "./byte_level.ts";
 import {
   gpt2Tokenizer,
   parseTokenizer,
   type ParseTokenizerOptions,
   type Tokenizer,
 } from "./tokenizer.ts";
-import { tokenContent, tokenizerJsonOf, withTokensBeside } from "./vocab_merges.ts";
+import { ADDED_TOKEN_FIELDS, type AddedToken } from "./tokenizer_file.ts";
 
 /** How to load a tokenizer: what its file does not say, and how to reach the hub. */
 export type LoadTokenizerOptions = ParseTokenizerOptions & HubOptions;
 
-/** The file that says all of a tokenizer, and the two that GPT-2 came with. */
+/** The file that describes a tokenizer, and the two that GPT-2 came with. */
 const TOKENIZER = "tokenizer.json", VOCAB = "vocab.json", MERGES = "merges.txt";
 
-/** Files that say more: what ends a document, and, beside the older two, which tokens were added. */
+/** Files that add to these: which tokens have a role, such as to end a document, and which tokens were added. */
 const CONFIG = "tokenizer_config.json", SPECIAL = "special_tokens_map.json";
 const ADDED = "added_tokens.json";
 
@@ -34,11 +43,11 @@ export function hasTokenizer(folder: string): boolean {
 }
 
 /**
- * The tokenizer that a user names: `gpt2`, `hf:OWNER/NAME` (with `@REVISION`, where it must be a certain
+ * The tokenizer that a user names: `gpt2`, `hf:OWNER/NAME` (with `@REVISION`, if it must be a certain
  * one), the path of a `tokenizer.json`, or of a folder that holds one.
  *
- * What ends a document is said by `eos_token` in the `tokenizer_config.json` beside it, and otherwise by
- * its name.
+ * `eos_token` in the `tokenizer_config.json` beside it says what ends a document; without that, its name
+ * among the special tokens does.
  *
  * @throws {Error} if there is no such file, {HubError} if the hub does not give it.
  * @throws {SyntaxError | RangeError} as `parseTokenizer()` does.
@@ -57,23 +66,19 @@ export async function loadTokenizer(
   const { path = TOKENIZER, ...repo } = parseHubSpec(spec);
   const limits = { ...options, mostBytes: MOST_JSON_BYTES };
   const file = await hubFile({ ...repo, type: "model", path }, limits);
-  const textOf = async (name: string): Promise<string | undefined> => {
-    const named = { ...repo, type: "model", path: path.replace(/[^/]*$/, name) } as const;
-    const found = await hubFile({ ...named, revision: file.commit }, limits).catch((error) => {
-      // not every repository has one, and offline, none in the cache is taken for that
+  const textOf = async (name: string) => {
+    const beside = path.replace(/[^/]*$/, name);
+    const request = { ...repo, type: "model", path: beside, revision: file.commit } as const;
+    const found = await hubFile(request, limits).catch((error) => {
+      // not every repository has one; offline, a file that is not in the cache counts as absent
       if (error instanceof HubError && (error.status ?? 404) === 404) return undefined;
       throw error;
     });
-    return found === undefined ? undefined : readText(found.path);
+    return found && readText(found.path);
   };
-  const beside = async (name: string): Promise<JsonObject> => {
-    const text = await textOf(name);
-    return text === undefined ? {} : parseJsonObject(text, `${name} of ${spec}`);
-  };
-  const config = await beside(CONFIG), special = await beside(SPECIAL), added = await textOf(ADDED);
-  const endOfText = options.endOfText ?? endIn(config, CONFIG) ?? endIn(special, SPECIAL);
-  const json = withTokensBeside(readText(file.path, "tokenizer"), { added, config, special }, spec);
-  return await parseTokenizer(json, spec, { ...options, endOfText });
+  const json = readText(file.path, "tokenizer");
+  const nameOf = (name: string) => `${name} of ${spec}`;
+  return await parseFiles({ json, where: spec, textOf, nameOf }, options);
 }
 
 /**
@@ -89,28 +94,48 @@ export async function readTokenizer(
 ): Promise<Tokenizer> {
   const isFolder = statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
   const folder = isFolder ? path : dirname(path), file = isFolder ? join(path, TOKENIZER) : path;
-  const textOf = (name: string) => {
-    const path = join(folder, name);
-    return existsSync(path) ? readText(path) : undefined;
-  };
-  const beside = (name: string): JsonObject => {
-    const text = textOf(name);
-    return text === undefined ? {} : parseJsonObject(text, join(folder, name));
-  };
+  const nameOf = (name: string) => join(folder, name);
+  const textOf = (name: string) =>
+    Promise.resolve(existsSync(nameOf(name)) ? readText(nameOf(name)) : undefined);
   const isOlder = isFolder && !existsSync(file) && hasTokenizer(folder);
   const json = isOlder ? undefined : readText(file, "tokenizer");
-  const config = beside(CONFIG), special = beside(SPECIAL);
-  const endOfText = options.endOfText ?? endIn(config, join(folder, CONFIG)) ??
-    endIn(special, join(folder, SPECIAL));
-  const added = textOf(ADDED);
-  if (json !== undefined) {
-    const whole = withTokensBeside(json, { added, config, special }, folder);
-    return await parseTokenizer(whole, file, { ...options, endOfText });
-  }
-  const [vocab, merges] = [textOf(VOCAB)!, textOf(MERGES)!];
-  const older = tokenizerJsonOf({ vocab, merges, added, config, special }, folder);
-  const where = `${VOCAB} and ${MERGES} in ${folder}`;
-  return await parseTokenizer(older, where, { ...options, endOfText });
+  const where = isOlder ? `${VOCAB} and ${MERGES} in ${folder}` : file;
+  return await parseFiles({ json, where, textOf, nameOf }, options);
+}
+
+/** The files of a tokenizer. */
+interface Files {
+  /** The `tokenizer.json`; without it there are `vocab.json` and `merges.txt`. */
+  readonly json: string | undefined;
+  /** What messages call it. */
+  readonly where: string;
+  /** The text of a file beside it, if there is such a file. */
+  readonly textOf: (name: string) => Promise<string | undefined>;
+  /** What messages call a file beside it. */
+  readonly nameOf: (name: string) => string;
+}
+
+async function parseFiles(files: Files, options: ParseTokenizerOptions): Promise<Tokenizer> {
+  const { json, where, textOf, nameOf } = files;
+  const objectOf = async (name: string): Promise<JsonObject> => {
+    const text = await textOf(name);
+    return text === undefined ? {} : parseJsonObject(text, nameOf(name));
+  };
+  const config = await objectOf(CONFIG), special = await objectOf(SPECIAL);
+  const endOfText = options.endOfText ?? endIn(config, nameOf(CONFIG)) ??
+    endIn(special, nameOf(SPECIAL));
+  const withRole = specialContents(config, special);
+  const addedText = await textOf(ADDED);
+  const added = isObject(config.added_tokens_decoder)
+    ? decoderTokens(config.added_tokens_decoder, nameOf(CONFIG))
+    : addedText === undefined
+    ? []
+    : Object.entries(idTable(addedText, nameOf(ADDED)))
+      .map(([content, id]) => ({ id, content, special: withRole.has(content) }));
+  const whole = json === undefined
+    ? await olderTokenizer(files, { added, withRole, prefix: config.add_prefix_space === true })
+    : withAddedTokens(json, added);
+  return await parseTokenizer(whole, where, { ...options, endOfText });
 }
 
 /** The `eos_token` of a configuration, if it has one. */
@@ -121,5 +146,104 @@ function endIn({ eos_token: token }: JsonObject, where: string): string | undefi
   throw new SyntaxError(
     `Cannot read ${where} as eos_token must be a text, or an object with one as content: ` +
       `current value is ${quoted(token)}`,
+  );
+}
+
+/** The fields that name a special token. */
+const ROLES = ["bos", "eos", "unk", "sep", "pad", "cls", "mask"].map((role) => `${role}_token`);
+
+/** What configurations name as having a role, such as to end a text. */
+function specialContents(...configs: JsonObject[]): Set<string> {
+  return new Set(
+    configs.flatMap((fields) => [
+      ...ROLES.map((role) => fields[role]),
+      ...(Array.isArray(fields.additional_special_tokens) ? fields.additional_special_tokens : []),
+    ]).map(tokenContent).filter((content) => content !== undefined),
+  );
+}
+
+/** The text of a token as configurations write it: itself, or an object that describes it. */
+function tokenContent(token: unknown): string | undefined {
+  const content = isObject(token) ? token.content : token;
+  return typeof content === "string" ? content : undefined;
+}
+
+/** Reads a table of ids by token. */
+function idTable(json: string, where: string): Record<string, number> {
+  const ids = parseJsonObject(json, where);
+  const wrong = Object.entries(ids).find(([, id]) => !Number.isSafeInteger(id));
+  if (wrong === undefined) return ids as Record<string, number>;
+  throw new SyntaxError(
+    `Cannot read ${where} as it must give every token a whole number: ` +
+      `current number of ${quoted(wrong[0])} is ${quoted(wrong[1])}`,
+  );
+}
+
+/** Reads `added_tokens_decoder`: descriptions of tokens by id. */
+function decoderTokens(decoder: JsonObject, where: string): AddedToken[] {
+  const refuse = (requirement: string, value: unknown) =>
+    new SyntaxError(
+      `Cannot read ${where} as ${requirement}: current value is ${quoted(value)}`,
+    );
+  return Object.entries(decoder).map(([id, token]) => {
+    const name = `added_tokens_decoder ${quoted(id)}`;
+    if (!/^\d+$/.test(id)) throw refuse(`an id of added_tokens_decoder must be a number`, id);
+    if (!isObject(token)) throw refuse(`${name} must be an object`, token);
+    checkFields(
+      token,
+      ADDED_TOKEN_FIELDS,
+      (requirement, value) => refuse(`${name} ${requirement}`, value),
+    );
+    return { ...token, id: Number(id) } as unknown as AddedToken;
+  });
+}
+
+/**
+ * A `tokenizer.json` with the added tokens that only the files beside it have; they are added last, as Hugging
+ * Face transformers does.
+ */
+function withAddedTokens(json: string, added: readonly AddedToken[]): string {
+  if (added.length === 0) return json;
+  let file: unknown;
+  try {
+    file = JSON.parse(json);
+  } catch {
+    return json; // parseTokenizer() refuses it
+  }
+  if (!isObject(file) || !Array.isArray(file.added_tokens ?? [])) return json;
+  const there = (file.added_tokens ?? []) as unknown[], known = new Set(there.map(tokenContent));
+  const missing = added.filter(({ content }) => !known.has(content));
+  return missing.length === 0
+    ? json
+    : JSON.stringify({ ...file, added_tokens: [...there, ...missing] });
+}
+
+/** The `tokenizer.json` that says what `vocab.json` and `merges.txt` say; tokens with a role are special. */
+async function olderTokenizer(
+  { textOf, nameOf }: Files,
+  { added, withRole, prefix }: {
+    added: readonly AddedToken[];
+    withRole: ReadonlySet<string>;
+    prefix: boolean;
+  },
+): Promise<string> {
+  const [vocab, merges] = [(await textOf(VOCAB))!, (await textOf(MERGES))!];
+  const ids = idTable(vocab, nameOf(VOCAB));
+  const instead = standIn(merges);
+  if (instead) throw new SyntaxError(`Cannot read ${nameOf(MERGES)} as ${instead}`);
+  const lines = merges.split(/\r?\n/).filter((line) => line !== "" && !line.startsWith("#version"));
+  const wrong = lines.findIndex((line) => line.split(" ").length !== 2);
+  if (wrong >= 0) {
+    throw new SyntaxError(
+      `Cannot read ${nameOf(MERGES)} as each line must be a pair of tokens: ` +
+        `current merge ${wrong} is ${quoted(lines[wrong])}`,
+    );
+  }
+  const known = new Set(added.map(({ content }) => content));
+  const ofModel = [...new Set([...withRole, END_OF_TEXT])]
+    .filter((content) => Object.hasOwn(ids, content) && !known.has(content))
+    .map((content) => ({ id: ids[content]!, content, special: true }));
+  return JSON.stringify(
+    gpt2File({ vocab: ids, merges: lines, added: [...added, ...ofModel], prefix }),
   );
 }

@@ -1,6 +1,5 @@
 import type { Package } from "../../files/packages.ts";
-import { replaceMatches } from "./pattern.ts";
-import type { PatternOf } from "./pre_tokenizers.ts";
+import { type PatternOf, replaceMatches } from "./pattern.ts";
 import { type Component, stagesOf, UnsupportedTokenizer } from "./tokenizer_file.ts";
 
 /**
@@ -27,12 +26,12 @@ export function createNormalizer(
   },
 ): Normalize {
   const steps = stagesOf(config, "normalizers").map((step) =>
-    createStep(step, library!, patternOf)
+    normalizerStep(step, library!, patternOf)
   );
   return (text) => steps.reduce((changed, step) => step(changed), text);
 }
 
-function createStep(
+function normalizerStep(
   config: Component,
   library: Package<"@huggingface/tokenizers">,
   patternOf: PatternOf,
@@ -115,9 +114,9 @@ function createPrecompiled(base64: string): Normalize {
   const graphemes = new Intl.Segmenter("en", { granularity: "grapheme" });
   return (text) =>
     // of ASCII, only these two are one grapheme: no need to ask where it begins and ends
-    text.replace(/[\0-\x7f]?[^\0-\x7f]+|\r\n|[\0-\x7f]/g, (stretch) => {
-      if (stretch.length === 1 || stretch === "\r\n") return replace(stretch);
-      return Array.from(graphemes.segment(stretch), ({ segment }) => replace(segment)).join("");
+    text.replace(/[\0-\x7f]?[^\0-\x7f]+|\r\n|[\0-\x7f]/g, (part) => {
+      if (part.length === 1 || part === "\r\n") return replace(part);
+      return Array.from(graphemes.segment(part), ({ segment }) => replace(segment)).join("");
     });
 }
 

@@ -1,3 +1,6 @@
+import type { Package } from "../../files/packages.ts";
+import { UnsupportedTokenizer } from "./tokenizer_file.ts";
+
 /**
  * Regular expressions of a `tokenizer.json`, matched in time that is linear in the length of the text.
  *
@@ -11,12 +14,12 @@
  */
 
 /** A place in a text. */
-export type Stretch = [start: number, end: number];
+export type Span = [start: number, end: number];
 
 /** Finds what a pattern matches. */
 export interface Pattern {
   /** The matches, one after the other, as `String.prototype.matchAll()` gives them. */
-  matches(text: string): Stretch[];
+  matches(text: string): Span[];
 }
 
 /** Thrown if a pattern cannot be matched in linear time; the message completes "its patterns must …". */
@@ -26,7 +29,7 @@ export class UnboundedPattern extends Error {}
 export function harmless(regexp: RegExp): Pattern {
   return {
     matches(text) {
-      const found: Stretch[] = [];
+      const found: Span[] = [];
       regexp.lastIndex = 0;
       for (let match; (match = regexp.exec(text));) found.push([match.index, regexp.lastIndex]);
       return found;
@@ -45,7 +48,59 @@ export function replaceMatches(text: string, pattern: Pattern, content: string):
 }
 
 /** Longest pattern. */
-export const LONGEST_PATTERN = 10_000;
+const LONGEST_PATTERN = 10_000;
+
+/** Makes the matcher of a pattern as a `tokenizer.json` writes it. */
+export type PatternOf = (pattern: unknown) => Pattern;
+
+/** Escapes and classes of a pattern, beginnings of its atomic groups, and its possessive quantifiers. */
+const PATTERN_PARTS = /\\[^]|\[(?:\\[^]|[^\\\]])*\]|\(\?>|[*+?]\+/g;
+
+/** Patterns of a `tokenizer.json`, written for Oniguruma, as JavaScript's. */
+export function createPatternOf(
+  library: Package<"@huggingface/tokenizers"> | undefined,
+): PatternOf {
+  return (pattern) => {
+    const { String: text, Regex: regex } = (pattern ?? {}) as { String?: unknown; Regex?: unknown };
+    if (typeof text === "string" && text !== "") {
+      return harmless(new RegExp(RegExp.escape(text), "gu"));
+    }
+    if (typeof regex !== "string") {
+      throw new UnsupportedTokenizer("its patterns must be texts that are not empty", pattern);
+    }
+    if (regex.length > LONGEST_PATTERN) {
+      throw new UnsupportedTokenizer(
+        `its patterns must have at most ${LONGEST_PATTERN} characters`,
+        regex.length,
+      );
+    }
+    // JavaScript has neither, and without them other words may come out
+    if (regex.match(PATTERN_PARTS)?.some((part) => /^(?:\(\?>|[*+?]\+)$/.test(part))) {
+      throw new UnsupportedTokenizer(
+        "its patterns must have no possessive quantifiers and no atomic groups",
+        regex,
+      );
+    }
+    let translated: RegExp;
+    try {
+      const split = new library!.SplitPreTokenizer({
+        type: "Split",
+        pattern: { Regex: regex },
+        behavior: "Isolated",
+        invert: false,
+      } as never) as unknown as { pattern: RegExp };
+      translated = split.pattern;
+    } catch {
+      throw new UnsupportedTokenizer("its patterns must be ones that JavaScript can match", regex);
+    }
+    try {
+      return createPattern(translated);
+    } catch (error) {
+      if (!(error instanceof UnboundedPattern)) throw error;
+      throw new UnsupportedTokenizer(`its patterns must ${error.message}`, regex);
+    }
+  };
+}
 
 /** Deepest nesting of a pattern, and most steps of the program that it becomes. */
 const DEEPEST = 50, MOST_STEPS = 1000;
@@ -351,8 +406,8 @@ class Matcher implements Pattern {
     this.#program = program;
   }
 
-  matches(text: string): Stretch[] {
-    const found: Stretch[] = [];
+  matches(text: string): Span[] {
+    const found: Span[] = [];
     let kept = 0; // blocks before this one are no longer needed
     for (let at = 0; at <= text.length;) {
       const end = this.#run(text, this.#program.first, at, UNKNOWN);

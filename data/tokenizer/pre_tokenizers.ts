@@ -1,6 +1,14 @@
-import { harmless, type Pattern, type Stretch } from "./pattern.ts";
-import { type Component, prependScheme, stagesOf, UnsupportedTokenizer } from "./tokenizer_file.ts";
-import { gpt2Words } from "./words.ts";
+import { harmless, type Pattern, type PatternOf, type Span } from "./pattern.ts";
+import {
+  type Component,
+  type ModelConfig,
+  modelKind,
+  prependScheme,
+  stagesOf,
+  UnsupportedTokenizer,
+} from "./tokenizer_file.ts";
+import { modelTokens } from "./vocabulary.ts";
+import { GPT2_WORDS } from "./words.ts";
 
 /**
  * The pre-tokenizers of a `tokenizer.json`: they cut a text into words, which are encoded one by one.
@@ -13,11 +21,11 @@ import { gpt2Words } from "./words.ts";
  */
 
 /**
- * Cuts a text and hands the pieces on.
+ * Splits a text and calls `visit` with the pieces in order.
  *
- * @param atStart whether the text is the beginning of a whole one; so of pieces.
+ * @param atStart whether the text begins a whole text; `visit` is told the same of each piece.
  */
-export type Cut = (
+export type Splitter = (
   text: string,
   atStart: boolean,
   visit: (piece: string, atStart: boolean) => void,
@@ -35,9 +43,6 @@ const BEHAVIORS = [
 /** What happens to the matches of a pattern. */
 export type Behavior = typeof BEHAVIORS[number];
 
-/** What a pattern in a `tokenizer.json` matches. */
-export type PatternOf = (pattern: unknown) => Pattern;
-
 const PUNCTUATION = harmless(/[\p{P}!-/:-@[-`{-~]/gu);
 const WHITE_SPACE = harmless(/\p{White_Space}/gu);
 const NUMBER = harmless(/\p{N}/gu);
@@ -47,16 +52,16 @@ const WORDS = harmless(new RegExp(`[${WORD}]+|[^${WORD}\\p{White_Space}]+`, "gu"
 /** Longest piece of FixedLength. */
 const LONGEST_PIECE = 65_535;
 
-/** What a pre-tokenizer comes to. */
+/** A pre-tokenizer that is ready for use. */
 export interface PreTokenizer {
-  /** Cuts a text into words. */
-  readonly cut: Cut;
-  /** Whether words are spelled in the byte alphabet, once they are cut. */
+  /** Splits a text into words. */
+  readonly split: Splitter;
+  /** Whether the words are to be written in the byte alphabet. */
   readonly byteLevel: boolean;
 }
 
 /**
- * Makes a pre-tokenizer of its description; none leaves a text as it is.
+ * Makes a pre-tokenizer of its description; without one, a text is one word.
  *
  * @throws {UnsupportedTokenizer} for a kind that is not known.
  */
@@ -72,18 +77,16 @@ export function createPreTokenizer(
       stages.map(({ type }) => type),
     );
   }
-  const cuts = stages.map((stage) => createCut(stage, patternOf));
-  const cut = cuts.reduceRight<Cut>(
-    (rest, cut) => (text, atStart, visit) =>
-      cut(text, atStart, (piece, first) => rest(piece, first, visit)),
+  const split = stages.map((stage) => createSplitter(stage, patternOf)).reduceRight<Splitter>(
+    (rest, split) => (text, atStart, visit) =>
+      split(text, atStart, (piece, first) => rest(piece, first, visit)),
     (text, atStart, visit) => visit(text, atStart),
   );
-  // most texts are GPT-2's kind: nothing stands between its words and their reader
-  return { cut: cuts.length === 1 ? cuts[0]! : cut, byteLevel: byteLevel >= 0 };
+  return { split, byteLevel: byteLevel >= 0 };
 }
 
-function createCut(config: Component, patternOf: PatternOf): Cut {
-  const dividing = (pattern: Pattern, behavior: unknown, invert = false): Cut => {
+function createSplitter(config: Component, patternOf: PatternOf): Splitter {
+  const dividing = (pattern: Pattern, behavior: unknown, invert = false): Splitter => {
     const known = BEHAVIORS.find((name) => name === behavior);
     if (!known) {
       throw new UnsupportedTokenizer(`behavior must be one of ${BEHAVIORS.join(", ")}`, behavior);
@@ -96,14 +99,12 @@ function createCut(config: Component, patternOf: PatternOf): Cut {
   };
   switch (config.type) {
     case "ByteLevel": {
-      const { add_prefix_space: prefix, use_regex: words = true } = config;
-      if (!prefix && words) {
-        return (text, _, visit) => gpt2Words(text, visit as (w: string) => void);
-      }
-      return (text, _, visit) => {
+      const { add_prefix_space: prefix, use_regex: divides = true } = config;
+      const words = dividing(harmless(GPT2_WORDS), "Isolated");
+      return (text, atStart, visit) => {
         const whole = prefix && !text.startsWith(" ") ? ` ${text}` : text;
-        if (words) gpt2Words(whole, visit as (word: string) => void);
-        else visit(whole, false);
+        if (divides) words(whole, atStart, visit);
+        else visit(whole, atStart);
       };
     }
     case "Metaspace":
@@ -149,7 +150,7 @@ function createCut(config: Component, patternOf: PatternOf): Cut {
 }
 
 /** SentencePiece's: a blank is a letter of its own, with which a word begins. */
-function metaspace(config: Component, patternOf: PatternOf): Cut {
+function metaspace(config: Component, patternOf: PatternOf): Splitter {
   const { replacement = "\u2581", split = true } = config as {
     replacement?: string;
     split?: boolean;
@@ -171,8 +172,8 @@ export function divide(
   text: string,
   pattern: Pattern,
   { behavior, invert = false }: { behavior: Behavior; invert?: boolean },
-): Stretch[] {
-  const pieces: Stretch[] = [];
+): Span[] {
+  const pieces: Span[] = [];
   let wasMatch = false;
   const add = (start: number, end: number, isMatch: boolean) => {
     if (start === end) return;
@@ -206,4 +207,34 @@ export function divide(
   }
   add(end, text.length, invert);
   return pieces;
+}
+
+/** How SentencePiece writes a blank. */
+const BLANK = "\u2581";
+
+/**
+ * Whether a text may be split before blanks even if the pre-tokenizer leaves it whole: no token reaches
+ * from one word into the next, and so no other ids come out.
+ */
+export function isSeparable(model: ModelConfig): boolean {
+  const kind = modelKind(model);
+  if (kind !== "BPE" && kind !== "Unigram") return false;
+  const { continuing_subword_prefix: prefix, end_of_word_suffix: suffix, ignore_merges } = model;
+  if (prefix || suffix || ignore_merges) return false; // words' ends matter
+  const tokens = modelTokens(model).map(([token]) => token);
+  return tokens.includes(BLANK) && !tokens.some((token) => /[^\u2581]\u2581/.test(token));
+}
+
+/** Splits further, before blanks. */
+export function splitBeforeBlanks(split: Splitter): Splitter {
+  return (text, atStart, visit) =>
+    split(text, atStart, (piece, first) => {
+      let start = 0;
+      for (let at = 1; (at = piece.indexOf(BLANK, at)) > 0; at++) {
+        if (piece[at - 1] === BLANK) continue;
+        visit(piece.slice(start, at), first && start === 0);
+        start = at;
+      }
+      visit(piece.slice(start), first && start === 0);
+    });
 }

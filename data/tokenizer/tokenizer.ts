@@ -1,22 +1,34 @@
+import { createHash } from "node:crypto";
 import { isObject } from "../../files/json.ts";
-import { load } from "../../files/packages.ts";
+import { load, type Package } from "../../files/packages.ts";
 import { quoted } from "../../files/printable.ts";
 import { standIn } from "../../files/stand_in.ts";
-import { BYTE_ALPHABET, toByteAlphabet } from "./byte_alphabet.ts";
+import { createAddedTokens } from "./added_tokens.ts";
+import {
+  byteLevelFile,
+  type ByteLevelTables,
+  byteLevelTables,
+  compactTables,
+  END_OF_TEXT,
+  tablesOfRanks,
+  toByteAlphabet,
+} from "./byte_level.ts";
+import { createTokenDecoder } from "./decoders.ts";
+import { Encoder, tablesOf } from "./encode.ts";
+import { createNormalizer } from "./normalizers.ts";
+import { createPatternOf, type PatternOf } from "./pattern.ts";
+import { createPreTokenizer, isSeparable, splitBeforeBlanks } from "./pre_tokenizers.ts";
 import {
   checkTokenizerFile,
-  gpt2File,
-  mergedPair,
+  modelKind,
   type TokenizerFile,
   UnsupportedTokenizer,
 } from "./tokenizer_file.ts";
-import { createTokenizer } from "./tokenizer_json.ts";
-
-/** The token between documents, as text. */
-export const END_OF_TEXT = "<|endoftext|>";
+import { modelIds, readVocabulary, type Vocabulary } from "./vocabulary.ts";
+import { createWordModel } from "./word_models.ts";
 
 /**
- * Text in, ids out, and text back: the same text where the tokenizer is of GPT-2's kind, byte-level BPE;
+ * Text in, ids out, and text back: the same text if the tokenizer is of GPT-2's kind, byte-level BPE;
  * others may normalize it first, or have no ids for parts of it.
  */
 export interface Tokenizer {
@@ -31,9 +43,9 @@ export interface Tokenizer {
   readonly endIds?: readonly number[];
   /** How the token that ends a document is written: `<|endoftext|>` for GPT-2. */
   readonly endOfTextToken: string;
-  /** The Hugging Face `tokenizer.json` that says all this. */
+  /** The Hugging Face `tokenizer.json` that describes the tokenizer. */
   readonly json: string;
-  /** SHA-256 in hexadecimal of `json`, and of what ends a document where `json` leaves that open. */
+  /** SHA-256 in hexadecimal of `json`, and of what ends a document if `json` leaves that open. */
   readonly hash: string;
   /** Ids of a text; special tokens written in it, such as `<|endoftext|>`, become those tokens. */
   encode(text: string): number[];
@@ -42,7 +54,7 @@ export interface Tokenizer {
   /** Text of ids, special tokens written out; bytes that are no UTF-8 become U+FFFD. */
   decode(ids: Iterable<number>): string;
   /**
-   * Decodes ids one at a time, giving out whole characters only, and nothing for special tokens, except
+   * Decodes ids one at a time. It gives out whole characters only, and nothing for special tokens, except
    * those that are text as well, such as a "!" that is declared special for padding.
    *
    * @param before ids that the text continues: some tokenizers leave out the blank before its first.
@@ -52,22 +64,10 @@ export interface Tokenizer {
   byteLength(id: number): number;
 }
 
-/** The tables of a tokenizer of GPT-2's kind. */
-export interface ByteLevelTables {
-  /** Token strings in the byte alphabet, by id; end-of-text comes behind them. */
-  readonly tokens: readonly string[];
-  /** Pairs in the order in which they are merged. */
-  readonly merges: readonly (readonly [string, string])[];
-}
-
 /** GPT-2's tokenizer: 50,257 ids, those of OpenAI, from the tables of npm:gpt-tokenizer. */
 export async function gpt2Tokenizer(): Promise<Tokenizer> {
   const { default: ranks } = await load("gpt-tokenizer/bpeRanks/r50k_base");
-  const encoder = new TextEncoder();
-  const tokens = (ranks as (string | number[])[]).map((token) =>
-    toByteAlphabet(typeof token === "string" ? encoder.encode(token) : Uint8Array.from(token))
-  );
-  return byteLevelTokenizer({ tokens, merges: recoverMerges(tokens) });
+  return await byteLevelTokenizer(tablesOfRanks(ranks as (string | number[])[]));
 }
 
 /** The tokenizer of some tables, which cuts text into words as GPT-2 does. */
@@ -78,7 +78,7 @@ export function byteLevelTokenizer(tables: ByteLevelTables): Promise<Tokenizer> 
 
 /** What a `tokenizer.json` does not say. */
 export interface ParseTokenizerOptions {
-  /** The token that ends a document, where it is none of the usual, or another of them. */
+  /** The token that ends a document, if it is none of the usual, or another of them. */
   readonly endOfText?: string | undefined;
   /** V of the model that it is for, which may be larger than the ids need. */
   readonly vocabularySize?: number | undefined;
@@ -98,7 +98,7 @@ export interface ParseTokenizerOptions {
 export async function parseTokenizer(
   json: string,
   where = "tokenizer.json",
-  { endOfText, vocabularySize }: ParseTokenizerOptions = {},
+  options: ParseTokenizerOptions = {},
 ): Promise<Tokenizer> {
   let parsed: unknown;
   try {
@@ -111,10 +111,10 @@ export async function parseTokenizer(
   }
   try {
     const file = checkTokenizerFile(parsed);
-    // GPT-2's kind is written in one way, whoever wrote it first, so that equal ones have one hash
+    // what tables can say is written in one way, whoever wrote it first, so that equal ones have one hash
     const tables = byteLevelTables(file);
     const written = tables ? JSON.stringify(byteLevelFile(tables)) : json;
-    return await createTokenizer(file, { json: written, endOfText, vocabularySize });
+    return await createTokenizer(file, { ...options, json: written });
   } catch (error) {
     if (!(error instanceof UnsupportedTokenizer)) throw error;
     throw new RangeError(`Cannot use ${where} as ${error.message}`);
@@ -145,21 +145,7 @@ export async function compactTokenizer(
         `current end is ${quoted(full.endOfTextToken)}`,
     );
   }
-  const { tokens, merges } = tables;
-  const pairs = Map.groupBy(merges, (pair) => pair.join(""));
-  const kept = new Set<string>(BYTE_ALPHABET);
-  const keep = (token: string) => {
-    if (kept.has(token)) return;
-    kept.add(token);
-    pairs.get(token)?.flat().forEach(keep);
-  };
-  for (const id of usedIds) if (id !== full.endOfText) keep(tokens[id]!);
-  // a few more, the most basic, so that rows of logits are whole vectors for the kernels
-  for (const token of tokens) if ((kept.size + 1) % VOCABULARY_MULTIPLE !== 0) keep(token);
-  return await byteLevelTokenizer({
-    tokens: tokens.filter((token) => kept.has(token)),
-    merges: merges.filter((pair) => kept.has(pair.join(""))),
-  });
+  return await byteLevelTokenizer(compactTables(tables, usedIds));
 }
 
 /** Whether a tokenizer is another one, or what `compactTokenizer()` makes of it for some text. */
@@ -174,59 +160,172 @@ export async function isPartOf(part: Tokenizer, full: Tokenizer): Promise<boolea
     (await compactTokenizer(full, used)).hash === part.hash;
 }
 
-const VOCABULARY_MULTIPLE = 8;
-
 /**
- * The tables of a `tokenizer.json`, if it is of GPT-2's kind to the last detail: its words, all 256 bytes,
- * and end-of-text alone behind the other tokens.
+ * Makes a tokenizer of the contents of a `tokenizer.json`.
+ *
+ * @param options.json the file, as `Tokenizer.json` will give it.
+ * @param options.trusted whether the file was made here: what encodes text is then created when it is first
+ * used, and never if tokens come from a file.
+ * @throws {UnsupportedTokenizer} if something in it is not supported, with the rest of a sentence that
+ * begins with "Cannot use FILE as".
  */
-function byteLevelTables(file: TokenizerFile): ByteLevelTables | undefined {
-  const { model, pre_tokenizer: words, decoder, normalizer, added_tokens: added = [] } = file;
-  const { vocab, merges = [] } = model;
-  const plain = model.type === "BPE" && !model.dropout && !model.continuing_subword_prefix &&
-    !model.end_of_word_suffix && !model.byte_fallback && !model.ignore_merges && !normalizer &&
-    words?.type === "ByteLevel" && !words.add_prefix_space && words.use_regex !== false &&
-    decoder?.type === "ByteLevel" && added.length === 1 && added[0]!.content === END_OF_TEXT;
-  if (!plain || typeof vocab !== "object" || Array.isArray(vocab)) return undefined;
-  const entries = Object.entries(vocab).filter(([token]) => token !== END_OF_TEXT);
-  const tokens: string[] = new Array(entries.length).fill("");
-  for (const [token, id] of entries) if (tokens[id] === "") tokens[id] = token;
-  // were there a hole, another id would be too large or occur twice
-  const whole = entries.every(([token, id]) => tokens[id] === token) &&
-    added[0]!.id === tokens.length && BYTE_ALPHABET.every((byte) => Object.hasOwn(vocab, byte));
-  return whole ? { tokens, merges: merges.map(mergedPair) } : undefined;
+async function createTokenizer(
+  file: TokenizerFile,
+  { json, trusted = false, endOfText, vocabularySize }: ParseTokenizerOptions & {
+    json: string;
+    trusted?: boolean;
+  },
+): Promise<Tokenizer> {
+  const vocabulary = readVocabulary(file, { endOfText, size: vocabularySize });
+  const { end, usualEnd, size } = vocabulary;
+  const library = needsLibrary(file) ? await load("@huggingface/tokenizers") : undefined;
+  const parts = { file, vocabulary, library, patternOf: createPatternOf(library) };
+  const splitAddedTokens = createSplitter(parts);
+  const createEncode = () => createEncodePlain(parts);
+  let encodePlain = trusted ? undefined : createEncode();
+  const encode = (text: string, options: { special: boolean }): number[] => {
+    encodePlain ??= createEncode();
+    const ids: number[] = [];
+    // lone surrogates become U+FFFD here, as they would in UTF-8
+    splitAddedTokens(text.toWellFormed(), options).forEach((part, i) => {
+      if (typeof part === "number") ids.push(part);
+      else encodePlain!(part, i === 0, ids);
+    });
+    return ids;
+  };
+  return {
+    vocabularySize: size,
+    endOfText: end.id,
+    endOfTextToken: end.content,
+    json,
+    hash: createHash("sha256").update(end.content === usualEnd ? json : `${json}\n${end.content}`)
+      .digest("hex"),
+    encodeDocument: (text) => encode(text, { special: false }),
+    encode: (text) => encode(text, { special: true }),
+    ...createDecoding(parts),
+  };
 }
 
-/** Describes byte-level BPE tables, end-of-text last, as Hugging Face describes GPT-2's. */
-function byteLevelFile({ tokens, merges }: ByteLevelTables): TokenizerFile {
-  return gpt2File({
-    vocab: Object.fromEntries([...tokens, END_OF_TEXT].map((token, id) => [token, id])),
-    merges: merges.map((pair) => pair.join(" ")),
-    added: [{ id: tokens.length, content: END_OF_TEXT, special: true }],
+/** What a tokenizer is made of. */
+interface Parts {
+  readonly file: TokenizerFile;
+  readonly vocabulary: Vocabulary;
+  /** Loaded if anything needs it. */
+  readonly library: Package<"@huggingface/tokenizers"> | undefined;
+  readonly patternOf: PatternOf;
+}
+
+/** Whether anything is left to npm:@huggingface/tokenizers. */
+function needsLibrary({ model, normalizer, pre_tokenizer, decoder }: TokenizerFile): boolean {
+  return Boolean(normalizer) || ["Unigram", "WordPiece"].includes(modelKind(model)) ||
+    JSON.stringify([pre_tokenizer, decoder]).includes('"Regex"');
+}
+
+/**
+ * Makes the function that normalizes a text and splits it at added tokens: at some of them before, at others
+ * after the text is normalized.
+ */
+function createSplitter(
+  { file, vocabulary: { added, end }, library, patternOf }: Parts,
+): (text: string, options: { special: boolean }) => (string | number)[] {
+  const normalize = createNormalizer(file.normalizer, { library, patternOf });
+  const spelled = added.map((token) => {
+    const { id, content, normalized = !token.special } = token;
+    const special = token.special || id === end.id;
+    return { ...token, special, normalized, spelled: normalized ? normalize(content) : content };
   });
+  const before = createAddedTokens(spelled.filter((token) => !token.normalized));
+  const after = createAddedTokens(spelled.filter((token) => token.normalized));
+  return (text, options) =>
+    before.split(text, options).flatMap((part) =>
+      typeof part === "number" ? part : after.split(normalize(part), options)
+    );
 }
 
-/**
- * The merges behind a vocabulary in rank order, the 256 bytes first: each token is the pair that its
- * bytes come to when only the tokens before it exist.
- */
-function recoverMerges(tokens: readonly string[]): [string, string][] {
-  const V = tokens.length;
-  const byteIds = new Map(tokens.slice(0, 256).map((token, id) => [token, id]));
-  const ids = new Map<number, number>(); // by the pair that a token is merged from, as one number
-  return tokens.slice(256).map((token, place) => {
-    const id = 256 + place;
-    const parts = Array.from(token, (byte) => byteIds.get(byte)!);
-    while (parts.length > 2) {
-      let first = id, at = -1;
-      for (let i = 0; i + 1 < parts.length; i++) {
-        const merged = ids.get(parts[i]! * V + parts[i + 1]!) ?? id;
-        if (merged < first) [first, at] = [merged, i];
-      }
-      parts.splice(at, 2, first);
+/** Appends the ids of a normalized text without added tokens. */
+type EncodePlain = (text: string, atStart: boolean, ids: number[]) => void;
+
+/** Distinct words whose ids are remembered, and how long they may be: a few words make up most of any text. */
+const CACHED_WORDS = 200_000, CACHED_LENGTH = 64;
+
+function createEncodePlain({ file, vocabulary, library, patternOf }: Parts): EncodePlain {
+  const utf8 = new TextEncoder();
+  const tables = tablesOf(file);
+  if (tables) {
+    const encoder = new Encoder(tables);
+    return (text, _, ids) => {
+      const bytes = utf8.encode(text);
+      encoder.reset();
+      encoder.encode(bytes, 0, bytes.length);
+      for (let i = 0; i < encoder.length; i++) ids.push(encoder.ids[i]!);
+    };
+  }
+  const { split, byteLevel } = createPreTokenizer(file.pre_tokenizer, patternOf);
+  const splitWords = !byteLevel && isSeparable(file.model) ? splitBeforeBlanks(split) : split;
+  const model = createWordModel(file.model, { ...modelIds(file.model, vocabulary), library });
+  let cache = new Map<string, readonly number[]>();
+  const encodeWord = (word: string): readonly number[] => {
+    const ids = model(byteLevel ? toByteAlphabet(utf8.encode(word)) : word);
+    if (word.length <= CACHED_LENGTH) {
+      if (cache.size >= CACHED_WORDS) cache = new Map();
+      cache.set(`${word} `.slice(0, -1), ids); // a slice of the text would keep all of it alive
     }
-    const [left, right] = parts as [number, number];
-    ids.set(left * V + right, id);
-    return [tokens[left]!, tokens[right]!];
-  });
+    return ids;
+  };
+  return (text, atStart, ids) =>
+    splitWords(text, atStart, (word) => {
+      const wordIds = cache.get(word) ?? encodeWord(word);
+      for (let i = 0; i < wordIds.length; i++) ids.push(wordIds[i]!);
+    });
+}
+
+const NOTHING = new Uint8Array(0);
+
+function createDecoding(
+  { file, vocabulary: { size, tokens, specials, end }, patternOf }: Parts,
+): Pick<Tokenizer, "decode" | "decoder" | "byteLength"> {
+  const { bytesOf: decodeToken, dropsLastBlank } = createTokenDecoder(file.decoder, patternOf);
+  const inside: Uint8Array[] = []; // bytes of tokens that were asked for, except at the start of a text
+  const bytesOf = (id: number, atStart: boolean): Uint8Array => {
+    if (!Number.isInteger(id) || id < 0 || id >= size) {
+      throw new RangeError(`Cannot decode as ids must be below ${size}: current id is ${id}`);
+    }
+    const token = tokens[id];
+    if (token === undefined || specials.has(id)) return NOTHING;
+    return atStart ? decodeToken(token, true) : inside[id] ??= decodeToken(token, false);
+  };
+  const decoder = (before: Iterable<number> = []) => {
+    const utf8 = new TextDecoder("utf-8", { ignoreBOM: true });
+    let atStart = true, held = "";
+    const push = (id: number) => {
+      const bytes = bytesOf(id, atStart);
+      if (specials.has(id)) atStart ||= id === end.id;
+      else if (tokens[id] !== undefined) atStart = false;
+      const text = held + utf8.decode(bytes, { stream: true });
+      held = dropsLastBlank && text.endsWith(" ") ? " " : "";
+      return held ? text.slice(0, -1) : text;
+    };
+    for (const id of before) push(id);
+    return {
+      push,
+      end: () => {
+        held = "";
+        return utf8.decode();
+      },
+    };
+  };
+  return {
+    decoder,
+    decode(ids) {
+      const { push, end: finish } = decoder();
+      let text = "";
+      for (const id of ids) {
+        const special = specials.get(id);
+        if (special !== undefined) text += finish();
+        text += push(id) + (special ?? "");
+      }
+      return text + finish();
+    },
+    byteLength: (id) => bytesOf(id, false).length,
+  };
 }

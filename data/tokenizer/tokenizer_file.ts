@@ -17,60 +17,6 @@ export interface TokenizerFile {
   readonly added_tokens?: readonly AddedToken[];
 }
 
-/** Describes a byte-level BPE as Hugging Face describes GPT-2's. */
-export function gpt2File(
-  { vocab, merges, added, prefix = false }: {
-    vocab: Readonly<Record<string, number>>;
-    merges: readonly string[];
-    added: readonly AddedToken[];
-    prefix?: boolean;
-  },
-): TokenizerFile {
-  const byteLevel = {
-    type: "ByteLevel",
-    add_prefix_space: prefix,
-    trim_offsets: true,
-    use_regex: true,
-  };
-  const file = {
-    version: "1.0",
-    truncation: null,
-    padding: null,
-    added_tokens: added.map(
-      (
-        {
-          id,
-          content,
-          special = false,
-          single_word = false,
-          lstrip = false,
-          rstrip = false,
-          ...token
-        },
-      ) => {
-        const { normalized = !special } = token;
-        return { id, content, single_word, lstrip, rstrip, normalized, special };
-      },
-    ),
-    normalizer: null,
-    pre_tokenizer: byteLevel,
-    post_processor: { ...byteLevel, trim_offsets: false },
-    decoder: byteLevel,
-    model: {
-      type: "BPE",
-      dropout: null,
-      unk_token: null,
-      continuing_subword_prefix: "",
-      end_of_word_suffix: "",
-      fuse_unk: false,
-      byte_fallback: false,
-      vocab,
-      merges,
-    },
-  };
-  return file;
-}
-
 /** Types of the fields that are read. */
 const FILE_FIELDS = {
   normalizer: "object?",
@@ -239,6 +185,33 @@ export interface ModelConfig {
   readonly byte_fallback?: boolean;
   readonly ignore_merges?: boolean;
   readonly max_input_chars_per_word?: number;
+}
+
+/** The kinds of model. */
+export type ModelKind = "BPE" | "Unigram" | "WordPiece" | "WordLevel";
+
+/**
+ * The kind of a model, which files of old do not name.
+ *
+ * @throws {UnsupportedTokenizer} if it is none of these.
+ */
+export function modelKind(model: ModelConfig): ModelKind {
+  const { type } = model;
+  switch (type) {
+    case "BPE":
+    case "Unigram":
+    case "WordPiece":
+    case "WordLevel":
+      return type;
+    case undefined:
+      if (Array.isArray(model.vocab)) return "Unigram";
+      return model.merges ? "BPE" : "WordPiece";
+    default:
+      throw new UnsupportedTokenizer(
+        "model.type must be BPE, Unigram, WordPiece or WordLevel",
+        type,
+      );
+  }
 }
 
 /** A merge of two tokens, which files of old write as one text with a blank between them. */

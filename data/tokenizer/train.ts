@@ -1,13 +1,13 @@
-import { BYTE_ALPHABET } from "./byte_alphabet.ts";
-import type { Merge } from "./bpe.ts";
+import { BYTE_ALPHABET, type ByteLevelTables } from "./byte_level.ts";
+import { Heap } from "./bpe.ts";
 import { byteLevelTokenizer, type Tokenizer } from "./tokenizer.ts";
-import { detached, gpt2Words } from "./words.ts";
+import { WordCutter, WordTable } from "./words.ts";
 
 /** How to train a tokenizer. */
 export interface TrainTokenizerOptions {
-  /** V: ids in all, of which 256 are bytes and one ends documents. */
+  /** V: number of ids, of which 256 are bytes and one ends documents. */
   readonly vocabularySize: number;
-  /** Times that a pair must occur to be merged; 2 if not given. */
+  /** How often a pair must occur to be merged; 2 by default. */
   readonly minFrequency?: number;
   /** Is called with the tokens made and all tokens, once the text is read. */
   readonly onProgress?: (done: number, total: number) => void;
@@ -23,11 +23,11 @@ export const LEAST_VOCABULARY = BYTE_ALPHABET.length + 1;
  * The merges are those that Hugging Face's `BpeTrainer` finds for the same texts, with the byte alphabet
  * to begin with and `ByteLevel` to cut words: of pairs that occur equally often, the one with the lower
  * ids comes first. Its ids differ: there, special tokens come first; here, as in GPT-2's own file, the
- * 256 bytes in the order of their characters, then the merges, and `<|endoftext|>` last.
+ * 256 bytes come first in the order of their characters, then the merges, and `<|endoftext|>` last.
  *
  * Only the counts of distinct words are held in memory.
  *
- * @param texts documents, or stretches of them that are cut before white space.
+ * @param texts documents, or parts of documents that end before white space.
  * @throws {RangeError} if an option is out of range.
  *
  * @example Train a tokenizer on two sentences
@@ -48,64 +48,65 @@ export async function trainTokenizer(
   };
   check("vocabularySize", vocabularySize, LEAST_VOCABULARY);
   check("minFrequency", minFrequency, 1);
-  const counts = new Map<string, number>();
-  const count = (word: string) => {
-    const known = counts.get(word);
-    if (known !== undefined) counts.set(word, known + 1);
-    else counts.set(detached(word), 1);
-  };
-  for await (const text of texts) gpt2Words(text.toWellFormed(), count);
-  return await byteLevelTokenizer(
-    learnMerges(counts, { most: vocabularySize - 1, minFrequency, onProgress }),
-  );
+  const table = new WordTable(), counts: number[] = [];
+  const cutter = new WordCutter(), encoder = new TextEncoder();
+  for await (const text of texts) {
+    const bytes = encoder.encode(text);
+    for (let start = 0, end; start < bytes.length; start = end) {
+      end = cutter.endOfWord(bytes, start, bytes.length);
+      let word = table.find(bytes, start, end);
+      if (word < 0) {
+        word = counts.push(0) - 1;
+        table.add(bytes, start, end);
+      }
+      counts[word]!++;
+    }
+  }
+  const most = vocabularySize - 1; // one id is left for end-of-text
+  return await byteLevelTokenizer(learnMerges(table, counts, { most, minFrequency, onProgress }));
 }
 
 /** A pair of tokens side by side, waiting to be merged. */
 interface Pair {
   readonly left: number;
   readonly right: number;
-  /** How often it occurred when this was last looked at. */
+  /** How often it occurred when it was last counted. */
   count: number;
-  /** Where it occurs: some words of it, and maybe some that have lost it since. */
+  /** Where it occurs: some of its words, and perhaps some words that have lost it since. */
   readonly words: readonly number[];
 }
 
 /**
- * Learns the merges of words that occur so many times.
+ * Learns merges from words and how often each occurs.
  *
  * There is one way to every token: where no merge crosses its ends, its bytes merge as they would alone.
  * So a merge always makes a new token, and a pair waits in the queue once.
  */
 function learnMerges(
-  counts: ReadonlyMap<string, number>,
+  table: WordTable,
+  counts: readonly number[],
   { most, minFrequency, onProgress }: {
     most: number;
     minFrequency: number;
     onProgress: (done: number, total: number) => void;
   },
-): { tokens: string[]; merges: [string, string][] } {
+): ByteLevelTables {
   const tokens = [...BYTE_ALPHABET].sort();
   const byteIds = BYTE_ALPHABET.map((character) => tokens.indexOf(character));
-  const encoder = new TextEncoder();
-  const words: Uint32Array[] = [], occurrences: number[] = [];
-  for (const [word, count] of counts) {
-    words.push(Uint32Array.from(encoder.encode(word), (byte) => byteIds[byte]!));
-    occurrences.push(count);
-  }
+  const words: Uint32Array[] = counts.map((_, w) =>
+    Uint32Array.from(table.bytesOf(w), (byte) => byteIds[byte]!)
+  );
 
-  const queue = new PairQueue();
-  const pairs = new PairCounts();
+  const queue = new Heap<Pair>(precedes), pairs = new PairCounts();
   words.forEach((word, w) => {
     for (let i = 0; i + 1 < word.length; i++) {
-      pairs.gain(word[i]!, word[i + 1]!, { count: occurrences[w]!, word: w });
+      pairs.gain(word[i]!, word[i + 1]!, { count: counts[w]!, word: w });
     }
   });
   pairs.release(queue);
 
   const merges: [string, string][] = [];
-  while (tokens.length < most) {
-    const pair = queue.pop();
-    if (!pair) break;
+  for (let pair; tokens.length < most && (pair = queue.pop());) {
     const { left, right } = pair;
     const count = pairs.count(left, right);
     if (count !== pair.count) { // it has changed since: back into the queue, to its place
@@ -118,8 +119,8 @@ function learnMerges(
     const merged = tokens.push(tokens[left]! + tokens[right]!) - 1;
     for (const w of pair.words) {
       words[w] = mergeInWord(words[w]!, { left, right, merged }, {
-        gain: (left, right) => pairs.gain(left, right, { count: occurrences[w]!, word: w }),
-        lose: (left, right) => pairs.lose(left, right, occurrences[w]!),
+        gain: (left, right) => pairs.gain(left, right, { count: counts[w]!, word: w }),
+        lose: (left, right) => pairs.lose(left, right, counts[w]!),
       });
     }
     pairs.release(queue);
@@ -128,10 +129,10 @@ function learnMerges(
   return { tokens, merges };
 }
 
-/** Merges a pair in a word, telling which pairs come and go around it. */
+/** Merges a pair in a word, and reports which pairs come and go around it. */
 function mergeInWord(
   word: Uint32Array,
-  { left, right, merged }: Merge,
+  { left, right, merged }: { left: number; right: number; merged: number },
   { gain, lose }: Record<"gain" | "lose", (left: number, right: number) => void>,
 ): Uint32Array {
   let length = 0;
@@ -178,7 +179,7 @@ class PairCounts {
   }
 
   /** Puts the pairs that were gained into a queue. */
-  release(queue: PairQueue): void {
+  release(queue: Heap<Pair>): void {
     for (const [key, words] of this.#gained) {
       const count = this.#counts.get(key)!;
       if (count > 0) queue.push({ left: Math.floor(key / IDS), right: key % IDS, count, words });
@@ -190,34 +191,7 @@ class PairCounts {
 /** More ids than there are: two share a number of 53 bits. */
 const IDS = 2 ** 24;
 
-/** Pairs by count, the highest first, and where that is equal by ids, the lowest first: a heap. */
-class PairQueue {
-  readonly #pairs: Pair[] = [];
-
-  push(pair: Pair): void {
-    const pairs = this.#pairs;
-    let at = pairs.length;
-    for (let parent; at > 0 && precedes(pair, pairs[parent = (at - 1) >> 1]!); at = parent) {
-      pairs[at] = pairs[parent]!;
-    }
-    pairs[at] = pair;
-  }
-
-  pop(): Pair | undefined {
-    const pairs = this.#pairs;
-    const first = pairs[0], last = pairs.pop();
-    if (pairs.length === 0) return last;
-    let at = 0;
-    for (let child; (child = 2 * at + 1) < pairs.length; at = child) {
-      if (child + 1 < pairs.length && precedes(pairs[child + 1]!, pairs[child]!)) child++;
-      if (!precedes(pairs[child]!, last!)) break;
-      pairs[at] = pairs[child]!;
-    }
-    pairs[at] = last!;
-    return first;
-  }
-}
-
+/** Orders pairs by count, the highest first; of equal counts by ids, the lowest first. */
 function precedes(a: Pair, b: Pair): boolean {
   if (a.count !== b.count) return a.count > b.count;
   return a.left !== b.left ? a.left < b.left : a.right < b.right;

@@ -1,9 +1,10 @@
 import type { Package } from "../../files/packages.ts";
-import { BYTE_ALPHABET } from "./byte_alphabet.ts";
-import { createMerger } from "./bpe.ts";
+import { BYTE_ALPHABET } from "./byte_level.ts";
+import { Merger } from "./bpe.ts";
 import {
   mergedPair,
   type ModelConfig,
+  modelKind,
   UnsupportedTokenizer,
   type WrittenMerge,
 } from "./tokenizer_file.ts";
@@ -25,33 +26,6 @@ export interface WordModelParts {
   readonly unknown: number | undefined;
   /** Loaded for Unigram and WordPiece. */
   readonly library: Package<"@huggingface/tokenizers"> | undefined;
-}
-
-/** The kinds of model. */
-export type ModelKind = "BPE" | "Unigram" | "WordPiece" | "WordLevel";
-
-/**
- * The kind of a model, which files of old do not name.
- *
- * @throws {UnsupportedTokenizer} if it is none of these.
- */
-export function modelKind(model: ModelConfig): ModelKind {
-  const { type } = model;
-  switch (type) {
-    case "BPE":
-    case "Unigram":
-    case "WordPiece":
-    case "WordLevel":
-      return type;
-    case undefined:
-      if (Array.isArray(model.vocab)) return "Unigram";
-      return model.merges ? "BPE" : "WordPiece";
-    default:
-      throw new UnsupportedTokenizer(
-        "model.type must be BPE, Unigram, WordPiece or WordLevel",
-        type,
-      );
-  }
 }
 
 /** Makes the function that turns words into ids. */
@@ -136,18 +110,18 @@ function createBpe(model: ModelConfig, parts: WordModelParts): WordModel {
   if (model.dropout) throw new UnsupportedTokenizer("model.dropout must be null", model.dropout);
   const prefix = model.continuing_subword_prefix ?? "";
   const suffix = model.end_of_word_suffix ?? "";
-  const merge = createMerger(
-    (model.merges ?? []).map((pair) => {
-      const [left, right] = mergedPair(pair);
-      const [first, second, both] = [left, right, mergedToken(pair, prefix)].map(
-        (token) => {
+  const merger = new Merger(
+    Int32Array.from(
+      (model.merges ?? []).flatMap((pair) =>
+        [...mergedPair(pair), mergedToken(pair, prefix)].map((token) => {
           const id = ids.get(token);
-          if (id !== undefined) return id;
+          if (id !== undefined) {
+            return id;
+          }
           throw new UnsupportedTokenizer("model.vocab must hold the tokens of all merges", token);
-        },
-      );
-      return { left: first!, right: second!, merged: both! };
-    }),
+        })
+      ),
+    ),
   );
   const fallback = model.byte_fallback ? createByteFallback(parts) : () => undefined;
 
@@ -167,7 +141,7 @@ function createBpe(model: ModelConfig, parts: WordModelParts): WordModel {
       if (isNew && unknown !== undefined) tokens.push(unknown);
       wasUnknown = bytes === undefined;
     });
-    return merge(tokens);
+    return merger.mergeAll(tokens);
   };
 }
 

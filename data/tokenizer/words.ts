@@ -1,83 +1,167 @@
-/** What GPT-2 tells apart when it cuts a text into words. */
-export const LETTER = 1, NUMBER = 2, SPACE = 3, OTHER = 4;
+/**
+ * The words of a text in UTF-8, as GPT-2 cuts them before it merges bytes.
+ *
+ * @module
+ */
 
-const APOSTROPHE = 0x27, BLANK = 0x20;
+/**
+ * GPT-2's pattern (openai/gpt-2, src/encoder.py), where `\s` is Unicode's white space. Nothing is lost: the
+ * words joined are the text.
+ */
+export const GPT2_WORDS =
+  /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\p{White_Space}\p{L}\p{N}]+|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+/gu;
 
-/** The class of each UTF-16 code unit, filled in as they occur; those of surrogate pairs stay 0. */
-const classes = new Uint8Array(0x10000);
+/** What the pattern tells apart. */
+const LETTER = 1, NUMBER = 2, SPACE = 3, OTHER = 4;
 
-/** The class of the character that a code unit belongs to. */
-function classAt(text: string, at: number): number {
-  return classes[text.charCodeAt(at)] || classify(text, at);
+/** Cuts bytes as `GPT2_WORDS` cuts a text, written out because bulk tokenization spends its time here. */
+export class WordCutter {
+  /** u8 [0x110000]: the class of each code point, filled in as they occur. */
+  readonly #classes = new Uint8Array(0x110000);
+
+  /** The end of the word that begins at `start` in valid UTF-8 that ends at `end`. */
+  endOfWord(bytes: Uint8Array, start: number, end: number): number {
+    const first = bytes[start]!;
+    if (first === 0x27) { // an apostrophe
+      const length = contraction(bytes, start + 1, end);
+      if (length > 0) return start + 1 + length;
+    }
+    let at = start;
+    let kind = this.#classAt(bytes, at);
+    if (kind === SPACE) {
+      const after = start + widthAt(bytes, start);
+      const following = after < end ? this.#classAt(bytes, after) : SPACE;
+      if (following === SPACE) return this.#endOfSpace(bytes, start, end);
+      if (first !== 0x20) return after; // only a blank belongs to the word behind it
+      [at, kind] = [after, following];
+    }
+    do at += widthAt(bytes, at); while (at < end && this.#classAt(bytes, at) === kind);
+    return at;
+  }
+
+  /** The end of two or more characters of white space: the last belongs to the text that follows, if any. */
+  #endOfSpace(bytes: Uint8Array, start: number, end: number): number {
+    let at = start, last = start;
+    while (at < end && this.#classAt(bytes, at) === SPACE) {
+      last = at;
+      at += widthAt(bytes, at);
+    }
+    return at < end ? last : end;
+  }
+
+  #classAt(bytes: Uint8Array, at: number): number {
+    const first = bytes[at]!;
+    const codePoint = first < 0x80 ? first : codePointAt(bytes, at);
+    return this.#classes[codePoint] || (this.#classes[codePoint] = classOf(codePoint));
+  }
 }
 
-function classify(text: string, at: number): number {
-  const unit = text.charCodeAt(at);
-  const isLowSurrogate = unit >= 0xdc00 && unit <= 0xdfff;
-  const codePoint = text.codePointAt(isLowSurrogate ? at - 1 : at)!;
-  const kind = classOf(codePoint);
-  if (codePoint < 0x10000) classes[codePoint] = kind;
-  return kind;
-}
-
-/** Finds out the class of a character; it takes a while. */
-export function classOf(codePoint: number): number {
+function classOf(codePoint: number): number {
   const character = String.fromCodePoint(codePoint);
   if (/\p{L}/u.test(character)) return LETTER;
   if (/\p{N}/u.test(character)) return NUMBER;
   return /\p{White_Space}/u.test(character) ? SPACE : OTHER;
 }
 
-/**
- * Cuts a text into words as GPT-2 does before it merges (openai/gpt-2, src/encoder.py), by the pattern
- *
- * `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
- *
- * where `\s` is Unicode's white space. Nothing is lost: the words joined are the text.
- *
- * It is written out because tokenizing in bulk is mostly this.
- *
- * @param text without lone surrogates.
- */
-export function gpt2Words(text: string, visit: (word: string) => void): void {
-  const end = text.length;
-  for (let start = 0, at = 0; start < end; start = at) {
-    const first = text.charCodeAt(at);
-    if (first === APOSTROPHE) {
-      const length = contraction(text, at);
-      if (length > 0) {
-        visit(text.slice(start, at += length));
-        continue;
-      }
+/** Length of what a contraction has behind its apostrophe: s, t, m, d, re, ve or ll; 0 if it is none. */
+function contraction(bytes: Uint8Array, at: number, end: number): number {
+  const first = at < end ? bytes[at] : 0, second = at + 1 < end ? bytes[at + 1] : 0;
+  if (first === 0x73 || first === 0x74 || first === 0x6d || first === 0x64) return 1; // s t m d
+  if (second === 0x65 && (first === 0x72 || first === 0x76)) return 2; // re ve
+  return first === 0x6c && second === 0x6c ? 2 : 0; // ll
+}
+
+/** Bytes of the character that begins at a place. */
+function widthAt(bytes: Uint8Array, at: number): number {
+  const first = bytes[at]!;
+  return first < 0x80 ? 1 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
+}
+
+function codePointAt(bytes: Uint8Array, at: number): number {
+  const first = bytes[at]!;
+  const tail = (i: number) => bytes[at + i]! & 0x3f;
+  if (first < 0xe0) return (first & 0x1f) << 6 | tail(1);
+  if (first < 0xf0) return (first & 0x0f) << 12 | tail(1) << 6 | tail(2);
+  return (first & 0x07) << 18 | tail(1) << 12 | tail(2) << 6 | tail(3);
+}
+
+/** Distinct words, numbered as they come: a hash table over their bytes. */
+export class WordTable {
+  /** Words so far. */
+  size = 0;
+  /** Word numbers + 1, at the slots that their hashes lead to; 0 in free slots, which are half of them. */
+  #slots = new Int32Array(2 ** 17);
+  /** The bytes of all words, one after the other. */
+  #bytes = new Uint8Array(2 ** 20);
+  /** Where the bytes of each word end. */
+  #ends = new Int32Array(2 ** 16);
+
+  /** The number of the word in `bytes` from `start` to `end`, or −1. */
+  find(bytes: Uint8Array, start: number, end: number): number {
+    return this.#slots[this.#slotOf(bytes, start, end)]! - 1;
+  }
+
+  /** Adds a word that `find()` did not find; its number is the old size. */
+  add(bytes: Uint8Array, start: number, end: number): void {
+    if (2 * (this.size + 1) > this.#slots.length) this.#grow();
+    const from = this.#startOf(this.size), to = from + end - start;
+    if (to > this.#bytes.length) this.#bytes = larger(this.#bytes, to);
+    this.#bytes.set(bytes.subarray(start, end), from);
+    this.#ends[this.size] = to;
+    const slot = this.#slotOf(bytes, start, end);
+    this.#slots[slot] = ++this.size;
+  }
+
+  /** The bytes of a word. */
+  bytesOf(word: number): Uint8Array {
+    return this.#bytes.subarray(this.#startOf(word), this.#ends[word]);
+  }
+
+  /** Forgets all words. */
+  clear(): void {
+    this.size = 0;
+    this.#slots.fill(0);
+  }
+
+  #startOf(word: number): number {
+    return word === 0 ? 0 : this.#ends[word - 1]!;
+  }
+
+  /** The slot where a word is, or would be. */
+  #slotOf(bytes: Uint8Array, start: number, end: number): number {
+    const length = end - start, mask = this.#slots.length - 1;
+    let hash = length;
+    for (let i = start; i < end; i++) hash = Math.imul(hash ^ bytes[i]!, 0x01000193);
+    hash ^= hash >>> 15;
+    for (let slot = hash & mask;; slot = (slot + 1) & mask) {
+      const word = this.#slots[slot]! - 1;
+      if (word < 0) return slot;
+      const from = this.#startOf(word);
+      if (this.#ends[word]! - from !== length) continue;
+      let same = 0;
+      while (same < length && this.#bytes[from + same] === bytes[start + same]) same++;
+      if (same === length) return slot;
     }
-    if (first === BLANK && at + 1 < end && classAt(text, at + 1) !== SPACE) at++;
-    const kind = classAt(text, at);
-    do at++; while (at < end && classAt(text, at) === kind);
-    // of white space, the last character belongs to the word behind it
-    if (kind === SPACE && at < end && at - start > 1) at--;
-    visit(text.slice(start, at));
+  }
+
+  #grow(): void {
+    const count = this.size;
+    this.#ends = larger(this.#ends, 2 * this.#ends.length);
+    this.#slots = new Int32Array(2 * this.#slots.length);
+    for (let word = 0; word < count; word++) {
+      this.#slots[this.#slotOf(this.#bytes, this.#startOf(word), this.#ends[word]!)] = word + 1;
+    }
   }
 }
 
-/** Length of the contraction that begins at an apostrophe, or 0. */
-function contraction(text: string, at: number): number {
-  switch (text[at + 1]) {
-    case "s":
-    case "t":
-    case "m":
-    case "d":
-      return 2;
-    case "r":
-    case "v":
-      return text[at + 2] === "e" ? 3 : 0;
-    case "l":
-      return text[at + 2] === "l" ? 3 : 0;
-    default:
-      return 0;
-  }
-}
-
-/** A copy of a word that does not keep the text alive that it was cut from, as V8's slices do. */
-export function detached(word: string): string {
-  return `${word} `.slice(0, -1);
+/** A copy of an array with room for at least so many elements. */
+function larger<A extends Uint8Array<ArrayBuffer> | Int32Array<ArrayBuffer>>(
+  array: A,
+  least: number,
+): A {
+  const copy = new (array.constructor as new (length: number) => A)(
+    Math.max(2 * array.length, least),
+  );
+  copy.set(array);
+  return copy;
 }

@@ -3,7 +3,7 @@ import { hubFile } from "../../data/hub/hub.ts";
 import { textSource } from "../../data/text/sources.ts";
 import { tokenizeSource } from "../../data/tokens/tokenize.ts";
 import { byteLevelTokenizer } from "../../data/tokenizer/tokenizer.ts";
-import { BYTE_ALPHABET } from "../../data/tokenizer/byte_alphabet.ts";
+import { BYTE_ALPHABET } from "../../data/tokenizer/byte_level.ts";
 import { openRunDirectory, writeNew } from "../../train/checkpoint.ts";
 import { openRecord } from "../../train/record.ts";
 import { exampleFiles, exampleState } from "../checkpoints.ts";

@@ -3,7 +3,7 @@ import { basename, join, relative, resolve } from "node:path";
 import { Buffer } from "node:buffer";
 import { gzipSync, zstdCompressSync } from "node:zlib";
 import { parquetWriteBuffer } from "npm:hyparquet-writer@0.17.0";
-import { BYTE_ALPHABET } from "../../../data/tokenizer/byte_alphabet.ts";
+import { BYTE_ALPHABET } from "../../../data/tokenizer/byte_level.ts";
 import {
   asFound,
   type DataSpec,

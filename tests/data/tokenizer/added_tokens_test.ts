@@ -4,36 +4,36 @@ import { createAddedTokens, type SpelledToken } from "../../../data/tokenizer/ad
 const token = (id: number, spelled: string, more: Partial<SpelledToken> = {}): SpelledToken => (
   { id, content: spelled, spelled, special: true, ...more }
 );
-const cut = (tokens: SpelledToken[], text: string, special = true) =>
-  createAddedTokens(tokens).cut(text, { special });
+const split = (tokens: SpelledToken[], text: string, special = true) =>
+  createAddedTokens(tokens).split(text, { special });
 
 Deno.test("createAddedTokens() finds the longest of the tokens that begin at one place", () => {
   const tokens = [token(1, "<a>"), token(2, "<a><b>"), token(3, "<a><b><c>")];
-  assert.deepEqual(cut(tokens, "x<a><b>y<a><b><c><a>"), ["x", 2, "y", 3, 1]);
-  assert.deepEqual(cut(tokens.toReversed(), "<a><b>"), [2]);
+  assert.deepEqual(split(tokens, "x<a><b>y<a><b><c><a>"), ["x", 2, "y", 3, 1]);
+  assert.deepEqual(split(tokens.toReversed(), "<a><b>"), [2]);
 });
 
 Deno.test("createAddedTokens() leaves a single word alone where letters of any kind touch it", () => {
   const single = [token(1, "<x>", { single_word: true })];
   for (const letter of ["a", "é", "日", "𝒜", "𝟙", "_"]) {
     for (const text of [`${letter}<x>`, `<x>${letter}`]) {
-      assert.deepEqual(cut(single, text), [text]);
+      assert.deepEqual(split(single, text), [text]);
     }
   }
-  assert.deepEqual(cut(single, "a <x>, b"), ["a ", 1, ", b"]);
-  assert.deepEqual(cut(single, "🦖<x>🦖"), ["🦖", 1, "🦖"]);
+  assert.deepEqual(split(single, "a <x>, b"), ["a ", 1, ", b"]);
+  assert.deepEqual(split(single, "🦖<x>🦖"), ["🦖", 1, "🦖"]);
 });
 
 Deno.test("createAddedTokens() takes white space with a token that asks for it", () => {
-  assert.deepEqual(cut([token(1, "<x>", { lstrip: true })], "a \t<x> b"), ["a", 1, " b"]);
-  assert.deepEqual(cut([token(1, "<x>", { rstrip: true })], "a <x>\n b"), ["a ", 1, "b"]);
+  assert.deepEqual(split([token(1, "<x>", { lstrip: true })], "a \t<x> b"), ["a", 1, " b"]);
+  assert.deepEqual(split([token(1, "<x>", { rstrip: true })], "a <x>\n b"), ["a ", 1, "b"]);
   const both = [token(1, "<x>", { lstrip: true, rstrip: true })];
-  assert.deepEqual(cut(both, "a <x>  <x> b"), ["a", 1, 1, "b"]);
+  assert.deepEqual(split(both, "a <x>  <x> b"), ["a", 1, 1, "b"]);
 });
 
 Deno.test("createAddedTokens() leaves special tokens as text where the text is to be text", () => {
   const tokens = [token(1, "<x>"), token(2, "<y>", { special: false })];
-  assert.deepEqual(cut(tokens, "a<x>b<y>", false), ["a<x>b", 2]);
-  assert.deepEqual(cut([token(1, "<x>")], "a<x>b", false), ["a<x>b"]);
-  assert.deepEqual(cut(tokens, "", true), []);
+  assert.deepEqual(split(tokens, "a<x>b<y>", false), ["a<x>b", 2]);
+  assert.deepEqual(split([token(1, "<x>")], "a<x>b", false), ["a<x>b"]);
+  assert.deepEqual(split(tokens, "", true), []);
 });

@@ -1,7 +1,19 @@
 import assert from "node:assert/strict";
-import { createMerger, type Merge } from "../../../data/tokenizer/bpe.ts";
+import { Heap, Merger } from "../../../data/tokenizer/bpe.ts";
 import { Random } from "../../../data/random.ts";
 import { freshSeed } from "../../seeds.ts";
+
+interface Merge {
+  readonly left: number;
+  readonly right: number;
+  readonly merged: number;
+}
+
+function createMerger(merges: readonly Merge[]): Merger {
+  return new Merger(
+    Int32Array.from(merges.flatMap(({ left, right, merged }) => [left, right, merged])),
+  );
+}
 
 /** Merges as the definition says: the earliest merge that applies, at the first of its places. */
 function mergeNaively(merges: readonly Merge[], tokens: readonly number[]): number[] {
@@ -19,7 +31,7 @@ function mergeNaively(merges: readonly Merge[], tokens: readonly number[]): numb
   }
 }
 
-Deno.test("createMerger() merges as the definition says", () => {
+Deno.test("Merger merges as the definition says", () => {
   const seed = freshSeed(), random = new Random(seed);
   for (let round = 0; round < 300; round++) {
     const letters = 1 + random.below(4);
@@ -30,28 +42,46 @@ Deno.test("createMerger() merges as the definition says", () => {
       right: random.below(letters + count),
       merged: letters + i,
     }));
-    const merge = createMerger(merges);
+    const merger = createMerger(merges);
     for (let text = 0; text < 10; text++) {
       const tokens = Array.from({ length: random.below(40) }, () => random.below(letters));
-      assert.deepEqual(merge(tokens), mergeNaively(merges, tokens), `seed ${seed}`);
+      assert.deepEqual(merger.mergeAll(tokens), mergeNaively(merges, tokens), `seed ${seed}`);
     }
   }
 });
 
-Deno.test("createMerger() lets the later of two merges for one pair count", () => {
-  const merge = createMerger([
+Deno.test("Merger lets the later of two merges for one pair count", () => {
+  const merger = createMerger([
     { left: 0, right: 1, merged: 3 },
     { left: 1, right: 2, merged: 4 },
     { left: 0, right: 1, merged: 3 },
   ]);
-  assert.deepEqual(merge([0, 1, 2]), [0, 4]);
+  assert.deepEqual(merger.mergeAll([0, 1, 2]), [0, 4]);
 });
 
-Deno.test("createMerger() merges a hundred thousand tokens without boundary", () => {
+Deno.test("Merger merges a hundred thousand tokens without boundary", () => {
   // a with itself, the result with itself, and so on: 2^k letters for every k up to 10
   const merges = Array.from({ length: 10 }, (_, k) => ({ left: k, right: k, merged: k + 1 }));
-  const merged = createMerger(merges)(new Array(100_003).fill(0));
+  const merged = createMerger(merges).mergeAll(new Array(100_003).fill(0));
   const whole = Math.floor(100_003 / 1024);
   assert.deepEqual(merged.slice(0, whole), new Array(whole).fill(10));
   assert.equal(merged.reduce((sum, k) => sum + 2 ** k, 0), 100_003);
+});
+
+Deno.test("Heap gives items in order, whatever the order in which they came", () => {
+  const seed = freshSeed(), random = new Random(seed);
+  for (let round = 0; round < 300; round++) {
+    const heap = new Heap<number>((a, b) => a < b), expected: number[] = [];
+    for (let i = random.below(40); i > 0; i--) {
+      const item = random.below(10);
+      heap.push(item);
+      expected.push(item);
+      if (random.below(3) > 0) continue;
+      expected.sort((a, b) => a - b);
+      assert.equal(heap.pop(), expected.shift(), `seed ${seed}`);
+    }
+    expected.sort((a, b) => a - b);
+    for (const item of expected) assert.equal(heap.pop(), item, `seed ${seed}`);
+    assert.equal(heap.pop(), undefined);
+  }
 });

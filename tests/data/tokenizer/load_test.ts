@@ -151,9 +151,9 @@ Deno.test("loadTokenizer() refuses older files of other contents in a sentence",
   const config = (fields: object) => ({ "tokenizer_config.json": fields });
   const decoder = (token: unknown, id = "5") => config({ added_tokens_decoder: { [id]: token } });
   const cases: [files: Record<string, unknown>, message: RegExp][] = [
-    [{ "added_tokens.json": { "<tag>": "5" } }, /added_tokens\.json in .* a whole number: .*"5"$/],
-    [{ "added_tokens.json": ["<tag>"] }, /added_tokens\.json in .* must be a JSON object$/],
-    [{ "vocab.json": { a: 1.5 } }, /vocab\.json in .*: current number of "a" is 1\.5$/],
+    [{ "added_tokens.json": { "<tag>": "5" } }, /added_tokens\.json as .* a whole number: .*"5"$/],
+    [{ "added_tokens.json": ["<tag>"] }, /added_tokens\.json as it must be a JSON object$/],
+    [{ "vocab.json": { a: 1.5 } }, /vocab\.json as .*: current number of "a" is 1\.5$/],
     [{ "special_tokens_map.json": [] }, /special_tokens_map\.json as it must be a JSON object$/],
     [config({ eos_token: 5 }), /eos_token must be a text, .*: current value is 5$/],
     [config({ eos_token: { content: null } }), /eos_token must be a text/],

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { createPattern, type Stretch, UnboundedPattern } from "../../../data/tokenizer/pattern.ts";
+import { createPattern, type Span, UnboundedPattern } from "../../../data/tokenizer/pattern.ts";
 import { Random } from "../../../data/random.ts";
 import { parseTokenizer } from "../../../data/tokenizer/tokenizer.ts";
 import { freshSeed } from "../../seeds.ts";
@@ -9,10 +9,10 @@ const found = (source: string, text: string, flags = "gu") =>
   createPattern(new RegExp(source, flags)).matches(text);
 
 /** What JavaScript's own matcher finds, but for matches inside a pair of surrogates, which it finds at times. */
-function expected(source: string, text: string, flags = "gu"): Stretch[] {
+function expected(source: string, text: string, flags = "gu"): Span[] {
   return Array.from(
     text.matchAll(new RegExp(source, flags)),
-    ({ index, 0: { length } }) => [index, index + length] as Stretch,
+    ({ index, 0: { length } }) => [index, index + length] as Span,
   )
     .filter(([start]) => start === 0 || text.codePointAt(start - 1)! <= 0xffff);
 }

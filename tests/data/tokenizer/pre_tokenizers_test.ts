@@ -28,19 +28,19 @@ Deno.test("divide() cuts at matches as the tokenizers library documents it", () 
 });
 
 Deno.test("Metaspace puts its mark before a text always, at the start alone, or never", () => {
-  const cut = (prepend_scheme: string, text: string, atStart: boolean) => {
+  const split = (prepend_scheme: string, text: string, atStart: boolean) => {
     const found: [string, boolean][] = [];
-    const { cut } = createPreTokenizer(
+    const { split } = createPreTokenizer(
       { type: "Metaspace", replacement: "_", prepend_scheme },
       () => harmless(/_/g),
     );
-    cut(text, atStart, (piece, first) => found.push([piece, first]));
+    split(text, atStart, (piece, first) => found.push([piece, first]));
     return found;
   };
-  assert.deepEqual(cut("always", "a b", true), [["_a", true], ["_b", false]]);
-  assert.deepEqual(cut("always", "a b", false), [["_a", false], ["_b", false]]);
-  assert.deepEqual(cut("first", "a b", true), [["_a", true], ["_b", false]]);
-  assert.deepEqual(cut("first", "a b", false), [["a", false], ["_b", false]]);
-  assert.deepEqual(cut("never", "a b", true), [["a", true], ["_b", false]]);
-  assert.deepEqual(cut("always", " a", true), [["_a", true]]); // one that is there is enough
+  assert.deepEqual(split("always", "a b", true), [["_a", true], ["_b", false]]);
+  assert.deepEqual(split("always", "a b", false), [["_a", false], ["_b", false]]);
+  assert.deepEqual(split("first", "a b", true), [["_a", true], ["_b", false]]);
+  assert.deepEqual(split("first", "a b", false), [["a", false], ["_b", false]]);
+  assert.deepEqual(split("never", "a b", true), [["a", true], ["_b", false]]);
+  assert.deepEqual(split("always", " a", true), [["_a", true]]); // one that is there is enough
 });

@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
-import { BYTE_ALPHABET, toByteAlphabet } from "../../../data/tokenizer/byte_alphabet.ts";
+import { BYTE_ALPHABET, toByteAlphabet } from "../../../data/tokenizer/byte_level.ts";
 import { Random } from "../../../data/random.ts";
 import { trainTokenizer } from "../../../data/tokenizer/train.ts";
-import { gpt2Words } from "../../../data/tokenizer/words.ts";
+import { GPT2_WORDS } from "../../../data/tokenizer/words.ts";
 import { freshSeed } from "../../seeds.ts";
 import { oddText } from "../texts.ts";
 
@@ -14,10 +14,10 @@ function mergesOf(
   const tokens = [...BYTE_ALPHABET].sort();
   let words: number[][] = [];
   for (const text of texts) {
-    gpt2Words(text, (word) => {
+    for (const [word] of text.matchAll(GPT2_WORDS)) {
       const spelled = toByteAlphabet(new TextEncoder().encode(word));
       words.push(Array.from(spelled, (character) => tokens.indexOf(character)));
-    });
+    }
   }
   const merges: string[] = [];
   while (tokens.length + 1 < vocabularySize) {

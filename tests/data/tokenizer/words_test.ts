@@ -1,31 +1,54 @@
 import assert from "node:assert/strict";
 import { Random } from "../../../data/random.ts";
-import { gpt2Words } from "../../../data/tokenizer/words.ts";
+import { GPT2_WORDS, WordCutter, WordTable } from "../../../data/tokenizer/words.ts";
 import { freshSeed } from "../../seeds.ts";
 import { oddText } from "../texts.ts";
 
-/** GPT-2's pattern as it was published, but with Unicode's white space: JavaScript's differs. */
-const WORDS =
-  /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\p{White_Space}\p{L}\p{N}]+|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+/gu;
+const cutter = new WordCutter();
 
 function wordsOf(text: string): string[] {
-  const words: string[] = [];
-  gpt2Words(text, (word) => words.push(word));
+  const bytes = new TextEncoder().encode(text), words: string[] = [];
+  for (let start = 0, end; start < bytes.length; start = end) {
+    end = cutter.endOfWord(bytes, start, bytes.length);
+    words.push(new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes.subarray(start, end)));
+  }
   return words;
 }
 
-Deno.test("gpt2Words() cuts as GPT-2's pattern does", () => {
+Deno.test("WordCutter cuts as GPT-2's pattern does", () => {
   const seed = freshSeed(), random = new Random(seed);
   for (let round = 0; round < 3000; round++) {
     const text = oddText(random);
-    const expected = [...text.match(WORDS) ?? []];
+    const expected = [...text.match(GPT2_WORDS) ?? []];
     assert.deepEqual(wordsOf(text), expected, `seed ${seed}: ${JSON.stringify(text)}`);
   }
 });
 
-Deno.test("gpt2Words() tells blanks, contractions and surrogate pairs apart", () => {
+Deno.test("WordCutter tells blanks, contractions and characters of four bytes apart", () => {
   assert.deepEqual(wordsOf(""), []);
   assert.deepEqual(wordsOf("  a \n b  "), [" ", " a", " \n", " b", "  "]);
   assert.deepEqual(wordsOf("I'll 'sup 's'"), ["I", "'ll", " '", "sup", " '", "s", "'"]);
   assert.deepEqual(wordsOf("𝒜b𝟙2🦖!\u{1F996}"), ["𝒜b", "𝟙2", "🦖!🦖"]);
+});
+
+Deno.test("WordTable numbers distinct words as they come, however many", () => {
+  const seed = freshSeed(), random = new Random(seed);
+  const table = new WordTable(), numbers = new Map<string, number>();
+  const encoder = new TextEncoder(), decoder = new TextDecoder();
+  for (let round = 0; round < 300_000; round++) {
+    const word = random.below(200_000).toString(36), bytes = encoder.encode(`x${word}y`);
+    const known = numbers.get(word);
+    const found = table.find(bytes, 1, bytes.length - 1);
+    assert.equal(found, known ?? -1, `seed ${seed}: ${word}`);
+    if (known !== undefined) continue;
+    numbers.set(word, table.size);
+    table.add(bytes, 1, bytes.length - 1);
+  }
+  assert.ok(table.size === numbers.size && table.size > 2 ** 16);
+  for (const [word, number] of numbers) assert.equal(decoder.decode(table.bytesOf(number)), word);
+  const long = new Uint8Array(3_000_000).fill(7);
+  table.add(long, 0, long.length);
+  assert.deepEqual(table.bytesOf(table.size - 1), long);
+  table.clear();
+  assert.equal(table.find(long, 0, long.length), -1);
 });

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
-import { BYTE_ALPHABET } from "../../../data/tokenizer/byte_alphabet.ts";
+import { BYTE_ALPHABET } from "../../../data/tokenizer/byte_level.ts";
 import { hashData, loadCorpus, loadWhole } from "../../../data/tokens/corpus.ts";
 import { storyEntropy } from "../../../data/text/stories.ts";
 import type { TokenizedText } from "../../../data/tokens/token_file.ts";

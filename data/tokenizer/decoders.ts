@@ -1,21 +1,20 @@
-import { fromByteAlphabet } from "./byte_alphabet.ts";
-import { replaceMatches } from "./pattern.ts";
-import type { PatternOf } from "./pre_tokenizers.ts";
+import { fromByteAlphabet } from "./byte_level.ts";
+import { type PatternOf, replaceMatches } from "./pattern.ts";
 import { type Component, prependScheme, stagesOf, UnsupportedTokenizer } from "./tokenizer_file.ts";
 
 /**
- * The decoders of a `tokenizer.json`, as a table: what text each token stands for.
+ * The decoders of a `tokenizer.json`: they turn tokens into text.
  *
- * Every decoder but one (CTC, for speech) treats tokens one by one, but for the first and the last of a
- * text. So a text can be told token by token, and its bytes counted.
+ * Every decoder but one (CTC, for speech) treats tokens one by one, except for the first and the last of a
+ * text. So a text can be decoded token by token, and its bytes counted.
  *
  * @module
  */
 
-/** What tokens stand for. */
-export interface TokenText {
+/** What the tokens of a tokenizer stand for. */
+export interface TokenDecoder {
   /**
-   * UTF-8 bytes that a token stands for; part of a character, maybe.
+   * UTF-8 bytes that a token stands for, which may be part of a character.
    *
    * @param atStart whether the token is the first of its text.
    */
@@ -24,23 +23,23 @@ export interface TokenText {
   readonly dropsLastBlank: boolean;
 }
 
-/** Turns what a token has become so far into what it becomes next; bytes stay what they are. */
+/** Turns what a token has become so far into what it becomes next; bytes stay as they are. */
 type Step = (text: string, atStart: boolean) => string | Uint8Array;
 
 /**
- * Makes the table of a decoder's description.
+ * Makes the decoder that a file describes.
  *
  * @throws {UnsupportedTokenizer} for a kind that is not known.
  */
-export function createTokenText(
+export function createTokenDecoder(
   config: Component | null | undefined,
   patternOf: PatternOf,
-): TokenText {
+): TokenDecoder {
   const stages = stagesOf(config, "decoders");
   const fuse = stages.findIndex(({ type }) => type === "Fuse");
   const steps = stages.flatMap((stage, i) => {
     const fused = fuse >= 0 && i > fuse;
-    return stage.type === "Fuse" ? [] : [createStep(stage, { fused, patternOf })];
+    return stage.type === "Fuse" ? [] : [decoderStep(stage, { fused, patternOf })];
   });
   if (stages.length === 0) steps.push((token, atStart) => atStart ? token : ` ${token}`);
   const encoder = new TextEncoder();
@@ -54,7 +53,7 @@ export function createTokenText(
   };
 }
 
-function createStep(
+function decoderStep(
   config: Component,
   { fused, patternOf }: { fused: boolean; patternOf: PatternOf },
 ): Step {
@@ -122,7 +121,7 @@ function strip(text: string, character: string, most: number, mostAtEnd: number)
   return text.slice(start, end);
 }
 
-/** How English is written again after words and punctuation were set apart by blanks. */
+/** How WordPiece's decoder joins what blanks have set apart. */
 const CLEANED: readonly [from: string, to: string][] = [
   [" .", "."],
   [" ?", "?"],

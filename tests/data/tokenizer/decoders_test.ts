@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
-import { createTokenText } from "../../../data/tokenizer/token_text.ts";
+import { createTokenDecoder } from "../../../data/tokenizer/decoders.ts";
 
-const textOf = (tokens: string[], config: Parameters<typeof createTokenText>[0]) => {
-  const { bytesOf } = createTokenText(config, () => assert.fail("no pattern"));
+const textOf = (tokens: string[], config: Parameters<typeof createTokenDecoder>[0]) => {
+  const { bytesOf } = createTokenDecoder(config, () => assert.fail("no pattern"));
   return tokens.map((token, i) => new TextDecoder().decode(bytesOf(token, i === 0))).join("");
 };
 

@@ -1,0 +1,198 @@
+import {
+  type AddedToken,
+  mergedPair,
+  modelKind,
+  stagesOf,
+  type TokenizerFile,
+} from "./tokenizer_file.ts";
+
+/**
+ * Byte-level BPE as in GPT-2: its byte alphabet, and the tables of a tokenizer of that kind.
+ *
+ * @module
+ */
+
+/** The token between documents, as text. */
+export const END_OF_TEXT = "<|endoftext|>";
+
+/**
+ * The character of each byte, so that a token of any bytes can be written as a text (openai/gpt-2,
+ * src/encoder.py): bytes that print stand for themselves, the others for U+0100 on.
+ */
+export const BYTE_ALPHABET: readonly string[] = (() => {
+  const printable = (byte: number) =>
+    (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xff && byte !== 0xad);
+  let next = 0x100;
+  return Array.from(
+    { length: 256 },
+    (_, byte) => String.fromCharCode(printable(byte) ? byte : next++),
+  );
+})();
+
+const BYTE_OF: ReadonlyMap<string, number> = new Map(BYTE_ALPHABET.map((c, byte) => [c, byte]));
+
+/** Writes bytes in the byte alphabet. */
+export function toByteAlphabet(bytes: Uint8Array): string {
+  let text = "";
+  for (const byte of bytes) text += BYTE_ALPHABET[byte]!;
+  return text;
+}
+
+/** The bytes of a text in the byte alphabet, or undefined if it has other characters. */
+export function fromByteAlphabet(text: string): Uint8Array | undefined {
+  const bytes = Array.from(text, (character) => BYTE_OF.get(character));
+  return bytes.includes(undefined) ? undefined : Uint8Array.from(bytes as number[]);
+}
+
+/**
+ * Whether a tokenizer is of GPT-2's kind: a byte-level BPE that cuts a text into words as GPT-2 does. Its decoder
+ * and its added tokens may differ.
+ */
+export function isGpt2Kind({ model, normalizer, pre_tokenizer }: TokenizerFile): boolean {
+  const [words, ...others] = stagesOf(pre_tokenizer, "pretokenizers");
+  return modelKind(model) === "BPE" && !model.dropout && !model.continuing_subword_prefix &&
+    !model.end_of_word_suffix && !model.byte_fallback && !model.ignore_merges && !normalizer &&
+    words?.type === "ByteLevel" && !words.add_prefix_space && words.use_regex !== false &&
+    others.length === 0;
+}
+
+/** The tokens and merges of a tokenizer of GPT-2's kind whose only added token is end-of-text, the last id. */
+export interface ByteLevelTables {
+  /** Tokens in the byte alphabet, by id, without end-of-text. */
+  readonly tokens: readonly string[];
+  /** Pairs in the order in which they are merged. */
+  readonly merges: readonly (readonly [string, string])[];
+}
+
+/** The tables of a `tokenizer.json`; undefined if tables cannot say all of it. */
+export function byteLevelTables(file: TokenizerFile): ByteLevelTables | undefined {
+  const { model: { type, vocab, merges = [] }, decoder, added_tokens: added = [] } = file;
+  const isPlain = isGpt2Kind(file) && type === "BPE" && decoder?.type === "ByteLevel" &&
+    added.length === 1 && added[0]!.content === END_OF_TEXT;
+  if (!isPlain || typeof vocab !== "object" || Array.isArray(vocab)) return undefined;
+  const entries = Object.entries(vocab).filter(([token]) => token !== END_OF_TEXT);
+  const tokens: string[] = new Array(entries.length).fill("");
+  for (const [token, id] of entries) if (tokens[id] === "") tokens[id] = token;
+  // if an id is missing, another one is too large or occurs twice
+  const isWhole = entries.every(([token, id]) => tokens[id] === token) &&
+    added[0]!.id === tokens.length && BYTE_ALPHABET.every((byte) => Object.hasOwn(vocab, byte));
+  return isWhole ? { tokens, merges: merges.map(mergedPair) } : undefined;
+}
+
+/** The `tokenizer.json` of some tables. */
+export function byteLevelFile({ tokens, merges }: ByteLevelTables): TokenizerFile {
+  return gpt2File({
+    vocab: Object.fromEntries([...tokens, END_OF_TEXT].map((token, id) => [token, id])),
+    merges: merges.map((pair) => pair.join(" ")),
+    added: [{ id: tokens.length, content: END_OF_TEXT, special: true }],
+  });
+}
+
+/** Describes a byte-level BPE as Hugging Face describes GPT-2's. */
+export function gpt2File(
+  { vocab, merges, added, prefix = false }: {
+    vocab: Readonly<Record<string, number>>;
+    merges: readonly string[];
+    added: readonly AddedToken[];
+    /** Whether a blank is put before a text that begins with none. */
+    prefix?: boolean;
+  },
+): TokenizerFile {
+  const byteLevel = {
+    type: "ByteLevel",
+    add_prefix_space: prefix,
+    trim_offsets: true,
+    use_regex: true,
+  };
+  // the order of the fields decides the hash
+  const file = {
+    version: "1.0",
+    truncation: null,
+    padding: null,
+    added_tokens: added.map((token) => ({
+      id: token.id,
+      content: token.content,
+      single_word: token.single_word ?? false,
+      lstrip: token.lstrip ?? false,
+      rstrip: token.rstrip ?? false,
+      normalized: token.normalized ?? !token.special,
+      special: token.special ?? false,
+    })),
+    normalizer: null,
+    pre_tokenizer: byteLevel,
+    post_processor: { ...byteLevel, trim_offsets: false },
+    decoder: byteLevel,
+    model: {
+      type: "BPE",
+      dropout: null,
+      unk_token: null,
+      continuing_subword_prefix: "",
+      end_of_word_suffix: "",
+      fuse_unk: false,
+      byte_fallback: false,
+      vocab,
+      merges,
+    },
+  };
+  return file;
+}
+
+/** GPT-2's tables, from the tokens by rank, each as UTF-8 text or as bytes. */
+export function tablesOfRanks(ranks: readonly (string | readonly number[])[]): ByteLevelTables {
+  const encoder = new TextEncoder();
+  const tokens = ranks.map((token) =>
+    toByteAlphabet(typeof token === "string" ? encoder.encode(token) : Uint8Array.from(token))
+  );
+  return { tokens, merges: recoverMerges(tokens) };
+}
+
+/**
+ * The merges behind a vocabulary in rank order, the 256 bytes first: each token is the pair that its
+ * bytes come to when only the tokens before it exist.
+ */
+function recoverMerges(tokens: readonly string[]): [string, string][] {
+  const V = tokens.length;
+  const byteIds = new Map(tokens.slice(0, 256).map((token, id) => [token, id]));
+  const ids = new Map<number, number>(); // by the pair that a token is merged from, as one number
+  return tokens.slice(256).map((token, place) => {
+    const id = 256 + place;
+    const parts = Array.from(token, (byte) => byteIds.get(byte)!);
+    while (parts.length > 2) {
+      let first = id, at = -1;
+      for (let i = 0; i + 1 < parts.length; i++) {
+        const merged = ids.get(parts[i]! * V + parts[i + 1]!) ?? id;
+        if (merged < first) [first, at] = [merged, i];
+      }
+      parts.splice(at, 2, first);
+    }
+    const [left, right] = parts as [number, number];
+    ids.set(left * V + right, id);
+    return [tokens[left]!, tokens[right]!];
+  });
+}
+
+/** The vocabulary of a compact tokenizer has a multiple of so many ids: rows of whole vectors for the kernels. */
+const VOCABULARY_MULTIPLE = 8;
+
+/**
+ * The part of some tables that encodes a text as they do: the bytes, the tokens that the text uses, the tokens
+ * that are merged on the way to them, and a few more of the most basic ones.
+ */
+export function compactTables(
+  { tokens, merges }: ByteLevelTables,
+  usedIds: Iterable<number>,
+): ByteLevelTables {
+  const pairs = Map.groupBy(merges, (pair) => pair.join(""));
+  const kept = new Set<string>(BYTE_ALPHABET);
+  const keep = (token: string) => {
+    if (kept.has(token)) return;
+    kept.add(token);
+    pairs.get(token)?.flat().forEach(keep);
+  };
+  for (const id of usedIds) if (id < tokens.length) keep(tokens[id]!);
+  for (const token of tokens) if ((kept.size + 1) % VOCABULARY_MULTIPLE !== 0) keep(token);
+  return {
+    tokens: tokens.filter((token) => kept.has(token)),
+    merges: merges.filter((pair) => kept.has(pair.join(""))),
+  };
+}

@@ -1,0 +1,141 @@
+import { quoted } from "../../files/printable.ts";
+import { toByteAlphabet } from "./byte_level.ts";
+import {
+  type AddedToken,
+  type ModelConfig,
+  modelKind,
+  type TokenizerFile,
+  UnsupportedTokenizer,
+} from "./tokenizer_file.ts";
+import { textTokens } from "./word_models.ts";
+
+/**
+ * Names that tokenizers give to the token that ends a document, the likeliest first: those of GPT-2,
+ * SentencePiece and Llama 2, Gemma, Llama 3, and BERT among them.
+ */
+const END_TOKENS = [
+  "<|endoftext|>",
+  "</s>",
+  "<eos>",
+  "<|end_of_text|>",
+  "<｜end▁of▁sentence｜>",
+  "<|eos|>",
+  "[EOS]",
+  "<EOS>",
+  "<|im_end|>",
+  "[SEP]",
+];
+
+/** Most ids that a tokenizer may have: a file with more is damaged. */
+const MOST_IDS = 1_000_000;
+
+/** What ids stand for. */
+export interface Vocabulary {
+  /** V: the ids are 0 to V − 1. */
+  readonly size: number;
+  /** Tokens by id; there may be holes. */
+  readonly tokens: readonly string[];
+  /** The tokens that were added to the model's own. */
+  readonly added: readonly AddedToken[];
+  /** The special tokens that are no text, by id. */
+  readonly specials: ReadonlyMap<number, string>;
+  /** The token that ends a document. */
+  readonly end: { readonly id: number; readonly content: string };
+  /** What would end a document by default. */
+  readonly usualEnd: string | undefined;
+}
+
+/**
+ * Reads the vocabulary of a file.
+ *
+ * @param options.endOfText the token that ends a document, if it is not the usual one.
+ * @param options.size V of the model that it is for, which may have room to spare.
+ * @throws {UnsupportedTokenizer} if an id is out of range, or nothing is known to end a document.
+ */
+export function readVocabulary(
+  { model, added_tokens = [] }: TokenizerFile,
+  { endOfText, size }: { endOfText?: string | undefined; size?: number | undefined },
+): Vocabulary {
+  // tokens that were added without a row in the model, as padding often is, are text to it
+  const added = added_tokens.filter(({ id, content }) =>
+    id < (size ?? Infinity) ||
+    (endOfText === undefined ? END_TOKENS.includes(content) : content === endOfText)
+  );
+  const tokens: string[] = [];
+  const check = (token: string, id: number) => {
+    if (Number.isInteger(id) && id >= 0 && id < MOST_IDS) return;
+    throw new UnsupportedTokenizer(
+      `the id of ${quoted(token)} must be a whole number below ${MOST_IDS}`,
+      id,
+    );
+  };
+  for (const [token, id] of modelTokens(model)) {
+    check(token, id);
+    tokens[id] = token;
+  }
+  const ofModel = tokens.slice();
+  for (const { content, id } of added) {
+    check(content, id);
+    tokens[id] ??= content; // the model's own token keeps an id that is given twice
+  }
+  const special = added.filter((token) => token.special);
+  const contents = special.map(({ content }) => content);
+  const firstIds = (entries: (readonly [string, number])[]) => new Map(entries.toReversed());
+  const addedIds = firstIds(added.map(({ content, id }) => [content, id]));
+  const tokenIds = firstIds(tokens.flatMap((token, id) => [[token, id] as const])); // without holes
+  const idOf = (content: string) =>
+    addedIds.get(content) ?? tokenIds.get(content) ??
+      tokenIds.get(toByteAlphabet(new TextEncoder().encode(content)));
+  const candidates = endOfText === undefined ? contents : [...contents, endOfText];
+  const text = textTokens(
+    model,
+    candidates.flatMap((content) => ofModel[idOf(content) ?? -1] ?? []),
+  );
+  const isText = ({ id }: { id: number }) => text.has(ofModel[id] ?? "");
+  const named = special.filter((token) => !isText(token)).map(({ content }) => content);
+  const usualEnd = END_TOKENS.find((name) => contents.includes(name)) ??
+    END_TOKENS.find((name) => added.some(({ content }) => content === name)) ??
+    (named.length === 1 ? named[0] : undefined) ??
+    (named.length === 0 ? END_TOKENS.find((name) => tokens.includes(name)) : undefined);
+  const content = endOfText ?? usualEnd;
+  if (content === undefined) {
+    throw new UnsupportedTokenizer(
+      "the token that ends a document must be known, from eos_token in a tokenizer_config.json " +
+        "beside it or by its name among the special tokens",
+      contents,
+    );
+  }
+  const id = idOf(content);
+  if (id === undefined) {
+    throw new UnsupportedTokenizer("its end-of-text token must be in its vocabulary", content);
+  }
+  const specials = new Map(
+    [...special, { id, content }].filter((token) => !isText(token))
+      .map(({ id, content }) => [id, content]),
+  );
+  if (size !== undefined && size < tokens.length) {
+    throw new UnsupportedTokenizer(`its ids must be below the model's ${size}`, tokens.length - 1);
+  }
+  return { size: size ?? tokens.length, tokens, added, specials, end: { id, content }, usualEnd };
+}
+
+/** Tokens and ids of a model, without the tokens that were added to it. */
+export function modelTokens({ vocab }: ModelConfig): [string, number][] {
+  if (Array.isArray(vocab)) return vocab.map(([token], id) => [token, id]);
+  return Object.entries(vocab as Readonly<Record<string, number>>);
+}
+
+/** What the model of words needs of a vocabulary: ids by token, and the id of what is unknown. */
+export function modelIds(
+  model: ModelConfig,
+  { tokens, specials, end }: Vocabulary,
+): { ids: ReadonlyMap<string, number>; unknown: number | undefined } {
+  const isBpe = modelKind(model) === "BPE"; // text never has a token that no merge makes
+  const ids = new Map(modelTokens(model).filter(([, id]) => isBpe || !specials.has(id)));
+  const unknown = model.unk_id ?? (model.unk_token ? tokens.indexOf(model.unk_token) : -1);
+  if (unknown !== -1 && tokens[unknown] === undefined) {
+    throw new UnsupportedTokenizer("model.unk_id must be the id of a token", unknown);
+  }
+  // what is unknown does not end a document, though GPT-2's files name one token for both
+  return { ids, unknown: unknown < 0 || unknown === end.id ? undefined : unknown };
+}
