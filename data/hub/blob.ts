@@ -6,51 +6,57 @@ import { printable } from "../../files/printable.ts";
 import { ATTEMPTS, backOffMs, HubError, type HubSession, request, within } from "./request.ts";
 
 /**
- * The bytes of one file: resumed where they broke off, hashed as they come, and under their name only
- * when they are whole.
+ * The bytes of one file: resumed where they broke off, hashed as they arrive, and given their name only
+ * when they are complete.
  *
  * @module
  */
 
-/** What is to be fetched. */
-export interface BlobSource {
-  /** Where the hub gives it. */
-  readonly address: string;
-  /** Its size. */
+/** A file as the hub describes it. */
+export interface RemoteFile {
+  /** Path within the repository. */
+  readonly path: string;
+  /** The commit that it belongs to. */
+  readonly commit: string;
   readonly bytes: number;
-  /** SHA-256 in hexadecimal, or SHA-1 as git forms it. */
-  readonly digest: string;
+  /** SHA-256 in hexadecimal of files in the hub's large file storage, SHA-1 as git forms it of others. */
+  readonly etag: string;
 }
 
-/** What is called meanwhile, and how much room there is. */
+/** Where a file of a repository is downloaded from. */
+export function addressOf({ page }: HubSession, { path, commit }: RemoteFile): string {
+  return [page, "resolve", commit, ...path.split("/").map(encodeURIComponent)].join("/");
+}
+
+/** What is called during a download, and how much room there is. */
 export interface BlobOptions {
-  /** Is called with the bytes that are there and all bytes. */
+  /** Is called with the bytes that have arrived and all bytes. */
   readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
   /** Free space at a path in bytes. */
   readonly freeBytes?: (path: string) => number;
 }
 
-/** Thrown when the bytes are not those that the hub described: it is to be asked once more. */
+/** Thrown if the bytes are not those that the hub described, which is then asked once more. */
 export class ChangedError extends HubError {}
 
-/** Room that must remain beside the file. */
+/** Free space that must remain beside the file. */
 const SPARE_BYTES = 2 ** 24;
 
 /**
- * Fetches a file to `path`, by way of `path.incomplete`. That one stays when the work breaks off, and
- * the next call resumes at its end.
+ * Fetches a file to `path`, by way of `path.incomplete`, which stays if the work breaks off: the next call
+ * resumes at its end.
  *
  * @throws {ChangedError} if size or hash are not as described; nothing is kept then.
- * @throws {HubError} if there is no room, or the hub or the network refuse.
+ * @throws {HubError} if there is no room, or the hub or the network refuses.
  */
 export async function fetchBlob(
   session: HubSession,
   path: string,
-  source: BlobSource,
+  file: RemoteFile,
   { onProgress = () => {}, freeBytes = freeBytesAt }: BlobOptions,
 ): Promise<void> {
   const incomplete = `${path}.incomplete`;
-  const { bytes } = source;
+  const { bytes } = file;
   const there = statSync(incomplete, { throwIfNoEntry: false })?.size ?? 0;
   const free = freeBytes(dirname(path)), needed = bytes - there + SPARE_BYTES;
   if (free < needed) {
@@ -66,9 +72,9 @@ export async function fetchBlob(
     }`,
   );
   try {
-    using part = new Part(incomplete, source);
+    using part = new Part(incomplete, file);
     await part.readThere((done) => onProgress(done, bytes));
-    await complete(session, part, source, (done) => onProgress(done, bytes));
+    await complete(session, part, file, (done) => onProgress(done, bytes));
     part.finish(session);
   } catch (error) {
     if (error instanceof ChangedError) rmSync(incomplete);
@@ -77,13 +83,14 @@ export async function fetchBlob(
   renameSync(incomplete, path);
 }
 
-/** Requests what is missing until all is there, or several times in a row it gets no further. */
+/** Requests what is missing until the file is complete, or several requests in a row bring nothing new. */
 async function complete(
   session: HubSession,
   part: Part,
-  { address, bytes }: BlobSource,
+  file: RemoteFile,
   onDone: (doneBytes: number) => void,
 ): Promise<void> {
+  const { bytes } = file, address = addressOf(session, file);
   let etag: string | null = null; // of the server that has the bytes; the hub's is another
   let furthest = 0;
   for (let failures = 0; part.done < bytes;) {
@@ -91,7 +98,7 @@ async function complete(
     if (part.done > 0 && etag?.startsWith('"')) headers.set("If-Range", etag);
     try {
       const response = await request(session, address, { headers });
-      if (response.status !== 206) part.restart(); // it is another file, or ranges are unknown there
+      if (response.status !== 206) part.restart(); // it is another file, or the server knows no ranges
       else checkRange(session, response, { from: part.done, bytes, etag });
       etag = response.headers.get("ETag");
       for await (const chunk of chunksOf(session, response)) {
@@ -100,7 +107,7 @@ async function complete(
         }
         part.write(chunk);
         onDone(part.done);
-        if (part.done <= furthest) continue; // it has begun anew: no progress yet
+        if (part.done <= furthest) continue; // after a restart this is no progress yet
         furthest = part.done;
         failures = 0;
       }
@@ -122,7 +129,7 @@ async function complete(
   }
 }
 
-/** Makes sure that a partial answer is the part that was asked for, of the same file. */
+/** Makes sure that a partial response is the part that was requested, of the same file. */
 function checkRange(
   session: HubSession,
   { headers }: Response,
@@ -140,7 +147,7 @@ function checkRange(
   );
 }
 
-/** The pieces of a body; a connection that dies or falls silent is an error of status 0. */
+/** The chunks of a body; a connection that dies or falls silent is an error of status 0. */
 export async function* chunksOf(
   session: HubSession,
   { body }: Response,
@@ -157,7 +164,7 @@ export async function* chunksOf(
     session.signal?.throwIfAborted();
     throw lost(session, (error as Error).message);
   } finally {
-    await reader.cancel().catch(() => {}); // it may be lost already
+    await reader.cancel().catch(() => {}); // the connection may be lost already
   }
 }
 
@@ -165,28 +172,28 @@ function lost(session: HubSession, reason: string): HubError {
   return new HubError(`Cannot ${session.task} as the connection is lost (${reason})`, 0);
 }
 
-/** The beginning of a file and the hash of it, which grow together. */
+/** The beginning of a file and its hash, which grow together. */
 class Part implements Disposable {
-  /** Bytes that are there. */
+  /** Bytes that have arrived. */
   done = 0;
   readonly #file: Deno.FsFile;
-  readonly #source: BlobSource;
+  readonly #described: RemoteFile;
   #hash: Hash;
 
-  /** Opens a file that may hold something, which `readThere()` takes into account. */
-  constructor(path: string, source: BlobSource) {
-    this.#source = source;
+  /** Opens a file that may hold a beginning already; `readThere()` hashes it. */
+  constructor(path: string, described: RemoteFile) {
+    this.#described = described;
     this.#hash = this.#newHash();
     this.#file = Deno.openSync(path, { create: true, read: true, write: true });
   }
 
-  /** Hashes what an earlier attempt left; what is too long cannot be its beginning. */
+  /** Hashes what an earlier download left; what is too long cannot be the beginning of this file. */
   async readThere(onDone: (doneBytes: number) => void): Promise<void> {
     const buffer = new Uint8Array(2 ** 20);
     for (let read; (read = await this.#file.read(buffer)) !== null;) {
       this.#hash.update(buffer.subarray(0, read));
       this.done += read;
-      if (this.done > this.#source.bytes) return this.restart();
+      if (this.done > this.#described.bytes) return this.restart();
       onDone(this.done);
     }
   }
@@ -199,7 +206,7 @@ class Part implements Disposable {
     this.done = 0;
   }
 
-  /** Appends. A write may take less than it is given, and on a full disk nothing. */
+  /** Appends a chunk. A write may take a part of it only, and nothing on a full disk. */
   write(chunk: Uint8Array): void {
     for (let written = 0; written < chunk.length;) {
       const taken = this.#file.writeSync(chunk.subarray(written));
@@ -217,10 +224,9 @@ class Part implements Disposable {
    */
   finish({ task }: HubSession): void {
     const digest = this.#hash.digest("hex");
-    if (digest !== this.#source.digest) {
+    if (digest !== this.#described.etag) {
       throw new ChangedError(
-        `Cannot ${task} as its hash must be ${this.#source.digest}, the hub says: ` +
-          `that of what has come is ${digest}`,
+        `Cannot ${task} as its hash must be ${this.#described.etag}: current hash is ${digest}`,
       );
     }
     this.#file.syncSync();
@@ -231,9 +237,7 @@ class Part implements Disposable {
   }
 
   #newHash(): Hash {
-    const { digest, bytes } = this.#source;
-    return digest.length === 64
-      ? createHash("sha256")
-      : createHash("sha1").update(`blob ${bytes}\0`); // as git does
+    const { etag, bytes } = this.#described;
+    return etag.length === 64 ? createHash("sha256") : createHash("sha1").update(`blob ${bytes}\0`); // as git does
   }
 }

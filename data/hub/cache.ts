@@ -22,18 +22,18 @@ import { basename, dirname, join, relative } from "node:path";
  *     datasets--OWNER--NAME/blobs/<etag>               the bytes
  *     .locks/datasets--OWNER--NAME/<etag>.lock         held by the process that writes them
  *
- * The etag is the SHA-256 of files in the hub's large file storage, and git's hash of others.
+ * The etag is the SHA-256 of a file in the hub's large file storage, and git's hash of any other file.
  *
  * @module
  */
 
 /** A file in the cache. */
 export interface CachedFile {
-  /** Where it lies. */
+  /** Its path in the cache. */
   path: string;
   /** The commit it belongs to. */
   commit: string;
-  /** SHA-256 in hexadecimal, where the hub names it: of files in its large file storage. */
+  /** SHA-256 in hexadecimal, if the file is in the hub's large file storage. */
   sha256?: string;
 }
 
@@ -47,10 +47,10 @@ export function isSha256(etag: string): boolean {
   return /^[0-9a-f]{64}$/.test(etag);
 }
 
-/** How often a lock that another process holds is tried. */
+/** Pause between two attempts to take a lock that another process holds. */
 const LOCK_POLL_MS = 500;
 
-/** One repository's part of the cache. All names must have been checked: they become paths. */
+/** One repository's part of the cache. Names become paths, and so must have been checked. */
 export class RepositoryCache {
   readonly #root: string;
   readonly #folder: string;
@@ -103,9 +103,10 @@ export class RepositoryCache {
   /**
    * Adds a file, unless it is there.
    *
-   * @param fetchBlob brings its bytes to a path; called where no other revision has the same, and only
-   * while no other process does so, Python's library included.
-   * @param waiting called if another process does so now, and repeated by `wait` until it is done.
+   * @param fetchBlob fetches its bytes to a path; it is called if no other revision has the same bytes, and only
+   * while no other process fetches them, Python's library included.
+   * @param onLocked is called if another process fetches them now.
+   * @param wait is called until that process is done.
    */
   async add(
     { commit, path, etag }: { commit: string; path: string; etag: string },
@@ -150,9 +151,9 @@ export class RepositoryCache {
   }
 }
 
-/** Where links are refused, a new blob takes the name and an old one is copied, as Python's library does. */
+/** Links a file's name to its blob. If links are refused, a new blob takes the name and an old one is copied, as Python's library does. */
 function linkTo(blob: string, pointer: string, { isNew }: { isNew: boolean }): void {
-  rmSync(pointer, { force: true }); // it may be a link to a blob that is gone
+  rmSync(pointer, { force: true }); // a link may be left whose blob is gone
   try {
     symlinkSync(relative(dirname(pointer), blob), pointer);
   } catch {

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { load, type Package } from "../../files/packages.ts";
 import { printable, quoted } from "../../files/printable.ts";
-import { ChangedError, chunksOf, fetchBlob } from "./blob.ts";
+import { ChangedError, chunksOf, fetchBlob, type RemoteFile } from "./blob.ts";
 import { type CachedFile, isCommit, isSha256, RepositoryCache } from "./cache.ts";
 import { type Environment, HubError, type HubSession, hubSettings, request } from "./request.ts";
 
@@ -11,13 +11,12 @@ export { type Environment, HubError } from "./request.ts";
 /**
  * Files from the Hugging Face hub, in its standard cache.
  *
- * `@huggingface/hub` speaks the hub's interface: which commit a revision is, which files there are, how
- * large they are, and which hashes they have. The bytes are fetched (hub_blob.ts) and kept
- * (hub_cache.ts) here, for its downloads check no hash and cannot be resumed safely (they neither ask
- * whether a file is still the same nor notice when a whole one comes in place of a part), and it files
- * them under the last commit of the file rather than of the repository, without the reference by which
- * they are found offline. Its requests go through ours (hub_request.ts), which retry, redirect, and keep
- * the token.
+ * The package `@huggingface/hub` knows the hub's interface: which commit a revision is, which files it has, how
+ * large they are, and which hashes they have. The bytes are fetched (blob.ts) and kept (cache.ts) here, because
+ * the package's downloads check no hash, cannot be resumed safely (they neither ask whether a file is still the
+ * same nor notice if a whole file comes in place of a part), and are filed under the last commit of the file
+ * rather than of the repository, without the reference by which they are found offline. Its requests are made by
+ * `request()` (request.ts), which retries, redirects, and keeps the token.
  *
  * @module
  */
@@ -38,7 +37,7 @@ export interface HubFile extends HubRepo {
   readonly path: string;
 }
 
-/** How to reach the hub, and what is called meanwhile. */
+/** How to reach the hub, and what is called during the work. */
 export interface HubOptions {
   /**
    * Environment variables in place of the process's own: HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN,
@@ -46,15 +45,15 @@ export interface HubOptions {
    * Proxies are those of the process, whatever stands here: Deno itself reads HTTPS_PROXY and NO_PROXY.
    */
   readonly environment?: Environment;
-  /** Is called with the bytes that are there and all bytes; those of an earlier attempt come first. */
+  /** Is called with the bytes that have arrived and all bytes; those of an earlier download count as well. */
   readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
   /** Is called with sentences for the user: what is downloaded and its size before it begins, and delays. */
   readonly onNotice?: (sentence: string) => void;
-  /** Ends the work; what has come stays, and the next download resumes there. */
+  /** Ends the work; what has arrived stays, and the next download resumes there. */
   readonly signal?: AbortSignal;
   /** How long a connection may be silent before it counts as lost; 30,000 by default. */
   readonly silenceMs?: number;
-  /** Waits so many milliseconds, for tests that do not. */
+  /** Waits for a number of milliseconds; tests need not wait. */
   readonly sleep?: (milliseconds: number) => Promise<void>;
   /** Largest file that is downloaded; of any size by default. */
   readonly mostBytes?: number;
@@ -62,7 +61,7 @@ export interface HubOptions {
   readonly freeBytes?: (path: string) => number;
 }
 
-/** What `hf:…` says; whether it is a dataset or a model depends on where it stands. */
+/** What `hf:…` names; whether that is a dataset or a model depends on the option. */
 export interface HubSpec {
   /** `OWNER/NAME` or `NAME`. */
   repo: string;
@@ -119,10 +118,9 @@ function checkNames({ repo, path, revision }: HubSpec): void {
   }
 }
 
-/** A repository of the hub, and how to reach it. */
-interface Repository extends HubSession {
-  readonly type: HubRepo["type"];
-  readonly repo: string;
+/** A session and the part of the cache that belongs to its repository. */
+interface Repository {
+  readonly session: HubSession;
   readonly files: RepositoryCache;
 }
 
@@ -132,64 +130,64 @@ function openRepository(
 ): Repository {
   checkNames({ repo, revision, ...(path === undefined ? {} : { path }) });
   const settings = hubSettings(environment);
-  return {
+  const session = {
     ...settings,
     type,
     repo,
     revision,
-    files: new RepositoryCache(settings.cache, { type, repo }),
     task: path === undefined ? `list ${repo}` : `download ${repo}/${path}`,
     page: `${settings.endpoint}/${type === "dataset" ? "datasets/" : ""}${repo}`,
     onNotice,
     signal,
     silenceMs,
-    sleep: options.sleep ?? ((ms) => sleep(ms, undefined, signal && { signal })),
+    sleep: options.sleep ?? ((ms: number) => sleep(ms, undefined, signal && { signal })),
   };
+  return { session, files: new RepositoryCache(settings.cache, { type, repo }) };
 }
 
 /**
- * Gives a file's path in the hub's cache, and downloads it first if it is not there.
+ * Returns a file's path in the hub's cache, and downloads the file first if it is not there.
  *
  * The hub is asked which commit the revision is now, unless it is a commit itself and the file is there;
- * where the hub is out of reach, the file serves that it had when it was last asked. A download that
- * was cut off resumes at its last byte, and counts only with the hash that the hub names.
+ * if the hub is out of reach, the commit that it named last is taken. A download that was cut off resumes
+ * at its last byte, and is accepted only with the hash that the hub names.
  *
- * @throws {HubError} in one sentence with what to do, if it cannot be had.
+ * @throws {HubError} in one sentence with what to do, if the file cannot be had.
  * @throws {RangeError} if a name is none of the hub's.
  * @throws the signal's reason, if it aborts.
  */
 export async function hubFile(file: HubFile, options: HubOptions = {}): Promise<CachedFile> {
-  const repository = openRepository(file, options);
-  const { task, revision, cache, offline, files, onNotice } = repository;
+  const repository = openRepository(file, options), { session, files } = repository;
+  const { task, revision, cache, offline, onNotice } = session;
   const cached = files.find(revision, file.path);
   if (cached && (offline || isCommit(revision))) return cached;
   if (offline) throw new HubError(`Cannot ${task} as ${absent(cache)}`);
   for (let again = false;; again = true) {
-    let source: Source;
+    let remote: RemoteFile;
     try {
-      source = await locate(repository, file.path);
+      remote = await locate(session, file.path);
     } catch (error) {
       if (!cached || !isPassing(error)) throw error;
       onNotice(`${error.message}; taking what is in the cache, of commit ${cached.commit}`);
       return cached;
     }
     const { mostBytes = Infinity } = options;
-    if (source.bytes > mostBytes) {
+    if (remote.bytes > mostBytes) {
       throw new HubError(
-        `Cannot ${task} as it must have at most ${mostBytes} bytes: the hub says ${source.bytes}`,
+        `Cannot ${task} as it must have at most ${mostBytes} bytes: current size is ${remote.bytes}`,
       );
     }
     try {
-      return await download(repository, source, options);
+      return await addToCache(repository, remote, options);
     } catch (error) {
-      if (!(error instanceof ChangedError) || again) throw asSentence(repository, error);
+      if (!(error instanceof ChangedError) || again) throw asSentence(session, error);
       onNotice(`${error.message}; starting over`);
     }
   }
 }
 
 /**
- * Lists a repository's files, in all its folders; without the hub, those of them that are in the cache.
+ * Lists a repository's files, in all its folders; if the hub is out of reach, the files in the cache.
  *
  * @returns paths with `/` between folders, in order, and sizes.
  * @throws as `hubFile()` does.
@@ -198,15 +196,15 @@ export async function listHubFiles(
   repo: HubRepo,
   options: HubOptions = {},
 ): Promise<{ path: string; bytes: number }[]> {
-  const repository = openRepository(repo, options);
-  const { task, cache, offline, files, onNotice } = repository;
+  const { session, files } = openRepository(repo, options);
+  const { task, cache, offline, onNotice } = session;
   const inOrder = (list: { path: string; bytes: number }[]) =>
     list.sort((a, b) => a.path < b.path ? -1 : 1);
-  const cached = inOrder(files.list(repository.revision));
+  const cached = inOrder(files.list(session.revision));
   if (offline && cached.length === 0) throw new HubError(`Cannot ${task} as ${absent(cache)}`);
   if (offline) return cached;
   try {
-    return inOrder(await listRemote(repository));
+    return inOrder(await listRemote(session));
   } catch (error) {
     if (cached.length === 0 || !isPassing(error)) throw error;
     onNotice(`${error.message}; taking what is in the cache`);
@@ -220,37 +218,28 @@ function absent(cache: string): string {
   return `HF_HUB_OFFLINE is set and it is not in ${cache}: unset it, to download once`;
 }
 
-/** A file as the hub knows it. */
-interface Source {
-  readonly path: string;
-  readonly commit: string;
-  readonly bytes: number;
-  readonly etag: string;
-}
-
-/** Brings a file into the cache, and notes the commit that the revision is. */
-async function download(
-  repository: Repository,
-  { path, commit, bytes, etag }: Source,
+/** Downloads a file into the cache, and notes which commit the revision is. */
+async function addToCache(
+  { session, files }: Repository,
+  remote: RemoteFile,
   options: HubOptions,
 ): Promise<CachedFile> {
-  const { files, revision, page, task, onNotice, sleep } = repository;
-  const address = [page, "resolve", commit, ...path.split("/").map(encodeURIComponent)].join("/");
-  await files.add({ commit, path, etag }, {
-    fetchBlob: (blob) => fetchBlob(repository, blob, { address, bytes, digest: etag }, options),
+  const { revision, task, onNotice, sleep } = session, { path, commit, etag } = remote;
+  await files.add(remote, {
+    fetchBlob: (blob) => fetchBlob(session, blob, remote, options),
     onLocked: () => onNotice(`another process is about to ${task}: waiting for it`),
     wait: sleep,
   });
   try {
     files.remember(revision, commit);
   } catch {
-    // a cache that may only be read serves all the same
+    // a cache that may only be read is good enough
   }
   return { ...files.find(commit, path)!, ...(isSha256(etag) ? { sha256: etag } : {}) };
 }
 
-/** What the system has against writing the cache, in one sentence. */
-function asSentence({ task, cache }: Repository, error: unknown): unknown {
+/** Why the system refuses to write the cache, in one sentence. */
+function asSentence({ task, cache }: HubSession, error: unknown): unknown {
   const { code } = error as NodeJS.ErrnoException;
   if (code === "ENOSPC" || code === "EDQUOT") {
     return new HubError(
@@ -273,21 +262,21 @@ interface Access {
   fetch: typeof fetch;
 }
 
-/** Bounds on what a question may bring: requests, and bytes of an answer; a page of a listing has some 500 kB. */
+/** Most requests per question, and bytes per answer; a page of a listing has some 500 kB. */
 const MOST_REQUESTS = 1000, MOST_ANSWER_BYTES = 2 ** 25;
 
 /** Most files of a repository. */
 const MOST_FILES = 200_000;
 
-/** Thrown where an answer is JSON, but not what the hub says; the message says why. */
+/** Thrown if an answer is JSON, but not the hub's; the message says why. */
 class OddAnswer extends Error {}
 
 /** Asks the hub through `@huggingface/hub`. */
 async function ask<T>(
-  repository: Repository,
+  session: HubSession,
   question: (hub: Package<"@huggingface/hub">, access: Access) => Promise<T>,
 ): Promise<T> {
-  const { type, repo: name, endpoint, task, signal } = repository;
+  const { type, repo: name, endpoint, task, signal } = session;
   const hub = await load("@huggingface/hub").catch(({ message }: Error) => {
     throw new HubError(message, 0);
   });
@@ -298,8 +287,8 @@ async function ask<T>(
       hubUrl: endpoint,
       fetch: async (address, init) => {
         if (++requests > MOST_REQUESTS) throw new OddAnswer("it has too many pages");
-        const response = await request(repository, address as string, init);
-        return new Response(await wholeAnswer(repository, response), response);
+        const response = await request(session, address as string, init);
+        return new Response(await wholeAnswer(session, response), response);
       },
     });
   } catch (error) {
@@ -320,12 +309,12 @@ async function ask<T>(
 
 /** The bytes of an answer, unless they are too many. */
 async function wholeAnswer(
-  repository: Repository,
+  session: HubSession,
   response: Response,
 ): Promise<Uint8Array<ArrayBuffer>> {
   const chunks: Uint8Array[] = [];
   let bytes = 0;
-  for await (const chunk of chunksOf(repository, response)) {
+  for await (const chunk of chunksOf(session, response)) {
     if ((bytes += chunk.length) > MOST_ANSWER_BYTES) {
       throw new OddAnswer(`it has more than ${MOST_ANSWER_BYTES} bytes`);
     }
@@ -340,10 +329,11 @@ async function wholeAnswer(
   return whole;
 }
 
-async function commitOf(repository: Repository): Promise<string> {
-  const { revision } = repository;
+/** The commit that the revision is now. */
+async function commitOf(session: HubSession): Promise<string> {
+  const { revision } = session;
   if (isCommit(revision)) return revision;
-  return await ask(repository, async (hub, { repo: { type, name }, ...access }) => {
+  return await ask(session, async (hub, { repo: { type, name }, ...access }) => {
     const query = { ...access, name, revision, additionalFields: ["sha" as const] };
     const { sha } = await (type === "model" ? hub.modelInfo(query) : hub.datasetInfo(query));
     if (typeof sha !== "string" || !isCommit(sha)) {
@@ -353,12 +343,13 @@ async function commitOf(repository: Repository): Promise<string> {
   });
 }
 
-async function locate(repository: Repository, path: string): Promise<Source> {
-  const commit = await commitOf(repository);
-  return await ask(repository, async (hub, access) => {
+/** Asks what a file is now. */
+async function locate(session: HubSession, path: string): Promise<RemoteFile> {
+  const commit = await commitOf(session);
+  return await ask(session, async (hub, access) => {
     const [info] = await hub.pathsInfo({ ...access, paths: [path], revision: commit });
     if (info?.type !== "file") {
-      const { task, page, revision } = repository;
+      const { task, page, revision } = session;
       throw new HubError(`Cannot ${task} as ${page} has no such file at ${revision}`, 404);
     }
     const { lfs, oid, size: bytes } = info;
@@ -373,9 +364,9 @@ async function locate(repository: Repository, path: string): Promise<Source> {
   });
 }
 
-async function listRemote(repository: Repository): Promise<{ path: string; bytes: number }[]> {
-  const revision = await commitOf(repository);
-  return await ask(repository, async (hub, access) => {
+async function listRemote(session: HubSession): Promise<{ path: string; bytes: number }[]> {
+  const revision = await commitOf(session);
+  return await ask(session, async (hub, access) => {
     const files: { path: string; bytes: number }[] = [];
     const query = { ...access, revision, recursive: true };
     for await (const { type, path, size } of hub.listFiles(query)) {
@@ -383,7 +374,7 @@ async function listRemote(repository: Repository): Promise<{ path: string; bytes
       if (typeof path !== "string" || !Number.isSafeInteger(size) || size < 0) {
         throw new OddAnswer(`path and size of a file are ${quoted(path)} and ${quoted(size)}`);
       }
-      checkNames({ repo: repository.repo, path });
+      checkNames({ repo: session.repo, path });
       if (files.push({ path, bytes: size }) > MOST_FILES) {
         throw new OddAnswer(`it lists more than ${MOST_FILES} files`);
       }

@@ -3,9 +3,9 @@ import { printable } from "../../files/printable.ts";
 
 /**
  * How the hub is reached: what the environment says about it, and requests that wait out short
- * failures, keep the token to themselves, and make one sentence of a refusal.
+ * failures, send the token to nobody else, and turn a refusal into one sentence.
  *
- * Proxies are Deno's business: its fetch() heeds HTTPS_PROXY, HTTP_PROXY and NO_PROXY of the process.
+ * Proxies are left to Deno: its fetch() reads HTTPS_PROXY, HTTP_PROXY and NO_PROXY of the process.
  *
  * @module
  */
@@ -14,7 +14,7 @@ import { printable } from "../../files/printable.ts";
 export class HubError extends Error {
   /** Tells this error from others without `instanceof`. */
   override name = "HubError";
-  /** HTTP status of the refusal, 0 where nothing was reached, undefined where nobody was asked. */
+  /** HTTP status of the refusal; 0 if nothing was reached, undefined if nobody was asked. */
   readonly status: number | undefined;
 
   /** An error with its sentence, and its `status` if it comes from a request. */
@@ -23,7 +23,7 @@ export class HubError extends Error {
     this.status = status;
   }
 
-  /** Whether the same request might be granted at another time. */
+  /** Whether the same request might be granted later. */
   get passing(): boolean {
     return this.status === 0 || isPassing(this.status ?? 200);
   }
@@ -31,7 +31,7 @@ export class HubError extends Error {
 
 const isPassing = (status: number) => status === 429 || status >= 500;
 
-/** The environment variables that count, with the meaning that Python's `huggingface_hub` gives them. */
+/** The environment variables that are read, with the meaning that they have for Python's `huggingface_hub`. */
 export const HUB_VARIABLES = [
   "HF_HOME",
   "HF_HUB_CACHE",
@@ -63,7 +63,7 @@ export interface HubSettings {
 /**
  * Reads the settings from environment variables.
  *
- * @throws {HubError} if there is no place for the cache, or HF_ENDPOINT is no address.
+ * @throws {HubError} if there is no place for the cache, or HF_ENDPOINT is not an address.
  */
 export function hubSettings(environment: Environment = processEnvironment()): HubSettings {
   const value = (name: typeof HUB_VARIABLES[number]) => environment[name] || undefined;
@@ -91,7 +91,7 @@ export function hubSettings(environment: Environment = processEnvironment()): Hu
   };
 }
 
-/** The variables of the process, as far as they may be read. */
+/** The variables of the process that may be read. */
 function processEnvironment(): Environment {
   const allowed = HUB_VARIABLES.filter((variable) =>
     Deno.permissions.querySync({ name: "env", variable }).state === "granted"
@@ -112,9 +112,13 @@ function isWebAddress(url: URL | null): boolean {
   return url?.protocol === "https:" || url?.protocol === "http:";
 }
 
-/** What requests need to know beside the address. */
+/** One task at one repository of the hub, and how to reach it. */
 export interface HubSession extends HubSettings {
-  /** What is wanted, to follow "Cannot" in a sentence: `download OWNER/NAME/FILE`. */
+  /** Whether the repository holds data or a model. */
+  readonly type: "dataset" | "model";
+  /** `OWNER/NAME`, or `NAME` for the hub's oldest ones. */
+  readonly repo: string;
+  /** The task, to follow "Cannot" in a sentence: `download OWNER/NAME/FILE`. */
   readonly task: string;
   /** Address of the repository's page. */
   readonly page: string;
@@ -124,28 +128,28 @@ export interface HubSession extends HubSettings {
   readonly onNotice: (sentence: string) => void;
   /** Ends everything. */
   readonly signal: AbortSignal | undefined;
-  /** Waits, or in tests does not. */
+  /** Waits; in tests it does not. */
   readonly sleep: (milliseconds: number) => Promise<void>;
   /** How long a connection may be silent before it counts as lost. */
   readonly silenceMs: number;
 }
 
-/** How often in a row a request may fail, or a download without getting any further. */
+/** Failures in a row after which a request, or a download that makes no progress, is given up. */
 export const ATTEMPTS = 5;
 
-/** How long to wait after so many failures in a row: 1, 2, 4, 8 seconds. */
+/** Pause after a number of failures in a row: 1, 2, 4, 8 seconds. */
 export const backOffMs = (failures: number): number => 1000 * 2 ** (failures - 1);
 
-/** The longest that a server may make us wait. */
+/** The longest pause that a server may ask for. */
 const LONGEST_WAIT_MS = 5 * 60_000;
 
 /** Redirects followed in a row. */
 const REDIRECTS = 10;
 
 /**
- * Asks for an address, as `fetch()` does, and returns only what was granted.
+ * Requests an address, as `fetch()` does, and returns only a response that grants it.
  *
- * A server that is busy or fails (429, 5xx) is asked again, after the time it names or a growing one.
+ * A server that is busy or fails (429, 5xx) is asked again, after the pause that it names or a growing one.
  *
  * @throws {HubError} in one sentence if the request is refused or nothing is reached.
  */
@@ -169,8 +173,8 @@ export async function request(
 }
 
 /**
- * Follows redirects itself: the token goes to the hub alone, not to a subdomain as with `fetch()`, and
- * what was asked for securely does not come otherwise.
+ * Follows redirects here: the token goes to the hub alone, not to a subdomain as with `fetch()`, and
+ * no redirect leads from https to http.
  */
 async function follow(
   session: HubSession,
@@ -202,7 +206,7 @@ async function follow(
   throw new HubError(`Cannot ${session.task} as ${at.host} redirects without end`);
 }
 
-/** `fetch()` whose failures are sentences. */
+/** `fetch()`, whose failures become sentences. */
 async function connect(session: HubSession, at: URL, init: RequestInit): Promise<Response> {
   const giveUp = new AbortController();
   const signal = AbortSignal.any([giveUp.signal, ...(session.signal ? [session.signal] : [])]);
@@ -225,9 +229,9 @@ async function connect(session: HubSession, at: URL, init: RequestInit): Promise
 }
 
 /**
- * Waits for something that a connection brings, but not longer than it may be silent.
+ * Waits for what a connection delivers, but not longer than it may be silent.
  *
- * @throws {Error} if it does not come.
+ * @throws {Error} if nothing is delivered.
  */
 export async function within<T>(silenceMs: number, work: Promise<T>): Promise<T> {
   let timer: ReturnType<typeof setTimeout> | undefined;
@@ -241,7 +245,7 @@ export async function within<T>(silenceMs: number, work: Promise<T>): Promise<T>
   }
 }
 
-/** How long the server asks to wait: it names seconds or a date. */
+/** The pause that the server asks for: it names seconds or a date. */
 function retryAfterMs({ headers }: Response): number | undefined {
   const text = headers.get("Retry-After");
   if (!text) return undefined;
@@ -267,7 +271,7 @@ function refusal({ endpoint, token, page, revision }: HubSession, response: Resp
   }
   if (code === "RevisionNotFound") return `${page} has no revision ${revision}`;
   if (code === "EntryNotFound") return `${page} has no such file at ${revision}`;
-  // what one may not see is hidden: the hub answers alike for both
+  // the hub answers alike for what does not exist and what one may not see
   if (status === 401 || status === 404) {
     return `${page} does not exist or is private: check the name, ` +
       (token ? "and whether your token is valid and may read it" : "or set HF_TOKEN");

@@ -302,7 +302,7 @@ Deno.test("hubFile() refuses a file that is larger than wanted, before it downlo
   await assert.rejects(hubFile(STORIES, { ...hub.options, mostBytes: 99_999 }), {
     name: "HubError",
     message: "Cannot download tiny/stories/data/train.txt as it must have at most 99999 bytes: " +
-      "the hub says 100000",
+      "current size is 100000",
   });
   assert.deepEqual(hub.server.log("cdn"), []);
 });

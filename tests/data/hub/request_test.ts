@@ -132,6 +132,8 @@ async function requestWith(answer: (url: string) => Response): Promise<Response>
   globalThis.fetch = (input) => Promise.resolve(answer(String(input)));
   try {
     return await request({
+      type: "dataset",
+      repo: "tiny/stories",
       ...hubSettings({ HOME: "/home/lily", HF_ENDPOINT: "https://hub.test" }),
       ...{ task: "download it", page: "", revision: "main", onNotice() {}, signal: undefined },
       ...{ sleep: () => Promise.resolve(), silenceMs: 1000 },
