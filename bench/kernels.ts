@@ -390,8 +390,9 @@ function optimizerBenches(
       record(program, make) {
         adamw(program, {
           gradient: make.noise([N], "f32"),
-          update: make.of([4], "f32", [1, 1, 1, 0]),
-          stepInputs: make.of([4], "f32", [1e-4, 1, 0, 0]),
+          // learning rate and gradient factor as bits, the first step, not skipped
+          update: make.of([4], "u32", [...new Uint32Array(Float32Array.of(1e-4, 1).buffer), 1, 0]),
+          corrections: make.of([1, 2], "f32", [1, 1]),
         }, {
           parameter: make.noise([N], "f32"),
           m: make.zeros([N], "f32"),

@@ -1,7 +1,8 @@
 import { printable, quoted } from "../files/printable.ts";
+import { type Arena, tensorNamed } from "../kernels/arena.ts";
 import { fillNormal } from "../kernels/normal/normal.ts";
 import { Program } from "../kernels/program.ts";
-import { download, size, type Tensor, upload, viewTensor } from "../kernels/tensor.ts";
+import { download, size, upload, viewTensor } from "../kernels/tensor.ts";
 import type { Family, GptConfig } from "./config.ts";
 import { type Gpt, masterOf } from "./gpt.ts";
 import { HEAD, isMask, nameFromFile, nameInFile, storedTensors } from "./files/hugging_face.ts";
@@ -210,7 +211,7 @@ export async function saveParameters(
   } = {},
 ): Promise<Map<string, SafetensorsEntry>> {
   const { config, table } = model;
-  const values = await downloadParameters(model, table, (name) => masterOf(model, name));
+  const values = await downloadParameters(model, table, model.parameters);
   for (const adapter of adaptersOf(config)) {
     const [A, B, weight] = [adapter.A, adapter.B, weightBeside(adapter)]
       .map((name) => values.get(name)!);
@@ -264,21 +265,21 @@ export function loadAdapters(
 /** A model's adapters under PEFT's names. */
 export async function saveAdapters(model: Gpt): Promise<Map<string, SafetensorsEntry>> {
   const adapters = model.table.filter(({ name }) => isAdapter(name));
-  const values = await downloadParameters(model, adapters, (name) => masterOf(model, name));
+  const values = await downloadParameters(model, adapters, model.parameters);
   return new Map(adapters.map(({ name, shape }) => [
     nameInAdapterFile(name),
     fromFloat32(values.get(name)!, shape, "F32"),
   ]));
 }
 
-/** Reads one f32 tensor for each of some parameters back, under `prefix` and the parameter's name. */
+/** Reads the tensors of some parameters in an arena back, under `prefix` and the parameter's name. */
 export async function downloadTable(
   model: Pick<Gpt, "device">,
   parameters: readonly ParameterSpec[],
-  tensorOf: (name: string) => Tensor,
+  arena: Arena,
   prefix: string,
 ): Promise<Map<string, SafetensorsEntry>> {
-  const values = await downloadParameters(model, parameters, tensorOf);
+  const values = await downloadParameters(model, parameters, arena);
   return new Map(parameters.map(({ name, shape }) => [
     prefix + name,
     fromFloat32(values.get(name)!, shape, "F32"),
@@ -288,9 +289,10 @@ export async function downloadTable(
 async function downloadParameters(
   { device }: Pick<Gpt, "device">,
   parameters: readonly ParameterSpec[],
-  tensorOf: (name: string) => Tensor,
+  arena: Arena,
 ): Promise<Map<string, Float32Array<ArrayBuffer>>> {
-  const values = await download(device, ...parameters.map(({ name }) => tensorOf(name)));
+  const tensors = parameters.map(({ name }) => tensorNamed(arena, name));
+  const values = await download(device, ...tensors);
   return new Map(
     parameters.map(({ name }, i) => [name, values[i] as Float32Array<ArrayBuffer>]),
   );

@@ -40,6 +40,7 @@ import type { FileContent, RunDirectory } from "./checkpoint.ts";
 import { checkFinite, jsonFile, modelFiles, tokenizerFiles } from "./export.ts";
 import { type ResolvedOptions, validateOptions } from "./options.ts";
 import { keptOptions } from "./resolve.ts";
+import { OPTIMIZERS } from "./optimizer.ts";
 import { isReachable, type TrainStep } from "./step.ts";
 import { tuningOf } from "./tuning.ts";
 
@@ -165,8 +166,9 @@ export function checkpointBytes(table: readonly ParameterSpec[], { json }: Token
   const isLora = table.some(({ name }) => isAdapter(name));
   let floats = 0;
   for (const { shape, trained } of table) {
-    // adapters are saved without their model; what is trained has two moments
-    floats += size(shape) * ((trained || !isLora ? 1 : 0) + (trained ? 2 : 0));
+    // adapters are saved without their model; only what is trained has a state of the optimizer
+    const arenas = OPTIMIZERS.adamw.state.length;
+    floats += size(shape) * ((trained || !isLora ? 1 : 0) + (trained ? arenas : 0));
   }
   return 4 * floats + json.length + SMALL_FILES_BYTES;
 }
@@ -178,12 +180,13 @@ export async function saveCheckpoint(
 ): Promise<string> {
   const { tokenizer } = corpus;
   const trained = gpt.table.filter((parameter) => parameter.trained);
-  const moments = new Map([
-    ...await downloadTable(gpt, trained, (name) => tensorNamed(trainStep.m, name), "m."),
-    ...await downloadTable(gpt, trained, (name) => tensorNamed(trainStep.v, name), "v."),
-  ]);
+  const optimizerState: Awaited<ReturnType<typeof downloadTable>> = new Map();
+  for (const [key, arena] of trainStep.optimizer.state) {
+    const tensors = await downloadTable(gpt, trained, arena, `${key}.`);
+    for (const [name, entry] of tensors) optimizerState.set(name, entry);
+  }
   const adapters = gpt.config.lora ? await saveAdapters(gpt) : undefined;
-  for (const tensors of [adapters ?? [], moments]) checkFinite(tensors);
+  for (const tensors of [adapters ?? [], optimizerState]) checkFinite(tensors);
   const files = new Map<string, FileContent>([
     ...(adapters
       ? [
@@ -192,7 +195,7 @@ export async function saveCheckpoint(
       ] as const
       : await modelFiles(gpt, tokenizer, { dropout: options.dropout })),
     ...tokenizerFiles(gpt, tokenizer),
-    [OPTIMIZER_FILE, serializeSafetensors(moments)],
+    [OPTIMIZER_FILE, serializeSafetensors(optimizerState)],
   ]);
   const batchIndex = step * options.gradientAccumulation;
   const { learningRate, minLearningRate, warmupSteps, steps } = options;
@@ -202,7 +205,7 @@ export async function saveCheckpoint(
     epoch: batches.epochOf(batchIndex),
     batchIndex,
     seed: options.seed,
-    ...await trainStep.scaler(),
+    ...await trainStep.state(),
     bestValidationLoss: bestLoss,
     schedule: { learningRate, minLearningRate, warmupSteps, steps },
     options: keptOptions(options),
@@ -221,7 +224,7 @@ function baseOf(spec: string): AdapterBase {
   return { base: repo, ...(revision === undefined ? {} : { revision }) };
 }
 
-/** Puts model, moments and loss scale where a checkpoint left them. */
+/** Restores the model, the state of the optimizer and that of the step from a checkpoint. */
 export function restore({ path, state, base }: Resumed, gpt: Gpt, trainStep: TrainStep): void {
   const read = (name: string, load: (tensors: TensorFiles["tensors"], where: string) => void) => {
     const where = join(path, name), files = openTensorFiles([where]);
@@ -240,16 +243,16 @@ export function restore({ path, state, base }: Resumed, gpt: Gpt, trainStep: Tra
   read(OPTIMIZER_FILE, (tensors, where) => {
     for (const { name, shape, trained } of gpt.table) {
       if (!trained) continue;
-      for (const [prefix, arena] of [["m.", trainStep.m], ["v.", trainStep.v]] as const) {
-        const tensor = tensors.get(prefix + name);
+      for (const [key, arena] of trainStep.optimizer.state) {
+        const tensor = tensors.get(`${key}.${name}`);
         if (!tensor || tensor.shape.join() !== shape.join()) {
           throw new RangeError(
-            `Cannot load ${where} as "${prefix + name}" must be there as [${shape}]`,
+            `Cannot load ${where} as "${key}.${name}" must be there as [${shape}]`,
           );
         }
         upload(gpt.device, tensorNamed(arena, name), tensor.floats(0, size(shape)));
       }
     }
   });
-  trainStep.restoreScaler(state);
+  trainStep.restore(state);
 }

@@ -1,7 +1,6 @@
-import { type Arena, arenaRange, createArena } from "../kernels/arena.ts";
-import { adamw, adamwCorrections } from "../kernels/adamw/adamw.ts";
+import type { Arena } from "../kernels/arena.ts";
 import { gradientNorm, gradientNormBlocks } from "../kernels/gradient_norm/gradient_norm.ts";
-import { lossScaleUpdate } from "../kernels/loss_scale/loss_scale.ts";
+import { prepareStep } from "../kernels/prepare_step/prepare_step.ts";
 import { Program } from "../kernels/program.ts";
 import { sumForward } from "../kernels/sum/sum.ts";
 import {
@@ -11,15 +10,21 @@ import {
   size,
   type Tensor,
   upload,
-  viewTensor,
 } from "../kernels/tensor.ts";
 import type { Batch } from "../data/tokens/batches.ts";
 import { createActivations } from "../model/activations.ts";
 import { backward, forward } from "../model/forward_backward.ts";
 import { firstTrainedBlock, type Gpt } from "../model/gpt.ts";
+import {
+  createOptimizer,
+  createTrainedArena,
+  type Optimizer,
+  type OptimizerOptions,
+  OPTIMIZERS,
+} from "./optimizer.ts";
 
 /** What stays the same over all steps of a training. */
-export interface StepOptions {
+export interface StepOptions extends OptimizerOptions {
   /** B: sequences in one micro-batch. */
   readonly batchSize: number;
   /** T: tokens in a sequence. */
@@ -30,18 +35,16 @@ export interface StepOptions {
   readonly labelSmoothing: number;
   /** Largest gradient norm; Infinity leaves gradients as they are. */
   readonly gradientClip: number;
-  readonly weightDecay: number;
-  readonly beta1: number;
-  readonly beta2: number;
   /** Seed of dropout. */
   readonly seed: number;
 }
 
-/** Where the optimizer stands, beside its moments: all of it lives on the device. */
-export interface ScalerState {
+/** What a step leaves for the next beside tensors; it lives on the device. */
+export interface StepState {
   lossScale: number;
+  /** Good steps since the loss scale changed. */
   growthTracker: number;
-  /** Steps that were applied: AdamW's t. */
+  /** Steps that were applied. */
   optimizerSteps: number;
   /** Steps that were skipped for a non-finite gradient, in all and in a row up to now. */
   skippedSteps: number;
@@ -65,8 +68,8 @@ export interface StepReport {
 /** The loss scale of the first step in f16, and the applied steps in a row after which it doubles. */
 const INITIAL_SCALE = 65536, GROWTH_INTERVAL = 2000;
 
-/** State of torch.amp.GradScaler at its start; without f16 nothing needs scaling. */
-function initialScaler(precision: Gpt["precision"]): ScalerState {
+/** The state before the first step, as torch.amp.GradScaler's; without f16 nothing needs scaling. */
+function initialState(precision: Gpt["precision"]): StepState {
   return {
     lossScale: precision === "f16" ? INITIAL_SCALE : 1,
     growthTracker: 0,
@@ -77,11 +80,11 @@ function initialScaler(precision: Gpt["precision"]): ScalerState {
 }
 
 /**
- * Whether a training comes to a state: each skipped step halved the scale, and it doubled at most once per
+ * Whether a training can reach a state: each skipped step halved the scale, and it doubled at most once per
  * `GROWTH_INTERVAL` applied steps, up to the largest power of two in f32.
  */
 export function isReachable(
-  { lossScale, growthTracker, optimizerSteps, skippedSteps, consecutiveSkips }: ScalerState,
+  { lossScale, growthTracker, optimizerSteps, skippedSteps, consecutiveSkips }: StepState,
   precision: Gpt["precision"],
 ): boolean {
   const tracks = growthTracker < GROWTH_INTERVAL && growthTracker <= optimizerSteps &&
@@ -96,36 +99,35 @@ export function isReachable(
 export const REPORT_ROWS = 256;
 const REPORT_COLUMNS = 8;
 
-/** The batches of a step: an array, or what makes them one by one. */
+/** The batches of a step: an array, or an object that makes them one by one. */
 export interface StepBatches {
   readonly length: number;
   /** Micro-batch `index`, from 0. */
   at(index: number): Batch | undefined;
 }
 
-/** Bytes of batches that may be on their way to the device: they lie in memory until it takes them. */
+/** Bytes of batches that may wait for the device: they lie in memory until it takes them. */
 const MOST_WAITING_BYTES = 256 * 2 ** 20;
 
-/** A recorded training step: gradients, moments, and the program that is replayed every step. */
-export interface TrainStep {
-  /** First and second moments of AdamW, laid out as the trained parameters. */
-  readonly m: Arena;
-  readonly v: Arena;
+/** A recorded training step: gradients, optimizer, and the program that is replayed every step. */
+export interface TrainStep extends Disposable {
+  readonly optimizer: Optimizer;
   /** Gradients of the last step, with the loss scale. */
   readonly gradients: Arena;
   /**
-   * What a step replays: a micro-batch that sets the gradients, if there are others one that adds to
+   * The launches of a step: a micro-batch that sets the gradients, if there are others one that adds to
    * them, and the update. For the tuner and the benchmarks.
    */
   readonly program: Program;
   /** Bytes on the device beside the model's parameters. */
   readonly bytes: number;
   /**
-   * Submits one step, and waits for the device only if much data is on its way to it.
+   * Submits one step. Waits for the device only if much data waits for it.
    *
    * @param step counts from 0 and decides, with the seed, what dropout drops.
    * @param batches one for each micro-batch, each asked for as it is submitted.
-   * @param options.counted targets that count in all of them, if it is known: else all are asked for before.
+   * @param options.counted targets that count in all batches; without it all batches are made before the first
+   * is submitted.
    */
   submit(
     step: number,
@@ -134,36 +136,34 @@ export interface TrainStep {
   ): Promise<void>;
   /** Waits for the device and returns the reports on the last `count` steps, oldest first. */
   reports(count: number): Promise<StepReport[]>;
-  /** Waits for the device and returns where the optimizer stands. */
-  scaler(): Promise<ScalerState>;
-  /** Puts the optimizer where a checkpoint left it, in place of the initial state, which it begins with. */
-  restoreScaler(state: ScalerState): void;
+  /** Waits for the device and returns the state that the next step begins with. */
+  state(): Promise<StepState>;
+  /** Replaces the state that the next step begins with by that of a checkpoint. */
+  restore(state: StepState): void;
   /** Frees everything but the model. */
   destroy(): void;
 }
 
 /**
  * Allocates what training needs and records the whole step as one program: forward and backward of a
- * micro-batch, then norm, loss scale and AdamW. Micro-batches share their launches and inputs, so that
+ * micro-batch, then the gradient's norm, what to do with it, and the optimizer. Micro-batches share their launches and inputs, so that
  * thousands of them cost no more memory than two.
  *
- * The loss scale enters in the backward pass of the cross-entropy and leaves in AdamW; whether a step
- * is skipped is decided on the device, so that nothing ever waits for it.
+ * The loss scale enters in the backward pass of the cross-entropy and leaves in the optimizer. The device
+ * decides whether a step is skipped, so that the host never waits for it.
  */
 export function createTrainStep(model: Gpt, options: StepOptions): TrainStep {
   const { device, config, precision } = model;
   const { batchSize: B, sequenceLength: T, gradientAccumulation, dropout, labelSmoothing } =
     options;
   const M = B * T;
-  const table = model.table.filter(({ trained }) => trained);
-  if (table.length === 0) {
+  if (!model.table.some(({ trained }) => trained)) {
     throw new RangeError(
       "Cannot train as --freeze must leave something to train: it leaves nothing",
     );
   }
-  const shapes = new Map(table.map(({ name, shape }) => [name, shape]));
-  const arena = (name: string) => createArena(device, name, { shapes, dtype: "f32" });
-  const gradients = arena("gradients"), m = arena("m"), v = arena("v");
+  const gradients = createTrainedArena(model, "gradients");
+  const optimizer = createOptimizer(model, OPTIMIZERS.adamw, options);
   const activations = createActivations(device, config, {
     batch: { batchSize: B, sequenceLength: T },
     precision,
@@ -171,7 +171,7 @@ export function createTrainStep(model: Gpt, options: StepOptions): TrainStep {
     firstLayer: firstTrainedBlock(model),
   });
 
-  const owned: Tensor[] = [gradients.flat, m.flat, v.flat];
+  const owned: Tensor[] = [gradients.flat];
   const tensor = (name: string, shape: number[], dtype: DType) => {
     const created = createTensor(device, name, { shape, dtype });
     owned.push(created);
@@ -180,12 +180,9 @@ export function createTrainStep(model: Gpt, options: StepOptions): TrainStep {
   const stepInputs = tensor("stepInputs", [4], "f32");
   const lossScale = tensor("lossScale", [1], "f32");
   const counters = tensor("counters", [5], "u32");
-  const update = tensor("update", [4], "f32");
+  const update = tensor("update", [4], "u32");
   const reports = tensor("reports", [REPORT_ROWS, REPORT_COLUMNS], "u32");
   const lossSums = tensor("lossSums", [gradientAccumulation], "f32");
-  const correctionTable = adamwCorrections(options.beta1, options.beta2);
-  const corrections = tensor("corrections", [correctionTable.length / 2, 2], "f32");
-  upload(device, corrections, correctionTable);
 
   const program = new Program(device);
   const inputs = {
@@ -213,9 +210,9 @@ export function createTrainStep(model: Gpt, options: StepOptions): TrainStep {
   const partials = tensor("gradient norm partials", [blocks, 2], "f32");
   gradientNorm(program, { gradient: gradients.flat, lossScale }, { partials });
   const scaled = precision === "f16";
-  lossScaleUpdate(
+  prepareStep(
     program,
-    { partials, stepInputs, lossSums, corrections },
+    { partials, stepInputs, lossSums },
     { lossScale, counters, update, reports },
     {
       gradientClip: options.gradientClip,
@@ -224,37 +221,11 @@ export function createTrainStep(model: Gpt, options: StepOptions): TrainStep {
       growthInterval: GROWTH_INTERVAL,
     },
   );
-  // the groups lie at the same places in all arenas: what is trained comes first, of it what is decayed
-  const firstOf = (decayed: boolean) => table.find((p) => p.decayed === decayed)?.name;
-  for (const decayed of [true, false]) {
-    const from = firstOf(decayed), to = decayed ? firstOf(false) : undefined;
-    if (from === undefined) continue;
-    const { offsetBytes, shape } = arenaRange(
-      gradients,
-      to === undefined ? { from } : { from, to },
-    );
-    const part = ({ flat }: Arena) => viewTensor(flat, { offset: offsetBytes / 4, shape });
-    adamw(
-      program,
-      { gradient: part(gradients), update, stepInputs },
-      {
-        parameter: part(model.parameters),
-        m: part(m),
-        v: part(v),
-        ...(model.copies && decayed ? { copy: part(model.copies) } : {}),
-      },
-      {
-        beta1: options.beta1,
-        beta2: options.beta2,
-        epsilon: 1e-8,
-        weightDecay: decayed ? options.weightDecay : 0,
-      },
-    );
-  }
+  optimizer.record(program, { gradients, update });
 
   let submitted = 0; // rows of `reports` written so far
   let waitingBytes = 0; // uploaded since the device was last waited for
-  const restoreScaler = (state: ScalerState) => {
+  const restore = (state: StepState) => {
     upload(device, lossScale, [state.lossScale]);
     upload(device, counters, [
       state.growthTracker,
@@ -264,13 +235,16 @@ export function createTrainStep(model: Gpt, options: StepOptions): TrainStep {
       submitted,
     ]);
   };
-  restoreScaler(initialScaler(precision));
+  restore(initialState(precision));
+  const destroy = () => {
+    for (const owner of [program, activations, optimizer]) owner[Symbol.dispose]();
+    for (const { buffer } of owned) buffer.destroy();
+  };
   return {
-    m,
-    v,
+    optimizer,
     gradients,
     program,
-    bytes: activations.bytes + program.scratchBytes +
+    bytes: activations.bytes + optimizer.bytes + program.scratchBytes +
       owned.reduce((sum, t) => sum + t.buffer.size, 0),
     async submit(step, batches, { learningRate, counted = countedOf(batches) }) {
       if (batches.length !== gradientAccumulation) {
@@ -315,7 +289,7 @@ export function createTrainStep(model: Gpt, options: StepOptions): TrainStep {
         };
       });
     },
-    async scaler() {
+    async state() {
       const [scale, counts] = await download(device, lossScale, counters);
       const [growthTracker, optimizerSteps, skippedSteps, consecutiveSkips] = counts!;
       return {
@@ -326,12 +300,9 @@ export function createTrainStep(model: Gpt, options: StepOptions): TrainStep {
         consecutiveSkips: consecutiveSkips!,
       };
     },
-    restoreScaler,
-    destroy() {
-      program.destroy();
-      activations.destroy();
-      for (const { buffer } of owned) buffer.destroy();
-    },
+    restore,
+    destroy,
+    [Symbol.dispose]: destroy,
   };
 }
 

@@ -1,27 +1,26 @@
 import step from "./adamw.wgsl" with { type: "text" };
-import master from "./master.wgsl" with { type: "text" };
-import withCopy from "./with_copy.wgsl" with { type: "text" };
+import { dims } from "../dims.ts";
 import { type Program, splitWorkgroups } from "../program.ts";
 import { rowSlices } from "../slices.ts";
-import { assertDType, assertShape, ceilDiv, type Tensor, viewTensor } from "../tensor.ts";
+import { ceilDiv, type Tensor, viewTensor } from "../tensor.ts";
 
 /** Settings of AdamW that stay the same over the training. */
 export interface AdamwOptions {
   beta1: number;
   beta2: number;
   epsilon: number;
-  /** Decoupled decay: the parameter shrinks by learning rate · weightDecay each step. */
+  /** Decoupled decay: each step multiplies the parameter by 1 − learning rate · weightDecay. */
   weightDecay: number;
 }
 
 /** Rows of `adamwCorrections()` for consecutive t, and the distance in t between later rows. */
-export const DENSE_CORRECTIONS = 1_000_000, CORRECTION_STRIDE = 1024;
+const DENSE_CORRECTIONS = 1_000_000, CORRECTION_STRIDE = 1024;
 
 /**
- * Bias corrections 1 / (1 − β1ᵗ) and 1 / √(1 − β2ᵗ) for t = 1, 2, …, [K,2], formed in f64, as long
- * as they differ from 1 in f32: the device, which alone knows how many steps were skipped, looks its
- * t up here. After `DENSE_CORRECTIONS` rows t grows by `CORRECTION_STRIDE`: a β2 of 0.999999 takes 17
- * million steps, over which lines between these rows are exact in f32.
+ * Bias corrections 1 / (1 − β1ᵗ) and 1 / √(1 − β2ᵗ) for t = 1, 2, …, [K,2], computed in f64, until
+ * both are 1 in f32. The device alone knows t, as it decides which steps are skipped, and looks the corrections
+ * up. After `DENSE_CORRECTIONS` rows t grows by `CORRECTION_STRIDE`: a β2 of 0.999999 takes 17 million steps,
+ * over which lines between these rows are exact in f32.
  */
 export function adamwCorrections(beta1: number, beta2: number): Float32Array<ArrayBuffer> {
   const table: number[] = [];
@@ -39,29 +38,29 @@ const ROW = 64;
 const WORKGROUP_SIZE = 256;
 
 /**
- * One step of AdamW, unless `update` says that the step is skipped; then nothing changes.
+ * One step of AdamW, in place. Nothing changes if `update` says that the step is skipped.
  *
  * gradient, parameter, m, v: f32 [N], of any size, N a multiple of 64; copy: f16 [N], the parameter
- * rounded, where matrix products read f16. update: f32 [4] of `lossScaleUpdate()`; stepInputs:
- * f32 [4], the learning rate first.
+ * rounded, if matrix products read f16; update: u32 [4] of `prepareStep()`; corrections: f32 [K,2] of
+ * `adamwCorrections()`.
+ *
+ * @throws {RangeError | TypeError} if a tensor has another shape or element type, or N is no multiple of 64.
  */
 export function adamw(
   program: Program,
-  { gradient, update, stepInputs }: { gradient: Tensor; update: Tensor; stepInputs: Tensor },
-  { parameter, m, v, copy }: { parameter: Tensor; m: Tensor; v: Tensor; copy?: Tensor },
+  { gradient, update, corrections }: { gradient: Tensor; update: Tensor; corrections: Tensor },
+  { parameter, m, v, copy }: { parameter: Tensor; m: Tensor; v: Tensor; copy?: Tensor | undefined },
   { beta1, beta2, epsilon, weightDecay }: AdamwOptions,
 ): void {
-  const [N] = parameter.shape as [number];
-  for (const t of [gradient, parameter, m, v]) {
-    assertShape("adamw", t, [N]);
-    assertDType("adamw", t, "f32");
-  }
-  if (copy) {
-    assertShape("adamw", copy, [N]);
-    assertDType("adamw", copy, "f16");
-  }
-  assertShape("adamw", update, [4]);
-  assertShape("adamw", stepInputs, [4]);
+  const { N } = dims("adamw", [
+    [parameter, "N", "f32"],
+    [gradient, "N", "f32"],
+    [m, "N", "f32"],
+    [v, "N", "f32"],
+    [copy, "N", "f16"],
+    [update, "4", "u32"],
+    [corrections, "K,2", "f32"],
+  ]);
   if (N % ROW !== 0) {
     throw new RangeError(
       `Cannot run adamw as "${parameter.name}" must have a multiple of ${ROW} elements: ` +
@@ -70,28 +69,31 @@ export function adamw(
   }
   const table = viewTensor(parameter, { offset: 0, shape: [N / ROW, ROW] });
   for (const { first, rows, part } of rowSlices(program.device, table)) {
-    const sliceOf = (t: Tensor) => viewTensor(t, { offset: first * ROW, shape: [rows * ROW] });
+    const shape = [rows * ROW], N4 = rows * ROW / 4;
+    const sliceOf = (t: Tensor) => viewTensor(t, { offset: first * ROW, shape });
     program.dispatch({
-      label: "kernels/adamw/adamw.wgsl",
-      source: `${step}\n${copy ? withCopy : master}`,
+      shader: { "kernels/adamw/adamw.wgsl": step },
       constants: {
-        N: rows * ROW / 4,
         BETA1: beta1,
         BETA2: beta2,
         EPSILON: epsilon,
         WEIGHT_DECAY: weightDecay,
+        COPY: copy !== undefined,
+        DENSE: DENSE_CORRECTIONS,
+        STRIDE: CORRECTION_STRIDE,
         WORKGROUP_SIZE,
       },
-      tensors: [
-        sliceOf(gradient),
+      tensors: {
+        gradient: sliceOf(gradient),
         update,
-        stepInputs,
-        part,
-        sliceOf(m),
-        sliceOf(v),
-        ...(copy ? [sliceOf(copy)] : []),
-      ],
-      workgroups: splitWorkgroups(ceilDiv(rows * ROW / 4, WORKGROUP_SIZE)),
+        corrections,
+        parameter: part,
+        m: sliceOf(m),
+        v: sliceOf(v),
+        copy: copy && sliceOf(copy),
+      },
+      uniforms: { N4 },
+      workgroups: splitWorkgroups(ceilDiv(N4, WORKGROUP_SIZE)),
     });
   }
 }

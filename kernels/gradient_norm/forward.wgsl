@@ -1,22 +1,27 @@
-// For each block: the sum of (gradient / lossScale)², and above 0 if any element is not finite.
+// Of each block the sum of (gradient / lossScale)², and a number above 0 if an element is not finite.
 // gradient: [N] in vectors of four; partials: [blocks,2]
 //
-// x != x and the like are optimised away by compilers that assume finite numbers: only the exponent's
-// bits tell.
+// The test for finite numbers looks at the exponent's bits: compilers that assume finite numbers remove
+// comparisons such as x != x.
 const WORKGROUP_SIZE: u32 = 256;
+
+struct Sizes {
+  firstBlock: u32, // of this launch
+  block4: u32, // vectors in a block
+}
 
 @group(0) @binding(0) var<storage, read> gradient: array<vec4f>;
 @group(0) @binding(1) var<storage, read> lossScale: array<f32>;
 @group(0) @binding(2) var<storage, read_write> partials: array<vec2f>;
-@group(0) @binding(3) var<uniform> blocks: vec4u; // first block of this launch, vectors in a block
+@group(0) @binding(3) var<uniform> sizes: Sizes;
 
 var<workgroup> shares: array<vec2f, WORKGROUP_SIZE>;
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
   let inverse = 1.0 / lossScale[0];
-  let first = group.x * blocks.y;
-  let end = min(first + blocks.y, arrayLength(&gradient));
+  let first = group.x * sizes.block4;
+  let end = min(first + sizes.block4, arrayLength(&gradient));
   var squares = vec4f();
   var nonFinite = vec4<bool>();
   for (var i = first + local.x; i < end; i += WORKGROUP_SIZE) {
@@ -29,5 +34,5 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
     workgroupBarrier();
     if (local.x < half) { shares[local.x] += shares[local.x + half]; }
   }
-  if (local.x == 0) { partials[blocks.x + group.x] = shares[0]; }
+  if (local.x == 0) { partials[sizes.firstBlock + group.x] = shares[0]; }
 }

@@ -1,7 +1,8 @@
-import forward from "./forward.wgsl" with { type: "text" };
+import norm from "./forward.wgsl" with { type: "text" };
 import type { Device } from "../device.ts";
+import { dims } from "../dims.ts";
 import type { Program } from "../program.ts";
-import { assertDType, assertShape, ceilDiv, type Tensor, viewTensor } from "../tensor.ts";
+import { ceilDiv, size, type Tensor, viewTensor } from "../tensor.ts";
 
 const WORKGROUP_SIZE = 256;
 
@@ -25,10 +26,10 @@ export function gradientNormBlocks(device: Device, N: number): number {
 
 /**
  * Sums of squares of gradient / lossScale, and whether any element is not finite, block by block;
- * `lossScaleUpdate()` adds the blocks up.
+ * `prepareStep()` adds the blocks up.
  *
  * gradient: f32 [N], of any size, N a multiple of four; lossScale: f32 [1]; partials: f32 [blocks,2],
- * the sum, and above 0 where a block holds NaN or an infinity, else 0.
+ * the sum, and a number above 0 if a block holds NaN or an infinity, else 0.
  *
  * @throws {RangeError | TypeError} if a tensor has another shape or element type, or N is no multiple of
  * four.
@@ -38,14 +39,14 @@ export function gradientNorm(
   { gradient, lossScale }: { gradient: Tensor; lossScale: Tensor },
   { partials }: { partials: Tensor },
 ): void {
-  const action = "gradientNorm";
-  const [N] = gradient.shape as [number];
-  const { device } = program;
-  const block = blockLength(device, N), blocks = gradientNormBlocks(device, N);
-  assertShape(action, gradient, [N]);
-  for (const t of [gradient, lossScale, partials]) assertDType(action, t, "f32");
-  assertShape(action, lossScale, [1]);
-  assertShape(action, partials, [blocks, 2]);
+  const action = "gradientNorm", { device } = program;
+  const blocks = gradientNormBlocks(device, size(gradient.shape));
+  const { N } = dims(action, [
+    [gradient, "N", "f32"],
+    [lossScale, "1", "f32"],
+    [partials, "blocks,2", "f32"],
+  ], { blocks });
+  const block = blockLength(device, N);
   if (N % 4 !== 0) {
     throw new RangeError(
       `Cannot run ${action} as "${gradient.name}" must have a multiple of four elements: ` +
@@ -57,11 +58,14 @@ export function gradientNorm(
     const count = Math.min(blocksPerBinding, blocks - first), offset = first * block;
     const length = Math.min(count * block, N - offset);
     program.dispatch({
-      label: "kernels/gradient_norm/forward.wgsl",
-      source: forward,
+      shader: { "kernels/gradient_norm/forward.wgsl": norm },
       constants: { WORKGROUP_SIZE },
-      tensors: [viewTensor(gradient, { offset, shape: [length] }), lossScale, partials],
-      uniforms: [first, block / 4],
+      tensors: {
+        gradient: viewTensor(gradient, { offset, shape: [length] }),
+        lossScale,
+        partials,
+      },
+      uniforms: { firstBlock: first, block4: block / 4 },
       workgroups: [count],
       iterations: block / 4 / WORKGROUP_SIZE + Math.log2(WORKGROUP_SIZE),
       workgroupBytes: WORKGROUP_SIZE * 8,

@@ -155,7 +155,7 @@ for (const [precision, lossScale] of [["f32", 1], ["f16", 65536]] as const) {
   if (!PRECISIONS.includes(precision)) continue;
   Deno.test(`createTrainStep() begins with the initial loss scale in ${precision}`, async () => {
     const step = goldenStep(goldenModel(device, precision));
-    assert.deepEqual(await step.scaler(), {
+    assert.deepEqual(await step.state(), {
       lossScale,
       growthTracker: 0,
       optimizerSteps: 0,
@@ -279,7 +279,7 @@ for (const precision of PRECISIONS) {
     for (let i = 0; i < 150; i++) step.submit(i, goldenBatches(), { learningRate: 1e-2 });
     const reports = await step.reports(150);
     assert.ok(reports.at(-1)!.loss < 0.01, `loss is ${reports.at(-1)!.loss}`);
-    const { optimizerSteps, skippedSteps } = await step.scaler();
+    const { optimizerSteps, skippedSteps } = await step.state();
     assert.equal(optimizerSteps + skippedSteps, 150);
   });
 }
@@ -289,15 +289,17 @@ Deno.test("a step with a non-finite gradient changes nothing but the loss scale,
   const gpt = goldenModel(device, precision);
   const step = goldenStep(gpt);
   step.submit(0, goldenBatches(), { learningRate: 1e-2 });
-  const before = await download(device, gpt.parameters.flat, step.m.flat, step.v.flat);
+  const states = step.optimizer.state.values().map(({ flat }) => flat).toArray();
+  assert.equal(states.length, 2);
+  const before = await download(device, gpt.parameters.flat, ...states);
   const lossScale = Math.fround(3e38);
-  step.restoreScaler({ ...await step.scaler(), lossScale });
+  step.restore({ ...await step.state(), lossScale });
   step.submit(1, goldenBatches(), { learningRate: 1e-2 });
-  const after = await download(device, gpt.parameters.flat, step.m.flat, step.v.flat);
+  const after = await download(device, gpt.parameters.flat, ...states);
   assert.deepEqual(after, before);
   const [report] = await step.reports(1);
   assert.equal(report!.skipped, true);
-  assert.deepEqual(await step.scaler(), {
+  assert.deepEqual(await step.state(), {
     lossScale: precision === "f16" ? lossScale / 2 : lossScale, // without f16 nothing needs scaling
     growthTracker: 0,
     optimizerSteps: 1,
@@ -309,12 +311,12 @@ Deno.test("a step with a non-finite gradient changes nothing but the loss scale,
 for (const precision of PRECISIONS) {
   Deno.test(`the 2000th good step in a row doubles the loss scale where there is f16, in ${precision}`, async () => {
     const step = goldenStep(goldenModel(device, precision));
-    const scaler = { ...await step.scaler(), lossScale: 1024, consecutiveSkips: 3 };
-    step.restoreScaler({ ...scaler, growthTracker: 1998 });
+    const state = { ...await step.state(), lossScale: 1024, consecutiveSkips: 3 };
+    step.restore({ ...state, growthTracker: 1998 });
     const scales: number[][] = [];
     for (let i = 0; i < 3; i++) {
       step.submit(i, goldenBatches(), { learningRate: 0 });
-      const { lossScale, growthTracker, consecutiveSkips } = await step.scaler();
+      const { lossScale, growthTracker, consecutiveSkips } = await step.state();
       scales.push([lossScale, growthTracker, consecutiveSkips]);
     }
     const grown = precision === "f16" ? 2048 : 1024;

@@ -116,7 +116,7 @@ async function runScript(
           if (submitted.length === abortAt) controller.abort();
           return Promise.resolve();
         },
-        scaler() {
+        state() {
           const optimizerSteps = (submitted.at(-1)?.step ?? first - 1) + 1;
           const skips = { skippedSteps: 0, consecutiveSkips: 0 };
           const scale = { lossScale: 65536, growthTracker: optimizerSteps };

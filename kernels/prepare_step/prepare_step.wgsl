@@ -1,53 +1,40 @@
-// Decides about one step: the gradient's norm, whether to skip, what to clip by, the next loss scale.
-// partials: [blocks,2] of gradient_norm; lossSums: [N]; corrections: [K,2]; reports: [R,8]
+// Prepares one step of the optimizer: the gradient's norm, whether to skip, what to clip by, the next loss scale.
+// partials: [blocks,2] of gradientNorm(); lossSums: [N]; reports: [R,8].
 //
 // The transition of lossScale and its growth tracker is that of torch.amp.GradScaler.
 const GRADIENT_CLIP: f32 = 1.0;
 const GROWTH_FACTOR: f32 = 2.0;
 const BACKOFF_FACTOR: f32 = 0.5;
 const GROWTH_INTERVAL: u32 = 2000;
-const DENSE: u32 = 1; // rows of corrections for every t, from 1 on
-const STRIDE: u32 = 1; // t from row to row after them
 const WORKGROUP_SIZE: u32 = 256;
 
 struct Counters {
   growthTracker: u32, // good steps since the scale last changed
-  optimizerSteps: u32, // steps applied: AdamW's t
+  optimizerSteps: u32, // steps applied
   skippedSteps: u32,
   consecutiveSkips: u32,
   reported: u32, // rows of reports written
 }
 
-struct Update { // what AdamW reads
+struct Update { // what the optimizer reads
+  learningRate: f32,
   gradientFactor: f32, // clip coefficient / lossScale
-  correction1: f32, // 1 / (1 - beta1^t)
-  correction2: f32, // 1 / sqrt(1 - beta2^t)
-  skipped: f32, // 1 if the step changes nothing
+  step: u32, // number of this step among those applied, from 1
+  skipped: u32, // 1 if the step changes nothing
 }
 
 @group(0) @binding(0) var<storage, read> partials: array<vec2f>; // sum, above 0 if not finite
 @group(0) @binding(1) var<storage, read> stepInputs: array<f32>; // learning rate, 1 / number of targets
 @group(0) @binding(2) var<storage, read> lossSums: array<f32>; // of micro-batches
-@group(0) @binding(3) var<storage, read> corrections: array<vec2f>;
-@group(0) @binding(4) var<storage, read_write> lossScale: array<f32>;
-@group(0) @binding(5) var<storage, read_write> counters: Counters;
-@group(0) @binding(6) var<storage, read_write> update: Update;
-@group(0) @binding(7) var<storage, read_write> reports: array<array<u32, 8>>; // floats as their bits
+@group(0) @binding(3) var<storage, read_write> lossScale: array<f32>;
+@group(0) @binding(4) var<storage, read_write> counters: Counters;
+@group(0) @binding(5) var<storage, read_write> update: Update;
+@group(0) @binding(6) var<storage, read_write> reports: array<array<u32, 8>>; // floats as their bits
 
 var<workgroup> shares: array<vec3f, WORKGROUP_SIZE>; // of both columns of partials, of losses
 
 fn isFinite(value: f32) -> bool {
   return (bitcast<u32>(value) & 0x7f800000u) != 0x7f800000u;
-}
-
-// Bias corrections after so many steps and one more: between rows they are nearly straight lines.
-fn correctionsAfter(steps: u32) -> vec2f {
-  let last = arrayLength(&corrections) - 1;
-  if (steps < DENSE) { return corrections[min(steps, last)]; }
-  let beyond = steps - (DENSE - 1);
-  let row = DENSE - 1 + beyond / STRIDE;
-  let share = f32(beyond % STRIDE) / f32(STRIDE);
-  return mix(corrections[min(row, last)], corrections[min(row + 1, last)], share);
 }
 
 @compute @workgroup_size(WORKGROUP_SIZE)
@@ -73,12 +60,11 @@ fn main(@builtin(local_invocation_id) local: vec3u) {
     counters.growthTracker = 0;
     counters.skippedSteps += 1;
     counters.consecutiveSkips += 1;
-    update = Update(0.0, 0.0, 0.0, 1.0);
+    update = Update(0.0, 0.0, 0, 1);
   } else {
     let clip = min(1.0, GRADIENT_CLIP / (norm + 1e-6));
-    let correction = correctionsAfter(counters.optimizerSteps);
-    update = Update(clip / scale, correction.x, correction.y, 0.0);
     counters.optimizerSteps += 1;
+    update = Update(stepInputs[0], clip / scale, counters.optimizerSteps, 0);
     counters.consecutiveSkips = 0;
     counters.growthTracker += 1;
     if (counters.growthTracker == GROWTH_INTERVAL) {
@@ -91,7 +77,7 @@ fn main(@builtin(local_invocation_id) local: vec3u) {
     bitcast<u32>(shares[0].z * stepInputs[1]),
     bitcast<u32>(norm),
     bitcast<u32>(scale),
-    u32(update.skipped),
+    update.skipped,
     counters.growthTracker,
     counters.consecutiveSkips,
     counters.skippedSteps,

@@ -1,0 +1,86 @@
+import shader from "./prepare_step.wgsl" with { type: "text" };
+import { dims } from "../dims.ts";
+import type { Program } from "../program.ts";
+import { ceilDiv, type Tensor } from "../tensor.ts";
+
+/** How gradients are clipped and the loss scale moves. */
+export interface PrepareStepOptions {
+  /** Largest norm of the unscaled gradient; Infinity clips nothing. */
+  gradientClip: number;
+  /** Factor of the scale after `growthInterval` good steps in a row. */
+  growthFactor?: number;
+  /** Factor of the scale after a step with a non-finite gradient. */
+  backoffFactor?: number;
+  growthInterval?: number;
+}
+
+/** Tensors that `prepareStep()` reads. */
+export interface PrepareStepInputs {
+  /** f32 [blocks,2] of `gradientNorm()`. */
+  partials: Tensor;
+  /** f32 [4]: learning rate, 1 / number of targets, 0, 0. */
+  stepInputs: Tensor;
+  /** f32 [N]: sums of the losses of targets, one per micro-batch. */
+  lossSums: Tensor;
+}
+
+/** Tensors that `prepareStep()` changes. */
+export interface PrepareStepOutputs {
+  /** f32 [1]. */
+  lossScale: Tensor;
+  /** u32 [5]: growth tracker, steps applied, skipped, skipped in a row, reported. */
+  counters: Tensor;
+  /**
+   * u32 [4], what the optimizer reads: learning rate and gradient factor as the bits of an f32; the number of
+   * this step among those applied, from 1; 1 if the step is skipped.
+   */
+  update: Tensor;
+  /**
+   * u32 [R,8]: a ring of reports, the next in row reported % R: loss, gradient norm before clipping, loss scale,
+   * each as the bits of an f32; skipped, growth tracker, skips in a row, skips in all, 0.
+   */
+  reports: Tensor;
+}
+
+/**
+ * Prepares one step of the optimizer on the device: skips it if the gradient is not finite, clips by the global
+ * norm, moves the loss scale as torch.amp.GradScaler does, and reports.
+ *
+ * The clip coefficient is min(1, gradientClip / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_.
+ *
+ * @throws {RangeError | TypeError} if a tensor has another shape or element type.
+ */
+export function prepareStep(
+  program: Program,
+  { partials, stepInputs, lossSums }: PrepareStepInputs,
+  { lossScale, counters, update, reports }: PrepareStepOutputs,
+  { gradientClip, growthFactor = 2, backoffFactor = 0.5, growthInterval = 2000 }:
+    PrepareStepOptions,
+): void {
+  const { blocks, N } = dims("prepareStep", [
+    [partials, "blocks,2", "f32"],
+    [stepInputs, "4", "f32"],
+    [lossSums, "N", "f32"],
+    [lossScale, "1", "f32"],
+    [counters, "5", "u32"],
+    [update, "4", "u32"],
+    [reports, "R,8", "u32"],
+  ]);
+  const WORKGROUP_SIZE = 256;
+  program.dispatch({
+    shader: { "kernels/prepare_step/prepare_step.wgsl": shader },
+    constants: {
+      // WGSL has no infinite literal; no f32 norm is larger than this
+      GRADIENT_CLIP: Math.min(gradientClip, 3e38),
+      GROWTH_FACTOR: growthFactor,
+      BACKOFF_FACTOR: backoffFactor,
+      GROWTH_INTERVAL: growthInterval,
+      WORKGROUP_SIZE,
+    },
+    tensors: { partials, stepInputs, lossSums, lossScale, counters, update, reports },
+    workgroups: [1],
+    iterations: ceilDiv(blocks, WORKGROUP_SIZE) + ceilDiv(N, WORKGROUP_SIZE) +
+      Math.log2(WORKGROUP_SIZE),
+    workgroupBytes: WORKGROUP_SIZE * 16,
+  });
+}
