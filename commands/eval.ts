@@ -3,6 +3,7 @@ import { Option } from "@commander-js/extra-typings";
 import { command, output, run, status, wholeNumber } from "./command.ts";
 import { type CorpusOptions, hashData, loadCorpus, loadWhole } from "../data/tokens/corpus.ts";
 import { TEXT_FIELD } from "../data/text/formats.ts";
+import { giveBack, HUB } from "./permissions.ts";
 import { DataProgressDisplay } from "./progress.ts";
 import { type DataProgress, parseDataSpec } from "../data/text/sources.ts";
 import { BASE_HELP, findNamedModel } from "./named_model.ts";
@@ -108,6 +109,7 @@ const program = command("eval", "Measure how well a trained model predicts a tex
       const { text, name } =
         await (options.data ? other(options.data) : heldOut({ data, dataVersion, textField }))
           .finally(() => display.close()); // a bar that stays leaves the terminal without its cursor
+      giveBack(...HUB, "write");
       const maxTokens = options.tokens || Infinity;
       const some = text.length > maxTokens ? `the first ${maxTokens} of ` : "";
       status(`evaluating ${path} on ${some}${text.length} tokens`);

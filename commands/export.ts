@@ -1,6 +1,7 @@
 import { Option } from "@commander-js/extra-typings";
 import { command, output, run, status } from "./command.ts";
 import { BASE_HELP, findNamedModel } from "./named_model.ts";
+import { giveBack, HUB } from "./permissions.ts";
 import { loadSource } from "../generate/load.ts";
 import { openDevice } from "../kernels/device.ts";
 import { countParameters } from "../model/parameters.ts";
@@ -33,6 +34,7 @@ const program = command("export", "Write a model for Hugging Face transformers o
       const out = options.out ?? (to === "hf" ? "exported" : "exported.gguf");
       checkOutput(out, to);
       const source = await findNamedModel(options);
+      giveBack(...HUB);
       const device = await openDevice();
       status(`writing ${countParameters(source.config)} parameters of ${source.spec} in ${dtype}`);
       const model = loadSource(device, source, { precision: "f32" });

@@ -10,6 +10,7 @@ import {
   type GenerateResult,
 } from "../generate/generate.ts";
 import { BASE_HELP, findNamedModel } from "./named_model.ts";
+import { giveBack, HUB } from "./permissions.ts";
 import { freeMemory, textsAtOnce } from "../generate/limits.ts";
 import { loadSource } from "../generate/load.ts";
 
@@ -83,6 +84,7 @@ const program = command("generate", "Continue a text with a trained model.")
       const prompt = given === "-" ? await readStandardInput() : given;
       // before the device is opened: the likeliest mistake is the first
       const source = await findNamedModel(options);
+      giveBack(...HUB, "write");
       const device = await openDevice();
       const { maxNewTokens, stop, samples } = options;
       textsAtOnce({ device, config: source.config, precision: resolvePrecision(device, "auto") }, {

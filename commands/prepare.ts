@@ -5,6 +5,7 @@ import { loadCorpus } from "../data/tokens/corpus.ts";
 import { TEXT_FIELD, UNDERSTOOD } from "../data/text/formats.ts";
 import { parseDataSpec } from "../data/text/sources.ts";
 import { loadTokenizer } from "../data/tokenizer/load.ts";
+import { giveBack, HUB, namesHub } from "./permissions.ts";
 import { DataProgressDisplay, duration } from "./progress.ts";
 
 /** `prepare`: tokenizes a data set into the cache that `train` reads. */
@@ -33,6 +34,7 @@ const program = command("prepare", "Tokenize data, so that training on it starts
       const { signal } = interrupts;
       const display = new DataProgressDisplay();
       const start = performance.now();
+      if (!namesHub(...data, tokenizer)) giveBack(...HUB);
       try {
         const baseTokenizer = await loadTokenizer(tokenizer, {
           signal,

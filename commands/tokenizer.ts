@@ -3,6 +3,7 @@ import { commandLine } from "../files/command_line.ts";
 import { byteCount, checkFilePath, replaceText } from "../files/disk.ts";
 import { command, output, run, status, wholeNumber } from "./command.ts";
 import { TEXT_FIELD } from "../data/text/formats.ts";
+import { giveBack, HUB, namesHub } from "./permissions.ts";
 import { DataProgressDisplay, duration } from "./progress.ts";
 import { openSources, parseDataSpec, type Source } from "../data/text/sources.ts";
 import { checkEmpty, unitsOf } from "../data/tokens/tokenize.ts";
@@ -31,6 +32,7 @@ const program = command("tokenizer", "Train a byte-level BPE tokenizer on a text
       }
       const display = new DataProgressDisplay();
       const start = performance.now();
+      if (!namesHub(...data)) giveBack(...HUB);
       try {
         const { training } = await openSources(parseDataSpec(data), {
           textField,

@@ -11,6 +11,7 @@ import {
   wholeNumber,
 } from "./command.ts";
 import { commandLine, flagOf } from "../files/command_line.ts";
+import { giveBack, HUB } from "./permissions.ts";
 import { DataProgressDisplay, duration, makeBar } from "./progress.ts";
 import { parseDataSpec } from "../data/text/sources.ts";
 import { terminalText } from "../files/printable.ts";
@@ -67,6 +68,7 @@ async function main(options: Partial<TrainOptions>): Promise<number> {
   try {
     for await (const event of train({ ...options, signal: interrupts.signal })) {
       display.show(event);
+      if (event.kind === "start") giveBack(...HUB); // data and models are here
       if (event.kind !== "end") continue;
       display.close();
       if (event.reason === "interrupted") {

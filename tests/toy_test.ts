@@ -7,16 +7,15 @@ const directory = Deno.makeTempDirSync();
 globalThis.addEventListener("unload", () => Deno.removeSync(directory, { recursive: true }));
 
 /** Programs that ./toy calls beside deno, npx and apt-get. */
-const TOOLS = ["sh", "dirname", "sed", "uname", "id", "mktemp", "tail", "rm"];
+const TOOLS = "sh dirname sed uname id mktemp tail rm ln readlink sleep".split(" ");
 
-/** Runs ./toy with nothing on the PATH but the usual tools and these scripts. */
-async function toy(
-  name: string,
-  scripts: Record<string, string>,
-  env: Record<string, string> = {},
-) {
-  const bin = join(directory, name);
-  Deno.mkdirSync(bin);
+/** Where ./toy looks for Vulkan's driver and loader, which a test replaces by a folder of its own. */
+const FOLDERS = /^ {2}for folder in \/.*; do$/gm;
+
+/** A copy of ./toy that finds nothing on the PATH but the usual tools and some scripts, and no driver. */
+function toyWith(name: string, scripts: Record<string, string>) {
+  const place = join(directory, name), bin = join(place, "bin");
+  Deno.mkdirSync(bin, { recursive: true });
   for (const tool of TOOLS) {
     const folder = ["/usr/bin", "/bin"].find((path) => exists(join(path, tool)));
     if (folder) Deno.symlinkSync(join(folder, tool), join(bin, tool));
@@ -24,64 +23,155 @@ async function toy(
   for (const [script, body] of Object.entries(scripts)) {
     Deno.writeTextFileSync(join(bin, script), `#!/bin/sh\n${body}\n`, { mode: 0o755 });
   }
-  const { code, stdout, stderr } = await new Deno.Command("/bin/sh", {
-    args: [join(root, "toy"), "train", "--steps", "3", "two words"],
-    clearEnv: true,
-    // a driver that is named counts as one, so that nothing is installed
-    env: { PATH: bin, HOME: directory, VK_DRIVER_FILES: "/some/driver.json", ...env },
-  }).output();
+  const text = Deno.readTextFileSync(join(root, "toy"));
+  assert.equal(text.match(FOLDERS)?.length, 2);
+  Deno.writeTextFileSync(
+    join(place, "toy"),
+    text.replaceAll(FOLDERS, `  for folder in ${place}; do`),
+  );
+  Deno.copyFileSync(join(root, "deno.json"), join(place, "deno.json"));
+  const command = (args: string[], env: Record<string, string> = {}) =>
+    new Deno.Command("/bin/sh", {
+      args: [join(place, "toy"), ...args],
+      clearEnv: true,
+      // a driver that is named counts as one, so that nothing is installed
+      env: { PATH: bin, HOME: place, TMPDIR: place, VK_DRIVER_FILES: "/some/driver.json", ...env },
+      stdout: "piped",
+      stderr: "piped",
+    });
+  return { place, command };
+}
+
+async function outputOf(command: Deno.Command) {
+  const { code, stdout, stderr } = await command.output();
   const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
   return { code, stdout: text(stdout), stderr: text(stderr) };
 }
 
 function exists(path: string): boolean {
   try {
-    Deno.statSync(path);
+    Deno.lstatSync(path);
     return true;
   } catch {
     return false;
   }
 }
 
-const deno = (version: string) =>
-  `[ "$1" = --version ] && echo "deno ${version} (stable)" || printf 'deno:%s\\n' "$@"`;
-const npx = `printf 'npx:%s\\n' "$@"`;
-const ARGUMENTS = ["task", "train", "--steps", "3", "two words"];
-const CASES: [name: string, scripts: Record<string, string>, expected: string[]][] = [
-  ["deno 2.9", { deno: deno("2.9.0"), npx }, ARGUMENTS.map((word) => `deno:${word}`)],
-  ["deno 3", { deno: deno("3.0.1"), npx }, ARGUMENTS.map((word) => `deno:${word}`)],
-  [
-    "deno 2.8",
-    { deno: deno("2.8.5"), npx },
-    ["--yes", "--loglevel=error", "deno@2.9", ...ARGUMENTS].map((word) => `npx:${word}`),
-  ],
-  [
-    "no deno",
-    { npx },
-    ["--yes", "--loglevel=error", "deno@2.9", ...ARGUMENTS].map((word) => `npx:${word}`),
-  ],
+const deno = (version: string, name = "deno") =>
+  `[ "$1" = --version ] && echo "deno ${version} (stable)" || printf '${name}:%s\\n' "$@"`;
+/** npx, which says where the deno lies that it has installed. */
+const npx = `printf '%s\\n' "$@" >"$HOME/npx"; echo "$HOME/bin/installed"`;
+const installed = deno("2.9.6", "installed");
+const CASES: [name: string, scripts: Record<string, string>, deno: string][] = [
+  ["deno 2.9", { deno: deno("2.9.0"), npx }, "deno"],
+  ["deno 3", { deno: deno("3.0.1"), npx }, "deno"],
+  ["deno 2.8", { deno: deno("2.8.5"), npx, installed }, "installed"],
+  ["no deno", { npx, installed }, "installed"],
 ];
 
 const ignore = Deno.build.os === "windows";
+const { tasks } = JSON.parse(Deno.readTextFileSync(join(root, "deno.json")));
 
-for (const [name, scripts, expected] of CASES) {
+for (const [name, scripts, runs] of CASES) {
   Deno.test({
     name: `toy takes deno from the PATH or npx: ${name}`,
     ignore,
     async fn() {
-      const { code, stdout } = await toy(name, scripts);
+      const { place, command } = toyWith(name, scripts);
+      const words = ["--steps", "3", "two words"];
+      const { code, stdout } = await outputOf(command(["train", ...words]));
       assert.equal(code, 0);
-      assert.deepEqual(stdout.trim().split("\n"), expected);
+      const expected = [...(tasks.train.command as string).split(" ").slice(1), ...words];
+      assert.deepEqual(stdout.trim().split("\n"), expected.map((word) => `${runs}:${word}`));
+      assert.equal(exists(join(place, "npx")), runs === "installed");
+      if (runs === "installed") {
+        assert.match(
+          Deno.readTextFileSync(join(place, "npx")),
+          /^--yes\n.*\n--package=deno@2\.9\n/,
+        );
+      }
     },
   });
 }
 
 Deno.test({
+  name: "toy gives a task the permissions that its arguments need, and leaves other tasks to deno",
+  ignore,
+  async fn() {
+    const { command } = toyWith("permissions", { deno: deno("2.9.6") });
+    const flags = async (...args: string[]) => {
+      const words = (await outputOf(command(args))).stdout.trim().split("\n");
+      return words.map((word) => word.slice("deno:".length)).join(" ");
+    };
+    const script = "--no-prompt commands/generate.ts";
+    assert.equal(
+      await flags("generate", "Once"),
+      `run --deny-net --deny-write -q -P=hub ${script} Once`,
+    );
+    assert.equal(
+      await flags("generate:ffi", "Once"),
+      `run --deny-net --deny-write -q -P=hub --allow-ffi ${script} Once`,
+    );
+    for (const model of ["hf:a/b", "distilgpt2", "gpt2-medium"]) {
+      assert.equal(
+        await flags("generate", "--model", model),
+        `run -q -P=hub ${script} --model ${model}`,
+      );
+    }
+    assert.equal(await flags("doctor"), "run --no-prompt commands/doctor.ts");
+    assert.equal(await flags("check", "a"), "task check a");
+    assert.equal(await flags("no.*such", "a"), "task no.*such a");
+    assert.equal(await flags(), "task");
+  },
+});
+
+Deno.test({
   name: "toy says what is missing when there is neither deno nor npx",
   ignore,
   async fn() {
-    const { code, stderr } = await toy("nothing", {});
+    const { code, stderr } = await outputOf(toyWith("nothing", {}).command(["train"]));
     assert.equal(code, 1);
     assert.match(stderr, /^toy: Deno 2\.9 or Node with npx is needed/);
+  },
+});
+
+/** A machine where nothing is installed, on which to install takes half a second. */
+const BARE = {
+  deno: deno("2.9.6"),
+  uname: "echo Linux",
+  id: "echo 0",
+  "apt-get": `[ "$1" = install ] || exit 0
+    echo begin >>"$HOME/log"; sleep 0.5; echo end >>"$HOME/log"
+    /bin/mkdir -p "$HOME/vulkan/icd.d"; echo >"$HOME/vulkan/icd.d/a.json"; echo >"$HOME/libvulkan.so.1"`,
+};
+
+Deno.test({
+  name: "toy installs once when two start together: the second waits",
+  ignore,
+  async fn() {
+    const { place, command } = toyWith("together", BARE);
+    const start = () => outputOf(command(["doctor"], { VK_DRIVER_FILES: "" }));
+    const results = await Promise.all([start(), start()]);
+    for (const { code, stdout, stderr } of results) {
+      assert.deepEqual([code, stdout.split("\n")[0]], [0, "deno:run"], stderr);
+    }
+    assert.equal(Deno.readTextFileSync(join(place, "log")), "begin\nend\n");
+    assert.match(results.map(({ stderr }) => stderr).join(""), /waiting for another/);
+    assert.ok(![...Deno.readDirSync(place)].some(({ name }) => name.endsWith(".lock")));
+  },
+});
+
+Deno.test({
+  name: "toy takes over the lock of a process that has died",
+  ignore,
+  async fn() {
+    const { place, command } = toyWith("stale", BARE);
+    const dead = new Deno.Command("/bin/sh", { args: ["-c", "exit 0"] }).spawn();
+    await dead.status;
+    Deno.symlinkSync(`process-${dead.pid}`, join(place, "toy-0.lock"));
+    const { code, stderr } = await outputOf(command(["doctor"], { VK_DRIVER_FILES: "" }));
+    assert.equal(code, 0, stderr);
+    assert.equal(Deno.readTextFileSync(join(place, "log")), "begin\nend\n");
+    assert.ok(!exists(join(place, "toy-0.lock")));
   },
 });

@@ -22,15 +22,17 @@ interface Result {
 async function task(
   name: string,
   args: string[],
-  { input = "", env = {}, cwd = root }: {
+  { input = "", env = {}, cwd = root, script }: {
     input?: string | Uint8Array;
     env?: Record<string, string>;
     cwd?: string;
+    /** Another script to run, with the same permissions. */
+    script?: string;
   } = {},
 ): Promise<Result> {
-  const words = (tasks[name].command as string).split(" ").slice(1), script = words.pop()!;
+  const words = (tasks[name].command as string).split(" ").slice(1), own = words.pop()!;
   const child = new Deno.Command(Deno.execPath(), {
-    args: [...words, join(root, script), ...args],
+    args: [...words, script ?? join(root, own), ...args],
     cwd,
     env,
     stdin: "piped",
@@ -426,6 +428,28 @@ Deno.test("doctor names the adapter and what auto would take", async () => {
   assert.equal(code, 0);
   assert.match(stdout, /^adapter +\S/m);
   assert.match(stdout, /^auto takes +preset (nano|mini)/m);
+});
+
+Deno.test("commands give permissions back that they do not need any more", async () => {
+  await trained();
+  const text = join(directory, "permissions.txt"), run = ["--run", out];
+  Deno.writeTextFileSync(text, `One.\n<|endoftext|>\nTwo.\n`);
+  const copy = join(directory, "permitted");
+  cpSync(out, copy, { recursive: true });
+  const commands: [name: string, args: string[], permissions: string][] = [
+    ["train", ["--out", copy], "read write"],
+    ["generate", [...run, "--max-new-tokens", "2", "One"], "read"],
+    ["eval", [...run, "--data", text], "read"],
+    ["export", [...run, "--out", join(directory, "permitted-export")], "read write"],
+    ["prepare", [text, "--cache", join(directory, "permitted-cache")], "read write"],
+    ["prepare", ["hf:no/such/file.txt", "--cache", directory], "read write net env"],
+    ["tokenizer", [text, "--out", join(directory, "permitted.json")], "read write"],
+  ];
+  const script = join(root, "tests", "commands", "permitted.ts");
+  for (const [name, args, permissions] of commands) {
+    const { stderr } = await task(name, [name, ...args], { script, env: { HF_HUB_OFFLINE: "1" } });
+    assert.match(stderr, new RegExp(`^permissions: ${permissions}\n$`, "m"), `${name}: ${stderr}`);
+  }
 });
 
 const MISTAKES: [name: string, args: string[], message: RegExp][] = [
