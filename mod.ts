@@ -11,6 +11,7 @@
  *
  * @module
  */
+export { UserError, type UserErrorOptions } from "./files/user_error.ts";
 export { type Arena } from "./kernels/arena.ts";
 export { type Device, DeviceError, openDevice } from "./kernels/device.ts";
 export type { Binding, Pipeline } from "./kernels/shader.ts";
@@ -90,6 +91,7 @@ export {
   type SourceOptions,
   textSource,
 } from "./data/text/sources.ts";
+export { DataError } from "./data/text/data_error.ts";
 export type { Piece, PlaceUnit } from "./data/text/documents.ts";
 export {
   TokenFile,
@@ -115,6 +117,7 @@ export { trainTokenizer, type TrainTokenizerOptions } from "./data/tokenizer/tra
 export { train, type TrainEvent } from "./train/train.ts";
 export {
   type Option,
+  OptionError,
   type OptionName,
   type OptionTypes,
   type OptionValues,

@@ -1,3 +1,4 @@
+import { UserError } from "../files/user_error.ts";
 import type { Result } from "./harness.ts";
 import { GPT2_VOCABULARY } from "./models.ts";
 import { percent, type Report, time } from "./report.ts";
@@ -273,13 +274,13 @@ export const MARKERS = {
  * A text with what lies between its markers replaced.
  *
  * @param where the file's path, for error messages.
- * @throws {SyntaxError} if a marker is missing, comes twice, or they are in the wrong order.
+ * @throws {UserError} if a marker is missing, comes twice, or they are in the wrong order.
  */
 export function replaceSection(text: string, section: string, where: string): string {
   const [before, ...afterBegin] = text.split(`${MARKERS.begin}\n`);
   const [, ...afterEnd] = afterBegin.join("").split(`${MARKERS.end}\n`);
   if (afterBegin.length !== 1 || afterEnd.length !== 1) {
-    throw new SyntaxError(
+    throw new UserError(
       `Cannot write the results into ${where} as it must have the lines "${MARKERS.begin}" and, ` +
         `below it, "${MARKERS.end}" once each`,
     );

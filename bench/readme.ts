@@ -9,14 +9,15 @@ import {
 import { parseReport } from "./report.ts";
 import { drawScaling } from "./scaling_plot.ts";
 import { command, run, status } from "../commands/command.ts";
+import { UserError } from "../files/user_error.ts";
 
 /**
  * Every file that follows from bench/results/, by its path from the root: README.md, bench/NOTES.md and
  * a figure beside each report that has scaling.
  *
  * @param root of the project, with a slash at its end.
- * @throws {SyntaxError} if a report is damaged, or README.md or NOTES.md lacks its markers.
- * @throws {RangeError} if PyTorch ran on another device than the report of the same name.
+ * @throws {UserError} if a report is damaged, or README.md or NOTES.md lacks its markers.
+ * @throws {UserError} if PyTorch ran on another device than the report of the same name.
  */
 export async function filesFromResults(root: URL): Promise<Map<string, string>> {
   const machines = readResults(new URL("bench/results/", root));
@@ -54,7 +55,7 @@ function readResults(folder: URL): MachineResults[] {
     if (!names.includes(theirs)) return { name, report };
     const pytorch = read(theirs) as unknown as PyTorchReport;
     if (pytorch.device.name !== report.device.name) {
-      throw new RangeError(
+      throw new UserError(
         `Cannot compare ${file} with ${theirs} as both must be of one device: ` +
           `current devices are ${report.device.name} and ${pytorch.device.name}`,
       );

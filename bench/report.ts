@@ -1,3 +1,4 @@
+import { UserError } from "../files/user_error.ts";
 import type { Result, Roofline } from "./harness.ts";
 import { deviceMs, type Scaling, type ScalingPoint } from "./scaling.ts";
 import type { ProfileRow } from "./train_step.ts";
@@ -178,20 +179,20 @@ export function comparisonLine({ name, oldMs, ms, ratio }: Comparison): string {
 /**
  * Reads a report that `--json` wrote.
  *
- * @throws {SyntaxError} if it is none.
+ * @throws {UserError} if it is none.
  */
 export function parseReport(json: string, where: string): Report {
   let report: Report;
   try {
     report = JSON.parse(json);
   } catch {
-    throw new SyntaxError(`Cannot read ${where} as it must be JSON`);
+    throw new UserError(`Cannot read ${where} as it must be JSON`);
   }
   const results: unknown = report?.results;
   const valid = typeof report?.device?.name === "string" && Array.isArray(results) &&
     results.every((r) => typeof r?.name === "string" && typeof r?.ms === "number");
   if (!valid) {
-    throw new SyntaxError(
+    throw new UserError(
       `Cannot read ${where} as it must be a report that \`deno task bench --json\` wrote`,
     );
   }

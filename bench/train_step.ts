@@ -2,6 +2,7 @@ import { meterMemory } from "./memory.ts";
 import { STEP_OPTIONS } from "./models.ts";
 import { sampleBatch, sampleBatches } from "./text.ts";
 import type { Result } from "./harness.ts";
+import { UserError } from "../files/user_error.ts";
 import type { Device } from "../kernels/device.ts";
 import type { Program } from "../kernels/program.ts";
 import { misfitOf, shortageOf } from "../generate/limits.ts";
@@ -76,7 +77,7 @@ async function createStep(
     createTrainStep(createGpt(dry, config, { precision }), options);
   });
   if (problem) {
-    throw new RangeError(
+    throw new UserError(
       `Cannot time a step of ${batchSize} rows as it must fit ${device.name} ${
         shortageOf(problem)
       }`,

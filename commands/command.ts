@@ -1,6 +1,9 @@
 import { Command, InvalidArgumentError } from "@commander-js/extra-typings";
+import manifest from "../deno.json" with { type: "json" };
 import { commandLine } from "../files/command_line.ts";
+import { isSystemError } from "../files/disk.ts";
 import { printable, terminalText } from "../files/printable.ts";
+import { UserError } from "../files/user_error.ts";
 
 /**
  * What all commands share: checked numbers, output, signals, and failures in one sentence.
@@ -115,7 +118,7 @@ export function status(line: string): void {
  * gets the text as it is.
  *
  * @returns false if the reader of the pipe has gone.
- * @throws {Error} if it cannot be written for another reason, such as a full disk.
+ * @throws {UserError} if it cannot be written for another reason, such as a full disk.
  */
 export function output(text: string): boolean {
   try {
@@ -123,7 +126,8 @@ export function output(text: string): boolean {
     return true;
   } catch (error) {
     if (error instanceof Deno.errors.BrokenPipe) return false;
-    throw new Error(`Cannot write the result to stdout: ${(error as Error).message}`);
+    if (!isSystemError(error)) throw error;
+    throw new UserError(`Cannot write the result to stdout: ${error.message}`);
   }
 }
 
@@ -162,29 +166,16 @@ export async function listenForInterrupts(notice: string): Promise<Interrupts> {
   };
 }
 
-/** Hints for failures whose messages do not say what to type next. */
-const HINTS: readonly [pattern: RegExp, hint: string][] = [
-  [/holds no checkpoint/, "Train a model first: deno task train"],
-  [/no adapter|no WebGPU/, "See what is missing and how to mend it: deno task doctor"],
-  [/ran out of memory/, "Try a smaller --batch-size, --context-length or --preset"],
-  [/was lost/, "The last checkpoint is whole: the same command resumes from it"],
-  [
-    /Cannot resume .* data must/,
-    "Name the text that it is trained on with --data, at its present path, or start over with --fresh",
-  ],
-  [
-    /must be finite/,
-    "The model has diverged: an earlier checkpoint may be sound; train with a lower --learning-rate or --precision f32",
-  ],
-  [/Cannot resume/, "Start over with --fresh, which keeps the old run, or choose another --out"],
-];
-
 /** UTF-16 units of an error message that are printed. */
 const LONGEST_MESSAGE = 4000;
 
+/** The exit status after a mistake in the program, as `sysexits.h` numbers it; a user's mistake ends with 1. */
+const EX_SOFTWARE = 70;
+
 /**
- * Runs a command and turns every failure into one sentence, a hint where there is one, and exit
- * status 1: a stack trace tells a user nothing.
+ * Runs a command and ends the process. A `UserError` becomes one sentence, its hint, and exit status 1. Any
+ * other error is a mistake in the program: its stack is printed with what a report of it needs, and the exit
+ * status is 70.
  */
 export async function run(main: () => Promise<number | void>): Promise<never> {
   try {
@@ -203,9 +194,16 @@ function orExit(action: () => void): void {
 }
 
 function fail(error: unknown): never {
-  const { message } = error as Error;
-  status(`Error: ${printable(message.split("\n")[0]!, LONGEST_MESSAGE)}`);
-  const hint = HINTS.find(([pattern]) => pattern.test(message))?.[1];
-  if (hint) status(hint);
-  Deno.exit(1);
+  if (error instanceof UserError) {
+    status(`Error: ${printable(error.message.split("\n")[0]!, LONGEST_MESSAGE)}`);
+    if (error.hint) status(error.hint);
+    Deno.exit(1);
+  }
+  const script = Deno.mainModule.split("/").slice(-2).join("/");
+  status(Deno.inspect(error, { colors: false }));
+  status(`
+This is a mistake in toy-transformer, not in what you typed. A report of it needs the lines above and these:
+  version  toy-transformer ${manifest.version}, Deno ${Deno.version.deno}, ${Deno.build.target}
+  command  ${commandLine([script, ...Deno.args])}`);
+  Deno.exit(EX_SOFTWARE);
 }

@@ -1,6 +1,7 @@
 import { basename, dirname, resolve } from "node:path";
 import { Option } from "@commander-js/extra-typings";
 import { command, output, run, status, wholeNumber } from "./command.ts";
+import { DataError } from "../data/text/data_error.ts";
 import { type CorpusOptions, hashData, loadCorpus, loadWhole } from "../data/tokens/corpus.ts";
 import { TEXT_FIELD } from "../data/text/formats.ts";
 import { giveBack, HUB } from "./permissions.ts";
@@ -9,6 +10,7 @@ import { type DataProgress, parseDataSpec } from "../data/text/sources.ts";
 import { BASE_HELP, findNamedModel } from "./named_model.ts";
 import { loadSource } from "../generate/load.ts";
 import { openDevice } from "../kernels/device.ts";
+import { DIVERGED } from "../kernels/sample/sample.ts";
 import { readTrainerState } from "../model/files/checkpoint.ts";
 import { resolvePrecision } from "../model/precision.ts";
 import { createEvaluator } from "../train/evaluate.ts";
@@ -17,6 +19,7 @@ import type { ResolvedOptions } from "../train/options.ts";
 import { fineTuningDefaults } from "../train/resolve.ts";
 import { cacheBeside } from "../train/train.ts";
 import { choicesOf } from "../train/tuning.ts";
+import { UserError } from "../files/user_error.ts";
 
 /** Tokens that are evaluated unasked: about a megabyte of text. */
 const EVALUATION_TOKENS = 250_000;
@@ -79,14 +82,13 @@ const program = command("eval", "Measure how well a trained model predicts a tex
       };
       const heldOut = async (from: Omit<CorpusOptions, "tokenizer">) => {
         const refuse = (requirement: string, reason: string) =>
-          new RangeError(
+          new UserError(
             `Cannot evaluate ${path} on what it held out as its data must ${requirement}: ${reason}; ` +
               `name the text that it is trained on, or another one, with --data`,
           );
         const corpus = await loadCorpus({ ...from, tokenizer, ...reading }).catch((error) => {
-          const [, reason] = /^Cannot read data files? (.*)/s.exec((error as Error).message) ?? [];
-          if (options.data || reason === undefined) throw error;
-          throw refuse("be readable", reason);
+          if (options.data || !(error instanceof DataError)) throw error;
+          throw refuse("be readable", error.reason);
         });
         if (state && corpus.hash !== state.data.hash) {
           throw refuse("stay what it was", `${corpus.name} has changed since`);
@@ -122,8 +124,9 @@ const program = command("eval", "Measure how well a trained model predicts a tex
           status(`${Math.floor(100 * done / Math.min(text.length, maxTokens))} % evaluated`),
       });
       if (!Number.isFinite(loss)) {
-        throw new RangeError(
+        throw new UserError(
           `Cannot evaluate ${path} as its loss must be finite: current value is ${loss}`,
+          { hint: DIVERGED },
         );
       }
       output(

@@ -1,5 +1,6 @@
 import { Option } from "@commander-js/extra-typings";
 import { command, output, realNumber, run, wholeNumber } from "./command.ts";
+import { UserError } from "../files/user_error.ts";
 import { openDevice } from "../kernels/device.ts";
 import { validateSampler } from "../kernels/sample/sample.ts";
 import { resolvePrecision } from "../model/precision.ts";
@@ -147,7 +148,7 @@ async function readStandardInput(): Promise<string> {
   try {
     return new TextDecoder("utf-8", { fatal: true }).decode(bytes).trimEnd();
   } catch {
-    throw new RangeError(
+    throw new UserError(
       "Cannot continue the text on standard input as it must be UTF-8: it is not",
     );
   }

@@ -1,5 +1,6 @@
 import { Option } from "@commander-js/extra-typings";
 import { byteCount } from "../files/disk.ts";
+import { UserError } from "../files/user_error.ts";
 import { command, listenForInterrupts, output, run, status, wholeNumber } from "./command.ts";
 import { loadCorpus } from "../data/tokens/corpus.ts";
 import { TEXT_FIELD, UNDERSTOOD } from "../data/text/formats.ts";
@@ -26,7 +27,7 @@ const program = command("prepare", "Tokenize data, so that training on it starts
   .action((data, { cache, dataVersion, textField, tokenizer, workers }) =>
     run(async () => {
       if (cache === "") {
-        throw new RangeError(
+        throw new UserError(
           "Cannot prepare as --cache must name a directory: it is empty",
         );
       }

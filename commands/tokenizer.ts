@@ -1,6 +1,7 @@
 import { existsSync } from "node:fs";
 import { commandLine } from "../files/command_line.ts";
 import { byteCount, checkFilePath, replaceText } from "../files/disk.ts";
+import { UserError } from "../files/user_error.ts";
 import { command, output, run, status, wholeNumber } from "./command.ts";
 import { TEXT_FIELD } from "../data/text/formats.ts";
 import { giveBack, HUB, namesHub } from "./permissions.ts";
@@ -26,7 +27,7 @@ const program = command("tokenizer", "Train a byte-level BPE tokenizer on a text
     run(async () => {
       checkFilePath(out, "--out");
       if (!force && existsSync(out)) {
-        throw new Error(
+        throw new UserError(
           `Cannot write ${out} as there is such a file: choose another --out, or --force`,
         );
       }

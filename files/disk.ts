@@ -13,6 +13,7 @@ import {
   writeSync,
 } from "node:fs";
 import { basename, dirname, join } from "node:path";
+import { UserError } from "./user_error.ts";
 
 /**
  * Files that are whole or absent, free space on the disk, and sizes in words.
@@ -67,18 +68,19 @@ export const TEMPORARY_NAME = new RegExp(`^\\.tmp-.+-${UUID}$`);
  * Makes sure that a path can be that of a file to write.
  *
  * @param flag the option that gives the path.
- * @throws {RangeError} if it is empty, a directory, or inside a file.
+ * @throws {UserError} if it is empty, a directory, or inside a file.
  */
 export function checkFilePath(path: string, flag: string): void {
-  if (path === "") throw new RangeError(`Cannot write as ${flag} must name a file: it is empty`);
+  if (path === "") throw new UserError(`Cannot write as ${flag} must name a file: it is empty`);
   let status: Stats | undefined;
   try {
     status = statSync(path, { throwIfNoEntry: false });
   } catch (error) {
-    throw new RangeError(`Cannot write ${path} as ${reasonOf(error)}`);
+    if (!isSystemError(error)) throw error;
+    throw new UserError(`Cannot write ${path} as ${reasonOf(error)}`);
   }
   if (!/[/\\]$/.test(path) && !status?.isDirectory()) return;
-  throw new RangeError(`Cannot write ${path} as ${flag} must name a file: it is a directory`);
+  throw new UserError(`Cannot write ${path} as ${flag} must name a file: it is a directory`);
 }
 
 /**
@@ -102,13 +104,14 @@ export function replaceFile(path: string, content: readonly Uint8Array[]): void 
 /**
  * Writes a text as `replaceFile()` does.
  *
- * @throws {Error} in one sentence if the system refuses.
+ * @throws {UserError} in one sentence if the system refuses.
  */
 export function replaceText(path: string, text: string): void {
   try {
     replaceFile(path, [new TextEncoder().encode(text)]);
   } catch (error) {
-    throw new Error(`Cannot write ${path} as ${reasonOf(error)}`);
+    if (!isSystemError(error)) throw error;
+    throw new UserError(`Cannot write ${path} as ${reasonOf(error)}`);
   }
 }
 
@@ -165,6 +168,13 @@ export function syncDirectory(path: string): void {
   } finally {
     closeSync(directory);
   }
+}
+
+/** Whether an error says that the system refused something, such as a file or room on the disk. */
+export function isSystemError(error: unknown): error is NodeJS.ErrnoException {
+  const { code } = Object(error) as NodeJS.ErrnoException;
+  return error instanceof Deno.errors.NotCapable ||
+    typeof code === "string" && /^E[A-Z0-9]+$/.test(code); // Node's own complaints begin with ERR_
 }
 
 /** Completes the sentence "Cannot write … as …" with the system's reason. */

@@ -1,5 +1,7 @@
 import { readFileSync, statSync } from "node:fs";
 import { standIn } from "./stand_in.ts";
+import { isSystemError } from "./disk.ts";
+import { UserError } from "./user_error.ts";
 
 /**
  * JSON files of other programs: bounded in size, with checked types of fields.
@@ -17,23 +19,23 @@ export const MOST_JSON_BYTES = 2 ** 27;
  * The text of a file.
  *
  * @param what it is, for error messages.
- * @throws {RangeError} if it is too large; {Error} if it cannot be read.
+ * @throws {UserError} if it is too large; {UserError} if it cannot be read.
  */
 export function readText(path: string, what?: string): string {
   const file = what === undefined ? path : `${what} ${path}`;
   try {
     const stat = statSync(path), { size } = stat;
     if (stat.isDirectory() || stat.isCharacterDevice()) { // as /dev/zero, which has no end
-      throw new RangeError(`Cannot read ${file} as it must be a file`);
+      throw new UserError(`Cannot read ${file} as it must be a file`);
     }
     if (size <= MOST_JSON_BYTES) return readFileSync(path, "utf8");
-    throw new RangeError(
+    throw new UserError(
       `Cannot read ${file} as it must have at most ${MOST_JSON_BYTES} bytes: current size is ${size}`,
     );
   } catch (error) {
-    if (error instanceof RangeError) throw error;
-    const { code, message } = error as NodeJS.ErrnoException;
-    throw new Error(
+    if (!isSystemError(error)) throw error;
+    const { code, message } = error;
+    throw new UserError(
       `Cannot read ${file}: ${code === "ENOENT" ? "there is no such file" : message}`,
     );
   }
@@ -43,17 +45,17 @@ export function readText(path: string, what?: string): string {
  * Parses a text that must be a JSON object.
  *
  * @param where the file's path, for error messages.
- * @throws {SyntaxError} if it is not JSON, or not an object.
+ * @throws {UserError} if it is not JSON, or not an object.
  */
 export function parseJsonObject(text: string, where: string): JsonObject {
   let value: unknown;
   try {
     value = JSON.parse(text);
   } catch {
-    throw new SyntaxError(`Cannot read ${where} as ${standIn(text) ?? "it must be JSON"}`);
+    throw new UserError(`Cannot read ${where} as ${standIn(text) ?? "it must be JSON"}`);
   }
   if (isObject(value)) return value;
-  throw new SyntaxError(`Cannot read ${where} as it must be a JSON object`);
+  throw new UserError(`Cannot read ${where} as it must be a JSON object`);
 }
 
 /** Whether a JSON value is an object, and no list. */

@@ -1,3 +1,4 @@
+import { UserError } from "./user_error.ts";
 /**
  * The npm packages that the library loads when it first needs them, so that nobody downloads what they do
  * not use. Deno downloads the package of a literal `import("npm:…")` together with the module that holds it,
@@ -53,7 +54,7 @@ export type Package<Name extends PackageName> = typeof PACKAGES[Name] extends
 /**
  * Loads a package; if Deno's cache does not hold it, Deno downloads it first.
  *
- * @throws {Error} in one sentence if that fails.
+ * @throws {UserError} in one sentence if that fails.
  */
 export async function load<Name extends PackageName>(name: Name): Promise<Package<Name>> {
   const specifier: string = PACKAGES[name];
@@ -61,6 +62,6 @@ export async function load<Name extends PackageName>(name: Name): Promise<Packag
     return await import(specifier);
   } catch (error) {
     const reason = (error as Error).message.split("\n")[0];
-    throw new Error(`Cannot load ${specifier} (${reason}): check the network`);
+    throw new UserError(`Cannot load ${specifier} (${reason}): check the network`);
   }
 }

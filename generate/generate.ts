@@ -65,7 +65,7 @@ export interface BatchPiece {
  *
  * Past the context length the model sees the last half to whole context: see `windowStart()`.
  *
- * @throws {RangeError} if an option is out of range, or if the model's logits are not finite.
+ * @throws {UserError} if an option is out of range, or if the model's logits are not finite.
  *
  * @example Tell a story
  * ```ts ignore
@@ -103,7 +103,7 @@ const chunksOf = new WeakMap<Gpt, Map<number, number>>();
  *
  * If the device cannot hold all texts at once (`textsAtOnce()`), the first ones are finished first.
  *
- * @throws {RangeError} if an option is out of range, or if the model's logits are not finite.
+ * @throws {UserError} if an option is out of range, or if the model's logits are not finite.
  *
  * @example Tell three stories
  * ```ts ignore

@@ -1,4 +1,5 @@
 import { byteCounts } from "../files/disk.ts";
+import { UserError } from "../files/user_error.ts";
 import { type Device, LimitError } from "../kernels/device.ts";
 import { type DryDevice, dryDevice } from "../kernels/dry_device.ts";
 import type { SamplerOptions } from "../kernels/sample/sample.ts";
@@ -86,7 +87,7 @@ export interface GenerationPlan {
 /**
  * How many texts a device continues side by side.
  *
- * @throws {RangeError} naming what to lower if it cannot hold even one.
+ * @throws {UserError} naming what to lower if it cannot hold even one.
  */
 export function textsAtOnce(
   { device, config, precision }: Pick<Gpt, "device" | "config" | "precision">,
@@ -112,7 +113,7 @@ export function textsAtOnce(
   const reason = shortageOf(problem), { name } = device;
   const most = largestThat((n) => !misfit(1, n), tokens);
   if (most > promptTokens) {
-    throw new RangeError(
+    throw new UserError(
       `Cannot generate as --max-new-tokens must be at most ${
         most - promptTokens
       } after a prompt of ` +
@@ -121,12 +122,12 @@ export function textsAtOnce(
     );
   }
   if (most > 1) {
-    throw new RangeError(
+    throw new UserError(
       `Cannot generate as the prompt must have fewer than ${most} tokens on ${name}: ` +
         `current number is ${promptTokens} ${reason}`,
     );
   }
-  throw new RangeError(
+  throw new UserError(
     `Cannot generate as the model must be smaller on ${name}: ` +
       `it has ${countParameters(config)} parameters ${reason}`,
   );

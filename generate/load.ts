@@ -1,5 +1,6 @@
 import { resolve } from "node:path";
 import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
+import { UserError } from "../files/user_error.ts";
 import type { Device } from "../kernels/device.ts";
 import { CheckpointError, newestCheckpoint, verifyCheckpoint } from "../model/files/checkpoint.ts";
 import { createGpt, type Gpt } from "../model/gpt.ts";
@@ -12,6 +13,7 @@ import {
   type FindModelOptions,
   type ModelSource,
   readModel,
+  TRAIN,
 } from "./source.ts";
 
 /** A model with the tokenizer that it was trained with. */
@@ -50,7 +52,7 @@ function findCheckpoint(
   }
   const newest = newestCheckpoint(run, onWarning);
   if (newest === undefined) {
-    throw new CheckpointError(`Cannot load a model as ${run} holds no checkpoint`);
+    throw new CheckpointError(`Cannot load a model as ${run} holds no checkpoint`, { hint: TRAIN });
   }
   return newest;
 }
@@ -69,7 +71,7 @@ export async function findSource(options: LoadOptions): Promise<ModelSource> {
 /**
  * Loads a model that was found.
  *
- * @throws {RangeError} if the device cannot hold it.
+ * @throws {UserError} if the device cannot hold it.
  */
 export function loadSource(
   device: Device,
@@ -80,7 +82,7 @@ export function loadSource(
   const how = { precision: resolvePrecision(device, precision) };
   const problem = misfitOf(device, (dry) => createGpt(dry, config, how));
   if (problem) {
-    throw new RangeError(
+    throw new UserError(
       `Cannot load ${source.spec} as the model must be smaller on ${device.name}: ` +
         `it has ${countParameters(config)} parameters ${shortageOf(problem)}`,
     );
@@ -94,7 +96,7 @@ export function loadSource(
  * Loads a model and its tokenizer: from a run, a checkpoint, or wherever `findModel()` finds one. Adapters
  * are merged into it.
  *
- * @throws {CheckpointError} if there is no checkpoint or it is damaged; {RangeError} if it holds another kind
+ * @throws {CheckpointError} if there is no checkpoint or it is damaged; {UserError} if it holds another kind
  * of model; else as `findModel()`.
  */
 export async function loadModel(device: Device, options: LoadOptions): Promise<LoadedModel> {

@@ -6,6 +6,7 @@ import type { DataProgress } from "../data/text/sources.ts";
 import { gpt2Tokenizer, type Tokenizer } from "../data/tokenizer/tokenizer.ts";
 import { MOST_JSON_BYTES, readText } from "../files/json.ts";
 import { printable, quoted } from "../files/printable.ts";
+import { UserError } from "../files/user_error.ts";
 import {
   CheckpointError,
   newestCheckpoint,
@@ -47,6 +48,9 @@ export const MODEL_NAMES: Readonly<Record<string, string>> = {
   "gpt2-xl": "openai-community/gpt2-xl",
 };
 
+/** What to do about a run without a checkpoint. */
+export const TRAIN = "Train a model first: deno task train";
+
 /** A model that was found, of which no parameter is loaded yet. */
 export interface ModelSource {
   /** What finds the very same again: `hf:OWNER/NAME@COMMIT`, or a directory's whole path. */
@@ -84,8 +88,8 @@ export interface FindModelOptions extends Omit<HubOptions, "onProgress"> {
  * @param spec a name of `MODEL_NAMES`, `hf:OWNER/NAME` with `@REVISION` or without, or a directory: of a model
  * or of PEFT adapters as Hugging Face's libraries write them, a checkpoint, or a run, whose newest
  * checkpoint is taken.
- * @throws {Error} if there is no such model; {HubError} if the hub does not give it; {CheckpointError} if a
- * checkpoint is damaged, or the base of adapters is not there; {SyntaxError | RangeError} if it is a model of
+ * @throws {UserError} if there is no such model; {HubError} if the hub does not give it; {CheckpointError} if a
+ * checkpoint is damaged, or the base of adapters is not there; {UserError} if it is a model of
  * another kind.
  */
 export async function findModel(
@@ -126,7 +130,7 @@ export async function readModel(
   const foundBase = await findBase(query, (spec) => findFiles(spec, options), options);
   const { adapters, checkpoint: _, ...model } = await readModel(foundBase, options);
   if (adapters) {
-    throw new RangeError(
+    throw new UserError(
       `Cannot load ${directory} as its adapters must stand beside a whole model: ` +
         `${base}, their base_model_name_or_path, has adapters itself`,
     );
@@ -147,14 +151,14 @@ export async function readModel(
 /**
  * Makes sure that no base is given for a whole model.
  *
- * @throws {RangeError} naming both.
+ * @throws {UserError} naming both.
  */
 export function checkBaseOption(
   directory: string,
   { base }: Pick<FindModelOptions, "base">,
 ): void {
   if (base === undefined) return;
-  throw new RangeError(
+  throw new UserError(
     `Cannot load ${directory} beside a base as it must hold adapters for that: ` +
       `current --base is ${base}`,
   );
@@ -170,7 +174,7 @@ async function findFiles(spec: string, options: FindModelOptions): Promise<Found
   if (named.startsWith("hf:")) return await download(named, options);
   const stat = statSync(spec, { throwIfNoEntry: false });
   if (!stat?.isDirectory()) {
-    throw new Error(
+    throw new UserError(
       `Cannot find the model ${
         JSON.stringify(spec)
       } as it must be a directory, hf:OWNER/NAME, or one of ` +
@@ -182,7 +186,9 @@ async function findFiles(spec: string, options: FindModelOptions): Promise<Found
   const isRun = existsSync(join(spec, "checkpoints"));
   const directory = isRun ? newestCheckpoint(spec, options.onNotice ?? (() => {})) : spec;
   if (directory === undefined) {
-    throw new CheckpointError(`Cannot load a model as ${spec} holds no checkpoint`);
+    throw new CheckpointError(`Cannot load a model as ${spec} holds no checkpoint`, {
+      hint: TRAIN,
+    });
   }
   if (!isRun && existsSync(join(directory, STATE_FILE))) verifyCheckpoint(directory);
   return { spec: resolve(directory), directory };
@@ -195,7 +201,7 @@ async function download(
 ): Promise<Found> {
   const { path, ...repository } = parseHubSpec(spec);
   if (path !== undefined) {
-    throw new RangeError(
+    throw new UserError(
       `Cannot take a model from ${spec} as a whole repository is one: leave out /${path}`,
     );
   }
@@ -238,7 +244,7 @@ async function describe(
 ): Promise<Pick<ModelSource, "config" | "tokenizer">> {
   const path = join(directory, "config.json"), json = readIfThere(path);
   if (json === undefined) {
-    throw new Error(
+    throw new UserError(
       `Cannot load a model from ${directory} as it must hold config.json: it has ` +
         `${printable(readdirSync(directory).slice(0, 8).join(", ")) || "no files"}`,
     );
@@ -251,7 +257,7 @@ async function describe(
     ? await readTokenizer(directory, { vocabularySize })
     : await tokenizerOfGpt2(directory, config, options);
   if (contextLength !== undefined && contextLength > config.contextLength) {
-    throw new RangeError(
+    throw new UserError(
       `Cannot take a model of ${config.contextLength} positions for contexts of ${contextLength} tokens: ` +
         `choose at most ${config.contextLength} for ${directory}`,
     );
@@ -270,7 +276,7 @@ const GENERATION = "generation_config.json";
  * `generation_config.json`, or else in `config.json`, and always the one that ends a document, as models are
  * trained here to end with it.
  *
- * @throws {SyntaxError | RangeError} if a file is no JSON object, or if its `eos_token_id` is no id.
+ * @throws {UserError} if a file is no JSON object, or if its `eos_token_id` is no id.
  */
 export function withEndIds(
   tokenizer: Tokenizer,
@@ -307,7 +313,7 @@ async function tokenizerOfGpt2(
 ): Promise<Tokenizer> {
   const tokenizer = await gpt2Tokenizer();
   if (tokenizer.vocabularySize !== vocabularySize) {
-    throw new Error(
+    throw new UserError(
       `Cannot load a model from ${directory} as its tokenizer must be there: ` +
         `there is no tokenizer.json, nor vocab.json with merges.txt`,
     );
@@ -323,7 +329,7 @@ function readIfThere(path: string): string | undefined {
 /**
  * Fills a model from where it was found, its adapters merged in.
  *
- * @throws {Error} if a file cannot be read; {SyntaxError | RangeError} if it does not hold what it should.
+ * @throws {UserError} if a file cannot be read; {UserError} if it does not hold what it should.
  */
 export function fillModel(gpt: Gpt, { directory, config, adapters }: ModelSource): void {
   const changes = new Map<string, (values: Float32Array) => void>();

@@ -1,4 +1,5 @@
 import type { Pipeline } from "./shader.ts";
+import { UserError, type UserErrorOptions } from "../files/user_error.ts";
 import { testSubgroups } from "./subgroups.ts";
 
 /** A WebGPU device, what it can do, and the first thing that went wrong on it. */
@@ -37,10 +38,18 @@ export interface Device {
   [Symbol.dispose](): void;
 }
 
-/** Thrown when no usable WebGPU adapter is there, or when the device fails while it works. */
-export class DeviceError extends Error {
+/** Thrown when there is no usable WebGPU adapter, or when the device fails while it works. */
+export class DeviceError extends UserError {
   /** Tells this error from others without `instanceof`. */
   override name = "DeviceError";
+  /** What happened to the device: there is none, its memory is exhausted, or it was lost. */
+  readonly kind: "missing" | "memory" | "lost";
+
+  /** An error with its sentence. */
+  constructor(sentence: string, kind: DeviceError["kind"], options?: UserErrorOptions) {
+    super(sentence, options);
+    this.kind = kind;
+  }
 }
 
 /** A limit that was exceeded: in bytes, workgroups, iterations of a loop, or launches. */
@@ -61,7 +70,9 @@ export interface Exceeded {
  * Thrown when a tensor or a launch would leave a limit of the device. Its message names
  * both for authors of kernels; callers that know a user's options say instead which one to lower.
  */
-export class LimitError extends RangeError {
+export class LimitError extends UserError {
+  /** Tells this error from others without `instanceof`. */
+  override name = "LimitError";
   /** Which limit, and by how much. */
   readonly exceeded: Exceeded;
 
@@ -71,6 +82,8 @@ export class LimitError extends RangeError {
     this.exceeded = exceeded;
   }
 }
+
+const DOCTOR = "See what is missing and how to fix it: deno task doctor";
 
 /** Features worth having wherever they are offered. */
 const WANTED_FEATURES: GPUFeatureName[] = ["shader-f16", "timestamp-query"];
@@ -95,12 +108,18 @@ const WANTED_LIMITS = [
  */
 export async function openDevice({ gpu = navigator.gpu }: { gpu?: GPU } = {}): Promise<Device> {
   if (!gpu) {
-    throw new DeviceError("Cannot open a device as this runtime has no WebGPU (navigator.gpu)");
+    throw new DeviceError(
+      "Cannot open a device as this runtime has no WebGPU (navigator.gpu)",
+      "missing",
+      { hint: DOCTOR },
+    );
   }
   const adapter = await gpu.requestAdapter({ powerPreference: "high-performance" });
   if (!adapter) {
     throw new DeviceError(
       "Cannot open a device as WebGPU found no adapter: a graphics driver is missing",
+      "missing",
+      { hint: DOCTOR },
     );
   }
   const { description, vendor, device: model, isFallbackAdapter } = adapter.info;
@@ -119,19 +138,20 @@ export async function openDevice({ gpu = navigator.gpu }: { gpu?: GPU } = {}): P
   const device = withSubgroups ?? await request(features);
   const subgroupSize = withSubgroups && await testSubgroups(withSubgroups);
 
-  let failure: DeviceError | undefined;
+  let failure: Error | undefined;
   let destroyed = false;
   device.addEventListener("uncapturederror", (event) => {
     event.preventDefault(); // reported by check(); without this the runtime also prints it
     const { error } = event as GPUUncapturedErrorEvent;
-    const kind = error.constructor.name === "GPUOutOfMemoryError"
-      ? "ran out of memory"
-      : "reported an error";
-    failure ??= new DeviceError(`${name} ${kind}: ${error.message.trim()}`);
+    const message = error.message.trim();
+    failure ??= error.constructor.name === "GPUOutOfMemoryError"
+      ? new DeviceError(`${name} ran out of memory: ${message}`, "memory")
+      : new Error(`${name} reported an error: ${message}`); // a kernel or a call of ours is wrong
   });
   device.lost.then((info) => {
     if (!destroyed) {
-      failure ??= new DeviceError(`${name} was lost (${info.reason}): ${info.message.trim()}`);
+      const message = `${name} was lost (${info.reason}): ${info.message.trim()}`;
+      failure ??= new DeviceError(message, "lost");
     }
   });
 

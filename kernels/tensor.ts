@@ -158,6 +158,7 @@ export async function download(
     device.check(); // says what really happened, if the device knows
     throw new DeviceError(
       `Cannot read back ${tensors.map((t) => t.name)}: ${(cause as Error).message}`,
+      "lost",
     );
   }
   device.check();

@@ -1,3 +1,4 @@
+import { UserError } from "../files/user_error.ts";
 import { MOST_HEAD_SIZE } from "../kernels/attention/attention.ts";
 
 /** Architectures, by the names that Hugging Face's `model_type` has for them. */
@@ -84,7 +85,7 @@ export function attentionOf(
 /**
  * Checks every dimension of a model.
  *
- * @throws {RangeError} naming the first dimension that is no positive integer or too large, a width
+ * @throws {UserError} naming the first dimension that is no positive integer or too large, a width
  * that the heads do not divide, or a head size that is no multiple of four or too large for the
  * attention kernels.
  * @param action what cannot be done then, such as `load config.json`.
@@ -93,7 +94,7 @@ export function validateConfig(config: GptConfig, action = "build a model"): voi
   for (const [name, largest] of Object.entries(LARGEST) as [keyof typeof LARGEST, number][]) {
     const value = name === "innerWidth" ? innerWidthOf(config) : config[name];
     if (!Number.isInteger(value) || value < 1 || value > largest) {
-      throw new RangeError(
+      throw new UserError(
         `Cannot ${action} as ${name} must be an integer from 1 to ${largest}: ` +
           `current value is ${value}`,
       );
@@ -103,14 +104,14 @@ export function validateConfig(config: GptConfig, action = "build a model"): voi
   if (
     windows && (windows.length !== layers || !windows.every((n) => Number.isInteger(n) && n >= 0))
   ) {
-    throw new RangeError(
+    throw new UserError(
       `Cannot ${action} as attentionWindows must be a whole number for each of ${layers} layers: ` +
         `current value is [${windows}]`,
     );
   }
   const headSize = width / heads;
   if (headSize % 4 !== 0 || headSize > MOST_HEAD_SIZE) {
-    throw new RangeError(
+    throw new UserError(
       `Cannot ${action} as width must be a multiple of 4 · heads, and at most ${MOST_HEAD_SIZE} · ` +
         `heads: current values are width ${width}, heads ${heads}`,
     );

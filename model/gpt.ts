@@ -1,3 +1,4 @@
+import { UserError } from "../files/user_error.ts";
 import { type Arena, createArena, tensorNamed } from "../kernels/arena.ts";
 import type { Device } from "../kernels/device.ts";
 import type { Tensor } from "../kernels/tensor.ts";
@@ -29,7 +30,7 @@ export interface Gpt extends Disposable {
  * Allocates a model with all parameters zero; `loadParameters()` or `initializeParameters()` fill it.
  *
  * @param options.freeze parts that training leaves as they are, see `parseFreeze()`.
- * @throws {RangeError} if a dimension is impossible; {LimitError} if the parameters leave the device's
+ * @throws {UserError} if a dimension is impossible; {LimitError} if the parameters leave the device's
  * limits.
  */
 export function createGpt(
@@ -39,7 +40,7 @@ export function createGpt(
 ): Gpt {
   validateConfig(config);
   if (precision === "f16" && !device.features.has("shader-f16")) {
-    throw new RangeError(
+    throw new UserError(
       `Cannot compute in f16 as ${device.name} must have the feature shader-f16: ` +
         `current features are ${[...device.features].join(", ") || "none"}`,
     );

@@ -1,4 +1,5 @@
 import { printable } from "../files/printable.ts";
+import { UserError } from "../files/user_error.ts";
 import { type GptConfig, innerWidthOf, type LoraConfig } from "./config.ts";
 
 /** One parameter of the model: a row of the table that `parameterTable()` returns. */
@@ -39,7 +40,7 @@ function initialDeviation(width: number): number {
  * within ±1 / √inputs, B zero, so that they add nothing yet.
  *
  * @param freeze parts that are not trained, see `parseFreeze()`; with adapters all but these are frozen.
- * @throws {RangeError} if the model has no such part, or no layer that the adapters name.
+ * @throws {UserError} if the model has no such part, or no layer that the adapters name.
  */
 export function parameterTable(config: GptConfig, freeze = ""): ParameterSpec[] {
   const { vocabularySize: V, contextLength: L, width: C, layers, ownHead, lora } = config;
@@ -156,17 +157,17 @@ export function allAdapters(config: GptConfig): Adapter[] {
 /**
  * Checks the numbers of adapters.
  *
- * @throws {RangeError} if rank or alpha is out of range.
+ * @throws {UserError} if rank or alpha is out of range.
  */
 export function validateLora({ rank, alpha }: LoraConfig): void {
   if (!Number.isInteger(rank) || rank < 1 || rank > 1024) {
-    throw new RangeError(
+    throw new UserError(
       `Cannot build adapters as their rank must be an integer from 1 to 1024: ` +
         `current value is ${printable(String(rank))}`,
     );
   }
   if (!(alpha > 0 && Number.isFinite(alpha))) {
-    throw new RangeError(
+    throw new UserError(
       `Cannot build adapters as alpha must be a number above 0: ` +
         `current value is ${printable(String(alpha))}`,
     );
@@ -176,7 +177,7 @@ export function validateLora({ rank, alpha }: LoraConfig): void {
 /**
  * The adapters of a model, block by block.
  *
- * @throws {RangeError} if rank or alpha is out of range, or if a target is no linear layer.
+ * @throws {UserError} if rank or alpha is out of range, or if a target is no linear layer.
  */
 export function adaptersOf(config: GptConfig): Adapter[] {
   const { lora } = config;
@@ -192,7 +193,7 @@ export function adaptersOf(config: GptConfig): Adapter[] {
 /**
  * Makes sure that there is a target, and that each is one.
  *
- * @throws {RangeError} naming those that are none.
+ * @throws {UserError} naming those that are none.
  */
 export function checkTargets(
   config: GptConfig,
@@ -201,7 +202,7 @@ export function checkTargets(
 ): void {
   const unknown = targets.filter((target) => !isTarget(target));
   if (unknown.length === 0 && targets.length > 0) return;
-  throw new RangeError(
+  throw new UserError(
     `Cannot build adapters as their targets must be linear layers of the model, which are ` +
       `${linearModules(config).map(({ name }) => name).join(", ")}: current targets are ` +
       (printable(unknown.join(", ")) || "none"),
@@ -218,7 +219,7 @@ export function weightBeside({ layer, module }: Adapter): string {
  * by number, the last layer-norm, and `head` where the head is not the token embedding.
  *
  * @returns whether a parameter, by its name, is one of them.
- * @throws {RangeError} if the model has no such part.
+ * @throws {UserError} if the model has no such part.
  */
 export function parseFreeze(
   freeze: string,
@@ -233,7 +234,7 @@ export function parseFreeze(
     else if (first !== undefined && Number(first) <= Number(last) && Number(last) < layers) {
       for (let i = Number(first); i <= Number(last); i++) beginnings.push(`h.${i}.`);
     } else {
-      throw new RangeError(
+      throw new UserError(
         `Cannot freeze ${JSON.stringify(part)} as parts are embeddings, final-norm, ` +
           (ownHead ? "head" : "no head, as it is the token embedding,") +
           ` and blocks from 0 to ${layers - 1}, such as 0-${layers - 1}: ` +

@@ -1,4 +1,5 @@
 import { printable, quoted } from "../files/printable.ts";
+import { UserError } from "../files/user_error.ts";
 import { type Arena, tensorNamed } from "../kernels/arena.ts";
 import { fillNormal } from "../kernels/normal/normal.ts";
 import { Program } from "../kernels/program.ts";
@@ -51,7 +52,7 @@ const MOST_NAMES = 20, LONGEST_NAME = 80;
  *
  * @param where the files' path, for error messages.
  * @param options.changes what is done to a parameter, by its name, before it is taken: adapters are merged so.
- * @throws {RangeError} if a parameter is missing, unknown, or of another shape.
+ * @throws {UserError} if a parameter is missing, unknown, or of another shape.
  */
 export function loadParameters(
   model: Gpt,
@@ -64,7 +65,7 @@ export function loadParameters(
     const name = nameFromFile(given);
     if (isMask(name)) continue;
     if (readers.has(name)) {
-      throw new RangeError(
+      throw new UserError(
         `Cannot load ${where} as it must hold ${quoted(name)} once: ` +
           `it is there with and without "transformer." before it`,
       );
@@ -82,7 +83,7 @@ export function loadParameters(
     (names.length > MOST_NAMES ? ` and ${names.length - MOST_NAMES} more` : "");
   const unknown = [...readers.keys()].filter((name) => !known.has(name) && name !== HEAD);
   if (unknown.length > 0) {
-    throw new RangeError(
+    throw new UserError(
       `Cannot load ${where} as it must hold the parameters of a ${
         config.family ?? "gpt2"
       } alone: ` +
@@ -91,7 +92,7 @@ export function loadParameters(
   }
   const missing = [...known.keys()].filter((name) => !readers.has(name));
   if (missing.length > 0) {
-    throw new RangeError(
+    throw new UserError(
       `Cannot load ${where} as it must hold every parameter: current missing names are ${
         list(missing)
       }`,
@@ -102,7 +103,7 @@ export function loadParameters(
     const [rows, ...rest] = shape, [currentRows, ...currentRest] = current;
     const fits = name === "wpe.weight" ? currentRows! >= rows! : currentRows === rows;
     if (!fits || rest.join() !== currentRest.join()) {
-      throw new RangeError(
+      throw new UserError(
         `Cannot load ${where} as "${name}" must have shape [${shape}]: current shape is [${current}]`,
       );
     }
@@ -190,7 +191,7 @@ function checkTiedHead(readers: ReadonlyMap<string, TensorReader>, where: string
     same = a!.every((value, i) => value === b![i]);
   }
   if (same) return;
-  throw new RangeError(
+  throw new UserError(
     `Cannot load ${where} as "${HEAD}" must be the token embedding, as the model's config.json says: ` +
       `it differs; if it is the head's own, set tie_word_embeddings to false there`,
   );
@@ -247,7 +248,7 @@ export function storedEntries(
  * Fills a model's adapters from the tensors of an `adapter_model.safetensors`.
  *
  * @param where the file's path, for error messages.
- * @throws {RangeError} if one is missing, unknown, or of another shape.
+ * @throws {UserError} if one is missing, unknown, or of another shape.
  */
 export function loadAdapters(
   model: Gpt,

@@ -1,6 +1,7 @@
 import { ggufTokenizer } from "../data/tokenizer/gguf.ts";
 import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
 import type { LoadedModel } from "../generate/load.ts";
+import { DIVERGED } from "../kernels/sample/sample.ts";
 import { type GgufValue, serializeGguf } from "../model/files/gguf.ts";
 import { oneOrAll, toHuggingFaceConfig } from "../model/files/hugging_face.ts";
 import { llamaCppContext, llamaCppTensors, llamaCppValues } from "../model/files/llama_cpp.ts";
@@ -9,6 +10,7 @@ import { type SafetensorsEntry, serializeSafetensors } from "../model/files/safe
 import { MODEL_FILE } from "../model/files/tensor_files.ts";
 import { saveParameters } from "../model/weights.ts";
 import { checkFilePath } from "../files/disk.ts";
+import { UserError } from "../files/user_error.ts";
 import { checkFree, type FileContent, writeNew } from "./checkpoint.ts";
 
 /** What to write. */
@@ -27,7 +29,7 @@ export interface ExportOptions {
  * Writes a model for another program, its tokenizer included. Adapters were merged when it was loaded.
  *
  * @throws {CheckpointError} if something is in the way, or the disk refuses.
- * @throws {RangeError} if f16 does not hold its values, or llama.cpp has no tokenizer of its kind.
+ * @throws {UserError} if f16 does not hold its values, or llama.cpp has no tokenizer of its kind.
  *
  * @example Take a model to llama.cpp
  * ```ts ignore
@@ -66,7 +68,7 @@ export async function exportModel(
  * Makes sure that a model can be written at a path.
  *
  * @throws {CheckpointError} if something is there, or if what is there would be removed later.
- * @throws {RangeError} if the path of a file is that of a directory.
+ * @throws {UserError} if the path of a file is that of a directory.
  */
 export function checkOutput(out: string, to: ExportOptions["to"]): void {
   checkFree(out);
@@ -156,7 +158,7 @@ function ggufId(name: string, id: number): [string, GgufValue] {
  * Makes sure that all values are numbers, and that f16 holds them, as they are unless a training has
  * diverged.
  *
- * @throws {RangeError} naming a tensor and a value.
+ * @throws {UserError} naming a tensor and a value.
  */
 export function checkFinite(tensors: Iterable<readonly [string, SafetensorsEntry]>): void {
   for (const [name, { dtype, data: { buffer, byteOffset, byteLength } }] of tensors) {
@@ -167,11 +169,15 @@ export function checkFinite(tensors: Iterable<readonly [string, SafetensorsEntry
     let i = 0;
     while (i < values.length && Math.abs(values[i]!) < Infinity) i++;
     if (i === values.length) continue;
-    throw new RangeError(
-      isHalf && !Number.isNaN(values[i])
-        ? `Cannot write "${name}" as f16 as its values must be within ±65504: ` +
-          `one would become ${values[i]}; choose f32`
-        : `Cannot write "${name}" as its values must be finite: one is ${values[i]}`,
+    if (isHalf && !Number.isNaN(values[i])) {
+      throw new UserError(
+        `Cannot write "${name}" as f16 as its values must be within ±65504: ` +
+          `one would become ${values[i]}; choose f32`,
+      );
+    }
+    throw new UserError(
+      `Cannot write "${name}" as its values must be finite: one is ${values[i]}`,
+      { hint: DIVERGED },
     );
   }
 }

@@ -1,3 +1,4 @@
+import { UserError } from "../files/user_error.ts";
 import { largestThat, misfitOf, shortageOf } from "../generate/limits.ts";
 import { createDecoder } from "../generate/decoder.ts";
 import { DEFAULT_SAMPLER } from "../generate/generate.ts";
@@ -26,7 +27,7 @@ export interface TrainingPlan
  * Makes sure that a device can run the steps, evaluations and samples of a training, before anything is
  * allocated or compiled.
  *
- * @throws {RangeError} naming the flag to lower, and for a batch the flags that give the same steps.
+ * @throws {UserError} naming the flag to lower, and for a batch the flags that give the same steps.
  */
 export function checkTraining(
   device: Device,
@@ -49,7 +50,7 @@ export function checkTraining(
       });
     });
   if (config.vocabularySize > LARGEST.vocabularySize) {
-    throw new RangeError(
+    throw new UserError(
       `Cannot train as --tokenizer must have at most ${LARGEST.vocabularySize} tokens: ` +
         `current number is ${config.vocabularySize}`,
     );
@@ -70,19 +71,19 @@ export function checkTraining(
     const same = batches <= TRAIN_OPTIONS.gradientAccumulation.range[1]
       ? `; --batch-size ${rows} --gradient-accumulation ${batches} trains on the same rows`
       : "";
-    throw new RangeError(
+    throw new UserError(
       `Cannot train as --batch-size must be at most ${mostRows} with --context-length ${T} on ` +
         `${name}: current value is ${B} ${reason}${isResumed ? kept : same}`,
     );
   }
   const mostTokens = largestThat((tokens) => !misfit(1, tokens), T - 1);
   if (mostTokens > 0) {
-    throw new RangeError(
+    throw new UserError(
       `Cannot train as --context-length must be at most ${mostTokens} on ${name}, whatever the ` +
         `--batch-size: current value is ${T} ${reason}${kept}`,
     );
   }
-  throw new RangeError(
+  throw new UserError(
     `Cannot train as the model must be smaller on ${name}, with another --preset, --init-from or ` +
       `--tokenizer: it has ${
         countParameters(config)
@@ -104,7 +105,7 @@ const RECORDED = {
 /**
  * Rows of an evaluation's batches: as many as are wanted, or fewer if the device cannot take so many.
  *
- * @throws {RangeError} if it cannot take one row.
+ * @throws {UserError} if it cannot take one row.
  */
 export function evaluationRows(
   device: Device,
@@ -122,7 +123,7 @@ export function evaluationRows(
   if (!misfit(batchSize)) return batchSize;
   const rows = largestThat((rows) => !misfit(rows), batchSize - 1);
   if (rows > 0) return rows;
-  throw new RangeError(
+  throw new UserError(
     `Cannot evaluate as the model must be smaller on ${device.name}: it has ` +
       `${countParameters(config)} parameters and contexts of ${sequenceLength} tokens ` +
       shortageOf(misfit(1)!),

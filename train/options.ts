@@ -2,8 +2,23 @@ import { TEXT_FIELD, UNDERSTOOD } from "../data/text/formats.ts";
 import type { DataSpec } from "../data/text/sources.ts";
 import { flagOf } from "../files/command_line.ts";
 import { printable, quoted } from "../files/printable.ts";
+import { UserError, type UserErrorOptions } from "../files/user_error.ts";
 import { type PresetName, PRESETS } from "../model/config.ts";
 import type { Precision } from "../model/precision.ts";
+
+/** Thrown when an option is out of range, or contradicts another one. */
+export class OptionError extends UserError {
+  /** Tells this error from others without `instanceof`. */
+  override name = "OptionError";
+  /** The option and what is wrong with it: `--steps must be …: current value is …`. */
+  readonly reason: string;
+
+  /** An error whose sentence is `Cannot train as` and the reason. */
+  constructor(reason: string, options?: UserErrorOptions) {
+    super(`Cannot train as ${reason}`, options);
+    this.reason = reason;
+  }
+}
 
 /**
  * The options of a training: one table, from which their types, defaults, ranges, flags and help are derived,
@@ -549,7 +564,7 @@ function accepts(option: Option, value: unknown): boolean {
 /**
  * Checks every option that is given.
  *
- * @throws {RangeError} naming the flag, what it takes and its value.
+ * @throws {OptionError} naming the flag, what it takes and its value.
  */
 export function validateOptions(options: Partial<TrainOptions>): void {
   for (const name of OPTION_NAMES) {
@@ -558,10 +573,8 @@ export function validateOptions(options: Partial<TrainOptions>): void {
     const current = choicesOf(option) && typeof value === "string"
       ? printable(value)
       : quoted(value);
-    throw new RangeError(
-      `Cannot train as ${flagOf(name)} must be ${
-        requirementOf(option)
-      }: current value is ${current}`,
+    throw new OptionError(
+      `${flagOf(name)} must be ${requirementOf(option)}: current value is ${current}`,
     );
   }
   for (const name of OPTION_NAMES) {
@@ -570,14 +583,14 @@ export function validateOptions(options: Partial<TrainOptions>): void {
       options[name as OptionName]
     );
     if (isGiven(value) && excluded !== undefined) {
-      throw new RangeError(
-        `Cannot train as ${flagOf(name)} cannot go with ${flagOf(other!)}, ${reason}: ` +
+      throw new OptionError(
+        `${flagOf(name)} cannot go with ${flagOf(other!)}, ${reason}: ` +
           `current values are ${value} and ${excluded}`,
       );
     }
     if (needs && value !== undefined && needed === undefined) {
-      throw new RangeError(
-        `Cannot train as ${flagOf(name)} needs ${flagOf(needs)}: current value is ${value}`,
+      throw new OptionError(
+        `${flagOf(name)} needs ${flagOf(needs)}: current value is ${value}`,
       );
     }
   }

@@ -6,12 +6,13 @@ import { asFound, type DataSpec } from "../data/text/sources.ts";
 import { isPartOf } from "../data/tokenizer/tokenizer.ts";
 import { flagOf } from "../files/command_line.ts";
 import { printable } from "../files/printable.ts";
+import { UserError } from "../files/user_error.ts";
 import { withHash } from "../generate/base.ts";
 import { findModel, hashModel, MODEL_NAMES } from "../generate/source.ts";
 import type { TrainerState } from "../model/files/checkpoint.ts";
 import type { Hearing } from "./events.ts";
 import { isGiven, optionsWhere, type ResolvedOptions, type TrainOptions } from "./options.ts";
-import { mustStay } from "./resolve.ts";
+import { mustStay, NAME_THE_TEXT } from "./resolve.ts";
 import type { Resumed } from "./state.ts";
 
 /**
@@ -37,7 +38,7 @@ interface Places extends Pick<HubOptions, "environment"> {
  * Compares what is named now with what a run began with.
  *
  * @returns the new names, where they are others.
- * @throws {RangeError} naming both if the content is another.
+ * @throws {UserError} naming both if the content is another.
  */
 export async function findRenamed(
   given: Partial<TrainOptions>,
@@ -81,9 +82,10 @@ async function renamedData(
   if (hash === state.data.hash) {
     return Object.fromEntries(changed.map((name) => [name, asked[name]]));
   }
-  throw new RangeError(
+  throw new UserError(
     `Cannot resume ${path} as its data must stay ${describeData(saved)}: ` +
       `${describeData(asked)} holds other text`,
+    { hint: NAME_THE_TEXT },
   );
 }
 

@@ -1,11 +1,13 @@
 import { flagOf } from "../files/command_line.ts";
 import { printable } from "../files/printable.ts";
+import { UserError } from "../files/user_error.ts";
 import { type GptConfig, type PresetName, PRESETS } from "../model/config.ts";
 import type { Precision } from "../model/precision.ts";
 import {
   DEFAULT_OPTIONS,
   isGiven,
   OPTION_NAMES,
+  OptionError,
   type OptionName,
   optionNamed,
   optionsWhere,
@@ -82,7 +84,7 @@ export function batchShapeOf(
  * @param stepsPerEpoch steps in one pass over the data, for `epochs`.
  * @param typed names of options that were typed, now or before.
  * @param began the options up to now, if the run is resumed.
- * @throws {RangeError} if the smallest learning rate comes out above the highest.
+ * @throws {OptionError} if the smallest learning rate comes out above the highest.
  */
 export function resolveOptions(
   options: TrainOptions,
@@ -132,7 +134,7 @@ export function resolveOptions(
  * Makes sure that the learning rate does not rise towards its minimum.
  *
  * @param began the options up to now, if the run is resumed.
- * @throws {RangeError} naming the flag and both values.
+ * @throws {OptionError} naming the flag and both values.
  */
 export function checkRates(
   { learningRate, minLearningRate }: Partial<TrainOptions>,
@@ -140,8 +142,8 @@ export function checkRates(
 ): void {
   if (learningRate === undefined || minLearningRate === undefined) return;
   if (minLearningRate <= learningRate) return;
-  throw new RangeError(
-    `Cannot train as --min-learning-rate must be at most --learning-rate, which is ${learningRate}: ` +
+  throw new OptionError(
+    `--min-learning-rate must be at most --learning-rate, which is ${learningRate}: ` +
       `current value is ${minLearningRate}` +
       (began?.minLearningRate === minLearningRate ? ", as the run began" : ""),
   );
@@ -160,12 +162,21 @@ export function keptOptions(options: ResolvedOptions): Record<string, unknown> {
   return Object.fromEntries(Object.entries(options).filter(([name]) => !UNSAVED.includes(name)));
 }
 
+/** What to do about data that a resumed run does not find. */
+export const NAME_THE_TEXT =
+  "Name the text that it is trained on with --data, at its present path, or start over with --fresh";
+
 /** The refusal of an option that a resumed run cannot change. */
-export function mustStay(name: string, value: unknown, saved: unknown, path: string): RangeError {
+export function mustStay(name: string, value: unknown, saved: unknown, path: string): UserError {
   const text = (value: unknown) => printable(String(value ?? "absent"));
-  return new RangeError(
+  return new UserError(
     `Cannot resume ${path} as ${flagOf(name)} must stay ${text(saved)}: ` +
       `current value is ${text(value)}`,
+    {
+      hint: name === "data"
+        ? NAME_THE_TEXT
+        : "Start over with --fresh, which keeps the old run, or choose another --out",
+    },
   );
 }
 
@@ -174,7 +185,7 @@ export function mustStay(name: string, value: unknown, saved: unknown, path: str
  * given now.
  *
  * @param renamed new names for what the run is made from.
- * @throws {RangeError} if a given option contradicts the checkpoint, naming both values.
+ * @throws {UserError} if a given option contradicts the checkpoint, naming both values.
  */
 export function resumeOptions(
   given: Partial<TrainOptions>,

@@ -36,9 +36,10 @@ import type { ParameterSpec } from "../model/parameters.ts";
 import { serializeSafetensors } from "../model/files/safetensors.ts";
 import { MODEL_FILE, openTensorFiles, type TensorFiles } from "../model/files/tensor_files.ts";
 import { downloadTable, loadAdapters, loadParameters, saveAdapters } from "../model/weights.ts";
+import { UserError } from "../files/user_error.ts";
 import type { FileContent, RunDirectory } from "./checkpoint.ts";
 import { checkFinite, jsonFile, modelFiles, tokenizerFiles } from "./export.ts";
-import { type ResolvedOptions, validateOptions } from "./options.ts";
+import { OptionError, type ResolvedOptions, validateOptions } from "./options.ts";
 import { keptOptions } from "./resolve.ts";
 import { OPTIMIZERS } from "./optimizer.ts";
 import { isReachable, type TrainStep } from "./step.ts";
@@ -72,10 +73,8 @@ export function checkState(state: TrainerState, path: string): void {
   try {
     validateOptions(state.options);
   } catch (error) {
-    check(
-      false,
-      `its options must be possible: ${(error as Error).message.slice("Cannot train as ".length)}`,
-    );
+    if (!(error instanceof OptionError)) throw error;
+    check(false, `its options must be possible: ${error.reason}`);
   }
   const { step, batchIndex, seed, schedule } = state;
   const options = state.options as unknown as ResolvedOptions;
@@ -246,7 +245,7 @@ export function restore({ path, state, base }: Resumed, gpt: Gpt, trainStep: Tra
       for (const [key, arena] of trainStep.optimizer.state) {
         const tensor = tensors.get(`${key}.${name}`);
         if (!tensor || tensor.shape.join() !== shape.join()) {
-          throw new RangeError(
+          throw new UserError(
             `Cannot load ${where} as "${key}.${name}" must be there as [${shape}]`,
           );
         }

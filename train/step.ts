@@ -1,3 +1,4 @@
+import { UserError } from "../files/user_error.ts";
 import type { Arena } from "../kernels/arena.ts";
 import { gradientNorm, gradientNormBlocks } from "../kernels/gradient_norm/gradient_norm.ts";
 import { prepareStep } from "../kernels/prepare_step/prepare_step.ts";
@@ -158,7 +159,7 @@ export function createTrainStep(model: Gpt, options: StepOptions): TrainStep {
     options;
   const M = B * T;
   if (!model.table.some(({ trained }) => trained)) {
-    throw new RangeError(
+    throw new UserError(
       "Cannot train as --freeze must leave something to train: it leaves nothing",
     );
   }

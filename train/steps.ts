@@ -1,4 +1,6 @@
+import { UserError } from "../files/user_error.ts";
 import { generate } from "../generate/generate.ts";
+import { DIVERGED } from "../kernels/sample/sample.ts";
 import type { Evaluation } from "./evaluate.ts";
 import { noticesOf, type TrainEvent } from "./events.ts";
 import type { RunRecord } from "./record.ts";
@@ -69,9 +71,10 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     yield { ...metric, best };
     yield* noticesOf(run);
     if (!Number.isFinite(evaluation.loss)) {
-      throw new RangeError(
+      throw new UserError(
         `Cannot continue training as the validation loss must be finite: current value is ` +
           `${evaluation.loss} at step ${step}`,
+        { hint: DIVERGED },
       );
     }
   };
@@ -135,7 +138,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
       yield { ...metric, steps: total, ...secondsLeft };
       const { consecutiveSkips } = reports[i]!;
       if (consecutiveSkips >= MOST_SKIPS) {
-        throw new RangeError(
+        throw new UserError(
           `Cannot continue training as ${consecutiveSkips} steps in a row had a gradient that is not ` +
             `finite: try a lower --learning-rate (it is ${options.learningRate}) or --precision f32`,
         );
@@ -147,7 +150,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     }
     waiting = [];
     if (step === total && !applied) {
-      throw new RangeError(
+      throw new UserError(
         `Cannot finish training as the gradient of every step since step ${loop.first} was not finite, ` +
           `and so none changed the model: try a lower --learning-rate (it is ` +
           `${options.learningRate}), --precision f32, or more --steps`,

@@ -1,4 +1,5 @@
 import { dirname, join, resolve } from "node:path";
+import { DataError } from "../data/text/data_error.ts";
 import { Batches } from "../data/tokens/batches.ts";
 import { type Corpus, loadCorpus } from "../data/tokens/corpus.ts";
 import type { HubOptions } from "../data/hub/hub.ts";
@@ -14,7 +15,7 @@ import {
   modelPaths,
   type ModelSource,
 } from "../generate/source.ts";
-import { type Device, openDevice } from "../kernels/device.ts";
+import { type Device, DeviceError, openDevice } from "../kernels/device.ts";
 import { size } from "../kernels/tensor.ts";
 import { newestCheckpoint } from "../model/files/checkpoint.ts";
 import { type GptConfig, type LoraConfig, type PresetName, PRESETS } from "../model/config.ts";
@@ -23,6 +24,7 @@ import { defaultTargets, isAdapter } from "../model/files/lora.ts";
 import { countParameters, parameterTable } from "../model/parameters.ts";
 import { type Precision, resolvePrecision } from "../model/precision.ts";
 import { initializeParameters } from "../model/weights.ts";
+import { UserError } from "../files/user_error.ts";
 import { noteAdapters } from "./base.ts";
 import { moveAside, openRunDirectory, type RunDirectory } from "./checkpoint.ts";
 import { createEvaluator } from "./evaluate.ts";
@@ -40,6 +42,7 @@ import {
   batchShapeOf,
   checkRates,
   fineTuningDefaults,
+  NAME_THE_TEXT,
   presetDefaults,
   resolveOptions,
   resumeOptions,
@@ -62,7 +65,7 @@ export type { TrainEvent } from "./events.ts";
  * aborts, the step under way is finished, a checkpoint saved, and the training ends as `interrupted`;
  * while data is still being prepared, the signal's reason is thrown, and the next call resumes there.
  *
- * @throws {RangeError} if an option is out of range or contradicts the checkpoint that is resumed.
+ * @throws {UserError} if an option is out of range or contradicts the checkpoint that is resumed.
  * @throws {CheckpointError} if the run's checkpoints cannot be read or written.
  * @throws {DeviceError} if the device fails; the last checkpoint stays as it was.
  *
@@ -103,10 +106,19 @@ export async function* train(
     } finally {
       run.close();
     }
+  } catch (error) {
+    if (error instanceof DeviceError) error.hint ??= DEVICE_HINTS[error.kind];
+    throw error;
   } finally {
     if (!given) device.destroy();
   }
 }
+
+/** What to do if the device fails during a training. */
+const DEVICE_HINTS: Partial<Record<DeviceError["kind"], string>> = {
+  memory: "Try a smaller --batch-size, --context-length or --preset",
+  lost: "The last checkpoint is whole: the same command resumes from it",
+};
 
 /** The training itself, in a run directory that is ours. */
 async function* trainIn(
@@ -134,7 +146,7 @@ async function* trainIn(
   const lora = loraOf(given);
   if (beginning) parameterTable({ ...beginning, ...(lora ? { lora } : {}) }, given.freeze); // throws if they contradict each other
   if (given.keepBase && !lora) {
-    throw new RangeError(
+    throw new UserError(
       `Cannot train as --keep-base needs --lora-rank: current value is ${given.keepBase}`,
     );
   }
@@ -180,9 +192,11 @@ async function* trainIn(
         ? { tokenizer: (resumed ?? initial)!.tokenizer }
         : { baseTokenizer: await tokenizerOf(given, hub, hearing) }),
     }).catch((error) => {
-      const [, reason] = /^Cannot read data files? (.*)/s.exec((error as Error).message) ?? [];
-      if (!resumed || reason === undefined || renamed?.options.data) throw error;
-      throw new Error(`Cannot resume ${resumed.path} as its data must be readable: ${reason}`);
+      if (!resumed || !(error instanceof DataError) || renamed?.options.data) throw error;
+      throw new UserError(
+        `Cannot resume ${resumed.path} as its data must be readable: ${error.reason}`,
+        { hint: NAME_THE_TEXT },
+      );
     }), signal);
   try {
     if (initial) {
@@ -231,9 +245,10 @@ async function* trainOn(
   },
 ): AsyncGenerator<TrainEvent> {
   if (resumed && corpus.hash !== resumed.state.data.hash) {
-    throw new RangeError(
+    throw new UserError(
       `Cannot resume ${resumed.path} as the data must stay what it was: ` +
         `${corpus.name} has changed since`,
+      { hint: NAME_THE_TEXT },
     );
   }
   const { tokenizer } = corpus;
@@ -413,12 +428,12 @@ async function* findInitial(
 ): AsyncGenerator<TrainEvent, ModelSource | undefined> {
   if (initFrom === undefined) {
     if (base !== undefined) {
-      throw new RangeError(
+      throw new UserError(
         `Cannot train as --base needs adapters to start from or to resume: current value is ${base}`,
       );
     }
     if (loraRank === undefined) return undefined;
-    throw new RangeError(
+    throw new UserError(
       `Cannot train as --lora-rank needs --init-from, a model to put adapters beside: ` +
         `current value is ${loraRank}`,
     );
@@ -429,7 +444,7 @@ async function* findInitial(
     signal,
   );
   if (source.adapters && loraRank !== undefined) {
-    throw new RangeError(
+    throw new UserError(
       `Cannot put adapters beside ${initFrom} as it must be a whole model: it has adapters, ` +
         `which "deno task export" merges`,
     );

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { load, type Package } from "../../files/packages.ts";
 import { printable, quoted } from "../../files/printable.ts";
+import { UserError } from "../../files/user_error.ts";
 import { ChangedError, chunksOf, fetchBlob, type RemoteFile } from "./blob.ts";
 import { type CachedFile, isCommit, isSha256, RepositoryCache } from "./cache.ts";
 import { type Environment, HubError, type HubSession, hubSettings, request } from "./request.ts";
@@ -74,12 +75,12 @@ export interface HubSpec {
 /**
  * Reads `hf:OWNER/NAME`, `hf:OWNER/NAME/FILE` or `hf:NAME`, each with `@REVISION` or without.
  *
- * @throws {SyntaxError} if it is nothing of the kind, {RangeError} if a name is none of the hub's.
+ * @throws {UserError} if it is nothing of the kind, or if a name is none of the hub's.
  */
 export function parseHubSpec(spec: string): HubSpec {
   const match = /^hf:([^/@]+(?:\/[^/@]+)?)(?:\/([^@]+))?(?:@(.+))?$/.exec(spec);
   if (!match) {
-    throw new SyntaxError(
+    throw new UserError(
       `Cannot read ${quoted(spec)} as it must be hf:OWNER/NAME or hf:OWNER/NAME/FILE, ` +
         `with @REVISION or without`,
     );
@@ -91,12 +92,12 @@ export function parseHubSpec(spec: string): HubSpec {
 }
 
 /** Thrown for a name that the hub cannot have. */
-class BadName extends RangeError {}
+class BadName extends UserError {}
 
 /**
  * Names become paths and addresses: none may lead out of its folder.
  *
- * @throws {RangeError} naming it.
+ * @throws {UserError} naming it.
  */
 function checkNames({ repo, path, revision }: HubSpec): void {
   const check = (what: string, name: string, ok: boolean) => {
@@ -153,7 +154,7 @@ function openRepository(
  * at its last byte, and is accepted only with the hash that the hub names.
  *
  * @throws {HubError} in one sentence with what to do, if the file cannot be had.
- * @throws {RangeError} if a name is none of the hub's.
+ * @throws {UserError} if a name is none of the hub's.
  * @throws the signal's reason, if it aborts.
  */
 export async function hubFile(file: HubFile, options: HubOptions = {}): Promise<CachedFile> {

@@ -1,5 +1,6 @@
 import { join } from "node:path";
 import { printable } from "../../files/printable.ts";
+import { UserError } from "../../files/user_error.ts";
 
 /**
  * How the hub is reached: what the environment says about it, and requests that wait out short
@@ -11,7 +12,7 @@ import { printable } from "../../files/printable.ts";
  */
 
 /** Thrown when the hub cannot or will not give what was asked for; the message says what to do. */
-export class HubError extends Error {
+export class HubError extends UserError {
   /** Tells this error from others without `instanceof`. */
   override name = "HubError";
   /** HTTP status of the refusal; 0 if nothing was reached, undefined if nobody was asked. */

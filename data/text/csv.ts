@@ -1,4 +1,5 @@
 import { Buffer } from "node:buffer";
+import { DataError } from "./data_error.ts";
 import {
   hasByteOrderMark,
   joinLineEnds,
@@ -10,6 +11,7 @@ import {
 } from "./documents.ts";
 import { listOfNames } from "./fields.ts";
 import { load } from "../../files/packages.ts";
+import { UserError } from "../../files/user_error.ts";
 
 /** What a table is called, and its form. */
 export interface CsvOptions {
@@ -28,7 +30,7 @@ export interface CsvOptions {
  * other quotes are text there. One that begins a field and is closed in another field or row is refused:
  * all in between would become one document.
  *
- * @throws {SyntaxError} if the table has another form, {RangeError} if the column is absent or a row too long.
+ * @throws {DataError} if the table has another form, or if the column is absent or a row too long.
  */
 export async function* csvPieces(
   chunks: AsyncIterable<Uint8Array>,
@@ -84,8 +86,8 @@ export async function* csvPieces(
     await write();
     yield pieces;
   } catch (error) {
-    const { code, message, lines: line, record } = error as Error & Partial<CsvError>;
-    if (!code || message.startsWith("Cannot ")) throw error;
+    const { code, lines: line, record } = error as Error & Partial<CsvError>;
+    if (!code || error instanceof UserError) throw error;
     const wrong = {
       [JOINED]: [
         `line ${line} must ${QUOTING}`,
@@ -102,7 +104,7 @@ export async function* csvPieces(
         "a field continues behind a quote",
       ],
     }[code] ?? [`line ${line} must be ${tabs ? "TSV" : "CSV"}`, code];
-    throw new SyntaxError(`Cannot read data file ${file} as ${wrong.join(": ")}`);
+    throw new DataError(`${file} as ${wrong.join(": ")}`);
   } finally {
     parser.destroy();
   }
@@ -144,8 +146,8 @@ function placeOf(
 ): number {
   const places = header.flatMap((name, i) => name === column ? [i] : []);
   if (places.length === 1) return places[0]!;
-  throw new RangeError(
-    `Cannot read data file ${file} as its first line must name one column ${column}: ` +
+  throw new DataError(
+    `${file} as its first line must name one column ${column}: ` +
       `it has ${listOfNames(header)}; choose with --text-field`,
   );
 }

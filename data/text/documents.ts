@@ -1,5 +1,6 @@
 import { Buffer } from "node:buffer";
 import { END_OF_TEXT } from "../tokenizer/byte_level.ts";
+import { DataError } from "./data_error.ts";
 
 /**
  * Cutting streams of bytes into documents, and those into pieces that fit memory.
@@ -109,7 +110,7 @@ function endsWord(bytes: Uint8Array, at: number): boolean {
 /**
  * The lines of a text that hold something, some at a time, each a document by itself.
  *
- * @throws {RangeError} if a line is too long.
+ * @throws {DataError} if a line is too long.
  */
 export async function* linePieces(
   chunks: AsyncIterable<Uint8Array>,
@@ -147,7 +148,7 @@ export async function* linePieces(
  * The elements of a JSON array, some at a time, each a document by itself. Whether one is valid is for
  * the parser to find out.
  *
- * @throws {SyntaxError} if it is no whole array, {RangeError} if an element is too long.
+ * @throws {DataError} if it is no whole array, or if an element is too long.
  */
 export async function* arrayPieces(
   chunks: AsyncIterable<Uint8Array>,
@@ -159,8 +160,8 @@ export async function* arrayPieces(
   let depth = 0; // of brackets and braces; 0 before and behind the array
   let inString = false;
   const fail = (requirement: string, found: string) =>
-    new SyntaxError(
-      `Cannot read data file ${file} as its JSON array must ${requirement}: ${found}`,
+    new DataError(
+      `${file} as its JSON array must ${requirement}: ${found}`,
     );
   for await (const { chunk, last } of regroup(chunks, 4 * LARGEST_PIECE)) {
     window = Buffer.concat([window, chunk]);
@@ -212,9 +213,9 @@ export async function* arrayPieces(
 export function tooLong(
   file: string,
   { record, longest }: { record: string; longest: number },
-): RangeError {
-  return new RangeError(
-    `Cannot read data file ${file} as ${record} must be at most ${longest / 2 ** 20} MiB long: ` +
+): DataError {
+  return new DataError(
+    `${file} as ${record} must be at most ${longest / 2 ** 20} MiB long: ` +
       `it is longer`,
   );
 }

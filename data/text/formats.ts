@@ -1,5 +1,6 @@
 import { Buffer } from "node:buffer";
 import { LFS_POINTER } from "../../files/stand_in.ts";
+import { DataError } from "./data_error.ts";
 
 /**
  * Formats of data files: a file's name decides, and its first bytes are checked.
@@ -94,7 +95,7 @@ export function packingOf(name: string): Packing | undefined {
  *
  * @param name decides its format, and names it in messages.
  * @param head what its content begins with, unpacked: `HEAD_BYTES` or all there is.
- * @throws {RangeError} if its format is not understood.
+ * @throws {DataError} if its format is not understood.
  */
 export function formatOf(name: string, head: Uint8Array): Format {
   const packing = packingOf(name);
@@ -105,14 +106,14 @@ export function formatOf(name: string, head: Uint8Array): Format {
   const foreign = foreignContent(head, kind) ??
     (known || encoding || decoded("utf-8", head) !== undefined ? undefined : "not UTF-8");
   if (foreign) {
-    throw new RangeError(
-      `Cannot read data file ${name} as it must be ${UNDERSTOOD}: it is ${foreign}`,
+    throw new DataError(
+      `${name} as it must be ${UNDERSTOOD}: it is ${foreign}`,
     );
   }
   if (kind === "parquet") {
     if (!packing) return { kind };
-    throw new RangeError(
-      `Cannot read data file ${name} as Parquet must not be compressed once more: unpack it`,
+    throw new DataError(
+      `${name} as Parquet must not be compressed once more: unpack it`,
     );
   }
   const isArray = kind === "json" &&

@@ -1,8 +1,10 @@
 import { readSync } from "node:fs";
 import { brotliDecompressSync, crc32, gunzipSync, zstdDecompressSync } from "node:zlib";
+import { DataError } from "./data_error.ts";
 import type { Piece } from "./documents.ts";
 import { listOfNames } from "./fields.ts";
 import { load, type Package } from "../../files/packages.ts";
+import { UserError } from "../../files/user_error.ts";
 
 /** A Parquet file that is open. */
 export interface ParquetFile {
@@ -36,7 +38,7 @@ const COMPRESSORS = {
  * The library reads a group of rows whole, and some writers put a million stories into one; so its parts
  * are used here page by page.
  *
- * @throws {Error} if the file is damaged, or the column is absent or holds something else than text.
+ * @throws {DataError} if the file is damaged, or the column is absent or holds something else than text.
  */
 export async function* parquetPieces(
   { file, handle, bytes, column }: ParquetFile,
@@ -63,16 +65,16 @@ export async function* parquetPieces(
     const schemaPath = columnPath(schema, column);
     const field = schemaPath?.at(-1);
     if (!field) {
-      throw new RangeError(
-        `Cannot read data file ${file} as it must have the column ${column}: ` +
+      throw new DataError(
+        `${file} as it must have the column ${column}: ` +
           `it has ${listOfNames(columnNames(schema))}; choose with --text-field`,
       );
     }
     const isRepeated = schemaPath!.some(({ element }) => element.repetition_type === "REPEATED");
     if (field.element.type !== "BYTE_ARRAY" || isRepeated) {
       const held = isRepeated ? "lists" : field.element.type ?? "groups";
-      throw new RangeError(
-        `Cannot read data file ${file} as its column ${column} must hold strings: it holds ` +
+      throw new DataError(
+        `${file} as its column ${column} must hold strings: it holds ` +
           `${held}; it has ${listOfNames(columnNames(schema))}; choose with --text-field`,
       );
     }
@@ -115,10 +117,11 @@ export async function* parquetPieces(
       }
     }
   } catch (error) {
+    if (error instanceof UserError) throw error;
     const { message } = error as Error;
-    if (message.startsWith("Cannot ")) throw error;
-    throw new Error(
-      `Cannot read data file ${file} as Parquet behind row ${row}: ${message}`,
+    throw new DataError(
+      `${file} as Parquet behind row ${row}: ${message}`,
+      { cause: error }, // whatever the library throws at a damaged file
     );
   }
 

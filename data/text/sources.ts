@@ -10,12 +10,15 @@ import {
   statSync,
 } from "node:fs";
 import { basename, join, resolve } from "node:path";
+import { DataError } from "./data_error.ts";
 import { csvPieces } from "./csv.ts";
 import { arrayPieces, linePieces, type Piece, type PlaceUnit, textPieces } from "./documents.ts";
 import { listOfNames } from "./fields.ts";
 import { type Format, formatOf, FORMATS, HEAD_BYTES, packingOf, PACKINGS } from "./formats.ts";
 import { hubFile, type HubOptions, listHubFiles, parseHubSpec } from "../hub/hub.ts";
+import { isSystemError } from "../../files/disk.ts";
 import { load } from "../../files/packages.ts";
+import { UserError } from "../../files/user_error.ts";
 import { parquetPieces } from "./parquet.ts";
 import { SAMPLE_COUNT, sampleStories } from "./stories.ts";
 import { decodeUtf16, unpack } from "./unpack.ts";
@@ -143,7 +146,7 @@ const TINYSTORIES = {
  * than once is read once. Everywhere white space around documents is dropped, as are empty documents; line
  * ends become `\n`.
  *
- * @throws {Error} if a file cannot be found or read; {RangeError} if its format is not understood;
+ * @throws {UserError} if a file cannot be found or read; {UserError} if its format is not understood;
  * {HubError} if it cannot be downloaded.
  */
 export async function openSources(
@@ -293,7 +296,7 @@ function expansionOf({ kind, packing }: Format): number {
 async function filesOfHub(spec: string, options: SourceOptions): Promise<Found> {
   const { repo, path, revision = "main" } = parseHubSpec(spec);
   if (path === undefined) {
-    throw new RangeError(
+    throw new UserError(
       `Cannot use ${spec} as data as it must name a file: hf:OWNER/NAME/FILE, ` +
         `or a pattern such as hf:OWNER/NAME/data/*.parquet`,
     );
@@ -318,7 +321,7 @@ async function filesOfHub(spec: string, options: SourceOptions): Promise<Found> 
       .map((file) => file.path);
     if (!all.includes(path)) paths = all.filter(matches);
     if (paths.length === 0) {
-      throw new Error(`Cannot read data files ${spec}: there are none; it has ${listOfNames(all)}`);
+      throw new DataError(`${spec}: no file matches it; there are ${listOfNames(all)}`);
     }
     onNotice(`${spec}: ${paths.length} ${paths.length === 1 ? "file" : "files"}`);
   }
@@ -362,7 +365,7 @@ async function expand(spec: string): Promise<string[]> {
       .filter((path) => find(path)?.isFile())
       .sort()
     : [];
-  if (paths.length === 0) throw new Error(`Cannot read data files ${spec}: there are none`);
+  if (paths.length === 0) throw new DataError(`${spec}: no file matches it`);
   return paths;
 }
 
@@ -371,9 +374,13 @@ async function localFile(path: string, name: string = path): Promise<DataFile> {
   const { handle, bytes, fingerprint } = attempt(name, () => {
     const stats = statSync(path);
     if (stats.isDirectory()) {
-      throw new Error(`it is a directory; name its files: ${JSON.stringify(patternIn(path))}`);
+      throw new DataError(
+        `${name}: it is a directory; name its files: ${JSON.stringify(patternIn(path))}`,
+      );
     }
-    if (!stats.isFile()) throw new Error("it must be a regular file, as it is read more than once");
+    if (!stats.isFile()) {
+      throw new DataError(`${name}: it must be a regular file, as it is read more than once`);
+    }
     const handle = openSync(path, "r");
     try {
       return { handle, bytes: stats.size, fingerprint: fingerprintOf(handle, stats) };
@@ -505,14 +512,13 @@ async function* readChunks(
   }
 }
 
-/** Does something with a file, and turns what goes wrong into a sentence that names it. */
+/** Does something with a file; if the system refuses, the error's sentence names the file. */
 function attempt<T>(path: string, action: () => T): T {
   try {
     return action();
   } catch (error) {
-    const { code, message } = error as NodeJS.ErrnoException;
-    if (message.startsWith("Cannot ")) throw error;
-    const reason = code === "ENOENT" ? "there is no such file" : message;
-    throw new Error(`Cannot read data file ${path}: ${reason}`);
+    if (!isSystemError(error)) throw error;
+    const reason = error.code === "ENOENT" ? "there is no such file" : error.message;
+    throw new DataError(`${path}: ${reason}`);
   }
 }

@@ -1,6 +1,8 @@
 import { Buffer } from "node:buffer";
 import type { Transform } from "node:stream";
 import { createGunzip, createZstdDecompress } from "node:zlib";
+import { UserError } from "../../files/user_error.ts";
+import { DataError } from "./data_error.ts";
 import type { Format, Packing } from "./formats.ts";
 
 /**
@@ -15,7 +17,7 @@ const CHUNK = { chunkSize: 2 ** 18 };
 /**
  * Unpacks a file.
  *
- * @throws {Error} with the byte of the file at which it is damaged or breaks off.
+ * @throws {DataError} with the byte of the file at which it is damaged or breaks off.
  */
 export function unpack(
   chunks: AsyncIterable<Uint8Array>,
@@ -26,8 +28,8 @@ export function unpack(
 }
 
 function damaged(file: string, packing: Packing, { reason, at }: { reason: string; at: number }) {
-  return new Error(
-    `Cannot read data file ${file} as it must be whole ${packing}: ${reason}, at byte ${at}`,
+  return new DataError(
+    `${file} as it must be whole ${packing}: ${reason}, at byte ${at}`,
   );
 }
 
@@ -51,7 +53,7 @@ async function* unpackGzip(
     yield* through(gunzip, counted());
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException;
-    if (message.startsWith("Cannot ")) throw error;
+    if (error instanceof UserError) throw error;
     throw damaged(
       file,
       "gzip",
@@ -96,7 +98,7 @@ async function* unpackZstd(
       yield* through(createZstdDecompress(CHUNK), frame(magic, input));
     } catch (error) {
       const { message } = error as Error;
-      if (message.startsWith("Cannot ")) throw error;
+      if (error instanceof UserError) throw error;
       throw damaged(file, "zstd", { reason: message, at: input.at });
     }
   }
@@ -189,7 +191,7 @@ async function* through(
 /**
  * UTF-16 as UTF-8.
  *
- * @throws {RangeError} if the bytes are not UTF-16.
+ * @throws {DataError} if the bytes are not UTF-16.
  */
 export async function* decodeUtf16(
   chunks: AsyncIterable<Uint8Array>,
@@ -202,8 +204,8 @@ export async function* decodeUtf16(
     try {
       return encoder.encode(chunk ? decoder.decode(chunk, { stream: true }) : decoder.decode());
     } catch {
-      throw new RangeError(
-        `Cannot read data file ${file} as it must be ${encoding.toUpperCase()}, as its byte order ` +
+      throw new DataError(
+        `${file} as it must be ${encoding.toUpperCase()}, as its byte order ` +
           `mark says: it is not behind byte ${at}`,
       );
     }

@@ -1,4 +1,5 @@
 import { printable, quoted } from "../../files/printable.ts";
+import { UserError } from "../../files/user_error.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 import { mergedPair, stagesOf, type TokenizerFile } from "./tokenizer_file.ts";
 import { isGpt2Kind } from "./byte_level.ts";
@@ -19,7 +20,7 @@ const NORMAL = 1, CONTROL = 3, USER_DEFINED = 4, UNUSED = 5;
 /**
  * A tokenizer as llama.cpp reads it from a GGUF file.
  *
- * @throws {RangeError} if it is not of GPT-2's kind: GGUF has names for others, but a `tokenizer.json` does not
+ * @throws {UserError} if it is not of GPT-2's kind: GGUF has names for others, but a `tokenizer.json` does not
  * say which.
  */
 export function ggufTokenizer(
@@ -29,7 +30,7 @@ export function ggufTokenizer(
   const { model, added_tokens: added = [] } = file;
   if (!isGpt2Kind(file)) {
     const [words] = stagesOf(file.pre_tokenizer, "pretokenizers");
-    throw new RangeError(
+    throw new UserError(
       "Cannot export the tokenizer to GGUF as it must be a byte-level BPE with GPT-2's words: " +
         `current pre-tokenizer is ${quoted(words?.type ?? null)}, model ${
           printable(String(model.type))

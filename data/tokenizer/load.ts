@@ -10,6 +10,7 @@ import {
 } from "../../files/json.ts";
 import { quoted } from "../../files/printable.ts";
 import { standIn } from "../../files/stand_in.ts";
+import { UserError } from "../../files/user_error.ts";
 import { HubError, hubFile, type HubOptions, parseHubSpec } from "../hub/hub.ts";
 import { END_OF_TEXT, gpt2File } from "./byte_level.ts";
 import {
@@ -49,8 +50,8 @@ export function hasTokenizer(folder: string): boolean {
  * `eos_token` in the `tokenizer_config.json` beside it says what ends a document; without that, its name
  * among the special tokens does.
  *
- * @throws {Error} if there is no such file, {HubError} if the hub does not give it.
- * @throws {SyntaxError | RangeError} as `parseTokenizer()` does.
+ * @throws {UserError} if there is no such file, {HubError} if the hub does not give it.
+ * @throws {UserError} as `parseTokenizer()` does.
  *
  * @example Use a tokenizer from the hub
  * ```ts ignore
@@ -85,8 +86,8 @@ export async function loadTokenizer(
  * Reads a `tokenizer.json`, or in a folder that or `vocab.json` with `merges.txt`, and what stands beside it:
  * `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json`.
  *
- * @throws {Error} if there is no such file.
- * @throws {SyntaxError | RangeError} as `parseTokenizer()` does.
+ * @throws {UserError} if there is no such file.
+ * @throws {UserError} as `parseTokenizer()` does.
  */
 export async function readTokenizer(
   path: string,
@@ -143,7 +144,7 @@ function endIn({ eos_token: token }: JsonObject, where: string): string | undefi
   if (token === undefined || token === null) return undefined;
   const content = tokenContent(token);
   if (content !== undefined) return content;
-  throw new SyntaxError(
+  throw new UserError(
     `Cannot read ${where} as eos_token must be a text, or an object with one as content: ` +
       `current value is ${quoted(token)}`,
   );
@@ -173,7 +174,7 @@ function idTable(json: string, where: string): Record<string, number> {
   const ids = parseJsonObject(json, where);
   const wrong = Object.entries(ids).find(([, id]) => !Number.isSafeInteger(id));
   if (wrong === undefined) return ids as Record<string, number>;
-  throw new SyntaxError(
+  throw new UserError(
     `Cannot read ${where} as it must give every token a whole number: ` +
       `current number of ${quoted(wrong[0])} is ${quoted(wrong[1])}`,
   );
@@ -182,7 +183,7 @@ function idTable(json: string, where: string): Record<string, number> {
 /** Reads `added_tokens_decoder`: descriptions of tokens by id. */
 function decoderTokens(decoder: JsonObject, where: string): AddedToken[] {
   const refuse = (requirement: string, value: unknown) =>
-    new SyntaxError(
+    new UserError(
       `Cannot read ${where} as ${requirement}: current value is ${quoted(value)}`,
     );
   return Object.entries(decoder).map(([id, token]) => {
@@ -230,11 +231,11 @@ async function olderTokenizer(
   const [vocab, merges] = [(await textOf(VOCAB))!, (await textOf(MERGES))!];
   const ids = idTable(vocab, nameOf(VOCAB));
   const instead = standIn(merges);
-  if (instead) throw new SyntaxError(`Cannot read ${nameOf(MERGES)} as ${instead}`);
+  if (instead) throw new UserError(`Cannot read ${nameOf(MERGES)} as ${instead}`);
   const lines = merges.split(/\r?\n/).filter((line) => line !== "" && !line.startsWith("#version"));
   const wrong = lines.findIndex((line) => line.split(" ").length !== 2);
   if (wrong >= 0) {
-    throw new SyntaxError(
+    throw new UserError(
       `Cannot read ${nameOf(MERGES)} as each line must be a pair of tokens: ` +
         `current merge ${wrong} is ${quoted(lines[wrong])}`,
     );

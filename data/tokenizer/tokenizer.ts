@@ -3,6 +3,7 @@ import { isObject } from "../../files/json.ts";
 import { load, type Package } from "../../files/packages.ts";
 import { quoted } from "../../files/printable.ts";
 import { standIn } from "../../files/stand_in.ts";
+import { UserError } from "../../files/user_error.ts";
 import { createAddedTokens } from "./added_tokens.ts";
 import {
   byteLevelFile,
@@ -92,8 +93,8 @@ export interface ParseTokenizerOptions {
  * of that library with `add_special_tokens=False`.
  *
  * @param where the file's path, for error messages.
- * @throws {SyntaxError} if the text is no `tokenizer.json`.
- * @throws {RangeError} if something in it is not supported.
+ * @throws {UserError} if the text is no `tokenizer.json`.
+ * @throws {UserError} if something in it is not supported.
  */
 export async function parseTokenizer(
   json: string,
@@ -104,10 +105,10 @@ export async function parseTokenizer(
   try {
     parsed = JSON.parse(json);
   } catch {
-    throw new SyntaxError(`Cannot read ${where} as ${standIn(json) ?? "it must be JSON"}`);
+    throw new UserError(`Cannot read ${where} as ${standIn(json) ?? "it must be JSON"}`);
   }
   if (!isObject(parsed) || !isObject(parsed.model)) {
-    throw new SyntaxError(`Cannot read ${where} as it must be a tokenizer.json: it has no model`);
+    throw new UserError(`Cannot read ${where} as it must be a tokenizer.json: it has no model`);
   }
   try {
     const file = checkTokenizerFile(parsed);
@@ -117,7 +118,7 @@ export async function parseTokenizer(
     return await createTokenizer(file, { ...options, json: written });
   } catch (error) {
     if (!(error instanceof UnsupportedTokenizer)) throw error;
-    throw new RangeError(`Cannot use ${where} as ${error.message}`);
+    throw new UserError(`Cannot use ${where} as ${error.message}`);
   }
 }
 
@@ -129,7 +130,7 @@ export async function parseTokenizer(
  * other text is still encoded without loss, only in more tokens. On a small data set this shrinks
  * embedding and head, where most of a small model's time goes.
  *
- * @throws {RangeError} if the full one is not of GPT-2's kind.
+ * @throws {UserError} if the full one is not of GPT-2's kind.
  */
 export async function compactTokenizer(
   full: Tokenizer,
@@ -137,10 +138,10 @@ export async function compactTokenizer(
 ): Promise<Tokenizer> {
   const tables = byteLevelTables(JSON.parse(full.json));
   if (!tables) {
-    throw new RangeError("Cannot make a tokenizer compact as it must be of GPT-2's kind");
+    throw new UserError("Cannot make a tokenizer compact as it must be of GPT-2's kind");
   }
   if (full.endOfTextToken !== END_OF_TEXT) {
-    throw new RangeError(
+    throw new UserError(
       `Cannot make a tokenizer compact as it must end documents with ${END_OF_TEXT}: ` +
         `current end is ${quoted(full.endOfTextToken)}`,
     );

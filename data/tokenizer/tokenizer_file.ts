@@ -246,7 +246,7 @@ export interface AddedToken {
 }
 
 /** Thrown where a `tokenizer.json` asks for something that this code cannot do. */
-export class UnsupportedTokenizer extends RangeError {
+export class UnsupportedTokenizer extends Error {
   constructor(requirement: string, value: unknown) {
     super(`${requirement}: current value is ${quoted(value)}`);
   }

@@ -1,3 +1,4 @@
+import { UserError } from "../../files/user_error.ts";
 import { hash } from "../random.ts";
 import type { TokenizedText, Tokens } from "./token_file.ts";
 
@@ -42,13 +43,13 @@ export class Batches {
   readonly #options: BatchOptions;
   readonly #rows: number;
 
-  /** @throws {RangeError} if the text is too short for a single row. */
+  /** @throws {UserError} if the text is too short for a single row. */
   constructor(text: TokenizedText, options: BatchOptions) {
     this.#text = text;
     this.#options = options;
     const { contextLength: T, sequence } = options;
     if (text.length <= (sequence === "packed" ? T : 1)) {
-      throw new RangeError(
+      throw new UserError(
         `Cannot cut a row of ${T} tokens as the text has only ${text.length} tokens: ` +
           `use more text, a shorter context, or padded sequences`,
       );

@@ -67,7 +67,7 @@ const GPT2_TOKENS = 50257;
  * What has no validation text of its own is divided by document: every twentieth is held out. The
  * tokens are read from their files when they are needed, however many they are.
  *
- * @throws {Error} if the data cannot be had or read; {RangeError} if it holds no text, or is not UTF-8.
+ * @throws {UserError} if the data cannot be had or read, or if it holds no text.
  */
 export async function loadCorpus(options: CorpusOptions): Promise<Corpus> {
   const { data, vocabulary = "auto", baseTokenizer } = options;
@@ -112,7 +112,7 @@ export async function loadCorpus(options: CorpusOptions): Promise<Corpus> {
  * The hash that `loadCorpus()` gives data for a model's tokenizer. It comes from the cache, or else the data is
  * read; nothing is tokenized.
  *
- * @throws {Error} if the data cannot be downloaded or read.
+ * @throws {UserError} if the data cannot be downloaded or read.
  */
 export async function hashData(
   options: CorpusOptions & { readonly tokenizer: Tokenizer },

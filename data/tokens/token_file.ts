@@ -8,6 +8,7 @@ import {
   readSync,
   writeSync,
 } from "node:fs";
+import { UserError } from "../../files/user_error.ts";
 
 /** A tokenized text: documents one after the other, each followed by end-of-text. */
 export interface TokenizedText {
@@ -20,7 +21,7 @@ export interface TokenizedText {
   /**
    * The tokens from `start` to before `end`.
    *
-   * @throws {SyntaxError} if the file that they are in is damaged there.
+   * @throws {UserError} if the file that they are in is damaged there.
    */
   read(start: number, end: number): Tokens;
   /** Where a document starts; for the one after the last, where the text ends. */
@@ -134,8 +135,8 @@ export class TokenFile implements TokenizedText {
   /**
    * Opens a token file.
    *
-   * @throws {SyntaxError} if it is no token file, is truncated or damaged, as far as looked at.
-   * @throws {RangeError} if it has another version or another origin than expected.
+   * @throws {UserError} if it is no token file, is truncated or damaged, as far as looked at.
+   * @throws {UserError} if it has another version or another origin than expected.
    */
   constructor(path: string, expected?: TokenFileOrigin) {
     this.#path = path;
@@ -150,7 +151,7 @@ export class TokenFile implements TokenizedText {
       const view = new DataView(header.buffer);
       const version = view.getUint32(8, true);
       if (version !== VERSION) {
-        throw new RangeError(
+        throw new UserError(
           `Cannot read token file ${path} as its version must be ${VERSION}: ` +
             `current version is ${version}`,
         );
@@ -173,7 +174,7 @@ export class TokenFile implements TokenizedText {
       if (
         expected && (hex(112) !== expected.fingerprint || hex(80) !== expected.tokenizerHash)
       ) {
-        throw new RangeError(`Cannot use token file ${path} as it is of another text or tokenizer`);
+        throw new UserError(`Cannot use token file ${path} as it is of another text or tokenizer`);
       }
       this.length = tokens;
       this.documents = documents;
@@ -239,7 +240,7 @@ export class TokenFile implements TokenizedText {
   }
 
   #unreadable(reason: string): SyntaxError {
-    return new SyntaxError(`Cannot read token file ${this.#path} as ${reason}`);
+    return new UserError(`Cannot read token file ${this.#path} as ${reason}`);
   }
 }
 
@@ -276,7 +277,7 @@ export class TokenFileWriter implements TokenSink {
     const has = fstatSync(this.#file).size, hasStarts = fstatSync(this.#startsFile).size;
     if (length > 0 && has < this.#at(length) || hasStarts < documents * START_BYTES) {
       this.close();
-      throw new SyntaxError(
+      throw new UserError(
         `Cannot resume token file ${path} as it must hold ${length} tokens: it is shorter`,
       );
     }
@@ -461,7 +462,7 @@ function readFully(file: number, at: number, length: number): Uint8Array<ArrayBu
   const bytes = new Uint8Array(length);
   for (let done = 0; done < length;) {
     const count = readSync(file, bytes, done, length - done, at + done);
-    if (count === 0) throw new SyntaxError(`Cannot read a token file past its end at ${at + done}`);
+    if (count === 0) throw new UserError(`Cannot read a token file past its end at ${at + done}`);
     done += count;
   }
   return bytes;

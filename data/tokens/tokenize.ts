@@ -1,7 +1,14 @@
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { byteCounts, freeBytesAt, reasonOf, syncDirectory } from "../../files/disk.ts";
+import {
+  byteCounts,
+  freeBytesAt,
+  isSystemError,
+  reasonOf,
+  syncDirectory,
+} from "../../files/disk.ts";
+import { UserError } from "../../files/user_error.ts";
 import type { Piece } from "../text/documents.ts";
 import { encoderTables } from "../tokenizer/encode.ts";
 import type { DataProgress, Portion, Source } from "../text/sources.ts";
@@ -81,7 +88,7 @@ const RECORD_MS = 2000;
  * work survives its process: the next run resumes one that was ended at any point, to the same
  * bytes. What is finished appears under its name at once.
  *
- * @throws {RangeError} if the source holds no text, another process works on it, or the disk is too full.
+ * @throws {UserError} if the source holds no text, another process works on it, or the disk is too full.
  */
 export async function tokenizeSource(
   source: Source,
@@ -204,7 +211,7 @@ async function tokenizeIntoCache(
     mkdirSync(partial, { recursive: true });
     lock = Deno.openSync(join(partial, "lock"), { create: true, write: true });
     if (!lock.tryLockSync(true)) {
-      throw new RangeError(
+      throw new UserError(
         `Cannot tokenize ${source.name} as another process is doing so: wait until it has finished`,
       );
     }
@@ -216,9 +223,8 @@ async function tokenizeIntoCache(
     renameSync(finished, final);
     syncDirectory(dirname(final));
   } catch (error) {
-    const { code, message } = error as NodeJS.ErrnoException;
-    if (typeof code !== "string" || message.startsWith("Cannot ")) throw error;
-    throw new Error(
+    if (!isSystemError(error)) throw error;
+    throw new UserError(
       `Cannot write token files into ${dirname(partial)} as ${reasonOf(error)}; ` +
         `once that is solved, the same command resumes`,
     );
@@ -344,7 +350,7 @@ function checkRoom(
   const free = freeBytes(directory);
   if (free >= needed) return;
   const [neededCount, freeCount] = byteCounts(needed, free);
-  throw new RangeError(
+  throw new UserError(
     `Cannot tokenize ${name} as about ${neededCount} must be free in ${dirname(directory)}: ` +
       `current space is ${freeCount}; make room, or put the run and its cache elsewhere`,
   );
@@ -445,7 +451,7 @@ export async function hashSource(
 /**
  * Says how many rows of a source hold no text.
  *
- * @throws {RangeError} if none does.
+ * @throws {UserError} if none does.
  */
 export function checkEmpty(
   { name }: Source,
@@ -453,7 +459,7 @@ export function checkEmpty(
   onNotice: (sentence: string) => void,
 ): void {
   if (rows === empty) {
-    throw new RangeError(
+    throw new UserError(
       `Cannot use ${name} as data must hold text: ` +
         (rows > 0 ? `the text of all its ${rows} rows is null or blank` : "it is empty"),
     );

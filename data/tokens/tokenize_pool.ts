@@ -1,3 +1,4 @@
+import { DataError } from "../text/data_error.ts";
 import {
   createUnitTokenizer,
   type TokenizedUnit,
@@ -54,9 +55,6 @@ export async function openPool(
   };
 }
 
-/** Errors that workers send, by name. */
-const ERRORS: Record<string, ErrorConstructor> = { RangeError, SyntaxError };
-
 class TokenizerWorker {
   readonly #worker: Worker;
   #settle: { resolve(result: TokenizedUnit): void; reject(error: Error): void } | undefined;
@@ -68,12 +66,8 @@ class TokenizerWorker {
       name: "tokenizer",
     });
     this.#worker.onmessage = ({ data }) => {
-      if ("error" in data) {
-        const { name, message } = data.error as Error;
-        this.#fail(new (ERRORS[name] ?? Error)(message));
-      } else {
-        this.#settle?.resolve(data.result);
-      }
+      if ("result" in data) this.#settle?.resolve(data.result);
+      else this.#fail("wrong" in data ? new DataError(data.wrong) : data.error);
     };
     this.#worker.onerror = (event) => {
       event.preventDefault();

@@ -1,6 +1,7 @@
 import { Buffer, isUtf8 } from "node:buffer";
 import { isObject } from "../../files/json.ts";
 import { printable, quoted } from "../../files/printable.ts";
+import { DataError } from "../text/data_error.ts";
 import { cutPoint, joinLineEnds, LARGEST_PIECE, type PlaceUnit } from "../text/documents.ts";
 import { fieldNames, fieldOf, listOfNames } from "../text/fields.ts";
 import { Encoder, type EncoderTables } from "../tokenizer/encode.ts";
@@ -171,11 +172,11 @@ function checkText(unit: Unit, i: number, end: number): boolean {
   const start = starts[i]!;
   const piece = Buffer.from(bytes.buffer, bytes.byteOffset + start, end - start);
   const fail = (requirement: string, byte: number) =>
-    new RangeError(
+    new DataError(
       placeUnit === "byte"
-        ? `Cannot read data file ${file} as it must be ${requirement}: ` +
+        ? `${file} as it must be ${requirement}: ` +
           `the first byte that is not is at ${places[i]! + byte}`
-        : `Cannot read data file ${file} as ${placeUnit} ${places[i]} must be ${requirement}: ` +
+        : `${file} as ${placeUnit} ${places[i]} must be ${requirement}: ` +
           `it is not`,
     );
   if (!isUtf8(piece)) throw fail("UTF-8", firstInvalidByte(piece));
@@ -195,8 +196,8 @@ function unwrapJson(
   i: number,
 ): number {
   const fail = (requirement: string, value: string) =>
-    new SyntaxError(
-      `Cannot read data file ${file} as ${placeUnit} ${places[i]} must ${requirement}: ${value}`,
+    new DataError(
+      `${file} as ${placeUnit} ${places[i]} must ${requirement}: ${value}`,
     );
   const json = bytes.subarray(starts[i]!, ends[i]!);
   if (!isUtf8(json)) throw fail("be UTF-8", "it is not");

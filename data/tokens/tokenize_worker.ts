@@ -1,3 +1,4 @@
+import { DataError } from "../text/data_error.ts";
 import { createUnitTokenizer, type Unit, type UnitTokenizer } from "./tokenize_unit.ts";
 import type { UnitTokenizerOptions } from "./tokenize_unit.ts";
 
@@ -31,7 +32,6 @@ scope.onmessage = async ({ data }) => {
     const { text, tokens, starts } = result;
     scope.postMessage({ result }, [text.buffer, tokens.buffer, starts.buffer]);
   } catch (error) {
-    const { name, message } = error as Error;
-    scope.postMessage({ error: { name, message } });
+    scope.postMessage(error instanceof DataError ? { wrong: error.reason } : { error });
   }
 };

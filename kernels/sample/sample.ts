@@ -1,5 +1,6 @@
 import shader from "./sample.wgsl" with { type: "text" };
 import { flagOf } from "../../files/command_line.ts";
+import { UserError } from "../../files/user_error.ts";
 import { maxIterationsOf, type Program } from "../program.ts";
 import { RANDOM } from "../random.ts";
 import { assertDType, assertShape, ceilDiv, type Tensor } from "../tensor.ts";
@@ -23,7 +24,7 @@ export interface SamplerOptions {
   readonly repetitionWindow: number;
 }
 
-/** @throws {RangeError} naming the flag of the first option that is out of range, and its value. */
+/** @throws {UserError} naming the flag of the first option that is out of range, and its value. */
 export function validateSampler(options: SamplerOptions): void {
   const ranges: Record<keyof SamplerOptions, [ok: (value: number) => boolean, text: string]> = {
     temperature: [(v) => v >= 0 && Number.isFinite(v), "a number not below 0"],
@@ -37,7 +38,7 @@ export function validateSampler(options: SamplerOptions): void {
   for (const [name, [ok, text]] of Object.entries(ranges)) {
     const value = options[name as keyof SamplerOptions];
     if (!ok(value)) {
-      throw new RangeError(
+      throw new UserError(
         `Cannot sample as ${flagOf(name)} must be ${text}: current value is ${value}`,
       );
     }
@@ -140,16 +141,22 @@ export function sample(
   });
 }
 
+/** What to do about a model whose numbers are not finite. */
+export const DIVERGED =
+  "The model has diverged: an earlier checkpoint may be sound; train with a lower --learning-rate " +
+  "or --precision f32";
+
 /**
  * Makes sure that what `sample()` appended is a token.
  *
- * @throws {RangeError} if a logit was NaN or none was finite: the model is broken.
+ * @throws {UserError} if a logit was NaN or none was finite: the model is broken.
  */
 export function checkSample(token: number, vocabularySize: number): void {
   if (token < vocabularySize) return;
-  throw new RangeError(
+  throw new UserError(
     token === 0xffffffff
       ? "Cannot sample as the model's logits are NaN"
       : "Cannot sample as the highest of the model's logits must be finite",
+    { hint: DIVERGED },
   );
 }

@@ -3,11 +3,12 @@ import { existsSync, readdirSync, readFileSync, type Stats, statSync } from "nod
 import { basename, join, resolve } from "node:path";
 import { isObject, type JsonObject } from "../../files/json.ts";
 import { printable, quoted } from "../../files/printable.ts";
+import { UserError } from "../../files/user_error.ts";
 import { ADAPTER_CONFIG, ADAPTER_FILE } from "./lora.ts";
 import { hashFiles, MODEL_FILE } from "./tensor_files.ts";
 
 /** Thrown when a checkpoint is missing, damaged, or cannot be written. */
-export class CheckpointError extends Error {
+export class CheckpointError extends UserError {
   /** Tells this error from others without `instanceof`. */
   override name = "CheckpointError";
 }

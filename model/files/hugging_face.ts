@@ -1,5 +1,6 @@
 import { checkFields, parseJsonObject } from "../../files/json.ts";
 import { quoted } from "../../files/printable.ts";
+import { UserError } from "../../files/user_error.ts";
 import { type Family, type GptConfig, validateConfig } from "../config.ts";
 import { linearModules, type ParameterSpec } from "../parameters.ts";
 
@@ -55,15 +56,15 @@ const DEFAULT_WINDOW = 256;
  * Reads what a model is from the text of its `config.json`.
  *
  * @param where the file's path, for error messages.
- * @throws {SyntaxError} if the text is no JSON object.
- * @throws {RangeError} if it describes another architecture or impossible dimensions.
+ * @throws {UserError} if the text is no JSON object.
+ * @throws {UserError} if it describes another architecture or impossible dimensions.
  */
 export function parseHuggingFaceConfig(json: string, where: string): GptConfig {
   const fields = parseJsonObject(json, where);
   const check = (name: string, allowed: readonly unknown[]) => {
     if (allowed.includes(fields[name])) return;
     const values = allowed.filter((value) => value !== undefined).map((v) => JSON.stringify(v));
-    throw new RangeError(
+    throw new UserError(
       `Cannot load ${where} as ${name} must be ${values.join(" or ")}: ` +
         `current value is ${quoted(fields[name])}`,
     );
@@ -79,7 +80,7 @@ export function parseHuggingFaceConfig(json: string, where: string): GptConfig {
     fields,
     { ...Object.fromEntries(kinds), [inner]: "whole?" },
     (requirement, value) =>
-      new RangeError(`Cannot load ${where} as ${requirement}: current value is ${quoted(value)}`),
+      new UserError(`Cannot load ${where} as ${requirement}: current value is ${quoted(value)}`),
   );
   const dimension = (name: keyof typeof names) => fields[names[name]] as number;
   const width = dimension("width"), innerWidth = dimension("innerWidth") ?? null;
@@ -109,7 +110,7 @@ const MOST_END_IDS = 1000;
  * a `config.json`: one id or several, or none.
  *
  * @param where the file's path, for error messages.
- * @throws {SyntaxError} if the text is no JSON object; {RangeError} if `eos_token_id` holds anything but ids.
+ * @throws {UserError} if the text is no JSON object; {UserError} if `eos_token_id` holds anything but ids.
  */
 export function parseEndIds(json: string, where: string): number[] {
   const { eos_token_id: ids } = parseJsonObject(json, where);
@@ -117,7 +118,7 @@ export function parseEndIds(json: string, where: string): number[] {
   if (list.length <= MOST_END_IDS && list.every(Number.isSafeInteger)) {
     return [...new Set(list as number[])];
   }
-  throw new RangeError(
+  throw new UserError(
     `Cannot load ${where} as eos_token_id must be a whole number or a list of at most ` +
       `${MOST_END_IDS}: current value is ${quoted(ids)}`,
   );
@@ -141,13 +142,13 @@ function windowsOf(fields: Record<string, unknown>, where: string): number[] {
   if (
     kinds.length !== num_layers || !kinds.every((kind) => kind === "global" || kind === "local")
   ) {
-    throw new RangeError(
+    throw new UserError(
       `Cannot load ${where} as attention_types must say global or local for each of ${num_layers} layers: ` +
         `current value is ${quoted(attention_types)}`,
     );
   }
   if (!Number.isInteger(window_size) || window_size as number < 1) {
-    throw new RangeError(
+    throw new UserError(
       `Cannot load ${where} as window_size must be a positive integer: ` +
         `current value is ${quoted(window_size)}`,
     );

@@ -1,5 +1,6 @@
 import { isObject, type JsonObject, parseJsonObject } from "../../files/json.ts";
 import { printable, quoted } from "../../files/printable.ts";
+import { UserError } from "../../files/user_error.ts";
 import type { GptConfig, LoraConfig } from "../config.ts";
 import { nameInFile } from "./hugging_face.ts";
 import {
@@ -125,8 +126,8 @@ export interface AdapterVariation {
  * Reads an `adapter_config.json`, PEFT's or ours.
  *
  * @param where the file's path, for error messages.
- * @throws {SyntaxError} if the text is no JSON object.
- * @throws {RangeError} if it describes adapters of another kind.
+ * @throws {UserError} if the text is no JSON object.
+ * @throws {UserError} if it describes adapters of another kind.
  */
 export function parseAdapterConfig(
   json: string,
@@ -136,7 +137,7 @@ export function parseAdapterConfig(
   for (const [rule, isAllowed] of Object.entries(REQUIRED)) {
     const [name, requirement] = rule.split(": ") as [string, string];
     if (isAllowed(fields[name])) continue;
-    throw new RangeError(
+    throw new UserError(
       `Cannot load ${where} as ${name} must be ${requirement}: ` +
         `current value is ${quoted(fields[name])}`,
     );
@@ -169,7 +170,7 @@ export interface StoredAdapter extends Adapter {
  * The adapters that PEFT puts beside a model: where the name of a layer, such as `transformer.h.0.attn.c_attn`,
  * is a target or ends with one.
  *
- * @throws {RangeError} if a rank or an alpha is out of range, or if a target is no linear layer.
+ * @throws {UserError} if a rank or an alpha is out of range, or if a target is no linear layer.
  */
 export function storedAdapters(
   config: GptConfig,
@@ -201,7 +202,7 @@ export function storedAdapters(
  * The tensors of adapters by the names of the model's parameters.
  *
  * @param where the file's path, for error messages.
- * @throws {RangeError} if one is missing, unknown, or of another shape.
+ * @throws {UserError} if one is missing, unknown, or of another shape.
  */
 export function adapterTensors(
   adapters: readonly Pick<StoredAdapter, "A" | "B" | "module" | "rank">[],
@@ -213,7 +214,7 @@ export function adapterTensors(
     for (const [name, shape] of [[A, [rank, inputs]], [B, [outputs, rank]]] as const) {
       const stored = nameInAdapterFile(name), tensor = tensors.get(stored);
       if (tensor?.shape.join() !== shape.join()) {
-        throw new RangeError(
+        throw new UserError(
           `Cannot load ${where} as "${stored}" must be there as [${shape}]: ` +
             `current shape is ${tensor ? `[${tensor.shape}]` : "none"}`,
         );
@@ -224,7 +225,7 @@ export function adapterTensors(
   const known = new Set([...found.keys()].map(nameInAdapterFile));
   const unknown = [...tensors.keys()].filter((name) => !known.has(name));
   if (unknown.length === 0) return found;
-  throw new RangeError(
+  throw new UserError(
     `Cannot load ${where} as it must hold the adapters of its configuration alone: ` +
       `current unknown names are ${
         unknown.slice(0, 20).map((name) => printable(name, 80)).join(", ")

@@ -1,5 +1,6 @@
 import { printable, quoted } from "../../files/printable.ts";
 import { STAND_IN_BYTES, standIn } from "../../files/stand_in.ts";
+import { UserError } from "../../files/user_error.ts";
 
 /** Element type of a tensor in a safetensors file. */
 export type SafetensorsDType =
@@ -73,8 +74,8 @@ const MAX_REASON = 300, LONGEST_SHOWN = 80;
  * is looked at: what one reader passes over is where another reads something else.
  *
  * @param where the file's path, for error messages.
- * @throws {SyntaxError} if the header is not what the format asks for.
- * @throws {RangeError} if a number in it, or the file's length, cannot be.
+ * @throws {UserError} if the header is not what the format asks for.
+ * @throws {UserError} if a number in it, or the file's length, cannot be.
  */
 export function parseSafetensors(bytes: Uint8Array<ArrayBuffer>, where: string): Safetensors {
   const { tensors, metadata } = parseSafetensorsHeader(
@@ -109,7 +110,7 @@ export interface SafetensorsPlace {
  * Reads the header of a safetensors file, as strictly as `parseSafetensors()` and no more of the file.
  *
  * @param read gives bytes of the file from `start` up to, not including, `end`.
- * @throws {SyntaxError | RangeError} as `parseSafetensors()`.
+ * @throws {UserError} as `parseSafetensors()`.
  */
 export function parseSafetensorsHeader(
   read: (start: number, end: number) => Uint8Array<ArrayBuffer>,
@@ -119,17 +120,16 @@ export function parseSafetensorsHeader(
   tensors: ReadonlyMap<string, SafetensorsPlace>;
   metadata: ReadonlyMap<string, string>;
 } {
-  const range = (reason: string) => new RangeError(`Cannot read ${where} as ${clip(reason)}`);
-  const syntax = (reason: string) => new SyntaxError(`Cannot read ${where} as ${clip(reason)}`);
+  const refuse = (reason: string) => new UserError(`Cannot read ${where} as ${clip(reason)}`);
   if (fileBytes < 8) {
-    throw range(`it must have at least 8 bytes: current size is ${fileBytes}`);
+    throw refuse(`it must have at least 8 bytes: current size is ${fileBytes}`);
   }
   const instead = standIn(read(0, Math.min(fileBytes, STAND_IN_BYTES)));
-  if (instead) throw syntax(instead);
+  if (instead) throw refuse(instead);
   const { buffer, byteOffset } = read(0, 8);
   const headerBytes = new DataView(buffer, byteOffset).getBigUint64(0, true);
   if (headerBytes === 0n || headerBytes > MAX_HEADER_BYTES || 8n + headerBytes > fileBytes) {
-    throw range(
+    throw refuse(
       `its header must have 1 to ${Math.min(MAX_HEADER_BYTES, fileBytes - 8)} bytes: ` +
         `current length is ${headerBytes}`,
     );
@@ -140,54 +140,49 @@ export function parseSafetensorsHeader(
     text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true })
       .decode(read(8, dataStart));
   } catch {
-    throw syntax("its header must be UTF-8");
+    throw refuse("its header must be UTF-8");
   }
   if (!text.startsWith("{")) {
-    throw syntax(
+    throw refuse(
       `its header must begin with {: it begins with ${quoted(text.slice(0, 1))}`,
     );
   }
-  let header: JsonObject;
-  try {
-    header = parseStrictJson(text);
-  } catch (error) {
-    throw syntax(`its header ${(error as Error).message}`);
-  }
+  const header = parseStrictJson(text, (requirement) => refuse(`its header ${requirement}`));
 
   const metadata = new Map<string, string>();
   const placed: { name: string; begin: number; end: number }[] = [];
   const tensors = new Map<string, SafetensorsPlace>();
   for (const [name, value] of header) {
     if (name === "__metadata__") {
-      if (!(value instanceof Map)) throw syntax("its __metadata__ must be an object");
+      if (!(value instanceof Map)) throw refuse("its __metadata__ must be an object");
       for (const [key, entry] of value) {
         if (typeof entry !== "string") {
-          throw syntax(`its __metadata__ must hold strings: ${quoted(key)} is none`);
+          throw refuse(`its __metadata__ must hold strings: ${quoted(key)} is none`);
         }
         metadata.set(key, entry);
       }
       continue;
     }
     const shown = quoted(name, LONGEST_SHOWN), problem = problemOf(name);
-    if (problem) throw range(`a tensor's name must ${problem}: current name is ${shown}`);
+    if (problem) throw refuse(`a tensor's name must ${problem}: current name is ${shown}`);
     const { dtype, shape, begin, end } = parseEntry(
       value,
-      (reason) => syntax(`tensor ${shown} ${reason}`),
+      (reason) => refuse(`tensor ${shown} ${reason}`),
     );
     const elements = shape.reduce((product, dim) => product * dim, 1);
     // a zero dimension does not excuse an impossible one
     const largest = shape.filter((dim) => dim > 0).reduce((product, dim) => product * dim, 1);
     if (largest * DTYPE_BYTES[dtype] > Number.MAX_SAFE_INTEGER) {
-      throw range(`tensor ${shown} must not be larger than any file: current shape is [${shape}]`);
+      throw refuse(`tensor ${shown} must not be larger than any file: current shape is [${shape}]`);
     }
     if (end < begin || dataStart + end > fileBytes) {
-      throw range(
+      throw refuse(
         `tensor ${shown} must lie within the ${fileBytes - dataStart} bytes of data: ` +
           `current offsets are ${begin} to ${end}`,
       );
     }
     if (end - begin !== elements * DTYPE_BYTES[dtype]) {
-      throw range(
+      throw refuse(
         `tensor ${shown} must have ${
           elements * DTYPE_BYTES[dtype]
         } bytes for ${dtype} [${shape}]: ` +
@@ -202,7 +197,7 @@ export function parseSafetensorsHeader(
   let at = 0;
   for (const { name, begin, end } of placed) {
     if (begin !== at) {
-      throw range(
+      throw refuse(
         `its tensors must follow each other without holes or overlaps: ` +
           `${quoted(name)} begins at ${begin}, the one before ends at ${at}`,
       );
@@ -210,7 +205,7 @@ export function parseSafetensorsHeader(
     at = end;
   }
   if (dataStart + at !== fileBytes) {
-    throw range(
+    throw refuse(
       `its tensors must fill the file: ${fileBytes - dataStart - at} bytes are left over`,
     );
   }
@@ -220,7 +215,7 @@ export function parseSafetensorsHeader(
 /** Checks one entry of the header field by field. */
 function parseEntry(
   value: Json,
-  fail: (reason: string) => SyntaxError,
+  fail: (reason: string) => Error,
 ): { dtype: SafetensorsDType; shape: number[]; begin: number; end: number } {
   if (!(value instanceof Map)) throw fail("must be an object");
   const fields = [...value.keys()].sort().join();
@@ -290,11 +285,14 @@ const TOKEN = /[{}[\],:]|-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?|true|false|
  * duplicate keys, keeps numbers as written, and allows nothing but spaces after the object. It stops
  * at the first list or object that is too large for a header, before it fills the memory.
  *
- * @throws {Error} whose message completes the sentence "its header …".
+ * @param refuse makes the error of a requirement, such as "must be valid JSON".
  */
-function parseStrictJson(text: string): JsonObject {
+function parseStrictJson(
+  text: string,
+  refuse: (requirement: string) => Error,
+): JsonObject {
   let at = 0, depth = 0;
-  const invalid = () => new Error(`must be valid JSON: it is not at character ${at}`);
+  const invalid = () => refuse(`must be valid JSON: it is not at character ${at}`);
   const next = (): string => {
     while (" \t\n\r".includes(text[at] ?? "x")) at++;
     if (text[at] === '"') {
@@ -316,11 +314,11 @@ function parseStrictJson(text: string): JsonObject {
       throw invalid();
     }
     if (text.isWellFormed()) return text;
-    throw new Error(`must have no halves of surrogate pairs: current text is ${quoted(text)}`);
+    throw refuse(`must have no halves of surrogate pairs: current text is ${quoted(text)}`);
   };
   const value = (token: string): Json => {
     if (token === "{" || token === "[") {
-      if (++depth > MAX_NESTING) throw new Error(`must nest at most ${MAX_NESTING} deep`);
+      if (++depth > MAX_NESTING) throw refuse(`must nest at most ${MAX_NESTING} deep`);
       const result = token === "{" ? object() : array();
       depth--;
       return result;
@@ -337,11 +335,11 @@ function parseStrictJson(text: string): JsonObject {
     while (token !== "}") {
       if (!token.startsWith('"')) throw invalid();
       const key = string(token);
-      if (map.has(key)) throw new Error(`must not have the key ${quoted(key)} twice`);
+      if (map.has(key)) throw refuse(`must not have the key ${quoted(key)} twice`);
       if (next() !== ":") throw invalid();
       map.set(key, value(next()));
       if (map.size > MAX_TENSORS + Number(map.has("__metadata__"))) {
-        throw new Error(`must name at most ${MAX_TENSORS} tensors or texts`);
+        throw refuse(`must name at most ${MAX_TENSORS} tensors or texts`);
       }
       token = next();
       if (token === ",") {
@@ -357,7 +355,7 @@ function parseStrictJson(text: string): JsonObject {
     while (token !== "]") {
       list.push(value(token));
       if (list.length > MAX_RANK) {
-        throw new Error(`must have no list over ${MAX_RANK} long, which is the highest rank`);
+        throw refuse(`must have no list over ${MAX_RANK} long, which is the highest rank`);
       }
       token = next();
       if (token === ",") {
@@ -369,7 +367,7 @@ function parseStrictJson(text: string): JsonObject {
   };
   const root = value(next());
   if (!/^ *$/.test(text.slice(at))) {
-    throw new Error("must have nothing but spaces after its object");
+    throw refuse("must have nothing but spaces after its object");
   }
   return root as JsonObject;
 }
@@ -379,7 +377,7 @@ function parseStrictJson(text: string): JsonObject {
  *
  * The tensors keep their order; the header is padded with spaces to a multiple of eight bytes.
  *
- * @throws {RangeError} if a name comes twice, is `__metadata__` or none that the format has, or if a tensor's
+ * @throws {UserError} if a name comes twice, is `__metadata__` or none that the format has, or if a tensor's
  * bytes are not those of its shape and dtype: `parseSafetensors()` would refuse the file.
  */
 export function serializeSafetensors(
@@ -436,7 +434,7 @@ export function serializeSafetensors(
 /**
  * The elements of a float tensor as f32.
  *
- * @throws {TypeError} if the tensor does not hold floats.
+ * @throws {UserError} if the tensor does not hold floats.
  */
 export function toFloat32({ dtype, data }: SafetensorsEntry): Float32Array<ArrayBuffer> {
   const buffer = data.slice().buffer; // tensors may start at any byte
@@ -450,7 +448,7 @@ export function toFloat32({ dtype, data }: SafetensorsEntry): Float32Array<Array
     case "BF16":
       return new Float32Array(Uint32Array.from(new Uint16Array(buffer), (v) => v << 16).buffer);
     default:
-      throw new TypeError(
+      throw new UserError(
         `Cannot read a tensor as floats as its dtype must be a float: it is ${dtype}`,
       );
   }

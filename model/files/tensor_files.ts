@@ -3,6 +3,7 @@ import { closeSync, existsSync, fstatSync, openSync, readSync, statSync } from "
 import { join } from "node:path";
 import { isObject, parseJsonObject, readText } from "../../files/json.ts";
 import { printable, quoted } from "../../files/printable.ts";
+import { UserError } from "../../files/user_error.ts";
 import { HEAD, isMask, nameFromFile } from "./hugging_face.ts";
 import {
   DTYPE_BYTES,
@@ -20,7 +21,7 @@ export interface TensorReader {
   /**
    * Elements `first` to `first + count − 1`, widened or rounded to f32.
    *
-   * @throws {TypeError} if the tensor does not hold floats.
+   * @throws {UserError} if the tensor does not hold floats.
    */
   floats(first: number, count: number): Float32Array<ArrayBuffer>;
 }
@@ -77,7 +78,7 @@ export function chooseModelFile(
  * Opens files of tensors and reads where in them these lie, as strictly as `parseSafetensors()`; tensors are
  * read when they are asked for. What ends in `.bin` is read as PyTorch's, all else as safetensors.
  *
- * @throws {Error} if a file cannot be read; {SyntaxError | RangeError} if it is no such file, or if two files
+ * @throws {UserError} if a file cannot be read; {UserError} if it is no such file, or if two files
  * hold a tensor of one name.
  */
 export function openTensorFiles(paths: readonly string[]): TensorFiles {
@@ -95,7 +96,7 @@ export function openTensorFiles(paths: readonly string[]): TensorFiles {
         : parseSafetensorsHeader(read, size, path).tensors;
       for (const [name, place] of places) {
         if (tensors.has(name)) {
-          throw new RangeError(
+          throw new UserError(
             `Cannot read ${path} as ${quoted(name)} must be in one file: it is in two`,
           );
         }
@@ -113,7 +114,7 @@ export function openTensorFiles(paths: readonly string[]): TensorFiles {
  * The files that an index names.
  *
  * @param text the index.
- * @throws {SyntaxError} if the index is none.
+ * @throws {UserError} if the index is none.
  */
 export function shardNames(text: string, where: string): string[] {
   const { weight_map: map } = parseJsonObject(text, where);
@@ -122,7 +123,7 @@ export function shardNames(text: string, where: string): string[] {
   const isName = (name: unknown) =>
     typeof name === "string" && /^\w[\w.-]*\.(safetensors|bin)$/.test(name);
   if (names.length === 0 || !names.every(isName)) {
-    throw new SyntaxError(
+    throw new UserError(
       `Cannot read ${where} as its weight_map must name files of tensors beside it: ` +
         `current names are ${names.slice(0, 5).map((name) => quoted(name)).join(", ") || "none"}`,
     );
@@ -133,7 +134,7 @@ export function shardNames(text: string, where: string): string[] {
 /**
  * Opens the tensors of a model in a directory, whether in one file or in several.
  *
- * @throws as `openTensorFiles()` and `shardNames()`; {RangeError} if a file lacks what the index says it has.
+ * @throws as `openTensorFiles()` and `shardNames()`; {UserError} if a file lacks what the index says it has.
  */
 export function openModelTensors(directory: string): TensorFiles {
   const name = MODEL_FILES.find((name) => existsSync(join(directory, name))) ?? MODEL_FILE;
@@ -142,7 +143,7 @@ export function openModelTensors(directory: string): TensorFiles {
   const text = readText(path), shards = shardNames(text, path);
   const absent = shards.filter((name) => !existsSync(join(directory, name)));
   if (absent.length > 0) {
-    throw new Error(
+    throw new UserError(
       `Cannot load ${path} as the files that it names must be beside it: ` +
         `there is no ${absent.slice(0, 3).join(", ")}`,
     );
@@ -154,7 +155,7 @@ export function openModelTensors(directory: string): TensorFiles {
   );
   if (missing.length > 0) {
     files.close();
-    throw new RangeError(
+    throw new UserError(
       `Cannot load ${path} as its files must hold every tensor that it names: ` +
         `current missing ones are ${printable(missing.slice(0, 20).join(", "))}`,
     );
@@ -199,13 +200,13 @@ function placedReader(
 
 function open(path: string): number {
   if (statSync(path, { throwIfNoEntry: false })?.isFile() === false) {
-    throw new Error(`Cannot read ${path} as it must be a file`);
+    throw new UserError(`Cannot read ${path} as it must be a file`);
   }
   try {
     return openSync(path, "r");
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException;
-    throw new Error(
+    throw new UserError(
       `Cannot read ${path}: ${code === "ENOENT" ? "there is no such file" : message}`,
     );
   }
@@ -216,7 +217,7 @@ function readPart(file: number, path: string, start: number, end: number): Uint8
   const bytes = new Uint8Array(end - start);
   for (let done = 0; done < bytes.length;) {
     const count = readSync(file, bytes, done, Math.min(bytes.length - done, 2 ** 30), start + done);
-    if (count === 0) throw new RangeError(`Cannot read ${path} as it has become shorter`);
+    if (count === 0) throw new UserError(`Cannot read ${path} as it has become shorter`);
     done += count;
   }
   return bytes;

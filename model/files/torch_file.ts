@@ -1,5 +1,6 @@
 import { printable, quoted } from "../../files/printable.ts";
 import { STAND_IN_BYTES, standIn } from "../../files/stand_in.ts";
+import { UserError } from "../../files/user_error.ts";
 import { DTYPE_BYTES, type SafetensorsDType, type SafetensorsPlace } from "./safetensors.ts";
 
 /**
@@ -49,7 +50,7 @@ const STORAGES: Readonly<Record<string, SafetensorsDType>> = {
  *
  * @param where the file's path, for error messages.
  * @returns where in the file each tensor lies.
- * @throws {SyntaxError} if it is no such file; {RangeError} if it holds anything but tensors, or one that
+ * @throws {UserError} if it is no such file; {UserError} if it holds anything but tensors, or one that
  * does not lie in one piece.
  */
 export function parseTorchFile(
@@ -62,12 +63,12 @@ export function parseTorchFile(
   const folder = pickle?.slice(0, -"data.pkl".length);
   const place = pickle === undefined ? undefined : entries.get(pickle)!;
   if (!place) {
-    throw new SyntaxError(
+    throw new UserError(
       `Cannot read ${where} as it must be a file of PyTorch's: it has no data.pkl`,
     );
   }
   if (place.end - place.begin > MOST_PICKLE_BYTES) {
-    throw new RangeError(
+    throw new UserError(
       `Cannot read ${where} as its data.pkl must have at most ${MOST_PICKLE_BYTES} bytes: ` +
         `current size is ${place.end - place.begin}`,
     );
@@ -75,17 +76,17 @@ export function parseTorchFile(
   const order = entries.get(`${folder}byteorder`),
     end = order && Math.min(order.begin + 8, order.end);
   if (order && new TextDecoder().decode(read(order.begin, end!)) !== "little") {
-    throw new RangeError(`Cannot read ${where} as its numbers must begin with their lowest byte`);
+    throw new UserError(`Cannot read ${where} as its numbers must begin with their lowest byte`);
   }
   const table = unpickle(read(place.begin, place.end), where);
   if (!(table instanceof Map)) {
-    throw new RangeError(`Cannot read ${where} as it must hold a table of tensors`);
+    throw new UserError(`Cannot read ${where} as it must hold a table of tensors`);
   }
   return new Map(
     Array.from(table as Map<unknown, unknown>, ([name, value]) => {
       const shown = typeof name === "string" ? quoted(name) : "what has no text for a name";
       if (typeof name !== "string" || !(value instanceof PickledTensor)) {
-        throw new RangeError(
+        throw new UserError(
           `Cannot read ${where} as it must hold tensors alone: ${shown} is none`,
         );
       }
@@ -93,7 +94,7 @@ export function parseTorchFile(
       // a zero dimension does not excuse an impossible one
       const largest = shape.filter((dim) => dim > 0).reduce((product, dim) => product * dim, width);
       if (shape.length > MOST_DIMENSIONS || largest > Number.MAX_SAFE_INTEGER) {
-        throw new RangeError(
+        throw new UserError(
           `Cannot read ${where} as ${shown} must not be larger than any file: ` +
             `current shape is ${quoted(shape)}`,
         );
@@ -102,13 +103,13 @@ export function parseTorchFile(
       const data = entries.get(`${folder}data/${storage.key}`);
       const begin = (data?.begin ?? 0) + width * offset;
       if (!data || begin + bytes > data.end) {
-        throw new RangeError(
+        throw new UserError(
           `Cannot read ${where} as ${shown} must lie in it: its data ${data ? "ends" : "is"} ` +
             (data ? "before it does" : "missing"),
         );
       }
       if (!value.isContiguous()) {
-        throw new RangeError(
+        throw new UserError(
           `Cannot read ${where} as ${shown} must lie in one piece: it is a view of another tensor`,
         );
       }
@@ -130,7 +131,7 @@ function wide(view: DataView, at: number): number {
 
 /** The entries of a zip archive, none of which may be compressed. */
 function zipEntries(read: Read, fileBytes: number, where: string): Map<string, ZipEntry> {
-  const cutOff = new SyntaxError(
+  const cutOff = new UserError(
     `Cannot read ${where} as it must be a whole archive: it is cut off`,
   );
   const view = (start: number, bytes: number) => {
@@ -139,13 +140,13 @@ function zipEntries(read: Read, fileBytes: number, where: string): Map<string, Z
     return new DataView(buffer, byteOffset, bytes);
   };
   const instead = standIn(read(0, Math.min(fileBytes, STAND_IN_BYTES)));
-  if (instead) throw new SyntaxError(`Cannot read ${where} as ${instead}`);
+  if (instead) throw new UserError(`Cannot read ${where} as ${instead}`);
   // the end of the directory is the last thing in the file, but for a comment
   const tail = view(Math.max(0, fileBytes - 65557), Math.min(fileBytes, 65557));
   let end = tail.byteLength - 22;
   while (end >= 0 && tail.getUint32(end, true) !== 0x06054b50) end--;
   if (end < 0) {
-    throw new SyntaxError(
+    throw new UserError(
       `Cannot read ${where} as it must be a zip archive, as PyTorch writes them since version 1.6: ` +
         `it has no directory; save it again with a later one`,
     );
@@ -158,7 +159,7 @@ function zipEntries(read: Read, fileBytes: number, where: string): Map<string, Z
   }
   if (at + 46 * count > fileBytes) throw cutOff;
   if (count > MOST_ENTRIES) {
-    throw new RangeError(
+    throw new UserError(
       `Cannot read ${where} as it must have at most ${MOST_ENTRIES} entries: it has ${count}`,
     );
   }
@@ -189,7 +190,7 @@ function zipEntries(read: Read, fileBytes: number, where: string): Map<string, Z
       header.getUint32(0, true) !== 0x02014b50 || header.getUint16(10, true) !== 0 ||
       bytes !== storedBytes
     ) {
-      throw new SyntaxError(
+      throw new UserError(
         `Cannot read ${where} as it must be an archive of PyTorch's, where nothing is compressed: ` +
           `${quoted(name)} is`,
       );
@@ -198,7 +199,7 @@ function zipEntries(read: Read, fileBytes: number, where: string): Map<string, Z
     const begin = place + 30 + local.getUint16(26, true) + local.getUint16(28, true);
     if (begin + bytes > fileBytes) throw cutOff;
     if (entries.has(name)) {
-      throw new SyntaxError(
+      throw new UserError(
         `Cannot read ${where} as its entries must have different names: ${
           quoted(name)
         } is there twice`,
@@ -270,11 +271,11 @@ function storageOf(id: unknown): PickledStorage | undefined {
 /**
  * Reads the pickle of a table of tensors: tuples and lists as arrays, dictionaries as maps.
  *
- * @throws {SyntaxError} if it ends early or wants anything else; it says what.
+ * @throws {UserError} if it ends early or wants anything else; it says what.
  */
 function unpickle(bytes: Uint8Array<ArrayBuffer>, where: string): unknown {
   const refuse = (what: string): never => {
-    throw new SyntaxError(
+    throw new UserError(
       `Cannot read ${where} as its pickle must describe tensors and nothing else: it ${what}`,
     );
   };

@@ -127,7 +127,7 @@ Deno.test("replaceSection() replaces what lies between the markers, and that alo
   for (const bad of ["", `${begin}\n`, `${end}\n`, `${end}\n${begin}\n`, text("") + text("")]) {
     assert.throws(
       () => replaceSection(bad, "new", "README.md"),
-      /^SyntaxError: Cannot write the results into README\.md as it must have the lines "<!-- begin/,
+      /^UserError: Cannot write the results into README\.md as it must have the lines "<!-- begin/,
     );
   }
 });
@@ -169,7 +169,7 @@ Deno.test("filesFromResults() pairs reports by name and refuses those of two dev
   await write("bench/results/pytorch_a_cpu.json", pytorch);
   await assert.rejects(
     filesFromResults(at),
-    /^RangeError: Cannot compare a_cpu\.json with pytorch_a_cpu\.json as both must be of one device/,
+    /^UserError: Cannot compare a_cpu\.json with pytorch_a_cpu\.json as both must be of one device/,
   );
   await Deno.remove(folder, { recursive: true });
 });

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { UserError } from "../../files/user_error.ts";
 import {
   compare,
   comparisonLine,
@@ -104,7 +105,7 @@ Deno.test("profileLines() ends with the sum and fits 80 columns", () => {
 Deno.test("parseReport() refuses what is no report, by name", () => {
   assert.throws(() => parseReport("{", "old.json"), /Cannot read old\.json as it must be JSON/);
   for (const text of ["null", "{}", '{"device":{"name":"G"},"results":[{"name":"a"}]}']) {
-    assert.throws(() => parseReport(text, "old.json"), SyntaxError);
+    assert.throws(() => parseReport(text, "old.json"), UserError);
   }
   const report = '{"device":{"name":"G"},"results":[{"name":"a","ms":1}]}';
   assert.deepEqual(parseReport(report, "old.json").results, [{ name: "a", ms: 1 }]);

@@ -8,9 +8,10 @@ const child = fromFileUrl(new URL("printed.ts", import.meta.url));
 const deno = ["run", "--no-prompt", "--no-check", child];
 
 async function outputOf(command: string, args: string[]) {
-  const { stdout, stderr } = await new Deno.Command(command, { args, stdin: "null" }).output();
+  const { code, stdout, stderr } = await new Deno.Command(command, { args, stdin: "null" })
+    .output();
   const decoder = new TextDecoder();
-  return { stdout: decoder.decode(stdout), stderr: decoder.decode(stderr) };
+  return { code, stdout: decoder.decode(stdout), stderr: decoder.decode(stderr) };
 }
 
 Deno.test("status() and run() escape control characters, output() gives a pipe the text as it is", async () => {
@@ -20,6 +21,23 @@ Deno.test("status() and run() escape control characters, output() gives a pipe t
   assert.equal(line, "a \\u{1b}[31mline");
   assert.ok(error!.startsWith("Error: bad \\u{1b}]0;\\u{7} namename"), error);
   assert.ok(error!.length < 5000, `${error!.length}`);
+});
+
+Deno.test("run() prints a user's mistake as a sentence and its hint, and exits with 1", async () => {
+  assert.deepEqual(await outputOf(Deno.execPath(), [...deno, "hint"]), {
+    code: 1,
+    stdout: "",
+    stderr: "Error: Cannot print as it must be text: it is not\nChoose a text\n",
+  });
+});
+
+Deno.test("run() prints a mistake in the program with its stack and what a report needs, and exits with 70", async () => {
+  const { code, stderr } = await outputOf(Deno.execPath(), [...deno, "typo"]);
+  assert.equal(code, 70);
+  assert.match(stderr, /^TypeError: Cannot read properties of undefined \(reading '0'\)\n/);
+  assert.match(stderr, /\n {4}at .*\/tests\/commands\/printed\.ts:\d+:\d+\)?\n/);
+  assert.match(stderr, /\n {2}version {2}toy-transformer \d+\.\d+\.\d+, Deno \d+\.\d+\.\d+, \S+\n/);
+  assert.match(stderr, /\n {2}command {2}commands\/printed\.ts typo\n$/);
 });
 
 Deno.test("command() refuses an empty value by the option's name", () => {

@@ -278,7 +278,7 @@ Deno.test("checkFilePath() refuses what names no file", () => {
       : [[`${file}/a`, `Cannot write ${file}/a as a file is in its place`] as [string, string]],
   ];
   for (const [path, message] of refused) {
-    assert.throws(() => checkFilePath(path, "--svg"), { name: "RangeError", message });
+    assert.throws(() => checkFilePath(path, "--svg"), { name: "UserError", message });
   }
 });
 

@@ -151,7 +151,7 @@ Deno.test("generate() says that the model is broken", async () => {
   values![0] = NaN;
   upload(device, weight, values!);
   await assert.rejects(told(PLAIN, { gpt: broken, tokenizer }), {
-    name: "RangeError",
+    name: "UserError",
     message: "Cannot sample as the model's logits are NaN",
   });
   broken.destroy();

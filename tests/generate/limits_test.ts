@@ -29,20 +29,20 @@ Deno.test("textsAtOnce() takes the texts that fit, and says how long one may bec
     "tokens on a CPU: current value is 40000000 (a kernel sees at most 134 MB of a tensor, which " +
     "would have 160 MB)";
   assert.throws(() => textsAtOnce(model(), { ...PLAN, maxNewTokens: 4e7 }), {
-    name: "RangeError",
+    name: "UserError",
     message,
   });
 });
 
 Deno.test("textsAtOnce() names the prompt or the model where no token more would fit", () => {
   assert.throws(() => textsAtOnce(model(), { ...PLAN, promptTokens: 2 ** 25 + 1 }), {
-    name: "RangeError",
+    name: "UserError",
     message:
       /^Cannot generate as the prompt must have fewer than 33554432 tokens on a CPU: current number is 33554433 \(/,
   });
   const small = { ...CPU, maxBindingBytes: 512 };
   assert.throws(() => textsAtOnce(model(small), PLAN), {
-    name: "RangeError",
+    name: "UserError",
     message: /^Cannot generate as the model must be smaller on a CPU: it has \d+ parameters \(/,
   });
   assert.throws(() => textsAtOnce(model(), { ...PLAN, freeBytes: 1000 }), {
@@ -54,7 +54,7 @@ Deno.test("loadSource() says that a device is too small for a model before it re
   const config = { ...CONFIG, width: 16384, heads: 64, layers: 100 };
   const source = { spec: "a model", directory: "nowhere", config } as ModelSource;
   assert.throws(() => loadSource(device, source, { precision: "f32" }), {
-    name: "RangeError",
+    name: "UserError",
     message:
       /^Cannot load a model as the model must be smaller on .*: it has \d+ parameters \(a buffer holds at most .*, and this would take 1\.29 TB\)$/,
   });

@@ -310,7 +310,7 @@ Deno.test("findModel() refuses what it does not know of adapters, by name", asyn
     [{ peft_type: "IA3\x1b[2J" }, /peft_type must be LORA: current value is "IA3\\u001b\[2J"$/],
   ];
   for (const [fields, message] of cases) {
-    await assert.rejects(findModel(peft(fields, {})), { name: "RangeError", message });
+    await assert.rejects(findModel(peft(fields, {})), { name: "UserError", message });
   }
 });
 
@@ -319,7 +319,7 @@ Deno.test("findModel() takes the first positions of a model and refuses more tha
   const { parameters } = await loaded(path, { contextLength: 4 });
   assert.deepEqual(parameters.get("transformer.wpe.weight")!.shape, [4, 8]);
   await assert.rejects(findModel(path, { contextLength: 10 }), {
-    name: "RangeError",
+    name: "UserError",
     message: /a model of 9 positions for contexts of 10 tokens: choose at most 9/,
   });
 });
@@ -349,7 +349,7 @@ Deno.test("findModel() names files that Git LFS has not fetched", async () => {
   ];
   for (const files of cases) {
     await assert.rejects(loaded(local(files)), {
-      name: "SyntaxError",
+      name: "UserError",
       message: /^Cannot read .* as it is a pointer of Git LFS and not the file itself: /,
     });
   }
@@ -394,7 +394,7 @@ Deno.test("findModel() takes the tokens that end a text from generation_config.j
   );
   for (const wrong of ["5", 1.5, [[5]], {}, true]) {
     await assert.rejects(ends(generation(wrong)), {
-      name: "RangeError",
+      name: "UserError",
       message:
         /^Cannot load .*generation_config\.json as eos_token_id must be a whole number or a list/,
     });

@@ -337,6 +337,6 @@ Deno.test("validateSampler() names the flag and its value", () => {
     ],
   ];
   for (const [options, message] of cases) {
-    assert.throws(() => validateSampler({ ...PLAIN, ...options }), { name: "RangeError", message });
+    assert.throws(() => validateSampler({ ...PLAIN, ...options }), { name: "UserError", message });
   }
 });

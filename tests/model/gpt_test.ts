@@ -398,14 +398,14 @@ Deno.test("createGpt() and parseHuggingFaceConfig() refuse heads that the kernel
   const sizes = { vocabularySize: 9, contextLength: 4, layers: 1 };
   const values = "current values are width 520, heads 2";
   assert.throws(() => createGpt(device, { ...sizes, width: 520, heads: 2 }, { precision: "f32" }), {
-    name: "RangeError",
+    name: "UserError",
     message:
       `Cannot build a model as width must be a multiple of 4 · heads, and at most 256 · heads: ${values}`,
   });
   const fields = { model_type: "gpt2", vocab_size: 9, n_positions: 4, n_layer: 1 };
   const json = JSON.stringify({ ...fields, n_embd: 520, n_head: 2 });
   assert.throws(() => parseHuggingFaceConfig(json, "x/config.json"), {
-    name: "RangeError",
+    name: "UserError",
     message:
       `Cannot load x/config.json as width must be a multiple of 4 · heads, and at most 256 · heads: ${values}`,
   });

@@ -190,7 +190,7 @@ Deno.test("train() and loadModel() say which adapters need which base, and take 
   const changed = { message: /: it holds another model now; name it/ };
   await assert.rejects(load({ run: lora }), changed);
   await assert.rejects(run(lora, { steps: 4 }), changed);
-  await assert.rejects(load({ checkpoint: other, base: resaved }), { name: "RangeError" });
+  await assert.rejects(load({ checkpoint: other, base: resaved }), { name: "UserError" });
   await assert.rejects(run(join(path, "new"), { base: resaved }), {
     message: /--base needs adapters/,
   });

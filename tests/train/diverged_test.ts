@@ -62,7 +62,7 @@ async function failingRun(
   options: Partial<TrainOptions>,
   message: RegExp,
 ): Promise<number[]> {
-  await assert.rejects(run(out, options), { name: "RangeError", message });
+  await assert.rejects(run(out, options), { name: "UserError", message });
   return listCheckpoints(join(directory, out)).map(({ step }) => step);
 }
 

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { UserError } from "../../files/user_error.ts";
 import { join } from "node:path";
 import type { Device } from "../../kernels/device.ts";
 import { type GptConfig, PRESETS } from "../../model/config.ts";
@@ -79,7 +80,7 @@ function refusal(on: Device, plan: Partial<TrainingPlan>): string | undefined {
     checkTraining(on, planOf(plan));
     return undefined;
   } catch (error) {
-    assert.ok(error instanceof RangeError, `${error}`);
+    assert.ok(error instanceof UserError, `${error}`);
     return error.message;
   }
 }
@@ -165,7 +166,7 @@ Deno.test("train() refuses what does not fit before it reads data or computes", 
     for await (const { kind } of train({ ...options, contextLength: 32768, batchSize: 65536 })) {
       kinds.push(kind);
     }
-  }, { name: "RangeError", message: /^Cannot train as --batch-size must be at most / });
+  }, { name: "UserError", message: /^Cannot train as --batch-size must be at most / });
   assert.deepEqual(kinds, ["notice"]);
 });
 
@@ -176,7 +177,7 @@ Deno.test("evaluationRows() takes as many rows as fit, and says if not even one 
   assert.ok(rows >= 2048 && rows < 65536, `${rows}`);
   const small = { ...CPU, maxBindingBytes: 2 ** 14 };
   assert.throws(() => evaluationRows(small, { ...shape, batchSize: 16 }), {
-    name: "RangeError",
+    name: "UserError",
     message: /^Cannot evaluate as the model must be smaller on a CPU: it has \d+ parameters and /,
   });
 });
@@ -290,7 +291,7 @@ Deno.test("train() takes a step at every edge of every option, or names the flag
       assert.equal(last, "end", what);
       trained++;
     } catch (error) {
-      assert.ok(error instanceof RangeError, `${what}: ${(error as Error).stack}`);
+      assert.ok(error instanceof UserError, `${what}: ${(error as Error).stack}`);
       assertUsersTerms(error.message);
       const flags = [...error.message.matchAll(/--[a-z0-9-]+/g)].map(([flag]) => flag);
       assert.ok(flags.some((flag) => names.map(flagOf).includes(flag)), what);

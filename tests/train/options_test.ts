@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { flagOf } from "../../files/command_line.ts";
+import { UserError } from "../../files/user_error.ts";
 import {
   DEFAULT_OPTIONS,
   OPTION_NAMES,
@@ -36,7 +37,7 @@ Deno.test("validateOptions() refuses a value of another type, with the flag's na
   for (const [options, start] of cases) {
     assert.throws(() => validateOptions(options), (error: Error) => {
       assert.ok(error.message.startsWith(`Cannot train as ${start}`), error.message);
-      return error instanceof RangeError;
+      return error instanceof UserError;
     });
   }
   for (const data of ["auto", "sample", "tinystories", "tinystories@abc", ["x"]] as const) {
@@ -70,7 +71,7 @@ Deno.test("validateOptions() takes what trainings can mean, from the least to th
       assert.doesNotThrow(() => validateOptions({ [name]: value }), `${name} ${value}`);
     }
     for (const value of bad) {
-      assert.throws(() => validateOptions({ [name]: value }), RangeError, `${name} ${value}`);
+      assert.throws(() => validateOptions({ [name]: value }), UserError, `${name} ${value}`);
     }
   }
 });
@@ -86,7 +87,7 @@ Deno.test("validateOptions() refuses options that say different things about the
     { loraTargets: "c_attn" },
   ];
   for (const options of contradictions) {
-    assert.throws(() => validateOptions(options), RangeError, JSON.stringify(options));
+    assert.throws(() => validateOptions(options), UserError, JSON.stringify(options));
   }
   const open = { preset: "auto", vocabulary: "auto", tokenizer: undefined } as const;
   assert.doesNotThrow(() => validateOptions({ initFrom, ...open, ...lora, loraAlpha: 4 }));

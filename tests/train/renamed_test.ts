@@ -95,7 +95,7 @@ Deno.test("train() refuses to resume with other text, naming both", async () => 
   const other = write("other.txt", documents.slice(1).join("\n<|endoftext|>\n"));
   const path = at("runs", "copy");
   await assert.rejects(resume("text", { data: [other] }), {
-    name: "RangeError",
+    name: "UserError",
     message: new RegExp(
       `^Cannot resume ${path} \\d+\\S* as its data must stay ${text}: ${other} holds other text$`,
     ),
@@ -133,7 +133,7 @@ Deno.test("train() resumes with the same tokenizer under another name, and with 
   assert.equal((await resume("text", { tokenizer: gpt2 })).tokenizer, gpt2);
   for (const [name, other] of [["tokenizer", gpt2], ["text", tokenizer]] as const) {
     await assert.rejects(resume(name, { tokenizer: other }), {
-      name: "RangeError",
+      name: "UserError",
       message: new RegExp(`as --tokenizer must stay .*: current value is ${other}$`),
     });
   }
@@ -161,7 +161,7 @@ Deno.test("train() resumes with the same model under another name, and with no o
   Deno.writeFileSync(file, bytes);
   for (const [name, saved] of [["tuned", at("model")], ["text", "absent"]] as const) {
     await assert.rejects(resume(name, { initFrom: at("other model") }), {
-      name: "RangeError",
+      name: "UserError",
       message: new RegExp(`as --init-from must stay ${saved}: current value is .*other model$`),
     });
   }

@@ -86,7 +86,7 @@ Deno.test("resolveOptions() refuses a smallest learning rate above the highest, 
   const message = "Cannot train as --min-learning-rate must be at most --learning-rate, which is " +
     "0.0001: current value is 0.0005";
   const typed = { learningRate: 1e-4, minLearningRate: 5e-4 };
-  assert.throws(() => checkRates(typed), { name: "RangeError", message });
+  assert.throws(() => checkRates(typed), { name: "OptionError", message });
   const defaults = { ...presetDefaults("nano"), learningRate: 1e-4 };
   assert.throws(() => begin({ minLearningRate: 5e-4 }, defaults), { message });
   const { kept } = begin({ minLearningRate: 5e-4 });
@@ -171,7 +171,7 @@ Deno.test("resumeOptions() refuses another value for what the checkpoint's tenso
   for (const [name, value] of Object.entries(fixed)) {
     const flag = name.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
     assert.throws(() => resume({ [name]: value }), {
-      name: "RangeError",
+      name: "UserError",
       message: new RegExp(`^Cannot resume x as --${flag} must stay .*: current value is ${value}$`),
     });
     assert.equal(resume({ [name]: "auto" })[name as keyof TrainOptions], saved[name as "seed"]);

@@ -304,7 +304,7 @@ Deno.test("steps() says that the loss scale has fallen below 1, and gives up aft
     });
   assert.equal((await skipping(99)).events.at(-1)!.kind, "end");
   await assert.rejects(skipping(100), {
-    name: "RangeError",
+    name: "UserError",
     message: /as 100 steps in a row had a gradient that is not finite: .* \(it is 1\)/,
   });
 });

@@ -211,7 +211,7 @@ Deno.test("arrayPieces() says what is wrong with an array", async () => {
     await assert.rejects(
       all(arrayPieces(inChunks(encode(text), new Random(1), 4), { file: "x" })),
       {
-        name: "SyntaxError",
+        name: "DataError",
         message: `Cannot read data file x as its JSON array must ${reason}`,
       },
     );

@@ -312,7 +312,7 @@ Deno.test("fileSource() takes patterns, in the order of names, and several files
   Deno.mkdirSync(join(folder, "folder.txt"));
   assert.deepEqual(await read([join(folder, "*.txt")]), ["a", "b", "c", "x"]);
   await assert.rejects(read([join(folder, "*.md")]), {
-    message: `Cannot read data files ${join(folder, "*.md")}: there are none`,
+    message: `Cannot read data file ${join(folder, "*.md")}: no file matches it`,
   });
 });
 
@@ -558,8 +558,8 @@ Deno.test("openSources() takes patterns of a repository's files, at one commit",
   assert.deepEqual(await documentsOf(all), ["a", "b", "c", "x"]);
   assert.deepEqual(await documentsOf((await open("data/x[1].txt")).training), ["x"]);
   await assert.rejects(open("*.parquet"), {
-    message: "Cannot read data files hf:tiny/stories/*.parquet: there are none; " +
-      "it has README.md, data/a.txt, data/b.txt, data/more/c.txt, data/x[1].txt",
+    message: "Cannot read data file hf:tiny/stories/*.parquet: no file matches it; " +
+      "there are README.md, data/a.txt, data/b.txt, data/more/c.txt, data/x[1].txt",
   });
   // at the commit that was found, what has come since is none of it
   server.publish("data/d.txt", bytesOf("d"));

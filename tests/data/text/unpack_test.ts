@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { constants, gzipSync, zstdCompressSync } from "node:zlib";
 import { Random } from "../../../data/random.ts";
+import { DataError } from "../../../data/text/data_error.ts";
 import { decodeUtf16, unpack } from "../../../data/text/unpack.ts";
 import { freshSeed } from "../../seeds.ts";
 import { oddText } from "../texts.ts";
@@ -87,9 +88,9 @@ Deno.test("unpack() passes on what goes wrong in reading", async () => {
     const packed = packing === "gzip" ? gzipSync(text) : zstdCompressSync(text);
     const chunks = (async function* () {
       yield packed.subarray(0, 1000);
-      throw new Error("Cannot read data file x: the disk is gone");
+      throw new DataError("x: the disk is gone");
     })();
-    await assert.rejects(all(unpack(chunks, packing, "x")), /^Error: .*the disk is gone$/);
+    await assert.rejects(all(unpack(chunks, packing, "x")), /^DataError: .*the disk is gone$/);
   }
 });
 

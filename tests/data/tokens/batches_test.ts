@@ -179,7 +179,7 @@ Deno.test("permute() reaches every place exactly once", () => {
 
 Deno.test("Batches throws when the text is shorter than a row", () => {
   assert.throws(() => new Batches(text(4), OPTIONS), {
-    name: "RangeError",
+    name: "UserError",
     message:
       "Cannot cut a row of 4 tokens as the text has only 4 tokens: use more text, a shorter " +
       "context, or padded sequences",

@@ -328,7 +328,7 @@ Deno.test("tokenizeSource() says what stands in its way", async () => {
   Deno.writeTextFileSync(file, "");
   await assert.rejects(
     tokenizeStories(file),
-    /^Error: Cannot write token files into .*no-directory as a file is in its place; /,
+    /^UserError: Cannot write token files into .*no-directory as a file is in its place; /,
   );
 });
 
@@ -342,7 +342,7 @@ Deno.test("tokenizeSource() ends its workers and tells the reason when one fails
   Deno.writeTextFileSync(path, lines.join("\n"));
   const source = large(await fileSource([path]));
   await assert.rejects(tokenizeSource(source, { tokenizer, holdOut: true, workers: 2 }), {
-    name: "SyntaxError",
+    name: "DataError",
     message: /^Cannot read data file .*bad.jsonl as line 50001 must be JSON: /,
   });
 });

@@ -1,0 +1,15 @@
+import { UserError, type UserErrorOptions } from "../../files/user_error.ts";
+
+/** A file of data that cannot be read: it is absent, damaged, or of a format that is not understood. */
+export class DataError extends UserError {
+  /** Tells this error from others without `instanceof`. */
+  override name = "DataError";
+  /** The file and what is wrong with it: `tale.txt: there is no such file`, `tale.txt as it must be UTF-8`. */
+  readonly reason: string;
+
+  /** An error whose sentence is `Cannot read data file` and the reason. */
+  constructor(reason: string, options?: UserErrorOptions) {
+    super(`Cannot read data file ${reason}`, options);
+    this.reason = reason;
+  }
+}
