@@ -1,5 +1,6 @@
-// Four elements of f16, fetched ahead and held as the two words in which they lie in memory: of four f16
-// that come by one of two ways, NVIDIA's compiler puts the halves together at once, and so waits for them.
+// Four elements of f16, fetched ahead and held as the two words in which they lie in memory.
+//
+// If one of two branches loads four f16, NVIDIA's compiler packs the halves at once, and so waits for them.
 alias held = vec2u;
 
 fn widened(four: held) -> vec4f {

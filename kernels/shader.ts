@@ -6,11 +6,12 @@
  * parts of a file follow in one order, and names are the same everywhere:
  *
  * 1. `enable f16;`, aliases of element types, and constants that `specialize()` sets;
- * 2. `struct Sizes`, whose values are known when a launch is recorded;
- * 3. bindings: inputs, outputs, and last `var<uniform> sizes: Sizes`;
+ * 2. `struct Sizes`, whose values are known when a launch is recorded; what is no size has a struct
+ *    named after its variable, such as `options: Options`;
+ * 3. bindings, numbered upwards: inputs, outputs, and last `var<uniform> sizes: Sizes`;
  * 4. constants that follow from those above, and workgroup memory;
  * 5. functions, the callee before its caller;
- * 6. `main`, whose arguments are named `group`, `local`, `index`, and `lane` (see `MAIN_ARGUMENTS`).
+ * 6. `main`, whose arguments are named `group`, `local`, `index` (see `MAIN_ARGUMENTS`).
  *
  * An invocation without work returns: `if (i >= sizes.N) { return; }`. If it must reach a barrier, a bool
  * `inside` guards its loads and stores instead.
@@ -33,6 +34,7 @@ export const MAIN_ARGUMENTS: Readonly<Record<string, string>> = {
   workgroup_id: "group",
   local_invocation_id: "local",
   local_invocation_index: "index",
+  subgroup_size: "size",
   subgroup_invocation_id: "lane",
 };
 

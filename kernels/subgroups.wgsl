@@ -1,5 +1,6 @@
-// What the invocations of a workgroup see of their subgroups.   y: [INVOCATIONS] of size, lane, and the
-// indices that lanes 0 and 3 broadcast
+// What the invocations of a workgroup see of their subgroups.   y: [INVOCATIONS,4]
+//
+// y holds the size, the lane, and the indices that lanes 0 and 3 broadcast.
 const INVOCATIONS: u32 = 64;
 
 @group(0) @binding(0) var<storage, read_write> y: array<vec4u>;

@@ -8,6 +8,9 @@ const WORKGROUP_SIZE: u32 = 256;
 struct Sizes {
   N: u32,
   first: u32, // where y begins in the whole tensor
+}
+
+struct Distribution {
   seed: u32,
   stream: u32,
   mean: f32,
@@ -16,6 +19,7 @@ struct Sizes {
 
 @group(0) @binding(0) var<storage, read_write> y: array<real>;
 @group(0) @binding(1) var<uniform> sizes: Sizes;
+@group(0) @binding(2) var<uniform> distribution: Distribution;
 
 // A permutation of 96 bits: pcg3d of Jarzynski and Olano 2020, "Hash Functions for GPU Rendering",
 // https://jcgt.org/published/0009/03/02/. A hash of one word would not do: with 2³² outputs in all,
@@ -36,11 +40,11 @@ fn pcg3d(counter: vec3u) -> vec3u {
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
   let i = (group.y * 32768 + group.x) * WORKGROUP_SIZE + local.x;
   if (i >= sizes.N) { return; }
-  let draw = pcg3d(vec3u(sizes.seed, sizes.stream, sizes.first + i));
+  let draw = pcg3d(vec3u(distribution.seed, distribution.stream, sizes.first + i));
   // Box and Muller 1958. u is in (0, 1]; near 0, which gives the tail, all of its 32 bits count
   let u = f32(draw.x) * 0x1p-32 + 0x1p-33;
   let angle = f32(bitcast<i32>(draw.y)) * (6.283185307179586 * 0x1p-32); // in [-π, π], where cos is exact
   var z = sqrt(-2.0 * log(u)) * cos(angle);
   if (UNIFORM) { z = 1.7320508 * (2.0 * u - 1.0); }
-  y[i] = real(sizes.mean + sizes.deviation * z);
+  y[i] = real(distribution.mean + distribution.deviation * z);
 }

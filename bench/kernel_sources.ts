@@ -1,0 +1,125 @@
+import { type Maker, squareProduct } from "./harness.ts";
+import { kernelBenches } from "./kernels.ts";
+import { benchConfig, STEP_OPTIONS } from "./models.ts";
+import { createDecoder } from "../generate/decoder.ts";
+import type { Device } from "../kernels/device.ts";
+import { type DryDevice, dryDevice } from "../kernels/dry_device.ts";
+import { type Constants, Program, type Shader } from "../kernels/program.ts";
+import { labelOf, specialize } from "../kernels/shader.ts";
+import { createTensor } from "../kernels/tensor.ts";
+import { createGpt } from "../model/gpt.ts";
+import { createTrainStep } from "../train/step.ts";
+
+/** A shader as training, generation or a benchmark runs it. */
+export interface KernelSource {
+  /** The op: the folder in kernels/. */
+  readonly op: string;
+  /** The tuner's name of the variant, or the name of the file if there is nothing to choose. */
+  readonly variant: string;
+  /** Element type of the matrices: f32 if nothing is f16. */
+  readonly dtype: "f16" | "f32";
+  /** The files and the values of their constants. */
+  readonly shader: Shader;
+  readonly constants: Constants;
+}
+
+/** What a machine has, as far as the choice of kernels depends on it. */
+const MACHINES = [
+  { isCpu: true, subgroupSize: 8, hasF16: true },
+  { isCpu: true, subgroupSize: undefined, hasF16: true },
+  { isCpu: false, subgroupSize: undefined, hasF16: true },
+  { isCpu: false, subgroupSize: undefined, hasF16: false },
+] as const;
+
+/** A device of such a machine that allocates and compiles nothing: no adapter is needed. */
+function machine({ isCpu, subgroupSize, hasF16 }: typeof MACHINES[number]): DryDevice {
+  const limits: Partial<GPUSupportedLimits> = {
+    maxBufferSize: 2 ** 32,
+    maxComputeInvocationsPerWorkgroup: 1024,
+    maxComputeWorkgroupSizeX: 1024,
+    maxComputeWorkgroupStorageSize: 48 * 2 ** 10,
+    maxComputeWorkgroupsPerDimension: 65535,
+    minStorageBufferOffsetAlignment: 256,
+  };
+  const device: Partial<Device> = {
+    gpu: { limits } as GPUDevice,
+    ...{ isCpu, subgroupSize, maxBindingBytes: 2 ** 31 - 4, choices: new Map() },
+    name: isCpu ? "a CPU" : "a GPU",
+    features: new Set(hasF16 ? ["shader-f16", "timestamp-query"] : ["timestamp-query"]),
+  };
+  return dryDevice(device as Device);
+}
+
+/** Every shader that training, generation and the benchmarks run, with every variant of the tuner, once. */
+export function kernelSources(): KernelSource[] {
+  const sources = new Map<string, KernelSource>();
+  const collect = ({ pipelines }: Device, variant?: string) => {
+    for (const key of pipelines.keys()) {
+      const [constants, shader] = JSON.parse(key) as [Constants, Shader];
+      const [, op, file] = /(\w+)\/(\w+)\.wgsl$/.exec(labelOf(shader))!;
+      const dtype = /^enable f16;/.test(specialize(shader, constants)) ? "f16" : "f32";
+      sources.set(key, { op: op!, variant: variant ?? file!, dtype, shader, constants });
+    }
+  };
+  for (const kind of MACHINES) {
+    for (const work of workOn(machine(kind))) {
+      const device = machine(kind);
+      const programs = work(device);
+      collect(device);
+      for (const { variants, record } of programs.flatMap((p) => [...p.tunables.values()])) {
+        for (const variant of variants) {
+          const own = machine(kind);
+          record(new Program(own), variant);
+          collect(own, variant);
+        }
+      }
+    }
+  }
+  return [...sources.values()].toSorted((a, b) => {
+    const [x, y] = [a, b].map(({ op, variant, dtype }) => `${op} ${variant} ${dtype}`);
+    return x! < y! ? -1 : 1;
+  });
+}
+
+/** What records all ops: benchmarks, steps of training, and generation. */
+function workOn(device: Device): ((device: Device) => Program[])[] {
+  const side = device.isCpu ? 64 : 4096;
+  const benches = [
+    ...kernelBenches(device),
+    squareProduct({ side: side + 1, layout: "NN", dtype: "f32" }),
+  ];
+  const ofBench = benches.map(({ record }) => (device: Device) => {
+    const program = new Program(device);
+    record(program, makerOn(device));
+    return [program];
+  });
+  const config = benchConfig("nano");
+  const precisions = device.features.has("shader-f16") ? ["f16", "f32"] as const : ["f32"] as const;
+  const ofModels = precisions.map((precision) => (device: Device) => {
+    const model = createGpt(device, config, { precision });
+    const step = createTrainStep(model, {
+      ...STEP_OPTIONS,
+      ...{ batchSize: 2, sequenceLength: 64, gradientAccumulation: 2 },
+      ...{ dropout: 0.1, labelSmoothing: 0.1 },
+    });
+    for (const temperature of [0, 0.8]) {
+      createDecoder(model, {
+        texts: [[1, 2, 3]],
+        seeds: [1],
+        maxNewTokens: 9,
+        sampler: {
+          ...{ temperature, topK: 5, topP: 0.9, minP: 0.1 },
+          ...{ repetitionPenalty: 1.1, repetitionWindow: 0 },
+        },
+      });
+    }
+    return [step.program];
+  });
+  return [...ofBench, ...ofModels];
+}
+
+/** Tensors for a benchmark on a device that allocates nothing. */
+function makerOn(device: Device): Maker {
+  const make: Maker["zeros"] = (shape, dtype) => createTensor(device, "tensor", { shape, dtype });
+  return { noise: make, zeros: make, of: make };
+}

@@ -1,0 +1,39 @@
+import { kernelSources } from "./kernel_sources.ts";
+import { wgslFiles } from "./wgsl_files.ts";
+import { specialize, unroll } from "../kernels/shader.ts";
+
+/**
+ * `wgsl`: compiles every file of kernels/ and every variant of every op as Chrome does, with Dawn's null
+ * backend, which needs no GPU. Chrome refuses more than Deno: barriers in non-uniform control flow, and
+ * subgroups without `enable subgroups;`, which Deno in turn does not know and which is added here.
+ */
+const specifier: string = "npm:webgpu@0.6.2"; // as a literal, checking types would download its 132 MB
+const dawn: { create(flags: string[]): GPU } = await import(specifier);
+const gpu = dawn.create(["backend=null", "enable-dawn-features=allow_unsafe_apis"]);
+const adapter = await gpu.requestAdapter();
+const device = await adapter!.requestDevice({
+  requiredFeatures: ["shader-f16", "subgroups"] as GPUFeatureName[],
+});
+const sources = [
+  ...wgslFiles().map(({ path, shader }) => ({ name: path, code: specialize(shader, {}) })),
+  ...kernelSources().map(({ op, variant, dtype, shader, constants }) => ({
+    name: `${op} "${variant}" ${dtype}`,
+    code: unroll(specialize(shader, constants)),
+  })),
+];
+let failed = 0;
+device.pushErrorScope("validation");
+for (const { name, code } of sources) {
+  const module = device.createShaderModule({ code: `enable subgroups;\n${code}` });
+  const { messages } = await module.getCompilationInfo();
+  const errors = messages.filter(({ type }) => type === "error");
+  if (errors.length === 0) continue;
+  failed++;
+  const lines = code.split("\n");
+  for (const { lineNum, message } of errors) {
+    console.error(`${name}: ${message}: ${lines[lineNum - 2]?.trim()}`);
+  }
+}
+await device.popErrorScope();
+console.log(`wgsl: ${sources.length - failed} passed, ${failed} failed`);
+Deno.exit(failed > 0 ? 1 : 0); // Dawn keeps the process alive

@@ -1,0 +1,44 @@
+import type { Shader } from "../kernels/shader.ts";
+
+/** A file of kernels/, with those that it needs. */
+export interface WgslFile {
+  /** From the root of the repository. */
+  readonly path: string;
+  /** Whether it is valid WGSL only together with others. */
+  readonly isFragment: boolean;
+  /** The file and, if it is a fragment, those that its line 2 names, theirs included. */
+  readonly shader: Shader;
+}
+
+const ROOT = new URL("../", import.meta.url);
+
+/** Every WGSL file of the kernels. A fragment's line 2 says `Needs what() from ../path.wgsl and …`. */
+export function wgslFiles(folder = "kernels/"): WgslFile[] {
+  return [...Deno.readDirSync(new URL(folder, ROOT))].flatMap(({ name, isDirectory }) => {
+    const path = `${folder}${name}`;
+    if (isDirectory) return wgslFiles(`${path}/`);
+    if (!name.endsWith(".wgsl")) return [];
+    const shader = withNeeds(path);
+    return [{ path, isFragment: needsOf(path).length > 0, shader }];
+  });
+}
+
+/** Paths of the files that line 2 of a file names. */
+function needsOf(path: string): string[] {
+  const line = readText(path).split("\n")[1]!;
+  if (!line.startsWith("// Needs ")) return [];
+  return [...line.matchAll(/ from ([./\w]+\.wgsl)/g)].map(([, relative]) =>
+    new URL(relative!, new URL(path, ROOT)).href.slice(ROOT.href.length)
+  );
+}
+
+function withNeeds(path: string, shader: Record<string, string> = {}): Shader {
+  if (path in shader) return shader;
+  shader[path] = readText(path);
+  for (const needed of needsOf(path)) withNeeds(needed, shader);
+  return shader;
+}
+
+function readText(path: string): string {
+  return Deno.readTextFileSync(new URL(path, ROOT));
+}

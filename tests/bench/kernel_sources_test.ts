@@ -1,0 +1,43 @@
+import assert from "node:assert/strict";
+import { kernelSources } from "../../bench/kernel_sources.ts";
+import { wgslFiles } from "../../bench/wgsl_files.ts";
+import { TILES } from "../../kernels/matmul/variants.ts";
+import { isUnfinished } from "../kernels/unfinished.ts";
+import { specialize, unroll } from "../../kernels/shader.ts";
+
+const SOURCES = kernelSources();
+
+Deno.test("kernelSources() has every op that has shaders, and the tuner's variants", () => {
+  const used = new Set(SOURCES.flatMap(({ shader }) => Object.keys(shader)));
+  const unused = wgslFiles().map(({ path }) => path).filter((path) =>
+    !used.has(path) && !isUnfinished(path) && !/held|gelu/.test(path)
+  );
+  // the first initialises models, the second tests a device
+  assert.deepEqual(unused.sort(), ["kernels/normal/normal.wgsl", "kernels/subgroups.wgsl"]);
+  for (const tile of Object.keys(TILES)) {
+    for (const type of ["f16", "f32"]) {
+      const found = SOURCES.filter(({ op, variant, dtype }) =>
+        op === "matmul" && variant === `${tile}/1` && dtype === type
+      );
+      assert.ok(found.length > 0, `${tile} ${type}`);
+    }
+  }
+});
+
+Deno.test("shaders name the files of which they are made", () => {
+  for (const { shader } of SOURCES) {
+    for (const [path, text] of Object.entries(shader)) {
+      if (isUnfinished(path)) continue;
+      assert.equal(text, Deno.readTextFileSync(new URL(`../../${path}`, import.meta.url)), path);
+    }
+  }
+});
+
+Deno.test("every line of a kernel that runs names its file and line", () => {
+  const { shader, constants } = SOURCES.find(({ op }) => op === "layernorm")!;
+  for (const line of unroll(specialize(shader, constants)).split("\n").slice(0, -1)) {
+    if (line === "enable f16;") continue;
+    const [, path, number] = / \/\/ (\S+\.wgsl):(\d+)$/.exec(line)!;
+    assert.ok(shader[path!]!.split("\n")[Number(number) - 1]!.length > 0);
+  }
+});

@@ -1,0 +1,80 @@
+import assert from "node:assert/strict";
+import { wgslFiles } from "../../bench/wgsl_files.ts";
+import { MAIN_ARGUMENTS, specialize } from "../../kernels/shader.ts";
+import { device } from "./harness.ts";
+import { isUnfinished } from "./unfinished.ts";
+
+const FILES = wgslFiles().filter(({ path }) => !isUnfinished(path));
+
+/** Most files that are no valid WGSL as they stand. */
+const MOST_FRAGMENTS = 15;
+
+const read = (path: string) => Deno.readTextFileSync(new URL(`../../${path}`, import.meta.url));
+
+/** What the compiler of this adapter says; on an adapter without f16 or subgroups, of what it has. */
+async function errorOf(path: string, code: string): Promise<string | undefined> {
+  if (/\bsubgroup\w+\(/.test(code) && device.subgroupSize === undefined) return undefined;
+  const text = device.features.has("shader-f16")
+    ? code
+    : code.replace("enable f16;", "").replaceAll(/\bf16\b/g, "f32");
+  device.gpu.pushErrorScope("validation");
+  device.gpu.createShaderModule({ label: path, code: text });
+  return (await device.gpu.popErrorScope())?.message;
+}
+
+Deno.test("every WGSL file compiles as it stands, or with the files that its line 2 names", async () => {
+  for (const { path, isFragment, shader } of FILES) {
+    const code = isFragment ? specialize(shader, {}) : read(path);
+    assert.equal(await errorOf(path, code), undefined, path);
+  }
+  assert.ok(FILES.filter(({ isFragment }) => isFragment).length <= MOST_FRAGMENTS);
+});
+
+Deno.test("no WGSL file says that it needs others although it compiles without them", async () => {
+  for (const { path, isFragment } of FILES) {
+    if (isFragment) assert.notEqual(await errorOf(path, read(path)), undefined, path);
+  }
+});
+
+/** Parts of a shader in their order, by a pattern of the line that begins one. */
+const PARTS = [
+  /^enable f16;/,
+  /^struct \w+ \{/,
+  /^@group\(0\) @binding\(\d+\) var<storage, read>/,
+  /^@group\(0\) @binding\(\d+\) var<storage, read_write>/,
+  /^@group\(0\) @binding\(\d+\) var<uniform>/,
+  /^var<(workgroup|private)>/,
+  /^fn (?!main\b)/,
+  /^@compute/,
+];
+
+Deno.test("every WGSL file has its parts in the order that kernels/shader.ts gives", () => {
+  for (const { path } of FILES) {
+    const lines = read(path).split("\n");
+    assert.match(lines[0]!, /^\/\/ /, path);
+    const parts = lines.map((line) => PARTS.findIndex((part) => part.test(line)))
+      .filter((part) => part >= 0);
+    assert.deepEqual(parts, parts.toSorted((a, b) => a - b), path);
+    const bindings = lines.flatMap((line) => / @binding\((\d+)\)/.exec(line)?.[1] ?? []).map(
+      Number,
+    );
+    assert.deepEqual(bindings, bindings.toSorted((a, b) => a - b), path);
+  }
+});
+
+Deno.test("arguments of main and the uniform have the same names everywhere", () => {
+  for (const { path } of FILES) {
+    const text = read(path);
+    for (const [, builtin, name] of text.matchAll(/@builtin\((\w+)\) (\w+): /g)) {
+      const expected = MAIN_ARGUMENTS[builtin!];
+      assert.equal(name, expected, `${builtin} in ${path}`);
+    }
+    const uniforms = [...text.matchAll(/var<uniform> (\w+): (\w+);/g)];
+    for (const [, name, type] of uniforms) {
+      assert.equal(type, name![0]!.toUpperCase() + name!.slice(1), path);
+    }
+    // random.wgsl adds its uniform to those of another file
+    if (uniforms.length === 0 || path === "kernels/random.wgsl") continue;
+    assert.equal(uniforms[0]![1], "sizes", path);
+  }
+});
