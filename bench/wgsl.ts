@@ -15,7 +15,7 @@ const device = await adapter!.requestDevice({
   requiredFeatures: ["shader-f16", "subgroups"] as GPUFeatureName[],
 });
 const sources = [
-  ...wgslFiles().map(({ path, shader }) => ({ name: path, code: specialize(shader, {}) })),
+  ...wgslFiles().map(({ path, code }) => ({ name: path, code })),
   ...kernelSources().map(({ op, variant, dtype, shader, constants }) => ({
     name: `${op} "${variant}" ${dtype}`,
     code: unroll(specialize(shader, constants)),

@@ -1,4 +1,4 @@
-import type { Shader } from "../kernels/shader.ts";
+import { type Constants, type Shader, specialize, unroll } from "../kernels/shader.ts";
 
 /** A file of kernels/, with those that it needs. */
 export interface WgslFile {
@@ -6,20 +6,28 @@ export interface WgslFile {
   readonly path: string;
   /** Whether it is valid WGSL only together with others. */
   readonly isFragment: boolean;
-  /** The file and, if it is a fragment, those that its line 2 names, theirs included. */
-  readonly shader: Shader;
+  /** Its text, or if it is a fragment the unrolled text of it and the files that its line 2 names. */
+  readonly code: string;
 }
 
 const ROOT = new URL("../", import.meta.url);
 
-/** Every WGSL file of the kernels. A fragment's line 2 says `Needs what() from ../path.wgsl and …`. */
+/**
+ * Every WGSL file of the kernels. A fragment's line 2 says `Needs what() from ../path.wgsl`, and if it needs
+ * other constants there, `with value = f32`.
+ */
 export function wgslFiles(folder = "kernels/"): WgslFile[] {
   return [...Deno.readDirSync(new URL(folder, ROOT))].flatMap(({ name, isDirectory }) => {
     const path = `${folder}${name}`;
     if (isDirectory) return wgslFiles(`${path}/`);
     if (!name.endsWith(".wgsl")) return [];
-    const shader = withNeeds(path);
-    return [{ path, isFragment: needsOf(path).length > 0, shader }];
+    const text = readText(path), line = text.split("\n")[1]!;
+    if (needsOf(path).length === 0) return [{ path, isFragment: false, code: text }];
+    const constants = [...line.matchAll(/(\w+) = ([\w<>]+)/g)].map((
+      [, name, value],
+    ) => [name, value]);
+    const code = unroll(specialize(withNeeds(path), Object.fromEntries(constants) as Constants));
+    return [{ path, isFragment: true, code }];
   });
 }
 

@@ -1,5 +1,5 @@
 // y = a · b.   a: [M,K], or [K,M] transposed; b: [K,N], or [N,K] transposed; y: [M,N]; any sizes
-// Needs Sizes and store() from epilogue.wgsl.
+// Needs Sizes and store() from epilogue.wgsl with value = f32, yType = f16.
 //
 // The simplest of the kernels: each invocation keeps ROWS × COLUMNS sums in registers and walks K once, so
 // that ROWS + COLUMNS loads feed ROWS · COLUMNS multiply-adds. An invocation's rows are consecutive, its

@@ -1,5 +1,5 @@
 // y = a · b, or layer-norm(a) · b, for a single row a.   a: [K]; b: [K,N], or [N,K] transposed; y: [N]
-// Needs Sizes and store() from epilogue.wgsl.
+// Needs Sizes and store() from epilogue.wgsl with value = f32, yType = f16.
 //
 // What generation runs, one token at a time: each element of b is read once, which bounds the speed. A
 // workgroup computes QUADS vectors of four columns of y, each shared by LANES invocations. A lane reads four

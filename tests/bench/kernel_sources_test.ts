@@ -10,7 +10,7 @@ const SOURCES = kernelSources();
 Deno.test("kernelSources() has every op that has shaders, and the tuner's variants", () => {
   const used = new Set(SOURCES.flatMap(({ shader }) => Object.keys(shader)));
   const unused = wgslFiles().map(({ path }) => path).filter((path) =>
-    !used.has(path) && !isUnfinished(path) && !/held|gelu/.test(path)
+    !used.has(path) && !isUnfinished(path)
   );
   // the first initialises models, the second tests a device
   assert.deepEqual(unused.sort(), ["kernels/normal/normal.wgsl", "kernels/subgroups.wgsl"]);
