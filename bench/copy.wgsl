@@ -1,20 +1,21 @@
-// y = x: what a kernel can reach that does nothing but move memory.  x, y: [N] vectors of four
-
-const N: u32 = 1;
+// y = x: the most that a kernel can reach that only moves memory.   x, y: [N] vectors of four
 const VECTORS: u32 = 1;
 const WORKGROUP_SIZE: u32 = 256;
 
+struct Sizes {
+  N: u32,
+}
+
 @group(0) @binding(0) var<storage, read> x: array<vec4f>;
 @group(0) @binding(1) var<storage, read_write> y: array<vec4f>;
+@group(0) @binding(2) var<uniform> sizes: Sizes;
 
 @compute @workgroup_size(WORKGROUP_SIZE)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
-  let first = (group.x + group.y * 32768u) * WORKGROUP_SIZE * VECTORS + lane;
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) index: u32) {
+  let first = (group.y * 32768 + group.x) * WORKGROUP_SIZE * VECTORS + index;
   // unroll
   for (var v = 0u; v < VECTORS; v++) {
     let i = first + v * WORKGROUP_SIZE;
-    if i < N {
-      y[i] = x[i];
-    }
+    if (i < sizes.N) { y[i] = x[i]; }
   }
 }

@@ -102,13 +102,12 @@ export class Harness {
     return await this.#withTensors(bench, async (record) => {
       const tunables = this.#tunables(record);
       await tune(this.device, tunables);
-      const program = new Program(this.device);
+      using program = new Program(this.device);
       record(program);
       const launches = program.labels.flatMap((label, i) =>
         bench.only === undefined || label === bench.only ? [i] : []
       );
       const result = await this.#time({ program, launches });
-      program.destroy();
       const choices = tunables.flatMap(({ key }) => {
         const choice = this.device.choices.get(key);
         return choice === undefined ? [] : [[key, choice]];
@@ -128,10 +127,9 @@ export class Harness {
       const results: Result[] = [];
       for (const tunable of this.#tunables(record)) {
         for (const variant of tunable.variants) {
-          const program = new Program(this.device);
+          using program = new Program(this.device);
           tunable.record(program, variant);
           const result = await this.#time({ program });
-          program.destroy();
           const name = `${bench.name} as ${variant}`;
           results.push(this.#withShare({ name, ...result, work: bench.work }));
         }
@@ -141,9 +139,8 @@ export class Harness {
   }
 
   #tunables(record: (program: Program) => void): Tunable[] {
-    const program = new Program(this.device);
+    using program = new Program(this.device);
     record(program);
-    program.destroy();
     return [...program.tunables.values()];
   }
 
@@ -243,10 +240,10 @@ function rooflineBenches(device: Device): KernelBench[] {
     record(program, make) {
       const WORKGROUP_SIZE = 256;
       program.dispatch({
-        label: "bench/copy.wgsl",
-        source: copy,
-        constants: { N, VECTORS, WORKGROUP_SIZE },
-        tensors: [make.noise([N, 4], "f32"), make.zeros([N, 4], "f32")],
+        shader: { "bench/copy.wgsl": copy },
+        constants: { VECTORS, WORKGROUP_SIZE },
+        tensors: { x: make.noise([N, 4], "f32"), y: make.zeros([N, 4], "f32") },
+        uniforms: { N },
         workgroups: splitWorkgroups(Math.ceil(N / VECTORS / WORKGROUP_SIZE)),
         iterations: VECTORS,
       });

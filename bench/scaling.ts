@@ -124,20 +124,18 @@ export async function measureLaunchMs(device: Device): Promise<number> {
   const shape = [256], dtype = "f32";
   const x = createTensor(device, "x", { shape, dtype });
   const y = createTensor(device, "y", { shape, dtype });
-  const program = new Program(device);
+  using program = new Program(device);
   for (let i = 0; i < LAUNCHES; i++) {
     program.dispatch({
-      label: "bench/copy.wgsl",
-      source: copy,
-      constants: { N: 64 },
-      tensors: i % 2 === 0 ? [x, y] : [y, x],
+      shader: { "bench/copy.wgsl": copy },
+      tensors: i % 2 === 0 ? { x, y } : { x: y, y: x },
+      uniforms: { N: 64 },
       workgroups: [1],
     });
   }
   const rounds = await timePasses(device, [{ program, repeats: 1 }], {
     rounds: WARM_UPS + SAMPLES,
   });
-  program.destroy();
   for (const { buffer } of [x, y]) buffer.destroy();
   return median(rounds.slice(WARM_UPS).map(([ms]) => ms!)) / LAUNCHES;
 }

@@ -96,7 +96,6 @@ export class Program implements Disposable {
   readonly #steps: Step[] = [];
   readonly #uniformBuffers: GPUBuffer[] = [];
   readonly #scratch: Tensor[] = [];
-  #unread: Tensor | undefined;
   /** What the launches recorded so far leave to the tuner, by key. */
   readonly tunables: Map<string, Tunable> = new Map();
 
@@ -129,18 +128,9 @@ export class Program implements Disposable {
     return viewTensor(tensor, { offset: 0, shape });
   }
 
-  /**
-   * An f32 tensor [4] for bindings that a shader declares and, as it is specialised, never reads: at least
-   * one element of any type. It belongs to the program.
-   */
-  get unread(): Tensor {
-    return this.#unread ??= createTensor(this.device, "unread", { shape: [4], dtype: "f32" });
-  }
-
-  /** Bytes of scratch tensors and what is never read. */
+  /** Bytes of scratch tensors. */
   get scratchBytes(): number {
-    const unread = this.#unread ? [this.#unread] : [];
-    return [...unread, ...this.#scratch].reduce((sum, tensor) => sum + tensor.buffer.size, 0);
+    return this.#scratch.reduce((sum, { buffer }) => sum + buffer.size, 0);
   }
 
   /**
@@ -256,7 +246,6 @@ export class Program implements Disposable {
 
   /** Frees uniforms and scratch of the program; other tensors belong to whoever made them. */
   destroy(): void {
-    this.#unread?.buffer.destroy();
     for (const { buffer } of this.#scratch) buffer.destroy();
     for (const buffer of this.#uniformBuffers) buffer.destroy();
   }

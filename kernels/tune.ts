@@ -2,13 +2,13 @@ import { type Device, LimitError } from "./device.ts";
 import { Program, type Tunable } from "./program.ts";
 import { clockOf, median, type Timed, timePasses, warmUpMsOf } from "./timing.ts";
 
-/** Records the kernel that was measured to be the fastest on this device, or else the preferred one. */
+/** Records the kernel that was measured to be the fastest on this device, or the preferred one. */
 export function recordFastest(program: Program, tunable: Tunable): void {
   program.tunables.set(tunable.key, tunable);
   tunable.record(program, choiceOf(program.device, tunable) ?? tunable.preferred);
 }
 
-/** The kernel chosen for some work, if there is one; a choice may come from a file that is older. */
+/** The kernel that was chosen for some work, if there still is one of that name: a choice may come from an older file. */
 function choiceOf({ choices }: Device, { key, variants }: Tunable): string | undefined {
   const choice = choices.get(key);
   return choice !== undefined && variants.includes(choice) ? choice : undefined;
@@ -22,8 +22,8 @@ export function unavailable(device: Device, tunables: Iterable<Tunable>): Tunabl
 }
 
 /**
- * Those with something to choose and nothing chosen yet. None where the device has no timestamps: the
- * wall clock cannot tell kernels apart.
+ * The work that has several kernels and no choice yet. None if the device has no timestamps: the wall clock
+ * cannot tell kernels apart.
  */
 export function untuned(device: Device, tunables: Iterable<Tunable>): Tunable[] {
   if (clockOf(device) === "wall clock") return [];
@@ -32,16 +32,16 @@ export function untuned(device: Device, tunables: Iterable<Tunable>): Tunable[] 
   );
 }
 
-/** Every variant is run so many times; the fastest run counts. */
+/** Runs of every variant in the first round; the fastest run counts. */
 const TRIES = 3;
 
-/** So many variants, the fastest of them, are timed with care. */
+/** Variants that enter the second round. */
 const FINALISTS = 4;
 
-/** Each of those in so many passes, in turns with the others; the median counts. */
+/** Passes of each variant in the second round, in turns with the others; the median counts. */
 const PASSES = 5;
 
-/** A pass repeats a kernel until it takes about this long, so that the clock's ticks do not matter. */
+/** Milliseconds that a pass takes: it repeats the kernel, so that the clock's ticks do not matter. */
 const PASS_MS = 1;
 
 /** Most repeats in a pass. */

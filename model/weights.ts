@@ -29,13 +29,12 @@ export function initializeParameters(
   model: Gpt,
   { seed, parameters = model.table }: { seed: number; parameters?: readonly ParameterSpec[] },
 ): void {
-  const program = new Program(model.device);
+  using program = new Program(model.device);
   for (const { name, initial, stream } of parameters) {
     const tensors = [masterOf(model, name), model.copies?.tensors.get(name)];
     for (const y of tensors) if (y) fillNormal(program, { y }, { ...initial, seed, stream });
   }
   program.run();
-  program.destroy();
 }
 
 /** Elements that are read, converted and uploaded at a time. */

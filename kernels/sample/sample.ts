@@ -1,15 +1,16 @@
 import shader from "./sample.wgsl" with { type: "text" };
 import { flagOf } from "../../files/command_line.ts";
 import { UserError } from "../../files/user_error.ts";
+import { dims } from "../dims.ts";
 import { maxIterationsOf, type Program } from "../program.ts";
 import { RANDOM } from "../random.ts";
-import { assertDType, assertShape, ceilDiv, type Tensor } from "../tensor.ts";
+import { ceilDiv, type Tensor } from "../tensor.ts";
 
 /** How the next token is drawn from the model's logits. */
 export interface SamplerOptions {
-  /** Below 1 the likely gets likelier, above 1 less so; 0 takes the likeliest token always. */
+  /** Below 1 likely tokens become likelier, above 1 less likely; with 0 the likeliest token is always drawn. */
   readonly temperature: number;
-  /** Only the so many likeliest tokens; 0 for all. */
+  /** Number of the likeliest tokens that may be drawn; 0 for all. */
   readonly topK: number;
   /** Only the fewest tokens that together have this probability (Holtzman et al. 2020); 1 for all. */
   readonly topP: number;
@@ -45,7 +46,7 @@ export function validateSampler(options: SamplerOptions): void {
   }
 }
 
-/** Numbers of tokens have so many bits: see DIGITS in sample.wgsl. */
+/** Bits of a token's number: see DIGITS in sample.wgsl. */
 const TOKEN_BITS = 21;
 
 /** 1 / temperature within the normal numbers of an f32: 0 · ∞ and ∞ · 0 would be NaN. */
@@ -60,12 +61,12 @@ const ONE = 2 ** 31;
  * Draws the next token of every text and appends it: repetition penalty, temperature, top-k, top-p and
  * min-p, in this order, as in Hugging Face's generate().
  *
- * logits: [B,W], f32 or f16, of which the first `vocabularySize` columns count; seeds: u32 [B], the
- * random numbers are those of a text's seed, the index of the token in the text, and the token drawn.
+ * logits: [B,W], f32 or f16, of which the first `vocabularySize` columns count; seeds: u32 [B]: a random
+ * number depends on a text's seed, the index of the token in the text, and the candidate token.
  * tokens: u32 [B,N], the texts, to which one token is appended; cursors: u32 [B,2], the index of each
- * text's last token, which grows by one, and a number that is left alone.
+ * text's last token, which grows by one, and a number that stays as it is.
  *
- * A text whose logits allow no draw gets no token of the vocabulary: see `checkSample()`.
+ * If the logits of a text allow no draw, what is appended is no token of the vocabulary: see `checkSample()`.
  *
  * @throws {RangeError | TypeError} if an option is out of range, or a tensor has another shape or element
  * type.
@@ -77,21 +78,18 @@ export function sample(
   { vocabularySize: V, ...options }: SamplerOptions & { vocabularySize: number },
 ): void {
   validateSampler(options);
-  const [B, W] = logits.shape as [number, number];
-  const N = tokens.shape[1]!;
+  const { B, W, N } = dims("sample", [
+    [logits, "B,W", "f32|f16"],
+    [seeds, "B", "u32"],
+    [tokens, "B,N", "u32"],
+    [cursors, "B,2", "u32"],
+  ]);
   if (!Number.isInteger(V) || V < 1 || V > W || V > 2 ** TOKEN_BITS) {
     throw new RangeError(
       `Cannot sample as vocabularySize must be 1 to ${Math.min(W, 2 ** TOKEN_BITS)}: ` +
         `current value is ${V}`,
     );
   }
-  assertShape("sample", logits, [B, W]);
-  assertDType("sample", logits, "f32", "f16");
-  assertShape("sample", seeds, [B]);
-  assertShape("sample", tokens, [B, N]);
-  assertShape("sample", cursors, [B, 2]);
-  for (const t of [seeds, tokens, cursors]) assertDType("sample", t, "u32");
-
   const { device } = program;
   const { temperature, topK, topP, minP, repetitionPenalty, repetitionWindow } = options;
   const GREEDY = temperature === 0, PENALTY = repetitionPenalty !== 1;

@@ -64,7 +64,7 @@ async function run(
     lossesAgain: poisoned("lossesAgain", f32(M)),
     sum: poisoned("sum", f32(1)),
   };
-  const program = new Program({ ...device, isCpu });
+  using program = new Program({ ...device, isCpu });
   const options = { vocabularySize: V, labelSmoothing };
   crossEntropyForward(program, t, t, options);
   crossEntropyBackward(program, t, { losses: t.lossesAgain, dlogits: t.logits }, options);
@@ -77,7 +77,6 @@ async function run(
     t.logits,
     t.sum,
   );
-  program.destroy();
   // the same formula in two shaders, which a compiler may contract differently
   assertClose(lossesAgain!, losses!, 1e-6, "losses of the backward pass");
   const dlogits = new Float32Array(M * V);

@@ -75,11 +75,10 @@ export async function runProgram(
   record: (program: Program) => void,
   ...outputs: readonly Tensor[]
 ): Promise<(Float32Array<ArrayBuffer> | Uint32Array<ArrayBuffer>)[]> {
-  const program = new Program(device);
+  using program = new Program(device);
   record(program);
   program.run();
   const values = await download(device, ...outputs);
-  program.destroy();
   return values;
 }
 

@@ -119,7 +119,7 @@ async function check(
       random: tensorOf("random", { shape: [2], dtype: "u32" }, [seed, 11]),
     }),
   };
-  const program = new Program({ ...device, isCpu });
+  using program = new Program({ ...device, isCpu });
   layernormForward(program, t, t, site);
   const inputs = { ...t, x: t.sum ?? t.x };
   layernormBackward(program, inputs, t, site);
@@ -130,7 +130,6 @@ async function check(
     ...[t.y, t.statistics, t.dx, t.dweight, t.dbias],
     ...(t.sum ? [t.sum, t.dz!] : []),
   );
-  program.destroy();
   const forward = reference.layernormForward(values, { M, C });
   const backward = reference.layernormBackward(values, { M, C });
   const twice = (v: Float32Array) => v.map((value) => 2 * value);

@@ -104,13 +104,12 @@ for (const dtype of REAL_TYPES) {
       };
       const dbias = poisoned("dbias", { shape: [N], dtype: "f32" });
       const accumulated = tensorOf("dbias", { shape: [N], dtype: "f32" }, before);
-      const program = new Program({ ...device, isCpu: like === "a CPU" });
+      using program = new Program({ ...device, isCpu: like === "a CPU" });
       poisonScratch(program);
       linearBackward(program, inputs, { dbias });
       linearBackward(program, inputs, { dbias: accumulated }, { accumulate: true });
       program.run();
       const [set, added] = await download(device, dbias, accumulated);
-      program.destroy();
       const sums = new Float32Array(N);
       values.forEach((v, i) => sums[i % N]! += v);
       assert.deepEqual(set, sums, `seed ${seed}`);

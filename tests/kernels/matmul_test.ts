@@ -56,12 +56,11 @@ for (const on of DEVICES) {
         const bias = tensorOf("bias", { shape: [N], dtype: "f32" }, values.bias);
         const y = poisoned("y", { shape: [M, N], dtype });
         const sum = tensorOf("sum", { shape: [M, N], dtype: "f32" }, new Array(M * N).fill(3));
-        const program = new Program(on);
+        using program = new Program(on);
         matmul(program, { a, b, bias }, { y }, { transposeA, transposeB });
         matmul(program, { a, b }, { y: sum }, { transposeA, transposeB, accumulate: true });
         program.run();
         const [yValues, sumValues] = await download(device, y, sum);
-        program.destroy();
         const shape = { M, N, K, transposeA, transposeB };
         assertClose(
           yValues!,
@@ -338,13 +337,12 @@ for (const isCpu of [true, false]) {
       const bias = tensorOf("bias", like([N]), biasValues);
       const y = poisoned("y", like([M, N]));
       const sum = tensorOf("sum", like([M, N]), new Array(M * N).fill(3));
-      const program = new Program({ ...device, isCpu, choices: new Map() });
+      using program = new Program({ ...device, isCpu, choices: new Map() });
       const options = { transposeB: true, scale: -2.5 };
       matmul(program, { a, b }, { y }, options);
       matmul(program, { a, b, bias }, { y: sum }, { ...options, accumulate: true });
       program.run();
       const [scaled, added] = await download(device, y, sum);
-      program.destroy();
       const product = reference.matmul(values, { M, N, K, transposeB: true }).y;
       const expected = product.map((v) => -2.5 * v);
       assertClose(scaled!, expected, 2.5 * TOLERANCE.f32!, `y, seed ${seed}`);
@@ -389,12 +387,11 @@ for (const isCpu of [true, false]) {
       const a = tensorOf("a", { shape: [1, 4], dtype }, [1, 2, 0, 5]);
       const b = tensorOf("b", { shape: [1, 4], dtype }, [1, 2, 3, 4]);
       const y = poisoned("y", { shape: [4, 4], dtype });
-      const program = new Program({ ...device, isCpu, choices: new Map() });
+      using program = new Program({ ...device, isCpu, choices: new Map() });
       matmul(program, { a, b }, { y }, { transposeA: true });
       program.run();
       const [values] = await download(device, y);
       assert.deepEqual([...values!], [1, 2, 0, 5].flatMap((v) => [v, 2 * v, 3 * v, 4 * v]));
-      program.destroy();
     }
   });
 }
@@ -426,14 +423,13 @@ Deno.test("matmul() normalises a single row alone", () => {
   const ones = (shape: number[]) =>
     tensorOf("ones", { shape, dtype: "f32" }, new Array(shape.reduce((a, b) => a * b)).fill(1));
   const normalize = { weight: ones([8]), bias: ones([8]) }, b = ones([8, 4]);
-  const program = new Program(device);
+  using program = new Program(device);
   assert.throws(() => matmul(program, { a: ones([2, 8]), b }, { y: ones([2, 4]) }, { normalize }), {
     name: "RangeError",
     message:
       "Cannot run matmul as only a single row is normalised, and sizes must be multiples of " +
       "four: current shapes are [2,8] and [8,4]",
   });
-  program.destroy();
 });
 
 Deno.test("matmul() throws on shapes that do not fit and on too long a sum", async () => {

@@ -38,11 +38,10 @@ async function draw(
   const y = size(shape) > 1e6 // poisoning a large one takes too long
     ? createTensor(device, "y", { shape, dtype })
     : poisoned("y", { shape, dtype });
-  const program = new Program(on);
+  using program = new Program(on);
   fillNormal(program, { y }, options);
   program.run();
   const [values] = await download(device, y);
-  program.destroy();
   y.buffer.destroy();
   return values as Float32Array;
 }

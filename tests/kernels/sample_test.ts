@@ -123,11 +123,10 @@ async function draw(
     tokens: u32("tokens", [B, N], before),
     cursors: u32("cursors", [B, 2], texts.flatMap(({ history }) => [history.length - 1, 77])),
   };
-  const program = new Program(on);
+  using program = new Program(on);
   sample(program, t, t, { ...options, vocabularySize: V });
   program.run();
   const [tokens, cursors] = await download(on, t.tokens, t.cursors);
-  program.destroy();
   assert.deepEqual([...cursors!], texts.flatMap(({ history }) => [history.length, 77]));
   return texts.map(({ history }, b) => {
     const place = b * N + history.length, drawn = tokens![place]!;
