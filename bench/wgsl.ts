@@ -1,6 +1,6 @@
 import { kernelSources } from "./kernel_sources.ts";
-import { wgslFiles } from "./wgsl_files.ts";
-import { specialize, unroll } from "../kernels/shader.ts";
+import { isUnfinished, wgslFiles } from "./wgsl_files.ts";
+import { labelOf, specialize, unroll } from "../kernels/shader.ts";
 
 /**
  * `wgsl`: compiles every file of kernels/ and every variant of every op as Chrome does, with Dawn's null
@@ -15,8 +15,13 @@ const device = await adapter!.requestDevice({
   requiredFeatures: ["shader-f16", "subgroups"] as GPUFeatureName[],
 });
 const sources = [
-  ...wgslFiles().map(({ path, code }) => ({ name: path, code })),
-  ...kernelSources().map(({ op, variant, dtype, shader, constants }) => ({
+  ...wgslFiles().filter(({ path }) => !isUnfinished(path)).map(({ path, code }) => ({
+    name: path,
+    code,
+  })),
+  ...kernelSources().filter(({ shader }) => !isUnfinished(labelOf(shader))).map((
+    { op, variant, dtype, shader, constants },
+  ) => ({
     name: `${op} "${variant}" ${dtype}`,
     code: unroll(specialize(shader, constants)),
   })),

@@ -10,6 +10,14 @@ export interface WgslFile {
   readonly code: string;
 }
 
+/** Folders of kernels/ whose shaders do not follow kernels/shader.ts yet: tests and `wgsl` pass over them. */
+const UNFINISHED = ["attention"];
+
+/** Whether a file is in one of them. */
+export function isUnfinished(path: string): boolean {
+  return UNFINISHED.includes(path.split("/")[1]!);
+}
+
 const ROOT = new URL("../", import.meta.url);
 
 /**

@@ -1,8 +1,7 @@
 import assert from "node:assert/strict";
 import { kernelSources } from "../../bench/kernel_sources.ts";
-import { wgslFiles } from "../../bench/wgsl_files.ts";
+import { isUnfinished, wgslFiles } from "../../bench/wgsl_files.ts";
 import { TILES } from "../../kernels/matmul/variants.ts";
-import { isUnfinished } from "../kernels/unfinished.ts";
 import { specialize, unroll } from "../../kernels/shader.ts";
 
 const SOURCES = kernelSources();

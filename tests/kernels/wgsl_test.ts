@@ -1,8 +1,7 @@
 import assert from "node:assert/strict";
-import { wgslFiles } from "../../bench/wgsl_files.ts";
+import { isUnfinished, wgslFiles } from "../../bench/wgsl_files.ts";
 import { MAIN_ARGUMENTS } from "../../kernels/shader.ts";
 import { device } from "./harness.ts";
-import { isUnfinished } from "./unfinished.ts";
 
 const FILES = wgslFiles().filter(({ path }) => !isUnfinished(path));
 
