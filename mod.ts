@@ -80,30 +80,24 @@ export {
   listHubFiles,
   parseHubSpec,
 } from "./data/hub/hub.ts";
+export { type DataOptions, type Dataset, type DataSpec, openDataset } from "./data/text/dataset.ts";
+export type { FileOptions } from "./data/text/files.ts";
 export {
   type DataProgress,
-  type DataSources,
-  type DataSpec,
-  fileSource,
-  openSources,
-  type Portion,
-  type Source,
-  type SourceOptions,
-  textSource,
-} from "./data/text/sources.ts";
+  type Documents,
+  documentsOf,
+  type ReadOptions,
+} from "./data/text/documents.ts";
+export type { Block, PartsOrigin, PlaceUnit } from "./data/text/blocks.ts";
 export { DataError } from "./data/text/data_error.ts";
-export type { Piece, PlaceUnit } from "./data/text/documents.ts";
+export type { TokenDataset, Tokens } from "./data/tokens/token_dataset.ts";
+export type { TokenSummary } from "./data/tokens/token_file.ts";
 export {
-  TokenFile,
-  type TokenFileOrigin,
-  type TokenizedText,
-  type Tokens,
-} from "./data/tokens/token_file.ts";
-export {
-  type TokenizedSource,
+  type TokenizedDocuments,
+  tokenizeDocuments,
   type TokenizeOptions,
-  tokenizeSource,
 } from "./data/tokens/tokenize.ts";
+export { openSources, tokenizeSource } from "./data/tokens/deprecated.ts";
 export { type Judgement, judgeStory, sampleStories, storyEntropy } from "./data/text/stories.ts";
 export {
   compactTokenizer,

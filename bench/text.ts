@@ -1,6 +1,6 @@
 import { type Batch, Batches } from "../data/tokens/batches.ts";
 import { Random } from "../data/random.ts";
-import { textOf } from "../data/tokens/token_file.ts";
+import { tokenDataset } from "../data/tokens/token_dataset.ts";
 
 /** Sizes of a batch of invented text. */
 export interface SampleShape {
@@ -23,7 +23,7 @@ export function sampleBatches(
     { length },
     () => Math.floor(Math.exp(random.uniform() * Math.log(vocabularySize))) - 1,
   );
-  return new Batches(textOf({ tokens, documentStarts: [0] }), {
+  return new Batches(tokenDataset(tokens), {
     batchSize,
     contextLength: sequenceLength,
     sequence: "packed",

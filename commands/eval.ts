@@ -6,7 +6,8 @@ import { type CorpusOptions, hashData, loadCorpus, loadWhole } from "../data/tok
 import { TEXT_FIELD } from "../data/text/formats.ts";
 import { giveBack, HUB } from "./permissions.ts";
 import { DataProgressDisplay } from "./progress.ts";
-import { type DataProgress, parseDataSpec } from "../data/text/sources.ts";
+import { parseDataSpec } from "../data/text/dataset.ts";
+import type { DataProgress } from "../data/text/documents.ts";
 import { BASE_HELP, findNamedModel } from "./named_model.ts";
 import { loadSource } from "../generate/load.ts";
 import { openDevice } from "../kernels/device.ts";

@@ -4,7 +4,7 @@ import { UserError } from "../files/user_error.ts";
 import { command, listenForInterrupts, output, run, status, wholeNumber } from "./command.ts";
 import { loadCorpus } from "../data/tokens/corpus.ts";
 import { TEXT_FIELD, UNDERSTOOD } from "../data/text/formats.ts";
-import { parseDataSpec } from "../data/text/sources.ts";
+import { parseDataSpec } from "../data/text/dataset.ts";
 import { loadTokenizer } from "../data/tokenizer/load.ts";
 import { giveBack, HUB, namesHub } from "./permissions.ts";
 import { DataProgressDisplay, duration } from "./progress.ts";
@@ -52,9 +52,8 @@ const program = command("prepare", "Tokenize data, so that training on it starts
           onNotice: status,
         });
         display.close();
-        const { training, validation, cached, name } = corpus;
+        const { training, validation, cached, name, bytes } = corpus;
         const seconds = (performance.now() - start) / 1000;
-        const bytes = training.bytes + validation.bytes;
         status(
           cached
             ? `found in ${cache}`

@@ -2,7 +2,7 @@ import { SingleBar } from "cli-progress";
 import { byteCount } from "../files/disk.ts";
 import { printable } from "../files/printable.ts";
 import { columns, print, status } from "./command.ts";
-import type { DataProgress } from "../data/text/sources.ts";
+import type { DataProgress } from "../data/text/documents.ts";
 
 /** Milliseconds of work before its progress is shown. */
 const PATIENCE_MS = 1000;

@@ -6,9 +6,8 @@ import { command, output, run, status, wholeNumber } from "./command.ts";
 import { TEXT_FIELD } from "../data/text/formats.ts";
 import { giveBack, HUB, namesHub } from "./permissions.ts";
 import { DataProgressDisplay, duration } from "./progress.ts";
-import { openSources, parseDataSpec, type Source } from "../data/text/sources.ts";
-import { checkEmpty, unitsOf } from "../data/tokens/tokenize.ts";
-import { textsOf } from "../data/tokens/tokenize_unit.ts";
+import { openDataset, parseDataSpec } from "../data/text/dataset.ts";
+import { type DataProgress, readTexts } from "../data/text/documents.ts";
 import { LEAST_VOCABULARY, trainTokenizer } from "../data/tokenizer/train.ts";
 
 /** `tokenizer`: trains a tokenizer on data, for `train --tokenizer`. */
@@ -35,13 +34,13 @@ const program = command("tokenizer", "Train a byte-level BPE tokenizer on a text
       const start = performance.now();
       if (!namesHub(...data)) giveBack(...HUB);
       try {
-        const { training } = await openSources(parseDataSpec(data), {
-          textField,
-          onProgress: (progress) => display.show(progress),
+        const hearing = {
+          onProgress: (progress: DataProgress) => display.show(progress),
           onNotice: status,
-        });
+        };
+        const { training } = await openDataset(parseDataSpec(data), { textField, ...hearing });
         const { name } = training;
-        const tokenizer = await trainTokenizer(readTexts(training, display), {
+        const tokenizer = await trainTokenizer(readTexts(training, hearing), {
           vocabularySize,
           minFrequency,
           onProgress: (done, total) =>
@@ -67,20 +66,5 @@ const program = command("tokenizer", "Train a byte-level BPE tokenizer on a text
       }
     })
   );
-
-/** The documents of a source, or stretches of them. */
-async function* readTexts(source: Source, display: DataProgressDisplay): AsyncGenerator<string> {
-  const { name, bytes: totalBytes } = source;
-  const counts = { empty: 0 };
-  let texts = 0;
-  for await (const { unit, bytesRead: doneBytes } of unitsOf(source)) {
-    display.show({ stage: "reading", name, doneBytes, totalBytes });
-    for (const text of textsOf(unit, counts)) {
-      texts++;
-      yield text;
-    }
-  }
-  checkEmpty(source, { empty: counts.empty, rows: texts + counts.empty }, status);
-}
 
 await program.parseAsync();

@@ -13,7 +13,7 @@ import {
 import { commandLine, flagOf } from "../files/command_line.ts";
 import { giveBack, HUB } from "./permissions.ts";
 import { DataProgressDisplay, duration, makeBar } from "./progress.ts";
-import { parseDataSpec } from "../data/text/sources.ts";
+import { parseDataSpec } from "../data/text/dataset.ts";
 import { terminalText } from "../files/printable.ts";
 import {
   choicesOf,

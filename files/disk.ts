@@ -151,9 +151,10 @@ function* chunksOf(file: number): Generator<Uint8Array> {
 }
 
 /** A write may take fewer bytes than it was given, of large chunks and on a full disk. */
-export function writeAll(file: number, chunk: Uint8Array): void {
+export function writeAll(file: number, chunk: Uint8Array, at?: number): void {
   for (let done = 0; done < chunk.length;) {
-    const written = writeSync(file, chunk, done, Math.min(chunk.length - done, 2 ** 30));
+    const length = Math.min(chunk.length - done, 2 ** 30);
+    const written = writeSync(file, chunk, done, length, at === undefined ? null : at + done);
     if (written === 0) throw Object.assign(new Error("nothing was written"), { code: "ENOSPC" });
     done += written;
   }

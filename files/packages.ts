@@ -31,12 +31,6 @@ const PACKAGES = {
     typeof import("npm:gpt-tokenizer@4.0.0/bpeRanks/r50k_base")
   >("npm:gpt-tokenizer@4.0.0/bpeRanks/r50k_base"),
   "hyparquet": at<typeof import("npm:hyparquet@1.33.0")>("npm:hyparquet@1.33.0"),
-  "hyparquet/src/column.js": at<typeof import("npm:hyparquet@1.33.0/src/column.js")>(
-    "npm:hyparquet@1.33.0/src/column.js",
-  ),
-  "hyparquet/src/convert.js": at<typeof import("npm:hyparquet@1.33.0/src/convert.js")>(
-    "npm:hyparquet@1.33.0/src/convert.js",
-  ),
   "hyparquet-compressors": at<typeof import("npm:hyparquet-compressors@1.1.2")>(
     "npm:hyparquet-compressors@1.1.2",
   ),

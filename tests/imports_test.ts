@@ -45,6 +45,14 @@ const ALLOWED: Record<string, string[]> = {
   bench: ["commands", "train", "generate", "model", "data", "kernels", "files"],
 };
 
+/** What each folder of data/ may import beside itself and data/random.ts. */
+const ALLOWED_IN_DATA: Record<string, string[]> = {
+  hub: [],
+  text: ["hub"],
+  tokenizer: ["hub"],
+  tokens: ["text", "tokenizer"],
+};
+
 const ENTRIES = [
   "mod.ts",
   "commands/train.ts",
@@ -84,6 +92,33 @@ Deno.test("modules import in one direction, and never mod.ts", () => {
   assert.ok(checked > 100, `only ${checked} imports were found`);
 });
 
+Deno.test("folders of data/ import in one direction", () => {
+  const folderOf = (path: string) => /^data\/(\w+)\//.exec(path)?.[1];
+  const crossings = new Set<string>();
+  for (const [path, imports] of graphs.flatMap((modules) => [...modules])) {
+    const folder = folderOf(path);
+    for (const target of imports) {
+      const other = folderOf(target);
+      if (folder === undefined || other === undefined || other === folder) continue;
+      assert.ok(ALLOWED_IN_DATA[folder]!.includes(other), `${path} imports ${target}`);
+      crossings.add(`${folder} ${other}`);
+    }
+  }
+  assert.equal(crossings.size, 4);
+});
+
+Deno.test("no modules of data/text, data/tokens and data/hub import each other in a circle", () => {
+  const imports = new Map(graphs.flatMap((modules) => [...modules]));
+  const isChecked = (path: string) => /^data\/(text|tokens|hub)\//.test(path);
+  const visit = (path: string, way: readonly string[]) => {
+    assert.ok(!way.includes(path), [...way, path].join(" imports "));
+    for (const target of imports.get(path) ?? []) {
+      if (isChecked(target)) visit(target, [...way, path]);
+    }
+  };
+  for (const path of imports.keys()) if (isChecked(path)) visit(path, []);
+});
+
 Deno.test("mod.ts and its worker reach no bare specifier and pin what they take from npm", () => {
   const worker = graphs[ENTRIES.indexOf("data/tokens/tokenize_worker.ts")]!;
   for (const [path, imports] of [...graphs[0]!, ...worker]) {
@@ -114,15 +149,15 @@ Deno.test("mod.ts works from a remote script without a config file", async () =>
     const script = `${directory}/remote.ts`;
     await Deno.writeTextFile(
       script,
-      `import { generate, gpt2Tokenizer, openDevice, textSource, tokenizeSource }
+      `import { documentsOf, generate, gpt2Tokenizer, openDevice, tokenizeDocuments }
          from "http://127.0.0.1:${server.addr.port}/mod.ts";
        const device = await openDevice();
        const tokenizer = await gpt2Tokenizer();
        console.log(typeof generate, tokenizer.encode("Once upon a time").join(), device.name !== "");
        device.destroy();
-       const source = { ...textSource("stories", ["Once upon", " a time"]), bytes: 1e9 };
-       const { text } = await tokenizeSource(source, { tokenizer, holdOut: false, workers: 2 });
-       console.log(text.read(0, text.length).join());`,
+       const source = { ...documentsOf("stories", ["Once upon", " a time"]), bytes: 1e9 };
+       const tokens = await tokenizeDocuments(source, { tokenizer, workers: 2 });
+       console.log(tokens.read(0, tokens.length).join());`,
     );
     const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
       args: [

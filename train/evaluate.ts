@@ -1,5 +1,5 @@
 import { evaluationBatches, IGNORED } from "../data/tokens/batches.ts";
-import type { TokenizedText } from "../data/tokens/token_file.ts";
+import type { TokenDataset } from "../data/tokens/token_dataset.ts";
 import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
 import { Program } from "../kernels/program.ts";
 import { sumForward } from "../kernels/sum/sum.ts";
@@ -145,7 +145,7 @@ export function recordEvaluation(
 export function createEvaluator(
   model: Gpt,
   tokenizer: Tokenizer,
-  text: TokenizedText,
+  text: TokenDataset,
   { batchSize: B, sequenceLength: T, maxTokens = Infinity }: EvaluatorOptions,
 ): Evaluator {
   const { device } = model;

@@ -1,4 +1,4 @@
-import type { DataProgress } from "../data/text/sources.ts";
+import type { DataProgress } from "../data/text/documents.ts";
 import type { Evaluation } from "./evaluate.ts";
 import type { ResolvedOptions } from "./options.ts";
 

@@ -1,5 +1,5 @@
 import { TEXT_FIELD, UNDERSTOOD } from "../data/text/formats.ts";
-import type { DataSpec } from "../data/text/sources.ts";
+import type { DataSpec } from "../data/text/dataset.ts";
 import { flagOf } from "../files/command_line.ts";
 import { printable, quoted } from "../files/printable.ts";
 import { UserError, type UserErrorOptions } from "../files/user_error.ts";
@@ -110,7 +110,7 @@ export const TRAIN_OPTIONS = {
     onResume: "fixed",
     excludes: ["initFrom", "whose model has its own size"],
   },
-  /** What to read, see `openSources()`; `auto` takes the sample. */
+  /** What to read, see `openDataset()`; `auto` takes the sample. */
   data: {
     group: MODEL,
     type: "data",
@@ -130,7 +130,7 @@ export const TRAIN_OPTIONS = {
     onResume: "renamed",
     names: "data",
   },
-  /** Field or column that holds the text, see `SourceOptions`; `text` if not given. */
+  /** Field or column that holds the text, see `DataOptions`; `text` if not given. */
   textField: {
     group: MODEL,
     type: "text",

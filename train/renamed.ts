@@ -2,7 +2,7 @@ import { resolve } from "node:path";
 import { hashData } from "../data/tokens/corpus.ts";
 import type { HubOptions } from "../data/hub/hub.ts";
 import { loadTokenizer } from "../data/tokenizer/load.ts";
-import { asFound, type DataSpec } from "../data/text/sources.ts";
+import { asFound, type DataSpec } from "../data/text/dataset.ts";
 import { isPartOf } from "../data/tokenizer/tokenizer.ts";
 import { flagOf } from "../files/command_line.ts";
 import { printable } from "../files/printable.ts";

@@ -1,21 +1,21 @@
 import { Buffer } from "node:buffer";
+import type { Part } from "./blocks.ts";
+import { UserError } from "../../files/user_error.ts";
 import { DataError } from "./data_error.ts";
 import {
   hasByteOrderMark,
   joinLineEnds,
-  LARGEST_PIECE,
+  LARGEST_PART,
   LONGEST_RECORD,
-  type Piece,
   regroup,
   tooLong,
-} from "./documents.ts";
+} from "./readers.ts";
 import { listOfNames } from "./fields.ts";
 import { load } from "../../files/packages.ts";
-import { UserError } from "../../files/user_error.ts";
 
-/** What a table is called, and its form. */
+/** Name and form of a table. */
 export interface CsvOptions {
-  /** What the file is called in messages. */
+  /** Name of the file in messages. */
   readonly file: string;
   /** Name of the column that holds documents, in the first line. */
   readonly column: string;
@@ -24,20 +24,20 @@ export interface CsvOptions {
 }
 
 /**
- * The documents in a column of CSV or TSV, some at a time; a field that is empty is an empty piece.
+ * The documents in a column of CSV or TSV.
  *
- * Quotes stand around a whole field, and are doubled inside. TSV may also be written without quoting:
- * other quotes are text there. One that begins a field and is closed in another field or row is refused:
- * all in between would become one document.
+ * Quotes enclose a whole field, and are doubled inside. TSV may also be written without quoting: other
+ * quotes are text there. A quote that begins a field and is closed in another field or row is refused:
+ * everything between them would become one document.
  *
- * @throws {DataError} if the table has another form, or if the column is absent or a row too long.
+ * @throws {DataError} if the table is malformed, the column is absent or a row is too long.
  */
-export async function* csvPieces(
+export async function* csvParts(
   chunks: AsyncIterable<Uint8Array>,
   { file, column, tabs }: CsvOptions,
-): AsyncGenerator<Piece[]> {
+): AsyncGenerator<Part[]> {
   const { parse } = await load("csv-parse");
-  let pieces: Piece[] = [];
+  let parts: Part[] = [];
   let header: string[] | undefined;
   let place = 0; // of the column in a row
   let bytes = 0, lines = 0; // up to the end of the last row
@@ -57,12 +57,12 @@ export async function* csvPieces(
       }
       [bytes, lines] = [info.bytes, info.lines];
       if (header) {
-        pieces.push({ bytes: fields[place]!, begins: true, ends: true, place: lines });
+        parts.push({ bytes: fields[place]!, place: lines });
       } else {
         header = fields.map(String);
         place = placeOf(header, { file, column });
       }
-      return null; // nothing waits in the parser
+      return null; // the parser keeps nothing
     },
   });
   parser.on("error", () => {}); // the callback of a write reports it
@@ -80,11 +80,11 @@ export async function* csvPieces(
       if (written - bytes > LONGEST_RECORD) {
         throw tooLong(file, { record: `the row behind line ${lines}`, longest: LONGEST_RECORD });
       }
-      yield pieces;
-      pieces = [];
+      yield parts;
+      parts = [];
     }
     await write();
-    yield pieces;
+    yield parts;
   } catch (error) {
     const { code, lines: line, record } = error as Error & Partial<CsvError>;
     if (!code || error instanceof UserError) throw error;
@@ -110,12 +110,12 @@ export async function* csvPieces(
   }
 }
 
-/** Code of the error about a quote that begins a field and is closed in another one. */
+/** Code of the error about a quote that begins a field and is closed in another. */
 const JOINED = "FIELDS_JOINED";
 
 /**
- * Whether the parser has joined several fields or rows to one, as it does if a quote begins the first and
- * is closed within another: the row then has fewer bytes than that field takes with quotes around it.
+ * Whether the parser has joined several fields or rows into one, as it does if a quote begins the first
+ * and is closed within another: the row then has fewer bytes than the field has when quoted.
  */
 function isJoined(fields: readonly Buffer[], bytes: number): boolean {
   const isOdd = (field: Buffer) =>
@@ -129,7 +129,7 @@ function isJoined(fields: readonly Buffer[], bytes: number): boolean {
   return bytes < least;
 }
 
-/** What the parser throws. */
+/** Errors of the parser. */
 interface CsvError {
   code: string;
   lines: number;
@@ -147,19 +147,19 @@ function placeOf(
   const places = header.flatMap((name, i) => name === column ? [i] : []);
   if (places.length === 1) return places[0]!;
   throw new DataError(
-    `${file} as its first line must name one column ${column}: ` +
-      `it has ${listOfNames(header)}; choose with --text-field`,
+    `${file} as its first line must name one column ${column}: it has ${listOfNames(header)}; ` +
+      `choose with --text-field`,
   );
 }
 
 /**
- * A table without a byte order mark, with `\n` for `\r\n`, as documents get later in any case: the
- * parser counts `\r\n` within quotes as two lines.
+ * A table without a byte order mark, and with `\n` for `\r\n`, which the parser counts as two lines if it
+ * is quoted.
  */
 async function* withoutReturns(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
   let held: Uint8Array = new Uint8Array(0); // a return that a line feed may follow
   let first = true;
-  for await (const { chunk, last } of regroup(chunks, 4 * LARGEST_PIECE)) {
+  for await (const { chunk, last } of regroup(chunks, 4 * LARGEST_PART)) {
     const bytes = Buffer.concat([held, chunk]);
     const start = first && hasByteOrderMark(bytes) ? 3 : 0;
     first = false;

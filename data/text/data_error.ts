@@ -1,6 +1,6 @@
 import { UserError, type UserErrorOptions } from "../../files/user_error.ts";
 
-/** A file of data that cannot be read: it is absent, damaged, or of a format that is not understood. */
+/** A file of data that cannot be read: it is absent, damaged, or of an unsupported format. */
 export class DataError extends UserError {
   /** Tells this error from others without `instanceof`. */
   override name = "DataError";

@@ -12,16 +12,16 @@ import { DataError } from "./data_error.ts";
 export interface Format {
   /** How its documents are stored; JSON is either lines or one array. */
   readonly kind: "text" | "lines" | "array" | "csv" | "tsv" | "parquet";
-  /** What it is packed with. */
+  /** Compression, if any. */
   readonly packing?: Packing;
   /** How its text is encoded, if not as UTF-8. */
   readonly encoding?: "utf-16le" | "utf-16be";
 }
 
-/** What files may be packed with. */
+/** Compression of a file. */
 export type Packing = "gzip" | "zstd";
 
-/** A row of the table of what is understood. */
+/** A row of the table of supported formats. */
 interface Understood {
   readonly kind: "text" | "json" | "csv" | "tsv" | "parquet";
   readonly title: string;
@@ -30,7 +30,7 @@ interface Understood {
   readonly documents: string;
 }
 
-/** What is understood, by the end of a file's name; any other name stands for text. */
+/** The supported formats, by the end of a file's name; any other name means text. */
 export const FORMATS: readonly Understood[] = [
   {
     kind: "text",
@@ -64,10 +64,10 @@ export const FORMATS: readonly Understood[] = [
   },
 ];
 
-/** What all formats but Parquet may be packed with, by the end of a file's name. */
+/** Compression of all formats but Parquet, by the end of a file's name. */
 export const PACKINGS: Readonly<Record<string, Packing>> = { ".gz": "gzip", ".zst": "zstd" };
 
-/** What is understood, in a line of help or the middle of a sentence. */
+/** The supported formats, in a line of help or within a sentence. */
 export const UNDERSTOOD: string = (() => {
   const [text, ...others] = FORMATS.map(({ kind, title, extensions }) =>
     kind === "text" ? title : `${title} (${extensions.join(", ")})`
@@ -77,15 +77,15 @@ export const UNDERSTOOD: string = (() => {
   return `${text}, ${others.join(", ")}, each of these also as ${packed}, or ${last}`;
 })();
 
-/** What `--text-field` is, in a line of help. */
+/** The line of help of `--text-field`. */
 export const TEXT_FIELD = `field or column that holds the text, in ${
   FORMATS.flatMap(({ kind, title }) => kind === "text" ? [] : [title]).join(", ")
 }`;
 
-/** Bytes at the beginning of a file's content that its check looks at. */
+/** Bytes at the beginning of a file's content that are checked. */
 export const HEAD_BYTES = 2 ** 16;
 
-/** The packing that a file's name declares. */
+/** The compression that a file's name declares. */
 export function packingOf(name: string): Packing | undefined {
   return PACKINGS[extensionOf(name)];
 }
@@ -93,9 +93,9 @@ export function packingOf(name: string): Packing | undefined {
 /**
  * The format of a file.
  *
- * @param name decides its format, and names it in messages.
- * @param head what its content begins with, unpacked: `HEAD_BYTES` or all there is.
- * @throws {DataError} if its format is not understood.
+ * @param name decides the format, and names the file in messages.
+ * @param head the first `HEAD_BYTES` of its content, unpacked, or all there is.
+ * @throws {DataError} if the format is not supported.
  */
 export function formatOf(name: string, head: Uint8Array): Format {
   const packing = packingOf(name);
@@ -106,15 +106,11 @@ export function formatOf(name: string, head: Uint8Array): Format {
   const foreign = foreignContent(head, kind) ??
     (known || encoding || decoded("utf-8", head) !== undefined ? undefined : "not UTF-8");
   if (foreign) {
-    throw new DataError(
-      `${name} as it must be ${UNDERSTOOD}: it is ${foreign}`,
-    );
+    throw new DataError(`${name} as it must be ${UNDERSTOOD}: it is ${foreign}`);
   }
   if (kind === "parquet") {
     if (!packing) return { kind };
-    throw new DataError(
-      `${name} as Parquet must not be compressed once more: unpack it`,
-    );
+    throw new DataError(`${name} as Parquet must not be compressed once more: unpack it`);
   }
   const isArray = kind === "json" &&
     new TextDecoder(encoding ?? "utf-8").decode(head).trimStart().startsWith("[");
@@ -130,7 +126,7 @@ function extensionOf(name: string): string {
   return /\.[^./\\]*$/.exec(name)?.[0].toLowerCase() ?? "";
 }
 
-/** Files that are named as data by mistake: first bytes, their offset, what the file is, and what to do. */
+/** Files that are named as data by mistake: their first bytes, the offset, what they are, what to do. */
 const FOREIGN: readonly [begins: string, at: number, what: string, advice: string][] = [
   [LFS_POINTER, 0, "a Git LFS pointer", "fetch it with git lfs pull"],
   ["\x1f\x8b", 0, "packed with gzip", "unpack it, or give it a name that ends in .gz"],
@@ -150,7 +146,7 @@ const FOREIGN: readonly [begins: string, at: number, what: string, advice: strin
   ["GIF8", 0, "a GIF image", "name files of text"],
 ];
 
-/** What a file is, and what to do, if its format is not understood. */
+/** What a file is, and what to do, if the format is not supported. */
 function foreignContent(head: Uint8Array, kind: Understood["kind"]): string | undefined {
   const bytes = Buffer.from(head.buffer, head.byteOffset, head.length);
   for (const [begins, at, what, advice] of FOREIGN) {
@@ -180,10 +176,10 @@ function encodingOf(head: Uint8Array): Format["encoding"] {
   return undefined;
 }
 
-/** Control characters in a text at most, as a share of its bytes. */
+/** Largest share of control characters in the bytes of a text. */
 const MOST_CONTROLS = 1 / 8;
 
-/** Bytes that are control characters, but for line ends, white space, backspaces and escapes. */
+/** Number of control characters other than line ends, white space, backspaces and escapes. */
 function controlsIn(bytes: Uint8Array): number {
   return bytes.reduce(
     (sum, byte) => sum + (byte < 0x08 || (byte > 0x0d && byte < 0x20 && byte !== 0x1b) ? 1 : 0),
@@ -195,7 +191,7 @@ function isUtf8Text(head: Uint8Array): boolean {
   return decoded("utf-8", head) !== undefined && controlsIn(head) <= MOST_CONTROLS * head.length;
 }
 
-/** A text whose end may be cut off; undefined if it is not in this encoding. */
+/** Decodes a text whose end may be cut off; undefined if it is not in this encoding. */
 function decoded(encoding: string, head: Uint8Array): string | undefined {
   try {
     return new TextDecoder(encoding, { fatal: true }).decode(head, { stream: true });
@@ -204,12 +200,12 @@ function decoded(encoding: string, head: Uint8Array): string | undefined {
   }
 }
 
-/** Whether bytes without a byte order mark are UTF-16. */
+/** Which UTF-16 bytes without a byte order mark are, if any. */
 function utf16Of(head: Uint8Array): string | undefined {
   return ["UTF-16LE", "UTF-16BE"].find((encoding) => isUsual(decoded(encoding, head)));
 }
 
-/** Whether bytes are UTF-32, with a byte order mark or without. */
+/** Which UTF-32 bytes are, with or without a byte order mark, if any. */
 function utf32Of(head: Uint8Array): string | undefined {
   const view = new DataView(head.buffer, head.byteOffset, head.length);
   return ["UTF-32LE", "UTF-32BE"].find((encoding) => {
@@ -223,7 +219,7 @@ function utf32Of(head: Uint8Array): string | undefined {
   });
 }
 
-/** Whether a text consists of letters, signs and, not least, blanks and ends of lines or sentences. */
+/** Whether a text consists of letters and signs, with blanks and ends of lines or sentences between them. */
 function isUsual(text: string | undefined): boolean {
   if (!text) return false;
   const unusual = text.replace(/[\p{L}\p{M}\p{N}\p{P}\p{S}\p{Zs}\s]/gu, "").length;

@@ -28,14 +28,12 @@ export function unpack(
 }
 
 function damaged(file: string, packing: Packing, { reason, at }: { reason: string; at: number }) {
-  return new DataError(
-    `${file} as it must be whole ${packing}: ${reason}, at byte ${at}`,
-  );
+  return new DataError(`${file} as it must be whole ${packing}: ${reason}, at byte ${at}`);
 }
 
 /**
- * Uses Node's decoder: the platform's DecompressionStream fails on files of several members, which parallel
- * packers write.
+ * Uses Node's decoder, since DecompressionStream fails on files of several members, which parallel packers
+ * write.
  */
 async function* unpackGzip(
   chunks: AsyncIterable<Uint8Array>,
@@ -52,8 +50,8 @@ async function* unpackGzip(
   try {
     yield* through(gunzip, counted());
   } catch (error) {
-    const { code, message } = error as NodeJS.ErrnoException;
     if (error instanceof UserError) throw error;
+    const { code, message } = error as NodeJS.ErrnoException;
     throw damaged(
       file,
       "gzip",
@@ -68,9 +66,9 @@ async function* unpackGzip(
 const FRAME = 0xfd2fb528, SKIPPED = 0x184d2a5;
 
 /**
- * Node's decoder ends without an error after the first frame, of which parallel packers write many, and if
- * a file breaks off. So frames are separated here (https://www.rfc-editor.org/rfc/rfc8878), and each has its
- * own decoder.
+ * Separates the frames (https://www.rfc-editor.org/rfc/rfc8878) and gives each to a decoder: Node's decoder
+ * ends without an error after the first frame, of which parallel packers write many, and if a file breaks
+ * off.
  */
 async function* unpackZstd(
   chunks: AsyncIterable<Uint8Array>,
@@ -97,9 +95,8 @@ async function* unpackZstd(
     try {
       yield* through(createZstdDecompress(CHUNK), frame(magic, input));
     } catch (error) {
-      const { message } = error as Error;
       if (error instanceof UserError) throw error;
-      throw damaged(file, "zstd", { reason: message, at: input.at });
+      throw damaged(file, "zstd", { reason: (error as Error).message, at: input.at });
     }
   }
 }
@@ -205,8 +202,8 @@ export async function* decodeUtf16(
       return encoder.encode(chunk ? decoder.decode(chunk, { stream: true }) : decoder.decode());
     } catch {
       throw new DataError(
-        `${file} as it must be ${encoding.toUpperCase()}, as its byte order ` +
-          `mark says: it is not behind byte ${at}`,
+        `${file} as it must be ${encoding.toUpperCase()}, as its byte order mark says: ` +
+          `it is not behind byte ${at}`,
       );
     }
   };

@@ -1,6 +1,6 @@
 import { UserError } from "../../files/user_error.ts";
 import { hash } from "../random.ts";
-import type { TokenizedText, Tokens } from "./token_file.ts";
+import type { TokenDataset, Tokens } from "./token_dataset.ts";
 
 /** A target that the loss does not count. */
 export const IGNORED = 0xffffffff;
@@ -39,12 +39,12 @@ export interface BatchOptions {
  * the batch at the end of one is filled up from the next and nothing is ever left out.
  */
 export class Batches {
-  readonly #text: TokenizedText;
+  readonly #text: TokenDataset;
   readonly #options: BatchOptions;
   readonly #rows: number;
 
   /** @throws {UserError} if the text is too short for a single row. */
-  constructor(text: TokenizedText, options: BatchOptions) {
+  constructor(text: TokenDataset, options: BatchOptions) {
     this.#text = text;
     this.#options = options;
     const { contextLength: T, sequence } = options;
@@ -128,7 +128,7 @@ export type EvaluationOptions = Pick<BatchOptions, "batchSize" | "contextLength"
  * where the text happened to be cut.
  */
 export function* evaluationBatches(
-  text: TokenizedText,
+  text: TokenDataset,
   options: EvaluationOptions,
 ): Generator<Batch> {
   const { batchSize, contextLength: T, padding } = options;

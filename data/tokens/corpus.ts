@@ -1,252 +1,227 @@
 import { createHash } from "node:crypto";
-import {
-  type DataSources,
-  type DataSpec,
-  openSources,
-  type SourceOptions,
-} from "../text/sources.ts";
+import { type DataOptions, type Dataset, type DataSpec, openDataset } from "../text/dataset.ts";
+import { type Documents, hashDocuments } from "../text/documents.ts";
 import { expectedTokens, storyEntropy } from "../text/stories.ts";
-import { renumbered, type TokenizedText } from "./token_file.ts";
-import { findTokenized, hashSource, type TokenizedSource, tokenizeSource } from "./tokenize.ts";
 import { compactTokenizer, gpt2Tokenizer, type Tokenizer } from "../tokenizer/tokenizer.ts";
+import { holdOut, renumbered, type TokenDataset } from "./token_dataset.ts";
+import { openCached, type TokenizedDocuments, tokenizeDocuments } from "./tokenize.ts";
 
-/** `compact` keeps the tokens that the data uses, `full` all there are, `auto` decides by the data. */
+/**
+ * From the name of data to what a training reads:
+ *
+ *     DataSpec        "sample", "tinystories", names of files
+ *        │ openDataset()             text/dataset.ts, files.ts, readers.ts and other formats
+ *     Documents       for training and, if the data set has them, for validation
+ *        │ read()                    text/blocks.ts
+ *     Block           about a megabyte of documents as they stand in their file
+ *        │ clean(), in workers       text/clean.ts
+ *        │ tokenize, in workers      tokenize_block.ts
+ *     TokenBlock      clean text, which is hashed, and tokens
+ *        │ tokenizeDocuments()       tokenize.ts
+ *     TokenFile       tokens.bin, documents.bin and meta.json in the cache
+ *        │ loadCorpus()              this file
+ *     Corpus          a TokenDataset for training, one for validation, and their tokenizer
+ *        │ Batches.at(i)             batches.ts
+ *     Batch           inputs and targets, u32 [B,T]
+ *
+ * @module
+ */
+
+/** `compact` keeps the tokens that the data uses, `full` keeps all, `auto` decides by the data. */
 export type VocabularyMode = "auto" | "full" | "compact";
 
-/** A data set, tokenized and divided into training and validation text. */
+/** A data set, tokenized and divided for training and validation. */
 export interface Corpus {
-  /** What it is called in messages: `sample`, `tinystories`, or the files' names. */
+  /** Name in messages: `sample`, `tinystories`, or the names of files. */
   readonly name: string;
-  /** What was named: each file of the hub at the commit that was found, others by their whole paths. */
+  /** What was named: each file of the hub at the commit that was found, others by absolute paths. */
   readonly data: DataSpec;
-  /** The tokenizer of both texts. */
+  /** The tokenizer of both parts. */
   readonly tokenizer: Tokenizer;
-  /** What to train on. */
-  readonly training: TokenizedText;
-  /** The data set's own validation text, or what was held out: no story is in both. */
-  readonly validation: TokenizedText;
-  /** Whether the data set brings its validation text; else it was held out. */
+  /** Tokens to train on. */
+  readonly training: TokenDataset;
+  /** Tokens of the data set's own validation text, or of documents that were held out. */
+  readonly validation: TokenDataset;
+  /** Whether the data set has validation text; otherwise documents were held out. */
   readonly ownValidation: boolean;
   /** Whether the tokenizer is whole or a part of one. */
   readonly vocabulary: "full" | "compact";
   /** Least loss that any model can reach, in nats per token; known for `sample` alone. */
   readonly entropyPerToken?: number;
-  /** Whether the tokens came from the cache. */
+  /** Whether the tokens were found in the cache. */
   readonly cached: boolean;
   /** SHA-256 of the documents, in hexadecimal. */
   readonly hash: string;
-  /** Gives back the files that the texts are read from. */
+  /** UTF-8 bytes of the documents. */
+  readonly bytes: number;
+  /** Closes the files that hold the tokens. */
   close(): void;
 }
 
 /** What to load, and how. */
-export interface CorpusOptions extends SourceOptions {
-  /** What to read: see `openSources()`. */
+export interface CorpusOptions extends DataOptions {
+  /** What to read: see `openDataset()`. */
   readonly data: DataSpec;
   /** `auto` by default. */
   readonly vocabulary?: VocabularyMode;
-  /** The tokenizer that the vocabulary is taken from: GPT-2's, unless given; `auto` leaves others whole. */
+  /** The tokenizer that the vocabulary is taken from, by default GPT-2's; `auto` leaves others whole. */
   readonly baseTokenizer?: Tokenizer | undefined;
-  /** The tokenizer of a model that is there already: the text comes in its ids, as they are. */
+  /** The tokenizer of an existing model, whose ids the tokens get. */
   readonly tokenizer?: Tokenizer;
-  /** Where token files are kept; without, the tokens stay in memory. */
+  /** Directory of the token files; by default the tokens stay in memory. */
   readonly cacheDirectory?: string;
-  /** Workers that tokenize; one for each core if not given. */
+  /** Workers that tokenize; one per core by default. */
   readonly workers?: number | undefined;
 }
 
-/** `auto` takes the compact vocabulary where the data uses less than this share of the full one. */
+/** `auto` chooses the compact vocabulary if the data uses less than this share of the full one. */
 const COMPACT_SHARE = 1 / 5;
 
 /** Tokens in GPT-2's vocabulary. */
 const GPT2_TOKENS = 50257;
 
 /**
- * Finds a data set, chooses its vocabulary, and tokenizes it, or takes the tokens from the cache.
+ * Finds a data set, chooses its vocabulary, and tokenizes it, or finds the tokens in the cache.
  *
- * What has no validation text of its own is divided by document: every twentieth is held out. The
- * tokens are read from their files when they are needed, however many they are.
+ * Without validation text of its own, every twentieth document is held out. The tokens are read from
+ * their files when they are needed.
  *
- * @throws {UserError} if the data cannot be had or read, or if it holds no text.
+ * @throws {DataError} if the data cannot be read; {UserError} if it holds no text.
  */
 export async function loadCorpus(options: CorpusOptions): Promise<Corpus> {
   const { data, vocabulary = "auto", baseTokenizer } = options;
-  const sources = await openSources(data, options);
-  const base = async () => baseTokenizer ?? await gpt2Tokenizer();
-  const texts = options.tokenizer
-    ? await tokenizeFor(options.tokenizer, sources, { ...options, base })
-    : await tokenize(await base(), sources, options);
-
-  const { used } = texts;
-  let { tokenizer, training, validation } = texts;
-  let compact = false;
-  if (vocabulary !== "full") {
-    const auto = !baseTokenizer && used.length < COMPACT_SHARE * tokenizer.vocabularySize;
-    compact = options.tokenizer
-      ? tokenizer.vocabularySize < GPT2_TOKENS
-      : vocabulary === "compact" || auto;
+  const dataset = await openDataset(data, options);
+  const parts = partsOf(dataset);
+  let tokenizer = options.tokenizer ?? baseTokenizer ?? await gpt2Tokenizer();
+  let found = openAll(parts, tokenizer, options);
+  let ids: Uint32Array | undefined; // new ids, if those of the files are of the whole vocabulary
+  if (options.tokenizer && !found) {
+    // tokens of the whole vocabulary serve a tokenizer that was made compact for this data
+    const base = baseTokenizer ?? await gpt2Tokenizer();
+    const whole = openAll(parts, base, options);
+    if (whole && (await compactTokenizer(base, usedIds(whole))).hash === tokenizer.hash) {
+      [found, ids] = [whole, idsIn(tokenizer, base)];
+    } else {
+      whole?.forEach((part) => part.close());
+    }
   }
-  if (compact && !options.tokenizer) {
-    ({ tokenizer, training, validation } = renumber(
-      texts,
-      await compactTokenizer(tokenizer, used),
-    ));
+  const tokenized = found ?? await tokenizeAll(parts, tokenizer, options);
+  let isCompact = false;
+  if (options.tokenizer) {
+    isCompact = vocabulary !== "full" && tokenizer.vocabularySize < GPT2_TOKENS;
+  } else if (vocabulary !== "full") {
+    const used = usedIds(tokenized);
+    isCompact = vocabulary === "compact" ||
+      !baseTokenizer && used.length < COMPACT_SHARE * tokenizer.vocabularySize;
+    if (isCompact) {
+      const compact = await compactTokenizer(tokenizer, used);
+      [tokenizer, ids] = [compact, idsIn(compact, tokenizer)];
+    }
   }
+  const [first, second] = tokenized.map((part) => ids ? renumbered(part, ids) : part);
+  const { training, validation } = second
+    ? { training: first!, validation: second }
+    : holdOut(first!);
   return {
-    name: sources.training.name,
+    name: dataset.training.name,
+    data: dataset.data,
     ...{ tokenizer, training, validation },
-    data: sources.data,
-    ownValidation: sources.validation !== undefined,
-    vocabulary: compact ? "compact" : "full",
+    ownValidation: dataset.validation !== undefined,
+    vocabulary: isCompact ? "compact" : "full",
     ...(data === "sample" ? { entropyPerToken: sampleEntropyPerToken(tokenizer) } : {}),
-    cached: texts.cached,
-    hash: texts.hash,
-    close() {
-      training.close();
-      validation.close();
-    },
+    cached: found !== undefined,
+    hash: hashOf(tokenized.map(({ hash }) => hash)),
+    bytes: tokenized.reduce((sum, { bytes }) => sum + bytes, 0),
+    close: () => tokenized.forEach((part) => part.close()),
   };
 }
 
 /**
- * The hash that `loadCorpus()` gives data for a model's tokenizer. It comes from the cache, or else the data is
- * read; nothing is tokenized.
+ * The hash that `loadCorpus()` gives data for a model's tokenizer. It comes from the cache, or else the data
+ * is read; nothing is tokenized.
  *
- * @throws {UserError} if the data cannot be downloaded or read.
+ * @throws {DataError} if the data cannot be read.
  */
 export async function hashData(
   options: CorpusOptions & { readonly tokenizer: Tokenizer },
 ): Promise<string> {
-  const sources = await openSources(options.data, options);
-  const found = find(options.tokenizer, sources, options) ??
-    find(await gpt2Tokenizer(), sources, options);
+  const parts = partsOf(await openDataset(options.data, options));
+  const found = openAll(parts, options.tokenizer, options) ??
+    openAll(parts, await gpt2Tokenizer(), options);
   if (found) {
-    found.training.close();
-    found.validation.close();
-    return found.hash;
+    for (const part of found) part.close();
+    return hashOf(found.map(({ hash }) => hash));
   }
-  const { training, validation } = sources;
-  const hash = await hashSource(training, options);
-  return hashOf(hash, validation && await hashSource(validation, options));
+  const { signal, onProgress } = options;
+  const hashes: string[] = [];
+  for (const part of parts) hashes.push(await hashDocuments(part, { signal, onProgress }));
+  return hashOf(hashes);
 }
 
-/** The hash of a data set, by those of its documents. */
-function hashOf(training: string, validation: string | undefined): string {
-  if (validation === undefined) return training;
-  return createHash("sha256").update(training).update(validation).digest("hex");
-}
-
-/** Tokenizes a whole data set for evaluation, holding nothing back. */
+/** Tokenizes a whole data set for evaluation, holding nothing out. */
 export async function loadWhole(
-  options: Omit<CorpusOptions, "data" | "tokenizer" | "baseTokenizer" | "vocabulary"> & {
-    readonly data: DataSpec;
+  options: Omit<CorpusOptions, "tokenizer" | "baseTokenizer" | "vocabulary"> & {
     readonly tokenizer: Tokenizer;
   },
-): Promise<TokenizedText> {
-  const { training } = await openSources(options.data, options);
-  return (await tokenizeSource(training, { ...options, holdOut: false })).text;
+): Promise<TokenizedDocuments> {
+  const { training } = await openDataset(options.data, options);
+  return await tokenizeDocuments(training, options);
 }
 
-/** Both texts of a data set, in the ids of one tokenizer. */
-interface Texts {
-  tokenizer: Tokenizer;
-  training: TokenizedText;
-  validation: TokenizedText;
-  /** Ids that occur in either, in ascending order. */
-  used: readonly number[];
-  cached: boolean;
-  hash: string;
+/** The documents of a data set: those to train on, then those to validate with, if it has any. */
+function partsOf({ training, validation }: Dataset): Documents[] {
+  return validation ? [training, validation] : [training];
 }
 
-async function tokenize(
+/** The hash of a data set, from the hashes of its parts. */
+function hashOf([first, ...more]: readonly string[]): string {
+  if (more.length === 0) return first!;
+  return createHash("sha256").update(first! + more.join("")).digest("hex");
+}
+
+/** All parts from the cache; undefined if one is not there. */
+function openAll(
+  parts: readonly Documents[],
   tokenizer: Tokenizer,
-  sources: DataSources,
-  options: Omit<CorpusOptions, "tokenizer">,
-): Promise<Texts> {
-  const one = (source: DataSources["training"], holdOut: boolean) =>
-    tokenizeSource(source, { ...options, tokenizer, holdOut });
-  const training = await one(sources.training, !sources.validation);
+  { cacheDirectory }: CorpusOptions,
+): TokenizedDocuments[] | undefined {
+  const files = parts.map((part) => openCached(part, { tokenizer, cacheDirectory }));
+  const found = files.filter((file) => file !== undefined);
+  if (found.length === parts.length) return found;
+  for (const file of found) file.close();
+}
+
+async function tokenizeAll(
+  parts: readonly Documents[],
+  tokenizer: Tokenizer,
+  options: CorpusOptions,
+): Promise<TokenizedDocuments[]> {
+  const tokenized: TokenizedDocuments[] = [];
   try {
-    return textsOf(tokenizer, training, sources.validation && await one(sources.validation, false));
+    for (const part of parts) {
+      tokenized.push(await tokenizeDocuments(part, { ...options, tokenizer }));
+    }
+    return tokenized;
   } catch (error) {
-    training.text.close();
+    for (const part of tokenized) part.close();
     throw error;
   }
 }
 
-/** What the cache has of a data set. */
-function find(
-  tokenizer: Tokenizer,
-  sources: DataSources,
-  { cacheDirectory }: Pick<CorpusOptions, "cacheDirectory">,
-): Texts | undefined {
-  if (cacheDirectory === undefined) return undefined;
-  const one = (source: DataSources["training"], holdOut: boolean) =>
-    findTokenized(source, { tokenizer, holdOut, cacheDirectory });
-  const training = one(sources.training, !sources.validation);
-  const validation = sources.validation && one(sources.validation, false);
-  if (training && (validation || !sources.validation)) {
-    return textsOf(tokenizer, training, validation);
-  }
-  training?.text.close();
-  validation?.text.close();
+/** Ids that occur in any part, in ascending order. */
+function usedIds(parts: readonly TokenizedDocuments[]): number[] {
+  return [...new Set(parts.flatMap(({ usedIds }) => usedIds))].sort((a, b) => a - b);
 }
 
-function textsOf(
-  tokenizer: Tokenizer,
-  training: TokenizedSource,
-  validation: TokenizedSource | undefined,
-): Texts {
-  const used = validation
-    ? [...new Set([...training.usedIds, ...validation.usedIds])].sort((a, b) => a - b)
-    : training.usedIds;
-  return {
-    tokenizer,
-    training: training.text,
-    validation: validation?.text ?? training.heldOut!,
-    used,
-    cached: training.cached && (validation?.cached ?? true),
-    hash: hashOf(training.textHash, validation?.textHash),
-  };
+/** The ids that the tokens of a tokenizer have in a compact one, by their ids in the whole one. */
+function idsIn(compact: Tokenizer, whole: Tokenizer): Uint32Array {
+  const vocab = ({ json }: Tokenizer) => JSON.parse(json).model.vocab as Record<string, number>;
+  const oldIds = vocab(whole), newIds = new Uint32Array(whole.vocabularySize);
+  for (const [token, id] of Object.entries(vocab(compact))) newIds[oldIds[token]!] = id;
+  return newIds;
 }
 
-/**
- * The texts in the ids of a given tokenizer.  One that was made compact for this data need not tokenize
- * it: the tokens of the whole vocabulary, if they are in the cache, are given its ids.
- */
-async function tokenizeFor(
-  tokenizer: Tokenizer,
-  sources: DataSources,
-  options: Omit<CorpusOptions, "tokenizer"> & { base: () => Promise<Tokenizer> },
-): Promise<Texts> {
-  const found = find(tokenizer, sources, options);
-  if (found) return found;
-  const whole = find(await options.base(), sources, options);
-  if (whole) {
-    const compact = await compactTokenizer(whole.tokenizer, whole.used);
-    if (compact.hash === tokenizer.hash) return renumber(whole, tokenizer);
-    whole.training.close();
-    whole.validation.close();
-  }
-  return await tokenize(tokenizer, sources, options);
-}
-
-/** Entropy of the sample stories per token, the token that ends a story counted. */
+/** Entropy of the sample stories per token, the token that ends a story included. */
 function sampleEntropyPerToken(tokenizer: Tokenizer): number {
   return storyEntropy() / (expectedTokens((text) => tokenizer.encodeDocument(text).length) + 1);
-}
-
-/** The same texts in the ids of a compact tokenizer that keeps all tokens they use. */
-function renumber(texts: Texts, compact: Tokenizer): Texts {
-  const vocab = (tokenizer: Tokenizer) =>
-    JSON.parse(tokenizer.json).model.vocab as Record<string, number>;
-  const oldIds = vocab(texts.tokenizer);
-  const newIds = new Uint32Array(texts.tokenizer.vocabularySize);
-  for (const [token, id] of Object.entries(vocab(compact))) newIds[oldIds[token]!] = id;
-  return {
-    ...texts,
-    tokenizer: compact,
-    training: renumbered(texts.training, newIds),
-    validation: renumbered(texts.validation, newIds),
-  };
 }

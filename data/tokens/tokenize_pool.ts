@@ -1,54 +1,43 @@
+import type { Block } from "../text/blocks.ts";
 import { DataError } from "../text/data_error.ts";
 import {
-  createUnitTokenizer,
-  type TokenizedUnit,
-  type Unit,
-  type UnitTokenizerOptions,
-} from "./tokenize_unit.ts";
-import type { ToWorker } from "./tokenize_worker.ts";
+  type BlockTokenizerOptions,
+  createBlockTokenizer,
+  type TokenBlock,
+} from "./tokenize_block.ts";
+import type { FromWorker, ToWorker } from "./tokenize_worker.ts";
 
-/** Several workers that tokenize units, or this thread alone. */
+/** Several workers that tokenize blocks, or this thread alone. */
 export interface TokenizerPool {
-  /** Units that can be worked on at a time. */
+  /** Blocks that can be tokenized at a time. */
   readonly size: number;
-  /** Tokenizes a unit, whose bytes it takes away. */
-  run(unit: Unit, options: { textOnly: boolean }): Promise<TokenizedUnit>;
+  /** Tokenizes a block, whose memory it takes. */
+  run(block: Block): Promise<TokenBlock>;
   /** Ends the workers. */
   close(): void;
 }
 
-/** Starts so many workers; none if there is work for one only. */
+/** Starts workers; a single one would be no gain. */
 export async function openPool(
   workers: number,
-  options: UnitTokenizerOptions,
+  options: BlockTokenizerOptions,
 ): Promise<TokenizerPool> {
   if (workers <= 1) {
-    const tokenize = await createUnitTokenizer(options);
+    const tokenize = await createBlockTokenizer(options);
     return {
       size: 1,
-      run: async (unit, what) => {
-        await new Promise((resolve) => setTimeout(resolve)); // signals are heard meanwhile
-        return tokenize(unit, what);
+      async run(block) {
+        await new Promise((resolve) => setTimeout(resolve)); // lets signals in
+        return tokenize(block);
       },
       close() {},
     };
   }
   const all = Array.from({ length: workers }, () => new TokenizerWorker(options));
-  const idle = [...all];
-  const waiting: ((worker: TokenizerWorker) => void)[] = [];
   return {
     size: workers,
-    async run(unit, what) {
-      const worker = idle.pop() ??
-        await new Promise<TokenizerWorker>((resolve) => waiting.push(resolve));
-      try {
-        return await worker.run(unit, what);
-      } finally {
-        const next = waiting.shift();
-        if (next) next(worker);
-        else idle.push(worker);
-      }
-    },
+    // the least busy one; of several the first, so that few grow when blocks are large
+    run: (block) => all.reduce((a, b) => b.waiting < a.waiting ? b : a).run(block),
     close() {
       for (const worker of all) worker.close();
     },
@@ -57,17 +46,17 @@ export async function openPool(
 
 class TokenizerWorker {
   readonly #worker: Worker;
-  #settle: { resolve(result: TokenizedUnit): void; reject(error: Error): void } | undefined;
+  readonly #pending: PromiseWithResolvers<TokenBlock>[] = [];
   #failure: Error | undefined;
 
-  constructor(options: UnitTokenizerOptions) {
+  constructor(options: BlockTokenizerOptions) {
     this.#worker = new Worker(new URL("./tokenize_worker.ts", import.meta.url), {
       type: "module",
       name: "tokenizer",
     });
-    this.#worker.onmessage = ({ data }) => {
-      if ("result" in data) this.#settle?.resolve(data.result);
-      else this.#fail("wrong" in data ? new DataError(data.wrong) : data.error);
+    this.#worker.onmessage = ({ data }: MessageEvent<FromWorker>) => {
+      if ("result" in data) this.#pending.shift()!.resolve(data.result);
+      else this.#fail("wrong" in data ? new DataError(data.wrong) : data.error as Error);
     };
     this.#worker.onerror = (event) => {
       event.preventDefault();
@@ -76,12 +65,17 @@ class TokenizerWorker {
     this.#post({ options });
   }
 
-  run(unit: Unit, { textOnly }: { textOnly: boolean }): Promise<TokenizedUnit> {
-    return new Promise((resolve, reject) => {
-      if (this.#failure) return reject(this.#failure);
-      this.#settle = { resolve, reject };
-      this.#post({ unit, textOnly }, [unit.bytes.buffer]);
-    });
+  /** Blocks that are not tokenized yet. */
+  get waiting(): number {
+    return this.#pending.length;
+  }
+
+  run(block: Block): Promise<TokenBlock> {
+    if (this.#failure) return Promise.reject(this.#failure);
+    const pending = Promise.withResolvers<TokenBlock>();
+    this.#pending.push(pending);
+    this.#post({ block }, [block.bytes.buffer]);
+    return pending.promise;
   }
 
   close(): void {
@@ -92,8 +86,9 @@ class TokenizerWorker {
     this.#worker.postMessage(message, transfer);
   }
 
+  /** The block that is being tokenized fails, as do all further ones. */
   #fail(error: Error): void {
     this.#failure = error;
-    this.#settle?.reject(error);
+    for (const { reject } of this.#pending.splice(0)) reject(error);
   }
 }

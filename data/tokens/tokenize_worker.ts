@@ -1,34 +1,40 @@
+import type { Block } from "../text/blocks.ts";
 import { DataError } from "../text/data_error.ts";
-import { createUnitTokenizer, type Unit, type UnitTokenizer } from "./tokenize_unit.ts";
-import type { UnitTokenizerOptions } from "./tokenize_unit.ts";
+import {
+  type BlockTokenizer,
+  type BlockTokenizerOptions,
+  createBlockTokenizer,
+} from "./tokenize_block.ts";
+import type { TokenBlock } from "./tokenize_block.ts";
 
 /**
- * A worker that tokenizes units: the first message says how, each further one is a unit, and each is
- * answered in turn.
+ * A worker that tokenizes blocks: the first message has the options, each further one a block, and each
+ * block is answered in turn.
  *
  * @module
  */
 
-/** What a worker is told: first how to tokenize, then what. */
-export type ToWorker =
-  | { options: UnitTokenizerOptions }
-  | { unit: Unit; textOnly: boolean };
+/** Messages to a worker. */
+export type ToWorker = { options: BlockTokenizerOptions } | { block: Block };
+
+/** Messages from a worker; of a `DataError`, which would lose its class on the way, its reason. */
+export type FromWorker = { result: TokenBlock } | { wrong: string } | { error: unknown };
 
 const scope = self as unknown as {
   onmessage: (event: MessageEvent<ToWorker>) => void;
-  postMessage(message: unknown, transfer?: Transferable[]): void;
+  postMessage(message: FromWorker, transfer?: Transferable[]): void;
 };
 
-let tokenizer: Promise<UnitTokenizer> | undefined;
+let tokenizer: Promise<BlockTokenizer> | undefined;
 
 scope.onmessage = async ({ data }) => {
   try {
     if ("options" in data) {
-      tokenizer = createUnitTokenizer(data.options);
+      tokenizer = createBlockTokenizer(data.options);
       await tokenizer;
       return;
     }
-    const result = (await tokenizer!)(data.unit, data);
+    const result = (await tokenizer!)(data.block);
     const { text, tokens, starts } = result;
     scope.postMessage({ result }, [text.buffer, tokens.buffer, starts.buffer]);
   } catch (error) {

@@ -1,4 +1,4 @@
-import type { TokenizedText } from "./token_file.ts";
+import type { TokenDataset } from "./token_dataset.ts";
 import { gpt2Tokenizer, isPartOf, type Tokenizer } from "../tokenizer/tokenizer.ts";
 
 /** Stretches of a text that are looked at, and tokens in each. */
@@ -21,7 +21,7 @@ const LONGER_IN_PART = 1.25, LONGER_IN_OTHER = 1.5;
  */
 export async function misfitsOf(
   tokenizer: Tokenizer,
-  text: TokenizedText,
+  text: TokenDataset,
   model: string,
 ): Promise<string[]> {
   const gpt2 = await gpt2Tokenizer();

@@ -411,7 +411,7 @@ Deno.test({
     // it works on it once there is something in the cache
     const watcher = Deno.watchFs(directory);
     for await (const { paths } of watcher) {
-      if (paths.some((path) => path.endsWith("text.tokens"))) break;
+      if (paths.some((path) => path.endsWith("tokens.bin"))) break;
     }
     child.kill("SIGINT");
     const { code, stderr } = await child.output();

@@ -163,31 +163,29 @@ for (const [writer, target] of [["directory", "model"], ["file", "model.gguf"]])
 }
 
 Deno.test({
-  name: "tokenizeSource() records no token that is not synced, and names files that are",
+  name: "tokenizeDocuments() records no token that is not synced, and names files that are",
   ignore,
   async fn() {
-    const operations = await operationsOf("tokens"), partial = "HASH-HASH-split.partial";
+    const operations = await operationsOf("tokens"), partial = "HASH-HASH.partial";
     assertSynced(operations);
     let records = 0;
     operations.forEach(({ to }, i) => {
-      if (to !== `${partial}/record.json`) return;
+      if (to !== `${partial}/progress.json`) return;
       records++;
       const before = operations.slice(0, i);
       const last = (kind: string, path: string) =>
         before.findLastIndex((one) => one.kind === kind && one.path === path);
-      for (const file of ["text", "held-out"]) {
-        for (const path of [`finished/${file}.tokens`, `${file}.tokens.starts`]) {
-          const at = `${partial}/${path}`;
-          assert.ok(
-            last("sync", at) > last("write", at),
-            `${path} is recorded before it is synced`,
-          );
-        }
+      for (const file of ["tokens.bin", "documents.bin"]) {
+        const path = `${partial}/files/${file}`;
+        assert.ok(
+          last("sync", path) > last("write", path),
+          `${file} is not synced before its record`,
+        );
       }
     });
-    assert.ok(records >= 3, `${records} records`);
+    assert.ok(records >= 2, `${records} records`);
     assert.deepEqual(operations.map(text).slice(-3), [
-      `rename ${partial}/finished to HASH-HASH-split`,
+      `rename ${partial}/files to HASH-HASH`,
       "sync .",
       `remove ${partial}`,
     ]);

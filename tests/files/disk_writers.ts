@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import { hubFile } from "../../data/hub/hub.ts";
-import { textSource } from "../../data/text/sources.ts";
-import { tokenizeSource } from "../../data/tokens/tokenize.ts";
+import { documentsOf } from "../../data/text/documents.ts";
+import { tokenizeDocuments } from "../../data/tokens/tokenize.ts";
 import { byteLevelTokenizer } from "../../data/tokenizer/tokenizer.ts";
 import { BYTE_ALPHABET } from "../../data/tokenizer/byte_level.ts";
 import { openRunDirectory, writeNew } from "../../train/checkpoint.ts";
@@ -46,11 +46,9 @@ const WRITERS: Record<string, () => Promise<void> | void> = {
   async tokens() {
     const tokenizer = await byteLevelTokenizer({ tokens: [...BYTE_ALPHABET], merges: [] });
     const long = "a story, ".repeat(2 ** 17); // a unit by itself
-    const source = textSource("x", [...new Array(19).fill("Short."), long, "Short.", long]);
-    const options = { tokenizer, holdOut: true, cacheDirectory: directory, recordMs: 0 };
-    const { text, heldOut } = await tokenizeSource(source, options);
-    text.close();
-    heldOut!.close();
+    const documents = documentsOf("x", [...new Array(19).fill("Short."), long, "Short.", long]);
+    const options = { tokenizer, cacheDirectory: directory, recordMs: 0 };
+    (await tokenizeDocuments(documents, options)).close();
   },
   async download() {
     await using server = new HubServer();

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { textOf } from "../../data/tokens/token_file.ts";
+import { tokenDataset } from "../../data/tokens/token_dataset.ts";
 import type { Tokenizer } from "../../data/tokenizer/tokenizer.ts";
 import { Program } from "../../kernels/program.ts";
 import { createTensor, download, upload } from "../../kernels/tensor.ts";
@@ -38,10 +38,7 @@ Deno.test("RunningSum adds up what one f32 would lose, over more runs than wait 
 const LOSS = 2e-6;
 
 /** A text of documents whose tokens are these, and the bytes of each token. */
-const TEXT = textOf({
-  tokens: Uint32Array.of(5, 1, 7, 3, 9, 2, 6, 0, 4, 9),
-  documentStarts: [0, 5],
-});
+const TEXT = tokenDataset(Uint32Array.of(5, 1, 7, 3, 9, 2, 6, 0, 4, 9), [0, 5]);
 const BYTES = [1, 4, 2, 1, 3, 1, 2, 5, 1, 0];
 const tokenizer = { endOfText: 9, byteLength: (id: number) => BYTES[id]! } as Tokenizer;
 const config = { vocabularySize: 10, contextLength: 4, width: 8, layers: 1, heads: 2 };
@@ -63,7 +60,7 @@ Deno.test("createEvaluator() gives ln V of a model that knows nothing, and log2 
 Deno.test("createEvaluator() predicts every token from those before it in its document, without dropout", async () => {
   const gpt = createGpt(device, config, { precision: "f32" });
   initializeParameters(gpt, { seed: 3 });
-  const text = textOf({ tokens: TEXT.read(0, 10), documentStarts: [0, 3, 6] });
+  const text = tokenDataset(TEXT.read(0, 10), [0, 3, 6]);
   const evaluator = createEvaluator(gpt, tokenizer, text, cut);
   const { loss } = await evaluator.run();
   assert.equal((await evaluator.run()).loss, loss);

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { type Batch, Batches } from "../../data/tokens/batches.ts";
 import type { Corpus } from "../../data/tokens/corpus.ts";
-import { textOf } from "../../data/tokens/token_file.ts";
+import { tokenDataset } from "../../data/tokens/token_dataset.ts";
 import { trainTokenizer } from "../../data/tokenizer/train.ts";
 import { readTrainerState } from "../../model/files/checkpoint.ts";
 import { createGpt } from "../../model/gpt.ts";
@@ -91,7 +91,7 @@ async function runScript(
     ...{ labelSmoothing: 0, gradientClip: 1, weightDecay: 0, beta1: 0.9, beta2: 0.99 },
   });
   const batches = new Batches(
-    textOf({ tokens: Uint32Array.from({ length: 200 }, (_, i) => i), documentStarts: [0] }),
+    tokenDataset(Uint32Array.from({ length: 200 }, (_, i) => i)),
     { batchSize: 2, contextLength: 4, sequence: "packed", seed: 5, padding: 256 },
   );
   const run = openRunDirectory(join(directory, name)), controller = new AbortController();

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
-import { csvPieces } from "../../../data/text/csv.ts";
-import type { Piece } from "../../../data/text/documents.ts";
+import { csvParts } from "../../../data/text/csv.ts";
+import type { Part } from "../../../data/text/blocks.ts";
 import { Random } from "../../../data/random.ts";
 import { freshSeed } from "../../seeds.ts";
 import { oddText } from "../texts.ts";
@@ -13,15 +13,15 @@ async function read(
   const chunks = (async function* () {
     for (let at = 0; at < bytes.length; at += most) yield bytes.slice(at, at + most);
   })();
-  const pieces: Piece[] = [];
-  for await (const some of csvPieces(chunks, { file: "x", column, tabs })) pieces.push(...some);
-  return pieces.map(({ bytes, place }) => [
+  const parts: Part[] = [];
+  for await (const some of csvParts(chunks, { file: "x", column, tabs })) parts.push(...some);
+  return parts.map(({ bytes, place }) => [
     new TextDecoder("utf-8", { ignoreBOM: true, fatal: true }).decode(bytes),
     place,
   ]);
 }
 
-Deno.test("csvPieces() gives the fields of a column, however they are written and come", async () => {
+Deno.test("csvParts() gives the fields of a column, however they are written and come", async () => {
   const seed = freshSeed(), random = new Random(seed);
   for (let round = 0; round < 100; round++) {
     const tabs = round % 2 === 1, delimiter = tabs ? "\t" : ",";
@@ -61,14 +61,14 @@ Deno.test("csvPieces() gives the fields of a column, however they are written an
   }
 });
 
-Deno.test("csvPieces() reads what is written on old machines, blank lines, and nothing", async () => {
+Deno.test("csvParts() reads what is written on old machines, blank lines, and nothing", async () => {
   assert.deepEqual(await read("text\rone\rtwo"), [["one", 2], ["two", 3]]);
   assert.deepEqual(await read("\n\ntext\n\none\n"), [["one", 5]]);
   assert.deepEqual(await read("text\n"), []);
   assert.deepEqual(await read(""), []);
 });
 
-Deno.test("csvPieces() counts lines whose end is cut between what is read at a time", async () => {
+Deno.test("csvParts() counts lines whose end is cut between what is read at a time", async () => {
   const begins = 'text\r\n"';
   const long = "x".repeat(2 ** 20 - 1 - begins.length); // so that the return is the last byte of a MiB
   const found = await read(`${begins}${long}\r\ny"\r\nz\r\n`, { most: 2 ** 18 });
@@ -76,7 +76,7 @@ Deno.test("csvPieces() counts lines whose end is cut between what is read at a t
   assert.deepEqual(found.map(([, line]) => line), [3, 4]);
 });
 
-Deno.test("csvPieces() takes quotes in TSV for text unless they stand around a field", async () => {
+Deno.test("csvParts() takes quotes in TSV for text unless they stand around a field", async () => {
   const text = 'id\ttext\n1\the said "hi"\n2\t"Hello," she said\n3\t"a\tb ""c"""\n';
   assert.deepEqual(await read(text, { tabs: true }), [
     ['he said "hi"', 2],
@@ -85,7 +85,7 @@ Deno.test("csvPieces() takes quotes in TSV for text unless they stand around a f
   ]);
 });
 
-Deno.test("csvPieces() refuses TSV with a quote that begins a field and is closed in another", async () => {
+Deno.test("csvParts() refuses TSV with a quote that begins a field and is closed in another", async () => {
   const message =
     /line \d must have " around whole fields.*: a quote at the beginning of a field is/;
   for (
@@ -101,7 +101,7 @@ Deno.test("csvPieces() refuses TSV with a quote that begins a field and is close
   ]);
 });
 
-Deno.test("csvPieces() says what is wrong with a table, and in which line", async () => {
+Deno.test("csvParts() says what is wrong with a table, and in which line", async () => {
   const cases = [
     [
       "id,story\n1,a",

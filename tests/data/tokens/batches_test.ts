@@ -8,11 +8,11 @@ import {
   shiftedPair,
 } from "../../../data/tokens/batches.ts";
 import { Random } from "../../../data/random.ts";
-import { textOf, type TokenizedText } from "../../../data/tokens/token_file.ts";
+import { type TokenDataset, tokenDataset } from "../../../data/tokens/token_dataset.ts";
 import { freshSeed } from "../../seeds.ts";
 
 /** Documents of the given lengths; tokens count up, so that a token tells its position. */
-function text(...lengths: number[]): TokenizedText {
+function text(...lengths: number[]): TokenDataset {
   const documentStarts = Uint32Array.from(
     lengths,
     (_, i) => lengths.slice(0, i).reduce((a, b) => a + b, 0),
@@ -21,7 +21,7 @@ function text(...lengths: number[]): TokenizedText {
     { length: lengths.reduce((a, b) => a + b, 0) },
     (_, i) => i + 100,
   );
-  return textOf({ tokens, documentStarts });
+  return tokenDataset(tokens, documentStarts);
 }
 
 const OPTIONS: BatchOptions = {
@@ -143,7 +143,7 @@ Deno.test("Batches padded gives a document a row, truncated and padded", () => {
 
 Deno.test("Batches sorts positions by token for the embedding's gradient", () => {
   const tokens = Uint32Array.of(3, 5, 3, 3, 5, 1, 3, 0, 0);
-  const batches = new Batches(textOf({ tokens, documentStarts: [0] }), {
+  const batches = new Batches(tokenDataset(tokens), {
     ...OPTIONS,
     batchSize: 1,
     contextLength: 8,
@@ -160,7 +160,7 @@ for (const V of [1, 256, 257, 50257, 2 ** 32]) {
     // few of them, so that runs are longer than one
     const some = Array.from({ length: 50 }, () => random.below(V));
     const tokens = Uint32Array.from({ length: M + 1 }, () => some[random.below(50)]!);
-    const batches = new Batches(textOf({ tokens, documentStarts: [0] }), {
+    const batches = new Batches(tokenDataset(tokens), {
       ...OPTIONS,
       ...{ batchSize, contextLength },
     });
@@ -191,7 +191,7 @@ Deno.test("Batches takes rows from texts of more tokens than 32 bits count", () 
   const tokens = (start: number, end: number) =>
     Uint32Array.from({ length: end - start }, (_, i) => (start + i) % 1_000_000_007);
   const places: number[] = [];
-  const source: TokenizedText = {
+  const source: TokenDataset = {
     ...text(1),
     length,
     read(start, end) {

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { BYTE_ALPHABET } from "../../../data/tokenizer/byte_level.ts";
 import { hashData, loadCorpus, loadWhole } from "../../../data/tokens/corpus.ts";
 import { storyEntropy } from "../../../data/text/stories.ts";
-import type { TokenizedText } from "../../../data/tokens/token_file.ts";
+import type { TokenDataset } from "../../../data/tokens/token_dataset.ts";
 import { byteLevelTokenizer, gpt2Tokenizer } from "../../../data/tokenizer/tokenizer.ts";
 import { HubServer } from "../hub/server.ts";
 
@@ -20,7 +20,7 @@ function write(name: string, content: string | Uint8Array): string {
   return path;
 }
 
-const all = (text: TokenizedText) => [...text.read(0, text.length)];
+const all = (text: TokenDataset) => [...text.read(0, text.length)];
 
 const documents = Array.from({ length: 45 }, (_, i) => `Story number ${i}.\nIt ends.`);
 const file = write("stories.txt", documents.join("\n<|endoftext|>\n"));
@@ -78,10 +78,10 @@ Deno.test("loadCorpus() takes tokens from the cache, and makes damaged ones anew
   assert.deepEqual([first.cached, second.cached], [false, true]);
   assert.deepEqual(second.texts, first.texts);
   const [name] = readdirSync(cacheDirectory);
-  for (const part of ["text.tokens", "held-out.tokens"]) {
+  for (const part of ["tokens.bin", "documents.bin", "meta.json"]) {
     const path = join(cacheDirectory, name!, part);
     const bytes = Deno.readFileSync(path);
-    bytes[300]! ^= 1;
+    bytes[100]! ^= 1;
     Deno.writeFileSync(path, bytes);
     const third = await load();
     assert.equal(third.cached, false);

@@ -1,22 +1,15 @@
 import assert from "node:assert/strict";
+import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { Random } from "../../../data/random.ts";
-import {
-  MemorySink,
-  renumbered,
-  textOf,
-  TokenFile,
-  TokenFileWriter,
-  type TokenizedText,
-  type TokenSink,
-} from "../../../data/tokens/token_file.ts";
+import { TokenFile, TokenFileWriter } from "../../../data/tokens/token_file.ts";
 import { freshSeed } from "../../seeds.ts";
 
 const directory = Deno.makeTempDirSync();
 globalThis.addEventListener("unload", () => Deno.removeSync(directory, { recursive: true }));
 
 const ORIGIN = { fingerprint: "ab".repeat(32), tokenizerHash: "cd".repeat(32) };
-const TEXT_HASH = "ef".repeat(32);
+const ABOUT = { ...ORIGIN, hash: "ef".repeat(32), bytes: 99 };
 
 /** Documents of random tokens. */
 function randomDocuments(random: Random, vocabularySize: number): Uint32Array[] {
@@ -27,13 +20,18 @@ function randomDocuments(random: Random, vocabularySize: number): Uint32Array[] 
 }
 
 /** Appends documents in stretches that have nothing to do with where they begin. */
-function append(sink: TokenSink, documents: readonly Uint32Array[], random: Random, V: number) {
+function append(
+  writer: TokenFileWriter,
+  documents: readonly Uint32Array[],
+  random: Random,
+  V: number,
+): void {
   const Tokens = V <= 2 ** 16 ? Uint16Array : Uint32Array;
   const all = Tokens.from(documents.flatMap((tokens) => [...tokens]));
   const starts = startsOf(documents);
   for (let at = 0, length; at < all.length; at += length) {
     length = 1 + random.below(60);
-    sink.append(
+    writer.append(
       all.slice(at, at + length),
       starts.filter((start) => start >= at && start < at + length).map((start) => start - at),
     );
@@ -45,124 +43,104 @@ function startsOf(documents: readonly Uint32Array[]): number[] {
   return documents.map(({ length }) => (at += length) - length);
 }
 
-/** Whether a text is what documents come to, read in any stretches. */
-function check(text: TokenizedText, documents: readonly Uint32Array[], random: Random): void {
-  const all = documents.flatMap((tokens) => [...tokens]);
-  assert.deepEqual([text.length, text.documents], [all.length, documents.length]);
-  assert.deepEqual([...text.read(0, all.length)], all);
-  for (let i = 0; i < 20; i++) {
-    const start = random.below(all.length + 1), end = start + random.below(all.length);
-    assert.deepEqual([...text.read(start, end)], all.slice(start, end));
-  }
-  const starts = Array.from({ length: documents.length }, (_, i) => text.documentStart(i));
-  assert.deepEqual(starts, startsOf(documents));
-  assert.equal(text.documentStart(documents.length), all.length);
-}
-
 function writerOf(name: string, V: number, { length = 0, documents = 0 } = {}): TokenFileWriter {
   const path = join(directory, name);
-  return new TokenFileWriter(path, `${path}.starts`, { vocabularySize: V, length, documents });
+  mkdirSync(path, { recursive: true });
+  return new TokenFileWriter(path, { vocabularySize: V, length, documents });
 }
 
-async function write(name: string, documents: readonly Uint32Array[], V: number): Promise<string> {
+function write(name: string, documents: readonly Uint32Array[], V: number): string {
   const writer = writerOf(name, V);
   append(writer, documents, new Random(1), V);
-  await writer.finish({ ...ORIGIN, textHash: TEXT_HASH, bytes: 99 });
+  writer.finish(ABOUT);
   writer.close();
   return join(directory, name);
 }
 
+const FILES = ["tokens.bin", "documents.bin", "meta.json"];
+const contentOf = (path: string) => FILES.map((name) => Deno.readFileSync(join(path, name)));
+
 for (const V of [300, 2 ** 16, 2 ** 16 + 1]) {
-  Deno.test(`TokenFile gives back what was written of a vocabulary of ${V}`, async () => {
+  Deno.test(`TokenFile gives back what was written of a vocabulary of ${V}`, () => {
     const seed = freshSeed(), random = new Random(seed);
     const documents = [...randomDocuments(random, V), Uint32Array.of(V - 1)];
-    const file = new TokenFile(await write(`${V}`, documents, V), ORIGIN);
-    check(file, documents, random);
-    assert.deepEqual([file.bytes, file.textHash], [99, TEXT_HASH]);
-    const used = new Set(documents.flatMap((tokens) => [...tokens]));
-    assert.deepEqual(file.usedIds(), [...used].sort((a, b) => a - b), `seed ${seed}`);
+    const file = new TokenFile(write(`${V}`, documents, V), ORIGIN);
+    const all = documents.flatMap((tokens) => [...tokens]);
+    assert.deepEqual([file.length, file.documents], [all.length, documents.length]);
+    assert.deepEqual([...file.read(0, all.length)], all);
+    for (let i = 0; i < 20; i++) {
+      const start = random.below(all.length + 1), end = start + random.below(all.length);
+      assert.deepEqual([...file.read(start, end)], all.slice(start, end));
+    }
+    const starts = Array.from({ length: documents.length }, (_, i) => file.documentStart(i));
+    assert.deepEqual(starts, startsOf(documents));
+    assert.equal(file.documentStart(documents.length), all.length);
+    assert.deepEqual([file.bytes, file.hash], [ABOUT.bytes, ABOUT.hash]);
+    const used = new Set(all);
+    assert.deepEqual(file.usedIds, [...used].sort((a, b) => a - b), `seed ${seed}`);
     file.close();
   });
 }
 
-Deno.test("TokenFileWriter goes on with what is known to be written, to the same bytes", async () => {
+Deno.test("TokenFileWriter resumes with what is known to be written, to the same bytes", () => {
   const seed = freshSeed(), random = new Random(seed);
   const V = 1000, documents = randomDocuments(random, V), more = randomDocuments(random, V);
-  const whole = Deno.readFileSync(await write("whole", [...documents, ...more], V));
+  const whole = contentOf(write("whole", [...documents, ...more], V));
   let writer = writerOf("parts", V);
   append(writer, documents, random, V);
-  const { length, documents: count } = writer;
-  append(writer, randomDocuments(random, V), random, V); // nobody has noted these
-  await writer.finish({ ...ORIGIN, textHash: TEXT_HASH, bytes: 1 });
+  const length = documents.reduce((sum, tokens) => sum + tokens.length, 0);
+  append(writer, randomDocuments(random, V), random, V); // nothing recorded these
+  writer.finish({ ...ABOUT, bytes: 1 });
   writer.close();
-  writer = writerOf("parts", V, { length, documents: count });
-  assert.deepEqual([...writer.read(0, length)], documents.flatMap((tokens) => [...tokens]));
+  writer = writerOf("parts", V, { length, documents: documents.length });
   append(writer, more, random, V);
-  await writer.finish({ ...ORIGIN, textHash: TEXT_HASH, bytes: 99 });
+  writer.finish(ABOUT);
   writer.close();
-  assert.deepEqual(Deno.readFileSync(join(directory, "parts")), whole, `seed ${seed}`);
-  assert.throws(() => writerOf("parts", V, { length: 1e6, documents: 1 }), /it is shorter/);
+  assert.deepEqual(contentOf(join(directory, "parts")), whole, `seed ${seed}`);
+  assert.throws(() => writerOf("parts", V, { length: 1e6, documents: 1 }), /past its end/);
 });
 
-Deno.test("MemorySink gives the text that was appended", () => {
-  const seed = freshSeed(), random = new Random(seed);
-  const documents = randomDocuments(random, 300);
-  const sink = new MemorySink(300);
-  append(sink, documents, random, 300);
-  const { length, documents: count } = sink;
-  append(sink, randomDocuments(random, 300), random, 300);
-  sink.truncate({ length, documents: count });
-  const { text, usedIds } = sink.finish(7);
-  check(text, documents, random);
-  const used = new Set(documents.flatMap((tokens) => [...tokens]));
-  assert.deepEqual(usedIds, [...used].sort((a, b) => a - b), `seed ${seed}`);
-});
-
-Deno.test("renumbered() changes ids and nothing else", () => {
-  const text = textOf({ tokens: Uint16Array.of(2, 0, 1, 2), documentStarts: [0, 3] });
-  const other = renumbered(text, Uint32Array.of(7, 8, 9));
-  check(other, [Uint32Array.of(9, 7, 8), Uint32Array.of(9)], new Random(1));
-});
-
-Deno.test("TokenFile refuses what is not whole, of another version or of another origin", async () => {
-  const documents = [Uint32Array.of(1, 2), Uint32Array.of(3)];
-  const path = await write("good", documents, 300);
-  const good = Deno.readFileSync(path);
-  const size = 256 + 3 * 2 + 2 * 8 + 38 + 32;
-  assert.equal(good.length, size);
-  const changed = (at: number) => good.map((byte, i) => i === at ? byte ^ 1 : byte);
-  const cases: [Uint8Array<ArrayBuffer>, RegExp][] = [
-    [good.slice(0, 4), /must begin with TOYTOKEN/],
-    [changed(0), /must begin with TOYTOKEN/],
-    [good.slice(0, 100), /header is cut off after 100 bytes/],
-    [good.slice(0, -1), /must be 348 bytes long: current length is 347/],
-    [changed(8), /version must be 3: current version is 2/],
-    [changed(48), /checksum of its header does not match/],
-    [changed(size - 1), /checksum of its header does not match/],
-    [changed(256), /bytes from 256 on do not match their checksum: delete it/],
-    [changed(256 + 6), /bytes from 256 on do not match/],
+Deno.test("TokenFile refuses files that are not whole, of another version or of another origin", () => {
+  const path = write("good", [Uint32Array.of(1, 2), Uint32Array.of(3)], 300);
+  const at = (name: string) => join(path, name);
+  const good = new Map(FILES.map((name) => [name, Deno.readFileSync(at(name))]));
+  assert.deepEqual([good.get("tokens.bin")!.length, good.get("documents.bin")!.length], [6, 16]);
+  const json = new TextDecoder().decode(good.get("meta.json"));
+  const changed = (name: string, place: number) =>
+    good.get(name)!.map((byte, i) => i === place ? byte ^ 1 : byte);
+  const cases: [file: string, content: Uint8Array | string, message: RegExp][] = [
+    ["meta.json", json.slice(0, 100), /JSON/],
+    ["meta.json", json.replace('"tokens":3', '"tokens":4'), /meta.json as it does not match its/],
+    ["meta.json", json.replace('"usedIds":[1,', '"usedIds":[0,'), /does not match its checksum/],
+    ["meta.json", json.replace('"version":4', '"version":3'), /must be 4: current version is 3/],
+    ["tokens.bin", good.get("tokens.bin")!.slice(1), /must be 6 bytes long: current length is 5/],
+    ["tokens.bin", changed("tokens.bin", 5), /bytes from 0 do not match their checksum: delete/],
+    ["documents.bin", changed("documents.bin", 8), /documents.bin as it does not match its/],
+    ["documents.bin", good.get("documents.bin")!.slice(8), /does not match its checksum/],
   ];
-  for (const [bytes, message] of cases) {
-    Deno.writeFileSync(path, bytes);
+  for (const [name, content, message] of cases) {
+    if (typeof content === "string") Deno.writeTextFileSync(at(name), content);
+    else Deno.writeFileSync(at(name), content);
     assert.throws(() => new TokenFile(path, ORIGIN), message);
+    Deno.writeFileSync(at(name), good.get(name)!);
   }
-  Deno.writeFileSync(path, good);
   for (const other of [{ fingerprint: "00".repeat(32) }, { tokenizerHash: "00".repeat(32) }]) {
     assert.throws(() => new TokenFile(path, { ...ORIGIN, ...other }), /another text or tokenizer/);
   }
+  new TokenFile(path, ORIGIN).close();
 });
 
-Deno.test("TokenFile opens a large file at once, and refuses what is damaged when it is read", async () => {
+Deno.test("TokenFile opens a large file at once, and refuses damaged tokens when they are read", () => {
   const V = 2 ** 20, megabytes = 66;
   const writer = writerOf("large", V);
   const tokens = new Uint32Array(2 ** 18);
   for (let i = 0; i < megabytes; i++) writer.append(tokens.fill(i), [0]);
-  await writer.finish({ ...ORIGIN, textHash: TEXT_HASH, bytes: 1 });
+  writer.finish(ABOUT);
   writer.close();
   const path = join(directory, "large");
   {
-    using handle = Deno.openSync(path, { write: true });
-    handle.seekSync(256 + 40 * 2 ** 20 + 123, Deno.SeekMode.Start);
+    using handle = Deno.openSync(join(path, "tokens.bin"), { write: true });
+    handle.seekSync(40 * 2 ** 20 + 123, Deno.SeekMode.Start);
     handle.writeSync(Uint8Array.of(255));
   }
   const file = new TokenFile(path, ORIGIN);
@@ -170,6 +148,6 @@ Deno.test("TokenFile opens a large file at once, and refuses what is damaged whe
   assert.deepEqual([...file.read(at - 2, at)], [39, 39]);
   assert.deepEqual([...file.read(at + 2 ** 18, at + 2 ** 18 + 1)], [41]);
   assert.equal(file.documentStart(65), 65 * 2 ** 18);
-  assert.throws(() => file.read(at - 1, at + 1), /bytes from 41943296 on do not match/);
+  assert.throws(() => file.read(at - 1, at + 1), /bytes from 41943040 do not match/);
   file.close();
 });

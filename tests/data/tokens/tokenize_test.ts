@@ -1,11 +1,17 @@
 import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { Random } from "../../../data/random.ts";
-import { fileSource, type Source, textSource } from "../../../data/text/sources.ts";
+import { openDataset } from "../../../data/text/dataset.ts";
+import { type Documents, documentsOf } from "../../../data/text/documents.ts";
 import { sampleStories } from "../../../data/text/stories.ts";
-import { tokenizeSource } from "../../../data/tokens/tokenize.ts";
+import {
+  openCached,
+  tokenizeDocuments,
+  type TokenizeOptions,
+} from "../../../data/tokens/tokenize.ts";
 import {
   byteLevelTokenizer,
   gpt2Tokenizer,
@@ -30,7 +36,7 @@ const tokenizer = await (async () => {
   });
 })();
 
-/** A tokenizer that has no tables to share: it cuts words in a way of its own. */
+/** A tokenizer that has no tables to share: it cuts words in another way. */
 const otherTokenizer = await (async () => {
   const file = JSON.parse(tokenizer.json);
   file.pre_tokenizer = {
@@ -48,8 +54,11 @@ function tokensOf(documents: readonly string[], tokenizer: Tokenizer): number[] 
   return documents.flatMap((text) => [...tokenizer.encodeDocument(text), tokenizer.endOfText]);
 }
 
-/** A source that is worth as many workers as are asked for. */
-const large = (source: Source): Source => ({ ...source, bytes: 1e12 });
+/** The documents of a file. */
+const openFile = async (path: string) => (await openDataset([path])).training;
+
+/** Documents that are worth as many workers as are asked for. */
+const large = (documents: Documents): Documents => ({ ...documents, bytes: 1e12 });
 
 function randomDocuments(random: Random, count: number): string[] {
   const documents: string[] = [];
@@ -61,50 +70,24 @@ function randomDocuments(random: Random, count: number): string[] {
 }
 
 for (const [what, tokens] of [["tables", tokenizer], ["none", otherTokenizer]] as const) {
-  Deno.test(`tokenizeSource() gives the tokens of all documents with any workers, tokenizer with ${what}`, async () => {
+  Deno.test(`tokenizeDocuments() gives the tokens of all documents with any workers, tokenizer with ${what}`, async () => {
     const seed = freshSeed(), random = new Random(seed);
     const odd = randomDocuments(random, 500);
     const documents = [...odd, ...sampleStories({ seed: random.below(1e6), count: 5000 }), ...odd];
     const expected = tokensOf(documents, tokens);
     for (const workers of [1, 2, 3]) {
-      const { text, usedIds, textHash } = await tokenizeSource(large(textSource("x", documents)), {
-        ...{ tokenizer: tokens, workers, holdOut: false },
-      });
-      assert.equal(text.documents, documents.length);
-      assert.deepEqual([...text.read(0, text.length)], expected, `seed ${seed}`);
-      assert.deepEqual(usedIds, [...new Set(expected)].sort((a, b) => a - b));
-      assert.equal(textHash, textSource("x", documents).fingerprint);
+      const named = documentsOf("x", documents);
+      const result = await tokenizeDocuments(large(named), { tokenizer: tokens, workers });
+      assert.equal(result.documents, documents.length);
+      assert.deepEqual([...result.read(0, result.length)], expected, `seed ${seed}`);
+      assert.deepEqual(result.usedIds, [...new Set(expected)].sort((a, b) => a - b));
+      assert.equal(result.hash, named.fingerprint);
+      assert.equal(result.bytes, Buffer.byteLength(documents.join("")));
     }
   });
 }
 
-Deno.test("tokenizeSource() holds every twentieth document out, the last of few, the end of one", async () => {
-  const seed = freshSeed(), random = new Random(seed);
-  for (const count of [1, 2, 3, 19, 20, 21, 39, 40, 41, 100]) {
-    const documents = randomDocuments(random, count);
-    const cacheDirectory = join(directory, `held-out-${count}`);
-    for (const where of [{}, { cacheDirectory }]) {
-      const source = textSource("x", documents);
-      const result = await tokenizeSource(source, { tokenizer, holdOut: true, ...where });
-      const text = [...result.text.read(0, result.text.length)];
-      const heldOut = [...result.heldOut!.read(0, result.heldOut!.length)];
-      const isHeldOut = (i: number) => i % 20 === Math.min(20, count) - 1;
-      if (count === 1) {
-        const all = tokensOf(documents, tokenizer), cut = Math.floor(all.length * (1 - 1 / 20));
-        assert.deepEqual([text, heldOut], [all.slice(0, cut), all.slice(cut)]);
-      } else {
-        assert.deepEqual(text, tokensOf(documents.filter((_, i) => !isHeldOut(i)), tokenizer));
-        assert.deepEqual(heldOut, tokensOf(documents.filter((_, i) => isHeldOut(i)), tokenizer));
-        assert.equal(result.text.documents + result.heldOut!.documents, count);
-      }
-      assert.equal(result.textHash, source.fingerprint, `seed ${seed}`);
-      result.text.close();
-      result.heldOut!.close();
-    }
-  }
-});
-
-Deno.test("tokenizeSource() gives a document of any length the tokens that it has as a whole", async () => {
+Deno.test("tokenizeDocuments() gives a document of any length the tokens that it has as a whole", async () => {
   const seed = freshSeed(), random = new Random(seed);
   const story = sampleStories({ seed: random.below(1e6), count: 4000 }).join("\n\n");
   const path = join(directory, "long.txt");
@@ -117,10 +100,7 @@ Deno.test("tokenizeSource() gives a document of any length the tokens that it ha
   );
   for (const file of [path, lines]) {
     for (const one of [tokenizer, otherTokenizer]) {
-      const { text } = await tokenizeSource(await fileSource([file]), {
-        tokenizer: one,
-        holdOut: false,
-      });
+      const text = await tokenizeDocuments(await openFile(file), { tokenizer: one });
       assert.ok(
         [...text.read(0, text.length)].join() === tokensOf([story, short, story], one).join(),
       );
@@ -129,41 +109,34 @@ Deno.test("tokenizeSource() gives a document of any length the tokens that it ha
   }
 });
 
-Deno.test("tokenizeSource() holds out a document of several units whole, also if it is stopped within it", async () => {
-  // units are of 1 MiB: the twentieth document, which is held out, begins in the first and ends in the fourth,
-  // where the thirty-ninth begins, which is not
+Deno.test("tokenizeDocuments() resumes within a document of several blocks", async () => {
+  // blocks are of 1 MiB: the second document begins in the first block and ends in the fourth
   const story = sampleStories({ seed: 5, count: 4000 }).join("\n\n");
   assert.ok(story.length > 0.9 * 2 ** 20 && story.length < 2 ** 20, `${story.length}`);
-  const long = [`${story} ${story} ${story} ${story.slice(0, 3e5)}`, story];
-  const documents = Array.from({ length: 41 }, (_, i) => `Story ${i}.`);
-  documents[19] = long[0]!;
-  documents[38] = long[1]!;
-  const path = join(directory, "long-held-out.txt");
-  Deno.writeTextFileSync(path, documents.join("\n<|endoftext|>\n"));
-  const tokens = documents.map((text) => tokensOf([text], tokenizer));
-  const isHeldOut = (_: unknown, i: number) => i % 20 === 19;
-  const expected = [
-    tokens.filter((_, i) => !isHeldOut(_, i)).flat(),
-    tokens.filter(isHeldOut).flat(),
+  const documents = [
+    "A story.",
+    `${story} ${story} ${story} ${story.slice(0, 3e5)}`,
+    story,
+    "End.",
   ];
-  const cacheDirectory = join(directory, "long-held-out");
-  for (const where of [{}, { cacheDirectory }]) {
-    const source = await fileSource([path]), options = { tokenizer, holdOut: true, ...where };
-    if ("cacheDirectory" in where) {
-      const controller = new AbortController(), { signal } = controller;
-      const onProgress = () => controller.abort(); // at the first unit
-      await assert.rejects(tokenizeSource(source, { ...options, signal, onProgress }));
-      const units = recordedUnits(cacheDirectory);
-      assert.ok(units >= 1 && units <= 3, `${units} units are done`); // within the held-out document
-    }
-    const { text, heldOut } = await tokenizeSource(source, options);
-    const found = [text, heldOut!].map((part) => [...part.read(0, part.length)]);
+  const path = join(directory, "long-resumed.txt");
+  Deno.writeTextFileSync(path, documents.join("\n<|endoftext|>\n"));
+  const expected = tokensOf(documents, tokenizer).join();
+  const cacheDirectory = join(directory, "long-resumed"), controller = new AbortController();
+  const onProgress = () => controller.abort(); // at the first block
+  const { signal } = controller;
+  const options = { tokenizer, cacheDirectory };
+  await assert.rejects(
+    tokenizeDocuments(await openFile(path), { ...options, signal, onProgress }),
+  );
+  const blocks = recordedBlocks(cacheDirectory);
+  assert.ok(blocks >= 1 && blocks <= 3, `${blocks} blocks are done`);
+  for (const where of [options, { tokenizer }]) {
+    const tokens = await tokenizeDocuments(await openFile(path), where);
     // a list of all differences would take minutes
-    assert.ok(found[0]!.join() === expected[0]!.join(), "training text");
-    assert.ok(found[1]!.join() === expected[1]!.join(), "held-out text");
-    assert.deepEqual([text.documents, heldOut!.documents], [39, 2]);
-    text.close();
-    heldOut!.close();
+    assert.ok(tokens.read(0, tokens.length).join() === expected);
+    assert.equal(tokens.documents, 4);
+    tokens.close();
   }
 });
 
@@ -178,25 +151,20 @@ function filesBelow(path: string): Map<string, string> {
   ]));
 }
 
-/** A file that takes several units of work. */
+/** A file of several blocks. */
 const stories = join(directory, "stories.txt");
 Deno.writeTextFileSync(
   stories,
   sampleStories({ seed: 5, count: 6000 }).join("\n<|endoftext|>\n").repeat(8),
 );
 
-/** Tokenizes it into a cache; closes what it gets. */
+/** Tokenizes it into a cache and closes the files. */
 async function tokenizeStories(
   cacheDirectory: string,
-  options: Partial<Parameters<typeof tokenizeSource>[1]> = {},
-): Promise<boolean> {
-  const source = await fileSource([stories]);
-  const { text, heldOut, cached } = await tokenizeSource(source, {
-    ...{ tokenizer, cacheDirectory, holdOut: true, ...options },
-  });
-  text.close();
-  heldOut!.close();
-  return cached;
+  options: Partial<TokenizeOptions> = {},
+): Promise<void> {
+  const documents = await openFile(stories);
+  (await tokenizeDocuments(documents, { ...{ tokenizer, cacheDirectory, ...options } })).close();
 }
 
 const undisturbed = once(async () => {
@@ -205,27 +173,40 @@ const undisturbed = once(async () => {
   return cacheDirectory;
 });
 
-Deno.test("tokenizeSource() leaves two files in the cache, and finds them", async () => {
+Deno.test("tokenizeDocuments() leaves three plain files in the cache, and finds them", async () => {
   const cacheDirectory = await undisturbed();
-  assert.deepEqual([...filesBelow(cacheDirectory).keys()].map((path) => path.split("/").at(-1)), [
-    "held-out.tokens",
-    "text.tokens",
-  ]);
-  assert.equal(await tokenizeStories(cacheDirectory), true);
+  const [name, ...more] = readdirSync(cacheDirectory);
+  assert.deepEqual(more, []);
+  const path = join(cacheDirectory, name!);
+  assert.deepEqual(readdirSync(path).sort(), ["documents.bin", "meta.json", "tokens.bin"]);
+  const found = openCached(await openFile(stories), { tokenizer, cacheDirectory })!;
+  const raw = new Uint16Array(Deno.readFileSync(join(path, "tokens.bin")).buffer);
+  assert.ok(found.read(0, found.length).join() === raw.join());
+  found.close();
+  const onProgress = () => assert.fail("it is tokenized again");
+  await tokenizeStories(cacheDirectory, { onProgress });
 });
 
-Deno.test("tokenizeSource() goes on where it was stopped, and comes to the same bytes", async () => {
+Deno.test("tokenizeDocuments() removes token files of the version that divided them", async () => {
+  const cacheDirectory = join(directory, "outdated"), notices: string[] = [];
+  await tokenizeStories(cacheDirectory);
+  const path = join(cacheDirectory, readdirSync(cacheDirectory)[0]!);
+  Deno.renameSync(path, `${path}-split`);
+  await tokenizeStories(cacheDirectory, { onNotice: (sentence) => notices.push(sentence) });
+  assert.deepEqual(notices, [`removed ${path}-split: token files of an older version`]);
+  assert.equal(readdirSync(cacheDirectory).length, 1);
+});
+
+Deno.test("tokenizeDocuments() resumes where it was stopped, and writes the same bytes", async () => {
   const cacheDirectory = join(directory, "stopped");
-  const stages: string[] = [];
   for (let stopAt = 2;; stopAt++) {
     const controller = new AbortController();
     let reports = 0, first: number | undefined;
     try {
       await tokenizeStories(cacheDirectory, {
         signal: controller.signal,
-        onProgress({ stage }) {
-          stages.push(stage);
-          first ??= recordedUnits(cacheDirectory);
+        onProgress() {
+          first ??= recordedBlocks(cacheDirectory);
           if (++reports === stopAt) controller.abort();
         },
       });
@@ -233,21 +214,20 @@ Deno.test("tokenizeSource() goes on where it was stopped, and comes to the same 
     } catch (error) {
       assert.equal((error as Error).name, "AbortError");
       // it has what was reported, or all, and nothing that was there before is lost
-      const units = recordedUnits(cacheDirectory);
-      assert.ok(units >= Math.min(stopAt, 5) - 1 && units >= first!, `${units} of ${stopAt}`);
+      const blocks = recordedBlocks(cacheDirectory);
+      assert.ok(blocks >= Math.min(stopAt, 5) - 1 && blocks >= first!, `${blocks} of ${stopAt}`);
     }
   }
-  assert.ok(stages.includes("finishing"));
   assert.deepEqual(filesBelow(cacheDirectory), filesBelow(await undisturbed()));
 });
 
-function recordedUnits(cacheDirectory: string): number {
+function recordedBlocks(cacheDirectory: string): number {
   const [partial] = readdirSync(cacheDirectory);
-  const record = join(cacheDirectory, partial!, "record.json");
-  return existsSync(record) ? JSON.parse(Deno.readTextFileSync(record)).units : 0;
+  const record = join(cacheDirectory, partial!, "progress.json");
+  return existsSync(record) ? JSON.parse(Deno.readTextFileSync(record)).blocks : 0;
 }
 
-Deno.test("tokenizeSource() that is killed at ten random moments comes to the same bytes", async () => {
+Deno.test("tokenizeDocuments() that is killed at ten random moments writes the same bytes", async () => {
   const seed = freshSeed(), random = new Random(seed);
   const tokenizerFile = join(directory, "tokenizer.json");
   Deno.writeTextFileSync(tokenizerFile, tokenizer.json);
@@ -295,7 +275,7 @@ Deno.test("tokenizeSource() that is killed at ten random moments comes to the sa
   assert.deepEqual(filesBelow(cacheDirectory), filesBelow(await undisturbed()), `seed ${seed}`);
 });
 
-Deno.test("tokenizeSource() starts over what an interrupted run has left damaged", async () => {
+Deno.test("tokenizeDocuments() starts again if an interrupted run left damaged files", async () => {
   const cacheDirectory = join(directory, "damaged");
   const controller = new AbortController();
   await assert.rejects(tokenizeStories(cacheDirectory, {
@@ -303,12 +283,12 @@ Deno.test("tokenizeSource() starts over what an interrupted run has left damaged
     onProgress: () => controller.abort(),
   }));
   const [partial] = readdirSync(cacheDirectory);
-  Deno.truncateSync(join(cacheDirectory, partial!, "finished", "text.tokens"), 1000);
+  Deno.truncateSync(join(cacheDirectory, partial!, "files", "tokens.bin"), 1000);
   await tokenizeStories(cacheDirectory);
   assert.deepEqual(filesBelow(cacheDirectory), filesBelow(await undisturbed()));
 });
 
-Deno.test("tokenizeSource() says what stands in its way", async () => {
+Deno.test("tokenizeDocuments() names what prevents it", async () => {
   const cacheDirectory = join(directory, "refused");
   await assert.rejects(tokenizeStories(cacheDirectory, { freeBytes: () => 1e6 }), {
     message: `Cannot tokenize stories.txt as about 8.25 MB must be free in ${cacheDirectory}: ` +
@@ -332,7 +312,7 @@ Deno.test("tokenizeSource() says what stands in its way", async () => {
   );
 });
 
-Deno.test("tokenizeSource() ends its workers and tells the reason when one fails", async () => {
+Deno.test("tokenizeDocuments() ends its workers and throws the error of one that fails", async () => {
   const path = join(directory, "bad.jsonl");
   const lines = Array.from(
     { length: 60_000 },
@@ -340,8 +320,8 @@ Deno.test("tokenizeSource() ends its workers and tells the reason when one fails
   );
   lines[50_000] = "oops";
   Deno.writeTextFileSync(path, lines.join("\n"));
-  const source = large(await fileSource([path]));
-  await assert.rejects(tokenizeSource(source, { tokenizer, holdOut: true, workers: 2 }), {
+  const documents = large(await openFile(path));
+  await assert.rejects(tokenizeDocuments(documents, { tokenizer, workers: 2 }), {
     name: "DataError",
     message: /^Cannot read data file .*bad.jsonl as line 50001 must be JSON: /,
   });

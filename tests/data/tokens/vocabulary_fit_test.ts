@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { sampleStories } from "../../../data/text/stories.ts";
-import { textOf } from "../../../data/tokens/token_file.ts";
+import { tokenDataset } from "../../../data/tokens/token_dataset.ts";
 import {
   compactTokenizer,
   gpt2Tokenizer,
@@ -19,7 +19,7 @@ const other = Array.from(
 
 function tokenized(documents: readonly string[], tokenizer: Tokenizer) {
   const ids = documents.flatMap((text) => [...tokenizer.encodeDocument(text), tokenizer.endOfText]);
-  return textOf({ tokens: Uint32Array.from(ids), documentStarts: [0] });
+  return tokenDataset(Uint32Array.from(ids));
 }
 
 const misfits = (documents: readonly string[], tokenizer: Tokenizer) =>

@@ -3,19 +3,14 @@ import { basename, join, relative, resolve } from "node:path";
 import { Buffer } from "node:buffer";
 import { gzipSync, zstdCompressSync } from "node:zlib";
 import { parquetWriteBuffer } from "npm:hyparquet-writer@0.17.0";
-import { BYTE_ALPHABET } from "../../../data/tokenizer/byte_level.ts";
 import {
   asFound,
+  type DataOptions,
   type DataSpec,
-  fileSource,
-  openSources,
+  openDataset,
   parseDataSpec,
-  type Source,
-  type SourceOptions,
-  textSource,
-} from "../../../data/text/sources.ts";
-import { tokenizeSource } from "../../../data/tokens/tokenize.ts";
-import { byteLevelTokenizer } from "../../../data/tokenizer/tokenizer.ts";
+} from "../../../data/text/dataset.ts";
+import { type Documents, documentsOf, readTexts } from "../../../data/text/documents.ts";
 import { HubServer } from "../hub/server.ts";
 
 const directory = Deno.makeTempDirSync();
@@ -39,17 +34,14 @@ function join2(...parts: Uint8Array[]): Uint8Array<ArrayBuffer> {
   return new Uint8Array(parts.flatMap((part) => [...part]));
 }
 
-/** A tokenizer of bytes, which is made fast. */
-const tokenizer = await byteLevelTokenizer({ tokens: BYTE_ALPHABET, merges: [] });
+/** Clean texts of short documents. */
+const textsOf = (documents: Documents) => Array.fromAsync(readTexts(documents));
 
-/** The documents of a source, as they are tokenized. */
-async function documentsOf(source: Source): Promise<string[]> {
-  const { text } = await tokenizeSource(source, { tokenizer, holdOut: false });
-  return tokenizer.decode(text.read(0, text.length)).split("<|endoftext|>").slice(0, -1);
-}
+const openFiles = async (data: string[], options: DataOptions = {}) =>
+  (await openDataset(data, options)).training;
 
-const read = async (data: string[], options: SourceOptions = {}) =>
-  await documentsOf(await fileSource(data, options));
+const read = async (data: string[], options: DataOptions = {}) =>
+  await textsOf(await openFiles(data, options));
 
 const STORIES = ["One.\nTwo — “dos”.", "Drei \0 🦖", "4"];
 const TEXT = STORIES.join("\n<|endoftext|>\n");
@@ -65,7 +57,7 @@ const table = (delimiter: string) =>
     `${text.includes("\n") ? '\nTwo — “dos”."' : ""}\r\n`
   ).join("");
 
-Deno.test("fileSource() reads text, JSON, CSV and TSV, packed or not", async () => {
+Deno.test("openDataset() reads text, JSON, CSV and TSV, packed or not", async () => {
   for (
     const [name, content] of [
       ["a.txt", TEXT],
@@ -102,7 +94,7 @@ Deno.test("fileSource() reads text, JSON, CSV and TSV, packed or not", async () 
   }
 });
 
-Deno.test("fileSource() reads what Python writes: NaN and Infinity", async () => {
+Deno.test("openDataset() reads what Python writes: NaN and Infinity", async () => {
   const line = (text: string) => `{"a":NaN,"text":${text},"b":[-Infinity, Infinity]}`;
   const odd = 'NaN, "Infinity" and \\';
   const texts = [...STORIES, odd].map((text) => line(JSON.stringify(text)));
@@ -110,9 +102,8 @@ Deno.test("fileSource() reads what Python writes: NaN and Infinity", async () =>
   assert.deepEqual(await read([lines]), [...STORIES, odd]);
   assert.deepEqual(await read([write("nan.json", `[${texts}]`)]), [...STORIES, odd]);
   const long = "\\".repeat(3e6);
-  const source = await fileSource([write("nan.jsonl", line(JSON.stringify(long)))]);
-  const { text } = await tokenizeSource(source, { tokenizer, holdOut: false });
-  assert.equal(text.length, long.length + 1);
+  const source = await openFiles([write("nan.jsonl", line(JSON.stringify(long)))]);
+  assert.deepEqual((await textsOf(source)).map(({ length }) => length), [long.length]);
   for (const text of ["NaNa", '"\\', '"', "NaN}"]) {
     await assert.rejects(read([write("nan.jsonl", line(text))]), /line 1 must be JSON/);
   }
@@ -129,7 +120,7 @@ function parquet(codec: "SNAPPY" | "UNCOMPRESSED", rowGroupSize: number): Uint8A
   return new Uint8Array(parquetWriteBuffer({ columnData: columns, codec, rowGroupSize }));
 }
 
-Deno.test("fileSource() reads a column of Parquet files", async () => {
+Deno.test("openDataset() reads a column of Parquet files", async () => {
   for (const codec of ["SNAPPY", "UNCOMPRESSED"] as const) {
     for (const rowGroupSize of [2, 100]) {
       const path = write("a.parquet", parquet(codec, rowGroupSize));
@@ -147,7 +138,7 @@ function lz4(input: Uint8Array): Uint8Array {
   return Uint8Array.from([Math.min(input.length, 15) << 4, ...length, ...input]);
 }
 
-Deno.test("fileSource() reads Parquet that is packed with LZ4", async () => {
+Deno.test("openDataset() reads Parquet that is packed with LZ4", async () => {
   const data = STORIES.map((text) => text.repeat(30));
   for (const codec of ["LZ4", "LZ4_RAW"] as const) {
     const columnData = [{ name: "text", data, type: "STRING" as const }];
@@ -156,7 +147,7 @@ Deno.test("fileSource() reads Parquet that is packed with LZ4", async () => {
   }
 });
 
-Deno.test("fileSource() reads columns of Parquet that are in groups", async () => {
+Deno.test("openDataset() reads columns of Parquet that are in groups", async () => {
   const text = { type: "BYTE_ARRAY", converted_type: "UTF8", repetition_type: "OPTIONAL" } as const;
   const group = { name: "data", num_children: 2 };
   const values = [...STORIES.map((text) => ({ text, n: 1 })), { n: 2 }];
@@ -192,7 +183,7 @@ Deno.test("fileSource() reads columns of Parquet that are in groups", async () =
   }
 });
 
-Deno.test("tokenizeSource() skips rows that are null or blank, and counts them alike in all formats", async () => {
+Deno.test("readTexts() skips rows that are null or blank, and counts them alike in all formats", async () => {
   const values = ["One.", null, "Two.", " ", "", null];
   const objects = values.map((text) => JSON.stringify({ text, n: 1 }));
   const column = { name: "text", data: values, type: "STRING" as const };
@@ -205,9 +196,9 @@ Deno.test("tokenizeSource() skips rows that are null or blank, and counts them a
   ];
   for (const file of files) {
     const notices: string[] = [];
-    const options = { tokenizer, holdOut: false, onNotice: (s: string) => notices.push(s) };
-    const { text } = await tokenizeSource(await fileSource([file]), options);
-    assert.equal(text.documents, 2, file);
+    const options = { onNotice: (s: string) => void notices.push(s) };
+    const texts = await Array.fromAsync(readTexts(await openFiles([file]), options));
+    assert.deepEqual(texts, ["One.", "Two."], file);
     assert.deepEqual(notices, [
       `skipped 4 of 6 rows of ${basename(file)}: their text is null or blank`,
     ]);
@@ -219,30 +210,30 @@ Deno.test("tokenizeSource() skips rows that are null or blank, and counts them a
   });
 });
 
-Deno.test("fileSource() reads a file once, however often and by whatever name it is named", async () => {
+Deno.test("openDataset() reads a file once, however often and by whatever name it is named", async () => {
   const folder = join(directory, "twice");
   Deno.mkdirSync(folder);
   for (const name of ["a", "b"]) Deno.writeTextFileSync(join(folder, `${name}.txt`), name);
   if (Deno.build.os !== "windows") Deno.symlinkSync("a.txt", join(folder, "c.txt"));
   const notices: string[] = [];
-  const source = await fileSource([join(folder, "b.txt"), join(folder, "*.txt")], {
+  const source = await openFiles([join(folder, "b.txt"), join(folder, "*.txt")], {
     onNotice: (sentence) => notices.push(sentence),
   });
-  assert.deepEqual(await documentsOf(source), ["b", "a"]);
+  assert.deepEqual(await textsOf(source), ["b", "a"]);
   const again = Deno.build.os === "windows" ? "b.txt" : "b.txt, c.txt";
   assert.deepEqual(notices, [`named more than once, but read once: ${again}`]);
   const one = join(folder, "a.txt");
-  const twice = await fileSource([one, one], { onNotice: (sentence) => notices.push(sentence) });
-  assert.deepEqual(await documentsOf(twice), ["a"]);
+  const twice = await openFiles([one, one], { onNotice: (sentence) => notices.push(sentence) });
+  assert.deepEqual(await textsOf(twice), ["a"]);
   assert.deepEqual(notices.slice(1), ["named more than once, but read once: a.txt"]);
 });
 
-Deno.test("fileSource() says how far it has read, in all files, and how much text they may hold", async () => {
+Deno.test("openDataset() says how far it has read, in all files, and how much text they may hold", async () => {
   const plain = write("plain.txt", TEXT), packed = write("packed.txt.gz", gzip(TEXT));
   const columnData = [{ name: "text", data: STORIES, type: "STRING" as const }];
   const table = write("table.parquet", new Uint8Array(parquetWriteBuffer({ columnData })));
   const sizes = [plain, packed, table].map((path) => Deno.statSync(path).size);
-  const source = await fileSource([plain, packed, table]);
+  const source = await openFiles([plain, packed, table]);
   const [a, b, c] = sizes as [number, number, number];
   assert.equal(source.bytes, a + b + c);
   // as a rule: packed text is a third of it, Parquet's columns a half
@@ -255,7 +246,7 @@ Deno.test("fileSource() says how far it has read, in all files, and how much tex
 });
 
 Deno.test({
-  name: "fileSource() names a link that leads nowhere, alone and among the files of a pattern",
+  name: "openDataset() names a link that leads nowhere, alone and among the files of a pattern",
   ignore: Deno.build.os === "windows",
   async fn() {
     const folder = join(directory, "links"), link = join(folder, "a.txt");
@@ -263,14 +254,14 @@ Deno.test({
     Deno.symlinkSync("a.txt", link); // to itself
     for (const spec of [link, join(folder, "*.txt")]) {
       await assert.rejects(
-        fileSource([spec]),
+        openFiles([spec]),
         (error: Error) => error.message.startsWith(`Cannot read data file ${link}: ELOOP`),
       );
     }
   },
 });
 
-Deno.test("fileSource() refuses what is no file, and says what to type for a directory", async () => {
+Deno.test("openDataset() refuses what is no file, and says what to type for a directory", async () => {
   const folder = join(directory, "a folder");
   Deno.mkdirSync(join(folder, "more"), { recursive: true });
   const refused = (names: string) => ({
@@ -287,13 +278,13 @@ Deno.test("fileSource() refuses what is no file, and says what to type for a dir
   });
 });
 
-Deno.test("fileSource() reads Parquet with repeated values, which are in a dictionary", async () => {
+Deno.test("openDataset() reads Parquet with repeated values, which are in a dictionary", async () => {
   const data = Array.from({ length: 5000 }, (_, i) => STORIES[i % 3]!);
   const file = parquetWriteBuffer({ columnData: [{ name: "text", data, type: "STRING" }] });
   assert.deepEqual(await read([write("d.parquet", new Uint8Array(file))]), data);
 });
 
-Deno.test("fileSource() takes patterns, in the order of names, and several files as one", async () => {
+Deno.test("openDataset() takes patterns, in the order of names, and several files as one", async () => {
   const folder = join(directory, "books");
   Deno.mkdirSync(join(folder, "more"), { recursive: true });
   for (const name of ["c", "a", "b", "more/d"]) {
@@ -303,9 +294,9 @@ Deno.test("fileSource() takes patterns, in the order of names, and several files
   assert.deepEqual(await read([join(folder, "?.txt")]), ["a", "b", "c"]);
   assert.deepEqual(await read([join(folder, "**/*.txt")]), ["a", "b", "c", "d", "x"]);
   assert.deepEqual(await read([join(folder, "x[1].txt"), join(folder, "a.txt")]), ["x", "a"]);
-  const source = await fileSource([join(folder, "**/*.txt")]);
+  const source = await openFiles([join(folder, "**/*.txt")]);
   assert.equal(source.name, "a.txt, b.txt, c.txt and 2 more");
-  const four = await fileSource(
+  const four = await openFiles(
     ["a", "b", "c", "more/d"].map((name) => join(folder, `${name}.txt`)),
   );
   assert.equal(four.name, "a.txt, b.txt, c.txt, d.txt"); // "and 1 more" would be longer
@@ -316,9 +307,9 @@ Deno.test("fileSource() takes patterns, in the order of names, and several files
   });
 });
 
-Deno.test("fileSource() knows files by what is in them", async () => {
-  const fingerprint = async (path: string, options: SourceOptions = {}) =>
-    (await fileSource([path], options)).fingerprint;
+Deno.test("openDataset() knows files by what is in them", async () => {
+  const fingerprint = async (path: string, options: DataOptions = {}) =>
+    (await openFiles([path], options)).fingerprint;
   const path = write("f.txt", TEXT);
   const first = await fingerprint(path);
   assert.equal(await fingerprint(write("g.txt", TEXT)), first);
@@ -340,7 +331,7 @@ Deno.test("fileSource() knows files by what is in them", async () => {
   assert.notEqual(await fingerprint(place), changed);
 });
 
-Deno.test("fileSource() says in a sentence what is wrong with a file, and where", async () => {
+Deno.test("openDataset() says in a sentence what is wrong with a file, and where", async () => {
   const good = parquet("SNAPPY", 100), packed = gzip(TEXT.repeat(100));
   const line = (text: string) => `${LINES}${text}\n`;
   const cases: [name: string, content: Content, reason: string | RegExp][] = [
@@ -445,7 +436,7 @@ Deno.test("fileSource() says in a sentence what is wrong with a file, and where"
   }
 });
 
-Deno.test("fileSource() names the place of what is wrong in a long file", async () => {
+Deno.test("openDataset() names the place of what is wrong in a long file", async () => {
   const text = bytesOf("word ".repeat(300_000)), at = 1_234_567;
   text[at] = 0xff;
   await assert.rejects(read([write("long.txt", text)]), {
@@ -460,10 +451,10 @@ Deno.test("fileSource() names the place of what is wrong in a long file", async 
   await assert.rejects(read([write("long.jsonl", lines.join("\n"))]), /line 25001 must be JSON/);
 });
 
-Deno.test("textSource() gives documents, and is known by them", async () => {
-  const source = textSource("mine", STORIES);
-  assert.deepEqual(await documentsOf(source), STORIES);
-  assert.notEqual(textSource("mine", STORIES.slice(1)).fingerprint, source.fingerprint);
+Deno.test("documentsOf() gives documents, and their fingerprint identifies them", async () => {
+  const source = documentsOf("mine", STORIES);
+  assert.deepEqual(await textsOf(source), STORIES);
+  assert.notEqual(documentsOf("mine", STORIES.slice(1)).fingerprint, source.fingerprint);
 });
 
 /** A hub that has files, and options that find it. */
@@ -475,28 +466,28 @@ function hubWith(repo: string, files: Record<string, Content>) {
   return { server, options: { environment } };
 }
 
-Deno.test("openSources() takes files of the hub, and says at which commit", async () => {
+Deno.test("openDataset() takes files of the hub, and says at which commit", async () => {
   const { server, options } = hubWith("tiny/stories", { "data/a.jsonl.gz": gzip(LINES) });
   await using _ = server;
   const commit = server.main;
-  const { training, validation, data } = await openSources(
+  const { training, validation, data } = await openDataset(
     ["hf:tiny/stories/data/a.jsonl.gz"],
     options,
   );
-  assert.deepEqual(await documentsOf(training), STORIES);
+  assert.deepEqual(await textsOf(training), STORIES);
   assert.equal(validation, undefined);
   assert.deepEqual(data, [`hf:tiny/stories/data/a.jsonl.gz@${commit}`]);
   // what was is found again when main has moved on, without a question
   server.publish("data/a.jsonl.gz", gzip(LINES.replace("4", "5")));
   const before = server.seen.length;
-  const again = await openSources(data, options);
+  const again = await openDataset(data, options);
   assert.equal(again.training.fingerprint, training.fingerprint);
   assert.equal(server.seen.length, before);
-  const moved = await openSources(["hf:tiny/stories/data/a.jsonl.gz"], options);
+  const moved = await openDataset(["hf:tiny/stories/data/a.jsonl.gz"], options);
   assert.notEqual(moved.training.fingerprint, training.fingerprint);
 });
 
-Deno.test("openSources() takes TinyStories with its own validation text", async () => {
+Deno.test("openDataset() takes TinyStories with its own validation text", async () => {
   const { server, options } = hubWith("roneneldan/TinyStories", {
     "TinyStoriesV2-GPT4-train.txt": TEXT,
     "TinyStoriesV2-GPT4-valid.txt": "Valid.",
@@ -505,32 +496,32 @@ Deno.test("openSources() takes TinyStories with its own validation text", async 
   });
   await using _ = server;
   const seen: string[] = [];
-  const second = await openSources("tinystories", {
+  const second = await openDataset("tinystories", {
     ...options,
     onProgress: ({ stage, name }) => seen.push(`${stage} ${name}`),
   });
-  assert.deepEqual(await documentsOf(second.training), STORIES);
-  assert.deepEqual(await documentsOf(second.validation!), ["Valid."]);
+  assert.deepEqual(await textsOf(second.training), STORIES);
+  assert.deepEqual(await textsOf(second.validation!), ["Valid."]);
   assert.deepEqual([second.training.name, second.data], [
     "tinystories",
     `tinystories@${server.main}`,
   ]);
   assert.ok(seen.includes("downloading TinyStoriesV2-GPT4-train.txt"));
-  const first = await openSources("tinystories", { ...options, dataVersion: "v1" });
-  assert.deepEqual(await documentsOf(first.training), ["Old."]);
-  assert.deepEqual(await documentsOf(first.validation!), ["Old and valid."]);
-  const pinned = await openSources(second.data, options);
+  const first = await openDataset("tinystories", { ...options, dataVersion: "v1" });
+  assert.deepEqual(await textsOf(first.training), ["Old."]);
+  assert.deepEqual(await textsOf(first.validation!), ["Old and valid."]);
+  const pinned = await openDataset(second.data, options);
   assert.equal(pinned.training.fingerprint, second.training.fingerprint);
 });
 
-Deno.test("openSources() wants a file of a repository", async () => {
-  await assert.rejects(openSources(["hf:tiny/stories"]), {
+Deno.test("openDataset() wants a file of a repository", async () => {
+  await assert.rejects(openDataset(["hf:tiny/stories"]), {
     message: "Cannot use hf:tiny/stories as data as it must name a file: hf:OWNER/NAME/FILE, " +
       "or a pattern such as hf:OWNER/NAME/data/*.parquet",
   });
 });
 
-Deno.test("openSources() takes patterns of a repository's files, at one commit", async () => {
+Deno.test("openDataset() takes patterns of a repository's files, at one commit", async () => {
   const { server, options } = hubWith("tiny/stories", {
     "data/b.txt": "b",
     "data/a.txt": "a",
@@ -542,9 +533,9 @@ Deno.test("openSources() takes patterns of a repository's files, at one commit",
   const { main } = server;
   const notices: string[] = [];
   const open = (pattern: string) =>
-    openSources([`hf:tiny/stories/${pattern}`], { ...options, onNotice: (s) => notices.push(s) });
+    openDataset([`hf:tiny/stories/${pattern}`], { ...options, onNotice: (s) => notices.push(s) });
   const { training, data } = await open("data/?.txt");
-  assert.deepEqual(await documentsOf(training), ["a", "b"]);
+  assert.deepEqual(await textsOf(training), ["a", "b"]);
   assert.deepEqual(data, [`hf:tiny/stories/data/?.txt@${main}`]);
   assert.ok(notices.includes("hf:tiny/stories/data/?.txt: 2 files"));
   // also where main moves on meanwhile
@@ -555,18 +546,18 @@ Deno.test("openSources() takes patterns of a repository's files, at one commit",
   };
   const all = (await open("**/*.txt")).training;
   server.fault = fault;
-  assert.deepEqual(await documentsOf(all), ["a", "b", "c", "x"]);
-  assert.deepEqual(await documentsOf((await open("data/x[1].txt")).training), ["x"]);
+  assert.deepEqual(await textsOf(all), ["a", "b", "c", "x"]);
+  assert.deepEqual(await textsOf((await open("data/x[1].txt")).training), ["x"]);
   await assert.rejects(open("*.parquet"), {
     message: "Cannot read data file hf:tiny/stories/*.parquet: no file matches it; " +
       "there are README.md, data/a.txt, data/b.txt, data/more/c.txt, data/x[1].txt",
   });
   // at the commit that was found, what has come since is none of it
   server.publish("data/d.txt", bytesOf("d"));
-  const again = await openSources(data, options);
+  const again = await openDataset(data, options);
   assert.equal(again.training.fingerprint, training.fingerprint);
   assert.deepEqual(again.data, data);
-  assert.deepEqual(await documentsOf((await open("data/?.txt")).training), ["a", "b", "d"]);
+  assert.deepEqual(await textsOf((await open("data/?.txt")).training), ["a", "b", "d"]);
 });
 
 Deno.test("asFound() takes over what means the same, revisions and paths, and leaves the rest", () => {
@@ -581,13 +572,13 @@ Deno.test("asFound() takes over what means the same, revisions and paths, and le
   assert.deepEqual(asFound(["tinystories"], "tinystories"), ["tinystories"]);
 });
 
-Deno.test("openSources() notes files by paths that mean the same in any working directory", async () => {
+Deno.test("openDataset() notes files by paths that mean the same in any working directory", async () => {
   const path = join(directory, "noted.txt");
   Deno.writeTextFileSync(path, "A cat.");
   const typed = relative(Deno.cwd(), path);
-  assert.deepEqual((await openSources([`./${typed}`])).data, [path]);
+  assert.deepEqual((await openDataset([`./${typed}`])).data, [path]);
   const pattern = relative(Deno.cwd(), join(directory, "note?.txt"));
-  assert.deepEqual((await openSources([pattern])).data, [join(directory, "note?.txt")]);
+  assert.deepEqual((await openDataset([pattern])).data, [join(directory, "note?.txt")]);
 });
 
 Deno.test("parseDataSpec() tells data sets from files, asFound() completes revisions and paths", () => {

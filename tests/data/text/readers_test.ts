@@ -1,11 +1,6 @@
 import assert from "node:assert/strict";
-import {
-  arrayPieces,
-  cutPoint,
-  linePieces,
-  type Piece,
-  textPieces,
-} from "../../../data/text/documents.ts";
+import type { Part } from "../../../data/text/blocks.ts";
+import { arrayParts, cutPoint, lineParts, textParts } from "../../../data/text/readers.ts";
 import { Random } from "../../../data/random.ts";
 import { gpt2Tokenizer } from "../../../data/tokenizer/tokenizer.ts";
 import { freshSeed } from "../../seeds.ts";
@@ -22,22 +17,21 @@ async function* inChunks(bytes: Uint8Array, random: Random, most: number) {
   }
 }
 
-async function all(pieces: AsyncIterable<Piece[]>): Promise<Piece[]> {
-  const list: Piece[] = [];
-  for await (const some of pieces) {
+async function all(parts: AsyncIterable<Part[]>): Promise<Part[]> {
+  const list: Part[] = [];
+  for await (const some of parts) {
     list.push(...some.map((p) => ({ ...p, bytes: Uint8Array.from(p.bytes) })));
   }
   return list;
 }
 
-/** The documents of pieces, as they come out in the end. */
-function documentsOf(pieces: readonly Piece[]): string[] {
+/** The documents of parts, as they come out in the end. */
+function documentsOf(parts: readonly Part[]): string[] {
   const documents: string[] = [];
   let text = "";
-  for (const { bytes, begins, ends } of pieces) {
-    if (begins) assert.equal(text, "");
+  for (const { bytes, open } of parts) {
     text += decode(bytes);
-    if (!ends) continue;
+    if (open) continue;
     documents.push(text.replaceAll("\r\n", "\n").trim());
     text = "";
   }
@@ -62,7 +56,7 @@ const SEPARATORS = [
   "<|endoftext|",
 ];
 
-Deno.test("textPieces() gives the documents of a text, however it comes and however long they are", async () => {
+Deno.test("textParts() gives the documents of a text, however it comes and however long they are", async () => {
   const seed = freshSeed(), random = new Random(seed);
   for (let round = 0; round < 400; round++) {
     let text = random.below(4) === 0 ? "\ufeff" : "";
@@ -72,13 +66,13 @@ Deno.test("textPieces() gives the documents of a text, however it comes and howe
         : SEPARATORS[random.below(SEPARATORS.length)]!;
     }
     // without a limit that cuts, the documents are those of the definition
-    const whole = await all(textPieces(inChunks(encode(text), random, 300), { most: 5000 }));
+    const whole = await all(textParts(inChunks(encode(text), random, 300), { most: 5000 }));
     assert.deepEqual(documentsOf(whole), documentsNaively(text), `seed ${seed}, round ${round}`);
-    assert.ok(whole.every(({ begins, ends }) => begins && ends));
-    // with one, pieces are no longer than it is, whatever the chunks are
+    assert.ok(whole.every(({ open }) => !open));
+    // with one, parts are no longer than it is, whatever the chunks are
     const most = 40 + random.below(100);
-    const one = await all(textPieces(inChunks(encode(text), random, 1), { most }));
-    const other = await all(textPieces(inChunks(encode(text), random, 3000), { most }));
+    const one = await all(textParts(inChunks(encode(text), random, 1), { most }));
+    const other = await all(textParts(inChunks(encode(text), random, 3000), { most }));
     assert.deepEqual(one, other, `seed ${seed}, round ${round}`);
     for (const { bytes, place } of one) {
       assert.ok(bytes.length <= most);
@@ -87,24 +81,24 @@ Deno.test("textPieces() gives the documents of a text, however it comes and howe
   }
 });
 
-Deno.test("textPieces() cuts long documents where nothing is lost and words begin", async () => {
+Deno.test("textParts() cuts long documents where nothing is lost and words begin", async () => {
   const seed = freshSeed(), random = new Random(seed);
   const words = Array.from({ length: 2000 }, () => "word,".slice(random.below(4)));
   const text = words.join(" ");
   const document = `  ${text}\n\n`;
   const source = encode(`${document}<|endoftext|>\n${document}`);
-  const pieces = await all(textPieces(inChunks(source, random, 999), { most: 64 }));
-  assert.deepEqual(documentsOf(pieces), [text, text], `seed ${seed}`);
-  assert.ok(pieces.filter(({ begins }) => !begins).every(({ bytes }) => bytes[0] === 0x20));
+  const parts = await all(textParts(inChunks(source, random, 999), { most: 64 }));
+  assert.deepEqual(documentsOf(parts), [text, text], `seed ${seed}`);
+  assert.ok(parts.filter((_, i) => parts[i - 1]?.open).every(({ bytes }) => bytes[0] === 0x20));
 });
 
-Deno.test("textPieces() passes over blank beginnings that are longer than a piece", async () => {
+Deno.test("textParts() passes over blank beginnings that are longer than a piece", async () => {
   const text = `${" \n".repeat(500)}One.${"\n".repeat(30)}<|endoftext|>${" ".repeat(900)}\nTwo.`;
-  const pieces = await all(textPieces(inChunks(encode(text), new Random(1), 50), { most: 64 }));
-  assert.deepEqual(documentsOf(pieces), ["One.", "Two."]);
+  const parts = await all(textParts(inChunks(encode(text), new Random(1), 50), { most: 64 }));
+  assert.deepEqual(documentsOf(parts), ["One.", "Two."]);
 });
 
-Deno.test("textPieces() finds a separator wherever it stands relative to a cut or a chunk", async () => {
+Deno.test("textParts() finds a separator wherever it stands relative to a cut or a chunk", async () => {
   const most = 40;
   for (let before = 0; before < 3 * most; before++) {
     const text = `${"word ".repeat(30).slice(0, before)}x<|endoftext|>${"y".repeat(before)}`;
@@ -112,7 +106,7 @@ Deno.test("textPieces() finds a separator wherever it stands relative to a cut o
       const chunks = (async function* () {
         for (let at = 0; at < text.length; at += chunk) yield encode(text.slice(at, at + chunk));
       })();
-      const documents = documentsOf(await all(textPieces(chunks, { most })));
+      const documents = documentsOf(await all(textParts(chunks, { most })));
       assert.deepEqual(
         documents,
         documentsNaively(text),
@@ -145,28 +139,28 @@ Deno.test("cutPoint() cuts so that the tokens of both sides are those of the who
   assert.ok(cuts > 100);
 });
 
-Deno.test("linePieces() gives lines that hold something, with their numbers", async () => {
+Deno.test("lineParts() gives lines that hold something, with their numbers", async () => {
   const seed = freshSeed(), random = new Random(seed);
   const text = '\ufeff{"a":1}\r\n\n  \n{"b":2}\n\n{"c":"\u2028"}';
-  const pieces = await all(linePieces(inChunks(encode(text), random, 4), { file: "x" }));
+  const parts = await all(lineParts(inChunks(encode(text), random, 4), { file: "x" }));
   assert.deepEqual(
-    pieces.map(({ bytes, place }) => [decode(bytes).trim(), place]),
+    parts.map(({ bytes, place }) => [decode(bytes).trim(), place]),
     [['{"a":1}', 1], ['{"b":2}', 4], ['{"c":"\u2028"}', 6]],
     `seed ${seed}`,
   );
 });
 
-Deno.test("linePieces() refuses a line that is too long to be parsed", async () => {
+Deno.test("lineParts() refuses a line that is too long to be parsed", async () => {
   const text = encode(`1\n${"x".repeat(2 ** 20)}\n2\n`);
   await assert.rejects(
-    all(linePieces(inChunks(text, new Random(1), 1e5), { file: "x", longest: 2 ** 19 })),
+    all(lineParts(inChunks(text, new Random(1), 1e5), { file: "x", longest: 2 ** 19 })),
     {
       message: "Cannot read data file x as line 2 must be at most 0.5 MiB long: it is longer",
     },
   );
 });
 
-Deno.test("arrayPieces() gives the elements of an array, however it is written and comes", async () => {
+Deno.test("arrayParts() gives the elements of an array, however it is written and comes", async () => {
   const seed = freshSeed(), random = new Random(seed);
   for (let round = 0; round < 200; round++) {
     const elements = Array.from({ length: random.below(8) }, (_, i) => ({
@@ -177,27 +171,27 @@ Deno.test("arrayPieces() gives the elements of an array, however it is written a
     const written = elements.map((element) => JSON.stringify(element, null, random.below(3)));
     const text = `${random.below(2) === 0 ? "\ufeff" : ""}${space}[${space}` +
       written.join(`${space},${space}`) + `${space}]${space}`;
-    const pieces = await all(
-      arrayPieces(inChunks(encode(text), random, random.below(2) === 0 ? 3 : 999), { file: "x" }),
+    const parts = await all(
+      arrayParts(inChunks(encode(text), random, random.below(2) === 0 ? 3 : 999), { file: "x" }),
     );
     assert.deepEqual(
-      pieces.map(({ bytes, place }) => [JSON.parse(decode(bytes)), place]),
+      parts.map(({ bytes, place }) => [JSON.parse(decode(bytes)), place]),
       elements.map((element, i) => [element, i + 1]),
       `seed ${seed}, round ${round}`,
     );
   }
 });
 
-Deno.test("arrayPieces() goes through an array that is longer than what it holds at a time", async () => {
+Deno.test("arrayParts() goes through an array that is longer than what it holds at a time", async () => {
   const elements = Array.from({ length: 60 }, (_, i) => ({ text: `"${i}\\"`.repeat(20_000) }));
-  const pieces = await all(
-    arrayPieces(inChunks(encode(JSON.stringify(elements)), new Random(1), 1e6), { file: "x" }),
+  const parts = await all(
+    arrayParts(inChunks(encode(JSON.stringify(elements)), new Random(1), 1e6), { file: "x" }),
   );
-  assert.ok(pieces.length === 60);
-  assert.ok(pieces.every(({ bytes }, i) => decode(bytes) === JSON.stringify(elements[i])));
+  assert.ok(parts.length === 60);
+  assert.ok(parts.every(({ bytes }, i) => decode(bytes) === JSON.stringify(elements[i])));
 });
 
-Deno.test("arrayPieces() says what is wrong with an array", async () => {
+Deno.test("arrayParts() says what is wrong with an array", async () => {
   const cases = [
     ['[{"a":1},]', "have one comma between elements: element 2 is missing"],
     ["[,1]", "have one comma between elements: element 1 is missing"],
@@ -209,7 +203,7 @@ Deno.test("arrayPieces() says what is wrong with an array", async () => {
   ] as const;
   for (const [text, reason] of cases) {
     await assert.rejects(
-      all(arrayPieces(inChunks(encode(text), new Random(1), 4), { file: "x" })),
+      all(arrayParts(inChunks(encode(text), new Random(1), 4), { file: "x" })),
       {
         name: "DataError",
         message: `Cannot read data file x as its JSON array must ${reason}`,
@@ -218,7 +212,7 @@ Deno.test("arrayPieces() says what is wrong with an array", async () => {
   }
   const long = encode(`[1,"${"x".repeat(3 * 2 ** 20)}"]`);
   await assert.rejects(
-    all(arrayPieces(inChunks(long, new Random(1), 1e5), { file: "x", longest: 2 ** 20 })),
+    all(arrayParts(inChunks(long, new Random(1), 1e5), { file: "x", longest: 2 ** 20 })),
     { message: "Cannot read data file x as element 2 must be at most 1 MiB long: it is longer" },
   );
 });

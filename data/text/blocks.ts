@@ -1,0 +1,97 @@
+/**
+ * Blocks of about a megabyte of documents: one thread reads them, many clean and tokenize them.
+ *
+ * @module
+ */
+
+/** A document as it stands in its file, or a part of one that is too long to be held whole. */
+export interface Part {
+  /** UTF-8, or a JSON value. */
+  readonly bytes: Uint8Array;
+  /** Its place in the file, in a `PlaceUnit`: bytes from 0, all others from 1. */
+  readonly place: number;
+  /** Whether the document continues in the next part. */
+  readonly open?: boolean;
+}
+
+/** Unit of places: bytes in a text; otherwise what holds one document each. */
+export type PlaceUnit = "byte" | "line" | "element" | "row" | "document";
+
+/** What the parts of a file have in common. */
+export interface PartsOrigin {
+  /** Name of the file in messages. */
+  readonly file: string;
+  /** Unit of the places of its parts. */
+  readonly placeUnit: PlaceUnit;
+  /** If the parts are JSON objects: the field that holds the document. */
+  readonly field?: string;
+}
+
+/** Some documents of one file, one after the other; the first and the last may be parts of longer ones. */
+export interface Block extends PartsOrigin {
+  /** The documents, with a spare byte before each, so that they are cleaned in place. */
+  readonly bytes: Uint8Array<ArrayBuffer>;
+  /** Where each document ends in `bytes`. */
+  readonly ends: Uint32Array<ArrayBuffer>;
+  /** The place of each document in the file. */
+  readonly places: Float64Array<ArrayBuffer>;
+  /** Whether the first document began in an earlier block. */
+  readonly continued: boolean;
+  /** Whether the last document continues in the next block. */
+  readonly open: boolean;
+  /** Bytes of all files read so far. */
+  readonly bytesRead: number;
+}
+
+/** Bytes of a block, not counting the rest of its last part. */
+export const BLOCK_BYTES = 2 ** 20;
+
+/** The parts of a file, gathered into blocks, whose bounds depend on the parts alone. */
+export async function* blocksOf(
+  parts: AsyncIterable<readonly Part[]>,
+  origin: PartsOrigin,
+  progress: { bytesRead: number },
+): AsyncGenerator<Block> {
+  let gathered: Part[] = [], length = 0, continued = false;
+  const flush = () => {
+    const block = blockOf(gathered, length, { ...origin, ...progress, continued });
+    [gathered, length, continued] = [[], 0, block.open];
+    return block;
+  };
+  for await (const some of parts) {
+    for (const part of some) {
+      gathered.push(part);
+      length += part.bytes.length;
+      if (length >= BLOCK_BYTES) yield flush();
+    }
+  }
+  if (gathered.length > 0) yield flush();
+}
+
+function blockOf(
+  parts: readonly Part[],
+  length: number,
+  rest: Omit<Block, "bytes" | "ends" | "places" | "open">,
+): Block {
+  const bytes = new Uint8Array(length + parts.length);
+  const ends: number[] = [], places: number[] = [];
+  let at = 0, open = false;
+  for (const part of parts) {
+    if (!open) at = places.push(part.place) && at + 1; // the spare byte
+    bytes.set(part.bytes, at);
+    at += part.bytes.length;
+    open = part.open ?? false;
+    if (!open) ends.push(at);
+  }
+  if (open) ends.push(at);
+  return {
+    ...{ ...rest, bytes, open },
+    ends: Uint32Array.from(ends),
+    places: Float64Array.from(places),
+  };
+}
+
+/** Where a document of a block begins. */
+export function startOf({ ends }: Block, i: number): number {
+  return (i === 0 ? 0 : ends[i - 1]!) + 1;
+}

@@ -1,0 +1,179 @@
+import { Buffer, isUtf8 } from "node:buffer";
+import { isObject } from "../../files/json.ts";
+import { printable, quoted } from "../../files/printable.ts";
+import { type Block, startOf } from "./blocks.ts";
+import { DataError } from "./data_error.ts";
+import { fieldNames, fieldOf, listOfNames } from "./fields.ts";
+import { joinLineEnds } from "./readers.ts";
+
+/** The clean text of a block. */
+export interface CleanBlock {
+  /** The documents, a zero byte after each that ends here; in the memory of the block. */
+  readonly text: Uint8Array<ArrayBuffer>;
+  /** Where each document ends in `text`. */
+  readonly ends: readonly number[];
+  /** Documents that end here. */
+  readonly ended: number;
+  /** Lines, elements or rows without a document: their text is null or blank. */
+  readonly blank: number;
+}
+
+/**
+ * Cleans the documents of a block, in its own memory: `\r\n` becomes `\n`, white space at both ends goes,
+ * as do documents of nothing else, and a zero byte follows each.
+ *
+ * @throws {DataError} if a document is not text.
+ */
+export function clean(block: Block): CleanBlock {
+  const { bytes, continued, open } = block;
+  const ends: number[] = [], last = block.ends.length - 1;
+  let at = 0, blank = 0; // `at` stays before what is yet to be cleaned, as each document has a spare byte
+  block.ends.forEach((rawEnd, i) => {
+    const isBeginning = i > 0 || !continued, isEnding = i < last || !open;
+    let start = startOf(block, i);
+    let end = block.field === undefined ? rawEnd : unwrapJson(block, i);
+    const hasReturns = checkText(block, i, end);
+    while (isBeginning && start < end) {
+      const width = widthOfSpace(bytes, start);
+      if (width === 0) break;
+      start += width;
+    }
+    while (isEnding && end > start) {
+      let character = end - 1;
+      while ((bytes[character]! & 0xc0) === 0x80) character--;
+      if (widthOfSpace(bytes, character) === 0) break;
+      end = character;
+    }
+    if (isBeginning && isEnding && start === end) {
+      if (block.placeUnit !== "byte") blank++;
+      return;
+    }
+    bytes.copyWithin(at, start, end);
+    end = at + end - start;
+    if (hasReturns) end = joinLineEnds(bytes, at, end);
+    ends.push(end);
+    if (isEnding) bytes[end] = 0;
+    at = isEnding ? end + 1 : end;
+  });
+  const ended = ends.length - (open ? 1 : 0);
+  return { text: bytes.subarray(0, at), ends, ended, blank };
+}
+
+/** A document that is not text has this many zero bytes in a row, or a larger share of them. */
+const MANY_ZEROS = "\0".repeat(16), LARGE_SHARE = 1 / 8;
+
+/**
+ * Checks that a document is text.
+ *
+ * @returns whether it contains returns.
+ */
+function checkText(block: Block, i: number, end: number): boolean {
+  const { bytes, places, placeUnit, file } = block;
+  const start = startOf(block, i);
+  const document = Buffer.from(bytes.buffer, bytes.byteOffset + start, end - start);
+  const fail = (requirement: string, byte: number) =>
+    new DataError(
+      placeUnit === "byte"
+        ? `${file} as it must be ${requirement}: ` +
+          `the first byte that is not is at ${places[i]! + byte}`
+        : `${file} as ${placeUnit} ${places[i]} must be ${requirement}: it is not`,
+    );
+  if (!isUtf8(document)) throw fail("UTF-8", firstInvalidByte(document));
+  const bytesAsText = document.toString("latin1"); // searched faster than bytes
+  if (bytesAsText.includes("\0")) {
+    const zeros = bytesAsText.split("\0").length - 1;
+    const isMost = zeros >= MANY_ZEROS.length && zeros > LARGE_SHARE * document.length;
+    const place = bytesAsText.indexOf(isMost ? "\0" : MANY_ZEROS);
+    if (place >= 0) throw fail("text, not bytes of 0", place);
+  }
+  return bytesAsText.includes("\r");
+}
+
+/** Replaces a JSON object by the document in it, which always fits, and returns the new end. */
+function unwrapJson(block: Block, i: number): number {
+  const { bytes, ends, places, placeUnit, file, field } = block;
+  const fail = (requirement: string, value: string) =>
+    new DataError(`${file} as ${placeUnit} ${places[i]} must ${requirement}: ${value}`);
+  const start = startOf(block, i);
+  const json = bytes.subarray(start, ends[i]!);
+  if (!isUtf8(json)) throw fail("be UTF-8", "it is not");
+  let value: unknown;
+  try {
+    value = parseJson(new TextDecoder().decode(json));
+  } catch (error) {
+    const reason = printable((error as Error).message.split("\n")[0]!);
+    throw fail("be JSON", placeUnit === "line" ? `${reason}; ${ONE_PER_LINE}` : reason);
+  }
+  if (!isObject(value)) throw fail("be a JSON object", `current value is ${quoted(value, 40)}`);
+  const text = fieldOf(value, field!);
+  if (text === null) return start;
+  if (typeof text === "string") return start + new TextEncoder().encodeInto(text, json).written;
+  throw fail(
+    `hold a string in its field ${field}`,
+    (text === undefined ? "" : `current value is ${quoted(text, 40)}; `) +
+      `its fields are ${listOfNames(fieldNames(value))}; choose with --text-field`,
+  );
+}
+
+const ONE_PER_LINE = "objects must be one per line, or all in one array";
+
+/** Parses JSON; NaN, Infinity and -Infinity, which Python writes, become null. */
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    if (!/NaN|Infinity/.test(text)) throw error;
+    return JSON.parse(withoutNaN(text));
+  }
+}
+
+/** Replaces NaN and the infinities outside strings; a pattern that skips strings overflows the stack. */
+function withoutNaN(json: string): string {
+  let known = "";
+  for (let at = 0; at < json.length;) {
+    const quote = json.indexOf('"', at), start = quote < 0 ? json.length : quote;
+    known += json.slice(at, start).replace(/\bNaN\b|-?\bInfinity\b/g, "null");
+    let end = start;
+    do {
+      end = json.indexOf('"', end + 1);
+    } while (end >= 0 && isEscaped(json, end));
+    at = end < 0 ? json.length : end + 1;
+    known += json.slice(start, at);
+  }
+  return known;
+}
+
+/** Whether an odd number of backslashes stands before a place. */
+function isEscaped(text: string, at: number): boolean {
+  let start = at;
+  while (text[start - 1] === "\\") start--;
+  return (at - start) % 2 === 1;
+}
+
+/** Bytes of the character at a place if `String.trim()` removes it; otherwise 0. */
+function widthOfSpace(bytes: Uint8Array, at: number): number {
+  const first = bytes[at]!;
+  if (first < 0x80) return first === 0x20 || (first >= 0x09 && first <= 0x0d) ? 1 : 0;
+  const width = first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
+  const character = Buffer.from(bytes.subarray(at, at + width)).toString();
+  return character.trim() === "" ? width : 0;
+}
+
+/** Offset of the first byte that is not UTF-8, by bisection. */
+function firstInvalidByte(bytes: Uint8Array): number {
+  const isValid = (end: number) => {
+    try {
+      new TextDecoder("utf-8", { fatal: true }).decode(bytes.subarray(0, end), { stream: true });
+      return true;
+    } catch {
+      return false;
+    }
+  };
+  let low = 0, high = bytes.length;
+  while (low < high) {
+    const middle = Math.floor((low + high + 1) / 2);
+    if (isValid(middle)) low = middle;
+    else high = middle - 1;
+  }
+  return low;
+}

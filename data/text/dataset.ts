@@ -1,0 +1,105 @@
+import { type Documents, documentsOf } from "./documents.ts";
+import { type FileOptions, filesOfHub, findFiles, isSamePath, readFiles } from "./files.ts";
+import { SAMPLE_COUNT, sampleStories } from "./stories.ts";
+
+/**
+ * Data as a user names it.
+ *
+ * @module
+ */
+
+/** The built-in stories, TinyStories, at a revision if wanted, or names of files. */
+export type DataSpec = "sample" | "tinystories" | `tinystories@${string}` | readonly string[];
+
+/** How to find and read data. */
+export interface DataOptions extends FileOptions {
+  /** Edition of `tinystories`; `v2` by default. */
+  readonly dataVersion?: "v1" | "v2" | undefined;
+}
+
+/** The documents of a data set. */
+export interface Dataset {
+  /** Documents to train on. */
+  readonly training: Documents;
+  /** Documents to validate with, if the data set has any. */
+  readonly validation?: Documents;
+  /** The data's name: each file of the hub at the commit that was found, others by absolute paths. */
+  readonly data: DataSpec;
+}
+
+/** Reads a name of data from the words of a command. */
+export function parseDataSpec(words: readonly string[]): DataSpec {
+  const [word] = words;
+  const isSet = words.length === 1 && /^(sample|tinystories(@.+)?)$/.test(word!);
+  return isSet ? word as DataSpec : words;
+}
+
+/**
+ * The name `asked`, spelled as `found` if both mean the same data: a revision that `asked` omits is that of
+ * `found`, and two spellings of a path are the same path.
+ */
+export function asFound(asked: DataSpec, found: DataSpec): DataSpec {
+  if (typeof asked === "string" || typeof found === "string") {
+    return typeof asked === typeof found && isSameSpec(asked as string, found as string)
+      ? found
+      : asked;
+  }
+  return asked.map((spec, i) => {
+    const other = found[i];
+    return other !== undefined && (isSameSpec(spec, other) || isSamePath(spec, other))
+      ? other
+      : spec;
+  });
+}
+
+function isSameSpec(asked: string, found: string): boolean {
+  return asked === found || asked === found.replace(/^(hf:.*|tinystories)@.*$/, "$1");
+}
+
+/** The files of TinyStories (Eldan and Li 2023, https://arxiv.org/abs/2305.07759). */
+const TINYSTORIES = {
+  v1: { training: "TinyStories-train.txt", validation: "TinyStories-valid.txt" },
+  v2: {
+    training: "TinyStoriesV2-GPT4-train.txt",
+    validation: "TinyStoriesV2-GPT4-valid.txt",
+  },
+};
+
+/** The seed of the data set `sample`: it is one fixed text. */
+const SAMPLE_SEED = 1;
+
+/**
+ * Finds data: the built-in stories; TinyStories, which is downloaded from the Hugging Face hub; or files.
+ *
+ * Each file is a path, a pattern such as `books/*.txt.gz`, or `hf:OWNER/NAME/FILE`, with or without
+ * `@REVISION`, in which FILE may be a pattern too. `FORMATS` lists the formats; a file that is named more
+ * than once is read once. White space around documents and empty documents are dropped; line ends become
+ * `\n`.
+ *
+ * @throws {DataError} if a file cannot be found or read, or its format is not supported; {HubError} if it
+ * cannot be downloaded.
+ */
+export async function openDataset(data: DataSpec, options: DataOptions = {}): Promise<Dataset> {
+  if (data === "sample") {
+    const stories = sampleStories({ seed: SAMPLE_SEED, count: SAMPLE_COUNT });
+    return { training: documentsOf("sample", stories), data };
+  }
+  if (typeof data !== "string") {
+    const { files, pinned } = await findFiles(data, options);
+    return { training: readFiles(files, options), data: pinned };
+  }
+  const { dataVersion = "v2" } = options;
+  const names = TINYSTORIES[dataVersion];
+  const [name, revision = "main"] = data.split("@");
+  const title = dataVersion === "v2" ? name! : `${name} ${dataVersion}`;
+  const find = async (file: string, revision: string) =>
+    await filesOfHub(`hf:roneneldan/TinyStories/${file}@${revision}`, options);
+  const { files, pinned } = await find(names.training, revision);
+  const [, commit] = pinned.split("@");
+  const validation = await find(names.validation, commit!);
+  return {
+    training: { ...readFiles(files, options), name: title },
+    validation: { ...readFiles(validation.files, options), name: `${title}, validation` },
+    data: `tinystories@${commit!}`,
+  };
+}

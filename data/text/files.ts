@@ -1,0 +1,366 @@
+import { Buffer } from "node:buffer";
+import { createHash } from "node:crypto";
+import {
+  closeSync,
+  existsSync,
+  openSync,
+  readdirSync,
+  readSync,
+  realpathSync,
+  statSync,
+} from "node:fs";
+import { basename, join, resolve } from "node:path";
+import { isSystemError } from "../../files/disk.ts";
+import { load } from "../../files/packages.ts";
+import { UserError } from "../../files/user_error.ts";
+import { hubFile, type HubOptions, listHubFiles, parseHubSpec } from "../hub/hub.ts";
+import { type Block, blocksOf, type Part, type PlaceUnit } from "./blocks.ts";
+import { csvParts } from "./csv.ts";
+import { DataError } from "./data_error.ts";
+import type { DataProgress, Documents } from "./documents.ts";
+import { listOfNames } from "./fields.ts";
+import { type Format, formatOf, FORMATS, HEAD_BYTES, packingOf, PACKINGS } from "./formats.ts";
+import { parquetParts } from "./parquet.ts";
+import { arrayParts, lineParts, textParts } from "./readers.ts";
+import { decodeUtf16, unpack } from "./unpack.ts";
+
+/**
+ * Files of data: finds them on this machine and on the Hugging Face hub, and reads their documents.
+ *
+ * @module
+ */
+
+/** How to find and read files. */
+export interface FileOptions extends Omit<HubOptions, "onProgress"> {
+  /**
+   * The field of JSON, or the column of CSV, TSV and Parquet, that holds the text; `text` by default. A
+   * nested one in JSON and Parquet is `data.text`.
+   */
+  readonly textField?: string | undefined;
+  /** Is called with the progress of a download. */
+  readonly onProgress?: ((progress: DataProgress) => void) | undefined;
+}
+
+/** A file that was found. */
+export interface DataFile {
+  /** Name in messages. */
+  readonly name: string;
+  /** The same for all names of one file. */
+  readonly identity: string;
+  /** Where it lies. */
+  readonly path: string;
+  readonly format: Format;
+  readonly bytes: number;
+  readonly fingerprint: string;
+}
+
+/** Files that were found by a name. */
+interface Found {
+  files: DataFile[];
+  /** The name, with each file of the hub at the commit that was found, and others by absolute paths. */
+  pinned: string;
+}
+
+/** The files that are named, each once, and their names as in `Found`. */
+export async function findFiles(
+  data: readonly string[],
+  options: FileOptions,
+): Promise<{ files: DataFile[]; pinned: string[] }> {
+  const files = new Map<string, DataFile>();
+  const pinned: string[] = [], repeated = new Set<string>();
+  for (const spec of data) {
+    const found = spec.startsWith("hf:") ? await filesOfHub(spec, options) : await localFiles(spec);
+    pinned.push(found.pinned);
+    for (const file of found.files) {
+      if (files.has(file.identity)) repeated.add(file.name);
+      else files.set(file.identity, file);
+    }
+  }
+  if (repeated.size > 0) {
+    options.onNotice?.(`named more than once, but read once: ${nameOf([...repeated])}`);
+  }
+  return { files: [...files.values()], pinned };
+}
+
+/** The files that a path or pattern means, in the order of their names. */
+async function localFiles(spec: string): Promise<Found> {
+  const files: DataFile[] = [];
+  for (const path of await expand(spec)) files.push(await localFile(path));
+  return { files, pinned: fromRoot(spec) };
+}
+
+/**
+ * A path or pattern as an absolute one, so that it means the same in another working directory. A pattern
+ * stays relative if the name of the working directory would itself be a pattern.
+ */
+function fromRoot(spec: string): string {
+  const stays = isPattern(spec) && isPattern(resolve("."));
+  return stays && !statSync(spec, { throwIfNoEntry: false }) ? spec : resolve(spec);
+}
+
+/** Whether two names mean the same path on this machine. */
+export function isSamePath(a: string, b: string): boolean {
+  return ![a, b].some((spec) => spec.startsWith("hf:")) && resolve(a) === resolve(b);
+}
+
+function isPattern(text: string): boolean {
+  return /[*?[{]/.test(text);
+}
+
+/** Whether paths match a pattern. */
+async function matcher(pattern: string): Promise<(path: string) => boolean> {
+  const { default: picomatch } = await load("picomatch");
+  const matches = picomatch(pattern);
+  return (path) => matches(path);
+}
+
+/** The paths that match a pattern; the path itself if it is none. */
+async function expand(spec: string): Promise<string[]> {
+  const find = (path: string) => attempt(path, () => statSync(path, { throwIfNoEntry: false }));
+  if (!isPattern(spec) || find(spec)) return [spec];
+  // node:fs has globSync(), which needs permission to read the environment
+  const { default: picomatch } = await load("picomatch");
+  const pattern = Deno.build.os === "windows" ? spec.replaceAll("\\", "/") : spec;
+  const { base, glob } = picomatch.scan(pattern);
+  const matches = await matcher(glob);
+  const paths = existsSync(base || ".")
+    ? readdirSync(base || ".", { recursive: glob.includes("/"), encoding: "utf8" })
+      .filter((path) => matches(path.replaceAll("\\", "/")))
+      .map((path) => join(base, path))
+      .filter((path) => find(path)?.isFile())
+      .sort()
+    : [];
+  if (paths.length === 0) throw new DataError(`${spec}: no file matches it`);
+  return paths;
+}
+
+/** The files of `hf:OWNER/NAME/FILE` in the order of their names; FILE may be a pattern. */
+export async function filesOfHub(spec: string, options: FileOptions): Promise<Found> {
+  const { repo, path, revision = "main" } = parseHubSpec(spec);
+  if (path === undefined) {
+    throw new UserError(
+      `Cannot use ${spec} as data as it must name a file: hf:OWNER/NAME/FILE, ` +
+        `or a pattern such as hf:OWNER/NAME/data/*.parquet`,
+    );
+  }
+  const { onProgress, onNotice = () => {}, environment, signal } = options;
+  const hub = { onNotice, ...(environment ? { environment } : {}), ...(signal ? { signal } : {}) };
+  const find = async (path: string, revision: string) => {
+    const file = await hubFile({ type: "dataset", repo, path, revision }, {
+      ...hub,
+      onProgress: (doneBytes, totalBytes) =>
+        onProgress?.({ stage: "downloading", name: path, doneBytes, totalBytes }),
+    });
+    const name = `hf:${repo}/${path}`;
+    const local = await localFile(file.path, name);
+    const fingerprint = file.sha256 ?? local.fingerprint;
+    return { ...local, identity: `${name}@${file.commit}`, fingerprint, commit: file.commit };
+  };
+  let paths = [path];
+  if (isPattern(path)) {
+    const matches = await matcher(path);
+    const all = (await listHubFiles({ type: "dataset", repo, revision }, hub))
+      .map((file) => file.path);
+    if (!all.includes(path)) paths = all.filter(matches);
+    if (paths.length === 0) {
+      throw new DataError(`${spec}: no file matches it; there are ${listOfNames(all)}`);
+    }
+    onNotice(`${spec}: ${paths.length} ${paths.length === 1 ? "file" : "files"}`);
+  }
+  const files = [await find(paths[0]!, revision)];
+  const { commit } = files[0]!;
+  for (const other of paths.slice(1)) files.push(await find(other, commit));
+  return { files, pinned: `hf:${repo}/${path}@${commit}` };
+}
+
+/** A file on this machine. Its name decides its format. */
+async function localFile(path: string, name: string = path): Promise<DataFile> {
+  const { handle, bytes, fingerprint } = attempt(name, () => {
+    const stats = statSync(path);
+    if (stats.isDirectory()) {
+      throw new DataError(
+        `${name}: it is a directory; name its files: ${JSON.stringify(patternIn(path))}`,
+      );
+    }
+    if (!stats.isFile()) {
+      throw new DataError(`${name}: it must be a regular file, as it is read more than once`);
+    }
+    const handle = openSync(path, "r");
+    try {
+      return { handle, bytes: stats.size, fingerprint: fingerprintOf(handle, stats) };
+    } catch (error) {
+      closeSync(handle);
+      throw error;
+    }
+  });
+  try {
+    const format = formatOf(name, await headOf(handle, name));
+    return { name, identity: realpathSync(path), path, format, bytes, fingerprint };
+  } finally {
+    closeSync(handle);
+  }
+}
+
+/** A pattern for the files of a directory that are of a supported format. */
+function patternIn(directory: string): string {
+  const extensions = FORMATS.flatMap(({ extensions }) => extensions)
+    .flatMap((extension) => [extension, ...Object.keys(PACKINGS).map((end) => extension + end)]);
+  const names = readdirSync(directory);
+  const found = extensions.find((extension) => names.some((name) => name.endsWith(extension)));
+  return join(directory, `*${found ?? extensions[0]}`);
+}
+
+/** The beginning of the content of a file, unpacked. */
+async function headOf(handle: number, name: string): Promise<Uint8Array> {
+  const packing = packingOf(name);
+  const chunks = readChunks(handle, { name, most: HEAD_BYTES, progress: { bytesRead: 0 } });
+  const parts: Uint8Array[] = [];
+  let length = 0;
+  for await (const part of packing ? unpack(chunks, packing, name) : chunks) {
+    parts.push(part);
+    length += part.length;
+    if (length >= HEAD_BYTES) break;
+  }
+  return Buffer.concat(parts).subarray(0, HEAD_BYTES);
+}
+
+/** Most bytes of a file whose fingerprint covers its whole content. */
+const SMALL = 16 * 2 ** 20;
+
+/** Bytes at the beginning and end of a larger file that its fingerprint covers, beside size and time of change. */
+const GLANCE = 2 ** 20;
+
+function fingerprintOf(
+  file: number,
+  { size, mtimeMs }: { size: number; mtimeMs: number },
+): string {
+  const hash = createHash("sha256");
+  const stretches = size <= SMALL
+    ? [[0, size] as const]
+    : [[0, GLANCE] as const, [size - GLANCE, GLANCE] as const];
+  if (size > SMALL) hash.update(JSON.stringify([size, mtimeMs]));
+  for (const [start, length] of stretches) {
+    const bytes = new Uint8Array(length);
+    hash.update(bytes.subarray(0, readSync(file, bytes, 0, length, start)));
+  }
+  return hash.digest("hex");
+}
+
+/** Bytes per read. */
+const CHUNK_BYTES = 4 * 2 ** 20;
+
+/** The documents of files, one file after the other. */
+export function readFiles(
+  files: readonly DataFile[],
+  { textField = "text" }: FileOptions,
+): Documents {
+  const hash = createHash("sha256");
+  for (const { fingerprint, format } of files) {
+    const { kind, packing } = format;
+    const how = { kind, compressed: packing !== undefined };
+    hash.update(JSON.stringify([fingerprint, how, kind === "text" ? "" : textField]));
+  }
+  return {
+    name: nameOf(files.map(({ name }) => name)),
+    fingerprint: hash.digest("hex"),
+    bytes: files.reduce((sum, { bytes }) => sum + bytes, 0),
+    textBytes: files.reduce((sum, { bytes, format }) => sum + bytes * expansionOf(format), 0),
+    async *read() {
+      let before = 0;
+      for (const file of files) {
+        for await (const block of readFile(file, textField)) {
+          yield { ...block, bytesRead: before + block.bytesRead };
+        }
+        before += file.bytes;
+      }
+    },
+  };
+}
+
+function nameOf(paths: readonly string[]): string {
+  const names = paths.map((path) => basename(path));
+  const more = names.length - LISTED;
+  return more > 1 ? `${names.slice(0, LISTED).join(", ")} and ${more} more` : names.join(", ");
+}
+
+/** Files that a name lists. */
+const LISTED = 3;
+
+/** Typical bytes of text per byte of a file. */
+function expansionOf({ kind, packing }: Format): number {
+  return packing ? 3 : kind === "parquet" ? 2 : 1;
+}
+
+async function* readFile(file: DataFile, textField: string): AsyncGenerator<Block> {
+  const { name, format } = file;
+  const { handle, bytes } = attempt(name, () => ({
+    bytes: statSync(file.path).size,
+    handle: openSync(file.path, "r"),
+  }));
+  const progress = { bytesRead: 0 };
+  try {
+    if (format.kind === "parquet") {
+      const parts = parquetParts({ file: name, handle, bytes, column: textField, progress });
+      yield* blocksOf(parts, { file: name, placeUnit: "row" }, progress);
+      return;
+    }
+    let text: AsyncIterable<Uint8Array> = readChunks(handle, { name, progress });
+    if (format.packing) text = unpack(text, format.packing, name);
+    if (format.encoding) text = decodeUtf16(text, format.encoding, name);
+    const { read, placeUnit, ofObjects } = READERS[format.kind];
+    const origin = { placeUnit, file: name, ...(ofObjects ? { field: textField } : {}) };
+    yield* blocksOf(read(text, { file: name, column: textField }), origin, progress);
+  } finally {
+    closeSync(handle);
+  }
+}
+
+/** How the documents in a stream of UTF-8 are found. */
+interface Reader {
+  read(
+    text: AsyncIterable<Uint8Array>,
+    options: { file: string; column: string },
+  ): AsyncIterable<Part[]>;
+  readonly placeUnit: PlaceUnit;
+  /** Whether the documents are in JSON objects. */
+  readonly ofObjects?: boolean;
+}
+
+const READERS: Readonly<Record<Exclude<Format["kind"], "parquet">, Reader>> = {
+  text: { read: (text) => textParts(text), placeUnit: "byte" },
+  lines: { read: lineParts, placeUnit: "line", ofObjects: true },
+  array: { read: arrayParts, placeUnit: "element", ofObjects: true },
+  csv: { read: (text, how) => csvParts(text, { ...how, tabs: false }), placeUnit: "line" },
+  tsv: { read: (text, how) => csvParts(text, { ...how, tabs: true }), placeUnit: "line" },
+};
+
+async function* readChunks(
+  handle: number,
+  { name, progress, most = CHUNK_BYTES }: {
+    name: string;
+    progress: { bytesRead: number };
+    most?: number;
+  },
+): AsyncGenerator<Uint8Array> {
+  for (;;) {
+    const chunk = new Uint8Array(most);
+    const length = attempt(
+      name,
+      () => readSync(handle, chunk, 0, chunk.length, progress.bytesRead),
+    );
+    if (length === 0) return;
+    progress.bytesRead += length;
+    yield chunk.subarray(0, length);
+  }
+}
+
+/** Does something with a file; if the system refuses, the error's sentence names the file. */
+function attempt<T>(path: string, action: () => T): T {
+  try {
+    return action();
+  } catch (error) {
+    if (!isSystemError(error)) throw error;
+    const reason = error.code === "ENOENT" ? "there is no such file" : error.message;
+    throw new DataError(`${path}: ${reason}`);
+  }
+}

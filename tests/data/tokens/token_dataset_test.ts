@@ -1,0 +1,55 @@
+import assert from "node:assert/strict";
+import { Random } from "../../../data/random.ts";
+import {
+  holdOut,
+  renumbered,
+  type TokenDataset,
+  tokenDataset,
+} from "../../../data/tokens/token_dataset.ts";
+import { freshSeed } from "../../seeds.ts";
+
+/** Checks that a data set holds these documents, in whatever slices it is read. */
+function check(dataset: TokenDataset, documents: readonly number[][], random: Random): void {
+  const all = documents.flat();
+  assert.deepEqual([dataset.length, dataset.documents], [all.length, documents.length]);
+  assert.deepEqual([...dataset.read(0, all.length + 5)], all);
+  for (let i = 0; i < 20; i++) {
+    const start = random.below(all.length + 1), end = start + random.below(all.length + 1);
+    assert.deepEqual([...dataset.read(start, end)], all.slice(start, end));
+  }
+  let at = 0;
+  documents.forEach((document, i) => {
+    assert.equal(dataset.documentStart(i), at);
+    at += document.length;
+  });
+  assert.equal(dataset.documentStart(documents.length), at);
+}
+
+function datasetOf(documents: readonly number[][]): TokenDataset {
+  let at = 0;
+  const starts = documents.map(({ length }) => (at += length) - length);
+  return tokenDataset(Uint16Array.from(documents.flat()), starts);
+}
+
+Deno.test("holdOut() holds every twentieth document out, the last of fewer, the end of a single one", () => {
+  const seed = freshSeed(), random = new Random(seed);
+  for (const count of [1, 2, 3, 19, 20, 21, 39, 40, 41, 100, 119]) {
+    const documents = Array.from(
+      { length: count },
+      () => Array.from({ length: 1 + random.below(30) }, () => random.below(1000)),
+    );
+    if (count === 1) documents[0] = Array.from({ length: 45 }, () => random.below(1000));
+    const { training, validation } = holdOut(datasetOf(documents));
+    const isHeldOut = (i: number) => i % 20 === Math.min(20, count) - 1;
+    const [rest, heldOut] = count === 1
+      ? [[documents[0]!.slice(0, 42)], [documents[0]!.slice(42)]]
+      : [false, true].map((wanted) => documents.filter((_, i) => isHeldOut(i) === wanted));
+    check(training, rest!, random);
+    check(validation, heldOut!, random);
+  }
+});
+
+Deno.test("renumbered() changes ids and nothing else", () => {
+  const other = renumbered(datasetOf([[2, 0, 1], [2]]), Uint32Array.of(7, 8, 9));
+  check(other, [[9, 7, 8], [9]], new Random(1));
+});
