@@ -3,6 +3,7 @@ import manifest from "../deno.json" with { type: "json" };
 import { commandLine } from "../files/command_line.ts";
 import { isSystemError } from "../files/disk.ts";
 import { printable, terminalText } from "../files/printable.ts";
+import { permissionError } from "./permissions.ts";
 import { UserError } from "../files/user_error.ts";
 
 /**
@@ -194,6 +195,7 @@ function orExit(action: () => void): void {
 }
 
 function fail(error: unknown): never {
+  if (error instanceof Deno.errors.NotCapable) return fail(permissionError(error));
   if (error instanceof UserError) {
     status(`Error: ${printable(error.message.split("\n")[0]!, LONGEST_MESSAGE)}`);
     if (error.hint) status(error.hint);

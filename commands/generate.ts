@@ -15,7 +15,7 @@ import { giveBack, HUB } from "./permissions.ts";
 import { freeMemory, textsAtOnce } from "../generate/limits.ts";
 import { loadSource } from "../generate/load.ts";
 
-/** Most stories of one command: all of them take memory from its start. */
+/** Most samples of one command: all of them take memory from its start. */
 const MOST_SAMPLES = 1_000_000;
 
 /** `generate`: continues a text with a trained model. */
@@ -39,7 +39,7 @@ const program = command("generate", "Continue a text with a trained model.")
     (text, others: string[]) => [...others, text],
     [],
   )
-  .option("--samples <n>", "stories to generate", wholeNumber(1, MOST_SAMPLES), 1)
+  .option("--samples <n>", "completions to generate", wholeNumber(1, MOST_SAMPLES), 1)
   .optionsGroup("Sampling:")
   .option(
     "--temperature <x>",
@@ -74,11 +74,11 @@ const program = command("generate", "Continue a text with a trained model.")
   )
   .option(
     "--seed <n>",
-    "the same seed gives the same story (default: another each time)",
+    "the same seed gives the same completion (default: random)",
     wholeNumber(),
   )
   .optionsGroup("Output:")
-  .option("--json", "one JSON object per story instead of text")
+  .option("--json", "one JSON object per completion instead of text")
   .action((given, options) =>
     run(async () => {
       validateSampler(options);
@@ -105,29 +105,29 @@ const program = command("generate", "Continue a text with a trained model.")
 
 type Streams = readonly { prompt: string; seed: number }[];
 
-/** Prints stories one after the other, the first of them as it is told. */
+/** Prints completions one after the other, the first of them while it is generated. */
 async function printTexts(streams: Streams, pieces: AsyncIterable<BatchPiece>): Promise<void> {
-  const stories = streams.map(({ prompt }) => ({ unprinted: prompt, ended: false }));
+  const completions = streams.map(({ prompt }) => ({ unprinted: prompt, ended: false }));
   let turn = 0;
   const print = () => {
-    for (let story; (story = stories[turn]); turn++) {
-      if (!output(story.unprinted)) return false;
-      story.unprinted = "";
-      if (!story.ended) return true;
-      if (!output(turn + 1 < stories.length ? "\n\n" : "\n")) return false;
+    for (let completion; (completion = completions[turn]); turn++) {
+      if (!output(completion.unprinted)) return false;
+      completion.unprinted = "";
+      if (!completion.ended) return true;
+      if (!output(turn + 1 < completions.length ? "\n\n" : "\n")) return false;
     }
     return true;
   };
   if (!print()) return;
   for await (const { stream, text, result } of pieces) {
-    const story = stories[stream]!;
-    story.unprinted += text;
-    story.ended = result !== undefined;
+    const completion = completions[stream]!;
+    completion.unprinted += text;
+    completion.ended = result !== undefined;
     if (!print()) return;
   }
 }
 
-/** Prints a JSON object for each story, in order. */
+/** Prints a JSON object per completion, in order. */
 async function printObjects(streams: Streams, pieces: AsyncIterable<BatchPiece>): Promise<void> {
   const texts = streams.map(() => "");
   const results = new Map<number, GenerateResult>();
@@ -137,8 +137,8 @@ async function printObjects(streams: Streams, pieces: AsyncIterable<BatchPiece>)
     if (result) results.set(stream, result);
     for (; results.has(turn); turn++) {
       const { prompt, seed } = streams[turn]!;
-      const story = { prompt, text: texts[turn], seed, ...results.get(turn) };
-      if (!output(`${JSON.stringify(story)}\n`)) return;
+      const completion = { prompt, text: texts[turn], seed, ...results.get(turn) };
+      if (!output(`${JSON.stringify(completion)}\n`)) return;
     }
   }
 }

@@ -7,7 +7,7 @@ import type { LoadedModel } from "./load.ts";
 
 export type { SamplerOptions };
 
-/** Draws that tell varied stories; no penalty, for a story must repeat its hero's name. */
+/** Varied samples of small models; without a penalty, as a story must repeat the names in it. */
 export const DEFAULT_SAMPLER: SamplerOptions = {
   temperature: 0.8,
   topK: 0,
@@ -17,17 +17,17 @@ export const DEFAULT_SAMPLER: SamplerOptions = {
   repetitionWindow: 64,
 };
 
-/** One text to continue. */
+/** One prompt to continue. */
 export interface StreamOptions {
   /** The text to continue; an empty one starts a new document. */
   prompt?: string;
-  /** Seed of the draws: the same seed tells the same story. */
+  /** Seed of the sampler: the same seed gives the same completion. */
   seed?: number;
 }
 
-/** How to continue many texts. */
+/** How to continue many prompts. */
 export interface BatchOptions {
-  /** The texts. */
+  /** The prompts. */
   streams: readonly StreamOptions[];
   /** Most tokens to add to each. */
   maxNewTokens?: number;
@@ -39,7 +39,7 @@ export interface BatchOptions {
   signal?: AbortSignal;
 }
 
-/** How to continue a text. */
+/** How to continue a prompt. */
 export type GenerateOptions = StreamOptions & Omit<BatchOptions, "streams">;
 
 /** Why a generation ended, and how long it was. */
@@ -50,24 +50,24 @@ export interface GenerateResult {
   tokens: number;
 }
 
-/** News of one of many texts. */
+/** What has been decoded of one of many completions. */
 export interface BatchPiece {
-  /** Index of the text in `BatchOptions.streams`. */
+  /** Index of its prompt in `BatchOptions.streams`. */
   stream: number;
   /** Whole characters that continue it, or none. */
   text: string;
-  /** There with the last piece of the text. */
+  /** Present with the last piece. */
   result?: GenerateResult;
 }
 
 /**
- * Continues a text, a piece at a time: each piece is whole characters, the prompt not among them.
+ * Streams the completion of a prompt, piece by piece: each piece is whole characters.
  *
  * Past the context length the model sees the last half to whole context: see `windowStart()`.
  *
  * @throws {UserError} if an option is out of range, or if the model's logits are not finite.
  *
- * @example Tell a story
+ * @example Stream a completion
  * ```ts ignore
  * for await (const piece of generate(model, { prompt: "Once upon a time" })) console.log(piece);
  * ```
@@ -85,7 +85,7 @@ export async function* generate(
   throw new Error("generateBatch() ended without a result");
 }
 
-/** Tokens come back in chunks that take about this long, so that a text appears as it is told. */
+/** Tokens come back in chunks that take about this long, so that text appears while it is generated. */
 const CHUNK_MS = 100;
 
 /** What a read-back takes beyond the device's work: Deno 2.9 sleeps 10 ms. */
@@ -94,22 +94,22 @@ const READ_BACK_MS = 10;
 /** Tokens of a model's first chunk, and how many times as long each may be as the one before. */
 const FIRST_CHUNK = { gpu: 16, cpu: 2 }, MOST_GROWTH = 16;
 
-/** How long a model's next chunk should be, by the number of texts: later texts begin where these ended. */
+/** Tokens of a model's next chunk, by the number of streams; the next call starts from what this one measured. */
 const chunksOf = new WeakMap<Gpt, Map<number, number>>();
 
 /**
- * Continues many texts at once, each as `generate()` would alone, up to rounding: the model is read from
- * memory once for a token of all of them.
+ * Completes many prompts at once, each as `generate()` would alone, up to rounding: the model is read from
+ * memory once per token of all of them.
  *
- * If the device cannot hold all texts at once (`textsAtOnce()`), the first ones are finished first.
+ * If the device cannot hold all of them at once (`textsAtOnce()`), they are completed group by group.
  *
  * @throws {UserError} if an option is out of range, or if the model's logits are not finite.
  *
- * @example Tell three stories
+ * @example Draw three samples
  * ```ts ignore
  * const streams = [1, 2, 3].map((seed) => ({ prompt: "Once upon a time", seed }));
- * const stories = streams.map(({ prompt }) => prompt);
- * for await (const { stream, text } of generateBatch(model, { streams })) stories[stream] += text;
+ * const texts = streams.map(({ prompt }) => prompt);
+ * for await (const { stream, text } of generateBatch(model, { streams })) texts[stream] += text;
  * ```
  */
 export async function* generateBatch(
@@ -124,26 +124,24 @@ export async function* generateBatch(
   const sampler = { ...DEFAULT_SAMPLER, ...given };
   validateSampler(sampler);
   const stops = stop.filter((text) => text !== "");
-  const stories = streams.map((options, stream) =>
-    new Story(tokenizer, { ...options, stream, stops })
-  );
-  if (stories.length === 0) return;
+  const open = streams.map((options, index) => new Stream(tokenizer, { ...options, index, stops }));
+  if (open.length === 0) return;
   const most = textsAtOnce(gpt, {
-    promptTokens: stories.reduce((most, { prompt }) => Math.max(most, prompt.length), 0),
+    promptTokens: open.reduce((most, { prompt }) => Math.max(most, prompt.length), 0),
     maxNewTokens,
-    samples: stories.length,
+    samples: open.length,
     sampler,
   });
-  for (let first = 0; first < stories.length; first += most) {
-    const group = stories.slice(first, first + most);
-    yield* tell(gpt, group, { maxNewTokens, sampler, signal });
+  for (let first = 0; first < open.length; first += most) {
+    const group = open.slice(first, first + most);
+    yield* decodeStreams(gpt, group, { maxNewTokens, sampler, signal });
   }
 }
 
-/** Tells stories side by side, chunk after chunk of their tokens, until all have ended. */
-async function* tell(
+/** Decodes streams side by side, chunk after chunk of their tokens, until all are done. */
+async function* decodeStreams(
   gpt: Gpt,
-  stories: readonly Story[],
+  streams: readonly Stream[],
   { maxNewTokens, sampler, signal }: {
     maxNewTokens: number;
     sampler: SamplerOptions;
@@ -151,18 +149,18 @@ async function* tell(
   },
 ): AsyncGenerator<BatchPiece, void> {
   const decoder = createDecoder(gpt, {
-    texts: stories.map(({ prompt }) => prompt),
-    seeds: stories.map(({ seed }) => seed),
+    texts: streams.map(({ prompt }) => prompt),
+    seeds: streams.map(({ seed }) => seed),
     maxNewTokens,
     sampler,
   });
-  const told = (story: Story) => story.result !== undefined;
+  const isDone = ({ result }: Stream) => result !== undefined;
   const chunks = chunksOf.get(gpt) ?? new Map<number, number>();
   chunksOf.set(gpt, chunks);
   let drawn = 0;
   try {
-    while (drawn < maxNewTokens && !signal?.aborted && !stories.every(told)) {
-      const chunk = chunks.get(stories.length) ?? FIRST_CHUNK[gpt.device.isCpu ? "cpu" : "gpu"];
+    while (drawn < maxNewTokens && !signal?.aborted && !streams.every(isDone)) {
+      const chunk = chunks.get(streams.length) ?? FIRST_CHUNK[gpt.device.isCpu ? "cpu" : "gpu"];
       const rest = maxNewTokens - drawn;
       // no chunk of a few tokens is left for the end: its read-back would take longer than they do
       const count = rest < 1.5 * chunk ? rest : chunk;
@@ -170,59 +168,59 @@ async function* tell(
       const texts = await decoder.next(count);
       const elapsedMs = Math.max(1, performance.now() - since - READ_BACK_MS);
       const factor = Math.min(MOST_GROWTH, CHUNK_MS / elapsedMs);
-      chunks.set(stories.length, Math.ceil(count * factor));
-      for (const [b, story] of stories.entries()) {
-        if (told(story)) continue;
-        const text = story.push(texts[b]!);
-        const { stream, result } = story;
-        if (result) yield { stream, text, result };
-        else if (text !== "") yield { stream, text };
+      chunks.set(streams.length, Math.ceil(count * factor));
+      for (const [b, stream] of streams.entries()) {
+        if (isDone(stream)) continue;
+        const text = stream.push(texts[b]!);
+        const { index, result } = stream;
+        if (result) yield { stream: index, text, result };
+        else if (text !== "") yield { stream: index, text };
       }
       drawn += count;
     }
     const reason = drawn < maxNewTokens ? "aborted" : "length";
-    for (const story of stories) {
-      if (told(story)) continue;
-      const text = story.end(reason);
-      yield { stream: story.stream, text, result: story.result! };
+    for (const stream of streams) {
+      if (isDone(stream)) continue;
+      const text = stream.end(reason);
+      yield { stream: stream.index, text, result: stream.result! };
     }
   } finally {
     decoder.destroy();
   }
 }
 
-/** One stream: its tokens become text, of which it knows when it has ended. */
-class Story {
-  /** Index of the stream. */
-  readonly stream: number;
-  /** Tokens of the text that is continued. */
+/** A completion while it is decoded: turns tokens into text and finds where it ends. */
+class Stream {
+  /** Index of its prompt. */
+  readonly index: number;
+  /** Tokens of the prompt. */
   readonly prompt: readonly number[];
   readonly seed: number;
-  /** There once the story has ended. */
+  /** Present once it is done. */
   result: GenerateResult | undefined;
   readonly #tokenizer: Tokenizer;
-  readonly #text: { push(id: number): string; end(): string };
+  readonly #decoder: { push(id: number): string; end(): string };
   readonly #stops: readonly string[];
   #tokens = 0;
   #held = ""; // text that may turn out to begin a stop text
 
   constructor(
     tokenizer: Tokenizer,
-    { stream, prompt = "", seed = 0, stops }: StreamOptions & {
-      stream: number;
+    { index, prompt = "", seed = 0, stops }: StreamOptions & {
+      index: number;
       stops: readonly string[];
     },
   ) {
-    this.stream = stream;
+    this.index = index;
     // an empty prompt begins where every document begins: after the end of another
     this.prompt = prompt === "" ? [tokenizer.endOfText] : tokenizer.encode(prompt);
     this.seed = seed;
     this.#tokenizer = tokenizer;
-    this.#text = tokenizer.decoder(this.prompt);
+    this.#decoder = tokenizer.decoder(this.prompt);
     this.#stops = stops;
   }
 
-  /** Text that the next tokens make certain; those past the end are left alone. */
+  /** Decodes the next tokens up to its end; returns the text that no stop text can begin in. */
   push(tokens: Iterable<number>): string {
     const { endOfText, endIds = [endOfText], vocabularySize } = this.#tokenizer;
     let certain = "";
@@ -230,7 +228,7 @@ class Story {
       checkSample(id, vocabularySize);
       this.#tokens++;
       if (endIds.includes(id)) return certain + this.end("end-of-text");
-      this.#held += this.#text.push(id);
+      this.#held += this.#decoder.push(id);
       const found = earliest(this.#held, this.#stops);
       if (found !== undefined) {
         this.result = { reason: "stop", tokens: this.#tokens };
@@ -243,10 +241,10 @@ class Story {
     return certain;
   }
 
-  /** Ends the story; text that was held back. */
+  /** Ends the stream; returns the text that was held back. */
   end(reason: GenerateResult["reason"]): string {
     this.result = { reason, tokens: this.#tokens };
-    return this.#held + this.#text.end();
+    return this.#held + this.#decoder.end();
   }
 }
 

@@ -1,0 +1,23 @@
+import assert from "node:assert/strict";
+import { namesHub, permissionError } from "../../commands/permissions.ts";
+
+Deno.test("permissionError() names what is missing and the task that has it", () => {
+  const of = (access: string) => {
+    const message = `Requires ${access} access to "/x", run again with the --allow-${access} flag`;
+    return permissionError(new Deno.errors.NotCapable(message));
+  };
+  const write = of("write");
+  assert.match(
+    write.message,
+    /^Cannot \w+ as it needs write access: Requires write access to "\/x"$/,
+  );
+  assert.match(write.hint!, /: deno task \w+$/);
+  assert.match(of("ffi").hint!, /: deno task \w+:ffi$/);
+});
+
+Deno.test("namesHub() tells names of the hub from paths", () => {
+  for (const name of ["hf:a/b", "tinystories", "tinystories@abc"]) {
+    assert.ok(namesHub("x", name), name);
+  }
+  for (const name of ["tinystories.txt", "a/hf:b", "sample"]) assert.ok(!namesHub(name), name);
+});
