@@ -29,7 +29,7 @@ export function fieldOf(value: unknown, field: string): unknown {
 /** Levels of nested fields that are listed. */
 const LISTED_DEPTH = 3;
 
-/** The names by which `fieldOf()` finds what is in an object. */
+/** The names by which `fieldOf()` finds the values in an object. */
 export function fieldNames(value: object, depth = 1): string[] {
   return Object.entries(value).flatMap(([name, inner]) =>
     isObject(inner) && depth < LISTED_DEPTH

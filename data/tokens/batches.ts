@@ -2,16 +2,16 @@ import { UserError } from "../../files/user_error.ts";
 import { hash } from "../random.ts";
 import type { TokenDataset, Tokens } from "./token_dataset.ts";
 
-/** A target that the loss does not count. */
+/** A target that the loss ignores. */
 export const IGNORED = 0xffffffff;
 
 /** One micro-batch, ready for the device.  M = B · T */
 export interface Batch {
-  /** u32 [B,T]: what the model reads. */
+  /** u32 [B,T]: tokens that the model reads. */
   readonly inputs: Uint32Array<ArrayBuffer>;
-  /** u32 [B,T]: what it should say next; `IGNORED` where that does not count. */
+  /** u32 [B,T]: the token after each input, or `IGNORED`. */
   readonly targets: Uint32Array<ArrayBuffer>;
-  /** Targets that count. */
+  /** Number of targets that are not ignored. */
   readonly counted: number;
   /** u32 [M]: positions sorted by input token, for the embedding's gradient. */
   readonly order: Uint32Array<ArrayBuffer>;
@@ -19,11 +19,11 @@ export interface Batch {
 
 /** How a text is cut into batches for training. */
 export interface BatchOptions {
-  /** B: rows in a batch. */
+  /** B: rows per batch. */
   readonly batchSize: number;
-  /** T: tokens in a row. */
+  /** T: tokens per row. */
   readonly contextLength: number;
-  /** `packed`: contexts cut from the stream of all documents; `padded`: one document a row. */
+  /** `packed`: contexts cut from the stream of all documents; `padded`: one document per row. */
   readonly sequence: "packed" | "padded";
   /** Seed of the order. */
   readonly seed: number;
@@ -32,11 +32,11 @@ export interface BatchOptions {
 }
 
 /**
- * The batches of a training, by number: batch i is a pure function of the text, the options and i, so
- * that a training resumes at any batch without replaying the ones before.
+ * The batches of a training, by number: batch i is a pure function of the text, the options and i, so a
+ * training resumes at any batch without replaying earlier ones.
  *
- * An epoch shows every row once, in an order of its own. Rows follow on from epoch to epoch, so that
- * the batch at the end of one is filled up from the next and nothing is ever left out.
+ * An epoch visits every row once, in its own order. The last batch of an epoch is completed from the next
+ * epoch, so no row is left out.
  */
 export class Batches {
   readonly #text: TokenDataset;
@@ -106,7 +106,7 @@ export class Batches {
       const start = text.documentStart(place), end = text.documentStart(place + 1);
       return { start, end: Math.min(end, start + T + 1) };
     }
-    // each epoch cuts the stream at another phase, as far as the rest beyond the rows allows
+    // each epoch cuts the stream at another phase, up to the number of tokens beyond the rows
     const spare = text.length - 1 - this.#rows * T;
     const start = place * T + hash(seed, epoch, PHASE) % (spare + 1);
     return { start, end: start + T + 1 };
@@ -175,8 +175,8 @@ function makeBatch(
 }
 
 /**
- * The labels are the inputs shifted by one: the model reads all but the last token and should say all
- * but the first. This is the only place that shifts. A model whose labels are its inputs learns to
+ * The targets are the inputs shifted by one: the model reads all but the last token and predicts all but
+ * the first. This is the only place that shifts. A model whose labels are its inputs learns to
  * repeat the last word, and tells `time time time` at a loss near zero.
  */
 export function shiftedPair<T extends Uint16Array | Uint32Array>(

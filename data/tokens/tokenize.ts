@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, readFileSync, renameSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import {
   byteCounts,
@@ -174,18 +174,23 @@ async function tokenizeIntoCache(
   } finally {
     lock?.close();
   }
-  removeOutdated(path, options.onNotice);
+  removeOutdated(cacheDirectory, documents, options.onNotice);
   rmSync(partial, { recursive: true, force: true });
   return new TokenFile(path, originOf(documents, tokenizer));
 }
 
 /** Removes token files of versions before 0.2.0, which were divided into training and validation. */
-function removeOutdated(path: string, onNotice: ReadOptions["onNotice"]): void {
-  const outdated = `${path}-split`;
-  rmSync(partialOf(outdated), { recursive: true, force: true });
-  if (!existsSync(outdated)) return;
-  rmSync(outdated, { recursive: true });
-  onNotice?.(`removed ${outdated}: token files of an older version`);
+function removeOutdated(
+  cacheDirectory: string,
+  { fingerprint }: Documents,
+  onNotice: ReadOptions["onNotice"],
+): void {
+  for (const name of readdirSync(cacheDirectory)) {
+    if (!name.startsWith(fingerprint.slice(0, 16)) || !/-split(\.partial)?$/.test(name)) continue;
+    const path = join(cacheDirectory, name);
+    rmSync(path, { recursive: true, force: true });
+    onNotice?.(`removed ${path}: token files of an older version`);
+  }
 }
 
 /** Tokenizes documents into the files of a directory, and resumes what is there. */

@@ -1,22 +1,21 @@
 import type { TokenDataset } from "./token_dataset.ts";
 import { gpt2Tokenizer, isPartOf, type Tokenizer } from "../tokenizer/tokenizer.ts";
 
-/** Stretches of a text that are looked at, and tokens in each. */
-const STRETCHES = 16, STRETCH_TOKENS = 2048;
+/** Samples of a text that are compared, and tokens in each. */
+const SAMPLES = 16, SAMPLE_TOKENS = 2048;
 
 /**
- * Length of a text over its length in GPT-2's tokens from which on it does not fit a vocabulary. A part of
- * GPT-2's vocabulary needs as many tokens as the whole for the text that it was made from; another small
- * vocabulary needs somewhat more for any text.
+ * Ratio of a text's length in a vocabulary to its length in GPT-2's above which the vocabulary does not fit.
+ * A part of GPT-2's vocabulary needs as many tokens as the whole for the text that it was made from; another
+ * small vocabulary needs somewhat more for any text.
  */
 const LONGER_IN_PART = 1.25, LONGER_IN_OTHER = 1.5;
 
 /**
- * Warnings for training a model further on a text that its vocabulary was not made for: the text becomes
- * long, or has characters that the vocabulary lacks. A sample of the text is compared
- * with GPT-2's vocabulary.
+ * Warnings about fine-tuning a model on a text that its vocabulary was not made for: the text becomes long,
+ * or has characters that the vocabulary lacks. Samples of the text are compared with GPT-2's vocabulary.
  *
- * @param model what the model is called.
+ * @param model the model's name.
  * @returns sentences; none if the vocabulary fits.
  */
 export async function misfitsOf(
@@ -28,9 +27,9 @@ export async function misfitsOf(
   if (tokenizer.hash === gpt2.hash) return [];
   const unknown = unknownId(tokenizer);
   let here = 0, there = 0, unknowns = 0;
-  for (let i = 0; i < STRETCHES; i++) {
-    const start = Math.floor(i * text.length / STRETCHES);
-    const end = Math.min(start + STRETCH_TOKENS, Math.floor((i + 1) * text.length / STRETCHES));
+  for (let i = 0; i < SAMPLES; i++) {
+    const start = Math.floor(i * text.length / SAMPLES);
+    const end = Math.min(start + SAMPLE_TOKENS, Math.floor((i + 1) * text.length / SAMPLES));
     const ids = Array.from(text.read(start, end)).filter((id) => id !== tokenizer.endOfText);
     here += ids.length;
     there += gpt2.encodeDocument(tokenizer.decode(ids)).length;
