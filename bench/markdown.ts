@@ -5,8 +5,8 @@ import { percent, type Report, time } from "./report.ts";
 import { deviceMs, type Scaling } from "./scaling.ts";
 
 /**
- * Reports as Markdown, laid out as `deno fmt` has it: what `deno task bench:readme` puts into README.md
- * and NOTES.md. A benchmark that a report lacks gives no row.
+ * Reports as Markdown, laid out as `deno fmt` has it: what `deno task bench:readme` puts into README.md,
+ * docs/performance.md and NOTES.md. A benchmark that a report lacks gives no row.
  *
  * @module
  */
@@ -40,7 +40,16 @@ export interface MachineResults {
   readonly pytorch?: PyTorchReport | undefined;
 }
 
-/** A machine's part of README.md. */
+/** What README.md says of a machine: products, training steps and generation beside PyTorch's. */
+export function headline({ report, pytorch }: MachineResults): string {
+  if (!pytorch) return "";
+  const rows = comparisons(report, pytorch).filter(([what]) =>
+    /^(product NN f16|train step|generate)/.test(what!) && !what!.endsWith("memory")
+  );
+  return table(["what", "here >", "PyTorch as", "there >", "times as good >"], rows);
+}
+
+/** A machine's part of docs/performance.md. */
 export function machineSection({ name, report, pytorch }: MachineResults): string {
   const { bytesPerSecond, flopsPerSecond } = report.roofline;
   return [
@@ -55,7 +64,7 @@ export function machineSection({ name, report, pytorch }: MachineResults): strin
     table(["kernel", "share of the roofline"], kernelShares(report)),
     `The roofline of that run: ${si(bytesPerSecond, "B/s")}, ${si(flopsPerSecond, "FLOP/s")}.`,
     report.scaling
-      ? `![a training step over batch, context, width, layers](bench/results/${name}.svg)`
+      ? `![a training step over batch, context, width, layers](../bench/results/${name}.svg)`
       : "",
   ].filter((part) => part !== "").join("\n\n");
 }

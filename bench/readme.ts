@@ -1,4 +1,5 @@
 import {
+  headline,
   type MachineResults,
   machineSection,
   profileTable,
@@ -12,11 +13,11 @@ import { command, run, status } from "../commands/command.ts";
 import { UserError } from "../files/user_error.ts";
 
 /**
- * Every file that follows from bench/results/, by its path from the root: README.md, bench/NOTES.md and
- * a figure beside each report that has scaling.
+ * Every file that follows from bench/results/, by its path from the root: README.md, docs/performance.md, bench/NOTES.md
+ * and a figure beside each report that has scaling.
  *
  * @param root of the project, with a slash at its end.
- * @throws {UserError} if a report is damaged, or README.md or NOTES.md lacks its markers.
+ * @throws {UserError} if a report is damaged, or a page lacks its markers.
  * @throws {UserError} if PyTorch ran on another device than the report of the same name.
  */
 export async function filesFromResults(root: URL): Promise<Map<string, string>> {
@@ -26,7 +27,8 @@ export async function filesFromResults(root: URL): Promise<Map<string, string>> 
     const text = Deno.readTextFileSync(new URL(path, root));
     files.set(path, replaceSection(text, sections.join("\n\n"), path));
   };
-  rewrite("README.md", machines.map(machineSection));
+  rewrite("README.md", machines.map(headline).filter((part) => part !== ""));
+  rewrite("docs/performance.md", machines.map(machineSection));
   rewrite(
     "bench/NOTES.md",
     machines.flatMap(({ report: { device, scaling, profiles } }) => {
@@ -75,6 +77,9 @@ async function main(): Promise<void> {
 }
 
 if (import.meta.main) {
-  await command("bench:readme", "Write what bench/results/ says into README.md and bench/NOTES.md.")
+  await command(
+    "bench:readme",
+    "Write what bench/results/ says into README.md, docs/ and bench/NOTES.md.",
+  )
     .action(() => run(main)).parseAsync();
 }

@@ -134,9 +134,11 @@ Deno.test("replaceSection() replaces what lies between the markers, and that alo
 
 const root = new URL("../../", import.meta.url);
 
-Deno.test("README.md, NOTES.md and figures say what bench/results/ says", async () => {
+Deno.test("README.md, pages and figures say what bench/results/ says", async () => {
   const files = await filesFromResults(root);
-  assert.ok(files.has("README.md") && files.has("bench/NOTES.md"));
+  assert.ok(
+    ["README.md", "docs/performance.md", "bench/NOTES.md"].every((path) => files.has(path)),
+  );
   for (const [path, text] of files) {
     const hint = `${path} differs; run: deno task bench:readme`;
     assert.ok(await Deno.readTextFile(new URL(path, root)) === text, hint);
@@ -151,7 +153,8 @@ Deno.test("filesFromResults() pairs reports by name and refuses those of two dev
       typeof content === "string" ? content : JSON.stringify(content),
     );
   await Deno.mkdir(`${folder}/bench/results`, { recursive: true });
-  for (const path of ["README.md", "bench/NOTES.md"]) {
+  await Deno.mkdir(`${folder}/docs`);
+  for (const path of ["README.md", "docs/performance.md", "bench/NOTES.md"]) {
     await write(path, `${MARKERS.begin}\n${MARKERS.end}\n`);
   }
   const cpu = { ...report, device: { ...report.device, name: "A CPU", isCpu: true } };
@@ -162,10 +165,13 @@ Deno.test("filesFromResults() pairs reports by name and refuses those of two dev
   const files = await filesFromResults(at);
   assert.deepEqual([...files.keys()].sort(), [
     ...["README.md", "bench/NOTES.md", "bench/results/a_cpu.svg", "bench/results/gpu.svg"],
+    "docs/performance.md",
   ]);
-  const readme = files.get("README.md")!;
+  const readme = files.get("docs/performance.md")!;
   assert.ok(readme.indexOf("### A GPU") < readme.indexOf("### A CPU"), "GPUs come first");
   assert.equal([...readme.matchAll(/cuBLAS/g)].length, 1);
+  assert.match(files.get("README.md")!, /^\| train step /m);
+  assert.doesNotMatch(files.get("README.md")!, /memory|A CPU/);
   await write("bench/results/pytorch_a_cpu.json", pytorch);
   await assert.rejects(
     filesFromResults(at),

@@ -117,14 +117,14 @@ Deno.test("formatOf() refuses by name what is not understood, and says what is",
   });
 });
 
-Deno.test("README's table of what is understood is the one of the code", async () => {
-  const readme = await Deno.readTextFile(
-    fromFileUrl(new URL("../../../README.md", import.meta.url)),
+Deno.test("docs/data.md's table of formats is the one of the code", async () => {
+  const page = await Deno.readTextFile(
+    fromFileUrl(new URL("../../../docs/data.md", import.meta.url)),
   );
-  const rows = readme.split("\n").map((line) => line.replaceAll(/\s+/g, " "));
+  const rows = page.split("\n").map((line) => line.replaceAll(/\s+/g, " "));
   for (const { title, extensions, documents } of FORMATS) {
     const names = extensions.map((extension) => `\`${extension}\``).join(", ");
     assert.ok(rows.includes(`| ${title} | ${names} | ${documents} |`), title);
   }
-  for (const extension of Object.keys(PACKINGS)) assert.ok(readme.includes(`(\`${extension}\`)`));
+  for (const extension of Object.keys(PACKINGS)) assert.ok(page.includes(`(\`${extension}\`)`));
 });

@@ -1,0 +1,57 @@
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { dirname, fromFileUrl } from "./paths.ts";
+
+/** The pages for people: what they name exists. */
+
+const root = dirname(dirname(fromFileUrl(import.meta.url)));
+const pages = ["README.md", "bench/NOTES.md"].concat(
+  [...Deno.readDirSync(join(root, "docs"))].map(({ name }) => `docs/${name}`)
+    .filter((path) => path.endsWith(".md")),
+);
+
+/** The anchor of a heading, as GitHub makes it. */
+function anchorOf(heading: string): string {
+  return heading.toLowerCase().replaceAll(/[^\p{L}\p{N} _-]/gu, "").replaceAll(" ", "-");
+}
+
+for (const page of pages) {
+  const text = Deno.readTextFileSync(join(root, page));
+
+  Deno.test(`links of ${page} lead to files and headings that exist`, () => {
+    for (const [, target] of text.matchAll(/\]\((?!https?:)([^)]+)\)/g)) {
+      const [path, anchor] = target!.split("#");
+      const file = path === "" ? join(root, page) : join(root, dirname(page), path!);
+      assert.doesNotThrow(() => Deno.statSync(file), `${target} in ${page}`);
+      if (anchor === undefined) continue;
+      const headings = Deno.readTextFileSync(file).matchAll(/^#+ (.*)$/gm);
+      assert.ok([...headings].some(([, heading]) => anchorOf(heading!) === anchor), target);
+    }
+  });
+
+  Deno.test(`paths in ${page} exist`, () => {
+    if (page === "bench/NOTES.md") return assert.ok(text.length > 0); // also names what was removed
+    const path = /`((?:files|kernels|data|model|generate|train|commands|bench|tests)\/[\w./-]+)`/g;
+    for (const [, name] of text.matchAll(path)) {
+      assert.doesNotThrow(() => Deno.statSync(join(root, name!)), `${name} in ${page}`);
+    }
+  });
+}
+
+Deno.test("README.md is a page that one reads to its end", () => {
+  const lines = Deno.readTextFileSync(join(root, "README.md")).split("\n").length;
+  assert.ok(lines <= 200, `${lines} lines`);
+});
+
+Deno.test("every task of README.md and docs/ is in deno.json", () => {
+  const { tasks } = JSON.parse(Deno.readTextFileSync(join(root, "deno.json")));
+  let named = 0;
+  for (const page of pages) {
+    const text = Deno.readTextFileSync(join(root, page));
+    for (const [, name] of text.matchAll(/(?:deno task|\.\/toy) ([a-z][\w:]*)/g)) {
+      named++;
+      assert.ok(name! in tasks, `${name} in ${page}`);
+    }
+  }
+  assert.ok(named > 30, `only ${named} tasks were found`);
+});
