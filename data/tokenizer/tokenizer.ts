@@ -29,6 +29,8 @@ import {
 import { modelIds, readVocabulary, type Vocabulary } from "./vocabulary.ts";
 import { createWordModel } from "./word_models.ts";
 
+export type { ByteLevelTables };
+
 /**
  * Text in, ids out, and text back: the same text if the tokenizer is of GPT-2's kind, byte-level BPE;
  * others may normalize it first, or have no ids for parts of it.

@@ -54,7 +54,7 @@ Deno.test("machineSection() tells runs, start, shares, and where they come from"
     ]
   ) assert.ok(rows.includes(row), `${row}\n\nis not in\n\n${section}`);
   assert.match(section, /3\.00 TB\/s, 40\.0 TFLOP\/s/);
-  assert.match(section, /\(bench\/results\/gpu\.svg\)$/);
+  assert.match(section, /\(\.\.\/bench\/results\/gpu\.svg\)$/);
 });
 
 Deno.test("machineSection() gives no row, table or figure for what was not measured", () => {
