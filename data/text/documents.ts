@@ -26,12 +26,15 @@ export interface DataProgress {
   readonly name: string;
   /** What is counted if not bytes. */
   readonly counted?: "tokens";
+  /** Bytes, or what is counted, that are done. */
   readonly doneBytes: number;
+  /** Bytes, or what is counted, in all. */
   readonly totalBytes: number;
 }
 
 /** How to report on the reading of documents, and how to end it. */
 export interface ReadOptions {
+  /** Ends the work. */
   readonly signal?: AbortSignal | undefined;
   /** Is called with the progress of the work. */
   readonly onProgress?: ((progress: DataProgress) => void) | undefined;
