@@ -6,16 +6,8 @@ export interface WgslFile {
   readonly path: string;
   /** Whether it is valid WGSL only together with others. */
   readonly isFragment: boolean;
-  /** Its text, or if it is a fragment the unrolled text of it and the files that its line 2 names. */
+  /** Its text, or if it is a fragment that of it and the files that its line 2 names; loops are unrolled. */
   readonly code: string;
-}
-
-/** Folders of kernels/ whose shaders do not follow kernels/shader.ts yet: tests and `wgsl` pass over them. */
-const UNFINISHED = ["attention"];
-
-/** Whether a file is in one of them. */
-export function isUnfinished(path: string): boolean {
-  return UNFINISHED.includes(path.split("/")[1]!);
 }
 
 const ROOT = new URL("../", import.meta.url);
@@ -30,7 +22,8 @@ export function wgslFiles(folder = "kernels/"): WgslFile[] {
     if (isDirectory) return wgslFiles(`${path}/`);
     if (!name.endsWith(".wgsl")) return [];
     const text = readText(path), line = text.split("\n")[1]!;
-    if (needsOf(path).length === 0) return [{ path, isFragment: false, code: text }];
+    // unrolled, since Naga takes the lane of a subgroupBroadcast() only as a constant
+    if (needsOf(path).length === 0) return [{ path, isFragment: false, code: unroll(text) }];
     const constants = [...line.matchAll(/(\w+) = ([\w<>]+)/g)].map((
       [, name, value],
     ) => [name, value]);

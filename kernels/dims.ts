@@ -40,7 +40,7 @@ export function dims<
     if (!tensor) continue;
     assertDType(action, tensor, ...dtypes.split("|") as DType[]);
     const terms = shape.split(",");
-    const expected = terms.map((term) => valueOf(term, values) ?? term);
+    const expected = terms.map((term) => expectedOf(term, values));
     const fits = terms.length === tensor.shape.length &&
       terms.every((term, i) => agrees(term, tensor.shape[i]!, values));
     if (!fits) {
@@ -69,6 +69,15 @@ function valueOf(term: string, values: ReadonlyMap<string, number>): number | un
     const value = valueOfFactor(factor, values);
     return product === undefined || value === undefined ? undefined : product * value;
   }, 1);
+}
+
+/** A dimension with its known names replaced by their product: `B·S` is 3S if B is 3. */
+function expectedOf(term: string, values: ReadonlyMap<string, number>): string {
+  const factors = factorsOf(term).map((factor) => valueOfFactor(factor, values) ?? factor);
+  const known = factors.filter((factor) => typeof factor === "number");
+  const unknown = factors.filter((factor) => typeof factor === "string");
+  if (known.length === 0) return unknown.join("·");
+  return known.reduce((product, value) => product * value) + unknown.join("·");
 }
 
 /** Whether a dimension may have this length; a new name gets its value. */

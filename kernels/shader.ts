@@ -32,6 +32,7 @@ export type Shader = Readonly<Record<string, string>>;
 /** The names of `main`'s arguments. */
 export const MAIN_ARGUMENTS: Readonly<Record<string, string>> = {
   workgroup_id: "group",
+  num_workgroups: "groups",
   local_invocation_id: "local",
   local_invocation_index: "index",
   subgroup_size: "size",

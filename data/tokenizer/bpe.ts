@@ -1,12 +1,13 @@
 /**
- * Merges tokens until no merge applies: always the earliest merge of the list, at the first of its places.
+ * Merges tokens until no merge applies: always the earliest of the list, and of its places the first.
  *
- * It takes O(n log n) for n tokens, because a text may have no word boundary, and allocates nothing per word.
+ * It takes O(n log n) for n tokens, so that a text without any boundary is no trap, and makes nothing
+ * that has to be collected.
  */
 export class Merger {
-  /** The tokens, before and after they are merged. */
+  /** The tokens: what is to be merged, and what it came to. */
   ids: Int32Array = new Int32Array(0);
-  // a linked list of the tokens that are left, by place
+  // a list of the tokens that are left, linked by place
   #next: Int32Array = new Int32Array(0);
   #previous: Int32Array = new Int32Array(0);
   readonly #ranks: PairTable;
@@ -14,7 +15,7 @@ export class Merger {
   readonly #queue = new Heap<number>((a, b) => a < b);
 
   /**
-   * A merger of some merges.
+   * Takes the merges.
    *
    * @param merges i32 [merges, 3]: ids of left, right and merged, in the order in which they apply; of
    * two for one pair, the later counts.
@@ -37,7 +38,7 @@ export class Merger {
     this.#previous = new Int32Array(2 * count);
   }
 
-  /** Merges a list of tokens. */
+  /** The tokens that these become. */
   mergeAll(tokens: readonly number[]): number[] {
     this.reserve(tokens.length);
     this.ids.set(tokens);

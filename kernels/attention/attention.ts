@@ -1,26 +1,44 @@
+/**
+ * Causal self-attention. Every head h of every sequence b computes, for its queries t and the keys s ≤ t:
+ *
+ *     score[t,s]   = SCALE · q[t] · k[s]
+ *     logSumExp[t] = log Σₛ exp(score[t,s])                    kept for the backward pass
+ *     p[t,s]       = exp(score[t,s] − logSumExp[t])            = softmax of the scores
+ *     y[t]         = Σₛ f[t,s] · p[t,s] · v[s]                 f: dropout's factor, 0 or 1 / (1 − rate)
+ *
+ * and backward, from dy to dq, dk and dv:
+ *
+ *     delta[t]     = dy[t] · y[t]                              = Σₛ p[t,s] · dp[t,s], the softmax's mean of dp
+ *     dv[s]        = Σₜ f[t,s] · p[t,s] · dy[t]
+ *     dp[t,s]      = f[t,s] · dy[t] · v[s]
+ *     ds[t,s]      = p[t,s] · (dp[t,s] − delta[t])             p is computed again from logSumExp
+ *     dq[t]        = SCALE · Σₛ ds[t,s] · k[s]
+ *     dk[s]        = SCALE · Σₜ ds[t,s] · q[t]
+ *
+ * Nothing of the size [T,T] is stored (Dao et al. 2022, https://arxiv.org/abs/2205.14135): with logSumExp and
+ * delta a pair (t,s) needs no other pair. reference.ts computes it in both ways, by softmax and by pairs.
+ *
+ * The kernels exist twice. In rows an invocation has one query, or one key, in registers and loops over the
+ * others: right for a CPU. A GPU does sixteen multiply-adds in the time of one load, so there a workgroup has a
+ * tile of queries and keys, which share what they load: tiles.wgsl draws it.
+ *
+ * @module
+ */
 import forward from "./forward.wgsl" with { type: "text" };
+import backwardQuery from "./backward_query.wgsl" with { type: "text" };
+import backwardKey from "./backward_key.wgsl" with { type: "text" };
+import rows from "./rows.wgsl" with { type: "text" };
 import forwardTiles from "./forward_tiles.wgsl" with { type: "text" };
 import backwardDelta from "./backward_delta.wgsl" with { type: "text" };
-import backwardKey from "./backward_key.wgsl" with { type: "text" };
-import backwardQuery from "./backward_query.wgsl" with { type: "text" };
-import backwardSum from "./backward_sum.wgsl" with { type: "text" };
 import backwardTiles from "./backward_tiles.wgsl" with { type: "text" };
-import rowsAlone from "./rows_alone.wgsl" with { type: "text" };
-import rowsShared from "./rows_shared.wgsl" with { type: "text" };
-import sizes from "./sizes.wgsl" with { type: "text" };
-import heldF16 from "../held_f16.wgsl" with { type: "text" };
-import heldF32 from "../held_f32.wgsl" with { type: "text" };
+import backwardSum from "./backward_sum.wgsl" with { type: "text" };
 import tiles from "./tiles.wgsl" with { type: "text" };
-import random from "./random.wgsl" with { type: "text" };
-import {
-  bitsOf,
-  type Constants,
-  type NumberedDispatch,
-  type Program,
-  splitWorkgroups,
-} from "../program.ts";
-import { dropoutUniforms } from "../random.ts";
-import { assertDType, assertShape, ceilDiv, type DType, type Tensor } from "../tensor.ts";
+import packedF16 from "../packed_f16.wgsl" with { type: "text" };
+import packedF32 from "../packed_f32.wgsl" with { type: "text" };
+import { dims } from "../dims.ts";
+import { type Constants, type Dispatch, type Program, splitWorkgroups } from "../program.ts";
+import { dropoutUniforms, RANDOM } from "../random.ts";
+import { ceilDiv, type DType, type Tensor } from "../tensor.ts";
 import { recordFastest } from "../tune.ts";
 
 const WORKGROUP_SIZE = 64;
@@ -31,11 +49,11 @@ const WORKGROUP_SIZE = 64;
  */
 export const MOST_HEAD_SIZE = 256;
 
-/** How tokens look at each other, where it is not as in GPT-2. */
+/** How scores are computed, if not as in GPT-2. */
 export interface AttentionScores {
-  /** What scores are multiplied with; 1 / √HS by default. */
+  /** Factor of the scores; 1 / √HS by default. */
   scale?: number;
-  /** Tokens that a token sees, itself and those before it, at least 1; all by default. */
+  /** Tokens that a query sees, itself and those before it, at least 1; all by default. */
   window?: number;
 }
 
@@ -50,8 +68,8 @@ export interface AttentionOptions extends AttentionScores {
   /** Which random numbers dropout draws: another number at every place in the model. */
   site?: number;
   /**
-   * Which kernels run: `rows`, one invocation a query, or `tiles`, which share what they load, where
-   * the head size allows them. By default rows on a CPU, on a GPU the tuner's choice of tiles.
+   * Which kernels run. By default rows on a CPU; on a GPU the tiles that the tuner finds fastest, or rows if the
+   * head size fits no tile.
    */
   variant?: "rows" | "tiles";
 }
@@ -60,9 +78,10 @@ export interface AttentionOptions extends AttentionScores {
  * y = dropout(softmax(scale · q · kᵀ)) · v for every head, causal; with a window, tokens before it are not seen.
  *
  * qkv: [B·T,3C], q, k and v side by side, heads side by side in each; y: [B·T,C]; both f32 or f16.
- * logSumExp: f32 [B,NH,T], of the scaled scores. random: u32 [seed, counter], read if rate > 0.
+ * logSumExp: f32 [B,NH,T], of the scaled scores. random: u32 [seed, counter], needed if rate > 0.
  *
- * @throws {RangeError} if the shapes do not fit together, or tiles are asked for and none fits.
+ * @throws {RangeError | TypeError} if a tensor has another shape or element type or is missing, or if tiles are
+ * asked for and the head size fits none.
  */
 export function attentionForward(
   program: Program,
@@ -70,23 +89,28 @@ export function attentionForward(
   { y, logSumExp }: { y: Tensor; logSumExp: Tensor },
   options: AttentionOptions,
 ): void {
-  const attention = checkAttention("attentionForward", {
-    ...{ qkv, logSumExp, random, options },
-    likeY: [y],
-  });
-  const tensors = [qkv, random ?? qkv, y, logSumExp];
-  recordVariants(program, attention, {
+  const action = "attentionForward";
+  const { B, HS } = dims(action, [
+    [qkv, "B·T,3NH·HS", "f32|f16"],
+    [y, "B·T,NH·HS", qkv.dtype],
+    [logSumExp, "B,NH,T", "f32"],
+    [random, "2", "u32"],
+  ], { T: options.T, NH: options.heads });
+  const layer = layerOf(action, { B, HS, real: qkv.dtype, random }, options);
+  const { T, BNH } = layer, tensors = { qkv, random, y, logSumExp };
+  recordVariant(program, layer, {
+    action,
     name: "forward",
-    sums: 1, // y
-    rows: (program) => dispatchRows(program, attention, "forward.wgsl", forward, tensors),
-    tiles(program, tile) {
-      const { T, BNH, HS } = attention, walks = ceilDiv(T, tokensOf(tile));
-      dispatchTiles(program, attention, tile, {
-        label: "kernels/attention/forward_tiles.wgsl",
-        source: forwardTiles,
+    outs: 1, // y
+    rows: (program) =>
+      dispatchRows(program, layer, { "kernels/attention/forward.wgsl": forward }, tensors),
+    tiles(program, tokens) {
+      const blocks = ceilDiv(T, tokens);
+      dispatchTiles(program, layer, tokens, {
+        shader: { "kernels/attention/forward_tiles.wgsl": forwardTiles },
         tensors,
-        workgroups: [walks, BNH],
-        iterations: walks * (HS + tokensOf(tile)) / TERMS,
+        workgroups: [blocks, BNH],
+        iterations: blocks * (HS + tokens) / TERMS,
       });
     },
   });
@@ -95,9 +119,9 @@ export function attentionForward(
 /**
  * dqkv of `attentionForward()`; the probabilities are computed again from logSumExp.
  *
- * y, dy: [B·T,C]; dqkv: [B·T,3C]; delta: f32 [B,NH,T], scratch. dqkv is set.
+ * y, dy: [B·T,C]; dqkv: [B·T,3C]; delta: f32 [B,NH,T], dy · y of each head. dqkv and delta are set.
  *
- * @throws {RangeError} as attentionForward().
+ * @throws {RangeError | TypeError} as attentionForward().
  */
 export function attentionBackward(
   program: Program,
@@ -111,64 +135,70 @@ export function attentionBackward(
   { dqkv, delta }: { dqkv: Tensor; delta: Tensor },
   options: AttentionOptions,
 ): void {
-  const attention = checkAttention("attentionBackward", {
-    ...{ qkv, logSumExp, random, options },
-    likeY: [y, dy],
-  });
-  assertShape("attentionBackward", dqkv, qkv.shape);
-  assertDType("attentionBackward", dqkv, qkv.dtype);
-  assertShape("attentionBackward", delta, logSumExp.shape);
-  const drawn = random ?? qkv;
-  recordVariants(program, attention, {
+  const action = "attentionBackward";
+  const { B, HS } = dims(action, [
+    [qkv, "B·T,3NH·HS", "f32|f16"],
+    [y, "B·T,NH·HS", qkv.dtype],
+    [dy, "B·T,NH·HS", qkv.dtype],
+    [logSumExp, "B,NH,T", "f32"],
+    [random, "2", "u32"],
+    [dqkv, "B·T,3NH·HS", qkv.dtype],
+    [delta, "B,NH,T", "f32"],
+  ], { T: options.T, NH: options.heads });
+  const layer = layerOf(action, { B, HS, real: qkv.dtype, random }, options);
+  const { T, NH, BNH, real4 } = layer;
+  recordVariant(program, layer, {
+    action,
     name: "backward",
-    sums: 2, // dk, dv
+    outs: 2, // dk, dv
     rows(program) {
-      const ofQueries = [qkv, y, dy, logSumExp, drawn, dqkv, delta];
-      dispatchRows(program, attention, "backward_query.wgsl", backwardQuery, ofQueries);
-      const ofKeys = [qkv, dy, logSumExp, delta, drawn, dqkv];
-      dispatchRows(program, attention, "backward_key.wgsl", backwardKey, ofKeys);
+      const query = { "kernels/attention/backward_query.wgsl": backwardQuery };
+      dispatchRows(program, layer, query, { qkv, y, dy, logSumExp, random, dqkv, delta });
+      const key = { "kernels/attention/backward_key.wgsl": backwardKey };
+      dispatchRows(program, layer, key, { qkv, dy, logSumExp, delta, random, dqkv });
     },
-    tiles(program, tile) {
-      const { real, T, BNH, NH, HS } = attention, C = NH * HS, rows = BNH / NH * T;
-      const blocks = ceilDiv(T, tokensOf(tile));
-      const shown = Math.floor(program.device.maxBindingBytes / (rows * C * 4));
-      const P = Math.max(1, Math.min(blocks, MOST_PARTIALS, shown));
-      const partials = program.scratch([P, rows, C]);
+    tiles(program, tokens) {
+      const C = NH * HS, rows = B * T * NH, vectors = B * T * C / 4;
+      const blocks = ceilDiv(T, tokens);
+      const fitting = Math.floor(program.device.maxBindingBytes / (B * T * C * 4));
+      const P = Math.max(1, Math.min(blocks, MOST_PARTIALS, fitting));
+      const partials = program.scratch([P, B * T, C]);
       program.dispatch({
-        label: "kernels/attention/backward_delta.wgsl",
-        source: `${backwardDelta}\n${heldOf(real)}`,
-        constants: { NH, HS, WORKGROUP_SIZE },
-        tensors: [y, dy, delta],
-        uniforms: [T, rows * NH],
-        workgroups: splitWorkgroups(ceilDiv(rows * NH, WORKGROUP_SIZE)),
+        shader: { "kernels/attention/backward_delta.wgsl": backwardDelta },
+        constants: { real4, NH, HS, WORKGROUP_SIZE },
+        tensors: { y, dy, delta },
+        uniforms: { T, rows },
+        workgroups: splitWorkgroups(ceilDiv(rows, WORKGROUP_SIZE)),
       });
-      dispatchTiles(program, attention, tile, {
-        label: "kernels/attention/backward_tiles.wgsl",
-        source: backwardTiles,
-        tensors: [qkv, dy, logSumExp, delta, drawn, dqkv, partials],
+      dispatchTiles(program, layer, tokens, {
+        shader: { "kernels/attention/backward_tiles.wgsl": backwardTiles },
+        tensors: { qkv, dy, logSumExp, delta, random, dqkv, partials },
         workgroups: [BNH, P],
-        iterations: ceilDiv(blocks, P) * blocks * (2 * HS + 3 * tokensOf(tile)) / TERMS,
+        iterations: ceilDiv(blocks, P) * blocks * (2 * HS + 3 * tokens) / TERMS,
       });
       program.dispatch({
-        label: "kernels/attention/backward_sum.wgsl",
-        source: backwardSum,
+        shader: { "kernels/attention/backward_sum.wgsl": backwardSum },
         constants: {
-          ...{ real, NH, HS, P, WORKGROUP_SIZE, TOKENS: tokensOf(tile) },
+          ...{ real4, NH, HS, P, WORKGROUP_SIZE, TOKENS: tokens },
           ...attentionConstants(options),
         },
-        tensors: [partials, dqkv],
-        uniforms: [T, rows * C / 4],
-        workgroups: splitWorkgroups(ceilDiv(rows * C / 4, WORKGROUP_SIZE)),
+        tensors: { partials, dqkv },
+        uniforms: { T, vectors },
+        workgroups: splitWorkgroups(ceilDiv(vectors, WORKGROUP_SIZE)),
         iterations: P,
       });
     },
   });
 }
 
-/** Most partial sums of dq: so many workgroups of a head run side by side, however long its sequence. */
+/** Most partial sums of dq: the workgroups of a head that run side by side, however long its sequence. */
 const MOST_PARTIALS = 8;
 
-/** Constants of the kernels of this folder. */
+/**
+ * The constants SCALE and WINDOW of the kernels of this folder, if they depart from the defaults there.
+ *
+ * @throws {RangeError} if the window is no positive integer.
+ */
 export function attentionConstants({ scale, window }: AttentionScores): Record<string, number> {
   if (window !== undefined && !(Number.isInteger(window) && window >= 1)) {
     throw new RangeError(
@@ -184,150 +214,120 @@ export function attentionConstants({ scale, window }: AttentionScores): Record<s
 /** Positions and windows are added and subtracted in 32 bits; no text is as long. */
 const MOST_WINDOW = 2 ** 30;
 
-/** Checked sizes and options. */
-interface Attention {
+/** An attention layer whose sizes and options are checked. */
+interface Layer {
+  /** Element type of qkv, and the WGSL type of four elements. */
   real: DType;
+  real4: string;
+  /** Heads of all sequences, B · NH. */
   BNH: number;
   T: number;
   NH: number;
   HS: number;
-  /** What all kernels are specialised by, and told. */
-  constants: Constants;
-  uniforms: readonly number[];
   window: number | undefined;
   variant: AttentionOptions["variant"];
+  /** Of all its kernels but backward_delta and backward_sum. */
+  constants: Constants;
+  uniforms: Readonly<Record<string, number>>;
 }
 
-function checkAttention(
+function layerOf(
   action: string,
-  { qkv, logSumExp, likeY, random, options }: {
-    qkv: Tensor;
-    logSumExp: Tensor;
-    likeY: readonly Tensor[];
-    random: Tensor | undefined;
-    options: AttentionOptions;
-  },
-): Attention {
-  const { T, heads: NH, rate = 0, site = 0, window, variant } = options;
-  const [rows, columns] = qkv.shape as [number, number];
-  const C = columns / 3, HS = C / NH, B = rows / T;
-  if (!Number.isInteger(B) || !Number.isInteger(HS) || HS % 4 !== 0 || HS > MOST_HEAD_SIZE) {
+  { B, HS, real, random }: { B: number; HS: number; real: DType; random: Tensor | undefined },
+  { T, heads: NH, rate = 0, site = 0, variant, ...scores }: AttentionOptions,
+): Layer {
+  if (HS % 4 !== 0 || HS > MOST_HEAD_SIZE) {
     throw new RangeError(
-      `Cannot run ${action} as "${qkv.name}" must be [B·T, 3·NH·HS] with HS a multiple of 4 up to ` +
-        `${MOST_HEAD_SIZE}: ` +
-        `current shape is [${qkv.shape}] with T ${T}, NH ${NH}`,
+      `Cannot run ${action} as the head size must be a multiple of 4 up to ${MOST_HEAD_SIZE}: ` +
+        `current value is ${HS}`,
     );
   }
-  assertDType(action, qkv, "f32", "f16");
-  for (const t of likeY) {
-    assertShape(action, t, [rows, C]);
-    assertDType(action, t, qkv.dtype);
-  }
-  assertShape(action, logSumExp, [B, NH, T]);
   if (rate > 0 && !random) {
     throw new TypeError(
-      `Cannot run ${action} with dropout ${rate} as it needs the tensor "random"`,
+      `Cannot run ${action} as dropout needs the tensor "random": current rate is ${rate}`,
     );
   }
-  const real = qkv.dtype, dropout = dropoutUniforms({ rate, site });
+  const real4 = `vec4<${real}>`;
   return {
-    ...{ real, BNH: B * NH, T, NH, HS, window, variant },
-    constants: { real, NH, HS, DROPOUT: rate > 0, ...attentionConstants(options) },
-    uniforms: [dropout.site, dropout.threshold, bitsOf(dropout.scale), 0, T],
+    ...{ real, real4, BNH: B * NH, T, NH, HS, window: scores.window, variant },
+    constants: { real4, NH, HS, DROPOUT: rate > 0, ...attentionConstants(scores) },
+    uniforms: { T, ...dropoutUniforms({ rate, site }) },
   };
 }
 
-/** Invocations along the tokens that a workgroup walks, and along the components of a head. */
+/** Invocations along the columns of a tile: X in tiles.wgsl. */
 const X = 8;
 
-/** Components, or tokens, that are multiplied between two barriers. */
+/** Terms that are multiplied between two barriers: TERMS in tiles.wgsl. */
 const TERMS = 16;
 
-/** Part of a head's matrix of scores: as many tokens of a workgroup as it walks at a time. */
-interface Tile {
-  /** Invocations along the workgroup's own tokens, four tokens of each. */
-  Y: number;
-  /** Walked tokens of an invocation, in vectors of four. */
-  COLUMNS: number;
-}
-
-/** The tiles that are worth a try, from the largest to the smallest. */
-const TILES: readonly Tile[] = [{ Y: 16, COLUMNS: 2 }, { Y: 8, COLUMNS: 1 }];
+/** Queries, and keys, of the tiles that are worth a try: TOKENS in tiles.wgsl. */
+const TILES: readonly number[] = [64, 32];
 
 /** Longest sequence for which the smallest tile is preferred. */
 const SHORT = 256;
 
-/** What an op records, one of these ways. */
+/** Most f32 that an invocation keeps in registers over all tiles of its loop. */
+const MOST_KEPT = 128;
+
+/** The ways to record an op. */
 interface Variants {
+  /** The op in messages, and in the tuner's keys. */
+  action: string;
   name: string;
-  /** Sums that an invocation keeps for each of its rows, in heads. */
-  sums: number;
+  /** Outputs of which an invocation in tiles keeps its rows in registers. */
+  outs: number;
   rows(program: Program): void;
-  tiles(program: Program, tile: Tile): void;
+  tiles(program: Program, tokens: number): void;
 }
 
-/** Records an op the way that was asked for, or that the tuner found to be the fastest. */
-function recordVariants(program: Program, attention: Attention, op: Variants): void {
-  const { real, BNH, T, HS, window, variant } = attention;
-  const tiles = new Map<string, (program: Program) => void>();
-  for (const tile of tilesOf(op, attention)) {
-    const tokens = tokensOf(tile);
-    const name = `${tokens}x${tokens} of ${X * tile.Y}`;
-    tiles.set(name, (program) => op.tiles(program, tile));
-  }
-  const [preferred] = tiles.keys();
-  if (variant === "tiles" && !preferred) {
+/** Records an op in the variant that was asked for, or that the tuner found fastest. */
+function recordVariant(program: Program, layer: Layer, op: Variants): void {
+  const { real, BNH, T, HS, window, variant } = layer;
+  const mostHeadSize = MOST_KEPT * X / 4 / op.outs;
+  // an invocation has whole vectors of four components
+  const fits = HS % (4 * X) === 0 && HS <= mostHeadSize;
+  if (variant === "tiles" && !fits) {
     throw new RangeError(
-      `Cannot run attention's ${op.name} in tiles as head sizes must be multiples of ${4 * X} up ` +
-        `to ${MOST_SUMS * X / 4 / op.sums}: current head size is ${HS}`,
+      `Cannot run ${op.action} in tiles as the head size must be a multiple of ${4 * X} up to ` +
+        `${mostHeadSize}: current value is ${HS}`,
     );
   }
   // rows are hopeless on a GPU, tiles on a CPU
-  if (!preferred || (variant ?? (program.device.isCpu ? "rows" : "tiles")) === "rows") {
-    op.rows(program);
-  } else if (variant) {
-    tiles.get(preferred)!(program);
-  } else {
-    recordFastest(program, {
-      key: `attention/${op.name} ${real} [${BNH},${T},${HS}]` +
-        (window === undefined ? "" : ` window ${window}`),
-      variants: [...tiles.keys()],
-      preferred,
-      record: (program, variant) => tiles.get(variant)!(program),
-    });
+  if (!fits || (variant ?? (program.device.isCpu ? "rows" : "tiles")) === "rows") {
+    return op.rows(program);
   }
+  const sizes = T > SHORT ? TILES : TILES.toReversed();
+  if (variant) return op.tiles(program, sizes[0]!);
+  const tiles = new Map(
+    sizes.map((tokens) => [`${tokens}x${tokens} of ${workgroupSizeOf(tokens)}`, tokens]),
+  );
+  recordFastest(program, {
+    key: `attention/${op.name} ${real} [${BNH},${T},${HS}]` +
+      (window === undefined ? "" : ` window ${window}`),
+    variants: [...tiles.keys()],
+    preferred: [...tiles.keys()][0]!,
+    record: (program, variant) => op.tiles(program, tiles.get(variant)!),
+  });
 }
 
-/** Most sums of f32 that an invocation keeps in registers over all tiles that it walks. */
-const MOST_SUMS = 128;
-
-/** The tiles that an op can take, the preferred first. */
-function tilesOf({ sums }: Variants, { T, HS }: Attention): readonly Tile[] {
-  // an invocation's part of a row is a number of vectors of four
-  if (HS % (4 * X) !== 0 || sums * 4 * HS / X > MOST_SUMS) return [];
-  return T > SHORT ? TILES : TILES.toReversed();
-}
-
-/** Tokens of a tile, either way. */
-function tokensOf({ Y }: Tile): number {
-  return 4 * Y;
+/** Invocations that have a tile, four of its rows each. */
+function workgroupSizeOf(tokens: number): number {
+  return X * tokens / 4;
 }
 
 function dispatchRows(
   program: Program,
-  { BNH, T, HS, constants, uniforms }: Attention,
-  name: string,
-  source: string,
-  tensors: readonly Tensor[],
+  { BNH, T, HS, constants, uniforms }: Layer,
+  shader: Dispatch["shader"],
+  tensors: Dispatch["tensors"],
 ): void {
-  const { subgroupSize: LANES } = program.device;
+  const { subgroupSize: LANES = 1 } = program.device;
   program.dispatch({
-    label: `kernels/attention/${name}`,
-    source: [source, random, sizes, LANES ? rowsShared : rowsAlone].join("\n"),
+    shader: { ...shader, "kernels/attention/rows.wgsl": rows, ...RANDOM },
     constants: {
       ...constants,
-      WORKGROUP_SIZE,
-      ...(LANES ? { LANES, PARTS: ceilDiv(HS / 4, LANES) } : {}),
+      ...{ WORKGROUP_SIZE, LANES, PARTS: ceilDiv(HS / 4, LANES), SUBGROUPS: LANES > 1 },
     },
     tensors,
     uniforms,
@@ -338,29 +338,25 @@ function dispatchRows(
 
 function dispatchTiles(
   program: Program,
-  { real, HS, constants, uniforms }: Attention,
-  tile: Tile,
-  { source, iterations, ...launch }:
-    & Pick<NumberedDispatch, "label" | "source" | "tensors" | "workgroups">
+  { real, HS, constants, uniforms }: Layer,
+  tokens: number,
+  { shader, iterations, ...launch }:
+    & Pick<Dispatch, "shader" | "tensors" | "workgroups">
     & { iterations: number },
 ): void {
-  const SIZE = X * tile.Y, tokens = tokensOf(tile);
   program.dispatch({
     ...launch,
-    source: [source, random, sizes, tiles, heldOf(real)].join("\n"),
-    constants: {
-      ...constants,
-      ...tile,
-      PAIR_TURNS: ceilDiv(2 * tokens, SIZE),
-      SUM_TURNS: ceilDiv(HS, SIZE),
+    shader: {
+      ...shader,
+      "kernels/attention/tiles.wgsl": tiles,
+      ...(real === "f16"
+        ? { "kernels/packed_f16.wgsl": packedF16 }
+        : { "kernels/packed_f32.wgsl": packedF32 }),
+      ...RANDOM,
     },
+    constants: { ...constants, TOKENS: tokens, FETCHES: ceilDiv(HS, workgroupSizeOf(tokens)) },
     uniforms,
     iterations: Math.ceil(2 * iterations), // loops within loops count too
-    workgroupBytes: 4 * TERMS * (tokens + Math.max(tokens, HS) + 12), // 8 and 4 of them unused
+    workgroupBytes: 4 * TERMS * (tokens + Math.max(tokens, HS) + 12), // 8 and 4 of them padding
   });
-}
-
-/** How four elements are held. */
-function heldOf(real: DType): string {
-  return real === "f16" ? heldF16 : heldF32;
 }

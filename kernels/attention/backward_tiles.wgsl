@@ -1,224 +1,287 @@
-// dk = SCALE · Σₜ ds[t,s] · q[t], dv = Σₜ p[t,s] · dy[t], and partial sums of ds[t,s] · k[s], which
-// backward_sum.wgsl adds up to dq. In tiles, for GPUs; backward_query.wgsl explains ds.
-// qkv, dqkv: [B,T,3C], C = NH · HS; dy: [B,T,C]; logSumExp, delta: [B,NH,T]; partials: [P,B,T,C]
-// k's and v's parts of dqkv are set
+// dk[s] = SCALE · Σₜ ds[t,s] · q[t], dv[s] = Σₜ f · p[t,s] · dy[t], and partial sums of dq, in tiles.
+// Needs addToScores() and all else from tiles.wgsl, rowDropoutPlace() and dropoutFactor() from ../random.wgsl.
 //
-// A workgroup has every P-th block of OWN keys of one head. For each it walks the queries from its first
-// key on, WALKED at a time, in two rounds: first k · qᵀ, of which come the probabilities p, and p · dy; then
-// v · dyᵀ, of which with them comes ds, and ds · q. Last, the same ds by rows, comes dsᵀ · k. Statistics of
-// four queries, which are columns here, make a vector.
+// ds = p · (dp − delta), p = exp(SCALE · q · k − logSumExp), dp = f · (dy · v), f: dropout's factors.
+// qkv, dqkv: [B,T,3C], C = NH · HS; dy: [B,T,C]; logSumExp, delta: [B,NH,T]; partials: [P,B,T,C], of
+// Σₛ ds[t,s] · k[s], which backward_sum.wgsl adds up to dq. k's and v's parts of dqkv are set.
+//
+// A workgroup has every P-th block of TOKENS keys of one head. For each block, the rows of its tiles, it loops
+// over the queries from the block's first key on, TOKENS at a time. The products of a tile come in two rounds of
+// the same code, and the tile of ds is used once more, transposed:
+//
+//                 scores of the tile     become                            and are multiplied by
+//     round 0     k · qᵀ                 p, kept in registers, and f · p   dv += (f · p) · dy
+//     round 1     v · dyᵀ                ds = p · (f · … − delta)          dk += ds · q
+//     last        ds of round 1                                            dq += dsᵀ · k
+//
+// A workgroup sees all queries of its keys, so that it has the whole sums dk and dv, but many workgroups see a
+// query. Instead of adding to dq atomically, each adds to one of P partial sums, in the order of its blocks: every
+// element of dq, dk and dv is summed in one order. (A separate kernel for dq, which loops over keys, took seven
+// products instead of five, and a quarter longer.) logSumExp and delta of four queries, which are columns here,
+// make a vector.
 enable f16;
 
-alias real = f16; // element type of qkv, dy and dqkv
+alias real4 = vec4<f16>; // four elements of qkv, dy and dqkv
 const NH: u32 = 1;
-const HS: u32 = 32;
-const DROPOUT: bool = false;
-
-alias real4 = vec4<real>;
-const C: u32 = NH * HS / 4; // in vectors of four, as are all strides below
 const SCALE: f32 = 1.0 / sqrt(f32(HS));
 const WINDOW: u32 = 0x80000000; // tokens that a query sees, itself and those before it
-const LOWEST: f32 = -3.0e38;
 
-@group(0) @binding(0) var<storage, read> qkv: array<held>;
-@group(0) @binding(1) var<storage, read> dy: array<held>;
+struct Sizes {
+  T: u32,
+}
+
+@group(0) @binding(0) var<storage, read> qkv: array<packed>;
+@group(0) @binding(1) var<storage, read> dy: array<packed>;
 @group(0) @binding(2) var<storage, read> logSumExp: array<f32>;
 @group(0) @binding(3) var<storage, read> delta: array<f32>;
-@group(0) @binding(4) var<storage, read> random: array<u32>; // seed, counter
-@group(0) @binding(5) var<storage, read_write> dqkv: array<real4>;
-@group(0) @binding(6) var<storage, read_write> partials: array<vec4f>;
-@group(0) @binding(7) var<uniform> sizes: Sizes;
+@group(0) @binding(4) var<storage, read_write> dqkv: array<real4>;
+@group(0) @binding(5) var<storage, read_write> partials: array<vec4f>;
+@group(0) @binding(6) var<uniform> sizes: Sizes;
 
-// Where q of a head is at t = 0, and dy of it.
+const C: u32 = NH * QUADS; // in vectors of four, as are all strides below
+const LOWEST: f32 = -3.0e38;
+
+// Where a head has its components of the first token: q in qkv, and dy.
 struct Head {
   q: u32,
-  out: u32,
+  dy: u32,
 }
 
-// Four vectors of dy, or of qkv, so many vectors after the head's first. Past the end the last token is
-// loaded again; what comes of it is masked or never stored.
-fn loadTokens(fromDy: bool, head: Head, column: u32, tokens: vec4u) -> Block {
-  let places = select(head.q, head.out, fromDy) + column +
-    min(tokens, vec4u(sizes.T - 1)) * select(3 * C, C, fromDy);
-  var four: Block;
+// A block of dy or of qkv, `column` vectors after the head's first. Tokens past the end are replaced by the last
+// one; what comes of them is masked or never stored.
+fn fetch(isDy: bool, head: Head, column: u32, tokens: vec4u) -> Block {
+  let places = select(head.q, head.dy, isDy) + column +
+    min(tokens, vec4u(sizes.T - 1)) * select(3 * C, C, isDy);
+  var block: Block;
   // unroll
   for (var i = 0u; i < 4u; i++) {
-    if (fromDy) { four[i] = dy[places[i]]; } else { four[i] = qkv[places[i]]; }
+    if (isDy) { block[i] = dy[places[i]]; } else { block[i] = qkv[places[i]]; }
   }
-  return four;
+  return block;
 }
 
-// A block of k or q, in the second round of v or dy.
-fn loadPair(head: Head, firstKey: u32, firstQuery: u32, round: u32, block: u32, step: u32) -> Block {
-  let isOwn = block < OWN_BLOCKS;
-  let tokens = select(firstQuery, firstKey, isOwn) + tokensOfPair(block);
-  let column = select(0, (1 + round) * C, isOwn) + quadOfPair(block, step);
-  return loadTokens(!isOwn && round == 1, head, column, tokens);
+// A block of the factors of the scores: k, which is a, or q, which is b; in round 1 v or dy.
+fn fetchFactors(head: Head, firstKey: u32, firstQuery: u32, round: u32, block: u32, step: u32) -> Block {
+  let isKey = isOfA(block);
+  let tokens = select(firstQuery, firstKey, isKey) + tokensOfBlock(block);
+  let column = select(0, (1 + round) * C, isKey) + quadOfBlock(block, step);
+  return fetch(!isKey && round == 1, head, column, tokens);
 }
 
-// A block of dy, in the second round of q.
-fn loadSum(head: Head, firstQuery: u32, round: u32, block: u32, part: u32) -> Block {
-  let tokens = firstQuery + tokensOfPart(part, block);
-  return loadTokens(round == 0, head, block % QUADS, tokens);
+// A block of what the scores are multiplied by: dy, in round 1 q.
+fn fetchQueries(head: Head, firstQuery: u32, round: u32, block: u32, step: u32) -> Block {
+  return fetch(round == 0, head, block % QUADS, firstQuery + tokensOfColumns(step, block));
 }
 
-// A block of k, whose tokens are terms now.
-fn loadKeys(head: Head, firstKey: u32, block: u32, part: u32) -> Block {
-  let tokens = vec4u(0, 1, 2, 3) + (firstKey + part * TERMS + block / QUADS * 4);
-  return loadTokens(false, head, C + block % QUADS, tokens);
+// A block of what ds, transposed, is multiplied by: k.
+fn fetchKeys(head: Head, firstKey: u32, block: u32, step: u32) -> Block {
+  return fetch(false, head, C + block % QUADS, firstKey + tokensOfRows(step, block));
 }
 
-@compute @workgroup_size(SIZE)
+// One value of each of four queries; those past the end are replaced by the last one.
+fn fourPlaces(headRow: u32, queries: vec4u) -> vec4u {
+  return headRow + min(queries, vec4u(sizes.T - 1));
+}
+
+// Where dropout's draws of four queries begin.
+// only if DROPOUT
+fn fourDropoutPlaces(headRow: u32, queries: vec4u) -> vec4u {
+  var places: vec4u;
+  // unroll
+  for (var j = 0u; j < 4u; j++) {
+    places[j] = rowDropoutPlace(headRow + queries[j]);
+  }
+  return places;
+}
+
+// Dropout's factors of four queries for a key.
+// only if DROPOUT
+fn factorsOfKey(places: vec4u, key: u32) -> vec4f {
+  var factors: vec4f;
+  // unroll
+  for (var j = 0u; j < 4u; j++) {
+    factors[j] = dropoutFactor(places[j], key);
+  }
+  return factors;
+}
+
+// Round 0: k · qᵀ becomes p, and in scores f · p.
+fn toProbabilities(
+  scores: ptr<function, Scores>,
+  p: ptr<function, Scores>,
+  firstKey: u32,
+  firstQuery: u32,
+  headRow: u32,
+  x: u32,
+  y4: u32,
+) {
+  let T = sizes.T;
+  let onEdge = firstKey + TOKENS > firstQuery + 1 ||
+    firstQuery + TOKENS > min(firstKey + WINDOW, T);
+  // unroll
+  for (var c = 0u; c < SCORE_COLUMNS; c++) {
+    let query = vec4u(0, 1, 2, 3) + firstQuery + (x + c * X) * 4;
+    let places = fourPlaces(headRow, query);
+    var logSumExp4: vec4f;
+    // unroll
+    for (var j = 0u; j < 4u; j++) {
+      logSumExp4[j] = logSumExp[places[j]];
+    }
+    // only if DROPOUT
+    let dropoutPlaces = fourDropoutPlaces(headRow, query);
+    // unroll
+    for (var r = 0u; r < 4u; r++) {
+      let key = firstKey + y4 * 4 + r;
+      let i = r * SCORE_COLUMNS + c;
+      let masked = vec4<bool>(onEdge) &
+        ((query - vec4u(key) >= vec4u(WINDOW)) | (query >= vec4u(T))); // wraps if key > query
+      let kq = select((*scores)[i], vec4f(LOWEST), masked);
+      (*p)[i] = exp(fma(vec4f(SCALE), kq, -logSumExp4));
+      var factor = vec4f(1);
+      // only if DROPOUT
+      factor = factorsOfKey(dropoutPlaces, key);
+      (*scores)[i] = factor * (*p)[i];
+    }
+  }
+}
+
+// Round 1: v · dyᵀ becomes ds = p · (dp − delta).
+fn toScoreGradients(
+  scores: ptr<function, Scores>,
+  p: ptr<function, Scores>,
+  firstKey: u32,
+  firstQuery: u32,
+  headRow: u32,
+  x: u32,
+  y4: u32,
+) {
+  // unroll
+  for (var c = 0u; c < SCORE_COLUMNS; c++) {
+    let query = vec4u(0, 1, 2, 3) + firstQuery + (x + c * X) * 4;
+    let places = fourPlaces(headRow, query);
+    var delta4: vec4f;
+    // unroll
+    for (var j = 0u; j < 4u; j++) {
+      delta4[j] = delta[places[j]];
+    }
+    // only if DROPOUT
+    let dropoutPlaces = fourDropoutPlaces(headRow, query);
+    // unroll
+    for (var r = 0u; r < 4u; r++) {
+      let i = r * SCORE_COLUMNS + c;
+      var factor = vec4f(1);
+      // only if DROPOUT
+      factor = factorsOfKey(dropoutPlaces, firstKey + y4 * 4 + r);
+      (*scores)[i] = (*p)[i] * (factor * (*scores)[i] - delta4);
+    }
+  }
+}
+
+@compute @workgroup_size(WORKGROUP_SIZE)
 fn main(
   @builtin(workgroup_id) group: vec3u,
   @builtin(num_workgroups) groups: vec3u,
-  @builtin(local_invocation_index) id: u32,
+  @builtin(local_invocation_index) index: u32,
 ) {
   let T = sizes.T;
-  let x = columnOf(id);
-  let y4 = rowOf(id);
+  let x = xOf(index);
+  let y4 = yOf(index);
   let sequence = group.x / NH * T;
   let head = Head(
     sequence * 3 * C + group.x % NH * QUADS,
     sequence * C + group.x % NH * QUADS,
   );
-  let partial = groups.x / NH * T * C * group.y + head.out;
-  let stride = groups.y * OWN; // of the workgroup's blocks
+  let headRow = group.x * T; // of logSumExp and delta
+  let partial = groups.x / NH * T * C * group.y + head.dy;
+  let stride = groups.y * TOKENS; // between the blocks of keys of the workgroup
 
-  for (var firstKey = group.y * OWN; firstKey < T; firstKey += stride) { // the longest columns start first
-    var first = firstKey / WALKED * WALKED;
-    var fetched: array<Block, TURNS>;
-    // unroll
-    for (var i = 0u; i < PAIR_TURNS; i++) {
-      fetched[i] = loadPair(head, firstKey, first, 0, id + i * SIZE, 0);
-    }
-    var dk = array<vec4f, SUMS>(); // Naga zeroes once what a loop only declares
-    var dv = array<vec4f, SUMS>();
-    let end = min(firstKey + (OWN - 1) + WINDOW, T);
-    for (; first < end; first += WALKED) {
-      var p: array<vec4f, PAIRS>;
-      var pairs: array<vec4f, PAIRS>;
+  for (var firstKey = group.y * TOKENS; firstKey < T; firstKey += stride) { // the longest columns start first
+    var firstQuery = firstKey;
+    var fetched: Fetched;
+    fetched[0] = fetchFactors(head, firstKey, firstQuery, 0, index, 0);
+    var dk = Out(); // Naga zeroes only once what a loop declares without a value
+    var dv = Out();
+    let end = min(firstKey + (TOKENS - 1) + WINDOW, T);
+    for (; firstQuery < end; firstQuery += TOKENS) {
+      var p: Scores;
+      var scores: Scores;
       for (var round = 0u; round < 2; round++) {
-        pairs = array<vec4f, PAIRS>();
-        for (var step = 0u; step < STEPS; step++) {
-          keepPairs(&fetched, id);
+        // scores = k · qᵀ; in round 1 v · dyᵀ
+        scores = Scores();
+        for (var step = 0u; step < SCORE_STEPS; step++) {
+          stageTransposed(index, fetched[0]);
           workgroupBarrier();
-          // while a step is computed, the next is on its way
-          if (step + 1 < STEPS) {
-            // unroll
-            for (var i = 0u; i < PAIR_TURNS; i++) {
-              fetched[i] = loadPair(head, firstKey, first, round, id + i * SIZE, step + 1);
-            }
+          if (step + 1 < SCORE_STEPS) {
+            fetched[0] = fetchFactors(head, firstKey, firstQuery, round, index, step + 1);
           } else {
             // unroll
-            for (var i = 0u; i < SUM_TURNS; i++) {
-              fetched[i] = loadSum(head, first, round, id + i * SIZE, 0);
+            for (var f = 0u; f < FETCHES; f++) {
+              fetched[f] = fetchQueries(head, firstQuery, round, index + f * WORKGROUP_SIZE, 0);
             }
           }
-          addPairs(&pairs, x, y4);
+          addToScores(&scores, x, y4);
           workgroupBarrier();
         }
 
-        let crossing = firstKey + OWN > first + 1 || first + WALKED > min(firstKey + WINDOW, T);
-        // unroll
-        for (var c = 0u; c < COLUMNS; c++) {
-          let query = vec4u(0, 1, 2, 3) + first + (x + c * X) * 4;
-          let place = group.x * T + min(query, vec4u(T - 1));
-          var statistics: vec4f; // lse, in the second round delta
-          // unroll
-          for (var j = 0u; j < 4u; j++) {
-            if (round == 0) { statistics[j] = logSumExp[place[j]]; } else {
-              statistics[j] = delta[place[j]];
-            }
-          }
-          var dropoutPlaces: vec4u;
-          if (DROPOUT) {
-            // unroll
-            for (var j = 0u; j < 4u; j++) {
-              let row = group.x * T + query[j];
-              dropoutPlaces[j] = rowDropoutPlace(random[0], random[1], sizes.dropout, row);
-            }
-          }
-          // unroll
-          for (var r = 0u; r < 4u; r++) {
-            let key = firstKey + y4 * 4 + r;
-            var factor = vec4f(1);
-            if (DROPOUT) {
-              // unroll
-              for (var j = 0u; j < 4u; j++) {
-                factor[j] = dropoutFactor(dropoutPlaces[j], sizes.dropout, key);
-              }
-            }
-            let sum = pairs[r * COLUMNS + c];
-            if (round == 0) {
-              let masked = vec4<bool>(crossing) &
-                ((query - vec4u(key) >= vec4u(WINDOW)) | (query >= vec4u(T)));
-              let scores = select(sum, vec4f(LOWEST), masked);
-              p[r * COLUMNS + c] = exp(fma(vec4f(SCALE), scores, -statistics));
-              pairs[r * COLUMNS + c] = factor * p[r * COLUMNS + c];
-            } else {
-              pairs[r * COLUMNS + c] = p[r * COLUMNS + c] * (factor * sum - statistics);
-            }
-          }
+        if (round == 0) {
+          toProbabilities(&scores, &p, firstKey, firstQuery, headRow, x, y4);
+        } else {
+          toScoreGradients(&scores, &p, firstKey, firstQuery, headRow, x, y4);
         }
 
-        for (var part = 0u; part < PARTS; part++) {
-          keepPart(part, &pairs, x, y4);
-          keepSums(&fetched, id);
+        // dv += (f · p) · dy; in round 1 dk += ds · q
+        for (var step = 0u; step < OUT_STEPS; step++) {
+          stageScores(step, &scores, x, y4);
+          stageRows(&fetched, index);
           workgroupBarrier();
-          if (part + 1 < PARTS) {
+          if (step + 1 < OUT_STEPS) {
             // unroll
-            for (var i = 0u; i < SUM_TURNS; i++) {
-              fetched[i] = loadSum(head, first, round, id + i * SIZE, part + 1);
+            for (var f = 0u; f < FETCHES; f++) {
+              fetched[f] = fetchQueries(head, firstQuery, round, index + f * WORKGROUP_SIZE, step + 1);
             }
           } else if (round == 0) {
-            // unroll
-            for (var i = 0u; i < PAIR_TURNS; i++) {
-              fetched[i] = loadPair(head, firstKey, first, 1, id + i * SIZE, 0);
-            }
+            fetched[0] = fetchFactors(head, firstKey, firstQuery, 1, index, 0);
           } else {
             // unroll
-            for (var i = 0u; i < SUM_TURNS; i++) {
-              fetched[i] = loadKeys(head, firstKey, id + i * SIZE, 0);
+            for (var f = 0u; f < FETCHES; f++) {
+              fetched[f] = fetchKeys(head, firstKey, index + f * WORKGROUP_SIZE, 0);
             }
           }
-          if (round == 0) { addSums(&dv, x, y4); } else { addSums(&dk, x, y4); }
+          if (round == 0) { addToOut(&dv, x, y4); } else { addToOut(&dk, x, y4); }
           workgroupBarrier();
         }
       }
 
-      var dq = array<vec4f, SUMS>();
-      for (var part = 0u; part < OWN_PARTS; part++) {
-        keepRows(part, &pairs, x, y4);
-        keepSums(&fetched, id);
+      // dq = dsᵀ · k
+      var dq = Out();
+      for (var step = 0u; step < OUT_STEPS; step++) {
+        stageScoreRows(step, &scores, x, y4);
+        stageRows(&fetched, index);
         workgroupBarrier();
-        if (part + 1 < OWN_PARTS) {
+        if (step + 1 < OUT_STEPS) {
           // unroll
-          for (var i = 0u; i < SUM_TURNS; i++) {
-            fetched[i] = loadKeys(head, firstKey, id + i * SIZE, part + 1);
+          for (var f = 0u; f < FETCHES; f++) {
+            fetched[f] = fetchKeys(head, firstKey, index + f * WORKGROUP_SIZE, step + 1);
           }
         } else {
-          // unroll
-          for (var i = 0u; i < PAIR_TURNS; i++) {
-            fetched[i] = loadPair(head, firstKey, first + WALKED, 0, id + i * SIZE, 0);
-          }
+          fetched[0] = fetchFactors(head, firstKey, firstQuery + TOKENS, 0, index, 0);
         }
-        addSums(&dq, x, y4);
+        addToOut(&dq, x, y4);
         workgroupBarrier();
       }
-      // the first of the workgroup's blocks that these queries see sets what the others add to
-      let isFirst = firstKey < stride || firstKey - stride + (OWN - 1) + WINDOW <= first;
+      // the first of the workgroup's blocks that these queries see sets the partial sum, the others add to it
+      let isFirst = firstKey < stride || firstKey - stride + (TOKENS - 1) + WINDOW <= firstQuery;
       // unroll
       for (var r = 0u; r < 4u; r++) {
-        let t = first + y4 * 4 + r;
+        let t = firstQuery + y4 * 4 + r;
         if (t < T) {
           // unroll
-          for (var n = 0u; n < VECTORS; n++) {
-            let place = partial + t * C + n * X + x;
+          for (var c = 0u; c < OUT_COLUMNS; c++) {
+            let place = partial + t * C + c * X + x;
             if (isFirst) {
-              partials[place] = dq[r * VECTORS + n];
+              partials[place] = dq[r * OUT_COLUMNS + c];
             } else {
-              partials[place] += dq[r * VECTORS + n];
+              partials[place] += dq[r * OUT_COLUMNS + c];
             }
           }
         }
@@ -231,9 +294,9 @@ fn main(
       if (s < T) {
         let k = head.q + s * 3 * C + C + x;
         // unroll
-        for (var n = 0u; n < VECTORS; n++) {
-          dqkv[k + n * X] = real4(SCALE * dk[r * VECTORS + n]);
-          dqkv[k + C + n * X] = real4(dv[r * VECTORS + n]);
+        for (var c = 0u; c < OUT_COLUMNS; c++) {
+          dqkv[k + c * X] = real4(SCALE * dk[r * OUT_COLUMNS + c]);
+          dqkv[k + C + c * X] = real4(dv[r * OUT_COLUMNS + c]);
         }
       }
     }

@@ -1,16 +1,17 @@
 import decode from "./decode.wgsl" with { type: "text" };
+import { dims } from "../dims.ts";
 import type { Program } from "../program.ts";
+import { ceilDiv, type Tensor } from "../tensor.ts";
 import { attentionConstants, type AttentionScores, MOST_HEAD_SIZE } from "./attention.ts";
-import { assertDType, assertShape, ceilDiv, type Tensor } from "../tensor.ts";
 
 /**
- * Attention of S new tokens of every text over the keys and values of the tokens before them, which they
+ * Attention of S new tokens of every text over the keys and values of the tokens before them, which theirs
  * join, causal among themselves.
  *
- * qkv: [B·S,3C]; cursors: u32 [B,2], for every text the index in it of its first new token, and of the
- * token at position 0; keys, values: [B,NH,L,HS], their rows at the new positions are set, beyond L there
- * are none; y: [B·S,C]. All but cursors have one type, f32 or f16. HS is a multiple of four. Scale and window
- * are those of `attentionForward()`.
+ * qkv: [B·S,3C]; cursors: u32 [B,2], for every text the index of its first new token, and of the token at
+ * position 0; keys, values: [B,NH,L,HS], whose rows at the new positions are set, except those from L on;
+ * y: [B·S,C]. All but cursors have one type, f32 or f16. HS is a multiple of four. Scale and window are those
+ * of `attentionForward()`.
  *
  * @throws {RangeError | TypeError} if a tensor has another shape or element type, or if heads are larger
  * than `MOST_HEAD_SIZE`.
@@ -22,35 +23,31 @@ export function attentionDecode(
   scores: AttentionScores = {},
 ): void {
   const action = "attentionDecode";
-  const [B, NH, L, HS] = keys.shape as [number, number, number, number];
-  const M = qkv.shape[0]!, C = NH * HS, S = M / B;
-  // an invocation for each vector of a head, at least
+  const { B, NH, L, HS, S } = dims(action, [
+    [keys, "B,NH,L,HS", "f32|f16"],
+    [values, "B,NH,L,HS", keys.dtype],
+    [qkv, "B·S,3NH·HS", keys.dtype],
+    [cursors, "B,2", "u32"],
+    [y, "B·S,NH·HS", keys.dtype],
+  ]);
+  if (HS % 4 !== 0 || HS > MOST_HEAD_SIZE) {
+    throw new RangeError(
+      `Cannot run ${action} as the head size must be a multiple of 4 up to ${MOST_HEAD_SIZE}: ` +
+        `current value is ${HS}`,
+    );
+  }
+  // at least one invocation for each vector of a head
   const WORKGROUP_SIZE = program.device.isCpu
     ? Math.max(32, 2 ** Math.ceil(Math.log2(HS / 4)))
     : 256;
-  if (!Number.isInteger(S) || HS % 4 !== 0 || HS > MOST_HEAD_SIZE) {
-    throw new RangeError(
-      `Cannot run ${action} as "${keys.name}" must be [B,NH,L,HS] with a number of rows of ` +
-        `"${qkv.name}" that B divides and HS a multiple of 4 up to ${MOST_HEAD_SIZE}: ` +
-        `current shapes are [${keys.shape}] and [${qkv.shape}]`,
-    );
-  }
-  assertShape(action, qkv, [M, 3 * C]);
-  assertShape(action, cursors, [B, 2]);
-  assertShape(action, values, keys.shape);
-  assertShape(action, y, [M, C]);
-  assertDType(action, cursors, "u32");
-  assertDType(action, qkv, "f32", "f16");
-  for (const t of [keys, values, y]) assertDType(action, t, qkv.dtype);
-  const keysPerTurn = Math.floor(4 * WORKGROUP_SIZE / HS) * HS / 4;
+  const keysPerIteration = Math.floor(4 * WORKGROUP_SIZE / HS) * HS / 4;
   program.dispatch({
-    label: "kernels/attention/decode.wgsl",
-    source: decode,
-    constants: { real4: `vec4<${qkv.dtype}>`, HS, WORKGROUP_SIZE, ...attentionConstants(scores) },
-    tensors: [qkv, cursors, keys, values, y],
-    uniforms: [S, L, C / 4],
-    workgroups: [NH, M],
-    iterations: ceilDiv(L + S, keysPerTurn) * (1 + Math.log2(WORKGROUP_SIZE)) +
+    shader: { "kernels/attention/decode.wgsl": decode },
+    constants: { real4: `vec4<${keys.dtype}>`, HS, WORKGROUP_SIZE, ...attentionConstants(scores) },
+    tensors: { qkv, cursors, keys, values, y },
+    uniforms: { S, L, columns4: NH * HS / 4 },
+    workgroups: [NH, B * S],
+    iterations: ceilDiv(L + S, keysPerIteration) * (1 + Math.log2(WORKGROUP_SIZE)) +
       2 * Math.log2(WORKGROUP_SIZE),
     workgroupBytes: HS * 4 + WORKGROUP_SIZE * 20,
   });

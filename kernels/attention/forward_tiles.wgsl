@@ -1,119 +1,133 @@
-// y = dropout(softmax(SCALE · q · kᵀ)) · v for every head, causal: forward.wgsl in tiles, for GPUs.
-// qkv: [B,T,3C], C = NH · HS; y: [B,T,C]; logSumExp: [B,NH,T] of the scaled scores
+// y[t] = Σₛ f · p[t,s] · v[s], with p = softmax(SCALE · q · kᵀ) over the keys s ≤ t, for every head, in tiles.
+// Needs addToScores() and all else from tiles.wgsl, rowDropoutPlace() and dropoutFactor() from ../random.wgsl.
 //
-// A workgroup has OWN queries of one head and walks the keys up to its last query, WALKED at a time. A
-// row's maximum must be known to all invocations that share the row, its sum only in the end: until then
-// each keeps the sum of its own columns. Statistics of four rows make a vector.
+// qkv: [B,T,3C], C = NH · HS; y: [B,T,C]; logSumExp: [B,NH,T] of the scaled scores; f: dropout's factors
+//
+// A workgroup has TOKENS queries of one head, the rows of its tiles, and loops over the keys up to its last
+// query, TOKENS at a time. Tiles wholly past the last query, or before the window of the first, are skipped;
+// only those on an edge are masked. Per tile of keys:
+//
+//     scores = q · kᵀ      highest of each row, by all who share the row      p = exp(scores − highest)
+//     out = out · exp(highest before − highest) + p · v
+//
+// The sum of a row of p is needed only at the end: until then each invocation adds up its own columns. highest,
+// total and what follows from them are vectors of the four rows of an invocation. q is fetched again for each
+// tile of keys, from the cache.
 enable f16;
 
-alias real = f16; // element type of qkv and y
+alias real4 = vec4<f16>; // four elements of qkv and y
 const NH: u32 = 1;
-const HS: u32 = 32;
-const DROPOUT: bool = false;
-
-alias real4 = vec4<real>;
-const C: u32 = NH * HS / 4; // in vectors of four, as are all strides below
 const SCALE: f32 = 1.0 / sqrt(f32(HS));
-const SCALE_LOG2: f32 = SCALE * 1.4426950408889634; // exp(SCALE · x) = exp2(SCALE_LOG2 · x)
-const LOWEST: f32 = -1.0e38; // times SCALE_LOG2 still a number
 const WINDOW: u32 = 0x80000000; // tokens that a query sees, itself and those before it
 
-@group(0) @binding(0) var<storage, read> qkv: array<held>;
-@group(0) @binding(1) var<storage, read> random: array<u32>; // seed, counter
-@group(0) @binding(2) var<storage, read_write> y: array<real4>;
-@group(0) @binding(3) var<storage, read_write> logSumExp: array<f32>;
-@group(0) @binding(4) var<uniform> sizes: Sizes;
+struct Sizes {
+  T: u32,
+}
 
-// Four vectors of qkv from a head's part on. Past the end the last token is loaded again; what comes of it
+@group(0) @binding(0) var<storage, read> qkv: array<packed>;
+@group(0) @binding(1) var<storage, read_write> y: array<real4>;
+@group(0) @binding(2) var<storage, read_write> logSumExp: array<f32>;
+@group(0) @binding(3) var<uniform> sizes: Sizes;
+
+const C: u32 = NH * QUADS; // in vectors of four, as are all strides below
+const SCALE_LOG2: f32 = SCALE * 1.4426950408889634; // exp(SCALE · x) = exp2(SCALE_LOG2 · x)
+const LOWEST: f32 = -1.0e38; // finite when multiplied by SCALE_LOG2
+
+// One vector of qkv of each of four tokens. Tokens past the end are replaced by the last one; what comes of them
 // is masked or never stored.
-fn loadQkv(at: u32, tokens: vec4u) -> Block {
-  var four: Block;
+fn fetch(place: u32, tokens: vec4u) -> Block {
+  var block: Block;
   // unroll
   for (var i = 0u; i < 4u; i++) {
-    four[i] = qkv[at + min(tokens[i], sizes.T - 1) * 3 * C];
+    block[i] = qkv[place + min(tokens[i], sizes.T - 1) * 3 * C];
   }
-  return four;
+  return block;
 }
 
-// A block of q or k.
-fn loadPair(head: u32, firstQuery: u32, firstKey: u32, block: u32, step: u32) -> Block {
-  let isOwn = block < OWN_BLOCKS;
-  let tokens = select(firstKey, firstQuery, isOwn) + tokensOfPair(block);
-  return loadQkv(head + select(C, 0, isOwn) + quadOfPair(block, step), tokens);
+// A block of q, which is a, or of k, which is b.
+fn fetchQK(head: u32, firstQuery: u32, firstKey: u32, block: u32, step: u32) -> Block {
+  let isQ = isOfA(block);
+  let tokens = select(firstKey, firstQuery, isQ) + tokensOfBlock(block);
+  return fetch(head + select(C, 0, isQ) + quadOfBlock(block, step), tokens);
 }
 
-// A block of v.
-fn loadValues(head: u32, firstKey: u32, block: u32, part: u32) -> Block {
-  return loadQkv(head + 2 * C + block % QUADS, firstKey + tokensOfPart(part, block));
+// A block of v, which is c.
+fn fetchV(head: u32, firstKey: u32, block: u32, step: u32) -> Block {
+  return fetch(head + 2 * C + block % QUADS, firstKey + tokensOfColumns(step, block));
 }
 
-@compute @workgroup_size(SIZE)
+// Gives the scores of keys that a query does not see the lowest value.
+fn mask(scores: ptr<function, Scores>, firstQuery: u32, firstKey: u32, x: u32, y4: u32) {
+  // unroll
+  for (var r = 0u; r < 4u; r++) {
+    let query = firstQuery + y4 * 4 + r;
+    // unroll
+    for (var c = 0u; c < SCORE_COLUMNS; c++) {
+      let key = vec4u(0, 1, 2, 3) + firstKey + (x + c * X) * 4;
+      let masked = vec4u(query) - key >= vec4u(WINDOW); // wraps if key > query
+      (*scores)[r * SCORE_COLUMNS + c] = select((*scores)[r * SCORE_COLUMNS + c], vec4f(LOWEST), masked);
+    }
+  }
+}
+
+// The highest score of each of an invocation's rows, among its own columns.
+fn highestOf(scores: ptr<function, Scores>) -> vec4f {
+  var highest: vec4f;
+  // unroll
+  for (var r = 0u; r < 4u; r++) {
+    var four = (*scores)[r * SCORE_COLUMNS];
+    // unroll
+    for (var c = 1u; c < SCORE_COLUMNS; c++) {
+      four = max(four, (*scores)[r * SCORE_COLUMNS + c]);
+    }
+    highest[r] = max(max(four.x, four.y), max(four.z, four.w));
+  }
+  return highest;
+}
+
+@compute @workgroup_size(WORKGROUP_SIZE)
 fn main(
   @builtin(workgroup_id) group: vec3u,
   @builtin(num_workgroups) groups: vec3u,
-  @builtin(local_invocation_index) id: u32,
+  @builtin(local_invocation_index) index: u32,
 ) {
-  let x = columnOf(id);
-  let y4 = rowOf(id);
-  let firstQuery = (groups.x - 1 - group.x) * OWN; // the longest rows start first
-  var firstKey = firstSeen(firstQuery) / WALKED * WALKED;
+  let x = xOf(index);
+  let y4 = yOf(index);
+  let firstQuery = (groups.x - 1 - group.x) * TOKENS; // the longest rows start first
+  let firstSeen = select(0u, firstQuery - (WINDOW - 1), firstQuery >= WINDOW);
   let head = group.y / NH * sizes.T * 3 * C + group.y % NH * QUADS; // q of this head at t = 0
+  var firstKey = firstSeen / TOKENS * TOKENS;
 
-  var fetched: array<Block, TURNS>;
-  // unroll
-  for (var i = 0u; i < PAIR_TURNS; i++) {
-    fetched[i] = loadPair(head, firstQuery, firstKey, id + i * SIZE, 0);
-  }
-  var sums: array<vec4f, SUMS>;
+  var fetched: Fetched;
+  fetched[0] = fetchQK(head, firstQuery, firstKey, index, 0);
+  var out: Out;
   var highest = vec4f(LOWEST);
   var total: vec4f;
 
-  let end = min(firstQuery + OWN, sizes.T);
-  for (; firstKey < end; firstKey += WALKED) {
-    var scores = array<vec4f, PAIRS>(); // Naga zeroes once what a loop only declares
-    for (var step = 0u; step < STEPS; step++) {
-      keepPairs(&fetched, id);
+  let end = min(firstQuery + TOKENS, sizes.T);
+  for (; firstKey < end; firstKey += TOKENS) {
+    // scores = q · kᵀ
+    var scores = Scores(); // Naga zeroes only once what a loop declares without a value
+    for (var step = 0u; step < SCORE_STEPS; step++) {
+      stageTransposed(index, fetched[0]);
       workgroupBarrier();
-      // while a step is computed, the next is on its way
-      if (step + 1 < STEPS) {
-        // unroll
-        for (var i = 0u; i < PAIR_TURNS; i++) {
-          fetched[i] = loadPair(head, firstQuery, firstKey, id + i * SIZE, step + 1);
-        }
+      if (step + 1 < SCORE_STEPS) {
+        fetched[0] = fetchQK(head, firstQuery, firstKey, index, step + 1);
       } else {
         // unroll
-        for (var i = 0u; i < SUM_TURNS; i++) {
-          fetched[i] = loadValues(head, firstKey, id + i * SIZE, 0);
+        for (var f = 0u; f < FETCHES; f++) {
+          fetched[f] = fetchV(head, firstKey, index + f * WORKGROUP_SIZE, 0);
         }
       }
-      addPairs(&scores, x, y4);
+      addToScores(&scores, x, y4);
       workgroupBarrier();
     }
+    if (firstKey + TOKENS > firstQuery + 1 || firstQuery + TOKENS > firstKey + WINDOW) {
+      mask(&scores, firstQuery, firstKey, x, y4);
+    }
 
-    if (firstKey + WALKED > firstQuery + 1 || firstQuery + OWN > firstKey + WINDOW) {
-      // unroll
-      for (var r = 0u; r < 4u; r++) {
-        let query = firstQuery + y4 * 4 + r;
-        // unroll
-        for (var c = 0u; c < COLUMNS; c++) {
-          let key = vec4u(0, 1, 2, 3) + firstKey + (x + c * X) * 4;
-          let masked = vec4u(query) - key >= vec4u(WINDOW); // wraps where key > query
-          scores[r * COLUMNS + c] = select(scores[r * COLUMNS + c], vec4f(LOWEST), masked);
-        }
-      }
-    }
-    // the tile of a lends its memory for the maxima
-    var most: vec4f;
-    // unroll
-    for (var r = 0u; r < 4u; r++) {
-      var four = scores[r * COLUMNS];
-      // unroll
-      for (var c = 1u; c < COLUMNS; c++) {
-        four = max(four, scores[r * COLUMNS + c]);
-      }
-      most[r] = max(max(four.x, four.y), max(four.z, four.w));
-    }
-    aTile[x / 4].rows[x % 4][y4] = most;
+    // the highest score of each row so far; aTile lends its memory for the exchange
+    aTile[x / 4].rows[x % 4][y4] = highestOf(&scores);
     workgroupBarrier();
     var raised = highest;
     // unroll
@@ -122,51 +136,52 @@ fn main(
     }
     let decay = exp2(SCALE_LOG2 * (highest - raised));
     highest = raised;
+
+    // out and total are lowered to it, scores become f · p
     total *= decay;
     // unroll
     for (var r = 0u; r < 4u; r++) {
       // unroll
-      for (var n = 0u; n < VECTORS; n++) {
-        sums[r * VECTORS + n] *= decay[r];
+      for (var c = 0u; c < OUT_COLUMNS; c++) {
+        out[r * OUT_COLUMNS + c] *= decay[r];
       }
       // unroll
-      for (var c = 0u; c < COLUMNS; c++) {
-        var p = exp2(SCALE_LOG2 * (scores[r * COLUMNS + c] - vec4f(raised[r])));
+      for (var c = 0u; c < SCORE_COLUMNS; c++) {
+        var p = exp2(SCALE_LOG2 * (scores[r * SCORE_COLUMNS + c] - vec4f(raised[r])));
         total[r] += (p.x + p.y) + (p.z + p.w);
-        if (DROPOUT) {
-          let query = group.y * sizes.T + firstQuery + y4 * 4 + r;
-          let place = rowDropoutPlace(random[0], random[1], sizes.dropout, query);
+        // only if DROPOUT
+        {
+          let place = rowDropoutPlace(group.y * sizes.T + firstQuery + y4 * 4 + r);
           let key = firstKey + (x + c * X) * 4;
           // unroll
           for (var j = 0u; j < 4u; j++) {
-            p[j] *= dropoutFactor(place, sizes.dropout, key + j);
+            p[j] *= dropoutFactor(place, key + j);
           }
         }
-        scores[r * COLUMNS + c] = p;
+        scores[r * SCORE_COLUMNS + c] = p;
       }
     }
     workgroupBarrier();
 
-    for (var part = 0u; part < PARTS; part++) {
-      keepPart(part, &scores, x, y4);
-      keepSums(&fetched, id);
+    // out += f · p · v
+    for (var step = 0u; step < OUT_STEPS; step++) {
+      stageScores(step, &scores, x, y4);
+      stageRows(&fetched, index);
       workgroupBarrier();
-      if (part + 1 < PARTS) {
+      if (step + 1 < OUT_STEPS) {
         // unroll
-        for (var i = 0u; i < SUM_TURNS; i++) {
-          fetched[i] = loadValues(head, firstKey, id + i * SIZE, part + 1);
+        for (var f = 0u; f < FETCHES; f++) {
+          fetched[f] = fetchV(head, firstKey, index + f * WORKGROUP_SIZE, step + 1);
         }
       } else {
-        // unroll
-        for (var i = 0u; i < PAIR_TURNS; i++) {
-          fetched[i] = loadPair(head, firstQuery, firstKey + WALKED, id + i * SIZE, 0);
-        }
+        fetched[0] = fetchQK(head, firstQuery, firstKey + TOKENS, index, 0);
       }
-      addSums(&sums, x, y4);
+      addToOut(&out, x, y4);
       workgroupBarrier();
     }
   }
 
+  // the sums of the invocations that share a row
   aTile[x / 4].rows[x % 4][y4] = total;
   workgroupBarrier();
   var sum: vec4f;
@@ -178,10 +193,10 @@ fn main(
   for (var r = 0u; r < 4u; r++) {
     let t = firstQuery + y4 * 4 + r;
     if (t < sizes.T) {
-      let out = (group.y / NH * sizes.T + t) * C + group.y % NH * QUADS;
+      let output = (group.y / NH * sizes.T + t) * C + group.y % NH * QUADS;
       // unroll
-      for (var n = 0u; n < VECTORS; n++) {
-        y[out + n * X + x] = real4(sums[r * VECTORS + n] / sum[r]);
+      for (var c = 0u; c < OUT_COLUMNS; c++) {
+        y[output + c * X + x] = real4(out[r * OUT_COLUMNS + c] / sum[r]);
       }
       if (x == 0) { logSumExp[group.y * sizes.T + t] = SCALE * highest[r] + log(sum[r]); }
     }

@@ -1,4 +1,4 @@
-/** Sizes of attention: B sequences of T tokens, NH heads of HS components; which tokens see each other. */
+/** Sizes of attention: B sequences of T tokens, NH heads of HS components; which keys a query sees. */
 export interface AttentionShape {
   B: number;
   T: number;
@@ -6,7 +6,7 @@ export interface AttentionShape {
   HS: number;
   /** 1 / √HS by default. */
   scale?: number;
-  /** Tokens that a token sees, itself included; all by default. */
+  /** Number of tokens that a query sees, itself included; all by default. */
   window?: number;
 }
 
@@ -15,27 +15,65 @@ export type DropoutFactor = (index: number) => number;
 
 const KEEP_ALL: DropoutFactor = () => 1;
 
-/** softmax(scale · q · kᵀ) of one query over the keys up to its own position, 0 before its window. */
-function probabilities(
-  qkv: ArrayLike<number>,
-  { T, NH, HS, scale = 1 / Math.sqrt(HS), window = Infinity }: AttentionShape,
-  { b, h, t }: { b: number; h: number; t: number },
-): { p: number[]; logSumExp: number } {
-  const C = NH * HS;
-  const scores: number[] = [];
-  for (let s = 0; s <= t; s++) {
-    let score = 0;
-    for (let i = 0; i < HS; i++) {
-      const q = qkv[(b * T + t) * 3 * C + h * HS + i]!;
-      const k = qkv[(b * T + s) * 3 * C + C + h * HS + i]!;
-      score += q * k;
+/** One query: token t of head h of sequence b. */
+interface Query {
+  b: number;
+  h: number;
+  t: number;
+}
+
+/** All queries, sequence by sequence, head by head. */
+function* queriesOf({ B, T, NH }: AttentionShape): Generator<Query & { row: number }> {
+  for (let b = 0; b < B; b++) {
+    for (let h = 0; h < NH; h++) {
+      for (let t = 0; t < T; t++) yield { b, h, t, row: (b * NH + h) * T + t };
     }
-    scores.push(t - s < window ? score * scale : -Infinity);
   }
-  const highest = Math.max(...scores);
-  const total = scores.reduce((sum, score) => sum + Math.exp(score - highest), 0);
-  const logSumExp = highest + Math.log(total);
-  return { p: scores.map((score) => Math.exp(score - logSumExp)), logSumExp };
+}
+
+/** Where the components of a token's q, k or v of one head begin in qkv: [B,T,3C]. */
+function placeOf(
+  { T, NH, HS }: AttentionShape,
+  { b, h }: Query,
+  part: "q" | "k" | "v",
+  token: number,
+) {
+  return (b * T + token) * 3 * NH * HS + "qkv".indexOf(part) * NH * HS + h * HS;
+}
+
+/** Where the components of a query's y of one head begin in y: [B,T,C]. */
+function outputOf({ T, NH, HS }: AttentionShape, { b, h, t }: Query) {
+  return (b * T + t) * NH * HS + h * HS;
+}
+
+/** Σ a[i] · b[i] over the components of a head that begin at two places. */
+function dot(a: ArrayLike<number>, i: number, b: ArrayLike<number>, j: number, HS: number): number {
+  let sum = 0;
+  for (let c = 0; c < HS; c++) sum += a[i + c]! * b[j + c]!;
+  return sum;
+}
+
+/** scale · q[t] · k[s] for s = 0 … t; −∞ before the window. */
+function scoresOf(qkv: ArrayLike<number>, shape: AttentionShape, query: Query): number[] {
+  const { HS, scale = 1 / Math.sqrt(HS), window = Infinity } = shape, { t } = query;
+  return Array.from({ length: t + 1 }, (_, s) => {
+    const score = dot(qkv, placeOf(shape, query, "q", t), qkv, placeOf(shape, query, "k", s), HS);
+    return t - s < window ? scale * score : -Infinity;
+  });
+}
+
+/** exp(score) / Σ exp(scores); the maximum is subtracted so that nothing overflows. */
+function softmax(scores: readonly number[]): number[] {
+  const max = Math.max(...scores);
+  const exponentials = scores.map((score) => Math.exp(score - max));
+  const total = exponentials.reduce((sum, value) => sum + value, 0);
+  return exponentials.map((value) => value / total);
+}
+
+/** log Σ exp(scores). */
+function logSumExpOf(scores: readonly number[]): number {
+  const max = Math.max(...scores);
+  return max + Math.log(scores.reduce((sum, score) => sum + Math.exp(score - max), 0));
 }
 
 /** y = dropout(softmax(scale · q · kᵀ)) · v, causal.  qkv: [B,T,3C]; y: [B,T,C]; logSumExp: [B,NH,T] */
@@ -44,61 +82,87 @@ export function attentionForward(
   shape: AttentionShape,
   factor: DropoutFactor = KEEP_ALL,
 ): { y: Float32Array; logSumExp: Float32Array } {
-  const { B, T, NH, HS } = shape, C = NH * HS;
-  const y = new Float32Array(B * T * C), logSumExps = new Float32Array(B * NH * T);
-  for (let b = 0; b < B; b++) {
-    for (let h = 0; h < NH; h++) {
-      for (let t = 0; t < T; t++) {
-        const row = (b * NH + h) * T + t;
-        const { p, logSumExp } = probabilities(qkv, shape, { b, h, t });
-        logSumExps[row] = logSumExp;
-        for (let i = 0; i < HS; i++) {
-          let sum = 0;
-          for (let s = 0; s <= t; s++) {
-            sum += factor(row * T + s) * p[s]! *
-              qkv[(b * T + s) * 3 * C + 2 * C + h * HS + i]!;
-          }
-          y[(b * T + t) * C + h * HS + i] = sum;
-        }
-      }
+  const { B, T, NH, HS } = shape;
+  const y = new Float64Array(B * T * NH * HS), logSumExp = new Float32Array(B * NH * T);
+  for (const query of queriesOf(shape)) {
+    const { t, row } = query, output = outputOf(shape, query);
+    const scores = scoresOf(qkv, shape, query);
+    const p = softmax(scores);
+    logSumExp[row] = logSumExpOf(scores);
+    for (let s = 0; s <= t; s++) {
+      const v = placeOf(shape, query, "v", s);
+      for (let c = 0; c < HS; c++) y[output + c]! += factor(row * T + s) * p[s]! * qkv[v + c]!;
     }
   }
-  return { y, logSumExp: logSumExps };
+  return { y: Float32Array.from(y), logSumExp };
 }
 
-/** dqkv of `attentionForward()` for dy: [B,T,C]. */
+/**
+ * dqkv of `attentionForward()` for dy: [B,T,C], as the chain rule gives it: p is the softmax of the scores,
+ * and the gradient of a softmax subtracts the mean of dp under p, a sum over all keys of a query.
+ */
 export function attentionBackward(
   { qkv, dy }: { qkv: ArrayLike<number>; dy: ArrayLike<number> },
   shape: AttentionShape,
   factor: DropoutFactor = KEEP_ALL,
 ): { dqkv: Float32Array } {
-  const { B, T, NH, HS, scale = 1 / Math.sqrt(HS) } = shape, C = NH * HS;
-  const dqkv = new Float64Array(B * T * 3 * C);
-  for (let b = 0; b < B; b++) {
-    for (let h = 0; h < NH; h++) {
-      for (let t = 0; t < T; t++) {
-        const row = (b * NH + h) * T + t;
-        const { p } = probabilities(qkv, shape, { b, h, t });
-        const query = (b * T + t) * 3 * C + h * HS, out = (b * T + t) * C + h * HS;
-        const dp = p.map((_, s) => {
-          let sum = 0;
-          for (let i = 0; i < HS; i++) {
-            sum += dy[out + i]! * qkv[(b * T + s) * 3 * C + 2 * C + h * HS + i]!;
-          }
-          return factor(row * T + s) * sum;
-        });
-        const mean = dp.reduce((sum, slope, s) => sum + p[s]! * slope, 0);
-        for (let s = 0; s <= t; s++) {
-          const key = (b * T + s) * 3 * C + C + h * HS;
-          const ds = p[s]! * (dp[s]! - mean) * scale;
-          for (let i = 0; i < HS; i++) {
-            dqkv[query + i]! += ds * qkv[key + i]!;
-            dqkv[key + i]! += ds * qkv[query + i]!;
-            dqkv[key + C + i]! += factor(row * T + s) * p[s]! * dy[out + i]!;
-          }
-        }
+  const { B, T, NH, HS, scale = 1 / Math.sqrt(HS) } = shape;
+  const dqkv = new Float64Array(B * T * 3 * NH * HS);
+  for (const query of queriesOf(shape)) {
+    const { t, row } = query, output = outputOf(shape, query);
+    const p = softmax(scoresOf(qkv, shape, query));
+    const dp = p.map((_, s) =>
+      factor(row * T + s) * dot(dy, output, qkv, placeOf(shape, query, "v", s), HS)
+    );
+    const delta = dp.reduce((sum, slope, s) => sum + p[s]! * slope, 0);
+    const q = placeOf(shape, query, "q", t);
+    for (let s = 0; s <= t; s++) {
+      const k = placeOf(shape, query, "k", s), v = placeOf(shape, query, "v", s);
+      const ds = p[s]! * (dp[s]! - delta);
+      for (let c = 0; c < HS; c++) {
+        dqkv[q + c]! += scale * ds * qkv[k + c]!;
+        dqkv[k + c]! += scale * ds * qkv[q + c]!;
+        dqkv[v + c]! += factor(row * T + s) * p[s]! * dy[output + c]!;
       }
     }
   }
   return { dqkv: Float32Array.from(dqkv) };
+}
+
+/**
+ * The same as the kernels compute it, from what the forward pass kept: each pair of query and key comes
+ * alone, without a sum over the keys of its query, because p = exp(score − logSumExp) and
+ * delta = Σₛ p · dp = Σ dy · y (Dao et al. 2022, https://arxiv.org/abs/2205.14135, appendix B.2).
+ *
+ * y, dy: [B,T,C]; logSumExp, delta: [B,NH,T].
+ */
+export function attentionBackwardByPairs(
+  { qkv, y, dy, logSumExp }: Readonly<Record<"qkv" | "y" | "dy" | "logSumExp", ArrayLike<number>>>,
+  shape: AttentionShape,
+  factor: DropoutFactor = KEEP_ALL,
+): { dqkv: Float32Array; delta: Float32Array } {
+  const { B, T, NH, HS, scale = 1 / Math.sqrt(HS), window = Infinity } = shape;
+  const dqkv = new Float64Array(B * T * 3 * NH * HS), delta = new Float32Array(B * NH * T);
+  for (const query of queriesOf(shape)) {
+    const output = outputOf(shape, query);
+    delta[query.row] = dot(dy, output, y, output, HS);
+  }
+  for (const query of queriesOf(shape)) {
+    const { t, row } = query, output = outputOf(shape, query);
+    const q = placeOf(shape, query, "q", t);
+    for (let s = 0; s <= t; s++) {
+      if (t - s >= window) continue;
+      const k = placeOf(shape, query, "k", s), v = placeOf(shape, query, "v", s);
+      const f = factor(row * T + s);
+      const p = Math.exp(scale * dot(qkv, q, qkv, k, HS) - logSumExp[row]!);
+      const dp = f * dot(dy, output, qkv, v, HS);
+      const ds = p * (dp - delta[row]!);
+      for (let c = 0; c < HS; c++) {
+        dqkv[q + c]! += scale * ds * qkv[k + c]!;
+        dqkv[k + c]! += scale * ds * qkv[q + c]!;
+        dqkv[v + c]! += f * p * dy[output + c]!;
+      }
+    }
+  }
+  return { dqkv: Float32Array.from(dqkv), delta };
 }

@@ -1,193 +1,219 @@
-// Products of tiles, 16 terms at a time. Completes the kernels in tiles; README.md draws it.
-const COLUMNS: u32 = 2; // vectors of four walked tokens of an invocation
-const Y: u32 = 8; // invocations along the own tokens, four of each
-const X: u32 = 8; // invocations along the walked tokens, and along the components of a head
+// The two matrix products of attention in tiles, which the workgroups of forward_tiles and backward_tiles share.
+// Needs packed and unpacked() from ../packed_f16.wgsl or ../packed_f32.wgsl.
+//
+// A tile is TOKENS × TOKENS scores of one head. Its rows are queries and its columns keys in the forward pass;
+// in the backward pass rows are keys and columns queries. A workgroup keeps its rows and loops over the columns:
+//
+//                  HS                    TOKENS columns                HS
+//              ┌───────┐                ┌──────────────┐           ┌───────┐
+//      TOKENS  │   a   │  ·  bᵀ   =     │    scores    │  ·  c  =  │  out  │
+//      rows    └───────┘                └──────────────┘           └───────┘
+//
+// Invocation (x, y) of X × Y has rows 4y … 4y + 3, in registers. Of the scores it has the vectors of four columns
+// x, x + X, …, SCORE_COLUMNS of them; of out the vectors of four components x, x + X, …, OUT_COLUMNS of them:
+//
+//                  x    x + X             scores[r · SCORE_COLUMNS + c]: row 4y + r, columns 4 (x + c · X) … + 3
+//              ┌──┬──┬──┬──┐              out[r · OUT_COLUMNS + c]: row 4y + r, components 4 (x + c · X) … + 3
+//       4y     │  │▓▓│  │▓▓│
+//              └──┴──┴──┴──┘
+//
+// A product is a loop over steps of TERMS terms. Each step's terms are staged in workgroup memory in f32, the
+// terms outermost; while a step is multiplied, the blocks of the next are fetched into registers:
+//
+//      product             the terms are       aTile holds                bTile holds
+//      scores += a · bᵀ    components          a, transposed              b, transposed     stageTransposed()
+//      out += scores · c   tokens of columns   scores of those columns    rows of c         stageScores(), stageRows()
+//      out += scoresᵀ · c  tokens of rows      scores of those rows       rows of c         stageScoreRows(), stageRows()
+//
+// Scores never leave the registers but for one step at a time, so a workgroup needs no more memory than a step, 9
+// KB with heads of 64. That is what counts: an H100 gives out some 52 KB per core, and a staged tile of scores
+// would leave room for half the workgroups. Functions have pointers to the registers of main(), and every index
+// into these is a constant once the loops are unrolled.
+const HS: u32 = 32;
+const TOKENS: u32 = 64; // rows, and columns, of a tile: 32 or 64
+const FETCHES: u32 = 1; // blocks that an invocation fetches of a step of rows: HS / WORKGROUP_SIZE, rounded up
 
-const SIZE: u32 = X * Y;
-const OWN: u32 = 4 * Y; // tokens of the workgroup
-const WALKED: u32 = 4 * X * COLUMNS; // tokens that it walks at a time
-const QUADS: u32 = HS / 4;
-const VECTORS: u32 = QUADS / X; // vectors of four components of an invocation
+const X: u32 = 8; // invocations along the columns, and along the components
+const Y: u32 = TOKENS / 4; // invocations along the rows
+const WORKGROUP_SIZE: u32 = X * Y;
+const QUADS: u32 = HS / 4; // vectors of four components
 const TERMS: u32 = 16;
-const STEPS: u32 = HS / TERMS; // along the components
-const PARTS: u32 = 2 * COLUMNS; // along the walked tokens
-const OWN_PARTS: u32 = OWN / TERMS; // along the own ones
-const PAIRS: u32 = 4 * COLUMNS;
-const SUMS: u32 = 4 * VECTORS;
-const A_WIDTH: u32 = Y + 2; // vectors of a row, two more against bank conflicts of stores by columns
-const B_WIDTH: u32 = max(X * COLUMNS, QUADS);
+const TERMS4: u32 = TERMS / 4;
+const SCORE_STEPS: u32 = HS / TERMS;
+const OUT_STEPS: u32 = TOKENS / TERMS;
+const SCORE_COLUMNS: u32 = TOKENS / 4 / X;
+const OUT_COLUMNS: u32 = QUADS / X;
+const SCORES: u32 = 4 * SCORE_COLUMNS;
+const OUTS: u32 = 4 * OUT_COLUMNS;
+alias Scores = array<vec4f, SCORES>;
+alias Out = array<vec4f, OUTS>;
 
-// Four terms of a tile. What is unused keeps the transposing stores of neighbours off the same banks.
-struct AQuad {
+// Four terms of a tile. Unused vectors keep stores of neighbours, by columns and transposed, off the same banks.
+const A_WIDTH: u32 = Y + 2;
+const B_WIDTH: u32 = max(Y, QUADS);
+struct ATerms {
   rows: array<array<vec4f, A_WIDTH>, 4>,
-  unused: array<vec4f, 2>,
+  padding: array<vec4f, 2>,
 }
-struct BQuad {
+struct BTerms {
   rows: array<array<vec4f, B_WIDTH>, 4>,
-  unused: array<vec4f, 2>,
+  padding: array<vec4f, 2>,
 }
 
-var<workgroup> aTile: array<AQuad, TERMS / 4>; // [term / 4].rows[term % 4]
-var<workgroup> bTile: array<BQuad, TERMS / 4>;
+var<workgroup> aTile: array<ATerms, TERMS4>; // [term / 4].rows[term % 4]
+var<workgroup> bTile: array<BTerms, TERMS4>;
 
-// Which vectors of a tile are an invocation's: a warp's 32 have 8 × 4, neighbours the same ones of a or of b,
-// for which matmul/tiles.wgsl gives the reason.
-fn columnOf(id: u32) -> u32 {
-  return id % 2 + id / 4 % 4 * 2;
+// Of a warp's 32 invocations, 8 × 4 in a tile, neighbours have the same x or the same y, so that they load the
+// same vectors of a or of b; matmul/tiles.wgsl gives the reason.
+fn xOf(index: u32) -> u32 {
+  return index % 2 + index / 4 % 4 * 2;
 }
-fn rowOf(id: u32) -> u32 {
-  return id / 32 * 4 + id / 16 % 2 * 2 + id / 2 % 2;
-}
-
-// What an invocation fetches at a time: four tokens, four components of each.
-alias Block = array<held, 4>;
-const OWN_BLOCKS: u32 = OWN / 4 * (TERMS / 4);
-const PAIR_BLOCKS: u32 = OWN_BLOCKS + WALKED / 4 * (TERMS / 4);
-const SUM_BLOCKS: u32 = TERMS / 4 * QUADS;
-const PAIR_TURNS: u32 = 2; // turns in which all invocations fetch the blocks of a step
-const SUM_TURNS: u32 = 1;
-const TURNS: u32 = max(PAIR_TURNS, SUM_TURNS);
-
-// Which of the own or walked tokens, and which vector of components, a block of a step has.
-fn tokensOfPair(block: u32) -> vec4u {
-  return vec4u(0, 1, 2, 3) + 4 * columnOfPair(block);
-}
-fn columnOfPair(block: u32) -> u32 {
-  return select(block - OWN_BLOCKS, block, block < OWN_BLOCKS) / (TERMS / 4);
-}
-fn quadOfPair(block: u32, step: u32) -> u32 {
-  return step * (TERMS / 4) + block % (TERMS / 4);
+fn yOf(index: u32) -> u32 {
+  return index / 32 * 4 + index / 16 % 2 * 2 + index / 2 % 2;
 }
 
-// Tokens go into the tiles as columns, terms are their components.
-fn keepPair(block: u32, tokens: Block) {
-  let columns = transpose(
-    mat4x4f(widened(tokens[0]), widened(tokens[1]), widened(tokens[2]), widened(tokens[3])),
+// What an invocation fetches at a time: a vector of four components of each of four tokens.
+alias Block = array<packed, 4>;
+alias Fetched = array<Block, FETCHES>;
+const ROW_BLOCKS: u32 = TERMS4 * QUADS; // blocks of a step of rows
+
+// A step of a and b has one block for each invocation: the first TOKENS blocks are those of a.
+fn isOfA(block: u32) -> bool {
+  return block < TOKENS;
+}
+// Which tokens of a or b the block has.
+fn tokensOfBlock(block: u32) -> vec4u {
+  return vec4u(0, 1, 2, 3) + 4 * (block % TOKENS / TERMS4);
+}
+// Which vector of their components.
+fn quadOfBlock(block: u32, step: u32) -> u32 {
+  return step * TERMS4 + block % TERMS4;
+}
+
+// Stages a block of a or b.
+fn stageTransposed(block: u32, tokens: Block) {
+  let terms = transpose(
+    mat4x4f(unpacked(tokens[0]), unpacked(tokens[1]), unpacked(tokens[2]), unpacked(tokens[3])),
   );
-  let quad = block % (TERMS / 4);
-  let column = columnOfPair(block);
-  if (block < OWN_BLOCKS) {
+  let quad = block % TERMS4;
+  let vector = block % TOKENS / TERMS4; // of four tokens
+  if (isOfA(block)) {
     // unroll
     for (var i = 0u; i < 4u; i++) {
-      aTile[quad].rows[i][column] = columns[i];
+      aTile[quad].rows[i][vector] = terms[i];
     }
   } else {
     // unroll
     for (var i = 0u; i < 4u; i++) {
-      bTile[quad].rows[i][column] = columns[i];
+      bTile[quad].rows[i][vector] = terms[i];
     }
   }
 }
 
-// Keeps what an invocation has fetched of a step.
-fn keepPairs(fetched: ptr<function, array<Block, TURNS>>, id: u32) {
+// Stages what an invocation has fetched of a step of rows.
+fn stageRows(fetched: ptr<function, Fetched>, index: u32) {
   // unroll
-  for (var i = 0u; i < PAIR_TURNS; i++) {
-    if (id + i * SIZE < PAIR_BLOCKS) { keepPair(id + i * SIZE, (*fetched)[i]); }
+  for (var f = 0u; f < FETCHES; f++) {
+    let block = index + f * WORKGROUP_SIZE;
+    if (block < ROW_BLOCKS) {
+      // unroll
+      for (var i = 0u; i < 4u; i++) {
+        bTile[block / QUADS].rows[i][block % QUADS] = unpacked((*fetched)[f][i]);
+      }
+    }
   }
 }
 
-// Which of the walked tokens a block of a part has: of each four, a part has two that are side by side.
-fn tokensOfPart(part: u32, block: u32) -> vec4u {
-  return vec4u(0, 1, 4, 5) + (block / QUADS * 8 + part / 2 * 4 * X + part % 2 * 2);
+// Which tokens of the columns a block of rows has, if the terms are those of stageScores().
+fn tokensOfColumns(step: u32, block: u32) -> vec4u {
+  return vec4u(0, 1, 4, 5) + (block / QUADS * 8 + step / 2 * 4 * X + step % 2 * 2);
 }
 
-// Tokens go into the tile of b as rows, terms are the tokens.
-fn keepSum(block: u32, tokens: Block) {
+// Stages a step of the scores' columns: every invocation has two terms in each, side by side in a vector.
+fn stageScores(step: u32, scores: ptr<function, Scores>, x: u32, y: u32) {
   // unroll
-  for (var i = 0u; i < 4u; i++) {
-    bTile[block / QUADS].rows[i][block % QUADS] = widened(tokens[i]);
-  }
-}
-
-// Keeps what an invocation has fetched of a part.
-fn keepSums(fetched: ptr<function, array<Block, TURNS>>, id: u32) {
-  // unroll
-  for (var i = 0u; i < SUM_TURNS; i++) {
-    if (id + i * SIZE < SUM_BLOCKS) { keepSum(id + i * SIZE, (*fetched)[i]); }
-  }
-}
-
-// A part of the pairs goes into the tile of a, terms are the walked tokens.
-fn keepPart(part: u32, pairs: ptr<function, array<vec4f, PAIRS>>, x: u32, y: u32) {
-  // unroll
-  for (var p = 0u; p < PARTS; p++) {
-    if (part == p) {
+  for (var s = 0u; s < OUT_STEPS; s++) {
+    if (step == s) {
       // unroll
       for (var e = 0u; e < 2u; e++) {
         aTile[x / 2].rows[x % 2 * 2 + e][y] = vec4f(
-          (*pairs)[p / 2][p % 2 * 2 + e],
-          (*pairs)[COLUMNS + p / 2][p % 2 * 2 + e],
-          (*pairs)[2 * COLUMNS + p / 2][p % 2 * 2 + e],
-          (*pairs)[3 * COLUMNS + p / 2][p % 2 * 2 + e],
+          (*scores)[s / 2][s % 2 * 2 + e],
+          (*scores)[SCORE_COLUMNS + s / 2][s % 2 * 2 + e],
+          (*scores)[2 * SCORE_COLUMNS + s / 2][s % 2 * 2 + e],
+          (*scores)[3 * SCORE_COLUMNS + s / 2][s % 2 * 2 + e],
         );
       }
     }
   }
 }
 
-// A part of the pairs' rows goes into the tile of a, terms are the own tokens. Tiles are square here.
-fn keepRows(part: u32, pairs: ptr<function, array<vec4f, PAIRS>>, x: u32, y: u32) {
-  if (y / 4 == part) {
+// Which tokens of the rows a block of rows has, if the terms are those of stageScoreRows().
+fn tokensOfRows(step: u32, block: u32) -> vec4u {
+  return vec4u(0, 1, 2, 3) + (step * TERMS + block / QUADS * 4);
+}
+
+// Stages a step of the scores' rows: four y have them all.
+fn stageScoreRows(step: u32, scores: ptr<function, Scores>, x: u32, y: u32) {
+  if (y / 4 == step) {
     // unroll
     for (var r = 0u; r < 4u; r++) {
       // unroll
-      for (var c = 0u; c < COLUMNS; c++) {
-        aTile[y % 4].rows[r][x + c * X] = (*pairs)[r * COLUMNS + c];
+      for (var c = 0u; c < SCORE_COLUMNS; c++) {
+        aTile[y % 4].rows[r][x + c * X] = (*scores)[r * SCORE_COLUMNS + c];
       }
     }
   }
 }
 
-// pairs += aᵀ · b, own tokens by walked ones
-fn addPairs(pairs: ptr<function, array<vec4f, PAIRS>>, x: u32, y: u32) {
+// scores += a · bᵀ, over the staged terms
+fn addToScores(scores: ptr<function, Scores>, x: u32, y: u32) {
   // unroll
   for (var k = 0u; k < TERMS; k++) {
     let a4 = aTile[k / 4].rows[k % 4][y];
-    var bs4: array<vec4f, COLUMNS>;
+    var bs4: array<vec4f, SCORE_COLUMNS>;
     // unroll
-    for (var c = 0u; c < COLUMNS; c++) {
+    for (var c = 0u; c < SCORE_COLUMNS; c++) {
       bs4[c] = bTile[k / 4].rows[k % 4][x + c * X];
     }
-    // there and back, for which matmul/tiles.wgsl gives the reason
+    // odd rows go backwards, so that each multiply-add shares a factor with the one before it, as in matmul
     // unroll
     for (var r = 0u; r < 4u; r++) {
       // unroll
-      for (var i = 0u; i < COLUMNS; i++) {
+      for (var i = 0u; i < SCORE_COLUMNS; i++) {
         if (r % 2 == 0) {
-          let s = r * COLUMNS + i;
-          (*pairs)[s] = fma(vec4f(a4[r]), bs4[i], (*pairs)[s]);
+          let s = r * SCORE_COLUMNS + i;
+          (*scores)[s] = fma(vec4f(a4[r]), bs4[i], (*scores)[s]);
         } else {
-          let c = COLUMNS - 1 - i;
-          let s = r * COLUMNS + c;
-          (*pairs)[s] = fma(vec4f(a4[r]), bs4[c].wzyx, (*pairs)[s].wzyx).wzyx;
+          let c = SCORE_COLUMNS - 1 - i;
+          let s = r * SCORE_COLUMNS + c;
+          (*scores)[s] = fma(vec4f(a4[r]), bs4[c].wzyx, (*scores)[s].wzyx).wzyx;
         }
       }
     }
   }
 }
 
-// sums += aᵀ · b, own tokens by components
-fn addSums(sums: ptr<function, array<vec4f, SUMS>>, x: u32, y: u32) {
+// out += scores · c, or scoresᵀ · c, over the staged terms
+fn addToOut(out: ptr<function, Out>, x: u32, y: u32) {
   // unroll
   for (var k = 0u; k < TERMS; k++) {
     let a4 = aTile[k / 4].rows[k % 4][y];
-    var bs4: array<vec4f, VECTORS>;
+    var bs4: array<vec4f, OUT_COLUMNS>;
     // unroll
-    for (var n = 0u; n < VECTORS; n++) {
-      bs4[n] = bTile[k / 4].rows[k % 4][x + n * X];
+    for (var c = 0u; c < OUT_COLUMNS; c++) {
+      bs4[c] = bTile[k / 4].rows[k % 4][x + c * X];
     }
     // unroll
     for (var r = 0u; r < 4u; r++) {
       // unroll
-      for (var i = 0u; i < VECTORS; i++) {
+      for (var i = 0u; i < OUT_COLUMNS; i++) {
         if (r % 2 == 0) {
-          let s = r * VECTORS + i;
-          (*sums)[s] = fma(vec4f(a4[r]), bs4[i], (*sums)[s]);
+          let s = r * OUT_COLUMNS + i;
+          (*out)[s] = fma(vec4f(a4[r]), bs4[i], (*out)[s]);
         } else {
-          let n = VECTORS - 1 - i;
-          let s = r * VECTORS + n;
-          (*sums)[s] = fma(vec4f(a4[r]), bs4[n].wzyx, (*sums)[s].wzyx).wzyx;
+          let c = OUT_COLUMNS - 1 - i;
+          let s = r * OUT_COLUMNS + c;
+          (*out)[s] = fma(vec4f(a4[r]), bs4[c].wzyx, (*out)[s].wzyx).wzyx;
         }
       }
     }

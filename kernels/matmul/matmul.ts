@@ -26,8 +26,8 @@ import lanes from "./lanes.wgsl" with { type: "text" };
 import reduce from "./reduce.wgsl" with { type: "text" };
 import tiles from "./tiles.wgsl" with { type: "text" };
 import vector from "./vector.wgsl" with { type: "text" };
-import heldF16 from "../held_f16.wgsl" with { type: "text" };
-import heldF32 from "../held_f32.wgsl" with { type: "text" };
+import packedF16 from "../packed_f16.wgsl" with { type: "text" };
+import packedF32 from "../packed_f32.wgsl" with { type: "text" };
 import { EPSILON } from "../layernorm/layernorm.ts";
 import type { Device } from "../device.ts";
 import { dims } from "../dims.ts";
@@ -279,7 +279,9 @@ function tiledProduct(program: Program, product: Product, variant: string): void
   program.dispatch({
     shader: {
       "kernels/matmul/tiles.wgsl": tiles,
-      ...(areF16 ? { "kernels/held_f16.wgsl": heldF16 } : { "kernels/held_f32.wgsl": heldF32 }),
+      ...(areF16
+        ? { "kernels/packed_f16.wgsl": packedF16 }
+        : { "kernels/packed_f32.wgsl": packedF32 }),
       ...EPILOGUE,
     },
     constants: {

@@ -1,5 +1,5 @@
 // y = a · b.   a: [M,K], or [K,M] transposed; b: [K,N], or [N,K] transposed; y: [M,N]; in vectors of four
-// Needs Sizes and store() from epilogue.wgsl, held and widened() from ../held_f16.wgsl or ../held_f32.wgsl.
+// Needs Sizes and store() from epilogue.wgsl, packed and unpacked() from ../packed_f16.wgsl or ../packed_f32.wgsl.
 //
 // A workgroup computes a tile of y with 4·Y·ROWS rows and 4·X·COLUMNS columns. It walks K in steps of TILE_K,
 // whose parts of a and b lie in workgroup memory, both with k outermost. Each invocation keeps 4·ROWS ×
@@ -71,7 +71,7 @@ var<workgroup> aTile: array<AQuad, K4>; // [k / 4].rows[k % 4][r][y4]
 var<workgroup> bTile: array<BQuad, K4>; // [k / 4].rows[k % 4][c][x4]
 
 // A block is 4 × 4 elements as they lie in memory, four vectors along the stored rows.
-alias Block = array<held, 4>;
+alias Block = array<packed, 4>;
 const A_BLOCKS: u32 = M4 * K4;
 const BLOCKS: u32 = A_BLOCKS + N4 * K4;
 const FULL_FETCHES: bool = BLOCKS % WORKGROUP_SIZE == 0;
@@ -85,14 +85,14 @@ fn fetchA(block: u32, firstRow: u32, first: u32) -> Block {
     let column = sizes.aStart + min(firstRow / 4 + block % M4, (sizes.M - 1) / 4);
     // unroll
     for (var i = 0u; i < 4u; i++) {
-      rows[i] = held(a[column + (k + i) * sizes.aStride]);
+      rows[i] = packed(a[column + (k + i) * sizes.aStride]);
     }
   } else {
     let column = sizes.aStart + first / 4 + block % K4;
     // unroll
     for (var i = 0u; i < 4u; i++) {
       let row = min(firstRow + block / K4 * 4 + i, sizes.M - 1);
-      rows[i] = held(a[column + row * sizes.aStride]);
+      rows[i] = packed(a[column + row * sizes.aStride]);
     }
   }
   return rows;
@@ -105,14 +105,14 @@ fn fetchB(block: u32, firstColumn: u32, first: u32) -> Block {
     // unroll
     for (var i = 0u; i < 4u; i++) {
       let row = min(firstColumn + block / K4 * 4 + i, sizes.N - 1);
-      rows[i] = held(b[column + row * sizes.bStride]);
+      rows[i] = packed(b[column + row * sizes.bStride]);
     }
   } else {
     let k = first + block / N4 * 4;
     let column = min(firstColumn / 4 + block % N4, (sizes.N - 1) / 4);
     // unroll
     for (var i = 0u; i < 4u; i++) {
-      rows[i] = held(b[column + (k + i) * sizes.bStride]);
+      rows[i] = packed(b[column + (k + i) * sizes.bStride]);
     }
   }
   return rows;
@@ -122,7 +122,7 @@ fn fetchB(block: u32, firstColumn: u32, first: u32) -> Block {
 fn stageA(block: u32, rows: Block, first: u32, end: u32) {
   let m4 = select(block / K4, block % M4, TRANSPOSE_A);
   let k4 = select(block % K4, block / M4, TRANSPOSE_A);
-  var columns = mat4x4f(widened(rows[0]), widened(rows[1]), widened(rows[2]), widened(rows[3]));
+  var columns = mat4x4f(unpacked(rows[0]), unpacked(rows[1]), unpacked(rows[2]), unpacked(rows[3]));
   if (!TRANSPOSE_A) { columns = transpose(columns); }
   // unroll
   for (var i = 0u; i < 4u; i++) {
@@ -134,7 +134,7 @@ fn stageA(block: u32, rows: Block, first: u32, end: u32) {
 fn stageB(block: u32, rows: Block, first: u32, end: u32) {
   let n4 = select(block % N4, block / K4, TRANSPOSE_B);
   let k4 = select(block / N4, block % K4, TRANSPOSE_B);
-  var columns = mat4x4f(widened(rows[0]), widened(rows[1]), widened(rows[2]), widened(rows[3]));
+  var columns = mat4x4f(unpacked(rows[0]), unpacked(rows[1]), unpacked(rows[2]), unpacked(rows[3]));
   if (TRANSPOSE_B) { columns = transpose(columns); }
   // unroll
   for (var i = 0u; i < 4u; i++) {

@@ -1,4 +1,4 @@
-import { pcgHash } from "../dropout/reference.ts";
+import { pcgHash } from "../random.ts";
 import type { SamplerOptions } from "./sample.ts";
 
 /** A token that may be drawn, with its probability. */

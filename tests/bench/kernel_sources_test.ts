@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { kernelSources } from "../../bench/kernel_sources.ts";
-import { isUnfinished, wgslFiles } from "../../bench/wgsl_files.ts";
+import { wgslFiles } from "../../bench/wgsl_files.ts";
 import { TILES } from "../../kernels/matmul/variants.ts";
 import { specialize, unroll } from "../../kernels/shader.ts";
 
@@ -8,9 +8,7 @@ const SOURCES = kernelSources();
 
 Deno.test("kernelSources() has every op that has shaders, and the tuner's variants", () => {
   const used = new Set(SOURCES.flatMap(({ shader }) => Object.keys(shader)));
-  const unused = wgslFiles().map(({ path }) => path).filter((path) =>
-    !used.has(path) && !isUnfinished(path)
-  );
+  const unused = wgslFiles().map(({ path }) => path).filter((path) => !used.has(path));
   // the first initialises models, the second tests a device
   assert.deepEqual(unused.sort(), ["kernels/normal/normal.wgsl", "kernels/subgroups.wgsl"]);
   for (const tile of Object.keys(TILES)) {
@@ -26,7 +24,6 @@ Deno.test("kernelSources() has every op that has shaders, and the tuner's varian
 Deno.test("shaders name the files of which they are made", () => {
   for (const { shader } of SOURCES) {
     for (const [path, text] of Object.entries(shader)) {
-      if (isUnfinished(path)) continue;
       assert.equal(text, Deno.readTextFileSync(new URL(`../../${path}`, import.meta.url)), path);
     }
   }

@@ -3,7 +3,7 @@ import { attentionBackward, attentionForward } from "../../kernels/attention/att
 import { attentionDecode } from "../../kernels/attention/decode.ts";
 import * as reference from "../../kernels/attention/reference.ts";
 import { Program } from "../../kernels/program.ts";
-import { dropoutFactor } from "../../kernels/dropout/reference.ts";
+import { dropoutFactor } from "../../kernels/random.ts";
 import { download, type DType, upload } from "../../kernels/tensor.ts";
 import {
   assertClose,
@@ -22,17 +22,31 @@ import {
 // and the backward pass reads the rounded y
 const TOLERANCE = { f32: 5e-5, f16: 4e-3 } as Record<string, number>;
 
+const REFERENCES = [{}, { scale: 0.8 }, { window: 2 }].map((scores) => ({
+  ...{ B: 2, T: 4, NH: 2, HS: 4 },
+  ...scores,
+}));
+const everyThird = (i: number) => i % 3 === 0 ? 0 : 1.5; // drops every third probability
+
 Deno.test("reference attentionBackward() matches central differences", () => {
   const seed = freshSeed(), random = testRandom(seed);
-  const shape = { B: 2, T: 4, NH: 2, HS: 4 };
-  const factor = (i: number) => i % 3 === 0 ? 0 : 1.5;
   const qkv = randomValues(random, 2 * 4 * 24), dy = randomValues(random, 2 * 4 * 8);
-  for (const scores of [{}, { scale: 0.8 }, { window: 2 }]) {
-    const how = { ...shape, ...scores };
-    const { dqkv } = reference.attentionBackward({ qkv, dy }, how, factor);
-    assertGradient((qkv) => reference.attentionForward({ qkv }, how, factor).y, qkv, dy, dqkv, {
-      what: `dqkv, seed ${seed}`,
-    });
+  for (const shape of REFERENCES) {
+    const { dqkv } = reference.attentionBackward({ qkv, dy }, shape, everyThird);
+    const forward = (qkv: Float32Array) => reference.attentionForward({ qkv }, shape, everyThird).y;
+    assertGradient(forward, qkv, dy, dqkv, { what: `dqkv, seed ${seed}` });
+  }
+});
+
+Deno.test("reference attentionBackwardByPairs() gives what the gradient of a softmax gives", () => {
+  const seed = freshSeed(), random = testRandom(seed);
+  const qkv = randomValues(random, 2 * 4 * 24), dy = randomValues(random, 2 * 4 * 8);
+  for (const shape of REFERENCES) {
+    const { y, logSumExp } = reference.attentionForward({ qkv }, shape, everyThird);
+    const { dqkv } = reference.attentionBackward({ qkv, dy }, shape, everyThird);
+    const pairs = reference.attentionBackwardByPairs({ qkv, y, dy, logSumExp }, shape, everyThird);
+    // y, logSumExp and delta are rounded to f32
+    assertClose(pairs.dqkv, dqkv, 1e-5, `dqkv, seed ${seed}`);
   }
 });
 
@@ -66,12 +80,14 @@ async function check(
     random: tensorOf("random", { shape: [2], dtype: "u32" }, [seed, 3]),
   };
   const options = { T, heads: NH, rate, site, ...scores, ...(variant ? { variant } : {}) };
-  const program = new Program(on);
+  using program = new Program(on);
   attentionForward(program, t, t, options);
   attentionBackward(program, t, t, options);
   program.run();
-  const [y, logSumExp, dqkv] = await download(device, t.y, t.logSumExp, t.dqkv);
-  program.destroy();
+  const [y, logSumExp, dqkv, delta] = await download(
+    device,
+    ...[t.y, t.logSumExp, t.dqkv, t.delta],
+  );
   const shape = { B, T, NH, HS, ...scores };
   const draw = { seed, counter: 3, rate, site };
   const factor = (index: number) =>
@@ -82,6 +98,8 @@ async function check(
   assertClose(logSumExp!, expected.logSumExp, TOLERANCE.f32!, `logSumExp, ${what}`);
   const { dqkv: gradient } = reference.attentionBackward(values, shape, factor);
   assertClose(dqkv!, gradient, 2 * tolerance, `dqkv, ${what}`);
+  const pairs = reference.attentionBackwardByPairs({ ...values, ...expected }, shape, factor);
+  assertClose(delta!, pairs.delta, 2 * tolerance, `delta, ${what}`);
 }
 
 const CASES: readonly (Omit<Case, "dtype"> & { dtypes?: readonly DType[] })[] = [
@@ -124,7 +142,8 @@ for (const dtype of REAL_TYPES) {
   Deno.test(`attention matches the reference in ${dtype} in every tile that the tuner may choose`, async () => {
     const shape = { B: 1, T: 195, NH: 1, HS: 32, dtype, window: 33 };
     const gpu = { ...device, isCpu: false, choices: new Map<string, string>() };
-    const program = new Program(gpu), C = shape.NH * shape.HS;
+    using program = new Program(gpu);
+    const C = shape.NH * shape.HS;
     const row = (columns: number) => poisoned("", { shape: [shape.T, columns], dtype });
     const t = { qkv: row(3 * C), dqkv: row(3 * C), y: row(C), dy: row(C) };
     const perHead = poisoned("", { shape: [1, 1, shape.T], dtype: "f32" });
@@ -215,7 +234,7 @@ for (const { dtype, isCpu, scores } of DECODED) {
         y: poisoned("y", { shape: [B * S, C], dtype }),
       };
       upload(device, cursors, starts.flatMap((start) => [start + first, start]));
-      const program = new Program({ ...device, isCpu });
+      using program = new Program({ ...device, isCpu });
       attentionDecode(program, { ...t, cursors }, { ...t, keys, values }, scores);
       program.run();
       const [y] = await download(device, t.y);
@@ -258,7 +277,7 @@ Deno.test("attentionDecode() throws on a cache of another number of texts", () =
   const outputs = { keys: like([3, 2, 5, 4]), values: like([3, 2, 5, 4]), y: like([4, 8]) };
   assert.throws(
     () => attentionDecode(new Program(device), inputs, outputs),
-    { name: "RangeError", message: /current shapes are \[3,2,5,4\] and \[4,24\]/ },
+    { name: "RangeError", message: /"t" must have shape \[3S,24\]: current shape is \[4,24\]/ },
   );
 });
 
@@ -270,7 +289,7 @@ Deno.test("attentionForward() throws on heads that do not divide the width", () 
   };
   assert.throws(
     () => attentionForward(new Program(device), t, t, { T: 4, heads: 3 }),
-    { name: "RangeError", message: /"qkv" must be \[B·T, 3·NH·HS\] with HS a multiple of 4/ },
+    { name: "RangeError", message: /"qkv" must have shape \[4B,9HS\]: current shape is \[4,30\]/ },
   );
 });
 
@@ -282,6 +301,6 @@ Deno.test("attentionForward() throws on tiles of a head size that has none", () 
   };
   assert.throws(
     () => attentionForward(new Program(device), t, t, { T: 4, heads: 1, variant: "tiles" }),
-    { name: "RangeError", message: /multiples of 32 up to 256: current head size is 20/ },
+    { name: "RangeError", message: /multiple of 32 up to 256: current value is 20/ },
   );
 });

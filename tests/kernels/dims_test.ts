@@ -28,6 +28,7 @@ Deno.test("dims() throws on another shape or element type, with what is known of
   throws(tensor("t", [6, 9]), "M,C", "6,8");
   throws(tensor("t", [6, 10]), "M,3N", "6,3N");
   throws(tensor("t", [6, 9]), "M,2·C", "6,16");
+  throws(tensor("t", [7, 9]), "M·N,2N·K", "6N,2N·K");
   throws(tensor("t", [6, 9]), "M,2", "6,2");
   throws(tensor("t", [6, 9, 1]), "N,K", "N,K");
   assert.throws(() => dims("run", [[x, "M,C", "f16|u32"]]), {

@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
-import { isUnfinished, wgslFiles } from "../../bench/wgsl_files.ts";
+import { wgslFiles } from "../../bench/wgsl_files.ts";
 import { MAIN_ARGUMENTS } from "../../kernels/shader.ts";
 import { device } from "./harness.ts";
 
-const FILES = wgslFiles().filter(({ path }) => !isUnfinished(path));
+const FILES = wgslFiles();
 
 /** Most files that are no valid WGSL as they stand. */
 const MOST_FRAGMENTS = 15;
