@@ -56,7 +56,7 @@ async function main(): Promise<number> {
     if (!device.features.has("shader-f16")) {
       mend.push(
         Deno.build.os === "linux"
-          ? `f16 is missing, perhaps for want of Vulkan: ${DRIVERS.linux}`
+          ? `f16 is missing, perhaps because Vulkan is: ${DRIVERS.linux}`
           : "f16 is missing: training takes f32; a newer graphics driver may bring it",
       );
     }

@@ -10,16 +10,16 @@ export interface Device {
   readonly name: string;
   /** True for a software adapter that computes on the CPU, such as Mesa's lavapipe. */
   readonly isCpu: boolean;
-  /** What drives the adapter, as far as WebGPU tells: vendor and, on Linux, Vulkan or OpenGL. */
+  /** The adapter's driver, as far as WebGPU says: vendor and, on Linux, Vulkan or OpenGL. */
   readonly backend: string;
   /** Features that were granted, `shader-f16` among them where the adapter has it. */
   readonly features: ReadonlySet<string>;
   /**
-   * Invocations that can hand each other values, where kernels make use of it: on CPU adapters, whose
-   * subgroups passed a test. Undefined elsewhere.
+   * Invocations in a subgroup, on CPU adapters whose subgroups passed a test. Undefined elsewhere: there
+   * kernels use no subgroups.
    */
   readonly subgroupSize: number | undefined;
-  /** Largest part of a buffer that one binding can show to a shader, in bytes. */
+  /** Most bytes of a buffer that one binding exposes to a shader. */
   readonly maxBindingBytes: number;
   /** Compiled pipelines by constants and shader text, shared by all programs on this device. */
   readonly pipelines: Map<string, Pipeline>;
@@ -40,7 +40,7 @@ export interface Device {
 
 /** Thrown when there is no usable WebGPU adapter, or when the device fails while it works. */
 export class DeviceError extends UserError {
-  /** Tells this error from others without `instanceof`. */
+  /** Distinguishes this error from others without `instanceof`. */
   override name = "DeviceError";
   /** What happened to the device: there is none, its memory is exhausted, or it was lost. */
   readonly kind: "missing" | "memory" | "lost";
@@ -67,11 +67,11 @@ export interface Exceeded {
 }
 
 /**
- * Thrown when a tensor or a launch would leave a limit of the device. Its message names
- * both for authors of kernels; callers that know a user's options say instead which one to lower.
+ * Thrown if a tensor or a launch would exceed a limit of the device. The message is for authors of kernels;
+ * callers that know a user's options say which one to lower instead.
  */
 export class LimitError extends UserError {
-  /** Tells this error from others without `instanceof`. */
+  /** Distinguishes this error from others without `instanceof`. */
   override name = "LimitError";
   /** Which limit, and by how much. */
   readonly exceeded: Exceeded;
@@ -85,7 +85,7 @@ export class LimitError extends UserError {
 
 const DOCTOR = "See what is missing and how to fix it: deno task doctor";
 
-/** Features worth having wherever they are offered. */
+/** Features to request if the adapter has them. */
 const WANTED_FEATURES: GPUFeatureName[] = ["shader-f16", "timestamp-query"];
 
 /** Limits to raise from WebGPU's defaults to whatever the adapter has. */
@@ -189,5 +189,5 @@ function describeBackend(adapter: GPUAdapter): string {
   if (Deno.build.os === "windows") return `Direct3D 12 or Vulkan${by}`;
   const isOpenGl = !adapter.features.has("shader-f16") && subgroupMinSize === 4 &&
     subgroupMaxSize === 128;
-  return (isOpenGl ? "OpenGL, for want of Vulkan" : "Vulkan") + by;
+  return (isOpenGl ? "OpenGL, without Vulkan" : "Vulkan") + by;
 }

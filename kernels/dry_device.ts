@@ -7,9 +7,9 @@ export interface DryDevice extends Device {
 }
 
 /**
- * A device with the limits and kernels of another that makes nothing: no memory is taken and nothing
- * compiled. Work that is recorded there meets the same checks as on the device itself: within milliseconds they
- * say whether it exceeds a limit, and how many bytes it takes.
+ * A device with the limits and kernels of another that allocates and compiles nothing. Work that is recorded
+ * on it passes the same checks as on the device itself: within milliseconds they say whether it exceeds a
+ * limit, and how many bytes it takes.
  *
  * Nothing can be read back from it.
  */

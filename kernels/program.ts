@@ -390,4 +390,4 @@ export function splitWorkgroups(count: number): [x: number, y: number] {
 }
 
 /** Workgroups in a full row of `splitWorkgroups()`; WebGPU guarantees 65,535. */
-export const WORKGROUPS_PER_ROW = 32768;
+const WORKGROUPS_PER_ROW = 32768;

@@ -25,34 +25,5 @@ export function dropoutUniforms(
       `Cannot drop elements as the rate must be at least 0 and below 1: current value is ${rate}`,
     );
   }
-  return { site, threshold: threshold(rate), scale: 1 / (1 - rate) };
-}
-
-/**
- * CPU twin of `dropoutFactor()` in random.wgsl: 0 with probability `rate`, else 1 / (1 − rate).
- *
- * @param draw.row the row in which `index` counts, of a matrix that may have more than 2³² elements.
- */
-export function dropoutFactor(
-  { seed, counter, rate, site, row, index }: DropoutSite & {
-    seed: number;
-    counter: number;
-    row?: number;
-    index: number;
-  },
-): number {
-  const first = pcgHash(site + pcgHash(counter + pcgHash(seed)));
-  const draw = pcgHash(index + (row === undefined ? first : pcgHash(row + first)));
-  return draw < threshold(rate) ? 0 : Math.fround(1 / (1 - rate));
-}
-
-function threshold(rate: number): number {
-  return Math.floor(rate * 2 ** 32);
-}
-
-/** CPU twin of `pcgHash()` in random.wgsl. */
-export function pcgHash(v: number): number {
-  const state = (Math.imul(v, 747796405) + 2891336453) >>> 0;
-  const word = Math.imul((state >>> ((state >>> 28) + 4)) ^ state, 277803737) >>> 0;
-  return ((word >>> 22) ^ word) >>> 0;
+  return { site, threshold: Math.floor(rate * 2 ** 32), scale: 1 / (1 - rate) };
 }

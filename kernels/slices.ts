@@ -12,8 +12,8 @@ export interface RowSlice {
 }
 
 /**
- * Slices start at multiples of so many rows: the least at which bindings are aligned to 256 bytes in
- * f16, and so in f32 too, so that a table and its f16 copy are cut at the same rows.
+ * Rows of whose multiples slices may start: the least at which bindings are aligned to 256 bytes in f16, and
+ * so in f32 too, so that a table and its f16 copy are cut at the same rows.
  */
 function alignedRows(rowLength: number, multipleOf: number): number {
   let rows = multipleOf;
@@ -26,7 +26,7 @@ function alignedRows(rowLength: number, multipleOf: number): number {
  * fits is one slice. GPT-2's embedding (154 MB in f32) needs two where a binding shows 128 MiB.
  *
  * @param options.maxRows most rows in a slice, for kernels that loop over them.
- * @param options.multipleOf slices start at multiples of so many rows.
+ * @param options.multipleOf rows of whose multiples slices start.
  */
 export function rowSlices(
   device: Device,

@@ -4,8 +4,8 @@ const INVOCATIONS = 64;
 
 /**
  * Invocations in a subgroup of this device, if its subgroups are what the kernels need: neighbours by
- * local_invocation_index, as many of them in all, and broadcasts that give what was asked for. Undefined
- * if not. Deno 2.9 does not list the feature and does not describe it; hence the test.
+ * local_invocation_index, of one size, with broadcasts that give the right values. Undefined if not. Deno 2.9
+ * grants the feature without listing it; hence the test.
  */
 export async function testSubgroups(gpu: GPUDevice): Promise<number | undefined> {
   gpu.pushErrorScope("validation");
@@ -31,7 +31,7 @@ export async function testSubgroups(gpu: GPUDevice): Promise<number | undefined>
   return sizeOf(values);
 }
 
-/** The size that all invocations agree on, if what they saw is in order. */
+/** The size that all invocations report, if all values are as expected. */
 export function sizeOf(values: Uint32Array): number | undefined {
   const size = values[0]!;
   if (![4, 8, 16, 32].includes(size)) return undefined;

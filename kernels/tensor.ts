@@ -43,7 +43,7 @@ export function ceilDiv(a: number, b: number): number {
 const STORAGE_USAGE = 0x80 | 0x04 | 0x08; // STORAGE | COPY_SRC | COPY_DST
 
 /**
- * Allocates a zeroed tensor with a buffer of its own.
+ * Allocates a zeroed tensor in a new buffer.
  *
  * @throws {RangeError} if a dimension is no positive integer; {LimitError} if the tensor is larger than
  * the device's largest buffer.
@@ -131,7 +131,7 @@ export function upload(device: Device, tensor: Tensor, data: ArrayLike<number>):
  *
  * This waits until the device is idle: never call it in a loop over steps or tokens.
  *
- * @returns one array a tensor, in order.
+ * @returns one array per tensor, in order.
  * @throws {DeviceError} if the device has failed or is lost.
  */
 export async function download(
@@ -154,8 +154,8 @@ export async function download(
   try {
     await staging.mapAsync(0x01); // READ
   } catch (cause) {
-    await new Promise((resolve) => setTimeout(resolve)); // news of a lost device comes as an event
-    device.check(); // says what really happened, if the device knows
+    await new Promise((resolve) => setTimeout(resolve)); // a lost device is reported by an event
+    device.check(); // throws the cause, if the device knows it
     throw new DeviceError(
       `Cannot read back ${tensors.map((t) => t.name)}: ${(cause as Error).message}`,
       "lost",

@@ -4,24 +4,24 @@ import type { Program } from "./program.ts";
 /** A program to time, or some of its launches. */
 export interface Timed {
   readonly program: Program;
-  /** How often a pass runs it. */
+  /** Runs of it per pass. */
   readonly repeats: number;
-  /** Places in `program.labels` of the launches that count; all of them if left out. */
+  /** Indices in `program.labels` of the launches to time; all by default. */
   readonly launches?: readonly number[];
 }
 
-/** What `timePasses()` reads on this device: `wall clock` where it has no timestamp queries. */
+/** What `timePasses()` reads on this device: the wall clock if it has no timestamp queries. */
 export function clockOf(device: Device): "timestamps" | "wall clock" {
   return device.features.has("timestamp-query") ? "timestamps" : "wall clock";
 }
 
-/** Rounds of warming up that even the shortest programs take no more than. */
+/** Most rounds of warming up, however short the programs. */
 const MOST_WARM_UPS = 1000;
 
-/** How long a GPU works before its times count; after 150 ms some still came out too slow. */
+/** Milliseconds that a GPU works before its times count; after 150 ms some were still too slow. */
 const WARM_UP_MS = 400;
 
-/** How long a device should work before its times count: a CPU not at all. */
+/** Milliseconds that a device should work before its times count: 0 for a CPU. */
 export function warmUpMsOf({ isCpu }: Device): number {
   return isCpu ? 0 : WARM_UP_MS;
 }
@@ -30,18 +30,17 @@ export function warmUpMsOf({ isCpu }: Device): number {
 const MAX_QUERIES = 4096;
 
 /**
- * Milliseconds on the device of each program, in each round a pass of its own.
+ * Milliseconds of each program on the device, in each round in a separate pass.
  *
- * Programs take turns, so that a change of the device's clock hits all alike. All rounds are submitted
- * at once and read back at once: a wait costs 10 ms, and a promise of a submit says nothing about the
- * device. Without timestamp queries each pass is waited for by the wall clock, and only long passes
- * mean anything.
+ * Programs take turns, so that a change of the device's clock affects all of them. All rounds are submitted
+ * together and read back together: a wait costs 10 ms, and the promise of a submit says nothing about the
+ * device. Without timestamp queries the wall clock times each pass, and only long passes give useful times.
  *
- * @param options.rounds how often each program's turn comes.
- * @param options.warmUpMs before it counts, the device works for about so long: a GPU that had nothing
- * to do runs at a fraction of its clock and takes a tenth of a second to speed up (H100: 345 MHz, where
- * 1,980 are its most; a benchmark after a compilation came out three times too slow, November 2026).
- * @returns one array a round, with the milliseconds of each program in order.
+ * @param options.rounds passes of each program.
+ * @param options.warmUpMs milliseconds, about, that the device works before times count: an idle GPU runs at a
+ * fraction of its clock and takes a tenth of a second to speed up (H100: 345 of at most 1,980 MHz; a
+ * benchmark after a compilation came out three times too slow, November 2026).
+ * @returns one array per round, with the milliseconds of each program in order.
  * @throws {DeviceError} if the device fails.
  */
 export async function timePasses(

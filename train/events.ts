@@ -49,8 +49,8 @@ export type TrainEvent =
   | { kind: "checkpoint"; step: number; path: string }
   | { kind: "end"; reason: "steps" | "epochs" | "interrupted"; step: number; path: string };
 
-/** What work on models and data reports to, and what ends it. */
-export interface Hearing {
+/** What work on models and data is called with: functions for its reports, and a signal that ends it. */
+export interface Callbacks {
   onProgress: (progress: DataProgress) => void;
   onNotice: (message: string) => void;
   signal: AbortSignal;
@@ -63,7 +63,7 @@ export function* noticesOf({ notices }: { notices: string[] }): Generator<TrainE
 
 /** Does some work and yields what it reports meanwhile. The work is aborted if its reader stops. */
 export async function* reporting<T>(
-  work: (hearing: Hearing) => Promise<T>,
+  work: (callbacks: Callbacks) => Promise<T>,
   signal: AbortSignal | undefined,
 ): AsyncGenerator<TrainEvent, T> {
   const events: TrainEvent[] = [];

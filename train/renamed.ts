@@ -10,7 +10,7 @@ import { UserError } from "../files/user_error.ts";
 import { withHash } from "../generate/base.ts";
 import { findModel, hashModel, MODEL_NAMES } from "../generate/source.ts";
 import type { TrainerState } from "../model/files/checkpoint.ts";
-import type { Hearing } from "./events.ts";
+import type { Callbacks } from "./events.ts";
 import { isGiven, optionsWhere, type ResolvedOptions, type TrainOptions } from "./options.ts";
 import { mustStay, NAME_THE_TEXT } from "./resolve.ts";
 import type { Resumed } from "./state.ts";
@@ -44,12 +44,12 @@ export async function findRenamed(
   given: Partial<TrainOptions>,
   resumed: Resumed,
   places: Places,
-  hearing: Hearing,
+  callbacks: Callbacks,
 ): Promise<Renamed> {
-  const { source, ...model } = await renamedModel(given, resumed, places, hearing);
+  const { source, ...model } = await renamedModel(given, resumed, places, callbacks);
   const options = {
-    ...await renamedData(given, resumed, places, hearing),
-    ...await renamedTokenizer(given, resumed, places, hearing),
+    ...await renamedData(given, resumed, places, callbacks),
+    ...await renamedTokenizer(given, resumed, places, callbacks),
     ...model,
   };
   return { options, ...(source ? { source } : {}) };
@@ -62,7 +62,7 @@ async function renamedData(
   given: Partial<TrainOptions>,
   { path, state, tokenizer }: Resumed,
   places: Places,
-  hearing: Hearing,
+  callbacks: Callbacks,
 ): Promise<Partial<TrainOptions>> {
   const saved = state.options as unknown as ResolvedOptions;
   const asked = { data: saved.data, dataVersion: saved.dataVersion, textField: saved.textField };
@@ -78,7 +78,7 @@ async function renamedData(
   const [set, other] = [setOf(saved), setOf(asked)];
   const hash = set !== undefined && other !== undefined && set !== other
     ? undefined
-    : await hashData({ ...places, ...hearing, ...asked, tokenizer, workers: given.workers });
+    : await hashData({ ...places, ...callbacks, ...asked, tokenizer, workers: given.workers });
   if (hash === state.data.hash) {
     return Object.fromEntries(changed.map((name) => [name, asked[name]]));
   }
@@ -109,7 +109,7 @@ async function renamedTokenizer(
   given: Partial<TrainOptions>,
   { path, state, tokenizer }: Resumed,
   { environment }: Places,
-  { onNotice, signal }: Hearing,
+  { onNotice, signal }: Callbacks,
 ): Promise<Partial<TrainOptions>> {
   const asked = wholeSpec(given.tokenizer, ["gpt2"]), saved = state.options.tokenizer as string;
   if (asked === undefined || asked === wholeSpec(saved ?? "gpt2", ["gpt2"])) return {};
@@ -124,7 +124,7 @@ async function renamedModel(
   given: Partial<TrainOptions>,
   { path, state }: Resumed,
   { environment }: Places,
-  hearing: Hearing,
+  callbacks: Callbacks,
 ): Promise<Partial<TrainOptions> & Pick<Renamed, "source">> {
   const names = Object.keys(MODEL_NAMES), asked = wholeSpec(given.initFrom, names);
   const { initFrom: saved, contextLength } = state.options as unknown as ResolvedOptions;
@@ -136,7 +136,7 @@ async function renamedModel(
     const { sha256 } = state.source;
     const found = withHash(asked, sha256); // a run may have newer checkpoints
     if (found) return { initFrom: asked, source: { spec: found.spec, sha256 } };
-    const other = await findModel(asked, { ...hub, ...hearing, contextLength });
+    const other = await findModel(asked, { ...hub, ...callbacks, contextLength });
     if (hashModel(other) === sha256) {
       return { initFrom: asked, source: { spec: other.spec, sha256 } };
     }

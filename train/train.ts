@@ -17,9 +17,9 @@ import {
 } from "../generate/source.ts";
 import { type Device, DeviceError, openDevice } from "../kernels/device.ts";
 import { size } from "../kernels/tensor.ts";
-import { newestCheckpoint } from "../model/files/checkpoint.ts";
+import { newestCheckpoint, type TrainerState } from "../model/files/checkpoint.ts";
 import { type GptConfig, type LoraConfig, type PresetName, PRESETS } from "../model/config.ts";
-import { createGpt } from "../model/gpt.ts";
+import { createGpt, type Gpt } from "../model/gpt.ts";
 import { defaultTargets, isAdapter } from "../model/files/lora.ts";
 import { countParameters, parameterTable } from "../model/parameters.ts";
 import { type Precision, resolvePrecision } from "../model/precision.ts";
@@ -28,7 +28,7 @@ import { UserError } from "../files/user_error.ts";
 import { noteAdapters } from "./base.ts";
 import { moveAside, openRunDirectory, type RunDirectory } from "./checkpoint.ts";
 import { createEvaluator } from "./evaluate.ts";
-import { type Hearing, noticesOf, reporting, type TrainEvent } from "./events.ts";
+import { type Callbacks, noticesOf, reporting, type TrainEvent } from "./events.ts";
 import { checkTraining } from "./limits.ts";
 import { startMetric } from "./metrics.ts";
 import { openRecord } from "./record.ts";
@@ -50,7 +50,7 @@ import {
   typedNames,
 } from "./resolve.ts";
 import { checkpointBytes, checkState, readCheckpoint, restore, type Resumed } from "./state.ts";
-import { createTrainStep } from "./step.ts";
+import { createTrainStep, type TrainStep } from "./step.ts";
 import { learningRateAt, type Schedule } from "./schedule.ts";
 import { steps } from "./steps.ts";
 import { findRenamed, wholeSpec } from "./renamed.ts";
@@ -85,32 +85,56 @@ export async function* train(
   validateOptions(wanted);
   checkRates(wanted);
   const out = wanted.out ?? DEFAULT_OPTIONS.out;
-  const device = given ?? await openDevice();
+  using resources = new DisposableStack();
   try {
+    const device = given ?? resources.adopt(await openDevice(), (device) => device.destroy());
     if (wanted.fresh) {
       const aside = moveAside(out);
       if (aside) yield { kind: "notice", message: `moved the old run to ${aside}` };
     }
-    const run = openRunDirectory(out);
-    try {
-      const warnings: string[] = [];
-      const path = newestCheckpoint(out, (sentence) => warnings.push(sentence), checkState);
-      for (const message of warnings) yield { kind: "notice", message };
-      const hub = environment ? { environment } : {};
-      const { base, initFrom } = wanted, likely = initFrom === undefined ? [] : [initFrom];
-      const resumed = path === undefined ? undefined : yield* reporting(
-        (hearing) => readCheckpoint(path, { ...hub, ...hearing, base }, likely),
-        signal,
-      );
-      yield* trainIn(run, { device, signal, hub, wanted, resumed });
-    } finally {
-      run.close();
-    }
+    const directory = resources.adopt(openRunDirectory(out), (directory) => directory.close());
+    const place: Place = { device, directory, signal, hub: environment ? { environment } : {} };
+
+    const resumed = yield* findCheckpoint(place, wanted);
+    const plan = yield* makePlan(place, wanted, resumed);
+    const corpus = resources.adopt(yield* openCorpus(place, plan), (corpus) => corpus.close());
+    const run = yield* settle(place, plan, corpus);
+    yield startOf(run);
+    checkRoom(run);
+    const record = await openRecord(directory, run.first);
+    record.note([startMetric(run.config, run.first)]);
+    yield* noticesOf(directory);
+
+    const { options, config } = run;
+    const gpt = createGpt(device, config, {
+      precision: options.precision,
+      freeze: options.freeze ?? "",
+    });
+    resources.defer(() => gpt.destroy());
+    const trainStep = resources.adopt(
+      yield* recordStep(run, gpt),
+      (trainStep) => trainStep.destroy(),
+    );
+    const evaluator = createEvaluator(gpt, corpus.tokenizer, corpus.validation, {
+      batchSize: options.batchSize,
+      sequenceLength: options.contextLength,
+      maxTokens: options.evalTokens || Infinity,
+    });
+    resources.defer(() => evaluator.destroy());
+    setParameters(run, gpt, trainStep);
+    yield* steps({
+      ...run,
+      run: directory,
+      record,
+      gpt,
+      trainStep,
+      evaluate: () => evaluator.run({ signal }),
+      bestLoss: resumed?.state.bestValidationLoss ?? null,
+      ...(resumed ? { path: resumed.path } : {}),
+    });
   } catch (error) {
     if (error instanceof DeviceError) error.hint ??= DEVICE_HINTS[error.kind];
     throw error;
-  } finally {
-    if (!given) device.destroy();
   }
 }
 
@@ -120,84 +144,147 @@ const DEVICE_HINTS: Partial<Record<DeviceError["kind"], string>> = {
   lost: "The last checkpoint is whole: the same command resumes from it",
 };
 
-/** The training itself, in a run directory that is ours. */
-async function* trainIn(
-  run: RunDirectory,
-  { device, signal, hub, wanted, resumed: found }: {
-    device: Device;
-    signal: AbortSignal | undefined;
-    hub: Pick<HubOptions, "environment">;
-    wanted: Partial<TrainOptions>;
-    resumed: Resumed | undefined;
-  },
-): AsyncGenerator<TrainEvent> {
-  const places = { ...hub, cacheDirectory: cacheBeside(run.path) };
-  const renamed = found &&
-    (yield* reporting((hearing) => findRenamed(wanted, found, places, hearing), signal));
+/** Where a training runs, and what ends it early. */
+interface Place {
+  readonly device: Device;
+  readonly directory: RunDirectory;
+  readonly signal: AbortSignal | undefined;
+  readonly hub: Pick<HubOptions, "environment">;
+}
+
+/** What is decided of a training before its data is read. */
+interface Plan {
+  /** The options given now, on top of those of the checkpoint, if there is one, or of the defaults. */
+  readonly given: TrainOptions;
+  /** Names of the options that were typed, now or before. */
+  readonly typed: readonly string[];
+  /** The checkpoint of this run that it resumes from. */
+  readonly resumed: Resumed | undefined;
+  /** Whether its data is named anew. */
+  readonly hasNewData: boolean;
+  /** The model that a new run starts from, if it does not start from random parameters. */
+  readonly initial: ModelSource | undefined;
+  /** The configuration of either model, with the adapters that are trained beside it. */
+  readonly config: GptConfig | undefined;
+  readonly preset: PresetName | "auto";
+  readonly precision: Precision;
+  readonly defaults: TrainingDefaults;
+}
+
+/** A training with every choice made. */
+interface Run extends Place, Plan {
+  readonly corpus: Corpus;
+  readonly batches: Batches;
+  readonly options: ResolvedOptions;
+  readonly config: GptConfig;
+  /** The model that the run began with, as its checkpoints name it. */
+  readonly source: TrainerState["source"] | undefined;
+  /** Steps already done. */
+  readonly first: number;
+}
+
+/** Reads the newest whole checkpoint of the run, if it has one. */
+async function* findCheckpoint(
+  { directory, hub, signal }: Place,
+  { base, initFrom }: Partial<TrainOptions>,
+): AsyncGenerator<TrainEvent, Resumed | undefined> {
+  const warnings: string[] = [];
+  const path = newestCheckpoint(directory.path, (sentence) => warnings.push(sentence), checkState);
+  for (const message of warnings) yield { kind: "notice", message };
+  if (path === undefined) return undefined;
+  const likely = initFrom === undefined ? [] : [initFrom];
+  return yield* reporting(
+    (callbacks) => readCheckpoint(path, { ...hub, ...callbacks, base }, likely),
+    signal,
+  );
+}
+
+/** Decides what can be decided before the data is read, which may take long, and refuses what cannot run. */
+async function* makePlan(
+  place: Place,
+  wanted: Partial<TrainOptions>,
+  found: Resumed | undefined,
+): AsyncGenerator<TrainEvent, Plan> {
+  const { device, directory, signal, hub } = place;
+  const renamed = found && (yield* reporting(
+    (callbacks) => findRenamed(wanted, found, dataPlaces(place), callbacks),
+    signal,
+  ));
   const resumed = found && renamed?.source
     ? { ...found, state: { ...found.state, source: renamed.source } }
     : found;
-  const { options: merged, typed } = resumed
+  const { options, typed } = resumed
     ? resumeOptions(wanted, resumed.state, resumed.path, renamed?.options)
     : { options: { ...DEFAULT_OPTIONS, ...wanted }, typed: typedNames(wanted) };
-  const initial = resumed ? undefined : yield* findInitial(merged, { ...hub, signal });
-  const beginning = resumed?.config ?? initial?.config;
-  const given = withAdapters(merged, beginning);
+  const initial = resumed ? undefined : yield* findInitial(options, { ...hub, signal });
+  const given = withAdapters(options, resumed?.config ?? initial?.config);
   const lora = loraOf(given);
-  if (beginning) parameterTable({ ...beginning, ...(lora ? { lora } : {}) }, given.freeze); // throws if they contradict each other
+  const config = resumed?.config ?? (initial && { ...initial.config, ...(lora ? { lora } : {}) });
+  if (config) parameterTable(config, given.freeze); // throws if adapters, freezing and model contradict
   if (given.keepBase && !lora) {
     throw new UserError(
       `Cannot train as --keep-base needs --lora-rank: current value is ${given.keepBase}`,
     );
   }
   const precision = resolvePrecision(device, given.precision);
-  const { preset, reason, defaults } = beginning && given.initFrom !== undefined
+  const { preset, reason, defaults } = config && given.initFrom !== undefined
     ? {
       preset: "auto" as const,
       reason: `starting from ${resumed?.state.source?.spec ?? initial!.spec}`,
-      defaults: fineTuningDefaults({ ...beginning, ...(lora ? { lora } : {}) }),
+      defaults: fineTuningDefaults(config),
     }
     : {
       ...choosePreset(device, given.preset),
       ...(resumed ? { reason: `preset ${given.preset}, as the run began` } : {}),
     };
   yield { kind: "notice", message: `${reason}; precision ${precision} on ${device.name}` };
-  // before the data is read, which may take long; a vocabulary that is not known yet only adds to this
+  const shape = batchShapeOf(given, defaults);
   checkTraining(device, {
     ...given,
-    ...batchShapeOf(given, defaults),
+    ...shape,
     ...{ precision, isResumed: resumed !== undefined },
-    config: beginning ? { ...beginning, ...(lora ? { lora } : {}) } : {
+    config: config ?? {
       ...PRESETS[preset as PresetName],
-      contextLength: batchShapeOf(given, defaults).contextLength,
-      vocabularySize: LEAST_VOCABULARY,
+      contextLength: shape.contextLength,
+      vocabularySize: LEAST_VOCABULARY, // what the data needs beyond that is checked when it is known
     },
   });
-  if (lora) yield* holdBase(run, (resumed?.base ?? initial)!.directory, given);
+  if (lora) yield* holdBase(directory, (resumed?.base ?? initial)!.directory, given);
+  const hasNewData = renamed?.options.data !== undefined;
+  return { given, typed, resumed, hasNewData, initial, config, preset, precision, defaults };
+}
 
-  // data
-  if (Array.isArray(given.data)) {
-    yield { kind: "notice", message: `reading ${given.data.join(", ")}` };
-  }
-  const corpus = yield* reporting(async (hearing) =>
+/** A vocabulary that is smaller than any, and a multiple of what kernels read together. */
+const LEAST_VOCABULARY = 64;
+
+/** Where data is looked for. */
+function dataPlaces({ hub, directory }: Place) {
+  return { ...hub, cacheDirectory: cacheBeside(directory.path) };
+}
+
+/** Finds and tokenizes the data, or finds its tokens in the cache. */
+async function* openCorpus(
+  place: Place,
+  { given, resumed, hasNewData, initial }: Plan,
+): AsyncGenerator<TrainEvent, Corpus> {
+  const { data, dataVersion, textField, workers, vocabulary } = given;
+  if (Array.isArray(data)) yield { kind: "notice", message: `reading ${data.join(", ")}` };
+  const corpus = yield* reporting(async (callbacks) =>
     await loadCorpus({
-      ...places,
-      ...hearing,
-      data: given.data === "auto" ? "sample" : given.data,
-      dataVersion: given.dataVersion,
-      textField: given.textField,
-      workers: given.workers,
-      vocabulary: given.vocabulary,
+      ...dataPlaces(place),
+      ...callbacks,
+      ...{ dataVersion, textField, workers, vocabulary },
+      data: data === "auto" ? "sample" : data,
       ...(resumed || initial
         ? { tokenizer: (resumed ?? initial)!.tokenizer }
-        : { baseTokenizer: await tokenizerOf(given, hub, hearing) }),
+        : { baseTokenizer: await tokenizerOf(given, place.hub, callbacks) }),
     }).catch((error) => {
-      if (!resumed || !(error instanceof DataError) || renamed?.options.data) throw error;
+      if (!resumed || !(error instanceof DataError) || hasNewData) throw error;
       throw new UserError(
         `Cannot resume ${resumed.path} as its data must be readable: ${error.reason}`,
         { hint: NAME_THE_TEXT },
       );
-    }), signal);
+    }), place.signal);
   try {
     if (initial) {
       const { tokenizer, training } = corpus;
@@ -205,59 +292,38 @@ async function* trainIn(
         yield { kind: "notice", message };
       }
     }
-    yield* trainOn(corpus, run, {
-      ...{ device, signal, given, typed, preset, precision, defaults },
-      ...{ resumed, initial, lora },
-    });
-  } finally {
+    if (resumed && corpus.hash !== resumed.state.data.hash) {
+      throw new UserError(
+        `Cannot resume ${resumed.path} as the data must stay what it was: ` +
+          `${corpus.name} has changed since`,
+        { hint: NAME_THE_TEXT },
+      );
+    }
+  } catch (error) {
     corpus.close();
+    throw error;
   }
+  return corpus;
 }
-
-/** A vocabulary that is smaller than any, and a multiple of what kernels read together. */
-const LEAST_VOCABULARY = 64;
 
 /** The tokenizer that was asked for, unless it is GPT-2's, of which a part may do. */
 async function tokenizerOf(
   { tokenizer }: TrainOptions,
   hub: Pick<HubOptions, "environment">,
-  { onNotice, signal }: Hearing,
+  { onNotice, signal }: Callbacks,
 ): Promise<Tokenizer | undefined> {
   if (tokenizer === undefined || tokenizer === "gpt2") return undefined;
   return await loadTokenizer(tokenizer, { ...hub, onNotice, signal });
 }
 
-/** The training itself, once the data is there. */
-async function* trainOn(
-  corpus: Corpus,
-  run: RunDirectory,
-  { device, signal, given, typed, resumed, initial, lora, preset, precision, defaults }: {
-    device: Device;
-    signal: AbortSignal | undefined;
-    given: TrainOptions;
-    typed: readonly string[];
-    resumed: Resumed | undefined;
-    initial: ModelSource | undefined;
-    lora: LoraConfig | undefined;
-    preset: PresetName | "auto";
-    precision: Precision;
-    defaults: TrainingDefaults;
-  },
-): AsyncGenerator<TrainEvent> {
-  if (resumed && corpus.hash !== resumed.state.data.hash) {
-    throw new UserError(
-      `Cannot resume ${resumed.path} as the data must stay what it was: ` +
-        `${corpus.name} has changed since`,
-      { hint: NAME_THE_TEXT },
-    );
-  }
-  const { tokenizer } = corpus;
-  const shape = batchShapeOf(given, defaults);
+/** Makes the choices that depend on the data. */
+function* settle(place: Place, plan: Plan, corpus: Corpus): Generator<TrainEvent, Run> {
+  const { given, typed, resumed, initial, preset, precision, defaults } = plan;
   const batches = new Batches(corpus.training, {
-    ...shape,
+    ...batchShapeOf(given, defaults),
     sequence: given.sequence,
     seed: given.seed,
-    padding: tokenizer.endOfText,
+    padding: corpus.tokenizer.endOfText,
   });
   const named = {
     data: corpus.data,
@@ -273,101 +339,75 @@ async function* trainOn(
     typed,
     began: resumed?.state.options as ResolvedOptions | undefined,
   });
-  if (resumed) {
-    const { step, schedule } = resumed.state;
-    const message = step < options.steps
-      ? jumpOf(step, { before: schedule, now: options })
-      : undefined;
-    if (message !== undefined) yield { kind: "notice", message };
-  }
-
-  // model
-  const config: GptConfig = resumed?.config ??
-    (initial ? { ...initial.config, ...(lora ? { lora } : {}) } : {
-      ...PRESETS[preset as PresetName],
-      contextLength: options.contextLength,
-      vocabularySize: tokenizer.vocabularySize,
-    });
-  const isResumed = resumed !== undefined;
-  checkTraining(device, { ...options, config, isResumed });
-  const table = parameterTable(config, options.freeze);
+  const first = resumed?.state.step ?? 0;
+  const message = resumed && first < options.steps
+    ? jumpOf(first, { before: resumed.state.schedule, now: options })
+    : undefined;
+  if (message !== undefined) yield { kind: "notice", message };
+  const config = plan.config ?? {
+    ...PRESETS[preset as PresetName],
+    contextLength: options.contextLength,
+    vocabularySize: corpus.tokenizer.vocabularySize,
+  };
+  checkTraining(place.device, { ...options, config, isResumed: resumed !== undefined });
   const source = resumed?.state.source ??
     (initial && { spec: initial.spec, sha256: hashModel(initial) });
-  yield {
+  return { ...place, ...plan, corpus, batches, options, config, source, first };
+}
+
+/** What a training reports when everything about it is known. */
+function startOf({ resumed, options, device, config, corpus, first }: Run): TrainEvent {
+  const trained = parameterTable(config, options.freeze).filter(({ trained }) => trained);
+  return {
     kind: "start",
-    ...(resumed ? { resumedFrom: resumed.state.step } : {}),
+    ...(resumed ? { resumedFrom: first } : {}),
     steps: options.steps,
     options,
     device: device.name,
     parameters: countParameters(config),
-    trainedParameters: table
-      .reduce((sum, { trained, shape }) => sum + (trained ? size(shape) : 0), 0),
+    trainedParameters: trained.reduce((sum, { shape }) => sum + size(shape), 0),
     corpus: describe(corpus),
   };
-  const first = resumed?.state.step ?? 0;
-  const { saveEvery, keep } = options;
-  run.checkRoom({
-    checkpointBytes: checkpointBytes(table, tokenizer),
+}
+
+/** Makes sure that the disk has room for the checkpoints that will be saved. */
+function checkRoom({ directory, options, config, corpus, first }: Run): void {
+  const { steps, saveEvery, keep } = options;
+  const saves = Math.ceil(steps / saveEvery) - Math.floor(first / saveEvery);
+  directory.checkRoom({
+    checkpointBytes: checkpointBytes(parameterTable(config, options.freeze), corpus.tokenizer),
     keep,
-    saves: first === options.steps
-      ? 0
-      : saveEvery === 0
-      ? 1
-      : Math.ceil(options.steps / saveEvery) - Math.floor(first / saveEvery),
+    saves: first === steps ? 0 : saveEvery === 0 ? 1 : saves,
   });
-  const runRecord = await openRecord(run, first);
-  runRecord.note([startMetric(config, first)]);
-  yield* noticesOf(run);
-  const gpt = createGpt(device, config, { precision, freeze: options.freeze ?? "" });
-  const owned: { destroy(): void }[] = [gpt];
-  try {
-    const record = () =>
-      createTrainStep(gpt, {
-        ...options,
-        sequenceLength: options.contextLength,
-        gradientClip: options.gradientClip === 0 ? Infinity : options.gradientClip,
-      });
-    const trainStep = yield* recordTuned(record, {
-      device,
-      tune: options.tune === "on" ||
-        options.tune === "auto" && !device.isCpu && operationsOf(config, options) >= WORTH_TUNING,
-      remember: options.tune !== "off",
-      file: tuningFileIn(cacheBeside(run.path)),
-      saved: resumed?.state,
-    });
-    owned.push(trainStep);
-    const evaluator = createEvaluator(gpt, tokenizer, corpus.validation, {
-      batchSize: options.batchSize,
+}
+
+/** Records the step with the fastest kernels, or with those that the run began with. */
+async function* recordStep(
+  { device, directory, options, config, resumed }: Run,
+  gpt: Gpt,
+): AsyncGenerator<TrainEvent, TrainStep> {
+  const record = () =>
+    createTrainStep(gpt, {
+      ...options,
       sequenceLength: options.contextLength,
-      maxTokens: options.evalTokens || Infinity,
+      gradientClip: options.gradientClip === 0 ? Infinity : options.gradientClip,
     });
-    owned.push(evaluator);
-    if (resumed) {
-      restore(resumed, gpt, trainStep);
-    } else {
-      const parameters = gpt.table.filter(({ name }) => !initial || isAdapter(name));
-      initializeParameters(gpt, { seed: options.seed, parameters });
-      if (initial) fillModel(gpt, initial);
-    }
-    yield* steps({
-      run,
-      record: runRecord,
-      options,
-      typed,
-      corpus,
-      batches,
-      gpt,
-      trainStep,
-      evaluate: () => evaluator.run({ signal }),
-      signal,
-      source,
-      first,
-      bestLoss: resumed?.state.bestValidationLoss ?? null,
-      ...(resumed ? { path: resumed.path } : {}),
-    });
-  } finally {
-    for (const resource of owned.reverse()) resource.destroy();
-  }
+  return yield* recordTuned(record, {
+    device,
+    tune: options.tune === "on" ||
+      options.tune === "auto" && !device.isCpu && operationsOf(config, options) >= WORTH_TUNING,
+    remember: options.tune !== "off",
+    file: tuningFileIn(cacheBeside(directory.path)),
+    saved: resumed?.state,
+  });
+}
+
+/** Puts model and optimizer where the checkpoint left them, or where a new training begins. */
+function setParameters({ resumed, initial, options }: Run, gpt: Gpt, trainStep: TrainStep): void {
+  if (resumed) return restore(resumed, gpt, trainStep);
+  const parameters = gpt.table.filter(({ name }) => !initial || isAdapter(name));
+  initializeParameters(gpt, { seed: options.seed, parameters });
+  if (initial) fillModel(gpt, initial);
 }
 
 /** Share of a learning rate by which another one differs noticeably. */
@@ -440,7 +480,7 @@ async function* findInitial(
   }
   yield { kind: "notice", message: `looking for ${initFrom}` };
   const source = yield* reporting(
-    (hearing) => findModel(initFrom, { ...hub, ...hearing, base, contextLength }),
+    (callbacks) => findModel(initFrom, { ...hub, ...callbacks, base, contextLength }),
     signal,
   );
   if (source.adapters && loraRank !== undefined) {
@@ -452,7 +492,7 @@ async function* findInitial(
   return source;
 }
 
-/** Sees to it that the base of a run's adapters is there when the run is resumed or its model loaded. */
+/** Keeps the base model of a run's adapters for when the run is resumed or its model loaded. */
 function* holdBase(
   run: RunDirectory,
   base: string,

@@ -10,7 +10,7 @@ export interface AddedTokens {
   split(text: string, options: { special: boolean }): (string | number)[];
 }
 
-/** An added token and how it is spelled in the texts that are searched. */
+/** An added token, and its spelling in the texts that are searched. */
 export type SpelledToken = AddedToken & { readonly spelled: string };
 
 const WORD = "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}]";
@@ -22,13 +22,13 @@ const WHITE_SPACE = /^\p{White_Space}$/u;
 const LONGEST_TOKEN = 1000, MOST_UNITS = 2 ** 22;
 
 /**
- * Makes the function that gives the longest of some tokens at a place of a text: from a tree of their UTF-16
- * units, so that the time does not depend on how many there are.
+ * Makes the function that finds the longest token at a place of a text, by a tree of UTF-16 units: its time does
+ * not depend on the number of tokens.
  */
 function createTree(
   tokens: Iterable<SpelledToken>,
 ): (text: string, start: number) => SpelledToken | undefined {
-  const children = new Map<number, number>(); // by their parent and unit, as one number
+  const children = new Map<number, number>(); // by parent and unit, as one number
   const ends = new Map<number, SpelledToken>();
   const keyOf = (node: number, text: string, at: number) => node * 0x10000 + text.charCodeAt(at);
   for (const token of tokens) {
@@ -52,7 +52,7 @@ function createTree(
   };
 }
 
-/** Every character with which one of some texts begins. */
+/** Matches every UTF-16 unit with which one of the texts begins. */
 function beginnings(texts: readonly string[]): RegExp {
   const units = new Set(texts.map((text) => text.charCodeAt(0)));
   const written = [...units].map((unit) => `\\u${unit.toString(16).padStart(4, "0")}`);
@@ -75,10 +75,10 @@ function checkLengths(tokens: readonly SpelledToken[]): void {
   );
 }
 
-/** Makes the finder of some tokens: of those that begin at one place, the longest is found. */
+/** Makes the finder of the tokens: of tokens that begin at one place, it finds the longest. */
 export function createAddedTokens(tokens: readonly SpelledToken[]): AddedTokens {
   checkLengths(tokens);
-  // the texts are well-formed, and half a character is not found in them
+  // the texts are well-formed, so that half a character never occurs in them
   const sought = tokens.filter(({ spelled }) => spelled !== "" && spelled.isWellFormed());
   const longestAt = createTree(sought),
     beginning = beginnings(sought.map(({ spelled }) => spelled));

@@ -1,13 +1,12 @@
 /**
- * Merges tokens until no merge applies: always the earliest of the list, and of its places the first.
+ * Merges tokens until no merge applies: always the earliest merge of the list, at the first of its places.
  *
- * It takes O(n log n) for n tokens, so that a text without any boundary is no trap, and makes nothing
- * that has to be collected.
+ * It takes O(n log n) for n tokens, because a text may have no word boundary, and allocates nothing per word.
  */
 export class Merger {
-  /** The tokens: what is to be merged, and what it came to. */
+  /** The tokens, before and after they are merged. */
   ids: Int32Array = new Int32Array(0);
-  // a list of the tokens that are left, linked by place
+  // a linked list of the tokens that are left, by place
   #next: Int32Array = new Int32Array(0);
   #previous: Int32Array = new Int32Array(0);
   readonly #ranks: PairTable;
@@ -15,7 +14,7 @@ export class Merger {
   readonly #queue = new Heap<number>((a, b) => a < b);
 
   /**
-   * Takes the merges.
+   * A merger of some merges.
    *
    * @param merges i32 [merges, 3]: ids of left, right and merged, in the order in which they apply; of
    * two for one pair, the later counts.
@@ -38,7 +37,7 @@ export class Merger {
     this.#previous = new Int32Array(2 * count);
   }
 
-  /** The tokens that these become. */
+  /** Merges a list of tokens. */
   mergeAll(tokens: readonly number[]): number[] {
     this.reserve(tokens.length);
     this.ids.set(tokens);

@@ -4,11 +4,11 @@ import type { Tokenizer } from "./tokenizer.ts";
 import { mergedPair, stagesOf, type TokenizerFile } from "./tokenizer_file.ts";
 import { isGpt2Kind } from "./byte_level.ts";
 
-/** What a GGUF file says of a tokenizer. */
+/** A tokenizer's tables in a GGUF file. */
 export interface GgufTokenizer {
-  /** Tokens by id: in the byte alphabet, those that were added as they are written. */
+  /** Tokens by id: in the byte alphabet, added tokens as they are written. */
   readonly tokens: string[];
-  /** What each is, as llama.cpp counts the kinds. */
+  /** The kind of each token, in llama.cpp's numbers. */
   readonly kinds: number[];
   /** Pairs with a blank between them, in the order in which they are merged. */
   readonly merges: string[];

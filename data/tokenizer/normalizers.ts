@@ -3,14 +3,13 @@ import { type PatternOf, replaceMatches } from "./pattern.ts";
 import { type Component, stagesOf, UnsupportedTokenizer } from "./tokenizer_file.ts";
 
 /**
- * The normalizers of a `tokenizer.json`: npm:@huggingface/tokenizers has them, but for SentencePiece's
- * compiled table, of which version 0.2 reads nothing and takes NFKC instead, and for patterns, which it
- * matches in a time that may grow without bound.
+ * The normalizers of a `tokenizer.json`. npm:@huggingface/tokenizers has all but two: version 0.2 does not read
+ * SentencePiece's compiled table and applies NFKC instead, and its patterns may take time without bound.
  *
  * @module
  */
 
-/** Changes a text before it is cut into words. */
+/** Changes a text before it is split into words. */
 export type Normalize = (text: string) => string;
 
 /**
@@ -53,15 +52,15 @@ function normalizerStep(
       config.type,
     );
   }
-  // JavaScript's lower case of a sigma depends on where it stands, Rust's of a character does not
+  // in JavaScript the lower case of a sigma depends on its position, in Rust that of a character does not
   const lowers = config.type === "Lowercase" || config.lowercase === true;
   return (text) => step.normalize(lowers ? text.replaceAll("Σ", "σ") : text);
 }
 
 /**
- * SentencePiece's table of characters and what to write for them: a trie over UTF-8 as a double array
- * (Yata et al. 2007, in the layout of github.com/s-yata/darts-clone), and behind it the replacements,
- * each ended by a zero. Hugging Face's library looks whole graphemes up if they are short, then
+ * SentencePiece's table of characters and their replacements: a trie over UTF-8 as a double array
+ * (Yata et al. 2007, in the layout of github.com/s-yata/darts-clone), followed by the replacements,
+ * each ended by a zero. As Hugging Face's library does, this looks up whole graphemes if they are short, then
  * characters, and takes the shortest entry that begins one.
  */
 function createPrecompiled(base64: string): Normalize {
@@ -78,7 +77,7 @@ function createPrecompiled(base64: string): Normalize {
   if (trieBytes < 4 || trieBytes % 4 !== 0 || 4 + trieBytes > bytes.length) {
     throw damaged("it is cut off");
   }
-  // what lies beyond the table has no children
+  // a place beyond the table has no children
   const unitAt = (place: number) => 4 * place < trieBytes ? view.getUint32(4 + 4 * place, true) : 0;
   const replacements = bytes.subarray(4 + trieBytes);
   const encoder = new TextEncoder(), decoder = new TextDecoder();
@@ -113,14 +112,14 @@ function createPrecompiled(base64: string): Normalize {
   };
   const graphemes = new Intl.Segmenter("en", { granularity: "grapheme" });
   return (text) =>
-    // of ASCII, only these two are one grapheme: no need to ask where it begins and ends
+    // \r\n is the only grapheme of several ASCII characters: the others need no segmenter
     text.replace(/[\0-\x7f]?[^\0-\x7f]+|\r\n|[\0-\x7f]/g, (part) => {
       if (part.length === 1 || part === "\r\n") return replace(part);
       return Array.from(graphemes.segment(part), ({ segment }) => replace(segment)).join("");
     });
 }
 
-/** How far below a node of the double array its children lie. */
+/** Distance from a node of the double array to its children. */
 function offsetOf(unit: number): number {
   return (unit >>> 10) << ((unit & 0x200) >>> 6);
 }

@@ -6,14 +6,14 @@ import { UnsupportedTokenizer } from "./tokenizer_file.ts";
  *
  * JavaScript's own matcher backtracks: on a pattern such as `(a+)+$` a text of forty letters takes hours, and
  * nothing in the same thread can interrupt it. This one backtracks in the same order, so that it finds the same
- * matches, but never tries a choice at a position again where that has failed before: without backreferences a
- * failure depends on nothing else (Davis et al. 2021, "Using selective memoization to defeat regular expression
+ * matches, but never tries a choice again at a position where the choice has failed before: without
+ * backreferences a failure depends on nothing else (Davis et al. 2021, "Using selective memoization to defeat regular expression
  * denial of service").
  *
  * @module
  */
 
-/** A place in a text. */
+/** Where a part of a text begins and ends. */
 export type Span = [start: number, end: number];
 
 /** Finds what a pattern matches. */
@@ -25,7 +25,7 @@ export interface Pattern {
 /** Thrown if a pattern cannot be matched in linear time; the message completes "its patterns must …". */
 export class UnboundedPattern extends Error {}
 
-/** A pattern that is known to be harmless, such as a class of characters; it must not match nothing. */
+/** A pattern that takes linear time in JavaScript's matcher too, such as a class of characters; its matches are not empty. */
 export function harmless(regexp: RegExp): Pattern {
   return {
     matches(text) {
@@ -37,7 +37,7 @@ export function harmless(regexp: RegExp): Pattern {
   };
 }
 
-/** A text with something else in the place of whatever a pattern matches. */
+/** A text in which `content` replaces whatever a pattern matches. */
 export function replaceMatches(text: string, pattern: Pattern, content: string): string {
   let replaced = "", done = 0;
   for (const [start, end] of pattern.matches(text)) {
@@ -56,7 +56,7 @@ export type PatternOf = (pattern: unknown) => Pattern;
 /** Escapes and classes of a pattern, beginnings of its atomic groups, and its possessive quantifiers. */
 const PATTERN_PARTS = /\\[^]|\[(?:\\[^]|[^\\\]])*\]|\(\?>|[*+?]\+/g;
 
-/** Patterns of a `tokenizer.json`, written for Oniguruma, as JavaScript's. */
+/** Makes the function that translates the patterns of a `tokenizer.json`, which are written for Oniguruma. */
 export function createPatternOf(
   library: Package<"@huggingface/tokenizers"> | undefined,
 ): PatternOf {
@@ -74,7 +74,7 @@ export function createPatternOf(
         regex.length,
       );
     }
-    // JavaScript has neither, and without them other words may come out
+    // JavaScript has neither, and without them the words may differ
     if (regex.match(PATTERN_PARTS)?.some((part) => /^(?:\(\?>|[*+?]\+)$/.test(part))) {
       throw new UnsupportedTokenizer(
         "its patterns must have no possessive quantifiers and no atomic groups",
@@ -105,7 +105,7 @@ export function createPatternOf(
 /** Deepest nesting of a pattern, and most steps of the program that it becomes. */
 const DEEPEST = 50, MOST_STEPS = 1000;
 
-/** Modifiers that hold in a part of a pattern: `(?i:…)`. */
+/** Modifiers of a part of a pattern: `(?i:…)`. */
 type Flags = string;
 
 type Node =
@@ -126,11 +126,11 @@ type Node =
 export function createPattern(regexp: RegExp): Pattern {
   const node = new Parser(regexp.source).parse(regexp.flags);
   const { kind } = node.kind === "repeat" && node.least > 0 ? node.node : node;
-  // one class after the other leaves nothing to choose, and JavaScript's own matcher is faster
+  // a run of one class leaves no choice, and JavaScript's own matcher is faster
   return kind === "class" ? harmless(regexp) : new Matcher(new Program(node));
 }
 
-/** Characters of one place of a pattern, such as `\p{L}` or `[^\s]`: asked once for each, then remembered. */
+/** A set of characters, such as `\p{L}` or `[^\s]`; each character is tested once, then remembered. */
 class CharacterClass {
   readonly #regexp: RegExp;
   readonly #basic = new Uint8Array(0x10000); // 0 unknown, 1 outside, 2 inside
@@ -158,7 +158,7 @@ class CharacterClass {
 /** A character of a pattern that is written with a backslash. */
 const ESCAPE = /\\(?:[pP]\{[^}]*\}|u\{[^}]*\}|u[dD][89abAB]..\\u[dD][c-fC-F]..|u....|x..|c.|[^])/uy;
 
-/** What stands between the brackets of a class. */
+/** A class in brackets. */
 const BRACKETS = /\[(?:[^\\\]]|\\[^])*\]/uy;
 
 const GROUP = /\((?:\?(?:<[^=!>]+>|:|<?[=!]|([ims]*)(?:-([ims]*))?:))?/uy;
@@ -267,7 +267,7 @@ function isNullable(node: Node): boolean {
   }
 }
 
-/** What the steps of a program do. */
+/** What a step does. */
 const MATCH = 0,
   LITERAL = 1,
   CLASS = 2,
@@ -278,31 +278,26 @@ const MATCH = 0,
   BEGIN = 7,
   END = 8;
 
-/** What a step needs beside what it does. */
-interface Operands {
+/** A step of a program. */
+interface Step {
+  op: number;
   /** The step that follows. */
-  readonly next?: number;
+  next: number;
   /** Of a split: the step to take if `next` leads nowhere. Of a `LOOK`: its first step. */
-  readonly other?: number;
+  other: number;
   /** Of a split: its number among them. Of a `LITERAL`: the code point. */
-  readonly value?: number;
+  readonly value: number;
   /** Of a `CLASS`. */
-  readonly characters?: CharacterClass;
-  /** Whether the character before the position is looked at, as in a lookbehind. */
-  readonly back?: boolean;
+  readonly characters: CharacterClass | undefined;
+  /** Whether the character before the position is tested, as in a lookbehind. */
+  readonly back: boolean;
   /** Of a `LOOK`: whether it must lead nowhere. */
-  readonly negative?: boolean;
+  readonly negative: boolean;
 }
 
-/** A pattern as a table of steps. */
+/** A pattern as a list of steps. */
 class Program {
-  readonly op: number[] = [];
-  readonly next: number[] = [];
-  readonly other: number[] = [];
-  readonly value: number[] = [];
-  readonly characters: (CharacterClass | undefined)[] = [];
-  readonly back: boolean[] = [];
-  readonly negative: boolean[] = [];
+  readonly steps: Step[] = [];
   readonly first: number;
   splits = 0;
 
@@ -310,22 +305,24 @@ class Program {
     this.first = this.#compile(pattern, this.#add(MATCH), false);
   }
 
-  #add(op: number, operands: Operands = {}): number {
-    if (this.op.length === MOST_STEPS) {
+  #add(op: number, operands: Partial<Step> = {}): number {
+    if (this.steps.length === MOST_STEPS) {
       throw new UnboundedPattern(`come to at most ${MOST_STEPS} steps`);
     }
-    this.next.push(operands.next ?? 0);
-    this.other.push(operands.other ?? 0);
-    this.value.push(operands.value ?? 0);
-    this.characters.push(operands.characters);
-    this.back.push(operands.back ?? false);
-    this.negative.push(operands.negative ?? false);
-    return this.op.push(op) - 1;
+    return this.steps.push({
+      op,
+      next: operands.next ?? 0,
+      other: operands.other ?? 0,
+      value: operands.value ?? 0,
+      characters: operands.characters,
+      back: operands.back ?? false,
+      negative: operands.negative ?? false,
+    }) - 1;
   }
 
   /** A choice whose `other` way does not lead back to it. */
   #split(next: number, other: number): number {
-    const isCharacter = [LITERAL, CLASS].includes(this.op[next]!);
+    const isCharacter = [LITERAL, CLASS].includes(this.steps[next]!.op);
     return this.#add(isCharacter ? FILTERED : SPLIT, { next, other, value: this.splits++ });
   }
 
@@ -358,7 +355,7 @@ class Program {
     next: number,
     back: boolean,
   ): number {
-    // an iteration that matches nothing would have to be told from one that does
+    // an empty iteration would have to be told apart from others
     if (least !== most && isNullable(node)) {
       throw new UnboundedPattern("not repeat what may be empty");
     }
@@ -366,27 +363,28 @@ class Program {
     if (most === Infinity) {
       first = this.#add(SPLIT, { next, other: next, value: this.splits++ });
       const body = this.#compile(node, first, back);
-      (lazy ? this.other : this.next)[first] = body;
+      const split = this.steps[first]!;
+      split[lazy ? "other" : "next"] = body;
       const isCharacter = node.kind === "literal" || node.kind === "class";
-      if (isCharacter && !lazy && !back) this.op[first] = RUN;
+      if (isCharacter && !lazy && !back) split.op = RUN;
     } else {
       for (let i = least; i < most; i++) {
         const body = this.#compile(node, first, back);
         first = lazy ? this.#split(next, body) : this.#split(body, next);
       }
     }
-    for (let i = 0, before = -1; i < least && this.op.length > before; i++) {
-      before = this.op.length; // what adds no steps, as (){9}, need not be added again
+    for (let i = 0, before = -1; i < least && this.steps.length > before; i++) {
+      before = this.steps.length; // what adds no steps, as (){9}, need not be added again
       first = this.#compile(node, first, back);
     }
     return first;
   }
 }
 
-/** What is known of a split at a position: nothing, that it fails, or that it leads to the end. */
+/** What is known of a split at a position: nothing, that it fails, or that it leads to a match. */
 const UNKNOWN = 0, FAILED = 1, LEADS = 2;
 
-/** Positions whose knowledge is kept together: 2 to this power. */
+/** What is known is kept in blocks of 2 to this power of positions. */
 const BLOCK_BITS = 10;
 
 /** Runs a program on texts. */
@@ -427,16 +425,17 @@ class Matcher implements Pattern {
    * @returns the end of the match, or −1.
    */
   #run(text: string, first: number, from: number, success: number): number {
-    const { op, next, other, back, negative } = this.#program;
+    const { steps } = this.#program;
     const base = this.#top;
     for (let step = first, at = from;;) {
+      const { op, next, other, back, negative } = steps[step]!;
       let goes: boolean;
-      switch (op[step]) {
+      switch (op) {
         case MATCH:
           return this.#leave(text, base, success, at);
         case FILTERED: // most choices end at the next character, and nothing needs to be noted of them
-          if (!this.#fits(next[step]!, text, at)) {
-            step = other[step]!;
+          if (!this.#fits(steps[next]!, text, at)) {
+            step = other;
             continue;
           }
         // falls through
@@ -453,7 +452,7 @@ class Matcher implements Pattern {
           if (known === LEADS) return this.#leave(text, base, success, at);
           goes = false;
           if (known === FAILED) break;
-          while (this.#fits(next[step]!, text, at)) {
+          while (this.#fits(steps[next]!, text, at)) {
             const after = at + widthAt(text, at);
             known = this.#enter(step, after);
             if (known === FAILED) break;
@@ -462,11 +461,11 @@ class Matcher implements Pattern {
           }
           this.#push(step, at, start);
           if (known === LEADS) return this.#leave(text, base, success, at);
-          step = other[step]!;
+          step = other;
           continue;
         }
         case LOOK:
-          goes = (this.#run(text, other[step]!, at, LEADS) >= 0) !== negative[step];
+          goes = (this.#run(text, other, at, LEADS) >= 0) !== negative;
           break;
         case BEGIN:
           goes = at === 0;
@@ -475,23 +474,21 @@ class Matcher implements Pattern {
           goes = at === text.length;
           break;
         default:
-          goes = this.#fits(step, text, at);
-          if (goes) at += back[step] ? -widthBefore(text, at) : widthAt(text, at);
+          goes = this.#fits(steps[step]!, text, at);
+          if (goes) at += back ? -widthBefore(text, at) : widthAt(text, at);
       }
       if (goes) {
-        step = next[step]!;
+        step = next;
         continue;
       }
       const way = this.#way;
       for (;; this.#top -= 3) {
         if (this.#top === base) return -1;
-        const last = this.#top,
-          split = way[last - 3]!,
-          end = way[last - 2]!,
-          state = way[last - 1]!;
+        const last = this.#top, split = steps[way[last - 3]!]!;
+        const end = way[last - 2]!, state = way[last - 1]!;
         at = end;
-        step = other[split]!;
-        if (op[split] === RUN) {
+        step = split.other;
+        if (split.op === RUN) {
           if (end === state) continue;
           at = way[last - 2] = end - widthBefore(text, end);
           break;
@@ -504,22 +501,20 @@ class Matcher implements Pattern {
   }
 
   /** Whether a `LITERAL` or `CLASS` has the character at a position. */
-  #fits(step: number, text: string, at: number): boolean {
-    const { characters, value, back } = this.#program;
-    const start = back[step] ? at - widthBefore(text, at) : at;
+  #fits({ characters, value, back }: Step, text: string, at: number): boolean {
+    const start = back ? at - widthBefore(text, at) : at;
     if (start < 0 || start >= text.length) return false;
     const unit = text.charCodeAt(start),
       codePoint = unit < 0xd800 ? unit : text.codePointAt(start)!;
-    const those = characters[step];
-    return those === undefined ? codePoint === value[step] : those.has(codePoint);
+    return characters === undefined ? codePoint === value : characters.has(codePoint);
   }
 
   /** Ends a run successfully: notes what is known of the splits on its way. */
   #leave(text: string, base: number, success: number, end: number): number {
-    const { op } = this.#program, way = this.#way;
+    const { steps } = this.#program, way = this.#way;
     for (; this.#top > base; this.#top -= 3) {
       const step = way[this.#top - 3]!, at = way[this.#top - 2]!;
-      const start = op[step] === RUN ? way[this.#top - 1]! : at;
+      const start = steps[step]!.op === RUN ? way[this.#top - 1]! : at;
       for (let place = start; place <= at; place += widthAt(text, place)) {
         this.#blocks[place >> BLOCK_BITS]![this.#placeOf(step, place)] = success;
       }
@@ -536,8 +531,8 @@ class Matcher implements Pattern {
   }
 
   #placeOf(step: number, at: number): number {
-    const { splits, value } = this.#program;
-    return (at & (1 << BLOCK_BITS) - 1) * splits + value[step]!;
+    const { splits, steps } = this.#program;
+    return (at & (1 << BLOCK_BITS) - 1) * splits + steps[step]!.value;
   }
 
   #push(step: number, at: number, state: number): void {

@@ -11,11 +11,11 @@ import { modelTokens } from "./vocabulary.ts";
 import { GPT2_WORDS } from "./words.ts";
 
 /**
- * The pre-tokenizers of a `tokenizer.json`: they cut a text into words, which are encoded one by one.
+ * The pre-tokenizers of a `tokenizer.json`: they split a text into words, which are encoded one by one.
  *
- * They are written here because npm:@huggingface/tokenizers 0.2 departs from the library that it
- * follows: of the ways to treat what a pattern matches it knows two of five, of digits and letters
- * ASCII's alone where Unicode's are meant, and of Metaspace not the cutting.
+ * They are written here because npm:@huggingface/tokenizers 0.2 departs from the library that it follows: it has
+ * two of five ways to treat the matches of a pattern, it knows the digits and letters of ASCII instead of
+ * Unicode's, and its Metaspace does not split.
  *
  * @module
  */
@@ -23,7 +23,7 @@ import { GPT2_WORDS } from "./words.ts";
 /**
  * Splits a text and calls `visit` with the pieces in order.
  *
- * @param atStart whether the text begins a whole text; `visit` is told the same of each piece.
+ * @param atStart whether the text begins a whole text; `visit` is called with the same of each piece.
  */
 export type Splitter = (
   text: string,
@@ -31,7 +31,7 @@ export type Splitter = (
   visit: (piece: string, atStart: boolean) => void,
 ) => void;
 
-/** What may happen to the matches of a pattern, which divide a text. */
+/** What can be done with the matches of a pattern, which divide a text. */
 const BEHAVIORS = [
   "Removed",
   "Isolated",
@@ -40,7 +40,7 @@ const BEHAVIORS = [
   "Contiguous",
 ] as const;
 
-/** What happens to the matches of a pattern. */
+/** What is done with the matches of a pattern. */
 export type Behavior = typeof BEHAVIORS[number];
 
 const PUNCTUATION = harmless(/[\p{P}!-/:-@[-`{-~]/gu);
@@ -149,7 +149,7 @@ function createSplitter(config: Component, patternOf: PatternOf): Splitter {
   }
 }
 
-/** SentencePiece's: a blank is a letter of its own, with which a word begins. */
+/** SentencePiece's pre-tokenizer: a word begins with its blank, written as a letter. */
 function metaspace(config: Component, patternOf: PatternOf): Splitter {
   const { replacement = "\u2581", split = true } = config as {
     replacement?: string;
@@ -220,7 +220,7 @@ export function isSeparable(model: ModelConfig): boolean {
   const kind = modelKind(model);
   if (kind !== "BPE" && kind !== "Unigram") return false;
   const { continuing_subword_prefix: prefix, end_of_word_suffix: suffix, ignore_merges } = model;
-  if (prefix || suffix || ignore_merges) return false; // words' ends matter
+  if (prefix || suffix || ignore_merges) return false; // the ends of words matter
   const tokens = modelTokens(model).map(([token]) => token);
   return tokens.includes(BLANK) && !tokens.some((token) => /[^\u2581]\u2581/.test(token));
 }

@@ -22,6 +22,7 @@ import { createPreTokenizer, isSeparable, splitBeforeBlanks } from "./pre_tokeni
 import {
   checkTokenizerFile,
   modelKind,
+  stagesOf,
   type TokenizerFile,
   UnsupportedTokenizer,
 } from "./tokenizer_file.ts";
@@ -253,17 +254,23 @@ const CACHED_WORDS = 200_000, CACHED_LENGTH = 64;
 
 function createEncodePlain({ file, vocabulary, library, patternOf }: Parts): EncodePlain {
   const utf8 = new TextEncoder();
-  const tables = tablesOf(file);
-  if (tables) {
-    const encoder = new Encoder(tables);
-    return (text, _, ids) => {
-      const bytes = utf8.encode(text);
-      encoder.reset();
-      encoder.encode(bytes, 0, bytes.length);
-      for (let i = 0; i < encoder.length; i++) ids.push(encoder.ids[i]!);
-    };
-  }
   const { split, byteLevel } = createPreTokenizer(file.pre_tokenizer, patternOf);
+  // the text is normalized, and earlier stages may split it: the last one is what the fast encoder does
+  const stages = stagesOf(file.pre_tokenizer, "pretokenizers"), last = stages.at(-1) ?? null;
+  const tables = tablesOf({ ...file, normalizer: null, pre_tokenizer: last });
+  if (tables) {
+    const pretokenizers = stages.slice(0, -1);
+    const earlier = createPreTokenizer({ type: "Sequence", pretokenizers }, patternOf);
+    const encoder = new Encoder(tables);
+    let bytes = new Uint8Array(2 ** 12);
+    return (text, atStart, ids) =>
+      earlier.split(text, atStart, (piece) => {
+        if (bytes.length < 3 * piece.length) bytes = new Uint8Array(6 * piece.length);
+        encoder.reset();
+        encoder.encode(bytes, 0, utf8.encodeInto(piece, bytes).written);
+        for (let i = 0; i < encoder.length; i++) ids.push(encoder.ids[i]!);
+      });
+  }
   const splitWords = !byteLevel && isSeparable(file.model) ? splitBeforeBlanks(split) : split;
   const model = createWordModel(file.model, { ...modelIds(file.model, vocabulary), library });
   let cache = new Map<string, readonly number[]>();

@@ -2,8 +2,8 @@ import { checkFields, type FieldKind, isObject, type JsonObject } from "../../fi
 import { quoted } from "../../files/printable.ts";
 
 /**
- * What this code reads of a Hugging Face `tokenizer.json`
- * (https://huggingface.co/docs/tokenizers/components), and how it refuses one.
+ * The fields of a Hugging Face `tokenizer.json` that are read
+ * (https://huggingface.co/docs/tokenizers/components), and their types.
  *
  * @module
  */
@@ -49,7 +49,7 @@ export const ADDED_TOKEN_FIELDS = {
   normalized: "boolean?",
 } as const;
 
-/** Types of the fields of normalizers, pre-tokenizers and decoders, whichever of these has such a type. */
+/** Types of the fields of normalizers, pre-tokenizers and decoders, by the component's type. */
 const COMPONENT_FIELDS: Readonly<Record<string, Readonly<Record<string, FieldKind>>>> = {
   BertNormalizer: {
     clean_text: "boolean?",
@@ -159,7 +159,11 @@ export interface Component {
   readonly [field: string]: unknown;
 }
 
-/** The components that run one after the other, under the name that sequences have for them. */
+/**
+ * The components that run one after the other.
+ *
+ * @param parts the field in which a sequence lists its components.
+ */
 export function stagesOf(
   config: Component | null | undefined,
   parts: "normalizers" | "pretokenizers" | "decoders",
@@ -171,7 +175,7 @@ export function stagesOf(
 
 /** How words become tokens. */
 export interface ModelConfig {
-  /** `BPE`, `Unigram`, `WordPiece` or `WordLevel`; files of old leave it to the other fields. */
+  /** `BPE`, `Unigram`, `WordPiece` or `WordLevel`; in older files the other fields imply it. */
   readonly type?: string;
   /** Ids by token; of a Unigram, tokens with their log-probabilities by id. */
   readonly vocab?: Readonly<Record<string, number>> | readonly (readonly [string, number])[];
@@ -191,7 +195,7 @@ export interface ModelConfig {
 export type ModelKind = "BPE" | "Unigram" | "WordPiece" | "WordLevel";
 
 /**
- * The kind of a model, which files of old do not name.
+ * The kind of a model, which older files do not name.
  *
  * @throws {UnsupportedTokenizer} if it is none of these.
  */
@@ -214,7 +218,7 @@ export function modelKind(model: ModelConfig): ModelKind {
   }
 }
 
-/** A merge of two tokens, which files of old write as one text with a blank between them. */
+/** A merge of two tokens, which older files write as one text with a blank between them. */
 export type WrittenMerge = string | readonly [string, string];
 
 /** The two tokens of a merge. */
@@ -229,11 +233,11 @@ export function prependScheme({ prepend_scheme: scheme, add_prefix_space: added 
   return scheme ?? (added === false ? "never" : "always");
 }
 
-/** A token that is found in the text before anything else happens to it. */
+/** A token that is found in a text before the text is split into words. */
 export interface AddedToken {
   readonly id: number;
   readonly content: string;
-  /** Whether it is no text, but says something about it, as the end of a document does. */
+  /** Whether it is not text but marks something, such as the end of a document. */
   readonly special?: boolean;
   /** Whether it must stand alone: letters and digits beside it make it text. */
   readonly single_word?: boolean;
@@ -241,11 +245,11 @@ export interface AddedToken {
   readonly lstrip?: boolean;
   /** Whether it takes the white space behind it. */
   readonly rstrip?: boolean;
-  /** Whether it is looked for after the text was normalized, not before. */
+  /** Whether it is searched for after the text is normalized, not before. */
   readonly normalized?: boolean;
 }
 
-/** Thrown where a `tokenizer.json` asks for something that this code cannot do. */
+/** Thrown if a `tokenizer.json` requires something that is not supported. */
 export class UnsupportedTokenizer extends Error {
   constructor(requirement: string, value: unknown) {
     super(`${requirement}: current value is ${quoted(value)}`);

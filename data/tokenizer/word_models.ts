@@ -15,14 +15,14 @@ import {
  * @module
  */
 
-/** Ids of a word, as the pre-tokenizer left it. */
+/** Ids of a word that the pre-tokenizer made. */
 export type WordModel = (word: string) => readonly number[];
 
 /** What a model works with. */
 export interface WordModelParts {
-  /** Ids by token of the model; but for a byte-pair encoding, without the tokens that are no text. */
+  /** Ids by token of the model; unless it is a BPE, without the tokens that are no text. */
   readonly ids: ReadonlyMap<string, number>;
-  /** Id of what the vocabulary cannot spell; without it, that is left out. */
+  /** Id for what the vocabulary cannot spell; without it, such text is left out. */
   readonly unknown: number | undefined;
   /** Loaded for Unigram and WordPiece. */
   readonly library: Package<"@huggingface/tokenizers"> | undefined;
@@ -50,10 +50,10 @@ export function createWordModel(model: ModelConfig, parts: WordModelParts): Word
 }
 
 /**
- * Which of some tokens of a model stand for text, though they may be declared special.
+ * Of a model's tokens, those that stand for text even if they are declared special.
  *
- * Of a byte-pair encoding these are its letters and what its merges make. Other models look up whole words,
- * where only the form tells: letters between punctuation, as in `</s>` and `[SEP]`, are a name.
+ * In a BPE these are its letters and what its merges make. Other models look up whole words, and only the form
+ * tells them apart: letters between punctuation, as in `</s>` and `[SEP]`, are a name.
  */
 export function textTokens(model: ModelConfig, tokens: Iterable<string>): Set<string> {
   const wanted = new Set(tokens);
@@ -149,7 +149,7 @@ function createBpe(model: ModelConfig, parts: WordModelParts): WordModel {
 function createUnigram(model: ModelConfig, parts: WordModelParts): WordModel {
   const { ids, unknown, library } = parts;
   const vocabulary = model.vocab as [string, number][];
-  // tokens that are no text must not be found in it: nothing well-formed matches a lone surrogate
+  // tokens that are no text must not be found in a text: nothing well-formed matches a lone surrogate
   const spelled = vocabulary.map((
     [token, score],
   ) => [ids.has(token) ? token : `\ud800${token}`, score]);
@@ -179,10 +179,10 @@ function createUnigram(model: ModelConfig, parts: WordModelParts): WordModel {
   };
 }
 
-/** Most characters of a word that WordPiece takes apart; models take 100. */
+/** Largest limit for the characters of a word in WordPiece; models have 100. */
 const LONGEST_WORD = 10_000;
 
-/** WordPiece: of a word, the longest token that begins it, and so on. */
+/** WordPiece: the longest token that begins a word, then the same for the rest of the word. */
 function createWordPiece(model: ModelConfig, { ids, unknown, library }: WordModelParts): WordModel {
   const { max_input_chars_per_word: longest = 100 } = model;
   if (longest > LONGEST_WORD) { // the time for a word grows with the square of its length

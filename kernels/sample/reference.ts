@@ -1,4 +1,4 @@
-import { pcgHash } from "../random.ts";
+import { pcgHash } from "../dropout/reference.ts";
 import type { SamplerOptions } from "./sample.ts";
 
 /** A token that may be drawn, with its probability. */

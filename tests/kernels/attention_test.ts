@@ -3,7 +3,7 @@ import { attentionBackward, attentionForward } from "../../kernels/attention/att
 import { attentionDecode } from "../../kernels/attention/decode.ts";
 import * as reference from "../../kernels/attention/reference.ts";
 import { Program } from "../../kernels/program.ts";
-import { dropoutFactor } from "../../kernels/random.ts";
+import { dropoutFactor } from "../../kernels/dropout/reference.ts";
 import { download, type DType, upload } from "../../kernels/tensor.ts";
 import {
   assertClose,

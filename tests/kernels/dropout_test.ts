@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { dropoutBackward, dropoutForward } from "../../kernels/dropout/dropout.ts";
 import * as reference from "../../kernels/dropout/reference.ts";
-import { dropoutFactor, dropoutUniforms } from "../../kernels/random.ts";
+import { dropoutFactor } from "../../kernels/dropout/reference.ts";
+import { dropoutUniforms } from "../../kernels/random.ts";
 import { Program } from "../../kernels/program.ts";
 import { createTensor, type DType, upload, viewTensor } from "../../kernels/tensor.ts";
 import {

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { layernormBackward, layernormForward } from "../../kernels/layernorm/layernorm.ts";
 import * as reference from "../../kernels/layernorm/reference.ts";
 import { Program } from "../../kernels/program.ts";
-import { dropoutFactor } from "../../kernels/random.ts";
+import { dropoutFactor } from "../../kernels/dropout/reference.ts";
 import { download, type DType } from "../../kernels/tensor.ts";
 import {
   assertClose,

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { Program } from "../../kernels/program.ts";
-import { pcgHash } from "../../kernels/random.ts";
+import { pcgHash } from "../../kernels/dropout/reference.ts";
 import {
   type Candidate,
   filterTokens,

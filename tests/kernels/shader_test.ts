@@ -89,8 +89,7 @@ Deno.test("specialize() leaves out what \`only if\` and \`unless\` exclude, to t
   });
 });
 
-Deno.test("bindingsOf() reads names, numbers and the fields of uniforms", () => {
-  const source = `struct Sizes { // of a
+const BOUND = `struct Sizes { // of a
   M: u32, // rows
   // more
   scale: f32,
@@ -98,7 +97,9 @@ Deno.test("bindingsOf() reads names, numbers and the fields of uniforms", () => 
 @group(0) @binding(0) var<storage, read> a: array<vec4<f16>>;
 @group(0) @binding(7) var<storage, read_write> b: B;
 @group(0) @binding(21) var<uniform> sizes: Sizes;`;
-  assert.deepEqual(bindingsOf(source), [
+
+Deno.test("bindingsOf() reads names, numbers and the fields of uniforms", () => {
+  assert.deepEqual(bindingsOf(BOUND), [
     { name: "a", binding: 0, fields: undefined },
     { name: "b", binding: 7, fields: undefined },
     {
@@ -107,7 +108,7 @@ Deno.test("bindingsOf() reads names, numbers and the fields of uniforms", () => 
       fields: [{ name: "M", type: "u32" }, { name: "scale", type: "f32" }],
     },
   ]);
-  assert.throws(() => bindingsOf(source.replace("f32", "vec4f")), {
+  assert.throws(() => bindingsOf(BOUND.replace("f32", "vec4f")), {
     name: "RangeError",
     message: /the uniform Sizes .* current field is scale: vec4f,$/,
   });
@@ -271,16 +272,18 @@ Deno.test("Program compiles a shader once for each set of constants", () => {
   assert.deepEqual([program.length, own.pipelines.size], [3, 2]);
 });
 
-Deno.test("a device names the file and line of a mistake in a shader, also in an unrolled loop", async () => {
-  const files = {
-    "kernels/main.wgsl": SOURCE.replace("  y[0]", "  write();\n  y[0]"),
-    "kernels/fragment.wgsl": `// writes
+const FAULTY_FRAGMENT = `// writes
 fn write() {
   // unroll
   for (var i = 0u; i < 2u; i++) {
     y[i] = five;
   }
-}`,
+}`;
+
+Deno.test("a device names the file and line of a mistake in a shader, also in an unrolled loop", async () => {
+  const files = {
+    "kernels/main.wgsl": SOURCE.replace("  y[0]", "  write();\n  y[0]"),
+    "kernels/fragment.wgsl": FAULTY_FRAGMENT,
   };
   using own = await openDevice();
   using program = new Program(own);

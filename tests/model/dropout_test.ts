@@ -1,5 +1,5 @@
 import { tensorNamed } from "../../kernels/arena.ts";
-import { dropoutFactor } from "../../kernels/random.ts";
+import { dropoutFactor } from "../../kernels/dropout/reference.ts";
 import { download, size } from "../../kernels/tensor.ts";
 import { createGpt, masterOf } from "../../model/gpt.ts";
 import type { Precision } from "../../model/precision.ts";

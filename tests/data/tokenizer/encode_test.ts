@@ -8,14 +8,16 @@ import {
   parseTokenizer,
   type Tokenizer,
 } from "../../../data/tokenizer/tokenizer.ts";
+import { GPT2_WORDS } from "../../../data/tokenizer/words.ts";
 import { freshSeed } from "../../seeds.ts";
 import { oddText } from "../texts.ts";
 
-/** The same tokenizer with a stage that does nothing: it cuts words by GPT-2's pattern and looks them up. */
+/** The same tokenizer as one of the general kind: it cuts words by GPT-2's pattern, and looks them up as texts. */
 async function general({ json }: Tokenizer): Promise<Tokenizer> {
   const file = JSON.parse(json);
-  const nothing = { type: "Split", pattern: { String: "\0\0" }, behavior: "Isolated" };
-  file.pre_tokenizer = { type: "Sequence", pretokenizers: [nothing, file.pre_tokenizer] };
+  const words = { type: "Split", pattern: { Regex: GPT2_WORDS.source }, behavior: "Isolated" };
+  const bytes = { ...file.pre_tokenizer, use_regex: false };
+  file.pre_tokenizer = { type: "Sequence", pretokenizers: [words, bytes] };
   return await parseTokenizer(JSON.stringify(file));
 }
 

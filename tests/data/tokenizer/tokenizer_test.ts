@@ -199,3 +199,354 @@ Deno.test("isPartOf() knows a tokenizer and what is made compact of it, by their
   // the same tokens with one merge less encode otherwise
   assert.ok(!await isPartOf(await byteLevelTokenizer({ tokens, merges: merges.slice(1) }), full));
 });
+
+/** Tokenizers of many kinds with what Hugging Face's library makes of texts. */
+interface Golden {
+  texts: string[];
+  tokenizers: {
+    name: string;
+    // deno-lint-ignore no-explicit-any
+    file: any;
+    encoded: number[][];
+    documents: (number[] | null)[];
+    decoded: string[];
+  }[];
+}
+
+const golden: Golden = JSON.parse(
+  await Deno.readTextFile(new URL("../../golden/tokenizers.json", import.meta.url)),
+);
+const named = (name: string) =>
+  structuredClone(golden.tokenizers.find((tokenizer) => tokenizer.name === name)!.file);
+
+for (const { name, file, encoded, documents, decoded } of golden.tokenizers) {
+  Deno.test(`parseTokenizer() agrees with Hugging Face's library on ${name}`, async () => {
+    const tokenizer = await parseTokenizer(JSON.stringify(file));
+    golden.texts.forEach((text, i) => {
+      const where = JSON.stringify(text);
+      assert.deepEqual(tokenizer.encode(text), encoded[i], where);
+      const ids = tokenizer.encodeDocument(text);
+      // that library's Unigram finds special tokens in a text even when told not to
+      if (file.model.type === "Unigram" && /<\/?\w+>/.test(text)) {
+        assert.ok(!ids.includes(tokenizer.endOfText), where);
+        return;
+      }
+      assert.deepEqual(ids, documents[i] ?? encoded[i], where);
+      const decoder = tokenizer.decoder();
+      assert.equal(ids.map((id) => decoder.push(id)).join("") + decoder.end(), decoded[i], where);
+    });
+  });
+}
+
+/** Kinds that lose nothing of a text but what they say: the texts are made accordingly. */
+const LOSSLESS: [name: string, made: (text: string) => string, extraBytes: number][] = [
+  ["GPT-2", (text) => text, 0],
+  ["added tokens", (text) => text.normalize("NFC"), 0],
+  ["single digits", (text) => text, 0],
+  ["Llama 3", (text) => text, 0],
+  ["Llama 2", (text) => text.replaceAll("\u2581", "_"), 1],
+  ["Gemma", (text) => text.replaceAll("\u2581", "_"), 0],
+];
+
+for (const [name, made, extraBytes] of LOSSLESS) {
+  Deno.test(`the tokenizer of ${name} gives back any text, byte for byte`, async () => {
+    const seed = freshSeed(), random = new Random(seed);
+    const tokenizer = await parseTokenizer(JSON.stringify(named(name)));
+    for (let round = 0; round < 100; round++) {
+      const text = made(oddText(random));
+      const where = `seed ${seed}: ${JSON.stringify(text)}`;
+      const ids = tokenizer.encodeDocument(text);
+      assert.equal(tokenizer.decode(ids), text, where);
+      const decoder = tokenizer.decoder();
+      assert.equal(ids.map((id) => decoder.push(id)).join("") + decoder.end(), text, where);
+      const bytes = ids.reduce((sum, id) => sum + tokenizer.byteLength(id), 0);
+      assert.equal(bytes, new TextEncoder().encode(text).length + extraBytes, where);
+      // a text that was begun elsewhere goes on where that ended
+      const cut = random.below(ids.length + 1);
+      const [before, after] = [ids.slice(0, cut), ids.slice(cut)];
+      const begun = tokenizer.decoder(), continued = tokenizer.decoder(before);
+      const start = before.map((id) => begun.push(id)).join("");
+      const rest = after.map((id) => continued.push(id)).join("") + continued.end();
+      assert.equal(start + rest, text, where);
+    }
+  });
+}
+
+Deno.test("documents of a tokenizer with a prefix blank begin anew after the end of another", async () => {
+  const tokenizer = await parseTokenizer(JSON.stringify(named("Llama 2")));
+  assert.equal(tokenizer.endOfTextToken, "</s>");
+  const end = tokenizer.endOfText;
+  const ids = [...tokenizer.encodeDocument("the sun"), end, ...tokenizer.encodeDocument("the cat")];
+  assert.equal(tokenizer.decode(ids), "the sun</s>the cat");
+  assert.deepEqual(tokenizer.encode("the sun</s>the cat"), ids);
+  const decoder = tokenizer.decoder([...tokenizer.encode("the sun"), end]);
+  assert.equal(tokenizer.encode("the cat").map((id) => decoder.push(id)).join(""), "the cat");
+  assert.equal(tokenizer.byteLength(end), 0);
+});
+
+Deno.test("parseTokenizer() finds what ends a document", async () => {
+  const file = named("added tokens");
+  const end = async (options = {}, change: (copy: typeof file) => void = () => {}) => {
+    const copy = structuredClone(file);
+    change(copy);
+    const { endOfText, endOfTextToken, decode } = await parseTokenizer(
+      JSON.stringify(copy),
+      "t.json",
+      options,
+    );
+    assert.equal(decode([endOfText]), endOfTextToken);
+    return endOfTextToken;
+  };
+  assert.equal(await end(), "<|endoftext|>");
+  assert.equal(await end({ endOfText: "</s>" }), "</s>");
+  const remove = (name: string) => (copy: typeof file) => {
+    copy.added_tokens = copy.added_tokens.filter((token: { content: string }) =>
+      token.content !== name
+    );
+  };
+  assert.equal(await end({}, remove("<|endoftext|>")), "</s>");
+  assert.equal(await end({ endOfText: "</s>" }, remove("</s>")), "</s>");
+  assert.equal(
+    await end({}, (copy) => copy.added_tokens = copy.added_tokens.slice(0, 1)),
+    "<s>",
+  );
+  await assert.rejects(end({ endOfText: "<nothing>" }), {
+    name: "UserError",
+    message: "Cannot use t.json as its end-of-text token must be in its vocabulary: " +
+      'current value is "<nothing>"',
+  });
+  await assert.rejects(
+    end({}, (copy) =>
+      copy.added_tokens.forEach((token: { special: boolean; content: string }) => {
+        token.content = `<${token.content}>`;
+      })),
+    {
+      name: "UserError",
+      message: /^Cannot use t.json as the token that ends a document must be known, .*"<<s>>"/,
+    },
+  );
+});
+
+Deno.test("tokenizers that end documents differently have different hashes", async () => {
+  const json = JSON.stringify(named("added tokens"));
+  const usual = await parseTokenizer(json);
+  const said = await parseTokenizer(json, "t.json", { endOfText: "<|endoftext|>" });
+  const other = await parseTokenizer(json, "t.json", { endOfText: "</s>" });
+  assert.equal(said.hash, usual.hash);
+  assert.notEqual(other.hash, usual.hash);
+  assert.equal(other.json, usual.json);
+});
+
+Deno.test("ids may have holes, and a model room to spare", async () => {
+  const file = named("GPT-2");
+  file.added_tokens[0].id = 350;
+  delete file.model.vocab["<|endoftext|>"];
+  const tokenizer = await parseTokenizer(JSON.stringify(file), "t.json", { vocabularySize: 384 });
+  assert.equal(tokenizer.endOfText, 350);
+  assert.equal(tokenizer.vocabularySize, 384);
+  for (const nothing of [340, 351, 383]) {
+    assert.equal(tokenizer.byteLength(nothing), 0);
+    assert.equal(tokenizer.decode([nothing]), "");
+    assert.equal(tokenizer.decoder().push(nothing), "");
+  }
+  const ids = tokenizer.encode("a gate<|endoftext|>");
+  assert.equal(ids.at(-1), 350);
+  assert.equal(tokenizer.decode([...ids.slice(0, 1), 340, ...ids.slice(1)]), "a gate<|endoftext|>");
+  for (const beyond of [384, -1, 0.5]) {
+    assert.throws(() => tokenizer.decode([beyond]), {
+      name: "RangeError",
+      message: `Cannot decode as ids must be below 384: current id is ${beyond}`,
+    });
+  }
+  assert.equal((await parseTokenizer(JSON.stringify(file))).vocabularySize, 351);
+  await assert.rejects(parseTokenizer(JSON.stringify(file), "t.json", { vocabularySize: 350 }), {
+    name: "UserError",
+    message: "Cannot use t.json as its ids must be below the model's 350: current value is 350",
+  });
+});
+
+Deno.test("parseTokenizer() refuses what it does not know, in a sentence", async () => {
+  // deno-lint-ignore no-explicit-any
+  const broken: [string, (file: any) => void, RegExp][] = [
+    ["GPT-2", (file) => file.model.type = "Neural", /model.type must be .*"Neural"$/],
+    ["GPT-2", (file) => delete file.model.vocab, /model.vocab must be a table of tokens/],
+    ["GPT-2", (file) => file.model.vocab["a"] = 1.5, /the id of "a" must be a whole number/],
+    ["GPT-2", (file) => file.model.vocab["a"] = 1e9, /the id of "a" must be a whole number/],
+    ["GPT-2", (file) => file.normalizer = { type: "Rot13" }, /its normalizer must be .*"Rot13"$/],
+    ["GPT-2", (file) => file.decoder = { type: "CTC" }, /its decoder must be .*"CTC"$/],
+    [
+      "GPT-2",
+      (file) => file.pre_tokenizer = { type: "UnicodeScripts" },
+      /its pre-tokenizer must be .*"UnicodeScripts"$/,
+    ],
+    [
+      "single digits",
+      (file) => file.pre_tokenizer.pretokenizers.reverse(),
+      /ByteLevel must be the last/,
+    ],
+    [
+      "isolated, inverted: False",
+      (file) => file.pre_tokenizer.pretokenizers[0].behavior = "Shuffled",
+      /behavior must be one of .*"Shuffled"$/,
+    ],
+    [
+      "isolated, inverted: False",
+      (file) => file.pre_tokenizer.pretokenizers[0].pattern.Regex = "(",
+      /its patterns must be ones that JavaScript can match: current value is "\("$/,
+    ],
+    ["GPT-2", (file) => file.model.dropout = 0.1, /model.dropout must be null: .* 0.1$/],
+    ["GPT-2", (file) => file.model.merges.push(["a", "?!"]), /tokens of all merges: .*"\?!"$/],
+    [
+      "Llama 2",
+      (file) => file.decoder.decoders.at(-1).stop = 1,
+      /may strip one character .*: current value is \[1,1\]$/,
+    ],
+  ];
+  for (const [name, breakIt, message] of broken) {
+    const file = named(name);
+    breakIt(file);
+    const error = await parseTokenizer(JSON.stringify(file), "t.json").then(
+      () => assert.fail(`${name} passed where it should be: ${message}`),
+      (error) => error,
+    );
+    assert.equal(error.name, "UserError", error.message);
+    assert.match(error.message, new RegExp(`^Cannot use t\\.json as .*${message.source}`));
+  }
+  for (
+    const [text, message] of [
+      ["{", "Cannot read t.json as it must be JSON"],
+      ["null", "Cannot read t.json as it must be a tokenizer.json: it has no model"],
+      ['{"model":1}', "Cannot read t.json as it must be a tokenizer.json: it has no model"],
+    ]
+  ) {
+    await assert.rejects(parseTokenizer(text!, "t.json"), { name: "UserError", message });
+  }
+});
+
+Deno.test("parseTokenizer() of a damaged file works or says in a sentence why not", async () => {
+  const seed = freshSeed(), random = new Random(seed);
+  const kinds = ["GPT-2", "added tokens", "Llama 3", "Llama 2", "T5", "BERT, uncased", "words"];
+  const damages = [null, 0, -1, 1.5, "", "x", true, [], {}, [null], { type: "Sequence" }];
+  for (let round = 0; round < 400; round++) {
+    const file = named(kinds[round % kinds.length]!);
+    const path: string[] = [];
+    // deno-lint-ignore no-explicit-any
+    for (let at: any = file;;) {
+      const keys = Object.keys(at);
+      const key = keys[random.below(keys.length)]!;
+      path.push(key);
+      const inner = at[key];
+      if (typeof inner !== "object" || inner === null || random.below(3) === 0) {
+        at[key] = damages[random.below(damages.length)];
+        break;
+      }
+      if (Object.keys(inner).length === 0) break;
+      at = inner;
+    }
+    const where = `seed ${seed}, round ${round}: ${path.join(".")}`;
+    try {
+      const tokenizer = await parseTokenizer(JSON.stringify(file), "t.json");
+      const ids = tokenizer.encode("A story of 12 cats, naïve.");
+      assert.equal(typeof tokenizer.decode(ids), "string", where);
+    } catch (error) {
+      const { name, message } = error as Error;
+      assert.match(name, /^UserError$/, `${where}: ${message}`);
+      assert.match(message, /^Cannot (read|use) t\.json as /, where);
+    }
+  }
+});
+
+/** Hugging Face's library with `encode_special_tokens`: what is declared special changes nothing. */
+Deno.test("parseTokenizer() leaves a token in documents that is declared special and text as well", async () => {
+  const seed = freshSeed(), random = new Random(seed);
+  for (const { name, file } of golden.tokenizers) {
+    const { vocab } = file.model, plain = await parseTokenizer(JSON.stringify(file));
+    const ids = golden.texts.map((text) => plain.encodeDocument(text));
+    const used = [...new Set(ids.flat())].filter((id) =>
+      !file.added_tokens.some((token: { id: number }) => token.id === id)
+    );
+    const tokens = new Map<number, string>(
+      Array.isArray(vocab)
+        ? vocab.map(([token]: [string], id: number) => [id, token])
+        : Object.entries<number>(vocab).map(([token, id]) => [id, token]),
+    );
+    const declared = [0, 1, 2].map(() => used[random.below(used.length)]!)
+      .map((id) => ({ id, content: tokens.get(id)!, special: true, normalized: false }));
+    const special = await parseTokenizer(
+      JSON.stringify({ ...file, added_tokens: [...file.added_tokens, ...declared] }),
+      "t.json",
+      { endOfText: plain.endOfTextToken },
+    );
+    const where = `seed ${seed}, ${name}: ${JSON.stringify(declared)}`;
+    golden.texts.forEach((text, i) => {
+      assert.deepEqual(special.encodeDocument(text), ids[i], `${where} in ${JSON.stringify(text)}`);
+      const [shown, expected] = [special, plain].map(({ decoder }) => {
+        const { push, end } = decoder();
+        return ids[i]!.map(push).join("") + end();
+      });
+      assert.equal(shown, expected, where);
+    });
+    for (const { id } of declared) {
+      assert.equal(special.byteLength(id), plain.byteLength(id), where);
+      assert.equal(special.decode([id]), plain.decode([id]), where);
+    }
+  }
+});
+
+Deno.test("a token of a text that is declared special ends documents only if it is said to", async () => {
+  const file = named("GPT-2"), bang = file.model.vocab["!"];
+  const add = (...tokens: object[]) => JSON.stringify({ ...file, added_tokens: tokens });
+  const declared = { id: bang, content: "!", special: true, normalized: false };
+  const padded = await parseTokenizer(add(declared, file.added_tokens[0]));
+  const alone = await parseTokenizer(add(declared));
+  for (const { endOfTextToken, encodeDocument, decode } of [padded, alone]) {
+    assert.equal(endOfTextToken, "<|endoftext|>");
+    assert.ok(encodeDocument("wow!").includes(bang));
+    assert.equal(decode(encodeDocument("wow! no")), "wow! no");
+  }
+  const [content, text] = [".", "He ran. Tom fell."];
+  const dot = await parseTokenizer(JSON.stringify(file), "t.json", { endOfText: content });
+  assert.equal(dot.endOfText, file.model.vocab["."]);
+  assert.equal(dot.decode(dot.encodeDocument(text)), text);
+  assert.equal(dot.encodeDocument(text).filter((id) => id === dot.endOfText).length, 2);
+  assert.equal(dot.byteLength(dot.endOfText), 1);
+  const line = await parseTokenizer(JSON.stringify(file), "t.json", { endOfText: "\n" });
+  assert.equal(line.decode([line.endOfText]), "\n"); // spelled Ċ in the vocabulary
+});
+
+Deno.test("an id that two tokens have is the one that words are made of", async () => {
+  const file = named("GPT-2"), bang = file.model.vocab["!"];
+  file.added_tokens.push({ id: bang, content: "<pad>", special: true, normalized: false });
+  const { encode, encodeDocument, decode, decoder } = await parseTokenizer(JSON.stringify(file));
+  assert.equal(decode(encodeDocument("wow! <pad>")), "wow! <pad>");
+  assert.equal(decoder().push(bang), "!");
+  assert.deepEqual(encode("<pad>"), [bang]);
+});
+
+Deno.test("parseTokenizer() finds added tokens as fast whatever their number, and bounds their length", async () => {
+  const file = named("GPT-2"), [end] = file.added_tokens;
+  const first = 1 + Math.max(...Object.values<number>(file.model.vocab), end.id);
+  const withAdded = (contents: string[]) =>
+    parseTokenizer(JSON.stringify({
+      ...file,
+      added_tokens: [
+        end,
+        ...contents.map((content, i) => ({ id: first + i, content, special: true })),
+      ],
+    }));
+  // tokens that are compared with each other, or tried one by one, take minutes
+  const contents = Array.from({ length: 100_000 }, (_, i) => `<|visual token ${i}|>`);
+  const since = performance.now();
+  const { encode } = await withAdded(contents);
+  assert.deepEqual(encode("<|visual token 7|><|visual token 99999|>"), [first + 7, first + 99_999]);
+  assert.ok(encode("<|visual token x".repeat(5000)).every((id) => id < first));
+  const seconds = (performance.now() - since) / 1000;
+  assert.ok(seconds < 20, `it took ${seconds} s`);
+  const longest = await withAdded(["<a", "<a><", "<a>", "<\ud83d"]);
+  assert.deepEqual(longest.encode("<a><<a<a>"), [first + 1, first, first + 2]);
+  await assert.rejects(withAdded(["x".repeat(100_000)]), {
+    name: "UserError",
+    message: "Cannot use tokenizer.json as its added tokens must have at most 1000 characters: " +
+      "current value is 100000",
+  });
+});
