@@ -49,21 +49,6 @@ export interface Dispatch {
   workgroupBytes?: number;
 }
 
-/** A launch whose tensors and uniforms go by number: for ops that do not name them yet. */
-export interface NumberedDispatch
-  extends Pick<Dispatch, "workgroups" | "iterations" | "workgroupBytes"> {
-  /** Path of the shader. */
-  label: string;
-  /** Text of the shader. */
-  source: string;
-  /** Values of the shader's top-level constants and aliases. */
-  constants: Constants;
-  /** In binding order, from binding 0. */
-  tensors: readonly Tensor[];
-  /** As one uniform `array<vec4u, …>` after the last tensor. */
-  uniforms?: readonly number[];
-}
-
 /**
  * Most loop iterations that one invocation may make on a CPU adapter, over all its loops: Mesa's lavapipe
  * leaves loops without an error after 65,535 (Mesa 22.3, measured November 2026), so half of that is refused.
@@ -140,8 +125,7 @@ export class Program implements Disposable {
    * {LimitError} if the launch would leave a limit of the device, or on a CPU adapter could run
    * into lavapipe's bound on loop iterations; {RangeError} if an offset is not aligned.
    */
-  dispatch(dispatch: Dispatch | NumberedDispatch): void {
-    if ("source" in dispatch) return this.#dispatchNumbered(dispatch);
+  dispatch(dispatch: Dispatch): void {
     const { shader, constants = {}, tensors, uniforms = {}, workgroups } = dispatch;
     const label = labelOf(shader);
     const { pipeline, bindings, optional } = this.#compile(shader, constants);
@@ -158,25 +142,8 @@ export class Program implements Disposable {
     this.#append(label, pipeline, entries, workgroups);
   }
 
-  #dispatchNumbered(dispatch: NumberedDispatch): void {
-    const { label, source, constants, tensors, workgroups, uniforms } = dispatch;
-    this.#checkLimits(label, tensors, dispatch);
-    const { pipeline } = this.#compile({ [label]: source }, constants, { numbered: true });
-    const entries: GPUBindGroupEntry[] = tensors.map((t, binding) => ({
-      binding,
-      resource: resourceOf(t),
-    }));
-    if (uniforms) {
-      const data = new Uint32Array(Math.ceil(uniforms.length / 4) * 4);
-      data.set(uniforms);
-      const buffer = this.#uniformBuffer(label, data.buffer);
-      entries.push({ binding: tensors.length, resource: { buffer } });
-    }
-    this.#append(label, pipeline, entries, workgroups);
-  }
-
   /** The pipeline of a shader, compiled if the device has not done so before. */
-  #compile(shader: Shader, constants: Constants, { numbered = false } = {}): Pipeline {
+  #compile(shader: Shader, constants: Constants): Pipeline {
     const { gpu, pipelines } = this.device;
     const key = JSON.stringify([constants, shader]);
     let pipeline = pipelines.get(key);
@@ -192,8 +159,8 @@ export class Program implements Disposable {
       });
       pipeline = {
         pipeline: gpu.createComputePipeline({ label, layout: "auto", compute: { module } }),
-        bindings: numbered ? [] : bindingsOf(source),
-        optional: numbered ? [] : bindingsOf(Object.values(shader).join("\n")),
+        bindings: bindingsOf(source),
+        optional: bindingsOf(Object.values(shader).join("\n")),
       };
       pipelines.set(key, pipeline);
     }
@@ -377,11 +344,6 @@ function bytesOf(
     view.setUint32(4 * i, value, true);
   });
   return buffer;
-}
-
-/** The f32 nearest to a number as the u32 with the same bits, for the uniforms of a dispatch. */
-export function bitsOf(value: number): number {
-  return new Uint32Array(Float32Array.of(value).buffer)[0]!;
 }
 
 /** Splits a count of workgroups over two dimensions, for shaders that flatten `x + y * 32768`. */

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { modelledMs, stepCost } from "../../bench/cost.ts";
 import { STEP_OPTIONS } from "../../bench/models.ts";
-import { type Dispatch, type NumberedDispatch, Program } from "../../kernels/program.ts";
+import { type Dispatch, Program } from "../../kernels/program.ts";
 import { labelOf } from "../../kernels/shader.ts";
 import { tensorBytes } from "../../kernels/tensor.ts";
 import { createGpt } from "../../model/gpt.ts";
@@ -86,12 +86,11 @@ function boundBytes(
   const gpt = createGpt({ ...device, isCpu: true }, config, { precision });
   const dispatch = Program.prototype.dispatch;
   let bound = 0;
-  Program.prototype.dispatch = function (launch: Dispatch | NumberedDispatch) {
+  Program.prototype.dispatch = function (launch: Dispatch) {
     const tensors = Object.values(launch.tensors).filter((tensor) => tensor !== undefined);
     for (const tensor of new Set(tensors)) bound += tensorBytes(tensor);
-    const label = "shader" in launch ? labelOf(launch.shader) : launch.label;
     // parameter, m and v, each as large as the gradient, are read and written
-    if (label.includes("adamw")) bound += 3 * tensorBytes(tensors[0]!);
+    if (labelOf(launch.shader).includes("adamw")) bound += 3 * tensorBytes(tensors[0]!);
     dispatch.call(this, launch);
   };
   try {

@@ -22,10 +22,9 @@ function counting(key: string, variants: string[], y: Tensor): Tunable {
     preferred: variants[0]!,
     record: (program, variant) =>
       program.dispatch({
-        label: variant,
-        source: SOURCE,
+        shader: { [variant]: SOURCE },
         constants: { TURNS: Number(variant) },
-        tensors: [y],
+        tensors: { y },
         workgroups: [16],
         iterations: Number(variant),
       }),
