@@ -34,6 +34,7 @@ export interface TokenizedDocuments extends TokenDataset, TokenSummary {
 
 /** How to tokenize documents. */
 export interface TokenizeOptions extends ReadOptions {
+  /** What makes the tokens. */
   readonly tokenizer: Tokenizer;
   /** Directory of the token files; by default the tokens stay in memory. */
   readonly cacheDirectory?: string | undefined;

@@ -15,7 +15,6 @@ import {
   poisoned,
   randomValues,
   REAL_TYPES,
-  runProgram,
   tensorOf,
   testRandom,
 } from "./harness.ts";
@@ -141,36 +140,4 @@ Deno.test("crossEntropyForward() refuses rows that are no vectors of four", () =
   };
   const message = /rows of "logits" must be a multiple of four .* \[2,6\], vocabulary 6/;
   assert.throws(() => crossEntropyForward(new Program(device), t, t), message);
-});
-
-Deno.test("sumForward() sums at odd lengths, and where it is told to", async () => {
-  for (const N of [1, 3, 255, 257, 8192, 8193, 100_003]) {
-    const x = tensorOf(
-      "x",
-      { shape: [N], dtype: "f32" },
-      Float32Array.from({ length: N }, () => 0.5),
-    );
-    const y = poisoned("y", { shape: [1], dtype: "f32" });
-    const place = tensorOf("place", { shape: [1], dtype: "u32" }, [2]);
-    const ys = tensorOf("ys", { shape: [4], dtype: "f32" }, [1, 2, 3, 4]);
-    const [sum, sums] = await runProgram(
-      (program) => {
-        sumForward(program, { x }, { y });
-        sumForward(program, { x, place }, { y: ys });
-      },
-      y,
-      ys,
-    );
-    assert.equal(sum![0], N / 2);
-    assert.deepEqual([...sums!], [1, 2, N / 2, 4]);
-  }
-});
-
-Deno.test("sumForward() loses less than a millionth of a long sum of equal terms", async () => {
-  // terms whose running sums round the same way for a long time
-  const N = 2 ** 20, term = Math.fround(7.056);
-  const x = tensorOf("x", { shape: [N], dtype: "f32" }, new Float32Array(N).fill(term));
-  const y = poisoned("y", { shape: [1], dtype: "f32" });
-  const [sum] = await runProgram((program) => sumForward(program, { x }, { y }), y);
-  assert.ok(Math.abs(sum![0]! / (N * term) - 1) < 1e-6, `${sum![0]} of ${N * term}`);
 });

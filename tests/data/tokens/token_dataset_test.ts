@@ -9,20 +9,24 @@ import {
 import { freshSeed } from "../../seeds.ts";
 
 /** Checks that a data set holds these documents, in whatever slices it is read. */
-function check(dataset: TokenDataset, documents: readonly number[][], random: Random): void {
+function check(
+  dataset: TokenDataset,
+  documents: readonly number[][],
+  { random, what }: { random: Random; what: string },
+): void {
   const all = documents.flat();
-  assert.deepEqual([dataset.length, dataset.documents], [all.length, documents.length]);
-  assert.deepEqual([...dataset.read(0, all.length + 5)], all);
+  assert.deepEqual([dataset.length, dataset.documents], [all.length, documents.length], what);
+  assert.deepEqual([...dataset.read(0, all.length + 5)], all, what);
   for (let i = 0; i < 20; i++) {
     const start = random.below(all.length + 1), end = start + random.below(all.length + 1);
-    assert.deepEqual([...dataset.read(start, end)], all.slice(start, end));
+    assert.deepEqual([...dataset.read(start, end)], all.slice(start, end), what);
   }
   let at = 0;
   documents.forEach((document, i) => {
-    assert.equal(dataset.documentStart(i), at);
+    assert.equal(dataset.documentStart(i), at, what);
     at += document.length;
   });
-  assert.equal(dataset.documentStart(documents.length), at);
+  assert.equal(dataset.documentStart(documents.length), at, what);
 }
 
 function datasetOf(documents: readonly number[][]): TokenDataset {
@@ -44,12 +48,12 @@ Deno.test("holdOut() holds every twentieth document out, the last of fewer, the 
     const [rest, heldOut] = count === 1
       ? [[documents[0]!.slice(0, 42)], [documents[0]!.slice(42)]]
       : [false, true].map((wanted) => documents.filter((_, i) => isHeldOut(i) === wanted));
-    check(training, rest!, random);
-    check(validation, heldOut!, random);
+    check(training, rest!, { random, what: `training of ${count}, seed ${seed}` });
+    check(validation, heldOut!, { random, what: `validation of ${count}, seed ${seed}` });
   }
 });
 
 Deno.test("renumbered() changes ids and nothing else", () => {
   const other = renumbered(datasetOf([[2, 0, 1], [2]]), Uint32Array.of(7, 8, 9));
-  check(other, [[9, 7, 8], [9]], new Random(1));
+  check(other, [[9, 7, 8], [9]], { random: new Random(1), what: "renumbered" });
 });
