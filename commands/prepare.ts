@@ -1,13 +1,13 @@
 import { Option } from "@commander-js/extra-typings";
-import { byteCount } from "../files/disk.ts";
 import { UserError } from "../files/user_error.ts";
+import { byteCount, duration } from "../files/units.ts";
 import { command, listenForInterrupts, output, run, status, wholeNumber } from "./command.ts";
 import { loadCorpus } from "../data/tokens/corpus.ts";
 import { TEXT_FIELD, UNDERSTOOD } from "../data/text/formats.ts";
 import { parseDataSpec } from "../data/text/dataset.ts";
 import { loadTokenizer } from "../data/tokenizer/load.ts";
 import { giveBack, HUB, namesHub } from "./permissions.ts";
-import { DataProgressDisplay, duration } from "./progress.ts";
+import { DataProgressDisplay } from "./progress.ts";
 
 /** `prepare`: tokenizes a data set into the cache that `train` reads. */
 const program = command("prepare", "Tokenize data, so that training on it starts at once.")

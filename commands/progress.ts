@@ -1,6 +1,6 @@
 import { SingleBar } from "cli-progress";
-import { byteCount } from "../files/disk.ts";
 import { printable } from "../files/printable.ts";
+import { byteCount, duration } from "../files/units.ts";
 import { columns, print, status } from "./command.ts";
 import type { DataProgress } from "../data/text/documents.ts";
 
@@ -91,12 +91,4 @@ export function makeBar(format: string): SingleBar {
     fps: 5,
     gracefulExit: false,
   });
-}
-
-/** A time as people read it. */
-export function duration(seconds: number): string {
-  const whole = Math.round(seconds);
-  if (whole < 60) return `${whole}s`;
-  if (whole < 3600) return `${Math.floor(whole / 60)}m${String(whole % 60).padStart(2, "0")}s`;
-  return `${Math.floor(whole / 3600)}h${String(Math.floor(whole / 60) % 60).padStart(2, "0")}m`;
 }

@@ -1,11 +1,12 @@
 import { existsSync } from "node:fs";
 import { commandLine } from "../files/command_line.ts";
-import { byteCount, checkFilePath, replaceText } from "../files/disk.ts";
+import { checkFilePath, replaceText } from "../files/disk.ts";
 import { UserError } from "../files/user_error.ts";
+import { byteCount, duration } from "../files/units.ts";
 import { command, output, run, status, wholeNumber } from "./command.ts";
 import { TEXT_FIELD } from "../data/text/formats.ts";
 import { giveBack, HUB, namesHub } from "./permissions.ts";
-import { DataProgressDisplay, duration } from "./progress.ts";
+import { DataProgressDisplay } from "./progress.ts";
 import { openDataset, parseDataSpec } from "../data/text/dataset.ts";
 import { type DataProgress, readTexts } from "../data/text/documents.ts";
 import { LEAST_VOCABULARY, trainTokenizer } from "../data/tokenizer/train.ts";

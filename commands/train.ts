@@ -12,9 +12,10 @@ import {
 } from "./command.ts";
 import { commandLine, flagOf } from "../files/command_line.ts";
 import { giveBack, HUB } from "./permissions.ts";
-import { DataProgressDisplay, duration, makeBar } from "./progress.ts";
+import { DataProgressDisplay, makeBar } from "./progress.ts";
 import { parseDataSpec } from "../data/text/dataset.ts";
 import { terminalText } from "../files/printable.ts";
+import { duration } from "../files/units.ts";
 import {
   choicesOf,
   DEFAULT_OPTIONS,

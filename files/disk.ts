@@ -16,7 +16,7 @@ import { basename, dirname, join } from "node:path";
 import { UserError } from "./user_error.ts";
 
 /**
- * Files that are whole or absent, free space on the disk, and sizes in words.
+ * Files that are whole or absent, free space on the disk, and why the system refuses.
  *
  * @module
  */
@@ -27,30 +27,6 @@ export function freeBytesAt(path: string): number {
   if (Deno.permissions.querySync(asked).state !== "granted") return Infinity;
   const { bavail, bsize } = statfsSync(path);
   return bavail * bsize;
-}
-
-const UNITS = ["bytes", "kB", "MB", "GB", "TB", "PB"];
-
-/** A number of bytes as people read it: 2.20 GB. */
-export function byteCount(bytes: number, digits = 3): string {
-  let value = bytes, unit = 0;
-  // compares the rounded number: 999.9 MB to three digits are 1.00 GB
-  while (Number(value.toPrecision(digits)) >= 1000 && unit < UNITS.length - 1) {
-    value /= 1000;
-    unit++;
-  }
-  if (unit === 0) return `${Math.ceil(value)} ${UNITS[unit]}`;
-  const shown = Number(value.toPrecision(digits));
-  const decimals = Math.max(0, digits - Math.floor(Math.log10(shown)) - 1);
-  return `${value.toFixed(decimals)} ${UNITS[unit]}`;
-}
-
-/** Two numbers of bytes as people read them, with as many digits as their difference needs. */
-export function byteCounts(a: number, b: number): [string, string] {
-  for (let digits = 3;; digits++) {
-    const counts: [string, string] = [byteCount(a, digits), byteCount(b, digits)];
-    if (counts[0] !== counts[1] || a === b || digits === 15) return counts;
-  }
 }
 
 /** A new name beside a file or directory, for its replacement: `.tmp-NAME-UUID`. */

@@ -2,7 +2,7 @@ import { resolve } from "node:path";
 import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
 import { UserError } from "../files/user_error.ts";
 import type { Device } from "../kernels/device.ts";
-import { CheckpointError, newestCheckpoint, verifyCheckpoint } from "../model/files/checkpoint.ts";
+import { verifyCheckpoint } from "../model/files/checkpoint.ts";
 import { createGpt, type Gpt } from "../model/gpt.ts";
 import { countParameters } from "../model/parameters.ts";
 import { type Precision, resolvePrecision } from "../model/precision.ts";
@@ -12,8 +12,8 @@ import {
   findModel,
   type FindModelOptions,
   type ModelSource,
+  newestIn,
   readModel,
-  TRAIN,
 } from "./source.ts";
 
 /** A model with the tokenizer that it was trained with. */
@@ -44,17 +44,13 @@ export interface LoadOptions extends FindModelOptions {
  * @throws {CheckpointError} if there is none, or if the one that was asked for is damaged.
  */
 function findCheckpoint(
-  { run = "runs/default", checkpoint, onWarning = () => {} }: LoadOptions,
+  { run = "runs/default", checkpoint, onWarning }: LoadOptions,
 ): string {
   if (checkpoint !== undefined) {
     verifyCheckpoint(checkpoint);
     return checkpoint;
   }
-  const newest = newestCheckpoint(run, onWarning);
-  if (newest === undefined) {
-    throw new CheckpointError(`Cannot load a model as ${run} holds no checkpoint`, { hint: TRAIN });
-  }
-  return newest;
+  return newestIn(run, onWarning);
 }
 
 /**

@@ -4,6 +4,7 @@ import { HubError, hubFile, type HubOptions, listHubFiles, parseHubSpec } from "
 import { hasTokenizer, readTokenizer, tokenizerFileNames } from "../data/tokenizer/load.ts";
 import type { DataProgress } from "../data/text/documents.ts";
 import { gpt2Tokenizer, type Tokenizer } from "../data/tokenizer/tokenizer.ts";
+import { CONFIG_FILE, GENERATION_FILE } from "../files/names.ts";
 import { MOST_JSON_BYTES, readText } from "../files/json.ts";
 import { printable, quoted } from "../files/printable.ts";
 import { UserError } from "../files/user_error.ts";
@@ -47,9 +48,6 @@ export const MODEL_NAMES: Readonly<Record<string, string>> = {
   "gpt2-large": "openai-community/gpt2-large",
   "gpt2-xl": "openai-community/gpt2-xl",
 };
-
-/** What to do about a run without a checkpoint. */
-export const TRAIN = "Train a model first: deno task train";
 
 /** A model that was found, of which no parameter is loaded yet. */
 export interface ModelSource {
@@ -184,14 +182,22 @@ async function findFiles(spec: string, options: FindModelOptions): Promise<Found
     );
   }
   const isRun = existsSync(join(spec, "checkpoints"));
-  const directory = isRun ? newestCheckpoint(spec, options.onNotice ?? (() => {})) : spec;
-  if (directory === undefined) {
-    throw new CheckpointError(`Cannot load a model as ${spec} holds no checkpoint`, {
-      hint: TRAIN,
-    });
-  }
+  const directory = isRun ? newestIn(spec, options.onNotice) : spec;
   if (!isRun && existsSync(join(directory, STATE_FILE))) verifyCheckpoint(directory);
   return { spec: resolve(directory), directory };
+}
+
+/**
+ * The newest whole checkpoint of a run.
+ *
+ * @throws {CheckpointError} if there is none.
+ */
+export function newestIn(run: string, onWarning: (sentence: string) => void = () => {}): string {
+  const newest = newestCheckpoint(run, onWarning);
+  if (newest !== undefined) return newest;
+  throw new CheckpointError(`Cannot load a model as ${run} holds no checkpoint`, {
+    hint: "Train a model first: deno task train",
+  });
 }
 
 /** Downloads what is needed of a repository, all of it of one commit. */
@@ -215,10 +221,10 @@ async function download(
         onProgress({ stage: "downloading", name: path, doneBytes, totalBytes }),
     });
   const isAdapter = names.includes(ADAPTER_CONFIG);
-  const { path: first, commit } = await get(isAdapter ? ADAPTER_CONFIG : "config.json");
+  const { path: first, commit } = await get(isAdapter ? ADAPTER_CONFIG : CONFIG_FILE);
   const more = async (name: string) => (await get(name, commit)).path;
   for (const name of tokenizerFileNames(names)) await more(name);
-  if (names.includes(GENERATION)) await more(GENERATION);
+  if (names.includes(GENERATION_FILE)) await more(GENERATION_FILE);
   const chosen = isAdapter ? { name: ADAPTER_FILE } : chooseModelFile(names);
   if (chosen === undefined) {
     throw new HubError(
@@ -242,7 +248,7 @@ async function describe(
   directory: string,
   options: FindModelOptions,
 ): Promise<Pick<ModelSource, "config" | "tokenizer">> {
-  const path = join(directory, "config.json"), json = readIfThere(path);
+  const path = join(directory, CONFIG_FILE), json = readIfThere(path);
   if (json === undefined) {
     throw new UserError(
       `Cannot load a model from ${directory} as it must hold config.json: it has ` +
@@ -268,9 +274,6 @@ async function describe(
   };
 }
 
-/** The file that says how a model's texts are generated. */
-const GENERATION = "generation_config.json";
-
 /**
  * A tokenizer that knows at which tokens the texts of a directory's model end: those of `eos_token_id` in
  * `generation_config.json`, or else in `config.json`, and always the one that ends a document, as models are
@@ -284,7 +287,7 @@ export function withEndIds(
   { onNotice = () => {} }: Pick<FindModelOptions, "onNotice"> = {},
 ): Tokenizer {
   const { vocabularySize, endOfText, endOfTextToken, endIds = [] } = tokenizer;
-  for (const name of [GENERATION, "config.json"]) {
+  for (const name of [GENERATION_FILE, CONFIG_FILE]) {
     const path = join(directory, name), json = readIfThere(path);
     const ids = json === undefined ? [] : parseEndIds(json, path);
     const known = ids.filter((id) => id >= 0 && id < vocabularySize);
@@ -362,7 +365,12 @@ export function fillModel(gpt: Gpt, { directory, config, adapters }: ModelSource
 /** The files of a model in a directory: weights, configuration and tokenizer. */
 export function modelPaths(directory: string): string[] {
   const names = readdirSync(directory), index = chooseModelFile(names)?.name;
-  const more = ["config.json", GENERATION, ...tokenizerFileNames(names), ...(index ? [index] : [])];
+  const more = [
+    CONFIG_FILE,
+    GENERATION_FILE,
+    ...tokenizerFileNames(names),
+    ...(index ? [index] : []),
+  ];
   const paths = more.filter((name) => names.includes(name)).map((name) => join(directory, name));
   return [...new Set([...paths, ...weightFiles(directory)])];
 }

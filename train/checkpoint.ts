@@ -14,10 +14,9 @@ import {
 } from "node:fs";
 import { basename, dirname, join, normalize, relative } from "node:path";
 import {
-  byteCount,
-  byteCounts,
   copySynced,
   freeBytesAt,
+  isSystemError,
   reasonOf,
   replaceFile,
   syncDirectory,
@@ -29,6 +28,7 @@ import {
 } from "../files/disk.ts";
 import { commandLine } from "../files/command_line.ts";
 import { printable } from "../files/printable.ts";
+import { byteCount, byteCounts } from "../files/units.ts";
 import { KEPT_BASE } from "../generate/base.ts";
 import {
   checkFileNames,
@@ -138,6 +138,7 @@ export function openRunDirectory(
       failing.delete(what);
       return true;
     } catch (error) {
+      if (!isSystemError(error)) throw error;
       const notice = `Cannot ${what} as ${reasonOf(error)}: training continues without it`;
       if (!failing.has(what)) notices.push(notice);
       failing.add(what);
@@ -535,12 +536,12 @@ function digest(content: FileContent): FileDigest {
   return { bytes, sha256: hash.digest("hex") };
 }
 
-/** Runs `action` and makes one sentence of whatever the system has against it. */
+/** Runs `action`; if the system refuses, the error says in one sentence what failed and why. */
 function attempt<T>(what: string, action: () => T): T {
   try {
     return action();
   } catch (error) {
-    if (error instanceof CheckpointError) throw error;
+    if (!isSystemError(error)) throw error;
     throw new CheckpointError(`Cannot ${what} as ${reasonOf(error)}`);
   }
 }

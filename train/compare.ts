@@ -9,6 +9,7 @@ import {
 import { parseHuggingFaceConfig } from "../model/files/hugging_face.ts";
 import { Curve } from "./curve.ts";
 import { type Metric, readLines, readMetrics, startMetric } from "./metrics.ts";
+import { CONFIG_FILE } from "../files/names.ts";
 import { flagOf } from "../files/command_line.ts";
 import { optionsWhere } from "./options.ts";
 import { openPlot, svgPage } from "./svg.ts";
@@ -99,7 +100,7 @@ export function readRun(path: string, onWarning: (sentence: string) => void): Co
   // a later one is damaged, or the run would not have gone back to an earlier
   if (newest.state.step > end) newest = newestState(path, () => {}, end) ?? newest;
   const { options, data, tokenizerHash, tuning } = newest.state;
-  const config = join(newest.checkpoint, "config.json");
+  const config = join(newest.checkpoint, CONFIG_FILE);
   const { parameters, flopsPerToken } = start ??
     // of a run before those were noted
     startMetric(

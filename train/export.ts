@@ -9,6 +9,12 @@ import type { Gpt } from "../model/gpt.ts";
 import { type SafetensorsEntry, serializeSafetensors } from "../model/files/safetensors.ts";
 import { MODEL_FILE } from "../model/files/tensor_files.ts";
 import { saveParameters } from "../model/weights.ts";
+import {
+  CONFIG_FILE,
+  GENERATION_FILE,
+  TOKENIZER_CONFIG_FILE,
+  TOKENIZER_FILE,
+} from "../files/names.ts";
 import { checkFilePath } from "../files/disk.ts";
 import { UserError } from "../files/user_error.ts";
 import { checkFree, type FileContent, writeNew } from "./checkpoint.ts";
@@ -86,7 +92,7 @@ export async function modelFiles(
   const config = toHuggingFaceConfig(gpt.config, { endOfText, endIds, dropout });
   return [
     [MODEL_FILE, serializeSafetensors(tensors, { format: "pt" })],
-    ["config.json", jsonFile(dtype === "f32" ? config : { ...config, torch_dtype: "float16" })],
+    [CONFIG_FILE, jsonFile(dtype === "f32" ? config : { ...config, torch_dtype: "float16" })],
   ];
 }
 
@@ -96,9 +102,9 @@ export function tokenizerFiles(
   { json, endOfText, endOfTextToken, endIds = [endOfText] }: Tokenizer,
 ): [string, FileContent][] {
   return [
-    ["tokenizer.json", [new TextEncoder().encode(json)]],
+    [TOKENIZER_FILE, [new TextEncoder().encode(json)]],
     [
-      "tokenizer_config.json",
+      TOKENIZER_CONFIG_FILE,
       jsonFile({
         // what transformers would otherwise make of the file beside it
         add_prefix_space: JSON.parse(json).pre_tokenizer?.add_prefix_space ?? false,
@@ -111,7 +117,7 @@ export function tokenizerFiles(
       }),
     ],
     [
-      "generation_config.json",
+      GENERATION_FILE,
       jsonFile({ bos_token_id: endOfText, eos_token_id: oneOrAll(endIds) }),
     ],
   ];

@@ -36,6 +36,7 @@ import type { ParameterSpec } from "../model/parameters.ts";
 import { serializeSafetensors } from "../model/files/safetensors.ts";
 import { MODEL_FILE, openTensorFiles, type TensorFiles } from "../model/files/tensor_files.ts";
 import { downloadTable, loadAdapters, loadParameters, saveAdapters } from "../model/weights.ts";
+import { CONFIG_FILE, TOKENIZER_FILE } from "../files/names.ts";
 import { UserError } from "../files/user_error.ts";
 import type { FileContent, RunDirectory } from "./checkpoint.ts";
 import { checkFinite, jsonFile, modelFiles, tokenizerFiles } from "./export.ts";
@@ -117,9 +118,9 @@ export async function readCheckpoint(
   const text = (name: string) => Deno.readTextFile(join(path, name));
   if (!Object.hasOwn(state.files, ADAPTER_CONFIG)) {
     checkBaseOption(path, options);
-    const config = parseHuggingFaceConfig(await text("config.json"), join(path, "config.json"));
+    const config = parseHuggingFaceConfig(await text(CONFIG_FILE), join(path, CONFIG_FILE));
     const { vocabularySize } = config;
-    const tokenizer = await readTokenizer(join(path, "tokenizer.json"), { vocabularySize });
+    const tokenizer = await readTokenizer(join(path, TOKENIZER_FILE), { vocabularySize });
     return { path, state, config, tokenizer: withEndIds(tokenizer, path) };
   }
   if (!source) {

@@ -1,6 +1,8 @@
-import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { replaceText } from "../files/disk.ts";
 import { isObject } from "../files/json.ts";
+import { UserError } from "../files/user_error.ts";
 import type { Device } from "../kernels/device.ts";
 import { Tuner, unavailable, untuned } from "../kernels/tune.ts";
 import type { TrainerState } from "../model/files/checkpoint.ts";
@@ -61,18 +63,11 @@ export function writeChoices(
     madeBy: MADE_BY,
     choices: { ...choices, [adapter]: { ...choices[adapter], ...sorted(device.choices) } },
   };
-  const temporary = `${path}.tmp-${crypto.randomUUID()}`;
   try {
-    mkdirSync(dirname(path), { recursive: true });
-    writeFileSync(temporary, JSON.stringify(file, null, 2) + "\n");
-    renameSync(temporary, path);
+    replaceText(path, JSON.stringify(file, null, 2) + "\n");
   } catch (error) {
-    onWarning(`the fastest kernels cannot be remembered in ${path}: ${(error as Error).message}`);
-    try {
-      rmSync(temporary, { force: true });
-    } catch {
-      // nothing may be written there, so nothing is
-    }
+    if (!(error instanceof UserError)) throw error;
+    onWarning(`the fastest kernels are not remembered: ${error.message}`);
   }
 }
 

@@ -1,8 +1,9 @@
 import { createHash, type Hash } from "node:crypto";
 import { renameSync, rmSync, statSync } from "node:fs";
 import { dirname } from "node:path";
-import { byteCount, byteCounts, freeBytesAt } from "../../files/disk.ts";
+import { freeBytesAt } from "../../files/disk.ts";
 import { printable } from "../../files/printable.ts";
+import { byteCount, byteCounts } from "../../files/units.ts";
 import { ATTEMPTS, backOffMs, HubError, type HubSession, request, within } from "./request.ts";
 
 /**

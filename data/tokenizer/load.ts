@@ -1,5 +1,6 @@
 import { existsSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
+import { TOKENIZER_CONFIG_FILE, TOKENIZER_FILE } from "../../files/names.ts";
 import {
   checkFields,
   isObject,
@@ -24,23 +25,23 @@ import { ADDED_TOKEN_FIELDS, type AddedToken } from "./tokenizer_file.ts";
 /** How to load a tokenizer: what its file does not say, and how to reach the hub. */
 export type LoadTokenizerOptions = ParseTokenizerOptions & HubOptions;
 
-/** The file that describes a tokenizer, and the two that GPT-2 came with. */
-const TOKENIZER = "tokenizer.json", VOCAB = "vocab.json", MERGES = "merges.txt";
+/** The two files that GPT-2's tokenizer came with. */
+const VOCAB = "vocab.json", MERGES = "merges.txt";
 
-/** Files that add to these: which tokens have a role, such as to end a document, and which tokens were added. */
-const CONFIG = "tokenizer_config.json", SPECIAL = "special_tokens_map.json";
+/** Files that add to a tokenizer: which tokens have a role, such as to end a document, and which tokens were added. */
+const SPECIAL = "special_tokens_map.json";
 const ADDED = "added_tokens.json";
 
 /** Of the names of a repository's files, those that its tokenizer is read from. */
 export function tokenizerFileNames(names: readonly string[]): string[] {
-  const main = names.includes(TOKENIZER) ? [TOKENIZER] : [VOCAB, MERGES];
-  return [...main, ADDED, CONFIG, SPECIAL].filter((name) => names.includes(name));
+  const main = names.includes(TOKENIZER_FILE) ? [TOKENIZER_FILE] : [VOCAB, MERGES];
+  return [...main, ADDED, TOKENIZER_CONFIG_FILE, SPECIAL].filter((name) => names.includes(name));
 }
 
 /** Whether a folder has a tokenizer. */
 export function hasTokenizer(folder: string): boolean {
   const has = (name: string) => existsSync(join(folder, name));
-  return has(TOKENIZER) || (has(VOCAB) && has(MERGES));
+  return has(TOKENIZER_FILE) || (has(VOCAB) && has(MERGES));
 }
 
 /**
@@ -64,7 +65,7 @@ export async function loadTokenizer(
 ): Promise<Tokenizer> {
   if (spec === "gpt2") return await gpt2Tokenizer();
   if (!spec.startsWith("hf:")) return await readTokenizer(spec, options);
-  const { path = TOKENIZER, ...repo } = parseHubSpec(spec);
+  const { path = TOKENIZER_FILE, ...repo } = parseHubSpec(spec);
   const limits = { ...options, mostBytes: MOST_JSON_BYTES };
   const file = await hubFile({ ...repo, type: "model", path }, limits);
   const textOf = async (name: string) => {
@@ -94,7 +95,8 @@ export async function readTokenizer(
   options: ParseTokenizerOptions = {},
 ): Promise<Tokenizer> {
   const isFolder = statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
-  const folder = isFolder ? path : dirname(path), file = isFolder ? join(path, TOKENIZER) : path;
+  const folder = isFolder ? path : dirname(path),
+    file = isFolder ? join(path, TOKENIZER_FILE) : path;
   const nameOf = (name: string) => join(folder, name);
   const textOf = (name: string) =>
     Promise.resolve(existsSync(nameOf(name)) ? readText(nameOf(name)) : undefined);
@@ -122,13 +124,13 @@ async function parseFiles(files: Files, options: ParseTokenizerOptions): Promise
     const text = await textOf(name);
     return text === undefined ? {} : parseJsonObject(text, nameOf(name));
   };
-  const config = await objectOf(CONFIG), special = await objectOf(SPECIAL);
-  const endOfText = options.endOfText ?? endIn(config, nameOf(CONFIG)) ??
+  const config = await objectOf(TOKENIZER_CONFIG_FILE), special = await objectOf(SPECIAL);
+  const endOfText = options.endOfText ?? endIn(config, nameOf(TOKENIZER_CONFIG_FILE)) ??
     endIn(special, nameOf(SPECIAL));
   const withRole = specialContents(config, special);
   const addedText = await textOf(ADDED);
   const added = isObject(config.added_tokens_decoder)
-    ? decoderTokens(config.added_tokens_decoder, nameOf(CONFIG))
+    ? decoderTokens(config.added_tokens_decoder, nameOf(TOKENIZER_CONFIG_FILE))
     : addedText === undefined
     ? []
     : Object.entries(idTable(addedText, nameOf(ADDED)))

@@ -2,13 +2,13 @@ import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import {
-  byteCounts,
   freeBytesAt,
   isSystemError,
   reasonOf,
   replaceFile,
   syncDirectory,
 } from "../../files/disk.ts";
+import { byteCounts } from "../../files/units.ts";
 import { UserError } from "../../files/user_error.ts";
 import { BLOCK_BYTES } from "../text/blocks.ts";
 import { clean } from "../text/clean.ts";

@@ -1,6 +1,12 @@
 import { createHash } from "node:crypto";
 import { existsSync, readdirSync, readFileSync, type Stats, statSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
+import {
+  CONFIG_FILE,
+  GENERATION_FILE,
+  TOKENIZER_CONFIG_FILE,
+  TOKENIZER_FILE,
+} from "../../files/names.ts";
 import { isObject, type JsonObject } from "../../files/json.ts";
 import { printable, quoted } from "../../files/printable.ts";
 import { UserError } from "../../files/user_error.ts";
@@ -31,13 +37,13 @@ export const OPTIMIZER_FILE = "optimizer.safetensors";
 /** Files that every checkpoint holds beside its state and its weights. */
 const COMMON_FILES = [
   OPTIMIZER_FILE,
-  "tokenizer.json",
-  "tokenizer_config.json",
-  "generation_config.json",
+  TOKENIZER_FILE,
+  TOKENIZER_CONFIG_FILE,
+  GENERATION_FILE,
 ];
 
 /** Files of the weights: those of a whole model, or those of adapters alone. */
-const WEIGHT_FILES = [[MODEL_FILE, "config.json"], [ADAPTER_FILE, ADAPTER_CONFIG]];
+const WEIGHT_FILES = [[MODEL_FILE, CONFIG_FILE], [ADAPTER_FILE, ADAPTER_CONFIG]];
 
 /**
  * Makes sure that a checkpoint holds all files that resuming, or loading its model, needs.

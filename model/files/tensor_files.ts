@@ -117,6 +117,11 @@ export function openTensorFiles(paths: readonly string[]): TensorFiles {
  * @throws {UserError} if the index is none.
  */
 export function shardNames(text: string, where: string): string[] {
+  return [...new Set(Object.values(parseIndex(text, where)))].sort();
+}
+
+/** The file of each tensor, as an index has it. */
+function parseIndex(text: string, where: string): Readonly<Record<string, string>> {
   const { weight_map: map } = parseJsonObject(text, where);
   const names = isObject(map) ? [...new Set(Object.values(map))] : [];
   // a name is never a path
@@ -128,7 +133,7 @@ export function shardNames(text: string, where: string): string[] {
         `current names are ${names.slice(0, 5).map((name) => quoted(name)).join(", ") || "none"}`,
     );
   }
-  return (names as string[]).sort();
+  return map as Record<string, string>;
 }
 
 /**
@@ -140,7 +145,8 @@ export function openModelTensors(directory: string): TensorFiles {
   const name = MODEL_FILES.find((name) => existsSync(join(directory, name))) ?? MODEL_FILE;
   const path = join(directory, name);
   if (!isIndex(name)) return openTensorFiles([path]);
-  const text = readText(path), shards = shardNames(text, path);
+  const index = parseIndex(readText(path), path),
+    shards = [...new Set(Object.values(index))].sort();
   const absent = shards.filter((name) => !existsSync(join(directory, name)));
   if (absent.length > 0) {
     throw new UserError(
@@ -149,7 +155,7 @@ export function openModelTensors(directory: string): TensorFiles {
     );
   }
   const files = openTensorFiles(shards.map((name) => join(directory, name)));
-  const missing = Object.keys(JSON.parse(text).weight_map).filter((name) =>
+  const missing = Object.keys(index).filter((name) =>
     // only the configuration says whether the head is a separate matrix
     !files.tensors.has(name) && name !== HEAD && !isMask(nameFromFile(name))
   );

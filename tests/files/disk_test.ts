@@ -2,14 +2,13 @@ import assert from "node:assert/strict";
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import {
-  byteCount,
-  byteCounts,
   checkFilePath,
   replaceFile,
   replaceText,
   TEMPORARY_NAME,
   temporaryBeside,
 } from "../../files/disk.ts";
+import { byteCount, byteCounts } from "../../files/units.ts";
 
 const directory = Deno.makeTempDirSync();
 globalThis.addEventListener("unload", () => Deno.removeSync(directory, { recursive: true }));

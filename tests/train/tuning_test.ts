@@ -75,7 +75,7 @@ Deno.test("writeChoices() says in a sentence that it cannot write, and leaves no
   const warnings: string[] = [];
   writeChoices(file, deviceWith({ a: "1" }), (sentence) => warnings.push(sentence));
   assert.equal(warnings.length, 1);
-  assert.match(warnings[0]!, /^the fastest kernels cannot be remembered in [^\n]+$/);
+  assert.match(warnings[0]!, /^the fastest kernels are not remembered: Cannot write [^\n]+$/);
 
   const taken = fileIn("taken");
   mkdirSync(taken, { recursive: true }); // a directory in the file's place

@@ -1,0 +1,37 @@
+/**
+ * Sizes and times as people read them.
+ *
+ * @module
+ */
+
+const UNITS = ["bytes", "kB", "MB", "GB", "TB", "PB"];
+
+/** A number of bytes as people read it: 2.20 GB. */
+export function byteCount(bytes: number, digits = 3): string {
+  let value = bytes, unit = 0;
+  // compares the rounded number: 999.9 MB to three digits are 1.00 GB
+  while (Number(value.toPrecision(digits)) >= 1000 && unit < UNITS.length - 1) {
+    value /= 1000;
+    unit++;
+  }
+  if (unit === 0) return `${Math.ceil(value)} ${UNITS[unit]}`;
+  const shown = Number(value.toPrecision(digits));
+  const decimals = Math.max(0, digits - Math.floor(Math.log10(shown)) - 1);
+  return `${value.toFixed(decimals)} ${UNITS[unit]}`;
+}
+
+/** Two numbers of bytes as people read them, with as many digits as their difference needs. */
+export function byteCounts(a: number, b: number): [string, string] {
+  for (let digits = 3;; digits++) {
+    const counts: [string, string] = [byteCount(a, digits), byteCount(b, digits)];
+    if (counts[0] !== counts[1] || a === b || digits === 15) return counts;
+  }
+}
+
+/** A number of seconds as people read it: 9s, 4m05s, 2h30m. */
+export function duration(seconds: number): string {
+  const whole = Math.round(seconds);
+  if (whole < 60) return `${whole}s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)}m${String(whole % 60).padStart(2, "0")}s`;
+  return `${Math.floor(whole / 3600)}h${String(Math.floor(whole / 60) % 60).padStart(2, "0")}m`;
+}
