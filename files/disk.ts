@@ -126,6 +126,16 @@ function* chunksOf(file: number): Generator<Uint8Array> {
   for (let length; (length = readSync(file, chunk)) > 0;) yield chunk.subarray(0, length);
 }
 
+/** Fills a buffer from a place in a file as far as the file reaches: a read may give fewer bytes. */
+export function readAt(file: number, buffer: Uint8Array, position: number): number {
+  let done = 0;
+  for (let count = -1; count !== 0 && done < buffer.length; done += count) {
+    const most = Math.min(buffer.length - done, 2 ** 30);
+    count = readSync(file, buffer, done, most, position + done);
+  }
+  return done;
+}
+
 /** A write may take fewer bytes than it was given, of large chunks and on a full disk. */
 export function writeAll(file: number, chunk: Uint8Array, at?: number): void {
   for (let done = 0; done < chunk.length;) {

@@ -19,7 +19,7 @@ export const MOST_JSON_BYTES = 2 ** 27;
  * The text of a file.
  *
  * @param what it is, for error messages.
- * @throws {UserError} if it is too large; {UserError} if it cannot be read.
+ * @throws {UserError} if it is too large, or if it cannot be read.
  */
 export function readText(path: string, what?: string): string {
   const file = what === undefined ? path : `${what} ${path}`;

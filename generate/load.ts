@@ -92,7 +92,7 @@ export function loadSource(
  * Loads a model and its tokenizer: from a run, a checkpoint, or wherever `findModel()` finds one. Adapters
  * are merged into it.
  *
- * @throws {CheckpointError} if there is no checkpoint or it is damaged; {UserError} if it holds another kind
+ * @throws {CheckpointError} if there is no checkpoint or it is damaged, or if it holds another kind
  * of model; else as `findModel()`.
  */
 export async function loadModel(device: Device, options: LoadOptions): Promise<LoadedModel> {

@@ -87,7 +87,7 @@ export interface FindModelOptions extends Omit<HubOptions, "onProgress"> {
  * or of PEFT adapters as Hugging Face's libraries write them, a checkpoint, or a run, whose newest
  * checkpoint is taken.
  * @throws {UserError} if there is no such model; {HubError} if the hub does not give it; {CheckpointError} if a
- * checkpoint is damaged, or the base of adapters is not there; {UserError} if it is a model of
+ * checkpoint is damaged, or the base of adapters is not there, or if it is a model of
  * another kind.
  */
 export async function findModel(
@@ -332,7 +332,7 @@ function readIfThere(path: string): string | undefined {
 /**
  * Fills a model from where it was found, its adapters merged in.
  *
- * @throws {UserError} if a file cannot be read; {UserError} if it does not hold what it should.
+ * @throws {UserError} if a file cannot be read, or if it does not hold what it should.
  */
 export function fillModel(gpt: Gpt, { directory, config, adapters }: ModelSource): void {
   const changes = new Map<string, (values: Float32Array) => void>();

@@ -1,16 +1,7 @@
 import { Buffer } from "node:buffer";
-import {
-  closeSync,
-  existsSync,
-  fsyncSync,
-  openSync,
-  readSync,
-  renameSync,
-  rmSync,
-  statSync,
-} from "node:fs";
+import { closeSync, existsSync, fsyncSync, openSync, renameSync, rmSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { reasonOf, syncDirectory, temporaryBeside, writeAll } from "../files/disk.ts";
+import { readAt, reasonOf, syncDirectory, temporaryBeside, writeAll } from "../files/disk.ts";
 import { checkpointName } from "../model/files/checkpoint.ts";
 import type { RunDirectory } from "./checkpoint.ts";
 import { type Metric, readLines, Rewinds } from "./metrics.ts";
@@ -186,25 +177,19 @@ class Part implements Disposable {
 }
 
 function haveSameBytes(a: string, b: string): boolean {
-  if (!statSync(a).isFile() || statSync(a).size !== statSync(b).size) return false;
+  const { size } = statSync(a);
+  if (!statSync(a).isFile() || size !== statSync(b).size) return false;
   const files = [openSync(a, "r"), openSync(b, "r")];
   try {
     const buffers = files.map(() => new Uint8Array(CHUNK_BYTES));
-    for (;;) {
-      const [one, two] = files.map((file, i) => readChunk(file, buffers[i]!));
-      if (one!.length === 0) return two!.length === 0;
+    for (let at = 0; at < size; at += CHUNK_BYTES) {
+      const [one, two] = files.map((file, i) =>
+        buffers[i]!.subarray(0, readAt(file, buffers[i]!, at))
+      );
       if (Buffer.compare(one!, two!) !== 0) return false;
     }
+    return true;
   } finally {
     for (const file of files) closeSync(file);
   }
-}
-
-/** Fills a buffer as far as the file has bytes: a read may give fewer. */
-function readChunk(file: number, buffer: Uint8Array): Uint8Array {
-  let length = 0;
-  for (let read; (read = readSync(file, buffer, length, buffer.length - length, null)) > 0;) {
-    length += read;
-  }
-  return buffer.subarray(0, length);
 }

@@ -1,5 +1,5 @@
-import { readSync } from "node:fs";
 import { brotliDecompressSync, gunzipSync, zstdDecompressSync } from "node:zlib";
+import { readAt } from "../../files/disk.ts";
 import { load, type Package } from "../../files/packages.ts";
 import { UserError } from "../../files/user_error.ts";
 import type { Part } from "./blocks.ts";
@@ -112,13 +112,9 @@ export async function* parquetParts(
 }
 
 function readFully(handle: number, start: number, end: number): ArrayBuffer {
-  const buffer = new ArrayBuffer(end - start);
-  for (let done = 0; done < buffer.byteLength;) {
-    const length = readSync(handle, new Uint8Array(buffer, done), { position: start + done });
-    if (length === 0) throw new Error(`it ends after ${start + done} bytes`);
-    done += length;
-  }
-  return buffer;
+  const bytes = new Uint8Array(end - start), count = readAt(handle, bytes, start);
+  if (count === bytes.length) return bytes.buffer;
+  throw new Error(`it ends after ${start + count} bytes`);
 }
 
 /** The part of a tree of columns that is needed here. */

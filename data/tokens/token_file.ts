@@ -6,11 +6,10 @@ import {
   ftruncateSync,
   openSync,
   readFileSync,
-  readSync,
   rmSync,
 } from "node:fs";
 import { join } from "node:path";
-import { writeAll, writeSynced } from "../../files/disk.ts";
+import { readAt, writeAll, writeSynced } from "../../files/disk.ts";
 import { UserError } from "../../files/user_error.ts";
 import { type TokenDataset, type Tokens, tokensType } from "./token_dataset.ts";
 
@@ -298,15 +297,9 @@ function sha256(content: Uint8Array | string): string {
   return createHash("sha256").update(content).digest("hex");
 }
 
-/** Reads the bytes from one place to another; a read may give fewer than it is asked for. */
+/** Reads the bytes from one place to another. */
 function readFully(file: number, start: number, end: number): Uint8Array<ArrayBuffer> {
-  const bytes = new Uint8Array(end - start);
-  for (let done = 0; done < bytes.length;) {
-    const length = readSync(file, bytes, done, bytes.length - done, start + done);
-    if (length === 0) {
-      throw new UserError(`Cannot read a token file past its end at ${start + done}`);
-    }
-    done += length;
-  }
-  return bytes;
+  const bytes = new Uint8Array(end - start), count = readAt(file, bytes, start);
+  if (count === bytes.length) return bytes;
+  throw new UserError(`Cannot read a token file past its end at ${start + count}`);
 }

@@ -110,7 +110,7 @@ const MOST_END_IDS = 1000;
  * a `config.json`: one id or several, or none.
  *
  * @param where the file's path, for error messages.
- * @throws {UserError} if the text is no JSON object; {UserError} if `eos_token_id` holds anything but ids.
+ * @throws {UserError} if the text is no JSON object, or if `eos_token_id` holds anything but ids.
  */
 export function parseEndIds(json: string, where: string): number[] {
   const { eos_token_id: ids } = parseJsonObject(json, where);

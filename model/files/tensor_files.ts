@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
-import { closeSync, existsSync, fstatSync, openSync, readSync, statSync } from "node:fs";
+import { closeSync, existsSync, fstatSync, openSync, statSync } from "node:fs";
 import { join } from "node:path";
+import { readAt } from "../../files/disk.ts";
 import { isObject, parseJsonObject, readText } from "../../files/json.ts";
 import { printable, quoted } from "../../files/printable.ts";
 import { UserError } from "../../files/user_error.ts";
@@ -78,7 +79,7 @@ export function chooseModelFile(
  * Opens files of tensors and reads where in them these lie, as strictly as `parseSafetensors()`; tensors are
  * read when they are asked for. What ends in `.bin` is read as PyTorch's, all else as safetensors.
  *
- * @throws {UserError} if a file cannot be read; {UserError} if it is no such file, or if two files
+ * @throws {UserError} if a file cannot be read, or if it is no such file, or if two files
  * hold a tensor of one name.
  */
 export function openTensorFiles(paths: readonly string[]): TensorFiles {
@@ -139,7 +140,7 @@ function parseIndex(text: string, where: string): Readonly<Record<string, string
 /**
  * Opens the tensors of a model in a directory, whether in one file or in several.
  *
- * @throws as `openTensorFiles()` and `shardNames()`; {UserError} if a file lacks what the index says it has.
+ * @throws as `openTensorFiles()` and `shardNames()`, or if a file lacks what the index says it has.
  */
 export function openModelTensors(directory: string): TensorFiles {
   const name = MODEL_FILES.find((name) => existsSync(join(directory, name))) ?? MODEL_FILE;
@@ -218,13 +219,9 @@ function open(path: string): number {
   }
 }
 
-/** Bytes of a file; a read may give fewer than it was asked for. */
+/** Bytes of a file. */
 function readPart(file: number, path: string, start: number, end: number): Uint8Array<ArrayBuffer> {
   const bytes = new Uint8Array(end - start);
-  for (let done = 0; done < bytes.length;) {
-    const count = readSync(file, bytes, done, Math.min(bytes.length - done, 2 ** 30), start + done);
-    if (count === 0) throw new UserError(`Cannot read ${path} as it has become shorter`);
-    done += count;
-  }
-  return bytes;
+  if (readAt(file, bytes, start) === bytes.length) return bytes;
+  throw new UserError(`Cannot read ${path} as it has become shorter`);
 }

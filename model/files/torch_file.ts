@@ -50,7 +50,7 @@ const STORAGES: Readonly<Record<string, SafetensorsDType>> = {
  *
  * @param where the file's path, for error messages.
  * @returns where in the file each tensor lies.
- * @throws {UserError} if it is no such file; {UserError} if it holds anything but tensors, or one that
+ * @throws {UserError} if it is no such file, or if it holds anything but tensors, or one that
  * does not lie in one piece.
  */
 export function parseTorchFile(
