@@ -62,7 +62,7 @@ async function check(on: Device, dtype: DType, { B, T, V, L, C }: Record<string,
     dwte: tensorOf("dwte", f32(V!), values.dwte),
     dwpe: poisoned("dwpe", f32(L!)),
   };
-  const program = new Program(on);
+  using program = new Program(on);
   embeddingForward(program, t, t, { T: T! });
   embeddingBackward(program, t, t, { T: T! });
   embeddingBackward(program, t, t, { T: T!, accumulate: true });
@@ -134,7 +134,7 @@ for (const dtype of REAL_TYPES) {
         dwte: tensorOf("dwte", f32(V), values.dwte),
         dwpe: tensorOf("dwpe", f32(1), values.dwpe),
       };
-      const program = new Program(on);
+      using program = new Program(on);
       poisonScratch(program);
       embeddingBackward(program, t, t, { T: 1, accumulate: true });
       program.run();
@@ -167,7 +167,7 @@ for (const dtype of REAL_TYPES) {
     );
     for (const on of [device, { ...device, maxBindingBytes: 4096 }]) { // wte in one binding, in three
       const y = poisoned("y", { shape: [B * S, C], dtype });
-      const program = new Program(on);
+      using program = new Program(on);
       embeddingDecode(program, t, { y });
       program.run();
       const [values] = await download(on, y);

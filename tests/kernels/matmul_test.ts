@@ -104,7 +104,7 @@ for (const isCpu of [true, false]) {
           bias: tensorOf("bias", { shape: [K], dtype: "f32" }, values.offset),
         };
         const options = { transposeB, variant: "vector" };
-        const program = new Program({ ...device, isCpu });
+        using program = new Program({ ...device, isCpu });
         matmul(program, { a, b, bias }, { y: normalized }, { ...options, normalize });
         matmul(program, { a: flatRow, b, bias }, { y: ofFlat }, { ...options, normalize });
         matmul(program, { a, b, bias }, { y }, options);
@@ -358,7 +358,7 @@ for (const isCpu of [true, false]) {
 
 Deno.test("matmul() throws on a kernel that cannot compute the product", () => {
   const like = (shape: number[]) => poisoned("t", { shape, dtype: "f32" });
-  const program = new Program({ ...device, subgroupSize: undefined });
+  using program = new Program({ ...device, subgroupSize: undefined });
   assert.throws(
     () =>
       matmul(program, { a: like([5, 7]), b: like([7, 3]) }, { y: like([5, 3]) }, {
@@ -433,7 +433,7 @@ Deno.test("matmul() normalises a single row alone", () => {
 });
 
 Deno.test("matmul() throws on shapes that do not fit and on too long a sum", async () => {
-  const program = new Program({ ...device, isCpu: true }); // GPUs sum as much as one likes
+  using program = new Program({ ...device, isCpu: true }); // GPUs sum as much as one likes
   const like = (shape: number[]) => poisoned("t", { shape, dtype: "f32" });
   assert.throws(
     () => matmul(program, { a: like([2, 3]), b: like([4, 5]) }, { y: like([2, 5]) }),
