@@ -1,7 +1,9 @@
 import type { Roofline } from "./harness.ts";
 import type { TrainStepBench } from "./train_step.ts";
-import { bytesPerElement } from "../kernels/tensor.ts";
-import { countParameters } from "../model/parameters.ts";
+import { bytesPerElement, size } from "../kernels/tensor.ts";
+import { attentionOf, innerWidthOf } from "../model/config.ts";
+import { headName } from "../model/gpt.ts";
+import { parameterTable } from "../model/parameters.ts";
 import { dtypesOf } from "../model/precision.ts";
 
 /**
@@ -38,35 +40,16 @@ export function modelledMs(
 }
 
 /**
- * Elements that a linear layer from `from` to `to` reads and writes for each row: forward x and y;
- * backward dy and dx, x and dy for dweight, dy for dbias.
- */
-const linear = (from: number, to: number) => (from + to) + (2 * from + 3 * to);
-
-/**
- * Elements that the ops of a block move for each of the M · C elements of the residual stream, forward
- * + backward: of the f32 stream, and of the branches, which have the type of matrix products.
- */
-const BLOCK_TRAFFIC: readonly [op: string, count: number, stream: number, branch: number][] = [
-  // x and z, sum and y; then sum, dy and dx, dx and dz
-  ["residual and layernorm", 2, 2 + 3, 2 + 2],
-  ["linear qkv", 1, 0, linear(1, 3)],
-  ["attention", 1, 0, (3 + 1) + (3 + 1 + 1 + 3)], // qkv, y; then qkv, y, dy, dqkv
-  ["linear projection", 1, 0, linear(1, 1)],
-  ["linear hidden and gelu", 1, 0, linear(1, 4) + 4], // two outputs
-  ["linear out", 1, 0, linear(4, 1) + 4], // dx reads hidden for the slope of gelu
-];
-
-/**
- * Operations and bytes of one training step without dropout or accumulation.  M = B · T
+ * Operations and bytes of one training step without dropout or accumulation, from the table of parameters.
+ * M = B · T
  *
- * - Products: 6 operations a token and element of a matrix, 2 forward and 4 backward, the tied head
- *   included.
- * - Attention, causal: 2 · T · C a token and layer forward, 2.5 times that backward.
- * - Activations: BLOCK_TRAFFIC; embedding, first layer-norm and head likewise.
+ * - Products: 2 operations per token and element of a matrix forward, 2 for dx, and 2 for dweight if it is
+ *   trained; so each of an adapter's. The head is a product whether or not it shares its matrix.
+ * - Attention, causal: 4 · C operations per pair of query and key forward, 2.5 times as many backward.
+ * - Activations: each op reads its inputs and writes its outputs once, forward and backward.
  * - Logits: written, read for the loss and written as their gradient, read for dx and dweight.
  * - Matrices: read forward and for dx, their gradient written.
- * - Optimizer, a parameter: gradient norm 4 bytes; AdamW reads four f32, writes three, and the f16 copy.
+ * - Optimizer, per trained parameter: gradient norm 4 bytes; AdamW reads four f32, writes three and the f16 copy.
  */
 export function stepCost(
   { config, batchSize, sequenceLength: T, precision }: Pick<
@@ -74,20 +57,52 @@ export function stepCost(
     "config" | "batchSize" | "sequenceLength" | "precision"
   >,
 ): StepCost {
-  const { vocabularySize: V, width: C, layers } = config;
-  const M = batchSize * T, matrices = 12 * C * C * layers + V * C;
+  const { vocabularySize: V, width: C, layers } = config, F = innerWidthOf(config);
+  const M = batchSize * T, table = parameterTable(config);
   const F32 = 4, matrix = bytesPerElement(dtypesOf(precision).matrix);
-  const copy = precision === "f16" ? matrix : 0;
+  const trained = new Set(table.filter(({ trained }) => trained).map(({ name }) => name));
 
-  let stream = 2 + 3 /* embedding */ + 1 + 3 /* first layernorm */;
-  let branch = 1 + 1 /* first layernorm */ + 3 /* head: x, x, dx */;
-  for (const [, count, ofStream, ofBranch] of BLOCK_TRAFFIC) {
-    stream += layers * count * ofStream;
-    branch += layers * count * ofBranch;
-  }
-  return {
-    flops: 6 * M * matrices + 7 * M * T * C * layers,
-    bytes: M * C * (stream * F32 + branch * matrix) + 5 * M * V * matrix +
-      matrices * (2 * matrix + F32) + countParameters(config) * (F32 + 7 * F32 + copy),
+  let flops = 0, bytes = 0;
+  /** Bytes of activations: so many elements per token of the residual stream, and of its branches. */
+  const move = (stream: number, branch: number) => bytes += M * (stream * F32 + branch * matrix);
+  /** A matrix of a linear layer: its products, and what they read and write beside activations. */
+  const product = (name: string, elements: number) => {
+    const isTrained = trained.has(name);
+    flops += M * elements * (isTrained ? 6 : 4);
+    bytes += elements * (2 * matrix + (isTrained ? F32 : 0));
   };
+
+  for (const { name, shape: [inputs, outputs] } of table) {
+    if (outputs === undefined || !name.endsWith(".weight") || !name.startsWith("h.")) continue;
+    product(name, inputs! * outputs);
+    if (name.endsWith(".lora_A.weight")) move(0, 3 * (inputs! + outputs) + outputs); // dx is added to
+    else if (name.endsWith(".lora_B.weight")) move(0, 3 * (inputs! + outputs) + inputs!); // so is y
+    else {
+      move(0, 2 * (inputs! + outputs)); // x and y; dy and dx
+      if (trained.has(name)) move(0, inputs! + outputs); // x and dy
+      if (trained.has(name.replace(/weight$/, "bias"))) move(0, outputs); // dy
+    }
+  }
+  const head = headName({ config });
+  product(head, V * C);
+  move(0, 2 * C + (trained.has(head) ? C : 0)); // x and dx; x
+  bytes += (trained.has(head) ? 5 : 4) * M * V * matrix;
+
+  for (let i = 0; i < layers; i++) {
+    const window = Math.min(attentionOf(config, i).window ?? T, T);
+    flops += 14 * batchSize * C * (window * T - window ** 2 / 2);
+    move(0, (3 + 1) * C + (3 + 1 + 1 + 3) * C); // qkv and y; these, dy and dqkv
+    move(0, 2 * F); // gelu beside hidden, and hidden for the slope of gelu
+  }
+  const norms = table.filter(({ name }) => /\bln_\w+\.weight$/.test(name)).length;
+  move((1 + 3) * C, 2 * C); // x and y; x, dy, and dx, which is added to
+  // x, z, sum and y; sum, dy, dz, and dx, which is added to
+  move((norms - 1) * (2 + 3) * C, (norms - 1) * (2 + 2) * C);
+  move((2 + (trained.has("wpe.weight") ? 3 : 0)) * C, 0); // embedding
+
+  const copy = precision === "f16" ? matrix : 0;
+  for (const { shape, trained } of table) {
+    if (trained) bytes += size(shape) * (F32 + 7 * F32 + copy);
+  }
+  return { flops, bytes };
 }

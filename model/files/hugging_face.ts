@@ -156,14 +156,40 @@ function windowsOf(fields: Record<string, unknown>, where: string): number[] {
   return kinds.map((kind) => kind === "global" ? 0 : window_size as number);
 }
 
-/** A model as the `config.json` that Hugging Face transformers reads. */
+/**
+ * A model as the `config.json` that Hugging Face transformers reads.
+ *
+ * @throws {RangeError} if that file cannot express the model.
+ */
 export function toHuggingFaceConfig(
   config: GptConfig,
-  { endOfText, endIds = [endOfText], dropout = 0 }: {
-    endOfText: number;
-    endIds?: readonly number[] | undefined;
-    dropout?: number;
-  },
+  options: { endOfText: number; endIds?: readonly number[] | undefined; dropout?: number },
+): Record<string, unknown> {
+  const fields = fieldsOf(config, options);
+  const read = parseHuggingFaceConfig(JSON.stringify(fields), "config.json");
+  const [wanted, expressed] = [config, read].map(architectureOf);
+  const lost = Object.keys(wanted!)
+    .filter((name) => JSON.stringify(wanted![name]) !== JSON.stringify(expressed![name]));
+  if (lost.length > 0) {
+    throw new RangeError(
+      `Cannot write config.json as a ${config.family ?? "gpt2"} must be as transformers has it: ` +
+        `current ${lost.map((name) => `${name} is ${quoted(wanted![name])}`).join(", ")}`,
+    );
+  }
+  return fields;
+}
+
+/** Every field of a configuration with its default, adapters aside, which have files of their own. */
+function architectureOf({ lora: _, ...config }: GptConfig): Record<string, unknown> {
+  const { layers, width, heads, attentionScale = 1 / Math.sqrt(width / heads) } = config;
+  const attentionWindows = config.attentionWindows ?? new Array<number>(layers).fill(0);
+  const { family = "gpt2", innerWidth = 4 * width, ownHead = false } = config;
+  return { ...config, attentionScale, attentionWindows, family, innerWidth, ownHead };
+}
+
+function fieldsOf(
+  config: GptConfig,
+  { endOfText, endIds = [endOfText], dropout = 0 }: Parameters<typeof toHuggingFaceConfig>[1],
 ): Record<string, unknown> {
   const { vocabularySize, contextLength, width, layers, heads, innerWidth = null } = config;
   const common = {

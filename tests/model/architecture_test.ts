@@ -1,0 +1,186 @@
+import assert from "node:assert/strict";
+import { stepCost } from "../../bench/cost.ts";
+import { STEP_OPTIONS } from "../../bench/models.ts";
+import { createDecoder } from "../../generate/decoder.ts";
+import { DEFAULT_SAMPLER } from "../../generate/generate.ts";
+import { type Dispatch, Program } from "../../kernels/program.ts";
+import { labelOf } from "../../kernels/shader.ts";
+import {
+  createTensor,
+  download,
+  size,
+  type Tensor,
+  tensorBytes,
+  upload,
+} from "../../kernels/tensor.ts";
+import { createActivations } from "../../model/activations.ts";
+import type { GptConfig } from "../../model/config.ts";
+import { parseHuggingFaceConfig, toHuggingFaceConfig } from "../../model/files/hugging_face.ts";
+import { llamaCppTensors, llamaCppValues } from "../../model/files/llama_cpp.ts";
+import { forward } from "../../model/forward_backward.ts";
+import { createGpt, type Gpt, headOf } from "../../model/gpt.ts";
+import { headLogits } from "../../model/head.ts";
+import { loadParameters, saveParameters, setElements } from "../../model/weights.ts";
+import { createTrainStep } from "../../train/step.ts";
+import { assertClose, device, randomValues, testRandom } from "../kernels/harness.ts";
+
+const BASE: GptConfig = { vocabularySize: 64, contextLength: 16, width: 32, layers: 2, heads: 2 };
+
+/**
+ * A model that is another by each field of the configuration, alone or with what the field needs. A new field
+ * must be listed here, and then every path below must heed it.
+ */
+const VARIATIONS: Record<keyof GptConfig, Partial<GptConfig>> = {
+  vocabularySize: { vocabularySize: 60 },
+  contextLength: { contextLength: 20 },
+  width: { width: 40 },
+  layers: { layers: 3 },
+  heads: { heads: 4 },
+  family: { family: "gpt_neo", attentionScale: 1 },
+  innerWidth: { innerWidth: 36 },
+  ownHead: { ownHead: true },
+  attentionScale: { attentionScale: 1 },
+  attentionWindows: { family: "gpt_neo", attentionScale: 1, attentionWindows: [0, 3] },
+  lora: { lora: { rank: 4, alpha: 8, targets: ["c_attn", "c_proj", "c_fc"] } },
+};
+const CASES = Object.entries(VARIATIONS).map(([field, change]): [string, GptConfig] => [
+  field,
+  { ...BASE, ...change },
+]);
+
+const TEXT = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5];
+
+/** A model whose parameters are random, the same for the same name and shape. */
+function modelOf(config: GptConfig): Gpt {
+  const gpt = createGpt(device, config, { precision: "f32" });
+  for (const { name, shape } of gpt.table) {
+    const random = testRandom([...name].reduce((hash, c) => (31 * hash + c.charCodeAt(0)) | 0, 7));
+    setElements(gpt, name, 0, randomValues(random, size(shape), { scale: 0.4 }));
+  }
+  return gpt;
+}
+
+/** Logits after the text, by the forward pass of training. */
+async function logitsOf(gpt: Gpt): Promise<Float32Array> {
+  const { config, precision } = gpt, M = TEXT.length, V = config.vocabularySize;
+  const batch = { batchSize: 1, sequenceLength: M };
+  using activations = createActivations(device, config, {
+    ...{ batch, precision, purpose: "training" },
+  });
+  const tokens = createTensor(device, "tokens", { shape: [M], dtype: "u32" });
+  const logits = createTensor(device, "logits", { shape: [M, V], dtype: "f32" });
+  upload(device, tokens, TEXT);
+  using program = new Program(device);
+  forward(program, gpt, { tokens }, activations);
+  headLogits(program, { x: activations.at("lnf"), weight: headOf(gpt) }, { logits });
+  program.run();
+  const [values] = await download(device, logits);
+  return (values as Float32Array).slice((M - 1) * V);
+}
+
+// logits of order ten, as in the decoder's tests: sums in another order
+const TOLERANCE = 2e-5;
+
+const base = modelOf(BASE);
+const baseLogits = await logitsOf(base);
+
+for (const [field, config] of CASES) {
+  Deno.test(`forward() heeds ${field}, and createDecoder() as forward() does`, async () => {
+    using gpt = modelOf(config);
+    const logits = await logitsOf(gpt);
+    // a longer context adds positions, which a short text does not read
+    const shapesOf = ({ table }: Gpt) => table.map(({ shape }) => shape);
+    assert.notDeepEqual([logits, shapesOf(gpt)], [baseLogits, shapesOf(base)]);
+    for (const isCpu of [true, false]) {
+      const on = { ...device, isCpu, subgroupSize: undefined, choices: new Map() };
+      for (const texts of [[TEXT], [TEXT, [7, 7]]]) {
+        using decoder = createDecoder({ ...gpt, device: on }, {
+          texts,
+          seeds: texts.map(() => 0),
+          maxNewTokens: 1,
+          sampler: DEFAULT_SAMPLER,
+        });
+        await decoder.next(1);
+        const [drawnFrom] = await download(device, decoder.logits);
+        const found = (drawnFrom as Float32Array).subarray(0, config.vocabularySize);
+        assertClose(found, logits, TOLERANCE, `logits with ${texts.length} texts`);
+      }
+    }
+  });
+
+  Deno.test(`files for Hugging Face express ${field}`, async () => {
+    using gpt = modelOf(config);
+    const json = JSON.stringify(toHuggingFaceConfig(config, { endOfText: 0 }));
+    using read = createGpt(device, parseHuggingFaceConfig(json, "config.json"), {
+      precision: "f32",
+    });
+    loadParameters(read, await saveParameters(gpt), "saved");
+    assertClose(await logitsOf(read), await logitsOf(gpt), TOLERANCE, "logits");
+  });
+
+  Deno.test(`files for llama.cpp express ${field}`, async () => {
+    using gpt = modelOf(config);
+    const written = async (gpt: Gpt) => ({
+      values: llamaCppValues(gpt.config, "F32"),
+      tensors: await llamaCppTensors(gpt, "F32"),
+    });
+    assert.notDeepEqual(await written(gpt), await written(base));
+  });
+
+  Deno.test(`stepCost() heeds ${field} as a recorded step does`, () => {
+    // its sizes are larger than those of the tensors that it leaves out
+    const wide = { ...config, width: 64, contextLength: 4 * config.contextLength };
+    const recorded = recordedCost(wide), counted = stepCost(benchOf(wide));
+    const [flops, bytes] = [counted.flops / recorded.flops, counted.bytes / recorded.bytes];
+    assert.ok(Math.abs(flops - 1) < 1e-9, `operations: ${flops}`);
+    assert.ok(Math.abs(bytes - 1) < 0.2, `bytes: ${bytes}`);
+  });
+}
+
+Deno.test("toHuggingFaceConfig() refuses a model that config.json cannot express", () => {
+  const refused: [Partial<GptConfig>, RegExp][] = [
+    [{ attentionWindows: [0, 3] }, /a gpt2 must be .*: current attentionWindows is \[0,3\]$/],
+    [{ attentionScale: 0.5 }, /current attentionScale is 0\.5$/],
+    [{ family: "gpt_neo" }, /a gpt_neo must be .*: current attentionScale is 0\.25$/],
+    [{ notYetKnown: true } as Partial<GptConfig>, /current notYetKnown is true$/],
+  ];
+  for (const [change, message] of refused) {
+    const write = () => toHuggingFaceConfig({ ...BASE, ...change }, { endOfText: 0 });
+    assert.throws(write, { name: "RangeError", message });
+  }
+});
+
+function benchOf(config: GptConfig) {
+  return { config, batchSize: 4, sequenceLength: config.contextLength, precision: "f32" as const };
+}
+
+/** Operations of the products and bytes of the tensors of a recorded step, each tensor once per launch. */
+function recordedCost(config: GptConfig): { flops: number; bytes: number } {
+  const { batchSize: B, sequenceLength: T } = benchOf(config), { layers, width: C } = config;
+  using gpt = createGpt({ ...device, isCpu: true }, config, { precision: "f32" });
+  const { dispatch } = Program.prototype;
+  // attention is counted by pairs of query and key; windows have no more of them than there are
+  const windows = config.attentionWindows ?? new Array<number>(layers).fill(0);
+  const pairs = windows.map((window) => {
+    const most = window === 0 ? T : Math.min(window, T);
+    return most * T - most ** 2 / 2;
+  });
+  let bytes = 0, flops = pairs.reduce((sum, count) => sum + 14 * B * C * count, 0);
+  Program.prototype.dispatch = function (launch: Dispatch) {
+    const bound = new Set(
+      Object.values(launch.tensors).filter((t): t is Tensor => t !== undefined),
+    );
+    for (const tensor of bound) bytes += tensorBytes(tensor);
+    const label = labelOf(launch.shader);
+    if (label.includes("adamw")) bytes += 3 * tensorBytes(launch.tensors.gradient!);
+    const { M, N, K } = launch.uniforms ?? {};
+    if (label.includes("matmul")) flops += 2 * Number(M) * Number(N) * Number(K);
+    dispatch.call(this, launch);
+  };
+  try {
+    createTrainStep(gpt, { ...STEP_OPTIONS, batchSize: B, sequenceLength: T }).destroy();
+  } finally {
+    Program.prototype.dispatch = dispatch;
+  }
+  return { flops, bytes };
+}
