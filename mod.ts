@@ -1,7 +1,8 @@
 /**
- * Train a small GPT from scratch on WebGPU, understand every line of it, and talk to the result.
+ * Train a small GPT from scratch on WebGPU, understand every line of it, and generate text with it.
  *
- * ```ts ignore
+ * @example Continue a text with a trained model
+ * ```ts
  * import { generate, loadModel, openDevice } from "./mod.ts";
  *
  * const device = await openDevice();

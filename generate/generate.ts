@@ -68,7 +68,10 @@ export interface BatchPiece {
  * @throws {UserError} if an option is out of range, or if the model's logits are not finite.
  *
  * @example Stream a completion
- * ```ts ignore
+ * ```ts
+ * import { generate, loadModel, openDevice } from "../mod.ts";
+ *
+ * const model = await loadModel(await openDevice(), { run: "runs/default" });
  * for await (const piece of generate(model, { prompt: "Once upon a time" })) console.log(piece);
  * ```
  */
@@ -106,7 +109,10 @@ const chunksOf = new WeakMap<Gpt, Map<number, number>>();
  * @throws {UserError} if an option is out of range, or if the model's logits are not finite.
  *
  * @example Draw three samples
- * ```ts ignore
+ * ```ts
+ * import { generateBatch, loadModel, openDevice } from "../mod.ts";
+ *
+ * const model = await loadModel(await openDevice(), { run: "runs/default" });
  * const streams = [1, 2, 3].map((seed) => ({ prompt: "Once upon a time", seed }));
  * const texts = streams.map(({ prompt }) => prompt);
  * for await (const { stream, text } of generateBatch(model, { streams })) texts[stream] += text;

@@ -74,7 +74,28 @@ interface Step {
   readonly workgroups: readonly [number, number?, number?];
 }
 
-/** A list of kernel launches, recorded once and replayed every step. */
+/**
+ * A list of kernel launches, recorded once and replayed every step.
+ *
+ * @example Run one op and read its result
+ * ```ts
+ * import { openDevice } from "./device.ts";
+ * import { Program } from "./program.ts";
+ * import { sumForward } from "./sum/sum.ts";
+ * import { createTensor, download, upload } from "./tensor.ts";
+ *
+ * const device = await openDevice();
+ * const x = createTensor(device, "x", { shape: [4], dtype: "f32" });
+ * const y = createTensor(device, "y", { shape: [1], dtype: "f32" });
+ * upload(device, x, [1, 2, 3, 4]);
+ *
+ * using program = new Program(device);
+ * sumForward(program, { x }, { y });
+ * program.run();
+ * const [sum] = await download(device, y);
+ * console.log(sum); // Float32Array [10]
+ * ```
+ */
 export class Program implements Disposable {
   /** The device on which the program runs. */
   readonly device: Device;

@@ -32,6 +32,36 @@ export interface Gpt extends Disposable {
  * @param options.freeze parts that training leaves as they are, see `parseFreeze()`.
  * @throws {UserError} if a dimension is impossible; {LimitError} if the parameters leave the device's
  * limits.
+ *
+ * @example Compute the logits of a random model
+ * ```ts
+ * import { openDevice } from "../kernels/device.ts";
+ * import { Program } from "../kernels/program.ts";
+ * import { createTensor, download, upload } from "../kernels/tensor.ts";
+ * import { createActivations } from "./activations.ts";
+ * import { forward } from "./forward_backward.ts";
+ * import { createGpt, headOf } from "./gpt.ts";
+ * import { headLogits } from "./head.ts";
+ * import { initializeParameters } from "./weights.ts";
+ *
+ * const device = await openDevice(), precision = "f32";
+ * const config = { vocabularySize: 64, contextLength: 4, width: 16, layers: 2, heads: 2 };
+ * const model = createGpt(device, config, { precision });
+ * initializeParameters(model, { seed: 1 });
+ *
+ * const batch = { batchSize: 1, sequenceLength: 4 };
+ * const activations = createActivations(device, config, { batch, precision, purpose: "evaluation" });
+ * const tokens = createTensor(device, "tokens", { shape: [4], dtype: "u32" });
+ * const logits = createTensor(device, "logits", { shape: [4, 64], dtype: "f32" });
+ * upload(device, tokens, [1, 2, 3, 4]);
+ *
+ * const program = new Program(device);
+ * const { x } = forward(program, model, { tokens }, activations);
+ * headLogits(program, { x, weight: headOf(model) }, { logits });
+ * program.run();
+ * const [values] = await download(device, logits);
+ * console.log(values); // 4 · 64 numbers: for each position the logit of each token
+ * ```
  */
 export function createGpt(
   device: Device,

@@ -38,7 +38,10 @@ export interface ExportOptions {
  * @throws {UserError} if f16 does not hold its values, or llama.cpp has no tokenizer of its kind.
  *
  * @example Take a model to llama.cpp
- * ```ts ignore
+ * ```ts
+ * import { exportModel, loadModel, openDevice } from "../mod.ts";
+ *
+ * const device = await openDevice();
  * const model = await loadModel(device, { run: "runs/default", precision: "f32" });
  * await exportModel(model, { to: "gguf", out: "story.gguf" });
  * ```

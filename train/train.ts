@@ -69,9 +69,13 @@ export type { TrainEvent } from "./events.ts";
  * @throws {CheckpointError} if the run's checkpoints cannot be read or written.
  * @throws {DeviceError} if the device fails; the last checkpoint stays as it was.
  *
- * @example Train the smallest model on the bundled stories
- * ```ts ignore
- * for await (const event of train({ preset: "nano", steps: 100 })) console.log(event);
+ * @example Train the smallest model on the built-in stories
+ * ```ts
+ * import { train } from "../mod.ts";
+ *
+ * for await (const event of train({ preset: "nano", steps: 3, out: "runs/nano" })) {
+ *   if (event.kind === "step") console.log(event.step, event.loss);
+ * }
  * ```
  */
 export async function* train(

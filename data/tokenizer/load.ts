@@ -54,9 +54,12 @@ export function hasTokenizer(folder: string): boolean {
  * @throws {UserError} if there is no such file, {HubError} if the hub does not give it.
  * @throws {UserError} as `parseTokenizer()` does.
  *
- * @example Use a tokenizer from the hub
- * ```ts ignore
- * const tokenizer = await loadTokenizer("hf:EleutherAI/gpt-neo-125m");
+ * @example Use GPT-2's tokenizer; `hf:EleutherAI/gpt-neo-125m` names one of the hub
+ * ```ts
+ * import { loadTokenizer } from "../../mod.ts";
+ *
+ * const tokenizer = await loadTokenizer("gpt2");
+ * console.log(tokenizer.encode("Once upon a time"));
  * ```
  */
 export async function loadTokenizer(

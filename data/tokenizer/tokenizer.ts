@@ -68,7 +68,18 @@ export interface Tokenizer {
   byteLength(id: number): number;
 }
 
-/** GPT-2's tokenizer: 50,257 ids, those of OpenAI, from the tables of npm:gpt-tokenizer. */
+/**
+ * GPT-2's tokenizer: 50,257 ids, those of OpenAI, from the tables of npm:gpt-tokenizer.
+ *
+ * @example Encode a text and decode its ids
+ * ```ts
+ * import { gpt2Tokenizer } from "./tokenizer.ts";
+ *
+ * const tokenizer = await gpt2Tokenizer();
+ * const ids = tokenizer.encode("Once upon a time");
+ * console.log(ids, tokenizer.decode(ids)); // [7454, 2402, 257, 640] "Once upon a time"
+ * ```
+ */
 export async function gpt2Tokenizer(): Promise<Tokenizer> {
   const { default: ranks } = await load("gpt-tokenizer/bpeRanks/r50k_base");
   return await byteLevelTokenizer(tablesOfRanks(ranks as (string | number[])[]));

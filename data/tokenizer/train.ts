@@ -31,7 +31,9 @@ export const LEAST_VOCABULARY = BYTE_ALPHABET.length + 1;
  * @throws {RangeError} if an option is out of range.
  *
  * @example Train a tokenizer on two sentences
- * ```ts ignore
+ * ```ts
+ * import { trainTokenizer } from "../../mod.ts";
+ *
  * const tokenizer = await trainTokenizer(["the cat sat", "the dog sat"], { vocabularySize: 260 });
  * ```
  */

@@ -379,6 +379,18 @@ function parseStrictJson(
  *
  * @throws {UserError} if a name comes twice, is `__metadata__` or none that the format has, or if a tensor's
  * bytes are not those of its shape and dtype: `parseSafetensors()` would refuse the file.
+ *
+ * @example Write a file and read it
+ * ```ts
+ * import { parseSafetensors, serializeSafetensors } from "./safetensors.ts";
+ *
+ * const data = new Uint8Array(Float32Array.of(1, 2, 3, 4, 5, 6).buffer);
+ * const tensors = new Map([["weight", { dtype: "F32", shape: [2, 3], data } as const]]);
+ * const bytes = new Uint8Array(await new Blob(serializeSafetensors(tensors)).arrayBuffer());
+ *
+ * const weight = parseSafetensors(bytes, "weights.safetensors").tensors.get("weight")!;
+ * console.log(weight.shape, new Float32Array(weight.data.slice().buffer)); // [2, 3] 1 to 6
+ * ```
  */
 export function serializeSafetensors(
   tensors: Iterable<readonly [string, SafetensorsEntry]>,
