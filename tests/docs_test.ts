@@ -5,7 +5,7 @@ import { dirname, fromFileUrl } from "./paths.ts";
 /** The pages for people: what they name exists. */
 
 const root = dirname(dirname(fromFileUrl(import.meta.url)));
-const pages = ["README.md", "bench/NOTES.md"].concat(
+const pages = ["README.md", "CHANGELOG.md", "bench/NOTES.md"].concat(
   [...Deno.readDirSync(join(root, "docs"))].map(({ name }) => `docs/${name}`)
     .filter((path) => path.endsWith(".md")),
 );
