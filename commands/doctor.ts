@@ -4,7 +4,7 @@ import { resolvePrecision } from "../model/precision.ts";
 import { choosePreset } from "../train/train.ts";
 
 /** `doctor`: what this machine offers, and what to do about what is missing. */
-const program = command("doctor", "Say what this machine offers and how to mend what is missing.")
+const program = command("doctor", "Say what this machine offers and how to fix what is missing.")
   .action(() => run(main));
 
 /** What to type where there is no driver, by operating system. */
@@ -19,13 +19,15 @@ async function main(): Promise<number> {
     "Deno",
     `${Deno.version.deno} on ${Deno.build.target}`,
   ]];
-  const mend: string[] = [];
+  const fixes: string[] = [];
   let device: Device | undefined;
   try {
     device = await openDevice();
   } catch (error) {
     rows.push(["adapter", `none: ${(error as Error).message}`]);
-    mend.push(`install a graphics driver: ${DRIVERS[Deno.build.os] ?? "see your system's manual"}`);
+    fixes.push(
+      `install a graphics driver: ${DRIVERS[Deno.build.os] ?? "see your system's manual"}`,
+    );
   }
   if (device) {
     const { limits } = device.gpu;
@@ -48,13 +50,13 @@ async function main(): Promise<number> {
       ],
     );
     if (device.isCpu) {
-      mend.push(
+      fixes.push(
         "training runs on the CPU; if there is a GPU, install its driver: " +
           (DRIVERS[Deno.build.os] ?? "see your system's manual"),
       );
     }
     if (!device.features.has("shader-f16")) {
-      mend.push(
+      fixes.push(
         Deno.build.os === "linux"
           ? `f16 is missing, perhaps because Vulkan is: ${DRIVERS.linux}`
           : "f16 is missing: training takes f32; a newer graphics driver may bring it",
@@ -63,7 +65,7 @@ async function main(): Promise<number> {
   }
   const width = Math.max(...rows.map(([name]) => name.length));
   for (const [name, value] of rows) output(`${name.padEnd(width)}  ${value}\n`);
-  for (const sentence of mend) output(`\nto mend: ${sentence}\n`);
+  for (const sentence of fixes) output(`\nto fix: ${sentence}\n`);
   return device ? 0 : 1;
 }
 

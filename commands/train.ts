@@ -78,8 +78,8 @@ async function main(options: Partial<TrainOptions>): Promise<number> {
       }
       const { out } = options;
       const run = out === undefined || out === DEFAULT_OPTIONS.out ? [] : ["--run", out];
-      const hear = commandLine(["deno", "task", "generate", ...run]) + ' "Once upon a time"';
-      status(`done: ${event.step} steps; to hear a story: ${hear}`);
+      const next = commandLine(["deno", "task", "generate", ...run]) + ' "Once upon a time"';
+      status(`done: ${event.step} steps; to generate text: ${next}`);
       try {
         output(`${event.path}\n`);
       } catch (error) {

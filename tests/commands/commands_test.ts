@@ -74,7 +74,7 @@ Deno.test("train tells what it does on stderr and its result on stdout", async (
     /validation loss \S+ nats per token \(at best 0\.\d{3}, the entropy of the stories\)/,
   );
   const generate = `deno task generate --run ${out} "Once upon a time"`;
-  assert.ok(stderr.endsWith(`done: 6 steps; to hear a story: ${generate}\n`), stderr);
+  assert.ok(stderr.endsWith(`done: 6 steps; to generate text: ${generate}\n`), stderr);
   assert.ok(!stderr.includes("\x1b["), "terminal codes in a pipe");
   const lines = Deno.readTextFileSync(join(out, "metrics.jsonl")).trim().split("\n");
   assert.deepEqual(
