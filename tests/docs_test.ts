@@ -56,3 +56,13 @@ Deno.test("every task of README.md and docs/ is in deno.json", () => {
   }
   assert.ok(named > 30, `only ${named} tasks were found`);
 });
+
+Deno.test("docs/development.md says what every package is for", () => {
+  const read = (path: string) => Deno.readTextFileSync(join(root, path));
+  const { imports } = JSON.parse(read("deno.json"));
+  const loaded = [...read("files/packages.ts").matchAll(/^  "(@\w+\/[\w-]+|[\w-]+)[^"]*": at</gm)]
+    .map(([, name]) => name!);
+  const names = [...Object.keys(imports), ...loaded];
+  assert.ok(names.length > 8, `only ${names} were found`);
+  for (const name of names) assert.ok(read("docs/development.md").includes(`\`${name}\``), name);
+});
