@@ -60,7 +60,7 @@ Deno.test("every task of README.md and docs/ is in deno.json", () => {
 Deno.test("docs/development.md says what every package is for", () => {
   const read = (path: string) => Deno.readTextFileSync(join(root, path));
   const { imports } = JSON.parse(read("deno.json"));
-  const loaded = [...read("files/packages.ts").matchAll(/^  "(@\w+\/[\w-]+|[\w-]+)[^"]*": at</gm)]
+  const loaded = [...read("files/packages.ts").matchAll(/^ {2}"(@\w+\/[\w-]+|[\w-]+)[^"]*": at</gm)]
     .map(([, name]) => name!);
   const names = [...Object.keys(imports), ...loaded];
   assert.ok(names.length > 8, `only ${names} were found`);
