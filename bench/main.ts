@@ -1,4 +1,5 @@
 import { Option } from "@commander-js/extra-typings";
+import { readText } from "../files/json.ts";
 import { Harness, matrixTypes, type Result } from "./harness.ts";
 import {
   decodeBenches,
@@ -76,7 +77,7 @@ async function main(options: Options): Promise<number> {
   if (options.json !== undefined) checkFilePath(options.json, "--json");
   const old = options.compare === undefined
     ? undefined
-    : parseReport(Deno.readTextFileSync(options.compare), options.compare);
+    : parseReport(readText(options.compare, "report"), options.compare);
   const device = await openDevice();
   const harness = new Harness(device);
   const wanted = (name: string) => name.includes(options.filter ?? "");

@@ -19,7 +19,7 @@ import { evaluationRows } from "../train/limits.ts";
 import type { ResolvedOptions } from "../train/options.ts";
 import { fineTuningDefaults } from "../train/resolve.ts";
 import { cacheBeside } from "../train/train.ts";
-import { choicesOf } from "../train/tuning.ts";
+import { choicesOf, DEFAULTS_INSTEAD, forgetUnavailable } from "../train/tuning.ts";
 import { UserError } from "../files/user_error.ts";
 
 /** Tokens that are evaluated unasked: about a megabyte of text. */
@@ -120,6 +120,8 @@ const program = command("eval", "Measure how well a trained model predicts a tex
         ...shape,
         maxTokens,
       });
+      const unknown = choices && forgetUnavailable(evaluator.program, "the checkpoint");
+      if (unknown !== undefined) status(`${unknown}; ${DEFAULTS_INSTEAD}`);
       const { loss, perplexity, bitsPerByte, tokens } = await evaluator.run({
         onProgress: (done) =>
           status(`${Math.floor(100 * done / Math.min(text.length, maxTokens))} % evaluated`),

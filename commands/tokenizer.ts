@@ -1,4 +1,3 @@
-import { existsSync } from "node:fs";
 import { commandLine } from "../files/command_line.ts";
 import { checkFilePath, replaceText } from "../files/disk.ts";
 import { UserError } from "../files/user_error.ts";
@@ -25,10 +24,9 @@ const program = command("tokenizer", "Train a byte-level BPE tokenizer on a text
   .option("--text-field <name>", TEXT_FIELD, "text")
   .action((data, { vocabSize: vocabularySize, minFrequency, out, force, textField }) =>
     run(async () => {
-      checkFilePath(out, "--out");
-      if (!force && existsSync(out)) {
+      if (checkFilePath(out, "--out") && !force) {
         throw new UserError(
-          `Cannot write ${out} as there is such a file: choose another --out, or --force`,
+          `Cannot write ${out} as the file exists: choose another --out, or --force`,
         );
       }
       const display = new DataProgressDisplay();

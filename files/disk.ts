@@ -8,11 +8,11 @@ import {
   renameSync,
   rmSync,
   statfsSync,
-  type Stats,
   statSync,
   writeSync,
 } from "node:fs";
 import { basename, dirname, join } from "node:path";
+import { byteCounts } from "./units.ts";
 import { UserError } from "./user_error.ts";
 
 /**
@@ -27,6 +27,25 @@ export function freeBytesAt(path: string): number {
   if (Deno.permissions.querySync(asked).state !== "granted") return Infinity;
   const { bavail, bsize } = statfsSync(path);
   return bavail * bsize;
+}
+
+/** Bytes that must remain free beside what is written, so that logs can still be written. */
+export const SPARE_BYTES = 16 * 2 ** 20;
+
+/**
+ * Compares the free space of a directory with the bytes that something needs there.
+ *
+ * @returns undefined if there is room; else the reason, for a sentence "Cannot … as …".
+ */
+export function shortageAt(
+  directory: string,
+  neededBytes: number,
+  freeBytes: (path: string) => number = freeBytesAt,
+): string | undefined {
+  const free = freeBytes(directory);
+  if (free >= neededBytes) return undefined;
+  const [neededCount, freeCount] = byteCounts(neededBytes, free);
+  return `it needs ${neededCount} in ${directory}: ${freeCount} are free`;
 }
 
 /** A new name beside a file or directory, for its replacement: `.tmp-NAME-UUID`. */
@@ -44,37 +63,52 @@ export const TEMPORARY_NAME = new RegExp(`^\\.tmp-.+-${UUID}$`);
  * Makes sure that a path can be that of a file to write.
  *
  * @param flag the option that gives the path.
- * @throws {UserError} if it is empty, a directory, or inside a file.
+ * @returns whether the file exists.
+ * @throws {UserError} if the path is empty, a directory, or inside a file.
  */
-export function checkFilePath(path: string, flag: string): void {
+export function checkFilePath(path: string, flag: string): boolean {
   if (path === "") throw new UserError(`Cannot write as ${flag} must name a file: it is empty`);
-  let status: Stats | undefined;
-  try {
-    status = statSync(path, { throwIfNoEntry: false });
-  } catch (error) {
-    if (!isSystemError(error)) throw error;
-    throw new UserError(`Cannot write ${path} as ${reasonOf(error)}`);
-  }
-  if (!/[/\\]$/.test(path) && !status?.isDirectory()) return;
+  const status = explaining(
+    `write ${path}`,
+    () => statSync(path, { throwIfNoEntry: false }),
+  );
+  if (!/[/\\]$/.test(path) && !status?.isDirectory()) return status !== undefined;
   throw new UserError(`Cannot write ${path} as ${flag} must name a file: it is a directory`);
 }
 
 /**
- * Writes a file beside its place, synced, then renames it: it is replaced as a whole or not at all. A link
- * stays, and its target is replaced; a device or pipe, such as `/dev/null`, is written to.
+ * Makes a file or directory under a temporary name beside its place, then renames it: after a crash its name
+ * has the whole of it or nothing. `syncDirectory()` then makes the name survive a power cut.
+ *
+ * @param make writes to the path that it is called with, synced.
+ * @param clear removes what has the name; without it a file is replaced, and a directory is refused.
  */
-export function replaceFile(path: string, content: readonly Uint8Array[]): void {
-  const status = statSync(path, { throwIfNoEntry: false });
-  if (status && !status.isFile() && !status.isDirectory()) return writeInto(path, content);
-  const target = status ? realpathSync(path) : path, temporary = temporaryBeside(target);
+export function makeWhole(
+  target: string,
+  make: (temporary: string) => void,
+  clear: () => void = () => {},
+): void {
+  const temporary = temporaryBeside(target);
   try {
-    mkdirSync(dirname(target), { recursive: true });
-    writeSynced(temporary, content);
+    make(temporary);
+    clear();
     renameSync(temporary, target);
   } catch (error) {
-    rmSync(temporary, { force: true }); // on a full disk even half a file takes needed space
+    rmSync(temporary, { recursive: true, force: true }); // on a full disk even half a file takes needed space
     throw error;
   }
+}
+
+/**
+ * Replaces a file as a whole or not at all. A link stays, and its target is replaced; a device or pipe, such
+ * as `/dev/null`, is written to.
+ */
+export function replaceFile(path: string, content: Iterable<Uint8Array>): void {
+  const status = statSync(path, { throwIfNoEntry: false });
+  if (status && !status.isFile() && !status.isDirectory()) return writeInto(path, content);
+  const target = status ? realpathSync(path) : path;
+  mkdirSync(dirname(target), { recursive: true });
+  makeWhole(target, (temporary) => writeSynced(temporary, content));
 }
 
 /**
@@ -83,15 +117,10 @@ export function replaceFile(path: string, content: readonly Uint8Array[]): void 
  * @throws {UserError} in one sentence if the system refuses.
  */
 export function replaceText(path: string, text: string): void {
-  try {
-    replaceFile(path, [new TextEncoder().encode(text)]);
-  } catch (error) {
-    if (!isSystemError(error)) throw error;
-    throw new UserError(`Cannot write ${path} as ${reasonOf(error)}`);
-  }
+  explaining(`write ${path}`, () => replaceFile(path, [new TextEncoder().encode(text)]));
 }
 
-function writeInto(path: string, content: readonly Uint8Array[]): void {
+function writeInto(path: string, content: Iterable<Uint8Array>): void {
   const file = openSync(path, "w");
   try {
     for (const chunk of content) writeAll(file, chunk);
@@ -111,19 +140,24 @@ export function writeSynced(path: string, content: Iterable<Uint8Array>): void {
   }
 }
 
-/** Copies a file and makes the copy survive a power cut. */
-export function copySynced(from: string, to: string): void {
-  const file = openSync(from, "r");
+/** Makes a directory of files that survives a power cut, but for its name. */
+export function writeDirectory(
+  path: string,
+  files: Iterable<readonly [name: string, content: Iterable<Uint8Array>]>,
+): void {
+  mkdirSync(path);
+  for (const [name, content] of files) writeSynced(join(path, name), content);
+  syncDirectory(path);
+}
+
+/** The content of a file in chunks, each valid until the next is read. */
+export function* readChunks(path: string): Generator<Uint8Array> {
+  const file = openSync(path, "r"), chunk = new Uint8Array(2 ** 24);
   try {
-    writeSynced(to, chunksOf(file));
+    for (let length; (length = readSync(file, chunk)) > 0;) yield chunk.subarray(0, length);
   } finally {
     closeSync(file);
   }
-}
-
-function* chunksOf(file: number): Generator<Uint8Array> {
-  const chunk = new Uint8Array(2 ** 24);
-  for (let length; (length = readSync(file, chunk)) > 0;) yield chunk.subarray(0, length);
 }
 
 /** Fills a buffer from a place in a file as far as the file reaches: a read may give fewer bytes. */
@@ -175,4 +209,23 @@ export function reasonOf(error: unknown): string {
   if (code === "ENOTDIR" || code === "EEXIST") return "a file is in its place";
   if (code === "EISDIR" || code === "ENOTEMPTY") return "a directory is in its place";
   return `the system refuses: ${message}`;
+}
+
+/**
+ * Runs an action that uses files.
+ *
+ * @param what the action does, for the sentence `Cannot WHAT as REASON`.
+ * @throws {UserError} with that sentence if the system refuses; of class `Refusal` if one is given.
+ */
+export function explaining<T>(
+  what: string,
+  action: () => T,
+  Refusal: new (sentence: string) => UserError = UserError,
+): T {
+  try {
+    return action();
+  } catch (error) {
+    if (!isSystemError(error)) throw error;
+    throw new Refusal(`Cannot ${what} as ${reasonOf(error)}`);
+  }
 }

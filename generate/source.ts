@@ -4,6 +4,7 @@ import { HubError, hubFile, type HubOptions, listHubFiles, parseHubSpec } from "
 import { hasTokenizer, readTokenizer, tokenizerFileNames } from "../data/tokenizer/load.ts";
 import type { DataProgress } from "../data/text/documents.ts";
 import { gpt2Tokenizer, type Tokenizer } from "../data/tokenizer/tokenizer.ts";
+import { explaining } from "../files/disk.ts";
 import { CONFIG_FILE, GENERATION_FILE } from "../files/names.ts";
 import { MOST_JSON_BYTES, readText } from "../files/json.ts";
 import { printable, quoted } from "../files/printable.ts";
@@ -170,7 +171,10 @@ function isRepository(name: string): boolean {
 async function findFiles(spec: string, options: FindModelOptions): Promise<Found> {
   const named = Object.hasOwn(MODEL_NAMES, spec) ? `hf:${MODEL_NAMES[spec]}` : spec;
   if (named.startsWith("hf:")) return await download(named, options);
-  const stat = statSync(spec, { throwIfNoEntry: false });
+  const stat = explaining(
+    `find the model ${printable(spec)}`,
+    () => statSync(spec, { throwIfNoEntry: false }),
+  );
   if (!stat?.isDirectory()) {
     throw new UserError(
       `Cannot find the model ${

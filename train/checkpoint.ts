@@ -14,21 +14,25 @@ import {
 } from "node:fs";
 import { basename, dirname, join, normalize, relative } from "node:path";
 import {
-  copySynced,
+  explaining,
   freeBytesAt,
   isSystemError,
+  makeWhole,
+  readChunks,
   reasonOf,
   replaceFile,
+  shortageAt,
+  SPARE_BYTES,
   syncDirectory,
   TEMPORARY_NAME,
-  temporaryBeside,
   UUID,
   writeAll,
+  writeDirectory,
   writeSynced,
 } from "../files/disk.ts";
 import { commandLine } from "../files/command_line.ts";
 import { printable } from "../files/printable.ts";
-import { byteCount, byteCounts } from "../files/units.ts";
+import { byteCount } from "../files/units.ts";
 import { KEPT_BASE } from "../generate/base.ts";
 import {
   checkFileNames,
@@ -41,12 +45,10 @@ import {
   type TrainerState,
 } from "../model/files/checkpoint.ts";
 import { runBeside } from "./base.ts";
+import { LINE_BREAK, METRICS_FILE } from "./metrics.ts";
 
 /** Content of a file in chunks. */
 export type FileContent = readonly Uint8Array[];
-
-/** Space that must remain free beside a checkpoint, so that logs can still be written. */
-const SPARE_BYTES = 16 * 2 ** 20;
 
 /** A run directory that this process alone writes to. */
 export interface RunDirectory {
@@ -119,7 +121,7 @@ export function openRunDirectory(
 ): RunDirectory {
   const checkpoints = join(path, "checkpoints");
   let isNew = false;
-  const lock = attempt(`open run ${path}`, () => {
+  const lock = refusing(`open run ${path}`, () => {
     checkPlace(path);
     isNew = !existsSync(path);
     mkdirSync(checkpoints, { recursive: true });
@@ -183,29 +185,27 @@ export function openRunDirectory(
       const name = checkpointName(state.step);
       const target = join(checkpoints, name);
       checkFileNames(files.keys(), `Cannot save checkpoint ${target}`);
-      attempt(`save checkpoint ${target}`, () => {
-        const digests: Record<string, FileDigest> = {};
-        for (const [file, content] of files) digests[file] = digest(content);
-        checkFits(`save checkpoint ${target}`, bytesOf(files.values()), freeBytes(checkpoints));
-        const temporary = temporaryBeside(target);
-        try {
-          mkdirSync(temporary);
-          for (const [file, content] of files) writeSynced(join(temporary, file), content);
-          const manifest = serializeState({ ...state, files: digests });
-          writeSynced(join(temporary, STATE_FILE), [new TextEncoder().encode(manifest)]);
-          syncDirectory(temporary);
-          // no call swaps two directories: until the new one has the name, the old one can come back
-          if (existsSync(target)) {
-            renameSync(target, join(checkpoints, `.old-${name}-${crypto.randomUUID()}`));
-          }
-          renameSync(temporary, target);
+      const what = `save checkpoint ${target}`;
+      try {
+        refusing(what, () => {
+          const digests: Record<string, FileDigest> = {};
+          for (const [file, content] of files) digests[file] = digest(content);
+          checkFits(what, checkpoints, bytesOf(files.values()), freeBytes);
+          const manifest = new TextEncoder().encode(serializeState({ ...state, files: digests }));
+          makeWhole(
+            target,
+            (temporary) => writeDirectory(temporary, [...files, [STATE_FILE, [manifest]]]),
+            () => {
+              if (!existsSync(target)) return;
+              // no call swaps two directories: until the new one has the name, the old one can come back
+              renameSync(target, join(checkpoints, `.old-${name}-${crypto.randomUUID()}`));
+            },
+          );
           syncDirectory(checkpoints);
-        } catch (error) {
-          clear();
-          throw error;
-        }
-      });
-      clear();
+        });
+      } finally {
+        clear();
+      }
       hint("latest", name);
       if (isBest) hint("best", best = name);
       tryTo(
@@ -218,14 +218,13 @@ export function openRunDirectory(
       if (saves === 0) return;
       // with the best one and the one that is being written
       const missing = Math.max(1, keep + 2 - listCheckpoints(path).length);
-      const count = Math.min(missing, saves), free = freeBytes(checkpoints);
-      checkFits(`save a checkpoint in ${checkpoints}`, checkpointBytes, free);
-      const needed = count * checkpointBytes + SPARE_BYTES;
-      if (free >= needed) return;
-      const [neededCount, freeCount] = byteCounts(needed, free);
+      const count = Math.min(missing, saves);
+      checkFits(`save a checkpoint`, checkpoints, checkpointBytes, freeBytes);
+      const shortage = shortageAt(checkpoints, count * checkpointBytes + SPARE_BYTES, freeBytes);
+      if (shortage === undefined) return;
       notices.push(
-        `${count} checkpoints of ${byteCount(checkpointBytes)} will need ${neededCount} in ` +
-          `${checkpoints}, where ${freeCount} are free: make room, or lower --keep: current value is ${keep}`,
+        `Cannot save ${count} checkpoints of ${byteCount(checkpointBytes)} each as ${shortage}; ` +
+          `make room, or lower --keep: current value is ${keep}`,
       );
     },
     resumeAfter(step, bestStep) {
@@ -250,20 +249,16 @@ export function openRunDirectory(
     },
     copy(folder, files) {
       const target = join(path, folder), what = `copy files to ${target}`;
-      attempt(what, () => {
+      refusing(what, () => {
         const bytes = files.reduce((sum, file) => sum + statSync(file).size, 0);
-        checkFits(what, bytes, freeBytes(path));
-        const temporary = temporaryBeside(target);
-        try {
-          mkdirSync(temporary);
-          for (const file of files) copySynced(file, join(temporary, basename(file)));
-          syncDirectory(temporary);
-          rmSync(target, { recursive: true, force: true });
-          renameSync(temporary, target);
-          syncDirectory(path);
-        } finally {
-          rmSync(temporary, { recursive: true, force: true });
-        }
+        checkFits(what, path, bytes, freeBytes);
+        const copies = files.map((file) => [basename(file), readChunks(file)] as const);
+        makeWhole(
+          target,
+          (temporary) => writeDirectory(temporary, copies),
+          () => rmSync(target, { recursive: true, force: true }),
+        );
+        syncDirectory(path);
       });
     },
     write,
@@ -315,8 +310,6 @@ function appendWhole(path: string, text: string): void {
   }
 }
 
-const LINE_BREAK = 10;
-
 /** Makes sure that a run may lie at a path. */
 function checkPlace(path: string): void {
   const refuse = (reason: string) => new CheckpointError(`Cannot open run ${path} as ${reason}`);
@@ -351,7 +344,7 @@ function checkPlace(path: string): void {
 }
 
 /** Files that every run has, from its beginning or soon. */
-const RUN_FILES = ["lock", "metrics.jsonl"];
+const RUN_FILES = ["lock", METRICS_FILE];
 
 /** The run, and the checkpoint if it is in one, in whose `checkpoints` a path lies. */
 function placeInRun(path: string): { run: string; checkpoint?: string } | undefined {
@@ -400,25 +393,17 @@ export function writeNew(
   target: string,
   content: FileContent | ReadonlyMap<string, FileContent>,
 ): void {
-  attempt(`write ${target}`, () => {
+  const what = `write ${target}`, parent = dirname(target);
+  refusing(what, () => {
     checkFree(target);
-    const parent = dirname(target), temporary = temporaryBeside(target);
     mkdirSync(parent, { recursive: true });
     const files = content instanceof Map ? content.values() : [content as FileContent];
-    checkFits(`write ${target}`, bytesOf(files), freeBytesAt(parent));
-    try {
-      if (content instanceof Map) {
-        mkdirSync(temporary);
-        for (const [name, chunks] of content) writeSynced(join(temporary, name), chunks);
-        syncDirectory(temporary);
-      } else {
-        writeSynced(temporary, content as FileContent);
-      }
-      renameSync(temporary, target);
-      syncDirectory(parent);
-    } finally {
-      rmSync(temporary, { recursive: true, force: true });
-    }
+    checkFits(what, parent, bytesOf(files));
+    makeWhole(target, (temporary) => {
+      if (content instanceof Map) writeDirectory(temporary, content);
+      else writeSynced(temporary, content as FileContent);
+    });
+    syncDirectory(parent);
   });
 }
 
@@ -439,14 +424,17 @@ export function checkFree(path: string): void {
   throw new CheckpointError(`Cannot write ${path} as ${reason}: choose another --out`);
 }
 
-/** Makes sure that files have room, and logs beside them. */
-function checkFits(what: string, bytes: number, free: number): void {
-  const needed = bytes + SPARE_BYTES;
-  if (free >= needed) return;
-  const [neededCount, freeCount] = byteCounts(needed, free);
+/** Makes sure that a directory has room for files, and for logs beside them. */
+function checkFits(
+  what: string,
+  directory: string,
+  bytes: number,
+  freeBytes: (path: string) => number = freeBytesAt,
+): void {
+  const shortage = shortageAt(directory, bytes + SPARE_BYTES, freeBytes);
+  if (shortage === undefined) return;
   throw new CheckpointError(
-    `Cannot ${what} as it needs ${neededCount}: ${freeCount} are free; ` +
-      `make room, or choose another --out`,
+    `Cannot ${what} as ${shortage}; make room, or choose another --out`,
   );
 }
 
@@ -463,7 +451,7 @@ function bytesOf(files: Iterable<FileContent>): number {
  * @throws {CheckpointError} if another process trains there or the directory cannot be renamed.
  */
 export function moveAside(path: string): string | undefined {
-  attempt(`open run ${path}`, () => checkPlace(path));
+  refusing(`open run ${path}`, () => checkPlace(path));
   if (!existsSync(path)) return undefined;
   openRunDirectory(path).close(); // nobody trains there
   if (/^\.{1,2}$/.test(basename(path))) {
@@ -476,7 +464,7 @@ export function moveAside(path: string): string | undefined {
   let number = 1;
   while (existsSync(`${name}-${number}`)) number++;
   const aside = `${name}-${number}`;
-  attempt(`move ${path} to ${aside}`, () => renameSync(path, aside));
+  refusing(`move ${path} to ${aside}`, () => renameSync(path, aside));
   return aside;
 }
 
@@ -536,12 +524,7 @@ function digest(content: FileContent): FileDigest {
   return { bytes, sha256: hash.digest("hex") };
 }
 
-/** Runs `action`; if the system refuses, the error says in one sentence what failed and why. */
-function attempt<T>(what: string, action: () => T): T {
-  try {
-    return action();
-  } catch (error) {
-    if (!isSystemError(error)) throw error;
-    throw new CheckpointError(`Cannot ${what} as ${reasonOf(error)}`);
-  }
+/** Runs an action on the files of a run, and throws a `CheckpointError` if the system refuses. */
+function refusing<T>(what: string, action: () => T): T {
+  return explaining(what, action, CheckpointError);
 }

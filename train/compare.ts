@@ -8,8 +8,10 @@ import {
 } from "../model/files/checkpoint.ts";
 import { parseHuggingFaceConfig } from "../model/files/hugging_face.ts";
 import { Curve } from "./curve.ts";
-import { type Metric, readLines, readMetrics, startMetric } from "./metrics.ts";
+import { type Metric, METRICS_FILE, readLines, readMetrics, startMetric } from "./metrics.ts";
+import { isSystemError } from "../files/disk.ts";
 import { CONFIG_FILE } from "../files/names.ts";
+import { duration } from "../files/units.ts";
 import { flagOf } from "../files/command_line.ts";
 import { optionsWhere } from "./options.ts";
 import { openPlot, svgPage } from "./svg.ts";
@@ -72,15 +74,17 @@ export function readRun(path: string, onWarning: (sentence: string) => void): Co
     try {
       return read();
     } catch (error) {
-      const { code } = error as NodeJS.ErrnoException;
-      if (typeof code !== "string" && !(error instanceof Deno.errors.NotCapable)) throw error;
-      throw refuse(`it has no ${relative(path, file)} that can be read`);
+      if (!isSystemError(error)) throw error;
+      throw refuse(
+        file === path
+          ? "there is no such run"
+          : `it has no ${relative(path, file)} that can be read`,
+      );
     }
   };
-  if (!statSync(path, { throwIfNoEntry: false })?.isDirectory()) {
-    throw refuse("there is no such run");
-  }
-  const metrics = join(path, "metrics.jsonl");
+  const isRun = reading(path, () => statSync(path, { throwIfNoEntry: false })?.isDirectory());
+  if (!isRun) throw refuse("there is no such run");
+  const metrics = join(path, METRICS_FILE);
   reading(metrics, () => {
     for (const _ of readLines(metrics)) break; // before its checkpoints are asked for
   });
@@ -97,7 +101,7 @@ export function readRun(path: string, onWarning: (sentence: string) => void): Co
     metrics,
     () => readEvaluations(metrics, tokensPerStep, onWarning),
   );
-  // a later one is damaged, or the run would not have gone back to an earlier
+  // a later checkpoint is damaged, or the run would not have gone back to an earlier one
   if (newest.state.step > end) newest = newestState(path, () => {}, end) ?? newest;
   const { options, data, tokenizerHash, tuning } = newest.state;
   const config = join(newest.checkpoint, CONFIG_FILE);
@@ -239,7 +243,7 @@ export function compareTable(runs: readonly ComparedRun[]): string {
       inShort(parameters),
       `${last.step}`,
       inShort(last.tokens),
-      duration(last.seconds),
+      Number.isNaN(last.seconds) ? "—" : duration(last.seconds),
       last.flops.toExponential(1).replace("e+", "e"),
       last.loss.toFixed(3),
       last.bitsPerByte.toFixed(3),
@@ -280,14 +284,6 @@ function inShort(count: number): string {
     if (count >= size) return `${Number((count / size).toPrecision(3))} ${unit}`;
   }
   return `${count}`;
-}
-
-function duration(seconds: number): string {
-  if (Number.isNaN(seconds)) return "—";
-  const whole = Math.round(seconds);
-  const two = (count: number) => String(Math.floor(count)).padStart(2, "0");
-  if (whole < 60) return `${seconds.toFixed(1)} s`;
-  return `${Math.floor(whole / 3600)}:${two(whole / 60 % 60)}:${two(whole % 60)}`;
 }
 
 const COLORS = [

@@ -88,6 +88,8 @@ export class RunningSum {
 
 /** A recorded evaluation that can be repeated while the model trains. */
 export interface Evaluator {
+  /** The launches of one batch. */
+  readonly program: Program;
   /**
    * Runs over the text; waits for the device.
    *
@@ -105,7 +107,13 @@ export interface Evaluator {
 export function recordEvaluation(
   model: Gpt,
   { batchSize: B, sequenceLength: T }: Pick<EvaluatorOptions, "batchSize" | "sequenceLength">,
-): { tokens: Tensor; targets: Tensor; losses: RunningSum; destroy(): void } {
+): {
+  program: Program;
+  tokens: Tensor;
+  targets: Tensor;
+  losses: RunningSum;
+  destroy(): void;
+} {
   const { device, config, precision } = model;
   const activations = createActivations(device, config, {
     batch: { batchSize: B, sequenceLength: T },
@@ -126,6 +134,7 @@ export function recordEvaluation(
   );
   const losses = new RunningSum(program, at("losses"));
   return {
+    program,
     tokens,
     targets,
     losses,
@@ -149,11 +158,12 @@ export function createEvaluator(
   { batchSize: B, sequenceLength: T, maxTokens = Infinity }: EvaluatorOptions,
 ): Evaluator {
   const { device } = model;
-  const { tokens, targets, losses, destroy } = recordEvaluation(model, {
+  const { program, tokens, targets, losses, destroy } = recordEvaluation(model, {
     batchSize: B,
     sequenceLength: T,
   });
   return {
+    program,
     async run({ onProgress = () => {}, signal } = {}) {
       let counted = 0, bytes = 0, waited = performance.now();
       losses.reset();

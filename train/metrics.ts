@@ -41,10 +41,14 @@ export interface MetricLine {
   readonly metric: Metric | undefined;
 }
 
-/** Bytes that are read at once, and the most that a line may have. */
-const CHUNK_BYTES = 2 ** 20;
+/** The file of a run. */
+export const METRICS_FILE = "metrics.jsonl";
 
-const LINE_BREAK = 10;
+/** Bytes that are read at once, and the most that a line may have. */
+export const CHUNK_BYTES = 2 ** 20;
+
+/** The byte that ends a line. */
+export const LINE_BREAK = 10;
 
 /** The lines of a record in turn, empty ones excepted; a longer one than 1 MiB comes in pieces. */
 export function* readLines(path: string): Generator<MetricLine> {

@@ -1,10 +1,17 @@
 import { Buffer } from "node:buffer";
-import { closeSync, existsSync, fsyncSync, openSync, renameSync, rmSync, statSync } from "node:fs";
+import { closeSync, existsSync, openSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { readAt, reasonOf, syncDirectory, temporaryBeside, writeAll } from "../files/disk.ts";
+import { readAt, reasonOf, replaceFile, syncDirectory } from "../files/disk.ts";
 import { checkpointName } from "../model/files/checkpoint.ts";
 import type { RunDirectory } from "./checkpoint.ts";
-import { type Metric, readLines, Rewinds } from "./metrics.ts";
+import {
+  CHUNK_BYTES,
+  LINE_BREAK,
+  type Metric,
+  METRICS_FILE,
+  readLines,
+  Rewinds,
+} from "./metrics.ts";
 import { drawLoss, LossCurve } from "./plot.ts";
 
 /**
@@ -13,7 +20,7 @@ import { drawLoss, LossCurve } from "./plot.ts";
  * @module
  */
 
-const RECORD_FILE = "metrics.jsonl", PICTURE_FILE = "loss.svg";
+const PICTURE_FILE = "loss.svg";
 
 /** What a run notes, and what is known of all that it noted. */
 export class RunRecord {
@@ -38,7 +45,7 @@ export class RunRecord {
 
   /** Appends metrics to the file, all in one write. */
   note(metrics: readonly Metric[]): void {
-    this.#run.append(RECORD_FILE, metrics.map((metric) => JSON.stringify(metric)).join("\n"));
+    this.#run.append(METRICS_FILE, metrics.map((metric) => JSON.stringify(metric)).join("\n"));
     for (const metric of metrics) this.take(metric);
   }
 
@@ -72,7 +79,7 @@ export class RunRecord {
  * The picture and the hints of the run follow.
  */
 export async function openRecord(run: RunDirectory, step: number): Promise<RunRecord> {
-  const path = join(run.path, RECORD_FILE);
+  const path = join(run.path, METRICS_FILE);
   let record = new RunRecord(run);
   const rewinds = new Rewinds();
   try {
@@ -101,95 +108,58 @@ export async function openRecord(run: RunDirectory, step: number): Promise<RunRe
 /**
  * Moves the lines that are done again from a record into a file beside it.
  *
- * Both are written aside and synced. The moved lines get their name first: a process that is killed then
- * leaves them in both files, and the next one finds that it would move the same bytes.
+ * The moved lines get their name before the record loses them: a process that is killed in between leaves
+ * them in both files, and the next one finds that it would move the same bytes.
  *
  * @returns the path of that file.
  */
 function divide(path: string, rewinds: Rewinds, name: string): string {
-  using kept = new Part(path);
-  using moved = new Part(path);
-  const isDoneAgain = rewinds.sorter();
-  for (const line of readLines(path)) (isDoneAgain(line) ? moved : kept).write(line.bytes);
-  kept.finish();
-  moved.finish();
   const directory = dirname(path);
   let target = join(directory, `${name}.jsonl`);
-  for (let i = 1; existsSync(target) && !haveSameBytes(target, moved.path); i++) {
+  for (let i = 1; existsSync(target) && !holds(target, lines(path, rewinds, true)); i++) {
     target = join(directory, `${name}-${i}.jsonl`);
   }
-  renameSync(moved.path, target);
+  replaceFile(target, lines(path, rewinds, true));
   syncDirectory(directory);
-  renameSync(kept.path, path);
+  replaceFile(path, lines(path, rewinds, false));
   syncDirectory(directory);
   return target;
 }
 
-/** Bytes that are read or written at once. */
-const CHUNK_BYTES = 2 ** 20;
-
-const LINE_BREAK = 10;
-
-/** Some lines of a record, in a file that is removed unless it is renamed. */
-class Part implements Disposable {
-  readonly path: string;
-  readonly #file: number;
-  readonly #buffer = new Uint8Array(CHUNK_BYTES);
-  #length = 0;
-  #last = LINE_BREAK;
-  #isOpen = true;
-
-  constructor(beside: string) {
-    this.path = temporaryBeside(beside);
-    this.#file = openSync(this.path, "wx");
+/** The lines of a record that are done again, or all others, in chunks; each is valid until the next is read. */
+function* lines(path: string, rewinds: Rewinds, areDoneAgain: boolean): Generator<Uint8Array> {
+  const chunk = new Uint8Array(CHUNK_BYTES), isDoneAgain = rewinds.sorter();
+  let length = 0, last = LINE_BREAK;
+  for (const line of readLines(path)) {
+    if (isDoneAgain(line) !== areDoneAgain) continue;
+    const { bytes } = line;
+    if (length + bytes.length > CHUNK_BYTES) {
+      yield chunk.subarray(0, length);
+      length = 0;
+    }
+    chunk.set(bytes, length);
+    length += bytes.length;
+    last = bytes.at(-1)!;
   }
-
-  /** Appends a line, or a piece of one. */
-  write(line: Uint8Array): void {
-    if (this.#length + line.length > CHUNK_BYTES) this.#flush();
-    this.#buffer.set(line, this.#length);
-    this.#length += line.length;
-    this.#last = line.at(-1)!;
-  }
-
-  /** Ends the last line and makes everything survive a power cut. */
-  finish(): void {
-    if (this.#last !== LINE_BREAK) this.write(new Uint8Array([LINE_BREAK]));
-    this.#flush();
-    fsyncSync(this.#file);
-    this.#close();
-  }
-
-  [Symbol.dispose](): void {
-    this.#close();
-    rmSync(this.path, { force: true });
-  }
-
-  #flush(): void {
-    writeAll(this.#file, this.#buffer.subarray(0, this.#length));
-    this.#length = 0;
-  }
-
-  #close(): void {
-    if (this.#isOpen) closeSync(this.#file);
-    this.#isOpen = false;
-  }
+  yield chunk.subarray(0, length);
+  if (last !== LINE_BREAK) yield new Uint8Array([LINE_BREAK]);
 }
 
-function haveSameBytes(a: string, b: string): boolean {
-  const { size } = statSync(a);
-  if (!statSync(a).isFile() || size !== statSync(b).size) return false;
-  const files = [openSync(a, "r"), openSync(b, "r")];
+/** Whether a file has this content and no other. */
+function holds(path: string, content: Iterable<Uint8Array>): boolean {
+  const status = statSync(path);
+  if (!status.isFile()) return false;
+  const file = openSync(path, "r");
   try {
-    const buffers = files.map(() => new Uint8Array(CHUNK_BYTES));
-    for (let at = 0; at < size; at += CHUNK_BYTES) {
-      const [one, two] = files.map((file, i) =>
-        buffers[i]!.subarray(0, readAt(file, buffers[i]!, at))
-      );
-      if (Buffer.compare(one!, two!) !== 0) return false;
+    let position = 0;
+    for (const chunk of content) {
+      const there = new Uint8Array(chunk.length);
+      readAt(file, there, position);
+      if (Buffer.compare(there, chunk) !== 0) return false;
+      position += chunk.length;
     }
-    return true;
+    return position === status.size;
   } finally {
-    for (const file of files) closeSync(file);
+    closeSync(file);
   }
 }

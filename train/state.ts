@@ -36,6 +36,7 @@ import type { ParameterSpec } from "../model/parameters.ts";
 import { serializeSafetensors } from "../model/files/safetensors.ts";
 import { MODEL_FILE, openTensorFiles, type TensorFiles } from "../model/files/tensor_files.ts";
 import { downloadTable, loadAdapters, loadParameters, saveAdapters } from "../model/weights.ts";
+import { readText } from "../files/json.ts";
 import { CONFIG_FILE, TOKENIZER_FILE } from "../files/names.ts";
 import { UserError } from "../files/user_error.ts";
 import type { FileContent, RunDirectory } from "./checkpoint.ts";
@@ -115,10 +116,10 @@ export async function readCheckpoint(
   likely: readonly string[] = [],
 ): Promise<Resumed> {
   const state = readTrainerState(path), { source } = state;
-  const text = (name: string) => Deno.readTextFile(join(path, name));
   if (!Object.hasOwn(state.files, ADAPTER_CONFIG)) {
     checkBaseOption(path, options);
-    const config = parseHuggingFaceConfig(await text(CONFIG_FILE), join(path, CONFIG_FILE));
+    const configFile = join(path, CONFIG_FILE);
+    const config = parseHuggingFaceConfig(readText(configFile), configFile);
     const { vocabularySize } = config;
     const tokenizer = await readTokenizer(join(path, TOKENIZER_FILE), { vocabularySize });
     return { path, state, config, tokenizer: withEndIds(tokenizer, path) };

@@ -4,6 +4,7 @@ import { replaceText } from "../files/disk.ts";
 import { isObject } from "../files/json.ts";
 import { UserError } from "../files/user_error.ts";
 import type { Device } from "../kernels/device.ts";
+import type { Program } from "../kernels/program.ts";
 import { Tuner, unavailable, untuned } from "../kernels/tune.ts";
 import type { TrainerState } from "../model/files/checkpoint.ts";
 import type { TrainEvent } from "./events.ts";
@@ -111,6 +112,27 @@ function sorted(choices: Choices): Record<string, string> {
   return Object.fromEntries([...choices].sort(([a], [b]) => a < b ? -1 : 1));
 }
 
+/** What happens if a checkpoint names kernels that are not there. */
+export const DEFAULTS_INSTEAD = "the default kernels are used instead";
+
+/**
+ * Removes the device's choices for a program that this version does not have on that device. The program was
+ * recorded with the default kernels in their place.
+ *
+ * @param origin what the choices come from.
+ * @returns a sentence that names the kernels, if there are any.
+ */
+export function forgetUnavailable(
+  { device, tunables }: Program,
+  origin: string,
+): string | undefined {
+  const replaced = unavailable(device, tunables.values());
+  if (replaced.length === 0) return undefined;
+  const names = new Set(replaced.map(({ key }) => device.choices.get(key)));
+  for (const { key } of replaced) device.choices.delete(key);
+  return `${origin} names kernels that this version does not have here: ${[...names].join(", ")}`;
+}
+
 /**
  * Records the training step with the kernels that a resumed run was trained with, so that it continues to
  * the bit; or else with those that are fastest here, which are remembered or found now.
@@ -145,14 +167,10 @@ export async function* recordTuned(
   const { tunables } = step.program;
   // others, of other sizes, would change what the checkpoint says and the evaluation does
   for (const key of device.choices.keys()) if (!tunables.has(key)) device.choices.delete(key);
-  const replaced = unavailable(device, tunables.values());
-  if (replaced.length > 0) {
-    const names = new Set(replaced.map(({ key }) => device.choices.get(key)));
-    const message = `${kept ? "the checkpoint" : file} names kernels that this version does not ` +
-      `have here: ${[...names].join(", ")}; ` +
-      (kept || !tune ? "the default kernels are used instead" : "others are chosen now");
-    yield { kind: "notice", message };
-    for (const { key } of replaced) device.choices.delete(key);
+  const unknown = forgetUnavailable(step.program, kept ? "the checkpoint" : file);
+  if (unknown !== undefined) {
+    const instead = kept || !tune ? DEFAULTS_INSTEAD : "others are chosen now";
+    yield { kind: "notice", message: `${unknown}; ${instead}` };
   }
   const open = kept || !tune ? [] : untuned(device, tunables.values());
   if (open.length === 0) return step;

@@ -1,7 +1,7 @@
 import { createHash, type Hash } from "node:crypto";
 import { renameSync, rmSync, statSync } from "node:fs";
 import { dirname } from "node:path";
-import { freeBytesAt } from "../../files/disk.ts";
+import { shortageAt, SPARE_BYTES } from "../../files/disk.ts";
 import { printable } from "../../files/printable.ts";
 import { byteCount, byteCounts } from "../../files/units.ts";
 import { ATTEMPTS, backOffMs, HubError, type HubSession, request, within } from "./request.ts";
@@ -40,9 +40,6 @@ export interface BlobOptions {
 /** Thrown if the bytes are not those that the hub described, which is then asked once more. */
 export class ChangedError extends HubError {}
 
-/** Free space that must remain beside the file. */
-const SPARE_BYTES = 2 ** 24;
-
 /**
  * Fetches a file to `path`, by way of `path.incomplete`, which stays if the work breaks off: the next call
  * resumes at its end.
@@ -54,17 +51,16 @@ export async function fetchBlob(
   session: HubSession,
   path: string,
   file: RemoteFile,
-  { onProgress = () => {}, freeBytes = freeBytesAt }: BlobOptions,
+  { onProgress = () => {}, freeBytes }: BlobOptions,
 ): Promise<void> {
   const incomplete = `${path}.incomplete`;
   const { bytes } = file;
   const there = statSync(incomplete, { throwIfNoEntry: false })?.size ?? 0;
-  const free = freeBytes(dirname(path)), needed = bytes - there + SPARE_BYTES;
-  if (free < needed) {
-    const [neededCount, freeCount] = byteCounts(needed, free);
+  const shortage = shortageAt(dirname(path), bytes - there + SPARE_BYTES, freeBytes);
+  if (shortage !== undefined) {
     throw new HubError(
-      `Cannot ${session.task} as it needs ${neededCount} in ${session.cache}: ` +
-        `${freeCount} are free; make room, or set HF_HUB_CACHE to a directory elsewhere`,
+      `Cannot ${session.task} as ${shortage}; ` +
+        `make room, or set HF_HUB_CACHE to a directory elsewhere`,
     );
   }
   session.onNotice(

@@ -2,13 +2,12 @@ import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import {
-  freeBytesAt,
   isSystemError,
   reasonOf,
   replaceFile,
+  shortageAt,
   syncDirectory,
 } from "../../files/disk.ts";
-import { byteCounts } from "../../files/units.ts";
 import { UserError } from "../../files/user_error.ts";
 import { BLOCK_BYTES } from "../text/blocks.ts";
 import { clean } from "../text/clean.ts";
@@ -203,7 +202,7 @@ async function tokenizeInto(
 ): Promise<void> {
   const { tokenizer, signal, recordMs = RECORD_MS } = options, { vocabularySize } = tokenizer;
   let progress = readProgress(progressFile);
-  checkRoom(documents, progress, directory, options);
+  checkRoom(documents, progress, options);
   let writer: TokenFileWriter;
   try {
     writer = new TokenFileWriter(directory, { vocabularySize, ...progress });
@@ -256,17 +255,14 @@ const BYTES_PER_TOKEN = 3;
 function checkRoom(
   { name, textBytes }: Documents,
   done: Progress,
-  directory: string,
-  { tokenizer, freeBytes = freeBytesAt, cacheDirectory }: TokenizeOptions,
+  { tokenizer, freeBytes, cacheDirectory }: TokenizeOptions,
 ): void {
   const needed = (textBytes - done.bytes) / BYTES_PER_TOKEN *
     tokensType(tokenizer.vocabularySize).BYTES_PER_ELEMENT;
-  const free = freeBytes(directory);
-  if (free >= needed) return;
-  const [neededCount, freeCount] = byteCounts(needed, free);
+  const shortage = shortageAt(cacheDirectory!, needed, freeBytes);
+  if (shortage === undefined) return;
   throw new UserError(
-    `Cannot tokenize ${name} as about ${neededCount} must be free in ${cacheDirectory}: ` +
-      `current space is ${freeCount}; make room, or put the run and its cache elsewhere`,
+    `Cannot tokenize ${name} as ${shortage}; make room, or put the run and its cache elsewhere`,
   );
 }
 

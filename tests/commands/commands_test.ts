@@ -222,7 +222,7 @@ Deno.test("compare writes a table to stdout and a plot to a file", async () => {
   assert.equal(code, 0, stderr);
   const [head, line, ...rest] = stdout.split("\n");
   assert.match(head!, /^run +params +steps +tokens +time +FLOPs +loss +bits\/byte +best loss$/);
-  assert.match(line!, /^\S+run +[\d.]+ k +6 +192 +[\d.]+ s +\d\.\de\d +\d\.\d{3} +\d\.\d{3} /);
+  assert.match(line!, /^\S+run +[\d.]+ k +6 +192 +\d+s +\d\.\de\d +\d\.\d{3} +\d\.\d{3} /);
   assert.deepEqual(rest, [""]);
   assert.equal(stderr, `drawn in ${svg}\n`);
   assert.match(Deno.readTextFileSync(svg), /^<svg .*<\/svg>\s*$/s);
@@ -510,6 +510,21 @@ const MISTAKES: [name: string, args: string[], message: RegExp][] = [
     [join(directory, "absent")],
     /^Error: Cannot compare \S+absent as there is no such run\n$/,
   ],
+  [
+    "compare",
+    [join(root, "deno.json", "run")],
+    /^Error: Cannot compare \S+run as there is no such run\n$/,
+  ],
+  [
+    "eval",
+    ["--model", join(root, "deno.json", "model")],
+    /^Error: Cannot find the model \S+model as a file is in its place\n$/,
+  ],
+  [
+    "bench",
+    ["--compare", join(directory, "absent.json")],
+    /^Error: Cannot read report \S+absent\.json: there is no such file\n$/,
+  ],
   ["prepare", [], /missing required argument 'data'/],
   [
     "prepare",
@@ -598,7 +613,7 @@ Deno.test("tokenizer trains on files without what separates documents", async ()
   assert.deepEqual([again.code, again.stdout], [1, ""]);
   assert.match(
     again.stderr,
-    /^Error: Cannot write .*mine\.json as there is such a file: .*--force/,
+    /^Error: Cannot write .*mine\.json as the file exists: .*--force/,
   );
   const forced = await task("tokenizer", [...options, "--force", "--min-frequency", "9", data]);
   assert.match(forced.stderr, /^only 257 of 260 tokens: no other pair occurs 9 times\n/);

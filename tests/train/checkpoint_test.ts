@@ -181,7 +181,7 @@ Deno.test("save() without room leaves the older checkpoints and no half one", ()
   assert.throws(() => run.save(exampleFiles("x"), exampleState(2), { keep: 3, best: false }), {
     name: "CheckpointError",
     message:
-      /Cannot save checkpoint .*000002 as it needs 16\.8 MB: 1\.00 MB are free; make room, or choose another --out$/,
+      /Cannot save checkpoint .*000002 as it needs 16\.8 MB in .*checkpoints: 1\.00 MB are free; make room, or choose another --out$/,
   });
   run.close();
   assert.deepEqual(readdirSync(join(path, "checkpoints")), ["000001"]);
@@ -202,8 +202,8 @@ Deno.test("checkRoom() refuses what no checkpoint fits into, and warns if not al
   // three to keep, the best and the one being written, of which one is there
   assert.deepEqual(notices(4e9 + spare), []);
   assert.deepEqual(notices(4e9 + spare - 1), [
-    "4 checkpoints of 1.00 GB will need 4.016777216 GB in " +
-    `${join(path, "checkpoints")}, where 4.016777215 GB are free: ` +
+    "Cannot save 4 checkpoints of 1.00 GB each as it needs 4.016777216 GB in " +
+    `${join(path, "checkpoints")}: 4.016777215 GB are free; ` +
     "make room, or lower --keep: current value is 3",
   ]);
   assert.deepEqual(notices(2e9 + spare, { saves: 2 }), []);
@@ -211,7 +211,7 @@ Deno.test("checkRoom() refuses what no checkpoint fits into, and warns if not al
   assert.deepEqual(notices(0, { saves: 0 }), []);
   assert.throws(() => notices(1e9), {
     name: "CheckpointError",
-    message: `Cannot save a checkpoint in ${join(path, "checkpoints")} as it needs 1.02 GB: ` +
+    message: `Cannot save a checkpoint as it needs 1.02 GB in ${join(path, "checkpoints")}: ` +
       "1.00 GB are free; make room, or choose another --out",
   });
 });

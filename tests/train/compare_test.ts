@@ -218,9 +218,9 @@ Deno.test("compareTable() puts the runs' last and best figures in columns", () =
   assert.equal(
     compareTable(named),
     [
-      "run  params  steps  tokens     time  FLOPs   loss  bits/byte     best loss",
-      "a       1 k      2     800    2.0 s  5.6e6  6.000      3.000  5.000 at 400",
-      "b    1.23 M      1     400  0:01:40  2.8e6  2.000      1.000  2.000 at 400",
+      "run  params  steps  tokens   time  FLOPs   loss  bits/byte     best loss",
+      "a       1 k      2     800     2s  5.6e6  6.000      3.000  5.000 at 400",
+      "b    1.23 M      1     400  1m40s  2.8e6  2.000      1.000  2.000 at 400",
       "",
       "differs in       a    b",
       "--learning-rate  1  0.5",

@@ -3,11 +3,15 @@ import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 
 import { join } from "node:path";
 import type { Device } from "../../kernels/device.ts";
 import { readTrainerState, type TrainerState } from "../../model/files/checkpoint.ts";
+import { PRESETS } from "../../model/config.ts";
+import { createGpt } from "../../model/gpt.ts";
+import { recordEvaluation } from "../../train/evaluate.ts";
 import type { TrainOptions } from "../../train/options.ts";
 import { train, type TrainEvent } from "../../train/train.ts";
 import {
   adapterOf,
   choicesOf,
+  forgetUnavailable,
   readChoices,
   tuningFileIn,
   tuningOf,
@@ -239,6 +243,23 @@ Deno.test("train() says which kernels of a checkpoint or cache are gone, and use
   const fresh = await run("removed", "fresh", { steps: 1 });
   assert.ok(noticesOf(fresh.events).includes(notice(file)));
   assert.deepEqual(fresh.state.tuning.choices, {});
+});
+
+Deno.test("forgetUnavailable() names the kernels that an evaluation lacks, and removes their choices", () => {
+  const other = deviceWith({});
+  const gpt = createGpt(other, { ...PRESETS.nano, vocabularySize: 64 }, { precision: "f32" });
+  const record = () => recordEvaluation(gpt, { batchSize: 2, sequenceLength: 16 });
+  const found = record();
+  assert.equal(forgetUnavailable(found.program, "the checkpoint"), undefined);
+  const [key] = found.program.tunables.keys();
+  other.choices.set(key!, "quads").set("other work", "2");
+  const replaced = record();
+  assert.equal(
+    forgetUnavailable(replaced.program, "the checkpoint"),
+    "the checkpoint names kernels that this version does not have here: quads",
+  );
+  assert.deepEqual([...other.choices.keys()], ["other work"]);
+  for (const owner of [found, replaced, gpt]) owner.destroy();
 });
 
 Deno.test("train() passes over a damaged cache of choices with a notice", async () => {

@@ -190,7 +190,7 @@ Deno.test("hubFile() checks first whether the disk has room", async () => {
   await assert.rejects(hubFile(STORIES, { ...hub.options, freeBytes: () => 1_000_000 }), {
     name: "HubError",
     message:
-      /as it needs 16\.9 MB in \S+hub: 1\.00 MB are free; make room, or set HF_HUB_CACHE to a directory elsewhere$/,
+      /as it needs 16\.9 MB in \S+blobs: 1\.00 MB are free; make room, or set HF_HUB_CACHE to a directory elsewhere$/,
   });
   assert.equal(hub.server.log("cdn").length, 0);
 });

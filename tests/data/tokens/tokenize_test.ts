@@ -292,8 +292,8 @@ Deno.test("tokenizeDocuments() starts again if an interrupted run left damaged f
 Deno.test("tokenizeDocuments() names what prevents it", async () => {
   const cacheDirectory = join(directory, "refused");
   await assert.rejects(tokenizeStories(cacheDirectory, { freeBytes: () => 1e6 }), {
-    message: `Cannot tokenize stories.txt as about 8.25 MB must be free in ${cacheDirectory}: ` +
-      "current space is 1.00 MB; make room, or put the run and its cache elsewhere",
+    message: `Cannot tokenize stories.txt as it needs 8.25 MB in ${cacheDirectory}: ` +
+      "1.00 MB are free; make room, or put the run and its cache elsewhere",
   });
   let second: Promise<void> | undefined;
   await tokenizeStories(cacheDirectory, {
