@@ -198,6 +198,26 @@ export function isSystemError(error: unknown): error is NodeJS.ErrnoException {
     typeof code === "string" && /^E[A-Z0-9]+$/.test(code); // Node's own complaints begin with ERR_
 }
 
+/** Whether an error is a user's mistake: a `UserError`, or something that the system refused. */
+export function isUsersError(error: unknown): error is Error {
+  return error instanceof UserError || isSystemError(error);
+}
+
+/**
+ * Runs an action that reads a file or directory.
+ *
+ * @param refuse makes the error from the system's reason, which completes a sentence after a colon.
+ */
+export function reading<T>(action: () => T, refuse: (reason: string) => Error): T {
+  try {
+    return action();
+  } catch (error) {
+    // commands say which task has a missing permission
+    if (!isSystemError(error) || error instanceof Deno.errors.NotCapable) throw error;
+    throw refuse(error.code === "ENOENT" ? "there is no such file" : error.message);
+  }
+}
+
 /** Completes the sentence "Cannot write … as …" with the system's reason. */
 export function reasonOf(error: unknown): string {
   const { code, message } = error as NodeJS.ErrnoException;
@@ -212,7 +232,7 @@ export function reasonOf(error: unknown): string {
 }
 
 /**
- * Runs an action that uses files.
+ * Runs an action that writes files; `reading()` is for those that read.
  *
  * @param what the action does, for the sentence `Cannot WHAT as REASON`.
  * @throws {UserError} with that sentence if the system refuses; of class `Refusal` if one is given.

@@ -1,6 +1,6 @@
 import { readFileSync, statSync } from "node:fs";
 import { standIn } from "./stand_in.ts";
-import { isSystemError } from "./disk.ts";
+import { reading } from "./disk.ts";
 import { UserError } from "./user_error.ts";
 
 /**
@@ -23,22 +23,16 @@ export const MOST_JSON_BYTES = 2 ** 27;
  */
 export function readText(path: string, what?: string): string {
   const file = what === undefined ? path : `${what} ${path}`;
-  try {
+  return reading(() => {
     const stat = statSync(path), { size } = stat;
-    if (stat.isDirectory() || stat.isCharacterDevice()) { // as /dev/zero, which has no end
+    if (stat.isDirectory() || stat.isCharacterDevice()) { // /dev/zero has no end
       throw new UserError(`Cannot read ${file} as it must be a file`);
     }
     if (size <= MOST_JSON_BYTES) return readFileSync(path, "utf8");
     throw new UserError(
       `Cannot read ${file} as it must have at most ${MOST_JSON_BYTES} bytes: current size is ${size}`,
     );
-  } catch (error) {
-    if (!isSystemError(error)) throw error;
-    const { code, message } = error;
-    throw new UserError(
-      `Cannot read ${file}: ${code === "ENOENT" ? "there is no such file" : message}`,
-    );
-  }
+  }, (reason) => new UserError(`Cannot read ${file}: ${reason}`));
 }
 
 /**

@@ -1,6 +1,8 @@
 import { existsSync, readdirSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
+import { isSystemError, isUsersError } from "../files/disk.ts";
 import { printable } from "../files/printable.ts";
+import { UserError } from "../files/user_error.ts";
 import {
   CheckpointError,
   listCheckpoints,
@@ -80,14 +82,15 @@ export async function findBase(
   let reason: string;
   try {
     if (!named.startsWith("hf:") && !existsSync(named)) {
-      throw new Error("there is no such directory");
+      throw new UserError("there is no such directory");
     }
     const found = await find(named);
     if (sha256 === undefined || weightsHash(found.directory) === sha256) return found;
     reason = "it holds another model now";
   } catch (error) {
     signal?.throwIfAborted();
-    reason = (error as Error).message;
+    if (!isUsersError(error)) throw error;
+    reason = error.message;
   }
   if (sha256 !== undefined) {
     for (const place of [...likely, ...placesToLook(resolve(adapters), named)]) {
@@ -121,7 +124,8 @@ function hasWeights(directory: string, sha256: string): boolean {
     if (readTrainerState(directory).files[MODEL_FILE]?.sha256 !== sha256) return false;
     verifyCheckpoint(directory);
     return true;
-  } catch {
+  } catch (error) {
+    if (!isUsersError(error)) throw error;
     return false; // it is damaged, or no model
   }
 }
@@ -172,7 +176,8 @@ function directoriesIn(path: string): string[] {
   try {
     return readdirSync(path, { withFileTypes: true })
       .filter((entry) => entry.isDirectory()).map(({ name }) => join(path, name));
-  } catch {
+  } catch (error) {
+    if (!isSystemError(error)) throw error;
     return []; // it is not there, or may not be read
   }
 }

@@ -4,7 +4,7 @@ import { HubError, hubFile, type HubOptions, listHubFiles, parseHubSpec } from "
 import { hasTokenizer, readTokenizer, tokenizerFileNames } from "../data/tokenizer/load.ts";
 import type { DataProgress } from "../data/text/documents.ts";
 import { gpt2Tokenizer, type Tokenizer } from "../data/tokenizer/tokenizer.ts";
-import { explaining } from "../files/disk.ts";
+import { reading } from "../files/disk.ts";
 import { CONFIG_FILE, GENERATION_FILE } from "../files/names.ts";
 import { MOST_JSON_BYTES, readText } from "../files/json.ts";
 import { printable, quoted } from "../files/printable.ts";
@@ -171,19 +171,14 @@ function isRepository(name: string): boolean {
 async function findFiles(spec: string, options: FindModelOptions): Promise<Found> {
   const named = Object.hasOwn(MODEL_NAMES, spec) ? `hf:${MODEL_NAMES[spec]}` : spec;
   if (named.startsWith("hf:")) return await download(named, options);
-  const stat = explaining(
-    `find the model ${printable(spec)}`,
-    () => statSync(spec, { throwIfNoEntry: false }),
-  );
-  if (!stat?.isDirectory()) {
-    throw new UserError(
-      `Cannot find the model ${
-        JSON.stringify(spec)
-      } as it must be a directory, hf:OWNER/NAME, or one of ` +
-        `${Object.keys(MODEL_NAMES).join(", ")}: ${
-          stat ? "it is a file" : "there is no such directory"
-        }`,
+  const refuse = (reason: string) =>
+    new UserError(
+      `Cannot find the model ${quoted(spec)} as it must be a directory, hf:OWNER/NAME, or one of ` +
+        `${Object.keys(MODEL_NAMES).join(", ")}: ${reason}`,
     );
+  const status = reading(() => statSync(spec, { throwIfNoEntry: false }), refuse);
+  if (!status?.isDirectory()) {
+    throw refuse(status ? "it is a file" : "there is no such directory");
   }
   const isRun = existsSync(join(spec, "checkpoints"));
   const directory = isRun ? newestIn(spec, options.onNotice) : spec;
@@ -256,11 +251,11 @@ async function describe(
   if (json === undefined) {
     throw new UserError(
       `Cannot load a model from ${directory} as it must hold config.json: it has ` +
-        `${printable(readdirSync(directory).slice(0, 8).join(", ")) || "no files"}`,
+        `${printable(namesIn(directory).slice(0, 8).join(", ")) || "no files"}`,
     );
   }
   const config = parseHuggingFaceConfig(json, path), { contextLength, onNotice } = options;
-  const notice = chooseModelFile(readdirSync(directory))?.notice;
+  const notice = chooseModelFile(namesIn(directory))?.notice;
   if (notice) onNotice?.(`${notice}, in ${directory}`);
   const { vocabularySize } = config;
   const tokenizer = hasTokenizer(directory)
@@ -329,6 +324,14 @@ async function tokenizerOfGpt2(
   return tokenizer;
 }
 
+/** Names in a directory. */
+function namesIn(directory: string): string[] {
+  return reading(
+    () => readdirSync(directory),
+    (reason) => new UserError(`Cannot read the directory ${directory}: ${reason}`),
+  );
+}
+
 function readIfThere(path: string): string | undefined {
   return existsSync(path) ? readText(path) : undefined;
 }
@@ -366,9 +369,13 @@ export function fillModel(gpt: Gpt, { directory, config, adapters }: ModelSource
   }
 }
 
-/** The files of a model in a directory: weights, configuration and tokenizer. */
+/**
+ * The files of a model in a directory: weights, configuration and tokenizer.
+ *
+ * @throws {UserError} if the directory cannot be read, or holds no model.
+ */
 export function modelPaths(directory: string): string[] {
-  const names = readdirSync(directory), index = chooseModelFile(names)?.name;
+  const names = namesIn(directory), index = chooseModelFile(names)?.name;
   const more = [
     CONFIG_FILE,
     GENERATION_FILE,

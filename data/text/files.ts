@@ -10,7 +10,7 @@ import {
   statSync,
 } from "node:fs";
 import { basename, join, resolve } from "node:path";
-import { isSystemError } from "../../files/disk.ts";
+import { reading } from "../../files/disk.ts";
 import { load } from "../../files/packages.ts";
 import { UserError } from "../../files/user_error.ts";
 import { hubFile, type HubOptions, listHubFiles, parseHubSpec } from "../hub/hub.ts";
@@ -356,11 +356,5 @@ async function* readChunks(
 
 /** Does something with a file; if the system refuses, the error's sentence names the file. */
 function attempt<T>(path: string, action: () => T): T {
-  try {
-    return action();
-  } catch (error) {
-    if (!isSystemError(error)) throw error;
-    const reason = error.code === "ENOENT" ? "there is no such file" : error.message;
-    throw new DataError(`${path}: ${reason}`);
-  }
+  return reading(action, (reason) => new DataError(`${path}: ${reason}`));
 }

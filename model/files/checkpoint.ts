@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { existsSync, readdirSync, readFileSync, type Stats, statSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import {
   CONFIG_FILE,
@@ -7,6 +7,7 @@ import {
   TOKENIZER_CONFIG_FILE,
   TOKENIZER_FILE,
 } from "../../files/names.ts";
+import { isSystemError } from "../../files/disk.ts";
 import { isObject, type JsonObject } from "../../files/json.ts";
 import { printable, quoted } from "../../files/printable.ts";
 import { UserError } from "../../files/user_error.ts";
@@ -190,7 +191,8 @@ export function listCheckpoints(runDirectory: string): { step: number; path: str
   let names: string[];
   try {
     names = readdirSync(directory);
-  } catch {
+  } catch (error) {
+    if (!isSystemError(error)) throw error;
     return [];
   }
   return names
@@ -241,27 +243,19 @@ function hashOf(content: string | Uint8Array): string {
 export function readTrainerState(path: string): TrainerState {
   const file = join(path, STATE_FILE);
   const damaged = (reason: string) => new CheckpointError(`Cannot load ${file} as ${reason}`);
-  let bytes: Uint8Array;
-  try {
-    const { size } = statOfFile(file);
-    if (size > LARGEST_STATE) {
-      throw damaged(`it must have at most ${LARGEST_STATE} bytes: current size is ${size}`);
-    }
-    bytes = readFileSync(file);
-  } catch (error) {
-    if (error instanceof CheckpointError) throw error;
-    throw new CheckpointError(`Cannot load checkpoint ${path} as ${STATE_FILE} ${reasonOf(error)}`);
-  }
+  const bytes = readingFile(path, STATE_FILE, (size) => {
+    if (size <= LARGEST_STATE) return readFileSync(file);
+    throw damaged(`it must have at most ${LARGEST_STATE} bytes: current size is ${size}`);
+  });
   const sealed = checkSeal(bytes, file);
-  let state: unknown;
+  let text: string, state: unknown;
   try {
-    const text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
+    text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
     state = JSON.parse(text);
-    if (keysWritten(text) !== keysOf(state)) throw damaged("it has a field twice");
-  } catch (error) {
-    if (error instanceof CheckpointError) throw error;
+  } catch {
     throw new CheckpointError(`Cannot load checkpoint ${path} as ${STATE_FILE} is no JSON`);
   }
+  if (keysWritten(text) !== keysOf(state)) throw damaged("it has a field twice");
   const { sha256: _, ...fields } = Object(state) as JsonObject;
   const { formatVersion } = fields;
   if (
@@ -419,19 +413,13 @@ export function verifyCheckpoint(path: string): TrainerState {
   const state = readTrainerState(path);
   for (const [name, { bytes, sha256 }] of Object.entries(state.files)) {
     const file = join(path, name);
-    let size: number, hash: string | undefined;
-    try {
-      ({ size } = statOfFile(file));
-      if (size === bytes) hash = hashFiles([file]);
-    } catch (error) {
-      throw new CheckpointError(`Cannot load checkpoint ${path} as ${name} ${reasonOf(error)}`);
-    }
-    if (size !== bytes) {
+    const hash = readingFile(path, name, (size) => {
+      if (size === bytes) return hashFiles([file]);
       throw new CheckpointError(
         `Cannot load checkpoint ${path} as ${name} must have ${bytes} bytes: ` +
           `current size is ${size}`,
       );
-    }
+    });
     if (hash !== sha256) {
       throw new CheckpointError(
         `Cannot load checkpoint ${path} as ${name} is damaged: its SHA-256 differs`,
@@ -447,24 +435,25 @@ export function verifyCheckpoint(path: string): TrainerState {
   return state;
 }
 
-/** Status of what must be a file: reading a pipe would wait forever. */
-function statOfFile(path: string): Stats {
-  const status = statSync(path);
-  if (!status.isFile()) throw new Error("it is no file");
-  return status;
-}
-
-/** Completes the sentence "Cannot load … as FILE …" for a file that cannot be read. */
-function reasonOf(error: unknown): string {
-  const { code, message } = error as NodeJS.ErrnoException;
-  return code === "ENOENT" ? "is missing" : `cannot be read: ${message}`;
+/** Runs an action that reads a file of a checkpoint and is called with its size in bytes. */
+function readingFile<T>(checkpoint: string, name: string, action: (size: number) => T): T {
+  const refused = (reason: string) =>
+    new CheckpointError(`Cannot load checkpoint ${checkpoint} as ${name} ${reason}`);
+  try {
+    const status = statSync(join(checkpoint, name));
+    if (status.isFile()) return action(status.size);
+    throw refused("cannot be read: it is no file"); // reading a pipe would wait forever
+  } catch (error) {
+    if (!isSystemError(error)) throw error;
+    throw refused(error.code === "ENOENT" ? "is missing" : `cannot be read: ${error.message}`);
+  }
 }
 
 /**
  * The newest checkpoint of a run that is whole, or undefined if the run has none.
  *
  * @param onWarning is called with a sentence about each newer one that was passed over.
- * @param check throws if a state is of no use to the caller: its checkpoint then counts as damaged.
+ * @param check throws a `UserError` if the caller cannot use a state: its checkpoint then counts as damaged.
  * @throws {CheckpointError} if there are checkpoints and all are damaged, or if the newest has a newer
  * format: resuming an older one would throw work away.
  */
@@ -479,8 +468,8 @@ export function newestCheckpoint(
     try {
       check(verifyCheckpoint(path), path);
     } catch (error) {
-      if (error instanceof NewerFormatError) throw error;
-      damaged.push((error as Error).message);
+      if (error instanceof NewerFormatError || !(error instanceof UserError)) throw error;
+      damaged.push(error.message);
       continue;
     }
     for (const message of damaged) onWarning(`${message}; taking ${path} instead`);

@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import { closeSync, existsSync, fstatSync, openSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { readAt } from "../../files/disk.ts";
+import { readAt, reading } from "../../files/disk.ts";
 import { isObject, parseJsonObject, readText } from "../../files/json.ts";
 import { printable, quoted } from "../../files/printable.ts";
 import { UserError } from "../../files/user_error.ts";
@@ -206,17 +206,10 @@ function placedReader(
 }
 
 function open(path: string): number {
-  if (statSync(path, { throwIfNoEntry: false })?.isFile() === false) {
+  return reading(() => {
+    if (statSync(path).isFile()) return openSync(path, "r");
     throw new UserError(`Cannot read ${path} as it must be a file`);
-  }
-  try {
-    return openSync(path, "r");
-  } catch (error) {
-    const { code, message } = error as NodeJS.ErrnoException;
-    throw new UserError(
-      `Cannot read ${path}: ${code === "ENOENT" ? "there is no such file" : message}`,
-    );
-  }
+  }, (reason) => new UserError(`Cannot read ${path}: ${reason}`));
 }
 
 /** Bytes of a file. */

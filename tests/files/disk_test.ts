@@ -3,12 +3,14 @@ import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import {
   checkFilePath,
+  reading,
   replaceFile,
   replaceText,
   TEMPORARY_NAME,
   temporaryBeside,
 } from "../../files/disk.ts";
 import { byteCount, byteCounts } from "../../files/units.ts";
+import { UserError } from "../../files/user_error.ts";
 
 const directory = Deno.makeTempDirSync();
 globalThis.addEventListener("unload", () => Deno.removeSync(directory, { recursive: true }));
@@ -277,6 +279,21 @@ Deno.test("checkFilePath() refuses what names no file", () => {
   for (const [path, message] of refused) {
     assert.throws(() => checkFilePath(path, "--svg"), { name: "UserError", message });
   }
+});
+
+Deno.test("reading() makes a sentence of what the system refuses, and of nothing else", () => {
+  const read = (path: string) =>
+    reading(() => Deno.readTextFileSync(path), (reason) => new UserError(`Cannot read: ${reason}`));
+  const path = join(directory, "nowhere");
+  assert.throws(() => read(path), {
+    name: "UserError",
+    message: "Cannot read: there is no such file",
+  });
+  assert.throws(() => read(directory), { name: "UserError", message: /^Cannot read: .+/ });
+  const mistake = () => {
+    throw new TypeError("not a function");
+  };
+  assert.throws(() => reading(mistake, (reason) => new UserError(reason)), TypeError);
 });
 
 Deno.test("replaceText() says in a sentence why a text cannot be written", () => {

@@ -2,7 +2,13 @@ import assert from "node:assert/strict";
 import { cpSync } from "node:fs";
 import { join } from "node:path";
 import { compactTokenizer, gpt2Tokenizer } from "../../data/tokenizer/tokenizer.ts";
-import { fillModel, findModel, type FindModelOptions, hashModel } from "../../generate/source.ts";
+import {
+  fillModel,
+  findModel,
+  type FindModelOptions,
+  hashModel,
+  modelPaths,
+} from "../../generate/source.ts";
 import type { GptConfig } from "../../model/config.ts";
 import { createGpt } from "../../model/gpt.ts";
 import { toHuggingFaceConfig } from "../../model/files/hugging_face.ts";
@@ -458,6 +464,27 @@ for (const [what, spec, message] of refused) {
     await assert.rejects(loaded(spec), { message });
   });
 }
+
+Deno.test("findModel() names a path that the system refuses to look up", async () => {
+  for (const spec of [join(whole, "config.json", "inside"), "x".repeat(5000)]) {
+    await assert.rejects(findModel(spec), {
+      name: "UserError",
+      message: /^Cannot find the model "\S+ as it must be a directory, hf:OWNER\/NAME, .*: \S.+$/,
+    });
+  }
+});
+
+Deno.test("modelPaths() names a directory that cannot be read", () => {
+  const gone = join(directory, "gone");
+  assert.throws(() => modelPaths(gone), {
+    name: "UserError",
+    message: `Cannot read the directory ${gone}: there is no such file`,
+  });
+  assert.throws(() => modelPaths(join(whole, "config.json")), {
+    name: "UserError",
+    message: /^Cannot read the directory \S+config\.json: \S.+$/,
+  });
+});
 
 Deno.test("findModel() refuses a repository without parameters in a sentence", async () => {
   const { "config.json": config } = sharded();

@@ -12,7 +12,7 @@ import { GPT2_WORDS } from "../../../data/tokenizer/words.ts";
 import { freshSeed } from "../../seeds.ts";
 import { oddText } from "../texts.ts";
 
-/** The same tokenizer as one of the general kind: it cuts words by GPT-2's pattern, and looks them up as texts. */
+/** The same tokenizer as one of the general kind: it splits a text by GPT-2's pattern, and looks words up as texts. */
 async function general({ json }: Tokenizer): Promise<Tokenizer> {
   const file = JSON.parse(json);
   const words = { type: "Split", pattern: { Regex: GPT2_WORDS.source }, behavior: "Isolated" };
@@ -36,19 +36,34 @@ function check(encoder: Encoder, tokenizer: Tokenizer): void {
   const seed = freshSeed(), random = new Random(seed);
   for (let round = 0; round < 1000; round++) {
     const text = oddText(random);
-    const told = `seed ${seed}: ${JSON.stringify(text)}`;
-    assert.deepEqual(idsOf(encoder, text), tokenizer.encodeDocument(text), told);
+    const drawn = `seed ${seed}: ${JSON.stringify(text)}`;
+    assert.deepEqual(idsOf(encoder, text), tokenizer.encodeDocument(text), drawn);
   }
 }
 
 Deno.test("Encoder gives the ids of a tokenizer of the general kind", () => check(encoder, gpt2));
+
+Deno.test("Encoder splits words as GPT-2's pattern does when symbols, blanks and contractions meet", () => {
+  const cases: [string, string[]][] = [
+    // the apostrophe belongs to the symbols before it, and no contraction begins
+    ["🦖\0\0'sʻ  l'reŇé", ["🦖\0\0'", "sʻ", " ", " l", "'re", "Ňé"]],
+    ["it's'S 'll ''ve", ["it", "'s", "'", "S", " '", "ll", " ''", "ve"]],
+    ["a \n\u0085b\ufeff 1½\u00a0 ", ["a", " \n", "\u0085", "b", "\ufeff", " 1½", "\u00a0 "]],
+  ];
+  for (const [text, words] of cases) {
+    assert.deepEqual(text.match(GPT2_WORDS), words);
+    const ids = words.flatMap((word) => gpt2.encodeDocument(word));
+    assert.deepEqual(idsOf(encoder, text), ids, JSON.stringify(text));
+    assert.deepEqual(gpt2.encodeDocument(text), ids, JSON.stringify(text));
+  }
+});
 
 Deno.test("Encoder gives the ids of a compact tokenizer", async () => {
   const compact = await compactTokenizer(fast, fast.encode("Once upon a time, there's 日本 1234."));
   check(new Encoder(encoderTables(compact.json)!), await general(compact));
 });
 
-Deno.test("Encoder tells characters apart as GPT-2's pattern does", () => {
+Deno.test("Encoder classifies characters as GPT-2's pattern does", () => {
   const seed = freshSeed(), random = new Random(seed);
   const common = Array.from({ length: 0x3000 / 64 }, (_, i) => 64 * i);
   const others = Array.from({ length: 300 }, () => 64 * random.below(0x30000 / 64));
@@ -85,7 +100,7 @@ Deno.test("a tokenizer of GPT-2's kind encodes as the general kind does", () => 
   }
 });
 
-Deno.test("encoderTables() leaves to others what is not of GPT-2's kind", async () => {
+Deno.test("encoderTables() is undefined when a tokenizer is not of GPT-2's kind", async () => {
   const { vocab, merges } = JSON.parse(fast.json).model;
   const { json } = await byteLevelTokenizer({
     tokens: Object.keys(vocab).sort((a, b) => vocab[a] - vocab[b]).slice(0, 300),

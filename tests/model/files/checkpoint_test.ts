@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { Random } from "../../../data/random.ts";
 import type { JsonObject } from "../../../files/json.ts";
+import { UserError } from "../../../files/user_error.ts";
 import {
   CHECKPOINT_FORMAT,
   listCheckpoints,
@@ -379,10 +380,18 @@ Deno.test("newestCheckpoint() passes over a checkpoint that its caller refuses",
   const path = makeRun("refused", { count: 2 });
   const warnings: string[] = [];
   const found = newestCheckpoint(path, (sentence) => warnings.push(sentence), ({ step }, where) => {
-    if (step === 2) throw new Error(`Cannot use ${where}`);
+    if (step === 2) throw new UserError(`Cannot use ${where}`);
   });
   assert.equal(found, join(path, "checkpoints", "000001"));
   assert.match(warnings.join(), /^Cannot use \S+000002; taking \S+000001 instead$/);
+});
+
+Deno.test("newestCheckpoint() throws a programmer's mistake as it is", () => {
+  const path = makeRun("mistaken", { count: 2 }), mistake = new TypeError("not a function");
+  const check = () => {
+    throw mistake;
+  };
+  assert.throws(() => newestCheckpoint(path, assert.fail, check), (error) => error === mistake);
 });
 
 Deno.test("newestCheckpoint() is undefined when a run has no checkpoint", () => {
