@@ -26,7 +26,7 @@ interface Understood {
   readonly kind: "text" | "json" | "csv" | "tsv" | "parquet";
   readonly title: string;
   readonly extensions: readonly string[];
-  /** Where its documents are, for the README. */
+  /** Where its documents are, as docs/data.md says it. */
   readonly documents: string;
 }
 
@@ -36,7 +36,7 @@ export const FORMATS: readonly Understood[] = [
     kind: "text",
     title: "text",
     extensions: [".txt"],
-    documents: "between marks of end-of-text, wherever in a line they stand",
+    documents: "between end-of-text marks, anywhere in a line",
   },
   {
     kind: "json",
@@ -126,7 +126,7 @@ function extensionOf(name: string): string {
   return /\.[^./\\]*$/.exec(name)?.[0].toLowerCase() ?? "";
 }
 
-/** Files that are named as data by mistake: their first bytes, the offset, what they are, what to do. */
+/** Files that are named as data by mistake: their first bytes, the offset of these, their kind, and advice. */
 const FOREIGN: readonly [begins: string, at: number, what: string, advice: string][] = [
   [LFS_POINTER, 0, "a Git LFS pointer", "fetch it with git lfs pull"],
   ["\x1f\x8b", 0, "packed with gzip", "unpack it, or give it a name that ends in .gz"],
@@ -146,7 +146,7 @@ const FOREIGN: readonly [begins: string, at: number, what: string, advice: strin
   ["GIF8", 0, "a GIF image", "name files of text"],
 ];
 
-/** What a file is, and what to do, if the format is not supported. */
+/** The kind of a file whose format is not supported, and advice. */
 function foreignContent(head: Uint8Array, kind: Understood["kind"]): string | undefined {
   const bytes = Buffer.from(head.buffer, head.byteOffset, head.length);
   for (const [begins, at, what, advice] of FOREIGN) {
@@ -200,12 +200,12 @@ function decoded(encoding: string, head: Uint8Array): string | undefined {
   }
 }
 
-/** Which UTF-16 bytes without a byte order mark are, if any. */
+/** The UTF-16 encoding of bytes without a byte order mark, if they have one. */
 function utf16Of(head: Uint8Array): string | undefined {
   return ["UTF-16LE", "UTF-16BE"].find((encoding) => isUsual(decoded(encoding, head)));
 }
 
-/** Which UTF-32 bytes are, with or without a byte order mark, if any. */
+/** The UTF-32 encoding of bytes, with or without a byte order mark, if they have one. */
 function utf32Of(head: Uint8Array): string | undefined {
   const view = new DataView(head.buffer, head.byteOffset, head.length);
   return ["UTF-32LE", "UTF-32BE"].find((encoding) => {
