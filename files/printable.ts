@@ -8,7 +8,7 @@
 /** UTF-16 units of foreign text that a message repeats. */
 const LONGEST = 200;
 
-/** Characters that nobody sees, or that change what is seen beside them. */
+/** Characters that are invisible, or that change the display of their neighbours. */
 const UNPRINTABLE = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu;
 
 /** Control characters but for line feed and tab, and what overrides the direction of text. */

@@ -23,23 +23,23 @@ import { hashFiles, MODEL_FILE, openModelTensors } from "../model/files/tensor_f
 /** The folder of a run that holds a copy of the base of its adapters, if `--keep-base` made one. */
 export const KEPT_BASE = "base";
 
-/** Where a model lies, and what finds it again. */
+/** The directory of a model, and the name that finds it again. */
 export interface Found {
   readonly spec: string;
   readonly directory: string;
 }
 
-/** Adapters whose base is looked for. */
+/** Adapters whose base is sought. */
 export interface BaseQuery {
-  /** Where they lie. */
+  /** Their directory. */
   readonly adapters: string;
-  /** Their base as `findModel()` takes it. */
+  /** Their base, as a `spec` of `findModel()`. */
   readonly named: string;
   /** SHA-256 of its weights; absent in adapters of other programs. */
   readonly sha256: string | undefined;
-  /** What the user names as their base. */
+  /** Their base as the user gives it. */
   readonly given: string | undefined;
-  /** Where else it may lie. */
+  /** Other places where it may be. */
   readonly likely: readonly string[];
 }
 
@@ -147,7 +147,7 @@ export function runOf(checkpoint: string): string | undefined {
   return basename(parent) === "checkpoints" ? dirname(parent) : undefined;
 }
 
-/** Where a moved base may be: its run was moved alone, or together with the adapters. */
+/** Places where a moved base may be: its run was moved alone, or together with the adapters. */
 function placesToLook(adapters: string, named: string): Set<string> {
   if (named.startsWith("hf:")) return new Set();
   const base = runOf(named) ?? named, folder = dirname(runOf(adapters) ?? adapters);

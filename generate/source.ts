@@ -50,19 +50,19 @@ export const MODEL_NAMES: Readonly<Record<string, string>> = {
   "gpt2-xl": "openai-community/gpt2-xl",
 };
 
-/** A model that was found, of which no parameter is loaded yet. */
+/** A model that was found; no parameter is loaded yet. */
 export interface ModelSource {
-  /** What finds the very same again: `hf:OWNER/NAME@COMMIT`, or a directory's whole path. */
+  /** Finds the same model again: `hf:OWNER/NAME@COMMIT`, or the absolute path of a directory. */
   readonly spec: string;
-  /** Where its files lie; if it has adapters, those of the model beside which they stand. */
+  /** Directory of its files; if it has adapters, of the files of their base. */
   readonly directory: string;
-  /** What it is, without adapters. */
+  /** The configuration of the model without adapters. */
   readonly config: GptConfig;
   /** Its tokenizer. */
   readonly tokenizer: Tokenizer;
-  /** The checkpoint that it comes from, if it is one of a training. */
+  /** Its checkpoint, if a run wrote it. */
   readonly checkpoint?: string;
-  /** Adapters that are merged into it, where their file lies, and what finds the model without them. */
+  /** Adapters that are merged into it, the directory of their file, and the `spec` of their base. */
   readonly adapters?: {
     readonly lora: LoraConfig;
     readonly variation?: AdapterVariation;
@@ -71,25 +71,24 @@ export interface ModelSource {
   };
 }
 
-/** How to find a model, and what is called meanwhile. */
+/** How to find a model, and callbacks during the search. */
 export interface FindModelOptions extends Omit<HubOptions, "onProgress"> {
-  /** Positions to take of those that it has, the first; all by default. */
+  /** Number of positions to use, from the first; all by default. */
   readonly contextLength?: number | undefined;
-  /** If it is adapters, the model that they stand beside, which is otherwise the one that they name. */
+  /** Base of adapters; by default the model that they name. */
   readonly base?: string | undefined;
   /** Is called with the progress of a download. */
   readonly onProgress?: (progress: DataProgress) => void;
 }
 
 /**
- * Finds a model and reads what it is; from the hub it is downloaded first.
+ * Finds a model and reads its configuration and tokenizer; a model of the hub is downloaded first.
  *
  * @param spec a name of `MODEL_NAMES`, `hf:OWNER/NAME` with `@REVISION` or without, or a directory: of a model
  * or of PEFT adapters as Hugging Face's libraries write them, a checkpoint, or a run, whose newest
  * checkpoint is taken.
  * @throws {UserError} if there is no such model; {HubError} if the hub does not give it; {CheckpointError} if a
- * checkpoint is damaged, or the base of adapters is not there, or if it is a model of
- * another kind.
+ * checkpoint is damaged, or the base of adapters is missing or is another model.
  */
 export async function findModel(
   spec: string,
@@ -99,7 +98,7 @@ export async function findModel(
 }
 
 /**
- * Reads what the model in a directory is, which was found, and verified where it can be.
+ * Reads the configuration and tokenizer of the model in a directory that was found, and verified if possible.
  *
  * @param likely where the base of adapters may lie, if it is not where they say.
  */
@@ -167,7 +166,7 @@ function isRepository(name: string): boolean {
   return /^[\w.-]+(\/[\w.-]+)?$/.test(name);
 }
 
-/** Where a model's files lie, and what finds them again. */
+/** Finds the files of a model. */
 async function findFiles(spec: string, options: FindModelOptions): Promise<Found> {
   const named = Object.hasOwn(MODEL_NAMES, spec) ? `hf:${MODEL_NAMES[spec]}` : spec;
   if (named.startsWith("hf:")) return await download(named, options);
@@ -199,7 +198,7 @@ export function newestIn(run: string, onWarning: (sentence: string) => void = ()
   });
 }
 
-/** Downloads what is needed of a repository, all of it of one commit. */
+/** Downloads the files of a model, all of one commit of its repository. */
 async function download(
   spec: string,
   { onProgress = () => {}, ...options }: FindModelOptions,
@@ -242,7 +241,7 @@ async function download(
   return { spec: `hf:${repo.repo}@${commit}`, directory: dirname(first) };
 }
 
-/** What a directory's model is. */
+/** The configuration and tokenizer of the model in a directory. */
 async function describe(
   directory: string,
   options: FindModelOptions,

@@ -25,11 +25,11 @@ export interface RemoteFile {
 }
 
 /** Where a file of a repository is downloaded from. */
-export function addressOf({ page }: HubSession, { path, commit }: RemoteFile): string {
+function addressOf({ page }: HubSession, { path, commit }: RemoteFile): string {
   return [page, "resolve", commit, ...path.split("/").map(encodeURIComponent)].join("/");
 }
 
-/** What is called during a download, and how much room there is. */
+/** A download's callback, and a measure of free space. */
 export interface BlobOptions {
   /** Is called with the bytes that have arrived and all bytes. */
   readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
@@ -80,7 +80,7 @@ export async function fetchBlob(
   renameSync(incomplete, path);
 }
 
-/** Requests what is missing until the file is complete, or several requests in a row bring nothing new. */
+/** Requests the missing bytes until the file is complete, or several requests in a row bring none. */
 async function complete(
   session: HubSession,
   part: Part,
@@ -184,7 +184,7 @@ class Part implements Disposable {
     this.#file = Deno.openSync(path, { create: true, read: true, write: true });
   }
 
-  /** Hashes what an earlier download left; what is too long cannot be the beginning of this file. */
+  /** Hashes the bytes that an earlier download left; more bytes than the file has cannot be its beginning. */
   async readThere(onDone: (doneBytes: number) => void): Promise<void> {
     const buffer = new Uint8Array(2 ** 20);
     for (let read; (read = await this.#file.read(buffer)) !== null;) {

@@ -38,7 +38,7 @@ export interface HubFile extends HubRepo {
   readonly path: string;
 }
 
-/** How to reach the hub, and what is called during the work. */
+/** How to reach the hub, and callbacks during the work. */
 export interface HubOptions {
   /**
    * Environment variables in place of the process's own: HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN,

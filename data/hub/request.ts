@@ -11,7 +11,7 @@ import { UserError } from "../../files/user_error.ts";
  * @module
  */
 
-/** Thrown when the hub cannot or will not give what was asked for; the message says what to do. */
+/** Thrown when the hub cannot answer a request, or refuses it; the message says what to do. */
 export class HubError extends UserError {
   /** Tells this error from others without `instanceof`. */
   override name = "HubError";

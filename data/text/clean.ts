@@ -27,7 +27,7 @@ export interface CleanBlock {
 export function clean(block: Block): CleanBlock {
   const { bytes, continued, open } = block;
   const ends: number[] = [], last = block.ends.length - 1;
-  let at = 0, blank = 0; // `at` stays before what is yet to be cleaned, as each document has a spare byte
+  let at = 0, blank = 0; // `at` never passes the bytes that are still to be cleaned, as each document has a spare byte
   block.ends.forEach((rawEnd, i) => {
     const isBeginning = i > 0 || !continued, isEnding = i < last || !open;
     let start = startOf(block, i);

@@ -8,7 +8,7 @@ import { DataError } from "./data_error.ts";
  * @module
  */
 
-/** How a file is read. */
+/** How to read a file. */
 export interface Format {
   /** How its documents are stored; JSON is either lines or one array. */
   readonly kind: "text" | "lines" | "array" | "csv" | "tsv" | "parquet";

@@ -22,7 +22,7 @@ const QUOTE = 0x22, COMMA = 0x2c, BACKSLASH = 0x5c;
 const OPEN_BRACKET = 0x5b, CLOSE_BRACKET = 0x5d, OPEN_BRACE = 0x7b, CLOSE_BRACE = 0x7d;
 
 /**
- * The documents of a text, separated by `<|endoftext|>`, wherever in a line it stands.
+ * The documents of a text, separated by `<|endoftext|>` anywhere in a line.
  *
  * Documents of more than `most` bytes are cut into parts by `cutPoint()`. The cuts do not depend on the
  * chunks in which the text arrives.

@@ -116,7 +116,7 @@ async function* frame(magic: Buffer, input: ByteReader): AsyncGenerator<Uint8Arr
     yield header;
     const bits = header.readUIntLE(0, 3);
     last = (bits & 1) !== 0;
-    const isRepeated = (bits >>> 1 & 3) === 1; // one byte, so many times
+    const isRepeated = (bits >>> 1 & 3) === 1; // one byte, which the decoder repeats
     yield await input.read(isRepeated ? 1 : bits >>> 3);
   }
   if ((flags & 4) !== 0) yield await input.read(4);

@@ -171,7 +171,7 @@ function recoverMerges(tokens: readonly string[]): [string, string][] {
   });
 }
 
-/** The vocabulary of a compact tokenizer has a multiple of so many ids: rows of whole vectors for the kernels. */
+/** The vocabulary size of a compact tokenizer is a multiple of this, so that the kernels read rows of whole vectors. */
 const VOCABULARY_MULTIPLE = 8;
 
 /**

@@ -113,7 +113,7 @@ function decoderStep(
   }
 }
 
-/** Takes up to so many of a character away from the start and the end. */
+/** Removes up to a given number of a character from the start and from the end. */
 function strip(text: string, character: string, most: number, mostAtEnd: number): string {
   let start = 0, end = text.length;
   while (start < most && text[start] === character) start++;

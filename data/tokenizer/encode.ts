@@ -4,8 +4,8 @@ import { mergedPair, type TokenizerFile } from "./tokenizer_file.ts";
 import { WordCutter, WordTable } from "./words.ts";
 
 /**
- * Byte-level BPE of GPT-2's kind, straight from UTF-8 bytes to ids, with flat tables that all workers share. A
- * worker so takes some megabytes of memory; a tokenizer with its strings and maps takes a hundred.
+ * Byte-level BPE of GPT-2's kind, from UTF-8 bytes to ids, with flat tables that all workers share. A worker
+ * therefore takes a few megabytes of memory, where a tokenizer with its strings and maps takes a hundred.
  *
  * @module
  */
@@ -55,13 +55,13 @@ function shared(values: readonly (number | undefined)[]): Int32Array | undefined
 /** Words up to this many bytes are remembered. */
 const LONGEST_REMEMBERED = 64;
 
-/** Words that are remembered, and ids of them: a few words make up most of any text. */
+/** Most remembered words, and most ids of them: a few words make up most of any text. */
 const REMEMBERED = 2 ** 16, REMEMBERED_IDS = 4 * REMEMBERED;
 
-/** Ids for which there is room from the beginning. */
+/** Capacity of `ids` after a reset. */
 const USUAL_IDS = 2 ** 21;
 
-/** Encodes texts one after the other; the ids gather in `ids`. */
+/** Encodes texts one after the other, and collects their ids. */
 export class Encoder {
   /** The ids so far, in its first `length` elements. */
   ids: Uint32Array<ArrayBuffer> = new Uint32Array(USUAL_IDS);
@@ -71,7 +71,7 @@ export class Encoder {
   readonly #byteIds: Int32Array;
   readonly #merger: Merger;
   readonly #cutter = new WordCutter();
-  /** The remembered words, where the ids of each end, and the ids. */
+  /** The remembered words, the end of the ids of each, and the ids. */
   readonly #words = new WordTable();
   readonly #idEnds = new Int32Array(REMEMBERED);
   readonly #wordIds = new Uint32Array(REMEMBERED_IDS);
@@ -81,7 +81,7 @@ export class Encoder {
     this.#merger = new Merger(merges);
   }
 
-  /** Forgets the ids so far, and gives back the room that only an unusual text needs. */
+  /** Removes all ids, and frees the memory that only an unusual text needs. */
   reset(): void {
     this.length = 0;
     if (this.ids.length > USUAL_IDS) this.ids = new Uint32Array(USUAL_IDS);
@@ -124,7 +124,7 @@ export class Encoder {
     }
   }
 
-  /** Appends a word's ids and returns how many they are. */
+  /** Appends a word's ids and returns their number. */
   #mergeWord(bytes: Uint8Array, start: number, end: number): number {
     const merger = this.#merger;
     merger.reserve(end - start);

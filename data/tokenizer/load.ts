@@ -22,7 +22,7 @@ import {
 } from "./tokenizer.ts";
 import { ADDED_TOKEN_FIELDS, type AddedToken } from "./tokenizer_file.ts";
 
-/** How to load a tokenizer: what its file does not say, and how to reach the hub. */
+/** How to load a tokenizer: options that its file leaves open, and how to reach the hub. */
 export type LoadTokenizerOptions = ParseTokenizerOptions & HubOptions;
 
 /** The two files that GPT-2's tokenizer came with. */
@@ -51,8 +51,8 @@ export function hasTokenizer(folder: string): boolean {
  * `eos_token` in the `tokenizer_config.json` beside it says what ends a document; without that, its name
  * among the special tokens does.
  *
- * @throws {UserError} if there is no such file, {HubError} if the hub does not give it.
- * @throws {UserError} as `parseTokenizer()` does.
+ * @throws {UserError} if there is no such file, or as `parseTokenizer()` does; {HubError} if the hub does not
+ * give it.
  *
  * @example Use GPT-2's tokenizer; `hf:EleutherAI/gpt-neo-125m` names one of the hub
  * ```ts
@@ -87,11 +87,10 @@ export async function loadTokenizer(
 }
 
 /**
- * Reads a `tokenizer.json`, or in a folder that or `vocab.json` with `merges.txt`, and what stands beside it:
+ * Reads a `tokenizer.json`, or a folder with that or with `vocab.json` and `merges.txt`; and beside it
  * `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json`.
  *
- * @throws {UserError} if there is no such file.
- * @throws {UserError} as `parseTokenizer()` does.
+ * @throws {UserError} if there is no such file, or as `parseTokenizer()` does.
  */
 export async function readTokenizer(
   path: string,
@@ -113,11 +112,11 @@ export async function readTokenizer(
 interface Files {
   /** The `tokenizer.json`; without it there are `vocab.json` and `merges.txt`. */
   readonly json: string | undefined;
-  /** What messages call it. */
+  /** Its name in messages. */
   readonly where: string;
   /** The text of a file beside it, if there is such a file. */
   readonly textOf: (name: string) => Promise<string | undefined>;
-  /** What messages call a file beside it. */
+  /** The name of a file beside it in messages. */
   readonly nameOf: (name: string) => string;
 }
 
@@ -158,7 +157,7 @@ function endIn({ eos_token: token }: JsonObject, where: string): string | undefi
 /** The fields that name a special token. */
 const ROLES = ["bos", "eos", "unk", "sep", "pad", "cls", "mask"].map((role) => `${role}_token`);
 
-/** What configurations name as having a role, such as to end a text. */
+/** The texts of tokens to which configurations give a role, such as to end a text. */
 function specialContents(...configs: JsonObject[]): Set<string> {
   return new Set(
     configs.flatMap((fields) => [
@@ -224,7 +223,7 @@ function withAddedTokens(json: string, added: readonly AddedToken[]): string {
     : JSON.stringify({ ...file, added_tokens: [...there, ...missing] });
 }
 
-/** The `tokenizer.json` that says what `vocab.json` and `merges.txt` say; tokens with a role are special. */
+/** The `tokenizer.json` that is equivalent to `vocab.json` and `merges.txt`; tokens with a role are special. */
 async function olderTokenizer(
   { textOf, nameOf }: Files,
   { added, withRole, prefix }: {

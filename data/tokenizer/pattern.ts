@@ -7,8 +7,8 @@ import { UnsupportedTokenizer } from "./tokenizer_file.ts";
  * JavaScript's own matcher backtracks: on a pattern such as `(a+)+$` a text of forty letters takes hours, and
  * nothing in the same thread can interrupt it. This one backtracks in the same order, so that it finds the same
  * matches, but never tries a choice again at a position where the choice has failed before: without
- * backreferences a failure depends on nothing else (Davis et al. 2021, "Using selective memoization to defeat regular expression
- * denial of service").
+ * backreferences a failure depends on nothing else (Davis et al. 2021, "Using selective memoization to defeat
+ * regular expression denial of service").
  *
  * @module
  */
@@ -25,7 +25,7 @@ export interface Pattern {
 /** Thrown if a pattern cannot be matched in linear time; the message completes "its patterns must …". */
 export class UnboundedPattern extends Error {}
 
-/** A pattern that takes linear time in JavaScript's matcher too, such as a class of characters; its matches are not empty. */
+/** A pattern that JavaScript's matcher finds in linear time too, such as a class of characters; no match is empty. */
 export function harmless(regexp: RegExp): Pattern {
   return {
     matches(text) {
@@ -522,7 +522,7 @@ class Matcher implements Pattern {
     return end;
   }
 
-  /** What is known of a split at a position; from now on that it failed, unless it turns out otherwise. */
+  /** What is known of a split at a position. The split then counts as failed until a match is found. */
   #enter(step: number, at: number): number {
     const block = this.#blocks[at >> BLOCK_BITS] ?? this.#newBlock(at >> BLOCK_BITS);
     const place = this.#placeOf(step, at), known = block[place]!;

@@ -40,7 +40,7 @@ const BEHAVIORS = [
   "Contiguous",
 ] as const;
 
-/** What is done with the matches of a pattern. */
+/** A treatment of the matches of a pattern. */
 export type Behavior = typeof BEHAVIORS[number];
 
 const PUNCTUATION = harmless(/[\p{P}!-/:-@[-`{-~]/gu);

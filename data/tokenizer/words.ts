@@ -1,5 +1,5 @@
 /**
- * The words of a text in UTF-8, as GPT-2 cuts them before it merges bytes.
+ * The words of a text in UTF-8, into which GPT-2 splits it before it merges bytes.
  *
  * @module
  */
@@ -11,10 +11,10 @@
 export const GPT2_WORDS =
   /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\p{White_Space}\p{L}\p{N}]+|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+/gu;
 
-/** What the pattern tells apart. */
+/** The classes of characters that the pattern distinguishes. */
 const LETTER = 1, NUMBER = 2, SPACE = 3, OTHER = 4;
 
-/** Cuts bytes as `GPT2_WORDS` cuts a text, written out because bulk tokenization spends its time here. */
+/** Splits bytes as `GPT2_WORDS` splits a text, without a regular expression: bulk tokenization spends its time here. */
 export class WordCutter {
   /** u8 [0x110000]: the class of each code point, filled in as they occur. */
   readonly #classes = new Uint8Array(0x110000);
@@ -32,7 +32,7 @@ export class WordCutter {
       const after = start + widthAt(bytes, start);
       const following = after < end ? this.#classAt(bytes, after) : SPACE;
       if (following === SPACE) return this.#endOfSpace(bytes, start, end);
-      if (first !== 0x20) return after; // only a blank belongs to the word behind it
+      if (first !== 0x20) return after; // of white space, only a blank belongs to the word that follows it
       [at, kind] = [after, following];
     }
     do at += widthAt(bytes, at); while (at < end && this.#classAt(bytes, at) === kind);
@@ -63,7 +63,7 @@ function classOf(codePoint: number): number {
   return /\p{White_Space}/u.test(character) ? SPACE : OTHER;
 }
 
-/** Length of what a contraction has behind its apostrophe: s, t, m, d, re, ve or ll; 0 if it is none. */
+/** Length of a contraction after its apostrophe: of s, t, m, d, re, ve or ll; 0 if there is none. */
 function contraction(bytes: Uint8Array, at: number, end: number): number {
   const first = at < end ? bytes[at] : 0, second = at + 1 < end ? bytes[at + 1] : 0;
   if (first === 0x73 || first === 0x74 || first === 0x6d || first === 0x64) return 1; // s t m d
@@ -71,7 +71,7 @@ function contraction(bytes: Uint8Array, at: number, end: number): number {
   return first === 0x6c && second === 0x6c ? 2 : 0; // ll
 }
 
-/** Bytes of the character that begins at a place. */
+/** Number of bytes of the character that begins at a place. */
 function widthAt(bytes: Uint8Array, at: number): number {
   const first = bytes[at]!;
   return first < 0x80 ? 1 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
@@ -93,7 +93,7 @@ export class WordTable {
   #slots = new Int32Array(2 ** 17);
   /** The bytes of all words, one after the other. */
   #bytes = new Uint8Array(2 ** 20);
-  /** Where the bytes of each word end. */
+  /** The end of each word in `#bytes`. */
   #ends = new Int32Array(2 ** 16);
 
   /** The number of the word in `bytes` from `start` to `end`, or −1. */
@@ -154,7 +154,7 @@ export class WordTable {
   }
 }
 
-/** A copy of an array with room for at least so many elements. */
+/** A copy of an array with room for at least `least` elements. */
 function larger<A extends Uint8Array<ArrayBuffer> | Int32Array<ArrayBuffer>>(
   array: A,
   least: number,

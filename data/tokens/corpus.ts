@@ -83,7 +83,7 @@ const GPT2_TOKENS = 50257;
 /**
  * Finds a data set, chooses its vocabulary, and tokenizes it, or finds the tokens in the cache.
  *
- * Without validation text of its own, every twentieth document is held out. The tokens are read from
+ * Without separate validation text, every twentieth document is held out. The tokens are read from
  * their files when they are needed.
  *
  * @throws {DataError} if the data cannot be read; {UserError} if it holds no text.

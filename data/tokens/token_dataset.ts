@@ -47,7 +47,7 @@ export function renumbered(dataset: TokenDataset, newIds: Uint32Array): TokenDat
   };
 }
 
-/** One in so many documents is held out for validation. */
+/** One document in this many is held out for validation. */
 const HELD_OUT = 20;
 
 /**

@@ -37,7 +37,7 @@ const BLOCK_BYTES = 2 ** 20;
 /** Bytes of a document's start. */
 const START_BYTES = 8;
 
-/** Files of at most so many bytes are checked whole when they are opened, which takes no time. */
+/** Most bytes of files that are checked whole when they are opened, which is fast. */
 const CHECKED_AT_ONCE = 64 * 2 ** 20;
 
 /** The documents and the tokenizer that token files were made from. */

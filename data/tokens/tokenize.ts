@@ -267,7 +267,7 @@ function checkRoom(
 }
 
 /**
- * Tokenizes what is not done yet of documents.
+ * Tokenizes the remaining documents.
  *
  * @param progress is updated after each block.
  * @param append receives the blocks in order.

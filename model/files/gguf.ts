@@ -25,7 +25,7 @@ const TENSOR_TYPES = { F32: 0, F16: 1 } as const;
 /** Version of the format. */
 const VERSION = 3;
 
-/** Every tensor begins at a multiple of so many bytes. */
+/** Alignment of tensors in bytes. */
 const ALIGNMENT = 32;
 
 /**

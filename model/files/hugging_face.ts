@@ -277,7 +277,7 @@ export function storedTensors(config: GptConfig, spec: ParameterSpec): StoredTen
   }));
 }
 
-/** What is put before every name in a file of a model with a head, but the head's. */
+/** Prefix of every name but the head's in the file of a model with a head. */
 const PREFIX = "transformer.";
 
 /** A stored tensor's name in the files that this code writes. */

@@ -33,7 +33,7 @@ export function llamaCppContext({ contextLength, attentionWindows = [] }: GptCon
   return Math.min(contextLength, ...attentionWindows.filter((window) => window > 0));
 }
 
-/** What llama.cpp must be told of a model, beside its tensors. */
+/** The metadata of a model that llama.cpp needs beside its tensors. */
 export function llamaCppValues(config: GptConfig, dtype: "F32" | "F16"): [string, GgufValue][] {
   return [
     ["general.architecture", ["string", "gpt2"]],
