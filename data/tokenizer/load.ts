@@ -1,5 +1,6 @@
 import { existsSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
+import { reading } from "../../files/disk.ts";
 import { TOKENIZER_CONFIG_FILE, TOKENIZER_FILE } from "../../files/names.ts";
 import {
   checkFields,
@@ -96,7 +97,11 @@ export async function readTokenizer(
   path: string,
   options: ParseTokenizerOptions = {},
 ): Promise<Tokenizer> {
-  const isFolder = statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
+  const status = reading(
+    () => statSync(path, { throwIfNoEntry: false }),
+    (reason) => new UserError(`Cannot read tokenizer ${path}: ${reason}`),
+  );
+  const isFolder = status?.isDirectory() ?? false;
   const folder = isFolder ? path : dirname(path),
     file = isFolder ? join(path, TOKENIZER_FILE) : path;
   const nameOf = (name: string) => join(folder, name);

@@ -254,3 +254,10 @@ Deno.test("loadTokenizer() takes a model's tokenizer from the hub, and offline f
     await Deno.remove(home, { recursive: true });
   }
 });
+
+Deno.test("loadTokenizer() says in a sentence that the system refuses to look up a path", async () => {
+  await assert.rejects(loadTokenizer("x".repeat(5000)), {
+    name: "UserError",
+    message: /^Cannot read tokenizer x+: \S.+$/,
+  });
+});
