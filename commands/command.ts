@@ -12,7 +12,7 @@ import { UserError } from "../files/user_error.ts";
  * @module
  */
 
-/** A commander command with the project's manners: help after errors, nothing unknown accepted. */
+/** A commander command that prints help after errors and refuses unknown arguments. */
 export function command(name: string, description: string): Command {
   const program: Command = new Command();
   return program
@@ -26,7 +26,7 @@ export function command(name: string, description: string): Command {
     .configureOutput({
       writeOut: (text) => orExit(() => output(text)),
       writeErr: (text) => print(terminalText(text)),
-      // commander would ask the environment, which the commands may not see
+      // commander would read environment variables, which the commands may not
       getOutHasColors: () => false,
       getErrHasColors: () => false,
       outputError: (text, write) =>
@@ -41,14 +41,14 @@ function refuseEmpty(program: Command): void {
     if (!values.includes("")) continue;
     program.error(`error: option '${option.flags}' argument '' is invalid. It must not be empty.`);
   }
-  // one text may be empty, but no name among several
+  // a single text may be empty; a name in a list may not
   const list = program.registeredArguments.find(({ variadic }) => variadic);
   if (list && program.args.includes("")) {
     program.error(`error: argument '' of '${list.name()}' is invalid. It must not be empty.`);
   }
 }
 
-/** A hint if commander has taken a text or a name for an option or for several arguments. */
+/** A hint if commander took a text or a name for an option or for several arguments. */
 function argumentHint(program: Command, error: string): string {
   if (program.registeredArguments.length === 0) return "";
   const words = program.name().split(" ");
@@ -76,7 +76,7 @@ export function wholeNumber(least = 0, most = Infinity): (text: string) => numbe
   };
 }
 
-/** Parser for a number; what range it may lie in is for the receiver to say. */
+/** Parser for a number; its receiver checks the range. */
 export function realNumber(text: string): number {
   const value = Number(text);
   if (text.trim() === "" || !Number.isFinite(value)) {
@@ -100,7 +100,7 @@ function write(stream: { writeSync(bytes: Uint8Array): number }, text: string): 
   for (let done = 0; done < bytes.length;) done += stream.writeSync(bytes.subarray(done));
 }
 
-/** Writes to stderr. What cannot be written is dropped: no work may depend on a person who reads. */
+/** Writes to stderr. Text that cannot be written is dropped: no work may depend on a reader. */
 export function print(text: string): void {
   try {
     write(Deno.stderr, text);
@@ -109,14 +109,14 @@ export function print(text: string): void {
   }
 }
 
-/** Writes a line of status, which is not the result of the command, to stderr. */
+/** Writes a status line to stderr; the result of a command goes to stdout. */
 export function status(line: string): void {
   print(`${terminalText(line)}\n`);
 }
 
 /**
- * Writes a piece of the result to stdout. A terminal gets what would change it escaped, a file or a pipe
- * gets the text as it is.
+ * Writes a piece of the result to stdout: with control characters escaped to a terminal, as it is to a file or
+ * a pipe.
  *
  * @returns false if the reader of the pipe has gone.
  * @throws {UserError} if it cannot be written for another reason, such as a full disk.
@@ -132,20 +132,20 @@ export function output(text: string): boolean {
   }
 }
 
-/** What may end a command before its work is done. */
+/** The signal that ends a command early, and its exit status. */
 export interface Interrupts {
   /** Aborts at the first signal. */
   readonly signal: AbortSignal;
-  /** The exit status that shells expect after that signal. */
+  /** Exit status by which shells recognize that signal. */
   readonly exitCode: number;
 }
 
-/** Exit status by signal: 128 and its number. */
+/** Exit status by signal: 128 plus the signal's number. */
 const EXIT_CODES: Partial<Record<Deno.Signal, number>> = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 };
 
 /**
- * Listens for Ctrl-C and what else asks a process to end. The first signal aborts, and soon after
- * prints the notice; a second one then ends the process at once. Both work while this thread is busy.
+ * Listens for Ctrl-C and the other signals that ask a process to end. The first signal aborts and prints the
+ * notice; a second one ends the process at once. Both work while this thread is busy.
  */
 export async function listenForInterrupts(notice: string): Promise<Interrupts> {
   const controller = new AbortController();
@@ -167,7 +167,7 @@ export async function listenForInterrupts(notice: string): Promise<Interrupts> {
   };
 }
 
-/** UTF-16 units of an error message that are printed. */
+/** UTF-16 units per printed error message, at most. */
 const LONGEST_MESSAGE = 4000;
 
 /** The exit status after a mistake in the program, as `sysexits.h` numbers it; a user's mistake ends with 1. */

@@ -22,26 +22,26 @@ import { cacheBeside } from "../train/train.ts";
 import { choicesOf, DEFAULTS_INSTEAD, forgetUnavailable } from "../train/tuning.ts";
 import { UserError } from "../files/user_error.ts";
 
-/** Tokens that are evaluated unasked: about a megabyte of text. */
+/** Tokens to evaluate by default: about a megabyte of text. */
 const EVALUATION_TOKENS = 250_000;
 
 /** `eval`: how well a trained model predicts a text. */
 const program = command("eval", "Measure how well a trained model predicts a text.")
-  .option("--run <directory>", "take the newest checkpoint of this run", "runs/default")
-  .option("--checkpoint <directory>", "take this checkpoint")
+  .option("--run <directory>", "use the newest checkpoint of this run", "runs/default")
+  .option("--checkpoint <directory>", "use this checkpoint")
   .addOption(
-    new Option("--model <name>", "take another model: distilgpt2, hf:OWNER/NAME, or a directory")
+    new Option("--model <name>", "use another model: distilgpt2, hf:OWNER/NAME, or a directory")
       .conflicts(["run", "checkpoint"]),
   )
   .option("--base <model>", BASE_HELP)
   .option(
     "--data <what...>",
-    "files, as for train; the training's own text counts as what it held out (default: that)",
+    "files, as for train; of the training's text only the held-out part is used, which is the default",
   )
   .option("--text-field <name>", TEXT_FIELD, "text")
   .option(
     "--tokens <n>",
-    "evaluate so many, from the beginning; 0: all",
+    "tokens to evaluate, from the beginning of the text; 0: all",
     wholeNumber(),
     EVALUATION_TOKENS,
   )
@@ -49,7 +49,7 @@ const program = command("eval", "Measure how well a trained model predicts a tex
   .action((options) =>
     run(async () => {
       const display = new DataProgressDisplay();
-      const hearing = {
+      const callbacks = {
         onProgress: (progress: DataProgress) => display.show(progress),
         onNotice: status,
       };
@@ -75,8 +75,8 @@ const program = command("eval", "Measure how well a trained model predicts a tex
       const { tokenizer } = model;
       const checkpoints = source.checkpoint && dirname(resolve(source.checkpoint));
       const reading = {
-        ...hearing,
-        // one that was copied out of its run has no cache beside it
+        ...callbacks,
+        // a checkpoint that was copied out of its run has no cache beside it
         ...(checkpoints && basename(checkpoints) === "checkpoints"
           ? { cacheDirectory: cacheBeside(dirname(checkpoints)) }
           : {}),
@@ -99,7 +99,7 @@ const program = command("eval", "Measure how well a trained model predicts a tex
       };
       const other = async (words: string[]) => {
         const from = { data: parseDataSpec(words), textField: options.textField };
-        // the run's own text, wherever it lies now, was trained on but for what was held out
+        // the run's text, even at a new path, was trained on except for its held-out part
         if (state && await hashData({ ...from, tokenizer, ...reading }) === state.data.hash) {
           return await heldOut(from);
         }
@@ -111,7 +111,7 @@ const program = command("eval", "Measure how well a trained model predicts a tex
       const { data = "sample", dataVersion, textField } = saved ?? {};
       const { text, name } =
         await (options.data ? other(options.data) : heldOut({ data, dataVersion, textField }))
-          .finally(() => display.close()); // a bar that stays leaves the terminal without its cursor
+          .finally(() => display.close()); // an open bar would leave the terminal without its cursor
       giveBack(...HUB, "write");
       const maxTokens = options.tokens || Infinity;
       const some = text.length > maxTokens ? `the first ${maxTokens} of ` : "";

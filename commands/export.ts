@@ -10,12 +10,12 @@ import { checkOutput, exportModel } from "../train/export.ts";
 /** `export`: writes a model for other programs. */
 const program = command("export", "Write a model for Hugging Face transformers or llama.cpp.")
   .optionsGroup("Model:")
-  .option("--run <directory>", "take the newest checkpoint of this run", "runs/default")
-  .option("--checkpoint <directory>", "take this checkpoint")
+  .option("--run <directory>", "use the newest checkpoint of this run", "runs/default")
+  .option("--checkpoint <directory>", "use this checkpoint")
   .addOption(
     new Option(
       "--model <name>",
-      "take another model: distilgpt2, gpt2, gpt2-medium, hf:OWNER/NAME, or a directory",
+      "use another model: distilgpt2, gpt2, gpt2-medium, hf:OWNER/NAME, or a directory",
     ).conflicts(["run", "checkpoint"]),
   )
   .option("--base <model>", BASE_HELP)
@@ -25,10 +25,10 @@ const program = command("export", "Write a model for Hugging Face transformers o
       .choices(["hf", "gguf"] as const).default("hf" as const),
   )
   .addOption(
-    new Option("--dtype <type>", "what numbers are rounded to")
+    new Option("--dtype <type>", "type that numbers are rounded to")
       .choices(["f32", "f16"] as const).default("f32" as const),
   )
-  .option("--out <path>", "where it goes (default: exported, or exported.gguf)")
+  .option("--out <path>", "file or directory to write (default: exported, or exported.gguf)")
   .action(({ to, dtype, ...options }) =>
     run(async () => {
       const out = options.out ?? (to === "hf" ? "exported" : "exported.gguf");

@@ -22,12 +22,12 @@ const MOST_SAMPLES = 1_000_000;
 const program = command("generate", "Continue a text with a trained model.")
   .argument("[prompt]", "the text to continue; - reads it from standard input", "")
   .optionsGroup("Model:")
-  .option("--run <directory>", "take the newest checkpoint of this run", "runs/default")
-  .option("--checkpoint <directory>", "take this checkpoint")
+  .option("--run <directory>", "use the newest checkpoint of this run", "runs/default")
+  .option("--checkpoint <directory>", "use this checkpoint")
   .addOption(
     new Option(
       "--model <name>",
-      "take another model: distilgpt2, gpt2, gpt2-medium, hf:OWNER/NAME, or a directory",
+      "use another model: distilgpt2, gpt2, gpt2-medium, hf:OWNER/NAME, or a directory",
     ).conflicts(["run", "checkpoint"]),
   )
   .option("--base <model>", BASE_HELP)

@@ -22,8 +22,8 @@ const program = command("prepare", "Tokenize data, so that training on it starts
   )
   .option("--text-field <name>", TEXT_FIELD, "text")
   .option("--tokenizer <what>", "gpt2, a tokenizer.json, or hf:OWNER/NAME", "gpt2")
-  .option("--workers <n>", "workers (default: one for each core)", wholeNumber(1))
-  .option("--cache <directory>", "where the token files go", "runs/cache")
+  .option("--workers <n>", "workers (default: one per core)", wholeNumber(1))
+  .option("--cache <directory>", "directory for the token files", "runs/cache")
   .action((data, { cache, dataVersion, textField, tokenizer, workers }) =>
     run(async () => {
       if (cache === "") {

@@ -7,10 +7,10 @@ import type { DataProgress } from "../data/text/documents.ts";
 /** Milliseconds of work before its progress is shown. */
 const PATIENCE_MS = 1000;
 
-/** Milliseconds between lines, where there is no terminal for a bar. */
+/** Milliseconds between lines, if there is no terminal for a bar. */
 const LINE_MS = 10_000;
 
-/** Shows how far work on data is: with a bar on a terminal, elsewhere line by line. */
+/** Displays the progress of work on data: as a bar on a terminal, otherwise line by line. */
 export class DataProgressDisplay {
   readonly #terminal: boolean;
   #bar: SingleBar | undefined;
@@ -22,7 +22,7 @@ export class DataProgressDisplay {
     this.#terminal = terminal;
   }
 
-  /** Takes in a report; on a terminal it is drawn in place of the one before. */
+  /** Displays a report; on a terminal it replaces the one before. */
   show(progress: DataProgress): void {
     const now = performance.now();
     if (progress.stage !== this.#first?.stage || progress.name !== this.#first.name) {
@@ -44,7 +44,7 @@ export class DataProgressDisplay {
     }
   }
 
-  /** Takes the bar away. */
+  /** Removes the bar. */
   close(): void {
     this.#bar?.stop();
     this.#bar = undefined;
@@ -65,7 +65,7 @@ export class DataProgressDisplay {
   }
 }
 
-/** The terminal as a stream of Node's: that of `node:process` ends the process if it cannot be written. */
+/** The terminal as a Node stream; the one of `node:process` would end the process if it cannot be written. */
 const terminal = {
   isTTY: true,
   get columns() {
@@ -78,7 +78,7 @@ const terminal = {
   },
 };
 
-/** A bar as all commands draw it, before it is started. */
+/** A progress bar in the style of all commands, not started. */
 export function makeBar(format: string): SingleBar {
   return new SingleBar({
     format,

@@ -11,16 +11,16 @@ import { type DataProgress, readTexts } from "../data/text/documents.ts";
 import { LEAST_VOCABULARY, trainTokenizer } from "../data/tokenizer/train.ts";
 
 /** `tokenizer`: trains a tokenizer on data, for `train --tokenizer`. */
-const program = command("tokenizer", "Train a byte-level BPE tokenizer on a text of your own.")
+const program = command("tokenizer", "Train a byte-level BPE tokenizer on your text.")
   .argument(
     "<data...>",
-    "tinystories, files, patterns, or hf:OWNER/NAME/FILE, as prepare and train take them; the " +
+    "tinystories, files, patterns, or hf:OWNER/NAME/FILE, as for prepare and train; the " +
       "<|endoftext|> between documents is not trained on",
   )
   .option("--vocab-size <n>", "tokens in all", wholeNumber(LEAST_VOCABULARY), 4096)
-  .option("--min-frequency <n>", "times that a pair must occur to be merged", wholeNumber(1), 2)
-  .option("--out <file>", "where it goes", "tokenizer.json")
-  .option("--force", "replace a file that is there")
+  .option("--min-frequency <n>", "occurrences that a pair needs to be merged", wholeNumber(1), 2)
+  .option("--out <file>", "file to write", "tokenizer.json")
+  .option("--force", "replace an existing file")
   .option("--text-field <name>", TEXT_FIELD, "text")
   .action((data, { vocabSize: vocabularySize, minFrequency, out, force, textField }) =>
     run(async () => {
@@ -33,13 +33,13 @@ const program = command("tokenizer", "Train a byte-level BPE tokenizer on a text
       const start = performance.now();
       if (!namesHub(...data)) giveBack(...HUB);
       try {
-        const hearing = {
+        const callbacks = {
           onProgress: (progress: DataProgress) => display.show(progress),
           onNotice: status,
         };
-        const { training } = await openDataset(parseDataSpec(data), { textField, ...hearing });
+        const { training } = await openDataset(parseDataSpec(data), { textField, ...callbacks });
         const { name } = training;
-        const tokenizer = await trainTokenizer(readTexts(training, hearing), {
+        const tokenizer = await trainTokenizer(readTexts(training, callbacks), {
           vocabularySize,
           minFrequency,
           onProgress: (done, total) =>

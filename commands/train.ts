@@ -45,14 +45,14 @@ function flagOption(name: OptionName): Option {
   if (choices) option.choices(choices);
   if (type === "integer") option.argParser(wholeNumber(least));
   if (type === "real") option.argParser(realNumber);
-  // a switch is off without saying so
+  // a switch that is off has no default in --help
   if (row.default !== undefined && type !== "switch") {
     option.default(type === "data" ? [row.default] : row.default);
   }
   return option;
 }
 
-/** The options that were typed: a resumed run keeps its own for all others. */
+/** The options that were typed; a resumed run keeps the values of all others. */
 function givenOptions(): Partial<TrainOptions> {
   const all = program.opts() as Record<string, unknown>;
   const given = Object.fromEntries(
@@ -64,12 +64,12 @@ function givenOptions(): Partial<TrainOptions> {
 }
 
 async function main(options: Partial<TrainOptions>): Promise<number> {
-  const interrupts = await listenForInterrupts("saving what is done; once more to quit at once");
+  const interrupts = await listenForInterrupts("saving a checkpoint; once more to quit at once");
   const display = new Display(Deno.stderr.isTerminal());
   try {
     for await (const event of train({ ...options, signal: interrupts.signal })) {
       display.show(event);
-      if (event.kind === "start") giveBack(...HUB); // data and models are here
+      if (event.kind === "start") giveBack(...HUB); // data and models are downloaded
       if (event.kind !== "end") continue;
       display.close();
       if (event.reason === "interrupted") {
@@ -97,13 +97,13 @@ async function main(options: Partial<TrainOptions>): Promise<number> {
   }
 }
 
-/** The command as it was typed, but --fresh, which would start over. */
+/** The typed command without --fresh, which would start over. */
 function commandGiven(): string {
   const words = Deno.args.filter((argument) => argument !== "--fresh");
   return commandLine(["deno", "task", "train", ...words]);
 }
 
-/** Shows events: on a terminal with a bar at the bottom, elsewhere line by line. */
+/** Displays events: on a terminal with a bar at the bottom, otherwise line by line. */
 class Display {
   readonly #bar: SingleBar | undefined;
   #started = false;

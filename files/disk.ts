@@ -214,7 +214,9 @@ export function reading<T>(action: () => T, refuse: (reason: string) => Error): 
   } catch (error) {
     // commands say which task has a missing permission
     if (!isSystemError(error) || error instanceof Deno.errors.NotCapable) throw error;
-    throw refuse(error.code === "ENOENT" ? "there is no such file" : error.message);
+    if (error.code === "ENOENT") throw refuse("there is no such file");
+    if (error.code === "ENOTDIR") throw refuse("a file is in its place");
+    throw refuse(error.message);
   }
 }
 

@@ -17,13 +17,12 @@ import { optionsWhere } from "./options.ts";
 import { openPlot, svgPage } from "./svg.ts";
 
 /**
- * What several trainings reached, and for how much: validation loss and bits per byte over tokens, time
- * and operations.
+ * Comparison of trainings: validation loss and bits per byte over tokens, time and operations.
  *
  * @module
  */
 
-/** How well a model did after so much training. */
+/** An evaluation of a model, and the training before it. */
 export interface ComparedPoint {
   /** Steps done. */
   readonly step: number;
@@ -62,9 +61,9 @@ export interface ComparedRun {
 }
 
 /**
- * Reads what there is to compare of a run: its metrics, and the options in its newest checkpoint.
+ * Reads what `compare` needs of a run: its metrics, and the options in its newest checkpoint.
  *
- * @param onWarning is called with a sentence about what is passed over.
+ * @param onWarning is called with a sentence about each file or line that is skipped.
  * @throws {CheckpointError} in a sentence if there is no such run, or it has no checkpoint or no
  * evaluation.
  */
@@ -89,13 +88,13 @@ export function readRun(path: string, onWarning: (sentence: string) => void): Co
     for (const _ of readLines(metrics)) break; // before its checkpoints are asked for
   });
   let newest = newestState(path, onWarning);
-  if (!newest) throw refuse("it has no checkpoint yet, which tells its options");
+  if (!newest) throw refuse("it has no checkpoint yet, which holds its options");
   const { batchSize, contextLength, gradientAccumulation } = newest.state.options as Record<
     string,
     number
   >;
   const tokensPerStep = batchSize! * contextLength! * gradientAccumulation!;
-  if (!(tokensPerStep > 0)) throw refuse(`its checkpoint names no size of batches`);
+  if (!(tokensPerStep > 0)) throw refuse("its checkpoint does not name the batch size");
 
   const { start, end, ...evaluations } = reading(
     metrics,
@@ -106,7 +105,7 @@ export function readRun(path: string, onWarning: (sentence: string) => void): Co
   const { options, data, tokenizerHash, tuning } = newest.state;
   const config = join(newest.checkpoint, CONFIG_FILE);
   const { parameters, flopsPerToken } = start ??
-    // of a run before those were noted
+    // runs of earlier versions did not note these figures
     startMetric(
       parseHuggingFaceConfig(reading(config, () => readFileSync(config, "utf8")), config),
       0,
@@ -168,7 +167,7 @@ function readEvaluations(
     end = step;
     if (kind === "start") start = metric;
     if (kind === "step" && tokensPerSecond > 0) {
-      // steps whose speed was not noted took as long as those before them
+      // a step without a noted speed counts as fast as the noted step before it
       seconds += tokensPerStep * ((step - 1 - done) / speed + 1 / tokensPerSecond);
       [done, speed] = [step, tokensPerSecond];
     }
@@ -196,13 +195,13 @@ function firstSpeed(path: string): number {
   return NaN;
 }
 
-/** Options that change what a run reports and keeps, and nothing that it learns. */
+/** Options that change only what a run reports and keeps, not what it learns. */
 const REPORTING = optionsWhere(({ reportsOnly }) => reportsOnly);
 
 /** Options that name a text: equal hashes mean the same text under any name. */
 const NAMING_DATA = optionsWhere(({ names }) => names === "data");
 
-/** What differs between runs, as flags and a value for each run. */
+/** The flags whose values differ between runs, with one value per run. */
 export function differences(runs: readonly ComparedRun[]): [name: string, values: string[]][] {
   const rows = new Map<string, unknown[]>();
   const isSame = (hash: (run: ComparedRun) => string) => new Set(runs.map(hash)).size === 1;
@@ -223,7 +222,7 @@ export function differences(runs: readonly ComparedRun[]): [name: string, values
     .filter(([, values]) => new Set(values).size > 1);
 }
 
-/** Sentences about what makes figures hard to compare. */
+/** Sentences about differences between runs that make their figures incomparable. */
 export function caveats(runs: readonly ComparedRun[]): string[] {
   const differ = (hash: (run: ComparedRun) => string) => new Set(runs.map(hash)).size > 1;
   const sentences = [];
@@ -235,7 +234,7 @@ export function caveats(runs: readonly ComparedRun[]): string[] {
   return sentences;
 }
 
-/** The comparison as text: a line per run, then what differs between them. */
+/** The comparison as text: one line per run, then the options that differ. */
 export function compareTable(runs: readonly ComparedRun[]): string {
   const figures = runs.map(({ name, parameters, last, best }) => {
     return [
@@ -269,7 +268,7 @@ export function compareTable(runs: readonly ComparedRun[]): string {
   return align([head, ...figures]) + options;
 }
 
-/** Rows in columns; figures to the right, the first column and words to the left. */
+/** Aligns rows in columns: figures to the right, the first column and words to the left. */
 function align(rows: readonly string[][]): string {
   const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
   const isFigure = (column: number) => rows.slice(1).every((row) => /^[\d—]/.test(row[column]!));
@@ -311,8 +310,8 @@ const ROWS = [["loss", "validation loss, nats per token"], [
 const PANEL = { width: 320, height: 250 };
 
 /**
- * Draws the comparison as SVG: a row each for loss and bits per byte, a column each for tokens, time and
- * operations, in logarithms, as runs may be of very different length.
+ * Draws the comparison as SVG: one row each for loss and bits per byte, one column each for tokens, time and
+ * operations. Axes are logarithmic, as runs may differ much in length.
  */
 export async function drawComparison(runs: readonly ComparedRun[]): Promise<string> {
   const { Plot, document } = await openPlot();
@@ -352,7 +351,7 @@ export async function drawComparison(runs: readonly ComparedRun[]): Promise<stri
   return svgPage({ width, height }, [...legend, ...panels]);
 }
 
-/** Powers of ten where the figures are; with 2 and 5 times, or all digits, if that makes few. */
+/** Powers of ten within the range of a figure; if they are few, also their multiples by 2 and 5, or by all digits. */
 function ticksOf(
   runs: readonly ComparedRun[],
   figure: Exclude<keyof ComparedPoint, "step">,
@@ -370,7 +369,8 @@ function ticksOf(
   return choices.find(({ length }) => length <= MOST_TICKS) ?? choices.at(-1)!;
 }
 
+/** Ticks per axis, at most. */
 const MOST_TICKS = 6;
 
-/** Height of a line of the legend. */
+/** Pixels per line of the legend. */
 const LEGEND_LINE = 20;

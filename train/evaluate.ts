@@ -13,7 +13,7 @@ import { headLossForward } from "../model/head.ts";
 export interface Evaluation {
   /** Mean loss in nats per token. */
   loss: number;
-  /** exp(loss): among how many tokens the model wavers. */
+  /** exp(loss): the number of equally likely tokens that would have the same loss. */
   perplexity: number;
   /** Bits per byte of UTF-8 text, comparable between tokenizers. */
   bitsPerByte: number;
@@ -21,28 +21,28 @@ export interface Evaluation {
   tokens: number;
 }
 
-/** What an evaluator needs to know beside model and text. */
+/** Sizes of an evaluation. */
 export interface EvaluatorOptions {
   batchSize: number;
   sequenceLength: number;
-  /** About so many tokens at most are looked at, from the beginning of the text. */
+  /** Tokens to evaluate at most, from the beginning of the text; rounded up to whole batches. */
   maxTokens?: number;
 }
 
-/** The device is waited for about this often, in milliseconds. */
+/** Milliseconds after which the host waits for the device. */
 const WAIT_MS = 2000;
 
-/** Most sums that wait on the device to be read back together. */
+/** Sums, at most, that the device keeps until they are read back together. */
 const MOST_SUMS = 1024;
 
 /**
- * Sums up numbers of the device over many runs of a program, without waiting for each: every run leaves
- * the sum of its own numbers, and the host adds these up in f64. One f32 would stop growing: after half a
- * billion tokens it gained 17 % too little.
+ * Sums a tensor over many runs of a program without a wait per run: every run writes the sum of its tensor,
+ * and the host adds these sums in f64. A single f32 sum would stop growing: after half a billion tokens it was
+ * 17 % too small.
  */
 export class RunningSum {
   #total = 0;
-  #waiting = 0; // sums on the device that are not part of the total yet
+  #waiting = 0; // sums on the device that the total lacks
   readonly #program: Program;
   readonly #place: Tensor;
   readonly #sums: Tensor;
@@ -59,12 +59,12 @@ export class RunningSum {
     sumForward(program, { x, place: this.#place }, { y: this.#sums });
   }
 
-  /** Begins again at 0. */
+  /** Sets the total to 0. */
   reset(): void {
     this.#total = this.#waiting = 0;
   }
 
-  /** Submits the program once; waits for the device only if it has no room for another sum. */
+  /** Submits the program once; waits for the device only if there is no room for another sum. */
   async run(): Promise<void> {
     if (this.#waiting === MOST_SUMS) await this.total();
     upload(this.#program.device, this.#place, [this.#waiting]);
@@ -80,7 +80,7 @@ export class RunningSum {
     return this.#total;
   }
 
-  /** Frees what it has on the device. */
+  /** Frees its tensors on the device. */
   destroy(): void {
     for (const { buffer } of [this.#place, this.#sums]) buffer.destroy();
   }
@@ -93,7 +93,7 @@ export interface Evaluator {
   /**
    * Runs over the text; waits for the device.
    *
-   * @param onProgress is called now and then with the number of tokens predicted.
+   * @param onProgress is called every few seconds with the number of tokens predicted.
    * @throws the reason of `signal` soon after it aborts.
    */
   run(
@@ -178,7 +178,7 @@ export function createEvaluator(
         }
         if (counted >= maxTokens) break;
         if (performance.now() - waited < WAIT_MS) continue;
-        await losses.total(); // or the host would run ahead without end
+        await losses.total(); // without this wait the host would queue batches without limit
         signal?.throwIfAborted();
         onProgress(counted);
         waited = performance.now();

@@ -23,11 +23,11 @@ import { checkFree, type FileContent, writeNew } from "./checkpoint.ts";
 export interface ExportOptions {
   /** `hf`, a directory for Hugging Face transformers; `gguf`, a file for llama.cpp. */
   readonly to: "hf" | "gguf";
-  /** The directory or file, which must not be there yet. */
+  /** The directory or file, which must not exist. */
   readonly out: string;
-  /** What matrices are rounded to; f32 by default. */
+  /** Type that matrices are rounded to; f32 by default. */
   readonly dtype?: "f32" | "f16";
-  /** Is called with a sentence about whatever of the model the copy lacks. */
+  /** Is called with a sentence about each part of the model that the copy lacks. */
   readonly onNotice?: (sentence: string) => void;
 }
 
@@ -62,13 +62,15 @@ export async function exportModel(
   const { contextLength } = model.gpt.config, context = llamaCppContext(model.gpt.config);
   if (context < contextLength) {
     onNotice(
-      `the copy sees ${context} tokens, the model ${contextLength}: llama.cpp has no layers of GPT-2 ` +
-        `that look back ${context} tokens alone`,
+      `the copy has a context of ${context} tokens, the model one of ${contextLength}: llama.cpp has no ` +
+        `GPT-2 layers with local attention of ${context} tokens`,
     );
   }
   const { unsaid, content } = await ggufFile(model, dtype);
   if (unsaid.length > 0) {
-    onNotice(`the copy does not end at the tokens ${unsaid.join(", ")}: GGUF names three at most`);
+    onNotice(
+      `the copy does not end at the tokens ${unsaid.join(", ")}: GGUF can name three at most`,
+    );
   }
   writeNew(out, content);
 }
@@ -109,7 +111,7 @@ export function tokenizerFiles(
     [
       TOKENIZER_CONFIG_FILE,
       jsonFile({
-        // what transformers would otherwise make of the file beside it
+        // without these fields transformers would choose others
         add_prefix_space: JSON.parse(json).pre_tokenizer?.add_prefix_space ?? false,
         bos_token: endOfTextToken,
         clean_up_tokenization_spaces: false,
@@ -164,8 +166,7 @@ function ggufId(name: string, id: number): [string, GgufValue] {
 }
 
 /**
- * Makes sure that all values are numbers, and that f16 holds them, as they are unless a training has
- * diverged.
+ * Makes sure that all values are finite; they are, unless a training has diverged or f16 cannot hold them.
  *
  * @throws {UserError} naming a tensor and a value.
  */

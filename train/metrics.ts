@@ -6,14 +6,15 @@ import { countParameters } from "../model/parameters.ts";
  * `metrics.jsonl`, what a run notes while it trains: a JSON object per line, of kind `start`, `step` or
  * `evaluation`. It may have gigabytes and is only ever read line by line.
  *
- * Where a training was resumed and what it did again was not set aside, steps are in it twice.
+ * If a training was resumed and the steps that it repeated were not moved to another file, the record has
+ * these steps twice.
  *
  * @module
  */
 
-/** One line, as far as those who read it need it; what is not finite is null. */
+/** The fields of a line that readers need; a figure that is not finite is null. */
 export interface Metric {
-  /** What happened. */
+  /** Kind of event. */
   kind: string;
   /** Steps done then. */
   step: number;
@@ -23,7 +24,7 @@ export interface Metric {
   tokensPerSecond?: number;
   /** Of an evaluation: bits per byte of text. */
   bitsPerByte?: number | null;
-  /** Of an evaluation: the least loss possible, where it is known. */
+  /** Of an evaluation: the least loss possible, if it is known. */
   entropyPerToken?: number;
   /** Of a start: parameters of the model. */
   parameters?: number;
@@ -44,7 +45,7 @@ export interface MetricLine {
 /** The file of a run. */
 export const METRICS_FILE = "metrics.jsonl";
 
-/** Bytes that are read at once, and the most that a line may have. */
+/** Bytes per read, and per line at most. */
 export const CHUNK_BYTES = 2 ** 20;
 
 /** The byte that ends a line. */
@@ -180,7 +181,7 @@ export function startMetric(config: GptConfig, step: number): Metric {
 }
 
 /**
- * Operations of training on one token: 6 a parameter, and 12 · L · T · C for attention.
+ * Operations of training on one token: 6 per parameter, and 12 · L · T · C for attention.
  *
  * As PaLM counts them (Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311, appendix B): what the
  * causal mask hides counts as if it were computed, and what is frozen as if it were trained.

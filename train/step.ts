@@ -40,7 +40,7 @@ export interface StepOptions extends OptimizerOptions {
   readonly seed: number;
 }
 
-/** What a step leaves for the next beside tensors; it lives on the device. */
+/** Scalars on the device that one step passes to the next. */
 export interface StepState {
   lossScale: number;
   /** Good steps since the loss scale changed. */
@@ -66,7 +66,7 @@ export interface StepReport {
   skippedSteps: number;
 }
 
-/** The loss scale of the first step in f16, and the applied steps in a row after which it doubles. */
+/** Loss scale of the first step in f16, and applied steps in a row after which it doubles. */
 const INITIAL_SCALE = 65536, GROWTH_INTERVAL = 2000;
 
 /** The state before the first step, as torch.amp.GradScaler's; without f16 nothing needs scaling. */
@@ -107,7 +107,7 @@ export interface StepBatches {
   at(index: number): Batch | undefined;
 }
 
-/** Bytes of batches that may wait for the device: they lie in memory until it takes them. */
+/** Bytes of batches, at most, that are queued for the device; until it reads them they take memory. */
 const MOST_WAITING_BYTES = 256 * 2 ** 20;
 
 /** A recorded training step: gradients, optimizer, and the program that is replayed every step. */
@@ -123,7 +123,7 @@ export interface TrainStep extends Disposable {
   /** Bytes on the device beside the model's parameters. */
   readonly bytes: number;
   /**
-   * Submits one step. Waits for the device only if much data waits for it.
+   * Submits one step. Waits for the device only if many bytes of batches are queued.
    *
    * @param step counts from 0 and decides, with the seed, what dropout drops.
    * @param batches one for each micro-batch, each asked for as it is submitted.
@@ -147,8 +147,8 @@ export interface TrainStep extends Disposable {
 
 /**
  * Allocates what training needs and records the whole step as one program: forward and backward of a
- * micro-batch, then the gradient's norm, what to do with it, and the optimizer. Micro-batches share their launches and inputs, so that
- * thousands of them cost no more memory than two.
+ * micro-batch, then the gradient's norm, the decision to apply or skip the step, and the optimizer.
+ * Micro-batches share their launches and inputs, so that thousands of them need no more memory than two.
  *
  * The loss scale enters in the backward pass of the cross-entropy and leaves in the optimizer. The device
  * decides whether a step is skipped, so that the host never waits for it.
@@ -250,7 +250,7 @@ export function createTrainStep(model: Gpt, options: StepOptions): TrainStep {
     async submit(step, batches, { learningRate, counted = countedOf(batches) }) {
       if (batches.length !== gradientAccumulation) {
         throw new RangeError(
-          `Cannot take a step as it must have ${gradientAccumulation} micro-batches: ` +
+          `Cannot submit a step as it must have ${gradientAccumulation} micro-batches: ` +
             `current number is ${batches.length}`,
         );
       }

@@ -8,19 +8,19 @@ import { learningRateAt } from "./schedule.ts";
 import { saveCheckpoint, type Saved } from "./state.ts";
 import { REPORT_ROWS } from "./step.ts";
 
-/** Prompts of the samples drawn during training, taken in turn. */
+/** Prompts of the samples during training, in turn. */
 const SAMPLE_PROMPTS = ["Once upon a time", "One day"];
 
-/** Tokens of a sample. */
+/** Tokens per sample. */
 export const SAMPLE_TOKENS = 120;
 
-/** Steps skipped in a row after which the training gives up. */
+/** Skipped steps in a row that end the training. */
 const MOST_SKIPS = 100;
 
-/** Time between reports: to read one back leaves the device idle for a hundredth of it. */
+/** Milliseconds between reports: reading them back leaves the device idle for about 1 % of that time. */
 const READ_BACK_MS = 1000;
 
-/** What the loop over steps works with. */
+/** What the training loop works with. */
 export interface Loop extends Saved {
   record: RunRecord;
   /** Evaluates the model; throws the reason of `signal` if that aborts meanwhile. */
@@ -34,9 +34,9 @@ export interface Loop extends Saved {
 }
 
 /**
- * Submits step after step. The device is waited for only when enough steps are under way to read their
- * reports together, and before an evaluation, a sample or a checkpoint. An evaluation that the signal cuts
- * off, which may take hours, is done when the run is resumed.
+ * Submits step after step. The host waits for the device only to read the reports of several steps together,
+ * and before an evaluation, a sample or a checkpoint. An evaluation may take hours: one that the signal
+ * interrupts is repeated when the run is resumed.
  */
 export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
   const { run, record, options, corpus, batches, gpt, trainStep, signal } = loop;
@@ -45,15 +45,15 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
   const entropy = corpus.entropyPerToken === undefined
     ? {}
     : { entropyPerToken: corpus.entropyPerToken };
-  const due = (every: number, step: number) => every > 0 && step % every === 0;
   let { first: step, bestLoss, path } = loop;
   let evaluated = false, best = false, saved = path !== undefined;
-  let waiting: { learningRate: number }[] = []; // steps submitted and not yet reported
-  let since = performance.now(), patience = 1;
+  let unreported: { learningRate: number }[] = []; // steps that were submitted
+  let since = performance.now(), stepsPerReport = 1;
   let applied = step === total; // whether a step changed the model, or none was to be done
   let compiled = false; // drivers compile a kernel when it first runs: the first step has no speed
 
-  const isEvaluating = () => due(options.evalEvery, step) || step === total;
+  const due = (every: number) => every > 0 && step % every === 0;
+  const isEvaluating = () => due(options.evalEvery) || step === total;
   const evaluate = async function* (): AsyncGenerator<TrainEvent> {
     let evaluation: Evaluation;
     try {
@@ -85,56 +85,47 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     yield* noticesOf(run);
   };
 
-  if (saved && isEvaluating() && record.lastEvaluation !== step) {
-    yield* evaluate();
-    if (evaluated) yield* save(); // it may be the best one
-    since = performance.now();
-  } else {
-    evaluated = true;
-  }
-  while (step < total && !signal?.aborted) {
+  /** Submits the next step without waiting for it. */
+  const submit = async () => {
     const learningRate = learningRateAt(step, options);
     const first = step * gradientAccumulation;
-    const micro = { length: gradientAccumulation, at: (i: number) => batches.at(first + i) };
-    await trainStep.submit(step, micro, {
+    const microBatches = { length: gradientAccumulation, at: (i: number) => batches.at(first + i) };
+    await trainStep.submit(step, microBatches, {
       learningRate,
       counted: batches.counted(first, gradientAccumulation),
     });
-    waiting.push({ learningRate });
+    unreported.push({ learningRate });
     step++;
     saved = evaluated = false;
-
-    const evaluating = isEvaluating();
-    const saving = due(options.saveEvery, step);
-    const sampling = due(options.sampleEvery, step);
-    const isDue = waiting.length >= patience || evaluating || saving || sampling;
-    if (!isDue && !signal?.aborted) continue;
-
-    const reports = await trainStep.reports(waiting.length);
-    applied ||= reports.some(({ skipped }) => !skipped);
+  };
+  /** Waits for the submitted steps and reports them; throws if the training has diverged. */
+  const report = async function* (): AsyncGenerator<TrainEvent> {
+    const count = unreported.length;
+    const reports = await trainStep.reports(count), last = reports.at(-1)!;
     const elapsedMs = performance.now() - since;
-    const speed = compiled ? tokensPerStep * waiting.length / elapsedMs * 1000 : undefined;
+    const tokensPerSecond = compiled ? tokensPerStep * count / elapsedMs * 1000 : undefined;
     compiled = true;
-    patience = Math.max(
+    stepsPerReport = Math.max(
       1,
-      Math.min(REPORT_ROWS, Math.floor(waiting.length * READ_BACK_MS / elapsedMs)),
+      Math.min(REPORT_ROWS, Math.floor(count * READ_BACK_MS / elapsedMs)),
     );
     const metrics = reports.map(({ skippedSteps: skipped, ...report }, i) => ({
       kind: "step" as const,
-      step: step - waiting.length + i + 1,
+      step: step - count + i + 1,
       loss: report.loss,
-      learningRate: waiting[i]!.learningRate,
+      learningRate: unreported[i]!.learningRate,
       gradientNorm: report.gradientNorm,
       lossScale: report.lossScale,
       skipped,
-      ...(speed === undefined ? {} : { tokensPerSecond: Math.round(speed) }),
+      ...(tokensPerSecond === undefined ? {} : { tokensPerSecond: Math.round(tokensPerSecond) }),
     }));
-    record.note(metrics); // all in one, as the device waits
+    unreported = [];
+    record.note(metrics); // all in one write, as the device is idle meanwhile
     yield* noticesOf(run);
+    const secondsLeft = tokensPerSecond === undefined ? {} : {
+      secondsLeft: (total - step) * tokensPerStep / tokensPerSecond,
+    };
     for (const [i, metric] of metrics.entries()) {
-      const secondsLeft = speed === undefined ? {} : {
-        secondsLeft: (total - step) * tokensPerStep / speed,
-      };
       yield { ...metric, steps: total, ...secondsLeft };
       const { consecutiveSkips } = reports[i]!;
       if (consecutiveSkips >= MOST_SKIPS) {
@@ -144,11 +135,11 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
         );
       }
     }
-    if (reports.at(-1)!.lossScale < 1 && options.precision === "f16") {
-      const message = `the loss scale fell to ${reports.at(-1)!.lossScale}: gradients overflow f16`;
+    if (last.lossScale < 1 && options.precision === "f16") {
+      const message = `the loss scale fell to ${last.lossScale}: gradients overflow f16`;
       yield { kind: "notice", message };
     }
-    waiting = [];
+    applied ||= reports.some(({ skipped }) => !skipped);
     if (step === total && !applied) {
       throw new UserError(
         `Cannot finish training as the gradient of every step since step ${loop.first} was not finite, ` +
@@ -156,19 +147,35 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
           `${options.learningRate}), --precision f32, or more --steps`,
       );
     }
-
-    if (evaluating) yield* evaluate();
-    if (sampling && !signal?.aborted) {
-      const prompt =
-        SAMPLE_PROMPTS[Math.floor(step / options.sampleEvery) % SAMPLE_PROMPTS.length]!;
-      let text = "";
-      const sample = { prompt, maxNewTokens: SAMPLE_TOKENS, seed: step };
-      for await (const piece of generate({ gpt, tokenizer: corpus.tokenizer }, sample)) {
-        text += piece;
-      }
-      yield { kind: "sample", step, prompt, text };
+  };
+  const sample = async function* (): AsyncGenerator<TrainEvent> {
+    const turn = Math.floor(step / options.sampleEvery);
+    const prompt = SAMPLE_PROMPTS[turn % SAMPLE_PROMPTS.length]!;
+    let text = "";
+    const request = { prompt, maxNewTokens: SAMPLE_TOKENS, seed: step };
+    for await (const piece of generate({ gpt, tokenizer: corpus.tokenizer }, request)) {
+      text += piece;
     }
-    if (saving) yield* save();
+    yield { kind: "sample", step, prompt, text };
+  };
+
+  if (saved && isEvaluating() && record.lastEvaluation !== step) {
+    yield* evaluate();
+    if (evaluated) yield* save(); // this checkpoint may be the best one
+    since = performance.now();
+  } else {
+    evaluated = true;
+  }
+  while (step < total && !signal?.aborted) {
+    await submit();
+    const isSaving = due(options.saveEvery), isSampling = due(options.sampleEvery);
+    const isReporting = unreported.length >= stepsPerReport || isEvaluating() || isSaving ||
+      isSampling || signal?.aborted;
+    if (!isReporting) continue;
+    yield* report();
+    if (isEvaluating()) yield* evaluate();
+    if (isSampling && !signal?.aborted) yield* sample();
+    if (isSaving) yield* save();
     since = performance.now();
   }
 

@@ -82,7 +82,7 @@ export async function* train(
   { device: given, signal, environment, ...wanted }: Partial<TrainOptions> & {
     device?: Device;
     signal?: AbortSignal;
-    /** Variables that say how to reach the hub, in place of the process's own; see `HubOptions`. */
+    /** Environment variables for access to the hub, instead of the process's; see `HubOptions`. */
     environment?: HubOptions["environment"];
   } = {},
 ): AsyncGenerator<TrainEvent> {
@@ -148,7 +148,7 @@ const DEVICE_HINTS: Partial<Record<DeviceError["kind"], string>> = {
   lost: "The last checkpoint is whole: the same command resumes from it",
 };
 
-/** Where a training runs, and what ends it early. */
+/** The device and directory of a training, and the signal that ends it early. */
 interface Place {
   readonly device: Device;
   readonly directory: RunDirectory;
@@ -156,19 +156,19 @@ interface Place {
   readonly hub: Pick<HubOptions, "environment">;
 }
 
-/** What is decided of a training before its data is read. */
+/** The choices of a training that are made before its data is read. */
 interface Plan {
-  /** The options given now, on top of those of the checkpoint, if there is one, or of the defaults. */
+  /** The options given now, and for all others those of the checkpoint, if there is one, or the defaults. */
   readonly given: TrainOptions;
   /** Names of the options that were typed, now or before. */
   readonly typed: readonly string[];
   /** The checkpoint of this run that it resumes from. */
   readonly resumed: Resumed | undefined;
-  /** Whether its data is named anew. */
+  /** Whether the options name its data differently than the checkpoint does. */
   readonly hasNewData: boolean;
   /** The model that a new run starts from, if it does not start from random parameters. */
   readonly initial: ModelSource | undefined;
-  /** The configuration of either model, with the adapters that are trained beside it. */
+  /** The configuration of the resumed or initial model, with the adapters that are trained. */
   readonly config: GptConfig | undefined;
   readonly preset: PresetName | "auto";
   readonly precision: Precision;
@@ -203,7 +203,7 @@ async function* findCheckpoint(
   );
 }
 
-/** Decides what can be decided before the data is read, which may take long, and refuses what cannot run. */
+/** Makes all choices that do not need the data, which may take long to read, and refuses what cannot run. */
 async function* makePlan(
   place: Place,
   wanted: Partial<TrainOptions>,
@@ -258,10 +258,10 @@ async function* makePlan(
   return { given, typed, resumed, hasNewData, initial, config, preset, precision, defaults };
 }
 
-/** A vocabulary that is smaller than any, and a multiple of what kernels read together. */
+/** Tokens of the smallest vocabulary: a lower bound, and a multiple of what kernels read together. */
 const LEAST_VOCABULARY = 64;
 
-/** Where data is looked for. */
+/** The cache directory and the hub of a training's data. */
 function dataPlaces({ hub, directory }: Place) {
   return { ...hub, cacheDirectory: cacheBeside(directory.path) };
 }
@@ -310,7 +310,7 @@ async function* openCorpus(
   return corpus;
 }
 
-/** The tokenizer that was asked for, unless it is GPT-2's, of which a part may do. */
+/** The tokenizer that the options name; none for GPT-2's, of which the data may need only a part. */
 async function tokenizerOf(
   { tokenizer }: TrainOptions,
   hub: Pick<HubOptions, "environment">,
@@ -359,7 +359,7 @@ function* settle(place: Place, plan: Plan, corpus: Corpus): Generator<TrainEvent
   return { ...place, ...plan, corpus, batches, options, config, source, first };
 }
 
-/** What a training reports when everything about it is known. */
+/** The event that begins a training. */
 function startOf({ resumed, options, device, config, corpus, first }: Run): TrainEvent {
   const trained = parameterTable(config, options.freeze).filter(({ trained }) => trained);
   return {
@@ -406,7 +406,7 @@ async function* recordStep(
   });
 }
 
-/** Puts model and optimizer where the checkpoint left them, or where a new training begins. */
+/** Loads model and optimizer from the checkpoint, or initializes them. */
 function setParameters({ resumed, initial, options }: Run, gpt: Gpt, trainStep: TrainStep): void {
   if (resumed) return restore(resumed, gpt, trainStep);
   const parameters = gpt.table.filter(({ name }) => !initial || isAdapter(name));
@@ -414,10 +414,10 @@ function setParameters({ resumed, initial, options }: Run, gpt: Gpt, trainStep: 
   if (initial) fillModel(gpt, initial);
 }
 
-/** Share of a learning rate by which another one differs noticeably. */
+/** Relative change of the learning rate that is reported. */
 const NOTICEABLE = 0.1;
 
-/** Says if the next step of a resumed run has another learning rate than it would have had. */
+/** A sentence if new options change the learning rate of a resumed run's next step. */
 function jumpOf(
   step: number,
   { before, now }: { before: Schedule; now: Schedule },
@@ -434,12 +434,12 @@ function jumpOf(
 }
 
 /**
- * Operations from which on a training is tuned unasked: five minutes of a large GPU's time. Tuning took
- * it 17 s, nearly all of it compiling (mini on an H200, November 2026).
+ * Operations of a training from which `--tune auto` tunes: five minutes of a large GPU. Tuning took 17 s,
+ * mostly compilation (mini on an H200, November 2026).
  */
 const WORTH_TUNING = 1e16;
 
-/** Operations of a whole training: 6 a parameter and token (Kaplan et al. 2020, arXiv 2001.08361). */
+/** Operations of a whole training: 6 per parameter and token (Kaplan et al. 2020, arXiv 2001.08361). */
 function operationsOf(
   config: GptConfig,
   { steps, batchSize, contextLength, gradientAccumulation }: ResolvedOptions,
@@ -447,7 +447,7 @@ function operationsOf(
   return 6 * countParameters(config) * steps * batchSize * contextLength * gradientAccumulation;
 }
 
-/** Where the runs beside this one, and `prepare`, keep their token files. */
+/** The cache directory of all runs beside this one; `prepare` fills it. */
 export function cacheBeside(runDirectory: string): string {
   return join(dirname(runDirectory), "cache");
 }
@@ -465,7 +465,7 @@ export function choosePreset(
   return { preset: chosen, reason, defaults: presetDefaults(chosen) };
 }
 
-/** Finds the model to begin with, if one is asked for. */
+/** Finds the model that `--init-from` names, if it is given. */
 async function* findInitial(
   { initFrom, base, contextLength, loraRank }: TrainOptions,
   { signal, ...hub }: Pick<HubOptions, "environment"> & { signal: AbortSignal | undefined },
@@ -496,7 +496,7 @@ async function* findInitial(
   return source;
 }
 
-/** Keeps the base model of a run's adapters for when the run is resumed or its model loaded. */
+/** Keeps the base model of a run's adapters, which a resumed run and a loaded model need. */
 function* holdBase(
   run: RunDirectory,
   base: string,
@@ -513,7 +513,7 @@ function* holdBase(
   if (message !== undefined) yield { kind: "notice", message };
 }
 
-/** Options with what is open about adapters chosen. */
+/** The options with alpha and targets of adapters chosen. */
 function withAdapters(options: TrainOptions, config: GptConfig | undefined): TrainOptions {
   const { loraRank, loraAlpha, loraTargets } = options;
   if (loraRank === undefined || !config) return options;

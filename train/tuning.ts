@@ -10,27 +10,27 @@ import type { TrainerState } from "../model/files/checkpoint.ts";
 import type { TrainEvent } from "./events.ts";
 import type { TrainStep } from "./step.ts";
 
-/** Kernels that were found to be the fastest, by `Tunable.key`: what `Device.choices` holds. */
+/** The fastest kernels by `Tunable.key`, as in `Device.choices`. */
 export type Choices = ReadonlyMap<string, string>;
 
-/** To be raised when kernels change so much that old times mean nothing. */
+/** Version of the kernels; a change that makes old timings meaningless raises it. */
 const KERNELS_VERSION = 1;
 
-/** What the times depend on beside the adapter: Deno brings the compiler. */
+/** The software that timings depend on; Deno contains the shader compiler. */
 const MADE_BY = `kernels ${KERNELS_VERSION}, Deno ${Deno.version.deno}`;
 
-/** The file that remembers choices from run to run: those of each adapter, if this code made them. */
+/** The file that keeps the choices of each adapter between runs. */
 interface TuningFile {
   madeBy: string;
   choices: Record<string, Record<string, string>>;
 }
 
-/** Where runs with this cache directory remember what was found. */
+/** The path of that file in a cache directory. */
 export function tuningFileIn(cacheDirectory: string): string {
   return join(cacheDirectory, "tuning.json");
 }
 
-/** An adapter's name and what drives it: where both are the same, so are the fastest kernels. */
+/** An adapter's name and backend, which together decide the fastest kernels. */
 export function adapterOf({ name, backend }: Device): string {
   return `${name}, ${backend}`;
 }
@@ -78,10 +78,10 @@ function readFile(path: string, onWarning: (sentence: string) => void): TuningFi
     const file = JSON.parse(readFileSync(path, "utf8"));
     if (file?.madeBy !== MADE_BY) return none;
     if (isTuningFile(file)) return file;
-    onWarning(`${path} is passed over as it is damaged`);
+    onWarning(`${path} is ignored as it is damaged`);
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException;
-    if (code !== "ENOENT") onWarning(`${path} is passed over as it cannot be read: ${message}`);
+    if (code !== "ENOENT") onWarning(`${path} is ignored as it cannot be read: ${message}`);
   }
   return none;
 }
@@ -93,7 +93,7 @@ function isTuningFile(file: { choices: unknown }): file is TuningFile {
     );
 }
 
-/** What a checkpoint keeps of the kernels that it was trained with. */
+/** The kernels of a training, as its checkpoint keeps them. */
 export function tuningOf(device: Device): TrainerState["tuning"] {
   return { adapter: adapterOf(device), choices: sorted(device.choices) };
 }
@@ -107,7 +107,7 @@ export function choicesOf(
   return new Map(Object.entries(choices));
 }
 
-/** In the order of the keys: the same choices are the same text, whatever was found first. */
+/** Choices in the order of their keys, so that equal choices give equal text. */
 function sorted(choices: Choices): Record<string, string> {
   return Object.fromEntries([...choices].sort(([a], [b]) => a < b ? -1 : 1));
 }
@@ -141,9 +141,9 @@ export async function* recordTuned(
   record: () => TrainStep,
   { device, tune, remember, file, saved }: {
     device: Device;
-    /** Whether to find what is not remembered. */
+    /** Whether to time kernels for which no choice is remembered. */
     tune: boolean;
-    /** Whether to take what is remembered. */
+    /** Whether to use remembered choices. */
     remember: boolean;
     file: string;
     saved: TrainerState | undefined;
@@ -165,7 +165,7 @@ export async function* recordTuned(
   for (const [key, variant] of choices) device.choices.set(key, variant);
   const step = record();
   const { tunables } = step.program;
-  // others, of other sizes, would change what the checkpoint says and the evaluation does
+  // choices for other sizes would change the checkpoint and the evaluation
   for (const key of device.choices.keys()) if (!tunables.has(key)) device.choices.delete(key);
   const unknown = forgetUnavailable(step.program, kept ? "the checkpoint" : file);
   if (unknown !== undefined) {

@@ -225,7 +225,7 @@ Deno.test("thousands of micro-batches take the launches and memory of two", asyn
   assert.equal(many.bytes - two.bytes, 4 * (4096 - 2)); // a loss each
   await assert.rejects(many.submit(0, goldenBatches(), { learningRate: 0 }), {
     name: "RangeError",
-    message: "Cannot take a step as it must have 4096 micro-batches: current number is 1",
+    message: "Cannot submit a step as it must have 4096 micro-batches: current number is 1",
   });
   for (const { destroy } of [two, many]) destroy();
 });

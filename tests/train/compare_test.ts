@@ -168,8 +168,8 @@ Deno.test("readRun() says in a sentence what is missing", () => {
     [none, "it has no evaluation yet"],
     [silent, "it has no metrics.jsonl that can be read"],
     [`${silent}/`, "it has no metrics.jsonl that can be read"],
-    [bare, "it has no checkpoint yet, which tells its options"],
-    [shapeless, "its checkpoint names no size of batches"],
+    [bare, "it has no checkpoint yet, which holds its options"],
+    [shapeless, "its checkpoint does not name the batch size"],
   ];
   for (const [path, reason] of cases) {
     assert.throws(() => readRun(path, noWarning), {

@@ -202,7 +202,7 @@ Deno.test("exportModel() to GGUF cuts the context of a GPT-Neo to what all its l
   const notices: string[] = [], out = place("neo.gguf");
   const onNotice = (sentence: string) => notices.push(sentence);
   await exportModel({ gpt: neo, tokenizer }, { to: "gguf", out, onNotice });
-  assert.match(notices.join(), /^the copy sees 16 tokens, the model 38: /);
+  assert.match(notices.join(), /^the copy has a context of 16 tokens, the model one of 38: /);
   const { values, tensors } = read(out);
   assert.equal(values.get("gpt2.context_length")!.value, 16);
   assert.deepEqual(tensors.get("position_embd.weight")!.dims, [24, 16]);

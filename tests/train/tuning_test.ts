@@ -44,7 +44,7 @@ Deno.test("writeChoices() remembers each adapter's choices, readChoices() gives 
   assert.deepEqual(readdirSync(join(directory, "remembered")), ["tuning.json"]);
 });
 
-Deno.test("readChoices() passes over what another version made, and says what is damaged", () => {
+Deno.test("readChoices() ignores what another version made, and says what is damaged", () => {
   const file = fileIn("damaged");
   writeChoices(file, deviceWith({ a: "1" }), assert.fail);
   const good = readFileSync(file, "utf8"), adapter = adapterOf(device);
@@ -67,8 +67,8 @@ Deno.test("readChoices() passes over what another version made, and says what is
     const { choices, warnings } = read(text);
     assert.deepEqual(choices, none, text);
     assert.equal(warnings.length, 1, text);
-    assert.match(warnings[0]!, /tuning\.json is passed over as it [^\n]+$/, text);
-    writeChoices(file, deviceWith({ a: "1" }), assert.fail); // and it is mended
+    assert.match(warnings[0]!, /tuning\.json is ignored as it [^\n]+$/, text);
+    writeChoices(file, deviceWith({ a: "1" }), assert.fail); // and it is repaired
     assert.equal(readFileSync(file, "utf8"), good, text);
   }
 });
@@ -101,7 +101,7 @@ Deno.test("choicesOf() gives a checkpoint's choices on its adapter alone", () =>
 const text = join(directory, "stories.txt");
 writeFileSync(
   text,
-  Array.from({ length: 40 }, (_, i) => `Story ${i} goes on.`).join("\n<|endoftext|>\n"),
+  Array.from({ length: 40 }, (_, i) => `Story ${i} continues.`).join("\n<|endoftext|>\n"),
 );
 
 /** A short training in DIRECTORY/runs/name, with the cache DIRECTORY/runs/cache. */
@@ -262,7 +262,7 @@ Deno.test("forgetUnavailable() names the kernels that an evaluation lacks, and r
   for (const owner of [found, replaced, gpt]) owner.destroy();
 });
 
-Deno.test("train() passes over a damaged cache of choices with a notice", async () => {
+Deno.test("train() ignores a damaged cache of choices with a notice", async () => {
   const file = tuningFileIn(join(directory, "damaged cache", "cache"));
   mkdirSync(join(directory, "damaged cache", "cache"), { recursive: true });
   writeFileSync(file, "{");
