@@ -135,7 +135,7 @@ export async function profileGenerate(device: Device, bench: GenerateBench): Pro
 export function decodeBenches(device: Device): KernelBench[] {
   const dtype = matrixTypes(device)[0]!;
   const gpu = !device.isCpu;
-  const C = gpu ? 256 : 64, V = gpu ? 50257 : 1048, HS = 32, NH = C / HS, L = gpu ? 512 : 64;
+  const C = gpu ? 256 : 64, V = gpu ? 50257 : 1048, HS = 32, NH = C / HS, T = gpu ? 512 : 64;
   const B = gpu ? 64 : 8, N = 1024;
   const columns = logitsColumns({ vocabularySize: V });
   const products = ([[C, 3 * C, false], [4 * C, C, false], [C, V, true]] as const).map(
@@ -150,14 +150,14 @@ export function decodeBenches(device: Device): KernelBench[] {
     }),
   );
   const cursors = (make: Maker) =>
-    make.of([B, 2], "u32", Array.from({ length: 2 * B }, (_, i) => (i + 1) % 2 * (L - 1)));
+    make.of([B, 2], "u32", Array.from({ length: 2 * B }, (_, i) => (i + 1) % 2 * (T - 1)));
   return [
     ...products,
     {
-      name: `attention decode ${dtype} [${B},${NH},${L},${HS}]`,
-      work: { bytes: bytesOf(2 * B * L * C, dtype) },
+      name: `attention decode ${dtype} [${B},${NH},${T},${HS}]`,
+      work: { bytes: bytesOf(2 * B * T * C, dtype) },
       record(program, make) {
-        const cache = () => make.noise([B, NH, L, HS], dtype);
+        const cache = () => make.noise([B, NH, T, HS], dtype);
         const inputs = { qkv: make.noise([B, 3 * C], dtype), cursors: cursors(make) };
         const outputs = { keys: cache(), values: cache(), y: make.zeros([B, C], dtype) };
         attentionDecode(program, inputs, outputs);

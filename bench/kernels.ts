@@ -126,7 +126,7 @@ function headBenches(
         const dlogits = make.noise([M, columns], dtype), wte = make.noise([V, C], dtype);
         const dx = make.zeros([M, C], dtype);
         for (const slice of headSlices(device, wte)) {
-          matmul(program, { a: dlogits, b: slice.part }, { y: dx }, {
+          matmul(program, { a: dlogits, b: slice.view }, { y: dx }, {
             columnsOfA: { start: slice.first, count: slice.rows },
             accumulate: slice.first > 0,
           });
@@ -139,8 +139,8 @@ function headBenches(
       record(program, make) {
         const dlogits = make.noise([M, columns], dtype), x = make.noise([M, C], dtype);
         const dwte = make.zeros([V, C], "f32");
-        for (const { first, rows, part } of headSlices(device, dwte)) {
-          matmul(program, { a: dlogits, b: x }, { y: part }, {
+        for (const { first, rows, view } of headSlices(device, dwte)) {
+          matmul(program, { a: dlogits, b: x }, { y: view }, {
             columnsOfA: { start: first, count: rows },
             transposeA: true,
           });

@@ -53,13 +53,13 @@ export interface Dispatch {
  * Most loop iterations that one invocation may make on a CPU adapter, over all its loops: Mesa's lavapipe
  * leaves loops without an error after 65,535 (Mesa 22.3, measured November 2026), so half of that is refused.
  */
-export const MAX_ITERATIONS = 32768;
+const MAX_ITERATIONS = 32768;
 
 /**
  * Most launches of a program: each takes the host some ten microseconds and two kilobytes, and the device
  * some microseconds. A deep model has thousands; more come of a large vocabulary's logits in many chunks.
  */
-export const MAX_LAUNCHES = 65536;
+const MAX_LAUNCHES = 65536;
 
 /** Most loop iterations that one invocation may make on a device: GPUs have no bound. */
 export function maxIterationsOf({ isCpu }: Pick<Device, "isCpu">): number {
@@ -367,10 +367,16 @@ function bytesOf(
   return buffer;
 }
 
-/** Splits a count of workgroups over two dimensions, for shaders that flatten `x + y * 32768`. */
+/**
+ * Workgroups in a full row of `splitWorkgroups()`: a power of two below the 65,535 that WebGPU guarantees per
+ * dimension. Shaders declare the same constant.
+ */
+const WORKGROUPS_PER_ROW = 32768;
+
+/**
+ * Distributes a count of workgroups over two dimensions. The shader computes the index of a workgroup as
+ * `group.y * WORKGROUPS_PER_ROW + group.x`; the last row may be longer than needed.
+ */
 export function splitWorkgroups(count: number): [x: number, y: number] {
   return [Math.min(count, WORKGROUPS_PER_ROW), Math.ceil(count / WORKGROUPS_PER_ROW)];
 }
-
-/** Workgroups in a full row of `splitWorkgroups()`; WebGPU guarantees 65,535. */
-const WORKGROUPS_PER_ROW = 32768;

@@ -11,7 +11,7 @@
  * 3. bindings, numbered upwards: inputs, outputs, and last `var<uniform> sizes: Sizes`;
  * 4. constants that follow from those above, and workgroup memory;
  * 5. functions, the callee before its caller;
- * 6. `main`, whose arguments are named `group`, `local`, `index` (see `MAIN_ARGUMENTS`).
+ * 6. `main`, whose arguments are named `group`, `groups`, `local`, `index`.
  *
  * An invocation without work returns: `if (i >= sizes.N) { return; }`. If it must reach a barrier, a bool
  * `inside` guards its loads and stores instead.
@@ -28,16 +28,6 @@ export type Constants = Readonly<Record<string, number | boolean | string>>;
 
 /** The files of a shader, text by path: the first has `main`, and its path names the shader. */
 export type Shader = Readonly<Record<string, string>>;
-
-/** The names of `main`'s arguments. */
-export const MAIN_ARGUMENTS: Readonly<Record<string, string>> = {
-  workgroup_id: "group",
-  num_workgroups: "groups",
-  local_invocation_id: "local",
-  local_invocation_index: "index",
-  subgroup_size: "size",
-  subgroup_invocation_id: "lane",
-};
 
 /** The path that names a shader. */
 export function labelOf(shader: Shader): string {

@@ -8,7 +8,7 @@ export interface RowSlice {
   /** Number of rows. */
   readonly rows: number;
   /** View of the rows, [rows, …]. */
-  readonly part: Tensor;
+  readonly view: Tensor;
 }
 
 /**
@@ -58,6 +58,6 @@ export function rowSlice(
   { first, rows }: { first: number; rows: number },
 ): RowSlice {
   const rest = tensor.shape.slice(1);
-  const part = viewTensor(tensor, { offset: first * size(rest), shape: [rows, ...rest] });
-  return { first, rows, part };
+  const view = viewTensor(tensor, { offset: first * size(rest), shape: [rows, ...rest] });
+  return { first, rows, view };
 }

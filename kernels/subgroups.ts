@@ -32,7 +32,7 @@ export async function testSubgroups(gpu: GPUDevice): Promise<number | undefined>
 }
 
 /** The size that all invocations report, if all values are as expected. */
-export function sizeOf(values: Uint32Array): number | undefined {
+function sizeOf(values: Uint32Array): number | undefined {
   const size = values[0]!;
   if (![4, 8, 16, 32].includes(size)) return undefined;
   for (let index = 0; index < INVOCATIONS; index++) {

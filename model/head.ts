@@ -41,8 +41,8 @@ export function headLogits(
   { logits }: { logits: Tensor },
   options: Pick<MatmulOptions, "normalize"> = {},
 ): void {
-  for (const { first, part } of rowSlices(program.device, weight, { multipleOf: VECTOR })) {
-    matmul(program, { a: x, b: part }, { y: logits }, {
+  for (const { first, view } of rowSlices(program.device, weight, { multipleOf: VECTOR })) {
+    matmul(program, { a: x, b: view }, { y: logits }, {
       ...options,
       transposeB: true,
       firstColumnOfY: first,
@@ -63,9 +63,9 @@ export function headLossForward(
   { labelSmoothing = 0 }: { labelSmoothing?: number } = {},
 ): void {
   for (const chunk of chunks(x, logits)) {
-    const part = (tensor: Tensor) => rowSlice(tensor, chunk).part;
-    const chunkLogits = rowSlice(logits, { first: 0, rows: chunk.rows }).part;
-    headLogits(program, { x: part(x), weight }, { logits: chunkLogits });
+    const rowsOf = (tensor: Tensor) => rowSlice(tensor, chunk).view;
+    const chunkLogits = rowSlice(logits, { first: 0, rows: chunk.rows }).view;
+    headLogits(program, { x: rowsOf(x), weight }, { logits: chunkLogits });
     crossEntropyForward(
       program,
       { logits: chunkLogits, targets },
@@ -93,9 +93,9 @@ export function headLossBackward(
     {},
 ): void {
   for (const chunk of chunks(x, logits)) {
-    const part = (tensor: Tensor) => rowSlice(tensor, chunk).part;
-    const chunkLogits = rowSlice(logits, { first: 0, rows: chunk.rows }).part;
-    headLogits(program, { x: part(x), weight }, { logits: chunkLogits });
+    const rowsOf = (tensor: Tensor) => rowSlice(tensor, chunk).view;
+    const chunkLogits = rowSlice(logits, { first: 0, rows: chunk.rows }).view;
+    headLogits(program, { x: rowsOf(x), weight }, { logits: chunkLogits });
     const dlogits = chunkLogits; // in place
     crossEntropyBackward(
       program,
@@ -107,15 +107,15 @@ export function headLossBackward(
       const columnsOfA = { start: slice.first, count: slice.rows };
       matmul(
         program,
-        { a: dlogits, b: rowSlice(weight, slice).part },
-        { y: part(dx) },
+        { a: dlogits, b: rowSlice(weight, slice).view },
+        { y: rowsOf(dx) },
         { columnsOfA, accumulate: slice.first > 0 },
       );
       if (!dweight) continue;
       matmul(
         program,
-        { a: dlogits, b: part(x) },
-        { y: rowSlice(dweight, slice).part },
+        { a: dlogits, b: rowsOf(x) },
+        { y: rowSlice(dweight, slice).view },
         { columnsOfA, transposeA: true, accumulate: accumulate || chunk.first > 0 },
       );
     }

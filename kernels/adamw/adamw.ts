@@ -68,7 +68,7 @@ export function adamw(
     );
   }
   const table = viewTensor(parameter, { offset: 0, shape: [N / ROW, ROW] });
-  for (const { first, rows, part } of rowSlices(program.device, table)) {
+  for (const { first, rows, view } of rowSlices(program.device, table)) {
     const shape = [rows * ROW], N4 = rows * ROW / 4;
     const sliceOf = (t: Tensor) => viewTensor(t, { offset: first * ROW, shape });
     program.dispatch({
@@ -87,7 +87,7 @@ export function adamw(
         gradient: sliceOf(gradient),
         update,
         corrections,
-        parameter: part,
+        parameter: view,
         m: sliceOf(m),
         v: sliceOf(v),
         copy: copy && sliceOf(copy),

@@ -32,6 +32,8 @@ struct Sizes {
 @group(0) @binding(6) var<storage, read_write> copy: array<vec4<f16>>;
 @group(0) @binding(7) var<uniform> sizes: Sizes;
 
+const WORKGROUPS_PER_ROW: u32 = 32768; // see splitWorkgroups() in program.ts
+
 // 1 / (1 - beta1^t) and 1 / sqrt(1 - beta2^t); between rows they are nearly straight lines.
 fn correctionsOf(t: u32) -> vec2f {
   let last = arrayLength(&corrections) - 1;
@@ -44,7 +46,7 @@ fn correctionsOf(t: u32) -> vec2f {
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
-  let i = (group.y * 32768 + group.x) * WORKGROUP_SIZE + local.x;
+  let i = (group.y * WORKGROUPS_PER_ROW + group.x) * WORKGROUP_SIZE + local.x;
   if (i >= sizes.N4 || update.skipped != 0) { return; }
   let learningRate = update.learningRate;
   let correction = correctionsOf(update.step);

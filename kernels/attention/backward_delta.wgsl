@@ -16,18 +16,19 @@ struct Sizes {
 @group(0) @binding(2) var<storage, read_write> delta: array<f32>;
 @group(0) @binding(3) var<uniform> sizes: Sizes;
 
+const WORKGROUPS_PER_ROW: u32 = 32768; // see splitWorkgroups() in program.ts
 const QUADS: u32 = HS / 4;
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
-  let i = (group.y * 32768 + group.x) * WORKGROUP_SIZE + local.x; // of all heads of all tokens
+  let i = (group.y * WORKGROUPS_PER_ROW + group.x) * WORKGROUP_SIZE + local.x; // of all heads of all tokens
   if (i >= sizes.rows) { return; }
-  var dyY = vec4f();
+  var delta4 = vec4f(); // delta in four partial sums
   // unroll
   for (var q = 0u; q < QUADS; q++) {
-    dyY = fma(vec4f(dy[i * QUADS + q]), vec4f(y[i * QUADS + q]), dyY);
+    delta4 = fma(vec4f(dy[i * QUADS + q]), vec4f(y[i * QUADS + q]), delta4);
   }
   let token = i / NH;
   let row = (token / sizes.T * NH + i % NH) * sizes.T + token % sizes.T;
-  delta[row] = (dyY.x + dyY.y) + (dyY.z + dyY.w);
+  delta[row] = (delta4.x + delta4.y) + (delta4.z + delta4.w);
 }

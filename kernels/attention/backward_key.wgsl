@@ -56,13 +56,13 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
       dyParts[p] = vec4f(dy[output + t * C + partOf(p, lane)]);
     }
     let q = rowOf(qParts);
-    let slope = rowOf(dyParts); // dy
+    let dyRow = rowOf(dyParts);
     var qk = vec4f();
     var dyV = vec4f();
     // unroll
     for (var i = 0u; i < QUADS; i++) {
       qk += k[i] * q[i];
-      dyV += v[i] * slope[i];
+      dyV += v[i] * dyRow[i];
     }
     let score = qk.x + qk.y + qk.z + qk.w;
     // a masked score may exceed logSumExp: min keeps its exp finite, select discards it
@@ -76,7 +76,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
     // unroll
     for (var i = 0u; i < QUADS; i++) {
       dk[i] += scaledDs * q[i];
-      dv[i] += fp * slope[i];
+      dv[i] += fp * dyRow[i];
     }
   }
 

@@ -38,16 +38,16 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   let output = (group.y / NH * T + t) * C + group.y % NH * QUADS;
 
   var q: array<vec4f, QUADS>; // SCALE · q
-  var slope: array<vec4f, QUADS>; // dy
+  var dyRow: array<vec4f, QUADS>;
   var dq: array<vec4f, QUADS>;
-  var dyY = vec4f();
+  var delta4 = vec4f(); // delta in four partial sums
   // unroll
   for (var i = 0u; i < QUADS; i++) {
     q[i] = SCALE * vec4f(qkv[head + t * 3 * C + i]);
-    slope[i] = vec4f(dy[output + i]);
-    dyY += slope[i] * vec4f(y[output + i]);
+    dyRow[i] = vec4f(dy[output + i]);
+    delta4 += dyRow[i] * vec4f(y[output + i]);
   }
-  let rowDelta = dyY.x + dyY.y + dyY.z + dyY.w;
+  let rowDelta = delta4.x + delta4.y + delta4.z + delta4.w;
   let rowLogSumExp = logSumExp[row];
   // only if DROPOUT
   let place = rowDropoutPlace(row);
@@ -70,7 +70,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
     // unroll
     for (var i = 0u; i < QUADS; i++) {
       qk += q[i] * k[i];
-      dyV += slope[i] * v[i];
+      dyV += dyRow[i] * v[i];
     }
     let score = qk.x + qk.y + qk.z + qk.w;
     // a masked score may exceed logSumExp: min keeps its exp finite, select discards it

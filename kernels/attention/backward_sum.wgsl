@@ -23,11 +23,12 @@ struct Sizes {
 @group(0) @binding(1) var<storage, read_write> dqkv: array<real4>;
 @group(0) @binding(2) var<uniform> sizes: Sizes;
 
+const WORKGROUPS_PER_ROW: u32 = 32768; // see splitWorkgroups() in program.ts
 const C: u32 = NH * HS / 4; // in vectors of four
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
-  let i = (group.y * 32768 + group.x) * WORKGROUP_SIZE + local.x;
+  let i = (group.y * WORKGROUPS_PER_ROW + group.x) * WORKGROUP_SIZE + local.x;
   if (i >= sizes.vectors) { return; }
   let token = i / C;
   let last = token % sizes.T / TOKENS; // block of the query, and the last block of keys that it sees

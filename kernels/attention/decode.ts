@@ -23,9 +23,9 @@ export function attentionDecode(
   scores: AttentionScores = {},
 ): void {
   const action = "attentionDecode";
-  const { B, NH, L, HS, S } = dims(action, [
-    [keys, "B,NH,L,HS", "f32|f16"],
-    [values, "B,NH,L,HS", keys.dtype],
+  const { B, NH, T, HS, S } = dims(action, [
+    [keys, "B,NH,T,HS", "f32|f16"],
+    [values, "B,NH,T,HS", keys.dtype],
     [qkv, "B·S,3NH·HS", keys.dtype],
     [cursors, "B,2", "u32"],
     [y, "B·S,NH·HS", keys.dtype],
@@ -45,9 +45,9 @@ export function attentionDecode(
     shader: { "kernels/attention/decode.wgsl": decode },
     constants: { real4: `vec4<${keys.dtype}>`, HS, WORKGROUP_SIZE, ...attentionConstants(scores) },
     tensors: { qkv, cursors, keys, values, y },
-    uniforms: { S, L, columns4: NH * HS / 4 },
+    uniforms: { S, T, columns4: NH * HS / 4 },
     workgroups: [NH, B * S],
-    iterations: ceilDiv(L + S, keysPerIteration) * (1 + Math.log2(WORKGROUP_SIZE)) +
+    iterations: ceilDiv(T + S, keysPerIteration) * (1 + Math.log2(WORKGROUP_SIZE)) +
       2 * Math.log2(WORKGROUP_SIZE),
     workgroupBytes: HS * 4 + WORKGROUP_SIZE * 20,
   });

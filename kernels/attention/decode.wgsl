@@ -1,5 +1,5 @@
 // Attention of S new tokens of every text over the keys and values in its cache, which theirs join.
-// qkv: [B·S,3C], C = NH · HS; cursors: [B,2]; keys, values: [B,NH,L,HS]; y: [B·S,C]
+// qkv: [B·S,3C], C = NH · HS; cursors: [B,2]; keys, values: [B,NH,T,HS]; y: [B·S,C]
 //
 // A workgroup has one head of one new token. The keys and values of earlier tokens lie in the cache, those of
 // the new ones still in qkv: no workgroup reads what another writes. It loops over the keys, KEYS at a time. For
@@ -21,7 +21,7 @@ const WORKGROUP_SIZE: u32 = 64; // a power of two
 
 struct Sizes {
   S: u32,
-  L: u32,
+  T: u32, // tokens of a text for which the cache has room
   columns4: u32, // C / 4
 }
 
@@ -75,13 +75,13 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
   let cached = cursors[text].x - cursors[text].y; // tokens of the text that lie in the cache
   let position = cached + row % sizes.S; // of the workgroup's token
   let head = group.x * QUADS; // of a row of qkv and y
-  let cache = (text * (columns / QUADS) + group.x) * sizes.L * QUADS;
+  let cache = (text * (columns / QUADS) + group.x) * sizes.T * QUADS;
   let fresh = text * sizes.S; // row of the first new token
 
   if (index < QUADS) {
     let place = row * 3 * columns + head + index;
     q[index] = SCALE * vec4f(qkv[place]);
-    if (position < sizes.L) { // a token beyond is padding
+    if (position < sizes.T) { // a token beyond is padding
       keys[cache + position * QUADS + index] = qkv[place + columns];
       values[cache + position * QUADS + index] = qkv[place + 2 * columns];
     }

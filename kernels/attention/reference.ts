@@ -114,7 +114,7 @@ export function attentionBackward(
     const dp = p.map((_, s) =>
       factor(row * T + s) * dot(dy, output, qkv, placeOf(shape, query, "v", s), HS)
     );
-    const delta = dp.reduce((sum, slope, s) => sum + p[s]! * slope, 0);
+    const delta = dp.reduce((sum, value, s) => sum + p[s]! * value, 0);
     const q = placeOf(shape, query, "q", t);
     for (let s = 0; s <= t; s++) {
       const k = placeOf(shape, query, "k", s), v = placeOf(shape, query, "v", s);

@@ -35,6 +35,7 @@ struct Sizes {
 @group(0) @binding(5) var<storage, read_write> losses: array<f32>;
 @group(0) @binding(6) var<uniform> sizes: Sizes;
 
+const WORKGROUPS_PER_ROW: u32 = 32768; // see splitWorkgroups() in program.ts
 const LOWEST: f32 = -3.0e38;
 const SHARES: u32 = LANES * ROWS;
 var<workgroup> shares: array<vec3f, SHARES>; // maximum, sum of exp, sum of logits
@@ -149,7 +150,7 @@ fn writeGradient(row4: u32, logSumExp: f32, label: u32, local: vec3u) {
 
 @compute @workgroup_size(LANES, ROWS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
-  let m = (group.y * 32768 + group.x) * ROWS + local.y;
+  let m = (group.y * WORKGROUPS_PER_ROW + group.x) * ROWS + local.y;
   let inside = m < sizes.M; // rows past the end do no work but must reach every barrier
   let row4 = min(m, sizes.M - 1) * sizes.columns4;
   let row = walkRow(row4, local);

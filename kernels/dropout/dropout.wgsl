@@ -14,9 +14,11 @@ struct Sizes {
 @group(0) @binding(1) var<storage, read_write> y: array<yType>;
 @group(0) @binding(2) var<uniform> sizes: Sizes;
 
+const WORKGROUPS_PER_ROW: u32 = 32768; // see splitWorkgroups() in program.ts
+
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
-  let i = (group.y * 32768 + group.x) * WORKGROUP_SIZE + local.x;
+  let i = (group.y * WORKGROUPS_PER_ROW + group.x) * WORKGROUP_SIZE + local.x;
   if (i >= sizes.N4) { return; }
   y[i] = yType(vec4f(x[i]) * fourDropoutFactors(4 * i));
 }

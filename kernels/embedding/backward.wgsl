@@ -42,6 +42,7 @@ struct Sizes {
 @group(0) @binding(5) var<storage, read_write> dwpe: array<vec4f>;
 @group(0) @binding(6) var<uniform> sizes: Sizes;
 
+const WORKGROUPS_PER_ROW: u32 = 32768; // see splitWorkgroups() in program.ts
 const NONE: u32 = 0xffffffff;
 // positions and tokens of each chunk, from the place before it to the place after it
 var<workgroup> chunkPositions: array<array<u32, CHUNK + 2>, ROWS>;
@@ -108,7 +109,7 @@ fn addPosition(t: u32, c: u32) {
 
 @compute @workgroup_size(COLUMNS, ROWS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
-  let row = (group.y * 32768 + group.x) * ROWS + local.y;
+  let row = (group.y * WORKGROUPS_PER_ROW + group.x) * ROWS + local.y;
   let c = group.z / KINDS * COLUMNS + local.x;
   if (group.z % KINDS == 0) {
     for (var i = local.x; i < CHUNK + 2; i += COLUMNS) {

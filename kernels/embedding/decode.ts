@@ -34,11 +34,11 @@ export function embeddingDecode(
     );
   }
   const M = B * S, WORKGROUP_SIZE = 64;
-  for (const { first, rows, part } of rowSlices(program.device, wte)) {
+  for (const { first, rows, view } of rowSlices(program.device, wte)) {
     program.dispatch({
       shader: { "kernels/embedding/decode.wgsl": decode },
       constants: { yType: `vec4<${y.dtype}>`, WORKGROUP_SIZE },
-      tensors: { tokens, cursors, wte: part, wpe, y },
+      tensors: { tokens, cursors, wte: view, wpe, y },
       uniforms: { firstToken: first, slicedTokens: rows, M, S, N, L, columns4: C / 4 },
       workgroups: splitWorkgroups(ceilDiv(M * C / 4, WORKGROUP_SIZE)),
     });

@@ -41,11 +41,11 @@ export function embeddingForward(
   );
   const columns = Math.min(MOST_COLUMNS, Math.max(COLUMNS, 2 ** Math.ceil(Math.log2(C / 4))));
   const ROWS = 256 / columns;
-  for (const { first, rows, part } of rowSlices(program.device, wte)) {
+  for (const { first, rows, view } of rowSlices(program.device, wte)) {
     program.dispatch({
       shader: { "kernels/embedding/forward.wgsl": forward },
       constants: { yType: `vec4<${y.dtype}>`, COLUMNS: columns, ROWS },
-      tensors: { tokens, wte: part, wpe, y },
+      tensors: { tokens, wte: view, wpe, y },
       uniforms: { firstToken: first, slicedTokens: rows, M, T, columns4: C / 4 },
       workgroups: splitWorkgroups(ceilDiv(M, ROWS)),
       iterations: ceilDiv(C / 4, columns),
@@ -93,13 +93,13 @@ export function embeddingBackward(
   // most chunks of a large batch have no long run: there a workgroup looks at several chunks in turn
   const CHUNKS = chunks > MANY_CHUNKS ? SHARES : 1;
   const partials = program.scratch([chunks, 2, C]);
-  for (const { first, rows, part } of rowSlices(program.device, dwte)) {
+  for (const { first, rows, view } of rowSlices(program.device, dwte)) {
     const uniforms = { firstToken: first, slicedTokens: rows, M, columns4: C / 4 };
     const KINDS = first === 0 ? 2 : 1; // the first launch sums over positions, too
     program.dispatch({
       shader: { "kernels/embedding/backward.wgsl": backward },
       constants: { dyType: `vec4<${dy.dtype}>`, CHUNK, AHEAD, ROWS, COLUMNS, KINDS },
-      tensors: { tokens, order, dy, dwte: part, partials, dwpe },
+      tensors: { tokens, order, dy, dwte: view, partials, dwpe },
       uniforms: { ...uniforms, L, T, accumulate },
       workgroups: [
         ...splitWorkgroups(ceilDiv(KINDS === 2 ? Math.max(chunks, L) : chunks, ROWS)),
@@ -112,7 +112,7 @@ export function embeddingBackward(
     program.dispatch({
       shader: { "kernels/embedding/backward_long_runs.wgsl": backwardLongRuns },
       constants: { CHUNK, COLUMNS, CHUNKS, SHARES },
-      tensors: { tokens, order, partials, dwte: part },
+      tensors: { tokens, order, partials, dwte: view },
       uniforms,
       workgroups: [ceilDiv(chunks - 1, CHUNKS), 1, ceilDiv(C / 4, COLUMNS)],
       // a run of nearly all chunks, and the shares of each run that begins here

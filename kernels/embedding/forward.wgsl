@@ -22,9 +22,11 @@ struct Sizes {
 @group(0) @binding(3) var<storage, read_write> y: array<yType>;
 @group(0) @binding(4) var<uniform> sizes: Sizes;
 
+const WORKGROUPS_PER_ROW: u32 = 32768; // see splitWorkgroups() in program.ts
+
 @compute @workgroup_size(COLUMNS, ROWS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
-  let m = (group.y * 32768 + group.x) * ROWS + local.y;
+  let m = (group.y * WORKGROUPS_PER_ROW + group.x) * ROWS + local.y;
   if (m >= sizes.M) { return; }
   let row = tokens[m] - sizes.firstToken; // wraps far beyond the slice for tokens before it
   if (row >= sizes.slicedTokens) { return; }

@@ -27,6 +27,8 @@ struct Sizes {
 @group(0) @binding(6) var<storage, read_write> statistics: array<vec2f>;
 @group(0) @binding(7) var<uniform> sizes: Sizes;
 
+const WORKGROUPS_PER_ROW: u32 = 32768; // see splitWorkgroups() in program.ts
+
 // Four elements of the row that is normalised.
 fn input(i: u32) -> vec4f {
   var value = vec4f(x[i]);
@@ -43,7 +45,7 @@ fn input(i: u32) -> vec4f {
 
 @compute @workgroup_size(LANES, ROWS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
-  let m = (group.y * 32768 + group.x) * ROWS + local.y;
+  let m = (group.y * WORKGROUPS_PER_ROW + group.x) * ROWS + local.y;
   let columns4 = sizes.columns4;
   let C = f32(4 * columns4);
   let inside = m < sizes.M; // rows past the end do no work but must reach every barrier

@@ -47,7 +47,7 @@ fn gelu(x: value) -> value {
   return x / (1.0 + exp(-2.0 * geluArgument(x)));
 }
 
-fn geluSlope(x: value) -> value {
+fn geluDerivative(x: value) -> value {
   let decay = exp(-2.0 * geluArgument(x));
   let gate = 1.0 / (1.0 + decay);
   let du = SQRT_2_OVER_PI * (1.0 + 3.0 * 0.044715 * x * x);
@@ -64,7 +64,7 @@ fn store(m: u32, n: u32, sum: value) {
   result += bias[n];
   if (sizes.accumulate != 0) { result += value(y[i]); }
   // only if GELU_BACKWARD
-  result *= geluSlope(value(hidden[i]));
+  result *= geluDerivative(value(hidden[i]));
   let rounded = yType(result);
   y[i] = rounded;
   // only if GELU

@@ -39,9 +39,9 @@ export function geluBackward(
 ): { dx: Float32Array } {
   const dx = x.map((v, i) => {
     const t = Math.tanh(SQRT_2_OVER_PI * (v + 0.044715 * v ** 3));
-    const slope = 0.5 * (1 + t) +
+    const derivative = 0.5 * (1 + t) +
       0.5 * v * (1 - t * t) * SQRT_2_OVER_PI * (1 + 3 * 0.044715 * v * v);
-    return slope * dy[i]!;
+    return derivative * dy[i]!;
   });
   return { dx };
 }

@@ -35,12 +35,12 @@ export function fillNormal(
 ): void {
   assertDType("fillNormal", y, "f32", "f16");
   const rows = y.shape.length > 1 ? y : viewTensor(y, { offset: 0, shape: [size(y.shape), 1] });
-  for (const { first, part } of rowSlices(program.device, rows)) {
-    const N = size(part.shape), rowLength = size(rows.shape.slice(1));
+  for (const { first, view } of rowSlices(program.device, rows)) {
+    const N = size(view.shape), rowLength = size(rows.shape.slice(1));
     program.dispatch({
       shader: { "kernels/normal/normal.wgsl": fill },
       constants: { real: y.dtype, UNIFORM: uniform, WORKGROUP_SIZE },
-      tensors: { y: part },
+      tensors: { y: view },
       uniforms: { N, first: first * rowLength, seed, stream, mean, deviation },
       workgroups: splitWorkgroups(ceilDiv(N, WORKGROUP_SIZE)),
     });

@@ -21,6 +21,8 @@ struct Distribution {
 @group(0) @binding(1) var<uniform> sizes: Sizes;
 @group(0) @binding(2) var<uniform> distribution: Distribution;
 
+const WORKGROUPS_PER_ROW: u32 = 32768; // see splitWorkgroups() in program.ts
+
 // A permutation of 96 bits: pcg3d of Jarzynski and Olano 2020, "Hash Functions for GPU Rendering",
 // https://jcgt.org/published/0009/03/02/. A hash of one word would not do: with 2³² outputs in all,
 // the streams of two large tensors would run through the same numbers for a stretch.
@@ -38,7 +40,7 @@ fn pcg3d(counter: vec3u) -> vec3u {
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
-  let i = (group.y * 32768 + group.x) * WORKGROUP_SIZE + local.x;
+  let i = (group.y * WORKGROUPS_PER_ROW + group.x) * WORKGROUP_SIZE + local.x;
   if (i >= sizes.N) { return; }
   let draw = pcg3d(vec3u(distribution.seed, distribution.stream, sizes.first + i));
   // Box and Muller 1958. u is in (0, 1]; near 0, which gives the tail, all of its 32 bits count

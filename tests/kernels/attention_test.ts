@@ -219,12 +219,12 @@ for (const { dtype, isCpu, scores } of DECODED) {
   const workgroups = isCpu ? 32 : 256, how = JSON.stringify(scores);
   Deno.test(`attentionDecode() of ${workgroups} gives what attentionForward() gives in ${dtype}, ${how}`, async () => {
     const seed = freshSeed(), random = testRandom(seed);
-    const B = 2, T = 70, NH = 2, HS = 12, C = NH * HS, L = 71, starts = [0, 9];
+    const B = 2, T = 71, NH = 2, HS = 12, C = NH * HS, tokens = 70, starts = [0, 9];
     const passes = [1, 32, 4, 32, 1, 32]; // new tokens; the last are padding, most beyond the cache
     const qkv = starts.map(() => randomValues(random, 102 * 3 * C, { dtype }));
     const cursors = poisoned("cursors", { shape: [B, 2], dtype: "u32" });
-    const keys = poisoned("keys", { shape: [B, NH, L, HS], dtype });
-    const values = poisoned("values", { shape: [B, NH, L, HS], dtype });
+    const keys = poisoned("keys", { shape: [B, NH, T, HS], dtype });
+    const values = poisoned("values", { shape: [B, NH, T, HS], dtype });
     const ys = starts.map(() => [] as number[]);
     let first = 0;
     for (const S of passes) {
@@ -243,10 +243,10 @@ for (const { dtype, isCpu, scores } of DECODED) {
     }
     const [cached] = await download(device, values);
     for (const [b, of] of qkv.entries()) {
-      const { y } = reference.attentionForward({ qkv: of }, { B: 1, T, NH, HS, ...scores });
-      assertClose(ys[b]!.slice(0, T * C), y, TOLERANCE[dtype]!, `y ${b}, seed ${seed}`);
+      const { y } = reference.attentionForward({ qkv: of }, { B: 1, T: tokens, NH, HS, ...scores });
+      assertClose(ys[b]!.slice(0, tokens * C), y, TOLERANCE[dtype]!, `y ${b}, seed ${seed}`);
       for (let h = 0; h < NH; h++) {
-        const head = (b * NH + h) * L * HS, v = 2 * C + h * HS;
+        const head = (b * NH + h) * T * HS, v = 2 * C + h * HS;
         assert.deepEqual([...cached!.subarray(head, head + HS)], [...of.subarray(v, v + HS)]);
       }
     }

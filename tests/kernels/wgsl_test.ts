@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { wgslFiles } from "../../bench/wgsl_files.ts";
-import { MAIN_ARGUMENTS } from "../../kernels/shader.ts";
+import { splitWorkgroups } from "../../kernels/program.ts";
 import { device } from "./harness.ts";
 
 const FILES = wgslFiles();
@@ -60,6 +60,16 @@ Deno.test("every WGSL file has its parts in the order that kernels/shader.ts giv
   }
 });
 
+/** The names of `main`'s arguments. */
+const MAIN_ARGUMENTS: Readonly<Record<string, string>> = {
+  workgroup_id: "group",
+  num_workgroups: "groups",
+  local_invocation_id: "local",
+  local_invocation_index: "index",
+  subgroup_size: "size",
+  subgroup_invocation_id: "lane",
+};
+
 Deno.test("arguments of main and the uniform have the same names everywhere", () => {
   for (const { path } of FILES) {
     const text = read(path);
@@ -74,5 +84,15 @@ Deno.test("arguments of main and the uniform have the same names everywhere", ()
     // random.wgsl adds its uniform to those of another file
     if (uniforms.length === 0 || path === "kernels/random.wgsl") continue;
     assert.equal(uniforms[0]![1], "sizes", path);
+  }
+});
+
+Deno.test("every WGSL file has as many workgroups per row as splitWorkgroups()", () => {
+  const [perRow] = splitWorkgroups(2 ** 24);
+  const declaration = `\nconst WORKGROUPS_PER_ROW: u32 = ${perRow}; //`;
+  for (const { path } of [...FILES, ...wgslFiles("bench/")]) {
+    const text = read(path), flattened = /\bgroup\.y \* (\w+) \+ group\.x\b/.exec(text);
+    assert.equal(text.includes(declaration), flattened !== null, path);
+    assert.equal(flattened?.[1] ?? "WORKGROUPS_PER_ROW", "WORKGROUPS_PER_ROW", path);
   }
 });
