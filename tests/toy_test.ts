@@ -98,7 +98,7 @@ Deno.test({
   name: "toy gives a task the permissions that its arguments need, and leaves other tasks to deno",
   ignore,
   async fn() {
-    const { command } = toyWith("permissions", { deno: deno("2.9.6") });
+    const { place, command } = toyWith("permissions", { deno: deno("2.9.6") });
     const flags = async (...args: string[]) => {
       const words = (await outputOf(command(args))).stdout.trim().split("\n");
       return words.map((word) => word.slice("deno:".length)).join(" ");
@@ -118,6 +118,24 @@ Deno.test({
         `run -q -P=hub ${script} --model ${model}`,
       );
     }
+    // adapters name their base, which may be a directory
+    const adapters = (folder: string, base: string) => {
+      const path = join(place, folder), fields = { r: 1, base_model_name_or_path: base };
+      Deno.mkdirSync(path, { recursive: true });
+      Deno.writeTextFileSync(join(path, "adapter_config.json"), JSON.stringify(fields, null, 2));
+    };
+    const denied = async (...args: string[]) =>
+      (await flags("generate", ...args)).startsWith("run --deny-net --deny-write ");
+    adapters("local", place);
+    adapters("of the hub", "tiny/model");
+    adapters("my run/checkpoints/000001", "hf:tiny/model");
+    assert.ok(await denied("--model", "local"));
+    assert.ok(!await denied("--model", "of the hub"));
+    assert.ok(!await denied("--model=of the hub"));
+    assert.ok(!await denied("--run", "my run"));
+    assert.ok(await denied("--checkpoint", place));
+    adapters("runs/default/checkpoints/000001", "tiny/model");
+    assert.ok(!await denied("Once"));
     assert.equal(await flags("doctor"), "run --no-prompt commands/doctor.ts");
     assert.equal(await flags("check", "a"), "task check a");
     assert.equal(await flags("no.*such", "a"), "task no.*such a");
