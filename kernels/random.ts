@@ -1,15 +1,22 @@
 import random from "./random.wgsl" with { type: "text" };
 import type { Shader } from "./shader.ts";
+import type { Tensor } from "./tensor.ts";
 
 /** The functions that draw random numbers, for shaders that need them. */
 export const RANDOM: Shader = { "kernels/random.wgsl": random };
 
-/** Share of elements that are dropped, and the place in the model that drops them. */
+/** A place in the model at which elements are dropped, and their share. */
 export interface DropoutSite {
   /** Probability that an element is dropped, in [0, 1). */
   rate: number;
   /** A number that no other place in the model has. */
   site: number;
+}
+
+/** Dropout at one place in the model, with its source of random numbers. */
+export interface Dropout extends DropoutSite {
+  /** u32 [2]: the seed and a counter, which is another number in every step. */
+  random: Tensor;
 }
 
 /**

@@ -8,6 +8,7 @@ import { layernormBackward, layernormForward } from "../kernels/layernorm/layern
 import type { MatmulOptions } from "../kernels/matmul/matmul.ts";
 import { fillNormal } from "../kernels/normal/normal.ts";
 import type { Program } from "../kernels/program.ts";
+import type { Dropout } from "../kernels/random.ts";
 import type { Tensor } from "../kernels/tensor.ts";
 import type { Activations } from "./activations.ts";
 import { attentionOf, innerWidthOf } from "./config.ts";
@@ -26,8 +27,6 @@ import { linearLayerBackward, linearLayerForward } from "./linear.ts";
 export interface ForwardInputs {
   /** u32 [B·T]: whole sequences; with a cache u32 [B,N], the tokens of each text. */
   tokens: Tensor;
-  /** u32 [seed, counter] of dropout; not needed when the rate is 0. */
-  random?: Tensor;
   /** Makes this the pass over the next T tokens of each text, whose earlier tokens are not read again. */
   cache?: KeyValueCache;
 }
@@ -44,6 +43,9 @@ export interface KeyValueCache {
 export interface Operand extends Pick<MatmulOptions, "normalize"> {
   readonly x: Tensor;
 }
+
+/** Dropout of the model, without the places at which elements are dropped; none by default. */
+type DropoutOption = Omit<Dropout, "site"> | undefined;
 
 /** Dropout sites, so that no two draw the same random numbers. */
 const SITE = {
@@ -100,13 +102,12 @@ function normsOf(model: Gpt, { at }: Activations): Norm[] {
 export function forward(
   program: Program,
   model: Gpt,
-  { tokens, random, cache }: ForwardInputs,
+  { tokens, cache }: ForwardInputs,
   activations: Activations,
-  { dropout: rate = 0 }: { dropout?: number } = {},
+  { dropout }: { dropout?: DropoutOption } = {},
 ): Operand {
   const { at, batchSize: B, sequenceLength: T } = activations;
   const { config } = model, { layers, heads } = config;
-  const noise = random ? { random } : {};
   const wte = masterOf(model, "wte.weight"), wpe = masterOf(model, "wpe.weight");
   const norms = normsOf(model, activations);
   // A GPU computes one row's product sooner than it starts another launch: layer-norms become part of the
@@ -137,9 +138,9 @@ export function forward(
     linear(name, { x: from }, z);
     layernormForward(
       program,
-      { x, z, ...noise, weight, bias },
+      { x, z, weight, bias, ...(dropout && { random: dropout.random }) },
       { sum, y, statistics },
-      { rate, site },
+      { rate: dropout?.rate ?? 0, site },
     );
     x = sum;
     return { x: y };
@@ -147,10 +148,10 @@ export function forward(
 
   if (cache) {
     embeddingDecode(program, { tokens, cursors: cache.cursors, wte, wpe }, { y: x });
-  } else if (rate > 0) {
-    const site = SITE.embedding;
+  } else if (dropout) {
+    const { rate, random } = dropout, site = SITE.embedding;
     embeddingForward(program, { tokens, wte, wpe }, { y: at("embedded") }, { T });
-    dropoutForward(program, { x: at("embedded"), random: random! }, { y: x }, { rate, site });
+    dropoutForward(program, { x: at("embedded"), random }, { y: x }, { rate, site });
   } else {
     embeddingForward(program, { tokens, wte, wpe }, { y: x }, { T });
   }
@@ -168,9 +169,9 @@ export function forward(
     } else {
       attentionForward(
         program,
-        { qkv, ...noise },
+        { qkv },
         { y, logSumExp: at("attention.logSumExp", i) },
-        { T, heads, rate, site: SITE.attention(i), ...scores },
+        { T, heads, dropout: dropout && { ...dropout, site: SITE.attention(i) }, ...scores },
       );
     }
     ln = addAndNormalize(`h.${i}.attn.c_proj`, y, norms[2 * i + 1]!);
@@ -206,18 +207,17 @@ export interface BackwardInputs extends Omit<ForwardInputs, "cache"> {
 export function backward(
   program: Program,
   model: Gpt,
-  { tokens, targets, order, stepInputs, lossScale, random }: BackwardInputs,
+  { tokens, targets, order, stepInputs, lossScale }: BackwardInputs,
   activations: Activations,
   gradients: Arena,
-  { dropout: rate = 0, labelSmoothing = 0, accumulate = false }: {
-    dropout?: number;
+  { dropout, labelSmoothing = 0, accumulate = false }: {
+    dropout?: DropoutOption;
     labelSmoothing?: number;
     accumulate?: boolean;
   } = {},
 ): void {
   const { at, sequenceLength: T } = activations;
   const { config } = model, { layers, heads } = config;
-  const noise = random ? { random } : {};
   const gradient = (name: string) => gradients.tensors.get(name); // undefined if it is frozen
   const norms = normsOf(model, activations), first = firstTrainedBlock(model);
 
@@ -240,14 +240,18 @@ export function backward(
     const { name, x, weight, statistics, site } = norms[place]!;
     layernormBackward(
       program,
-      { x, weight, statistics, dy: at("dln"), ...noise },
+      { x, weight, statistics, dy: at("dln"), ...(dropout && { random: dropout.random }) },
       {
         dx,
         ...(dz ? { dz } : {}),
         dweight: gradient(`${name}.weight`),
         dbias: gradient(`${name}.bias`),
       },
-      { ...(dz ? { rate, site } : {}), accumulate, accumulateDx: place < norms.length - 1 },
+      {
+        ...(dz ? { rate: dropout?.rate ?? 0, site } : {}),
+        accumulate,
+        accumulateDx: place < norms.length - 1,
+      },
     );
   };
 
@@ -276,9 +280,12 @@ export function backward(
     linear(`h.${i}.attn.c_proj`, { x: y, dy: dz }, at("dattention"));
     attentionBackward(
       program,
-      { qkv, y, dy: at("dattention"), logSumExp: at("attention.logSumExp", i), ...noise },
+      { qkv, y, dy: at("dattention"), logSumExp: at("attention.logSumExp", i) },
       { dqkv: at("dqkv"), delta: at("attention.delta") },
-      { T, heads, rate, site: SITE.attention(i), ...attentionOf(config, i) },
+      {
+        ...{ T, heads, dropout: dropout && { ...dropout, site: SITE.attention(i) } },
+        ...attentionOf(config, i),
+      },
     );
     linear(`h.${i}.attn.c_attn`, { x: at("ln1", i), dy: at("dqkv") }, at("dln"));
   }
@@ -287,10 +294,10 @@ export function backward(
   const dwte = gradient("wte.weight"), dwpe = gradient("wpe.weight");
   if (!dwte || !dwpe) return;
   let dembedded = dx;
-  if (rate > 0) {
+  if (dropout) {
+    const { rate, random } = dropout, site = SITE.embedding;
     dembedded = at("dembedded");
-    const site = SITE.embedding;
-    dropoutBackward(program, { dy: dx, random: random! }, { dx: dembedded }, { rate, site });
+    dropoutBackward(program, { dy: dx, random }, { dx: dembedded }, { rate, site });
   }
   // embeddingBackward() adds to dwte: to the head's gradient if they share the matrix, else to zeros
   if (config.ownHead && !accumulate) {

@@ -190,13 +190,14 @@ export function createTrainStep(model: Gpt, options: StepOptions): TrainStep {
     tokens: tensor("tokens", [M], "u32"),
     targets: tensor("targets", [M], "u32"),
     order: tensor("order", [M], "u32"),
-    ...(dropout > 0 ? { random: tensor("random", [2], "u32") } : {}),
   };
+  const random = dropout > 0 ? tensor("random", [2], "u32") : undefined;
   const place = tensor("place", [1], "u32"); // of a micro-batch in the step
   const recordMicroBatch = (accumulate: boolean) => {
-    forward(program, model, inputs, activations, { dropout });
+    const drop = random && { rate: dropout, random };
+    forward(program, model, inputs, activations, { dropout: drop });
     backward(program, model, { ...inputs, stepInputs, lossScale }, activations, gradients, {
-      dropout,
+      dropout: drop,
       labelSmoothing,
       accumulate,
     });
@@ -260,9 +261,7 @@ export function createTrainStep(model: Gpt, options: StepOptions): TrainStep {
         upload(device, inputs.tokens, batch.inputs);
         upload(device, inputs.targets, batch.targets);
         upload(device, inputs.order, batch.order);
-        if (inputs.random) {
-          upload(device, inputs.random, [options.seed, step * gradientAccumulation + i]);
-        }
+        if (random) upload(device, random, [options.seed, step * gradientAccumulation + i]);
         upload(device, place, [i]);
         const from = i === 0 ? 0 : firstOfOthers, end = i === 0 ? firstOfOthers : firstOfUpdate;
         program.run({ from, to: i === batches.length - 1 ? program.length : end });

@@ -37,7 +37,7 @@ import packedF16 from "../packed_f16.wgsl" with { type: "text" };
 import packedF32 from "../packed_f32.wgsl" with { type: "text" };
 import { dims } from "../dims.ts";
 import { type Constants, type Dispatch, type Program, splitWorkgroups } from "../program.ts";
-import { dropoutUniforms, RANDOM } from "../random.ts";
+import { type Dropout, dropoutUniforms, RANDOM } from "../random.ts";
 import { ceilDiv, type DType, type Tensor } from "../tensor.ts";
 import { recordFastest } from "../tune.ts";
 
@@ -63,10 +63,8 @@ export interface AttentionOptions extends AttentionScores {
   T: number;
   /** NH: number of heads; the head size C / NH must be a multiple of four. */
   heads: number;
-  /** Share of attention probabilities that are dropped in training. */
-  rate?: number;
-  /** Which random numbers dropout draws: another number at every place in the model. */
-  site?: number;
+  /** Dropout of the attention probabilities; none by default. */
+  dropout?: Dropout | undefined;
   /**
    * Which kernels run. By default rows on a CPU; on a GPU the tiles that the tuner finds fastest, or rows if the
    * head size fits no tile.
@@ -78,25 +76,25 @@ export interface AttentionOptions extends AttentionScores {
  * y = dropout(softmax(scale · q · kᵀ)) · v for every head, causal; with a window, tokens before it are not seen.
  *
  * qkv: [B·T,3C], q, k and v side by side, heads side by side in each; y: [B·T,C]; both f32 or f16.
- * logSumExp: f32 [B,NH,T], of the scaled scores. random: u32 [seed, counter], needed if rate > 0.
+ * logSumExp: f32 [B,NH,T], of the scaled scores.
  *
  * @throws {RangeError | TypeError} if a tensor has another shape or element type or is missing, or if tiles are
  * asked for and the head size fits none.
  */
 export function attentionForward(
   program: Program,
-  { qkv, random }: { qkv: Tensor; random?: Tensor },
+  { qkv }: { qkv: Tensor },
   { y, logSumExp }: { y: Tensor; logSumExp: Tensor },
   options: AttentionOptions,
 ): void {
-  const action = "attentionForward";
+  const action = "attentionForward", random = options.dropout?.random;
   const { B, HS } = dims(action, [
     [qkv, "B·T,3NH·HS", "f32|f16"],
     [y, "B·T,NH·HS", qkv.dtype],
     [logSumExp, "B,NH,T", "f32"],
     [random, "2", "u32"],
   ], { T: options.T, NH: options.heads });
-  const layer = layerOf(action, { B, HS, real: qkv.dtype, random }, options);
+  const layer = layerOf(action, { B, HS, real: qkv.dtype }, options);
   const { T, BNH } = layer, tensors = { qkv, random, y, logSumExp };
   recordVariant(program, layer, {
     action,
@@ -125,17 +123,11 @@ export function attentionForward(
  */
 export function attentionBackward(
   program: Program,
-  { qkv, y, dy, logSumExp, random }: {
-    qkv: Tensor;
-    y: Tensor;
-    dy: Tensor;
-    logSumExp: Tensor;
-    random?: Tensor;
-  },
+  { qkv, y, dy, logSumExp }: { qkv: Tensor; y: Tensor; dy: Tensor; logSumExp: Tensor },
   { dqkv, delta }: { dqkv: Tensor; delta: Tensor },
   options: AttentionOptions,
 ): void {
-  const action = "attentionBackward";
+  const action = "attentionBackward", random = options.dropout?.random;
   const { B, HS } = dims(action, [
     [qkv, "B·T,3NH·HS", "f32|f16"],
     [y, "B·T,NH·HS", qkv.dtype],
@@ -145,7 +137,7 @@ export function attentionBackward(
     [dqkv, "B·T,3NH·HS", qkv.dtype],
     [delta, "B,NH,T", "f32"],
   ], { T: options.T, NH: options.heads });
-  const layer = layerOf(action, { B, HS, real: qkv.dtype, random }, options);
+  const layer = layerOf(action, { B, HS, real: qkv.dtype }, options);
   const { T, NH, BNH, real4 } = layer;
   recordVariant(program, layer, {
     action,
@@ -233,8 +225,8 @@ interface Layer {
 
 function layerOf(
   action: string,
-  { B, HS, real, random }: { B: number; HS: number; real: DType; random: Tensor | undefined },
-  { T, heads: NH, rate = 0, site = 0, variant, ...scores }: AttentionOptions,
+  { B, HS, real }: { B: number; HS: number; real: DType },
+  { T, heads: NH, dropout, variant, ...scores }: AttentionOptions,
 ): Layer {
   if (HS % 4 !== 0 || HS > MOST_HEAD_SIZE) {
     throw new RangeError(
@@ -242,16 +234,11 @@ function layerOf(
         `current value is ${HS}`,
     );
   }
-  if (rate > 0 && !random) {
-    throw new TypeError(
-      `Cannot run ${action} as dropout needs the tensor "random": current rate is ${rate}`,
-    );
-  }
   const real4 = `vec4<${real}>`;
   return {
     ...{ real, real4, BNH: B * NH, T, NH, HS, window: scores.window, variant },
-    constants: { real4, NH, HS, DROPOUT: rate > 0, ...attentionConstants(scores) },
-    uniforms: { T, ...dropoutUniforms({ rate, site }) },
+    constants: { real4, NH, HS, DROPOUT: dropout !== undefined, ...attentionConstants(scores) },
+    uniforms: { T, ...(dropout && dropoutUniforms(dropout)) },
   };
 }
 

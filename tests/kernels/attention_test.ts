@@ -77,9 +77,10 @@ async function check(
     logSumExp: poisoned("logSumExp", perHead),
     delta: poisoned("delta", perHead),
     dqkv: poisoned("dqkv", { shape: [B * T, 3 * C], dtype }),
-    random: tensorOf("random", { shape: [2], dtype: "u32" }, [seed, 3]),
   };
-  const options = { T, heads: NH, rate, site, ...scores, ...(variant ? { variant } : {}) };
+  const numbers = tensorOf("random", { shape: [2], dtype: "u32" }, [seed, 3]);
+  const dropout = rate > 0 ? { rate, site, random: numbers } : undefined;
+  const options = { T, heads: NH, dropout, ...scores, ...(variant ? { variant } : {}) };
   using program = new Program(on);
   attentionForward(program, t, t, options);
   attentionBackward(program, t, t, options);
