@@ -12,10 +12,10 @@ export interface BatchShape {
   readonly sequenceLength: number;
 }
 
-/** What a forward pass is for: it decides which activations exist, and for how long. */
+/** What a forward pass is for, which decides which activations exist and for how long. */
 export type Purpose = "training" | "evaluation" | "generation";
 
-/** Activations that a purpose needs. */
+/** Rows of the table that each purpose needs, by their column `needed`. */
 const NEEDED = {
   generation: ["forward"],
   evaluation: ["forward", "loss"],
@@ -27,33 +27,36 @@ interface ActivationSpec {
   readonly name: string;
   readonly shape: readonly number[];
   readonly role: keyof DTypes;
-  /** Which passes need it: all, those that compute a loss over whole sequences, or training alone. */
+  /** Which passes need it: all (`forward`), those with a loss (`loss`), or training alone. */
   readonly needed: "forward" | "loss" | "training";
-  /** Whether each layer has one, or all layers share one. */
+  /** Whether each layer has one; otherwise there is one for the whole model. */
   readonly perLayer: boolean;
-  /** The activation whose buffer it shares if there is no backward pass: its own name by default. */
+  /** The activation whose buffer it shares if there is no backward pass; by default none. */
   readonly shares?: string;
 }
 
 /**
- * Largest chunk of logits in bytes, where a binding shows so many. Every chunk adds to all of wte's
- * gradient, eight bytes an element: a step of mini, 32 × 128, takes an H100 11.1 ms in one chunk, 11.3 in
- * two or four, 11.7 in seven and 11.9 in fourteen.
+ * Largest chunk of logits in bytes, if a binding may be that large. Every chunk adds to the whole gradient
+ * of wte, which moves eight bytes per element: a step of mini with 32 × 128 tokens takes 11.1 ms on an H100
+ * in one chunk, 11.3 in two or four, 11.7 in seven and 11.9 in fourteen.
  */
 const LOGITS_BYTES = 512 * 2 ** 20;
 
 /**
- * The rows in a chunk of logits are a multiple of the first number; of the second if a binding holds fewer
- * rows of a large vocabulary. Four numbers of f16, the narrowest rows of other tensors, are then still aligned to 256 bytes.
+ * Rows per chunk of logits are a multiple of CHUNK_ROWS, or of LEAST_CHUNK_ROWS if a binding holds fewer
+ * rows of a large vocabulary. The chunks of all other tensors, whose narrowest rows are four f16, then also
+ * begin at multiples of 256 bytes.
  */
 const CHUNK_ROWS = 128, LEAST_CHUNK_ROWS = 32;
 
-/** Columns that a row of logits is stored in: whole cache lines, and vectors of four with them. */
+/** Columns of a stored row of logits: a multiple of 64, so that rows are whole cache lines. */
 export function logitsColumns({ vocabularySize: V }: Pick<GptConfig, "vocabularySize">): number {
   return Math.ceil(V / 64) * 64;
 }
 
-/** Rows of logits that exist at a time: the head and the loss run in chunks of so many rows. */
+/**
+ * Rows per chunk of logits; the head and the loss run chunk by chunk, so that no more rows exist at a time.
+ */
 export function logitsRows(
   device: Device,
   config: GptConfig,
@@ -95,7 +98,7 @@ function activationTable(
     layerRow("qkv", [M, 3 * C], "matrix"),
     layerRow("attention", [M, C], "matrix"),
     layerRow("attention.logSumExp", [B, NH, T], "statistic", { needed: "loss" }),
-    row("projected", [M, C], "matrix", "forward"), // what is added to the stream next
+    row("projected", [M, C], "matrix", "forward"), // addend of the residual stream
     layerRow("middle", [M, C], "stream"), // residual stream after attention
     layerRow("ln2", [M, C], "matrix", { shares: "ln1" }),
     layerRow("ln2.statistics", [M, 2], "statistic", { shares: "ln1.statistics" }),
@@ -108,7 +111,7 @@ function activationTable(
     ),
     { ...row("lnf", [M, C], "matrix", "forward"), shares: "ln1" },
     { ...row("lnf.statistics", [M, 2], "statistic", "forward"), shares: "ln1.statistics" },
-    row("logits", [R, logitsColumns(config)], "matrix", "loss"), // and then dlogits, in place
+    row("logits", [R, logitsColumns(config)], "matrix", "loss"), // replaced by dlogits in training
     row("losses", [M], "statistic", "loss"),
 
     row("dx", [M, C], "stream", "training"), // gradient of the residual stream
@@ -137,8 +140,8 @@ export interface Activations extends BatchShape, Disposable {
  * Allocates the activations of one batch shape.
  *
  * Training keeps the activations of every layer from `firstLayer` on, at which the backward pass ends; the
- * layers before it share two sets, as each reads the residual stream that the one before wrote. Without a
- * backward pass all layers share one set.
+ * layers before it alternate between two sets, because each reads the residual stream that the previous one
+ * wrote. Without a backward pass all layers share one set.
  */
 export function createActivations(
   device: Device,

@@ -1,24 +1,24 @@
 import { UserError } from "../files/user_error.ts";
 import { MOST_HEAD_SIZE } from "../kernels/attention/attention.ts";
 
-/** Architectures, by the names that Hugging Face's `model_type` has for them. */
+/** Architectures, named as in Hugging Face's `model_type`. */
 export type Family = "gpt2" | "gpt_neo";
 
 /** Low-rank adapters (Hu et al. 2021, https://arxiv.org/abs/2106.09685) beside frozen matrices. */
 export interface LoraConfig {
   /** r: y = x · W + alpha / r · (x · Aᵀ) · Bᵀ, with A [r,inputs] and B [outputs,r]. */
   readonly rank: number;
-  /** alpha: with it the adapters' part stays about as large whatever the rank. */
+  /** alpha: the factor alpha / rank makes the adapters' part hardly depend on the rank. */
   readonly alpha: number;
   /** Ends of names of linear layers, as in PEFT: `c_proj` is both `attn.c_proj` and `mlp.c_proj`. */
   readonly targets: readonly string[];
 }
 
-/** What a model of GPT-2's kind is: its dimensions, and where it departs from GPT-2. */
+/** Architecture of a model of GPT-2's kind: its dimensions and its differences from GPT-2. */
 export interface GptConfig {
   /** V: number of tokens that the model knows. */
   readonly vocabularySize: number;
-  /** L: most tokens that the model can look at, the number of learned positions. */
+  /** maxT: most tokens that the model can attend to, the number of learned positions. */
   readonly contextLength: number;
   /** C: width of the residual stream. */
   readonly width: number;
@@ -26,27 +26,30 @@ export interface GptConfig {
   readonly layers: number;
   /** NH: attention heads in each block; each has HS = C / NH components. */
   readonly heads: number;
-  /** Whose names and files it has; `gpt2` by default. GPT-Neo has no biases of q, k and v. */
+  /** Architecture, `gpt2` by default. GPT-Neo has no biases of q, k and v. */
   readonly family?: Family;
   /** F: width of an MLP between its two matrices; 4 · C by default. */
   readonly innerWidth?: number;
-  /** Whether the head has a matrix of its own; otherwise it is that of the token embedding. */
+  /** Whether the head has a separate matrix; by default it shares that of the token embedding. */
   readonly ownHead?: boolean;
-  /** What attention scores are multiplied with; 1 / √HS by default. */
+  /** Factor of attention scores; 1 / √HS by default. */
   readonly attentionScale?: number;
-  /** For each layer how many tokens a token looks back at, itself counted, or 0 for all: what all do otherwise. */
+  /**
+   * Window of each layer: a token attends to itself and the tokens before it, that many in all; 0, the
+   * default in every layer, means all.
+   */
   readonly attentionWindows?: readonly number[];
-  /** Adapters, if it has any: all else is frozen then. */
+  /** Low-rank adapters; if there are any, all other parameters are frozen. */
   readonly lora?: LoraConfig;
 }
 
-/** A model's dimensions without the vocabulary, which comes from the tokenizer. */
+/** Dimensions of a model without the vocabulary, which comes from the tokenizer. */
 export type PresetDimensions = Pick<GptConfig, "contextLength" | "width" | "layers" | "heads">;
 
 /** Names of the presets. */
 export type PresetName = "nano" | "mini" | "small" | "distilgpt2" | "gpt2";
 
-/** Models worth training, from one that a laptop's CPU trains in minutes to GPT-2 itself. */
+/** Presets, from a model that a laptop's CPU trains in minutes to GPT-2 itself. */
 export const PRESETS: Readonly<Record<PresetName, PresetDimensions>> = {
   nano: { width: 64, layers: 2, heads: 2, contextLength: 64 },
   mini: { width: 256, layers: 4, heads: 8, contextLength: 128 },
@@ -55,7 +58,7 @@ export const PRESETS: Readonly<Record<PresetName, PresetDimensions>> = {
   gpt2: { width: 768, layers: 12, heads: 12, contextLength: 1024 },
 };
 
-/** Largest value that each dimension may take; beyond lie typing errors, not models. */
+/** Largest value of each dimension; a larger one is taken for a typing error. */
 export const LARGEST = {
   vocabularySize: 1_000_000,
   contextLength: 32_768,
@@ -70,7 +73,7 @@ export function innerWidthOf({ innerWidth, width }: GptConfig): number {
   return innerWidth ?? 4 * width;
 }
 
-/** How a layer's attention departs from GPT-2's: what `attentionForward()` takes beside sizes. */
+/** Options of `attentionForward()` by which a layer's attention differs from GPT-2's. */
 export function attentionOf(
   { attentionScale, attentionWindows }: GptConfig,
   layer: number,
@@ -88,7 +91,7 @@ export function attentionOf(
  * @throws {UserError} naming the first dimension that is no positive integer or too large, a width
  * that the heads do not divide, or a head size that is no multiple of four or too large for the
  * attention kernels.
- * @param action what cannot be done then, such as `load config.json`.
+ * @param action verb and object of the error message, such as `load config.json`.
  */
 export function validateConfig(config: GptConfig, action = "build a model"): void {
   for (const [name, largest] of Object.entries(LARGEST) as [keyof typeof LARGEST, number][]) {

@@ -17,8 +17,8 @@ import { headLossBackward } from "./head.ts";
 import { linearLayerBackward, linearLayerForward } from "./linear.ts";
 
 /**
- * The architecture, once: training, evaluation and generation record the same `forward()`, and `backward()`
- * is its list read from the bottom up.
+ * The architecture. Training, evaluation and generation record the same `forward()`; `backward()` has its
+ * ops in reverse order.
  *
  * @module
  */
@@ -27,15 +27,15 @@ import { linearLayerBackward, linearLayerForward } from "./linear.ts";
 export interface ForwardInputs {
   /** u32 [B·T]: whole sequences; with a cache u32 [B,N], the tokens of each text. */
   tokens: Tensor;
-  /** Makes this the pass over the next T tokens of each text, whose earlier tokens are not read again. */
+  /** If given, the pass computes the next T tokens of each text; it holds the earlier ones. */
   cache?: KeyValueCache;
 }
 
-/** The keys and values of the tokens that have been read, and where each text continues. */
+/** Keys and values of the tokens computed so far, and where each text continues. */
 export interface KeyValueCache {
-  /** u32 [B,2]: of each text the index of the next token to read, and of the token at position 0. */
+  /** u32 [B,2]: per text the index of the next token, and of the token at position 0. */
   readonly cursors: Tensor;
-  /** Of each layer, [B,NH,≤maxT,HS], of the type of matrix products. */
+  /** Per layer, each [B,NH,≤maxT,HS] in the type of matrix products. */
   readonly layers: readonly { readonly keys: Tensor; readonly values: Tensor }[];
 }
 
@@ -44,10 +44,10 @@ export interface Operand extends Pick<MatmulOptions, "normalize"> {
   readonly x: Tensor;
 }
 
-/** Dropout of the model, without the places at which elements are dropped; none by default. */
+/** Dropout of the model, without its sites; none by default. */
 type DropoutOption = Omit<Dropout, "site"> | undefined;
 
-/** Dropout sites, so that no two draw the same random numbers. */
+/** Numbers of the dropout sites; each site draws different random numbers. */
 const SITE = {
   embedding: 0,
   attention: (layer: number) => 3 * layer + 1,
@@ -61,15 +61,18 @@ interface Norm {
   readonly name: string;
   readonly weight: Tensor;
   readonly bias: Tensor;
-  /** The residual stream that it normalises: the sum, if something is added before it. */
+  /** The residual stream that it normalises, after the addition. */
   readonly x: Tensor;
   readonly y: Tensor;
   readonly statistics: Tensor;
-  /** Site of the dropout of what is added; nothing is added before the first norm. */
+  /** Dropout site of the addend; before the first norm nothing is added. */
   readonly site: number;
 }
 
-/** All layer-norms in order: that before block 0, then in each block that after attention and after the MLP. */
+/**
+ * All layer-norms in order: the first of block 0, then per block the one after attention and the one after
+ * the MLP.
+ */
 function normsOf(model: Gpt, { at }: Activations): Norm[] {
   const { layers } = model.config;
   const norm = (name: string, x: Tensor, y: [string, number?], site = SITE.embedding): Norm => ({
@@ -96,8 +99,8 @@ function normsOf(model: Gpt, { at }: Activations): Norm[] {
 /**
  * Records the forward pass, from tokens to the last layer-norm, and returns what the head reads, [M,C].
  *
- * The head is left to `headLogits()`, `headLossForward()` or `backward()`; without a cache its input is the
- * activation `lnf`. With a cache, the keys and values of the tokens join it.
+ * `headLogits()`, `headLossForward()` or `backward()` record the head; without a cache it reads the
+ * activation `lnf`. With a cache, the keys and values of the tokens are stored in it.
  */
 export function forward(
   program: Program,
@@ -110,8 +113,8 @@ export function forward(
   const { config } = model, { layers, heads } = config;
   const wte = masterOf(model, "wte.weight"), wpe = masterOf(model, "wpe.weight");
   const norms = normsOf(model, activations);
-  // A GPU computes one row's product sooner than it starts another launch: layer-norms become part of the
-  // products that read them, which takes vectors of four, and products add to the stream themselves.
+  // For one row a launch costs a GPU more than a layer-norm. So the products normalise the row that they
+  // read, which needs vectors of four, and add to the stream themselves.
   const fused = cache !== undefined && B * T === 1 && !program.device.isCpu &&
     innerWidthOf(config) % 4 === 0;
 
@@ -127,7 +130,7 @@ export function forward(
       low: ({ module, layer }) => at(`${module.name} low`, layer),
     }, options);
   let x = at("x"); // [M,C], the residual stream
-  /** Adds a linear layer of `from` to the stream; what the next linear layer reads of the sum. */
+  /** Adds a linear layer of `from` to the stream, and returns what the next linear layer reads. */
   const addAndNormalize = (name: string, from: Tensor, norm: Norm): Operand => {
     const { weight, bias, x: sum, y, statistics, site } = norm;
     if (fused) {
@@ -183,11 +186,11 @@ export function forward(
   return ln;
 }
 
-/** What a backward pass reads beside the activations of its forward pass. */
+/** What a backward pass reads in addition to the activations of its forward pass. */
 export interface BackwardInputs extends Omit<ForwardInputs, "cache"> {
   /** Next tokens, u32 [B·T]; 0xffffffff is ignored. */
   targets: Tensor;
-  /** u32 [B·T]: positions sorted by token, see `embeddingBackward()`. */
+  /** u32 [B·T]: positions sorted by token, for `embeddingBackward()`. */
   order: Tensor;
   /** f32 [learning rate, 1 / number of targets, 0, 0] */
   stepInputs: Tensor;
@@ -196,8 +199,8 @@ export interface BackwardInputs extends Omit<ForwardInputs, "cache"> {
 }
 
 /**
- * Records the loss and the backward pass: the list of `forward()` read from the bottom up, down to the first
- * block that has something to train.
+ * Records the loss and the backward pass: the ops of `forward()` in reverse order, down to the first block
+ * with a trained parameter.
  *
  * The gradient of every trained parameter is set, or with `accumulate` added to; gradients carry the loss
  * scale. The losses of all positions are in the activation `losses`.
@@ -235,7 +238,10 @@ export function backward(
       { gradients, accumulate },
     );
   const dx = at("dx"); // [M,C], gradient of the residual stream
-  /** Adds the gradient that `dln` holds to dx, and sets dz to that of what was added before the norm. */
+  /**
+   * Adds the gradient of a norm's input, computed from `dln`, to dx, and sets dz to that of the addend
+   * before the norm.
+   */
   const normBackward = (place: number, dz?: Tensor) => {
     const { name, x, weight, statistics, site } = norms[place]!;
     layernormBackward(
@@ -299,7 +305,7 @@ export function backward(
     dembedded = at("dembedded");
     dropoutBackward(program, { dy: dx, random }, { dx: dembedded }, { rate, site });
   }
-  // embeddingBackward() adds to dwte: to the head's gradient if they share the matrix, else to zeros
+  // embeddingBackward() adds to dwte: it holds the head's gradient if they share the matrix, else zeros
   if (config.ownHead && !accumulate) {
     fillNormal(program, { y: dwte }, { mean: 0, deviation: 0, seed: 0, stream: 0 });
   }

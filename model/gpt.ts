@@ -6,19 +6,19 @@ import { type GptConfig, validateConfig } from "./config.ts";
 import { type ParameterSpec, parameterTable } from "./parameters.ts";
 import type { Precision } from "./precision.ts";
 
-/** A model on a device: what it is and its parameters, nothing of any batch. */
+/** A model on a device: its configuration and parameters, independent of any batch. */
 export interface Gpt extends Disposable {
-  /** Where it lives. */
+  /** The device that holds its parameters. */
   readonly device: Device;
   /** Its dimensions. */
   readonly config: GptConfig;
   /** Element types of its matrix products. */
   readonly precision: Precision;
-  /** What its parameters are, in the order of the arenas. */
+  /** Names, shapes and other facts of its parameters, in the order of the arenas. */
   readonly table: readonly ParameterSpec[];
   /** f32 master parameters by Hugging Face's names. */
   readonly parameters: Arena;
-  /** f16 copy of the decayed parameters (matrices, embeddings), kept by AdamW; only in f16. */
+  /** f16 copy of the decayed parameters (matrices, embeddings), updated by AdamW; only in f16. */
   readonly copies?: Arena;
   /** Bytes of parameters and copies on the device. */
   readonly bytes: number;
@@ -29,7 +29,7 @@ export interface Gpt extends Disposable {
 /**
  * Allocates a model with all parameters zero; `loadParameters()` or `initializeParameters()` fill it.
  *
- * @param options.freeze parts that training leaves as they are, see `parseFreeze()`.
+ * @param options.freeze parts that are not trained, in the syntax of `parseFreeze()`.
  * @throws {UserError} if a dimension is impossible; {LimitError} if the parameters leave the device's
  * limits.
  *
@@ -123,8 +123,8 @@ export function headName({ config }: Pick<Gpt, "config">): string {
 }
 
 /**
- * The first block that has something to train: below it a backward pass has nothing to do, unless the
- * embeddings are trained, where it is 0. The number of blocks if there is no such block.
+ * The first block with a trained parameter, at which the backward pass ends: 0 if the embeddings are
+ * trained, the number of blocks if neither they nor any block is.
  */
 export function firstTrainedBlock({ config, table }: Pick<Gpt, "config" | "table">): number {
   let first = config.layers;

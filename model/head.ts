@@ -8,7 +8,7 @@ import { maxIterationsOf, type Program } from "../kernels/program.ts";
 import { type RowSlice, rowSlice, rowSlices } from "../kernels/slices.ts";
 import type { Tensor } from "../kernels/tensor.ts";
 
-/** What the loss needs beside the head: see `headLossForward()`. */
+/** What `headLossForward()` reads. */
 export interface HeadInputs {
   /** Output of the last layer-norm, [M,C]. */
   x: Tensor;
@@ -18,22 +18,25 @@ export interface HeadInputs {
   targets: Tensor;
 }
 
-/** What the loss writes. */
+/** What `headLossForward()` writes. */
 export interface HeadOutputs {
-  /** Scratch for one chunk of logits, [R,≥V], of x's type; R divides the work into chunks. */
+  /** Scratch for one chunk of logits, [R,≥V], of x's type; R is the number of rows per chunk. */
   logits: Tensor;
-  /** f32 [M]: the loss of each position, 0 where ignored. */
+  /** f32 [M]: the loss of each position, 0 if it is ignored. */
   losses: Tensor;
 }
 
-/** Slices of the vocabulary are columns of the logits, which products read and write as vectors. */
+/**
+ * Elements per vector: slices of the vocabulary are columns of the logits, which products read and write in
+ * vectors.
+ */
 const VECTOR = 4;
 
 /**
- * logits = x · weightᵀ.  x: [M,C]; weight: [V,C]; logits: [M,≥V]; each f32 or f16. With `normalize`, x is
- * layer-normalised first, if it is one row.
+ * logits = x · weightᵀ.  x: [M,C]; weight: [V,C]; logits: [M,≥V]; each f32 or f16. With `normalize`, x,
+ * which must be one row then, is layer-normalised first.
  *
- * Rows of logits that are multiples of four let GPUs write vectors; see `logitsColumns()`.
+ * If rows of logits are a multiple of four long, as `logitsColumns()` makes them, GPUs write vectors.
  */
 export function headLogits(
   program: Program,
@@ -53,8 +56,8 @@ export function headLogits(
 /**
  * The loss of every position, one chunk of rows after the other: logits, softmax, loss.
  *
- * Only `logitsRows()` rows of the [M,V] logits exist at a time, or all if they fit, so that their buffer
- * stays below a limit for any number of rows.
+ * Only `logitsRows()` rows of the [M,V] logits exist at a time, so that their buffer has a bound for any
+ * number of rows.
  */
 export function headLossForward(
   program: Program,
@@ -76,8 +79,8 @@ export function headLossForward(
 }
 
 /**
- * The loss of every position and its gradients, one chunk of rows after the other: logits, softmax,
- * loss, dlogits in place of the logits, dx and, where it is asked for, dweight.
+ * The loss of every position and its gradients, one chunk of rows after the other: logits, softmax, loss,
+ * dlogits in place of the logits, dx and, if it is given, dweight.
  *
  * dx: [M,C] of x's type, is set. dweight: f32 [V,C], is set, or with `accumulate` added to. `stepInputs`
  * and `lossScale` are those of `crossEntropyBackward()`.
@@ -123,8 +126,8 @@ export function headLossBackward(
 }
 
 /**
- * The slices of the gradient of the head's matrix, whose rows are what the products for dx sum over: on a
- * CPU one invocation walks all of them, and its loop has a bound.
+ * Slices of the gradient of the head's matrix. The product for dx sums over the rows of a slice, on a CPU
+ * adapter in one loop, whose iterations are bounded.
  */
 export function headSlices(device: Device, dweight: Tensor): RowSlice[] {
   return rowSlices(device, dweight, { maxRows: maxIterationsOf(device), multipleOf: VECTOR });

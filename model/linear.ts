@@ -11,8 +11,8 @@ import { type Adapter, adaptersOf, weightBeside } from "./parameters.ts";
 export type LowOf = (adapter: Adapter) => Tensor;
 
 /**
- * Records a linear layer of the model, adapters included: y = x · W + b + Σ alpha / r · (x · Aᵀ) · Bᵀ. If
- * `activated` is given, it is set to gelu(y).
+ * Records a linear layer of the model, adapters included: y = x · W + b + Σ alpha / r · (x · Aᵀ) · Bᵀ.
+ * `activated`, if given, is set to gelu(y).
  *
  * x: [M,inputs]; y, activated: [M,outputs].
  *
@@ -78,8 +78,8 @@ function adapterForward(
  * dy: [M,outputs]; x, dx, hidden: [M,inputs]. dx is set; gradients of parameters are set, or with
  * `accumulate` added to.
  *
- * @param low as `linearLayerForward()` left them.
- * @param dlow scratch for their gradients.
+ * @param low as `linearLayerForward()` set it.
+ * @param dlow scratch for the gradient of low.
  */
 export function linearLayerBackward(
   program: Program,

@@ -8,42 +8,44 @@ export interface ParameterSpec {
   readonly name: string;
   /** Dimensions; linear weights are [inputs, outputs], as in Hugging Face's Conv1D. */
   readonly shape: readonly number[];
-  /** Initial values: normally or evenly distributed, or all the mean where the deviation is 0. */
+  /** Distribution of the initial values, normal or uniform; the mean if the deviation is 0. */
   readonly initial: {
     readonly mean: number;
     readonly deviation: number;
     readonly uniform?: boolean;
   };
-  /** Which random numbers the initial values draw: none draws those of another. */
+  /** Number of the random stream of its initial values; each parameter has a different one. */
   readonly stream: number;
   /** Whether AdamW's weight decay applies: matrices and embeddings, not biases and layer-norms. */
   readonly decayed: boolean;
-  /** Whether it has a gradient, moments and updates; otherwise it stays what it was loaded as. */
+  /** Whether it has a gradient, moments and updates; otherwise it keeps its loaded values. */
   readonly trained: boolean;
 }
 
 /**
- * Standard deviation of GPT-2's initial weights (Radford et al. 2019, openai/gpt-2), which are 768
- * wide. Narrower models start larger, so that what a matrix gives out is as large as there: with 0.02
- * at width 64 all attention scores begin near zero, and heads that copy form late or never.
+ * Standard deviation of GPT-2's initial weights (Radford et al. 2019, openai/gpt-2), which are 768 wide.
+ * Narrower models start with larger weights, so that the outputs of a matrix are as large as in GPT-2: with
+ * 0.02 at width 64 all attention scores begin near zero, and heads that copy earlier tokens form late or
+ * never.
  */
 function initialDeviation(width: number): number {
   return 0.02 * Math.sqrt(768 / width);
 }
 
 /**
- * All parameters of a model: those that are trained first, and of these and the others the decayed ones
- * first, so that each group is one stretch of an arena.
+ * All parameters of a model in groups, so that each is contiguous in an arena: trained before frozen
+ * parameters, and in both decayed before other parameters.
  *
- * Projections onto the residual stream start smaller by 1/√(2 · layers), so that its variance does
- * not grow with depth (Radford et al. 2019, section 2.3). Adapters start as in PEFT: A evenly distributed
- * within ±1 / √inputs, B zero, so that they add nothing yet.
+ * Projections onto the residual stream start smaller by 1/√(2 · layers), so that its variance does not grow
+ * with depth (Radford et al. 2019, section 2.3). Adapters start as in PEFT: A uniform in ±1 / √inputs, B
+ * zero, so that they add nothing at first.
  *
- * @param freeze parts that are not trained, see `parseFreeze()`; with adapters all but these are frozen.
+ * @param freeze parts that are not trained, in the syntax of `parseFreeze()`; if there are adapters, only
+ * these are trained.
  * @throws {UserError} if the model has no such part, or no layer that the adapters name.
  */
 export function parameterTable(config: GptConfig, freeze = ""): ParameterSpec[] {
-  const { vocabularySize: V, contextLength: L, width: C, layers, ownHead, lora } = config;
+  const { vocabularySize: V, contextLength: maxT, width: C, layers, ownHead, lora } = config;
   const F = innerWidthOf(config), isGpt2 = config.family !== "gpt_neo";
   const deviation = initialDeviation(C);
   const normal = { mean: 0, deviation };
@@ -57,7 +59,7 @@ export function parameterTable(config: GptConfig, freeze = ""): ParameterSpec[] 
     { name, shape: [length], initial: { mean, deviation: 0 }, decayed: false }
   );
 
-  const rows = [matrix("wte.weight", [V, C]), matrix("wpe.weight", [L, C])];
+  const rows = [matrix("wte.weight", [V, C]), matrix("wpe.weight", [maxT, C])];
   for (let i = 0; i < layers; i++) {
     rows.push(
       vector(`h.${i}.ln_1.weight`, C, 1),
@@ -96,15 +98,15 @@ export function parameterTable(config: GptConfig, freeze = ""): ParameterSpec[] 
 }
 
 /**
- * A linear layer as Hugging Face counts them: GPT-Neo has three where here, as in GPT-2, the columns of
- * one matrix give queries, keys and values.
+ * A linear layer of Hugging Face's model. Its GPT-Neo has separate layers for queries, keys and values,
+ * which are columns of one matrix in GPT-2 and in this model.
  */
 export interface LinearModule {
   /** Its name within a block. */
   readonly name: string;
-  /** Name within a block of the parameter, less `.weight`, that holds its weights. */
+  /** Name within a block of the parameter that holds its weights, without `.weight`. */
   readonly parameter: string;
-  /** First of the parameter's columns that are its own. */
+  /** Its first column in that parameter. */
   readonly firstColumn: number;
   readonly inputs: number;
   readonly outputs: number;
@@ -133,10 +135,10 @@ export function linearModules(config: GptConfig): LinearModule[] {
   ];
 }
 
-/** An adapter: the linear layer it stands beside, and the names of its parameters. */
+/** An adapter: the linear layer that it adapts, and the names of its parameters. */
 export interface Adapter {
   readonly module: LinearModule;
-  /** Block that it is in. */
+  /** Number of its block. */
   readonly layer: number;
   /** Name of A, [r,inputs]. */
   readonly A: string;
@@ -144,7 +146,7 @@ export interface Adapter {
   readonly B: string;
 }
 
-/** The adapters that a model's linear layers might have, block by block. */
+/** One adapter for every linear layer of a model, block by block. */
 export function allAdapters(config: GptConfig): Adapter[] {
   const modules = linearModules(config);
   return Array.from({ length: config.layers }, (_, layer) =>
@@ -155,7 +157,7 @@ export function allAdapters(config: GptConfig): Adapter[] {
 }
 
 /**
- * Checks the numbers of adapters.
+ * Checks rank and alpha of adapters.
  *
  * @throws {UserError} if rank or alpha is out of range.
  */
@@ -191,9 +193,9 @@ export function adaptersOf(config: GptConfig): Adapter[] {
 }
 
 /**
- * Makes sure that there is a target, and that each is one.
+ * Checks that there are targets, and that each names a linear layer.
  *
- * @throws {UserError} naming those that are none.
+ * @throws {UserError} with the targets that name none.
  */
 export function checkTargets(
   config: GptConfig,
@@ -209,16 +211,16 @@ export function checkTargets(
   );
 }
 
-/** Name of the parameter beside which an adapter stands. */
+/** Name of the weight to whose product an adapter adds. */
 export function weightBeside({ layer, module }: Adapter): string {
   return `h.${layer}.${module.parameter}.weight`;
 }
 
 /**
- * Which parameters a list such as `embeddings,0-3,final-norm` freezes: token and position embedding, blocks
- * by number, the last layer-norm, and `head` where the head is not the token embedding.
+ * Parses a list of parts to freeze, such as `embeddings,0-3,final-norm`: token and position embedding,
+ * blocks by number, the last layer-norm, and `head` if the head has a separate matrix.
  *
- * @returns whether a parameter, by its name, is one of them.
+ * @returns a function that says whether the parameter of a name is frozen.
  * @throws {UserError} if the model has no such part.
  */
 export function parseFreeze(
@@ -245,7 +247,7 @@ export function parseFreeze(
   return (name) => beginnings.some((beginning) => name.startsWith(beginning));
 }
 
-/** Number of values of a model. */
+/** Number of elements of all parameters of a model. */
 export function countParameters(config: GptConfig): number {
   let count = 0;
   for (const { shape } of parameterTable(config)) count += shape.reduce((a, b) => a * b, 1);

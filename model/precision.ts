@@ -1,7 +1,7 @@
 import type { Device } from "../kernels/device.ts";
 import type { DType } from "../kernels/tensor.ts";
 
-/** Precision of a model: `f16` is autocast, with f32 wherever the range or the sum needs it. */
+/** Precision of a model: `f16` is autocast, with f32 where range or accumulation need it. */
 export type Precision = "f16" | "f32";
 
 /** The precision that `auto` stands for on a device: f16 on a GPU with `shader-f16`, else f32. */
@@ -16,13 +16,13 @@ export function resolvePrecision(
 /**
  * Element types by role, after torch.autocast's rules.
  *
- * - `matrix`: operands and results of matrix products, attention and GELU. Here lie nearly all
+ * - `matrix`: operands and results of matrix products, attention and GELU. They make up nearly all
  *   operations and bytes, and products of f16 values summed in f32 lose little.
  * - `stream`: the residual stream and its gradient. It is the sum of every layer's output; f16 would
  *   round away small contributions to a large sum, and the gradient along it may leave f16's range.
- * - `statistic`: layer-norm's mean and deviation, log-sum-exp, losses: ranges f16 does not have.
- * - `master`: parameters as AdamW sees them, its moments, and gradients of parameters, where updates
- *   far smaller than the value must not be lost.
+ * - `statistic`: layer-norm's mean and deviation, log-sum-exp, losses, which leave f16's range.
+ * - `master`: the parameters that AdamW updates, its moments, and gradients of parameters: updates far
+ *   smaller than the value must not be lost.
  */
 export interface DTypes {
   readonly matrix: DType;

@@ -19,8 +19,8 @@ import { fromFloat32, type SafetensorsEntry } from "./files/safetensors.ts";
 import { readerOf, type TensorReader } from "./files/tensor_files.ts";
 
 /**
- * Fills a model with initial values, drawn on the device: a function of the seed, the parameter, and the
- * place in the parameter.
+ * Fills a model with initial values, drawn on the device. A value is a function of the seed, the parameter
+ * and the index in it.
  *
  * @param options.seed 32 bits.
  * @param options.parameters which ones; all by default.
@@ -40,17 +40,19 @@ export function initializeParameters(
 /** Elements that are read, converted and uploaded at a time. */
 const PART = 2 ** 22;
 
-/** So many names of tensors appear in a message, and so much of each. */
+/** Most names of tensors in a message, and most characters of each. */
 const MOST_NAMES = 20, LONGEST_NAME = 80;
 
 /**
- * Fills a model, but for its adapters, from the tensors of a model's files, of any float type, part by part.
+ * Fills all parameters of a model except its adapters from the tensors of its files, which may have any
+ * float type.
  *
- * Names may lack the prefix `transformer.`. Constants for masking are ignored, as is a head's matrix that
- * is the token embedding's. Of more positions than the model has the first are taken.
+ * Names may lack the prefix `transformer.`. Attention masks are ignored, and so is a head's matrix that
+ * equals the token embedding. If the file has more positions than the model, the first ones are loaded.
  *
  * @param where the files' path, for error messages.
- * @param options.changes what is done to a parameter, by its name, before it is taken: adapters are merged so.
+ * @param options.changes by parameter name, a function that changes the values before they are loaded, such
+ * as one that merges an adapter.
  * @throws {UserError} if a parameter is missing, unknown, or of another shape.
  */
 export function loadParameters(
@@ -66,7 +68,7 @@ export function loadParameters(
     if (readers.has(name)) {
       throw new UserError(
         `Cannot load ${where} as it must hold ${quoted(name)} once: ` +
-          `it is there with and without "transformer." before it`,
+          `the file has it with and without "transformer." before it`,
       );
     }
     readers.set(name, asReader(tensor));
@@ -140,7 +142,7 @@ function asReader(tensor: SafetensorsEntry | TensorReader): TensorReader {
   return "floats" in tensor ? tensor : readerOf(tensor);
 }
 
-/** A stored tensor into its columns of a parameter. */
+/** Copies a stored tensor into its columns of a parameter. */
 function copyColumns(
   stored: Float32Array,
   values: Float32Array,
@@ -159,7 +161,7 @@ function copyColumns(
   }
 }
 
-/** The columns of a parameter that a stored tensor holds. */
+/** Returns the columns of a parameter that a stored tensor holds. */
 function takeColumns(
   values: Float32Array,
   { shape, transposed, firstColumn, columns }: {
@@ -181,7 +183,7 @@ function takeColumns(
   return stored;
 }
 
-/** Makes sure that a head which is said to be the token embedding is it. */
+/** Checks that a head which config.json ties to the token embedding equals it. */
 function checkTiedHead(readers: ReadonlyMap<string, TensorReader>, where: string): void {
   const head = readers.get(HEAD)!, embedding = readers.get("wte.weight")!;
   let same = head.shape.join() === embedding.shape.join();
@@ -192,16 +194,16 @@ function checkTiedHead(readers: ReadonlyMap<string, TensorReader>, where: string
   if (same) return;
   throw new UserError(
     `Cannot load ${where} as "${HEAD}" must be the token embedding, as the model's config.json says: ` +
-      `it differs; if it is the head's own, set tie_word_embeddings to false there`,
+      `it differs; if the head has a separate matrix, set tie_word_embeddings to false there`,
   );
 }
 
 /**
- * All parameters under Hugging Face's names: what its transformers opens with `toHuggingFaceConfig()`.
- * Adapters are merged into the matrices beside which they stand.
+ * All parameters under Hugging Face's names, which its transformers opens together with the result of
+ * `toHuggingFaceConfig()`. Adapters are merged into the weights that they adapt.
  *
- * @param options.dtype what they are rounded to; f32 by default.
- * @param options.family whose names and shapes they get; the model's own by default.
+ * @param options.dtype element type to which they are rounded; f32 by default.
+ * @param options.family architecture whose names and shapes they get; by default the model's.
  */
 export async function saveParameters(
   model: Gpt,
@@ -247,7 +249,7 @@ export function storedEntries(
  * Fills a model's adapters from the tensors of an `adapter_model.safetensors`.
  *
  * @param where the file's path, for error messages.
- * @throws {UserError} if one is missing, unknown, or of another shape.
+ * @throws {UserError} if a tensor is missing, unknown, or of another shape.
  */
 export function loadAdapters(
   model: Gpt,
@@ -272,7 +274,7 @@ export async function saveAdapters(model: Gpt): Promise<Map<string, SafetensorsE
   ]));
 }
 
-/** Reads the tensors of some parameters in an arena back, under `prefix` and the parameter's name. */
+/** Reads parameters of an arena back; each is named by `prefix` and its name. */
 export async function downloadTable(
   model: Pick<Gpt, "device">,
   parameters: readonly ParameterSpec[],

@@ -4,7 +4,7 @@ import { type Program, splitWorkgroups } from "../program.ts";
 import { rowSlices } from "../slices.ts";
 import { ceilDiv, type Tensor, viewTensor } from "../tensor.ts";
 
-/** Settings of AdamW that stay the same over the training. */
+/** Settings of AdamW that stay the same throughout training. */
 export interface AdamwOptions {
   beta1: number;
   beta2: number;
@@ -13,14 +13,18 @@ export interface AdamwOptions {
   weightDecay: number;
 }
 
-/** Rows of `adamwCorrections()` for consecutive t, and the distance in t between later rows. */
+/**
+ * Rows of `adamwCorrections()` that hold consecutive t, and the step of t from row to row after them.
+ */
 const DENSE_CORRECTIONS = 1_000_000, CORRECTION_STRIDE = 1024;
 
 /**
- * Bias corrections 1 / (1 − β1ᵗ) and 1 / √(1 − β2ᵗ) for t = 1, 2, …, [K,2], computed in f64, until
- * both are 1 in f32. The device alone knows t, as it decides which steps are skipped, and looks the corrections
- * up. After `DENSE_CORRECTIONS` rows t grows by `CORRECTION_STRIDE`: a β2 of 0.999999 takes 17 million steps,
- * over which lines between these rows are exact in f32.
+ * Bias corrections 1 / (1 − β1ᵗ) and 1 / √(1 − β2ᵗ) for t = 1, 2, …, [K,2]. They are computed in f64, and
+ * the table ends when both are 1 in f32.
+ *
+ * The kernel looks them up, because only the device knows t: it decides which steps are skipped. After
+ * `DENSE_CORRECTIONS` rows t grows by `CORRECTION_STRIDE` per row, because with a β2 of 0.999999 the table
+ * covers 17 million steps; linear interpolation between these rows is exact in f32.
  */
 export function adamwCorrections(beta1: number, beta2: number): Float32Array<ArrayBuffer> {
   const table: number[] = [];
@@ -33,15 +37,15 @@ export function adamwCorrections(beta1: number, beta2: number): Float32Array<Arr
   return Float32Array.from(table);
 }
 
-/** Elements in one row of the flat tensors, for slicing them by the binding limit. */
+/** Elements per row when the flat tensors are cut into slices that fit a binding. */
 const ROW = 64;
 const WORKGROUP_SIZE = 256;
 
 /**
  * One step of AdamW, in place. Nothing changes if `update` says that the step is skipped.
  *
- * gradient, parameter, m, v: f32 [N], of any size, N a multiple of 64; copy: f16 [N], the parameter
- * rounded, if matrix products read f16; update: u32 [4] of `prepareStep()`; corrections: f32 [K,2] of
+ * gradient, parameter, m, v: f32 [N], of any size, N a multiple of 64; copy: f16 [N], is set to the rounded
+ * parameter, for matrix products in f16; update: u32 [4] of `prepareStep()`; corrections: f32 [K,2] of
  * `adamwCorrections()`.
  *
  * @throws {RangeError | TypeError} if a tensor has another shape or element type, or N is no multiple of 64.

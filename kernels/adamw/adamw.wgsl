@@ -7,8 +7,8 @@ const BETA2: f32 = 0.999;
 const EPSILON: f32 = 1e-8;
 const WEIGHT_DECAY: f32 = 0.0;
 const COPY: bool = true; // whether matrix products read an f16 copy of the parameter
-const DENSE: u32 = 1; // rows of corrections for every t, from 1 on
-const STRIDE: u32 = 1; // t from row to row after them
+const DENSE: u32 = 1; // rows of corrections that hold consecutive t, from 1 on
+const STRIDE: u32 = 1; // step of t from row to row after them
 const WORKGROUP_SIZE: u32 = 256;
 
 struct Update { // of prepare_step.wgsl
@@ -34,7 +34,7 @@ struct Sizes {
 
 const WORKGROUPS_PER_ROW: u32 = 32768; // see splitWorkgroups() in program.ts
 
-// 1 / (1 - beta1^t) and 1 / sqrt(1 - beta2^t); between rows they are nearly straight lines.
+// 1 / (1 - beta1^t) and 1 / sqrt(1 - beta2^t); between rows both are nearly linear in t.
 fn correctionsOf(t: u32) -> vec2f {
   let last = arrayLength(&corrections) - 1;
   if (t <= DENSE) { return corrections[min(t - 1, last)]; }

@@ -5,20 +5,22 @@ import { assertShape, ceilDiv, type Tensor } from "../tensor.ts";
 
 /** Vocabulary and label smoothing of a cross-entropy. */
 export interface CrossEntropyOptions {
-  /** V: the logits that count of each stored row; all of them if left out. */
+  /** V: logits of a row that count, from the first on; by default all that are stored. */
   vocabularySize?: number;
-  /** Which of targets and losses belong to the first row of logits, if these are one part of several. */
+  /** Index in targets and losses of the first row of logits; 0 by default. */
   firstRow?: number;
-  /** Share of the target's probability that is spread over the vocabulary, in [0, 1). */
+  /**
+   * Share of the target's probability that is spread over the vocabulary, in [0, 1); 0 by default.
+   */
   labelSmoothing?: number;
 }
 
 /**
- * losses[m] = −log softmax(logits[m])[targets[m]], and 0 for a target of 0xffffffff.
+ * losses[m] = −log softmax(logits[m])[targets[m]], and 0 if the target is 0xffffffff.
  *
- * logits: [M,columns], f32 or f16, of which the first V count, columns a multiple of four; targets: u32
- * [M]; losses: f32 [M], or both longer, of which M from `firstRow` on are read and set. Arithmetic is f32.
- * With label smoothing ε the target distribution is (1 − ε) · one-hot + ε / V, as in PyTorch.
+ * logits: [M,columns], f32 or f16; the first V columns count, and columns is a multiple of four. targets:
+ * u32 [M]; losses: f32 [M]; if they are longer, M elements from `firstRow` on are read and set. Arithmetic
+ * is f32. With label smoothing ε the target distribution is (1 − ε) · one-hot + ε / V, as in PyTorch.
  *
  * @throws {RangeError | TypeError} if a tensor has another shape or element type.
  */
@@ -37,12 +39,12 @@ export function crossEntropyForward(
 }
 
 /**
- * losses as in `crossEntropyForward()`, and in place of the logits the gradient of their mean, times
- * the loss scale.
+ * The losses of `crossEntropyForward()`, and the gradient of their mean times the loss scale, which
+ * replaces the logits.
  *
- * targets, losses: as there; stepInputs: f32 [4], whose second element is 1 / number of targets of the whole
- * step; lossScale: f32 [1]; dlogits: [M,columns], holds the logits before; it is set, in ignored rows and past
- * the vocabulary to 0.
+ * targets, losses: as in `crossEntropyForward()`; stepInputs: f32 [4], whose second element is 1 / number
+ * of targets of the whole step; lossScale: f32 [1]; dlogits: [M,columns], holds the logits at first and is
+ * set; it becomes 0 in ignored rows and past the vocabulary.
  *
  * @throws {RangeError | TypeError} if a tensor has another shape or element type.
  */
@@ -80,7 +82,8 @@ function launchOf(
         `the vocabulary: current shape is [${logits.shape}], vocabulary ${V}`,
     );
   }
-  // a GPU walks as many rows at a time as its cache holds; a CPU's subgroups walk one each
+  // on a GPU a workgroup has one row, so that all rows in progress fit the cache; on a CPU adapter it has
+  // several
   const most = device.isCpu
     ? 64
     : Math.min(1024, device.gpu.limits.maxComputeInvocationsPerWorkgroup);

@@ -1,11 +1,12 @@
 // losses[m] = −log softmax(logits[m])[targets[m]], smoothed.   logits: [M,columns ≥ V]; targets, losses: [≥M]
 //
-// With BACKWARD also the gradient, in place of the logits: dlogits = (softmax(logits) − target distribution) ·
-// lossScale / number of targets, 0 if ignored and past V. A target of 0xffffffff is ignored.
+// With BACKWARD the gradient replaces the logits: dlogits = (softmax(logits) − target distribution) · lossScale /
+// number of targets. It is 0 in ignored rows and past V. The target 0xffffffff is ignored.
 //
-// LANES invocations share a row, ROWS rows a workgroup. Each walks its vectors of four with the running
-// maximum and sum of the online softmax (Milakov and Gimelshein 2018, https://arxiv.org/abs/1805.02867);
-// a tree adds the lanes up. The gradient's walk over the row finds it in the cache.
+// LANES invocations share a row, and a workgroup has ROWS rows. Each invocation reads every LANES-th vector of
+// four and keeps the running maximum and sum of the online softmax (Milakov and Gimelshein 2018,
+// https://arxiv.org/abs/1805.02867); a tree reduction merges the lanes. The gradient's pass over the row finds
+// it in the cache.
 enable f16;
 
 alias real = f16; // element type of the logits
@@ -19,8 +20,8 @@ alias real4 = vec4<real>;
 struct Sizes {
   M: u32,
   V: u32,
-  columns4: u32, // of a stored row, in vectors of four
-  firstRow: u32, // which of targets and losses belong to the first row
+  columns4: u32, // vectors of four per stored row
+  firstRow: u32, // index in targets and losses of row 0
 }
 
 // unless BACKWARD
@@ -31,7 +32,7 @@ struct Sizes {
 // only if BACKWARD
 @group(0) @binding(3) var<storage, read> lossScale: array<f32>;
 // only if BACKWARD
-@group(0) @binding(4) var<storage, read_write> dlogits: array<real4>; // holds the logits before
+@group(0) @binding(4) var<storage, read_write> dlogits: array<real4>; // holds the logits at first
 @group(0) @binding(5) var<storage, read_write> losses: array<f32>;
 @group(0) @binding(6) var<uniform> sizes: Sizes;
 
@@ -50,13 +51,13 @@ fn logitsAt(i: u32) -> real4 {
   return four;
 }
 
-// Four logits; those past the vocabulary are as low as can be.
+// Four logits; those past the vocabulary are LOWEST.
 fn fourLogits(row4: u32, v4: u32) -> vec4f {
   let inside = vec4u(0, 1, 2, 3) + 4 * v4 < vec4u(sizes.V);
   return select(vec4f(LOWEST), vec4f(logitsAt(row4 + v4)), inside);
 }
 
-// The logits of fourLogits() without those past the vocabulary.
+// The logits that fourLogits() returned, with 0 past the vocabulary.
 fn present(four: vec4f) -> vec4f {
   return select(four, vec4f(), four == vec4f(LOWEST));
 }
@@ -74,7 +75,7 @@ fn merged(a: vec3f, b: vec3f) -> vec3f {
 fn walkRow(row4: u32, local: vec3u) -> vec2f {
   var share = vec3f(LOWEST, 0.0, 0.0);
   var v4 = local.x;
-  // four vectors per iteration, fetched together, while all of them lie within the vocabulary
+  // four vectors per iteration, loaded together, as long as all four lie within the vocabulary
   for (; v4 + 3 * LANES < sizes.V / 4; v4 += 4 * LANES) {
     let a = vec4f(logitsAt(row4 + v4));
     let b = vec4f(logitsAt(row4 + v4 + LANES));
@@ -130,8 +131,8 @@ fn writeGradient(row4: u32, logSumExp: f32, label: u32, local: vec3u) {
   }
   let factor = lossScale[0] * stepInputs[1];
   var v4 = local.x;
-  // Four vectors per iteration, all read before one is written, and widened one at a time: with 32 registers
-  // an invocation, an NVIDIA core runs two rows at a time.
+  // Four vectors per iteration: all are read before the first is written, and they are converted to f32 one at
+  // a time, so that an invocation needs at most 32 registers and an NVIDIA core runs two rows at a time.
   for (; v4 + 3 * LANES < sizes.V / 4; v4 += 4 * LANES) {
     let a = dlogits[row4 + v4];
     let b = dlogits[row4 + v4 + LANES];
@@ -151,7 +152,7 @@ fn writeGradient(row4: u32, logSumExp: f32, label: u32, local: vec3u) {
 @compute @workgroup_size(LANES, ROWS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
   let m = (group.y * WORKGROUPS_PER_ROW + group.x) * ROWS + local.y;
-  let inside = m < sizes.M; // rows past the end do no work but must reach every barrier
+  let inside = m < sizes.M; // out-of-range rows do no work but must reach every barrier
   let row4 = min(m, sizes.M - 1) * sizes.columns4;
   let row = walkRow(row4, local);
   let place = sizes.firstRow + min(m, sizes.M - 1);

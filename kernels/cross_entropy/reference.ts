@@ -1,4 +1,4 @@
-/** A target that the loss does not count. */
+/** A target that does not count in the loss. */
 export const IGNORED = 0xffffffff;
 
 /** Sizes and smoothing of a cross-entropy: M rows of V logits. */
@@ -15,7 +15,7 @@ function logSoftmax(logits: Float32Array, m: number, V: number): number[] {
   return row.map((v) => v - lse);
 }
 
-/** Loss of every row, 0 where ignored.  logits: [M,V]; targets, losses: [M] */
+/** Loss of every row, 0 if its target is ignored.  logits: [M,V]; targets, losses: [M] */
 export function crossEntropyForward(
   { logits, targets }: { logits: Float32Array; targets: Uint32Array },
   { M, V, labelSmoothing = 0 }: CrossEntropyShape,

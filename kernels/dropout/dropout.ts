@@ -9,8 +9,8 @@ const WORKGROUP_SIZE = 256;
 /**
  * y = x with a share of its elements dropped and the rest scaled up (Srivastava et al. 2014).
  *
- * x, y: [N], f32 or f16 each, N a multiple of four; random: u32 [seed, counter], which with the site
- * decides what drops.
+ * x, y: [N], f32 or f16 each, N a multiple of four; random: u32 [seed, counter], which decide with the site
+ * which elements are dropped.
  *
  * @throws {RangeError | TypeError} if a tensor has another shape or element type, N is no multiple of four,
  * or the rate is not in [0, 1).
@@ -25,7 +25,7 @@ export function dropoutForward(
 }
 
 /**
- * dx = the mask of `dropoutForward()` over dy.  dy, dx: [N], f32 or f16 each; dx is set.
+ * dx = dy · mask, with the mask of `dropoutForward()`.  dy, dx: [N], f32 or f16 each; dx is set.
  *
  * @throws {RangeError | TypeError} as `dropoutForward()` does.
  */

@@ -1,4 +1,4 @@
-// y = dropout(x), or dx = the same mask over dy, since dropout is linear.   x, y: [N] in vectors of four
+// y = dropout(x), or dx = dy times the same mask with dy as x and dx as y.   x, y: [N] in vectors of four
 // Needs fourDropoutFactors() from ../random.wgsl.
 enable f16;
 

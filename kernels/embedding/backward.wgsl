@@ -1,25 +1,25 @@
 // dwte[token] += sum of dy over the token's positions, if these lie in one chunk; dwpe[t] = sum of dy over the
 // sequences, 0 for t ≥ T, set or accumulated.
 //
-// tokens, order: [M]; dy: [M,C]; dwte: [V,C]; partials: [chunks,2,C]; dwpe: [L,C]; C in vectors of four
+// tokens, order: [M]; dy: [M,C]; dwte: [V,C]; partials: [chunks,2,C]; dwpe: [maxT,C]; C in vectors of four
 //
-// In order, which lists the positions sorted by token, the places of a token form one run. A frequent token
-// would occupy a single workgroup for long, so an invocation walks over a chunk of CHUNK places. A run inside
-// a chunk is added to dwte at once. A run that crosses chunks leaves its sum over the chunk in which it begins
-// in partials[chunk,1], and its sum over each further chunk in partials[chunk,0]: backward_long_runs.wgsl adds
-// them up. There are no atomics, and the order of summation is fixed.
+// `order` lists the positions sorted by token, so the places of a token in it form one run. One workgroup per
+// run would be slow for a frequent token; instead an invocation sums a chunk of CHUNK places. A run within one
+// chunk is added to dwte here. A run that crosses chunks leaves its sum over the chunk in which it begins in
+// partials[chunk,1], and its sum over each further chunk in partials[chunk,0]; backward_long_runs.wgsl adds
+// them. There are no atomics, and the order of summation is fixed.
 //
 //     place in order    0 1 2 3 4 5 6 7 8 9 …       with CHUNK = 4:
-//     token             a a b b b b b b b c …       a is added to dwte at once
+//     token             a a b b b b b b b c …       a is added to dwte here
 //     chunk             ───0─── ───1─── ──2──       b leaves partials[0,1], partials[1,0] and partials[2,0]
 //
-// Workgroups run in the order of their numbers, z slowest. The sums over positions of some columns run beside
-// those over tokens of the same columns, and find some of their dy in the cache.
+// GPUs start workgroups in the order of their numbers, z slowest. The sums over positions of some columns start
+// right after the sums over tokens of the same columns, and find part of dy in the cache.
 enable f16;
 
 alias dyType = vec4<f16>;
 const CHUNK: u32 = 16; // places per invocation, a multiple of AHEAD
-const AHEAD: u32 = 8; // rows of dy that are read together, so that they are waited for together
+const AHEAD: u32 = 8; // rows of dy that are loaded together, so that their latencies overlap
 const COLUMNS: u32 = 16; // vectors of four columns per workgroup
 const ROWS: u32 = 4; // chunks, or positions, per workgroup
 const KINDS: u32 = 2; // 2: sums over tokens and over positions; 1: over tokens alone
@@ -29,7 +29,7 @@ struct Sizes {
   slicedTokens: u32,
   M: u32,
   columns4: u32, // C / 4
-  L: u32, // of dwpe
+  maxT: u32, // rows of dwpe
   T: u32,
   accumulate: u32, // whether to add to what dwpe holds
 }
@@ -63,7 +63,7 @@ fn addTokens(chunk: u32, c: u32, y: u32) {
     // unroll
     for (var i = 0u; i < AHEAD; i++) {
       let token = chunkTokens[y][first + i];
-      let row = token - sizes.firstToken; // wraps far beyond the slice for tokens before it, and for NONE
+      let row = token - sizes.firstToken; // a token before the slice, and NONE, wrap to a large number
       rows[i] = dy[chunkPositions[y][first + i] * sizes.columns4 + c];
       if (token != before && token != chunkTokens[y][first + i + 1] && row < sizes.slicedTokens) {
         previous[i] = dwte[row * sizes.columns4 + c];
@@ -91,7 +91,7 @@ fn addTokens(chunk: u32, c: u32, y: u32) {
 }
 
 fn addPosition(t: u32, c: u32) {
-  if (t >= sizes.L) { return; }
+  if (t >= sizes.maxT) { return; }
   var sum = vec4f();
   if (t < sizes.T) {
     for (var first = t; first < sizes.M; first += AHEAD * sizes.T) {
@@ -111,6 +111,7 @@ fn addPosition(t: u32, c: u32) {
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
   let row = (group.y * WORKGROUPS_PER_ROW + group.x) * ROWS + local.y;
   let c = group.z / KINDS * COLUMNS + local.x;
+  let inside = c < sizes.columns4;
   if (group.z % KINDS == 0) {
     for (var i = local.x; i < CHUNK + 2; i += COLUMNS) {
       let place = row * CHUNK + i - 1;
@@ -118,8 +119,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
       chunkTokens[local.y][i] = tokenAt(place);
     }
     workgroupBarrier();
-    if (c < sizes.columns4) { addTokens(row, c, local.y); }
-  } else if (c < sizes.columns4) {
+    if (inside) { addTokens(row, c, local.y); }
+  } else if (inside) {
     addPosition(row, c);
   }
 }

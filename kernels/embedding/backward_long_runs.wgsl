@@ -2,9 +2,9 @@
 //
 // tokens, order: [M]; partials: [chunks,2,C]; dwte: [V,C]; C in vectors of four
 //
-// A workgroup looks at the last run of each of CHUNKS chunks, and adds up those that begin there and continue
-// in the next chunk: each of its SHARES rows of invocations adds up every SHARES-th further chunk, and the
-// first row adds up the shares.
+// A workgroup checks the last run of each of CHUNKS chunks and sums those that begin in that chunk and continue
+// in the next: each of its SHARES rows of invocations sums every SHARES-th further chunk, and the first row adds
+// the shares.
 const CHUNK: u32 = 16; // places per chunk
 const COLUMNS: u32 = 16; // vectors of four columns per workgroup
 const CHUNKS: u32 = 8; // at most SHARES
@@ -38,6 +38,7 @@ fn tokenAt(place: u32) -> u32 {
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
   let firstChunk = group.x * CHUNKS;
   let c = group.z * COLUMNS + local.x;
+  let inside = c < sizes.columns4;
   if (local.x == 0 && local.y < CHUNKS) {
     let first = (firstChunk + local.y) * CHUNK;
     let token = tokenAt(first + CHUNK - 1);
@@ -45,11 +46,11 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
     longRuns[local.y] = select(NONE, token, continues && token - sizes.firstToken < sizes.slicedTokens);
   }
   for (var i = 0u; i < CHUNKS; i++) {
-    let token = workgroupUniformLoad(&longRuns[i]); // a barrier before it and after
+    let token = workgroupUniformLoad(&longRuns[i]); // with a barrier before and after
     if (token == NONE) { continue; }
     let chunk = firstChunk + i;
     var sum = vec4f();
-    if (c < sizes.columns4) {
+    if (inside) {
       if (local.y == 0) { sum = partials[(chunk * 2 + 1) * sizes.columns4 + c]; }
       for (var k = chunk + 1 + local.y; tokenAt(k * CHUNK) == token; k += SHARES) {
         sum += partials[k * 2 * sizes.columns4 + c];
@@ -57,7 +58,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
     }
     shares[local.y * COLUMNS + local.x] = sum;
     workgroupBarrier();
-    if (local.y == 0 && c < sizes.columns4) {
+    if (local.y == 0 && inside) {
       for (var share = 1u; share < SHARES; share++) {
         sum += shares[share * COLUMNS + local.x];
       }

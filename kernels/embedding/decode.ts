@@ -5,11 +5,11 @@ import { rowSlices } from "../slices.ts";
 import { ceilDiv, type Tensor } from "../tensor.ts";
 
 /**
- * y = wte[token] + wpe[position] of the next S tokens that generation reads of each text.
+ * y = wte[token] + wpe[position] for the next S tokens of each text, which generation computes.
  *
- * tokens: u32 [B,N]; cursors: u32 [B,2], for each text the index in `tokens` of the next token to read, and
- * that of the token at position 0; wte: f32 [V,C]; wpe: f32 [L,C]; y: [B·S,C], f32 or f16. C is a multiple
- * of four. A wte too large for one binding is used in slices.
+ * tokens: u32 [B,N]; cursors: u32 [B,2], per text the index in `tokens` of the next token, and of the token
+ * at position 0; wte: f32 [V,C]; wpe: f32 [maxT,C]; y: [B·S,C], f32 or f16. C is a multiple of four. A wte
+ * too large for one binding is bound in slices.
  *
  * @throws {RangeError | TypeError} if a tensor has another shape or element type, or C is not a multiple of
  * four.
@@ -20,11 +20,11 @@ export function embeddingDecode(
   { y }: { y: Tensor },
 ): void {
   const action = "embeddingDecode";
-  const { B, N, C, L, S } = dims(action, [
+  const { B, N, C, maxT, S } = dims(action, [
     [tokens, "B,N", "u32"],
     [cursors, "B,2", "u32"],
     [wte, "V,C", "f32"],
-    [wpe, "L,C", "f32"],
+    [wpe, "maxT,C", "f32"],
     [y, "B·S,C", "f32|f16"],
   ]);
   if (C % 4 !== 0) {
@@ -39,7 +39,7 @@ export function embeddingDecode(
       shader: { "kernels/embedding/decode.wgsl": decode },
       constants: { yType: `vec4<${y.dtype}>`, WORKGROUP_SIZE },
       tensors: { tokens, cursors, wte: view, wpe, y },
-      uniforms: { firstToken: first, slicedTokens: rows, M, S, N, L, columns4: C / 4 },
+      uniforms: { firstToken: first, slicedTokens: rows, M, S, N, maxT, columns4: C / 4 },
       workgroups: splitWorkgroups(ceilDiv(M * C / 4, WORKGROUP_SIZE)),
     });
   }

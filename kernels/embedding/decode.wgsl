@@ -1,7 +1,7 @@
-// y = wte[token] + wpe[position] of S consecutive tokens of each text; decode.ts has the contract.
+// y = wte[token] + wpe[position] for S consecutive tokens of each text; decode.ts has the contract.
 //
-// tokens: [B,N]; cursors: [B]; wte: [V,C]; wpe: [L,C]; y: [B·S,C], C in vectors of four. wte may be a slice of
-// the embedding, as in forward.wgsl. Rows past the end of a text or of the positions are not read.
+// tokens: [B,N]; cursors: [B]; wte: [V,C]; wpe: [maxT,C]; y: [B·S,C], C in vectors of four. wte may be a slice
+// of the embedding, as in forward.wgsl. Indices past the end of a text or of the positions are clamped.
 enable f16;
 
 alias yType = vec4<f16>;
@@ -13,12 +13,12 @@ struct Sizes {
   M: u32,
   S: u32,
   N: u32,
-  L: u32,
+  maxT: u32,
   columns4: u32, // C / 4
 }
 
 @group(0) @binding(0) var<storage, read> tokens: array<u32>;
-@group(0) @binding(1) var<storage, read> cursors: array<vec2u>; // next token to read, token at position 0
+@group(0) @binding(1) var<storage, read> cursors: array<vec2u>; // indices of the next token and of the token at position 0
 @group(0) @binding(2) var<storage, read> wte: array<vec4f>;
 @group(0) @binding(3) var<storage, read> wpe: array<vec4f>;
 @group(0) @binding(4) var<storage, read_write> y: array<yType>;
@@ -34,7 +34,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   if (m >= sizes.M) { return; }
   let text = m / sizes.S;
   let next = cursors[text].x + m % sizes.S;
-  let position = min(next - cursors[text].y, sizes.L - 1);
+  let position = min(next - cursors[text].y, sizes.maxT - 1);
   let row = tokens[text * sizes.N + min(next, sizes.N - 1)] - sizes.firstToken;
   if (row >= sizes.slicedTokens) { return; }
   y[i] = yType(wte[row * sizes.columns4 + c] + wpe[position * sizes.columns4 + c]);

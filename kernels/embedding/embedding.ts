@@ -6,7 +6,10 @@ import { type Program, splitWorkgroups } from "../program.ts";
 import { rowSlices } from "../slices.ts";
 import { ceilDiv, type Tensor } from "../tensor.ts";
 
-/** Fewest and most vectors of four columns per workgroup: backward has the fewest, forward up to the most. */
+/**
+ * Vectors of four columns per workgroup: COLUMNS in the backward pass, COLUMNS to MOST_COLUMNS in the
+ * forward pass.
+ */
 const COLUMNS = 16, MOST_COLUMNS = 64;
 
 /** With more chunks than this, `embeddingBackward()` uses fewer workgroups for runs that cross chunks. */
@@ -15,12 +18,12 @@ const MANY_CHUNKS = 1024;
 /**
  * y[m] = wte[tokens[m]] + wpe[m % T], the sum of token embedding and position embedding.
  *
- * tokens: u32 [M], each below V; wte: f32 [V,C]; wpe: f32 [L,C], T ≤ L; y: [M,C], f32 or f16; C is a
- * multiple of four. A wte too large for one binding is used in slices. Rows of y whose token is not below V
- * are not written.
+ * tokens: u32 [M], each below V; wte: f32 [V,C]; wpe: f32 [maxT,C], T ≤ maxT; y: [M,C], f32 or f16; C is a
+ * multiple of four. A wte too large for one binding is bound in slices. Rows of y whose token is not below
+ * V are not written.
  *
  * @throws {RangeError | TypeError} if a tensor has another shape or element type, C is not a multiple of
- * four, or T is above L.
+ * four, or T is above maxT.
  */
 export function embeddingForward(
   program: Program,
@@ -34,7 +37,7 @@ export function embeddingForward(
     { wte, wpe },
     dims(action, [
       [wte, "V,C", "f32"],
-      [wpe, "L,C", "f32"],
+      [wpe, "maxT,C", "f32"],
       [tokens, "M", "u32"],
       [y, "M,C", "f32|f16"],
     ], { T }),
@@ -57,10 +60,10 @@ export function embeddingForward(
  * Gradients of `embeddingForward()`.
  *
  * tokens: u32 [M], each below V; order: u32 [M], the positions sorted by token; dy: [M,C], f32 or f16.
- * dwte: f32 [V,C] is added to; dwpe: f32 [L,C] is set, or with `accumulate` added to.
+ * dwte: f32 [V,C] is added to; dwpe: f32 [maxT,C] is set, or with `accumulate` added to.
  *
  * @throws {RangeError | TypeError} if a tensor has another shape or element type, C is not a multiple of
- * four, T is above L, or M is not a multiple of T; {LimitError} as `Program.dispatch()` does.
+ * four, T is above maxT, or M is not a multiple of T; {LimitError} as `Program.dispatch()` does.
  */
 export function embeddingBackward(
   program: Program,
@@ -69,12 +72,12 @@ export function embeddingBackward(
   { T, accumulate = false }: { T: number; accumulate?: boolean },
 ): void {
   const action = "embeddingBackward";
-  const { M, C, L } = checkTables(
+  const { M, C, maxT } = checkTables(
     action,
     { wte: dwte, wpe: dwpe },
     dims(action, [
       [dwte, "V,C", "f32"],
-      [dwpe, "L,C", "f32"],
+      [dwpe, "maxT,C", "f32"],
       [tokens, "M", "u32"],
       [order, "M", "u32"],
       [dy, "M,C", "f32|f16"],
@@ -87,22 +90,22 @@ export function embeddingBackward(
     );
   }
 
-  // shorter chunks would keep more invocations busy, and leave more sums to add up
+  // shorter chunks would occupy more invocations, but leave more partial sums to add
   const CHUNK = 16, AHEAD = 8, ROWS = 4, SHARES = 8;
   const chunks = ceilDiv(M, CHUNK);
-  // most chunks of a large batch have no long run: there a workgroup looks at several chunks in turn
+  // most chunks of a large batch have no long run, so a workgroup checks several chunks in turn
   const CHUNKS = chunks > MANY_CHUNKS ? SHARES : 1;
   const partials = program.scratch([chunks, 2, C]);
   for (const { first, rows, view } of rowSlices(program.device, dwte)) {
     const uniforms = { firstToken: first, slicedTokens: rows, M, columns4: C / 4 };
-    const KINDS = first === 0 ? 2 : 1; // the first launch sums over positions, too
+    const KINDS = first === 0 ? 2 : 1; // the first launch also sums over positions
     program.dispatch({
       shader: { "kernels/embedding/backward.wgsl": backward },
       constants: { dyType: `vec4<${dy.dtype}>`, CHUNK, AHEAD, ROWS, COLUMNS, KINDS },
       tensors: { tokens, order, dy, dwte: view, partials, dwpe },
-      uniforms: { ...uniforms, L, T, accumulate },
+      uniforms: { ...uniforms, maxT, T, accumulate },
       workgroups: [
-        ...splitWorkgroups(ceilDiv(KINDS === 2 ? Math.max(chunks, L) : chunks, ROWS)),
+        ...splitWorkgroups(ceilDiv(KINDS === 2 ? Math.max(chunks, maxT) : chunks, ROWS)),
         ceilDiv(C / 4, COLUMNS) * KINDS,
       ],
       iterations: Math.max(CHUNK, M / T),
@@ -115,29 +118,29 @@ export function embeddingBackward(
       tensors: { tokens, order, partials, dwte: view },
       uniforms,
       workgroups: [ceilDiv(chunks - 1, CHUNKS), 1, ceilDiv(C / 4, COLUMNS)],
-      // a run of nearly all chunks, and the shares of each run that begins here
+      // at worst one run through nearly all chunks, and the shares of each run that begins here
       iterations: ceilDiv(chunks, SHARES) + CHUNKS * (SHARES + 1),
       workgroupBytes: COLUMNS * SHARES * 16 + CHUNKS * 4,
     });
   }
 }
 
-/** Checks what shapes alone do not say of both tables, and returns the dimensions. */
-function checkTables<D extends { C: number; L: number; T: number }>(
+/** Checks C and T, which shapes alone do not, and returns the dimensions. */
+function checkTables<D extends { C: number; maxT: number; T: number }>(
   action: string,
   { wte, wpe }: { wte: Tensor; wpe: Tensor },
   dimensions: D,
 ): D {
-  const { C, L, T } = dimensions;
+  const { C, maxT, T } = dimensions;
   if (C % 4 !== 0) {
     throw new RangeError(
       `Cannot run ${action} as the width of "${wte.name}" must be a multiple of four: ` +
         `current width is ${C}`,
     );
   }
-  if (!(T >= 1 && T <= L)) {
+  if (!(T >= 1 && T <= maxT)) {
     throw new RangeError(
-      `Cannot run ${action} as T must be 1 to ${L}, the positions of "${wpe.name}": ` +
+      `Cannot run ${action} as T must be 1 to ${maxT}, the positions of "${wpe.name}": ` +
         `current value is ${T}`,
     );
   }

@@ -1,7 +1,7 @@
-// y[m] = wte[tokens[m]] + wpe[m % T].   tokens: [M]; wte: [V,C]; wpe: [L,C]; y: [M,C], C in vectors of four
+// y[m] = wte[tokens[m]] + wpe[m % T].   tokens: [M]; wte: [V,C]; wpe: [maxT,C]; y: [M,C], C in vectors of four
 //
 // A workgroup computes ROWS rows, COLUMNS vectors of each at a time. wte may be a slice of the embedding:
-// tokens outside of it are left to the launches for the other slices.
+// the launches for other slices write the rows of other tokens.
 enable f16;
 
 alias yType = vec4<f16>;
@@ -28,7 +28,7 @@ const WORKGROUPS_PER_ROW: u32 = 32768; // see splitWorkgroups() in program.ts
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
   let m = (group.y * WORKGROUPS_PER_ROW + group.x) * ROWS + local.y;
   if (m >= sizes.M) { return; }
-  let row = tokens[m] - sizes.firstToken; // wraps far beyond the slice for tokens before it
+  let row = tokens[m] - sizes.firstToken; // a token before the slice wraps to a large number
   if (row >= sizes.slicedTokens) { return; }
   let position = m % sizes.T;
   for (var c = local.x; c < sizes.columns4; c += COLUMNS) {

@@ -6,7 +6,7 @@ export interface EmbeddingShape {
   C: number;
 }
 
-/** y[m] = wte[tokens[m]] + wpe[m % T].  tokens: [M]; wte: [V,C]; wpe: [L,C]; y: [M,C] */
+/** y[m] = wte[tokens[m]] + wpe[m % T].  tokens: [M]; wte: [V,C]; wpe: [maxT,C]; y: [M,C] */
 export function embeddingForward(
   { tokens, wte, wpe }: { tokens: Uint32Array; wte: Float32Array; wpe: Float32Array },
   { T, C }: EmbeddingShape,
@@ -18,7 +18,7 @@ export function embeddingForward(
   return { y };
 }
 
-/** Adds the gradient of `embeddingForward()` to dwte: [V,C] and dwpe: [L,C].  dy: [M,C] */
+/** Adds the gradient of `embeddingForward()` to dwte: [V,C] and dwpe: [maxT,C].  dy: [M,C] */
 export function embeddingBackward(
   { tokens, dy }: { tokens: Uint32Array; dy: Float32Array },
   { dwte, dwpe }: { dwte: Float32Array; dwpe: Float32Array },

@@ -1,13 +1,13 @@
-// Of each block the sum of (gradient / lossScale)², and a number above 0 if an element is not finite.
+// Per block: the sum of (gradient / lossScale)², and a number above 0 if an element is not finite.
 // gradient: [N] in vectors of four; partials: [blocks,2]
 //
-// The test for finite numbers looks at the exponent's bits: compilers that assume finite numbers remove
-// comparisons such as x != x.
+// Numbers that are not finite are found by the bits of their exponent, because compilers that assume finite
+// numbers remove comparisons such as x != x.
 const WORKGROUP_SIZE: u32 = 256;
 
 struct Sizes {
-  firstBlock: u32, // of this launch
-  block4: u32, // vectors in a block
+  firstBlock: u32, // number of this launch's first block
+  block4: u32, // vectors per block
 }
 
 @group(0) @binding(0) var<storage, read> gradient: array<vec4f>;

@@ -6,12 +6,12 @@ import { ceilDiv, size, type Tensor, viewTensor } from "../tensor.ts";
 
 const WORKGROUP_SIZE = 256;
 
-/** Enough workgroups for a large GPU, and few enough for one workgroup to add up their sums. */
+/** Most blocks: enough to fill a large GPU, and few enough for one workgroup to add their sums. */
 const MOST_BLOCKS = 1024;
 
 /**
- * Elements that one workgroup sums, each invocation a vector of four in turn. With fewer than 16 turns
- * a CPU would spend its time at the barriers of the sum over the workgroup.
+ * Elements per block, which one workgroup sums: in each turn every invocation reads a vector of four. With
+ * fewer than 16 turns a CPU adapter would spend most of its time at the barriers of the reduction.
  */
 function blockLength({ maxBindingBytes }: Device, N: number): number {
   const turn = 4 * WORKGROUP_SIZE;
@@ -25,11 +25,11 @@ export function gradientNormBlocks(device: Device, N: number): number {
 }
 
 /**
- * Sums of squares of gradient / lossScale, and whether any element is not finite, block by block;
- * `prepareStep()` adds the blocks up.
+ * Per block the sum of (gradient / lossScale)², and whether an element is not finite; `prepareStep()` adds
+ * the blocks.
  *
- * gradient: f32 [N], of any size, N a multiple of four; lossScale: f32 [1]; partials: f32 [blocks,2],
- * the sum, and a number above 0 if a block holds NaN or an infinity, else 0.
+ * gradient: f32 [N], of any size, N a multiple of four; lossScale: f32 [1]; partials: f32 [blocks,2], is
+ * set to the sum and to a number above 0 if the block holds NaN or an infinity, else 0.
  *
  * @throws {RangeError | TypeError} if a tensor has another shape or element type, or N is no multiple of
  * four.

@@ -1,8 +1,8 @@
 // dx = rstd · (g − mean(g) − x̂ · mean(g · x̂)), g = dy · weight, x̂ = (x − mean) · rstd; set or accumulated.
 // Needs rowSums() from rows.wgsl and fourDropoutFactors() from ../random.wgsl.
 //
-// If x is a sum with dropout(z): dz = dropout's mask over dx; set. partials: the sums of dweight = Σ dy · x̂ and
-// dbias = Σ dy over the rows of this workgroup's block.
+// If x is a sum with dropout(z), dz = dx · dropout's mask; set. partials: dweight = Σ dy · x̂ and dbias = Σ dy,
+// summed over the rows of each workgroup's block.
 // x, dy, dx, dz: [M,C]; weight: [C]; statistics: [M], mean and rstd; partials: [P,2,C]
 enable f16;
 
@@ -10,12 +10,12 @@ alias xType = vec4<f16>;
 alias dyType = vec4<f16>;
 alias zType = vec4<f16>;
 const ACCUMULATE: bool = true;
-const RESIDUAL: bool = true; // whether dz is asked for
+const RESIDUAL: bool = true; // whether dz is computed
 
 struct Sizes {
   M: u32,
   columns4: u32, // C / 4
-  block: u32, // rows whose parameter gradients a workgroup adds up
+  block: u32, // rows per workgroup
 }
 
 @group(0) @binding(0) var<storage, read> x: array<xType>;
@@ -31,14 +31,14 @@ struct Sizes {
 const COLUMNS: u32 = LANES * ROWS;
 var<workgroup> columns: array<vec4f, COLUMNS>;
 
-// Sum over the rows of the workgroup, known to its first row.
+// Sum over the rows of the workgroup; only the first row gets it.
 fn columnSum(value: vec4f, local: vec3u) -> vec4f {
-  workgroupBarrier(); // the sums before have been read
+  workgroupBarrier(); // the previous sums have been read
   columns[local.y * LANES + local.x] = value;
   workgroupBarrier();
   var sum = value;
   if (local.y == 0) {
-    // all rows are read together, so that they are waited for together
+    // all rows are loaded together, so that their latencies overlap
     // unroll
     for (var row = 1u; row < ROWS; row++) {
       sum += columns[row * LANES + local.x];
@@ -56,7 +56,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
 
   for (var row = 0u; row < sizes.block; row += ROWS) {
     let m = group.x * sizes.block + row + local.y;
-    let inside = m < sizes.M; // rows past the end do no work but must reach every barrier
+    let inside = m < sizes.M; // out-of-range rows do no work but must reach every barrier
     let mean = statistics[min(m, sizes.M - 1)].x;
     let rstd = statistics[min(m, sizes.M - 1)].y;
     var normalized: array<vec4f, QUADS>; // x̂
@@ -93,7 +93,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
     }
   }
 
-  // the rows of the workgroup, added up one quad after the other
+  // sums over the rows of the workgroup, one quad at a time
   // unroll
   for (var q = 0u; q < QUADS; q++) {
     let c = local.x + q * LANES;

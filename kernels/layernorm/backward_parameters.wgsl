@@ -1,6 +1,6 @@
 // dweight, dbias = sums of the blocks' partials; set or accumulated.   partials: [P,2,C]; dweight, dbias: [C]
 //
-// Each workgroup has COLUMNS vectors of four columns of dweight or dbias; SHARES invocations share one.
+// A workgroup sums COLUMNS vectors of four columns of dweight or dbias, and SHARES invocations share one vector.
 const ACCUMULATE: bool = true;
 const COLUMNS: u32 = 8;
 const SHARES: u32 = 32;
@@ -21,12 +21,13 @@ var<workgroup> sums: array<vec4f, SUMS>;
 
 @compute @workgroup_size(COLUMNS, SHARES)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
-  let c = group.x * COLUMNS + local.x; // of dweight and dbias side by side
+  let c = group.x * COLUMNS + local.x; // column of dweight and dbias side by side
   let columns = 2 * sizes.columns4;
+  let inside = c < columns;
   var sum = vec4f();
-  if (c < columns) {
+  if (inside) {
     for (var p = local.y; p < sizes.P; p += STRIDE) {
-      // four are read together, so that they are waited for together
+      // four are loaded together, so that their latencies overlap
       // unroll
       for (var i = 0u; i < 4u; i++) {
         let block = p + i * SHARES;
@@ -45,7 +46,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   if (c < sizes.columns4) {
     if (ACCUMULATE) { sum += dweight[c]; }
     dweight[c] = sum;
-  } else if (c < columns) {
+  } else if (inside) {
     let at = c - sizes.columns4;
     if (ACCUMULATE) { sum += dbias[at]; }
     dbias[at] = sum;

@@ -1,8 +1,8 @@
 // y = (s − mean) · rstd · weight + bias over each row of s = x + dropout(z), which is written to sum, or of s = x.
 // Needs rowSums() from rows.wgsl and fourDropoutFactors() from ../random.wgsl.
 //
-// x, z, sum, y: [M,C]; weight, bias: [C]; statistics: [M], mean and rstd of each row. The variance is that of
-// the differences from the mean: the mean of squares minus the square of the mean would cancel.
+// x, z, sum, y: [M,C]; weight, bias: [C]; statistics: [M], mean and rstd of each row. The variance is computed
+// from differences to the mean, because the mean of squares minus the square of the mean would cancel.
 enable f16;
 
 alias xType = vec4<f16>;
@@ -29,7 +29,7 @@ struct Sizes {
 
 const WORKGROUPS_PER_ROW: u32 = 32768; // see splitWorkgroups() in program.ts
 
-// Four elements of the row that is normalised.
+// Four elements of s.
 fn input(i: u32) -> vec4f {
   var value = vec4f(x[i]);
   // only if RESIDUAL
@@ -48,7 +48,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   let m = (group.y * WORKGROUPS_PER_ROW + group.x) * ROWS + local.y;
   let columns4 = sizes.columns4;
   let C = f32(4 * columns4);
-  let inside = m < sizes.M; // rows past the end do no work but must reach every barrier
+  let inside = m < sizes.M; // out-of-range rows do no work but must reach every barrier
 
   var values: array<vec4f, QUADS>;
   var total = vec4f();

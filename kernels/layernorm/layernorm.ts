@@ -12,13 +12,14 @@ import { ceilDiv, type Tensor } from "../tensor.ts";
 export const EPSILON = 1e-5;
 
 /**
- * y = (s − mean) / √(variance + ε) · weight + bias over each row (Ba et al. 2016), in f32, of s = x, or
- * where there is a z of s = x + dropout(z), which is written to sum: what a block adds to the residual
- * stream, and the layer-norm that begins the next one, in one pass over memory.
+ * y = (s − mean) / √(variance + ε) · weight + bias over each row of s (Ba et al. 2016), computed in f32.
  *
- * x: [M,C], f32 or f16; weight, bias: f32 [C]; z: [M,C], f32 or f16; random: u32 [seed, counter], needed
- * if the rate is above 0. y: [M,C], f32 or f16; statistics: f32 [M,2], mean and rstd of each row, kept
- * for the backward; sum: f32 [M,C]. C is a multiple of four.
+ * Without z, s is x. With z, s = x + dropout(z), which is written to `sum`: the residual addition of one
+ * block and the layer-norm that follows it are one pass over memory.
+ *
+ * x: [M,C], f32 or f16; weight, bias: f32 [C]; z: [M,C], f32 or f16; random: u32 [seed, counter], needed if
+ * the rate is above 0. y: [M,C], f32 or f16; statistics: f32 [M,2], mean and rstd of each row, for the
+ * backward pass; sum: f32 [M,C]. C is a multiple of four.
  *
  * @throws {RangeError | TypeError} if a tensor has another shape or element type or is missing.
  */
@@ -47,7 +48,7 @@ export function layernormForward(
   ]);
   if ((z === undefined) !== (sum === undefined)) {
     throw new TypeError(
-      `Cannot run ${action} as z and sum must be there together: ` +
+      `Cannot run ${action} as z and sum must be given together: ` +
         `current is ${z ? "z" : "sum"} alone`,
     );
   }
@@ -80,10 +81,10 @@ export function layernormForward(
 /**
  * Gradients of `layernormForward()`.
  *
- * x, the sum where there was one: [M,C], f32 or f16; dy: [M,C], f32 or f16; weight: f32 [C]; statistics:
- * f32 [M,2]. dx: f32 [M,C], is set, or with `accumulateDx` added to: the gradient of the residual stream.
- * dz: [M,C], f32 or f16, is set to dropout's mask over dx. dweight, dbias: f32 [C], both or neither, are
- * set, or with `accumulate` added to.
+ * x: [M,C], f32 or f16, with z its `sum`; dy: [M,C], f32 or f16; weight: f32 [C]; statistics: f32 [M,2].
+ * dx: f32 [M,C], the gradient of the residual stream, is set, or with `accumulateDx` added to. dz: [M,C],
+ * f32 or f16, is set to dx · dropout's mask. dweight, dbias: f32 [C], both or neither, are set, or with
+ * `accumulate` added to.
  *
  * @throws {RangeError | TypeError} if a tensor has another shape or element type or is missing.
  */
@@ -159,15 +160,18 @@ export function layernormBackward(
   });
 }
 
-/** Blocks of rows with partial parameter gradients: enough to fill a large GPU several times. */
+/**
+ * Most blocks of rows, each with partial gradients of the parameters: they fill a large GPU several times.
+ */
 const MOST_BLOCKS = 512;
 
-/** A lane holds about so many vectors of four of its row. */
+/** Vectors of four per lane above which a row gets twice as many lanes. */
 const QUADS_PER_LANE = 4;
 
 /**
- * Which invocations share a row: rows.wgsl says how. On a GPU a workgroup has 256 invocations, and a row at
- * least half a warp of them; on a CPU 64, and a row one subgroup, or 8 invocations if there are none.
+ * How rows.wgsl lays rows out over invocations. On a GPU a workgroup has 256 invocations, and a row at
+ * least 16 of them, half a warp. On a CPU adapter a workgroup has 64, and a row one subgroup, or 8 without
+ * subgroups.
  */
 function lanesOf(
   { isCpu, subgroupSize }: Device,
@@ -193,7 +197,7 @@ function checkWidth(action: string, x: Tensor): void {
   }
 }
 
-/** Dropout of what is added to the stream, none by default. */
+/** Checks the dropout of z; by default nothing is dropped. */
 function checkDropout(
   action: string,
   random: Tensor | undefined,

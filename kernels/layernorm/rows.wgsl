@@ -1,7 +1,7 @@
-// Which invocation has which elements of rows [M,C], and sums over a row: shared by forward and backward.
+// How rows [M,C] are laid out over invocations, and sums over a row; shared by forward.wgsl and backward.wgsl.
 //
-// LANES invocations share a row, ROWS rows a workgroup. A lane has the vectors of four lane, lane + LANES,
-// lane + 2 · LANES, … of its row, QUADS of them, and keeps them in registers: memory is read once.
+// LANES invocations share a row, and a workgroup has ROWS rows. A lane keeps QUADS vectors of four of its row in
+// registers, those at lane, lane + LANES, lane + 2 · LANES, …, so that memory is read once.
 const LANES: u32 = 32;
 const ROWS: u32 = 8;
 const QUADS: u32 = 1;
@@ -15,7 +15,7 @@ var<workgroup> shares: array<vec2f, SHARES>;
 // unless SUBGROUPS
 fn treeSums(values: vec2f, local: vec3u) -> vec2f {
   let place = local.y * LANES + local.x;
-  workgroupBarrier(); // the sums before have been read
+  workgroupBarrier(); // the previous sums have been read
   shares[place] = values;
   for (var half = LANES / 2; half > 0; half /= 2) {
     workgroupBarrier();
@@ -25,7 +25,7 @@ fn treeSums(values: vec2f, local: vec3u) -> vec2f {
   return shares[local.y * LANES];
 }
 
-// Sums over the lanes of a row. A subgroup needs no barrier, which a CPU adapter pays dearly.
+// Sums over the lanes of a row. A subgroup needs no barrier; barriers are expensive on a CPU adapter.
 fn rowSums(values: vec2f, local: vec3u) -> vec2f {
   var sums: vec2f;
   // only if SUBGROUPS

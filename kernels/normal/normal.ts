@@ -5,15 +5,15 @@ import { assertDType, ceilDiv, size, type Tensor, viewTensor } from "../tensor.t
 
 /** Which random numbers to draw. */
 export interface NormalOptions {
-  /** Mean; the value of all elements where the deviation is 0. */
+  /** Mean; the value of all elements if the deviation is 0. */
   mean: number;
   /** Standard deviation. */
   deviation: number;
-  /** Whether they are evenly distributed, mean ± √3 · deviation, instead of normally. */
+  /** Whether the numbers are uniform in mean ± √3 · deviation instead of normal. */
   uniform?: boolean;
-  /** Seed, 32 bits. */
+  /** Seed of 32 bits. */
   seed: number;
-  /** Tells tensors apart that are drawn with one seed, 32 bits. */
+  /** Number of 32 bits that distinguishes tensors drawn with one seed. */
   stream: number;
 }
 
@@ -23,8 +23,8 @@ const WORKGROUP_SIZE = 256;
  * y = mean + deviation · z, with z drawn from the standard normal distribution, or from the uniform one
  * with the same mean and deviation.
  *
- * y: f32 or f16, of any shape and size; is set. Each element is a function of seed, stream and its
- * place, so that an f32 tensor and an f16 copy of it can be drawn one after the other.
+ * y: f32 or f16, of any shape and size; is set. Each element is a function of seed, stream and its index,
+ * so that an f32 tensor and its f16 copy can be drawn one after the other.
  *
  * @throws {TypeError} if y is of another type.
  */

@@ -1,4 +1,4 @@
-// y = mean + deviation · z, with z standard normal numbers drawn from counters, or uniform ones.   y: [N]
+// y = mean + deviation · z, with z drawn from counters, standard normal or uniform.   y: [N]
 enable f16;
 
 alias real = f16;
@@ -7,7 +7,7 @@ const WORKGROUP_SIZE: u32 = 256;
 
 struct Sizes {
   N: u32,
-  first: u32, // where y begins in the whole tensor
+  first: u32, // index of y's first element in the whole tensor
 }
 
 struct Distribution {
@@ -24,8 +24,8 @@ struct Distribution {
 const WORKGROUPS_PER_ROW: u32 = 32768; // see splitWorkgroups() in program.ts
 
 // A permutation of 96 bits: pcg3d of Jarzynski and Olano 2020, "Hash Functions for GPU Rendering",
-// https://jcgt.org/published/0009/03/02/. A hash of one word would not do: with 2³² outputs in all,
-// the streams of two large tensors would run through the same numbers for a stretch.
+// https://jcgt.org/published/0009/03/02/. A hash of one word has 2³² outputs in all, so the streams of two large
+// tensors would overlap.
 fn pcg3d(counter: vec3u) -> vec3u {
   var v = counter * 1664525u + 1013904223u;
   v.x += v.y * v.z;
@@ -43,7 +43,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   let i = (group.y * WORKGROUPS_PER_ROW + group.x) * WORKGROUP_SIZE + local.x;
   if (i >= sizes.N) { return; }
   let draw = pcg3d(vec3u(distribution.seed, distribution.stream, sizes.first + i));
-  // Box and Muller 1958. u is in (0, 1]; near 0, which gives the tail, all of its 32 bits count
+  // Box and Muller 1958. u is in (0, 1], and near 0, from where the tail comes, it has all 32 bits
   let u = f32(draw.x) * 0x1p-32 + 0x1p-33;
   let angle = f32(bitcast<i32>(draw.y)) * (6.283185307179586 * 0x1p-32); // in [-π, π], where cos is exact
   var z = sqrt(-2.0 * log(u)) * cos(angle);

@@ -1,10 +1,10 @@
-/** Which numbers are drawn. */
+/** Which random numbers are drawn. */
 interface Draw {
   seed: number;
   stream: number;
 }
 
-/** y = mean + deviation · z, for element `index` of a tensor; see fillNormal(). */
+/** y = mean + deviation · z, for element `index` of a tensor, as `fillNormal()` draws it. */
 export function normal(
   { mean, deviation, uniform = false, ...draw }: Draw & {
     mean: number;
@@ -18,7 +18,7 @@ export function normal(
   return mean + deviation * radius(draw, index) * Math.cos(2 * Math.PI * y / 2 ** 32);
 }
 
-/** √(−2 · log u), which the cosine of an angle makes a normal number. */
+/** √(−2 · log u), which times the cosine of a uniform angle is a normal number. */
 export function radius(draw: Draw, index: number): number {
   const [x] = hash(draw, index);
   return Math.sqrt(-2 * Math.log((x + 0.5) / 2 ** 32));

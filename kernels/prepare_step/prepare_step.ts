@@ -3,14 +3,15 @@ import { dims } from "../dims.ts";
 import type { Program } from "../program.ts";
 import { ceilDiv, type Tensor } from "../tensor.ts";
 
-/** How gradients are clipped and the loss scale moves. */
+/** How gradients are clipped and how the loss scale changes. */
 export interface PrepareStepOptions {
   /** Largest norm of the unscaled gradient; Infinity clips nothing. */
   gradientClip: number;
-  /** Factor of the scale after `growthInterval` good steps in a row. */
+  /** Factor of the loss scale after `growthInterval` good steps in a row; 2 by default. */
   growthFactor?: number;
-  /** Factor of the scale after a step with a non-finite gradient. */
+  /** Factor of the loss scale after a step with a non-finite gradient; 0.5 by default. */
   backoffFactor?: number;
+  /** Good steps in a row after which the loss scale grows; 2000 by default. */
   growthInterval?: number;
 }
 
@@ -20,7 +21,7 @@ export interface PrepareStepInputs {
   partials: Tensor;
   /** f32 [4]: learning rate, 1 / number of targets, 0, 0. */
   stepInputs: Tensor;
-  /** f32 [N]: sums of the losses of targets, one per micro-batch. */
+  /** f32 [N]: the sum of the losses of each micro-batch. */
   lossSums: Tensor;
 }
 
@@ -36,15 +37,16 @@ export interface PrepareStepOutputs {
    */
   update: Tensor;
   /**
-   * u32 [R,8]: a ring of reports, the next in row reported % R: loss, gradient norm before clipping, loss scale,
-   * each as the bits of an f32; skipped, growth tracker, skips in a row, skips in all, 0.
+   * u32 [R,8]: a ring of reports, of which the next is written to row reported % R: loss, gradient norm
+   * before clipping, loss scale, each as the bits of an f32; skipped, growth tracker, skips in a row, skips
+   * in all, 0.
    */
   reports: Tensor;
 }
 
 /**
- * Prepares one step of the optimizer on the device: skips it if the gradient is not finite, clips by the global
- * norm, moves the loss scale as torch.amp.GradScaler does, and reports.
+ * Prepares one step of the optimizer on the device: skips it if the gradient is not finite, clips by the
+ * global norm, updates the loss scale as torch.amp.GradScaler does, and writes a report.
  *
  * The clip coefficient is min(1, gradientClip / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_.
  *

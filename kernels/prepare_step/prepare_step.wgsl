@@ -1,7 +1,7 @@
-// Prepares one step of the optimizer: the gradient's norm, whether to skip, what to clip by, the next loss scale.
+// Prepares one step of the optimizer: gradient norm, whether to skip, clip coefficient, next loss scale, report.
 // partials: [blocks,2] of gradientNorm(); lossSums: [N]; reports: [R,8].
 //
-// The transition of lossScale and its growth tracker is that of torch.amp.GradScaler.
+// lossScale and growthTracker change as in torch.amp.GradScaler.
 const GRADIENT_CLIP: f32 = 1.0;
 const GROWTH_FACTOR: f32 = 2.0;
 const BACKOFF_FACTOR: f32 = 0.5;
@@ -31,7 +31,7 @@ struct Update { // what the optimizer reads
 @group(0) @binding(5) var<storage, read_write> update: Update;
 @group(0) @binding(6) var<storage, read_write> reports: array<array<u32, 8>>; // floats as their bits
 
-var<workgroup> shares: array<vec3f, WORKGROUP_SIZE>; // of both columns of partials, of losses
+var<workgroup> shares: array<vec3f, WORKGROUP_SIZE>; // sums of both columns of partials, and of losses
 
 fn isFinite(value: f32) -> bool {
   return (bitcast<u32>(value) & 0x7f800000u) != 0x7f800000u;

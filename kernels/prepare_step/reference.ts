@@ -4,7 +4,10 @@ export interface GradScaler {
   growthTracker: number;
 }
 
-/** One update of torch.amp.GradScaler: halve and forget, or count and double at the interval. */
+/**
+ * One update of torch.amp.GradScaler: a non-finite step halves the scale and resets the tracker;
+ * `growthInterval` good steps in a row double it.
+ */
 export function updateScaler(
   { scale, growthTracker }: GradScaler,
   { finite, growthInterval = 2000 }: { finite: boolean; growthInterval?: number },

@@ -10,10 +10,10 @@ export interface Candidate {
 }
 
 /**
- * Candidates as the draw ranks them, the one that is drawn first: by log(p) plus noise of Gumbel's
- * distribution (Gumbel 1954), so that each comes first with probability p.
+ * Candidates by descending log(p) plus Gumbel noise (Gumbel 1954), so that each comes first with
+ * probability p; the first is drawn.
  *
- * @param logits [V], left as they are.
+ * @param logits [V], which are not changed.
  * @param options.history the tokens so far.
  * @throws {RangeError} if a logit is NaN or no token has a finite one.
  */
@@ -45,7 +45,9 @@ export function filterTokens(
     if (logit > highest) highest = logit;
   }
   if (!Number.isFinite(highest)) {
-    throw new RangeError(`Cannot sample as some logit must be finite: the highest is ${highest}`);
+    throw new RangeError(
+      `Cannot sample as the highest logit must be finite: current value is ${highest}`,
+    );
   }
   if (temperature === 0) return [{ id: logits.indexOf(highest), p: 1 }];
 
@@ -68,7 +70,10 @@ export function filterTokens(
   return candidates;
 }
 
-/** Logits of tokens in the window divided if positive and multiplied if negative, once each. */
+/**
+ * Logits, with those of each token in the window divided by the penalty if positive and multiplied if
+ * negative, once.
+ */
 export function penalize(
   logits: Float32Array,
   { repetitionPenalty, repetitionWindow, history }: SamplerOptions & {

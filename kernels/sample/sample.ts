@@ -8,7 +8,9 @@ import { ceilDiv, type Tensor } from "../tensor.ts";
 
 /** How the next token is drawn from the model's logits. */
 export interface SamplerOptions {
-  /** Below 1 likely tokens become likelier, above 1 less likely; with 0 the likeliest token is always drawn. */
+  /**
+   * Below 1 likely tokens become likelier, above 1 less likely; at 0 the likeliest token is always drawn.
+   */
   readonly temperature: number;
   /** Number of the likeliest tokens that may be drawn; 0 for all. */
   readonly topK: number;
@@ -17,7 +19,7 @@ export interface SamplerOptions {
   /** Only tokens at least this share as likely as the likeliest (Nguyen et al. 2024); 0 for all. */
   readonly minP: number;
   /**
-   * Divides positive logits of tokens that came before, multiplies negative ones (Keskar et al. 2019,
+   * Factor that divides positive logits of earlier tokens and multiplies negative ones (Keskar et al. 2019,
    * https://arxiv.org/abs/1909.05858); 1 for none.
    */
   readonly repetitionPenalty: number;
@@ -46,10 +48,10 @@ export function validateSampler(options: SamplerOptions): void {
   }
 }
 
-/** Bits of a token's number: see DIGITS in sample.wgsl. */
+/** Bits of a token's number, as DIGITS in sample.wgsl assumes. */
 const TOKEN_BITS = 21;
 
-/** 1 / temperature within the normal numbers of an f32: 0 · ∞ and ∞ · 0 would be NaN. */
+/** 1 / temperature, clamped to the normal numbers of an f32, because 0 · ∞ would be NaN. */
 function inverseOf(temperature: number): number {
   return Math.max(2e-38, Math.min(1 / temperature, 3e38));
 }
@@ -61,12 +63,13 @@ const ONE = 2 ** 31;
  * Draws the next token of every text and appends it: repetition penalty, temperature, top-k, top-p and
  * min-p, in this order, as in Hugging Face's generate().
  *
- * logits: [B,W], f32 or f16, of which the first `vocabularySize` columns count; seeds: u32 [B]: a random
- * number depends on a text's seed, the index of the token in the text, and the candidate token.
- * tokens: u32 [B,N], the texts, to which one token is appended; cursors: u32 [B,2], the index of each
- * text's last token, which grows by one, and a number that stays as it is.
+ * logits: [B,W], f32 or f16, of which the first `vocabularySize` columns count; seeds: u32 [B]; a random
+ * number depends on the text's seed, the index of the token in the text, and the candidate token. tokens:
+ * u32 [B,N], the texts, to which one token is appended; cursors: u32 [B,2], the index of each text's last
+ * token, which grows by one, and a number that does not change.
  *
- * If the logits of a text allow no draw, what is appended is no token of the vocabulary: see `checkSample()`.
+ * If a logit of a text is NaN or its highest logit is not finite, the appended number is no token;
+ * `checkSample()` throws on it.
  *
  * @throws {RangeError | TypeError} if an option is out of range, or a tensor has another shape or element
  * type.
@@ -101,7 +104,8 @@ export function sample(
     const turns = ceilDiv(V, 4 * invocations), scan = Math.log2(invocations);
     return penalized + 3 * turns + 10 * (1 + turns + 3 * 2048 / invocations + scan) + scan;
   };
-  // a CPU pays for every barrier, but its loops have a bound
+  // barriers are expensive on a CPU adapter, where few invocations suffice until their loops reach the
+  // bound
   let WORKGROUP_SIZE = device.isCpu ? Math.min(64, most) : most;
   while (WORKGROUP_SIZE < most && iterationsOf(WORKGROUP_SIZE) > maxIterationsOf(device)) {
     WORKGROUP_SIZE *= 2;
@@ -139,15 +143,15 @@ export function sample(
   });
 }
 
-/** What to do about a model whose numbers are not finite. */
+/** Hint for a model whose logits are not finite. */
 export const DIVERGED =
   "The model has diverged: an earlier checkpoint may be sound; train with a lower --learning-rate " +
   "or --precision f32";
 
 /**
- * Makes sure that what `sample()` appended is a token.
+ * Checks that the number which `sample()` appended is a token.
  *
- * @throws {UserError} if a logit was NaN or none was finite: the model is broken.
+ * @throws {UserError} if a logit was NaN, or the highest was not finite.
  */
 export function checkSample(token: number, vocabularySize: number): void {
   if (token < vocabularySize) return;

@@ -1,11 +1,11 @@
 // tokens[b, last + 1] = a token drawn from logits[b].   logits: [B,W]; tokens: [B,N]; cursors, seeds: [B]
 // Needs pcgHash() from ../random.wgsl.
 //
-// sample.ts says how tokens are drawn. V columns of the logits count; penalized: [B,V], scratch. Each
-// workgroup draws for one text. Nothing is sorted: every token has a place, the likeliest the highest and
-// among equals the first, and those that may be drawn reach a certain place, the bar. barAt() finds it
-// digit by digit, from a histogram of one digit at a time. Sums over tokens have one order or are of
-// integers: the same logits and seed give the same token, whatever other texts are drawn for.
+// sample.ts says how tokens are drawn. The first V columns of the logits count; penalized: [B,V], scratch. Each
+// workgroup draws for one text. Tokens are not sorted but selected by radix: every token has a rank, higher if its
+// score is higher or, among equal scores, its number lower. Top-k and top-p allow the tokens whose rank is at least
+// a threshold, which thresholdOf() finds digit by digit from histograms. Floating-point sums over tokens have one
+// order, so that the same logits and seed give the same token whichever other texts are drawn for.
 enable f16;
 
 alias real = f16; // element type of logits
@@ -20,7 +20,7 @@ struct Sizes {
   W: u32,
   V: u32,
   N: u32,
-  window: u32, // how many tokens back the penalty looks
+  window: u32, // last tokens that are penalised
 }
 
 struct Options {
@@ -34,7 +34,7 @@ struct Options {
 @group(0) @binding(0) var<storage, read> logits: array<real>;
 @group(0) @binding(1) var<storage, read> seeds: array<u32>;
 @group(0) @binding(2) var<storage, read_write> tokens: array<u32>;
-@group(0) @binding(3) var<storage, read_write> cursors: array<vec2u>; // last token, token at position 0
+@group(0) @binding(3) var<storage, read_write> cursors: array<vec2u>; // indices of the last token and of the token at position 0
 // only if PENALTY
 @group(0) @binding(4) var<storage, read_write> penalized: array<f32>;
 @group(0) @binding(5) var<uniform> sizes: Sizes;
@@ -43,14 +43,14 @@ struct Options {
 const ONE: f32 = 2147483648.0; // probability 1 in fixed point
 const KEY_OF_INFINITY: u32 = 0xff800000;
 const KEY_OF_MINUS_INFINITY: u32 = 0x00800000;
-const NOT_A_NUMBER: u32 = 0xffffffff; // key of every NaN, and what is appended where there is one
-const NOTHING_FINITE: u32 = 0xfffffffe; // what is appended where the highest score is infinite
+const NOT_A_NUMBER: u32 = 0xffffffff; // key of every NaN, and what is appended if a score is NaN
+const NOTHING_FINITE: u32 = 0xfffffffe; // what is appended if the highest score is infinite
 
-// An invocation reads four scores together, so that it waits for them together.
+// Scores are loaded four at a time, so that their latencies overlap.
 const STRIDE: u32 = 4 * WORKGROUP_SIZE;
 
-// The digits of a place, the highest first: word, lowest bit, and number of bits. Of the second word only
-// the lower bits differ.
+// Digits of a rank, the highest first: word, lowest bit, and number of bits. The second word differs only in its
+// lower bits.
 const DIGITS = array<vec3u, 5>(
   vec3u(0, 21, 11),
   vec3u(0, 10, 11),
@@ -64,18 +64,18 @@ const BINS: u32 = 2048;
 const BINS_EACH: u32 = BINS / WORKGROUP_SIZE;
 var<workgroup> bins: array<atomic<u32>, BINS>;
 var<workgroup> partial: array<u32, WORKGROUP_SIZE>;
-var<workgroup> reached: vec3u; // a bin, how much of it is needed, and how much it holds
+var<workgroup> reached: vec3u; // a bin, the part of it that is needed, and what it holds
 var<workgroup> highestKey: atomic<u32>;
-var<workgroup> highestRank: atomic<u32>;
+var<workgroup> highestDraw: atomic<u32>;
 var<workgroup> drawn: atomic<u32>;
 var<workgroup> isDecided: bool;
 
 var<private> id: u32; // of this invocation
 var<private> text: u32;
 var<private> highest: f32; // score
-var<private> total: f32; // weight of the tokens that top-p looks at
+var<private> total: f32; // weight of the tokens among which top-p selects
 
-// Makes tokens that are among the last ones less likely.
+// Applies the repetition penalty to the last tokens.
 // only if PENALTY
 fn penalize(last: u32) {
   let row = text * sizes.W;
@@ -88,13 +88,13 @@ fn penalize(last: u32) {
   for (var i = length - min(length, sizes.window) + id; i < length; i += WORKGROUP_SIZE) {
     let token = tokens[text * sizes.N + i];
     let logit = f32(logits[row + token]);
-    // a token that is there twice gets the same value twice
+    // a token that occurs twice is written twice with the same value
     penalized[out + token] = select(logit * options.penalty, logit / options.penalty, logit > 0);
   }
   storageBarrier();
 }
 
-// Scores of the tokens v, v + WORKGROUP_SIZE, …; past the end the last one again.
+// Scores of the four tokens v, v + WORKGROUP_SIZE, …; past the end that of the last token.
 fn scoresFrom(v: u32) -> vec4f {
   var four: vec4f;
   // unroll
@@ -108,7 +108,7 @@ fn scoresFrom(v: u32) -> vec4f {
   return four;
 }
 
-// An integer for every score, in the same order; both zeros have one.
+// An integer for every score, in the same order; both zeros have the same.
 fn keyOf(score: f32) -> u32 {
   let bits = bitcast<u32>(score);
   if ((bits & 0x7fffffff) > 0x7f800000) { return NOT_A_NUMBER; }
@@ -119,16 +119,16 @@ fn scoreOf(key: u32) -> f32 {
   return bitcast<f32>(select(0 - key, key & 0x7fffffff, key >= 0x80000000));
 }
 
-// A token's place: key of its score, and for the order among equals its number from behind.
-fn placeOf(score: f32, token: u32) -> vec2u {
+// A token's rank: the key of its score, then its complemented number.
+fn rankOf(score: f32, token: u32) -> vec2u {
   return vec2u(keyOf(score), ~token);
 }
 
-fn reaches(place: vec2u, bar: vec2u) -> bool {
-  return place.x > bar.x || (place.x == bar.x && place.y >= bar.y);
+fn reaches(rank: vec2u, threshold: vec2u) -> bool {
+  return rank.x > threshold.x || (rank.x == threshold.x && rank.y >= threshold.y);
 }
 
-// The logarithm of how likely a token is, relative to the likeliest.
+// Logarithm of a token's probability relative to the likeliest token's.
 fn distanceOf(score: f32) -> f32 {
   return (score - highest) * options.inverseTemperature;
 }
@@ -137,15 +137,15 @@ fn probabilityOf(score: f32) -> u32 {
   return u32(exp(distanceOf(score)) / total * ONE + 0.5);
 }
 
-// Sum of exp(distance) over the tokens that reach the bar, in one order.
-fn weightAbove(bar: vec2u) -> f32 {
+// Sum of exp(distance) over the tokens that reach the threshold, in one order.
+fn weightAbove(threshold: vec2u) -> f32 {
   var weight = 0.0;
   for (var v = id; v < sizes.V; v += STRIDE) {
     let four = scoresFrom(v);
     // unroll
     for (var i = 0u; i < 4u; i++) {
       let token = v + i * WORKGROUP_SIZE;
-      if (token < sizes.V && reaches(placeOf(four[i], token), bar)) {
+      if (token < sizes.V && reaches(rankOf(four[i], token), threshold)) {
         weight += exp(distanceOf(four[i]));
       }
     }
@@ -161,7 +161,7 @@ fn weightAbove(bar: vec2u) -> f32 {
   return bitcast<f32>(partial[0]);
 }
 
-// Sets `reached` to the bin in which the sum over bins from the highest down comes to `wanted`.
+// Sets `reached` to the bin at which the sum over bins, from the highest down, reaches `wanted`.
 fn findBin(wanted: u32) {
   let top = BINS - 1 - id * BINS_EACH;
   var own = 0u;
@@ -186,13 +186,13 @@ fn findBin(wanted: u32) {
   }
 }
 
-// The highest bar such that the tokens which reach it are `wanted` in number, or have at least the
-// probability `wanted` together; never lower than the bar that is there.
-fn barAt(wanted: u32, byProbability: bool, lowest: vec2u) -> vec2u {
+// The highest threshold that `wanted` tokens reach, or tokens with the total probability `wanted`; not below
+// `lowest`.
+fn thresholdOf(wanted: u32, byProbability: bool, lowest: vec2u) -> vec2u {
   var found = SAME_BITS;
-  var known = SAME_BITS; // bits of it that are found
+  var known = SAME_BITS; // mask of the bits that are found
   var rest = wanted;
-  var everything = lowest; // the bar if all the tokens left do not come to what is wanted
+  var everything = lowest; // the threshold if all the tokens left have less than `wanted`
   for (var d = 0u; d < 5; d++) {
     let word = DIGITS[d].x;
     let shift = DIGITS[d].y;
@@ -207,11 +207,11 @@ fn barAt(wanted: u32, byProbability: bool, lowest: vec2u) -> vec2u {
       // unroll
       for (var i = 0u; i < 4u; i++) {
         let token = v + i * WORKGROUP_SIZE;
-        let place = placeOf(four[i], token);
-        if (token < sizes.V && reaches(place, lowest) && all((place & known) == found)) {
+        let rank = rankOf(four[i], token);
+        if (token < sizes.V && reaches(rank, lowest) && all((rank & known) == found)) {
           var amount = 1u;
           if (byProbability && word == 0) { amount = probabilityOf(four[i]); }
-          if (amount > 0) { atomicAdd(&bins[(place[word] >> shift) & mask], amount); }
+          if (amount > 0) { atomicAdd(&bins[(rank[word] >> shift) & mask], amount); }
         }
       }
     }
@@ -223,11 +223,11 @@ fn barAt(wanted: u32, byProbability: bool, lowest: vec2u) -> vec2u {
     known[word] |= mask << shift;
     rest = bin.y;
     if (d == 2) {
-      // the tokens left have one score: how many of them are wanted?
+      // the tokens left have one score; `rest` becomes how many of them are wanted
       let each = select(1, probabilityOf(scoreOf(found.x)), byProbability);
       rest = (bin.y + each - 1) / each;
       everything = vec2u(found.x, select(0, lowest.y, found.x == lowest.x));
-      // every invocation computes the same, which the compiler cannot know: one decides
+      // every invocation computes the same, but the compiler cannot know it, so one decides
       if (id == 0) { isDecided = rest * each >= bin.z; }
       if (workgroupUniformLoad(&isDecided)) { return everything; }
     }
@@ -235,18 +235,18 @@ fn barAt(wanted: u32, byProbability: bool, lowest: vec2u) -> vec2u {
   return found;
 }
 
-// −log of an exponential variate −log(1 − u). Tokens win by small variates, so 32 bits of u are spent
-// there, where floating-point numbers are dense, and small logarithms are summed as a series.
+// Gumbel noise: −log of an exponential variate −log(1 − u). Small variates win the draw, so u has its 32 bits near
+// 0, where floating-point numbers are dense, and there the logarithm is computed as a series.
 fn gumbel(bits: u32) -> f32 {
   let u = min((f32(bits) + 0.5) / 4294967296.0, 0.99999994);
   let series = u * (1.0 + u * (0.5 + u * (1.0 / 3.0 + u * (0.25 + u * 0.2))));
   return -log(select(-log(1.0 - u), series, u < 0.0625));
 }
 
-// The token with the highest sum of distance and noise of Gumbel's distribution: it is one drawn by the
-// probabilities, without their sum being known.
-fn draw(bar: vec2u, noise: u32) -> u32 {
-  var rank = 0u;
+// The token with the highest sum of distance and Gumbel noise, which is a draw by the tokens' probabilities that
+// does not need their sum.
+fn draw(threshold: vec2u, noise: u32) -> u32 {
+  var bestKey = 0u;
   var best = 0u;
   for (var v = id; v < sizes.V; v += STRIDE) {
     let four = scoresFrom(v);
@@ -255,22 +255,22 @@ fn draw(bar: vec2u, noise: u32) -> u32 {
       let token = v + i * WORKGROUP_SIZE;
       let distance = distanceOf(four[i]);
       if (
-        token < sizes.V && reaches(placeOf(four[i], token), bar) &&
+        token < sizes.V && reaches(rankOf(four[i], token), threshold) &&
         (!MIN_P || distance >= options.leastDistance)
       ) {
         var sum = four[i];
         if (!GREEDY) { sum = distance + gumbel(pcgHash(token + noise)); }
-        if (keyOf(sum) > rank) {
-          rank = keyOf(sum);
+        if (keyOf(sum) > bestKey) {
+          bestKey = keyOf(sum);
           best = token;
         }
       }
     }
   }
-  atomicMax(&highestRank, rank);
+  atomicMax(&highestDraw, bestKey);
   if (id == 0) { atomicStore(&drawn, sizes.V - 1); }
   workgroupBarrier();
-  if (rank == atomicLoad(&highestRank)) { atomicMin(&drawn, best); }
+  if (bestKey == atomicLoad(&highestDraw)) { atomicMin(&drawn, best); }
   workgroupBarrier();
   return atomicLoad(&drawn);
 }
@@ -296,13 +296,13 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
   key = atomicLoad(&highestKey);
   highest = scoreOf(key);
 
-  var bar = vec2u(); // which all tokens reach
-  if (TOP_K) { bar = barAt(options.topK, false, bar); }
+  var threshold = vec2u(); // reached by all tokens
+  if (TOP_K) { threshold = thresholdOf(options.topK, false, threshold); }
   if (TOP_P) {
-    total = weightAbove(bar);
-    bar = barAt(options.topP, true, bar);
+    total = weightAbove(threshold);
+    threshold = thresholdOf(options.topP, true, threshold);
   }
-  let token = draw(bar, pcgHash(last + 1 + pcgHash(seeds[text])));
+  let token = draw(threshold, pcgHash(last + 1 + pcgHash(seeds[text])));
 
   if (id == 0) {
     let infinite = key >= KEY_OF_INFINITY || key <= KEY_OF_MINUS_INFINITY;

@@ -6,10 +6,10 @@ import { ceilDiv, type Tensor } from "../tensor.ts";
 const WORKGROUP_SIZE = 256;
 
 /**
- * y = sum of x, or with a `place` y[place] = sum of x, in one fixed order.
+ * y = sum of x, or y[place] = sum of x if a `place` is given, in one fixed order.
  *
- * x: f32 [N]; place: u32 [1]; y: f32 [1], or with a place [R], of which one element is set. The host adds up
- * the sums of several runs of a program, in f64: an f32 would stop growing.
+ * x: f32 [N]; place: u32 [1]; y: f32 [1], or with a place [R], of which one element is set. The host adds
+ * the sums of several runs of a program in f64, because a sum in f32 would stop growing.
  *
  * @throws {RangeError | TypeError} if a tensor has another shape or element type.
  */

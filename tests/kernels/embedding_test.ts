@@ -40,13 +40,13 @@ function sorted(tokens: Uint32Array): Uint32Array {
   return Uint32Array.from(tokens.keys()).sort((a, b) => tokens[a]! - tokens[b]! || a - b);
 }
 
-async function check(on: Device, dtype: DType, { B, T, V, L, C }: Record<string, number>) {
+async function check(on: Device, dtype: DType, { B, T, V, maxT, C }: Record<string, number>) {
   const seed = freshSeed(), random = testRandom(seed), M = B! * T!;
   const tokens = Uint32Array.from({ length: M }, () => Math.floor(random() ** 2 * V!));
   tokens[0] = V! - 1;
   const values = {
     wte: randomValues(random, V! * C!),
-    wpe: randomValues(random, L! * C!),
+    wpe: randomValues(random, maxT! * C!),
     dy: randomValues(random, M * C!, { dtype }),
     dwte: randomValues(random, V! * C!),
   };
@@ -56,11 +56,11 @@ async function check(on: Device, dtype: DType, { B, T, V, L, C }: Record<string,
     tokens: tensorOf("tokens", u32(M), tokens),
     order: tensorOf("order", u32(M), sorted(tokens)),
     wte: tensorOf("wte", f32(V!), values.wte),
-    wpe: tensorOf("wpe", f32(L!), values.wpe),
+    wpe: tensorOf("wpe", f32(maxT!), values.wpe),
     dy: tensorOf("dy", { shape: [M, C!], dtype }, values.dy),
     y: poisoned("y", { shape: [M, C!], dtype }),
     dwte: tensorOf("dwte", f32(V!), values.dwte),
-    dwpe: poisoned("dwpe", f32(L!)),
+    dwpe: poisoned("dwpe", f32(maxT!)),
   };
   using program = new Program(on);
   embeddingForward(program, t, t, { T: T! });
@@ -72,7 +72,7 @@ async function check(on: Device, dtype: DType, { B, T, V, L, C }: Record<string,
   const tolerance = TOLERANCE[dtype]!, what = `seed ${seed}`;
   const expected = reference.embeddingForward({ tokens, ...values }, { T: T!, C: C! });
   assertClose(y!, expected.y, tolerance, `y, ${what}`);
-  const gradients = { dwte: values.dwte.slice(), dwpe: new Float32Array(L! * C!) };
+  const gradients = { dwte: values.dwte.slice(), dwpe: new Float32Array(maxT! * C!) };
   for (let i = 0; i < 2; i++) {
     reference.embeddingBackward({ tokens, dy: values.dy }, gradients, { T: T!, C: C! });
   }
@@ -83,11 +83,11 @@ async function check(on: Device, dtype: DType, { B, T, V, L, C }: Record<string,
 for (const dtype of REAL_TYPES) {
   for (
     const size of [
-      { B: 1, T: 1, V: 1, L: 1, C: 4 },
-      { B: 3, T: 5, V: 127, L: 7, C: 12 },
-      { B: 2, T: 9, V: 50, L: 9, C: 132 },
-      { B: 1, T: 129, V: 127, L: 200, C: 64 },
-      { B: 2, T: 3, V: 9, L: 4, C: 260 }, // longer than a workgroup is wide
+      { B: 1, T: 1, V: 1, maxT: 1, C: 4 },
+      { B: 3, T: 5, V: 127, maxT: 7, C: 12 },
+      { B: 2, T: 9, V: 50, maxT: 9, C: 132 },
+      { B: 1, T: 129, V: 127, maxT: 200, C: 64 },
+      { B: 2, T: 3, V: 9, maxT: 4, C: 260 }, // longer than a workgroup is wide
     ]
   ) {
     const name = Object.entries(size).map(([key, value]) => `${key} ${value}`).join(", ");
@@ -95,7 +95,7 @@ for (const dtype of REAL_TYPES) {
       check(device, dtype, size));
   }
   Deno.test(`embedding matches the reference in ${dtype} when wte takes three bindings`, () =>
-    check({ ...device, maxBindingBytes: 4096 }, dtype, { B: 3, T: 10, V: 300, L: 12, C: 8 }));
+    check({ ...device, maxBindingBytes: 4096 }, dtype, { B: 3, T: 10, V: 300, maxT: 12, C: 8 }));
 }
 
 // chunks have 16 places: runs within, of and across them, up to more chunks than there are shares
@@ -149,15 +149,15 @@ for (const dtype of REAL_TYPES) {
 for (const dtype of REAL_TYPES) {
   Deno.test(`embeddingDecode() adds up the rows that the cursors point at in ${dtype}`, async () => {
     const seed = freshSeed(), random = testRandom(seed);
-    const B = 2, N = 9, S = 3, V = 300, L = 12, C = 8;
+    const B = 2, N = 9, S = 3, V = 300, maxT = 12, C = 8;
     const tokens = Uint32Array.from({ length: B * N }, () => Math.floor(random() * V));
     const cursors = [[2, 2], [5, 1]] as const; // next token to read, token at position 0
-    const wte = randomValues(random, V * C), wpe = randomValues(random, L * C);
+    const wte = randomValues(random, V * C), wpe = randomValues(random, maxT * C);
     const t = {
       tokens: tensorOf("tokens", { shape: [B, N], dtype: "u32" }, tokens),
       cursors: tensorOf("cursors", { shape: [B, 2], dtype: "u32" }, cursors.flat()),
       wte: tensorOf("wte", { shape: [V, C], dtype: "f32" }, wte),
-      wpe: tensorOf("wpe", { shape: [L, C], dtype: "f32" }, wpe),
+      wpe: tensorOf("wpe", { shape: [maxT, C], dtype: "f32" }, wpe),
     };
     const expected = cursors.flatMap(([next, start], b) =>
       Array.from({ length: S * C }, (_, i) => {
@@ -191,7 +191,7 @@ Deno.test("embeddingForward() reaches every row beyond one row of workgroups", a
 });
 
 Deno.test("embeddingBackward() sets positions beyond one row of workgroups", async () => {
-  const L = 32768 + 3, C = 256; // 32768 workgroups of 64 vectors, and three more
+  const maxT = 32768 + 3, C = 256; // 32768 workgroups of 64 vectors, and three more
   const u32 = (length: number) => ({ shape: [length], dtype: "u32" as const });
   const f32 = (rows: number) => ({ shape: [rows, C], dtype: "f32" as const });
   const t = {
@@ -199,7 +199,7 @@ Deno.test("embeddingBackward() sets positions beyond one row of workgroups", asy
     order: tensorOf("order", u32(1), [0]),
     dy: tensorOf("dy", f32(1), new Float32Array(C).fill(3)),
     dwte: tensorOf("dwte", f32(1), new Float32Array(C)),
-    dwpe: tensorOf("dwpe", f32(L), new Float32Array(L * C).fill(NaN)),
+    dwpe: tensorOf("dwpe", f32(maxT), new Float32Array(maxT * C).fill(NaN)),
   };
   const [dwpe] = await runProgram(
     (program) => embeddingBackward(program, t, t, { T: 1 }),
