@@ -1,4 +1,4 @@
-import { harmless, type Pattern, type PatternOf, type Span } from "./pattern.ts";
+import { createPattern, type Pattern, type PatternOf, type Span } from "./pattern.ts";
 import {
   type Component,
   type ModelConfig,
@@ -43,11 +43,11 @@ const BEHAVIORS = [
 /** A treatment of the matches of a pattern. */
 export type Behavior = typeof BEHAVIORS[number];
 
-const PUNCTUATION = harmless(/[\p{P}!-/:-@[-`{-~]/gu);
-const WHITE_SPACE = harmless(/\p{White_Space}/gu);
-const NUMBER = harmless(/\p{N}/gu);
+const PUNCTUATION = createPattern(/[\p{P}!-/:-@[-`{-~]/gu);
+const WHITE_SPACE = createPattern(/\p{White_Space}/gu);
+const NUMBER = createPattern(/\p{N}/gu);
 const WORD = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}";
-const WORDS = harmless(new RegExp(`[${WORD}]+|[^${WORD}\\p{White_Space}]+`, "gu"));
+const WORDS = createPattern(new RegExp(`[${WORD}]+|[^${WORD}\\p{White_Space}]+`, "gu"));
 
 /** Longest piece of FixedLength. */
 const LONGEST_PIECE = 65_535;
@@ -100,7 +100,7 @@ function createSplitter(config: Component, patternOf: PatternOf): Splitter {
   switch (config.type) {
     case "ByteLevel": {
       const { add_prefix_space: prefix, use_regex: divides = true } = config;
-      const words = dividing(harmless(GPT2_WORDS), "Isolated");
+      const words = dividing(createPattern(GPT2_WORDS), "Isolated");
       return (text, atStart, visit) => {
         const whole = prefix && !text.startsWith(" ") ? ` ${text}` : text;
         if (divides) words(whole, atStart, visit);
@@ -139,7 +139,7 @@ function createSplitter(config: Component, patternOf: PatternOf): Splitter {
           length,
         );
       }
-      return dividing(harmless(new RegExp(`.{1,${length}}`, "gsu")), "Isolated");
+      return dividing(createPattern(new RegExp(`.{1,${length}}`, "gsu")), "Isolated");
     }
     default:
       throw new UnsupportedTokenizer(
@@ -200,7 +200,7 @@ export function divide(
     wasMatch = isMatch;
   };
   let end = 0;
-  for (const [matchStart, matchEnd] of pattern.matches(text)) {
+  for (const [matchStart, matchEnd] of pattern(text)) {
     add(end, matchStart, invert);
     add(matchStart, matchEnd, !invert);
     end = matchEnd;

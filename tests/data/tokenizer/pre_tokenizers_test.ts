@@ -1,12 +1,12 @@
 import assert from "node:assert/strict";
-import { harmless } from "../../../data/tokenizer/pattern.ts";
+import { createPattern } from "../../../data/tokenizer/pattern.ts";
 import {
   type Behavior,
   createPreTokenizer,
   divide,
 } from "../../../data/tokenizer/pre_tokenizers.ts";
 
-const dash = harmless(/-/g);
+const dash = createPattern(/-/g);
 const pieces = (text: string, behavior: Behavior, invert = false) =>
   divide(text, dash, { behavior, invert }).map(([start, end]) => text.slice(start, end));
 
@@ -32,7 +32,7 @@ Deno.test("Metaspace puts its mark before a text always, at the start alone, or 
     const found: [string, boolean][] = [];
     const { split } = createPreTokenizer(
       { type: "Metaspace", replacement: "_", prepend_scheme },
-      () => harmless(/_/g),
+      () => createPattern(/_/g),
     );
     split(text, atStart, (piece, first) => found.push([piece, first]));
     return found;
