@@ -8,7 +8,7 @@ import {
   viewTensor,
 } from "./tensor.ts";
 
-/** Named tensors packed into one buffer, so that one launch can walk over all of them. */
+/** Named tensors in one buffer, so that one launch can process all of them. */
 export interface Arena {
   /** The whole buffer as one flat tensor, padding included; padding stays zero. */
   readonly flat: Tensor;
@@ -16,14 +16,14 @@ export interface Arena {
   readonly tensors: ReadonlyMap<string, Tensor>;
 }
 
-/** WebGPU guarantees that bindings may start at multiples of 256 bytes. */
+/** Bytes of whose multiples a binding may start on every WebGPU device. */
 const ALIGNMENT_BYTES = 256;
 
 /**
- * Packs a table of names and shapes into one zeroed buffer.
+ * Allocates one zeroed buffer for a table of names and shapes.
  *
- * Each tensor starts at the same element offset whatever the element type, so that arenas made from
- * one table (parameters, gradients, moments, f16 copies) correspond element by element.
+ * The element offset of a tensor does not depend on the element type, so that arenas of one table
+ * (parameters, gradients, moments, f16 copies) correspond element by element.
  */
 export function createArena(
   device: Device,
@@ -48,14 +48,23 @@ export function createArena(
   return { flat, tensors };
 }
 
-/** The tensor of this name; a name that the arena does not hold is a mistake of the caller. */
+/**
+ * The tensor of this name.
+ *
+ * @throws {RangeError} if the arena holds no tensor of this name.
+ */
 export function tensorNamed(arena: Arena, key: string): Tensor {
   const tensor = arena.tensors.get(key);
-  if (!tensor) throw new RangeError(`Cannot find "${key}" in the arena "${arena.flat.name}"`);
+  if (!tensor) {
+    throw new RangeError(
+      `Cannot find "${key}" as it must be in the arena "${arena.flat.name}": ` +
+        `current names are ${[...arena.tensors.keys()]}`,
+    );
+  }
   return tensor;
 }
 
-/** The part of the arena from one tensor up to, not including, another, padding included. */
+/** The arena from the start of one tensor to the start of another, or to the end, as one flat tensor. */
 export function arenaRange(arena: Arena, { from, to }: { from: string; to?: string }): Tensor {
   const start = elementOffset(arena, from);
   const end = to === undefined ? size(arena.flat.shape) : elementOffset(arena, to);

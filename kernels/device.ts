@@ -2,58 +2,59 @@ import type { Pipeline } from "./shader.ts";
 import { UserError, type UserErrorOptions } from "../files/user_error.ts";
 import { testSubgroups } from "./subgroups.ts";
 
-/** A WebGPU device, what it can do, and the first thing that went wrong on it. */
+/** A WebGPU device with its capabilities, its compiled shaders and the first error that it reported. */
 export interface Device {
-  /** The WebGPU device itself. */
+  /** The device of WebGPU. */
   readonly gpu: GPUDevice;
-  /** The adapter's name for people, such as `NVIDIA H200`. */
+  /** The name of the adapter for messages, such as `NVIDIA H200`. */
   readonly name: string;
-  /** True for a software adapter that computes on the CPU, such as Mesa's lavapipe. */
+  /** Whether the adapter computes on the CPU, as Mesa's lavapipe does. */
   readonly isCpu: boolean;
-  /** The adapter's driver, as far as WebGPU says: vendor and, on Linux, Vulkan or OpenGL. */
+  /** The graphics interface and the vendor, as far as WebGPU reveals them, such as `Vulkan (vendor 4318)`. */
   readonly backend: string;
-  /** Features that were granted, `shader-f16` among them where the adapter has it. */
+  /** Features that were requested and granted: those of `WANTED_FEATURES` that the adapter has. */
   readonly features: ReadonlySet<string>;
   /**
-   * Invocations in a subgroup, on CPU adapters whose subgroups passed a test. Undefined elsewhere: there
-   * kernels use no subgroups.
+   * Invocations per subgroup, on CPU adapters whose subgroups passed `testSubgroups()`. On other devices it is
+   * undefined, and kernels use no subgroups.
    */
   readonly subgroupSize: number | undefined;
-  /** Most bytes of a buffer that one binding exposes to a shader. */
+  /** Most bytes of a buffer in one binding. */
   readonly maxBindingBytes: number;
-  /** Compiled pipelines by constants and shader text, shared by all programs on this device. */
+  /** Compiled shaders by their constants and text, shared by all programs on this device. */
   readonly pipelines: Map<string, Pipeline>;
-  /** Kernels that were found to be the fastest here, by `Tunable.key`: see tune.ts. */
+  /** Names of the fastest kernels on this device by `Tunable.key`, as tune.ts measured them. */
   readonly choices: Map<string, string>;
   /**
-   * Throws the first error that the device reported since it was opened.
+   * Throws the first error that the device reported since it was opened, if there is one.
    *
-   * WebGPU reports a faulty call, exhausted memory and a lost device outside the call that caused
-   * them and continues with an invalid object; code that reads results back asks here first.
+   * WebGPU reports a faulty call, exhausted memory and a lost device outside the call that caused them, and
+   * continues with an invalid object. Code that reads results back calls this first.
    */
   check(): void;
   /** Frees the device and everything on it. */
   destroy(): void;
-  /** The same, at the end of the block in which `using` declares the device. */
+  /** Calls `destroy()`, at the end of the block in which `using` declares the device. */
   [Symbol.dispose](): void;
 }
 
-/** Thrown when there is no usable WebGPU adapter, or when the device fails while it works. */
+/** Thrown if there is no usable WebGPU adapter, or if the device fails later. */
 export class DeviceError extends UserError {
   /** Distinguishes this error from others without `instanceof`. */
   override name = "DeviceError";
-  /** What happened to the device: there is none, its memory is exhausted, or it was lost. */
+  /** Whether there is no device, its memory is exhausted, or it was lost. */
   readonly kind: "missing" | "memory" | "lost";
 
-  /** An error with its sentence. */
+  /** Creates the error from its message, one sentence. */
   constructor(sentence: string, kind: DeviceError["kind"], options?: UserErrorOptions) {
     super(sentence, options);
     this.kind = kind;
   }
 }
 
-/** A limit that was exceeded: in bytes, workgroups, iterations of a loop, or launches. */
+/** A limit that a tensor or launch would exceed. */
 export interface Exceeded {
+  /** What is limited. */
   readonly limit:
     | "binding"
     | "buffer"
@@ -62,21 +63,23 @@ export interface Exceeded {
     | "loop"
     | "launches"
     | "memory";
+  /** The limit, in bytes, workgroups, iterations of a loop, or launches. */
   readonly most: number;
+  /** What was asked for, in the same unit. */
   readonly need: number;
 }
 
 /**
- * Thrown if a tensor or a launch would exceed a limit of the device. The message is for authors of kernels;
- * callers that know a user's options say which one to lower instead.
+ * Thrown if a tensor or a launch would exceed a limit of the device. The message addresses authors of
+ * kernels. A caller that knows the options of a user reports from `exceeded` which option to lower.
  */
 export class LimitError extends UserError {
   /** Distinguishes this error from others without `instanceof`. */
   override name = "LimitError";
-  /** Which limit, and by how much. */
+  /** The limit and its figures. */
   readonly exceeded: Exceeded;
 
-  /** An error with a message for programmers, and the figures for a message to users. */
+  /** Creates the error from a message for authors of kernels, and the figures for a message to users. */
   constructor(message: string, exceeded: Exceeded) {
     super(message);
     this.exceeded = exceeded;
@@ -88,7 +91,7 @@ const DOCTOR = "See what is missing and how to fix it: deno task doctor";
 /** Features to request if the adapter has them. */
 const WANTED_FEATURES: GPUFeatureName[] = ["shader-f16", "timestamp-query"];
 
-/** Limits to raise from WebGPU's defaults to whatever the adapter has. */
+/** Limits to raise from the defaults of WebGPU to those of the adapter. */
 const WANTED_LIMITS = [
   "maxBufferSize",
   "maxStorageBufferBindingSize",
@@ -100,10 +103,10 @@ const WANTED_LIMITS = [
 ] as const;
 
 /**
- * Opens the most capable WebGPU device with all features and limits that the kernels can use.
+ * Opens the most powerful adapter of WebGPU, with all features and limits that the kernels can use.
  *
- * @param options `gpu` is the WebGPU provider; without it the runtime's own, `navigator.gpu`.
- * @returns the device; call `destroy()` on it when done.
+ * @param options.gpu the provider of WebGPU, by default `navigator.gpu`, that of the runtime.
+ * @returns the device, which the caller destroys.
  * @throws {DeviceError} if there is no WebGPU or no adapter.
  */
 export async function openDevice({ gpu = navigator.gpu }: { gpu?: GPU } = {}): Promise<Device> {
@@ -130,8 +133,8 @@ export async function openDevice({ gpu = navigator.gpu }: { gpu?: GPU } = {}): P
   for (const name of WANTED_LIMITS) requiredLimits[name] = adapter.limits[name];
   const request = (requiredFeatures: GPUFeatureName[]) =>
     adapter.requestDevice({ requiredFeatures, requiredLimits });
-  // Deno lists no subgroups but grants them (2.9.6); where it does not, it says so here. On an NVIDIA GPU
-  // small layer-norms were a third faster with them, but a process that had several devices crashed.
+  // Deno 2.9.6 does not list the feature but grants it. On an NVIDIA GPU small layer-norms were a third faster
+  // with subgroups, but a process with several devices crashed.
   const withSubgroups = isCpu
     ? await request([...features, "subgroups" as GPUFeatureName]).catch(() => undefined)
     : undefined;
@@ -141,12 +144,12 @@ export async function openDevice({ gpu = navigator.gpu }: { gpu?: GPU } = {}): P
   let failure: Error | undefined;
   let destroyed = false;
   device.addEventListener("uncapturederror", (event) => {
-    event.preventDefault(); // reported by check(); without this the runtime also prints it
+    event.preventDefault(); // check() reports it; by default the runtime prints it too
     const { error } = event as GPUUncapturedErrorEvent;
     const message = error.message.trim();
     failure ??= error.constructor.name === "GPUOutOfMemoryError"
       ? new DeviceError(`${name} ran out of memory: ${message}`, "memory")
-      : new Error(`${name} reported an error: ${message}`); // a kernel or a call of ours is wrong
+      : new Error(`${name} reported an error: ${message}`); // a mistake in a kernel or a call
   });
   device.lost.then((info) => {
     if (!destroyed) {
@@ -178,8 +181,8 @@ export async function openDevice({ gpu = navigator.gpu }: { gpu?: GPU } = {}): P
 }
 
 /**
- * Names the graphics interface behind an adapter. Without a Vulkan driver Deno takes OpenGL on Linux
- * and says nothing; it shows in that the adapter lacks f16 and that its subgroups have no known size
+ * The graphics interface and the vendor of an adapter. On Linux without a Vulkan driver Deno uses OpenGL and
+ * does not report it. Such an adapter is recognised because it lacks f16 and its subgroup size is not known
  * (4 to 128, Deno 2.9.6, measured November 2026).
  */
 function describeBackend(adapter: GPUAdapter): string {

@@ -1,6 +1,6 @@
 import { assertDType, type DType, type Tensor } from "./tensor.ts";
 
-/** A tensor, or none if it is optional; its shape, such as `B·T,3C`; its element types, such as `f32|f16`. */
+/** A tensor, undefined if it is optional and missing, with its shape such as `B·T,3C` and its element types. */
 export type Dimensioned = readonly [
   tensor: Tensor | undefined,
   shape: string,
@@ -19,13 +19,14 @@ type Names<S extends string> = S extends `${infer A},${infer B}` ? Names<A> | Na
 /**
  * Checks the tensors of an op and returns their dimensions by name.
  *
- * A dimension is a number, a name, or a product such as `3C` or `B·T`, of which one name may be new: the
- * first tensor that has it decides its value, and the others must agree.
+ * A dimension is a number, a name, or a product such as `3C` or `B·T`. One name of a product may be new: the
+ * first tensor with this name determines its value, which the following tensors must have too.
  *
- * @param action the op, for messages.
+ * @param action the name of the op, for messages.
  * @param tensors the tensors in the order in which they are checked; undefined ones are skipped.
- * @param known dimensions that the op is called with.
- * @throws {RangeError} if a tensor has another shape; {TypeError} if it has another element type.
+ * @param known values of dimensions that the caller knows.
+ * @throws {RangeError} if a tensor has another shape; {TypeError} if it has another element type, or if a
+ * product has two new names.
  */
 export function dims<
   const T extends readonly Dimensioned[],
@@ -53,12 +54,12 @@ export function dims<
   return Object.fromEntries(values) as Record<Names<T[number][1]> | keyof K, number>;
 }
 
-/** Factors of a dimension: those of `3C` and `3·C` are 3 and C. */
+/** Factors of a dimension, such as 3 and C of `3C` and of `3·C`. */
 function factorsOf(term: string): string[] {
   return term.replace(/^\d+(?=\p{L})/u, "$&·").split("·");
 }
 
-/** Value of a number or a name, if it is known. */
+/** Value of a number, or of a name if it is known. */
 function valueOfFactor(factor: string, values: ReadonlyMap<string, number>): number | undefined {
   return /^\d+$/.test(factor) ? Number(factor) : values.get(factor);
 }
@@ -80,13 +81,16 @@ function expectedOf(term: string, values: ReadonlyMap<string, number>): string {
   return known.reduce((product, value) => product * value) + unknown.join("·");
 }
 
-/** Whether a dimension may have this length; a new name gets its value. */
+/** Whether a dimension may have this length; sets the value of its new name, if it has one. */
 function agrees(term: string, length: number, values: Map<string, number>): boolean {
   const factors = factorsOf(term);
   const unknown = factors.filter((factor) => valueOfFactor(factor, values) === undefined);
   if (unknown.length === 0) return valueOf(term, values) === length;
   if (unknown.length > 1) {
-    throw new TypeError(`Cannot tell the dimensions of ${term} apart: unknown are ${unknown}`);
+    throw new TypeError(
+      `Cannot determine the dimension ${term} as at most one of its names may be new: ` +
+        `current new names are ${unknown}`,
+    );
   }
   const known = factors.filter((factor) => factor !== unknown[0]).join("·") || "1";
   values.set(unknown[0]!, length / valueOf(known, values)!);

@@ -2,16 +2,14 @@ import type { Device } from "./device.ts";
 
 /** A device that allocates nothing: see `dryDevice()`. */
 export interface DryDevice extends Device {
-  /** Bytes of the buffers that would exist now. */
+  /** Bytes of all buffers that were created and not destroyed. */
   readonly bytes: number;
 }
 
 /**
- * A device with the limits and kernels of another that allocates and compiles nothing. Work that is recorded
- * on it passes the same checks as on the device itself: within milliseconds they say whether it exceeds a
- * limit, and how many bytes it takes.
- *
- * Nothing can be read back from it.
+ * A device with the limits and kernels of another that allocates, compiles and runs nothing. Recording work on
+ * it makes the same checks as on the real device, but takes only milliseconds: it finds out whether the work
+ * would exceed a limit, and how many bytes it needs. Nothing can be read back.
  */
 export function dryDevice(device: Device): DryDevice {
   let bytes = 0;

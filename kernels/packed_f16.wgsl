@@ -1,6 +1,6 @@
-// Four elements of f16 as the two words in which they lie in memory, for blocks that are fetched ahead.
+// Four f16 elements as the two words in which they are stored, for blocks that are fetched before they are used.
 //
-// If one of two branches loads a vec4<f16>, NVIDIA's compiler packs the halves at once, and so waits for them.
+// If one of two branches loads a vec4<f16>, NVIDIA's compiler repacks the halves there and so waits for the load.
 alias packed = vec2u;
 
 fn unpacked(four: packed) -> vec4f {

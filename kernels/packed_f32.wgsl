@@ -1,4 +1,4 @@
-// Four elements of f32, under the names that packed_f16.wgsl explains.
+// Four f32 elements, under the same names as in packed_f16.wgsl.
 alias packed = vec4f;
 
 fn unpacked(four: packed) -> vec4f {

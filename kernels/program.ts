@@ -13,55 +13,56 @@ import { createTensor, size, type Tensor, tensorBytes, viewTensor } from "./tens
 
 export type { Constants, Shader };
 
-/** Work that several kernels can do, one faster here and another there. */
+/** Work for which there are several kernels. Which of them is the fastest depends on the device. */
 export interface Tunable {
-  /** Operation, shapes and types: where the key is the same, so is the fastest kernel. */
+  /** Operation, shapes and types, which determine the fastest kernel of a device. */
   readonly key: string;
   /** Names of the kernels. */
   readonly variants: readonly string[];
-  /** The kernel to take where nothing was measured. */
+  /** The kernel to use if nothing was measured. */
   readonly preferred: string;
-  /** Records the work as one of the kernels does it. */
+  /** Records the launches of one of the kernels. */
   record(program: Program, variant: string): void;
 }
 
-/** One kernel launch: what runs, on which tensors, over how many workgroups. */
+/** A kernel launch: a shader, its tensors and its number of workgroups. */
 export interface Dispatch {
-  /** The files of the shader, by path. */
+  /** The text of the shader's files by path. */
   shader: Shader;
   /** Values of the shader's top-level constants and aliases. */
   constants?: Constants;
   /**
-   * The tensors by the names under which the shader binds them. Those that it binds only if a constant is
-   * true are ignored if it is false, and may be undefined.
+   * The tensors by the names of the shader's bindings. A tensor that is bound only if a constant is true may be
+   * undefined, and is ignored if the constant is false.
    */
   tensors: Readonly<Record<string, Tensor | undefined>>;
   /**
-   * Values fixed for this launch, by the names of the fields in the structs of the shader's uniforms; those
-   * of structs that it leaves out are ignored. A boolean becomes 1 or 0.
+   * Values by the names of the fields of the shader's uniforms, fixed when the launch is recorded. Values of a
+   * uniform that the constants leave out are ignored. A boolean becomes 1 or 0.
    */
   uniforms?: Readonly<Record<string, number | boolean>>;
   /** Workgroups in each dimension. */
   workgroups: readonly [x: number, y?: number, z?: number];
-  /** Upper bound of the loop iterations of one invocation, summed over all its loops. */
+  /** Most loop iterations of one invocation, summed over all its loops; 0 by default. */
   iterations?: number;
-  /** Bytes of workgroup memory that the shader declares. */
+  /** Bytes of workgroup memory that the shader declares; 0 by default. */
   workgroupBytes?: number;
 }
 
 /**
- * Most loop iterations that one invocation may make on a CPU adapter, over all its loops: Mesa's lavapipe
- * leaves loops without an error after 65,535 (Mesa 22.3, measured November 2026), so half of that is refused.
+ * Most loop iterations of one invocation on a CPU adapter, summed over all its loops: half of the 65,535
+ * iterations after which Mesa's lavapipe leaves a loop without an error (Mesa 22.3, measured November 2026).
  */
 const MAX_ITERATIONS = 32768;
 
 /**
- * Most launches of a program: each takes the host some ten microseconds and two kilobytes, and the device
- * some microseconds. A deep model has thousands; more come of a large vocabulary's logits in many chunks.
+ * Most launches of a program. A launch costs the host about ten microseconds and two kilobytes, and the device
+ * a few microseconds. A deep model has thousands of launches, and more if it computes the logits of a large
+ * vocabulary in many chunks.
  */
 const MAX_LAUNCHES = 65536;
 
-/** Most loop iterations that one invocation may make on a device: GPUs have no bound. */
+/** Most loop iterations of one invocation on a device; GPUs have no limit. */
 export function maxIterationsOf({ isCpu }: Pick<Device, "isCpu">): number {
   return isCpu ? MAX_ITERATIONS : Infinity;
 }
@@ -102,10 +103,10 @@ export class Program implements Disposable {
   readonly #steps: Step[] = [];
   readonly #uniformBuffers: GPUBuffer[] = [];
   readonly #scratch: Tensor[] = [];
-  /** What the launches recorded so far leave to the tuner, by key. */
+  /** Work recorded so far whose kernel the tuner may choose, by key. */
   readonly tunables: Map<string, Tunable> = new Map();
 
-  /** An empty program for a device. */
+  /** Creates an empty program for a device. */
   constructor(device: Device) {
     this.device = device;
   }
@@ -115,21 +116,21 @@ export class Program implements Disposable {
     return this.#steps.length;
   }
 
-  /** What each launch recorded so far runs, in order. */
+  /** Paths that name the shaders of the launches recorded so far, in order. */
   get labels(): string[] {
     return this.#steps.map(({ label }) => label);
   }
 
   /**
-   * An f32 tensor for intermediate results, whose content the next launches that ask for scratch
-   * overwrite. It belongs to the program.
+   * An f32 tensor for intermediate results, which belongs to the program. The next call may return the same
+   * memory: launches that are recorded after it overwrite the content.
    */
   scratch(shape: readonly number[]): Tensor {
     const length = size(shape);
     let tensor = this.#scratch.at(-1);
     if (!tensor || size(tensor.shape) < length) {
       tensor = createTensor(this.device, "scratch", { shape: [length], dtype: "f32" });
-      this.#scratch.push(tensor); // launches recorded before keep the smaller one
+      this.#scratch.push(tensor); // earlier launches keep the smaller tensor
     }
     return viewTensor(tensor, { offset: 0, shape });
   }
@@ -140,18 +141,18 @@ export class Program implements Disposable {
   }
 
   /**
-   * Appends one launch; its pipeline and bind group are made here, once.
+   * Appends a launch and creates its pipeline and its bind group.
    *
    * @throws {TypeError} if a tensor or uniform is missing, or the shader declares none of that name;
-   * {LimitError} if the launch would leave a limit of the device, or on a CPU adapter could run
-   * into lavapipe's bound on loop iterations; {RangeError} if an offset is not aligned.
+   * {LimitError} if the launch would exceed a limit of the device, or on a CPU adapter the number of loop
+   * iterations; {RangeError} if an offset is not aligned or a uniform is out of range.
    */
   dispatch(dispatch: Dispatch): void {
     const { shader, constants = {}, tensors, uniforms = {}, workgroups } = dispatch;
     const label = labelOf(shader);
-    const { pipeline, bindings, optional } = this.#compile(shader, constants);
-    checkNames(label, "tensor", tensors, namesOf(bindings), namesOf(optional));
-    checkNames(label, "uniform", uniforms, fieldsOf(bindings), fieldsOf(optional));
+    const { pipeline, bindings, declared } = this.#compile(shader, constants);
+    checkNames(label, "tensor", tensors, namesOf(bindings), namesOf(declared));
+    checkNames(label, "uniform", uniforms, fieldsOf(bindings), fieldsOf(declared));
     const bound = bindings.filter(({ fields }) => !fields).map(({ name }) => tensors[name]!);
     this.#checkLimits(label, bound, dispatch);
     const entries = bindings.map(({ name, binding, fields }): GPUBindGroupEntry => ({
@@ -163,7 +164,7 @@ export class Program implements Disposable {
     this.#append(label, pipeline, entries, workgroups);
   }
 
-  /** The pipeline of a shader, compiled if the device has not done so before. */
+  /** The compiled shader, which the device caches. */
   #compile(shader: Shader, constants: Constants): Pipeline {
     const { gpu, pipelines } = this.device;
     const key = JSON.stringify([constants, shader]);
@@ -173,7 +174,7 @@ export class Program implements Disposable {
       const source = specialize(shader, constants);
       const module = gpu.createShaderModule({
         label,
-        // a dry device does not ask for it: unrolling takes most of the time
+        // a getter, since a dry device does not read it and unrolling takes most of the time
         get code() {
           return unroll(source);
         },
@@ -181,7 +182,7 @@ export class Program implements Disposable {
       pipeline = {
         pipeline: gpu.createComputePipeline({ label, layout: "auto", compute: { module } }),
         bindings: bindingsOf(source),
-        optional: bindingsOf(Object.values(shader).join("\n")),
+        declared: bindingsOf(Object.values(shader).join("\n")),
       };
       pipelines.set(key, pipeline);
     }
@@ -211,14 +212,14 @@ export class Program implements Disposable {
     this.#steps.push({ label, pipeline, group, workgroups });
   }
 
-  /** Appends all launches, or those at these places, to a compute pass that is already open. */
+  /** Encodes all launches, or those with these indices, into an open compute pass. */
   encode(pass: GPUComputePassEncoder, launches?: readonly number[]): void {
-    encodeSteps(pass, launches?.map((place) => this.#steps[place]!) ?? this.#steps);
+    encodeSteps(pass, launches?.map((i) => this.#steps[i]!) ?? this.#steps);
   }
 
   /**
-   * Submits the launches from `from` up to, not including, `to` in one pass, `repeats` times in a row; all
-   * launches once by default. Does not wait for the device.
+   * Submits launches `from` to `to` − 1 in one pass, `repeats` times in a row; by default all launches once.
+   * Does not wait for the device.
    */
   run(
     { repeats = 1, from = 0, to = this.length }: { repeats?: number; from?: number; to?: number } =
@@ -232,13 +233,13 @@ export class Program implements Disposable {
     this.device.gpu.queue.submit([encoder.finish()]);
   }
 
-  /** Frees uniforms and scratch of the program; other tensors belong to whoever made them. */
+  /** Frees the uniforms and scratch tensors of the program; all other tensors belong to the caller. */
   destroy(): void {
     for (const { buffer } of this.#scratch) buffer.destroy();
     for (const buffer of this.#uniformBuffers) buffer.destroy();
   }
 
-  /** The same, at the end of the block in which `using` declares the program. */
+  /** Calls `destroy()`, at the end of the block in which `using` declares the program. */
   [Symbol.dispose](): void {
     this.destroy();
   }
@@ -254,7 +255,8 @@ export class Program implements Disposable {
     const { name, maxBindingBytes, gpu: { limits } } = this.device;
     if (this.length === MAX_LAUNCHES) {
       throw new LimitError(
-        `Cannot dispatch ${label} as a program has at most ${MAX_LAUNCHES} launches`,
+        `Cannot dispatch ${label} as a program has at most ${MAX_LAUNCHES} launches: ` +
+          `current number is ${this.length}`,
         { limit: "launches", most: MAX_LAUNCHES, need: MAX_LAUNCHES + 1 },
       );
     }
@@ -278,7 +280,7 @@ export class Program implements Disposable {
     for (const count of workgroups) {
       if (!Number.isInteger(count) || count! < 1 || count! > most) {
         throw new LimitError(
-          `Cannot dispatch ${label} as each dimension takes 1 to ${most} workgroups: ` +
+          `Cannot dispatch ${label} as each dimension must have 1 to ${most} workgroups: ` +
             `current counts are [${workgroups}]`,
           { limit: "workgroups", most, need: count! },
         );
@@ -323,13 +325,13 @@ function fieldsOf(bindings: readonly Binding[]): string[] {
   return bindings.flatMap(({ fields = [] }) => fields.map(({ name }) => name));
 }
 
-/** @throws {TypeError} if a required name is not given, or a given one neither required nor optional. */
+/** @throws {TypeError} if a required name is missing, or a given name is not declared. */
 function checkNames(
   label: string,
   kind: "tensor" | "uniform",
   given: Readonly<Record<string, unknown>>,
   required: readonly string[],
-  optional: readonly string[],
+  declared: readonly string[],
 ): void {
   const names = Object.keys(given).filter((name) => given[name] !== undefined);
   const missing = required.find((name) => !names.includes(name));
@@ -338,15 +340,15 @@ function checkNames(
       `Cannot dispatch ${label} as the ${kind} ${missing} is missing: current names are ${names}`,
     );
   }
-  const unknown = names.find((name) => !optional.includes(name));
+  const unknown = names.find((name) => !declared.includes(name));
   if (unknown !== undefined) {
     throw new TypeError(
-      `Cannot dispatch ${label} as it declares no ${kind} ${unknown}: declared names are ${optional}`,
+      `Cannot dispatch ${label} as it declares no ${kind} ${unknown}: declared names are ${declared}`,
     );
   }
 }
 
-/** The bytes of a uniform: its fields one after the other, in whole vectors of four. */
+/** The bytes of a uniform: its fields in order, padded to a multiple of 16 bytes. */
 function bytesOf(
   label: string,
   fields: NonNullable<Binding["fields"]>,

@@ -2,20 +2,20 @@ import random from "./random.wgsl" with { type: "text" };
 import type { Shader } from "./shader.ts";
 import type { Tensor } from "./tensor.ts";
 
-/** The functions that draw random numbers, for shaders that need them. */
+/** The functions of random.wgsl, for shaders that drop elements. */
 export const RANDOM: Shader = { "kernels/random.wgsl": random };
 
 /** A place in the model at which elements are dropped, and their share. */
 export interface DropoutSite {
   /** Probability that an element is dropped, in [0, 1). */
   rate: number;
-  /** A number that no other place in the model has. */
+  /** Number of the place, which no other place in the model has. */
   site: number;
 }
 
 /** Dropout at one place in the model, with its source of random numbers. */
 export interface Dropout extends DropoutSite {
-  /** u32 [2]: the seed and a counter, which is another number in every step. */
+  /** u32 [2]: the seed, and a counter that differs in every micro-batch. */
   random: Tensor;
 }
 

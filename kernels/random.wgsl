@@ -2,12 +2,12 @@
 const DROPOUT: bool = true;
 
 struct Dropout {
-  site: u32, // a number that no other place in the model has
+  site: u32, // number of a place in the model
   threshold: u32, // rate · 2³²
   scale: f32, // 1 / (1 − rate)
 }
 
-// numbers that no shader's own bindings have
+// binding numbers that no other file uses
 // only if DROPOUT
 @group(0) @binding(20) var<storage, read> random: array<u32>; // seed, counter
 // only if DROPOUT
@@ -21,25 +21,25 @@ fn pcgHash(v: u32) -> u32 {
   return (word >> 22u) ^ word;
 }
 
-// Where the draws of this site begin.
+// The counter at which the random numbers of this site begin.
 // only if DROPOUT
 fn dropoutPlace() -> u32 {
   return pcgHash(dropout.site + pcgHash(random[1] + pcgHash(random[0])));
 }
 
-// Where the draws of one row begin, in a matrix that may have more than 2³² elements.
+// The counter at which those of one row begin, for matrices that may have more than 2³² elements.
 // only if DROPOUT
 fn rowDropoutPlace(row: u32) -> u32 {
   return pcgHash(row + dropoutPlace());
 }
 
-// The factor of the element `index` after a place.
+// The factor of element `index`, counted from a place.
 // only if DROPOUT
 fn dropoutFactor(place: u32, index: u32) -> f32 {
   return select(dropout.scale, 0.0, pcgHash(index + place) < dropout.threshold);
 }
 
-// The factors of the elements index … index + 3 of this site.
+// The factors of elements index … index + 3 of this site.
 // only if DROPOUT
 fn fourDropoutFactors(index: u32) -> vec4f {
   let place = dropoutPlace();

@@ -1,22 +1,22 @@
 /**
  * Shaders: WGSL files, joined and specialised.
  *
- * A shader is a list of `.wgsl` files. Each file is valid WGSL as it stands, with everything on, or says on
- * line 2 which functions it needs from which files. Line 1 says what is computed and gives the shapes. The
- * parts of a file follow in one order, and names are the same everywhere:
+ * A shader consists of one or more `.wgsl` files. Each file is valid WGSL as it stands, or line 2 lists the
+ * functions that it needs and their files. Line 1 says what the shader computes and gives the shapes. The parts
+ * of all files have the same order and the same names:
  *
  * 1. `enable f16;`, aliases of element types, and constants that `specialize()` sets;
- * 2. `struct Sizes`, whose values are known when a launch is recorded; what is no size has a struct
- *    named after its variable, such as `options: Options`;
+ * 2. `struct Sizes`, whose values are known when a launch is recorded; a further uniform has a struct named
+ *    after its variable, such as `options: Options`;
  * 3. bindings, numbered upwards: inputs, outputs, and last `var<uniform> sizes: Sizes`;
- * 4. constants that follow from those above, and workgroup memory;
- * 5. functions, the callee before its caller;
+ * 4. fixed constants and constants that follow from those above, and workgroup memory;
+ * 5. functions, each before its callers;
  * 6. `main`, whose arguments are named `group`, `groups`, `local`, `index`.
  *
  * An invocation without work returns: `if (i >= sizes.N) { return; }`. If it must reach a barrier, a bool
  * `inside` guards its loads and stores instead.
  *
- * Three markers, each a comment on the line before what it concerns, say how a file is specialised:
+ * Three markers specialise a file. Each is a comment on the line before the code that it concerns:
  * `// unroll` writes out a loop; `// only if NAME` keeps a declaration, struct member, statement or block if
  * the boolean constant NAME is true, `// unless NAME` if it is false.
  *
@@ -26,7 +26,7 @@
 /** Values for the top-level `const` and `alias` declarations of a shader. */
 export type Constants = Readonly<Record<string, number | boolean | string>>;
 
-/** The files of a shader, text by path: the first has `main`, and its path names the shader. */
+/** The text of a shader's files by path. The first file has `main`, and its path names the shader. */
 export type Shader = Readonly<Record<string, string>>;
 
 /** The path that names a shader. */
@@ -37,10 +37,10 @@ export function labelOf(shader: Shader): string {
 /**
  * Returns the WGSL of a shader for one set of constants, before its loops are unrolled.
  *
- * The files are joined; each line of code ends with a comment that gives its place, such as
- * `// kernels/matmul/epilogue.wgsl:3`, so that a compiler that quotes the line names the file too. The
- * initializers of the named top-level `const` and `alias` declarations are replaced. What `// only if` and
- * `// unless` exclude is left out. `enable f16;` goes if nothing is f16.
+ * The files are joined. Each line of code ends with a comment that gives its file and line, such as
+ * `// kernels/matmul/epilogue.wgsl:3`, so that a compiler's message that quotes the line names them too. The
+ * initializers of the named top-level `const` and `alias` declarations are replaced. Code that `// only if` and
+ * `// unless` exclude is removed, and `enable f16;` too if nothing is f16.
  *
  * @throws {RangeError} if the shader declares no such name.
  */
@@ -57,13 +57,13 @@ export function specialize(shader: Shader, constants: Constants): string {
     source = source.replace(declaration, `$1${value};`);
   }
   source = withoutUnused(source);
-  // a directive must precede all declarations, those of other files too
+  // a directive must precede the declarations of all files
   return source.split("\n").some((line) => /\bf16\b/.test(codeOf(line)))
     ? `enable f16;\n${source}`
     : source;
 }
 
-/** The files one after the other; every line of code says where it stands. */
+/** The files in order; every line of code ends with its file and line. */
 function joined(shader: Shader): string {
   return Object.entries(shader).flatMap(([path, text]) =>
     text.split("\n").flatMap((line, i) => {
@@ -73,7 +73,7 @@ function joined(shader: Shader): string {
   ).join("\n");
 }
 
-/** Whether a line has more than a comment. */
+/** Whether a line has anything but a comment. */
 function isCode(line: string): boolean {
   return codeOf(line) !== "";
 }
@@ -83,7 +83,7 @@ function codeOf(line: string): string {
   return line.replace(/\/\/.*/, "").trim();
 }
 
-/** Leaves out what the constants turn off, and the markers. */
+/** Removes the code that the constants turn off, and the markers. */
 function withoutUnused(source: string): string {
   const lines = source.split("\n"), kept: string[] = [];
   for (let i = 0; i < lines.length; i++) {
@@ -94,7 +94,7 @@ function withoutUnused(source: string): string {
   return kept.join("\n");
 }
 
-/** Value of a top-level boolean constant. */
+/** Value of a boolean top-level constant. */
 function isOn(source: string, name: string): boolean {
   const [, value] = new RegExp(`^const ${name}: bool = (true|false);`, "m").exec(source) ?? [];
   if (value === undefined) {
@@ -105,7 +105,7 @@ function isOn(source: string, name: string): boolean {
   return value === "true";
 }
 
-/** The line on which the declaration, statement or block ends that starts on this line. */
+/** The last line of the declaration, statement or block that starts on this line. */
 function lastLineOf(lines: readonly string[], first: number): number {
   let depth = 0;
   for (let i = first; i < lines.length; i++) {
@@ -116,30 +116,30 @@ function lastLineOf(lines: readonly string[], first: number): number {
   throw new RangeError(`Cannot find the end of "${lines[first]}"`);
 }
 
-/** A `@binding` that a shader declares. */
+/** A binding that a shader declares. */
 export interface Binding {
   /** Name of the variable. */
   readonly name: string;
-  /** Its number. */
+  /** Number of the binding. */
   readonly binding: number;
-  /** If it is a uniform: the fields of its struct in order, each of four bytes. */
+  /** The fields of a uniform's struct in order, each of four bytes; undefined if this is no uniform. */
   readonly fields: readonly { name: string; type: "u32" | "i32" | "f32" }[] | undefined;
 }
 
-/** A compiled shader and what a launch of it binds. */
+/** A compiled shader and the bindings of its launches. */
 export interface Pipeline {
   /** The compiled shader. */
   readonly pipeline: GPUComputePipeline;
-  /** What it binds with its constants. */
+  /** Bindings of the shader with its constants. */
   readonly bindings: readonly Binding[];
-  /** What it may bind, these and those of other constants. */
-  readonly optional: readonly Binding[];
+  /** Bindings that its files declare: these and those that the constants exclude. */
+  readonly declared: readonly Binding[];
 }
 
 /**
- * The bindings that a shader's text declares.
+ * The bindings that the text of a shader declares.
  *
- * @throws {RangeError} if the struct of a uniform is missing, or a field is no u32, i32 or f32.
+ * @throws {RangeError} if the struct of a uniform is missing, or a field is not u32, i32 or f32.
  */
 export function bindingsOf(source: string): Binding[] {
   const declarations = source.matchAll(
@@ -167,27 +167,27 @@ function fieldsOf(source: string, struct: string): NonNullable<Binding["fields"]
   });
 }
 
-/** First two lines of a loop to write out: indent, variable, start, end, stride, comment. */
+/** First two lines of a loop to unroll: indent, variable, start, end, stride, comment. */
 const UNROLLED_LOOP = String
   .raw`^ *// unroll\n( *)for \(var (\w+) = (\w+); \2 < (\w+); \2(?:\+\+| \+= (\w+))\) \{(.*)\n`;
 
 /**
- * Writes out every loop that a line `// unroll` precedes, each iteration as a separate block, and leaves
- * out the lines that are comments alone.
+ * Unrolls every loop that a line `// unroll` precedes: each iteration becomes a separate block. Also removes the
+ * lines that are only a comment.
  *
- * Naga bounds every loop with a counter, which keeps the drivers' compilers from unrolling, and an
- * array indexed by a loop variable then lives in memory instead of registers. The loops have the
- * form `for (var i = 0u; i < N; i++) {`, with bounds that are numbers or top-level constants, and
- * end at a brace that has its line to itself and is indented like their `for`.
+ * Naga adds a counter to every loop, which prevents compilers of drivers from unrolling it. An array that the
+ * loop variable indexes is then kept in memory instead of registers. Such a loop has the form
+ * `for (var i = 0u; i < N; i++) {`, and its bounds are numbers or top-level constants. Its closing brace stands
+ * on a separate line, indented like the `for`.
  *
- * @throws {RangeError} if a bound is no product of constants or the closing brace is missing.
+ * @throws {RangeError} if a bound is not a product of constants, or the closing brace is missing.
  */
 export function unroll(source: string): string {
   const written = unrollPart(source, source);
   return written.split("\n").filter(isCode).join("\n");
 }
 
-/** Loops within a loop are written out once, then repeated. */
+/** Unrolls the loops in a part of the source. The body of a loop is unrolled once, then repeated. */
 function unrollPart(source: string, text: string): string {
   const loops = new RegExp(UNROLLED_LOOP, "gm");
   let written = "", at = 0;
@@ -211,14 +211,16 @@ function unrollPart(source: string, text: string): string {
   return written + text.slice(at);
 }
 
-/** Value of an integer literal or of a top-level integer constant, products and quotients included. */
+/** Value of an integer, or of an integer top-level constant, which may be a product or quotient of others. */
 function valueOf(source: string, term: string): number {
   const literal = /^(\d+)u?$/.exec(term);
   if (literal) return Number(literal[1]);
   const declaration = new RegExp(`^const ${term}\\b[^=;]*= ([^;]+);`, "m").exec(source);
   const factors = declaration?.[1]?.split(/ ([*/]) /);
   if (!factors || !factors.every((part) => /^(\w+|[*/])$/.test(part))) {
-    throw new RangeError(`Cannot unroll a loop up to "${term}": it is no product of constants`);
+    throw new RangeError(
+      `Cannot unroll a loop up to "${term}" as it must be a product of constants`,
+    );
   }
   let value = valueOf(source, factors[0]!);
   for (let i = 1; i < factors.length; i += 2) {

@@ -1,9 +1,9 @@
 import { type Device, LimitError } from "./device.ts";
 import { bytesPerElement, size, type Tensor, viewTensor } from "./tensor.ts";
 
-/** Consecutive rows of a tensor that fit into one binding. */
+/** Consecutive rows of a tensor that fit in one binding. */
 export interface RowSlice {
-  /** First row of the slice in the whole tensor. */
+  /** Index in the whole tensor of the first row. */
   readonly first: number;
   /** Number of rows. */
   readonly rows: number;
@@ -12,8 +12,8 @@ export interface RowSlice {
 }
 
 /**
- * Rows of whose multiples slices may start: the least at which bindings are aligned to 256 bytes in f16, and
- * so in f32 too, so that a table and its f16 copy are cut at the same rows.
+ * Rows of whose multiples a slice may start: the fewest that are aligned to 256 bytes in f16, and therefore in
+ * f32. So a table and its f16 copy are cut at the same rows.
  */
 function alignedRows(rowLength: number, multipleOf: number): number {
   let rows = multipleOf;
@@ -22,11 +22,12 @@ function alignedRows(rowLength: number, multipleOf: number): number {
 }
 
 /**
- * Cuts a tensor along its first dimension into slices that each fit into one binding; a tensor that
- * fits is one slice. GPT-2's embedding (154 MB in f32) needs two where a binding shows 128 MiB.
+ * Cuts a tensor along its first dimension into slices, each of which fits in one binding. The embedding of
+ * GPT-2 (154 MB in f32) needs two slices if a binding holds at most 128 MiB.
  *
- * @param options.maxRows most rows in a slice, for kernels that loop over them.
- * @param options.multipleOf rows of whose multiples slices start.
+ * @param options.maxRows most rows per slice, for kernels that loop over them; no limit by default.
+ * @param options.multipleOf rows of whose multiples each slice starts; 1 by default.
+ * @throws {LimitError} if the fewest rows of a slice do not fit in one binding.
  */
 export function rowSlices(
   device: Device,
@@ -41,7 +42,7 @@ export function rowSlices(
   if (step < 1) {
     throw new LimitError(
       `Cannot slice "${tensor.name}" as ${device.name} binds at most ${device.maxBindingBytes} ` +
-        `bytes: current rows have ${rowBytes} bytes each`,
+        `bytes: current size is ${rowBytes} bytes per row`,
       { limit: "binding", most: device.maxBindingBytes, need: aligned * rowBytes },
     );
   }
@@ -52,7 +53,7 @@ export function rowSlices(
   return slices;
 }
 
-/** A view of some rows of a tensor. */
+/** The slice of a tensor with these rows. */
 export function rowSlice(
   tensor: Tensor,
   { first, rows }: { first: number; rows: number },

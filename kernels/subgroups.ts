@@ -1,11 +1,12 @@
 import test from "./subgroups.wgsl" with { type: "text" };
 
+/** Invocations that run the self-test: the constant of subgroups.wgsl. */
 const INVOCATIONS = 64;
 
 /**
- * Invocations in a subgroup of this device, if its subgroups are what the kernels need: neighbours by
- * local_invocation_index, of one size, with broadcasts that give the right values. Undefined if not. Deno 2.9
- * grants the feature without listing it; hence the test.
+ * Invocations per subgroup of this device, or undefined if its subgroups are not what the kernels need: they must
+ * have one size, consist of neighbours by local_invocation_index, and broadcast the right values. The test is
+ * needed because Deno 2.9 grants the feature without listing it.
  */
 export async function testSubgroups(gpu: GPUDevice): Promise<number | undefined> {
   gpu.pushErrorScope("validation");
@@ -31,7 +32,7 @@ export async function testSubgroups(gpu: GPUDevice): Promise<number | undefined>
   return sizeOf(values);
 }
 
-/** The size that all invocations report, if all values are as expected. */
+/** The size that all invocations report, or undefined if any value is not as expected. */
 function sizeOf(values: Uint32Array): number | undefined {
   const size = values[0]!;
   if (![4, 8, 16, 32].includes(size)) return undefined;

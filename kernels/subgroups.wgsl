@@ -1,6 +1,6 @@
-// What the invocations of a workgroup see of their subgroups.   y: [INVOCATIONS,4]
+// What each invocation of a workgroup knows of its subgroup.   y: [INVOCATIONS,4]
 //
-// y holds the size, the lane, and the indices that lanes 0 and 3 broadcast.
+// A row of y holds the size, the lane, and the indices of the invocations in lanes 0 and 3.
 const INVOCATIONS: u32 = 64;
 
 @group(0) @binding(0) var<storage, read_write> y: array<vec4u>;

@@ -5,7 +5,7 @@ export type DType = "f32" | "f16" | "u32";
 
 /** A typed view of `size(shape)` elements of a GPU buffer, starting at `offsetBytes`. */
 export interface Tensor {
-  /** What the tensor holds; it labels the buffer and appears in error messages. */
+  /** Name of the tensor, which labels its buffer and appears in messages. */
   readonly name: string;
   /** Dimensions, slowest first; the layout is row-major without gaps. */
   readonly shape: readonly number[];
@@ -30,7 +30,7 @@ export function bytesPerElement(dtype: DType): number {
   return dtype === "f16" ? 2 : 4;
 }
 
-/** Bytes that a tensor occupies on the device: storage bindings come in multiples of four. */
+/** Bytes that a tensor occupies on the device, a multiple of four as storage bindings require. */
 export function tensorBytes({ shape, dtype }: Pick<Tensor, "shape" | "dtype">): number {
   return Math.ceil(size(shape) * bytesPerElement(dtype) / 4) * 4;
 }
@@ -45,8 +45,8 @@ const STORAGE_USAGE = 0x80 | 0x04 | 0x08; // STORAGE | COPY_SRC | COPY_DST
 /**
  * Allocates a zeroed tensor in a new buffer.
  *
- * @throws {RangeError} if a dimension is no positive integer; {LimitError} if the tensor is larger than
- * the device's largest buffer.
+ * @throws {RangeError} if a dimension is not a positive integer; {LimitError} if the tensor exceeds the
+ * device's limit of a buffer.
  */
 export function createTensor(
   device: Device,
@@ -72,9 +72,9 @@ export function createTensor(
 }
 
 /**
- * A view of part of a tensor: `shape` elements starting `offset` elements in.
+ * A view of a part of a tensor, which starts at element `offset` and has another shape.
  *
- * @throws {RangeError} if the view leaves the tensor or starts off the device's binding alignment.
+ * @throws {RangeError} if the view does not lie inside the tensor.
  */
 export function viewTensor(
   tensor: Tensor,
@@ -108,8 +108,8 @@ export function upload(device: Device, tensor: Tensor, data: ArrayLike<number>):
   const length = size(tensor.shape);
   if (data.length !== length) {
     throw new RangeError(
-      `Cannot upload to tensor "${tensor.name}" as it has ${length} elements: ` +
-        `current data has ${data.length}`,
+      `Cannot upload to tensor "${tensor.name}" as the data must have ${length} elements: ` +
+        `current number is ${data.length}`,
     );
   }
   const padded = tensorBytes(tensor) / bytesPerElement(tensor.dtype);
@@ -129,7 +129,7 @@ export function upload(device: Device, tensor: Tensor, data: ArrayLike<number>):
 /**
  * Reads tensors back to the host in one round trip; `f16` is widened to `f32`.
  *
- * This waits until the device is idle: never call it in a loop over steps or tokens.
+ * The call waits until the device is idle: do not call it in a loop over steps or tokens.
  *
  * @returns one array per tensor, in order.
  * @throws {DeviceError} if the device has failed or is lost.
@@ -154,8 +154,8 @@ export async function download(
   try {
     await staging.mapAsync(0x01); // READ
   } catch (cause) {
-    await new Promise((resolve) => setTimeout(resolve)); // a lost device is reported by an event
-    device.check(); // throws the cause, if the device knows it
+    await new Promise((resolve) => setTimeout(resolve)); // an event reports a lost device
+    device.check(); // throws the cause if the device reported it
     throw new DeviceError(
       `Cannot read back ${tensors.map((t) => t.name)}: ${(cause as Error).message}`,
       "lost",

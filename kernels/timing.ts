@@ -1,45 +1,46 @@
 import type { Device } from "./device.ts";
 import type { Program } from "./program.ts";
 
-/** A program to time, or some of its launches. */
+/** A program, or some of its launches, to time. */
 export interface Timed {
   readonly program: Program;
-  /** Runs of it per pass. */
+  /** Runs per pass. */
   readonly repeats: number;
   /** Indices in `program.labels` of the launches to time; all by default. */
   readonly launches?: readonly number[];
 }
 
-/** What `timePasses()` reads on this device: the wall clock if it has no timestamp queries. */
+/** The clock of `timePasses()` on this device: the wall clock if the device has no timestamp queries. */
 export function clockOf(device: Device): "timestamps" | "wall clock" {
   return device.features.has("timestamp-query") ? "timestamps" : "wall clock";
 }
 
-/** Most rounds of warming up, however short the programs. */
+/** Most rounds of warm-up. */
 const MOST_WARM_UPS = 1000;
 
-/** Milliseconds that a GPU works before its times count; after 150 ms some were still too slow. */
+/** Milliseconds of warm-up of a GPU; after 150 ms some times were still too long. */
 const WARM_UP_MS = 400;
 
-/** Milliseconds that a device should work before its times count: 0 for a CPU. */
+/** Milliseconds of warm-up that a device needs: 0 for a CPU adapter. */
 export function warmUpMsOf({ isCpu }: Device): number {
   return isCpu ? 0 : WARM_UP_MS;
 }
 
-/** Most queries that a set may have, by the WebGPU standard. */
+/** Most queries per set, by the WebGPU standard. */
 const MAX_QUERIES = 4096;
 
 /**
- * Milliseconds of each program on the device, in each round in a separate pass.
+ * Measures the time of each program on the device, in several rounds. In a round each program has one pass, so
+ * that a change of the device's clock affects all programs.
  *
- * Programs take turns, so that a change of the device's clock affects all of them. All rounds are submitted
- * together and read back together: a wait costs 10 ms, and the promise of a submit says nothing about the
- * device. Without timestamp queries the wall clock times each pass, and only long passes give useful times.
+ * All rounds are submitted together and read back together, because a wait costs 10 ms. The wall clock around a
+ * submit would not measure the device. Without timestamp queries it must: then only long passes give useful
+ * times.
  *
- * @param options.rounds passes of each program.
- * @param options.warmUpMs milliseconds, about, that the device works before times count: an idle GPU runs at a
- * fraction of its clock and takes a tenth of a second to speed up (H100: 345 of at most 1,980 MHz; a
- * benchmark after a compilation came out three times too slow, November 2026).
+ * @param options.rounds passes per program.
+ * @param options.warmUpMs approximate milliseconds of work before the first round. An idle GPU runs at a fraction
+ * of its clock and needs a tenth of a second to reach it (H100: 345 of at most 1,980 MHz; a benchmark after a
+ * compilation was three times too slow, November 2026).
  * @returns one array per round, with the milliseconds of each program in order.
  * @throws {DeviceError} if the device fails.
  */
@@ -125,7 +126,7 @@ function encode(pass: GPUComputePassEncoder, { program, repeats, launches }: Tim
   for (let r = 0; r < repeats; r++) program.encode(pass, launches);
 }
 
-/** The value in the middle. */
+/** The median, of an even number of values the upper one. */
 export function median(values: readonly number[]): number {
   return values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)]!;
 }

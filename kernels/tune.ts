@@ -8,13 +8,13 @@ export function recordFastest(program: Program, tunable: Tunable): void {
   tunable.record(program, choiceOf(program.device, tunable) ?? tunable.preferred);
 }
 
-/** The kernel that was chosen for some work, if there still is one of that name: a choice may come from an older file. */
+/** The kernel that was chosen for some work, if it exists: a choice may come from a file of another version. */
 function choiceOf({ choices }: Device, { key, variants }: Tunable): string | undefined {
   const choice = choices.get(key);
   return choice !== undefined && variants.includes(choice) ? choice : undefined;
 }
 
-/** Work for which a kernel is chosen that this device or this version does not have. */
+/** Work whose chosen kernel does not exist on this device or in this version. */
 export function unavailable(device: Device, tunables: Iterable<Tunable>): Tunable[] {
   return [...tunables].filter((tunable) =>
     device.choices.has(tunable.key) && choiceOf(device, tunable) === undefined
@@ -22,8 +22,8 @@ export function unavailable(device: Device, tunables: Iterable<Tunable>): Tunabl
 }
 
 /**
- * The work that has several kernels and no choice yet. None if the device has no timestamps: the wall clock
- * cannot tell kernels apart.
+ * Work that has several kernels and no choice yet; none if the device has no timestamp queries, because the wall
+ * clock is too coarse to compare kernels.
  */
 export function untuned(device: Device, tunables: Iterable<Tunable>): Tunable[] {
   if (clockOf(device) === "wall clock") return [];
@@ -32,44 +32,44 @@ export function untuned(device: Device, tunables: Iterable<Tunable>): Tunable[] 
   );
 }
 
-/** Runs of every variant in the first round; the fastest run counts. */
+/** Passes per variant in the first round, of which the fastest counts. */
 const TRIES = 3;
 
 /** Variants that enter the second round. */
 const FINALISTS = 4;
 
-/** Passes of each variant in the second round, in turns with the others; the median counts. */
+/** Passes per variant in the second round, of which the median counts. */
 const PASSES = 5;
 
-/** Milliseconds that a pass takes: it repeats the kernel, so that the clock's ticks do not matter. */
+/** Milliseconds of a pass in the second round, which repeats the kernel until the clock's resolution suffices. */
 const PASS_MS = 1;
 
-/** Most repeats in a pass. */
+/** Most repeats of a kernel per pass. */
 const MOST_REPEATS = 200;
 
-/** A variant of some work, among those that are timed. */
+/** A variant of some work that is timed. */
 interface Candidate extends Timed {
   readonly key: string;
   readonly variant: string;
 }
 
 /**
- * Compares kernels by their speed: `add()` compiles those for one kind of work, which takes most of the
- * time; `choose()` times all that were added, in three turns together, as each wait for the device costs
- * 10 ms and lets its clock fall.
+ * Compares kernels by their speed. `add()` compiles the variants of one kind of work, which takes most of the
+ * time. `choose()` times the variants of all work together, with three waits for the device in all, because each
+ * wait costs 10 ms and lets the device's clock fall.
  */
 export class Tuner {
   readonly #device: Device;
-  readonly #program: Program; // of all variants, so that they share their scratch
+  readonly #program: Program; // holds all variants, so that they share scratch tensors
   readonly #candidates: Candidate[] = [];
 
-  /** A tuner that compares nothing yet. */
+  /** Creates a tuner without work. */
   constructor(device: Device) {
     this.#device = device;
     this.#program = new Program(device);
   }
 
-  /** Compiles all variants but those that would leave a limit of the device. */
+  /** Compiles all variants except those that would exceed a limit of the device. */
   add({ key, variants, record }: Tunable): void {
     const program = this.#program;
     for (const variant of variants) {
@@ -86,7 +86,7 @@ export class Tuner {
   }
 
   /**
-   * Keeps the fastest variant of each work in `device.choices`. The tensors' contents are overwritten.
+   * Writes the fastest variant of each work to `device.choices`. The kernels overwrite their output tensors.
    *
    * @throws {DeviceError} if the device fails.
    */
@@ -105,7 +105,7 @@ export class Tuner {
     }
   }
 
-  /** Candidates by the work that they do, the fastest first. */
+  /** Times candidates and returns them by the key of their work, the fastest first. */
   async #time(
     candidates: readonly Candidate[],
     rounds: number,
@@ -120,13 +120,13 @@ export class Tuner {
     return Map.groupBy(timed.sort((a, b) => a.ms - b.ms), ({ key }) => key);
   }
 
-  /** Frees the scratch of the kernels. */
+  /** Frees the scratch tensors of the kernels. */
   [Symbol.dispose](): void {
     this.#program.destroy();
   }
 }
 
-/** Tunes whatever has no choice yet; see `Tuner`. */
+/** Chooses the fastest kernel for all work that has no choice yet; see `Tuner`. */
 export async function tune(
   device: Device,
   tunables: Iterable<Tunable>,

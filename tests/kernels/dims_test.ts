@@ -7,7 +7,7 @@ const tensor = (name: string, shape: number[], dtype: DType = "f32"): Tensor => 
   buffer: undefined as unknown as GPUBuffer,
 });
 
-Deno.test("dims() returns dimensions by name, products and optional tensors among them", () => {
+Deno.test("dims() returns dimensions by name, also of products and with optional tensors", () => {
   const { B, T, C, N } = dims("attend", [
     [tensor("qkv", [6, 24]), "B·T,3C", "f32|f16"],
     [undefined, "B,T", "u32"],
@@ -17,7 +17,7 @@ Deno.test("dims() returns dimensions by name, products and optional tensors amon
   assert.deepEqual({ B, T, C, N }, { B: 2, T: 3, C: 8, N: 5 });
 });
 
-Deno.test("dims() throws on another shape or element type, with what is known of it", () => {
+Deno.test("dims() throws on another shape or element type and names the known dimensions", () => {
   const x = tensor("x", [6, 8]);
   const throws = (t: Tensor, shape: string, expected: string) =>
     assert.throws(() => dims("run", [[x, "M,C", "f32"], [t, shape, "f32"]]), {
@@ -37,6 +37,7 @@ Deno.test("dims() throws on another shape or element type, with what is known of
   });
   assert.throws(() => dims("run", [[x, "M·N,C", "f32"]]), {
     name: "TypeError",
-    message: "Cannot tell the dimensions of M·N apart: unknown are M,N",
+    message:
+      "Cannot determine the dimension M·N as at most one of its names may be new: current new names are M,N",
   });
 });

@@ -243,7 +243,7 @@ Deno.test("Program checks limits before it records", () => {
   const launch = launchOn(y);
   const throws = (change: object, message: RegExp, on = program, name = "LimitError") =>
     assert.throws(() => on.dispatch({ ...launch, ...change }), { name, message });
-  throws({ workgroups: [0] }, /takes 1 to 65535 workgroups: current counts are \[0\]/);
+  throws({ workgroups: [0] }, /must have 1 to 65535 workgroups: current counts are \[0\]/);
   throws({ workgroups: [1, 65536] }, /current counts are \[1,65536\]/);
   throws({ workgroups: [NaN] }, /current counts are \[NaN\]/);
   const cpu = new Program({ ...device, isCpu: true });
@@ -257,7 +257,7 @@ Deno.test("Program checks limits before it records", () => {
   assert.equal(program.length, 0);
   const full = new Program(dryDevice(device));
   for (let i = 0; i < 65536; i++) full.dispatch(launch);
-  throws({}, /a program has at most 65536 launches/, full);
+  throws({}, /a program has at most 65536 launches: current number is 65536/, full);
   const gpu = new Program({ ...device, isCpu: false }); // whose loops have no bound
   gpu.dispatch({ ...launch, iterations: 2 ** 24 });
   throws({ iterations: NaN }, /current bound is NaN/, gpu);
