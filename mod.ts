@@ -15,6 +15,7 @@
 export { UserError, type UserErrorOptions } from "./files/user_error.ts";
 export { type Arena } from "./kernels/arena.ts";
 export { type Device, DeviceError, openDevice } from "./kernels/device.ts";
+export type { ActivationFunction } from "./kernels/matmul/matmul.ts";
 export type { Binding, Pipeline } from "./kernels/shader.ts";
 export type { DType, Tensor } from "./kernels/tensor.ts";
 export {

@@ -92,7 +92,7 @@ export function stepCost(
     const window = Math.min(attentionOf(config, i).window ?? T, T);
     flops += 14 * batchSize * C * (window * T - window ** 2 / 2);
     move(0, (3 + 1) * C + (3 + 1 + 1 + 3) * C); // qkv and y; these, dy and dqkv
-    move(0, 2 * F); // gelu beside hidden, and hidden for the slope of gelu
+    move(0, 2 * F); // the activation beside hidden, and hidden for its derivative
   }
   const norms = table.filter(({ name }) => /\bln_\w+\.weight$/.test(name)).length;
   move((1 + 3) * C, 2 * C); // x and y; x, dy, and dx, which is added to

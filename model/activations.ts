@@ -103,7 +103,7 @@ function activationTable(
     layerRow("ln2", [M, C], "matrix", { shares: "ln1" }),
     layerRow("ln2.statistics", [M, 2], "statistic", { shares: "ln1.statistics" }),
     layerRow("hidden", [M, F], "matrix"),
-    layerRow("gelu", [M, F], "matrix"),
+    layerRow("activated", [M, F], "matrix"), // activation(hidden)
     layerRow("out", [M, C], "stream", { shares: "x" }), // residual stream after the MLP
     // x · Aᵀ of each adapter
     ...adapted.map(({ module }) =>

@@ -1,5 +1,7 @@
 import { UserError } from "../files/user_error.ts";
 import { MOST_HEAD_SIZE } from "../kernels/attention/attention.ts";
+import { EPSILON } from "../kernels/layernorm/layernorm.ts";
+import type { ActivationFunction } from "../kernels/matmul/matmul.ts";
 
 /** Architectures, named as in Hugging Face's `model_type`. */
 export type Family = "gpt2" | "gpt_neo";
@@ -30,10 +32,16 @@ export interface GptConfig {
   readonly family?: Family;
   /** F: width of an MLP between its two matrices; 4 · C by default. */
   readonly innerWidth?: number;
+  /** Activation function between the two matrices of an MLP; `gelu_new` by default. */
+  readonly activation?: ActivationFunction;
+  /** What layer-norms add to the variance; 1e-5 by default. */
+  readonly layerNormEpsilon?: number;
   /** Whether the head has a separate matrix; by default it shares that of the token embedding. */
   readonly ownHead?: boolean;
   /** Factor of attention scores; 1 / √HS by default. */
   readonly attentionScale?: number;
+  /** Whether layer i also divides its attention scores by i + 1. */
+  readonly attentionScaleByLayer?: boolean;
   /**
    * Window of each layer: a token attends to itself and the tokens before it, that many in all; 0, the
    * default in every layer, means all.
@@ -41,6 +49,24 @@ export interface GptConfig {
   readonly attentionWindows?: readonly number[];
   /** Low-rank adapters; if there are any, all other parameters are frozen. */
   readonly lora?: LoraConfig;
+}
+
+/** The values of the fields that a configuration may leave out, adapters aside. */
+export function defaultsOf(
+  { width, heads, layers }: Pick<GptConfig, "width" | "heads" | "layers">,
+): Required<
+  Omit<GptConfig, "vocabularySize" | "contextLength" | "width" | "layers" | "heads" | "lora">
+> {
+  return {
+    family: "gpt2",
+    innerWidth: 4 * width,
+    activation: "gelu_new",
+    layerNormEpsilon: EPSILON,
+    ownHead: false,
+    attentionScale: 1 / Math.sqrt(width / heads),
+    attentionScaleByLayer: false,
+    attentionWindows: new Array<number>(layers).fill(0),
+  };
 }
 
 /** Dimensions of a model without the vocabulary, which comes from the tokenizer. */
@@ -75,12 +101,18 @@ export function innerWidthOf({ innerWidth, width }: GptConfig): number {
 
 /** Options of `attentionForward()` by which a layer's attention differs from GPT-2's. */
 export function attentionOf(
-  { attentionScale, attentionWindows }: GptConfig,
+  config: GptConfig,
   layer: number,
 ): { scale?: number; window?: number } {
+  const { attentionScale, attentionScaleByLayer, attentionWindows } = config;
+  const { attentionScale: whole } = { ...defaultsOf(config), ...config };
   const window = attentionWindows?.[layer];
   return {
-    ...(attentionScale === undefined ? {} : { scale: attentionScale }),
+    ...(attentionScaleByLayer
+      ? { scale: whole / (layer + 1) }
+      : attentionScale === undefined
+      ? {}
+      : { scale: attentionScale }),
     ...(window === undefined || window === 0 ? {} : { window }),
   };
 }
@@ -103,7 +135,13 @@ export function validateConfig(config: GptConfig, action = "build a model"): voi
       );
     }
   }
-  const { width, heads, layers, attentionWindows: windows } = config;
+  const { width, heads, layers, attentionWindows: windows, layerNormEpsilon = EPSILON } = config;
+  if (!(layerNormEpsilon > 0 && layerNormEpsilon <= 1)) {
+    throw new UserError(
+      `Cannot ${action} as layerNormEpsilon must be a number above 0 and at most 1: ` +
+        `current value is ${layerNormEpsilon}`,
+    );
+  }
   if (
     windows && (windows.length !== layers || !windows.every((n) => Number.isInteger(n) && n >= 0))
   ) {

@@ -110,7 +110,7 @@ export function forward(
   { dropout }: { dropout?: DropoutOption } = {},
 ): Operand {
   const { at, batchSize: B, sequenceLength: T } = activations;
-  const { config } = model, { layers, heads } = config;
+  const { config } = model, { layers, heads, layerNormEpsilon: epsilon } = config;
   const wte = masterOf(model, "wte.weight"), wpe = masterOf(model, "wpe.weight");
   const norms = normsOf(model, activations);
   // For one row a launch costs a GPU more than a layer-norm. So the products normalise the row that they
@@ -135,7 +135,7 @@ export function forward(
     const { weight, bias, x: sum, y, statistics, site } = norm;
     if (fused) {
       linear(name, { x: from, accumulate: true }, x);
-      return { x, normalize: { weight, bias } };
+      return { x, normalize: { weight, bias, epsilon } };
     }
     const z = at("projected");
     linear(name, { x: from }, z);
@@ -143,7 +143,7 @@ export function forward(
       program,
       { x, z, weight, bias, ...(dropout && { random: dropout.random }) },
       { sum, y, statistics },
-      { rate: dropout?.rate ?? 0, site },
+      { rate: dropout?.rate ?? 0, site, epsilon },
     );
     x = sum;
     return { x: y };
@@ -159,8 +159,8 @@ export function forward(
     embeddingForward(program, { tokens, wte, wpe }, { y: x }, { T });
   }
   const { weight, bias, y, statistics } = norms[0]!;
-  if (!fused) layernormForward(program, { x, weight, bias }, { y, statistics });
-  let ln: Operand = fused ? { x, normalize: { weight, bias } } : { x: y };
+  if (!fused) layernormForward(program, { x, weight, bias }, { y, statistics }, { epsilon });
+  let ln: Operand = fused ? { x, normalize: { weight, bias, epsilon } } : { x: y };
 
   for (let i = 0; i < layers; i++) {
     // x += attention(ln)
@@ -180,8 +180,8 @@ export function forward(
     ln = addAndNormalize(`h.${i}.attn.c_proj`, y, norms[2 * i + 1]!);
 
     // x += mlp(ln)
-    linear(`h.${i}.mlp.c_fc`, ln, at("hidden", i), at("gelu", i));
-    ln = addAndNormalize(`h.${i}.mlp.c_proj`, at("gelu", i), norms[2 * i + 2]!);
+    linear(`h.${i}.mlp.c_fc`, ln, at("hidden", i), at("activated", i));
+    ln = addAndNormalize(`h.${i}.mlp.c_proj`, at("activated", i), norms[2 * i + 2]!);
   }
   return ln;
 }
@@ -277,7 +277,7 @@ export function backward(
     // x += mlp(ln)
     const hidden = at("hidden", i), dz = at("dprojected");
     normBackward(2 * i + 2, dz);
-    linear(`h.${i}.mlp.c_proj`, { x: at("gelu", i), dy: dz, hidden }, at("dhidden"));
+    linear(`h.${i}.mlp.c_proj`, { x: at("activated", i), dy: dz, hidden }, at("dhidden"));
     linear(`h.${i}.mlp.c_fc`, { x: at("ln2", i), dy: at("dhidden") }, at("dln"));
 
     // x += attention(ln)

@@ -12,7 +12,7 @@ export type LowOf = (adapter: Adapter) => Tensor;
 
 /**
  * Records a linear layer of the model, adapters included: y = x · W + b + Σ alpha / r · (x · Aᵀ) · Bᵀ.
- * `activated`, if given, is set to gelu(y).
+ * `activated`, if given, is set to activation(y), by the activation function of the model.
  *
  * x: [M,inputs]; y, activated: [M,outputs].
  *
@@ -33,7 +33,7 @@ export function linearLayerForward(
     program,
     { x, weight: matrixOf(model, `${name}.weight`), bias: biasOf(model, name) },
     { y, activated: last ? undefined : activated },
-    options,
+    { ...options, activation: model.config.activation },
   );
   for (const adapter of adapters) {
     adapterForward(
@@ -48,7 +48,7 @@ export function linearLayerForward(
   }
 }
 
-/** low = alpha / r · x · Aᵀ; y += low · Bᵀ, and activated = gelu(y) if it is given. */
+/** low = alpha / r · x · Aᵀ; y += low · Bᵀ, and activated = activation(y) if it is given. */
 function adapterForward(
   program: Program,
   model: Gpt,
@@ -57,7 +57,7 @@ function adapterForward(
   { y, low, activated }: { y: Tensor; low: Tensor; activated: Tensor | undefined },
   { normalize }: Pick<MatmulOptions, "normalize">,
 ): void {
-  const scale = loraScale(model.config.lora!);
+  const { activation = "gelu_new", lora } = model.config, scale = loraScale(lora!);
   matmul(program, { a: x, b: matrixOf(model, A) }, { y: low }, {
     transposeB: true,
     scale,
@@ -67,13 +67,13 @@ function adapterForward(
     transposeB: true,
     firstColumnOfY,
     accumulate: true,
-    epilogue: activated && { kind: "gelu", activated },
+    epilogue: activated && { kind: "forward", activation, activated },
   });
 }
 
 /**
  * Records the gradients of `linearLayerForward()`: that of x if `dx` is given, and those of the layer's
- * trained parameters. If x is gelu(hidden), dx is the gradient of hidden.
+ * trained parameters. If x is activation(hidden), dx is the gradient of hidden.
  *
  * dy: [M,outputs]; x, dx, hidden: [M,inputs]. dx is set; gradients of parameters are set, or with
  * `accumulate` added to.
@@ -98,7 +98,7 @@ export function linearLayerBackward(
       dweight: gradients.tensors.get(`${name}.weight`),
       dbias: gradients.tensors.get(`${name}.bias`),
     },
-    { accumulate },
+    { accumulate, activation: model.config.activation },
   );
   for (const adapter of adapters) {
     adapterBackward(
@@ -113,7 +113,7 @@ export function linearLayerBackward(
   }
 }
 
-/** dlow = alpha / r · dy · B; dB = dyᵀ · low; dA = dlowᵀ · x; dx += dlow · A, times gelu'(hidden). */
+/** dlow = alpha / r · dy · B; dB = dyᵀ · low; dA = dlowᵀ · x; dx += dlow · A, times activation'(hidden). */
 function adapterBackward(
   program: Program,
   model: Gpt,
@@ -122,7 +122,8 @@ function adapterBackward(
   { dx, dlow }: { dx: Tensor | undefined; dlow: Tensor },
   { gradients, accumulate }: { gradients: Arena; accumulate: boolean },
 ): void {
-  const columnsOfA = { start, count }, scale = loraScale(model.config.lora!);
+  const { activation = "gelu_new", lora } = model.config;
+  const columnsOfA = { start, count }, scale = loraScale(lora!);
   const dA = gradients.tensors.get(A)!, dB = gradients.tensors.get(B)!;
   matmul(program, { a: dy, b: matrixOf(model, B) }, { y: dlow }, { columnsOfA, scale });
   matmul(program, { a: dy, b: low }, { y: dB }, { columnsOfA, transposeA: true, accumulate });
@@ -130,7 +131,7 @@ function adapterBackward(
   if (!dx) return;
   matmul(program, { a: dlow, b: matrixOf(model, A) }, { y: dx }, {
     accumulate: true,
-    epilogue: hidden && { kind: "gelu backward", hidden },
+    epilogue: hidden && { kind: "backward", activation, hidden },
   });
 }
 

@@ -33,7 +33,7 @@ export function layernormForward(
     bias: Tensor;
   },
   { sum, y, statistics }: { sum?: Tensor; y: Tensor; statistics: Tensor },
-  { epsilon = EPSILON, ...site }: { epsilon?: number } & Partial<DropoutSite> = {},
+  { epsilon = EPSILON, ...site }: { epsilon?: number | undefined } & Partial<DropoutSite> = {},
 ): void {
   const action = "layernormForward";
   const { M, C } = dims(action, [

@@ -1,12 +1,13 @@
 import columnSumsShader from "./bias_backward.wgsl" with { type: "text" };
 import { dims } from "../dims.ts";
-import { matmul, type MatmulOptions } from "../matmul/matmul.ts";
+import { type ActivationFunction, matmul, type MatmulOptions } from "../matmul/matmul.ts";
 import type { Program } from "../program.ts";
 import { ceilDiv, type DType, type Tensor } from "../tensor.ts";
 
 /**
- * y = x · weight + bias, or x · weight if there is no bias; if it is given, activated = gelu(y). y is set, or
- * with `accumulate` added to; with `normalize`, x is layer-normalised first, which takes a single row.
+ * y = x · weight + bias, or x · weight if there is no bias; if it is given, activated = activation(y), with
+ * `gelu_new` by default. y is set, or with `accumulate` added to; with `normalize`, x is layer-normalised first,
+ * which takes a single row.
  *
  * x: [M,C]; weight: [C,N]; bias: f32 [N]; y, activated: [M,N]; x, weight and y are f32 or f16, activated
  * has y's type.
@@ -17,18 +18,20 @@ export function linearForward(
   program: Program,
   { x, weight, bias }: { x: Tensor; weight: Tensor; bias?: Tensor | undefined },
   { y, activated }: { y: Tensor; activated?: Tensor | undefined },
-  options: Pick<MatmulOptions, "accumulate" | "normalize"> = {},
+  { activation = "gelu_new", ...options }:
+    & { activation?: ActivationFunction | undefined }
+    & Pick<MatmulOptions, "accumulate" | "normalize"> = {},
 ): void {
   matmul(program, { a: x, b: weight, bias }, { y }, {
     ...options,
-    epilogue: activated && { kind: "gelu", activated },
+    epilogue: activated && { kind: "forward", activation, activated },
   });
 }
 
 /**
  * dx = dy · weightᵀ, dweight = xᵀ · dy, dbias = column sums of dy; only the outputs that are given are
- * computed. If x is gelu(hidden) and `hidden` is given, dx is the gradient of hidden: dy · weightᵀ times
- * gelu'(hidden).
+ * computed. If x is activation(hidden) and `hidden` is given, dx is the gradient of hidden: dy · weightᵀ times
+ * activation'(hidden), with `gelu_new` by default.
  *
  * x, dx, hidden: [M,C]; weight, dweight: [C,N]; dy: [M,N]; dbias: [N]. dweight and dbias are f32. dx is set;
  * dweight and dbias are set, or with `accumulate` added to.
@@ -48,12 +51,15 @@ export function linearBackward(
     dweight?: Tensor | undefined;
     dbias?: Tensor | undefined;
   },
-  { accumulate = false }: { accumulate?: boolean } = {},
+  { accumulate = false, activation = "gelu_new" }: {
+    accumulate?: boolean;
+    activation?: ActivationFunction | undefined;
+  } = {},
 ): void {
   if (dx) {
     matmul(program, { a: dy, b: weight }, { y: dx }, {
       transposeB: true,
-      epilogue: hidden && { kind: "gelu backward", hidden },
+      epilogue: hidden && { kind: "backward", activation, hidden },
     });
   }
   if (dweight) matmul(program, { a: x, b: dy }, { y: dweight }, { transposeA: true, accumulate });

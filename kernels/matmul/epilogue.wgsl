@@ -1,15 +1,16 @@
 // y = scale · sum + bias, of one element of sum = a · b or of four: how every kernel of this folder ends.
 //
-// bias: [N]; y, activated, hidden: [M,N]. In the forward pass activated = gelu(y) can be stored beside y; in
-// the backward pass y can be multiplied by gelu'(hidden). Bindings 0 to 3 are those of the kernels.
+// bias: [N]; y, activated, hidden: [M,N]. The forward pass can store activated = activation(y) beside y; the
+// backward pass can multiply y by activation'(hidden). Bindings 0 to 3 are those of the kernels.
 enable f16;
 
 alias value = vec4f; // what is stored at a time: four columns of a row, or one column: f32
 alias yType = vec4<f16>;
 const BIAS: bool = true;
 const SCALED: bool = true;
-const GELU: bool = true; // whether activated is stored
-const GELU_BACKWARD: bool = true; // whether y is multiplied by gelu'(hidden)
+const ACTIVATED: bool = true; // whether activated is stored
+const BACKWARD: bool = true; // whether y is multiplied by activation'(hidden)
+const ACTIVATION: u32 = GELU_NEW; // the function: GELU_NEW, GELU, RELU or SILU
 
 struct Sizes {
   M: u32,
@@ -28,14 +29,21 @@ struct Sizes {
 
 // only if BIAS
 @group(0) @binding(4) var<storage, read> bias: array<value>;
-// only if GELU_BACKWARD
+// only if BACKWARD
 @group(0) @binding(5) var<storage, read> hidden: array<yType>;
 @group(0) @binding(6) var<storage, read_write> y: array<yType>;
-// only if GELU
+// only if ACTIVATED
 @group(0) @binding(7) var<storage, read_write> activated: array<yType>;
 @group(0) @binding(8) var<uniform> sizes: Sizes;
 
+const GELU_NEW = 0u;
+const GELU = 1u;
+const RELU = 2u;
+const SILU = 3u;
+
 const SQRT_2_OVER_PI: f32 = 0.7978845608028654;
+const SQRT_HALF: f32 = 0.7071067811865476;
+const LARGEST_EXPONENT: f32 = 80.0; // exp() of it and of its negative are normal f32 numbers
 
 // sqrt(2/π) · (x + 0.044715 · x³), clamped so that exp stays finite where f32 would overflow
 fn geluArgument(x: value) -> value {
@@ -43,15 +51,68 @@ fn geluArgument(x: value) -> value {
 }
 
 // GELU, tanh approximation: (1 + tanh u) / 2 = 1 / (1 + exp(-2u)), without the cancellation near tanh u = -1
-fn gelu(x: value) -> value {
+fn geluNew(x: value) -> value {
   return x / (1.0 + exp(-2.0 * geluArgument(x)));
 }
 
-fn geluDerivative(x: value) -> value {
+fn geluNewDerivative(x: value) -> value {
   let decay = exp(-2.0 * geluArgument(x));
   let gate = 1.0 / (1.0 + decay);
   let du = SQRT_2_OVER_PI * (1.0 + 3.0 * 0.044715 * x * x);
   return gate + x * 2.0 * gate * (decay * gate) * du;
+}
+
+// Φ(x) = erfc(-x / sqrt(2)) / 2, the share of a normal distribution below x. Chebyshev fit of erfc for x < 0
+// with a relative error of 1.2e-7 (Press et al., Numerical Recipes in C, section 6.2); Φ(-x) = 1 - Φ(x).
+fn normalShare(x: value) -> value {
+  let z = min(abs(x) * SQRT_HALF, value(9.0)); // exp(-81) is a normal f32 number
+  let t = 1.0 / (1.0 + 0.5 * z);
+  var fit = 0.17087277 * t - 0.82215223;
+  fit = fit * t + 1.48851587;
+  fit = fit * t - 1.13520398;
+  fit = fit * t + 0.27886807;
+  fit = fit * t - 0.18628806;
+  fit = fit * t + 0.09678418;
+  fit = fit * t + 0.37409196;
+  fit = fit * t + 1.00002368;
+  fit = fit * t - 1.26551223;
+  let below = 0.5 * t * exp(fit - z * z);
+  return select(1.0 - below, below, x < value());
+}
+
+// GELU as it is defined, x · Φ(x)
+fn gelu(x: value) -> value {
+  return x * normalShare(x);
+}
+
+fn geluDerivative(x: value) -> value {
+  let density = 0.5 * SQRT_2_OVER_PI * exp(-min(0.5 * x * x, value(LARGEST_EXPONENT)));
+  return normalShare(x) + x * density;
+}
+
+// x · sigmoid(x) is x / (1 + e) with e = exp(-x)
+fn siluDecay(x: value) -> value {
+  return exp(clamp(-x, value(-LARGEST_EXPONENT), value(LARGEST_EXPONENT)));
+}
+
+fn siluDerivative(x: value) -> value {
+  let decay = siluDecay(x);
+  let gate = 1.0 / (1.0 + decay);
+  return gate + x * gate * (decay * gate);
+}
+
+fn activation(x: value) -> value {
+  if (ACTIVATION == GELU) { return gelu(x); }
+  if (ACTIVATION == RELU) { return select(x, value(), x < value()); } // NaN stays NaN
+  if (ACTIVATION == SILU) { return x / (1.0 + siluDecay(x)); }
+  return geluNew(x);
+}
+
+fn activationDerivative(x: value) -> value {
+  if (ACTIVATION == GELU) { return geluDerivative(x); }
+  if (ACTIVATION == RELU) { return select(value(1.0), value(), x <= value()); }
+  if (ACTIVATION == SILU) { return siluDerivative(x); }
+  return geluNewDerivative(x);
 }
 
 // Stores what becomes of the sum of row m and column n, or of four columns from 4n.
@@ -63,10 +124,10 @@ fn store(m: u32, n: u32, sum: value) {
   // only if BIAS
   result += bias[n];
   if (sizes.accumulate != 0) { result += value(y[i]); }
-  // only if GELU_BACKWARD
-  result *= geluDerivative(value(hidden[i]));
+  // only if BACKWARD
+  result *= activationDerivative(value(hidden[i]));
   let rounded = yType(result);
   y[i] = rounded;
-  // only if GELU
-  activated[i] = yType(gelu(value(rounded))); // of y as the backward pass will read it
+  // only if ACTIVATED
+  activated[i] = yType(activation(value(rounded))); // of y as the backward pass will read it
 }

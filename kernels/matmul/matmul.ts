@@ -63,10 +63,13 @@ export interface MatmulOptions {
    * overwritten, up to a multiple of four.
    */
   firstColumnOfY?: number;
-  /** GELU as part of the product. */
+  /** An activation function as part of the product. */
   epilogue?: Epilogue | undefined;
-  /** Layer-norm of `a` before the product, f32 [K] each; only for a single row that is not transposed. */
-  normalize?: { weight: Tensor; bias: Tensor } | undefined;
+  /**
+   * Layer-norm of `a` before the product, with weight and bias f32 [K] each, and 1e-5 as the addition to the
+   * variance by default; only for a single row that is not transposed.
+   */
+  normalize?: { weight: Tensor; bias: Tensor; epsilon?: number | undefined } | undefined;
   /** Factor of a · b, 1 by default. */
   scale?: number;
   /** The kernel to use, by default the tuner's choice. For tests and benchmarks. */
@@ -74,15 +77,25 @@ export interface MatmulOptions {
 }
 
 /**
+ * An activation function, by the name that transformers has for it: `gelu_new` is GELU by its approximation
+ * with tanh, as in GPT-2 (Hendrycks & Gimpel 2016, https://arxiv.org/abs/1606.08415), `gelu` that with the error function,
+ * `relu` is max(x, 0), and `silu` x · sigmoid(x).
+ */
+export type ActivationFunction = "gelu_new" | "gelu" | "relu" | "silu";
+
+/**
  * What a product computes of y as it stores it. Both tensors have y's shape and type.
  *
- * - `gelu` sets `activated` to gelu(y) and keeps y, which the backward pass needs.
- * - `gelu backward` multiplies y by gelu'(hidden): y is the gradient of hidden where gelu(hidden) is an
+ * - `forward` sets `activated` to activation(y) and keeps y, which the backward pass needs.
+ * - `backward` multiplies y by activation'(hidden): y is the gradient of hidden if activation(hidden) is an
  *   operand of the forward pass.
  */
 export type Epilogue =
-  | { readonly kind: "gelu"; readonly activated: Tensor }
-  | { readonly kind: "gelu backward"; readonly hidden: Tensor };
+  & { readonly activation: ActivationFunction }
+  & (
+    | { readonly kind: "forward"; readonly activated: Tensor }
+    | { readonly kind: "backward"; readonly hidden: Tensor }
+  );
 
 /**
  * y = scale · a · b + bias, summed in f32.
@@ -101,8 +114,8 @@ export function matmul(
 ): void {
   const { transposeA = false, transposeB = false, accumulate = false, scale = 1 } = options;
   const { columnsOfA, firstColumnOfY, epilogue, normalize, variant } = options;
-  const activated = epilogue?.kind === "gelu" ? epilogue.activated : undefined;
-  const hidden = epilogue?.kind === "gelu backward" ? epilogue.hidden : undefined;
+  const activated = epilogue?.kind === "forward" ? epilogue.activated : undefined;
+  const hidden = epilogue?.kind === "backward" ? epilogue.hidden : undefined;
 
   const { aRows, aColumns } = dims("matmul", [[a, "aRows,aColumns", "f32|f16"]]);
   const { start, count } = columnsOfA ?? { start: 0, count: aColumns };
@@ -127,7 +140,7 @@ export function matmul(
   }
 
   const product: Product = {
-    ...{ a, b, bias, y, activated, hidden, M, N, K },
+    ...{ a, b, bias, y, activated, hidden, activation: epilogue?.activation, M, N, K },
     ...{ transposeA, transposeB, accumulate, scale, normalize },
     ...{ aStride: aColumns, aStart: start, bStride: transposeB ? K : N, yStride: yColumns, yStart },
   };
@@ -152,6 +165,8 @@ export function matmul(
   // tiles are hopelessly slow on a CPU, and so are the others on a GPU if tiles fit
   const kernels = device.isCpu || tiles.size === 0 ? others : tiles;
   const layout = `${transposeA ? "T" : "N"}${transposeB ? "T" : "N"}`;
+  // what a product is called in checkpoints since all activations were GELU: which kernel is the fastest does
+  // not depend on the function
   const stored = activated ? " gelu" : hidden ? " gelu'" : "";
   recordFastest(program, {
     key: `matmul ${layout} ${a.dtype},${b.dtype},${y.dtype} [${M},${K}]x[${K},${N}]${stored}`,
@@ -171,6 +186,7 @@ interface Product {
   y: Tensor;
   activated: Tensor | undefined;
   hidden: Tensor | undefined;
+  activation: ActivationFunction | undefined;
   M: number;
   N: number;
   K: number;
@@ -229,7 +245,8 @@ function epilogueOf(
   product: Product,
   { operands, result, split = product.K }: { operands: Width; result: Width; split?: number },
 ) {
-  const { bias, y, activated, hidden, M, N, K, accumulate, scale } = product;
+  const { bias, y, activated, hidden, activation = "gelu_new" } = product;
+  const { M, N, K, accumulate, scale } = product;
   const { aStride, aStart, bStride, yStride, yStart } = product;
   return {
     constants: {
@@ -237,8 +254,9 @@ function epilogueOf(
       yType: typeOf(y.dtype, result),
       BIAS: bias !== undefined,
       SCALED: scale !== 1,
-      GELU: activated !== undefined,
-      GELU_BACKWARD: hidden !== undefined,
+      ACTIVATED: activated !== undefined,
+      BACKWARD: hidden !== undefined,
+      ACTIVATION: activation.toUpperCase(), // the constant of this name
     },
     tensors: { bias, hidden, y, activated },
     uniforms: {
@@ -382,7 +400,7 @@ function vectorProduct(program: Program, product: Product): void {
   program.dispatch({
     shader: { "kernels/matmul/vector.wgsl": vector, ...EPILOGUE },
     constants: {
-      ...{ QUADS, LANES, EPSILON },
+      ...{ QUADS, LANES, EPSILON: normalize?.epsilon ?? EPSILON },
       ...stored.constants,
       TRANSPOSE_B: transposeB,
       NORMALIZE: normalize !== undefined,

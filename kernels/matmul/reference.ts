@@ -1,3 +1,5 @@
+import type { ActivationFunction } from "./matmul.ts";
+
 /** Shapes and layout of a matrix product, as `matmul()` takes them. */
 export interface MatmulShape {
   M: number;
@@ -27,21 +29,54 @@ export function matmul(
 
 const SQRT_2_OVER_PI = Math.sqrt(2 / Math.PI);
 
-/** y = gelu(x), tanh approximation.  x, y: [N] */
-export function geluForward({ x }: { x: Float32Array }): { y: Float32Array } {
-  const y = x.map((v) => 0.5 * v * (1 + Math.tanh(SQRT_2_OVER_PI * (v + 0.044715 * v ** 3))));
-  return { y };
+/** Φ(x), the share of a normal distribution below x, by a series whose terms are all positive. */
+function normalShare(x: number): number {
+  if (Math.abs(x) > 9) return x < 0 ? 0 : 1;
+  let sum = 0;
+  for (let n = 0, term = x; n < 300; n++, term *= x * x / (2 * n + 1)) sum += term;
+  return 0.5 + normalDensity(x) * sum;
 }
 
-/** dx = dy * gelu'(x).  x, dy, dx: [N] */
-export function geluBackward(
+function normalDensity(x: number): number {
+  return Math.exp(-x * x / 2) / Math.sqrt(2 * Math.PI);
+}
+
+const sigmoid = (x: number) => 1 / (1 + Math.exp(-x));
+
+/** Activation functions and their derivatives. */
+const ACTIVATIONS: Readonly<
+  Record<ActivationFunction, { of: (x: number) => number; derivative: (x: number) => number }>
+> = {
+  gelu_new: {
+    of: (x) => 0.5 * x * (1 + Math.tanh(SQRT_2_OVER_PI * (x + 0.044715 * x ** 3))),
+    derivative: (x) => {
+      const t = Math.tanh(SQRT_2_OVER_PI * (x + 0.044715 * x ** 3));
+      return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * SQRT_2_OVER_PI * (1 + 3 * 0.044715 * x * x);
+    },
+  },
+  gelu: {
+    of: (x) => x * normalShare(x),
+    derivative: (x) => normalShare(x) + x * normalDensity(x),
+  },
+  relu: { of: (x) => Math.max(x, 0), derivative: (x) => x > 0 ? 1 : 0 },
+  silu: {
+    of: (x) => x * sigmoid(x),
+    derivative: (x) => sigmoid(x) * (1 + x * (1 - sigmoid(x))),
+  },
+};
+
+/** y = activation(x).  x, y: [N] */
+export function activationForward(
+  { x }: { x: Float32Array },
+  activation: ActivationFunction,
+): { y: Float32Array } {
+  return { y: x.map(ACTIVATIONS[activation].of) };
+}
+
+/** dx = dy · activation'(x).  x, dy, dx: [N] */
+export function activationBackward(
   { x, dy }: { x: Float32Array; dy: Float32Array },
+  activation: ActivationFunction,
 ): { dx: Float32Array } {
-  const dx = x.map((v, i) => {
-    const t = Math.tanh(SQRT_2_OVER_PI * (v + 0.044715 * v ** 3));
-    const derivative = 0.5 * (1 + t) +
-      0.5 * v * (1 - t * t) * SQRT_2_OVER_PI * (1 + 3 * 0.044715 * v * v);
-    return derivative * dy[i]!;
-  });
-  return { dx };
+  return { dx: x.map((v, i) => ACTIVATIONS[activation].derivative(v) * dy[i]!) };
 }

@@ -1,7 +1,8 @@
 import { checkFields, parseJsonObject } from "../../files/json.ts";
 import { quoted } from "../../files/printable.ts";
 import { UserError } from "../../files/user_error.ts";
-import { type Family, type GptConfig, validateConfig } from "../config.ts";
+import type { ActivationFunction } from "../../kernels/matmul/matmul.ts";
+import { defaultsOf, type Family, type GptConfig, validateConfig } from "../config.ts";
 import { linearModules, type ParameterSpec } from "../parameters.ts";
 
 /**
@@ -9,21 +10,23 @@ import { linearModules, type ParameterSpec } from "../parameters.ts";
  * and shapes of tensors, for the two families that this code runs.
  */
 
-/** What a `config.json` may say about the architecture, beside dimensions, for this code to run it. */
+/** Values that a field of `config.json` may have, beside dimensions, for this code to compute the model. */
 const REQUIRED: Readonly<Record<Family, Readonly<Record<string, readonly unknown[]>>>> = {
   gpt2: {
-    activation_function: ["gelu_new", "gelu_pytorch_tanh", undefined],
-    layer_norm_epsilon: [1e-5, undefined],
     scale_attn_weights: [true, false, undefined],
-    scale_attn_by_inverse_layer_idx: [false, undefined],
+    scale_attn_by_inverse_layer_idx: [true, false, undefined],
     add_cross_attention: [false, undefined],
     tie_word_embeddings: [true, false, undefined],
   },
-  gpt_neo: {
-    activation_function: ["gelu_new", "gelu_pytorch_tanh", undefined],
-    layer_norm_epsilon: [1e-5, undefined],
-    tie_word_embeddings: [true, false, undefined],
-  },
+  gpt_neo: { tie_word_embeddings: [true, false, undefined] },
+};
+
+/** Activation functions by the names that transformers has for them, its preferred name of each first. */
+const ACTIVATION_NAMES: Readonly<Record<ActivationFunction, readonly string[]>> = {
+  gelu_new: ["gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate"],
+  gelu: ["gelu", "gelu_python"],
+  relu: ["relu"],
+  silu: ["silu", "swish"],
 };
 
 /** Fields with the dimensions. */
@@ -72,6 +75,17 @@ export function parseHuggingFaceConfig(json: string, where: string): GptConfig {
   check("model_type", Object.keys(REQUIRED));
   const family = fields.model_type as Family;
   for (const [name, allowed] of Object.entries(REQUIRED[family])) check(name, allowed);
+  check("activation_function", [...Object.values(ACTIVATION_NAMES).flat(), undefined]);
+  const { activation_function: activationName, layer_norm_epsilon: epsilon } = fields;
+  const [activation] = Object.entries(ACTIVATION_NAMES)
+    .find(([, names]) => names.includes(activationName as string)) ?? [];
+  if (epsilon !== undefined && typeof epsilon !== "number") {
+    throw new UserError(
+      `Cannot load ${where} as layer_norm_epsilon must be a number: current value is ${
+        quoted(epsilon)
+      }`,
+    );
+  }
 
   const names = DIMENSIONS[family];
   const { innerWidth: inner, ...others } = names;
@@ -83,23 +97,35 @@ export function parseHuggingFaceConfig(json: string, where: string): GptConfig {
       new UserError(`Cannot load ${where} as ${requirement}: current value is ${quoted(value)}`),
   );
   const dimension = (name: keyof typeof names) => fields[names[name]] as number;
-  const width = dimension("width"), innerWidth = dimension("innerWidth") ?? null;
+  const innerWidth = dimension("innerWidth") ?? undefined;
   const config: GptConfig = {
     vocabularySize: dimension("vocabularySize"),
     contextLength: dimension("contextLength"),
-    width,
+    width: dimension("width"),
     layers: dimension("layers"),
     heads: dimension("heads"),
-    ...(innerWidth === null || innerWidth === 4 * width ? {} : { innerWidth }),
+    ...(innerWidth === undefined ? {} : { innerWidth }),
     ...(fields.tie_word_embeddings === false ? { ownHead: true } : {}),
+    ...(activation === undefined ? {} : { activation: activation as ActivationFunction }),
+    ...(epsilon === undefined ? {} : { layerNormEpsilon: epsilon }),
     ...(family === "gpt_neo"
       ? { family, attentionScale: 1, attentionWindows: windowsOf(fields, where) }
       : fields.scale_attn_weights === false
       ? { attentionScale: 1 }
       : {}),
+    ...(fields.scale_attn_by_inverse_layer_idx === true ? { attentionScaleByLayer: true } : {}),
   };
   validateConfig(config, `load ${where}`);
-  return config;
+  return withoutDefaults(config);
+}
+
+/** A configuration without the fields that have their default. */
+export function withoutDefaults(config: GptConfig): GptConfig {
+  const defaults: Record<string, unknown> = defaultsOf(config);
+  const fields = Object.entries(config).filter(([name, value]) =>
+    !Object.hasOwn(defaults, name) || JSON.stringify(value) !== JSON.stringify(defaults[name])
+  );
+  return Object.fromEntries(fields) as unknown as GptConfig;
 }
 
 /** Most ids at which a text ends: each is compared with every token that is drawn. */
@@ -179,12 +205,9 @@ export function toHuggingFaceConfig(
   return fields;
 }
 
-/** Every field of a configuration with its default, adapters aside, which have files of their own. */
+/** Every field of a configuration with its default, adapters aside, which have separate files. */
 function architectureOf({ lora: _, ...config }: GptConfig): Record<string, unknown> {
-  const { layers, width, heads, attentionScale = 1 / Math.sqrt(width / heads) } = config;
-  const attentionWindows = config.attentionWindows ?? new Array<number>(layers).fill(0);
-  const { family = "gpt2", innerWidth = 4 * width, ownHead = false } = config;
-  return { ...config, attentionScale, attentionWindows, family, innerWidth, ownHead };
+  return { ...defaultsOf(config), ...config };
 }
 
 function fieldsOf(
@@ -192,12 +215,13 @@ function fieldsOf(
   { endOfText, endIds = [endOfText], dropout = 0 }: Parameters<typeof toHuggingFaceConfig>[1],
 ): Record<string, unknown> {
   const { vocabularySize, contextLength, width, layers, heads, innerWidth = null } = config;
+  const { activation, layerNormEpsilon } = { ...defaultsOf(config), ...config };
   const common = {
-    activation_function: "gelu_new",
+    activation_function: ACTIVATION_NAMES[activation][0],
     bos_token_id: endOfText,
     eos_token_id: oneOrAll(endIds),
     initializer_range: 0.02,
-    layer_norm_epsilon: 1e-5,
+    layer_norm_epsilon: layerNormEpsilon,
     tie_word_embeddings: !config.ownHead,
     use_cache: true,
     vocab_size: vocabularySize,
@@ -235,6 +259,7 @@ function fieldsOf(
     n_layer: layers,
     n_positions: contextLength,
     resid_pdrop: dropout,
+    ...(config.attentionScaleByLayer ? { scale_attn_by_inverse_layer_idx: true } : {}),
     scale_attn_weights: config.attentionScale === undefined,
   });
 }

@@ -1,4 +1,5 @@
-import { type GptConfig, innerWidthOf } from "../config.ts";
+import { UserError } from "../../files/user_error.ts";
+import { attentionOf, defaultsOf, type GptConfig, innerWidthOf } from "../config.ts";
 import type { GgufValue } from "./gguf.ts";
 import type { Gpt } from "../gpt.ts";
 import { fromFloat32, type SafetensorsEntry, toFloat32 } from "./safetensors.ts";
@@ -33,8 +34,19 @@ export function llamaCppContext({ contextLength, attentionWindows = [] }: GptCon
   return Math.min(contextLength, ...attentionWindows.filter((window) => window > 0));
 }
 
-/** The metadata of a model that llama.cpp needs beside its tensors. */
+/**
+ * The metadata of a model that llama.cpp needs beside its tensors.
+ *
+ * @throws {UserError} if the activation function is not the one that llama.cpp's GPT-2 has.
+ */
 export function llamaCppValues(config: GptConfig, dtype: "F32" | "F16"): [string, GgufValue][] {
+  const { activation, layerNormEpsilon } = { ...defaultsOf(config), ...config };
+  if (activation !== "gelu_new") {
+    throw new UserError(
+      `Cannot write a model for llama.cpp as its GPT-2 must have the activation function gelu_new: ` +
+        `current value is ${activation}`,
+    );
+  }
   return [
     ["general.architecture", ["string", "gpt2"]],
     ["general.file_type", ["uint32", dtype === "F32" ? 0 : 1]],
@@ -43,7 +55,7 @@ export function llamaCppValues(config: GptConfig, dtype: "F32" | "F16"): [string
     ["gpt2.feed_forward_length", ["uint32", innerWidthOf(config)]],
     ["gpt2.block_count", ["uint32", config.layers]],
     ["gpt2.attention.head_count", ["uint32", config.heads]],
-    ["gpt2.attention.layer_norm_epsilon", ["float32", 1e-5]],
+    ["gpt2.attention.layer_norm_epsilon", ["float32", layerNormEpsilon]],
   ];
 }
 
@@ -51,7 +63,7 @@ export function llamaCppValues(config: GptConfig, dtype: "F32" | "F16"): [string
  * A model's tensors for llama.cpp: matrices as [outputs,inputs], vectors and positions in f32 whatever
  * `dtype` is.
  *
- * There attention scores are always multiplied with 1 / √HS: another scale goes into the queries. Biases
+ * There attention scores are always multiplied by 1 / √HS: another scale becomes a factor of the queries. Biases
  * that a GPT-Neo lacks are zero.
  */
 export async function llamaCppTensors(
@@ -60,7 +72,9 @@ export async function llamaCppTensors(
 ): Promise<Map<string, SafetensorsEntry>> {
   const { config } = gpt, { width: C, heads, layers } = config;
   const stored = await saveParameters(gpt, { family: "gpt2" });
-  const scale = (config.attentionScale ?? 0) * Math.sqrt(C / heads) || 1;
+  /** The factor of the queries of a layer. */
+  const scaleOf = (layer: number) =>
+    (attentionOf(config, layer).scale ?? 0) * Math.sqrt(C / heads) || 1;
 
   const tensors = new Map<string, SafetensorsEntry>();
   const add = (name: string, values: Float32Array<ArrayBuffer>, shape: readonly number[]) => {
@@ -76,7 +90,8 @@ export async function llamaCppTensors(
       shape = [llamaCppContext(config), C];
       values = values.slice(0, shape[0]! * C);
     }
-    if (/c_attn/.test(name) && scale !== 1) scaleQueries(values, { width: C, scale });
+    const [, layer] = /^h\.(\d+)\.attn\.c_attn\./.exec(name) ?? [], scale = scaleOf(Number(layer));
+    if (layer !== undefined && scale !== 1) scaleQueries(values, { width: C, scale });
     const isMatrix = /\.c_\w+\.weight$/.test(name);
     if (isMatrix) [values, shape] = [transposed(values, shape), shape.toReversed()];
     add(name, values, shape);

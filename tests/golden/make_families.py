@@ -62,6 +62,14 @@ def own_head():
     return config, blocks({"lm_head.weight": random((V, C), 0.3)}, linear)
 
 
+def other_functions(model, **fields):
+    config, parameters = model
+    return config | fields, parameters
+
+
+ACTIVATIONS = {"gelu_new": gelu, "gelu": F.gelu, "silu": F.silu}
+
+
 def adapters(config, parameters, targets):
     """Adds adapters, with B as large as A, so that both have gradients."""
     for i in range(LAYERS):
@@ -78,7 +86,9 @@ def adapters(config, parameters, targets):
 def forward(config, p, tokens):
     is_neo = config["model_type"] == "gpt_neo"
     length = tokens.shape[1]
-    norm = lambda x, n: F.layer_norm(x, (C,), p[f"transformer.{n}.weight"], p[f"transformer.{n}.bias"], 1e-5)
+    epsilon = config.get("layer_norm_epsilon", 1e-5)
+    norm = lambda x, n: F.layer_norm(x, (C,), p[f"transformer.{n}.weight"], p[f"transformer.{n}.bias"], epsilon)
+    activation = ACTIVATIONS[config.get("activation_function", "gelu_new")]
 
     def linear(x, name):
         weight, bias = p[f"transformer.{name}.weight"], p.get(f"transformer.{name}.bias")
@@ -101,26 +111,21 @@ def forward(config, p, tokens):
         scores = q @ k.transpose(-1, -2)
         if not is_neo and config.get("scale_attn_weights", True):
             scores = scores / math.sqrt(C // HEADS)
+        if config.get("scale_attn_by_inverse_layer_idx"):
+            scores = scores / (i + 1)
         seen = torch.ones(length, length).tril().bool()
         if is_neo and i % 2 == 1:
             seen &= ~torch.ones(length, length).tril(-WINDOW).bool()
         y = scores.masked_fill(~seen, -math.inf).softmax(-1) @ v
         y = y.transpose(1, 2).reshape(x.shape)
         x = x + linear(y, f"h.{i}.attn.attention.out_proj" if is_neo else f"h.{i}.attn.c_proj")
-        m = gelu(linear(norm(x, f"h.{i}.ln_2"), f"h.{i}.mlp.c_fc"))
+        m = activation(linear(norm(x, f"h.{i}.ln_2"), f"h.{i}.mlp.c_fc"))
         x = x + linear(m, f"h.{i}.mlp.c_proj")
     return norm(x, "ln_f") @ p.get("lm_head.weight", p["transformer.wte.weight"]).T
 
 
-def main():
-    torch.manual_seed(20261125)
-    golden, configs = {}, {}
-    cases = {
-        "neo": neo(),
-        "own head": own_head(),
-        "neo lora": adapters(*neo(), ["attn.attention.q_proj", "attn.attention.v_proj", "mlp.c_fc"]),
-        "gpt2 lora": adapters(*own_head(), ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"]),
-    }
+def compute(golden, configs, cases):
+    """Adds what PyTorch computes for models that are given as (config, parameters) by name."""
     for case, (config, parameters) in cases.items():
         configs[case] = config
         p = {name: t.float().double().requires_grad_() for name, t in parameters.items()}
@@ -139,6 +144,25 @@ def main():
             if "lora" not in config or "lora_" in name:  # all else is frozen
                 found["gradient " + name] = t.grad
         golden |= {f"{case}: {name}": t for name, t in found.items()}
+
+
+def main():
+    golden, configs = {}, {}
+    torch.manual_seed(20261125)
+    compute(golden, configs, {
+        "neo": neo(),
+        "own head": own_head(),
+        "neo lora": adapters(*neo(), ["attn.attention.q_proj", "attn.attention.v_proj", "mlp.c_fc"]),
+        "gpt2 lora": adapters(*own_head(), ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"]),
+    })
+    torch.manual_seed(20261129)
+    compute(golden, configs, {
+        "gelu": other_functions(
+            own_head(), activation_function="gelu", layer_norm_epsilon=0.01, scale_attn_weights=True,
+            scale_attn_by_inverse_layer_idx=True,
+        ),
+        "neo silu": other_functions(neo(), activation_function="silu", layer_norm_epsilon=0.05),
+    })
     path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "families.safetensors")
     save(path, golden, {"torch": torch.__version__, "configs": json.dumps(configs)})
 

@@ -372,12 +372,13 @@ Deno.test("matmul() throws on a kernel that cannot compute the product", () => {
   );
 });
 
-Deno.test("matmul() has no type for an epilogue that stores gelu() and multiplies by gelu'()", () => {
+Deno.test("matmul() has no type for an epilogue that stores an activation and multiplies by its derivative", () => {
   const tensor = poisoned("t", { shape: [1, 1], dtype: "f32" });
-  const forward: Epilogue = { kind: "gelu", activated: tensor };
-  const backward: Epilogue = { kind: "gelu backward", hidden: tensor };
+  const activation = "gelu";
+  const forward: Epilogue = { kind: "forward", activation, activated: tensor };
+  const backward: Epilogue = { kind: "backward", activation, hidden: tensor };
   // @ts-expect-error: a product is part of one pass
-  const both: Epilogue = { kind: "gelu", activated: tensor, hidden: tensor };
+  const both: Epilogue = { kind: "forward", activation, activated: tensor, hidden: tensor };
   assert.equal(new Set([forward, backward, both]).size, 3);
 });
 

@@ -39,6 +39,13 @@ CONFIGS = {
         vocab_size=V, n_positions=144, n_embd=40, n_layer=2, n_head=2, n_inner=72,
         tie_word_embeddings=False, scale_attn_weights=False,
     ),
+    "gpt2 gelu": GPT2Config(
+        vocab_size=V, n_positions=144, n_embd=48, n_layer=3, n_head=4, activation_function="gelu",
+        layer_norm_epsilon=1e-3, scale_attn_by_inverse_layer_idx=True, reorder_and_upcast_attn=True,
+    ),
+    "gpt2 relu": GPT2Config(
+        vocab_size=V, n_positions=144, n_embd=48, n_layer=2, n_head=4, activation_function="relu",
+    ),
     # as TinyStories-1M, whose heads have four components
     "neo": GPTNeoConfig(
         vocab_size=V, max_position_embeddings=320, hidden_size=64, num_layers=4, num_heads=16,
@@ -48,6 +55,7 @@ CONFIGS = {
     "neo 48": GPTNeoConfig(
         vocab_size=V, max_position_embeddings=160, hidden_size=96, num_layers=2, num_heads=2,
         attention_types=[[["global", "local"], 1]], window_size=24, intermediate_size=132,
+        activation_function="silu", layer_norm_epsilon=1e-6,
     ),
     "neo local": GPTNeoConfig(
         vocab_size=V, max_position_embeddings=160, hidden_size=64, num_layers=3, num_heads=2,

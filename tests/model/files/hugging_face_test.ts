@@ -29,6 +29,21 @@ Deno.test("parseHuggingFaceConfig() fills in what a config.json leaves out, as t
   assert.deepEqual(parse({ ...GPT2, n_inner: 48 }), { ...sizes, innerWidth: 48 });
   assert.deepEqual(parse({ ...GPT2, scale_attn_weights: false }), { ...sizes, attentionScale: 1 });
   assert.deepEqual(parse({ ...GPT2, tie_word_embeddings: false }), { ...sizes, ownHead: true });
+  assert.deepEqual(
+    parse({ ...GPT2, reorder_and_upcast_attn: true, scale_attn_by_inverse_layer_idx: true }),
+    { ...sizes, attentionScaleByLayer: true },
+  );
+  const activations = {
+    ...{ gelu_new: undefined, gelu_pytorch_tanh: undefined, gelu_fast: undefined },
+    ...{ gelu: "gelu", gelu_python: "gelu", relu: "relu", silu: "silu", swish: "silu" },
+  };
+  for (const [activation_function, activation] of Object.entries(activations)) {
+    assert.deepEqual(parse({ ...GPT2, activation_function, layer_norm_epsilon: 1e-6 }), {
+      ...sizes,
+      ...(activation === undefined ? {} : { activation }),
+      layerNormEpsilon: 1e-6,
+    });
+  }
   const neo = {
     ...{ vocabularySize: 300, contextLength: 600, width: 24, layers: 4, heads: 2 },
     ...{ family: "gpt_neo", attentionScale: 1 },
@@ -53,6 +68,9 @@ Deno.test("toHuggingFaceConfig() tells transformers everything that makes the mo
   const changes: [Partial<GptConfig>, Record<string, unknown>][] = [
     [{ innerWidth: 48 }, { n_inner: 48 }],
     [{ attentionScale: 1 }, { scale_attn_weights: false }],
+    [{ activation: "gelu" }, { activation_function: "gelu" }],
+    [{ layerNormEpsilon: 1e-12 }, { layer_norm_epsilon: 1e-12 }],
+    [{ attentionScaleByLayer: true }, { scale_attn_by_inverse_layer_idx: true }],
     [{ ownHead: true }, { tie_word_embeddings: false }],
     [{ contextLength: 8 }, { n_positions: 8, n_ctx: 8 }],
   ];
@@ -121,6 +139,22 @@ Deno.test("parseHuggingFaceConfig() refuses fields of other types by their names
     ],
     [CONFIG, { vocab_size: null }, "vocab_size must be a whole number: current value is null"],
     [CONFIG, { n_layer: [2] }, "n_layer must be a whole number: current value is [2]"],
+    [
+      CONFIG,
+      { activation_function: "quick_gelu" },
+      'activation_function must be "gelu_new" or "gelu_pytorch_tanh" or "gelu_fast" or "gelu_accurate" or ' +
+      '"gelu" or "gelu_python" or "relu" or "silu" or "swish": current value is "quick_gelu"',
+    ],
+    [
+      CONFIG,
+      { layer_norm_epsilon: "1e-5" },
+      'layer_norm_epsilon must be a number: current value is "1e-5"',
+    ],
+    [
+      CONFIG,
+      { layer_norm_epsilon: 0 },
+      "layerNormEpsilon must be a number above 0 and at most 1: current value is 0",
+    ],
     [CONFIG, { n_inner: {} }, "n_inner must be a whole number: current value is {}"],
     [LOCAL, { num_heads: 1.5 }, "num_heads must be a whole number: current value is 1.5"],
     [

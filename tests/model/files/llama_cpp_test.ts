@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { activationForward } from "../../../kernels/matmul/reference.ts";
 import { type GptConfig, innerWidthOf } from "../../../model/config.ts";
 import { createGpt } from "../../../model/gpt.ts";
 import { parseHuggingFaceConfig } from "../../../model/files/hugging_face.ts";
@@ -20,13 +21,13 @@ const configs = JSON.parse(metadata.get("configs")!) as Record<string, Record<st
 const TOLERANCE = 2e-5;
 
 /**
- * GPT-2 as llama.cpp computes it, naively: every matrix is [outputs,inputs], scores are multiplied with
+ * GPT-2 as llama.cpp computes it, naively: every matrix is [outputs,inputs], scores are multiplied by
  * 1 / √HS, everyone sees all that came before.
  */
 function logitsOf(
   model: ReadonlyMap<string, SafetensorsEntry>,
   tokens: readonly number[],
-  { width: C, heads, layers }: GptConfig,
+  { width: C, heads, layers, layerNormEpsilon = 1e-5, activation = "gelu_new" }: GptConfig,
 ): number[][] {
   const floats = new Map(Array.from(model, ([name, entry]) => [name, toFloat32(entry)]));
   const get = (name: string) => floats.get(name) ?? assert.fail(`${name} is missing`);
@@ -42,10 +43,14 @@ function logitsOf(
     const weight = get(`${name}.weight`), bias = get(`${name}.bias`);
     const mean = x.reduce((sum, v) => sum + v, 0) / C;
     const variance = x.reduce((sum, v) => sum + (v - mean) ** 2, 0) / C;
-    return x.map((v, c) => (v - mean) / Math.sqrt(variance + 1e-5) * weight[c]! + bias[c]!);
+    return x.map((v, c) =>
+      (v - mean) / Math.sqrt(variance + layerNormEpsilon) * weight[c]! + bias[c]!
+    );
   };
-  const gelu = (x: number) =>
-    0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)));
+  // llama.cpp has gelu_new alone; with others its tensors still mean the same
+  const activate = (x: number[]) => [
+    ...activationForward({ x: Float32Array.from(x) }, activation).y,
+  ];
   const add = (x: number[], y: number[]) => x.map((value, i) => value + y[i]!);
 
   const embedding = get("token_embd.weight"), position = get("position_embd.weight");
@@ -74,8 +79,8 @@ function logitsOf(
     });
     x = x.map((row, t) => add(row, linear(attended[t]!, `blk.${i}.attn_output`)));
     x = x.map((row) => {
-      const inner = linear(norm(row, `blk.${i}.ffn_norm`), `blk.${i}.ffn_up`).map(gelu);
-      return add(row, linear(inner, `blk.${i}.ffn_down`));
+      const inner = linear(norm(row, `blk.${i}.ffn_norm`), `blk.${i}.ffn_up`);
+      return add(row, linear(activate(inner), `blk.${i}.ffn_down`));
     });
   }
   const head = floats.has("output.weight") ? "output" : "token_embd";

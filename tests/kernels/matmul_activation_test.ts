@@ -1,0 +1,146 @@
+import assert from "node:assert/strict";
+import * as reference from "../../kernels/matmul/reference.ts";
+import { type ActivationFunction, matmul } from "../../kernels/matmul/matmul.ts";
+import { Program } from "../../kernels/program.ts";
+import {
+  assertClose,
+  assertGradient,
+  device,
+  freshSeed,
+  poisoned,
+  randomValues,
+  REAL_TYPES,
+  runProgram,
+  tensorOf,
+  testRandom,
+} from "./harness.ts";
+
+// f32: exp differs by a few ulp between drivers; f16: half an ulp of the result
+const TOLERANCE = { f32: 2e-6, f16: 1e-3 } as Record<string, number>;
+
+const ACTIVATIONS: readonly ActivationFunction[] = ["gelu_new", "gelu", "relu", "silu"];
+
+/** What PyTorch gives for each function at these places. */
+const PLACES = [-3, -1, -0.1, 0, 0.5, 2];
+const KNOWN: Record<ActivationFunction, number[]> = {
+  gelu_new: [-0.003637433, -0.158807993, -0.046017248, 0, 0.345714003, 1.954597712],
+  gelu: [-0.004049694, -0.158655254, -0.046017216, 0, 0.345731231, 1.954499736],
+  relu: [0, 0, 0, 0, 0.5, 2],
+  silu: [-0.142277620, -0.268941421, -0.047502081, 0, 0.311229666, 1.761594156],
+};
+
+for (const activation of ACTIVATIONS) {
+  Deno.test(`reference activationForward() of ${activation} reproduces PyTorch's values`, () => {
+    const { y } = reference.activationForward({ x: Float32Array.from(PLACES) }, activation);
+    assertClose(y, KNOWN[activation], 1e-6, "y");
+  });
+
+  Deno.test(`reference activationBackward() of ${activation} matches central differences`, () => {
+    const seed = freshSeed(), random = testRandom(seed);
+    // relu has no derivative at 0: a difference must not reach over it
+    const x = randomValues(random, 64).map((v) => v + 0.1 * Math.sign(v)),
+      dy = randomValues(random, 64);
+    const { dx } = reference.activationBackward({ x, dy }, activation);
+    const forward = (x: Float32Array) => reference.activationForward({ x }, activation).y;
+    assertGradient(forward, x, dy, dx, { what: `dx, seed ${seed}` });
+  });
+}
+
+// products: the kernels for CPUs by layout and size, for one row, and in tiles, with and without splits
+const PRODUCTS = [
+  { variant: "any", M: 5, K: 3, N: 7 },
+  { variant: "any", M: 9, K: 8, N: 13, transposeB: true },
+  { variant: "vector", M: 1, K: 8, N: 12 },
+  ...(device.subgroupSize ? [{ variant: "lanes", M: 37, K: 8, N: 44 }] : []),
+  { variant: "64x64/1", M: 67, K: 20, N: 72 },
+  { variant: "64x64/2", M: 5, K: 128, N: 12 },
+];
+
+for (const dtype of REAL_TYPES) {
+  // every kernel stores with the same functions, of numbers or of vectors of four
+  const cases = ACTIVATIONS.flatMap((activation) =>
+    PRODUCTS.filter(({ variant, M }) =>
+      activation === "gelu_new" || variant === "64x64/2" || (variant === "any" && M === 5)
+    ).map((product) => ({ activation, ...product }))
+  );
+  for (const { activation, variant, M, K, N, transposeB = false } of cases) {
+    Deno.test(`products store ${activation} and its derivative as the reference has it in ${dtype} by ${variant} [${M},${N}]`, async () => {
+      const seed = freshSeed(), random = testRandom(seed);
+      const a = randomValues(random, M * K, { dtype }), b = randomValues(random, K * N, { dtype });
+      const hidden = randomValues(random, M * N, { dtype, scale: 3 });
+      const like = { shape: [M, N], dtype };
+      const t = {
+        a: tensorOf("a", { shape: [M, K], dtype }, a),
+        b: tensorOf("b", { shape: transposeB ? [N, K] : [K, N], dtype }, b),
+        hidden: tensorOf("hidden", like, hidden),
+        y: poisoned("y", like),
+        plain: poisoned("plain", like),
+        activated: poisoned("activated", like),
+        dhidden: poisoned("dhidden", like),
+      };
+      const options = { transposeB, variant };
+      const [y, plain, activated, dhidden] = await runProgram(
+        (program) => {
+          matmul(program, t, { y: t.plain }, options);
+          matmul(program, t, t, {
+            ...options,
+            epilogue: { kind: "forward", activation, activated: t.activated },
+          });
+          matmul(program, t, { y: t.dhidden }, {
+            ...options,
+            epilogue: { kind: "backward", activation, hidden: t.hidden },
+          });
+        },
+        ...[t.y, t.plain, t.activated, t.dhidden],
+      );
+      assert.deepEqual(y, plain, `seed ${seed}`);
+      const x = plain as Float32Array;
+      assertClose(
+        activated!,
+        reference.activationForward({ x }, activation).y,
+        TOLERANCE[dtype]!,
+        `activated, seed ${seed}`,
+      );
+      const { dx } = reference.activationBackward({ x: hidden, dy: x }, activation);
+      assertClose(dhidden!, dx, 2 * TOLERANCE[dtype]!, `dhidden, seed ${seed}`); // dy is rounded here alone
+    });
+  }
+}
+
+Deno.test("activation functions stay finite at both ends, and NaN stays NaN", async () => {
+  const x = Float32Array.of(-65504, -100, 100, 65504, NaN, 0);
+  const like = { shape: [1, x.length], dtype: "f32" as const };
+  const a = tensorOf("a", { shape: [1, 1], dtype: "f32" }, [1]), b = tensorOf("b", like, x);
+  const ones = tensorOf("ones", like, new Array(x.length).fill(1));
+  const hidden = tensorOf("hidden", like, x), y = poisoned("y", like);
+  for (const activation of ACTIVATIONS) {
+    const activated = poisoned("activated", like), dhidden = poisoned("dhidden", like);
+    const [values, derivatives] = await runProgram(
+      (program) => {
+        matmul(program, { a, b }, { y }, { epilogue: { kind: "forward", activation, activated } });
+        const epilogue = { kind: "backward", activation, hidden } as const;
+        matmul(program, { a, b: ones }, { y: dhidden }, { epilogue });
+      },
+      activated,
+      dhidden,
+    );
+    const finite = (list: ArrayLike<number>) => Array.from(list).filter((_, i) => i !== 4);
+    assert.ok(Number.isNaN(values![4]), activation);
+    const scaled = finite(values!).map((v) => v / Math.max(1, Math.abs(v)));
+    assertClose(scaled, [0, 0, 1, 1, 0], 1e-6, activation);
+    const atZero = activation === "relu" ? 0 : 0.5;
+    assertClose(finite(derivatives!), [0, 0, 1, 1, atZero], 1e-6, `derivative of ${activation}`);
+  }
+});
+
+Deno.test("matmul() throws on an activation of another shape", () => {
+  const like = (shape: number[]) => poisoned("t", { shape, dtype: "f32" });
+  const operands = { a: like([2, 3]), b: like([3, 4]) };
+  assert.throws(
+    () =>
+      matmul(new Program(device), operands, { y: like([2, 4]) }, {
+        epilogue: { kind: "forward", activation: "relu", activated: like([2, 3]) },
+      }),
+    { name: "RangeError", message: /"t" must have shape \[2,4\]: current shape is \[2,3\]/ },
+  );
+});
