@@ -93,12 +93,8 @@ export {
 export type { Block, PartsOrigin, PlaceUnit } from "./data/text/blocks.ts";
 export { DataError } from "./data/text/data_error.ts";
 export type { TokenDataset, Tokens } from "./data/tokens/token_dataset.ts";
-export type { TokenSummary } from "./data/tokens/token_file.ts";
-export {
-  type TokenizedDocuments,
-  tokenizeDocuments,
-  type TokenizeOptions,
-} from "./data/tokens/tokenize.ts";
+export type { TokenizedDocuments, TokenSummary } from "./data/tokens/token_file.ts";
+export { tokenizeDocuments, type TokenizeOptions } from "./data/tokens/tokenize.ts";
 export { openSources, tokenizeSource } from "./data/tokens/deprecated.ts";
 export { type Judgement, judgeStory, sampleStories, storyEntropy } from "./data/text/stories.ts";
 export {

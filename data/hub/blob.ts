@@ -29,12 +29,10 @@ function addressOf({ page }: HubSession, { path, commit }: RemoteFile): string {
   return [page, "resolve", commit, ...path.split("/").map(encodeURIComponent)].join("/");
 }
 
-/** A download's callback, and a measure of free space. */
+/** A download's callback. */
 export interface BlobOptions {
   /** Is called with the bytes that have arrived and all bytes. */
   readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
-  /** Free space at a path in bytes. */
-  readonly freeBytes?: (path: string) => number;
 }
 
 /** Thrown if the bytes are not those that the hub described, which is then asked once more. */
@@ -51,12 +49,12 @@ export async function fetchBlob(
   session: HubSession,
   path: string,
   file: RemoteFile,
-  { onProgress = () => {}, freeBytes }: BlobOptions,
+  { onProgress = () => {} }: BlobOptions,
 ): Promise<void> {
   const incomplete = `${path}.incomplete`;
   const { bytes } = file;
   const there = statSync(incomplete, { throwIfNoEntry: false })?.size ?? 0;
-  const shortage = shortageAt(dirname(path), bytes - there + SPARE_BYTES, freeBytes);
+  const shortage = shortageAt(dirname(path), bytes - there + SPARE_BYTES);
   if (shortage !== undefined) {
     throw new HubError(
       `Cannot ${session.task} as ${shortage}; ` +

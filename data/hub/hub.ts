@@ -58,8 +58,6 @@ export interface HubOptions {
   readonly sleep?: (milliseconds: number) => Promise<void>;
   /** Largest file that is downloaded; of any size by default. */
   readonly mostBytes?: number;
-  /** Free bytes at a path, for tests. */
-  readonly freeBytes?: (path: string) => number;
 }
 
 /** What `hf:…` names; whether that is a dataset or a model depends on the option. */

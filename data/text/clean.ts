@@ -59,8 +59,8 @@ export function clean(block: Block): CleanBlock {
   return { text: bytes.subarray(0, at), ends, ended, blank };
 }
 
-/** A document that is not text has this many zero bytes in a row, or a larger share of them. */
-const MANY_ZEROS = "\0".repeat(16), LARGE_SHARE = 1 / 8;
+/** Zero bytes in a row that no text has: a file that was not written to its end may be full of them. */
+const ZEROS = "\0".repeat(16);
 
 /**
  * Checks that a document is text.
@@ -78,14 +78,13 @@ function checkText(block: Block, i: number, end: number): boolean {
           `the first byte that is not is at ${places[i]! + byte}`
         : `${file} as ${placeUnit} ${places[i]} must be ${requirement}: it is not`,
     );
-  if (!isUtf8(document)) throw fail("UTF-8", firstInvalidByte(document));
-  const bytesAsText = document.toString("latin1"); // searched faster than bytes
-  if (bytesAsText.includes("\0")) {
-    const zeros = bytesAsText.split("\0").length - 1;
-    const isMost = zeros >= MANY_ZEROS.length && zeros > LARGE_SHARE * document.length;
-    const place = bytesAsText.indexOf(isMost ? "\0" : MANY_ZEROS);
-    if (place >= 0) throw fail("text, not bytes of 0", place);
+  if (!isUtf8(document)) {
+    const replaced = Buffer.from(document.toString()); // has U+FFFD for what is not UTF-8
+    throw fail("UTF-8", document.findIndex((byte, i) => byte !== replaced[i]));
   }
+  const bytesAsText = document.toString("latin1"); // searched faster than bytes
+  const zeros = bytesAsText.indexOf(ZEROS);
+  if (zeros >= 0) throw fail("text, not bytes of 0", zeros);
   return bytesAsText.includes("\r");
 }
 
@@ -127,27 +126,13 @@ function parseJson(text: string): unknown {
   }
 }
 
-/** Replaces NaN and the infinities outside strings; a pattern that skips strings overflows the stack. */
+/** Replaces NaN and the infinities outside strings; a pattern that matches whole strings overflows the stack. */
 function withoutNaN(json: string): string {
-  let known = "";
-  for (let at = 0; at < json.length;) {
-    const quote = json.indexOf('"', at), start = quote < 0 ? json.length : quote;
-    known += json.slice(at, start).replace(/\bNaN\b|-?\bInfinity\b/g, "null");
-    let end = start;
-    do {
-      end = json.indexOf('"', end + 1);
-    } while (end >= 0 && isEscaped(json, end));
-    at = end < 0 ? json.length : end + 1;
-    known += json.slice(start, at);
-  }
-  return known;
-}
-
-/** Whether an odd number of backslashes stands before a place. */
-function isEscaped(text: string, at: number): boolean {
-  let start = at;
-  while (text[start - 1] === "\\") start--;
-  return (at - start) % 2 === 1;
+  let isInString = false;
+  return json.replace(/\\[^]|"|\bNaN\b|-?\bInfinity\b/g, (found) => {
+    if (found === '"') isInString = !isInString;
+    return isInString || found === '"' || found[0] === "\\" ? found : "null";
+  });
 }
 
 /** Bytes of the character at a place if `String.trim()` removes it; otherwise 0. */
@@ -157,23 +142,4 @@ function widthOfSpace(bytes: Uint8Array, at: number): number {
   const width = first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
   const character = Buffer.from(bytes.subarray(at, at + width)).toString();
   return character.trim() === "" ? width : 0;
-}
-
-/** Offset of the first byte that is not UTF-8, by bisection. */
-function firstInvalidByte(bytes: Uint8Array): number {
-  const isValid = (end: number) => {
-    try {
-      new TextDecoder("utf-8", { fatal: true }).decode(bytes.subarray(0, end), { stream: true });
-      return true;
-    } catch {
-      return false;
-    }
-  };
-  let low = 0, high = bytes.length;
-  while (low < high) {
-    const middle = Math.floor((low + high + 1) / 2);
-    if (isValid(middle)) low = middle;
-    else high = middle - 1;
-  }
-  return low;
 }

@@ -1,7 +1,8 @@
 import { Buffer } from "node:buffer";
+import { load } from "../../files/packages.ts";
 import type { Part } from "./blocks.ts";
-import { UserError } from "../../files/user_error.ts";
 import { DataError } from "./data_error.ts";
+import { listOfNames } from "./fields.ts";
 import {
   hasByteOrderMark,
   joinLineEnds,
@@ -10,8 +11,6 @@ import {
   regroup,
   tooLong,
 } from "./readers.ts";
-import { listOfNames } from "./fields.ts";
-import { load } from "../../files/packages.ts";
 
 /** Name and form of a table. */
 export interface CsvOptions {
@@ -27,8 +26,8 @@ export interface CsvOptions {
  * The documents in a column of CSV or TSV.
  *
  * Quotes enclose a whole field, and are doubled inside. TSV may also be written without quoting: other
- * quotes are text there. A quote that begins a field and is closed in another field or row is refused:
- * everything between them would become one document.
+ * quotes are text there. A quote that begins a field and is closed in another field or row is refused,
+ * because everything between them would become one document.
  *
  * @throws {DataError} if the table is malformed, the column is absent or a row is too long.
  */
@@ -38,30 +37,22 @@ export async function* csvParts(
 ): AsyncGenerator<Part[]> {
   const { parse } = await load("csv-parse");
   let parts: Part[] = [];
-  let header: string[] | undefined;
-  let place = 0; // of the column in a row
+  let place: number | undefined; // of the column in a row
   let bytes = 0, lines = 0; // up to the end of the last row
   const parser = parse({
     delimiter: tabs ? "\t" : ",",
     record_delimiter: ["\n", "\r"],
     skip_empty_lines: true,
     relax_quotes: tabs,
-    encoding: null, // fields stay bytes, so that what is not UTF-8 is found
+    encoding: null, // fields stay bytes, so that bytes that are not UTF-8 are found
     on_record(row: unknown, info) {
       const fields = row as Buffer[];
       if (tabs && isJoined(fields, info.bytes - bytes)) {
-        throw Object.assign(new SyntaxError("fields are joined"), {
-          code: JOINED,
-          lines: info.lines,
-        });
+        throw Object.assign(new Error("a quote joins fields"), { code: "JOINED" });
       }
       [bytes, lines] = [info.bytes, info.lines];
-      if (header) {
-        parts.push({ bytes: fields[place]!, place: lines });
-      } else {
-        header = fields.map(String);
-        place = placeOf(header, { file, column });
-      }
+      if (place === undefined) place = placeOf(fields.map(String), { file, column });
+      else parts.push({ bytes: fields[place]!, place: lines });
       return null; // the parser keeps nothing
     },
   });
@@ -78,7 +69,7 @@ export async function* csvParts(
       await write(chunk);
       written += chunk.length;
       if (written - bytes > LONGEST_RECORD) {
-        throw tooLong(file, { record: `the row behind line ${lines}`, longest: LONGEST_RECORD });
+        throw tooLong(file, { record: `the row after line ${lines}`, longest: LONGEST_RECORD });
       }
       yield parts;
       parts = [];
@@ -86,32 +77,22 @@ export async function* csvParts(
     await write();
     yield parts;
   } catch (error) {
-    const { code, lines: line, record } = error as Error & Partial<CsvError>;
-    if (!code || error instanceof UserError) throw error;
-    const wrong = {
-      [JOINED]: [
-        `line ${line} must ${QUOTING}`,
-        "a quote at the beginning of a field is not closed at its end",
-      ],
-      CSV_QUOTE_NOT_CLOSED: [`the row behind line ${lines} must close its quotes`, "it does not"],
-      CSV_RECORD_INCONSISTENT_FIELDS_LENGTH: [
-        `line ${line} must have ${header?.length} fields, as the first line has`,
-        `it has ${record?.length}`,
-      ],
-      INVALID_OPENING_QUOTE: [`line ${line} must ${QUOTING}`, "a quote is inside a field without"],
-      CSV_INVALID_CLOSING_QUOTE: [
-        `line ${line} must ${QUOTING}`,
-        "a field continues behind a quote",
-      ],
-    }[code] ?? [`line ${line} must be ${tabs ? "TSV" : "CSV"}`, code];
-    throw new DataError(`${file} as ${wrong.join(": ")}`);
+    const problem = PROBLEMS[(error as NodeJS.ErrnoException).code ?? ""];
+    if (problem === undefined) throw error;
+    throw new DataError(`${file} as ${tabs ? "TSV" : "CSV"} after line ${lines}: ${problem}`);
   } finally {
     parser.destroy();
   }
 }
 
-/** Code of the error about a quote that begins a field and is closed in another. */
-const JOINED = "FIELDS_JOINED";
+/** What is wrong with a table, by the codes of errors. */
+const PROBLEMS: Readonly<Record<string, string>> = {
+  CSV_INVALID_CLOSING_QUOTE: "a field continues after its closing quote",
+  CSV_QUOTE_NOT_CLOSED: "a quote is not closed",
+  CSV_RECORD_INCONSISTENT_FIELDS_LENGTH: "a row must have as many fields as the first line",
+  INVALID_OPENING_QUOTE: "a quote is inside a field that has none around it",
+  JOINED: "a quote at the beginning of a field is not closed at its end",
+};
 
 /**
  * Whether the parser has joined several fields or rows into one, as it does if a quote begins the first
@@ -129,42 +110,29 @@ function isJoined(fields: readonly Buffer[], bytes: number): boolean {
   return bytes < least;
 }
 
-/** Errors of the parser. */
-interface CsvError {
-  code: string;
-  lines: number;
-  record: readonly unknown[];
-}
-
 const TAB = 0x09, LINE_FEED = 0x0a, RETURN = 0x0d, QUOTE = 0x22;
-
-const QUOTING = 'have " around whole fields, and "" for one inside them';
 
 function placeOf(
   header: readonly string[],
   { file, column }: Pick<CsvOptions, "file" | "column">,
 ): number {
-  const places = header.flatMap((name, i) => name === column ? [i] : []);
-  if (places.length === 1) return places[0]!;
+  const place = header.indexOf(column);
+  if (place >= 0 && place === header.lastIndexOf(column)) return place;
   throw new DataError(
     `${file} as its first line must name one column ${column}: it has ${listOfNames(header)}; ` +
       `choose with --text-field`,
   );
 }
 
-/**
- * A table without a byte order mark, and with `\n` for `\r\n`, which the parser counts as two lines if it
- * is quoted.
- */
+/** A table without a byte order mark, and with `\n` for `\r\n`, which in quotes the parser counts as two lines. */
 async function* withoutReturns(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
-  let held: Uint8Array = new Uint8Array(0); // a return that a line feed may follow
-  let first = true;
-  for await (const { chunk, last } of regroup(chunks, 4 * LARGEST_PART)) {
-    const bytes = Buffer.concat([held, chunk]);
-    const start = first && hasByteOrderMark(bytes) ? 3 : 0;
-    first = false;
-    const whole = !last && bytes.at(-1) === 0x0d ? bytes.length - 1 : bytes.length;
+  let held: Uint8Array | undefined; // a return that a line feed may follow
+  for await (const { chunk } of regroup(chunks, 4 * LARGEST_PART)) {
+    const start = !held && hasByteOrderMark(chunk) ? 3 : 0;
+    const bytes = Buffer.concat([held ?? chunk.subarray(0, 0), chunk.subarray(start)]);
+    const whole = bytes.at(-1) === RETURN ? bytes.length - 1 : bytes.length;
     held = bytes.subarray(whole);
-    yield bytes.subarray(start, joinLineEnds(bytes, start, whole));
+    yield bytes.subarray(0, joinLineEnds(bytes, 0, whole));
   }
+  yield held!;
 }

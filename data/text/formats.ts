@@ -104,12 +104,11 @@ export function formatOf(name: string, head: Uint8Array): Format {
   const { kind } = known ?? FORMATS[0]!;
   const encoding = encodingOf(head);
   const foreign = foreignContent(head, kind) ??
-    (known || encoding || decoded("utf-8", head) !== undefined ? undefined : "not UTF-8");
+    (known || encoding || isUtf8(head) ? undefined : NO_TEXT);
   if (foreign) {
     throw new DataError(`${name} as it must be ${UNDERSTOOD}: it is ${foreign}`);
   }
-  if (kind === "parquet") {
-    if (!packing) return { kind };
+  if (kind === "parquet" && packing) {
     throw new DataError(`${name} as Parquet must not be compressed once more: unpack it`);
   }
   const isArray = kind === "json" &&
@@ -134,19 +133,19 @@ const FOREIGN: readonly [begins: string, at: number, what: string, advice: strin
   ["PAR1", 0, "Parquet", "give it a name that ends in .parquet"],
   ["BZh91AY&SY", 0, "packed with bzip2", "unpack it"],
   ["\xfd7zXZ\0", 0, "packed with xz", "unpack it"],
-  ["\x04\x22\x4d\x18", 0, "packed with lz4", "unpack it"],
-  ["PK\x03\x04", 0, "a zip archive, as documents of Office and EPUB are", "take its text out"],
-  ["7z\xbc\xaf\x27\x1c", 0, "a 7z archive", "unpack it"],
+  ["PK\x03\x04", 0, "a zip archive, as documents of Office and EPUB are", "extract its text"],
   ["ustar", 257, "a tar archive", "unpack it"],
   ["%PDF-", 0, "a PDF document", "convert it to text"],
   ["{\\rtf", 0, "an RTF document", "convert it to text"],
-  ["ARROW1", 0, "an Arrow file", "convert it to Parquet"],
-  ["\x89PNG\r\n\x1a\n", 0, "a PNG image", "name files of text"],
-  ["\xff\xd8\xff", 0, "a JPEG image", "name files of text"],
-  ["GIF8", 0, "a GIF image", "name files of text"],
 ];
 
-/** The kind of a file whose format is not supported, and advice. */
+/** What a file is that no row of `FOREIGN` describes, and advice. */
+const NO_TEXT = "binary, or text that is not UTF-8; convert text with iconv -t UTF-8";
+
+/** Largest share of control characters in the bytes of a text. */
+const MOST_CONTROLS = 1 / 8;
+
+/** What a file is whose format is not supported, and advice. */
 function foreignContent(head: Uint8Array, kind: Understood["kind"]): string | undefined {
   const bytes = Buffer.from(head.buffer, head.byteOffset, head.length);
   for (const [begins, at, what, advice] of FOREIGN) {
@@ -156,73 +155,28 @@ function foreignContent(head: Uint8Array, kind: Understood["kind"]): string | un
   // other markup, such as XML, may be the text to train on
   const start = bytes.toString("latin1", 0, 1000).replace(/^\xef\xbb\xbf/, "");
   if (/^\s*<(!doctype html|html)\b/i.test(start)) {
-    return "an HTML page; take its text out, or fetch the file that the page is about";
+    return "an HTML page; extract its text, or fetch the file that the page is about";
   }
-  if (kind === "parquet") return undefined;
-  const encoding = encodingOf(head);
-  const wide = utf32Of(head) ?? (encoding || isUtf8Text(head) ? undefined : utf16Of(head));
-  if (wide) return `${wide}; convert it with iconv -f ${wide} -t UTF-8`;
-  const controls = encoding ? 0 : controlsIn(head);
-  return controls > MOST_CONTROLS * head.length
-    ? `binary, as ${controls} of its first ${head.length} bytes are control characters; ` +
-      `name files of text`
-    : undefined;
+  if (kind === "parquet" || encodingOf(head)) return undefined;
+  // neither line ends, white space, backspaces nor escapes; UTF-32 has many, UTF-16 of most alphabets as well
+  const isControl = (byte: number) => byte < 0x08 || (byte > 0x0d && byte < 0x20 && byte !== 0x1b);
+  return bytes.filter(isControl).length > MOST_CONTROLS * bytes.length ? NO_TEXT : undefined;
 }
 
 /** The encoding that a byte order mark names, if it is not UTF-8. */
 function encodingOf(head: Uint8Array): Format["encoding"] {
-  if (head[0] === 0xff && head[1] === 0xfe) return "utf-16le";
-  if (head[0] === 0xfe && head[1] === 0xff) return "utf-16be";
-  return undefined;
+  const [first, second, third, fourth] = head;
+  const isUtf32 = third === 0 && fourth === 0;
+  if (first === 0xff && second === 0xfe && !isUtf32) return "utf-16le";
+  return first === 0xfe && second === 0xff ? "utf-16be" : undefined;
 }
 
-/** Largest share of control characters in the bytes of a text. */
-const MOST_CONTROLS = 1 / 8;
-
-/** Number of control characters other than line ends, white space, backspaces and escapes. */
-function controlsIn(bytes: Uint8Array): number {
-  return bytes.reduce(
-    (sum, byte) => sum + (byte < 0x08 || (byte > 0x0d && byte < 0x20 && byte !== 0x1b) ? 1 : 0),
-    0,
-  );
-}
-
-function isUtf8Text(head: Uint8Array): boolean {
-  return decoded("utf-8", head) !== undefined && controlsIn(head) <= MOST_CONTROLS * head.length;
-}
-
-/** Decodes a text whose end may be cut off; undefined if it is not in this encoding. */
-function decoded(encoding: string, head: Uint8Array): string | undefined {
+/** Whether bytes whose end may be cut off are UTF-8. */
+function isUtf8(head: Uint8Array): boolean {
   try {
-    return new TextDecoder(encoding, { fatal: true }).decode(head, { stream: true });
+    new TextDecoder("utf-8", { fatal: true }).decode(head, { stream: true });
+    return true;
   } catch {
-    return undefined;
+    return false;
   }
-}
-
-/** The UTF-16 encoding of bytes without a byte order mark, if they have one. */
-function utf16Of(head: Uint8Array): string | undefined {
-  return ["UTF-16LE", "UTF-16BE"].find((encoding) => isUsual(decoded(encoding, head)));
-}
-
-/** The UTF-32 encoding of bytes, with or without a byte order mark, if they have one. */
-function utf32Of(head: Uint8Array): string | undefined {
-  const view = new DataView(head.buffer, head.byteOffset, head.length);
-  return ["UTF-32LE", "UTF-32BE"].find((encoding) => {
-    let text = "";
-    for (let at = 0; at + 4 <= head.length; at += 4) {
-      const codePoint = view.getUint32(at, encoding === "UTF-32LE");
-      if (codePoint > 0x10ffff) return false;
-      text += String.fromCodePoint(codePoint);
-    }
-    return isUsual(text);
-  });
-}
-
-/** Whether a text consists of letters and signs, with blanks and ends of lines or sentences between them. */
-function isUsual(text: string | undefined): boolean {
-  if (!text) return false;
-  const unusual = text.replace(/[\p{L}\p{M}\p{N}\p{P}\p{S}\p{Zs}\s]/gu, "").length;
-  const blanks = text.split(/[ \n\u3001\u3002]/).length - 1;
-  return 20 * unusual <= text.length && 100 * blanks >= text.length;
 }

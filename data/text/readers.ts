@@ -40,7 +40,7 @@ export async function* textParts(
     const parts: Part[] = [];
     let at = offset === 0 && hasByteOrderMark(window) ? 3 : 0;
     let separator = bytesAsText.indexOf(SEPARATOR, at);
-    // a part depends on its own bytes and on a separator right behind them
+    // a part depends on its own bytes and on a separator right after them
     while (at < window.length && (last || window.length - at >= most + SEPARATOR.length)) {
       if (separator >= 0 && separator < at) separator = bytesAsText.indexOf(SEPARATOR, at);
       const end = separator >= 0 ? separator : last ? window.length : Infinity;
@@ -143,7 +143,7 @@ export async function* arrayParts(
   let window = Buffer.alloc(0); // from the beginning of an element
   let at = 0; // how far the window has been searched
   let number = 0; // of the element; 0 before the array
-  let depth = 0; // of brackets and braces; 0 before and behind the array
+  let depth = 0; // of brackets and braces; 0 before and after the array
   let inString = false;
   const fail = (requirement: string, found: string) =>
     new DataError(`${file} as its JSON array must ${requirement}: ${found}`);

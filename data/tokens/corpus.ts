@@ -4,7 +4,8 @@ import { type Documents, hashDocuments } from "../text/documents.ts";
 import { expectedTokens, storyEntropy } from "../text/stories.ts";
 import { compactTokenizer, gpt2Tokenizer, type Tokenizer } from "../tokenizer/tokenizer.ts";
 import { holdOut, renumbered, type TokenDataset } from "./token_dataset.ts";
-import { openCached, type TokenizedDocuments, tokenizeDocuments } from "./tokenize.ts";
+import type { TokenizedDocuments } from "./token_file.ts";
+import { openCached, tokenizeDocuments } from "./tokenize.ts";
 
 /**
  * From the name of data to what a training reads:

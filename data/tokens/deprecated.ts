@@ -1,13 +1,7 @@
 import { openDataset } from "../text/dataset.ts";
 import type { Documents } from "../text/documents.ts";
 import { holdOut, type TokenDataset } from "./token_dataset.ts";
-import { tokenizeDocuments, type TokenizeOptions } from "./tokenize.ts";
-
-/**
- * Names that mod.ts had before 0.2.0; they go with the next version.
- *
- * @module
- */
+import { openCached, tokenizeDocuments, type TokenizeOptions } from "./tokenize.ts";
 
 /** @deprecated Use `openDataset()`. */
 export const openSources: typeof openDataset = openDataset;
@@ -21,14 +15,14 @@ export async function tokenizeSource(
   heldOut?: TokenDataset & { close(): void };
   usedIds: readonly number[];
   textHash: string;
+  cached: boolean;
 }> {
-  const text = await tokenizeDocuments(documents, options);
-  const { usedIds, hash: textHash } = text;
-  if (!isDivided) return { text, usedIds, textHash };
+  const found = openCached(documents, options);
+  const text = found ?? await tokenizeDocuments(documents, options);
+  const about = { usedIds: text.usedIds, textHash: text.hash, cached: found !== undefined };
+  if (!isDivided) return { text, ...about };
   const { training, validation } = holdOut(text);
-  return {
-    text: { ...training, close: () => text.close() },
-    heldOut: { ...validation, close() {} },
-    ...{ usedIds, textHash },
-  };
+  let open = 2; // views of the same files
+  const close = () => void (--open === 0 && text.close());
+  return { text: { ...training, close }, heldOut: { ...validation, close }, ...about };
 }

@@ -60,54 +60,56 @@ export function holdOut(
   const { length, documents } = dataset;
   if (documents === 1) {
     const cut = Math.floor(length * (1 - 1 / HELD_OUT));
-    const part = (start: number, end: number): TokenDataset => ({
-      length: end - start,
-      documents: 1,
-      read: (from, to) => dataset.read(start + from, Math.min(end, start + to)),
-      documentStart: (index) => index === 0 ? 0 : end - start,
-    });
-    return { training: part(0, cut), validation: part(cut, length) };
+    return { training: slice(dataset, 0, cut), validation: slice(dataset, cut, length) };
   }
   const every = Math.min(HELD_OUT, documents);
-  const training: Run[] = [], validation: Run[] = [];
-  for (let first = 0; first < documents; first += every) {
-    const last = first + every - 1;
-    training.push({ first, end: Math.min(last, documents) });
-    if (last < documents) validation.push({ first: last, end: last + 1 });
-  }
-  return { training: select(dataset, training), validation: select(dataset, validation) };
-}
-
-/** Documents that follow each other in a data set: `first` to before `end`. */
-interface Run {
-  readonly first: number;
-  readonly end: number;
-}
-
-/** The documents of some runs, all of the same number of documents but the last. */
-function select(dataset: TokenDataset, runs: readonly Run[]): TokenDataset {
-  const perRun = runs[0]!.end - runs[0]!.first, last = runs.length - 1;
-  const starts = Float64Array.from(runs, ({ first }) => dataset.documentStart(first));
-  const offsets = new Float64Array(runs.length + 1); // where each run starts among the selected tokens
-  runs.forEach(({ end }, i) =>
-    offsets[i + 1] = offsets[i]! + dataset.documentStart(end) - starts[i]!
-  );
-  const length = offsets.at(-1)!;
   return {
-    length,
-    documents: last * perRun + runs[last]!.end - runs[last]!.first,
+    training: select(dataset, { first: 0, count: every - 1, every }),
+    validation: select(dataset, { first: every - 1, count: 1, every }),
+  };
+}
+
+/** A part of a data set of one document. */
+function slice(dataset: TokenDataset, start: number, end: number): TokenDataset {
+  return {
+    length: end - start,
+    documents: 1,
+    read: (from, to) => dataset.read(start + from, Math.min(end, start + to)),
+    documentStart: (index) => index === 0 ? 0 : end - start,
+  };
+}
+
+/** Of every `every` documents the `count` from number `first` on: a run. */
+function select(
+  dataset: TokenDataset,
+  { first, count, every }: { first: number; count: number; every: number },
+): TokenDataset {
+  const runs = Math.ceil((dataset.documents - first) / every);
+  const starts = new Float64Array(runs); // where each run starts in the data set
+  const offsets = new Float64Array(runs + 1); // where it starts among the selected tokens
+  for (let i = 0; i < runs; i++) {
+    const document = first + i * every;
+    const end = dataset.documentStart(Math.min(document + count, dataset.documents));
+    starts[i] = dataset.documentStart(document);
+    offsets[i + 1] = offsets[i]! + end - starts[i]!;
+  }
+  const length = offsets[runs]!;
+  const documents = (runs - 1) * count +
+    Math.min(count, dataset.documents - first - (runs - 1) * every);
+  return {
+    ...{ length, documents },
     read(start, end) {
       const stop = Math.min(end, length), parts: Tokens[] = [];
-      for (let i = runAt(offsets, start); i <= last && offsets[i]! < stop; i++) {
+      for (let i = runAt(offsets, start); i < runs && offsets[i]! < stop; i++) {
         const from = Math.max(start, offsets[i]!), to = Math.min(stop, offsets[i + 1]!);
         parts.push(dataset.read(starts[i]! + from - offsets[i]!, starts[i]! + to - offsets[i]!));
       }
       return parts.length === 1 ? parts[0]! : concatenated(parts);
     },
     documentStart(index) {
-      const i = Math.floor(index / perRun), run = runs[i];
-      if (!run || run.first + index % perRun >= run.end) return length;
-      return offsets[i]! + dataset.documentStart(run.first + index % perRun) - starts[i]!;
+      if (index >= documents) return length;
+      const i = Math.floor(index / count), document = first + i * every + index % count;
+      return offsets[i]! + dataset.documentStart(document) - starts[i]!;
     },
   };
 }

@@ -1,12 +1,13 @@
-import { createHash, type Hash } from "node:crypto";
+import { createHash } from "node:crypto";
 import {
   closeSync,
   fstatSync,
   fsyncSync,
-  ftruncateSync,
   openSync,
   readFileSync,
   rmSync,
+  statSync,
+  truncateSync,
 } from "node:fs";
 import { join } from "node:path";
 import { readAt, writeAll, writeSynced } from "../../files/disk.ts";
@@ -20,8 +21,8 @@ import { type TokenDataset, type Tokens, tokensType } from "./token_dataset.ts";
  *     documents.bin  where each document starts among them, f64; read whole: 8 bytes per document
  *     meta.json      what the tokens were made from, which ids occur, and checksums
  *
- * Opening reads little, and still nothing damaged is taken for tokens: each megabyte is checked when it
- * is first read.
+ * Opening large files reads little of them, and yet no damaged token is ever returned: each megabyte is
+ * compared with its checksum when it is first read.
  *
  * @module
  */
@@ -37,7 +38,7 @@ const BLOCK_BYTES = 2 ** 20;
 /** Bytes of a document's start. */
 const START_BYTES = 8;
 
-/** Most bytes of files that are checked whole when they are opened, which is fast. */
+/** Most bytes of tokens that are all compared with their checksums on opening, which is fast. */
 const CHECKED_AT_ONCE = 64 * 2 ** 20;
 
 /** The documents and the tokenizer that token files were made from. */
@@ -48,7 +49,7 @@ export interface TokenFileOrigin {
   readonly tokenizerHash: string;
 }
 
-/** What the tokenizing of documents gives, beside their tokens. */
+/** What tokenizing documents yields beside their tokens. */
 export interface TokenSummary {
   /** SHA-256 of the clean documents, a zero byte after each, in hexadecimal. */
   readonly hash: string;
@@ -56,6 +57,12 @@ export interface TokenSummary {
   readonly bytes: number;
   /** Ids that occur, in ascending order. */
   readonly usedIds: readonly number[];
+}
+
+/** Tokenized documents. */
+export interface TokenizedDocuments extends TokenDataset, TokenSummary {
+  /** Closes the files that hold them. */
+  close(): void;
 }
 
 /** The content of meta.json, which begins with the SHA-256 of the rest. */
@@ -70,79 +77,55 @@ interface Meta extends TokenFileOrigin, TokenSummary {
   readonly tokensSha256: readonly string[];
 }
 
-/** Token files that are open, read in slices. */
-export class TokenFile implements TokenDataset, TokenSummary {
-  readonly length: number;
-  readonly documents: number;
-  readonly hash: string;
-  readonly bytes: number;
-  readonly usedIds: readonly number[];
-  readonly #path: string;
-  readonly #handle: number;
-  readonly #Tokens: Uint16ArrayConstructor | Uint32ArrayConstructor;
-  readonly #starts: Float64Array;
-  readonly #checksums: readonly string[];
-  readonly #checked: Uint8Array;
-
-  /**
-   * Opens token files.
-   *
-   * @throws {Error} if they are absent, of another version or origin, or damaged as far as they are read.
-   */
-  constructor(directory: string, origin: TokenFileOrigin) {
-    const meta = readMeta(directory, origin);
-    this.#path = join(directory, TOKENS);
-    this.length = meta.tokens;
-    this.documents = meta.documents;
-    ({ hash: this.hash, bytes: this.bytes, usedIds: this.usedIds } = meta);
-    this.#Tokens = meta.bytesPerToken === 2 ? Uint16Array : Uint32Array;
-    this.#checksums = meta.tokensSha256;
-    this.#checked = new Uint8Array(meta.tokensSha256.length);
-    const documents = readFileSync(join(directory, DOCUMENTS));
-    if (sha256(documents) !== meta.documentsSha256) {
-      throw damaged(join(directory, DOCUMENTS), "it does not match its checksum");
-    }
-    this.#starts = new Float64Array(Uint8Array.from(documents).buffer);
-    this.#handle = openSync(this.#path, "r");
-    try {
-      const size = fstatSync(this.#handle).size, expected = this.length * meta.bytesPerToken;
-      if (size !== expected) {
-        throw damaged(this.#path, `it must be ${expected} bytes long: current length is ${size}`);
-      }
-      if (size <= CHECKED_AT_ONCE) this.#check(0, size);
-    } catch (error) {
-      this.close();
-      throw error;
-    }
+/**
+ * Opens token files, whose tokens are read in slices.
+ *
+ * @throws {Error} if they are absent, of another version or origin, or damaged as far as they are read.
+ */
+export function openTokenFiles(directory: string, origin: TokenFileOrigin): TokenizedDocuments {
+  const meta = readMeta(directory, origin);
+  const { tokens: length, documents, hash, bytes, usedIds, tokensSha256: checksums } = meta;
+  const documentsPath = join(directory, DOCUMENTS), startBytes = readFileSync(documentsPath);
+  if (sha256(startBytes) !== meta.documentsSha256) {
+    throw damaged(documentsPath, "it does not match its checksum");
   }
-
-  read(start: number, end: number): Tokens {
-    const size = this.#Tokens.BYTES_PER_ELEMENT;
-    const from = start * size, to = Math.max(from, Math.min(end, this.length) * size);
-    this.#check(from, to);
-    return new this.#Tokens(readFully(this.#handle, from, to).buffer);
-  }
-
-  documentStart(index: number): number {
-    return this.#starts[index] ?? this.length;
-  }
-
-  close(): void {
-    closeSync(this.#handle);
-  }
-
-  /** Checks the blocks between two places that have not been checked yet. */
-  #check(start: number, end: number): void {
-    const fileEnd = this.length * this.#Tokens.BYTES_PER_ELEMENT;
+  const starts = new Float64Array(Uint8Array.from(startBytes).buffer);
+  const Type = meta.bytesPerToken === 2 ? Uint16Array : Uint32Array;
+  const path = join(directory, TOKENS), handle = openSync(path, "r");
+  const close = () => closeSync(handle);
+  const fileBytes = length * Type.BYTES_PER_ELEMENT;
+  const isChecked = new Uint8Array(checksums.length);
+  const check = (start: number, end: number) => {
     for (let i = Math.floor(start / BLOCK_BYTES); i * BLOCK_BYTES < end; i++) {
-      if (this.#checked[i]) continue;
-      const from = i * BLOCK_BYTES, to = Math.min(from + BLOCK_BYTES, fileEnd);
-      if (sha256(readFully(this.#handle, from, to)) !== this.#checksums[i]) {
-        throw damaged(this.#path, `its bytes from ${from} do not match their checksum`);
+      if (isChecked[i]) continue;
+      const from = i * BLOCK_BYTES;
+      const block = readBetween(handle, from, Math.min(from + BLOCK_BYTES, fileBytes));
+      if (sha256(block) !== checksums[i]) {
+        throw damaged(path, `its bytes from ${from} do not match their checksum`);
       }
-      this.#checked[i] = 1;
+      isChecked[i] = 1;
     }
+  };
+  try {
+    const { size } = fstatSync(handle);
+    if (size !== fileBytes) {
+      throw damaged(path, `it must be ${fileBytes} bytes long: current length is ${size}`);
+    }
+    if (size <= CHECKED_AT_ONCE) check(0, size);
+  } catch (error) {
+    close();
+    throw error;
   }
+  return {
+    ...{ length, documents, hash, bytes, usedIds, close },
+    read(start, end) {
+      const from = start * Type.BYTES_PER_ELEMENT;
+      const to = Math.max(from, Math.min(end * Type.BYTES_PER_ELEMENT, fileBytes));
+      check(from, to);
+      return new Type(readBetween(handle, from, to).buffer);
+    },
+    documentStart: (index) => starts[index] ?? length,
+  };
 }
 
 function readMeta(directory: string, origin: TokenFileOrigin): Meta {
@@ -169,25 +152,19 @@ function damaged(path: string, reason: string): UserError {
   );
 }
 
-/** Writes token files in any number of sessions; they are complete once meta.json is there. */
+/** Writes token files, by one process or several in turn; they are complete once meta.json exists. */
 export class TokenFileWriter {
   #length: number;
   #documents: number;
   readonly #directory: string;
+  readonly #vocabularySize: number;
   readonly #tokensHandle: number;
   readonly #documentsHandle: number;
-  readonly #Tokens: Uint16ArrayConstructor | Uint32ArrayConstructor;
-  /** A one for each id that occurs. */
-  readonly #used: Uint8Array;
-  readonly #documentsHash = createHash("sha256");
-  readonly #checksums: string[] = [];
-  #block: Hash = createHash("sha256"); // of the block that is not full yet
-  #blockBytes = 0;
 
   /**
-   * Opens the files, and keeps what an earlier session is known to have written.
+   * Opens the files, of which `length` tokens and `documents` starts are kept.
    *
-   * @throws {Error} if they are shorter than that.
+   * @throws {Error} if they hold less than that.
    */
   constructor(
     directory: string,
@@ -198,85 +175,71 @@ export class TokenFileWriter {
     },
   ) {
     this.#directory = directory;
-    this.#Tokens = tokensType(vocabularySize);
-    this.#used = new Uint8Array(vocabularySize);
-    const open = (name: string, size: number) =>
-      openSync(join(directory, name), size > 0 ? "r+" : "w+");
-    const size = length * this.#Tokens.BYTES_PER_ELEMENT, startsSize = documents * START_BYTES;
-    this.#tokensHandle = open(TOKENS, size);
-    this.#documentsHandle = open(DOCUMENTS, startsSize);
-    rmSync(join(directory, META), { force: true }); // if an earlier session was ended right after it
-    try {
-      for (let at = 0; at < size; at += BLOCK_BYTES) {
-        const block = readFully(this.#tokensHandle, at, Math.min(size, at + BLOCK_BYTES));
-        this.#account(new this.#Tokens(block.buffer));
-      }
-      for (let at = 0; at < startsSize; at += BLOCK_BYTES) {
-        const block = readFully(this.#documentsHandle, at, Math.min(startsSize, at + BLOCK_BYTES));
-        this.#documentsHash.update(block);
-      }
-      ftruncateSync(this.#tokensHandle, size);
-      ftruncateSync(this.#documentsHandle, startsSize);
-    } catch (error) {
-      this.close();
-      throw error;
-    }
+    this.#vocabularySize = vocabularySize;
     [this.#length, this.#documents] = [length, documents];
+    const open = (name: string, size: number) => {
+      const path = join(directory, name);
+      const current = statSync(path, { throwIfNoEntry: false })?.size ?? 0;
+      if (current < size) {
+        throw new UserError(
+          `Cannot resume token file ${path} as it must have ${size} bytes: current size is ${current}`,
+        );
+      }
+      if (current > size) truncateSync(path, size);
+      return openSync(path, current > 0 ? "r+" : "w+");
+    };
+    this.#documentsHandle = open(DOCUMENTS, documents * START_BYTES);
+    this.#tokensHandle = open(TOKENS, this.#tokenBytes);
+    rmSync(join(directory, META), { force: true }); // a process may have been killed right after it
+  }
+
+  get #Type(): Uint16ArrayConstructor | Uint32ArrayConstructor {
+    return tokensType(this.#vocabularySize);
+  }
+
+  get #tokenBytes(): number {
+    return this.#length * this.#Type.BYTES_PER_ELEMENT;
   }
 
   /** Appends tokens, among which documents start at `starts`. */
   append(tokens: Tokens, starts: ArrayLike<number>): void {
-    const places = bytesOf(Float64Array.from(starts, (start) => this.#length + start));
-    const tokensAt = this.#length * this.#Tokens.BYTES_PER_ELEMENT;
-    writeAll(this.#tokensHandle, bytesOf(tokens), tokensAt);
-    writeAll(this.#documentsHandle, places, this.#documents * START_BYTES);
-    this.#account(tokens);
-    this.#documentsHash.update(places);
+    const places = Float64Array.from(starts, (start) => this.#length + start);
+    writeAll(this.#tokensHandle, bytesOf(tokens), this.#tokenBytes);
+    writeAll(this.#documentsHandle, bytesOf(places), this.#documents * START_BYTES);
     this.#length += tokens.length;
     this.#documents += starts.length;
   }
 
-  /** Notes which ids occur, and the checksums of full blocks. */
-  #account(tokens: Tokens): void {
-    for (const id of tokens) this.#used[id] = 1;
-    const bytes = bytesOf(tokens);
-    for (let at = 0; at < bytes.length;) {
-      const part = bytes.subarray(at, at + BLOCK_BYTES - this.#blockBytes);
-      this.#block.update(part);
-      at += part.length;
-      this.#blockBytes += part.length;
-      if (this.#blockBytes === BLOCK_BYTES) this.#endBlock();
-    }
-  }
-
-  #endBlock(): void {
-    this.#checksums.push(this.#block.digest("hex"));
-    this.#block = createHash("sha256");
-    this.#blockBytes = 0;
-  }
-
-  /** Makes everything so far survive a power cut. */
+  /** Makes all that has been appended survive a power cut. */
   sync(): void {
     fsyncSync(this.#tokensHandle);
     fsyncSync(this.#documentsHandle);
   }
 
-  /** Completes the files. */
+  /** Completes the files: reads them once more for the checksums and the ids that occur. */
   finish(about: TokenFileOrigin & Omit<TokenSummary, "usedIds">): void {
     this.sync();
-    if (this.#blockBytes > 0) this.#endBlock();
+    const Type = this.#Type, fileBytes = this.#tokenBytes;
+    const isUsed = new Uint8Array(this.#vocabularySize), tokensSha256: string[] = [];
+    for (let at = 0; at < fileBytes; at += BLOCK_BYTES) {
+      const block = readBetween(this.#tokensHandle, at, Math.min(at + BLOCK_BYTES, fileBytes));
+      for (const id of new Type(block.buffer)) isUsed[id] = 1;
+      tokensSha256.push(sha256(block));
+    }
     const meta: Meta = {
       version: VERSION,
       fingerprint: about.fingerprint,
       tokenizerHash: about.tokenizerHash,
       hash: about.hash,
       bytes: about.bytes,
-      bytesPerToken: this.#Tokens.BYTES_PER_ELEMENT,
+      bytesPerToken: Type.BYTES_PER_ELEMENT,
       tokens: this.#length,
       documents: this.#documents,
-      usedIds: Array.from(this.#used.keys()).filter((id) => this.#used[id]),
-      documentsSha256: this.#documentsHash.digest("hex"),
-      tokensSha256: this.#checksums,
+      usedIds: Array.from(isUsed.keys()).filter((id) => isUsed[id]),
+      documentsSha256: sha256(
+        readBetween(this.#documentsHandle, 0, this.#documents * START_BYTES),
+      ),
+      tokensSha256,
     };
     const json = JSON.stringify({ sha256: sha256(JSON.stringify(meta)), ...meta });
     writeSynced(join(this.#directory, META), [new TextEncoder().encode(json)]);
@@ -297,8 +260,8 @@ function sha256(content: Uint8Array | string): string {
   return createHash("sha256").update(content).digest("hex");
 }
 
-/** Reads the bytes from one place to another. */
-function readFully(file: number, start: number, end: number): Uint8Array<ArrayBuffer> {
+/** The bytes of a file from one place to another. */
+function readBetween(file: number, start: number, end: number): Uint8Array<ArrayBuffer> {
   const bytes = new Uint8Array(end - start), count = readAt(file, bytes, start);
   if (count === bytes.length) return bytes;
   throw new UserError(`Cannot read a token file past its end at ${start + count}`);

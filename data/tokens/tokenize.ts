@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import {
   isSystemError,
@@ -12,24 +12,16 @@ import { UserError } from "../../files/user_error.ts";
 import { BLOCK_BYTES } from "../text/blocks.ts";
 import { clean } from "../text/clean.ts";
 import { checkBlank, type Documents, type ReadOptions } from "../text/documents.ts";
-import { encoderTables } from "../tokenizer/encode.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
+import { concatenated, tokenDataset, type Tokens, tokensType } from "./token_dataset.ts";
 import {
-  concatenated,
-  type TokenDataset,
-  tokenDataset,
-  type Tokens,
-  tokensType,
-} from "./token_dataset.ts";
-import { TokenFile, TokenFileWriter, type TokenSummary } from "./token_file.ts";
+  openTokenFiles,
+  type TokenFileOrigin,
+  TokenFileWriter,
+  type TokenizedDocuments,
+} from "./token_file.ts";
 import type { TokenBlock } from "./tokenize_block.ts";
-import { openPool, type TokenizerPool } from "./tokenize_pool.ts";
-
-/** Tokenized documents. */
-export interface TokenizedDocuments extends TokenDataset, TokenSummary {
-  /** Closes the files that hold them. */
-  close(): void;
-}
+import { openPool } from "./tokenize_pool.ts";
 
 /** How to tokenize documents. */
 export interface TokenizeOptions extends ReadOptions {
@@ -39,20 +31,10 @@ export interface TokenizeOptions extends ReadOptions {
   readonly cacheDirectory?: string | undefined;
   /** Workers that tokenize; by default one per core, but no more than can be kept busy. */
   readonly workers?: number | undefined;
-  /** Milliseconds between records of progress, for tests. */
-  readonly recordMs?: number;
-  /** Free bytes at a path, for tests. */
-  readonly freeBytes?: ((path: string) => number) | undefined;
 }
 
-/** Workers that one thread keeps busy with reading, writing and hashing; a gigabyte is enough for them. */
-const MOST_WORKERS = 16;
-
-/** Bytes of documents that are worth the start of another worker. */
-const WORTH_A_WORKER = 16 * 2 ** 20;
-
-/** Workers that fit into a gigabyte if each must hold vocabulary and merges, since there are no shared tables. */
-const WORKERS_WITHOUT_TABLES = 4;
+/** Least bytes of text per token, in most languages and tokenizers. */
+const BYTES_PER_TOKEN = 3;
 
 /** Milliseconds between records of progress, from which an interrupted run resumes. */
 const RECORD_MS = 2000;
@@ -61,11 +43,11 @@ const RECORD_MS = 2000;
  * Tokenizes documents, or finds their tokens in the cache.
  *
  * The tokens come in the order of the documents, however many workers there are. With a cache directory
- * the next call resumes work that ended at any point, and writes the same bytes. What is finished appears
- * under its name at once.
+ * the next call resumes work that ended at any point, and writes the same bytes; the token files get their
+ * name when they are complete.
  *
- * @throws {UserError} if the documents hold no text, another process tokenizes them, or the disk is too
- * full; the reason of `signal` if it aborts.
+ * @throws {UserError} if the documents hold no text, another process tokenizes them, or the cache cannot be
+ * written; the reason of `signal` if it aborts.
  */
 export async function tokenizeDocuments(
   documents: Documents,
@@ -81,17 +63,22 @@ export async function tokenizeDocuments(
 export function openCached(
   documents: Documents,
   { tokenizer, cacheDirectory }: Pick<TokenizeOptions, "tokenizer" | "cacheDirectory">,
-): TokenFile | undefined {
+): TokenizedDocuments | undefined {
   if (cacheDirectory === undefined) return undefined;
   const path = pathIn(cacheDirectory, documents, tokenizer);
   if (!existsSync(path)) return undefined;
+  let files: TokenizedDocuments;
   try {
-    const file = new TokenFile(path, originOf(documents, tokenizer));
-    rmSync(partialOf(path), { recursive: true, force: true }); // if it was killed right after the renaming
-    return file;
+    files = openTokenFiles(path, originOf(documents, tokenizer));
   } catch {
-    return undefined;
+    return undefined; // the files are made anew, whatever is wrong with them
   }
+  try {
+    rmSync(partialOf(path), { recursive: true, force: true }); // of a process that was killed after renaming
+  } catch {
+    // it may remain: the cache may be read-only
+  }
+  return files;
 }
 
 /** Directory of the token files of documents. */
@@ -99,12 +86,12 @@ function pathIn(cacheDirectory: string, { fingerprint }: Documents, tokenizer: T
   return join(cacheDirectory, `${fingerprint.slice(0, 16)}-${tokenizer.hash.slice(0, 16)}`);
 }
 
-/** Directory of token files that are being made. */
+/** Directory of token files that are not complete. */
 function partialOf(path: string): string {
   return `${path}.partial`;
 }
 
-function originOf({ fingerprint }: Documents, tokenizer: Tokenizer) {
+function originOf({ fingerprint }: Documents, tokenizer: Tokenizer): TokenFileOrigin {
   return { fingerprint, tokenizerHash: tokenizer.hash };
 }
 
@@ -115,7 +102,8 @@ async function tokenizeInMemory(
   const parts: Tokens[] = [], starts: number[] = [];
   const progress = nothingDone();
   const hash = await appendAll(documents, options, progress, (block) => {
-    for (const start of block.starts) starts.push(progress.length + start);
+    const offset = progress.length - block.tokens.length;
+    for (const start of block.starts) starts.push(offset + start);
     parts.push(block.tokens);
   });
   const tokens = concatenated(parts);
@@ -127,7 +115,7 @@ async function tokenizeInMemory(
   };
 }
 
-/** How much is done; what token files hold beyond it is done again. */
+/** Work that is recorded as done; what token files hold beyond it is overwritten. */
 interface Progress {
   blocks: number;
   /** UTF-8 bytes of the documents in them. */
@@ -158,69 +146,61 @@ async function tokenizeIntoCache(
           `wait until it has finished`,
       );
     }
-    const found = openCached(documents, options); // another process has just finished
+    const found = openCached(documents, options); // if another process has just finished
     if (found) return found;
     await tokenizeInto(files, join(partial, "progress.json"), documents, options);
     syncDirectory(files);
-    rmSync(path, { recursive: true, force: true }); // damaged or outdated, or it would have been taken
+    rmSync(path, { recursive: true, force: true }); // damaged or outdated files
     renameSync(files, path);
     syncDirectory(cacheDirectory);
+    rmSync(partial, { recursive: true, force: true });
+    return openTokenFiles(path, originOf(documents, tokenizer));
   } catch (error) {
     if (!isSystemError(error)) throw error;
     throw new UserError(
       `Cannot write token files into ${cacheDirectory} as ${reasonOf(error)}; ` +
-        `once that is solved, the same command resumes`,
+        `once that is solved, the same command resumes the work`,
     );
   } finally {
     lock?.close();
   }
-  removeOutdated(cacheDirectory, documents, options.onNotice);
-  rmSync(partial, { recursive: true, force: true });
-  return new TokenFile(path, originOf(documents, tokenizer));
 }
 
-/** Removes token files of versions before 0.2.0, which were divided into training and validation. */
-function removeOutdated(
-  cacheDirectory: string,
-  { fingerprint }: Documents,
-  onNotice: ReadOptions["onNotice"],
-): void {
-  for (const name of readdirSync(cacheDirectory)) {
-    if (!name.startsWith(fingerprint.slice(0, 16)) || !/-split(\.partial)?$/.test(name)) continue;
-    const path = join(cacheDirectory, name);
-    rmSync(path, { recursive: true, force: true });
-    onNotice?.(`removed ${path}: token files of an older version`);
-  }
-}
-
-/** Tokenizes documents into the files of a directory, and resumes what is there. */
+/** Tokenizes documents into the files of a directory, and resumes the work that is recorded there. */
 async function tokenizeInto(
   directory: string,
   progressFile: string,
   documents: Documents,
-  options: TokenizeOptions,
+  options: TokenizeOptions & { cacheDirectory: string },
 ): Promise<void> {
-  const { tokenizer, signal, recordMs = RECORD_MS } = options, { vocabularySize } = tokenizer;
+  const { tokenizer, signal, cacheDirectory } = options, { vocabularySize } = tokenizer;
   let progress = readProgress(progressFile);
-  checkRoom(documents, progress, options);
+  const neededBytes = (documents.textBytes - progress.bytes) / BYTES_PER_TOKEN *
+    tokensType(vocabularySize).BYTES_PER_ELEMENT;
+  const shortage = shortageAt(cacheDirectory, neededBytes);
+  if (shortage !== undefined) {
+    throw new UserError(
+      `Cannot tokenize ${documents.name} as ${shortage}; ` +
+        `make room, or put the run and its cache elsewhere`,
+    );
+  }
   let writer: TokenFileWriter;
   try {
     writer = new TokenFileWriter(directory, { vocabularySize, ...progress });
   } catch {
-    progress = nothingDone(); // the files lack what they should hold
+    progress = nothingDone(); // the files hold less than is recorded
     writer = new TokenFileWriter(directory, { vocabularySize, ...progress });
   }
+  let recorded = performance.now();
   const record = () => {
     writer.sync();
     writeProgress(progressFile, progress);
     recorded = performance.now();
   };
-  let recorded = performance.now();
   try {
     const hash = await appendAll(documents, options, progress, (block) => {
       writer.append(block.tokens, block.starts);
-    }, () => {
-      if (performance.now() - recorded >= recordMs) record();
+      if (performance.now() - recorded >= RECORD_MS) record();
     });
     writer.finish({ ...originOf(documents, tokenizer), hash, bytes: progress.bytes });
   } catch (error) {
@@ -248,29 +228,11 @@ function writeProgress(path: string, progress: Progress): void {
   replaceFile(path, [new TextEncoder().encode(json)]);
 }
 
-/** Least bytes of text per token, in most languages and tokenizers. */
-const BYTES_PER_TOKEN = 3;
-
-/** Makes sure that there is room for the tokens, as far as one can know. */
-function checkRoom(
-  { name, textBytes }: Documents,
-  done: Progress,
-  { tokenizer, freeBytes, cacheDirectory }: TokenizeOptions,
-): void {
-  const needed = (textBytes - done.bytes) / BYTES_PER_TOKEN *
-    tokensType(tokenizer.vocabularySize).BYTES_PER_ELEMENT;
-  const shortage = shortageAt(cacheDirectory!, needed, freeBytes);
-  if (shortage === undefined) return;
-  throw new UserError(
-    `Cannot tokenize ${name} as ${shortage}; make room, or put the run and its cache elsewhere`,
-  );
-}
-
 /**
  * Tokenizes the remaining documents.
  *
  * @param progress is updated after each block.
- * @param append receives the blocks in order.
+ * @param append is called with each block in order, after that.
  * @returns the hash of all documents.
  */
 async function appendAll(
@@ -278,7 +240,6 @@ async function appendAll(
   options: TokenizeOptions,
   progress: Progress,
   append: (block: TokenBlock) => void,
-  onBlock: () => void = () => {},
 ): Promise<string> {
   const { name, bytes: totalBytes } = documents, { onProgress, onNotice } = options;
   const hash = createHash("sha256"), done = progress.blocks;
@@ -289,12 +250,11 @@ async function appendAll(
     rows += block.blank + block.ended;
     onProgress?.({ stage: "tokenizing", name, doneBytes: bytesRead, totalBytes });
     if (blocks++ < done) continue;
-    append(block);
     progress.blocks++;
     progress.bytes += block.text.length - block.ended;
     progress.length += block.tokens.length;
     progress.documents += block.starts.length;
-    onBlock();
+    append(block);
   }
   checkBlank(documents, { blank, rows }, onNotice);
   return hash.digest("hex");
@@ -306,7 +266,7 @@ async function* tokenBlocks(
   done: number,
   { tokenizer, workers, signal }: TokenizeOptions,
 ): AsyncGenerator<{ block: TokenBlock; bytesRead: number }> {
-  const pool = await openPoolFor(documents, tokenizer, workers);
+  const pool = await openPool(tokenizer, { bytes: documents.bytes, workers });
   const pending: { result: Promise<TokenBlock>; bytes: number; bytesRead: number }[] = [];
   let blocks = 0, pendingBytes = 0;
   const first = async () => {
@@ -323,11 +283,10 @@ async function* tokenBlocks(
         yield { block: { ...clean(block), ...nothing }, bytesRead };
         continue;
       }
-      // two usual blocks per worker
       const most = 2 * BLOCK_BYTES * pool.size;
       while (pending.length > 0 && pendingBytes + length > most) yield await first();
       const result = pool.run(block);
-      result.catch(() => {}); // it is thrown when its turn comes
+      result.catch(() => {}); // first() throws its error
       pending.push({ result, bytes: length, bytesRead });
       pendingBytes += length;
     }
@@ -338,19 +297,4 @@ async function* tokenBlocks(
   } finally {
     pool.close();
   }
-}
-
-async function openPoolFor(
-  documents: Documents,
-  { json, vocabularySize, endOfText, endOfTextToken }: Tokenizer,
-  workers = Math.min(MOST_WORKERS, navigator.hardwareConcurrency),
-): Promise<TokenizerPool> {
-  const tables = encoderTables(json);
-  const count = Math.min(
-    workers,
-    Math.ceil(documents.bytes / WORTH_A_WORKER),
-    tables ? Infinity : WORKERS_WITHOUT_TABLES,
-  );
-  const options = { json, vocabularySize, endOfText, endOfTextToken };
-  return await openPool(count, { ...options, ...(tables ? { tables } : {}) });
 }

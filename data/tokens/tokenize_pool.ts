@@ -1,68 +1,85 @@
 import type { Block } from "../text/blocks.ts";
 import { DataError } from "../text/data_error.ts";
-import {
-  type BlockTokenizerOptions,
-  createBlockTokenizer,
-  type TokenBlock,
-} from "./tokenize_block.ts";
+import { encoderTables } from "../tokenizer/encode.ts";
+import type { Tokenizer } from "../tokenizer/tokenizer.ts";
+import { createBlockTokenizer, type SentTokenizer, type TokenBlock } from "./tokenize_block.ts";
 import type { FromWorker, ToWorker } from "./tokenize_worker.ts";
 
 /** Several workers that tokenize blocks, or this thread alone. */
 export interface TokenizerPool {
   /** Blocks that can be tokenized at a time. */
   readonly size: number;
-  /** Tokenizes a block, whose memory it takes. */
+  /** Tokenizes a block, whose memory is transferred. */
   run(block: Block): Promise<TokenBlock>;
   /** Ends the workers. */
   close(): void;
 }
 
-/** Starts workers; a single one would be no gain. */
+/** Workers that one thread keeps busy with reading, writing and hashing; a gigabyte is enough for them. */
+const MOST_WORKERS = 16;
+
+/** Bytes of documents that are worth the start of another worker. */
+const WORTH_A_WORKER = 16 * 2 ** 20;
+
+/** Workers that fit into a gigabyte if each must hold vocabulary and merges itself, without shared tables. */
+const WORKERS_WITHOUT_TABLES = 4;
+
+/**
+ * Starts workers for documents of so many bytes, at most `workers`; in place of a single one this thread
+ * tokenizes.
+ */
 export async function openPool(
-  workers: number,
-  options: BlockTokenizerOptions,
+  { json, vocabularySize, endOfText, endOfTextToken }: Tokenizer,
+  { bytes, workers = Math.min(MOST_WORKERS, navigator.hardwareConcurrency) }: {
+    bytes: number;
+    workers: number | undefined;
+  },
 ): Promise<TokenizerPool> {
-  if (workers <= 1) {
-    const tokenize = await createBlockTokenizer(options);
+  const tables = encoderTables(json);
+  const tokenizer = { json, vocabularySize, endOfText, endOfTextToken, tables };
+  const size = Math.min(
+    workers,
+    Math.ceil(bytes / WORTH_A_WORKER),
+    tables ? Infinity : WORKERS_WITHOUT_TABLES,
+  );
+  if (size <= 1) {
+    const tokenize = await createBlockTokenizer(tokenizer);
     return {
       size: 1,
       async run(block) {
-        await new Promise((resolve) => setTimeout(resolve)); // lets signals in
+        await new Promise((resolve) => setTimeout(resolve)); // lets signals arrive
         return tokenize(block);
       },
       close() {},
     };
   }
-  const all = Array.from({ length: workers }, () => new TokenizerWorker(options));
+  const all = Array.from({ length: size }, () => new TokenizerWorker(tokenizer));
   return {
-    size: workers,
-    // the least busy one; of several the first, so that few grow when blocks are large
+    size,
+    // the least busy one; the first of several, so that few grow if blocks are large
     run: (block) => all.reduce((a, b) => b.waiting < a.waiting ? b : a).run(block),
-    close() {
-      for (const worker of all) worker.close();
-    },
+    close: () => all.forEach((worker) => worker.close()),
   };
 }
 
 class TokenizerWorker {
-  readonly #worker: Worker;
+  readonly #worker = new Worker(new URL("./tokenize_worker.ts", import.meta.url), {
+    type: "module",
+    name: "tokenizer",
+  });
   readonly #pending: PromiseWithResolvers<TokenBlock>[] = [];
-  #failure: Error | undefined;
+  #failure: unknown;
 
-  constructor(options: BlockTokenizerOptions) {
-    this.#worker = new Worker(new URL("./tokenize_worker.ts", import.meta.url), {
-      type: "module",
-      name: "tokenizer",
-    });
+  constructor(tokenizer: SentTokenizer) {
     this.#worker.onmessage = ({ data }: MessageEvent<FromWorker>) => {
       if ("result" in data) this.#pending.shift()!.resolve(data.result);
-      else this.#fail("wrong" in data ? new DataError(data.wrong) : data.error as Error);
+      else this.#fail("reason" in data ? new DataError(data.reason) : data.error);
     };
     this.#worker.onerror = (event) => {
       event.preventDefault();
       this.#fail(new Error(`Cannot tokenize as a worker failed: ${event.message}`));
     };
-    this.#post({ options });
+    this.#post({ tokenizer });
   }
 
   /** Blocks that are not tokenized yet. */
@@ -71,10 +88,13 @@ class TokenizerWorker {
   }
 
   run(block: Block): Promise<TokenBlock> {
-    if (this.#failure) return Promise.reject(this.#failure);
     const pending = Promise.withResolvers<TokenBlock>();
-    this.#pending.push(pending);
-    this.#post({ block }, [block.bytes.buffer]);
+    if (this.#failure !== undefined) {
+      pending.reject(this.#failure);
+    } else {
+      this.#pending.push(pending);
+      this.#post({ block }, [block.bytes.buffer]);
+    }
     return pending.promise;
   }
 
@@ -86,8 +106,8 @@ class TokenizerWorker {
     this.#worker.postMessage(message, transfer);
   }
 
-  /** The block that is being tokenized fails, as do all further ones. */
-  #fail(error: Error): void {
+  /** Makes all pending blocks fail, and those that follow. */
+  #fail(error: unknown): void {
     this.#failure = error;
     for (const { reject } of this.#pending.splice(0)) reject(error);
   }

@@ -2,42 +2,42 @@ import type { Block } from "../text/blocks.ts";
 import { DataError } from "../text/data_error.ts";
 import {
   type BlockTokenizer,
-  type BlockTokenizerOptions,
   createBlockTokenizer,
+  type SentTokenizer,
+  type TokenBlock,
 } from "./tokenize_block.ts";
-import type { TokenBlock } from "./tokenize_block.ts";
 
 /**
- * A worker that tokenizes blocks: the first message has the options, each further one a block, and each
- * block is answered in turn.
+ * A worker that tokenizes blocks. The first message is the tokenizer, each further one a block; the worker
+ * answers blocks in their order.
  *
  * @module
  */
 
 /** Messages to a worker. */
-export type ToWorker = { options: BlockTokenizerOptions } | { block: Block };
+export type ToWorker = { tokenizer: SentTokenizer } | { block: Block };
 
-/** Messages from a worker; of a `DataError`, which would lose its class on the way, its reason. */
-export type FromWorker = { result: TokenBlock } | { wrong: string } | { error: unknown };
+/** Messages from a worker. A `DataError` would lose its class on the way, so that its reason is sent. */
+export type FromWorker = { result: TokenBlock } | { reason: string } | { error: unknown };
 
 const scope = self as unknown as {
   onmessage: (event: MessageEvent<ToWorker>) => void;
   postMessage(message: FromWorker, transfer?: Transferable[]): void;
 };
 
-let tokenizer: Promise<BlockTokenizer> | undefined;
+let tokenize: Promise<BlockTokenizer> | undefined;
 
 scope.onmessage = async ({ data }) => {
   try {
-    if ("options" in data) {
-      tokenizer = createBlockTokenizer(data.options);
-      await tokenizer;
+    if ("tokenizer" in data) {
+      tokenize = createBlockTokenizer(data.tokenizer);
+      await tokenize;
       return;
     }
-    const result = (await tokenizer!)(data.block);
+    const result = (await tokenize!)(data.block);
     const { text, tokens, starts } = result;
     scope.postMessage({ result }, [text.buffer, tokens.buffer, starts.buffer]);
   } catch (error) {
-    scope.postMessage(error instanceof DataError ? { wrong: error.reason } : { error });
+    scope.postMessage(error instanceof DataError ? { reason: error.reason } : { error });
   }
 };

@@ -7,6 +7,7 @@ import { BYTE_ALPHABET } from "../../data/tokenizer/byte_level.ts";
 import { openRunDirectory, writeNew } from "../../train/checkpoint.ts";
 import { openRecord } from "../../train/record.ts";
 import { exampleFiles, exampleState } from "../checkpoints.ts";
+import { passHours } from "../hours.ts";
 import { HubServer, STORIES } from "../data/hub/server.ts";
 import { operations } from "./recorded_fs.ts";
 
@@ -45,10 +46,10 @@ const WRITERS: Record<string, () => Promise<void> | void> = {
   file: () => writeNew(join(directory, "model.gguf"), [new Uint8Array(8)]),
   async tokens() {
     const tokenizer = await byteLevelTokenizer({ tokens: [...BYTE_ALPHABET], merges: [] });
-    const long = "a story, ".repeat(2 ** 17); // a unit by itself
+    const long = "a story, ".repeat(2 ** 17); // a block by itself
     const documents = documentsOf("x", [...new Array(19).fill("Short."), long, "Short.", long]);
-    const options = { tokenizer, cacheDirectory: directory, recordMs: 0 };
-    (await tokenizeDocuments(documents, options)).close();
+    passHours();
+    (await tokenizeDocuments(documents, { tokenizer, cacheDirectory: directory })).close();
   },
   async download() {
     await using server = new HubServer();

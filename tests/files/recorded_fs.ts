@@ -1,5 +1,6 @@
 import * as real from "node:fs";
 export * from "node:fs";
+export { default } from "node:fs";
 
 /**
  * What stands in for `node:fs` in a process that imports it by an import map: the same, and it notes what

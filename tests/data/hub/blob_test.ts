@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { hubFile } from "../../../data/hub/hub.ts";
+import { withFreeBytes } from "../../free_bytes.ts";
 import { dirname, fromFileUrl } from "../../paths.ts";
 import { assertHolds, hubCase, randomBytes, type Seen, STORIES } from "./server.ts";
 
@@ -187,11 +188,12 @@ Deno.test("hubFile() refuses a part that was not asked for", async () => {
 
 Deno.test("hubFile() checks first whether the disk has room", async () => {
   await using hub = hubCase(directory);
-  await assert.rejects(hubFile(STORIES, { ...hub.options, freeBytes: () => 1_000_000 }), {
-    name: "HubError",
-    message:
-      /as it needs 16\.9 MB in \S+blobs: 1\.00 MB are free; make room, or set HF_HUB_CACHE to a directory elsewhere$/,
-  });
+  await withFreeBytes(1e6, () =>
+    assert.rejects(hubFile(STORIES, hub.options), {
+      name: "HubError",
+      message:
+        /as it needs 16\.9 MB in \S+blobs: 1\.00 MB are free; make room, or set HF_HUB_CACHE to a directory elsewhere$/,
+    }));
   assert.equal(hub.server.log("cdn").length, 0);
 });
 

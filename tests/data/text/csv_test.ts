@@ -21,7 +21,7 @@ async function read(
   ]);
 }
 
-Deno.test("csvParts() gives the fields of a column, however they are written and come", async () => {
+Deno.test("csvParts() gives the fields of a column, whatever their quoting, line ends and chunks", async () => {
   const seed = freshSeed(), random = new Random(seed);
   for (let round = 0; round < 100; round++) {
     const tabs = round % 2 === 1, delimiter = tabs ? "\t" : ",";
@@ -61,14 +61,14 @@ Deno.test("csvParts() gives the fields of a column, however they are written and
   }
 });
 
-Deno.test("csvParts() reads what is written on old machines, blank lines, and nothing", async () => {
+Deno.test("csvParts() reads tables with carriage returns, with blank lines and without rows", async () => {
   assert.deepEqual(await read("text\rone\rtwo"), [["one", 2], ["two", 3]]);
   assert.deepEqual(await read("\n\ntext\n\none\n"), [["one", 5]]);
   assert.deepEqual(await read("text\n"), []);
   assert.deepEqual(await read(""), []);
 });
 
-Deno.test("csvParts() counts lines whose end is cut between what is read at a time", async () => {
+Deno.test("csvParts() counts a line whose end is divided between two chunks once", async () => {
   const begins = 'text\r\n"';
   const long = "x".repeat(2 ** 20 - 1 - begins.length); // so that the return is the last byte of a MiB
   const found = await read(`${begins}${long}\r\ny"\r\nz\r\n`, { most: 2 ** 18 });
@@ -76,7 +76,7 @@ Deno.test("csvParts() counts lines whose end is cut between what is read at a ti
   assert.deepEqual(found.map(([, line]) => line), [3, 4]);
 });
 
-Deno.test("csvParts() takes quotes in TSV for text unless they stand around a field", async () => {
+Deno.test("csvParts() leaves quotes in TSV as text unless they enclose a field", async () => {
   const text = 'id\ttext\n1\the said "hi"\n2\t"Hello," she said\n3\t"a\tb ""c"""\n';
   assert.deepEqual(await read(text, { tabs: true }), [
     ['he said "hi"', 2],
@@ -87,7 +87,7 @@ Deno.test("csvParts() takes quotes in TSV for text unless they stand around a fi
 
 Deno.test("csvParts() refuses TSV with a quote that begins a field and is closed in another", async () => {
   const message =
-    /line \d must have " around whole fields.*: a quote at the beginning of a field is/;
+    /x as TSV after line 1: a quote at the beginning of a field is not closed at its end$/;
   for (
     const text of [
       'id\ttext\n1\t"Come in.\n2\t"Hello," she said\n',
@@ -101,7 +101,7 @@ Deno.test("csvParts() refuses TSV with a quote that begins a field and is closed
   ]);
 });
 
-Deno.test("csvParts() says what is wrong with a table, and in which line", async () => {
+Deno.test("csvParts() names the problem of a table and the line before it", async () => {
   const cases = [
     [
       "id,story\n1,a",
@@ -117,15 +117,21 @@ Deno.test("csvParts() says what is wrong with a table, and in which line", async
     ],
     [
       'text,n\r\n"a\r\nb",1\r\nsay "x",2',
-      'line 4 must have " around whole fields, and "" for one inside them: a quote is inside a field without',
+      "CSV after line 3: a quote is inside a field that has none around it",
     ],
     [
       'text\nok\n"a" b\n',
-      'line 3 must have " around whole fields, and "" for one inside them: a field continues behind a quote',
+      "CSV after line 2: a field continues after its closing quote",
     ],
-    ['text\nok\n"a b\n\n', "the row behind line 2 must close its quotes: it does not"],
-    ["id,text\n1,a\n2\n", "line 3 must have 2 fields, as the first line has: it has 1"],
-    ["id,text\n1,a,b\n", "line 2 must have 2 fields, as the first line has: it has 3"],
+    ['text\nok\n"a b\n\n', "CSV after line 2: a quote is not closed"],
+    [
+      "id,text\n1,a\n2\n",
+      "CSV after line 2: a row must have as many fields as the first line",
+    ],
+    [
+      "id,text\n1,a,b\n",
+      "CSV after line 1: a row must have as many fields as the first line",
+    ],
   ] as const;
   for (const [text, reason] of cases) {
     for (const most of [1, 1e6]) {
@@ -138,6 +144,6 @@ Deno.test("csvParts() says what is wrong with a table, and in which line", async
   long.set(new TextEncoder().encode('text\n"'));
   await assert.rejects(read(long), {
     message:
-      "Cannot read data file x as the row behind line 1 must be at most 16 MiB long: it is longer",
+      "Cannot read data file x as the row after line 1 must be at most 16 MiB long: it is longer",
   });
 });

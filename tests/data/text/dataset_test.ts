@@ -178,7 +178,7 @@ Deno.test("openDataset() reads columns of Parquet that are in groups", async () 
     assert.deepEqual(literal, Array(repetition_type === "OPTIONAL" ? 5 : 4).fill("x"));
     await assert.rejects(read([file("other")]), {
       message: `Cannot read data file ${join(directory, "groups.parquet")} as it must have the ` +
-        "column text: it has data.text, data.n, other; choose with --text-field",
+        "column text: its columns are data.text, data.n, other; choose with --text-field",
     });
   }
 });
@@ -338,12 +338,12 @@ Deno.test("openDataset() says in a sentence what is wrong with a file, and where
     [
       "bad.txt",
       join2(bytesOf("ab"), Uint8Array.of(0xc3, 0x28)),
-      "it must be UTF-8: the first byte that is not is at 3",
+      "it must be UTF-8: the first byte that is not is at 2",
     ],
     [
       "cut.txt",
       join2(bytesOf(`a\n<|endoftext|>\nb`), Uint8Array.of(0xe2, 0x82)),
-      "it must be UTF-8: the first byte that is not is at 19",
+      "it must be UTF-8: the first byte that is not is at 17",
     ],
     ["cut.txt.gz", packed.slice(0, 90), "it must be whole gzip: it breaks off, at byte 90"],
     [
@@ -366,7 +366,7 @@ Deno.test("openDataset() says in a sentence what is wrong with a file, and where
     [
       "image.txt",
       Uint8Array.of(0xff, 0xd8, 0xff, 0xe0),
-      /^it must be text, .*: it is a JPEG image; /,
+      "it must be UTF-8: the first byte that is not is at 0",
     ],
     [
       "bad.csv",
@@ -403,24 +403,24 @@ Deno.test("openDataset() says in a sentence what is wrong with a file, and where
       join2(bytesOf(line('{"text":"')).slice(0, -1), Uint8Array.of(0xff), bytesOf('"}')),
       "line 4 must be UTF-8: it is not",
     ],
-    ["a.parquet", good.slice(0, -9), /^Parquet behind row 0: /],
-    ["b.parquet", bytesOf(TEXT), /^Parquet behind row 0: /],
+    ["a.parquet", good.slice(0, -9), /^Parquet after row 0: /],
+    ["b.parquet", bytesOf(TEXT), /^Parquet after row 0: /],
     [
       "c.parquet",
       good.map((byte, i) => i >= 10 && i < 400 ? 0xff : byte),
-      /^Parquet behind row \d: /,
+      /^Parquet after row \d: /,
     ],
     [
       "d.parquet",
       new Uint8Array(parquetWriteBuffer({ columnData: [{ name: "n", data: [1], type: "INT32" }] })),
-      "it must have the column text: it has n; choose with --text-field",
+      "it must have the column text: its columns are n; choose with --text-field",
     ],
     [
       "e.parquet",
       new Uint8Array(
         parquetWriteBuffer({ columnData: [{ name: "text", data: [1], type: "INT32" }] }),
       ),
-      "its column text must hold strings: it holds INT32; it has text; choose with --text-field",
+      "row 1 must hold a string in the column text: its columns are text; choose with --text-field",
     ],
     ["a.parquet.gz", gzip(good), "Parquet must not be compressed once more: unpack it"],
     ["blank.txt", " \n<|endoftext|>\n\n", /^data must hold text: it is empty$/],

@@ -21,9 +21,9 @@ const seed = freshSeed(), random = new Random(seed);
 const text = Buffer.from(Array.from({ length: 20_000 }, () => oddText(random)).join(""));
 const zeros = Buffer.alloc(300_000); // of which zstd makes blocks of one byte
 const checked = { params: { [constants.ZSTD_c_checksumFlag]: 1 } };
-const passedOver = Buffer.from("502a4d1803000000abcdef", "hex");
+const skipped = Buffer.from("502a4d1803000000abcdef", "hex");
 
-Deno.test("unpack() unpacks what any packer writes, whatever the chunks", async () => {
+Deno.test("unpack() reads one and many members or frames, whatever the chunks", async () => {
   const halves = [text.subarray(0, 1e5), text.subarray(1e5)];
   const cases: ["gzip" | "zstd", Uint8Array, Buffer][] = [
     ["gzip", gzipSync(text), text],
@@ -34,9 +34,9 @@ Deno.test("unpack() unpacks what any packer writes, whatever the chunks", async 
     [
       "zstd",
       Buffer.concat([
-        passedOver,
+        skipped,
         ...[...halves, zeros.subarray(0, 0)].map((part) => zstdCompressSync(part, checked)),
-        passedOver,
+        skipped,
       ]),
       text,
     ],
@@ -49,7 +49,7 @@ Deno.test("unpack() unpacks what any packer writes, whatever the chunks", async 
   }
 });
 
-Deno.test("unpack() tells where a file breaks off or is damaged, wherever that is", async () => {
+Deno.test("unpack() names the byte at which a file breaks off or is damaged", async () => {
   const small = Buffer.from("One. Two. Three. Four.");
   for (
     const [packing, packed] of [
@@ -76,14 +76,13 @@ Deno.test("unpack() tells where a file breaks off or is damaged, wherever that i
       );
     }
   }
-  for (const [content, reason] of [["", "it is empty"], ["plain text", "no frame begins there"]]) {
-    await assert.rejects(all(unpack(inChunks(Buffer.from(content!), 9), "zstd", "x")), {
-      message: `Cannot read data file x as it must be whole zstd: ${reason}, at byte 0`,
-    });
-  }
+  await assert.rejects(all(unpack(inChunks(Buffer.from("plain text"), 9), "zstd", "x")), {
+    message:
+      "Cannot read data file x as it must be whole zstd: a frame lacks its magic number, at byte 4",
+  });
 });
 
-Deno.test("unpack() passes on what goes wrong in reading", async () => {
+Deno.test("unpack() throws the errors of reading unchanged", async () => {
   for (const packing of ["gzip", "zstd"] as const) {
     const packed = packing === "gzip" ? gzipSync(text) : zstdCompressSync(text);
     const chunks = (async function* () {
@@ -110,7 +109,7 @@ Deno.test("decodeUtf16() gives UTF-8, whatever the chunks, and refuses halves of
     all(decodeUtf16(inChunks(Buffer.from("a\0\0\xd8b\0", "latin1"), 2), "utf-16le", "x")),
     {
       message: "Cannot read data file x as it must be UTF-16LE, as its byte order mark says: " +
-        "it is not behind byte 4",
+        "it is not after byte 4",
     },
   );
 });

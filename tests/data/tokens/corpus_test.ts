@@ -223,7 +223,7 @@ Deno.test("loadCorpus() says in a sentence what is wrong with a file", async () 
     [empty, "Cannot use empty.txt as data must hold text: it is empty"],
     [
       binary,
-      `Cannot read data file ${binary} as it must be UTF-8: the first byte that is not is at 3`,
+      `Cannot read data file ${binary} as it must be UTF-8: the first byte that is not is at 2`,
     ],
   ] as const;
   for (const [path, message] of cases) {
