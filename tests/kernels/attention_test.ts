@@ -200,9 +200,7 @@ for (const variant of ["rows", "tiles"] as const) {
         attentionForward(program, t, t, { T, heads: 1, variant });
         attentionBackward(program, t, t, { T, heads: 1, variant });
       },
-      t.y,
-      t.logSumExp,
-      t.dqkv,
+      [t.y, t.logSumExp, t.dqkv],
     );
     assert.deepEqual([...y!], new Array(T * HS).fill(5)); // the first key's value
     assertClose(lse!, new Array(T).fill(43 * 43 * Math.sqrt(HS)), 1e-6, "logSumExp");
@@ -264,7 +262,7 @@ Deno.test("attentionDecode() takes heads of more vectors than its usual workgrou
     values: poisoned("values", { shape: [1, NH, T, HS], dtype: "f32" }),
     y: poisoned("y", { shape: [T, C], dtype: "f32" }),
   };
-  const [y] = await runProgram((program) => attentionDecode(program, t, t), t.y);
+  const [y] = await runProgram((program) => attentionDecode(program, t, t), [t.y]);
   const expected = reference.attentionForward({ qkv }, { B: 1, T, NH, HS });
   assertClose(y!, expected.y, TOLERANCE.f32!, `y, seed ${seed}`);
 });

@@ -6,38 +6,38 @@ import {
 import * as reference from "../../kernels/cross_entropy/reference.ts";
 import { Program } from "../../kernels/program.ts";
 import { sumForward } from "../../kernels/sum/sum.ts";
-import { download } from "../../kernels/tensor.ts";
 import {
   assertClose,
   assertGradient,
   device,
-  freshSeed,
-  poisoned,
   randomValues,
   REAL_TYPES,
-  tensorOf,
-  testRandom,
+  runProgram,
+  tensors,
+  withRandom,
 } from "./harness.ts";
 
 // f32: exp and sums of up to 50,257 terms in another order; f16: dlogits rounded to 11 bits
 const TOLERANCE = { f32: 2e-5, f16: 1e-3 } as Record<string, number>;
 
-Deno.test("reference crossEntropyBackward() matches central differences", () => {
-  const seed = freshSeed(), random = testRandom(seed);
-  const targets = Uint32Array.of(1, reference.IGNORED, 4), logits = randomValues(random, 15);
-  const ones = new Float32Array(3).fill(1);
-  for (const labelSmoothing of [0, 0.2]) {
-    const shape = { M: 3, V: 5, labelSmoothing };
-    const { dlogits } = reference.crossEntropyBackward({ logits, targets, factor: 1 }, shape);
-    const losses = (logits: Float32Array) =>
-      reference.crossEntropyForward({ logits, targets }, shape).losses;
-    assertGradient(losses, logits, ones, dlogits, { what: `dlogits, seed ${seed}` });
-  }
-});
+Deno.test(
+  "reference crossEntropyBackward() matches central differences",
+  withRandom((random) => {
+    const targets = Uint32Array.of(1, reference.IGNORED, 4), logits = randomValues(random, 15);
+    const ones = new Float32Array(3).fill(1);
+    for (const labelSmoothing of [0, 0.2]) {
+      const shape = { M: 3, V: 5, labelSmoothing };
+      const { dlogits } = reference.crossEntropyBackward({ logits, targets, factor: 1 }, shape);
+      const losses = (logits: Float32Array) =>
+        reference.crossEntropyForward({ logits, targets }, shape).losses;
+      assertGradient(losses, logits, ones, dlogits, { what: "dlogits" });
+    }
+  }),
+);
 
 /**
- * Runs forward and backward on the device, on rows that are longer than the vocabulary where that is no
- * multiple of four, or by `padding` vectors more; what lies there is poison.
+ * Runs forward and backward on the device. Rows have `padding` more vectors of four than the vocabulary
+ * needs; what lies past the vocabulary is poison.
  */
 async function run(
   { logits, targets, scale = 1 }: { logits: Float32Array; targets: Uint32Array; scale?: number },
@@ -50,31 +50,27 @@ async function run(
 ) {
   const counted = targets.filter((t) => t !== reference.IGNORED).length;
   const inverseCount = counted === 0 ? 0 : 1 / counted;
-  const f32 = (length: number) => ({ shape: [length], dtype: "f32" as const });
   const columns = (Math.ceil(V / 4) + padding) * 4;
   const stored = new Float32Array(M * columns).fill(NaN);
   for (let m = 0; m < M; m++) stored.set(logits.subarray(m * V, (m + 1) * V), m * columns);
-  const t = {
-    logits: tensorOf("logits", { shape: [M, columns], dtype }, stored),
-    targets: tensorOf("targets", { shape: [M], dtype: "u32" }, targets),
-    stepInputs: tensorOf("stepInputs", f32(4), [0, inverseCount, 0, 0]),
-    lossScale: tensorOf("lossScale", f32(1), [scale]),
-    losses: poisoned("losses", f32(M)),
-    lossesAgain: poisoned("lossesAgain", f32(M)),
-    sum: poisoned("sum", f32(1)),
-  };
-  using program = new Program({ ...device, isCpu });
+  const t = tensors({
+    logits: [[M, columns], dtype, stored],
+    targets: [[M], "u32", targets],
+    stepInputs: [[4], "f32", [0, inverseCount, 0, 0]],
+    lossScale: [[1], "f32", scale],
+    losses: [[M], "f32"],
+    lossesAgain: [[M], "f32"],
+    sum: [[1], "f32"],
+  });
   const options = { vocabularySize: V, labelSmoothing };
-  crossEntropyForward(program, t, t, options);
-  crossEntropyBackward(program, t, { losses: t.lossesAgain, dlogits: t.logits }, options);
-  sumForward(program, { x: t.losses }, { y: t.sum });
-  program.run();
-  const [losses, lossesAgain, rows, sum] = await download(
-    device,
-    t.losses,
-    t.lossesAgain,
-    t.logits,
-    t.sum,
+  const [losses, lossesAgain, rows, sum] = await runProgram(
+    (program) => {
+      crossEntropyForward(program, t, t, options);
+      crossEntropyBackward(program, t, { losses: t.lossesAgain, dlogits: t.logits }, options);
+      sumForward(program, { x: t.losses }, { y: t.sum });
+    },
+    [t.losses, t.lossesAgain, t.logits, t.sum],
+    { on: { ...device, isCpu } },
   );
   // the same formula in two shaders, which a compiler may contract differently
   assertClose(lossesAgain!, losses!, 1e-6, "losses of the backward pass");
@@ -95,19 +91,22 @@ for (const dtype of REAL_TYPES as ("f32" | "f16")[]) {
       for (const labelSmoothing of [0, 0.1]) {
         const name = `[${M},${V}]${labelSmoothing ? " with smoothing" : ""}`;
         const lanes = isCpu ? "CPU" : "GPU";
-        Deno.test(`cross-entropy for a ${lanes} matches the reference in ${dtype} at ${name}`, async () => {
-          const seed = freshSeed(), random = testRandom(seed), shape = { M, V, labelSmoothing };
-          const logits = randomValues(random, M * V, { dtype, scale: 3 });
-          const targets = Uint32Array.from({ length: M }, () => Math.floor(random() * V));
-          if (M > 1) targets[1] = reference.IGNORED;
-          const how = { dtype, isCpu, ...(padding ? { padding } : {}) };
-          const { losses, dlogits } = await run({ logits, targets, scale: 8 }, shape, how);
-          const expected = reference.crossEntropyForward({ logits, targets }, shape);
-          assertClose(losses, expected.losses, TOLERANCE.f32!, `losses, seed ${seed}`);
-          const factor = 8 / targets.filter((t) => t !== reference.IGNORED).length;
-          const gradient = reference.crossEntropyBackward({ logits, targets, factor }, shape);
-          assertClose(dlogits, gradient.dlogits, TOLERANCE[dtype]!, `dlogits, seed ${seed}`);
-        });
+        Deno.test(
+          `cross-entropy for a ${lanes} matches the reference in ${dtype} at ${name}`,
+          withRandom(async (random) => {
+            const shape = { M, V, labelSmoothing };
+            const logits = randomValues(random, M * V, { dtype, scale: 3 });
+            const targets = Uint32Array.from({ length: M }, () => Math.floor(random() * V));
+            if (M > 1) targets[1] = reference.IGNORED;
+            const how = { dtype, isCpu, ...(padding ? { padding } : {}) };
+            const { losses, dlogits } = await run({ logits, targets, scale: 8 }, shape, how);
+            const expected = reference.crossEntropyForward({ logits, targets }, shape);
+            assertClose(losses, expected.losses, TOLERANCE.f32!, "losses");
+            const factor = 8 / targets.filter((t) => t !== reference.IGNORED).length;
+            const gradient = reference.crossEntropyBackward({ logits, targets, factor }, shape);
+            assertClose(dlogits, gradient.dlogits, TOLERANCE[dtype]!, "dlogits");
+          }),
+        );
       }
     }
   }
@@ -132,12 +131,8 @@ Deno.test("cross-entropy with all targets ignored is loss 0 and gradient 0", asy
   assert.deepEqual([...losses, ...dlogits], [0, 0, 0, 0, 0, 0]);
 });
 
-Deno.test("crossEntropyForward() refuses rows that are no vectors of four", () => {
-  const t = {
-    logits: poisoned("logits", { shape: [2, 6], dtype: "f32" }),
-    targets: poisoned("targets", { shape: [2], dtype: "u32" }),
-    losses: poisoned("losses", { shape: [2], dtype: "f32" }),
-  };
+Deno.test("crossEntropyForward() throws on rows that are no multiple of four", () => {
+  const t = tensors({ logits: [[2, 6], "f32"], targets: [[2], "u32"], losses: [[2], "f32"] });
   const message = /rows of "logits" must be a multiple of four .* \[2,6\], vocabulary 6/;
   assert.throws(() => crossEntropyForward(new Program(device), t, t), message);
 });

@@ -4,9 +4,9 @@ import * as reference from "../../kernels/dropout/reference.ts";
 import { dropoutFactor } from "../../kernels/dropout/reference.ts";
 import { dropoutUniforms } from "../../kernels/random.ts";
 import { Program } from "../../kernels/program.ts";
-import { createTensor, type DType, upload, viewTensor } from "../../kernels/tensor.ts";
+import { createTensor, upload, viewTensor } from "../../kernels/tensor.ts";
 import {
-  assertClose,
+  assertComputes,
   assertGradient,
   device,
   freshSeed,
@@ -15,7 +15,8 @@ import {
   REAL_TYPES,
   runProgram,
   tensorOf,
-  testRandom,
+  tensors,
+  withRandom,
 } from "./harness.ts";
 
 // one product: half an ulp of the result
@@ -23,60 +24,54 @@ const TOLERANCE = { f32: 1e-6, f16: 1e-3 } as Record<string, number>;
 
 const RANDOM = { shape: [2], dtype: "u32" } as const;
 
-Deno.test("reference dropoutBackward() matches central differences", () => {
-  const seed = freshSeed(), random = testRandom(seed);
-  const x = randomValues(random, 20), dy = randomValues(random, 20);
-  const factor = (i: number) => i % 3 === 0 ? 0 : 1.5;
-  const { dx } = reference.dropoutBackward({ dy }, factor);
-  assertGradient((x) => reference.dropoutForward({ x }, factor).y, x, dy, dx, {
-    what: `dx, seed ${seed}`,
-  });
-});
+Deno.test(
+  "reference dropoutBackward() matches central differences",
+  withRandom((random) => {
+    const x = randomValues(random, 20), dy = randomValues(random, 20);
+    const factor = (i: number) => i % 3 === 0 ? 0 : 1.5;
+    const { dx } = reference.dropoutBackward({ dy }, factor);
+    assertGradient((x) => reference.dropoutForward({ x }, factor).y, x, dy, dx, { what: "dx" });
+  }),
+);
 
 for (const xType of REAL_TYPES) {
   for (const yType of REAL_TYPES) {
     for (const N of [4, 12, 128, 132, 1028]) {
-      Deno.test(`dropout matches the reference from ${xType} to ${yType} at N = ${N}`, () =>
-        check({ xType, yType, N }));
+      Deno.test(
+        `dropout matches the reference from ${xType} to ${yType} at N = ${N}`,
+        withRandom(async (random, seed) => {
+          const draw = { rate: 0.3, site: 7 };
+          const factor = (index: number) => dropoutFactor({ ...draw, seed, counter: 11, index });
+          const x = randomValues(random, N, { dtype: xType });
+          const dy = randomValues(random, N, { dtype: yType });
+          const t = tensors({
+            x: [[N], xType, x],
+            dy: [[N], yType, dy],
+            random: [[2], "u32", [seed, 11]],
+            y: [[N], yType],
+            dx: [[N], xType],
+          });
+          await assertComputes((program) => {
+            dropoutForward(program, t, t, draw);
+            dropoutBackward(program, t, t, draw);
+          }, [
+            [t.y, reference.dropoutForward({ x }, factor).y, TOLERANCE[yType]!],
+            [t.dx, reference.dropoutBackward({ dy }, factor).dx, TOLERANCE[xType]!],
+          ]);
+        }),
+      );
     }
   }
 }
 
-async function check({ xType, yType, N }: { xType: DType; yType: DType; N: number }) {
-  const seed = freshSeed(), random = testRandom(seed);
-  const draw = { rate: 0.3, site: 7 };
-  const factor = (index: number) => dropoutFactor({ ...draw, seed, counter: 11, index });
-  const x = randomValues(random, N, { dtype: xType });
-  const dy = randomValues(random, N, { dtype: yType });
-  const xLike = { shape: [N], dtype: xType }, yLike = { shape: [N], dtype: yType };
-  const t = {
-    x: tensorOf("x", xLike, x),
-    dy: tensorOf("dy", yLike, dy),
-    random: tensorOf("random", RANDOM, [seed, 11]),
-    y: poisoned("y", yLike),
-    dx: poisoned("dx", xLike),
-  };
-  const [y, dx] = await runProgram(
-    (program) => {
-      dropoutForward(program, t, t, draw);
-      dropoutBackward(program, t, t, draw);
-    },
-    t.y,
-    t.dx,
-  );
-  const what = `seed ${seed}`;
-  assertClose(y!, reference.dropoutForward({ x }, factor).y, TOLERANCE[yType]!, `y, ${what}`);
-  assertClose(dx!, reference.dropoutBackward({ dy }, factor).dx, TOLERANCE[xType]!, `dx, ${what}`);
-}
-
-Deno.test("dropout drops its share, elsewhere at every seed, counter and site", async () => {
+Deno.test("dropout drops its share, other elements at every seed, counter and site", async () => {
   const N = 20_000, rate = 0.2, seed = freshSeed();
-  const ones = tensorOf("x", { shape: [N], dtype: "f32" }, new Float32Array(N).fill(1));
+  const { ones } = tensors({ ones: [[N], "f32", 1] });
   const mask = async ([seed, counter, site]: [number, number, number]) => {
     const random = tensorOf("random", RANDOM, [seed, counter]), y = poisoned("y", ones);
     const [values] = await runProgram(
       (program) => dropoutForward(program, { x: ones, random }, { y }, { rate, site }),
-      y,
+      [y],
     );
     return values!;
   };
@@ -100,9 +95,9 @@ Deno.test("dropout drops its share, elsewhere at every seed, counter and site", 
   }
 });
 
-Deno.test("dropoutFactor() of one element says nothing about another", () => {
+Deno.test("dropoutFactor() of one element is independent of another", () => {
   const N = 20_000, seed = freshSeed();
-  // at a half, and only there, the agreements of overlapping pairs are independent
+  // only at a rate of a half are the agreements of overlapping pairs independent
   const draw = { rate: 0.5, site: 1, seed, counter: 1 };
   const mask = Float32Array.from({ length: N }, (_, index) => dropoutFactor({ ...draw, index }));
   for (const shift of [1, 2, 64, 4096]) {
@@ -126,7 +121,7 @@ Deno.test("dropoutForward() reaches elements beyond one row of workgroups", asyn
   const random = tensorOf("random", RANDOM, [seed, 5]);
   const [values] = await runProgram(
     (program) => dropoutForward(program, { x, random }, { y }, draw),
-    viewTensor(y, end),
+    [viewTensor(y, end)],
   );
   values!.forEach((value, i) => {
     const expected = dropoutFactor({ ...draw, seed, counter: 5, index: end.offset + i });
@@ -135,14 +130,14 @@ Deno.test("dropoutForward() reaches elements beyond one row of workgroups", asyn
 });
 
 Deno.test("dropoutForward() keeps every element at rate zero", async () => {
-  const like = { shape: [4], dtype: "f32" } as const;
-  const x = tensorOf("x", like, [1, 2, 3, 4]), y = poisoned("y", like);
-  const random = tensorOf("random", RANDOM, [5, 1]);
-  const [values] = await runProgram(
-    (program) => dropoutForward(program, { x, random }, { y }, { rate: 0, site: 0 }),
-    y,
-  );
-  assert.deepEqual([...values!], [1, 2, 3, 4]);
+  const t = tensors({
+    x: [[4], "f32", [1, 2, 3, 4]],
+    random: [[2], "u32", [5, 1]],
+    y: [[4], "f32"],
+  });
+  await assertComputes((program) => dropoutForward(program, t, t, { rate: 0, site: 0 }), [
+    [t.y, [1, 2, 3, 4], 0],
+  ]);
 });
 
 Deno.test("dropoutForward() throws when random lacks a counter", () => {
@@ -157,7 +152,7 @@ Deno.test("dropoutForward() throws when random lacks a counter", () => {
   );
 });
 
-Deno.test("dropoutForward() throws on elements that do not fill vectors of four", () => {
+Deno.test("dropoutForward() throws on a number of elements that is no multiple of four", () => {
   const x = poisoned("x", { shape: [2, 3], dtype: "f32" });
   const random = poisoned("random", RANDOM);
   assert.throws(
@@ -170,7 +165,7 @@ Deno.test("dropoutForward() throws on elements that do not fill vectors of four"
   );
 });
 
-Deno.test("dropoutFactor() draws anew for rows that lie 2³² elements apart", () => {
+Deno.test("dropoutFactor() draws different masks for rows that lie 2³² elements apart", () => {
   const T = 8192, draw = { seed: freshSeed(), counter: 3, rate: 0.5, site: 1 };
   const mask = (row: number) =>
     Array.from({ length: 64 }, (_, index) => dropoutFactor({ ...draw, row, index }));

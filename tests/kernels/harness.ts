@@ -1,25 +1,44 @@
 import assert from "node:assert/strict";
-export { freshSeed } from "../seeds.ts";
 import { type Device, openDevice } from "../../kernels/device.ts";
 import { Program } from "../../kernels/program.ts";
 import {
   createTensor,
   download,
   type DType,
+  type HostArray,
   size,
   type Tensor,
   upload,
 } from "../../kernels/tensor.ts";
+import { freshSeed } from "../seeds.ts";
+
+export { freshSeed };
+
+/**
+ * A test of an op reads as: inputs, op, reference, tolerance.
+ *
+ * ```ts
+ * Deno.test("sumForward() matches the reference", withRandom(async (random) => {
+ *   const x = randomValues(random, 129);
+ *   const t = tensors({ x: [[129], "f32", x], y: [[1], "f32"] });
+ *   await assertComputes((program) => sumForward(program, t, t), [
+ *     [t.y, reference.sumForward({ x }).y, 1e-5],
+ *   ]);
+ * }));
+ * ```
+ *
+ * @module
+ */
 
 /** The device that all kernel tests of one file share. */
 export const device: Device = await openDevice();
 
-/** Element types to test in: f16 only where the adapter has it. */
+/** Element types to test in: f16 only if the adapter has it. */
 export const REAL_TYPES: readonly DType[] = device.features.has("shader-f16")
   ? ["f32", "f16"]
   : ["f32"];
 
-/** Seeds a small generator of test inputs; a failing test prints its seed. */
+/** Seeds a small generator of test inputs. */
 export function testRandom(seed: number): () => number {
   let state = seed >>> 0;
   return () => {
@@ -28,6 +47,20 @@ export function testRandom(seed: number): () => number {
     z = Math.imul(z ^ (z >>> 15), z | 1);
     z ^= z + Math.imul(z ^ (z >>> 7), z | 61);
     return ((z ^ (z >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+/** A test with random inputs, which names the seed if it fails. */
+export function withRandom(
+  test: (random: () => number, seed: number) => void | Promise<void>,
+): () => Promise<void> {
+  return async () => {
+    const seed = freshSeed();
+    try {
+      await test(testRandom(seed), seed);
+    } catch (cause) {
+      throw new Error(`Failed with seed ${seed}: ${(cause as Error).message}`, { cause });
+    }
   };
 }
 
@@ -44,6 +77,11 @@ export function randomValues(
   return dtype === "f16" ? new Float32Array(new Float16Array(values)) : values;
 }
 
+/** Integers from −8 to 8, whose sums are exact in any order. */
+export function randomIntegers(random: () => number, count: number): Float32Array<ArrayBuffer> {
+  return Float32Array.from({ length: count }, () => Math.floor(17 * random()) - 8);
+}
+
 /** A tensor that holds these values. */
 export function tensorOf(
   name: string,
@@ -55,34 +93,69 @@ export function tensorOf(
   return tensor;
 }
 
-/** An output tensor full of NaN (or 0xffffffff), so that an element never written shows. */
+/** An output tensor full of NaN (or 0xffffffff), so that elements that are never written fail. */
 export function poisoned(
   name: string,
   { shape, dtype }: { shape: readonly number[]; dtype: DType },
 ): Tensor {
-  const fill = dtype === "u32" ? 0xffffffff : NaN;
-  return tensorOf(name, { shape, dtype }, new Array(size(shape)).fill(fill));
+  const length = size(shape);
+  const poison = dtype === "u32"
+    ? new Uint32Array(length).fill(0xffffffff)
+    : new Float32Array(length).fill(NaN);
+  return tensorOf(name, { shape, dtype }, poison);
+}
+
+/** A tensor of a test: poisoned if it has no values, full of one value if that is a number. */
+export type TensorSpec = readonly [
+  shape: readonly number[],
+  dtype: DType,
+  values?: ArrayLike<number> | number,
+];
+
+/** The tensors of a test by name. */
+export function tensors<T extends Record<string, TensorSpec>>(
+  specs: T,
+): { [name in keyof T]: Tensor } {
+  const made = Object.entries(specs).map(([name, [shape, dtype, values]]) => {
+    if (values === undefined) return [name, poisoned(name, { shape, dtype })];
+    const all = typeof values === "number" ? new Float32Array(size(shape)).fill(values) : values;
+    return [name, tensorOf(name, { shape, dtype }, all)];
+  });
+  return Object.fromEntries(made);
 }
 
 /** Fills what a program has for intermediate results with NaN, before its launches are recorded. */
-export function poisonScratch(program: Program): void {
+function poisonScratch(program: Program): void {
   const length = 2 ** 17; // more than any test needs: what is asked for later is a part of it
   upload(device, program.scratch([length]), new Float32Array(length).fill(NaN));
 }
 
-/** Records and runs one program, then returns the tensors' values and frees its uniforms. */
+/** Records and runs one program on poisoned scratch, then returns the tensors' values. */
 export async function runProgram(
   record: (program: Program) => void,
-  ...outputs: readonly Tensor[]
-): Promise<(Float32Array<ArrayBuffer> | Uint32Array<ArrayBuffer>)[]> {
-  using program = new Program(device);
+  outputs: readonly Tensor[],
+  { on = device } = {},
+): Promise<HostArray[]> {
+  using program = new Program(on);
+  poisonScratch(program);
   record(program);
   program.run();
-  const values = await download(device, ...outputs);
-  return values;
+  return await download(device, ...outputs);
 }
 
-/** Asserts ‖actual − expected‖∞ ≤ tolerance · (1 + ‖expected‖∞) elementwise, NaN never passing. */
+/** Asserts that a program sets each tensor to the expected values, within the tolerance of its row. */
+export async function assertComputes(
+  record: (program: Program) => void,
+  rows: readonly (readonly [output: Tensor, expected: ArrayLike<number>, tolerance: number])[],
+  { on = device } = {},
+): Promise<void> {
+  const outputs = await runProgram(record, rows.map(([output]) => output), { on });
+  rows.forEach(([{ name }, expected, tolerance], i) =>
+    assertClose(outputs[i]!, expected, tolerance, name)
+  );
+}
+
+/** Asserts |actual − expected| ≤ tolerance · (1 + |expected|) for every element, NaN never passing. */
 export function assertClose(
   actual: ArrayLike<number>,
   expected: ArrayLike<number>,

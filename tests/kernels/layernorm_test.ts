@@ -3,51 +3,48 @@ import { layernormBackward, layernormForward } from "../../kernels/layernorm/lay
 import * as reference from "../../kernels/layernorm/reference.ts";
 import { Program } from "../../kernels/program.ts";
 import { dropoutFactor } from "../../kernels/dropout/reference.ts";
-import { download, type DType } from "../../kernels/tensor.ts";
+import type { DType } from "../../kernels/tensor.ts";
 import {
-  assertClose,
+  assertComputes,
   assertGradient,
   device,
-  freshSeed,
   poisoned,
   randomValues,
   REAL_TYPES,
-  runProgram,
-  tensorOf,
-  testRandom,
+  tensors,
+  withRandom,
 } from "./harness.ts";
 
 // f32: sums of up to 257 terms in another order; f16: y and dy rounded to 11 bits
 const TOLERANCE = { f32: 3e-5, f16: 2e-3 } as Record<string, number>;
 
-Deno.test("reference layernormBackward() matches central differences", () => {
-  const seed = freshSeed(), random = testRandom(seed);
-  const shape = { M: 3, C: 5 };
-  const x = randomValues(random, 15), dy = randomValues(random, 15);
-  const weight = randomValues(random, 5), bias = randomValues(random, 5);
-  const { dx, dweight, dbias } = reference.layernormBackward({ x, weight, dy }, shape);
-  const y = (changed: Partial<Record<"x" | "weight" | "bias", Float32Array>>) =>
-    reference.layernormForward({ x, weight, bias, ...changed }, shape).y;
-  assertGradient((x) => y({ x }), x, dy, dx, {
-    step: 3e-3,
-    tolerance: 2e-2,
-    what: `dx, seed ${seed}`,
-  });
-  assertGradient((weight) => y({ weight }), weight, dy, dweight, { what: `dweight, seed ${seed}` });
-  assertGradient((bias) => y({ bias }), bias, dy, dbias, { what: `dbias, seed ${seed}` });
-});
+Deno.test(
+  "reference layernormBackward() matches central differences",
+  withRandom((random) => {
+    const shape = { M: 3, C: 5 };
+    const x = randomValues(random, 15), dy = randomValues(random, 15);
+    const weight = randomValues(random, 5), bias = randomValues(random, 5);
+    const { dx, dweight, dbias } = reference.layernormBackward({ x, weight, dy }, shape);
+    const y = (changed: Partial<Record<"x" | "weight" | "bias", Float32Array>>) =>
+      reference.layernormForward({ x, weight, bias, ...changed }, shape).y;
+    assertGradient((x) => y({ x }), x, dy, dx, { step: 3e-3, tolerance: 2e-2, what: "dx" });
+    assertGradient((weight) => y({ weight }), weight, dy, dweight, { what: "dweight" });
+    assertGradient((bias) => y({ bias }), bias, dy, dbias, { what: "dbias" });
+  }),
+);
 
-Deno.test("reference residualBackward() matches central differences", () => {
-  const seed = freshSeed(), random = testRandom(seed);
-  const x = randomValues(random, 20), z = randomValues(random, 20), dsum = randomValues(random, 20);
-  const factor = (i: number) => i % 3 === 0 ? 0 : 1.5;
-  const { dz } = reference.residualBackward({ dsum }, factor);
-  assertGradient((z) => reference.residualForward({ x, z }, factor).sum, z, dsum, dz, {
-    what: `dz, seed ${seed}`,
-  });
-});
+Deno.test(
+  "reference residualBackward() matches central differences",
+  withRandom((random) => {
+    const [x, z, dsum] = [1, 2, 3].map(() => randomValues(random, 20));
+    const factor = (i: number) => i % 3 === 0 ? 0 : 1.5;
+    const { dz } = reference.residualBackward({ dsum: dsum! }, factor);
+    const sum = (z: Float32Array) => reference.residualForward({ x: x!, z }, factor).sum;
+    assertGradient(sum, z!, dsum!, dz, { what: "dz" });
+  }),
+);
 
-// activations behind an f32 residual stream, and f16 throughout
+// activations beside an f32 residual stream, and f16 throughout
 const TYPES: (readonly [x: DType, y: DType])[] = REAL_TYPES.includes("f16")
   ? [["f32", "f32"], ["f32", "f16"], ["f16", "f16"]]
   : [["f32", "f32"]];
@@ -58,7 +55,7 @@ for (const [xType, yType] of TYPES) {
       const lanes = isCpu ? "CPU" : "GPU", shape = { xType, yType, M, C, isCpu };
       Deno.test(
         `layernorm for a ${lanes} matches the reference from ${xType} to ${yType} at [${M},${C}]`,
-        () => check(shape),
+        withRandom((random, seed) => check(random, seed, shape)),
       );
     }
   }
@@ -68,14 +65,18 @@ for (const dtype of REAL_TYPES) {
   for (const rate of [0, 0.3]) {
     for (const [M, C] of [[1, 4], [67, 132]] as const) {
       const shape = { xType: "f32", yType: dtype, M, C } as const;
-      Deno.test(`layernorm of a sum matches the reference in ${dtype} at [${M},${C}], rate ${rate}`, () =>
-        check({ ...shape, isCpu: device.isCpu, rate }));
+      Deno.test(
+        `layernorm of a sum matches the reference in ${dtype} at [${M},${C}], rate ${rate}`,
+        withRandom((random, seed) => check(random, seed, { ...shape, isCpu: device.isCpu, rate })),
+      );
     }
   }
 }
 
-/** Runs forward and backward on the device; with a rate, of the sum with dropout(z). */
+/** Compares forward and backward with the reference; if there is a rate, of the sum with dropout(z). */
 async function check(
+  random: () => number,
+  seed: number,
   { xType, yType, M, C, isCpu, rate }: {
     xType: DType;
     yType: DType;
@@ -85,7 +86,6 @@ async function check(
     rate?: number;
   },
 ) {
-  const seed = freshSeed(), random = testRandom(seed);
   const site = { rate: rate ?? 0, site: 7 };
   const factor = (index: number) => rate ? dropoutFactor({ ...site, seed, counter: 11, index }) : 1;
   // most rows far from zero, so that sums cancel; some nearly constant, so that epsilon counts
@@ -100,89 +100,83 @@ async function check(
     bias: randomValues(random, C),
     dy: randomValues(random, M * C, { dtype: yType }),
   };
-  const f32 = (shape: readonly number[]) => ({ shape, dtype: "f32" as const });
-  const branch = { shape: [M, C], dtype: yType };
   const t = {
-    x: tensorOf("x", { shape: [M, C], dtype: xType }, x),
-    weight: tensorOf("weight", f32([C]), values.weight),
-    bias: tensorOf("bias", f32([C]), values.bias),
-    dy: tensorOf("dy", branch, values.dy),
-    y: poisoned("y", branch),
-    statistics: poisoned("statistics", f32([M, 2])),
-    dx: poisoned("dx", f32([M, C])),
-    dweight: poisoned("dweight", f32([C])),
-    dbias: poisoned("dbias", f32([C])),
-    ...(rate === undefined ? {} : {
-      z: tensorOf("z", branch, z),
-      sum: poisoned("sum", f32([M, C])),
-      dz: poisoned("dz", branch),
-      random: tensorOf("random", { shape: [2], dtype: "u32" }, [seed, 11]),
+    ...tensors({
+      x: [[M, C], xType, x],
+      weight: [[C], "f32", values.weight],
+      bias: [[C], "f32", values.bias],
+      dy: [[M, C], yType, values.dy],
+      y: [[M, C], yType],
+      statistics: [[M, 2], "f32"],
+      dx: [[M, C], "f32"],
+      dweight: [[C], "f32"],
+      dbias: [[C], "f32"],
     }),
+    ...(rate === undefined ? {} : tensors({
+      z: [[M, C], yType, z],
+      sum: [[M, C], "f32"],
+      dz: [[M, C], yType],
+      random: [[2], "u32", [seed, 11]],
+    })),
   };
-  using program = new Program({ ...device, isCpu });
-  layernormForward(program, t, t, site);
-  const inputs = { ...t, x: t.sum ?? t.x };
-  layernormBackward(program, inputs, t, site);
-  layernormBackward(program, inputs, t, { ...site, accumulate: true, accumulateDx: true });
-  program.run();
-  const [y, statistics, dx, dweight, dbias, sum, dz] = await download(
-    device,
-    ...[t.y, t.statistics, t.dx, t.dweight, t.dbias],
-    ...(t.sum ? [t.sum, t.dz!] : []),
+  const { y, mean, rstd } = reference.layernormForward(values, { M, C });
+  const statistics = Float32Array.from({ length: 2 * M }, (_, i) => (i % 2 ? rstd : mean)[i >> 1]!);
+  const gradients = reference.layernormBackward(values, { M, C });
+  const [dx, dweight, dbias] = [gradients.dx, gradients.dweight, gradients.dbias]
+    .map((gradient) => gradient.map((v) => 2 * v)); // set, then accumulated
+  const { dz } = reference.residualBackward({ dsum: dx! }, factor), tolerance = TOLERANCE.f32!;
+  await assertComputes(
+    (program) => {
+      const inputs = { ...t, x: t.sum ?? t.x };
+      layernormForward(program, t, t, site);
+      layernormBackward(program, inputs, t, site);
+      layernormBackward(program, inputs, t, { ...site, accumulate: true, accumulateDx: true });
+    },
+    [
+      [t.y, y, TOLERANCE[yType]!],
+      [t.statistics, statistics, tolerance],
+      [t.dx, dx!, 4 * tolerance],
+      [t.dweight, dweight!, 4 * tolerance],
+      [t.dbias, dbias!, tolerance],
+      ...(t.sum
+        ? [
+          [t.sum, values.x, 1e-6],
+          [t.dz!, dz, Math.max(4 * tolerance, TOLERANCE[yType]!)],
+        ] as const
+        : []),
+    ],
+    { on: { ...device, isCpu } },
   );
-  const forward = reference.layernormForward(values, { M, C });
-  const backward = reference.layernormBackward(values, { M, C });
-  const twice = (v: Float32Array) => v.map((value) => 2 * value);
-  const tolerance = TOLERANCE.f32!;
-  assertClose(y!, forward.y, TOLERANCE[yType]!, `y, seed ${seed}`);
-  const both = Float32Array.from(
-    { length: 2 * M },
-    (_, i) => forward[i % 2 ? "rstd" : "mean"][i >> 1]!,
-  );
-  assertClose(statistics!, both, tolerance, `statistics, seed ${seed}`);
-  assertClose(dx!, twice(backward.dx), 4 * tolerance, `dx, seed ${seed}`);
-  assertClose(dweight!, twice(backward.dweight), 4 * tolerance, `dweight, seed ${seed}`);
-  assertClose(dbias!, twice(backward.dbias), tolerance, `dbias, seed ${seed}`);
-  if (rate === undefined) return;
-  assertClose(sum!, values.x, 1e-6, `sum, seed ${seed}`);
-  const { dz: expected } = reference.residualBackward({ dsum: twice(backward.dx) }, factor);
-  assertClose(dz!, expected, Math.max(4 * tolerance, TOLERANCE[yType]!), `dz, seed ${seed}`);
 }
 
 Deno.test("layernorm reaches rows beyond one row of workgroups", async () => {
-  const M = 32768 * 8 + 5, C = 4; // 8 rows a workgroup
-  const f32 = (shape: number[]) => ({ shape, dtype: "f32" as const });
+  const M = 32768 * 8 + 5, C = 4; // 8 rows per workgroup
   const row = { x: Float32Array.of(0, 1, 5, 2), weight: Float32Array.of(1, 2, -1, 1) };
   const dyRow = Float32Array.of(1, 0, -2, 1);
   const everywhere = (values: Float32Array) =>
     Float32Array.from({ length: M * C }, (_, i) => values[i % C]!);
-  const empty = new Float32Array(M * C).fill(NaN);
-  const t = {
-    x: tensorOf("x", f32([M, C]), everywhere(row.x)),
-    weight: tensorOf("weight", f32([C]), row.weight),
-    bias: tensorOf("bias", f32([C]), [0, 0, 0, 0]),
-    dy: tensorOf("dy", f32([M, C]), everywhere(dyRow)),
-    y: tensorOf("y", f32([M, C]), empty),
-    statistics: poisoned("statistics", f32([M, 2])),
-    dx: tensorOf("dx", f32([M, C]), empty),
-    dweight: poisoned("dweight", f32([C])),
-    dbias: poisoned("dbias", f32([C])),
-  };
-  const [y, dx, dbias] = await runProgram(
-    (program) => {
-      layernormForward(program, t, t);
-      layernormBackward(program, t, t);
-    },
-    t.y,
-    t.dx,
-    t.dbias,
-  );
+  const t = tensors({
+    x: [[M, C], "f32", everywhere(row.x)],
+    weight: [[C], "f32", row.weight],
+    bias: [[C], "f32", 0],
+    dy: [[M, C], "f32", everywhere(dyRow)],
+    y: [[M, C], "f32"],
+    statistics: [[M, 2], "f32"],
+    dx: [[M, C], "f32"],
+    dweight: [[C], "f32"],
+    dbias: [[C], "f32"],
+  });
   const one = { M: 1, C };
   const forward = reference.layernormForward({ ...row, bias: new Float32Array(C) }, one);
   const backward = reference.layernormBackward({ ...row, dy: dyRow }, one);
-  assertClose(y!, everywhere(forward.y), TOLERANCE.f32!, "y");
-  assertClose(dx!, everywhere(backward.dx), TOLERANCE.f32!, "dx");
-  assert.deepEqual([...dbias!], [M, 0, -2 * M, M]); // integers below 2²⁴: exact
+  await assertComputes((program) => {
+    layernormForward(program, t, t);
+    layernormBackward(program, t, t);
+  }, [
+    [t.y, everywhere(forward.y), TOLERANCE.f32!],
+    [t.dx, everywhere(backward.dx), TOLERANCE.f32!],
+    [t.dbias, [M, 0, -2 * M, M], 0], // integers below 2²⁴: exact
+  ]);
 });
 
 Deno.test("layernormForward() throws when weight and x have different widths", () => {

@@ -1,86 +1,75 @@
 import assert from "node:assert/strict";
 import { linearBackward, linearForward } from "../../kernels/linear/linear.ts";
 import * as reference from "../../kernels/linear/reference.ts";
-import { Program } from "../../kernels/program.ts";
-import { download } from "../../kernels/tensor.ts";
 import {
-  assertClose,
+  assertComputes,
   assertGradient,
   device,
-  freshSeed,
-  poisoned,
-  poisonScratch,
+  randomIntegers,
   randomValues,
   REAL_TYPES,
   runProgram,
-  tensorOf,
-  testRandom,
+  tensors,
+  withRandom,
 } from "./harness.ts";
 
 // sums of up to 130 products of order one, see matmul_test.ts
 const TOLERANCE = { f32: 2e-5, f16: 2e-3 } as Record<string, number>;
 
-Deno.test("reference linearBackward() matches central differences", () => {
-  const seed = freshSeed(), random = testRandom(seed);
-  const shape = { M: 3, C: 5, N: 4 }, { M, C, N } = shape;
-  const x = randomValues(random, M * C), weight = randomValues(random, C * N);
-  const bias = randomValues(random, N), dy = randomValues(random, M * N);
-  const { dx, dweight, dbias } = reference.linearBackward({ x, weight, dy }, shape);
-  const y = (changed: Partial<Record<"x" | "weight" | "bias", Float32Array>>) =>
-    reference.linearForward({ x, weight, bias, ...changed }, shape).y;
-  assertGradient((x) => y({ x }), x, dy, dx, { what: `dx, seed ${seed}` });
-  assertGradient((weight) => y({ weight }), weight, dy, dweight, { what: `dweight, seed ${seed}` });
-  assertGradient((bias) => y({ bias }), bias, dy, dbias, { what: `dbias, seed ${seed}` });
-});
+Deno.test(
+  "reference linearBackward() matches central differences",
+  withRandom((random) => {
+    const shape = { M: 3, C: 5, N: 4 }, { M, C, N } = shape;
+    const x = randomValues(random, M * C), weight = randomValues(random, C * N);
+    const bias = randomValues(random, N), dy = randomValues(random, M * N);
+    const { dx, dweight, dbias } = reference.linearBackward({ x, weight, dy }, shape);
+    const y = (changed: Partial<Record<"x" | "weight" | "bias", Float32Array>>) =>
+      reference.linearForward({ x, weight, bias, ...changed }, shape).y;
+    assertGradient((x) => y({ x }), x, dy, dx, { what: "dx" });
+    assertGradient((weight) => y({ weight }), weight, dy, dweight, { what: "dweight" });
+    assertGradient((bias) => y({ bias }), bias, dy, dbias, { what: "dbias" });
+  }),
+);
 
 for (const dtype of REAL_TYPES) {
   for (const [M, C, N] of [[1, 4, 3], [130, 65, 127], [129, 4, 132]] as const) {
-    Deno.test(`linear matches the reference in ${dtype} at [${M},${C}]x[${C},${N}]`, async () => {
-      const seed = freshSeed(), random = testRandom(seed);
-      const values = {
-        x: randomValues(random, M * C, { dtype }),
-        weight: randomValues(random, C * N, { dtype }),
-        bias: randomValues(random, N),
-        dy: randomValues(random, M * N, { dtype }),
-      };
-      const gradient = (name: string, shape: number[]) => poisoned(name, { shape, dtype: "f32" });
-      const t = {
-        x: tensorOf("x", { shape: [M, C], dtype }, values.x),
-        weight: tensorOf("weight", { shape: [C, N], dtype }, values.weight),
-        bias: tensorOf("bias", { shape: [N], dtype: "f32" }, values.bias),
-        dy: tensorOf("dy", { shape: [M, N], dtype }, values.dy),
-        y: poisoned("y", { shape: [M, N], dtype }),
-        dx: poisoned("dx", { shape: [M, C], dtype }),
-        dweight: gradient("dweight", [C, N]),
-        dbias: gradient("dbias", [N]),
-      };
-      const [y, dx, dweight, dbias] = await runProgram(
-        (program) => {
+    Deno.test(
+      `linear matches the reference in ${dtype} at [${M},${C}]x[${C},${N}]`,
+      withRandom(async (random) => {
+        const values = {
+          x: randomValues(random, M * C, { dtype }),
+          weight: randomValues(random, C * N, { dtype }),
+          bias: randomValues(random, N),
+          dy: randomValues(random, M * N, { dtype }),
+        };
+        const t = tensors({
+          x: [[M, C], dtype, values.x],
+          weight: [[C, N], dtype, values.weight],
+          bias: [[N], "f32", values.bias],
+          dy: [[M, N], dtype, values.dy],
+          y: [[M, N], dtype],
+          dx: [[M, C], dtype],
+          dweight: [[C, N], "f32"],
+          dbias: [[N], "f32"],
+        });
+        const { y } = reference.linearForward(values, { M, C, N });
+        const { dx, dweight, dbias } = reference.linearBackward(values, { M, C, N });
+        await assertComputes((program) => {
           linearForward(program, t, t);
           linearBackward(program, t, t);
           linearBackward(program, t, t, { accumulate: true });
-        },
-        t.y,
-        t.dx,
-        t.dweight,
-        t.dbias,
-      );
-      const shape = { M, C, N }, expected = reference.linearBackward(values, shape);
-      const twice = (values: Float32Array) => values.map((v) => 2 * v);
-      assertClose(
-        y!,
-        reference.linearForward(values, shape).y,
-        TOLERANCE[dtype]!,
-        `y, seed ${seed}`,
-      );
-      assertClose(dx!, expected.dx, TOLERANCE[dtype]!, `dx, seed ${seed}`);
-      assertClose(dweight!, twice(expected.dweight), 2 * TOLERANCE.f32!, `dweight, seed ${seed}`);
-      assertClose(dbias!, twice(expected.dbias), 2 * TOLERANCE.f32!, `dbias, seed ${seed}`);
-    });
+        }, [
+          [t.y, y, TOLERANCE[dtype]!],
+          [t.dx, dx, TOLERANCE[dtype]!],
+          [t.dweight, dweight.map((v) => 2 * v), 2 * TOLERANCE.f32!],
+          [t.dbias, dbias.map((v) => 2 * v), 2 * TOLERANCE.f32!],
+        ]);
+      }),
+    );
   }
 }
 
-// dy is summed in blocks, columns in fours where N allows it
+// dy is summed in blocks, and columns in fours if N allows it
 const SUMMED = [
   { like: "a CPU", shapes: [[256, 3], [257, 132], [1100, 127], [1100, 68]] },
   { like: "a GPU", shapes: [[1, 4], [257, 132], [1100, 127], [16390, 5], [16449, 8], [3, 2308]] },
@@ -91,52 +80,53 @@ for (const dtype of REAL_TYPES) {
       shapes.map(([M, N]) => ({ like, M, N }))
     )
   ) {
-    Deno.test(`linearBackward() sums the columns of dy like ${like} in ${dtype} at [${M},${N}]`, async () => {
-      const seed = freshSeed(), random = testRandom(seed);
-      // integers, whose sums are exact in any order
-      const values = Float32Array.from({ length: M * N }, () => Math.floor(17 * random()) - 8);
-      const before = Float32Array.from({ length: N }, (_, n) => n);
-      const any = (shape: number[]) => poisoned("any", { shape, dtype: "f32" }); // not looked at
-      const inputs = {
-        x: any([M, 1]),
-        weight: any([1, N]),
-        dy: tensorOf("dy", { shape: [M, N], dtype }, values),
-      };
-      const dbias = poisoned("dbias", { shape: [N], dtype: "f32" });
-      const accumulated = tensorOf("dbias", { shape: [N], dtype: "f32" }, before);
-      using program = new Program({ ...device, isCpu: like === "a CPU" });
-      poisonScratch(program);
-      linearBackward(program, inputs, { dbias });
-      linearBackward(program, inputs, { dbias: accumulated }, { accumulate: true });
-      program.run();
-      const [set, added] = await download(device, dbias, accumulated);
-      const sums = new Float32Array(N);
-      values.forEach((v, i) => sums[i % N]! += v);
-      assert.deepEqual(set, sums, `seed ${seed}`);
-      assert.deepEqual(added, sums.map((v, n) => v + before[n]!), `seed ${seed}`);
-    });
+    Deno.test(
+      `linearBackward() sums the columns of dy like ${like} in ${dtype} at [${M},${N}]`,
+      withRandom(async (random) => {
+        const dy = randomIntegers(random, M * N);
+        const before = Float32Array.from({ length: N }, (_, n) => n);
+        const t = tensors({
+          x: [[M, 1], "f32"], // not read, and neither is weight
+          weight: [[1, N], "f32"],
+          dy: [[M, N], dtype, dy],
+          dbias: [[N], "f32"],
+          accumulated: [[N], "f32", before],
+        });
+        const sums = new Float32Array(N);
+        dy.forEach((v, i) => sums[i % N]! += v);
+        await assertComputes(
+          (program) => {
+            linearBackward(program, t, { dbias: t.dbias });
+            linearBackward(program, t, { dbias: t.accumulated }, { accumulate: true });
+          },
+          [[t.dbias, sums, 0], [t.accumulated, sums.map((v, n) => v + before[n]!), 0]],
+          { on: { ...device, isCpu: like === "a CPU" } },
+        );
+      }),
+    );
   }
 }
 
-Deno.test("linearForward() without a bias and linearBackward() of a part give the same as of the whole", async () => {
-  const seed = freshSeed(), random = testRandom(seed), M = 5, C = 8, N = 12;
-  const like = (shape: number[]) => ({ shape, dtype: "f32" as const });
-  const t = {
-    x: tensorOf("x", like([M, C]), randomValues(random, M * C)),
-    weight: tensorOf("weight", like([C, N]), randomValues(random, C * N)),
-    bias: tensorOf("bias", like([N]), new Array(N).fill(0)),
-    dy: tensorOf("dy", like([M, N]), randomValues(random, M * N)),
-  };
-  const { bias, ...unbiased } = t;
-  const outputs = () => ({
-    y: poisoned("y", like([M, N])),
-    dx: poisoned("dx", like([M, C])),
-    dweight: poisoned("dweight", like([C, N])),
-    dbias: poisoned("dbias", like([N])),
-  });
-  const whole = outputs(), part = outputs();
-  const results = await runProgram(
-    (program) => {
+Deno.test(
+  "linearForward() without a bias and linearBackward() of a part give the same as of the whole",
+  withRandom(async (random) => {
+    const M = 5, C = 8, N = 12;
+    const t = tensors({
+      x: [[M, C], "f32", randomValues(random, M * C)],
+      weight: [[C, N], "f32", randomValues(random, C * N)],
+      bias: [[N], "f32", 0],
+      dy: [[M, N], "f32", randomValues(random, M * N)],
+    });
+    const { bias, ...unbiased } = t;
+    const outputs = () =>
+      tensors({
+        y: [[M, N], "f32"],
+        dx: [[M, C], "f32"],
+        dweight: [[C, N], "f32"],
+        dbias: [[N], "f32"],
+      });
+    const whole = outputs(), part = outputs();
+    const results = await runProgram((program) => {
       linearForward(program, { ...unbiased, bias }, whole);
       linearForward(program, unbiased, part);
       linearBackward(program, t, whole);
@@ -146,9 +136,7 @@ Deno.test("linearForward() without a bias and linearBackward() of a part give th
       const launches = program.length;
       linearBackward(program, t, {});
       assert.equal(program.length, launches);
-    },
-    ...Object.values(whole),
-    ...Object.values(part),
-  );
-  assert.deepEqual(results.slice(4), results.slice(0, 4), `seed ${seed}`);
-});
+    }, [...Object.values(whole), ...Object.values(part)]);
+    assert.deepEqual(results.slice(4), results.slice(0, 4));
+  }),
+);
