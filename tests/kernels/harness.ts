@@ -17,15 +17,13 @@ export { freshSeed };
 /**
  * A test of an op reads as: inputs, op, reference, tolerance.
  *
- * ```ts
- * Deno.test("sumForward() matches the reference", withRandom(async (random) => {
- *   const x = randomValues(random, 129);
- *   const t = tensors({ x: [[129], "f32", x], y: [[1], "f32"] });
- *   await assertComputes((program) => sumForward(program, t, t), [
- *     [t.y, reference.sumForward({ x }).y, 1e-5],
- *   ]);
- * }));
- * ```
+ *     withRandom(async (random) => {
+ *       const x = randomValues(random, 129);
+ *       const t = tensors({ x: [[129], "f32", x], y: [[1], "f32"] });
+ *       await assertComputes((program) => sumForward(program, t, t), [
+ *         [t.y, reference.sumForward({ x }).y, 1e-5],
+ *       ]);
+ *     })
  *
  * @module
  */
