@@ -109,7 +109,6 @@ export { trainTokenizer, type TrainTokenizerOptions } from "./data/tokenizer/tra
 export { train, type TrainEvent } from "./train/train.ts";
 export {
   type Option,
-  OptionError,
   type OptionName,
   type OptionTypes,
   type OptionValues,
@@ -118,6 +117,7 @@ export {
   TRAIN_OPTIONS,
   type TrainOptions,
 } from "./train/options.ts";
+export { OptionError } from "./train/validate.ts";
 export type { TrainingDefaults } from "./train/resolve.ts";
 export type { Evaluation } from "./train/evaluate.ts";
 export {

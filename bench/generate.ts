@@ -61,7 +61,7 @@ const PROMPT = [0];
 /** A decoder of the benchmark's texts that has drawn half of them; the device is warm. */
 async function halfWay(gpt: Gpt, { streams, tokens }: GenerateBench): Promise<Decoder> {
   const decoder = createDecoder(gpt, {
-    texts: new Array(streams).fill(PROMPT),
+    prompts: new Array(streams).fill(PROMPT),
     seeds: [...new Array(streams).keys()],
     maxNewTokens: tokens,
     sampler: DEFAULT_SAMPLER,

@@ -104,7 +104,7 @@ function workOn(device: Device): ((device: Device) => Program[])[] {
     });
     for (const temperature of [0, 0.8]) {
       createDecoder(model, {
-        texts: [[1, 2, 3]],
+        prompts: [[1, 2, 3]],
         seeds: [1],
         maxNewTokens: 9,
         sampler: {

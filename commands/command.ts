@@ -7,7 +7,7 @@ import { permissionError } from "./permissions.ts";
 import { UserError } from "../files/user_error.ts";
 
 /**
- * What all commands share: checked numbers, output, signals, and failures in one sentence.
+ * Code that all commands share: checked numbers, output, signals, and the report of an error.
  *
  * @module
  */
@@ -34,7 +34,7 @@ export function command(name: string, description: string): Command {
     });
 }
 
-/** Ends the command if an option's value, or one of several names, is empty, as from a variable of the shell that is not set. */
+/** Ends the command if an option's value or one of several names is empty, as an unset variable of the shell is. */
 function refuseEmpty(program: Command): void {
   for (const option of program.options) {
     const values: unknown[] = [program.getOptionValue(option.attributeName())].flat();
@@ -48,19 +48,19 @@ function refuseEmpty(program: Command): void {
   }
 }
 
-/** A hint if commander took a text or a name for an option or for several arguments. */
+/** A hint if commander mistook a text or a name for an option or for several arguments. */
 function argumentHint(program: Command, error: string): string {
   if (program.registeredArguments.length === 0) return "";
   const words = program.name().split(" ");
   const [, unknown] = /^error: unknown option '(-.*?)'\n/s.exec(error) ?? [];
   if (unknown !== undefined && !/^--[\w-]+$/.test(unknown)) {
-    return `What begins with - and is no option goes behind --: ${
+    return `Put an argument that begins with - behind --: ${
       commandLine([...words, "--", unknown])
     }\n`;
   }
   const isText = !program.registeredArguments.some(({ variadic }) => variadic);
   return isText && error.startsWith("error: too many arguments")
-    ? "A text of several words goes between quotes\n"
+    ? "Put a text of several words between quotes\n"
     : "";
 }
 
@@ -76,7 +76,7 @@ export function wholeNumber(least = 0, most = Infinity): (text: string) => numbe
   };
 }
 
-/** Parser for a number; its receiver checks the range. */
+/** Parser for a number, whose range the caller checks. */
 export function realNumber(text: string): number {
   const value = Number(text);
   if (text.trim() === "" || !Number.isFinite(value)) {
@@ -85,7 +85,7 @@ export function realNumber(text: string): number {
   return value;
 }
 
-/** Columns of the terminal; undefined without one. */
+/** Columns of the terminal; undefined without a terminal. */
 export function columns(): number | undefined {
   try {
     return Deno.consoleSize().columns;
@@ -100,12 +100,12 @@ function write(stream: { writeSync(bytes: Uint8Array): number }, text: string): 
   for (let done = 0; done < bytes.length;) done += stream.writeSync(bytes.subarray(done));
 }
 
-/** Writes to stderr. Text that cannot be written is dropped: no work may depend on a reader. */
+/** Writes to stderr. Text that cannot be written is dropped, as no work may depend on its reader. */
 export function print(text: string): void {
   try {
     write(Deno.stderr, text);
   } catch {
-    // the reader has gone, the terminal is closed, or the disk is full
+    // the pipe or the terminal is closed, or the disk is full
   }
 }
 
@@ -115,10 +115,10 @@ export function status(line: string): void {
 }
 
 /**
- * Writes a piece of the result to stdout: with control characters escaped to a terminal, as it is to a file or
- * a pipe.
+ * Writes a part of the result to stdout. A file or a pipe receives it unchanged, a terminal with control characters
+ * escaped.
  *
- * @returns false if the reader of the pipe has gone.
+ * @returns false if the pipe is closed.
  * @throws {UserError} if it cannot be written for another reason, such as a full disk.
  */
 export function output(text: string): boolean {
@@ -167,16 +167,16 @@ export async function listenForInterrupts(notice: string): Promise<Interrupts> {
   };
 }
 
-/** UTF-16 units per printed error message, at most. */
+/** UTF-16 units of an error message that is printed, at most. */
 const LONGEST_MESSAGE = 4000;
 
 /** The exit status after a mistake in the program, as `sysexits.h` numbers it; a user's mistake ends with 1. */
 const EX_SOFTWARE = 70;
 
 /**
- * Runs a command and ends the process. A `UserError` becomes one sentence, its hint, and exit status 1. Any
- * other error is a mistake in the program: its stack is printed with what a report of it needs, and the exit
- * status is 70.
+ * Runs a command and ends the process. A `UserError` is printed as one sentence and its hint; the exit status is 1.
+ * Any other error is a mistake in the program: it is printed with its stack and with what a report of it needs; the
+ * exit status is 70.
  */
 export async function run(main: () => Promise<number | void>): Promise<never> {
   try {

@@ -2,13 +2,13 @@ import { command, output, run, status } from "./command.ts";
 import { checkFilePath, replaceText } from "../files/disk.ts";
 import { caveats, compareTable, drawComparison, readRun } from "../train/compare.ts";
 
-/** `compare`: what several trainings reached, and for how much. */
+/** `compare`: validation losses of several trainings, and their cost. */
 const program = command(
   "compare",
   "Compare trainings: validation loss and bits per byte over tokens, time and FLOPs.",
 )
   .argument("<run...>", "run directories")
-  .option("--svg <file>", "where the plot goes", "compare.svg")
+  .option("--svg <file>", "file for the plot", "compare.svg")
   .action((paths, { svg }) =>
     run(async () => {
       checkFilePath(svg, "--svg");

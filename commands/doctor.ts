@@ -3,11 +3,11 @@ import { type Device, openDevice } from "../kernels/device.ts";
 import { resolvePrecision } from "../model/precision.ts";
 import { choosePreset } from "../train/train.ts";
 
-/** `doctor`: what this machine offers, and what to do about what is missing. */
+/** `doctor`: describes this machine, and says how to fix what is missing. */
 const program = command("doctor", "Say what this machine offers and how to fix what is missing.")
   .action(() => run(main));
 
-/** What to type where there is no driver, by operating system. */
+/** The command that installs a driver, by operating system. */
 const DRIVERS: Partial<Record<typeof Deno.build.os, string>> = {
   linux: "apt-get install libvulkan1 mesa-vulkan-drivers   (and, for an NVIDIA card, its driver)",
   darwin: "softwareupdate --install --all   (Metal comes with macOS 10.14 or newer)",
@@ -44,14 +44,14 @@ async function main(): Promise<number> {
         `${limits.maxComputeWorkgroupStorageSize / 1024} KiB`,
       ],
       [
-        "auto takes",
+        "auto",
         `${choosePreset(device, "auto").reason}; precision ` +
         resolvePrecision(device, "auto"),
       ],
     );
     if (device.isCpu) {
       fixes.push(
-        "training runs on the CPU; if there is a GPU, install its driver: " +
+        "training runs on the CPU; if this machine has a GPU, install its driver: " +
           (DRIVERS[Deno.build.os] ?? "see your system's manual"),
       );
     }
@@ -59,7 +59,7 @@ async function main(): Promise<number> {
       fixes.push(
         Deno.build.os === "linux"
           ? `f16 is missing, perhaps because Vulkan is: ${DRIVERS.linux}`
-          : "f16 is missing: training takes f32; a newer graphics driver may bring it",
+          : "f16 is missing, so training uses f32; a newer graphics driver may support it",
       );
     }
   }

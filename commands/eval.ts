@@ -1,5 +1,4 @@
 import { basename, dirname, resolve } from "node:path";
-import { Option } from "@commander-js/extra-typings";
 import { command, output, run, status, wholeNumber } from "./command.ts";
 import { DataError } from "../data/text/data_error.ts";
 import { type CorpusOptions, hashData, loadCorpus, loadWhole } from "../data/tokens/corpus.ts";
@@ -8,7 +7,7 @@ import { giveBack, HUB } from "./permissions.ts";
 import { DataProgressDisplay } from "./progress.ts";
 import { parseDataSpec } from "../data/text/dataset.ts";
 import type { DataProgress } from "../data/text/documents.ts";
-import { BASE_HELP, findNamedModel } from "./named_model.ts";
+import { findNamedModel, withModelOptions } from "./named_model.ts";
 import { loadSource } from "../generate/load.ts";
 import { openDevice } from "../kernels/device.ts";
 import { DIVERGED } from "../kernels/sample/sample.ts";
@@ -26,17 +25,13 @@ import { UserError } from "../files/user_error.ts";
 const EVALUATION_TOKENS = 250_000;
 
 /** `eval`: how well a trained model predicts a text. */
-const program = command("eval", "Measure how well a trained model predicts a text.")
-  .option("--run <directory>", "use the newest checkpoint of this run", "runs/default")
-  .option("--checkpoint <directory>", "use this checkpoint")
-  .addOption(
-    new Option("--model <name>", "use another model: distilgpt2, hf:OWNER/NAME, or a directory")
-      .conflicts(["run", "checkpoint"]),
-  )
-  .option("--base <model>", BASE_HELP)
+const program = withModelOptions(
+  command("eval", "Measure how well a trained model predicts a text."),
+)
+  .optionsGroup("Evaluation:")
   .option(
     "--data <what...>",
-    "files, as for train; of the training's text only the held-out part is used, which is the default",
+    "files, as for train; of the text of the training, only the held-out part (default: that part)",
   )
   .option("--text-field <name>", TEXT_FIELD, "text")
   .option(
@@ -45,7 +40,7 @@ const program = command("eval", "Measure how well a trained model predicts a tex
     wholeNumber(),
     EVALUATION_TOKENS,
   )
-  .option("--json", "a JSON object instead of a table")
+  .option("--json", "print a JSON object instead of a table")
   .action((options) =>
     run(async () => {
       const display = new DataProgressDisplay();
@@ -76,7 +71,7 @@ const program = command("eval", "Measure how well a trained model predicts a tex
       const checkpoints = source.checkpoint && dirname(resolve(source.checkpoint));
       const reading = {
         ...callbacks,
-        // a checkpoint that was copied out of its run has no cache beside it
+        // a checkpoint that was copied out of its run has no cache directory
         ...(checkpoints && basename(checkpoints) === "checkpoints"
           ? { cacheDirectory: cacheBeside(dirname(checkpoints)) }
           : {}),
@@ -84,8 +79,8 @@ const program = command("eval", "Measure how well a trained model predicts a tex
       const heldOut = async (from: Omit<CorpusOptions, "tokenizer">) => {
         const refuse = (requirement: string, reason: string) =>
           new UserError(
-            `Cannot evaluate ${path} on what it held out as its data must ${requirement}: ${reason}; ` +
-              `name the text that it is trained on, or another one, with --data`,
+            `Cannot evaluate ${path} on its held-out text as its data must ${requirement}: ${reason}; ` +
+              `give the present path of its text, or another text, with --data`,
           );
         const corpus = await loadCorpus({ ...from, tokenizer, ...reading }).catch((error) => {
           if (options.data || !(error instanceof DataError)) throw error;
@@ -99,7 +94,7 @@ const program = command("eval", "Measure how well a trained model predicts a tex
       };
       const other = async (words: string[]) => {
         const from = { data: parseDataSpec(words), textField: options.textField };
-        // the run's text, even at a new path, was trained on except for its held-out part
+        // of the run's text, which may have moved, only the held-out part was not trained on
         if (state && await hashData({ ...from, tokenizer, ...reading }) === state.data.hash) {
           return await heldOut(from);
         }

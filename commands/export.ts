@@ -1,6 +1,6 @@
 import { Option } from "@commander-js/extra-typings";
 import { command, output, run, status } from "./command.ts";
-import { BASE_HELP, findNamedModel } from "./named_model.ts";
+import { findNamedModel, withModelOptions } from "./named_model.ts";
 import { giveBack, HUB } from "./permissions.ts";
 import { loadSource } from "../generate/load.ts";
 import { openDevice } from "../kernels/device.ts";
@@ -8,24 +8,16 @@ import { countParameters } from "../model/parameters.ts";
 import { checkOutput, exportModel } from "../train/export.ts";
 
 /** `export`: writes a model for other programs. */
-const program = command("export", "Write a model for Hugging Face transformers or llama.cpp.")
-  .optionsGroup("Model:")
-  .option("--run <directory>", "use the newest checkpoint of this run", "runs/default")
-  .option("--checkpoint <directory>", "use this checkpoint")
-  .addOption(
-    new Option(
-      "--model <name>",
-      "use another model: distilgpt2, gpt2, gpt2-medium, hf:OWNER/NAME, or a directory",
-    ).conflicts(["run", "checkpoint"]),
-  )
-  .option("--base <model>", BASE_HELP)
+const program = withModelOptions(
+  command("export", "Write a model for Hugging Face transformers or llama.cpp."),
+)
   .optionsGroup("Output:")
   .addOption(
     new Option("--to <format>", "hf: a directory for transformers; gguf: a file for llama.cpp")
       .choices(["hf", "gguf"] as const).default("hf" as const),
   )
   .addOption(
-    new Option("--dtype <type>", "type that numbers are rounded to")
+    new Option("--dtype <type>", "type to which numbers are rounded")
       .choices(["f32", "f16"] as const).default("f32" as const),
   )
   .option("--out <path>", "file or directory to write (default: exported, or exported.gguf)")

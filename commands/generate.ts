@@ -1,4 +1,3 @@
-import { Option } from "@commander-js/extra-typings";
 import { command, output, realNumber, run, wholeNumber } from "./command.ts";
 import { UserError } from "../files/user_error.ts";
 import { openDevice } from "../kernels/device.ts";
@@ -10,29 +9,21 @@ import {
   generateBatch,
   type GenerateResult,
 } from "../generate/generate.ts";
-import { BASE_HELP, findNamedModel } from "./named_model.ts";
+import { findNamedModel, withModelOptions } from "./named_model.ts";
 import { giveBack, HUB } from "./permissions.ts";
-import { freeMemory, textsAtOnce } from "../generate/limits.ts";
+import { freeMemory, sequencesAtOnce } from "../generate/limits.ts";
 import { loadSource } from "../generate/load.ts";
 
-/** Most samples of one command: all of them take memory from its start. */
+/** Samples per command, at most: each of them needs memory from the start. */
 const MOST_SAMPLES = 1_000_000;
 
 /** `generate`: continues a text with a trained model. */
-const program = command("generate", "Continue a text with a trained model.")
+const program = withModelOptions(
+  command("generate", "Continue a text with a trained model."),
+)
   .argument("[prompt]", "the text to continue; - reads it from standard input", "")
-  .optionsGroup("Model:")
-  .option("--run <directory>", "use the newest checkpoint of this run", "runs/default")
-  .option("--checkpoint <directory>", "use this checkpoint")
-  .addOption(
-    new Option(
-      "--model <name>",
-      "use another model: distilgpt2, gpt2, gpt2-medium, hf:OWNER/NAME, or a directory",
-    ).conflicts(["run", "checkpoint"]),
-  )
-  .option("--base <model>", BASE_HELP)
   .optionsGroup("Length:")
-  .option("--max-new-tokens <n>", "most tokens to add", wholeNumber(1), 256)
+  .option("--max-new-tokens <n>", "tokens to add, at most", wholeNumber(1), 256)
   .option(
     "--stop <text>",
     "end before this text; may be repeated",
@@ -43,7 +34,7 @@ const program = command("generate", "Continue a text with a trained model.")
   .optionsGroup("Sampling:")
   .option(
     "--temperature <x>",
-    "0 takes the likeliest token",
+    "0 draws the likeliest token every time",
     realNumber,
     DEFAULT_SAMPLER.temperature,
   )
@@ -62,13 +53,13 @@ const program = command("generate", "Continue a text with a trained model.")
   )
   .option(
     "--repetition-penalty <x>",
-    "above 1: fewer repetitions",
+    "above 1: tokens that the text has are less likely",
     realNumber,
     DEFAULT_SAMPLER.repetitionPenalty,
   )
   .option(
     "--repetition-window <n>",
-    "tokens that the penalty looks back; 0: all",
+    "the penalty applies to this many last tokens; 0: to all",
     wholeNumber(),
     DEFAULT_SAMPLER.repetitionWindow,
   )
@@ -83,12 +74,16 @@ const program = command("generate", "Continue a text with a trained model.")
     run(async () => {
       validateSampler(options);
       const prompt = given === "-" ? await readStandardInput() : given;
-      // before the device is opened: the likeliest mistake is the first
+      // before the device is opened, as a wrong name is the likeliest mistake
       const source = await findNamedModel(options);
       giveBack(...HUB, "write");
       const device = await openDevice();
       const { maxNewTokens, stop, samples } = options;
-      textsAtOnce({ device, config: source.config, precision: resolvePrecision(device, "auto") }, {
+      sequencesAtOnce({
+        device,
+        config: source.config,
+        precision: resolvePrecision(device, "auto"),
+      }, {
         promptTokens: Math.max(1, source.tokenizer.encode(prompt).length),
         ...{ maxNewTokens, samples, sampler: options, freeBytes: freeMemory() },
       });
@@ -105,7 +100,7 @@ const program = command("generate", "Continue a text with a trained model.")
 
 type Streams = readonly { prompt: string; seed: number }[];
 
-/** Prints completions one after the other, the first of them while it is generated. */
+/** Prints completions one after another, the first while it is generated. */
 async function printTexts(streams: Streams, pieces: AsyncIterable<BatchPiece>): Promise<void> {
   const completions = streams.map(({ prompt }) => ({ unprinted: prompt, ended: false }));
   let turn = 0;
@@ -149,7 +144,7 @@ async function readStandardInput(): Promise<string> {
     return new TextDecoder("utf-8", { fatal: true }).decode(bytes).trimEnd();
   } catch {
     throw new UserError(
-      "Cannot continue the text on standard input as it must be UTF-8: it is not",
+      "Cannot continue the text on standard input as it must be UTF-8",
     );
   }
 }

@@ -1,9 +1,11 @@
+import { type Command, Option } from "@commander-js/extra-typings";
 import { status } from "./command.ts";
 import { DataProgressDisplay } from "./progress.ts";
 import { findSource } from "../generate/load.ts";
+import { MODEL_NAMES } from "../generate/source.ts";
 import { TRAIN_OPTIONS } from "../train/options.ts";
 
-/** How commands name a model. */
+/** The values of `withModelOptions()`. */
 interface ModelOptions {
   run: string;
   checkpoint?: string | undefined;
@@ -11,10 +13,23 @@ interface ModelOptions {
   base?: string | undefined;
 }
 
-/** Help for `--base`. */
-export const BASE_HELP: string = TRAIN_OPTIONS.base.help;
+/** Adds the options that name a model to a command without other options. */
+export function withModelOptions(program: Command) {
+  return program.optionsGroup("Model:")
+    .option("--run <directory>", "use the newest checkpoint of this run", "runs/default")
+    .option("--checkpoint <directory>", "use this checkpoint")
+    .addOption(
+      new Option(
+        "--model <name>",
+        `use another model: ${
+          Object.keys(MODEL_NAMES).slice(0, 3).join(", ")
+        }, hf:OWNER/NAME, or a directory`,
+      ).conflicts(["run", "checkpoint"]),
+    )
+    .option("--base <model>", TRAIN_OPTIONS.base.help);
+}
 
-/** Finds the model that a command's options name, and shows on stderr how far that is. */
+/** Finds the model that a command's options name, and displays the progress of a download on stderr. */
 export async function findNamedModel(
   { run, checkpoint, model, base }: ModelOptions,
 ): ReturnType<typeof findSource> {

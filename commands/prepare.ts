@@ -13,8 +13,8 @@ import { DataProgressDisplay } from "./progress.ts";
 const program = command("prepare", "Tokenize data, so that training on it starts at once.")
   .argument(
     "<data...>",
-    "tinystories, files, patterns, or hf:OWNER/NAME/FILE, with @REVISION or without; files are " +
-      `${UNDERSTOOD}; in text <|endoftext|> separates documents`,
+    "tinystories, files, patterns, or hf:OWNER/NAME/FILE, with or without @REVISION; files are " +
+      `${UNDERSTOOD}; in text files <|endoftext|> separates documents`,
   )
   .addOption(
     new Option("--data-version <version>", "edition of tinystories (default: v2)")
@@ -22,7 +22,7 @@ const program = command("prepare", "Tokenize data, so that training on it starts
   )
   .option("--text-field <name>", TEXT_FIELD, "text")
   .option("--tokenizer <what>", "gpt2, a tokenizer.json, or hf:OWNER/NAME", "gpt2")
-  .option("--workers <n>", "workers (default: one per core)", wholeNumber(1))
+  .option("--workers <n>", "number of workers (default: one per core)", wholeNumber(1))
   .option("--cache <directory>", "directory for the token files", "runs/cache")
   .action((data, { cache, dataVersion, textField, tokenizer, workers }) =>
     run(async () => {
@@ -31,7 +31,7 @@ const program = command("prepare", "Tokenize data, so that training on it starts
           "Cannot prepare as --cache must name a directory: it is empty",
         );
       }
-      const interrupts = await listenForInterrupts("stopping; once more to quit at once");
+      const interrupts = await listenForInterrupts("stopping; press Ctrl-C again to quit at once");
       const { signal } = interrupts;
       const display = new DataProgressDisplay();
       const start = performance.now();

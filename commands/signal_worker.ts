@@ -1,9 +1,9 @@
 import { fstatSync, readSync } from "node:fs";
 
 /**
- * A worker that receives signals, which it does also while the main thread computes. It is sent a notice, posts
- * `ready`, and then the first signal. Soon after that it stops listening, so that the system itself ends the
- * process at the next signal, whatever the threads do, and writes the notice to stderr.
+ * A worker that receives signals, also while the main thread computes. It receives a notice, posts `ready`, and later
+ * the first signal. Then it stops listening, so that the system itself ends the process at the next signal, whatever
+ * the threads do, and writes the notice to stderr.
  *
  * @module
  */
@@ -14,8 +14,8 @@ const scope = self as unknown as {
 };
 
 /**
- * Milliseconds in which signals count as one. `deno task` forwards a signal that the process group has
- * received, and `timeout` sends to the process and to its group.
+ * Milliseconds within which several signals count as one. `deno task` forwards a signal that the process group
+ * receives too, and `timeout` sends one to the process and one to its group.
  */
 const REPEATED_MS = 100;
 
@@ -37,14 +37,14 @@ function receive(signal: Deno.Signal): void {
     try {
       Deno.stderr.writeSync(new TextEncoder().encode(`\n${notice}\n`));
     } catch {
-      // the reader has gone: the main thread ends the work all the same
+      // the pipe is closed; the main thread ends the work nevertheless
     }
   }, REPEATED_MS);
 }
 
 /**
- * Whether `nohup` has put a file that cannot be read in place of the terminal. That it also ignores SIGHUP
- * cannot be seen, and `deno task` undoes it.
+ * Whether `nohup` has replaced the terminal by a file that cannot be read. That it ignores SIGHUP cannot be seen, and
+ * `deno task` undoes that.
  */
 function isUnderNohup(): boolean {
   if (Deno.build.os === "windows") return false;

@@ -10,15 +10,20 @@ import { openDataset, parseDataSpec } from "../data/text/dataset.ts";
 import { type DataProgress, readTexts } from "../data/text/documents.ts";
 import { LEAST_VOCABULARY, trainTokenizer } from "../data/tokenizer/train.ts";
 
-/** `tokenizer`: trains a tokenizer on data, for `train --tokenizer`. */
+/** `tokenizer`: trains a tokenizer for `train --tokenizer`. */
 const program = command("tokenizer", "Train a byte-level BPE tokenizer on your text.")
   .argument(
     "<data...>",
     "tinystories, files, patterns, or hf:OWNER/NAME/FILE, as for prepare and train; the " +
       "<|endoftext|> between documents is not trained on",
   )
-  .option("--vocab-size <n>", "tokens in all", wholeNumber(LEAST_VOCABULARY), 4096)
-  .option("--min-frequency <n>", "occurrences that a pair needs to be merged", wholeNumber(1), 2)
+  .option("--vocab-size <n>", "number of tokens", wholeNumber(LEAST_VOCABULARY), 4096)
+  .option(
+    "--min-frequency <n>",
+    "least number of occurrences of a pair that is merged",
+    wholeNumber(1),
+    2,
+  )
   .option("--out <file>", "file to write", "tokenizer.json")
   .option("--force", "replace an existing file")
   .option("--text-field <name>", TEXT_FIELD, "text")

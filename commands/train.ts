@@ -17,7 +17,7 @@ import { parseDataSpec } from "../data/text/dataset.ts";
 import { terminalText } from "../files/printable.ts";
 import { duration } from "../files/units.ts";
 import {
-  choicesOf,
+  allowedValues,
   DEFAULT_OPTIONS,
   OPTION_NAMES,
   type OptionName,
@@ -29,19 +29,19 @@ import { train, type TrainEvent } from "../train/train.ts";
 /** `train`: trains a model, or resumes its training. */
 const program = command(
   "train",
-  "Train a small GPT. Without options: on built-in stories, with a model that suits this machine.",
+  "Train a small GPT. By default: on built-in stories, with a model that suits this machine.",
 );
 for (const name of OPTION_NAMES) program.addOption(flagOption(name));
 
-/** An option of the table as a flag. */
+/** The flag of an option. */
 function flagOption(name: OptionName): Option {
   const row = optionNamed(name), { group, type, help, rule, range: [least] = [] } = row;
   const placeholder = row.placeholder ?? { integer: "<n>", real: "<x>" }[type as string] ?? "";
   const option = new Option(
     `${flagOf(name)} ${placeholder}`.trimEnd(),
-    rule?.said ? `${help} (default: ${rule.said})` : help,
+    rule?.help ? `${help} (default: ${rule.help})` : help,
   ).helpGroup(`${group}:`);
-  const choices = choicesOf(row);
+  const choices = allowedValues(row);
   if (choices) option.choices(choices);
   if (type === "integer") option.argParser(wholeNumber(least));
   if (type === "real") option.argParser(realNumber);
@@ -64,7 +64,9 @@ function givenOptions(): Partial<TrainOptions> {
 }
 
 async function main(options: Partial<TrainOptions>): Promise<number> {
-  const interrupts = await listenForInterrupts("saving a checkpoint; once more to quit at once");
+  const interrupts = await listenForInterrupts(
+    "saving a checkpoint; press Ctrl-C again to quit at once",
+  );
   const display = new Display(Deno.stderr.isTerminal());
   try {
     for await (const event of train({ ...options, signal: interrupts.signal })) {
@@ -97,7 +99,7 @@ async function main(options: Partial<TrainOptions>): Promise<number> {
   }
 }
 
-/** The typed command without --fresh, which would start over. */
+/** The command that was typed, without --fresh, which would start over. */
 function commandGiven(): string {
   const words = Deno.args.filter((argument) => argument !== "--fresh");
   return commandLine(["deno", "task", "train", ...words]);

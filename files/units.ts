@@ -28,10 +28,10 @@ export function byteCounts(a: number, b: number): [string, string] {
   }
 }
 
-/** A number of seconds as people read it: 9s, 4m05s, 2h30m. */
+/** A number of seconds as people read it: 9.2s, 4m05s, 2h30m. */
 export function duration(seconds: number): string {
+  if (seconds < 59.95) return `${seconds.toFixed(1)}s`;
   const whole = Math.round(seconds);
-  if (whole < 60) return `${whole}s`;
   if (whole < 3600) return `${Math.floor(whole / 60)}m${String(whole % 60).padStart(2, "0")}s`;
   return `${Math.floor(whole / 3600)}h${String(Math.floor(whole / 60) % 60).padStart(2, "0")}m`;
 }

@@ -14,22 +14,22 @@ import { ADAPTER_CONFIG } from "../model/files/lora.ts";
 import { hashFiles, MODEL_FILE, openModelTensors } from "../model/files/tensor_files.ts";
 
 /**
- * The base of adapters: the model that they stand beside. A checkpoint of adapters notes its path and the
- * SHA-256 of its weights. Runs are moved and renamed, so the hash decides which model the base is.
+ * The base of adapters: the model for which they were trained. A checkpoint of adapters records the path of its base
+ * and the SHA-256 of the base's weights. Runs may be moved and renamed, so the hash identifies the base.
  *
  * @module
  */
 
-/** The folder of a run that holds a copy of the base of its adapters, if `--keep-base` made one. */
+/** The folder of a run for a copy of the base of its adapters, which `--keep-base` makes. */
 export const KEPT_BASE = "base";
 
-/** The directory of a model, and the name that finds it again. */
+/** The directory of a model, and the `spec` that finds it again. */
 export interface Found {
   readonly spec: string;
   readonly directory: string;
 }
 
-/** Adapters whose base is sought. */
+/** Adapters, and what is known of their base. */
 export interface BaseQuery {
   /** Their directory. */
   readonly adapters: string;
@@ -37,16 +37,16 @@ export interface BaseQuery {
   readonly named: string;
   /** SHA-256 of its weights; absent in adapters of other programs. */
   readonly sha256: string | undefined;
-  /** Their base as the user gives it. */
+  /** Their base, if the user names it. */
   readonly given: string | undefined;
-  /** Other places where it may be. */
+  /** Other directories where it may be. */
   readonly likely: readonly string[];
 }
 
 /**
  * Finds the base of adapters.
  *
- * @param find finds a model by its name.
+ * @param find finds a model by its `spec`.
  * @throws {CheckpointError} naming adapters and base if the base is not found, or if another model is given.
  */
 export async function findBase(
@@ -64,14 +64,14 @@ export async function findBase(
       await find(given);
     if (existsSync(join(found.directory, ADAPTER_CONFIG))) {
       throw new CheckpointError(
-        `Cannot load the adapters in ${adapters} beside ${found.spec} as a base must be a whole model: ` +
+        `Cannot load the adapters in ${adapters} with the base ${found.spec} as a base must be a whole model: ` +
           `it holds adapters itself`,
       );
     }
     const current = sha256 && weightsHash(found.directory);
     if (current === sha256) return found;
     throw new CheckpointError(
-      `Cannot load the adapters in ${adapters} beside ${found.spec} as they belong to ${base}: ` +
+      `Cannot load the adapters in ${adapters} with the base ${found.spec} as they belong to ${base}: ` +
         `current SHA-256 is ${current}`,
     );
   }
@@ -97,14 +97,14 @@ export async function findBase(
       const found = withHash(place, sha256);
       if (!found) continue;
       onNotice?.(
-        `taking ${found.spec} as the base of the adapters in ${adapters}: it was ${named}`,
+        `using ${found.spec} as the base of the adapters in ${adapters}: it was ${named}`,
       );
       return found;
     }
   }
   if (sha256 !== undefined && isThere(copy)) reason += `, and its copy in ${copy} is damaged`;
   throw new CheckpointError(
-    `Cannot load the adapters in ${adapters} as their base must be there, which is ${base}: ` +
+    `Cannot load the adapters in ${adapters} as their base must be found, which is ${base}: ` +
       `${reason}; name it with --base`,
   );
 }
@@ -117,7 +117,7 @@ export function withHash(path: string, sha256: string): Found | undefined {
   return directory === undefined ? undefined : { spec: resolve(directory), directory };
 }
 
-/** Whether the weights in a directory have a hash; a checkpoint is read only if its state says so. */
+/** Whether the weights in a directory have a hash; those of a checkpoint are read only if its state has the hash. */
 function hasWeights(directory: string, sha256: string): boolean {
   try {
     if (!existsSync(join(directory, STATE_FILE))) return weightsHash(directory) === sha256;
@@ -126,7 +126,7 @@ function hasWeights(directory: string, sha256: string): boolean {
     return true;
   } catch (error) {
     if (!isUsersError(error)) throw error;
-    return false; // it is damaged, or no model
+    return false; // it is damaged, or not a model
   }
 }
 
@@ -141,13 +141,13 @@ export function weightFiles(directory: string): readonly string[] {
   return files.paths;
 }
 
-/** The run whose checkpoint lies at a path. */
+/** The run of the checkpoint at a path; undefined if it is not in a run. */
 export function runOf(checkpoint: string): string | undefined {
   const parent = dirname(resolve(checkpoint));
   return basename(parent) === "checkpoints" ? dirname(parent) : undefined;
 }
 
-/** Places where a moved base may be: its run was moved alone, or together with the adapters. */
+/** Directories where a base may be if its run was moved, alone or together with the run of the adapters. */
 function placesToLook(adapters: string, named: string): Set<string> {
   if (named.startsWith("hf:")) return new Set();
   const base = runOf(named) ?? named, folder = dirname(runOf(adapters) ?? adapters);
@@ -167,7 +167,7 @@ function isThere(path: string): boolean {
   }
 }
 
-/** The directories in the folder that a path is in. */
+/** The directories in the parent folder of a path. */
 export function directoriesBeside(path: string): string[] {
   return directoriesIn(dirname(path));
 }
@@ -178,11 +178,11 @@ function directoriesIn(path: string): string[] {
       .filter((entry) => entry.isDirectory()).map(({ name }) => join(path, name));
   } catch (error) {
     if (!isSystemError(error)) throw error;
-    return []; // it is not there, or may not be read
+    return []; // it does not exist, or cannot be read
   }
 }
 
-/** A folder and all above it. */
+/** A folder and all folders that contain it. */
 function foldersAbove(path: string): string[] {
   return dirname(path) === path ? [path] : [path, ...foldersAbove(dirname(path))];
 }

@@ -16,43 +16,43 @@ import { type Gpt, headOf } from "../model/gpt.ts";
 import { headLogits } from "../model/head.ts";
 import { dtypesOf } from "../model/precision.ts";
 
-/** Texts that a model continues side by side, with the keys and values of the tokens that it has read. */
+/** Sequences of tokens that a model continues in one batch, with the keys and values of the tokens that it has read. */
 export interface Decoder extends Disposable {
   /**
-   * Draws the next tokens of every text and reads them back, all at once.
+   * Draws the next `count` tokens of every sequence, then reads all of them back at once.
    *
-   * @returns what was drawn for every text; a token that is not below V says that nothing could be drawn,
-   * see `checkSample()`.
-   * @throws {RangeError} if the texts would get longer than they were said to.
+   * @returns the tokens of each sequence; one that is not below V means that none could be drawn, see
+   * `checkSample()`.
+   * @throws {RangeError} if more than `maxNewTokens` would be drawn for the longest prompt.
    * @throws {DeviceError} if the device fails.
    */
   next(count: number): Promise<Uint32Array[]>;
-  /** What the last token of every text was drawn from, f32 [B,W], the first V columns. */
+  /** The logits from which the last token of every sequence was drawn, f32 [B,W], of which the first V columns count. */
   readonly logits: Tensor;
-  /** What draws one token of every text. */
+  /** The launches that draw one token of every sequence. */
   readonly pass: Program;
   /** Frees everything but the model. */
   destroy(): void;
 }
 
-/** What a decoder continues, and how. */
+/** Prompts of a decoder, and how it continues them. */
 export interface DecoderOptions {
-  /** The tokens of each text, at least one. */
-  texts: readonly (readonly number[])[];
-  /** A seed for each text's draws. */
+  /** The tokens of each prompt, at least one. */
+  prompts: readonly (readonly number[])[];
+  /** The seed of the sampler for each prompt. */
   seeds: readonly number[];
-  /** Most tokens that each text gets. */
+  /** Tokens drawn per prompt, at most. */
   maxNewTokens: number;
   /** How tokens are drawn. */
   sampler: SamplerOptions;
 }
 
 /**
- * Where the model's view of a text begins once `length` tokens have been read.
+ * First token that the model sees of a sequence of `length` tokens.
  *
- * GPT-2 knows `contextLength` positions. A longer text is seen from a later token on, and that start
- * moves by half a context at a time: the model always sees at least half a context, and the cache,
- * which holds positions from the start, is filled anew only once every half context.
+ * GPT-2 has `contextLength` positions. Of a longer sequence it sees a window, which moves by half a context at a
+ * time: the window always has at least half a context, and the cache, which holds the positions of the window, is
+ * filled again only once per half context.
  */
 export function windowStart(length: number, contextLength: number): number {
   if (length <= contextLength) return 0;
@@ -60,14 +60,14 @@ export function windowStart(length: number, contextLength: number): number {
   return Math.ceil((length - contextLength) / stride) * stride;
 }
 
-/** Most texts side by side: beyond, a large GPU is busy anyway. */
-const MOST_TEXTS = 256;
+/** Sequences per batch, at most: more do not make a large GPU faster. */
+const MOST_SEQUENCES = 256;
 
 /**
- * Texts of `length` tokens that a decoder holds at most: so many that their tokens, keys, values, logits and
- * activations each fit into one binding. That bounds memory by a limit of the device itself.
+ * Sequences of `length` tokens that a decoder holds at most: as many as have their tokens, keys, values, logits and
+ * activations each in one binding. A limit of the device thus bounds the memory.
  */
-export function mostTexts(
+export function mostSequences(
   { device, config, precision }: Pick<Gpt, "device" | "config" | "precision">,
   length: number,
 ): number {
@@ -78,51 +78,51 @@ export function mostTexts(
   const readBytes = KNOWN_TOKENS[device.isCpu ? "cpu" : "gpu"] * widest * bytes;
   const largest = Math.max(cacheBytes, readBytes, 4 * logitsColumns(config), 4 * length);
   const fitting = Math.floor(device.maxBindingBytes / largest);
-  return Math.max(1, Math.min(MOST_TEXTS, fitting));
+  return Math.max(1, Math.min(MOST_SEQUENCES, fitting));
 }
 
-/** Tokens of each text that one pass reads if they are known already. */
+/** Tokens of each sequence that one pass reads if they are known, such as those of a prompt. */
 const KNOWN_TOKENS = { gpu: 64, cpu: 16 };
 
-/** Tokens that are drawn in one submit: the device begins while the next are still being encoded. */
+/** Tokens drawn per submit: the device computes while the host encodes the next submit. */
 const SUBMIT_TOKENS = 16;
 
-/** A text on the device. */
-interface Text {
-  /** Tokens that it has. */
+/** A sequence on the device. */
+interface Sequence {
+  /** Its tokens. */
   length: number;
-  /** Token at position 0. */
+  /** The token at position 0. */
   start: number;
-  /** Tokens that the model has read: all but the last when the next is to be drawn. */
+  /** Tokens that the model has read: all but the last, before the next one is drawn. */
   read: number;
 }
 
 /**
- * Allocates texts and caches, and records two passes: one reads the last token of every text, draws the
- * next and appends it; the other reads several tokens that are known, a prompt or the half context that
- * stays when the window moves, and draws nothing. Only drawn tokens come back to the host: how long texts
- * are and where their windows begin it knows without looking.
+ * Allocates sequences and caches, and records two passes. One reads the last token of every sequence, draws the
+ * next one and appends it. The other reads several known tokens and draws none: those of a prompt, or of the half
+ * context that stays when the window moves. The host computes lengths and windows itself, and reads back nothing
+ * but the drawn tokens.
  *
- * @throws {RangeError} if a text is empty or has a token that is not of the vocabulary, or if an option
- * of the sampler is out of range.
+ * @throws {RangeError} if a prompt is empty or has a token outside the vocabulary, or if an option of the sampler is
+ * out of range.
  */
 export function createDecoder(
   model: Gpt,
-  { texts, seeds, maxNewTokens, sampler }: DecoderOptions,
+  { prompts, seeds, maxNewTokens, sampler }: DecoderOptions,
 ): Decoder {
   const { device, config, precision } = model;
   const { vocabularySize: V, contextLength: maxT, width: C, layers, heads: NH } = config;
   const { matrix } = dtypesOf(precision);
-  for (const text of texts) {
-    const unknown = text.find((id) => !Number.isInteger(id) || id < 0 || id >= V);
-    if (unknown === undefined && text.length > 0) continue;
+  for (const prompt of prompts) {
+    const unknown = prompt.find((id) => !Number.isInteger(id) || id < 0 || id >= V);
+    if (unknown === undefined && prompt.length > 0) continue;
     throw new RangeError(
-      `Cannot predict a token as the text must be one or more ids below ${V}: ` +
-        `current ${unknown === undefined ? "text is empty" : `id is ${unknown}`}`,
+      `Cannot predict a token as the prompt must be one or more ids below ${V}: ` +
+        `current ${unknown === undefined ? "prompt is empty" : `id is ${unknown}`}`,
     );
   }
-  const longest = texts.reduce((most, { length }) => Math.max(most, length), 0);
-  const B = texts.length, N = longest + maxNewTokens;
+  const longest = prompts.reduce((most, { length }) => Math.max(most, length), 0);
+  const B = prompts.length, N = longest + maxNewTokens;
 
   const owned = new DisposableStack();
   const make = (name: string, shape: number[], dtype: DType) =>
@@ -142,11 +142,11 @@ export function createDecoder(
   upload(device, seedOf, seeds);
   const partOf = (b: number, { first, count }: { first: number; count: number }) =>
     viewTensor(tokens, { offset: b * N + first, shape: [count] });
-  texts.forEach((text, b) => {
-    upload(device, partOf(b, { first: 0, count: text.length }), text);
+  prompts.forEach((prompt, b) => {
+    upload(device, partOf(b, { first: 0, count: prompt.length }), prompt);
   });
 
-  /** Records the pass over the next `count` tokens of every text. */
+  /** Records the pass over the next `count` tokens of every sequence. */
   const recordPass = (count: number) => {
     const program = owned.use(new Program(device));
     const batch = { batchSize: B, sequenceLength: count };
@@ -162,38 +162,40 @@ export function createDecoder(
     vocabularySize: V,
   });
   const knownTokens = KNOWN_TOKENS[device.isCpu ? "cpu" : "gpu"];
-  // needed when a text has more than one token to read
-  let reading = texts.some(({ length }) => length > 1)
+  // needed if a sequence has more than one token to read
+  let reading = prompts.some(({ length }) => length > 1)
     ? recordPass(knownTokens).program
     : undefined;
 
-  const state = texts.map(({ length }): Text => ({ length, start: 0, read: 0 }));
+  const sequences = prompts.map(({ length }): Sequence => ({ length, start: 0, read: 0 }));
   const moveCursors = () =>
-    upload(device, cursors, state.flatMap(({ read, start }) => [read, start]));
+    upload(device, cursors, sequences.flatMap(({ read, start }) => [read, start]));
   const moveWindows = () => {
-    for (const text of state) {
-      const start = windowStart(text.length, maxT);
-      if (start !== text.start) text.read = text.start = start;
+    for (const sequence of sequences) {
+      const start = windowStart(sequence.length, maxT);
+      if (start !== sequence.start) sequence.read = sequence.start = start;
     }
   };
   const readKnown = () => {
-    while (state.some(({ read, length }) => read < length - 1)) {
+    while (sequences.some(({ read, length }) => read < length - 1)) {
       reading ??= recordPass(knownTokens).program;
       moveCursors();
       reading.run();
-      for (const text of state) text.read = Math.min(text.read + knownTokens, text.length - 1);
+      for (const sequence of sequences) {
+        sequence.read = Math.min(sequence.read + knownTokens, sequence.length - 1);
+      }
     }
   };
   const draw = (most: number) => {
-    const count = state.reduce( // until a window moves
+    const count = sequences.reduce( // until a window moves
       (least, { start, length }) => Math.min(least, start + maxT + 1 - length),
       Math.min(most, SUBMIT_TOKENS),
     );
-    moveCursors(); // from here to the end of the submit the sampler moves them
+    moveCursors(); // during the submit the sampler moves them
     drawing.run({ repeats: count });
-    for (const text of state) {
-      text.length += count;
-      text.read += count;
+    for (const sequence of sequences) {
+      sequence.length += count;
+      sequence.read += count;
     }
     return count;
   };
@@ -202,10 +204,10 @@ export function createDecoder(
     logits,
     pass: drawing,
     async next(count) {
-      if (state.some(({ length }) => length + count > N)) {
+      if (sequences.some(({ length }) => length + count > N)) {
         throw new RangeError(
-          `Cannot draw ${count} tokens as no text may have more than ${N} in all: ` +
-            `current lengths are ${state.map(({ length }) => length)}`,
+          `Cannot draw ${count} tokens as no sequence may have more than ${N} in all: ` +
+            `current lengths are ${sequences.map(({ length }) => length)}`,
         );
       }
       for (let left = count; left > 0;) {
@@ -213,7 +215,7 @@ export function createDecoder(
         readKnown();
         left -= draw(left);
       }
-      const drawn = state.map(({ length }, b) => partOf(b, { first: length - count, count }));
+      const drawn = sequences.map(({ length }, b) => partOf(b, { first: length - count, count }));
       return await download(device, ...drawn) as Uint32Array[];
     },
     destroy,

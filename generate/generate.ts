@@ -2,12 +2,12 @@ import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
 import { checkSample, type SamplerOptions, validateSampler } from "../kernels/sample/sample.ts";
 import type { Gpt } from "../model/gpt.ts";
 import { createDecoder } from "./decoder.ts";
-import { textsAtOnce } from "./limits.ts";
+import { sequencesAtOnce } from "./limits.ts";
 import type { LoadedModel } from "./load.ts";
 
 export type { SamplerOptions };
 
-/** Varied samples of small models; without a penalty, as a story must repeat the names in it. */
+/** Settings for varied samples of small models; without a repetition penalty, as stories repeat names. */
 export const DEFAULT_SAMPLER: SamplerOptions = {
   temperature: 0.8,
   topK: 0,
@@ -19,7 +19,7 @@ export const DEFAULT_SAMPLER: SamplerOptions = {
 
 /** One prompt to continue. */
 export interface StreamOptions {
-  /** The text to continue; an empty one starts a new document. */
+  /** The text to continue; if it is empty, the completion starts a new document. */
   prompt?: string;
   /** Seed of the sampler: the same seed gives the same completion. */
   seed?: number;
@@ -29,11 +29,11 @@ export interface StreamOptions {
 export interface BatchOptions {
   /** The prompts. */
   streams: readonly StreamOptions[];
-  /** Most tokens to add to each. */
+  /** Tokens added to each prompt, at most. */
   maxNewTokens?: number;
-  /** How the next token is drawn; what is left out is as in `DEFAULT_SAMPLER`. */
+  /** How the next token is drawn; `DEFAULT_SAMPLER` has the values that are absent. */
   sampler?: Partial<SamplerOptions>;
-  /** Texts that end the generation; they are not part of it. */
+  /** Texts that end a completion, which does not include them. */
   stop?: readonly string[];
   /** Ends the generation early when it aborts. */
   signal?: AbortSignal;
@@ -42,28 +42,28 @@ export interface BatchOptions {
 /** How to continue a prompt. */
 export type GenerateOptions = StreamOptions & Omit<BatchOptions, "streams">;
 
-/** Why a generation ended, and how long it was. */
+/** Why a completion ended, and its length. */
 export interface GenerateResult {
-  /** `length`: all tokens asked for; `stop`: a stop text; `end-of-text`: one of `Tokenizer.endIds`. */
+  /** `length`: at `maxNewTokens`; `stop`: at a stop text; `end-of-text`: at one of `Tokenizer.endIds`. */
   reason: "length" | "stop" | "end-of-text" | "aborted";
   /** Tokens drawn. */
   tokens: number;
 }
 
-/** What has been decoded of one of many completions. */
+/** The next text of one of several completions. */
 export interface BatchPiece {
   /** Index of its prompt in `BatchOptions.streams`. */
   stream: number;
-  /** Whole characters that continue it, or none. */
+  /** Whole characters; empty if none is complete. */
   text: string;
-  /** Present with the last piece. */
+  /** Present in the last piece. */
   result?: GenerateResult;
 }
 
 /**
  * Streams the completion of a prompt, piece by piece: each piece is whole characters.
  *
- * Past the context length the model sees the last half to whole context: see `windowStart()`.
+ * Beyond the context length the model sees between half and all of its context: see `windowStart()`.
  *
  * @throws {UserError} if an option is out of range, or if the model's logits are not finite.
  *
@@ -88,23 +88,21 @@ export async function* generate(
   throw new Error("generateBatch() ended without a result");
 }
 
-/** Tokens come back in chunks that take about this long, so that text appears while it is generated. */
+/** Milliseconds per chunk of tokens: each chunk is read back at once, and its text appears. */
 const CHUNK_MS = 100;
 
-/** What a read-back takes beyond the device's work: Deno 2.9 sleeps 10 ms. */
+/** Milliseconds that a read-back adds to the device's work: Deno 2.9 sleeps 10 ms. */
 const READ_BACK_MS = 10;
 
-/** Tokens of a model's first chunk, and how many times as long each may be as the one before. */
+/** Tokens of a model's first chunk, and the factor by which a chunk may be longer than the one before. */
 const FIRST_CHUNK = { gpu: 16, cpu: 2 }, MOST_GROWTH = 16;
 
-/** Tokens of a model's next chunk, by the number of streams; the next call starts from what this one measured. */
+/** Tokens of a model's next chunk, by the number of streams; a call starts from what the one before measured. */
 const chunksOf = new WeakMap<Gpt, Map<number, number>>();
 
 /**
- * Completes many prompts at once, each as `generate()` would alone, up to rounding: the model is read from
- * memory once per token of all of them.
- *
- * If the device cannot hold all of them at once (`textsAtOnce()`), they are completed group by group.
+ * Completes many prompts in batches, each as `generate()` would alone, up to rounding. A batch reads the model from
+ * memory once per token, not once per token and prompt; `sequencesAtOnce()` decides its size.
  *
  * @throws {UserError} if an option is out of range, or if the model's logits are not finite.
  *
@@ -132,7 +130,7 @@ export async function* generateBatch(
   const stops = stop.filter((text) => text !== "");
   const open = streams.map((options, index) => new Stream(tokenizer, { ...options, index, stops }));
   if (open.length === 0) return;
-  const most = textsAtOnce(gpt, {
+  const most = sequencesAtOnce(gpt, {
     promptTokens: open.reduce((most, { prompt }) => Math.max(most, prompt.length), 0),
     maxNewTokens,
     samples: open.length,
@@ -144,7 +142,7 @@ export async function* generateBatch(
   }
 }
 
-/** Decodes streams side by side, chunk after chunk of their tokens, until all are done. */
+/** Decodes a batch of streams, chunk by chunk, until all are done. */
 async function* decodeStreams(
   gpt: Gpt,
   streams: readonly Stream[],
@@ -155,7 +153,7 @@ async function* decodeStreams(
   },
 ): AsyncGenerator<BatchPiece, void> {
   const decoder = createDecoder(gpt, {
-    texts: streams.map(({ prompt }) => prompt),
+    prompts: streams.map(({ prompt }) => prompt),
     seeds: streams.map(({ seed }) => seed),
     maxNewTokens,
     sampler,
@@ -168,16 +166,16 @@ async function* decodeStreams(
     while (drawn < maxNewTokens && !signal?.aborted && !streams.every(isDone)) {
       const chunk = chunks.get(streams.length) ?? FIRST_CHUNK[gpt.device.isCpu ? "cpu" : "gpu"];
       const rest = maxNewTokens - drawn;
-      // no chunk of a few tokens is left for the end: its read-back would take longer than they do
+      // a last chunk of few tokens is joined to this one: its read-back would take longer than its tokens
       const count = rest < 1.5 * chunk ? rest : chunk;
       const since = performance.now();
-      const texts = await decoder.next(count);
+      const tokens = await decoder.next(count);
       const elapsedMs = Math.max(1, performance.now() - since - READ_BACK_MS);
       const factor = Math.min(MOST_GROWTH, CHUNK_MS / elapsedMs);
       chunks.set(streams.length, Math.ceil(count * factor));
       for (const [b, stream] of streams.entries()) {
         if (isDone(stream)) continue;
-        const text = stream.push(texts[b]!);
+        const text = stream.push(tokens[b]!);
         const { index, result } = stream;
         if (result) yield { stream: index, text, result };
         else if (text !== "") yield { stream: index, text };
@@ -195,7 +193,7 @@ async function* decodeStreams(
   }
 }
 
-/** A completion while it is decoded: turns tokens into text and finds where it ends. */
+/** A completion: turns tokens into text and finds where it ends. */
 class Stream {
   /** Index of its prompt. */
   readonly index: number;
@@ -208,7 +206,7 @@ class Stream {
   readonly #decoder: { push(id: number): string; end(): string };
   readonly #stops: readonly string[];
   #tokens = 0;
-  #held = ""; // text that may turn out to begin a stop text
+  #held = ""; // the end of the text, if a stop text may begin there
 
   constructor(
     tokenizer: Tokenizer,
@@ -218,7 +216,7 @@ class Stream {
     },
   ) {
     this.index = index;
-    // an empty prompt begins where every document begins: after the end of another
+    // every document begins after the token that ends the one before
     this.prompt = prompt === "" ? [tokenizer.endOfText] : tokenizer.encode(prompt);
     this.seed = seed;
     this.#tokenizer = tokenizer;
@@ -226,7 +224,7 @@ class Stream {
     this.#stops = stops;
   }
 
-  /** Decodes the next tokens up to its end; returns the text that no stop text can begin in. */
+  /** Decodes the next tokens; returns the text before the place where a stop text may begin. */
   push(tokens: Iterable<number>): string {
     const { endOfText, endIds = [endOfText], vocabularySize } = this.#tokenizer;
     let certain = "";
@@ -254,13 +252,13 @@ class Stream {
   }
 }
 
-/** Where the first of the stop texts begins, if one is there. */
+/** Index of the first stop text, if there is one. */
 function earliest(text: string, stops: readonly string[]): number | undefined {
   const found = stops.map((stop) => text.indexOf(stop)).filter((i) => i >= 0);
   return found.length > 0 ? Math.min(...found) : undefined;
 }
 
-/** Length of the longest end of `text` that begins a stop text. */
+/** Length of the longest end of `text` with which a stop text begins. */
 function longestBeginning(text: string, stops: readonly string[]): number {
   let longest = 0;
   for (const stop of stops) {

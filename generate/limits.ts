@@ -5,11 +5,11 @@ import { type DryDevice, dryDevice } from "../kernels/dry_device.ts";
 import type { SamplerOptions } from "../kernels/sample/sample.ts";
 import { createGpt, type Gpt } from "../model/gpt.ts";
 import { countParameters } from "../model/parameters.ts";
-import { createDecoder, mostTexts } from "./decoder.ts";
+import { createDecoder, mostSequences } from "./decoder.ts";
 
 /**
- * Whether a device can do some work, found before the work begins: it is recorded on a `dryDevice()`, which
- * allocates nothing. What does not fit is refused in terms that a user can change.
+ * Finds out whether some work fits a device before the work begins, by recording it on a `dryDevice()`, which
+ * allocates nothing. Errors name the options that a user can change.
  *
  * @module
  */
@@ -22,10 +22,10 @@ export function freeMemory(): number {
 }
 
 /**
- * Why some work does not fit a device; undefined if it does.
+ * The limit of a device that some work exceeds; undefined if the work fits.
  *
- * Memory counts only if the device is the CPU: its memory is taken at the first write, and if none is left
- * the system kills the process without a message. A GPU reports what it cannot allocate.
+ * Free memory is checked only on a CPU adapter: the system provides its memory at the first write, and kills the
+ * process without a message if none is left. A GPU reports what it cannot allocate.
  */
 export function misfitOf(
   device: Device,
@@ -46,22 +46,23 @@ export function misfitOf(
   );
 }
 
-/** The limit of a device that some work exceeds, in brackets, to end a sentence with. */
+/** The limit that some work exceeds, in words and brackets, for the end of a sentence. */
 export function shortageOf({ exceeded: { limit, most, need } }: LimitError): string {
   const [needBytes, mostBytes] = byteCounts(need, most);
   const words = {
-    binding: `a kernel sees at most ${mostBytes} of a tensor, which would have ${needBytes}`,
-    buffer: `a buffer holds at most ${mostBytes}, and this would take ${needBytes}`,
-    "workgroup memory": `a workgroup has ${mostBytes} of memory, and this would take ${needBytes}`,
-    memory: `${mostBytes} of memory are free, and this would take ${needBytes}`,
-    workgroups: `a kernel starts at most ${most} workgroups in a row, and this would take ${need}`,
-    launches: `a pass has at most ${most} launches, and this would take more`,
-    loop: `a loop on a CPU adapter has at most ${most} turns, and this would take ${need}`,
+    binding: `a kernel can bind at most ${mostBytes} of a tensor, which would have ${needBytes}`,
+    buffer: `a buffer holds at most ${mostBytes}, and this would need ${needBytes}`,
+    "workgroup memory": `a workgroup has ${mostBytes} of memory, and this would need ${needBytes}`,
+    memory: `${mostBytes} of memory are free, and this would need ${needBytes}`,
+    workgroups:
+      `a kernel starts at most ${most} workgroups per dimension, and this would need ${need}`,
+    launches: `a pass has at most ${most} launches, and this would need more`,
+    loop: `a loop on a CPU adapter has at most ${most} iterations, and this would need ${need}`,
   };
   return `(${words[limit]})`;
 }
 
-/** The largest number from 1 to `most` that fits, given that all smaller ones then fit; 0 if none does. */
+/** The largest number from 1 to `most` that fits, if all smaller ones fit too; 0 if none does. */
 export function largestThat(fits: (value: number) => boolean, most: number): number {
   let low = 0, high = most + 1;
   while (high - low > 1) {
@@ -72,44 +73,44 @@ export function largestThat(fits: (value: number) => boolean, most: number): num
   return low;
 }
 
-/** What is to be generated. */
+/** The size of a generation. */
 export interface GenerationPlan {
   /** Tokens of the longest prompt. */
   readonly promptTokens: number;
   readonly maxNewTokens: number;
-  /** Texts to continue. */
+  /** Completions to generate. */
   readonly samples: number;
   readonly sampler: SamplerOptions;
-  /** Free bytes of memory for model and texts on a CPU adapter; not checked by default. */
+  /** Free bytes of memory for model and sequences on a CPU adapter; not checked by default. */
   readonly freeBytes?: number;
 }
 
 /**
- * How many texts a device continues side by side.
+ * Sequences that a device continues in one batch.
  *
- * @throws {UserError} naming what to lower if it cannot hold even one.
+ * @throws {UserError} naming the option to lower if not even one fits.
  */
-export function textsAtOnce(
+export function sequencesAtOnce(
   { device, config, precision }: Pick<Gpt, "device" | "config" | "precision">,
   { promptTokens, maxNewTokens, samples, sampler, freeBytes = Infinity }: GenerationPlan,
 ): number {
-  const misfit = (texts: number, tokens: number) =>
+  const misfit = (sequences: number, tokens: number) =>
     misfitOf(device, (dry) => {
       createDecoder(createGpt(dry, config, { precision }), {
-        texts: new Array(texts).fill([0, 0]), // two tokens, so that the pass that reads a prompt is recorded
-        seeds: new Array(texts).fill(0),
+        prompts: new Array(sequences).fill([0, 0]), // of two tokens, so that the pass that reads prompts is recorded
+        seeds: new Array(sequences).fill(0),
         maxNewTokens: Math.max(1, tokens - 2),
         sampler,
       });
     }, { freeBytes });
   const tokens = promptTokens + maxNewTokens;
-  let texts = Math.min(samples, mostTexts({ device, config, precision }, tokens));
-  let problem = misfit(texts, tokens);
-  while (problem && texts > 1) {
-    texts = Math.floor(texts / 2);
-    problem = misfit(texts, tokens);
+  let sequences = Math.min(samples, mostSequences({ device, config, precision }, tokens));
+  let problem = misfit(sequences, tokens);
+  while (problem && sequences > 1) {
+    sequences = Math.floor(sequences / 2);
+    problem = misfit(sequences, tokens);
   }
-  if (!problem) return texts;
+  if (!problem) return sequences;
   const reason = shortageOf(problem), { name } = device;
   const most = largestThat((n) => !misfit(1, n), tokens);
   if (most > promptTokens) {

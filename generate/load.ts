@@ -26,22 +26,22 @@ export interface LoadedModel {
 
 /** Where to load a model from, and how. */
 export interface LoadOptions extends FindModelOptions {
-  /** A run directory: the newest good checkpoint in it is loaded. */
+  /** A run directory, whose newest whole checkpoint is loaded. */
   run?: string;
-  /** A checkpoint directory: this one or none. */
+  /** A checkpoint directory, which must be whole. */
   checkpoint?: string;
-  /** Any other model, as `findModel()` takes it: `distilgpt2`, `hf:OWNER/NAME`, a directory. */
+  /** Any other model, as a `spec` of `findModel()`: `distilgpt2`, `hf:OWNER/NAME`, a directory. */
   model?: string;
-  /** `auto` takes f16 on a GPU that has it, and f32 otherwise. */
+  /** `auto` is f16 on a GPU that supports it, and f32 otherwise. */
   precision?: Precision | "auto";
-  /** Is called with a sentence about each damaged checkpoint that was passed over. */
+  /** Is called with a sentence about each damaged checkpoint that is skipped. */
   onWarning?: ((sentence: string) => void) | undefined;
 }
 
 /**
  * Finds the checkpoint to load and makes sure that it is whole.
  *
- * @throws {CheckpointError} if there is none, or if the one that was asked for is damaged.
+ * @throws {CheckpointError} if there is none, or if the given one is damaged.
  */
 function findCheckpoint(
   { run = "runs/default", checkpoint, onWarning }: LoadOptions,
@@ -54,9 +54,9 @@ function findCheckpoint(
 }
 
 /**
- * Finds the model that options name, and makes sure that it is whole where it is a checkpoint.
+ * Finds the model that options name; if it is a checkpoint, makes sure that it is whole.
  *
- * @throws {CheckpointError} if there is no checkpoint or it is damaged; else as `findModel()`.
+ * @throws {CheckpointError} if there is no checkpoint or it is damaged; otherwise as `findModel()`.
  */
 export async function findSource(options: LoadOptions): Promise<ModelSource> {
   if (options.model !== undefined) return await findModel(options.model, options);
@@ -65,7 +65,7 @@ export async function findSource(options: LoadOptions): Promise<ModelSource> {
 }
 
 /**
- * Loads a model that was found.
+ * Loads a model from its source.
  *
  * @throws {UserError} if the device cannot hold it.
  */
@@ -89,11 +89,11 @@ export function loadSource(
 }
 
 /**
- * Loads a model and its tokenizer: from a run, a checkpoint, or wherever `findModel()` finds one. Adapters
- * are merged into it.
+ * Loads a model and its tokenizer from a run, a checkpoint, or any `spec` of `findModel()`. Adapters are merged into
+ * the model.
  *
- * @throws {CheckpointError} if there is no checkpoint or it is damaged, or if it holds another kind
- * of model; else as `findModel()`.
+ * @throws {CheckpointError} if there is no checkpoint or it is damaged, or if it holds another kind of model;
+ * otherwise as `findModel()`.
  */
 export async function loadModel(device: Device, options: LoadOptions): Promise<LoadedModel> {
   return loadSource(device, await findSource(options), options);

@@ -50,19 +50,19 @@ export const MODEL_NAMES: Readonly<Record<string, string>> = {
   "gpt2-xl": "openai-community/gpt2-xl",
 };
 
-/** A model that was found; no parameter is loaded yet. */
+/** Where a model was found, with its configuration and tokenizer; its parameters are not loaded yet. */
 export interface ModelSource {
-  /** Finds the same model again: `hf:OWNER/NAME@COMMIT`, or the absolute path of a directory. */
+  /** Name that finds the same model again: `hf:OWNER/NAME@COMMIT`, or the absolute path of a directory. */
   readonly spec: string;
-  /** Directory of its files; if it has adapters, of the files of their base. */
+  /** Directory of its files; if it has adapters, the directory of their base. */
   readonly directory: string;
   /** The configuration of the model without adapters. */
   readonly config: GptConfig;
   /** Its tokenizer. */
   readonly tokenizer: Tokenizer;
-  /** Its checkpoint, if a run wrote it. */
+  /** Directory of its checkpoint, if it is one. */
   readonly checkpoint?: string;
-  /** Adapters that are merged into it, the directory of their file, and the `spec` of their base. */
+  /** Adapters to merge into it, the directory of their file, and the `spec` of their base. */
   readonly adapters?: {
     readonly lora: LoraConfig;
     readonly variation?: AdapterVariation;
@@ -73,9 +73,9 @@ export interface ModelSource {
 
 /** How to find a model, and callbacks during the search. */
 export interface FindModelOptions extends Omit<HubOptions, "onProgress"> {
-  /** Number of positions to use, from the first; all by default. */
+  /** Number of positions to use, beginning with the first; all by default. */
   readonly contextLength?: number | undefined;
-  /** Base of adapters; by default the model that they name. */
+  /** Base of adapters, as a `spec` of `findModel()`; by default the model that they name. */
   readonly base?: string | undefined;
   /** Is called with the progress of a download. */
   readonly onProgress?: (progress: DataProgress) => void;
@@ -84,11 +84,10 @@ export interface FindModelOptions extends Omit<HubOptions, "onProgress"> {
 /**
  * Finds a model and reads its configuration and tokenizer; a model of the hub is downloaded first.
  *
- * @param spec a name of `MODEL_NAMES`, `hf:OWNER/NAME` with `@REVISION` or without, or a directory: of a model
- * or of PEFT adapters as Hugging Face's libraries write them, a checkpoint, or a run, whose newest
- * checkpoint is taken.
- * @throws {UserError} if there is no such model; {HubError} if the hub does not give it; {CheckpointError} if a
- * checkpoint is damaged, or the base of adapters is missing or is another model.
+ * @param spec a name of `MODEL_NAMES`, `hf:OWNER/NAME` with or without `@REVISION`, or a directory: a model or PEFT
+ * adapters as Hugging Face's libraries write them, a checkpoint, or a run, of which the newest checkpoint is used.
+ * @throws {UserError} if there is no such model; {HubError} if the hub refuses it; {CheckpointError} if a
+ * checkpoint is damaged, or if the base of adapters is missing or is another model.
  */
 export async function findModel(
   spec: string,
@@ -98,9 +97,10 @@ export async function findModel(
 }
 
 /**
- * Reads the configuration and tokenizer of the model in a directory that was found, and verified if possible.
+ * Reads the configuration and tokenizer of the model in a directory.
  *
- * @param likely where the base of adapters may lie, if it is not where they say.
+ * @param found the directory; a checkpoint must have been verified.
+ * @param likely directories where the base of adapters may be, if it is not at the place that they name.
  */
 export async function readModel(
   found: Found,
@@ -129,7 +129,7 @@ export async function readModel(
   const { adapters, checkpoint: _, ...model } = await readModel(foundBase, options);
   if (adapters) {
     throw new UserError(
-      `Cannot load ${directory} as its adapters must stand beside a whole model: ` +
+      `Cannot load ${directory} as the base of its adapters must be a whole model: ` +
         `${base}, their base_model_name_or_path, has adapters itself`,
     );
   }
@@ -149,7 +149,7 @@ export async function readModel(
 /**
  * Makes sure that no base is given for a whole model.
  *
- * @throws {UserError} naming both.
+ * @throws {UserError} naming the model and the base.
  */
 export function checkBaseOption(
   directory: string,
@@ -157,7 +157,7 @@ export function checkBaseOption(
 ): void {
   if (base === undefined) return;
   throw new UserError(
-    `Cannot load ${directory} beside a base as it must hold adapters for that: ` +
+    `Cannot load ${directory} with a base as it must hold adapters: ` +
       `current --base is ${base}`,
   );
 }
@@ -206,7 +206,7 @@ async function download(
   const { path, ...repository } = parseHubSpec(spec);
   if (path !== undefined) {
     throw new UserError(
-      `Cannot take a model from ${spec} as a whole repository is one: leave out /${path}`,
+      `Cannot load a model from ${spec} as it must name a whole repository: leave out /${path}`,
     );
   }
   const repo = { ...repository, type: "model" as const };
@@ -226,7 +226,7 @@ async function download(
   const chosen = isAdapter ? { name: ADAPTER_FILE } : chooseModelFile(names);
   if (chosen === undefined) {
     throw new HubError(
-      `Cannot take a model from ${spec} as it must hold one of ${
+      `Cannot load a model from ${spec} as it must hold one of ${
         MODEL_FILES.filter((name) => !isIndex(name)).join(", ")
       }: it has ` +
         (printable(names.filter((name) => !/^\.|\.(md|txt|json)$/.test(name)).join(", ")) ||
@@ -262,7 +262,7 @@ async function describe(
     : await tokenizerOfGpt2(directory, config, options);
   if (contextLength !== undefined && contextLength > config.contextLength) {
     throw new UserError(
-      `Cannot take a model of ${config.contextLength} positions for contexts of ${contextLength} tokens: ` +
+      `Cannot use a model of ${config.contextLength} positions for contexts of ${contextLength} tokens: ` +
         `choose at most ${config.contextLength} for ${directory}`,
     );
   }
@@ -273,11 +273,11 @@ async function describe(
 }
 
 /**
- * A tokenizer that knows at which tokens the texts of a directory's model end: those of `eos_token_id` in
- * `generation_config.json`, or else in `config.json`, and always the one that ends a document, as models are
- * trained here to end with it.
+ * A tokenizer with the ids at which the texts of a directory's model end: those of `eos_token_id` in
+ * `generation_config.json`, or otherwise in `config.json`, and always the id that ends a document, since models are
+ * trained here with it.
  *
- * @throws {UserError} if a file is no JSON object, or if its `eos_token_id` is no id.
+ * @throws {UserError} if a file is not a JSON object, or if its `eos_token_id` is not an id.
  */
 export function withEndIds(
   tokenizer: Tokenizer,
@@ -306,7 +306,7 @@ export function withEndIds(
   return endIds.includes(endOfText) ? tokenizer : { ...tokenizer, endIds: [...endIds, endOfText] };
 }
 
-/** GPT-2's tokenizer, for models without one that know as many tokens: it is GPT-Neo's, too. */
+/** GPT-2's tokenizer, for models with as many tokens and without a tokenizer; GPT-Neo has the same. */
 async function tokenizerOfGpt2(
   directory: string,
   { vocabularySize }: GptConfig,
@@ -315,11 +315,11 @@ async function tokenizerOfGpt2(
   const tokenizer = await gpt2Tokenizer();
   if (tokenizer.vocabularySize !== vocabularySize) {
     throw new UserError(
-      `Cannot load a model from ${directory} as its tokenizer must be there: ` +
-        `there is no tokenizer.json, nor vocab.json with merges.txt`,
+      `Cannot load a model from ${directory} as it must have a tokenizer: ` +
+        `there is neither tokenizer.json nor vocab.json with merges.txt`,
     );
   }
-  onNotice(`taking GPT-2's tokenizer, as ${directory} has none`);
+  onNotice(`using GPT-2's tokenizer, as ${directory} has none`);
   return tokenizer;
 }
 
@@ -336,9 +336,9 @@ function readIfThere(path: string): string | undefined {
 }
 
 /**
- * Fills a model from where it was found, its adapters merged in.
+ * Loads the parameters of a model from its source, and merges its adapters.
  *
- * @throws {UserError} if a file cannot be read, or if it does not hold what it should.
+ * @throws {UserError} if a file cannot be read, or if its tensors are not those of the model.
  */
 export function fillModel(gpt: Gpt, { directory, config, adapters }: ModelSource): void {
   const changes = new Map<string, (values: Float32Array) => void>();
@@ -385,7 +385,7 @@ export function modelPaths(directory: string): string[] {
   return [...new Set([...paths, ...weightFiles(directory)])];
 }
 
-/** SHA-256 of all that `fillModel()` reads. */
+/** SHA-256 of the files that `fillModel()` reads. */
 export function hashModel({ directory, adapters }: ModelSource): string {
   return hashFiles([
     ...weightFiles(directory),

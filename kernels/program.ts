@@ -78,23 +78,40 @@ interface Step {
 /**
  * A list of kernel launches, recorded once and replayed every step.
  *
- * @example Run one op and read its result
+ * @example Run a kernel and read its result
  * ```ts
- * import { openDevice } from "./device.ts";
+ * import { openDevice } from "../mod.ts";
  * import { Program } from "./program.ts";
- * import { sumForward } from "./sum/sum.ts";
  * import { createTensor, download, upload } from "./tensor.ts";
  *
+ * const scale = `
+ * struct Sizes {
+ *   factor: f32,
+ * }
+ * @group(0) @binding(0) var<storage, read> x: array<f32>;
+ * @group(0) @binding(1) var<storage, read_write> y: array<f32>;
+ * @group(0) @binding(2) var<uniform> sizes: Sizes;
+ *
+ * @compute @workgroup_size(4)
+ * fn main(@builtin(local_invocation_index) index: u32) {
+ *   y[index] = sizes.factor * x[index];
+ * }
+ * `;
  * const device = await openDevice();
  * const x = createTensor(device, "x", { shape: [4], dtype: "f32" });
- * const y = createTensor(device, "y", { shape: [1], dtype: "f32" });
+ * const y = createTensor(device, "y", { shape: [4], dtype: "f32" });
  * upload(device, x, [1, 2, 3, 4]);
  *
  * using program = new Program(device);
- * sumForward(program, { x }, { y });
+ * program.dispatch({
+ *   shader: { "scale.wgsl": scale },
+ *   tensors: { x, y },
+ *   uniforms: { factor: 10 },
+ *   workgroups: [1],
+ * });
  * program.run();
- * const [sum] = await download(device, y);
- * console.log(sum); // Float32Array [10]
+ * const [values] = await download(device, y);
+ * console.log(values); // Float32Array [10, 20, 30, 40]
  * ```
  */
 export class Program implements Disposable {

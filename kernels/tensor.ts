@@ -133,6 +133,18 @@ export function upload(device: Device, tensor: Tensor, data: ArrayLike<number>):
  *
  * @returns one array per tensor, in order.
  * @throws {DeviceError} if the device has failed or is lost.
+ *
+ * @example Write a tensor and read it back
+ * ```ts
+ * import { openDevice } from "../mod.ts";
+ * import { createTensor, download, upload } from "./tensor.ts";
+ *
+ * const device = await openDevice();
+ * const x = createTensor(device, "x", { shape: [2, 2], dtype: "f32" });
+ * upload(device, x, [1, 2, 3, 4]);
+ * const [values] = await download(device, x);
+ * console.log(values); // Float32Array [1, 2, 3, 4]
+ * ```
  */
 export async function download(
   device: Device,

@@ -33,34 +33,18 @@ export interface Gpt extends Disposable {
  * @throws {UserError} if a dimension is impossible; {LimitError} if the parameters leave the device's
  * limits.
  *
- * @example Compute the logits of a random model
+ * @example Make a random model and generate text with it
  * ```ts
- * import { openDevice } from "../kernels/device.ts";
- * import { Program } from "../kernels/program.ts";
- * import { createTensor, download, upload } from "../kernels/tensor.ts";
- * import { createActivations } from "./activations.ts";
- * import { forward } from "./forward_backward.ts";
- * import { createGpt, headOf } from "./gpt.ts";
- * import { headLogits } from "./head.ts";
- * import { initializeParameters } from "./weights.ts";
+ * import { generate, gpt2Tokenizer, initializeParameters, openDevice } from "../mod.ts";
+ * import { createGpt } from "./gpt.ts";
  *
- * const device = await openDevice(), precision = "f32";
- * const config = { vocabularySize: 64, contextLength: 4, width: 16, layers: 2, heads: 2 };
- * const model = createGpt(device, config, { precision });
- * initializeParameters(model, { seed: 1 });
+ * const tokenizer = await gpt2Tokenizer(), { vocabularySize } = tokenizer;
+ * const config = { vocabularySize, contextLength: 8, width: 16, layers: 2, heads: 2 };
+ * const gpt = createGpt(await openDevice(), config, { precision: "f32" });
+ * initializeParameters(gpt, { seed: 1 });
  *
- * const batch = { batchSize: 1, sequenceLength: 4 };
- * const activations = createActivations(device, config, { batch, precision, purpose: "evaluation" });
- * const tokens = createTensor(device, "tokens", { shape: [4], dtype: "u32" });
- * const logits = createTensor(device, "logits", { shape: [4, 64], dtype: "f32" });
- * upload(device, tokens, [1, 2, 3, 4]);
- *
- * const program = new Program(device);
- * const { x } = forward(program, model, { tokens }, activations);
- * headLogits(program, { x, weight: headOf(model) }, { logits });
- * program.run();
- * const [values] = await download(device, logits);
- * console.log(values); // 4 · 64 numbers: for each position the logit of each token
+ * const request = { prompt: "Once", maxNewTokens: 4 };
+ * for await (const piece of generate({ gpt, tokenizer }, request)) console.log(piece);
  * ```
  */
 export function createGpt(

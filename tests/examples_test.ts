@@ -110,8 +110,18 @@ Deno.test("every example of the documentation runs", async () => {
   }
 });
 
+const { exports } = JSON.parse(read("deno.json")) as { exports: Record<string, string> };
+
+Deno.test("examples import only entries of deno.json, so that they also run elsewhere", () => {
+  const entries = Object.values(exports).map((path) => new URL(path, ROOT).href);
+  for (const { name, code } of EXAMPLES) {
+    const imports = [...code.matchAll(/ from "([^"]+)"/g)].map(([, url]) => url!);
+    assert.ok(imports.length > 0, name);
+    for (const url of imports) assert.ok(entries.includes(url), `${name} imports ${url}`);
+  }
+});
+
 Deno.test("every entry of deno.json has a titled example", () => {
-  const { exports } = JSON.parse(read("deno.json")) as { exports: Record<string, string> };
   assert.ok(Object.keys(exports).length > 5);
   for (const path of Object.values(exports)) {
     assert.match(read(path), /^ *\* @example \S.*\n *\* ```ts\n/m, path);

@@ -44,7 +44,7 @@ import {
   STATE_FILE,
   type TrainerState,
 } from "../model/files/checkpoint.ts";
-import { runBeside } from "./base.ts";
+import { runThatNeeds } from "./base.ts";
 import { LINE_BREAK, METRICS_FILE } from "./metrics.ts";
 
 /** Content of a file in chunks. */
@@ -60,7 +60,7 @@ export interface RunDirectory {
    * Files go to a temporary sibling directory and are synced; the state with their hashes comes last;
    * then the directory is renamed and its parent synced. A checkpoint of the same step is replaced.
    * `latest`, and with `best` also `best`, are rewritten as hints. Older checkpoints beyond `keep` are
-   * removed, except the best one and those that other runs have adapters beside. Later ones, which a resume
+   * removed, except the best one and those that adapters of other runs need. Later ones, which a resume
    * passed over as damaged, stay. What fails once the checkpoint has its name is a notice.
    *
    * @returns the checkpoint's path.
@@ -170,12 +170,12 @@ export function openRunDirectory(
   const waiting = new Map<string, string>();
   const noted = new Set<string>();
   const isNeeded = (checkpoint: string) => {
-    const beside = runBeside(checkpoint);
-    if (beside !== undefined && !noted.has(checkpoint)) {
-      notices.push(`keeping ${checkpoint}: the adapters in ${beside} stand beside it`);
+    const run = runThatNeeds(checkpoint);
+    if (run !== undefined && !noted.has(checkpoint)) {
+      notices.push(`keeping ${checkpoint}: the adapters in ${run} need it`);
       noted.add(checkpoint);
     }
-    return beside !== undefined;
+    return run !== undefined;
   };
 
   return {

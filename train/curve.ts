@@ -1,26 +1,25 @@
-/** Most points that are kept of one curve; even, as neighbours are merged in pairs. */
+/** Points of a curve, at most; an even number, as neighbours are merged in pairs. */
 const MOST_POINTS = 500;
 
-/** Equally many neighbours of a curve. */
+/** Neighbouring points that are drawn as one. */
 interface Group<Point> {
   last: Point;
   count: number;
-  /** Of each averaged figure. */
+  /** The sum of each averaged figure. */
   sums: number[];
 }
 
 /**
- * A curve of at most 500 points however many are added: each then stands for equally many neighbours,
- * with the means of their figures, so that a run of any length is drawn from little memory and keeps its
- * trend.
+ * A curve that keeps at most 500 points. If more are added, each point that is kept is the mean of equally many
+ * neighbours, so that a run of any length needs little memory and its trend is visible.
  */
 export class Curve<Point extends { readonly [F in Figure]: number }, Figure extends string> {
   readonly #figures: readonly Figure[];
   #groups: Group<Point>[] = [];
-  /** Points of a full group. */
+  /** Points per full group. */
   #stride = 1;
 
-  /** @param figures what is averaged; all else is that of the last neighbour. */
+  /** @param figures the fields that are averaged; all others are those of the last neighbour. */
   constructor(figures: readonly Figure[]) {
     this.#figures = figures;
   }
@@ -33,7 +32,7 @@ export class Curve<Point extends { readonly [F in Figure]: number }, Figure exte
     });
   }
 
-  /** Adds a point behind all others. */
+  /** Adds a point at the end. */
   add(point: Point): void {
     let group = this.#groups.at(-1);
     if (!group || group.count === this.#stride) {

@@ -13,7 +13,7 @@ export type TrainEvent =
     options: ResolvedOptions;
     device: string;
     parameters: number;
-    /** Of these, those that are not frozen. */
+    /** Parameters that are not frozen. */
     trainedParameters: number;
     corpus: {
       name: string;
@@ -21,14 +21,14 @@ export type TrainEvent =
       vocabularySize: number;
       trainingTokens: number;
       validationTokens: number;
-      /** Whether the data set brings its validation text; else it was held out. */
+      /** Whether the data set has its own validation text; otherwise documents are held out. */
       ownValidation: boolean;
       /** Whether the tokens were found in the cache. */
       cached: boolean;
       entropyPerToken?: number;
     };
   }
-  /** The fastest kernels are being found: those for `done` of `of` kinds of work are compiled. */
+  /** The fastest kernels are being found: the candidates for `done` of `of` kinds of work are compiled. */
   | { kind: "tuning"; done: number; of: number }
   | {
     kind: "step";
@@ -39,9 +39,9 @@ export type TrainEvent =
     gradientNorm: number;
     lossScale: number;
     skipped: number;
-    /** Absent at the first step, whose time is mostly that of compiling the kernels. */
+    /** Absent for the first step, whose time is mostly compilation. */
     tokensPerSecond?: number;
-    /** Absent with `tokensPerSecond`. */
+    /** Absent if `tokensPerSecond` is. */
     secondsLeft?: number;
   }
   | ({ kind: "evaluation"; step: number; entropyPerToken?: number; best: boolean } & Evaluation)
@@ -49,19 +49,19 @@ export type TrainEvent =
   | { kind: "checkpoint"; step: number; path: string }
   | { kind: "end"; reason: "steps" | "epochs" | "interrupted"; step: number; path: string };
 
-/** What work on models and data is called with: functions for its reports, and a signal that ends it. */
+/** Functions that work on models and data calls with its reports, and a signal that ends the work. */
 export interface Callbacks {
   onProgress: (progress: DataProgress) => void;
   onNotice: (message: string) => void;
   signal: AbortSignal;
 }
 
-/** Passes on what a run directory noted, and removes it there. */
+/** Yields the notices of a run directory, and removes them there. */
 export function* noticesOf({ notices }: { notices: string[] }): Generator<TrainEvent> {
   for (const message of notices.splice(0)) yield { kind: "notice", message };
 }
 
-/** Does some work and yields what it reports meanwhile. The work is aborted if its reader stops. */
+/** Does some work and yields its reports. The work is aborted if the reader stops. */
 export async function* reporting<T>(
   work: (callbacks: Callbacks) => Promise<T>,
   signal: AbortSignal | undefined,

@@ -12,14 +12,14 @@ import { type ResolvedOptions, TRAIN_OPTIONS } from "./options.ts";
 import { createTrainStep } from "./step.ts";
 import { SAMPLE_TOKENS } from "./steps.ts";
 
-/** What decides how much a training needs of its device. */
+/** What determines the memory and launches of a training. */
 export interface TrainingPlan
   extends Pick<ResolvedOptions, "batchSize" | "gradientAccumulation" | "dropout" | "freeze"> {
   readonly config: GptConfig;
   readonly precision: Precision;
-  /** T: tokens in a row. */
+  /** T: tokens per row. */
   readonly contextLength: number;
-  /** Whether the run has begun, so that none of this can change. */
+  /** Whether the run is resumed, so that none of this can change. */
   readonly isResumed: boolean;
 }
 
@@ -27,7 +27,7 @@ export interface TrainingPlan
  * Makes sure that a device can run the steps, evaluations and samples of a training, before anything is
  * allocated or compiled.
  *
- * @throws {UserError} naming the flag to lower, and for a batch the flags that give the same steps.
+ * @throws {UserError} naming the flag to lower; for a batch also the flags of a training on the same rows.
  */
 export function checkTraining(
   device: Device,
@@ -43,7 +43,7 @@ export function checkTraining(
       createTrainStep(gpt, { ...shape, ...RECORDED, gradientAccumulation, dropout });
       recordEvaluation(gpt, shape);
       createDecoder(gpt, {
-        texts: [[0, 0]],
+        prompts: [[0, 0]],
         seeds: [0],
         maxNewTokens: SAMPLE_TOKENS,
         sampler: DEFAULT_SAMPLER,
@@ -60,7 +60,7 @@ export function checkTraining(
   if (!problem) return;
   const reason = shortageOf(problem);
   const kept = isResumed
-    ? "; a resumed run keeps its own: resume it where it began, or begin another with --out"
+    ? "; a resumed run cannot change it: resume it on the device where it began, or start another with --out"
     : "";
 
   const mostRows = largestThat((rows) => !misfit(rows, T), B - 1);
@@ -92,7 +92,7 @@ export function checkTraining(
   );
 }
 
-/** Options of a step that do not change its memory or launches. */
+/** Options of a step that affect neither its memory nor its launches. */
 const RECORDED = {
   labelSmoothing: 0,
   gradientClip: 1,
@@ -103,9 +103,9 @@ const RECORDED = {
 } as const;
 
 /**
- * Rows of an evaluation's batches: as many as are wanted, or fewer if the device cannot take so many.
+ * Rows per batch of an evaluation: as many as requested, or the most that fit the device.
  *
- * @throws {UserError} if it cannot take one row.
+ * @throws {UserError} if not even one row fits.
  */
 export function evaluationRows(
   device: Device,

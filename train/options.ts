@@ -1,28 +1,11 @@
 import { TEXT_FIELD, UNDERSTOOD } from "../data/text/formats.ts";
 import type { DataSpec } from "../data/text/dataset.ts";
-import { flagOf } from "../files/command_line.ts";
-import { printable, quoted } from "../files/printable.ts";
-import { UserError, type UserErrorOptions } from "../files/user_error.ts";
 import { type PresetName, PRESETS } from "../model/config.ts";
 import type { Precision } from "../model/precision.ts";
 
-/** Thrown when an option is out of range, or contradicts another one. */
-export class OptionError extends UserError {
-  /** Tells this error from others without `instanceof`. */
-  override name = "OptionError";
-  /** The option and what is wrong with it: `--steps must be …: current value is …`. */
-  readonly reason: string;
-
-  /** An error whose sentence is `Cannot train as` and the reason. */
-  constructor(reason: string, options?: UserErrorOptions) {
-    super(`Cannot train as ${reason}`, options);
-    this.reason = reason;
-  }
-}
-
 /**
- * The options of a training: one table, from which their types, defaults, ranges, flags and help are derived,
- * and what a checkpoint keeps and a resumed run may change. To add an option, add a row.
+ * The options of a training: one table, from which everything else is derived: types, defaults, ranges, flags and
+ * help, what a checkpoint stores, and what a resumed run may change. To add an option, add a row.
  *
  * @module
  */
@@ -45,62 +28,63 @@ export interface OptionTypes {
   data: DataSpec | "auto";
 }
 
-/** Everything about one option: a row of the table. */
+/** An option: a row of the table. */
 export interface Option {
   /** Heading under which `--help` lists it. */
   readonly group: string;
-  /** What its value is. */
+  /** Type of its value. */
   readonly type: keyof OptionTypes;
-  /** The least and the greatest value of a number. */
+  /** Least and greatest value of a number. */
   readonly range?: readonly [least: number, greatest: number];
-  /** The words that it may be. */
+  /** Allowed words of a choice. */
   readonly choices?: readonly string[];
-  /** The value if nobody sets it. */
+  /** Its value if it is not given. */
   readonly default?: unknown;
-  /** How a value is found if nobody sets it. Without default and rule it stays undefined. */
+  /** How its value is chosen if it is not given. Without default and rule it stays undefined. */
   readonly rule?: Rule;
-  /** Its line in `--help`, to which default, rule and choices are added. */
+  /** Its text in `--help`, to which default, rule and choices are added. */
   readonly help: string;
-  /** What `--help` calls its value; `<n>` for an integer and `<x>` for another number by default. */
+  /** Name of its value in `--help`; by default `<n>` for an integer and `<x>` for another number. */
   readonly placeholder?: string;
   /**
-   * What a resumed run may do with it; by default, change it. `fixed`: nothing, as it decides what the
-   * checkpoint's tensors mean. `renamed`: name the same content anew, see `renamed.ts`. `unsaved`: anything, as
-   * it says where and how fast a run computes, and no checkpoint keeps it.
+   * Whether a resumed run may change it, which it may by default. `fixed`: it may not, since the meaning of the
+   * checkpoint's tensors depends on the value. `renamed`: the value may be another name of the same content, see
+   * `renamed.ts`. `unsaved`: it may, and no checkpoint stores the value, which only says where and how fast a run
+   * computes.
    */
   readonly onResume?: "fixed" | "renamed" | "unsaved";
-  /** What it names, if that is something that the run is made from. */
+  /** The input of the run that it names, if it names one. */
   readonly names?: "data" | "tokenizer" | "model";
-  /** Whether it changes only what a run reports and keeps, and nothing that it learns. */
+  /** Present if it affects only what a run reports and saves, not what the model learns. */
   readonly reportsOnly?: true;
-  /** An option that must be given with it. */
+  /** Another option that must be given if this one is. */
   readonly needs?: string;
-  /** An option that cannot be given with it, and why. */
+  /** Another option that must not be given if this one is, and the reason. */
   readonly excludes?: readonly [name: string, reason: string];
 }
 
-/** How an option is chosen that nobody sets. */
+/** How the value of an option is chosen if it is not given. */
 export interface Rule {
-  /** What `--help` says of it; nothing if the heading of the group says it. */
-  readonly said?: string;
-  /** The option that it follows from; without one, the preset or the model decides. */
+  /** The default as `--help` describes it; absent if the heading of the group does. */
+  readonly help?: string;
+  /** The option from whose value it is computed; without one, the preset or the model decides. */
   readonly from?: "learningRate" | "steps";
-  /** The value that follows from the value of that option. */
+  /** Computes the value from that option's. */
   readonly value?: (from: number) => number;
-  /** Whether it holds for the start of a run alone: a resumed run keeps it even if the other option changes. */
+  /** Present if a resumed run keeps the value even if the other option changes. */
   readonly atStart?: true;
 }
 
 const MODEL = "Model and data", FINE_TUNING = "Starting from another model", RUN = "Run";
 const OPTIMIZATION = "Optimization";
-const REPORTS = "Reports (in steps; 0: never; default: by the length of the run)";
+const REPORTS = "Reports (0: never; default: by the length of the run)";
 
-/** The rule of an option that preset or model decides. */
-const BY_PRESET: Rule = { said: "the preset's" };
+/** The rule of an option that the preset or the model decides. */
+const BY_PRESET: Rule = { help: "the preset's" };
 
 /** Every option of a training, in the order of `--help`. */
 export const TRAIN_OPTIONS = {
-  /** Size of the model; `auto` decides by the device. */
+  /** Size of the model; `auto` depends on the device. */
   preset: {
     group: MODEL,
     type: "preset",
@@ -110,7 +94,7 @@ export const TRAIN_OPTIONS = {
     onResume: "fixed",
     excludes: ["initFrom", "whose model has its own size"],
   },
-  /** What to read, see `openDataset()`; `auto` takes the sample. */
+  /** The text to train on, see `openDataset()`; `auto` is `sample`, the built-in stories. */
   data: {
     group: MODEL,
     type: "data",
@@ -154,7 +138,7 @@ export const TRAIN_OPTIONS = {
     group: MODEL,
     type: "integer",
     range: [1, 1024],
-    help: "workers that tokenize (default: one per core)",
+    help: "number of workers that tokenize (default: one per core)",
     onResume: "unsaved",
   },
   /** Which of the tokenizer's tokens the model has. */
@@ -162,7 +146,7 @@ export const TRAIN_OPTIONS = {
     group: MODEL,
     type: "choice",
     choices: ["auto", "full", "compact"],
-    help: "GPT-2's tokens: all, or those used",
+    help: "GPT-2's tokens: all of them, or those that the text uses",
     placeholder: "<kind>",
     default: "auto",
     onResume: "fixed",
@@ -188,7 +172,7 @@ export const TRAIN_OPTIONS = {
     onResume: "fixed",
   },
 
-  /** The model to start from, as `findModel()` takes it, instead of random parameters. */
+  /** The model to start from instead of random parameters, as a `spec` of `findModel()`. */
   initFrom: {
     group: FINE_TUNING,
     type: "text",
@@ -202,25 +186,25 @@ export const TRAIN_OPTIONS = {
   freeze: {
     group: FINE_TUNING,
     type: "text",
-    help: "leave parts as they are: embeddings,0-3,final-norm,head",
+    help: "parts that are not trained: embeddings,0-3,final-norm,head",
     placeholder: "<parts>",
     onResume: "fixed",
     excludes: ["loraRank", "which freezes all but the adapters"],
   },
-  /** Rank of adapters; with it, adapters are all that is trained. */
+  /** Rank of low-rank adapters; if it is given, only adapters are trained. */
   loraRank: {
     group: FINE_TUNING,
     type: "integer",
     range: [1, 1024],
-    help: "train adapters of this rank beside the frozen model",
+    help: "train only low-rank adapters of this rank for the frozen model",
     onResume: "fixed",
   },
-  /** Adapters add alpha / rank times their product; twice the rank if not given. */
+  /** Adapters are scaled by alpha / rank; twice the rank if not given. */
   loraAlpha: {
     group: FINE_TUNING,
     type: "real",
     range: [1e-6, 1e6],
-    help: "adapters count alpha / rank (default: twice the rank)",
+    help: "adapters are scaled by alpha / rank (default: twice the rank)",
     onResume: "fixed",
     needs: "loraRank",
   },
@@ -233,15 +217,15 @@ export const TRAIN_OPTIONS = {
     onResume: "fixed",
     needs: "loraRank",
   },
-  /** The base model of adapters, if it is not where they say; as `findModel()` takes it. */
+  /** The base model of adapters, if it is not at the place that they name; a `spec` of `findModel()`. */
   base: {
     group: FINE_TUNING,
     type: "text",
-    help: "the base model of adapters, if it is not where they say",
+    help: "the base model of adapters, if it is not at the place that they name",
     placeholder: "<model>",
     onResume: "unsaved",
   },
-  /** Whether to copy the base model of adapters into the run, which then needs no other place. */
+  /** Whether to copy the base model of adapters into the run, which then needs no other directory. */
   keepBase: {
     group: FINE_TUNING,
     type: "switch",
@@ -266,20 +250,20 @@ export const TRAIN_OPTIONS = {
     default: false,
     onResume: "unsaved",
   },
-  /** Steps in all, resumed ones included. */
+  /** Total number of steps, those before a resume included. */
   steps: {
     group: RUN,
     type: "integer",
     range: [1, 1e9],
-    help: "steps in all, resumed ones included",
+    help: "total number of steps, those before a resume included",
     rule: BY_PRESET,
   },
-  /** Passes over the data; if `steps` is given too, the first that is reached ends the run. */
+  /** Passes over the data; if `steps` is given too, the run ends at whichever comes first. */
   epochs: {
     group: RUN,
     type: "real",
     range: [Number.MIN_VALUE, 1e6],
-    help: "passes over the data; --steps or --epochs, the first reached, ends the run",
+    help: "passes over the data; the run ends at --steps or --epochs, whichever comes first",
   },
   /** Seed of parameters, order of the data, and dropout. */
   seed: {
@@ -290,25 +274,25 @@ export const TRAIN_OPTIONS = {
     default: 1,
     onResume: "fixed",
   },
-  /** `f16` is autocast; `auto` takes it on a GPU that has it. */
+  /** `f16` is autocast; `auto` is f16 on a GPU that supports it, and f32 otherwise. */
   precision: {
     group: RUN,
     type: "choice",
     choices: ["auto", "f16", "f32"],
-    help: "f16 is autocast",
+    help: "f16 is autocast; auto: f16 on a GPU that supports it",
     placeholder: "<kind>",
     default: "auto",
     onResume: "fixed",
   },
   /**
-   * Whether to time kernels and take the fastest: `auto` on a GPU, if the run is long enough to be worth
-   * it. `off` uses no remembered ones either. A resumed run keeps its kernels.
+   * Whether to time kernels and choose the fastest: `auto` does so on a GPU if the run is long. `off` also ignores
+   * choices that earlier runs stored. A resumed run keeps its kernels.
    */
   tune: {
     group: RUN,
     type: "choice",
     choices: ["auto", "on", "off"],
-    help: "time kernels and take the fastest; auto: on a GPU, for long runs",
+    help: "time kernels and choose the fastest; auto: on a GPU, for long runs",
     placeholder: "<when>",
     default: "auto",
   },
@@ -344,9 +328,9 @@ export const TRAIN_OPTIONS = {
     group: OPTIMIZATION,
     type: "real",
     range: [0, 10],
-    help: "last learning rate",
+    help: "learning rate of the last step",
     rule: {
-      said: "a tenth",
+      help: "a tenth of the highest",
       from: "learningRate",
       value: (rate: number): number => Number((rate / 10).toPrecision(12)), // no 0.000029999999999999997
     },
@@ -358,7 +342,7 @@ export const TRAIN_OPTIONS = {
     range: [0, 1e9],
     help: "steps of warm-up",
     rule: {
-      said: "a twentieth, at most 200",
+      help: "a twentieth of all steps, at most 200",
       from: "steps",
       value: (steps: number): number => Math.min(200, Math.ceil(steps / 20)),
       // most of a warm-up lies behind a resumed run, and a longer one would lower the rate once more
@@ -370,7 +354,7 @@ export const TRAIN_OPTIONS = {
     group: OPTIMIZATION,
     type: "real",
     range: [0, 10],
-    help: "of matrices and embeddings",
+    help: "weight decay of matrices and embeddings",
     default: 0.1,
   },
   /** Decay of AdamW's first moment. */
@@ -389,12 +373,12 @@ export const TRAIN_OPTIONS = {
     help: "decay of AdamW's second moment",
     default: 0.98,
   },
-  /** Largest norm of the gradient; 0 for any. */
+  /** Norm to which a larger gradient is clipped; 0 for no clipping. */
   gradientClip: {
     group: OPTIMIZATION,
     type: "real",
     range: [0, 1e9],
-    help: "largest gradient norm; 0: any",
+    help: "norm to which a larger gradient is clipped; 0: no clipping",
     default: 1,
   },
   /** Share of activations dropped. */
@@ -421,7 +405,7 @@ export const TRAIN_OPTIONS = {
     group: REPORTS,
     type: "integer",
     range: [0, 1e9],
-    help: "between lines of the log",
+    help: "steps between lines of the log",
     rule: { from: "steps", value: (steps: number): number => Math.max(1, Math.round(steps / 100)) },
     reportsOnly: true,
   },
@@ -430,7 +414,7 @@ export const TRAIN_OPTIONS = {
     group: REPORTS,
     type: "integer",
     range: [0, 1e9],
-    help: "between evaluations on held-out text",
+    help: "steps between evaluations on held-out text",
     rule: { from: "steps", value: (steps: number): number => Math.ceil(steps / 10) },
   },
   /** Tokens of held-out text, from its beginning, that an evaluation reads; 0 for all. */
@@ -446,7 +430,7 @@ export const TRAIN_OPTIONS = {
     group: REPORTS,
     type: "integer",
     range: [0, 1e9],
-    help: "between samples",
+    help: "steps between samples",
     rule: { from: "steps", value: (steps: number): number => 2 * Math.ceil(steps / 10) },
     reportsOnly: true,
   },
@@ -455,7 +439,7 @@ export const TRAIN_OPTIONS = {
     group: REPORTS,
     type: "integer",
     range: [0, 1e9],
-    help: "between checkpoints",
+    help: "steps between checkpoints",
     rule: { from: "steps", value: (steps: number): number => Math.ceil(steps / 10) },
     reportsOnly: true,
   },
@@ -473,7 +457,7 @@ export const TRAIN_OPTIONS = {
 /** The name of an option. */
 export type OptionName = keyof typeof TRAIN_OPTIONS;
 
-/** Values of all options; undefined only for those whose rows are not `Decided`. */
+/** Values of all options; only those whose rows do not extend `Decided` may be undefined. */
 export type OptionValues<Decided> = {
   -readonly [Name in keyof typeof TRAIN_OPTIONS]:
     | ((typeof TRAIN_OPTIONS)[Name] extends { choices: readonly (infer Word)[] } ? Word
@@ -481,10 +465,10 @@ export type OptionValues<Decided> = {
     | ((typeof TRAIN_OPTIONS)[Name] extends Decided ? never : undefined);
 };
 
-/** Every option of a training. One that is undefined is decided by preset, device and data. */
+/** Every option of a training. The preset, the device and the data decide those that are undefined. */
 export interface TrainOptions extends OptionValues<{ default: unknown }> {}
 
-/** Training options with every choice made, as they are printed and kept in the checkpoint. */
+/** Training options with every choice made, as a run prints them and a checkpoint stores them. */
 export interface ResolvedOptions extends OptionValues<{ default: unknown } | { rule: Rule }> {
   /** The data chosen. */
   data: DataSpec;
@@ -507,7 +491,7 @@ export function optionsWhere(condition: (option: Option) => boolean | undefined)
   return OPTION_NAMES.filter((name) => condition(TRAIN_OPTIONS[name]));
 }
 
-/** What options are if nobody sets them; undefined if `resolveOptions()` decides. */
+/** The defaults of all options; undefined if `resolveOptions()` chooses the value. */
 export const DEFAULT_OPTIONS = Object.fromEntries(
   OPTION_NAMES.map((name) => [name, optionNamed(name).default]),
 ) as TrainOptions;
@@ -517,81 +501,7 @@ export function isGiven(value: unknown): boolean {
   return value !== undefined && value !== "auto";
 }
 
-/** The words that an option may be, if these are all that it may be. */
-export function choicesOf({ type, choices }: Option): readonly string[] | undefined {
+/** All values that are allowed for an option, if they are a list of words. */
+export function allowedValues({ type, choices }: Option): readonly string[] | undefined {
   return type === "preset" ? ["auto", ...Object.keys(PRESETS)] : choices;
-}
-
-/** What the value of an option must be, as an error says it. */
-function requirementOf(option: Option): string {
-  const { type, range: [least, greatest] = [] } = option;
-  const from = least === Number.MIN_VALUE ? "above 0" : `from ${least}`;
-  const requirements: Record<Option["type"], string> = {
-    integer: `an integer ${from} to ${greatest}`,
-    real: `a number ${from} to ${greatest}`,
-    text: "text",
-    switch: "true or false",
-    choice: `one of ${choicesOf(option)?.join(", ")}`,
-    preset: `one of ${choicesOf(option)?.join(", ")}`,
-    data: "auto, sample, tinystories or a list of files",
-  };
-  return requirements[type];
-}
-
-/** Whether an option can have a value. */
-function accepts(option: Option, value: unknown): boolean {
-  const { type, range: [least, greatest] = [-Infinity, Infinity] } = option;
-  const isText = (word: unknown) => typeof word === "string";
-  switch (type) {
-    case "integer":
-    case "real":
-      return typeof value === "number" && value >= least && value <= greatest &&
-        (type === "real" || Number.isInteger(value));
-    case "text":
-      return isText(value);
-    case "switch":
-      return typeof value === "boolean";
-    case "choice":
-    case "preset":
-      return choicesOf(option)!.includes(value as string);
-    case "data":
-      return Array.isArray(value)
-        ? value.length > 0 && value.every(isText)
-        : isText(value) && /^(auto|sample|tinystories(@.+)?)$/.test(value as string);
-  }
-}
-
-/**
- * Checks every option that is given.
- *
- * @throws {OptionError} naming the flag, what it takes and its value.
- */
-export function validateOptions(options: Partial<TrainOptions>): void {
-  for (const name of OPTION_NAMES) {
-    const value: unknown = options[name], option = optionNamed(name);
-    if (value === undefined || accepts(option, value)) continue;
-    const current = choicesOf(option) && typeof value === "string"
-      ? printable(value)
-      : quoted(value);
-    throw new OptionError(
-      `${flagOf(name)} must be ${requirementOf(option)}: current value is ${current}`,
-    );
-  }
-  for (const name of OPTION_NAMES) {
-    const { needs, excludes: [other, reason] = [] } = optionNamed(name);
-    const [value, needed, excluded] = [name, needs, other].map((name) =>
-      options[name as OptionName]
-    );
-    if (isGiven(value) && excluded !== undefined) {
-      throw new OptionError(
-        `${flagOf(name)} cannot go with ${flagOf(other!)}, ${reason}: ` +
-          `current values are ${value} and ${excluded}`,
-      );
-    }
-    if (needs && value !== undefined && needed === undefined) {
-      throw new OptionError(
-        `${flagOf(name)} needs ${flagOf(needs)}: current value is ${value}`,
-      );
-    }
-  }
 }

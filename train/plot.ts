@@ -2,16 +2,16 @@ import { Curve } from "./curve.ts";
 import type { Metric } from "./metrics.ts";
 import { openPlot } from "./svg.ts";
 
-/** Losses of a run over its steps, gathered as the run notes them. */
+/** Losses of a run over its steps. */
 export class LossCurve {
-  /** Of training steps. */
+  /** Losses of training steps. */
   readonly training: Curve<LossPoint, "loss"> = new Curve(["loss"]);
-  /** Of evaluations. */
+  /** Losses of evaluations. */
   readonly validation: Curve<LossPoint, "loss"> = new Curve(["loss"]);
-  /** The least loss possible, where it is known. */
+  /** The least possible loss, if it is known. */
   entropy: number | undefined;
 
-  /** Adds what a run noted; what is no finite loss is passed over. */
+  /** Adds a line of the run's record, unless it has no finite loss. */
   add({ kind, step, loss, entropyPerToken }: Metric): void {
     this.entropy ??= entropyPerToken;
     if (!Number.isFinite(loss)) return;
@@ -26,8 +26,8 @@ interface LossPoint {
 }
 
 /**
- * Draws the loss curve of a run as SVG: training and validation loss over steps, and the least loss
- * possible where it is known.
+ * Draws the loss curve of a run as SVG: training and validation loss over steps, and the least possible loss
+ * if it is known.
  */
 export async function drawLoss(losses: LossCurve): Promise<string> {
   const { Plot, document } = await openPlot();

@@ -16,29 +16,29 @@ import { mustStay, NAME_THE_TEXT } from "./resolve.ts";
 import type { Resumed } from "./state.ts";
 
 /**
- * What a resumed run is made from may be named anew: text, tokenizer and model can lie elsewhere, or be named from
- * another working directory. Their content decides whether they are what the run began with.
+ * New names for the inputs of a resumed run: its text, tokenizer and model may have moved, or be named from another
+ * working directory. Their content decides whether they are those that the run began with.
  *
  * @module
  */
 
-/** New names for what a run is made from, of the same content as under the old ones. */
+/** New names of a run's inputs, whose content is the same. */
 export interface Renamed {
   options: Partial<TrainOptions>;
   /** The model that the training began with, if it has a new name. */
   source?: TrainerState["source"];
 }
 
-/** Where to look for what is named. */
+/** Where the inputs are looked up. */
 interface Places extends Pick<HubOptions, "environment"> {
   cacheDirectory: string;
 }
 
 /**
- * Compares what is named now with what a run began with.
+ * Compares the inputs that are named now with those that a run began with.
  *
- * @returns the new names, where they are others.
- * @throws {UserError} naming both if the content is another.
+ * @returns the names that changed.
+ * @throws {UserError} naming both if the content differs.
  */
 export async function findRenamed(
   given: Partial<TrainOptions>,
@@ -74,7 +74,7 @@ async function renamedData(
     JSON.stringify(asked[name]) !== JSON.stringify(saved[name])
   );
   if (changed.length === 0) return {};
-  // a data set of another name or edition need not be downloaded first
+  // a data set of another name or edition has other text: it is refused without a download
   const [set, other] = [setOf(saved), setOf(asked)];
   const hash = set !== undefined && other !== undefined && set !== other
     ? undefined
@@ -89,10 +89,10 @@ async function renamedData(
   );
 }
 
-/** What names data. */
+/** The options that name data. */
 type DataOptions = Pick<TrainOptions, "dataVersion" | "textField"> & { data: DataSpec };
 
-/** The built-in or well-known data set that is named, with its edition, whatever its revision. */
+/** The built-in data set that the options name, with its edition and without its revision. */
 function setOf({ data, dataVersion }: DataOptions): string | undefined {
   if (typeof data !== "string") return undefined;
   const [name] = data.split("@");
@@ -134,7 +134,7 @@ async function renamedModel(
   if (state.source) {
     const hub = environment ? { environment } : {};
     const { sha256 } = state.source;
-    const found = withHash(asked, sha256); // a run may have newer checkpoints
+    const found = withHash(asked, sha256); // not always the newest checkpoint of a run
     if (found) return { initFrom: asked, source: { spec: found.spec, sha256 } };
     const other = await findModel(asked, { ...hub, ...callbacks, contextLength });
     if (hashModel(other) === sha256) {
@@ -144,7 +144,7 @@ async function renamedModel(
   throw mustStay("initFrom", given.initFrom, saved, path);
 }
 
-/** A naming so that it means the same in another working directory: names and those of the hub stay. */
+/** A spec that means the same in every working directory: paths become absolute, names do not change. */
 export function wholeSpec<T extends string | undefined>(spec: T, names: readonly string[]): T {
   if (spec === undefined || spec.startsWith("hf:") || names.includes(spec)) return spec;
   return resolve(spec) as T;

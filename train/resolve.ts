@@ -7,21 +7,22 @@ import {
   DEFAULT_OPTIONS,
   isGiven,
   OPTION_NAMES,
-  OptionError,
   type OptionName,
   optionNamed,
   optionsWhere,
   type ResolvedOptions,
   type TrainOptions,
 } from "./options.ts";
+import { OptionError } from "./validate.ts";
 
 /**
- * Choosing what options leave open: by preset, by other options, and by the checkpoint that is resumed.
+ * How options that are not given get their values: from the preset, from other options, or from the checkpoint
+ * that is resumed.
  *
  * @module
  */
 
-/** Length, batch and learning rate of a training, unless options set them. */
+/** Default length, batch size and learning rate of a training. */
 export type TrainingDefaults = Pick<
   ResolvedOptions,
   "batchSize" | "steps" | "learningRate" | "contextLength"
@@ -31,8 +32,8 @@ export type TrainingDefaults = Pick<
  * Defaults by preset.
  *
  * Learning rates fall with width, as usual (Kaplan et al. 2020, https://arxiv.org/abs/2001.08361,
- * appendix D.6). `nano` is sized for two CPU cores and two minutes; after 1,400 steps it still depended on
- * the seed whether names were copied.
+ * appendix D.6). `nano` is sized for two minutes on two CPU cores; after 1,400 steps, whether a model copied
+ * names still depended on the seed.
  */
 const PRESET_DEFAULTS: Readonly<Record<PresetName, Omit<TrainingDefaults, "contextLength">>> = {
   nano: { batchSize: 16, steps: 2000, learningRate: 5e-3 },
@@ -47,12 +48,12 @@ export function presetDefaults(preset: PresetName): TrainingDefaults {
   return { ...PRESET_DEFAULTS[preset], contextLength: PRESETS[preset].contextLength };
 }
 
-/** Tokens per batch when a trained model is trained further. */
+/** Tokens per batch of a fine-tuning. */
 const FINE_TUNING_TOKENS = 8192;
 
 /**
- * Defaults for training a trained model further: a tenth of the learning rate that random parameters of its
- * width start with, and whole contexts. Adapters start at zero and take ten times that rate.
+ * Defaults for fine-tuning: a tenth of the learning rate of a random model of that width, and the whole context.
+ * Adapters start at zero and need ten times that rate.
  */
 export function fineTuningDefaults({ width, contextLength, lora }: GptConfig): TrainingDefaults {
   const learningRate = 4e-5 * 768 / width * (lora ? 10 : 1);
@@ -76,15 +77,14 @@ export function batchShapeOf(
 }
 
 /**
- * Makes every choice that is still open: from the preset, the device, and the other options.
+ * Chooses the values of all options that are not given: from the preset, the device, and other options.
  *
- * An option with a rule follows from another option. A resumed run keeps its value unless that other option
- * has changed.
+ * A resumed run keeps a value that was computed from another option, unless that other option has changed.
  *
  * @param stepsPerEpoch steps in one pass over the data, for `epochs`.
- * @param typed names of options that were typed, now or before.
- * @param began the options up to now, if the run is resumed.
- * @throws {OptionError} if the smallest learning rate comes out above the highest.
+ * @param typed names of options that the user typed, now or at an earlier start of the run.
+ * @param began the options of the checkpoint, if the run is resumed.
+ * @throws {OptionError} if the smallest learning rate is above the highest.
  */
 export function resolveOptions(
   options: TrainOptions,
@@ -131,9 +131,9 @@ export function resolveOptions(
 }
 
 /**
- * Makes sure that the learning rate does not rise towards its minimum.
+ * Makes sure that the smallest learning rate is not above the highest.
  *
- * @param began the options up to now, if the run is resumed.
+ * @param began the options of the checkpoint, if the run is resumed.
  * @throws {OptionError} naming the flag and both values.
  */
 export function checkRates(
@@ -145,28 +145,28 @@ export function checkRates(
   throw new OptionError(
     `--min-learning-rate must be at most --learning-rate, which is ${learningRate}: ` +
       `current value is ${minLearningRate}` +
-      (began?.minLearningRate === minLearningRate ? ", as the run began" : ""),
+      (began?.minLearningRate === minLearningRate ? ", which the run began with" : ""),
   );
 }
 
-/** Options that no checkpoint keeps. */
+/** Options that no checkpoint stores. */
 const UNSAVED: readonly string[] = optionsWhere(({ onResume }) => onResume === "unsaved");
 
-/** Names of the options that are typed, in the order of the table. */
+/** Names of the options that the user typed and a checkpoint stores, in the order of the table. */
 export function typedNames(given: Partial<TrainOptions>): string[] {
   return OPTION_NAMES.filter((name) => isGiven(given[name]) && !UNSAVED.includes(name));
 }
 
-/** What a checkpoint keeps of the options. */
-export function keptOptions(options: ResolvedOptions): Record<string, unknown> {
+/** The options that a checkpoint stores. */
+export function savedOptions(options: ResolvedOptions): Record<string, unknown> {
   return Object.fromEntries(Object.entries(options).filter(([name]) => !UNSAVED.includes(name)));
 }
 
-/** What to do about data that a resumed run does not find. */
+/** The hint if a resumed run does not find its data. */
 export const NAME_THE_TEXT =
-  "Name the text that it is trained on with --data, at its present path, or start over with --fresh";
+  "Give the present path of the run's text with --data, or start over with --fresh";
 
-/** The refusal of an option that a resumed run cannot change. */
+/** The error for an option that a resumed run cannot change. */
 export function mustStay(name: string, value: unknown, saved: unknown, path: string): UserError {
   const text = (value: unknown) => printable(String(value ?? "absent"));
   return new UserError(
@@ -181,10 +181,10 @@ export function mustStay(name: string, value: unknown, saved: unknown, path: str
 }
 
 /**
- * The options of a resumed run, and which of them were typed: those that it began with, changed by what is
- * given now.
+ * The options of a resumed run: those of its checkpoint, changed by those that are given now. Also returns the
+ * names of those that the user typed.
  *
- * @param renamed new names for what the run is made from.
+ * @param renamed new names of the run's inputs.
  * @throws {UserError} if a given option contradicts the checkpoint, naming both values.
  */
 export function resumeOptions(
@@ -202,7 +202,7 @@ export function resumeOptions(
   }
   const options = { ...DEFAULT_OPTIONS, ...saved, ...Object.fromEntries(changed) } as TrainOptions;
   const names = new Set([...typed, ...changed.map(([name]) => name)]);
-  // with another number of steps or passes the old total no longer holds
+  // new steps replace the epochs of the checkpoint, and new epochs its steps
   for (const [name, other] of [["steps", "epochs"], ["epochs", "steps"]] as const) {
     if (given[name] !== undefined || given[other] === undefined) continue;
     options[name] = undefined;

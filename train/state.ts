@@ -41,11 +41,12 @@ import { CONFIG_FILE, TOKENIZER_FILE } from "../files/names.ts";
 import { UserError } from "../files/user_error.ts";
 import type { FileContent, RunDirectory } from "./checkpoint.ts";
 import { checkFinite, jsonFile, modelFiles, tokenizerFiles } from "./export.ts";
-import { OptionError, type ResolvedOptions, validateOptions } from "./options.ts";
-import { keptOptions } from "./resolve.ts";
+import type { ResolvedOptions } from "./options.ts";
+import { savedOptions } from "./resolve.ts";
 import { OPTIMIZERS } from "./optimizer.ts";
 import { isReachable, type TrainStep } from "./step.ts";
 import { tuningOf } from "./tuning.ts";
+import { OptionError, validateOptions } from "./validate.ts";
 
 /**
  * What a checkpoint holds of a training, and how the training gets it back.
@@ -209,7 +210,7 @@ export async function saveCheckpoint(
     ...await trainStep.state(),
     bestValidationLoss: bestLoss,
     schedule: { learningRate, minLearningRate, warmupSteps, steps },
-    options: keptOptions(options),
+    options: savedOptions(options),
     typed: [...typed],
     tokenizerHash: tokenizer.hash,
     ...(source ? { source } : {}),

@@ -1,19 +1,19 @@
 import { load, type Package } from "../files/packages.ts";
 
 /**
- * Charts as SVG, for the files that draw curves.
+ * Charts as SVG.
  *
  * @module
  */
 
-/** Observable Plot, and the document in which it creates its elements: this runtime has no DOM. */
+/** Observable Plot, and a document in which it creates its elements, as Deno has no DOM. */
 export interface PlotDocument {
   readonly Plot: Package<"@observablehq/plot">;
   // deno-lint-ignore no-explicit-any
   readonly document: any;
 }
 
-/** Loads what draws charts. */
+/** Loads Observable Plot. */
 export async function openPlot(): Promise<PlotDocument> {
   const [Plot, { parseHTML }] = await Promise.all([load("@observablehq/plot"), load("linkedom")]);
   const { document } = parseHTML("<html><body></body></html>") as unknown as Omit<
@@ -24,9 +24,9 @@ export async function openPlot(): Promise<PlotDocument> {
 }
 
 /**
- * A drawing of several parts on white.
+ * An SVG image of several parts on a white background.
  *
- * @param parts elements of SVG, each as text.
+ * @param parts SVG elements as text.
  */
 export function svgPage(
   { width, height }: { width: number; height: number },

@@ -32,12 +32,7 @@ import { type Callbacks, noticesOf, reporting, type TrainEvent } from "./events.
 import { checkTraining } from "./limits.ts";
 import { startMetric } from "./metrics.ts";
 import { openRecord } from "./record.ts";
-import {
-  DEFAULT_OPTIONS,
-  type ResolvedOptions,
-  type TrainOptions,
-  validateOptions,
-} from "./options.ts";
+import { DEFAULT_OPTIONS, type ResolvedOptions, type TrainOptions } from "./options.ts";
 import {
   batchShapeOf,
   checkRates,
@@ -55,6 +50,7 @@ import { learningRateAt, type Schedule } from "./schedule.ts";
 import { steps } from "./steps.ts";
 import { findRenamed, wholeSpec } from "./renamed.ts";
 import { recordTuned, tuningFileIn } from "./tuning.ts";
+import { validateOptions } from "./validate.ts";
 
 export type { TrainEvent } from "./events.ts";
 

@@ -9,6 +9,7 @@ Deno.test("measureTrainStep() says what the device has too little of before it c
   const bench = { model: "nano", config, batchSize: 64, sequenceLength, precision: "f32" as const };
   await assert.rejects(measureTrainStep(small, bench), {
     name: "UserError",
-    message: /^Cannot time a step of 64 rows as it must fit .* \(a kernel sees at most 1\.05 MB/,
+    message:
+      /^Cannot time a step of 64 rows as it must fit .* \(a kernel can bind at most 1\.05 MB/,
   });
 });

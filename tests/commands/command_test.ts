@@ -14,7 +14,7 @@ async function outputOf(command: string, args: string[]) {
   return { code, stdout: decoder.decode(stdout), stderr: decoder.decode(stderr) };
 }
 
-Deno.test("status() and run() escape control characters, output() gives a pipe the text as it is", async () => {
+Deno.test("status() and run() escape control characters, output() writes text to a pipe unchanged", async () => {
   const { stdout, stderr } = await outputOf(Deno.execPath(), deno);
   assert.equal(stdout, "a\x1b[2J text\n");
   const [line, error] = stderr.split("\n");
@@ -23,7 +23,7 @@ Deno.test("status() and run() escape control characters, output() gives a pipe t
   assert.ok(error!.length < 5000, `${error!.length}`);
 });
 
-Deno.test("run() prints a user's mistake as a sentence and its hint, and exits with 1", async () => {
+Deno.test("run() prints a user's mistake as a sentence and a hint, and exits with 1", async () => {
   assert.deepEqual(await outputOf(Deno.execPath(), [...deno, "hint"]), {
     code: 1,
     stdout: "",
@@ -145,7 +145,7 @@ Deno.test({
 });
 
 Deno.test({
-  name: "output() throws a sentence when the disk is full, status() does not",
+  name: "output() throws a sentence when the disk is full, status() does not throw",
   ignore: Deno.build.os !== "linux", // others have no /dev/full
   async fn() {
     const words = [Deno.execPath(), ...deno].map((word) => `'${word}'`).join(" ");
@@ -195,7 +195,7 @@ const WORDS = [
 ];
 
 Deno.test({
-  name: "commandLine() quotes words so that POSIX shells pass them on as they are and run nothing",
+  name: "commandLine() quotes words so that POSIX shells pass them on unchanged and run nothing",
   ignore,
   async fn() {
     const cwd = Deno.makeTempDirSync();

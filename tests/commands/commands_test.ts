@@ -60,14 +60,14 @@ const trained = once(() =>
   ])
 );
 
-Deno.test("train tells what it does on stderr and its result on stdout", async () => {
+Deno.test("train prints its progress on stderr and its result on stdout", async () => {
   const { code, stdout, stderr } = await trained();
   assert.equal(code, 0, stderr);
   assert.equal(stdout, `${join(out, "checkpoints", "000006")}\n`);
   assert.match(stderr, /^preset nano, as asked; precision f\d\d on /);
   // on a GPU that has f16 also the loss scale, and steps that were skipped to find it
   const scaling = "( scale \\d+)?( skipped \\d+)?";
-  const step = `step 6/6 loss \\d\\.\\d{3} lr \\S+ norm \\S+${scaling} \\d+ tok/s 0s left`;
+  const step = `step 6/6 loss \\d\\.\\d{3} lr \\S+ norm \\S+${scaling} \\d+ tok/s 0\\.0s left`;
   assert.match(stderr, new RegExp(step));
   assert.match(
     stderr,
@@ -95,7 +95,7 @@ Deno.test("train says from which step it resumes, and that nothing is left to do
   assert.match(stderr, /resuming from step 6:/);
 });
 
-Deno.test("generate streams a story, the same for the same seed", async () => {
+Deno.test("generate prints the same completion for the same seed", async () => {
   await trained();
   const args = ["--run", out, "--seed", "3", "--max-new-tokens", "12"];
   const first = await task("generate", ["Once upon a time", ...args]);
@@ -105,7 +105,7 @@ Deno.test("generate streams a story, the same for the same seed", async () => {
   assert.equal(second.stdout, first.stdout);
 });
 
-Deno.test("train and generate refuse what the device cannot hold in a sentence that names the flag", async () => {
+Deno.test("train and generate name the flag to lower when the device is too small", async () => {
   await trained();
   const large = "--preset nano --batch-size 16384 --context-length 32768 --out".split(" ");
   const { code, stderr } = await task("train", [...large, join(directory, "large")]);
@@ -122,7 +122,7 @@ Deno.test("train and generate refuse what the device cannot hold in a sentence t
   );
 });
 
-Deno.test("generate --json writes one object a story", async () => {
+Deno.test("generate --json writes one object per completion", async () => {
   await trained();
   const args = [
     "Hi",
@@ -144,7 +144,7 @@ Deno.test("generate --json writes one object a story", async () => {
   );
 });
 
-Deno.test("generate --stop takes one text, may be repeated, and leaves the prompt alone", async () => {
+Deno.test("generate --stop needs one text, may be repeated, and ignores the prompt", async () => {
   await trained();
   const args = ["--run", out, "--seed", "3", "--max-new-tokens", "12"];
   const prompt = "-5 degrees";
@@ -169,7 +169,7 @@ Deno.test("eval measures a checkpoint on a text", async () => {
   );
 });
 
-Deno.test("eval and train find a run's text from any directory, and know it by its content", async () => {
+Deno.test("eval and train find a run's text from any directory, and recognize it by its content", async () => {
   const home = join(directory, "home"), away = join(directory, "away");
   for (const path of [home, away]) Deno.mkdirSync(path);
   const stories = Array.from({ length: 40 }, (_, i) => `Story ${i}: a girl named Lily.`);
@@ -201,16 +201,19 @@ Deno.test("eval and train find a run's text from any directory, and know it by i
   assert.equal(gone.code, 1);
   assert.match(
     gone.stderr,
-    /its data must be readable: \S+lily\.txt: there is no such file; name the text .* --data\n$/,
+    /its data must be readable: \S+lily\.txt: there is no such file; give the present path .* --data\n$/,
   );
   Deno.writeTextFileSync(join(home, "lily.txt"), text.replace("Story 3", "Story 4"));
   const changed = await task("eval", run, { cwd: away });
   assert.equal(changed.code, 1);
-  assert.match(changed.stderr, /must stay what it was: lily\.txt has changed since; name the text/);
+  assert.match(
+    changed.stderr,
+    /must stay what it was: lily\.txt has changed since; give the present path/,
+  );
   const out = ["--out", join("..", "home", "run"), "--steps", "2"];
   const refused = await task("train", out, { cwd: away });
   assert.equal(refused.code, 1);
-  assert.match(refused.stderr, /lily\.txt has changed since\nName the text .* with --data/);
+  assert.match(refused.stderr, /lily\.txt has changed since\nGive the present path .* with --data/);
   const resumed = await task("train", [...out, "--data", "moved.txt"], { cwd: away });
   assert.equal(resumed.code, 0, resumed.stderr);
 });
@@ -222,7 +225,7 @@ Deno.test("compare writes a table to stdout and a plot to a file", async () => {
   assert.equal(code, 0, stderr);
   const [head, line, ...rest] = stdout.split("\n");
   assert.match(head!, /^run +params +steps +tokens +time +FLOPs +loss +bits\/byte +best loss$/);
-  assert.match(line!, /^\S+run +[\d.]+ k +6 +192 +\d+s +\d\.\de\d +\d\.\d{3} +\d\.\d{3} /);
+  assert.match(line!, /^\S+run +[\d.]+ k +6 +192 +[\d.]+s +\d\.\de\d +\d\.\d{3} +\d\.\d{3} /);
   assert.deepEqual(rest, [""]);
   assert.equal(stderr, `drawn in ${svg}\n`);
   assert.match(Deno.readTextFileSync(svg), /^<svg .*<\/svg>\s*$/s);
@@ -235,7 +238,7 @@ Deno.test("prepare caches tokens, so that a second run finds them", async () => 
   assert.equal(first.stdout, "stories.txt: 2 documents, 6 tokens\n");
   assert.match(
     first.stderr,
-    /written to .*cache: 8 bytes of text in \d+s, \S+ (bytes|kB|MB)\/s\n/i,
+    /written to .*cache: 8 bytes of text in [\d.]+s, \S+ (bytes|kB|MB)\/s\n/i,
   );
   assert.match((await task("prepare", [text, "--cache", cache])).stderr, /found in/);
   const steps = ["--steps", "1", "--batch-size", "1", "--context-length", "4", "--preset", "nano"];
@@ -288,7 +291,7 @@ Deno.test("prepare and train --data tinystories share download and tokens, and a
   assert.equal(JSON.parse(stdout).data, "validation text of tinystories");
 });
 
-Deno.test("train --init-from takes a model of the hub, eval and generate --model that and what became of it", async () => {
+Deno.test("train --init-from accepts a model of the hub, eval and generate --model that and the trained one", async () => {
   await trained();
   await using hub = new HubServer("tiny/model");
   const checkpoint = join(out, "checkpoints", "000006");
@@ -328,7 +331,7 @@ Deno.test("train --init-from takes a model of the hub, eval and generate --model
   assert.match(stdout, /^Story 1.+\n$/s, stderr);
 });
 
-Deno.test("train, generate, eval and export say alike which base adapters need, and take it from --base", async () => {
+Deno.test("train, generate, eval and export name the missing base of adapters alike, and accept it as --base", async () => {
   await trained();
   const folder = join(directory, "beside"),
     base = join(folder, "base"),
@@ -357,7 +360,7 @@ Deno.test("train, generate, eval and export say alike which base adapters need, 
       `Error: Cannot load the adapters in ${
         join(lora, "checkpoints", "000001")
       } as their base must be ` +
-        `there, which is ${base} with SHA-256 \\w{64}: there is no such directory; name it with --base\n$`,
+        `found, which is ${base} with SHA-256 \\w{64}: there is no such directory; name it with --base\n$`,
     );
     assert.match(stderr, sentence);
   }
@@ -395,7 +398,7 @@ Deno.test("prepare reads JSON lines, patterns and another tokenizer, and says wh
 });
 
 Deno.test({
-  name: "prepare that is stopped says that the same command resumes, which it does",
+  name: "prepare says when it is stopped that the same command resumes, which it does",
   ignore: Deno.build.os === "windows", // a child cannot be sent Ctrl-C there
   async fn() {
     const text = join(directory, "large.txt"), cache = join(directory, "stopped");
@@ -423,14 +426,14 @@ Deno.test({
   },
 });
 
-Deno.test("doctor names the adapter and what auto would take", async () => {
+Deno.test("doctor prints the adapter and what auto chooses", async () => {
   const { code, stdout } = await task("doctor", []);
   assert.equal(code, 0);
   assert.match(stdout, /^adapter +\S/m);
-  assert.match(stdout, /^auto takes +preset (nano|mini)/m);
+  assert.match(stdout, /^auto +preset (nano|mini)/m);
 });
 
-Deno.test("commands give permissions back that they do not need any more", async () => {
+Deno.test("commands give back permissions that they no longer need", async () => {
   await trained();
   const text = join(directory, "permissions.txt"), run = ["--run", out];
   Deno.writeTextFileSync(text, `One.\n<|endoftext|>\nTwo.\n`);
@@ -480,14 +483,14 @@ const MISTAKES: [name: string, args: string[], message: RegExp][] = [
   [
     "generate",
     ["-5 degrees"],
-    /^Error: unknown option '-5 degrees'\nWhat begins .* --: deno task generate -- \S-5 degrees\S\n/,
+    /^Error: unknown option '-5 degrees'\nPut an argument .* --: deno task generate -- \S-5 degrees\S\n/,
   ],
   [
     "generate",
     ["Once", "upon"],
-    /^Error: too many arguments.*\nA text of several words goes between/,
+    /^Error: too many arguments.*\nPut a text of several words between/,
   ],
-  ["prepare", ["-x.txt"], /goes behind --: deno task prepare -- -x\.txt\n/],
+  ["prepare", ["-x.txt"], / behind --: deno task prepare -- -x\.txt\n/],
   [
     "generate",
     ["--model", "gpt3"],
@@ -594,11 +597,11 @@ Deno.test("generate refuses a text on standard input that is not UTF-8", async (
   assert.deepEqual(await task("generate", ["-"], { input }), {
     code: 1,
     stdout: "",
-    stderr: "Error: Cannot continue the text on standard input as it must be UTF-8: it is not\n",
+    stderr: "Error: Cannot continue the text on standard input as it must be UTF-8\n",
   });
 });
 
-Deno.test("tokenizer trains on files without what separates documents", async () => {
+Deno.test("tokenizer trains on files without the marks between documents", async () => {
   const data = join(directory, "tale.txt"), file = join(directory, "tokens", "mine.json");
   const documents = ["One cat sat.", "Two cats sat and sat."];
   await Deno.writeTextFile(data, documents.join("<|endoftext|>\r\n") + "<|endoftext|>");
@@ -727,7 +730,7 @@ Deno.test({
 });
 
 Deno.test({
-  name: "generate ends quietly when its reader goes away",
+  name: "generate exits without an error when its reader closes the pipe",
   ignore: Deno.build.os === "windows",
   async fn() {
     await trained();

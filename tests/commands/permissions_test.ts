@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { namesHub, permissionError } from "../../commands/permissions.ts";
 
-Deno.test("permissionError() names what is missing and the task that has it", () => {
+Deno.test("permissionError() names the missing permission and the task that has it, or the path that no task may use", () => {
   const of = (access: string) => {
     const message = `Requires ${access} access to "/x", run again with the --allow-${access} flag`;
     return permissionError(new Deno.errors.NotCapable(message));
@@ -13,6 +13,9 @@ Deno.test("permissionError() names what is missing and the task that has it", ()
   );
   assert.match(write.hint!, /: deno task \w+$/);
   assert.match(of("ffi").hint!, /: deno task \w+:ffi$/);
+  const all = of("all"); // of which no task has more
+  assert.match(all.message, /^Cannot \w+ as no file in \/dev, .*: current path is "\/x"$/);
+  assert.match(all.hint!, /^Choose another path/);
 });
 
 Deno.test("namesHub() tells names of the hub from paths", () => {

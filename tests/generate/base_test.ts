@@ -14,7 +14,7 @@ Deno.test("findBase() gives a user's mistake as the reason", async () => {
   const find = () => Promise.reject(new UserError("Cannot reach the hub"));
   await assert.rejects(findBase(query, find, {}), {
     name: "CheckpointError",
-    message: "Cannot load the adapters in adapters as their base must be there, which is " +
+    message: "Cannot load the adapters in adapters as their base must be found, which is " +
       "hf:tiny/model: Cannot reach the hub; name it with --base",
   });
 });

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { Random } from "../../data/random.ts";
-import { createDecoder, mostTexts, windowStart } from "../../generate/decoder.ts";
+import { createDecoder, mostSequences, windowStart } from "../../generate/decoder.ts";
 import { DEFAULT_SAMPLER } from "../../generate/generate.ts";
 import { Program } from "../../kernels/program.ts";
 import { rankTokens } from "../../kernels/sample/reference.ts";
@@ -50,26 +50,26 @@ for (const precision of REAL_TYPES as Precision[]) {
   Deno.test(`createDecoder() predicts what the uncached forward does in ${precision}, past the context too`, async () => {
     const gpt = randomModel(device, precision);
     // shorter than the context, as long and longer: their windows move at different times
-    const texts = [1, 6, 17, T - 1, T, T + 1, 3 * T + 5].map((length) =>
+    const prompts = [1, 6, 17, T - 1, T, T + 1, 3 * T + 5].map((length) =>
       randomText(length, length)
     );
     const drawn = 63, chunk = 3; // windows move before each place of a chunk
     const sampler = { ...DEFAULT_SAMPLER, topP: 1 };
     const decoder = createDecoder(gpt, {
-      texts,
-      seeds: texts.map((_, b) => b),
+      prompts,
+      seeds: prompts.map((_, b) => b),
       maxNewTokens: drawn,
       sampler,
     });
     const width = decoder.logits.shape[1]!;
     const predicted: Float32Array[] = []; // the last token of each chunk
-    const all = texts.map((text) => [...text]);
+    const all = prompts.map((text) => [...text]);
     for (let i = 0; i < drawn; i += chunk) {
       (await decoder.next(chunk)).forEach((tokens, b) => all[b]!.push(...tokens));
       predicted.push((await download(device, decoder.logits))[0] as Float32Array);
     }
     for (const [b, text] of all.entries()) {
-      const given = texts[b]!.length;
+      const given = prompts[b]!.length;
       assert.equal(text.length, given + drawn);
       let seen = -1, uncached: Float32Array[] = [];
       for (const [i, rows] of predicted.entries()) {
@@ -90,13 +90,13 @@ for (const precision of REAL_TYPES as Precision[]) {
   });
 }
 
-Deno.test("createDecoder() draws the same for a text alone and among others, in chunks or at once", async () => {
+Deno.test("createDecoder() draws the same for a prompt alone and in a batch, in chunks or at once", async () => {
   const gpt = randomModel(device, "f32");
-  const texts = [3, 20, 50].map((length) => randomText(length, length)), seeds = [7, 8, 7];
+  const prompts = [3, 20, 50].map((length) => randomText(length, length)), seeds = [7, 8, 7];
   const drawn = T + 9;
   const draw = async (which: number[], chunks: number[]) => {
     const decoder = createDecoder(gpt, {
-      texts: which.map((b) => texts[b]!),
+      prompts: which.map((b) => prompts[b]!),
       seeds: which.map((b) => seeds[b]!),
       maxNewTokens: drawn,
       sampler: { ...DEFAULT_SAMPLER, repetitionPenalty: 1.1 },
@@ -117,24 +117,25 @@ Deno.test("createDecoder() draws the same for a text alone and among others, in 
   gpt.destroy();
 });
 
-Deno.test("createDecoder() throws on an empty text, an unknown token, and too many tokens", async () => {
+Deno.test("createDecoder() throws on an empty prompt, an unknown token, and too many tokens", async () => {
   const gpt = randomModel(device, "f32");
   const create = (text: number[]) =>
     createDecoder(gpt, {
-      texts: [[1], text],
+      prompts: [[1], text],
       seeds: [0, 0],
       maxNewTokens: 2,
       sampler: DEFAULT_SAMPLER,
     });
   assert.throws(() => create([]), {
     name: "RangeError",
-    message: /one or more ids .* text is empty/,
+    message: /one or more ids .* prompt is empty/,
   });
   assert.throws(() => create([V]), { name: "RangeError", message: /below 257: current id is 257/ });
   const decoder = create([2, 3]);
   await assert.rejects(decoder.next(3), {
     name: "RangeError",
-    message: "Cannot draw 3 tokens as no text may have more than 4 in all: current lengths are 1,2",
+    message:
+      "Cannot draw 3 tokens as no sequence may have more than 4 in all: current lengths are 1,2",
   });
   decoder.destroy();
   gpt.destroy();
@@ -150,7 +151,7 @@ for (
   const what = lora ? "with adapters" : "alone";
   Deno.test(`createDecoder() of one text, ${what}, predicts the same with layer-norms as part of products in ${precision}`, async () => {
     const options = {
-      texts: [randomText(9, 7)],
+      prompts: [randomText(9, 7)],
       seeds: [3],
       maxNewTokens: 3,
       sampler: { ...DEFAULT_SAMPLER, temperature: 0 },
@@ -173,32 +174,32 @@ for (
   });
 }
 
-Deno.test("createDecoder() of one text takes an MLP whose width is no multiple of four", async () => {
-  const config = { ...CONFIG, innerWidth: 30 }, texts = [randomText(4, 5)];
+Deno.test("createDecoder() continues one prompt when the width of the MLP is no multiple of four", async () => {
+  const config = { ...CONFIG, innerWidth: 30 }, prompts = [randomText(4, 5)];
   const drawn = [];
   for (const isCpu of [true, false]) {
     const on = { ...device, isCpu, subgroupSize: undefined, choices: new Map() };
     const gpt = createGpt(on, config, { precision: "f32" });
     initializeParameters(gpt, { seed: 5 });
     const sampler = { ...DEFAULT_SAMPLER, temperature: 0 };
-    const decoder = createDecoder(gpt, { texts, seeds: [0], maxNewTokens: 4, sampler });
+    const decoder = createDecoder(gpt, { prompts, seeds: [0], maxNewTokens: 4, sampler });
     drawn.push(await decoder.next(4));
     for (const { destroy } of [decoder, gpt]) destroy();
   }
   assert.deepEqual(drawn[0], drawn[1]);
 });
 
-Deno.test("mostTexts() keeps caches and logits below what a binding shows", () => {
+Deno.test("mostSequences() keeps caches and logits within one binding each", () => {
   const { width, layers } = CONFIG, cacheBytes = 2 * layers * T * width * 4;
-  const cpu = { ...device, isCpu: true }; // which reads texts in pieces smaller than caches
+  const cpu = { ...device, isCpu: true }; // which reads prompts in pieces smaller than caches
   const gpt = randomModel({ ...cpu, maxBindingBytes: 5 * cacheBytes + 1 }, "f32");
-  assert.equal(mostTexts(gpt, 10 * T), 5);
-  assert.equal(mostTexts(gpt, T / 2), 10);
+  assert.equal(mostSequences(gpt, 10 * T), 5);
+  assert.equal(mostSequences(gpt, T / 2), 10);
   const large = randomModel({ ...cpu, maxBindingBytes: 2 ** 31 }, "f32");
   const least = randomModel({ ...cpu, maxBindingBytes: cacheBytes - 1 }, "f32");
-  assert.equal(mostTexts(least, 10 * T), 1); // there is always one
+  assert.equal(mostSequences(least, 10 * T), 1); // there is always one
   least.destroy();
-  assert.equal(mostTexts(large, 10 * T), 256); // beyond, a large GPU is busy anyway
+  assert.equal(mostSequences(large, 10 * T), 256); // beyond, a large GPU is busy anyway
   large.destroy();
   gpt.destroy();
 });

@@ -31,7 +31,7 @@ async function told(options: GenerateOptions, of = fresh()) {
 
 const PLAIN = { prompt: "Hi", seed: 3, maxNewTokens: 60 };
 
-Deno.test("generate() gives the same text for the same seed, another for another, in pieces", async () => {
+Deno.test("generate() yields the same text for the same seed, another for another, in pieces", async () => {
   const first = await told(PLAIN);
   assert.deepEqual([first.reason, first.tokens], ["length", 60]);
   assert.ok(first.pieces > 1);
@@ -40,7 +40,7 @@ Deno.test("generate() gives the same text for the same seed, another for another
   assert.ok(first.text.startsWith((await told({ ...PLAIN, maxNewTokens: 30 })).text.slice(0, 20)));
 });
 
-Deno.test("generate() ends before a stop text, wherever chunks end, and gives no part of it", async () => {
+Deno.test("generate() ends before a stop text, wherever chunks end, and yields no part of it", async () => {
   const { text } = await told(PLAIN);
   for (const at of [0, 2, 3, 4, 30, 35]) {
     const stop = text.slice(at, at + 4);
@@ -96,11 +96,11 @@ Deno.test("generate() and generateBatch() end at any of several tokens", async (
   }
 });
 
-Deno.test("generate() begins a document where the prompt is empty, and may add nothing", async () => {
+Deno.test("generate() begins a document when the prompt is empty, and may add nothing", async () => {
   const empty = await told({ ...PLAIN, prompt: "" });
   assert.equal(empty.tokens, 60);
   const decoder = createDecoder(gpt, {
-    ...{ texts: [[tokenizer.endOfText]], seeds: [3], maxNewTokens: 60, sampler: DEFAULT_SAMPLER },
+    ...{ prompts: [[tokenizer.endOfText]], seeds: [3], maxNewTokens: 60, sampler: DEFAULT_SAMPLER },
   });
   const [drawn] = await decoder.next(60);
   assert.equal(empty.text, tokenizer.decode(drawn!.slice(-60)));
@@ -113,7 +113,7 @@ Deno.test("generate() begins a document where the prompt is empty, and may add n
   });
 });
 
-Deno.test("generate() decodes its text as what continues the prompt", async () => {
+Deno.test("generate() decodes a completion as the continuation of its prompt", async () => {
   // leaves out the first character of a text, as tokenizers with a prefix blank do
   const begins = {
     ...tokenizer,
@@ -144,7 +144,7 @@ Deno.test("generate() ends when its signal aborts", async () => {
   assert.ok(last.value.tokens > 0 && last.value.tokens < 60);
 });
 
-Deno.test("generate() says that the model is broken", async () => {
+Deno.test("generate() throws when the model's logits are not finite", async () => {
   const broken = randomModel(device, "f32");
   const weight = masterOf(broken, "ln_f.weight");
   const [values] = await download(device, weight);
@@ -162,7 +162,7 @@ Deno.test("generate() throws on an option that is out of range", async () => {
   await assert.rejects(told({ sampler: { topP: 2 } }), { message: /--top-p must be above 0/ });
 });
 
-Deno.test("generateBatch() tells each story as generate() does, also in groups", async () => {
+Deno.test("generateBatch() completes each prompt as generate() does, also in several batches", async () => {
   const streams = ["Hi", "Once upon a time", "", "Hi", "Hi"].map((prompt, seed) => ({
     prompt,
     seed,
@@ -188,7 +188,7 @@ Deno.test("generateBatch() tells each story as generate() does, also in groups",
   }
 });
 
-Deno.test("generateBatch() of no texts has nothing to tell", async () => {
+Deno.test("generateBatch() yields nothing when there are no streams", async () => {
   for await (const piece of generateBatch(fresh(), { streams: [] })) {
     assert.fail(JSON.stringify(piece));
   }

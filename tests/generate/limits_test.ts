@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { DEFAULT_SAMPLER, generateBatch, type SamplerOptions } from "../../generate/generate.ts";
-import { largestThat, textsAtOnce } from "../../generate/limits.ts";
+import { largestThat, sequencesAtOnce } from "../../generate/limits.ts";
 import { loadSource } from "../../generate/load.ts";
 import type { ModelSource } from "../../generate/source.ts";
 import { device, freshSeed, testRandom } from "../kernels/harness.ts";
@@ -17,46 +17,46 @@ Deno.test("largestThat() finds the last number that fits", () => {
   assert.equal(largestThat(() => true, 0), 0);
 });
 
-Deno.test("textsAtOnce() takes the texts that fit, and says how long one may become", () => {
-  assert.equal(textsAtOnce(model(), PLAN), 4);
+Deno.test("sequencesAtOnce() returns the sequences that fit, and names the greatest length when none does", () => {
+  assert.equal(sequencesAtOnce(model(), PLAN), 4);
   const long = { ...PLAN, maxNewTokens: 4_000_000 };
-  assert.equal(textsAtOnce(model(), { ...long, samples: 50 }), 8); // 2²⁷ / (4 · 4,000,003)
+  assert.equal(sequencesAtOnce(model(), { ...long, samples: 50 }), 8); // 2²⁷ / (4 · 4,000,003)
   // with penalties over all of a text, too, whose loops a CPU's workgroup shares
   const sampler = { ...DEFAULT_SAMPLER, repetitionPenalty: 1.1, repetitionWindow: 0 };
-  assert.equal(textsAtOnce(model(), { ...long, sampler, samples: 1 }), 1);
+  assert.equal(sequencesAtOnce(model(), { ...long, sampler, samples: 1 }), 1);
   const message =
     "Cannot generate as --max-new-tokens must be at most 33554429 after a prompt of 3 " +
-    "tokens on a CPU: current value is 40000000 (a kernel sees at most 134 MB of a tensor, which " +
+    "tokens on a CPU: current value is 40000000 (a kernel can bind at most 134 MB of a tensor, which " +
     "would have 160 MB)";
-  assert.throws(() => textsAtOnce(model(), { ...PLAN, maxNewTokens: 4e7 }), {
+  assert.throws(() => sequencesAtOnce(model(), { ...PLAN, maxNewTokens: 4e7 }), {
     name: "UserError",
     message,
   });
 });
 
-Deno.test("textsAtOnce() names the prompt or the model where no token more would fit", () => {
-  assert.throws(() => textsAtOnce(model(), { ...PLAN, promptTokens: 2 ** 25 + 1 }), {
+Deno.test("sequencesAtOnce() names the prompt or the model when no further token fits", () => {
+  assert.throws(() => sequencesAtOnce(model(), { ...PLAN, promptTokens: 2 ** 25 + 1 }), {
     name: "UserError",
     message:
       /^Cannot generate as the prompt must have fewer than 33554432 tokens on a CPU: current number is 33554433 \(/,
   });
   const small = { ...CPU, maxBindingBytes: 512 };
-  assert.throws(() => textsAtOnce(model(small), PLAN), {
+  assert.throws(() => sequencesAtOnce(model(small), PLAN), {
     name: "UserError",
     message: /^Cannot generate as the model must be smaller on a CPU: it has \d+ parameters \(/,
   });
-  assert.throws(() => textsAtOnce(model(), { ...PLAN, freeBytes: 1000 }), {
-    message: /smaller on a CPU: .* \(1.00 kB of memory are free, and this would take [\d.]+ kB\)$/,
+  assert.throws(() => sequencesAtOnce(model(), { ...PLAN, freeBytes: 1000 }), {
+    message: /smaller on a CPU: .* \(1.00 kB of memory are free, and this would need [\d.]+ kB\)$/,
   });
 });
 
-Deno.test("loadSource() says that a device is too small for a model before it reads it", () => {
+Deno.test("loadSource() throws before it reads a model that is too large for the device", () => {
   const config = { ...CONFIG, width: 16384, heads: 64, layers: 100 };
   const source = { spec: "a model", directory: "nowhere", config } as ModelSource;
   assert.throws(() => loadSource(device, source, { precision: "f32" }), {
     name: "UserError",
     message:
-      /^Cannot load a model as the model must be smaller on .*: it has \d+ parameters \(a buffer holds at most .*, and this would take 1\.29 TB\)$/,
+      /^Cannot load a model as the model must be smaller on .*: it has \d+ parameters \(a buffer holds at most .*, and this would need 1\.29 TB\)$/,
   });
 });
 

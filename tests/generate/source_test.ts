@@ -115,7 +115,7 @@ async function loaded(spec: string, options: FindModelOptions = {}, dtype: "F16"
   }
 }
 
-Deno.test("findModel() takes from the hub what a model needs, all of one commit, and once", async () => {
+Deno.test("findModel() downloads the files of a model once, all of one commit", async () => {
   await using hub = hubWith(sharded());
   const commit = hub.server.main;
   const found = await loaded("hf:tiny/model", hub.options, "F16");
@@ -133,7 +133,7 @@ Deno.test("findModel() takes from the hub what a model needs, all of one commit,
   assert.deepEqual(again.parameters, halves);
 });
 
-Deno.test("findModel() takes PyTorch's file where there is no other, and GPT-2's tokenizer where there is none", async () => {
+Deno.test("findModel() uses PyTorch's file when there is no other, and GPT-2's tokenizer when there is none", async () => {
   const torchFile = Deno.readFileSync(new URL("../golden/torch_file.bin", import.meta.url));
   await using hub = hubWith({
     "config.json": json(
@@ -143,13 +143,13 @@ Deno.test("findModel() takes PyTorch's file where there is no other, and GPT-2's
   });
   const source = await findModel("hf:tiny/model", hub.options);
   assert.equal(source.tokenizer.hash, (await gpt2Tokenizer()).hash);
-  assert.match(hub.notices.at(-1)!, /^taking GPT-2's tokenizer, as .* has none$/);
+  assert.match(hub.notices.at(-1)!, /^using GPT-2's tokenizer, as .* has none$/);
   const gpt = createGpt(device, source.config, { precision: "f32" });
   assert.throws(() => fillModel(gpt, source), { message: /unknown names are mask, half, brain/ });
   gpt.destroy();
 });
 
-Deno.test("findModel() finds adapters, and the model beside them on the hub", async () => {
+Deno.test("findModel() finds adapters, and their base on the hub", async () => {
   await using hub = hubWith(sharded());
   const A = { dtype: "F32", shape: [1, 8], data: new Uint8Array(32) } as const;
   const B = { dtype: "F32", shape: [8, 1], data: new Uint8Array(32) } as const;
@@ -182,20 +182,20 @@ Deno.test("findModel() finds adapters, and the model beside them on the hub", as
   const moved = local({ ...adapter, "adapter_config.json": json(config) });
   await assert.rejects(loaded(moved), {
     name: "CheckpointError",
-    message: `Cannot load the adapters in ${moved} as their base must be there, which is ` +
+    message: `Cannot load the adapters in ${moved} as their base must be found, which is ` +
       `${join(directory, "gone")}: there is no such directory; name it with --base`,
   });
   assert.deepEqual((await loaded(moved, { base: local() })).parameters, saved);
 });
 
-Deno.test("findModel() takes a checkpoint by its directory only if it is whole", async () => {
+Deno.test("findModel() accepts the directory of a checkpoint only when it is whole", async () => {
   await assert.rejects(findModel(local({ "trainer_state.json": json({}) })), {
     name: "CheckpointError",
     message: /trainer_state\.json/,
   });
 });
 
-Deno.test("hashModel() is of every tensor file, adapters among them", async () => {
+Deno.test("hashModel() hashes every tensor file, those of adapters included", async () => {
   const whole = await findModel(local()),
     shards = await findModel(local({
       ...sharded(),
@@ -248,7 +248,7 @@ function peft(fields: Record<string, unknown>, ranks: Record<string, number>): s
   });
 }
 
-Deno.test("findModel() scales PEFT's adapters by rank, alpha and their patterns, and takes layers by full name", async () => {
+Deno.test("findModel() scales PEFT's adapters by rank, alpha and their patterns, and accepts full names of layers", async () => {
   const [first, second] = [0, 1].map((i) => `transformer.h.${i}.attn.c_attn`) as [string, string];
   const both = { [first]: 4, [second]: 4 };
   const cases: [fields: object, ranks: Record<string, number>, scales: Record<string, number>][] = [
@@ -297,7 +297,7 @@ Deno.test("findModel() scales PEFT's adapters by rank, alpha and their patterns,
   }
 });
 
-Deno.test("findModel() refuses what it does not know of adapters, by name", async () => {
+Deno.test("findModel() names the settings of adapters that it does not support", async () => {
   const cases: [fields: Record<string, unknown>, message: RegExp][] = [
     [{ use_dora: true }, /use_dora must be false: current value is true$/],
     [{ lora_bias: true }, /lora_bias must be false/],
@@ -320,7 +320,7 @@ Deno.test("findModel() refuses what it does not know of adapters, by name", asyn
   }
 });
 
-Deno.test("findModel() takes the first positions of a model and refuses more than it has", async () => {
+Deno.test("findModel() uses the first positions of a model, and throws when it has fewer", async () => {
   const path = local();
   const { parameters } = await loaded(path, { contextLength: 4 });
   assert.deepEqual(parameters.get("transformer.wpe.weight")!.shape, [4, 8]);
@@ -330,7 +330,7 @@ Deno.test("findModel() takes the first positions of a model and refuses more tha
   });
 });
 
-Deno.test("findModel() takes a whole file beside an index, from a directory and the hub, and says so", async () => {
+Deno.test("findModel() prefers a whole file to an index, in a directory and on the hub, and says so", async () => {
   const { "model.safetensors.index.json": index } = sharded();
   const notices: string[] = [], onNotice = (sentence: string) => notices.push(sentence);
   const stale = { "model.safetensors.index.json": index! }; // its shards are gone
@@ -368,7 +368,7 @@ async function ends(files: Files) {
   return { endIds: tokenizer.endIds, notices };
 }
 
-Deno.test("findModel() takes the tokens that end a text from generation_config.json, then config.json", async () => {
+Deno.test("findModel() reads the tokens that end a text from generation_config.json, then config.json", async () => {
   const configWith = (eos_token_id: unknown) => ({
     "config.json": json({ ...toHuggingFaceConfig(config, { endOfText }), eos_token_id }),
   });
@@ -407,7 +407,7 @@ Deno.test("findModel() takes the tokens that end a text from generation_config.j
   }
 });
 
-Deno.test("findModel() takes from the hub the files that name added tokens and what ends a text", async () => {
+Deno.test("findModel() downloads the files that name added tokens and the end of a text", async () => {
   const added = vocabularySize, wide = { ...config, vocabularySize: added + 1 };
   await using hub = hubWith({
     ...sharded(),
@@ -443,7 +443,7 @@ const refused: [what: string, spec: string, message: RegExp][] = [
   [
     "a model without a tokenizer",
     local({ "tokenizer.json": nothing }),
-    /its tokenizer must be there/,
+    /it must have a tokenizer/,
   ],
   [
     "another architecture",

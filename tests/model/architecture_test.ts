@@ -96,17 +96,17 @@ for (const [field, config] of CASES) {
     assert.notDeepEqual([logits, shapesOf(gpt)], [baseLogits, shapesOf(base)]);
     for (const isCpu of [true, false]) {
       const on = { ...device, isCpu, subgroupSize: undefined, choices: new Map() };
-      for (const texts of [[TEXT], [TEXT, [7, 7]]]) {
+      for (const prompts of [[TEXT], [TEXT, [7, 7]]]) {
         using decoder = createDecoder({ ...gpt, device: on }, {
-          texts,
-          seeds: texts.map(() => 0),
+          prompts,
+          seeds: prompts.map(() => 0),
           maxNewTokens: 1,
           sampler: DEFAULT_SAMPLER,
         });
         await decoder.next(1);
         const [drawnFrom] = await download(device, decoder.logits);
         const found = (drawnFrom as Float32Array).subarray(0, config.vocabularySize);
-        assertClose(found, logits, TOLERANCE, `logits with ${texts.length} texts`);
+        assertClose(found, logits, TOLERANCE, `logits with ${prompts.length} prompts`);
       }
     }
   });

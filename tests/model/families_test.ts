@@ -193,7 +193,7 @@ for (const example of CASES) {
     const expected = example.integers("greedy"), given = 2;
     const gpt = load(example, device, "f32");
     const decoder = createDecoder(gpt, {
-      texts: [[...expected.subarray(0, given)]],
+      prompts: [[...expected.subarray(0, given)]],
       seeds: [0],
       maxNewTokens: expected.length - given,
       sampler: { ...DEFAULT_SAMPLER, temperature: 0 },

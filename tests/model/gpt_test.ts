@@ -332,7 +332,7 @@ for (const precision of PRECISIONS) {
 Deno.test("createDecoder() continues greedily as PyTorch does", async () => {
   const expected = integers("greedy"), given = 3;
   const decoder = createDecoder(goldenModel(device, "f32"), {
-    texts: [[...expected.subarray(0, given)]],
+    prompts: [[...expected.subarray(0, given)]],
     seeds: [0],
     maxNewTokens: expected.length - given,
     sampler: { ...DEFAULT_SAMPLER, temperature: 0 },

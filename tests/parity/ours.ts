@@ -62,7 +62,7 @@ async function logitsOf(gpt: Gpt, texts: number[][]): Promise<Float32Array> {
 
 async function greedy(gpt: Gpt, prompt: number[], count: number): Promise<number[]> {
   const decoder = createDecoder(gpt, {
-    texts: [prompt],
+    prompts: [prompt],
     seeds: [0],
     maxNewTokens: count,
     sampler: { ...DEFAULT_SAMPLER, temperature: 0 },

@@ -82,7 +82,7 @@ async function load(options: LoadOptions): Promise<string[]> {
   return notices;
 }
 
-Deno.test("train() keeps a checkpoint while a run has adapters beside it, and says why", async () => {
+Deno.test("train() keeps a checkpoint while adapters of another run need it, and says why", async () => {
   const { base, initFrom, lora } = await folder("kept"), second = `${lora}-too`;
   for (const out of [lora, second]) {
     assert.deepEqual((await run(out, { initFrom, loraRank: 1 })).filter((m) => /note/.test(m)), []);
@@ -97,7 +97,7 @@ Deno.test("train() keeps a checkpoint while a run has adapters beside it, and sa
   const notices = await run(base, { steps: 5, keep: 1 });
   assert.deepEqual(steps(base), [5, 2]);
   assert.deepEqual(notices.filter((message) => message.startsWith("keeping")), [
-    `keeping ${initFrom}: the adapters in ${lora} stand beside it`,
+    `keeping ${initFrom}: the adapters in ${lora} need it`,
   ]);
   await load({ run: lora });
 
@@ -111,14 +111,14 @@ Deno.test("train() keeps a checkpoint while a run has adapters beside it, and sa
   assert.deepEqual(steps(base), [7]);
 });
 
-Deno.test("train() says if the run of its base cannot note the adapters", async () => {
+Deno.test("train() gives a notice when the run of its base cannot note the adapters", async () => {
   const { base, initFrom, lora } = await folder("unnoted");
   mkdirSync(join(base, "adapters.jsonl"));
   const notices = await run(lora, { initFrom, loraRank: 1 });
   const notice = notices.find((message) => message.startsWith("Cannot note in "));
   assert.match(
     notice!,
-    /stand beside 000002 as .*: training .* may remove it; --keep-base copies it$/,
+    /need 000002 as .*: training .* may remove it; --keep-base copies it$/,
   );
 });
 
@@ -127,7 +127,7 @@ Deno.test("train() and loadModel() find a base by its hash after it was moved", 
   await run(lora, { initFrom, loraRank: 1 });
   await run(base, { ...BASE, fresh: true }); // which renames the run
   const aside = join(path, "base-1", "checkpoints", "000002");
-  const moved = `taking ${aside} as the base of the adapters in ${
+  const moved = `using ${aside} as the base of the adapters in ${
     join(lora, "checkpoints", "000002")
   }: it was ${initFrom}`;
   assert.deepEqual(await load({ run: lora }), []); // the new run came to the same weights
@@ -147,7 +147,7 @@ Deno.test("train() and loadModel() find a base by its hash after it was moved", 
   assert.ok(notice?.includes(join("with-model-moved", "models", "base")), notice);
 });
 
-Deno.test("train() and loadModel() say which adapters need which base, and take the right one alone", async () => {
+Deno.test("train() and loadModel() say which adapters need which base, and accept only the right one", async () => {
   const { path, base, initFrom, lora } = await folder("lost"),
     checkpoint = join(lora, "checkpoints");
   await run(lora, { initFrom, loraRank: 1, steps: 1 });
@@ -159,7 +159,7 @@ Deno.test("train() and loadModel() say which adapters need which base, and take 
   const missing = {
     name: "CheckpointError",
     message:
-      `Cannot load the adapters in ${join(checkpoint, "000001")} as their base must be there, ` +
+      `Cannot load the adapters in ${join(checkpoint, "000001")} as their base must be found, ` +
       `which is ${initFrom} with SHA-256 ${sha256}: there is no such directory; name it with --base`,
   };
   await assert.rejects(load({ run: lora }), missing);
@@ -167,12 +167,12 @@ Deno.test("train() and loadModel() say which adapters need which base, and take 
   const wrong = {
     name: "CheckpointError",
     message: new RegExp(
-      `beside ${other} as they belong to ${initFrom} with SHA-256 ${sha256}: current SHA-256 is \\w{64}$`,
+      `with the base ${other} as they belong to ${initFrom} with SHA-256 ${sha256}: current SHA-256 is \\w{64}$`,
     ),
   };
   await assert.rejects(load({ run: lora, base: other }), wrong);
-  const beside = `beside ${join(checkpoint, "000001")} as a base must be a whole model`;
-  await assert.rejects(load({ run: lora, base: lora }), { message: new RegExp(beside) });
+  const adapters = `with the base ${join(checkpoint, "000001")} as a base must be a whole model`;
+  await assert.rejects(load({ run: lora, base: lora }), { message: new RegExp(adapters) });
   await assert.rejects(run(lora, { base: other }), wrong);
   assert.deepEqual(await load({ run: lora, base: saved }), []);
   await run(lora, { initFrom: saved }); // also names it

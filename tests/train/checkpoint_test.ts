@@ -11,7 +11,7 @@ import { moveAside, openRunDirectory } from "../../train/checkpoint.ts";
 import { directory, exampleFiles, exampleState, makeRun } from "../checkpoints.ts";
 import { freshSeed } from "../seeds.ts";
 
-Deno.test("save() writes checkpoints that verify, with hints and nothing left over", () => {
+Deno.test("save() writes checkpoints that verify, with hints, and leaves no temporary file", () => {
   const path = makeRun("plain", { count: 2 });
   assert.deepEqual(listCheckpoints(path).map(({ step }) => step), [2, 1]);
   const newest = newestCheckpoint(path, assert.fail)!;
@@ -45,12 +45,12 @@ Deno.test({
   },
 });
 
-Deno.test("save() keeps the newest and the best and removes the others", () => {
+Deno.test("save() keeps the newest and the best checkpoints, and removes the others", () => {
   const path = makeRun("pruned", { count: 6, keep: 2 });
   assert.deepEqual(listCheckpoints(path).map(({ step }) => step), [6, 5, 1]);
 });
 
-Deno.test("copy() replaces a folder as a whole, or leaves it if there is no room", () => {
+Deno.test("copy() replaces a folder as a whole, or leaves it unchanged when there is no room", () => {
   const path = makeRun("copying", { count: 1 }), other = join(directory, "weights.bin");
   const leftover = join(path, `.tmp-base-${crypto.randomUUID()}`); // of a process that was killed
   Deno.mkdirSync(leftover);
@@ -84,7 +84,7 @@ Deno.test("save() replaces a checkpoint of the same step", () => {
   );
 });
 
-Deno.test("save() never removes what it has just written, whatever lies beside it", () => {
+Deno.test("save() never removes the checkpoint that it has just written, whatever others there are", () => {
   const path = makeRun("older", { count: 3 });
   Deno.writeTextFileSync(join(path, "checkpoints", "000003", "model.safetensors"), "step X");
   const run = openRunDirectory(path);
@@ -105,7 +105,7 @@ Deno.test("save() writes the same bytes for the same training", () => {
   assert.deepEqual(a, b);
 });
 
-Deno.test("save() that fails half way leaves what was there", () => {
+Deno.test("save() leaves the old files when it fails", () => {
   const path = makeRun("broken off", { count: 1 });
   const before = verifyCheckpoint(join(path, "checkpoints", "000001"));
   const run = openRunDirectory(path);
@@ -121,7 +121,7 @@ Deno.test("save() that fails half way leaves what was there", () => {
   assert.deepEqual(verifyCheckpoint(join(path, "checkpoints", "000001")), before);
 });
 
-Deno.test("save() finishes and names what it could not write or remove once", () => {
+Deno.test("save() completes, and names once what it could not write or remove", () => {
   const path = makeRun("obstructed", { count: 3 });
   for (const name of ["latest", "best"]) {
     Deno.removeSync(join(path, name));
@@ -143,7 +143,7 @@ Deno.test("save() finishes and names what it could not write or remove once", ()
   assert.ok(readdirSync(path).every((name) => !name.includes("tmp")));
 });
 
-Deno.test("write() and append() name a file that cannot be written once, and append() catches up", () => {
+Deno.test("write() and append() name once a file that cannot be written, and append() writes the lines later", () => {
   const path = makeRun("unwritable", { count: 1 });
   const run = openRunDirectory(path);
   for (const name of ["notes", "log"]) Deno.mkdirSync(join(path, name));
@@ -166,7 +166,7 @@ Deno.test("write() and append() name a file that cannot be written once, and app
   assert.equal(Deno.readTextFileSync(join(path, "log")), "torn\na\nb\nc\n");
 });
 
-Deno.test("openRunDirectory() refuses a file in the run's place", () => {
+Deno.test("openRunDirectory() throws when the path is that of a file", () => {
   const path = join(directory, "file");
   Deno.writeTextFileSync(path, "");
   assert.throws(() => openRunDirectory(path), {
@@ -175,7 +175,7 @@ Deno.test("openRunDirectory() refuses a file in the run's place", () => {
   });
 });
 
-Deno.test("save() without room leaves the older checkpoints and no half one", () => {
+Deno.test("save() leaves the older checkpoints and no partial one when there is no room", () => {
   const path = makeRun("full", { count: 1 });
   const run = openRunDirectory(path, { freeBytes: () => 1_000_000 });
   assert.throws(() => run.save(exampleFiles("x"), exampleState(2), { keep: 3, best: false }), {
@@ -187,7 +187,7 @@ Deno.test("save() without room leaves the older checkpoints and no half one", ()
   assert.deepEqual(readdirSync(join(path, "checkpoints")), ["000001"]);
 });
 
-Deno.test("checkRoom() refuses what no checkpoint fits into, and warns if not all will", () => {
+Deno.test("checkRoom() throws when no checkpoint fits, and gives a notice when not all do", () => {
   const path = makeRun("room", { count: 1 });
   const notices = (free: number, { keep = 3, saves = 9 } = {}) => {
     const run = openRunDirectory(path, { freeBytes: () => free });
@@ -216,7 +216,7 @@ Deno.test("checkRoom() refuses what no checkpoint fits into, and warns if not al
   });
 });
 
-Deno.test("openRunDirectory() clears what a dead process left, and nothing else", () => {
+Deno.test("openRunDirectory() removes the leftovers of a killed process, and nothing else", () => {
   const path = makeRun("leftovers", { count: 1 });
   const checkpoints = join(path, "checkpoints"), uuid = crypto.randomUUID();
   const ours = [
@@ -239,7 +239,7 @@ Deno.test("openRunDirectory() clears what a dead process left, and nothing else"
   assert.equal(Deno.readTextFileSync(join(path, "latest.tmp")), "mine");
 });
 
-Deno.test("openRunDirectory() refuses what is no place for a run, and says what to type", () => {
+Deno.test("openRunDirectory() throws when a run cannot be there, and says what to type", () => {
   const path = makeRun("whole", { count: 1 });
   const checkpoint = join(path, "checkpoints", "000001");
   const before = readdirSync(checkpoint);
@@ -285,7 +285,7 @@ Deno.test("openRunDirectory() refuses what is no place for a run, and says what 
   assert.equal(readdirSync(full).length, 4);
 });
 
-Deno.test("openRunDirectory() takes a new place, an empty one, and a run", () => {
+Deno.test("openRunDirectory() opens a new directory, an empty one, and a run", () => {
   const path = makeRun("parent", { count: 1 });
   const hidden = join(directory, "hidden");
   Deno.mkdirSync(join(hidden, "lost+found"), { recursive: true });
@@ -305,7 +305,7 @@ Deno.test("openRunDirectory() takes a new place, an empty one, and a run", () =>
   }
 });
 
-Deno.test("openRunDirectory() brings back a checkpoint whose replacement never came", () => {
+Deno.test("openRunDirectory() restores a checkpoint when its replacement was not completed", () => {
   const path = makeRun("displaced", { count: 2 });
   const at = (name: string) => join(path, "checkpoints", name);
   Deno.renameSync(at("000002"), at(".old-000002")); // died before the new one had its name
@@ -383,7 +383,7 @@ for (const mode of ["onward", "again"] as const) {
   });
 }
 
-Deno.test("openRunDirectory() refuses a run in which another process trains", async () => {
+Deno.test("openRunDirectory() throws when another process trains there", async () => {
   const path = makeRun("locked", { count: 1 });
   const child = spawnSaver(path, 2, "onward");
   const reader = child.stdout.getReader();
@@ -399,7 +399,7 @@ Deno.test("openRunDirectory() refuses a run in which another process trains", as
   openRunDirectory(path).close();
 });
 
-Deno.test("moveAside() takes the next free name", () => {
+Deno.test("moveAside() renames a run to the next free name", () => {
   const path = makeRun("moved", { count: 1 });
   assert.equal(moveAside(path), `${path}-1`);
   assert.equal(moveAside(path), undefined);
@@ -408,7 +408,7 @@ Deno.test("moveAside() takes the next free name", () => {
   assert.ok(existsSync(join(`${path}-1`, "checkpoints", "000001")));
 });
 
-Deno.test("close() removes a run directory that was made for nothing, and no other", () => {
+Deno.test("close() removes a run directory only when it is new and unused", () => {
   const path = join(directory, "unused", "run");
   openRunDirectory(path).close();
   assert.ok(!existsSync(path));

@@ -102,14 +102,14 @@ Deno.test("readRun() counts tokens, seconds and operations up to each evaluation
   });
 });
 
-Deno.test("readRun() takes the size of older runs' models from their checkpoint", () => {
+Deno.test("readRun() reads the size of older runs' models from their checkpoint", () => {
   const path = makeRun("older", [step(1, 400), evaluation(1, 5)]);
   const { parameters, points } = readRun(path, noWarning);
   assert.ok(parameters > 100_000);
   assert.equal(points[0]!.flops, 400 * flopsPerToken(config));
 });
 
-Deno.test("readRun() warns of damaged lines and passes over them", () => {
+Deno.test("readRun() skips damaged lines with a warning", () => {
   const path = makeRun("damaged", [start, '{"kind":"st', step(1, 1), evaluation(1, 5), '{"ki']);
   const warnings: string[] = [];
   assert.equal(readRun(path, (sentence) => warnings.push(sentence)).points.length, 1);
@@ -118,7 +118,7 @@ Deno.test("readRun() warns of damaged lines and passes over them", () => {
   ]);
 });
 
-Deno.test("readRun() thins what is drawn of 150,000 evaluations and keeps the last and the best", () => {
+Deno.test("readRun() thins 150,000 evaluations, and keeps the last and the best", () => {
   const lines: object[] = [start];
   for (let i = 1; i <= 150_000; i++) {
     lines.push(step(i, 400), evaluation(i, i === 77_777 ? 0.25 : 1 + i));
@@ -136,7 +136,7 @@ Deno.test("readRun() thins what is drawn of 150,000 evaluations and keeps the la
   assert.match(compareTable([run]), /150000 .* 0\.250 at 31\.1 M\n$/);
 });
 
-Deno.test("readRun() passes over a checkpoint whose state is damaged", () => {
+Deno.test("readRun() skips a checkpoint when its state is damaged", () => {
   const path = makeRun("unreadable", [start, step(1, 400), evaluation(1, 5)]);
   Deno.mkdirSync(join(path, "checkpoints", "000010"));
   const warnings: string[] = [];
@@ -144,7 +144,7 @@ Deno.test("readRun() passes over a checkpoint whose state is damaged", () => {
   assert.match(warnings.join("\n"), /^[^\n]*000010 .* is missing; taking .*000009 instead$/);
 });
 
-Deno.test("readRun() takes the options of the checkpoint that the record belongs to", () => {
+Deno.test("readRun() reads the options of the checkpoint to which the record belongs", () => {
   const path = makeRun("gone back", [start, step(1, 400), evaluation(1, 5), step(9, 400)]);
   const run = openRunDirectory(path);
   const later = { ...exampleState(12), options: { ...OPTIONS, learningRate: 7 } };
@@ -153,7 +153,7 @@ Deno.test("readRun() takes the options of the checkpoint that the record belongs
   assert.equal(readRun(path, noWarning).options.learningRate, 1);
 });
 
-Deno.test("readRun() says in a sentence what is missing", () => {
+Deno.test("readRun() throws one sentence when something is missing", () => {
   const none = makeRun("none", [start, step(1, 1), evaluation(1, null)]);
   const silent = makeRun("silent", []);
   const bare = join(directory, "bare");
@@ -192,7 +192,7 @@ const runs = [
   ),
 ];
 
-Deno.test("differences() names the options that differ, but those of reports", () => {
+Deno.test("differences() names the options that differ, except those of reports", () => {
   const [a, b] = runs;
   assert.deepEqual(differences([a!, { ...b!, dataHash: "other" }]), [
     ["--learning-rate", ["1", "0.5"]],
@@ -203,7 +203,7 @@ Deno.test("differences() names the options that differ, but those of reports", (
   assert.deepEqual(differences([runs[0]!, runs[0]!]), []);
 });
 
-Deno.test("caveats() tells what does not compare", () => {
+Deno.test("caveats() names the figures that cannot be compared", () => {
   const [a] = runs;
   assert.deepEqual(caveats(runs), []);
   assert.match(
@@ -219,7 +219,7 @@ Deno.test("compareTable() puts the runs' last and best figures in columns", () =
     compareTable(named),
     [
       "run  params  steps  tokens   time  FLOPs   loss  bits/byte     best loss",
-      "a       1 k      2     800     2s  5.6e6  6.000      3.000  5.000 at 400",
+      "a       1 k      2     800   2.0s  5.6e6  6.000      3.000  5.000 at 400",
       "b    1.23 M      1     400  1m40s  2.8e6  2.000      1.000  2.000 at 400",
       "",
       "differs in       a    b",
@@ -230,7 +230,7 @@ Deno.test("compareTable() puts the runs' last and best figures in columns", () =
   assert.doesNotMatch(compareTable([named[0]!]), /differs/);
 });
 
-Deno.test("drawComparison() draws loss and bits over tokens, time and FLOPs", async () => {
+Deno.test("drawComparison() draws loss and bits per byte over tokens, time and FLOPs", async () => {
   const svg = await drawComparison([...runs, { ...runs[0]!, name: "<b> & c" }]);
   assert.match(svg, /^<svg xmlns="[^"]+" width="\d+" .*<\/svg>\n$/s);
   for (const label of ["tokens", "training time, seconds", "FLOPs"]) {

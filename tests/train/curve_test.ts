@@ -12,7 +12,7 @@ function curveOf(length: number): Point[] {
   return curve.points;
 }
 
-Deno.test("Curve keeps every point of a short curve", () => {
+Deno.test("Curve keeps every point when it is short", () => {
   const points = curveOf(500);
   assert.deepEqual(
     points,
@@ -20,7 +20,7 @@ Deno.test("Curve keeps every point of a short curve", () => {
   );
 });
 
-Deno.test("Curve has means of equally many neighbours when the curve is long", () => {
+Deno.test("Curve has the means of equally many neighbours when it is long", () => {
   for (const length of [501, 999, 1000, 1001, 12_345, 400_000]) {
     const points = curveOf(length);
     const stride = points[0]!.step;

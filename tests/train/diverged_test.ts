@@ -66,14 +66,14 @@ async function failingRun(
   return listCheckpoints(join(directory, out)).map(({ step }) => step);
 }
 
-Deno.test("train() fails when no step was applied, however few there were", async () => {
+Deno.test("train() throws when no step was applied, however few there were", async () => {
   const options = { initFrom: await poisoned(), steps: 3 };
   const message =
     /^Cannot finish training as the gradient of every step since step 0 was not finite, .*--steps$/;
   assert.deepEqual(await failingRun("unapplied", options, message), []);
 });
 
-Deno.test("train() fails when an evaluation gives no finite loss", async () => {
+Deno.test("train() throws when an evaluation gives no finite loss", async () => {
   const options = { initFrom: await poisoned(), steps: 3, evalEvery: 1 };
   const message =
     /^Cannot continue training as the validation loss must be finite: .* NaN at step 1$/;
@@ -87,7 +87,7 @@ Deno.test("train() saves no checkpoint with weights that are not finite", async 
   assert.deepEqual(await failingRun("unsaved", options, message), []);
 });
 
-Deno.test("train() that diverges on resume leaves the checkpoint that it began with", async () => {
+Deno.test("train() leaves the checkpoint that it resumed from when it diverges", async () => {
   await run("resumed", { preset: "nano", steps: 1 });
   const checkpoint = listCheckpoints(join(directory, "resumed"))[0]!.path;
   const file = join(checkpoint, "model.safetensors"), bytes = poison(file);

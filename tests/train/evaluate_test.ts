@@ -9,7 +9,7 @@ import { createEvaluator, RunningSum } from "../../train/evaluate.ts";
 import { assertClose, device } from "../kernels/harness.ts";
 import { lossSum } from "../model/reference.ts";
 
-Deno.test("RunningSum adds up what one f32 would lose, over more runs than wait on the device", async () => {
+Deno.test("RunningSum keeps what one f32 sum would lose, over more runs than the device stores sums", async () => {
   const runs = 2500, loss = 10.82, M = 4, before = 2 ** 33; // as after a billion tokens
   const x = createTensor(device, "losses", { shape: [M], dtype: "f32" });
   const program = new Program(device), sum = new RunningSum(program, x);
@@ -44,7 +44,7 @@ const tokenizer = { endOfText: 9, byteLength: (id: number) => BYTES[id]! } as To
 const config = { vocabularySize: 10, contextLength: 4, width: 8, layers: 1, heads: 2 };
 const cut = { batchSize: 2, sequenceLength: 4 };
 
-Deno.test("createEvaluator() gives ln V of a model that knows nothing, and log2 V bits by the bytes of its text", async () => {
+Deno.test("createEvaluator() gives ln V when all tokens are equally likely, and log2 V bits per token in bits per byte", async () => {
   const gpt = createGpt(device, config, { precision: "f32" }); // all parameters are 0
   const evaluator = createEvaluator(gpt, tokenizer, TEXT, cut);
   const { loss, perplexity, bitsPerByte, tokens } = await evaluator.run();

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { setTimeout as sleep } from "node:timers/promises";
 import { reporting } from "../../train/events.ts";
 
-Deno.test("reporting() yields what is reported while its reader is busy and the work ends", async () => {
+Deno.test("reporting() yields every report, also those made while its reader is busy", async () => {
   const work = reporting(async ({ onNotice }) => {
     onNotice("first");
     await Promise.resolve();

@@ -93,7 +93,7 @@ Deno.test("exportModel() writes every tensor, matrices as [outputs,inputs] and v
   }
 });
 
-Deno.test("exportModel() writes what Hugging Face transformers, and this code, opens again", async () => {
+Deno.test("exportModel() writes a directory that Hugging Face transformers and this project open", async () => {
   const parameters = await saveParameters(gpt);
   for (const dtype of ["f32", "f16"] as const) {
     const out = place(`hf-${dtype}`);
@@ -143,7 +143,7 @@ Deno.test("exportModel() writes what Hugging Face transformers, and this code, o
   }
 });
 
-Deno.test("exportModel() tells kinds of tokens apart and fills a vocabulary that has room", async () => {
+Deno.test("exportModel() writes the kind of each token, and fills ids that have no token", async () => {
   const file = JSON.parse(tokenizer.json);
   file.added_tokens.push(
     { id: 258, content: "<pad>", special: true, normalized: false },
@@ -210,7 +210,7 @@ Deno.test("exportModel() to GGUF cuts the context of a GPT-Neo to what all its l
   neo.destroy();
 });
 
-Deno.test("exportModel() says in a sentence what it cannot do, and leaves nothing behind", async () => {
+Deno.test("exportModel() throws one sentence when it cannot write a model, and leaves no file", async () => {
   const out = place("there");
   Deno.mkdirSync(out);
   for (const to of ["hf", "gguf"] as const) {

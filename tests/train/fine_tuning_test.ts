@@ -110,7 +110,7 @@ function copy(out: string, name: string): string {
   return name;
 }
 
-Deno.test("train() starts from a model, notes which, and resumes to the bit without it", async () => {
+Deno.test("train() starts from a model, records which, and resumes to the bit without it", async () => {
   const source = join(directory, "moved");
   await base();
   cpSync(initFrom, source, { recursive: true });
@@ -143,7 +143,7 @@ Deno.test("train() starts from a model, notes which, and resumes to the bit with
   assert.deepEqual(hashes("tuned-halves"), hashes("tuned"));
 });
 
-Deno.test("train() says at the start that a text becomes long in the vocabulary of its model", async () => {
+Deno.test("train() says at the start when a text needs many tokens in the vocabulary of its model", async () => {
   await base();
   const other = join(directory, "report.txt");
   Deno.writeTextFileSync(other, "Quarterly revenue exceeded all projections. ".repeat(50));
@@ -185,7 +185,7 @@ Deno.test("train() begins where the model that it starts from ended", async () =
   assert.equal(lossOf(await run("again-lora", { ...options, loraRank: 4 })), expected);
 });
 
-Deno.test("train() with --freeze leaves parts as they are, without moments, and resumes to the bit", async () => {
+Deno.test("train() with --freeze leaves parts unchanged, without moments, and resumes to the bit", async () => {
   await base();
   await assertResumes("frozen", { initFrom, freeze: "embeddings,0,final-norm" });
   const before = await tensorsOf("base", "model.safetensors");
@@ -201,7 +201,7 @@ Deno.test("train() with --freeze leaves parts as they are, without moments, and 
   assert.equal(moments.size, 2 * 12);
 });
 
-Deno.test("train() with adapters saves these alone, as PEFT does, and resumes to the bit", async () => {
+Deno.test("train() saves only the adapters, as PEFT does, and resumes to the bit", async () => {
   await lora();
   const start = find(await run(copy("lora", "longer lora"), { ...LORA, steps: 9 }), "start");
   assert.ok(start.trainedParameters < start.parameters / 10);
@@ -230,7 +230,7 @@ Deno.test("train() with adapters saves these alone, as PEFT does, and resumes to
   assert.equal(shapes.size, 8);
 });
 
-Deno.test("loadModel() merges adapters into the model beside which they stand", async () => {
+Deno.test("loadModel() merges adapters into their base", async () => {
   await lora();
   const path = checkpoint("lora");
   const [whole, merged] = [
@@ -284,9 +284,13 @@ const MISTAKES: [what: string, options: Partial<TrainOptions>, message: RegExp][
   [
     "frozen parts beside adapters",
     { initFrom, freeze: "0", loraRank: 4 },
-    /--freeze cannot go with --lora-rank/,
+    /--freeze must be given without --lora-rank/,
   ],
-  ["a preset of another size", { initFrom, preset: "mini" }, /--preset cannot go with --init-from/],
+  [
+    "a preset of another size",
+    { initFrom, preset: "mini" },
+    /--preset must be given without --init-from/,
+  ],
   ["a model that is not there", { initFrom: "nowhere" }, /Cannot find the model "nowhere"/],
   [
     "another model than it started from",

@@ -93,11 +93,11 @@ function assertUsersTerms(message: string): void {
   assert.doesNotMatch(message, SHADERS_WORDS, message);
 }
 
-Deno.test("checkTraining() says what batch and accumulation train on the same rows", () => {
+Deno.test("checkTraining() gives the batch size and accumulation that train on the same rows", () => {
   assert.equal(
     refusal(CPU, { batchSize: 65536 }),
     "Cannot train as --batch-size must be at most 2048 with --context-length 64 on a CPU: current " +
-      "value is 65536 (a buffer holds at most 2.15 GB, and this would take 3.22 GB); " +
+      "value is 65536 (a buffer holds at most 2.15 GB, and this would need 3.22 GB); " +
       "--batch-size 2048 --gradient-accumulation 32 trains on the same rows",
   );
   // 96 rows are no whole number of batches of 10
@@ -106,10 +106,10 @@ Deno.test("checkTraining() says what batch and accumulation train on the same ro
   assert.match(refusal(CPU, plan)!, /at most 10 .*; --batch-size 8 --gradient-accumulation 36 /);
   const many = refusal(CPU, { ...plan, gradientAccumulation: 4096 })!;
   assert.match(many, /--batch-size must be at most 10 .* would have [\d.]+ [MG]B\)$/);
-  assert.match(refusal(CPU, { ...plan, isResumed: true })!, /\); a resumed run keeps its own: /);
+  assert.match(refusal(CPU, { ...plan, isResumed: true })!, /\); a resumed run cannot change it: /);
 });
 
-Deno.test("checkTraining() lets a GPU take contexts of 6,144 and more, whose loops have no bound", () => {
+Deno.test("checkTraining() allows contexts of 6,144 tokens and more on a GPU, where loops have no bound", () => {
   for (const contextLength of [6144, 8192, 32768]) {
     const config = { vocabularySize: 50257, ...PRESETS.mini, contextLength };
     assert.equal(refusal(GPU, { config, batchSize: 4 }), undefined, `${contextLength}`);
@@ -120,16 +120,16 @@ Deno.test("checkTraining() lets a GPU take contexts of 6,144 and more, whose loo
   assert.equal(refusal(GPU, { config, batchSize: 40000 }), undefined);
   assert.match(
     refusal(CPU, { config, batchSize: 40000 })!,
-    /at most 32768 with .*\(a loop on a CPU adapter has at most 32768 turns, .* take 40000\)/,
+    /at most 32768 with .*\(a loop on a CPU adapter has at most 32768 iterations, .* need 40000\)/,
   );
 });
 
-Deno.test("checkTraining() names the context where no batch fits, and the model where no context does", () => {
+Deno.test("checkTraining() names the context when no batch fits, and the model when no context does", () => {
   const small = { ...CPU, maxBindingBytes: 2 ** 20 };
   assert.equal(
     refusal(small, { config: nano({ contextLength: 2048 }) }),
     "Cannot train as --context-length must be at most 1024 on a CPU, whatever the --batch-size: " +
-      "current value is 2048 (a kernel sees at most 1.05 MB of a tensor, which would have 8.39 MB)",
+      "current value is 2048 (a kernel can bind at most 1.05 MB of a tensor, which would have 8.39 MB)",
   );
   const wide = nano({ width: 16384, heads: 128, layers: 12 });
   assert.match(
@@ -138,20 +138,20 @@ Deno.test("checkTraining() names the context where no batch fits, and the model 
   );
 });
 
-Deno.test("checkTraining() names the tokenizer that has too many tokens", () => {
+Deno.test("checkTraining() names the tokenizer when it has too many tokens", () => {
   assert.equal(
     refusal(GPU, { config: nano({ vocabularySize: 1_000_001 }) }),
     "Cannot train as --tokenizer must have at most 1000000 tokens: current number is 1000001",
   );
 });
 
-Deno.test("checkTraining() compares with the memory that is free where the CPU computes", () => {
+Deno.test("checkTraining() compares with the free memory on a CPU adapter", () => {
   const { systemMemoryInfo } = Deno;
   try {
     Deno.systemMemoryInfo = () => ({ ...systemMemoryInfo(), available: 15e6 });
     assert.match(
       refusal(CPU, {})!,
-      /at most \d+ .* current value is 16 \(15\.0 MB of memory are free, and this would take 2\d\.\d MB\); --batch-size [48] --gradient-accumulation [24] trains on the same rows$/,
+      /at most \d+ .* current value is 16 \(15\.0 MB of memory are free, and this would need 2\d\.\d MB\); --batch-size [48] --gradient-accumulation [24] trains on the same rows$/,
     );
     assert.equal(refusal(GPU, {}), undefined);
   } finally {
@@ -170,7 +170,7 @@ Deno.test("train() refuses what does not fit before it reads data or computes", 
   assert.deepEqual(kinds, ["notice"]);
 });
 
-Deno.test("evaluationRows() takes as many rows as fit, and says if not even one does", () => {
+Deno.test("evaluationRows() returns the rows that fit, and throws when not even one does", () => {
   const shape = { config: nano(), precision: "f32" as Precision, sequenceLength: 64 };
   assert.equal(evaluationRows(CPU, { ...shape, batchSize: 16 }), 16);
   const rows = evaluationRows(CPU, { ...shape, batchSize: 65536 });
@@ -263,7 +263,7 @@ const LONG: Partial<Record<keyof TrainOptions, readonly number[]>> = {
   workers: [1],
 };
 
-Deno.test("train() takes a step at every edge of every option, or names the flag that forbids it", async () => {
+Deno.test("train() computes a step at every edge of every option, or names the flag to change", async () => {
   const seed = freshSeed(), random = testRandom(seed);
   const text = join(directory, "edges.txt");
   const stories = Array.from({ length: 20 }, (_, i) => `Story ${i} has an end, of ${i * i}.`);

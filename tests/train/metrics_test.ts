@@ -22,7 +22,7 @@ function read(path: string): { said: string[]; warnings: string[] } {
   return { said: metrics.map(({ kind, step, loss }) => `${kind} ${step} ${loss}`), warnings };
 }
 
-Deno.test("readMetrics() passes over what is no whole line, and says where", () => {
+Deno.test("readMetrics() skips lines that are not whole, and gives their numbers", () => {
   const path = write("damaged.jsonl", [
     '{"kind":"step","step":1,"loss":2.5}',
     '{"kind":"step","st{"kind":"start","step":1}',
@@ -44,7 +44,7 @@ Deno.test("readMetrics() names few of many damaged lines", () => {
   ]);
 });
 
-Deno.test("readMetrics() leaves out what a resumed training did again", () => {
+Deno.test("readMetrics() skips the steps that a resumed training repeated", () => {
   const path = write("again.jsonl", [
     start(0),
     step(1),
@@ -101,7 +101,7 @@ Deno.test("readLines() gives the bytes of every line, also across the ends of wh
   assert.deepEqual([...new Set(damaged)], [20_001]);
 });
 
-Deno.test("readMetrics() reads a file that no string can hold", () => {
+Deno.test("readMetrics() reads a file that is too long for a string", () => {
   const path = join(directory, "large.jsonl");
   const first = new TextEncoder().encode(`${step(1)}\n`), last = `\n${step(2)}\n`;
   using file = Deno.openSync(path, { create: true, write: true });
@@ -117,7 +117,7 @@ Deno.test("readMetrics() reads a file that no string can hold", () => {
 });
 
 Deno.test({
-  name: "readMetrics() refuses what has no end",
+  name: "readMetrics() throws when the file is a device",
   ignore: Deno.build.os === "windows",
   fn: () => assert.throws(() => read("/dev/zero"), { message: "it is no file" }),
 });

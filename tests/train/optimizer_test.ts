@@ -8,7 +8,7 @@ import { device } from "../kernels/harness.ts";
 const CONFIG = { vocabularySize: 9, contextLength: 4, width: 8, layers: 1, heads: 1 };
 const OPTIONS = { weightDecay: 0.5, beta1: 0.9, beta2: 0.99 };
 
-Deno.test("createOptimizer() keeps the state that the optimizer's row names, for trained parameters alone", () => {
+Deno.test("createOptimizer() allocates the state that the optimizer's row names, only for trained parameters", () => {
   using gpt = createGpt(device, CONFIG, { precision: "f32", freeze: "embeddings" });
   using optimizer = createOptimizer(gpt, OPTIMIZERS.adamw, OPTIONS);
   const trained = gpt.table.filter((parameter) => parameter.trained);

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { drawLoss, LossCurve } from "../../train/plot.ts";
 
-Deno.test("drawLoss() draws the losses of steps as a line, of evaluations as dots, and the least possible", async () => {
+Deno.test("drawLoss() draws training losses as a line, validation losses as dots, and the least possible loss", async () => {
   const losses = new LossCurve();
   const step = (step: number, loss: number | null) => losses.add({ kind: "step", step, loss });
   const evaluation = (step: number, loss: number) =>
@@ -26,7 +26,7 @@ Deno.test("drawLoss() draws the losses of steps as a line, of evaluations as dot
   assert.ok(!svg.includes("NaN"));
 });
 
-Deno.test("drawLoss() draws a run that has noted nothing yet", async () => {
+Deno.test("drawLoss() draws an empty chart when a run has no losses yet", async () => {
   const svg = await drawLoss(new LossCurve());
   assert.match(svg, /^<svg .*<\/svg>\s*$/s);
   assert.doesNotMatch(svg, /<circle|entropy|NaN/);

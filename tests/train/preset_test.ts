@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { choosePreset } from "../../train/train.ts";
 import { device } from "../kernels/harness.ts";
 
-Deno.test("choosePreset() takes nano where the CPU computes and mini on a GPU, unless one is asked for", () => {
+Deno.test("choosePreset() chooses nano on a CPU adapter and mini on a GPU, unless a preset is given", () => {
   const cpu = { ...device, isCpu: true }, gpu = { ...device, isCpu: false };
   const of = (on: typeof device, asked: "auto" | "gpt2") => {
     const { preset, reason, defaults: { batchSize, steps, learningRate } } = choosePreset(

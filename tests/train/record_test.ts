@@ -36,7 +36,7 @@ async function resume(path: string, step: number): Promise<string[]> {
 const before = [start(0), step(1), evaluation(1, 5), step(2), evaluation(2, 4)];
 const after = [step(3), evaluation(3, 3), step(4), evaluation(4, 2)];
 
-Deno.test("openRecord() moves what came after the step into a file beside it", async () => {
+Deno.test("openRecord() moves the lines after its step into another file", async () => {
   const run = makeRecorded("gone back", textOf([...before, ...after]));
   Deno.writeTextFileSync(join(run, "best"), "000004\n");
   for (const step of ["000003", "000004"]) {
@@ -55,7 +55,7 @@ Deno.test("openRecord() moves what came after the step into a file beside it", a
   assert.doesNotMatch(readdirSync(run).join(), /tmp/);
 });
 
-Deno.test("openRecord() leaves a record that is true as it is", async () => {
+Deno.test("openRecord() leaves a record unchanged when no step is repeated", async () => {
   const run = makeRecorded("true", textOf([...before, ...after]));
   const { ino } = Deno.statSync(join(run, "metrics.jsonl"));
   assert.deepEqual(await resume(run, 4), []);
@@ -64,7 +64,7 @@ Deno.test("openRecord() leaves a record that is true as it is", async () => {
   assert.equal(read(run, "best"), "000001\n");
 });
 
-Deno.test("openRecord() moves what an earlier training did again, and a torn last line", async () => {
+Deno.test("openRecord() moves the steps that an earlier training repeated, and a torn last line", async () => {
   const again = [start(2), step(3, 30), step(4, 40)];
   const torn = '{"kind":"step","ste';
   const run = makeRecorded("torn", textOf([...before, ...after, ...again, step(5)]) + torn);
@@ -73,7 +73,7 @@ Deno.test("openRecord() moves what an earlier training did again, and a torn las
   assert.equal(read(run, "metrics-after-000004.jsonl"), `${textOf([...after, step(5)])}${torn}\n`);
 });
 
-Deno.test("openRecord() overwrites nothing that was moved before", async () => {
+Deno.test("openRecord() overwrites no lines that were moved before", async () => {
   const run = makeRecorded("moved", textOf([...before, ...after]));
   await resume(run, 2);
   for (const loss of [7, 8]) {
@@ -86,7 +86,7 @@ Deno.test("openRecord() overwrites nothing that was moved before", async () => {
   assert.deepEqual(names.map((name) => read(run, name)), [7, 8].map((l) => textOf([step(3, l)])));
 });
 
-Deno.test("openRecord() finishes what a killed process began, with nothing twice", async () => {
+Deno.test("openRecord() completes the move that a killed process began, without duplicates", async () => {
   const run = makeRecorded("killed", textOf([...before, ...after]));
   // it had the names of the moved lines, not yet that of those which stay
   Deno.writeTextFileSync(join(run, "metrics-after-000002.jsonl"), textOf(after));
@@ -98,7 +98,7 @@ Deno.test("openRecord() finishes what a killed process began, with nothing twice
   assert.ok(!existsSync(left));
 });
 
-Deno.test("openRecord() forgets the best when no checkpoint of it is left", async () => {
+Deno.test("openRecord() removes the hint of the best checkpoint when that does not exist", async () => {
   const run = makeRecorded("best gone", textOf([...before, ...after]));
   Deno.writeTextFileSync(join(run, "best"), "000003\n");
   Deno.removeSync(join(run, "checkpoints", "000002"), { recursive: true });
@@ -106,7 +106,7 @@ Deno.test("openRecord() forgets the best when no checkpoint of it is left", asyn
   assert.ok(!existsSync(join(run, "best")));
 });
 
-Deno.test("openRecord() of a training that starts over keeps nothing of the one before", async () => {
+Deno.test("openRecord() moves all lines when a training starts over", async () => {
   const run = makeRecorded("over", textOf([...before, ...after]), 0);
   Deno.writeTextFileSync(join(run, "latest"), "000004\n");
   await resume(run, 0);
@@ -114,7 +114,7 @@ Deno.test("openRecord() of a training that starts over keeps nothing of the one 
   assert.ok(!existsSync(join(run, "latest")));
 });
 
-Deno.test("a record that cannot be read or written is a notice each", async () => {
+Deno.test("openRecord() and note() give a notice each when a record cannot be read or written", async () => {
   const path = join(directory, "obstructed record");
   const file = join(path, "metrics.jsonl");
   Deno.mkdirSync(file, { recursive: true });

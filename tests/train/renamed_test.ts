@@ -108,7 +108,7 @@ Deno.test("train() refuses to resume with other text, naming both", async () => 
   });
 });
 
-Deno.test("train() says which file it looks for when a run's text has gone, and which flag helps", async () => {
+Deno.test("train() names the file of a run's text when it is missing, and the flag to use", async () => {
   const out = at("runs", "orphan"), gone = at("gone.txt");
   cpSync(await runs.text(), out, { recursive: true });
   const { options } = readFields(checkpoint(out)) as { options: object };

@@ -4,10 +4,10 @@ import { DEFAULT_OPTIONS, type ResolvedOptions, type TrainOptions } from "../../
 import {
   checkRates,
   fineTuningDefaults,
-  keptOptions,
   presetDefaults,
   resolveOptions,
   resumeOptions,
+  savedOptions,
   type TrainingDefaults,
   typedNames,
 } from "../../train/resolve.ts";
@@ -18,7 +18,7 @@ const CHOSEN = { preset: "nano", precision: "f32", stepsPerEpoch: 30 } as const;
 function begin(given: Partial<TrainOptions>, defaults: TrainingDefaults = presetDefaults("nano")) {
   const typed = typedNames(given);
   const resolved = resolveOptions({ ...DEFAULT_OPTIONS, ...given }, { ...CHOSEN, defaults, typed });
-  return { resolved, kept: { options: JSON.parse(JSON.stringify(keptOptions(resolved))), typed } };
+  return { resolved, kept: { options: JSON.parse(JSON.stringify(savedOptions(resolved))), typed } };
 }
 
 /** What a training is resumed with, by a version whose defaults are all others. */
@@ -27,7 +27,7 @@ function resume(given: Partial<TrainOptions>, kept: ReturnType<typeof begin>["ke
   const defaults = { batchSize: 7, steps: 77, learningRate: 0.77, contextLength: 77 };
   const began = kept.options as ResolvedOptions;
   const resolved = resolveOptions(options, { ...CHOSEN, defaults, typed, began });
-  return { resolved, kept: { options: keptOptions(resolved), typed } };
+  return { resolved, kept: { options: savedOptions(resolved), typed } };
 }
 
 Deno.test("resolveOptions() gives a resumed run the values that it began with", () => {
@@ -39,7 +39,7 @@ Deno.test("resolveOptions() gives a resumed run the values that it began with", 
   }
 });
 
-Deno.test("resolveOptions() chooses again what follows from an option changed at a resume", () => {
+Deno.test("resolveOptions() computes a value again when the option that it depends on changes at a resume", () => {
   const { resolved, kept } = begin({ steps: 6, sampleEvery: 3 });
   assert.deepEqual(
     [resolved.evalEvery, resolved.saveEvery, resolved.sampleEvery, resolved.logEvery],
@@ -60,7 +60,7 @@ Deno.test("resolveOptions() chooses again what follows from an option changed at
   assert.equal(resume({ steps: 6, evalEvery: 2 }, slower.kept).resolved.learningRate, 3e-4);
 });
 
-Deno.test("resolveOptions() lets the steps follow from passes over the data, and their intervals", () => {
+Deno.test("resolveOptions() computes the steps from the epochs, and the intervals from these", () => {
   const { resolved, kept } = begin({ epochs: 2 });
   assert.deepEqual([resolved.steps, resolved.endsWith, resolved.evalEvery], [60, "epochs", 6]);
   const more = resume({ epochs: 4 }, kept);
@@ -82,7 +82,7 @@ Deno.test("resolveOptions() lets the steps follow from passes over the data, and
   assert.deepEqual([both.resolved.steps, both.resolved.endsWith], [80, "steps"]);
 });
 
-Deno.test("resolveOptions() refuses a smallest learning rate above the highest, however it came to be", () => {
+Deno.test("resolveOptions() throws when the smallest learning rate is above the highest, given or computed", () => {
   const message = "Cannot train as --min-learning-rate must be at most --learning-rate, which is " +
     "0.0001: current value is 0.0005";
   const typed = { learningRate: 1e-4, minLearningRate: 5e-4 };
@@ -91,26 +91,26 @@ Deno.test("resolveOptions() refuses a smallest learning rate above the highest, 
   assert.throws(() => begin({ minLearningRate: 5e-4 }, defaults), { message });
   const { kept } = begin({ minLearningRate: 5e-4 });
   assert.throws(() => resume({ learningRate: 1e-4 }, kept), {
-    message: `${message}, as the run began`,
+    message: `${message}, which the run began with`,
   });
   assert.equal(resume({ ...typed, minLearningRate: 1e-5 }, kept).resolved.minLearningRate, 1e-5);
   assert.equal(begin({ learningRate: 0 }).resolved.minLearningRate, 0);
 });
 
-Deno.test("resolveOptions() takes a tenth of the learning rate without the noise of binary fractions", () => {
+Deno.test("resolveOptions() computes a tenth of the learning rate without the noise of binary fractions", () => {
   for (const [rate, text] of [[3e-4, "0.00003"], [7e-3, "0.0007"], [1e-3, "0.0001"]] as const) {
     assert.equal(`${begin({ learningRate: rate }).resolved.minLearningRate}`, text);
   }
 });
 
-Deno.test("typedNames() leaves out what is open and what no checkpoint keeps", () => {
+Deno.test("typedNames() leaves out options that are auto and those that no checkpoint stores", () => {
   const given = { out: "x", fresh: true, workers: 2, preset: "auto", steps: 3, seed: 1 } as const;
   assert.deepEqual(typedNames({ ...given, epochs: undefined }), ["steps", "seed"]);
   const { options } = begin({ ...given, steps: 3 }).kept;
   for (const name of ["out", "fresh", "workers"]) assert.ok(!(name in options), name);
 });
 
-Deno.test("resolveOptions() divides a training as the length of it asks for", () => {
+Deno.test("resolveOptions() computes the intervals from the number of steps", () => {
   const of = (steps: number) => {
     const { warmupSteps, evalEvery, saveEvery, sampleEvery, logEvery } = begin({ steps }).resolved;
     return [warmupSteps, evalEvery, saveEvery, sampleEvery, logEvery];
@@ -122,7 +122,7 @@ Deno.test("resolveOptions() divides a training as the length of it asks for", ()
   assert.deepEqual(of(10_000), [200, 1000, 1000, 2000, 100]);
 });
 
-Deno.test("resolveOptions() ends with the steps or the passes that are reached first", () => {
+Deno.test("resolveOptions() ends with the steps or the epochs, whichever come first", () => {
   const of = (given: Partial<TrainOptions>) => { // of 30 steps a pass
     const { steps, endsWith } = begin(given).resolved;
     return [steps, endsWith];
@@ -134,7 +134,7 @@ Deno.test("resolveOptions() ends with the steps or the passes that are reached f
   assert.deepEqual(of({ epochs: 2, steps: 61 }), [60, "epochs"]);
 });
 
-Deno.test("fineTuningDefaults() takes a tenth of GPT-2's rate by width, ten times as much for adapters", () => {
+Deno.test("fineTuningDefaults() gives a tenth of GPT-2's rate by width, and ten times as much for adapters", () => {
   const gpt2 = { ...PRESETS.gpt2, vocabularySize: 50257 };
   assert.deepEqual(fineTuningDefaults(gpt2), {
     ...{ batchSize: 8, contextLength: 1024, learningRate: 4e-5 },
@@ -147,7 +147,7 @@ Deno.test("fineTuningDefaults() takes a tenth of GPT-2's rate by width, ten time
   assert.equal(fineTuningDefaults({ ...gpt2, contextLength: 8193 }).batchSize, 1);
 });
 
-Deno.test("resumeOptions() refuses another value for what the checkpoint's tensors mean, and no other", () => {
+Deno.test("resumeOptions() throws only when an option changes that the checkpoint's tensors depend on", () => {
   const saved = {
     ...DEFAULT_OPTIONS,
     ...{ preset: "nano", vocabulary: "compact", precision: "f32", contextLength: 8, batchSize: 2 },

@@ -68,7 +68,7 @@ async function copyOfWhole(name: string): Promise<string> {
   return name;
 }
 
-Deno.test("training 20 steps gives the bits of 10, being killed, and 10 more", async () => {
+Deno.test("train() gives the same bits in 20 steps as in 10, a kill, and 10 more", async () => {
   await whole();
   // killed after step 13, beyond its last checkpoint: whoever consumes the events goes away
   for await (const event of train({ ...OPTIONS, device, out: join(directory, "killed") })) {
@@ -116,7 +116,7 @@ Deno.test("train() refuses to resume with another batch size, naming both values
   });
 });
 
-Deno.test("train() goes on for more steps and keeps the options it was started with", async () => {
+Deno.test("train() continues for more steps with the options of its start", async () => {
   const events = await run(await copyOfWhole("extended"), { steps: 22 });
   const start = events.find((event) => event.kind === "start");
   assert.ok(start?.kind === "start");
@@ -124,7 +124,7 @@ Deno.test("train() goes on for more steps and keeps the options it was started w
   assert.equal(events.filter((event) => event.kind === "step").length, 2);
 });
 
-Deno.test("train() says by how much a longer schedule changes the learning rate", async () => {
+Deno.test("train() gives both learning rates when a longer schedule changes it", async () => {
   await run("lengthened", { steps: 2, warmupSteps: 1, evalEvery: 0, saveEvery: 0 });
   const notices = async (options: Partial<TrainOptions>) => {
     const { warmupSteps: _, ...given } = OPTIONS, out = join(directory, "lengthened");
@@ -165,7 +165,7 @@ Deno.test("train() refuses to resume when its text has changed where it lies", a
   assert.equal((await run("changing", { ...options, steps: 2 })).at(-1)!.kind, "end");
 });
 
-Deno.test("train() with a gradient clip of 0 leaves gradients as they are", async () => {
+Deno.test("train() does not clip gradients when gradientClip is 0", async () => {
   const weights = [];
   for (const gradientClip of [0, 1e9, 1e-3]) {
     const out = `clip ${gradientClip}`;
@@ -177,7 +177,7 @@ Deno.test("train() with a gradient clip of 0 leaves gradients as they are", asyn
   assert.notEqual(none, tight);
 });
 
-Deno.test("train() keeps the best evaluation as the best when it is resumed", async () => {
+Deno.test("train() keeps the best evaluation as the best when it resumes", async () => {
   const bestOf = (events: TrainEvent[]) =>
     events.flatMap((event) => event.kind === "evaluation" ? [event.best] : []);
   const best = () => Deno.readTextFileSync(join(directory, "best", "best"));
@@ -192,7 +192,7 @@ Deno.test("train() keeps the best evaluation as the best when it is resumed", as
   assert.deepEqual(checkpoints, ["000010", "000020"]);
 });
 
-Deno.test("train() with epochs ends after so many passes over the data", async () => {
+Deno.test("train() with epochs ends after that many passes over the data", async () => {
   const events = await run("epochs", { steps: undefined, epochs: 0.5, evalEvery: 0 });
   const end = events.at(-1)!;
   assert.ok(end.kind === "end" && end.reason === "epochs", JSON.stringify(end));
@@ -220,7 +220,7 @@ Deno.test("padded training runs and ignores its padding", async () => {
   assert.ok(losses.every((loss) => loss > 1 && loss < 20), `${losses}`);
 });
 
-Deno.test("a lost device ends the run with one sentence and the last checkpoint whole", async () => {
+Deno.test("train() throws one sentence and leaves the last checkpoint whole when the device is lost", async () => {
   const own = await openDevice();
   const out = join(directory, "lost");
   await assert.rejects(async () => {
@@ -233,7 +233,7 @@ Deno.test("a lost device ends the run with one sentence and the last checkpoint 
 });
 
 Deno.test({
-  name: "train() gives up after 100 skipped steps in a row and says what to try",
+  name: "train() throws after 100 skipped steps in a row, and says what to try",
   ignore: OPTIONS.precision !== "f16",
   async fn() {
     await run("overflowing", { steps: 1, evalEvery: 0 });
@@ -256,7 +256,7 @@ Deno.test({
   },
 });
 
-Deno.test("train() gives no speed to the first step, whose time is that of compiling", async () => {
+Deno.test("train() reports no speed for the first step, which compiles the kernels", async () => {
   const steps = (await run("speed", { steps: 3, evalEvery: 0, saveEvery: 0 }))
     .filter((event) => event.kind === "step");
   assert.equal(steps.length, 3);

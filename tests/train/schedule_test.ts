@@ -37,7 +37,7 @@ Deno.test("learningRateAt() of an extended training follows the longer cosine", 
   assert.equal(learningRateAt(23, extended), 2);
 });
 
-Deno.test("learningRateAt() is never 0 nor above the highest when the training is short", () => {
+Deno.test("learningRateAt() is neither 0 nor above the highest when the training is short", () => {
   for (let steps = 1; steps <= 6; steps++) {
     for (let warmupSteps = 0; warmupSteps <= 7; warmupSteps++) {
       const rates = ratesOf({ ...SCHEDULE, minLearningRate: 0.5, steps, warmupSteps });

@@ -25,7 +25,7 @@ function stateWith(change: Partial<TrainerState>): TrainerState {
   return { ...state, batchIndex: 14, options: OPTIONS, schedule, files: {}, ...change };
 }
 
-Deno.test("checkState() accepts what trainings save", () => {
+Deno.test("checkState() accepts the states that trainings save", () => {
   const applied = (optimizerSteps: number, skippedSteps: number, lossScale: number) => {
     const step = optimizerSteps + skippedSteps;
     return { step, optimizerSteps, skippedSteps, batchIndex: 2 * step, lossScale };
@@ -44,7 +44,7 @@ Deno.test("checkState() accepts what trainings save", () => {
   for (const change of states) assert.doesNotThrow(() => checkState(stateWith(change), "x"));
 });
 
-Deno.test("checkState() names what no training comes to", () => {
+Deno.test("checkState() names the field when no training reaches a state", () => {
   const options = (change: object) => ({ options: { ...OPTIONS, ...change } });
   const cases: [Partial<TrainerState>, RegExp][] = [
     [options({ dropout: 2 }), /its options must be possible: --dropout must be .* value is 2$/],

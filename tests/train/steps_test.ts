@@ -187,7 +187,7 @@ Deno.test("steps() evaluates, draws a sample and saves when it is due, and at th
   assert.ok(evaluation?.kind === "evaluation" && evaluation.entropyPerToken === 0.5);
 });
 
-Deno.test("steps() saves and ends if its signal cuts an evaluation off, and evaluates when it is resumed", async () => {
+Deno.test("steps() saves and ends when its signal interrupts an evaluation, and evaluates when it resumes", async () => {
   const cut = await runScript("cut", {
     options: { steps: 7, evalEvery: 3, saveEvery: 10, sampleEvery: 3 },
     cutsEvaluation: 1,
@@ -228,7 +228,7 @@ Deno.test("steps() submits every micro-batch once, in order, with the learning r
   assert.deepEqual([step, batchIndex, epoch], [6, 18, 0]);
 });
 
-Deno.test("steps() reads several reports together, as many as take a second, before what is due", async () => {
+Deno.test("steps() reads the reports of about a second together, before an evaluation, sample or checkpoint", async () => {
   const { events, readBacks, submitted } = await runScript("together", {
     options: { steps: 40, evalEvery: 16 },
     readBackMs: (count) => 100 * count,
@@ -264,7 +264,7 @@ Deno.test("steps() reads several reports together, as many as take a second, bef
   ]);
 });
 
-Deno.test("steps() calls best what has the lowest loss, and keeps that beyond a resumed run", async () => {
+Deno.test("steps() marks the evaluation with the lowest loss as the best, also when a run is resumed", async () => {
   const bestOf = (events: TrainEvent[]) =>
     events.flatMap((event) => event.kind === "evaluation" ? [event.best] : []);
   const hint = (name: string) => Deno.readTextFileSync(join(directory, name, "best"));
@@ -288,7 +288,7 @@ Deno.test("steps() calls best what has the lowest loss, and keeps that beyond a 
   assert.throws(() => hint("sparse"), { code: "ENOENT" });
 });
 
-Deno.test("steps() says that the loss scale has fallen below 1, and gives up after 100 skips in a row", async () => {
+Deno.test("steps() gives a notice when the loss scale falls below 1, and throws after 100 skips in a row", async () => {
   const notices = (events: TrainEvent[]) =>
     events.flatMap((event) => event.kind === "notice" ? [event.message] : []);
   const scales = [4, 1, 0.5, 1, 2, 4];
@@ -320,7 +320,7 @@ Deno.test("steps() ends interrupted with a checkpoint after the step that is und
   assert.ok(end.kind === "end" && end.reason === "interrupted");
 });
 
-Deno.test("steps() with nothing left to do saves nothing", async () => {
+Deno.test("steps() saves nothing when all steps are done", async () => {
   const { events } = await runScript("done", { first: 6 });
   assert.deepEqual(told(events), ["end 6"]);
 });

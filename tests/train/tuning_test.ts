@@ -29,7 +29,7 @@ const deviceWith = (choices: Record<string, string>, name = device.name) => ({
 
 const fileIn = (name: string) => tuningFileIn(join(directory, name));
 
-Deno.test("writeChoices() remembers each adapter's choices, readChoices() gives back one's", () => {
+Deno.test("writeChoices() stores the choices of each adapter, readChoices() returns those of one", () => {
   const file = fileIn("remembered");
   assert.deepEqual(readChoices(file, device, assert.fail), new Map());
   writeChoices(file, deviceWith({ b: "1", a: "1" }), assert.fail);
@@ -44,7 +44,7 @@ Deno.test("writeChoices() remembers each adapter's choices, readChoices() gives 
   assert.deepEqual(readdirSync(join(directory, "remembered")), ["tuning.json"]);
 });
 
-Deno.test("readChoices() ignores what another version made, and says what is damaged", () => {
+Deno.test("readChoices() ignores the file of another version, and says when one is damaged", () => {
   const file = fileIn("damaged");
   writeChoices(file, deviceWith({ a: "1" }), assert.fail);
   const good = readFileSync(file, "utf8"), adapter = adapterOf(device);
@@ -73,7 +73,7 @@ Deno.test("readChoices() ignores what another version made, and says what is dam
   }
 });
 
-Deno.test("writeChoices() says in a sentence that it cannot write, and leaves nothing behind", () => {
+Deno.test("writeChoices() warns in a sentence when it cannot write, and leaves no file", () => {
   const file = fileIn("a file");
   writeFileSync(join(directory, "a file"), "");
   const warnings: string[] = [];
@@ -88,7 +88,7 @@ Deno.test("writeChoices() says in a sentence that it cannot write, and leaves no
   assert.deepEqual(readdirSync(join(directory, "taken")), ["tuning.json"]);
 });
 
-Deno.test("choicesOf() gives a checkpoint's choices on its adapter alone", () => {
+Deno.test("choicesOf() returns a checkpoint's choices only on the adapter that made them", () => {
   const chosen = deviceWith({ b: "2", a: "1" });
   const tuning = tuningOf(chosen);
   assert.deepEqual(Object.keys(tuning.choices), ["a", "b"]);
@@ -140,7 +140,7 @@ const CHOICE = { "matmul NN f32,f32,f32 [32,256]x[256,64]": "64x64/2" };
 const gpu = { ...device, isCpu: false, subgroupSize: undefined };
 
 Deno.test({
-  name: "train() tunes every kind of work once, and notes the choices in cache and checkpoint",
+  name: "train() tunes every kind of work once, and stores the choices in cache and checkpoint",
   ignore: !device.features.has("timestamp-query"),
   async fn() {
     const first = await run("tuned", "first", { steps: 1, tune: "on" });
@@ -163,7 +163,7 @@ Deno.test({
 });
 
 Deno.test({
-  name: "train() tunes unasked on a GPU alone, and only for a long run",
+  name: "train() tunes by default only on a GPU, and only for a long run",
   ignore: !device.features.has("timestamp-query"),
   async fn() {
     let parameters = 0;
@@ -186,7 +186,7 @@ Deno.test({
   },
 });
 
-Deno.test("a resumed run takes the kernels of its checkpoint, whatever the cache says", async () => {
+Deno.test("train() uses the kernels of the checkpoint when it resumes, whatever the cache says", async () => {
   const started = await run("resumed", "preferred", { device: gpu, steps: 1, tune: "off" });
   assert.deepEqual(started.state.tuning.choices, {});
   await run("resumed", "chosen", { device: gpu, steps: 1, tune: "off" });
@@ -209,7 +209,7 @@ Deno.test("a resumed run takes the kernels of its checkpoint, whatever the cache
   assert.ok(!("other work" in fresh.state.tuning.choices));
 });
 
-Deno.test("train() says on which other adapter a run was trained, and leaves its kernels", async () => {
+Deno.test("train() names the GPU adapter of a checkpoint when it resumes on another, and does not use its kernels", async () => {
   await run("moved", "run", { steps: 1, tune: "off" });
   changeTuning("moved", "run", { adapter: "another GPU, Vulkan", choices: CHOICE });
   const { events, state } = await run("moved", "run", { steps: 2, tune: "off" });
@@ -222,7 +222,7 @@ Deno.test("train() says on which other adapter a run was trained, and leaves its
   assert.deepEqual(state.tuning, { adapter: adapterOf(device), choices: {} });
 });
 
-Deno.test("train() says which kernels of a checkpoint or cache are gone, and uses the defaults", async () => {
+Deno.test("train() names the kernels of a checkpoint or cache that were removed, and uses the defaults", async () => {
   const [key] = Object.keys(CHOICE) as [string], removed = { [key]: "quads" };
   const noticesOf = (events: TrainEvent[]) =>
     events.flatMap((event) => event.kind === "notice" ? [event.message] : []);

@@ -1,0 +1,71 @@
+import assert from "node:assert/strict";
+import { UserError } from "../../files/user_error.ts";
+import type { TrainOptions } from "../../train/options.ts";
+import { validateOptions } from "../../train/validate.ts";
+
+Deno.test("validateOptions() throws on a value of another type, and names the flag", () => {
+  const cases: [object, string][] = [
+    [{ data: "stories.txt" }, "--data must be auto, sample, tinystories or a list of files"],
+    [{ data: [] }, "--data must be auto, sample, tinystories or a list of files"],
+    [{ steps: "3" }, "--steps must be an integer from 1"],
+    [{ textField: 1 }, "--text-field must be text"],
+    [{ dataVersion: "v3" }, "--data-version must be one of v1, v2"],
+  ];
+  for (const [options, start] of cases) {
+    assert.throws(() => validateOptions(options), (error: Error) => {
+      assert.ok(error.message.startsWith(`Cannot train as ${start}`), error.message);
+      return error instanceof UserError;
+    });
+  }
+  for (const data of ["auto", "sample", "tinystories", "tinystories@abc", ["x"]] as const) {
+    validateOptions({ data });
+  }
+});
+
+Deno.test("validateOptions() accepts the values from the least to the greatest, and no others", () => {
+  const EDGES: [name: keyof TrainOptions, good: number[], bad: number[]][] = [
+    ["dropout", [0, 0.99], [-0.01, 1]],
+    ["labelSmoothing", [0, 0.99], [-0.01, 1]],
+    ["beta1", [0, 0.99999], [-0.1, 1]],
+    ["beta2", [0, 0.999999], [-0.1, 1]],
+    ["weightDecay", [0, 10], [-1]],
+    ["gradientClip", [0, 1e9], [-1, Infinity]],
+    ["learningRate", [0, 10], [-1, 10.1, NaN]],
+    ["steps", [1, 1e9], [0, 1.5]],
+    ["epochs", [1e-9, 0.5, 1e6], [0, -1]],
+    ["warmupSteps", [0, 7], [-1, 0.5]],
+    ["gradientAccumulation", [1, 4096], [0, 4097]],
+    ["seed", [0, 2 ** 32 - 1], [-1, 2 ** 32, 0.5]],
+    ["keep", [1], [0]],
+    ["workers", [1], [0]],
+    ["loraRank", [1, 1024], [0, 1025]],
+    ...(["evalEvery", "saveEvery", "sampleEvery", "logEvery", "evalTokens"] as const).map((name) =>
+      [name, [0, 1], [-1, 0.5]] as [keyof TrainOptions, number[], number[]]
+    ),
+  ];
+  for (const [name, good, bad] of EDGES) {
+    for (const value of good) {
+      assert.doesNotThrow(() => validateOptions({ [name]: value }), `${name} ${value}`);
+    }
+    for (const value of bad) {
+      assert.throws(() => validateOptions({ [name]: value }), UserError, `${name} ${value}`);
+    }
+  }
+});
+
+Deno.test("validateOptions() throws when options contradict each other", () => {
+  const initFrom = "gpt2", lora = { loraRank: 4 };
+  const contradictions: Partial<TrainOptions>[] = [
+    { initFrom, preset: "mini" },
+    { initFrom, vocabulary: "compact" },
+    { initFrom, tokenizer: "gpt2" },
+    { initFrom, ...lora, freeze: "0" },
+    { loraAlpha: 4 },
+    { loraTargets: "c_attn" },
+  ];
+  for (const options of contradictions) {
+    assert.throws(() => validateOptions(options), UserError, JSON.stringify(options));
+  }
+  const open = { preset: "auto", vocabulary: "auto", tokenizer: undefined } as const;
+  assert.doesNotThrow(() => validateOptions({ initFrom, ...open, ...lora, loraAlpha: 4 }));
+});

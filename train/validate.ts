@@ -1,0 +1,106 @@
+import { flagOf } from "../files/command_line.ts";
+import { printable, quoted } from "../files/printable.ts";
+import { UserError, type UserErrorOptions } from "../files/user_error.ts";
+import {
+  allowedValues,
+  isGiven,
+  type Option,
+  OPTION_NAMES,
+  type OptionName,
+  optionNamed,
+  type TrainOptions,
+} from "./options.ts";
+
+/**
+ * Checks the values of options against the rows of their table.
+ *
+ * @module
+ */
+
+/** Thrown if an option is out of range or contradicts another one. */
+export class OptionError extends UserError {
+  /** Tells this error from others without `instanceof`. */
+  override name = "OptionError";
+  /** The option and what is wrong with it: `--steps must be …: current value is …`. */
+  readonly reason: string;
+
+  /** An error whose sentence is `Cannot train as` and the reason. */
+  constructor(reason: string, options?: UserErrorOptions) {
+    super(`Cannot train as ${reason}`, options);
+    this.reason = reason;
+  }
+}
+
+/** What the value of an option must be, for an error. */
+function requirementOf(option: Option): string {
+  const { type, range: [least, greatest] = [] } = option;
+  const from = least === Number.MIN_VALUE ? "above 0" : `from ${least}`;
+  const requirements: Record<Option["type"], string> = {
+    integer: `an integer ${from} to ${greatest}`,
+    real: `a number ${from} to ${greatest}`,
+    text: "text",
+    switch: "true or false",
+    choice: `one of ${allowedValues(option)?.join(", ")}`,
+    preset: `one of ${allowedValues(option)?.join(", ")}`,
+    data: "auto, sample, tinystories or a list of files",
+  };
+  return requirements[type];
+}
+
+/** Whether a value is allowed for an option. */
+function accepts(option: Option, value: unknown): boolean {
+  const { type, range: [least, greatest] = [-Infinity, Infinity] } = option;
+  const isText = (word: unknown) => typeof word === "string";
+  switch (type) {
+    case "integer":
+    case "real":
+      return typeof value === "number" && value >= least && value <= greatest &&
+        (type === "real" || Number.isInteger(value));
+    case "text":
+      return isText(value);
+    case "switch":
+      return typeof value === "boolean";
+    case "choice":
+    case "preset":
+      return allowedValues(option)!.includes(value as string);
+    case "data":
+      return Array.isArray(value)
+        ? value.length > 0 && value.every(isText)
+        : isText(value) && /^(auto|sample|tinystories(@.+)?)$/.test(value as string);
+  }
+}
+
+/**
+ * Checks every option that is given.
+ *
+ * @throws {OptionError} naming the flag, its requirement and its value.
+ */
+export function validateOptions(options: Partial<TrainOptions>): void {
+  for (const name of OPTION_NAMES) {
+    const value: unknown = options[name], option = optionNamed(name);
+    if (value === undefined || accepts(option, value)) continue;
+    const current = allowedValues(option) && typeof value === "string"
+      ? printable(value)
+      : quoted(value);
+    throw new OptionError(
+      `${flagOf(name)} must be ${requirementOf(option)}: current value is ${current}`,
+    );
+  }
+  for (const name of OPTION_NAMES) {
+    const { needs, excludes: [other, reason] = [] } = optionNamed(name);
+    const [value, needed, excluded] = [name, needs, other].map((name) =>
+      options[name as OptionName]
+    );
+    if (isGiven(value) && excluded !== undefined) {
+      throw new OptionError(
+        `${flagOf(name)} must be given without ${flagOf(other!)}, ${reason}: ` +
+          `current values are ${value} and ${excluded}`,
+      );
+    }
+    if (needs && value !== undefined && needed === undefined) {
+      throw new OptionError(
+        `${flagOf(name)} needs ${flagOf(needs)}: current value is ${value}`,
+      );
+    }
+  }
+}
