@@ -8,19 +8,21 @@
  *
  * and backward, from dy to dq, dk and dv:
  *
- *     delta[t]     = dy[t] · y[t]                              = Σₛ p[t,s] · dp[t,s], the softmax's mean of dp
+ *     delta[t]     = dy[t] · y[t]                              = Σₛ p[t,s] · dp[t,s], the mean of dp under p
  *     dv[s]        = Σₜ f[t,s] · p[t,s] · dy[t]
  *     dp[t,s]      = f[t,s] · dy[t] · v[s]
  *     ds[t,s]      = p[t,s] · (dp[t,s] − delta[t])             p is computed again from logSumExp
  *     dq[t]        = SCALE · Σₛ ds[t,s] · k[s]
  *     dk[s]        = SCALE · Σₜ ds[t,s] · q[t]
  *
- * Nothing of the size [T,T] is stored (Dao et al. 2022, https://arxiv.org/abs/2205.14135): with logSumExp and
- * delta a pair (t,s) needs no other pair. reference.ts computes it in both ways, by softmax and by pairs.
+ * No tensor of size [T,T] is stored (Dao et al. 2022, https://arxiv.org/abs/2205.14135): given logSumExp and
+ * delta, the addends of a pair (t,s) do not depend on other pairs. reference.ts computes both forms, by the softmax
+ * and pair by pair.
  *
- * The kernels exist twice. In rows an invocation has one query, or one key, in registers and loops over the
- * others: right for a CPU. A GPU does sixteen multiply-adds in the time of one load, so there a workgroup has a
- * tile of queries and keys, which share what they load: tiles.wgsl draws it.
+ * There are two sets of kernels. In the kernels by rows, which are for CPUs, an invocation keeps one query or one
+ * key in registers and loops over the others. A GPU computes sixteen multiply-adds in the time of one load, so in
+ * the kernels by tiles a workgroup computes a tile of scores and shares the queries and keys that it loads;
+ * tiles.wgsl has a picture.
  *
  * @module
  */
@@ -44,8 +46,8 @@ import { recordFastest } from "../tune.ts";
 const WORKGROUP_SIZE = 64;
 
 /**
- * Most components of a head. The kernels unroll their loops over them, which keeps a head in registers: the CPU
- * adapter compiles them in 25 s for 256 components, 86 s for 512, seven minutes for 1,024 (November 2026).
+ * Most components of a head. The kernels unroll their loops over the components, to keep a head in registers. The
+ * CPU adapter needs 25 s to compile them for 256 components, 86 s for 512, seven minutes for 1,024 (November 2026).
  */
 export const MOST_HEAD_SIZE = 256;
 
@@ -53,7 +55,7 @@ export const MOST_HEAD_SIZE = 256;
 export interface AttentionScores {
   /** Factor of the scores; 1 / √HS by default. */
   scale?: number;
-  /** Tokens that a query sees, itself and those before it, at least 1; all by default. */
+  /** Most tokens that a query sees: itself and tokens before it. At least 1; all by default. */
   window?: number;
 }
 
@@ -66,20 +68,21 @@ export interface AttentionOptions extends AttentionScores {
   /** Dropout of the attention probabilities; none by default. */
   dropout?: Dropout | undefined;
   /**
-   * Which kernels run. By default rows on a CPU; on a GPU the tiles that the tuner finds fastest, or rows if the
-   * head size fits no tile.
+   * The kernels to use. By default those by rows on a CPU; on a GPU the tiles that the tuner found to be the
+   * fastest, or the kernels by rows if the head size fits no tile.
    */
   variant?: "rows" | "tiles";
 }
 
 /**
- * y = dropout(softmax(scale · q · kᵀ)) · v for every head, causal; with a window, tokens before it are not seen.
+ * y = dropout(softmax(scale · q · kᵀ)) · v for every head. A query sees the keys up to its own position, with a
+ * window only the last ones.
  *
- * qkv: [B·T,3C], q, k and v side by side, heads side by side in each; y: [B·T,C]; both f32 or f16.
+ * qkv: [B·T,3C], a row of which holds q, k and v, each with its heads in order; y: [B·T,C]; both f32 or f16.
  * logSumExp: f32 [B,NH,T], of the scaled scores.
  *
- * @throws {RangeError | TypeError} if a tensor has another shape or element type or is missing, or if tiles are
- * asked for and the head size fits none.
+ * @throws {RangeError | TypeError} if a tensor has another shape or element type, or if `variant` is tiles and the
+ * head size fits none.
  */
 export function attentionForward(
   program: Program,
@@ -115,11 +118,12 @@ export function attentionForward(
 }
 
 /**
- * dqkv of `attentionForward()`; the probabilities are computed again from logSumExp.
+ * Gradient of `attentionForward()`. The probabilities are computed again from logSumExp.
  *
- * y, dy: [B·T,C]; dqkv: [B·T,3C]; delta: f32 [B,NH,T], dy · y of each head. dqkv and delta are set.
+ * qkv, y, logSumExp: as in `attentionForward()`; dy: [B·T,C]; dqkv: [B·T,3C]; delta: f32 [B,NH,T], dy · y of each
+ * head. dqkv and delta are set.
  *
- * @throws {RangeError | TypeError} as attentionForward().
+ * @throws {RangeError | TypeError} as `attentionForward()` does.
  */
 export function attentionBackward(
   program: Program,
@@ -183,11 +187,11 @@ export function attentionBackward(
   });
 }
 
-/** Most partial sums of dq: the workgroups of a head that run side by side, however long its sequence. */
+/** Most partial sums of dq, and so most workgroups per head in the backward pass. */
 const MOST_PARTIALS = 8;
 
 /**
- * The constants SCALE and WINDOW of the kernels of this folder, if they depart from the defaults there.
+ * The constants SCALE and WINDOW of the kernels in this folder, without those whose defaults in WGSL hold.
  *
  * @throws {RangeError} if the window is no positive integer.
  */
@@ -203,10 +207,20 @@ export function attentionConstants({ scale, window }: AttentionScores): Record<s
   };
 }
 
-/** Positions and windows are added and subtracted in 32 bits; no text is as long. */
+/** @throws {RangeError} if the kernels of this folder have no head of this size. */
+export function checkHeadSize(action: string, HS: number): void {
+  if (HS % 4 !== 0 || HS > MOST_HEAD_SIZE) {
+    throw new RangeError(
+      `Cannot run ${action} as the head size must be a multiple of 4 up to ${MOST_HEAD_SIZE}: ` +
+        `current value is ${HS}`,
+    );
+  }
+}
+
+/** Largest window, longer than any text: the kernels add it to positions in 32 bits. */
 const MOST_WINDOW = 2 ** 30;
 
-/** An attention layer whose sizes and options are checked. */
+/** An attention layer with checked sizes and options. */
 interface Layer {
   /** Element type of qkv, and the WGSL type of four elements. */
   real: DType;
@@ -218,7 +232,7 @@ interface Layer {
   HS: number;
   window: number | undefined;
   variant: AttentionOptions["variant"];
-  /** Of all its kernels but backward_delta and backward_sum. */
+  /** Constants and uniforms of all its kernels except backward_delta and backward_sum. */
   constants: Constants;
   uniforms: Readonly<Record<string, number>>;
 }
@@ -228,12 +242,7 @@ function layerOf(
   { B, HS, real }: { B: number; HS: number; real: DType },
   { T, heads: NH, dropout, variant, ...scores }: AttentionOptions,
 ): Layer {
-  if (HS % 4 !== 0 || HS > MOST_HEAD_SIZE) {
-    throw new RangeError(
-      `Cannot run ${action} as the head size must be a multiple of 4 up to ${MOST_HEAD_SIZE}: ` +
-        `current value is ${HS}`,
-    );
-  }
+  checkHeadSize(action, HS);
   const real4 = `vec4<${real}>`;
   return {
     ...{ real, real4, BNH: B * NH, T, NH, HS, window: scores.window, variant },
@@ -245,34 +254,34 @@ function layerOf(
 /** Invocations along the columns of a tile: X in tiles.wgsl. */
 const X = 8;
 
-/** Terms that are multiplied between two barriers: TERMS in tiles.wgsl. */
+/** Terms per step of a product: TERMS in tiles.wgsl. */
 const TERMS = 16;
 
-/** Queries, and keys, of the tiles that are worth a try: TOKENS in tiles.wgsl. */
+/** Queries, and keys, per tile among which the tuner chooses: TOKENS in tiles.wgsl. */
 const TILES: readonly number[] = [64, 32];
 
-/** Longest sequence for which the smallest tile is preferred. */
+/** Longest sequence for which the smaller tile is preferred. */
 const SHORT = 256;
 
-/** Most f32 that an invocation keeps in registers over all tiles of its loop. */
+/** Most f32 of outputs that an invocation keeps in registers: four rows of HS / X components per output. */
 const MOST_KEPT = 128;
 
-/** The ways to record an op. */
+/** An op with its kernels by rows and by tiles. */
 interface Variants {
-  /** The op in messages, and in the tuner's keys. */
+  /** Name of the op in messages, and in keys of the tuner. */
   action: string;
   name: string;
-  /** Outputs of which an invocation in tiles keeps its rows in registers. */
+  /** Outputs whose rows an invocation of the kernel by tiles keeps in registers. */
   outs: number;
   rows(program: Program): void;
   tiles(program: Program, tokens: number): void;
 }
 
-/** Records an op in the variant that was asked for, or that the tuner found fastest. */
+/** Records an op in the variant that the options name, or that the tuner found to be the fastest. */
 function recordVariant(program: Program, layer: Layer, op: Variants): void {
   const { real, BNH, T, HS, window, variant } = layer;
   const mostHeadSize = MOST_KEPT * X / 4 / op.outs;
-  // an invocation has whole vectors of four components
+  // whole vectors of four components per invocation
   const fits = HS % (4 * X) === 0 && HS <= mostHeadSize;
   if (variant === "tiles" && !fits) {
     throw new RangeError(
@@ -280,7 +289,7 @@ function recordVariant(program: Program, layer: Layer, op: Variants): void {
         `${mostHeadSize}: current value is ${HS}`,
     );
   }
-  // rows are hopeless on a GPU, tiles on a CPU
+  // by rows a GPU is many times slower, and by tiles a CPU
   if (!fits || (variant ?? (program.device.isCpu ? "rows" : "tiles")) === "rows") {
     return op.rows(program);
   }
@@ -298,7 +307,7 @@ function recordVariant(program: Program, layer: Layer, op: Variants): void {
   });
 }
 
-/** Invocations that have a tile, four of its rows each. */
+/** Invocations per tile, each with four of its rows. */
 function workgroupSizeOf(tokens: number): number {
   return X * tokens / 4;
 }
@@ -314,7 +323,7 @@ function dispatchRows(
     shader: { ...shader, "kernels/attention/rows.wgsl": rows, ...RANDOM },
     constants: {
       ...constants,
-      ...{ WORKGROUP_SIZE, LANES, PARTS: ceilDiv(HS / 4, LANES), SUBGROUPS: LANES > 1 },
+      ...{ WORKGROUP_SIZE, LANES, LOADS: ceilDiv(HS / 4, LANES), SUBGROUPS: LANES > 1 },
     },
     tensors,
     uniforms,
@@ -343,7 +352,7 @@ function dispatchTiles(
     },
     constants: { ...constants, TOKENS: tokens, FETCHES: ceilDiv(HS, workgroupSizeOf(tokens)) },
     uniforms,
-    iterations: Math.ceil(2 * iterations), // loops within loops count too
-    workgroupBytes: 4 * TERMS * (tokens + Math.max(tokens, HS) + 12), // 8 and 4 of them padding
+    iterations: Math.ceil(2 * iterations), // twice, because the outer loops count too
+    workgroupBytes: 4 * TERMS * (tokens + Math.max(tokens, HS) + 12), // aTile, bTile and their padding
   });
 }

@@ -21,7 +21,7 @@ const QUADS: u32 = HS / 4;
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
-  let i = (group.y * WORKGROUPS_PER_ROW + group.x) * WORKGROUP_SIZE + local.x; // of all heads of all tokens
+  let i = (group.y * WORKGROUPS_PER_ROW + group.x) * WORKGROUP_SIZE + local.x; // of [B,T,NH]
   if (i >= sizes.rows) { return; }
   var delta4 = vec4f(); // delta in four partial sums
   // unroll
@@ -29,6 +29,6 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
     delta4 = fma(vec4f(dy[i * QUADS + q]), vec4f(y[i * QUADS + q]), delta4);
   }
   let token = i / NH;
-  let row = (token / sizes.T * NH + i % NH) * sizes.T + token % sizes.T;
+  let row = (token / sizes.T * NH + i % NH) * sizes.T + token % sizes.T; // of [B,NH,T]
   delta[row] = (delta4.x + delta4.y) + (delta4.z + delta4.w);
 }

@@ -2,10 +2,10 @@
 // Needs rowOf() and WINDOW from rows.wgsl, rowDropoutPlace() and dropoutFactor() from ../random.wgsl.
 //
 // ds = p · (dp − delta), p = exp(SCALE · q · k − logSumExp), dp = f · (dy · v), f: dropout's factors.
-// qkv, dqkv: [B,T,3C], C = NH · HS; dy: [B,T,C]; logSumExp, delta: [B,NH,T]. k's and v's parts of dqkv are set.
+// qkv, dqkv: [B,T,3C], C = NH · HS; dy: [B,T,C]; logSumExp, delta: [B,NH,T]. dk and dv in dqkv are set.
 //
-// An invocation has one key and loops over the queries: no two invocations write the same element, so no sum
-// needs atomics. All start at the first key of the workgroup, so that they load the same query together.
+// An invocation has one key and loops over the queries. No two invocations write the same element, so that no
+// atomics are needed. All loops start at the workgroup's first key, so that the lanes load the same query together.
 enable f16;
 
 alias real4 = vec4<f16>; // four elements of qkv, dy and dqkv
@@ -30,7 +30,7 @@ const C: u32 = NH * QUADS; // in vectors of four, as are all strides below
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
   let T = sizes.T;
   let key = group.x * WORKGROUP_SIZE + local.x;
-  let s = min(key, T - 1); // keys past the end join the last one, as all lanes load queries
+  let s = min(key, T - 1); // lanes past the end repeat the last key, because all lanes load queries
   let lane = local.x % LANES;
   let head = group.y / NH * T * 3 * C + group.y % NH * QUADS; // q of this head at t = 0
   let output = group.y / NH * T * C + group.y % NH * QUADS; // dy of this head at t = 0
@@ -48,15 +48,15 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   let end = min(group.x * WORKGROUP_SIZE + (WORKGROUP_SIZE - 1) + WINDOW, T);
   for (var t = group.x * WORKGROUP_SIZE; t < end; t++) {
     let row = group.y * T + t; // of [B·NH,T]
-    var qParts: array<vec4f, PARTS>;
-    var dyParts: array<vec4f, PARTS>;
+    var qLoaded: array<vec4f, LOADS>;
+    var dyLoaded: array<vec4f, LOADS>;
     // unroll
-    for (var p = 0u; p < PARTS; p++) {
-      qParts[p] = vec4f(qkv[head + t * 3 * C + partOf(p, lane)]);
-      dyParts[p] = vec4f(dy[output + t * C + partOf(p, lane)]);
+    for (var i = 0u; i < LOADS; i++) {
+      qLoaded[i] = vec4f(qkv[head + t * 3 * C + quadOf(i, lane)]);
+      dyLoaded[i] = vec4f(dy[output + t * C + quadOf(i, lane)]);
     }
-    let q = rowOf(qParts);
-    let dyRow = rowOf(dyParts);
+    let q = rowOf(qLoaded);
+    let dyRow = rowOf(dyLoaded);
     var qk = vec4f();
     var dyV = vec4f();
     // unroll
@@ -80,7 +80,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
     }
   }
 
-  if (key >= T) { return; }
+  if (key >= sizes.T) { return; }
   // unroll
   for (var i = 0u; i < QUADS; i++) {
     dqkv[head + s * 3 * C + C + i] = real4(dk[i]);

@@ -2,10 +2,9 @@
 // Needs rowOf() and firstSeen() from rows.wgsl, rowDropoutPlace() and dropoutFactor() from ../random.wgsl.
 //
 // ds = p · (dp − delta), p = exp(SCALE · q · k − logSumExp), dp = f · (dy · v), f: dropout's factors.
-// qkv, dqkv: [B,T,3C], C = NH · HS; y, dy: [B,T,C]; logSumExp, delta: [B,NH,T]. delta and q's part of dqkv are
-// set.
+// qkv, dqkv: [B,T,3C], C = NH · HS; y, dy: [B,T,C]; logSumExp, delta: [B,NH,T]. delta and dq in dqkv are set.
 //
-// An invocation has one query, as in forward.wgsl. p is computed again from logSumExp instead of stored.
+// An invocation has one query, as in forward.wgsl. p is not stored but computed again from logSumExp.
 enable f16;
 
 alias real4 = vec4<f16>; // four elements of qkv, y, dy and dqkv
@@ -31,7 +30,7 @@ const C: u32 = NH * QUADS; // in vectors of four, as are all strides below
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
   let T = sizes.T;
   let query = group.x * WORKGROUP_SIZE + local.x;
-  let t = min(query, T - 1); // queries past the end join the last one, as all lanes load keys
+  let t = min(query, T - 1); // lanes past the end repeat the last query, because all lanes load keys
   let lane = local.x % LANES;
   let row = group.y * T + t; // of [B·NH,T]
   let head = group.y / NH * T * 3 * C + group.y % NH * QUADS; // q of this head at t = 0
@@ -52,19 +51,19 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   // only if DROPOUT
   let place = rowDropoutPlace(row);
 
-  let firstLane = query / LANES * LANES; // the first query of the subgroup
+  let firstLane = query / LANES * LANES; // query of the subgroup's first lane
   let end = min(firstLane + LANES, T);
   for (var s = firstSeen(firstLane); s < end; s++) {
-    let key = head + s * 3 * C + C;
-    var kParts: array<vec4f, PARTS>;
-    var vParts: array<vec4f, PARTS>;
+    let kIndex = head + s * 3 * C + C;
+    var kLoaded: array<vec4f, LOADS>;
+    var vLoaded: array<vec4f, LOADS>;
     // unroll
-    for (var p = 0u; p < PARTS; p++) {
-      kParts[p] = vec4f(qkv[key + partOf(p, lane)]);
-      vParts[p] = vec4f(qkv[key + C + partOf(p, lane)]);
+    for (var i = 0u; i < LOADS; i++) {
+      kLoaded[i] = vec4f(qkv[kIndex + quadOf(i, lane)]);
+      vLoaded[i] = vec4f(qkv[kIndex + C + quadOf(i, lane)]);
     }
-    let k = rowOf(kParts);
-    let v = rowOf(vParts);
+    let k = rowOf(kLoaded);
+    let v = rowOf(vLoaded);
     var qk = vec4f();
     var dyV = vec4f();
     // unroll
@@ -85,7 +84,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
     }
   }
 
-  if (query >= T) { return; }
+  if (query >= sizes.T) { return; }
   // unroll
   for (var i = 0u; i < QUADS; i++) {
     dqkv[head + t * 3 * C + i] = real4(dq[i]);

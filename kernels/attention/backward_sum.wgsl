@@ -1,15 +1,15 @@
-// dq = SCALE · the sum of the partial sums of backward_tiles.wgsl.
-// partials: [P,B,T,C], C = NH · HS; dqkv: [B,T,3C], of which q's part is set
+// dq = SCALE · Σ partials, the partial sums of backward_tiles.wgsl.
+// partials: [P,B,T,C], C = NH · HS; dqkv: [B,T,3C], in which dq is set
 //
-// Block i of TOKENS keys adds to partial sum i % P. A query has an addend in those whose blocks its own block of
-// queries sees, at most P of them; the others hold nothing for it.
+// Block i of TOKENS keys adds to partial sum i % P. For a query only those partial sums are set whose blocks of
+// keys its block of queries sees, so this kernel adds up these, at most P.
 enable f16;
 
 alias real4 = vec4<f16>; // four elements of dqkv
 const NH: u32 = 1;
 const HS: u32 = 32;
 const P: u32 = 1;
-const TOKENS: u32 = 64; // keys, or queries, of a block
+const TOKENS: u32 = 64; // keys, and queries, per block
 const SCALE: f32 = 1.0 / sqrt(f32(HS));
 const WINDOW: u32 = 0x80000000; // tokens that a query sees, itself and those before it
 const WORKGROUP_SIZE: u32 = 64;
@@ -31,9 +31,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   let i = (group.y * WORKGROUPS_PER_ROW + group.x) * WORKGROUP_SIZE + local.x;
   if (i >= sizes.vectors) { return; }
   let token = i / C;
-  let last = token % sizes.T / TOKENS; // block of the query, and the last block of keys that it sees
+  let last = token % sizes.T / TOKENS; // block of the query, which is the last block of keys that it sees
   let firstQuery = last * TOKENS;
-  let reach = (TOKENS - 1) + WINDOW; // a block of keys is seen from queries less than this after its first key
+  let reach = (TOKENS - 1) + WINDOW; // a query sees a block if it is less than this after the block's first key
   let first = select(0u, (firstQuery - reach) / TOKENS + 1, firstQuery >= reach);
   var sum = vec4f();
   for (var block = first; block <= last && block < first + P; block++) {

@@ -2,23 +2,23 @@
 // Needs addToScores() and all else from tiles.wgsl, rowDropoutPlace() and dropoutFactor() from ../random.wgsl.
 //
 // ds = p · (dp − delta), p = exp(SCALE · q · k − logSumExp), dp = f · (dy · v), f: dropout's factors.
-// qkv, dqkv: [B,T,3C], C = NH · HS; dy: [B,T,C]; logSumExp, delta: [B,NH,T]; partials: [P,B,T,C], of
-// Σₛ ds[t,s] · k[s], which backward_sum.wgsl adds up to dq. k's and v's parts of dqkv are set.
+// qkv, dqkv: [B,T,3C], C = NH · HS; dy: [B,T,C]; logSumExp, delta: [B,NH,T]; partials: [P,B,T,C], partial sums
+// of Σₛ ds[t,s] · k[s], which backward_sum.wgsl adds up to dq. dk and dv in dqkv are set.
 //
 // A workgroup has every P-th block of TOKENS keys of one head. For each block, the rows of its tiles, it loops
-// over the queries from the block's first key on, TOKENS at a time. The products of a tile come in two rounds of
-// the same code, and the tile of ds is used once more, transposed:
+// over the queries from the block's first key on, TOKENS at a time. Four products of a tile are computed in two
+// rounds of the same code, and a fifth one from the transposed tile of ds:
 //
-//                 scores of the tile     become                            and are multiplied by
+//                 scores of the tile     become                            product
 //     round 0     k · qᵀ                 p, kept in registers, and f · p   dv += (f · p) · dy
 //     round 1     v · dyᵀ                ds = p · (f · … − delta)          dk += ds · q
-//     last        ds of round 1                                            dq += dsᵀ · k
+//     last        ds of round 1          dsᵀ                               dq += dsᵀ · k
 //
-// A workgroup sees all queries of its keys, so that it has the whole sums dk and dv, but many workgroups see a
-// query. Instead of adding to dq atomically, each adds to one of P partial sums, in the order of its blocks: every
-// element of dq, dk and dv is summed in one order. (A separate kernel for dq, which loops over keys, took seven
-// products instead of five, and a quarter longer.) logSumExp and delta of four queries, which are columns here,
-// make a vector.
+// A workgroup loops over all queries of its keys, so it computes dk and dv completely. Many workgroups have addends
+// of dq of the same query: workgroup i of a head adds its own, in the order of its blocks, to partial sum i. So
+// every element of dq, dk and dv is summed in one order, without atomics. (A separate kernel for dq that loops over
+// keys needed seven products instead of five, and took a quarter longer.) Columns are queries here, so logSumExp
+// and delta are read for the four queries of a vector.
 enable f16;
 
 alias real4 = vec4<f16>; // four elements of qkv, dy and dqkv
@@ -41,14 +41,14 @@ struct Sizes {
 const C: u32 = NH * QUADS; // in vectors of four, as are all strides below
 const LOWEST: f32 = -3.0e38;
 
-// Where a head has its components of the first token: q in qkv, and dy.
+// Index of a head's first vector of the first token: of q in qkv, and in dy.
 struct Head {
   q: u32,
   dy: u32,
 }
 
-// A block of dy or of qkv, `column` vectors after the head's first. Tokens past the end are replaced by the last
-// one; what comes of them is masked or never stored.
+// A block of dy or of qkv, `column` vectors after the head's first vector. The last token replaces those past the
+// end; their results are masked or not stored.
 fn fetch(isDy: bool, head: Head, column: u32, tokens: vec4u) -> Block {
   let places = select(head.q, head.dy, isDy) + column +
     min(tokens, vec4u(sizes.T - 1)) * select(3 * C, C, isDy);
@@ -60,7 +60,7 @@ fn fetch(isDy: bool, head: Head, column: u32, tokens: vec4u) -> Block {
   return block;
 }
 
-// A block of the factors of the scores: k, which is a, or q, which is b; in round 1 v or dy.
+// A block of the factors of the scores: of a, which is k, or of b, which is q; in round 1 of v or of dy.
 fn fetchFactors(head: Head, firstKey: u32, firstQuery: u32, round: u32, block: u32, step: u32) -> Block {
   let isKey = isOfA(block);
   let tokens = select(firstQuery, firstKey, isKey) + tokensOfBlock(block);
@@ -68,24 +68,31 @@ fn fetchFactors(head: Head, firstKey: u32, firstQuery: u32, round: u32, block: u
   return fetch(!isKey && round == 1, head, column, tokens);
 }
 
-// A block of what the scores are multiplied by: dy, in round 1 q.
+// A block of c, by which the scores are multiplied: dy, in round 1 q.
 fn fetchQueries(head: Head, firstQuery: u32, round: u32, block: u32, step: u32) -> Block {
   return fetch(round == 0, head, block % QUADS, firstQuery + tokensOfColumns(step, block));
 }
 
-// A block of what ds, transposed, is multiplied by: k.
+// A block of c, by which the transposed ds is multiplied: k.
 fn fetchKeys(head: Head, firstKey: u32, block: u32, step: u32) -> Block {
   return fetch(false, head, C + block % QUADS, firstKey + tokensOfRows(step, block));
 }
 
-// One value of each of four queries; those past the end are replaced by the last one.
-fn fourPlaces(headRow: u32, queries: vec4u) -> vec4u {
-  return headRow + min(queries, vec4u(sizes.T - 1));
+// logSumExp of four queries; the last query replaces those past the end.
+fn logSumExpsOf(headRow: u32, queries: vec4u) -> vec4f {
+  let rows = headRow + min(queries, vec4u(sizes.T - 1));
+  return vec4f(logSumExp[rows.x], logSumExp[rows.y], logSumExp[rows.z], logSumExp[rows.w]);
 }
 
-// Where dropout's draws of four queries begin.
+// delta of four queries; the last query replaces those past the end.
+fn deltasOf(headRow: u32, queries: vec4u) -> vec4f {
+  let rows = headRow + min(queries, vec4u(sizes.T - 1));
+  return vec4f(delta[rows.x], delta[rows.y], delta[rows.z], delta[rows.w]);
+}
+
+// The counters at which dropout's random numbers of four queries begin.
 // only if DROPOUT
-fn fourDropoutPlaces(headRow: u32, queries: vec4u) -> vec4u {
+fn dropoutPlacesOf(headRow: u32, queries: vec4u) -> vec4u {
   var places: vec4u;
   // unroll
   for (var j = 0u; j < 4u; j++) {
@@ -120,23 +127,18 @@ fn toProbabilities(
     firstQuery + TOKENS > min(firstKey + WINDOW, T);
   // unroll
   for (var c = 0u; c < SCORE_COLUMNS; c++) {
-    let query = vec4u(0, 1, 2, 3) + firstQuery + (x + c * X) * 4;
-    let places = fourPlaces(headRow, query);
-    var logSumExp4: vec4f;
-    // unroll
-    for (var j = 0u; j < 4u; j++) {
-      logSumExp4[j] = logSumExp[places[j]];
-    }
+    let queries = tokensOfColumn(firstQuery, x, c);
+    let logSumExps = logSumExpsOf(headRow, queries);
     // only if DROPOUT
-    let dropoutPlaces = fourDropoutPlaces(headRow, query);
+    let dropoutPlaces = dropoutPlacesOf(headRow, queries);
     // unroll
     for (var r = 0u; r < 4u; r++) {
       let key = firstKey + y4 * 4 + r;
       let i = r * SCORE_COLUMNS + c;
       let masked = vec4<bool>(onEdge) &
-        ((query - vec4u(key) >= vec4u(WINDOW)) | (query >= vec4u(T))); // wraps if key > query
+        ((queries - vec4u(key) >= vec4u(WINDOW)) | (queries >= vec4u(T))); // wraps if key > query
       let kq = select((*scores)[i], vec4f(LOWEST), masked);
-      (*p)[i] = exp(fma(vec4f(SCALE), kq, -logSumExp4));
+      (*p)[i] = exp(fma(vec4f(SCALE), kq, -logSumExps));
       var factor = vec4f(1);
       // only if DROPOUT
       factor = factorsOfKey(dropoutPlaces, key);
@@ -157,22 +159,17 @@ fn toScoreGradients(
 ) {
   // unroll
   for (var c = 0u; c < SCORE_COLUMNS; c++) {
-    let query = vec4u(0, 1, 2, 3) + firstQuery + (x + c * X) * 4;
-    let places = fourPlaces(headRow, query);
-    var delta4: vec4f;
-    // unroll
-    for (var j = 0u; j < 4u; j++) {
-      delta4[j] = delta[places[j]];
-    }
+    let queries = tokensOfColumn(firstQuery, x, c);
+    let deltas = deltasOf(headRow, queries);
     // only if DROPOUT
-    let dropoutPlaces = fourDropoutPlaces(headRow, query);
+    let dropoutPlaces = dropoutPlacesOf(headRow, queries);
     // unroll
     for (var r = 0u; r < 4u; r++) {
       let i = r * SCORE_COLUMNS + c;
       var factor = vec4f(1);
       // only if DROPOUT
       factor = factorsOfKey(dropoutPlaces, firstKey + y4 * 4 + r);
-      (*scores)[i] = (*p)[i] * (factor * (*scores)[i] - delta4);
+      (*scores)[i] = (*p)[i] * (factor * (*scores)[i] - deltas);
     }
   }
 }
@@ -195,11 +192,11 @@ fn main(
   let partial = groups.x / NH * T * C * group.y + head.dy;
   let stride = groups.y * TOKENS; // between the blocks of keys of the workgroup
 
-  for (var firstKey = group.y * TOKENS; firstKey < T; firstKey += stride) { // the longest columns start first
+  for (var firstKey = group.y * TOKENS; firstKey < T; firstKey += stride) { // the keys with the most queries start first
     var firstQuery = firstKey;
     var fetched: Fetched;
     fetched[0] = fetchFactors(head, firstKey, firstQuery, 0, index, 0);
-    var dk = Out(); // Naga zeroes only once what a loop declares without a value
+    var dk = Out(); // Naga zeroes a variable without a value only once, before the loop
     var dv = Out();
     let end = min(firstKey + (TOKENS - 1) + WINDOW, T);
     for (; firstQuery < end; firstQuery += TOKENS) {
@@ -269,7 +266,7 @@ fn main(
         addToOut(&dq, x, y4);
         workgroupBarrier();
       }
-      // the first of the workgroup's blocks that these queries see sets the partial sum, the others add to it
+      // the first block of the workgroup that these queries see sets the partial sum, later blocks add to it
       let isFirst = firstKey < stride || firstKey - stride + (TOKENS - 1) + WINDOW <= firstQuery;
       // unroll
       for (var r = 0u; r < 4u; r++) {

@@ -2,19 +2,18 @@ import decode from "./decode.wgsl" with { type: "text" };
 import { dims } from "../dims.ts";
 import type { Program } from "../program.ts";
 import { ceilDiv, type Tensor } from "../tensor.ts";
-import { attentionConstants, type AttentionScores, MOST_HEAD_SIZE } from "./attention.ts";
+import { attentionConstants, type AttentionScores, checkHeadSize } from "./attention.ts";
 
 /**
- * Attention of S new tokens of every text over the keys and values of the tokens before them, which theirs
- * join, causal among themselves.
+ * Causal attention of S new tokens per text, over the keys and values of earlier tokens in a cache and over
+ * their own, which are added to the cache.
  *
- * qkv: [B·S,3C]; cursors: u32 [B,2], for every text the index of its first new token, and of the token at
- * position 0; keys, values: [B,NH,L,HS], whose rows at the new positions are set, except those from L on;
- * y: [B·S,C]. All but cursors have one type, f32 or f16. HS is a multiple of four. Scale and window are those
- * of `attentionForward()`.
+ * qkv: [B·S,3C]; cursors: u32 [B,2], per text the index of its first new token, and of the token at position 0;
+ * keys, values: [B,NH,T,HS], the cache, in which the rows of the new positions below T are set; y: [B·S,C]. All
+ * but cursors have the same type, f32 or f16. Scale and window are those of `attentionForward()`.
  *
- * @throws {RangeError | TypeError} if a tensor has another shape or element type, or if heads are larger
- * than `MOST_HEAD_SIZE`.
+ * @throws {RangeError | TypeError} if a tensor has another shape or element type, or if HS is not a multiple of
+ * four up to `MOST_HEAD_SIZE`.
  */
 export function attentionDecode(
   program: Program,
@@ -30,13 +29,8 @@ export function attentionDecode(
     [cursors, "B,2", "u32"],
     [y, "B·S,NH·HS", keys.dtype],
   ]);
-  if (HS % 4 !== 0 || HS > MOST_HEAD_SIZE) {
-    throw new RangeError(
-      `Cannot run ${action} as the head size must be a multiple of 4 up to ${MOST_HEAD_SIZE}: ` +
-        `current value is ${HS}`,
-    );
-  }
-  // at least one invocation for each vector of a head
+  checkHeadSize(action, HS);
+  // at least one invocation per vector of a head
   const WORKGROUP_SIZE = program.device.isCpu
     ? Math.max(32, 2 ** Math.ceil(Math.log2(HS / 4)))
     : 256;

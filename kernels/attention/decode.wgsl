@@ -1,16 +1,16 @@
-// Attention of S new tokens of every text over the keys and values in its cache, which theirs join.
+// Attention of S new tokens per text over the keys and values in the text's cache and over their own.
 // qkv: [B·S,3C], C = NH · HS; cursors: [B,2]; keys, values: [B,NH,T,HS]; y: [B·S,C]
 //
-// A workgroup has one head of one new token. The keys and values of earlier tokens lie in the cache, those of
-// the new ones still in qkv: no workgroup reads what another writes. It loops over the keys, KEYS at a time. For
-// the scores an invocation has one key; for the weighted sum it has four components of QUADS values, one in
-// SHARES of the keys. Between the two, the highest score and the sum of the online softmax (Milakov and
-// Gimelshein 2018, https://arxiv.org/abs/1805.02867) are updated.
+// A workgroup has one head of one new token. It reads the keys and values of earlier tokens from the cache, and
+// those of new tokens from qkv: no workgroup reads what another one writes. It loops over the keys, KEYS at a
+// time. For the scores an invocation has one key. Then the highest score and the sum of the online softmax are
+// updated (Milakov and Gimelshein 2018, https://arxiv.org/abs/1805.02867). For the weighted sum an invocation has
+// one vector of components and every SHARES-th key, QUADS keys in all:
 //
-//              HS                          QUADS
+//              HS                          QUADS vectors
 //          ┌─────────┐                   ┌─────────┐
-//    KEYS  │ · q     │ → score,   SHARES │ Σ p · v │   SHARES · QUADS = KEYS, and each
-//          └─────────┘    p       keys   └─────────┘   invocation adds up QUADS of these
+//    KEYS  │ · q     │ → score,   SHARES │ Σ p · v │   SHARES · QUADS = KEYS
+//          └─────────┘    p              └─────────┘
 enable f16;
 
 alias real4 = vec4<f16>; // four elements of all tensors but cursors
@@ -26,7 +26,7 @@ struct Sizes {
 }
 
 @group(0) @binding(0) var<storage, read> qkv: array<real4>;
-@group(0) @binding(1) var<storage, read> cursors: array<vec2u>; // next token to read, token at position 0
+@group(0) @binding(1) var<storage, read> cursors: array<vec2u>; // first new token, token at position 0
 @group(0) @binding(2) var<storage, read_write> keys: array<real4>;
 @group(0) @binding(3) var<storage, read_write> values: array<real4>;
 @group(0) @binding(4) var<storage, read_write> y: array<real4>;
@@ -34,7 +34,7 @@ struct Sizes {
 
 const QUADS: u32 = HS / 4;
 const SHARES: u32 = WORKGROUP_SIZE / QUADS;
-const KEYS: u32 = SHARES * QUADS; // further invocations do no work but must reach every barrier
+const KEYS: u32 = SHARES * QUADS; // other invocations do no work but must reach every barrier
 const LOWEST: f32 = -3.0e38;
 
 var<workgroup> q: array<vec4f, QUADS>;
@@ -43,7 +43,7 @@ var<workgroup> partial: array<vec4f, WORKGROUP_SIZE>;
 
 // The highest value of all invocations.
 fn highestOf(value: f32, index: u32) -> f32 {
-  workgroupBarrier(); // the weights of the previous iteration have been read
+  workgroupBarrier(); // until all have read the weights of the previous iteration
   weights[index] = value;
   for (var half = WORKGROUP_SIZE / 2; half > 0; half /= 2) {
     workgroupBarrier();
@@ -72,16 +72,16 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
   let row = group.y;
   let columns = sizes.columns4;
   let text = row / sizes.S;
-  let cached = cursors[text].x - cursors[text].y; // tokens of the text that lie in the cache
-  let position = cached + row % sizes.S; // of the workgroup's token
-  let head = group.x * QUADS; // of a row of qkv and y
+  let cached = cursors[text].x - cursors[text].y; // tokens in the cache of the text
+  let position = cached + row % sizes.S; // of the token
+  let head = group.x * QUADS; // first vector of the head in a row of qkv and y
   let cache = (text * (columns / QUADS) + group.x) * sizes.T * QUADS;
-  let fresh = text * sizes.S; // row of the first new token
+  let firstNew = text * sizes.S; // row of the first new token
 
   if (index < QUADS) {
     let place = row * 3 * columns + head + index;
     q[index] = SCALE * vec4f(qkv[place]);
-    if (position < sizes.T) { // a token beyond is padding
+    if (position < sizes.T) { // a later token is padding
       keys[cache + position * QUADS + index] = qkv[place + columns];
       values[cache + position * QUADS + index] = qkv[place + 2 * columns];
     }
@@ -91,8 +91,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
   let share = index / QUADS;
   let quad = index % QUADS;
   var highest = LOWEST;
-  var total = 0.0; // of the weights of this invocation's keys
-  var sum = vec4f(); // of their values: this invocation's share and components
+  var total = 0.0; // sum of the weights of this invocation's keys
+  var sum = vec4f(); // Σ weight · v over this invocation's share of the keys
   let firstSeen = select(0u, position - (WINDOW - 1), position >= WINDOW);
   for (var first = firstSeen; first <= position; first += KEYS) {
     let s = first + index;
@@ -106,7 +106,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
           products += q[i] * vec4f(keys[cache + s * QUADS + i]);
         }
       } else {
-        let k = (fresh + s - cached) * 3 * columns + columns + head;
+        let k = (firstNew + s - cached) * 3 * columns + columns + head;
         // unroll
         for (var i = 0u; i < QUADS; i++) {
           products += q[i] * vec4f(qkv[k + i]);
@@ -126,11 +126,11 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
     // unroll
     for (var i = 0u; i < QUADS; i++) {
       let other = min(i * SHARES + share, KEYS - 1);
-      let s = min(first + other, position); // a key past the end has no weight
+      let s = min(first + other, position); // a key past the end has weight 0
       if (s < cached) {
         sum += weights[other] * vec4f(values[cache + s * QUADS + quad]);
       } else {
-        let v = (fresh + s - cached) * 3 * columns + 2 * columns + head;
+        let v = (firstNew + s - cached) * 3 * columns + 2 * columns + head;
         sum += weights[other] * vec4f(qkv[v + quad]);
       }
     }

@@ -3,9 +3,10 @@
 //
 // qkv: [B,T,3C], C = NH · HS; y: [B,T,C]; logSumExp: [B,NH,T] of the scaled scores; f: dropout's factors
 //
-// An invocation has one query. It loops once over the keys, with the running maximum and sum of the online
+// An invocation has one query. It loops once over the keys and keeps the running maximum and sum of the online
 // softmax (Milakov and Gimelshein 2018, https://arxiv.org/abs/1805.02867), so that memory stays linear in T.
-// The invocations of a subgroup loop up to the last query among them and mask the keys that lie past their own.
+// The invocations of a subgroup loop up to the last query of the subgroup, and each masks the keys after its own
+// query.
 enable f16;
 
 alias real4 = vec4<f16>; // four elements of qkv and y
@@ -29,7 +30,7 @@ const LOWEST: f32 = -3.0e38;
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
   let T = sizes.T;
   let query = group.x * WORKGROUP_SIZE + local.x;
-  let t = min(query, T - 1); // queries past the end join the last one, as all lanes load keys
+  let t = min(query, T - 1); // lanes past the end repeat the last query, because all lanes load keys
   let lane = local.x % LANES;
   let row = group.y * T + t; // of [B·NH,T]
   let head = group.y / NH * T * 3 * C + group.y % NH * QUADS; // q of this head at t = 0
@@ -45,19 +46,19 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   var out: array<vec4f, QUADS>; // Σ exp(score − highest) · f · v
   var highest = LOWEST;
   var total = 0.0; // Σ exp(score − highest)
-  let firstLane = query / LANES * LANES; // the first query of the subgroup
+  let firstLane = query / LANES * LANES; // query of the subgroup's first lane
   let end = min(firstLane + LANES, T);
   for (var s = firstSeen(firstLane); s < end; s++) {
-    let key = head + s * 3 * C + C;
-    var kParts: array<vec4f, PARTS>;
-    var vParts: array<vec4f, PARTS>;
+    let kIndex = head + s * 3 * C + C;
+    var kLoaded: array<vec4f, LOADS>;
+    var vLoaded: array<vec4f, LOADS>;
     // unroll
-    for (var p = 0u; p < PARTS; p++) {
-      kParts[p] = vec4f(qkv[key + partOf(p, lane)]);
-      vParts[p] = vec4f(qkv[key + C + partOf(p, lane)]);
+    for (var i = 0u; i < LOADS; i++) {
+      kLoaded[i] = vec4f(qkv[kIndex + quadOf(i, lane)]);
+      vLoaded[i] = vec4f(qkv[kIndex + C + quadOf(i, lane)]);
     }
-    let k = rowOf(kParts);
-    let v = rowOf(vParts);
+    let k = rowOf(kLoaded);
+    let v = rowOf(vLoaded);
     var qk = vec4f();
     // unroll
     for (var i = 0u; i < QUADS; i++) {
@@ -78,7 +79,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
     }
   }
 
-  if (query >= T) { return; }
+  if (query >= sizes.T) { return; }
   let output = (group.y / NH * T + t) * C + group.y % NH * QUADS;
   // unroll
   for (var i = 0u; i < QUADS; i++) {

@@ -4,15 +4,17 @@
 // qkv: [B,T,3C], C = NH · HS; y: [B,T,C]; logSumExp: [B,NH,T] of the scaled scores; f: dropout's factors
 //
 // A workgroup has TOKENS queries of one head, the rows of its tiles, and loops over the keys up to its last
-// query, TOKENS at a time. Tiles wholly past the last query, or before the window of the first, are skipped;
-// only those on an edge are masked. Per tile of keys:
+// query, TOKENS at a time. It skips tiles whose keys are all after the last query or before the first query's
+// window, and masks only the tiles that are partly so. Per tile of keys:
 //
-//     scores = q · kᵀ      highest of each row, by all who share the row      p = exp(scores − highest)
-//     out = out · exp(highest before − highest) + p · v
+//     scores = q · kᵀ
+//     highest = max(highest before, scores of the row), over all invocations that share the row
+//     p = exp(scores − highest)
+//     out = out · exp(highest before − highest) + f · p · v
 //
 // The sum of a row of p is needed only at the end: until then each invocation adds up its own columns. highest,
-// total and what follows from them are vectors of the four rows of an invocation. q is fetched again for each
-// tile of keys, from the cache.
+// total and decay are vectors of the four rows of an invocation. q is fetched again for each tile of keys, from
+// the cache.
 enable f16;
 
 alias real4 = vec4<f16>; // four elements of qkv and y
@@ -33,8 +35,8 @@ const C: u32 = NH * QUADS; // in vectors of four, as are all strides below
 const SCALE_LOG2: f32 = SCALE * 1.4426950408889634; // exp(SCALE · x) = exp2(SCALE_LOG2 · x)
 const LOWEST: f32 = -1.0e38; // finite when multiplied by SCALE_LOG2
 
-// One vector of qkv of each of four tokens. Tokens past the end are replaced by the last one; what comes of them
-// is masked or never stored.
+// A vector of qkv of each of four tokens. The last token replaces those past the end; their results are masked or
+// not stored.
 fn fetch(place: u32, tokens: vec4u) -> Block {
   var block: Block;
   // unroll
@@ -44,33 +46,33 @@ fn fetch(place: u32, tokens: vec4u) -> Block {
   return block;
 }
 
-// A block of q, which is a, or of k, which is b.
+// A block of a, which is q, or of b, which is k.
 fn fetchQK(head: u32, firstQuery: u32, firstKey: u32, block: u32, step: u32) -> Block {
   let isQ = isOfA(block);
   let tokens = select(firstKey, firstQuery, isQ) + tokensOfBlock(block);
   return fetch(head + select(C, 0, isQ) + quadOfBlock(block, step), tokens);
 }
 
-// A block of v, which is c.
+// A block of c, which is v.
 fn fetchV(head: u32, firstKey: u32, block: u32, step: u32) -> Block {
   return fetch(head + 2 * C + block % QUADS, firstKey + tokensOfColumns(step, block));
 }
 
-// Gives the scores of keys that a query does not see the lowest value.
+// Sets the scores of keys that a query does not see to the lowest value.
 fn mask(scores: ptr<function, Scores>, firstQuery: u32, firstKey: u32, x: u32, y4: u32) {
   // unroll
   for (var r = 0u; r < 4u; r++) {
     let query = firstQuery + y4 * 4 + r;
     // unroll
     for (var c = 0u; c < SCORE_COLUMNS; c++) {
-      let key = vec4u(0, 1, 2, 3) + firstKey + (x + c * X) * 4;
-      let masked = vec4u(query) - key >= vec4u(WINDOW); // wraps if key > query
+      let keys = tokensOfColumn(firstKey, x, c);
+      let masked = vec4u(query) - keys >= vec4u(WINDOW); // wraps if key > query
       (*scores)[r * SCORE_COLUMNS + c] = select((*scores)[r * SCORE_COLUMNS + c], vec4f(LOWEST), masked);
     }
   }
 }
 
-// The highest score of each of an invocation's rows, among its own columns.
+// The highest score of each row of an invocation, over its own columns.
 fn highestOf(scores: ptr<function, Scores>) -> vec4f {
   var highest: vec4f;
   // unroll
@@ -93,7 +95,7 @@ fn main(
 ) {
   let x = xOf(index);
   let y4 = yOf(index);
-  let firstQuery = (groups.x - 1 - group.x) * TOKENS; // the longest rows start first
+  let firstQuery = (groups.x - 1 - group.x) * TOKENS; // the queries with the most keys start first
   let firstSeen = select(0u, firstQuery - (WINDOW - 1), firstQuery >= WINDOW);
   let head = group.y / NH * sizes.T * 3 * C + group.y % NH * QUADS; // q of this head at t = 0
   var firstKey = firstSeen / TOKENS * TOKENS;
@@ -107,7 +109,7 @@ fn main(
   let end = min(firstQuery + TOKENS, sizes.T);
   for (; firstKey < end; firstKey += TOKENS) {
     // scores = q · kᵀ
-    var scores = Scores(); // Naga zeroes only once what a loop declares without a value
+    var scores = Scores(); // Naga zeroes a variable without a value only once, before the loop
     for (var step = 0u; step < SCORE_STEPS; step++) {
       stageTransposed(index, fetched[0]);
       workgroupBarrier();
@@ -126,7 +128,7 @@ fn main(
       mask(&scores, firstQuery, firstKey, x, y4);
     }
 
-    // the highest score of each row so far; aTile lends its memory for the exchange
+    // the highest score of each row so far, exchanged through the memory of aTile
     aTile[x / 4].rows[x % 4][y4] = highestOf(&scores);
     workgroupBarrier();
     var raised = highest;
@@ -137,7 +139,7 @@ fn main(
     let decay = exp2(SCALE_LOG2 * (highest - raised));
     highest = raised;
 
-    // out and total are lowered to it, scores become f · p
+    // rescales out and total to the new highest score; scores become f · p
     total *= decay;
     // unroll
     for (var r = 0u; r < 4u; r++) {
@@ -181,7 +183,7 @@ fn main(
     }
   }
 
-  // the sums of the invocations that share a row
+  // adds up the sums of the invocations that share a row
   aTile[x / 4].rows[x % 4][y4] = total;
   workgroupBarrier();
   var sum: vec4f;

@@ -1,4 +1,4 @@
-/** Sizes of attention: B sequences of T tokens, NH heads of HS components; which keys a query sees. */
+/** B sequences of T tokens, NH heads of HS components, and how the scores are computed. */
 export interface AttentionShape {
   B: number;
   T: number;
@@ -6,7 +6,7 @@ export interface AttentionShape {
   HS: number;
   /** 1 / √HS by default. */
   scale?: number;
-  /** Number of tokens that a query sees, itself included; all by default. */
+  /** Most tokens that a query sees, itself included; all by default. */
   window?: number;
 }
 
@@ -31,7 +31,7 @@ function* queriesOf({ B, T, NH }: AttentionShape): Generator<Query & { row: numb
   }
 }
 
-/** Where the components of a token's q, k or v of one head begin in qkv: [B,T,3C]. */
+/** Index in qkv, [B,T,3C], of the first component of a token's q, k or v, in the head of a query. */
 function placeOf(
   { T, NH, HS }: AttentionShape,
   { b, h }: Query,
@@ -41,12 +41,12 @@ function placeOf(
   return (b * T + token) * 3 * NH * HS + "qkv".indexOf(part) * NH * HS + h * HS;
 }
 
-/** Where the components of a query's y of one head begin in y: [B,T,C]. */
+/** Index in y, [B,T,C], of the first component of a query's output. */
 function outputOf({ T, NH, HS }: AttentionShape, { b, h, t }: Query) {
   return (b * T + t) * NH * HS + h * HS;
 }
 
-/** Σ a[i] · b[i] over the components of a head that begin at two places. */
+/** Dot product of HS components of a from i on and of b from j on. */
 function dot(a: ArrayLike<number>, i: number, b: ArrayLike<number>, j: number, HS: number): number {
   let sum = 0;
   for (let c = 0; c < HS; c++) sum += a[i + c]! * b[j + c]!;
@@ -98,8 +98,8 @@ export function attentionForward(
 }
 
 /**
- * dqkv of `attentionForward()` for dy: [B,T,C], as the chain rule gives it: p is the softmax of the scores,
- * and the gradient of a softmax subtracts the mean of dp under p, a sum over all keys of a query.
+ * dqkv of `attentionForward()` for dy: [B,T,C], by the chain rule. The gradient of the softmax p subtracts from
+ * dp its mean under p, which is a sum over all keys of a query.
  */
 export function attentionBackward(
   { qkv, dy }: { qkv: ArrayLike<number>; dy: ArrayLike<number> },
@@ -130,9 +130,9 @@ export function attentionBackward(
 }
 
 /**
- * The same as the kernels compute it, from what the forward pass kept: each pair of query and key comes
- * alone, without a sum over the keys of its query, because p = exp(score − logSumExp) and
- * delta = Σₛ p · dp = Σ dy · y (Dao et al. 2022, https://arxiv.org/abs/2205.14135, appendix B.2).
+ * dqkv as the kernels compute it, from y and logSumExp of the forward pass. The addends of each pair of query and
+ * key need no sum over the other keys of the query, because p = exp(score − logSumExp) and
+ * delta = Σₛ p · dp = dy · y (Dao et al. 2022, https://arxiv.org/abs/2205.14135, appendix B.2).
  *
  * y, dy: [B,T,C]; logSumExp, delta: [B,NH,T].
  */

@@ -1,37 +1,37 @@
-// The two matrix products of attention in tiles, which the workgroups of forward_tiles and backward_tiles share.
+// The matrix products of attention in tiles, for forward_tiles.wgsl and backward_tiles.wgsl.
 // Needs packed and unpacked() from ../packed_f16.wgsl or ../packed_f32.wgsl.
 //
-// A tile is TOKENS × TOKENS scores of one head. Its rows are queries and its columns keys in the forward pass;
-// in the backward pass rows are keys and columns queries. A workgroup keeps its rows and loops over the columns:
+// A tile is TOKENS × TOKENS scores of one head. In the forward pass its rows are queries and its columns keys, in
+// the backward pass rows are keys and columns queries. A workgroup has fixed rows and loops over the columns:
 //
 //                  HS                    TOKENS columns                HS
 //              ┌───────┐                ┌──────────────┐           ┌───────┐
 //      TOKENS  │   a   │  ·  bᵀ   =     │    scores    │  ·  c  =  │  out  │
 //      rows    └───────┘                └──────────────┘           └───────┘
 //
-// Invocation (x, y) of X × Y has rows 4y … 4y + 3, in registers. Of the scores it has the vectors of four columns
-// x, x + X, …, SCORE_COLUMNS of them; of out the vectors of four components x, x + X, …, OUT_COLUMNS of them:
+// Invocation (x, y) of X × Y keeps rows 4y … 4y + 3 in registers: of the scores SCORE_COLUMNS vectors of four
+// columns, with numbers x, x + X, …; of out OUT_COLUMNS vectors of four components, with numbers x, x + X, …:
 //
 //                  x    x + X             scores[r · SCORE_COLUMNS + c]: row 4y + r, columns 4 (x + c · X) … + 3
 //              ┌──┬──┬──┬──┐              out[r · OUT_COLUMNS + c]: row 4y + r, components 4 (x + c · X) … + 3
 //       4y     │  │▓▓│  │▓▓│
 //              └──┴──┴──┴──┘
 //
-// A product is a loop over steps of TERMS terms. Each step's terms are staged in workgroup memory in f32, the
-// terms outermost; while a step is multiplied, the blocks of the next are fetched into registers:
+// A product is a loop over steps of TERMS terms. The terms of a step are staged in workgroup memory in f32, with
+// the term as the outermost index. While a step is multiplied, the blocks of the next one are fetched into registers:
 //
 //      product             the terms are       aTile holds                bTile holds
 //      scores += a · bᵀ    components          a, transposed              b, transposed     stageTransposed()
 //      out += scores · c   tokens of columns   scores of those columns    rows of c         stageScores(), stageRows()
 //      out += scoresᵀ · c  tokens of rows      scores of those rows       rows of c         stageScoreRows(), stageRows()
 //
-// Scores never leave the registers but for one step at a time, so a workgroup needs no more memory than a step, 9
-// KB with heads of 64. That is what counts: an H100 gives out some 52 KB per core, and a staged tile of scores
-// would leave room for half the workgroups. Functions have pointers to the registers of main(), and every index
-// into these is a constant once the loops are unrolled.
+// Scores stay in registers, and only one step of them at a time is staged. So a workgroup needs memory for one
+// step, 9 KB with heads of 64. If a whole tile of scores were staged, an H100, which has some 52 KB per core, would
+// run half as many workgroups. Functions have pointers to the registers of main(), and every index into these is a
+// constant once the loops are unrolled.
 const HS: u32 = 32;
 const TOKENS: u32 = 64; // rows, and columns, of a tile: 32 or 64
-const FETCHES: u32 = 1; // blocks that an invocation fetches of a step of rows: HS / WORKGROUP_SIZE, rounded up
+const FETCHES: u32 = 1; // blocks per invocation and step of rows: HS / WORKGROUP_SIZE, rounded up
 
 const X: u32 = 8; // invocations along the columns, and along the components
 const Y: u32 = TOKENS / 4; // invocations along the rows
@@ -48,7 +48,7 @@ const OUTS: u32 = 4 * OUT_COLUMNS;
 alias Scores = array<vec4f, SCORES>;
 alias Out = array<vec4f, OUTS>;
 
-// Four terms of a tile. Unused vectors keep stores of neighbours, by columns and transposed, off the same banks.
+// Four terms of a tile. The unused vectors keep stores of neighbours, by columns and transposed, on different banks.
 const A_WIDTH: u32 = Y + 2;
 const B_WIDTH: u32 = max(Y, QUADS);
 struct ATerms {
@@ -63,8 +63,8 @@ struct BTerms {
 var<workgroup> aTile: array<ATerms, TERMS4>; // [term / 4].rows[term % 4]
 var<workgroup> bTile: array<BTerms, TERMS4>;
 
-// Of a warp's 32 invocations, 8 × 4 in a tile, neighbours have the same x or the same y, so that they load the
-// same vectors of a or of b; matmul/tiles.wgsl gives the reason.
+// A warp's 32 invocations cover 8 × 4 vectors of a tile. Neighbours have the same x or the same y, so that they
+// load the same vectors of b or of a; matmul/tiles.wgsl gives the reason.
 fn xOf(index: u32) -> u32 {
   return index % 2 + index / 4 % 4 * 2;
 }
@@ -72,20 +72,25 @@ fn yOf(index: u32) -> u32 {
   return index / 32 * 4 + index / 16 % 2 * 2 + index / 2 % 2;
 }
 
-// What an invocation fetches at a time: a vector of four components of each of four tokens.
+// The tokens of the vector c of an invocation's columns.
+fn tokensOfColumn(first: u32, x: u32, c: u32) -> vec4u {
+  return vec4u(0, 1, 2, 3) + first + (x + c * X) * 4;
+}
+
+// A vector of four components of each of four tokens: an invocation fetches one such block at a time.
 alias Block = array<packed, 4>;
 alias Fetched = array<Block, FETCHES>;
-const ROW_BLOCKS: u32 = TERMS4 * QUADS; // blocks of a step of rows
+const ROW_BLOCKS: u32 = TERMS4 * QUADS; // blocks per step of rows
 
-// A step of a and b has one block for each invocation: the first TOKENS blocks are those of a.
+// A step of a and b has one block per invocation. The first TOKENS blocks are those of a.
 fn isOfA(block: u32) -> bool {
   return block < TOKENS;
 }
-// Which tokens of a or b the block has.
+// The tokens of a or b in a block.
 fn tokensOfBlock(block: u32) -> vec4u {
   return vec4u(0, 1, 2, 3) + 4 * (block % TOKENS / TERMS4);
 }
-// Which vector of their components.
+// The index of the block's vector in the components of a token.
 fn quadOfBlock(block: u32, step: u32) -> u32 {
   return step * TERMS4 + block % TERMS4;
 }
@@ -110,7 +115,7 @@ fn stageTransposed(block: u32, tokens: Block) {
   }
 }
 
-// Stages what an invocation has fetched of a step of rows.
+// Stages the blocks that an invocation has fetched of a step of rows.
 fn stageRows(fetched: ptr<function, Fetched>, index: u32) {
   // unroll
   for (var f = 0u; f < FETCHES; f++) {
@@ -124,12 +129,12 @@ fn stageRows(fetched: ptr<function, Fetched>, index: u32) {
   }
 }
 
-// Which tokens of the columns a block of rows has, if the terms are those of stageScores().
+// The tokens in a block of rows, if the terms are those of stageScores().
 fn tokensOfColumns(step: u32, block: u32) -> vec4u {
   return vec4u(0, 1, 4, 5) + (block / QUADS * 8 + step / 2 * 4 * X + step % 2 * 2);
 }
 
-// Stages a step of the scores' columns: every invocation has two terms in each, side by side in a vector.
+// Stages a step of columns of the scores. Every invocation has two of the step's terms, side by side in a vector.
 fn stageScores(step: u32, scores: ptr<function, Scores>, x: u32, y: u32) {
   // unroll
   for (var s = 0u; s < OUT_STEPS; s++) {
@@ -147,12 +152,12 @@ fn stageScores(step: u32, scores: ptr<function, Scores>, x: u32, y: u32) {
   }
 }
 
-// Which tokens of the rows a block of rows has, if the terms are those of stageScoreRows().
+// The tokens in a block of rows, if the terms are those of stageScoreRows().
 fn tokensOfRows(step: u32, block: u32) -> vec4u {
   return vec4u(0, 1, 2, 3) + (step * TERMS + block / QUADS * 4);
 }
 
-// Stages a step of the scores' rows: four y have them all.
+// Stages a step of rows of the scores. The invocations of four y have all of its terms.
 fn stageScoreRows(step: u32, scores: ptr<function, Scores>, x: u32, y: u32) {
   if (y / 4 == step) {
     // unroll
@@ -175,7 +180,7 @@ fn addToScores(scores: ptr<function, Scores>, x: u32, y: u32) {
     for (var c = 0u; c < SCORE_COLUMNS; c++) {
       bs4[c] = bTile[k / 4].rows[k % 4][x + c * X];
     }
-    // odd rows go backwards, so that each multiply-add shares a factor with the one before it, as in matmul
+    // odd rows run backwards, so that each multiply-add shares a factor with the one before it, as in matmul
     // unroll
     for (var r = 0u; r < 4u; r++) {
       // unroll
@@ -193,7 +198,8 @@ fn addToScores(scores: ptr<function, Scores>, x: u32, y: u32) {
   }
 }
 
-// out += scores · c, or scoresᵀ · c, over the staged terms
+// out += scores · c, or scoresᵀ · c, over the staged terms: the same loops as in addToScores(), which stand twice
+// because WGSL has no functions over arrays of any length
 fn addToOut(out: ptr<function, Out>, x: u32, y: u32) {
   // unroll
   for (var k = 0u; k < TERMS; k++) {

@@ -14,7 +14,7 @@ import { initializeParameters } from "../../model/weights.ts";
 import { assertClose, device, REAL_TYPES } from "../kernels/harness.ts";
 import { CONFIG, randomModel } from "./models.ts";
 
-const { vocabularySize: V, contextLength: T } = CONFIG;
+const { vocabularySize: V, contextLength: maxT } = CONFIG;
 
 // logits of order ten: f32 sums in another order; f16 activations rounded some ten times on the way
 const TOLERANCE: Record<Precision, number> = { f32: 2e-5, f16: 2e-2 };
@@ -26,15 +26,15 @@ function randomText(seed: number, length: number): number[] {
 
 /** Logits after every token of a text within the context, by the forward pass of training. */
 async function logitsOf(gpt: Gpt, text: readonly number[]): Promise<Float32Array[]> {
-  const batch = { batchSize: 1, sequenceLength: T }, { precision } = gpt;
+  const batch = { batchSize: 1, sequenceLength: maxT }, { precision } = gpt;
   const activations = createActivations(device, CONFIG, {
     batch,
     precision,
     purpose: "evaluation",
   });
-  const tokens = createTensor(device, "tokens", { shape: [T], dtype: "u32" });
-  const logits = createTensor(device, "logits", { shape: [T, V], dtype: "f32" });
-  const padded = new Uint32Array(T); // what follows a token does not matter to it
+  const tokens = createTensor(device, "tokens", { shape: [maxT], dtype: "u32" });
+  const logits = createTensor(device, "logits", { shape: [maxT, V], dtype: "f32" });
+  const padded = new Uint32Array(maxT); // what follows a token does not matter to it
   padded.set(text);
   upload(device, tokens, padded);
   const program = new Program(device);
@@ -43,14 +43,17 @@ async function logitsOf(gpt: Gpt, text: readonly number[]): Promise<Float32Array
   program.run();
   const [values] = await download(device, logits);
   activations.destroy();
-  return Array.from({ length: T }, (_, t) => (values as Float32Array).subarray(t * V, t * V + V));
+  return Array.from(
+    { length: maxT },
+    (_, t) => (values as Float32Array).subarray(t * V, t * V + V),
+  );
 }
 
 for (const precision of REAL_TYPES as Precision[]) {
   Deno.test(`createDecoder() predicts what the uncached forward does in ${precision}, past the context too`, async () => {
     const gpt = randomModel(device, precision);
     // shorter than the context, as long and longer: their windows move at different times
-    const prompts = [1, 6, 17, T - 1, T, T + 1, 3 * T + 5].map((length) =>
+    const prompts = [1, 6, 17, maxT - 1, maxT, maxT + 1, 3 * maxT + 5].map((length) =>
       randomText(length, length)
     );
     const drawn = 63, chunk = 3; // windows move before each place of a chunk
@@ -73,10 +76,10 @@ for (const precision of REAL_TYPES as Precision[]) {
       assert.equal(text.length, given + drawn);
       let seen = -1, uncached: Float32Array[] = [];
       for (const [i, rows] of predicted.entries()) {
-        const length = given + (i + 1) * chunk - 1, start = windowStart(length, T);
+        const length = given + (i + 1) * chunk - 1, start = windowStart(length, maxT);
         const what = `text ${b} after ${length} tokens`;
-        assert.ok(length - start <= T && length - start >= Math.min(length, T / 2));
-        if (start !== seen) uncached = await logitsOf(gpt, text.slice(start, start + T));
+        assert.ok(length - start <= maxT && length - start >= Math.min(length, maxT / 2));
+        if (start !== seen) uncached = await logitsOf(gpt, text.slice(start, start + maxT));
         seen = start;
         const logits = rows.slice(b * width, b * width + V);
         assertClose(logits, uncached[length - 1 - start]!, TOLERANCE[precision], `logits, ${what}`);
@@ -93,7 +96,7 @@ for (const precision of REAL_TYPES as Precision[]) {
 Deno.test("createDecoder() draws the same for a prompt alone and in a batch, in chunks or at once", async () => {
   const gpt = randomModel(device, "f32");
   const prompts = [3, 20, 50].map((length) => randomText(length, length)), seeds = [7, 8, 7];
-  const drawn = T + 9;
+  const drawn = maxT + 9;
   const draw = async (which: number[], chunks: number[]) => {
     const decoder = createDecoder(gpt, {
       prompts: which.map((b) => prompts[b]!),
@@ -190,16 +193,16 @@ Deno.test("createDecoder() continues one prompt when the width of the MLP is no 
 });
 
 Deno.test("mostSequences() keeps caches and logits within one binding each", () => {
-  const { width, layers } = CONFIG, cacheBytes = 2 * layers * T * width * 4;
+  const { width, layers } = CONFIG, cacheBytes = 2 * layers * maxT * width * 4;
   const cpu = { ...device, isCpu: true }; // which reads prompts in pieces smaller than caches
   const gpt = randomModel({ ...cpu, maxBindingBytes: 5 * cacheBytes + 1 }, "f32");
-  assert.equal(mostSequences(gpt, 10 * T), 5);
-  assert.equal(mostSequences(gpt, T / 2), 10);
+  assert.equal(mostSequences(gpt, 10 * maxT), 5);
+  assert.equal(mostSequences(gpt, maxT / 2), 10);
   const large = randomModel({ ...cpu, maxBindingBytes: 2 ** 31 }, "f32");
   const least = randomModel({ ...cpu, maxBindingBytes: cacheBytes - 1 }, "f32");
-  assert.equal(mostSequences(least, 10 * T), 1); // there is always one
+  assert.equal(mostSequences(least, 10 * maxT), 1); // there is always one
   least.destroy();
-  assert.equal(mostSequences(large, 10 * T), 256); // beyond, a large GPU is busy anyway
+  assert.equal(mostSequences(large, 10 * maxT), 256); // beyond, a large GPU is busy anyway
   large.destroy();
   gpt.destroy();
 });

@@ -38,7 +38,7 @@ Deno.test("reference attentionBackward() matches central differences", () => {
   }
 });
 
-Deno.test("reference attentionBackwardByPairs() gives what the gradient of a softmax gives", () => {
+Deno.test("reference attentionBackwardByPairs() returns the same dqkv as attentionBackward()", () => {
   const seed = freshSeed(), random = testRandom(seed);
   const qkv = randomValues(random, 2 * 4 * 24), dy = randomValues(random, 2 * 4 * 8);
   for (const shape of REFERENCES) {
@@ -50,7 +50,7 @@ Deno.test("reference attentionBackwardByPairs() gives what the gradient of a sof
   }
 });
 
-/** Which kernels run on what. */
+/** Sizes, options and kernels of a comparison with the reference. */
 interface Case extends reference.AttentionShape {
   dtype: DType;
   variant: "rows" | "tiles";
@@ -114,7 +114,7 @@ const CASES: readonly (Omit<Case, "dtype"> & { dtypes?: readonly DType[] })[] = 
   { variant: "tiles", B: 2, T: 65, NH: 1, HS: 64 },
   { variant: "tiles", B: 1, T: 129, NH: 2, HS: 32, rate: 0.3 },
   { variant: "tiles", B: 1, T: 65, NH: 2, HS: 128 },
-  // GPT-Neo: nothing is divided by √HS, and every other layer looks back a window's length
+  // GPT-Neo does not divide scores by √HS, and every other layer has a window
   { variant: "rows", B: 2, T: 130, NH: 1, HS: 8, scale: 0.7, window: 1, dtypes: ["f32"] },
   { variant: "rows", B: 1, T: 131, NH: 2, HS: 4, window: 37, rate: 0.3 },
   { variant: "rows", B: 1, T: 70, NH: 1, HS: 16, scale: 1, window: 70, dtypes: ["f32"] },
@@ -124,7 +124,7 @@ const CASES: readonly (Omit<Case, "dtype"> & { dtypes?: readonly DType[] })[] = 
   { variant: "tiles", B: 1, T: 131, NH: 1, HS: 32, scale: 0.5, window: 64, dtypes: ["f32"] },
 ];
 
-// with subgroups, where the device has them, and as if it had none
+// a device without subgroups, whether it has them or not
 const ALONE = { ...device, subgroupSize: undefined };
 
 for (const { dtypes = REAL_TYPES, ...shape } of CASES) {
@@ -140,7 +140,7 @@ for (const { dtypes = REAL_TYPES, ...shape } of CASES) {
 }
 
 for (const dtype of REAL_TYPES) {
-  Deno.test(`attention matches the reference in ${dtype} in every tile that the tuner may choose`, async () => {
+  Deno.test(`attention in every tile that the tuner may choose matches the reference in ${dtype}`, async () => {
     const shape = { B: 1, T: 195, NH: 1, HS: 32, dtype, window: 33 };
     const gpu = { ...device, isCpu: false, choices: new Map<string, string>() };
     using program = new Program(gpu);
@@ -156,7 +156,7 @@ for (const dtype of REAL_TYPES) {
     const tunables = [...program.tunables.values()];
     assert.equal(tunables.length, 2); // forward and backward
     const most = Math.max(...tunables.map(({ variants }) => variants.length));
-    assert.ok(most >= 2, `only ${most} variants`);
+    assert.ok(most >= 2, `there are only ${most} variants`);
     for (let i = 0; i < most; i++) {
       for (const { key, variants } of tunables) {
         gpu.choices.set(key, variants[i % variants.length]!);
@@ -167,9 +167,9 @@ for (const dtype of REAL_TYPES) {
 }
 
 for (const scores of [{}, { window: 33 }] as { window?: number }[]) {
-  const what = scores.window ? `a window of ${scores.window}` : "all tokens";
-  Deno.test(`attention in tiles adds several blocks of keys to one partial sum of dq, ${what} in view`, async () => {
-    // eight blocks of 32 keys, and a device that binds no more than qkv: three partial sums, or one
+  const what = scores.window ? `with a window of ${scores.window}` : "without a window";
+  Deno.test(`attention in tiles adds several blocks of keys to one partial sum of dq, ${what}`, async () => {
+    // eight blocks of 32 keys; a binding holds only as much as qkv, so there are three partial sums, or one
     for (const dtype of REAL_TYPES) {
       const shape = { B: 2, T: 230, NH: 1, HS: 32, dtype, variant: "tiles" } as const;
       const maxBindingBytes = 3 * shape.B * shape.T * shape.HS * (dtype === "f16" ? 2 : 4);
@@ -181,7 +181,7 @@ for (const scores of [{}, { window: 33 }] as { window?: number }[]) {
 for (const variant of ["rows", "tiles"] as const) {
   Deno.test(`attention in ${variant} stays finite for scores beyond 1e4 in f16`, async () => {
     if (!device.features.has("shader-f16")) return;
-    // q · k / √32 = ±10,460: far beyond what exp takes, within what f16 holds as operands
+    // q · k / √32 = ±10,460: exp of it overflows, while the operands fit in f16
     const T = 3, HS = 32, keys = [43, -43, 42];
     const values = keys.flatMap((key, s) =>
       [43, key, 5 + s].flatMap((value) => new Array<number>(HS).fill(value))
@@ -216,10 +216,10 @@ const DECODED = REAL_TYPES.flatMap((dtype) =>
 
 for (const { dtype, isCpu, scores } of DECODED) {
   const workgroups = isCpu ? 32 : 256, how = JSON.stringify(scores);
-  Deno.test(`attentionDecode() of ${workgroups} gives what attentionForward() gives in ${dtype}, ${how}`, async () => {
+  Deno.test(`attentionDecode() in workgroups of ${workgroups} matches the reference in ${dtype} with ${how}`, async () => {
     const seed = freshSeed(), random = testRandom(seed);
     const B = 2, T = 71, NH = 2, HS = 12, C = NH * HS, tokens = 70, starts = [0, 9];
-    const passes = [1, 32, 4, 32, 1, 32]; // new tokens; the last are padding, most beyond the cache
+    const passes = [1, 32, 4, 32, 1, 32]; // new tokens; the last ones are padding, most of it past the end of the cache
     const qkv = starts.map(() => randomValues(random, 102 * 3 * C, { dtype }));
     const cursors = poisoned("cursors", { shape: [B, 2], dtype: "u32" });
     const keys = poisoned("keys", { shape: [B, NH, T, HS], dtype });
@@ -252,7 +252,7 @@ for (const { dtype, isCpu, scores } of DECODED) {
   });
 }
 
-Deno.test("attentionDecode() takes heads of more vectors than its usual workgroup has invocations", async () => {
+Deno.test("attentionDecode() matches the reference if a head has more vectors than a workgroup of 32 has invocations", async () => {
   const T = 5, NH = 2, HS = 132, C = NH * HS, seed = freshSeed();
   const qkv = randomValues(testRandom(seed), T * 3 * C);
   const t = {
@@ -267,7 +267,7 @@ Deno.test("attentionDecode() takes heads of more vectors than its usual workgrou
   assertClose(y!, expected.y, TOLERANCE.f32!, `y, seed ${seed}`);
 });
 
-Deno.test("attentionDecode() throws on a cache of another number of texts", () => {
+Deno.test("attentionDecode() throws if the cursors have another number of texts than the cache", () => {
   const like = (shape: number[]) => poisoned("t", { shape, dtype: "f32" });
   const inputs = {
     qkv: like([4, 24]),
@@ -280,7 +280,7 @@ Deno.test("attentionDecode() throws on a cache of another number of texts", () =
   );
 });
 
-Deno.test("attentionForward() throws on heads that do not divide the width", () => {
+Deno.test("attentionForward() throws if the number of heads does not divide the width", () => {
   const t = {
     qkv: poisoned("qkv", { shape: [4, 30], dtype: "f32" }),
     y: poisoned("y", { shape: [4, 10], dtype: "f32" }),
@@ -292,7 +292,7 @@ Deno.test("attentionForward() throws on heads that do not divide the width", () 
   );
 });
 
-Deno.test("attentionForward() throws on tiles of a head size that has none", () => {
+Deno.test("attentionForward() throws if no tile fits the head size that it is to compute in tiles", () => {
   const t = {
     qkv: poisoned("qkv", { shape: [4, 60], dtype: "f32" }),
     y: poisoned("y", { shape: [4, 20], dtype: "f32" }),
