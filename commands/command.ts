@@ -1,6 +1,7 @@
 import { Command, InvalidArgumentError } from "@commander-js/extra-typings";
 import manifest from "../deno.json" with { type: "json" };
 import { commandLine } from "../files/command_line.ts";
+import { environmentVariable } from "../files/environment.ts";
 import { isSystemError } from "../files/disk.ts";
 import { printable, terminalText } from "../files/printable.ts";
 import { permissionError } from "./permissions.ts";
@@ -22,7 +23,7 @@ export function command(name: string, description: string): Command {
     .hook("preAction", () => refuseEmpty(program))
     .showSuggestionAfterError()
     .showHelpAfterError("(--help lists all options)")
-    .configureHelp({ helpWidth: Math.min(columns() ?? 80, 100) })
+    .configureHelp({ helpWidth: Math.min(consoleSize()?.columns ?? 80, 100) })
     .configureOutput({
       writeOut: (text) => orExit(() => output(text)),
       writeErr: (text) => print(terminalText(text)),
@@ -85,10 +86,40 @@ export function realNumber(text: string): number {
   return value;
 }
 
-/** Columns of the terminal; undefined without a terminal. */
-export function columns(): number | undefined {
+/** Where progress is shown: stderr, or what takes its place in tests. */
+export interface Terminal {
+  /** Writes a text. */
+  write(text: string): void;
+  /** The size if a text can be replaced in place; undefined for a pipe, a file, or a terminal without that. */
+  size(): { readonly columns: number; readonly rows: number } | undefined;
+}
+
+/**
+ * Moves the cursor to the beginning of its line, and erases everything from there on: first the line, then the
+ * rest from its second column on, as tmux keeps what is erased from the first in its scrollback.
+ */
+export const ERASE = "\r\x1b[K\x1b[C\x1b[J\r";
+
+/** stderr as the place of progress. */
+export function stderrTerminal(): Terminal {
+  const isPlain = !takesEscapes();
+  return { write: print, size: () => isPlain ? undefined : consoleSize() };
+}
+
+/**
+ * Whether stderr is a terminal that may be sent escape sequences: neither TERM=dumb nor NO_COLOR nor CI, where
+ * a log is read later, forbids them.
+ */
+function takesEscapes(): boolean {
+  return Deno.stderr.isTerminal() && !Deno.noColor && environmentVariable("TERM") !== "dumb" &&
+    /^(0|false)?$/.test(environmentVariable("CI") ?? "");
+}
+
+/** Size of the terminal; undefined without one, or if the terminal does not know it. */
+function consoleSize(): { columns: number; rows: number } | undefined {
   try {
-    return Deno.consoleSize().columns;
+    const size = Deno.consoleSize();
+    return size.columns > 0 && size.rows > 0 ? size : undefined;
   } catch {
     return undefined;
   }
@@ -151,7 +182,8 @@ export async function listenForInterrupts(notice: string): Promise<Interrupts> {
   const controller = new AbortController();
   let exitCode = 130;
   const worker = new Worker(new URL("./signal_worker.ts", import.meta.url), { type: "module" });
-  worker.postMessage(notice);
+  // a terminal has echoed ^C, perhaps over the progress bar
+  worker.postMessage(`${stderrTerminal().size() ? ERASE : "\n"}${notice}\n`);
   await new Promise<void>((resolve) => {
     worker.onmessage = ({ data }: MessageEvent<Deno.Signal | "ready">) => {
       if (data === "ready") return resolve();

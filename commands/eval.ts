@@ -46,7 +46,7 @@ const program = withModelOptions(
       const display = new DataProgressDisplay();
       const callbacks = {
         onProgress: (progress: DataProgress) => display.show(progress),
-        onNotice: status,
+        onNotice: display.status,
       };
       const source = await findNamedModel(options);
       const path = options.model ?? source.checkpoint!;

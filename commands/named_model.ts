@@ -1,5 +1,4 @@
 import { type Command, Option } from "@commander-js/extra-typings";
-import { status } from "./command.ts";
 import { DataProgressDisplay } from "./progress.ts";
 import { findSource } from "../generate/load.ts";
 import { MODEL_NAMES } from "../generate/source.ts";
@@ -41,8 +40,8 @@ export async function findNamedModel(
       ...(model === undefined ? {} : { model }),
       base,
       onProgress: (progress) => display.show(progress),
-      onNotice: status,
-      onWarning: (sentence) => status(`Warning: ${sentence}`),
+      onNotice: display.status,
+      onWarning: (sentence) => display.status(`Warning: ${sentence}`),
     });
   } finally {
     display.close();

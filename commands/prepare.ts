@@ -39,7 +39,7 @@ const program = command("prepare", "Tokenize data, so that training on it starts
       try {
         const baseTokenizer = await loadTokenizer(tokenizer, {
           signal,
-          onNotice: status,
+          onNotice: display.status,
         });
         const corpus = await loadCorpus({
           data: parseDataSpec(data),
@@ -49,7 +49,7 @@ const program = command("prepare", "Tokenize data, so that training on it starts
           cacheDirectory: cache,
           signal,
           onProgress: (progress) => display.show(progress),
-          onNotice: status,
+          onNotice: display.status,
         });
         display.close();
         const { training, validation, cached, name, bytes } = corpus;

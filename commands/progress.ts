@@ -1,7 +1,7 @@
-import { SingleBar } from "cli-progress";
-import { printable } from "../files/printable.ts";
+import wrapAnsi from "wrap-ansi";
+import { printable, terminalText } from "../files/printable.ts";
 import { byteCount, duration } from "../files/units.ts";
-import { columns, print, status } from "./command.ts";
+import { ERASE, stderrTerminal, type Terminal } from "./command.ts";
 import type { DataProgress } from "../data/text/documents.ts";
 
 /** Milliseconds of work before its progress is shown. */
@@ -10,50 +10,123 @@ const PATIENCE_MS = 1000;
 /** Milliseconds between lines, if there is no terminal for a bar. */
 const LINE_MS = 10_000;
 
-/** Displays the progress of work on data: as a bar on a terminal, otherwise line by line. */
-export class DataProgressDisplay {
-  readonly #terminal: boolean;
-  #bar: SingleBar | undefined;
-  #first: DataProgress | undefined;
-  #since = 0;
-  #shown = 0;
+/** Milliseconds between drawings of a bar, at least. */
+const DRAW_MS = 100;
 
-  constructor(terminal: boolean = Deno.stderr.isTerminal()) {
+/** Characters of the graph in a bar. */
+const GRAPH_WIDTH = 12;
+
+/** Ends and begins again that text continues on the next row: a bar never does, not even during a resize. */
+const CUT = "\x1b[?7l", WRAP = "\x1b[?7h";
+
+/**
+ * A bar at the bottom of a terminal. Lines are printed above it.
+ *
+ * The cursor rests, visible, on the first character of the bar, so that erasing what follows the cursor
+ * removes the bar at any width, also after a resize that has wrapped it anew. A bar that is wider than the
+ * terminal takes several rows.
+ */
+export class ProgressBar {
+  readonly #terminal: Terminal;
+  #text = "";
+  #isDrawn = false;
+  #isClosed = false;
+  #drawnMs = -Infinity;
+
+  constructor(terminal: Terminal = stderrTerminal()) {
     this.#terminal = terminal;
   }
+
+  /** Whether the terminal can show a bar. Without one, `update()` does nothing. */
+  get isVisible(): boolean {
+    return this.#terminal.size() !== undefined;
+  }
+
+  /** Replaces the bar, but not more often than eyes need. */
+  update(done: number, total: number, report: string): void {
+    if (this.#isClosed) return;
+    const full = Math.round(GRAPH_WIDTH * Math.min(1, done / total));
+    const isNew = this.#text === "";
+    this.#text = `${"=".repeat(full).padEnd(GRAPH_WIDTH, "-")} ${terminalText(report)}`;
+    if (isNew || performance.now() - this.#drawnMs >= DRAW_MS) this.#draw("");
+  }
+
+  /** Prints a line, or several, above the bar. */
+  print(line: string): void {
+    this.#draw(`${terminalText(line)}\n`);
+  }
+
+  /** Removes the bar; `update()` draws it again. */
+  clear(): void {
+    this.#text = "";
+    if (this.#isDrawn) this.#draw("");
+  }
+
+  /** Removes the bar for good; lines can still be printed. */
+  close(): void {
+    this.clear();
+    this.#isClosed = true;
+  }
+
+  /** Writes a text, and the bar below it, in place of the bar. */
+  #draw(above: string): void {
+    const erase = this.#isDrawn ? ERASE : "";
+    const rows = this.#rows();
+    this.#isDrawn = rows.length > 0;
+    this.#drawnMs = performance.now();
+    const up = rows.length > 1 ? `\x1b[${rows.length - 1}A` : "";
+    const bar = this.#isDrawn ? `${CUT}${rows.join("\n")}${WRAP}${up}\r` : "";
+    if (erase || above || bar) this.#terminal.write(erase + above + bar);
+  }
+
+  /** The bar in rows that fit on the terminal. */
+  #rows(): string[] {
+    const size = this.#terminal.size();
+    if (!size || this.#text === "") return [];
+    return wrapAnsi(this.#text, size.columns, { hard: true }).split("\n").slice(0, size.rows);
+  }
+}
+
+/** Displays the progress of work on data: as a bar on a terminal, otherwise line by line. */
+export class DataProgressDisplay {
+  readonly #bar: ProgressBar;
+  #first: DataProgress | undefined;
+  #sinceMs = 0;
+  #shownMs = -Infinity;
+
+  constructor(bar: ProgressBar = new ProgressBar()) {
+    this.#bar = bar;
+  }
+
+  /** Prints a line above the bar. */
+  readonly status = (line: string): void => this.#bar.print(line);
 
   /** Displays a report; on a terminal it replaces the one before. */
   show(progress: DataProgress): void {
     const now = performance.now();
     if (progress.stage !== this.#first?.stage || progress.name !== this.#first.name) {
       this.close();
-      [this.#first, this.#since, this.#shown] = [progress, now, -Infinity];
+      [this.#first, this.#sinceMs, this.#shownMs] = [progress, now, -Infinity];
     }
-    if (now - this.#since < PATIENCE_MS) return;
-    const { doneBytes, totalBytes } = progress;
+    if (now - this.#sinceMs < PATIENCE_MS) return;
     const report = this.#describe(progress);
-    if (this.#terminal) {
-      if (!this.#bar) {
-        this.#bar = makeBar("{bar} {report}");
-        this.#bar.start(totalBytes, 0, { report });
-      }
-      this.#bar.update(Math.min(doneBytes, totalBytes), { report });
-    } else if (now - this.#shown >= LINE_MS) {
-      this.#shown = now;
-      status(report);
+    if (this.#bar.isVisible) {
+      this.#bar.update(progress.doneBytes, progress.totalBytes, report);
+    } else if (now - this.#shownMs >= LINE_MS) {
+      this.#shownMs = now;
+      this.#bar.print(report);
     }
   }
 
-  /** Removes the bar. */
+  /** Removes the bar; `show()` displays it again. */
   close(): void {
-    this.#bar?.stop();
-    this.#bar = undefined;
+    this.#bar.clear();
     this.#first = undefined;
   }
 
   #describe({ stage, name, counted, doneBytes, totalBytes }: DataProgress): string {
     const amount = (n: number) => counted ? `${Math.round(n)} ${counted}` : byteCount(n);
-    const seconds = (performance.now() - this.#since) / 1000;
+    const seconds = (performance.now() - this.#sinceMs) / 1000;
     const bytesPerSecond = (doneBytes - this.#first!.doneBytes) / seconds;
     const left = (totalBytes - doneBytes) / bytesPerSecond;
     const percent = Math.floor(100 * Math.min(1, doneBytes / totalBytes));
@@ -63,32 +136,4 @@ export class DataProgressDisplay {
       ...(Number.isFinite(left) ? [`${duration(Math.max(0, left))} left`] : []),
     ].join(", ");
   }
-}
-
-/** The terminal as a Node stream; the one of `node:process` would end the process if it cannot be written. */
-const terminal = {
-  isTTY: true,
-  get columns() {
-    return columns();
-  },
-  write(text: string, done?: () => void): boolean {
-    print(text);
-    done?.();
-    return true;
-  },
-};
-
-/** A progress bar in the style of all commands, not started. */
-export function makeBar(format: string): SingleBar {
-  return new SingleBar({
-    format,
-    stream: terminal as unknown as NodeJS.WritableStream,
-    barsize: 12,
-    barCompleteChar: "=",
-    barIncompleteChar: "-",
-    hideCursor: true,
-    clearOnComplete: true,
-    fps: 5,
-    gracefulExit: false,
-  });
 }

@@ -35,7 +35,7 @@ function receive(signal: Deno.Signal): void {
   setTimeout(() => {
     for (const listener of listeners) Deno.removeSignalListener(...listener);
     try {
-      Deno.stderr.writeSync(new TextEncoder().encode(`\n${notice}\n`));
+      Deno.stderr.writeSync(new TextEncoder().encode(notice));
     } catch {
       // the pipe is closed; the main thread ends the work nevertheless
     }

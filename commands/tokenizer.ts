@@ -40,7 +40,7 @@ const program = command("tokenizer", "Train a byte-level BPE tokenizer on your t
       try {
         const callbacks = {
           onProgress: (progress: DataProgress) => display.show(progress),
-          onNotice: status,
+          onNotice: display.status,
         };
         const { training } = await openDataset(parseDataSpec(data), { textField, ...callbacks });
         const { name } = training;

@@ -405,7 +405,7 @@ export const TRAIN_OPTIONS = {
     group: REPORTS,
     type: "integer",
     range: [0, 1e9],
-    help: "steps between lines of the log",
+    help: "steps between lines of the log; 0: none",
     rule: { from: "steps", value: (steps: number): number => Math.max(1, Math.round(steps / 100)) },
     reportsOnly: true,
   },

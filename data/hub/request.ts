@@ -1,4 +1,5 @@
 import { join } from "node:path";
+import { environmentVariable } from "../../files/environment.ts";
 import { printable } from "../../files/printable.ts";
 import { UserError } from "../../files/user_error.ts";
 
@@ -94,10 +95,7 @@ export function hubSettings(environment: Environment = processEnvironment()): Hu
 
 /** The variables of the process that may be read. */
 function processEnvironment(): Environment {
-  const allowed = HUB_VARIABLES.filter((variable) =>
-    Deno.permissions.querySync({ name: "env", variable }).state === "granted"
-  );
-  return Object.fromEntries(allowed.map((name) => [name, Deno.env.get(name)]));
+  return Object.fromEntries(HUB_VARIABLES.map((name) => [name, environmentVariable(name)]));
 }
 
 /** The token that `hf auth login` left. */

@@ -1,0 +1,137 @@
+import { DataProgressDisplay, ProgressBar } from "./progress.ts";
+import { duration } from "../files/units.ts";
+import type { TrainEvent } from "../train/train.ts";
+
+/** Milliseconds without a line of the log after which a step gets one. */
+const SILENCE_MS = 60_000;
+
+/** Displays what training reports: on a terminal with a bar at the bottom, otherwise line by line. */
+export class TrainDisplay {
+  readonly #bar: ProgressBar;
+  readonly #data: DataProgressDisplay;
+  #isPreparing = true;
+  #logEvery = 1;
+  #isScaled = false;
+  #loggedMs = -Infinity;
+
+  constructor(bar: ProgressBar = new ProgressBar()) {
+    this.#bar = bar;
+    this.#data = new DataProgressDisplay(bar);
+  }
+
+  /** Whether model and data are still being prepared. */
+  get isPreparing(): boolean {
+    return this.#isPreparing;
+  }
+
+  /** Displays an event. */
+  show(event: TrainEvent): void {
+    if (event.kind !== "preparing" && this.#isPreparing) this.#data.close();
+    switch (event.kind) {
+      case "preparing":
+        return this.#data.show(event);
+      case "notice":
+        return this.#bar.print(event.message);
+      case "start": {
+        const { corpus, options, parameters, trainedParameters } = event;
+        const trained = trainedParameters === parameters
+          ? `${parameters}`
+          : `${trainedParameters} of ${parameters}`;
+        this.#logEvery = options.logEvery;
+        this.#isScaled = options.precision === "f16";
+        const { evalTokens } = options;
+        const some = evalTokens > 0 && evalTokens < corpus.validationTokens
+          ? `, of which ${evalTokens} are evaluated`
+          : "";
+        this.#bar.print(
+          `data ${corpus.name}: ${corpus.trainingTokens} tokens to train on, ` +
+            `${corpus.validationTokens} ${corpus.ownValidation ? "to validate with" : "held out"}` +
+            `${some}; ${corpus.vocabulary} vocabulary of ${corpus.vocabularySize}` +
+            (corpus.cached ? "; found in the cache" : ""),
+        );
+        this.#bar.print(describeOptions(options));
+        this.#bar.print(
+          (event.resumedFrom === undefined
+            ? "training"
+            : `resuming from step ${event.resumedFrom}:`) +
+            ` ${trained} parameters for ${event.steps} steps, into ${options.out}`,
+        );
+        this.#bar.update(event.resumedFrom ?? 0, event.steps, "compiling the kernels");
+        this.#isPreparing = false;
+        return;
+      }
+      case "tuning":
+        this.#bar.update(
+          event.done,
+          event.of,
+          `finding the fastest kernels: ${event.done} of ${event.of}`,
+        );
+        if (!this.#bar.isVisible && event.done === 0) {
+          this.#bar.print(`finding the fastest kernels, ${event.of} in all`);
+        }
+        return;
+      case "step": {
+        const line = describeStep(event, this.#isScaled);
+        this.#bar.update(event.step, event.steps, line);
+        if (this.#isLogged(event)) {
+          this.#loggedMs = performance.now();
+          this.#bar.print(line);
+        }
+        return;
+      }
+      case "evaluation": {
+        const { loss, perplexity, bitsPerByte, entropyPerToken } = event;
+        const least = entropyPerToken === undefined
+          ? ""
+          : ` (at best ${entropyPerToken.toFixed(3)}, the entropy of the stories)`;
+        return this.#bar.print(
+          `step ${event.step}: validation loss ${loss.toFixed(3)} nats per token${least}, ` +
+            `perplexity ${perplexity.toFixed(1)}, ${bitsPerByte.toFixed(3)} bits per byte`,
+        );
+      }
+      case "sample":
+        return this.#bar.print(`\n${event.prompt}${event.text}\n`);
+      case "checkpoint":
+        return this.#bar.print(`saved ${event.path}`);
+    }
+  }
+
+  /** Removes the bar for good; lines are still printed. */
+  close(): void {
+    this.#bar.close();
+  }
+
+  /** Whether a step has a line: the last, and without a bar the first, every `logEvery`-th, and one per minute. */
+  #isLogged({ step, steps }: TrainEvent & { kind: "step" }): boolean {
+    if (this.#logEvery === 0) return false;
+    if (step === steps || this.#bar.isVisible) return step === steps;
+    return step % this.#logEvery === 0 || performance.now() - this.#loggedMs >= SILENCE_MS;
+  }
+}
+
+function describeStep(event: TrainEvent & { kind: "step" }, isScaled: boolean): string {
+  const { step, steps, loss, learningRate, gradientNorm, lossScale, skipped } = event;
+  const { tokensPerSecond, secondsLeft } = event;
+  return [
+    `step ${step}/${steps}`,
+    `loss ${loss.toFixed(3)}`,
+    `lr ${learningRate.toExponential(1)}`,
+    `norm ${gradientNorm.toFixed(2)}`,
+    ...(isScaled ? [`scale ${lossScale}`] : []),
+    ...(skipped > 0 ? [`skipped ${skipped}`] : []),
+    ...(tokensPerSecond === undefined ? [] : [`${tokensPerSecond} tok/s`]),
+    ...(secondsLeft === undefined ? [] : [`${duration(secondsLeft)} left`]),
+  ].join(" ");
+}
+
+function describeOptions(options: object): string {
+  const words = Object.entries(options)
+    .filter(([name, value]) => value !== undefined && name !== "out" && name !== "fresh")
+    .map(([name, value]) => `${name} ${value}`);
+  const lines = ["options:"];
+  for (const word of words) {
+    if (`${lines.at(-1)} ${word},`.length > 78) lines.push("  ");
+    lines[lines.length - 1] += ` ${word},`;
+  }
+  return lines.join("\n").replace(/,$/, "");
+}

@@ -1,0 +1,112 @@
+import assert from "node:assert/strict";
+import type { Terminal } from "../../commands/command.ts";
+import { ProgressBar } from "../../commands/progress.ts";
+import { TrainDisplay } from "../../commands/train_display.ts";
+import type { TrainEvent } from "../../train/train.ts";
+import { Screen } from "./screen.ts";
+
+type Event<Kind> = Extract<TrainEvent, { kind: Kind }>;
+
+const STORY = "Once upon a time, there was a clever and polite girl named Lucy. ".repeat(6) +
+  "漢字🦆";
+
+/** A training of `steps` steps as it is reported, with an evaluation and a story at every second step. */
+function* training(steps: number, logEvery: number): Generator<TrainEvent> {
+  const event = <Kind extends TrainEvent["kind"]>(kind: Kind, rest: Partial<Event<Kind>>) =>
+    ({ kind, ...rest }) as unknown as TrainEvent;
+  yield event("notice", { message: "preset nano, as asked" });
+  yield event("start", {
+    steps,
+    options: { logEvery, precision: "f32", evalTokens: 0, out: "runs/x" } as never,
+    parameters: 7,
+    trainedParameters: 7,
+    corpus: {
+      ...{ name: "sample", vocabulary: "compact", vocabularySize: 5, ownValidation: false },
+      ...{ trainingTokens: 90, validationTokens: 10, cached: false },
+    },
+  });
+  yield event("tuning", { done: 0, of: 2 });
+  yield event("tuning", { done: 1, of: 2 });
+  for (let step = 1; step <= steps; step++) {
+    yield event("step", {
+      ...{ step, steps, loss: 2, learningRate: 1e-3, gradientNorm: 1, skipped: 0 },
+      ...(step > 1 ? { tokensPerSecond: 1000, secondsLeft: steps - step } : {}),
+    });
+    if (step % 2 !== 0) continue;
+    yield event("evaluation", { step, loss: 2, perplexity: Math.exp(2), bitsPerByte: 1 });
+    yield event("sample", { step, prompt: "", text: STORY });
+    yield event("checkpoint", { step, path: `runs/x/checkpoints/00000${step}` });
+  }
+}
+
+const HEAD = [
+  "preset nano, as asked",
+  "data sample: 90 tokens to train on, 10 held out; compact vocabulary of 5",
+  "options: logEvery 1, precision f32, evalTokens 0",
+  "training 7 parameters for 4 steps, into runs/x",
+];
+
+const report = (step: number) => [
+  `step ${step}: validation loss 2.000 nats per token, perplexity 7.4, 1.000 bits per byte`,
+  "",
+  STORY,
+  "",
+  `saved runs/x/checkpoints/00000${step}`,
+];
+
+const LAST = "step 4/4 loss 2.000 lr 1.0e-3 norm 1.00 1000 tok/s 0.0s left";
+
+for (const width of [40, 80, 200]) {
+  Deno.test(`TrainDisplay leaves whole lines and no bar on a terminal of ${width} columns`, async () => {
+    const screen = new Screen(width);
+    const display = new TrainDisplay(new ProgressBar(screen));
+    for (const event of training(4, 1)) display.show(event);
+    assert.match((await screen.lines()).join(" "), /============ step 4\/4 loss .* 0.0s left$/);
+    display.close();
+    assert.deepEqual(await screen.lines(), [...HEAD, ...report(2), LAST, ...report(4)]);
+  });
+
+  Deno.test(`TrainDisplay leaves whole lines after Ctrl-C on a terminal of ${width} columns`, async () => {
+    const screen = new Screen(width);
+    const display = new TrainDisplay(new ProgressBar(screen));
+    const events = [...training(4, 1)];
+    const half = events.findIndex((event) => event.kind === "checkpoint") + 2;
+    for (const event of events.slice(0, half)) display.show(event);
+    await screen.echo("^C");
+    display.close(); // as the signal makes train do
+    for (const event of events.slice(half)) display.show(event);
+    assert.deepEqual(await screen.lines(), [
+      ...HEAD,
+      ...report(2),
+      LAST,
+      ...report(4),
+    ]);
+  });
+}
+
+/** What a display writes where there is no terminal. */
+function log(steps: number, logEvery: number): string[] {
+  let written = "";
+  const pipe: Terminal = { write: (text) => written += text, size: () => undefined };
+  const display = new TrainDisplay(new ProgressBar(pipe));
+  for (const event of training(steps, logEvery)) display.show(event);
+  display.close();
+  assert.ok(!written.includes("\x1b"));
+  return written.trimEnd().split("\n");
+}
+
+Deno.test("TrainDisplay writes a log that has the first step, every logEvery-th and the last", () => {
+  assert.deepEqual(log(4, 1), [
+    ...HEAD,
+    "finding the fastest kernels, 2 in all",
+    "step 1/4 loss 2.000 lr 1.0e-3 norm 1.00",
+    "step 2/4 loss 2.000 lr 1.0e-3 norm 1.00 1000 tok/s 2.0s left",
+    ...report(2),
+    "step 3/4 loss 2.000 lr 1.0e-3 norm 1.00 1000 tok/s 1.0s left",
+    LAST,
+    ...report(4),
+  ]);
+  const steps = (lines: string[]) => lines.flatMap((line) => /^step (\d+)\//.exec(line)?.[1] ?? []);
+  assert.deepEqual(steps(log(20, 9)), ["1", "9", "18", "20"]);
+  assert.deepEqual(steps(log(20, 0)), []);
+});
