@@ -7,14 +7,14 @@ import { initializeParameters } from "../model/weights.ts";
 import { createTrainStep } from "../train/step.ts";
 
 /**
- * A process of its own: device, parameters, compilation, one training step, and a line of JSON that
- * says when it was done. Its argument is the JSON of a `TrainStepBench`.
+ * The process that `measureColdStart()` times: it opens the device, creates parameters, compiles, runs one
+ * training step, and prints a `ColdStart` as JSON. Its argument is a `TrainStepBench` as JSON.
  *
  * @module
  */
 
-/** So many shaders are named in the report. */
-const LONGEST = 6;
+/** Shaders that are reported, those that take the longest to compile. */
+const MOST_SHADERS = 6;
 
 const bench: TrainStepBench = JSON.parse(Deno.args[0]!);
 const { config, batchSize, sequenceLength, precision } = bench;
@@ -43,7 +43,10 @@ const doneAt = performance.timeOrigin + performance.now();
 const result: ColdStart = { doneAt, parts, compile: longest(compiling) };
 console.log(JSON.stringify(result));
 
-/** Milliseconds that shaders of each label take to compile from now on, by WebGPU and by the driver. */
+/**
+ * Measures from now on how long shaders take to compile, by WebGPU and by the driver: milliseconds by
+ * label.
+ */
 function meterCompilation({ gpu }: Device): Map<string, number> {
   const spent = new Map<string, number>();
   const metered = <D extends GPUObjectDescriptorBase, R>(create: (descriptor: D) => R) =>
@@ -61,7 +64,7 @@ function meterCompilation({ gpu }: Device): Map<string, number> {
   return spent;
 }
 
-/** The labels with the most, the most first. */
+/** The labels with the longest times, in descending order. */
 function longest(spent: ReadonlyMap<string, number>): Record<string, number> {
-  return Object.fromEntries([...spent].sort(([, a], [, b]) => b - a).slice(0, LONGEST));
+  return Object.fromEntries([...spent].sort(([, a], [, b]) => b - a).slice(0, MOST_SHADERS));
 }

@@ -1,4 +1,4 @@
-// y = x: the most that a kernel can reach that only moves memory.   x, y: [N] vectors of four
+// y = x, the upper bound for kernels that only move memory.   x, y: [N] vectors of four
 const VECTORS: u32 = 1;
 const WORKGROUP_SIZE: u32 = 256;
 

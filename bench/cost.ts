@@ -7,21 +7,21 @@ import { parameterTable } from "../model/parameters.ts";
 import { dtypesOf } from "../model/precision.ts";
 
 /**
- * How long a training step should take, from its dimensions and three figures of the device. Where
- * more time is measured, kernels are short of the roofline or move more than they need.
+ * A model of the time of a training step, from its dimensions and three figures of the device. If a step
+ * takes longer, its kernels do not reach the roofline or move more bytes than they need.
  *
  * @module
  */
 
-/** What a step has to do, however its kernels do it. */
+/** Work that a step needs at least. */
 export interface StepCost {
-  /** Operations of matrix products and attention; a product and a sum count as two. */
+  /** Operations of matrix products and attention; a multiply-add counts as two. */
   readonly flops: number;
-  /** Bytes moved where every op reads each input once and writes each output once. */
+  /** Bytes that are moved if every op reads each input once and writes each output once. */
   readonly bytes: number;
 }
 
-/** What a device can do: the roofline, and what a launch costs that does next to nothing. */
+/** Figures of a device: its roofline, and the time of a launch. */
 export interface Machine extends Roofline {
   /** Milliseconds of a tiny launch that waits for the one before it. */
   readonly launchMs: number;
@@ -30,7 +30,8 @@ export interface Machine extends Roofline {
 /**
  * Milliseconds by the model: operations / rate + bytes / bandwidth + launches · launch time.
  *
- * A plain sum, as launches run one after the other and seldom overlap the one with the other.
+ * The terms are added because launches run one after the other, and computation and memory traffic seldom
+ * overlap.
  */
 export function modelledMs(
   { flops, bytes, launches }: StepCost & { readonly launches: number },
@@ -44,7 +45,7 @@ export function modelledMs(
  * M = B · T
  *
  * - Products: 2 operations per token and element of a matrix forward, 2 for dx, and 2 for dweight if it is
- *   trained; so each of an adapter's. The head is a product whether or not it shares its matrix.
+ * trained; this holds for adapters, too. The head counts as a product even if it shares its matrix.
  * - Attention, causal: 4 · C operations per pair of query and key forward, 2.5 times as many backward.
  * - Activations: each op reads its inputs and writes its outputs once, forward and backward.
  * - Logits: written, read for the loss and written as their gradient, read for dx and dweight.
@@ -63,9 +64,11 @@ export function stepCost(
   const trained = new Set(table.filter(({ trained }) => trained).map(({ name }) => name));
 
   let flops = 0, bytes = 0;
-  /** Bytes of activations: so many elements per token of the residual stream, and of its branches. */
+  /**
+   * Adds the bytes of activations: elements per token in the residual stream, and in its branches.
+   */
   const move = (stream: number, branch: number) => bytes += M * (stream * F32 + branch * matrix);
-  /** A matrix of a linear layer: its products, and what they read and write beside activations. */
+  /** Adds the products with a matrix, and the bytes of the matrix and of its gradient. */
   const product = (name: string, elements: number) => {
     const isTrained = trained.has(name);
     flops += M * elements * (isTrained ? 6 : 4);

@@ -22,7 +22,7 @@ export interface GenerateBench {
   readonly model: string;
   readonly config: GptConfig;
   readonly streams: number;
-  /** New tokens of each stream, of which none ends early. */
+  /** New tokens per stream; no stream ends early. */
   readonly tokens: number;
   readonly precision: Precision;
 }
@@ -35,13 +35,13 @@ export function generateName(
   return `generate ${precision} ${model} ${texts} V ${config.vocabularySize}`;
 }
 
-/** Generations whose median counts. */
+/** Generations that are timed; their median is reported. */
 const SAMPLES = 5;
 
-/** How often the pass that draws one token is timed, and how often it runs then. */
+/** Samples of the pass that draws one token, and its repeats per sample. */
 const PASSES = 5, REPEATS = 6;
 
-/** A model with random weights, whose tokens are words of GPT-2 and whose texts never end. */
+/** A model with random weights and GPT-2's tokenizer, whose texts never end. */
 async function createModel(device: Device, { config, precision }: GenerateBench) {
   const gpt = createGpt(device, config, { precision });
   initializeParameters(gpt, { seed: 4 });
@@ -55,10 +55,10 @@ async function createModel(device: Device, { config, precision }: GenerateBench)
   return { gpt, tokenizer };
 }
 
-/** Whatever the prompt, one token. */
+/** The tokens of every prompt. */
 const PROMPT = [0];
 
-/** A decoder of the benchmark's texts that has drawn half of them; the device is warm. */
+/** A decoder that has drawn half of the benchmark's tokens, so that the device is warm. */
 async function halfWay(gpt: Gpt, { streams, tokens }: GenerateBench): Promise<Decoder> {
   const decoder = createDecoder(gpt, {
     prompts: new Array(streams).fill(PROMPT),
@@ -71,15 +71,16 @@ async function halfWay(gpt: Gpt, { streams, tokens }: GenerateBench): Promise<De
 }
 
 /**
- * Generation by the wall clock, from a prompt of one token to the last text, as a user's program calls
- * it; and by the device's, from the time that it takes for one token of all streams half way through.
+ * Times generation by the wall clock, from a prompt of one token to the end of the last text, as a user's
+ * program sees it, and on the device, as the time of one token of all streams half way through times the
+ * number of tokens.
  */
 export async function measureGenerate(device: Device, bench: GenerateBench): Promise<Result> {
   const { streams, tokens } = bench;
   const memory = meterMemory(device);
   const model = await createModel(device, bench);
   try {
-    const tell = async () => {
+    const generateOnce = async () => {
       const start = performance.now();
       let drawn = 0;
       const options = {
@@ -90,9 +91,9 @@ export async function measureGenerate(device: Device, bench: GenerateBench): Pro
       assert.equal(drawn, streams * tokens);
       return performance.now() - start;
     };
-    await tell(); // compiles
+    await generateOnce(); // compiles
     const samples: number[] = [];
-    for (let i = 0; i < SAMPLES; i++) samples.push(await tell());
+    for (let i = 0; i < SAMPLES; i++) samples.push(await generateOnce());
     const ms = median(samples);
     const peakBytes = memory.peakBytes;
 
@@ -116,7 +117,7 @@ export async function measureGenerate(device: Device, bench: GenerateBench): Pro
   }
 }
 
-/** Where the time of one token of all streams goes, half way through the texts. */
+/** The time of each kernel that draws one token of all streams, half way through the texts. */
 export async function profileGenerate(device: Device, bench: GenerateBench): Promise<ProfileRow[]> {
   const { gpt } = await createModel(device, bench);
   const decoder = await halfWay(gpt, bench);
@@ -129,8 +130,8 @@ export async function profileGenerate(device: Device, bench: GenerateBench): Pro
 }
 
 /**
- * The kernels that only generation has, at sizes of `mini`: they read memory, and hardly compute. The
- * smallest do not fill a GPU; how long they take there is how long a launch takes.
+ * Benchmarks of the kernels that only generation uses, at sizes of `mini`. They are bound by memory. The
+ * smallest do not fill a GPU, and take about as long as a launch.
  */
 export function decodeBenches(device: Device): KernelBench[] {
   const dtype = matrixTypes(device)[0]!;

@@ -14,7 +14,10 @@ import {
 import { clockOf, median, timePasses, warmUpMsOf } from "../kernels/timing.ts";
 import { tune } from "../kernels/tune.ts";
 
-/** Work that is counted by hand: operations, or bytes with each input read and output written once. */
+/**
+ * Work of a benchmark, counted by hand: operations, or bytes if each input is read and each output written
+ * once.
+ */
 export type Work = { readonly flops: number } | { readonly bytes: number };
 
 /** One benchmark of kernels. */
@@ -22,15 +25,15 @@ export interface KernelBench {
   /** Such as `linear forward f16 [4096,768]x[768,2304]`. */
   readonly name: string;
   readonly work: Work;
-  /** Records what is timed, on tensors that it makes itself. */
+  /** Records what is timed, on tensors from `make`. */
   record(program: Program, make: Maker): void;
-  /** Label of the launches that count, where an op records others beside them. */
+  /** Label of the launches that are timed, if the op also records others. */
   readonly only?: string;
 }
 
 /** Makes the tensors of one benchmark. */
 export interface Maker {
-  /** Uniform random numbers in (−1, 1): with zeros some GPUs run faster than they ever would. */
+  /** Uniform random numbers in (−1, 1), because some GPUs are faster on zeros than on real data. */
   noise(shape: readonly number[], dtype: DType): Tensor;
   /** All zero. */
   zeros(shape: readonly number[], dtype: DType): Tensor;
@@ -38,15 +41,15 @@ export interface Maker {
   of(shape: readonly number[], dtype: DType, values: ArrayLike<number>): Tensor;
 }
 
-/** What this adapter can do at most, measured at the beginning of every run. */
+/** The limits of this adapter, measured at the beginning of every run. */
 export interface Roofline {
-  /** A copy from one large tensor into another, bytes read and written. */
+  /** Bytes read and written per second by a copy of a large tensor. */
   readonly bytesPerSecond: number;
-  /** The project's own product of large square matrices. */
+  /** Operations per second of this project's product of large square matrices. */
   readonly flopsPerSecond: number;
 }
 
-/** One line of the report; benchmarks of another kind add what they measure. */
+/** One line of the report; each kind of benchmark sets the fields that it measures. */
 export interface Result {
   readonly name: string;
   /** Median. */
@@ -54,18 +57,29 @@ export interface Result {
   /** Least and most of the samples. */
   readonly rangeMs?: readonly [number, number];
   readonly work?: Work;
-  /** Part of the roofline that was reached. */
+  /** Share of the roofline that was reached. */
   readonly share?: number;
-  /** Kernel that the tuner chose, by key. */
+  /** Kernels that the tuner chose, by key. */
   readonly choices?: Readonly<Record<string, string>>;
-  readonly [more: string]: unknown;
+  /** Time on the device, if it has timestamps. */
+  readonly gpuMs?: number;
+  /** Share of the wall-clock time in which the device was idle. */
+  readonly idleShare?: number;
+  readonly tokensPerSecond?: number;
+  /** Most bytes that all buffers had at one time. */
+  readonly peakBytes?: number;
+  readonly launches?: number;
+  /** Milliseconds of each part of a cold start. */
+  readonly parts?: Readonly<Record<string, number>>;
+  /** Milliseconds of the shaders that take the longest to compile, by label. */
+  readonly compile?: Readonly<Record<string, number>>;
 }
 
-/** Samples of one benchmark, and how long one should take on a GPU and on a CPU. */
+/** Samples per benchmark, and the time that one should take on a GPU and on a CPU adapter. */
 const SAMPLES = 9;
 const SAMPLE_MS = { gpu: 4, cpu: 40 };
 
-/** Most repeats in a pass. */
+/** Most repeats per sample. */
 const MOST_REPEATS = 500;
 
 /** Times kernels on one device. */
@@ -79,12 +93,7 @@ export class Harness {
     this.device = device;
   }
 
-  /** Whether times are the device's own. */
-  get clock(): "timestamps" | "wall clock" {
-    return clockOf(this.device);
-  }
-
-  /** The limits of this device, measured the first time that somebody asks. */
+  /** Measures the roofline, to which the shares of later results refer. */
   async roofline(): Promise<Roofline & { results: Result[] }> {
     const results: Result[] = [];
     for (const bench of rooflineBenches(this.device)) results.push(await this.measure(bench));
@@ -121,7 +130,7 @@ export class Harness {
     });
   }
 
-  /** Times every kernel that could do a benchmark's work: one result a variant of each product. */
+  /** Times every variant of a benchmark's tunable work; returns one result per variant. */
   async measureVariants(bench: KernelBench): Promise<Result[]> {
     return await this.#withTensors(bench, async (record) => {
       const results: Result[] = [];
@@ -150,14 +159,14 @@ export class Harness {
     this.#noise.clear();
   }
 
-  /** Warms up, then takes the median of several passes that one read-back resolves. */
+  /** Warms up, then times several passes with one read-back. */
   async #time(
     run: { program: Program; launches?: readonly number[] },
   ): Promise<Pick<Result, "ms" | "rangeMs">> {
     const once = await timePasses(this.device, [{ ...run, repeats: 1 }], { rounds: 2 });
     const wanted = this.device.isCpu ? SAMPLE_MS.cpu : SAMPLE_MS.gpu;
-    // the wall clock includes a wait that takes 10 ms
-    const passMs = this.clock === "timestamps" ? wanted : 50 * wanted;
+    // the wall clock includes a wait of 10 ms
+    const passMs = clockOf(this.device) === "timestamps" ? wanted : 50 * wanted;
     const repeats = Math.max(1, Math.min(MOST_REPEATS, Math.round(passMs / once[1]![0]!)));
     const rounds = await timePasses(this.device, [{ ...run, repeats }], {
       rounds: SAMPLES,
@@ -184,7 +193,7 @@ export class Harness {
     const { device } = this;
     const made: Tensor[] = [];
     let next = 0;
-    // recorded again, a benchmark gets the same tensors in the same order
+    // a benchmark that is recorded again gets the same tensors in the same order
     const once = (make: () => Tensor): Tensor => made[next++] ??= make();
     const make: Maker = {
       noise: (shape, dtype) => once(() => this.#noisy(shape, dtype)),
@@ -206,7 +215,7 @@ export class Harness {
     }
   }
 
-  /** A tensor of noise: one block made on the host, copied as often as it takes. */
+  /** A tensor of noise: copies of one block that the host draws. */
   #noisy(shape: readonly number[], dtype: DType): Tensor {
     const { device } = this;
     let block = this.#noise.get(dtype);
@@ -228,8 +237,8 @@ export class Harness {
 }
 
 /**
- * The work that sets the roofline. Tensors are several times a large GPU's L2 cache, and on a CPU
- * adapter larger than its caches too.
+ * The benchmarks that set the roofline. Their tensors are several times larger than the caches of a large
+ * GPU or of a CPU.
  */
 function rooflineBenches(device: Device): KernelBench[] {
   const megabytes = device.isCpu ? 64 : 1024, side = device.isCpu ? 512 : 4096;
@@ -252,7 +261,7 @@ function rooflineBenches(device: Device): KernelBench[] {
   return [...copies, squareProduct({ side, layout: "NN", dtype: matrixTypes(device)[0]! })];
 }
 
-/** Element types of matrices that benchmarks use: the one that training would take first. */
+/** Element types of matrices in benchmarks; the first is the one that training uses. */
 export function matrixTypes(device: Device): DType[] {
   if (device.isCpu) return ["f32"];
   return device.features.has("shader-f16") ? ["f16", "f32"] : ["f32"];

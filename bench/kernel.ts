@@ -13,8 +13,8 @@ const program = command(
   .addArgument(
     new Argument("[type]", "element type of the matrices").choices(["f16", "f32"] as const),
   )
-  .option("--source", "constants and markers are applied, but loops are not unrolled")
-  .option("--all", "for every set of constants, not the first alone")
+  .option("--source", "print it before loops are unrolled")
+  .option("--all", "print it for every set of constants, not only for the first")
   .action((op, variant, type, options) =>
     run(() => {
       output(print(kernelSources(), { op, variant, type }, options));
@@ -22,7 +22,7 @@ const program = command(
     })
   );
 
-/** The text of the kernels that are asked for, or a list. */
+/** The WGSL of the selected kernels, or a list of them. */
 function print(
   sources: readonly KernelSource[],
   { op, variant, type }: Record<"op" | "variant" | "type", string | undefined>,
@@ -48,7 +48,7 @@ function print(
   return (all ? found : found.slice(0, 1)).map(text).join("\n\n");
 }
 
-/** One line per op, variant and type. */
+/** A line per op, variant and type. */
 function listOf(sources: readonly KernelSource[]): string {
   const groups = Map.groupBy(sources, ({ op, variant, dtype }) => `${op} "${variant}" ${dtype}`);
   return [...groups].map(([name, { length }]) =>

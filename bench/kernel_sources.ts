@@ -14,7 +14,7 @@ import { createTrainStep } from "../train/step.ts";
 export interface KernelSource {
   /** The op: the folder in kernels/. */
   readonly op: string;
-  /** The tuner's name of the variant, or the name of the file if there is nothing to choose. */
+  /** The tuner's name of the variant, or the name of the file if there is one variant. */
   readonly variant: string;
   /** Element type of the matrices: f32 if nothing is f16. */
   readonly dtype: "f16" | "f32";
@@ -23,7 +23,7 @@ export interface KernelSource {
   readonly constants: Constants;
 }
 
-/** What a machine has, as far as the choice of kernels depends on it. */
+/** Machines that differ in what the choice of kernels depends on. */
 const MACHINES = [
   { isCpu: true, subgroupSize: 8, hasF16: true },
   { isCpu: true, subgroupSize: undefined, hasF16: true },
@@ -31,7 +31,7 @@ const MACHINES = [
   { isCpu: false, subgroupSize: undefined, hasF16: false },
 ] as const;
 
-/** A device of such a machine that allocates and compiles nothing: no adapter is needed. */
+/** A device of such a machine that allocates and compiles nothing, so that it needs no adapter. */
 function machine({ isCpu, subgroupSize, hasF16 }: typeof MACHINES[number]): DryDevice {
   const limits: Partial<GPUSupportedLimits> = {
     maxBufferSize: 2 ** 32,
@@ -50,7 +50,9 @@ function machine({ isCpu, subgroupSize, hasF16 }: typeof MACHINES[number]): DryD
   return dryDevice(device as Device);
 }
 
-/** Every shader that training, generation and the benchmarks run, with every variant of the tuner, once. */
+/**
+ * Every shader that training, generation and the benchmarks run, including all variants of the tuner.
+ */
 export function kernelSources(): KernelSource[] {
   const sources = new Map<string, KernelSource>();
   const collect = ({ pipelines }: Device, variant?: string) => {
@@ -81,7 +83,7 @@ export function kernelSources(): KernelSource[] {
   });
 }
 
-/** What records all ops: benchmarks, steps of training, and generation. */
+/** Functions that record all ops: benchmarks, training steps and generation. */
 function workOn(device: Device): ((device: Device) => Program[])[] {
   const side = device.isCpu ? 64 : 4096;
   const benches = [

@@ -18,15 +18,15 @@ import { logitsColumns, logitsRows } from "../model/activations.ts";
 import { headLogits, headLossBackward, headSlices } from "../model/head.ts";
 
 /**
- * Every kernel, with its napkin arithmetic. Operations count a product and a sum as two; bytes count
- * each input read once and each output written once, whatever the kernel does.
+ * Benchmarks of every kernel, each with the work that it needs at least: operations, where a multiply-add
+ * counts as two, or bytes, where each input is read once and each output written once.
  */
 export function kernelBenches(device: Device): KernelBench[] {
   const types = matrixTypes(device), dtype = types[0]!;
   const gpu = !device.isCpu;
-  // products at training's shapes; the CPU's are those of nano
+  // products have the shapes of training, on a CPU adapter those of nano
   const M = gpu ? 4096 : 512, C = gpu ? 256 : 64, V = gpu ? 50257 : 1048;
-  // tensors several times a large GPU's L2
+  // these tensors are several times larger than a large GPU's L2 cache
   const rows = gpu ? 65536 : 8192, width = gpu ? 768 : 64;
   const tokens = gpu ? 8192 : 512, attentionWidth = gpu ? 768 : 64;
   const lengths = gpu ? [128, 512, 1024, 2048] : [64, 128], headSizes = gpu ? [32, 64, 128] : [32];
@@ -58,29 +58,23 @@ function linearBenches(
   { M, C, N, dtype }: { M: number; C: number; N: number; dtype: DType },
 ): KernelBench[] {
   const work = { flops: 2 * M * C * N };
+  const forward = (gelu: boolean): KernelBench => ({
+    name: `linear forward ${gelu ? "and gelu " : ""}${dtype} [${M},${C}]x[${C},${N}]`,
+    work,
+    record(program, make) {
+      linearForward(program, {
+        x: make.noise([M, C], dtype),
+        weight: make.noise([C, N], dtype),
+        bias: make.noise([N], "f32"),
+      }, {
+        y: make.zeros([M, N], dtype),
+        activated: gelu ? make.zeros([M, N], dtype) : undefined,
+      });
+    },
+  });
   return [
-    {
-      name: `linear forward ${dtype} [${M},${C}]x[${C},${N}]`,
-      work,
-      record(program, make) {
-        linearForward(program, {
-          x: make.noise([M, C], dtype),
-          weight: make.noise([C, N], dtype),
-          bias: make.noise([N], "f32"),
-        }, { y: make.zeros([M, N], dtype) });
-      },
-    },
-    {
-      name: `linear forward and gelu ${dtype} [${M},${C}]x[${C},${N}]`,
-      work,
-      record(program, make) {
-        linearForward(program, {
-          x: make.noise([M, C], dtype),
-          weight: make.noise([C, N], dtype),
-          bias: make.noise([N], "f32"),
-        }, { y: make.zeros([M, N], dtype), activated: make.zeros([M, N], dtype) });
-      },
-    },
+    forward(false),
+    forward(true),
     {
       name: `linear dx ${dtype} [${M},${N}]x[${N},${C}]`,
       work,
@@ -102,7 +96,9 @@ function linearBenches(
   ];
 }
 
-/** The products of the tied head at once, and the head with its loss in chunks, as training has it. */
+/**
+ * The products of the tied head over all rows, and the head with its loss in chunks, as in training.
+ */
 function headBenches(
   device: Device,
   { M, C, V, dtype }: { M: number; C: number; V: number; dtype: DType },
@@ -171,7 +167,10 @@ function headBenches(
   ];
 }
 
-/** Causal attention does half of the square: 2 · T² · HS operations a head, backward 2.5 times that. */
+/**
+ * Causal attention computes half of the scores: 2 · T² · HS operations per head, and 2.5 times as many
+ * backward.
+ */
 function attentionBenches(
   { B, T, NH, HS, dtype }: { B: number; T: number; NH: number; HS: number; dtype: DType },
 ): KernelBench[] {
@@ -207,7 +206,7 @@ function attentionBenches(
   ];
 }
 
-/** Layer-norms as training has them: of what a block adds to the residual stream. */
+/** Layer-norms together with the residual addition before them, as in training. */
 function layernormBenches({ M, C, dtype }: { M: number; C: number; dtype: DType }): KernelBench[] {
   const stream = bytesOf(M * C, "f32"), branch = bytesOf(M * C, dtype);
   return [
@@ -261,7 +260,7 @@ function dropoutBench({ M, C }: { M: number; C: number }): KernelBench {
   };
 }
 
-/** Column sums of dy; the products of `linearBackward()` are kept small and not timed. */
+/** The column sums of dy; the products of `linearBackward()` are small here and are not timed. */
 function biasBench({ M, N, dtype }: { M: number; N: number; dtype: DType }): KernelBench {
   const C = 4;
   return {
@@ -282,7 +281,7 @@ function biasBench({ M, N, dtype }: { M: number; N: number; dtype: DType }): Ker
   };
 }
 
-/** A token's row of wte counts once, however often the text has the token. */
+/** A token's row of wte counts once, however often the token occurs. */
 function embeddingBenches(
   { T, M, V, C }: { T: number; M: number; V: number; C: number },
 ): KernelBench[] {

@@ -43,22 +43,23 @@ import { command, output, realNumber, run, status } from "../commands/command.ts
 import { commandLine } from "../files/command_line.ts";
 import { checkFilePath, replaceText } from "../files/disk.ts";
 import { type Device, openDevice } from "../kernels/device.ts";
+import { clockOf } from "../kernels/timing.ts";
 import type { PresetName } from "../model/config.ts";
 import type { Precision } from "../model/precision.ts";
 
-/** `bench`: how fast this machine is, and how much of what it could do. */
+/** `bench`: the speed of this machine, and its share of the roofline. */
 const program = command("bench", "Measure the kernels, training and generation on this machine.")
-  .option("--filter <text>", "only benchmarks with this text in their name (roofline: always)")
+  .option("--filter <text>", "only benchmarks with this text in their name, and the roofline")
   .addOption(
-    new Option("--precision <kind>", "of training and generation; f16 is autocast")
+    new Option("--precision <kind>", "precision of training and generation; f16 is autocast")
       .choices(["auto", "f16", "f32"] as const).default("auto" as const),
   )
-  .option("--variants", "every kernel that the tuner compares, one by one")
-  .option("--profile", "where the time of a training step and of a token goes, kernel by kernel")
-  .option("--scaling", "also training steps over batch, context, width and layers")
+  .option("--variants", "also time every kernel that the tuner compares")
+  .option("--profile", "also time each kernel of a training step and of a generated token")
+  .option("--scaling", "also time training steps over batch, context, width and layers")
   .option("--json <file>", "write the report to this file too")
-  .option("--compare <file>", "the ratio to an older report; fails if something got slower")
-  .option("--tolerance <share>", "by how much it may get slower", realNumber, 0.1)
+  .option("--compare <file>", "print ratios to an older report; fail if a benchmark is slower")
+  .option("--tolerance <share>", "share by which a benchmark may be slower", realNumber, 0.1)
   .action((options) => run(() => main(options)));
 
 interface Options {
@@ -73,7 +74,7 @@ interface Options {
 }
 
 async function main(options: Options): Promise<number> {
-  // before anything is measured, so that a wrong path costs no time
+  // check paths first, so that a wrong one costs no time
   if (options.json !== undefined) checkFilePath(options.json, "--json");
   const old = options.compare === undefined
     ? undefined
@@ -87,18 +88,35 @@ async function main(options: Options): Promise<number> {
     status(resultLine(result));
     for (const line of detailLines(result)) status(line);
   };
-  // one benchmark that fails, for want of memory perhaps, does not take the others with it
   const failures: string[] = [];
-  const attempt = async (name: string, measure: () => Promise<void>) => {
+  /** Measures, and if that fails reports it, so that other benchmarks still run. */
+  const guarded = async (name: string, measure: () => Promise<void>) => {
     try {
       await measure();
     } catch (error) {
-      device.check(); // the device itself has failed: nothing after this can be trusted
+      device.check(); // if the device itself has failed, no later measurement is valid
       failures.push(name);
       status(wrap(`${name} failed: ${(error as Error).message}`, 80, "  "));
     }
   };
-  status(wrap(`${device.name}, ${device.backend}; times by ${harness.clock}, medians`, 80, "  "));
+  const profiles: Record<string, ProfileRow[]> = {};
+  /** Measures a run and, with --profile, its kernels. */
+  const measureRun = async (
+    name: string,
+    measure: () => Promise<Result>,
+    profile?: () => Promise<ProfileRow[]>,
+  ) => {
+    if (!wanted(name)) return;
+    status(`\n${name}: some seconds`);
+    await guarded(name, async () => {
+      show(await measure());
+      if (!options.profile || !profile) return;
+      profiles[name] = await profile();
+      for (const line of profileLines(profiles[name])) status(line);
+    });
+  };
+  const clock = clockOf(device);
+  status(wrap(`${device.name}, ${device.backend}; times by ${clock}, medians`, 80, "  "));
 
   status("\nroofline");
   const { results: limits, ...roofline } = await harness.roofline();
@@ -108,7 +126,7 @@ async function main(options: Options): Promise<number> {
     .filter(({ name }) => wanted(name));
   if (kernels.length > 0) status("\nkernels, and their share of the roofline");
   for (const bench of kernels) {
-    await attempt(bench.name, async () => {
+    await guarded(bench.name, async () => {
       show(await harness.measure(bench));
       if (options.variants) (await harness.measureVariants(bench)).forEach(show);
     });
@@ -119,35 +137,23 @@ async function main(options: Options): Promise<number> {
     ? matrixTypes(device)[0] as Precision
     : options.precision;
   const steps = trainSteps(device, precision);
-  const profiles: Record<string, ProfileRow[]> = {};
-  for (const bench of steps.filter((bench) => wanted(trainStepName(bench)))) {
-    const name = trainStepName(bench);
-    status(`\n${name}: some seconds`);
+  for (const bench of steps) {
     const progress = everyTwoSeconds(status);
     const onTuning = (done: number, of: number) => progress(`  ${done} of ${of} kernels tuned`);
-    await attempt(name, async () => {
-      show(await measureTrainStep(device, bench, { onTuning }));
-      if (!options.profile) return;
-      profiles[name] = await profileTrainStep(device, bench);
-      for (const line of profileLines(profiles[name])) status(line);
-    });
+    await measureRun(
+      trainStepName(bench),
+      () => measureTrainStep(device, bench, { onTuning }),
+      () => profileTrainStep(device, bench),
+    );
   }
   for (const bench of generations(device, precision)) {
-    const name = generateName(bench);
-    if (!wanted(name)) continue;
-    status(`\n${name}: some seconds`);
-    await attempt(name, async () => {
-      show(await measureGenerate(device, bench));
-      if (!options.profile) return;
-      profiles[name] = await profileGenerate(device, bench);
-      for (const line of profileLines(profiles[name])) status(line);
-    });
+    await measureRun(
+      generateName(bench),
+      () => measureGenerate(device, bench),
+      () => profileGenerate(device, bench),
+    );
   }
-  const coldStart = coldStartName(steps[0]!);
-  if (wanted(coldStart)) {
-    status(`\n${coldStart}: some seconds`);
-    await attempt(coldStart, async () => show(await measureColdStart(steps[0]!)));
-  }
+  await measureRun(coldStartName(steps[0]!), () => measureColdStart(steps[0]!));
   const points = options.scaling
     ? scalingSteps(device, precision).filter((step) => wanted(scalingName(step)))
     : [];
@@ -157,7 +163,7 @@ async function main(options: Options): Promise<number> {
     status(`\nscaling from ${precision} ${model}, vocabulary ${vocabularySize}, untuned`);
     status(SCALING_HEAD);
     const onPoint = (point: ScalingPoint) => status(scalingLine(point));
-    scaling = await measureScaling(device, points, { roofline, attempt, onPoint });
+    scaling = await measureScaling(device, points, { roofline, guarded, onPoint });
   }
 
   const report: Report = {
@@ -165,7 +171,7 @@ async function main(options: Options): Promise<number> {
     date: new Date().toISOString().slice(0, 10),
     deno: Deno.version.deno,
     device: { name: device.name, backend: device.backend, isCpu: device.isCpu },
-    clock: harness.clock,
+    clock,
     roofline,
     results,
     ...(options.profile ? { profiles } : {}),
@@ -192,13 +198,13 @@ async function main(options: Options): Promise<number> {
   return failed ? 1 : 0;
 }
 
-/** The arguments but for files that are written or compared with: those are of one machine alone. */
+/** The arguments without the files of --json and --compare, which are paths of one machine. */
 function howMeasured(args: readonly string[]): string[] {
   const isFile = (arg: string | undefined) => arg === "--json" || arg === "--compare";
   return args.filter((arg, i) => !/^--(json|compare)(=|$)/.test(arg) && !isFile(args[i - 1]));
 }
 
-/** Shows a line at most every two seconds, the first one after two. */
+/** Limits `show` to one line every two seconds, the first after two. */
 function everyTwoSeconds(show: (line: string) => void): (line: string) => void {
   let last = performance.now();
   return (line) => {
@@ -208,7 +214,7 @@ function everyTwoSeconds(show: (line: string) => void): (line: string) => void {
   };
 }
 
-/** The training steps of a device, the smallest first. */
+/** The training steps to time on a device, the smallest first. */
 function trainSteps(device: Device, precision: Precision): TrainStepBench[] {
   const step = (
     model: PresetName,
@@ -223,7 +229,9 @@ function trainSteps(device: Device, precision: Precision): TrainStepBench[] {
     : [step("mini", 32), step("mini", 32, OWN_VOCABULARY), step("gpt2", 8)];
 }
 
-/** Generations of one text and of many; on a GPU over a context that PyTorch's baseline has too. */
+/**
+ * The generations to time, of one text and of many; on a GPU with the context of PyTorch's baseline.
+ */
 function generations(device: Device, precision: Precision): GenerateBench[] {
   const model = device.isCpu ? "nano" : "mini", tokens = device.isCpu ? 64 : 256;
   const config = benchConfig(model);

@@ -5,13 +5,13 @@ import { percent, type Report, time } from "./report.ts";
 import { deviceMs, type Scaling } from "./scaling.ts";
 
 /**
- * Reports as Markdown, laid out as `deno fmt` has it: what `deno task bench:readme` puts into README.md,
- * docs/performance.md and NOTES.md. A benchmark that a report lacks gives no row.
+ * Reports as Markdown, in the layout of `deno fmt`, which `deno task bench:readme` writes into README.md,
+ * docs/performance.md and NOTES.md. A benchmark that is missing in a report has no row.
  *
  * @module
  */
 
-/** What bench/pytorch_baseline.py writes. */
+/** A report that bench/pytorch_baseline.py wrote. */
 export interface PyTorchReport {
   readonly command: string;
   readonly date: string;
@@ -22,7 +22,7 @@ export interface PyTorchReport {
   readonly results: readonly PyTorchResult[];
 }
 
-/** One benchmark in PyTorch, with the figures that it has. */
+/** One benchmark in PyTorch, with the figures that it measures. */
 export interface PyTorchResult {
   readonly name: string;
   readonly ms: number;
@@ -32,35 +32,35 @@ export interface PyTorchResult {
   readonly peakBytes?: number;
 }
 
-/** The results of one machine: this project's, and PyTorch's where there are any. */
+/** The results of one machine: those of this project, and those of PyTorch if there are any. */
 export interface MachineResults {
-  /** Of the file, such as `h200`. */
+  /** Name of the file, such as `h200`. */
   readonly name: string;
   readonly report: Report;
   readonly pytorch?: PyTorchReport | undefined;
 }
 
-/** What README.md says of a machine: products, training steps and generation beside PyTorch's. */
+/** Columns of `comparisons()`; the ratio is above 1 if this project is better. */
+const COMPARISON_HEAD = ["benchmark", "this project >", "PyTorch mode", "PyTorch >", "ratio >"];
+
+/** A machine's table in README.md: products, training steps and generation beside PyTorch's. */
 export function headline({ report, pytorch }: MachineResults): string {
   if (!pytorch) return "";
   const rows = comparisons(report, pytorch).filter(([what]) =>
     /^(product NN f16|train step|generate)/.test(what!) && !what!.endsWith("memory")
   );
-  return table(["what", "here >", "PyTorch as", "there >", "times as good >"], rows);
+  return table(COMPARISON_HEAD, rows);
 }
 
-/** A machine's part of docs/performance.md. */
+/** A machine's section in docs/performance.md. */
 export function machineSection({ name, report, pytorch }: MachineResults): string {
   const { bytesPerSecond, flopsPerSecond } = report.roofline;
   return [
     `### ${report.device.name}`,
     table(["measured by", "on", "with"], sources(report, pytorch)),
-    table(
-      ["what", "here >", "PyTorch as", "there >", "times as good >"],
-      pytorch ? comparisons(report, pytorch) : [],
-    ),
+    table(COMPARISON_HEAD, pytorch ? comparisons(report, pytorch) : []),
     table(["run", "time >", "tokens/s >", "idle >", "memory >", "launches >"], runs(report)),
-    table(["start", "time >", "of it compilation >"], starts(report)),
+    table(["start", "time >", "compilation >"], starts(report)),
     table(["kernel", "share of the roofline"], kernelShares(report)),
     `The roofline of that run: ${si(bytesPerSecond, "B/s")}, ${si(flopsPerSecond, "FLOP/s")}.`,
     report.scaling
@@ -69,7 +69,7 @@ export function machineSection({ name, report, pytorch }: MachineResults): strin
   ].filter((part) => part !== "").join("\n\n");
 }
 
-/** Commands, dates and versions. */
+/** Rows of commands, dates and versions. */
 function sources(report: Report, pytorch: PyTorchReport | undefined): string[][] {
   const code = (command: string) => `\`${command}\``;
   const ours = `Deno ${report.deno}, ${report.device.backend}, ${report.clock}`;
@@ -82,7 +82,7 @@ function sources(report: Report, pytorch: PyTorchReport | undefined): string[][]
   return rows;
 }
 
-/** Every benchmark that PyTorch has too. */
+/** A row per benchmark that both reports have. */
 function comparisons(report: Report, pytorch: PyTorchReport): string[][] {
   const theirs = new Map(pytorch.results.map((result) => [result.name, result]));
   const rows: string[][] = [];
@@ -106,7 +106,7 @@ function comparisons(report: Report, pytorch: PyTorchReport): string[][] {
     compare(["copy", Math.max(...copies)], ["copy", their], { show: bandwidth });
   }
   for (const result of distinct(report.results)) {
-    const { name, ms, tokensPerSecond, peakBytes } = result as Result & Partial<PyTorchResult>;
+    const { name, ms, tokensPerSecond, peakBytes } = result;
     const [, layout, type] = name.match(/^matmul (..) (...) \[4096,4096\]x\[4096,4096\]$/) ?? [];
     if (layout) {
       const their = theirs.get(`cublas fp32 ${layout} 4096`)?.flopsPerSecond;
@@ -114,7 +114,7 @@ function comparisons(report: Report, pytorch: PyTorchReport): string[][] {
       compare([what, rateOf(result)], ["cuBLAS fp32", their], { show: flops });
     }
     const [, model, vocabulary] = name.match(/^train step ... (.+) V (\d+)$/) ?? [];
-    const modes = model && vocabulary === `${GPT2_VOCABULARY}` // PyTorch's models have all of GPT-2's
+    const modes = model && vocabulary === `${GPT2_VOCABULARY}` // as PyTorch's models have
       ? [...theirs.values()].filter(isOf(`train step ${model}, `))
       : [];
     for (const their of modes) {
@@ -135,15 +135,13 @@ function comparisons(report: Report, pytorch: PyTorchReport): string[][] {
 
 const isOf = (start: string) => ({ name }: { readonly name: string }) => name.startsWith(start);
 
-/** What follows the comma: `eager fp32`. */
+/** The part of a name after the comma, such as `eager fp32`. */
 const modeOf = ({ name }: { readonly name: string }) => name.slice(name.indexOf(", ") + 2);
 
-/** Training steps and generation: all that counts tokens. */
+/** Rows of the results that count tokens: training steps and generation. */
 function runs(report: Report): string[][] {
   return distinct(report.results).flatMap((result) => {
-    const { name, ms, tokensPerSecond, idleShare, peakBytes, launches } = result as
-      & Result
-      & Partial<Record<string, number>>;
+    const { name, ms, tokensPerSecond, idleShare, peakBytes, launches } = result;
     if (tokensPerSecond === undefined) return [];
     const idle = idleShare === undefined ? "" : percent(idleShare);
     const memory = peakBytes === undefined ? "" : si(peakBytes, "B");
@@ -151,17 +149,23 @@ function runs(report: Report): string[][] {
   });
 }
 
+/** Rows of the cold starts. */
 function starts(report: Report): string[][] {
   return report.results.filter(isOf("cold start")).map(({ name, ms, parts }) => {
-    const { compilation } = parts as Record<string, number>;
+    const compilation = parts?.compilation;
     return [name, time(ms), compilation === undefined ? "" : time(compilation)];
   });
 }
 
-/** A kernel's name, its operation from pass, layout or type on, and what begins its shape. */
+/**
+ * Matches the name of a benchmark: the kernel, its operation from pass, layout or type on, and the start of
+ * its shape.
+ */
 const KERNEL_NAME = /^(.+?),? ((?:forward|backward|dx|dweight|dbias|NN|NT|TN|f16|f32)\b[^[]*) \[/;
 
-/** A row for each kernel, and in it the share of each operation, least to most over its shapes. */
+/**
+ * A row per kernel with the share of each operation, from the least to the most over its shapes.
+ */
 function kernelShares(report: Report): string[][] {
   const kernels = new Map<string, Map<string, number[]>>();
   for (const { name, share } of distinct(report.results)) {
@@ -181,7 +185,7 @@ function kernelShares(report: Report): string[][] {
   ]);
 }
 
-/** The numbers of a scaling run's figure. */
+/** The table of a scaling run. */
 export function scalingTable({ points, launchMs }: Scaling): string {
   const rows = points.map((point) => {
     const { axis, value, batchSize, sequenceLength, launches, flops, bytes, ms, modelMs } = point;
@@ -218,7 +222,7 @@ export function scalingTable({ points, launchMs }: Scaling): string {
   ].join("\n\n");
 }
 
-/** Where the time of training steps and of tokens goes: a row per kernel, a column per profile. */
+/** The time of training steps and of tokens by kernel: a row per kernel, a column per profile. */
 export function profileTable(profiles: NonNullable<Report["profiles"]>): string {
   const labels = new Set(Object.values(profiles).flatMap((rows) => rows.map(({ label }) => label)));
   const totals = Object.values(profiles).map((rows) => rows.reduce((sum, { ms }) => sum + ms, 0));
@@ -235,12 +239,14 @@ export function profileTable(profiles: NonNullable<Report["profiles"]>): string 
   );
 }
 
-/** Results by name: the last one, where a name comes twice as that of the product in the roofline. */
+/**
+ * Results without duplicate names, of which the last is kept: the roofline's product is measured twice.
+ */
 function distinct(results: readonly Result[]): Result[] {
   return [...new Map(results.map((result) => [result.name, result])).values()];
 }
 
-/** Operations or bytes a second. */
+/** Operations or bytes per second. */
 function rateOf({ work, ms }: Result): number | undefined {
   return work && 1e3 * ("flops" in work ? work.flops : work.bytes) / ms;
 }
@@ -253,12 +259,14 @@ export function si(value: number, unit: string): string {
   return `${(rounded / 1e3 ** thousands).toPrecision(3)} ${prefix}${unit}`;
 }
 
-/** A whole number with its thousands apart. */
+/** A whole number with thousands separators. */
 function count(value: number): string {
   return Math.round(value).toLocaleString("en-US");
 }
 
-/** A Markdown table; columns whose head ends in ` >` are aligned right. Nothing if it has no row. */
+/**
+ * A Markdown table, or nothing if there is no row; columns whose head ends in ` >` are aligned right.
+ */
 export function table(head: readonly string[], rows: readonly string[][]): string {
   if (rows.length === 0) return "";
   const right = head.map((text) => text.endsWith(" >"));
@@ -273,17 +281,17 @@ export function table(head: readonly string[], rows: readonly string[][]): strin
   return [line(cells[0]!), line(rule), ...cells.slice(1).map(line)].join("\n");
 }
 
-/** What stands around a generated part of a file. */
+/** Lines around the generated part of a file. */
 export const MARKERS = {
   begin: "<!-- begin: made by `deno task bench:readme` from bench/results/ -->",
   end: "<!-- end: made by `deno task bench:readme` -->",
 } as const;
 
 /**
- * A text with what lies between its markers replaced.
+ * Returns a text with the part between its markers replaced.
  *
  * @param where the file's path, for error messages.
- * @throws {UserError} if a marker is missing, comes twice, or they are in the wrong order.
+ * @throws {UserError} if a marker is missing or repeated, or the markers are in the wrong order.
  */
 export function replaceSection(text: string, section: string, where: string): string {
   const [before, ...afterBegin] = text.split(`${MARKERS.begin}\n`);

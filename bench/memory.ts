@@ -1,14 +1,14 @@
 import type { Device } from "../kernels/device.ts";
 
-/** Bytes of the buffers on a device. */
+/** Counter of the bytes of the buffers on a device. */
 export interface MemoryMeter {
-  /** Most bytes that buffers had at one time since the meter began. */
+  /** Most bytes that all buffers had at one time since the count began. */
   readonly peakBytes: number;
   /** Ends the count. */
   stop(): void;
 }
 
-/** Counts the bytes of all buffers that are made and freed on a device from now on. */
+/** Counts from now on the bytes of all buffers that are created and destroyed on a device. */
 export function meterMemory({ gpu }: Device): MemoryMeter {
   const createBuffer = gpu.createBuffer;
   let bytes = 0, peakBytes = 0;

@@ -1,6 +1,6 @@
 import { type GptConfig, type PresetName, PRESETS } from "../model/config.ts";
 
-/** What every training step of the benchmarks has, beside its sizes. */
+/** Options of every training step in the benchmarks, without its sizes. */
 export const STEP_OPTIONS = {
   gradientAccumulation: 1,
   dropout: 0,
@@ -12,16 +12,18 @@ export const STEP_OPTIONS = {
   seed: 0,
 };
 
-/** Tokens of GPT-2's tokenizer: a preset's model in the benchmarks has all of them by default. */
+/** Number of tokens of GPT-2's tokenizer, the vocabulary of most models in the benchmarks. */
 export const GPT2_VOCABULARY = 50257;
 
-/** Tokens of GPT-2's tokenizer that occur in the built-in stories, on which nano is trained. */
+/** Number of GPT-2's tokens that occur in the built-in stories, on which nano is trained. */
 export const STORIES_VOCABULARY = 1048;
 
-/** Tokens of a tokenizer trained on the text itself, with which small models are several times faster. */
+/**
+ * Number of tokens of a tokenizer trained on the text, with which small models are several times faster.
+ */
 export const OWN_VOCABULARY = 4096;
 
-/** A preset with a vocabulary: by default GPT-2's, or for nano that of the built-in stories. */
+/** A preset with a vocabulary, by default GPT-2's, or that of the built-in stories for nano. */
 export function benchConfig(
   preset: PresetName,
   vocabularySize: number = preset === "nano" ? STORIES_VOCABULARY : GPT2_VOCABULARY,

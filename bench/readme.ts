@@ -13,12 +13,12 @@ import { command, run, status } from "../commands/command.ts";
 import { UserError } from "../files/user_error.ts";
 
 /**
- * Every file that follows from bench/results/, by its path from the root: README.md, docs/performance.md, bench/NOTES.md
- * and a figure beside each report that has scaling.
+ * The text of every file that is generated from bench/results/, by its path from the root: README.md,
+ * docs/performance.md, bench/NOTES.md, and a figure beside each report with a scaling run.
  *
  * @param root of the project, with a slash at its end.
- * @throws {UserError} if a report is damaged, or a page lacks its markers.
- * @throws {UserError} if PyTorch ran on another device than the report of the same name.
+ * @throws {UserError} if a report is damaged, a page lacks its markers, or a report and PyTorch's report of
+ * that name are of different devices.
  */
 export async function filesFromResults(root: URL): Promise<Map<string, string>> {
   const machines = readResults(new URL("bench/results/", root));
@@ -47,7 +47,10 @@ export async function filesFromResults(root: URL): Promise<Map<string, string>> 
   return files;
 }
 
-/** Reports in a folder with PyTorch's of the same machine: NAME.json, pytorch_NAME.json. GPUs first. */
+/**
+ * Reads each NAME.json of a folder, and pytorch_NAME.json of the same machine if there is one. GPUs come
+ * first.
+ */
 function readResults(folder: URL): MachineResults[] {
   const names = [...Deno.readDirSync(folder)].map(({ name }) => name).sort();
   const read = (file: string) => parseReport(Deno.readTextFileSync(new URL(file, folder)), file);
@@ -67,7 +70,7 @@ function readResults(folder: URL): MachineResults[] {
   return machines.sort((a, b) => Number(a.report.device.isCpu) - Number(b.report.device.isCpu));
 }
 
-/** `bench:readme`: writes those files. */
+/** `bench:readme`: writes the files of `filesFromResults()`. */
 async function main(): Promise<void> {
   const root = new URL("../", import.meta.url);
   for (const [path, text] of await filesFromResults(root)) {
@@ -79,7 +82,7 @@ async function main(): Promise<void> {
 if (import.meta.main) {
   await command(
     "bench:readme",
-    "Write what bench/results/ says into README.md, docs/ and bench/NOTES.md.",
+    "Write the results in bench/results/ into README.md, docs/ and bench/NOTES.md.",
   )
     .action(() => run(main)).parseAsync();
 }

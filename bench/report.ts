@@ -3,14 +3,14 @@ import type { Result, Roofline } from "./harness.ts";
 import { deviceMs, type Scaling, type ScalingPoint } from "./scaling.ts";
 import type { ProfileRow } from "./train_step.ts";
 
-/** Everything that a run of the benchmarks found: what `--json` writes. */
+/** Results of one run of the benchmarks, as `--json` writes them. */
 export interface Report {
-  /** The command that made it. */
+  /** The command that made the report. */
   readonly command: string;
   readonly date: string;
   readonly deno: string;
   readonly device: { readonly name: string; readonly backend: string; readonly isCpu: boolean };
-  /** What times were read from. */
+  /** Source of the times. */
   readonly clock: "timestamps" | "wall clock";
   readonly roofline: Roofline;
   readonly results: readonly Result[];
@@ -18,7 +18,7 @@ export interface Report {
   readonly scaling?: Scaling;
 }
 
-/** A line of the table: name, time, rate, share of the roofline; at most 80 columns. */
+/** A result as a line of at most 80 columns: name, time, rate, share of the roofline. */
 export function resultLine(result: Result): string {
   const { name, ms, share } = result;
   const columns = [time(ms).padStart(9), rate(result).padStart(13)];
@@ -26,7 +26,7 @@ export function resultLine(result: Result): string {
   return nameAndValues(name, columns.join(" "));
 }
 
-/** A name with its values at the right, below it where it is long. */
+/** A name with its values at the right, or below it if it is long. */
 function nameAndValues(name: string, values: string): string {
   const width = 80 - 30;
   return name.length < width
@@ -34,21 +34,18 @@ function nameAndValues(name: string, values: string): string {
     : `${wrap(name, 79, "  ")}\n${" ".repeat(width)}${values}`.trimEnd();
 }
 
-/** What a result tells beside its time, a line each. */
+/** The other measurements of a result, one per line. */
 export function detailLines(result: Result): string[] {
   const lines: string[] = [];
-  const { gpuMs, idleShare, peakBytes, launches, parts, compile } = result as Record<
-    string,
-    unknown
-  >;
-  if (typeof gpuMs === "number") {
-    lines.push(`  on the device ${time(gpuMs)}, idle ${percent(idleShare as number)}`);
+  const { gpuMs, idleShare = 0, peakBytes, launches, parts, compile } = result;
+  if (gpuMs !== undefined) {
+    lines.push(`  on the device ${time(gpuMs)}, idle ${percent(idleShare)}`);
   }
-  if (typeof peakBytes === "number") {
+  if (peakBytes !== undefined) {
     lines.push(`  ${launches} launches, buffers of ${(peakBytes / 1e9).toFixed(2)} GB`);
   }
-  const times = (table: unknown) =>
-    Object.entries(table as Record<string, number>).map(([k, v]) => `${k} ${time(v)}`);
+  const times = (byName: Readonly<Record<string, number>>) =>
+    Object.entries(byName).map(([name, ms]) => `${name} ${time(ms)}`);
   if (parts) lines.push(`  ${wrap(times(parts).join(", "), 77, "    ")}`);
   if (compile) {
     lines.push("  compiled the longest:");
@@ -57,16 +54,16 @@ export function detailLines(result: Result): string[] {
   return lines;
 }
 
-/** Rates as people say them. */
+/** The rate of a result: tokens, operations or bytes per second. */
 function rate({ work, ms, tokensPerSecond }: Result): string {
-  if (typeof tokensPerSecond === "number") return `${Math.round(tokensPerSecond)} tok/s`;
+  if (tokensPerSecond !== undefined) return `${Math.round(tokensPerSecond)} tok/s`;
   if (!work) return "";
   return "flops" in work
     ? `${(work.flops / ms / 1e6).toFixed(0)} GFLOP/s`
     : `${(work.bytes / ms / 1e6).toFixed(1)} GB/s`;
 }
 
-/** A table of where a step's time goes. */
+/** The lines of a table of a program's time by kernel. */
 export function profileLines(rows: readonly ProfileRow[]): string[] {
   const total = rows.reduce((sum, { ms }) => sum + ms, 0);
   const line = (label: string, launches: string, ms: string, share: string) =>
@@ -80,19 +77,19 @@ export function profileLines(rows: readonly ProfileRow[]): string[] {
   ];
 }
 
-/** Milliseconds, or what suits them better. */
+/** Formats a time in µs, ms or s. */
 export function time(ms: number): string {
   if (ms < 0.9995) return `${(ms * 1e3).toPrecision(3)} µs`;
   if (ms < 9999.5) return `${ms.toPrecision(ms < 999.5 ? 3 : 4)} ms`;
   return `${(ms / 1e3).toPrecision(3)} s`;
 }
 
-/** A share in hundredths. */
+/** Formats a share in percent. */
 export function percent(share: number): string {
   return `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
 }
 
-/** Breaks a text into lines between words; `indent` goes before all but the first. */
+/** Breaks a text into lines between words; all lines but the first begin with `indent`. */
 export function wrap(text: string, width: number, indent = ""): string {
   const lines: string[] = [];
   for (const word of text.split(" ")) {
@@ -104,7 +101,7 @@ export function wrap(text: string, width: number, indent = ""): string {
   return lines.join("\n");
 }
 
-/** Head of the table of `scalingLine()`. */
+/** Head of the table whose lines `scalingLine()` formats. */
 export const SCALING_HEAD = scalingColumns(
   "axis",
   "",
@@ -115,7 +112,7 @@ export const SCALING_HEAD = scalingColumns(
   "launches",
 );
 
-/** A line of the scaling table: where the point lies, its times, and the model's. */
+/** A line of the scaling table: the point, its times, and the time by the cost model. */
 export function scalingLine(point: ScalingPoint): string {
   const { axis, value, batchSize, sequenceLength, ms, modelMs, launches } = point;
   const batch = `${batchSize}x${sequenceLength}`;
@@ -137,14 +134,14 @@ export interface Comparison {
   readonly ms: number;
   /** New time over old time: above 1 is slower. */
   readonly ratio: number;
-  /** Least of the new samples over the old time: noise only ever adds. */
+  /** Least of the new samples over the old time, because noise only adds to times. */
   readonly leastRatio: number;
 }
 
-/** What is compared of a report. */
+/** The parts of a report that are compared. */
 type Compared = Pick<Report, "results" | "scaling">;
 
-/** The benchmarks that both reports have, in the order of the new one. */
+/** Compares the benchmarks that both reports have, in the order of the new one. */
 export function compare(report: Compared, old: Compared): Comparison[] {
   const all = ({ results, scaling }: Compared): Result[] => [...results, ...scaling?.points ?? []];
   const before = new Map(all(old).map((result) => [result.name, result]));
@@ -157,14 +154,14 @@ export function compare(report: Compared, old: Compared): Comparison[] {
 }
 
 /**
- * How many times longer a single sample may take than the least of many would: a cold start is timed
- * once, since only the first start is cold.
+ * Assumed ratio of a single sample to the least of many. A cold start has a single sample, because only the
+ * first start is cold.
  */
 const SINGLE_SAMPLE_SPREAD = 1.25;
 
 /**
- * Those that take longer than before by more than the tolerance, a share, and not just by chance: even
- * the least sample took longer.
+ * The benchmarks that became slower by more than the tolerance, a share, and not by chance, since even the
+ * least sample is slower.
  */
 export function slower(comparisons: readonly Comparison[], tolerance: number): Comparison[] {
   return comparisons.filter(({ ratio, leastRatio }) => ratio > 1 + tolerance && leastRatio > 1);
@@ -179,7 +176,7 @@ export function comparisonLine({ name, oldMs, ms, ratio }: Comparison): string {
 /**
  * Reads a report that `--json` wrote.
  *
- * @throws {UserError} if it is none.
+ * @throws {UserError} if it is not such a report.
  */
 export function parseReport(json: string, where: string): Report {
   let report: Report;

@@ -11,13 +11,13 @@ import { PRESETS } from "../model/config.ts";
 import type { Precision } from "../model/precision.ts";
 
 /**
- * How a training step's time grows with batch, context, width and layers, one at a time, beside what
- * the cost model says.
+ * Measures how the time of a training step grows with batch, context, width and layers, one at a time, and
+ * compares it with the cost model.
  *
  * @module
  */
 
-/** What grows. */
+/** A dimension that grows. */
 export type Axis = "batch" | "context" | "width" | "layers";
 
 /** All axes, in the order of reports. */
@@ -30,20 +30,22 @@ export interface ScalingStep {
   readonly bench: TrainStepBench;
 }
 
-/** One step as it was timed, and as the cost model has it. */
+/** One step with its measured time, and its time by the cost model. */
 export interface ScalingPoint
   extends Omit<ScalingStep, "bench">, TrainStepBench, StepCost, TrainStepResult {
   readonly modelMs: number;
 }
 
-/** Everything that a scaling run found. */
+/** Results of a scaling run. */
 export interface Scaling {
-  /** Milliseconds of a tiny launch that waits for the one before it. */
+  /** Milliseconds of a tiny launch that waits for the previous one. */
   readonly launchMs: number;
   readonly points: readonly ScalingPoint[];
 }
 
-/** Values on each axis, and the step from which they start, which must lie on all of them. */
+/**
+ * Values on each axis, and the step from which one axis at a time departs; it must lie on all axes.
+ */
 interface Grid extends Record<Axis, readonly number[]> {
   readonly model: "mini" | "nano";
   readonly batchSize: number;
@@ -51,8 +53,8 @@ interface Grid extends Record<Axis, readonly number[]> {
 }
 
 /**
- * For GPUs. Of mini's matrices a vocabulary of 50,257 would be four fifths, and every axis would show
- * the head; with 4,096 it is a quarter, near the three tenths that it is of GPT-2's.
+ * Grid for GPUs. With a vocabulary of 50,257 the head would be four fifths of mini's matrices and dominate
+ * every axis; with 4,096 it is a quarter, near the three tenths in GPT-2.
  */
 const MINI: Grid = {
   model: "mini",
@@ -64,7 +66,7 @@ const MINI: Grid = {
   layers: [2, 4, 8, 16],
 };
 
-/** For CPU adapters: half a minute. */
+/** Grid for CPU adapters, which takes half a minute. */
 const NANO: Grid = {
   model: "nano",
   batchSize: 16,
@@ -76,10 +78,10 @@ const NANO: Grid = {
 };
 
 /**
- * The steps of a device, axis by axis; the one that all axes share comes once for each.
+ * The steps of a device, axis by axis; the step that all axes share occurs once per axis.
  *
- * Along the context a batch keeps its tokens, so that nothing but attention grows; along the width
- * heads keep their size, and there are more of them.
+ * Along the context a batch keeps its number of tokens, so that only attention grows; along the width heads
+ * keep their size and grow in number.
  */
 export function scalingSteps(device: Device, precision: Precision): ScalingStep[] {
   const grid = device.isCpu ? NANO : MINI;
@@ -113,13 +115,13 @@ export function scalingName({ axis, value }: Pick<ScalingStep, "axis" | "value">
   return `scaling ${axis} ${value}`;
 }
 
-/** Launches that wait for each other, in a row. */
+/** Launches in the program that is timed, each of which waits for the previous one. */
 const LAUNCHES = 200;
 
-/** Rows of them before it counts, so that a GPU has time to raise its clock, and those that count. */
+/** Runs of that program before timing, so that a GPU raises its clock, and runs that are timed. */
 const WARM_UPS = 100, SAMPLES = 15;
 
-/** Milliseconds of a launch with next to no work that waits for the one before it. */
+/** Measures the milliseconds of a launch with next to no work that waits for the previous one. */
 export async function measureLaunchMs(device: Device): Promise<number> {
   const shape = [256], dtype = "f32";
   const x = createTensor(device, "x", { shape, dtype });
@@ -141,25 +143,25 @@ export async function measureLaunchMs(device: Device): Promise<number> {
 }
 
 /**
- * Wall-clock time for the steps of one point, of which a read-back takes 11 ms: the model is about time
- * on the device, which needs few steps.
+ * Wall-clock milliseconds for the steps of one point, of which a read-back takes 11. Few steps suffice,
+ * because the cost model concerns the time on the device.
  */
 const WALL_MS = 400;
 
 /**
- * Times the steps, each with the kernels that are preferred unmeasured: tuning every shape would take
- * longer than all the rest. Equal steps are timed once.
+ * Times the steps with untuned kernels, because tuning every shape would take longer than all measurements.
+ * Equal steps are timed once.
  *
- * @param attempt runs each measurement and may survive its failure; it has the step's name.
- * @param onPoint is called with each point once it is measured.
+ * @param options.guarded runs each measurement, of the step of that name, and may catch its error.
+ * @param options.onPoint is called with each point after it is measured.
  * @throws {DeviceError} if the device fails.
  */
 export async function measureScaling(
   device: Device,
   steps: readonly ScalingStep[],
-  { roofline, attempt, onPoint }: {
+  { roofline, guarded, onPoint }: {
     readonly roofline: Roofline;
-    readonly attempt: (name: string, measure: () => Promise<void>) => Promise<void>;
+    readonly guarded: (name: string, measure: () => Promise<void>) => Promise<void>;
     readonly onPoint: (point: ScalingPoint) => void;
   },
 ): Promise<Scaling> {
@@ -169,7 +171,7 @@ export async function measureScaling(
   const points: ScalingPoint[] = [];
   for (const { bench, ...place } of steps) {
     const name = scalingName(place), key = JSON.stringify(bench);
-    await attempt(name, async () => {
+    await guarded(name, async () => {
       const result = measured.get(key) ??
         await measureTrainStep(device, bench, { wallMs: WALL_MS, tuned: false });
       measured.set(key, result);
@@ -181,7 +183,7 @@ export async function measureScaling(
   return { launchMs, points };
 }
 
-/** What the model is about: the time on the device, or by the wall clock where it has no clock. */
+/** Time on the device, or by the wall clock if the device has no timestamps. */
 export function deviceMs({ ms, gpuMs }: Pick<ScalingPoint, "ms" | "gpuMs">): number {
   return gpuMs ?? ms;
 }

@@ -1,7 +1,7 @@
 import { openPlot, svgPage } from "../train/svg.ts";
 import { AXES, type Axis, deviceMs, type ScalingPoint } from "./scaling.ts";
 
-/** What each axis counts. */
+/** Label of each axis. */
 const LABELS: Readonly<Record<Axis, string>> = {
   batch: "batch, sequences",
   context: "context, with as many tokens in a batch",
@@ -19,8 +19,8 @@ const LEGEND = [["●", "on the device", DEVICE], ["○", "by the clock", WALL],
 const PANEL = { width: 360, height: 250 }, HEAD = 52;
 
 /**
- * Draws a scaling run as SVG: a panel an axis, milliseconds over values, both in logarithms, so that a
- * straight line is a power and its slope the exponent.
+ * Draws a scaling run as SVG: one panel per axis, with the milliseconds per step over the axis. Both scales
+ * are logarithmic, so that a power law is a straight line whose slope is the exponent.
  */
 export async function drawScaling(
   points: readonly ScalingPoint[],
@@ -43,7 +43,7 @@ export async function drawScaling(
       style: { background: "none", color: "#222", fontFamily: "system-ui, sans-serif" },
       x: {
         type: "log",
-        base: 2, // with 10, crowded ticks near a power of ten lose their labels
+        base: 2, // with base 10, crowded ticks near a power of ten lose their labels
         label: LABELS[axis],
         labelAnchor: "center",
         labelArrow: "none",
@@ -51,11 +51,11 @@ export async function drawScaling(
         tickFormat: "d",
         inset: 12,
       },
-      // one scale for all, so that panels compare
+      // all panels have the same scale, so that they can be compared
       y: {
         type: "log",
         domain: [least, most],
-        label: "ms a step",
+        label: "ms per step",
         grid: true,
         ticks,
         tickFormat: "~g",

@@ -2,7 +2,7 @@ import { type Batch, Batches } from "../data/tokens/batches.ts";
 import { Random } from "../data/random.ts";
 import { tokenDataset } from "../data/tokens/token_dataset.ts";
 
-/** Sizes of a batch of invented text. */
+/** Sizes of a batch of random text. */
 export interface SampleShape {
   readonly batchSize: number;
   readonly sequenceLength: number;
@@ -10,9 +10,8 @@ export interface SampleShape {
 }
 
 /**
- * Batches of text that has no meaning, but few tokens that are frequent and many that are rare, as
- * language has: a token's probability falls as one over its rank, which matters to the embedding's
- * gradient.
+ * Batches of random tokens whose probability falls as one over their rank, as in natural language. The
+ * frequency of tokens matters to the gradient of the embedding.
  */
 export function sampleBatches(
   { batchSize, sequenceLength, vocabularySize }: SampleShape,
@@ -32,7 +31,7 @@ export function sampleBatches(
   });
 }
 
-/** The first of them. */
+/** The first batch of `sampleBatches()`. */
 export function sampleBatch(shape: SampleShape): Batch {
   return sampleBatches(shape).at(0);
 }

@@ -24,19 +24,14 @@ export interface TrainStepBench {
   readonly precision: Precision;
 }
 
-/** What one training step was found to take. */
+/** Measurements of one training step. */
 export interface TrainStepResult extends Result {
   /** Steps that the wall clock timed together. */
   readonly steps: number;
-  /** Median on the device, where it has timestamps. */
-  readonly gpuMs?: number;
-  /** Share of the wall-clock time in which the device had nothing to do. */
-  readonly idleShare?: number;
   readonly tokensPerSecond: number;
-  /** Most bytes that the buffers of model, step and batches had together. */
   readonly peakBytes: number;
   readonly launches: number;
-  /** Of the last step: a sign of life. */
+  /** Loss of the last step, which shows that the steps trained. */
   readonly loss: number;
 }
 
@@ -45,7 +40,7 @@ export function trainStepName(bench: TrainStepBench): string {
   return `train step ${modelAndBatch(bench)}`;
 }
 
-/** V is named because the head's products are most of a small model's step: time follows it. */
+/** V is part of the name because the products of the head take most of a small model's step. */
 function modelAndBatch(
   { model, config, batchSize, sequenceLength, precision }: TrainStepBench,
 ): string {
@@ -54,19 +49,27 @@ function modelAndBatch(
 
 /** How a training step is timed. */
 export interface TrainStepOptions {
-  /** Wall-clock time that the steps take together, so that one wait of 11 ms does not matter. */
+  /**
+   * Wall-clock time of all steps together, beside which one wait of 11 ms is small; 3000 by default.
+   */
   readonly wallMs?: number;
-  /** Whether the tuner chooses the kernels first; without it those run that it prefers unmeasured. */
+  /**
+   * Whether the tuner chooses the kernels first; otherwise those run that are preferred without
+   * measurements.
+   */
   readonly tuned?: boolean;
-  /** Is called with the number of kernels tuned and of all. */
+  /** Called with the number of kernels that are tuned, and of all. */
   readonly onTuning?: (done: number, of: number) => void;
 }
 
-/** Steps whose time on the device is taken. */
+/** Most steps that are timed on the device. */
 const TIMED_STEPS = 15;
 
-/** Everything but data, with a step recorded by the kernels that the tuner finds to be the fastest. */
-async function createStep(
+/**
+ * A model and its training step, by default recorded with the kernels that the tuner found to be the
+ * fastest.
+ */
+async function createTimedStep(
   anyDevice: Device,
   { config, batchSize, sequenceLength, precision }: TrainStepBench,
   { tuned = true, onTuning }: TrainStepOptions,
@@ -104,8 +107,8 @@ async function createStep(
 }
 
 /**
- * A step by the wall clock, batches and all, and on the device. The difference is time in which the
- * device had nothing to do.
+ * Times a training step by the wall clock, including its batches, and on the device. The difference is the
+ * device's idle time.
  */
 export async function measureTrainStep(
   device: Device,
@@ -113,7 +116,7 @@ export async function measureTrainStep(
   { wallMs = 3000, ...options }: TrainStepOptions = {},
 ): Promise<TrainStepResult> {
   const memory = meterMemory(device);
-  const { step, destroy } = await createStep(device, bench, options).catch((error) => {
+  const { step, destroy } = await createTimedStep(device, bench, options).catch((error) => {
     memory.stop();
     throw error;
   });
@@ -144,7 +147,7 @@ export async function measureTrainStep(
     return {
       name: trainStepName(bench),
       ms,
-      // single steps on the device spread more than the mean of many by the wall clock
+      // the range is that of single steps on the device, around the wall clock's mean of many
       rangeMs: [ms + Math.min(...samples) - gpuMs, ms + Math.max(...samples) - gpuMs],
       steps,
       ...(clockOf(device) === "timestamps" ? { gpuMs, idleShare: 1 - gpuMs / ms } : {}),
@@ -159,7 +162,7 @@ export async function measureTrainStep(
   }
 }
 
-/** A kernel's part of a program. */
+/** One kernel's part of a program's time. */
 export interface ProfileRow {
   readonly label: string;
   readonly launches: number;
@@ -167,12 +170,12 @@ export interface ProfileRow {
   readonly share: number;
 }
 
-/** Where a training step's time goes. */
+/** The time of each kernel of a training step. */
 export async function profileTrainStep(
   device: Device,
   bench: TrainStepBench,
 ): Promise<ProfileRow[]> {
-  const { step, destroy } = await createStep(device, bench, {});
+  const { step, destroy } = await createTimedStep(device, bench, {});
   try {
     const batch = sampleBatch({ ...bench, vocabularySize: bench.config.vocabularySize });
     await step.submit(0, [batch], { learningRate: 1e-4 });
@@ -183,8 +186,8 @@ export async function profileTrainStep(
 }
 
 /**
- * Where a program's time goes: each launch in a pass of its own, so that the sum is somewhat more than
- * the program takes.
+ * The time of each kernel of a program. Every launch is timed in a separate pass, so the sum is somewhat
+ * longer than the program takes.
  */
 export async function profile(
   program: Program,
@@ -208,7 +211,7 @@ export async function profile(
 
 /** What cold_start.ts writes to stdout. */
 export interface ColdStart {
-  /** When the first step was done, in milliseconds since 1970. */
+  /** End of the first step, in milliseconds since 1970. */
   readonly doneAt: number;
   /** Milliseconds of each part. */
   readonly parts: Readonly<Record<string, number>>;
@@ -221,7 +224,7 @@ export function coldStartName(bench: TrainStepBench): string {
   return `cold start to first step ${modelAndBatch(bench)}`;
 }
 
-/** A process that starts, opens the device, compiles, and takes one step. */
+/** Times a new process that opens the device, compiles, and runs one step. */
 export async function measureColdStart(bench: TrainStepBench): Promise<Result> {
   const started = performance.timeOrigin + performance.now();
   const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {

@@ -4,12 +4,12 @@ import { specialize, unroll } from "../kernels/shader.ts";
 
 /**
  * `wgsl`: compiles every file of kernels/ and every variant of every op as Chrome does, with Dawn's null
- * backend, which needs no GPU. Chrome refuses more than Deno: barriers in non-uniform control flow, and
- * subgroups without `enable subgroups;`, which Deno in turn does not know and which is added here. Neither does
- * Deno know how to turn off the analysis of uniformity for subgroups, which cannot see that attention's loops in
- * rows end at the same iteration in a whole subgroup.
+ * backend, which needs no GPU. Unlike Deno, Chrome refuses barriers in non-uniform control flow and
+ * subgroups without `enable subgroups;`. The directive is added here because Deno refuses it. So is the
+ * directive that turns off the uniformity analysis of subgroups, which does not see that attention's loops
+ * over rows end at the same iteration in a whole subgroup.
  */
-const specifier: string = "npm:webgpu@0.6.2"; // as a literal, checking types would download its 132 MB
+const specifier: string = "npm:webgpu@0.6.2"; // with a literal specifier, type checking would download its 132 MB
 const dawn: { create(flags: string[]): GPU } = await import(specifier);
 const gpu = dawn.create(["backend=null", "enable-dawn-features=allow_unsafe_apis"]);
 const adapter = await gpu.requestAdapter();

@@ -1,20 +1,22 @@
 import { type Constants, type Shader, specialize, unroll } from "../kernels/shader.ts";
 
-/** A file of kernels/, with those that it needs. */
+/** A WGSL file of kernels/. */
 export interface WgslFile {
   /** From the root of the repository. */
   readonly path: string;
   /** Whether it is valid WGSL only together with others. */
   readonly isFragment: boolean;
-  /** Its text, or if it is a fragment that of it and the files that its line 2 names; loops are unrolled. */
+  /**
+   * Its text with loops unrolled; if it is a fragment, together with the files that its line 2 names.
+   */
   readonly code: string;
 }
 
 const ROOT = new URL("../", import.meta.url);
 
 /**
- * Every WGSL file of the kernels. A fragment's line 2 says `Needs what() from ../path.wgsl`, and if it needs
- * other constants there, `with value = f32`.
+ * Every WGSL file of kernels/. Line 2 of a fragment says `Needs what() from ../path.wgsl`, followed by
+ * `with value = f32` if constants of that file must differ.
  */
 export function wgslFiles(folder = "kernels/"): WgslFile[] {
   return [...Deno.readDirSync(new URL(folder, ROOT))].flatMap(({ name, isDirectory }) => {

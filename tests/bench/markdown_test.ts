@@ -19,7 +19,7 @@ function cells(markdown: string): string[][] {
 
 Deno.test("machineSection() compares with PyTorch what both have", () => {
   const rows = cells(machineSection({ name: "gpu", report, pytorch }));
-  const from = rows.findIndex(([what]) => what === "what");
+  const from = rows.findIndex(([name]) => name === "benchmark");
   assert.deepEqual(rows.slice(from + 2, from + 8), [
     ["copy", "3.00 TB/s", "copy", "4.00 TB/s", "0.75"],
     ["product NN f16, 4096³", "25.0 TFLOP/s", "cuBLAS fp32", "50.0 TFLOP/s", "0.50"],

@@ -62,7 +62,7 @@ Deno.test("measureScaling() times equal steps once, untuned, and goes on after a
   const choices = new Map<string, string>();
   const { launchMs, points } = await measureScaling({ ...device, choices }, steps, {
     roofline,
-    async attempt(name, measure) {
+    async guarded(name, measure) {
       await measure().catch(() => failed.push(name));
     },
     onPoint: (point) => heard.push(point),
@@ -89,7 +89,7 @@ Deno.test("drawScaling() draws a panel for each axis that has points", async () 
   const count = (pattern: RegExp) => [...svg.matchAll(pattern)].length;
   assert.equal(count(/aria-label="frame"/g), 2);
   assert.equal(count(/<circle/g), 2 * 7, "on the device and by the wall clock");
-  for (const text of ["width", "layers", "ms a step", ...values.map(String)]) {
+  for (const text of ["width", "layers", "ms per step", ...values.map(String)]) {
     assert.ok(svg.includes(`${text}<`), text);
   }
   assert.doesNotMatch(svg, /<b>|NaN|undefined/);
