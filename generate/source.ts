@@ -38,7 +38,7 @@ import {
   openTensorFiles,
   shardNames,
 } from "../model/files/tensor_files.ts";
-import { loadParameters } from "../model/weights.ts";
+import { listOfNames, loadParameters, unexpectedTensors } from "../model/weights.ts";
 import { findBase, type Found, weightFiles } from "./base.ts";
 
 /** Models that have short names: their repositories on the hub. */
@@ -253,9 +253,19 @@ async function describe(
         `${printable(namesIn(directory).slice(0, 8).join(", ")) || "no files"}`,
     );
   }
-  const config = parseHuggingFaceConfig(json, path), { contextLength, onNotice } = options;
+  const { contextLength, onNotice = () => {} } = options;
   const notice = chooseModelFile(namesIn(directory))?.notice;
-  if (notice) onNotice?.(`${notice}, in ${directory}`);
+  if (notice) onNotice(`${notice}, in ${directory}`);
+  const { tensors, close } = openModelTensors(directory);
+  close(); // names and shapes are known
+  const config = parseHuggingFaceConfig(json, path, tensors);
+  const unexpected = unexpectedTensors(config, tensors.keys());
+  if (unexpected.length > 0) {
+    onNotice(
+      `ignoring tensors in ${directory} that the model of its config.json does not have: ` +
+        listOfNames(unexpected),
+    );
+  }
   const { vocabularySize } = config;
   const tokenizer = hasTokenizer(directory)
     ? await readTokenizer(directory, { vocabularySize })

@@ -14,7 +14,7 @@ import {
   mergeLora,
   nameInAdapterFile,
 } from "./files/lora.ts";
-import { adaptersOf, type ParameterSpec, weightBeside } from "./parameters.ts";
+import { adaptersOf, type ParameterSpec, parameterTable, weightBeside } from "./parameters.ts";
 import { fromFloat32, type SafetensorsEntry } from "./files/safetensors.ts";
 import { readerOf, type TensorReader } from "./files/tensor_files.ts";
 
@@ -43,17 +43,39 @@ const PART = 2 ** 22;
 /** Most names of tensors in a message, and most characters of each. */
 const MOST_NAMES = 20, LONGEST_NAME = 80;
 
+/** Names of tensors as part of a message. */
+export function listOfNames(names: readonly string[]): string {
+  return names.slice(0, MOST_NAMES).map((name) => printable(name, LONGEST_NAME)).join(", ") +
+    (names.length > MOST_NAMES ? ` and ${names.length - MOST_NAMES} more` : "");
+}
+
+/**
+ * The tensors of a model's files, by their names there, for which the model has no parameter. Attention masks
+ * and the matrix of the head are not among them.
+ */
+export function unexpectedTensors(config: GptConfig, names: Iterable<string>): string[] {
+  const { lora: _, ...whole } = config;
+  const known = new Set(
+    parameterTable(whole).flatMap((spec) => storedTensors(whole, spec).map(({ name }) => name)),
+  );
+  return [...names].filter((stored) => {
+    const name = nameFromFile(stored);
+    return !known.has(name) && name !== HEAD && !isMask(name);
+  });
+}
+
 /**
  * Fills all parameters of a model except its adapters from the tensors of its files, which may have any
  * float type.
  *
- * Names may lack the prefix `transformer.`. Attention masks are ignored, and so is a head's matrix that
- * equals the token embedding. If the file has more positions than the model, the first ones are loaded.
+ * Names may have the prefixes that `nameFromFile()` removes. Attention masks are ignored, and so are a head's
+ * matrix that equals the token embedding and whatever `unexpectedTensors()` names. If the files hold more positions
+ * than the model has, the first are used.
  *
  * @param where the files' path, for error messages.
  * @param options.changes by parameter name, a function that changes the values before they are loaded, such
  * as one that merges an adapter.
- * @throws {UserError} if a parameter is missing, unknown, or of another shape.
+ * @throws {UserError} if a parameter is missing, there twice, or of another shape.
  */
 export function loadParameters(
   model: Gpt,
@@ -61,16 +83,17 @@ export function loadParameters(
   where: string,
   { changes = new Map() }: { changes?: ReadonlyMap<string, (values: Float32Array) => void> } = {},
 ): void {
-  const readers = new Map<string, TensorReader>();
+  const readers = new Map<string, TensorReader>(), givenNames = new Map<string, string>();
   for (const [given, tensor] of tensors) {
-    const name = nameFromFile(given);
+    const name = nameFromFile(given), other = givenNames.get(name);
     if (isMask(name)) continue;
-    if (readers.has(name)) {
+    if (other !== undefined) {
       throw new UserError(
         `Cannot load ${where} as it must hold ${quoted(name)} once: ` +
-          `the file has it with and without "transformer." before it`,
+          `current names are ${quoted(other)} and ${quoted(given)}`,
       );
     }
+    givenNames.set(name, given);
     readers.set(name, asReader(tensor));
   }
   const { config } = model;
@@ -79,23 +102,11 @@ export function loadParameters(
   const known = new Map(
     wanted.flatMap(({ parts }) => parts.map(({ name, shape }) => [name, shape])),
   );
-  const list = (names: string[]) =>
-    names.slice(0, MOST_NAMES).map((name) => printable(name, LONGEST_NAME)).join(", ") +
-    (names.length > MOST_NAMES ? ` and ${names.length - MOST_NAMES} more` : "");
-  const unknown = [...readers.keys()].filter((name) => !known.has(name) && name !== HEAD);
-  if (unknown.length > 0) {
-    throw new UserError(
-      `Cannot load ${where} as it must hold the parameters of a ${
-        config.family ?? "gpt2"
-      } alone: ` +
-        `current unknown names are ${list(unknown)}`,
-    );
-  }
   const missing = [...known.keys()].filter((name) => !readers.has(name));
   if (missing.length > 0) {
     throw new UserError(
       `Cannot load ${where} as it must hold every parameter: current missing names are ${
-        list(missing)
+        listOfNames(missing)
       }`,
     );
   }

@@ -56,13 +56,18 @@ const MOST_LAYERS = 512;
 const DEFAULT_WINDOW = 256;
 
 /**
- * Reads what a model is from the text of its `config.json`.
+ * Reads the configuration of a model from the text of its `config.json`.
  *
  * @param where the file's path, for error messages.
- * @throws {UserError} if the text is no JSON object.
- * @throws {UserError} if it describes another architecture or impossible dimensions.
+ * @param tensors those of the model's files, whose shapes give dimensions that the text leaves out.
+ * @throws {UserError} if the text is no JSON object, or if it describes another architecture or impossible
+ * dimensions.
  */
-export function parseHuggingFaceConfig(json: string, where: string): GptConfig {
+export function parseHuggingFaceConfig(
+  json: string,
+  where: string,
+  tensors: ReadonlyMap<string, { readonly shape: readonly number[] }> = new Map(),
+): GptConfig {
   const fields = parseJsonObject(json, where);
   const check = (name: string, allowed: readonly unknown[]) => {
     if (allowed.includes(fields[name])) return;
@@ -88,6 +93,10 @@ export function parseHuggingFaceConfig(json: string, where: string): GptConfig {
   }
 
   const names = DIMENSIONS[family];
+  if (family === "gpt2") fields.n_positions ??= fields.n_ctx; // its name in GPT-2's first configurations
+  for (const [name, size] of Object.entries(dimensionsOf(tensors))) {
+    fields[names[name as keyof typeof names]] ??= size;
+  }
   const { innerWidth: inner, ...others } = names;
   const kinds = Object.values(others).map((name) => [name, "whole"] as const);
   checkFields(
@@ -117,6 +126,23 @@ export function parseHuggingFaceConfig(json: string, where: string): GptConfig {
   };
   validateConfig(config, `load ${where}`);
   return withoutDefaults(config);
+}
+
+/** The dimensions that the shapes of a model's tensors show. */
+function dimensionsOf(
+  tensors: ReadonlyMap<string, { readonly shape: readonly number[] }>,
+): Partial<Record<keyof typeof DIMENSIONS.gpt2, number>> {
+  const shapes = new Map(Array.from(tensors, ([name, { shape }]) => [nameFromFile(name), shape]));
+  const [embedding, positions] = [shapes.get("wte.weight"), shapes.get("wpe.weight")];
+  let layers = 0;
+  for (const name of shapes.keys()) {
+    layers = Math.max(layers, 1 + Number(/^h\.(\d{1,4})\./.exec(name)?.[1] ?? -1));
+  }
+  return {
+    ...(embedding?.length === 2 ? { vocabularySize: embedding[0]!, width: embedding[1]! } : {}),
+    ...(positions?.length === 2 ? { contextLength: positions[0]! } : {}),
+    ...(layers > 0 ? { layers } : {}),
+  };
 }
 
 /** A configuration without the fields that have their default. */
@@ -310,9 +336,16 @@ export function nameInFile(name: string): string {
   return name === HEAD ? name : PREFIX + name;
 }
 
-/** The name of a stored tensor by that in a file: models stored without a head have no prefix. */
+/** Prefixes of names: of a model with a head, of one that torch.compile() made, and of one that is trained in parallel. */
+const PREFIXES: readonly string[] = [PREFIX, "_orig_mod.", "module."];
+
+/**
+ * The name of a stored tensor by that in a file, without its prefixes: models that are stored without a head have
+ * none.
+ */
 export function nameFromFile(name: string): string {
-  return name.startsWith(PREFIX) ? name.slice(PREFIX.length) : name;
+  const prefix = PREFIXES.find((prefix) => name.startsWith(prefix));
+  return prefix === undefined ? name : nameFromFile(name.slice(prefix.length));
 }
 
 /** The head's matrix, which files may hold although it is that of the token embedding. */

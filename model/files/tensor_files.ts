@@ -71,7 +71,7 @@ export function chooseModelFile(
   }
   return {
     name,
-    notice: `taking ${name}, which is whole, and not the files that ${indexOf(name)} names`,
+    notice: `using ${name}, which is whole, and not the files that ${indexOf(name)} names`,
   };
 }
 
@@ -158,7 +158,7 @@ export function openModelTensors(directory: string): TensorFiles {
   const files = openTensorFiles(shards.map((name) => join(directory, name)));
   const missing = Object.keys(index).filter((name) =>
     // only the configuration says whether the head is a separate matrix
-    !files.tensors.has(name) && name !== HEAD && !isMask(nameFromFile(name))
+    !files.tensors.has(name) && nameFromFile(name) !== HEAD && !isMask(nameFromFile(name))
   );
   if (missing.length > 0) {
     files.close();

@@ -143,9 +143,11 @@ Deno.test("findModel() uses PyTorch's file when there is no other, and GPT-2's t
   });
   const source = await findModel("hf:tiny/model", hub.options);
   assert.equal(source.tokenizer.hash, (await gpt2Tokenizer()).hash);
-  assert.match(hub.notices.at(-1)!, /^using GPT-2's tokenizer, as .* has none$/);
+  const [ignored, taken] = hub.notices.slice(-2);
+  assert.match(ignored!, /^ignoring tensors in .* does not have: mask, half, brain/);
+  assert.match(taken!, /^using GPT-2's tokenizer, as .* has none$/);
   const gpt = createGpt(device, source.config, { precision: "f32" });
-  assert.throws(() => fillModel(gpt, source), { message: /unknown names are mask, half, brain/ });
+  assert.throws(() => fillModel(gpt, source), { message: /missing names are wpe\.weight, / });
   gpt.destroy();
 });
 
@@ -336,7 +338,7 @@ Deno.test("findModel() prefers a whole file to an index, in a directory and on t
   const stale = { "model.safetensors.index.json": index! }; // its shards are gone
   const found = await loaded(local(stale), { onNotice });
   assert.deepEqual(found.parameters, saved);
-  const notice = "taking model.safetensors, which is whole, and not the files that " +
+  const notice = "using model.safetensors, which is whole, and not the files that " +
     "model.safetensors.index.json names";
   assert.equal(notices.join(), `${notice}, in ${found.directory}`);
   await using hub = hubWith({ ...sharded(), "model.safetensors": tensors(saved) });
@@ -452,10 +454,10 @@ const refused: [what: string, spec: string, message: RegExp][] = [
   ],
   [
     "another activation",
-    withConfig({ activation_function: "relu" }),
-    /activation_function must be .*: current value is "relu"$/,
+    withConfig({ activation_function: "quick_gelu" }),
+    /activation_function must be .*: current value is "quick_gelu"$/,
   ],
-  ["a model of other dimensions", withConfig({ n_layer: 1 }), /unknown names are h\.1\./],
+  ["a model of other dimensions", withConfig({ n_embd: 16 }), /"wte\.weight" must have shape \[/],
   ["a model with more layers than it has", withConfig({ n_layer: 3 }), /missing names are h\.2\./],
 ];
 
@@ -464,6 +466,101 @@ for (const [what, spec, message] of refused) {
     await assert.rejects(loaded(spec), { message });
   });
 }
+
+const renamed = (rename: (name: string) => string) => ({
+  "model.safetensors": tensors(Array.from(saved, ([name, entry]) => [rename(name), entry])),
+});
+
+Deno.test("findModel() and fillModel() load tensors whatever prefixes their names have", async () => {
+  const renames: ((name: string) => string)[] = [
+    (name) => `_orig_mod.${name}`,
+    (name) => `module.${name}`,
+    (name) => `module._orig_mod.${name.replace("transformer.", "")}`,
+    (name) => name.replace("transformer.", ""),
+  ];
+  for (const rename of renames) {
+    assert.deepEqual((await loaded(local(renamed(rename)))).parameters, saved);
+  }
+});
+
+Deno.test("findModel() names the tensors that the model does not have, a bounded number and escaped", async () => {
+  const [, wte] = [...saved].find(([name]) => name.endsWith("wte.weight"))!;
+  const more = Array.from({ length: 30 }, (_, i) => [`h.${i + 2}.ln_1.weight`, wte] as const);
+  const path = local({
+    "model.safetensors": tensors([
+      ...saved,
+      ["lm_head.weight", wte], // that of the token embedding
+      ["\u202ehead.weight", wte],
+      ["a".repeat(500), wte],
+      ...more,
+    ]),
+  });
+  const notices: string[] = [];
+  const { parameters } = await loaded(path, { onNotice: (sentence) => notices.push(sentence) });
+  assert.deepEqual(parameters, saved);
+  const names = more.slice(0, 18).map(([name]) => name).join(", ");
+  assert.deepEqual(notices, [
+    `ignoring tensors in ${path} that the model of its config.json does not have: ` +
+    `\\u{202e}head.weight, ${"a".repeat(80)}…, ${names} and 12 more`,
+  ]);
+});
+
+Deno.test("findModel() takes dimensions that config.json leaves out from n_ctx or the tensors", async () => {
+  const complete = toHuggingFaceConfig(config, { endOfText });
+  const without = (...names: string[]) =>
+    local({
+      "config.json": json(
+        Object.fromEntries(Object.entries(complete).filter(([name]) => !names.includes(name))),
+      ),
+    });
+  for (
+    const names of [
+      ["n_positions"],
+      ["n_positions", "n_ctx"],
+      ["n_positions", "n_ctx", "n_embd", "n_layer", "vocab_size"],
+    ]
+  ) {
+    assert.deepEqual((await findModel(without(...names))).config, config);
+  }
+  await assert.rejects(findModel(without("n_head")), {
+    message: /n_head must be a whole number: current value is undefined$/,
+  });
+});
+
+Deno.test("findModel() takes a whole model beside an index whose shards are gone, and says so", async () => {
+  const { "model.safetensors.index.json": index } = sharded();
+  const notices: string[] = [];
+  const path = local({ "model.safetensors.index.json": index! });
+  const { parameters } = await loaded(path, { onNotice: (sentence) => notices.push(sentence) });
+  assert.deepEqual(parameters, saved);
+  assert.match(notices.join(), /^using model\.safetensors, which is whole, and not the files/);
+});
+
+Deno.test("findModel() recognizes what is in place of a file that was not fetched", async () => {
+  const encoder = new TextEncoder();
+  const pointer = encoder.encode(
+    `version https://git-lfs.github.com/spec/v1\noid sha256:${"a".repeat(64)}\nsize 548105171\n`,
+  );
+  const page = encoder.encode(
+    "<!DOCTYPE html>\n<html><head><title>Sign in</title></head></html>\n",
+  );
+  const cases: [name: string, more: Files][] = [
+    ["model.safetensors", {}],
+    ["pytorch_model.bin", { "model.safetensors": nothing }],
+    ["config.json", {}],
+    ["tokenizer.json", {}],
+  ];
+  for (const [name, more] of cases) {
+    for (
+      const [bytes, words] of [[pointer, "a pointer of Git LFS"], [page, "a web page"]] as const
+    ) {
+      await assert.rejects(findModel(local({ ...more, [name]: bytes })), {
+        name: "UserError",
+        message: new RegExp(`^Cannot read .*${name} as it is ${words} and not the file itself: `),
+      });
+    }
+  }
+});
 
 Deno.test("findModel() names a path that the system refuses to look up", async () => {
   for (const spec of [join(whole, "config.json", "inside"), "x".repeat(5000)]) {
