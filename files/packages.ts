@@ -17,9 +17,6 @@ function at<Exports>(specifier: string): Specifier<Exports> {
 
 /** The packages and their versions. Each row repeats its specifier, because a type cannot be a value. */
 const PACKAGES = {
-  "@huggingface/hub": at<typeof import("npm:@huggingface/hub@2.17.5")>(
-    "npm:@huggingface/hub@2.17.5",
-  ),
   "@huggingface/tokenizers": at<typeof import("npm:@huggingface/tokenizers@0.2.0")>(
     "npm:@huggingface/tokenizers@0.2.0",
   ),

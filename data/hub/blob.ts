@@ -1,14 +1,24 @@
 import { createHash, type Hash } from "node:crypto";
-import { renameSync, rmSync, statSync } from "node:fs";
+import {
+  closeSync,
+  fsyncSync,
+  ftruncateSync,
+  openSync,
+  readSync,
+  renameSync,
+  rmSync,
+  statSync,
+} from "node:fs";
 import { dirname } from "node:path";
-import { shortageAt, SPARE_BYTES } from "../../files/disk.ts";
+import { shortageAt, SPARE_BYTES, writeAll } from "../../files/disk.ts";
 import { printable } from "../../files/printable.ts";
 import { byteCount, byteCounts } from "../../files/units.ts";
+import { isSha256 } from "./cache.ts";
 import { ATTEMPTS, backOffMs, HubError, type HubSession, request, within } from "./request.ts";
 
 /**
- * The bytes of one file: resumed where they broke off, hashed as they arrive, and given their name only
- * when they are complete.
+ * Downloads of single files: a download resumes where the last one ended, and the file gets its name only if its
+ * hash is the one that the hub names.
  *
  * @module
  */
@@ -24,53 +34,45 @@ export interface RemoteFile {
   readonly etag: string;
 }
 
-/** Where a file of a repository is downloaded from. */
-function addressOf({ page }: HubSession, { path, commit }: RemoteFile): string {
-  return [page, "resolve", commit, ...path.split("/").map(encodeURIComponent)].join("/");
+/** Address of a file of a repository. */
+export function addressOf({ page }: HubSession, revision: string, path: string): string {
+  return [page, "resolve", ...[revision, ...path.split("/")].map(encodeURIComponent)].join("/");
 }
 
-/** A download's callback. */
-export interface BlobOptions {
-  /** Is called with the bytes that have arrived and all bytes. */
-  readonly onProgress?: (doneBytes: number, totalBytes: number) => void;
-}
-
-/** Thrown if the bytes are not those that the hub described, which is then asked once more. */
+/** Thrown if the bytes are not those that the hub described: the file may have changed meanwhile. */
 export class ChangedError extends HubError {}
 
 /**
- * Fetches a file to `path`, by way of `path.incomplete`, which stays if the work breaks off: the next call
- * resumes at its end.
+ * Downloads a file to `path`. Until it is complete it lies at `path.incomplete`, where the next call resumes.
  *
+ * @param onProgress is called with the bytes that are here.
  * @throws {ChangedError} if size or hash are not as described; nothing is kept then.
- * @throws {HubError} if there is no room, or the hub or the network refuses.
+ * @throws {HubError} if the disk has no room, or the hub or the network fails.
  */
 export async function fetchBlob(
   session: HubSession,
   path: string,
   file: RemoteFile,
-  { onProgress = () => {} }: BlobOptions,
+  onProgress: (doneBytes: number) => void,
 ): Promise<void> {
-  const incomplete = `${path}.incomplete`;
-  const { bytes } = file;
+  const incomplete = `${path}.incomplete`, { task } = session, { bytes, etag } = file;
   const there = statSync(incomplete, { throwIfNoEntry: false })?.size ?? 0;
   const shortage = shortageAt(dirname(path), bytes - there + SPARE_BYTES);
   if (shortage !== undefined) {
     throw new HubError(
-      `Cannot ${session.task} as ${shortage}; ` +
-        `make room, or set HF_HUB_CACHE to a directory elsewhere`,
+      `Cannot ${task} as ${shortage}; make room, or set HF_HUB_CACHE to a directory elsewhere`,
     );
   }
-  session.onNotice(
-    `${session.task}: ${byteCount(bytes)}${
-      there > 0 ? `, ${byteCount(there)} of it came before` : ""
-    }`,
-  );
+  const before = there > 0 ? `, of which ${byteCount(there)} are here` : "";
+  session.onNotice(`${task}: ${byteCount(bytes)}${before}`);
   try {
     using part = new Part(incomplete, file);
-    await part.readThere((done) => onProgress(done, bytes));
-    await complete(session, part, file, (done) => onProgress(done, bytes));
-    part.finish(session);
+    part.readRest(onProgress);
+    await complete(session, part, file, onProgress);
+    const hash = part.finish();
+    if (hash !== etag) {
+      throw new ChangedError(`Cannot ${task} as its hash must be ${etag}: current hash is ${hash}`);
+    }
   } catch (error) {
     if (error instanceof ChangedError) rmSync(incomplete);
     throw error;
@@ -82,26 +84,25 @@ export async function fetchBlob(
 async function complete(
   session: HubSession,
   part: Part,
-  file: RemoteFile,
-  onDone: (doneBytes: number) => void,
+  { path, commit, bytes }: RemoteFile,
+  onProgress: (doneBytes: number) => void,
 ): Promise<void> {
-  const { bytes } = file, address = addressOf(session, file);
   let etag: string | null = null; // of the server that has the bytes; the hub's is another
   let furthest = 0;
   for (let failures = 0; part.done < bytes;) {
     const headers = new Headers(part.done === 0 ? {} : { Range: `bytes=${part.done}-` });
     if (part.done > 0 && etag?.startsWith('"')) headers.set("If-Range", etag);
     try {
-      const response = await request(session, address, { headers });
+      const response = await request(session, addressOf(session, commit, path), { headers });
       if (response.status !== 206) part.restart(); // it is another file, or the server knows no ranges
       else checkRange(session, response, { from: part.done, bytes, etag });
       etag = response.headers.get("ETag");
       for await (const chunk of chunksOf(session, response)) {
         if (part.done + chunk.length > bytes) {
-          throw new ChangedError(`Cannot ${session.task} as more comes than ${bytes} bytes`);
+          throw new ChangedError(`Cannot ${session.task} as it is longer than ${bytes} bytes`);
         }
-        part.write(chunk);
-        onDone(part.done);
+        part.append(chunk);
+        onProgress(part.done);
         if (part.done <= furthest) continue; // after a restart this is no progress yet
         furthest = part.done;
         failures = 0;
@@ -114,11 +115,11 @@ async function complete(
       }
       if (error.status !== 0) throw error;
       const [done, all] = byteCounts(part.done, bytes);
-      const come = `${done} of ${all} are here`;
+      const here = `${done} of ${all} are here`;
       if (++failures === ATTEMPTS) {
-        throw new HubError(`${error.message}; ${come}, and the same command resumes there`, 0);
+        throw new HubError(`${error.message}; ${here}, and the same command resumes there`, 0);
       }
-      session.onNotice(`the connection is lost, ${come}: resuming`);
+      session.onNotice(`the connection is lost, ${here}: resuming`);
       await session.sleep(backOffMs(failures));
     }
   }
@@ -135,10 +136,8 @@ function checkRange(
   const isSame = etag === null || headers.get("ETag") === etag;
   if (Number(start) === from && (total === "*" || Number(total) === bytes) && isSame) return;
   throw new ChangedError(
-    `Cannot ${session.task} as its bytes from ${from} of ${bytes} are wanted: current range is ${
-      printable(range)
-    }` +
-      (isSame ? "" : " of another file"),
+    `Cannot ${session.task} as its bytes from ${from} of ${bytes} were requested: ` +
+      `current range is ${printable(range)}${isSame ? "" : " of another file"}`,
   );
 }
 
@@ -167,72 +166,56 @@ function lost(session: HubSession, reason: string): HubError {
   return new HubError(`Cannot ${session.task} as the connection is lost (${reason})`, 0);
 }
 
-/** The beginning of a file and its hash, which grow together. */
+/** The beginning of a file on the disk, and its hash. */
 class Part implements Disposable {
-  /** Bytes that have arrived. */
+  /** Bytes that are here. */
   done = 0;
-  readonly #file: Deno.FsFile;
+  readonly #file: number;
   readonly #described: RemoteFile;
   #hash: Hash;
 
-  /** Opens a file that may hold a beginning already; `readThere()` hashes it. */
   constructor(path: string, described: RemoteFile) {
     this.#described = described;
     this.#hash = this.#newHash();
-    this.#file = Deno.openSync(path, { create: true, read: true, write: true });
+    this.#file = openSync(path, "a+");
   }
 
-  /** Hashes the bytes that an earlier download left; more bytes than the file has cannot be its beginning. */
-  async readThere(onDone: (doneBytes: number) => void): Promise<void> {
-    const buffer = new Uint8Array(2 ** 20);
-    for (let read; (read = await this.#file.read(buffer)) !== null;) {
-      this.#hash.update(buffer.subarray(0, read));
-      this.done += read;
+  /** Reads what an earlier download left; what is longer than the file cannot be its beginning. */
+  readRest(onProgress: (doneBytes: number) => void): void {
+    const chunk = new Uint8Array(2 ** 24);
+    for (let length; (length = readSync(this.#file, chunk, 0, chunk.length, this.done)) > 0;) {
+      this.#hash.update(chunk.subarray(0, length));
+      this.done += length;
       if (this.done > this.#described.bytes) return this.restart();
-      onDone(this.done);
+      onProgress(this.done);
     }
   }
 
   /** Forgets everything. */
   restart(): void {
-    this.#file.truncateSync(0);
-    this.#file.seekSync(0, Deno.SeekMode.Start);
+    ftruncateSync(this.#file, 0);
     this.#hash = this.#newHash();
     this.done = 0;
   }
 
-  /** Appends a chunk. A write may take a part of it only, and nothing on a full disk. */
-  write(chunk: Uint8Array): void {
-    for (let written = 0; written < chunk.length;) {
-      const taken = this.#file.writeSync(chunk.subarray(written));
-      if (taken === 0) throw Object.assign(new Error("nothing was written"), { code: "ENOSPC" });
-      written += taken;
-    }
+  append(chunk: Uint8Array): void {
+    writeAll(this.#file, chunk);
     this.#hash.update(chunk);
     this.done += chunk.length;
   }
 
-  /**
-   * Makes the whole file survive a power cut.
-   *
-   * @throws {ChangedError} if its hash is not the hub's.
-   */
-  finish({ task }: HubSession): void {
-    const digest = this.#hash.digest("hex");
-    if (digest !== this.#described.etag) {
-      throw new ChangedError(
-        `Cannot ${task} as its hash must be ${this.#described.etag}: current hash is ${digest}`,
-      );
-    }
-    this.#file.syncSync();
+  /** Makes the whole file survive a power cut, and returns its hash. */
+  finish(): string {
+    fsyncSync(this.#file);
+    return this.#hash.digest("hex");
   }
 
   [Symbol.dispose](): void {
-    this.#file.close();
+    closeSync(this.#file);
   }
 
   #newHash(): Hash {
     const { etag, bytes } = this.#described;
-    return etag.length === 64 ? createHash("sha256") : createHash("sha1").update(`blob ${bytes}\0`); // as git does
+    return isSha256(etag) ? createHash("sha256") : createHash("sha1").update(`blob ${bytes}\0`); // as git does
   }
 }

@@ -12,6 +12,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { basename, dirname, join, relative } from "node:path";
+import { makeWhole } from "../../files/disk.ts";
 
 /**
  * A repository in the hub's standard cache, which Python's libraries share
@@ -136,10 +137,8 @@ export class RepositoryCache {
   remember(revision: string, commit: string): void {
     if (this.commitOf(revision) === commit) return;
     const path = this.#reference(revision);
-    const temporary = `${path}.${crypto.randomUUID()}.tmp`;
     mkdirSync(dirname(path), { recursive: true });
-    writeFileSync(temporary, commit);
-    renameSync(temporary, path);
+    makeWhole(path, (temporary) => writeFileSync(temporary, commit));
   }
 
   #reference(revision: string): string {

@@ -4,28 +4,28 @@ import { printable } from "../../files/printable.ts";
 import { UserError } from "../../files/user_error.ts";
 
 /**
- * How the hub is reached: what the environment says about it, and requests that wait out short
- * failures, send the token to nobody else, and turn a refusal into one sentence.
+ * Access to the hub: the settings in the environment, and requests that outlast short failures, send the token to
+ * the hub alone, and report a refusal in one sentence.
  *
- * Proxies are left to Deno: its fetch() reads HTTPS_PROXY, HTTP_PROXY and NO_PROXY of the process.
+ * Deno's `fetch()` itself reads the proxies of the process: HTTPS_PROXY, HTTP_PROXY and NO_PROXY.
  *
  * @module
  */
 
-/** Thrown when the hub cannot answer a request, or refuses it; the message says what to do. */
+/** Thrown if the hub refuses a request or cannot be reached; the message says what to do. */
 export class HubError extends UserError {
-  /** Tells this error from others without `instanceof`. */
+  /** Distinguishes this error from others without `instanceof`. */
   override name = "HubError";
-  /** HTTP status of the refusal; 0 if nothing was reached, undefined if nobody was asked. */
+  /** HTTP status of the refusal; 0 if no server was reached, undefined if no request was made. */
   readonly status: number | undefined;
 
-  /** An error with its sentence, and its `status` if it comes from a request. */
+  /** An error with one sentence, and a `status` if a request failed. */
   constructor(message: string, status?: number) {
     super(message);
     this.status = status;
   }
 
-  /** Whether the same request might be granted later. */
+  /** Whether the same request may succeed later. */
   get passing(): boolean {
     return this.status === 0 || isPassing(this.status ?? 200);
   }
@@ -50,22 +50,22 @@ export const HUB_VARIABLES = [
 /** Environment variables by name. */
 export type Environment = Readonly<Record<string, string | undefined>>;
 
-/** What the environment says about the hub. */
+/** The settings of the hub in the environment. */
 export interface HubSettings {
-  /** Address without a slash at its end. */
+  /** Address of the hub, without a slash at its end. */
   readonly endpoint: string;
   /** Directory of the cache. */
   readonly cache: string;
-  /** Token of the user. */
+  /** The user's token. */
   readonly token: string | undefined;
-  /** Whether the network is not to be used. */
+  /** Whether only the cache may be used. */
   readonly offline: boolean;
 }
 
 /**
  * Reads the settings from environment variables.
  *
- * @throws {HubError} if there is no place for the cache, or HF_ENDPOINT is not an address.
+ * @throws {HubError} if no variable says where the cache is, or if HF_ENDPOINT is not an address.
  */
 export function hubSettings(environment: Environment = processEnvironment()): HubSettings {
   const value = (name: typeof HUB_VARIABLES[number]) => environment[name] || undefined;
@@ -98,7 +98,7 @@ function processEnvironment(): Environment {
   return Object.fromEntries(HUB_VARIABLES.map((name) => [name, environmentVariable(name)]));
 }
 
-/** The token that `hf auth login` left. */
+/** The token that `hf auth login` saved. */
 function savedToken(path: () => string): string | undefined {
   try {
     return Deno.readTextFileSync(path()).trim() || undefined;
@@ -111,21 +111,21 @@ function isWebAddress(url: URL | null): boolean {
   return url?.protocol === "https:" || url?.protocol === "http:";
 }
 
-/** One task at one repository of the hub, and how to reach it. */
+/** One task in one repository of the hub. */
 export interface HubSession extends HubSettings {
   /** Whether the repository holds data or a model. */
   readonly type: "dataset" | "model";
   /** `OWNER/NAME`, or `NAME` for the hub's oldest ones. */
   readonly repo: string;
+  /** Branch, tag or commit. */
+  readonly revision: string;
   /** The task, to follow "Cannot" in a sentence: `download OWNER/NAME/FILE`. */
   readonly task: string;
   /** Address of the repository's page. */
   readonly page: string;
-  /** The revision in question. */
-  readonly revision: string;
-  /** Is called with a sentence if it takes longer. */
+  /** Is called with a sentence about a delay. */
   readonly onNotice: (sentence: string) => void;
-  /** Ends everything. */
+  /** Cancels the task. */
   readonly signal: AbortSignal | undefined;
   /** Waits; in tests it does not. */
   readonly sleep: (milliseconds: number) => Promise<void>;
@@ -142,24 +142,25 @@ export const backOffMs = (failures: number): number => 1000 * 2 ** (failures - 1
 /** The longest pause that a server may ask for. */
 const LONGEST_WAIT_MS = 5 * 60_000;
 
-/** Redirects followed in a row. */
+/** Most redirects in a row. */
 const REDIRECTS = 10;
 
 /**
  * Requests an address, as `fetch()` does, and returns only a response that grants it.
  *
- * A server that is busy or fails (429, 5xx) is asked again, after the pause that it names or a growing one.
+ * If a server is busy or fails (429, 5xx), the request is repeated after the pause that the server names, or after
+ * a growing one.
  *
- * @throws {HubError} in one sentence if the request is refused or nothing is reached.
+ * @throws {HubError} in one sentence if the request is refused or no server is reached.
  */
 export async function request(
   session: HubSession,
-  address: string | URL,
+  address: string,
   init: RequestInit = {},
 ): Promise<Response> {
   for (let failures = 1;; failures++) {
     const { response, at } = await follow(session, new URL(address), init);
-    if (response.ok) return response;
+    if (response.status < 400) return response;
     await response.body?.cancel();
     const { status } = response;
     const waitMs = retryAfterMs(response) ?? backOffMs(failures);
@@ -172,8 +173,8 @@ export async function request(
 }
 
 /**
- * Follows redirects here: the token goes to the hub alone, not to a subdomain as with `fetch()`, and
- * no redirect leads from https to http.
+ * Follows redirects. `fetch()` would send the token to subdomains of the hub too, and would follow a redirect from
+ * https to http.
  */
 async function follow(
   session: HubSession,
@@ -190,9 +191,11 @@ async function follow(
     }
     const response = await connect(session, at, { ...init, headers, redirect: "manual" });
     const location = response.headers.get("Location");
-    if (response.status < 300 || response.status > 399 || location === null) {
-      return { response, at };
-    }
+    const isRedirect = response.status >= 300 && response.status < 400;
+    if (!isRedirect || location === null) return { response, at };
+    // the hub describes a large file in the headers of the redirect to its bytes, whose address is absolute
+    const isDescription = response.headers.has("X-Linked-Etag") && URL.canParse(location);
+    if (init.method === "HEAD" && isDescription) return { response, at };
     await response.body?.cancel();
     const next = URL.parse(location, at);
     if (!next || !isWebAddress(next) || at.protocol === "https:" && next.protocol !== "https:") {
@@ -205,7 +208,7 @@ async function follow(
   throw new HubError(`Cannot ${session.task} as ${at.host} redirects without end`);
 }
 
-/** `fetch()`, whose failures become sentences. */
+/** Calls `fetch()`, and reports a failure in a sentence. */
 async function connect(session: HubSession, at: URL, init: RequestInit): Promise<Response> {
   const giveUp = new AbortController();
   const signal = AbortSignal.any([giveUp.signal, ...(session.signal ? [session.signal] : [])]);
@@ -228,9 +231,9 @@ async function connect(session: HubSession, at: URL, init: RequestInit): Promise
 }
 
 /**
- * Waits for what a connection delivers, but not longer than it may be silent.
+ * Waits for the next part of what a connection delivers.
  *
- * @throws {Error} if nothing is delivered.
+ * @throws {Error} if the connection is silent for too long.
  */
 export async function within<T>(silenceMs: number, work: Promise<T>): Promise<T> {
   let timer: ReturnType<typeof setTimeout> | undefined;
@@ -244,7 +247,7 @@ export async function within<T>(silenceMs: number, work: Promise<T>): Promise<T>
   }
 }
 
-/** The pause that the server asks for: it names seconds or a date. */
+/** The pause that a server asks for, in seconds or by a date. */
 function retryAfterMs({ headers }: Response): number | undefined {
   const text = headers.get("Retry-After");
   if (!text) return undefined;
@@ -252,10 +255,9 @@ function retryAfterMs({ headers }: Response): number | undefined {
   return Number.isNaN(ms) ? undefined : Math.max(0, ms);
 }
 
-/** Why a request was refused and what to do, as the second half of a sentence. */
+/** Completes the sentence "Cannot … as …" with the reason of a refusal and what to do. */
 function refusal({ endpoint, token, page, revision }: HubSession, response: Response, at: URL) {
   const { status, headers } = response;
-  const code = headers.get("X-Error-Code");
   if (status === 429) {
     const waitMs = retryAfterMs(response);
     const when = waitMs === undefined ? "later" : `in ${seconds(waitMs)}`;
@@ -264,19 +266,25 @@ function refusal({ endpoint, token, page, revision }: HubSession, response: Resp
   if (at.origin !== new URL(endpoint).origin || isPassing(status)) {
     return `${at.host} answers ${status}: try again later`;
   }
-  if (code === "GatedRepo") {
-    return `access is granted on request: ask at ${page}` +
-      (token ? ", with the account of your token" : ", then set HF_TOKEN");
+  switch (headers.get("X-Error-Code")) {
+    case "GatedRepo":
+      return `access is granted on request: ask at ${page}` +
+        (token ? ", with the account of your token" : ", then set HF_TOKEN");
+    case "RevisionNotFound":
+      return `${page} has no revision ${revision}`;
+    case "EntryNotFound":
+      return `${page} has no such file at ${revision}`;
   }
-  if (code === "RevisionNotFound") return `${page} has no revision ${revision}`;
-  if (code === "EntryNotFound") return `${page} has no such file at ${revision}`;
-  // the hub answers alike for what does not exist and what one may not see
-  if (status === 401 || status === 404) {
-    return `${page} does not exist or is private: check the name, ` +
-      (token ? "and whether your token is valid and may read it" : "or set HF_TOKEN");
+  switch (status) {
+    case 401: // the hub also refuses to say whether a private repository exists
+    case 404:
+      return `${page} does not exist or is private: check the name, ` +
+        (token ? "and whether your token is valid and may read it" : "or set HF_TOKEN");
+    case 403:
+      return `your token may not read ${page}: give it that right, or take another`;
+    default:
+      return `${at.host} answers ${status}`;
   }
-  if (status === 403) return `your token may not read ${page}: give it that right, or take another`;
-  return `${at.host} answers ${status}`;
 }
 
 function seconds(ms: number): string {

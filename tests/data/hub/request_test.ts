@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { hubFile } from "../../../data/hub/hub.ts";
 import { HUB_VARIABLES, hubSettings, request, within } from "../../../data/hub/request.ts";
 import { dirname, fromFileUrl } from "../../paths.ts";
-import { hubCase, refuse, STORIES } from "./server.ts";
+import { assertHolds, hubCase, refuse, STORIES } from "./server.ts";
 
 const directory = Deno.makeTempDirSync();
 globalThis.addEventListener("unload", () => Deno.removeSync(directory, { recursive: true }));
@@ -111,10 +111,14 @@ Deno.test("hubFile() follows redirects, but not without end or to other protocol
   let redirects = 0;
   const to = (location: string, status = 307) =>
     new Response(null, { status, headers: { Location: location } });
-  // a repository that was renamed: questions that are posted are posted again
-  server.fault = ({ path }) =>
-    path.includes("stories") && redirects++ % 2 === 0 ? to(path) : undefined;
-  await hubFile(STORIES, hub.options);
+  // a repository that was renamed, and a mirror that sends on to the hub
+  server.fault = ({ path }) => {
+    if (!path.includes("stories") || redirects++ % 3 === 2) return undefined;
+    return to(redirects % 3 === 1 ? path : server.endpoint + path);
+  };
+  const { path } = await hubFile(STORIES, hub.options);
+  assertHolds(path, hub.content);
+  assert.ok(redirects >= 6);
   for (const location of ["/again", "file:///etc/passwd", "ftp://127.0.0.1/x", "http://"]) {
     server.fault = () => to(location, 302);
     await assert.rejects(

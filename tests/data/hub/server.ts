@@ -108,12 +108,11 @@ export class HubServer implements AsyncDisposable {
     await Promise.all([this.#hub.finished, this.#cdn.finished]);
   }
 
-  async #answer(host: Seen["host"], request: Request): Promise<Response> {
+  #answer(host: Seen["host"], request: Request): Response {
     const { pathname, search } = new URL(request.url);
     const { method } = request, headers = new Headers(request.headers); // which tests may change
     const seen: Seen = { host, method, path: pathname + search, headers };
     this.seen.push(seen);
-    const body = await request.text();
     const fault = this.fault(seen);
     if (fault instanceof Response) return fault;
     const cut = fault;
@@ -128,15 +127,12 @@ export class HubServer implements AsyncDisposable {
     }
     const [, kind, name] = /^(datasets\/)?(.*)$/.exec(this.#repo)!;
     const api = `/api/${kind ?? "models/"}${name}/`;
-    if (pathname.startsWith(api)) return this.#api(pathname.slice(api.length), search, body);
-    if (pathname.startsWith(`/${this.#repo}/resolve/`)) {
-      const [revision, ...path] = pathname.slice(this.#repo.length + "//resolve/".length).split(
-        "/",
-      );
-      return this.#resolve(decodeURIComponent(revision!), decodeURIComponent(path.join("/")), {
-        headers,
-        cut,
-      });
+    const cached = `/api/resolve-cache/${this.#repo}/`;
+    if (pathname.startsWith(api)) return this.#api(pathname.slice(api.length), search);
+    for (const [isCached, start] of [[false, `/${this.#repo}/resolve/`], [true, cached]] as const) {
+      if (!pathname.startsWith(start)) continue;
+      const [revision, ...path] = pathname.slice(start.length).split("/").map(decodeURIComponent);
+      return this.#resolve(revision!, path.join("/"), { headers, cut, isCached });
     }
     return refuse(404, "RepoNotFound");
   }
@@ -147,40 +143,27 @@ export class HubServer implements AsyncDisposable {
     return files && [commit, files];
   }
 
-  #api(call: string, search: string, body: string): Response {
+  #api(call: string, search: string): Response {
     const [verb, encoded, ...folder] = call.split("/");
     const kind = this.#repo.startsWith("datasets/") ? "" : "models/";
     const at = this.#at(decodeURIComponent(encoded!));
     if (!at) return refuse(404, "RevisionNotFound");
     const [commit, files] = at;
-    const entry = (path: string, { bytes, large, sha256, oid }: StoredFile) => ({
-      type: "file",
-      path,
-      size: bytes.length,
-      oid: large ? sha1(sha256) : oid, // of a large file's pointer
-      ...(large ? { lfs: { oid: sha256, size: bytes.length, pointerSize: 130 } } : {}),
-    });
-    switch (verb) {
-      case "revision":
-        return Response.json({ _id: "1", id: this.#repo, sha: commit, lastModified: 0 });
-      case "paths-info": {
-        const { paths } = JSON.parse(body) as { paths: string[] };
-        return Response.json(
-          paths.flatMap((path) => files.has(path) ? [entry(path, files.get(path)!)] : []),
-        );
-      }
-      case "tree": { // in pages of two
-        assert.deepEqual(folder, []);
-        const from = Number(new URLSearchParams(search).get("cursor") ?? 0);
-        const page = [...files].slice(from, from + 2).map(([path, file]) => entry(path, file));
-        const next =
-          `${this.endpoint}/api/${kind}${this.#repo}/tree/${commit}?recursive=true&cursor=${
-            from + 2
-          }`;
-        return Response.json([{ type: "directory", path: "data", size: 0 }, ...page], {
-          headers: from + 2 < files.size ? { Link: `<${next}>; rel="next"` } : {},
-        });
-      }
+    if (verb === "tree") { // in pages of two
+      assert.deepEqual(folder, []);
+      const from = Number(new URLSearchParams(search).get("cursor") ?? 0), next = from + 2;
+      const page = [...files].slice(from, next).map(([path, { bytes, large, sha256, oid }]) => ({
+        type: "file",
+        path,
+        size: bytes.length,
+        oid: large ? sha1(sha256) : oid, // of a large file's pointer
+        ...(large ? { lfs: { oid: sha256, size: bytes.length, pointerSize: 130 } } : {}),
+      }));
+      const link =
+        `<${this.endpoint}/api/${kind}${this.#repo}/tree/${commit}?recursive=true&cursor=${next}>; rel="next"`;
+      return Response.json([{ type: "directory", path: "data", size: 0 }, ...page], {
+        headers: next < files.size ? { Link: link } : {},
+      });
     }
     return refuse(404, "RepoNotFound");
   }
@@ -188,7 +171,11 @@ export class HubServer implements AsyncDisposable {
   #resolve(
     revision: string,
     path: string,
-    { headers, cut }: { headers: Headers; cut: Exclude<Fault, Response> },
+    { headers, cut, isCached }: {
+      headers: Headers;
+      cut: Exclude<Fault, Response>;
+      isCached: boolean;
+    },
   ): Response {
     const at = this.#at(revision);
     if (!at) return refuse(404, "RevisionNotFound");
@@ -196,6 +183,10 @@ export class HubServer implements AsyncDisposable {
     const file = files.get(path);
     if (!file) return refuse(404, "EntryNotFound");
     const { large, bytes, oid, sha256 } = file;
+    if (!large && !isCached) { // to an address that is the same for all names of the commit
+      const Location = `/api/resolve-cache/${this.#repo}/${commit}/${encodeURIComponent(path)}`;
+      return new Response(null, { status: 307, headers: { Location, "X-Linked-Etag": '"no"' } });
+    }
     if (!large) return this.#send(bytes, `"${oid}"`, headers, cut, { "X-Repo-Commit": commit });
     return new Response(null, {
       status: 302,
@@ -257,6 +248,14 @@ export function refuse(status: number, code?: string, headers: HeadersInit = {})
   const response = Response.json({ error: "no" }, { status, headers });
   if (code) response.headers.set("X-Error-Code", code);
   return response;
+}
+
+/** The hub's description of a file, with other headers. */
+export function described(headers: Record<string, string>): Response {
+  const etag = `"${"ab".repeat(20)}"`, commit = "cd".repeat(20);
+  return new Response(null, {
+    headers: { "X-Repo-Commit": commit, "X-Linked-Size": "5", "X-Linked-Etag": etag, ...headers },
+  });
 }
 
 /** The file that `hubCase()` publishes. */
