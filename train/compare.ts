@@ -14,7 +14,7 @@ import { CONFIG_FILE } from "../files/names.ts";
 import { duration } from "../files/units.ts";
 import { flagOf } from "../files/command_line.ts";
 import { optionsWhere } from "./options.ts";
-import { openPlot, svgPage } from "./svg.ts";
+import { drawChart, logAxis } from "./chart.ts";
 
 /**
  * Comparison of trainings: validation loss and bits per byte over tokens, time and operations.
@@ -298,79 +298,49 @@ const COLORS = [
   "#9498a0",
 ];
 
-const COLUMNS = [
-  ["tokens", "tokens", "~s"],
-  ["seconds", "training time, seconds", "~g"],
-  ["flops", "FLOPs", "~s"],
-] as const;
-const ROWS = [["loss", "validation loss, nats per token"], [
-  "bitsPerByte",
-  "bits per byte",
-]] as const;
-const PANEL = { width: 320, height: 250 };
+/** Seconds in the unit of a time axis: its first row whose unit is not above the longest time. */
+const TIMES = [["hours", 3600], ["minutes", 60], ["seconds", 1]] as const;
 
 /**
  * Draws the comparison as SVG: one row each for loss and bits per byte, one column each for tokens, time and
  * operations. Axes are logarithmic, as runs may differ much in length.
  */
-export async function drawComparison(runs: readonly ComparedRun[]): Promise<string> {
-  const { Plot, document } = await openPlot();
+export function drawComparison(runs: readonly ComparedRun[]): Promise<string> {
   const color = (i: number) => COLORS[i % COLORS.length]!;
-  const panels = ROWS.flatMap(([y, yLabel], row) =>
-    COLUMNS.map(([x, xLabel, tickFormat], column) => {
-      const svg = Plot.plot({
-        document,
-        ...PANEL,
-        marginLeft: 46,
-        marginTop: 26,
-        marginBottom: 40,
-        style: { background: "none", color: "#222", fontFamily: "system-ui, sans-serif" },
-        x: { type: "log", label: xLabel, grid: true, ticks: ticksOf(runs, x), tickFormat },
-        y: { type: "log", label: yLabel, grid: true, ticks: ticksOf(runs, y), tickFormat: "~g" },
-        marks: runs.flatMap(({ points }, i) => {
-          const drawn = points.filter((point) => point[x] > 0 && point[y] > 0);
-          return [
-            Plot.lineY(drawn, { x, y, stroke: color(i), strokeWidth: 1.5 }),
-            Plot.dot(drawn, { x, y, fill: color(i), r: 2.5 }),
-          ];
-        }),
-      });
-      svg.setAttribute("x", `${column * PANEL.width}`);
-      svg.setAttribute("y", `${LEGEND_LINE * (runs.length + 1) + row * PANEL.height}`);
-      return svg.outerHTML;
-    })
-  );
-  const escape = (text: string) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
-  const legend = runs.map(({ name, last }, i) =>
-    `<text x="12" y="${LEGEND_LINE * (i + 1)}"><tspan fill="${color(i)}">●</tspan> ` +
-    `${escape(name)}: loss ${last.loss.toFixed(3)}, ` +
-    `${last.bitsPerByte.toFixed(3)} bits per byte</text>`
-  );
-  const width = COLUMNS.length * PANEL.width;
-  const height = LEGEND_LINE * (runs.length + 1) + ROWS.length * PANEL.height;
-  return svgPage({ width, height }, [...legend, ...panels]);
+  const points = runs.flatMap((run) => run.points);
+  const longest = points.reduce((most, { seconds }) => Math.max(most, seconds || 0), 0);
+  const [time, seconds] = TIMES.find(([, seconds]) => longest >= 2 * seconds) ?? TIMES.at(-1)!;
+  const columns = [
+    { x: (point: ComparedPoint) => point.tokens, label: "tokens", tickFormat: "~s" },
+    { x: (point: ComparedPoint) => point.seconds / seconds, label: `training time, ${time}` },
+    { x: (point: ComparedPoint) => point.flops, label: "FLOPs", tickFormat: "~s" },
+  ];
+  const rows = [
+    { y: (point: ComparedPoint) => point.loss, label: "validation loss, nats per token" },
+    { y: (point: ComparedPoint) => point.bitsPerByte, label: "bits per byte" },
+  ];
+  return drawChart({
+    title: "Validation loss over what the training cost",
+    legend: runs.map(({ name, last }, i) => ({
+      text: `${name}: loss ${last.loss.toFixed(3)}, ${last.bitsPerByte.toFixed(3)} bits per byte`,
+      color: color(i),
+    })),
+    columns: columns.length,
+    panel: { width: 320, height: 250 },
+    panels: (plot) =>
+      rows.flatMap(({ y, ...yAxis }) =>
+        columns.map(({ x, ...xAxis }) => {
+          const isDrawn = (point: ComparedPoint) => x(point) > 0 && y(point) > 0;
+          const drawn = points.filter(isDrawn);
+          return {
+            x: logAxis(drawn.map(x), xAxis),
+            y: logAxis(drawn.map(y), yAxis),
+            marks: runs.flatMap(({ points }, i) => [
+              plot.lineY(points.filter(isDrawn), { x, y, stroke: color(i), strokeWidth: 1.5 }),
+              plot.dot(points.filter(isDrawn), { x, y, fill: color(i), r: 2.5 }),
+            ]),
+          };
+        })
+      ),
+  });
 }
-
-/** Powers of ten within the range of a figure; if they are few, also their multiples by 2 and 5, or by all digits. */
-function ticksOf(
-  runs: readonly ComparedRun[],
-  figure: Exclude<keyof ComparedPoint, "step">,
-): number[] {
-  const values = runs.flatMap(({ points }) => points.map((point) => point[figure]))
-    .filter((value) => value > 0);
-  const least = values.reduce((a, b) => Math.min(a, b), Infinity);
-  const most = values.reduce((a, b) => Math.max(a, b), 0);
-  const powers = Array.from({ length: 40 }, (_, i) => 10 ** (i - 10));
-  const within = (tick: number) => tick >= least * 0.99 && tick <= most * 1.01;
-  const digits = [[1, 2, 3, 4, 5, 6, 7, 8, 9], [1, 2, 5], [1]];
-  const choices = digits.map((of) =>
-    powers.flatMap((ten) => of.map((digit) => digit * ten)).filter(within)
-  );
-  return choices.find(({ length }) => length <= MOST_TICKS) ?? choices.at(-1)!;
-}
-
-/** Ticks per axis, at most. */
-const MOST_TICKS = 6;
-
-/** Pixels per line of the legend. */
-const LEGEND_LINE = 20;

@@ -12,7 +12,7 @@ import {
   readLines,
   Rewinds,
 } from "./metrics.ts";
-import { drawLoss, LossCurve } from "./plot.ts";
+import { drawLoss, LossCurve } from "./loss_curve.ts";
 
 /**
  * The record of a run while it trains: `metrics.jsonl`, which grows and is not read again, and `loss.svg`.
@@ -53,7 +53,7 @@ export class RunRecord {
   async draw(): Promise<void> {
     let picture: string;
     try {
-      picture = await drawLoss(this.#losses);
+      picture = await drawLoss(this.#losses, { title: `Loss of ${this.#run.path}` });
     } catch (error) {
       this.#run.notices.push(`Cannot draw ${PICTURE_FILE} as ${(error as Error).message}`);
       return;

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { drawLoss, LossCurve } from "../../train/plot.ts";
+import { drawLoss, LossCurve } from "../../train/loss_curve.ts";
 
 Deno.test("drawLoss() draws training losses as a line, validation losses as dots, and the least possible loss", async () => {
   const losses = new LossCurve();
@@ -17,17 +17,24 @@ Deno.test("drawLoss() draws training losses as a line, validation losses as dots
     ...[{ step: 1, loss: 9 }, { step: 2, loss: 5 }, { step: 4, loss: 3.5 }],
   ]);
   assert.deepEqual(losses.validation.points, [{ step: 2, loss: 6.125 }, { step: 4, loss: 4.25 }]);
-  const svg = await drawLoss(losses);
+  const svg = await drawLoss(losses, { title: "a <b>" });
   assert.match(svg, /^<svg .*<\/svg>\s*$/s);
   assert.equal(svg.match(/<circle/g)!.length, 2);
-  for (const text of ["training 3.500", "validation 4.250", "entropy of the stories 0.625"]) {
+  for (
+    const text of [
+      "<title>a &lt;b></title>",
+      "training 3.500 at step 4",
+      "validation 4.250 at step 4",
+      "entropy of the text 0.625",
+    ]
+  ) {
     assert.ok(svg.includes(text), text);
   }
   assert.ok(!svg.includes("NaN"));
 });
 
 Deno.test("drawLoss() draws an empty chart when a run has no losses yet", async () => {
-  const svg = await drawLoss(new LossCurve());
+  const svg = await drawLoss(new LossCurve(), { title: "a" });
   assert.match(svg, /^<svg .*<\/svg>\s*$/s);
   assert.doesNotMatch(svg, /<circle|entropy|NaN/);
 });

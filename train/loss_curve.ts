@@ -1,0 +1,79 @@
+import { BLUE, drawChart, GREY, type LegendEntry, logAxis, RED } from "./chart.ts";
+import { Curve } from "./curve.ts";
+import type { Metric } from "./metrics.ts";
+
+/** Losses of a run over its steps. */
+export class LossCurve {
+  /** Losses of training steps. */
+  readonly training: Curve<LossPoint, "loss"> = new Curve(["loss"]);
+  /** Losses of evaluations. */
+  readonly validation: Curve<LossPoint, "loss"> = new Curve(["loss"]);
+  /** The least possible loss, if it is known. */
+  entropy: number | undefined;
+
+  /** Adds a line of the run's record, unless it has no finite loss. */
+  add({ kind, step, loss, entropyPerToken }: Metric): void {
+    this.entropy ??= entropyPerToken;
+    if (!Number.isFinite(loss)) return;
+    if (kind === "step") this.training.add({ step, loss: loss! });
+    if (kind === "evaluation") this.validation.add({ step, loss: loss! });
+  }
+}
+
+interface LossPoint {
+  readonly step: number;
+  readonly loss: number;
+}
+
+/**
+ * Draws the loss curve of a run as SVG: training and validation loss over steps, and the least possible loss
+ * if it is known.
+ */
+export function drawLoss(
+  { training, validation, entropy }: LossCurve,
+  { title }: { title: string },
+): Promise<string> {
+  const last = (name: string, points: readonly LossPoint[], color: string): LegendEntry[] =>
+    points.slice(-1).map(({ step, loss }) => (
+      { text: `${name} ${loss.toFixed(3)} at step ${step}`, color }
+    ));
+  const legend = [
+    ...last("training", training.points, BLUE),
+    ...last("validation", validation.points, RED),
+    ...(entropy === undefined
+      ? []
+      : [{ text: `entropy of the text ${entropy.toFixed(3)}`, color: GREY, sign: "┅" }]),
+  ];
+  const points = [...training.points, ...validation.points];
+  const losses = points.map(({ loss }) => loss);
+  const lastStep = Math.max(0, ...points.map(({ step }) => step));
+  return drawChart({
+    title,
+    legend,
+    columns: 1,
+    panel: { width: 720, height: 400 },
+    panels: (plot) => {
+      const channels = { x: "step", y: "loss" };
+      return [{
+        x: {
+          label: "step",
+          grid: true,
+          tickFormat: ",d",
+          // there is no step between two steps
+          ...(lastStep < 10 ? { ticks: Array.from({ length: lastStep }, (_, i) => i + 1) } : {}),
+        },
+        y: logAxis([...losses, ...(entropy === undefined ? [] : [entropy])], {
+          label: "loss, nats per token",
+        }),
+        marks: [
+          plot.lineY(training.points, { ...channels, stroke: BLUE, strokeWidth: 1.5 }),
+          plot.lineY(validation.points, { ...channels, stroke: RED, strokeWidth: 2 }),
+          plot.dot(validation.points, { ...channels, fill: RED, r: 3 }),
+          ...(entropy === undefined
+            ? []
+            : [plot.ruleY([entropy], { stroke: GREY, strokeDasharray: "4 3" })]),
+        ],
+      }];
+    },
+  });
+}
