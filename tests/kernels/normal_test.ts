@@ -1,18 +1,25 @@
 import assert from "node:assert/strict";
 import { fillNormal, type NormalOptions } from "../../kernels/normal/normal.ts";
 import * as reference from "../../kernels/normal/reference.ts";
-import { Program } from "../../kernels/program.ts";
-import { createTensor, download, type DType, size } from "../../kernels/tensor.ts";
-import { assertClose, device, freshSeed, poisoned, REAL_TYPES, testRandom } from "./harness.ts";
+import { createTensor, type DType, size } from "../../kernels/tensor.ts";
+import {
+  assertClose,
+  device,
+  freshSeed,
+  poisoned,
+  REAL_TYPES,
+  runProgram,
+  testRandom,
+} from "./harness.ts";
 
-// f32: up to π an angle of 24 bits is off by 3e-7, which a radius of up to 6.8 and a deviation of 2 make
-// 4e-6, and the cosine adds as much of its own; f16: half an ulp of the result
+// f32: an angle of 24 bits up to π is off by 3e-7, times a radius of up to 6.8 and a deviation of 2 by 4e-6,
+// and the error of the cosine is as large; f16: half an ulp of the result
 const TOLERANCE = { f32: 8e-6, f16: 1e-3 } as Record<string, number>;
 
-/** What the logarithm of a number near 1 may be off by (WGSL, 15.7.4); the radius divides it. */
+/** Largest error of the logarithm of a number near 1 (WGSL, 15.7.4); it is divided by the radius. */
 const LOG_ERROR = 2 ** -21;
 
-/** Whether values are the reference's, from the element `first` on. */
+/** Asserts that values are those of the reference, from the element `first` on. */
 function assertNormal(
   values: ArrayLike<number>,
   options: NormalOptions,
@@ -38,10 +45,7 @@ async function draw(
   const y = size(shape) > 1e6 // poisoning a large one takes too long
     ? createTensor(device, "y", { shape, dtype })
     : poisoned("y", { shape, dtype });
-  using program = new Program(on);
-  fillNormal(program, { y }, options);
-  program.run();
-  const [values] = await download(device, y);
+  const [values] = await runProgram((program) => fillNormal(program, { y }, options), [y], { on });
   y.buffer.destroy();
   return values as Float32Array;
 }
@@ -89,7 +93,7 @@ Deno.test("fillNormal() without deviation fills with the mean", async () => {
   }
 });
 
-Deno.test("fillNormal() draws the same where a binding shows only a part", async () => {
+Deno.test("fillNormal() draws the same if a binding holds only a part", async () => {
   const options = { ...STANDARD, seed: freshSeed(), stream: 1 };
   const on = { ...device, maxBindingBytes: 100 * 24 * 4 };
   const sliced = await draw(options, { shape: [300, 24], on });
@@ -101,12 +105,12 @@ Deno.test("fillNormal() reaches every element beyond one row of workgroups", asy
   const N = 32768 * 256 + 3;
   const values = await draw(options, { shape: [N] });
   assertNormal(values.subarray(-100), options, { first: N - 100 });
-  // a logarithm that rounds to 0 comes once in 33 million draws
+  // a logarithm rounds to 0 once in 33 million draws
   const zeros = values.filter((z) => z === 0).length;
   assert.ok(zeros < 10, `${zeros} elements are not drawn, seed ${options.seed}`);
 });
 
-Deno.test("fillNormal() is finite where a draw is all zeros or all ones", async () => {
+Deno.test("fillNormal() is finite if the bits of a draw are all zeros or all ones", async () => {
   const [least, greatest] = [0, 0xffffffff].map(countersOf);
   for (const [{ seed, stream, index }, size] of [[least!, 6.764], [greatest!, 0]] as const) {
     const options = { ...STANDARD, seed, stream };
@@ -117,7 +121,7 @@ Deno.test("fillNormal() is finite where a draw is all zeros or all ones", async 
   }
 });
 
-/** Seed, stream and a small index at which the first word drawn is `word`: the hash run backwards. */
+/** Inverts the hash: seed, stream and a small index for which the first word drawn is `word`. */
 function countersOf(word: number): { seed: number; stream: number; index: number } {
   const random = testRandom(1);
   const inverse = 4276115653; // of 1664525, modulo 2³²
@@ -137,7 +141,7 @@ function countersOf(word: number): { seed: number; stream: number; index: number
   }
 }
 
-// Five standard deviations each: one check in 1.7 million fails by chance.
+// elements per check; limits are five standard deviations, so one check in 1.7 million fails by chance
 const LENGTH = 100_000;
 
 function assertUncorrelated(a: Float32Array, b: Float32Array, what: string): void {
@@ -175,15 +179,15 @@ Deno.test("fillNormal() has the moments and tails of a normal distribution", asy
   }
 });
 
-Deno.test("fillNormal() of one element says nothing about another", async () => {
+Deno.test("fillNormal() draws elements that are independent of each other", async () => {
   const seed = freshSeed();
   const values = await draw({ ...STANDARD, seed, stream: 5 }, { shape: [LENGTH] });
   for (const shift of [1, 2, 3, 64, 768, 4096]) {
-    assertUncorrelated(values, values.subarray(shift), `${shift} further on, seed ${seed}`);
+    assertUncorrelated(values, values.subarray(shift), `at a distance of ${shift}, seed ${seed}`);
   }
 });
 
-Deno.test("fillNormal() draws others for every seed and stream", async () => {
+Deno.test("fillNormal() draws different numbers for every seed and stream", async () => {
   const seed = freshSeed();
   const of = (seed: number, stream: number) =>
     draw({ ...STANDARD, seed, stream }, { shape: [LENGTH] });

@@ -7,20 +7,9 @@ import { prepareStep } from "../../kernels/prepare_step/prepare_step.ts";
 import { updateScaler } from "../../kernels/prepare_step/reference.ts";
 import { Program } from "../../kernels/program.ts";
 import { download, upload } from "../../kernels/tensor.ts";
-import {
-  assertClose,
-  device,
-  freshSeed,
-  poisoned,
-  randomValues,
-  REAL_TYPES,
-  tensorOf,
-  testRandom,
-} from "./harness.ts";
+import { assertClose, device, randomValues, REAL_TYPES, tensors, withRandom } from "./harness.ts";
 
-const f32 = (...shape: number[]) => ({ shape, dtype: "f32" as const });
-
-/** The same bits as floating-point numbers. */
+/** Reads the bits of integers as floating-point numbers. */
 const floatsOf = (values: ArrayLike<number>) => new Float32Array(Uint32Array.from(values).buffer);
 
 /** The optimizer of one parameter of N elements, as a training step records it. */
@@ -31,19 +20,21 @@ function optimizer(
 ) {
   const table = adamwCorrections(0.9, 0.95);
   const t = {
-    gradient: tensorOf("gradient", f32(N), new Float32Array(N)),
-    parameter: tensorOf("parameter", f32(N), new Float32Array(N)),
-    m: tensorOf("m", f32(N), new Float32Array(N)),
-    v: tensorOf("v", f32(N), new Float32Array(N)),
-    ...(copy ? { copy: poisoned("copy", { shape: [N], dtype: "f16" }) } : {}),
-    partials: poisoned("partials", f32(gradientNormBlocks(on, N), 2)),
-    stepInputs: tensorOf("stepInputs", f32(4), [1e-3, 1, 0, 0]),
-    lossSums: tensorOf("lossSums", f32(3), [0.5, 1.25, 0.75]),
-    corrections: tensorOf("corrections", f32(table.length / 2, 2), table),
-    lossScale: tensorOf("lossScale", f32(1), [65536]),
-    counters: tensorOf("counters", { shape: [5], dtype: "u32" }, [0, 0, 0, 0, 0]),
-    update: poisoned("update", { shape: [4], dtype: "u32" }),
-    reports: poisoned("reports", { shape: [4, 8], dtype: "u32" }),
+    ...tensors({
+      gradient: [[N], "f32", 0],
+      parameter: [[N], "f32", 0],
+      m: [[N], "f32", 0],
+      v: [[N], "f32", 0],
+      partials: [[gradientNormBlocks(on, N), 2], "f32"],
+      stepInputs: [[4], "f32", [1e-3, 1, 0, 0]],
+      lossSums: [[3], "f32", [0.5, 1.25, 0.75]],
+      corrections: [[table.length / 2, 2], "f32", table],
+      lossScale: [[1], "f32", 65536],
+      counters: [[5], "u32", 0],
+      update: [[4], "u32"],
+      reports: [[4, 8], "u32"],
+    }),
+    ...(copy ? tensors({ copy: [[N], "f16"] }) : {}),
   };
   const program = new Program(on);
   gradientNorm(program, t, t);
@@ -136,33 +127,30 @@ for (
   }]] as const
 ) {
   for (const N of [64, 16384, 16384 * 4 + 64]) {
-    Deno.test(`gradient norm and clipping match the reference at N = ${N}${where}`, async () => {
-      const seed = freshSeed(), random = testRandom(seed);
-      const { t, step } = optimizer(N, { gradientClip: 0.5, on });
-      const gradient = randomValues(random, N, { scale: 65536 });
-      upload(device, t.gradient, gradient);
-      step();
-      const [update, reports] = await download(device, t.update, t.reports);
-      const { norm, finite } = normReference.gradientNorm({ gradient, lossScale: 65536 });
-      assert.equal(finite, true);
-      assertClose([floatsOf(reports!)[1]!], [norm], 1e-5, `norm, seed ${seed}`);
-      assertClose(
-        [floatsOf(update!)[1]! * 65536],
-        [0.5 / (norm + 1e-6)],
-        1e-5,
-        `clipping, seed ${seed}`,
-      );
-    });
+    Deno.test(
+      `gradient norm and clipping match the reference at N = ${N}${where}`,
+      withRandom(async (random) => {
+        const { t, step } = optimizer(N, { gradientClip: 0.5, on });
+        const gradient = randomValues(random, N, { scale: 65536 });
+        upload(device, t.gradient, gradient);
+        step();
+        const [update, reports] = await download(device, t.update, t.reports);
+        const { norm, finite } = normReference.gradientNorm({ gradient, lossScale: 65536 });
+        assert.equal(finite, true);
+        assertClose([floatsOf(reports!)[1]!], [norm], 1e-5, "norm");
+        assertClose([floatsOf(update!)[1]! * 65536], [0.5 / (norm + 1e-6)], 1e-5, "clipping");
+      }),
+    );
   }
 }
 
-Deno.test("prepareStep() clips no gradient that is shorter than the clip, nor any without one", async () => {
+Deno.test("prepareStep() does not clip a gradient whose norm is below the clip, nor any without a clip", async () => {
   for (const gradientClip of [8.1, Infinity]) {
     const { t, step } = optimizer(64, { gradientClip });
     upload(device, t.gradient, new Float32Array(64).fill(-65536)); // its norm is 8
     step();
     const [update, reports] = await download(device, t.update, t.reports);
-    // a GPU's square root and division may be off by a few bits, a clip of 8.1 by a hundredth
+    // a GPU's square root and division may be off by a few bits; clipping would be off by a hundredth
     assertClose(
       [floatsOf(update!)[1]! * 65536, floatsOf(reports!)[1]!],
       [1, 8],
@@ -172,7 +160,7 @@ Deno.test("prepareStep() clips no gradient that is shorter than the clip, nor an
   }
 });
 
-Deno.test("gradientNormBlocks() stays at what one workgroup can add up", () => {
+Deno.test("gradientNormBlocks() returns no more blocks than one workgroup can add", () => {
   for (const N of [4, 16384, 2 ** 24, 2 ** 24 + 4, 124_475_904, 2 ** 31]) {
     assert.ok(gradientNormBlocks(device, N) <= 1024, `${N} elements`);
   }
@@ -180,11 +168,11 @@ Deno.test("gradientNormBlocks() stays at what one workgroup can add up", () => {
 });
 
 Deno.test("gradientNorm() throws on a gradient that is no multiple of four", () => {
-  const t = {
-    gradient: poisoned("gradient", f32(6)),
-    lossScale: poisoned("lossScale", f32(1)),
-    partials: poisoned("partials", f32(1, 2)),
-  };
+  const t = tensors({
+    gradient: [[6], "f32"],
+    lossScale: [[1], "f32"],
+    partials: [[1, 2], "f32"],
+  });
   assert.throws(() => gradientNorm(new Program(device), t, t), {
     name: "RangeError",
     message:
@@ -203,7 +191,7 @@ Deno.test("prepareStep() counts skipped steps beyond what an f32 counts", async 
 
 Deno.test("prepareStep() sums the losses of thousands of micro-batches", async () => {
   const { t } = optimizer(64), N = 4096, program = new Program(device);
-  const lossSums = tensorOf("lossSums", f32(N), Float32Array.from({ length: N }, (_, i) => i));
+  const { lossSums } = tensors({ lossSums: [[N], "f32", [...new Array(N).keys()]] });
   prepareStep(program, { ...t, lossSums }, t, { gradientClip: 1 });
   upload(device, t.partials, new Float32Array(t.partials.shape[0]! * 2));
   program.run();
@@ -214,7 +202,7 @@ Deno.test("prepareStep() sums the losses of thousands of micro-batches", async (
 Deno.test("adamw() corrects a slow second moment after millions of steps", async () => {
   const beta1 = 0.9, beta2 = 0.999999; // the slowest that --beta2 allows
   const table = adamwCorrections(beta1, beta2);
-  const corrections = tensorOf("corrections", f32(table.length / 2, 2), table);
+  const { corrections } = tensors({ corrections: [[table.length / 2, 2], "f32", table] });
   const { t } = optimizer(64), program = new Program(device);
   adamw(program, { ...t, corrections }, t, { beta1, beta2, epsilon: 0, weightDecay: 0 });
   const bits = new Uint32Array(Float32Array.of(1, 1).buffer); // learning rate and gradient factor
@@ -232,17 +220,17 @@ Deno.test("adamw() corrects a slow second moment after millions of steps", async
   }
 });
 
-Deno.test("prepareStep() looks at every block", async () => {
+Deno.test("prepareStep() reads every block", async () => {
   const blocks = 1000;
-  const t = {
-    partials: tensorOf("partials", f32(blocks, 2), new Array(2 * blocks).fill(0)),
-    stepInputs: tensorOf("stepInputs", f32(4), [1e-3, 1, 0, 0]),
-    lossSums: tensorOf("lossSums", f32(1), [0]),
-    lossScale: tensorOf("lossScale", f32(1), [1]),
-    counters: tensorOf("counters", { shape: [5], dtype: "u32" }, [0, 0, 0, 0, 0]),
-    update: poisoned("update", { shape: [4], dtype: "u32" }),
-    reports: poisoned("reports", { shape: [1, 8], dtype: "u32" }),
-  };
+  const t = tensors({
+    partials: [[blocks, 2], "f32", 0],
+    stepInputs: [[4], "f32", [1e-3, 1, 0, 0]],
+    lossSums: [[1], "f32", 0],
+    lossScale: [[1], "f32", 1],
+    counters: [[5], "u32", 0],
+    update: [[4], "u32"],
+    reports: [[1, 8], "u32"],
+  });
   const program = new Program(device);
   prepareStep(program, t, t, { gradientClip: Infinity });
   for (const [bad, expected] of [[-1, 0], [0, 1], [255, 1], [256, 1], [blocks - 1, 1]] as const) {
@@ -264,8 +252,8 @@ Deno.test("adamw() gives PyTorch's numbers after five steps", async () => {
   const start = [1, -2, 3, 0.5], slope = [0.1, -0.2, 0.3, 0];
   const padded = (values: number[]) => [...values, ...new Array(60).fill(0)];
   upload(device, t.parameter, padded(start));
-  for (let step_ = 1; step_ <= 5; step_++) {
-    upload(device, t.gradient, padded(slope.map((g) => step_ * g * 65536)));
+  for (let i = 1; i <= 5; i++) {
+    upload(device, t.gradient, padded(slope.map((g) => i * g * 65536)));
     step();
   }
   const [parameter, m, v] = await download(device, t.parameter, t.m, t.v);
@@ -290,38 +278,36 @@ for (const copy of REAL_TYPES.includes("f16") ? [false, true] : [false]) {
     const name = `${copy ? " with an f16 copy" : ""}${
       on === device ? "" : " over several bindings"
     }`;
-    Deno.test(`adamw() matches the reference${name}, skipped steps left out`, async () => {
-      const N = 64 * 129, seed = freshSeed(), random = testRandom(seed);
-      const { t, step } = optimizer(N, { weightDecay: 0.1, copy, on });
-      const start = randomValues(random, N);
-      upload(device, t.parameter, start);
-      const state = {
-        parameter: Float64Array.from(start),
-        m: new Float64Array(N),
-        v: new Float64Array(N),
-      };
-      let t_ = 0, scale = 65536;
-      for (const bad of [false, true, false, false]) {
-        const gradient = randomValues(random, N);
-        upload(device, t.gradient, gradient.map((g, i) => bad && i === 77 ? NaN : g * scale));
-        step();
-        if (bad) {
-          scale /= 2;
-          continue;
+    Deno.test(
+      `adamw() matches the reference${name}, without skipped steps`,
+      withRandom(async (random) => {
+        const N = 64 * 129, options = { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weightDecay: 0.1 };
+        const { t, step } = optimizer(N, { weightDecay: 0.1, copy, on });
+        const start = randomValues(random, N);
+        upload(device, t.parameter, start);
+        const state = {
+          parameter: Float64Array.from(start),
+          m: new Float64Array(N),
+          v: new Float64Array(N),
+        };
+        let applied = 0, scale = 65536;
+        for (const bad of [false, true, false, false]) {
+          const gradient = randomValues(random, N);
+          upload(device, t.gradient, gradient.map((g, i) => bad && i === 77 ? NaN : g * scale));
+          step();
+          if (bad) {
+            scale /= 2;
+            continue;
+          }
+          adamwReference.adamw({ gradient, learningRate: 1e-3, t: ++applied }, state, options);
         }
-        adamwReference.adamw({ gradient, learningRate: 1e-3, t: ++t_ }, state, {
-          beta1: 0.9,
-          beta2: 0.95,
-          epsilon: 1e-8,
-          weightDecay: 0.1,
-        });
-      }
-      const [parameter, m] = await download(device, t.parameter, t.m);
-      assertClose(parameter!, state.parameter, 1e-6, `parameter, seed ${seed}`);
-      assertClose(m!, state.m, 1e-6, `m, seed ${seed}`);
-      if (!t.copy) return;
-      const [copied] = await download(device, t.copy);
-      assert.deepEqual([...copied!], [...new Float16Array(parameter!)]);
-    });
+        const [parameter, m] = await download(device, t.parameter, t.m);
+        assertClose(parameter!, state.parameter, 1e-6, "parameter");
+        assertClose(m!, state.m, 1e-6, "m");
+        if (!t.copy) return;
+        const [copied] = await download(device, t.copy);
+        assert.deepEqual([...copied!], [...new Float16Array(parameter!)]);
+      }),
+    );
   }
 }

@@ -13,14 +13,14 @@ import {
   type SamplerOptions,
   validateSampler,
 } from "../../kernels/sample/sample.ts";
-import { download, type DType } from "../../kernels/tensor.ts";
+import type { DType } from "../../kernels/tensor.ts";
 import {
   device,
   freshSeed,
-  poisoned,
   randomValues,
   REAL_TYPES,
-  tensorOf,
+  runProgram,
+  tensors,
   testRandom,
 } from "./harness.ts";
 
@@ -47,7 +47,7 @@ function byId(candidates: Candidate[], V: number): number[] {
   return p;
 }
 
-/** What stays of p when only some ids may be drawn. */
+/** Probabilities if only some ids may be drawn. */
 function only(p: number[], allowed: (id: number) => boolean): number[] {
   const total = p.reduce((sum, v, id) => sum + (allowed(id) ? v : 0), 0);
   return p.map((v, id) => allowed(id) ? v / total : 0);
@@ -59,7 +59,7 @@ function assertSame(actual: number[], expected: number[], what: string): void {
   });
 }
 
-Deno.test("reference filterTokens() keeps what temperature, top-k, top-p and min-p are defined to keep", () => {
+Deno.test("reference filterTokens() keeps the tokens that temperature, top-k, top-p and min-p define", () => {
   const seed = freshSeed(), random = testRandom(seed), V = 50;
   for (let round = 0; round < 50; round++) {
     const logits = randomValues(random, V, { scale: 3 });
@@ -91,17 +91,17 @@ Deno.test("reference penalize() divides positive and multiplies negative logits 
   assert.deepEqual([...logits], [2, -2, 4, 0, 6, -8]);
 });
 
-/** A text that is to be continued. */
+/** A text to continue. */
 interface Text {
   logits: Float32Array;
   history: number[];
   seed: number;
 }
 
-/** Columns of logits beyond the vocabulary, and room beyond the longest text. */
+/** Columns of logits beyond the vocabulary, and elements of tokens beyond the longest text. */
 const PADDING = 3;
 
-/** Draws on the device; nothing but one token of each text and its cursor may change. */
+/** Draws a token of each text on the device, and checks that only it and its cursor change. */
 async function draw(
   texts: readonly Text[],
   options: SamplerOptions,
@@ -109,24 +109,23 @@ async function draw(
 ): Promise<number[]> {
   const B = texts.length, V = texts[0]!.logits.length, W = V + PADDING;
   const N = Math.max(...texts.map(({ history }) => history.length)) + PADDING;
-  const rows = new Float32Array(B * W).fill(NaN); // columns beyond V must not be looked at
+  const rows = new Float32Array(B * W).fill(NaN); // columns beyond V must not be read
   const before = new Uint32Array(B * N).fill(0xabcdef);
   texts.forEach(({ logits, history }, b) => {
     rows.set(logits, b * W);
     before.set(history, b * N);
   });
-  const u32 = (name: string, shape: number[], values: ArrayLike<number>) =>
-    tensorOf(name, { shape, dtype: "u32" }, values);
-  const t = {
-    logits: tensorOf("logits", { shape: [B, W], dtype }, rows),
-    seeds: u32("seeds", [B], texts.map(({ seed }) => seed)),
-    tokens: u32("tokens", [B, N], before),
-    cursors: u32("cursors", [B, 2], texts.flatMap(({ history }) => [history.length - 1, 77])),
-  };
-  using program = new Program(on);
-  sample(program, t, t, { ...options, vocabularySize: V });
-  program.run();
-  const [tokens, cursors] = await download(on, t.tokens, t.cursors);
+  const t = tensors({
+    logits: [[B, W], dtype, rows],
+    seeds: [[B], "u32", texts.map(({ seed }) => seed)],
+    tokens: [[B, N], "u32", before],
+    cursors: [[B, 2], "u32", texts.flatMap(({ history }) => [history.length - 1, 77])],
+  });
+  const [tokens, cursors] = await runProgram(
+    (program) => sample(program, t, t, { ...options, vocabularySize: V }),
+    [t.tokens, t.cursors],
+    { on },
+  );
   assert.deepEqual([...cursors!], texts.flatMap(({ history }) => [history.length, 77]));
   return texts.map(({ history }, b) => {
     const place = b * N + history.length, drawn = tokens![place]!;
@@ -136,7 +135,7 @@ async function draw(
   });
 }
 
-/** What the reference draws, and what it would if sums and ranks were off by the errors of f32. */
+/** What the reference draws, and what it would draw with sums and ranks that are off by rounding errors of f32. */
 function expectedOf({ logits, ...text }: Text, options: SamplerOptions): number[] {
   const drawn = [1, 1 - 1e-5, 1 + 1e-5].flatMap((error) => {
     const topP = options.topP === 1 ? 1 : Math.min(1, error * options.topP);
@@ -147,7 +146,7 @@ function expectedOf({ logits, ...text }: Text, options: SamplerOptions): number[
   return [...new Set(drawn)];
 }
 
-/** Kinds of logits: smooth, with many equals, all equal, with some that are impossible. */
+/** Kinds of logits: all different, many equal, all equal, and some impossible. */
 const LOGITS: ((random: () => number, V: number, dtype: DType) => Float32Array)[] = [
   (random, V, dtype) => randomValues(random, V, { scale: 3, dtype }),
   (random, V) => randomValues(random, V, { scale: 2 }).map(Math.round),
@@ -182,7 +181,7 @@ for (const dtype of REAL_TYPES) {
         const of = [...LOGITS, ...LOGITS, ...LOGITS].map((logits): Text => {
           const history = Array.from(
             { length: 1 + Math.floor(30 * random()) },
-            () => Math.floor(random() ** 2 * V), // some of them more than once
+            () => Math.floor(random() ** 2 * V), // some occur more than once
           );
           const values = logits(random, V, dtype);
           values[0] = 1; // at least one is possible
@@ -216,8 +215,8 @@ Deno.test("sample() draws what the reference draws from GPT-2's vocabulary", asy
   }
 });
 
-Deno.test("sample() tells the smallest of random numbers apart", async () => {
-  // races of two tokens that are decided by a hundredth, where the noise of one is extreme
+Deno.test("sample() distinguishes the smallest random numbers", async () => {
+  // draws of two tokens whose noisy scores differ by a hundredth, where the noise of one is extreme
   const V = 1000, seeds = 1000;
   const bitsOf = (seed: number, id: number) => pcgHash(id + pcgHash(1 + pcgHash(seed)));
   const draws = Array.from({ length: seeds }, (_, seed) => {
@@ -240,7 +239,7 @@ Deno.test("sample() tells the smallest of random numbers apart", async () => {
   }
 });
 
-Deno.test("sample() takes the first of equals where top-k or top-p cut through them", async () => {
+Deno.test("sample() keeps the first of equal tokens if top-k or top-p keep only some", async () => {
   const V = 1003, logits = new Float32Array(V).fill(1.5).fill(2, 500, 600).fill(-1, 700);
   const texts = Array.from({ length: 300 }, (_, seed): Text => ({ logits, history: [0], seed }));
   for (const options of [{ topK: 3 }, { topP: 3 / 1000, temperature: 1e-2 }, { topK: 103 }]) {
@@ -252,7 +251,7 @@ Deno.test("sample() takes the first of equals where top-k or top-p cut through t
 });
 
 Deno.test("sample() draws each token as often as its probability says", async () => {
-  // seeds one after the other, several tokens of each text, as generation has them
+  // consecutive seeds and several tokens of each text, as in generation
   const p = [0.5, 0.25, 0.1, 0.08, 0.05, 0.015, 0.004, 0.001], temperature = 0.5;
   const logits = Float32Array.from(p, (v) => temperature * Math.log(v) + 3);
   const counts = p.map(() => 0);
@@ -263,10 +262,10 @@ Deno.test("sample() draws each token as often as its probability says", async ()
   }
   const draws = 8 * 4096;
   const chiSquare = p.reduce((sum, v, id) => sum + (counts[id]! - v * draws) ** 2 / (v * draws), 0);
-  assert.ok(chiSquare < 24.3, `${chiSquare}, of which 0.1 % lie above 24.3: ${counts}`);
+  assert.ok(chiSquare < 24.3, `chi-square is ${chiSquare}, above 24.3 in 0.1 %: ${counts}`);
 });
 
-Deno.test("sample() takes temperatures that no f32 holds, and the edges of the penalty", async () => {
+Deno.test("sample() accepts temperatures beyond f32, and the least and largest penalty", async () => {
   const logits = Float32Array.of(1, -Infinity, 3, 0, 3 - 2 ** -20);
   const texts = Array.from({ length: 40 }, (_, seed): Text => ({ logits, history: [0], seed }));
   const drawnWith = async (options: Partial<SamplerOptions>) =>
@@ -283,7 +282,7 @@ Deno.test("sample() takes temperatures that no f32 holds, and the edges of the p
   assert.deepEqual(await drawnWith({ ...taken, topP: 1e-300, minP: 1e-300 }), [2]);
 });
 
-Deno.test("sample() says where a logit is NaN or none is finite, and checkSample() throws", async () => {
+Deno.test("sample() appends no token if a logit is NaN or the highest is not finite, and checkSample() throws", async () => {
   const negativeNan = new Float32Array(new Uint32Array([0xffc00000]).buffer)[0]!;
   const rows = [[1, NaN, 2], [negativeNan, 0, 0], [-Infinity, -Infinity, -Infinity], [
     0,
@@ -307,12 +306,12 @@ Deno.test("sample() says where a logit is NaN or none is finite, and checkSample
 });
 
 Deno.test("sample() throws on a vocabulary wider than the logits", () => {
-  const t = {
-    logits: poisoned("logits", { shape: [2, 8], dtype: "f32" }),
-    seeds: poisoned("seeds", { shape: [2], dtype: "u32" }),
-    tokens: poisoned("tokens", { shape: [2, 5], dtype: "u32" }),
-    cursors: poisoned("cursors", { shape: [2, 2], dtype: "u32" }),
-  };
+  const t = tensors({
+    logits: [[2, 8], "f32"],
+    seeds: [[2], "u32"],
+    tokens: [[2, 5], "u32"],
+    cursors: [[2, 2], "u32"],
+  });
   assert.throws(() => sample(new Program(device), t, t, { ...PLAIN, vocabularySize: 9 }), {
     name: "RangeError",
     message: "Cannot sample as vocabularySize must be 1 to 8: current value is 9",

@@ -14,7 +14,7 @@ fn main() {
   for (var i = 0u; i < TURNS; i++) { y[i & 3] = y[(i + 1) & 3] * 3 + i; }
 }`;
 
-/** Work that each variant does in as many turns of a loop as its name says. */
+/** Work whose variants run a loop as many times as their names say. */
 function counting(key: string, variants: string[], y: Tensor): Tunable {
   return {
     key,
@@ -39,7 +39,7 @@ const labelsOf = (on: typeof device, tunable: Tunable) => {
 };
 
 Deno.test({
-  name: "tune() keeps the fastest of many variants, which recordFastest() then takes",
+  name: "tune() chooses the fastest of many variants, which recordFastest() then records",
   ignore: !device.features.has("timestamp-query"),
   async fn() {
     const on = own(), y = poisoned("y", { shape: [4], dtype: "u32" });
@@ -54,7 +54,7 @@ Deno.test({
   },
 });
 
-Deno.test("a choice that no variant bears leaves the preferred one, and the work to the tuner", () => {
+Deno.test("recordFastest() records the preferred variant if the choice names none, and the work stays untuned", () => {
   const on = own(), y = poisoned("y", { shape: [4], dtype: "u32" });
   const tunable = counting("work", ["1", "2"], y);
   on.choices.set("work", "3");
@@ -67,7 +67,7 @@ Deno.test("a choice that no variant bears leaves the preferred one, and the work
   y.buffer.destroy();
 });
 
-Deno.test("untuned() passes over work with one variant, and all where there are no timestamps", () => {
+Deno.test("untuned() leaves out work with one variant, and all work if there are no timestamps", () => {
   const on = own(), y = poisoned("y", { shape: [4], dtype: "u32" });
   const [one, two] = [counting("one", ["1"], y), counting("two", ["1", "2"], y)];
   const features = new Set(["timestamp-query"]);
