@@ -31,8 +31,8 @@ export type { ParameterSpec } from "./model/parameters.ts";
 export { parseHuggingFaceConfig, toHuggingFaceConfig } from "./model/files/hugging_face.ts";
 export {
   type AdapterBase,
-  type AdapterVariation,
   parseAdapterConfig,
+  type PeftLora,
   toAdapterConfig,
 } from "./model/files/lora.ts";
 export {

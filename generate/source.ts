@@ -16,16 +16,16 @@ import {
   STATE_FILE,
   verifyCheckpoint,
 } from "../model/files/checkpoint.ts";
-import type { GptConfig, LoraConfig } from "../model/config.ts";
+import type { GptConfig } from "../model/config.ts";
 import type { Gpt } from "../model/gpt.ts";
 import { parseEndIds, parseHuggingFaceConfig } from "../model/files/hugging_face.ts";
 import {
   ADAPTER_CONFIG,
   ADAPTER_FILE,
   adapterTensors,
-  type AdapterVariation,
   mergeLora,
   parseAdapterConfig,
+  type PeftLora,
   storedAdapters,
 } from "../model/files/lora.ts";
 import { weightBeside } from "../model/parameters.ts";
@@ -64,8 +64,7 @@ export interface ModelSource {
   readonly checkpoint?: string;
   /** Adapters to merge into it, the directory of their file, and the `spec` of their base. */
   readonly adapters?: {
-    readonly lora: LoraConfig;
-    readonly variation?: AdapterVariation;
+    readonly lora: PeftLora;
     readonly directory: string;
     readonly base: string;
   };
@@ -116,10 +115,7 @@ export async function readModel(
     checkBaseOption(directory, { base: given });
     return { ...origin, directory, ...await describe(directory, options) };
   }
-  const { lora, variation, base, revision } = parseAdapterConfig(
-    json,
-    join(directory, ADAPTER_CONFIG),
-  );
+  const { lora, base, revision } = parseAdapterConfig(json, join(directory, ADAPTER_CONFIG));
   const named = existsSync(base) || !isRepository(base)
     ? base
     : `hf:${base}${revision === undefined ? "" : `@${revision}`}`;
@@ -133,7 +129,7 @@ export async function readModel(
         `${base}, their base_model_name_or_path, has adapters itself`,
     );
   }
-  storedAdapters(model.config, lora, variation); // throws if they do not fit
+  storedAdapters(model.config, lora); // throws if they do not fit
   const { endIds = [] } = model.tokenizer, { vocabularySize } = model.config;
   const tokenizer = hasTokenizer(directory)
     ? { ...await readTokenizer(directory, { vocabularySize }), endIds }
@@ -142,7 +138,7 @@ export async function readModel(
     ...model,
     ...origin,
     tokenizer: withEndIds(tokenizer, directory, options),
-    adapters: { lora, ...(variation && { variation }), directory, base: foundBase.spec },
+    adapters: { lora, directory, base: foundBase.spec },
   };
 }
 
@@ -355,10 +351,10 @@ export function fillModel(gpt: Gpt, { directory, config, adapters }: ModelSource
   const open = [openModelTensors(directory)];
   try {
     if (adapters) {
-      const { lora, variation } = adapters, path = join(adapters.directory, ADAPTER_FILE);
+      const path = join(adapters.directory, ADAPTER_FILE);
       const file = openTensorFiles([path]);
       open.push(file);
-      const stored = storedAdapters(config, lora, variation);
+      const stored = storedAdapters(config, adapters.lora);
       const tensors = adapterTensors(stored, file.tensors, path);
       for (const adapter of stored) {
         const name = weightBeside(adapter), before = changes.get(name);

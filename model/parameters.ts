@@ -161,7 +161,7 @@ export function allAdapters(config: GptConfig): Adapter[] {
  *
  * @throws {UserError} if rank or alpha is out of range.
  */
-export function validateLora({ rank, alpha }: LoraConfig): void {
+export function validateLora({ rank, alpha }: Pick<LoraConfig, "rank" | "alpha">): void {
   if (!Number.isInteger(rank) || rank < 1 || rank > 1024) {
     throw new UserError(
       `Cannot build adapters as their rank must be an integer from 1 to 1024: ` +

@@ -31,6 +31,7 @@ import {
   type AdapterBase,
   isAdapter,
   toAdapterConfig,
+  trainableLora,
 } from "../model/files/lora.ts";
 import type { ParameterSpec } from "../model/parameters.ts";
 import { serializeSafetensors } from "../model/files/safetensors.ts";
@@ -140,7 +141,7 @@ export async function readCheckpoint(
   return {
     path,
     state: { ...state, source: { ...source, spec: adapters!.base } },
-    config: { ...base.config, lora: adapters!.lora },
+    config: { ...base.config, lora: trainableLora(adapters!.lora, path) },
     tokenizer,
     base: { ...base, tokenizer },
   };

@@ -30,8 +30,8 @@ export function defaultTargets({ family }: Pick<GptConfig, "family">): string[] 
   return family === "gpt_neo" ? ["q_proj", "v_proj"] : ["c_attn"];
 }
 
-/** What the product of an adapter is multiplied with. */
-export function loraScale({ rank, alpha }: LoraConfig): number {
+/** Factor of the product of an adapter. */
+export function loraScale({ rank, alpha }: Pick<LoraConfig, "rank" | "alpha">): number {
   return alpha / rank;
 }
 
@@ -77,125 +77,247 @@ export function toAdapterConfig(
   };
 }
 
-/** What an `adapter_config.json` may say for this code to know what to do. */
+/** Adapters as PEFT describes them, which `LoraConfig` is a simple case of. */
+export interface PeftLora extends Omit<LoraConfig, "targets"> {
+  /**
+   * Linear layers that have adapters: by their names, such as `transformer.h.0.attn.c_attn`, or the ends of
+   * these; by one regular expression of Python's, which must match the whole name; or `all-linear`.
+   */
+  readonly targets: string | readonly string[];
+  /** Layers that have none, likewise. */
+  readonly excluded?: string | readonly string[];
+  /** Blocks to which the ends of names in `targets` are confined. */
+  readonly layers?: readonly number[];
+  /** Names before the number of a block, as regular expressions; any by default. */
+  readonly layerPatterns?: readonly string[];
+  /** Ranks of layers that have another one, by regular expressions that match the end of a name. */
+  readonly ranks?: Readonly<Record<string, number>>;
+  /** Alphas, likewise. */
+  readonly alphas?: Readonly<Record<string, number>>;
+  /** Whether alpha is divided by the root of the rank (https://arxiv.org/abs/2312.03732). */
+  readonly rankStabilized?: boolean;
+}
+
+/** Values by which PEFT initializes A and B alone; others change the base, too. */
+const INITIALIZATIONS: readonly unknown[] = [true, false, "gaussian", "eva", "orthogonal"];
+
+/** What fields of `adapter_config.json` must be. */
 const REQUIRED: Readonly<Record<string, (value: unknown) => boolean>> = {
   "peft_type: LORA": (value) => value === "LORA",
-  "bias: none": (value) => value === "none" || value === undefined,
-  "alpha_pattern: numbers by names of layers": isPattern,
-  "rank_pattern: numbers by names of layers": isPattern,
-  "exclude_modules: null": isEmpty,
-  "layer_replication: null": isEmpty,
-  "layers_to_transform: null": isEmpty,
-  "lora_bias: false": isEmpty,
-  "modules_to_save: null": isEmpty,
-  "target_parameters: null": isEmpty,
-  "trainable_token_indices: null": isEmpty,
-  "use_dora: false": isEmpty,
-  "use_qalora: false": isEmpty,
+  "task_type: CAUSAL_LM or null": (value) => value === "CAUSAL_LM" || isEmpty(value),
+  "bias: none": (value) => value === "none" || isEmpty(value),
+  "init_lora_weights: true, false, gaussian, eva or orthogonal": (value) =>
+    INITIALIZATIONS.includes(value) || isEmpty(value),
   "use_rslora: true or false": (value) => typeof value === "boolean" || isEmpty(value),
-  "r: a number": (value) => typeof value === "number",
-  "lora_alpha: a number": (value) => typeof value === "number",
+  "r: a number": isNumber,
+  "lora_alpha: a number": isNumber,
+  "alpha_pattern: numbers by regular expressions": isPattern,
+  "rank_pattern: numbers by regular expressions": isPattern,
   "base_model_name_or_path: text": (value) => typeof value === "string" && value !== "",
-  "target_modules: a list of names": (value) =>
-    Array.isArray(value) && value.every((name) => typeof name === "string"),
+  "target_modules: names of layers or a regular expression": isSelection,
+  "exclude_modules: names of layers, a regular expression or null": (value) =>
+    isEmpty(value) || isSelection(value),
+  "layers_to_transform: numbers of blocks or null": (value) =>
+    isEmpty(value) || [value].flat().every(Number.isSafeInteger),
+  "layers_pattern: regular expressions or null": (value) =>
+    isEmpty(value) || value === "" || [value].flat().every(isExpression),
 };
+
+/** Fields that do not change what trained adapters compute; `fan_in_fan_out` follows from the base, as in PEFT. */
+const WITHOUT_EFFECT: readonly string[] = [
+  ..."auto_mapping corda_config ensure_weight_tying eva_config fan_in_fan_out inference_mode".split(
+    " ",
+  ),
+  ..."loftq_config lora_dropout lora_ga_config megatron_core peft_version qalora_group_size".split(
+    " ",
+  ),
+  ..."revision runtime_config".split(" "),
+];
 
 function isEmpty(value: unknown): boolean {
   return value === undefined || value === null || value === false ||
     (typeof value === "object" && Object.keys(value).length === 0);
 }
 
-/** PEFT reads the names as regular expressions: these are ones that stand for themselves. */
+function isNumber(value: unknown): value is number {
+  return typeof value === "number";
+}
+
+function isSelection(value: unknown): boolean {
+  return isExpression(value) ||
+    (Array.isArray(value) && value.every((name) => typeof name === "string"));
+}
+
+function isExpression(value: unknown): boolean {
+  return typeof value === "string" && compile(value) !== undefined;
+}
+
 function isPattern(value: unknown): boolean {
   return isEmpty(value) ||
     (isObject(value) &&
-      Object.entries(value).every(([name, n]) => /^[\w.]+$/.test(name) && typeof n === "number"));
+      Object.entries(value).every(([name, n]) => isExpression(name) && isNumber(n)));
 }
 
-/** How adapters of PEFT may differ from each other. */
-export interface AdapterVariation {
-  /** Ranks by names of layers, or ends of them, for those that have another. */
-  readonly ranks: Readonly<Record<string, number>>;
-  /** Alphas, likewise. */
-  readonly alphas: Readonly<Record<string, number>>;
-  /** Whether alpha is divided by the rank's root (https://arxiv.org/abs/2312.03732), and not by the rank. */
-  readonly byRoot: boolean;
+/** Most characters of a regular expression. */
+const MOST_EXPRESSION = 10_000;
+
+/**
+ * A regular expression of Python's that must match a whole text, if JavaScript has one that means the same.
+ * The notations differ in flags at the beginning, named groups, and both ends of a text.
+ */
+function compile(expression: string): RegExp | undefined {
+  const [, flags = "", body] = /^(?:\(\?([aimsu]+)\))?(.*)$/s.exec(expression)!;
+  const translated = body!.replaceAll("(?P<", "(?<").replaceAll(/\(\?P=(\w+)\)/g, "\\k<$1>")
+    .replaceAll(/\\[\s\S]/g, (escape) => ({ "\\A": "^", "\\Z": "$" })[escape] ?? escape);
+  if (expression.length > MOST_EXPRESSION) return undefined;
+  try {
+    return new RegExp(`^(?:${translated})$`, flags.replaceAll(/[au]/g, ""));
+  } catch {
+    return undefined; // it is none, or one that JavaScript does not have
+  }
+}
+
+/** Whether a regular expression matches a whole text. */
+function matches(expression: string, text: string): boolean {
+  const compiled = compile(expression);
+  if (compiled) return compiled.test(text);
+  throw new UserError(
+    `Cannot build adapters as ${quoted(expression)} must be a regular expression`,
+  );
 }
 
 /**
  * Reads an `adapter_config.json`, PEFT's or ours.
  *
  * @param where the file's path, for error messages.
- * @throws {UserError} if the text is no JSON object.
- * @throws {UserError} if it describes adapters of another kind.
+ * @throws {UserError} if the text is no JSON object, or if it describes adapters of another kind; the sentence
+ * names the field and its value.
  */
-export function parseAdapterConfig(
-  json: string,
-  where: string,
-): { lora: LoraConfig; variation?: AdapterVariation } & AdapterBase {
+export function parseAdapterConfig(json: string, where: string): { lora: PeftLora } & AdapterBase {
   const fields: JsonObject = parseJsonObject(json, where);
+  const refuse = (requirement: string, value: unknown) =>
+    new UserError(`Cannot load ${where} as ${requirement}: current value is ${quoted(value)}`);
+  const known = new Set(WITHOUT_EFFECT);
   for (const [rule, isAllowed] of Object.entries(REQUIRED)) {
     const [name, requirement] = rule.split(": ") as [string, string];
-    if (isAllowed(fields[name])) continue;
-    throw new UserError(
-      `Cannot load ${where} as ${name} must be ${requirement}: ` +
-        `current value is ${quoted(fields[name])}`,
+    known.add(name);
+    if (!isAllowed(fields[name])) throw refuse(`${name} must be ${requirement}`, fields[name]);
+  }
+  for (const [name, value] of Object.entries(fields)) {
+    if (known.has(name) || isEmpty(value)) continue;
+    throw refuse(`${printable(name, 80)} must be null or false`, value);
+  }
+  const { target_modules, exclude_modules, layers_to_transform, layers_pattern } = fields;
+  const hasLayers = !isEmpty(layers_to_transform);
+  if (hasLayers && typeof target_modules === "string") {
+    throw refuse(
+      "layers_to_transform must be null if target_modules is a text",
+      layers_to_transform,
     );
   }
-  const { r, lora_alpha, target_modules, base_model_name_or_path, revision } = fields;
-  const variation: AdapterVariation = {
-    ranks: (fields.rank_pattern ?? {}) as Record<string, number>,
-    alphas: (fields.alpha_pattern ?? {}) as Record<string, number>,
-    byRoot: fields.use_rslora === true,
-  };
+  if (!hasLayers && layers_pattern && !isEmpty(layers_pattern)) {
+    throw refuse("layers_pattern must be null without layers_to_transform", layers_pattern);
+  }
+  const { r, lora_alpha, rank_pattern, alpha_pattern, base_model_name_or_path, revision } = fields;
   return {
     lora: {
       rank: r as number,
       alpha: lora_alpha as number,
-      targets: target_modules as string[],
+      targets: target_modules as string | string[],
+      ...(isEmpty(exclude_modules) ? {} : { excluded: exclude_modules as string | string[] }),
+      ...(hasLayers ? { layers: [layers_to_transform].flat() as number[] } : {}),
+      ...(layers_pattern && !isEmpty(layers_pattern)
+        ? { layerPatterns: [layers_pattern].flat() as string[] }
+        : {}),
+      ...(isEmpty(rank_pattern) ? {} : { ranks: rank_pattern as Record<string, number> }),
+      ...(isEmpty(alpha_pattern) ? {} : { alphas: alpha_pattern as Record<string, number> }),
+      ...(fields.use_rslora === true ? { rankStabilized: true } : {}),
     },
-    ...(Object.values(variation).every(isEmpty) ? {} : { variation }),
     base: base_model_name_or_path as string,
     ...(typeof revision === "string" ? { revision } : {}),
   };
 }
 
-/** An adapter with its own rank, and what its product is multiplied with. */
+/**
+ * Adapters of PEFT as this code trains them.
+ *
+ * @param where the adapters' directory, for error messages.
+ * @throws {UserError} if they have more than one rank, one alpha and names of layers.
+ */
+export function trainableLora(
+  { rank, alpha, targets, ...more }: PeftLora,
+  where: string,
+): LoraConfig {
+  const [field] = Object.keys(more);
+  if (field === undefined && typeof targets !== "string") return { rank, alpha, targets };
+  throw new UserError(
+    `Cannot train the adapters in ${where} as they must have one rank, one alpha and names of layers: ` +
+      `current ${field ?? "targets"} are ${
+        quoted(field ? more[field as keyof typeof more] : targets)
+      }`,
+  );
+}
+
+/** An adapter with its rank, and the factor of its product. */
 export interface StoredAdapter extends Adapter {
   readonly rank: number;
   readonly scale: number;
 }
 
+/** Layers that PEFT can give adapters, unlike this code. */
+const UNSUPPORTED_LAYERS: readonly string[] = [nameInFile("wte"), nameInFile("wpe"), "lm_head"];
+
 /**
- * The adapters that PEFT puts beside a model: where the name of a layer, such as `transformer.h.0.attn.c_attn`,
- * is a target or ends with one.
+ * The adapters that PEFT puts beside a model.
  *
- * @throws {UserError} if a rank or an alpha is out of range, or if a target is no linear layer.
+ * @throws {UserError} if a rank or an alpha is out of range, if no linear layer is a target, or if the embedding or
+ * the head is one.
  */
-export function storedAdapters(
-  config: GptConfig,
-  { rank, alpha, targets }: LoraConfig,
-  { ranks, alphas, byRoot }: AdapterVariation = { ranks: {}, alphas: {}, byRoot: false },
-): StoredAdapter[] {
-  const all = allAdapters(config).map((adapter) => ({
-    ...adapter,
-    layerName: nameInFile(`h.${adapter.layer}.${adapter.module.name}`),
-  }));
-  const isMeant = (layerName: string, name: string) => `.${layerName}`.endsWith(`.${name}`);
-  checkTargets(config, targets, (name) => all.some(({ layerName }) => isMeant(layerName, name)));
-  const own = (values: Readonly<Record<string, number>>, layerName: string) =>
-    Object.entries(values).find(([name]) => isMeant(layerName, name))?.[1];
-  return all.filter(({ layerName }) => targets.some((name) => isMeant(layerName, name)))
-    .map(({ layerName, ...adapter }) => {
-      const lora = {
-        rank: own(ranks, layerName) ?? rank,
-        alpha: own(alphas, layerName) ?? alpha,
-        targets,
-      };
-      validateLora(lora);
-      const scale = byRoot ? lora.alpha / Math.sqrt(lora.rank) : loraScale(lora);
-      return { ...adapter, rank: lora.rank, scale };
-    });
+export function storedAdapters(config: GptConfig, lora: PeftLora): StoredAdapter[] {
+  const { rank, alpha, targets, ranks = {}, alphas = {}, rankStabilized = false } = lora;
+  const unsupported = isAllLinear(targets)
+    ? undefined
+    : UNSUPPORTED_LAYERS.find((name) => isTarget(name, lora));
+  if (unsupported !== undefined) {
+    throw new UserError(
+      `Cannot build adapters as their targets must be linear layers of blocks: ` +
+        `${unsupported} is one of the current targets ${quoted(targets)}`,
+    );
+  }
+  const adapters = allAdapters(config).flatMap((adapter) => {
+    const name = nameInFile(`h.${adapter.layer}.${adapter.module.name}`);
+    if (!isTarget(name, lora)) return [];
+    const own = (values: Readonly<Record<string, number>>) =>
+      Object.entries(values).find(([pattern]) => matches(`(?:.*\\.)?(?:${pattern})`, name))?.[1];
+    const numbers = { rank: own(ranks) ?? rank, alpha: own(alphas) ?? alpha };
+    validateLora(numbers);
+    const scale = rankStabilized ? numbers.alpha / Math.sqrt(numbers.rank) : loraScale(numbers);
+    return [{ ...adapter, rank: numbers.rank, scale }];
+  });
+  if (adapters.length === 0) checkTargets(config, [targets].flat(), () => false);
+  return adapters;
+}
+
+/** Whether a layer has an adapter, by PEFT's rules (its `check_target_module_exists()`). */
+function isTarget(name: string, { targets, excluded, layers, layerPatterns }: PeftLora): boolean {
+  const isEnd = (end: string) => name.endsWith(`.${end}`);
+  if (typeof excluded === "string" && matches(excluded, name)) return false;
+  if (typeof excluded === "object" && (excluded.includes(name) || excluded.some(isEnd))) {
+    return false;
+  }
+  if (typeof targets === "string") return isAllLinear(targets) || matches(targets, name);
+  if (targets.includes(name)) return true;
+  if (!targets.some(isEnd)) return false;
+  if (layers === undefined) return true;
+  for (const pattern of layerPatterns ?? ["[^.]*"]) {
+    const [, block] = compile(`.*\\.${pattern}\\.(\\d+)\\..*`)?.exec(name) ?? [];
+    if (block !== undefined) return layers.includes(Number(block));
+  }
+  return false;
+}
+
+function isAllLinear(targets: PeftLora["targets"]): boolean {
+  return typeof targets === "string" && targets.toLowerCase() === "all-linear";
 }
 
 /**

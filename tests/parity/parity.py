@@ -126,6 +126,10 @@ def stored(model, how, name):
     elif how == "pytorch_model.bin":
         model.config.save_pretrained(path)
         torch.save(model.state_dict(), path / how)
+    elif how == "torch.compile() in DataParallel":
+        model.config.save_pretrained(path)
+        names = {f"module._orig_mod.{name}": tensor for name, tensor in model.state_dict().items()}
+        torch.save(names, path / "pytorch_model.bin")
     else:
         model.save_pretrained(path)
     return add_tokenizer(path)
@@ -221,18 +225,19 @@ def created(name, config, hf_config):
     second.append(lambda: run(f"{name}, theirs loading ours", out, hf_config, lambda: opened["model"]))
 
 
-def adapters_of_theirs(name, path, targets):
+def adapters_of_theirs(name, path, targets, how="adapters of peft", **fields):
     """peft makes adapters; ours loads them."""
     base, _ = load(path)
     is_gpt2 = base.config.model_type == "gpt2"
     config = LoraConfig(
         r=4, lora_alpha=2, target_modules=targets, fan_in_fan_out=is_gpt2, task_type="CAUSAL_LM",
         init_lora_weights=False,  # B is not zero
+        **fields,
     )
     model = get_peft_model(base, config).eval()
-    out = HERE / f"{name}, adapters of peft"
+    out = HERE / f"{name}, {how}"
     model.save_pretrained(out)
-    run(f"{name}, adapters of peft loaded by ours", out, base.config, lambda: model)
+    run(f"{name}, {how} loaded by ours", out, base.config, lambda: model)
 
 
 def adapters_of_ours(name, path, targets):
@@ -304,6 +309,7 @@ def main():
     for name, how in [
         ("gpt2", "shards"), ("gpt2 wide", "without prefix"), ("gpt2 own head", "float16"), ("neo", "bfloat16"),
         ("neo 48", "pytorch_model.bin"), ("neo local", "shards"), ("gpt2 own head", "pytorch_model.bin"),
+        ("gpt2 relu", "torch.compile() in DataParallel"),
     ]:
         model = random_model(CONFIGS[name])
         path = stored(model, how, name)  # under float16 and bfloat16 the model is rounded, too
@@ -318,6 +324,16 @@ def main():
     )
     adapters_of_theirs("gpt2", paths["gpt2"], ["c_attn", "c_proj", "c_fc"])
     adapters_of_theirs("neo 48", paths["neo 48"], ["k_proj", "v_proj", "out_proj"])
+    adapters_of_theirs(
+        "gpt2", paths["gpt2"], r".*\.(c_attn|c_fc|c_proj)", "rank-stabilized adapters of peft", use_rslora=True,
+        rank_pattern={r"h\.0\.mlp\.c_.*": 9}, alpha_pattern={"c_fc": 3}, exclude_modules=["h.1.mlp.c_proj"],
+    )
+    adapters_of_theirs(
+        "neo", paths["neo"], "all-linear", "adapters of peft of every layer", rank_pattern={"out_proj": 2},
+    )
+    adapters_of_theirs(
+        "gpt2 wide", paths["gpt2 wide"], ["c_attn", "c_fc"], "adapters of peft in two blocks", layers_to_transform=[0, 2],
+    )
     adapters_of_ours("gpt2 wide", paths["gpt2 wide"], ["c_attn", "mlp.c_proj"])
     adapters_of_ours("neo", paths["neo"], ["q_proj", "v_proj", "c_fc"])
     perform()

@@ -193,8 +193,7 @@ Deno.test("damaged configurations are read or refused in a sentence, and fail in
     [toHuggingFaceConfig(LOCAL, ends), (json) => parseHuggingFaceConfig(json, "f.json")],
     [toHuggingFaceConfig(CONFIG, ends), (json) => parseEndIds(json, "f.json")],
     [adapters, (json) => {
-      const { lora, variation } = parseAdapterConfig(json, "f.json");
-      return storedAdapters(CONFIG, lora, variation);
+      return storedAdapters(CONFIG, parseAdapterConfig(json, "f.json").lora);
     }],
     [
       { metadata: {}, weight_map: { a: "m.safetensors", b: "n.bin" } },
