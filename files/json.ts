@@ -76,6 +76,30 @@ function isListOf(isItem: (value: unknown) => boolean): (value: unknown) => bool
 /** Type of a field; with a question mark it may be null or absent. */
 export type FieldKind = keyof typeof KINDS | `${keyof typeof KINDS}?`;
 
+/** TypeScript's types of values, by kind. */
+interface Values {
+  text: string;
+  texts: readonly string[];
+  number: number;
+  whole: number;
+  boolean: boolean;
+  list: readonly unknown[];
+  objects: readonly JsonObject[];
+  object: JsonObject;
+}
+
+/** An object whose fields have these kinds. */
+export type Fields<Kinds> =
+  & {
+    readonly [Name in keyof Kinds as Kinds[Name] extends keyof Values ? Name : never]:
+      Values[Kinds[Name] & keyof Values];
+  }
+  & {
+    readonly [Name in keyof Kinds as Kinds[Name] extends `${string}?` ? Name : never]?:
+      | (Kinds[Name] extends `${infer Kind extends keyof Values}?` ? Values[Kind] : never)
+      | null;
+  };
+
 /**
  * Checks the types of fields; others may be anything.
  *

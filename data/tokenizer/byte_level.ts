@@ -49,7 +49,7 @@ export function fromByteAlphabet(text: string): Uint8Array | undefined {
  * and its added tokens may differ.
  */
 export function isGpt2Kind({ model, normalizer, pre_tokenizer }: TokenizerFile): boolean {
-  const [words, ...others] = stagesOf(pre_tokenizer, "pretokenizers");
+  const [words, ...others] = stagesOf(pre_tokenizer);
   return modelKind(model) === "BPE" && !model.dropout && !model.continuing_subword_prefix &&
     !model.end_of_word_suffix && !model.byte_fallback && !model.ignore_merges && !normalizer &&
     words?.type === "ByteLevel" && !words.add_prefix_space && words.use_regex !== false &&
@@ -98,12 +98,13 @@ export function gpt2File(
     prefix?: boolean;
   },
 ): TokenizerFile {
+  const type = "ByteLevel";
   const byteLevel = {
-    type: "ByteLevel",
+    type,
     add_prefix_space: prefix,
     trim_offsets: true,
     use_regex: true,
-  };
+  } as const;
   // the order of the fields decides the hash
   const file = {
     version: "1.0",

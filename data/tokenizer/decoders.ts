@@ -1,17 +1,23 @@
 import { fromByteAlphabet } from "./byte_level.ts";
 import { type PatternOf, replaceMatches } from "./pattern.ts";
-import { type Component, prependScheme, stagesOf, UnsupportedTokenizer } from "./tokenizer_file.ts";
+import {
+  BLANK,
+  type Component,
+  prependScheme,
+  stagesOf,
+  UnsupportedTokenizer,
+} from "./tokenizer_file.ts";
 
 /**
  * The decoders of a `tokenizer.json`: they turn tokens into text.
  *
- * Every decoder but one (CTC, for speech) treats tokens one by one, except for the first and the last of a
- * text. So a text can be decoded token by token, and its bytes counted.
+ * Every decoder but one (CTC, for speech) decodes each token alone; only the first and the last token of a text are
+ * special. Therefore a text can be decoded token by token, and its bytes can be counted.
  *
  * @module
  */
 
-/** What the tokens of a tokenizer stand for. */
+/** Turns tokens into bytes. */
 export interface TokenDecoder {
   /**
    * UTF-8 bytes that a token stands for, which may be part of a character.
@@ -23,24 +29,22 @@ export interface TokenDecoder {
   readonly dropsLastBlank: boolean;
 }
 
-/** Turns what a token has become so far into what it becomes next; bytes stay as they are. */
+/** Changes the text of a token; bytes are final. */
 type Step = (text: string, atStart: boolean) => string | Uint8Array;
 
 /**
  * Makes the decoder that a file describes.
  *
- * @throws {UnsupportedTokenizer} for a kind that is not known.
+ * @throws {UnsupportedTokenizer} if its kind is unknown.
  */
 export function createTokenDecoder(
   config: Component | null | undefined,
   patternOf: PatternOf,
 ): TokenDecoder {
-  const stages = stagesOf(config, "decoders");
-  const fuse = stages.findIndex(({ type }) => type === "Fuse");
-  const steps = stages.flatMap((stage, i) => {
-    const fused = fuse >= 0 && i > fuse;
-    return stage.type === "Fuse" ? [] : [decoderStep(stage, { fused, patternOf })];
-  });
+  const stages = stagesOf(config), fuse = stages.findIndex(({ type }) => type === "Fuse");
+  const steps = stages.filter(({ type }) => type !== "Fuse").map((stage) =>
+    decoderStep(stage, { fused: fuse >= 0 && stages.indexOf(stage) > fuse, patternOf })
+  );
   if (stages.length === 0) steps.push((token, atStart) => atStart ? token : ` ${token}`);
   const encoder = new TextEncoder();
   return {
@@ -66,13 +70,11 @@ function decoderStep(
         return byte === undefined ? token : Uint8Array.of(parseInt(byte, 16));
       };
     case "Metaspace": {
-      const { replacement = "\u2581" } = config as { replacement?: string };
-      const scheme = prependScheme(config);
-      return (token, atStart) =>
-        token.replaceAll(replacement, atStart && scheme !== "never" ? "" : " ");
+      const blank = config.replacement ?? BLANK, isPrepended = prependScheme(config) !== "never";
+      return (token, atStart) => token.replaceAll(blank, atStart && isPrepended ? "" : " ");
     }
     case "WordPiece": {
-      const { prefix = "##", cleanup = true } = config as { prefix?: string; cleanup?: boolean };
+      const prefix = config.prefix ?? "##", cleanup = config.cleanup ?? true;
       return (token, atStart) => {
         const inside = !atStart && token.startsWith(prefix);
         const text = atStart ? token : inside ? token.slice(prefix.length) : ` ${token}`;
@@ -80,20 +82,15 @@ function decoderStep(
       };
     }
     case "BPEDecoder": {
-      const { suffix = "</w>" } = config as { suffix?: string };
+      const suffix = config.suffix ?? "</w>";
       return (token) => token.replaceAll(suffix, " ");
     }
     case "Replace": {
       const pattern = patternOf(config.pattern);
-      return (token) => replaceMatches(token, pattern, config.content as string);
+      return (token) => replaceMatches(token, pattern, config.content);
     }
     case "Strip": {
-      const { content, start: given, stop: givenStop } = config as {
-        content?: string | null;
-        start?: number | null;
-        stop?: number | null;
-      };
-      const start = given ?? 0, stop = givenStop ?? 0;
+      const { content } = config, start = config.start ?? 0, stop = config.stop ?? 0;
       if (typeof content !== "string") {
         throw new UnsupportedTokenizer("decoder.content of Strip must be a text", content);
       }
@@ -121,7 +118,7 @@ function strip(text: string, character: string, most: number, mostAtEnd: number)
   return text.slice(start, end);
 }
 
-/** How WordPiece's decoder joins what blanks have set apart. */
+/** Replacements of WordPiece's decoder, which joins punctuation and contractions to words. */
 const CLEANED: readonly [from: string, to: string][] = [
   [" .", "."],
   [" ?", "?"],

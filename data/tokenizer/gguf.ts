@@ -29,7 +29,7 @@ export function ggufTokenizer(
   const file = JSON.parse(json) as TokenizerFile;
   const { model, added_tokens: added = [] } = file;
   if (!isGpt2Kind(file)) {
-    const [words] = stagesOf(file.pre_tokenizer, "pretokenizers");
+    const [words] = stagesOf(file.pre_tokenizer);
     throw new UserError(
       "Cannot export the tokenizer to GGUF as it must be a byte-level BPE with GPT-2's words: " +
         `current pre-tokenizer is ${quoted(words?.type ?? null)}, model ${

@@ -24,9 +24,7 @@ export function createNormalizer(
     patternOf: PatternOf;
   },
 ): Normalize {
-  const steps = stagesOf(config, "normalizers").map((step) =>
-    normalizerStep(step, library!, patternOf)
-  );
+  const steps = stagesOf(config).map((step) => normalizerStep(step, library!, patternOf));
   return (text) => steps.reduce((changed, step) => step(changed), text);
 }
 
@@ -36,12 +34,12 @@ function normalizerStep(
   patternOf: PatternOf,
 ): Normalize {
   if (config.type === "Precompiled") {
-    const table = config.precompiled_charsmap as string | null;
+    const { precompiled_charsmap: table } = config;
     return table ? createPrecompiled(table) : (text) => text;
   }
   if (config.type === "Replace") {
     const pattern = patternOf(config.pattern);
-    return (text) => replaceMatches(text, pattern, config.content as string);
+    return (text) => replaceMatches(text, pattern, config.content);
   }
   let step: { normalize(text: string): string };
   try {
@@ -53,7 +51,8 @@ function normalizerStep(
     );
   }
   // in JavaScript the lower case of a sigma depends on its position, in Rust that of a character does not
-  const lowers = config.type === "Lowercase" || config.lowercase === true;
+  const lowers = config.type === "Lowercase" ||
+    config.type === "BertNormalizer" && config.lowercase === true;
   return (text) => step.normalize(lowers ? text.replaceAll("Σ", "σ") : text);
 }
 

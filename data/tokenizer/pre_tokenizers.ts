@@ -1,10 +1,10 @@
 import { createPattern, type Pattern, type PatternOf, type Span } from "./pattern.ts";
 import {
+  BLANK,
   type Component,
   type ModelConfig,
   modelKind,
   prependScheme,
-  stagesOf,
   UnsupportedTokenizer,
 } from "./tokenizer_file.ts";
 import { modelTokens } from "./vocabulary.ts";
@@ -31,7 +31,7 @@ export type Splitter = (
   visit: (piece: string, atStart: boolean) => void,
 ) => void;
 
-/** What can be done with the matches of a pattern, which divide a text. */
+/** Treatments of the matches of a pattern, which divide a text. */
 const BEHAVIORS = [
   "Removed",
   "Isolated",
@@ -61,15 +61,14 @@ export interface PreTokenizer {
 }
 
 /**
- * Makes a pre-tokenizer of its description; without one, a text is one word.
+ * Makes a pre-tokenizer from its description; without one, a text is one word.
  *
- * @throws {UnsupportedTokenizer} for a kind that is not known.
+ * @throws {UnsupportedTokenizer} if its kind is unknown.
  */
 export function createPreTokenizer(
-  config: Component | null | undefined,
+  stages: readonly Component[],
   patternOf: PatternOf,
 ): PreTokenizer {
-  const stages = stagesOf(config, "pretokenizers");
   const byteLevel = stages.findIndex(({ type }) => type === "ByteLevel");
   if (byteLevel >= 0 && byteLevel !== stages.length - 1) {
     throw new UnsupportedTokenizer(
@@ -77,69 +76,78 @@ export function createPreTokenizer(
       stages.map(({ type }) => type),
     );
   }
-  const split = stages.map((stage) => createSplitter(stage, patternOf)).reduceRight<Splitter>(
+  const split = inSequence(...stages.map((stage) => createSplitter(stage, patternOf)));
+  return { split, byteLevel: byteLevel >= 0 };
+}
+
+/** Splits by each splitter the pieces of the one before. */
+function inSequence(...splitters: readonly Splitter[]): Splitter {
+  return splitters.reduceRight<Splitter>(
     (rest, split) => (text, atStart, visit) =>
       split(text, atStart, (piece, first) => rest(piece, first, visit)),
     (text, atStart, visit) => visit(text, atStart),
   );
-  return { split, byteLevel: byteLevel >= 0 };
+}
+
+/** Splits at the matches of a pattern. */
+function splitAt(pattern: Pattern, behavior: unknown, invert?: boolean | null): Splitter {
+  const known = BEHAVIORS.find((name) => name === behavior);
+  if (!known) {
+    throw new UnsupportedTokenizer(`behavior must be one of ${BEHAVIORS.join(", ")}`, behavior);
+  }
+  return (text, atStart, visit) => {
+    for (
+      const [start, end] of divide(text, pattern, { behavior: known, invert: invert === true })
+    ) {
+      visit(text.slice(start, end), atStart && start === 0);
+    }
+  };
 }
 
 function createSplitter(config: Component, patternOf: PatternOf): Splitter {
-  const dividing = (pattern: Pattern, behavior: unknown, invert = false): Splitter => {
-    const known = BEHAVIORS.find((name) => name === behavior);
-    if (!known) {
-      throw new UnsupportedTokenizer(`behavior must be one of ${BEHAVIORS.join(", ")}`, behavior);
-    }
-    return (text, atStart, visit) => {
-      for (const [start, end] of divide(text, pattern, { behavior: known, invert })) {
-        visit(text.slice(start, end), atStart && start === 0);
-      }
-    };
-  };
   switch (config.type) {
     case "ByteLevel": {
-      const { add_prefix_space: prefix, use_regex: divides = true } = config;
-      const words = dividing(createPattern(GPT2_WORDS), "Isolated");
+      const { add_prefix_space: prefix, use_regex: splits } = config;
+      const words = splits === false
+        ? inSequence()
+        : splitAt(createPattern(GPT2_WORDS), "Isolated");
+      return (text, atStart, visit) =>
+        words(prefix && !text.startsWith(" ") ? ` ${text}` : text, atStart, visit);
+    }
+    case "Metaspace": {
+      const blank = config.replacement ?? BLANK, scheme = prependScheme(config);
+      const words = config.split === false
+        ? inSequence()
+        : splitAt(patternOf({ String: blank }), "MergedWithNext");
       return (text, atStart, visit) => {
-        const whole = prefix && !text.startsWith(" ") ? ` ${text}` : text;
-        if (divides) words(whole, atStart, visit);
-        else visit(whole, atStart);
+        const whole = text.replaceAll(" ", blank);
+        const isPrepended = scheme === "always" || (scheme === "first" && atStart);
+        words(isPrepended && !whole.startsWith(blank) ? blank + whole : whole, atStart, visit);
       };
     }
-    case "Metaspace":
-      return metaspace(config, patternOf);
     case "Split":
-      return dividing(
-        patternOf(config.pattern),
-        config.behavior,
-        config.invert as boolean,
-      );
+      return splitAt(patternOf(config.pattern), config.behavior, config.invert);
     case "Punctuation":
-      return dividing(PUNCTUATION, config.behavior ?? "Isolated");
+      return splitAt(PUNCTUATION, config.behavior ?? "Isolated");
     case "Digits":
-      return dividing(NUMBER, config.individual_digits ? "Isolated" : "Contiguous");
+      return splitAt(NUMBER, config.individual_digits ? "Isolated" : "Contiguous");
     case "Whitespace":
-      return dividing(WORDS, "Removed", true);
+      return splitAt(WORDS, "Removed", true);
     case "WhitespaceSplit":
-      return dividing(WHITE_SPACE, "Removed");
+      return splitAt(WHITE_SPACE, "Removed");
     case "CharDelimiterSplit":
-      return dividing(patternOf({ String: config.delimiter }), "Removed");
-    case "BertPreTokenizer": {
-      const words = dividing(WHITE_SPACE, "Removed");
-      const punctuation = dividing(PUNCTUATION, "Isolated");
-      return (text, atStart, visit) =>
-        words(text, atStart, (word, first) => punctuation(word, first, visit));
-    }
+      return splitAt(patternOf({ String: config.delimiter }), "Removed");
+    case "BertPreTokenizer":
+      return inSequence(splitAt(WHITE_SPACE, "Removed"), splitAt(PUNCTUATION, "Isolated"));
     case "FixedLength": {
-      const length = config.length as number;
+      const { length } = config;
       if (length < 1 || length > LONGEST_PIECE) {
         throw new UnsupportedTokenizer(
           `pre_tokenizer.length must be 1 to ${LONGEST_PIECE}`,
           length,
         );
       }
-      return dividing(createPattern(new RegExp(`.{1,${length}}`, "gsu")), "Isolated");
+      return splitAt(createPattern(new RegExp(`.{1,${length}}`, "gsu")), "Isolated");
     }
     default:
       throw new UnsupportedTokenizer(
@@ -147,24 +155,6 @@ function createSplitter(config: Component, patternOf: PatternOf): Splitter {
         config.type,
       );
   }
-}
-
-/** SentencePiece's pre-tokenizer: a word begins with its blank, written as a letter. */
-function metaspace(config: Component, patternOf: PatternOf): Splitter {
-  const { replacement = "\u2581", split = true } = config as {
-    replacement?: string;
-    split?: boolean;
-  };
-  const scheme = prependScheme(config), pattern = patternOf({ String: replacement });
-  return (text, atStart, visit) => {
-    let whole = text.replaceAll(" ", replacement);
-    const wanted = scheme === "always" || (scheme === "first" && atStart);
-    if (wanted && !whole.startsWith(replacement)) whole = replacement + whole;
-    if (!split) return visit(whole, atStart);
-    for (const [start, end] of divide(whole, pattern, { behavior: "MergedWithNext" })) {
-      visit(whole.slice(start, end), atStart && start === 0);
-    }
-  };
 }
 
 /** Divides a text at the matches of a pattern, or, inverted, at what lies between them. */
@@ -208,9 +198,6 @@ export function divide(
   add(end, text.length, invert);
   return pieces;
 }
-
-/** How SentencePiece writes a blank. */
-const BLANK = "\u2581";
 
 /**
  * Whether a text may be split before blanks even if the pre-tokenizer leaves it whole: no token reaches

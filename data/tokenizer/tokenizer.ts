@@ -265,13 +265,12 @@ const CACHED_WORDS = 200_000, CACHED_LENGTH = 64;
 
 function createEncodePlain({ file, vocabulary, library, patternOf }: Parts): EncodePlain {
   const utf8 = new TextEncoder();
-  const { split, byteLevel } = createPreTokenizer(file.pre_tokenizer, patternOf);
+  const stages = stagesOf(file.pre_tokenizer), last = stages.at(-1) ?? null;
+  const { split, byteLevel } = createPreTokenizer(stages, patternOf);
   // the text is normalized, and earlier stages may split it: the last one is what the fast encoder does
-  const stages = stagesOf(file.pre_tokenizer, "pretokenizers"), last = stages.at(-1) ?? null;
   const tables = tablesOf({ ...file, normalizer: null, pre_tokenizer: last });
   if (tables) {
-    const pretokenizers = stages.slice(0, -1);
-    const earlier = createPreTokenizer({ type: "Sequence", pretokenizers }, patternOf);
+    const earlier = createPreTokenizer(stages.slice(0, -1), patternOf);
     const encoder = new Encoder(tables);
     let bytes = new Uint8Array(2 ** 12);
     return (text, atStart, ids) =>

@@ -1,4 +1,10 @@
-import { checkFields, type FieldKind, isObject, type JsonObject } from "../../files/json.ts";
+import {
+  checkFields,
+  type FieldKind,
+  type Fields,
+  isObject,
+  type JsonObject,
+} from "../../files/json.ts";
 import { quoted } from "../../files/printable.ts";
 
 /**
@@ -17,7 +23,6 @@ export interface TokenizerFile {
   readonly added_tokens?: readonly AddedToken[];
 }
 
-/** Types of the fields that are read. */
 const FILE_FIELDS = {
   normalizer: "object?",
   pre_tokenizer: "object?",
@@ -25,9 +30,15 @@ const FILE_FIELDS = {
   added_tokens: "objects?",
 } as const;
 
+/** The model: how words become tokens. */
+export interface ModelConfig extends Fields<typeof MODEL_FIELDS> {
+  /** Ids by token; of a Unigram, tokens with their log-probabilities by id. */
+  readonly vocab?: Readonly<Record<string, number>> | readonly (readonly [string, number])[];
+  readonly merges?: readonly WrittenMerge[];
+}
+
 const MODEL_FIELDS = {
-  type: "text?",
-  merges: "list?",
+  type: "text?", // in older files the other fields imply it
   dropout: "number?",
   unk_token: "text?",
   unk_id: "whole?",
@@ -39,29 +50,45 @@ const MODEL_FIELDS = {
   max_input_chars_per_word: "whole?",
 } as const;
 
+/** A token that is found in a text before the text is split into words. */
+export interface AddedToken extends Fields<typeof ADDED_TOKEN_FIELDS> {
+  readonly id: number;
+}
+
 /** Types of the fields of an added token. */
 export const ADDED_TOKEN_FIELDS = {
   content: "text",
-  special: "boolean?",
-  single_word: "boolean?",
-  lstrip: "boolean?",
-  rstrip: "boolean?",
-  normalized: "boolean?",
+  special: "boolean?", // whether it is not text but marks something, such as the end of a document
+  single_word: "boolean?", // whether it must stand alone: letters and digits beside it make it text
+  lstrip: "boolean?", // whether it takes the white space before it
+  rstrip: "boolean?", // whether it takes the white space after it
+  normalized: "boolean?", // whether it is sought after the text is normalized, not before
 } as const;
 
-/** Types of the fields of normalizers, pre-tokenizers and decoders, by the component's type. */
-const COMPONENT_FIELDS: Readonly<Record<string, Readonly<Record<string, FieldKind>>>> = {
+/** A normalizer, pre-tokenizer or decoder. */
+export type Component = {
+  [Type in keyof typeof COMPONENT_FIELDS]:
+    & { readonly type: Type }
+    & Fields<typeof COMPONENT_FIELDS[Type]>;
+}[keyof typeof COMPONENT_FIELDS];
+
+/** Types of the fields of components, by the component's type. */
+const COMPONENT_FIELDS = {
   BertNormalizer: {
     clean_text: "boolean?",
     handle_chinese_chars: "boolean?",
     strip_accents: "boolean?",
     lowercase: "boolean?",
   },
+  BertPreTokenizer: {},
   BPEDecoder: { suffix: "text?" },
+  ByteFallback: {},
   ByteLevel: { add_prefix_space: "boolean?", use_regex: "boolean?" },
   CharDelimiterSplit: { delimiter: "text" },
   Digits: { individual_digits: "boolean?" },
   FixedLength: { length: "whole" },
+  Fuse: {},
+  Lowercase: {},
   Metaspace: {
     replacement: "text?",
     prepend_scheme: "text?",
@@ -81,11 +108,10 @@ const COMPONENT_FIELDS: Readonly<Record<string, Readonly<Record<string, FieldKin
     start: "whole?",
     stop: "whole?",
   },
+  Whitespace: {},
+  WhitespaceSplit: {},
   WordPiece: { prefix: "text?", cleanup: "boolean?" },
-};
-
-/** Most components in a file, nested ones included. */
-const MOST_STAGES = 100;
+} as const satisfies Record<string, Readonly<Record<string, FieldKind>>>;
 
 /**
  * Makes sure that all fields that are read have their types, and drops those that are null.
@@ -105,27 +131,26 @@ export function checkTokenizerFile(given: JsonObject): TokenizerFile {
     );
     return Object.fromEntries(Object.entries(object).filter(([, value]) => value !== null));
   };
-  let stages = 0;
-  const checkStage = (stage: JsonObject, path: string): JsonObject => {
-    if (++stages > MOST_STAGES) {
-      throw new UnsupportedTokenizer(`its ${path} must have at most ${MOST_STAGES} parts`, stages);
-    }
-    const { type } = check(stage, { type: "text" }, `${path}.`);
-    const known = Object.hasOwn(COMPONENT_FIELDS, type as string);
-    const checked = check(stage, known ? COMPONENT_FIELDS[type as string]! : {}, `${path}.`);
-    for (const name of type === "Sequence" ? ["normalizers", "pretokenizers", "decoders"] : []) {
+  const checkComponent = (component: JsonObject, path: string): JsonObject => {
+    const { type } = check(component, { type: "text" }, `${path}.`) as { type: string };
+    const kinds = Object.hasOwn(COMPONENT_FIELDS, type)
+      ? COMPONENT_FIELDS[type as Component["type"]]
+      : {};
+    const checked = check(component, kinds, `${path}.`);
+    for (const name of type === "Sequence" ? SEQUENCES : []) {
       const parts = checked[name] as JsonObject[] | undefined;
-      if (parts) checked[name] = parts.map((part) => checkStage(part, path));
+      if (parts) checked[name] = parts.map((part) => checkComponent(part, path));
     }
     return checked;
   };
   const file = check(given, FILE_FIELDS, "");
   for (const name of ["normalizer", "pre_tokenizer", "decoder"]) {
-    if (file[name]) file[name] = checkStage(file[name] as JsonObject, name);
+    if (file[name]) file[name] = checkComponent(file[name] as JsonObject, name);
   }
   file.added_tokens = ((file.added_tokens ?? []) as JsonObject[])
     .map((token) => check(token, { ...ADDED_TOKEN_FIELDS, id: "whole" }, "added_tokens "));
-  const model = file.model = check(given.model as JsonObject, MODEL_FIELDS, "model.");
+  const kinds = { ...MODEL_FIELDS, merges: "list?" } as const;
+  const model = file.model = check(given.model as JsonObject, kinds, "model.");
   const { merges = [], vocab } = model as { merges?: unknown[]; vocab?: unknown };
   const wrongMerge = merges.findIndex((merge) => !isMerge(merge));
   if (wrongMerge >= 0) {
@@ -153,69 +178,28 @@ function isScored(entry: unknown): boolean {
     Number.isFinite(entry[1]);
 }
 
-/** A normalizer, pre-tokenizer or decoder; the fields depend on its type. */
-export interface Component {
-  readonly type: string;
-  readonly [field: string]: unknown;
+/** The fields in which a sequence lists its components: normalizers, pre-tokenizers or decoders. */
+const SEQUENCES = ["normalizers", "pretokenizers", "decoders"] as const;
+
+/** The components that run one after the other. */
+export function stagesOf(config: Component | null | undefined): Component[] {
+  if (config?.type !== "Sequence") return config ? [config] : [];
+  const parts = SEQUENCES.flatMap((name) => (config[name] ?? []) as unknown as Component[]);
+  return parts.flatMap(stagesOf);
 }
 
-/**
- * The components that run one after the other.
- *
- * @param parts the field in which a sequence lists its components.
- */
-export function stagesOf(
-  config: Component | null | undefined,
-  parts: "normalizers" | "pretokenizers" | "decoders",
-): Component[] {
-  if (!config) return [];
-  if (config.type !== "Sequence") return [config];
-  return ((config[parts] ?? []) as Component[]).flatMap((part) => stagesOf(part, parts));
-}
-
-/** How words become tokens. */
-export interface ModelConfig {
-  /** `BPE`, `Unigram`, `WordPiece` or `WordLevel`; in older files the other fields imply it. */
-  readonly type?: string;
-  /** Ids by token; of a Unigram, tokens with their log-probabilities by id. */
-  readonly vocab?: Readonly<Record<string, number>> | readonly (readonly [string, number])[];
-  readonly merges?: readonly WrittenMerge[];
-  readonly dropout?: number | null;
-  readonly unk_token?: string | null;
-  readonly unk_id?: number | null;
-  readonly continuing_subword_prefix?: string | null;
-  readonly end_of_word_suffix?: string | null;
-  readonly fuse_unk?: boolean;
-  readonly byte_fallback?: boolean;
-  readonly ignore_merges?: boolean;
-  readonly max_input_chars_per_word?: number;
-}
-
-/** The kinds of model. */
-export type ModelKind = "BPE" | "Unigram" | "WordPiece" | "WordLevel";
+const MODEL_KINDS = ["BPE", "Unigram", "WordPiece", "WordLevel"] as const;
 
 /**
  * The kind of a model, which older files do not name.
  *
  * @throws {UnsupportedTokenizer} if it is none of these.
  */
-export function modelKind(model: ModelConfig): ModelKind {
-  const { type } = model;
-  switch (type) {
-    case "BPE":
-    case "Unigram":
-    case "WordPiece":
-    case "WordLevel":
-      return type;
-    case undefined:
-      if (Array.isArray(model.vocab)) return "Unigram";
-      return model.merges ? "BPE" : "WordPiece";
-    default:
-      throw new UnsupportedTokenizer(
-        "model.type must be BPE, Unigram, WordPiece or WordLevel",
-        type,
-      );
-  }
+export function modelKind({ type, vocab, merges }: ModelConfig): typeof MODEL_KINDS[number] {
+  const implied = Array.isArray(vocab) ? "Unigram" : merges ? "BPE" : "WordPiece";
+  const kind = MODEL_KINDS.find((name) => name === (type ?? implied));
+  if (kind) return kind;
+  throw new UnsupportedTokenizer("model.type must be BPE, Unigram, WordPiece or WordLevel", type);
 }
 
 /** A merge of two tokens, which older files write as one text with a blank between them. */
@@ -228,25 +212,14 @@ export function mergedPair(merge: WrittenMerge): readonly [string, string] {
   return [left, right];
 }
 
-/** Whether SentencePiece's blank is put before a text that has none: `always`, `first` or `never`. */
-export function prependScheme({ prepend_scheme: scheme, add_prefix_space: added }: Component) {
-  return scheme ?? (added === false ? "never" : "always");
-}
+/** SentencePiece's spelling of a blank. */
+export const BLANK = "\u2581";
 
-/** A token that is found in a text before the text is split into words. */
-export interface AddedToken {
-  readonly id: number;
-  readonly content: string;
-  /** Whether it is not text but marks something, such as the end of a document. */
-  readonly special?: boolean;
-  /** Whether it must stand alone: letters and digits beside it make it text. */
-  readonly single_word?: boolean;
-  /** Whether it takes the white space before it. */
-  readonly lstrip?: boolean;
-  /** Whether it takes the white space behind it. */
-  readonly rstrip?: boolean;
-  /** Whether it is searched for after the text is normalized, not before. */
-  readonly normalized?: boolean;
+/** Whether Metaspace puts SentencePiece's blank before a text that has none: `always`, `first` or `never`. */
+export function prependScheme(
+  { prepend_scheme: scheme, add_prefix_space: added }: Fields<typeof COMPONENT_FIELDS.Metaspace>,
+): string {
+  return scheme ?? (added === false ? "never" : "always");
 }
 
 /** Thrown if a `tokenizer.json` requires something that is not supported. */

@@ -184,7 +184,7 @@ const LONGEST_WORD = 10_000;
 
 /** WordPiece: the longest token that begins a word, then the same for the rest of the word. */
 function createWordPiece(model: ModelConfig, { ids, unknown, library }: WordModelParts): WordModel {
-  const { max_input_chars_per_word: longest = 100 } = model;
+  const longest = model.max_input_chars_per_word ?? 100;
   if (longest > LONGEST_WORD) { // the time for a word grows with the square of its length
     throw new UnsupportedTokenizer(
       `model.max_input_chars_per_word must be at most ${LONGEST_WORD}`,

@@ -7,7 +7,7 @@ const textOf = (tokens: string[], config: Parameters<typeof createTokenDecoder>[
 };
 
 Deno.test("WordPiece's decoder joins words, and writes English as the tokenizers library cleans it up", () => {
-  const wordPiece = { type: "WordPiece" };
+  const wordPiece = { type: "WordPiece" } as const;
   assert.equal(textOf(["play", "##ing", "cards"], wordPiece), "playing cards");
   // each is one of the library's replacements
   const cleaned = {
@@ -26,5 +26,5 @@ Deno.test("WordPiece's decoder joins words, and writes English as the tokenizers
     assert.equal(textOf(["a", token], wordPiece), `a${to}`);
     assert.equal(textOf(["a", token], { ...wordPiece, cleanup: false }), `a${from}`);
   }
-  assert.equal(textOf(["a", "##b"], { ...wordPiece, prefix: "@@" } as typeof wordPiece), "a ##b");
+  assert.equal(textOf(["a", "##b"], { ...wordPiece, prefix: "@@" }), "a ##b");
 });

@@ -31,7 +31,7 @@ Deno.test("Metaspace puts its mark before a text always, at the start alone, or 
   const split = (prepend_scheme: string, text: string, atStart: boolean) => {
     const found: [string, boolean][] = [];
     const { split } = createPreTokenizer(
-      { type: "Metaspace", replacement: "_", prepend_scheme },
+      [{ type: "Metaspace", replacement: "_", prepend_scheme }],
       () => createPattern(/_/g),
     );
     split(text, atStart, (piece, first) => found.push([piece, first]));
