@@ -1,20 +1,20 @@
 // sums[i] = sums of the columns of block i of the rows of x.   x: [M,N]; sums: [blocks,N], set or accumulated
 //
-// dbias is the sum of the rows of dy: first over blocks of rows, then over the blocks. A workgroup adds up
-// COLUMNS columns of one block: each of its SHARES rows of invocations adds up every SHARES-th row, and a tree
-// adds up the shares. There are no atomics, and the order of summation is fixed.
+// dbias is the sum of the rows of dy: one launch adds up the rows of each block, another one the blocks. A workgroup
+// adds up COLUMNS columns of one block: each of its SHARES rows of invocations adds up every SHARES-th row, and a
+// tree adds up the shares. Without atomics, the order of summation is fixed.
 enable f16;
 
 alias xType = vec4<f16>; // four columns if N is a multiple of four, or else one
-alias value = vec4f; // as many, summed in f32
+alias value = vec4f; // as many columns, in which sums are computed
 const COLUMNS: u32 = 16;
 const SHARES: u32 = 8; // a power of two
 
 struct Sizes {
   M: u32,
   N: u32, // in units of xType
-  block: u32, // rows
-  accumulate: u32, // whether to add to what sums holds
+  block: u32, // rows per block
+  accumulate: u32, // whether to add to sums
 }
 
 @group(0) @binding(0) var<storage, read> x: array<xType>;
@@ -30,10 +30,11 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   let n = group.x * COLUMNS + local.x;
   let first = group.y * sizes.block;
   let end = min(first + sizes.block, sizes.M);
+  let inside = n < sizes.N; // columns past the end do no work but must reach every barrier
   var sum = value();
-  if (n < sizes.N) {
+  if (inside) {
     for (var m = first + local.y; m < end; m += STRIDE) {
-      // eight rows are read together, so that they are waited for together
+      // eight rows are read before they are added, so that the loads overlap
       // unroll
       for (var i = 0u; i < 8u; i++) {
         let row = m + i * SHARES;
@@ -47,7 +48,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
     workgroupBarrier();
     if (local.y < half) { shares[place] += shares[place + half * COLUMNS]; }
   }
-  if (local.y != 0 || n >= sizes.N) { return; }
+  if (local.y != 0 || !inside) { return; }
   sum = shares[place];
   let i = group.y * sizes.N + n;
   if (sizes.accumulate != 0) { sum += sums[i]; }

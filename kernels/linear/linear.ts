@@ -5,14 +5,14 @@ import type { Program } from "../program.ts";
 import { ceilDiv, type DType, type Tensor } from "../tensor.ts";
 
 /**
- * y = x · weight + bias, or x · weight if there is no bias; if it is given, activated = activation(y), with
- * `gelu_new` by default. y is set, or with `accumulate` added to; with `normalize`, x is layer-normalised first,
- * which takes a single row.
+ * y = x · weight + bias; without a bias y = x · weight. If `activated` is given, it is set to activation(y), with
+ * `gelu_new` by default. y is set, or with `accumulate` added to. With `normalize` the product reads the layer-norm
+ * of x, which must be a single row.
  *
- * x: [M,C]; weight: [C,N]; bias: f32 [N]; y, activated: [M,N]; x, weight and y are f32 or f16, activated
- * has y's type.
+ * x: [M,C]; weight: [C,N]; bias: f32 [N]; y, activated: [M,N]. x, weight and y are f32 or f16, activated has y's
+ * type.
  *
- * @throws {RangeError | TypeError} if shapes or types do not fit together.
+ * @throws {RangeError | TypeError} if shapes or types do not match.
  */
 export function linearForward(
   program: Program,
@@ -29,14 +29,14 @@ export function linearForward(
 }
 
 /**
- * dx = dy · weightᵀ, dweight = xᵀ · dy, dbias = column sums of dy; only the outputs that are given are
- * computed. If x is activation(hidden) and `hidden` is given, dx is the gradient of hidden: dy · weightᵀ times
- * activation'(hidden), with `gelu_new` by default.
+ * dx = dy · weightᵀ, dweight = xᵀ · dy, dbias = column sums of dy; only the given outputs are computed. If x is
+ * activation(hidden) and `hidden` is given, dx is the gradient of hidden: dy · weightᵀ times activation'(hidden),
+ * with `gelu_new` by default.
  *
  * x, dx, hidden: [M,C]; weight, dweight: [C,N]; dy: [M,N]; dbias: [N]. dweight and dbias are f32. dx is set;
  * dweight and dbias are set, or with `accumulate` added to.
  *
- * @throws {RangeError | TypeError} if shapes or types do not fit together.
+ * @throws {RangeError | TypeError} if shapes or types do not match.
  */
 export function linearBackward(
   program: Program,
@@ -67,16 +67,16 @@ export function linearBackward(
 }
 
 /**
- * Rows of dy that one workgroup adds up. On a GPU a workgroup has many invocations, and a second launch for
- * the sums of blocks would cost more than the workgroups that a few columns leave idle.
+ * Rows of dy per workgroup. A GPU's workgroups have many invocations; a second launch, to add up more blocks, would
+ * cost more than the cores that stay idle if there are few columns.
  */
 const BLOCK = { gpu: 16384, cpu: 256 };
 
-/** Most vectors of columns per workgroup, and most invocations that share one: powers of two. */
+/** Most vectors of columns per workgroup, and most invocations per vector: powers of two. */
 const COLUMNS = { gpu: 8, cpu: 16 }, SHARES = { gpu: 128, cpu: 8 };
 
-/** With fewer workgroups than this, each has half the columns on a GPU, so that more cores have one. */
-const FEW_WORKGROUPS = 72;
+/** Fewest workgroups on a GPU: with fewer, each has half the columns, so that more cores have one. */
+const FEWEST_WORKGROUPS = 72;
 
 /** dbias = column sums of dy; set, or with `accumulate` added to.  dy: [M,N]; dbias: f32 [N] */
 function biasBackward(
@@ -105,7 +105,7 @@ function columnSums(
   const width = N % 4 === 0 ? 4 : 1;
   let columns = COLUMNS[kind];
   const workgroups = ceilDiv(N / width, columns) * ceilDiv(M, block);
-  if (!isCpu && workgroups < FEW_WORKGROUPS) columns /= 2;
+  if (!isCpu && workgroups < FEWEST_WORKGROUPS) columns /= 2;
   const most = Math.log2(limits.maxComputeInvocationsPerWorkgroup / columns);
   const shares = Math.min(SHARES[kind], 2 ** Math.floor(most));
   const typeOf = (dtype: DType) => width === 4 ? `vec4<${dtype}>` : dtype;

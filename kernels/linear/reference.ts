@@ -1,6 +1,6 @@
 import { matmul } from "../matmul/reference.ts";
 
-/** Sizes of a linear layer: M rows, from C to N features. */
+/** Sizes of a linear layer: M rows, C inputs, N outputs. */
 export interface LinearShape {
   M: number;
   C: number;

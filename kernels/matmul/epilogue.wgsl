@@ -1,10 +1,10 @@
-// y = scale · sum + bias, of one element of sum = a · b or of four: how every kernel of this folder ends.
+// y = scale · sum + bias, for one element of sum = a · b or for four: how every kernel of this folder stores y.
 //
 // bias: [N]; y, activated, hidden: [M,N]. The forward pass can store activated = activation(y) beside y; the
 // backward pass can multiply y by activation'(hidden). Bindings 0 to 3 are those of the kernels.
 enable f16;
 
-alias value = vec4f; // what is stored at a time: four columns of a row, or one column: f32
+alias value = vec4f; // four columns of a row, or f32: one column
 alias yType = vec4<f16>;
 const BIAS: bool = true;
 const SCALED: bool = true;
@@ -16,14 +16,14 @@ struct Sizes {
   M: u32,
   N: u32,
   K: u32,
-  split: u32, // the part of K over which one workgroup sums
+  split: u32, // terms of K over which a workgroup sums
   // strides and starts count elements of the bindings: numbers or vectors of four
   aStride: u32, // from one stored row of a to the next
   aStart: u32, // first element of a
   bStride: u32,
   yStride: u32,
   yStart: u32,
-  accumulate: u32, // whether to add to what y holds: at run time, so that both cases share a pipeline
+  accumulate: u32, // whether to add to y; no constant, so that both cases share a pipeline
   scale: f32,
 }
 
@@ -62,9 +62,10 @@ fn geluNewDerivative(x: value) -> value {
   return gate + x * 2.0 * gate * (decay * gate) * du;
 }
 
-// Φ(x) = erfc(-x / sqrt(2)) / 2, the share of a normal distribution below x. Chebyshev fit of erfc for x < 0
-// with a relative error of 1.2e-7 (Press et al., Numerical Recipes in C, section 6.2); Φ(-x) = 1 - Φ(x).
-fn normalShare(x: value) -> value {
+// Φ(x) = erfc(-x / sqrt(2)) / 2, the cumulative distribution of the standard normal one: for x < 0 by a Chebyshev
+// fit of erfc with a relative error of 1.2e-7 (Press et al., Numerical Recipes in C, section 6.2), and for x ≥ 0
+// by Φ(x) = 1 - Φ(-x).
+fn normalCdf(x: value) -> value {
   let z = min(abs(x) * SQRT_HALF, value(9.0)); // exp(-81) is a normal f32 number
   let t = 1.0 / (1.0 + 0.5 * z);
   var fit = 0.17087277 * t - 0.82215223;
@@ -82,12 +83,12 @@ fn normalShare(x: value) -> value {
 
 // GELU as it is defined, x · Φ(x)
 fn gelu(x: value) -> value {
-  return x * normalShare(x);
+  return x * normalCdf(x);
 }
 
 fn geluDerivative(x: value) -> value {
   let density = 0.5 * SQRT_2_OVER_PI * exp(-min(0.5 * x * x, value(LARGEST_EXPONENT)));
-  return normalShare(x) + x * density;
+  return normalCdf(x) + x * density;
 }
 
 // x · sigmoid(x) is x / (1 + e) with e = exp(-x)
@@ -115,7 +116,7 @@ fn activationDerivative(x: value) -> value {
   return geluNewDerivative(x);
 }
 
-// Stores what becomes of the sum of row m and column n, or of four columns from 4n.
+// Stores y of row m and column n, or of the four columns from 4n on.
 fn store(m: u32, n: u32, sum: value) {
   let i = sizes.yStart + m * sizes.yStride + n;
   var result = sum;
@@ -129,5 +130,5 @@ fn store(m: u32, n: u32, sum: value) {
   let rounded = yType(result);
   y[i] = rounded;
   // only if ACTIVATED
-  activated[i] = yType(activation(value(rounded))); // of y as the backward pass will read it
+  activated[i] = yType(activation(value(rounded))); // of y as the backward pass reads it
 }

@@ -1,12 +1,12 @@
 // y = a · b.   a: [M,K], or [K,M] transposed; b: [K,N], or [N,K] transposed; y: [M,N]; vectors of four
 // Needs Sizes and store() from epilogue.wgsl.
 //
-// For CPUs, where LANES invocations are the lanes of one vector register, and a subgroup. A load there costs
-// as much as dozens of multiply-adds, as each lane loads separately (lavapipe, Mesa 22.3: four fifths of the
-// time of a product), while the broadcast of a value that a lane has loaded costs next to nothing. So a
-// subgroup computes ROWS rows, of which each lane has the same four columns: every lane loads its columns of
-// b, and all lanes together load each element of a once. A workgroup's STRIPS subgroups lie one below the
-// other. With LANES = 4:
+// For CPUs, where a subgroup's LANES invocations are the lanes of one vector register. A load there costs as much
+// as dozens of multiply-adds, because every lane loads separately (lavapipe, Mesa 22.3: four fifths of the time of
+// a product), while a broadcast of a value that a lane has loaded costs next to nothing. So a subgroup computes
+// ROWS rows of y. Each lane has four columns of all of them and loads these columns of b; the elements of a are
+// loaded once, by all lanes together. The STRIPS subgroups of a workgroup have rows below each other. With
+// LANES = 4:
 //
 //          ┌────── 4 · LANES columns ──────┐
 //          │lane 0 │lane 1 │lane 2 │lane 3 │  ROWS rows: subgroup 0
@@ -37,8 +37,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
   let column4 = group.x * LANES + lane;
   let columns4 = (sizes.N + 3) / 4;
 
-  // ROWS vectors of a hold four steps of k: one vector along k per row, or if a is transposed ROW_QUADS
-  // vectors along the rows per step. Indices past the edges are clamped, and the sums there are not stored.
+  // ROWS vectors of a hold four steps of k: one vector along k per row, or if a is transposed ROW_QUADS vectors
+  // along the rows per step. Indices past the edges are clamped, and their sums are not stored.
   var aIndex: array<u32, LOADS>;
   // unroll
   for (var q = 0u; q < LOADS; q++) {

@@ -1,16 +1,16 @@
 // y = a · b.   a: [M,K], or [K,M] transposed; b: [K,N], or [N,K] transposed; y: [M,N]; any sizes
 // Needs Sizes and store() from epilogue.wgsl with value = f32, yType = f16.
 //
-// The simplest of the kernels: each invocation keeps ROWS × COLUMNS sums in registers and walks K once, so
-// that ROWS + COLUMNS loads feed ROWS · COLUMNS multiply-adds. An invocation's rows are consecutive, its
-// columns lie WORKGROUP_X apart, so that neighbours read and write neighbouring elements. With
-// WORKGROUP_X = 4 and ROWS = COLUMNS = 2, a workgroup's invocations (x,y) have
+// The simplest kernel: each invocation keeps ROWS × COLUMNS sums in registers and loops over K, with
+// ROWS + COLUMNS loads and ROWS · COLUMNS multiply-adds per step. The rows of an invocation are consecutive, its
+// columns lie WORKGROUP_X apart, so that neighbours read and write neighbouring elements. With WORKGROUP_X = 4 and
+// ROWS = COLUMNS = 2, the invocations (x,y) of a workgroup have
 //
 //                   column 0   1   2   3   4   5   6   7
 //     rows 0 and 1        0,0 1,0 2,0 3,0 0,0 1,0 2,0 3,0
 //     rows 2 and 3        0,1 1,1 2,1 3,1 0,1 1,1 2,1 3,1
 //
-// Indices past the edges are clamped, not tested: the loop has no tail, and the sums there are not stored.
+// Indices past the edges are clamped and not tested, so that the loop has no branches; their sums are not stored.
 enable f16;
 
 alias aType = f16;
@@ -33,7 +33,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   let column = group.x * WORKGROUP_X * COLUMNS + local.x;
   if (row >= sizes.M || column >= sizes.N) { return; }
 
-  // where each row of a and each column of b begins, and how far apart consecutive k lie
+  // the first index of each row of a and each column of b, and the step of the index from k to k + 1
   let aStep = select(1u, sizes.aStride, TRANSPOSE_A);
   let bStep = select(sizes.bStride, 1u, TRANSPOSE_B);
   var aIndex: array<u32, ROWS>;

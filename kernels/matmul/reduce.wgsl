@@ -1,4 +1,4 @@
-// y = the sum of partials over the splits of K.   partials: [SPLITS,M,N] in vectors of four columns
+// y = Σ partials, over the parts into which K is split.   partials: [SPLITS,M,N] in vectors of four columns
 // Needs Sizes and store() from epilogue.wgsl.
 enable f16;
 

@@ -1,6 +1,6 @@
 import type { ActivationFunction } from "./matmul.ts";
 
-/** Shapes and layout of a matrix product, as `matmul()` takes them. */
+/** Sizes and layout of a matrix product. */
 export interface MatmulShape {
   M: number;
   N: number;
@@ -29,8 +29,8 @@ export function matmul(
 
 const SQRT_2_OVER_PI = Math.sqrt(2 / Math.PI);
 
-/** Φ(x), the share of a normal distribution below x, by a series whose terms are all positive. */
-function normalShare(x: number): number {
+/** Φ(x), the cumulative distribution of the standard normal one, by a series of terms of the same sign. */
+function normalCdf(x: number): number {
   if (Math.abs(x) > 9) return x < 0 ? 0 : 1;
   let sum = 0;
   for (let n = 0, term = x; n < 300; n++, term *= x * x / (2 * n + 1)) sum += term;
@@ -55,8 +55,8 @@ const ACTIVATIONS: Readonly<
     },
   },
   gelu: {
-    of: (x) => x * normalShare(x),
-    derivative: (x) => normalShare(x) + x * normalDensity(x),
+    of: (x) => x * normalCdf(x),
+    derivative: (x) => normalCdf(x) + x * normalDensity(x),
   },
   relu: { of: (x) => Math.max(x, 0), derivative: (x) => x > 0 ? 1 : 0 },
   silu: {

@@ -1,37 +1,37 @@
 // y = a · b.   a: [M,K], or [K,M] transposed; b: [K,N], or [N,K] transposed; y: [M,N]; in vectors of four
 // Needs Sizes and store() from epilogue.wgsl, packed and unpacked() from ../packed_f16.wgsl or ../packed_f32.wgsl.
 //
-// A workgroup computes a tile of y with 4·Y·ROWS rows and 4·X·COLUMNS columns. It walks K in steps of TILE_K,
-// whose parts of a and b lie in workgroup memory, both with k outermost. Each invocation keeps 4·ROWS ×
-// 4·COLUMNS sums in registers, fed from there: per k, ROWS + COLUMNS loads of vectors of four for
-// 16·ROWS·COLUMNS multiply-adds. Meanwhile it fetches its blocks of the next step into registers.
+// A workgroup computes a tile of y with 4·Y·ROWS rows and 4·X·COLUMNS columns. It loops over K in steps of TILE_K,
+// whose elements of a and b are staged in workgroup memory, with k as the outermost index. Each invocation keeps
+// 4·ROWS × 4·COLUMNS sums in registers. Per k it loads ROWS + COLUMNS vectors of four from workgroup memory for
+// 16·ROWS·COLUMNS multiply-adds. Before these it fetches its blocks of the next step into registers.
 //
 //        b: 4·X·COLUMNS columns       The sums of one invocation (▓) lie X vectors apart in columns and Y
 //        ┌──┬──┬──┬──┐                vectors apart in rows, so that neighbours read neighbouring vectors
 //     k  │  │▓▓│  │▓▓│                of b and the same ones of a.
 //        └──┴──┴──┴──┘
-//   k                                 All indices are constants once the loops are unrolled, except the
-//  ┌─┐   ┌──┬──┬──┬──┐                last, which is a remainder: so a driver's compiler can prove that
-//  │▓│   │  │▓▓│  │▓▓│                the clamp is idle which Naga adds to an index.
+//   k                                 Naga clamps every index. All indices are constants once the loops are
+//  ┌─┐   ┌──┬──┬──┬──┐                unrolled, except the last one, which is a remainder: so a driver's
+//  │▓│   │  │▓▓│  │▓▓│                compiler can prove that no index needs the clamp.
 //  ├─┤   ├──┼──┼──┼──┤
-//  │ │   │  │  │  │  │                A second pair of tiles would save a barrier per step, and gained
-//  ├─┤   ├──┼──┼──┼──┤                nothing even where it fits: an H100 has some 52 KB per core, which
-//  │▓│   │  │▓▓│  │▓▓│                smaller workgroups need in full.
+//  │ │   │  │  │  │  │                A second pair of tiles would save a barrier per step, but did not make
+//  ├─┤   ├──┼──┼──┼──┤                it faster: an H100 has some 52 KB per core, all of which is needed for
+//  │▓│   │  │▓▓│  │▓▓│                more workgroups.
 //  └─┘   └──┴──┴──┴──┘
 //
-// The invocations of a warp, 32 in a row, have 8 × 4 vectors of the tile in this order. If two neighbours load
-// the same vector, an H100's workgroup memory serves a warp in at most 0.7 of the time; here they do, of a or
-// of b. The next warp is to the right, if X allows it, or else below.
+// The 32 invocations of a warp have 8 × 4 vectors of the tile, in the order below. Neighbours load the same vector,
+// of a or of b, and then the workgroup memory of an H100 serves a warp in at most 0.7 of the time. The next warp is
+// to the right if X allows it, or else below.
 //
-//               vectors of columns           With several splits, group.z takes a part of K each, and y is
-//               0  1  2  3  4  5  6  7       a scratch tensor [splits,M,N] that reduce.wgsl adds up.
+//               vectors of columns           If K is split, each group.z has another part of K, and y is a
+//               0  1  2  3  4  5  6  7       scratch tensor [splits,M,N], which reduce.wgsl adds up.
 //            0  0  1  4  5  8  9 12 13
 //    vectors 1  2  3  6  7 10 11 14 15       Rows and columns past the edges are clamped, and their sums
-//    of rows 2 16 17 20 21 24 25 28 29       are not stored; past the end of K, a and b count as zero.
+//    of rows 2 16 17 20 21 24 25 28 29       are not stored. Past the end of K, a and b count as zero.
 //            3 18 19 22 23 26 27 30 31
 enable f16;
 
-alias aType = vec2u; // four elements: as they lie in memory if a and b are f16, or else a vector of four
+alias aType = vec2u; // four elements: two words as stored if a and b are f16, or else a vector of four
 alias bType = vec2u;
 const TRANSPOSE_A: bool = false;
 const TRANSPOSE_B: bool = false;
@@ -41,8 +41,8 @@ const COLUMNS: u32 = 2; // vectors of four columns per invocation
 const X: u32 = 16; // invocations along the columns
 const Y: u32 = 8; // invocations along the rows
 const FETCHES: u32 = 2; // blocks per invocation and step
-const WHOLE_K: bool = false; // whether all steps lie inside K
-const BY_COLUMNS: bool = true; // order of the sums: by columns is faster, by rows compiles in half the time
+const WHOLE_K: bool = false; // whether K is a multiple of TILE_K
+const BY_COLUMNS: bool = true; // order of the sums: by columns is faster, by rows compiles twice as fast
 
 @group(0) @binding(0) var<storage, read> a: array<aType>;
 @group(0) @binding(1) var<storage, read> b: array<bType>;
@@ -57,7 +57,7 @@ const SUMS: u32 = 4 * ROWS * COLUMNS; // vectors of four: rows if BY_COLUMNS, or
 
 alias Sums = array<vec4f, SUMS>;
 
-// Four steps of k of a tile. The padding keeps the transposing stores of neighbours off the same banks.
+// Four steps of k of a tile. The padding keeps transposed stores of neighbours on different banks.
 struct AQuad {
   rows: array<array<array<vec4f, Y>, ROWS>, 4>,
   padding: array<vec4f, 2>,
@@ -70,14 +70,14 @@ struct BQuad {
 var<workgroup> aTile: array<AQuad, K4>; // [k / 4].rows[k % 4][r][y4]
 var<workgroup> bTile: array<BQuad, K4>; // [k / 4].rows[k % 4][c][x4]
 
-// A block is 4 × 4 elements as they lie in memory, four vectors along the stored rows.
+// A block is 4 × 4 elements as they are stored, four vectors along the stored rows.
 alias Block = array<packed, 4>;
 const A_BLOCKS: u32 = M4 * K4;
 const BLOCKS: u32 = A_BLOCKS + N4 * K4;
 const FULL_FETCHES: bool = BLOCKS % WORKGROUP_SIZE == 0;
 
-// A block of a: four rows along k, or if a is transposed rows k … k + 3 as they are stored. Elements past the
-// end of K, or of a, may have any value.
+// A block of a: four rows along k, or if a is transposed the stored rows k … k + 3. Elements past the end of K may
+// have any value.
 fn fetchA(block: u32, firstRow: u32, first: u32) -> Block {
   var rows: Block;
   if (TRANSPOSE_A) {
@@ -98,6 +98,7 @@ fn fetchA(block: u32, firstRow: u32, first: u32) -> Block {
   return rows;
 }
 
+// A block of b, likewise.
 fn fetchB(block: u32, firstColumn: u32, first: u32) -> Block {
   var rows: Block;
   if (TRANSPOSE_B) {
@@ -118,7 +119,7 @@ fn fetchB(block: u32, firstColumn: u32, first: u32) -> Block {
   return rows;
 }
 
-// Blocks are transposed into the tiles if k is not the slowest dimension of the stored matrix.
+// Stages a block of a, transposed if k is not the slowest dimension of the stored matrix.
 fn stageA(block: u32, rows: Block, first: u32, end: u32) {
   let m4 = select(block / K4, block % M4, TRANSPOSE_A);
   let k4 = select(block % K4, block / M4, TRANSPOSE_A);
@@ -131,6 +132,7 @@ fn stageA(block: u32, rows: Block, first: u32, end: u32) {
   }
 }
 
+// Stages a block of b, likewise.
 fn stageB(block: u32, rows: Block, first: u32, end: u32) {
   let n4 = select(block % N4, block / K4, TRANSPOSE_B);
   let k4 = select(block / N4, block % K4, TRANSPOSE_B);
@@ -143,9 +145,9 @@ fn stageB(block: u32, rows: Block, first: u32, end: u32) {
   }
 }
 
-// Adds the products of one step of k: as4 has its elements of a in vectors of rows, bs4 those of b in vectors
-// of columns. Every other column goes backwards: so each multiply-add shares a factor with the one before it,
-// which an NVIDIA core then need not read from its registers again.
+// Adds the products of one step of k: as4 has its elements of a in vectors of rows, bs4 those of b in vectors of
+// columns. Every other column runs backwards, so that each multiply-add shares a factor with the one before it,
+// which an NVIDIA core then does not read from its registers again.
 fn addProducts(sums: ptr<function, Sums>, as4: array<vec4f, ROWS>, bs4: array<vec4f, COLUMNS>) {
   // only if BY_COLUMNS
   // unroll
@@ -175,12 +177,12 @@ fn addProducts(sums: ptr<function, Sums>, as4: array<vec4f, ROWS>, bs4: array<ve
   }
 }
 
-// Stores four columns of row m, those that lie in y.
+// Stores four columns of row m if they lie in y.
 fn storeInside(m: u32, n: u32, split: u32, four: vec4f) {
   if (m < sizes.M && n < sizes.N) { store(split * sizes.M + m, n / 4, four); }
 }
 
-// Stores the sums of an invocation whose first vectors begin at this row and this column.
+// Stores the sums of an invocation whose first vectors begin at this row and column.
 fn storeSums(sums: ptr<function, Sums>, row: u32, column: u32, split: u32) {
   // only if BY_COLUMNS
   // unroll
@@ -238,7 +240,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
       }
     }
     workgroupBarrier();
-    // what the last step fetches past the end is not used
+    // the last step fetches past the end, which is not used
     // unroll
     for (var i = 0u; i < FETCHES; i++) {
       let block = index + i * WORKGROUP_SIZE;

@@ -1,17 +1,17 @@
 // y = a · b, or layer-norm(a) · b, for a single row a.   a: [K]; b: [K,N], or [N,K] transposed; y: [N]
 // Needs Sizes and store() from epilogue.wgsl with value = f32, yType = f16.
 //
-// What generation runs, one token at a time: each element of b is read once, which bounds the speed. A
-// workgroup computes QUADS vectors of four columns of y, each shared by LANES invocations. A lane reads four
-// steps of k at a time: four rows of b with four columns each, or if b is transposed four columns with four
-// steps each. Neighbours read neighbouring vectors of b: with QUADS = 2 and LANES = 4, invocations 0 to 7 are
+// For generation of one token at a time, whose speed is that of reading b: each element is read once. A workgroup
+// computes QUADS vectors of four columns of y, and LANES invocations share each vector. A lane reads four steps of
+// k at a time: four rows of b with four columns each, or if b is transposed four columns with four steps each.
+// Neighbours read neighbouring vectors of b. With QUADS = 2 and LANES = 4, invocations 0 to 7 are
 //
 //     b                 b transposed         (quad,lane)
 //     0,0 1,0 0,1 1,1   0,0 0,1 0,2 0,3
 //     0,2 1,2 0,3 1,3   1,0 1,1 1,2 1,3
 //
-// The lanes' sums are added up in workgroup memory. Every workgroup normalises a again, which takes less time
-// than another launch.   normWeight, normBias: [K]
+// The sums of the lanes are added up in workgroup memory. Every workgroup computes the layer-norm of a again, which
+// takes less time than another launch.   normWeight, normBias: [K]
 enable f16;
 
 alias aType = vec4<f16>;
@@ -34,10 +34,10 @@ var<workgroup> sums: array<vec4f, WORKGROUP_SIZE>;
 // only if NORMALIZE
 var<workgroup> shares: array<f32, WORKGROUP_SIZE>;
 
-// The sum of one number per invocation of the workgroup.
+// The sum of one value per invocation of the workgroup.
 // only if NORMALIZE
 fn workgroupSum(share: f32, index: u32) -> f32 {
-  workgroupBarrier(); // the previous sum has been read
+  workgroupBarrier(); // until all have read the previous sum
   shares[index] = share;
   for (var left = WORKGROUP_SIZE; left > 1; ) {
     let quarter = (left + 3) / 4;
@@ -97,7 +97,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
     }
   }
 
-  // four at a time, as every barrier takes time
+  // a tree that adds four sums per step, because barriers take time
   let place = lane * QUADS + quad;
   sums[place] = sum;
   for (var left = LANES; left > 1; ) {

@@ -1,0 +1,258 @@
+/**
+ * How each kernel of a product is launched.
+ *
+ * @module
+ */
+
+import any from "./matmul.wgsl" with { type: "text" };
+import epilogue from "./epilogue.wgsl" with { type: "text" };
+import lanes from "./lanes.wgsl" with { type: "text" };
+import reduce from "./reduce.wgsl" with { type: "text" };
+import tiles from "./tiles.wgsl" with { type: "text" };
+import vector from "./vector.wgsl" with { type: "text" };
+import packedF16 from "../packed_f16.wgsl" with { type: "text" };
+import packedF32 from "../packed_f32.wgsl" with { type: "text" };
+import { EPSILON } from "../layernorm/layernorm.ts";
+import { type Program, splitWorkgroups } from "../program.ts";
+import { ceilDiv, type DType, type Tensor } from "../tensor.ts";
+import { TILE_K, tileBytes, tileColumns, tileRows, type TileVariant } from "./variants.ts";
+
+/**
+ * An activation function, under the name that transformers gives it: `gelu_new` is GELU by its approximation
+ * with tanh, as in GPT-2 (Hendrycks and Gimpel 2016, https://arxiv.org/abs/1606.08415), `gelu` is GELU with the
+ * error function, `relu` is max(x, 0), and `silu` is x · sigmoid(x).
+ */
+export type ActivationFunction = "gelu_new" | "gelu" | "relu" | "silu";
+
+/**
+ * An activation function that a product applies when it stores y. Both tensors have y's shape and type.
+ *
+ * - `forward` sets `activated` to activation(y), beside y, which the backward pass needs.
+ * - `backward` multiplies y by activation'(hidden). So y becomes the gradient of hidden, if activation(hidden) was
+ *   an operand in the forward pass.
+ */
+export type Epilogue =
+  & { readonly activation: ActivationFunction }
+  & (
+    | { readonly kind: "forward"; readonly activated: Tensor }
+    | { readonly kind: "backward"; readonly hidden: Tensor }
+  );
+
+/** A layer-norm: weight and bias are f32 [K]; epsilon is added to the variance, 1e-5 by default. */
+export interface Normalization {
+  readonly weight: Tensor;
+  readonly bias: Tensor;
+  readonly epsilon?: number | undefined;
+}
+
+/** A product y = scale · a · b + bias with checked tensors. Strides and starts count elements. */
+export interface Product {
+  readonly a: Tensor;
+  readonly b: Tensor;
+  readonly bias: Tensor | undefined;
+  readonly y: Tensor;
+  readonly epilogue: Epilogue | undefined;
+  readonly normalize: Normalization | undefined;
+  readonly M: number;
+  readonly N: number;
+  readonly K: number;
+  readonly transposeA: boolean;
+  readonly transposeB: boolean;
+  readonly accumulate: boolean;
+  readonly scale: number;
+  /** Elements from one stored row of a to the next. */
+  readonly aStride: number;
+  /** Column of the stored a in which the product begins. */
+  readonly aStart: number;
+  readonly bStride: number;
+  readonly yStride: number;
+  readonly yStart: number;
+}
+
+const EPILOGUE = { "kernels/matmul/epilogue.wgsl": epilogue };
+
+/** Elements per element of a binding: one number, or a vector of four. */
+type Width = 1 | 4;
+
+const typeOf = (dtype: DType, width: Width) => width === 4 ? `vec4<${dtype}>` : dtype;
+
+/**
+ * The constants, tensors and uniforms of epilogue.wgsl.
+ *
+ * @param widths.operands width of a and b.
+ * @param widths.result width of y and the tensors like it.
+ * @param split terms of K over which a workgroup sums.
+ */
+function epilogueOf(
+  product: Product,
+  widths: { operands: Width; result: Width },
+  split = product.K,
+) {
+  const { bias, y, epilogue, M, N, K, accumulate, scale } = product;
+  const { aStride, aStart, bStride, yStride, yStart } = product;
+  const activated = epilogue?.kind === "forward" ? epilogue.activated : undefined;
+  const hidden = epilogue?.kind === "backward" ? epilogue.hidden : undefined;
+  return {
+    constants: {
+      value: typeOf("f32", widths.result),
+      yType: typeOf(y.dtype, widths.result),
+      BIAS: bias !== undefined,
+      SCALED: scale !== 1,
+      ACTIVATED: activated !== undefined,
+      BACKWARD: hidden !== undefined,
+      ACTIVATION: (epilogue?.activation ?? "gelu_new").toUpperCase(), // a constant of epilogue.wgsl
+    },
+    tensors: { bias, hidden, y, activated },
+    uniforms: {
+      ...{ M, N, K, split, accumulate, scale },
+      aStride: aStride / widths.operands,
+      aStart: aStart / widths.operands,
+      bStride: bStride / widths.operands,
+      yStride: yStride / widths.result,
+      yStart: yStart / widths.result,
+    },
+  };
+}
+
+const WORKGROUP_SIZE = 256;
+
+/** tiles.wgsl, for GPUs; then reduce.wgsl, if K is split. */
+export function tiledProduct(
+  program: Program,
+  product: Product,
+  { tile, splits: mostSplits }: TileVariant,
+): void {
+  const { a, b, M, N, K, transposeA, transposeB } = product;
+  const blocks = (tileRows(tile) + tileColumns(tile)) / 4 * TILE_K / 4; // of 4 × 4 elements, per step
+  const split = ceilDiv(ceilDiv(K, mostSplits), TILE_K) * TILE_K;
+  const splits = ceilDiv(K, split);
+  const columns = ceilDiv(N, 4) * 4;
+  const partials = splits === 1 ? undefined : program.scratch([splits * M, columns]);
+  const widths = { operands: 4, result: 4 } as const;
+  const stored = partials
+    ? {
+      ...product,
+      ...{ bias: undefined, epilogue: undefined, accumulate: false, scale: 1 },
+      ...{ y: partials, yStride: columns, yStart: 0 },
+    }
+    : product;
+  const { constants, tensors, uniforms } = epilogueOf(stored, widths, split);
+  const areF16 = a.dtype === "f16" && b.dtype === "f16";
+  program.dispatch({
+    shader: {
+      "kernels/matmul/tiles.wgsl": tiles,
+      ...(areF16
+        ? { "kernels/packed_f16.wgsl": packedF16 }
+        : { "kernels/packed_f32.wgsl": packedF32 }),
+      ...EPILOGUE,
+    },
+    constants: {
+      ...tile,
+      ...constants,
+      TILE_K,
+      FETCHES: ceilDiv(blocks, tile.X * tile.Y),
+      WHOLE_K: K % TILE_K === 0,
+      TRANSPOSE_A: transposeA,
+      TRANSPOSE_B: transposeB,
+      aType: areF16 ? "vec2u" : `vec4<${a.dtype}>`,
+      bType: areF16 ? "vec2u" : `vec4<${b.dtype}>`,
+    },
+    tensors: { a, b, ...tensors },
+    uniforms,
+    workgroups: [ceilDiv(N, tileColumns(tile)), ceilDiv(M, tileRows(tile)), splits],
+    iterations: ceilDiv(split, TILE_K),
+    workgroupBytes: tileBytes(tile),
+  });
+  if (!partials) return;
+  const reduced = epilogueOf(product, widths);
+  program.dispatch({
+    shader: { "kernels/matmul/reduce.wgsl": reduce, ...EPILOGUE },
+    constants: { ...reduced.constants, SPLITS: splits, WORKGROUP_SIZE },
+    tensors: { partials, ...reduced.tensors },
+    uniforms: reduced.uniforms,
+    workgroups: splitWorkgroups(ceilDiv(M * columns / 4, WORKGROUP_SIZE)),
+  });
+}
+
+/** Fewest workgroups of a product on a CPU: with fewer, workgroups are halved, so that every core has one. */
+const FEWEST_WORKGROUPS = 16;
+
+/** matmul.wgsl, for sizes that are not multiples of four, and for CPUs without subgroups. */
+export function anyProduct(program: Program, product: Product): void {
+  const { a, b, M, N, K, transposeA, transposeB } = product;
+  const WORKGROUP_X = 8, ROWS = 8, COLUMNS = 8;
+  let WORKGROUP_Y = 8;
+  const columnGroups = ceilDiv(N, WORKGROUP_X * COLUMNS);
+  const rowGroups = () => ceilDiv(M, WORKGROUP_Y * ROWS);
+  while (WORKGROUP_Y > 1 && columnGroups * rowGroups() < FEWEST_WORKGROUPS) WORKGROUP_Y /= 2;
+  const { constants, tensors, uniforms } = epilogueOf(product, { operands: 1, result: 1 });
+  program.dispatch({
+    shader: { "kernels/matmul/matmul.wgsl": any, ...EPILOGUE },
+    constants: {
+      ...{ ROWS, COLUMNS, WORKGROUP_X, WORKGROUP_Y },
+      ...constants,
+      TRANSPOSE_A: transposeA,
+      TRANSPOSE_B: transposeB,
+      aType: a.dtype,
+      bType: b.dtype,
+    },
+    tensors: { a, b, ...tensors },
+    uniforms,
+    workgroups: [columnGroups, rowGroups()],
+    iterations: K,
+  });
+}
+
+/** lanes.wgsl, for CPUs with subgroups of LANES lanes. */
+export function lanesProduct(program: Program, product: Product, LANES: number): void {
+  const { a, b, M, N, K, transposeA, transposeB } = product;
+  const ROWS = 32;
+  let STRIPS = 4;
+  const columnGroups = ceilDiv(N, 4 * LANES);
+  const rowGroups = () => ceilDiv(M, ROWS * STRIPS);
+  while (STRIPS > 1 && columnGroups * rowGroups() < FEWEST_WORKGROUPS) STRIPS /= 2;
+  const { constants, tensors, uniforms } = epilogueOf(product, { operands: 4, result: 4 });
+  program.dispatch({
+    shader: { "kernels/matmul/lanes.wgsl": lanes, ...EPILOGUE },
+    constants: {
+      ...{ ROWS, LANES, STRIPS },
+      ...constants,
+      TRANSPOSE_A: transposeA,
+      TRANSPOSE_B: transposeB,
+      aType: `vec4<${a.dtype}>`,
+      bType: `vec4<${b.dtype}>`,
+    },
+    tensors: { a, b, ...tensors },
+    uniforms,
+    workgroups: [columnGroups, rowGroups()],
+    iterations: K / 4,
+  });
+}
+
+/** vector.wgsl, for a single row, as in generation. */
+export function vectorProduct(program: Program, product: Product): void {
+  const { a, b, N, K, transposeB, normalize } = product;
+  // On a GPU many lanes wait for memory together, and if b is not transposed, 4 quads are as wide as one fetch
+  // from memory. On a CPU barriers are expensive: on lavapipe one lane per quad was two to ten times as fast (two
+  // cores, November 2026).
+  const [QUADS, LANES] = program.device.isCpu ? [16, 1] : transposeB ? [8, 32] : [4, 64];
+  const size = QUADS * LANES, levels = Math.ceil(Math.log2(size)); // most levels of a tree of sums
+  const { constants, tensors, uniforms } = epilogueOf(product, { operands: 4, result: 1 });
+  program.dispatch({
+    shader: { "kernels/matmul/vector.wgsl": vector, ...EPILOGUE },
+    constants: {
+      ...{ QUADS, LANES, EPSILON: normalize?.epsilon ?? EPSILON },
+      ...constants,
+      TRANSPOSE_B: transposeB,
+      NORMALIZE: normalize !== undefined,
+      aType: `vec4<${a.dtype}>`,
+      bType: `vec4<${b.dtype}>`,
+    },
+    tensors: { a, b, normWeight: normalize?.weight, normBias: normalize?.bias, ...tensors },
+    uniforms,
+    workgroups: [ceilDiv(N, 4 * QUADS)],
+    iterations: ceilDiv(K, 4 * LANES) + levels +
+      (normalize ? 2 * (ceilDiv(K / 4, size) + levels) : 0),
+    workgroupBytes: size * (16 + (normalize ? 4 : 0)),
+  });
+}
