@@ -4,18 +4,17 @@ import { attentionDecode } from "../../kernels/attention/decode.ts";
 import * as reference from "../../kernels/attention/reference.ts";
 import { Program } from "../../kernels/program.ts";
 import { dropoutFactor } from "../../kernels/dropout/reference.ts";
-import { download, type DType, upload } from "../../kernels/tensor.ts";
+import { download, type DType } from "../../kernels/tensor.ts";
 import {
   assertClose,
+  assertComputes,
   assertGradient,
   device,
-  freshSeed,
-  poisoned,
   randomValues,
   REAL_TYPES,
   runProgram,
-  tensorOf,
-  testRandom,
+  tensors,
+  withRandom,
 } from "./harness.ts";
 
 // f32: exp and up to 129 terms in another order; f16: inputs are exact, outputs rounded to 11 bits,
@@ -28,27 +27,32 @@ const REFERENCES = [{}, { scale: 0.8 }, { window: 2 }].map((scores) => ({
 }));
 const everyThird = (i: number) => i % 3 === 0 ? 0 : 1.5; // drops every third probability
 
-Deno.test("reference attentionBackward() matches central differences", () => {
-  const seed = freshSeed(), random = testRandom(seed);
-  const qkv = randomValues(random, 2 * 4 * 24), dy = randomValues(random, 2 * 4 * 8);
-  for (const shape of REFERENCES) {
-    const { dqkv } = reference.attentionBackward({ qkv, dy }, shape, everyThird);
-    const forward = (qkv: Float32Array) => reference.attentionForward({ qkv }, shape, everyThird).y;
-    assertGradient(forward, qkv, dy, dqkv, { what: `dqkv, seed ${seed}` });
-  }
-});
+Deno.test(
+  "reference attentionBackward() matches central differences",
+  withRandom((random) => {
+    const qkv = randomValues(random, 2 * 4 * 24), dy = randomValues(random, 2 * 4 * 8);
+    for (const shape of REFERENCES) {
+      const { dqkv } = reference.attentionBackward({ qkv, dy }, shape, everyThird);
+      const forward = (qkv: Float32Array) =>
+        reference.attentionForward({ qkv }, shape, everyThird).y;
+      assertGradient(forward, qkv, dy, dqkv, { what: "dqkv" });
+    }
+  }),
+);
 
-Deno.test("reference attentionBackwardByPairs() returns the same dqkv as attentionBackward()", () => {
-  const seed = freshSeed(), random = testRandom(seed);
-  const qkv = randomValues(random, 2 * 4 * 24), dy = randomValues(random, 2 * 4 * 8);
-  for (const shape of REFERENCES) {
-    const { y, logSumExp } = reference.attentionForward({ qkv }, shape, everyThird);
-    const { dqkv } = reference.attentionBackward({ qkv, dy }, shape, everyThird);
-    const pairs = reference.attentionBackwardByPairs({ qkv, y, dy, logSumExp }, shape, everyThird);
-    // y, logSumExp and delta are rounded to f32
-    assertClose(pairs.dqkv, dqkv, 1e-5, `dqkv, seed ${seed}`);
-  }
-});
+Deno.test(
+  "reference attentionBackwardByPairs() returns the same dqkv as attentionBackward()",
+  withRandom((random) => {
+    const qkv = randomValues(random, 2 * 4 * 24), dy = randomValues(random, 2 * 4 * 8);
+    for (const shape of REFERENCES) {
+      const forward = reference.attentionForward({ qkv }, shape, everyThird);
+      const { dqkv } = reference.attentionBackward({ qkv, dy }, shape, everyThird);
+      const inputs = { qkv, dy, ...forward };
+      const pairs = reference.attentionBackwardByPairs(inputs, shape, everyThird);
+      assertClose(pairs.dqkv, dqkv, 1e-5, "dqkv"); // y, logSumExp and delta are rounded to f32
+    }
+  }),
+);
 
 /** Sizes, options and kernels of a comparison with the reference. */
 interface Case extends reference.AttentionShape {
@@ -57,50 +61,48 @@ interface Case extends reference.AttentionShape {
   rate?: number;
 }
 
-/** Runs forward and backward on the device and compares with the reference. */
+/** Compares forward and backward with the reference. */
 async function check(
+  random: () => number,
+  seed: number,
   { B, T, NH, HS, dtype, variant, rate = 0, ...scores }: Omit<Case, "variant"> & Partial<Case>,
   on = device,
 ): Promise<void> {
-  const seed = freshSeed(), C = NH * HS, site = 5;
-  const random = testRandom(seed);
-  const values = {
-    qkv: randomValues(random, B * T * 3 * C, { dtype }),
-    dy: randomValues(random, B * T * C, { dtype }),
-  };
-  const row = { shape: [B * T, C], dtype };
-  const perHead = { shape: [B, NH, T], dtype: "f32" as const };
-  const t = {
-    qkv: tensorOf("qkv", { shape: [B * T, 3 * C], dtype }, values.qkv),
-    dy: tensorOf("dy", row, values.dy),
-    y: poisoned("y", row),
-    logSumExp: poisoned("logSumExp", perHead),
-    delta: poisoned("delta", perHead),
-    dqkv: poisoned("dqkv", { shape: [B * T, 3 * C], dtype }),
-  };
-  const numbers = tensorOf("random", { shape: [2], dtype: "u32" }, [seed, 3]);
-  const dropout = rate > 0 ? { rate, site, random: numbers } : undefined;
+  const C = NH * HS, site = 5;
+  const qkv = randomValues(random, B * T * 3 * C, { dtype });
+  const dy = randomValues(random, B * T * C, { dtype });
+  const t = tensors({
+    qkv: [[B * T, 3 * C], dtype, qkv],
+    dy: [[B * T, C], dtype, dy],
+    random: [[2], "u32", [seed, 3]],
+    y: [[B * T, C], dtype],
+    logSumExp: [[B, NH, T], "f32"],
+    delta: [[B, NH, T], "f32"],
+    dqkv: [[B * T, 3 * C], dtype],
+  });
+  const dropout = rate > 0 ? { rate, site, random: t.random } : undefined;
   const options = { T, heads: NH, dropout, ...scores, ...(variant ? { variant } : {}) };
-  using program = new Program(on);
-  attentionForward(program, t, t, options);
-  attentionBackward(program, t, t, options);
-  program.run();
-  const [y, logSumExp, dqkv, delta] = await download(
-    device,
-    ...[t.y, t.logSumExp, t.dqkv, t.delta],
-  );
   const shape = { B, T, NH, HS, ...scores };
   const draw = { seed, counter: 3, rate, site };
   const factor = (index: number) =>
     rate === 0 ? 1 : dropoutFactor({ ...draw, row: Math.floor(index / T), index: index % T });
-  const expected = reference.attentionForward(values, shape, factor);
-  const tolerance = TOLERANCE[dtype]!, what = `seed ${seed}`;
-  assertClose(y!, expected.y, tolerance, `y, ${what}`);
-  assertClose(logSumExp!, expected.logSumExp, TOLERANCE.f32!, `logSumExp, ${what}`);
-  const { dqkv: gradient } = reference.attentionBackward(values, shape, factor);
-  assertClose(dqkv!, gradient, 2 * tolerance, `dqkv, ${what}`);
-  const pairs = reference.attentionBackwardByPairs({ ...values, ...expected }, shape, factor);
-  assertClose(delta!, pairs.delta, 2 * tolerance, `delta, ${what}`);
+  const { y, logSumExp } = reference.attentionForward({ qkv }, shape, factor);
+  const { dqkv } = reference.attentionBackward({ qkv, dy }, shape, factor);
+  const { delta } = reference.attentionBackwardByPairs({ qkv, dy, y, logSumExp }, shape, factor);
+  const tolerance = TOLERANCE[dtype]!;
+  await assertComputes(
+    (program) => {
+      attentionForward(program, t, t, options);
+      attentionBackward(program, t, t, options);
+    },
+    [
+      [t.y, y, tolerance],
+      [t.logSumExp, logSumExp, TOLERANCE.f32!],
+      [t.dqkv, dqkv, 2 * tolerance],
+      [t.delta, delta, 2 * tolerance],
+    ],
+    { on },
+  );
 }
 
 const CASES: readonly (Omit<Case, "dtype"> & { dtypes?: readonly DType[] })[] = [
@@ -133,49 +135,58 @@ for (const { dtypes = REAL_TYPES, ...shape } of CASES) {
     const size = Object.entries(sizes).map(([name, value]) => `${name} ${value}`).join(", ");
     for (const on of variant === "rows" && device.subgroupSize ? [device, ALONE] : [ALONE]) {
       const how = on.subgroupSize ? " and subgroups" : "";
-      Deno.test(`attention in ${variant}${how} matches the reference in ${dtype} at ${size}`, () =>
-        check({ ...shape, dtype }, on));
+      Deno.test(
+        `attention in ${variant}${how} matches the reference in ${dtype} at ${size}`,
+        withRandom((random, seed) => check(random, seed, { ...shape, dtype }, on)),
+      );
     }
   }
 }
 
 for (const dtype of REAL_TYPES) {
-  Deno.test(`attention in every tile that the tuner may choose matches the reference in ${dtype}`, async () => {
-    const shape = { B: 1, T: 195, NH: 1, HS: 32, dtype, window: 33 };
-    const gpu = { ...device, isCpu: false, choices: new Map<string, string>() };
-    using program = new Program(gpu);
-    const C = shape.NH * shape.HS;
-    const row = (columns: number) => poisoned("", { shape: [shape.T, columns], dtype });
-    const t = { qkv: row(3 * C), dqkv: row(3 * C), y: row(C), dy: row(C) };
-    const perHead = poisoned("", { shape: [1, 1, shape.T], dtype: "f32" });
-    attentionForward(program, t, { ...t, logSumExp: perHead }, { ...shape, heads: 1 });
-    attentionBackward(program, { ...t, logSumExp: perHead }, { ...t, delta: perHead }, {
-      ...shape,
-      heads: 1,
-    });
-    const tunables = [...program.tunables.values()];
-    assert.equal(tunables.length, 2); // forward and backward
-    const most = Math.max(...tunables.map(({ variants }) => variants.length));
-    assert.ok(most >= 2, `there are only ${most} variants`);
-    for (let i = 0; i < most; i++) {
-      for (const { key, variants } of tunables) {
-        gpu.choices.set(key, variants[i % variants.length]!);
+  Deno.test(
+    `attention in every tile that the tuner may choose matches the reference in ${dtype}`,
+    withRandom(async (random, seed) => {
+      const shape = { B: 1, T: 195, NH: 1, HS: 32, dtype, window: 33 }, { T, HS } = shape;
+      const gpu = { ...device, isCpu: false, choices: new Map<string, string>() };
+      using program = new Program(gpu);
+      const t = tensors({
+        qkv: [[T, 3 * HS], dtype],
+        dqkv: [[T, 3 * HS], dtype],
+        y: [[T, HS], dtype],
+        dy: [[T, HS], dtype],
+        logSumExp: [[1, 1, T], "f32"],
+        delta: [[1, 1, T], "f32"],
+      });
+      attentionForward(program, t, t, { ...shape, heads: 1 });
+      attentionBackward(program, t, t, { ...shape, heads: 1 });
+      const tunables = [...program.tunables.values()];
+      assert.equal(tunables.length, 2); // forward and backward
+      const most = Math.max(...tunables.map(({ variants }) => variants.length));
+      assert.ok(most >= 2, `there are only ${most} variants`);
+      for (let i = 0; i < most; i++) {
+        for (const { key, variants } of tunables) {
+          gpu.choices.set(key, variants[i % variants.length]!);
+        }
+        await check(random, seed, shape, gpu);
       }
-      await check(shape, gpu);
-    }
-  });
+    }),
+  );
 }
 
 for (const scores of [{}, { window: 33 }] as { window?: number }[]) {
   const what = scores.window ? `with a window of ${scores.window}` : "without a window";
-  Deno.test(`attention in tiles adds several blocks of keys to one partial sum of dq, ${what}`, async () => {
-    // eight blocks of 32 keys; a binding holds only as much as qkv, so there are three partial sums, or one
-    for (const dtype of REAL_TYPES) {
-      const shape = { B: 2, T: 230, NH: 1, HS: 32, dtype, variant: "tiles" } as const;
-      const maxBindingBytes = 3 * shape.B * shape.T * shape.HS * (dtype === "f16" ? 2 : 4);
-      await check({ ...shape, ...scores }, { ...ALONE, maxBindingBytes });
-    }
-  });
+  Deno.test(
+    `attention in tiles adds several blocks of keys to one partial sum of dq, ${what}`,
+    withRandom(async (random, seed) => {
+      // eight blocks of 32 keys; a binding holds only as much as qkv, so there are three partial sums, or one
+      for (const dtype of REAL_TYPES) {
+        const shape = { B: 2, T: 230, NH: 1, HS: 32, dtype, variant: "tiles" } as const;
+        const maxBindingBytes = 3 * shape.B * shape.T * shape.HS * (dtype === "f16" ? 2 : 4);
+        await check(random, seed, { ...shape, ...scores }, { ...ALONE, maxBindingBytes });
+      }
+    }),
+  );
 }
 
 for (const variant of ["rows", "tiles"] as const) {
@@ -186,15 +197,14 @@ for (const variant of ["rows", "tiles"] as const) {
     const values = keys.flatMap((key, s) =>
       [43, key, 5 + s].flatMap((value) => new Array<number>(HS).fill(value))
     );
-    const perHead = { shape: [1, 1, T], dtype: "f32" as const };
-    const t = {
-      qkv: tensorOf("qkv", { shape: [T, 3 * HS], dtype: "f16" }, values),
-      dy: tensorOf("dy", { shape: [T, HS], dtype: "f16" }, new Array(T * HS).fill(1)),
-      y: poisoned("y", { shape: [T, HS], dtype: "f16" }),
-      logSumExp: poisoned("logSumExp", perHead),
-      delta: poisoned("delta", perHead),
-      dqkv: poisoned("dqkv", { shape: [T, 3 * HS], dtype: "f16" }),
-    };
+    const t = tensors({
+      qkv: [[T, 3 * HS], "f16", values],
+      dy: [[T, HS], "f16", 1],
+      y: [[T, HS], "f16"],
+      logSumExp: [[1, 1, T], "f32"],
+      delta: [[1, 1, T], "f32"],
+      dqkv: [[T, 3 * HS], "f16"],
+    });
     const [y, lse, dqkv] = await runProgram(
       (program) => {
         attentionForward(program, t, t, { T, heads: 1, variant });
@@ -216,76 +226,79 @@ const DECODED = REAL_TYPES.flatMap((dtype) =>
 
 for (const { dtype, isCpu, scores } of DECODED) {
   const workgroups = isCpu ? 32 : 256, how = JSON.stringify(scores);
-  Deno.test(`attentionDecode() in workgroups of ${workgroups} matches the reference in ${dtype} with ${how}`, async () => {
-    const seed = freshSeed(), random = testRandom(seed);
-    const B = 2, T = 71, NH = 2, HS = 12, C = NH * HS, tokens = 70, starts = [0, 9];
-    const passes = [1, 32, 4, 32, 1, 32]; // new tokens; the last ones are padding, most of it past the end of the cache
-    const qkv = starts.map(() => randomValues(random, 102 * 3 * C, { dtype }));
-    const cursors = poisoned("cursors", { shape: [B, 2], dtype: "u32" });
-    const keys = poisoned("keys", { shape: [B, NH, T, HS], dtype });
-    const values = poisoned("values", { shape: [B, NH, T, HS], dtype });
-    const ys = starts.map(() => [] as number[]);
-    let first = 0;
-    for (const S of passes) {
-      const rows = qkv.flatMap((of) => [...of.subarray(first * 3 * C, (first + S) * 3 * C)]);
-      const t = {
-        qkv: tensorOf("qkv", { shape: [B * S, 3 * C], dtype }, rows),
-        y: poisoned("y", { shape: [B * S, C], dtype }),
-      };
-      upload(device, cursors, starts.flatMap((start) => [start + first, start]));
-      using program = new Program({ ...device, isCpu });
-      attentionDecode(program, { ...t, cursors }, { ...t, keys, values }, scores);
-      program.run();
-      const [y] = await download(device, t.y);
-      ys.forEach((list, b) => list.push(...y!.subarray(b * S * C, (b + 1) * S * C)));
-      first += S;
-    }
-    const [cached] = await download(device, values);
-    for (const [b, of] of qkv.entries()) {
-      const { y } = reference.attentionForward({ qkv: of }, { B: 1, T: tokens, NH, HS, ...scores });
-      assertClose(ys[b]!.slice(0, tokens * C), y, TOLERANCE[dtype]!, `y ${b}, seed ${seed}`);
-      for (let h = 0; h < NH; h++) {
-        const head = (b * NH + h) * T * HS, v = 2 * C + h * HS;
-        assert.deepEqual([...cached!.subarray(head, head + HS)], [...of.subarray(v, v + HS)]);
+  Deno.test(
+    `attentionDecode() in workgroups of ${workgroups} matches the reference in ${dtype} with ${how}`,
+    withRandom(async (random) => {
+      const B = 2, T = 71, NH = 2, HS = 12, C = NH * HS, tokens = 70, starts = [0, 9];
+      const passes = [1, 32, 4, 32, 1, 32]; // new tokens; the last are padding, most past the cache
+      const qkv = starts.map(() => randomValues(random, 102 * 3 * C, { dtype }));
+      const { keys, values } = tensors({
+        keys: [[B, NH, T, HS], dtype],
+        values: [[B, NH, T, HS], dtype],
+      });
+      const ys = starts.map(() => [] as number[]);
+      let first = 0;
+      for (const S of passes) {
+        const rows = qkv.flatMap((of) => [...of.subarray(first * 3 * C, (first + S) * 3 * C)]);
+        const t = tensors({
+          qkv: [[B * S, 3 * C], dtype, rows],
+          cursors: [[B, 2], "u32", starts.flatMap((start) => [start + first, start])],
+          y: [[B * S, C], dtype],
+        });
+        const [y] = await runProgram(
+          (program) => attentionDecode(program, t, { y: t.y, keys, values }, scores),
+          [t.y],
+          { on: { ...device, isCpu } },
+        );
+        ys.forEach((list, b) => list.push(...y!.subarray(b * S * C, (b + 1) * S * C)));
+        first += S;
       }
-    }
-  });
+      const [cached] = await download(device, values);
+      for (const [b, of] of qkv.entries()) {
+        const shape = { B: 1, T: tokens, NH, HS, ...scores };
+        const { y } = reference.attentionForward({ qkv: of }, shape);
+        assertClose(ys[b]!.slice(0, tokens * C), y, TOLERANCE[dtype]!, `y of text ${b}`);
+        for (let h = 0; h < NH; h++) {
+          const head = (b * NH + h) * T * HS, v = 2 * C + h * HS;
+          assert.deepEqual([...cached!.subarray(head, head + HS)], [...of.subarray(v, v + HS)]);
+        }
+      }
+    }),
+  );
 }
 
-Deno.test("attentionDecode() matches the reference if a head has more vectors than a workgroup of 32 has invocations", async () => {
-  const T = 5, NH = 2, HS = 132, C = NH * HS, seed = freshSeed();
-  const qkv = randomValues(testRandom(seed), T * 3 * C);
-  const t = {
-    qkv: tensorOf("qkv", { shape: [T, 3 * C], dtype: "f32" }, qkv),
-    cursors: tensorOf("cursors", { shape: [1, 2], dtype: "u32" }, [0, 0]),
-    keys: poisoned("keys", { shape: [1, NH, T, HS], dtype: "f32" }),
-    values: poisoned("values", { shape: [1, NH, T, HS], dtype: "f32" }),
-    y: poisoned("y", { shape: [T, C], dtype: "f32" }),
-  };
-  const [y] = await runProgram((program) => attentionDecode(program, t, t), [t.y]);
-  const expected = reference.attentionForward({ qkv }, { B: 1, T, NH, HS });
-  assertClose(y!, expected.y, TOLERANCE.f32!, `y, seed ${seed}`);
-});
+Deno.test(
+  "attentionDecode() matches the reference if a head has more vectors than a workgroup of 32 has invocations",
+  withRandom(async (random) => {
+    const T = 5, NH = 2, HS = 132, C = NH * HS, qkv = randomValues(random, T * 3 * C);
+    const t = tensors({
+      qkv: [[T, 3 * C], "f32", qkv],
+      cursors: [[1, 2], "u32", 0],
+      keys: [[1, NH, T, HS], "f32"],
+      values: [[1, NH, T, HS], "f32"],
+      y: [[T, C], "f32"],
+    });
+    const { y } = reference.attentionForward({ qkv }, { B: 1, T, NH, HS });
+    await assertComputes((program) => attentionDecode(program, t, t), [[t.y, y, TOLERANCE.f32!]]);
+  }),
+);
 
 Deno.test("attentionDecode() throws if the cursors have another number of texts than the cache", () => {
-  const like = (shape: number[]) => poisoned("t", { shape, dtype: "f32" });
-  const inputs = {
-    qkv: like([4, 24]),
-    cursors: poisoned("cursors", { shape: [3, 2], dtype: "u32" }),
-  };
-  const outputs = { keys: like([3, 2, 5, 4]), values: like([3, 2, 5, 4]), y: like([4, 8]) };
+  const t = tensors({
+    qkv: [[4, 24], "f32"],
+    cursors: [[3, 2], "u32"],
+    keys: [[3, 2, 5, 4], "f32"],
+    values: [[3, 2, 5, 4], "f32"],
+    y: [[4, 8], "f32"],
+  });
   assert.throws(
-    () => attentionDecode(new Program(device), inputs, outputs),
-    { name: "RangeError", message: /"t" must have shape \[3S,24\]: current shape is \[4,24\]/ },
+    () => attentionDecode(new Program(device), t, t),
+    { name: "RangeError", message: /"qkv" must have shape \[3S,24\]: current shape is \[4,24\]/ },
   );
 });
 
 Deno.test("attentionForward() throws if the number of heads does not divide the width", () => {
-  const t = {
-    qkv: poisoned("qkv", { shape: [4, 30], dtype: "f32" }),
-    y: poisoned("y", { shape: [4, 10], dtype: "f32" }),
-    logSumExp: poisoned("logSumExp", { shape: [1, 3, 4], dtype: "f32" }),
-  };
+  const t = tensors({ qkv: [[4, 30], "f32"], y: [[4, 10], "f32"], logSumExp: [[1, 3, 4], "f32"] });
   assert.throws(
     () => attentionForward(new Program(device), t, t, { T: 4, heads: 3 }),
     { name: "RangeError", message: /"qkv" must have shape \[4B,9HS\]: current shape is \[4,30\]/ },
@@ -293,11 +306,7 @@ Deno.test("attentionForward() throws if the number of heads does not divide the 
 });
 
 Deno.test("attentionForward() throws if no tile fits the head size that it is to compute in tiles", () => {
-  const t = {
-    qkv: poisoned("qkv", { shape: [4, 60], dtype: "f32" }),
-    y: poisoned("y", { shape: [4, 20], dtype: "f32" }),
-    logSumExp: poisoned("logSumExp", { shape: [1, 1, 4], dtype: "f32" }),
-  };
+  const t = tensors({ qkv: [[4, 60], "f32"], y: [[4, 20], "f32"], logSumExp: [[1, 1, 4], "f32"] });
   assert.throws(
     () => attentionForward(new Program(device), t, t, { T: 4, heads: 1, variant: "tiles" }),
     { name: "RangeError", message: /multiple of 32 up to 256: current value is 20/ },
