@@ -82,8 +82,8 @@ export {
   listHubFiles,
   parseHubSpec,
 } from "./data/hub/hub.ts";
-export { type DataOptions, type Dataset, type DataSpec, openDataset } from "./data/text/dataset.ts";
-export type { FileOptions } from "./data/text/files.ts";
+export { type Dataset, type DataSpec, openDataset } from "./data/text/dataset.ts";
+export type { DataOptions } from "./data/text/files.ts";
 export {
   type DataProgress,
   type Documents,
@@ -93,7 +93,7 @@ export {
 export type { Block, PartsOrigin, PlaceUnit } from "./data/text/blocks.ts";
 export { DataError } from "./data/text/data_error.ts";
 export type { TokenDataset, Tokens } from "./data/tokens/token_dataset.ts";
-export type { TokenizedDocuments, TokenSummary } from "./data/tokens/token_file.ts";
+export type { TokenizedDocuments } from "./data/tokens/token_file.ts";
 export { tokenizeDocuments, type TokenizeOptions } from "./data/tokens/tokenize.ts";
 export { openSources, tokenizeSource } from "./data/tokens/deprecated.ts";
 export { type Judgement, judgeStory, sampleStories, storyEntropy } from "./data/text/stories.ts";

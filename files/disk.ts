@@ -47,6 +47,12 @@ export function shortageAt(
   return `it needs ${neededCount} in ${directory}: ${freeCount} are free`;
 }
 
+/** Opens a file, which is closed at the end of the scope that declares it with `using`. */
+export function openFile(path: string, flags: "r" | "w" | "wx"): Disposable & { handle: number } {
+  const handle = openSync(path, flags);
+  return { handle, [Symbol.dispose]: () => closeSync(handle) };
+}
+
 /** A new name beside a file or directory, for its replacement: `.tmp-NAME-UUID`. */
 export function temporaryBeside(path: string): string {
   return join(dirname(path), `.tmp-${basename(path)}-${crypto.randomUUID()}`);
@@ -120,23 +126,15 @@ export function replaceText(path: string, text: string): void {
 }
 
 function writeInto(path: string, content: Iterable<Uint8Array>): void {
-  const file = openSync(path, "w");
-  try {
-    for (const chunk of content) writeAll(file, chunk);
-  } finally {
-    closeSync(file);
-  }
+  using file = openFile(path, "w");
+  for (const chunk of content) writeAll(file.handle, chunk);
 }
 
 /** Writes a file and makes it survive a power cut. */
 export function writeSynced(path: string, content: Iterable<Uint8Array>): void {
-  const file = openSync(path, "wx");
-  try {
-    for (const chunk of content) writeAll(file, chunk);
-    fsyncSync(file);
-  } finally {
-    closeSync(file);
-  }
+  using file = openFile(path, "wx");
+  for (const chunk of content) writeAll(file.handle, chunk);
+  fsyncSync(file.handle);
 }
 
 /** Makes a directory of files that survives a power cut, but for its name. */
@@ -151,12 +149,9 @@ export function writeDirectory(
 
 /** The content of a file in chunks, each valid until the next is read. */
 export function* readChunks(path: string): Generator<Uint8Array> {
-  const file = openSync(path, "r"), chunk = new Uint8Array(2 ** 24);
-  try {
-    for (let length; (length = readSync(file, chunk)) > 0;) yield chunk.subarray(0, length);
-  } finally {
-    closeSync(file);
-  }
+  using file = openFile(path, "r");
+  const chunk = new Uint8Array(2 ** 24);
+  for (let length; (length = readSync(file.handle, chunk)) > 0;) yield chunk.subarray(0, length);
 }
 
 /** Fills a buffer from a place in a file as far as the file reaches: a read may give fewer bytes. */
@@ -182,12 +177,8 @@ export function writeAll(file: number, chunk: Uint8Array, at?: number): void {
 /** Makes a directory's entries survive a power cut; Windows has no such call and needs none. */
 export function syncDirectory(path: string): void {
   if (Deno.build.os === "windows") return;
-  const directory = openSync(path, "r");
-  try {
-    fsyncSync(directory);
-  } finally {
-    closeSync(directory);
-  }
+  using directory = openFile(path, "r");
+  fsyncSync(directory.handle);
 }
 
 /** Whether an error says that the system refused something, such as a file or room on the disk. */

@@ -8,22 +8,13 @@ import {
   joinLineEnds,
   LARGEST_PART,
   LONGEST_RECORD,
+  type OpenFile,
   regroup,
   tooLong,
 } from "./readers.ts";
 
-/** Name and form of a table. */
-export interface CsvOptions {
-  /** Name of the file in messages. */
-  readonly file: string;
-  /** Name of the column that holds documents, in the first line. */
-  readonly column: string;
-  /** Whether it is TSV. */
-  readonly tabs: boolean;
-}
-
 /**
- * The documents in a column of CSV or TSV.
+ * The documents in a column of CSV, or of TSV, whose delimiters are tabs.
  *
  * Quotes enclose a whole field, and are doubled inside. TSV may also be written without quoting: other
  * quotes are text there. A quote that begins a field and is closed in another field or row is refused,
@@ -33,7 +24,7 @@ export interface CsvOptions {
  */
 export async function* csvParts(
   chunks: AsyncIterable<Uint8Array>,
-  { file, column, tabs }: CsvOptions,
+  { file, column, tabs }: Pick<OpenFile, "file" | "column"> & { tabs: boolean },
 ): AsyncGenerator<Part[]> {
   const { parse } = await load("csv-parse");
   let parts: Part[] = [];
@@ -114,7 +105,7 @@ const TAB = 0x09, LINE_FEED = 0x0a, RETURN = 0x0d, QUOTE = 0x22;
 
 function placeOf(
   header: readonly string[],
-  { file, column }: Pick<CsvOptions, "file" | "column">,
+  { file, column }: Pick<OpenFile, "file" | "column">,
 ): number {
   const place = header.indexOf(column);
   if (place >= 0 && place === header.lastIndexOf(column)) return place;

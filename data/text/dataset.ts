@@ -1,5 +1,5 @@
 import { type Documents, documentsOf } from "./documents.ts";
-import { type FileOptions, filesOfHub, findFiles, isSamePath, readFiles } from "./files.ts";
+import { type DataOptions, filesOfHub, findFiles, isSamePath, readFiles } from "./files.ts";
 import { SAMPLE_COUNT, sampleStories } from "./stories.ts";
 
 /**
@@ -10,12 +10,6 @@ import { SAMPLE_COUNT, sampleStories } from "./stories.ts";
 
 /** The built-in stories, TinyStories, at a revision if wanted, or names of files. */
 export type DataSpec = "sample" | "tinystories" | `tinystories@${string}` | readonly string[];
-
-/** How to find and read data. */
-export interface DataOptions extends FileOptions {
-  /** Edition of `tinystories`; `v2` by default. */
-  readonly dataVersion?: "v1" | "v2" | undefined;
-}
 
 /** The documents of a data set. */
 export interface Dataset {

@@ -38,12 +38,13 @@ export function fieldNames(value: object, depth = 1): string[] {
   );
 }
 
-/** Names that a message lists, and characters of each. */
-const LISTED = 20, LONGEST_NAME = 60;
+/** Characters of a name that a message repeats. */
+const LONGEST_NAME = 60;
 
-/** Names from a file as part of a message. */
-export function listOfNames(names: readonly string[]): string {
-  const some = names.slice(0, LISTED).map((name) => printable(name, LONGEST_NAME)).join(", ");
-  const more = names.length - LISTED;
-  return more > 0 ? `${some} and ${more} more` : some;
+/** Names from a file as part of a message: about `most` of them. */
+export function listOfNames(names: readonly string[], most = 20): string {
+  const more = names.length - most;
+  const listed = more > 1 ? names.slice(0, most) : names; // "and 1 more" would be longer than a name
+  const text = listed.map((name) => printable(name, LONGEST_NAME)).join(", ");
+  return more > 1 ? `${text} and ${more} more` : text;
 }

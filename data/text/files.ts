@@ -1,16 +1,8 @@
 import { Buffer } from "node:buffer";
 import { createHash } from "node:crypto";
-import {
-  closeSync,
-  existsSync,
-  openSync,
-  readdirSync,
-  readSync,
-  realpathSync,
-  statSync,
-} from "node:fs";
+import { readdirSync, readSync, realpathSync, type Stats, statSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
-import { reading } from "../../files/disk.ts";
+import { openFile, readAt, reading } from "../../files/disk.ts";
 import { load } from "../../files/packages.ts";
 import { UserError } from "../../files/user_error.ts";
 import { hubFile, type HubOptions, listHubFiles, parseHubSpec } from "../hub/hub.ts";
@@ -19,9 +11,9 @@ import { csvParts } from "./csv.ts";
 import { DataError } from "./data_error.ts";
 import type { DataProgress, Documents } from "./documents.ts";
 import { listOfNames } from "./fields.ts";
-import { type Format, formatOf, FORMATS, HEAD_BYTES, packingOf, PACKINGS } from "./formats.ts";
+import { type Format, formatOf, HEAD_BYTES, packingOf } from "./formats.ts";
 import { parquetParts } from "./parquet.ts";
-import { arrayParts, lineParts, textParts } from "./readers.ts";
+import { arrayParts, lineParts, type OpenFile, textParts } from "./readers.ts";
 import { decodeUtf16, unpack } from "./unpack.ts";
 
 /**
@@ -30,13 +22,15 @@ import { decodeUtf16, unpack } from "./unpack.ts";
  * @module
  */
 
-/** How to find and read files. */
-export interface FileOptions extends Omit<HubOptions, "onProgress"> {
+/** How to find and read data. */
+export interface DataOptions extends Omit<HubOptions, "onProgress"> {
   /**
    * The field of JSON, or the column of CSV, TSV and Parquet, that holds the text; `text` by default. A
    * nested one in JSON and Parquet is `data.text`.
    */
   readonly textField?: string | undefined;
+  /** Edition of `tinystories`; `v2` by default. */
+  readonly dataVersion?: "v1" | "v2" | undefined;
   /** Is called with the progress of a download. */
   readonly onProgress?: ((progress: DataProgress) => void) | undefined;
 }
@@ -47,10 +41,10 @@ export interface DataFile {
   readonly name: string;
   /** The same for all names of one file. */
   readonly identity: string;
-  /** Where it lies. */
   readonly path: string;
   readonly format: Format;
   readonly bytes: number;
+  /** Identifies the content. */
   readonly fingerprint: string;
 }
 
@@ -61,10 +55,10 @@ interface Found {
   pinned: string;
 }
 
-/** The files that are named, each once, and their names as in `Found`. */
+/** The files that are named, each once, and their names with commits and absolute paths. */
 export async function findFiles(
   data: readonly string[],
-  options: FileOptions,
+  options: DataOptions,
 ): Promise<{ files: DataFile[]; pinned: string[] }> {
   const files = new Map<string, DataFile>();
   const pinned: string[] = [], repeated = new Set<string>();
@@ -77,7 +71,7 @@ export async function findFiles(
     }
   }
   if (repeated.size > 0) {
-    options.onNotice?.(`named more than once, but read once: ${nameOf([...repeated])}`);
+    options.onNotice?.(`named more than once, but read once: ${titleOf([...repeated])}`);
   }
   return { files: [...files.values()], pinned };
 }
@@ -86,16 +80,9 @@ export async function findFiles(
 async function localFiles(spec: string): Promise<Found> {
   const files: DataFile[] = [];
   for (const path of await expand(spec)) files.push(await localFile(path));
-  return { files, pinned: fromRoot(spec) };
-}
-
-/**
- * A path or pattern as an absolute one, so that it means the same in another working directory. A pattern
- * stays relative if the name of the working directory would itself be a pattern.
- */
-function fromRoot(spec: string): string {
-  const stays = isPattern(spec) && isPattern(resolve("."));
-  return stays && !statSync(spec, { throwIfNoEntry: false }) ? spec : resolve(spec);
+  // a pattern stays relative if the name of the working directory would itself be a pattern
+  const staysRelative = isPattern(spec) && isPattern(resolve("."));
+  return { files, pinned: staysRelative ? spec : resolve(spec) };
 }
 
 /** Whether two names mean the same path on this machine. */
@@ -107,14 +94,7 @@ function isPattern(text: string): boolean {
   return /[*?[{]/.test(text);
 }
 
-/** Whether paths match a pattern. */
-async function matcher(pattern: string): Promise<(path: string) => boolean> {
-  const { default: picomatch } = await load("picomatch");
-  const matches = picomatch(pattern);
-  return (path) => matches(path);
-}
-
-/** The paths that match a pattern; the path itself if it is none. */
+/** The paths that match a pattern, sorted; a path that exists or is no pattern stands for itself. */
 async function expand(spec: string): Promise<string[]> {
   const find = (path: string) => attempt(path, () => statSync(path, { throwIfNoEntry: false }));
   if (!isPattern(spec) || find(spec)) return [spec];
@@ -122,20 +102,20 @@ async function expand(spec: string): Promise<string[]> {
   const { default: picomatch } = await load("picomatch");
   const pattern = Deno.build.os === "windows" ? spec.replaceAll("\\", "/") : spec;
   const { base, glob } = picomatch.scan(pattern);
-  const matches = await matcher(glob);
-  const paths = existsSync(base || ".")
-    ? readdirSync(base || ".", { recursive: glob.includes("/"), encoding: "utf8" })
-      .filter((path) => matches(path.replaceAll("\\", "/")))
-      .map((path) => join(base, path))
-      .filter((path) => find(path)?.isFile())
-      .sort()
-    : [];
+  const directory = base || ".", matches = picomatch(glob);
+  const names = attempt(
+    spec,
+    () => readdirSync(directory, { recursive: glob.includes("/"), encoding: "utf8" }),
+  );
+  const paths = names.filter((name) => matches(name.replaceAll("\\", "/")))
+    .map((name) => join(base, name))
+    .filter((path) => find(path)?.isFile());
   if (paths.length === 0) throw new DataError(`${spec}: no file matches it`);
-  return paths;
+  return paths.sort();
 }
 
 /** The files of `hf:OWNER/NAME/FILE` in the order of their names; FILE may be a pattern. */
-export async function filesOfHub(spec: string, options: FileOptions): Promise<Found> {
+export async function filesOfHub(spec: string, options: DataOptions): Promise<Found> {
   const { repo, path, revision = "main" } = parseHubSpec(spec);
   if (path === undefined) {
     throw new UserError(
@@ -158,10 +138,10 @@ export async function filesOfHub(spec: string, options: FileOptions): Promise<Fo
   };
   let paths = [path];
   if (isPattern(path)) {
-    const matches = await matcher(path);
+    const { default: picomatch } = await load("picomatch");
     const all = (await listHubFiles({ type: "dataset", repo, revision }, hub))
       .map((file) => file.path);
-    if (!all.includes(path)) paths = all.filter(matches);
+    if (!all.includes(path)) paths = all.filter((one) => picomatch.isMatch(one, path));
     if (paths.length === 0) {
       throw new DataError(`${spec}: no file matches it; there are ${listOfNames(all)}`);
     }
@@ -175,45 +155,27 @@ export async function filesOfHub(spec: string, options: FileOptions): Promise<Fo
 
 /** A file on this machine. Its name decides its format. */
 async function localFile(path: string, name: string = path): Promise<DataFile> {
-  const { handle, bytes, fingerprint } = attempt(name, () => {
-    const stats = statSync(path);
-    if (stats.isDirectory()) {
-      throw new DataError(
-        `${name}: it is a directory; name its files: ${JSON.stringify(patternIn(path))}`,
-      );
-    }
-    if (!stats.isFile()) {
-      throw new DataError(`${name}: it must be a regular file, as it is read more than once`);
-    }
-    const handle = openSync(path, "r");
-    try {
-      return { handle, bytes: stats.size, fingerprint: fingerprintOf(handle, stats) };
-    } catch (error) {
-      closeSync(handle);
-      throw error;
-    }
-  });
-  try {
-    const format = formatOf(name, await headOf(handle, name));
-    return { name, identity: realpathSync(path), path, format, bytes, fingerprint };
-  } finally {
-    closeSync(handle);
+  const stats = attempt(name, () => statSync(path));
+  if (stats.isDirectory()) {
+    const example = JSON.stringify(join(path, "*.txt"));
+    throw new DataError(`${name}: it is a directory; name its files, such as ${example}`);
   }
-}
-
-/** A pattern for the files of a directory that are of a supported format. */
-function patternIn(directory: string): string {
-  const extensions = FORMATS.flatMap(({ extensions }) => extensions)
-    .flatMap((extension) => [extension, ...Object.keys(PACKINGS).map((end) => extension + end)]);
-  const names = readdirSync(directory);
-  const found = extensions.find((extension) => names.some((name) => name.endsWith(extension)));
-  return join(directory, `*${found ?? extensions[0]}`);
+  if (!stats.isFile()) {
+    throw new DataError(`${name}: it must be a regular file, as it is read more than once`);
+  }
+  using file = attempt(name, () => openFile(path, "r"));
+  const format = formatOf(name, await headOf(file.handle, name));
+  const [identity, fingerprint] = attempt(
+    name,
+    () => [realpathSync(path), fingerprintOf(file.handle, stats)] as const,
+  );
+  return { name, identity, path, format, bytes: stats.size, fingerprint };
 }
 
 /** The beginning of the content of a file, unpacked. */
 async function headOf(handle: number, name: string): Promise<Uint8Array> {
   const packing = packingOf(name);
-  const chunks = readChunks(handle, { name, most: HEAD_BYTES, progress: { bytesRead: 0 } });
+  const chunks = readChunks({ file: name, handle, progress: { bytesRead: 0 } }, HEAD_BYTES);
   const parts: Uint8Array[] = [];
   let length = 0;
   for await (const part of packing ? unpack(chunks, packing, name) : chunks) {
@@ -230,18 +192,13 @@ const SMALL = 16 * 2 ** 20;
 /** Bytes at the beginning and end of a larger file that its fingerprint covers, beside size and time of change. */
 const GLANCE = 2 ** 20;
 
-function fingerprintOf(
-  file: number,
-  { size, mtimeMs }: { size: number; mtimeMs: number },
-): string {
+function fingerprintOf(handle: number, { size, mtimeMs }: Stats): string {
   const hash = createHash("sha256");
-  const stretches = size <= SMALL
-    ? [[0, size] as const]
-    : [[0, GLANCE] as const, [size - GLANCE, GLANCE] as const];
   if (size > SMALL) hash.update(JSON.stringify([size, mtimeMs]));
-  for (const [start, length] of stretches) {
-    const bytes = new Uint8Array(length);
-    hash.update(bytes.subarray(0, readSync(file, bytes, 0, length, start)));
+  const parts = size > SMALL ? [[0, GLANCE], [size - GLANCE, GLANCE]] : [[0, size]];
+  for (const [start, length] of parts) {
+    const bytes = new Uint8Array(length!);
+    hash.update(bytes.subarray(0, readAt(handle, bytes, start!)));
   }
   return hash.digest("hex");
 }
@@ -252,7 +209,7 @@ const CHUNK_BYTES = 4 * 2 ** 20;
 /** The documents of files, one file after the other. */
 export function readFiles(
   files: readonly DataFile[],
-  { textField = "text" }: FileOptions,
+  { textField = "text" }: DataOptions,
 ): Documents {
   const hash = createHash("sha256");
   for (const { fingerprint, format } of files) {
@@ -261,7 +218,7 @@ export function readFiles(
     hash.update(JSON.stringify([fingerprint, how, kind === "text" ? "" : textField]));
   }
   return {
-    name: nameOf(files.map(({ name }) => name)),
+    name: titleOf(files.map(({ name }) => name)),
     fingerprint: hash.digest("hex"),
     bytes: files.reduce((sum, { bytes }) => sum + bytes, 0),
     textBytes: files.reduce((sum, { bytes, format }) => sum + bytes * expansionOf(format), 0),
@@ -277,14 +234,10 @@ export function readFiles(
   };
 }
 
-function nameOf(paths: readonly string[]): string {
-  const names = paths.map((path) => basename(path));
-  const more = names.length - LISTED;
-  return more > 1 ? `${names.slice(0, LISTED).join(", ")} and ${more} more` : names.join(", ");
+/** Names of files as one, for messages. */
+function titleOf(paths: readonly string[]): string {
+  return listOfNames(paths.map((path) => basename(path)), 3);
 }
-
-/** Files that a name lists. */
-const LISTED = 3;
 
 /** Typical bytes of text per byte of a file. */
 function expansionOf({ kind, packing }: Format): number {
@@ -292,62 +245,46 @@ function expansionOf({ kind, packing }: Format): number {
 }
 
 async function* readFile(file: DataFile, textField: string): AsyncGenerator<Block> {
-  const { name, format } = file;
-  const { handle, bytes } = attempt(name, () => ({
-    bytes: statSync(file.path).size,
-    handle: openSync(file.path, "r"),
-  }));
-  const progress = { bytesRead: 0 };
-  try {
-    if (format.kind === "parquet") {
-      const parts = parquetParts({ file: name, handle, bytes, column: textField, progress });
-      yield* blocksOf(parts, { file: name, placeUnit: "row" }, progress);
-      return;
-    }
-    let text: AsyncIterable<Uint8Array> = readChunks(handle, { name, progress });
-    if (format.packing) text = unpack(text, format.packing, name);
-    if (format.encoding) text = decodeUtf16(text, format.encoding, name);
-    const { read, placeUnit, ofObjects } = READERS[format.kind];
-    const origin = { placeUnit, file: name, ...(ofObjects ? { field: textField } : {}) };
-    yield* blocksOf(read(text, { file: name, column: textField }), origin, progress);
-  } finally {
-    closeSync(handle);
-  }
+  const { name, path, bytes, format } = file, progress = { bytesRead: 0 };
+  using opened = attempt(name, () => openFile(path, "r"));
+  const source = { file: name, handle: opened.handle, bytes, column: textField, progress };
+  let text: AsyncIterable<Uint8Array> = readChunks(source, CHUNK_BYTES);
+  if (format.packing) text = unpack(text, format.packing, name);
+  if (format.encoding) text = decodeUtf16(text, format.encoding, name);
+  const { read, placeUnit, ofObjects } = READERS[format.kind];
+  const origin = { placeUnit, file: name, ...(ofObjects ? { field: textField } : {}) };
+  yield* blocksOf(read(text, source), origin, progress);
 }
 
-/** How the documents in a stream of UTF-8 are found. */
+/** How the documents of a file are found. */
 interface Reader {
+  /** Finds them in a stream of UTF-8; Parquet is read at random instead. */
   read(
     text: AsyncIterable<Uint8Array>,
-    options: { file: string; column: string },
+    file: OpenFile,
   ): AsyncIterable<Part[]>;
   readonly placeUnit: PlaceUnit;
   /** Whether the documents are in JSON objects. */
   readonly ofObjects?: boolean;
 }
 
-const READERS: Readonly<Record<Exclude<Format["kind"], "parquet">, Reader>> = {
+const READERS: Readonly<Record<Format["kind"], Reader>> = {
   text: { read: (text) => textParts(text), placeUnit: "byte" },
   lines: { read: lineParts, placeUnit: "line", ofObjects: true },
   array: { read: arrayParts, placeUnit: "element", ofObjects: true },
   csv: { read: (text, how) => csvParts(text, { ...how, tabs: false }), placeUnit: "line" },
   tsv: { read: (text, how) => csvParts(text, { ...how, tabs: true }), placeUnit: "line" },
+  parquet: { read: (_, how) => parquetParts(how), placeUnit: "row" },
 };
 
+/** The bytes of a file, at most so many at a time. */
 async function* readChunks(
-  handle: number,
-  { name, progress, most = CHUNK_BYTES }: {
-    name: string;
-    progress: { bytesRead: number };
-    most?: number;
-  },
+  { file, handle, progress }: Pick<OpenFile, "file" | "handle" | "progress">,
+  most: number,
 ): AsyncGenerator<Uint8Array> {
   for (;;) {
     const chunk = new Uint8Array(most);
-    const length = attempt(
-      name,
-      () => readSync(handle, chunk, 0, chunk.length, progress.bytesRead),
-    );
+    const length = attempt(file, () => readSync(handle, chunk, 0, most, progress.bytesRead));
     if (length === 0) return;
     progress.bytesRead += length;
     yield chunk.subarray(0, length);

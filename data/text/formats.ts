@@ -1,5 +1,5 @@
 import { Buffer } from "node:buffer";
-import { LFS_POINTER } from "../../files/stand_in.ts";
+import { standIn } from "../../files/stand_in.ts";
 import { DataError } from "./data_error.ts";
 
 /**
@@ -102,6 +102,8 @@ export function formatOf(name: string, head: Uint8Array): Format {
   const inner = packing ? name.slice(0, -extensionOf(name).length) : name;
   const known = FORMATS.find(({ extensions }) => extensions.includes(extensionOf(inner)));
   const { kind } = known ?? FORMATS[0]!;
+  const instead = standIn(head);
+  if (instead !== undefined) throw new DataError(`${name} as ${instead}`);
   const encoding = encodingOf(head);
   const foreign = foreignContent(head, kind) ??
     (known || encoding || isUtf8(head) ? undefined : NO_TEXT);
@@ -127,7 +129,6 @@ function extensionOf(name: string): string {
 
 /** Files that are named as data by mistake: their first bytes, the offset of these, their kind, and advice. */
 const FOREIGN: readonly [begins: string, at: number, what: string, advice: string][] = [
-  [LFS_POINTER, 0, "a Git LFS pointer", "fetch it with git lfs pull"],
   ["\x1f\x8b", 0, "packed with gzip", "unpack it, or give it a name that ends in .gz"],
   ["\x28\xb5\x2f\xfd", 0, "packed with zstd", "unpack it, or give it a name that ends in .zst"],
   ["PAR1", 0, "Parquet", "give it a name that ends in .parquet"],
@@ -151,11 +152,6 @@ function foreignContent(head: Uint8Array, kind: Understood["kind"]): string | un
   for (const [begins, at, what, advice] of FOREIGN) {
     const is = bytes.subarray(at, at + begins.length).equals(Buffer.from(begins, "latin1"));
     if (is && !(kind === "parquet" && what === "Parquet")) return `${what}; ${advice}`;
-  }
-  // other markup, such as XML, may be the text to train on
-  const start = bytes.toString("latin1", 0, 1000).replace(/^\xef\xbb\xbf/, "");
-  if (/^\s*<(!doctype html|html)\b/i.test(start)) {
-    return "an HTML page; extract its text, or fetch the file that the page is about";
   }
   if (kind === "parquet" || encodingOf(head)) return undefined;
   // neither line ends, white space, backspaces nor escapes; UTF-32 has many, UTF-16 of most alphabets as well

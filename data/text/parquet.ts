@@ -5,18 +5,7 @@ import { UserError } from "../../files/user_error.ts";
 import type { Part } from "./blocks.ts";
 import { DataError } from "./data_error.ts";
 import { fieldOf, listOfNames } from "./fields.ts";
-
-/** A Parquet file that is open. */
-export interface ParquetFile {
-  /** Name of the file in messages. */
-  readonly file: string;
-  readonly handle: number;
-  readonly bytes: number;
-  /** The column that holds documents, one per row; in a group, `group.column`. */
-  readonly column: string;
-  /** Is set to the end of what has been read. */
-  readonly progress: { bytesRead: number };
-}
+import type { OpenFile } from "./readers.ts";
 
 /** Codecs of columns, beside Snappy, which hyparquet knows, and LZ4. */
 const COMPRESSORS = {
@@ -34,7 +23,7 @@ const COMPRESSORS = {
  * @throws {DataError} if the file is damaged, or the column is absent or does not hold strings.
  */
 export async function* parquetParts(
-  { file, handle, bytes, column, progress }: ParquetFile,
+  { file, handle, bytes, column, progress }: OpenFile,
 ): AsyncGenerator<Part[]> {
   const { parquetMetadataAsync, parquetReadObjects, parquetSchema } = await load("hyparquet");
   const asyncBuffer = {

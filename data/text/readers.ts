@@ -8,6 +8,18 @@ import { DataError } from "./data_error.ts";
  * @module
  */
 
+/** A file that is being read. */
+export interface OpenFile {
+  /** Name in messages. */
+  readonly file: string;
+  readonly handle: number;
+  readonly bytes: number;
+  /** The field or column that holds the documents; a nested one is `data.text`. */
+  readonly column: string;
+  /** Is set to the end of what has been read. */
+  readonly progress: { bytesRead: number };
+}
+
 /** Separates documents in a text file. */
 const SEPARATOR = "<|endoftext|>";
 
@@ -18,8 +30,6 @@ export const LARGEST_PART = 2 ** 18;
 export const LONGEST_RECORD = 16 * 2 ** 20;
 
 const TAB = 0x09, LINE_FEED = 0x0a, RETURN = 0x0d, BLANK = 0x20;
-const QUOTE = 0x22, COMMA = 0x2c, BACKSLASH = 0x5c;
-const OPEN_BRACKET = 0x5b, CLOSE_BRACKET = 0x5d, OPEN_BRACE = 0x7b, CLOSE_BRACE = 0x7d;
 
 /**
  * The documents of a text, separated by `<|endoftext|>` anywhere in a line.
@@ -103,30 +113,26 @@ export async function* lineParts(
   chunks: AsyncIterable<Uint8Array>,
   { file, longest = LONGEST_RECORD }: { file: string; longest?: number },
 ): AsyncGenerator<Part[]> {
-  let unfinished: Uint8Array[] = [], length = 0; // a line whose end has not been read
+  let window = Buffer.alloc(0); // from the beginning of a line
   let number = 0;
   const check = (length: number) => {
     if (length > longest) throw tooLong(file, { record: `line ${number + 1}`, longest });
   };
   for await (const { chunk, last } of regroup(chunks, 4 * LARGEST_PART)) {
-    const whole = last ? chunk.length : chunk.lastIndexOf(LINE_FEED) + 1;
+    window = Buffer.concat([window, chunk]);
+    const whole = last ? window.length : window.lastIndexOf(LINE_FEED) + 1;
     const parts: Part[] = [];
-    if (whole > 0 || last) {
-      const lines = Buffer.concat([...unfinished, chunk.subarray(0, whole)]);
-      [unfinished, length] = [[], 0];
-      let at = number === 0 && hasByteOrderMark(lines) ? 3 : 0;
-      for (let end; at < lines.length; at = end + 1) {
-        end = lines.indexOf(LINE_FEED, at);
-        if (end < 0) end = lines.length;
-        check(end - at);
-        number++;
-        const bytes = lines.subarray(at, end);
-        if (!bytes.every(isBlank)) parts.push({ bytes, place: number });
-      }
+    let start = number === 0 && hasByteOrderMark(window) ? 3 : 0;
+    for (let end; start < whole; start = end + 1) {
+      end = window.indexOf(LINE_FEED, start);
+      if (end < 0) end = whole;
+      check(end - start);
+      number++;
+      const bytes = window.subarray(start, end);
+      if (!bytes.every(isBlank)) parts.push({ bytes, place: number });
     }
-    unfinished.push(chunk.subarray(whole));
-    length += chunk.length - whole;
-    check(length);
+    window = window.subarray(whole);
+    check(window.length);
     yield parts;
   }
 }
@@ -150,40 +156,32 @@ export async function* arrayParts(
   for await (const { chunk, last } of regroup(chunks, 4 * LARGEST_PART)) {
     window = Buffer.concat([window, chunk]);
     const bytesAsText = window.toString("latin1"); // searched faster
-    if (number === 0 && hasByteOrderMark(window)) at = 3;
     const parts: Part[] = [];
     let start = 0;
-    for (; at < window.length; at++) {
+    for (let mark; (mark = bytesAsText[at]) !== undefined; at++) {
       if (inString) {
         const quote = bytesAsText.indexOf('"', at);
+        inString = quote < 0 || isEscaped(bytesAsText, quote);
         at = quote < 0 ? window.length - 1 : quote;
-        let escapes = at;
-        while (window[escapes - 1] === BACKSLASH) escapes--;
-        inString = quote < 0 || (at - escapes) % 2 === 1;
         continue;
       }
-      const byte = window[at]!;
-      if (depth === 0) {
-        if (!isBlank(byte)) {
-          if (byte !== OPEN_BRACKET || number > 0) {
-            throw fail("be all that the file holds", "there is more");
-          }
-          depth = number = 1;
-        }
+      if (depth === 0 && number > 0) break; // only white space may follow
+      if (mark === '"') inString = true;
+      if (depth === 0 && mark === "[") {
+        number = 1;
         start = at + 1;
-        continue;
+      } else if (depth === 1 && (mark === "," || mark === "]")) {
+        const bytes = window.subarray(start, at);
+        const isEmpty = mark === "]" && number === 1 && bytes.every(isBlank);
+        if (!isEmpty) parts.push({ bytes, place: number });
+        number++;
+        start = at + 1;
       }
-      if (byte === QUOTE) inString = true;
-      else if (byte === OPEN_BRACKET || byte === OPEN_BRACE) depth++;
-      else if (byte === CLOSE_BRACKET || (byte === CLOSE_BRACE && depth > 1)) depth--;
-      if (depth > 0 && (byte !== COMMA || depth > 1)) continue;
-      const bytes = window.subarray(start, at);
-      start = at + 1;
-      if (!bytes.every(isBlank)) parts.push({ bytes, place: number });
-      else if (depth > 0 || number > 1) {
-        throw fail("have one comma between elements", `element ${number} is missing`);
-      }
-      number++;
+      if (mark === "[" || mark === "{") depth++;
+      if (mark === "]" || mark === "}") depth--;
+    }
+    if (depth === 0 && !window.subarray(start).every(isBlank)) {
+      throw fail("be all that the file holds", "there is more");
     }
     window = window.subarray(start);
     at -= start;
@@ -191,6 +189,13 @@ export async function* arrayParts(
     yield parts;
     if (last && depth > 0) throw fail("end with ]", `it breaks off in element ${number}`);
   }
+}
+
+/** Whether an odd number of backslashes precedes a place. */
+function isEscaped(text: string, at: number): boolean {
+  let start = at;
+  while (text[start - 1] === "\\") start--;
+  return (at - start) % 2 === 1;
 }
 
 /** The error for a record that is too long to be parsed. */

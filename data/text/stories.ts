@@ -56,111 +56,90 @@ const PRONOUNS: Readonly<Record<string, readonly [girl: string, boy: string]>> =
 };
 
 /** How every story begins: one of these. */
-const OPENINGS: readonly string[] = [
-  "Once upon a time, there was a {kind} {child} named {hero}.",
-  "Once upon a time, there was a {kind} and {kind} {child} named {hero}.",
-  "Once upon a time, a {kind} {child} named {hero} lived in a {look} {color} {home}.",
-  "One {weather} {time}, a {kind} {child} named {hero} went {way} to the {place}.",
-];
+const OPENINGS = lines(`
+Once upon a time, there was a {kind} {child} named {hero}.
+Once upon a time, there was a {kind} and {kind} {child} named {hero}.
+Once upon a time, a {kind} {child} named {hero} lived in a {look} {color} {home}.
+One {weather} {time}, a {kind} {child} named {hero} went {way} to the {place}.
+`);
 
 /** How every story ends: one of these. */
-const ENDINGS: readonly string[] = [
-  "From that {weather} {time} on, {hero} and the {kind} {animal} {sound} together.",
-  "In the end, {hero} and the {animal} shared some {look} {food} and felt {feeling}.",
-  "So {hero} helped the {kind} {animal}, and they {sound} {way}.",
-  "{hero} never forgot the {look} {time} and the {kind} {animal}.",
-  "And so {hero} and the {kind} {animal} {sound} until the {time} was over.",
-];
+const ENDINGS = lines(`
+From that {weather} {time} on, {hero} and the {kind} {animal} {sound} together.
+In the end, {hero} and the {animal} shared some {look} {food} and felt {feeling}.
+So {hero} helped the {kind} {animal}, and they {sound} {way}.
+{hero} never forgot the {look} {time} and the {kind} {animal}.
+And so {hero} and the {kind} {animal} {sound} until the {time} was over.
+`);
 
 /**
- * The plots: what happens between opening and ending, sentence by sentence, each sentence one of
- * several. A sentence ends at a full stop, a question or an exclamation mark before a capital letter.
+ * The plots: what happens between opening and ending. A plot has two sentences, each one of several in
+ * a paragraph. A sentence ends at a full stop, a question or an exclamation mark before a capital letter.
  */
-const PLOTS: readonly (readonly (readonly string[])[])[] = [
-  [ // something is lost and found
-    [
-      "{hero} had a {look} {hue} {thing} that {he} took to a {look} {place} every {time}.",
-      "{hero} played {way} with a {look} {hue} {thing} from {his} {family}.",
-      "The most {look} thing {he} had was a {hue} {thing}.",
-    ],
-    [
-      '"Have you seen my {look} {thing}?" {he} asked a {kind} {animal}.',
-      "{hero} asked a {kind} {animal} {way} to look under the {look} {cover}.",
-      "A {kind} {animal} saw that {hero} was {sorrow} and came {way} to help.",
-    ],
-  ],
-  [ // food is shared
-    [
-      "{His} {family} gave {him} {count} {look} pieces of {food}.",
-      "{hero} sat {way} under a {look} {cover} to eat some {look} {food}.",
-    ],
-    [
-      "Then a {sorrow} {animal} came {way} out of a {look} {cover}.",
-      "A {kind} {animal} sat by the {look} {cover} and looked very {sorrow}.",
-      "On the {look} way {hero} met a {kind} {animal} with a {look} {color} tail.",
-    ],
-  ],
-  [ // a storm
-    [
-      "One {weather} {time}, a {look} {color} storm came {way} over the {place}.",
-      "The {time} became {weather} and {weather}, and a {look} wind blew over the {place}.",
-    ],
-    [
-      "There {hero} met a {kind} {animal} that was {sorrow} too.",
-      "Behind the {look} {cover} sat a {sorrow} {animal} with a {look} {color} tail.",
-    ],
-  ],
-  [ // a race
-    [
-      "{hero} wanted to win the {look} race at the {look} {place}.",
-      "Every {weather} {time}, {he} ran {way} around the {place} {count} times.",
-    ],
-    [
-      'A {kind} {animal} said {way}, "I can run to the {look} {cover} faster than you."',
-      "On the {weather} {time} of the race, {he} stood next to a {kind} {animal}.",
-    ],
-  ],
-  [ // a seed grows
-    [
-      "{His} {kind} {family} gave {him} {count} seeds of a {look} {plant}.",
-      "{hero} {way} found a {look} {plant} next to a {look} {cover}.",
-    ],
-    [
-      "But a {sorrow} {animal} came {way} and wanted to eat the {plant}.",
-      "One {weather} {time}, a {kind} {animal} came {way} to see the {plant}.",
-    ],
-  ],
-  [ // someone is stuck
-    [
-      "On a {weather} {time}, {he} heard a {look} sound from a {look} {cover}.",
-      "{hero} walked {way} past the {look} {home} when {he} heard a {look} cry.",
-    ],
-    [
-      "A {kind} {animal} was stuck {way} under a {look} {cover}.",
-      "It was a {sorrow} {animal}, and its {look} leg was caught in a {cover}.",
-    ],
-  ],
-  [ // something is built
-    [
-      "{hero} wanted to build a {look} and {look} {home} at the {place}.",
-      "{His} {look} dream was to live in a {look} {color} {home}.",
-    ],
-    [
-      'A {kind} {animal} said {way}, "I will help you for some {look} {food}."',
-      "A {kind} {animal} watched {hero} {way} from behind a {look} {cover}.",
-    ],
-  ],
-  [ // a surprise
-    [
-      "It was the {weather} birthday of {his} {family}, and {he} had no {look} gift.",
-      "{hero} wanted to give {his} {kind} {family} a {look} gift.",
-    ],
-    [
-      '"Take this {look} {hue} {thing}," said a {kind} {animal} {way}.',
-      "There {hero} saw a {kind} {animal} with a {look} {hue} {thing}.",
-    ],
-  ],
-];
+const PLOTS: readonly (readonly (readonly string[])[])[] = `
+# something is lost and found
+{hero} had a {look} {hue} {thing} that {he} took to a {look} {place} every {time}.
+{hero} played {way} with a {look} {hue} {thing} from {his} {family}.
+The most {look} thing {he} had was a {hue} {thing}.
+
+"Have you seen my {look} {thing}?" {he} asked a {kind} {animal}.
+{hero} asked a {kind} {animal} {way} to look under the {look} {cover}.
+A {kind} {animal} saw that {hero} was {sorrow} and came {way} to help.
+
+# food is shared
+{His} {family} gave {him} {count} {look} pieces of {food}.
+{hero} sat {way} under a {look} {cover} to eat some {look} {food}.
+
+Then a {sorrow} {animal} came {way} out of a {look} {cover}.
+A {kind} {animal} sat by the {look} {cover} and looked very {sorrow}.
+On the {look} way {hero} met a {kind} {animal} with a {look} {color} tail.
+
+# a storm
+One {weather} {time}, a {look} {color} storm came {way} over the {place}.
+The {time} became {weather} and {weather}, and a {look} wind blew over the {place}.
+
+There {hero} met a {kind} {animal} that was {sorrow} too.
+Behind the {look} {cover} sat a {sorrow} {animal} with a {look} {color} tail.
+
+# a race
+{hero} wanted to win the {look} race at the {look} {place}.
+Every {weather} {time}, {he} ran {way} around the {place} {count} times.
+
+A {kind} {animal} said {way}, "I can run to the {look} {cover} faster than you."
+On the {weather} {time} of the race, {he} stood next to a {kind} {animal}.
+
+# a seed grows
+{His} {kind} {family} gave {him} {count} seeds of a {look} {plant}.
+{hero} {way} found a {look} {plant} next to a {look} {cover}.
+
+But a {sorrow} {animal} came {way} and wanted to eat the {plant}.
+One {weather} {time}, a {kind} {animal} came {way} to see the {plant}.
+
+# someone is stuck
+On a {weather} {time}, {he} heard a {look} sound from a {look} {cover}.
+{hero} walked {way} past the {look} {home} when {he} heard a {look} cry.
+
+A {kind} {animal} was stuck {way} under a {look} {cover}.
+It was a {sorrow} {animal}, and its {look} leg was caught in a {cover}.
+
+# something is built
+{hero} wanted to build a {look} and {look} {home} at the {place}.
+{His} {look} dream was to live in a {look} {color} {home}.
+
+A {kind} {animal} said {way}, "I will help you for some {look} {food}."
+A {kind} {animal} watched {hero} {way} from behind a {look} {cover}.
+
+# a surprise
+It was the {weather} birthday of {his} {family}, and {he} had no {look} gift.
+{hero} wanted to give {his} {kind} {family} a {look} gift.
+
+"Take this {look} {hue} {thing}," said a {kind} {animal} {way}.
+There {hero} saw a {kind} {animal} with a {look} {hue} {thing}.
+`.split(/^# .*$/m).slice(1).map((plot) => plot.trim().split("\n\n").map(lines));
+
+function lines(text: string): string[] {
+  return text.trim().split("\n");
+}
 
 /** A pattern of a sentence: texts at even places, names of slots at odd places. */
 type Pattern = readonly string[];
@@ -170,17 +149,18 @@ function parsePattern(sentence: string): Pattern {
 }
 
 /** The plots with opening and ending: a list of sentences, and for each the patterns that it may have. */
-const STORIES: readonly (readonly (readonly Pattern[])[])[] = PLOTS.map((plot) =>
+export const STORIES: readonly (readonly (readonly Pattern[])[])[] = PLOTS.map((plot) =>
   [OPENINGS, ...plot, ENDINGS].map((patterns) => patterns.map(parsePattern))
 );
 
-const SEXES = ["girl", "boy"];
+/** Sexes of heroes. */
+export const SEXES = ["girl", "boy"];
 
 /** What the slots of a story hold so far, the hero's sex among them. */
-type Bindings = ReadonlyMap<string, string>;
+export type Bindings = ReadonlyMap<string, string>;
 
-/** What a slot may hold, given what the story has bound so far; one word if that is fixed. */
-function wordsFor(slot: string, bindings: Bindings): readonly string[] {
+/** The words that a slot may hold after these bindings, each with the same probability. */
+export function wordsFor(slot: string, bindings: Bindings): readonly string[] {
   const bound = bindings.get(slot);
   if (bound !== undefined) return [bound];
   const pronoun = PRONOUNS[slot];
@@ -189,13 +169,13 @@ function wordsFor(slot: string, bindings: Bindings): readonly string[] {
 }
 
 /** The bindings after a slot was filled. */
-function bind(bindings: Bindings, slot: string, word: string): Bindings {
+export function bind(bindings: Bindings, slot: string, word: string): Bindings {
   if (!KEPT_SLOTS.has(slot) || bindings.has(slot)) return bindings;
   return new Map(bindings).set(slot, word);
 }
 
 /** What precedes a sentence of a story: a paragraph ends after the opening and before the ending. */
-function separator(sentence: number, sentences: number): string {
+export function separator(sentence: number, sentences: number): string {
   return sentence === 0 ? "" : sentence === 1 || sentence === sentences - 1 ? "\n" : " ";
 }
 
@@ -226,68 +206,12 @@ export function sampleStories({ seed, count }: { seed: number; count: number }):
 }
 
 /**
- * Every way in which the grammar writes a story, as the natural logarithm of its probability: one, or none if
- * the grammar does not write it.
+ * Entropy of a story in nats, exactly: the mean of −ln P over all stories. The grammar is unambiguous, so
+ * that P is the product of the probabilities of all choices.
  */
-export function storyDerivations(text: string): number[] {
-  const found: number[] = [];
-  for (const story of STORIES) {
-    for (const sex of SEXES) {
-      const walk = (sentence: number, at: number, bindings: Bindings, logP: number): void => {
-        if (sentence === story.length) {
-          if (at === text.length) found.push(logP);
-          return;
-        }
-        const between = separator(sentence, story.length);
-        if (!text.startsWith(between, at)) return;
-        const patterns = story[sentence]!;
-        for (const pattern of patterns) {
-          matchPattern(
-            pattern,
-            text,
-            { at: at + between.length, bindings },
-            (end, next, logWays) => {
-              walk(sentence + 1, end, next, logP - Math.log(patterns.length) - logWays);
-            },
-          );
-        }
-      };
-      walk(0, 0, new Map([["sex", sex]]), -Math.log(STORIES.length) - Math.log(SEXES.length));
-    }
-  }
-  return found;
-}
-
-/** Calls `onMatch` for every way in which the rest of a pattern matches the text from `at` on. */
-function matchPattern(
-  pattern: Pattern,
-  text: string,
-  { at, bindings, place = 0, logWays = 0 }: {
-    at: number;
-    bindings: Bindings;
-    place?: number;
-    logWays?: number;
-  },
-  onMatch: (end: number, bindings: Bindings, logWays: number) => void,
-): void {
-  const part = pattern[place];
-  if (part === undefined) return onMatch(at, bindings, logWays);
-  const words = place % 2 === 0 ? [part] : wordsFor(part, bindings);
-  for (const word of words) {
-    if (!text.startsWith(word, at)) continue;
-    matchPattern(pattern, text, {
-      at: at + word.length,
-      bindings: place % 2 === 0 ? bindings : bind(bindings, part, word),
-      place: place + 1,
-      logWays: logWays + Math.log(words.length),
-    }, onMatch);
-  }
-}
-
-/** Entropy of a story in nats, exactly: the mean of −ln P over all that the grammar writes. */
 export function storyEntropy(): number {
   return Math.log(STORIES.length) + Math.log(SEXES.length) + expectation({
-    ofChoice: (patterns) => Math.log(patterns.length),
+    ofChoice: (patterns) => Math.log(patterns),
     ofText: () => 0,
     ofSlot: ({ choices }) => Math.log(choices),
   });
@@ -310,24 +234,17 @@ export function expectedTokens(countTokens: (text: string) => number): number {
 
 /** What the parts of a story contribute to a sum. */
 interface Contributions {
-  /** Of the choice among patterns. */
-  ofChoice(patterns: readonly Pattern[]): number;
+  /** Of the choice among so many patterns. */
+  ofChoice(patterns: number): number;
   /** Of a text, without the white space before a slot. */
   ofText(text: string): number;
-  /** Of a slot. */
-  ofSlot(slot: {
-    /** Number of words that it may hold at this point. */
-    choices: number;
-    /** All words that it ever holds, each as likely as the others. */
-    words: readonly string[];
-    /** The white space before it. */
-    space: string;
-  }): number;
+  /** Of a slot: how many words it may hold here, all words that it ever holds, the white space before it. */
+  ofSlot(slot: { choices: number; words: readonly string[]; space: string }): number;
 }
 
 /**
- * Sum over the parts of a story, averaged over all stories. What a slot may hold depends on which slots
- * were bound before and not on their words, so that the state is a set of slots.
+ * Sum over the parts of a story, averaged over all stories. How many words a slot may hold depends on which
+ * slots were bound before and not on their words, so that the state is a set of slots.
  */
 function expectation({ ofChoice, ofText, ofSlot }: Contributions): number {
   let total = 0;
@@ -356,7 +273,7 @@ function expectation({ ofChoice, ofText, ofSlot }: Contributions): number {
           });
           sum += walk(sentence + 1, next);
         }
-        const mean = ofChoice(patterns) + sum / patterns.length;
+        const mean = ofChoice(patterns.length) + sum / patterns.length;
         known.set(state, mean);
         return mean;
       };
@@ -366,15 +283,15 @@ function expectation({ ofChoice, ofText, ofSlot }: Contributions): number {
   return total / STORIES.length / SEXES.length;
 }
 
-/** How well a text keeps to the grammar. */
+/** How well a text follows the grammar. */
 export interface Judgement {
   /** Whole sentences in the text. */
   sentences: number;
-  /** Sentences that the grammar can write, each taken by itself. */
+  /** Sentences that the grammar can write, each judged alone. */
   accepted: number;
   /** Whether a hero is named. */
   namesHero: boolean;
-  /** Whether a hero is named and no other hero is. */
+  /** Whether exactly one hero is named. */
   keepsHero: boolean;
 }
 
@@ -388,21 +305,26 @@ export function judgeStory(text: string): Judgement {
   const named = new Set(text.match(/\b[A-Z][a-z]+\b/g)?.filter((word) => heroes.includes(word)));
   return {
     sentences: sentences.length,
-    accepted: sentences.filter(isOfGrammar).length,
+    accepted: sentences.filter((s) => SENTENCES.some((sentence) => sentence.test(s))).length,
     namesHero: named.size > 0,
     keepsHero: named.size === 1,
   };
 }
 
-/** Whether some pattern of the grammar writes this sentence, for some hero and some story so far. */
-function isOfGrammar(sentence: string): boolean {
-  return STORIES.flat(2).some((pattern) =>
-    SEXES.some((sex) => {
-      let accepted = false;
-      matchPattern(pattern, sentence, { at: 0, bindings: new Map([["sex", sex]]) }, (end) => {
-        accepted ||= end === sentence.length;
-      });
-      return accepted;
-    })
-  );
+/** What matches the sentences of the grammar. */
+const SENTENCES: readonly RegExp[] = [OPENINGS, ENDINGS, ...PLOTS.flat()].flat()
+  .flatMap((sentence) => SEXES.map((sex) => matcherOf(sentence, sex)));
+
+/** What matches a sentence about heroes of one sex, whatever the words of its slots. */
+function matcherOf(sentence: string, sex: string): RegExp {
+  const bound = new Set<string>();
+  const parts = parsePattern(sentence).map((part, place) => {
+    if (place % 2 === 0) return RegExp.escape(part);
+    if (bound.has(part)) return `\\k<${part}>`;
+    const words = wordsFor(part, new Map([["sex", sex]])).join("|");
+    if (!KEPT_SLOTS.has(part)) return `(?:${words})`;
+    bound.add(part);
+    return `(?<${part}>${words})`;
+  });
+  return new RegExp(`^${parts.join("")}$`);
 }

@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
-import { type DataOptions, type Dataset, type DataSpec, openDataset } from "../text/dataset.ts";
+import { type Dataset, type DataSpec, openDataset } from "../text/dataset.ts";
 import { type Documents, hashDocuments } from "../text/documents.ts";
+import type { DataOptions } from "../text/files.ts";
 import { expectedTokens, storyEntropy } from "../text/stories.ts";
 import { compactTokenizer, gpt2Tokenizer, type Tokenizer } from "../tokenizer/tokenizer.ts";
 import { holdOut, renumbered, type TokenDataset } from "./token_dataset.ts";
@@ -180,7 +181,7 @@ function hashOf([first, ...more]: readonly string[]): string {
   return createHash("sha256").update(first! + more.join("")).digest("hex");
 }
 
-/** All parts from the cache; undefined if one is not there. */
+/** All parts from the cache; undefined if one is absent. */
 function openAll(
   parts: readonly Documents[],
   tokenizer: Tokenizer,

@@ -49,24 +49,20 @@ export interface TokenFileOrigin {
   readonly tokenizerHash: string;
 }
 
-/** What tokenizing documents yields beside their tokens. */
-export interface TokenSummary {
+/** Tokenized documents. */
+export interface TokenizedDocuments extends TokenDataset {
   /** SHA-256 of the clean documents, a zero byte after each, in hexadecimal. */
   readonly hash: string;
   /** UTF-8 bytes of the documents. */
   readonly bytes: number;
   /** Ids that occur, in ascending order. */
   readonly usedIds: readonly number[];
-}
-
-/** Tokenized documents. */
-export interface TokenizedDocuments extends TokenDataset, TokenSummary {
-  /** Closes the files that hold them. */
+  /** Closes the files that hold the tokens. */
   close(): void;
 }
 
 /** The content of meta.json, which begins with the SHA-256 of the rest. */
-interface Meta extends TokenFileOrigin, TokenSummary {
+interface Meta extends TokenFileOrigin, Pick<TokenizedDocuments, "hash" | "bytes" | "usedIds"> {
   readonly version: number;
   readonly bytesPerToken: number;
   readonly tokens: number;
@@ -217,7 +213,7 @@ export class TokenFileWriter {
   }
 
   /** Completes the files: reads them once more for the checksums and the ids that occur. */
-  finish(about: TokenFileOrigin & Omit<TokenSummary, "usedIds">): void {
+  finish(about: TokenFileOrigin & Pick<TokenizedDocuments, "hash" | "bytes">): void {
     this.sync();
     const Type = this.#Type, fileBytes = this.#tokenBytes;
     const isUsed = new Uint8Array(this.#vocabularySize), tokensSha256: string[] = [];

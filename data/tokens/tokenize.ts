@@ -14,12 +14,7 @@ import { clean } from "../text/clean.ts";
 import { checkBlank, type Documents, type ReadOptions } from "../text/documents.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { concatenated, tokenDataset, type Tokens, tokensType } from "./token_dataset.ts";
-import {
-  openTokenFiles,
-  type TokenFileOrigin,
-  TokenFileWriter,
-  type TokenizedDocuments,
-} from "./token_file.ts";
+import { openTokenFiles, TokenFileWriter, type TokenizedDocuments } from "./token_file.ts";
 import type { TokenBlock } from "./tokenize_block.ts";
 import { openPool } from "./tokenize_pool.ts";
 
@@ -65,34 +60,26 @@ export function openCached(
   { tokenizer, cacheDirectory }: Pick<TokenizeOptions, "tokenizer" | "cacheDirectory">,
 ): TokenizedDocuments | undefined {
   if (cacheDirectory === undefined) return undefined;
-  const path = pathIn(cacheDirectory, documents, tokenizer);
+  const { path, partial, origin } = placeIn(cacheDirectory, documents, tokenizer);
   if (!existsSync(path)) return undefined;
   let files: TokenizedDocuments;
   try {
-    files = openTokenFiles(path, originOf(documents, tokenizer));
+    files = openTokenFiles(path, origin);
   } catch {
     return undefined; // the files are made anew, whatever is wrong with them
   }
   try {
-    rmSync(partialOf(path), { recursive: true, force: true }); // of a process that was killed after renaming
+    rmSync(partial, { recursive: true, force: true }); // of a process that was killed after renaming
   } catch {
     // it may remain: the cache may be read-only
   }
   return files;
 }
 
-/** Directory of the token files of documents. */
-function pathIn(cacheDirectory: string, { fingerprint }: Documents, tokenizer: Tokenizer): string {
-  return join(cacheDirectory, `${fingerprint.slice(0, 16)}-${tokenizer.hash.slice(0, 16)}`);
-}
-
-/** Directory of token files that are not complete. */
-function partialOf(path: string): string {
-  return `${path}.partial`;
-}
-
-function originOf({ fingerprint }: Documents, tokenizer: Tokenizer): TokenFileOrigin {
-  return { fingerprint, tokenizerHash: tokenizer.hash };
+/** Where the token files of documents are, where they are made, and what they are made from. */
+function placeIn(cacheDirectory: string, { fingerprint }: Documents, { hash }: Tokenizer) {
+  const path = join(cacheDirectory, `${fingerprint.slice(0, 16)}-${hash.slice(0, 16)}`);
+  return { path, partial: `${path}.partial`, origin: { fingerprint, tokenizerHash: hash } };
 }
 
 async function tokenizeInMemory(
@@ -134,7 +121,7 @@ async function tokenizeIntoCache(
   options: TokenizeOptions & { cacheDirectory: string },
 ): Promise<TokenizedDocuments> {
   const { tokenizer, cacheDirectory } = options;
-  const path = pathIn(cacheDirectory, documents, tokenizer), partial = partialOf(path);
+  const { path, partial, origin } = placeIn(cacheDirectory, documents, tokenizer);
   const files = join(partial, "files");
   let lock: Deno.FsFile | undefined;
   try {
@@ -148,13 +135,13 @@ async function tokenizeIntoCache(
     }
     const found = openCached(documents, options); // if another process has just finished
     if (found) return found;
-    await tokenizeInto(files, join(partial, "progress.json"), documents, options);
+    await tokenizeInto(partial, documents, options);
     syncDirectory(files);
     rmSync(path, { recursive: true, force: true }); // damaged or outdated files
     renameSync(files, path);
     syncDirectory(cacheDirectory);
     rmSync(partial, { recursive: true, force: true });
-    return openTokenFiles(path, originOf(documents, tokenizer));
+    return openTokenFiles(path, origin);
   } catch (error) {
     if (!isSystemError(error)) throw error;
     throw new UserError(
@@ -166,14 +153,15 @@ async function tokenizeIntoCache(
   }
 }
 
-/** Tokenizes documents into the files of a directory, and resumes the work that is recorded there. */
+/** Tokenizes documents into `files` in a directory, and resumes the work that `progress.json` records. */
 async function tokenizeInto(
   directory: string,
-  progressFile: string,
   documents: Documents,
   options: TokenizeOptions & { cacheDirectory: string },
 ): Promise<void> {
   const { tokenizer, signal, cacheDirectory } = options, { vocabularySize } = tokenizer;
+  const { origin } = placeIn(cacheDirectory, documents, tokenizer);
+  const files = join(directory, "files"), progressFile = join(directory, "progress.json");
   let progress = readProgress(progressFile);
   const neededBytes = (documents.textBytes - progress.bytes) / BYTES_PER_TOKEN *
     tokensType(vocabularySize).BYTES_PER_ELEMENT;
@@ -186,15 +174,16 @@ async function tokenizeInto(
   }
   let writer: TokenFileWriter;
   try {
-    writer = new TokenFileWriter(directory, { vocabularySize, ...progress });
+    writer = new TokenFileWriter(files, { vocabularySize, ...progress });
   } catch {
     progress = nothingDone(); // the files hold less than is recorded
-    writer = new TokenFileWriter(directory, { vocabularySize, ...progress });
+    writer = new TokenFileWriter(files, { vocabularySize, ...progress });
   }
   let recorded = performance.now();
   const record = () => {
     writer.sync();
-    writeProgress(progressFile, progress);
+    const json = JSON.stringify({ version: PROGRESS_VERSION, ...progress });
+    replaceFile(progressFile, [new TextEncoder().encode(json)]);
     recorded = performance.now();
   };
   try {
@@ -202,7 +191,7 @@ async function tokenizeInto(
       writer.append(block.tokens, block.starts);
       if (performance.now() - recorded >= RECORD_MS) record();
     });
-    writer.finish({ ...originOf(documents, tokenizer), hash, bytes: progress.bytes });
+    writer.finish({ ...origin, hash, bytes: progress.bytes });
   } catch (error) {
     if (signal?.aborted) record();
     throw error;
@@ -223,11 +212,6 @@ function readProgress(path: string): Progress {
   }
 }
 
-function writeProgress(path: string, progress: Progress): void {
-  const json = JSON.stringify({ version: PROGRESS_VERSION, ...progress });
-  replaceFile(path, [new TextEncoder().encode(json)]);
-}
-
 /**
  * Tokenizes the remaining documents.
  *
@@ -244,11 +228,11 @@ async function appendAll(
   const { name, bytes: totalBytes } = documents, { onProgress, onNotice } = options;
   const hash = createHash("sha256"), done = progress.blocks;
   let blocks = 0, blank = 0, rows = 0;
-  for await (const { block, bytesRead } of tokenBlocks(documents, done, options)) {
+  for await (const block of tokenBlocks(documents, done, options)) {
     hash.update(block.text);
     blank += block.blank;
     rows += block.blank + block.ended;
-    onProgress?.({ stage: "tokenizing", name, doneBytes: bytesRead, totalBytes });
+    onProgress?.({ stage: "tokenizing", name, doneBytes: block.bytesRead, totalBytes });
     if (blocks++ < done) continue;
     progress.blocks++;
     progress.bytes += block.text.length - block.ended;
@@ -265,30 +249,30 @@ async function* tokenBlocks(
   documents: Documents,
   done: number,
   { tokenizer, workers, signal }: TokenizeOptions,
-): AsyncGenerator<{ block: TokenBlock; bytesRead: number }> {
+): AsyncGenerator<TokenBlock> {
   const pool = await openPool(tokenizer, { bytes: documents.bytes, workers });
-  const pending: { result: Promise<TokenBlock>; bytes: number; bytesRead: number }[] = [];
+  const most = 2 * BLOCK_BYTES * pool.size; // bytes of pending blocks
+  const pending: { result: Promise<TokenBlock>; bytes: number }[] = [];
   let blocks = 0, pendingBytes = 0;
   const first = async () => {
-    const { result, bytes, bytesRead } = pending.shift()!;
+    const { result, bytes } = pending.shift()!;
     pendingBytes -= bytes;
-    return { block: await result, bytesRead };
+    return await result;
   };
   try {
     for await (const block of documents.read()) {
       signal?.throwIfAborted();
-      const { bytesRead, bytes: { length } } = block;
       if (blocks++ < done) {
-        const nothing = { tokens: new Uint16Array(), starts: new Uint32Array() };
-        yield { block: { ...clean(block), ...nothing }, bytesRead };
+        const { bytesRead } = block;
+        yield { ...clean(block), bytesRead, tokens: new Uint16Array(), starts: new Uint32Array() };
         continue;
       }
-      const most = 2 * BLOCK_BYTES * pool.size;
-      while (pending.length > 0 && pendingBytes + length > most) yield await first();
+      const bytes = block.bytes.length;
+      while (pending.length > 0 && pendingBytes + bytes > most) yield await first();
       const result = pool.run(block);
       result.catch(() => {}); // first() throws its error
-      pending.push({ result, bytes: length, bytesRead });
-      pendingBytes += length;
+      pending.push({ result, bytes });
+      pendingBytes += bytes;
     }
     while (pending.length > 0) {
       yield await first();

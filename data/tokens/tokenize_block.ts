@@ -12,6 +12,8 @@ export interface TokenBlock extends Omit<CleanBlock, "ends"> {
   readonly tokens: Tokens;
   /** Where documents start in `tokens`; tokens before the first belong to a document of an earlier block. */
   readonly starts: Uint32Array<ArrayBuffer>;
+  /** Bytes of all files read so far. */
+  readonly bytesRead: number;
 }
 
 /** A tokenizer in a form that can be sent to a worker. */
@@ -49,7 +51,8 @@ export async function createBlockTokenizer(
       start = end + 1;
     });
     const tokens = new Type(encoder.ids.slice(0, encoder.length));
-    return { ...{ text, ended, blank, tokens }, starts: Uint32Array.from(starts) };
+    const { bytesRead } = block;
+    return { ...{ text, ended, blank, tokens, bytesRead }, starts: Uint32Array.from(starts) };
   };
 }
 

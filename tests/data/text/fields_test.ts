@@ -29,5 +29,6 @@ Deno.test("listOfNames() escapes names and lists some", () => {
   assert.equal(listOfNames(["a", "b\x1b[2J"]), "a, b\\u{1b}[2J");
   const names = Array.from({ length: 23 }, (_, i) => `n${i}`);
   assert.match(listOfNames(names), /^n0, n1, .*, n19 and 3 more$/);
+  assert.equal(listOfNames(["a", "b", "c"], 2), "a, b, c");
   assert.ok(listOfNames(["x".repeat(1e6)]).length < 100);
 });

@@ -92,13 +92,6 @@ Deno.test("formatOf() names a format that is not supported, and those that are",
       "a tar archive; unpack it",
     ],
     ["a.pdf", latin1("%PDF-1.7\n"), "a PDF document; convert it to text"],
-    ["a.json", latin1("\n<!DOCTYPE html>\n<html>"), "an HTML page; extract its text"],
-    ["a.parquet", latin1("<HTML lang=en>"), "an HTML page"],
-    [
-      "a.parquet",
-      latin1("version https://git-lfs.github.com/spec/v1\noid"),
-      "a Git LFS pointer; fetch it with git lfs pull",
-    ],
     ["a.txt", latin1("PAR1\x15\0"), "Parquet; give it a name that ends in .parquet"],
     ["a.rtf", latin1("{\\rtf1\\ansi One."), "an RTF document; convert it to text"],
     ["a.txt", latin1("\x89PNG\r\n\x1a\n\0\0"), NO_TEXT],
@@ -113,6 +106,20 @@ Deno.test("formatOf() names a format that is not supported, and those that are",
       return true;
     });
   }
+  const instead: [head: string, what: string][] = [
+    ["\n<!DOCTYPE html>\n<html>", "a web page and not the file itself: download the file again"],
+    [
+      "version https://git-lfs.github.com/spec/v1\noid",
+      "a pointer of Git LFS and not the file itself: fetch the file with git lfs pull",
+    ],
+  ];
+  for (const [head, what] of instead) {
+    for (const name of ["a.json", "a.parquet"]) {
+      const message = `Cannot read data file ${name} as it is ${what}`;
+      assert.throws(() => formatOf(name, latin1(head)), { message });
+    }
+  }
+  assert.deepEqual(formatOf("a.txt", latin1("<?xml version='1.0'?>")), { kind: "text" });
   assert.throws(() => formatOf("a.parquet.zst", Buffer.from("PAR1")), {
     message:
       "Cannot read data file a.parquet.zst as Parquet must not be compressed once more: unpack it",

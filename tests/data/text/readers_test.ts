@@ -56,7 +56,7 @@ const SEPARATORS = [
   "<|endoftext|",
 ];
 
-Deno.test("textParts() gives the documents of a text, however it comes and however long they are", async () => {
+Deno.test("textParts() gives the documents of a text, whatever its chunks and their lengths", async () => {
   const seed = freshSeed(), random = new Random(seed);
   for (let round = 0; round < 400; round++) {
     let text = random.below(4) === 0 ? "\ufeff" : "";
@@ -81,7 +81,7 @@ Deno.test("textParts() gives the documents of a text, however it comes and howev
   }
 });
 
-Deno.test("textParts() cuts long documents where nothing is lost and words begin", async () => {
+Deno.test("textParts() cuts long documents before words and loses nothing", async () => {
   const seed = freshSeed(), random = new Random(seed);
   const words = Array.from({ length: 2000 }, () => "word,".slice(random.below(4)));
   const text = words.join(" ");
@@ -92,7 +92,7 @@ Deno.test("textParts() cuts long documents where nothing is lost and words begin
   assert.ok(parts.filter((_, i) => parts[i - 1]?.open).every(({ bytes }) => bytes[0] === 0x20));
 });
 
-Deno.test("textParts() passes over blank beginnings that are longer than a piece", async () => {
+Deno.test("textParts() skips white space before documents that is longer than a part", async () => {
   const text = `${" \n".repeat(500)}One.${"\n".repeat(30)}<|endoftext|>${" ".repeat(900)}\nTwo.`;
   const parts = await all(textParts(inChunks(encode(text), new Random(1), 50), { most: 64 }));
   assert.deepEqual(documentsOf(parts), ["One.", "Two."]);
@@ -139,7 +139,7 @@ Deno.test("cutPoint() cuts so that the tokens of both sides are those of the who
   assert.ok(cuts > 100);
 });
 
-Deno.test("lineParts() gives lines that hold something, with their numbers", async () => {
+Deno.test("lineParts() gives the lines that are not blank, with their numbers", async () => {
   const seed = freshSeed(), random = new Random(seed);
   const text = '\ufeff{"a":1}\r\n\n  \n{"b":2}\n\n{"c":"\u2028"}';
   const parts = await all(lineParts(inChunks(encode(text), random, 4), { file: "x" }));
@@ -150,7 +150,7 @@ Deno.test("lineParts() gives lines that hold something, with their numbers", asy
   );
 });
 
-Deno.test("lineParts() refuses a line that is too long to be parsed", async () => {
+Deno.test("lineParts() refuses a line that is too long", async () => {
   const text = encode(`1\n${"x".repeat(2 ** 20)}\n2\n`);
   await assert.rejects(
     all(lineParts(inChunks(text, new Random(1), 1e5), { file: "x", longest: 2 ** 19 })),
@@ -160,7 +160,7 @@ Deno.test("lineParts() refuses a line that is too long to be parsed", async () =
   );
 });
 
-Deno.test("arrayParts() gives the elements of an array, however it is written and comes", async () => {
+Deno.test("arrayParts() gives the elements of an array, whatever its white space and chunks", async () => {
   const seed = freshSeed(), random = new Random(seed);
   for (let round = 0; round < 200; round++) {
     const elements = Array.from({ length: random.below(8) }, (_, i) => ({
@@ -182,7 +182,7 @@ Deno.test("arrayParts() gives the elements of an array, however it is written an
   }
 });
 
-Deno.test("arrayParts() goes through an array that is longer than what it holds at a time", async () => {
+Deno.test("arrayParts() reads an array that is longer than its window", async () => {
   const elements = Array.from({ length: 60 }, (_, i) => ({ text: `"${i}\\"`.repeat(20_000) }));
   const parts = await all(
     arrayParts(inChunks(encode(JSON.stringify(elements)), new Random(1), 1e6), { file: "x" }),
@@ -191,15 +191,13 @@ Deno.test("arrayParts() goes through an array that is longer than what it holds 
   assert.ok(parts.every(({ bytes }, i) => decode(bytes) === JSON.stringify(elements[i])));
 });
 
-Deno.test("arrayParts() says what is wrong with an array", async () => {
+Deno.test("arrayParts() names the problem of an array", async () => {
   const cases = [
-    ['[{"a":1},]', "have one comma between elements: element 2 is missing"],
-    ["[,1]", "have one comma between elements: element 1 is missing"],
-    ["[1,,2]", "have one comma between elements: element 2 is missing"],
     ['[{"a":1},{"b":', "end with ]: it breaks off in element 2"],
     ['[1,"]', "end with ]: it breaks off in element 2"],
     ["[1] [2]", "be all that the file holds: there is more"],
     ["[1]]", "be all that the file holds: there is more"],
+    ["[1] x", "be all that the file holds: there is more"],
   ] as const;
   for (const [text, reason] of cases) {
     await assert.rejects(

@@ -1,16 +1,60 @@
 import assert from "node:assert/strict";
 import {
+  bind,
+  type Bindings,
   expectedTokens,
   judgeStory,
   sampleStories,
-  storyDerivations,
+  separator,
+  SEXES,
+  STORIES,
   storyEntropy,
+  wordsFor,
 } from "../../../data/text/stories.ts";
 import { gpt2Tokenizer } from "../../../data/tokenizer/tokenizer.ts";
 import { freshSeed } from "../../seeds.ts";
 
 const seed = freshSeed();
 const stories = sampleStories({ seed, count: 1000 });
+
+/** Every way in which the grammar writes a story, as the natural logarithm of its probability. */
+function derivations(text: string): number[] {
+  const found: number[] = [];
+  for (const story of STORIES) {
+    /** Reads a part of a pattern of a sentence at a place of the text, then the rest of the story. */
+    const walk =
+      (sentence: number, pattern: readonly string[] | undefined, part: number) =>
+      (at: number, bindings: Bindings, logP: number): void => {
+        const patterns = story[sentence];
+        if (!patterns) {
+          if (at === text.length) found.push(logP);
+        } else if (!pattern) {
+          const between = separator(sentence, story.length);
+          if (!text.startsWith(between, at)) return;
+          for (const one of patterns) {
+            walk(sentence, one, 0)(at + between.length, bindings, logP - Math.log(patterns.length));
+          }
+        } else if (part === pattern.length) {
+          walk(sentence + 1, undefined, 0)(at, bindings, logP);
+        } else {
+          const isSlot = part % 2 === 1, name = pattern[part]!;
+          const words = isSlot ? wordsFor(name, bindings) : [name];
+          for (const word of words.filter((word) => text.startsWith(word, at))) {
+            const next = isSlot ? bind(bindings, name, word) : bindings;
+            walk(sentence, pattern, part + 1)(
+              at + word.length,
+              next,
+              logP - Math.log(words.length),
+            );
+          }
+        }
+      };
+    for (const sex of SEXES) {
+      walk(0, undefined, 0)(0, new Map([["sex", sex]]), -Math.log(STORIES.length * SEXES.length));
+    }
+  }
+  return found;
+}
 
 /** Mean and standard error. */
 function estimate(values: number[]): { mean: number; error: number } {
@@ -19,33 +63,33 @@ function estimate(values: number[]): { mean: number; error: number } {
   return { mean, error: Math.sqrt(variance / values.length) };
 }
 
-Deno.test("sampleStories() is decided by its seed", () => {
+Deno.test("sampleStories() writes the same stories for the same seed", () => {
   assert.deepEqual(sampleStories({ seed, count: 20 }), stories.slice(0, 20));
   assert.notDeepEqual(sampleStories({ seed: seed + 1, count: 20 }), stories.slice(0, 20));
 });
 
-Deno.test("sampleStories() writes plain text with a word after each article that fits it", () => {
+Deno.test("sampleStories() writes plain ASCII, and a consonant after each article a", () => {
   for (const story of stories) {
     assert.match(story, /^[\n\x20-\x7e]+$/, `seed ${seed}`);
     assert.doesNotMatch(story, /\ba [aeiou]/i, `seed ${seed}`);
   }
 });
 
-Deno.test("storyDerivations() finds exactly one way to write each story", () => {
+Deno.test("sampleStories() writes each story in exactly one way", () => {
   for (const story of stories) {
-    assert.equal(storyDerivations(story).length, 1, `seed ${seed}: ${story}`);
+    assert.equal(derivations(story).length, 1, `seed ${seed}: ${story}`);
   }
 });
 
 Deno.test("storyEntropy() is the mean of -ln P over stories", () => {
-  const { mean, error } = estimate(stories.map((story) => -storyDerivations(story)[0]!));
+  const { mean, error } = estimate(stories.map((story) => -derivations(story)[0]!));
   assert.ok(
     Math.abs(mean - storyEntropy()) < 5 * error,
     `seed ${seed}: mean ${mean} ± ${error}, entropy ${storyEntropy()}`,
   );
 });
 
-Deno.test("storyEntropy() of the sample is what checkpoints and figures were made with", () => {
+Deno.test("storyEntropy() is the entropy that is printed in reports and published figures", () => {
   assert.equal(storyEntropy().toFixed(9), "50.076636716");
 });
 
@@ -60,10 +104,10 @@ Deno.test("expectedTokens() is the mean number of tokens of a story", async () =
   );
 });
 
-Deno.test("storyDerivations() finds no way to write what the grammar does not write", () => {
+Deno.test("STORIES write no text beside the stories", () => {
   const story = stories[0]!;
   for (const text of [story.slice(0, -1), `${story} `, story.replace("a", "o"), ""]) {
-    assert.deepEqual(storyDerivations(text), []);
+    assert.deepEqual(derivations(text), []);
   }
 });
 
@@ -105,7 +149,7 @@ Deno.test("judgeStory() rejects a sentence in which two words are swapped", () =
   }
 });
 
-Deno.test("judgeStory() sees a hero whose name changes on the way", () => {
+Deno.test("judgeStory() detects that the name of a hero changes", () => {
   let changed = 0;
   for (const story of stories.slice(0, 200)) {
     const hero = /named (\w+)/.exec(story)![1]!;
@@ -121,8 +165,8 @@ Deno.test("judgeStory() sees a hero whose name changes on the way", () => {
   assert.ok(changed > 0);
 });
 
-Deno.test("sampleStories() draws every word about as often as any other", () => {
-  // a slot where every word of it may stand, and how many words it has
+Deno.test("sampleStories() draws all words of a slot equally often", () => {
+  // patterns in which a slot may hold all of its words, and their number
   const slots = [
     { name: "hero", pattern: /named (\w+)/, words: 16 },
     { name: "feeling", pattern: /felt (\w+)\.$/, words: 12 },

@@ -218,7 +218,7 @@ Deno.test("loadCorpus() says in a sentence what is wrong with a file", async () 
     [
       directory,
       `Cannot read data file ${directory}: it is a directory; ` +
-      `name its files: ${JSON.stringify(join(directory, "*.txt"))}`,
+      `name its files, such as ${JSON.stringify(join(directory, "*.txt"))}`,
     ],
     [empty, "Cannot use empty.txt as data must hold text: it is empty"],
     [

@@ -131,10 +131,13 @@ Deno.test("openTensorFiles() says what stands in place of a file that was not fe
       const [text, message] of [
         [
           pointer,
-          "it is a pointer of Git LFS and not the file itself: fetch that with git lfs pull",
+          "it is a pointer of Git LFS and not the file itself: fetch the file with git lfs pull",
         ],
-        ["\n<!DOCTYPE html><p>", "it is a web page and not the file itself: download that anew"],
-        ["<html lang=en>", "it is a web page and not the file itself: download that anew"],
+        [
+          "\n<!DOCTYPE html><p>",
+          "it is a web page and not the file itself: download the file again",
+        ],
+        ["<html lang=en>", "it is a web page and not the file itself: download the file again"],
       ]
     ) {
       Deno.writeTextFileSync(path, text!);
