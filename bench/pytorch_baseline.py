@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""The same models in PyTorch, on the same GPU: what bench/results/pytorch_h200.json holds.
+"""Times the models of `deno task bench` in PyTorch, for bench/results/pytorch_NAME.json.
 
     python3 bench/pytorch_baseline.py [--json FILE] [--no-compile]
 
-Needs torch with CUDA, and transformers for the part that generates; no network. Progress goes to
-stderr, the last line of stdout is one JSON object; with --json the file is written after each part,
-so that a run that is cut short leaves what it has. Dropout is 0 throughout, as in `deno task bench`.
+Needs torch with CUDA, and transformers for generation; no network. Progress is printed to stderr, and
+the last line of stdout is the report as JSON. With --json the file is written after each part, so that
+an interrupted run keeps its results. Dropout is 0, as in `deno task bench`.
 """
 
 import argparse
@@ -30,7 +30,7 @@ MODES = {
     "eager fp32": dict(dtype=None),
     "compile bf16": dict(dtype=torch.bfloat16, compiled=True),
 }
-# positions of the model that generates: deno task bench has as many
+# context length of the model that generates, as in deno task bench
 GENERATION_CONTEXT = 512
 
 
@@ -56,7 +56,7 @@ class Block(nn.Module):
 
 
 class Gpt(nn.Module):
-    """GPT-2 with its head tied to the token embedding; returns the mean loss."""
+    """GPT-2 whose head is tied to the token embedding; returns the mean loss."""
 
     def __init__(self, width, layers, heads, length):
         super().__init__()
@@ -77,14 +77,14 @@ class Gpt(nn.Module):
 
 
 def sample_tokens(batch, length, device):
-    """Tokens whose probability falls as one over their rank, as in bench/text.ts."""
+    """Random tokens whose probability falls as one over their rank, as in bench/text.ts."""
     draws = torch.rand(batch, length, device=device)
     tokens = torch.exp(draws * math.log(VOCABULARY_SIZE)).long() - 1
     return tokens.clamp(0, VOCABULARY_SIZE - 1)
 
 
 def intervals_ms(action, count):
-    """Milliseconds from one action to the next, by events on the GPU."""
+    """Milliseconds between consecutive actions, by events on the GPU."""
     events = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
     events[0].record()
     for event in events[1:]:
@@ -95,7 +95,7 @@ def intervals_ms(action, count):
 
 
 def train_step(model, mode, device="cuda", warmup=8, steps=30):
-    """A whole step: forward, backward, clip, AdamW."""
+    """Times a training step: forward, backward, clipping, AdamW."""
     dtype, compiled = mode["dtype"], mode.get("compiled", False)
     batch, length = model["batch"], model["length"]
     gpt = Gpt(model["width"], model["layers"], model["heads"], length).to(device)
@@ -147,7 +147,7 @@ def train_step(model, mode, device="cuda", warmup=8, steps=30):
 
 
 def per_call_ms(action, repeats, samples=9):
-    """Median over samples of the mean over repeats, after a warm-up."""
+    """Milliseconds of an action: the median over samples of the mean over repeats, after a warm-up."""
 
     def many():
         for _ in range(repeats):
@@ -174,7 +174,7 @@ def copy(megabytes=1024):
 
 
 def generate(streams, tokens=256):
-    """mini in Hugging Face transformers, fp16, with its key-value cache, sampling."""
+    """Times mini in Hugging Face transformers, in fp16, with key-value cache and sampling."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     model = MODELS["mini 32x128"]
@@ -225,7 +225,7 @@ def main():
     parts = [(f"cublas fp32 {layout} 4096", lambda l=layout: matmul(l)) for layout in ("NN", "NT", "TN")]
     parts.append(("copy f32 1024 MiB", copy))
     parts += [(f"generate {n} stream{'s' * (n > 1)}", lambda n=n: generate(n)) for n in (1, 64)]
-    # what takes long to compile comes last
+    # parts that take long to compile come last
     parts += [
         (f"train step {name}, {mode}", lambda m=model, d=settings: train_step(m, d))
         for mode, settings in MODES.items()
@@ -233,7 +233,7 @@ def main():
         for name, model in MODELS.items()
     ]
     report = {
-        # how it was measured, not where it goes
+        # without the path of --json
         "command": "python3 bench/pytorch_baseline.py" + (" --no-compile" if options.no_compile else ""),
         "date": time.strftime("%Y-%m-%d"),
         "torch": torch.__version__,
@@ -253,7 +253,7 @@ def main():
             result = {"name": name, **part()}
             report["results"].append(result)
             print(json.dumps(result), file=sys.stderr, flush=True)
-        except Exception as error:  # one part that fails does not take the others with it
+        except Exception as error:  # the other parts still run
             message = f"{type(error).__name__}: {error}".split("\n")[0]
             report["failures"].append({"name": name, "message": message})
             print(f"{name} failed: {message}", file=sys.stderr, flush=True)

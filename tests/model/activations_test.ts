@@ -7,12 +7,12 @@ import {
 } from "../../model/activations.ts";
 import { device } from "../kernels/harness.ts";
 
-Deno.test("logitsColumns() fills up whole cache lines", () => {
+Deno.test("logitsColumns() rounds up to whole cache lines", () => {
   const of = (vocabularySize: number) => logitsColumns({ vocabularySize });
   assert.deepEqual([1, 64, 65, 1048, 50257].map(of), [64, 64, 128, 1088, 50304]);
 });
 
-Deno.test("logitsRows() takes as many rows as half a GiB and a binding show, in steps of 128 or 32", () => {
+Deno.test("logitsRows() returns the rows that half a GiB and a binding hold, a multiple of 128 or 32", () => {
   const config = { vocabularySize: 50257, contextLength: 8, width: 8, layers: 1, heads: 1 };
   const of = (megabytes: number, rows: number, dtype: "f16" | "f32") =>
     logitsRows({ ...device, maxBindingBytes: megabytes * 2 ** 20 }, config, { rows, dtype });
@@ -21,7 +21,7 @@ Deno.test("logitsRows() takes as many rows as half a GiB and a binding show, in 
   assert.equal(of(128, 1e6, "f32"), 640); // 667 fit into a binding
   assert.equal(of(16, 1e6, "f32"), 64); // 83 fit
   assert.equal(of(1, 1e6, "f32"), 32); // the least
-  assert.equal(of(128, 77, "f32"), 77); // all there are
+  assert.equal(of(128, 77, "f32"), 77); // no more than there are
 });
 
 const CONFIG = { vocabularySize: 64, contextLength: 8, width: 8, layers: 5, heads: 1 };
@@ -31,19 +31,19 @@ function activationsFor(purpose: Purpose, firstLayer = 0) {
   return createActivations(device, CONFIG, { batch, precision: "f32", purpose, firstLayer });
 }
 
-Deno.test("createActivations() keeps what a backward pass reads of each layer that has one", () => {
+Deno.test("createActivations() keeps the activations of every layer with a backward pass", () => {
   const setsOf = (purpose: Purpose, firstLayer?: number) => {
     using activations = activationsFor(purpose, firstLayer);
     const tensors = [0, 1, 2, 3, 4].map((layer) => activations.at("hidden", layer));
     return tensors.map((tensor) => tensors.indexOf(tensor));
   };
   assert.deepEqual(setsOf("training"), [0, 1, 2, 3, 4]);
-  assert.deepEqual(setsOf("training", 3), [0, 1, 0, 3, 4]); // one is read while the other is written
+  assert.deepEqual(setsOf("training", 3), [0, 1, 0, 3, 4]); // one set is read while the other is written
   assert.deepEqual(setsOf("evaluation"), [0, 0, 0, 0, 0]);
   assert.deepEqual(setsOf("generation"), [0, 0, 0, 0, 0]);
 });
 
-Deno.test("createActivations() shares buffers, and leaves out what the purpose does not need", () => {
+Deno.test("createActivations() shares buffers and leaves out activations that the purpose does not need", () => {
   using generation = activationsFor("generation");
   const { at } = generation;
   assert.equal(at("out", 3), at("x"));

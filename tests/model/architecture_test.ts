@@ -27,8 +27,8 @@ import { assertClose, device, randomValues, testRandom } from "../kernels/harnes
 const BASE: GptConfig = { vocabularySize: 64, contextLength: 16, width: 32, layers: 2, heads: 2 };
 
 /**
- * A model that is another by each field of the configuration, alone or with what the field needs. A new field
- * must be listed here, and then every path below must heed it.
+ * For each field of the configuration a change that makes a different model, together with the fields that
+ * it needs. A new field must be listed here, and every path below must then depend on it.
  */
 const VARIATIONS: Record<keyof GptConfig, Partial<GptConfig>> = {
   vocabularySize: { vocabularySize: 60 },
@@ -81,14 +81,14 @@ async function logitsOf(gpt: Gpt): Promise<Float32Array> {
   return (values as Float32Array).slice((M - 1) * V);
 }
 
-// logits of order ten, as in the decoder's tests: sums in another order
+// logits of order ten, whose sums have another order, as in the decoder's tests
 const TOLERANCE = 2e-5;
 
 const base = modelOf(BASE);
 const baseLogits = await logitsOf(base);
 
 for (const [field, config] of CASES) {
-  Deno.test(`forward() heeds ${field}, and createDecoder() as forward() does`, async () => {
+  Deno.test(`forward() depends on ${field}, and createDecoder() computes what forward() does`, async () => {
     using gpt = modelOf(config);
     const logits = await logitsOf(gpt);
     // a longer context adds positions, which a short text does not read
@@ -134,8 +134,8 @@ for (const [field, config] of CASES) {
     }
   });
 
-  Deno.test(`stepCost() heeds ${field} as a recorded step does`, () => {
-    // its sizes are larger than those of the tensors that it leaves out
+  Deno.test(`stepCost() depends on ${field} as a recorded step does`, () => {
+    // sizes for which the tensors that stepCost() leaves out are comparatively small
     const wide = { ...config, width: 64, contextLength: 4 * config.contextLength };
     const recorded = recordedCost(wide), counted = stepCost(benchOf(wide));
     const [flops, bytes] = [counted.flops / recorded.flops, counted.bytes / recorded.bytes];
@@ -144,7 +144,7 @@ for (const [field, config] of CASES) {
   });
 }
 
-Deno.test("toHuggingFaceConfig() refuses a model that config.json cannot express", () => {
+Deno.test("toHuggingFaceConfig() throws on a model that config.json cannot express", () => {
   const refused: [Partial<GptConfig>, RegExp][] = [
     [{ attentionWindows: [0, 3] }, /a gpt2 must be .*: current attentionWindows is \[0,3\]$/],
     [{ attentionScale: 0.5 }, /current attentionScale is 0\.5$/],
@@ -166,7 +166,7 @@ function recordedCost(config: GptConfig): { flops: number; bytes: number } {
   const { batchSize: B, sequenceLength: T } = benchOf(config), { layers, width: C } = config;
   using gpt = createGpt({ ...device, isCpu: true }, config, { precision: "f32" });
   const { dispatch } = Program.prototype;
-  // attention is counted by pairs of query and key; windows have no more of them than there are
+  // attention is counted by pairs of query and key; a window longer than T has no more pairs
   const windows = config.attentionWindows ?? new Array<number>(layers).fill(0);
   const pairs = windows.map((window) => {
     const most = window === 0 ? T : Math.min(window, T);

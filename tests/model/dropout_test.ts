@@ -15,16 +15,17 @@ import {
 } from "../kernels/harness.ts";
 import { lossSum, type Mask } from "./reference.ts";
 
-const shape = { B: 2, T: 5, C: 8, layers: 3, heads: 2, V: 11 }; // more layers than inference has sets
+const shape = { B: 2, T: 5, C: 8, layers: 3, heads: 2, V: 11 }; // more layers than there are sets of activations without a backward pass
 const { B, T, C, layers, heads, V } = shape;
 const config = { vocabularySize: V, contextLength: T, width: C, layers, heads };
 
-/** So many elements of each parameter are compared, spread over it. */
+/** Elements of each parameter that are compared, spread over it. */
 const MOST_ELEMENTS = 12;
 
 /**
  * Relative to the tensor's largest gradient; f16 rounds activations to 11 bits. Sums of a dozen terms may
- * cancel: over 200 draws gradients were off by up to 3e-5 and 4e-2. A mask that is missing is off by tenths.
+ * cancel: in 200 runs gradients were off by up to 3e-5 and 4e-2. A missing mask makes them differ by
+ * tenths.
  */
 const TOLERANCE: Record<Precision, { loss: number; gradient: number }> = {
   f32: { loss: 2e-6, gradient: 1e-4 },
@@ -47,7 +48,7 @@ const KERNELS = device.isCpu ? [true, false] : [false];
 for (const precision of REAL_TYPES as readonly Precision[]) {
   for (const isCpu of KERNELS) {
     const how = `in ${precision} with a ${isCpu ? "CPU" : "GPU"}'s kernels`;
-    Deno.test(`backward() with dropout gives the slopes of the loss under the same masks ${how}`, async () => {
+    Deno.test(`backward() with dropout returns the derivative of the loss under the same masks ${how}`, async () => {
       const seed = freshSeed(), random = testRandom(seed), rate = 0.3, step = 5, micro = 2;
       const on = isCpu === device.isCpu
         ? device
@@ -66,7 +67,7 @@ for (const precision of REAL_TYPES as readonly Precision[]) {
       });
       const batches = batchesOf(random, micro);
       const counted = batches.reduce((sum, batch) => sum + batch.counted, 0);
-      trainStep.submit(0, batches, { learningRate: 0 }); // of which nothing may be left
+      trainStep.submit(0, batches, { learningRate: 0 }); // the next step must not depend on it
       trainStep.submit(step, batches, { learningRate: 0 });
       const [report] = await trainStep.reports(1);
 
@@ -82,7 +83,7 @@ for (const precision of REAL_TYPES as readonly Precision[]) {
         const counter = step * micro + i, known: Record<number, number>[] = [];
         return (site, index, row) => {
           const place = row === undefined ? { index } : { row, index };
-          // looked up again for every slope
+          // read again for every derivative
           return (known[site] ??= {})[(row ?? 0) * T + index] ??= dropoutFactor({
             ...{ seed, counter, rate, site },
             ...place,

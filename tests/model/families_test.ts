@@ -28,12 +28,12 @@ import {
 import { createTrainStep } from "../../train/step.ts";
 import { assertClose, device, REAL_TYPES } from "../kernels/harness.ts";
 
-// what tests/golden/make_families.py computed with PyTorch, in f64
+// results of tests/golden/make_families.py, which computes with PyTorch in f64
 const path = new URL("../golden/families.safetensors", import.meta.url);
 const { tensors, metadata } = parseSafetensors(await Deno.readFile(path), "families.safetensors");
 const configs = JSON.parse(metadata.get("configs")!) as Record<string, Record<string, unknown>>;
 
-// two layers of sums of up to 64 terms; f16: activations rounded to 11 bits some ten times on the way
+// f32: two layers of sums of up to 64 terms; f16: about ten roundings of activations to 11 bits
 const TOLERANCE = {
   f32: { logits: 2e-5, gradient: 2e-5 },
   f16: { logits: 2e-2, gradient: 4e-2 },
@@ -118,7 +118,7 @@ function stepOf(gpt: Gpt, { sequenceLength = 11, gradientAccumulation = 1 } = {}
 /** Gradients of a step under the names of the files, relative to the loss scale. */
 async function gradientsOf(gpt: Gpt, example: Case, count = 1) {
   const step = stepOf(gpt, { gradientAccumulation: count });
-  // twice, as the gradients of a step must not depend on those of the one before
+  // twice, because the gradients of a step must not depend on those of the previous one
   for (const i of [0, 1]) {
     step.submit(i, new Array(count).fill(batchOf(example)), { learningRate: 0 });
   }
@@ -143,7 +143,7 @@ async function gradientsOf(gpt: Gpt, example: Case, count = 1) {
   return { loss: report!.loss, gradients };
 }
 
-/** The device as it is and, if it computes on the CPU, with the kernels that a GPU would run. */
+/** The device and, if it is a CPU adapter, a second one that runs the kernels for GPUs. */
 const DEVICES: readonly (readonly [how: string, Device])[] = [
   ["", device],
   ...(device.isCpu
@@ -159,7 +159,7 @@ for (const example of CASES) {
     DEVICES.map(([how, on]) => ({ precision, how, on }))
   );
   for (const { precision, how, on } of runs) {
-    Deno.test(`a model "${example.name}" gives PyTorch's logits and gradients in ${precision}${how}`, async () => {
+    Deno.test(`a model "${example.name}" computes PyTorch's logits and gradients in ${precision}${how}`, async () => {
       const { logits, gradient } = TOLERANCE[precision];
       const gpt = load(example, on, precision);
       const T = example.integers("tokens").length / 2;
@@ -181,15 +181,15 @@ for (const example of CASES) {
     });
   }
 
-  Deno.test(`a model "${example.name}" adds up the gradients of micro-batches`, async () => {
+  Deno.test(`a model "${example.name}" accumulates the gradients of micro-batches`, async () => {
     const gpt = load(example, device, "f32");
     const { gradients: once } = await gradientsOf(gpt, example);
-    const { gradients: twice } = await gradientsOf(gpt, example, 2); // the same batch, the mean of both
+    const { gradients: twice } = await gradientsOf(gpt, example, 2); // the same batch twice, whose mean is that of one
     for (const [name, values] of once) assertClose(twice.get(name)!, values, 1e-6, name);
     gpt.destroy();
   });
 
-  Deno.test(`a model "${example.name}" continues greedily as PyTorch does`, async () => {
+  Deno.test(`a model "${example.name}" generates PyTorch's tokens at temperature 0`, async () => {
     const expected = example.integers("greedy"), given = 2;
     const gpt = load(example, device, "f32");
     const decoder = createDecoder(gpt, {
@@ -203,7 +203,7 @@ for (const example of CASES) {
     gpt.destroy();
   });
 
-  Deno.test(`a model "${example.name}" is saved as it was loaded, adapters merged or alone`, async () => {
+  Deno.test(`a model "${example.name}" is saved as it was loaded, with adapters merged or separate`, async () => {
     const gpt = load(example, device, "f32");
     const saved = await saveParameters(gpt);
     assert.deepEqual([...saved.keys()].sort(), [...example.file.keys()].sort());
@@ -226,7 +226,7 @@ for (const example of CASES) {
 
 for (const precision of REAL_TYPES as Precision[]) {
   for (const name of ["own head", "neo"]) {
-    Deno.test(`backward() of a model "${name}" with frozen parts gives the gradients of the others in ${precision}`, async () => {
+    Deno.test(`backward() of a model "${name}" with frozen parts computes the gradients of the other parts in ${precision}`, async () => {
       const example = CASES.find((example) => example.name === name)!;
       const whole = await gradientsOf(load(example, device, precision), example);
       const isOf = (part: string) => (parameter: string) =>
@@ -256,7 +256,7 @@ for (const precision of REAL_TYPES as Precision[]) {
         const { length } = step.program;
         step.destroy();
         gpt.destroy();
-        // what is below the last part that is trained is not computed
+        // the layers before the first trained part have no backward pass
         if (freeze.startsWith("embeddings")) {
           assert.ok(length < fewest, `${freeze}: ${length} launches`);
         }

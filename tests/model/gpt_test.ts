@@ -18,7 +18,7 @@ import { loadParameters } from "../../model/weights.ts";
 import { createTrainStep } from "../../train/step.ts";
 import { assertClose, device, REAL_TYPES } from "../kernels/harness.ts";
 
-// what tests/golden/make_golden.py computed with PyTorch, in f64
+// results of tests/golden/make_golden.py, which computes with PyTorch in f64
 const path = new URL("../golden/gpt.safetensors", import.meta.url);
 const { tensors, metadata } = parseSafetensors(await Deno.readFile(path), "gpt.safetensors");
 const config = JSON.parse(metadata.get("config")!);
@@ -27,8 +27,8 @@ const integers = (name: string) => new Uint32Array(tensors.get(name)!.data.slice
 const { batchSize: B, sequenceLength: T, vocabularySize: V } = config;
 
 /**
- * f32: two layers of sums of up to 131 terms. f16: activations of order one rounded to 11 bits some
- * ten times on the way; gradients are relative to the largest of their tensor.
+ * f32: two layers of sums of up to 131 terms. f16: about ten roundings of activations of order one to 11
+ * bits. Gradients are relative to the largest of their tensor.
  */
 const TOLERANCE: Record<Precision, { logits: number; loss: number; gradient: number }> = {
   f32: { logits: 2e-5, loss: 2e-6, gradient: 2e-5 },
@@ -59,7 +59,7 @@ function goldenStep(
   });
 }
 
-/** The golden batch in as many micro-batches, as `Batches` would give it. */
+/** The golden batch split into micro-batches, in the form of `Batches`. */
 function goldenBatches(count = 1) {
   return Array.from({ length: count }, (_, i) => {
     const rows = [i * B / count * T, (i + 1) * B / count * T] as const;
@@ -72,7 +72,7 @@ function goldenBatches(count = 1) {
 
 const PRECISIONS = REAL_TYPES as readonly Precision[];
 
-/** The device as it is and, if it computes on the CPU, with the kernels that a GPU would run. */
+/** The device and, if it is a CPU adapter, a second one that runs the kernels for GPUs. */
 const DEVICES: readonly (readonly [how: string, Device])[] = [
   ["", device],
   ...(device.isCpu
@@ -86,12 +86,12 @@ const DEVICES: readonly (readonly [how: string, Device])[] = [
 for (
   const [precision, [how, on]] of PRECISIONS.flatMap((p) => DEVICES.map((d) => [p, d] as const))
 ) {
-  Deno.test(`forward() gives PyTorch's logits in ${precision}${how}`, async () => {
+  Deno.test(`forward() computes PyTorch's logits in ${precision}${how}`, async () => {
     const logits = await goldenLogits(on, precision, { batchSize: B });
     assertClose(logits, golden("logits"), TOLERANCE[precision].logits, "logits");
   });
 
-  Deno.test(`backward() gives PyTorch's loss and gradients in ${precision}${how}`, async () => {
+  Deno.test(`backward() computes PyTorch's loss and gradients in ${precision}${how}`, async () => {
     const step = goldenStep(goldenModel(on, precision));
     step.submit(0, goldenBatches(), { learningRate: 0 });
     const [report] = await step.reports(1);
@@ -114,15 +114,15 @@ for (
   });
 }
 
-// bindings that show 128 rows of the embedding: it takes two slices, as GPT-2's does on lavapipe
+// bindings that hold 128 rows of the embedding, which therefore has two slices, as GPT-2's has on lavapipe
 const small: Device = { ...device, maxBindingBytes: 128 * config.width * 4 };
 
-Deno.test("forward() gives PyTorch's logits when the embedding takes two bindings", async () => {
+Deno.test("forward() computes PyTorch's logits if the embedding needs two bindings", async () => {
   const logits = await goldenLogits(small, "f32", { batchSize: 1 });
   assertClose(logits, golden("logits").subarray(0, T * V), TOLERANCE.f32.logits, "logits");
 });
 
-Deno.test("backward() gives the same gradients when the embedding takes two bindings", async () => {
+Deno.test("backward() computes the same gradients if the embedding needs two bindings", async () => {
   const gradients = await Promise.all([device, small].map(async (on) => {
     const step = goldenStep(goldenModel(on, "f32"), { gradientAccumulation: 3 });
     step.submit(0, goldenBatches(3), { learningRate: 0 });
@@ -153,7 +153,7 @@ async function goldenLogits(
 
 for (const [precision, lossScale] of [["f32", 1], ["f16", 65536]] as const) {
   if (!PRECISIONS.includes(precision)) continue;
-  Deno.test(`createTrainStep() begins with the initial loss scale in ${precision}`, async () => {
+  Deno.test(`createTrainStep() starts with the initial loss scale in ${precision}`, async () => {
     const step = goldenStep(goldenModel(device, precision));
     assert.deepEqual(await step.state(), {
       lossScale,
@@ -165,14 +165,14 @@ for (const [precision, lossScale] of [["f32", 1], ["f16", 65536]] as const) {
   });
 }
 
-Deno.test("a training step gives PyTorch's ten AdamW steps with clipping", async () => {
+Deno.test("ten training steps with clipping reproduce PyTorch's AdamW", async () => {
   const gpt = goldenModel(device, "f32");
   const step = goldenStep(gpt);
   for (let i = 0; i < 10; i++) {
     step.submit(i, goldenBatches(), { learningRate: config.learningRate });
   }
   const reports = await step.reports(10);
-  // each step starts from the parameters of the one before: errors of 1e-6 grow a little
+  // each step starts from the parameters of the previous one, so errors of 1e-6 grow
   assertClose(reports.map((r) => r.loss), golden("step losses"), 1e-4, "losses");
   assertClose(reports.map((r) => r.gradientNorm), golden("step norms"), 1e-3, "norms");
   assert.ok(reports.every((r) => r.gradientNorm > config.gradientClip), "clipping must have acted");
@@ -180,8 +180,8 @@ Deno.test("a training step gives PyTorch's ten AdamW steps with clipping", async
     let [values] = await download(device, masterOf(gpt, name));
     let expected = golden(`after ${name}`);
     if (name.endsWith("c_attn.bias")) {
-      // a bias of the keys adds the same to all scores of a query and has no gradient but rounding
-      // errors, which AdamW blows up to whole steps
+      // a bias of the keys adds the same to all scores of a query, so its gradient is only rounding
+      // errors, which AdamW scales to whole steps
       const isKey = (i: number) => Math.floor(i / config.width) === 1;
       values = values!.map((v, i) => isKey(i) ? 0 : v);
       expected = expected.map((v, i) => isKey(i) ? 0 : v);
@@ -190,15 +190,15 @@ Deno.test("a training step gives PyTorch's ten AdamW steps with clipping", async
   }
 });
 
-Deno.test("label smoothing gives PyTorch's loss", async () => {
+Deno.test("label smoothing computes PyTorch's loss", async () => {
   const step = goldenStep(goldenModel(device, "f32"), { labelSmoothing: config.labelSmoothing });
   step.submit(0, goldenBatches(), { learningRate: 0 });
   const [report] = await step.reports(1);
   assertClose([report!.loss], golden("loss smoothed"), TOLERANCE.f32.loss, "loss");
 });
 
-Deno.test("gradient accumulation gives the gradients of the larger batch", async () => {
-  // three micro-batches with different numbers of targets: a mean of means would differ
+Deno.test("gradient accumulation computes the gradients of the larger batch", async () => {
+  // three micro-batches with different numbers of targets, for which a mean of means would differ
   const step = goldenStep(goldenModel(device, "f32"), { gradientAccumulation: 3 });
   step.submit(0, goldenBatches(3), { learningRate: 0 });
   const [report] = await step.reports(1);
@@ -209,7 +209,7 @@ Deno.test("gradient accumulation gives the gradients of the larger batch", async
   }
 });
 
-Deno.test("thousands of micro-batches take the launches and memory of two", async () => {
+Deno.test("thousands of micro-batches need as many launches and as much memory as two", async () => {
   const gpt = goldenModel(device, "f32");
   const step = (gradientAccumulation: number) =>
     createTrainStep(gpt, {
@@ -222,7 +222,7 @@ Deno.test("thousands of micro-batches take the launches and memory of two", asyn
     });
   const two = step(2), many = step(4096);
   assert.equal(many.program.length, two.program.length);
-  assert.equal(many.bytes - two.bytes, 4 * (4096 - 2)); // a loss each
+  assert.equal(many.bytes - two.bytes, 4 * (4096 - 2)); // one loss per micro-batch
   await assert.rejects(many.submit(0, goldenBatches(), { learningRate: 0 }), {
     name: "RangeError",
     message: "Cannot submit a step as it must have 4096 micro-batches: current number is 1",
@@ -230,7 +230,7 @@ Deno.test("thousands of micro-batches take the launches and memory of two", asyn
   for (const { destroy } of [two, many]) destroy();
 });
 
-Deno.test("a step asks for its micro-batches one by one", async () => {
+Deno.test("a training step reads its micro-batches one at a time", async () => {
   const gpt = goldenModel(device, "f32"), micro = 3, batches = goldenBatches(micro);
   const step = goldenStep(gpt, { gradientAccumulation: micro });
   await step.submit(0, batches, { learningRate: 0 });
@@ -246,7 +246,7 @@ Deno.test("a step asks for its micro-batches one by one", async () => {
   assert.deepEqual(second, first);
 });
 
-Deno.test("a step waits for the device once for a quarter of a gigabyte that it sends", async () => {
+Deno.test("a training step waits for the device once per quarter of a gigabyte that it uploads", async () => {
   const dry = dryDevice(device);
   let waits = 0;
   Object.assign(dry.gpu.queue, {
@@ -284,7 +284,7 @@ for (const precision of PRECISIONS) {
   });
 }
 
-Deno.test("a step with a non-finite gradient changes nothing but the loss scale, which is halved", async () => {
+Deno.test("a training step with a non-finite gradient halves the loss scale and changes nothing else", async () => {
   const precision = REAL_TYPES.at(-1) as Precision;
   const gpt = goldenModel(device, precision);
   const step = goldenStep(gpt);
@@ -300,7 +300,7 @@ Deno.test("a step with a non-finite gradient changes nothing but the loss scale,
   const [report] = await step.reports(1);
   assert.equal(report!.skipped, true);
   assert.deepEqual(await step.state(), {
-    lossScale: precision === "f16" ? lossScale / 2 : lossScale, // without f16 nothing needs scaling
+    lossScale: precision === "f16" ? lossScale / 2 : lossScale, // without f16 there is no scaling
     growthTracker: 0,
     optimizerSteps: 1,
     skippedSteps: 1,
@@ -309,7 +309,7 @@ Deno.test("a step with a non-finite gradient changes nothing but the loss scale,
 });
 
 for (const precision of PRECISIONS) {
-  Deno.test(`the 2000th good step in a row doubles the loss scale where there is f16, in ${precision}`, async () => {
+  Deno.test(`the 2000th good step in a row doubles the loss scale if there is f16, in ${precision}`, async () => {
     const step = goldenStep(goldenModel(device, precision));
     const state = { ...await step.state(), lossScale: 1024, consecutiveSkips: 3 };
     step.restore({ ...state, growthTracker: 1998 });
@@ -329,7 +329,7 @@ for (const precision of PRECISIONS) {
   });
 }
 
-Deno.test("createDecoder() continues greedily as PyTorch does", async () => {
+Deno.test("createDecoder() draws PyTorch's tokens at temperature 0", async () => {
   const expected = integers("greedy"), given = 3;
   const decoder = createDecoder(goldenModel(device, "f32"), {
     prompts: [[...expected.subarray(0, given)]],
@@ -340,7 +340,7 @@ Deno.test("createDecoder() continues greedily as PyTorch does", async () => {
   assert.deepEqual(await decoder.next(expected.length - given), [expected.subarray(given)]);
 });
 
-Deno.test("headLossForward() gives the same losses in one chunk and in many", async () => {
+Deno.test("headLossForward() computes the same losses in one chunk and in many", async () => {
   const rows = 300, width = 8, vocabulary = 17;
   const random = (length: number, k: number) =>
     Float32Array.from({ length }, (_, i) => Math.sin(k * i));
@@ -373,7 +373,7 @@ Deno.test("headLossForward() gives the same losses in one chunk and in many", as
   assert.deepEqual(losses[0], losses[1]);
 });
 
-Deno.test("a training step takes GPT-2's vocabulary, longer than any loop may be", () => {
+Deno.test("createTrainStep() accepts GPT-2's vocabulary, which is larger than a loop's bound", () => {
   const wide = { vocabularySize: 50257, contextLength: 4, width: 4, layers: 1, heads: 1 };
   const gpt = createGpt(device, wide, { precision: "f32" });
   const step = createTrainStep(gpt, {
@@ -388,13 +388,13 @@ Deno.test("a training step takes GPT-2's vocabulary, longer than any loop may be
     beta2: 0.95,
     seed: 0,
   });
-  // the head's products and the loss among them: none was refused for the length of its loops
+  // including the head's products and the loss, none of which was refused for the length of its loops
   assert.ok(step.program.labels.some((label) => label.includes("cross_entropy")));
   step.destroy();
   gpt.destroy();
 });
 
-Deno.test("createGpt() and parseHuggingFaceConfig() refuse heads that the kernels do not take", () => {
+Deno.test("createGpt() and parseHuggingFaceConfig() throw on a head size that the kernels do not support", () => {
   const sizes = { vocabularySize: 9, contextLength: 4, layers: 1 };
   const values = "current values are width 520, heads 2";
   assert.throws(() => createGpt(device, { ...sizes, width: 520, heads: 2 }, { precision: "f32" }), {

@@ -19,7 +19,7 @@ import {
 
 const M = 150, C = 128, V = 131, COLUMNS = 132;
 
-// bindings that show 64 rows of the matrix, or of the logits
+// bindings that hold 64 rows of the matrix, or of the logits
 const narrow: Device = { ...device, maxBindingBytes: 66 * C * 4 };
 
 for (const [on, rows] of [[device, M], [device, 64], [narrow, 64]] as const) {

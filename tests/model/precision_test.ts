@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { resolvePrecision } from "../../model/precision.ts";
 import { device } from "../kernels/harness.ts";
 
-Deno.test("resolvePrecision() takes f16 on a GPU that has it, and what is asked for", () => {
+Deno.test("resolvePrecision() returns f16 for auto on a GPU with shader-f16, and else the given precision", () => {
   const of = (isCpu: boolean, f16: boolean, asked: "auto" | "f16" | "f32") =>
     resolvePrecision({ ...device, isCpu, features: new Set(f16 ? ["shader-f16"] : []) }, asked);
   assert.equal(of(false, true, "auto"), "f16");

@@ -1,4 +1,4 @@
-/** Parameters by their names, as `parameterTable()` has them. */
+/** Parameters by the names of `parameterTable()`. */
 export type Parameters = ReadonlyMap<string, ArrayLike<number>>;
 
 /** Sizes of a model and of a batch. */
@@ -11,15 +11,17 @@ export interface ModelShape {
   V: number;
 }
 
-/** What dropout multiplies an element with, by site, and in attention by row of [B,NH,T] and key. */
+/**
+ * Factor of dropout for an element of a site; in attention `row` is that of [B,NH,T] and `index` the key.
+ */
 export type Mask = (site: number, index: number, row?: number) => number;
 
-/** A target that counts nothing. */
+/** A target that is ignored. */
 const IGNORED = 0xffffffff;
 
 /**
- * The loss of a GPT-2 in f64, summed over the targets that count: loops, and nothing of what the model under
- * test is made of.
+ * The loss of a GPT-2 in f64, summed over the targets that are not ignored. It is written in plain loops
+ * and shares no code with the model under test.
  *
  * @param batch inputs, targets: [B·T]
  * @param mask of dropout, whose sites are 0 after the embedding, then in each layer 3 · layer + 1 in

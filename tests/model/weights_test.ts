@@ -28,8 +28,8 @@ async function initialized(seed: number): Promise<Gpt & { values: Map<string, Fl
 }
 
 /**
- * Mean and standard deviation of a parameter's first values: GPT-2's 0.02 is of 768 columns, so of 24 it is
- * 0.02 · √32; projections onto the residual stream have it divided by √(2 · layers).
+ * Mean and standard deviation of a parameter's initial values: GPT-2's 0.02 holds for 768 columns, so 24
+ * columns have 0.02 · √32, and projections onto the residual stream that divided by √(2 · layers).
  */
 const INITIAL: readonly [name: RegExp, mean: number, deviation: number][] = [
   [/(ln_\d|ln_f)\.weight$/, 1, 0],
@@ -104,7 +104,7 @@ Deno.test("initializeParameters() draws adapters as PEFT does: A within 1 / √i
   gpt.destroy();
 });
 
-Deno.test("initializeParameters() gives no two parameters the same numbers, nor two seeds", async () => {
+Deno.test("initializeParameters() draws different numbers for every parameter and seed", async () => {
   const seed = freshSeed();
   const [first, again, other] = [
     await initialized(seed),
@@ -166,7 +166,7 @@ const saved = await savedModel();
 const wte = saved.get("transformer.wte.weight")!;
 const mask: SafetensorsEntry = { dtype: "BOOL", shape: [1, 1, 2, 2], data: new Uint8Array(4) };
 
-Deno.test("loadParameters() takes names without prefix, constants for masking, and the head that is tied", async () => {
+Deno.test("loadParameters() accepts names without prefix, attention masks, and the tied head", async () => {
   const bare = new Map(
     [...saved].map(([name, entry]) => [name.slice("transformer.".length), entry]),
   );
@@ -183,7 +183,7 @@ const changed = (...entries: (readonly [string, SafetensorsEntry])[]) =>
   new Map([...saved, ...entries]);
 const without = (name: string) => new Map([...saved].filter(([key]) => key !== name));
 
-Deno.test("unexpectedTensors() names what the model has no parameter for, and loadParameters() ignores it", async () => {
+Deno.test("unexpectedTensors() names the tensors without a parameter in the model, which loadParameters() ignores", async () => {
   const more = changed(["score.weight", wte], ["module.h.9.x", wte], [
     "_orig_mod.lm_head.weight",
     wte,
@@ -192,7 +192,7 @@ Deno.test("unexpectedTensors() names what the model has no parameter for, and lo
   assert.deepEqual(await roundTrip(more), saved);
 });
 
-Deno.test("loadParameters() takes the first of more positions", async () => {
+Deno.test("loadParameters() loads the first positions if the file has more", async () => {
   const shorter = await roundTrip(saved, { contextLength: 3 });
   const { data } = saved.get("transformer.wpe.weight")!;
   assert.deepEqual(
@@ -201,7 +201,7 @@ Deno.test("loadParameters() takes the first of more positions", async () => {
   );
 });
 
-Deno.test("loadParameters() rounds what it loads to f16 as saveParameters() does", async () => {
+Deno.test("loadParameters() rounds to f16 as saveParameters() does", async () => {
   const seed = freshSeed(), gpt = await initialized(seed);
   const halves = await saveParameters(gpt, { dtype: "F16" });
   gpt.destroy();
@@ -237,7 +237,7 @@ for (
     ],
   ] as const
 ) {
-  Deno.test(`loadParameters() refuses ${what} in a sentence`, async () => {
+  Deno.test(`loadParameters() throws a UserError on ${what}`, async () => {
     await assert.rejects(roundTrip(tensors), { name: "UserError", message });
   });
 }
