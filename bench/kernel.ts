@@ -2,6 +2,7 @@ import { Argument } from "@commander-js/extra-typings";
 import { type KernelSource, kernelSources } from "./kernel_sources.ts";
 import { command, output, run } from "../commands/command.ts";
 import { specialize, unroll } from "../kernels/shader.ts";
+import { taskCommand } from "../files/command_line.ts";
 
 /** `kernel`: the WGSL that an op runs. */
 const program = command(
@@ -36,7 +37,7 @@ function print(
   if (found.length === 0) {
     const asked = [op, variant, type].filter((word) => word !== undefined).join(" ");
     throw new RangeError(
-      `Cannot print ${asked} as no kernel has that name: deno task kernel lists them`,
+      `Cannot print ${asked} as no kernel has that name: ${taskCommand("kernel")} lists them`,
     );
   }
   if (variant === undefined) return listOf(found);

@@ -1,3 +1,4 @@
+import { taskCommand } from "../files/command_line.ts";
 import { UserError } from "../files/user_error.ts";
 import type { Result, Roofline } from "./harness.ts";
 import { deviceMs, type Scaling, type ScalingPoint } from "./scaling.ts";
@@ -190,7 +191,7 @@ export function parseReport(json: string, where: string): Report {
     results.every((r) => typeof r?.name === "string" && typeof r?.ms === "number");
   if (!valid) {
     throw new UserError(
-      `Cannot read ${where} as it must be a report that \`deno task bench --json\` wrote`,
+      `Cannot read ${where} as it must be a report that ${taskCommand("bench", "--json")} wrote`,
     );
   }
   return report;

@@ -1,6 +1,6 @@
 import { Command, InvalidArgumentError } from "@commander-js/extra-typings";
 import manifest from "../deno.json" with { type: "json" };
-import { commandLine } from "../files/command_line.ts";
+import { commandLine, taskCommand } from "../files/command_line.ts";
 import { environmentVariable } from "../files/environment.ts";
 import { isSystemError } from "../files/disk.ts";
 import { printable, terminalText } from "../files/printable.ts";
@@ -17,10 +17,13 @@ import { UserError } from "../files/user_error.ts";
 export function command(name: string, description: string): Command {
   const program: Command = new Command();
   return program
-    .name(`deno task ${name}`)
+    .name(taskCommand(name))
     .description(description)
     .allowExcessArguments(false)
-    .hook("preAction", () => refuseEmpty(program))
+    .hook("preAction", () => {
+      refuseEmpty(program);
+      enterDirectoryOfUser();
+    })
     .showSuggestionAfterError()
     .showHelpAfterError("(--help lists all options)")
     .configureHelp({ helpWidth: Math.min(consoleSize()?.columns ?? 80, 100) })
@@ -49,14 +52,24 @@ function refuseEmpty(program: Command): void {
   }
 }
 
+/**
+ * Makes paths relative to the directory where the command was typed. `deno task` and ./toy start it in the
+ * project's and note that directory in a variable, as npm does.
+ */
+function enterDirectoryOfUser(): void {
+  const directory = environmentVariable("INIT_CWD");
+  if (directory === undefined) return;
+  const project = Deno.realPathSync(new URL("..", import.meta.url));
+  if (Deno.cwd() === project) Deno.chdir(directory);
+}
+
 /** A hint if commander mistook a text or a name for an option or for several arguments. */
 function argumentHint(program: Command, error: string): string {
   if (program.registeredArguments.length === 0) return "";
-  const words = program.name().split(" ");
   const [, unknown] = /^error: unknown option '(-.*?)'\n/s.exec(error) ?? [];
   if (unknown !== undefined && !/^--[\w-]+$/.test(unknown)) {
-    return `Put an argument that begins with - behind --: ${
-      commandLine([...words, "--", unknown])
+    return `Put an argument that begins with - behind --: ${program.name()} ${
+      commandLine(["--", unknown])
     }\n`;
   }
   const isText = !program.registeredArguments.some(({ variadic }) => variadic);

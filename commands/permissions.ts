@@ -1,3 +1,5 @@
+import { HUB_VARIABLES } from "../data/hub/request.ts";
+import { taskCommand } from "../files/command_line.ts";
 import { UserError } from "../files/user_error.ts";
 
 /**
@@ -10,9 +12,14 @@ import { UserError } from "../files/user_error.ts";
 /** Permissions that only the hub needs: for the network, and for the variables that name the hub and its cache. */
 export const HUB = ["net", "env"] as const;
 
-/** Gives permissions back for good. */
+/** Gives permissions back for good; of the environment, those for the variables of the hub. */
 export function giveBack(...names: readonly Deno.PermissionName[]): void {
-  for (const name of names) Deno.permissions.revokeSync({ name } as Deno.PermissionDescriptor);
+  const descriptors = names.flatMap((name): object[] =>
+    name === "env" ? HUB_VARIABLES.map((variable) => ({ name, variable })) : [{ name }]
+  );
+  for (const descriptor of descriptors) {
+    Deno.permissions.revokeSync(descriptor as Deno.PermissionDescriptor);
+  }
 }
 
 /** Whether one of these names is that of a file or model of the hub. */
@@ -31,6 +38,6 @@ export function permissionError({ message }: Deno.errors.NotCapable): UserError 
     );
   }
   return new UserError(`Cannot ${task} as it needs ${access} access: ${message.split(",")[0]}`, {
-    hint: `The task that has it: deno task ${task}${access === "ffi" ? ":ffi" : ""}`,
+    hint: `The task that has it: ${taskCommand(access === "ffi" ? `${task}:ffi` : task)}`,
   });
 }

@@ -1,4 +1,4 @@
-import { commandLine } from "../files/command_line.ts";
+import { taskCommand } from "../files/command_line.ts";
 import { checkFilePath, replaceText } from "../files/disk.ts";
 import { UserError } from "../files/user_error.ts";
 import { byteCount, duration } from "../files/units.ts";
@@ -63,7 +63,7 @@ const program = command("tokenizer", "Train a byte-level BPE tokenizer on your t
         }
         const seconds = (performance.now() - start) / 1000;
         status(`read ${byteCount(training.bytes)} of ${name} in ${duration(seconds)}`);
-        const use = commandLine(["deno", "task", "train", "--tokenizer", out]);
+        const use = taskCommand("train", "--tokenizer", out);
         output(`${out}: ${made} tokens; to use it: ${use}\n`);
       } finally {
         display.close();

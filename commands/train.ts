@@ -8,7 +8,7 @@ import {
   status,
   wholeNumber,
 } from "./command.ts";
-import { commandLine, flagOf } from "../files/command_line.ts";
+import { flagOf, taskCommand } from "../files/command_line.ts";
 import { giveBack, HUB } from "./permissions.ts";
 import { TrainDisplay } from "./train_display.ts";
 import { parseDataSpec } from "../data/text/dataset.ts";
@@ -77,7 +77,7 @@ async function main(options: Partial<TrainOptions>): Promise<number> {
       }
       const { out } = options;
       const run = out === undefined || out === DEFAULT_OPTIONS.out ? [] : ["--run", out];
-      const next = commandLine(["deno", "task", "generate", ...run]) + ' "Once upon a time"';
+      const next = taskCommand("generate", ...run) + ' "Once upon a time"';
       status(`done: ${event.step} steps; to generate text: ${next}`);
       try {
         output(`${event.path}\n`);
@@ -99,7 +99,7 @@ async function main(options: Partial<TrainOptions>): Promise<number> {
 /** The command that was typed, without --fresh, which would start over. */
 function commandGiven(): string {
   const words = Deno.args.filter((argument) => argument !== "--fresh");
-  return commandLine(["deno", "task", "train", ...words]);
+  return taskCommand("train", ...words);
 }
 
 program.action(() => run(() => main(givenOptions())));

@@ -1,6 +1,17 @@
+import { environmentVariable } from "./environment.ts";
+
 /** An option's name as a flag: `learningRate` is `--learning-rate`. */
 export function flagOf(name: string): string {
   return `--${name.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+}
+
+/**
+ * A command of the project with its arguments, to paste: `deno task train --out runs/a`, or with `./toy` for
+ * someone who types that, which ./toy says in the environment.
+ */
+export function taskCommand(task: string, ...words: readonly string[]): string {
+  const toy = environmentVariable("TOY_COMMAND");
+  return commandLine([...(toy === undefined ? ["deno", "task"] : [toy]), task, ...words]);
 }
 
 /** Characters that cannot be typed, or that a terminal shows in another place. */

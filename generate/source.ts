@@ -4,6 +4,7 @@ import { HubError, hubFile, type HubOptions, listHubFiles, parseHubSpec } from "
 import { hasTokenizer, readTokenizer, tokenizerFileNames } from "../data/tokenizer/load.ts";
 import type { DataProgress } from "../data/text/documents.ts";
 import { gpt2Tokenizer, type Tokenizer } from "../data/tokenizer/tokenizer.ts";
+import { taskCommand } from "../files/command_line.ts";
 import { reading } from "../files/disk.ts";
 import { CONFIG_FILE, GENERATION_FILE } from "../files/names.ts";
 import { MOST_JSON_BYTES, readText } from "../files/json.ts";
@@ -190,7 +191,7 @@ export function newestIn(run: string, onWarning: (sentence: string) => void = ()
   const newest = newestCheckpoint(run, onWarning);
   if (newest !== undefined) return newest;
   throw new CheckpointError(`Cannot load a model as ${run} holds no checkpoint`, {
-    hint: "Train a model first: deno task train",
+    hint: `Train a model first: ${taskCommand("train")}`,
   });
 }
 

@@ -1,4 +1,5 @@
 import type { Pipeline } from "./shader.ts";
+import { taskCommand } from "../files/command_line.ts";
 import { UserError, type UserErrorOptions } from "../files/user_error.ts";
 import { testSubgroups } from "./subgroups.ts";
 
@@ -86,7 +87,7 @@ export class LimitError extends UserError {
   }
 }
 
-const DOCTOR = "See what is missing and how to fix it: deno task doctor";
+const doctorHint = () => `See what is missing and how to fix it: ${taskCommand("doctor")}`;
 
 /** Features to request if the adapter has them. */
 const WANTED_FEATURES: GPUFeatureName[] = ["shader-f16", "timestamp-query"];
@@ -114,7 +115,7 @@ export async function openDevice({ gpu = navigator.gpu }: { gpu?: GPU } = {}): P
     throw new DeviceError(
       "Cannot open a device as this runtime has no WebGPU (navigator.gpu)",
       "missing",
-      { hint: DOCTOR },
+      { hint: doctorHint() },
     );
   }
   const adapter = await gpu.requestAdapter({ powerPreference: "high-performance" });
@@ -122,7 +123,7 @@ export async function openDevice({ gpu = navigator.gpu }: { gpu?: GPU } = {}): P
     throw new DeviceError(
       "Cannot open a device as WebGPU found no adapter: a graphics driver is missing",
       "missing",
-      { hint: DOCTOR },
+      { hint: doctorHint() },
     );
   }
   const { description, vendor, device: model, isFallbackAdapter } = adapter.info;

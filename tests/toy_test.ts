@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
+import { Screen } from "./commands/screen.ts";
 import { dirname, fromFileUrl } from "./paths.ts";
 
 const root = dirname(dirname(fromFileUrl(import.meta.url)));
@@ -7,7 +8,7 @@ const directory = Deno.makeTempDirSync();
 globalThis.addEventListener("unload", () => Deno.removeSync(directory, { recursive: true }));
 
 /** Programs that ./toy calls beside deno, npx and apt-get. */
-const TOOLS = "sh dirname sed uname id mktemp tail rm ln readlink sleep".split(" ");
+const TOOLS = "sh dirname sed grep uname id mktemp tail rm ln readlink sleep".split(" ");
 
 /** Where ./toy looks for Vulkan's driver and loader, which a test replaces by a folder of its own. */
 const FOLDERS = /^ {2}for folder in \/.*; do$/gm;
@@ -18,7 +19,7 @@ function toyWith(name: string, scripts: Record<string, string>) {
   Deno.mkdirSync(bin, { recursive: true });
   for (const tool of TOOLS) {
     const folder = ["/usr/bin", "/bin"].find((path) => exists(join(path, tool)));
-    if (folder) Deno.symlinkSync(join(folder, tool), join(bin, tool));
+    if (folder && !(tool in scripts)) Deno.symlinkSync(join(folder, tool), join(bin, tool));
   }
   for (const [script, body] of Object.entries(scripts)) {
     Deno.writeTextFileSync(join(bin, script), `#!/bin/sh\n${body}\n`, { mode: 0o755 });
@@ -28,11 +29,19 @@ function toyWith(name: string, scripts: Record<string, string>) {
   Deno.writeTextFileSync(
     join(place, "toy"),
     text.replaceAll(FOLDERS, `  for folder in ${place}; do`),
+    { mode: 0o755 },
   );
-  Deno.copyFileSync(join(root, "deno.json"), join(place, "deno.json"));
-  const command = (args: string[], env: Record<string, string> = {}) =>
+  for (const file of ["deno.json", "deno.lock"]) {
+    Deno.copyFileSync(join(root, file), join(place, file));
+  }
+  const command = (
+    args: string[],
+    env: Record<string, string> = {},
+    { script = join(place, "toy"), cwd = place } = {},
+  ) =>
     new Deno.Command("/bin/sh", {
-      args: [join(place, "toy"), ...args],
+      args: [script, ...args],
+      cwd,
       clearEnv: true,
       // a driver that is named counts as one, so that nothing is installed
       env: { PATH: bin, HOME: place, TMPDIR: place, VK_DRIVER_FILES: "/some/driver.json", ...env },
@@ -136,10 +145,87 @@ Deno.test({
     assert.ok(await denied("--checkpoint", place));
     adapters("runs/default/checkpoints/000001", "tiny/model");
     assert.ok(!await denied("Once"));
-    assert.equal(await flags("doctor"), "run --no-prompt commands/doctor.ts");
-    assert.equal(await flags("check", "a"), "task check a");
-    assert.equal(await flags("no.*such", "a"), "task no.*such a");
-    assert.equal(await flags(), "task");
+    const allowed = "run -q --no-prompt --allow-env=TOY_COMMAND";
+    assert.equal(await flags("doctor"), `${allowed} commands/doctor.ts`);
+    assert.equal(await flags("check", "a"), "task -q check a");
+    for (const words of [[], ["--help"], ["--version"], ["trian"], ["no.*such", "a"], ["files"]]) {
+      assert.equal(await flags(...words), [allowed, "commands/help.ts", ...words].join(" "));
+    }
+  },
+});
+
+Deno.test({
+  name: "toy says where it was called, and how, from any directory and through symbolic links",
+  ignore,
+  async fn() {
+    const says = `echo "$PWD|$INIT_CWD|$TOY_COMMAND"`;
+    const { place, command } = toyWith("links", {
+      deno: `case $1 in --version) echo deno 2.9.6 ;; run) ${says} ;; esac`,
+    });
+    const elsewhere = join(place, "some where"), bin = join(place, "bin");
+    Deno.mkdirSync(elsewhere);
+    Deno.symlinkSync("../toy", join(bin, "toy")); // on the PATH
+    Deno.symlinkSync(join("..", "bin", "toy"), join(elsewhere, "link"));
+    const project = Deno.realPathSync(place);
+    const of = async (script: string) => {
+      const { code, stdout, stderr } = await outputOf(
+        command(["train"], {}, { script, cwd: elsewhere }),
+      );
+      assert.equal(code, 0, stderr);
+      return stdout.trim();
+    };
+    const user = `${project}|${elsewhere}`;
+    assert.equal(await of("./link"), `${user}|./link`);
+    assert.equal(await of("link"), `${user}|./link`);
+    assert.equal(await of("../toy"), `${user}|../toy`);
+    assert.equal(await of(join(bin, "toy")), `${user}|toy`);
+  },
+});
+
+/** A deno whose cache lacks some packages. */
+const EMPTY_CACHE = `case $1 in
+  --version) echo deno 2.9.6 ;;
+  install) for i in 1 2 3; do echo "Download https://example.com/$i.tgz"; done
+    [ ! -e "$HOME/offline" ] || echo "error: Failed caching npm package 'a@1.0.0'" ;;
+  *) echo "deno:$1" ;;
+esac`;
+
+Deno.test({
+  name: "toy downloads packages with one line, and says in one if it cannot",
+  ignore,
+  async fn() {
+    const { place, command } = toyWith("packages", { deno: EMPTY_CACHE });
+    const said = "toy: downloading packages, once\n";
+    const online = await outputOf(command(["doctor"]));
+    assert.deepEqual(online, { code: 0, stdout: "deno:run\n", stderr: said });
+    Deno.writeTextFileSync(join(place, "offline"), "");
+    const { code, stdout, stderr } = await outputOf(command(["doctor"]));
+    assert.deepEqual([code, stdout], [1, ""]);
+    assert.equal(stderr, `${said}toy: Failed caching npm package 'a@1.0.0'; check the network\n`);
+  },
+});
+
+Deno.test({
+  name: "toy shows the download of packages on one line of a terminal",
+  ignore: Deno.build.os !== "linux", // others' script(1) takes other arguments
+  async fn() {
+    const { place } = toyWith("terminal", { deno: EMPTY_CACHE });
+    const line =
+      `PATH='${place}/bin' HOME='${place}' VK_DRIVER_FILES=/a.json sh '${place}/toy' doctor`;
+    const { stdout } = await outputOf(
+      new Deno.Command("script", {
+        args: ["-qec", line, "/dev/null"],
+        env: { TERM: "xterm", NO_COLOR: "", TMPDIR: place },
+        stdin: "null",
+      }),
+    );
+    const screen = new Screen(80);
+    screen.write(stdout);
+    const all = Deno.readTextFileSync(join(root, "deno.lock")).match(/"integrity"/g)!.length;
+    assert.deepEqual(await screen.lines(), [
+      `toy: downloading packages, once: 3 of ${all}`,
+      "deno:run",
+    ]);
   },
 });
 
@@ -174,8 +260,9 @@ Deno.test({
       assert.deepEqual([code, stdout.split("\n")[0]], [0, "deno:run"], stderr);
     }
     assert.equal(Deno.readTextFileSync(join(place, "log")), "begin\nend\n");
-    assert.match(results.map(({ stderr }) => stderr).join(""), /waiting for another/);
-    assert.ok(![...Deno.readDirSync(place)].some(({ name }) => name.endsWith(".lock")));
+    const stderr = results.map(({ stderr }) => stderr).join("");
+    assert.match(stderr, /waiting for another \.\/toy that installs, process-\d+\n/);
+    assert.ok(![...Deno.readDirSync(place)].some(({ name }) => name.startsWith("toy-")));
   },
 });
 
@@ -191,5 +278,28 @@ Deno.test({
     assert.equal(code, 0, stderr);
     assert.equal(Deno.readTextFileSync(join(place, "log")), "begin\nend\n");
     assert.ok(!exists(join(place, "toy-0.lock")));
+  },
+});
+
+Deno.test({
+  name: "toy lets one of several processes take over the lock of a process that has died",
+  ignore,
+  async fn() {
+    const rm = ["/usr/bin/rm", "/bin/rm"].find(exists);
+    const { place, command } = toyWith("stale-together", {
+      ...BARE,
+      // slow, so that all have found the dead process before the first removes its lock
+      rm:
+        `for file; do case $file in *.lock) /bin/sleep 0.$(($$ % 5)) ;; esac; done; exec ${rm} "$@"`,
+    });
+    const dead = new Deno.Command("/bin/sh", { args: ["-c", "exit 0"] }).spawn();
+    await dead.status;
+    Deno.symlinkSync(`process-${dead.pid}`, join(place, "toy-0.lock"));
+    const start = () => outputOf(command(["doctor"], { VK_DRIVER_FILES: "" }));
+    for (const { code, stderr } of await Promise.all([1, 2, 3, 4].map(start))) {
+      assert.equal(code, 0, stderr);
+    }
+    assert.equal(Deno.readTextFileSync(join(place, "log")), "begin\nend\n");
+    assert.ok(![...Deno.readDirSync(place)].some(({ name }) => name.startsWith("toy-")));
   },
 });

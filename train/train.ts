@@ -24,6 +24,7 @@ import { defaultTargets, isAdapter } from "../model/files/lora.ts";
 import { countParameters, parameterTable } from "../model/parameters.ts";
 import { type Precision, resolvePrecision } from "../model/precision.ts";
 import { initializeParameters } from "../model/weights.ts";
+import { taskCommand } from "../files/command_line.ts";
 import { UserError } from "../files/user_error.ts";
 import { noteAdapters } from "./base.ts";
 import { moveAside, openRunDirectory, type RunDirectory } from "./checkpoint.ts";
@@ -486,7 +487,7 @@ async function* findInitial(
   if (source.adapters && loraRank !== undefined) {
     throw new UserError(
       `Cannot put adapters beside ${initFrom} as it must be a whole model: it has adapters, ` +
-        `which "deno task export" merges`,
+        `which ${taskCommand("export")} merges`,
     );
   }
   return source;

@@ -34,7 +34,7 @@ async function task(
   const child = new Deno.Command(Deno.execPath(), {
     args: [...words, script ?? join(root, own), ...args],
     cwd,
-    env,
+    env: { INIT_CWD: "", TOY_COMMAND: "", ...env },
     stdin: "piped",
     stdout: "piped",
     stderr: "piped",
@@ -633,6 +633,60 @@ Deno.test("export writes a run's model for other programs", async () => {
   const second = await task("export", ["--model", hf, "--to", "gguf", "--out", gguf]);
   assert.deepEqual([second.code, second.stdout], [0, `${gguf}\n`], second.stderr);
   assert.equal(new TextDecoder().decode(Deno.readFileSync(gguf).subarray(0, 4)), "GGUF");
+});
+
+Deno.test("a command that starts in the project reads and writes paths from where it was typed", async () => {
+  const user = join(directory, "user");
+  Deno.mkdirSync(user);
+  Deno.writeTextFileSync(join(user, "tales.txt"), "One day.\n".repeat(100));
+  const args = ["tales.txt", "--vocab-size", "257", "--out", "made.json"];
+  const { code, stderr } = await task("tokenizer", args, { env: { INIT_CWD: user } });
+  assert.equal(code, 0, stderr);
+  assert.ok(Deno.statSync(join(user, "made.json")).isFile);
+  // started elsewhere, as by a script that npm runs in the user's directory, it stays there
+  const elsewhere = await task("tokenizer", [...args, "--force"], {
+    cwd: user,
+    env: { INIT_CWD: directory },
+    script: join(root, "commands", "tokenizer.ts"),
+  });
+  assert.equal(elsewhere.code, 0, elsewhere.stderr);
+});
+
+Deno.test("hints and --help name ./toy if that is what was typed", async () => {
+  const env = { TOY_COMMAND: "../a b/toy", HF_HUB_OFFLINE: "1" };
+  const none = await task("generate", ["--run", join(directory, "none")], { env });
+  assert.ok(none.stderr.endsWith("\nTrain a model first: '../a b/toy' train\n"), none.stderr);
+  const late = await task("tokenizer", [
+    join(root, "README.md"),
+    "--out",
+    join(directory, "t.json"),
+  ], {
+    env,
+  });
+  assert.match(late.stdout, /; to use it: '..\/a b\/toy' train --tokenizer /);
+  const { stdout } = await task("doctor", ["--help"], { env });
+  assert.match(stdout, /^Usage: '..\/a b\/toy' doctor/);
+});
+
+Deno.test("help lists the tasks with what they do, the version, and a task of a similar name", async () => {
+  const env = { TOY_COMMAND: "./toy" };
+  for (const args of [[], ["--help"]]) {
+    const { code, stdout } = await task("help", args, { env });
+    assert.equal(code, 0);
+    assert.match(stdout, /^Usage: \.\/toy COMMAND/);
+    for (const [name, { description }] of Object.entries<{ description: string }>(tasks)) {
+      const words = `${name} ${description}`.split(" ");
+      assert.match(stdout, new RegExp(words.map(RegExp.escape).join("\\s+")));
+    }
+  }
+  const version = await task("help", ["--version"], { env });
+  assert.match(version.stdout, /^toy-transformer \d+\.\d+\.\d+, Deno \d+\.\d+\.\d+\n$/);
+  const { code, stderr } = await task("help", ["trian"], { env });
+  assert.equal(code, 1);
+  assert.equal(
+    stderr,
+    "Error: unknown command 'trian'\n(Did you mean train?)\n(./toy help lists all commands)\n",
+  );
 });
 
 Deno.test("every command explains its options in --help", async () => {

@@ -1,0 +1,23 @@
+import type { Command } from "@commander-js/extra-typings";
+import manifest from "../deno.json" with { type: "json" };
+import { command } from "./command.ts";
+import { taskCommand } from "../files/command_line.ts";
+
+/** `help`: lists the commands, and suggests one for a mistyped name. */
+const tool = taskCommand("help").replace(/ help$/, "");
+const program: Command = command(
+  "help",
+  "Train a small language model, and generate text with it.",
+)
+  .name(tool)
+  .usage("COMMAND [options]")
+  .version(`toy-transformer ${manifest.version}, Deno ${Deno.version.deno}`)
+  .showHelpAfterError(`(${taskCommand("help")} lists all commands)`)
+  .helpCommand(false)
+  .addHelpText("after", `\nOptions of a command: ${tool} COMMAND --help`);
+for (const [name, { description }] of Object.entries(manifest.tasks)) {
+  program.command(name).description(description).action(() => program.outputHelp());
+}
+
+if (Deno.args.length === 0) program.outputHelp();
+else await program.parseAsync();
