@@ -239,13 +239,13 @@ Deno.test({
   },
 });
 
-/** A machine where nothing is installed, on which to install takes half a second. */
+/** A machine where nothing is installed, on which to install takes more than a second. */
 const BARE = {
   deno: deno("2.9.6"),
   uname: "echo Linux",
   id: "echo 0",
   "apt-get": `[ "$1" = install ] || exit 0
-    echo begin >>"$HOME/log"; sleep 0.5; echo end >>"$HOME/log"
+    echo begin >>"$HOME/log"; sleep 1.3; echo end >>"$HOME/log"
     /bin/mkdir -p "$HOME/vulkan/icd.d"; echo >"$HOME/vulkan/icd.d/a.json"; echo >"$HOME/libvulkan.so.1"`,
 };
 
