@@ -254,8 +254,8 @@ function dropoutBench({ M, C }: { M: number; C: number }): KernelBench {
     work: { bytes: 2 * bytesOf(M * C, "f32") },
     record(program, make) {
       const x = make.noise([M, C], "f32"), random = make.of([2], "u32", [1, 2]);
-      const site = { rate: 0.1, site: 0 };
-      dropoutForward(program, { x, random }, { y: make.zeros([M, C], "f32") }, site);
+      const dropout = { random, rate: 0.1, site: 0 };
+      dropoutForward(program, { x }, { y: make.zeros([M, C], "f32") }, dropout);
     },
   };
 }

@@ -13,8 +13,8 @@
  * 5. functions, each before its callers;
  * 6. `main`, whose arguments are named `group`, `groups`, `local`, `index`.
  *
- * An invocation without work returns: `if (i >= sizes.N) { return; }`. If it must reach a barrier, a bool
- * `inside` guards its loads and stores instead.
+ * The guard of out-of-range invocations is `if (i >= sizes.N) { return; }`. If they must reach a barrier, it is
+ * `let inside = i < sizes.N;`, on which their loads and stores depend.
  *
  * Three markers specialise a file. Each is a comment on the line before the code that it concerns:
  * `// unroll` writes out a loop; `// only if NAME` keeps a declaration, struct member, statement or block if

@@ -141,9 +141,9 @@ export function forward(
     linear(name, { x: from }, z);
     layernormForward(
       program,
-      { x, z, weight, bias, ...(dropout && { random: dropout.random }) },
+      { x, z, weight, bias },
       { sum, y, statistics },
-      { rate: dropout?.rate ?? 0, site, epsilon },
+      { epsilon, dropout: dropout && { ...dropout, site } },
     );
     x = sum;
     return { x: y };
@@ -152,9 +152,9 @@ export function forward(
   if (cache) {
     embeddingDecode(program, { tokens, cursors: cache.cursors, wte, wpe }, { y: x });
   } else if (dropout) {
-    const { rate, random } = dropout, site = SITE.embedding;
+    const site = SITE.embedding;
     embeddingForward(program, { tokens, wte, wpe }, { y: at("embedded") }, { T });
-    dropoutForward(program, { x: at("embedded"), random }, { y: x }, { rate, site });
+    dropoutForward(program, { x: at("embedded") }, { y: x }, { ...dropout, site });
   } else {
     embeddingForward(program, { tokens, wte, wpe }, { y: x }, { T });
   }
@@ -246,7 +246,7 @@ export function backward(
     const { name, x, weight, statistics, site } = norms[place]!;
     layernormBackward(
       program,
-      { x, weight, statistics, dy: at("dln"), ...(dropout && { random: dropout.random }) },
+      { x, weight, statistics, dy: at("dln") },
       {
         dx,
         ...(dz ? { dz } : {}),
@@ -254,7 +254,7 @@ export function backward(
         dbias: gradient(`${name}.bias`),
       },
       {
-        ...(dz ? { rate: dropout?.rate ?? 0, site } : {}),
+        dropout: dropout && { ...dropout, site },
         accumulate,
         accumulateDx: place < norms.length - 1,
       },
@@ -301,9 +301,9 @@ export function backward(
   if (!dwte || !dwpe) return;
   let dembedded = dx;
   if (dropout) {
-    const { rate, random } = dropout, site = SITE.embedding;
+    const site = SITE.embedding;
     dembedded = at("dembedded");
-    dropoutBackward(program, { dy: dx, random }, { dx: dembedded }, { rate, site });
+    dropoutBackward(program, { dy: dx }, { dx: dembedded }, { ...dropout, site });
   }
   // embeddingBackward() adds to dwte: it holds the head's gradient if they share the matrix, else zeros
   if (config.ownHead && !accumulate) {

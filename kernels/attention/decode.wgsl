@@ -34,7 +34,7 @@ struct Sizes {
 
 const QUADS: u32 = HS / 4;
 const SHARES: u32 = WORKGROUP_SIZE / QUADS;
-const KEYS: u32 = SHARES * QUADS; // other invocations do no work but must reach every barrier
+const KEYS: u32 = SHARES * QUADS; // out-of-range invocations do no work but must reach every barrier
 const LOWEST: f32 = -3.0e38;
 
 var<workgroup> q: array<vec4f, QUADS>;

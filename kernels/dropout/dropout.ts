@@ -1,7 +1,7 @@
 import mask from "./dropout.wgsl" with { type: "text" };
 import { dims } from "../dims.ts";
 import { type Program, splitWorkgroups } from "../program.ts";
-import { type DropoutSite, dropoutUniforms, RANDOM } from "../random.ts";
+import { type Dropout, dropoutUniforms, RANDOM } from "../random.ts";
 import { assertShape, ceilDiv, size, type Tensor, viewTensor } from "../tensor.ts";
 
 const WORKGROUP_SIZE = 256;
@@ -9,19 +9,19 @@ const WORKGROUP_SIZE = 256;
 /**
  * y = x with a share of its elements dropped and the rest scaled up (Srivastava et al. 2014).
  *
- * x, y: [N], f32 or f16 each, N a multiple of four; random: u32 [seed, counter], which decide with the site
- * which elements are dropped.
+ * x, y: [N], f32 or f16 each, N a multiple of four. The random numbers and the site determine which elements are
+ * dropped.
  *
  * @throws {RangeError | TypeError} if a tensor has another shape or element type, N is no multiple of four,
  * or the rate is not in [0, 1).
  */
 export function dropoutForward(
   program: Program,
-  { x, random }: { x: Tensor; random: Tensor },
+  { x }: { x: Tensor },
   { y }: { y: Tensor },
-  site: DropoutSite,
+  dropout: Dropout,
 ): void {
-  applyMask("dropoutForward", program, { x, random, y }, site);
+  applyMask("dropoutForward", program, { x, y }, dropout);
 }
 
 /**
@@ -31,25 +31,25 @@ export function dropoutForward(
  */
 export function dropoutBackward(
   program: Program,
-  { dy, random }: { dy: Tensor; random: Tensor },
+  { dy }: { dy: Tensor },
   { dx }: { dx: Tensor },
-  site: DropoutSite,
+  dropout: Dropout,
 ): void {
-  applyMask("dropoutBackward", program, { x: dy, random, y: dx }, site);
+  applyMask("dropoutBackward", program, { x: dy, y: dx }, dropout);
 }
 
 function applyMask(
   action: string,
   program: Program,
-  { x, random, y }: { x: Tensor; random: Tensor; y: Tensor },
-  site: DropoutSite,
+  { x, y }: { x: Tensor; y: Tensor },
+  dropout: Dropout,
 ): void {
   assertShape(action, y, x.shape);
   const flat = (t: Tensor) => viewTensor(t, { offset: 0, shape: [size(t.shape)] });
   const { N } = dims(action, [
     [flat(x), "N", "f32|f16"],
     [flat(y), "N", "f32|f16"],
-    [random, "2", "u32"],
+    [dropout.random, "2", "u32"],
   ]);
   if (N % 4 !== 0) {
     throw new RangeError(
@@ -60,8 +60,8 @@ function applyMask(
   program.dispatch({
     shader: { "kernels/dropout/dropout.wgsl": mask, ...RANDOM },
     constants: { xType: `vec4<${x.dtype}>`, yType: `vec4<${y.dtype}>`, WORKGROUP_SIZE },
-    tensors: { x, y, random },
-    uniforms: { N4: N / 4, ...dropoutUniforms(site) },
+    tensors: { x, y, random: dropout.random },
+    uniforms: { N4: N / 4, ...dropoutUniforms(dropout) },
     workgroups: splitWorkgroups(ceilDiv(N / 4, WORKGROUP_SIZE)),
   });
 }

@@ -5,7 +5,7 @@ import backwardParameters from "./backward_parameters.wgsl" with { type: "text" 
 import type { Device } from "../device.ts";
 import { dims } from "../dims.ts";
 import { type Program, splitWorkgroups } from "../program.ts";
-import { type DropoutSite, dropoutUniforms, RANDOM } from "../random.ts";
+import { type Dropout, dropoutUniforms, RANDOM } from "../random.ts";
 import { ceilDiv, type Tensor } from "../tensor.ts";
 
 /** GPT-2's addition to the variance. */
@@ -17,25 +17,22 @@ export const EPSILON = 1e-5;
  * Without z, s is x. With z, s = x + dropout(z), which is written to `sum`: the residual addition of one
  * block and the layer-norm that follows it are one pass over memory.
  *
- * x: [M,C], f32 or f16; weight, bias: f32 [C]; z: [M,C], f32 or f16; random: u32 [seed, counter], needed if
- * the rate is above 0. y: [M,C], f32 or f16; statistics: f32 [M,2], mean and rstd of each row, for the
- * backward pass; sum: f32 [M,C]. C is a multiple of four.
+ * x: [M,C], f32 or f16; weight, bias: f32 [C]; z: [M,C], f32 or f16; y: [M,C], f32 or f16; statistics: f32
+ * [M,2], mean and rstd of each row, for the backward pass; sum: f32 [M,C]. C is a multiple of four.
  *
+ * @param options.dropout dropout of z, none by default.
  * @throws {RangeError | TypeError} if a tensor has another shape or element type or is missing.
  */
 export function layernormForward(
   program: Program,
-  { x, z, random, weight, bias }: {
-    x: Tensor;
-    z?: Tensor;
-    random?: Tensor;
-    weight: Tensor;
-    bias: Tensor;
-  },
+  { x, z, weight, bias }: { x: Tensor; z?: Tensor; weight: Tensor; bias: Tensor },
   { sum, y, statistics }: { sum?: Tensor; y: Tensor; statistics: Tensor },
-  { epsilon = EPSILON, ...site }: { epsilon?: number | undefined } & Partial<DropoutSite> = {},
+  { epsilon = EPSILON, dropout }: {
+    epsilon?: number | undefined;
+    dropout?: Dropout | undefined;
+  } = {},
 ): void {
-  const action = "layernormForward";
+  const action = "layernormForward", random = dropout?.random;
   const { M, C } = dims(action, [
     [x, "M,C", "f32|f16"],
     [weight, "C", "f32"],
@@ -52,7 +49,6 @@ export function layernormForward(
         `current is ${z ? "z" : "sum"} alone`,
     );
   }
-  const dropout = checkDropout(action, random, site);
   checkWidth(action, x);
   const lanes = lanesOf(program.device, C);
   program.dispatch({
@@ -68,10 +64,10 @@ export function layernormForward(
       yType: `vec4<${y.dtype}>`,
       EPSILON: epsilon,
       RESIDUAL: z !== undefined,
-      DROPOUT: z !== undefined && dropout.rate > 0,
+      DROPOUT: z !== undefined && dropout !== undefined,
     },
     tensors: { x, z, random, weight, bias, sum, y, statistics },
-    uniforms: { ...dropoutUniforms(dropout), M, columns4: C / 4 },
+    uniforms: { ...(dropout && dropoutUniforms(dropout)), M, columns4: C / 4 },
     workgroups: splitWorkgroups(ceilDiv(M, lanes.ROWS)),
     iterations: 2 * Math.log2(lanes.LANES),
     workgroupBytes: lanes.LANES * lanes.ROWS * 8,
@@ -90,25 +86,20 @@ export function layernormForward(
  */
 export function layernormBackward(
   program: Program,
-  { x, weight, statistics, dy, random }: {
-    x: Tensor;
-    weight: Tensor;
-    statistics: Tensor;
-    dy: Tensor;
-    random?: Tensor;
-  },
+  { x, weight, statistics, dy }: { x: Tensor; weight: Tensor; statistics: Tensor; dy: Tensor },
   { dx, dz, dweight, dbias }: {
     dx: Tensor;
     dz?: Tensor;
     dweight?: Tensor | undefined;
     dbias?: Tensor | undefined;
   },
-  { accumulate = false, accumulateDx = false, ...site }: {
+  { accumulate = false, accumulateDx = false, dropout }: {
     accumulate?: boolean;
     accumulateDx?: boolean;
-  } & Partial<DropoutSite> = {},
+    dropout?: Dropout | undefined;
+  } = {},
 ): void {
-  const action = "layernormBackward";
+  const action = "layernormBackward", random = dropout?.random;
   const { M, C } = dims(action, [
     [x, "M,C", "f32|f16"],
     [weight, "C", "f32"],
@@ -120,7 +111,6 @@ export function layernormBackward(
     [dbias, "C", "f32"],
     [random, "2", "u32"],
   ]);
-  const dropout = checkDropout(action, random, site);
   checkWidth(action, x);
   const lanes = lanesOf(program.device, C), { LANES, ROWS } = lanes;
   const P = Math.min(MOST_BLOCKS, ceilDiv(M, ROWS));
@@ -139,10 +129,10 @@ export function layernormBackward(
       zType: `vec4<${dz?.dtype ?? "f32"}>`,
       ACCUMULATE: accumulateDx,
       RESIDUAL: dz !== undefined,
-      DROPOUT: dz !== undefined && dropout.rate > 0,
+      DROPOUT: dz !== undefined && dropout !== undefined,
     },
     tensors: { x, weight, statistics, dy, random, dx, dz, partials },
-    uniforms: { ...dropoutUniforms(dropout), M, columns4: C / 4, block },
+    uniforms: { ...(dropout && dropoutUniforms(dropout)), M, columns4: C / 4, block },
     workgroups: [P],
     iterations: block / ROWS * (1 + Math.log2(LANES)) + 2 * C / 4 / LANES * ROWS,
     workgroupBytes: LANES * ROWS * (8 + 16),
@@ -195,18 +185,4 @@ function checkWidth(action: string, x: Tensor): void {
         `current shape of "${x.name}" is [${x.shape}]`,
     );
   }
-}
-
-/** Checks the dropout of z; by default nothing is dropped. */
-function checkDropout(
-  action: string,
-  random: Tensor | undefined,
-  { rate = 0, site = 0 }: Partial<DropoutSite>,
-): DropoutSite {
-  if (rate > 0 && !random) {
-    throw new TypeError(
-      `Cannot run ${action} as dropout needs the tensor "random": current rate is ${rate}`,
-    );
-  }
-  return { rate, site };
 }

@@ -30,7 +30,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   let n = group.x * COLUMNS + local.x;
   let first = group.y * sizes.block;
   let end = min(first + sizes.block, sizes.M);
-  let inside = n < sizes.N; // columns past the end do no work but must reach every barrier
+  let inside = n < sizes.N; // out-of-range columns do no work but must reach every barrier
   var sum = value();
   if (inside) {
     for (var m = first + local.y; m < end; m += STRIDE) {

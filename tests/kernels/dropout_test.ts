@@ -52,8 +52,8 @@ for (const xType of REAL_TYPES) {
             dx: [[N], xType],
           });
           await assertComputes((program) => {
-            dropoutForward(program, t, t, draw);
-            dropoutBackward(program, t, t, draw);
+            dropoutForward(program, t, t, { ...draw, random: t.random });
+            dropoutBackward(program, t, t, { ...draw, random: t.random });
           }, [
             [t.y, reference.dropoutForward({ x }, factor).y, TOLERANCE[yType]!],
             [t.dx, reference.dropoutBackward({ dy }, factor).dx, TOLERANCE[xType]!],
@@ -70,7 +70,7 @@ Deno.test("dropout drops its share, other elements at every seed, counter and si
   const mask = async ([seed, counter, site]: [number, number, number]) => {
     const random = tensorOf("random", RANDOM, [seed, counter]), y = poisoned("y", ones);
     const [values] = await runProgram(
-      (program) => dropoutForward(program, { x: ones, random }, { y }, { rate, site }),
+      (program) => dropoutForward(program, { x: ones }, { y }, { random, rate, site }),
       [y],
     );
     return values!;
@@ -120,7 +120,7 @@ Deno.test("dropoutForward() reaches elements beyond one row of workgroups", asyn
   upload(device, viewTensor(y, end), new Array(end.shape[0]).fill(NaN));
   const random = tensorOf("random", RANDOM, [seed, 5]);
   const [values] = await runProgram(
-    (program) => dropoutForward(program, { x, random }, { y }, draw),
+    (program) => dropoutForward(program, { x }, { y }, { ...draw, random }),
     [viewTensor(y, end)],
   );
   values!.forEach((value, i) => {
@@ -135,16 +135,19 @@ Deno.test("dropoutForward() keeps every element at rate zero", async () => {
     random: [[2], "u32", [5, 1]],
     y: [[4], "f32"],
   });
-  await assertComputes((program) => dropoutForward(program, t, t, { rate: 0, site: 0 }), [
-    [t.y, [1, 2, 3, 4], 0],
-  ]);
+  await assertComputes(
+    (program) => dropoutForward(program, t, t, { random: t.random, rate: 0, site: 0 }),
+    [
+      [t.y, [1, 2, 3, 4], 0],
+    ],
+  );
 });
 
 Deno.test("dropoutForward() throws when random lacks a counter", () => {
   const x = poisoned("x", { shape: [4], dtype: "f32" });
   const random = poisoned("random", { shape: [1], dtype: "u32" });
   assert.throws(
-    () => dropoutForward(new Program(device), { x, random }, { y: x }, { rate: 0.1, site: 0 }),
+    () => dropoutForward(new Program(device), { x }, { y: x }, { random, rate: 0.1, site: 0 }),
     {
       name: "RangeError",
       message: 'Cannot run dropoutForward as "random" must have shape [2]: current shape is [1]',
@@ -156,7 +159,7 @@ Deno.test("dropoutForward() throws on a number of elements that is no multiple o
   const x = poisoned("x", { shape: [2, 3], dtype: "f32" });
   const random = poisoned("random", RANDOM);
   assert.throws(
-    () => dropoutForward(new Program(device), { x, random }, { y: x }, { rate: 0.1, site: 0 }),
+    () => dropoutForward(new Program(device), { x }, { y: x }, { random, rate: 0.1, site: 0 }),
     {
       name: "RangeError",
       message:

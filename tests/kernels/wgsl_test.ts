@@ -96,3 +96,23 @@ Deno.test("every WGSL file has as many workgroups per row as splitWorkgroups()",
     assert.equal(flattened?.[1] ?? "WORKGROUPS_PER_ROW", "WORKGROUPS_PER_ROW", path);
   }
 });
+
+/** A reason to return from `main`: the invocation is out of range, or another one does the rest. */
+const NO_WORK = String
+  .raw`(\w+ >= sizes\.\w+( \* \w+)?|!inside|(local\.[xy]|lane) != 0|update\.skipped != 0)`;
+const GUARD = new RegExp(String.raw`^  if \(${NO_WORK}( \|\| ${NO_WORK})*\) \{ return; \}$`);
+
+Deno.test("every WGSL file spells the guard of out-of-range invocations as kernels/shader.ts gives it", () => {
+  for (const { path } of FILES) {
+    const [, main] = read(path).split(/^fn main\(/m);
+    const lines = main?.split("\n").map((line) => line.replace(/ *\/\/.*/, "")) ?? [];
+    for (const [i, line] of lines.entries()) {
+      const where = `${path}: ${line}`;
+      if (line.includes("return;")) assert.match(line, GUARD, where);
+      if (line.includes("let inside ")) assert.match(line, /let inside = \w+ <=? \w+/, where);
+      // a block that depends on the range is a guard unless it has an alternative
+      if (!/^ {2}if \(\w+ < sizes\.\w+\) \{/.test(line)) continue;
+      assert.match(lines.slice(i + 1).find((line) => line.startsWith("  }"))!, /else/, where);
+    }
+  }
+});
