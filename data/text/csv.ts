@@ -71,8 +71,6 @@ export async function* csvParts(
     const problem = PROBLEMS[(error as NodeJS.ErrnoException).code ?? ""];
     if (problem === undefined) throw error;
     throw new DataError(`${file} as ${tabs ? "TSV" : "CSV"} after line ${lines}: ${problem}`);
-  } finally {
-    parser.destroy();
   }
 }
 

@@ -180,12 +180,12 @@ function createUnigram(model: ModelConfig, parts: WordModelParts): WordModel {
 }
 
 /** Largest limit for the characters of a word in WordPiece; models have 100. */
-const LONGEST_WORD = 10_000;
+const LONGEST_WORD = 1000;
 
 /** WordPiece: the longest token that begins a word, then the same for the rest of the word. */
 function createWordPiece(model: ModelConfig, { ids, unknown, library }: WordModelParts): WordModel {
   const longest = model.max_input_chars_per_word ?? 100;
-  if (longest > LONGEST_WORD) { // the time for a word grows with the square of its length
+  if (longest > LONGEST_WORD) { // the time for a word grows with the cube of its length
     throw new UnsupportedTokenizer(
       `model.max_input_chars_per_word must be at most ${LONGEST_WORD}`,
       longest,

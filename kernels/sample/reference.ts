@@ -56,7 +56,7 @@ export function filterTokens(
     const p = Math.exp((logit - highest) / temperature);
     if (p > 0) candidates.push({ id, p });
   });
-  candidates.sort((a, b) => b.p - a.p || a.id - b.id);
+  candidates.sort((a, b) => b.p - a.p); // among equals the lower id stays first
   if (topK > 0) candidates = candidates.slice(0, topK);
   normalize(candidates);
   if (topP < 1) {

@@ -1,13 +1,20 @@
 import assert from "node:assert/strict";
-import { readdirSync } from "node:fs";
+import { Buffer } from "node:buffer";
+import { closeSync, openSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import {
   checkFilePath,
+  isSystemError,
+  readAt,
+  readChunks,
   reading,
+  reasonOf,
   replaceFile,
   replaceText,
+  shortageAt,
   TEMPORARY_NAME,
   temporaryBeside,
+  writeAll,
 } from "../../files/disk.ts";
 import { byteCount, byteCounts } from "../../files/units.ts";
 import { UserError } from "../../files/user_error.ts";
@@ -302,4 +309,67 @@ Deno.test("replaceText() says in a sentence why a text cannot be written", () =>
   assert.throws(() => replaceText(path, "text"), {
     message: `Cannot write ${path} as a directory is in its place`,
   });
+});
+
+Deno.test("shortageAt() is undefined if there is as much room as is needed", () => {
+  const shortage = (needed: number) => shortageAt("runs", needed, () => 2e6);
+  assert.equal(shortage(2e6), undefined);
+  assert.equal(shortage(2e6 + 1), "it needs 2.000001 MB in runs: 2.000000 MB are free");
+});
+
+Deno.test("readChunks() gives the bytes of a file of any length", () => {
+  const path = join(directory, "chunks");
+  for (const length of [0, 1, 2 ** 24, 2 ** 24 + 1]) {
+    const content = Uint8Array.from({ length }, (_, i) => i % 251);
+    Deno.writeFileSync(path, content);
+    const chunks = [...readChunks(path)].map((chunk) => chunk.length);
+    assert.equal(chunks.reduce((sum, length) => sum + length, 0), length);
+    let at = 0;
+    for (const chunk of readChunks(path)) {
+      assert.ok(Buffer.compare(chunk, content.subarray(at, at += chunk.length)) === 0, `${length}`);
+    }
+  }
+});
+
+Deno.test("readAt() and writeAll() read and write from a place, readAt() as far as the file reaches", () => {
+  const path = join(directory, "places");
+  const file = openSync(path, "w+");
+  try {
+    writeAll(file, Uint8Array.of(1, 2, 3));
+    writeAll(file, Uint8Array.of(4, 5));
+    writeAll(file, Uint8Array.of(8, 9), 1);
+    const bytes = new Uint8Array(4);
+    assert.equal(readAt(file, bytes, 0), 4);
+    assert.deepEqual([...bytes], [1, 8, 9, 4]);
+    assert.equal(readAt(file, bytes, 3), 2);
+    assert.deepEqual([...bytes], [4, 5, 9, 4]);
+    assert.equal(readAt(file, bytes, 5), 0);
+  } finally {
+    closeSync(file);
+  }
+});
+
+Deno.test("isSystemError() and reasonOf() know what a system refuses", () => {
+  const error = (code: string) => Object.assign(new Error("no such luck"), { code });
+  const reasons = {
+    ENOSPC: "the disk is full",
+    EDQUOT: "the disk is full",
+    EROFS: "the disk is read-only",
+    EACCES: "writing there is not permitted",
+    EPERM: "writing there is not permitted",
+    ENOTDIR: "a file is in its place",
+    EEXIST: "a file is in its place",
+    EISDIR: "a directory is in its place",
+    ENOTEMPTY: "a directory is in its place",
+    E2BIG: "the system refuses: no such luck",
+  };
+  for (const [code, reason] of Object.entries(reasons)) {
+    assert.ok(isSystemError(error(code)), code);
+    assert.equal(reasonOf(error(code)), reason, code);
+  }
+  const denied = new Deno.errors.NotCapable("write");
+  assert.ok(isSystemError(denied));
+  assert.equal(reasonOf(denied), "writing there is not permitted");
+  const others = [error("ERR_INVALID_ARG_TYPE"), error("CSV_E"), new Error("E"), "ENOSPC", null];
+  for (const other of others) assert.ok(!isSystemError(other), String(other));
 });

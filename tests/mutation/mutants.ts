@@ -51,6 +51,16 @@ const SIGNS: Readonly<Record<string, string>> = { "+": "-", "-": "+", "+=": "-="
 
 const ASSIGNMENT = /^(\*\*|\?\?|&&|\|\||<<|>>>?|[-+*/%&|^])?=$|^(\+\+|--)$/;
 
+/** Functions whose first arguments may stand in any order, and how many these are. */
+const SYMMETRIC: ReadonlyMap<string, number> = new Map([
+  ["min", Infinity],
+  ["max", Infinity],
+  ["hypot", Infinity],
+  ["dot", 2],
+  ["imul", 2],
+  ["fma", 2],
+]);
+
 const BARRIER = /^(workgroup|storage)Barrier$/;
 
 /** Words that do not begin an expression statement, or are followed by a parenthesis that is no call. */
@@ -186,7 +196,7 @@ function swaps(
     const callee = tokens[i - 1], close = closes.get(i);
     if (value !== "(" || close === undefined || callee?.type !== "IdentifierName") return [];
     if (KEYWORDS.has(callee.value) && callee.value !== "super") return [];
-    if (/^(min|max)$/.test(callee.value)) return []; // the same in any order
+    const symmetric = SYMMETRIC.get(callee.value) ?? 0;
     if (/^(function|fn|get|set|async)$/.test(tokens[i - 2]?.value ?? "")) return [];
     if (/^([{:]|=>|->)$/.test(tokens[close + 1]?.value ?? "")) return [];
     const commas = tokens.flatMap(({ value }, at) => value === "," && within[at] === i ? [at] : []);
@@ -196,6 +206,7 @@ function swaps(
       end: tokens[edge - 1]!.end,
     })).filter(({ start, end }) => start < end); // a comma may end the list
     return parts.slice(1).flatMap((second, k): Mutant[] => {
+      if (k + 2 <= symmetric) return [];
       const first = parts[k]!;
       const [a, b] = [first, second].map(({ start, end }) => text.slice(start, end)) as [
         string,

@@ -56,11 +56,14 @@ Deno.test("mutantsOf() drops barriers of a shader as a kind by itself", () => {
   ]);
 });
 
-Deno.test("mutantsOf() swaps neighbouring arguments of calls, not of declarations", () => {
+Deno.test("mutantsOf() swaps neighbouring arguments of calls, not of declarations or symmetric functions", () => {
   assert.deepEqual(mistakes("y = f(a, g(b, c), min(d, 3));", "swapped arguments"), [
     "y = f(g(b, c), a, min(d, 3));",
     "y = f(a, min(d, 3), g(b, c));",
     "y = f(a, g(c, b), min(d, 3));",
+  ]);
+  assert.deepEqual(mistakes("y = max(a, b, c) + fma(d, e, dot(f, g));", "swapped arguments"), [
+    "y = max(a, b, c) + fma(d, dot(f, g), e);",
   ]);
   assert.deepEqual(
     mistakes("function f(a, b) {}\nfn g(a: u32, b: u32) -> u32 {}", "swapped arguments"),

@@ -117,8 +117,8 @@ async function testsOf(): Promise<Map<string, string[]>> {
     importers.set(target, (importers.get(target) ?? new Set()).add(importer));
   for (const path of paths) {
     const text = Deno.readTextFileSync(join(root, path));
-    // imports, and workers and children that are named by a URL
-    const names = text.matchAll(/(?:from |import\(|import |new URL\()"([^"]+\.(?:ts|wgsl))"/g);
+    // what is imported, and what is run as a worker or another process
+    const names = text.matchAll(/"(\.{1,2}\/[^"\s]+\.(?:ts|wgsl))"/g);
     for (const [, name] of names) add(join(dirname(path), name!), path);
     // tests of the commands run what the tasks name
     if (path.startsWith("tests/") && text.includes(`"deno.json"`)) {

@@ -102,6 +102,19 @@ Deno.test("readRun() counts tokens, seconds and operations up to each evaluation
   });
 });
 
+Deno.test("readRun() counts steps that were not noted as fast as the noted one before them, or else the first", () => {
+  const path = makeRun("seldom noted", [
+    start,
+    evaluation(2, 6),
+    step(3, 200),
+    evaluation(5, 5),
+    step(6, 400),
+    evaluation(6, 4),
+  ]);
+  const { points } = readRun(path, noWarning);
+  assert.deepEqual(points.map(({ seconds }) => seconds), [4, 4 + 2 + 4, 4 + 2 + 4 + 1]);
+});
+
 Deno.test("readRun() reads the size of older runs' models from their checkpoint", () => {
   const path = makeRun("older", [step(1, 400), evaluation(1, 5)]);
   const { parameters, points } = readRun(path, noWarning);

@@ -139,6 +139,38 @@ Deno.test("cutPoint() cuts so that the tokens of both sides are those of the who
   assert.ok(cuts > 100);
 });
 
+Deno.test("cutPoint() cuts before a blank or a line end that follows no white space, else between characters", () => {
+  // what precedes a blank is a character of one to four bytes, at the start of the bytes or later
+  for (
+    const [text, end, left] of [
+      ["a b", 3, "a"],
+      ["\u00e9 b", 4, "\u00e9"],
+      ["\u65e5 b", 5, "\u65e5"],
+      ["\ud83d\ude00 b", 6, "\ud83d\ude00"],
+      ["a\u00e9 b", 5, "a\u00e9"],
+      ["a b c", 5, "a b"],
+      ["a b c", 3, "a b"],
+      ["a b", 1, "a"],
+      ["a  b", 4, "a"],
+      ["a\n b", 4, "a"],
+      ["a\u00a0 b", 5, "a\u00a0 b"],
+      ["a\u3000 b", 6, "a\u3000 b"],
+      ["a\ufeff b", 6, "a\ufeff b"],
+      ["ab\ncd", 5, "ab"],
+      ["ab\rcd", 5, "ab"],
+      ["ab\r\ncd", 5, "ab"],
+      ["\u00e9\n\nb", 5, "\u00e9"],
+      ["\n\r\nb", 2, "\n"],
+      ["ab\u65e5\u65e5", 4, "ab"],
+      ["ab\u65e5\u65e5", 5, "ab\u65e5"],
+    ] as const
+  ) {
+    const bytes = encode(text), cut = cutPoint(bytes, 0, end);
+    assert.equal(decode(bytes.subarray(0, cut)), left, JSON.stringify([text, end]));
+  }
+  assert.equal(cutPoint(encode("a b"), 1, 3), 3, "a part is not empty");
+});
+
 Deno.test("lineParts() gives the lines that are not blank, with their numbers", async () => {
   const seed = freshSeed(), random = new Random(seed);
   const text = '\ufeff{"a":1}\r\n\n  \n{"b":2}\n\n{"c":"\u2028"}';
@@ -189,6 +221,23 @@ Deno.test("arrayParts() reads an array that is longer than its window", async ()
   );
   assert.ok(parts.length === 60);
   assert.ok(parts.every(({ bytes }, i) => decode(bytes) === JSON.stringify(elements[i])));
+});
+
+Deno.test("arrayParts() finds the end of a string wherever a chunk ends", async () => {
+  const MEBIBYTE = 2 ** 20; // of which the window grows at once
+  for (let rest = 0; rest < 9; rest++) {
+    const long = `${"x".repeat(MEBIBYTE - 2 - rest)}\\"\\`;
+    const bytes = encode(JSON.stringify([long, "y", { z: "]" }]));
+    const chunks = (async function* () {
+      yield bytes.subarray(0, MEBIBYTE);
+      yield bytes.subarray(MEBIBYTE);
+    })();
+    const elements = (await all(arrayParts(chunks, { file: "x" }))).map(({ bytes }) =>
+      JSON.parse(decode(bytes))
+    );
+    assert.ok(elements[0] === long, `${rest} bytes before the end`);
+    assert.deepEqual(elements.slice(1), ["y", { z: "]" }], `${rest} bytes before the end`);
+  }
 });
 
 Deno.test("arrayParts() names the problem of an array", async () => {

@@ -49,6 +49,43 @@ Deno.test("unpack() reads one and many members or frames, whatever the chunks", 
   }
 });
 
+/** A frame with one block of plain bytes, and a header as its flags say (https://www.rfc-editor.org/rfc/rfc8878). */
+function frameOf(
+  content: Uint8Array,
+  { isSingle, dictionary, size }: { isSingle: boolean; dictionary: number; size: number },
+): Buffer {
+  const descriptor = size << 6 | (isSingle ? 0x20 : 0) | dictionary;
+  const length = Buffer.alloc(8);
+  length.writeUInt32LE(size === 1 ? content.length - 256 : content.length);
+  const block = Buffer.alloc(3);
+  block.writeUIntLE(content.length << 3 | 1, 0, 3);
+  return Buffer.concat([
+    Buffer.from([0x28, 0xb5, 0x2f, 0xfd, descriptor, ...isSingle ? [] : [0]]),
+    Buffer.alloc([0, 1, 2, 4][dictionary]!), // 0 names no dictionary
+    length.subarray(0, [isSingle ? 1 : 0, 2, 4, 8][size]),
+    block,
+    content,
+  ]);
+}
+
+Deno.test("unpack() reads frames of zstd with every kind of header", async () => {
+  for (const isSingle of [false, true]) {
+    for (let dictionary = 0; dictionary < 4; dictionary++) {
+      for (let size = 0; size < 4; size++) {
+        const content = text.subarray(0, size === 0 ? 200 : 300);
+        const packed = frameOf(content, { isSingle, dictionary, size });
+        const unpacked = await all(
+          unpack(inChunks(Buffer.concat([packed, packed]), 7), "zstd", "x"),
+        );
+        assert.ok(
+          unpacked.equals(Buffer.concat([content, content])),
+          JSON.stringify({ isSingle, dictionary, size, seed }),
+        );
+      }
+    }
+  }
+});
+
 Deno.test("unpack() names the byte at which a file breaks off or is damaged", async () => {
   const small = Buffer.from("One. Two. Three. Four.");
   for (

@@ -4,6 +4,8 @@ import {
   type Behavior,
   createPreTokenizer,
   divide,
+  isSeparable,
+  splitBeforeBlanks,
 } from "../../../data/tokenizer/pre_tokenizers.ts";
 
 const dash = createPattern(/-/g);
@@ -43,4 +45,40 @@ Deno.test("Metaspace puts its mark before a text always, at the start alone, or 
   assert.deepEqual(split("first", "a b", false), [["a", false], ["_b", false]]);
   assert.deepEqual(split("never", "a b", true), [["a", true], ["_b", false]]);
   assert.deepEqual(split("always", " a", true), [["_a", true]]); // one that is there is enough
+});
+
+Deno.test("splitBeforeBlanks() splits before each run of blanks, which SentencePiece writes as ▁", () => {
+  const words = splitBeforeBlanks((text, atStart, visit) => visit(text, atStart));
+  const split = (text: string, atStart = true) => {
+    const found: [string, boolean][] = [];
+    words(text, atStart, (piece, first) => found.push([piece, first]));
+    return found;
+  };
+  assert.deepEqual(split("▁▁a▁▁b▁c▁"), [
+    ["▁▁a", true],
+    ["▁▁b", false],
+    ["▁c", false],
+    ["▁", false],
+  ]);
+  assert.deepEqual(split("▁▁▁"), [["▁▁▁", true]]);
+  assert.deepEqual(split("a▁b", false), [["a", false], ["▁b", false]]);
+});
+
+Deno.test("isSeparable() refuses models of which a token reaches from a word into the next", () => {
+  const model = (tokens: string[], more: object = {}) => ({
+    type: "BPE",
+    vocab: Object.fromEntries(tokens.map((token, id) => [token, id])),
+    merges: [],
+    ...more,
+  });
+  assert.ok(isSeparable(model(["▁", "a", "▁a", "▁▁"])));
+  assert.ok(isSeparable({ type: "Unigram", vocab: [["▁", -1], ["a", -1]] }));
+  assert.ok(!isSeparable(model(["▁", "a▁"])));
+  assert.ok(!isSeparable(model(["a", "▁a"])), "without ▁ a blank is unknown together with others");
+  assert.ok(!isSeparable(model(["▁", "a"], { type: "WordPiece" })));
+  for (const name of ["continuing_subword_prefix", "end_of_word_suffix"]) {
+    assert.ok(!isSeparable(model(["▁", "a"], { [name]: "x" })), name);
+    assert.ok(isSeparable(model(["▁", "a"], { [name]: "" })), name);
+  }
+  assert.ok(!isSeparable(model(["▁", "a"], { ignore_merges: true })));
 });

@@ -397,6 +397,11 @@ Deno.test("parseTokenizer() refuses what it does not know, in a sentence", async
     ["GPT-2", (file) => file.model.dropout = 0.1, /model.dropout must be null: .* 0.1$/],
     ["GPT-2", (file) => file.model.merges.push(["a", "?!"]), /tokens of all merges: .*"\?!"$/],
     [
+      "BERT, uncased",
+      (file) => file.model.max_input_chars_per_word = 1001,
+      /max_input_chars_per_word must be at most 1000: current value is 1001$/,
+    ],
+    [
       "Llama 2",
       (file) => file.decoder.decoders.at(-1).stop = 1,
       /may strip one character .*: current value is \[1,1\]$/,
@@ -421,6 +426,18 @@ Deno.test("parseTokenizer() refuses what it does not know, in a sentence", async
   ) {
     await assert.rejects(parseTokenizer(text!, "t.json"), { name: "UserError", message });
   }
+});
+
+Deno.test("WordPiece has the unknown token for words of more characters than its limit", async () => {
+  const file = named("BERT, uncased");
+  const limited = async (longest: number) => {
+    file.model.max_input_chars_per_word = longest;
+    return await parseTokenizer(JSON.stringify(file));
+  };
+  const { encode } = await limited(20);
+  assert.ok(encode("a".repeat(20)).length > 1);
+  assert.equal(encode("a".repeat(21)).length, 1);
+  await limited(1000); // the largest limit
 });
 
 Deno.test("parseTokenizer() of a damaged file works or says in a sentence why not", async () => {
