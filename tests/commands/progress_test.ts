@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { ProgressBar } from "../../commands/progress.ts";
+import { DataProgressDisplay, ProgressBar } from "../../commands/progress.ts";
 import { fromFileUrl } from "../paths.ts";
 import { Screen } from "./screen.ts";
 
@@ -44,6 +44,57 @@ for (const width of WIDTHS) {
     assert.deepEqual(await screen.lines(), ["above"]);
   });
 }
+
+/** Runs with a clock that stands still but for what `pass()` adds to it. */
+async function withClock(body: (pass: (ms: number) => void) => Promise<void> | void) {
+  const { now } = performance;
+  let time = now.call(performance);
+  performance.now = () => time;
+  try {
+    await body((ms) => time += ms);
+  } finally {
+    performance.now = now;
+  }
+}
+
+/** A report of work on 1 kB of a file whose name takes two columns per character. */
+const reading = (doneBytes: number) => ({
+  ...{ stage: "reading" as const, name: "物語".repeat(8), doneBytes, totalBytes: 1000 },
+});
+const READING = `reading ${reading(0).name}: 50 % of 1.00 kB, 250 bytes/s, 2.0s left`;
+
+for (const width of WIDTHS) {
+  Deno.test(`DataProgressDisplay shows work that lasts on ${width} columns, and leaves nothing`, () =>
+    withClock(async (pass) => {
+      const screen = new Screen(width), display = new DataProgressDisplay(new ProgressBar(screen));
+      display.show(reading(0));
+      assert.deepEqual(await screen.lines(), []);
+      pass(2000);
+      display.show(reading(500));
+      display.status("a notice");
+      const [notice, ...rows] = await screen.lines();
+      assert.equal(notice, "a notice");
+      assert.equal(rows.join(" ").replaceAll(/\s+/g, " "), `======------ ${READING}`);
+      display.close();
+      assert.deepEqual(await screen.lines(), ["a notice"]);
+    }));
+}
+
+Deno.test("DataProgressDisplay writes a line per ten seconds where there is no terminal", () =>
+  withClock((pass) => {
+    let written = "";
+    const display = new DataProgressDisplay(
+      new ProgressBar({ write: (text) => written += text, size: () => undefined }),
+    );
+    for (let seconds = 0; seconds < 25; seconds++) {
+      display.show(reading(250 * seconds));
+      pass(1000);
+    }
+    display.close();
+    const lines = written.trimEnd().split("\n");
+    assert.equal(lines.length, 3, written);
+    assert.match(lines[0]!, /: 25 % of 1\.00 kB, 250 bytes\/s, 3\.0s left$/);
+  }));
 
 Deno.test("ProgressBar takes no more rows than the terminal has", async () => {
   const screen = new Screen(10, 3), bar = new ProgressBar(screen);
