@@ -17,7 +17,7 @@ import { createEvaluator } from "../train/evaluate.ts";
 import { evaluationRows } from "../train/limits.ts";
 import type { ResolvedOptions } from "../train/options.ts";
 import { fineTuningDefaults } from "../train/resolve.ts";
-import { cacheBeside } from "../train/train.ts";
+import { cacheBeside } from "../train/plan.ts";
 import { choicesOf, DEFAULTS_INSTEAD, forgetUnavailable } from "../train/tuning.ts";
 import { UserError } from "../files/user_error.ts";
 

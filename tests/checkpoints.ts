@@ -6,7 +6,8 @@ import {
   STATE_FILE,
   type TrainerState,
 } from "../model/files/checkpoint.ts";
-import { type FileContent, openRunDirectory } from "../train/checkpoint.ts";
+import { openRunDirectory } from "../train/run_directory.ts";
+import type { FileContent } from "../train/run_files.ts";
 
 /** A directory that is removed when the tests of a file have ended. */
 export const directory = Deno.makeTempDirSync();

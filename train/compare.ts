@@ -22,50 +22,49 @@ import { drawChart, logAxis } from "./chart.ts";
  * @module
  */
 
-/** An evaluation of a model, and the training before it. */
+/** An evaluation of a model, and the cost of the training before it. */
 export interface ComparedPoint {
   /** Steps done. */
   readonly step: number;
   /** Tokens trained on. */
   readonly tokens: number;
-  /** Seconds that these steps took; those of evaluations, samples and checkpoints are not counted. */
+  /** Seconds of these steps, without evaluations, samples and checkpoints. */
   readonly seconds: number;
   /** Operations by `flopsPerToken()`. */
   readonly flops: number;
   /** Validation loss in nats per token. */
   readonly loss: number;
-  /** The same in bits per byte of text. */
+  /** Validation loss in bits per byte of text. */
   readonly bitsPerByte: number;
 }
 
-/** A training as it is compared. */
+/** A training to compare. */
 export interface ComparedRun {
-  /** Its directory, as it was given. */
+  /** Its directory, as the user typed it. */
   readonly name: string;
   /** Parameters of its model. */
   readonly parameters: number;
-  /** Its evaluations in the order of their steps, thinned if they are many; one at least. */
+  /** Its evaluations in the order of their steps, at least one; thinned if there are many. */
   readonly points: readonly ComparedPoint[];
   /** Its last evaluation. */
   readonly last: ComparedPoint;
-  /** The first of its evaluations with the least loss. */
+  /** The evaluation with the least loss; of several, the first. */
   readonly best: ComparedPoint;
   /** All its options. */
   readonly options: Readonly<Record<string, unknown>>;
-  /** Where it was trained, if that was noted. */
+  /** The adapter on which it was trained, if that is known. */
   readonly adapter: string | null;
-  /** SHA-256 of what it was trained and evaluated on. */
+  /** SHA-256 of the text on which it was trained and evaluated. */
   readonly dataHash: string;
-  /** Hash of the tokenizer whose tokens its losses count. */
+  /** Hash of its tokenizer. */
   readonly tokenizerHash: string;
 }
 
 /**
- * Reads what `compare` needs of a run: its metrics, and the options in its newest checkpoint.
+ * Reads a run for the comparison: its metrics, and the options in its newest checkpoint.
  *
  * @param onWarning is called with a sentence about each file or line that is skipped.
- * @throws {CheckpointError} in a sentence if there is no such run, or it has no checkpoint or no
- * evaluation.
+ * @throws {CheckpointError} if there is no such run, or if it has no checkpoint or no evaluation.
  */
 export function readRun(path: string, onWarning: (sentence: string) => void): ComparedRun {
   const refuse = (reason: string) => new CheckpointError(`Cannot compare ${path} as ${reason}`);
@@ -85,10 +84,10 @@ export function readRun(path: string, onWarning: (sentence: string) => void): Co
   if (!isRun) throw refuse("there is no such run");
   const metrics = join(path, METRICS_FILE);
   reading(metrics, () => {
-    for (const _ of readLines(metrics)) break; // before its checkpoints are asked for
+    for (const _ of readLines(metrics)) break; // so that an error names this file before its checkpoints
   });
   let newest = newestState(path, onWarning);
-  if (!newest) throw refuse("it has no checkpoint yet, which holds its options");
+  if (!newest) throw refuse("it has no checkpoint yet, which would hold its options");
   const { batchSize, contextLength, gradientAccumulation } = newest.state.options as Record<
     string,
     number
@@ -100,12 +99,12 @@ export function readRun(path: string, onWarning: (sentence: string) => void): Co
     metrics,
     () => readEvaluations(metrics, tokensPerStep, onWarning),
   );
-  // a later checkpoint is damaged, or the run would not have gone back to an earlier one
+  // a checkpoint later than the record is damaged: the run was resumed from an earlier one
   if (newest.state.step > end) newest = newestState(path, () => {}, end) ?? newest;
   const { options, data, tokenizerHash, tuning } = newest.state;
   const config = join(newest.checkpoint, CONFIG_FILE);
   const { parameters, flopsPerToken } = start ??
-    // runs of earlier versions did not note these figures
+    // records of earlier versions lack these figures
     startMetric(
       parseHuggingFaceConfig(reading(config, () => readFileSync(config, "utf8")), config),
       0,
@@ -129,7 +128,7 @@ export function readRun(path: string, onWarning: (sentence: string) => void): Co
   };
 }
 
-/** The newest checkpoint up to a step whose state can be read, if there is a checkpoint. */
+/** The newest checkpoint up to a step whose state can be read; undefined if there is no checkpoint. */
 function newestState(
   run: string,
   onWarning: (sentence: string) => void,
@@ -140,7 +139,7 @@ function newestState(
     if (step > last) continue;
     try {
       const state = readTrainerState(path);
-      for (const { message } of unreadable) onWarning(`${message}; taking ${path} instead`);
+      for (const { message } of unreadable) onWarning(`${message}; using ${path} instead`);
       return { checkpoint: path, state };
     } catch (error) {
       unreadable.push(error as Error);
@@ -150,10 +149,10 @@ function newestState(
   return undefined;
 }
 
-/** An evaluation with what was spent before it, except operations, which follow from the last start. */
+/** An evaluation without operations, which are computed from the last line of kind `start`. */
 type SpentPoint = Omit<ComparedPoint, "flops">;
 
-/** Reads the evaluations of a record, thinned, its last start and its last step. What was done again counts once. */
+/** Reads the evaluations of a record, thinned, its last start and its last step. Repeated steps count once. */
 function readEvaluations(
   path: string,
   tokensPerStep: number,
@@ -167,7 +166,7 @@ function readEvaluations(
     end = step;
     if (kind === "start") start = metric;
     if (kind === "step" && tokensPerSecond > 0) {
-      // a step without a noted speed counts as fast as the noted step before it
+      // a step without a speed is as fast as the one before it
       seconds += tokensPerStep * ((step - 1 - done) / speed + 1 / tokensPerSecond);
       [done, speed] = [step, tokensPerSecond];
     }
@@ -186,7 +185,7 @@ function readEvaluations(
   };
 }
 
-/** The first speed that a record notes, NaN if it notes none. */
+/** The first speed in a record; NaN if there is none. */
 function firstSpeed(path: string): number {
   for (const { metric } of readLines(path)) {
     const { kind, tokensPerSecond = 0 } = metric ?? {};
@@ -195,10 +194,10 @@ function firstSpeed(path: string): number {
   return NaN;
 }
 
-/** Options that change only what a run reports and keeps, not what it learns. */
+/** Options that do not affect what a model learns. */
 const REPORTING = optionsWhere(({ reportsOnly }) => reportsOnly);
 
-/** Options that name a text: equal hashes mean the same text under any name. */
+/** Options that name a text; equal hashes mean the same text, whatever its name. */
 const NAMING_DATA = optionsWhere(({ names }) => names === "data");
 
 /** The flags whose values differ between runs, with one value per run. */
@@ -222,14 +221,18 @@ export function differences(runs: readonly ComparedRun[]): [name: string, values
     .filter(([, values]) => new Set(values).size > 1);
 }
 
-/** Sentences about differences between runs that make their figures incomparable. */
+/** Sentences about figures that cannot be compared, and the reason. */
 export function caveats(runs: readonly ComparedRun[]): string[] {
   const differ = (hash: (run: ComparedRun) => string) => new Set(runs.map(hash)).size > 1;
   const sentences = [];
   if (differ(({ dataHash }) => dataHash)) {
-    sentences.push("the runs were evaluated on different texts: neither losses nor bits compare");
+    sentences.push(
+      "the runs were evaluated on different texts: neither losses nor bits per byte can be compared",
+    );
   } else if (differ(({ tokenizerHash }) => tokenizerHash)) {
-    sentences.push("the runs have different tokenizers: bits per byte compare, losses do not");
+    sentences.push(
+      "the runs have different tokenizers: bits per byte can be compared, losses cannot",
+    );
   }
   return sentences;
 }
@@ -268,7 +271,7 @@ export function compareTable(runs: readonly ComparedRun[]): string {
   return align([head, ...figures]) + options;
 }
 
-/** Aligns rows in columns: figures to the right, the first column and words to the left. */
+/** Aligns rows in columns: figures at the right, the first column and words at the left. */
 function align(rows: readonly string[][]): string {
   const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
   const isFigure = (column: number) => rows.slice(1).every((row) => /^[\d—]/.test(row[column]!));
@@ -302,8 +305,8 @@ const COLORS = [
 const TIMES = [["hours", 3600], ["minutes", 60], ["seconds", 1]] as const;
 
 /**
- * Draws the comparison as SVG: one row each for loss and bits per byte, one column each for tokens, time and
- * operations. Axes are logarithmic, as runs may differ much in length.
+ * Draws the comparison as SVG: a row each for loss and bits per byte, a column each for tokens, time and operations.
+ * Axes are logarithmic, as the lengths of runs may differ by orders of magnitude.
  */
 export function drawComparison(runs: readonly ComparedRun[]): Promise<string> {
   const color = (i: number) => COLORS[i % COLORS.length]!;

@@ -9,11 +9,11 @@ import { forward } from "../model/forward_backward.ts";
 import { type Gpt, headOf } from "../model/gpt.ts";
 import { headLossForward } from "../model/head.ts";
 
-/** How well a model predicts a text. */
+/** Losses of a model on a text. */
 export interface Evaluation {
   /** Mean loss in nats per token. */
   loss: number;
-  /** exp(loss): the number of equally likely tokens that would have the same loss. */
+  /** exp(loss): the number of equally likely tokens that would give the same loss. */
   perplexity: number;
   /** Bits per byte of UTF-8 text, comparable between tokenizers. */
   bitsPerByte: number;
@@ -29,26 +29,26 @@ export interface EvaluatorOptions {
   maxTokens?: number;
 }
 
-/** Milliseconds after which the host waits for the device. */
+/** Milliseconds between waits for the device. */
 const WAIT_MS = 2000;
 
-/** Sums, at most, that the device keeps until they are read back together. */
+/** Sums that the device stores until they are read back together, at most. */
 const MOST_SUMS = 1024;
 
 /**
- * Sums a tensor over many runs of a program without a wait per run: every run writes the sum of its tensor,
- * and the host adds these sums in f64. A single f32 sum would stop growing: after half a billion tokens it was
- * 17 % too small.
+ * The sum of a tensor over many runs of a program, without a wait per run: every run writes the sum of its tensor, and
+ * the host adds these sums in f64. A single sum in f32 would stop growing: after half a billion tokens it was 17 % too
+ * small.
  */
 export class RunningSum {
   #total = 0;
-  #waiting = 0; // sums on the device that the total lacks
+  #waiting = 0; // sums on the device that are not in the total yet
   readonly #program: Program;
   readonly #place: Tensor;
   readonly #sums: Tensor;
 
   /**
-   * Records that the program sums x after all that it has recorded so far.
+   * Records the sum of x behind the launches that the program has.
    *
    * @param x f32 [N]
    */
@@ -64,7 +64,7 @@ export class RunningSum {
     this.#total = this.#waiting = 0;
   }
 
-  /** Submits the program once; waits for the device only if there is no room for another sum. */
+  /** Submits the program once; waits for the device only if it cannot store another sum. */
   async run(): Promise<void> {
     if (this.#waiting === MOST_SUMS) await this.total();
     upload(this.#program.device, this.#place, [this.#waiting]);
@@ -72,7 +72,7 @@ export class RunningSum {
     this.#waiting++;
   }
 
-  /** Waits for the device: the sum of x over all runs since the beginning. */
+  /** Waits for the device and returns the sum of x over all runs since the last `reset()`. */
   async total(): Promise<number> {
     const [sums] = await download(this.#program.device, this.#sums);
     for (let i = 0; i < this.#waiting; i++) this.#total += sums![i]!;
@@ -86,15 +86,15 @@ export class RunningSum {
   }
 }
 
-/** A recorded evaluation that can be repeated while the model trains. */
+/** An evaluation that is recorded once, and repeated during the training. */
 export interface Evaluator {
-  /** The launches of one batch. */
+  /** The launches for one batch. */
   readonly program: Program;
   /**
-   * Runs over the text; waits for the device.
+   * Evaluates the model on the text; waits for the device.
    *
    * @param onProgress is called every few seconds with the number of tokens predicted.
-   * @throws the reason of `signal` soon after it aborts.
+   * @throws the reason of `signal`, soon after it aborts.
    */
   run(
     options?: { onProgress?: (tokens: number) => void; signal?: AbortSignal | undefined },
@@ -103,7 +103,7 @@ export interface Evaluator {
   destroy(): void;
 }
 
-/** Records the losses of one batch, without dropout, and their sum. */
+/** Records the losses of one batch without dropout, and their sum. */
 export function recordEvaluation(
   model: Gpt,
   { batchSize: B, sequenceLength: T }: Pick<EvaluatorOptions, "batchSize" | "sequenceLength">,
@@ -148,8 +148,8 @@ export function recordEvaluation(
 }
 
 /**
- * Records the evaluation of a model on a text: every token is predicted once, without dropout; see
- * `evaluationBatches()` for how the text is cut.
+ * Records the evaluation of a model on a text. Every token is predicted once, without dropout; `evaluationBatches()`
+ * cuts the text.
  */
 export function createEvaluator(
   model: Gpt,

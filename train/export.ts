@@ -17,9 +17,10 @@ import {
 } from "../files/names.ts";
 import { checkFilePath } from "../files/disk.ts";
 import { UserError } from "../files/user_error.ts";
-import { checkFree, type FileContent, writeNew } from "./checkpoint.ts";
+import { type FileContent, writeNew } from "./run_files.ts";
+import { checkFree } from "./run_place.ts";
 
-/** What to write. */
+/** How a model is exported. */
 export interface ExportOptions {
   /** `hf`, a directory for Hugging Face transformers; `gguf`, a file for llama.cpp. */
   readonly to: "hf" | "gguf";
@@ -27,15 +28,15 @@ export interface ExportOptions {
   readonly out: string;
   /** Type that matrices are rounded to; f32 by default. */
   readonly dtype?: "f32" | "f16";
-  /** Is called with a sentence about each part of the model that the copy lacks. */
+  /** Is called with a sentence about each part of the model that the exported one lacks. */
   readonly onNotice?: (sentence: string) => void;
 }
 
 /**
- * Writes a model for another program, its tokenizer included. Adapters were merged when it was loaded.
+ * Writes a model with its tokenizer for another program. Adapters were merged when it was loaded.
  *
- * @throws {CheckpointError} if something is in the way, or the disk refuses.
- * @throws {UserError} if f16 does not hold its values, or llama.cpp has no tokenizer of its kind.
+ * @throws {CheckpointError} if the path exists, or if the system refuses.
+ * @throws {UserError} if its values overflow f16, or if llama.cpp has no tokenizer of its kind.
  *
  * @example Take a model to llama.cpp
  * ```ts
@@ -62,14 +63,16 @@ export async function exportModel(
   const { contextLength } = model.gpt.config, context = llamaCppContext(model.gpt.config);
   if (context < contextLength) {
     onNotice(
-      `the copy has a context of ${context} tokens, the model one of ${contextLength}: llama.cpp has no ` +
+      `the exported model has a context of ${context} tokens instead of ${contextLength}: llama.cpp has no ` +
         `GPT-2 layers with local attention of ${context} tokens`,
     );
   }
   const { unsaid, content } = await ggufFile(model, dtype);
   if (unsaid.length > 0) {
     onNotice(
-      `the copy does not end at the tokens ${unsaid.join(", ")}: GGUF can name three at most`,
+      `texts of the exported model do not end at the tokens ${
+        unsaid.join(", ")
+      }: GGUF has room for three at most`,
     );
   }
   writeNew(out, content);
@@ -78,7 +81,7 @@ export async function exportModel(
 /**
  * Makes sure that a model can be written at a path.
  *
- * @throws {CheckpointError} if something is there, or if what is there would be removed later.
+ * @throws {CheckpointError} if the path exists, or is among the checkpoints of a run, which removes old ones.
  * @throws {UserError} if the path of a file is that of a directory.
  */
 export function checkOutput(out: string, to: ExportOptions["to"]): void {
@@ -86,7 +89,7 @@ export function checkOutput(out: string, to: ExportOptions["to"]): void {
   if (to === "gguf") checkFilePath(out, "--out");
 }
 
-/** A model as transformers reads it: tensors and configuration. */
+/** The files of a model for transformers: tensors and configuration. */
 export async function modelFiles(
   gpt: Gpt,
   { endOfText, endIds }: Tokenizer,
@@ -101,7 +104,7 @@ export async function modelFiles(
   ];
 }
 
-/** A model's tokenizer as transformers reads it, and what ends a text that is generated. */
+/** The files of a model's tokenizer for transformers, and of the tokens that end a generated text. */
 export function tokenizerFiles(
   { config }: Gpt,
   { json, endOfText, endOfTextToken, endIds = [endOfText] }: Tokenizer,
@@ -111,7 +114,7 @@ export function tokenizerFiles(
     [
       TOKENIZER_CONFIG_FILE,
       jsonFile({
-        // without these fields transformers would choose others
+        // the defaults of transformers for these fields are others
         add_prefix_space: JSON.parse(json).pre_tokenizer?.add_prefix_space ?? false,
         bos_token: endOfTextToken,
         clean_up_tokenization_spaces: false,
@@ -128,18 +131,18 @@ export function tokenizerFiles(
   ];
 }
 
-/** A value as a JSON file that people can read. */
+/** A value as an indented JSON file. */
 export function jsonFile(value: unknown): FileContent {
   return [new TextEncoder().encode(JSON.stringify(value, null, 2) + "\n")];
 }
 
-/** A model as llama.cpp reads it, and the tokens that end a text which the file cannot name. */
+/** The file of a model for llama.cpp, and the tokens that end a text but have no field there. */
 async function ggufFile(
   { gpt, tokenizer }: LoadedModel,
   dtype: "f32" | "f16",
 ): Promise<{ content: FileContent; unsaid: readonly number[] }> {
   const type = dtype === "f32" ? "F32" : "F16", { endOfText, endIds = [] } = tokenizer;
-  // llama.cpp ends a text at any of these: the ends of a text, of a turn, of a message
+  // llama.cpp ends a text at each of three tokens: the ends of a text, of a turn, and of a message
   const [turn, message, ...unsaid] = endIds.filter((id) => id !== endOfText);
   const { vocabularySize } = gpt.config;
   const { tokens, kinds, merges } = ggufTokenizer({ ...tokenizer, vocabularySize });
@@ -166,7 +169,7 @@ function ggufId(name: string, id: number): [string, GgufValue] {
 }
 
 /**
- * Makes sure that all values are finite; they are, unless a training has diverged or f16 cannot hold them.
+ * Makes sure that all values are finite. They are not if a training has diverged, or if they overflow f16.
  *
  * @throws {UserError} naming a tensor and a value.
  */

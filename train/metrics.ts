@@ -3,11 +3,11 @@ import type { GptConfig } from "../model/config.ts";
 import { countParameters } from "../model/parameters.ts";
 
 /**
- * `metrics.jsonl`, what a run notes while it trains: a JSON object per line, of kind `start`, `step` or
- * `evaluation`. It may have gigabytes and is only ever read line by line.
+ * `metrics.jsonl`, the record of a run: a JSON object per line, of kind `start`, `step` or `evaluation`. It may have
+ * gigabytes, and is read line by line.
  *
- * If a training was resumed and the steps that it repeated were not moved to another file, the record has
- * these steps twice.
+ * If a training was resumed, and the steps that it repeated were not moved to another file, the record has these
+ * steps twice.
  *
  * @module
  */
@@ -16,15 +16,15 @@ import { countParameters } from "../model/parameters.ts";
 export interface Metric {
   /** Kind of event. */
   kind: string;
-  /** Steps done then. */
+  /** Steps done before it. */
   step: number;
-  /** Loss of a step or an evaluation. */
+  /** Of a step or an evaluation: its loss. */
   loss?: number | null;
-  /** Speed of a step. */
+  /** Of a step: its speed. */
   tokensPerSecond?: number;
   /** Of an evaluation: bits per byte of text. */
   bitsPerByte?: number | null;
-  /** Of an evaluation: the least loss possible, if it is known. */
+  /** Of an evaluation: the least possible loss, if it is known. */
   entropyPerToken?: number;
   /** Of a start: parameters of the model. */
   parameters?: number;
@@ -38,11 +38,11 @@ export interface MetricLine {
   readonly number: number;
   /** Its bytes with the line break, if it has one; valid until the next line is read. */
   readonly bytes: Uint8Array;
-  /** What it says; undefined if it is damaged, as the last one of a run that was killed. */
+  /** Its content; undefined if it is damaged, as the last line of a killed run may be. */
   readonly metric: Metric | undefined;
 }
 
-/** The file of a run. */
+/** Name of the file in a run directory. */
 export const METRICS_FILE = "metrics.jsonl";
 
 /** Bytes per read, and per line at most. */
@@ -51,7 +51,7 @@ export const CHUNK_BYTES = 2 ** 20;
 /** The byte that ends a line. */
 export const LINE_BREAK = 10;
 
-/** The lines of a record in turn, empty ones excepted; a longer one than 1 MiB comes in pieces. */
+/** The lines of a record except empty ones; a line longer than 1 MiB is yielded in pieces. */
 export function* readLines(path: string): Generator<MetricLine> {
   const buffer = new Uint8Array(CHUNK_BYTES), decoder = new TextDecoder();
   const status = statSync(path);
@@ -67,7 +67,7 @@ export function* readLines(path: string): Generator<MetricLine> {
       let from = 0;
       while (from < length) {
         const at = chunk.indexOf(LINE_BREAK, from);
-        // what lacks a line break waits for more, unless there is none or no room for it
+        // a line without its break waits for the next read, unless the file ends or the buffer is full
         if (at < 0 && read > 0 && (from > 0 || length < buffer.length)) break;
         const bytes = chunk.subarray(from, at < 0 ? length : at + 1);
         const isPiece = at < 0 && read > 0;
@@ -99,34 +99,37 @@ function parseMetric(text: string): Metric | undefined {
 }
 
 /**
- * The places where a record goes back to an earlier step, because a killed run was resumed from a
- * checkpoint: the lines before such a place with later steps were done again.
+ * The places where a record goes back to an earlier step, because a killed run was resumed from a checkpoint. The
+ * steps of lines that are before such a place, but have a later step, were repeated.
  */
 export class Rewinds {
-  /** Each with a greater step than the one before: an earlier one with such a step says nothing more. */
+  /** In ascending order of steps: a place makes all earlier places with its step or a greater one redundant. */
   readonly #places: { line: number; step: number }[] = [];
   #highest = -Infinity;
 
-  /** Takes the next line into account. */
+  /** Adds the next line. */
   add({ number, metric }: MetricLine): void {
     if (!metric) return;
     this.goBack(number, metric.kind === "step" ? metric.step - 1 : metric.step);
     this.#highest = metric.step;
   }
 
-  /** Says that everything after `step` is done again from this line on. */
+  /** Adds a place: from this line on, everything after `step` is repeated. */
   goBack(line: number, step: number): void {
     if (step >= this.#highest) return;
     while ((this.#places.at(-1)?.step ?? -Infinity) >= step) this.#places.pop();
     this.#places.push({ line, step });
   }
 
-  /** Whether nothing was done again. */
+  /** Whether no step was repeated. */
   get none(): boolean {
     return this.#places.length === 0;
   }
 
-  /** Says of each line, asked in their order, whether it was done again; a damaged one goes with the last. */
+  /**
+   * A function that returns whether the step of a line was repeated. It is called with all lines in their order; the
+   * result for a damaged line is that for the line before.
+   */
   sorter(): (line: MetricLine) => boolean {
     let next = 0, again = false;
     return ({ number, metric }) => {
@@ -137,13 +140,13 @@ export class Rewinds {
   }
 }
 
-/** Numbers of damaged lines that are named. */
+/** Damaged lines whose numbers a warning gives, at most. */
 const MOST_NAMED = 5;
 
 /**
- * What a record says, without what was done again.
+ * The lines of a record, without those whose steps were repeated.
  *
- * @param onWarning is called at the end with a sentence about damaged lines, which are passed over.
+ * @param onWarning is called at the end with a sentence about damaged lines, which are skipped.
  */
 export function* readMetrics(
   path: string,
@@ -151,26 +154,26 @@ export function* readMetrics(
 ): Generator<Metric> {
   const rewinds = new Rewinds();
   for (const line of readLines(path)) rewinds.add(line);
-  const wasDoneAgain = rewinds.sorter();
+  const wasRepeated = rewinds.sorter();
   const named: number[] = [];
   let damaged = 0, lastDamaged = 0;
   for (const line of readLines(path)) {
-    if (wasDoneAgain(line)) continue;
+    if (wasRepeated(line)) continue;
     if (line.metric) {
       yield line.metric;
       continue;
     }
-    if (line.number === lastDamaged) continue; // another piece of it
+    if (line.number === lastDamaged) continue; // another piece of the same line
     damaged++;
     lastDamaged = line.number;
     if (named.length < MOST_NAMED) named.push(line.number);
   }
   if (damaged === 0) return;
   const others = damaged > named.length ? ` and ${damaged - named.length} more` : "";
-  onWarning(`${path} is damaged in line ${named.join(", ")}${others}, which is passed over`);
+  onWarning(`${path} is damaged in line ${named.join(", ")}${others}, which is skipped`);
 }
 
-/** What a training notes when it starts or is resumed: the size of its model. */
+/** The line of a training that starts or resumes: the size of its model. */
 export function startMetric(config: GptConfig, step: number): Metric {
   return {
     kind: "start",
@@ -181,10 +184,10 @@ export function startMetric(config: GptConfig, step: number): Metric {
 }
 
 /**
- * Operations of training on one token: 6 per parameter, and 12 · L · T · C for attention.
+ * Operations of training on one token: 6 per parameter, and 12 · layers · T · C for attention.
  *
- * As PaLM counts them (Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311, appendix B): what the
- * causal mask hides counts as if it were computed, and what is frozen as if it were trained.
+ * As PaLM counts them (Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311, appendix B): positions that the
+ * causal mask hides count as if they were computed, and frozen parameters as if they were trained.
  */
 export function flopsPerToken(config: GptConfig): number {
   const { layers, width, contextLength } = config;

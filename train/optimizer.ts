@@ -6,12 +6,12 @@ import type { Gpt } from "../model/gpt.ts";
 import type { ParameterSpec } from "../model/parameters.ts";
 
 /**
- * Optimizers: a table of what each keeps for every parameter, and of the kernel that updates parameters.
+ * Optimizers: a table of their state per parameter, and of the kernels that update parameters.
  *
  * @module
  */
 
-/** Settings of the optimizer that stay the same over a training. */
+/** Settings of the optimizer that are the same for all steps of a training. */
 export interface OptimizerOptions {
   readonly weightDecay: number;
   readonly beta1: number;
@@ -20,7 +20,7 @@ export interface OptimizerOptions {
 
 /** An optimizer: a row of the table. */
 interface OptimizerKind<State extends string, Constants extends string> {
-  /** What it keeps for every trained parameter, each in an arena laid out as the parameters. */
+  /** Its state per trained parameter: an arena each, laid out as the parameters. */
   readonly state: readonly State[];
   /** Tensors that never change, f32 [K,2]. */
   constants(options: OptimizerOptions): Record<Constants, Float32Array>;
@@ -49,7 +49,7 @@ const adamwKind: OptimizerKind<"m" | "v", "corrections"> = {
 /** The optimizers by name. */
 export const OPTIMIZERS = { adamw: adamwKind } as const;
 
-/** The state of an optimizer on the device, and what updates the parameters. */
+/** The state of an optimizer on the device, and the launches that update the parameters. */
 export interface Optimizer extends Disposable {
   /** Its arenas by name, laid out as the trained parameters: what a checkpoint holds of it. */
   readonly state: ReadonlyMap<string, Arena>;

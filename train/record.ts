@@ -3,7 +3,7 @@ import { closeSync, existsSync, openSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { readAt, reasonOf, replaceFile, syncDirectory } from "../files/disk.ts";
 import { checkpointName } from "../model/files/checkpoint.ts";
-import type { RunDirectory } from "./checkpoint.ts";
+import type { RunDirectory } from "./run_directory.ts";
 import {
   CHUNK_BYTES,
   LINE_BREAK,
@@ -15,14 +15,14 @@ import {
 import { drawLoss, LossCurve } from "./loss_curve.ts";
 
 /**
- * The record of a run while it trains: `metrics.jsonl`, which grows and is not read again, and `loss.svg`.
+ * The record of a run while it trains: `metrics.jsonl`, which is only appended to, and `loss.svg`.
  *
  * @module
  */
 
 const PICTURE_FILE = "loss.svg";
 
-/** What a run notes, and what is known of all that it noted. */
+/** The record of a run: its file, and what evaluations and curves need of all its lines. */
 export class RunRecord {
   readonly #run: RunDirectory;
   readonly #losses = new LossCurve();
@@ -46,10 +46,10 @@ export class RunRecord {
   /** Appends metrics to the file, all in one write. */
   note(metrics: readonly Metric[]): void {
     this.#run.append(METRICS_FILE, metrics.map((metric) => JSON.stringify(metric)).join("\n"));
-    for (const metric of metrics) this.take(metric);
+    for (const metric of metrics) this.add(metric);
   }
 
-  /** Draws the losses; a picture that cannot be made is a notice. */
+  /** Draws the losses; if that fails, there is a notice. */
   async draw(): Promise<void> {
     let picture: string;
     try {
@@ -61,8 +61,8 @@ export class RunRecord {
     this.#run.write(PICTURE_FILE, picture);
   }
 
-  /** Takes in what the file holds already. */
-  take(metric: Metric): void {
+  /** Adds a line that is in the file already. */
+  add(metric: Metric): void {
     this.#losses.add(metric);
     const { kind, step, loss } = metric;
     if (kind !== "evaluation") return;
@@ -73,10 +73,9 @@ export class RunRecord {
 }
 
 /**
- * Opens the record of a run whose training continues after `step`, and makes it true for that step: what
- * was noted of later ones, and what an earlier training did again, moves into a file of its own, such as
- * `metrics-after-000500.jsonl`. If that fails, the lines stay, and readers of the record skip them.
- * The picture and the hints of the run follow.
+ * Opens the record of a run whose training continues after `step`. Lines of later steps, and those that an earlier
+ * training repeated, move into another file, such as `metrics-after-000500.jsonl`. If that fails, the lines stay, and
+ * readers of the record skip them. The loss curve and the hints of the run are corrected, too.
  */
 export async function openRecord(run: RunDirectory, step: number): Promise<RunRecord> {
   const path = join(run.path, METRICS_FILE);
@@ -85,20 +84,22 @@ export async function openRecord(run: RunDirectory, step: number): Promise<RunRe
   try {
     for (const line of existsSync(path) ? readLines(path) : []) {
       rewinds.add(line);
-      if (line.metric) record.take(line.metric);
+      if (line.metric) record.add(line.metric);
     }
     rewinds.goBack(Infinity, step);
     if (!rewinds.none) {
       record = new RunRecord(run);
-      const isDoneAgain = rewinds.sorter();
+      const isRepeated = rewinds.sorter();
       for (const line of readLines(path)) {
-        if (!isDoneAgain(line) && line.metric) record.take(line.metric);
+        if (!isRepeated(line) && line.metric) record.add(line.metric);
       }
       const moved = divide(path, rewinds, `metrics-after-${checkpointName(step)}`);
-      run.notices.push(`what ${path} said of steps after ${step} is in ${moved} now`);
+      run.notices.push(`the lines of ${path} for steps after ${step} are in ${moved} now`);
     }
   } catch (error) {
-    run.notices.push(`Cannot make ${path} end at step ${step} as ${reasonOf(error)}: it stays`);
+    run.notices.push(
+      `Cannot make ${path} end at step ${step} as ${reasonOf(error)}: it stays as it is`,
+    );
   }
   if (!rewinds.none) await record.draw();
   run.resumeAfter(step, record.bestStep);
@@ -106,10 +107,10 @@ export async function openRecord(run: RunDirectory, step: number): Promise<RunRe
 }
 
 /**
- * Moves the lines that are done again from a record into a file beside it.
+ * Moves the lines of repeated steps from a record into another file of the run.
  *
- * The moved lines get their name before the record loses them: a process that is killed in between leaves
- * them in both files, and the next one finds that it would move the same bytes.
+ * That file is complete before the record loses the lines: a process that is killed in between leaves them in both
+ * files, and the next one finds the same bytes there.
  *
  * @returns the path of that file.
  */
@@ -126,12 +127,12 @@ function divide(path: string, rewinds: Rewinds, name: string): string {
   return target;
 }
 
-/** The lines of a record that are done again, or all others, in chunks; each is valid until the next is read. */
-function* lines(path: string, rewinds: Rewinds, areDoneAgain: boolean): Generator<Uint8Array> {
-  const chunk = new Uint8Array(CHUNK_BYTES), isDoneAgain = rewinds.sorter();
+/** The lines of a record whose steps were repeated, or all others, in chunks, each valid until the next is read. */
+function* lines(path: string, rewinds: Rewinds, areRepeated: boolean): Generator<Uint8Array> {
+  const chunk = new Uint8Array(CHUNK_BYTES), isRepeated = rewinds.sorter();
   let length = 0, last = LINE_BREAK;
   for (const line of readLines(path)) {
-    if (isDoneAgain(line) !== areDoneAgain) continue;
+    if (isRepeated(line) !== areRepeated) continue;
     const { bytes } = line;
     if (length + bytes.length > CHUNK_BYTES) {
       yield chunk.subarray(0, length);
@@ -145,7 +146,7 @@ function* lines(path: string, rewinds: Rewinds, areDoneAgain: boolean): Generato
   if (last !== LINE_BREAK) yield new Uint8Array([LINE_BREAK]);
 }
 
-/** Whether a file has this content and no other. */
+/** Whether a file has exactly this content. */
 function holds(path: string, content: Iterable<Uint8Array>): boolean {
   const status = statSync(path);
   if (!status.isFile()) return false;

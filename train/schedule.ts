@@ -13,7 +13,7 @@ export interface Schedule {
 /**
  * Learning rate of a step, counted from 0.
  *
- * Warm-up begins at learningRate / (warmupSteps + 1), so that no step is wasted at zero; the cosine
+ * Warm-up begins at learningRate / (warmupSteps + 1), as a step at zero would change nothing; the cosine
  * is that of Loshchilov and Hutter 2017 (https://arxiv.org/abs/1608.03983) without restarts.
  */
 export function learningRateAt(

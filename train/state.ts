@@ -40,7 +40,8 @@ import { downloadTable, loadAdapters, loadParameters, saveAdapters } from "../mo
 import { readText } from "../files/json.ts";
 import { CONFIG_FILE, TOKENIZER_FILE } from "../files/names.ts";
 import { UserError } from "../files/user_error.ts";
-import type { FileContent, RunDirectory } from "./checkpoint.ts";
+import type { RunDirectory } from "./run_directory.ts";
+import type { FileContent } from "./run_files.ts";
 import { checkFinite, jsonFile, modelFiles, tokenizerFiles } from "./export.ts";
 import type { ResolvedOptions } from "./options.ts";
 import { savedOptions } from "./resolve.ts";
@@ -50,7 +51,7 @@ import { tuningOf } from "./tuning.ts";
 import { OptionError, validateOptions } from "./validate.ts";
 
 /**
- * What a checkpoint holds of a training, and how the training gets it back.
+ * The content of a checkpoint: how a training is saved and restored.
  *
  * @module
  */
@@ -61,14 +62,14 @@ export interface Resumed {
   state: TrainerState;
   config: GptConfig;
   tokenizer: Tokenizer;
-  /** The model beside which the checkpoint's adapters stand, if it holds these alone. */
+  /** The base of the checkpoint's adapters, if it holds adapters only. */
   base?: ModelSource;
 }
 
 /**
- * Makes sure that a training can reach a state: its options are valid, and the rest agrees with them.
+ * Makes sure that a training can reach a state: its options are valid, and its other fields agree with them.
  *
- * @throws {CheckpointError} naming the field that does not.
+ * @throws {CheckpointError} naming the field that is wrong.
  */
 export function checkState(state: TrainerState, path: string): void {
   const check = (ok: boolean, reason: string) => {
@@ -78,7 +79,7 @@ export function checkState(state: TrainerState, path: string): void {
     validateOptions(state.options);
   } catch (error) {
     if (!(error instanceof OptionError)) throw error;
-    check(false, `its options must be possible: ${error.reason}`);
+    check(false, `its options must be valid: ${error.reason}`);
   }
   const { step, batchIndex, seed, schedule } = state;
   const options = state.options as unknown as ResolvedOptions;
@@ -108,9 +109,9 @@ export function checkState(state: TrainerState, path: string): void {
 }
 
 /**
- * Reads what a training is resumed with, but for the large tensors, which `restore()` reads.
+ * Reads a checkpoint from which a training is resumed, except for its large tensors, which `restore()` reads.
  *
- * @param likely where the base of adapters may lie, if it is not where they say.
+ * @param likely directories where the base of adapters may be, if it is not at the place that they name.
  */
 export async function readCheckpoint(
   path: string,
@@ -147,36 +148,36 @@ export async function readCheckpoint(
   };
 }
 
-/** What is saved of a training. */
+/** The parts of a training that a checkpoint saves. */
 export interface Saved {
   run: RunDirectory;
   options: ResolvedOptions;
-  /** Names of the options that were typed. */
+  /** Names of the options that the user typed. */
   typed: readonly string[];
   corpus: Corpus;
   batches: Batches;
   gpt: Gpt;
   trainStep: TrainStep;
-  /** The model that the training began with. */
+  /** The model from which the training started. */
   source: TrainerState["source"] | undefined;
 }
 
-/** Bytes of a checkpoint's files that hold no tensors, its tokenizer excepted; generously. */
+/** Upper bound of the bytes of a checkpoint's files without its tensors and tokenizer. */
 const SMALL_FILES_BYTES = 2 ** 16;
 
-/** About how many bytes a checkpoint will have, by the parameters of its model. */
+/** Approximate bytes of a checkpoint, by the parameters of its model. */
 export function checkpointBytes(table: readonly ParameterSpec[], { json }: Tokenizer): number {
   const isLora = table.some(({ name }) => isAdapter(name));
   let floats = 0;
   for (const { shape, trained } of table) {
-    // adapters are saved without their model; only what is trained has a state of the optimizer
+    // adapters are saved without their base; only trained parameters have optimizer state
     const arenas = OPTIMIZERS.adamw.state.length;
     floats += size(shape) * ((trained || !isLora ? 1 : 0) + (trained ? arenas : 0));
   }
   return 4 * floats + json.length + SMALL_FILES_BYTES;
 }
 
-/** Writes everything that a resumed training, or Hugging Face transformers, needs. */
+/** Writes a checkpoint, from which a training is resumed, and which Hugging Face transformers opens. */
 export async function saveCheckpoint(
   { run, options, typed, corpus, batches, gpt, trainStep, source }: Saved,
   { step, bestLoss, best }: { step: number; bestLoss: number | null; best: boolean },
@@ -220,14 +221,14 @@ export async function saveCheckpoint(
   }, { keep: options.keep, best });
 }
 
-/** What PEFT's configuration of adapters says of the model beside which they stand. */
+/** The base of adapters, as PEFT's configuration names it. */
 function baseOf(spec: string): AdapterBase {
   if (!spec.startsWith("hf:")) return { base: spec };
   const { repo, revision } = parseHubSpec(spec);
   return { base: repo, ...(revision === undefined ? {} : { revision }) };
 }
 
-/** Restores the model, the state of the optimizer and that of the step from a checkpoint. */
+/** Restores the model, the state of the optimizer and the state of the step from a checkpoint. */
 export function restore({ path, state, base }: Resumed, gpt: Gpt, trainStep: TrainStep): void {
   const read = (name: string, load: (tensors: TensorFiles["tensors"], where: string) => void) => {
     const where = join(path, name), files = openTensorFiles([where]);

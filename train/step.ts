@@ -24,7 +24,7 @@ import {
   OPTIMIZERS,
 } from "./optimizer.ts";
 
-/** What stays the same over all steps of a training. */
+/** Options that are the same for all steps of a training. */
 export interface StepOptions extends OptimizerOptions {
   /** B: sequences in one micro-batch. */
   readonly batchSize: number;
@@ -47,7 +47,7 @@ export interface StepState {
   growthTracker: number;
   /** Steps that were applied. */
   optimizerSteps: number;
-  /** Steps that were skipped for a non-finite gradient, in all and in a row up to now. */
+  /** Steps that were skipped for a non-finite gradient: in all, and in a row up to now. */
   skippedSteps: number;
   consecutiveSkips: number;
 }
@@ -81,7 +81,7 @@ function initialState(precision: Gpt["precision"]): StepState {
 }
 
 /**
- * Whether a training can reach a state: each skipped step halved the scale, and it doubled at most once per
+ * Whether a training can reach a state. Each skipped step halves the scale, which doubles at most once per
  * `GROWTH_INTERVAL` applied steps, up to the largest power of two in f32.
  */
 export function isReachable(
@@ -96,7 +96,7 @@ export function isReachable(
     doublings <= optimizerSteps / GROWTH_INTERVAL;
 }
 
-/** Reports that the device keeps before the oldest is overwritten. */
+/** Reports that the device stores; a newer one overwrites the oldest. */
 export const REPORT_ROWS = 256;
 const REPORT_COLUMNS = 8;
 
@@ -107,7 +107,7 @@ export interface StepBatches {
   at(index: number): Batch | undefined;
 }
 
-/** Bytes of batches, at most, that are queued for the device; until it reads them they take memory. */
+/** Bytes of batches that are queued for the device, at most: they are in memory until it reads them. */
 const MOST_WAITING_BYTES = 256 * 2 ** 20;
 
 /** A recorded training step: gradients, optimizer, and the program that is replayed every step. */
@@ -116,8 +116,8 @@ export interface TrainStep extends Disposable {
   /** Gradients of the last step, with the loss scale. */
   readonly gradients: Arena;
   /**
-   * The launches of a step: a micro-batch that sets the gradients, if there are others one that adds to
-   * them, and the update. For the tuner and the benchmarks.
+   * The launches of a step: a micro-batch that sets the gradients; if there are several, another one that adds to
+   * them; and the update. For the tuner and the benchmarks.
    */
   readonly program: Program;
   /** Bytes on the device beside the model's parameters. */
@@ -126,9 +126,9 @@ export interface TrainStep extends Disposable {
    * Submits one step. Waits for the device only if many bytes of batches are queued.
    *
    * @param step counts from 0 and decides, with the seed, what dropout drops.
-   * @param batches one for each micro-batch, each asked for as it is submitted.
-   * @param options.counted targets that count in all batches; without it all batches are made before the first
-   * is submitted.
+   * @param batches the micro-batches; each is made when it is submitted.
+   * @param options.counted number of targets in all batches, without those that are ignored; by default all batches
+   * are made to count them before the first is submitted.
    */
   submit(
     step: number,
@@ -139,7 +139,7 @@ export interface TrainStep extends Disposable {
   reports(count: number): Promise<StepReport[]>;
   /** Waits for the device and returns the state that the next step begins with. */
   state(): Promise<StepState>;
-  /** Replaces the state that the next step begins with by that of a checkpoint. */
+  /** Sets the state that the next step begins with, from a checkpoint. */
   restore(state: StepState): void;
   /** Frees everything but the model. */
   destroy(): void;
@@ -306,7 +306,7 @@ export function createTrainStep(model: Gpt, options: StepOptions): TrainStep {
   };
 }
 
-/** Targets that count in all micro-batches together. */
+/** Number of targets in all micro-batches, without those that are ignored. */
 function countedOf(batches: StepBatches): number {
   let counted = 0;
   for (let i = 0; i < batches.length; i++) counted += batches.at(i)!.counted;

@@ -14,11 +14,11 @@ const SAMPLE_PROMPTS = ["Once upon a time", "One day"];
 /** Tokens per sample. */
 export const SAMPLE_TOKENS = 120;
 
-/** Skipped steps in a row that end the training. */
+/** Consecutive skipped steps that end the training. */
 const MOST_SKIPS = 100;
 
-/** Milliseconds between reports: reading them back leaves the device idle for about 1 % of that time. */
-const READ_BACK_MS = 1000;
+/** Milliseconds between reports: while they are read back, the device is idle for about 1 % of that time. */
+const REPORT_MS = 1000;
 
 /** What the training loop works with. */
 export interface Loop extends Saved {
@@ -28,149 +28,44 @@ export interface Loop extends Saved {
   signal: AbortSignal | undefined;
   /** Steps already done. */
   first: number;
+  /** Validation loss of the best evaluation so far. */
   bestLoss: number | null;
-  /** Checkpoint that the run was resumed from. */
+  /** Checkpoint from which the run was resumed. */
   path?: string;
 }
 
 /**
- * Submits step after step. The host waits for the device only to read the reports of several steps together,
- * and before an evaluation, a sample or a checkpoint. An evaluation may take hours: one that the signal
+ * The training loop. It submits step after step, and waits for the device only to read the reports of several steps
+ * together, and for an evaluation, a sample or a checkpoint. An evaluation may take hours: one that the signal
  * interrupts is repeated when the run is resumed.
  */
 export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
   const { run, record, options, corpus, batches, gpt, trainStep, signal } = loop;
   const { gradientAccumulation, steps: total } = options;
   const tokensPerStep = options.batchSize * options.contextLength * gradientAccumulation;
-  const entropy = corpus.entropyPerToken === undefined
-    ? {}
-    : { entropyPerToken: corpus.entropyPerToken };
+
   let { first: step, bestLoss, path } = loop;
-  let evaluated = false, best = false, saved = path !== undefined;
-  let unreported: { learningRate: number }[] = []; // steps that were submitted
+  let isSaved = path !== undefined; // whether there is a checkpoint of this step
+  let isEvaluated = true; // whether the evaluation that is due at this step, if one is, is done
+  let isBest = false; // whether the last evaluation is the best
+  let hasLearned = step === total; // whether a step changed the model, or there is none to do
+  let isCompiled = false; // drivers compile a kernel when it first runs, so the first step has no speed
+  let learningRates: number[] = []; // of the steps that were submitted and not reported
   let since = performance.now(), stepsPerReport = 1;
-  let applied = step === total; // whether a step changed the model, or none was to be done
-  let compiled = false; // drivers compile a kernel when it first runs: the first step has no speed
 
-  const due = (every: number) => every > 0 && step % every === 0;
-  const isEvaluating = () => due(options.evalEvery) || step === total;
-  const evaluate = async function* (): AsyncGenerator<TrainEvent> {
-    let evaluation: Evaluation;
-    try {
-      evaluation = await loop.evaluate();
-    } catch (error) {
-      if (!signal?.aborted || error !== signal.reason) throw error;
-      return;
-    }
-    evaluated = true;
-    best = Number.isFinite(evaluation.loss) && (bestLoss === null || evaluation.loss < bestLoss);
-    if (best) bestLoss = evaluation.loss;
-    const metric = { kind: "evaluation" as const, step, ...evaluation, ...entropy };
-    record.note([metric]);
-    await record.draw();
-    yield { ...metric, best };
-    yield* noticesOf(run);
-    if (!Number.isFinite(evaluation.loss)) {
-      throw new UserError(
-        `Cannot continue training as the validation loss must be finite: current value is ` +
-          `${evaluation.loss} at step ${step}`,
-        { hint: DIVERGED },
-      );
-    }
-  };
-  const save = async function* (): AsyncGenerator<TrainEvent> {
-    path = await saveCheckpoint(loop, { step, bestLoss, best: evaluated && best });
-    saved = true;
-    yield { kind: "checkpoint", step, path };
-    yield* noticesOf(run);
-  };
+  const isDue = (every: number) => every > 0 && step % every === 0;
+  const isEvaluating = () => isDue(options.evalEvery) || step === total;
 
-  /** Submits the next step without waiting for it. */
-  const submit = async () => {
-    const learningRate = learningRateAt(step, options);
-    const first = step * gradientAccumulation;
-    const microBatches = { length: gradientAccumulation, at: (i: number) => batches.at(first + i) };
-    await trainStep.submit(step, microBatches, {
-      learningRate,
-      counted: batches.counted(first, gradientAccumulation),
-    });
-    unreported.push({ learningRate });
-    step++;
-    saved = evaluated = false;
-  };
-  /** Waits for the submitted steps and reports them; throws if the training has diverged. */
-  const report = async function* (): AsyncGenerator<TrainEvent> {
-    const count = unreported.length;
-    const reports = await trainStep.reports(count), last = reports.at(-1)!;
-    const elapsedMs = performance.now() - since;
-    const tokensPerSecond = compiled ? tokensPerStep * count / elapsedMs * 1000 : undefined;
-    compiled = true;
-    stepsPerReport = Math.max(
-      1,
-      Math.min(REPORT_ROWS, Math.floor(count * READ_BACK_MS / elapsedMs)),
-    );
-    const metrics = reports.map(({ skippedSteps: skipped, ...report }, i) => ({
-      kind: "step" as const,
-      step: step - count + i + 1,
-      loss: report.loss,
-      learningRate: unreported[i]!.learningRate,
-      gradientNorm: report.gradientNorm,
-      lossScale: report.lossScale,
-      skipped,
-      ...(tokensPerSecond === undefined ? {} : { tokensPerSecond: Math.round(tokensPerSecond) }),
-    }));
-    unreported = [];
-    record.note(metrics); // all in one write, as the device is idle meanwhile
-    yield* noticesOf(run);
-    const secondsLeft = tokensPerSecond === undefined ? {} : {
-      secondsLeft: (total - step) * tokensPerStep / tokensPerSecond,
-    };
-    for (const [i, metric] of metrics.entries()) {
-      yield { ...metric, steps: total, ...secondsLeft };
-      const { consecutiveSkips } = reports[i]!;
-      if (consecutiveSkips >= MOST_SKIPS) {
-        throw new UserError(
-          `Cannot continue training as ${consecutiveSkips} steps in a row had a gradient that is not ` +
-            `finite: try a lower --learning-rate (it is ${options.learningRate}) or --precision f32`,
-        );
-      }
-    }
-    if (last.lossScale < 1 && options.precision === "f16") {
-      const message = `the loss scale fell to ${last.lossScale}: gradients overflow f16`;
-      yield { kind: "notice", message };
-    }
-    applied ||= reports.some(({ skipped }) => !skipped);
-    if (step === total && !applied) {
-      throw new UserError(
-        `Cannot finish training as the gradient of every step since step ${loop.first} was not finite, ` +
-          `and so none changed the model: try a lower --learning-rate (it is ` +
-          `${options.learningRate}), --precision f32, or more --steps`,
-      );
-    }
-  };
-  const sample = async function* (): AsyncGenerator<TrainEvent> {
-    const turn = Math.floor(step / options.sampleEvery);
-    const prompt = SAMPLE_PROMPTS[turn % SAMPLE_PROMPTS.length]!;
-    let text = "";
-    const request = { prompt, maxNewTokens: SAMPLE_TOKENS, seed: step };
-    for await (const piece of generate({ gpt, tokenizer: corpus.tokenizer }, request)) {
-      text += piece;
-    }
-    yield { kind: "sample", step, prompt, text };
-  };
-
-  if (saved && isEvaluating() && record.lastEvaluation !== step) {
+  if (isSaved && isEvaluating() && record.lastEvaluation !== step) { // it was interrupted
     yield* evaluate();
-    if (evaluated) yield* save(); // this checkpoint may be the best one
+    if (isEvaluated) yield* save(); // this checkpoint may be the best one
     since = performance.now();
-  } else {
-    evaluated = true;
   }
   while (step < total && !signal?.aborted) {
     await submit();
-    const isSaving = due(options.saveEvery), isSampling = due(options.sampleEvery);
-    const isReporting = unreported.length >= stepsPerReport || isEvaluating() || isSaving ||
-      isSampling || signal?.aborted;
+    const isSampling = isDue(options.sampleEvery), isSaving = isDue(options.saveEvery);
+    const isReporting = learningRates.length >= stepsPerReport || isEvaluating() || isSampling ||
+      isSaving || signal?.aborted;
     if (!isReporting) continue;
     yield* report();
     if (isEvaluating()) yield* evaluate();
@@ -178,9 +73,122 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     if (isSaving) yield* save();
     since = performance.now();
   }
-
-  if (!saved) yield* save();
-  const isDone = step >= total && evaluated;
-  const reason = isDone ? options.endsWith : "interrupted";
+  if (!isSaved) yield* save();
+  const reason = step >= total && isEvaluated ? options.endsWith : "interrupted";
   yield { kind: "end", reason, step, path: path! };
+
+  /** Submits the next step without waiting for it. */
+  async function submit(): Promise<void> {
+    const learningRate = learningRateAt(step, options);
+    const first = step * gradientAccumulation;
+    const microBatches = { length: gradientAccumulation, at: (i: number) => batches.at(first + i) };
+    const counted = batches.counted(first, gradientAccumulation);
+    await trainStep.submit(step, microBatches, { learningRate, counted });
+    learningRates.push(learningRate);
+    step++;
+    isSaved = isEvaluated = false;
+  }
+
+  /** Waits for the submitted steps and reports them. */
+  async function* report(): AsyncGenerator<TrainEvent> {
+    const count = learningRates.length;
+    const reports = await trainStep.reports(count);
+    const elapsedMs = performance.now() - since;
+    const speed = tokensPerStep * count / elapsedMs * 1000;
+    const metrics = reports.map(({ loss, gradientNorm, lossScale, skippedSteps }, i) => ({
+      kind: "step" as const,
+      step: step - count + i + 1,
+      loss,
+      learningRate: learningRates[i]!,
+      gradientNorm,
+      lossScale,
+      skipped: skippedSteps,
+      ...(isCompiled ? { tokensPerSecond: Math.round(speed) } : {}),
+    }));
+    const left = isCompiled ? { secondsLeft: (total - step) * tokensPerStep / speed } : {};
+    learningRates = [];
+    isCompiled = true;
+    const most = Math.min(REPORT_ROWS, Math.floor(count * REPORT_MS / elapsedMs));
+    stepsPerReport = Math.max(1, most);
+    record.note(metrics); // all in one write, as the device is idle meanwhile
+    yield* noticesOf(run);
+    for (const [i, metric] of metrics.entries()) {
+      yield { ...metric, steps: total, ...left };
+      checkSkips(reports[i]!.consecutiveSkips);
+    }
+    const { lossScale } = reports.at(-1)!;
+    if (lossScale < 1 && options.precision === "f16") {
+      const message = `the loss scale fell to ${lossScale}: gradients overflow f16`;
+      yield { kind: "notice", message };
+    }
+    hasLearned ||= reports.some(({ skipped }) => !skipped);
+    if (step === total) checkHasLearned();
+  }
+
+  /** Evaluates the model, unless the signal interrupts that. */
+  async function* evaluate(): AsyncGenerator<TrainEvent> {
+    isEvaluated = false;
+    let evaluation: Evaluation;
+    try {
+      evaluation = await loop.evaluate();
+    } catch (error) {
+      if (signal?.aborted && error === signal.reason) return;
+      throw error;
+    }
+    isEvaluated = true;
+    const { loss } = evaluation, { entropyPerToken } = corpus;
+    isBest = Number.isFinite(loss) && (bestLoss === null || loss < bestLoss);
+    if (isBest) bestLoss = loss;
+    const entropy = entropyPerToken === undefined ? {} : { entropyPerToken };
+    const metric = { kind: "evaluation" as const, step, ...evaluation, ...entropy };
+    record.note([metric]);
+    await record.draw();
+    yield { ...metric, best: isBest };
+    yield* noticesOf(run);
+    if (Number.isFinite(loss)) return;
+    throw new UserError(
+      `Cannot continue training as the validation loss must be finite: current value is ${loss} ` +
+        `at step ${step}`,
+      { hint: DIVERGED },
+    );
+  }
+
+  /** Generates a text with the model. */
+  async function* sample(): AsyncGenerator<TrainEvent> {
+    const turn = Math.floor(step / options.sampleEvery);
+    const prompt = SAMPLE_PROMPTS[turn % SAMPLE_PROMPTS.length]!;
+    const request = { prompt, maxNewTokens: SAMPLE_TOKENS, seed: step };
+    let text = "";
+    for await (const piece of generate({ gpt, tokenizer: corpus.tokenizer }, request)) {
+      text += piece;
+    }
+    yield { kind: "sample", step, prompt, text };
+  }
+
+  /** Saves a checkpoint. */
+  async function* save(): AsyncGenerator<TrainEvent> {
+    path = await saveCheckpoint(loop, { step, bestLoss, best: isEvaluated && isBest });
+    isSaved = true;
+    yield { kind: "checkpoint", step, path };
+    yield* noticesOf(run);
+  }
+
+  /** Throws if too many steps in a row were skipped. */
+  function checkSkips(consecutiveSkips: number): void {
+    if (consecutiveSkips < MOST_SKIPS) return;
+    throw new UserError(
+      `Cannot continue training as ${consecutiveSkips} steps in a row had a gradient that is not ` +
+        `finite: try a lower --learning-rate (it is ${options.learningRate}) or --precision f32`,
+    );
+  }
+
+  /** Throws if all steps were skipped. */
+  function checkHasLearned(): void {
+    if (hasLearned) return;
+    throw new UserError(
+      `Cannot finish training as the gradient of every step since step ${loop.first} was not finite, ` +
+        `so that none changed the model: try a lower --learning-rate (it is ` +
+        `${options.learningRate}), --precision f32, or more --steps`,
+    );
+  }
 }

@@ -16,10 +16,10 @@ export type Choices = ReadonlyMap<string, string>;
 /** Version of the kernels; a change that makes old timings meaningless raises it. */
 const KERNELS_VERSION = 1;
 
-/** The software that timings depend on; Deno contains the shader compiler. */
+/** The software on which timings depend; Deno contains the shader compiler. */
 const MADE_BY = `kernels ${KERNELS_VERSION}, Deno ${Deno.version.deno}`;
 
-/** The file that keeps the choices of each adapter between runs. */
+/** The file that stores the choices of each adapter between runs. */
 interface TuningFile {
   madeBy: string;
   choices: Record<string, Record<string, string>>;
@@ -36,7 +36,7 @@ export function adapterOf({ name, backend }: Device): string {
 }
 
 /**
- * The choices remembered for a device; none if the file is absent or made by another version.
+ * The choices stored for a device; none if the file is absent or made by another version.
  *
  * @param onWarning is called with a sentence if there is a file that cannot be read.
  */
@@ -49,9 +49,9 @@ export function readChoices(
 }
 
 /**
- * Remembers the choices of a device, beside those for other work and other adapters.
+ * Stores the choices of a device, together with those for other work and other adapters.
  *
- * @param onWarning is called with a sentence if the file cannot be written: the next run finds them anew.
+ * @param onWarning is called with a sentence if the file cannot be written: the next run times kernels again.
  */
 export function writeChoices(
   path: string,
@@ -68,7 +68,7 @@ export function writeChoices(
     replaceText(path, JSON.stringify(file, null, 2) + "\n");
   } catch (error) {
     if (!(error instanceof UserError)) throw error;
-    onWarning(`the fastest kernels are not remembered: ${error.message}`);
+    onWarning(`the fastest kernels are not stored for other runs: ${error.message}`);
   }
 }
 
@@ -93,12 +93,12 @@ function isTuningFile(file: { choices: unknown }): file is TuningFile {
     );
 }
 
-/** The kernels of a training, as its checkpoint keeps them. */
+/** The kernels of a training, as its checkpoint stores them. */
 export function tuningOf(device: Device): TrainerState["tuning"] {
   return { adapter: adapterOf(device), choices: sorted(device.choices) };
 }
 
-/** The choices of a checkpoint, unless it was made on another adapter than this. */
+/** The choices of a checkpoint; undefined if it was made on another adapter. */
 export function choicesOf(
   { tuning: { adapter, choices } }: Pick<TrainerState, "tuning">,
   device: Device,
@@ -112,14 +112,14 @@ function sorted(choices: Choices): Record<string, string> {
   return Object.fromEntries([...choices].sort(([a], [b]) => a < b ? -1 : 1));
 }
 
-/** What happens if a checkpoint names kernels that are not there. */
+/** The end of a sentence about kernels that do not exist. */
 export const DEFAULTS_INSTEAD = "the default kernels are used instead";
 
 /**
- * Removes the device's choices for a program that this version does not have on that device. The program was
- * recorded with the default kernels in their place.
+ * Removes the device's choices for a program that name kernels which this version does not have on that device. The
+ * program was recorded with the default kernels instead.
  *
- * @param origin what the choices come from.
+ * @param origin the file or checkpoint of the choices, for the sentence.
  * @returns a sentence that names the kernels, if there are any.
  */
 export function forgetUnavailable(
@@ -134,16 +134,16 @@ export function forgetUnavailable(
 }
 
 /**
- * Records the training step with the kernels that a resumed run was trained with, so that it continues to
- * the bit; or else with those that are fastest here, which are remembered or found now.
+ * Records the training step. A resumed run uses the kernels of its checkpoint, so that it continues to the bit; any
+ * other uses the fastest ones, which are stored or found now.
  */
 export async function* recordTuned(
   record: () => TrainStep,
   { device, tune, remember, file, saved }: {
     device: Device;
-    /** Whether to time kernels for which no choice is remembered. */
+    /** Whether to time kernels for work that has no stored choice. */
     tune: boolean;
-    /** Whether to use remembered choices. */
+    /** Whether to use stored choices. */
     remember: boolean;
     file: string;
     saved: TrainerState | undefined;
@@ -155,7 +155,7 @@ export async function* recordTuned(
   const choices = kept ?? (remember ? readChoices(file, device, warn) : new Map());
   if (saved && !kept) {
     warn(
-      `resuming on ${adapterOf(device)} what was trained on ${saved.tuning.adapter}: ` +
+      `resuming on ${adapterOf(device)} a run that was trained on ${saved.tuning.adapter}: ` +
         `the last bits of the results may differ`,
     );
   }
@@ -165,11 +165,11 @@ export async function* recordTuned(
   for (const [key, variant] of choices) device.choices.set(key, variant);
   const step = record();
   const { tunables } = step.program;
-  // choices for other sizes would change the checkpoint and the evaluation
+  // choices for other work would be stored in the checkpoint and used by the evaluation
   for (const key of device.choices.keys()) if (!tunables.has(key)) device.choices.delete(key);
   const unknown = forgetUnavailable(step.program, kept ? "the checkpoint" : file);
   if (unknown !== undefined) {
-    const instead = kept || !tune ? DEFAULTS_INSTEAD : "others are chosen now";
+    const instead = kept || !tune ? DEFAULTS_INSTEAD : "the fastest are found now";
     yield { kind: "notice", message: `${unknown}; ${instead}` };
   }
   const open = kept || !tune ? [] : untuned(device, tunables.values());

@@ -541,7 +541,7 @@ const MISTAKES: [name: string, args: string[], message: RegExp][] = [
   ],
   ["train", ["--data-version", "v3"], /Allowed choices are v1, v2/],
   ["export", ["--to", "onnx"], /Allowed choices are hf, gguf/],
-  ["export", ["--out", directory], /^Error: Cannot write \S+ as it is there already: .*--out\n$/],
+  ["export", ["--out", directory], /^Error: Cannot write \S+ as it exists: .*--out\n$/],
   ["export", ["--run", join(directory, "none")], /deno task train/],
   [
     "train",

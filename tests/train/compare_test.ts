@@ -3,7 +3,7 @@ import { join } from "node:path";
 import type { TrainerState } from "../../model/files/checkpoint.ts";
 import { PRESETS } from "../../model/config.ts";
 import { toHuggingFaceConfig } from "../../model/files/hugging_face.ts";
-import { openRunDirectory } from "../../train/checkpoint.ts";
+import { openRunDirectory } from "../../train/run_directory.ts";
 import {
   caveats,
   compareTable,
@@ -127,7 +127,7 @@ Deno.test("readRun() skips damaged lines with a warning", () => {
   const warnings: string[] = [];
   assert.equal(readRun(path, (sentence) => warnings.push(sentence)).points.length, 1);
   assert.deepEqual(warnings, [
-    `${join(path, "metrics.jsonl")} is damaged in line 2, 5, which is passed over`,
+    `${join(path, "metrics.jsonl")} is damaged in line 2, 5, which is skipped`,
   ]);
 });
 
@@ -154,7 +154,7 @@ Deno.test("readRun() skips a checkpoint when its state is damaged", () => {
   Deno.mkdirSync(join(path, "checkpoints", "000010"));
   const warnings: string[] = [];
   assert.equal(readRun(path, (sentence) => warnings.push(sentence)).last.step, 1);
-  assert.match(warnings.join("\n"), /^[^\n]*000010 .* is missing; taking .*000009 instead$/);
+  assert.match(warnings.join("\n"), /^[^\n]*000010 .* is missing; using .*000009 instead$/);
 });
 
 Deno.test("readRun() reads the options of the checkpoint to which the record belongs", () => {
@@ -181,7 +181,7 @@ Deno.test("readRun() throws one sentence when something is missing", () => {
     [none, "it has no evaluation yet"],
     [silent, "it has no metrics.jsonl that can be read"],
     [`${silent}/`, "it has no metrics.jsonl that can be read"],
-    [bare, "it has no checkpoint yet, which holds its options"],
+    [bare, "it has no checkpoint yet, which would hold its options"],
     [shapeless, "its checkpoint does not name the batch size"],
   ];
   for (const [path, reason] of cases) {
@@ -221,7 +221,7 @@ Deno.test("caveats() names the figures that cannot be compared", () => {
   assert.deepEqual(caveats(runs), []);
   assert.match(
     caveats([a!, { ...a!, tokenizerHash: "other" }])[0]!,
-    /bits per byte compare, losses/,
+    /bits per byte can be compared, losses/,
   );
   assert.match(caveats([a!, { ...a!, dataHash: "other" }])[0]!, /different texts/);
 });

@@ -187,7 +187,7 @@ Deno.test("exportModel() keeps all tokens at which texts end", async () => {
   const { values } = read(file);
   const ids = ["eos", "eot", "eom"].map((n) => values.get(`tokenizer.ggml.${n}_token_id`)!.value);
   assert.deepEqual(ids, [256, 5, 7]);
-  assert.match(notices.join(), /^the copy does not end at the tokens 8, 9: /);
+  assert.match(notices.join(), /^texts of the exported model do not end at the tokens 8, 9: /);
 });
 
 Deno.test("exportModel() to GGUF cuts the context of a GPT-Neo to what all its layers see", async () => {
@@ -202,7 +202,7 @@ Deno.test("exportModel() to GGUF cuts the context of a GPT-Neo to what all its l
   const notices: string[] = [], out = place("neo.gguf");
   const onNotice = (sentence: string) => notices.push(sentence);
   await exportModel({ gpt: neo, tokenizer }, { to: "gguf", out, onNotice });
-  assert.match(notices.join(), /^the copy has a context of 16 tokens, the model one of 38: /);
+  assert.match(notices.join(), /^the exported model has a context of 16 tokens instead of 38: /);
   const { values, tensors } = read(out);
   assert.equal(values.get("gpt2.context_length")!.value, 16);
   assert.deepEqual(tensors.get("position_embd.weight")!.dims, [24, 16]);
@@ -216,7 +216,7 @@ Deno.test("exportModel() throws one sentence when it cannot write a model, and l
   for (const to of ["hf", "gguf"] as const) {
     await assert.rejects(exportModel({ gpt, tokenizer }, { to, out }), {
       name: "CheckpointError",
-      message: `Cannot write ${out} as it is there already: choose another --out`,
+      message: `Cannot write ${out} as it exists: choose another --out`,
     });
   }
   const llama = JSON.parse(tokenizer.json);

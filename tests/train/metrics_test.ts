@@ -34,13 +34,13 @@ Deno.test("readMetrics() skips lines that are not whole, and gives their numbers
   ], "");
   const { said, warnings } = read(path);
   assert.deepEqual(said, ["step 1 2.5", "evaluation 2 null"]);
-  assert.deepEqual(warnings, [`${path} is damaged in line 2, 4, 6, 7, which is passed over`]);
+  assert.deepEqual(warnings, [`${path} is damaged in line 2, 4, 6, 7, which is skipped`]);
 });
 
 Deno.test("readMetrics() names few of many damaged lines", () => {
   const path = write("worse.jsonl", Array.from({ length: 5000 }, () => "x"));
   assert.deepEqual(read(path).warnings, [
-    `${path} is damaged in line 1, 2, 3, 4, 5 and 4995 more, which is passed over`,
+    `${path} is damaged in line 1, 2, 3, 4, 5 and 4995 more, which is skipped`,
   ]);
 });
 
@@ -111,7 +111,7 @@ Deno.test("readMetrics() reads a file that is too long for a string", () => {
   file.writeSync(new TextEncoder().encode(last));
   assert.deepEqual(read(path), {
     said: ["step 1 1", "step 2 2"],
-    warnings: [`${path} is damaged in line 2, which is passed over`],
+    warnings: [`${path} is damaged in line 2, which is skipped`],
   });
   Deno.removeSync(path);
 });

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
-import { openRunDirectory } from "../../train/checkpoint.ts";
+import { openRunDirectory } from "../../train/run_directory.ts";
 import { openRecord } from "../../train/record.ts";
 import { directory, makeRun } from "../checkpoints.ts";
 
@@ -44,7 +44,7 @@ Deno.test("openRecord() moves the lines after its step into another file", async
   }
   const notices = await resume(run, 2);
   assert.deepEqual(notices, [
-    `what ${join(run, "metrics.jsonl")} said of steps after 2 is in ` +
+    `the lines of ${join(run, "metrics.jsonl")} for steps after 2 are in ` +
     `${join(run, "metrics-after-000002.jsonl")} now`,
   ]);
   assert.equal(read(run), textOf(before));

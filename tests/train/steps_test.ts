@@ -7,7 +7,7 @@ import { trainTokenizer } from "../../data/tokenizer/train.ts";
 import { readTrainerState } from "../../model/files/checkpoint.ts";
 import { createGpt } from "../../model/gpt.ts";
 import { initializeParameters } from "../../model/weights.ts";
-import { openRunDirectory } from "../../train/checkpoint.ts";
+import { openRunDirectory } from "../../train/run_directory.ts";
 import type { TrainEvent } from "../../train/events.ts";
 import type { ResolvedOptions } from "../../train/options.ts";
 import { openRecord } from "../../train/record.ts";
@@ -98,7 +98,7 @@ async function runScript(
   const submitted: { step: number; batches: readonly Batch[]; learningRate: number }[] = [];
   const readBacks: number[] = [], events: TrainEvent[] = [], evaluatedAfter: number[] = [];
   const record = await openRecord(run, 0), { first = 0 } = rest;
-  if (first > 0 && !rest.isEvaluationCut) record.take({ kind: "evaluation", step: first });
+  if (first > 0 && !rest.isEvaluationCut) record.add({ kind: "evaluation", step: first });
   let clock = 0;
   const { now } = performance;
   performance.now = () => clock;

@@ -79,7 +79,10 @@ Deno.test("writeChoices() warns in a sentence when it cannot write, and leaves n
   const warnings: string[] = [];
   writeChoices(file, deviceWith({ a: "1" }), (sentence) => warnings.push(sentence));
   assert.equal(warnings.length, 1);
-  assert.match(warnings[0]!, /^the fastest kernels are not remembered: Cannot write [^\n]+$/);
+  assert.match(
+    warnings[0]!,
+    /^the fastest kernels are not stored for other runs: Cannot write [^\n]+$/,
+  );
 
   const taken = fileIn("taken");
   mkdirSync(taken, { recursive: true }); // a directory in the file's place
@@ -216,7 +219,7 @@ Deno.test("train() names the GPU adapter of a checkpoint when it resumes on anot
   const notices = events.flatMap((event) => event.kind === "notice" ? [event.message] : []);
   assert.equal(
     notices.at(-1),
-    `resuming on ${adapterOf(device)} what was trained on another GPU, Vulkan: ` +
+    `resuming on ${adapterOf(device)} a run that was trained on another GPU, Vulkan: ` +
       `the last bits of the results may differ`,
   );
   assert.deepEqual(state.tuning, { adapter: adapterOf(device), choices: {} });

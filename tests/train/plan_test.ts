@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { choosePreset } from "../../train/train.ts";
+import { choosePreset } from "../../train/plan.ts";
 import { device } from "../kernels/harness.ts";
 
 Deno.test("choosePreset() chooses nano on a CPU adapter and mini on a GPU, unless a preset is given", () => {

@@ -7,7 +7,7 @@ import {
   newestCheckpoint,
   verifyCheckpoint,
 } from "../../model/files/checkpoint.ts";
-import { moveAside, openRunDirectory } from "../../train/checkpoint.ts";
+import { moveAside, openRunDirectory } from "../../train/run_directory.ts";
 import { directory, exampleFiles, exampleState, makeRun } from "../checkpoints.ts";
 import { freshSeed } from "../seeds.ts";
 
@@ -320,7 +320,7 @@ Deno.test("openRunDirectory() restores a checkpoint when its replacement was not
 /** A process that saves checkpoint after checkpoint, or one again and again, until it is killed. */
 const SAVER = `
 import { openRunDirectory } from ${
-  JSON.stringify(new URL("../../train/checkpoint.ts", import.meta.url).href)
+  JSON.stringify(new URL("../../train/run_directory.ts", import.meta.url).href)
 };
 const run = openRunDirectory(Deno.args[0]);
 const state = JSON.parse(Deno.args[1]);

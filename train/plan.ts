@@ -1,0 +1,378 @@
+import { dirname, join, resolve } from "node:path";
+import { DataError } from "../data/text/data_error.ts";
+import { Batches } from "../data/tokens/batches.ts";
+import { type Corpus, loadCorpus } from "../data/tokens/corpus.ts";
+import type { HubOptions } from "../data/hub/hub.ts";
+import { loadTokenizer } from "../data/tokenizer/load.ts";
+import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
+import { misfitsOf } from "../data/tokens/vocabulary_fit.ts";
+import { taskCommand } from "../files/command_line.ts";
+import { UserError } from "../files/user_error.ts";
+import { KEPT_BASE } from "../generate/base.ts";
+import {
+  findModel,
+  hashModel,
+  MODEL_NAMES,
+  modelPaths,
+  type ModelSource,
+} from "../generate/source.ts";
+import type { Device } from "../kernels/device.ts";
+import { type GptConfig, type LoraConfig, type PresetName, PRESETS } from "../model/config.ts";
+import { newestCheckpoint, type TrainerState } from "../model/files/checkpoint.ts";
+import { defaultTargets } from "../model/files/lora.ts";
+import { parameterTable } from "../model/parameters.ts";
+import { type Precision, resolvePrecision } from "../model/precision.ts";
+import { noteAdapters } from "./base.ts";
+import { type Callbacks, reporting, type TrainEvent } from "./events.ts";
+import { checkTraining } from "./limits.ts";
+import { DEFAULT_OPTIONS, type ResolvedOptions, type TrainOptions } from "./options.ts";
+import { findRenamed, wholeSpec } from "./renamed.ts";
+import {
+  batchShapeOf,
+  fineTuningDefaults,
+  NAME_THE_TEXT,
+  presetDefaults,
+  resolveOptions,
+  resumeOptions,
+  type TrainingDefaults,
+  typedNames,
+} from "./resolve.ts";
+import type { RunDirectory } from "./run_directory.ts";
+import { learningRateAt, type Schedule } from "./schedule.ts";
+import { checkState, readCheckpoint, type Resumed } from "./state.ts";
+
+/**
+ * Every choice of a training, before anything is allocated: first those that do not need its data, which may take
+ * long to read, then the data, then the rest.
+ *
+ * @module
+ */
+
+/** The device and directory of a training, and the signal that ends it early. */
+export interface Workplace {
+  readonly device: Device;
+  readonly directory: RunDirectory;
+  readonly signal: AbortSignal | undefined;
+  readonly hub: Pick<HubOptions, "environment">;
+}
+
+/** The choices of a training that do not depend on its data. */
+export interface Plan {
+  /** The options that are given; the others have the values of the checkpoint, if there is one, or their defaults. */
+  readonly given: TrainOptions;
+  /** Names of the options that the user typed, now or at an earlier start. */
+  readonly typed: readonly string[];
+  /** The checkpoint of this run from which it is resumed. */
+  readonly resumed: Resumed | undefined;
+  /** Whether the options give the data another name than the checkpoint does. */
+  readonly hasNewData: boolean;
+  /** The model from which a new run starts, unless it starts from random parameters. */
+  readonly initial: ModelSource | undefined;
+  /** The configuration of the resumed or initial model, with the adapters that are trained. */
+  readonly config: GptConfig | undefined;
+  readonly preset: PresetName | "auto";
+  readonly precision: Precision;
+  readonly defaults: TrainingDefaults;
+}
+
+/** A training with every choice made. */
+export interface Run extends Workplace, Plan {
+  readonly corpus: Corpus;
+  readonly batches: Batches;
+  readonly options: ResolvedOptions;
+  readonly config: GptConfig;
+  /** The model from which the run started, as its checkpoints record it. */
+  readonly source: TrainerState["source"] | undefined;
+  /** Steps already done. */
+  readonly first: number;
+}
+
+/** Reads the newest whole checkpoint of the run, if it has one. */
+export async function* findCheckpoint(
+  { directory, hub, signal }: Workplace,
+  { base, initFrom }: Partial<TrainOptions>,
+): AsyncGenerator<TrainEvent, Resumed | undefined> {
+  const warnings: string[] = [];
+  const path = newestCheckpoint(directory.path, (sentence) => warnings.push(sentence), checkState);
+  for (const message of warnings) yield { kind: "notice", message };
+  if (path === undefined) return undefined;
+  const likely = initFrom === undefined ? [] : [initFrom];
+  return yield* reporting(
+    (callbacks) => readCheckpoint(path, { ...hub, ...callbacks, base }, likely),
+    signal,
+  );
+}
+
+/** Makes the choices that do not depend on the data, and throws if the training cannot run. */
+export async function* makePlan(
+  place: Workplace,
+  wanted: Partial<TrainOptions>,
+  checkpoint: Resumed | undefined,
+): AsyncGenerator<TrainEvent, Plan> {
+  const { device, directory, signal, hub } = place;
+  const renamed = checkpoint && (yield* reporting(
+    (callbacks) => findRenamed(wanted, checkpoint, dataPlaces(place), callbacks),
+    signal,
+  ));
+  const resumed = checkpoint && withSource(checkpoint, renamed?.source);
+  const { options, typed } = resumed
+    ? resumeOptions(wanted, resumed.state, resumed.path, renamed?.options)
+    : { options: { ...DEFAULT_OPTIONS, ...wanted }, typed: typedNames(wanted) };
+  const initial = resumed ? undefined : yield* findInitial(options, { ...hub, signal });
+  const given = withAdapters(options, resumed?.config ?? initial?.config);
+  const lora = loraOf(given);
+  const config = resumed?.config ?? (initial && { ...initial.config, ...(lora ? { lora } : {}) });
+  if (config) parameterTable(config, given.freeze); // throws if adapters, freezing and model contradict
+  if (given.keepBase && !lora) {
+    throw new UserError(
+      `Cannot train as --keep-base needs --lora-rank: current value is ${given.keepBase}`,
+    );
+  }
+  const precision = resolvePrecision(device, given.precision);
+  const { preset, reason, defaults } = config && given.initFrom !== undefined
+    ? fineTuningOf(config, resumed?.state.source?.spec ?? initial!.spec)
+    : choosePreset(device, given.preset);
+  yield {
+    kind: "notice",
+    message:
+      `${resumed && preset !== "auto" ? `preset ${preset}, as in the checkpoint` : reason}; ` +
+      `precision ${precision} on ${device.name}`,
+  };
+  const shape = batchShapeOf(given, defaults);
+  checkTraining(device, {
+    ...given,
+    ...shape,
+    ...{ precision, isResumed: resumed !== undefined },
+    config: config ?? newModel(preset, { ...shape, vocabularySize: LEAST_VOCABULARY }),
+  });
+  if (lora) yield* holdBase(directory, (resumed?.base ?? initial)!.directory, given);
+  const hasNewData = renamed?.options.data !== undefined;
+  return { given, typed, resumed, hasNewData, initial, config, preset, precision, defaults };
+}
+
+/** Tokens of the smallest vocabulary, a lower bound until the data is known; a multiple of a kernel's vectors. */
+const LEAST_VOCABULARY = 64;
+
+/** A checkpoint whose model source has a new name, if it has one. */
+function withSource(checkpoint: Resumed, source: TrainerState["source"] | undefined): Resumed {
+  return source ? { ...checkpoint, state: { ...checkpoint.state, source } } : checkpoint;
+}
+
+/** The configuration of a model with random parameters. */
+function newModel(
+  preset: PresetName | "auto",
+  { contextLength, vocabularySize }: { contextLength: number; vocabularySize: number },
+): GptConfig {
+  return { ...PRESETS[preset as PresetName], contextLength, vocabularySize };
+}
+
+/** The cache directory and the hub of a training's data. */
+function dataPlaces({ hub, directory }: Workplace) {
+  return { ...hub, cacheDirectory: cacheBeside(directory.path) };
+}
+
+/** Finds and tokenizes the data, or finds its tokens in the cache. */
+export async function* openCorpus(
+  place: Workplace,
+  { given, resumed, hasNewData, initial }: Plan,
+): AsyncGenerator<TrainEvent, Corpus> {
+  const { data, dataVersion, textField, workers, vocabulary } = given;
+  if (Array.isArray(data)) yield { kind: "notice", message: `reading ${data.join(", ")}` };
+  const corpus = yield* reporting(async (callbacks) =>
+    await loadCorpus({
+      ...dataPlaces(place),
+      ...callbacks,
+      ...{ dataVersion, textField, workers, vocabulary },
+      data: data === "auto" ? "sample" : data,
+      ...(resumed || initial
+        ? { tokenizer: (resumed ?? initial)!.tokenizer }
+        : { baseTokenizer: await tokenizerOf(given, place.hub, callbacks) }),
+    }).catch((error) => {
+      if (!resumed || !(error instanceof DataError) || hasNewData) throw error;
+      throw new UserError(
+        `Cannot resume ${resumed.path} as its data must be readable: ${error.reason}`,
+        { hint: NAME_THE_TEXT },
+      );
+    }), place.signal);
+  try {
+    if (initial) {
+      const { tokenizer, training } = corpus;
+      for (const message of await misfitsOf(tokenizer, training, given.initFrom!)) {
+        yield { kind: "notice", message };
+      }
+    }
+    if (resumed && corpus.hash !== resumed.state.data.hash) {
+      throw new UserError(
+        `Cannot resume ${resumed.path} as its data must be unchanged: ` +
+          `${corpus.name} has changed since`,
+        { hint: NAME_THE_TEXT },
+      );
+    }
+  } catch (error) {
+    corpus.close();
+    throw error;
+  }
+  return corpus;
+}
+
+/** The tokenizer that the options name; undefined for GPT-2's, of which the data may need only a part. */
+async function tokenizerOf(
+  { tokenizer }: TrainOptions,
+  hub: Pick<HubOptions, "environment">,
+  { onNotice, signal }: Callbacks,
+): Promise<Tokenizer | undefined> {
+  if (tokenizer === undefined || tokenizer === "gpt2") return undefined;
+  return await loadTokenizer(tokenizer, { ...hub, onNotice, signal });
+}
+
+/** Makes the choices that depend on the data. */
+export function* finishPlan(
+  place: Workplace,
+  plan: Plan,
+  corpus: Corpus,
+): Generator<TrainEvent, Run> {
+  const { given, typed, resumed, initial, preset, precision, defaults } = plan;
+  const batches = new Batches(corpus.training, {
+    ...batchShapeOf(given, defaults),
+    sequence: given.sequence,
+    seed: given.seed,
+    padding: corpus.tokenizer.endOfText,
+  });
+  const named = {
+    data: corpus.data,
+    tokenizer: wholeSpec(given.tokenizer, ["gpt2"]),
+    initFrom: wholeSpec(given.initFrom, Object.keys(MODEL_NAMES)),
+    vocabulary: resumed || initial ? given.vocabulary : corpus.vocabulary,
+  };
+  const options = resolveOptions({ ...given, ...named }, {
+    preset,
+    precision,
+    defaults,
+    stepsPerEpoch: batches.perEpoch / given.gradientAccumulation,
+    typed,
+    began: resumed?.state.options as ResolvedOptions | undefined,
+  });
+  const first = resumed?.state.step ?? 0;
+  const message = resumed && first < options.steps
+    ? jumpOf(first, { before: resumed.state.schedule, now: options })
+    : undefined;
+  if (message !== undefined) yield { kind: "notice", message };
+  const { vocabularySize } = corpus.tokenizer, { contextLength } = options;
+  const config = plan.config ?? newModel(preset, { contextLength, vocabularySize });
+  checkTraining(place.device, { ...options, config, isResumed: resumed !== undefined });
+  const source = resumed?.state.source ??
+    (initial && { spec: initial.spec, sha256: hashModel(initial) });
+  return { ...place, ...plan, corpus, batches, options, config, source, first };
+}
+
+/** Relative change of the learning rate of which a notice is given. */
+const NOTICEABLE = 0.1;
+
+/** A sentence if new options change the learning rate of the next step of a resumed run. */
+function jumpOf(
+  step: number,
+  { before, now }: { before: Schedule; now: Schedule },
+): string | undefined {
+  const [old, rate] = [learningRateAt(step, before), learningRateAt(step, now)];
+  if (Math.abs(rate - old) <= NOTICEABLE * old) return undefined;
+  const figure = (value: number) => `${Number(value.toPrecision(3))}`;
+  return `the learning rate jumps: step ${step + 1} has ${figure(rate)} instead of ${figure(old)}` +
+    (now.steps === before.steps
+      ? ""
+      : `; the schedule now has ${now.steps} steps instead of ${before.steps}`);
+}
+
+/** The cache directory of all runs in the same folder, which `prepare` also fills. */
+export function cacheBeside(runDirectory: string): string {
+  return join(dirname(runDirectory), "cache");
+}
+
+/** What determines the defaults of a training, and a notice about it. */
+interface ChosenDefaults {
+  preset: PresetName | "auto";
+  reason: string;
+  defaults: TrainingDefaults;
+}
+
+/** The defaults of a training that starts from a model. */
+function fineTuningOf(config: GptConfig, spec: string): ChosenDefaults {
+  return { preset: "auto", reason: `starting from ${spec}`, defaults: fineTuningDefaults(config) };
+}
+
+/** The preset that a training uses on a device, which `auto` leaves open, and the reason. */
+export function choosePreset(
+  device: Device,
+  preset: PresetName | "auto",
+): ChosenDefaults {
+  const [chosen, reason] = preset !== "auto"
+    ? [preset, `preset ${preset}, as asked`] as const
+    : device.isCpu
+    ? ["nano", "preset nano, as no GPU was found and the CPU computes"] as const
+    : ["mini", "preset mini, as there is a GPU"] as const;
+  return { preset: chosen, reason, defaults: presetDefaults(chosen) };
+}
+
+/** Finds the model that `--init-from` names, if it is given. */
+async function* findInitial(
+  { initFrom, base, contextLength, loraRank }: TrainOptions,
+  { signal, ...hub }: Pick<HubOptions, "environment"> & { signal: AbortSignal | undefined },
+): AsyncGenerator<TrainEvent, ModelSource | undefined> {
+  if (initFrom === undefined) {
+    if (base !== undefined) {
+      throw new UserError(
+        `Cannot train as --base needs adapters to start from or to resume: current value is ${base}`,
+      );
+    }
+    if (loraRank === undefined) return undefined;
+    throw new UserError(
+      `Cannot train as --lora-rank needs --init-from, a model to train adapters for: ` +
+        `current value is ${loraRank}`,
+    );
+  }
+  yield { kind: "notice", message: `looking for ${initFrom}` };
+  const source = yield* reporting(
+    (callbacks) => findModel(initFrom, { ...hub, ...callbacks, base, contextLength }),
+    signal,
+  );
+  if (source.adapters && loraRank !== undefined) {
+    throw new UserError(
+      `Cannot train adapters for ${initFrom} as it must be a whole model: it has adapters, ` +
+        `which ${taskCommand("export")} merges`,
+    );
+  }
+  return source;
+}
+
+/** Copies the base of a run's adapters, or notes that it is needed: a resumed run and a loaded model need it. */
+function* holdBase(
+  run: RunDirectory,
+  base: string,
+  { keepBase }: TrainOptions,
+): Generator<TrainEvent> {
+  const kept = join(run.path, KEPT_BASE);
+  if (resolve(base) === resolve(kept)) return;
+  if (keepBase) {
+    yield { kind: "notice", message: `copying ${base} to ${kept}` };
+    run.copy(KEPT_BASE, modelPaths(base));
+    return;
+  }
+  const message = noteAdapters(run.path, base);
+  if (message !== undefined) yield { kind: "notice", message };
+}
+
+/** The options, with alpha and targets of adapters chosen. */
+function withAdapters(options: TrainOptions, config: GptConfig | undefined): TrainOptions {
+  const { loraRank, loraAlpha, loraTargets } = options;
+  if (loraRank === undefined || !config) return options;
+  return {
+    ...options,
+    loraAlpha: loraAlpha ?? 2 * loraRank,
+    loraTargets: loraTargets ?? defaultTargets(config).join(","),
+  };
+}
+
+/** The adapters that the options describe, if they do. */
+function loraOf({ loraRank, loraAlpha, loraTargets }: TrainOptions): LoraConfig | undefined {
+  if (loraRank === undefined) return undefined;
+  return { rank: loraRank, alpha: loraAlpha!, targets: loraTargets!.split(",") };
+}

@@ -1,0 +1,412 @@
+import { createHash } from "node:crypto";
+import {
+  closeSync,
+  existsSync,
+  fstatSync,
+  ftruncateSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readSync,
+  renameSync,
+  rmSync,
+  statSync,
+} from "node:fs";
+import { basename, dirname, join } from "node:path";
+import {
+  freeBytesAt,
+  isSystemError,
+  makeWhole,
+  readChunks,
+  reasonOf,
+  replaceFile,
+  shortageAt,
+  SPARE_BYTES,
+  syncDirectory,
+  TEMPORARY_NAME,
+  UUID,
+  writeAll,
+  writeDirectory,
+} from "../files/disk.ts";
+import { byteCount } from "../files/units.ts";
+import { KEPT_BASE } from "../generate/base.ts";
+import {
+  checkFileNames,
+  CheckpointError,
+  checkpointName,
+  type FileDigest,
+  listCheckpoints,
+  serializeState,
+  STATE_FILE,
+  type TrainerState,
+} from "../model/files/checkpoint.ts";
+import { runThatNeeds } from "./base.ts";
+import { LINE_BREAK } from "./metrics.ts";
+import { bytesOf, checkFits, type FileContent, refusing } from "./run_files.ts";
+import { checkRunPlace } from "./run_place.ts";
+
+/**
+ * The directory of a run: its lock, its checkpoints, and the files that a training may do without.
+ *
+ * @module
+ */
+
+/**
+ * Opens a run directory, making it if needed, and takes its lock. Removes leftovers of a process that was killed
+ * while it wrote or removed a checkpoint.
+ *
+ * @param freeBytes free space at a path, for tests.
+ * @throws {CheckpointError} if another process trains there, if the directory cannot be written, or if a run
+ * cannot be there, see `checkRunPlace()`.
+ */
+export function openRunDirectory(
+  path: string,
+  { freeBytes = freeBytesAt }: { freeBytes?: (path: string) => number } = {},
+): RunDirectory {
+  let isNew = false;
+  const lock = refusing(`open run ${path}`, () => {
+    checkRunPlace(path);
+    isNew = !existsSync(path);
+    mkdirSync(join(path, "checkpoints"), { recursive: true });
+    return Deno.openSync(join(path, "lock"), { create: true, write: true });
+  });
+  if (!lock.tryLockSync(true)) {
+    lock.close();
+    throw new CheckpointError(`Cannot open run ${path} as another process is training there`);
+  }
+  const run = new RunDirectory({ path, lock, isNew, freeBytes });
+  run.removeLeftovers();
+  return run;
+}
+
+/** Characters that wait to be appended to a file that cannot be written now, at most. */
+const MOST_UNWRITTEN = 2 ** 24;
+
+/** A run directory that only this process writes to, from `openRunDirectory()`. */
+export class RunDirectory {
+  /** Its path. */
+  readonly path: string;
+  /** Sentences about failures that do not end a training, once per file; who reads them removes them. */
+  readonly notices: string[] = [];
+  readonly #checkpoints: string;
+  readonly #lock: Deno.FsFile;
+  /** Whether the directory was made when it was opened. */
+  readonly #isNew: boolean;
+  readonly #freeBytes: (path: string) => number;
+  /** Name of the best checkpoint; empty if there is none. */
+  #best: string;
+  /** By file, lines that could not be appended yet. */
+  readonly #unwritten = new Map<string, string>();
+  /** What failed the last time. */
+  readonly #failing = new Set<string>();
+  /** Checkpoints that adapters need, of which a notice was given. */
+  readonly #needed = new Set<string>();
+
+  constructor(
+    { path, lock, isNew, freeBytes }: {
+      path: string;
+      lock: Deno.FsFile;
+      isNew: boolean;
+      freeBytes: (path: string) => number;
+    },
+  ) {
+    this.path = path;
+    this.#checkpoints = join(path, "checkpoints");
+    this.#lock = lock;
+    this.#isNew = isNew;
+    this.#freeBytes = freeBytes;
+    this.#best = readHint(path, "best");
+  }
+
+  /** Gives the lock back. A directory that is new, and in which nothing was saved, is removed. */
+  close(): void {
+    for (const [name, text] of this.#unwritten) this.#append(name, text);
+    // while it is locked; Windows removes no open file, and the directory stays
+    if (this.#isNew) this.#tryTo(`remove ${this.path}`, () => removeUnused(this.path));
+    this.#lock.close();
+  }
+
+  /**
+   * Writes a checkpoint so that after a crash or a power cut it is whole or absent.
+   *
+   * Its files are written to a temporary directory and synced, last the state with their hashes; then the directory
+   * is renamed and its parent synced. A checkpoint of the same step is replaced, and the hints `latest` and
+   * perhaps `best` are rewritten.
+   *
+   * Then older checkpoints beyond `keep` are removed, except the best one and those that adapters of other runs
+   * need. Later ones stay: they are damaged, or the training would have resumed from them. A failure after the
+   * rename is a notice.
+   *
+   * @returns the checkpoint's path.
+   * @throws {CheckpointError} if there is no room or the system refuses; older checkpoints stay.
+   */
+  save(
+    files: ReadonlyMap<string, FileContent>,
+    state: Omit<TrainerState, "files">,
+    { keep, best }: { keep: number; best: boolean },
+  ): string {
+    const name = checkpointName(state.step), target = join(this.#checkpoints, name);
+    const what = `save checkpoint ${target}`;
+    checkFileNames(files.keys(), `Cannot ${what}`);
+    try {
+      refusing(what, () => {
+        const digests: Record<string, FileDigest> = {};
+        for (const [file, content] of files) digests[file] = digest(content);
+        checkFits(what, this.#checkpoints, bytesOf(files.values()), this.#freeBytes);
+        const manifest = new TextEncoder().encode(serializeState({ ...state, files: digests }));
+        makeWhole(
+          target,
+          (temporary) => writeDirectory(temporary, [...files, [STATE_FILE, [manifest]]]),
+          () => {
+            if (!existsSync(target)) return;
+            // no call swaps two directories: until the new one has the name, the old one can get it back
+            renameSync(target, join(this.#checkpoints, `.old-${name}-${crypto.randomUUID()}`));
+          },
+        );
+        syncDirectory(this.#checkpoints);
+      });
+    } finally {
+      this.#clearCheckpoints();
+    }
+    this.#hint("latest", name);
+    if (best) this.#hint("best", this.#best = name);
+    this.#tryTo(
+      `remove checkpoints beyond --keep from ${this.#checkpoints}`,
+      () => this.#prune(state.step, keep),
+    );
+    return target;
+  }
+
+  /**
+   * Compares the free space with what the checkpoints of a training will need.
+   *
+   * @param saves checkpoints that will be saved, as far as is known.
+   * @throws {CheckpointError} if not even one fits; a notice says if not all do.
+   */
+  checkRoom(
+    { checkpointBytes, keep, saves }: { checkpointBytes: number; keep: number; saves: number },
+  ): void {
+    if (saves === 0) return;
+    // the best one and the one that is being written come on top
+    const missing = Math.max(1, keep + 2 - listCheckpoints(this.path).length);
+    const count = Math.min(missing, saves), directory = this.#checkpoints;
+    checkFits("save a checkpoint", directory, checkpointBytes, this.#freeBytes);
+    const needed = count * checkpointBytes + SPARE_BYTES;
+    const shortage = shortageAt(directory, needed, this.#freeBytes);
+    if (shortage === undefined) return;
+    this.notices.push(
+      `Cannot save ${count} checkpoints of ${byteCount(checkpointBytes)} each as ${shortage}; ` +
+        `make room, or lower --keep: current value is ${keep}`,
+    );
+  }
+
+  /**
+   * Corrects the hints for a training that continues after `step`: they must not name a later checkpoint.
+   *
+   * @param bestStep step of the best evaluation up to there, if there was one.
+   */
+  resumeAfter(step: number, bestStep: number | undefined): void {
+    const exists = (name: string) => name !== "" && existsSync(join(this.#checkpoints, name));
+    const latest = checkpointName(step);
+    this.#hint("latest", exists(latest) ? latest : "");
+    if (!(Number(this.#best) > step)) return;
+    this.#best = bestStep === undefined ? "" : checkpointName(bestStep);
+    this.#hint("best", exists(this.#best) ? this.#best : "");
+  }
+
+  /**
+   * Appends one or several lines to a file of the run. If the system refuses, that is a notice, and the lines are
+   * written together with the next ones.
+   */
+  append(name: string, lines: string): void {
+    const text = `${this.#unwritten.get(name) ?? ""}${lines}\n`;
+    if (this.#append(name, text)) {
+      this.#unwritten.delete(name);
+    } else if (text.length <= MOST_UNWRITTEN) {
+      this.#unwritten.set(name, text);
+    } else {
+      const file = join(this.path, name);
+      this.notices.push(`${file} lacks ${text.length} characters that could not be written`);
+      this.#unwritten.delete(name);
+    }
+  }
+
+  /** Writes a file of the run, replacing it as a whole. If the system refuses, that is a notice. */
+  write(name: string, text: string): void {
+    const file = join(this.path, name);
+    this.#tryTo(`write ${file}`, () => replaceFile(file, [new TextEncoder().encode(text)]));
+  }
+
+  /**
+   * Copies files into a folder of the run, replacing it, so that after a crash it is whole or absent.
+   *
+   * @throws {CheckpointError} if there is no room or the system refuses.
+   */
+  copy(folder: string, files: readonly string[]): void {
+    const target = join(this.path, folder), what = `copy files to ${target}`;
+    refusing(what, () => {
+      const bytes = files.reduce((sum, file) => sum + statSync(file).size, 0);
+      checkFits(what, this.path, bytes, this.#freeBytes);
+      const copies = files.map((file) => [basename(file), readChunks(file)] as const);
+      makeWhole(
+        target,
+        (temporary) => writeDirectory(temporary, copies),
+        () => rmSync(target, { recursive: true, force: true }),
+      );
+      syncDirectory(this.path);
+    });
+  }
+
+  /** Removes the temporary files of a process that was killed. */
+  removeLeftovers(): void {
+    this.#clearCheckpoints();
+    this.#tryTo(`clear ${this.path}`, () => {
+      for (const { name, isFile } of Deno.readDirSync(this.path)) {
+        const isOurs = isFile || name.startsWith(`.tmp-${KEPT_BASE}-`);
+        if (isOurs && TEMPORARY_NAME.test(name)) rmSync(join(this.path, name), { recursive: true });
+      }
+    });
+  }
+
+  #clearCheckpoints(): void {
+    this.#tryTo(`clear ${this.#checkpoints}`, () => clearLeftovers(this.#checkpoints));
+  }
+
+  /** Does something without which a training can continue; returns whether it was possible. */
+  #tryTo(what: string, action: () => void): boolean {
+    try {
+      action();
+      this.#failing.delete(what);
+      return true;
+    } catch (error) {
+      if (!isSystemError(error)) throw error;
+      const notice = `Cannot ${what} as ${reasonOf(error)}: training continues without it`;
+      if (!this.#failing.has(what)) this.notices.push(notice);
+      this.#failing.add(what);
+      return false;
+    }
+  }
+
+  #append(name: string, text: string): boolean {
+    const file = join(this.path, name);
+    return this.#tryTo(`write ${file}`, () => appendWhole(file, text));
+  }
+
+  /** Makes `latest` or `best` name a checkpoint, or removes it if the name is empty. */
+  #hint(name: string, checkpoint: string): void {
+    if (readHint(this.path, name) === checkpoint) return;
+    if (checkpoint !== "") return this.write(name, `${checkpoint}\n`);
+    const file = join(this.path, name);
+    this.#tryTo(`remove ${file}`, () => rmSync(file));
+  }
+
+  /** Removes the oldest checkpoints up to `step` except the newest `keep`, the best, and those that are needed. */
+  #prune(step: number, keep: number): void {
+    const earlier = listCheckpoints(this.path).filter((checkpoint) => checkpoint.step <= step);
+    for (const { path } of earlier.slice(keep)) {
+      if (basename(path) !== this.#best && !this.#isNeeded(path)) discard(path);
+    }
+  }
+
+  #isNeeded(checkpoint: string): boolean {
+    const run = runThatNeeds(checkpoint);
+    if (run === undefined) return false;
+    if (!this.#needed.has(checkpoint)) {
+      this.notices.push(`keeping ${checkpoint}: the adapters in ${run} need it`);
+    }
+    this.#needed.add(checkpoint);
+    return true;
+  }
+}
+
+/**
+ * Renames a run directory to the first free `NAME-1`, `NAME-2`, … so that a new one can take its place.
+ *
+ * @returns the new name, or undefined if there was no such run.
+ * @throws {CheckpointError} if another process trains there or the directory cannot be renamed.
+ */
+export function moveAside(path: string): string | undefined {
+  refusing(`open run ${path}`, () => checkRunPlace(path));
+  if (!existsSync(path)) return undefined;
+  openRunDirectory(path).close(); // nobody trains there
+  if (/^\.{1,2}$/.test(basename(path))) {
+    throw new CheckpointError(
+      `Cannot move run ${path} aside as it is the working directory: ` +
+        `type the command elsewhere, with the path of the run`,
+    );
+  }
+  const name = join(dirname(path), basename(path)); // without the slash that may end a path
+  let number = 1;
+  while (existsSync(`${name}-${number}`)) number++;
+  const aside = `${name}-${number}`;
+  refusing(`move ${path} to ${aside}`, () => renameSync(path, aside));
+  return aside;
+}
+
+/** Removes a run that holds nothing but what `openRunDirectory()` makes. */
+function removeUnused(path: string): void {
+  const names = readdirSync(path).filter((name) => name !== "lock" && name !== "checkpoints");
+  if (names.length > 0 || readdirSync(join(path, "checkpoints")).length > 0) return;
+  rmSync(path, { recursive: true });
+}
+
+/** The checkpoint that `latest` or `best` names; empty if that cannot be read. */
+function readHint(run: string, name: string): string {
+  try {
+    return Deno.readTextFileSync(join(run, name)).trim();
+  } catch {
+    return "";
+  }
+}
+
+/** Appends lines, all or none, on a new line even if a killed process left half a line. */
+function appendWhole(path: string, text: string): void {
+  const file = openSync(path, "a+");
+  try {
+    const { size } = fstatSync(file), last = new Uint8Array([LINE_BREAK]);
+    if (size > 0) readSync(file, last, 0, 1, size - 1);
+    try {
+      writeAll(file, new TextEncoder().encode(last[0] === LINE_BREAK ? text : `\n${text}`));
+    } catch (error) {
+      ftruncateSync(file, size);
+      throw error;
+    }
+  } finally {
+    closeSync(file);
+  }
+}
+
+/**
+ * Removes the leftovers of an interrupted save or removal. A checkpoint that was to be replaced by one of the same
+ * step gets its name back if the new one was not completed. Anything else belongs to others.
+ */
+function clearLeftovers(checkpoints: string): void {
+  for (const { name, isDirectory } of Deno.readDirSync(checkpoints)) {
+    const match = LEFTOVER.exec(name);
+    if (!isDirectory || !match) continue;
+    const [, kind, step = ""] = match;
+    const leftover = join(checkpoints, name), displaced = join(checkpoints, step);
+    if (kind === "old" && !existsSync(displaced)) renameSync(leftover, displaced);
+    else rmSync(leftover, { recursive: true });
+  }
+}
+
+/** Temporary names of checkpoints; the first two kinds had no UUID in earlier versions. */
+const LEFTOVER = new RegExp(`^\\.(?:(tmp|old)-(\\d{6,})(?:-${UUID})?|trash-\\d{6,}-${UUID})$`);
+
+/** Renames a directory and then removes it, so that no checkpoint is ever partly removed. */
+function discard(path: string): void {
+  const trash = join(dirname(path), `.trash-${basename(path)}-${crypto.randomUUID()}`);
+  renameSync(path, trash);
+  rmSync(trash, { recursive: true });
+}
+
+function digest(content: FileContent): FileDigest {
+  const hash = createHash("sha256");
+  let bytes = 0;
+  for (const chunk of content) {
+    hash.update(chunk);
+    bytes += chunk.length;
+  }
+  return { bytes, sha256: hash.digest("hex") };
+}
