@@ -1,14 +1,14 @@
 import { type AddedToken, UnsupportedTokenizer } from "./tokenizer_file.ts";
 
-/** Finds added tokens in a text. */
-export interface AddedTokens {
-  /**
-   * Splits a text into the parts between added tokens and the ids of these tokens.
-   *
-   * @param options.special whether special tokens are found too; otherwise they are text like any other.
-   */
-  split(text: string, options: { special: boolean }): (string | number)[];
-}
+/**
+ * Splits a text into the parts between added tokens and the ids of these tokens.
+ *
+ * @param options.special whether special tokens are found too; otherwise they are text like any other.
+ */
+export type AddedTokenSplitter = (
+  text: string,
+  options: { special: boolean },
+) => (string | number)[];
 
 /** An added token, and its spelling in the texts that are searched. */
 export type SpelledToken = AddedToken & { readonly spelled: string };
@@ -18,12 +18,12 @@ const STARTS_WITH_WORD = new RegExp(`^${WORD}`, "u");
 const WHITE_SPACE_AT_START = /^\p{White_Space}*/u;
 const WHITE_SPACE = /^\p{White_Space}$/u;
 
-/** Most UTF-16 units of an added token, and of all together: they bound the time to find them, and memory. */
-const LONGEST_TOKEN = 1000, MOST_UNITS = 2 ** 22;
+/** Most UTF-16 units of an added token: they bound the time that is spent at each place of a text. */
+const LONGEST_TOKEN = 1000;
 
 /**
- * Makes the function that finds the longest token at a place of a text, by a tree of UTF-16 units: its time does
- * not depend on the number of tokens.
+ * Makes the function that finds the longest token at a place of a text. It walks a tree of UTF-16 units, so that its
+ * time does not depend on the number of tokens.
  */
 function createTree(
   tokens: Iterable<SpelledToken>,
@@ -59,58 +59,49 @@ function beginnings(texts: readonly string[]): RegExp {
   return new RegExp(`[${written.join("")}]`, "g");
 }
 
-function checkLengths(tokens: readonly SpelledToken[]): void {
-  const longest = tokens.reduce((most, { spelled }) => Math.max(most, spelled.length), 0);
-  if (longest > LONGEST_TOKEN) {
+/**
+ * Makes the function that finds tokens; of those that begin at one place, it finds the longest.
+ *
+ * @throws {UnsupportedTokenizer} if a token is too long.
+ */
+export function createAddedTokenSplitter(tokens: readonly SpelledToken[]): AddedTokenSplitter {
+  const tooLong = tokens.find(({ spelled }) => spelled.length > LONGEST_TOKEN);
+  if (tooLong) {
     throw new UnsupportedTokenizer(
       `its added tokens must have at most ${LONGEST_TOKEN} characters`,
-      longest,
+      tooLong.spelled.length,
     );
   }
-  const all = tokens.reduce((sum, { spelled }) => sum + spelled.length, 0);
-  if (all <= MOST_UNITS) return;
-  throw new UnsupportedTokenizer(
-    `its added tokens must have at most ${MOST_UNITS} characters together`,
-    all,
-  );
-}
-
-/** Makes the finder of the tokens: of tokens that begin at one place, it finds the longest. */
-export function createAddedTokens(tokens: readonly SpelledToken[]): AddedTokens {
-  checkLengths(tokens);
   // the texts are well-formed, so that half a character never occurs in them
   const sought = tokens.filter(({ spelled }) => spelled !== "" && spelled.isWellFormed());
-  const longestAt = createTree(sought),
-    beginning = beginnings(sought.map(({ spelled }) => spelled));
+  const longestAt = createTree(sought);
+  const beginning = beginnings(sought.map(({ spelled }) => spelled));
   const anyText = tokens.some(({ special }) => !special);
 
-  return {
-    split(text, { special }) {
-      if (sought.length === 0 || !(special || anyText)) return text === "" ? [] : [text];
-      const parts: (string | number)[] = [];
-      let done = 0;
-      beginning.lastIndex = 0;
-      for (let match; (match = beginning.exec(text));) {
-        const token = longestAt(text, match.index);
-        if (!token) continue;
-        let start = match.index, end = start + token.spelled.length;
-        beginning.lastIndex = end;
-        if (token.special && !special) continue;
-        if (token.single_word) {
-          // V8 15.0 finds no letter of two units before the end of a text: /[\p{L}]$/u fails on "𝒜"
-          const before = Array.from(text.slice(Math.max(0, start - 2), start)).at(-1) ?? "";
-          const joined = STARTS_WITH_WORD.test(before) ||
-            STARTS_WITH_WORD.test(text.slice(end, end + 2));
-          if (joined) continue;
-        }
-        if (token.lstrip) { while (start > done && WHITE_SPACE.test(text[start - 1]!)) start--; }
-        if (token.rstrip) end += WHITE_SPACE_AT_START.exec(text.slice(end))![0].length;
-        if (start > done) parts.push(text.slice(done, start));
-        parts.push(token.id);
-        done = Math.max(done, end);
+  return (text, { special }) => {
+    if (sought.length === 0 || !(special || anyText)) return text === "" ? [] : [text];
+    const parts: (string | number)[] = [];
+    let done = 0;
+    beginning.lastIndex = 0;
+    for (let match; (match = beginning.exec(text));) {
+      const token = longestAt(text, match.index);
+      if (!token) continue;
+      let start = match.index, end = start + token.spelled.length;
+      beginning.lastIndex = end;
+      if (token.special && !special) continue;
+      if (token.single_word) {
+        // V8 15.0 finds no letter of two units before the end of a text: /[\p{L}]$/u fails on "𝒜"
+        const before = Array.from(text.slice(Math.max(0, start - 2), start)).at(-1) ?? "";
+        const after = text.slice(end, end + 2);
+        if (STARTS_WITH_WORD.test(before) || STARTS_WITH_WORD.test(after)) continue;
       }
-      if (done < text.length) parts.push(text.slice(done));
-      return parts;
-    },
+      if (token.lstrip) { while (start > done && WHITE_SPACE.test(text[start - 1]!)) start--; }
+      if (token.rstrip) end += WHITE_SPACE_AT_START.exec(text.slice(end))![0].length;
+      if (start > done) parts.push(text.slice(done, start));
+      parts.push(token.id);
+      done = Math.max(done, end);
+    }
+    if (done < text.length) parts.push(text.slice(done));
+    return parts;
   };
 }

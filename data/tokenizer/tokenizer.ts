@@ -1,16 +1,16 @@
 import { createHash } from "node:crypto";
-import { isObject } from "../../files/json.ts";
+import { isObject, parseJsonObject } from "../../files/json.ts";
 import { load, type Package } from "../../files/packages.ts";
 import { quoted } from "../../files/printable.ts";
-import { standIn } from "../../files/stand_in.ts";
 import { UserError } from "../../files/user_error.ts";
-import { createAddedTokens } from "./added_tokens.ts";
+import { type AddedTokenSplitter, createAddedTokenSplitter } from "./added_tokens.ts";
 import {
   byteLevelFile,
   type ByteLevelTables,
   byteLevelTables,
   compactTables,
   END_OF_TEXT,
+  isGpt2Kind,
   tablesOfRanks,
   toByteAlphabet,
 } from "./byte_level.ts";
@@ -21,7 +21,6 @@ import { createPatternOf, type PatternOf } from "./pattern.ts";
 import { createPreTokenizer, isSeparable, splitBeforeBlanks } from "./pre_tokenizers.ts";
 import {
   checkTokenizerFile,
-  modelKind,
   stagesOf,
   type TokenizerFile,
   UnsupportedTokenizer,
@@ -115,13 +114,8 @@ export async function parseTokenizer(
   where = "tokenizer.json",
   options: ParseTokenizerOptions = {},
 ): Promise<Tokenizer> {
-  let parsed: unknown;
-  try {
-    parsed = JSON.parse(json);
-  } catch {
-    throw new UserError(`Cannot read ${where} as ${standIn(json) ?? "it must be JSON"}`);
-  }
-  if (!isObject(parsed) || !isObject(parsed.model)) {
+  const parsed = parseJsonObject(json, where);
+  if (!isObject(parsed.model)) {
     throw new UserError(`Cannot read ${where} as it must be a tokenizer.json: it has no model`);
   }
   try {
@@ -150,29 +144,28 @@ export async function compactTokenizer(
   full: Tokenizer,
   usedIds: Iterable<number>,
 ): Promise<Tokenizer> {
-  const tables = byteLevelTables(JSON.parse(full.json));
-  if (!tables) {
-    throw new UserError("Cannot make a tokenizer compact as it must be of GPT-2's kind");
-  }
-  if (full.endOfTextToken !== END_OF_TEXT) {
-    throw new UserError(
-      `Cannot make a tokenizer compact as it must end documents with ${END_OF_TEXT}: ` +
-        `current end is ${quoted(full.endOfTextToken)}`,
-    );
-  }
-  return await byteLevelTokenizer(compactTables(tables, usedIds));
+  const tables = gpt2TablesOf(full);
+  if (tables) return await byteLevelTokenizer(compactTables(tables, usedIds));
+  throw new UserError(
+    `Cannot make a tokenizer compact as it must be of GPT-2's kind and end documents with ` +
+      `${END_OF_TEXT}: current end is ${quoted(full.endOfTextToken)}`,
+  );
+}
+
+/** The tables of a tokenizer that is GPT-2's but for its tokens and merges; undefined for any other. */
+function gpt2TablesOf({ json, endOfTextToken }: Tokenizer): ByteLevelTables | undefined {
+  return endOfTextToken === END_OF_TEXT ? byteLevelTables(JSON.parse(json)) : undefined;
 }
 
 /** Whether a tokenizer is another one, or what `compactTokenizer()` makes of it for some text. */
 export async function isPartOf(part: Tokenizer, full: Tokenizer): Promise<boolean> {
-  if (part.endOfTextToken !== full.endOfTextToken) return false;
   if (part.hash === full.hash) return true;
-  const [some, all] = [part, full].map(({ json }) => byteLevelTables(JSON.parse(json))?.tokens);
-  if (!some || !all || full.endOfTextToken !== END_OF_TEXT) return false;
-  const ids = new Map(all.map((token, id) => [token, id]));
+  const some = gpt2TablesOf(part)?.tokens, all = gpt2TablesOf(full);
+  if (!some || !all) return false;
+  const ids = new Map(all.tokens.map((token, id) => [token, id]));
   const used = some.flatMap((token) => ids.get(token) ?? []);
   return used.length === some.length &&
-    (await compactTokenizer(full, used)).hash === part.hash;
+    (await byteLevelTokenizer(compactTables(all, used))).hash === part.hash;
 }
 
 /**
@@ -193,7 +186,8 @@ async function createTokenizer(
 ): Promise<Tokenizer> {
   const vocabulary = readVocabulary(file, { endOfText, size: vocabularySize });
   const { end, usualEnd, size } = vocabulary;
-  const library = needsLibrary(file) ? await load("@huggingface/tokenizers") : undefined;
+  const isGpt2s = isGpt2Kind(file) && file.decoder?.type === "ByteLevel";
+  const library = isGpt2s ? undefined : await load("@huggingface/tokenizers");
   const parts = { file, vocabulary, library, patternOf: createPatternOf(library) };
   const splitAddedTokens = createSplitter(parts);
   const createEncode = () => createEncodePlain(parts);
@@ -230,30 +224,24 @@ interface Parts {
   readonly patternOf: PatternOf;
 }
 
-/** Whether anything is left to npm:@huggingface/tokenizers. */
-function needsLibrary({ model, normalizer, pre_tokenizer, decoder }: TokenizerFile): boolean {
-  return Boolean(normalizer) || ["Unigram", "WordPiece"].includes(modelKind(model)) ||
-    JSON.stringify([pre_tokenizer, decoder]).includes('"Regex"');
-}
-
 /**
  * Makes the function that normalizes a text and splits it at added tokens: at some of them before, at others
  * after the text is normalized.
  */
 function createSplitter(
   { file, vocabulary: { added, end }, library, patternOf }: Parts,
-): (text: string, options: { special: boolean }) => (string | number)[] {
+): AddedTokenSplitter {
   const normalize = createNormalizer(file.normalizer, { library, patternOf });
   const spelled = added.map((token) => {
     const { id, content, normalized = !token.special } = token;
     const special = token.special || id === end.id;
     return { ...token, special, normalized, spelled: normalized ? normalize(content) : content };
   });
-  const before = createAddedTokens(spelled.filter((token) => !token.normalized));
-  const after = createAddedTokens(spelled.filter((token) => token.normalized));
+  const before = createAddedTokenSplitter(spelled.filter((token) => !token.normalized));
+  const after = createAddedTokenSplitter(spelled.filter((token) => token.normalized));
   return (text, options) =>
-    before.split(text, options).flatMap((part) =>
-      typeof part === "number" ? part : after.split(normalize(part), options)
+    before(text, options).flatMap((part) =>
+      typeof part === "number" ? part : after(normalize(part), options)
     );
 }
 

@@ -56,7 +56,7 @@ export interface AddedToken extends Fields<typeof ADDED_TOKEN_FIELDS> {
 }
 
 /** Types of the fields of an added token. */
-export const ADDED_TOKEN_FIELDS = {
+const ADDED_TOKEN_FIELDS = {
   content: "text",
   special: "boolean?", // whether it is not text but marks something, such as the end of a document
   single_word: "boolean?", // whether it must stand alone: letters and digits beside it make it text

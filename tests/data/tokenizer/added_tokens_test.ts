@@ -1,19 +1,22 @@
 import assert from "node:assert/strict";
-import { createAddedTokens, type SpelledToken } from "../../../data/tokenizer/added_tokens.ts";
+import {
+  createAddedTokenSplitter,
+  type SpelledToken,
+} from "../../../data/tokenizer/added_tokens.ts";
 
 const token = (id: number, spelled: string, more: Partial<SpelledToken> = {}): SpelledToken => (
   { id, content: spelled, spelled, special: true, ...more }
 );
 const split = (tokens: SpelledToken[], text: string, special = true) =>
-  createAddedTokens(tokens).split(text, { special });
+  createAddedTokenSplitter(tokens)(text, { special });
 
-Deno.test("createAddedTokens() finds the longest of the tokens that begin at one place", () => {
+Deno.test("createAddedTokenSplitter() finds the longest of the tokens that begin at one place", () => {
   const tokens = [token(1, "<a>"), token(2, "<a><b>"), token(3, "<a><b><c>")];
   assert.deepEqual(split(tokens, "x<a><b>y<a><b><c><a>"), ["x", 2, "y", 3, 1]);
   assert.deepEqual(split(tokens.toReversed(), "<a><b>"), [2]);
 });
 
-Deno.test("createAddedTokens() leaves a single word alone where letters of any kind touch it", () => {
+Deno.test("createAddedTokenSplitter() leaves a single word alone where letters of any kind touch it", () => {
   const single = [token(1, "<x>", { single_word: true })];
   for (const letter of ["a", "é", "日", "𝒜", "𝟙", "_"]) {
     for (const text of [`${letter}<x>`, `<x>${letter}`]) {
@@ -24,14 +27,14 @@ Deno.test("createAddedTokens() leaves a single word alone where letters of any k
   assert.deepEqual(split(single, "🦖<x>🦖"), ["🦖", 1, "🦖"]);
 });
 
-Deno.test("createAddedTokens() takes white space with a token that asks for it", () => {
+Deno.test("createAddedTokenSplitter() takes white space with a token that asks for it", () => {
   assert.deepEqual(split([token(1, "<x>", { lstrip: true })], "a \t<x> b"), ["a", 1, " b"]);
   assert.deepEqual(split([token(1, "<x>", { rstrip: true })], "a <x>\n b"), ["a ", 1, "b"]);
   const both = [token(1, "<x>", { lstrip: true, rstrip: true })];
   assert.deepEqual(split(both, "a <x>  <x> b"), ["a", 1, 1, "b"]);
 });
 
-Deno.test("createAddedTokens() leaves special tokens as text where the text is to be text", () => {
+Deno.test("createAddedTokenSplitter() leaves special tokens as text where the text is to be text", () => {
   const tokens = [token(1, "<x>"), token(2, "<y>", { special: false })];
   assert.deepEqual(split(tokens, "a<x>b<y>", false), ["a<x>b", 2]);
   assert.deepEqual(split([token(1, "<x>")], "a<x>b", false), ["a<x>b"]);

@@ -147,7 +147,9 @@ Deno.test("compactTokenizer() refuses other kinds than GPT-2's", async () => {
     assert.equal(other.json, json, String(change));
     await assert.rejects(compactTokenizer(other, []), {
       name: "UserError",
-      message: "Cannot make a tokenizer compact as it must be of GPT-2's kind",
+      message:
+        "Cannot make a tokenizer compact as it must be of GPT-2's kind and end documents with " +
+        '<|endoftext|>: current end is "<|endoftext|>"',
     }, String(change));
   }
 });
@@ -165,7 +167,7 @@ Deno.test("GPT-2's file loads with a special token that is text, or one that end
   assert.equal(dot.decode(dot.encode(text)), text);
   await assert.rejects(compactTokenizer(dot, []), {
     name: "UserError",
-    message: /must end documents with <\|endoftext\|>: current end is "\."$/,
+    message: /and end documents with <\|endoftext\|>: current end is "\."$/,
   });
 });
 
@@ -420,7 +422,7 @@ Deno.test("parseTokenizer() refuses what it does not know, in a sentence", async
   for (
     const [text, message] of [
       ["{", "Cannot read t.json as it must be JSON"],
-      ["null", "Cannot read t.json as it must be a tokenizer.json: it has no model"],
+      ["null", "Cannot read t.json as it must be a JSON object"],
       ['{"model":1}', "Cannot read t.json as it must be a tokenizer.json: it has no model"],
     ]
   ) {
