@@ -1,6 +1,6 @@
 import { Option } from "@commander-js/extra-typings";
 import { readText } from "../files/json.ts";
-import { Harness, matrixTypes, type Result } from "./harness.ts";
+import { Harness, matrixTypes, type Result, type Roofline } from "./harness.ts";
 import {
   decodeBenches,
   type GenerateBench,
@@ -23,13 +23,7 @@ import {
   slower,
   wrap,
 } from "./report.ts";
-import {
-  measureScaling,
-  type Scaling,
-  scalingName,
-  type ScalingPoint,
-  scalingSteps,
-} from "./scaling.ts";
+import { measureScaling, type Scaling, scalingName, scalingSteps } from "./scaling.ts";
 import {
   coldStartName,
   measureColdStart,
@@ -79,93 +73,16 @@ async function main(options: Options): Promise<number> {
   const old = options.compare === undefined
     ? undefined
     : parseReport(readText(options.compare, "report"), options.compare);
-  const device = await openDevice();
-  const harness = new Harness(device);
-  const wanted = (name: string) => name.includes(options.filter ?? "");
-  const results: Result[] = [];
-  const show = (result: Result) => {
-    results.push(result);
-    status(resultLine(result));
-    for (const line of detailLines(result)) status(line);
-  };
-  const failures: string[] = [];
-  /** Measures, and if that fails reports it, so that other benchmarks still run. */
-  const guarded = async (name: string, measure: () => Promise<void>) => {
-    try {
-      await measure();
-    } catch (error) {
-      device.check(); // if the device itself has failed, no later measurement is valid
-      failures.push(name);
-      status(wrap(`${name} failed: ${(error as Error).message}`, 80, "  "));
-    }
-  };
-  const profiles: Record<string, ProfileRow[]> = {};
-  /** Measures a run and, with --profile, its kernels. */
-  const measureRun = async (
-    name: string,
-    measure: () => Promise<Result>,
-    profile?: () => Promise<ProfileRow[]>,
-  ) => {
-    if (!wanted(name)) return;
-    status(`\n${name}: some seconds`);
-    await guarded(name, async () => {
-      show(await measure());
-      if (!options.profile || !profile) return;
-      profiles[name] = await profile();
-      for (const line of profileLines(profiles[name])) status(line);
-    });
-  };
-  const clock = clockOf(device);
+  const device = await openDevice(), clock = clockOf(device);
   status(wrap(`${device.name}, ${device.backend}; times by ${clock}, medians`, 80, "  "));
-
-  status("\nroofline");
-  const { results: limits, ...roofline } = await harness.roofline();
-  limits.forEach(show);
-
-  const kernels = [...kernelBenches(device), ...decodeBenches(device)]
-    .filter(({ name }) => wanted(name));
-  if (kernels.length > 0) status("\nkernels, and their share of the roofline");
-  for (const bench of kernels) {
-    await guarded(bench.name, async () => {
-      show(await harness.measure(bench));
-      if (options.variants) (await harness.measureVariants(bench)).forEach(show);
-    });
-  }
-  harness.destroy();
-
   const precision = options.precision === "auto"
     ? matrixTypes(device)[0] as Precision
     : options.precision;
-  const steps = trainSteps(device, precision);
-  for (const bench of steps) {
-    const progress = everyTwoSeconds(status);
-    const onTuning = (done: number, of: number) => progress(`  ${done} of ${of} kernels tuned`);
-    await measureRun(
-      trainStepName(bench),
-      () => measureTrainStep(device, bench, { onTuning }),
-      () => profileTrainStep(device, bench),
-    );
-  }
-  for (const bench of generations(device, precision)) {
-    await measureRun(
-      generateName(bench),
-      () => measureGenerate(device, bench),
-      () => profileGenerate(device, bench),
-    );
-  }
-  await measureRun(coldStartName(steps[0]!), () => measureColdStart(steps[0]!));
-  const points = options.scaling
-    ? scalingSteps(device, precision).filter((step) => wanted(scalingName(step)))
-    : [];
-  let scaling: Scaling | undefined;
-  if (points.length > 0) {
-    const { model, config: { vocabularySize } } = points[0]!.bench;
-    status(`\nscaling from ${precision} ${model}, vocabulary ${vocabularySize}, untuned`);
-    status(SCALING_HEAD);
-    const onPoint = (point: ScalingPoint) => status(scalingLine(point));
-    scaling = await measureScaling(device, points, { roofline, guarded, onPoint });
-  }
 
+  const bench = new BenchRun(device, options);
+  const roofline = await runKernels(bench);
+  await runModels(bench, precision);
+  const scaling = options.scaling ? await runScaling(bench, precision, roofline) : undefined;
   const report: Report = {
     command: commandLine(["deno", "task", "bench", ...howMeasured(Deno.args)]),
     date: new Date().toISOString().slice(0, 10),
@@ -173,29 +90,144 @@ async function main(options: Options): Promise<number> {
     device: { name: device.name, backend: device.backend, isCpu: device.isCpu },
     clock,
     roofline,
-    results,
-    ...(options.profile ? { profiles } : {}),
+    results: bench.results,
+    ...(options.profile ? { profiles: bench.profiles } : {}),
     ...(scaling?.points.length ? { scaling } : {}),
   };
-  if (options.json) {
-    replaceText(options.json, `${JSON.stringify(report, null, 2)}\n`);
-  }
-  let failed = failures.length > 0;
-  if (failed) status(`\n${wrap(`failed: ${failures.join("; ")}`, 80, "  ")}`);
-  if (old) {
-    const comparisons = compare(report, old);
-    status(`\nbefore (${old.date}, ${old.device.name}), now, and the ratio`);
-    for (const comparison of comparisons) status(comparisonLine(comparison));
-    const worse = slower(comparisons, options.tolerance).map(({ name }) => name);
-    if (worse.length > 0) {
-      const names = worse.join("; ");
-      status(`\n${wrap(`slower by more than ${options.tolerance}: ${names}`, 80, "  ")}`);
-    }
-    if (comparisons.length === 0) status("no benchmark is in both reports");
-    failed ||= worse.length > 0 || comparisons.length === 0;
-  }
+  if (options.json) replaceText(options.json, `${JSON.stringify(report, null, 2)}\n`);
+  const failed = bench.failures.length > 0;
+  if (failed) status(`\n${wrap(`failed: ${bench.failures.join("; ")}`, 80, "  ")}`);
+  const isAsFast = old === undefined || reportComparison(report, old, options.tolerance);
   output(`${JSON.stringify(report)}\n`);
-  return failed ? 1 : 0;
+  return failed || !isAsFast ? 1 : 0;
+}
+
+/** The benchmarks of one call: the device, the results so far, and how they are printed. */
+class BenchRun {
+  readonly device: Device;
+  readonly results: Result[] = [];
+  /** With --profile: the kernels of each run, by its name. */
+  readonly profiles: Record<string, ProfileRow[]> = {};
+  /** Names of the benchmarks that failed. */
+  readonly failures: string[] = [];
+  readonly options: Options;
+
+  constructor(device: Device, options: Options) {
+    this.device = device;
+    this.options = options;
+  }
+
+  /** Whether --filter selects a benchmark. */
+  wants(name: string): boolean {
+    return name.includes(this.options.filter ?? "");
+  }
+
+  add(result: Result): void {
+    this.results.push(result);
+    status(resultLine(result));
+    for (const line of detailLines(result)) status(line);
+  }
+
+  /** Measures, and if that fails reports it, so that other benchmarks still run. */
+  async guarded(name: string, measure: () => Promise<void>): Promise<void> {
+    try {
+      await measure();
+    } catch (error) {
+      this.device.check(); // if the device itself has failed, no later measurement is valid
+      this.failures.push(name);
+      status(wrap(`${name} failed: ${(error as Error).message}`, 80, "  "));
+    }
+  }
+
+  /** Measures the run of a model and, with --profile, its kernels. */
+  async measure(
+    name: string,
+    measure: () => Promise<Result>,
+    profile?: () => Promise<ProfileRow[]>,
+  ): Promise<void> {
+    if (!this.wants(name)) return;
+    status(`\n${name}: some seconds`);
+    await this.guarded(name, async () => {
+      this.add(await measure());
+      if (!this.options.profile || !profile) return;
+      const rows = this.profiles[name] = await profile();
+      for (const line of profileLines(rows)) status(line);
+    });
+  }
+}
+
+/** Measures the roofline, then the kernels. */
+async function runKernels(bench: BenchRun): Promise<Roofline> {
+  const { device, options } = bench, harness = new Harness(device);
+  status("\nroofline");
+  const { results, ...roofline } = await harness.roofline();
+  for (const result of results) bench.add(result);
+  const kernels = [...kernelBenches(device), ...decodeBenches(device)]
+    .filter(({ name }) => bench.wants(name));
+  if (kernels.length > 0) status("\nkernels, and their share of the roofline");
+  for (const kernel of kernels) {
+    await bench.guarded(kernel.name, async () => {
+      bench.add(await harness.measure(kernel));
+      if (!options.variants) return;
+      for (const result of await harness.measureVariants(kernel)) bench.add(result);
+    });
+  }
+  harness.destroy();
+  return roofline;
+}
+
+/** Measures training steps, generation, and a cold start. */
+async function runModels(bench: BenchRun, precision: Precision): Promise<void> {
+  const { device } = bench, steps = trainSteps(device, precision);
+  for (const step of steps) {
+    const progress = everyTwoSeconds(status);
+    const onTuning = (done: number, of: number) => progress(`  ${done} of ${of} kernels tuned`);
+    await bench.measure(
+      trainStepName(step),
+      () => measureTrainStep(device, step, { onTuning }),
+      () => profileTrainStep(device, step),
+    );
+  }
+  for (const generation of generations(device, precision)) {
+    await bench.measure(
+      generateName(generation),
+      () => measureGenerate(device, generation),
+      () => profileGenerate(device, generation),
+    );
+  }
+  await bench.measure(coldStartName(steps[0]!), () => measureColdStart(steps[0]!));
+}
+
+/** Measures training steps over batch, context, width and layers. */
+async function runScaling(
+  bench: BenchRun,
+  precision: Precision,
+  roofline: Roofline,
+): Promise<Scaling | undefined> {
+  const steps = scalingSteps(bench.device, precision)
+    .filter((step) => bench.wants(scalingName(step)));
+  if (steps.length === 0) return undefined;
+  const { model, config: { vocabularySize } } = steps[0]!.bench;
+  status(`\nscaling from ${precision} ${model}, vocabulary ${vocabularySize}, untuned`);
+  status(SCALING_HEAD);
+  return await measureScaling(bench.device, steps, {
+    roofline,
+    guarded: (name, measure) => bench.guarded(name, measure),
+    onPoint: (point) => status(scalingLine(point)),
+  });
+}
+
+/** Prints the ratios to an older report; returns whether no benchmark became slower. */
+function reportComparison(report: Report, old: Report, tolerance: number): boolean {
+  const comparisons = compare(report, old);
+  status(`\nbefore (${old.date}, ${old.device.name}), now, and the ratio`);
+  for (const comparison of comparisons) status(comparisonLine(comparison));
+  const names = slower(comparisons, tolerance).map(({ name }) => name);
+  if (names.length > 0) {
+    status(`\n${wrap(`slower by more than ${tolerance}: ${names.join("; ")}`, 80, "  ")}`);
+  }
+  if (comparisons.length === 0) status("no benchmark is in both reports");
+  return names.length === 0 && comparisons.length > 0;
 }
 
 /** The arguments without the files of --json and --compare, which are paths of one machine. */

@@ -113,13 +113,13 @@ fn lossOf(row: vec2f, row4: u32, label: u32) -> f32 {
 }
 
 // (softmax − target distribution) · factor at four logits.
-fn slopes(four: real4, v4: u32, logSumExp: f32, label: u32, factor: f32) -> real4 {
-  var slope = exp(vec4f(four) - logSumExp);
-  if (SMOOTHING > 0.0) { slope -= SMOOTHING / f32(sizes.V); }
+fn gradientAt(four: real4, v4: u32, logSumExp: f32, label: u32, factor: f32) -> real4 {
+  var gradient = exp(vec4f(four) - logSumExp);
+  if (SMOOTHING > 0.0) { gradient -= SMOOTHING / f32(sizes.V); }
   if (v4 == label / 4) {
-    slope -= select(vec4f(), vec4f(1.0 - SMOOTHING), vec4u(0, 1, 2, 3) + 4 * v4 == vec4u(label));
+    gradient -= select(vec4f(), vec4f(1.0 - SMOOTHING), vec4u(0, 1, 2, 3) + 4 * v4 == vec4u(label));
   }
-  return real4(slope * factor);
+  return real4(gradient * factor);
 }
 
 // Replaces the logits of a row by their gradient.
@@ -138,13 +138,13 @@ fn writeGradient(row4: u32, logSumExp: f32, label: u32, local: vec3u) {
     let b = dlogits[row4 + v4 + LANES];
     let c = dlogits[row4 + v4 + 2 * LANES];
     let d = dlogits[row4 + v4 + 3 * LANES];
-    dlogits[row4 + v4] = slopes(a, v4, logSumExp, label, factor);
-    dlogits[row4 + v4 + LANES] = slopes(b, v4 + LANES, logSumExp, label, factor);
-    dlogits[row4 + v4 + 2 * LANES] = slopes(c, v4 + 2 * LANES, logSumExp, label, factor);
-    dlogits[row4 + v4 + 3 * LANES] = slopes(d, v4 + 3 * LANES, logSumExp, label, factor);
+    dlogits[row4 + v4] = gradientAt(a, v4, logSumExp, label, factor);
+    dlogits[row4 + v4 + LANES] = gradientAt(b, v4 + LANES, logSumExp, label, factor);
+    dlogits[row4 + v4 + 2 * LANES] = gradientAt(c, v4 + 2 * LANES, logSumExp, label, factor);
+    dlogits[row4 + v4 + 3 * LANES] = gradientAt(d, v4 + 3 * LANES, logSumExp, label, factor);
   }
   for (; v4 < sizes.columns4; v4 += LANES) {
-    let four = slopes(dlogits[row4 + v4], v4, logSumExp, label, factor);
+    let four = gradientAt(dlogits[row4 + v4], v4, logSumExp, label, factor);
     dlogits[row4 + v4] = select(real4(), four, vec4u(0, 1, 2, 3) + 4 * v4 < vec4u(sizes.V));
   }
 }

@@ -60,21 +60,21 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
     let mean = statistics[min(m, sizes.M - 1)].x;
     let rstd = statistics[min(m, sizes.M - 1)].y;
     var normalized: array<vec4f, QUADS>; // x̂
-    var slopes: array<vec4f, QUADS>; // g
+    var g: array<vec4f, QUADS>;
     var share = vec2f();
     // unroll
     for (var q = 0u; q < QUADS; q++) {
       let c = local.x + q * LANES;
       normalized[q] = vec4f();
-      slopes[q] = vec4f();
+      g[q] = vec4f();
       if (inside && c < columns4) {
-        let given = vec4f(dy[m * columns4 + c]);
+        let dy4 = vec4f(dy[m * columns4 + c]);
         normalized[q] = (vec4f(x[m * columns4 + c]) - mean) * rstd;
-        slopes[q] = given * weight[c];
-        dweight[q] += given * normalized[q];
-        dbias[q] += given;
+        g[q] = dy4 * weight[c];
+        dweight[q] += dy4 * normalized[q];
+        dbias[q] += dy4;
       }
-      share += vec2f(dot(slopes[q], vec4f(1.0)), dot(slopes[q], normalized[q]));
+      share += vec2f(dot(g[q], vec4f(1.0)), dot(g[q], normalized[q]));
     }
     let means = rowSums(share, local) / C;
     // unroll
@@ -82,13 +82,13 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
       let c = local.x + q * LANES;
       if (inside && c < columns4) {
         let i = m * columns4 + c;
-        var slope = rstd * (slopes[q] - means.x - normalized[q] * means.y);
-        if (ACCUMULATE) { slope += dx[i]; }
-        dx[i] = slope;
+        var dx4 = rstd * (g[q] - means.x - normalized[q] * means.y);
+        if (ACCUMULATE) { dx4 += dx[i]; }
+        dx[i] = dx4;
         // only if DROPOUT
-        slope *= fourDropoutFactors(4 * i);
+        dx4 *= fourDropoutFactors(4 * i);
         // only if RESIDUAL
-        dz[i] = zType(slope);
+        dz[i] = zType(dx4);
       }
     }
   }

@@ -1,4 +1,4 @@
-// y = (s − mean) · rstd · weight + bias over each row of s = x + dropout(z), which is written to sum, or of s = x.
+// y = (s − mean) · rstd · weight + bias over each row of s; s = x, or with RESIDUAL s = sum = x + dropout(z).
 // Needs rowSums() from rows.wgsl and fourDropoutFactors() from ../random.wgsl.
 //
 // x, z, sum, y: [M,C]; weight, bias: [C]; statistics: [M], mean and rstd of each row. The variance is computed

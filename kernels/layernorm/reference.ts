@@ -38,11 +38,11 @@ export function layernormBackward(
     let meanG = 0, meanGX = 0;
     const normalized = (c: number) => (x[m * C + c]! - mean[m]!) * rstd[m]!;
     for (let c = 0; c < C; c++) {
-      const slope = dy[m * C + c]!;
-      meanG += slope * weight[c]! / C;
-      meanGX += slope * weight[c]! * normalized(c) / C;
-      dweight[c]! += slope * normalized(c);
-      dbias[c]! += slope;
+      const gradient = dy[m * C + c]!;
+      meanG += gradient * weight[c]! / C;
+      meanGX += gradient * weight[c]! * normalized(c) / C;
+      dweight[c]! += gradient * normalized(c);
+      dbias[c]! += gradient;
     }
     for (let c = 0; c < C; c++) {
       dx[m * C + c] = rstd[m]! * (dy[m * C + c]! * weight[c]! - meanG - normalized(c) * meanGX);

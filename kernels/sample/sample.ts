@@ -135,7 +135,7 @@ export function sample(
       inverseTemperature: GREEDY ? 1 : inverseOf(temperature),
       topK: Math.min(topK, V),
       topP: Math.ceil(topP * ONE),
-      leastDistance: Math.log(minP),
+      leastRelativeLogit: Math.log(minP),
     },
     workgroups: [B],
     iterations: iterationsOf(WORKGROUP_SIZE),

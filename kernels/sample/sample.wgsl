@@ -28,7 +28,7 @@ struct Options {
   inverseTemperature: f32,
   topK: u32,
   topP: u32, // in parts of ONE
-  leastDistance: f32, // log of min-p
+  leastRelativeLogit: f32, // log of min-p
 }
 
 @group(0) @binding(0) var<storage, read> logits: array<real>;
@@ -49,8 +49,13 @@ const NOTHING_FINITE: u32 = 0xfffffffe; // what is appended if the highest score
 // Scores are loaded four at a time, so that their latencies overlap.
 const STRIDE: u32 = 4 * WORKGROUP_SIZE;
 
-// Digits of a rank, the highest first: word, lowest bit, and number of bits. The second word differs only in its
-// lower bits.
+// A rank is two words, the key of the score and the complemented number of the token, of which only the lower 21
+// bits differ. Histograms are of one digit at a time, the highest first:
+//
+//     word      rank.x, the key        rank.y, the token
+//     bits      31…21  20…10  9…0      20…10  9…0
+//
+// A row of DIGITS is word, lowest bit, and number of bits.
 const DIGITS = array<vec3u, 5>(
   vec3u(0, 21, 11),
   vec3u(0, 10, 11),
@@ -128,16 +133,16 @@ fn reaches(rank: vec2u, threshold: vec2u) -> bool {
   return rank.x > threshold.x || (rank.x == threshold.x && rank.y >= threshold.y);
 }
 
-// Logarithm of a token's probability relative to the likeliest token's.
-fn distanceOf(score: f32) -> f32 {
+// Logarithm of a token's probability divided by the likeliest token's.
+fn relativeLogit(score: f32) -> f32 {
   return (score - highest) * options.inverseTemperature;
 }
 
 fn probabilityOf(score: f32) -> u32 {
-  return u32(exp(distanceOf(score)) / total * ONE + 0.5);
+  return u32(exp(relativeLogit(score)) / total * ONE + 0.5);
 }
 
-// Sum of exp(distance) over the tokens that reach the threshold, in one order.
+// Sum of exp(relativeLogit) over the tokens that reach the threshold, in one order.
 fn weightAbove(threshold: vec2u) -> f32 {
   var weight = 0.0;
   for (var v = id; v < sizes.V; v += STRIDE) {
@@ -146,7 +151,7 @@ fn weightAbove(threshold: vec2u) -> f32 {
     for (var i = 0u; i < 4u; i++) {
       let token = v + i * WORKGROUP_SIZE;
       if (token < sizes.V && reaches(rankOf(four[i], token), threshold)) {
-        weight += exp(distanceOf(four[i]));
+        weight += exp(relativeLogit(four[i]));
       }
     }
   }
@@ -243,7 +248,7 @@ fn gumbel(bits: u32) -> f32 {
   return -log(select(-log(1.0 - u), series, u < 0.0625));
 }
 
-// The token with the highest sum of distance and Gumbel noise, which is a draw by the tokens' probabilities that
+// The token with the highest sum of logit and Gumbel noise, which is a draw by the tokens' probabilities that
 // does not need their sum.
 fn draw(threshold: vec2u, noise: u32) -> u32 {
   var bestKey = 0u;
@@ -253,13 +258,13 @@ fn draw(threshold: vec2u, noise: u32) -> u32 {
     // unroll
     for (var i = 0u; i < 4u; i++) {
       let token = v + i * WORKGROUP_SIZE;
-      let distance = distanceOf(four[i]);
+      let relative = relativeLogit(four[i]);
       if (
         token < sizes.V && reaches(rankOf(four[i], token), threshold) &&
-        (!MIN_P || distance >= options.leastDistance)
+        (!MIN_P || relative >= options.leastRelativeLogit)
       ) {
         var sum = four[i];
-        if (!GREEDY) { sum = distance + gumbel(pcgHash(token + noise)); }
+        if (!GREEDY) { sum = relative + gumbel(pcgHash(token + noise)); }
         if (keyOf(sum) > bestKey) {
           bestKey = keyOf(sum);
           best = token;
