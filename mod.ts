@@ -13,11 +13,68 @@
  * @module
  */
 export { UserError, type UserErrorOptions } from "./files/user_error.ts";
-export { type Arena } from "./kernels/arena.ts";
-export { type Device, DeviceError, openDevice } from "./kernels/device.ts";
-export type { ActivationFunction } from "./kernels/matmul/matmul.ts";
+export { type Arena, createArena } from "./kernels/arena.ts";
+export {
+  type Device,
+  DeviceError,
+  type Exceeded,
+  LimitError,
+  openDevice,
+} from "./kernels/device.ts";
 export type { Binding, Pipeline } from "./kernels/shader.ts";
-export type { DType, Tensor } from "./kernels/tensor.ts";
+export {
+  createTensor,
+  download,
+  type DType,
+  type HostArray,
+  type Tensor,
+  upload,
+  viewTensor,
+} from "./kernels/tensor.ts";
+export {
+  type Constants,
+  type Dispatch,
+  Program,
+  type Shader,
+  type Tunable,
+} from "./kernels/program.ts";
+export type { Dropout, DropoutSite } from "./kernels/random.ts";
+export { adamw, adamwCorrections, type AdamwOptions } from "./kernels/adamw/adamw.ts";
+export {
+  attentionBackward,
+  attentionForward,
+  type AttentionOptions,
+  type AttentionScores,
+} from "./kernels/attention/attention.ts";
+export { attentionDecode } from "./kernels/attention/decode.ts";
+export { attentionWeights } from "./kernels/attention/weights.ts";
+export {
+  crossEntropyBackward,
+  crossEntropyForward,
+  type CrossEntropyOptions,
+} from "./kernels/cross_entropy/cross_entropy.ts";
+export { dropoutBackward, dropoutForward } from "./kernels/dropout/dropout.ts";
+export { embeddingDecode } from "./kernels/embedding/decode.ts";
+export { embeddingBackward, embeddingForward } from "./kernels/embedding/embedding.ts";
+export { gradientNorm, gradientNormBlocks } from "./kernels/gradient_norm/gradient_norm.ts";
+export { layernormBackward, layernormForward } from "./kernels/layernorm/layernorm.ts";
+export { linearBackward, linearForward } from "./kernels/linear/linear.ts";
+export {
+  type ActivationFunction,
+  type Epilogue,
+  matmul,
+  type MatmulOptions,
+  type Normalization,
+} from "./kernels/matmul/matmul.ts";
+export { fillNormal, type NormalOptions } from "./kernels/normal/normal.ts";
+export {
+  prepareStep,
+  type PrepareStepInputs,
+  type PrepareStepOptions,
+  type PrepareStepOutputs,
+} from "./kernels/prepare_step/prepare_step.ts";
+export { sample, type SamplerOptions } from "./kernels/sample/sample.ts";
+export { sumForward } from "./kernels/sum/sum.ts";
 export {
   type Family,
   type GptConfig,
@@ -92,6 +149,7 @@ export {
 } from "./data/text/documents.ts";
 export type { Block, PartsOrigin, PlaceUnit } from "./data/text/blocks.ts";
 export { DataError } from "./data/text/data_error.ts";
+export { type Batch, Batches, type BatchesOptions, batchOf } from "./data/tokens/batches.ts";
 export type { TokenDataset, Tokens } from "./data/tokens/token_dataset.ts";
 export type { TokenizedDocuments } from "./data/tokens/token_file.ts";
 export { tokenizeDocuments, type TokenizeOptions } from "./data/tokens/tokenize.ts";
@@ -118,6 +176,15 @@ export {
   type TrainOptions,
 } from "./train/options.ts";
 export { OptionError } from "./train/validate.ts";
+export type { Optimizer, OptimizerOptions } from "./train/optimizer.ts";
+export {
+  createTrainStep,
+  type StepBatches,
+  type StepOptions,
+  type StepReport,
+  type StepState,
+  type TrainStep,
+} from "./train/step.ts";
 export type { TrainingDefaults } from "./train/resolve.ts";
 export type { Evaluation } from "./train/evaluate.ts";
 export {
@@ -128,7 +195,6 @@ export {
   generateBatch,
   type GenerateOptions,
   type GenerateResult,
-  type SamplerOptions,
   type StreamOptions,
 } from "./generate/generate.ts";
 export { exportModel, type ExportOptions } from "./train/export.ts";
@@ -140,3 +206,14 @@ export {
   MODEL_NAMES,
   type ModelSource,
 } from "./generate/source.ts";
+export {
+  attentionWeightsOf,
+  gradientsOf,
+  logitsOf,
+  lossOf,
+  type ReadText,
+  type TextAttention,
+  type TextGradients,
+  type TextLogits,
+  type TextLoss,
+} from "./inspect/inspect.ts";

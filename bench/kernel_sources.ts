@@ -2,6 +2,7 @@ import { type Maker, squareProduct } from "./harness.ts";
 import { kernelBenches } from "./kernels.ts";
 import { benchConfig, STEP_OPTIONS } from "./models.ts";
 import { createDecoder } from "../generate/decoder.ts";
+import { attentionWeights } from "../kernels/attention/weights.ts";
 import type { Device } from "../kernels/device.ts";
 import { type DryDevice, dryDevice } from "../kernels/dry_device.ts";
 import { type Constants, Program, type Shader } from "../kernels/program.ts";
@@ -51,7 +52,7 @@ function machine({ isCpu, subgroupSize, hasF16 }: typeof MACHINES[number]): DryD
 }
 
 /**
- * Every shader that training, generation and the benchmarks run, including all variants of the tuner.
+ * Every shader that training, generation, inspection and the benchmarks run, including all variants of the tuner.
  */
 export function kernelSources(): KernelSource[] {
   const sources = new Map<string, KernelSource>();
@@ -83,7 +84,7 @@ export function kernelSources(): KernelSource[] {
   });
 }
 
-/** Functions that record all ops: benchmarks, training steps and generation. */
+/** Functions that record all ops: benchmarks, training steps, generation and inspection. */
 function workOn(device: Device): ((device: Device) => Program[])[] {
   const side = device.isCpu ? 64 : 4096;
   const benches = [
@@ -97,6 +98,19 @@ function workOn(device: Device): ((device: Device) => Program[])[] {
   });
   const config = benchConfig("nano");
   const precisions = device.features.has("shader-f16") ? ["f16", "f32"] as const : ["f32"] as const;
+  const ofInspection = precisions.map((dtype) => (device: Device) => {
+    const program = new Program(device), make = makerOn(device), [T, NH, HS] = [8, 2, 32];
+    attentionWeights(
+      program,
+      {
+        qkv: make.noise([T, 3 * NH * HS], dtype),
+        logSumExp: make.noise([1, NH, T], "f32"),
+      },
+      { p: make.zeros([1, NH, T, T], "f32") },
+      { T, heads: NH },
+    );
+    return [program];
+  });
   const ofModels = precisions.map((precision) => (device: Device) => {
     const model = createGpt(device, config, { precision });
     const step = createTrainStep(model, {
@@ -117,7 +131,7 @@ function workOn(device: Device): ((device: Device) => Program[])[] {
     }
     return [step.program];
   });
-  return [...ofBench, ...ofModels];
+  return [...ofBench, ...ofModels, ...ofInspection];
 }
 
 /** Tensors for a benchmark on a device that allocates nothing. */

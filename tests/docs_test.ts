@@ -31,7 +31,8 @@ for (const page of pages) {
 
   Deno.test(`paths in ${page} exist`, () => {
     if (page === "bench/NOTES.md") return assert.ok(text.length > 0); // also names what was removed
-    const path = /`((?:files|kernels|data|model|generate|train|commands|bench|tests)\/[\w./-]+)`/g;
+    const path =
+      /`((?:files|kernels|data|model|generate|train|inspect|commands|bench|tests)\/[\w./-]+)`/g;
     for (const [, name] of text.matchAll(path)) {
       if (name!.includes("NAME")) continue; // a pattern of paths
       assert.doesNotThrow(() => Deno.statSync(join(root, name!)), `${name} in ${page}`);

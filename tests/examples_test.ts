@@ -17,7 +17,7 @@ function modulesOf(folder: string): string[] {
   );
 }
 
-const FOLDERS = ["files/", "kernels/", "data/", "model/", "generate/", "train/"];
+const FOLDERS = ["files/", "kernels/", "data/", "model/", "generate/", "train/", "inspect/"];
 
 interface Example {
   /** Path of the file from the root, and the number of the example in it. */
@@ -39,7 +39,11 @@ function examplesOf(path: string): Example[] {
   });
 }
 
-const EXAMPLES = ["README.md", "mod.ts", ...FOLDERS.flatMap(modulesOf)].flatMap(examplesOf);
+const PAGES = [...Deno.readDirSync(new URL("docs/", ROOT))].map(({ name }) => `docs/${name}`)
+  .filter((path) => path.endsWith(".md"));
+
+const EXAMPLES = ["README.md", ...PAGES, "mod.ts", ...FOLDERS.flatMap(modulesOf)]
+  .flatMap(examplesOf);
 
 /** What a user of version 0.1.0 found in its README. */
 const OLD_README: Example = {

@@ -41,6 +41,7 @@ const ALLOWED: Record<string, string[]> = {
   model: ["kernels", "files"],
   generate: ["model", "data", "kernels", "files"],
   train: ["generate", "model", "data", "kernels", "files"],
+  inspect: ["train", "generate", "model", "data", "kernels", "files"],
   commands: ["train", "generate", "model", "data", "kernels", "files"],
   bench: ["commands", "train", "generate", "model", "data", "kernels", "files"],
 };

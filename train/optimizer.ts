@@ -13,8 +13,11 @@ import type { ParameterSpec } from "../model/parameters.ts";
 
 /** Settings of the optimizer that are the same for all steps of a training. */
 export interface OptimizerOptions {
+  /** Decoupled decay of matrices and embeddings. */
   readonly weightDecay: number;
+  /** Decay of the first moment. */
   readonly beta1: number;
+  /** Decay of the second moment. */
   readonly beta2: number;
 }
 

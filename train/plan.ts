@@ -1,4 +1,5 @@
 import { dirname, join, resolve } from "node:path";
+import type { Documents } from "../data/text/documents.ts";
 import { DataError } from "../data/text/data_error.ts";
 import { Batches } from "../data/tokens/batches.ts";
 import { type Corpus, loadCorpus } from "../data/tokens/corpus.ts";
@@ -54,6 +55,8 @@ export interface Workplace {
   readonly directory: RunDirectory;
   readonly signal: AbortSignal | undefined;
   readonly hub: Pick<HubOptions, "environment">;
+  /** The documents that the caller has given in place of a name. */
+  readonly documents?: Documents | undefined;
 }
 
 /** The choices of a training that do not depend on its data. */
@@ -177,13 +180,16 @@ export async function* openCorpus(
   { given, resumed, hasNewData, initial }: Plan,
 ): AsyncGenerator<TrainEvent, Corpus> {
   const { data, dataVersion, textField, workers, vocabulary } = given;
-  if (Array.isArray(data)) yield { kind: "notice", message: `reading ${data.join(", ")}` };
+  const { documents } = place;
+  if (!documents && Array.isArray(data)) {
+    yield { kind: "notice", message: `reading ${data.join(", ")}` };
+  }
   const corpus = yield* reporting(async (callbacks) =>
     await loadCorpus({
       ...dataPlaces(place),
       ...callbacks,
       ...{ dataVersion, textField, workers, vocabulary },
-      data: data === "auto" ? "sample" : data,
+      data: documents ?? (data === "auto" ? "sample" : data),
       ...(resumed || initial
         ? { tokenizer: (resumed ?? initial)!.tokenizer }
         : { baseTokenizer: await tokenizerOf(given, place.hub, callbacks) }),

@@ -16,6 +16,7 @@ import type { Batch } from "../data/tokens/batches.ts";
 import { createActivations } from "../model/activations.ts";
 import { backward, forward } from "../model/forward_backward.ts";
 import { firstTrainedBlock, type Gpt } from "../model/gpt.ts";
+import { DEFAULT_OPTIONS } from "./options.ts";
 import {
   createOptimizer,
   createTrainedArena,
@@ -32,9 +33,11 @@ export interface StepOptions extends OptimizerOptions {
   readonly sequenceLength: number;
   /** Micro-batches whose gradients are added up before one update. */
   readonly gradientAccumulation: number;
+  /** Share of activations dropped. */
   readonly dropout: number;
+  /** Share of the target's probability spread over the vocabulary. */
   readonly labelSmoothing: number;
-  /** Largest gradient norm; Infinity leaves gradients as they are. */
+  /** Norm to which a larger gradient is clipped; 0 for no clipping. */
   readonly gradientClip: number;
   /** Seed of dropout. */
   readonly seed: number;
@@ -42,13 +45,15 @@ export interface StepOptions extends OptimizerOptions {
 
 /** Scalars on the device that one step passes to the next. */
 export interface StepState {
+  /** Loss scale. */
   lossScale: number;
   /** Good steps since the loss scale changed. */
   growthTracker: number;
   /** Steps that were applied. */
   optimizerSteps: number;
-  /** Steps that were skipped for a non-finite gradient: in all, and in a row up to now. */
+  /** Steps that were skipped because a gradient was not finite. */
   skippedSteps: number;
+  /** Skipped steps in a row up to now. */
   consecutiveSkips: number;
 }
 
@@ -62,7 +67,9 @@ export interface StepReport {
   lossScale: number;
   /** Whether the step was skipped for a non-finite gradient. */
   skipped: boolean;
+  /** Skipped steps in a row up to this one. */
   consecutiveSkips: number;
+  /** Skipped steps in all. */
   skippedSteps: number;
 }
 
@@ -102,6 +109,7 @@ const REPORT_COLUMNS = 8;
 
 /** The batches of a step: an array, or an object that makes them one by one. */
 export interface StepBatches {
+  /** Number of micro-batches. */
   readonly length: number;
   /** Micro-batch `index`, from 0. */
   at(index: number): Batch | undefined;
@@ -112,6 +120,7 @@ const MOST_WAITING_BYTES = 256 * 2 ** 20;
 
 /** A recorded training step: gradients, optimizer, and the program that is replayed every step. */
 export interface TrainStep extends Disposable {
+  /** The optimizer, with its state. */
   readonly optimizer: Optimizer;
   /** Gradients of the last step, with the loss scale. */
   readonly gradients: Arena;
@@ -152,9 +161,33 @@ export interface TrainStep extends Disposable {
  *
  * The loss scale enters in the backward pass of the cross-entropy and leaves in the optimizer. The device
  * decides whether a step is skipped, so that the host never waits for it.
+ *
+ * @param given sizes, and what differs from `DEFAULT_OPTIONS`.
+ * @throws {UserError} if no parameter is trained; {LimitError} if the step leaves the device's limits.
+ *
+ * @example Train in a loop of one's own, with one's own data and learning rates
+ * ```ts
+ * import { batchOf, createGpt, createTrainStep, initializeParameters, openDevice } from "../mod.ts";
+ *
+ * const config = { vocabularySize: 64, contextLength: 16, width: 32, layers: 2, heads: 2 };
+ * using gpt = createGpt(await openDevice(), config, { precision: "f32" });
+ * initializeParameters(gpt, { seed: 1 });
+ * using trainStep = createTrainStep(gpt, { batchSize: 8, sequenceLength: 16 });
+ *
+ * // rows of 17 numbers, each one more than the one before
+ * const rows = Array.from({ length: 8 }, (_, b) => Array.from({ length: 17 }, (_, t) => b + t));
+ * for (let step = 0; step < 20; step++) {
+ *   const batch = batchOf(rows, { contextLength: 16, padding: 0 });
+ *   await trainStep.submit(step, [batch], { learningRate: 3e-3 * (1 - step / 20) });
+ * }
+ * console.log(await trainStep.reports(20)); // waits for the device: losses, gradient norms
+ * ```
  */
-export function createTrainStep(model: Gpt, options: StepOptions): TrainStep {
-  const { device, config, precision } = model;
+export function createTrainStep(
+  model: Gpt,
+  given: Partial<StepOptions> & Pick<StepOptions, "batchSize" | "sequenceLength">,
+): TrainStep {
+  const { device, config, precision } = model, options = { ...DEFAULT_OPTIONS, ...given };
   const { batchSize: B, sequenceLength: T, gradientAccumulation, dropout, labelSmoothing } =
     options;
   const M = B * T;
@@ -217,7 +250,7 @@ export function createTrainStep(model: Gpt, options: StepOptions): TrainStep {
     { partials, stepInputs, lossSums },
     { lossScale, counters, update, reports },
     {
-      gradientClip: options.gradientClip,
+      gradientClip: options.gradientClip || Infinity,
       growthFactor: scaled ? 2 : 1,
       backoffFactor: scaled ? 0.5 : 1,
       growthInterval: GROWTH_INTERVAL,

@@ -1,3 +1,4 @@
+import { documentsOf } from "../data/text/documents.ts";
 import type { Corpus } from "../data/tokens/corpus.ts";
 import type { HubOptions } from "../data/hub/hub.ts";
 import { fillModel } from "../generate/source.ts";
@@ -6,6 +7,7 @@ import { size } from "../kernels/tensor.ts";
 import type { GptConfig } from "../model/config.ts";
 import { isAdapter } from "../model/files/lora.ts";
 import { createGpt, type Gpt } from "../model/gpt.ts";
+import { UserError } from "../files/user_error.ts";
 import { countParameters, parameterTable } from "../model/parameters.ts";
 import { initializeParameters } from "../model/weights.ts";
 import { createEvaluator, type Evaluator } from "./evaluate.ts";
@@ -43,17 +45,33 @@ export type { TrainEvent } from "./events.ts";
  *   if (event.kind === "step") console.log(event.step, event.loss);
  * }
  * ```
+ *
+ * @example Train on texts of a program
+ * ```ts
+ * import { train } from "../mod.ts";
+ *
+ * const texts = Array.from({ length: 300 }, (_, i) => `${i} and ${i + 1} are ${2 * i + 1}.`);
+ * const options = { preset: "nano", contextLength: 32, steps: 3, out: "runs/sums" } as const;
+ * for await (const event of train({ texts, ...options })) {
+ *   if (event.kind === "evaluation") console.log(event.step, event.loss);
+ * }
+ * ```
  */
 export async function* train(
-  { device: given, signal, environment, ...wanted }: Partial<TrainOptions> & {
+  { device: given, signal, environment, texts, ...wanted }: Partial<TrainOptions> & {
     device?: Device;
     signal?: AbortSignal;
+    /** Documents to train on, in place of `data`; they are held in memory. */
+    texts?: Iterable<string> | AsyncIterable<string>;
     /** Environment variables for access to the hub, instead of the process's; see `HubOptions`. */
     environment?: HubOptions["environment"];
   } = {},
 ): AsyncGenerator<TrainEvent> {
   validateOptions(wanted);
   checkRates(wanted);
+  if (texts && wanted.data !== undefined) {
+    throw new UserError("Cannot train on texts and data as only one must be given: both are given");
+  }
   using resources = new DisposableStack();
   try {
     const device = given ?? resources.adopt(await openDevice(), (device) => device.destroy());
@@ -63,7 +81,11 @@ export async function* train(
       if (aside) yield { kind: "notice", message: `moved the old run to ${aside}` };
     }
     const directory = resources.adopt(openRunDirectory(out), (directory) => directory.close());
-    const place = { device, directory, signal, hub: environment ? { environment } : {} };
+    const place = {
+      ...{ device, directory, signal },
+      hub: environment ? { environment } : {},
+      documents: texts && documentsOf("the given text", await Array.fromAsync(texts)),
+    };
 
     const checkpoint = yield* findCheckpoint(place, wanted);
     const plan = yield* makePlan(place, wanted, checkpoint);
@@ -147,12 +169,7 @@ async function* recordStep(
   { device, directory, options, config, resumed }: Run,
   gpt: Gpt,
 ): AsyncGenerator<TrainEvent, TrainStep> {
-  const record = () =>
-    createTrainStep(gpt, {
-      ...options,
-      sequenceLength: options.contextLength,
-      gradientClip: options.gradientClip === 0 ? Infinity : options.gradientClip,
-    });
+  const record = () => createTrainStep(gpt, { ...options, sequenceLength: options.contextLength });
   return yield* recordTuned(record, {
     device,
     tune: options.tune === "on" ||

@@ -63,7 +63,8 @@ const TINYSTORIES = {
 const SAMPLE_SEED = 1;
 
 /**
- * Finds data: the built-in stories; TinyStories, which is downloaded from the Hugging Face hub; or files.
+ * Finds data: the built-in stories; TinyStories, which is downloaded from the Hugging Face hub; files; or
+ * documents that are there already.
  *
  * Each file is a path, a pattern such as `books/*.txt.gz`, or `hf:OWNER/NAME/FILE`, with or without
  * `@REVISION`, in which FILE may be a pattern too. `FORMATS` lists the formats; a file that is named more
@@ -73,11 +74,15 @@ const SAMPLE_SEED = 1;
  * @throws {DataError} if a file cannot be found or read, or its format is not supported; {HubError} if it
  * cannot be downloaded.
  */
-export async function openDataset(data: DataSpec, options: DataOptions = {}): Promise<Dataset> {
+export async function openDataset(
+  data: DataSpec | Documents,
+  options: DataOptions = {},
+): Promise<Dataset> {
   if (data === "sample") {
     const stories = sampleStories({ seed: SAMPLE_SEED, count: SAMPLE_COUNT });
     return { training: documentsOf("sample", stories), data };
   }
+  if (typeof data === "object" && "read" in data) return { training: data, data: [data.name] };
   if (typeof data !== "string") {
     const { files, pinned } = await findFiles(data, options);
     return { training: readFiles(files, options), data: pinned };

@@ -18,7 +18,7 @@ export interface Batch {
 }
 
 /** How a text is cut into batches for training. */
-export interface BatchOptions {
+export interface BatchesOptions {
   /** B: rows per batch. */
   readonly batchSize: number;
   /** T: tokens per row. */
@@ -40,11 +40,15 @@ export interface BatchOptions {
  */
 export class Batches {
   readonly #text: TokenDataset;
-  readonly #options: BatchOptions;
+  readonly #options: BatchesOptions;
   readonly #rows: number;
 
-  /** @throws {UserError} if the text is too short for a single row. */
-  constructor(text: TokenDataset, options: BatchOptions) {
+  /**
+   * The batches of a text.
+   *
+   * @throws {UserError} if the text is too short for a single row.
+   */
+  constructor(text: TokenDataset, options: BatchesOptions) {
     this.#text = text;
     this.#options = options;
     const { contextLength: T, sequence } = options;
@@ -117,7 +121,7 @@ export class Batches {
 const PHASE = 0x7068;
 
 /** How a text is cut into batches for evaluation. */
-export type EvaluationOptions = Pick<BatchOptions, "batchSize" | "contextLength" | "padding">;
+export type EvaluationOptions = Pick<BatchesOptions, "batchSize" | "contextLength" | "padding">;
 
 /**
  * Batches in which every token of a text, end-of-text included, is a target exactly once.
@@ -149,6 +153,28 @@ export function* evaluationBatches(
     }
   }
   if (rows.length > 0) yield makeBatch(rows, options);
+}
+
+/**
+ * A batch of rows that the caller has cut: each has up to T + 1 tokens, of which the model reads all but the last
+ * and predicts all but the first. Shorter rows are filled up, and do not count there.
+ *
+ * @throws {RangeError} if a row is longer.
+ */
+export function batchOf(
+  rows: readonly ArrayLike<number>[],
+  { contextLength: T, padding }: Pick<BatchesOptions, "contextLength" | "padding">,
+): Batch {
+  const longest = rows.reduce((most, { length }) => Math.max(most, length), 0);
+  if (longest > T + 1) {
+    throw new RangeError(
+      `Cannot make a batch as rows must have at most ${T + 1} tokens: current length is ${longest}`,
+    );
+  }
+  return makeBatch(
+    rows.map((row) => ({ tokens: Uint32Array.from(row), countFrom: 0 })),
+    { batchSize: rows.length, contextLength: T, padding },
+  );
 }
 
 /** Up to T + 1 tokens, and the first target among them that counts. */

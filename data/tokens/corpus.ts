@@ -63,7 +63,7 @@ export interface Corpus {
 /** What to load, and how. */
 export interface CorpusOptions extends DataOptions {
   /** What to read: see `openDataset()`. */
-  readonly data: DataSpec;
+  readonly data: DataSpec | Documents;
   /** `auto` by default. */
   readonly vocabulary?: VocabularyMode;
   /** The tokenizer that the vocabulary is taken from, by default GPT-2's; `auto` leaves others whole. */

@@ -6,8 +6,11 @@ import { ceilDiv, type Tensor, viewTensor } from "../tensor.ts";
 
 /** Settings of AdamW that stay the same throughout training. */
 export interface AdamwOptions {
+  /** Decay of the first moment. */
   beta1: number;
+  /** Decay of the second moment. */
   beta2: number;
+  /** Addend of the denominator. */
   epsilon: number;
   /** Decoupled decay: each step multiplies the parameter by 1 − learning rate · weightDecay. */
   weightDecay: number;

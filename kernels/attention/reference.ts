@@ -97,6 +97,18 @@ export function attentionForward(
   return { y: Float32Array.from(y), logSumExp };
 }
 
+/** p = softmax(scale · q · kᵀ), causal.  qkv: [B,T,3C]; p: [B,NH,T,T] */
+export function attentionWeights(
+  { qkv }: { qkv: ArrayLike<number> },
+  shape: AttentionShape,
+): { p: Float32Array } {
+  const { B, T, NH } = shape, p = new Float32Array(B * NH * T * T);
+  for (const query of queriesOf(shape)) {
+    p.set(softmax(scoresOf(qkv, shape, query)), query.row * T);
+  }
+  return { p };
+}
+
 /**
  * dqkv of `attentionForward()` for dy: [B,T,C], by the chain rule. The gradient of the softmax p subtracts from
  * dp its mean under p, which is a sum over all keys of a query.

@@ -40,8 +40,11 @@ export type Epilogue =
 
 /** A layer-norm: weight and bias are f32 [K]; epsilon is added to the variance, 1e-5 by default. */
 export interface Normalization {
+  /** f32 [K] */
   readonly weight: Tensor;
+  /** f32 [K] */
   readonly bias: Tensor;
+  /** Addend of the variance; 1e-5 by default. */
   readonly epsilon?: number | undefined;
 }
 

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { attentionBackward, attentionForward } from "../../kernels/attention/attention.ts";
 import { attentionDecode } from "../../kernels/attention/decode.ts";
+import { attentionWeights } from "../../kernels/attention/weights.ts";
 import * as reference from "../../kernels/attention/reference.ts";
 import { Program } from "../../kernels/program.ts";
 import { dropoutFactor } from "../../kernels/dropout/reference.ts";
@@ -216,6 +217,28 @@ for (const variant of ["rows", "tiles"] as const) {
     assertClose(lse!, new Array(T).fill(43 * 43 * Math.sqrt(HS)), 1e-6, "logSumExp");
     assert.ok(dqkv!.every(Number.isFinite), `dqkv is ${dqkv}`);
   });
+}
+
+for (const dtype of REAL_TYPES) {
+  for (const scores of [{}, { scale: 0.6, window: 1 }, { window: 41 }]) {
+    Deno.test(
+      `attentionWeights() are those of the reference in ${dtype} with ${JSON.stringify(scores)}`,
+      withRandom(async (random) => {
+        const B = 2, T = 71, NH = 3, HS = 12, shape = { B, T, NH, HS, ...scores };
+        const qkv = randomValues(random, B * T * 3 * NH * HS, { dtype });
+        const { logSumExp } = reference.attentionForward({ qkv }, shape);
+        const t = tensors({
+          qkv: [[B * T, 3 * NH * HS], dtype, qkv],
+          logSumExp: [[B, NH, T], "f32", logSumExp],
+          p: [[B, NH, T, T], "f32"],
+        });
+        const options = { T, heads: NH, ...scores };
+        await assertComputes((program) => attentionWeights(program, t, t, options), [
+          [t.p, reference.attentionWeights({ qkv }, shape).p, 1e-5],
+        ]);
+      }),
+    );
+  }
 }
 
 const DECODED = REAL_TYPES.flatMap((dtype) =>

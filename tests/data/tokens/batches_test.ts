@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import {
   Batches,
-  type BatchOptions,
+  type BatchesOptions,
   evaluationBatches,
   IGNORED,
   permute,
@@ -24,7 +24,7 @@ function text(...lengths: number[]): TokenDataset {
   return tokenDataset(tokens, documentStarts);
 }
 
-const OPTIONS: BatchOptions = {
+const OPTIONS: BatchesOptions = {
   batchSize: 3,
   contextLength: 4,
   sequence: "packed",
