@@ -284,7 +284,7 @@ export function squareProduct(
   };
 }
 
-/** Bytes of a tensor of so many elements. */
+/** Bytes of a tensor with that many elements. */
 export function bytesOf(elements: number, dtype: DType): number {
   return elements * bytesPerElement(dtype);
 }

@@ -31,7 +31,7 @@ export interface TrainStepResult extends Result {
   readonly tokensPerSecond: number;
   readonly peakBytes: number;
   readonly launches: number;
-  /** Loss of the last step, which shows that the steps trained. */
+  /** Loss of the last step, as evidence that the steps trained. */
   readonly loss: number;
 }
 

@@ -24,7 +24,7 @@ export function wgslFiles(folder = "kernels/"): WgslFile[] {
     if (isDirectory) return wgslFiles(`${path}/`);
     if (!name.endsWith(".wgsl")) return [];
     const text = readText(path), line = text.split("\n")[1]!;
-    // unrolled, since Naga takes the lane of a subgroupBroadcast() only as a constant
+    // unrolled, because Naga requires the lane of a subgroupBroadcast() to be a constant
     if (needsOf(path).length === 0) return [{ path, isFragment: false, code: unroll(text) }];
     const constants = [...line.matchAll(/(\w+) = ([\w<>]+)/g)].map((
       [, name, value],

@@ -43,7 +43,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   let i = (group.y * WORKGROUPS_PER_ROW + group.x) * WORKGROUP_SIZE + local.x;
   if (i >= sizes.N) { return; }
   let draw = pcg3d(vec3u(distribution.seed, distribution.stream, sizes.first + i));
-  // Box and Muller 1958. u is in (0, 1], and near 0, from where the tail comes, it has all 32 bits
+  // Box and Muller 1958. u is in (0, 1] and exact near 0, which gives the tail of the distribution
   let u = f32(draw.x) * 0x1p-32 + 0x1p-33;
   let angle = f32(bitcast<i32>(draw.y)) * (6.283185307179586 * 0x1p-32); // in [-π, π], where cos is exact
   var z = sqrt(-2.0 * log(u)) * cos(angle);

@@ -7,7 +7,7 @@ import { sumForward } from "../../kernels/sum/sum.ts";
 import { createTensor } from "../../kernels/tensor.ts";
 import { device } from "../kernels/harness.ts";
 
-Deno.test("measureGenerate() tells the tokens of all streams in a second", async () => {
+Deno.test("measureGenerate() returns the tokens per second of all streams", async () => {
   const config = { vocabularySize: 64, contextLength: 8, width: 8, layers: 1, heads: 1 };
   const bench = { model: "tiny", config, streams: 3, tokens: 5, precision: "f32" } as const;
   const { name, ms, rangeMs, tokensPerSecond, gpuMs, idleShare, launches } = await measureGenerate(
@@ -22,7 +22,7 @@ Deno.test("measureGenerate() tells the tokens of all streams in a second", async
   if (gpuMs !== undefined) assert.equal(idleShare, 1 - (gpuMs as number) / ms);
 });
 
-Deno.test("profile() adds up the launches of each kernel, the slowest first, and their shares", async () => {
+Deno.test("profile() adds the launches of each kernel, and sorts kernels by their share", async () => {
   const program = new Program(device);
   const make = (...shape: number[]) => createTensor(device, "x", { shape, dtype: "f32" });
   matmul(program, { a: make(4, 4), b: make(4, 4) }, { y: make(4, 4) });

@@ -14,7 +14,7 @@ const sumOf = (N: number): KernelBench => ({
     sumForward(program, { x: make.noise([N], "f32") }, { y: make.zeros([1], "f32") }),
 });
 
-Deno.test("Harness.measure() finds that more work takes longer", async () => {
+Deno.test("Harness.measure() returns a longer time for more work", async () => {
   const harness = new Harness(device);
   const small = await harness.measure(sumOf(2 ** 14)),
     large = await harness.measure(sumOf(2 ** 21));
@@ -46,7 +46,7 @@ Deno.test("Harness.measure() fills tensors with noise to their ends", async () =
   harness.destroy();
 });
 
-Deno.test("Harness.measure() times the launches that `only` names, and no others", async () => {
+Deno.test("Harness.measure() times only the launches that `only` names", async () => {
   const harness = new Harness(device);
   const side = device.isCpu ? 384 : 2048; // a GPU's launch of the sum takes as long as a small product
   const both = (only?: string): KernelBench => ({
@@ -65,13 +65,13 @@ Deno.test("Harness.measure() times the launches that `only` names, and no others
   harness.destroy();
 });
 
-Deno.test("median() is the value in the middle, of an even number the upper of two", () => {
+Deno.test("median() returns the middle value, or the upper of the two middle values", () => {
   assert.equal(median([7]), 7);
   assert.equal(median([9, 1, 5]), 5);
   assert.equal(median([100, 3, 1, 2]), 3);
 });
 
-Deno.test("timePasses() gives one time a program a round, also beyond one set of queries", async () => {
+Deno.test("timePasses() returns one time per program and round, even if they need several query sets", async () => {
   const program = new Program(device);
   const x = createTensor(device, "x", { shape: [64], dtype: "f32" });
   sumForward(program, { x }, { y: createTensor(device, "y", { shape: [1], dtype: "f32" }) });

@@ -6,7 +6,7 @@ import { specialize, unroll } from "../../kernels/shader.ts";
 
 const SOURCES = kernelSources();
 
-Deno.test("kernelSources() has every op that has shaders, and the tuner's variants", () => {
+Deno.test("kernelSources() returns every op with shaders, and all variants of the tuner", () => {
   const used = new Set(SOURCES.flatMap(({ shader }) => Object.keys(shader)));
   const unused = wgslFiles().map(({ path }) => path).filter((path) => !used.has(path));
   // the first initialises models, the second tests a device
@@ -21,7 +21,7 @@ Deno.test("kernelSources() has every op that has shaders, and the tuner's varian
   }
 });
 
-Deno.test("shaders name the files of which they are made", () => {
+Deno.test("shaders name the files from which they are joined", () => {
   for (const { shader } of SOURCES) {
     for (const [path, text] of Object.entries(shader)) {
       assert.equal(text, Deno.readTextFileSync(new URL(`../../${path}`, import.meta.url)), path);
@@ -29,7 +29,7 @@ Deno.test("shaders name the files of which they are made", () => {
   }
 });
 
-Deno.test("every line of a kernel that runs names its file and line", () => {
+Deno.test("every line of a specialised kernel names its file and line", () => {
   const { shader, constants } = SOURCES.find(({ op }) => op === "layernorm")!;
   for (const line of unroll(specialize(shader, constants)).split("\n").slice(0, -1)) {
     if (line === "enable f16;") continue;

@@ -56,7 +56,7 @@ const WORK: readonly [on: Device, name: string, work: Work][] = [
   [gpu, "sample top-p f32 [64,50257]", { bytes: 12_865_792 }],
 ];
 
-Deno.test("benchmarks of kernels count the work that one counts by hand", () => {
+Deno.test("benchmarks of kernels state the work that is counted by hand", () => {
   const benches = new Map([gpu, cpu].map((on) => [
     on,
     new Map([...kernelBenches(on), ...decodeBenches(on)].map(({ name, work }) => [name, work])),

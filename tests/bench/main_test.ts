@@ -6,7 +6,7 @@ import { report } from "./fixtures.ts";
 
 const decode = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
 
-Deno.test("bench measures what the filter names, compares, and fails if it got slower", async () => {
+Deno.test("bench measures what the filter selects, compares, and fails if a benchmark is slower", async () => {
   const folder = await Deno.makeTempDir();
   // which batches there are depends on the adapter
   const filter = scalingName(scalingSteps(device, "f32").find(({ axis }) => axis === "batch")!);

@@ -17,7 +17,7 @@ function cells(markdown: string): string[][] {
     .map((line) => line.split("|").slice(1, -1).map((cell) => cell.trim()));
 }
 
-Deno.test("machineSection() compares with PyTorch what both have", () => {
+Deno.test("machineSection() compares the benchmarks that PyTorch's report has, too", () => {
   const rows = cells(machineSection({ name: "gpu", report, pytorch }));
   const from = rows.findIndex(([name]) => name === "benchmark");
   assert.deepEqual(rows.slice(from + 2, from + 8), [
@@ -36,7 +36,7 @@ Deno.test("machineSection() compares with PyTorch what both have", () => {
   ]);
 });
 
-Deno.test("machineSection() tells runs, start, shares, and where they come from", () => {
+Deno.test("machineSection() lists runs, cold start, shares, and the commands that measured them", () => {
   const section = machineSection({ name: "gpu", report, pytorch });
   const rows = cells(section).map((row) => row.join(" | "));
   for (
@@ -57,7 +57,7 @@ Deno.test("machineSection() tells runs, start, shares, and where they come from"
   assert.match(section, /\(\.\.\/bench\/results\/gpu\.svg\)$/);
 });
 
-Deno.test("machineSection() gives no row, table or figure for what was not measured", () => {
+Deno.test("machineSection() returns no row, table or figure for what was not measured", () => {
   const { scaling: _, ...rest } = report;
   const section = machineSection({ name: "cpu", report: { ...rest, results: [] } });
   assert.equal(cells(section).length, 3); // where it comes from
@@ -93,7 +93,7 @@ Deno.test("profileTable() has a row per kernel and a column per profile", () => 
   ]);
 });
 
-Deno.test("scalingTable() tells measured over modelled time", () => {
+Deno.test("scalingTable() shows the ratio of measured to modelled time", () => {
   const rows = cells(scalingTable(report.scaling!));
   assert.deepEqual(rows[2], [
     ...["width 512", "32x128", "360 GFLOP", "2.50 GB", "226"],
@@ -101,7 +101,7 @@ Deno.test("scalingTable() tells measured over modelled time", () => {
   ]);
 });
 
-Deno.test("sections are laid out as `deno fmt` has it", async () => {
+Deno.test("sections have the layout of `deno fmt`", async () => {
   const text = [machineSection({ name: "gpu", report, pytorch }), scalingTable(report.scaling!)]
     .join("\n\n");
   const file = await Deno.makeTempFile({ suffix: ".md" });
@@ -113,13 +113,13 @@ Deno.test("sections are laid out as `deno fmt` has it", async () => {
   assert.equal(code, 0, Buffer.concat([stdout, stderr]).toString());
 });
 
-Deno.test("si() has three digits and the prefix that suits them", () => {
+Deno.test("si() formats three digits with a suitable prefix", () => {
   assert.deepEqual([0, 7, 999.7, 39.44e12, 954396048].map((value) => si(value, "B")), [
     ...["0.00 B", "7.00 B", "1.00 kB", "39.4 TB", "954 MB"],
   ]);
 });
 
-Deno.test("replaceSection() replaces what lies between the markers, and that alone", () => {
+Deno.test("replaceSection() replaces only the text between the markers", () => {
   const { begin, end } = MARKERS;
   const text = (section: string) => `# A\n\n${begin}\n\n${section}${end}\n\n## B\n`;
   assert.equal(replaceSection(text("old\n\n"), "new", "it"), text("new\n\n"));
@@ -134,7 +134,7 @@ Deno.test("replaceSection() replaces what lies between the markers, and that alo
 
 const root = new URL("../../", import.meta.url);
 
-Deno.test("README.md, pages and figures say what bench/results/ says", async () => {
+Deno.test("README.md, pages and figures agree with bench/results/", async () => {
   const files = await filesFromResults(root);
   assert.ok(
     ["README.md", "docs/performance.md", "bench/NOTES.md"].every((path) => files.has(path)),
@@ -145,7 +145,7 @@ Deno.test("README.md, pages and figures say what bench/results/ says", async () 
   }
 });
 
-Deno.test("filesFromResults() pairs reports by name and refuses those of two devices", async () => {
+Deno.test("filesFromResults() pairs reports by name and throws if they are of two devices", async () => {
   const folder = await Deno.makeTempDir();
   const write = (path: string, content: unknown) =>
     Deno.writeTextFile(

@@ -3,7 +3,7 @@ import { meterMemory } from "../../bench/memory.ts";
 import { createTensor } from "../../kernels/tensor.ts";
 import { device } from "../kernels/harness.ts";
 
-Deno.test("meterMemory() finds the most bytes that buffers have at one time, while it counts", () => {
+Deno.test("meterMemory() returns the most bytes that buffers had at one time until it is stopped", () => {
   const make = (length: number) => createTensor(device, "x", { shape: [length], dtype: "f32" });
   const before = make(1000), meter = meterMemory(device);
   const first = make(100), second = make(50);

@@ -20,7 +20,7 @@ const result = (name: string, ms: number, rangeMs?: [number, number]) => ({
   ...(rangeMs ? { rangeMs } : {}),
 });
 
-Deno.test("compare() pairs results by name, points of scaling too", () => {
+Deno.test("compare() pairs results and points of scaling by name", () => {
   const old = {
     results: [result("a", 2), result("b", 2), result("c", 2), result("gone", 1)],
     scaling: { launchMs: 1, points: [{ ...point, ms: 4 }] },
@@ -37,7 +37,7 @@ Deno.test("compare() pairs results by name, points of scaling too", () => {
   ]);
 });
 
-Deno.test("slower() names those beyond the tolerance, unless it may be chance", () => {
+Deno.test("slower() returns the benchmarks beyond the tolerance whose least sample is slower", () => {
   const old = { results: ["a", "b", "c", "once", "once more"].map((name) => result(name, 2)) };
   const comparisons = compare({
     results: [
@@ -54,7 +54,7 @@ Deno.test("slower() names those beyond the tolerance, unless it may be chance", 
   assert.deepEqual(names(0.6), []);
 });
 
-Deno.test("resultLine() gives rate and share, and fits 80 columns", () => {
+Deno.test("resultLine() shows rate and share, and fits 80 columns", () => {
   const line = resultLine({
     ...result("matmul NN f16 [4096,4096]x[4096,4096]", 4),
     work: { flops: 2 * 4096 ** 3 },
@@ -102,7 +102,7 @@ Deno.test("profileLines() ends with the sum and fits 80 columns", () => {
   for (const line of lines) assert.ok(line.length <= 80, line);
 });
 
-Deno.test("parseReport() refuses what is no report, by name", () => {
+Deno.test("parseReport() throws on a file that is no report, and names it", () => {
   assert.throws(() => parseReport("{", "old.json"), /Cannot read old\.json as it must be JSON/);
   for (const text of ["null", "{}", '{"device":{"name":"G"},"results":[{"name":"a"}]}']) {
     assert.throws(() => parseReport(text, "old.json"), UserError);
@@ -111,7 +111,7 @@ Deno.test("parseReport() refuses what is no report, by name", () => {
   assert.deepEqual(parseReport(report, "old.json").results, [{ name: "a", ms: 1 }]);
 });
 
-Deno.test("time() needs no exponent where it rounds up to the next unit", () => {
+Deno.test("time() has no exponent if it rounds up to the next unit", () => {
   assert.equal(time(0.99996), "1.00 ms");
   assert.equal(time(0.9994), "999 µs");
   assert.equal(time(999.4), "999 ms");

@@ -38,12 +38,12 @@ for (const isCpu of [false, true]) {
   });
 }
 
-Deno.test("measureLaunchMs() finds a launch of nothing far shorter than a step", async () => {
+Deno.test("measureLaunchMs() returns a time far below that of a step", async () => {
   const ms = await measureLaunchMs(device);
   assert.ok(ms > 0 && ms < 0.5, `${ms} ms`); // 200 together take more than a millisecond
 });
 
-Deno.test("measureScaling() times equal steps once, untuned, and goes on after a failure", async () => {
+Deno.test("measureScaling() times equal steps once, untuned, and continues after a failure", async () => {
   const bench: ScalingStep["bench"] = {
     model: "tiny",
     config: { vocabularySize: 64, contextLength: 8, width: 32, layers: 1, heads: 1 },
@@ -80,7 +80,7 @@ Deno.test("measureScaling() times equal steps once, untuned, and goes on after a
   assert.equal(first!.modelMs, modelledMs(cost, { ...roofline, launchMs }));
 });
 
-Deno.test("drawScaling() draws a panel for each axis that has points", async () => {
+Deno.test("drawScaling() draws one panel per axis with points", async () => {
   const values = [8, 16, 32, 64, 128, 256];
   const points = values.map((value) => ({ ...point, value, ms: value / 10 }));
   const svg = await drawScaling([...points, { ...point, axis: "layers", value: 4 }], {

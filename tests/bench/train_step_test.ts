@@ -3,7 +3,7 @@ import { benchConfig } from "../../bench/models.ts";
 import { measureTrainStep } from "../../bench/train_step.ts";
 import { device } from "../kernels/harness.ts";
 
-Deno.test("measureTrainStep() says what the device has too little of before it computes", async () => {
+Deno.test("measureTrainStep() throws before it computes if the device has too little memory", async () => {
   const small = { ...device, maxBindingBytes: 2 ** 20, choices: new Map() };
   const config = benchConfig("nano"), { contextLength: sequenceLength } = config;
   const bench = { model: "nano", config, batchSize: 64, sequenceLength, precision: "f32" as const };

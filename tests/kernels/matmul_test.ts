@@ -191,13 +191,13 @@ Deno.test("isWorthTrying() leaves the largest tile to large products and devices
   }
 });
 
-Deno.test("preferredTiles() splits K where a result has few tiles", () => {
+Deno.test("preferredTiles() splits K if a result has few tiles", () => {
   const choices = [
     [[4096, 256, 1024], "64x64 of 128/1"],
     [[4096, 256, 256], "64x64 of 128/1"], // too little of K to split
     [[4096, 1024, 256], "64x64 of 128/2"],
     [[256, 4096, 768], "64x64 of 128/8"],
-    [[64, 256, 768], "64x64 of 128/4"], // even little, where most cores would be idle
+    [[64, 256, 768], "64x64 of 128/4"], // even a small K, if most cores would be idle otherwise
     [[4, 64, 4], "64x64 of 128/1"],
   ] as const;
   for (const [[M, K, N], variant] of choices) {
