@@ -46,7 +46,7 @@ Deno.test("train() refuses to resume with other texts, and texts beside data", a
   await trained({ texts: TEXTS, steps: 1, out });
   await assert.rejects(() => trained({ texts: TEXTS.slice(1), steps: 2, out }), {
     name: "UserError",
-    message: /the data must stay what it was: the given text has changed since$/,
+    message: /its data must be unchanged: the given text has changed since$/,
   });
   await assert.rejects(() => trained({ texts: TEXTS, data: "sample", steps: 2, out }), {
     name: "UserError",
