@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { bytesOf, type KernelBench, type Maker, matrixTypes, type Result } from "./harness.ts";
 import { meterMemory } from "./memory.ts";
+import { benchConfig } from "./models.ts";
 import { profile, type ProfileRow } from "./train_step.ts";
 import { gpt2Tokenizer, type Tokenizer } from "../data/tokenizer/tokenizer.ts";
 import { createDecoder, type Decoder } from "../generate/decoder.ts";
@@ -33,6 +34,16 @@ export function generateName(
 ): string {
   const texts = `${streams} stream${streams > 1 ? "s" : ""} x ${tokens}`;
   return `generate ${precision} ${model} ${texts} V ${config.vocabularySize}`;
+}
+
+/** The generations of a report, of one text and of many; on a GPU with the context of PyTorch's baseline. */
+export function generateBenches(device: Device, precision: Precision): GenerateBench[] {
+  const model = device.isCpu ? "nano" : "mini", tokens = device.isCpu ? 64 : 256;
+  const config = benchConfig(model);
+  const contextLength = device.isCpu ? config.contextLength : 512;
+  return (device.isCpu ? [1, 8] : [1, 64]).map((streams) => (
+    { model, config: { ...config, contextLength }, streams, tokens, precision }
+  ));
 }
 
 /** Generations that are timed; their median is reported. */

@@ -3,13 +3,12 @@ import { readText } from "../files/json.ts";
 import { Harness, matrixTypes, type Result, type Roofline } from "./harness.ts";
 import {
   decodeBenches,
-  type GenerateBench,
+  generateBenches,
   generateName,
   measureGenerate,
   profileGenerate,
 } from "./generate.ts";
 import { kernelBenches } from "./kernels.ts";
-import { benchConfig, OWN_VOCABULARY } from "./models.ts";
 import {
   compare,
   comparisonLine,
@@ -30,7 +29,7 @@ import {
   measureTrainStep,
   type ProfileRow,
   profileTrainStep,
-  type TrainStepBench,
+  trainStepBenches,
   trainStepName,
 } from "./train_step.ts";
 import { command, output, realNumber, run, status } from "../commands/command.ts";
@@ -38,7 +37,6 @@ import { commandLine } from "../files/command_line.ts";
 import { checkFilePath, replaceText } from "../files/disk.ts";
 import { type Device, openDevice } from "../kernels/device.ts";
 import { clockOf } from "../kernels/timing.ts";
-import type { PresetName } from "../model/config.ts";
 import type { Precision } from "../model/precision.ts";
 
 /** `bench`: the speed of this machine, and its share of the roofline. */
@@ -178,7 +176,7 @@ async function runKernels(bench: BenchRun): Promise<Roofline> {
 
 /** Measures training steps, generation, and a cold start. */
 async function runModels(bench: BenchRun, precision: Precision): Promise<void> {
-  const { device } = bench, steps = trainSteps(device, precision);
+  const { device } = bench, steps = trainStepBenches(device, precision);
   for (const step of steps) {
     const progress = everyTwoSeconds(status);
     const onTuning = (done: number, of: number) => progress(`  ${done} of ${of} kernels tuned`);
@@ -188,7 +186,7 @@ async function runModels(bench: BenchRun, precision: Precision): Promise<void> {
       () => profileTrainStep(device, step),
     );
   }
-  for (const generation of generations(device, precision)) {
+  for (const generation of generateBenches(device, precision)) {
     await bench.measure(
       generateName(generation),
       () => measureGenerate(device, generation),
@@ -244,33 +242,6 @@ function everyTwoSeconds(show: (line: string) => void): (line: string) => void {
     last = performance.now();
     show(line);
   };
-}
-
-/** The training steps to time on a device, the smallest first. */
-function trainSteps(device: Device, precision: Precision): TrainStepBench[] {
-  const step = (
-    model: PresetName,
-    batchSize: number,
-    vocabularySize?: number,
-  ): TrainStepBench => {
-    const config = benchConfig(model, vocabularySize);
-    return { model, config, batchSize, sequenceLength: config.contextLength, precision };
-  };
-  return device.isCpu
-    ? [step("nano", 16)]
-    : [step("mini", 32), step("mini", 32, OWN_VOCABULARY), step("gpt2", 8)];
-}
-
-/**
- * The generations to time, of one text and of many; on a GPU with the context of PyTorch's baseline.
- */
-function generations(device: Device, precision: Precision): GenerateBench[] {
-  const model = device.isCpu ? "nano" : "mini", tokens = device.isCpu ? 64 : 256;
-  const config = benchConfig(model);
-  const contextLength = device.isCpu ? config.contextLength : 512;
-  return (device.isCpu ? [1, 8] : [1, 64]).map((streams) => (
-    { model, config: { ...config, contextLength }, streams, tokens, precision }
-  ));
 }
 
 await program.parseAsync();

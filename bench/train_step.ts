@@ -1,5 +1,5 @@
 import { meterMemory } from "./memory.ts";
-import { STEP_OPTIONS } from "./models.ts";
+import { benchConfig, OWN_VOCABULARY, STEP_OPTIONS } from "./models.ts";
 import { sampleBatch, sampleBatches } from "./text.ts";
 import type { Result } from "./harness.ts";
 import { UserError } from "../files/user_error.ts";
@@ -8,7 +8,7 @@ import type { Program } from "../kernels/program.ts";
 import { misfitOf, shortageOf } from "../generate/limits.ts";
 import { clockOf, median, timePasses, warmUpMsOf } from "../kernels/timing.ts";
 import { tune, untuned } from "../kernels/tune.ts";
-import type { GptConfig } from "../model/config.ts";
+import type { GptConfig, PresetName } from "../model/config.ts";
 import { createGpt } from "../model/gpt.ts";
 import type { Precision } from "../model/precision.ts";
 import { initializeParameters } from "../model/weights.ts";
@@ -38,6 +38,21 @@ export interface TrainStepResult extends Result {
 /** The name of a training step's result: `train step f16 mini 32x128 V 50257`. */
 export function trainStepName(bench: TrainStepBench): string {
   return `train step ${modelAndBatch(bench)}`;
+}
+
+/** The training steps of a report, the smallest first. */
+export function trainStepBenches(device: Device, precision: Precision): TrainStepBench[] {
+  const step = (
+    model: PresetName,
+    batchSize: number,
+    vocabularySize?: number,
+  ): TrainStepBench => {
+    const config = benchConfig(model, vocabularySize);
+    return { model, config, batchSize, sequenceLength: config.contextLength, precision };
+  };
+  return device.isCpu
+    ? [step("nano", 16)]
+    : [step("mini", 32), step("mini", 32, OWN_VOCABULARY), step("gpt2", 8)];
 }
 
 /** V is part of the name because the products of the head take most of a small model's step. */

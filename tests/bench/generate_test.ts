@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { generateName, measureGenerate } from "../../bench/generate.ts";
+import { generateBenches, generateName, measureGenerate } from "../../bench/generate.ts";
 import { profile } from "../../bench/train_step.ts";
 import { matmul } from "../../kernels/matmul/matmul.ts";
 import { Program } from "../../kernels/program.ts";
@@ -35,4 +35,20 @@ Deno.test("profile() adds the launches of each kernel, and sorts kernels by thei
   assert.deepEqual([sum!.share, product!.share], [sum!.ms / total, product!.ms / total]);
   assert.ok(sum!.ms > product!.ms && product!.ms > 0);
   program.destroy();
+});
+
+Deno.test("generateBenches() keeps the names by which reports are compared", () => {
+  const names = (isCpu: boolean, precision: "f16" | "f32") =>
+    generateBenches({ ...device, isCpu }, precision).map((bench) => {
+      assert.equal(bench.config.contextLength, isCpu ? 64 : 512);
+      return generateName(bench);
+    });
+  assert.deepEqual(names(true, "f32"), [
+    "generate f32 nano 1 stream x 64 V 1048",
+    "generate f32 nano 8 streams x 64 V 1048",
+  ]);
+  assert.deepEqual(names(false, "f16"), [
+    "generate f16 mini 1 stream x 256 V 50257",
+    "generate f16 mini 64 streams x 256 V 50257",
+  ]);
 });

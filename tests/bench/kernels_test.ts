@@ -3,6 +3,9 @@ import { decodeBenches } from "../../bench/generate.ts";
 import type { Work } from "../../bench/harness.ts";
 import { kernelBenches } from "../../bench/kernels.ts";
 import type { Device } from "../../kernels/device.ts";
+import { dryDevice } from "../../kernels/dry_device.ts";
+import { Program } from "../../kernels/program.ts";
+import { createTensor, type DType } from "../../kernels/tensor.ts";
 import { device } from "../kernels/harness.ts";
 
 const gpu: Device = {
@@ -62,4 +65,43 @@ Deno.test("benchmarks of kernels state the work that is counted by hand", () => 
     new Map([...kernelBenches(on), ...decodeBenches(on)].map(({ name, work }) => [name, work])),
   ]));
   for (const [on, name, work] of WORK) assert.deepEqual(benches.get(on)!.get(name), work, name);
+});
+
+/** The ops whose kernels a benchmark launches, by the beginning of its name; sums of split products apart. */
+const LAUNCHES: readonly [start: string, ops: RegExp][] = [
+  ["matmul", /^matmul$/],
+  ["one row", /^matmul$/],
+  ["linear dbias", /^matmul matmul( linear)+$/],
+  ["linear", /^matmul$/],
+  ["head and loss", /^matmul cross_entropy matmul matmul$/],
+  ["head", /^matmul$/],
+  ["attention backward", /^attention( attention)+$/],
+  ["attention", /^attention$/],
+  ["residual and layernorm backward", /^layernorm layernorm$/],
+  ["residual and layernorm", /^layernorm$/],
+  ["dropout", /^dropout$/],
+  ["embedding backward", /^embedding embedding$/],
+  ["embedding", /^embedding$/],
+  ["cross-entropy", /^cross_entropy$/],
+  ["gradient norm", /^gradient_norm$/],
+  ["adamw", /^adamw$/],
+  ["sample", /^sample$/],
+];
+
+Deno.test("benchmarks of kernels launch the kernels that their names say", () => {
+  for (const on of [gpu, cpu]) {
+    const dry = dryDevice(on), unused = new Set(LAUNCHES);
+    const tensor = (shape: readonly number[], dtype: DType) =>
+      createTensor(dry, "x", { shape, dtype });
+    for (const { name, only, record } of [...kernelBenches(dry), ...decodeBenches(dry)]) {
+      const program = new Program(dry);
+      record(program, { noise: tensor, zeros: tensor, of: tensor });
+      const launches = program.labels.filter((label) => label !== "kernels/matmul/reduce.wgsl");
+      const expected = LAUNCHES.find(([start]) => name.startsWith(start))!;
+      assert.match(launches.map((label) => label.split("/")[1]).join(" "), expected[1], name);
+      assert.ok(only === undefined || launches.includes(only), name);
+      unused.delete(expected);
+    }
+    assert.deepEqual([...unused], []);
+  }
 });

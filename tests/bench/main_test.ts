@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { parseReport, type Report } from "../../bench/report.ts";
 import { scalingName, scalingSteps } from "../../bench/scaling.ts";
+import { clockOf } from "../../kernels/timing.ts";
 import { device } from "../kernels/harness.ts";
 import { report } from "./fixtures.ts";
 
@@ -18,6 +19,7 @@ Deno.test("bench measures what the filter selects, compares, and fails if a benc
     ]),
   };
   await Deno.writeTextFile(`${folder}/old.json`, JSON.stringify(old));
+  const before = Date.now();
   const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
     args: [
       ...["run", "--no-prompt", "--allow-read", "--allow-write", "--allow-run"],
@@ -38,6 +40,16 @@ Deno.test("bench measures what the filter selects, compares, and fails if a benc
   const written = parseReport(lines.at(-1)!, "stdout");
   assert.deepEqual(written, JSON.parse(file));
   assert.equal(written.command, `deno task bench --scaling --filter '${filter}'`);
+  assert.deepEqual(written.device, {
+    name: device.name,
+    backend: device.backend,
+    isCpu: device.isCpu,
+  });
+  assert.equal(written.deno, Deno.version.deno);
+  assert.equal(written.clock, clockOf(device));
+  // it may be midnight
+  const days = [before, Date.now()].map((time) => new Date(time).toISOString().split("T")[0]);
+  assert.ok(days.includes(written.date), written.date);
   assert.deepEqual(written.scaling!.points.map(({ name }) => name), [filter]);
   const { flopsPerSecond, bytesPerSecond } = written.roofline;
   const shares = written.results.map(({ work, ms, share }) => {

@@ -1,6 +1,11 @@
 import assert from "node:assert/strict";
 import { benchConfig } from "../../bench/models.ts";
-import { measureTrainStep } from "../../bench/train_step.ts";
+import {
+  coldStartName,
+  measureTrainStep,
+  trainStepBenches,
+  trainStepName,
+} from "../../bench/train_step.ts";
 import { device } from "../kernels/harness.ts";
 
 Deno.test("measureTrainStep() throws before it computes if the device has too little memory", async () => {
@@ -12,4 +17,24 @@ Deno.test("measureTrainStep() throws before it computes if the device has too li
     message:
       /^Cannot time a step of 64 rows as it must fit .* \(a kernel can bind at most 1\.05 MB/,
   });
+});
+
+Deno.test("trainStepBenches() keeps the names by which reports are compared", () => {
+  const names = (isCpu: boolean, precision: "f16" | "f32") =>
+    trainStepBenches({ ...device, isCpu }, precision).flatMap((bench) => [
+      trainStepName(bench),
+      coldStartName(bench),
+    ]);
+  assert.deepEqual(names(true, "f32"), [
+    "train step f32 nano 16x64 V 1048",
+    "cold start to first step f32 nano 16x64 V 1048",
+  ]);
+  assert.deepEqual(names(false, "f16"), [
+    "train step f16 mini 32x128 V 50257",
+    "cold start to first step f16 mini 32x128 V 50257",
+    "train step f16 mini 32x128 V 4096",
+    "cold start to first step f16 mini 32x128 V 4096",
+    "train step f16 gpt2 8x1024 V 50257",
+    "cold start to first step f16 gpt2 8x1024 V 50257",
+  ]);
 });
