@@ -22,7 +22,7 @@ export function withModelOptions(program: Command) {
         "--model <name>",
         `use another model: ${
           Object.keys(MODEL_NAMES).slice(0, 3).join(", ")
-        }, hf:OWNER/NAME, or a directory`,
+        }, hf:OWNER/NAME, a directory or a .gguf file`,
       ).conflicts(["run", "checkpoint"]),
     )
     .option("--base <model>", TRAIN_OPTIONS.base.help);

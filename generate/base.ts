@@ -11,7 +11,13 @@ import {
   verifyCheckpoint,
 } from "../model/files/checkpoint.ts";
 import { ADAPTER_CONFIG } from "../model/files/lora.ts";
-import { hashFiles, MODEL_FILE, openModelTensors } from "../model/files/tensor_files.ts";
+import { ggufIn, openGguf } from "../model/files/llama_cpp.ts";
+import {
+  hashFiles,
+  MODEL_FILE,
+  openModelTensors,
+  type TensorFiles,
+} from "../model/files/tensor_files.ts";
 
 /**
  * The base of adapters: the model for which they were trained. A checkpoint of adapters records the path of its base
@@ -134,9 +140,15 @@ function weightsHash(directory: string): string {
   return hashFiles(weightFiles(directory));
 }
 
+/** Opens the tensors of the model in a directory or a GGUF file. */
+export function openTensors(path: string): TensorFiles {
+  const gguf = ggufIn(path);
+  return gguf === undefined ? openModelTensors(path) : openGguf(gguf);
+}
+
 /** The files of a model's weights. */
 export function weightFiles(directory: string): readonly string[] {
-  const files = openModelTensors(directory);
+  const files = openTensors(directory);
   files.close();
   return files.paths;
 }

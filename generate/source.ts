@@ -1,6 +1,7 @@
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { HubError, hubFile, type HubOptions, listHubFiles, parseHubSpec } from "../data/hub/hub.ts";
+import { readGgufTokenizer } from "../data/tokenizer/gguf.ts";
 import { hasTokenizer, readTokenizer, tokenizerFileNames } from "../data/tokenizer/load.ts";
 import type { DataProgress } from "../data/text/documents.ts";
 import { gpt2Tokenizer, type Tokenizer } from "../data/tokenizer/tokenizer.ts";
@@ -20,6 +21,7 @@ import {
 import type { GptConfig } from "../model/config.ts";
 import type { Gpt } from "../model/gpt.ts";
 import { parseEndIds, parseHuggingFaceConfig } from "../model/files/hugging_face.ts";
+import { ggufIn, openGguf } from "../model/files/llama_cpp.ts";
 import {
   ADAPTER_CONFIG,
   ADAPTER_FILE,
@@ -35,12 +37,12 @@ import {
   hashFiles,
   isIndex,
   MODEL_FILES,
-  openModelTensors,
   openTensorFiles,
   shardNames,
+  type TensorFiles,
 } from "../model/files/tensor_files.ts";
 import { listOfNames, loadParameters, unexpectedTensors } from "../model/weights.ts";
-import { findBase, type Found, weightFiles } from "./base.ts";
+import { findBase, type Found, openTensors, weightFiles } from "./base.ts";
 
 /** Models that have short names: their repositories on the hub. */
 export const MODEL_NAMES: Readonly<Record<string, string>> = {
@@ -55,7 +57,7 @@ export const MODEL_NAMES: Readonly<Record<string, string>> = {
 export interface ModelSource {
   /** Name that finds the same model again: `hf:OWNER/NAME@COMMIT`, or the absolute path of a directory. */
   readonly spec: string;
-  /** Directory of its files; if it has adapters, the directory of their base. */
+  /** Directory of its files, or its GGUF file; if it has adapters, that of their base. */
   readonly directory: string;
   /** The configuration of the model without adapters. */
   readonly config: GptConfig;
@@ -84,7 +86,7 @@ export interface FindModelOptions extends Omit<HubOptions, "onProgress"> {
 /**
  * Finds a model and reads its configuration and tokenizer; a model of the hub is downloaded first.
  *
- * @param spec a name of `MODEL_NAMES`, `hf:OWNER/NAME` with or without `@REVISION`, or a directory: a model or PEFT
+ * @param spec a name of `MODEL_NAMES`, `hf:OWNER/NAME` with or without `@REVISION`, a `.gguf` file, or a directory: a model or PEFT
  * adapters as Hugging Face's libraries write them, a checkpoint, or a run, of which the newest checkpoint is used.
  * @throws {UserError} if there is no such model; {HubError} if the hub refuses it; {CheckpointError} if a
  * checkpoint is damaged, or if the base of adapters is missing or is another model.
@@ -169,12 +171,17 @@ async function findFiles(spec: string, options: FindModelOptions): Promise<Found
   if (named.startsWith("hf:")) return await download(named, options);
   const refuse = (reason: string) =>
     new UserError(
-      `Cannot find the model ${quoted(spec)} as it must be a directory, hf:OWNER/NAME, or one of ` +
+      `Cannot find the model ${
+        quoted(spec)
+      } as it must be a directory, a .gguf file, hf:OWNER/NAME, or one of ` +
         `${Object.keys(MODEL_NAMES).join(", ")}: ${reason}`,
     );
   const status = reading(() => statSync(spec, { throwIfNoEntry: false }), refuse);
+  if (status?.isFile() && ggufIn(spec) !== undefined) {
+    return { spec: resolve(spec), directory: spec };
+  }
   if (!status?.isDirectory()) {
-    throw refuse(status ? "it is a file" : "there is no such directory");
+    throw refuse(status ? "it is another file" : "there is no such directory");
   }
   const isRun = existsSync(join(spec, "checkpoints"));
   const directory = isRun ? newestIn(spec, options.onNotice) : spec;
@@ -238,35 +245,15 @@ async function download(
   return { spec: `hf:${repo.repo}@${commit}`, directory: dirname(first) };
 }
 
-/** The configuration and tokenizer of the model in a directory. */
+/** The configuration and tokenizer of the model in a directory or a GGUF file. */
 async function describe(
   directory: string,
   options: FindModelOptions,
 ): Promise<Pick<ModelSource, "config" | "tokenizer">> {
-  const path = join(directory, CONFIG_FILE), json = readIfThere(path);
-  if (json === undefined) {
-    throw new UserError(
-      `Cannot load a model from ${directory} as it must hold config.json: it has ` +
-        `${printable(namesIn(directory).slice(0, 8).join(", ")) || "no files"}`,
-    );
-  }
-  const { contextLength, onNotice = () => {} } = options;
-  const notice = chooseModelFile(namesIn(directory))?.notice;
-  if (notice) onNotice(`${notice}, in ${directory}`);
-  const { tensors, close } = openModelTensors(directory);
-  close(); // names and shapes are known
-  const config = parseHuggingFaceConfig(json, path, tensors);
-  const unexpected = unexpectedTensors(config, tensors.keys());
-  if (unexpected.length > 0) {
-    onNotice(
-      `ignoring tensors in ${directory} that the model of its config.json does not have: ` +
-        listOfNames(unexpected),
-    );
-  }
-  const { vocabularySize } = config;
-  const tokenizer = hasTokenizer(directory)
-    ? await readTokenizer(directory, { vocabularySize })
-    : await tokenizerOfGpt2(directory, config, options);
+  const { contextLength } = options, gguf = ggufIn(directory);
+  const { config, tokenizer } = gguf === undefined
+    ? await describeDirectory(directory, options)
+    : await describeGguf(gguf, options);
   if (contextLength !== undefined && contextLength > config.contextLength) {
     throw new UserError(
       `Cannot use a model of ${config.contextLength} positions for contexts of ${contextLength} tokens: ` +
@@ -277,6 +264,54 @@ async function describe(
     config: contextLength === undefined ? config : { ...config, contextLength },
     tokenizer: withEndIds(tokenizer, directory, options),
   };
+}
+
+async function describeDirectory(
+  directory: string,
+  options: FindModelOptions,
+): Promise<Pick<ModelSource, "config" | "tokenizer">> {
+  const path = join(directory, CONFIG_FILE), json = readIfThere(path);
+  if (json === undefined) {
+    throw new UserError(
+      `Cannot load a model from ${directory} as it must hold config.json: it has ` +
+        `${printable(namesIn(directory).slice(0, 8).join(", ")) || "no files"}`,
+    );
+  }
+  const notice = chooseModelFile(namesIn(directory))?.notice;
+  if (notice) options.onNotice?.(`${notice}, in ${directory}`);
+  const { tensors, close } = openTensors(directory);
+  close(); // names and shapes are known
+  const config = parseHuggingFaceConfig(json, path, tensors), { vocabularySize } = config;
+  nameUnexpected(directory, config, tensors, options);
+  const tokenizer = hasTokenizer(directory)
+    ? await readTokenizer(directory, { vocabularySize })
+    : await tokenizerOfGpt2(directory, config, options);
+  return { config, tokenizer };
+}
+
+async function describeGguf(
+  path: string,
+  options: FindModelOptions,
+): Promise<Pick<ModelSource, "config" | "tokenizer">> {
+  const { config, values, tensors, close } = openGguf(path), { vocabularySize } = config;
+  close();
+  nameUnexpected(path, config, tensors, options);
+  return { config, tokenizer: await readGgufTokenizer(values, { vocabularySize, where: path }) };
+}
+
+/** Names the tensors of a model's files that the model has no parameter for. */
+function nameUnexpected(
+  path: string,
+  config: GptConfig,
+  tensors: TensorFiles["tensors"],
+  { onNotice }: FindModelOptions,
+): void {
+  const unexpected = unexpectedTensors(config, tensors.keys());
+  if (unexpected.length === 0) return;
+  onNotice?.(
+    `ignoring tensors in ${path} that the model of its configuration does not have: ` +
+      listOfNames(unexpected),
+  );
 }
 
 /**
@@ -349,7 +384,7 @@ function readIfThere(path: string): string | undefined {
  */
 export function fillModel(gpt: Gpt, { directory, config, adapters }: ModelSource): void {
   const changes = new Map<string, (values: Float32Array) => void>();
-  const open = [openModelTensors(directory)];
+  const open = [openTensors(directory)];
   try {
     if (adapters) {
       const path = join(adapters.directory, ADAPTER_FILE);
@@ -381,6 +416,8 @@ export function fillModel(gpt: Gpt, { directory, config, adapters }: ModelSource
  * @throws {UserError} if the directory cannot be read, or holds no model.
  */
 export function modelPaths(directory: string): string[] {
+  const gguf = ggufIn(directory);
+  if (gguf !== undefined) return [gguf];
   const names = namesIn(directory), index = chooseModelFile(names)?.name;
   const more = [
     CONFIG_FILE,

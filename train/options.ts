@@ -177,7 +177,7 @@ export const TRAIN_OPTIONS = {
     group: FINE_TUNING,
     type: "text",
     help:
-      "distilgpt2, gpt2, gpt2-medium, hf:OWNER/NAME, or a directory with a model, checkpoint or run",
+      "distilgpt2, gpt2, gpt2-medium, hf:OWNER/NAME, a .gguf file, or a directory with a model, checkpoint or run",
     placeholder: "<model>",
     onResume: "renamed",
     names: "model",

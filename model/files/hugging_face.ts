@@ -336,7 +336,7 @@ export function nameInFile(name: string): string {
   return name === HEAD ? name : PREFIX + name;
 }
 
-/** Prefixes of names: of a model with a head, of one that torch.compile() made, and of one that is trained in parallel. */
+/** Prefixes of names: in a model with a head, after torch.compile(), and in parallel training. */
 const PREFIXES: readonly string[] = [PREFIX, "_orig_mod.", "module."];
 
 /**

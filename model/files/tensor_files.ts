@@ -5,6 +5,7 @@ import { readAt, reading } from "../../files/disk.ts";
 import { isObject, parseJsonObject, readText } from "../../files/json.ts";
 import { printable, quoted } from "../../files/printable.ts";
 import { UserError } from "../../files/user_error.ts";
+import { type GgufPlace, readQ8 } from "./gguf_reader.ts";
 import { HEAD, isMask, nameFromFile } from "./hugging_face.ts";
 import {
   DTYPE_BYTES,
@@ -26,6 +27,9 @@ export interface TensorReader {
    */
   floats(first: number, count: number): Float32Array<ArrayBuffer>;
 }
+
+/** Gives bytes of a file from `start` up to, not including, `end`. */
+type Read = (start: number, end: number) => Uint8Array<ArrayBuffer>;
 
 /** A tensor that lies in memory as one that is read part by part. */
 export function readerOf({ dtype, shape, data }: SafetensorsEntry): TensorReader {
@@ -83,15 +87,13 @@ export function chooseModelFile(
  * hold a tensor of one name.
  */
 export function openTensorFiles(paths: readonly string[]): TensorFiles {
-  const files: number[] = [];
-  const close = () => files.splice(0).forEach((file) => closeSync(file));
+  const files: { close(): void }[] = [];
+  const close = () => files.splice(0).forEach((file) => file.close());
   const tensors = new Map<string, TensorReader>();
   try {
     for (const path of paths) {
-      const file = open(path);
+      const file = openParts(path), { size, read } = file;
       files.push(file);
-      const read = (start: number, end: number) => readPart(file, path, start, end);
-      const { size } = fstatSync(file);
       const places = path.endsWith(".bin")
         ? parseTorchFile(read, size, path)
         : parseSafetensorsHeader(read, size, path).tensors;
@@ -174,14 +176,13 @@ export function openModelTensors(directory: string): TensorFiles {
 export function hashFiles(paths: readonly string[]): string {
   const hash = createHash("sha256");
   for (const path of paths) {
-    const file = open(path);
+    const { size, read, close } = openParts(path);
     try {
-      const { size } = fstatSync(file);
       for (let at = 0; at < size; at += PART_BYTES) {
-        hash.update(readPart(file, path, at, Math.min(at + PART_BYTES, size)));
+        hash.update(read(at, Math.min(at + PART_BYTES, size)));
       }
     } finally {
-      closeSync(file);
+      close();
     }
   }
   return hash.digest("hex");
@@ -189,10 +190,15 @@ export function hashFiles(paths: readonly string[]): string {
 
 const PART_BYTES = 2 ** 24;
 
-function placedReader(
-  { dtype, shape, begin }: Omit<SafetensorsPlace, "end">,
-  read: (start: number, end: number) => Uint8Array<ArrayBuffer>,
+/** A tensor at a place of a file. */
+export function placedReader(
+  { dtype, shape, begin }: Omit<SafetensorsPlace | GgufPlace, "end">,
+  read: Read,
 ): TensorReader {
+  if (dtype === "Q8_0") {
+    const readBlocks: Read = (start, end) => read(begin + start, begin + end);
+    return { shape, floats: (first, count) => readQ8(readBlocks, first, count) };
+  }
   const width = DTYPE_BYTES[dtype];
   return {
     shape,
@@ -202,6 +208,20 @@ function placedReader(
         shape: [count],
         data: read(begin + first * width, begin + (first + count) * width),
       }),
+  };
+}
+
+/**
+ * Opens a file that is read part by part.
+ *
+ * @throws {UserError} if it is no file, or if the system refuses.
+ */
+export function openParts(path: string): { size: number; read: Read; close(): void } {
+  const file = open(path);
+  return {
+    size: fstatSync(file).size,
+    read: (start, end) => readPart(file, path, start, end),
+    close: () => closeSync(file),
   };
 }
 

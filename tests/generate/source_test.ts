@@ -430,9 +430,9 @@ const refused: [what: string, spec: string, message: RegExp][] = [
   [
     "a name that is none",
     "gpt3",
-    /"gpt3" as it must be a directory, hf:OWNER\/NAME, or one of distilgpt2, gpt2, /,
+    /"gpt3" as it must be a directory, a \.gguf file, hf:OWNER\/NAME, or one of distilgpt2, gpt2, /,
   ],
-  ["a file", copied, /must be a directory, .*: it is a file$/],
+  ["a file", copied, /must be a directory, .*: it is another file$/],
   ["a file of the hub", "hf:a/b/model.safetensors", /leave out \/model\.safetensors$/],
   ["a directory without a model", directory, /it must hold config\.json: it has /],
   [
@@ -498,7 +498,7 @@ Deno.test("findModel() names the tensors that the model does not have, a bounded
   assert.deepEqual(parameters, saved);
   const names = more.slice(0, 18).map(([name]) => name).join(", ");
   assert.deepEqual(notices, [
-    `ignoring tensors in ${path} that the model of its config.json does not have: ` +
+    `ignoring tensors in ${path} that the model of its configuration does not have: ` +
     `\\u{202e}head.weight, ${"a".repeat(80)}…, ${names} and 12 more`,
   ]);
 });
@@ -564,7 +564,8 @@ Deno.test("findModel() names a path that the system refuses to look up", async (
   for (const spec of [join(whole, "config.json", "inside"), "x".repeat(5000)]) {
     await assert.rejects(findModel(spec), {
       name: "UserError",
-      message: /^Cannot find the model "\S+ as it must be a directory, hf:OWNER\/NAME, .*: \S.+$/,
+      message:
+        /^Cannot find the model "\S+ as it must be a directory, a \.gguf file, hf:OWNER\/NAME, .*: \S.+$/,
     });
   }
 });

@@ -1,4 +1,6 @@
 import assert from "node:assert/strict";
+import { Buffer } from "node:buffer";
+import { join } from "node:path";
 import { stepCost } from "../../bench/cost.ts";
 import { STEP_OPTIONS } from "../../bench/models.ts";
 import { createDecoder } from "../../generate/decoder.ts";
@@ -15,8 +17,14 @@ import {
 } from "../../kernels/tensor.ts";
 import { createActivations } from "../../model/activations.ts";
 import type { GptConfig } from "../../model/config.ts";
+import { serializeGguf } from "../../model/files/gguf.ts";
 import { parseHuggingFaceConfig, toHuggingFaceConfig } from "../../model/files/hugging_face.ts";
-import { llamaCppTensors, llamaCppValues } from "../../model/files/llama_cpp.ts";
+import {
+  llamaCppContext,
+  llamaCppTensors,
+  llamaCppValues,
+  openGguf,
+} from "../../model/files/llama_cpp.ts";
 import { forward } from "../../model/forward_backward.ts";
 import { createGpt, type Gpt, headOf } from "../../model/gpt.ts";
 import { headLogits } from "../../model/head.ts";
@@ -51,6 +59,9 @@ const CASES = Object.entries(VARIATIONS).map(([field, change]): [string, GptConf
   { ...BASE, ...change },
 ]);
 
+const directory = Deno.makeTempDirSync();
+globalThis.addEventListener("unload", () => Deno.removeSync(directory, { recursive: true }));
+
 const TEXT = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5];
 
 /** A model whose parameters are random, the same for the same name and shape. */
@@ -63,16 +74,16 @@ function modelOf(config: GptConfig): Gpt {
   return gpt;
 }
 
-/** Logits after the text, by the forward pass of training. */
-async function logitsOf(gpt: Gpt): Promise<Float32Array> {
-  const { config, precision } = gpt, M = TEXT.length, V = config.vocabularySize;
+/** Logits after a text, by the forward pass of training. */
+async function logitsOf(gpt: Gpt, text: readonly number[] = TEXT): Promise<Float32Array> {
+  const { config, precision } = gpt, M = text.length, V = config.vocabularySize;
   const batch = { batchSize: 1, sequenceLength: M };
   using activations = createActivations(device, config, {
     ...{ batch, precision, purpose: "training" },
   });
   const tokens = createTensor(device, "tokens", { shape: [M], dtype: "u32" });
   const logits = createTensor(device, "logits", { shape: [M, V], dtype: "f32" });
-  upload(device, tokens, TEXT);
+  upload(device, tokens, text);
   using program = new Program(device);
   forward(program, gpt, { tokens }, activations);
   headLogits(program, { x: activations.at("lnf"), weight: headOf(gpt) }, { logits });
@@ -123,15 +134,24 @@ for (const [field, config] of CASES) {
 
   Deno.test(`files for llama.cpp express ${field}`, async () => {
     using gpt = modelOf(config);
-    const written = async (gpt: Gpt) => ({
-      values: llamaCppValues(gpt.config, "F32"),
-      tensors: await llamaCppTensors(gpt, "F32"),
-    });
-    if (config.activation === undefined) {
-      assert.notDeepEqual(await written(gpt), await written(base));
-    } else {
+    const written = async ({ config }: Gpt) => {
+      const values = new Map(llamaCppValues(config, "F32"));
+      return serializeGguf(values, await llamaCppTensors(gpt, "F32"));
+    };
+    if (config.activation !== undefined) {
       await assert.rejects(written(gpt), { message: /activation function gelu_new: .* silu$/ });
+      return;
     }
+    const path = join(directory, `${field}.gguf`);
+    Deno.writeFileSync(path, new Uint8Array(Buffer.concat(await written(gpt))));
+    const { config: found, tensors, close } = openGguf(path);
+    using read = createGpt(device, found, { precision: "f32" });
+    loadParameters(read, tensors, path);
+    close();
+    // all layers of a model for llama.cpp see all, so that a context is as long as the shortest window
+    const text = TEXT.slice(0, llamaCppContext(config));
+    const logits = await logitsOf(gpt, text);
+    assertClose(await logitsOf(read, text), logits, TOLERANCE, "logits");
   });
 
   Deno.test(`stepCost() depends on ${field} as a recorded step does`, () => {

@@ -50,6 +50,27 @@ Deno.test("exportModel() writes a GGUF file that says what the model is", async 
   });
 });
 
+Deno.test("exportModel() writes a GGUF file that findModel() opens as the same model", async () => {
+  const parameters = await saveParameters(gpt);
+  for (const dtype of ["f32", "f16"] as const) {
+    const out = place(`again-${dtype}.gguf`);
+    await exportModel({ gpt, tokenizer }, { to: "gguf", out, dtype });
+    const notices: string[] = [];
+    const source = await findModel(out, { onNotice: (sentence) => notices.push(sentence) });
+    assert.deepEqual([source.spec, source.config, notices], [out, CONFIG, []]);
+    const loaded = await loadModel(device, { model: out, precision: "f32" });
+    assert.equal(loaded.tokenizer.hash, tokenizer.hash);
+    assert.deepEqual(loaded.tokenizer.endIds, [256]);
+    for (const [name, entry] of await saveParameters(loaded.gpt)) {
+      const expected = toFloat32(parameters.get(name)!);
+      const isHalf = dtype === "f16" && entry.shape.length === 2 && !name.endsWith("wpe.weight");
+      const rounded = isHalf ? Float32Array.from(new Float16Array(expected)) : expected;
+      assert.deepEqual(toFloat32(entry), rounded, name);
+    }
+    loaded.gpt.destroy();
+  }
+});
+
 Deno.test("exportModel() writes every tensor, matrices as [outputs,inputs] and vectors in f32", async () => {
   const parameters = await saveParameters(gpt);
   for (const dtype of ["f32", "f16"] as const) {
