@@ -3,6 +3,7 @@ import { cpSync } from "node:fs";
 import { join } from "node:path";
 import { trainTokenizer } from "../../data/tokenizer/train.ts";
 import { listCheckpoints } from "../../model/files/checkpoint.ts";
+import { Screen } from "./screen.ts";
 import { HubServer } from "../data/hub/server.ts";
 import { once } from "../once.ts";
 import { dirname, fromFileUrl } from "../paths.ts";
@@ -84,6 +85,47 @@ Deno.test("train prints its progress on stderr and its result on stdout", async 
     [1, 2, 3, 4, 5, 6],
   );
   assert.match(Deno.readTextFileSync(join(out, "loss.svg")), /^<svg .*<\/svg>\s*$/s);
+});
+
+/** Columns of terminals: fewer than most lines have, the usual number, and more than most lines have. */
+const WIDTHS = [40, 80, 200];
+
+Deno.test({
+  name:
+    "train leaves on terminals of three widths the lines of its log, whole and without its steps",
+  ignore: Deno.build.os !== "linux", // others' script(1) takes other arguments
+  async fn() {
+    const words = (tasks.train.command as string).replace("deno", Deno.execPath());
+    const shape = "--preset nano --steps 2 --batch-size 1 --context-length 16 --tune off";
+    const run = async (columns?: number) => {
+      const user = join(directory, `columns-${columns ?? "no"}`.padEnd(12, "-"));
+      Deno.mkdirSync(user);
+      Deno.writeTextFileSync(join(user, "tales.txt"), "One day, Tom went far away.\n".repeat(50));
+      const line = `${words} ${shape} --data tales.txt --sample-every 0 --out run 2>&1`;
+      const { stdout } = await new Deno.Command(columns === undefined ? "sh" : "script", {
+        args: columns === undefined
+          ? ["-c", line]
+          : ["-qec", `stty rows 24 cols ${columns}; ${line}`, "/dev/null"],
+        cwd: root,
+        env: { TERM: "xterm", NO_COLOR: "", CI: "", INIT_CWD: user, TOY_COMMAND: "" },
+        stdin: "null",
+      }).output();
+      const text = new TextDecoder().decode(stdout).replaceAll("\r\n", "\n");
+      return text.slice(text.indexOf("preset nano")).replaceAll(user, "");
+    };
+    /** Without the speed, which differs, and the first step, which only a log has. */
+    const lasting = (lines: string[]) =>
+      lines.filter((line) => !line.startsWith("step 1/2"))
+        .map((line) => line.replace(/ \d+ tok\/s .* left$/, ""));
+    const [log, ...texts] = await Promise.all([undefined, ...WIDTHS].map(run));
+    assert.match(log!, /\nstep 1\/2 .*\nstep 1: validation loss (.*\n)*done: 2 steps/);
+    const expected = lasting(log!.trimEnd().split("\n"));
+    for (const [i, text] of texts.entries()) {
+      const screen = new Screen(WIDTHS[i]!);
+      screen.write(text);
+      assert.deepEqual(lasting(await screen.lines()), expected);
+    }
+  },
 });
 
 Deno.test("train says from which step it resumes, and that nothing is left to do", async () => {
