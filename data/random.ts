@@ -1,5 +1,5 @@
 /**
- * A 32-bit hash of a list of counters: random numbers that need no state and no order.
+ * A 32-bit hash of a list of counters: a random number that depends on no state and no order.
  *
  * The mixing step is the 32-bit finalizer of MurmurHash3 (Appleby, public domain), whose output
  * changes in half its bits when one bit of the input does.
@@ -26,7 +26,7 @@ export class Random {
   #c: number;
   #counter = 1;
 
-  /** A generator for one list of seeds; other lists give unrelated streams. */
+  /** Seeds the generator; different lists of seeds give unrelated streams. */
   constructor(...seeds: number[]) {
     this.#a = hash(0, ...seeds);
     this.#b = hash(1, ...seeds);
@@ -51,7 +51,7 @@ export class Random {
 
   /** An integer in [0, n), each with the same probability. */
   below(n: number): number {
-    const limit = 2 ** 32 - 2 ** 32 % n; // beyond it the low values would come up more often
+    const limit = 2 ** 32 - 2 ** 32 % n; // from there on, low remainders would be more probable
     let draw = this.next();
     while (draw >= limit) draw = this.next();
     return draw % n;

@@ -14,7 +14,7 @@ export function taskCommand(task: string, ...words: readonly string[]): string {
   return commandLine([...(toy === undefined ? ["deno", "task"] : [toy]), task, ...words]);
 }
 
-/** Characters that cannot be typed, or that a terminal shows in another place. */
+/** Characters that cannot be typed, or that change the order of text on a terminal. */
 const UNTYPABLE = /(?!\n)[\p{Cc}\u202a-\u202e\u2066-\u2069]/gu;
 
 /** Words that need no quotes. */
@@ -24,11 +24,11 @@ const PLAIN_WORD = {
 };
 
 /**
- * A command line to paste: words are quoted so that the shell passes each on unchanged and expands nothing.
+ * A command line to paste. Words are quoted so that the shell passes them on unchanged.
  *
- * Control characters would edit the line that they are pasted into, and so `printf` writes them. On Windows
- * the quoting is PowerShell's, which in cmd means the same unless a word holds `"`, `$`, a backtick, a control
- * character or the name of a variable between two `%`; even then cmd runs nothing.
+ * Control characters are written by `printf`, because they would edit the line when pasted. On Windows the
+ * quoting is PowerShell's. It means the same in cmd unless a word holds `"`, `$`, a backtick, a control
+ * character or the name of a variable between two `%`; even then cmd executes no part of the word.
  */
 export function commandLine(
   words: readonly string[],
@@ -52,8 +52,8 @@ function posixWord(word: string): string {
 function windowsWord(word: string): string {
   if (PLAIN_WORD.windows.test(word)) return word;
   return `"${
-    word.replace(/[`$\u201c-\u201e]/g, "`$&") // PowerShell takes typographic quotes for quotes
-      .replace(/\\+$/, "$&$&") // which would escape the last quote
+    word.replace(/[`$\u201c-\u201e]/g, "`$&") // to PowerShell, typographic quotes are quotes
+      .replace(/\\+$/, "$&$&") // a backslash would escape the last quote
       .replace(/["\n\p{Cc}\u202a-\u202e\u2066-\u2069]/gu, (character) =>
         `$([char]${character.charCodeAt(0)})`)
   }"`;

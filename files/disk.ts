@@ -15,7 +15,7 @@ import { byteCounts } from "./units.ts";
 import { UserError } from "./user_error.ts";
 
 /**
- * Files that are whole or absent, free space on the disk, and why the system refuses.
+ * Writing of files that are complete or absent, free space on the disk, and reasons of the system's refusals.
  *
  * @module
  */
@@ -28,11 +28,11 @@ export function freeBytesAt(path: string): number {
   return bavail * bsize;
 }
 
-/** Bytes that must remain free beside what is written, so that logs can still be written. */
+/** Bytes that must remain free after a write, so that logs can still be written. */
 export const SPARE_BYTES = 16 * 2 ** 20;
 
 /**
- * Compares the free space of a directory with the bytes that something needs there.
+ * Compares the free space of a directory with the bytes that are needed there.
  *
  * @returns undefined if there is room; else the reason, for a sentence "Cannot … as …".
  */
@@ -65,7 +65,7 @@ export const UUID = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}";
 export const TEMPORARY_NAME = new RegExp(`^\\.tmp-.+-${UUID}$`);
 
 /**
- * Makes sure that a path can be that of a file to write.
+ * Makes sure that a file can have a path.
  *
  * @param flag the option that gives the path.
  * @returns whether the file exists.
@@ -73,20 +73,20 @@ export const TEMPORARY_NAME = new RegExp(`^\\.tmp-.+-${UUID}$`);
  */
 export function checkFilePath(path: string, flag: string): boolean {
   if (path === "") throw new UserError(`Cannot write as ${flag} must name a file: it is empty`);
-  const status = explaining(
-    `write ${path}`,
+  const status = reading(
     () => statSync(path, { throwIfNoEntry: false }),
+    (reason) => new UserError(`Cannot write ${path} as ${reason}`),
   );
   if (!/[/\\]$/.test(path) && !status?.isDirectory()) return status !== undefined;
   throw new UserError(`Cannot write ${path} as ${flag} must name a file: it is a directory`);
 }
 
 /**
- * Makes a file or directory under a temporary name beside its place, then renames it: after a crash its name
- * has the whole of it or nothing. `syncDirectory()` then makes the name survive a power cut.
+ * Makes a file or directory under a temporary name beside its place, then renames it, so that after a crash
+ * it is complete or absent. `syncDirectory()` then makes the new name survive a power cut.
  *
- * @param make writes to the path that it is called with, synced.
- * @param clear removes what has the name; without it a file is replaced, and a directory is refused.
+ * @param make writes and syncs the path that it is called with.
+ * @param clear removes what has the name; by default a file is replaced, and a directory is refused.
  */
 export function makeWhole(
   target: string,
@@ -99,7 +99,7 @@ export function makeWhole(
     clear();
     renameSync(temporary, target);
   } catch (error) {
-    rmSync(temporary, { recursive: true, force: true }); // on a full disk even half a file takes needed space
+    rmSync(temporary, { recursive: true, force: true }); // half a file would take space that a full disk needs
     throw error;
   }
 }
@@ -137,7 +137,7 @@ export function writeSynced(path: string, content: Iterable<Uint8Array>): void {
   fsyncSync(file.handle);
 }
 
-/** Makes a directory of files that survives a power cut, but for its name. */
+/** Makes a directory of files whose content survives a power cut; its name needs `syncDirectory()`. */
 export function writeDirectory(
   path: string,
   files: Iterable<readonly [name: string, content: Iterable<Uint8Array>]>,
@@ -154,7 +154,7 @@ export function* readChunks(path: string): Generator<Uint8Array> {
   for (let length; (length = readSync(file.handle, chunk)) > 0;) yield chunk.subarray(0, length);
 }
 
-/** Fills a buffer from a place in a file as far as the file reaches: a read may give fewer bytes. */
+/** Fills a buffer from a place in a file and returns the bytes read: fewer only at the end of the file. */
 export function readAt(file: number, buffer: Uint8Array, position: number): number {
   let done = 0;
   for (let count = -1; count !== 0 && done < buffer.length; done += count) {
@@ -164,7 +164,7 @@ export function readAt(file: number, buffer: Uint8Array, position: number): numb
   return done;
 }
 
-/** A write may take fewer bytes than it was given, of large chunks and on a full disk. */
+/** Writes a whole chunk: a single write may write less of it if it is large or the disk is full. */
 export function writeAll(file: number, chunk: Uint8Array, at?: number): void {
   for (let done = 0; done < chunk.length;) {
     const length = Math.min(chunk.length - done, 2 ** 30);
@@ -181,22 +181,22 @@ export function syncDirectory(path: string): void {
   fsyncSync(directory.handle);
 }
 
-/** Whether an error says that the system refused something, such as a file or room on the disk. */
+/** Whether an error is a refusal of the system, such as of access to a file or of space on the disk. */
 export function isSystemError(error: unknown): error is NodeJS.ErrnoException {
   const { code } = Object(error) as NodeJS.ErrnoException;
   return error instanceof Deno.errors.NotCapable ||
-    typeof code === "string" && /^E[A-Z0-9]+$/.test(code); // Node's own complaints begin with ERR_
+    typeof code === "string" && /^E[A-Z0-9]+$/.test(code); // codes of Node's own errors begin with ERR_
 }
 
-/** Whether an error is a user's mistake: a `UserError`, or something that the system refused. */
+/** Whether an error is a user's mistake: a `UserError`, or a refusal of the system. */
 export function isUsersError(error: unknown): error is Error {
   return error instanceof UserError || isSystemError(error);
 }
 
 /**
- * Runs an action that reads a file or directory.
+ * Runs an action that reads a file or directory, or looks one up; `explaining()` is for writing.
  *
- * @param refuse makes the error from the system's reason, which completes a sentence after a colon.
+ * @param refuse makes the error from the system's reason, such as "there is no such file".
  */
 export function reading<T>(action: () => T, refuse: (reason: string) => Error): T {
   try {
@@ -224,9 +224,9 @@ export function reasonOf(error: unknown): string {
 }
 
 /**
- * Runs an action that writes files; `reading()` is for those that read.
+ * Runs an action that writes files; `reading()` is for reading.
  *
- * @param what the action does, for the sentence `Cannot WHAT as REASON`.
+ * @param what is the verb and object of the sentence `Cannot WHAT as REASON`.
  * @throws {UserError} with that sentence if the system refuses; of class `Refusal` if one is given.
  */
 export function explaining<T>(

@@ -1,14 +1,15 @@
 import { UserError } from "./user_error.ts";
+
 /**
- * The npm packages that the library loads when it first needs them, so that nobody downloads what they do
- * not use. Deno downloads the package of a literal `import("npm:…")` together with the module that holds it,
- * even if the statement never runs, but it downloads nothing for a type or for a specifier in a variable.
+ * The npm packages that the library loads when it first needs them, so that unused packages are never
+ * downloaded. Deno downloads the package of a literal `import("npm:…")` together with the module that holds
+ * it, even if the statement never runs, but it downloads nothing for a type or for a specifier in a variable.
  * (A deno.lock makes Deno download all packages that it lists.)
  *
  * @module
  */
 
-/** Where a package is, and the type of what it exports. */
+/** The specifier of a package, which carries the type of its exports. */
 type Specifier<Exports> = string & { readonly exports?: Exports };
 
 function at<Exports>(specifier: string): Specifier<Exports> {
@@ -43,9 +44,9 @@ export type Package<Name extends PackageName> = typeof PACKAGES[Name] extends
   Specifier<infer Exports> ? Exports : never;
 
 /**
- * Loads a package; if Deno's cache does not hold it, Deno downloads it first.
+ * Loads a package, which Deno downloads if its cache does not hold it.
  *
- * @throws {UserError} in one sentence if that fails.
+ * @throws {UserError} if that fails.
  */
 export async function load<Name extends PackageName>(name: Name): Promise<Package<Name>> {
   const specifier: string = PACKAGES[name];

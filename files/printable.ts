@@ -1,31 +1,31 @@
 /**
- * Text that comes from a file, the network or a model, made safe to print: such text may hold escape
- * sequences that change a terminal, characters that reorder a line, or megabytes.
+ * Makes text from a file, the network or a model safe to print: it may hold escape sequences that change a
+ * terminal, characters that reorder a line, or megabytes.
  *
  * @module
  */
 
-/** UTF-16 units of foreign text that a message repeats. */
+/** Most UTF-16 units of foreign text in a message. */
 const LONGEST = 200;
 
 /** Characters that are invisible, or that change the display of their neighbours. */
 const UNPRINTABLE = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu;
 
-/** Control characters but for line feed and tab, and what overrides the direction of text. */
+/** Control characters except line feed and tab, and characters that override the direction of text. */
 const CONTROLS = /(?![\n\t])[\p{Cc}\u202a-\u202e\u2066-\u2069]/gu;
 
-/** A name or sentence of foreign origin as part of a message: on one line, escaped, and cut. */
+/** Foreign text as part of a message: on one line, escaped and cut. */
 export function printable(text: string, longest = LONGEST): string {
   return escaped(cut(text, longest), UNPRINTABLE);
 }
 
-/** A value of foreign origin as part of a message: as JSON, on one line, escaped, and cut. */
+/** A foreign value as part of a message: JSON on one line, escaped and cut. */
 export function quoted(value: unknown, longest = LONGEST): string {
   if (typeof value !== "string") return printable(String(JSON.stringify(value)), longest);
   return escaped(JSON.stringify(cut(value, longest)), UNPRINTABLE);
 }
 
-/** A text of any length for a terminal: only what would change the terminal is escaped. */
+/** Text of any length for a terminal: only characters that would change the terminal are escaped. */
 export function terminalText(text: string): string {
   return escaped(text, CONTROLS);
 }

@@ -1,15 +1,15 @@
 /**
- * Sizes and times as people read them.
+ * Numbers of bytes and seconds in the units that people read.
  *
  * @module
  */
 
 const UNITS = ["bytes", "kB", "MB", "GB", "TB", "PB"];
 
-/** A number of bytes as people read it: 2.20 GB. */
+/** A number of bytes in a unit that fits it: 2.20 GB. */
 export function byteCount(bytes: number, digits = 3): string {
   let value = bytes, unit = 0;
-  // compares the rounded number: 999.9 MB to three digits are 1.00 GB
+  // the rounded number decides: 999.9 MB are 1.00 GB to three digits
   while (Number(value.toPrecision(digits)) >= 1000 && unit < UNITS.length - 1) {
     value /= 1000;
     unit++;
@@ -20,7 +20,7 @@ export function byteCount(bytes: number, digits = 3): string {
   return `${value.toFixed(decimals)} ${UNITS[unit]}`;
 }
 
-/** Two numbers of bytes as people read them, with as many digits as their difference needs. */
+/** Two numbers of bytes in units, with enough digits to tell them apart. */
 export function byteCounts(a: number, b: number): [string, string] {
   for (let digits = 3;; digits++) {
     const counts: [string, string] = [byteCount(a, digits), byteCount(b, digits)];

@@ -1,5 +1,5 @@
 /**
- * Blocks of about a megabyte of documents: one thread reads them, many clean and tokenize them.
+ * Blocks of about a megabyte of documents, which one thread reads, and several clean and tokenize.
  *
  * @module
  */
@@ -8,13 +8,13 @@
 export interface Part {
   /** UTF-8, or a JSON value. */
   readonly bytes: Uint8Array;
-  /** Its place in the file, in a `PlaceUnit`: bytes from 0, all others from 1. */
+  /** Its place in the file, in a `PlaceUnit`: a byte counted from 0, anything else from 1. */
   readonly place: number;
   /** Whether the document continues in the next part. */
   readonly open?: boolean;
 }
 
-/** Unit of places: bytes in a text; otherwise what holds one document each. */
+/** Unit of places: the byte in a text; in other formats the record that holds a document. */
 export type PlaceUnit = "byte" | "line" | "element" | "row" | "document";
 
 /** What the parts of a file have in common. */
@@ -27,7 +27,7 @@ export interface PartsOrigin {
   readonly field?: string;
 }
 
-/** Some documents of one file, one after the other; the first and the last may be parts of longer ones. */
+/** Consecutive documents of one file; the first and the last may be parts of longer ones. */
 export interface Block extends PartsOrigin {
   /** The documents, with a spare byte before each, so that they are cleaned in place. */
   readonly bytes: Uint8Array<ArrayBuffer>;
@@ -43,10 +43,10 @@ export interface Block extends PartsOrigin {
   readonly bytesRead: number;
 }
 
-/** Bytes of a block, not counting the rest of its last part. */
+/** Bytes at which a block is full; its last part may exceed them. */
 export const BLOCK_BYTES = 2 ** 20;
 
-/** The parts of a file, gathered into blocks, whose bounds depend on the parts alone. */
+/** Gathers the parts of a file into blocks. The bounds of blocks depend on the parts alone. */
 export async function* blocksOf(
   parts: AsyncIterable<readonly Part[]>,
   origin: PartsOrigin,

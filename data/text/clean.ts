@@ -14,20 +14,20 @@ export interface CleanBlock {
   readonly ends: readonly number[];
   /** Documents that end here. */
   readonly ended: number;
-  /** Lines, elements or rows without a document: their text is null or blank. */
+  /** Lines, elements or rows without a document, because their text is null or blank. */
   readonly blank: number;
 }
 
 /**
- * Cleans the documents of a block, in its own memory: `\r\n` becomes `\n`, white space at both ends goes,
- * as do documents of nothing else, and a zero byte follows each.
+ * Cleans the documents of a block in place: `\r\n` becomes `\n`, white space at both ends is removed,
+ * blank documents are dropped, and a zero byte is put after each.
  *
  * @throws {DataError} if a document is not text.
  */
 export function clean(block: Block): CleanBlock {
   const { bytes, continued, open } = block;
   const ends: number[] = [], last = block.ends.length - 1;
-  let at = 0, blank = 0; // `at` never passes the bytes that are still to be cleaned, as each document has a spare byte
+  let at = 0, blank = 0; // the spare byte of each document keeps `at` before the bytes that are not cleaned yet
   block.ends.forEach((rawEnd, i) => {
     const isBeginning = i > 0 || !continued, isEnding = i < last || !open;
     let start = startOf(block, i);
@@ -88,7 +88,7 @@ function checkText(block: Block, i: number, end: number): boolean {
   return bytesAsText.includes("\r");
 }
 
-/** Replaces a JSON object by the document in it, which always fits, and returns the new end. */
+/** Replaces a JSON object by the document in it, which is never longer, and returns the new end. */
 function unwrapJson(block: Block, i: number): number {
   const { bytes, ends, places, placeUnit, file, field } = block;
   const fail = (requirement: string, value: string) =>

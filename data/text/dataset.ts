@@ -15,13 +15,13 @@ export type DataSpec = "sample" | "tinystories" | `tinystories@${string}` | read
 export interface Dataset {
   /** Documents to train on. */
   readonly training: Documents;
-  /** Documents to validate with, if the data set has any. */
+  /** Documents for validation, if the data set has them. */
   readonly validation?: Documents;
-  /** The data's name: each file of the hub at the commit that was found, others by absolute paths. */
+  /** The name of the data, with each file of the hub at its commit and other files by absolute paths. */
   readonly data: DataSpec;
 }
 
-/** Reads a name of data from the words of a command. */
+/** The name of data that the words of a command line mean. */
 export function parseDataSpec(words: readonly string[]): DataSpec {
   const [word] = words;
   const isSet = words.length === 1 && /^(sample|tinystories(@.+)?)$/.test(word!);

@@ -4,7 +4,7 @@ import { UserError } from "../../files/user_error.ts";
 import { type Block, blocksOf } from "./blocks.ts";
 import { clean, type CleanBlock } from "./clean.ts";
 
-/** A sequence of documents of any length, which can be read any number of times. */
+/** A sequence of documents that can be read any number of times. */
 export interface Documents {
   /** Name in messages. */
   readonly name: string;
@@ -18,21 +18,21 @@ export interface Documents {
   read(): AsyncIterable<Block>;
 }
 
-/** Progress of work on data, which is downloaded, then tokenized. */
+/** Progress of work on data: its download, its tokenization, the training of a tokenizer. */
 export interface DataProgress {
-  /** What is being done; the last two make a tokenizer. */
+  /** The work; the last two stages train a tokenizer. */
   readonly stage: "downloading" | "tokenizing" | "reading" | "merging tokens of";
   /** The file or the documents. */
   readonly name: string;
-  /** What is counted if not bytes. */
+  /** The unit if it is not bytes. */
   readonly counted?: "tokens";
-  /** Bytes, or what is counted, that are done. */
+  /** Bytes or tokens that are done. */
   readonly doneBytes: number;
-  /** Bytes, or what is counted, in all. */
+  /** Bytes or tokens in all. */
   readonly totalBytes: number;
 }
 
-/** How to report on the reading of documents, and how to end it. */
+/** Callbacks during the reading of documents, and how to end it. */
 export interface ReadOptions {
   /** Ends the work. */
   readonly signal?: AbortSignal | undefined;
@@ -62,7 +62,7 @@ export function documentsOf(name: string, texts: readonly string[]): Documents {
   };
 }
 
-/** The clean blocks of documents, read by this thread. */
+/** The blocks of documents, read and cleaned by this thread. */
 async function* cleanBlocks(
   documents: Documents,
   { signal, onProgress, onNotice }: ReadOptions,
@@ -80,7 +80,7 @@ async function* cleanBlocks(
   checkBlank(documents, { blank, rows }, onNotice);
 }
 
-/** The texts of documents, or of parts of those that are long; each ends where a word does. */
+/** The texts of documents; a long document gives several texts, each of which ends with a word. */
 export async function* readTexts(
   documents: Documents,
   options: ReadOptions = {},
@@ -105,9 +105,9 @@ export async function hashDocuments(
 }
 
 /**
- * Says how many rows hold no text.
+ * Reports how many rows hold no text.
  *
- * @throws {UserError} if none does.
+ * @throws {UserError} if no row holds text.
  */
 export function checkBlank(
   { name }: Documents,

@@ -2,7 +2,7 @@ import { isObject } from "../../files/json.ts";
 import { printable } from "../../files/printable.ts";
 
 /**
- * Fields by the names that users give, and names of fields in messages.
+ * Fields by the names that users type, and lists of names in messages.
  *
  * @module
  */
@@ -26,7 +26,7 @@ export function fieldOf(value: unknown, field: string): unknown {
   return undefined;
 }
 
-/** Levels of nested fields that are listed. */
+/** Levels of nested fields that messages list. */
 const LISTED_DEPTH = 3;
 
 /** The names by which `fieldOf()` finds the values in an object. */

@@ -17,7 +17,7 @@ import { arrayParts, lineParts, type OpenFile, textParts } from "./readers.ts";
 import { decodeUtf16, unpack } from "./unpack.ts";
 
 /**
- * Files of data: finds them on this machine and on the Hugging Face hub, and reads their documents.
+ * Finds files of data on this machine and on the Hugging Face hub, and reads their documents.
  *
  * @module
  */
@@ -39,7 +39,7 @@ export interface DataOptions extends Omit<HubOptions, "onProgress"> {
 export interface DataFile {
   /** Name in messages. */
   readonly name: string;
-  /** The same for all names of one file. */
+  /** Equal for all names of one file. */
   readonly identity: string;
   readonly path: string;
   readonly format: Format;
@@ -51,7 +51,7 @@ export interface DataFile {
 /** Files that were found by a name. */
 interface Found {
   files: DataFile[];
-  /** The name, with each file of the hub at the commit that was found, and others by absolute paths. */
+  /** The name with the commit that was found, or as an absolute path. */
   pinned: string;
 }
 
@@ -76,8 +76,11 @@ export async function findFiles(
   return { files: [...files.values()], pinned };
 }
 
-/** The files that a path or pattern means, in the order of their names. */
+/** The files that a path or pattern names, sorted. */
 async function localFiles(spec: string): Promise<Found> {
+  if (spec === "-") {
+    throw new DataError("-: standard input cannot be data, as data is read more than once");
+  }
   const files: DataFile[] = [];
   for (const path of await expand(spec)) files.push(await localFile(path));
   // a pattern stays relative if the name of the working directory would itself be a pattern
@@ -114,7 +117,7 @@ async function expand(spec: string): Promise<string[]> {
   return paths.sort();
 }
 
-/** The files of `hf:OWNER/NAME/FILE` in the order of their names; FILE may be a pattern. */
+/** The files that `hf:OWNER/NAME/FILE` names, sorted; FILE may be a pattern. */
 export async function filesOfHub(spec: string, options: DataOptions): Promise<Found> {
   const { repo, path, revision = "main" } = parseHubSpec(spec);
   if (path === undefined) {
@@ -189,7 +192,7 @@ async function headOf(handle: number, name: string): Promise<Uint8Array> {
 /** Most bytes of a file whose fingerprint covers its whole content. */
 const SMALL = 16 * 2 ** 20;
 
-/** Bytes at the beginning and end of a larger file that its fingerprint covers, beside size and time of change. */
+/** Bytes at each end of a larger file that its fingerprint covers, beside its size and time of change. */
 const GLANCE = 2 ** 20;
 
 function fingerprintOf(handle: number, { size, mtimeMs }: Stats): string {
@@ -291,7 +294,7 @@ async function* readChunks(
   }
 }
 
-/** Does something with a file; if the system refuses, the error's sentence names the file. */
+/** Runs an action on a file. If the system refuses, the error names the file. */
 function attempt<T>(path: string, action: () => T): T {
   return reading(action, (reason) => new DataError(`${path}: ${reason}`));
 }

@@ -3,18 +3,18 @@ import { standIn } from "../../files/stand_in.ts";
 import { DataError } from "./data_error.ts";
 
 /**
- * Formats of data files: a file's name decides, and its first bytes are checked.
+ * Formats of data files. The name of a file decides its format, and its first bytes are checked.
  *
  * @module
  */
 
 /** How to read a file. */
 export interface Format {
-  /** How its documents are stored; JSON is either lines or one array. */
+  /** How its documents are stored; JSON is lines or one array. */
   readonly kind: "text" | "lines" | "array" | "csv" | "tsv" | "parquet";
   /** Compression, if any. */
   readonly packing?: Packing;
-  /** How its text is encoded, if not as UTF-8. */
+  /** Encoding of its text if it is not UTF-8. */
   readonly encoding?: "utf-16le" | "utf-16be";
 }
 
@@ -26,7 +26,7 @@ interface Understood {
   readonly kind: "text" | "json" | "csv" | "tsv" | "parquet";
   readonly title: string;
   readonly extensions: readonly string[];
-  /** Where its documents are, as docs/data.md says it. */
+  /** Where its documents are, in the words of docs/data.md. */
   readonly documents: string;
 }
 
@@ -140,13 +140,13 @@ const FOREIGN: readonly [begins: string, at: number, what: string, advice: strin
   ["{\\rtf", 0, "an RTF document", "convert it to text"],
 ];
 
-/** What a file is that no row of `FOREIGN` describes, and advice. */
+/** The kind of any other file without text, and advice. */
 const NO_TEXT = "binary, or text that is not UTF-8; convert text with iconv -t UTF-8";
 
 /** Largest share of control characters in the bytes of a text. */
 const MOST_CONTROLS = 1 / 8;
 
-/** What a file is whose format is not supported, and advice. */
+/** The kind of a file whose format is not supported, and advice. */
 function foreignContent(head: Uint8Array, kind: Understood["kind"]): string | undefined {
   const bytes = Buffer.from(head.buffer, head.byteOffset, head.length);
   for (const [begins, at, what, advice] of FOREIGN) {
@@ -154,7 +154,7 @@ function foreignContent(head: Uint8Array, kind: Understood["kind"]): string | un
     if (is && !(kind === "parquet" && what === "Parquet")) return `${what}; ${advice}`;
   }
   if (kind === "parquet" || encodingOf(head)) return undefined;
-  // neither line ends, white space, backspaces nor escapes; UTF-32 has many, UTF-16 of most alphabets as well
+  // not line ends, white space, backspace and escape; text in UTF-32 is full of these, most in UTF-16 as well
   const isControl = (byte: number) => byte < 0x08 || (byte > 0x0d && byte < 0x20 && byte !== 0x1b);
   return bytes.filter(isControl).length > MOST_CONTROLS * bytes.length ? NO_TEXT : undefined;
 }

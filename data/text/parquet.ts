@@ -7,7 +7,7 @@ import { DataError } from "./data_error.ts";
 import { fieldOf, listOfNames } from "./fields.ts";
 import type { OpenFile } from "./readers.ts";
 
-/** Codecs of columns, beside Snappy, which hyparquet knows, and LZ4. */
+/** Decoders of columns that hyparquet does not have; Snappy it has. */
 const COMPRESSORS = {
   GZIP: (packed: Uint8Array) => gunzipSync(packed),
   BROTLI: (packed: Uint8Array) => brotliDecompressSync(packed),
@@ -17,8 +17,7 @@ const COMPRESSORS = {
 /**
  * The documents of a Parquet file; a value that is null is an empty document.
  *
- * Row groups are read one at a time, of each the one column, so that memory holds the packed and the
- * unpacked bytes of that column in one group.
+ * Memory holds the column of one row group at a time, packed and unpacked.
  *
  * @throws {DataError} if the file is damaged, or the column is absent or does not hold strings.
  */

@@ -3,7 +3,7 @@ import type { Part } from "./blocks.ts";
 import { DataError } from "./data_error.ts";
 
 /**
- * Finds the documents in a stream of bytes: of text, of lines of JSON, of an array in JSON.
+ * Finds documents in a stream of bytes: in text, in lines of JSON, in an array of JSON.
  *
  * @module
  */
@@ -46,7 +46,7 @@ export async function* textParts(
   let isBeginning = true; // whether the next part begins a document
   for await (const { chunk, last } of regroup(chunks, 4 * most)) {
     window = Buffer.concat([window, chunk]);
-    const bytesAsText = window.toString("latin1"); // a string is searched ten times as fast
+    const bytesAsText = window.toString("latin1"); // searching a string is ten times as fast
     const parts: Part[] = [];
     let at = offset === 0 && hasByteOrderMark(window) ? 3 : 0;
     let separator = bytesAsText.indexOf(SEPARATOR, at);
@@ -64,7 +64,7 @@ export async function* textParts(
         const cut = cutPoint(window, at, at + most);
         const bytes = window.subarray(at, cut);
         at = cut;
-        if (isBeginning && bytes.toString().trim() === "") continue; // white space before the document
+        if (isBeginning && bytes.toString().trim() === "") continue; // white space precedes the document
         parts.push({ bytes, place, open: true });
         isBeginning = false;
       }
@@ -77,8 +77,8 @@ export async function* textParts(
 
 /**
  * Where to cut a text that continues past `end`, so that both sides together have the tokens of the whole:
- * before the last blank that follows anything but white space, since every pattern in use begins a word
- * there; otherwise before a line end; otherwise between two characters.
+ * before the last blank that ends a word, because the patterns of all tokenizers begin a word there; else
+ * before the last line end that ends a word; else between two characters.
  */
 export function cutPoint(bytes: Uint8Array, start: number, end: number): number {
   for (let at = end; at > start; at--) {
@@ -155,7 +155,7 @@ export async function* arrayParts(
     new DataError(`${file} as its JSON array must ${requirement}: ${found}`);
   for await (const { chunk, last } of regroup(chunks, 4 * LARGEST_PART)) {
     window = Buffer.concat([window, chunk]);
-    const bytesAsText = window.toString("latin1"); // searched faster
+    const bytesAsText = window.toString("latin1"); // as above
     const parts: Part[] = [];
     let start = 0;
     for (let mark; (mark = bytesAsText[at]) !== undefined; at++) {

@@ -1,8 +1,8 @@
 import { Random } from "../random.ts";
 
 /**
- * The built-in stories: a grammar writes them, so that their entropy, the least loss that a model can reach,
- * is known exactly.
+ * The built-in stories. A grammar writes them, so that their entropy is known exactly, which is the least
+ * loss that a model can reach.
  *
  * @module
  */
@@ -43,7 +43,7 @@ function wordLists(lists: Record<string, string>): Record<string, string[]> {
   return Object.fromEntries(Object.entries(lists).map(([slot, words]) => [slot, words.split(" ")]));
 }
 
-/** Slots whose word stays the same for the rest of the story; every other slot is drawn anew each time. */
+/** Slots that keep their word for the rest of the story; the word of any other slot is drawn each time. */
 const KEPT_SLOTS = new Set("hero animal thing place hue food family plant home".split(" "));
 
 /** Pronouns, which follow the hero. */
@@ -156,7 +156,7 @@ export const STORIES: readonly (readonly (readonly Pattern[])[])[] = PLOTS.map((
 /** Sexes of heroes. */
 export const SEXES = ["girl", "boy"];
 
-/** What the slots of a story hold so far, the hero's sex among them. */
+/** The words of slots so far, and the hero's sex. */
 export type Bindings = ReadonlyMap<string, string>;
 
 /** The words that a slot may hold after these bindings, each with the same probability. */
@@ -174,7 +174,7 @@ export function bind(bindings: Bindings, slot: string, word: string): Bindings {
   return new Map(bindings).set(slot, word);
 }
 
-/** What precedes a sentence of a story: a paragraph ends after the opening and before the ending. */
+/** White space before a sentence: a paragraph ends after the opening and before the ending. */
 export function separator(sentence: number, sentences: number): string {
   return sentence === 0 ? "" : sentence === 1 || sentence === sentences - 1 ? "\n" : " ";
 }
@@ -183,7 +183,7 @@ export function separator(sentence: number, sentences: number): string {
 export const SAMPLE_COUNT = 20_000;
 
 /**
- * Short stories from a grammar: a plot, a hero, and whom the hero meets, drawn with equal probabilities.
+ * Short stories from a grammar, whose choices all have equal probabilities.
  *
  * @returns `count` documents, the same for the same seed.
  */
@@ -220,7 +220,7 @@ export function storyEntropy(): number {
 /**
  * Expected tokens of a story, exactly, without the token that ends it.
  *
- * @param countTokens tokens of a text; tokens must not reach across words, as GPT-2's do not.
+ * @param countTokens counts the tokens of a text; no token may span two words, as none of GPT-2's does.
  */
 export function expectedTokens(countTokens: (text: string) => number): number {
   return expectation({

@@ -6,7 +6,7 @@ import { DataError } from "./data_error.ts";
 import type { Format, Packing } from "./formats.ts";
 
 /**
- * The bytes of a file as UTF-8: unpacked and decoded, as streams.
+ * Streams of bytes, unpacked and decoded to UTF-8.
  *
  * @module
  */

@@ -17,7 +17,7 @@ export interface Batch {
   readonly order: Uint32Array<ArrayBuffer>;
 }
 
-/** How a text is cut into batches for training. */
+/** How tokens are cut into batches for training. */
 export interface BatchesOptions {
   /** B: rows per batch. */
   readonly batchSize: number;
@@ -27,16 +27,16 @@ export interface BatchesOptions {
   readonly sequence: "packed" | "padded";
   /** Seed of the order. */
   readonly seed: number;
-  /** Token that fills up short rows; its targets are ignored. */
+  /** Token that pads short rows; its targets are ignored. */
   readonly padding: number;
 }
 
 /**
- * The batches of a training, by number: batch i is a pure function of the text, the options and i, so a
+ * The batches of a training, by number. Batch i is a pure function of the tokens, the options and i, so that
  * training resumes at any batch without replaying earlier ones.
  *
- * An epoch visits every row once, in its own order. The last batch of an epoch is completed from the next
- * epoch, so no row is left out.
+ * Each epoch visits every row once, in an order that differs between epochs. The last batch of an epoch is
+ * filled with rows of the next one, so that no row is left out.
  */
 export class Batches {
   readonly #text: TokenDataset;
@@ -44,9 +44,9 @@ export class Batches {
   readonly #rows: number;
 
   /**
-   * The batches of a text.
+   * The batches of a data set.
    *
-   * @throws {UserError} if the text is too short for a single row.
+   * @throws {UserError} if the tokens are too few for a single row.
    */
   constructor(text: TokenDataset, options: BatchesOptions) {
     this.#text = text;
@@ -61,17 +61,17 @@ export class Batches {
     this.#rows = sequence === "packed" ? Math.floor((text.length - 1) / T) : text.documents;
   }
 
-  /** Batches in one pass over the text, the last one counted whole. */
+  /** Batches per epoch, rounded up. */
   get perEpoch(): number {
     return Math.ceil(this.#rows / this.#options.batchSize);
   }
 
-  /** Pass over the text, from 0, in which a batch begins. */
+  /** Epoch, from 0, in which a batch begins. */
   epochOf(index: number): number {
     return Math.floor(index * this.#options.batchSize / this.#rows);
   }
 
-  /** Batch number `index`, from 0, since the beginning of the training. */
+  /** Batch number `index`, counted from 0 at the beginning of the training. */
   at(index: number): Batch {
     const { batchSize, contextLength, padding } = this.#options;
     const rows = Array.from({ length: batchSize }, (_, b) => ({
@@ -81,7 +81,7 @@ export class Batches {
     return makeBatch(rows, { batchSize, contextLength, padding });
   }
 
-  /** Targets that count in `count` batches from number `index` on, without reading their tokens. */
+  /** Number of targets that are not ignored in `count` batches from number `index` on; reads no tokens. */
   counted(index: number, count: number): number {
     const { batchSize, contextLength: T, sequence } = this.#options;
     const rows = batchSize * count;
@@ -94,13 +94,13 @@ export class Batches {
     return counted;
   }
 
-  /** Up to T + 1 tokens: row number `row` since the beginning of the training. */
+  /** Up to T + 1 tokens of row number `row`, counted from the beginning of the training. */
   #row(row: number): Tokens {
     const { start, end } = this.#placeOf(row);
     return this.#text.read(start, end);
   }
 
-  /** Where the tokens of a row are in the text. */
+  /** Where the tokens of a row are in the data set. */
   #placeOf(row: number): { start: number; end: number } {
     const { contextLength: T, sequence, seed } = this.#options;
     const text = this.#text;
@@ -110,26 +110,26 @@ export class Batches {
       const start = text.documentStart(place), end = text.documentStart(place + 1);
       return { start, end: Math.min(end, start + T + 1) };
     }
-    // each epoch cuts the stream at another phase, up to the number of tokens beyond the rows
+    // each epoch cuts the stream at a random phase, of at most the tokens that the rows leave over
     const spare = text.length - 1 - this.#rows * T;
     const start = place * T + hash(seed, epoch, PHASE) % (spare + 1);
     return { start, end: start + T + 1 };
   }
 }
 
-/** Sets the random numbers of the phase apart from those of the order. */
+/** Makes the random numbers of the phase independent of those of the order. */
 const PHASE = 0x7068;
 
-/** How a text is cut into batches for evaluation. */
+/** How tokens are cut into batches for evaluation. */
 export type EvaluationOptions = Pick<BatchesOptions, "batchSize" | "contextLength" | "padding">;
 
 /**
- * Batches in which every token of a text, end-of-text included, is a target exactly once.
+ * Batches in which every token of a data set, end-of-text included, is a target exactly once.
  *
- * Each document begins a row, after the token that ends the one before (`padding` is that token); what
- * exceeds a context goes into further rows that overlap by half. So every token is predicted from its
- * document's beginning or from at least half a context, and the loss says how good the model is, not
- * where the text happened to be cut.
+ * Each document begins a row, after the token that ends the previous document (`padding` is that token). The
+ * rest of a document that exceeds a context goes into further rows, which overlap by half a context. Every
+ * token is therefore predicted from the beginning of its document or from at least half a context, and the
+ * loss does not depend on where rows were cut.
  */
 export function* evaluationBatches(
   text: TokenDataset,
@@ -140,7 +140,7 @@ export function* evaluationBatches(
   let rows: Row[] = [];
   for (let d = 0; d < text.documents; d++) {
     const first = text.documentStart(d), end = text.documentStart(d + 1);
-    for (let counted = first; counted < end;) { // targets of this document so far are before it
+    for (let counted = first; counted < end;) { // targets of this document before it are done
       const start = counted === first ? first - 1 : counted - 1 - overlap;
       const stop = Math.min(end, start + T + 1);
       const tokens = new Uint32Array(stop - start).fill(padding);
@@ -183,7 +183,7 @@ interface Row {
   readonly countFrom: number;
 }
 
-/** Shifts and pads rows; missing rows are all padding. */
+/** Shifts and pads rows; a missing row is all padding. */
 function makeBatch(
   rows: readonly Row[],
   { batchSize: B, contextLength: T, padding }: EvaluationOptions,
@@ -201,9 +201,9 @@ function makeBatch(
 }
 
 /**
- * The targets are the inputs shifted by one: the model reads all but the last token and predicts all but
- * the first. This is the only place that shifts. A model whose labels are its inputs learns to
- * repeat the last word, and tells `time time time` at a loss near zero.
+ * The targets are the inputs shifted by one: the model reads all tokens but the last and predicts all but
+ * the first. This is the only place that shifts. A model whose targets are its inputs learns to repeat the
+ * last word, and generates `time time time` at a loss near zero.
  */
 export function shiftedPair<T extends Uint16Array | Uint32Array>(
   row: T,
@@ -212,15 +212,15 @@ export function shiftedPair<T extends Uint16Array | Uint32Array>(
 }
 
 /**
- * Positions sorted by token, equal tokens in the order of the text: a radix sort is stable and takes a
- * quarter of the time of one that compares.
+ * Positions sorted by token, equal tokens by position. A radix sort is stable and takes a quarter of the
+ * time of a sort that compares.
  */
 function sortedByToken(tokens: Uint32Array): Uint32Array<ArrayBuffer> {
   let from = new Uint32Array(tokens.length), to = new Uint32Array(tokens.length);
   for (let i = 0; i < from.length; i++) from[i] = i;
   const greatest = tokens.reduce((a, b) => Math.max(a, b), 0);
   for (let shift = 0; shift < 32 && greatest >>> shift > 0; shift += 8) {
-    const next = new Uint32Array(257); // where the next token with each digit goes
+    const next = new Uint32Array(257); // place of the next token with each digit
     for (const token of tokens) next[(token >>> shift & 255) + 1]!++;
     for (let digit = 1; digit < 256; digit++) next[digit]! += next[digit - 1]!;
     for (const position of from) to[next[tokens[position]! >>> shift & 255]!++] = position;
@@ -230,9 +230,9 @@ function sortedByToken(tokens: Uint32Array): Uint32Array<ArrayBuffer> {
 }
 
 /**
- * Where element `index` of 0 … n−1 goes in a pseudo-random order of them, without listing the others:
- * a Feistel network over the next power of four, walked until it lands below n (Black and Rogaway
- * 2002, "Ciphers with Arbitrary Finite Domains").
+ * The place of element `index` in a pseudo-random order of 0 … n−1, computed without the others: a Feistel
+ * network over the next power of four, applied until the result is below n (Black and Rogaway 2002,
+ * "Ciphers with Arbitrary Finite Domains").
  */
 export function permute(index: number, n: number, ...seed: number[]): number {
   const halfBits = Math.max(1, Math.ceil(Math.log2(n) / 2));

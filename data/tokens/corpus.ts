@@ -9,7 +9,7 @@ import type { TokenizedDocuments } from "./token_file.ts";
 import { openCached, tokenizeDocuments } from "./tokenize.ts";
 
 /**
- * From the name of data to what a training reads:
+ * From the name of data to the batches of a training:
  *
  *     DataSpec        "sample", "tinystories", names of files
  *        │ openDataset()             text/dataset.ts, files.ts, readers.ts and other formats
@@ -36,19 +36,19 @@ export type VocabularyMode = "auto" | "full" | "compact";
 export interface Corpus {
   /** Name in messages: `sample`, `tinystories`, or the names of files. */
   readonly name: string;
-  /** What was named: each file of the hub at the commit that was found, others by absolute paths. */
+  /** The name of the data, with each file of the hub at its commit and other files by absolute paths. */
   readonly data: DataSpec;
-  /** The tokenizer of both parts. */
+  /** The tokenizer of training and validation. */
   readonly tokenizer: Tokenizer;
   /** Tokens to train on. */
   readonly training: TokenDataset;
-  /** Tokens of the data set's own validation text, or of documents that were held out. */
+  /** Tokens of the validation text, or of documents that were held out if there is none. */
   readonly validation: TokenDataset;
-  /** Whether the data set has validation text; otherwise documents were held out. */
+  /** Whether the data set has validation text. */
   readonly ownValidation: boolean;
-  /** Whether the tokenizer is whole or a part of one. */
+  /** Whether the tokenizer has all tokens of its vocabulary, or those that the data uses. */
   readonly vocabulary: "full" | "compact";
-  /** Least loss that any model can reach, in nats per token; known for `sample` alone. */
+  /** Least loss that a model can reach, in nats per token; known for `sample` only. */
   readonly entropyPerToken?: number;
   /** Whether the tokens were found in the cache. */
   readonly cached: boolean;
@@ -60,15 +60,15 @@ export interface Corpus {
   close(): void;
 }
 
-/** What to load, and how. */
+/** The data to load, and how. */
 export interface CorpusOptions extends DataOptions {
   /** What to read: see `openDataset()`. */
   readonly data: DataSpec | Documents;
   /** `auto` by default. */
   readonly vocabulary?: VocabularyMode;
-  /** The tokenizer that the vocabulary is taken from, by default GPT-2's; `auto` leaves others whole. */
+  /** The tokenizer whose vocabulary is used, by default GPT-2's; `auto` keeps any other whole. */
   readonly baseTokenizer?: Tokenizer | undefined;
-  /** The tokenizer of an existing model, whose ids the tokens get. */
+  /** The tokenizer of an existing model; the tokens get its ids. */
   readonly tokenizer?: Tokenizer;
   /** Directory of the token files; by default the tokens stay in memory. */
   readonly cacheDirectory?: string;
@@ -76,17 +76,16 @@ export interface CorpusOptions extends DataOptions {
   readonly workers?: number | undefined;
 }
 
-/** `auto` chooses the compact vocabulary if the data uses less than this share of the full one. */
+/** Share of the full vocabulary that the data uses, below which `auto` chooses the compact one. */
 const COMPACT_SHARE = 1 / 5;
 
 /** Tokens in GPT-2's vocabulary. */
 const GPT2_TOKENS = 50257;
 
 /**
- * Finds a data set, chooses its vocabulary, and tokenizes it, or finds the tokens in the cache.
+ * Finds a data set, chooses its vocabulary, and tokenizes it or finds its tokens in the cache.
  *
- * Without separate validation text, every twentieth document is held out. The tokens are read from
- * their files when they are needed.
+ * If the data set has no validation text, every twentieth document is held out.
  *
  * @throws {DataError} if the data cannot be read; {UserError} if it holds no text.
  */
@@ -96,9 +95,9 @@ export async function loadCorpus(options: CorpusOptions): Promise<Corpus> {
   const parts = partsOf(dataset);
   let tokenizer = options.tokenizer ?? baseTokenizer ?? await gpt2Tokenizer();
   let found = openAll(parts, tokenizer, options);
-  let ids: Uint32Array | undefined; // new ids, if those of the files are of the whole vocabulary
+  let ids: Uint32Array | undefined; // ids in the compact vocabulary, if the files have those of the whole one
   if (options.tokenizer && !found) {
-    // tokens of the whole vocabulary serve a tokenizer that was made compact for this data
+    // a tokenizer that was made compact for this data can use the tokens of the whole vocabulary
     const base = baseTokenizer ?? await gpt2Tokenizer();
     const whole = openAll(parts, base, options);
     if (whole && (await compactTokenizer(base, usedIds(whole))).hash === tokenizer.hash) {
@@ -139,8 +138,8 @@ export async function loadCorpus(options: CorpusOptions): Promise<Corpus> {
 }
 
 /**
- * The hash that `loadCorpus()` gives data for a model's tokenizer. It comes from the cache, or else the data
- * is read; nothing is tokenized.
+ * The hash of data as in `Corpus.hash`, from the cache if that holds the tokens, or else by reading the
+ * data. Nothing is tokenized.
  *
  * @throws {DataError} if the data cannot be read.
  */

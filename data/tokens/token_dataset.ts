@@ -1,4 +1,4 @@
-/** Ids of tokens in as few bytes as the vocabulary allows. */
+/** Ids of tokens, of two bytes each if the vocabulary allows it, or else of four. */
 export type Tokens = Uint16Array<ArrayBuffer> | Uint32Array<ArrayBuffer>;
 
 /** Array type for the ids of a vocabulary. */
@@ -8,7 +8,7 @@ export function tokensType(
   return vocabularySize <= 2 ** 16 ? Uint16Array : Uint32Array;
 }
 
-/** Tokens of documents one after the other, each followed by end-of-text. */
+/** The tokens of consecutive documents, each document followed by end-of-text. */
 export interface TokenDataset {
   /** Number of tokens. */
   readonly length: number;
@@ -20,7 +20,7 @@ export interface TokenDataset {
    * @throws {UserError} if the file that holds them is damaged there.
    */
   read(start: number, end: number): Tokens;
-  /** Where a document starts among the tokens; for the one after the last, the number of tokens. */
+  /** The place of a document's first token; the number of tokens for the index after the last document. */
   documentStart(index: number): number;
 }
 
@@ -47,7 +47,7 @@ export function renumbered(dataset: TokenDataset, newIds: Uint32Array): TokenDat
   };
 }
 
-/** One document in this many is held out for validation. */
+/** Documents of which one is held out for validation. */
 const HELD_OUT = 20;
 
 /**
@@ -79,7 +79,7 @@ function slice(dataset: TokenDataset, start: number, end: number): TokenDataset 
   };
 }
 
-/** Of every `every` documents the `count` from number `first` on: a run. */
+/** The documents of runs: of every `every` documents, `count` from number `first` on. */
 function select(
   dataset: TokenDataset,
   { first, count, every }: { first: number; count: number; every: number },

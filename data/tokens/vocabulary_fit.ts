@@ -1,19 +1,19 @@
 import type { TokenDataset } from "./token_dataset.ts";
 import { gpt2Tokenizer, isPartOf, type Tokenizer } from "../tokenizer/tokenizer.ts";
 
-/** Samples of a text that are compared, and tokens in each. */
+/** Number of samples of the text, and tokens per sample. */
 const SAMPLES = 16, SAMPLE_TOKENS = 2048;
 
 /**
- * Ratio of a text's length in a vocabulary to its length in GPT-2's above which the vocabulary does not fit.
- * A part of GPT-2's vocabulary needs as many tokens as the whole for the text that it was made from; another
- * small vocabulary needs somewhat more for any text.
+ * Ratio of a text's length in a vocabulary to its length in GPT-2's, above which the vocabulary does not fit.
+ * A part of GPT-2's vocabulary needs no more tokens than the whole for the text that it was made from; any
+ * other small vocabulary needs somewhat more for every text.
  */
 const LONGER_IN_PART = 1.25, LONGER_IN_OTHER = 1.5;
 
 /**
- * Warnings about fine-tuning a model on a text that its vocabulary was not made for: the text becomes long,
- * or has characters that the vocabulary lacks. Samples of the text are compared with GPT-2's vocabulary.
+ * Warnings about fine-tuning a model on a text that its vocabulary does not fit: the text becomes long, or
+ * has characters that the vocabulary lacks. Samples of the text are compared with GPT-2's vocabulary.
  *
  * @param model the model's name.
  * @returns sentences; none if the vocabulary fits.
