@@ -226,7 +226,7 @@ export function reasonOf(error: unknown): string {
 /**
  * Runs an action that writes files; `reading()` is for reading.
  *
- * @param what is the verb and object of the sentence `Cannot WHAT as REASON`.
+ * @param what verb and object of the sentence `Cannot WHAT as REASON`.
  * @throws {UserError} with that sentence if the system refuses; of class `Refusal` if one is given.
  */
 export function explaining<T>(

@@ -18,7 +18,7 @@ export const MOST_JSON_BYTES = 2 ** 27;
 /**
  * The text of a file.
  *
- * @param what the file is, for messages, such as "config".
+ * @param what kind of file, for messages, such as "tokenizer".
  * @throws {UserError} if it is too large, or if it cannot be read.
  */
 export function readText(path: string, what?: string): string {

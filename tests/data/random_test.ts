@@ -3,7 +3,7 @@ import { permute } from "../../data/tokens/batches.ts";
 import { hash, Random } from "../../data/random.ts";
 import { freshSeed } from "../seeds.ts";
 
-Deno.test("hash(), Random and permute() give the numbers on which runs and data sets were built", () => {
+Deno.test("hash(), Random and permute() give the numbers on which runs and data sets depend", () => {
   // a resumed run, and the sample of stories, depend on every bit of them
   assert.deepEqual([hash(), hash(0), hash(1, 2), hash(2, 1)], [
     ...[2654435769, 2556313275, 2051221669, 1518083867],
@@ -35,7 +35,7 @@ Deno.test("Random.below() draws each number with the same probability", () => {
   }
 });
 
-Deno.test("Random.uniform() is at least 0 and below 1, with the mean and deviation of that", () => {
+Deno.test("Random.uniform() is in [0, 1) with the mean and deviation of a uniform distribution", () => {
   const seed = freshSeed(), random = new Random(seed), draws = 30_000;
   let sum = 0, squares = 0;
   for (let i = 0; i < draws; i++) {

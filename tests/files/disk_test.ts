@@ -136,7 +136,7 @@ Deno.test({
 });
 
 Deno.test({
-  name: "openRecord() names what it moves before it shortens the record, each synced",
+  name: "openRecord() syncs the entries that it moves before it shortens the record",
   ignore,
   async fn() {
     const operations = await operationsOf("record");
@@ -157,7 +157,7 @@ Deno.test({
 
 for (const [writer, target] of [["directory", "model"], ["file", "model.gguf"]]) {
   Deno.test({
-    name: `writeNew() syncs a ${writer} before and after it has its name`,
+    name: `writeNew() syncs a ${writer} before and after it gets its name`,
     ignore,
     async fn() {
       const operations = await operationsOf(writer!);
@@ -171,7 +171,7 @@ for (const [writer, target] of [["directory", "model"], ["file", "model.gguf"]])
 }
 
 Deno.test({
-  name: "tokenizeDocuments() records no token that is not synced, and names files that are",
+  name: "tokenizeDocuments() syncs tokens before it records them and before it names the files",
   ignore,
   async fn() {
     const operations = await operationsOf("tokens"), partial = "HASH-HASH.partial";
@@ -201,7 +201,7 @@ Deno.test({
 });
 
 Deno.test({
-  name: "hubFile() syncs a blob before it has its name",
+  name: "hubFile() syncs a blob before it gets its name",
   ignore,
   async fn() {
     const operations = await operationsOf("download"), lines = operations.map(text);
@@ -214,7 +214,7 @@ Deno.test({
   },
 });
 
-Deno.test("byteCount() chooses the unit by what is shown", () => {
+Deno.test("byteCount() chooses the unit by the rounded number", () => {
   const cases: [number, string][] = [
     [0, "0 bytes"],
     [0.2, "1 bytes"],
@@ -232,14 +232,14 @@ Deno.test("byteCount() chooses the unit by what is shown", () => {
   for (const [bytes, text] of cases) assert.equal(byteCount(bytes), text, `${bytes}`);
 });
 
-Deno.test("byteCounts() shows a difference where there is one", () => {
+Deno.test("byteCounts() shows different numbers with different digits", () => {
   assert.deepEqual(byteCounts(3_000_000, 200_000), ["3.00 MB", "200 kB"]);
   assert.deepEqual(byteCounts(5e9, 4.999e9), ["5.000 GB", "4.999 GB"]);
   assert.deepEqual(byteCounts(5e9 + 1, 5e9), ["5.000000001 GB", "5.000000000 GB"]);
   assert.deepEqual(byteCounts(7e6, 7e6), ["7.00 MB", "7.00 MB"]);
 });
 
-Deno.test("replaceFile() makes the folder, replaces a file as a whole, and leaves nothing beside it", async () => {
+Deno.test("replaceFile() makes the folder, replaces the whole file, and leaves no other file", async () => {
   const path = join(directory, "a", "file.txt");
   for (const text of ["long before", "after"]) {
     replaceFile(path, [new TextEncoder().encode(text)]);
@@ -263,14 +263,14 @@ Deno.test("replaceFile() makes the folder, replaces a file as a whole, and leave
   assert.deepEqual(readdirSync(join(directory, "a")).sort(), ["file.txt", "folder"]);
 });
 
-Deno.test("temporaryBeside() gives names that TEMPORARY_NAME tells from others", () => {
+Deno.test("TEMPORARY_NAME matches the names of temporaryBeside() and no others", () => {
   assert.match(temporaryBeside("latest"), TEMPORARY_NAME);
   for (const name of [".tmp-latest", "latest.tmp", ".tmp--1", ".tmp-a-0000-1111"]) {
     assert.doesNotMatch(name, TEMPORARY_NAME);
   }
 });
 
-Deno.test("checkFilePath() refuses what names no file", () => {
+Deno.test("checkFilePath() refuses paths that cannot be files", () => {
   checkFilePath("new/file.svg", "--svg");
   const file = join(directory, "file.svg");
   Deno.writeTextFileSync(file, "");
@@ -288,7 +288,7 @@ Deno.test("checkFilePath() refuses what names no file", () => {
   }
 });
 
-Deno.test("reading() makes a sentence of what the system refuses, and of nothing else", () => {
+Deno.test("reading() makes a sentence of a refusal of the system, and throws other errors unchanged", () => {
   const read = (path: string) =>
     reading(() => Deno.readTextFileSync(path), (reason) => new UserError(`Cannot read: ${reason}`));
   const path = join(directory, "nowhere");
@@ -303,7 +303,7 @@ Deno.test("reading() makes a sentence of what the system refuses, and of nothing
   assert.throws(() => reading(mistake, (reason) => new UserError(reason)), TypeError);
 });
 
-Deno.test("replaceText() says in a sentence why a text cannot be written", () => {
+Deno.test("replaceText() names the reason if a text cannot be written", () => {
   const path = join(directory, "folder of texts");
   Deno.mkdirSync(path);
   assert.throws(() => replaceText(path, "text"), {

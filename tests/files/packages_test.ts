@@ -34,7 +34,7 @@ Deno.test("load() loads every package of its table", async () => {
   }
 });
 
-Deno.test("load() says in a sentence that a package cannot be downloaded", async () => {
+Deno.test("load() says in one sentence that a package cannot be downloaded", async () => {
   const directory = await Deno.makeTempDir();
   try {
     const script = `${directory}/script.ts`, url = new URL(`../../${path}`, import.meta.url);
@@ -53,7 +53,7 @@ Deno.test("load() says in a sentence that a package cannot be downloaded", async
   }
 });
 
-Deno.test("no module but packages.ts names a package of npm", async () => {
+Deno.test("only packages.ts names packages of npm", async () => {
   assert.match('await import(\n  "npm:a"', LITERAL);
   assert.match('import { a } from "npm:a"', LITERAL);
   const paths = ["mod.ts", ...FOLDERS.flatMap(sources)];
@@ -62,7 +62,7 @@ Deno.test("no module but packages.ts names a package of npm", async () => {
   assert.deepEqual(paths.filter((_, i) => LITERAL.test(texts[i]!)), [path]);
 });
 
-Deno.test("mod.ts makes Deno fetch no package before it is used", async () => {
+Deno.test("mod.ts makes Deno fetch no unused package", async () => {
   const { stdout } = await new Deno.Command(Deno.execPath(), {
     args: ["info", "--json", "mod.ts"],
     cwd: root,

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { printable, quoted, terminalText } from "../../files/printable.ts";
 
-Deno.test("printable() escapes what a terminal would obey, and cuts what is long", () => {
+Deno.test("printable() escapes control characters and cuts long text", () => {
   assert.equal(printable("naïve 🦖 story.txt"), "naïve 🦖 story.txt");
   assert.equal(printable("a\x1b[2Jb\r\n\x9bc"), "a\\u{1b}[2Jb\\u{d}\\u{a}\\u{9b}c");
   assert.equal(
@@ -12,7 +12,7 @@ Deno.test("printable() escapes what a terminal would obey, and cuts what is long
   assert.equal(printable("abc🦖", 4), "abc…"); // no half of a pair
 });
 
-Deno.test("quoted() shows values as JSON, escaped and cut", () => {
+Deno.test("quoted() writes values as JSON, escaped and cut", () => {
   assert.equal(quoted('say "\x1b"\x9b'), '"say \\"\\u001b\\"\\u{9b}"');
   assert.equal(quoted([1, { a: "\u202e" }]), '[1,{"a":"\\u{202e}"}]');
   assert.equal(quoted(undefined), "undefined");
@@ -21,7 +21,7 @@ Deno.test("quoted() shows values as JSON, escaped and cut", () => {
   assert.equal(quoted(JSON.parse("[".repeat(1e6) + "]".repeat(1e6))).length, 201);
 });
 
-Deno.test("terminalText() keeps lines, tabs and every script, and escapes controls", () => {
+Deno.test("terminalText() keeps lines, tabs and every script, and escapes control characters", () => {
   const text = "One day,\n\tनमस्ते 👩‍👩‍👧 שלום\u200f!";
   assert.equal(terminalText(text), text);
   assert.equal(

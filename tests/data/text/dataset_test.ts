@@ -52,7 +52,7 @@ const table = (delimiter: string) =>
     `${text.includes("\n") ? '\nTwo — “dos”."' : ""}\r\n`
   ).join("");
 
-Deno.test("openDataset() reads text, JSON, CSV and TSV, packed or not", async () => {
+Deno.test("openDataset() reads text, JSON, CSV and TSV, packed and unpacked", async () => {
   for (
     const [name, content] of [
       ["a.txt", TEXT],
@@ -89,7 +89,7 @@ Deno.test("openDataset() reads text, JSON, CSV and TSV, packed or not", async ()
   }
 });
 
-Deno.test("openDataset() reads what Python writes: NaN and Infinity", async () => {
+Deno.test("openDataset() reads JSON with NaN and Infinity, as Python writes it", async () => {
   const line = (text: string) => `{"a":NaN,"text":${text},"b":[-Infinity, Infinity]}`;
   const odd = 'NaN, "Infinity" and \\';
   const texts = [...STORIES, odd].map((text) => line(JSON.stringify(text)));
@@ -178,7 +178,7 @@ Deno.test("openDataset() reads columns of Parquet that are in groups", async () 
   }
 });
 
-Deno.test("readTexts() skips rows that are null or blank, and counts them alike in all formats", async () => {
+Deno.test("readTexts() skips rows that are null or blank, and counts them equally in all formats", async () => {
   const values = ["One.", null, "Two.", " ", "", null];
   const objects = values.map((text) => JSON.stringify({ text, n: 1 }));
   const column = { name: "text", data: values, type: "STRING" as const };
@@ -205,7 +205,7 @@ Deno.test("readTexts() skips rows that are null or blank, and counts them alike 
   });
 });
 
-Deno.test("openDataset() reads a file once, however often and by whatever name it is named", async () => {
+Deno.test("openDataset() reads a file once if it is named twice, also by other names", async () => {
   const folder = join(directory, "twice");
   Deno.mkdirSync(folder);
   for (const name of ["a", "b"]) Deno.writeTextFileSync(join(folder, `${name}.txt`), name);
@@ -223,7 +223,7 @@ Deno.test("openDataset() reads a file once, however often and by whatever name i
   assert.deepEqual(notices.slice(1), ["named more than once, but read once: a.txt"]);
 });
 
-Deno.test("openDataset() says how far it has read, in all files, and how much text they may hold", async () => {
+Deno.test("openDataset() reports the bytes read of all files, and estimates their text", async () => {
   const plain = write("plain.txt", TEXT), packed = write("packed.txt.gz", gzip(TEXT));
   const columnData = [{ name: "text", data: STORIES, type: "STRING" as const }];
   const table = write("table.parquet", new Uint8Array(parquetWriteBuffer({ columnData })));
@@ -241,7 +241,7 @@ Deno.test("openDataset() says how far it has read, in all files, and how much te
 });
 
 Deno.test({
-  name: "openDataset() names a link that leads nowhere, alone and among the files of a pattern",
+  name: "openDataset() names a link to itself, also among the files of a pattern",
   ignore: Deno.build.os === "windows",
   async fn() {
     const folder = join(directory, "links"), link = join(folder, "a.txt");
@@ -256,12 +256,16 @@ Deno.test({
   },
 });
 
-Deno.test("openDataset() refuses what is no file, and says what to type for a directory", async () => {
+Deno.test("openDataset() refuses directories and devices, and says what to type for a directory", async () => {
   const folder = join(directory, "a folder");
   Deno.mkdirSync(join(folder, "more"), { recursive: true });
   await assert.rejects(read([folder]), {
     message: `Cannot read data file ${folder}: it is a directory; name its files, such as ` +
       JSON.stringify(join(folder, "*.txt")),
+  });
+  await assert.rejects(read(["-"]), {
+    message:
+      "Cannot read data file -: standard input cannot be data, as data is read more than once",
   });
   if (Deno.build.os === "windows") return;
   await assert.rejects(read(["/dev/null"]), {
@@ -270,13 +274,13 @@ Deno.test("openDataset() refuses what is no file, and says what to type for a di
   });
 });
 
-Deno.test("openDataset() reads Parquet with repeated values, which are in a dictionary", async () => {
+Deno.test("openDataset() reads Parquet whose values are in a dictionary", async () => {
   const data = Array.from({ length: 5000 }, (_, i) => STORIES[i % 3]!);
   const file = parquetWriteBuffer({ columnData: [{ name: "text", data, type: "STRING" }] });
   assert.deepEqual(await read([write("d.parquet", new Uint8Array(file))]), data);
 });
 
-Deno.test("openDataset() takes patterns, in the order of names, and several files as one", async () => {
+Deno.test("openDataset() reads the files of a pattern, sorted, as one data set", async () => {
   const folder = join(directory, "books");
   Deno.mkdirSync(join(folder, "more"), { recursive: true });
   for (const name of ["c", "a", "b", "more/d"]) {
@@ -299,7 +303,7 @@ Deno.test("openDataset() takes patterns, in the order of names, and several file
   });
 });
 
-Deno.test("openDataset() knows files by what is in them", async () => {
+Deno.test("openDataset() gives a fingerprint that depends on the content and its format", async () => {
   const fingerprint = async (path: string, options: DataOptions = {}) =>
     (await openFiles([path], options)).fingerprint;
   const path = write("f.txt", TEXT);
@@ -323,7 +327,7 @@ Deno.test("openDataset() knows files by what is in them", async () => {
   assert.notEqual(await fingerprint(place), changed);
 });
 
-Deno.test("openDataset() says in a sentence what is wrong with a file, and where", async () => {
+Deno.test("openDataset() names the problem of a file and its place in one sentence", async () => {
   const good = parquet("SNAPPY", 100), packed = gzip(TEXT.repeat(100));
   const line = (text: string) => `${LINES}${text}\n`;
   const cases: [name: string, content: Content, reason: string | RegExp][] = [
@@ -429,7 +433,7 @@ Deno.test("openDataset() says in a sentence what is wrong with a file, and where
   }
 });
 
-Deno.test("openDataset() names the place of what is wrong in a long file", async () => {
+Deno.test("openDataset() names the place of a problem in a long file", async () => {
   const text = bytesOf("word ".repeat(300_000)), at = 1_234_567;
   text[at] = 0xff;
   await assert.rejects(read([write("long.txt", text)]), {
@@ -444,7 +448,7 @@ Deno.test("openDataset() names the place of what is wrong in a long file", async
   await assert.rejects(read([write("long.jsonl", lines.join("\n"))]), /line 25001 must be JSON/);
 });
 
-Deno.test("documentsOf() gives documents, and their fingerprint identifies them", async () => {
+Deno.test("documentsOf() gives documents with a fingerprint of their content", async () => {
   const source = documentsOf("mine", STORIES);
   assert.deepEqual(await textsOf(source), STORIES);
   assert.notEqual(documentsOf("mine", STORIES.slice(1)).fingerprint, source.fingerprint);
@@ -459,7 +463,7 @@ function hubWith(repo: string, files: Record<string, Content>) {
   return { server, options: { environment } };
 }
 
-Deno.test("openDataset() takes files of the hub, and says at which commit", async () => {
+Deno.test("openDataset() reads files of the hub and names their commit", async () => {
   const { server, options } = hubWith("tiny/stories", { "data/a.jsonl.gz": gzip(LINES) });
   await using _ = server;
   const commit = server.main;
@@ -480,7 +484,7 @@ Deno.test("openDataset() takes files of the hub, and says at which commit", asyn
   assert.notEqual(moved.training.fingerprint, training.fingerprint);
 });
 
-Deno.test("openDataset() takes TinyStories with its own validation text", async () => {
+Deno.test("openDataset() reads TinyStories and its validation text", async () => {
   const { server, options } = hubWith("roneneldan/TinyStories", {
     "TinyStoriesV2-GPT4-train.txt": TEXT,
     "TinyStoriesV2-GPT4-valid.txt": "Valid.",
@@ -507,14 +511,14 @@ Deno.test("openDataset() takes TinyStories with its own validation text", async 
   assert.equal(pinned.training.fingerprint, second.training.fingerprint);
 });
 
-Deno.test("openDataset() wants a file of a repository", async () => {
+Deno.test("openDataset() refuses a repository without a file", async () => {
   await assert.rejects(openDataset(["hf:tiny/stories"]), {
     message: "Cannot use hf:tiny/stories as data as it must name a file: hf:OWNER/NAME/FILE, " +
       "or a pattern such as hf:OWNER/NAME/data/*.parquet",
   });
 });
 
-Deno.test("openDataset() takes patterns of a repository's files, at one commit", async () => {
+Deno.test("openDataset() reads the files of a repository that match a pattern, at one commit", async () => {
   const { server, options } = hubWith("tiny/stories", {
     "data/b.txt": "b",
     "data/a.txt": "a",
@@ -553,7 +557,7 @@ Deno.test("openDataset() takes patterns of a repository's files, at one commit",
   assert.deepEqual(await textsOf((await open("data/?.txt")).training), ["a", "b", "d"]);
 });
 
-Deno.test("asFound() takes over what means the same, revisions and paths, and leaves the rest", () => {
+Deno.test("asFound() replaces names by equivalent ones that were found, and no others", () => {
   const found = ["hf:o/n/f@abc", resolve("x/a.txt"), resolve("b.txt")];
   assert.deepEqual(
     asFound(["hf:o/n/f", "./x/a.txt", "moved/b.txt"], found),
@@ -565,7 +569,7 @@ Deno.test("asFound() takes over what means the same, revisions and paths, and le
   assert.deepEqual(asFound(["tinystories"], "tinystories"), ["tinystories"]);
 });
 
-Deno.test("openDataset() notes files by paths that mean the same in any working directory", async () => {
+Deno.test("openDataset() returns absolute paths", async () => {
   const path = join(directory, "noted.txt");
   Deno.writeTextFileSync(path, "A cat.");
   const typed = relative(Deno.cwd(), path);
@@ -574,7 +578,7 @@ Deno.test("openDataset() notes files by paths that mean the same in any working 
   assert.deepEqual((await openDataset([pattern])).data, [join(directory, "note?.txt")]);
 });
 
-Deno.test("parseDataSpec() tells data sets from files, asFound() completes revisions and paths", () => {
+Deno.test("parseDataSpec() distinguishes data sets from files, asFound() completes revisions and paths", () => {
   const isSameData = (asked: DataSpec, found: DataSpec) =>
     JSON.stringify(asFound(asked, found)) === JSON.stringify(found);
   assert.equal(parseDataSpec(["sample"]), "sample");

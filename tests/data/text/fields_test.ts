@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { fieldNames, fieldOf, listOfNames } from "../../../data/text/fields.ts";
 
-Deno.test("fieldOf() finds a field by its whole name first, then along its dots", () => {
+Deno.test("fieldOf() finds a field by its whole name, or else by the parts between dots", () => {
   const value = JSON.parse(
     '{"a.b":1,"a":{"b":2,"c.d":3,"e":null,"f":[{"g":4}]},"a.h":{"i":5},"n":null,"__proto__":{"p":6}}',
   );
@@ -25,7 +25,7 @@ Deno.test("fieldOf() finds a field by its whole name first, then along its dots"
   ]);
 });
 
-Deno.test("listOfNames() escapes names and lists some", () => {
+Deno.test("listOfNames() escapes names and bounds their number and length", () => {
   assert.equal(listOfNames(["a", "b\x1b[2J"]), "a, b\\u{1b}[2J");
   const names = Array.from({ length: 23 }, (_, i) => `n${i}`);
   assert.match(listOfNames(names), /^n0, n1, .*, n19 and 3 more$/);

@@ -98,7 +98,7 @@ Deno.test("textParts() skips white space before documents that is longer than a 
   assert.deepEqual(documentsOf(parts), ["One.", "Two."]);
 });
 
-Deno.test("textParts() finds a separator wherever it stands relative to a cut or a chunk", async () => {
+Deno.test("textParts() finds separators at all places relative to cuts and chunks", async () => {
   const most = 40;
   for (let before = 0; before < 3 * most; before++) {
     const text = `${"word ".repeat(30).slice(0, before)}x<|endoftext|>${"y".repeat(before)}`;
@@ -116,7 +116,7 @@ Deno.test("textParts() finds a separator wherever it stands relative to a cut or
   }
 });
 
-Deno.test("cutPoint() cuts so that the tokens of both sides are those of the whole", async () => {
+Deno.test("cutPoint() divides a text so that both sides together have its tokens", async () => {
   const tokenizer = await gpt2Tokenizer();
   const seed = freshSeed(), random = new Random(seed);
   let cuts = 0;

@@ -104,7 +104,7 @@ Deno.test("expectedTokens() is the mean number of tokens of a story", async () =
   );
 });
 
-Deno.test("STORIES write no text beside the stories", () => {
+Deno.test("STORIES do not derive a text that is no story", () => {
   const story = stories[0]!;
   for (const text of [story.slice(0, -1), `${story} `, story.replace("a", "o"), ""]) {
     assert.deepEqual(derivations(text), []);
@@ -120,7 +120,7 @@ Deno.test("judgeStory() accepts every sentence of every story", () => {
   }
 });
 
-Deno.test("judgeStory() rejects what is no sentence of the grammar", () => {
+Deno.test("judgeStory() rejects sentences that the grammar does not write", () => {
   assert.deepEqual(judgeStory("Time time time time. Once upon a time, there was a time."), {
     sentences: 2,
     accepted: 0,

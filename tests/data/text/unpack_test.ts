@@ -130,7 +130,7 @@ Deno.test("unpack() throws the errors of reading unchanged", async () => {
   }
 });
 
-Deno.test("decodeUtf16() gives UTF-8, whatever the chunks, and refuses halves of characters", async () => {
+Deno.test("decodeUtf16() gives UTF-8, whatever the chunks, and refuses unpaired surrogates", async () => {
   const written = text.toString();
   for (
     const [most, expected] of [[1, [...written].slice(0, 500).join("")], [1e5, written]] as const

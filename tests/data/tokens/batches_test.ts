@@ -65,7 +65,7 @@ for (const sequence of ["packed", "padded"] as const) {
   });
 }
 
-Deno.test("Batches shows every row once an epoch, in another order each epoch and seed", () => {
+Deno.test("Batches visits every row once per epoch, in an order that depends on epoch and seed", () => {
   const source = text(400);
   const epoch = (seed: number, number: number) => {
     const batches = new Batches(source, { ...OPTIONS, batchSize: 1, seed });
@@ -82,7 +82,7 @@ Deno.test("Batches shows every row once an epoch, in another order each epoch an
   assert.notDeepEqual(places(first), places(epoch(2, 0)));
 });
 
-Deno.test("Batches cuts each epoch at another phase, as far as the rest beyond the rows allows", () => {
+Deno.test("Batches cuts each epoch at a phase within the tokens that the rows leave over", () => {
   // 23 tokens: five rows of four targets, and two tokens more, by which the rows may be shifted
   const batches = new Batches(text(23), { ...OPTIONS, batchSize: 5 });
   assert.equal(batches.perEpoch, 1);
@@ -97,7 +97,7 @@ Deno.test("Batches cuts each epoch at another phase, as far as the rest beyond t
   assert.deepEqual(new Set(phases), new Set([0, 1, 2]));
 });
 
-Deno.test("Batches counts the last batch of an epoch whole, and in which epoch a batch begins", () => {
+Deno.test("Batches rounds the batches per epoch up, and knows the epoch in which a batch begins", () => {
   const batches = new Batches(text(41), OPTIONS); // ten rows, in batches of three
   assert.equal(batches.perEpoch, 4);
   assert.deepEqual([0, 3, 4, 6, 7, 10].map((index) => batches.epochOf(index)), [0, 0, 1, 1, 2, 3]);
@@ -110,7 +110,7 @@ Deno.test("Batches.at() gives the same batch in any order", () => {
   for (let i = 39; i >= 0; i--) assert.deepEqual(batches.at(i), forward[i]);
 });
 
-Deno.test("evaluationBatches() asks for every token exactly once, with half a context before it", () => {
+Deno.test("evaluationBatches() makes every token a target exactly once, after half a context", () => {
   const source = text(37, 1, 4, 5, 22);
   const starts = [0, 37, 38, 42, 47];
   const seen: number[] = [];
@@ -127,7 +127,7 @@ Deno.test("evaluationBatches() asks for every token exactly once, with half a co
   assert.deepEqual(seen, [...source.read(0, source.length)]);
 });
 
-Deno.test("Batches padded gives a document a row, truncated and padded", () => {
+Deno.test("Batches puts one document in each row, truncated or padded, if sequences are padded", () => {
   const batches = new Batches(text(2, 9, 3), { ...OPTIONS, sequence: "padded" });
   const { inputs, targets, counted } = batches.at(0);
   const none = IGNORED;
@@ -177,7 +177,7 @@ Deno.test("permute() reaches every place exactly once", () => {
   }
 });
 
-Deno.test("Batches throws when the text is shorter than a row", () => {
+Deno.test("Batches throws if there are fewer tokens than in a row", () => {
   assert.throws(() => new Batches(text(4), OPTIONS), {
     name: "UserError",
     message:
@@ -186,7 +186,7 @@ Deno.test("Batches throws when the text is shorter than a row", () => {
   });
 });
 
-Deno.test("Batches takes rows from texts of more tokens than 32 bits count", () => {
+Deno.test("Batches reads rows beyond 2³² tokens", () => {
   const length = 6_000_000_001;
   const tokens = (start: number, end: number) =>
     Uint32Array.from({ length: end - start }, (_, i) => (start + i) % 1_000_000_007);
@@ -209,7 +209,7 @@ Deno.test("Batches takes rows from texts of more tokens than 32 bits count", () 
   assert.equal(batches.epochOf(123_456_789), 61);
 });
 
-Deno.test("permute() takes more than 2³² elements", () => {
+Deno.test("permute() permutes more than 2³² elements", () => {
   const n = 2 ** 33 + 9, seed = freshSeed();
   const places = Array.from({ length: 5000 }, (_, i) => permute(i * 1_700_009, n, seed));
   assert.equal(new Set(places).size, places.length, `seed ${seed}`);

@@ -40,7 +40,7 @@ Deno.test("loadCorpus() divides by document and loses nothing", async () => {
   }
 });
 
-Deno.test("loadCorpus() takes a compact vocabulary where less than a fifth of GPT-2's tokens occur", async () => {
+Deno.test("loadCorpus() chooses the compact vocabulary if less than a fifth of GPT-2's tokens occur", async () => {
   const { vocab } = JSON.parse((await gpt2Tokenizer()).json).model;
   const words = Object.keys(vocab).filter((token) => /^\u0120[a-z]+$/.test(token));
   for (const [count, expected] of [[9_900, "compact"], [10_200, "full"]] as const) {
@@ -57,13 +57,13 @@ Deno.test("loadCorpus() takes a compact vocabulary where less than a fifth of GP
   }
 });
 
-Deno.test("loadCorpus() keeps the full vocabulary when asked, with OpenAI's ids", async () => {
+Deno.test("loadCorpus() keeps the full vocabulary with OpenAI's ids if it is asked to", async () => {
   const { tokenizer, training } = await loadCorpus({ data: [file], vocabulary: "full" });
   assert.equal(tokenizer.vocabularySize, 50257);
   assert.deepEqual([...training.read(0, 3)], [11605, 1271, 657]);
 });
 
-Deno.test("loadCorpus() takes tokens from the cache, and makes damaged ones anew", async () => {
+Deno.test("loadCorpus() reads tokens from the cache, and makes damaged ones anew", async () => {
   const cacheDirectory = join(directory, "cache");
   const load = async () => {
     const { training, validation, cached, close } = await loadCorpus({
@@ -89,7 +89,7 @@ Deno.test("loadCorpus() takes tokens from the cache, and makes damaged ones anew
   }
 });
 
-Deno.test("loadCorpus() gives the ids of a model's tokenizer, from the cache of the whole one's", async () => {
+Deno.test("loadCorpus() gives the ids of a model's tokenizer, also from cached tokens of the whole one", async () => {
   const cacheDirectory = join(directory, "compact");
   const first = await loadCorpus({ data: [file], cacheDirectory });
   const { tokenizer } = first;
@@ -121,7 +121,7 @@ Deno.test("hashData() gives the hash of loadCorpus(), from the cache or by readi
   assert.equal(readdirSync(cacheDirectory).length, 1, "something was tokenized");
 });
 
-Deno.test("loadCorpus() takes another tokenizer whole, unless it is to be compact", async () => {
+Deno.test("loadCorpus() keeps another tokenizer whole unless the compact vocabulary is asked for", async () => {
   const { vocab, merges } = JSON.parse((await gpt2Tokenizer()).json).model;
   const baseTokenizer = await byteLevelTokenizer({
     tokens: Object.keys(vocab).sort((a, b) => vocab[a] - vocab[b]).slice(0, 300),
@@ -138,7 +138,7 @@ Deno.test("loadCorpus() takes another tokenizer whole, unless it is to be compac
   assert.equal(decoded[0], decoded[1]);
 });
 
-Deno.test("loadCorpus() validates with the text that a data set brings", async () => {
+Deno.test("loadCorpus() uses the validation text of a data set", async () => {
   const server = new HubServer("datasets/roneneldan/TinyStories");
   await using _ = server;
   const train = "One.\n<|endoftext|>\nTwo.", valid = "Three.";
@@ -203,14 +203,14 @@ Deno.test("loadCorpus() reads files with CRLF and a byte order mark", async () =
   assert.equal(tokenizer.decode(all(validation)), "Three.<|endoftext|>");
 });
 
-Deno.test("loadCorpus() cuts a text of one document by position", async () => {
+Deno.test("loadCorpus() holds out the end of a single document", async () => {
   const path = write("one.txt", "word ".repeat(200));
   const { training, validation } = await loadCorpus({ data: [path] });
   assert.equal(training.length + validation.length, 201); // and end-of-text
   assert.ok(validation.length >= 10);
 });
 
-Deno.test("loadCorpus() says in a sentence what is wrong with a file", async () => {
+Deno.test("loadCorpus() names the problem of a file in one sentence", async () => {
   const absent = join(directory, "absent.txt"), empty = write("empty.txt", " \n<|endoftext|>\n");
   const binary = write("binary.txt", Uint8Array.of(0x61, 0x62, 0xc3, 0x28));
   const cases = [
@@ -246,7 +246,7 @@ Deno.test("loadCorpus() knows the sample: its text, its tokens and its entropy",
   );
 });
 
-Deno.test("loadWhole() holds nothing back", async () => {
+Deno.test("loadWhole() holds no document out", async () => {
   const tokenizer = await gpt2Tokenizer();
   const text = await loadWhole({ data: [file], tokenizer });
   assert.equal(

@@ -82,7 +82,7 @@ for (const V of [300, 2 ** 16, 2 ** 16 + 1]) {
   });
 }
 
-Deno.test("TokenFileWriter resumes with what is known to be written, to the same bytes", () => {
+Deno.test("TokenFileWriter resumes after the recorded tokens, and writes the same bytes", () => {
   const seed = freshSeed(), random = new Random(seed);
   const V = 1000, documents = randomDocuments(random, V), more = randomDocuments(random, V);
   const whole = contentOf(write("whole", [...documents, ...more], V));
@@ -103,7 +103,7 @@ Deno.test("TokenFileWriter resumes with what is known to be written, to the same
   );
 });
 
-Deno.test("openTokenFiles() refuses files that are not whole, of another version or of another origin", () => {
+Deno.test("openTokenFiles() refuses files that are damaged, of another version or of another origin", () => {
   const path = write("good", [Uint32Array.of(1, 2), Uint32Array.of(3)], 300);
   const at = (name: string) => join(path, name);
   const good = new Map(FILES.map((name) => [name, Deno.readFileSync(at(name))]));

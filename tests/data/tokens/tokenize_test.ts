@@ -88,7 +88,7 @@ for (const [what, tokens] of [["tables", tokenizer], ["none", otherTokenizer]] a
   });
 }
 
-Deno.test("tokenizeDocuments() gives a document of any length the tokens that it has as a whole", async () => {
+Deno.test("tokenizeDocuments() gives long documents the tokens that they have as a whole", async () => {
   const seed = freshSeed(), random = new Random(seed);
   const story = sampleStories({ seed: random.below(1e6), count: 4000 }).join("\n\n");
   const path = join(directory, "long.txt");
@@ -218,7 +218,7 @@ function recordedBlocks(cacheDirectory: string): number {
   return existsSync(record) ? JSON.parse(Deno.readTextFileSync(record)).blocks : 0;
 }
 
-Deno.test("tokenizeDocuments() that is killed at ten random moments writes the same bytes", async () => {
+Deno.test("tokenizeDocuments() writes the same bytes after it was killed ten times", async () => {
   const seed = freshSeed(), random = new Random(seed);
   const tokenizerFile = join(directory, "tokenizer.json");
   Deno.writeTextFileSync(tokenizerFile, tokenizer.json);
@@ -299,7 +299,7 @@ Deno.test("tokenizeDocuments() needs room for the tokens that are left to make",
   await withFreeBytes(needed, () => tokenizeStories(cacheDirectory));
 });
 
-Deno.test("tokenizeDocuments() names what prevents it", async () => {
+Deno.test("tokenizeDocuments() names the reason if it cannot write", async () => {
   const cacheDirectory = join(directory, "refused");
   await withFreeBytes(1e6, () =>
     assert.rejects(tokenizeStories(cacheDirectory), {

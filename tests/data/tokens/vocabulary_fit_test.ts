@@ -25,7 +25,7 @@ function tokenized(documents: readonly string[], tokenizer: Tokenizer) {
 const misfits = (documents: readonly string[], tokenizer: Tokenizer) =>
   misfitsOf(tokenizer, tokenized(documents, tokenizer), "runs/base");
 
-Deno.test("misfitsOf() says how many times as long a text becomes in a vocabulary of other text", async () => {
+Deno.test("misfitsOf() says by which factor a text is longer in a vocabulary of another text", async () => {
   const lengthIn = (tokenizer: Tokenizer) => tokenizer.encodeDocument(other.join("")).length;
   const times = lengthIn(compact) / lengthIn(gpt2);
   const [sentence, ...more] = await misfits(other, compact);
@@ -38,13 +38,13 @@ Deno.test("misfitsOf() says how many times as long a text becomes in a vocabular
   assert.match(sentence!, /--vocabulary full.*--tokenizer/);
 });
 
-Deno.test("misfitsOf() is silent where a vocabulary fits", async () => {
+Deno.test("misfitsOf() returns no warning if the vocabulary fits", async () => {
   assert.deepEqual(await misfits(stories, compact), []);
   assert.deepEqual(await misfits(other, gpt2), []);
   assert.deepEqual(await misfits([""], compact), []);
 });
 
-Deno.test("misfitsOf() says which share of a text a vocabulary does not know", async () => {
+Deno.test("misfitsOf() names the share of a text that is unknown to the tokenizer", async () => {
   const words = ["[UNK]", "[SEP]", "the", "cat", "sat"];
   const wordPiece = await parseTokenizer(
     JSON.stringify({
