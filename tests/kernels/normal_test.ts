@@ -10,6 +10,7 @@ import {
   REAL_TYPES,
   runProgram,
   testRandom,
+  withRandom,
 } from "./harness.ts";
 
 // f32: an angle of 24 bits up to π is off by 3e-7, times a radius of up to 6.8 and a deviation of 2 by 4e-6,
@@ -52,27 +53,36 @@ async function draw(
 
 for (const dtype of REAL_TYPES) {
   for (const shape of [[1], [3], [127], [129], [3, 43], [5, 1, 103]]) {
-    Deno.test(`fillNormal() matches the reference in ${dtype} of [${shape}]`, async () => {
-      const seed = freshSeed(), options = { mean: 0.5, deviation: 2, seed, stream: ~seed >>> 0 };
-      const values = await draw(options, { shape, dtype });
-      assert.equal(values.length, size(shape), `seed ${seed}`);
-      assertNormal(values, options, { dtype });
-    });
+    Deno.test(
+      `fillNormal() matches the reference in ${dtype} of [${shape}]`,
+      withRandom(async (_, seed) => {
+        const options = { mean: 0.5, deviation: 2, seed, stream: ~seed >>> 0 };
+        const values = await draw(options, { shape, dtype });
+        assert.equal(values.length, size(shape));
+        assertNormal(values, options, { dtype });
+      }),
+    );
   }
 }
 
-Deno.test("fillNormal() draws uniform numbers of the same mean and deviation", async () => {
-  const options = { mean: 0.5, deviation: 2, uniform: true, seed: freshSeed(), stream: 4 };
-  const n = 20_000, values = await draw(options, { shape: [n] }), what = `seed ${options.seed}`;
-  const expected = Array.from({ length: n }, (_, i) => reference.normal(options, i));
-  assertClose(values, expected, TOLERANCE.f32!, what);
-  const bound = 2 * Math.sqrt(3);
-  assert.ok(values.every((v) => Math.abs(v - 0.5) <= bound), what);
-  for (const share of [0.1, 0.5, 0.9]) {
-    const below = values.filter((v) => v < 0.5 + bound * (2 * share - 1)).length;
-    assert.ok(Math.abs(below - share * n) < 6 * Math.sqrt(n * share * (1 - share)), what);
-  }
-});
+Deno.test(
+  "fillNormal() draws uniform numbers of the same mean and deviation",
+  withRandom(async (_, seed) => {
+    const options = { mean: 0.5, deviation: 2, uniform: true, seed, stream: 4 };
+    const n = 20_000, values = await draw(options, { shape: [n] });
+    const expected = Array.from({ length: n }, (_, i) => reference.normal(options, i));
+    assertClose(values, expected, TOLERANCE.f32!, "values");
+    const bound = 2 * Math.sqrt(3);
+    assert.ok(values.every((v) => Math.abs(v - 0.5) <= bound));
+    for (const share of [0.1, 0.5, 0.9]) {
+      const below = values.filter((v) => v < 0.5 + bound * (2 * share - 1)).length;
+      assert.ok(
+        Math.abs(below - share * n) < 6 * Math.sqrt(n * share * (1 - share)),
+        `below ${share}`,
+      );
+    }
+  }),
+);
 
 Deno.test({
   name: "fillNormal() draws the same numbers in f32 and f16",
@@ -85,30 +95,39 @@ Deno.test({
   },
 });
 
-Deno.test("fillNormal() without deviation fills with the mean", async () => {
-  for (const mean of [0, 1]) {
-    const options = { mean, deviation: 0, seed: freshSeed(), stream: 0 };
-    const values = await draw(options, { shape: [300] });
-    assert.ok(values.every((value) => value === mean), `mean ${mean}, seed ${options.seed}`);
-  }
-});
+Deno.test(
+  "fillNormal() without deviation fills with the mean",
+  withRandom(async (_, seed) => {
+    for (const mean of [0, 1]) {
+      const options = { mean, deviation: 0, seed, stream: 0 };
+      const values = await draw(options, { shape: [300] });
+      assert.ok(values.every((value) => value === mean), `mean ${mean}`);
+    }
+  }),
+);
 
-Deno.test("fillNormal() draws the same if a binding holds only a part", async () => {
-  const options = { ...STANDARD, seed: freshSeed(), stream: 1 };
-  const on = { ...device, maxBindingBytes: 100 * 24 * 4 };
-  const sliced = await draw(options, { shape: [300, 24], on });
-  assert.deepEqual(sliced, await draw(options, { shape: [300, 24] }), `seed ${options.seed}`);
-});
+Deno.test(
+  "fillNormal() draws the same if a binding holds only a part",
+  withRandom(async (_, seed) => {
+    const options = { ...STANDARD, seed, stream: 1 };
+    const on = { ...device, maxBindingBytes: 100 * 24 * 4 };
+    const sliced = await draw(options, { shape: [300, 24], on });
+    assert.deepEqual(sliced, await draw(options, { shape: [300, 24] }));
+  }),
+);
 
-Deno.test("fillNormal() reaches every element beyond one row of workgroups", async () => {
-  const options = { ...STANDARD, seed: freshSeed(), stream: 2 };
-  const N = 32768 * 256 + 3;
-  const values = await draw(options, { shape: [N] });
-  assertNormal(values.subarray(-100), options, { first: N - 100 });
-  // a logarithm rounds to 0 once in 33 million draws
-  const zeros = values.filter((z) => z === 0).length;
-  assert.ok(zeros < 10, `${zeros} elements are not drawn, seed ${options.seed}`);
-});
+Deno.test(
+  "fillNormal() reaches every element beyond one row of workgroups",
+  withRandom(async (_, seed) => {
+    const options = { ...STANDARD, seed, stream: 2 };
+    const N = 32768 * 256 + 3;
+    const values = await draw(options, { shape: [N] });
+    assertNormal(values.subarray(-100), options, { first: N - 100 });
+    // a logarithm rounds to 0 once in 33 million draws
+    const zeros = values.filter((z) => z === 0).length;
+    assert.ok(zeros < 10, `${zeros} elements are not drawn`);
+  }),
+);
 
 Deno.test("fillNormal() is finite if the bits of a draw are all zeros or all ones", async () => {
   const [least, greatest] = [0, 0xffffffff].map(countersOf);
@@ -154,45 +173,52 @@ function assertUncorrelated(a: Float32Array, b: Float32Array, what: string): voi
   }
 }
 
-Deno.test("fillNormal() has the moments and tails of a normal distribution", async () => {
-  const options = { ...STANDARD, seed: freshSeed(), stream: 4 };
-  const values = await draw(options, { shape: [LENGTH] });
-  const within = (f: (z: number) => number, expected: number, variance: number, what: string) => {
-    const mean = values.reduce((sum, z) => sum + f(z), 0) / LENGTH;
-    const limit = 5 * Math.sqrt(variance / LENGTH);
-    assert.ok(
-      Math.abs(mean - expected) < limit,
-      `${what} is ${mean}, expected ${expected} within ${limit}, seed ${options.seed}`,
-    );
-  };
-  within((z) => z, 0, 1, "the mean");
-  within((z) => z ** 2, 1, 2, "the variance");
-  within((z) => z ** 3, 0, 15, "the third moment");
-  within((z) => z ** 4, 3, 96, "the fourth moment");
-  for (const [bound, share] of [[1, 0.317311], [2, 0.0455003], [3, 0.0026998]] as const) {
-    within(
-      (z) => Math.abs(z) > bound ? 1 : 0,
-      share,
-      share * (1 - share),
-      `the share beyond ${bound}`,
-    );
-  }
-});
+Deno.test(
+  "fillNormal() has the moments and tails of a normal distribution",
+  withRandom(async (_, seed) => {
+    const options = { ...STANDARD, seed, stream: 4 };
+    const values = await draw(options, { shape: [LENGTH] });
+    const within = (f: (z: number) => number, expected: number, variance: number, what: string) => {
+      const mean = values.reduce((sum, z) => sum + f(z), 0) / LENGTH;
+      const limit = 5 * Math.sqrt(variance / LENGTH);
+      assert.ok(
+        Math.abs(mean - expected) < limit,
+        `${what} is ${mean}, expected ${expected} within ${limit}`,
+      );
+    };
+    within((z) => z, 0, 1, "the mean");
+    within((z) => z ** 2, 1, 2, "the variance");
+    within((z) => z ** 3, 0, 15, "the third moment");
+    within((z) => z ** 4, 3, 96, "the fourth moment");
+    for (const [bound, share] of [[1, 0.317311], [2, 0.0455003], [3, 0.0026998]] as const) {
+      within(
+        (z) => Math.abs(z) > bound ? 1 : 0,
+        share,
+        share * (1 - share),
+        `the share beyond ${bound}`,
+      );
+    }
+  }),
+);
 
-Deno.test("fillNormal() draws elements that are independent of each other", async () => {
-  const seed = freshSeed();
-  const values = await draw({ ...STANDARD, seed, stream: 5 }, { shape: [LENGTH] });
-  for (const shift of [1, 2, 3, 64, 768, 4096]) {
-    assertUncorrelated(values, values.subarray(shift), `at a distance of ${shift}, seed ${seed}`);
-  }
-});
+Deno.test(
+  "fillNormal() draws elements that are independent of each other",
+  withRandom(async (_, seed) => {
+    const values = await draw({ ...STANDARD, seed, stream: 5 }, { shape: [LENGTH] });
+    for (const shift of [1, 2, 3, 64, 768, 4096]) {
+      assertUncorrelated(values, values.subarray(shift), `at a distance of ${shift}`);
+    }
+  }),
+);
 
-Deno.test("fillNormal() draws different numbers for every seed and stream", async () => {
-  const seed = freshSeed();
-  const of = (seed: number, stream: number) =>
-    draw({ ...STANDARD, seed, stream }, { shape: [LENGTH] });
-  const first = await of(seed, 6);
-  assertUncorrelated(first, await of((seed + 1) >>> 0, 6), `the next seed, seed ${seed}`);
-  assertUncorrelated(first, await of(seed, 7), `the next stream, seed ${seed}`);
-  assertUncorrelated(first, await of(6, seed), `seed and stream exchanged, seed ${seed}`);
-});
+Deno.test(
+  "fillNormal() draws different numbers for every seed and stream",
+  withRandom(async (_, seed) => {
+    const of = (seed: number, stream: number) =>
+      draw({ ...STANDARD, seed, stream }, { shape: [LENGTH] });
+    const first = await of(seed, 6);
+    assertUncorrelated(first, await of((seed + 1) >>> 0, 6), `the next seed`);
+    assertUncorrelated(first, await of(seed, 7), `the next stream`);
+    assertUncorrelated(first, await of(6, seed), `seed and stream exchanged`);
+  }),
+);

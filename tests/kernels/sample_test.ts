@@ -14,15 +14,7 @@ import {
   validateSampler,
 } from "../../kernels/sample/sample.ts";
 import type { DType } from "../../kernels/tensor.ts";
-import {
-  device,
-  freshSeed,
-  randomValues,
-  REAL_TYPES,
-  runProgram,
-  tensors,
-  testRandom,
-} from "./harness.ts";
+import { device, randomValues, REAL_TYPES, runProgram, tensors, withRandom } from "./harness.ts";
 
 const PLAIN: SamplerOptions = {
   temperature: 1,
@@ -59,27 +51,34 @@ function assertSame(actual: number[], expected: number[], what: string): void {
   });
 }
 
-Deno.test("reference filterTokens() keeps the tokens that temperature, top-k, top-p and min-p define", () => {
-  const seed = freshSeed(), random = testRandom(seed), V = 50;
-  for (let round = 0; round < 50; round++) {
-    const logits = randomValues(random, V, { scale: 3 });
-    const p = softmax(logits);
-    const rank = [...p.keys()].sort((a, b) => p[b]! - p[a]!);
-    const what = `seed ${seed}, round ${round}`;
-    const temperature = 0.3 + 2 * random();
-    const k = 1 + Math.floor(random() * V), share = 1e-3 + 0.998 * random();
-    const filter = (options: Partial<SamplerOptions>) =>
-      byId(filterTokens(logits, { ...PLAIN, ...options }), V);
+Deno.test(
+  "reference filterTokens() keeps the tokens that temperature, top-k, top-p and min-p define",
+  withRandom((random) => {
+    const V = 50;
+    for (let round = 0; round < 50; round++) {
+      const logits = randomValues(random, V, { scale: 3 });
+      const p = softmax(logits);
+      const rank = [...p.keys()].sort((a, b) => p[b]! - p[a]!);
+      const what = `round ${round}`;
+      const temperature = 0.3 + 2 * random();
+      const k = 1 + Math.floor(random() * V), share = 1e-3 + 0.998 * random();
+      const filter = (options: Partial<SamplerOptions>) =>
+        byId(filterTokens(logits, { ...PLAIN, ...options }), V);
 
-    assertSame(filter({ temperature }), softmax(logits, temperature), `temperature, ${what}`);
-    assertSame(filter({ topK: k }), only(p, (id) => rank.indexOf(id) < k), `top-k, ${what}`);
-    const massBefore = (id: number) =>
-      rank.slice(0, rank.indexOf(id)).reduce((sum, other) => sum + p[other]!, 0);
-    assertSame(filter({ topP: share }), only(p, (id) => massBefore(id) < share), `top-p, ${what}`);
-    const least = share * Math.max(...p);
-    assertSame(filter({ minP: share }), only(p, (id) => p[id]! >= least), `min-p, ${what}`);
-  }
-});
+      assertSame(filter({ temperature }), softmax(logits, temperature), `temperature, ${what}`);
+      assertSame(filter({ topK: k }), only(p, (id) => rank.indexOf(id) < k), `top-k, ${what}`);
+      const massBefore = (id: number) =>
+        rank.slice(0, rank.indexOf(id)).reduce((sum, other) => sum + p[other]!, 0);
+      assertSame(
+        filter({ topP: share }),
+        only(p, (id) => massBefore(id) < share),
+        `top-p, ${what}`,
+      );
+      const least = share * Math.max(...p);
+      assertSame(filter({ minP: share }), only(p, (id) => p[id]! >= least), `min-p, ${what}`);
+    }
+  }),
+);
 
 Deno.test("reference penalize() divides positive and multiplies negative logits in the window, once each", () => {
   const logits = Float32Array.of(2, -2, 4, 0, 6, -8);
@@ -174,46 +173,50 @@ const OPTIONS: readonly Partial<SamplerOptions>[] = [
 
 for (const dtype of REAL_TYPES) {
   for (const V of [1, 1003]) {
-    Deno.test(`sample() draws what the reference draws from ${V} tokens in ${dtype}`, async () => {
-      const seed = freshSeed(), random = testRandom(seed);
-      for (const given of OPTIONS) {
-        const options = { ...PLAIN, ...given };
-        const of = [...LOGITS, ...LOGITS, ...LOGITS].map((logits): Text => {
-          const history = Array.from(
-            { length: 1 + Math.floor(30 * random()) },
-            () => Math.floor(random() ** 2 * V), // some occur more than once
-          );
-          const values = logits(random, V, dtype);
-          values[0] = 1; // at least one is possible
-          return { logits: values, history, seed: Math.floor(random() * 2 ** 32) };
-        });
-        const drawn = await draw(of, options, { dtype });
-        for (const [b, text] of of.entries()) {
-          const expected = expectedOf(text, options);
-          const what = `seed ${seed}, ${JSON.stringify(given)}, text ${b}`;
-          assert.ok(expected.includes(drawn[b]!), `${what}: ${drawn[b]}, not ${expected}`);
+    Deno.test(
+      `sample() draws what the reference draws from ${V} tokens in ${dtype}`,
+      withRandom(async (random) => {
+        for (const given of OPTIONS) {
+          const options = { ...PLAIN, ...given };
+          const of = [...LOGITS, ...LOGITS, ...LOGITS].map((logits): Text => {
+            const history = Array.from(
+              { length: 1 + Math.floor(30 * random()) },
+              () => Math.floor(random() ** 2 * V), // some occur more than once
+            );
+            const values = logits(random, V, dtype);
+            values[0] = 1; // at least one is possible
+            return { logits: values, history, seed: Math.floor(random() * 2 ** 32) };
+          });
+          const drawn = await draw(of, options, { dtype });
+          for (const [b, text] of of.entries()) {
+            const expected = expectedOf(text, options);
+            const what = `${JSON.stringify(given)}, text ${b}`;
+            assert.ok(expected.includes(drawn[b]!), `${what}: ${drawn[b]}, not ${expected}`);
+          }
         }
-      }
-    });
+      }),
+    );
   }
 }
 
-Deno.test("sample() draws what the reference draws from GPT-2's vocabulary", async () => {
-  const seed = freshSeed(), random = testRandom(seed);
-  const options = { ...PLAIN, topK: 5000, topP: 0.9, repetitionPenalty: 2 };
-  const texts = [3, 300].map((length): Text => ({
-    logits: randomValues(random, 50257, { scale: 2 }),
-    history: Array.from({ length }, () => Math.floor(random() * 50257)),
-    seed: length,
-  }));
-  for (const isCpu of [true, false]) { // workgroups of 64 and of 1024
-    const drawn = await draw(texts, options, { on: { ...device, isCpu } });
-    for (const [b, text] of texts.entries()) {
-      const expected = expectedOf(text, options);
-      assert.ok(expected.includes(drawn[b]!), `seed ${seed}: ${drawn[b]}, not ${expected}`);
+Deno.test(
+  "sample() draws what the reference draws from GPT-2's vocabulary",
+  withRandom(async (random) => {
+    const options = { ...PLAIN, topK: 5000, topP: 0.9, repetitionPenalty: 2 };
+    const texts = [3, 300].map((length): Text => ({
+      logits: randomValues(random, 50257, { scale: 2 }),
+      history: Array.from({ length }, () => Math.floor(random() * 50257)),
+      seed: length,
+    }));
+    for (const isCpu of [true, false]) { // workgroups of 64 and of 1024
+      const drawn = await draw(texts, options, { on: { ...device, isCpu } });
+      for (const [b, text] of texts.entries()) {
+        const expected = expectedOf(text, options);
+        assert.ok(expected.includes(drawn[b]!), `${drawn[b]}, not ${expected}`);
+      }
     }
-  }
-});
+  }),
+);
 
 Deno.test("sample() distinguishes the smallest random numbers", async () => {
   // draws of two tokens whose noisy scores differ by a hundredth, where the noise of one is extreme
