@@ -1,17 +1,20 @@
 import { basename, dirname, resolve } from "node:path";
 import { command, output, run, status, wholeNumber } from "./command.ts";
 import { DataError } from "../data/text/data_error.ts";
-import { type CorpusOptions, hashData, loadCorpus, loadWhole } from "../data/tokens/corpus.ts";
+import { type Corpus, hashData, loadCorpus, loadWhole } from "../data/tokens/corpus.ts";
 import { TEXT_FIELD } from "../data/text/formats.ts";
+import type { TokenDataset } from "../data/tokens/token_dataset.ts";
+import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
 import { giveBack, HUB } from "./permissions.ts";
 import { DataProgressDisplay } from "./progress.ts";
 import { parseDataSpec } from "../data/text/dataset.ts";
 import type { DataProgress } from "../data/text/documents.ts";
 import { findNamedModel, withModelOptions } from "./named_model.ts";
 import { loadSource } from "../generate/load.ts";
-import { openDevice } from "../kernels/device.ts";
+import { type Device, openDevice } from "../kernels/device.ts";
 import { DIVERGED } from "../kernels/sample/sample.ts";
-import { readTrainerState } from "../model/files/checkpoint.ts";
+import type { GptConfig } from "../model/config.ts";
+import { readTrainerState, type TrainerState } from "../model/files/checkpoint.ts";
 import { resolvePrecision } from "../model/precision.ts";
 import { createEvaluator } from "../train/evaluate.ts";
 import { evaluationRows } from "../train/limits.ts";
@@ -40,114 +43,125 @@ const program = withModelOptions(
     wholeNumber(),
     EVALUATION_TOKENS,
   )
-  .option("--json", "print a JSON object instead of a table")
-  .action((options) =>
-    run(async () => {
-      const display = new DataProgressDisplay();
-      const callbacks = {
-        onProgress: (progress: DataProgress) => display.show(progress),
-        onNotice: display.status,
-      };
-      const source = await findNamedModel(options);
-      const path = options.model ?? source.checkpoint!;
-      const state = source.checkpoint === undefined
-        ? undefined
-        : readTrainerState(source.checkpoint);
-      const saved = state?.options as ResolvedOptions | undefined;
-      const device = await openDevice();
-      const choices = state && choicesOf(state, device);
-      for (const [key, variant] of choices ?? []) device.choices.set(key, variant);
-      const { config } = source, precision = resolvePrecision(device, "auto");
-      const sequenceLength = saved?.contextLength ?? config.contextLength;
-      const shape = {
-        sequenceLength,
-        batchSize: evaluationRows(device, {
-          ...{ config, precision, sequenceLength },
-          batchSize: saved?.batchSize ?? fineTuningDefaults(config).batchSize,
-        }),
-      };
-      const model = loadSource(device, source);
-      const { tokenizer } = model;
-      const checkpoints = source.checkpoint && dirname(resolve(source.checkpoint));
-      const reading = {
-        ...callbacks,
-        // a checkpoint that was copied out of its run has no cache directory
-        ...(checkpoints && basename(checkpoints) === "checkpoints"
-          ? { cacheDirectory: cacheBeside(dirname(checkpoints)) }
-          : {}),
-      };
-      const heldOut = async (from: Omit<CorpusOptions, "tokenizer">) => {
-        const refuse = (requirement: string, reason: string) =>
-          new UserError(
-            `Cannot evaluate ${path} on its held-out text as its data must ${requirement}: ${reason}; ` +
-              `give the present path of its text, or another text, with --data`,
-          );
-        const corpus = await loadCorpus({ ...from, tokenizer, ...reading }).catch((error) => {
-          if (options.data || !(error instanceof DataError)) throw error;
-          throw refuse("be readable", error.reason);
-        });
-        if (state && corpus.hash !== state.data.hash) {
-          throw refuse("stay what it was", `${corpus.name} has changed since`);
-        }
-        const name = `${corpus.ownValidation ? "validation text" : "held out"} of ${corpus.name}`;
-        return { text: corpus.validation, name };
-      };
-      const other = async (words: string[]) => {
-        const from = { data: parseDataSpec(words), textField: options.textField };
-        // of the run's text, which may have moved, only the held-out part was not trained on
-        if (state && await hashData({ ...from, tokenizer, ...reading }) === state.data.hash) {
-          return await heldOut(from);
-        }
-        return {
-          text: await loadWhole({ ...from, tokenizer, ...reading }),
-          name: words.join(", "),
-        };
-      };
-      const { data = "sample", dataVersion, textField } = saved ?? {};
-      const { text, name } =
-        await (options.data ? other(options.data) : heldOut({ data, dataVersion, textField }))
-          .finally(() => display.close()); // an open bar would leave the terminal without its cursor
-      giveBack(...HUB, "write");
-      const maxTokens = options.tokens || Infinity;
-      const some = text.length > maxTokens ? `the first ${maxTokens} of ` : "";
-      status(`evaluating ${path} on ${some}${text.length} tokens`);
-      const evaluator = createEvaluator(model.gpt, tokenizer, text, {
-        ...shape,
-        maxTokens,
-      });
-      const unknown = choices && forgetUnavailable(evaluator.program, "the checkpoint");
-      if (unknown !== undefined) status(`${unknown}; ${DEFAULTS_INSTEAD}`);
-      const { loss, perplexity, bitsPerByte, tokens } = await evaluator.run({
-        onProgress: (done) =>
-          status(`${Math.floor(100 * done / Math.min(text.length, maxTokens))} % evaluated`),
-      });
-      if (!Number.isFinite(loss)) {
-        throw new UserError(
-          `Cannot evaluate ${path} as its loss must be finite: current value is ${loss}`,
-          { hint: DIVERGED },
-        );
-      }
-      output(
-        options.json
-          ? JSON.stringify({
-            checkpoint: path,
-            data: name,
-            loss,
-            perplexity,
-            bitsPerByte,
-            tokens,
-          }) +
-            "\n"
-          : [
-            `checkpoint     ${path}`,
-            `data           ${name}, ${tokens} tokens`,
-            `loss           ${loss.toFixed(4)} nats per token`,
-            `perplexity     ${perplexity.toFixed(3)}`,
-            `bits per byte  ${bitsPerByte.toFixed(4)}`,
-            "",
-          ].join("\n"),
-      );
-    })
-  );
+  .option("--json", "print a JSON object instead of a table");
 
+/** The options that were typed, and defaults. */
+type EvalOptions = ReturnType<typeof program.opts>;
+
+async function main(options: EvalOptions): Promise<void> {
+  const source = await findNamedModel(options), { checkpoint, config } = source;
+  const path = options.model ?? checkpoint!;
+  const state = checkpoint === undefined ? undefined : readTrainerState(checkpoint);
+  const device = await openDevice();
+  const choices = state && choicesOf(state, device);
+  for (const [key, variant] of choices ?? []) device.choices.set(key, variant);
+  const shape = shapeOf(device, config, state);
+  const { gpt, tokenizer } = loadSource(device, source);
+  const { text, name } = await openText(options, { path, checkpoint, state, tokenizer });
+  giveBack(...HUB, "write");
+
+  const maxTokens = options.tokens || Infinity;
+  const some = text.length > maxTokens ? `the first ${maxTokens} of ` : "";
+  status(`evaluating ${path} on ${some}${text.length} tokens`);
+  const evaluator = createEvaluator(gpt, tokenizer, text, { ...shape, maxTokens });
+  const unknown = choices && forgetUnavailable(evaluator.program, "the checkpoint");
+  if (unknown !== undefined) status(`${unknown}; ${DEFAULTS_INSTEAD}`);
+  const { loss, perplexity, bitsPerByte, tokens } = await evaluator.run({
+    onProgress: (done) =>
+      status(`${Math.floor(100 * done / Math.min(text.length, maxTokens))} % evaluated`),
+  });
+  if (!Number.isFinite(loss)) {
+    throw new UserError(
+      `Cannot evaluate ${path} as its loss must be finite: current value is ${loss}`,
+      { hint: DIVERGED },
+    );
+  }
+  if (options.json) {
+    const result = { checkpoint: path, data: name, loss, perplexity, bitsPerByte, tokens };
+    output(`${JSON.stringify(result)}\n`);
+    return;
+  }
+  output(`checkpoint     ${path}
+data           ${name}, ${tokens} tokens
+loss           ${loss.toFixed(4)} nats per token
+perplexity     ${perplexity.toFixed(3)}
+bits per byte  ${bitsPerByte.toFixed(4)}
+`);
+}
+
+/** The shape of the batches: that of the training if it is known and fits. */
+function shapeOf(device: Device, config: GptConfig, state: TrainerState | undefined) {
+  const saved = state?.options as ResolvedOptions | undefined;
+  const precision = resolvePrecision(device, "auto");
+  const sequenceLength = saved?.contextLength ?? config.contextLength;
+  const batchSize = evaluationRows(device, {
+    ...{ config, precision, sequenceLength },
+    batchSize: saved?.batchSize ?? fineTuningDefaults(config).batchSize,
+  });
+  return { sequenceLength, batchSize };
+}
+
+/** The model whose text is opened. */
+interface Evaluated {
+  path: string;
+  checkpoint: string | undefined;
+  state: TrainerState | undefined;
+  tokenizer: Tokenizer;
+}
+
+/** The text that `--data` names, or the held-out text of the training, with its name. */
+async function openText(
+  { data: words, textField }: EvalOptions,
+  { path, checkpoint, state, tokenizer }: Evaluated,
+): Promise<{ text: TokenDataset; name: string }> {
+  const display = new DataProgressDisplay();
+  const reading = {
+    ...cacheOf(checkpoint),
+    tokenizer,
+    onProgress: (progress: DataProgress) => display.show(progress),
+    onNotice: display.status,
+  };
+  try {
+    if (words) {
+      const from = { data: parseDataSpec(words), textField };
+      // of the run's text, which may have moved, only the held-out part was not trained on
+      const isRunsText = state && await hashData({ ...from, ...reading }) === state.data.hash;
+      if (!isRunsText) {
+        return { text: await loadWhole({ ...from, ...reading }), name: words.join(", ") };
+      }
+      return heldOut(await loadCorpus({ ...from, ...reading }));
+    }
+    const saved = state?.options as ResolvedOptions | undefined;
+    const { data = "sample", dataVersion, textField: savedField } = saved ?? {};
+    const refuse = (requirement: string, reason: string) =>
+      new UserError(
+        `Cannot evaluate ${path} on its held-out text as its data must be ${requirement}: ${reason}; ` +
+          `give the present path of its text, or another text, with --data`,
+      );
+    const from = { data, dataVersion, textField: savedField };
+    const corpus = await loadCorpus({ ...from, ...reading }).catch((error) => {
+      throw error instanceof DataError ? refuse("readable", error.reason) : error;
+    });
+    if (state && corpus.hash !== state.data.hash) {
+      throw refuse("unchanged", `${corpus.name} has changed since`);
+    }
+    return heldOut(corpus);
+  } finally {
+    display.close(); // an open bar would leave the terminal without its cursor
+  }
+}
+
+/** The validation text of a corpus. */
+function heldOut({ validation, ownValidation, name }: Corpus) {
+  return { text: validation, name: `${ownValidation ? "validation text" : "held out"} of ${name}` };
+}
+
+/** The cache directory of a checkpoint's run; a checkpoint that was copied out of its run has none. */
+function cacheOf(checkpoint: string | undefined): { cacheDirectory?: string } {
+  const parent = checkpoint && dirname(resolve(checkpoint));
+  if (!parent || basename(parent) !== "checkpoints") return {};
+  return { cacheDirectory: cacheBeside(dirname(parent)) };
+}
+
+program.action((options) => run(() => main(options)));
 await program.parseAsync();

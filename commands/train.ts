@@ -43,7 +43,8 @@ function flagOption(name: OptionName): Option {
   if (type === "real") option.argParser(realNumber);
   // a switch that is off has no default in --help
   if (row.default !== undefined && type !== "switch") {
-    option.default(type === "data" ? [row.default] : row.default);
+    if (type === "data") option.default([row.default], JSON.stringify(row.default));
+    else option.default(row.default);
   }
   return option;
 }

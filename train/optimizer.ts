@@ -99,7 +99,7 @@ export function createOptimizer<State extends string, Constants extends string>(
       for (const decayed of [true, false]) {
         const gradient = groupOf(model, gradients, decayed);
         if (!gradient) continue;
-        // a group lies at the same place in all arenas
+        // a group has the same place in all arenas
         const { offsetBytes, shape } = gradient, offset = offsetBytes / 4;
         const part = ({ flat }: Arena) => viewTensor(flat, { offset, shape });
         kind.record(program, { ...constants, gradient, update }, {
@@ -127,7 +127,7 @@ function trainedOf({ table }: Pick<Gpt, "table">): ParameterSpec[] {
 /** The part of an arena of the trained parameters that holds those with weight decay, or those without. */
 function groupOf(model: Gpt, arena: Arena, decayed: boolean): Tensor | undefined {
   const firstOf = (decayed: boolean) => trainedOf(model).find((p) => p.decayed === decayed)?.name;
-  const from = firstOf(decayed), to = decayed ? firstOf(false) : undefined; // the decayed lie first
+  const from = firstOf(decayed), to = decayed ? firstOf(false) : undefined; // the decayed come first
   if (from === undefined) return undefined;
   return arenaRange(arena, to === undefined ? { from } : { from, to });
 }

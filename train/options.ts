@@ -345,7 +345,7 @@ export const TRAIN_OPTIONS = {
       help: "a twentieth of all steps, at most 200",
       from: "steps",
       value: (steps: number): number => Math.min(200, Math.ceil(steps / 20)),
-      // most of a warm-up lies behind a resumed run, and a longer one would lower the rate once more
+      // a resumed run has most of its warm-up behind it; a longer one would lower the rate again
       atStart: true,
     },
   },
@@ -443,12 +443,12 @@ export const TRAIN_OPTIONS = {
     rule: { from: "steps", value: (steps: number): number => Math.ceil(steps / 10) },
     reportsOnly: true,
   },
-  /** Checkpoints to keep beside the best. */
+  /** Checkpoints to keep in addition to the best. */
   keep: {
     group: REPORTS,
     type: "integer",
     range: [1, 1e6],
-    help: "checkpoints to keep beside the best",
+    help: "checkpoints to keep in addition to the best",
     default: 3,
     reportsOnly: true,
   },

@@ -31,7 +31,7 @@ export function checkRunPlace(path: string): void {
       ? `to start from its model ${commandLine(["--init-from", checkpoint])} and another --out`
       : "for another run choose another --out";
     throw refuse(
-      `it lies in ${
+      `it is in ${
         checkpoint ?? join(run, "checkpoints")
       }: to resume that run use ${resuming}, ${other}`,
     );

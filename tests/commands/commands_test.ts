@@ -250,7 +250,7 @@ Deno.test("eval and train find a run's text from any directory, and recognize it
   assert.equal(changed.code, 1);
   assert.match(
     changed.stderr,
-    /must stay what it was: lily\.txt has changed since; give the present path/,
+    /must be unchanged: lily\.txt has changed since; give the present path/,
   );
   const out = ["--out", join("..", "home", "run"), "--steps", "2"];
   const refused = await task("train", out, { cwd: away });
@@ -588,7 +588,7 @@ const MISTAKES: [name: string, args: string[], message: RegExp][] = [
   [
     "train",
     ["--out", join(out, "checkpoints", "000006")],
-    /as it lies in \S+000006: to resume that run use --out \S+run, to start from its model --init-from \S+000006 and another --out\n$/,
+    /as it is in \S+000006: to resume that run use --out \S+run, to start from its model --init-from \S+000006 and another --out\n$/,
   ],
   [
     "train",

@@ -249,7 +249,7 @@ Deno.test("openRunDirectory() throws when a run cannot be there, and says what t
   const link = join(directory, "link");
   Deno.symlinkSync(checkpoint, link);
   const inside = (place: string) =>
-    `it lies in ${checkpoint}: to resume that run use --out ${path}, ` +
+    `it is in ${checkpoint}: to resume that run use --out ${path}, ` +
     `to start from its model --init-from ${checkpoint} and another --out` + place;
   const cases: [string, string][] = [
     [checkpoint, inside("")],
@@ -258,7 +258,7 @@ Deno.test("openRunDirectory() throws when a run cannot be there, and says what t
     [join(link, "a"), inside("")],
     ...["", "/new", "/000009"].map((name): [string, string] => [
       join(path, "checkpoints") + name,
-      `it lies in ${join(path, "checkpoints")}: to resume that run use --out ${path}, ` +
+      `it is in ${join(path, "checkpoints")}: to resume that run use --out ${path}, ` +
       `for another run choose another --out`,
     ]),
     [
