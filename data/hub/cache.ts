@@ -18,12 +18,12 @@ import { makeWhole } from "../../files/disk.ts";
  * A repository in the hub's standard cache, which Python's libraries share
  * (https://huggingface.co/docs/huggingface_hub/guides/manage-cache):
  *
- *     datasets--OWNER--NAME/refs/main                  the commit that main was when it was last asked for
+ *     datasets--OWNER--NAME/refs/main                  the commit of main when the hub was last asked
  *     datasets--OWNER--NAME/snapshots/<commit>/<file>  a relative link to
  *     datasets--OWNER--NAME/blobs/<etag>               the bytes
- *     .locks/datasets--OWNER--NAME/<etag>.lock         held by the process that writes them
+ *     .locks/datasets--OWNER--NAME/<etag>.lock         locked by the process that downloads them
  *
- * The etag is the SHA-256 of a file in the hub's large file storage, and git's hash of any other file.
+ * The etag of a file in the hub's large file storage is its SHA-256; that of any other file is git's SHA-1.
  *
  * @module
  */
@@ -32,13 +32,13 @@ import { makeWhole } from "../../files/disk.ts";
 export interface CachedFile {
   /** Its path in the cache. */
   path: string;
-  /** The commit it belongs to. */
+  /** The commit that it belongs to. */
   commit: string;
   /** SHA-256 in hexadecimal, if the file is in the hub's large file storage. */
   sha256?: string;
 }
 
-/** Whether a revision is a whole commit, which never means anything else. */
+/** Whether a revision is a full commit hash. */
 export function isCommit(revision: string): boolean {
   return /^[0-9a-f]{40}$/.test(revision);
 }
@@ -51,7 +51,7 @@ export function isSha256(etag: string): boolean {
 /** Pause between two attempts to take a lock that another process holds. */
 const LOCK_POLL_MS = 500;
 
-/** One repository's part of the cache. Names become paths, and so must have been checked. */
+/** One repository's part of the cache. Names become paths; the caller must have checked them. */
 export class RepositoryCache {
   readonly #root: string;
   readonly #folder: string;
@@ -64,7 +64,7 @@ export class RepositoryCache {
     this.#directory = join(root, this.#folder);
   }
 
-  /** The commit that a revision was when the hub was last asked. */
+  /** The commit of a revision when the hub was last asked. */
   commitOf(revision: string): string | undefined {
     if (isCommit(revision)) return revision;
     try {
@@ -85,12 +85,12 @@ export class RepositoryCache {
     try {
       etag = basename(readlinkSync(pointer));
     } catch {
-      // the file itself, where links are refused
+      // it is the file itself, as links were refused
     }
     return { path: pointer, commit, ...(isSha256(etag) ? { sha256: etag } : {}) };
   }
 
-  /** Lists the files of a revision that are there. */
+  /** Lists the files of a revision that the cache has. */
   list(revision: string): { path: string; bytes: number }[] {
     const commit = this.commitOf(revision);
     const root = commit && this.#pointer(commit, "");
@@ -102,12 +102,12 @@ export class RepositoryCache {
   }
 
   /**
-   * Adds a file, unless it is there.
+   * Adds a file that the cache does not have.
    *
-   * @param fetchBlob fetches its bytes to a path; it is called if no other revision has the same bytes, and only
-   * while no other process fetches them, Python's library included.
-   * @param onLocked is called if another process fetches them now.
-   * @param wait is called until that process is done.
+   * @param fetchBlob downloads its bytes to a path. It is called if no other revision has the same bytes, and under a
+   * lock that Python's library takes too.
+   * @param onLocked is called if another process holds the lock.
+   * @param wait is called until that process releases it.
    */
   async add(
     { commit, path, etag }: { commit: string; path: string; etag: string },
@@ -133,7 +133,7 @@ export class RepositoryCache {
     linkTo(blob, pointer, { isNew });
   }
 
-  /** Notes which commit a revision is, so that it is found when the hub is not. */
+  /** Notes the commit of a revision, by which its files are found offline. */
   remember(revision: string, commit: string): void {
     if (this.commitOf(revision) === commit) return;
     const path = this.#reference(revision);
@@ -150,9 +150,9 @@ export class RepositoryCache {
   }
 }
 
-/** Links a file's name to its blob. If links are refused, a new blob takes the name and an old one is copied, as Python's library does. */
+/** Links a file's name to its blob. If links are refused, it renames a new blob and copies an old one, as Python does. */
 function linkTo(blob: string, pointer: string, { isNew }: { isNew: boolean }): void {
-  rmSync(pointer, { force: true }); // a link may be left whose blob is gone
+  rmSync(pointer, { force: true }); // it may be a link whose blob is gone
   try {
     symlinkSync(relative(dirname(pointer), blob), pointer);
   } catch {

@@ -33,7 +33,7 @@ export class HubError extends UserError {
 
 const isPassing = (status: number) => status === 429 || status >= 500;
 
-/** The environment variables that are read, with the meaning that they have for Python's `huggingface_hub`. */
+/** The environment variables that are read, as Python's `huggingface_hub` reads them. */
 export const HUB_VARIABLES = [
   "HF_HOME",
   "HF_HUB_CACHE",
@@ -93,7 +93,7 @@ export function hubSettings(environment: Environment = processEnvironment()): Hu
   };
 }
 
-/** The variables of the process that may be read. */
+/** The variables of the process, as far as they may be read. */
 function processEnvironment(): Environment {
   return Object.fromEntries(HUB_VARIABLES.map((name) => [name, environmentVariable(name)]));
 }
@@ -103,7 +103,7 @@ function savedToken(path: () => string): string | undefined {
   try {
     return Deno.readTextFileSync(path()).trim() || undefined;
   } catch {
-    return undefined; // nobody has logged in
+    return undefined; // there is no saved token
   }
 }
 

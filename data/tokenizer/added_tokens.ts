@@ -10,7 +10,7 @@ export type AddedTokenSplitter = (
   options: { special: boolean },
 ) => (string | number)[];
 
-/** An added token, and its spelling in the texts that are searched. */
+/** An added token, and its spelling in the searched texts. */
 export type SpelledToken = AddedToken & { readonly spelled: string };
 
 const WORD = "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}]";
@@ -52,7 +52,7 @@ function createTree(
   };
 }
 
-/** Matches every UTF-16 unit with which one of the texts begins. */
+/** Matches the UTF-16 units with which the texts begin. */
 function beginnings(texts: readonly string[]): RegExp {
   const units = new Set(texts.map((text) => text.charCodeAt(0)));
   const written = [...units].map((unit) => `\\u${unit.toString(16).padStart(4, "0")}`);
@@ -72,7 +72,7 @@ export function createAddedTokenSplitter(tokens: readonly SpelledToken[]): Added
       tooLong.spelled.length,
     );
   }
-  // the texts are well-formed, so that half a character never occurs in them
+  // half a character never occurs in the texts, which are well-formed
   const sought = tokens.filter(({ spelled }) => spelled !== "" && spelled.isWellFormed());
   const longestAt = createTree(sought);
   const beginning = beginnings(sought.map(({ spelled }) => spelled));

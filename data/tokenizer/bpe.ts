@@ -1,12 +1,12 @@
 /**
- * Merges tokens until no merge applies: always the earliest merge of the list, at the first of its places.
+ * Merges tokens until no merge applies. Each step applies the earliest merge of the list, at its first place.
  *
- * It takes O(n log n) for n tokens, because a text may have no word boundary, and allocates nothing per word.
+ * For n tokens it takes O(n log n), as a text may have no word boundary. It allocates nothing per word.
  */
 export class Merger {
   /** The tokens, before and after they are merged. */
   ids: Int32Array = new Int32Array(0);
-  // a linked list of the tokens that are left, by place
+  // a linked list of the remaining tokens, by place
   #next: Int32Array = new Int32Array(0);
   #previous: Int32Array = new Int32Array(0);
   readonly #ranks: PairTable;
@@ -14,10 +14,10 @@ export class Merger {
   readonly #queue = new Heap<number>((a, b) => a < b);
 
   /**
-   * A merger of some merges.
+   * Makes a merger.
    *
-   * @param merges i32 [merges, 3]: ids of left, right and merged, in the order in which they apply; of
-   * two for one pair, the later counts.
+   * @param merges i32 [merges, 3]: ids of left, right and merged, in the order in which they apply; if a pair has two,
+   * the later counts.
    */
   constructor(merges: Int32Array) {
     const count = merges.length / 3;
@@ -29,7 +29,7 @@ export class Merger {
     }
   }
 
-  /** Makes room in `ids`, whose content is lost. */
+  /** Makes room in `ids`, and loses their content. */
   reserve(count: number): void {
     if (this.ids.length >= count) return;
     this.ids = new Int32Array(2 * count);
@@ -44,7 +44,7 @@ export class Merger {
     return [...this.ids.subarray(0, this.merge(tokens.length))];
   }
 
-  /** Merges the first `count` tokens of `ids`, and returns how many are left there. */
+  /** Merges the first `count` tokens of `ids` in place, and returns the number of tokens that remain. */
   merge(count: number): number {
     const ids = this.ids, next = this.#next, previous = this.#previous;
     const ranks = this.#ranks, results = this.#results, queue = this.#queue;
@@ -61,7 +61,7 @@ export class Merger {
       const rank = Math.floor(key / PLACES), place = key % PLACES;
       const second = next[place]!;
       if (ids[place] === GONE || second === count) continue;
-      // another merge may have come first and left another pair here
+      // an earlier merge may have left another pair here
       const now = ranks.get(ids[place]!, ids[second]!);
       if (now < 0 || results[now] !== results[rank]) continue;
 
@@ -83,7 +83,7 @@ export class Merger {
 
 const GONE = -1;
 
-/** More places than a word has: rank and place share a number of 53 bits. */
+/** More places than a word has; rank and place share a number of 53 bits. */
 const PLACES = 2 ** 31;
 
 /** The ranks of pairs of ids: a hash table with open addressing. */
@@ -114,7 +114,7 @@ class PairTable {
     return this.#left[slot] === left ? this.#rank[slot]! : -1;
   }
 
-  /** Where a pair is, or would be. */
+  /** The slot of a pair, or the free slot where it belongs. */
   #slot(left: number, right: number): number {
     let hash = Math.imul(left, 0x9e3779b1) ^ Math.imul(right, 0x85ebca6b);
     hash ^= hash >>> 15;
@@ -125,12 +125,12 @@ class PairTable {
   }
 }
 
-/** A binary heap: the item that precedes all others leaves it first. */
+/** A binary heap, which returns first the item that precedes all others. */
 export class Heap<Item> {
   readonly #items: Item[] = [];
   readonly #precedes: (a: Item, b: Item) => boolean;
 
-  /** An empty heap. */
+  /** Makes an empty heap. */
   constructor(precedes: (a: Item, b: Item) => boolean) {
     this.#precedes = precedes;
   }

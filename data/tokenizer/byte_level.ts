@@ -7,17 +7,17 @@ import {
 } from "./tokenizer_file.ts";
 
 /**
- * Byte-level BPE as in GPT-2: its byte alphabet, and the tables of a tokenizer of that kind.
+ * Byte-level BPE as in GPT-2: the byte alphabet, and the tables of tokenizers of that kind.
  *
  * @module
  */
 
-/** The token between documents, as text. */
+/** The token that ends a document. */
 export const END_OF_TEXT = "<|endoftext|>";
 
 /**
- * The character of each byte, so that a token of any bytes can be written as a text (openai/gpt-2,
- * src/encoder.py): bytes that print stand for themselves, the others for U+0100 on.
+ * The byte alphabet: a character for each byte, so that any token can be written as text (openai/gpt-2,
+ * src/encoder.py). Printable bytes are written as themselves, the others as U+0100 and up.
  */
 export const BYTE_ALPHABET: readonly string[] = (() => {
   const printable = (byte: number) =>
@@ -45,8 +45,8 @@ export function fromByteAlphabet(text: string): Uint8Array | undefined {
 }
 
 /**
- * Whether a tokenizer is of GPT-2's kind: a byte-level BPE that cuts a text into words as GPT-2 does. Its decoder
- * and its added tokens may differ.
+ * Whether a tokenizer is of GPT-2's kind: a byte-level BPE that splits a text into words as GPT-2 does. Decoder and
+ * added tokens may differ.
  */
 export function isGpt2Kind({ model, normalizer, pre_tokenizer }: TokenizerFile): boolean {
   const [words, ...others] = stagesOf(pre_tokenizer);
@@ -64,7 +64,7 @@ export interface ByteLevelTables {
   readonly merges: readonly (readonly [string, string])[];
 }
 
-/** The tables of a `tokenizer.json`; undefined if tables cannot say all of it. */
+/** The tables of a `tokenizer.json`; undefined if it holds more than tables do. */
 export function byteLevelTables(file: TokenizerFile): ByteLevelTables | undefined {
   const { model: { type, vocab, merges = [] }, decoder, added_tokens: added = [] } = file;
   const isPlain = isGpt2Kind(file) && type === "BPE" && decoder?.type === "ByteLevel" &&
@@ -73,13 +73,13 @@ export function byteLevelTables(file: TokenizerFile): ByteLevelTables | undefine
   const entries = Object.entries(vocab).filter(([token]) => token !== END_OF_TEXT);
   const tokens: string[] = new Array(entries.length).fill("");
   for (const [token, id] of entries) if (tokens[id] === "") tokens[id] = token;
-  // if an id is missing, another one is too large or occurs twice
+  // if an id is missing, another is too large or occurs twice
   const isWhole = entries.every(([token, id]) => tokens[id] === token) &&
     added[0]!.id === tokens.length && BYTE_ALPHABET.every((byte) => Object.hasOwn(vocab, byte));
   return isWhole ? { tokens, merges: merges.map(mergedPair) } : undefined;
 }
 
-/** The `tokenizer.json` of some tables. */
+/** The `tokenizer.json` of tables. */
 export function byteLevelFile({ tokens, merges }: ByteLevelTables): TokenizerFile {
   return gpt2File({
     vocab: Object.fromEntries([...tokens, END_OF_TEXT].map((token, id) => [token, id])),
@@ -88,13 +88,13 @@ export function byteLevelFile({ tokens, merges }: ByteLevelTables): TokenizerFil
   });
 }
 
-/** Describes a byte-level BPE as Hugging Face describes GPT-2's. */
+/** The `tokenizer.json` of a byte-level BPE, as Hugging Face writes it for GPT-2. */
 export function gpt2File(
   { vocab, merges, added, prefix = false }: {
     vocab: Readonly<Record<string, number>>;
     merges: readonly string[];
     added: readonly AddedToken[];
-    /** Whether a blank is put before a text that begins with none. */
+    /** Whether a blank is put before a text that does not begin with one. */
     prefix?: boolean;
   },
 ): TokenizerFile {
@@ -138,7 +138,7 @@ export function gpt2File(
   return file;
 }
 
-/** GPT-2's tables, from the tokens by rank, each as UTF-8 text or as bytes. */
+/** GPT-2's tables, from its tokens by rank: each a text, or bytes that are not UTF-8. */
 export function tablesOfRanks(ranks: readonly (string | readonly number[])[]): ByteLevelTables {
   const encoder = new TextEncoder();
   const tokens = ranks.map((token) =>
@@ -148,13 +148,13 @@ export function tablesOfRanks(ranks: readonly (string | readonly number[])[]): B
 }
 
 /**
- * The merges behind a vocabulary in rank order, the 256 bytes first: each token is the pair that its
- * bytes come to when only the tokens before it exist.
+ * The merges of a vocabulary in rank order that begins with the 256 bytes. A token is merged from the two tokens to
+ * which the earlier merges reduce its bytes.
  */
 function recoverMerges(tokens: readonly string[]): [string, string][] {
   const V = tokens.length;
   const byteIds = new Map(tokens.slice(0, 256).map((token, id) => [token, id]));
-  const ids = new Map<number, number>(); // by the pair that a token is merged from, as one number
+  const ids = new Map<number, number>(); // by the pair from which a token is merged, as one number
   return tokens.slice(256).map((token, place) => {
     const id = 256 + place;
     const parts = Array.from(token, (byte) => byteIds.get(byte)!);
@@ -172,12 +172,12 @@ function recoverMerges(tokens: readonly string[]): [string, string][] {
   });
 }
 
-/** The vocabulary size of a compact tokenizer is a multiple of this, so that the kernels read rows of whole vectors. */
+/** Divides the vocabulary size of a compact tokenizer, so that kernels read rows as whole vectors. */
 const VOCABULARY_MULTIPLE = 8;
 
 /**
- * The part of some tables that encodes a text as they do: the bytes, the tokens that the text uses, the tokens
- * that are merged on the way to them, and a few more of the most basic ones.
+ * The part of tables that encodes a text as they do: the bytes, the tokens that the text uses, the tokens from which
+ * these are merged, and the first other tokens up to a multiple of `VOCABULARY_MULTIPLE`.
  */
 export function compactTables(
   { tokens, merges }: ByteLevelTables,

@@ -20,12 +20,12 @@ import {
 /** Turns tokens into bytes. */
 export interface TokenDecoder {
   /**
-   * UTF-8 bytes that a token stands for, which may be part of a character.
+   * UTF-8 bytes of a token, which may be a part of a character.
    *
    * @param atStart whether the token is the first of its text.
    */
   bytesOf(token: string, atStart: boolean): Uint8Array;
-  /** Whether a blank at the very end of a text is not part of it. */
+  /** Whether a blank at the end of a text is dropped. */
   readonly dropsLastBlank: boolean;
 }
 
@@ -110,7 +110,7 @@ function decoderStep(
   }
 }
 
-/** Removes up to a given number of a character from the start and from the end. */
+/** Removes a character from the start and the end, up to a number of times each. */
 function strip(text: string, character: string, most: number, mostAtEnd: number): string {
   let start = 0, end = text.length;
   while (start < most && text[start] === character) start++;

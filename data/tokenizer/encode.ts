@@ -4,13 +4,13 @@ import { mergedPair, type TokenizerFile } from "./tokenizer_file.ts";
 import { WordCutter, WordTable } from "./words.ts";
 
 /**
- * Byte-level BPE of GPT-2's kind, from UTF-8 bytes to ids, with flat tables that all workers share. A worker
- * therefore takes a few megabytes of memory, where a tokenizer with its strings and maps takes a hundred.
+ * Byte-level BPE of GPT-2's kind, from UTF-8 bytes to ids. Its flat tables are shared by all workers, so that a worker
+ * takes a few megabytes of memory; a tokenizer with strings and maps takes a hundred.
  *
  * @module
  */
 
-/** A byte-level BPE as flat tables in shared memory. */
+/** Flat tables of a byte-level BPE, in shared memory. */
 export interface EncoderTables {
   /** i32 [256]: id of each byte. */
   readonly byteIds: Int32Array;
@@ -52,16 +52,16 @@ function shared(values: readonly (number | undefined)[]): Int32Array | undefined
   return array;
 }
 
-/** Words up to this many bytes are remembered. */
-const LONGEST_REMEMBERED = 64;
+/** Most bytes of a word in the cache. */
+const LONGEST_CACHED = 64;
 
-/** Most remembered words, and most ids of them: a few words make up most of any text. */
-const REMEMBERED = 2 ** 16, REMEMBERED_IDS = 4 * REMEMBERED;
+/** Most words in the cache, and most ids of all of them: a few words make up most of any text. */
+const CACHED_WORDS = 2 ** 16, CACHED_IDS = 4 * CACHED_WORDS;
 
 /** Capacity of `ids` after a reset. */
 const USUAL_IDS = 2 ** 21;
 
-/** Encodes texts one after the other, and collects their ids. */
+/** Encodes one text after the other, and collects their ids. */
 export class Encoder {
   /** The ids so far, in its first `length` elements. */
   ids: Uint32Array<ArrayBuffer> = new Uint32Array(USUAL_IDS);
@@ -71,17 +71,17 @@ export class Encoder {
   readonly #byteIds: Int32Array;
   readonly #merger: Merger;
   readonly #cutter = new WordCutter();
-  /** The remembered words, the end of the ids of each, and the ids. */
+  /** The cache: words, where the ids of each end, and the ids. */
   readonly #words = new WordTable();
-  readonly #idEnds = new Int32Array(REMEMBERED);
-  readonly #wordIds = new Uint32Array(REMEMBERED_IDS);
+  readonly #idEnds = new Int32Array(CACHED_WORDS);
+  readonly #wordIds = new Uint32Array(CACHED_IDS);
 
   constructor({ byteIds, merges }: EncoderTables) {
     this.#byteIds = byteIds;
     this.#merger = new Merger(merges);
   }
 
-  /** Removes all ids, and frees the memory that only an unusual text needs. */
+  /** Removes all ids, and frees the memory that an unusually long text took. */
   reset(): void {
     this.length = 0;
     if (this.ids.length > USUAL_IDS) this.ids = new Uint32Array(USUAL_IDS);
@@ -98,7 +98,7 @@ export class Encoder {
     this.#reserve(end - start);
     for (let at = start; at < end;) {
       const next = this.#cutter.endOfWord(bytes, at, end);
-      if (next - at > LONGEST_REMEMBERED) this.#mergeWord(bytes, at, next);
+      if (next - at > LONGEST_CACHED) this.#mergeWord(bytes, at, next);
       else this.#encodeWord(bytes, at, next);
       at = next;
     }
@@ -115,7 +115,7 @@ export class Encoder {
     const word = this.#words.find(bytes, start, end);
     if (word < 0) {
       const count = this.#mergeWord(bytes, start, end);
-      this.#remember(bytes, start, end, count);
+      this.#addToCache(bytes, start, end, count);
       return;
     }
     const idEnd = this.#idEnds[word]!;
@@ -134,11 +134,11 @@ export class Encoder {
     return count;
   }
 
-  /** Remembers the word of the last `count` ids; if there is no room, all words are forgotten first. */
-  #remember(bytes: Uint8Array, start: number, end: number, count: number): void {
+  /** Adds the word of the last `count` ids to the cache, which is emptied first if it is full. */
+  #addToCache(bytes: Uint8Array, start: number, end: number, count: number): void {
     const words = this.#words;
     let idStart = words.size === 0 ? 0 : this.#idEnds[words.size - 1]!;
-    if (words.size === REMEMBERED || idStart + count > REMEMBERED_IDS) {
+    if (words.size === CACHED_WORDS || idStart + count > CACHED_IDS) {
       words.clear();
       idStart = 0;
     }

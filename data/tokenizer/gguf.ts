@@ -4,9 +4,9 @@ import { gpt2File, isGpt2Kind } from "./byte_level.ts";
 import { parseTokenizer, type Tokenizer } from "./tokenizer.ts";
 import { type AddedToken, mergedPair, stagesOf, type TokenizerFile } from "./tokenizer_file.ts";
 
-/** A tokenizer's tables in a GGUF file. */
+/** The tables of a tokenizer in a GGUF file. */
 export interface GgufTokenizer {
-  /** Tokens by id: in the byte alphabet, added tokens as they are written. */
+  /** Tokens by id, in the byte alphabet; added tokens as text. */
   readonly tokens: string[];
   /** The kind of each token, in llama.cpp's numbers. */
   readonly kinds: number[];
@@ -20,8 +20,8 @@ const NORMAL = 1, CONTROL = 3, USER_DEFINED = 4, UNUSED = 5;
 /**
  * A tokenizer as llama.cpp reads it from a GGUF file.
  *
- * @throws {UserError} if it is not of GPT-2's kind: GGUF has names for others, but a `tokenizer.json` does not
- * say which.
+ * @throws {UserError} if it is not of GPT-2's kind. GGUF knows others by name, and a `tokenizer.json` does not give
+ * that name.
  */
 export function ggufTokenizer(
   { json, vocabularySize, byteLength }: Pick<Tokenizer, "json" | "vocabularySize" | "byteLength">,

@@ -3,8 +3,8 @@ import { type PatternOf, replaceMatches } from "./pattern.ts";
 import { type Component, stagesOf, UnsupportedTokenizer } from "./tokenizer_file.ts";
 
 /**
- * The normalizers of a `tokenizer.json`. npm:@huggingface/tokenizers has all but two: version 0.2 does not read
- * SentencePiece's compiled table and applies NFKC instead, and its patterns may take time without bound.
+ * The normalizers of a `tokenizer.json`. Those of npm:@huggingface/tokenizers are used, except two: version 0.2
+ * replaces SentencePiece's compiled table by NFKC, and does not limit the time of patterns.
  *
  * @module
  */
@@ -15,7 +15,7 @@ export type Normalize = (text: string) => string;
 /**
  * Makes the function that normalizes a text.
  *
- * @throws {UnsupportedTokenizer} for a kind that is not known.
+ * @throws {UnsupportedTokenizer} if its kind is unknown.
  */
 export function createNormalizer(
   config: Component | null | undefined,
@@ -50,7 +50,7 @@ function normalizerStep(
       config.type,
     );
   }
-  // in JavaScript the lower case of a sigma depends on its position, in Rust that of a character does not
+  // the lower case of a sigma depends on its position in JavaScript, but not in Rust
   const lowers = config.type === "Lowercase" ||
     config.type === "BertNormalizer" && config.lowercase === true;
   return (text) => step.normalize(lowers ? text.replaceAll("Σ", "σ") : text);
@@ -58,9 +58,9 @@ function normalizerStep(
 
 /**
  * SentencePiece's table of characters and their replacements: a trie over UTF-8 as a double array
- * (Yata et al. 2007, in the layout of github.com/s-yata/darts-clone), followed by the replacements,
- * each ended by a zero. As Hugging Face's library does, this looks up whole graphemes if they are short, then
- * characters, and takes the shortest entry that begins one.
+ * (Yata et al. 2007, in the layout of github.com/s-yata/darts-clone), followed by the replacements, each ended by a
+ * zero. As in Hugging Face's library, short graphemes are looked up as a whole, others by character, and the shortest
+ * entry that begins one is taken.
  */
 function createPrecompiled(base64: string): Normalize {
   const damaged = (what: string) =>
@@ -89,7 +89,7 @@ function createPrecompiled(base64: string): Normalize {
       const unit = unitAt(place);
       if ((unit & 0x800000ff) !== byte) return undefined;
       place ^= offsetOf(unit);
-      if (unit & 0x100) { // a leaf is below: its value says where the replacement begins
+      if (unit & 0x100) { // a leaf follows, whose value is the start of the replacement
         const start = unitAt(place) & 0x7fffffff, end = replacements.indexOf(0, start);
         return end < 0 ? undefined : decoder.decode(replacements.subarray(start, end));
       }
@@ -111,14 +111,14 @@ function createPrecompiled(base64: string): Normalize {
   };
   const graphemes = new Intl.Segmenter("en", { granularity: "grapheme" });
   return (text) =>
-    // \r\n is the only grapheme of several ASCII characters: the others need no segmenter
+    // \r\n is the only grapheme of several ASCII characters, which otherwise need no segmenter
     text.replace(/[\0-\x7f]?[^\0-\x7f]+|\r\n|[\0-\x7f]/g, (part) => {
       if (part.length === 1 || part === "\r\n") return replace(part);
       return Array.from(graphemes.segment(part), ({ segment }) => replace(segment)).join("");
     });
 }
 
-/** Distance from a node of the double array to its children. */
+/** Distance of a node of the double array from its children. */
 function offsetOf(unit: number): number {
   return (unit >>> 10) << ((unit & 0x200) >>> 6);
 }

@@ -13,9 +13,9 @@ import { GPT2_WORDS } from "./words.ts";
 /**
  * The pre-tokenizers of a `tokenizer.json`: they split a text into words, which are encoded one by one.
  *
- * They are written here because npm:@huggingface/tokenizers 0.2 departs from the library that it follows: it has
- * two of five ways to treat the matches of a pattern, it knows the digits and letters of ASCII instead of
- * Unicode's, and its Metaspace does not split.
+ * npm:@huggingface/tokenizers 0.2 is not used for them, as it differs from Hugging Face's library in Rust: it has two
+ * of five treatments of the matches of a pattern, its digits and letters are ASCII's instead of Unicode's, and its
+ * Metaspace does not split.
  *
  * @module
  */
@@ -23,7 +23,7 @@ import { GPT2_WORDS } from "./words.ts";
 /**
  * Splits a text and calls `visit` with the pieces in order.
  *
- * @param atStart whether the text begins a whole text; `visit` is called with the same of each piece.
+ * @param atStart whether the text begins a whole text; `visit` is called with the same for each piece.
  */
 export type Splitter = (
   text: string,
@@ -52,7 +52,7 @@ const WORDS = createPattern(new RegExp(`[${WORD}]+|[^${WORD}\\p{White_Space}]+`,
 /** Longest piece of FixedLength. */
 const LONGEST_PIECE = 65_535;
 
-/** A pre-tokenizer that is ready for use. */
+/** Splits texts into words for a model. */
 export interface PreTokenizer {
   /** Splits a text into words. */
   readonly split: Splitter;
@@ -80,7 +80,7 @@ export function createPreTokenizer(
   return { split, byteLevel: byteLevel >= 0 };
 }
 
-/** Splits by each splitter the pieces of the one before. */
+/** Splits a text by the first splitter, the pieces by the second, and so on. */
 function inSequence(...splitters: readonly Splitter[]): Splitter {
   return splitters.reduceRight<Splitter>(
     (rest, split) => (text, atStart, visit) =>
@@ -157,7 +157,7 @@ function createSplitter(config: Component, patternOf: PatternOf): Splitter {
   }
 }
 
-/** Divides a text at the matches of a pattern, or, inverted, at what lies between them. */
+/** Divides a text at the matches of a pattern; inverted, the text between matches takes their role. */
 export function divide(
   text: string,
   pattern: Pattern,
@@ -200,8 +200,8 @@ export function divide(
 }
 
 /**
- * Whether a text may be split before blanks even if the pre-tokenizer leaves it whole: no token reaches
- * from one word into the next, and so no other ids come out.
+ * Whether a text may be split before blanks, which is faster, even if the pre-tokenizer leaves it whole. The ids stay
+ * the same if no token reaches from one word into the next.
  */
 export function isSeparable(model: ModelConfig): boolean {
   const kind = modelKind(model);
@@ -212,7 +212,7 @@ export function isSeparable(model: ModelConfig): boolean {
   return tokens.includes(BLANK) && !tokens.some((token) => /[^\u2581]\u2581/.test(token));
 }
 
-/** Splits further, before blanks. */
+/** Splits pieces further, before blanks. */
 export function splitBeforeBlanks(split: Splitter): Splitter {
   return (text, atStart, visit) =>
     split(text, atStart, (piece, first) => {

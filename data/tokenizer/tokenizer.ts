@@ -31,11 +31,11 @@ import { createWordModel } from "./word_models.ts";
 export type { ByteLevelTables };
 
 /**
- * Text in, ids out, and text back: the same text if the tokenizer is of GPT-2's kind, byte-level BPE;
- * others may normalize it first, or have no ids for parts of it.
+ * Encodes texts as ids and decodes ids. A tokenizer of GPT-2's kind, byte-level BPE, gives back the same text; others
+ * may normalize a text first, or have no ids for parts of it.
  */
 export interface Tokenizer {
-  /** V: ids are 0 to V − 1; some of them may stand for nothing. */
+  /** V: ids are 0 to V − 1; some of them may have no token. */
   readonly vocabularySize: number;
   /** Id of the token that ends a document; in some models it also occurs in text. */
   readonly endOfText: number;
@@ -44,31 +44,31 @@ export interface Tokenizer {
    * the end of a document and the end of a turn.
    */
   readonly endIds?: readonly number[];
-  /** How the token that ends a document is written: `<|endoftext|>` for GPT-2. */
+  /** The token that ends a document: `<|endoftext|>` for GPT-2. */
   readonly endOfTextToken: string;
   /** The Hugging Face `tokenizer.json` that describes the tokenizer. */
   readonly json: string;
-  /** SHA-256 in hexadecimal of `json`, and of what ends a document if `json` leaves that open. */
+  /** SHA-256 in hexadecimal of `json`, and of the token that ends a document if `json` does not imply it. */
   readonly hash: string;
   /** Ids of a text; special tokens written in it, such as `<|endoftext|>`, become those tokens. */
   encode(text: string): number[];
   /** Ids of a document, in which special tokens are text like any other. */
   encodeDocument(text: string): number[];
-  /** Text of ids, special tokens written out; bytes that are no UTF-8 become U+FFFD. */
+  /** Text of ids, with special tokens written out; bytes that are not UTF-8 become U+FFFD. */
   decode(ids: Iterable<number>): string;
   /**
-   * Decodes ids one at a time. It gives out whole characters only, and nothing for special tokens, except
-   * those that are text as well, such as a "!" that is declared special for padding.
+   * Decodes ids one at a time. It returns whole characters only, and nothing for special tokens, except those that
+   * are text as well, such as a "!" that is declared special for padding.
    *
-   * @param before ids that the text continues: some tokenizers leave out the blank before its first.
+   * @param before ids that the text continues: some tokenizers leave out the blank before the first id of a text.
    */
   decoder(before?: Iterable<number>): { push(id: number): string; end(): string };
-  /** UTF-8 bytes that a token stands for inside a text; 0 for special tokens that are no text. */
+  /** UTF-8 bytes of a token inside a text; 0 for special tokens that are not text. */
   byteLength(id: number): number;
 }
 
 /**
- * GPT-2's tokenizer: 50,257 ids, those of OpenAI, from the tables of npm:gpt-tokenizer.
+ * GPT-2's tokenizer with OpenAI's 50,257 ids, from the tables of npm:gpt-tokenizer.
  *
  * @example Encode a text and decode its ids
  * ```ts
@@ -84,30 +84,29 @@ export async function gpt2Tokenizer(): Promise<Tokenizer> {
   return await byteLevelTokenizer(tablesOfRanks(ranks as (string | number[])[]));
 }
 
-/** The tokenizer of some tables, which cuts text into words as GPT-2 does. */
+/** The tokenizer of these tables; it splits a text into words as GPT-2 does. */
 export function byteLevelTokenizer(tables: ByteLevelTables): Promise<Tokenizer> {
   const file = byteLevelFile(tables);
   return createTokenizer(file, { json: JSON.stringify(file), trusted: true });
 }
 
-/** What a `tokenizer.json` does not say. */
+/** Properties of a tokenizer that a `tokenizer.json` leaves open. */
 export interface ParseTokenizerOptions {
-  /** The token that ends a document, if it is none of the usual, or another of them. */
+  /** The token that ends a document; by default it is found by its name. */
   readonly endOfText?: string | undefined;
-  /** V of the model that it is for, which may be larger than the ids need. */
+  /** V of the model that uses the tokenizer, which may be larger than the ids need. */
   readonly vocabularySize?: number | undefined;
 }
 
 /**
  * The tokenizer that a `tokenizer.json` describes.
  *
- * It may be of any kind that Hugging Face's library has for text: byte-level BPE as GPT-2's or Llama
- * 3's, SentencePiece's BPE or Unigram, WordPiece, with normalizers and added tokens. The ids are those
- * of that library with `add_special_tokens=False`.
+ * It may be of any kind that Hugging Face's library has for text: byte-level BPE as in GPT-2 or Llama 3,
+ * SentencePiece's BPE or Unigram, or WordPiece, with normalizers and added tokens. The ids are those of that library
+ * with `add_special_tokens=False`.
  *
  * @param where the file's path, for error messages.
- * @throws {UserError} if the text is no `tokenizer.json`.
- * @throws {UserError} if something in it is not supported.
+ * @throws {UserError} if the text is not a `tokenizer.json`, or if something in it is not supported.
  */
 export async function parseTokenizer(
   json: string,
@@ -120,7 +119,7 @@ export async function parseTokenizer(
   }
   try {
     const file = checkTokenizerFile(parsed);
-    // what tables can say is written in one way, whoever wrote it first, so that equal ones have one hash
+    // a file that equals its tables is written anew, so that equal tokenizers have one hash
     const tables = byteLevelTables(file);
     const written = tables ? JSON.stringify(byteLevelFile(tables)) : json;
     return await createTokenizer(file, { ...options, json: written });
@@ -133,12 +132,11 @@ export async function parseTokenizer(
 /**
  * A smaller tokenizer that encodes a given text as the full one does.
  *
- * It keeps the 256 bytes, the tokens that the text uses, and the tokens that are merged on the way to
- * them; merges that build anything else are dropped, and ids are given anew in the old order. Any
- * other text is still encoded without loss, only in more tokens. On a small data set this shrinks
- * embedding and head, where most of a small model's time goes.
+ * It keeps the 256 bytes, the tokens that the text uses, and the tokens from which these are merged. Other merges
+ * are dropped, and the tokens get new ids in the old order. Any other text is still encoded without loss, but in more
+ * tokens. On a small data set this shrinks embedding and head, which take most of a small model's time.
  *
- * @throws {UserError} if the full one is not of GPT-2's kind.
+ * @throws {UserError} if the full tokenizer is not of GPT-2's kind.
  */
 export async function compactTokenizer(
   full: Tokenizer,
@@ -152,12 +150,12 @@ export async function compactTokenizer(
   );
 }
 
-/** The tables of a tokenizer that is GPT-2's but for its tokens and merges; undefined for any other. */
+/** The tables of a tokenizer that differs from GPT-2's only in tokens and merges; undefined for any other. */
 function gpt2TablesOf({ json, endOfTextToken }: Tokenizer): ByteLevelTables | undefined {
   return endOfTextToken === END_OF_TEXT ? byteLevelTables(JSON.parse(json)) : undefined;
 }
 
-/** Whether a tokenizer is another one, or what `compactTokenizer()` makes of it for some text. */
+/** Whether `part` is `full`, or what `compactTokenizer()` makes of it for some text. */
 export async function isPartOf(part: Tokenizer, full: Tokenizer): Promise<boolean> {
   if (part.hash === full.hash) return true;
   const some = gpt2TablesOf(part)?.tokens, all = gpt2TablesOf(full);
@@ -169,13 +167,12 @@ export async function isPartOf(part: Tokenizer, full: Tokenizer): Promise<boolea
 }
 
 /**
- * Makes a tokenizer of the contents of a `tokenizer.json`.
+ * Makes a tokenizer from the content of a `tokenizer.json`.
  *
- * @param options.json the file, as `Tokenizer.json` will give it.
- * @param options.trusted whether the file was made here: what encodes text is then created when it is first
- * used, and never if tokens come from a file.
- * @throws {UnsupportedTokenizer} if something in it is not supported, with the rest of a sentence that
- * begins with "Cannot use FILE as".
+ * @param options.json the text of the file, for `Tokenizer.json`.
+ * @param options.trusted whether the file was made here and needs no check: the encoder is then created when it is
+ * first used, which is never if all tokens come from a file.
+ * @throws {UnsupportedTokenizer} if something in it is not supported; the message completes "Cannot use FILE as".
  */
 async function createTokenizer(
   file: TokenizerFile,
@@ -215,18 +212,18 @@ async function createTokenizer(
   };
 }
 
-/** What a tokenizer is made of. */
+/** The parts from which encoder and decoder are made. */
 interface Parts {
   readonly file: TokenizerFile;
   readonly vocabulary: Vocabulary;
-  /** Loaded if anything needs it. */
+  /** Loaded for kinds other than GPT-2's. */
   readonly library: Package<"@huggingface/tokenizers"> | undefined;
   readonly patternOf: PatternOf;
 }
 
 /**
- * Makes the function that normalizes a text and splits it at added tokens: at some of them before, at others
- * after the text is normalized.
+ * Makes the function that normalizes a text and splits it at added tokens. Some of these are sought before the text
+ * is normalized, others after.
  */
 function createSplitter(
   { file, vocabulary: { added, end }, library, patternOf }: Parts,
@@ -248,14 +245,14 @@ function createSplitter(
 /** Appends the ids of a normalized text without added tokens. */
 type EncodePlain = (text: string, atStart: boolean, ids: number[]) => void;
 
-/** Distinct words whose ids are remembered, and how long they may be: a few words make up most of any text. */
+/** Most words in the cache, and the longest of them: a few words make up most of any text. */
 const CACHED_WORDS = 200_000, CACHED_LENGTH = 64;
 
 function createEncodePlain({ file, vocabulary, library, patternOf }: Parts): EncodePlain {
   const utf8 = new TextEncoder();
   const stages = stagesOf(file.pre_tokenizer), last = stages.at(-1) ?? null;
   const { split, byteLevel } = createPreTokenizer(stages, patternOf);
-  // the text is normalized, and earlier stages may split it: the last one is what the fast encoder does
+  // the fast encoder stands for the last stage; the text is normalized, and earlier stages may split it
   const tables = tablesOf({ ...file, normalizer: null, pre_tokenizer: last });
   if (tables) {
     const earlier = createPreTokenizer(stages.slice(0, -1), patternOf);
@@ -293,7 +290,7 @@ function createDecoding(
   { file, vocabulary: { size, tokens, specials, end }, patternOf }: Parts,
 ): Pick<Tokenizer, "decode" | "decoder" | "byteLength"> {
   const { bytesOf: decodeToken, dropsLastBlank } = createTokenDecoder(file.decoder, patternOf);
-  const inside: Uint8Array[] = []; // bytes of tokens that were asked for, except at the start of a text
+  const inside: Uint8Array[] = []; // cached bytes by id, for tokens that do not begin a text
   const bytesOf = (id: number, atStart: boolean): Uint8Array => {
     if (!Number.isInteger(id) || id < 0 || id >= size) {
       throw new RangeError(`Cannot decode as ids must be below ${size}: current id is ${id}`);

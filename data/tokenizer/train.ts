@@ -3,13 +3,13 @@ import { Heap } from "./bpe.ts";
 import { byteLevelTokenizer, type Tokenizer } from "./tokenizer.ts";
 import { WordCutter, WordTable } from "./words.ts";
 
-/** How to train a tokenizer. */
+/** Options of the training of a tokenizer. */
 export interface TrainTokenizerOptions {
-  /** V: number of ids, of which 256 are bytes and one ends documents. */
+  /** V: number of ids; 256 are bytes, and one ends documents. */
   readonly vocabularySize: number;
-  /** How often a pair must occur to be merged; 2 by default. */
+  /** Least number of occurrences of a pair that is merged; 2 by default. */
   readonly minFrequency?: number;
-  /** Is called with the tokens made and all tokens, once the text is read. */
+  /** Is called, after the text is read, with the number of tokens so far and of all tokens. */
   readonly onProgress?: (done: number, total: number) => void;
 }
 
@@ -17,13 +17,13 @@ export interface TrainTokenizerOptions {
 export const LEAST_VOCABULARY = BYTE_ALPHABET.length + 1;
 
 /**
- * Trains a byte-level BPE tokenizer of GPT-2's kind on texts: the pair of tokens that occurs most often
- * becomes a token, and so on, until the vocabulary has its size or no pair occurs often enough.
+ * Trains a byte-level BPE tokenizer of GPT-2's kind on texts. The pair of tokens that occurs most often becomes a
+ * token, again and again, until the vocabulary has its size or no pair occurs often enough.
  *
- * The merges are those that Hugging Face's `BpeTrainer` finds for the same texts, with the byte alphabet
- * to begin with and `ByteLevel` to cut words: of pairs that occur equally often, the one with the lower
- * ids comes first. Its ids differ: there, special tokens come first; here, as in GPT-2's own file, the
- * 256 bytes come first in the order of their characters, then the merges, and `<|endoftext|>` last.
+ * The merges are those of Hugging Face's `BpeTrainer` with the byte alphabet as initial alphabet and `ByteLevel` as
+ * pre-tokenizer: of pairs that occur equally often, the one with the lower ids comes first. The ids differ: as in
+ * GPT-2's own file, the 256 bytes come first in the order of their characters, then the merges, and `<|endoftext|>`
+ * last, while `BpeTrainer` puts special tokens first.
  *
  * Only the counts of distinct words are held in memory.
  *
@@ -68,21 +68,21 @@ export async function trainTokenizer(
   return await byteLevelTokenizer(learnMerges(table, counts, { most, minFrequency, onProgress }));
 }
 
-/** A pair of tokens side by side, waiting to be merged. */
+/** A pair of neighbouring tokens that waits to be merged. */
 interface Pair {
   readonly left: number;
   readonly right: number;
-  /** How often it occurred when it was last counted. */
+  /** Number of occurrences when it was last counted. */
   count: number;
-  /** Where it occurs: some of its words, and perhaps some words that have lost it since. */
+  /** Words in which it was found; some may have lost it since. */
   readonly words: readonly number[];
 }
 
 /**
  * Learns merges from words and how often each occurs.
  *
- * There is one way to every token: where no merge crosses its ends, its bytes merge as they would alone.
- * So a merge always makes a new token, and a pair waits in the queue once.
+ * Every token is made in one way: if no merge crosses its ends, its bytes merge as they would alone. Therefore a merge
+ * always makes a new token, and each pair enters the queue once.
  */
 function learnMerges(
   table: WordTable,
@@ -111,7 +111,7 @@ function learnMerges(
   for (let pair; tokens.length < most && (pair = queue.pop());) {
     const { left, right } = pair;
     const count = pairs.count(left, right);
-    if (count !== pair.count) { // it has changed since: back into the queue, to its place
+    if (count !== pair.count) { // it has changed since, and so has its place in the queue
       pair.count = count;
       queue.push(pair);
       continue;
@@ -131,7 +131,7 @@ function learnMerges(
   return { tokens, merges };
 }
 
-/** Merges a pair in a word, and reports which pairs come and go around it. */
+/** Merges a pair in a word, and reports the pairs that the word gains and loses. */
 function mergeInWord(
   word: Uint32Array,
   { left, right, merged }: { left: number; right: number; merged: number },
@@ -157,10 +157,10 @@ function mergeInWord(
   return word.subarray(0, length);
 }
 
-/** How often each pair of tokens occurs. */
+/** Number of occurrences of each pair of tokens. */
 class PairCounts {
   readonly #counts = new Map<number, number>();
-  /** Words in which pairs were gained since the last release. */
+  /** Words that gained a pair since the last release, by pair. */
   #gained = new Map<number, number[]>();
 
   count(left: number, right: number): number {
@@ -172,7 +172,7 @@ class PairCounts {
     this.#counts.set(key, (this.#counts.get(key) ?? 0) + count);
     const words = this.#gained.get(key);
     if (!words) this.#gained.set(key, [word]);
-    else if (words.at(-1) !== word) words.push(word); // words come one after the other
+    else if (words.at(-1) !== word) words.push(word); // the gains of a word come together
   }
 
   lose(left: number, right: number, count: number): void {
@@ -190,10 +190,10 @@ class PairCounts {
   }
 }
 
-/** More ids than there are: two share a number of 53 bits. */
+/** More ids than there are; two share a number of 53 bits. */
 const IDS = 2 ** 24;
 
-/** Orders pairs by count, the highest first; of equal counts by ids, the lowest first. */
+/** Orders pairs by count, highest first, then by ids, lowest first. */
 function precedes(a: Pair, b: Pair): boolean {
   if (a.count !== b.count) return a.count > b.count;
   return a.left !== b.left ? a.left < b.left : a.right < b.right;

@@ -10,8 +10,8 @@ import {
 import { textTokens } from "./word_models.ts";
 
 /**
- * Names that tokenizers give to the token that ends a document, the likeliest first: those of GPT-2,
- * SentencePiece and Llama 2, Gemma, Llama 3, and BERT among them.
+ * Names of tokens that end a document, the likeliest first: GPT-2's, that of SentencePiece and Llama 2, Gemma's,
+ * Llama 3's, and others, BERT's last.
  */
 const END_TOKENS = [
   "<|endoftext|>",
@@ -26,10 +26,10 @@ const END_TOKENS = [
   "[SEP]",
 ];
 
-/** Most ids that a tokenizer may have: a file with more is damaged. */
+/** Most ids of a tokenizer; a file with more is damaged. */
 const MOST_IDS = 1_000_000;
 
-/** What ids stand for. */
+/** The tokens of a tokenizer by id, and their roles. */
 export interface Vocabulary {
   /** V: the ids are 0 to V − 1. */
   readonly size: number;
@@ -37,11 +37,11 @@ export interface Vocabulary {
   readonly tokens: readonly string[];
   /** The tokens that were added to the model's own. */
   readonly added: readonly AddedToken[];
-  /** The special tokens that are no text, by id. */
+  /** The special tokens that are not text, by id. */
   readonly specials: ReadonlyMap<number, string>;
   /** The token that ends a document. */
   readonly end: { readonly id: number; readonly content: string };
-  /** What would end a document by default. */
+  /** The token that ends a document by default. */
   readonly usualEnd: string | undefined;
 }
 
@@ -49,8 +49,8 @@ export interface Vocabulary {
  * Reads the vocabulary of a file.
  *
  * @param options.endOfText the token that ends a document, if it is not the usual one.
- * @param options.size V of the model that it is for, which may have room to spare.
- * @throws {UnsupportedTokenizer} if an id is out of range, or nothing is known to end a document.
+ * @param options.size V of the model that uses it, which may be larger than the ids need.
+ * @throws {UnsupportedTokenizer} if an id is out of range, or if no token is known to end a document.
  */
 export function readVocabulary(
   { model, added_tokens = [] }: TokenizerFile,
@@ -125,17 +125,17 @@ export function modelTokens({ vocab }: ModelConfig): [string, number][] {
   return Object.entries(vocab as Readonly<Record<string, number>>);
 }
 
-/** What the model of words needs of a vocabulary: ids by token, and the id of what is unknown. */
+/** Ids by token for the model of words, and the id of the unknown token. */
 export function modelIds(
   model: ModelConfig,
   { tokens, specials, end }: Vocabulary,
 ): { ids: ReadonlyMap<string, number>; unknown: number | undefined } {
-  const isBpe = modelKind(model) === "BPE"; // text never has a token that no merge makes
+  const isBpe = modelKind(model) === "BPE"; // a text never becomes a token that no merge makes
   const ids = new Map(modelTokens(model).filter(([, id]) => isBpe || !specials.has(id)));
   const unknown = model.unk_id ?? (model.unk_token ? tokens.indexOf(model.unk_token) : -1);
   if (unknown !== -1 && tokens[unknown] === undefined) {
     throw new UnsupportedTokenizer("model.unk_id must be the id of a token", unknown);
   }
-  // what is unknown does not end a document, though GPT-2's files name one token for both
+  // the unknown token does not end a document, though GPT-2's files name one token for both
   return { ids, unknown: unknown < 0 || unknown === end.id ? undefined : unknown };
 }

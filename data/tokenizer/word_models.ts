@@ -15,14 +15,14 @@ import {
  * @module
  */
 
-/** Ids of a word that the pre-tokenizer made. */
+/** Encodes a word from the pre-tokenizer. */
 export type WordModel = (word: string) => readonly number[];
 
-/** What a model works with. */
+/** The vocabulary and library that a model uses. */
 export interface WordModelParts {
-  /** Ids by token of the model; unless it is a BPE, without the tokens that are no text. */
+  /** Ids by token of the model; unless it is a BPE, without the tokens that are not text. */
   readonly ids: ReadonlyMap<string, number>;
-  /** Id for what the vocabulary cannot spell; without it, such text is left out. */
+  /** Id of text that the vocabulary cannot spell; if undefined, such text is left out. */
   readonly unknown: number | undefined;
   /** Loaded for Unigram and WordPiece. */
   readonly library: Package<"@huggingface/tokenizers"> | undefined;
@@ -50,10 +50,10 @@ export function createWordModel(model: ModelConfig, parts: WordModelParts): Word
 }
 
 /**
- * Of a model's tokens, those that stand for text even if they are declared special.
+ * The tokens that stand for text even if they are declared special.
  *
- * In a BPE these are its letters and what its merges make. Other models look up whole words, and only the form
- * tells them apart: letters between punctuation, as in `</s>` and `[SEP]`, are a name.
+ * In a BPE these are the letters and the results of merges. Other models look up whole words, and only the form of a
+ * token tells: letters between punctuation, as in `</s>` and `[SEP]`, are a name.
  */
 export function textTokens(model: ModelConfig, tokens: Iterable<string>): Set<string> {
   const wanted = new Set(tokens);
@@ -89,7 +89,7 @@ function known(ids: readonly (number | undefined)[]): number[] {
   return ids.filter((id) => id !== undefined);
 }
 
-/** The ids of the tokens `<0x00>` to `<0xFF>`, for what the vocabulary cannot spell otherwise. */
+/** Makes the function that spells a text by the byte tokens `<0x00>` to `<0xFF>`, if the vocabulary has them. */
 function createByteFallback(
   { ids }: WordModelParts,
 ): (text: string) => readonly number[] | undefined {
@@ -145,11 +145,11 @@ function createBpe(model: ModelConfig, parts: WordModelParts): WordModel {
   };
 }
 
-/** Unigram: the likeliest way to write a word in tokens. */
+/** Unigram: the likeliest tokens that spell a word. */
 function createUnigram(model: ModelConfig, parts: WordModelParts): WordModel {
   const { ids, unknown, library } = parts;
   const vocabulary = model.vocab as [string, number][];
-  // tokens that are no text must not be found in a text: nothing well-formed matches a lone surrogate
+  // tokens that are not text must not be found: a lone surrogate matches nothing in a well-formed text
   const spelled = vocabulary.map((
     [token, score],
   ) => [ids.has(token) ? token : `\ud800${token}`, score]);
@@ -179,7 +179,7 @@ function createUnigram(model: ModelConfig, parts: WordModelParts): WordModel {
   };
 }
 
-/** Largest limit for the characters of a word in WordPiece; models have 100. */
+/** Largest limit for the characters of a word in WordPiece; models use 100. */
 const LONGEST_WORD = 1000;
 
 /** WordPiece: the longest token that begins a word, then the same for the rest of the word. */

@@ -1,12 +1,11 @@
 /**
- * The words of a text in UTF-8, into which GPT-2 splits it before it merges bytes.
+ * The words into which GPT-2 splits a text before it merges bytes.
  *
  * @module
  */
 
 /**
- * GPT-2's pattern (openai/gpt-2, src/encoder.py), where `\s` is Unicode's white space. Nothing is lost: the
- * words joined are the text.
+ * GPT-2's pattern (openai/gpt-2, src/encoder.py), where `\s` is Unicode's white space. The words joined are the text.
  */
 export const GPT2_WORDS =
   /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\p{White_Space}\p{L}\p{N}]+|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+/gu;
@@ -14,9 +13,9 @@ export const GPT2_WORDS =
 /** The classes of characters that the pattern distinguishes. */
 const LETTER = 1, NUMBER = 2, SPACE = 3, OTHER = 4;
 
-/** Splits bytes as `GPT2_WORDS` splits a text, without a regular expression: bulk tokenization spends its time here. */
+/** Splits UTF-8 as `GPT2_WORDS` splits a text, but faster: bulk tokenization spends its time here. */
 export class WordCutter {
-  /** u8 [0x110000]: the class of each code point, filled in as they occur. */
+  /** u8 [0x110000]: the class of each code point; 0 until it occurs. */
   readonly #classes = new Uint8Array(0x110000);
 
   /** The end of the word that begins at `start` in valid UTF-8 that ends at `end`. */
@@ -39,7 +38,7 @@ export class WordCutter {
     return at;
   }
 
-  /** The end of two or more characters of white space: the last belongs to the text that follows, if any. */
+  /** The end of white space of two or more characters; the last belongs to the text that follows, if any. */
   #endOfSpace(bytes: Uint8Array, start: number, end: number): number {
     let at = start, last = start;
     while (at < end && this.#classAt(bytes, at) === SPACE) {
@@ -63,7 +62,7 @@ function classOf(codePoint: number): number {
   return /\p{White_Space}/u.test(character) ? SPACE : OTHER;
 }
 
-/** Length of a contraction after its apostrophe: of s, t, m, d, re, ve or ll; 0 if there is none. */
+/** Bytes of a contraction after its apostrophe, which is s, t, m, d, re, ve or ll; 0 if there is none. */
 function contraction(bytes: Uint8Array, at: number, end: number): number {
   const first = at < end ? bytes[at] : 0, second = at + 1 < end ? bytes[at + 1] : 0;
   if (first === 0x73 || first === 0x74 || first === 0x6d || first === 0x64) return 1; // s t m d
@@ -71,7 +70,7 @@ function contraction(bytes: Uint8Array, at: number, end: number): number {
   return first === 0x6c && second === 0x6c ? 2 : 0; // ll
 }
 
-/** Number of bytes of the character that begins at a place. */
+/** Bytes of the character that begins at a place. */
 function widthAt(bytes: Uint8Array, at: number): number {
   const first = bytes[at]!;
   return first < 0x80 ? 1 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
@@ -85,11 +84,11 @@ function codePointAt(bytes: Uint8Array, at: number): number {
   return (first & 0x07) << 18 | tail(1) << 12 | tail(2) << 6 | tail(3);
 }
 
-/** Distinct words, numbered as they come: a hash table over their bytes. */
+/** Distinct words, numbered in the order in which they are added: a hash table over their bytes. */
 export class WordTable {
   /** Words so far. */
   size = 0;
-  /** Word numbers + 1, at the slots that their hashes lead to; 0 in free slots, which are half of them. */
+  /** Word number + 1 by slot, found by hash; 0 in free slots, which are at least half. */
   #slots = new Int32Array(2 ** 17);
   /** The bytes of all words, one after the other. */
   #bytes = new Uint8Array(2 ** 20);
@@ -127,7 +126,7 @@ export class WordTable {
     return word === 0 ? 0 : this.#ends[word - 1]!;
   }
 
-  /** The slot where a word is, or would be. */
+  /** The slot of a word, or the free slot where it belongs. */
   #slotOf(bytes: Uint8Array, start: number, end: number): number {
     const length = end - start, mask = this.#slots.length - 1;
     let hash = length;

@@ -36,7 +36,7 @@ Deno.test("hubFile() resumes where a connection was cut, at any byte", async () 
   assert.match(notices[1]!, /^the connection is lost, .* of 300 kB are here: resuming$/);
 });
 
-Deno.test("hubFile() gives up when nothing comes several times in a row, and keeps what came", async () => {
+Deno.test("hubFile() gives up when no byte arrives several times in a row, and keeps what is here", async () => {
   await using hub = hubCase(directory);
   const { server, waits } = hub;
   let first = true;
@@ -61,7 +61,7 @@ Deno.test("hubFile() gives up when nothing comes several times in a row, and kee
   assert.match(server.log("cdn")[0]!, new RegExp(`bytes=${there}-$`));
 });
 
-Deno.test("hubFile() takes an answer that ends early for a connection that is lost", async () => {
+Deno.test("hubFile() treats an answer that ends early as a lost connection", async () => {
   await using hub = hubCase(directory);
   // without a length: nobody else could tell
   const half = () => new Response(ReadableStream.from([hub.content.slice(0, 50_000)]));
@@ -72,7 +72,7 @@ Deno.test("hubFile() takes an answer that ends early for a connection that is lo
   assert.equal(hub.waits.length, 4);
 });
 
-Deno.test("hubFile() stops at a signal, and the next call goes on from there", async () => {
+Deno.test("hubFile() stops at a signal, and the next call resumes there", async () => {
   await using hub = hubCase(directory);
   const { server, options, progress } = hub;
   const controller = new AbortController();
@@ -89,7 +89,7 @@ Deno.test("hubFile() stops at a signal, and the next call goes on from there", a
   assert.match(hub.notices.at(-1)!, /: 100 kB, of which [\d.]+ kB are here$/);
 });
 
-Deno.test("hubFile() takes a silent connection for lost", async () => {
+Deno.test("hubFile() treats a silent connection as lost", async () => {
   await using hub = hubCase(directory);
   let first = true;
   hub.server.fault = (seen) => {
@@ -102,7 +102,7 @@ Deno.test("hubFile() takes a silent connection for lost", async () => {
   assert.equal(hub.server.log("cdn").length, 2);
 });
 
-Deno.test("hubFile() starts over where an earlier part is of something else", async () => {
+Deno.test("hubFile() starts over when an earlier part belongs to another file", async () => {
   for (const length of [1, 99_999, 100_000, 100_001]) {
     await using hub = hubCase(directory);
     const { server, options } = hub;
@@ -133,7 +133,7 @@ Deno.test("hubFile() refuses bytes whose hash is not the hub's, and keeps nothin
 for (const honest of [true, false]) {
   Deno.test(
     `hubFile() starts over with a file that changes between two requests` +
-      (honest ? "" : ", if the server heeds no If-Range too"),
+      (honest ? "" : ", even if the server ignores If-Range"),
     async () => {
       for (const bytes of [60_000, 100_000, 140_000]) {
         await using hub = hubCase(directory);
@@ -160,7 +160,7 @@ for (const honest of [true, false]) {
   );
 }
 
-Deno.test("hubFile() manages with a server that knows no ranges", async () => {
+Deno.test("hubFile() starts over when the server knows no ranges", async () => {
   await using hub = hubCase(directory);
   let requests = 0;
   hub.server.fault = (seen) => {
@@ -172,7 +172,7 @@ Deno.test("hubFile() manages with a server that knows no ranges", async () => {
   assertHolds(path, hub.content);
 });
 
-Deno.test("hubFile() refuses a part that was not asked for", async () => {
+Deno.test("hubFile() refuses a part that it did not request", async () => {
   await using hub = hubCase(directory);
   const part = (range: string) =>
     new Response(hub.content.slice(0, 10), { status: 206, headers: { "Content-Range": range } });
@@ -198,7 +198,7 @@ Deno.test("hubFile() checks first whether the disk has room", async () => {
   assert.equal(hub.server.log("cdn").length, 0);
 });
 
-Deno.test("hubFile() says that the cache cannot be written", async () => {
+Deno.test("hubFile() says why the cache cannot be written", async () => {
   await using hub = hubCase(directory);
   const file = join(directory, "a file");
   Deno.writeTextFileSync(file, "");
@@ -210,7 +210,7 @@ Deno.test("hubFile() says that the cache cannot be written", async () => {
   });
 });
 
-Deno.test("hubFile() downloads once when several want the same", async () => {
+Deno.test("hubFile() downloads a file once when several calls want it", async () => {
   await using hub = hubCase(directory);
   const wait = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms / 50));
   const all = Array.from({ length: 4 }, () => hubFile(STORIES, { ...hub.options, sleep: wait }));
@@ -250,7 +250,7 @@ async function result(process: Deno.ChildProcess): Promise<string> {
   return new TextDecoder().decode(stdout).trim();
 }
 
-Deno.test("hubFile() killed ten times at random moments ends with the same bytes", async () => {
+Deno.test("hubFile() downloads the same bytes after it was killed ten times at random moments", async () => {
   await using hub = hubCase(directory, { bytes: 2_000_000 });
   const { server, random, environment } = hub;
   let moments = 0, process: Deno.ChildProcess, sent = 0;
@@ -275,7 +275,7 @@ Deno.test("hubFile() killed ten times at random moments ends with the same bytes
   assert.ok(sent < 2 * 2_000_000, `${sent} bytes were sent for two million`);
 });
 
-Deno.test("hubFile() finishes what a process killed after the last byte left", async () => {
+Deno.test("hubFile() completes the cache of a process that was killed after the last byte", async () => {
   await using hub = hubCase(directory);
   const { server, options } = hub;
   const { path } = await hubFile(STORIES, options);
@@ -296,7 +296,7 @@ Deno.test("hubFile() finishes what a process killed after the last byte left", a
   assert.equal(server.log("cdn").length, 1);
 });
 
-Deno.test("hubFile() moves the file where it may not make links", async () => {
+Deno.test("hubFile() renames the blob when it may not make links", async () => {
   await using hub = hubCase(directory, { bytes: 1000 });
   const { environment, repository } = hub;
   const narrow = [`--allow-write=${environment.HF_HOME}`, `--allow-read=${environment.HF_HOME}`];

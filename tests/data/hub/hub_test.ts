@@ -31,7 +31,7 @@ Deno.test("parseHubSpec() reads repository, file and revision", () => {
   for (const [spec, names] of Object.entries(cases)) assert.deepEqual(parseHubSpec(spec), names);
 });
 
-Deno.test("parseHubSpec() refuses what is no name or leads elsewhere", () => {
+Deno.test("parseHubSpec() refuses other forms and names that lead elsewhere", () => {
   for (
     const spec of ["a/b", "hf:", "hf:/a", "hf:a//b", "hf:a/b/", "hf:a/b@", "HF:a/b"]
   ) {
@@ -82,7 +82,7 @@ for (const bytes of [0, 1, 20_000]) {
   });
 }
 
-Deno.test("hubFile() downloads nothing twice, and asks nothing about a commit", async () => {
+Deno.test("hubFile() downloads nothing twice, and makes no request for a commit", async () => {
   await using hub = hubCase(directory);
   const { server, options } = hub;
   const first = await hubFile(STORIES, options);
@@ -99,7 +99,7 @@ Deno.test("hubFile() downloads nothing twice, and asks nothing about a commit", 
   assert.equal(server.log("cdn").length, 1);
 });
 
-Deno.test("hubFile() brings what main has become, and keeps what it was", async () => {
+Deno.test("hubFile() downloads a new commit of main, and keeps the old one", async () => {
   await using hub = hubCase(directory);
   const old = await hubFile(STORIES, hub.options);
   const content = randomBytes(hub.random, 50_000);
@@ -109,7 +109,7 @@ Deno.test("hubFile() brings what main has become, and keeps what it was", async 
   assertHolds(old.path, hub.content);
 });
 
-Deno.test("hubFile() takes models, odd names, and other revisions", async () => {
+Deno.test("hubFile() downloads models, odd names and other revisions", async () => {
   const server = new HubServer("gpt2");
   await using _ = server;
   const content = Uint8Array.of(1, 2, 3);
@@ -143,7 +143,7 @@ Deno.test("hubFile() sends the token to the hub and to nobody else", async () =>
   await assert.rejects(hubFile(STORIES, options), /whether your token is valid and may read it$/);
 });
 
-Deno.test("hubFile() and listHubFiles() do with the cache offline", async () => {
+Deno.test("hubFile() and listHubFiles() use the cache when offline", async () => {
   await using hub = hubCase(directory);
   const { server, environment, options } = hub;
   environment.HF_HUB_OFFLINE = "1";
@@ -160,7 +160,7 @@ Deno.test("hubFile() and listHubFiles() do with the cache offline", async () => 
   assert.equal(server.seen.length, asked);
 });
 
-Deno.test("hubFile() and listHubFiles() do with the cache where the hub is out of reach", async () => {
+Deno.test("hubFile() and listHubFiles() use the cache when the hub cannot be reached", async () => {
   await using hub = hubCase(directory);
   const { environment, options, notices } = hub;
   const first = await hubFile(STORIES, options);
@@ -236,7 +236,7 @@ Deno.test("hubFile() lets no answer of the server lead out of the cache", async 
   assert.deepEqual([...Deno.readDirSync(hub.environment.HF_HOME!)], []);
 });
 
-Deno.test("hubFile() refuses names that lead out of the cache before it asks", async () => {
+Deno.test("hubFile() refuses names that lead out of the cache before any request", async () => {
   await using hub = hubCase(directory);
   const names = [{ path: "../x" }, { path: "/x" }, { path: "a\\b" }, { repo: "../x" }, {
     repo: "a/b/c",
@@ -265,7 +265,7 @@ Deno.test("listHubFiles() lists all pages in order", async () => {
   assert.deepEqual(files.map(({ bytes }) => bytes), [1, 1, 1, 100_000, 1]);
 });
 
-Deno.test("listHubFiles() refuses a list without end, and what is no list", async () => {
+Deno.test("listHubFiles() refuses a list without end, and anything but a list", async () => {
   await using hub = hubCase(directory);
   const { server, options } = hub;
   const entry = { type: "file", path: "a", size: 1 };

@@ -85,7 +85,7 @@ Deno.test("Encoder encodes a hundred thousand letters without a blank", () => {
   assert.deepEqual(idsOf(encoder, text), gpt2.encodeDocument(text), `seed ${seed}`);
 });
 
-Deno.test("Encoder forgets words if there are too many, and continues", () => {
+Deno.test("Encoder empties its cache of words when it is full", () => {
   const seed = freshSeed(), random = new Random(seed);
   const words = Array.from({ length: 70_000 }, () => random.next().toString(36));
   const text = [...words, ...words.slice(0, 100)].join(" ");

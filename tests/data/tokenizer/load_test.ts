@@ -111,7 +111,7 @@ Deno.test("loadTokenizer() reads vocab.json and merges.txt with the tokens that 
   });
 });
 
-Deno.test("loadTokenizer() adds to a tokenizer.json what only the files beside it have", async () => {
+Deno.test("loadTokenizer() adds tokens that only the files beside a tokenizer.json have", async () => {
   const config = { "tokenizer_config.json": JSON.stringify({ eos_token: "<|im_end|>" }) };
   const added = {
     "added_tokens.json": JSON.stringify({ "<|im_end|>": V, "<|endoftext|>": V - 1 }),
@@ -147,7 +147,7 @@ Deno.test("loadTokenizer() leaves out added tokens that the model has no row for
   });
 });
 
-Deno.test("loadTokenizer() refuses older files of other contents in a sentence", async () => {
+Deno.test("loadTokenizer() refuses damaged older files in a sentence", async () => {
   const config = (fields: object) => ({ "tokenizer_config.json": fields });
   const decoder = (token: unknown, id = "5") => config({ added_tokens_decoder: { [id]: token } });
   const cases: [files: Record<string, unknown>, message: RegExp][] = [

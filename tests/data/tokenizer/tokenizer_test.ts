@@ -94,7 +94,7 @@ Deno.test("a document's <|endoftext|> is text, not the end", () => {
   assert.equal(full.decode(ids), "<|endoftext|>");
 });
 
-Deno.test("compactTokenizer() cuts its text as the full tokenizer does", async () => {
+Deno.test("compactTokenizer() encodes its text as the full tokenizer does", async () => {
   const seed = freshSeed(), random = new Random(seed);
   for (let round = 0; round < 5; round++) {
     const text = Array.from({ length: 20 }, () => oddText(random)).join(" ");
@@ -109,14 +109,14 @@ Deno.test("compactTokenizer() cuts its text as the full tokenizer does", async (
   }
 });
 
-Deno.test("parseTokenizer() reads what was written, to the byte", async () => {
+Deno.test("parseTokenizer() reads back a written tokenizer to the byte", async () => {
   const compact = await compactTokenizer(full, full.encode("Once upon a time"));
   const parsed = await parseTokenizer(compact.json);
   assert.equal(parsed.json, compact.json);
   assert.equal(parsed.hash, compact.hash);
 });
 
-Deno.test("parseTokenizer() writes GPT-2's kind in one way, whoever wrote it first", async () => {
+Deno.test("parseTokenizer() gives equal tokenizers of GPT-2's kind one hash", async () => {
   const compact = await compactTokenizer(full, full.encode("Once upon a time"));
   const file = JSON.parse(compact.json);
   file.model.merges = file.model.merges.map((merge: string) => merge.split(" "));
@@ -185,7 +185,7 @@ Deno.test("compactTokenizer() keeps all ways to a token", async () => {
   assert.equal(compact.encodeDocument("aaaa aaa").length, parsed.encodeDocument("aaaa aaa").length);
 });
 
-Deno.test("isPartOf() knows a tokenizer and what is made compact of it, by their content", async () => {
+Deno.test("isPartOf() recognizes a tokenizer and its compact forms by their content", async () => {
   const compact = await compactTokenizer(full, full.encode("Lily found a key."));
   const other = await compactTokenizer(full, full.encode("Tom lost it."));
   assert.ok(await isPartOf(full, full));
@@ -274,7 +274,7 @@ for (const [name, made, extraBytes] of LOSSLESS) {
   });
 }
 
-Deno.test("documents of a tokenizer with a prefix blank begin anew after the end of another", async () => {
+Deno.test("a tokenizer with a prefix blank begins each document anew", async () => {
   const tokenizer = await parseTokenizer(JSON.stringify(named("Llama 2")));
   assert.equal(tokenizer.endOfTextToken, "</s>");
   const end = tokenizer.endOfText;
@@ -339,7 +339,7 @@ Deno.test("tokenizers that end documents differently have different hashes", asy
   assert.equal(other.json, usual.json);
 });
 
-Deno.test("ids may have holes, and a model room to spare", async () => {
+Deno.test("parseTokenizer() accepts ids with holes and a model with more rows", async () => {
   const file = named("GPT-2");
   file.added_tokens[0].id = 350;
   delete file.model.vocab["<|endoftext|>"];
@@ -367,7 +367,7 @@ Deno.test("ids may have holes, and a model room to spare", async () => {
   });
 });
 
-Deno.test("parseTokenizer() refuses what it does not know, in a sentence", async () => {
+Deno.test("parseTokenizer() refuses unknown parts in a sentence", async () => {
   // deno-lint-ignore no-explicit-any
   const broken: [string, (file: any) => void, RegExp][] = [
     ["GPT-2", (file) => file.model.type = "Neural", /model.type must be .*"Neural"$/],
@@ -512,7 +512,7 @@ Deno.test("parseTokenizer() leaves a token in documents that is declared special
   }
 });
 
-Deno.test("a token of a text that is declared special ends documents only if it is said to", async () => {
+Deno.test("a special token that is text ends documents only if it is named as eos_token", async () => {
   const file = named("GPT-2"), bang = file.model.vocab["!"];
   const add = (...tokens: object[]) => JSON.stringify({ ...file, added_tokens: tokens });
   const declared = { id: bang, content: "!", special: true, normalized: false };
@@ -533,7 +533,7 @@ Deno.test("a token of a text that is declared special ends documents only if it 
   assert.equal(line.decode([line.endOfText]), "\n"); // spelled Ċ in the vocabulary
 });
 
-Deno.test("an id that two tokens have is the one that words are made of", async () => {
+Deno.test("an id of two tokens is decoded as the token of the model", async () => {
   const file = named("GPT-2"), bang = file.model.vocab["!"];
   file.added_tokens.push({ id: bang, content: "<pad>", special: true, normalized: false });
   const { encode, encodeDocument, decode, decoder } = await parseTokenizer(JSON.stringify(file));
@@ -542,7 +542,7 @@ Deno.test("an id that two tokens have is the one that words are made of", async 
   assert.deepEqual(encode("<pad>"), [bang]);
 });
 
-Deno.test("parseTokenizer() finds added tokens as fast whatever their number, and bounds their length", async () => {
+Deno.test("parseTokenizer() finds 100,000 added tokens fast, and bounds their length", async () => {
   const file = named("GPT-2"), [end] = file.added_tokens;
   const first = 1 + Math.max(...Object.values<number>(file.model.vocab), end.id);
   const withAdded = (contents: string[]) =>

@@ -15,7 +15,7 @@ function wordsOf(text: string): string[] {
   return words;
 }
 
-Deno.test("WordCutter cuts as GPT-2's pattern does", () => {
+Deno.test("WordCutter splits as GPT-2's pattern does", () => {
   const seed = freshSeed(), random = new Random(seed);
   for (let round = 0; round < 3000; round++) {
     const text = oddText(random);
@@ -31,7 +31,7 @@ Deno.test("WordCutter tells blanks, contractions and characters of four bytes ap
   assert.deepEqual(wordsOf("𝒜b𝟙2🦖!\u{1F996}"), ["𝒜b", "𝟙2", "🦖!🦖"]);
 });
 
-Deno.test("WordTable numbers distinct words as they come, however many", () => {
+Deno.test("WordTable numbers distinct words in the order in which they are added", () => {
   const seed = freshSeed(), random = new Random(seed);
   const table = new WordTable(), numbers = new Map<string, number>();
   const encoder = new TextEncoder(), decoder = new TextDecoder();
