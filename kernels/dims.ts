@@ -42,8 +42,18 @@ export function dims<
     assertDType(action, tensor, ...dtypes.split("|") as DType[]);
     const terms = shape.split(",");
     const expected = terms.map((term) => expectedOf(term, values));
-    const fits = terms.length === tensor.shape.length &&
-      terms.every((term, i) => agrees(term, tensor.shape[i]!, values));
+    let fits = terms.length === tensor.shape.length;
+    for (let i = 0; fits && i < terms.length; i++) {
+      const { product, names } = evaluate(terms[i]!, values), length = tensor.shape[i]!;
+      if (names.length > 1) {
+        throw new TypeError(
+          `Cannot determine the dimension ${terms[i]} as at most one of its names may be new: ` +
+            `current new names are ${names}`,
+        );
+      }
+      for (const name of names) values.set(name, length / product);
+      fits = names.length === 0 ? length === product : length % product === 0;
+    }
     if (!fits) {
       throw new RangeError(
         `Cannot run ${action} as "${tensor.name}" must have shape [${expected}]: ` +
@@ -54,45 +64,23 @@ export function dims<
   return Object.fromEntries(values) as Record<Names<T[number][1]> | keyof K, number>;
 }
 
-/** Factors of a dimension, such as 3 and C of `3C` and of `3·C`. */
-function factorsOf(term: string): string[] {
-  return term.replace(/^\d+(?=\p{L})/u, "$&·").split("·");
-}
-
-/** Value of a number, or of a name if it is known. */
-function valueOfFactor(factor: string, values: ReadonlyMap<string, number>): number | undefined {
-  return /^\d+$/.test(factor) ? Number(factor) : values.get(factor);
-}
-
-/** Value of a dimension, if all its names are known. */
-function valueOf(term: string, values: ReadonlyMap<string, number>): number | undefined {
-  return factorsOf(term).reduce<number | undefined>((product, factor) => {
-    const value = valueOfFactor(factor, values);
-    return product === undefined || value === undefined ? undefined : product * value;
-  }, 1);
-}
-
-/** A dimension with its known names replaced by their product: `B·S` is 3S if B is 3. */
-function expectedOf(term: string, values: ReadonlyMap<string, number>): string {
-  const factors = factorsOf(term).map((factor) => valueOfFactor(factor, values) ?? factor);
-  const known = factors.filter((factor) => typeof factor === "number");
-  const unknown = factors.filter((factor) => typeof factor === "string");
-  if (known.length === 0) return unknown.join("·");
-  return known.reduce((product, value) => product * value) + unknown.join("·");
-}
-
-/** Whether a dimension may have this length; sets the value of its new name, if it has one. */
-function agrees(term: string, length: number, values: Map<string, number>): boolean {
-  const factors = factorsOf(term);
-  const unknown = factors.filter((factor) => valueOfFactor(factor, values) === undefined);
-  if (unknown.length === 0) return valueOf(term, values) === length;
-  if (unknown.length > 1) {
-    throw new TypeError(
-      `Cannot determine the dimension ${term} as at most one of its names may be new: ` +
-        `current new names are ${unknown}`,
-    );
+/** The product of the known factors of a dimension, and the names among its factors that are not known. */
+function evaluate(
+  term: string,
+  values: ReadonlyMap<string, number>,
+): { product: number; names: string[] } {
+  const factors = term.replace(/^\d+(?=\p{L})/u, "$&·").split("·"), names = [];
+  let product = 1;
+  for (const factor of factors) {
+    const value = /^\d+$/.test(factor) ? Number(factor) : values.get(factor);
+    if (value === undefined) names.push(factor);
+    else product *= value;
   }
-  const known = factors.filter((factor) => factor !== unknown[0]).join("·") || "1";
-  values.set(unknown[0]!, length / valueOf(known, values)!);
-  return Number.isInteger(values.get(unknown[0]!));
+  return { product, names };
+}
+
+/** A dimension for messages: `B·S` is 3S if B is 3. */
+function expectedOf(term: string, values: ReadonlyMap<string, number>): string {
+  const { product, names } = evaluate(term, values);
+  return `${product === 1 && names.length > 0 ? "" : product}${names.join("·")}`;
 }

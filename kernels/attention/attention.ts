@@ -102,7 +102,7 @@ export function attentionForward(
   recordVariant(program, layer, {
     action,
     name: "forward",
-    outs: 1, // y
+    keptOutputs: 1, // y
     rows: (program) =>
       dispatchRows(program, layer, { "kernels/attention/forward.wgsl": forward }, tensors),
     tiles(program, tokens) {
@@ -146,7 +146,7 @@ export function attentionBackward(
   recordVariant(program, layer, {
     action,
     name: "backward",
-    outs: 2, // dk, dv
+    keptOutputs: 2, // dk and dv
     rows(program) {
       const query = { "kernels/attention/backward_query.wgsl": backwardQuery };
       dispatchRows(program, layer, query, { qkv, y, dy, logSumExp, random, dqkv, delta });
@@ -260,8 +260,8 @@ const TERMS = 16;
 /** Queries, and keys, per tile among which the tuner chooses: TOKENS in tiles.wgsl. */
 const TILES: readonly number[] = [64, 32];
 
-/** Longest sequence for which the smaller tile is preferred. */
-const SHORT = 256;
+/** Tokens of the longest sequence for which the smaller tile is preferred. */
+const MOST_SHORT_TOKENS = 256;
 
 /** Most f32 of outputs that an invocation keeps in registers: four rows of HS / X components per output. */
 const MOST_KEPT = 128;
@@ -272,7 +272,7 @@ interface Variants {
   action: string;
   name: string;
   /** Outputs whose rows an invocation of the kernel by tiles keeps in registers. */
-  outs: number;
+  keptOutputs: number;
   rows(program: Program): void;
   tiles(program: Program, tokens: number): void;
 }
@@ -280,8 +280,8 @@ interface Variants {
 /** Records an op in the variant that the options name, or that the tuner found to be the fastest. */
 function recordVariant(program: Program, layer: Layer, op: Variants): void {
   const { real, BNH, T, HS, window, variant } = layer;
-  const mostHeadSize = MOST_KEPT * X / 4 / op.outs;
-  // whole vectors of four components per invocation
+  const mostHeadSize = MOST_KEPT * X / 4 / op.keptOutputs;
+  // an invocation has whole vectors of four components
   const fits = HS % (4 * X) === 0 && HS <= mostHeadSize;
   if (variant === "tiles" && !fits) {
     throw new RangeError(
@@ -289,11 +289,11 @@ function recordVariant(program: Program, layer: Layer, op: Variants): void {
         `${mostHeadSize}: current value is ${HS}`,
     );
   }
-  // by rows a GPU is many times slower, and by tiles a CPU
+  // on a GPU the kernels by rows are many times slower, on a CPU those by tiles
   if (!fits || (variant ?? (program.device.isCpu ? "rows" : "tiles")) === "rows") {
     return op.rows(program);
   }
-  const sizes = T > SHORT ? TILES : TILES.toReversed();
+  const sizes = T > MOST_SHORT_TOKENS ? TILES : TILES.toReversed();
   if (variant) return op.tiles(program, sizes[0]!);
   const tiles = new Map(
     sizes.map((tokens) => [`${tokens}x${tokens} of ${workgroupSizeOf(tokens)}`, tokens]),

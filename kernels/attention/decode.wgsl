@@ -34,14 +34,14 @@ struct Sizes {
 
 const QUADS: u32 = HS / 4;
 const SHARES: u32 = WORKGROUP_SIZE / QUADS;
-const KEYS: u32 = SHARES * QUADS; // out-of-range invocations do no work but must reach every barrier
+const KEYS: u32 = SHARES * QUADS; // keys per iteration; invocations from KEYS on have none
 const LOWEST: f32 = -3.0e38;
 
 var<workgroup> q: array<vec4f, QUADS>;
-var<workgroup> weights: array<f32, WORKGROUP_SIZE>;
+var<workgroup> weights: array<f32, WORKGROUP_SIZE>; // also the memory of trees of maxima and sums
 var<workgroup> partial: array<vec4f, WORKGROUP_SIZE>;
 
-// The highest value of all invocations.
+// The highest of one value per invocation.
 fn highestOf(value: f32, index: u32) -> f32 {
   workgroupBarrier(); // until all have read the weights of the previous iteration
   weights[index] = value;
@@ -55,7 +55,7 @@ fn highestOf(value: f32, index: u32) -> f32 {
   return highest;
 }
 
-// The sum of the values of all invocations.
+// The sum of one value per invocation.
 fn totalOf(value: f32, index: u32) -> f32 {
   workgroupBarrier();
   weights[index] = value;
@@ -96,7 +96,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
   let firstSeen = select(0u, position - (WINDOW - 1), position >= WINDOW);
   for (var first = firstSeen; first <= position; first += KEYS) {
     let s = first + index;
-    let inside = s <= position && index < KEYS;
+    let inside = s <= position && index < KEYS; // out-of-range invocations must reach every barrier
     var score = LOWEST;
     if (inside) {
       var products = vec4f();
@@ -125,13 +125,13 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
     sum *= decay;
     // unroll
     for (var i = 0u; i < QUADS; i++) {
-      let other = min(i * SHARES + share, KEYS - 1);
-      let s = min(first + other, position); // a key past the end has weight 0
+      let key = min(i * SHARES + share, KEYS - 1); // of this iteration
+      let s = min(first + key, position); // a key past the end has weight 0
       if (s < cached) {
-        sum += weights[other] * vec4f(values[cache + s * QUADS + quad]);
+        sum += weights[key] * vec4f(values[cache + s * QUADS + quad]);
       } else {
         let v = (firstNew + s - cached) * 3 * columns + 2 * columns + head;
-        sum += weights[other] * vec4f(qkv[v + quad]);
+        sum += weights[key] * vec4f(qkv[v + quad]);
       }
     }
   }

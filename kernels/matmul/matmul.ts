@@ -33,7 +33,7 @@ import {
   tiledProduct,
   vectorProduct,
 } from "./launches.ts";
-import { isWorthTrying, preferredTiles, tileVariants } from "./variants.ts";
+import { preferredTiles, tileVariants, variantsToMeasure } from "./variants.ts";
 
 export type { ActivationFunction, Epilogue, Normalization } from "./launches.ts";
 
@@ -101,12 +101,12 @@ export function matmul(
     return record(program);
   }
   // tiles are many times slower than the others on a CPU, and many times faster on a GPU
-  const kernels = device.isCpu || tiled.size === 0 ? untiled : tiled;
+  const isTiled = !device.isCpu && tiled.size > 0, names = [...untiled.keys()];
   recordFastest(program, {
     key: keyOf(product),
-    variants: [...kernels.keys()].filter((name) => isWorthTrying(name, product, device.gpu.limits)),
-    preferred: kernels === tiled ? preferredTiles(product) : [...untiled.keys()].at(-1)!,
-    record: (program, variant) => kernels.get(variant)!(program),
+    variants: isTiled ? variantsToMeasure(product, device.gpu.limits) : names,
+    preferred: isTiled ? preferredTiles(product) : names.at(-1)!,
+    record: (program, variant) => (isTiled ? tiled : untiled).get(variant)!(program),
   });
 }
 

@@ -89,18 +89,18 @@ type Limits = Pick<
   | "maxComputeWorkgroupStorageSize"
 >;
 
-/** Whether the tuner measures the variant of this name, on a device with these limits. */
-export function isWorthTrying(
-  name: string,
+/** Names of the variants that the tuner measures for a product, on a device with these limits. */
+export function variantsToMeasure(
   { M, N, K }: { M: number; N: number; K: number },
   limits: Limits,
-): boolean {
-  if (!name.startsWith(LARGEST)) return true;
-  const tile = TILES[LARGEST]!, invocations = tile.X * tile.Y;
-  return M * N * K >= LARGE_PRODUCT &&
+): string[] {
+  const largest = TILES[LARGEST]!, invocations = largest.X * largest.Y;
+  const withLargest = M * N * K >= LARGE_PRODUCT &&
     invocations <= limits.maxComputeInvocationsPerWorkgroup &&
     invocations <= limits.maxComputeWorkgroupSizeX &&
-    tileBytes(tile) <= limits.maxComputeWorkgroupStorageSize;
+    tileBytes(largest) <= limits.maxComputeWorkgroupStorageSize;
+  return tileVariants({ M, N, K }).filter(({ tile }) => withLargest || tile !== largest)
+    .map(({ name }) => name);
 }
 
 /** Most workgroups into which K is split: they fill a large GPU several times. */

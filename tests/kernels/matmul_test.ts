@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { type Epilogue, matmul } from "../../kernels/matmul/matmul.ts";
 import { layernormForward } from "../../kernels/layernorm/reference.ts";
 import * as reference from "../../kernels/matmul/reference.ts";
-import { isWorthTrying, preferredTiles } from "../../kernels/matmul/variants.ts";
+import { preferredTiles, variantsToMeasure } from "../../kernels/matmul/variants.ts";
 import { Program } from "../../kernels/program.ts";
 import { type DType, viewTensor } from "../../kernels/tensor.ts";
 import {
@@ -175,26 +175,27 @@ for (
   }
 }
 
-Deno.test("isWorthTrying() leaves the largest tile to large products and devices that allow it", () => {
+Deno.test("variantsToMeasure() has the largest tile only for large products on devices that allow it", () => {
   const large = { M: 4096, N: 50257, K: 256 }, small = { M: 4096, N: 768, K: 256 };
   const limits = {
     maxComputeInvocationsPerWorkgroup: 512,
     maxComputeWorkgroupSizeX: 512,
     maxComputeWorkgroupStorageSize: 32768,
   };
-  assert.ok(isWorthTrying("128x256/1", large, limits));
-  assert.ok(!isWorthTrying("128x256/1", small, limits));
+  const tilesOf = (product: typeof large, on: typeof limits) =>
+    new Set(variantsToMeasure(product, on).map((name) => name.split("/")[0]!));
+  const others = new Set(["64x64 of 128", "64x64"]);
+  assert.deepEqual(tilesOf(large, limits), new Set([...others, "128x256"]));
+  assert.deepEqual(tilesOf(small, limits), others);
   for (const [name, limit] of Object.entries(limits)) {
-    const lower = { ...limits, [name]: limit / 2 };
-    assert.ok(!isWorthTrying("128x256/1", large, lower), name);
-    assert.ok(isWorthTrying("64x64/1", small, lower), name);
+    assert.deepEqual(tilesOf(large, { ...limits, [name]: limit / 2 }), others, name);
   }
 });
 
 Deno.test("preferredTiles() splits K if a result has few tiles", () => {
   const choices = [
     [[4096, 256, 1024], "64x64 of 128/1"],
-    [[4096, 256, 256], "64x64 of 128/1"], // too little of K to split
+    [[4096, 256, 256], "64x64 of 128/1"], // K is too short to split
     [[4096, 1024, 256], "64x64 of 128/2"],
     [[256, 4096, 768], "64x64 of 128/8"],
     [[64, 256, 768], "64x64 of 128/4"], // even a small K, if most cores would be idle otherwise
@@ -388,7 +389,7 @@ Deno.test("matmul() throws on a normalisation of several rows", () => {
   });
 });
 
-Deno.test("matmul() throws on shapes that do not fit and on too long a sum", () => {
+Deno.test("matmul() throws on shapes that do not match and on a sum that is too long", () => {
   using program = new Program({ ...device, isCpu: true }); // on a GPU a sum has no bound
   const like = (shape: number[]) => poisoned("t", { shape, dtype: "f32" });
   assert.throws(

@@ -15,7 +15,7 @@ Deno.test("specialize() replaces the initializers of constants and aliases", () 
   );
 });
 
-Deno.test("specialize() enables f16 before all files, if the code of any uses it", () => {
+Deno.test("specialize() enables f16 before all files if the code of any file uses it", () => {
   const files = {
     "a.wgsl": "// f16\nenable f16;\nalias real = f16;",
     "b.wgsl": "enable f16;\nalias quad = vec4<real>;",
@@ -71,7 +71,7 @@ k();`;
 const codeOf = (source: string) =>
   unroll(source).split("\n").map((line) => line.replace(/ *\/\/.*/, ""));
 
-Deno.test("specialize() leaves out what \`only if\` and \`unless\` exclude, to the end of it", () => {
+Deno.test("specialize() removes the code that \`only if\` and \`unless\` exclude, to its end", () => {
   const [a, b] = ["const A: bool = true;", "const B: bool = false;"];
   const sizes = ["struct Sizes {", "  M: u32,", "  N: u32,", "}"];
   const head = ["@compute @workgroup_size(1)", "fn main(", "  local: vec3u,", ") {"];
@@ -98,7 +98,7 @@ const BOUND = `struct Sizes { // of a
 @group(0) @binding(7) var<storage, read_write> b: B;
 @group(0) @binding(21) var<uniform> sizes: Sizes;`;
 
-Deno.test("bindingsOf() reads names, numbers and the fields of uniforms", () => {
+Deno.test("bindingsOf() returns names, numbers and the fields of uniforms", () => {
   assert.deepEqual(bindingsOf(BOUND), [
     { name: "a", binding: 0, fields: undefined },
     { name: "b", binding: 7, fields: undefined },
@@ -114,7 +114,7 @@ Deno.test("bindingsOf() reads names, numbers and the fields of uniforms", () => 
   });
 });
 
-Deno.test("unroll() writes out marked loops, nested ones too", () => {
+Deno.test("unroll() unrolls marked loops, also nested ones", () => {
   const source = [
     "const N: u32 = 4;",
     "const HALF: u32 = N / 2;",
@@ -197,7 +197,7 @@ Deno.test("Program.dispatch() binds tensors and uniforms by name", async () => {
   assert.deepEqual([...noted!], [1, 0x80000000, 0, 5]);
 });
 
-Deno.test("Program.dispatch() throws on missing and unknown names and on what is no u32", () => {
+Deno.test("Program.dispatch() throws on missing and unknown names and on values that are no u32", () => {
   using program = new Program(device);
   const y = poisoned("y", { shape: [4], dtype: "u32" }), launch = launchOn(y);
   const throws = (change: object, name: string, message: string) =>
@@ -237,7 +237,7 @@ Deno.test("Program.dispatch() throws on missing and unknown names and on what is
   assert.equal(program.length, 0);
 });
 
-Deno.test("Program checks limits before it records", () => {
+Deno.test("Program.dispatch() throws if a launch exceeds a limit, and records nothing", () => {
   const program = new Program(device);
   const y = poisoned("y", { shape: [4], dtype: "u32" });
   const launch = launchOn(y);
@@ -258,12 +258,12 @@ Deno.test("Program checks limits before it records", () => {
   const full = new Program(dryDevice(device));
   for (let i = 0; i < 65536; i++) full.dispatch(launch);
   throws({}, /a program has at most 65536 launches: current number is 65536/, full);
-  const gpu = new Program({ ...device, isCpu: false }); // whose loops have no bound
+  const gpu = new Program({ ...device, isCpu: false }); // loops of a GPU have no limit
   gpu.dispatch({ ...launch, iterations: 2 ** 24 });
   throws({ iterations: NaN }, /current bound is NaN/, gpu);
 });
 
-Deno.test("Program compiles a shader once for each set of constants", () => {
+Deno.test("Program.dispatch() compiles a shader once per set of constants", () => {
   const own = { ...device, pipelines: new Map<string, Pipeline>() };
   using program = new Program(own);
   const y = poisoned("y", { shape: [4], dtype: "u32" });
@@ -280,7 +280,7 @@ fn write() {
   }
 }`;
 
-Deno.test("a device names the file and line of a mistake in a shader, also in an unrolled loop", async () => {
+Deno.test("Device.check() names the file and line of a mistake in a shader, also in an unrolled loop", async () => {
   const files = {
     "kernels/main.wgsl": SOURCE.replace("  y[0]", "  write();\n  y[0]"),
     "kernels/fragment.wgsl": FAULTY_FRAGMENT,
@@ -295,7 +295,7 @@ Deno.test("a device names the file and line of a mistake in a shader, also in an
   });
 });
 
-Deno.test("createTensor() throws on dimensions that are no positive integers", () => {
+Deno.test("createTensor() throws if a dimension is not a positive integer", () => {
   for (const shape of [[0], [NaN], [2, -1], [1.5]]) {
     assert.throws(() => createTensor(device, "x", { shape, dtype: "f32" }), {
       name: "RangeError",

@@ -5,12 +5,12 @@ import { device } from "./harness.ts";
 
 const FILES = wgslFiles();
 
-/** Most files that are no valid WGSL as they stand. */
+/** Most files that are not valid WGSL as they stand. */
 const MOST_FRAGMENTS = 15;
 
 const read = (path: string) => Deno.readTextFileSync(new URL(`../../${path}`, import.meta.url));
 
-/** What the compiler of this adapter says; on an adapter without f16 or subgroups, of what it has. */
+/** The compiler's error, if any; on an adapter without f16 the code is compiled in f32, without subgroups not at all. */
 async function errorOf(path: string, code: string): Promise<string | undefined> {
   if (/\bsubgroup\w+\(/.test(code) && device.subgroupSize === undefined) return undefined;
   const text = device.features.has("shader-f16")
@@ -34,7 +34,7 @@ Deno.test("no WGSL file says that it needs others although it compiles without t
   }
 });
 
-/** Parts of a shader in their order, by a pattern of the line that begins one. */
+/** Patterns of the line that begins a part of a shader, in the order of the parts. */
 const PARTS = [
   /^enable f16;/,
   /^struct Sizes \{/,
