@@ -2,7 +2,8 @@
 //
 // qkv: [B,T,3C], C = NH · HS; logSumExp: [B,NH,T] of the scaled scores; p: [B,NH,T,T]
 //
-// Training and generation never store them; one looks at them. An invocation computes one weight.
+// Only the inspection of a model needs them: training and generation do not store them. An invocation computes one
+// weight.
 enable f16;
 
 alias real4 = vec4<f16>; // four elements of qkv
@@ -28,19 +29,19 @@ const C: u32 = NH * QUADS; // in vectors of four, as are all strides below
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
   let T = sizes.T;
   let s = group.x * WORKGROUP_SIZE + local.x;
-  if (s >= T) { return; }
+  if (s >= sizes.T) { return; }
   let t = group.y;
   let row = group.z * T + t; // of [B·NH,T]
-  if (s > t || t - s >= WINDOW) {
-    p[row * T + s] = 0.0;
-    return;
-  }
   let head = group.z / NH * T * 3 * C + group.z % NH * QUADS; // q of this head at t = 0
   let q = head + t * 3 * C;
   let k = head + s * 3 * C + C;
-  var score = 0.0;
-  for (var i = 0u; i < QUADS; i++) {
-    score += dot(vec4f(qkv[q + i]), vec4f(qkv[k + i]));
+  var weight = 0.0;
+  if (t - s < WINDOW) { // wraps if s > t
+    var score = 0.0;
+    for (var i = 0u; i < QUADS; i++) {
+      score += dot(vec4f(qkv[q + i]), vec4f(qkv[k + i]));
+    }
+    weight = exp(SCALE * score - logSumExp[row]);
   }
-  p[row * T + s] = exp(SCALE * score - logSumExp[row]);
+  p[row * T + s] = weight;
 }
