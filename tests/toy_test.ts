@@ -267,6 +267,19 @@ Deno.test({
 });
 
 Deno.test({
+  name: "toy answers --help and a mistyped name without a driver, and installs none",
+  ignore,
+  async fn() {
+    const { place, command } = toyWith("help", BARE);
+    for (const word of ["--help", "trian"]) {
+      const { code, stdout } = await outputOf(command([word], { VK_DRIVER_FILES: "" }));
+      assert.deepEqual([code, stdout.split("\n")[0]], [0, "deno:run"]);
+    }
+    assert.ok(!exists(join(place, "log")));
+  },
+});
+
+Deno.test({
   name: "toy takes over the lock of a process that has died",
   ignore,
   async fn() {
