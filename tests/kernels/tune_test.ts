@@ -47,7 +47,9 @@ Deno.test({
     const work = ["30000", "29000", tooMany, "100", "28000", "27000"];
     const [slow, other] = [counting("slow first", work, y), counting("other", ["3", "30000"], y)];
     assert.deepEqual(labelsOf(on, slow), ["30000"]);
-    await tune(on, [slow, other]);
+    const progress: number[][] = [];
+    await tune(on, [slow, other], (done, of) => progress.push([done, of]));
+    assert.deepEqual(progress, [[0, 2], [1, 2], [2, 2]]);
     assert.deepEqual(on.choices, new Map([["slow first", "100"], ["other", "3"]]));
     assert.deepEqual(labelsOf(on, slow), ["100"]);
     y.buffer.destroy();

@@ -71,8 +71,13 @@ const KEYWORDS = new Set(
     .split(" "),
 );
 
-/** All mistakes that can be made in a text, in its order. */
-export function mutantsOf(text: string): Mutant[] {
+/**
+ * All mistakes that can be made in a text, in its order.
+ *
+ * @param replaced names of constants of a shader whose values are replaced before it is compiled, so that
+ * nothing can notice a mistake in them.
+ */
+export function mutantsOf(text: string, replaced: ReadonlySet<string> = new Set()): Mutant[] {
   const tokens = significant(text);
   const closing = brackets(tokens);
   return [
@@ -80,7 +85,13 @@ export function mutantsOf(text: string): Mutant[] {
     ...constants(text, tokens),
     ...statements(tokens, closing),
     ...swaps(text, tokens, closing),
-  ].sort((a, b) => a.start - b.start);
+  ].filter(({ start }) => !replaced.has(constantAt(text, start) ?? ""))
+    .sort((a, b) => a.start - b.start);
+}
+
+/** The constant of a shader in whose declaration a place is. */
+function constantAt(text: string, at: number): string | undefined {
+  return /^const (\w+)/.exec(text.slice(text.lastIndexOf("\n", at) + 1))?.[1];
 }
 
 /** A text with one mistake. */

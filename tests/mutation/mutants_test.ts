@@ -25,6 +25,15 @@ Deno.test("mutantsOf() moves constants by one, each in its notation", () => {
   assert.deepEqual(mistakes('// 3\nf("4", `5${six}`);', "constant"), []);
 });
 
+Deno.test("mutantsOf() leaves out the values of constants that are replaced", () => {
+  const shader =
+    "const SIZE: u32 = 256;\nconst HALF: u32 = SIZE / 2;\nfn f() -> u32 { return SIZE + 1; }";
+  const values = (names: string[]) =>
+    mutantsOf(shader, new Set(names)).map((mutant) => shader.slice(mutant.start, mutant.end));
+  assert.deepEqual(values([]), ["256", "256", "2", "2", "+", "1", "1"]);
+  assert.deepEqual(values(["SIZE"]), ["2", "2", "+", "1", "1"]);
+});
+
 Deno.test("mutantsOf() changes signs, but joins no texts with a minus", () => {
   assert.deepEqual(mistakes('s = a + b - -c + "d";\nn += -1;', "sign"), [
     's = a - b - -c + "d";\nn += -1;',

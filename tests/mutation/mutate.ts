@@ -95,7 +95,7 @@ function draw(
   const random = new Random(seed);
   const byOperator = Map.groupBy(
     [...texts].flatMap(([path, text]) =>
-      mutantsOf(text).map((mutant): Place => ({ ...mutant, path, text }))
+      mutantsOf(text, replacedIn(path)).map((mutant): Place => ({ ...mutant, path, text }))
     ),
     ({ operator }): Operator => operator,
   );
@@ -107,6 +107,17 @@ function draw(
     if (left.length === 0) byOperator.delete(operator);
   }
   return places;
+}
+
+/** Constants of a shader whose values its op chooses: those that are named by the TypeScript beside it. */
+function replacedIn(path: string): Set<string> {
+  if (!path.endsWith(".wgsl")) return new Set();
+  const folder = join(root, dirname(path));
+  const scripts = [...Deno.readDirSync(folder)].filter(({ name }) => name.endsWith(".ts"));
+  const names = scripts.flatMap(({ name }) =>
+    Deno.readTextFileSync(join(folder, name)).match(/\b[A-Z][A-Z0-9_]*\b/g) ?? []
+  );
+  return new Set(names);
 }
 
 /** For each file the test files that reach it by imports, the nearest first. */

@@ -98,6 +98,20 @@ Deno.test("openRecord() completes the move that a killed process began, without 
   assert.ok(!existsSync(left));
 });
 
+Deno.test("openRecord() moves lines that are longer together than it reads at a time", async () => {
+  const note = "x".repeat(999);
+  const steps = (from: number, to: number) =>
+    Array.from({ length: to - from }, (_, i) => ({ ...step(from + i), note }));
+  const kept = [start(0), ...steps(1, 2500)], moved = steps(2500, 5000); // each above two MiB
+  const run = makeRecorded("long", textOf([...kept, ...moved]));
+  const target = join(run, "metrics-after-002499.jsonl");
+  Deno.writeTextFileSync(target, textOf(moved)); // by a process that was killed
+  await resume(run, 2499);
+  assert.deepEqual(asides(run), ["metrics-after-002499.jsonl"]);
+  assert.ok(read(run) === textOf(kept));
+  assert.ok(Deno.readTextFileSync(target) === textOf(moved));
+});
+
 Deno.test("openRecord() removes the hint of the best checkpoint when that does not exist", async () => {
   const run = makeRecorded("best gone", textOf([...before, ...after]));
   Deno.writeTextFileSync(join(run, "best"), "000003\n");
