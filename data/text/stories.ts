@@ -210,11 +210,8 @@ export function sampleStories({ seed, count }: { seed: number; count: number }):
  * that P is the product of the probabilities of all choices.
  */
 export function storyEntropy(): number {
-  return Math.log(STORIES.length) + Math.log(SEXES.length) + expectation({
-    ofChoice: (patterns) => Math.log(patterns),
-    ofText: () => 0,
-    ofSlot: ({ choices }) => Math.log(choices),
-  });
+  return Math.log(STORIES.length) + Math.log(SEXES.length) +
+    expectation((choices) => Math.log(choices));
 }
 
 /**
@@ -223,30 +220,20 @@ export function storyEntropy(): number {
  * @param countTokens counts the tokens of a text; no token may span two words, as none of GPT-2's does.
  */
 export function expectedTokens(countTokens: (text: string) => number): number {
-  return expectation({
-    ofChoice: () => 0,
-    // the white space before a slot belongs to the slot's word
-    ofText: (text) => text === "" ? 0 : countTokens(text),
-    ofSlot: ({ space, words }) =>
-      words.reduce((sum, word) => sum + countTokens(space + word), 0) / words.length,
-  });
-}
-
-/** What the parts of a story contribute to a sum. */
-interface Contributions {
-  /** Of the choice among so many patterns. */
-  ofChoice(patterns: number): number;
-  /** Of a text, without the white space before a slot. */
-  ofText(text: string): number;
-  /** Of a slot: how many words it may hold here, all words that it ever holds, the white space before it. */
-  ofSlot(slot: { choices: number; words: readonly string[]; space: string }): number;
+  const count = (text: string) => text === "" ? 0 : countTokens(text);
+  return expectation((_, texts) =>
+    texts.reduce((sum, text) => sum + count(text), 0) / texts.length
+  );
 }
 
 /**
- * Sum over the parts of a story, averaged over all stories. How many words a slot may hold depends on which
- * slots were bound before and not on their words, so that the state is a set of slots.
+ * Sum of a value over the parts of a story, averaged over all stories. How many words a slot may hold depends
+ * on which slots were bound before and not on their words, so that the state is a set of slots.
+ *
+ * @param valueOf is called with the number of choices for a part, and all texts that it ever is, each as
+ * likely as the others. White space before a slot belongs to the words of the slot.
  */
-function expectation({ ofChoice, ofText, ofSlot }: Contributions): number {
+function expectation(valueOf: (choices: number, texts: readonly string[]) => number): number {
   let total = 0;
   for (const story of STORIES) {
     for (const sex of SEXES) {
@@ -264,16 +251,16 @@ function expectation({ ofChoice, ofText, ofSlot }: Contributions): number {
             if (place % 2 === 0) {
               const text = (place === 0 ? separator(sentence, story.length) : "") + part;
               space = place + 1 < pattern.length ? /\s?$/.exec(text)![0] : "";
-              sum += ofText(text.slice(0, text.length - space.length));
+              sum += valueOf(1, [text.slice(0, text.length - space.length)]);
             } else {
               const words = wordsFor(part, unbound);
-              sum += ofSlot({ choices: wordsFor(part, next).length, words, space });
+              sum += valueOf(wordsFor(part, next).length, words.map((word) => space + word));
               next = bind(next, part, words[0]!);
             }
           });
           sum += walk(sentence + 1, next);
         }
-        const mean = ofChoice(patterns.length) + sum / patterns.length;
+        const mean = valueOf(patterns.length, [""]) + sum / patterns.length;
         known.set(state, mean);
         return mean;
       };

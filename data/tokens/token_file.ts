@@ -127,18 +127,9 @@ export function openTokenFiles(directory: string, origin: TokenFileOrigin): Toke
 function readMeta(directory: string, origin: TokenFileOrigin): Meta {
   const path = join(directory, META);
   const { sha256: checksum, ...meta } = JSON.parse(readFileSync(path, "utf8"));
-  if (meta.version !== VERSION) {
-    throw new UserError(
-      `Cannot read token file ${path} as its version must be ${VERSION}: ` +
-        `current version is ${meta.version}`,
-    );
-  }
-  if (sha256(JSON.stringify(meta)) !== checksum) {
-    throw damaged(path, "it does not match its checksum");
-  }
-  if (
-    meta.fingerprint !== origin.fingerprint || meta.tokenizerHash !== origin.tokenizerHash
-  ) throw new UserError(`Cannot use token file ${path} as it is of another text or tokenizer`);
+  const isUsable = meta.version === VERSION && sha256(JSON.stringify(meta)) === checksum &&
+    meta.fingerprint === origin.fingerprint && meta.tokenizerHash === origin.tokenizerHash;
+  if (!isUsable) throw damaged(path, "it must be whole and of this version, text and tokenizer");
   return meta;
 }
 
@@ -176,11 +167,7 @@ export class TokenFileWriter {
     const open = (name: string, size: number) => {
       const path = join(directory, name);
       const current = statSync(path, { throwIfNoEntry: false })?.size ?? 0;
-      if (current < size) {
-        throw new UserError(
-          `Cannot resume token file ${path} as it must have ${size} bytes: current size is ${current}`,
-        );
-      }
+      if (current < size) throw damaged(path, `it must be at least ${size} bytes long`);
       if (current > size) truncateSync(path, size);
       return openSync(path, current > 0 ? "r+" : "w+");
     };

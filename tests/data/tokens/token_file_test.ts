@@ -99,7 +99,7 @@ Deno.test("TokenFileWriter resumes after the recorded tokens, and writes the sam
   assert.deepEqual(contentOf(join(directory, "parts")), whole, `seed ${seed}`);
   assert.throws(
     () => writerOf("parts", V, { length: 1e6, documents: 1 }),
-    /must have 2000000 bytes: current size is \d+$/,
+    /must be at least 2000000 bytes long/,
   );
 });
 
@@ -111,11 +111,13 @@ Deno.test("openTokenFiles() refuses files that are damaged, of another version o
   const json = new TextDecoder().decode(good.get("meta.json"));
   const changed = (name: string, place: number) =>
     good.get(name)!.map((byte, i) => i === place ? byte ^ 1 : byte);
+  const NOT_USABLE =
+    /meta\.json as it must be whole and of this version, text and tokenizer: delete it/;
   const cases: [file: string, content: Uint8Array | string, message: RegExp][] = [
     ["meta.json", json.slice(0, 100), /JSON/],
-    ["meta.json", json.replace('"tokens":3', '"tokens":4'), /meta.json as it does not match its/],
-    ["meta.json", json.replace('"usedIds":[1,', '"usedIds":[0,'), /does not match its checksum/],
-    ["meta.json", json.replace('"version":4', '"version":3'), /must be 4: current version is 3/],
+    ["meta.json", json.replace('"tokens":3', '"tokens":4'), NOT_USABLE],
+    ["meta.json", json.replace('"usedIds":[1,', '"usedIds":[0,'), NOT_USABLE],
+    ["meta.json", json.replace('"version":4', '"version":3'), NOT_USABLE],
     ["tokens.bin", good.get("tokens.bin")!.slice(1), /must be 6 bytes long: current length is 5/],
     ["tokens.bin", changed("tokens.bin", 5), /bytes from 0 do not match their checksum: delete/],
     ["documents.bin", changed("documents.bin", 8), /documents.bin as it does not match its/],
@@ -128,7 +130,7 @@ Deno.test("openTokenFiles() refuses files that are damaged, of another version o
     Deno.writeFileSync(at(name), good.get(name)!);
   }
   for (const other of [{ fingerprint: "00".repeat(32) }, { tokenizerHash: "00".repeat(32) }]) {
-    assert.throws(() => openTokenFiles(path, { ...ORIGIN, ...other }), /another text or tokenizer/);
+    assert.throws(() => openTokenFiles(path, { ...ORIGIN, ...other }), NOT_USABLE);
   }
   openTokenFiles(path, ORIGIN).close();
 });
