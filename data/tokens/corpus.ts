@@ -20,7 +20,7 @@ import { openCached, tokenizeDocuments } from "./tokenize.ts";
  *        │ tokenize, in workers      tokenize_block.ts
  *     TokenBlock      clean text, which is hashed, and tokens
  *        │ tokenizeDocuments()       tokenize.ts
- *     TokenFile       tokens.bin, documents.bin and meta.json in the cache
+ *     TokenizedDocuments  tokens.bin, documents.bin and meta.json in the cache
  *        │ loadCorpus()              this file
  *     Corpus          a TokenDataset for training, one for validation, and their tokenizer
  *        │ Batches.at(i)             batches.ts
