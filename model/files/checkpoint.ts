@@ -14,28 +14,28 @@ import { UserError } from "../../files/user_error.ts";
 import { ADAPTER_CONFIG, ADAPTER_FILE } from "./lora.ts";
 import { hashFiles, MODEL_FILE } from "./tensor_files.ts";
 
-/** Thrown when a checkpoint is missing, damaged, or cannot be written. */
+/** Thrown if a checkpoint is missing or damaged, or cannot be written. */
 export class CheckpointError extends UserError {
-  /** Tells this error from others without `instanceof`. */
+  /** Identifies this error without `instanceof`. */
   override name = "CheckpointError";
 }
 
-/** A checkpoint that is whole, but written by a later version of this code. */
+/** Thrown for a checkpoint of a later version of this code. */
 class NewerFormatError extends CheckpointError {}
 
 /** Version of the checkpoint format that this code writes. */
 export const CHECKPOINT_FORMAT = 3;
 
-/** The first format whose state file ends with its own hash. */
+/** First format whose state file ends with its hash. */
 const FIRST_SEALED_FORMAT = 3;
 
-/** The file that completes a checkpoint: written last, it names and hashes all others, and itself. */
+/** Name of the state file: written last, it completes a checkpoint and holds the hash of every file and of itself. */
 export const STATE_FILE = "trainer_state.json";
 
-/** The file of AdamW's moments. */
+/** Name of the file of AdamW's moments. */
 export const OPTIMIZER_FILE = "optimizer.safetensors";
 
-/** Files that every checkpoint holds beside its state and its weights. */
+/** Files of every checkpoint besides state and weights. */
 const COMMON_FILES = [
   OPTIMIZER_FILE,
   TOKENIZER_FILE,
@@ -43,14 +43,14 @@ const COMMON_FILES = [
   GENERATION_FILE,
 ];
 
-/** Files of the weights: those of a whole model, or those of adapters alone. */
+/** Files of the weights: of a whole model, or of adapters. */
 const WEIGHT_FILES = [[MODEL_FILE, CONFIG_FILE], [ADAPTER_FILE, ADAPTER_CONFIG]];
 
 /**
- * Makes sure that a checkpoint holds all files that resuming, or loading its model, needs.
+ * Checks that a checkpoint holds all files that are needed to resume it or to load its model.
  *
- * @param names its files beside `STATE_FILE`.
- * @throws {CheckpointError} whose message begins with `what` and names those that are missing.
+ * @param names its files besides `STATE_FILE`.
+ * @throws {CheckpointError} that names the missing files; its message begins with `what`.
  */
 export function checkFileNames(names: Iterable<string>, what: string): void {
   const given = new Set(names);
@@ -68,15 +68,15 @@ export function checkFileNames(names: Iterable<string>, what: string): void {
   );
 }
 
-/** Size and SHA-256, in hexadecimal, of one file of a checkpoint. */
+/** Size and SHA-256 of a file of a checkpoint. */
 export interface FileDigest {
-  /** Size. */
+  /** Size in bytes. */
   bytes: number;
   /** SHA-256 in hexadecimal. */
   sha256: string;
 }
 
-/** Where a training stands: everything that resuming it needs and that is no tensor. */
+/** State of a training: everything besides tensors that is needed to resume it. */
 export interface TrainerState {
   /** Version of the format, `CHECKPOINT_FORMAT`. */
   formatVersion: number;
@@ -92,15 +92,15 @@ export interface TrainerState {
   lossScale: number;
   /** Good steps since the loss scale changed. */
   growthTracker: number;
-  /** Steps that were applied: AdamW's t. */
+  /** Applied steps, AdamW's t. */
   optimizerSteps: number;
-  /** Steps skipped in all. */
+  /** Skipped steps. */
   skippedSteps: number;
-  /** Steps skipped in a row up to now. */
+  /** Skipped steps since the last applied one. */
   consecutiveSkips: number;
-  /** Lowest validation loss so far, null before the first evaluation. */
+  /** Lowest validation loss so far; null before the first evaluation. */
   bestValidationLoss: number | null;
-  /** The learning rate over the steps, as it was when saved. */
+  /** Schedule of the learning rate when the state was saved. */
   schedule: {
     learningRate: number;
     minLearningRate: number;
@@ -109,27 +109,27 @@ export interface TrainerState {
   };
   /** All options of the training, resolved. */
   options: Record<string, unknown>;
-  /** Names of the options that were typed; the values of the others were chosen, or follow from these. */
+  /** Names of the options that the user gave; the others have defaults or derived values. */
   typed: string[];
   /** `Tokenizer.hash` of tokenizer.json. */
   tokenizerHash: string;
   /**
-   * The model that the training began with: what finds it again, and the SHA-256 of its files. Absent where it
-   * began at random.
+   * Model with which the training began: a name that finds it, and the SHA-256 of its files. Absent if the training
+   * began with random parameters.
    */
   source?: { spec: string; sha256: string };
-  /** What the model is trained on, and the SHA-256 of its documents. */
+  /** Data of the training: name, and SHA-256 of the documents. */
   data: { name: string; hash: string };
   /**
-   * The adapter of the training, null where nobody noted it, and the kernels that were chosen there by
-   * their speed: others may differ in the last bits.
+   * Adapter on which the training ran, null if unknown, and the kernels that were the fastest there. Other kernels
+   * may give other last bits.
    */
   tuning: { adapter: string | null; choices: Record<string, string> };
-  /** Every other file of the checkpoint. */
+  /** All other files of the checkpoint. */
   files: Record<string, FileDigest>;
 }
 
-/** Brings the state of an older format up to the next, by the version it comes from. */
+/** Upgrades of a state from each older format to the next one. */
 export const UPGRADES: Readonly<Record<number, (state: JsonObject) => JsonObject>> = {
   0: addSkipCounters,
   1: addTuning,
@@ -147,14 +147,14 @@ function addSkipCounters(state: JsonObject): JsonObject {
   };
 }
 
-/** Format 1 knew no choice between kernels: the preferred ones were taken. */
+/** Format 1 had no choice of kernels: the preferred ones were used. */
 function addTuning(state: JsonObject): JsonObject {
   return { ...state, formatVersion: 2, tuning: { adapter: null, choices: {} } };
 }
 
 /**
- * Format 2 did not say which options were typed. An option counts as derived if its value is the one that
- * format 2 derived from the others, and as typed otherwise. The formulas are those of that format and stay.
+ * Format 2 did not store which options the user gave. An option counts as derived if its value is the one that
+ * format 2 derived from the others, and as given otherwise. These formulas belong to format 2 and must not change.
  */
 function addTyped(state: JsonObject): JsonObject {
   const options = isObject(state.options) ? state.options : {};
@@ -168,7 +168,7 @@ function addTyped(state: JsonObject): JsonObject {
     sampleEvery: 2 * tenth,
     logEvery: Math.max(1, Math.round(steps! / 100)),
     ...(options.endsWith === "epochs" ? { steps } : {}),
-    endsWith: options.endsWith, // what ends the run is no option
+    endsWith: options.endsWith, // the end of the run is not an option
   };
   const typed = Object.keys(options)
     .filter((name) => options[name] !== derived[name] && options[name] !== "auto");
@@ -180,12 +180,12 @@ export function checkpointName(step: number): string {
   return String(step).padStart(6, "0");
 }
 
-/** The step that a checkpoint's name says, if it is such a name. */
+/** The step in the name of a checkpoint; undefined for another name. */
 function stepOf(name: string): number | undefined {
   return /^\d{6,}$/.test(name) && checkpointName(Number(name)) === name ? Number(name) : undefined;
 }
 
-/** Checkpoints of a run by name, newest first; whether they are whole is another question. */
+/** Checkpoints of a run, newest first, whole or damaged. */
 export function listCheckpoints(runDirectory: string): { step: number; path: string }[] {
   const directory = join(runDirectory, "checkpoints");
   let names: string[];
@@ -202,22 +202,22 @@ export function listCheckpoints(runDirectory: string): { step: number; path: str
 }
 
 /**
- * The text of a state file: the state, with the SHA-256 of every byte before it as the last field, so that each
- * byte of the file is covered.
+ * The text of a state file. Its last field is the SHA-256 of all bytes before that field, so that the hash covers
+ * every byte of the file.
  */
 export function serializeState(state: TrainerState): string {
   const text = JSON.stringify(state, null, 2).replace(/\n\}$/, "");
   return text + SEAL_START + hashOf(text) + SEAL_END;
 }
 
-/** What surrounds the hash at the end of a state file. */
+/** Text before and after the hash at the end of a state file. */
 const SEAL_START = ',\n  "sha256": "', SEAL_END = '"\n}\n';
 
-/** Largest state file in bytes; with 10,000 data files it has 2 MB. */
+/** Most bytes of a state file; with 10,000 data files it has 2 MB. */
 const LARGEST_STATE = 64 * 2 ** 20;
 
 /**
- * Whether a state file ends with its own hash, as formats from `FIRST_SEALED_FORMAT` do.
+ * Whether a state file ends with its hash, as in all formats from `FIRST_SEALED_FORMAT`.
  *
  * @throws {CheckpointError} if the hash differs.
  */
@@ -235,10 +235,10 @@ function hashOf(content: string | Uint8Array): string {
 }
 
 /**
- * Reads the state of a checkpoint, upgraded to the current format.
+ * Reads the state of a checkpoint and upgrades it to the current format.
  *
- * @throws {CheckpointError} naming file, field and value if anything is missing or wrong, or if the
- * format is newer than this code.
+ * @throws {CheckpointError} if a field is missing or wrong, with file, field and value, or if the format is newer
+ * than this code.
  */
 export function readTrainerState(path: string): TrainerState {
   const file = join(path, STATE_FILE);
@@ -273,7 +273,7 @@ export function readTrainerState(path: string): TrainerState {
   return valid;
 }
 
-/** Number of field names in a JSON text that `JSON.parse()` has accepted. */
+/** Number of field names in a valid JSON text. */
 function keysWritten(text: string): number {
   let count = 0;
   for (let at = text.indexOf('"'); at >= 0; at = text.indexOf('"', at)) {
@@ -286,14 +286,14 @@ function keysWritten(text: string): number {
   return count;
 }
 
-/** Number of fields in a JSON value: fewer than in its text if a name was written twice. */
+/** Number of fields in a JSON value; its text has more if it repeats a name. */
 function keysOf(value: unknown): number {
   if (typeof value !== "object" || value === null) return 0;
   const own = Array.isArray(value) ? 0 : Object.keys(value).length;
   return Object.values(value).reduce((sum: number, inner) => sum + keysOf(inner), own);
 }
 
-/** Applies the upgrades from a state's format to the current one. */
+/** Upgrades a state to the current format. */
 export function upgradeState(state: JsonObject, file: string, upgrades = UPGRADES): JsonObject {
   const version = state?.formatVersion;
   if (typeof version !== "number" || !Number.isInteger(version)) {
@@ -312,7 +312,7 @@ export function upgradeState(state: JsonObject, file: string, upgrades = UPGRADE
     const upgrade = upgrades[from];
     if (!upgrade) throw new CheckpointError(`Cannot load ${file} as format ${from} is too old`);
     const upgraded = upgrade(state);
-    // a flipped bit makes an older format of a newer one: what the upgrade adds is then there already
+    // a flipped bit can turn a newer format into an older one, whose state then has the fields of the upgrade
     const known = Object.keys(upgraded).find((name) =>
       name !== "formatVersion" && Object.hasOwn(state, name) && state[name] !== upgraded[name]
     );
@@ -404,10 +404,10 @@ function validateState(state: JsonObject, file: string): TrainerState {
 }
 
 /**
- * Makes sure that a checkpoint is whole: every file that its state names is there, with its size and
- * hash, and no other weights are.
+ * Checks that a checkpoint is whole: it has every file of its state, with the right size and hash, and no other
+ * weights.
  *
- * @throws {CheckpointError} naming the file and what is wrong with it.
+ * @throws {CheckpointError} with the file and its fault.
  */
 export function verifyCheckpoint(path: string): TrainerState {
   const state = readTrainerState(path);
@@ -435,7 +435,7 @@ export function verifyCheckpoint(path: string): TrainerState {
   return state;
 }
 
-/** Runs an action that reads a file of a checkpoint and is called with its size in bytes. */
+/** Calls an action that reads a file of a checkpoint with the size of the file in bytes. */
 function readingFile<T>(checkpoint: string, name: string, action: (size: number) => T): T {
   const refused = (reason: string) =>
     new CheckpointError(`Cannot load checkpoint ${checkpoint} as ${name} ${reason}`);
@@ -450,12 +450,12 @@ function readingFile<T>(checkpoint: string, name: string, action: (size: number)
 }
 
 /**
- * The newest checkpoint of a run that is whole, or undefined if the run has none.
+ * Finds the newest checkpoint of a run that is whole; undefined if the run has no checkpoints.
  *
- * @param onWarning is called with a sentence about each newer one that was passed over.
- * @param check throws a `UserError` if the caller cannot use a state: its checkpoint then counts as damaged.
- * @throws {CheckpointError} if there are checkpoints and all are damaged, or if the newest has a newer
- * format: resuming an older one would throw work away.
+ * @param onWarning is called with a sentence about each damaged checkpoint that is newer.
+ * @param check throws a `UserError` if the caller cannot use a state; its checkpoint then counts as damaged.
+ * @throws {CheckpointError} if all checkpoints are damaged, or if the newest one has a newer format, since to resume
+ * an older one would lose steps.
  */
 export function newestCheckpoint(
   runDirectory: string,

@@ -1,13 +1,13 @@
 import type { SafetensorsEntry } from "./safetensors.ts";
 
 /**
- * Writing GGUF files, which llama.cpp reads: named values, then tensors
+ * Writer of GGUF files, which llama.cpp reads: named values, then tensors
  * (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md).
  *
  * @module
  */
 
-/** A value with its type, by the names that the format has for types; of an array, that of its elements. */
+/** A value with its type, or an array with the type of its elements, named as in the format. */
 export type GgufValue =
   | readonly [type: "uint32" | "float32", value: number]
   | readonly [type: "bool", value: boolean]
@@ -15,11 +15,11 @@ export type GgufValue =
   | readonly [type: "int32", values: readonly number[]]
   | readonly [type: "string", values: readonly string[]];
 
-/** Numbers of the types of values. */
+/** Numbers of the types of values in a file. */
 const VALUE_TYPES = { uint32: 4, int32: 5, float32: 6, bool: 7, string: 8 } as const;
 const ARRAY = 9;
 
-/** Numbers of the types of tensors. */
+/** Numbers of the types of tensors in a file. */
 const TENSOR_TYPES = { F32: 0, F16: 1 } as const;
 
 /** Version of the format. */
@@ -29,11 +29,11 @@ const VERSION = 3;
 const ALIGNMENT = 32;
 
 /**
- * Writes a GGUF file as chunks, so that no tensor is copied.
+ * Serializes values and tensors as the chunks of a GGUF file, without copying the tensors.
  *
- * @param tensors F32 or F16; shapes are slowest dimension first, as everywhere here, and written the other
- * way round, as the format wants them.
- * @throws {RangeError} if a name comes twice, or if a tensor's bytes are not those of its shape and dtype.
+ * @param tensors F32 or F16, slowest dimension first as everywhere in this project; the format has the fastest
+ * dimension first.
+ * @throws {RangeError} if a name occurs twice, or if the data of a tensor does not fit its shape and dtype.
  */
 export function serializeGguf(
   values: ReadonlyMap<string, GgufValue>,
@@ -82,12 +82,12 @@ export function serializeGguf(
   return [header.take(), ...chunks];
 }
 
-/** Bytes from the end of something to the next multiple of the alignment. */
+/** Bytes from an offset to the next multiple of the alignment. */
 function paddingBehind(bytes: number): number {
   return (ALIGNMENT - bytes % ALIGNMENT) % ALIGNMENT;
 }
 
-/** Bytes that grow, little-endian. */
+/** A growing buffer of little-endian values. */
 class GgufWriter {
   #bytes = new Uint8Array(2 ** 16);
   #view = new DataView(this.#bytes.buffer);
@@ -108,14 +108,14 @@ class GgufWriter {
     this.#view.setBigUint64(at, BigInt(value), true);
   }
 
-  /** A text: its length in bytes, then UTF-8. */
+  /** Writes a string: its length in bytes, then UTF-8. */
   string(text: string): void {
     const bytes = new TextEncoder().encode(text);
     this.uint64(bytes.length);
     this.bytes(bytes);
   }
 
-  /** A value behind its type, an array behind those of its elements and their number. */
+  /** Writes a value after its type; an array after the type and number of its elements. */
   value([type, value]: GgufValue): void {
     if (!Array.isArray(value)) {
       this.uint32(VALUE_TYPES[type]);
@@ -127,7 +127,7 @@ class GgufWriter {
     for (const element of value) this.#element(type, element);
   }
 
-  /** All that was written. */
+  /** Returns the bytes written so far. */
   take(): Uint8Array<ArrayBuffer> {
     return this.#bytes.subarray(0, this.length);
   }
@@ -145,7 +145,7 @@ class GgufWriter {
     }
   }
 
-  /** Makes room; where it begins. */
+  /** Makes room for more bytes, and returns their offset. */
   #grow(count: number): number {
     const at = this.length;
     this.length += count;

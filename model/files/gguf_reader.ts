@@ -3,16 +3,16 @@ import { STAND_IN_BYTES, standIn } from "../../files/stand_in.ts";
 import { UserError } from "../../files/user_error.ts";
 
 /**
- * Reading GGUF files, in which llama.cpp keeps models: named values, then tensors
- * (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md). Nothing in a file is trusted.
+ * Reader of GGUF files, in which llama.cpp keeps models: named values, then tensors
+ * (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md). It trusts nothing in a file.
  *
  * @module
  */
 
-/** A value of a GGUF file; an array's elements are of one type. */
+/** A value of a GGUF file; the elements of an array have one type. */
 export type GgufReadValue = number | boolean | string | readonly (number | boolean | string)[];
 
-/** Types of tensors that can be read, by their numbers: elements per block, and bytes. */
+/** Supported types of tensors, by their numbers in a file, with elements and bytes per block. */
 const TENSOR_TYPES = {
   0: { dtype: "F32", elements: 1, bytes: 4 },
   1: { dtype: "F16", elements: 1, bytes: 2 },
@@ -20,25 +20,25 @@ const TENSOR_TYPES = {
   30: { dtype: "BF16", elements: 1, bytes: 2 },
 } as const;
 
-/** Names of other types, for messages (ggml.h). */
+/** Names of other types in ggml.h, for messages. */
 const OTHER_TYPES: Readonly<Record<number, string>> = {
   ...{ 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 12: "Q4_K" },
   ...{ 13: "Q5_K", 14: "Q6_K", 15: "Q8_K", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64" },
 };
 
-/** Where in a file a tensor lies. */
+/** Place of a tensor in a file. */
 export interface GgufPlace {
-  /** Type of its elements; Q8_0 has blocks of 32, a scale in f16 and as many integers of a byte. */
+  /** Element type; a block of Q8_0 is a scale in f16 and 32 8-bit integers. */
   readonly dtype: "F32" | "F16" | "BF16" | "Q8_0";
   /** Dimensions, slowest first. */
   readonly shape: readonly number[];
-  /** First byte, from the beginning of the file. */
+  /** Offset of its first byte in the file. */
   readonly begin: number;
-  /** Byte after the last. */
+  /** Offset of the byte after its last one. */
   readonly end: number;
 }
 
-/** Largest header in bytes; that of 262,144 tokens with their merges has some ten million. */
+/** Most bytes of a header; 262,144 tokens with their merges need some ten million. */
 const MOST_HEADER_BYTES = 100_000_000;
 
 /** Most tensors, and most values. */
@@ -47,7 +47,7 @@ const MOST_ENTRIES = 100_000;
 /** Most bytes of a name. */
 const MOST_NAME_BYTES = 65_535;
 
-/** Most dimensions of a tensor, ggml's own bound. */
+/** Most dimensions of a tensor, a limit of ggml. */
 const MOST_DIMENSIONS = 4;
 
 /** Largest alignment of tensors in bytes. */
@@ -57,11 +57,11 @@ const MOST_ALIGNMENT = 2 ** 20;
 const PART_BYTES = 2 ** 20;
 
 /**
- * Reads the header of a GGUF file: all of its values, and where its tensors lie.
+ * Parses the header of a GGUF file: its values, and the places of its tensors.
  *
- * @param read gives bytes of the file from `start` up to, not including, `end`.
- * @param where the file's path, for error messages.
- * @throws {UserError} if it is no such file, or if something in it cannot be; the sentence says what.
+ * @param read returns the bytes of the file from `start` to before `end`.
+ * @param where path of the file, for error messages.
+ * @throws {UserError} if it is another file, or if anything in it violates the format, which the message names.
  */
 export function parseGgufHeader(
   read: (start: number, end: number) => Uint8Array<ArrayBuffer>,
@@ -83,7 +83,7 @@ export function parseGgufHeader(
   if (version !== 2 && version !== 3) {
     throw refuse(
       version > 0xffff
-        ? "its numbers must begin with their lowest byte"
+        ? "its numbers must be little-endian"
         : `its version must be 2 or 3: current version is ${version}`,
     );
   }
@@ -174,7 +174,7 @@ export function parseGgufHeader(
   return { values, tensors };
 }
 
-/** Numbers of fixed size: their bytes, and how they are read. */
+/** Types of numbers, with their size in bytes and their reader. */
 const NUMBERS = {
   uint8: [1, (view, at) => view.getUint8(at)],
   int8: [1, (view, at) => view.getInt8(at)],
@@ -188,15 +188,15 @@ const NUMBERS = {
   float64: [8, (view, at) => view.getFloat64(at, true)],
 } as const satisfies Record<string, readonly [number, (view: DataView, at: number) => number]>;
 
-/** Types of values by their numbers. */
+/** Types of values, in the order of their numbers in a file. */
 const VALUE_TYPES = [
   ...["uint8", "int8", "uint16", "int16", "uint32", "int32", "float32"] as const,
   ...["bool", "string", "array", "uint64", "int64", "float64"] as const,
 ];
 
-/** A header that is read from its beginning on, part of the file by part. */
+/** Cursor over a header, which reads the file part by part. */
 class Header {
-  /** Bytes that were read. */
+  /** Offset of the next byte. */
   at = 0;
   readonly #read: (start: number, end: number) => Uint8Array<ArrayBuffer>;
   readonly #end: number;
@@ -214,7 +214,7 @@ class Header {
     this.#refuse = refuse;
   }
 
-  /** The next bytes. */
+  /** Reads the next bytes. */
   bytes(count: number): Uint8Array<ArrayBuffer> {
     const start = this.at, end = start + count;
     if (end > this.#end) {
@@ -236,7 +236,7 @@ class Header {
     return get(new DataView(buffer, byteOffset), 0);
   }
 
-  /** How many entries there are. */
+  /** Reads a number of entries. */
   count(what: string): number {
     const count = this.number("uint64");
     if (count <= MOST_ENTRIES) return count;
@@ -260,7 +260,7 @@ class Header {
     );
   }
 
-  /** A value behind its type; an array behind the type and the number of its elements. */
+  /** Reads a value after its type; an array after the type and number of its elements. */
   value(name: string): GgufReadValue {
     const type = this.#type(name);
     if (type !== "array") return this.#element(type);
@@ -268,7 +268,7 @@ class Header {
     if (element === "array") {
       throw this.#refuse(`${printable(name, 80)} must not hold lists of lists`);
     }
-    // each element has a byte at least
+    // each element has at least one byte
     if (count > this.#end - this.at) {
       throw this.#refuse(`its header must end in it: ${printable(name, 80)} has ${count} elements`);
     }
@@ -294,13 +294,13 @@ class Header {
   }
 }
 
-/** Bytes and elements of a block of Q8_0: a scale in f16, then integers of a byte. */
+/** Elements and bytes per block of Q8_0: a scale in f16, then 8-bit integers. */
 const { elements: BLOCK, bytes: BLOCK_BYTES } = TENSOR_TYPES[8];
 
 /**
- * Elements of a tensor of Q8_0.
+ * Dequantizes elements of a tensor of Q8_0: an 8-bit integer times the scale of its block.
  *
- * @param read gives bytes of the tensor from `start` up to, not including, `end`.
+ * @param read returns the bytes of the tensor from `start` to before `end`.
  */
 export function readQ8(
   read: (start: number, end: number) => Uint8Array<ArrayBuffer>,

@@ -6,11 +6,13 @@ import { defaultsOf, type Family, type GptConfig, validateConfig } from "../conf
 import { linearModules, type ParameterSpec } from "../parameters.ts";
 
 /**
- * How Hugging Face transformers describes and stores a model: the fields of `config.json`, and the names
- * and shapes of tensors, for the two families that this code runs.
+ * Models of the supported families as Hugging Face transformers describes and stores them: the fields of
+ * `config.json`, and names and shapes of tensors.
+ *
+ * @module
  */
 
-/** Values that a field of `config.json` may have, beside dimensions, for this code to compute the model. */
+/** Supported values of fields of `config.json` that are not dimensions. */
 const REQUIRED: Readonly<Record<Family, Readonly<Record<string, readonly unknown[]>>>> = {
   gpt2: {
     scale_attn_weights: [true, false, undefined],
@@ -21,7 +23,7 @@ const REQUIRED: Readonly<Record<Family, Readonly<Record<string, readonly unknown
   gpt_neo: { tie_word_embeddings: [true, false, undefined] },
 };
 
-/** Activation functions by the names that transformers has for them, its preferred name of each first. */
+/** Names of each activation function in transformers; the first is the one that is written. */
 const ACTIVATION_NAMES: Readonly<Record<ActivationFunction, readonly string[]>> = {
   gelu_new: ["gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate"],
   gelu: ["gelu", "gelu_python"],
@@ -29,7 +31,7 @@ const ACTIVATION_NAMES: Readonly<Record<ActivationFunction, readonly string[]>> 
   silu: ["silu", "swish"],
 };
 
-/** Fields with the dimensions. */
+/** Fields of the dimensions. */
 const DIMENSIONS = {
   gpt2: {
     vocabularySize: "vocab_size",
@@ -49,18 +51,18 @@ const DIMENSIONS = {
   },
 } as const;
 
-/** Most layers whose attention is read; `validateConfig()` allows no more. */
+/** Most layers in `attention_types`; `validateConfig()` allows no more. */
 const MOST_LAYERS = 512;
 
-/** GPT-Neo's window of local attention where `config.json` names none. */
+/** GPT-Neo's window of local attention if `config.json` has none. */
 const DEFAULT_WINDOW = 256;
 
 /**
- * Reads the configuration of a model from the text of its `config.json`.
+ * Parses a `config.json`.
  *
- * @param where the file's path, for error messages.
- * @param tensors those of the model's files, whose shapes give dimensions that the text leaves out.
- * @throws {UserError} if the text is no JSON object, or if it describes another architecture or impossible
+ * @param where path of the file, for error messages.
+ * @param tensors of the model's files; their shapes supply the dimensions that the text leaves out.
+ * @throws {UserError} if the text is not a JSON object, or if it describes another architecture or impossible
  * dimensions.
  */
 export function parseHuggingFaceConfig(
@@ -128,7 +130,7 @@ export function parseHuggingFaceConfig(
   return withoutDefaults(config);
 }
 
-/** The dimensions that the shapes of a model's tensors show. */
+/** Infers dimensions from the names and shapes of a model's tensors. */
 function dimensionsOf(
   tensors: ReadonlyMap<string, { readonly shape: readonly number[] }>,
 ): Partial<Record<keyof typeof DIMENSIONS.gpt2, number>> {
@@ -145,7 +147,7 @@ function dimensionsOf(
   };
 }
 
-/** A configuration without the fields that have their default. */
+/** Removes the fields that have their default from a configuration. */
 export function withoutDefaults(config: GptConfig): GptConfig {
   const defaults: Record<string, unknown> = defaultsOf(config);
   const fields = Object.entries(config).filter(([name, value]) =>
@@ -154,15 +156,15 @@ export function withoutDefaults(config: GptConfig): GptConfig {
   return Object.fromEntries(fields) as unknown as GptConfig;
 }
 
-/** Most ids at which a text ends: each is compared with every token that is drawn. */
+/** Most ids that end a text: each is compared with every generated token. */
 const MOST_END_IDS = 1000;
 
 /**
- * Reads at which tokens a generated text ends, `eos_token_id`, from the text of a `generation_config.json` or
- * a `config.json`: one id or several, or none.
+ * Parses the ids that end a generated text, `eos_token_id` of a `generation_config.json` or a `config.json`: one id,
+ * several, or none.
  *
- * @param where the file's path, for error messages.
- * @throws {UserError} if the text is no JSON object, or if `eos_token_id` holds anything but ids.
+ * @param where path of the file, for error messages.
+ * @throws {UserError} if the text is not a JSON object, or if `eos_token_id` holds anything except ids.
  */
 export function parseEndIds(json: string, where: string): number[] {
   const { eos_token_id: ids } = parseJsonObject(json, where);
@@ -176,13 +178,13 @@ export function parseEndIds(json: string, where: string): number[] {
   );
 }
 
-/** How far each layer of a GPT-Neo looks back, from `attention_types` such as [[["global","local"],2]]. */
+/** Window of each layer of a GPT-Neo, from `attention_types` such as [[["global","local"],2]]. */
 function windowsOf(fields: Record<string, unknown>, where: string): number[] {
   const { num_layers, attention_types, window_size = DEFAULT_WINDOW } = fields;
   const kinds: unknown[] = [];
   for (const item of Array.isArray(attention_types) ? attention_types : []) {
     const [pattern, count] = Array.isArray(item) ? item : [];
-    const fits = Array.isArray(pattern) && pattern.length > 0 && // or any count would fit
+    const fits = Array.isArray(pattern) && pattern.length > 0 && // with an empty pattern any count would fit
       Number.isSafeInteger(count) && count >= 1 &&
       kinds.length + pattern.length * count <= Math.min(num_layers as number, MOST_LAYERS);
     if (!fits) {
@@ -209,9 +211,9 @@ function windowsOf(fields: Record<string, unknown>, where: string): number[] {
 }
 
 /**
- * A model as the `config.json` that Hugging Face transformers reads.
+ * Makes the `config.json` of a model, which Hugging Face transformers reads.
  *
- * @throws {RangeError} if that file cannot express the model.
+ * @throws {RangeError} if that file cannot describe the model.
  */
 export function toHuggingFaceConfig(
   config: GptConfig,
@@ -231,7 +233,7 @@ export function toHuggingFaceConfig(
   return fields;
 }
 
-/** Every field of a configuration with its default, adapters aside, which have separate files. */
+/** A configuration with all defaults, without adapters, which have separate files. */
 function architectureOf({ lora: _, ...config }: GptConfig): Record<string, unknown> {
   return { ...defaultsOf(config), ...config };
 }
@@ -290,29 +292,29 @@ function fieldsOf(
   });
 }
 
-/** Ids as transformers writes them: a number if there is one, or else a list. */
+/** Ids as transformers writes them: a single one as a number, others as a list. */
 export function oneOrAll(ids: readonly number[]): number | readonly number[] {
   return ids.length === 1 ? ids[0]! : ids;
 }
 
-/** In the order of the names, as transformers writes them. */
+/** Sorts fields by name, as transformers does. */
 function sorted(fields: Record<string, unknown>): Record<string, unknown> {
   return Object.fromEntries(Object.entries(fields).sort(([a], [b]) => a < b ? -1 : 1));
 }
 
-/** A tensor of a file that holds a parameter, or some of its columns. */
+/** A tensor of a file that holds a parameter, or some columns of it. */
 export interface StoredTensor {
-  /** Name, without what `PREFIX` puts before it. */
+  /** Name without `PREFIX`. */
   readonly name: string;
   /** Dimensions in the file. */
   readonly shape: readonly number[];
   /** Whether it is stored as [outputs,inputs]. */
   readonly transposed: boolean;
-  /** First column of the parameter that is its. */
+  /** First of the parameter's columns that it holds. */
   readonly firstColumn: number;
 }
 
-/** The tensors that hold a parameter; adapters have files of their own. */
+/** The tensors of a file that hold a parameter; adapters have separate files. */
 export function storedTensors(config: GptConfig, spec: ParameterSpec): StoredTensor[] {
   const { name, shape } = spec;
   const asItIs = { name, shape, transposed: false, firstColumn: 0 };
@@ -328,10 +330,10 @@ export function storedTensors(config: GptConfig, spec: ParameterSpec): StoredTen
   }));
 }
 
-/** Prefix of every name but the head's in the file of a model with a head. */
+/** Prefix of every name except the head's in the file of a model with a head. */
 const PREFIX = "transformer.";
 
-/** A stored tensor's name in the files that this code writes. */
+/** The name under which a tensor is written. */
 export function nameInFile(name: string): string {
   return name === HEAD ? name : PREFIX + name;
 }
@@ -340,18 +342,17 @@ export function nameInFile(name: string): string {
 const PREFIXES: readonly string[] = [PREFIX, "_orig_mod.", "module."];
 
 /**
- * The name of a stored tensor by that in a file, without its prefixes: models that are stored without a head have
- * none.
+ * Removes the prefixes from the name of a tensor in a file. Models that are stored without a head have none.
  */
 export function nameFromFile(name: string): string {
   const prefix = PREFIXES.find((prefix) => name.startsWith(prefix));
   return prefix === undefined ? name : nameFromFile(name.slice(prefix.length));
 }
 
-/** The head's matrix, which files may hold although it is that of the token embedding. */
+/** Name of the head's matrix, which a file may hold even if it equals the token embedding. */
 export const HEAD = "lm_head.weight";
 
-/** Whether a tensor is one of the constants for masking that older versions of transformers stored. */
+/** Whether a tensor is an attention mask, which older versions of transformers stored. */
 export function isMask(name: string): boolean {
   return /^h\.\d+\.attn\.(attention\.)?(masked_)?bias$/.test(name);
 }

@@ -20,13 +20,13 @@ import { fromFloat32, type SafetensorsEntry, toFloat32 } from "./safetensors.ts"
 import { openParts, placedReader, type TensorFiles, type TensorReader } from "./tensor_files.ts";
 
 /**
- * Models as llama.cpp's architecture `gpt2` has them (its gguf-py/gguf/constants.py and
- * src/models/gpt2.cpp): names, shapes, and what it lacks.
+ * Models in llama.cpp's architecture `gpt2` (gguf-py/gguf/constants.py and src/models/gpt2.cpp there): names and
+ * shapes of tensors, and metadata.
  *
  * @module
  */
 
-/** llama.cpp's names of what stands before `.weight` and `.bias`; of a block, behind `blk.N.`. */
+/** Names in llama.cpp of modules, by our names; within a block the prefix there is `blk.N.`. */
 const NAMES: Readonly<Record<string, string>> = {
   "wte": "token_embd",
   "wpe": "position_embd",
@@ -41,15 +41,15 @@ const NAMES: Readonly<Record<string, string>> = {
 };
 
 /**
- * Most tokens that a model may look at there: all see all, while the layers of a GPT-Neo that look back a
- * little way only see all of a text that is no longer.
+ * Context length of a model in llama.cpp. There every token attends to all tokens before it. Local layers of a
+ * GPT-Neo do so only within texts that are no longer than their window.
  */
 export function llamaCppContext({ contextLength, attentionWindows = [] }: GptConfig): number {
   return Math.min(contextLength, ...attentionWindows.filter((window) => window > 0));
 }
 
 /**
- * The metadata of a model that llama.cpp needs beside its tensors.
+ * The metadata that llama.cpp needs beside the tensors of a model.
  *
  * @throws {UserError} if the activation function is not the one that llama.cpp's GPT-2 has.
  */
@@ -74,10 +74,9 @@ export function llamaCppValues(config: GptConfig, dtype: "F32" | "F16"): [string
 }
 
 /**
- * A model's tensors for llama.cpp: matrices as [outputs,inputs], vectors and positions in f32 whatever
- * `dtype` is.
+ * The tensors of a model for llama.cpp: matrices as [outputs,inputs], vectors and positions always in f32.
  *
- * There attention scores are always multiplied by 1 / √HS: another scale becomes a factor of the queries. Biases
+ * llama.cpp always multiplies attention scores by 1 / √HS, so another scale becomes a factor of the queries. Biases
  * that a GPT-Neo lacks are zero.
  */
 export async function llamaCppTensors(
@@ -117,7 +116,7 @@ export async function llamaCppTensors(
   return tensors;
 }
 
-/** Multiplies the first third of every row of 3 · C: the queries. */
+/** Multiplies the queries, the first third of every row of 3 · C. */
 function scaleQueries(
   values: Float32Array,
   { width: C, scale }: { width: number; scale: number },
@@ -127,7 +126,7 @@ function scaleQueries(
   }
 }
 
-/** A matrix [inputs,outputs] as [outputs,inputs]. */
+/** Transposes a matrix [inputs,outputs] to [outputs,inputs]. */
 function transposed(
   values: Float32Array,
   [inputs, outputs]: readonly number[],
@@ -143,14 +142,14 @@ function transposed(
 export interface GgufModel extends TensorFiles {
   /** Its configuration. */
   readonly config: GptConfig;
-  /** All values of the file, those of its tokenizer among them. */
+  /** All values of the file, including those of its tokenizer. */
   readonly values: ReadonlyMap<string, GgufReadValue>;
 }
 
 /**
- * The GGUF file at a path: the file itself, or the only one of a directory that has no `config.json`.
+ * Finds the GGUF file at a path, which names the file, or a directory without `config.json` that holds one.
  *
- * @returns its path; undefined if there is none.
+ * @returns the path of the file; undefined if there is none.
  */
 export function ggufIn(path: string): string | undefined {
   const isGguf = (name: string) => /\.gguf$/i.test(name);
@@ -189,12 +188,12 @@ export function openGguf(path: string): GgufModel {
   }
 }
 
-/** Names by llama.cpp's. */
+/** Our names of modules, by those in llama.cpp. */
 const OUR_NAMES: ReadonlyMap<string, string> = new Map(
   Object.entries(NAMES).map(([ours, theirs]) => [theirs, ours]),
 );
 
-/** The name of a tensor in Hugging Face's files. */
+/** The name of a tensor in Hugging Face's files, by that in llama.cpp; undefined if it has none. */
 function nameFromLlamaCpp(stored: string): string | undefined {
   const [, block, module, kind] = /^(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)$/.exec(stored) ?? [];
   const name = OUR_NAMES.get(module!);
@@ -202,7 +201,7 @@ function nameFromLlamaCpp(stored: string): string | undefined {
   return nameInFile(`${block === undefined ? "" : `h.${block}.`}${name}.${kind}`);
 }
 
-/** A matrix [outputs,inputs] as [inputs,outputs]: each part that is asked for takes the whole matrix. */
+/** Transposes a matrix [outputs,inputs] to [inputs,outputs]; reading any part of it reads all of it. */
 function transposedReader({ shape, floats }: TensorReader): TensorReader {
   if (shape.length !== 2) return { shape, floats };
   const count = shape[0]! * shape[1]!;
@@ -212,7 +211,7 @@ function transposedReader({ shape, floats }: TensorReader): TensorReader {
   };
 }
 
-/** The configuration of a model from the values and tensors of its file. */
+/** Reads the configuration of a model from the values and tensors of its file. */
 function configOf(
   values: ReadonlyMap<string, GgufReadValue>,
   tensors: ReadonlyMap<string, TensorReader>,
@@ -254,7 +253,7 @@ function configOf(
   return withoutDefaults(config);
 }
 
-/** The shortest decimal number that is the same in f32. */
+/** The shortest decimal number that rounds to the same f32. */
 function shortest(value: number): number {
   for (let digits = 1; digits < 9; digits++) {
     const rounded = Number(value.toPrecision(digits));
@@ -263,10 +262,10 @@ function shortest(value: number): number {
   return value;
 }
 
-/** Elements of two tensors that are compared at a time. */
+/** Elements that are compared at a time. */
 const PART = 2 ** 22;
 
-/** Whether two tensors hold the same values: files may have the head although it is the token embedding. */
+/** Whether two tensors hold the same values; a file may repeat the token embedding as the head. */
 function isSame(a: TensorReader, b: TensorReader): boolean {
   if (a.shape.join() !== b.shape.join()) return false;
   const count = a.shape.reduce((product, dim) => product * dim, 1);

@@ -15,9 +15,11 @@ import type { TensorReader } from "./tensor_files.ts";
 /**
  * Adapters as PEFT stores them: `adapter_config.json`, and `adapter_model.safetensors` with A [r,inputs] and
  * B [outputs,r] of each linear layer (https://huggingface.co/docs/peft/developer_guides/checkpoint).
+ *
+ * @module
  */
 
-/** The files of a directory with adapters. */
+/** Names of the files of adapters. */
 export const ADAPTER_FILE = "adapter_model.safetensors", ADAPTER_CONFIG = "adapter_config.json";
 
 /** Whether a parameter belongs to an adapter. */
@@ -25,7 +27,7 @@ export function isAdapter(name: string): boolean {
   return /\.lora_[AB]\.weight$/.test(name);
 }
 
-/** Names of the layers that have adapters by default, per family: those that PEFT chooses. */
+/** Layers that have adapters by default in a family, the same as in PEFT. */
 export function defaultTargets({ family }: Pick<GptConfig, "family">): string[] {
   return family === "gpt_neo" ? ["q_proj", "v_proj"] : ["c_attn"];
 }
@@ -35,20 +37,20 @@ export function loraScale({ rank, alpha }: Pick<LoraConfig, "rank" | "alpha">): 
   return alpha / rank;
 }
 
-/** The name of an adapter's parameter in PEFT's files. */
+/** The name of an adapter's parameter in a file of PEFT. */
 export function nameInAdapterFile(name: string): string {
   return `base_model.model.${nameInFile(name)}`;
 }
 
-/** Where adapters belong. */
+/** The base of adapters. */
 export interface AdapterBase {
-  /** The model that they stand beside: `OWNER/NAME` on the hub, or a directory. */
+  /** Name of the model for which they were trained: `OWNER/NAME` on the hub, or a directory. */
   readonly base: string;
   /** Its revision on the hub. */
   readonly revision?: string;
 }
 
-/** The `adapter_config.json` of a model with adapters. */
+/** Makes the `adapter_config.json` of a model with adapters. */
 export function toAdapterConfig(
   { lora, family }: GptConfig,
   { base, revision }: AdapterBase,
@@ -77,31 +79,31 @@ export function toAdapterConfig(
   };
 }
 
-/** Adapters as PEFT describes them, which `LoraConfig` is a simple case of. */
+/** Adapters as PEFT describes them; `LoraConfig` is a special case. */
 export interface PeftLora extends Omit<LoraConfig, "targets"> {
   /**
-   * Linear layers that have adapters: by their names, such as `transformer.h.0.attn.c_attn`, or the ends of
-   * these; by one regular expression of Python's, which must match the whole name; or `all-linear`.
+   * Linear layers that have adapters: a list of names such as `transformer.h.0.attn.c_attn` or of ends of names; a
+   * regular expression of Python that matches the whole name; or `all-linear`.
    */
   readonly targets: string | readonly string[];
-  /** Layers that have none, likewise. */
+  /** Layers that have no adapters, in the same notation. */
   readonly excluded?: string | readonly string[];
-  /** Blocks to which the ends of names in `targets` are confined. */
+  /** Blocks to which ends of names in `targets` apply; all by default. */
   readonly layers?: readonly number[];
-  /** Names before the number of a block, as regular expressions; any by default. */
+  /** Regular expressions for the name before the number of a block; any name by default. */
   readonly layerPatterns?: readonly string[];
-  /** Ranks of layers that have another one, by regular expressions that match the end of a name. */
+  /** Exceptions from `rank`, by regular expressions that match the end of a name. */
   readonly ranks?: Readonly<Record<string, number>>;
-  /** Alphas, likewise. */
+  /** Exceptions from `alpha`, in the same notation. */
   readonly alphas?: Readonly<Record<string, number>>;
-  /** Whether alpha is divided by the root of the rank (https://arxiv.org/abs/2312.03732). */
+  /** Whether the scale is alpha / √rank (https://arxiv.org/abs/2312.03732) instead of alpha / rank. */
   readonly rankStabilized?: boolean;
 }
 
-/** Values by which PEFT initializes A and B alone; others change the base, too. */
+/** Initializations that change only A and B; all others change the base as well. */
 const INITIALIZATIONS: readonly unknown[] = [true, false, "gaussian", "eva", "orthogonal"];
 
-/** What fields of `adapter_config.json` must be. */
+/** Fields of `adapter_config.json` that are read, with their requirements. */
 const REQUIRED: Readonly<Record<string, (value: unknown) => boolean>> = {
   "peft_type: LORA": (value) => value === "LORA",
   "task_type: CAUSAL_LM or null": (value) => value === "CAUSAL_LM" || isEmpty(value),
@@ -113,7 +115,7 @@ const REQUIRED: Readonly<Record<string, (value: unknown) => boolean>> = {
   "lora_alpha: a number": isNumber,
   "alpha_pattern: numbers by regular expressions": isPattern,
   "rank_pattern: numbers by regular expressions": isPattern,
-  "base_model_name_or_path: text": (value) => typeof value === "string" && value !== "",
+  "base_model_name_or_path: a string": (value) => typeof value === "string" && value !== "",
   "target_modules: names of layers or a regular expression": isSelection,
   "exclude_modules: names of layers, a regular expression or null": (value) =>
     isEmpty(value) || isSelection(value),
@@ -162,8 +164,10 @@ function isPattern(value: unknown): boolean {
 const MOST_EXPRESSION = 10_000;
 
 /**
- * A regular expression of Python's that must match a whole text, if JavaScript has one that means the same.
- * The notations differ in flags at the beginning, named groups, and both ends of a text.
+ * Translates a regular expression of Python that must match a whole text. The notations differ in flags at the
+ * beginning, in named groups, and in anchors.
+ *
+ * @returns undefined if it is invalid, or if JavaScript has no such expression.
  */
 function compile(expression: string): RegExp | undefined {
   const [, flags = "", body] = /^(?:\(\?([aimsu]+)\))?(.*)$/s.exec(expression)!;
@@ -173,7 +177,7 @@ function compile(expression: string): RegExp | undefined {
   try {
     return new RegExp(`^(?:${translated})$`, flags.replaceAll(/[au]/g, ""));
   } catch {
-    return undefined; // it is none, or one that JavaScript does not have
+    return undefined;
   }
 }
 
@@ -187,11 +191,10 @@ function matches(expression: string, text: string): boolean {
 }
 
 /**
- * Reads an `adapter_config.json`, PEFT's or ours.
+ * Parses an `adapter_config.json`.
  *
- * @param where the file's path, for error messages.
- * @throws {UserError} if the text is no JSON object, or if it describes adapters of another kind; the sentence
- * names the field and its value.
+ * @param where path of the file, for error messages.
+ * @throws {UserError} if the text is not a JSON object, or if a field has an unsupported value; the message names both.
  */
 export function parseAdapterConfig(json: string, where: string): { lora: PeftLora } & AdapterBase {
   const fields: JsonObject = parseJsonObject(json, where);
@@ -211,7 +214,7 @@ export function parseAdapterConfig(json: string, where: string): { lora: PeftLor
   const hasLayers = !isEmpty(layers_to_transform);
   if (hasLayers && typeof target_modules === "string") {
     throw refuse(
-      "layers_to_transform must be null if target_modules is a text",
+      "layers_to_transform must be null if target_modules is a string",
       layers_to_transform,
     );
   }
@@ -239,10 +242,10 @@ export function parseAdapterConfig(json: string, where: string): { lora: PeftLor
 }
 
 /**
- * Adapters of PEFT as this code trains them.
+ * Converts the description of adapters to one that can be trained.
  *
- * @param where the adapters' directory, for error messages.
- * @throws {UserError} if they have more than one rank, one alpha and names of layers.
+ * @param where directory of the adapters, for error messages.
+ * @throws {UserError} if they need more than one rank, one alpha and a list of names.
  */
 export function trainableLora(
   { rank, alpha, targets, ...more }: PeftLora,
@@ -264,14 +267,14 @@ export interface StoredAdapter extends Adapter {
   readonly scale: number;
 }
 
-/** Layers that PEFT can give adapters, unlike this code. */
+/** Layers that can have adapters in PEFT but not here. */
 const UNSUPPORTED_LAYERS: readonly string[] = [nameInFile("wte"), nameInFile("wpe"), "lm_head"];
 
 /**
- * The adapters that PEFT puts beside a model.
+ * The adapters that PEFT gives a model, block by block.
  *
- * @throws {UserError} if a rank or an alpha is out of range, if no linear layer is a target, or if the embedding or
- * the head is one.
+ * @throws {UserError} if a rank or an alpha is out of range, if no linear layer is a target, or if an embedding or
+ * the head is a target.
  */
 export function storedAdapters(config: GptConfig, lora: PeftLora): StoredAdapter[] {
   const { rank, alpha, targets, ranks = {}, alphas = {}, rankStabilized = false } = lora;
@@ -298,7 +301,7 @@ export function storedAdapters(config: GptConfig, lora: PeftLora): StoredAdapter
   return adapters;
 }
 
-/** Whether a layer has an adapter, by PEFT's rules (its `check_target_module_exists()`). */
+/** Whether a layer has an adapter, by the rules of PEFT's `check_target_module_exists()`. */
 function isTarget(name: string, { targets, excluded, layers, layerPatterns }: PeftLora): boolean {
   const isEnd = (end: string) => name.endsWith(`.${end}`);
   if (typeof excluded === "string" && matches(excluded, name)) return false;
@@ -321,10 +324,10 @@ function isAllLinear(targets: PeftLora["targets"]): boolean {
 }
 
 /**
- * The tensors of adapters by the names of the model's parameters.
+ * Finds the tensors of adapters, by the names of the model's parameters.
  *
- * @param where the file's path, for error messages.
- * @throws {UserError} if one is missing, unknown, or of another shape.
+ * @param where path of the file, for error messages.
+ * @throws {UserError} if a tensor is missing, unknown, or of another shape.
  */
 export function adapterTensors(
   adapters: readonly Pick<StoredAdapter, "A" | "B" | "module" | "rank">[],
@@ -348,7 +351,7 @@ export function adapterTensors(
   const unknown = [...tensors.keys()].filter((name) => !known.has(name));
   if (unknown.length === 0) return found;
   throw new UserError(
-    `Cannot load ${where} as it must hold the adapters of its configuration alone: ` +
+    `Cannot load ${where} as it must hold only the adapters of its configuration: ` +
       `current unknown names are ${
         unknown.slice(0, 20).map((name) => printable(name, 80)).join(", ")
       }`,
@@ -356,11 +359,11 @@ export function adapterTensors(
 }
 
 /**
- * Merges an adapter into the matrix that it stands beside: W += scale · (B · A)ᵀ, after which the model
- * computes without the adapter what it did with it, up to rounding.
+ * Merges an adapter into the weight of its layer: W += scale · (B · A)ᵀ. The model then computes the same without
+ * the adapter, up to rounding.
  *
- * @param adapter.A [r,inputs], adapter.B [outputs,r], row by row.
- * @param weight [inputs,columns], of which the module has `outputs` columns; is changed.
+ * @param adapter.A [r,inputs], adapter.B [outputs,r], row-major.
+ * @param weight [inputs,columns], of which `outputs` columns belong to the module; they are changed.
  */
 export function mergeLora(
   { rank, scale, module: { inputs, outputs, firstColumn } }: {

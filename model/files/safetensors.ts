@@ -20,7 +20,7 @@ export type SafetensorsDType =
   | "I64"
   | "F64";
 
-/** Bytes of an element. */
+/** Bytes per element. */
 export const DTYPE_BYTES: Readonly<Record<SafetensorsDType, number>> = {
   BOOL: 1,
   U8: 1,
@@ -49,11 +49,11 @@ export interface SafetensorsEntry {
   readonly data: Uint8Array<ArrayBuffer>;
 }
 
-/** The content of a safetensors file. */
+/** Contents of a safetensors file. */
 export interface Safetensors {
   /** Tensors by name, in the order of the header. */
   readonly tensors: ReadonlyMap<string, SafetensorsEntry>;
-  /** Texts by name. */
+  /** Metadata: strings by name. */
   readonly metadata: ReadonlyMap<string, string>;
 }
 
@@ -63,19 +63,18 @@ const MAX_NAME_BYTES = 1024;
 const MAX_RANK = 64;
 const MAX_NESTING = 4;
 
-/** Longest sentence about a file, and longest name in it. */
+/** Most characters of a message about a file, and of a name in it. */
 const MAX_REASON = 300, LONGEST_SHOWN = 80;
 
 /**
- * Reads a safetensors file, trusting nothing in it.
+ * Parses a safetensors file and trusts nothing in it.
  *
- * The file is 8 bytes of header length, a JSON header, and the tensors' bytes, each exactly once
- * (https://huggingface.co/docs/safetensors). Whatever departs from that is refused before any tensor
- * is looked at: what one reader passes over is where another reads something else.
+ * The file has 8 bytes with the length of the header, a JSON header, and the bytes of the tensors, each exactly
+ * once (https://huggingface.co/docs/safetensors). The parser refuses any deviation before it reads a tensor:
+ * where one reader is lenient, another may read something else.
  *
- * @param where the file's path, for error messages.
- * @throws {UserError} if the header is not what the format asks for.
- * @throws {UserError} if a number in it, or the file's length, cannot be.
+ * @param where path of the file, for error messages.
+ * @throws {UserError} if the header violates the format, or does not fit the length of the file.
  */
 export function parseSafetensors(bytes: Uint8Array<ArrayBuffer>, where: string): Safetensors {
   const { tensors, metadata } = parseSafetensorsHeader(
@@ -94,22 +93,22 @@ export function parseSafetensors(bytes: Uint8Array<ArrayBuffer>, where: string):
   };
 }
 
-/** Where in a file a tensor lies. */
+/** Place of a tensor in a file. */
 export interface SafetensorsPlace {
   /** Element type. */
   readonly dtype: SafetensorsDType;
   /** Dimensions, slowest first. */
   readonly shape: readonly number[];
-  /** First byte, from the beginning of the file. */
+  /** Offset of its first byte in the file. */
   readonly begin: number;
-  /** Byte after the last. */
+  /** Offset of the byte after its last one. */
   readonly end: number;
 }
 
 /**
- * Reads the header of a safetensors file, as strictly as `parseSafetensors()` and no more of the file.
+ * Parses the header of a safetensors file as strictly as `parseSafetensors()` does, and reads nothing else.
  *
- * @param read gives bytes of the file from `start` up to, not including, `end`.
+ * @param read returns the bytes of the file from `start` to before `end`.
  * @throws {UserError} as `parseSafetensors()`.
  */
 export function parseSafetensorsHeader(
@@ -170,7 +169,7 @@ export function parseSafetensorsHeader(
       (reason) => refuse(`tensor ${shown} ${reason}`),
     );
     const elements = shape.reduce((product, dim) => product * dim, 1);
-    // a zero dimension does not excuse an impossible one
+    // an impossible dimension is refused even if another one is zero
     const largest = shape.filter((dim) => dim > 0).reduce((product, dim) => product * dim, 1);
     if (largest * DTYPE_BYTES[dtype] > Number.MAX_SAFE_INTEGER) {
       throw refuse(`tensor ${shown} must not be larger than any file: current shape is [${shape}]`);
@@ -212,7 +211,7 @@ export function parseSafetensorsHeader(
   return { tensors, metadata };
 }
 
-/** Checks one entry of the header field by field. */
+/** Checks an entry of the header, field by field. */
 function parseEntry(
   value: Json,
   fail: (reason: string) => Error,
@@ -248,7 +247,7 @@ function parseEntry(
   return { dtype: dtype as SafetensorsDType, shape, begin: offsets[0]!, end: offsets[1]! };
 }
 
-/** A number as it is written: 2, 2.0 and 2e0 are different things in a header. */
+/** A number as it is written, since a header may hold 2 but not 2.0 or 2e0. */
 class JsonNumber {
   constructor(readonly source: string) {}
 }
@@ -256,12 +255,12 @@ class JsonNumber {
 type Json = string | boolean | null | JsonNumber | Json[] | JsonObject;
 type JsonObject = Map<string, Json>;
 
-/** A reason without the megabytes that a hostile file would put into it. */
+/** Cuts a reason, into which a hostile file could put megabytes. */
 function clip(reason: string): string {
   return printable(reason, MAX_REASON);
 }
 
-/** The first requirement that a name does not meet; undefined if it meets all. */
+/** The first requirement that a name violates; undefined if it meets all. */
 function problemOf(name: string): string | undefined {
   if (name === "" || new TextEncoder().encode(name).length > MAX_NAME_BYTES) {
     return `have 1 to ${MAX_NAME_BYTES} bytes`;
@@ -277,15 +276,15 @@ function show(value: Json): string {
   return Array.isArray(value) ? "a list" : quoted(value);
 }
 
-/** Any token but a string: on a string of megabytes a regular expression exhausts the stack. */
+/** Any token except a string: on a string of megabytes a regular expression exhausts the stack. */
 const TOKEN = /[{}[\],:]|-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?|true|false|null/y;
 
 /**
- * Parses a JSON object into Maps, which hold any key, `__proto__` too. Unlike JSON.parse it refuses
- * duplicate keys, keeps numbers as written, and allows nothing but spaces after the object. It stops
- * at the first list or object that is too large for a header, before it fills the memory.
+ * Parses a JSON object into Maps, which accept any key, even `__proto__`. Unlike JSON.parse() it refuses
+ * duplicate keys, keeps numbers as they are written, and allows only spaces after the object. It stops at the
+ * first list or object that is too large for a header, before memory fills up.
  *
- * @param refuse makes the error of a requirement, such as "must be valid JSON".
+ * @param refuse creates the error of a requirement, such as "must be valid JSON".
  */
 function parseStrictJson(
   text: string,
@@ -373,14 +372,14 @@ function parseStrictJson(
 }
 
 /**
- * Writes a safetensors file as chunks, header first, so that no tensor is copied.
+ * Serializes tensors as the chunks of a safetensors file, header first, without copying them.
  *
- * The tensors keep their order; the header is padded with spaces to a multiple of eight bytes.
+ * The tensors keep their order. Spaces pad the header to a multiple of eight bytes.
  *
- * @throws {UserError} if a name comes twice, is `__metadata__` or none that the format has, or if a tensor's
- * bytes are not those of its shape and dtype: `parseSafetensors()` would refuse the file.
+ * @throws {RangeError} if `parseSafetensors()` would refuse the file: if a name occurs twice, is `__metadata__` or
+ * is not valid, or if the data of a tensor does not fit its shape and dtype.
  *
- * @example Write a file and read it
+ * @example Write a file and read it back
  * ```ts
  * import { parseSafetensors, serializeSafetensors } from "./safetensors.ts";
  *
@@ -396,7 +395,7 @@ export function serializeSafetensors(
   tensors: Iterable<readonly [string, SafetensorsEntry]>,
   metadata: Readonly<Record<string, string>> = {},
 ): Uint8Array<ArrayBuffer>[] {
-  // a Map, as an object would put the name "0" before all others
+  // a Map, since an object would put the name "0" first
   const header = new Map<string, unknown>();
   const broken = Object.entries(metadata).flat().find((text) => !text.isWellFormed());
   if (broken !== undefined) {
@@ -444,12 +443,12 @@ export function serializeSafetensors(
 }
 
 /**
- * The elements of a float tensor as f32.
+ * Converts the elements of a float tensor to f32.
  *
  * @throws {UserError} if the tensor does not hold floats.
  */
 export function toFloat32({ dtype, data }: SafetensorsEntry): Float32Array<ArrayBuffer> {
-  const buffer = data.slice().buffer; // tensors may start at any byte
+  const buffer = data.slice().buffer; // aligned, as tensors may start at any byte
   switch (dtype) {
     case "F32":
       return new Float32Array(buffer);
@@ -466,7 +465,7 @@ export function toFloat32({ dtype, data }: SafetensorsEntry): Float32Array<Array
   }
 }
 
-/** A tensor of f32 or, rounded to nearest even, f16 elements. */
+/** Makes a tensor of f32 elements, or of f16 elements rounded to nearest even. */
 export function fromFloat32(
   values: Float32Array<ArrayBuffer>,
   shape: readonly number[],

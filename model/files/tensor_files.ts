@@ -16,7 +16,7 @@ import {
 } from "./safetensors.ts";
 import { parseTorchFile } from "./torch_file.ts";
 
-/** A tensor of floats that is read part by part, so that a model need not lie in memory whole. */
+/** A tensor of floats that is read part by part, so that memory never holds a whole model. */
 export interface TensorReader {
   /** Dimensions, slowest first. */
   readonly shape: readonly number[];
@@ -28,17 +28,17 @@ export interface TensorReader {
   floats(first: number, count: number): Float32Array<ArrayBuffer>;
 }
 
-/** Gives bytes of a file from `start` up to, not including, `end`. */
+/** Returns the bytes of a file from `start` to before `end`. */
 type Read = (start: number, end: number) => Uint8Array<ArrayBuffer>;
 
-/** A tensor that lies in memory as one that is read part by part. */
+/** The reader of a tensor in memory. */
 export function readerOf({ dtype, shape, data }: SafetensorsEntry): TensorReader {
   return placedReader({ dtype, shape, begin: 0 }, (start, end) => data.subarray(start, end));
 }
 
 /** The tensors of one or several files. */
 export interface TensorFiles {
-  /** By the names in the files. */
+  /** Readers by the names in the files. */
   readonly tensors: ReadonlyMap<string, TensorReader>;
   /** The files' paths. */
   readonly paths: readonly string[];
@@ -46,12 +46,12 @@ export interface TensorFiles {
   close(): void;
 }
 
-/** The file of a model's tensors. */
+/** Name of the file with a model's tensors. */
 export const MODEL_FILE = "model.safetensors";
 
 /**
- * Files that lead to a model's tensors, in transformers' order of preference: an index names the file of each
- * tensor, and `.bin` is PyTorch's format.
+ * Names of files with a model's tensors, or with an index that names the file of each tensor, in transformers' order
+ * of preference. `.bin` is PyTorch's format.
  */
 export const MODEL_FILES: readonly string[] = [MODEL_FILE, "pytorch_model.bin"]
   .flatMap((name) => [name, indexOf(name)]);
@@ -65,7 +65,7 @@ export function isIndex(name: string): boolean {
   return name.endsWith(".index.json");
 }
 
-/** The file among a model's files that leads to its tensors, and a notice if there was a choice. */
+/** Chooses one of `MODEL_FILES` among the files of a model; returns a notice if there was a choice. */
 export function chooseModelFile(
   names: readonly string[],
 ): { name: string; notice?: string } | undefined {
@@ -80,11 +80,10 @@ export function chooseModelFile(
 }
 
 /**
- * Opens files of tensors and reads where in them these lie, as strictly as `parseSafetensors()`; tensors are
- * read when they are asked for. What ends in `.bin` is read as PyTorch's, all else as safetensors.
+ * Opens files of tensors and parses their headers, as strictly as `parseSafetensors()` does; the readers read the
+ * tensors. A name with `.bin` at its end means PyTorch's format, any other safetensors.
  *
- * @throws {UserError} if a file cannot be read, or if it is no such file, or if two files
- * hold a tensor of one name.
+ * @throws {UserError} if a file cannot be read or has another format, or if two files hold a tensor of the same name.
  */
 export function openTensorFiles(paths: readonly string[]): TensorFiles {
   const files: { close(): void }[] = [];
@@ -114,16 +113,16 @@ export function openTensorFiles(paths: readonly string[]): TensorFiles {
 }
 
 /**
- * The files that an index names.
+ * Names of the files that an index lists.
  *
  * @param text the index.
- * @throws {UserError} if the index is none.
+ * @throws {UserError} if the text is not an index.
  */
 export function shardNames(text: string, where: string): string[] {
   return [...new Set(Object.values(parseIndex(text, where)))].sort();
 }
 
-/** The file of each tensor, as an index has it. */
+/** Parses an index: the file of each tensor. */
 function parseIndex(text: string, where: string): Readonly<Record<string, string>> {
   const { weight_map: map } = parseJsonObject(text, where);
   const names = isObject(map) ? [...new Set(Object.values(map))] : [];
@@ -140,9 +139,9 @@ function parseIndex(text: string, where: string): Readonly<Record<string, string
 }
 
 /**
- * Opens the tensors of a model in a directory, whether in one file or in several.
+ * Opens the tensors of the model in a directory, in one file or several.
  *
- * @throws as `openTensorFiles()` and `shardNames()`, or if a file lacks what the index says it has.
+ * @throws {UserError} as `openTensorFiles()` and `shardNames()`, or if a tensor of the index is missing.
  */
 export function openModelTensors(directory: string): TensorFiles {
   const name = MODEL_FILES.find((name) => existsSync(join(directory, name))) ?? MODEL_FILE;
@@ -172,7 +171,7 @@ export function openModelTensors(directory: string): TensorFiles {
   return files;
 }
 
-/** SHA-256 of files one after the other, in hexadecimal. */
+/** SHA-256 of the concatenation of files, in hexadecimal. */
 export function hashFiles(paths: readonly string[]): string {
   const hash = createHash("sha256");
   for (const path of paths) {
@@ -190,7 +189,7 @@ export function hashFiles(paths: readonly string[]): string {
 
 const PART_BYTES = 2 ** 24;
 
-/** A tensor at a place of a file. */
+/** The reader of a tensor at a place of a file. */
 export function placedReader(
   { dtype, shape, begin }: Omit<SafetensorsPlace | GgufPlace, "end">,
   read: Read,
@@ -212,9 +211,9 @@ export function placedReader(
 }
 
 /**
- * Opens a file that is read part by part.
+ * Opens a file to read it part by part.
  *
- * @throws {UserError} if it is no file, or if the system refuses.
+ * @throws {UserError} if the path is not that of a file, or if the system refuses.
  */
 export function openParts(path: string): { size: number; read: Read; close(): void } {
   const file = open(path);
@@ -232,7 +231,7 @@ function open(path: string): number {
   }, (reason) => new UserError(`Cannot read ${path}: ${reason}`));
 }
 
-/** Bytes of a file. */
+/** Reads a part of a file. */
 function readPart(file: number, path: string, start: number, end: number): Uint8Array<ArrayBuffer> {
   const bytes = new Uint8Array(end - start);
   if (readAt(file, bytes, start) === bytes.length) return bytes;

@@ -4,33 +4,33 @@ import { UserError } from "../../files/user_error.ts";
 import { DTYPE_BYTES, type SafetensorsDType, type SafetensorsPlace } from "./safetensors.ts";
 
 /**
- * The files that PyTorch's `torch.save()` writes, `pytorch_model.bin` among them: a zip archive whose entries
- * are not compressed, one for each storage and one, `data.pkl`, with a pickle that says which tensors lie in
- * which storage. A pickle is a program that may call anything; this one is read as a description of a table
- * of tensors, and whatever else it asks for is refused.
+ * Files of PyTorch's `torch.save()`, such as `pytorch_model.bin`: a zip archive of uncompressed entries, one per
+ * storage, and one, `data.pkl`, with a pickle that says which tensors lie in which storage. A pickle is a program
+ * that may call anything. This parser reads it as the description of a table of tensors, and refuses everything
+ * else that it asks for.
  *
- * The formats: https://pytorch.org/docs/stable/notes/serialization.html, Python's pickletools,
+ * Formats: https://pytorch.org/docs/stable/notes/serialization.html, Python's pickletools,
  * https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT
  *
  * @module
  */
 
-/** Gives bytes of a file from `start` up to, not including, `end`. */
+/** Returns the bytes of a file from `start` to before `end`. */
 type Read = (start: number, end: number) => Uint8Array<ArrayBuffer>;
 
-/** Largest description of tensors that is read; a model with a thousand of them needs 200 kB. */
+/** Most bytes of a pickle; a model with a thousand tensors needs 200 kB. */
 const MOST_PICKLE_BYTES = 2 ** 25;
 
-/** Most objects that it may make, and remember; for a thousand tensors it makes some ten thousand. */
+/** Most objects that a pickle may create or memoize; a thousand tensors need some ten thousand. */
 const MOST_OBJECTS = 1_000_000;
 
-/** Most entries of an archive, one for each storage and some more. */
+/** Most entries of an archive: one per storage, and a few more. */
 const MOST_ENTRIES = 200_000;
 
-/** Most dimensions of a tensor, PyTorch's own bound. */
+/** Most dimensions of a tensor, a limit of PyTorch. */
 const MOST_DIMENSIONS = 64;
 
-/** Element types by the names of PyTorch's storages. */
+/** Element types, by the names of PyTorch's storages. */
 const STORAGES: Readonly<Record<string, SafetensorsDType>> = {
   "torch FloatStorage": "F32",
   "torch HalfStorage": "F16",
@@ -45,13 +45,12 @@ const STORAGES: Readonly<Record<string, SafetensorsDType>> = {
 };
 
 /**
- * Finds the tensors of a file that `torch.save()` wrote of a table of tensors, such as a model's
- * `state_dict()`.
+ * Parses a file in which `torch.save()` has stored a table of tensors, such as a model's `state_dict()`.
  *
- * @param where the file's path, for error messages.
- * @returns where in the file each tensor lies.
- * @throws {UserError} if it is no such file, or if it holds anything but tensors, or one that
- * does not lie in one piece.
+ * @param where path of the file, for error messages.
+ * @returns the place of each tensor in the file.
+ * @throws {UserError} if it is another file, or if it holds anything except tensors, or a tensor that is not
+ * contiguous.
  */
 export function parseTorchFile(
   read: Read,
@@ -76,7 +75,7 @@ export function parseTorchFile(
   const order = entries.get(`${folder}byteorder`),
     end = order && Math.min(order.begin + 8, order.end);
   if (order && new TextDecoder().decode(read(order.begin, end!)) !== "little") {
-    throw new UserError(`Cannot read ${where} as its numbers must begin with their lowest byte`);
+    throw new UserError(`Cannot read ${where} as its numbers must be little-endian`);
   }
   const table = unpickle(read(place.begin, place.end), where);
   if (!(table instanceof Map)) {
@@ -87,11 +86,11 @@ export function parseTorchFile(
       const shown = typeof name === "string" ? quoted(name) : "what has no text for a name";
       if (typeof name !== "string" || !(value instanceof PickledTensor)) {
         throw new UserError(
-          `Cannot read ${where} as it must hold tensors alone: ${shown} is none`,
+          `Cannot read ${where} as it must hold only tensors: ${shown} is not a tensor`,
         );
       }
       const { storage, offset, shape } = value, width = DTYPE_BYTES[storage.dtype];
-      // a zero dimension does not excuse an impossible one
+      // an impossible dimension is refused even if another one is zero
       const largest = shape.filter((dim) => dim > 0).reduce((product, dim) => product * dim, width);
       if (shape.length > MOST_DIMENSIONS || largest > Number.MAX_SAFE_INTEGER) {
         throw new UserError(
@@ -118,18 +117,18 @@ export function parseTorchFile(
   );
 }
 
-/** Where an entry of an archive lies. */
+/** Place of an entry of an archive. */
 interface ZipEntry {
   readonly begin: number;
   readonly end: number;
 }
 
-/** A number of 64 bits, of which files use 53. */
+/** A 64-bit number; files use at most 53 bits of it. */
 function wide(view: DataView, at: number): number {
   return Number(view.getBigUint64(at, true));
 }
 
-/** The entries of a zip archive, none of which may be compressed. */
+/** Finds the entries of a zip archive, none of which may be compressed. */
 function zipEntries(read: Read, fileBytes: number, where: string): Map<string, ZipEntry> {
   const cutOff = new UserError(
     `Cannot read ${where} as it must be a whole archive: it is cut off`,
@@ -141,7 +140,7 @@ function zipEntries(read: Read, fileBytes: number, where: string): Map<string, Z
   };
   const instead = standIn(read(0, Math.min(fileBytes, STAND_IN_BYTES)));
   if (instead) throw new UserError(`Cannot read ${where} as ${instead}`);
-  // the end of the directory is the last thing in the file, but for a comment
+  // the end of the directory is the last record of the file; only a comment may follow
   const tail = view(Math.max(0, fileBytes - 65557), Math.min(fileBytes, 65557));
   let end = tail.byteLength - 22;
   while (end >= 0 && tail.getUint32(end, true) !== 0x06054b50) end--;
@@ -171,7 +170,7 @@ function zipEntries(read: Read, fileBytes: number, where: string): Map<string, Z
     );
     const more = view(at + 46, nameBytes! + extraBytes!);
     const name = new TextDecoder().decode(new Uint8Array(more.buffer, more.byteOffset, nameBytes));
-    // what exceeds 32 bits stands behind the name: sizes as they are and as stored, and the place
+    // after the name come the values that exceed 32 bits: both sizes, and the offset
     const sizes = [24, 20, 42].map((i) => header.getUint32(i, true));
     for (let extra = nameBytes!; extra + 4 <= more.byteLength;) {
       const bytes = more.getUint16(extra + 2, true);
@@ -211,17 +210,17 @@ function zipEntries(read: Read, fileBytes: number, where: string): Map<string, Z
   return entries;
 }
 
-/** A name of Python's, which stands for a function or a class. */
+/** Name of a Python function or class. */
 class PickledName {
   constructor(readonly name: string) {}
 }
 
-/** The elements of one tensor or of several. */
+/** A storage: the elements of one or several tensors. */
 class PickledStorage {
   constructor(readonly dtype: SafetensorsDType, readonly key: string) {}
 }
 
-/** A tensor: a storage and how it lies in it. */
+/** A tensor: a storage, and its layout in the storage. */
 class PickledTensor {
   constructor(
     readonly storage: PickledStorage,
@@ -230,7 +229,7 @@ class PickledTensor {
     readonly strides: readonly number[],
   ) {}
 
-  /** Whether its elements lie one behind the other, the last dimension fastest. */
+  /** Whether its elements are contiguous, the last dimension fastest. */
   isContiguous(): boolean {
     if (this.shape.includes(0)) return true;
     let expected = 1;
@@ -245,7 +244,7 @@ class PickledTensor {
 const areCounts = (list: unknown): list is number[] =>
   Array.isArray(list) && list.every((n) => Number.isSafeInteger(n) && n >= 0);
 
-/** What a call yields, of the few that descriptions of tensors make. */
+/** Result of one of the few calls that a description of tensors makes. */
 function call(name: string, values: readonly unknown[]): unknown {
   switch (name) {
     case "collections OrderedDict":
@@ -261,7 +260,7 @@ function call(name: string, values: readonly unknown[]): unknown {
   }
 }
 
-/** A storage, by what the pickle says of it: ("storage", type, key, device, elements). */
+/** A storage from its description in the pickle, ("storage", type, key, device, elements). */
 function storageOf(id: unknown): PickledStorage | undefined {
   if (!Array.isArray(id) || id[0] !== "storage") return undefined;
   const [, type, key] = id, dtype = type instanceof PickledName ? STORAGES[type.name] : undefined;
@@ -269,9 +268,9 @@ function storageOf(id: unknown): PickledStorage | undefined {
 }
 
 /**
- * Reads the pickle of a table of tensors: tuples and lists as arrays, dictionaries as maps.
+ * Reads the pickle of a table of tensors. Tuples and lists become arrays, dictionaries become Maps.
  *
- * @throws {UserError} if it ends early or wants anything else; it says what.
+ * @throws {UserError} if it ends early, or asks for anything else, which the message names.
  */
 function unpickle(bytes: Uint8Array<ArrayBuffer>, where: string): unknown {
   const refuse = (what: string): never => {

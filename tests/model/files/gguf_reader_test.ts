@@ -110,7 +110,7 @@ for (
     [
       "a file of a big-endian machine",
       file(MAGIC, 0x03000000, 0n, 0n),
-      "its numbers must begin with their lowest byte",
+      "its numbers must be little-endian",
     ],
     ["a file cut off", file(MAGIC, 3, 0n), "its header must end in it: current size is 16"],
     [

@@ -91,7 +91,7 @@ Deno.test("parseAdapterConfig() names the field and the value that are not suppo
     ],
     [
       { target_modules: ".*c_attn", layers_to_transform: [0] },
-      "layers_to_transform must be null if target_modules is a text: current value is [0]",
+      "layers_to_transform must be null if target_modules is a string: current value is [0]",
     ],
     [
       { layers_pattern: "h" },
