@@ -266,6 +266,24 @@ Deno.test("tokenizeDocuments() writes the same bytes after it was killed ten tim
   assert.deepEqual(filesBelow(cacheDirectory), filesBelow(await undisturbed()), `seed ${seed}`);
 });
 
+Deno.test("tokenizeDocuments() finds tokens in a cache that it may not write", async () => {
+  const cacheDirectory = join(directory, "read-only");
+  await tokenizeStories(cacheDirectory);
+  const partial = join(cacheDirectory, `${readdirSync(cacheDirectory)[0]}.partial`);
+  Deno.mkdirSync(partial); // as if a process had been killed right after it named the files
+  const tokenizerFile = join(directory, "read-only.json");
+  Deno.writeTextFileSync(tokenizerFile, tokenizer.json);
+  const child = fromFileUrl(new URL("./tokenize_child.ts", import.meta.url));
+  const { stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "--no-prompt", "--no-check", "--allow-read", child]
+      .concat(stories, tokenizerFile, cacheDirectory),
+  }).output();
+  assert.equal(new TextDecoder().decode(stdout), "ready\ndone\n", new TextDecoder().decode(stderr));
+  assert.ok(existsSync(partial));
+  await tokenizeStories(cacheDirectory, { onProgress: () => assert.fail("it is tokenized again") });
+  assert.ok(!existsSync(partial));
+});
+
 Deno.test("tokenizeDocuments() starts again if an interrupted run left damaged files", async () => {
   const cacheDirectory = join(directory, "damaged");
   const controller = new AbortController();
