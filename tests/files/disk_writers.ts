@@ -1,6 +1,7 @@
 import { join } from "node:path";
 import { hubFile } from "../../data/hub/hub.ts";
 import { documentsOf } from "../../data/text/documents.ts";
+import { loadCorpus } from "../../data/tokens/corpus.ts";
 import { tokenizeDocuments } from "../../data/tokens/tokenize.ts";
 import { byteLevelTokenizer } from "../../data/tokenizer/tokenizer.ts";
 import { BYTE_ALPHABET } from "../../data/tokenizer/byte_level.ts";
@@ -10,7 +11,7 @@ import { openRecord } from "../../train/record.ts";
 import { exampleFiles, exampleState } from "../checkpoints.ts";
 import { passHours } from "../hours.ts";
 import { HubServer, STORIES } from "../data/hub/server.ts";
-import { operations } from "./recorded_fs.ts";
+import { openPaths, operations } from "./recorded_fs.ts";
 
 /** Lets one of those that write files do so in a directory, and prints its operations as JSON. */
 const [writer, directory] = Deno.args as [string, string];
@@ -52,6 +53,21 @@ const WRITERS: Record<string, () => Promise<void> | void> = {
     passHours();
     (await tokenizeDocuments(documents, { tokenizer, cacheDirectory: directory })).close();
   },
+  async corpus() {
+    const write = (name: string, text: string) => {
+      const path = join(directory, name);
+      Deno.writeTextFileSync(path, text);
+      return path;
+    };
+    const data = [write("one.txt", "One.\n<|endoftext|>\nTwo.")];
+    const other = [write("other.txt", "Three.\n<|endoftext|>\nFour.")];
+    const cacheDirectory = join(directory, "cache");
+    const { tokenizer, close } = await loadCorpus({ data: other });
+    close();
+    for (const more of [{}, {}, { tokenizer }]) {
+      (await loadCorpus({ data, cacheDirectory, ...more })).close();
+    }
+  },
   async download() {
     await using server = new HubServer();
     server.publish(STORIES.path, new Uint8Array(100_000), { large: true });
@@ -62,4 +78,5 @@ const WRITERS: Record<string, () => Promise<void> | void> = {
 };
 
 await WRITERS[writer]!();
+if (openPaths().length > 0) throw new Error(`Files are still open: ${openPaths().join(", ")}`);
 console.log(JSON.stringify(operations));

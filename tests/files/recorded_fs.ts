@@ -4,7 +4,7 @@ export { default } from "node:fs";
 
 /**
  * What stands in for `node:fs` in a process that imports it by an import map: the same, and it notes what
- * is written, synced, renamed and removed, in this order.
+ * is written, synced, renamed and removed, in this order, and what is open.
  */
 
 /** Each operation and the paths that it names. */
@@ -23,6 +23,16 @@ export const openSync: typeof real.openSync = (path, ...rest) => {
   paths.set(file, String(path));
   return file;
 };
+
+export const closeSync: typeof real.closeSync = (file) => {
+  paths.delete(file);
+  real.closeSync(file);
+};
+
+/** Paths of the files that were opened and not closed. */
+export function openPaths(): string[] {
+  return [...paths.values()];
+}
 
 export const writeSync = ((file: number, ...rest: [Uint8Array]) => {
   note("write", paths.get(file)!);
@@ -52,8 +62,15 @@ export const rmSync: typeof real.rmSync = (path, options) => {
 };
 
 const { openSync: openFile } = Deno;
+let deno = 0; // keys of Deno's files, which are negative
 Deno.openSync = (path, options) => {
   const file = openFile(path, options), write = file.writeSync.bind(file);
+  const key = --deno, close = file.close.bind(file);
+  paths.set(key, String(path));
+  file.close = file[Symbol.dispose] = () => {
+    paths.delete(key);
+    close();
+  };
   file.writeSync = (bytes) => {
     note("write", String(path));
     return write(bytes);
