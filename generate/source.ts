@@ -24,8 +24,8 @@ import { parseEndIds, parseHuggingFaceConfig } from "../model/files/hugging_face
 import { ggufIn, openGguf } from "../model/files/llama_cpp.ts";
 import {
   ADAPTER_CONFIG,
-  ADAPTER_FILE,
   adapterTensors,
+  chooseAdapterFile,
   mergeLora,
   parseAdapterConfig,
   type PeftLora,
@@ -227,7 +227,7 @@ async function download(
   const more = async (name: string) => (await get(name, commit)).path;
   for (const name of tokenizerFileNames(names)) await more(name);
   if (names.includes(GENERATION_FILE)) await more(GENERATION_FILE);
-  const chosen = isAdapter ? { name: ADAPTER_FILE } : chooseModelFile(names);
+  const chosen = isAdapter ? { name: chooseAdapterFile(names) } : chooseModelFile(names);
   if (chosen === undefined) {
     throw new HubError(
       `Cannot load a model from ${spec} as it must hold one of ${
@@ -387,7 +387,7 @@ export function fillModel(gpt: Gpt, { directory, config, adapters }: ModelSource
   const open = [openTensors(directory)];
   try {
     if (adapters) {
-      const path = join(adapters.directory, ADAPTER_FILE);
+      const path = adapterFileIn(adapters.directory);
       const file = openTensorFiles([path]);
       open.push(file);
       const stored = storedAdapters(config, adapters.lora);
@@ -429,10 +429,14 @@ export function modelPaths(directory: string): string[] {
   return [...new Set([...paths, ...weightFiles(directory)])];
 }
 
+function adapterFileIn(directory: string): string {
+  return join(directory, chooseAdapterFile(namesIn(directory)));
+}
+
 /** SHA-256 of the files that `fillModel()` reads. */
 export function hashModel({ directory, adapters }: ModelSource): string {
   return hashFiles([
     ...weightFiles(directory),
-    ...(adapters ? [join(adapters.directory, ADAPTER_FILE)] : []),
+    ...(adapters ? [adapterFileIn(adapters.directory)] : []),
   ]);
 }

@@ -104,15 +104,12 @@ export function attentionOf(
   config: GptConfig,
   layer: number,
 ): { scale?: number; window?: number } {
-  const { attentionScale, attentionScaleByLayer, attentionWindows } = config;
-  const { attentionScale: whole } = { ...defaultsOf(config), ...config };
+  const { attentionScaleByLayer, attentionWindows } = config;
+  const { attentionScale } = { ...defaultsOf(config), ...config };
+  const scale = attentionScaleByLayer ? attentionScale / (layer + 1) : config.attentionScale;
   const window = attentionWindows?.[layer];
   return {
-    ...(attentionScaleByLayer
-      ? { scale: whole / (layer + 1) }
-      : attentionScale === undefined
-      ? {}
-      : { scale: attentionScale }),
+    ...(scale === undefined ? {} : { scale }),
     ...(window === undefined || window === 0 ? {} : { window }),
   };
 }

@@ -22,6 +22,14 @@ import type { TensorReader } from "./tensor_files.ts";
 /** Names of the files of adapters. */
 export const ADAPTER_FILE = "adapter_model.safetensors", ADAPTER_CONFIG = "adapter_config.json";
 
+/** Names of files with the tensors of adapters, in PEFT's order of preference; `.bin` is PyTorch's format. */
+const ADAPTER_FILES: readonly string[] = [ADAPTER_FILE, "adapter_model.bin"];
+
+/** Chooses the file with the tensors of adapters among the names in their directory. */
+export function chooseAdapterFile(names: readonly string[]): string {
+  return ADAPTER_FILES.find((name) => names.includes(name)) ?? ADAPTER_FILE;
+}
+
 /** Whether a parameter belongs to an adapter. */
 export function isAdapter(name: string): boolean {
   return /\.lora_[AB]\.weight$/.test(name);

@@ -19,9 +19,11 @@ import {
   serializeSafetensors,
   toFloat32,
 } from "../../model/files/safetensors.ts";
+import { openTensorFiles } from "../../model/files/tensor_files.ts";
 import { initializeParameters, saveParameters } from "../../model/weights.ts";
 import { HubServer } from "../data/hub/server.ts";
 import { device } from "../kernels/harness.ts";
+import { fromFileUrl } from "../paths.ts";
 
 const directory = Deno.makeTempDirSync();
 globalThis.addEventListener("unload", () => Deno.removeSync(directory, { recursive: true }));
@@ -302,6 +304,29 @@ Deno.test("findModel() scales PEFT's adapters by rank, alpha and their patterns,
       );
     }
   }
+});
+
+Deno.test("findModel() and fillModel() read adapters from PyTorch's file if there is no other", async () => {
+  const path = fromFileUrl(new URL("../golden/adapter_model.bin", import.meta.url));
+  const fields = { r: 2, target_modules: ["h.0.attn.c_attn", "h.1.attn.c_attn"] };
+  const inTorchFile = peft(fields, {}), inSafetensors = peft(fields, {});
+  Deno.removeSync(join(inTorchFile, "adapter_model.safetensors"));
+  Deno.copyFileSync(path, join(inTorchFile, "adapter_model.bin"));
+  const file = openTensorFiles([path]);
+  const entries = Array.from(
+    file.tensors,
+    ([name, { shape, floats }]) =>
+      [name, fromFloat32(floats(0, shape[0]! * shape[1]!), shape, "F32")] as const,
+  );
+  file.close();
+  Deno.writeFileSync(join(inSafetensors, "adapter_model.safetensors"), tensors(entries));
+  const { parameters } = await loaded(inTorchFile);
+  assert.deepEqual(parameters, (await loaded(inSafetensors)).parameters);
+  assert.notDeepEqual(parameters, saved);
+  assert.notEqual(
+    hashModel(await findModel(inTorchFile)),
+    hashModel(await findModel(inSafetensors)),
+  );
 });
 
 Deno.test("findModel() names the settings of adapters that it does not support", async () => {

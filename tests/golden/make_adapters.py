@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Makes adapters.json: which layers PEFT gives adapters, with which ranks and scales, for some of its configurations.
+"""Makes adapters.json: which layers PEFT gives adapters, with which ranks and scales, for some of its configurations;
+and adapter_model.bin: adapters as PEFT writes them without safetensors.
 
 Needs torch, transformers and peft:  python3 tests/golden/make_adapters.py
-For tests/model/files/lora_test.ts.
+For tests/model/files/lora_test.ts and tests/generate/source_test.ts.
 """
 
 import json
@@ -11,7 +12,8 @@ import tempfile
 import warnings
 
 import peft
-from peft import LoraConfig, get_peft_model
+import torch
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoConfig
 
 MODELS = {
@@ -72,8 +74,12 @@ def main():
         if isinstance(written["target_modules"], list):
             written["target_modules"].sort()  # a set there
         results.append(dict(family=family, given=fields, config=written, layers=layers))
-    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "adapters.json")
-    with open(path, "w") as file:
+    here = os.path.dirname(os.path.abspath(__file__))
+    torch.manual_seed(20261129)
+    config = LoraConfig(r=2, target_modules=["h.0.attn.c_attn", "h.1.attn.c_attn"], init_lora_weights=False)
+    model = get_peft_model(AutoModelForCausalLM.from_config(MODELS["gpt2"]), config)
+    torch.save(get_peft_model_state_dict(model), os.path.join(here, "adapter_model.bin"))
+    with open(os.path.join(here, "adapters.json"), "w") as file:
         lines = ",\n".join(json.dumps(result) for result in results)
         file.write(f'{{"peft": "{peft.__version__}", "cases": [\n{lines}\n]}}\n')
 
