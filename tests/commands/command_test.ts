@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { command } from "../../commands/command.ts";
+import { command, realNumber, wholeNumber } from "../../commands/command.ts";
 import { commandLine } from "../../files/command_line.ts";
 import { terminalText } from "../../files/printable.ts";
 import { fromFileUrl } from "../paths.ts";
@@ -228,4 +228,32 @@ Deno.test("commandLine() quotes words for PowerShell so that cmd runs nothing ei
     ["größe", '"größe"'],
   ];
   for (const [word, expected] of quoted) assert.equal(commandLine([word], "windows"), expected);
+});
+
+Deno.test("wholeNumber() and realNumber() take numbers in their range and name it otherwise", () => {
+  const refusals: [
+    parse: (text: string) => number,
+    accepted: string[],
+    refused: string[],
+    RegExp,
+  ][] = [
+    [
+      wholeNumber(),
+      ["0", "7", "1e3"],
+      ["-1", "0.5", "", " ", "x", "1e300"],
+      / number of at least 0\.$/,
+    ],
+    [wholeNumber(2), ["2", "3"], ["1"], / number of at least 2\.$/],
+    [wholeNumber(1, 5), ["1", "5"], ["0", "6"], / number from 1 to 5\.$/],
+    [
+      realNumber,
+      ["-0.5", "1e-4", "0"],
+      ["", " ", "x", "Infinity", "NaN"],
+      /^It must be a number\.$/,
+    ],
+  ];
+  for (const [parse, accepted, refused, message] of refusals) {
+    for (const text of accepted) assert.equal(parse(text), Number(text), text);
+    for (const text of refused) assert.throws(() => parse(text), { message }, JSON.stringify(text));
+  }
 });

@@ -306,6 +306,31 @@ Deno.test(
   }),
 );
 
+Deno.test("attentionDecode() finds the highest score wherever it is", async () => {
+  const T = 300, HS = 32;
+  for (const isCpu of [true, false]) {
+    for (const highest of [3, 42, 110, 171, 250, 299]) {
+      // q · k / √32 = ±10,460: exp of the difference to a lower score than the highest overflows
+      const qkv = Float32Array.from({ length: T * 3 * HS }, (_, i) => {
+        const t = Math.floor(i / (3 * HS)), kind = Math.floor(i / HS) % 3;
+        return kind === 0 ? 43 : kind === 2 ? t : t === highest ? 43 : -43;
+      });
+      const t = tensors({
+        qkv: [[T, 3 * HS], "f32", qkv],
+        cursors: [[1, 2], "u32", 0],
+        keys: [[1, 1, T, HS], "f32"],
+        values: [[1, 1, T, HS], "f32"],
+        y: [[T, HS], "f32"],
+      });
+      const [y] = await runProgram((program) => attentionDecode(program, t, t), [t.y], {
+        on: { ...device, isCpu },
+      });
+      const last = y!.subarray((T - 1) * HS);
+      assert.deepEqual([...last], new Array(HS).fill(highest), `${isCpu ? "CPU" : "GPU"}`);
+    }
+  }
+});
+
 Deno.test("attentionDecode() throws if the cursors have another number of texts than the cache", () => {
   const t = tensors({
     qkv: [[4, 24], "f32"],
