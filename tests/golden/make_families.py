@@ -161,7 +161,9 @@ def main():
             own_head(), activation_function="gelu", layer_norm_epsilon=0.01, scale_attn_weights=True,
             scale_attn_by_inverse_layer_idx=True,
         ),
-        "neo silu": other_functions(neo(), activation_function="silu", layer_norm_epsilon=0.05),
+        "neo silu lora": adapters(
+            *other_functions(neo(), activation_function="silu", layer_norm_epsilon=0.05), ["mlp.c_fc", "mlp.c_proj"],
+        ),
     })
     path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "families.safetensors")
     save(path, golden, {"torch": torch.__version__, "configs": json.dumps(configs)})
