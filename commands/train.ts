@@ -97,9 +97,11 @@ async function main(options: Partial<TrainOptions>): Promise<number> {
   }
 }
 
-/** The command that was typed, without --fresh, which would start over. */
+/** The command that was typed, without the flags that would start over or go back once more. */
 function commandGiven(): string {
-  const words = Deno.args.filter((argument) => argument !== "--fresh");
+  const words = Deno.args.filter((word, i, all) =>
+    !/^--(fresh$|resume-from(=|$))/.test(word) && all[i - 1] !== "--resume-from"
+  );
   return taskCommand("train", ...words);
 }
 

@@ -35,3 +35,20 @@ export function duration(seconds: number): string {
   if (whole < 3600) return `${Math.floor(whole / 60)}m${String(whole % 60).padStart(2, "0")}s`;
   return `${Math.floor(whole / 3600)}h${String(Math.floor(whole / 60) % 60).padStart(2, "0")}m`;
 }
+
+/** A table as text: figures are aligned at the right, words and the first column at the left. */
+export function align(rows: readonly string[][]): string {
+  const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
+  const isFigure = (column: number) => rows.slice(1).every((row) => /^[\d—]/.test(row[column]!));
+  const cell = (text: string, column: number) =>
+    column > 0 && isFigure(column) ? text.padStart(widths[column]!) : text.padEnd(widths[column]!);
+  return rows.map((row) => row.map(cell).join("  ").trimEnd() + "\n").join("");
+}
+
+/** A count as people read it: 171 k, 1.12 M. */
+export function inShort(count: number): string {
+  for (const [unit, size] of [["G", 1e9], ["M", 1e6], ["k", 1e3]] as const) {
+    if (count >= size) return `${Number((count / size).toPrecision(3))} ${unit}`;
+  }
+  return `${count}`;
+}

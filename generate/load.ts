@@ -1,8 +1,13 @@
-import { resolve } from "node:path";
+import { basename, resolve } from "node:path";
 import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
 import { UserError } from "../files/user_error.ts";
 import type { Device } from "../kernels/device.ts";
-import { verifyCheckpoint } from "../model/files/checkpoint.ts";
+import {
+  checkpointNamed,
+  isNameInRun,
+  readHint,
+  verifyCheckpoint,
+} from "../model/files/checkpoint.ts";
 import { createGpt, type Gpt } from "../model/gpt.ts";
 import { countParameters } from "../model/parameters.ts";
 import { type Precision, resolvePrecision } from "../model/precision.ts";
@@ -28,7 +33,7 @@ export interface LoadedModel {
 export interface LoadOptions extends FindModelOptions {
   /** A run directory, whose newest whole checkpoint is loaded. */
   run?: string;
-  /** A checkpoint directory, which must be whole. */
+  /** A checkpoint of the run, `latest`, `best` or a number of steps, or else a directory, which must be whole. */
   checkpoint?: string;
   /** Any other model, as a `spec` of `findModel()`: `distilgpt2`, `hf:OWNER/NAME`, a directory. */
   model?: string;
@@ -44,13 +49,21 @@ export interface LoadOptions extends FindModelOptions {
  * @throws {CheckpointError} if there is none, or if the given one is damaged.
  */
 function findCheckpoint(
-  { run = "runs/default", checkpoint, onWarning }: LoadOptions,
+  { run = "runs/default", checkpoint = "latest", onNotice, onWarning }: LoadOptions,
 ): string {
-  if (checkpoint !== undefined) {
-    verifyCheckpoint(checkpoint);
-    return checkpoint;
+  if (checkpoint !== "latest") {
+    const path = isNameInRun(checkpoint) ? checkpointNamed(run, checkpoint) : checkpoint;
+    verifyCheckpoint(path);
+    return path;
   }
-  return newestIn(run, onWarning);
+  const newest = newestIn(run, onWarning), best = readHint(run, "best");
+  if (best !== "" && best !== basename(newest)) {
+    onNotice?.(
+      `using the newest checkpoint of ${run}, after ${Number(basename(newest))} steps; ` +
+        `the validation loss was lowest after ${Number(best)}: --checkpoint best`,
+    );
+  }
+  return newest;
 }
 
 /**

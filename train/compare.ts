@@ -11,7 +11,7 @@ import { Curve } from "./curve.ts";
 import { type Metric, METRICS_FILE, readLines, readMetrics, startMetric } from "./metrics.ts";
 import { isSystemError } from "../files/disk.ts";
 import { CONFIG_FILE } from "../files/names.ts";
-import { duration } from "../files/units.ts";
+import { align, duration, inShort } from "../files/units.ts";
 import { flagOf } from "../files/command_line.ts";
 import { optionsWhere } from "./options.ts";
 import { drawChart, logAxis } from "./chart.ts";
@@ -129,7 +129,7 @@ export function readRun(path: string, onWarning: (sentence: string) => void): Co
 }
 
 /** The newest checkpoint up to a step whose state can be read; undefined if there is no checkpoint. */
-function newestState(
+export function newestState(
   run: string,
   onWarning: (sentence: string) => void,
   last = Infinity,
@@ -150,10 +150,10 @@ function newestState(
 }
 
 /** An evaluation without operations, which are computed from the last line of kind `start`. */
-type SpentPoint = Omit<ComparedPoint, "flops">;
+export type SpentPoint = Omit<ComparedPoint, "flops">;
 
 /** Reads the evaluations of a record, thinned, its last start and its last step. Repeated steps count once. */
-function readEvaluations(
+export function readEvaluations(
   path: string,
   tokensPerStep: number,
   onWarning: (sentence: string) => void,
@@ -269,23 +269,6 @@ export function compareTable(runs: readonly ComparedRun[]): string {
     ...different.map(([name, values]) => [name, ...values]),
   ]);
   return align([head, ...figures]) + options;
-}
-
-/** Aligns rows in columns: figures at the right, the first column and words at the left. */
-function align(rows: readonly string[][]): string {
-  const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
-  const isFigure = (column: number) => rows.slice(1).every((row) => /^[\d—]/.test(row[column]!));
-  const cell = (text: string, column: number) =>
-    column > 0 && isFigure(column) ? text.padStart(widths[column]!) : text.padEnd(widths[column]!);
-  return rows.map((row) => row.map(cell).join("  ").trimEnd() + "\n").join("");
-}
-
-/** 171264 as 171 k, 1119478 as 1.12 M. */
-function inShort(count: number): string {
-  for (const [unit, size] of [["G", 1e9], ["M", 1e6], ["k", 1e3]] as const) {
-    if (count >= size) return `${Number((count / size).toPrecision(3))} ${unit}`;
-  }
-  return `${count}`;
 }
 
 const COLORS = [

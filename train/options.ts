@@ -242,6 +242,15 @@ export const TRAIN_OPTIONS = {
     default: "runs/default",
     onResume: "unsaved",
   },
+  /** Checkpoint to resume from; the newest by default. */
+  resumeFrom: {
+    group: RUN,
+    type: "text",
+    placeholder: "<which>",
+    help:
+      "checkpoint to resume from: best, a number of steps, or a directory (default: the newest)",
+    onResume: "unsaved",
+  },
   /** Whether to move an old run aside and start over. */
   fresh: {
     group: RUN,

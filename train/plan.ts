@@ -19,7 +19,14 @@ import {
 } from "../generate/source.ts";
 import type { Device } from "../kernels/device.ts";
 import { type GptConfig, type LoraConfig, type PresetName, PRESETS } from "../model/config.ts";
-import { newestCheckpoint, type TrainerState } from "../model/files/checkpoint.ts";
+import {
+  checkpointNamed,
+  isNameInRun,
+  listCheckpoints,
+  newestCheckpoint,
+  type TrainerState,
+  verifyCheckpoint,
+} from "../model/files/checkpoint.ts";
 import { defaultTargets } from "../model/files/lora.ts";
 import { parameterTable } from "../model/parameters.ts";
 import { type Precision, resolvePrecision } from "../model/precision.ts";
@@ -90,13 +97,18 @@ export interface Run extends Workplace, Plan {
   readonly first: number;
 }
 
-/** Reads the newest whole checkpoint of the run, if it has one. */
+/**
+ * Reads the checkpoint from which the training resumes: the one that is named, or else the newest that is whole, if
+ * the run has one.
+ */
 export async function* findCheckpoint(
   { directory, hub, signal }: Workplace,
-  { base, initFrom }: Partial<TrainOptions>,
+  { base, initFrom, resumeFrom }: Partial<TrainOptions>,
 ): AsyncGenerator<TrainEvent, Resumed | undefined> {
   const warnings: string[] = [];
-  const path = newestCheckpoint(directory.path, (sentence) => warnings.push(sentence), checkState);
+  const path = resumeFrom === undefined
+    ? newestCheckpoint(directory.path, (sentence) => warnings.push(sentence), checkState)
+    : namedCheckpoint(directory.path, resumeFrom);
   for (const message of warnings) yield { kind: "notice", message };
   if (path === undefined) return undefined;
   const likely = initFrom === undefined ? [] : [initFrom];
@@ -104,6 +116,22 @@ export async function* findCheckpoint(
     (callbacks) => readCheckpoint(path, { ...hub, ...callbacks, base }, likely),
     signal,
   );
+}
+
+/** The checkpoint that `resumeFrom` names: of this run, or the start of a new one. */
+function namedCheckpoint(run: string, name: string): string {
+  const path = isNameInRun(name) ? checkpointNamed(run, name) : name;
+  const checkpoints = listCheckpoints(run);
+  const isOurs = checkpoints.some((checkpoint) => resolve(checkpoint.path) === resolve(path));
+  if (!isOurs && checkpoints.length > 0) {
+    throw new UserError(
+      `Cannot resume from ${path} in ${run} as that run must have no other checkpoints: ` +
+        `it has ${checkpoints.length}`,
+      { hint: "Choose another --out for a run that continues from there" },
+    );
+  }
+  checkState(verifyCheckpoint(path), path);
+  return path;
 }
 
 /** Makes the choices that do not depend on the data, and throws if the training cannot run. */

@@ -36,6 +36,7 @@ import {
   checkpointName,
   type FileDigest,
   listCheckpoints,
+  readHint,
   serializeState,
   STATE_FILE,
   type TrainerState,
@@ -201,6 +202,24 @@ export class RunDirectory {
   }
 
   /**
+   * Moves later checkpoints out of the way of a training that continues after `step`, into a directory beside the
+   * others, so that the next training does not resume from them.
+   *
+   * @throws {CheckpointError} if the system refuses.
+   */
+  moveLaterAside(step: number): void {
+    const later = listCheckpoints(this.path).filter((checkpoint) => checkpoint.step > step);
+    if (later.length === 0) return;
+    const aside = firstFree(join(this.path, `checkpoints-after-${checkpointName(step)}`));
+    refusing(`move the checkpoints after step ${step} to ${aside}`, () => {
+      mkdirSync(aside);
+      for (const { path } of later) renameSync(path, join(aside, basename(path)));
+      syncDirectory(this.path);
+    });
+    this.notices.push(`the checkpoints after step ${step} are in ${aside} now`);
+  }
+
+  /**
    * Corrects the hints for a training that continues after `step`: they must not name a later checkpoint.
    *
    * @param bestStep step of the best evaluation up to there, if there was one.
@@ -293,7 +312,7 @@ export class RunDirectory {
   }
 
   /** Makes `latest` or `best` name a checkpoint, or removes it if the name is empty. */
-  #hint(name: string, checkpoint: string): void {
+  #hint(name: "latest" | "best", checkpoint: string): void {
     if (readHint(this.path, name) === checkpoint) return;
     if (checkpoint !== "") return this.write(name, `${checkpoint}\n`);
     const file = join(this.path, name);
@@ -335,12 +354,16 @@ export function moveAside(path: string): string | undefined {
         `type the command elsewhere, with the path of the run`,
     );
   }
-  const name = join(dirname(path), basename(path)); // without the slash that may end a path
-  let number = 1;
-  while (existsSync(`${name}-${number}`)) number++;
-  const aside = `${name}-${number}`;
+  const aside = firstFree(join(dirname(path), basename(path))); // without the slash that may end a path
   refusing(`move ${path} to ${aside}`, () => renameSync(path, aside));
   return aside;
+}
+
+/** The first of `NAME-1`, `NAME-2`, … that does not exist. */
+function firstFree(name: string): string {
+  let number = 1;
+  while (existsSync(`${name}-${number}`)) number++;
+  return `${name}-${number}`;
 }
 
 /** Removes a run that holds nothing but what `openRunDirectory()` makes. */
@@ -348,15 +371,6 @@ function removeUnused(path: string): void {
   const names = readdirSync(path).filter((name) => name !== "lock" && name !== "checkpoints");
   if (names.length > 0 || readdirSync(join(path, "checkpoints")).length > 0) return;
   rmSync(path, { recursive: true });
-}
-
-/** The checkpoint that `latest` or `best` names; empty if that cannot be read. */
-function readHint(run: string, name: string): string {
-  try {
-    return Deno.readTextFileSync(join(run, name)).trim();
-  } catch {
-    return "";
-  }
 }
 
 /** Appends lines, all or none, on a new line even if a killed process left half a line. */

@@ -38,7 +38,7 @@ export function checkRunPlace(path: string): void {
   }
   if (!existsSync(path)) return;
   const names = readdirSync(path);
-  if (names.some((name) => RUN_FILES.includes(name)) || listCheckpoints(path).length > 0) return;
+  if (isRun(path)) return;
   const others = names.filter((name) => !/^\.|^lost\+found$|^checkpoints$/.test(name));
   if (others.length === 0) return;
   const some = others.slice(0, 3).map((name) => printable(name)).join(", ");
@@ -46,6 +46,11 @@ export function checkRunPlace(path: string): void {
     `it must be a run or an empty directory: it holds ${some}${others.length > 3 ? ", …" : ""}; ` +
       `choose another, such as ${commandLine(["--out", join(path, "my-run")])}`,
   );
+}
+
+/** Whether a path is the directory of a run. */
+export function isRun(path: string): boolean {
+  return RUN_FILES.some((name) => existsSync(join(path, name))) || listCheckpoints(path).length > 0;
 }
 
 /** Files by which a run is recognized. */

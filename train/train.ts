@@ -93,6 +93,7 @@ export async function* train(
     const run = yield* finishPlan(place, plan, corpus);
     yield startOf(run);
     checkRoom(run);
+    if (wanted.resumeFrom !== undefined) directory.moveLaterAside(run.first);
     const record = await openRecord(directory, run.first);
     record.note([startMetric(run.config, run.first)]);
     yield* noticesOf(directory);

@@ -201,6 +201,38 @@ export function listCheckpoints(runDirectory: string): { step: number; path: str
     .sort((a, b) => b.step - a.step);
 }
 
+/** The name of the checkpoint that a run's file `latest` or `best` holds; empty if it cannot be read. */
+export function readHint(run: string, name: "latest" | "best"): string {
+  try {
+    return readFileSync(join(run, name), "utf8").trim();
+  } catch {
+    return "";
+  }
+}
+
+/** Whether a name is that of a checkpoint in a run: `best` or a number of steps. Others are directories. */
+export function isNameInRun(name: string): boolean {
+  return name === "best" || /^\d+$/.test(name);
+}
+
+/**
+ * A checkpoint of a run that is named by its steps or as `best`, the one with the lowest validation loss.
+ *
+ * @throws {CheckpointError} if the run has no such checkpoint.
+ */
+export function checkpointNamed(run: string, name: string): string {
+  const checkpoints = listCheckpoints(run);
+  const wanted = name === "best" ? readHint(run, "best") : name;
+  const found = wanted !== "" && checkpoints.find(({ step }) => step === Number(wanted));
+  if (found) return found.path;
+  const steps = checkpoints.map(({ step }) => step).reverse();
+  throw new CheckpointError(
+    `Cannot find checkpoint ${quoted(name)} of ${run} as it must be ` +
+      `${name === "best" ? "evaluated and saved" : "one that was kept"}: ` +
+      `its checkpoints are ${steps.join(", ") || "none"}`,
+  );
+}
+
 /**
  * The text of a state file. Its last field is the SHA-256 of all bytes before that field, so that the hash covers
  * every byte of the file.

@@ -260,6 +260,47 @@ Deno.test("eval and train find a run's text from any directory, and recognize it
   assert.equal(resumed.code, 0, resumed.stderr);
 });
 
+Deno.test("generate, eval and export use the checkpoint of a run that is named by its steps or as the best", async () => {
+  await trained();
+  const generate = (...args: string[]) =>
+    task("generate", [
+      "--run",
+      out,
+      "--max-new-tokens",
+      "3",
+      "--temperature",
+      "0",
+      ...args,
+      "Once",
+    ]);
+  const newest = await generate();
+  assert.deepEqual([newest.code, newest.stderr], [0, ""]); // the newest is the best
+  for (const name of ["6", "best", "latest", join(out, "checkpoints/000006")]) {
+    assert.equal((await generate("--checkpoint", name)).stdout, newest.stdout, name);
+  }
+  const earlier = await generate("--checkpoint", "99");
+  assert.match(earlier.stderr, /^Error: Cannot find checkpoint "99" of .*: its checkpoints are /);
+  assert.equal(earlier.code, 1);
+  const copy = join(directory, "not-best");
+  cpSync(out, copy, { recursive: true });
+  const [, second] = listCheckpoints(copy);
+  Deno.writeTextFileSync(join(copy, "best"), `${second!.path.slice(-6)}\n`);
+  const { stderr } = await task("generate", ["--run", copy, "--max-new-tokens", "3", "Once"]);
+  assert.match(stderr, /^using the newest checkpoint of .*, after 6 steps; .* --checkpoint best$/m);
+});
+
+Deno.test("runs lists the runs of a folder, as a table or as JSON", async () => {
+  await trained();
+  const { code, stdout } = await task("runs", [out]);
+  assert.equal(code, 0);
+  assert.match(stdout, /^run +steps .*\n.*\/run +6\/6 +\d+ k +\d\.\d{3} /);
+  const [run] = JSON.parse((await task("runs", [out, "--json"])).stdout);
+  assert.deepEqual([run.step, run.steps, run.data], [6, 6, "sample"]);
+  const none = await task("runs", [directory + "-none"]);
+  assert.deepEqual([none.code, none.stdout], [1, ""]);
+  assert.match(none.stderr, /^Error: Cannot list the runs in .* as there is no such directory$/m);
+});
+
 Deno.test("compare writes a table to stdout and a plot to a file", async () => {
   await trained();
   const svg = join(directory, "compare.svg");

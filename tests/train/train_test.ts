@@ -57,3 +57,31 @@ Deno.test("train() refuses to resume with other texts, and texts beside data", a
     message: /its data must be readable/,
   });
 });
+
+Deno.test("train() resumes from an earlier checkpoint, of this run or in a new one, and loses nothing", async () => {
+  const out = join(directory, "back"), branch = join(directory, "branch");
+  const options = { texts: TEXTS, saveEvery: 1, keep: 9, learningRate: 1e-3, warmupSteps: 0 };
+  const flat = { ...options, minLearningRate: 1e-3 };
+  const losses = await trained({ ...flat, steps: 4, out });
+  const names = (path: string) => [...Deno.readDirSync(path)].map(({ name }) => name).sort();
+  const source = join(out, "checkpoints", "000002");
+  assert.deepEqual(await trained({ ...flat, steps: 3, out: branch, resumeFrom: source }), [
+    losses[2],
+  ]);
+  // the first is the evaluated start
+  assert.deepEqual(names(join(branch, "checkpoints")), ["000002", "000003"]);
+  assert.deepEqual(names(join(out, "checkpoints")), ["000001", "000002", "000003", "000004"]);
+
+  assert.deepEqual(await trained({ ...flat, steps: 4, out, resumeFrom: "2" }), losses.slice(2));
+  assert.deepEqual(names(join(out, "checkpoints-after-000002-1")), ["000003", "000004"]);
+  assert.deepEqual(names(join(out, "checkpoints")), ["000001", "000002", "000003", "000004"]);
+
+  const fails = (resumeFrom: string, message: RegExp, out: string) =>
+    assert.rejects(() => trained({ ...flat, steps: 5, out, resumeFrom }), (error: Error) => {
+      assert.match(error.message, message);
+      return error.name === "UserError" || error.name === "CheckpointError";
+    });
+  await fails("7", /checkpoint "7" of .* its checkpoints are 1, 2, 3, 4$/, out);
+  await fails(source, /must have no other checkpoints: it has 2$/, branch);
+  await fails("3", /its checkpoints are none$/, join(directory, "new"));
+});

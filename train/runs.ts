@@ -1,0 +1,165 @@
+import { lstatSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { basename, join } from "node:path";
+import { isSystemError, reasonOf } from "../files/disk.ts";
+import { CONFIG_FILE } from "../files/names.ts";
+import { align, byteCount, inShort } from "../files/units.ts";
+import { UserError } from "../files/user_error.ts";
+import { listCheckpoints } from "../model/files/checkpoint.ts";
+import { parseHuggingFaceConfig } from "../model/files/hugging_face.ts";
+import { newestState, readEvaluations } from "./compare.ts";
+import { METRICS_FILE, startMetric } from "./metrics.ts";
+import { isRun } from "./run_place.ts";
+
+/**
+ * The runs of a folder: what there is, how far each has come, how good it is, and how large.
+ *
+ * @module
+ */
+
+/** A run of a folder; what is not known is null. */
+export interface RunSummary {
+  /** Its directory. */
+  readonly run: string;
+  /** Whether a process trains there now. */
+  readonly isTraining: boolean;
+  /** Steps done up to its newest checkpoint, 0 if there is none. */
+  readonly step: number;
+  /** Steps that its training is to have. */
+  readonly steps: number | null;
+  /** Parameters of its model. */
+  readonly parameters: number | null;
+  /** Names of its text. */
+  readonly data: string | null;
+  /** Its last evaluation, losses in nats per token. */
+  readonly last:
+    | { readonly step: number; readonly loss: number; readonly bitsPerByte: number }
+    | null;
+  /** The evaluation with the lowest loss. */
+  readonly best: { readonly step: number; readonly loss: number } | null;
+  /** Bytes of all its files. */
+  readonly bytes: number;
+  /** When its newest checkpoint was saved, in milliseconds since 1970. */
+  readonly savedMs: number | null;
+}
+
+/**
+ * Summarizes the runs in a folder, or the folder itself if it is a run; the newest first.
+ *
+ * @param onWarning is called with a sentence about each file that cannot be read.
+ * @throws {UserError} if the folder cannot be read.
+ */
+export function listRuns(folder: string, onWarning: (sentence: string) => void): RunSummary[] {
+  let names: string[];
+  try {
+    names = readdirSync(folder);
+  } catch (error) {
+    if (!isSystemError(error)) throw error;
+    const reason = error.code === "ENOENT" ? "there is no such directory" : reasonOf(error);
+    throw new UserError(`Cannot list the runs in ${folder} as ${reason}`);
+  }
+  const paths = isRun(folder) ? [folder] : names.map((name) => join(folder, name)).filter(isRun);
+  return paths.map((path) => summarize(path, onWarning))
+    .sort((a, b) => (b.savedMs ?? Infinity) - (a.savedMs ?? Infinity));
+}
+
+function summarize(run: string, onWarning: (sentence: string) => void): RunSummary {
+  const attempt = <T>(read: () => T): T | null => {
+    try {
+      return read();
+    } catch (error) {
+      if (!(error instanceof UserError) && !isSystemError(error)) throw error;
+      onWarning(error.message);
+      return null;
+    }
+  };
+  const [newest] = listCheckpoints(run);
+  const found = newest ? attempt(() => newestState(run, onWarning)) : undefined;
+  const { step = 0, options = {}, data } = found?.state ?? {};
+  const { steps, batchSize = NaN, contextLength = NaN, gradientAccumulation = NaN } =
+    options as Record<string, number>;
+  const record = attempt(() =>
+    readEvaluations(
+      join(run, METRICS_FILE),
+      batchSize * contextLength * gradientAccumulation,
+      onWarning,
+    )
+  );
+  const { last, best } = record ?? {};
+  const parameters = record?.start?.parameters ?? (found
+    ? attempt(() => {
+      const config = join(found.checkpoint, CONFIG_FILE);
+      return startMetric(parseHuggingFaceConfig(readFileSync(config, "utf8"), config), 0)
+        .parameters;
+    })
+    : null);
+  return {
+    run,
+    isTraining: isLocked(join(run, "lock")),
+    step,
+    steps: steps ?? null,
+    parameters: parameters ?? null,
+    data: data?.name ?? null,
+    last: last ? { step: last.step, loss: last.loss, bitsPerByte: last.bitsPerByte } : null,
+    best: best ? { step: best.step, loss: best.loss } : null,
+    bytes: bytesBelow(run),
+    savedMs: found ? statSync(found.checkpoint).mtimeMs : null,
+  };
+}
+
+/** Whether another process holds a lock. */
+function isLocked(path: string): boolean {
+  try {
+    using file = Deno.openSync(path);
+    return !file.tryLockSync(false);
+  } catch {
+    return false; // there is no lock that could be held
+  }
+}
+
+/** Bytes of all files below a directory; what vanishes meanwhile counts nothing. */
+function bytesBelow(path: string): number {
+  try {
+    const status = lstatSync(path);
+    if (!status.isDirectory()) return status.size;
+    return readdirSync(path).reduce((sum, name) => sum + bytesBelow(join(path, name)), 0);
+  } catch (error) {
+    if (!isSystemError(error)) throw error;
+    return 0;
+  }
+}
+
+/** Runs as a table, one line each. */
+export function runsTable(runs: readonly RunSummary[]): string {
+  const head = [
+    "run",
+    "steps",
+    "params",
+    "loss",
+    "bits/byte",
+    "best loss",
+    "size",
+    "saved",
+    "text",
+  ];
+  return align([
+    head,
+    ...runs.map((
+      { run, isTraining, step, steps, parameters, data, last, best, bytes, savedMs },
+    ) => [
+      run,
+      `${step}${steps === null ? "" : `/${steps}`}${isTraining ? " (training)" : ""}`,
+      parameters === null ? "—" : inShort(parameters),
+      last ? last.loss.toFixed(3) : "—",
+      last ? last.bitsPerByte.toFixed(3) : "—",
+      best ? `${best.loss.toFixed(3)} at step ${best.step}` : "—",
+      byteCount(bytes),
+      savedMs === null ? "—" : timeOf(savedMs),
+      data === null ? "—" : basename(data),
+    ]),
+  ]);
+}
+
+/** A time in the zone of this machine: 2026-11-29 09:58. */
+function timeOf(ms: number): string {
+  return new Date(ms).toLocaleString("sv-SE").slice(0, 16); // Sweden writes dates as ISO 8601 does
+}
