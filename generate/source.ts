@@ -21,7 +21,7 @@ import {
 import type { GptConfig } from "../model/config.ts";
 import type { Gpt } from "../model/gpt.ts";
 import { parseEndIds, parseHuggingFaceConfig } from "../model/files/hugging_face.ts";
-import { ggufIn, openGguf } from "../model/files/llama_cpp.ts";
+import { ggufIn, isGguf, openGguf } from "../model/files/llama_cpp.ts";
 import {
   ADAPTER_CONFIG,
   adapterTensors,
@@ -86,8 +86,9 @@ export interface FindModelOptions extends Omit<HubOptions, "onProgress"> {
 /**
  * Finds a model and reads its configuration and tokenizer; a model of the hub is downloaded first.
  *
- * @param spec a name of `MODEL_NAMES`, `hf:OWNER/NAME` with or without `@REVISION`, a `.gguf` file, or a directory: a model or PEFT
- * adapters as Hugging Face's libraries write them, a checkpoint, or a run, of which the newest checkpoint is used.
+ * @param spec a name of `MODEL_NAMES`; `hf:OWNER/NAME` or `hf:OWNER/NAME/FILE.gguf`, with or without `@REVISION`; a
+ * `.gguf` file; or a directory: a model or PEFT adapters as Hugging Face's libraries write them, a checkpoint, or a
+ * run, of which the newest checkpoint is used.
  * @throws {UserError} if there is no such model; {HubError} if the hub refuses it; {CheckpointError} if a
  * checkpoint is damaged, or if the base of adapters is missing or is another model.
  */
@@ -208,13 +209,12 @@ async function download(
   { onProgress = () => {}, ...options }: FindModelOptions,
 ): Promise<Found> {
   const { path, ...repository } = parseHubSpec(spec);
-  if (path !== undefined) {
+  if (path !== undefined && !isGguf(path)) {
     throw new UserError(
-      `Cannot load a model from ${spec} as it must name a whole repository: leave out /${path}`,
+      `Cannot load a model from ${spec} as it must name a whole repository or a .gguf file: leave out /${path}`,
     );
   }
   const repo = { ...repository, type: "model" as const };
-  const names = (await listHubFiles(repo, options)).map(({ path }) => path);
   const get = (path: string, revision = repo.revision) =>
     hubFile({ ...repo, path, ...(revision === undefined ? {} : { revision }) }, {
       ...options,
@@ -222,6 +222,11 @@ async function download(
       onProgress: (doneBytes, totalBytes) =>
         onProgress({ stage: "downloading", name: path, doneBytes, totalBytes }),
     });
+  if (path !== undefined) {
+    const { path: file, commit } = await get(path);
+    return { spec: `hf:${repo.repo}/${path}@${commit}`, directory: file };
+  }
+  const names = (await listHubFiles(repo, options)).map(({ path }) => path);
   const isAdapter = names.includes(ADAPTER_CONFIG);
   const { path: first, commit } = await get(isAdapter ? ADAPTER_CONFIG : CONFIG_FILE);
   const more = async (name: string) => (await get(name, commit)).path;

@@ -224,7 +224,8 @@ export async function saveCheckpoint(
 /** The base of adapters, as PEFT's configuration names it. */
 function baseOf(spec: string): AdapterBase {
   if (!spec.startsWith("hf:")) return { base: spec };
-  const { repo, revision } = parseHubSpec(spec);
+  const { repo, path, revision } = parseHubSpec(spec);
+  if (path !== undefined) return { base: spec }; // a GGUF file, which PEFT does not read
   return { base: repo, ...(revision === undefined ? {} : { revision }) };
 }
 

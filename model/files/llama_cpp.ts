@@ -146,13 +146,17 @@ export interface GgufModel extends TensorFiles {
   readonly values: ReadonlyMap<string, GgufReadValue>;
 }
 
+/** Whether a file is read as GGUF, by its name. */
+export function isGguf(name: string): boolean {
+  return /\.gguf$/i.test(name);
+}
+
 /**
  * Finds the GGUF file at a path, which names the file, or a directory without `config.json` that holds one.
  *
  * @returns the path of the file; undefined if there is none.
  */
 export function ggufIn(path: string): string | undefined {
-  const isGguf = (name: string) => /\.gguf$/i.test(name);
   try {
     if (!statSync(path).isDirectory()) return isGguf(path) ? path : undefined;
     const names = readdirSync(path), files = names.filter(isGguf);

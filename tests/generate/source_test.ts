@@ -155,6 +155,27 @@ Deno.test("findModel() uses PyTorch's file when there is no other, and GPT-2's t
   gpt.destroy();
 });
 
+Deno.test("findModel() and fillModel() read a GGUF file of the hub, or of a directory", async () => {
+  const gguf = Deno.readFileSync(new URL("../golden/q8_0.gguf", import.meta.url));
+  await using hub = hubWith({ "README.md": json(""), "gguf/tiny-q8_0.gguf": gguf });
+  const commit = hub.server.main;
+  const found = await loaded("hf:tiny/model/gguf/tiny-q8_0.gguf", hub.options);
+  assert.equal(found.spec, `hf:tiny/model/gguf/tiny-q8_0.gguf@${commit}`);
+  assert.equal(found.config.layerNormEpsilon, 1e-6);
+  const th = found.tokenizer.encode("th");
+  assert.deepEqual(th, [256]);
+  assert.deepEqual([found.tokenizer.endOfText, found.tokenizer.endIds], [257, [257]]);
+
+  const directory = local({
+    ...{ "config.json": nothing, "tokenizer.json": nothing, "model.safetensors": nothing },
+    "tiny.gguf": gguf,
+  });
+  const again = await loaded(directory);
+  assert.deepEqual(again.parameters, found.parameters);
+  assert.equal(hashModel(again), hashModel(found));
+  assert.deepEqual(modelPaths(directory), [join(directory, "tiny.gguf")]);
+});
+
 Deno.test("findModel() finds adapters, and their base on the hub", async () => {
   await using hub = hubWith(sharded());
   const A = { dtype: "F32", shape: [1, 8], data: new Uint8Array(32) } as const;
@@ -458,7 +479,11 @@ const refused: [what: string, spec: string, message: RegExp][] = [
     /"gpt3" as it must be a directory, a \.gguf file, hf:OWNER\/NAME, or one of distilgpt2, gpt2, /,
   ],
   ["a file", copied, /must be a directory, .*: it is another file$/],
-  ["a file of the hub", "hf:a/b/model.safetensors", /leave out \/model\.safetensors$/],
+  [
+    "a file of the hub",
+    "hf:a/b/model.safetensors",
+    /a whole repository or a \.gguf file: leave out \/model\.safetensors$/,
+  ],
   ["a directory without a model", directory, /it must hold config\.json: it has /],
   [
     "a directory without parameters",
