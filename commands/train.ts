@@ -76,10 +76,16 @@ async function main(options: Partial<TrainOptions>): Promise<number> {
         status(`stopped after step ${event.step}; to resume: ${commandGiven()}`);
         return interrupts.exitCode;
       }
-      const { out } = options;
-      const run = out === undefined || out === DEFAULT_OPTIONS.out ? [] : ["--run", out];
-      const next = taskCommand("generate", ...run) + ' "Once upon a time"';
-      status(`done: ${event.step} steps; to generate text: ${next}`);
+      const { out } = options, { step, best } = event;
+      let done = `done: ${step} steps`;
+      const model = out === undefined || out === DEFAULT_OPTIONS.out ? [] : ["--run", out];
+      if (event.reason === "patience" && best !== undefined) {
+        done = `ended after step ${step}, as the validation loss has not become better for ` +
+          `--patience evaluations; the best checkpoint is ${best}`;
+        model.push("--checkpoint", "best");
+      }
+      const next = taskCommand("generate", ...model) + ' "Once upon a time"';
+      status(`${done}; to generate text: ${next}`);
       try {
         output(`${event.path}\n`);
       } catch (error) {

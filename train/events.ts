@@ -47,7 +47,16 @@ export type TrainEvent =
   | ({ kind: "evaluation"; step: number; entropyPerToken?: number; best: boolean } & Evaluation)
   | { kind: "sample"; step: number; prompt: string; text: string }
   | { kind: "checkpoint"; step: number; path: string }
-  | { kind: "end"; reason: "steps" | "epochs" | "interrupted"; step: number; path: string };
+  | {
+    kind: "end";
+    /** `patience`: the last evaluations found no better validation loss. */
+    reason: "steps" | "epochs" | "patience" | "interrupted";
+    step: number;
+    /** The newest checkpoint. */
+    path: string;
+    /** The checkpoint with the best validation loss, if there is one. */
+    best?: string;
+  };
 
 /** Functions that work on models and data calls with its reports, and a signal that ends the work. */
 export interface Callbacks {

@@ -274,6 +274,14 @@ export const TRAIN_OPTIONS = {
     range: [Number.MIN_VALUE, 1e6],
     help: "passes over the data; the run ends at --steps or --epochs, whichever comes first",
   },
+  /** Evaluations in a row without a better validation loss after which the training ends; 0 for no such end. */
+  patience: {
+    group: RUN,
+    type: "integer",
+    range: [0, 1e6],
+    help: "end after this many evaluations in a row without a better validation loss; 0: never",
+    default: 0,
+  },
   /** Seed of parameters, order of the data, and dropout. */
   seed: {
     group: RUN,

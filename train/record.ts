@@ -28,6 +28,7 @@ export class RunRecord {
   readonly #losses = new LossCurve();
   #best: { step: number; loss: number } | undefined;
   #lastEvaluation: number | undefined;
+  #evaluationsSinceBest = 0;
 
   constructor(run: RunDirectory) {
     this.#run = run;
@@ -41,6 +42,11 @@ export class RunRecord {
   /** Step of the last evaluation. */
   get lastEvaluation(): number | undefined {
     return this.#lastEvaluation;
+  }
+
+  /** Evaluations after the best one, up to now. */
+  get evaluationsSinceBest(): number {
+    return this.#evaluationsSinceBest;
   }
 
   /** Appends metrics to the file, all in one write. */
@@ -67,8 +73,10 @@ export class RunRecord {
     const { kind, step, loss } = metric;
     if (kind !== "evaluation") return;
     this.#lastEvaluation = step;
-    if (!Number.isFinite(loss)) return;
-    if (!this.#best || loss! < this.#best.loss) this.#best = { step, loss: loss! };
+    this.#evaluationsSinceBest++;
+    if (!Number.isFinite(loss) || this.#best && loss! >= this.#best.loss) return;
+    this.#best = { step, loss: loss! };
+    this.#evaluationsSinceBest = 0;
   }
 }
 

@@ -119,6 +119,12 @@ export class RunDirectory {
     this.#best = readHint(path, "best");
   }
 
+  /** Path of the checkpoint with the best validation loss, if there is one. */
+  get best(): string | undefined {
+    const path = join(this.#checkpoints, this.#best);
+    return this.#best !== "" && existsSync(path) ? path : undefined;
+  }
+
   /** Gives the lock back. A directory that is new, and in which nothing was saved, is removed. */
   close(): void {
     for (const [name, text] of this.#unwritten) this.#append(name, text);

@@ -48,6 +48,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
   let isSaved = path !== undefined; // whether there is a checkpoint of this step
   let isEvaluated = true; // whether the evaluation that is due at this step, if one is, is done
   let isBest = false; // whether the last evaluation is the best
+  let { evaluationsSinceBest } = record;
   let hasLearned = step === total; // whether a step changed the model, or there is none to do
   let isCompiled = false; // drivers compile a kernel when it first runs, so the first step has no speed
   let learningRates: number[] = []; // of the steps that were submitted and not reported
@@ -55,27 +56,31 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
 
   const isDue = (every: number) => every > 0 && step % every === 0;
   const isEvaluating = () => isDue(options.evalEvery) || step === total;
+  const isPatient = () => options.patience === 0 || evaluationsSinceBest < options.patience;
 
   if (isSaved && isEvaluating() && record.lastEvaluation !== step) { // it was interrupted
     yield* evaluate();
     if (isEvaluated) yield* save(); // this checkpoint may be the best one
     since = performance.now();
   }
-  while (step < total && !signal?.aborted) {
+  while (step < total && isPatient() && !signal?.aborted) {
     await submit();
-    const isSampling = isDue(options.sampleEvery), isSaving = isDue(options.saveEvery);
+    const isSampling = isDue(options.sampleEvery);
+    let isSaving = isDue(options.saveEvery);
     const isReporting = learningRates.length >= stepsPerReport || isEvaluating() || isSampling ||
       isSaving || signal?.aborted;
     if (!isReporting) continue;
     yield* report();
     if (isEvaluating()) yield* evaluate();
+    isSaving ||= options.patience > 0 && isEvaluated && isBest; // the run may end with this as its best
     if (isSampling && !signal?.aborted) yield* sample();
     if (isSaving) yield* save();
     since = performance.now();
   }
   if (!isSaved) yield* save();
-  const reason = step >= total && isEvaluated ? options.endsWith : "interrupted";
-  yield { kind: "end", reason, step, path: path! };
+  const isDone = step >= total && isEvaluated, { best } = run;
+  const reason = isDone ? options.endsWith : isPatient() ? "interrupted" : "patience";
+  yield { kind: "end", reason, step, path: path!, ...(best ? { best } : {}) };
 
   /** Submits the next step without waiting for it. */
   async function submit(): Promise<void> {
@@ -139,6 +144,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     const { loss } = evaluation, { entropyPerToken } = corpus;
     isBest = Number.isFinite(loss) && (bestLoss === null || loss < bestLoss);
     if (isBest) bestLoss = loss;
+    evaluationsSinceBest = isBest ? 0 : evaluationsSinceBest + 1;
     const entropy = entropyPerToken === undefined ? {} : { entropyPerToken };
     const metric = { kind: "evaluation" as const, step, ...evaluation, ...entropy };
     record.note([metric]);

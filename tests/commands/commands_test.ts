@@ -128,6 +128,22 @@ Deno.test({
   },
 });
 
+Deno.test("train --patience names the best checkpoint when the validation loss has not become better", async () => {
+  const path = join(directory, "patience");
+  const shape = "--preset nano --steps 9 --batch-size 1 --context-length 8 --eval-tokens 50";
+  const { code, stdout, stderr } = await task("train", [
+    ...`${shape} --eval-every 1 --sample-every 0 --learning-rate 0 --patience 2 --out`.split(" "),
+    path,
+  ]);
+  assert.equal(code, 0, stderr);
+  const [best, last] = ["000001", "000003"].map((step) => join(path, "checkpoints", step));
+  assert.equal(stdout, `${last}\n`);
+  const end = "ended after step 3, as the validation loss has not become better for --patience " +
+    `evaluations; the best checkpoint is ${best}; to generate text: ` +
+    `deno task generate --run ${path} --checkpoint best "Once upon a time"\n`;
+  assert.ok(stderr.endsWith(end), stderr);
+});
+
 Deno.test("train says from which step it resumes, and that nothing is left to do", async () => {
   await trained();
   const resumed = join(directory, "resumed");

@@ -34,6 +34,7 @@ const OPTIONS = {
   evalEvery: 0,
   saveEvery: 0,
   sampleEvery: 0,
+  patience: 0,
   keep: 9,
 } as ResolvedOptions;
 
@@ -58,6 +59,8 @@ interface Script {
   /** Whether their evaluation was cut off. */
   isEvaluationCut?: boolean;
   bestLoss?: number;
+  /** Losses of the evaluations before `first`, which the record has. */
+  earlierLosses?: number[];
   /** Milliseconds that a read-back of so many steps takes. */
   readBackMs?: (count: number) => number;
   /** Which evaluation the signal cuts off, from 1. */
@@ -79,6 +82,7 @@ async function runScript(
     onEvent,
     abortAt,
     cutsEvaluation,
+    earlierLosses = [],
     ...rest
   }: Script,
 ) {
@@ -99,6 +103,7 @@ async function runScript(
   const readBacks: number[] = [], events: TrainEvent[] = [], evaluatedAfter: number[] = [];
   const record = await openRecord(run, 0), { first = 0 } = rest;
   if (first > 0 && !rest.isEvaluationCut) record.add({ kind: "evaluation", step: first });
+  for (const loss of earlierLosses) record.add({ kind: "evaluation", step: first, loss });
   let clock = 0;
   const { now } = performance;
   performance.now = () => clock;
@@ -286,6 +291,49 @@ Deno.test("steps() marks the evaluation with the lowest loss as the best, also w
   });
   assert.deepEqual(bestOf(sparse.events), [true, false]);
   assert.throws(() => hint("sparse"), { code: "ENOENT" });
+});
+
+Deno.test("steps() ends when --patience evaluations in a row are not better, and its best checkpoint stays", async () => {
+  const endOf = (events: TrainEvent[]) => {
+    const end = events.at(-1)!;
+    assert.ok(end.kind === "end");
+    return [end.reason, end.step, end.best];
+  };
+  const at = (name: string, step: number) => join(directory, name, "checkpoints", `00000${step}`);
+  const options = { evalEvery: 1, patience: 2, keep: 1 };
+  const { events } = await runScript("patient", { options, losses: [3, 2, 2.5, 1.9, 1.9, 2] });
+  assert.deepEqual(endOf(events), ["epochs", 6, at("patient", 4)]);
+  const short = await runScript("out of patience", { options, losses: [3, 2, 2, 2.1, 1] });
+  assert.deepEqual(endOf(short.events), ["patience", 4, at("out of patience", 2)]);
+  // each evaluation that is the best so far has a checkpoint, and the last step has one
+  assert.deepEqual(told(short.events), [
+    ...["step 1", "evaluation 1", "checkpoint 1"],
+    ...["step 2", "evaluation 2", "checkpoint 2"],
+    ...["step 3", "evaluation 3"],
+    ...["step 4", "evaluation 4", "checkpoint 4", "end 4"],
+  ]);
+  assert.ok(Deno.statSync(at("out of patience", 2)).isDirectory);
+  const never = await runScript("never impatient", {
+    options: { ...options, patience: 0 },
+    losses: [3, 4, 5, 6, 7, 8],
+  });
+  assert.deepEqual(endOf(never.events), ["epochs", 6, undefined]);
+});
+
+Deno.test("steps() counts the evaluations before a resume for --patience", async () => {
+  const resume = (name: string, patience: number, losses: number[]) =>
+    runScript(name, {
+      options: { evalEvery: 1, patience },
+      ...{ first: 3, bestLoss: 2, earlierLosses: [3, 2, 2.5], losses },
+    });
+  assert.deepEqual(told((await resume("second", 2, [2.1])).events), [
+    ...["step 4", "evaluation 4", "checkpoint 4", "end 4"],
+  ]);
+  assert.deepEqual(told((await resume("better", 2, [1.9, 2, 2])).events).at(-1), "end 6");
+  // it had ended, or --patience is lower than before: there is nothing to do
+  const { events } = await resume("ended", 1, []);
+  assert.deepEqual(told(events), ["end 3"]);
+  assert.ok(events[0]!.kind === "end" && events[0]!.reason === "patience");
 });
 
 Deno.test("steps() gives a notice when the loss scale falls below 1, and throws after 100 skips in a row", async () => {
