@@ -135,13 +135,20 @@ const REQUIRED: Readonly<Record<string, (value: unknown) => boolean>> = {
 
 /** Fields that do not change what trained adapters compute; `fan_in_fan_out` follows from the base, as in PEFT. */
 const WITHOUT_EFFECT: readonly string[] = [
-  ..."auto_mapping corda_config ensure_weight_tying eva_config fan_in_fan_out inference_mode".split(
-    " ",
-  ),
-  ..."loftq_config lora_dropout lora_ga_config megatron_core peft_version qalora_group_size".split(
-    " ",
-  ),
-  ..."revision runtime_config".split(" "),
+  "auto_mapping",
+  "corda_config",
+  "ensure_weight_tying",
+  "eva_config",
+  "fan_in_fan_out",
+  "inference_mode",
+  "loftq_config",
+  "lora_dropout",
+  "lora_ga_config",
+  "megatron_core",
+  "peft_version",
+  "qalora_group_size",
+  "revision",
+  "runtime_config",
 ];
 
 function isEmpty(value: unknown): boolean {
@@ -259,13 +266,11 @@ export function trainableLora(
   { rank, alpha, targets, ...more }: PeftLora,
   where: string,
 ): LoraConfig {
-  const [field] = Object.keys(more);
-  if (field === undefined && typeof targets !== "string") return { rank, alpha, targets };
+  const [[name, value] = ["targets", targets]] = Object.entries(more);
+  if (value === targets && typeof targets !== "string") return { rank, alpha, targets };
   throw new UserError(
     `Cannot train the adapters in ${where} as they must have one rank, one alpha and names of layers: ` +
-      `current ${field ?? "targets"} are ${
-        quoted(field ? more[field as keyof typeof more] : targets)
-      }`,
+      `current ${name} are ${quoted(value)}`,
   );
 }
 
