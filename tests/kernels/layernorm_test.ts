@@ -61,6 +61,16 @@ for (const [xType, yType] of TYPES) {
   }
 }
 
+Deno.test(
+  "layernorm for a CPU without subgroups matches the reference",
+  withRandom(async (random, seed) => {
+    const on = { isCpu: true, hasSubgroups: false };
+    for (const [M, C] of [[3, 124], [65, 260]] as const) {
+      await check(random, seed, { xType: "f32", yType: "f32", M, C, ...on });
+    }
+  }),
+);
+
 for (const dtype of REAL_TYPES) {
   for (const rate of [0, 0.3]) {
     for (const [M, C] of [[1, 4], [67, 132]] as const) {
@@ -77,12 +87,13 @@ for (const dtype of REAL_TYPES) {
 async function check(
   random: () => number,
   seed: number,
-  { xType, yType, M, C, isCpu, rate }: {
+  { xType, yType, M, C, isCpu, hasSubgroups = true, rate }: {
     xType: DType;
     yType: DType;
     M: number;
     C: number;
     isCpu: boolean;
+    hasSubgroups?: boolean;
     rate?: number;
   },
 ) {
@@ -146,7 +157,7 @@ async function check(
         ] as const
         : []),
     ],
-    { on: { ...device, isCpu } },
+    { on: { ...device, isCpu, ...(hasSubgroups ? {} : { subgroupSize: undefined }) } },
   );
 }
 
