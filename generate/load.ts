@@ -12,6 +12,7 @@ import { createGpt, type Gpt } from "../model/gpt.ts";
 import { countParameters } from "../model/parameters.ts";
 import { type Precision, resolvePrecision } from "../model/precision.ts";
 import { misfitOf, shortageOf } from "./limits.ts";
+import { checkPlace } from "./place.ts";
 import {
   fillModel,
   findModel,
@@ -51,8 +52,11 @@ export interface LoadOptions extends FindModelOptions {
 function findCheckpoint(
   { run = "runs/default", checkpoint = "latest", onNotice, onWarning }: LoadOptions,
 ): string {
+  const isInRun = checkpoint === "latest" || isNameInRun(checkpoint);
+  if (isInRun) checkPlace("--run", run);
+  else checkPlace("--checkpoint", checkpoint);
   if (checkpoint !== "latest") {
-    const path = isNameInRun(checkpoint) ? checkpointNamed(run, checkpoint) : checkpoint;
+    const path = isInRun ? checkpointNamed(run, checkpoint) : checkpoint;
     verifyCheckpoint(path);
     return path;
   }

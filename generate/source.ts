@@ -5,7 +5,7 @@ import { readGgufTokenizer } from "../data/tokenizer/gguf.ts";
 import { hasTokenizer, readTokenizer, tokenizerFileNames } from "../data/tokenizer/load.ts";
 import type { DataProgress } from "../data/text/documents.ts";
 import { gpt2Tokenizer, type Tokenizer } from "../data/tokenizer/tokenizer.ts";
-import { taskCommand } from "../files/command_line.ts";
+import { commandLine, taskCommand } from "../files/command_line.ts";
 import { reading } from "../files/disk.ts";
 import { CONFIG_FILE, GENERATION_FILE } from "../files/names.ts";
 import { MOST_JSON_BYTES, readText } from "../files/json.ts";
@@ -42,6 +42,7 @@ import {
   type TensorFiles,
 } from "../model/files/tensor_files.ts";
 import { listOfNames, loadParameters, unexpectedTensors } from "../model/weights.ts";
+import { placeAt } from "./place.ts";
 import { findBase, type Found, openTensors, weightFiles } from "./base.ts";
 
 /** Models that have short names: their repositories on the hub. */
@@ -170,19 +171,22 @@ function isRepository(name: string): boolean {
 async function findFiles(spec: string, options: FindModelOptions): Promise<Found> {
   const named = Object.hasOwn(MODEL_NAMES, spec) ? `hf:${MODEL_NAMES[spec]}` : spec;
   if (named.startsWith("hf:")) return await download(named, options);
-  const refuse = (reason: string) =>
+  const refuse = (reason: string, hint?: string) =>
     new UserError(
       `Cannot find the model ${
         quoted(spec)
       } as it must be a directory, a .gguf file, hf:OWNER/NAME, or one of ` +
         `${Object.keys(MODEL_NAMES).join(", ")}: ${reason}`,
+      { hint },
     );
   const status = reading(() => statSync(spec, { throwIfNoEntry: false }), refuse);
   if (status?.isFile() && ggufIn(spec) !== undefined) {
     return { spec: resolve(spec), directory: spec };
   }
-  if (!status?.isDirectory()) {
-    throw refuse(status ? "it is another file" : "there is no such directory");
+  if (!status) throw refuse("there is no such directory");
+  const { reason, load } = placeAt(spec) ?? {};
+  if (reason !== undefined && load?.[1] !== spec) {
+    throw refuse(reason, load && `A model is at ${commandLine([load[1]])}`);
   }
   const isRun = existsSync(join(spec, "checkpoints"));
   const directory = isRun ? newestIn(spec, options.onNotice) : spec;

@@ -575,6 +575,16 @@ const MISTAKES: [name: string, args: string[], message: RegExp][] = [
     ["--run", join(directory, "none")],
     /holds no checkpoint\nTrain a model first: deno task train\n$/,
   ],
+  [
+    "generate",
+    ["--run", join(out, "checkpoints", "000006")],
+    /--run must be a run: it is a checkpoint\nTo load it: --checkpoint \S+\/000006\n$/,
+  ],
+  [
+    "eval",
+    ["--checkpoint", out],
+    /must be a checkpoint: it is a run\nTo load it: --run \S+\/run\n$/,
+  ],
   ["generate", ["--checkpoint", join(directory, "none")], /trainer_state\.json is missing/],
   ["generate", ["--top-p", "0"], /--top-p must be above 0/],
   ["compare", ["a", ""], /argument '' of 'run' is invalid\. It must not be empty/],

@@ -478,7 +478,7 @@ const refused: [what: string, spec: string, message: RegExp][] = [
     "gpt3",
     /"gpt3" as it must be a directory, a \.gguf file, hf:OWNER\/NAME, or one of distilgpt2, gpt2, /,
   ],
-  ["a file", copied, /must be a directory, .*: it is another file$/],
+  ["a file", copied, /must be a directory, .*: it is a file$/],
   [
     "a file of the hub",
     "hf:a/b/model.safetensors",
