@@ -95,7 +95,9 @@ export const LARGEST = {
 } as const;
 
 /** F: width of an MLP between its two matrices. */
-export function innerWidthOf({ innerWidth, width }: GptConfig): number {
+export function innerWidthOf(
+  { innerWidth, width }: Pick<GptConfig, "innerWidth" | "width">,
+): number {
   return innerWidth ?? 4 * width;
 }
 
@@ -147,11 +149,16 @@ export function validateConfig(config: GptConfig, action = "build a model"): voi
         `current value is [${windows}]`,
     );
   }
-  const headSize = width / heads;
-  if (headSize % 4 !== 0 || headSize > MOST_HEAD_SIZE) {
+  if (!areHeadsAllowed(config)) {
     throw new UserError(
       `Cannot ${action} as width must be a multiple of 4 · heads, and at most ${MOST_HEAD_SIZE} · ` +
         `heads: current values are width ${width}, heads ${heads}`,
     );
   }
+}
+
+/** Whether the attention kernels can compute heads of width / heads components. */
+export function areHeadsAllowed({ width, heads }: Pick<GptConfig, "width" | "heads">): boolean {
+  const headSize = width / heads;
+  return headSize % 4 === 0 && headSize <= MOST_HEAD_SIZE;
 }

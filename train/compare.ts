@@ -7,6 +7,7 @@ import {
   type TrainerState,
 } from "../model/files/checkpoint.ts";
 import { parseHuggingFaceConfig } from "../model/files/hugging_face.ts";
+import { PRESETS } from "../model/config.ts";
 import { Curve } from "./curve.ts";
 import { type Metric, METRICS_FILE, readLines, readMetrics, startMetric } from "./metrics.ts";
 import { isSystemError } from "../files/disk.ts";
@@ -14,6 +15,7 @@ import { CONFIG_FILE } from "../files/names.ts";
 import { align, duration, inShort } from "../files/units.ts";
 import { flagOf } from "../files/command_line.ts";
 import { optionsWhere } from "./options.ts";
+import { dimensionsOf } from "./resolve.ts";
 import { drawChart, logAxis } from "./chart.ts";
 
 /**
@@ -121,7 +123,7 @@ export function readRun(path: string, onWarning: (sentence: string) => void): Co
     points: points.map(counted),
     last: counted(last),
     best: counted(best),
-    options,
+    options: withDimensions(options),
     adapter,
     dataHash: data.hash,
     tokenizerHash,
@@ -147,6 +149,12 @@ export function newestState(
   }
   if (unreadable.length > 0) throw unreadable[0]!;
   return undefined;
+}
+
+/** Options with the dimensions of the preset, which earlier versions did not save. */
+function withDimensions(options: Record<string, unknown>): Record<string, unknown> {
+  const preset = new Map(Object.entries(PRESETS)).get(`${options.preset}`);
+  return preset ? { ...dimensionsOf(preset), ...options } : options;
 }
 
 /** An evaluation without operations, which are computed from the last line of kind `start`. */

@@ -84,8 +84,8 @@ export function checkTraining(
     );
   }
   throw new UserError(
-    `Cannot train as the model must be smaller on ${name}, with another --preset, --init-from or ` +
-      `--tokenizer: it has ${
+    `Cannot train as the model must be smaller on ${name}, with another --preset, --width, --layers, ` +
+      `--init-from or --tokenizer: it has ${
         countParameters(config)
       } parameters and ${config.vocabularySize} tokens ` +
       reason,

@@ -1,6 +1,6 @@
 import { TEXT_FIELD, UNDERSTOOD } from "../data/text/formats.ts";
 import type { DataSpec } from "../data/text/dataset.ts";
-import { type PresetName, PRESETS } from "../model/config.ts";
+import { LARGEST, type PresetName, PRESETS } from "../model/config.ts";
 import type { Precision } from "../model/precision.ts";
 
 /**
@@ -82,6 +82,9 @@ const REPORTS = "Reports (0: never; default: by the length of the run)";
 /** The rule of an option that the preset or the model decides. */
 const BY_PRESET: Rule = { help: "the preset's" };
 
+/** A dimension of the model, which the preset has if it is not given. */
+const DIMENSION = { group: MODEL, type: "integer", rule: BY_PRESET, onResume: "fixed" } as const;
+
 /** Every option of a training, in the order of `--help`. */
 export const TRAIN_OPTIONS = {
   /** Size of the model; `auto` depends on the device. */
@@ -93,6 +96,23 @@ export const TRAIN_OPTIONS = {
     default: "auto",
     onResume: "fixed",
     excludes: ["initFrom", "whose model has its own size"],
+  },
+  /** Number of transformer blocks. */
+  layers: { ...DIMENSION, range: [1, LARGEST.layers], help: "transformer blocks" },
+  /** C: width of the residual stream, a multiple of 4 · `heads`. */
+  width: {
+    ...DIMENSION,
+    range: [1, LARGEST.width],
+    help: "width of the residual stream, a multiple of 4 · heads",
+  },
+  /** Attention heads per block. */
+  heads: { ...DIMENSION, range: [1, LARGEST.heads], help: "attention heads per block" },
+  /** Width of an MLP between its two matrices; four times `width` if not given. */
+  hidden: {
+    ...DIMENSION,
+    range: [1, LARGEST.innerWidth],
+    help: "width of an MLP between its two matrices",
+    rule: { help: "four times the width" },
   },
   /** The text to train on, see `openDataset()`; `auto` is `sample`, the built-in stories. */
   data: {
@@ -338,7 +358,7 @@ export const TRAIN_OPTIONS = {
     type: "real",
     range: [0, 10],
     help: "highest learning rate",
-    rule: BY_PRESET,
+    rule: { help: "the preset's; less for a greater --width" },
   },
   /** Learning rate of the last step. */
   minLearningRate: {

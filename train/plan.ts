@@ -18,7 +18,7 @@ import {
   type ModelSource,
 } from "../generate/source.ts";
 import type { Device } from "../kernels/device.ts";
-import { type GptConfig, type LoraConfig, type PresetName, PRESETS } from "../model/config.ts";
+import type { GptConfig, LoraConfig, PresetName } from "../model/config.ts";
 import {
   checkpointNamed,
   isNameInRun,
@@ -36,12 +36,15 @@ import { checkTraining } from "./limits.ts";
 import { DEFAULT_OPTIONS, type ResolvedOptions, type TrainOptions } from "./options.ts";
 import { findRenamed, wholeSpec } from "./renamed.ts";
 import {
-  batchShapeOf,
+  checkDimensions,
+  checkInitial,
   fineTuningDefaults,
   NAME_THE_TEXT,
   presetDefaults,
   resolveOptions,
   resumeOptions,
+  type Sizes,
+  sizesOf,
   type TrainingDefaults,
   typedNames,
 } from "./resolve.ts";
@@ -169,12 +172,14 @@ export async function* makePlan(
       `${resumed && preset !== "auto" ? `preset ${preset}, as in the checkpoint` : reason}; ` +
       `precision ${precision} on ${device.name}`,
   };
-  const shape = batchShapeOf(given, defaults);
+  if (config) checkInitial(given, config);
+  const sizes = sizesOf(given, defaults);
+  if (!config) checkDimensions(sizes, given, preset);
   checkTraining(device, {
     ...given,
-    ...shape,
+    ...sizes,
     ...{ precision, isResumed: resumed !== undefined },
-    config: config ?? newModel(preset, { ...shape, vocabularySize: LEAST_VOCABULARY }),
+    config: config ?? newModel({ ...sizes, vocabularySize: LEAST_VOCABULARY }),
   });
   if (lora) yield* holdBase(directory, (resumed?.base ?? initial)!.directory, given);
   const hasNewData = renamed?.options.data !== undefined;
@@ -191,10 +196,12 @@ function withSource(checkpoint: Resumed, source: TrainerState["source"] | undefi
 
 /** The configuration of a model with random parameters. */
 function newModel(
-  preset: PresetName | "auto",
-  { contextLength, vocabularySize }: { contextLength: number; vocabularySize: number },
+  { layers, width, heads, hidden, contextLength, vocabularySize }: Sizes & {
+    vocabularySize: number;
+  },
 ): GptConfig {
-  return { ...PRESETS[preset as PresetName], contextLength, vocabularySize };
+  const innerWidth = hidden === 4 * width ? {} : { innerWidth: hidden };
+  return { layers, width, heads, ...innerWidth, contextLength, vocabularySize };
 }
 
 /** The cache directory and the hub of a training's data. */
@@ -267,7 +274,7 @@ export function* finishPlan(
 ): Generator<TrainEvent, Run> {
   const { given, typed, resumed, initial, preset, precision, defaults } = plan;
   const batches = new Batches(corpus.training, {
-    ...batchShapeOf(given, defaults),
+    ...sizesOf(given, defaults),
     sequence: given.sequence,
     seed: given.seed,
     padding: corpus.tokenizer.endOfText,
@@ -291,8 +298,8 @@ export function* finishPlan(
     ? jumpOf(first, { before: resumed.state.schedule, now: options })
     : undefined;
   if (message !== undefined) yield { kind: "notice", message };
-  const { vocabularySize } = corpus.tokenizer, { contextLength } = options;
-  const config = plan.config ?? newModel(preset, { contextLength, vocabularySize });
+  const { vocabularySize } = corpus.tokenizer;
+  const config = plan.config ?? newModel({ ...options, vocabularySize });
   checkTraining(place.device, { ...options, config, isResumed: resumed !== undefined });
   const source = resumed?.state.source ??
     (initial && { spec: initial.spec, sha256: hashModel(initial) });

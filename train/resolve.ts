@@ -1,7 +1,14 @@
 import { flagOf } from "../files/command_line.ts";
 import { printable } from "../files/printable.ts";
 import { UserError } from "../files/user_error.ts";
-import { type GptConfig, type PresetName, PRESETS } from "../model/config.ts";
+import { MOST_HEAD_SIZE } from "../kernels/attention/attention.ts";
+import {
+  areHeadsAllowed,
+  type GptConfig,
+  innerWidthOf,
+  type PresetName,
+  PRESETS,
+} from "../model/config.ts";
 import type { Precision } from "../model/precision.ts";
 import {
   DEFAULT_OPTIONS,
@@ -22,11 +29,29 @@ import { OptionError } from "./validate.ts";
  * @module
  */
 
-/** Default length, batch size and learning rate of a training. */
+/** Default length, batch size, learning rate and dimensions of a training. */
 export type TrainingDefaults = Pick<
   ResolvedOptions,
-  "batchSize" | "steps" | "learningRate" | "contextLength"
+  | "batchSize"
+  | "steps"
+  | "learningRate"
+  | "contextLength"
+  | "layers"
+  | "width"
+  | "heads"
+  | "hidden"
 >;
+
+/** The dimensions of a model that options give, without context and vocabulary. */
+export type Dimensions = Pick<TrainingDefaults, "layers" | "width" | "heads" | "hidden">;
+
+/** The dimensions of a model, named as options. */
+export function dimensionsOf(
+  config: Pick<GptConfig, "layers" | "width" | "heads" | "innerWidth">,
+): Dimensions {
+  const { layers, width, heads } = config;
+  return { layers, width, heads, hidden: innerWidthOf(config) };
+}
 
 /**
  * Defaults by preset.
@@ -35,7 +60,9 @@ export type TrainingDefaults = Pick<
  * appendix D.6). `nano` is sized for two minutes on two CPU cores; after 1,400 steps, whether a model copied
  * names still depended on the seed.
  */
-const PRESET_DEFAULTS: Readonly<Record<PresetName, Omit<TrainingDefaults, "contextLength">>> = {
+const PRESET_DEFAULTS: Readonly<
+  Record<PresetName, Pick<TrainingDefaults, "batchSize" | "steps" | "learningRate">>
+> = {
   nano: { batchSize: 16, steps: 2000, learningRate: 5e-3 },
   mini: { batchSize: 32, steps: 2000, learningRate: 1e-3 },
   small: { batchSize: 32, steps: 5000, learningRate: 6e-4 },
@@ -45,7 +72,8 @@ const PRESET_DEFAULTS: Readonly<Record<PresetName, Omit<TrainingDefaults, "conte
 
 /** Defaults of a training, by preset. */
 export function presetDefaults(preset: PresetName): TrainingDefaults {
-  return { ...PRESET_DEFAULTS[preset], contextLength: PRESETS[preset].contextLength };
+  const { contextLength, ...dimensions } = PRESETS[preset];
+  return { ...PRESET_DEFAULTS[preset], contextLength, ...dimensionsOf(dimensions) };
 }
 
 /** Tokens per batch of a fine-tuning. */
@@ -55,25 +83,74 @@ const FINE_TUNING_TOKENS = 8192;
  * Defaults for fine-tuning: a tenth of the learning rate of a random model of that width, and the whole context.
  * Adapters start at zero and need ten times that rate.
  */
-export function fineTuningDefaults({ width, contextLength, lora }: GptConfig): TrainingDefaults {
+export function fineTuningDefaults(config: GptConfig): TrainingDefaults {
+  const { width, contextLength, lora } = config;
   const learningRate = 4e-5 * 768 / width * (lora ? 10 : 1);
   return {
     batchSize: Math.max(1, Math.min(32, Math.floor(FINE_TUNING_TOKENS / contextLength))),
     steps: 1000,
     learningRate: Number(learningRate.toPrecision(2)),
     contextLength,
+    ...dimensionsOf(config),
   };
 }
 
-/** Batch size and context length, which are known before the data is. */
-export function batchShapeOf(
-  options: TrainOptions,
-  defaults: TrainingDefaults,
-): { batchSize: number; contextLength: number } {
+/** The sizes of model and batches, which are known before the data is. */
+export type Sizes = Omit<TrainingDefaults, "steps" | "learningRate">;
+
+/** The sizes that are given, and the defaults of the others. */
+export function sizesOf(options: TrainOptions, defaults: TrainingDefaults): Sizes {
+  const width = options.width ?? defaults.width;
   return {
     batchSize: options.batchSize ?? defaults.batchSize,
     contextLength: options.contextLength ?? defaults.contextLength,
+    layers: options.layers ?? defaults.layers,
+    width,
+    heads: options.heads ?? defaults.heads,
+    hidden: options.hidden ?? (width === defaults.width ? defaults.hidden : 4 * width),
   };
+}
+
+/** The default learning rate, which falls with the width. */
+function learningRateOf(width: number, defaults: TrainingDefaults): number {
+  if (width === defaults.width) return defaults.learningRate;
+  return Number((defaults.learningRate * defaults.width / width).toPrecision(2));
+}
+
+/**
+ * Makes sure that a new model can have these dimensions.
+ *
+ * @throws {OptionError} naming the flags and their values.
+ */
+export function checkDimensions(
+  dimensions: Dimensions,
+  options: TrainOptions,
+  preset: PresetName | "auto",
+): void {
+  if (areHeadsAllowed(dimensions)) return;
+  const current = (["width", "heads"] as const).map((name) =>
+    `${flagOf(name)} ${dimensions[name]}` +
+    (options[name] === undefined ? ` of preset ${preset}` : "")
+  );
+  throw new OptionError(
+    `--width must be a multiple of 4 · --heads and at most ${MOST_HEAD_SIZE} · --heads: ` +
+      `current values are ${current.join(" and ")}`,
+  );
+}
+
+/**
+ * Makes sure that the options do not contradict the dimensions of the model from which a training starts.
+ *
+ * @throws {OptionError} naming the flag and both values.
+ */
+export function checkInitial(options: TrainOptions, config: GptConfig): void {
+  for (const [name, value] of Object.entries(dimensionsOf(config))) {
+    const given = options[name as keyof Dimensions];
+    if (given === undefined || given === value) continue;
+    throw new OptionError(
+      `${flagOf(name)} must be ${value}, as in the model of --init-from: current value is ${given}`,
+    );
+  }
 }
 
 /**
@@ -97,7 +174,7 @@ export function resolveOptions(
     began?: ResolvedOptions | undefined;
   },
 ): ResolvedOptions {
-  const { epochs } = options;
+  const { epochs } = options, sizes = sizesOf(options, defaults);
   const stepsInEpochs = epochs === undefined
     ? Infinity
     : Math.max(1, Math.ceil(epochs * stepsPerEpoch));
@@ -114,8 +191,8 @@ export function resolveOptions(
       ? "epochs" as const
       : "steps" as const,
     data: options.data === "auto" ? "sample" as const : options.data,
-    ...batchShapeOf(options, defaults),
-    learningRate: options.learningRate ?? defaults.learningRate,
+    ...sizes,
+    learningRate: options.learningRate ?? learningRateOf(sizes.width, defaults),
   };
   const derived = OPTION_NAMES.flatMap((name) => {
     const { from, value, atStart } = optionNamed(name).rule ?? {};

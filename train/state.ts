@@ -44,7 +44,7 @@ import type { RunDirectory } from "./run_directory.ts";
 import type { FileContent } from "./run_files.ts";
 import { checkFinite, jsonFile, modelFiles, tokenizerFiles } from "./export.ts";
 import type { ResolvedOptions } from "./options.ts";
-import { savedOptions } from "./resolve.ts";
+import { dimensionsOf, savedOptions } from "./resolve.ts";
 import { OPTIMIZERS } from "./optimizer.ts";
 import { isReachable, type TrainStep } from "./step.ts";
 import { tuningOf } from "./tuning.ts";
@@ -125,7 +125,10 @@ export async function readCheckpoint(
     const config = parseHuggingFaceConfig(readText(configFile), configFile);
     const { vocabularySize } = config;
     const tokenizer = await readTokenizer(join(path, TOKENIZER_FILE), { vocabularySize });
-    return { path, state, config, tokenizer: withEndIds(tokenizer, path) };
+    return {
+      ...{ path, state: withDimensions(state, config), config },
+      tokenizer: withEndIds(tokenizer, path),
+    };
   }
   if (!source) {
     throw new CheckpointError(
@@ -141,11 +144,19 @@ export async function readCheckpoint(
   );
   return {
     path,
-    state: { ...state, source: { ...source, spec: adapters!.base } },
+    state: withDimensions(
+      { ...state, source: { ...source, spec: adapters!.base } },
+      base.config,
+    ),
     config: { ...base.config, lora: trainableLora(adapters!.lora, path) },
     tokenizer,
     base: { ...base, tokenizer },
   };
+}
+
+/** A state with the dimensions of its model among the options, which earlier versions did not save. */
+function withDimensions(state: TrainerState, config: GptConfig): TrainerState {
+  return { ...state, options: { ...state.options, ...dimensionsOf(config) } };
 }
 
 /** The parts of a training that a checkpoint saves. */

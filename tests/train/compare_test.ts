@@ -166,6 +166,15 @@ Deno.test("readRun() reads the options of the checkpoint to which the record bel
   assert.equal(readRun(path, noWarning).options.learningRate, 1);
 });
 
+Deno.test("readRun() knows the dimensions of a preset when its checkpoint does not name them", () => {
+  const metrics = [start, step(1, 400), evaluation(1, 5)];
+  const read = (name: string, options: object) =>
+    readRun(makeRun(name, metrics, { options: { ...OPTIONS, ...options } }), noWarning);
+  const old = read("preset", { preset: "nano" });
+  const wide = read("wide", { preset: "nano", layers: 2, width: 64, heads: 2, hidden: 300 });
+  assert.deepEqual(differences([old, wide]), [["--hidden", ["256", "300"]]]);
+});
+
 Deno.test("readRun() throws one sentence when something is missing", () => {
   const none = makeRun("none", [start, step(1, 1), evaluation(1, null)]);
   const silent = makeRun("silent", []);

@@ -134,7 +134,7 @@ Deno.test("checkTraining() names the context when no batch fits, and the model w
   const wide = nano({ width: 16384, heads: 128, layers: 12 });
   assert.match(
     refusal(CPU, { config: wide })!,
-    /^Cannot train as the model must be smaller on a CPU, with another --preset, --init-from or --tokenizer: it has \d+ parameters and 1048 tokens \(a buffer holds at most 2\.15 GB/,
+    /^Cannot train as the model must be smaller on a CPU, with another --preset, --width, --layers, --init-from or --tokenizer: it has \d+ parameters and 1048 tokens \(a buffer holds at most 2\.15 GB/,
   );
 });
 
@@ -255,6 +255,10 @@ const SMALL: Partial<TrainOptions> = {
 
 /** Values within the ranges that would take long, or that checkTraining() was asked about. */
 const LONG: Partial<Record<keyof TrainOptions, readonly number[]>> = {
+  layers: [1, 3],
+  width: [8, 24, 64],
+  heads: [1, 2],
+  hidden: [1, 7, 30],
   contextLength: [1, 2, 7],
   batchSize: [1, 3],
   gradientAccumulation: [1, 3],

@@ -2,12 +2,15 @@ import assert from "node:assert/strict";
 import { PRESETS } from "../../model/config.ts";
 import { DEFAULT_OPTIONS, type ResolvedOptions, type TrainOptions } from "../../train/options.ts";
 import {
+  checkDimensions,
+  checkInitial,
   checkRates,
   fineTuningDefaults,
   presetDefaults,
   resolveOptions,
   resumeOptions,
   savedOptions,
+  sizesOf,
   type TrainingDefaults,
   typedNames,
 } from "../../train/resolve.ts";
@@ -24,7 +27,9 @@ function begin(given: Partial<TrainOptions>, defaults: TrainingDefaults = preset
 /** What a training is resumed with, by a version whose defaults are all others. */
 function resume(given: Partial<TrainOptions>, kept: ReturnType<typeof begin>["kept"]) {
   const { options, typed } = resumeOptions(given, kept, "x");
-  const defaults = { batchSize: 7, steps: 77, learningRate: 0.77, contextLength: 77 };
+  const dimensions = { layers: 7, width: 77, heads: 7, hidden: 777 };
+  const training = { batchSize: 7, steps: 77, learningRate: 0.77, contextLength: 77 };
+  const defaults = { ...training, ...dimensions };
   const began = kept.options as ResolvedOptions;
   const resolved = resolveOptions(options, { ...CHOSEN, defaults, typed, began });
   return { resolved, kept: { options: savedOptions(resolved), typed } };
@@ -134,11 +139,53 @@ Deno.test("resolveOptions() ends with the steps or the epochs, whichever come fi
   assert.deepEqual(of({ epochs: 2, steps: 61 }), [60, "epochs"]);
 });
 
+Deno.test("resolveOptions() takes dimensions from the preset unless they are given, and the rate from the width", () => {
+  const of = (given: Partial<TrainOptions>) => {
+    const { layers, width, heads, hidden, learningRate } = begin(given).resolved;
+    return [layers, width, heads, hidden, learningRate];
+  };
+  assert.deepEqual(of({}), [2, 64, 2, 256, 5e-3]);
+  assert.deepEqual(of({ layers: 3, heads: 4 }), [3, 64, 4, 256, 5e-3]);
+  assert.deepEqual(of({ width: 512 }), [2, 512, 2, 2048, 6.3e-4]);
+  assert.deepEqual(of({ width: 512, hidden: 100, learningRate: 1 }), [2, 512, 2, 100, 1]);
+});
+
+Deno.test("checkDimensions() throws when the heads do not divide the width, or are too large", () => {
+  const check = (given: Partial<TrainOptions>) => {
+    const options = { ...DEFAULT_OPTIONS, ...given };
+    checkDimensions(sizesOf(options, presetDefaults("nano")), options, "nano");
+  };
+  check({ width: 1024, heads: 4 });
+  const start =
+    "Cannot train as --width must be a multiple of 4 · --heads and at most 256 · --heads: current values are ";
+  for (
+    const [given, current] of [
+      [{ heads: 3 }, "--width 64 of preset nano and --heads 3"],
+      [{ width: 100 }, "--width 100 and --heads 2 of preset nano"],
+      [{ width: 1028, heads: 4 }, "--width 1028 and --heads 4"],
+      [{ width: 2048, heads: 4 }, "--width 2048 and --heads 4"],
+    ] as const
+  ) {
+    assert.throws(() => check(given), { name: "OptionError", message: start + current });
+  }
+});
+
+Deno.test("checkInitial() throws when an option contradicts the initial model", () => {
+  const config = { ...PRESETS.nano, vocabularySize: 9, innerWidth: 100 };
+  const same = { layers: 2, width: 64, heads: 2, hidden: 100 };
+  checkInitial({ ...DEFAULT_OPTIONS, ...same }, config);
+  assert.throws(() => checkInitial({ ...DEFAULT_OPTIONS, hidden: 256 }, config), {
+    name: "OptionError",
+    message:
+      "Cannot train as --hidden must be 100, as in the model of --init-from: current value is 256",
+  });
+});
+
 Deno.test("fineTuningDefaults() gives a tenth of GPT-2's rate by width, and ten times as much for adapters", () => {
   const gpt2 = { ...PRESETS.gpt2, vocabularySize: 50257 };
   assert.deepEqual(fineTuningDefaults(gpt2), {
-    ...{ batchSize: 8, contextLength: 1024, learningRate: 4e-5 },
-    steps: 1000,
+    ...{ batchSize: 8, contextLength: 1024, learningRate: 4e-5, steps: 1000 },
+    ...{ layers: 12, width: 768, heads: 12, hidden: 3072 },
   });
   const narrow = fineTuningDefaults({ ...gpt2, width: 384, contextLength: 100 });
   assert.deepEqual([narrow.learningRate, narrow.batchSize], [8e-5, 32]);
@@ -156,6 +203,10 @@ Deno.test("resumeOptions() throws only when an option changes that the checkpoin
     resumeOptions(given, { options: saved, typed: [] }, "x").options;
   const fixed: Partial<TrainOptions> = {
     preset: "mini",
+    layers: 3,
+    width: 8,
+    heads: 1,
+    hidden: 9,
     vocabulary: "full",
     freeze: "0",
     loraRank: 4,

@@ -1,7 +1,9 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
+import { listCheckpoints, readTrainerState, serializeState } from "../../model/files/checkpoint.ts";
 import { train } from "../../train/train.ts";
 import { device } from "../kernels/harness.ts";
+import { findModel } from "../../generate/source.ts";
 import { directory } from "../checkpoints.ts";
 
 const OPTIONS = {
@@ -84,4 +86,40 @@ Deno.test("train() resumes from an earlier checkpoint, of this run or in a new o
   await fails("7", /checkpoint "7" of .* its checkpoints are 1, 2, 3, 4$/, out);
   await fails(source, /must have no other checkpoints: it has 2$/, branch);
   await fails("3", /its checkpoints are none$/, join(directory, "new"));
+});
+
+Deno.test("train() makes a model of the dimensions that are given, which a resumed run and another start keep", async () => {
+  const out = join(directory, "dimensions"), texts = TEXTS;
+  const given = { layers: 3, width: 24, heads: 3, hidden: 30 };
+  await trained({ texts, steps: 1, out, ...given });
+  const [checkpoint] = listCheckpoints(out);
+  const { options, ...state } = readTrainerState(checkpoint!.path);
+  for (const [name, value] of Object.entries(given)) assert.equal(options[name], value);
+  const { config } = await findModel(out);
+  const { layers, width, heads, innerWidth } = config;
+  assert.deepEqual({ layers, width, heads, hidden: innerWidth }, given);
+
+  // as an earlier version saved it
+  const { layers: _l, width: _w, heads: _h, hidden: _f, ...old } = options;
+  const file = join(checkpoint!.path, "trainer_state.json");
+  Deno.writeTextFileSync(file, serializeState({ ...state, options: old }));
+  await assert.rejects(() => trained({ texts, steps: 2, out, hidden: 96 }), {
+    name: "UserError",
+    message: /as --hidden must stay 30: current value is 96$/,
+  });
+  await trained({ texts, steps: 2, out, ...given });
+
+  const { preset: _, vocabulary: __, ...others } = OPTIONS;
+  const tune = async (options: Parameters<typeof train>[0]) => {
+    const target = { steps: 1, out: join(directory, "tuned"), initFrom: out, texts };
+    for await (const event of train({ ...others, ...target, ...options })) {
+      if (event.kind === "start") return event.options;
+    }
+  };
+  await assert.rejects(() => tune({ layers: 2 }), {
+    name: "OptionError",
+    message: /^Cannot train as --layers must be 3, as in the model of --init-from: current/,
+  });
+  const { layers: L, hidden: F } = (await tune({ layers: 3 }))!;
+  assert.deepEqual([L, F], [3, 30]);
 });
