@@ -55,45 +55,54 @@ const SITE = {
   mlp: (layer: number) => 3 * layer + 3,
 };
 
-/** A layer-norm of the network, and the addition to the residual stream before it. */
+/** Dropout at one of these sites; undefined without dropout. */
+function dropoutAt(site: number, dropout: DropoutOption): Dropout | undefined {
+  return dropout && { ...dropout, site };
+}
+
+/** A layer-norm of the network. It normalises the residual stream after an addition to it. */
 interface Norm {
   /** Name of its parameters, such as `h.0.ln_1`. */
   readonly name: string;
   readonly weight: Tensor;
   readonly bias: Tensor;
-  /** The residual stream that it normalises, after the addition. */
+  /** The residual stream after the addition. */
   readonly x: Tensor;
   readonly y: Tensor;
   readonly statistics: Tensor;
-  /** Dropout site of the addend; before the first norm nothing is added. */
+  /** Dropout site of the addend; nothing is added before the first layer-norm. */
   readonly site: number;
 }
 
-/**
- * All layer-norms in order: the first of block 0, then per block the one after attention and the one after
- * the MLP.
- */
-function normsOf(model: Gpt, { at }: Activations): Norm[] {
+/** The layer-norms of a model. Each of these functions takes the number of a block. */
+interface Norms {
+  /** Before the block's attention; after the last block `ln_f`. */
+  ln1(block: number): Norm;
+  /** Before the block's MLP. */
+  ln2(block: number): Norm;
+}
+
+function normsOf(model: Gpt, { at }: Activations): Norms {
   const { layers } = model.config;
-  const norm = (name: string, x: Tensor, y: [string, number?], site = SITE.embedding): Norm => ({
+  const norm = (name: string, activation: string, layer?: number) => ({
     name,
     weight: masterOf(model, `${name}.weight`),
     bias: masterOf(model, `${name}.bias`),
-    x,
-    y: at(...y),
-    statistics: at(`${y[0]}.statistics`, y[1]),
-    site,
+    y: at(activation, layer),
+    statistics: at(`${activation}.statistics`, layer),
   });
-  const norms = [norm("h.0.ln_1", at("x"), ["ln1", 0])];
-  for (let i = 0; i < layers; i++) {
-    norms.push(norm(`h.${i}.ln_2`, at("middle", i), ["ln2", i], SITE.projection(i)));
-    norms.push(
-      i + 1 < layers
-        ? norm(`h.${i + 1}.ln_1`, at("out", i), ["ln1", i + 1], SITE.mlp(i))
-        : norm("ln_f", at("out", i), ["lnf"], SITE.mlp(i)),
-    );
-  }
-  return norms;
+  return {
+    ln1: (i) => ({
+      ...(i < layers ? norm(`h.${i}.ln_1`, "ln1", i) : norm("ln_f", "lnf")),
+      x: i === 0 ? at("x") : at("out", i - 1),
+      site: i === 0 ? SITE.embedding : SITE.mlp(i - 1),
+    }),
+    ln2: (i) => ({
+      ...norm(`h.${i}.ln_2`, "ln2", i),
+      x: at("middle", i),
+      site: SITE.projection(i),
+    }),
+  };
 }
 
 /**
@@ -129,41 +138,43 @@ export function forward(
       activated,
       low: ({ module, layer }) => at(`${module.name} low`, layer),
     }, options);
-  let x = at("x"); // [M,C], the residual stream
-  /** Adds a linear layer of `from` to the stream, and returns what the next linear layer reads. */
-  const addAndNormalize = (name: string, from: Tensor, norm: Norm): Operand => {
-    const { weight, bias, x: sum, y, statistics, site } = norm;
-    if (fused) {
-      linear(name, { x: from, accumulate: true }, x);
-      return { x, normalize: { weight, bias, epsilon } };
-    }
-    const z = at("projected");
-    linear(name, { x: from }, z);
+  let stream = at("x"); // [M,C], the residual stream
+  /** Normalises the stream, to which z is added first; returns what the next linear layer reads. */
+  const normalize = (norm: Norm, z?: Tensor): Operand => {
+    const { weight, bias, y, statistics, site } = norm;
+    if (fused) return { x: stream, normalize: { weight, bias, epsilon } };
     layernormForward(
       program,
-      { x, z, weight, bias },
-      { sum, y, statistics },
-      { epsilon, dropout: dropout && { ...dropout, site } },
+      { x: stream, z, weight, bias },
+      { sum: z && norm.x, y, statistics },
+      { epsilon, dropout: dropoutAt(site, dropout) },
     );
-    x = sum;
+    stream = norm.x;
     return { x: y };
+  };
+  /** Adds a linear layer of x to the stream, and normalises the sum. */
+  const addAndNormalize = (name: string, x: Tensor, norm: Norm): Operand => {
+    if (fused) {
+      linear(name, { x, accumulate: true }, stream);
+      return normalize(norm);
+    }
+    const z = at("projected");
+    linear(name, { x }, z);
+    return normalize(norm, z);
   };
 
   if (cache) {
-    embeddingDecode(program, { tokens, cursors: cache.cursors, wte, wpe }, { y: x });
-  } else if (dropout) {
-    const site = SITE.embedding;
-    embeddingForward(program, { tokens, wte, wpe }, { y: at("embedded") }, { T });
-    dropoutForward(program, { x: at("embedded") }, { y: x }, { ...dropout, site });
+    embeddingDecode(program, { tokens, cursors: cache.cursors, wte, wpe }, { y: stream });
   } else {
-    embeddingForward(program, { tokens, wte, wpe }, { y: x }, { T });
+    const embedded = dropout ? at("embedded") : stream;
+    embeddingForward(program, { tokens, wte, wpe }, { y: embedded }, { T });
+    const drop = dropoutAt(SITE.embedding, dropout);
+    if (drop) dropoutForward(program, { x: embedded }, { y: stream }, drop);
   }
-  const { weight, bias, y, statistics } = norms[0]!;
-  if (!fused) layernormForward(program, { x, weight, bias }, { y, statistics }, { epsilon });
-  let ln: Operand = fused ? { x, normalize: { weight, bias, epsilon } } : { x: y };
+  let ln = normalize(norms.ln1(0));
 
   for (let i = 0; i < layers; i++) {
-    // x += attention(ln)
+    // stream += attention(ln)
     const qkv = at("qkv", i), y = at("attention", i), scores = attentionOf(config, i);
     linear(`h.${i}.attn.c_attn`, ln, qkv);
     if (cache) {
@@ -174,14 +185,14 @@ export function forward(
         program,
         { qkv },
         { y, logSumExp: at("attention.logSumExp", i) },
-        { T, heads, dropout: dropout && { ...dropout, site: SITE.attention(i) }, ...scores },
+        { T, heads, dropout: dropoutAt(SITE.attention(i), dropout), ...scores },
       );
     }
-    ln = addAndNormalize(`h.${i}.attn.c_proj`, y, norms[2 * i + 1]!);
+    ln = addAndNormalize(`h.${i}.attn.c_proj`, y, norms.ln2(i));
 
-    // x += mlp(ln)
+    // stream += mlp(ln)
     linear(`h.${i}.mlp.c_fc`, ln, at("hidden", i), at("activated", i));
-    ln = addAndNormalize(`h.${i}.mlp.c_proj`, at("activated", i), norms[2 * i + 2]!);
+    ln = addAndNormalize(`h.${i}.mlp.c_proj`, at("activated", i), norms.ln1(i + 1));
   }
   return ln;
 }
@@ -242,22 +253,12 @@ export function backward(
    * Adds the gradient of a norm's input, computed from `dln`, to dx, and sets dz to that of the addend
    * before the norm.
    */
-  const normBackward = (place: number, dz?: Tensor) => {
-    const { name, x, weight, statistics, site } = norms[place]!;
+  const normBackward = ({ name, x, weight, statistics, site }: Norm, dz?: Tensor) => {
     layernormBackward(
       program,
       { x, weight, statistics, dy: at("dln") },
-      {
-        dx,
-        ...(dz ? { dz } : {}),
-        dweight: gradient(`${name}.weight`),
-        dbias: gradient(`${name}.bias`),
-      },
-      {
-        dropout: dropout && { ...dropout, site },
-        accumulate,
-        accumulateDx: place < norms.length - 1,
-      },
+      { dx, dz, dweight: gradient(`${name}.weight`), dbias: gradient(`${name}.bias`) },
+      { dropout: dropoutAt(site, dropout), accumulate, accumulateDx: name !== "ln_f" },
     );
   };
 
@@ -274,37 +275,31 @@ export function backward(
   );
 
   for (let i = layers - 1; i >= first; i--) {
-    // x += mlp(ln)
+    // stream += mlp(ln)
     const hidden = at("hidden", i), dz = at("dprojected");
-    normBackward(2 * i + 2, dz);
+    normBackward(norms.ln1(i + 1), dz);
     linear(`h.${i}.mlp.c_proj`, { x: at("activated", i), dy: dz, hidden }, at("dhidden"));
     linear(`h.${i}.mlp.c_fc`, { x: at("ln2", i), dy: at("dhidden") }, at("dln"));
 
-    // x += attention(ln)
+    // stream += attention(ln)
     const qkv = at("qkv", i), y = at("attention", i);
-    normBackward(2 * i + 1, dz);
+    normBackward(norms.ln2(i), dz);
     linear(`h.${i}.attn.c_proj`, { x: y, dy: dz }, at("dattention"));
     attentionBackward(
       program,
       { qkv, y, dy: at("dattention"), logSumExp: at("attention.logSumExp", i) },
       { dqkv: at("dqkv"), delta: at("attention.delta") },
-      {
-        ...{ T, heads, dropout: dropout && { ...dropout, site: SITE.attention(i) } },
-        ...attentionOf(config, i),
-      },
+      { T, heads, dropout: dropoutAt(SITE.attention(i), dropout), ...attentionOf(config, i) },
     );
     linear(`h.${i}.attn.c_attn`, { x: at("ln1", i), dy: at("dqkv") }, at("dln"));
   }
-  normBackward(2 * first);
+  normBackward(norms.ln1(first));
 
   const dwte = gradient("wte.weight"), dwpe = gradient("wpe.weight");
   if (!dwte || !dwpe) return;
-  let dembedded = dx;
-  if (dropout) {
-    const site = SITE.embedding;
-    dembedded = at("dembedded");
-    dropoutBackward(program, { dy: dx }, { dx: dembedded }, { ...dropout, site });
-  }
+  const dembedded = dropout ? at("dembedded") : dx;
+  const drop = dropoutAt(SITE.embedding, dropout);
+  if (drop) dropoutBackward(program, { dy: dx }, { dx: dembedded }, drop);
   // embeddingBackward() adds to dwte: it holds the head's gradient if they share the matrix, else zeros
   if (config.ownHead && !accumulate) {
     fillNormal(program, { y: dwte }, { mean: 0, deviation: 0, seed: 0, stream: 0 });

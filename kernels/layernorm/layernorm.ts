@@ -25,8 +25,13 @@ export const EPSILON = 1e-5;
  */
 export function layernormForward(
   program: Program,
-  { x, z, weight, bias }: { x: Tensor; z?: Tensor; weight: Tensor; bias: Tensor },
-  { sum, y, statistics }: { sum?: Tensor; y: Tensor; statistics: Tensor },
+  { x, z, weight, bias }: {
+    x: Tensor;
+    z?: Tensor | undefined;
+    weight: Tensor;
+    bias: Tensor;
+  },
+  { sum, y, statistics }: { sum?: Tensor | undefined; y: Tensor; statistics: Tensor },
   { epsilon = EPSILON, dropout }: {
     epsilon?: number | undefined;
     dropout?: Dropout | undefined;
@@ -89,7 +94,7 @@ export function layernormBackward(
   { x, weight, statistics, dy }: { x: Tensor; weight: Tensor; statistics: Tensor; dy: Tensor },
   { dx, dz, dweight, dbias }: {
     dx: Tensor;
-    dz?: Tensor;
+    dz?: Tensor | undefined;
     dweight?: Tensor | undefined;
     dbias?: Tensor | undefined;
   },
