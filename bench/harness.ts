@@ -240,7 +240,7 @@ export class Harness {
  * The benchmarks that set the roofline. Their tensors are several times larger than the caches of a large
  * GPU or of a CPU.
  */
-function rooflineBenches(device: Device): KernelBench[] {
+export function rooflineBenches(device: Device): KernelBench[] {
   const megabytes = device.isCpu ? 64 : 1024, side = device.isCpu ? 512 : 4096;
   const N = megabytes * 2 ** 20 / 16;
   const copies = [1, 4].map((VECTORS): KernelBench => ({

@@ -1,6 +1,6 @@
 import { Option } from "@commander-js/extra-typings";
 import { readText } from "../files/json.ts";
-import { Harness, matrixTypes, type Result, type Roofline } from "./harness.ts";
+import { Harness, matrixTypes, type Result, type Roofline, rooflineBenches } from "./harness.ts";
 import {
   decodeBenches,
   generateBenches,
@@ -35,6 +35,8 @@ import {
 import { command, output, realNumber, run, status } from "../commands/command.ts";
 import { commandLine } from "../files/command_line.ts";
 import { checkFilePath, replaceText } from "../files/disk.ts";
+import { quoted } from "../files/printable.ts";
+import { UserError } from "../files/user_error.ts";
 import { type Device, openDevice } from "../kernels/device.ts";
 import { clockOf } from "../kernels/timing.ts";
 import type { Precision } from "../model/precision.ts";
@@ -77,6 +79,7 @@ async function main(options: Options): Promise<number> {
     ? matrixTypes(device)[0] as Precision
     : options.precision;
 
+  checkFilter(namesOf(device, precision, options), options.filter);
   const bench = new BenchRun(device, options);
   const roofline = await runKernels(bench);
   await runModels(bench, precision);
@@ -96,8 +99,37 @@ async function main(options: Options): Promise<number> {
   const failed = bench.failures.length > 0;
   if (failed) status(`\n${wrap(`failed: ${bench.failures.join("; ")}`, 80, "  ")}`);
   const isAsFast = old === undefined || reportComparison(report, old, options.tolerance);
-  output(`${JSON.stringify(report)}\n`);
+  // the lines above say the same to people
+  if (!Deno.stdout.isTerminal()) output(`${JSON.stringify(report)}\n`);
   return failed || !isAsFast ? 1 : 0;
+}
+
+/** Names of all benchmarks that a call can run. */
+function namesOf(device: Device, precision: Precision, { scaling }: Options): string[] {
+  const steps = trainStepBenches(device, precision);
+  const kernels = [...rooflineBenches(device), ...kernelBenches(device), ...decodeBenches(device)];
+  return [
+    ...kernels.map(({ name }) => name),
+    ...steps.map(trainStepName),
+    ...generateBenches(device, precision).map(generateName),
+    coldStartName(steps[0]!),
+    ...(scaling ? scalingSteps(device, precision).map(scalingName) : []),
+  ];
+}
+
+/**
+ * Makes sure that a filter selects a benchmark.
+ *
+ * @throws {UserError} with all names in its hint.
+ */
+function checkFilter(names: readonly string[], filter = ""): void {
+  if (names.some((name) => name.includes(filter))) return;
+  throw new UserError(
+    `Cannot run a benchmark as --filter must be a part of a name: current value is ${
+      quoted(filter)
+    }`,
+    { hint: ["The names:", ...new Set(names)].join("\n  ") },
+  );
 }
 
 /** The benchmarks of one call: the device, the results so far, and how they are printed. */

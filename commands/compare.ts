@@ -1,6 +1,14 @@
+import { existsSync } from "node:fs";
 import { command, output, run, status } from "./command.ts";
 import { checkFilePath, replaceText } from "../files/disk.ts";
-import { caveats, compareTable, drawComparison, readRun } from "../train/compare.ts";
+import { CheckpointError } from "../model/files/checkpoint.ts";
+import {
+  caveats,
+  type ComparedRun,
+  compareTable,
+  drawComparison,
+  readRun,
+} from "../train/compare.ts";
 
 /** `compare`: validation losses of several trainings, and their cost. */
 const program = command(
@@ -13,7 +21,7 @@ const program = command(
     run(async () => {
       checkFilePath(svg, "--svg");
       const warn = (sentence: string) => status(`Warning: ${sentence}`);
-      const runs = [...new Set(paths)].map((path) => readRun(path, warn));
+      const runs = readRuns([...new Set(paths)], warn);
       for (const sentence of caveats(runs)) warn(sentence);
       output(compareTable(runs));
       const plot = await drawComparison(runs);
@@ -21,5 +29,25 @@ const program = command(
       status(`drawn in ${svg}`);
     })
   );
+
+/**
+ * Reads the runs among paths, which may be all that a folder holds.
+ *
+ * @throws {CheckpointError} if none can be compared, or if a path does not exist.
+ */
+function readRuns(paths: readonly string[], onWarning: (sentence: string) => void): ComparedRun[] {
+  const runs = paths.flatMap((path) => {
+    try {
+      return [readRun(path, onWarning)];
+    } catch (error) {
+      const isSkipped = error instanceof CheckpointError && existsSync(path) && paths.length > 1;
+      if (!isSkipped) throw error;
+      status(error.message.replace(/^Cannot compare/, "skipping"));
+      return [];
+    }
+  });
+  if (runs.length > 0) return runs;
+  throw new CheckpointError("Cannot compare as a path must be a run with an evaluation: none is");
+}
 
 await program.parseAsync();

@@ -1,4 +1,4 @@
-import { command, output, realNumber, run, wholeNumber } from "./command.ts";
+import { command, output, realNumber, run, status, wholeNumber } from "./command.ts";
 import { UserError } from "../files/user_error.ts";
 import { openDevice } from "../kernels/device.ts";
 import { validateSampler } from "../kernels/sample/sample.ts";
@@ -9,6 +9,7 @@ import {
   generateBatch,
   type GenerateResult,
 } from "../generate/generate.ts";
+import { windowStart } from "../generate/decoder.ts";
 import { findNamedModel, withModelOptions } from "./named_model.ts";
 import { giveBack, HUB } from "./permissions.ts";
 import { freeMemory, sequencesAtOnce } from "../generate/limits.ts";
@@ -79,14 +80,21 @@ const program = withModelOptions(
       giveBack(...HUB, "write");
       const device = await openDevice();
       const { maxNewTokens, stop, samples } = options;
+      const promptTokens = Math.max(1, source.tokenizer.encode(prompt).length);
       sequencesAtOnce({
         device,
         config: source.config,
         precision: resolvePrecision(device, "auto"),
       }, {
-        promptTokens: Math.max(1, source.tokenizer.encode(prompt).length),
-        ...{ maxNewTokens, samples, sampler: options, freeBytes: freeMemory() },
+        ...{ promptTokens, maxNewTokens, samples, sampler: options, freeBytes: freeMemory() },
       });
+      const { contextLength } = source.config, unseen = windowStart(promptTokens, contextLength);
+      if (unseen > 0) {
+        status(
+          `the prompt has ${promptTokens} tokens, of which the model reads the last ` +
+            `${promptTokens - unseen}: its context has ${contextLength}`,
+        );
+      }
       const model = loadSource(device, source);
       const firstSeed = options.seed ?? crypto.getRandomValues(new Uint32Array(1))[0]!;
       const streams = Array.from(

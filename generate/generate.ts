@@ -61,7 +61,8 @@ export interface BatchPiece {
 }
 
 /**
- * Streams the completion of a prompt, piece by piece: each piece is whole characters.
+ * Streams the completion of a prompt, piece by piece: each piece is whole characters. A last character of which not all
+ * bytes were drawn is left out.
  *
  * Beyond the context length the model sees between half and all of its context: see `windowStart()`.
  *
@@ -203,7 +204,7 @@ class Stream {
   /** Present once it is done. */
   result: GenerateResult | undefined;
   readonly #tokenizer: Tokenizer;
-  readonly #decoder: { push(id: number): string; end(): string };
+  readonly #decoder: { push(id: number): string };
   readonly #stops: readonly string[];
   #tokens = 0;
   #held = ""; // the end of the text, if a stop text may begin there
@@ -245,10 +246,13 @@ class Stream {
     return certain;
   }
 
-  /** Ends the stream; returns the text that was held back. */
+  /**
+   * Ends the stream; returns the text that was held back, without the first bytes of a character whose others were not
+   * drawn.
+   */
   end(reason: GenerateResult["reason"]): string {
     this.result = { reason, tokens: this.#tokens };
-    return this.#held + this.#decoder.end();
+    return this.#held;
   }
 }
 

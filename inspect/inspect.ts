@@ -46,7 +46,7 @@ export interface TextLogits extends ReadText {
  * const model = await loadModel(await openDevice(), { run: "runs/default" });
  * const { ids, logits } = await logitsOf(model, "Once upon a");
  * const next = logits.subarray((ids.length - 1) * model.tokenizer.vocabularySize);
- * console.log(model.tokenizer.decode([next.indexOf(Math.max(...next))]));
+ * console.log(model.tokenizer.decode([next.indexOf(next.reduce((a, b) => Math.max(a, b)))]));
  * ```
  */
 export async function logitsOf(

@@ -65,3 +65,21 @@ Deno.test("bench measures what the filter selects, compares, and fails if a benc
   const names = written.results.map(({ name }) => name.split(" ")[0]);
   assert.deepEqual(names, ["copy", "copy", "matmul"], "no more than the roofline");
 });
+
+Deno.test({
+  name: "bench prints its table on a terminal, and the report only elsewhere",
+  ignore: Deno.build.os !== "linux", // other systems' script(1) has other arguments
+  async fn() {
+    const main = new URL("../../bench/main.ts", import.meta.url).pathname;
+    const bench =
+      `${Deno.execPath()} run --no-prompt --allow-read --allow-run ${main} --filter copy`;
+    const { success, stdout } = await new Deno.Command("script", {
+      args: ["-qec", bench, "/dev/null"],
+      stdin: "null",
+    }).output();
+    const text = decode(stdout);
+    assert.ok(success, text);
+    assert.match(text, /^copy f32 .* GB\/s/m);
+    assert.doesNotMatch(text, /\{"/);
+  },
+});

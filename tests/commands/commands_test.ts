@@ -180,6 +180,18 @@ Deno.test("train and generate name the flag to lower when the device is too smal
   );
 });
 
+Deno.test("generate says how much of a prompt the model reads if its context is shorter", async () => {
+  await trained();
+  const args = ["--run", out, "--seed", "3", "--max-new-tokens", "1", "a b ".repeat(10).trim()];
+  const { code, stdout, stderr } = await task("generate", args);
+  assert.equal(code, 0, stderr);
+  assert.match(stdout, /^(a b ){9}a b/);
+  assert.match(
+    stderr,
+    /^the prompt has 20 tokens, of which the model reads the last 12: its context has 16\n$/,
+  );
+});
+
 Deno.test("generate --json writes one object per completion", async () => {
   await trained();
   const args = [
@@ -328,6 +340,30 @@ Deno.test("compare writes a table to stdout and a plot to a file", async () => {
   assert.deepEqual(rest, [""]);
   assert.equal(stderr, `drawn in ${svg}\n`);
   assert.match(Deno.readTextFileSync(svg), /^<svg .*<\/svg>\s*$/s);
+});
+
+Deno.test("compare skips what is no run, and fails if nothing is left or a path does not exist", async () => {
+  await trained();
+  const svg = join(directory, "skipped.svg"), cache = join(directory, "cached");
+  const file = join(directory, "skipped.txt");
+  Deno.mkdirSync(cache);
+  Deno.writeTextFileSync(file, "");
+  const compare = (...paths: string[]) => task("compare", [...paths, "--svg", svg]);
+  const { code, stdout, stderr } = await compare(cache, out, file);
+  assert.equal(code, 0, stderr);
+  assert.equal(stdout.split("\n").length, 3, "one run");
+  const notices = `skipping ${cache} as it has no metrics.jsonl that can be read\n` +
+    `skipping ${file} as there is no such run\n`;
+  assert.equal(stderr, `${notices}drawn in ${svg}\n`);
+  const nothing = await compare(cache, file);
+  assert.equal(nothing.code, 1);
+  assert.equal(
+    nothing.stderr,
+    `${notices}Error: Cannot compare as a path must be a run with an evaluation: none is\n`,
+  );
+  const absent = await compare(out, `${out}s`);
+  assert.equal(absent.code, 1);
+  assert.match(absent.stderr, /runs as there is no such run\n$/);
 });
 
 Deno.test("prepare caches tokens, so that a second run finds them", async () => {
@@ -588,6 +624,11 @@ const MISTAKES: [name: string, args: string[], message: RegExp][] = [
   ["generate", ["--checkpoint", join(directory, "none")], /trainer_state\.json is missing/],
   ["generate", ["--top-p", "0"], /--top-p must be above 0/],
   ["compare", ["a", ""], /argument '' of 'run' is invalid\. It must not be empty/],
+  [
+    "bench",
+    ["--filter", "matmull"],
+    /as --filter must be .*: current value is "matmull"\nThe names:\n {2}copy /,
+  ],
   ["prepare", [""], /argument '' of 'data' is invalid/],
   [
     "generate",

@@ -103,7 +103,8 @@ Deno.test("generate() begins a document when the prompt is empty, and may add no
     ...{ prompts: [[tokenizer.endOfText]], seeds: [3], maxNewTokens: 60, sampler: DEFAULT_SAMPLER },
   });
   const [drawn] = await decoder.next(60);
-  assert.equal(empty.text, tokenizer.decode(drawn!.slice(-60)));
+  const whole = new TextDecoder().decode(Uint8Array.from(drawn!), { stream: true });
+  assert.equal(empty.text, whole);
   decoder.destroy();
   assert.deepEqual(await told({ ...PLAIN, maxNewTokens: 0 }), {
     text: "",
@@ -131,6 +132,23 @@ Deno.test("generate() decodes a completion as the continuation of its prompt", a
   };
   const { text } = await told(PLAIN);
   assert.equal((await told(PLAIN, { gpt, tokenizer: begins })).text, text);
+});
+
+Deno.test("generate() leaves out a last character of which not all bytes are drawn", async () => {
+  const bytes = new TextEncoder().encode("né€");
+  const european = {
+    ...tokenizer,
+    decoder() {
+      const decoder = tokenizer.decoder();
+      let next = 0;
+      return { push: () => decoder.push(bytes[next++]!), end: decoder.end };
+    },
+  };
+  for (const [maxNewTokens, expected] of [[1, "n"], [2, "n"], [3, "né"], [5, "né"], [6, "né€"]]) {
+    const options = { ...PLAIN, maxNewTokens: maxNewTokens as number };
+    const { text } = await told(options, { gpt, tokenizer: european });
+    assert.equal(text, expected);
+  }
 });
 
 Deno.test("generate() ends when its signal aborts", async () => {
