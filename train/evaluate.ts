@@ -148,13 +148,13 @@ export function recordEvaluation(
 }
 
 /**
- * Records the evaluation of a model on a text. Every token is predicted once, without dropout; `evaluationBatches()`
- * cuts the text.
+ * Records the evaluation of a model on a data set. Every token is predicted once, without dropout;
+ * `evaluationBatches()` cuts the data set into rows.
  */
 export function createEvaluator(
   model: Gpt,
   tokenizer: Tokenizer,
-  text: TokenDataset,
+  dataset: TokenDataset,
   { batchSize: B, sequenceLength: T, maxTokens = Infinity }: EvaluatorOptions,
 ): Evaluator {
   const { device } = model;
@@ -168,7 +168,7 @@ export function createEvaluator(
       let counted = 0, bytes = 0, waited = performance.now();
       losses.reset();
       const cut = { batchSize: B, contextLength: T, padding: tokenizer.endOfText };
-      for (const batch of evaluationBatches(text, cut)) {
+      for (const batch of evaluationBatches(dataset, cut)) {
         upload(device, tokens, batch.inputs);
         upload(device, targets, batch.targets);
         await losses.run();

@@ -24,14 +24,14 @@ const PICTURE_FILE = "loss.svg";
 
 /** The record of a run: its file, and what evaluations and curves need of all its lines. */
 export class RunRecord {
-  readonly #run: RunDirectory;
+  readonly #directory: RunDirectory;
   readonly #losses = new LossCurve();
   #best: { step: number; loss: number } | undefined;
   #lastEvaluation: number | undefined;
   #evaluationsSinceBest = 0;
 
-  constructor(run: RunDirectory) {
-    this.#run = run;
+  constructor(directory: RunDirectory) {
+    this.#directory = directory;
   }
 
   /** Step of the best evaluation. */
@@ -51,7 +51,10 @@ export class RunRecord {
 
   /** Appends metrics to the file, all in one write. */
   note(metrics: readonly Metric[]): void {
-    this.#run.append(METRICS_FILE, metrics.map((metric) => JSON.stringify(metric)).join("\n"));
+    this.#directory.append(
+      METRICS_FILE,
+      metrics.map((metric) => JSON.stringify(metric)).join("\n"),
+    );
     for (const metric of metrics) this.add(metric);
   }
 
@@ -59,12 +62,12 @@ export class RunRecord {
   async draw(): Promise<void> {
     let picture: string;
     try {
-      picture = await drawLoss(this.#losses, { title: `Loss of ${this.#run.path}` });
+      picture = await drawLoss(this.#losses, { title: `Loss of ${this.#directory.path}` });
     } catch (error) {
-      this.#run.notices.push(`Cannot draw ${PICTURE_FILE} as ${(error as Error).message}`);
+      this.#directory.notices.push(`Cannot draw ${PICTURE_FILE} as ${(error as Error).message}`);
       return;
     }
-    this.#run.write(PICTURE_FILE, picture);
+    this.#directory.write(PICTURE_FILE, picture);
   }
 
   /** Adds a line that is in the file already. */

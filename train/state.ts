@@ -161,7 +161,7 @@ function withDimensions(state: TrainerState, config: GptConfig): TrainerState {
 
 /** The parts of a training that a checkpoint saves. */
 export interface Saved {
-  run: RunDirectory;
+  directory: RunDirectory;
   options: ResolvedOptions;
   /** Names of the options that the user typed. */
   typed: readonly string[];
@@ -190,7 +190,7 @@ export function checkpointBytes(table: readonly ParameterSpec[], { json }: Token
 
 /** Writes a checkpoint, from which a training is resumed, and which Hugging Face transformers opens. */
 export async function saveCheckpoint(
-  { run, options, typed, corpus, batches, gpt, trainStep, source }: Saved,
+  { directory, options, typed, corpus, batches, gpt, trainStep, source }: Saved,
   { step, bestLoss, best }: { step: number; bestLoss: number | null; best: boolean },
 ): Promise<string> {
   const { tokenizer } = corpus;
@@ -214,7 +214,7 @@ export async function saveCheckpoint(
   ]);
   const batchIndex = step * options.gradientAccumulation;
   const { learningRate, minLearningRate, warmupSteps, steps } = options;
-  return run.save(files, {
+  return directory.save(files, {
     formatVersion: CHECKPOINT_FORMAT,
     step,
     epoch: batches.epochOf(batchIndex),

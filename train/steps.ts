@@ -40,7 +40,7 @@ export interface Loop extends Saved {
  * interrupts is repeated when the run is resumed.
  */
 export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
-  const { run, record, options, corpus, batches, gpt, trainStep, signal } = loop;
+  const { directory, record, options, corpus, batches, gpt, trainStep, signal } = loop;
   const { gradientAccumulation, steps: total } = options;
   const tokensPerStep = options.batchSize * options.contextLength * gradientAccumulation;
 
@@ -78,7 +78,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     since = performance.now();
   }
   if (!isSaved) yield* save();
-  const isDone = step >= total && isEvaluated, { best } = run;
+  const isDone = step >= total && isEvaluated, { best } = directory;
   const reason = isDone ? options.endsWith : isPatient() ? "interrupted" : "patience";
   yield { kind: "end", reason, step, path: path!, ...(best ? { best } : {}) };
 
@@ -116,7 +116,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     const most = Math.min(REPORT_ROWS, Math.floor(count * REPORT_MS / elapsedMs));
     stepsPerReport = Math.max(1, most);
     record.note(metrics); // all in one write, as the device is idle meanwhile
-    yield* noticesOf(run);
+    yield* noticesOf(directory);
     for (const [i, metric] of metrics.entries()) {
       yield { ...metric, steps: total, ...left };
       checkSkips(reports[i]!.consecutiveSkips);
@@ -150,7 +150,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     record.note([metric]);
     await record.draw();
     yield { ...metric, best: isBest };
-    yield* noticesOf(run);
+    yield* noticesOf(directory);
     if (Number.isFinite(loss)) return;
     throw new UserError(
       `Cannot continue training as the validation loss must be finite: current value is ${loss} ` +
@@ -176,7 +176,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     path = await saveCheckpoint(loop, { step, bestLoss, best: isEvaluated && isBest });
     isSaved = true;
     yield { kind: "checkpoint", step, path };
-    yield* noticesOf(run);
+    yield* noticesOf(directory);
   }
 
   /** Throws if too many steps in a row were skipped. */

@@ -104,7 +104,6 @@ export async function* train(
     setParameters(run, gpt, trainStep);
     yield* steps({
       ...run,
-      run: directory,
       record,
       gpt,
       trainStep,

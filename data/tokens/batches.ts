@@ -39,7 +39,7 @@ export interface BatchesOptions {
  * filled with rows of the next one, so that no row is left out.
  */
 export class Batches {
-  readonly #text: TokenDataset;
+  readonly #dataset: TokenDataset;
   readonly #options: BatchesOptions;
   readonly #rows: number;
 
@@ -48,17 +48,19 @@ export class Batches {
    *
    * @throws {UserError} if the tokens are too few for a single row.
    */
-  constructor(text: TokenDataset, options: BatchesOptions) {
-    this.#text = text;
+  constructor(dataset: TokenDataset, options: BatchesOptions) {
+    this.#dataset = dataset;
     this.#options = options;
     const { contextLength: T, sequence } = options;
-    if (text.length <= (sequence === "packed" ? T : 1)) {
+    const least = sequence === "packed" ? T + 1 : 2;
+    if (dataset.length < least) {
       throw new UserError(
-        `Cannot cut a row of ${T} tokens as the text has only ${text.length} tokens: ` +
-          `use more text, a shorter context, or padded sequences`,
+        `Cannot cut rows of ${T} tokens as the text must have at least ${least} tokens: ` +
+          `current number is ${dataset.length}`,
+        { hint: "Use more text, a shorter --context-length, or --sequence padded" },
       );
     }
-    this.#rows = sequence === "packed" ? Math.floor((text.length - 1) / T) : text.documents;
+    this.#rows = sequence === "packed" ? Math.floor((dataset.length - 1) / T) : dataset.documents;
   }
 
   /** Batches per epoch, rounded up. */
@@ -97,21 +99,21 @@ export class Batches {
   /** Up to T + 1 tokens of row number `row`, counted from the beginning of the training. */
   #row(row: number): Tokens {
     const { start, end } = this.#placeOf(row);
-    return this.#text.read(start, end);
+    return this.#dataset.read(start, end);
   }
 
   /** Where the tokens of a row are in the data set. */
   #placeOf(row: number): { start: number; end: number } {
     const { contextLength: T, sequence, seed } = this.#options;
-    const text = this.#text;
+    const dataset = this.#dataset;
     const epoch = Math.floor(row / this.#rows);
     const place = permute(row % this.#rows, this.#rows, seed, epoch);
     if (sequence === "padded") {
-      const start = text.documentStart(place), end = text.documentStart(place + 1);
+      const start = dataset.documentStart(place), end = dataset.documentStart(place + 1);
       return { start, end: Math.min(end, start + T + 1) };
     }
     // each epoch cuts the stream at a random phase, of at most the tokens that the rows leave over
-    const spare = text.length - 1 - this.#rows * T;
+    const spare = dataset.length - 1 - this.#rows * T;
     const start = place * T + hash(seed, epoch, PHASE) % (spare + 1);
     return { start, end: start + T + 1 };
   }
@@ -132,19 +134,19 @@ export type EvaluationOptions = Pick<BatchesOptions, "batchSize" | "contextLengt
  * loss does not depend on where rows were cut.
  */
 export function* evaluationBatches(
-  text: TokenDataset,
+  dataset: TokenDataset,
   options: EvaluationOptions,
 ): Generator<Batch> {
   const { batchSize, contextLength: T, padding } = options;
   const overlap = Math.floor(T / 2);
   let rows: Row[] = [];
-  for (let d = 0; d < text.documents; d++) {
-    const first = text.documentStart(d), end = text.documentStart(d + 1);
+  for (let d = 0; d < dataset.documents; d++) {
+    const first = dataset.documentStart(d), end = dataset.documentStart(d + 1);
     for (let counted = first; counted < end;) { // targets of this document before it are done
       const start = counted === first ? first - 1 : counted - 1 - overlap;
       const stop = Math.min(end, start + T + 1);
       const tokens = new Uint32Array(stop - start).fill(padding);
-      tokens.set(text.read(Math.max(first, start), stop), start < first ? 1 : 0);
+      tokens.set(dataset.read(Math.max(first, start), stop), start < first ? 1 : 0);
       rows.push({ tokens, countFrom: counted - 1 - start });
       counted = stop;
       if (rows.length < batchSize) continue;

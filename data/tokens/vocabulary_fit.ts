@@ -20,7 +20,7 @@ const LONGER_IN_PART = 1.25, LONGER_IN_OTHER = 1.5;
  */
 export async function misfitsOf(
   tokenizer: Tokenizer,
-  text: TokenDataset,
+  dataset: TokenDataset,
   model: string,
 ): Promise<string[]> {
   const gpt2 = await gpt2Tokenizer();
@@ -28,9 +28,9 @@ export async function misfitsOf(
   const unknown = unknownId(tokenizer);
   let here = 0, there = 0, unknowns = 0;
   for (let i = 0; i < SAMPLES; i++) {
-    const start = Math.floor(i * text.length / SAMPLES);
-    const end = Math.min(start + SAMPLE_TOKENS, Math.floor((i + 1) * text.length / SAMPLES));
-    const ids = Array.from(text.read(start, end)).filter((id) => id !== tokenizer.endOfText);
+    const start = Math.floor(i * dataset.length / SAMPLES);
+    const end = Math.min(start + SAMPLE_TOKENS, Math.floor((i + 1) * dataset.length / SAMPLES));
+    const ids = Array.from(dataset.read(start, end)).filter((id) => id !== tokenizer.endOfText);
     here += ids.length;
     there += gpt2.encodeDocument(tokenizer.decode(ids)).length;
     unknowns += ids.filter((id) => id === unknown).length;

@@ -109,7 +109,7 @@ async function runScript(
   performance.now = () => clock;
   try {
     const loop = steps({
-      ...{ run, batches, gpt, options: resolved, source: undefined, typed: [] },
+      ...{ directory: run, batches, gpt, options: resolved, source: undefined, typed: [] },
       record,
       corpus: { tokenizer, name: "x", hash: "y", entropyPerToken: 0.5 } as unknown as Corpus,
       trainStep: {

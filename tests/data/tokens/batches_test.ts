@@ -180,9 +180,9 @@ Deno.test("permute() reaches every place exactly once", () => {
 Deno.test("Batches throws if there are fewer tokens than in a row", () => {
   assert.throws(() => new Batches(text(4), OPTIONS), {
     name: "UserError",
-    message:
-      "Cannot cut a row of 4 tokens as the text has only 4 tokens: use more text, a shorter " +
-      "context, or padded sequences",
+    message: "Cannot cut rows of 4 tokens as the text must have at least 5 tokens: " +
+      "current number is 4",
+    hint: "Use more text, a shorter --context-length, or --sequence padded",
   });
 });
 
