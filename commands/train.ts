@@ -28,6 +28,10 @@ const program = command(
   "Train a small GPT. By default: on built-in stories, with a model that suits this machine.",
 );
 for (const name of OPTION_NAMES) program.addOption(flagOption(name));
+program.addOption(
+  new Option("--json", "print every event as a line of JSON on standard output")
+    .helpGroup(`${optionNamed("logEvery").group}:`),
+);
 
 /** The flag of an option. */
 function flagOption(name: OptionName): Option {
@@ -52,15 +56,14 @@ function flagOption(name: OptionName): Option {
 /** The options that were typed; a resumed run keeps the values of all others. */
 function givenOptions(): Partial<TrainOptions> {
   const all = program.opts() as Record<string, unknown>;
-  const given = Object.fromEntries(
-    Object.entries(all).filter(([name]) => program.getOptionValueSource(name) === "cli"),
-  );
+  const typed = OPTION_NAMES.filter((name) => program.getOptionValueSource(name) === "cli");
+  const given: Record<string, unknown> = Object.fromEntries(typed.map((name) => [name, all[name]]));
   const data = given.data as string[] | undefined;
   if (data) given.data = data.join() === "auto" ? "auto" : parseDataSpec(data);
   return given as Partial<TrainOptions>;
 }
 
-async function main(options: Partial<TrainOptions>): Promise<number> {
+async function main(options: Partial<TrainOptions>, isJson: boolean): Promise<number> {
   const interrupts = await listenForInterrupts(
     "saving a checkpoint; press Ctrl-C again to quit at once",
   );
@@ -69,6 +72,7 @@ async function main(options: Partial<TrainOptions>): Promise<number> {
   try {
     for await (const event of train({ ...options, signal: interrupts.signal })) {
       display.show(event);
+      if (isJson) print(`${JSON.stringify(event)}\n`);
       if (event.kind === "start") giveBack(...HUB); // data and models are downloaded
       if (event.kind !== "end") continue;
       display.close();
@@ -86,11 +90,7 @@ async function main(options: Partial<TrainOptions>): Promise<number> {
       }
       const next = taskCommand("generate", ...model) + ' "Once upon a time"';
       status(`${done}; to generate text: ${next}`);
-      try {
-        output(`${event.path}\n`);
-      } catch (error) {
-        status(`Warning: ${(error as Error).message}`); // the result is the checkpoint
-      }
+      if (!isJson) print(`${event.path}\n`);
     }
     return 0;
   } catch (error) {
@@ -103,6 +103,20 @@ async function main(options: Partial<TrainOptions>): Promise<number> {
   }
 }
 
+/** Whether nobody reads stdout, or it cannot be written. */
+let isClosed = false;
+
+/** Writes to stdout as long as that is possible: the result of a training is the checkpoint. */
+function print(text: string): void {
+  if (isClosed) return;
+  try {
+    isClosed = !output(text);
+  } catch (error) {
+    isClosed = true;
+    status(`Warning: ${(error as Error).message}`);
+  }
+}
+
 /** The command that was typed, without the flags that would start over or go back once more. */
 function commandGiven(): string {
   const words = Deno.args.filter((word, i, all) =>
@@ -111,5 +125,5 @@ function commandGiven(): string {
   return taskCommand("train", ...words);
 }
 
-program.action(() => run(() => main(givenOptions())));
+program.action(() => run(() => main(givenOptions(), program.getOptionValue("json") === true)));
 await program.parseAsync();

@@ -12,6 +12,7 @@ export class TrainDisplay {
   #isPreparing = true;
   #logEvery = 1;
   #isScaled = false;
+  #epochDigits = 1;
   #loggedMs = -Infinity;
 
   constructor(bar: ProgressBar = new ProgressBar()) {
@@ -39,6 +40,8 @@ export class TrainDisplay {
           : `${trainedParameters} of ${parameters}`;
         this.#logEvery = options.logEvery;
         this.#isScaled = options.precision === "f16";
+        const { epochs } = event; // 0.034 has more digits than 1.4
+        this.#epochDigits = Math.max(1, 1 - Math.floor(Math.log10(epochs)));
         const { evalTokens } = options;
         const some = evalTokens > 0 && evalTokens < corpus.validationTokens
           ? `, of which ${evalTokens} are evaluated`
@@ -54,7 +57,8 @@ export class TrainDisplay {
           (event.resumedFrom === undefined
             ? "training"
             : `resuming from step ${event.resumedFrom}:`) +
-            ` ${trained} parameters for ${event.steps} steps, into ${options.out}`,
+            ` ${trained} parameters for ${event.steps} steps, ` +
+            `${epochs.toFixed(this.#epochDigits)} epochs, into ${options.out}`,
         );
         this.#bar.update(event.resumedFrom ?? 0, event.steps, "compiling the kernels");
         this.#isPreparing = false;
@@ -71,7 +75,7 @@ export class TrainDisplay {
         }
         return;
       case "step": {
-        const line = describeStep(event, this.#isScaled);
+        const line = this.#describeStep(event);
         this.#bar.update(event.step, event.steps, line);
         if (this.#isLogged(event)) {
           this.#loggedMs = performance.now();
@@ -107,21 +111,22 @@ export class TrainDisplay {
     if (step === steps || this.#bar.isVisible) return step === steps;
     return step % this.#logEvery === 0 || performance.now() - this.#loggedMs >= SILENCE_MS;
   }
-}
 
-function describeStep(event: TrainEvent & { kind: "step" }, isScaled: boolean): string {
-  const { step, steps, loss, learningRate, gradientNorm, lossScale, skipped } = event;
-  const { tokensPerSecond, secondsLeft } = event;
-  return [
-    `step ${step}/${steps}`,
-    `loss ${loss.toFixed(3)}`,
-    `lr ${learningRate.toExponential(1)}`,
-    `norm ${gradientNorm.toFixed(2)}`,
-    ...(isScaled ? [`scale ${lossScale}`] : []),
-    ...(skipped > 0 ? [`skipped ${skipped}`] : []),
-    ...(tokensPerSecond === undefined ? [] : [`${tokensPerSecond} tok/s`]),
-    ...(secondsLeft === undefined ? [] : [`${duration(secondsLeft)} left`]),
-  ].join(" ");
+  #describeStep(event: TrainEvent & { kind: "step" }): string {
+    const { step, steps, epoch, loss, learningRate, gradientNorm, lossScale, skipped } = event;
+    const { tokensPerSecond, secondsLeft } = event;
+    return [
+      `step ${step}/${steps}`,
+      `epoch ${epoch.toFixed(this.#epochDigits)}`,
+      `loss ${loss.toFixed(3)}`,
+      `lr ${learningRate.toExponential(1)}`,
+      `norm ${gradientNorm.toFixed(2)}`,
+      ...(this.#isScaled ? [`scale ${lossScale}`] : []),
+      ...(skipped > 0 ? [`skipped ${skipped}`] : []),
+      ...(tokensPerSecond === undefined ? [] : [`${tokensPerSecond} tok/s`]),
+      ...(secondsLeft === undefined ? [] : [`${duration(secondsLeft)} left`]),
+    ].join(" ");
+  }
 }
 
 function describeOptions(options: object): string {

@@ -9,7 +9,7 @@ import {
 import { parseHuggingFaceConfig } from "../model/files/hugging_face.ts";
 import { PRESETS } from "../model/config.ts";
 import { Curve } from "./curve.ts";
-import { type Metric, METRICS_FILE, readLines, readMetrics, startMetric } from "./metrics.ts";
+import { costOf, type Metric, METRICS_FILE, readLines, readMetrics } from "./metrics.ts";
 import { isSystemError } from "../files/disk.ts";
 import { CONFIG_FILE } from "../files/names.ts";
 import { align, duration, inShort } from "../files/units.ts";
@@ -107,10 +107,7 @@ export function readRun(path: string, onWarning: (sentence: string) => void): Co
   const config = join(newest.checkpoint, CONFIG_FILE);
   const { parameters, flopsPerToken } = start ??
     // records of earlier versions lack these figures
-    startMetric(
-      parseHuggingFaceConfig(reading(config, () => readFileSync(config, "utf8")), config),
-      0,
-    );
+    costOf(parseHuggingFaceConfig(reading(config, () => readFileSync(config, "utf8")), config));
   const counted = (point: SpentPoint): ComparedPoint => (
     { ...point, flops: point.tokens * flopsPerToken! }
   );

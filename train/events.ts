@@ -8,8 +8,12 @@ export type TrainEvent =
   | ({ kind: "preparing" } & DataProgress)
   | {
     kind: "start";
+    /** The step after which a resumed run continues. */
     resumedFrom?: number;
+    /** Steps of the whole run. */
     steps: number;
+    /** Passes over the training text that these steps make. */
+    epochs: number;
     options: ResolvedOptions;
     device: string;
     parameters: number;
@@ -33,11 +37,17 @@ export type TrainEvent =
   | {
     kind: "step";
     step: number;
+    /** Steps of the whole run. */
     steps: number;
+    /** Passes over the training text up to the end of this step. */
+    epoch: number;
+    /** Mean loss in nats per token. */
     loss: number;
     learningRate: number;
+    /** Before clipping. */
     gradientNorm: number;
     lossScale: number;
+    /** Steps of the run that were skipped, as their gradient was not finite. */
     skipped: number;
     /** Absent for the first step, whose time is mostly compilation. */
     tokensPerSecond?: number;

@@ -18,6 +18,8 @@ export interface Metric {
   kind: string;
   /** Steps done before it. */
   step: number;
+  /** When the line was written, in ISO 8601; earlier versions did not note it. */
+  time?: string;
   /** Of a step or an evaluation: its loss. */
   loss?: number | null;
   /** Of a step: its speed. */
@@ -26,6 +28,12 @@ export interface Metric {
   bitsPerByte?: number | null;
   /** Of an evaluation: the least possible loss, if it is known. */
   entropyPerToken?: number;
+  /** Of an evaluation: tokens predicted. */
+  tokens?: number;
+  /** Of a start: the device. */
+  device?: string;
+  /** Of a start: all options of the training. */
+  options?: object;
   /** Of a start: parameters of the model. */
   parameters?: number;
   /** Of a start: `flopsPerToken()` of the model. */
@@ -173,14 +181,23 @@ export function* readMetrics(
   onWarning(`${path} is damaged in line ${named.join(", ")}${others}, which is skipped`);
 }
 
-/** The line of a training that starts or resumes: the size of its model. */
-export function startMetric(config: GptConfig, step: number): Metric {
-  return {
-    kind: "start",
-    step,
-    parameters: countParameters(config),
-    flopsPerToken: flopsPerToken(config),
-  };
+/** The size of a model and the cost of its training, as a line of kind `start` gives them. */
+export function costOf(config: GptConfig): { parameters: number; flopsPerToken: number } {
+  return { parameters: countParameters(config), flopsPerToken: flopsPerToken(config) };
+}
+
+/** Names of a list that a line holds, at most: a pattern may have named thousands of files. */
+const MOST_IN_LIST = 200;
+
+/** A metric as a line without its break. Numbers that are not finite become null. */
+export function metricLine(metric: Metric): string {
+  return JSON.stringify(
+    metric,
+    (_, value) =>
+      Array.isArray(value) && value.length > MOST_IN_LIST
+        ? [...value.slice(0, MOST_IN_LIST), `and ${value.length - MOST_IN_LIST} more`]
+        : value,
+  );
 }
 
 /**

@@ -8,11 +8,13 @@ import {
   CHUNK_BYTES,
   LINE_BREAK,
   type Metric,
+  metricLine,
   METRICS_FILE,
   readLines,
   Rewinds,
 } from "./metrics.ts";
 import { drawLoss, LossCurve } from "./loss_curve.ts";
+import { LossWatch } from "./loss_watch.ts";
 
 /**
  * The record of a run while it trains: `metrics.jsonl`, which is only appended to, and `loss.svg`.
@@ -25,13 +27,16 @@ const PICTURE_FILE = "loss.svg";
 /** The record of a run: its file, and what evaluations and curves need of all its lines. */
 export class RunRecord {
   readonly #directory: RunDirectory;
+  readonly #now: () => Date;
   readonly #losses = new LossCurve();
+  readonly #watch = new LossWatch();
   #best: { step: number; loss: number } | undefined;
   #lastEvaluation: number | undefined;
   #evaluationsSinceBest = 0;
 
-  constructor(directory: RunDirectory) {
+  constructor(directory: RunDirectory, now: () => Date) {
     this.#directory = directory;
+    this.#now = now;
   }
 
   /** Step of the best evaluation. */
@@ -49,13 +54,15 @@ export class RunRecord {
     return this.#evaluationsSinceBest;
   }
 
-  /** Appends metrics to the file, all in one write. */
+  /** Appends metrics to the file with the time, all in one write. What their losses say is a notice of the run. */
   note(metrics: readonly Metric[]): void {
-    this.#directory.append(
-      METRICS_FILE,
-      metrics.map((metric) => JSON.stringify(metric)).join("\n"),
-    );
-    for (const metric of metrics) this.add(metric);
+    const time = this.#now().toISOString();
+    const lines = metrics.map(({ kind, ...rest }) => metricLine({ kind, time, ...rest }));
+    this.#directory.append(METRICS_FILE, lines.join("\n"));
+    for (const metric of metrics) {
+      const sentence = this.add(metric);
+      if (sentence !== undefined) this.#directory.notices.push(sentence);
+    }
   }
 
   /** Draws the losses; if that fails, there is a notice. */
@@ -70,11 +77,15 @@ export class RunRecord {
     this.#directory.write(PICTURE_FILE, picture);
   }
 
-  /** Adds a line that is in the file already. */
-  add(metric: Metric): void {
+  /** Adds a line that is in the file already; returns what its loss says, see `LossWatch`. */
+  add(metric: Metric): string | undefined {
     this.#losses.add(metric);
-    const { kind, step, loss } = metric;
-    if (kind !== "evaluation") return;
+    const sentence = this.#watch.add(metric);
+    if (metric.kind === "evaluation") this.#addEvaluation(metric);
+    return sentence;
+  }
+
+  #addEvaluation({ step, loss }: Metric): void {
     this.#lastEvaluation = step;
     this.#evaluationsSinceBest++;
     if (!Number.isFinite(loss) || this.#best && loss! >= this.#best.loss) return;
@@ -87,10 +98,16 @@ export class RunRecord {
  * Opens the record of a run whose training continues after `step`. Lines of later steps, and those that an earlier
  * training repeated, move into another file, such as `metrics-after-000500.jsonl`. If that fails, the lines stay, and
  * readers of the record skip them. The loss curve and the hints of the run are corrected, too.
+ *
+ * @param now the clock, for tests.
  */
-export async function openRecord(run: RunDirectory, step: number): Promise<RunRecord> {
+export async function openRecord(
+  run: RunDirectory,
+  step: number,
+  { now = () => new Date() }: { now?: () => Date } = {},
+): Promise<RunRecord> {
   const path = join(run.path, METRICS_FILE);
-  let record = new RunRecord(run);
+  let record = new RunRecord(run, now);
   const rewinds = new Rewinds();
   try {
     for (const line of existsSync(path) ? readLines(path) : []) {
@@ -99,7 +116,7 @@ export async function openRecord(run: RunDirectory, step: number): Promise<RunRe
     }
     rewinds.goBack(Infinity, step);
     if (!rewinds.none) {
-      record = new RunRecord(run);
+      record = new RunRecord(run, now);
       const isRepeated = rewinds.sorter();
       for (const line of readLines(path)) {
         if (!isRepeated(line) && line.metric) record.add(line.metric);

@@ -7,7 +7,7 @@ import { UserError } from "../files/user_error.ts";
 import { listCheckpoints } from "../model/files/checkpoint.ts";
 import { parseHuggingFaceConfig } from "../model/files/hugging_face.ts";
 import { newestState, readEvaluations } from "./compare.ts";
-import { METRICS_FILE, startMetric } from "./metrics.ts";
+import { costOf, METRICS_FILE } from "./metrics.ts";
 import { isRun } from "./run_place.ts";
 
 /**
@@ -88,8 +88,7 @@ function summarize(run: string, onWarning: (sentence: string) => void): RunSumma
   const parameters = record?.start?.parameters ?? (found
     ? attempt(() => {
       const config = join(found.checkpoint, CONFIG_FILE);
-      return startMetric(parseHuggingFaceConfig(readFileSync(config, "utf8"), config), 0)
-        .parameters;
+      return costOf(parseHuggingFaceConfig(readFileSync(config, "utf8"), config)).parameters;
     })
     : null);
   return {

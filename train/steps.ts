@@ -118,7 +118,8 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     record.note(metrics); // all in one write, as the device is idle meanwhile
     yield* noticesOf(directory);
     for (const [i, metric] of metrics.entries()) {
-      yield { ...metric, steps: total, ...left };
+      const epoch = batches.epochsBefore(metric.step * gradientAccumulation);
+      yield { ...metric, steps: total, epoch, ...left };
       checkSkips(reports[i]!.consecutiveSkips);
     }
     const { lossScale } = reports.at(-1)!;

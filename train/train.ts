@@ -12,7 +12,7 @@ import { countParameters, parameterTable } from "../model/parameters.ts";
 import { initializeParameters } from "../model/weights.ts";
 import { createEvaluator, type Evaluator } from "./evaluate.ts";
 import { noticesOf, type TrainEvent } from "./events.ts";
-import { startMetric } from "./metrics.ts";
+import { costOf } from "./metrics.ts";
 import { DEFAULT_OPTIONS, type ResolvedOptions, type TrainOptions } from "./options.ts";
 import { cacheBeside, findCheckpoint, finishPlan, makePlan, openCorpus, type Run } from "./plan.ts";
 import { openRecord } from "./record.ts";
@@ -95,7 +95,10 @@ export async function* train(
     checkRoom(run);
     if (wanted.resumeFrom !== undefined) directory.moveLaterAside(run.first);
     const record = await openRecord(directory, run.first);
-    record.note([startMetric(run.config, run.first)]);
+    record.note([{
+      ...{ kind: "start", step: run.first, ...costOf(run.config) },
+      ...{ device: device.name, options: run.options },
+    }]);
     yield* noticesOf(directory);
 
     const gpt = resources.adopt(createModel(run), (gpt) => gpt.destroy());
@@ -124,12 +127,13 @@ const DEVICE_HINTS: Partial<Record<DeviceError["kind"], string>> = {
 };
 
 /** The event that begins a training. */
-function startOf({ resumed, options, device, config, corpus, first }: Run): TrainEvent {
+function startOf({ resumed, options, device, config, corpus, batches, first }: Run): TrainEvent {
   const trained = parameterTable(config, options.freeze).filter(({ trained }) => trained);
   return {
     kind: "start",
     ...(resumed ? { resumedFrom: first } : {}),
     steps: options.steps,
+    epochs: batches.epochsBefore(options.steps * options.gradientAccumulation),
     options,
     device: device.name,
     parameters: countParameters(config),

@@ -70,7 +70,12 @@ export class Batches {
 
   /** Epoch, from 0, in which a batch begins. */
   epochOf(index: number): number {
-    return Math.floor(index * this.#options.batchSize / this.#rows);
+    return Math.floor(this.epochsBefore(index));
+  }
+
+  /** Passes over the data that the batches before number `index` make, such as 1.5. */
+  epochsBefore(index: number): number {
+    return index * this.#options.batchSize / this.#rows;
   }
 
   /** Batch number `index`, counted from 0 at the beginning of the training. */

@@ -3,6 +3,7 @@ import { cpSync } from "node:fs";
 import { join } from "node:path";
 import { trainTokenizer } from "../../data/tokenizer/train.ts";
 import { listCheckpoints } from "../../model/files/checkpoint.ts";
+import type { TrainEvent } from "../../train/events.ts";
 import { Screen } from "./screen.ts";
 import { HubServer } from "../data/hub/server.ts";
 import { once } from "../once.ts";
@@ -68,7 +69,8 @@ Deno.test("train prints its progress on stderr and its result on stdout", async 
   assert.match(stderr, /^preset nano, as asked; precision f\d\d on /);
   // on a GPU that has f16 also the loss scale, and steps that were skipped to find it
   const scaling = "( scale \\d+)?( skipped \\d+)?";
-  const step = `step 6/6 loss \\d\\.\\d{3} lr \\S+ norm \\S+${scaling} \\d+ tok/s 0\\.0s left`;
+  const step =
+    `step 6/6 epoch 0\\.\\d+ loss \\d\\.\\d{3} lr \\S+ norm \\S+${scaling} \\d+ tok/s 0\\.0s left`;
   assert.match(stderr, new RegExp(step));
   assert.match(
     stderr,
@@ -85,6 +87,27 @@ Deno.test("train prints its progress on stderr and its result on stdout", async 
     [1, 2, 3, 4, 5, 6],
   );
   assert.match(Deno.readTextFileSync(join(out, "loss.svg")), /^<svg .*<\/svg>\s*$/s);
+});
+
+Deno.test("train --json prints events on stdout, one per line, and nothing else there", async () => {
+  const { code, stdout, stderr } = await task("train", [
+    ..."--preset nano --steps 2 --batch-size 2 --context-length 16 --eval-tokens 500 --json".split(
+      " ",
+    ),
+    ...["--out", join(directory, "json")],
+  ]);
+  assert.equal(code, 0, stderr);
+  const events: TrainEvent[] = stdout.trimEnd().split("\n").map((line) => JSON.parse(line));
+  const kinds = new Set(events.map(({ kind }) => kind));
+  for (const kind of ["notice", "start", "step", "evaluation", "sample", "checkpoint"] as const) {
+    assert.ok(kinds.has(kind), kind);
+  }
+  const steps = events.filter((event) => event.kind === "step");
+  assert.deepEqual(steps.map(({ step }) => step), [1, 2]);
+  assert.ok(steps.every(({ epoch, loss }) => epoch > 0 && loss > 0));
+  const end = events.at(-1)!;
+  assert.ok(end.kind === "end" && end.path === join(directory, "json", "checkpoints", "000002"));
+  assert.match(stderr, /^done: 2 steps; to generate text: /m);
 });
 
 /** Columns of terminals: fewer than most lines have, the usual number, and more than most lines have. */

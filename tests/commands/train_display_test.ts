@@ -11,12 +11,12 @@ const STORY = "Once upon a time, there was a clever and polite girl named Lucy. 
   "漢字🦆";
 
 /** A training of `steps` steps as it is reported, with an evaluation and a story at every second step. */
-function* training(steps: number, logEvery: number): Generator<TrainEvent> {
+function* training(steps: number, logEvery: number, pace = 0.5): Generator<TrainEvent> {
   const event = <Kind extends TrainEvent["kind"]>(kind: Kind, rest: Partial<Event<Kind>>) =>
     ({ kind, ...rest }) as unknown as TrainEvent;
   yield event("notice", { message: "preset nano, as asked" });
   yield event("start", {
-    steps,
+    ...{ steps, epochs: steps * pace },
     options: { logEvery, precision: "f32", evalTokens: 0, out: "runs/x" } as never,
     parameters: 7,
     trainedParameters: 7,
@@ -29,7 +29,15 @@ function* training(steps: number, logEvery: number): Generator<TrainEvent> {
   yield event("tuning", { done: 1, of: 2 });
   for (let step = 1; step <= steps; step++) {
     yield event("step", {
-      ...{ step, steps, loss: 2, learningRate: 1e-3, gradientNorm: 1, skipped: 0 },
+      ...{
+        step,
+        steps,
+        epoch: step * pace,
+        loss: 2,
+        learningRate: 1e-3,
+        gradientNorm: 1,
+        skipped: 0,
+      },
       ...(step > 1 ? { tokensPerSecond: 1000, secondsLeft: steps - step } : {}),
     });
     if (step % 2 !== 0) continue;
@@ -43,7 +51,7 @@ const HEAD = [
   "preset nano, as asked",
   "data sample: 90 tokens to train on, 10 held out; compact vocabulary of 5",
   "options: logEvery 1, precision f32, evalTokens 0",
-  "training 7 parameters for 4 steps, into runs/x",
+  "training 7 parameters for 4 steps, 2.0 epochs, into runs/x",
 ];
 
 const report = (step: number) => [
@@ -54,14 +62,17 @@ const report = (step: number) => [
   `saved runs/x/checkpoints/00000${step}`,
 ];
 
-const LAST = "step 4/4 loss 2.000 lr 1.0e-3 norm 1.00 1000 tok/s 0.0s left";
+const LAST = "step 4/4 epoch 2.0 loss 2.000 lr 1.0e-3 norm 1.00 1000 tok/s 0.0s left";
 
 for (const width of [40, 80, 200]) {
   Deno.test(`TrainDisplay leaves whole lines and no bar on a terminal of ${width} columns`, async () => {
     const screen = new Screen(width);
     const display = new TrainDisplay(new ProgressBar(screen));
     for (const event of training(4, 1)) display.show(event);
-    assert.match((await screen.lines()).join(" "), /============ step 4\/4 loss .* 0.0s left$/);
+    assert.match(
+      (await screen.lines()).join(" "),
+      /============ step 4\/4 epoch 2.0 loss .* 0.0s left$/,
+    );
     display.close();
     assert.deepEqual(await screen.lines(), [...HEAD, ...report(2), LAST, ...report(4)]);
   });
@@ -85,11 +96,11 @@ for (const width of [40, 80, 200]) {
 }
 
 /** What a display writes where there is no terminal. */
-function log(steps: number, logEvery: number): string[] {
+function log(steps: number, logEvery: number, pace?: number): string[] {
   let written = "";
   const pipe: Terminal = { write: (text) => written += text, size: () => undefined };
   const display = new TrainDisplay(new ProgressBar(pipe));
-  for (const event of training(steps, logEvery)) display.show(event);
+  for (const event of training(steps, logEvery, pace)) display.show(event);
   display.close();
   assert.ok(!written.includes("\x1b"));
   return written.trimEnd().split("\n");
@@ -99,14 +110,22 @@ Deno.test("TrainDisplay writes a log that has the first step, every logEvery-th 
   assert.deepEqual(log(4, 1), [
     ...HEAD,
     "finding the fastest kernels, 2 in all",
-    "step 1/4 loss 2.000 lr 1.0e-3 norm 1.00",
-    "step 2/4 loss 2.000 lr 1.0e-3 norm 1.00 1000 tok/s 2.0s left",
+    "step 1/4 epoch 0.5 loss 2.000 lr 1.0e-3 norm 1.00",
+    "step 2/4 epoch 1.0 loss 2.000 lr 1.0e-3 norm 1.00 1000 tok/s 2.0s left",
     ...report(2),
-    "step 3/4 loss 2.000 lr 1.0e-3 norm 1.00 1000 tok/s 1.0s left",
+    "step 3/4 epoch 1.5 loss 2.000 lr 1.0e-3 norm 1.00 1000 tok/s 1.0s left",
     LAST,
     ...report(4),
   ]);
   const steps = (lines: string[]) => lines.flatMap((line) => /^step (\d+)\//.exec(line)?.[1] ?? []);
   assert.deepEqual(steps(log(20, 9)), ["1", "9", "18", "20"]);
   assert.deepEqual(steps(log(20, 0)), []);
+});
+
+Deno.test("TrainDisplay writes epochs with as many digits as the run needs", () => {
+  for (const [pace, first, all] of [[30, "30.0", "60.0"], [0.01, "0.010", "0.020"]] as const) {
+    const lines = log(2, 1, pace);
+    assert.ok(lines.includes(`training 7 parameters for 2 steps, ${all} epochs, into runs/x`));
+    assert.ok(lines.some((line) => line.startsWith(`step 1/2 epoch ${first} loss`)), first);
+  }
 });

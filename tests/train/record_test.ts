@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { openRunDirectory } from "../../train/run_directory.ts";
+import { readLines } from "../../train/metrics.ts";
 import { openRecord } from "../../train/record.ts";
 import { directory, makeRun } from "../checkpoints.ts";
 
@@ -133,7 +134,8 @@ Deno.test("openRecord() and note() give a notice each when a record cannot be re
   const file = join(path, "metrics.jsonl");
   Deno.mkdirSync(file, { recursive: true });
   const run = openRunDirectory(path);
-  const record = await openRecord(run, 2);
+  let seconds = 0;
+  const record = await openRecord(run, 2, { now: () => new Date(1000 * seconds++) });
   record.note([start(2)]);
   record.note([step(3)]);
   const [read, written, ...others] = run.notices.splice(0);
@@ -149,5 +151,35 @@ Deno.test("openRecord() and note() give a notice each when a record cannot be re
   Deno.removeSync(file);
   record.note([step(4)]);
   run.close();
-  assert.equal(Deno.readTextFileSync(file), textOf([start(2), step(3), step(4)]));
+  const lines = [start(2), step(3), step(4)].map(({ kind, ...rest }, i) => (
+    { kind, time: `1970-01-01T00:00:0${i}.000Z`, ...rest }
+  ));
+  assert.equal(Deno.readTextFileSync(file), textOf(lines));
+});
+
+Deno.test("note() gives a notice of losses that rise, over several starts, and opening gives none", async () => {
+  const path = join(directory, "rising");
+  const evaluated = (step: number, loss: number) => ({ kind: "evaluation", step, loss });
+  const run = openRunDirectory(path);
+  const first = await openRecord(run, 0);
+  first.note([evaluated(1, 3), evaluated(2, 3.5)]);
+  first.note([evaluated(3, 3.5)]);
+  const second = await openRecord(run, 3);
+  assert.deepEqual(run.notices, []);
+  second.note([evaluated(4, 3.5)]);
+  assert.match(run.notices.splice(0).join("\n"), /^the validation loss has been rising: [^\n]*$/);
+  await openRecord(run, 4);
+  assert.deepEqual(run.notices, []);
+  run.close();
+});
+
+Deno.test("note() cuts lists of thousands of names, so that readers can hold the line", async () => {
+  const path = join(directory, "many names");
+  const run = openRunDirectory(path), record = await openRecord(run, 0);
+  const data = Array.from({ length: 2000 }, (_, i) => `/${"x".repeat(600)}${i}`);
+  record.note([{ kind: "start", step: 0, options: { data, seed: 1 } }]);
+  run.close();
+  const [line] = readLines(join(path, "metrics.jsonl"));
+  const options = line!.metric!.options as { data: string[]; seed: number };
+  assert.deepEqual(options.data, [...data.slice(0, 200), "and 1800 more"]);
 });

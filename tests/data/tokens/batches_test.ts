@@ -101,6 +101,7 @@ Deno.test("Batches rounds the batches per epoch up, and knows the epoch in which
   const batches = new Batches(text(41), OPTIONS); // ten rows, in batches of three
   assert.equal(batches.perEpoch, 4);
   assert.deepEqual([0, 3, 4, 6, 7, 10].map((index) => batches.epochOf(index)), [0, 0, 1, 1, 2, 3]);
+  assert.deepEqual([0, 5, 10].map((index) => batches.epochsBefore(index)), [0, 1.5, 3]);
   assert.equal(new Batches(text(37), OPTIONS).perEpoch, 3); // nine rows
 });
 
