@@ -88,7 +88,7 @@ async function main(options: Partial<TrainOptions>, isJson: boolean): Promise<nu
           `--patience evaluations; the best checkpoint is ${best}`;
         model.push("--checkpoint", "best");
       }
-      const next = taskCommand("generate", ...model) + ' "Once upon a time"';
+      const next = taskCommand("generate", ...model, ...argument(event.prompt));
       status(`${done}; to generate text: ${next}`);
       if (!isJson) print(`${event.path}\n`);
     }
@@ -115,6 +115,11 @@ function print(text: string): void {
     isClosed = true;
     status(`Warning: ${(error as Error).message}`);
   }
+}
+
+/** A text as the argument of a command: none if it is empty, and behind -- if it begins with -. */
+function argument(text: string): string[] {
+  return text === "" ? [] : text.startsWith("-") ? ["--", text] : [text];
 }
 
 /** The command that was typed, without the flags that would start over or go back once more. */

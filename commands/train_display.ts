@@ -52,17 +52,23 @@ export class TrainDisplay {
             `${some}; ${corpus.vocabulary} vocabulary of ${corpus.vocabularySize}` +
             (corpus.cached ? "; found in the cache" : ""),
         );
+        this.#isPreparing = false;
+        const { resumedFrom, steps } = event;
+        if (resumedFrom !== undefined && resumedFrom >= steps) {
+          const more = options.endsWith === "epochs"
+            ? "more --epochs"
+            : `--steps above ${resumedFrom}`;
+          return this.#bar.print(
+            `${options.out} has done ${resumedFrom} steps already: give ${more} to continue`,
+          );
+        }
         this.#bar.print(describeOptions(options));
         this.#bar.print(
-          (event.resumedFrom === undefined
-            ? "training"
-            : `resuming from step ${event.resumedFrom}:`) +
-            ` ${trained} parameters for ${event.steps} steps, ` +
+          (resumedFrom === undefined ? "training" : `resuming from step ${resumedFrom}:`) +
+            ` ${trained} parameters for ${steps} steps, ` +
             `${epochs.toFixed(this.#epochDigits)} epochs, into ${options.out}`,
         );
-        this.#bar.update(event.resumedFrom ?? 0, event.steps, "compiling the kernels");
-        this.#isPreparing = false;
-        return;
+        return this.#bar.update(resumedFrom ?? 0, steps, "compiling the kernels");
       }
       case "tuning":
         this.#bar.update(

@@ -64,6 +64,8 @@ export type TrainEvent =
     step: number;
     /** The newest checkpoint. */
     path: string;
+    /** A prompt that fits the text of the training, as those of its samples do. */
+    prompt: string;
     /** The checkpoint with the best validation loss, if there is one. */
     best?: string;
   };

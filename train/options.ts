@@ -471,6 +471,14 @@ export const TRAIN_OPTIONS = {
     rule: { from: "steps", value: (steps: number): number => 2 * Math.ceil(steps / 10) },
     reportsOnly: true,
   },
+  /** Prompt of the samples; by default the first words of held-out documents, in turn. */
+  samplePrompt: {
+    group: REPORTS,
+    type: "text",
+    help: "prompt of the samples (default: the first words of held-out documents, in turn)",
+    placeholder: "<text>",
+    reportsOnly: true,
+  },
   /** Steps between checkpoints; 0 for none but the last. */
   saveEvery: {
     group: REPORTS,

@@ -3,13 +3,11 @@ import { generate } from "../generate/generate.ts";
 import { DIVERGED } from "../kernels/sample/sample.ts";
 import type { Evaluation } from "./evaluate.ts";
 import { noticesOf, type TrainEvent } from "./events.ts";
+import { heldOutPrompt } from "./prompts.ts";
 import type { RunRecord } from "./record.ts";
 import { learningRateAt } from "./schedule.ts";
 import { saveCheckpoint, type Saved } from "./state.ts";
 import { REPORT_ROWS } from "./step.ts";
-
-/** Prompts of the samples during training, in turn. */
-const SAMPLE_PROMPTS = ["Once upon a time", "One day"];
 
 /** Tokens per sample. */
 export const SAMPLE_TOKENS = 120;
@@ -54,6 +52,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
   let learningRates: number[] = []; // of the steps that were submitted and not reported
   let since = performance.now(), stepsPerReport = 1;
 
+  const promptOf = (turn: number) => options.samplePrompt ?? heldOutPrompt(corpus, turn);
   const isDue = (every: number) => every > 0 && step % every === 0;
   const isEvaluating = () => isDue(options.evalEvery) || step === total;
   const isPatient = () => options.patience === 0 || evaluationsSinceBest < options.patience;
@@ -80,7 +79,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
   if (!isSaved) yield* save();
   const isDone = step >= total && isEvaluated, { best } = directory;
   const reason = isDone ? options.endsWith : isPatient() ? "interrupted" : "patience";
-  yield { kind: "end", reason, step, path: path!, ...(best ? { best } : {}) };
+  yield { kind: "end", reason, step, path: path!, prompt: promptOf(0), ...(best ? { best } : {}) };
 
   /** Submits the next step without waiting for it. */
   async function submit(): Promise<void> {
@@ -163,8 +162,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
   /** Generates a text with the model. */
   async function* sample(): AsyncGenerator<TrainEvent> {
     const turn = Math.floor(step / options.sampleEvery);
-    const prompt = SAMPLE_PROMPTS[turn % SAMPLE_PROMPTS.length]!;
-    const request = { prompt, maxNewTokens: SAMPLE_TOKENS, seed: step };
+    const prompt = promptOf(turn), request = { prompt, maxNewTokens: SAMPLE_TOKENS, seed: step };
     let text = "";
     for await (const piece of generate({ gpt, tokenizer: corpus.tokenizer }, request)) {
       text += piece;

@@ -76,7 +76,7 @@ Deno.test("train prints its progress on stderr and its result on stdout", async 
     stderr,
     /validation loss \S+ nats per token \(at best 0\.\d{3}, the entropy of the stories\)/,
   );
-  const generate = `deno task generate --run ${out} "Once upon a time"`;
+  const generate = `deno task generate --run ${out} 'One rainy afternoon'`;
   assert.ok(stderr.endsWith(`done: 6 steps; to generate text: ${generate}\n`), stderr);
   assert.ok(!stderr.includes("\x1b["), "terminal codes in a pipe");
   const lines = Deno.readTextFileSync(join(out, "metrics.jsonl")).trim().split("\n");
@@ -163,17 +163,36 @@ Deno.test("train --patience names the best checkpoint when the validation loss h
   assert.equal(stdout, `${last}\n`);
   const end = "ended after step 3, as the validation loss has not become better for --patience " +
     `evaluations; the best checkpoint is ${best}; to generate text: ` +
-    `deno task generate --run ${path} --checkpoint best "Once upon a time"\n`;
+    `deno task generate --run ${path} --checkpoint best 'One rainy afternoon'\n`;
   assert.ok(stderr.endsWith(end), stderr);
 });
 
-Deno.test("train says from which step it resumes, and that nothing is left to do", async () => {
+Deno.test("train says what continues a run that has done its steps, and leaves it as it is", async () => {
   await trained();
-  const resumed = join(directory, "resumed");
+  const resumed = join(directory, "resumed"), path = join(resumed, "checkpoints", "000006");
   cpSync(out, resumed, { recursive: true });
-  const { code, stderr } = await task("train", ["--out", resumed]);
+  for (const steps of [[], ["--steps", "6"], ["--steps", "3"]]) {
+    const { code, stdout, stderr } = await task("train", ["--out", resumed, ...steps]);
+    assert.equal(code, 0, stderr);
+    assert.equal(stdout, `${path}\n`);
+    assert.match(stderr, /resumed has done 6 steps already: give --steps above 6 to continue\n/);
+    assert.doesNotMatch(stderr, /resuming/);
+  }
+  const { code, stderr } = await task("train", ["--out", resumed, "--steps", "7"]);
   assert.equal(code, 0, stderr);
-  assert.match(stderr, /resuming from step 6:/);
+  assert.match(stderr, /\nresuming from step 6: \d+ parameters for 7 steps, into /);
+});
+
+Deno.test("train draws samples from --sample-prompt, and ends with a command that has it", async () => {
+  const run = join(directory, "prompted"), prompt = "-- It's";
+  const shape = "--preset nano --steps 1 --batch-size 1 --context-length 8 --sample-every 1";
+  const { code, stderr } = await task("train", [
+    ...[...shape.split(" "), "--eval-tokens", "100", "--out", run, `--sample-prompt=${prompt}`],
+  ]);
+  assert.equal(code, 0, stderr);
+  assert.match(stderr, /\n\n-- It's/);
+  const [, command] = /to generate text: (.*)\n$/.exec(stderr)!;
+  assert.equal(command, `deno task generate --run ${run} -- '-- It'\\''s'`);
 });
 
 Deno.test("generate prints the same completion for the same seed", async () => {

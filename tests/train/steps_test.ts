@@ -2,7 +2,8 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { type Batch, Batches } from "../../data/tokens/batches.ts";
 import type { Corpus } from "../../data/tokens/corpus.ts";
-import { tokenDataset } from "../../data/tokens/token_dataset.ts";
+import { type TokenDataset, tokenDataset } from "../../data/tokens/token_dataset.ts";
+import type { Tokenizer } from "../../data/tokenizer/tokenizer.ts";
 import { trainTokenizer } from "../../data/tokenizer/train.ts";
 import { readTrainerState } from "../../model/files/checkpoint.ts";
 import { createGpt } from "../../model/gpt.ts";
@@ -71,6 +72,12 @@ interface Script {
   abortAt?: number;
 }
 
+/** Held-out documents. */
+function heldOut({ encodeDocument, endOfText }: Tokenizer, texts: string[]): TokenDataset {
+  const documents = texts.map((text) => [...encodeDocument(text), endOfText]);
+  return tokenDataset(Uint32Array.from(documents.flat()), [0, documents[0]!.length]);
+}
+
 /** Runs a training as the script says; its events, and what was submitted. */
 async function runScript(
   name: string,
@@ -111,7 +118,10 @@ async function runScript(
     const loop = steps({
       ...{ directory: run, batches, gpt, options: resolved, source: undefined, typed: [] },
       record,
-      corpus: { tokenizer, name: "x", hash: "y", entropyPerToken: 0.5 } as unknown as Corpus,
+      corpus: {
+        ...{ tokenizer, name: "x", hash: "y", entropyPerToken: 0.5 },
+        validation: heldOut(tokenizer, ["the cat sat", "the hat fell down"]),
+      } as unknown as Corpus,
       trainStep: {
         ...trainStep,
         submit(step, { length, at }, { learningRate, counted }) {
@@ -182,11 +192,11 @@ Deno.test("steps() evaluates, draws a sample and saves when it is due, and at th
   ]);
   const samples = events.filter((event) => event.kind === "sample");
   assert.deepEqual(samples.map(({ prompt }) => prompt), [
-    ...["One day", "Once upon a time", "One day"],
+    ...["the hat", "the", "the hat"],
   ]);
   assert.equal(new Set(samples.map(({ text }) => text)).size, 3, "each has a seed of its own");
   const end = events.at(-1)!;
-  assert.ok(end.kind === "end" && end.reason === "epochs");
+  assert.ok(end.kind === "end" && end.reason === "epochs" && end.prompt === "the");
   assert.equal(end.path, join(directory, "due", "checkpoints", "000007"));
   const evaluation = events.find((event) => event.kind === "evaluation");
   assert.ok(evaluation?.kind === "evaluation" && evaluation.entropyPerToken === 0.5);
