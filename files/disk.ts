@@ -21,7 +21,7 @@ import { UserError } from "./user_error.ts";
  */
 
 /** Free bytes of the disk that holds a path; infinite without the permission to ask. */
-export function freeBytesAt(path: string): number {
+function freeBytesAt(path: string): number {
   const asked = { name: "sys", kind: "statfs" } as const;
   if (Deno.permissions.querySync(asked).state !== "granted") return Infinity;
   const { bavail, bsize } = fs.statfsSync(path); // by its object, in which tests can replace it
@@ -36,12 +36,8 @@ export const SPARE_BYTES = 16 * 2 ** 20;
  *
  * @returns undefined if there is room; else the reason, for a sentence "Cannot … as …".
  */
-export function shortageAt(
-  directory: string,
-  neededBytes: number,
-  freeBytes: (path: string) => number = freeBytesAt,
-): string | undefined {
-  const free = freeBytes(directory);
+export function shortageAt(directory: string, neededBytes: number): string | undefined {
+  const free = freeBytesAt(directory);
   if (free >= neededBytes) return undefined;
   const [neededCount, freeCount] = byteCounts(neededBytes, free);
   return `it needs ${neededCount} in ${directory}: ${freeCount} are free`;

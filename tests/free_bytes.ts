@@ -1,12 +1,14 @@
 import fs from "node:fs";
 
-/** Runs an action as if every disk had this many free bytes. */
-export async function withFreeBytes(bytes: number, action: () => Promise<void>): Promise<void> {
+/** Every disk has this many free bytes until the result is disposed of, whose `bytes` a test may change. */
+export function withFreeBytes(bytes: number): Disposable & { bytes: number } {
   const { statfsSync } = fs;
-  fs.statfsSync = (() => ({ bavail: bytes, bsize: 1 })) as unknown as typeof statfsSync;
-  try {
-    await action();
-  } finally {
-    fs.statfsSync = statfsSync;
-  }
+  const disk = {
+    bytes,
+    [Symbol.dispose]() {
+      fs.statfsSync = statfsSync;
+    },
+  };
+  fs.statfsSync = (() => ({ bavail: disk.bytes, bsize: 1 })) as unknown as typeof statfsSync;
+  return disk;
 }

@@ -14,7 +14,6 @@ import {
 } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import {
-  freeBytesAt,
   isSystemError,
   makeWhole,
   readChunks,
@@ -56,14 +55,10 @@ import { checkRunPlace } from "./run_place.ts";
  * Opens a run directory, making it if needed, and takes its lock. Removes leftovers of a process that was killed
  * while it wrote or removed a checkpoint.
  *
- * @param freeBytes free space at a path, for tests.
  * @throws {CheckpointError} if another process trains there, if the directory cannot be written, or if a run
  * cannot be there, see `checkRunPlace()`.
  */
-export function openRunDirectory(
-  path: string,
-  { freeBytes = freeBytesAt }: { freeBytes?: (path: string) => number } = {},
-): RunDirectory {
+export function openRunDirectory(path: string): RunDirectory {
   let isNew = false;
   const lock = refusing(`open run ${path}`, () => {
     checkRunPlace(path);
@@ -75,7 +70,7 @@ export function openRunDirectory(
     lock.close();
     throw new CheckpointError(`Cannot open run ${path} as another process is training there`);
   }
-  const run = new RunDirectory({ path, lock, isNew, freeBytes });
+  const run = new RunDirectory({ path, lock, isNew });
   run.removeLeftovers();
   return run;
 }
@@ -93,7 +88,6 @@ export class RunDirectory {
   readonly #lock: Deno.FsFile;
   /** Whether the directory was made when it was opened. */
   readonly #isNew: boolean;
-  readonly #freeBytes: (path: string) => number;
   /** Name of the best checkpoint; empty if there is none. */
   #best: string;
   /** By file, lines that could not be appended yet. */
@@ -104,18 +98,12 @@ export class RunDirectory {
   readonly #needed = new Set<string>();
 
   constructor(
-    { path, lock, isNew, freeBytes }: {
-      path: string;
-      lock: Deno.FsFile;
-      isNew: boolean;
-      freeBytes: (path: string) => number;
-    },
+    { path, lock, isNew }: { path: string; lock: Deno.FsFile; isNew: boolean },
   ) {
     this.path = path;
     this.#checkpoints = join(path, "checkpoints");
     this.#lock = lock;
     this.#isNew = isNew;
-    this.#freeBytes = freeBytes;
     this.#best = readHint(path, "best");
   }
 
@@ -159,7 +147,7 @@ export class RunDirectory {
       refusing(what, () => {
         const digests: Record<string, FileDigest> = {};
         for (const [file, content] of files) digests[file] = digest(content);
-        checkFits(what, this.#checkpoints, bytesOf(files.values()), this.#freeBytes);
+        checkFits(what, this.#checkpoints, bytesOf(files.values()));
         const manifest = new TextEncoder().encode(serializeState({ ...state, files: digests }));
         makeWhole(
           target,
@@ -197,9 +185,9 @@ export class RunDirectory {
     // the best one and the one that is being written come on top
     const missing = Math.max(1, keep + 2 - listCheckpoints(this.path).length);
     const count = Math.min(missing, saves), directory = this.#checkpoints;
-    checkFits("save a checkpoint", directory, checkpointBytes, this.#freeBytes);
+    checkFits("save a checkpoint", directory, checkpointBytes);
     const needed = count * checkpointBytes + SPARE_BYTES;
-    const shortage = shortageAt(directory, needed, this.#freeBytes);
+    const shortage = shortageAt(directory, needed);
     if (shortage === undefined) return;
     this.notices.push(
       `Cannot save ${count} checkpoints of ${byteCount(checkpointBytes)} each as ${shortage}; ` +
@@ -271,7 +259,7 @@ export class RunDirectory {
     const target = join(this.path, folder), what = `copy files to ${target}`;
     refusing(what, () => {
       const bytes = files.reduce((sum, file) => sum + statSync(file).size, 0);
-      checkFits(what, this.path, bytes, this.#freeBytes);
+      checkFits(what, this.path, bytes);
       const copies = files.map((file) => [basename(file), readChunks(file)] as const);
       makeWhole(
         target,

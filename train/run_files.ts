@@ -2,7 +2,6 @@ import { mkdirSync } from "node:fs";
 import { dirname } from "node:path";
 import {
   explaining,
-  freeBytesAt,
   makeWhole,
   shortageAt,
   SPARE_BYTES,
@@ -51,13 +50,8 @@ export function writeNew(
  * @param what the work that needs them, for the sentence `Cannot WHAT as …`.
  * @throws {CheckpointError} if there is no room.
  */
-export function checkFits(
-  what: string,
-  directory: string,
-  bytes: number,
-  freeBytes: (path: string) => number = freeBytesAt,
-): void {
-  const shortage = shortageAt(directory, bytes + SPARE_BYTES, freeBytes);
+export function checkFits(what: string, directory: string, bytes: number): void {
+  const shortage = shortageAt(directory, bytes + SPARE_BYTES);
   if (shortage === undefined) return;
   throw new CheckpointError(
     `Cannot ${what} as ${shortage}; make room, or choose another --out`,

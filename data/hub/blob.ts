@@ -14,7 +14,15 @@ import { shortageAt, SPARE_BYTES, writeAll } from "../../files/disk.ts";
 import { printable } from "../../files/printable.ts";
 import { byteCount, byteCounts } from "../../files/units.ts";
 import { isSha256 } from "./cache.ts";
-import { ATTEMPTS, backOffMs, HubError, type HubSession, request, within } from "./request.ts";
+import {
+  ATTEMPTS,
+  backOffMs,
+  HubError,
+  type HubSession,
+  request,
+  wait,
+  within,
+} from "./request.ts";
 
 /**
  * Downloads of single files: a download resumes where the last one ended, and the file gets its name only if its
@@ -120,7 +128,7 @@ async function complete(
         throw new HubError(`${error.message}; ${here}, and the same command resumes there`, 0);
       }
       session.onNotice(`the connection is lost, ${here}: resuming`);
-      await session.sleep(backOffMs(failures));
+      await wait(session, backOffMs(failures));
     }
   }
 }

@@ -1,11 +1,17 @@
-import { setTimeout as sleep } from "node:timers/promises";
 import { isSystemError, reasonOf } from "../../files/disk.ts";
 import { isObject } from "../../files/json.ts";
 import { quoted } from "../../files/printable.ts";
 import { UserError } from "../../files/user_error.ts";
 import { addressOf, ChangedError, chunksOf, fetchBlob, type RemoteFile } from "./blob.ts";
 import { type CachedFile, isCommit, isSha256, RepositoryCache } from "./cache.ts";
-import { type Environment, HubError, type HubSession, hubSettings, request } from "./request.ts";
+import {
+  type Environment,
+  HubError,
+  type HubSession,
+  hubSettings,
+  request,
+  wait,
+} from "./request.ts";
 
 export type { CachedFile } from "./cache.ts";
 export { type Environment, HubError } from "./request.ts";
@@ -52,8 +58,6 @@ export interface HubOptions {
   readonly signal?: AbortSignal;
   /** How long a connection may be silent before it counts as lost; 30,000 by default. */
   readonly silenceMs?: number;
-  /** Waits for a number of milliseconds; tests need not wait. */
-  readonly sleep?: (milliseconds: number) => Promise<void>;
   /** Largest file that is downloaded; of any size by default. */
   readonly mostBytes?: number;
 }
@@ -120,7 +124,7 @@ interface Repository {
 
 function openRepository(
   { type, repo, path, revision = "main" }: HubRepo & { path?: string },
-  { environment, onNotice = () => {}, signal, silenceMs = 30_000, ...options }: HubOptions,
+  { environment, onNotice = () => {}, signal, silenceMs = 30_000 }: HubOptions,
 ): Repository {
   checkNames({ repo, revision, ...(path === undefined ? {} : { path }) });
   const settings = hubSettings(environment);
@@ -134,7 +138,6 @@ function openRepository(
     onNotice,
     signal,
     silenceMs,
-    sleep: options.sleep ?? ((ms: number) => sleep(ms, undefined, signal && { signal })),
   };
   return { session, files: new RepositoryCache(settings.cache, { type, repo }) };
 }
@@ -224,11 +227,11 @@ async function addToCache(
   remote: RemoteFile,
   { onProgress = () => {} }: HubOptions,
 ): Promise<CachedFile> {
-  const { revision, task, onNotice, sleep } = session, { path, commit, etag, bytes } = remote;
+  const { revision, task, onNotice } = session, { path, commit, etag, bytes } = remote;
   await files.add(remote, {
     fetchBlob: (blob) => fetchBlob(session, blob, remote, (done) => onProgress(done, bytes)),
     onLocked: () => onNotice(`waiting for another process that is to ${task}`),
-    wait: sleep,
+    wait: (ms) => wait(session, ms),
   });
   try {
     files.remember(revision, commit);

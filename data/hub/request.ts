@@ -1,4 +1,5 @@
 import { join } from "node:path";
+import timers from "node:timers/promises";
 import { environmentVariable } from "../../files/environment.ts";
 import { printable } from "../../files/printable.ts";
 import { UserError } from "../../files/user_error.ts";
@@ -127,8 +128,6 @@ export interface HubSession extends HubSettings {
   readonly onNotice: (sentence: string) => void;
   /** Cancels the task. */
   readonly signal: AbortSignal | undefined;
-  /** Waits; in tests it does not. */
-  readonly sleep: (milliseconds: number) => Promise<void>;
   /** How long a connection may be silent before it counts as lost. */
   readonly silenceMs: number;
 }
@@ -138,6 +137,15 @@ export const ATTEMPTS = 5;
 
 /** Pause after a number of failures in a row: 1, 2, 4, 8 seconds. */
 export const backOffMs = (failures: number): number => 1000 * 2 ** (failures - 1);
+
+/**
+ * Waits.
+ *
+ * @throws the signal's reason, if it aborts.
+ */
+export async function wait({ signal }: Pick<HubSession, "signal">, ms: number): Promise<void> {
+  await timers.setTimeout(ms, undefined, signal && { signal }); // by its object, in which tests can replace it
+}
 
 /** The longest pause that a server may ask for. */
 const LONGEST_WAIT_MS = 5 * 60_000;
@@ -168,7 +176,7 @@ export async function request(
       throw new HubError(`Cannot ${session.task} as ${refusal(session, response, at)}`, status);
     }
     session.onNotice(`${at.host} answers ${status}: asking again in ${seconds(waitMs)}`);
-    await session.sleep(waitMs);
+    await wait(session, waitMs);
   }
 }
 

@@ -18,6 +18,7 @@ import {
 } from "../../files/disk.ts";
 import { byteCount, byteCounts } from "../../files/units.ts";
 import { UserError } from "../../files/user_error.ts";
+import { withFreeBytes } from "../free_bytes.ts";
 
 const directory = Deno.makeTempDirSync();
 globalThis.addEventListener("unload", () => Deno.removeSync(directory, { recursive: true }));
@@ -320,7 +321,8 @@ Deno.test("replaceText() names the reason if a text cannot be written", () => {
 });
 
 Deno.test("shortageAt() is undefined if there is as much room as is needed", () => {
-  const shortage = (needed: number) => shortageAt("runs", needed, () => 2e6);
+  using _ = withFreeBytes(2e6);
+  const shortage = (needed: number) => shortageAt("runs", needed);
   assert.equal(shortage(2e6), undefined);
   assert.equal(shortage(2e6 + 1), "it needs 2.000001 MB in runs: 2.000000 MB are free");
 });

@@ -95,7 +95,6 @@ function hubWith(files: Files) {
   const options: FindModelOptions = {
     environment,
     onNotice: (sentence) => notices.push(sentence),
-    sleep: () => Promise.resolve(),
   };
   return {
     server,

@@ -9,6 +9,7 @@ import {
 } from "../../model/files/checkpoint.ts";
 import { moveAside, openRunDirectory } from "../../train/run_directory.ts";
 import { directory, exampleFiles, exampleState, makeRun } from "../checkpoints.ts";
+import { withFreeBytes } from "../free_bytes.ts";
 import { freshSeed } from "../seeds.ts";
 
 Deno.test("save() writes checkpoints that verify, with hints, and leaves no temporary file", () => {
@@ -55,18 +56,18 @@ Deno.test("copy() replaces a folder as a whole, or leaves it unchanged when ther
   const leftover = join(path, `.tmp-base-${crypto.randomUUID()}`); // of a process that was killed
   Deno.mkdirSync(leftover);
   Deno.writeTextFileSync(join(leftover, "weights.bin"), "half");
-  let free = Infinity;
-  const run = openRunDirectory(path, { freeBytes: () => free });
+  using disk = withFreeBytes(Infinity);
+  const run = openRunDirectory(path);
   const read = () => Deno.readTextFileSync(join(path, "base", "weights.bin"));
   Deno.writeTextFileSync(other, "first");
   run.copy("base", [other]);
   Deno.writeTextFileSync(other, "second");
-  free = 0;
+  disk.bytes = 0;
   assert.throws(() => run.copy("base", [other]), {
     message: /copying.base as it needs .* are free/,
   });
   assert.equal(read(), "first");
-  free = Infinity;
+  disk.bytes = Infinity;
   run.copy("base", [other]);
   assert.equal(read(), "second");
   assert.deepEqual(readdirSync(path).filter((name) => name.startsWith(".tmp")), []);
@@ -177,7 +178,8 @@ Deno.test("openRunDirectory() throws when the path is that of a file", () => {
 
 Deno.test("save() leaves the older checkpoints and no partial one when there is no room", () => {
   const path = makeRun("full", { count: 1 });
-  const run = openRunDirectory(path, { freeBytes: () => 1_000_000 });
+  const run = openRunDirectory(path);
+  using _ = withFreeBytes(1e6);
   assert.throws(() => run.save(exampleFiles("x"), exampleState(2), { keep: 3, best: false }), {
     name: "CheckpointError",
     message:
@@ -190,7 +192,8 @@ Deno.test("save() leaves the older checkpoints and no partial one when there is 
 Deno.test("checkRoom() throws when no checkpoint fits, and gives a notice when not all do", () => {
   const path = makeRun("room", { count: 1 });
   const notices = (free: number, { keep = 3, saves = 9 } = {}) => {
-    const run = openRunDirectory(path, { freeBytes: () => free });
+    const run = openRunDirectory(path);
+    using _ = withFreeBytes(free);
     try {
       run.checkRoom({ checkpointBytes: 1e9, keep, saves });
       return run.notices;

@@ -189,12 +189,12 @@ Deno.test("hubFile() refuses a part that it did not request", async () => {
 
 Deno.test("hubFile() checks first whether the disk has room", async () => {
   await using hub = hubCase(directory);
-  await withFreeBytes(1e6, () =>
-    assert.rejects(hubFile(STORIES, hub.options), {
-      name: "HubError",
-      message:
-        /as it needs 16\.9 MB in \S+blobs: 1\.00 MB are free; make room, or set HF_HUB_CACHE to a directory elsewhere$/,
-    }));
+  using _ = withFreeBytes(1e6);
+  await assert.rejects(hubFile(STORIES, hub.options), {
+    name: "HubError",
+    message:
+      /as it needs 16\.9 MB in \S+blobs: 1\.00 MB are free; make room, or set HF_HUB_CACHE to a directory elsewhere$/,
+  });
   assert.equal(hub.server.log("cdn").length, 0);
 });
 
@@ -212,8 +212,8 @@ Deno.test("hubFile() says why the cache cannot be written", async () => {
 
 Deno.test("hubFile() downloads a file once when several calls want it", async () => {
   await using hub = hubCase(directory);
-  const wait = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms / 50));
-  const all = Array.from({ length: 4 }, () => hubFile(STORIES, { ...hub.options, sleep: wait }));
+  hub.server.wait = (ms) => new Promise((resolve) => setTimeout(resolve, ms / 50));
+  const all = Array.from({ length: 4 }, () => hubFile(STORIES, hub.options));
   const [first, ...others] = await Promise.all(all);
   for (const other of others) assert.deepEqual(other, first);
   assertHolds(first!.path, hub.content);

@@ -138,7 +138,7 @@ async function requestWith(answer: (url: string) => Response): Promise<Response>
       repo: "tiny/stories",
       ...hubSettings({ HOME: "/home/lily", HF_ENDPOINT: "https://hub.test" }),
       ...{ task: "download it", page: "", revision: "main", onNotice() {}, signal: undefined },
-      ...{ sleep: () => Promise.resolve(), silenceMs: 1000 },
+      silenceMs: 1000,
     }, "https://hub.test/0");
   } finally {
     globalThis.fetch = fetch;

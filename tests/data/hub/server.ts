@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { join } from "node:path";
+import timers from "node:timers/promises";
 import type { HubOptions } from "../../../data/hub/hub.ts";
 import { Random } from "../../../data/random.ts";
 import { freshSeed } from "../../seeds.ts";
@@ -46,6 +47,10 @@ export class HubServer implements AsyncDisposable {
   readonly seen: Seen[] = [];
   /** Asked at each request, after it was noted. */
   fault: (seen: Seen) => Fault = () => undefined;
+  /** The waits of the client so far, in milliseconds. */
+  readonly waits: number[] = [];
+  /** Replaces a wait of the client; by default it ends at once. */
+  wait: (ms: number) => Promise<void> = () => Promise.resolve();
   /** Is called for every piece of a file that is sent. */
   onPiece: (bytes: number) => void | Promise<void> = () => {};
   /** The token that is wanted, if any. */
@@ -56,6 +61,7 @@ export class HubServer implements AsyncDisposable {
   readonly #end = new AbortController();
   readonly #hub: Deno.HttpServer<Deno.NetAddr>;
   readonly #cdn: Deno.HttpServer<Deno.NetAddr>;
+  readonly #setTimeout = timers.setTimeout;
   #main = "";
 
   constructor(repo = "datasets/tiny/stories") {
@@ -67,6 +73,10 @@ export class HubServer implements AsyncDisposable {
       );
     this.#hub = serve("hub");
     this.#cdn = serve("cdn");
+    timers.setTimeout = (async (ms: number) => {
+      this.waits.push(ms);
+      await this.wait(ms);
+    }) as typeof timers.setTimeout;
   }
 
   /** Address of the hub. */
@@ -104,6 +114,7 @@ export class HubServer implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    timers.setTimeout = this.#setTimeout;
     this.#end.abort();
     await Promise.all([this.#hub.finished, this.#cdn.finished]);
   }
@@ -283,12 +294,11 @@ export function hubCase(
   server.publish(STORIES.path, content, { large });
   const home = Deno.makeTempDirSync({ dir: directory });
   const environment: Record<string, string> = { HF_HOME: home, HF_ENDPOINT: server.endpoint };
-  const notices: string[] = [], waits: number[] = [], progress: number[] = [];
+  const notices: string[] = [], progress: number[] = [];
   const options: HubOptions = {
     environment,
     onNotice: (sentence) => notices.push(sentence),
     onProgress: (done) => progress.push(done),
-    sleep: (ms) => Promise.resolve(void waits.push(ms)),
   };
   const repository = join(home, "hub", "datasets--tiny--stories");
   const blobs = () => [...Deno.readDirSync(join(repository, "blobs"))].map(({ name }) => name);
@@ -300,7 +310,7 @@ export function hubCase(
     environment,
     options,
     notices,
-    waits,
+    waits: server.waits,
     progress,
     repository,
     blobs,

@@ -209,7 +209,7 @@ Deno.test("loadTokenizer() takes a model's tokenizer from the hub, and offline f
     const small = { large: false };
     const first = server.publish("tokenizer.json", bytes(compact.json), small);
     const load = (spec: string, more = {}) =>
-      loadTokenizer(spec, { environment: { ...environment, ...more }, sleep: async () => {} });
+      loadTokenizer(spec, { environment: { ...environment, ...more } });
     assert.equal((await load("hf:cats/small")).hash, compact.hash);
     const offline = { HF_HUB_OFFLINE: "1" };
     assert.equal((await load("hf:cats/small", offline)).hash, compact.hash);

@@ -309,21 +309,23 @@ Deno.test("tokenizeDocuments() needs room for the tokens that are left to make",
   const { textBytes } = await openFile(stories);
   const needed = Math.ceil((textBytes - record.bytes) / 3 * 2); // ids of two bytes, one per three of text
   assert.ok(record.bytes > 0);
-  await withFreeBytes(needed - 1, () =>
-    assert.rejects(
-      tokenizeStories(cacheDirectory),
-      /^UserError: Cannot tokenize stories\.txt as it needs /,
-    ));
-  await withFreeBytes(needed, () => tokenizeStories(cacheDirectory));
+  using disk = withFreeBytes(needed - 1);
+  await assert.rejects(
+    tokenizeStories(cacheDirectory),
+    /^UserError: Cannot tokenize stories\.txt as it needs /,
+  );
+  disk.bytes = needed;
+  await tokenizeStories(cacheDirectory);
 });
 
 Deno.test("tokenizeDocuments() names the reason if it cannot write", async () => {
   const cacheDirectory = join(directory, "refused");
-  await withFreeBytes(1e6, () =>
-    assert.rejects(tokenizeStories(cacheDirectory), {
-      message: `Cannot tokenize stories.txt as it needs 8.25 MB in ${cacheDirectory}: ` +
-        "1.00 MB are free; make room, or put the run and its cache elsewhere",
-    }));
+  using disk = withFreeBytes(1e6);
+  await assert.rejects(tokenizeStories(cacheDirectory), {
+    message: `Cannot tokenize stories.txt as it needs 8.25 MB in ${cacheDirectory}: ` +
+      "1.00 MB are free; make room, or put the run and its cache elsewhere",
+  });
+  disk.bytes = Infinity;
   let second: Promise<void> | undefined;
   await tokenizeStories(cacheDirectory, {
     onProgress() {
