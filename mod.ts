@@ -141,7 +141,12 @@ export {
   listHubFiles,
   parseHubSpec,
 } from "./data/hub/hub.ts";
-export { type Dataset, type DataSpec, openDataset } from "./data/text/dataset.ts";
+export {
+  type Dataset,
+  type DatasetOptions,
+  type DataSpec,
+  openDataset,
+} from "./data/text/dataset.ts";
 export type { DataOptions } from "./data/text/files.ts";
 export {
   type DataProgress,

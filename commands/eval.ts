@@ -132,13 +132,13 @@ async function openText(
       return heldOut(await loadCorpus({ ...from, ...reading }));
     }
     const saved = state?.options as ResolvedOptions | undefined;
-    const { data = "sample", dataVersion, textField: savedField } = saved ?? {};
+    const { data = "sample", validationData, dataVersion, textField: savedField } = saved ?? {};
     const refuse = (requirement: string, reason: string) =>
       new UserError(
         `Cannot evaluate ${path} on its held-out text as its data must be ${requirement}: ${reason}; ` +
           `give the present path of its text, or another text, with --data`,
       );
-    const from = { data, dataVersion, textField: savedField };
+    const from = { data, validationData, dataVersion, textField: savedField };
     const corpus = await loadCorpus({ ...from, ...reading }).catch((error) => {
       throw error instanceof DataError ? refuse("readable", error.reason) : error;
     });
@@ -152,8 +152,10 @@ async function openText(
 }
 
 /** The validation text of a corpus. */
-function heldOut({ validation, ownValidation, name }: Corpus) {
-  return { text: validation, name: `${ownValidation ? "validation text" : "held out"} of ${name}` };
+function heldOut({ validation, validationData, ownValidation, name }: Corpus) {
+  const named = validationData && [validationData].flat().join(", ");
+  const text = `${ownValidation ? "validation text" : "held out"} of ${name}`;
+  return { text: validation, name: named ?? text };
 }
 
 /** The cache directory of a checkpoint's run; a checkpoint that was copied out of its run has none. */

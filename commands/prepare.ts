@@ -16,6 +16,7 @@ const program = command("prepare", "Tokenize data, so that training on it starts
     "tinystories, files, patterns, or hf:OWNER/NAME/FILE, with or without @REVISION; files are " +
       `${UNDERSTOOD}; in text files <|endoftext|> separates documents`,
   )
+  .option("--validation-data <what...>", "text to validate with, as for train")
   .addOption(
     new Option("--data-version <version>", "edition of tinystories (default: v2)")
       .choices(["v1", "v2"] as const),
@@ -24,7 +25,7 @@ const program = command("prepare", "Tokenize data, so that training on it starts
   .option("--tokenizer <what>", "gpt2, a tokenizer.json, or hf:OWNER/NAME", "gpt2")
   .option("--workers <n>", "number of workers (default: one per core)", wholeNumber(1))
   .option("--cache <directory>", "directory for the token files", "runs/cache")
-  .action((data, { cache, dataVersion, textField, tokenizer, workers }) =>
+  .action((data, { cache, validationData, dataVersion, textField, tokenizer, workers }) =>
     run(async () => {
       if (cache === "") {
         throw new UserError(
@@ -35,7 +36,7 @@ const program = command("prepare", "Tokenize data, so that training on it starts
       const { signal } = interrupts;
       const display = new DataProgressDisplay();
       const start = performance.now();
-      if (!namesHub(...data, tokenizer)) giveBack(...HUB);
+      if (!namesHub(...data, ...validationData ?? [], tokenizer)) giveBack(...HUB);
       try {
         const baseTokenizer = await loadTokenizer(tokenizer, {
           signal,
@@ -43,6 +44,7 @@ const program = command("prepare", "Tokenize data, so that training on it starts
         });
         const corpus = await loadCorpus({
           data: parseDataSpec(data),
+          validationData: validationData && parseDataSpec(validationData),
           vocabulary: "full",
           baseTokenizer,
           ...{ dataVersion, textField, workers },

@@ -58,8 +58,10 @@ function givenOptions(): Partial<TrainOptions> {
   const all = program.opts() as Record<string, unknown>;
   const typed = OPTION_NAMES.filter((name) => program.getOptionValueSource(name) === "cli");
   const given: Record<string, unknown> = Object.fromEntries(typed.map((name) => [name, all[name]]));
-  const data = given.data as string[] | undefined;
-  if (data) given.data = data.join() === "auto" ? "auto" : parseDataSpec(data);
+  for (const name of typed.filter((name) => optionNamed(name).type === "data")) {
+    const words = given[name] as string[];
+    given[name] = words.join() === "auto" ? "auto" : parseDataSpec(words);
+  }
   return given as Partial<TrainOptions>;
 }
 

@@ -58,6 +58,8 @@ export interface ComparedRun {
   readonly adapter: string | null;
   /** SHA-256 of the text on which it was trained and evaluated. */
   readonly dataHash: string;
+  /** SHA-256 of the text on which it was evaluated, if that was separate. */
+  readonly validationHash?: string;
   /** Hash of its tokenizer. */
   readonly tokenizerHash: string;
 }
@@ -123,6 +125,7 @@ export function readRun(path: string, onWarning: (sentence: string) => void): Co
     options: withDimensions(options),
     adapter,
     dataHash: data.hash,
+    ...(data.validationHash ? { validationHash: data.validationHash } : {}),
     tokenizerHash,
   };
 }
@@ -230,7 +233,8 @@ export function differences(runs: readonly ComparedRun[]): [name: string, values
 export function caveats(runs: readonly ComparedRun[]): string[] {
   const differ = (hash: (run: ComparedRun) => string) => new Set(runs.map(hash)).size > 1;
   const sentences = [];
-  if (differ(({ dataHash }) => dataHash)) {
+  const isValidatedApart = differ(({ validationHash, dataHash }) => validationHash ?? dataHash);
+  if (isValidatedApart && differ(({ dataHash }) => dataHash)) {
     sentences.push(
       "the runs were evaluated on different texts: neither losses nor bits per byte can be compared",
     );

@@ -124,6 +124,18 @@ export const TRAIN_OPTIONS = {
     onResume: "renamed",
     names: "data",
   },
+  /**
+   * The text to validate with, all of it, named as `data`; if not given, that of the data set, or else documents of
+   * `data` that are held out.
+   */
+  validationData: {
+    group: MODEL,
+    type: "data",
+    help: "text to validate with, named as that of --data (default: every 20th document of that)",
+    placeholder: "<what...>",
+    onResume: "renamed",
+    names: "data",
+  },
   /** Edition of `tinystories`; the second if not given. */
   dataVersion: {
     group: MODEL,
@@ -517,6 +529,8 @@ export interface TrainOptions extends OptionValues<{ default: unknown }> {}
 export interface ResolvedOptions extends OptionValues<{ default: unknown } | { rule: Rule }> {
   /** The data chosen. */
   data: DataSpec;
+  /** The text to validate with, if it is named. */
+  validationData: DataSpec | undefined;
   /** The precision chosen. */
   precision: Precision;
   /** What ends the run. */

@@ -67,6 +67,8 @@ export interface Workplace {
   readonly hub: Pick<HubOptions, "environment">;
   /** The documents that the caller has given in place of a name. */
   readonly documents?: Documents | undefined;
+  /** Likewise those to validate with. */
+  readonly validationDocuments?: Documents | undefined;
 }
 
 /** The choices of a training that do not depend on its data. */
@@ -182,7 +184,8 @@ export async function* makePlan(
     config: config ?? newModel({ ...sizes, vocabularySize: LEAST_VOCABULARY }),
   });
   if (lora) yield* holdBase(directory, (resumed?.base ?? initial)!.directory, given);
-  const hasNewData = renamed?.options.data !== undefined;
+  const { data, validationData } = renamed?.options ?? {};
+  const hasNewData = (data ?? validationData) !== undefined;
   return { given, typed, resumed, hasNewData, initial, config, preset, precision, defaults };
 }
 
@@ -215,15 +218,16 @@ export async function* openCorpus(
   { given, resumed, hasNewData, initial }: Plan,
 ): AsyncGenerator<TrainEvent, Corpus> {
   const { data, dataVersion, textField, workers, vocabulary } = given;
-  const { documents } = place;
-  if (!documents && Array.isArray(data)) {
-    yield { kind: "notice", message: `reading ${data.join(", ")}` };
-  }
+  const { documents, validationDocuments } = place;
+  const validationData = validationDocuments ??
+    (given.validationData === "auto" ? undefined : given.validationData);
+  const files = [documents ?? data, validationData].filter((named) => Array.isArray(named)).flat();
+  if (files.length > 0) yield { kind: "notice", message: `reading ${files.join(", ")}` };
   const corpus = yield* reporting(async (callbacks) =>
     await loadCorpus({
       ...dataPlaces(place),
       ...callbacks,
-      ...{ dataVersion, textField, workers, vocabulary },
+      ...{ validationData, dataVersion, textField, workers, vocabulary },
       data: documents ?? (data === "auto" ? "sample" : data),
       ...(resumed || initial
         ? { tokenizer: (resumed ?? initial)!.tokenizer }
@@ -281,6 +285,7 @@ export function* finishPlan(
   });
   const named = {
     data: corpus.data,
+    validationData: corpus.validationData,
     tokenizer: wholeSpec(given.tokenizer, ["gpt2"]),
     initFrom: wholeSpec(given.initFrom, Object.keys(MODEL_NAMES)),
     vocabulary: resumed || initial ? given.vocabulary : corpus.vocabulary,

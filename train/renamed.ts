@@ -2,7 +2,7 @@ import { resolve } from "node:path";
 import { hashData } from "../data/tokens/corpus.ts";
 import type { HubOptions } from "../data/hub/hub.ts";
 import { loadTokenizer } from "../data/tokenizer/load.ts";
-import { asFound, type DataSpec } from "../data/text/dataset.ts";
+import { asFound } from "../data/text/dataset.ts";
 import { isPartOf } from "../data/tokenizer/tokenizer.ts";
 import { flagOf } from "../files/command_line.ts";
 import { printable } from "../files/printable.ts";
@@ -65,11 +65,13 @@ async function renamedData(
   callbacks: Callbacks,
 ): Promise<Partial<TrainOptions>> {
   const saved = state.options as unknown as ResolvedOptions;
-  const asked = { data: saved.data, dataVersion: saved.dataVersion, textField: saved.textField };
+  const { data, validationData, dataVersion, textField } = saved;
+  const asked: DataOptions = { data, validationData, dataVersion, textField };
   for (const name of DATA_OPTIONS) {
     if (isGiven(given[name])) Object.assign(asked, { [name]: given[name] });
   }
-  asked.data = asFound(asked.data, saved.data);
+  asked.data = asFound(asked.data, data);
+  if (validationData) asked.validationData = asFound(asked.validationData!, validationData);
   const changed = DATA_OPTIONS.filter((name) =>
     JSON.stringify(asked[name]) !== JSON.stringify(saved[name])
   );
@@ -90,7 +92,10 @@ async function renamedData(
 }
 
 /** The options that name data. */
-type DataOptions = Pick<TrainOptions, "dataVersion" | "textField"> & { data: DataSpec };
+type DataOptions = Pick<
+  ResolvedOptions,
+  "data" | "validationData" | "dataVersion" | "textField"
+>;
 
 /** The built-in data set that the options name, with its edition and without its revision. */
 function setOf({ data, dataVersion }: DataOptions): string | undefined {
@@ -99,9 +104,9 @@ function setOf({ data, dataVersion }: DataOptions): string | undefined {
   return name === "tinystories" ? `${name} ${dataVersion ?? "v2"}` : name;
 }
 
-function describeData({ data, ...how }: DataOptions): string {
-  const flags = (["dataVersion", "textField"] as const)
-    .flatMap((name) => how[name] === undefined ? [] : [flagOf(name), how[name]]);
+function describeData({ data, ...others }: DataOptions): string {
+  const flags = (["validationData", "dataVersion", "textField"] as const)
+    .flatMap((name) => others[name] === undefined ? [] : [flagOf(name), ...[others[name]].flat()]);
   return printable([...[data].flat(), ...flags].join(" "));
 }
 

@@ -191,6 +191,7 @@ export function resolveOptions(
       ? "epochs" as const
       : "steps" as const,
     data: options.data === "auto" ? "sample" as const : options.data,
+    validationData: options.validationData === "auto" ? undefined : options.validationData,
     ...sizes,
     learningRate: options.learningRate ?? learningRateOf(sizes.width, defaults),
   };
@@ -241,7 +242,8 @@ export function savedOptions(options: ResolvedOptions): Record<string, unknown> 
 
 /** The hint if a resumed run does not find its data. */
 export const NAME_THE_TEXT =
-  "Give the present path of the run's text with --data, or start over with --fresh";
+  "Give the present path of the run's text with --data, that of a separate validation text with " +
+  "--validation-data, or start over with --fresh";
 
 /** The error for an option that a resumed run cannot change. */
 export function mustStay(name: string, value: unknown, saved: unknown, path: string): UserError {

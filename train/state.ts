@@ -193,7 +193,7 @@ export async function saveCheckpoint(
   { directory, options, typed, corpus, batches, gpt, trainStep, source }: Saved,
   { step, bestLoss, best }: { step: number; bestLoss: number | null; best: boolean },
 ): Promise<string> {
-  const { tokenizer } = corpus;
+  const { tokenizer, validationHash } = corpus;
   const trained = gpt.table.filter((parameter) => parameter.trained);
   const optimizerState: Awaited<ReturnType<typeof downloadTable>> = new Map();
   for (const [key, arena] of trainStep.optimizer.state) {
@@ -227,7 +227,7 @@ export async function saveCheckpoint(
     typed: [...typed],
     tokenizerHash: tokenizer.hash,
     ...(source ? { source } : {}),
-    data: { name: corpus.name, hash: corpus.hash },
+    data: { name: corpus.name, hash: corpus.hash, ...(validationHash ? { validationHash } : {}) },
     tuning: tuningOf(gpt.device),
   }, { keep: options.keep, best });
 }

@@ -58,19 +58,29 @@ export type { TrainEvent } from "./events.ts";
  * ```
  */
 export async function* train(
-  { device: given, signal, environment, texts, ...wanted }: Partial<TrainOptions> & {
-    device?: Device;
-    signal?: AbortSignal;
-    /** Documents to train on, in place of `data`; they are held in memory. */
-    texts?: Iterable<string> | AsyncIterable<string>;
-    /** Environment variables for access to the hub, instead of the process's; see `HubOptions`. */
-    environment?: HubOptions["environment"];
-  } = {},
+  { device: given, signal, environment, texts, validationTexts, ...wanted }:
+    & Partial<TrainOptions>
+    & {
+      device?: Device;
+      signal?: AbortSignal;
+      /** Documents to train on, in place of `data`; they are held in memory. */
+      texts?: Iterable<string> | AsyncIterable<string>;
+      /** Documents to validate with, in place of `validationData`; they are held in memory. */
+      validationTexts?: Iterable<string> | AsyncIterable<string>;
+      /** Environment variables for access to the hub, instead of the process's; see `HubOptions`. */
+      environment?: HubOptions["environment"];
+    } = {},
 ): AsyncGenerator<TrainEvent> {
   validateOptions(wanted);
   checkRates(wanted);
   if (texts && wanted.data !== undefined) {
     throw new UserError("Cannot train on texts and data as only one must be given: both are given");
+  }
+  if (validationTexts && wanted.validationData !== undefined) {
+    throw new UserError(
+      "Cannot validate with validationTexts and validationData as only one must be given: " +
+        "both are given",
+    );
   }
   using resources = new DisposableStack();
   try {
@@ -85,6 +95,8 @@ export async function* train(
       ...{ device, directory, signal },
       hub: environment ? { environment } : {},
       documents: texts && documentsOf("the given text", await Array.fromAsync(texts)),
+      validationDocuments: validationTexts &&
+        documentsOf("the given validation text", await Array.fromAsync(validationTexts)),
     };
 
     const checkpoint = yield* findCheckpoint(place, wanted);

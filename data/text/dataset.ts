@@ -19,6 +19,14 @@ export interface Dataset {
   readonly validation?: Documents;
   /** The name of the data, with each file of the hub at its commit and other files by absolute paths. */
   readonly data: DataSpec;
+  /** In the same way the name of the validation text, if it has a separate one. */
+  readonly validationData?: DataSpec;
+}
+
+/** How to find and read data, and the text to validate with. */
+export interface DatasetOptions extends DataOptions {
+  /** All documents of this text are for validation, in place of those that the data set may have. */
+  readonly validationData?: DataSpec | Documents | undefined;
 }
 
 /** The name of data that the words of a command line mean. */
@@ -76,29 +84,52 @@ const SAMPLE_SEED = 1;
  */
 export async function openDataset(
   data: DataSpec | Documents,
-  options: DataOptions = {},
+  options: DatasetOptions = {},
 ): Promise<Dataset> {
+  const training = await openPart(data, "training", options), { validationData } = options;
+  if (validationData !== undefined) {
+    const validation = await openPart(validationData, "validation", options);
+    return {
+      ...{ training: training.documents, validation: validation.documents },
+      ...{ data: training.data, validationData: validation.data },
+    };
+  }
+  if (!isTinyStories(training.data)) return { training: training.documents, data: training.data };
+  const { documents: validation } = await openPart(training.data, "validation", options);
+  return { training: training.documents, validation, data: training.data };
+}
+
+function isTinyStories(data: DataSpec): boolean {
+  return typeof data === "string" && data !== "sample";
+}
+
+/** The documents that a name means, and the name as in `Dataset`; of a data set of several parts those of one part. */
+async function openPart(
+  data: DataSpec | Documents,
+  part: "training" | "validation",
+  options: DataOptions,
+): Promise<{ documents: Documents; data: DataSpec }> {
   if (data === "sample") {
     const stories = sampleStories({ seed: SAMPLE_SEED, count: SAMPLE_COUNT });
-    return { training: documentsOf("sample", stories), data };
+    return { documents: documentsOf("sample", stories), data };
   }
-  if (typeof data === "object" && "read" in data) return { training: data, data: [data.name] };
+  if (typeof data === "object" && "read" in data) return { documents: data, data: [data.name] };
   if (typeof data !== "string") {
     const { files, pinned } = await findFiles(data, options);
-    return { training: readFiles(files, options), data: pinned };
+    return { documents: readFiles(files, options), data: pinned };
   }
   const { dataVersion = "v2" } = options;
-  const names = TINYSTORIES[dataVersion];
   const [name, revision = "main"] = data.split("@");
   const title = dataVersion === "v2" ? name! : `${name} ${dataVersion}`;
-  const find = async (file: string, revision: string) =>
-    await filesOfHub(`hf:roneneldan/TinyStories/${file}@${revision}`, options);
-  const { files, pinned } = await find(names.training, revision);
+  const file = TINYSTORIES[dataVersion][part];
+  const spec = `hf:roneneldan/TinyStories/${file}@${revision}`;
+  const { files, pinned } = await filesOfHub(spec, options);
   const [, commit] = pinned.split("@");
-  const validation = await find(names.validation, commit!);
   return {
-    training: { ...readFiles(files, options), name: title },
-    validation: { ...readFiles(validation.files, options), name: `${title}, validation` },
+    documents: {
+      ...readFiles(files, options),
+      name: part === "training" ? title : `${title}, validation`,
+    },
     data: `tinystories@${commit!}`,
   };
 }

@@ -1,7 +1,6 @@
 import { createHash } from "node:crypto";
-import { type Dataset, type DataSpec, openDataset } from "../text/dataset.ts";
+import { type Dataset, type DatasetOptions, type DataSpec, openDataset } from "../text/dataset.ts";
 import { type Documents, hashDocuments } from "../text/documents.ts";
-import type { DataOptions } from "../text/files.ts";
 import { expectedTokens, storyEntropy } from "../text/stories.ts";
 import { compactTokenizer, gpt2Tokenizer, type Tokenizer } from "../tokenizer/tokenizer.ts";
 import { holdOut, renumbered, type TokenDataset } from "./token_dataset.ts";
@@ -38,6 +37,8 @@ export interface Corpus {
   readonly name: string;
   /** The name of the data, with each file of the hub at its commit and other files by absolute paths. */
   readonly data: DataSpec;
+  /** In the same way the name of the validation text, if it is named separately. */
+  readonly validationData?: DataSpec;
   /** The tokenizer of training and validation. */
   readonly tokenizer: Tokenizer;
   /** Tokens to train on. */
@@ -48,12 +49,14 @@ export interface Corpus {
   readonly ownValidation: boolean;
   /** Whether the tokenizer has all tokens of its vocabulary, or those that the data uses. */
   readonly vocabulary: "full" | "compact";
-  /** Least loss that a model can reach, in nats per token; known for `sample` only. */
+  /** Least loss that a model can reach, in nats per token; known if all text is `sample`. */
   readonly entropyPerToken?: number;
   /** Whether the tokens were found in the cache. */
   readonly cached: boolean;
-  /** SHA-256 of the documents, in hexadecimal. */
+  /** SHA-256 of all documents, in hexadecimal. */
   readonly hash: string;
+  /** In the same way that of the validation text alone, if the data set has one. */
+  readonly validationHash?: string;
   /** UTF-8 bytes of the documents. */
   readonly bytes: number;
   /** Closes the files that hold the tokens. */
@@ -61,7 +64,7 @@ export interface Corpus {
 }
 
 /** The data to load, and how. */
-export interface CorpusOptions extends DataOptions {
+export interface CorpusOptions extends DatasetOptions {
   /** What to read: see `openDataset()`. */
   readonly data: DataSpec | Documents;
   /** `auto` by default. */
@@ -85,12 +88,12 @@ const GPT2_TOKENS = 50257;
 /**
  * Finds a data set, chooses its vocabulary, and tokenizes it or finds its tokens in the cache.
  *
- * If the data set has no validation text, every twentieth document is held out.
+ * If neither the options nor the data set name validation text, every twentieth document is held out.
  *
  * @throws {DataError} if the data cannot be read; {UserError} if it holds no text.
  */
 export async function loadCorpus(options: CorpusOptions): Promise<Corpus> {
-  const { data, vocabulary = "auto", baseTokenizer } = options;
+  const { data, validationData, vocabulary = "auto", baseTokenizer } = options;
   const dataset = await openDataset(data, options);
   const parts = partsOf(dataset);
   let tokenizer = options.tokenizer ?? baseTokenizer ?? await gpt2Tokenizer();
@@ -119,6 +122,12 @@ export async function loadCorpus(options: CorpusOptions): Promise<Corpus> {
       [tokenizer, ids] = [compact, idsIn(compact, tokenizer)];
     }
   }
+  const [, validationHash] = tokenized.map(({ hash }) => hash);
+  if (validationHash === tokenized[0]!.hash) {
+    options.onNotice?.(
+      `the text to validate with is that of the training: its loss says nothing about other text`,
+    );
+  }
   const [first, second] = tokenized.map((part) => ids ? renumbered(part, ids) : part);
   const { training, validation } = second
     ? { training: first!, validation: second }
@@ -126,10 +135,14 @@ export async function loadCorpus(options: CorpusOptions): Promise<Corpus> {
   return {
     name: dataset.training.name,
     data: dataset.data,
+    ...(dataset.validationData ? { validationData: dataset.validationData } : {}),
+    ...(validationHash === undefined ? {} : { validationHash }),
     ...{ tokenizer, training, validation },
     ownValidation: dataset.validation !== undefined,
     vocabulary: isCompact ? "compact" : "full",
-    ...(data === "sample" ? { entropyPerToken: sampleEntropyPerToken(tokenizer) } : {}),
+    ...(data === "sample" && (validationData ?? data) === data
+      ? { entropyPerToken: sampleEntropyPerToken(tokenizer) }
+      : {}),
     cached: found !== undefined,
     hash: hashOf(tokenized.map(({ hash }) => hash)),
     bytes: tokenized.reduce((sum, { bytes }) => sum + bytes, 0),
@@ -161,9 +174,14 @@ export async function hashData(
 
 /** Tokenizes a whole data set for evaluation, holding nothing out. */
 export async function loadWhole(
-  options: Omit<CorpusOptions, "tokenizer" | "baseTokenizer" | "vocabulary"> & {
-    readonly tokenizer: Tokenizer;
-  },
+  options:
+    & Omit<
+      CorpusOptions,
+      "tokenizer" | "baseTokenizer" | "vocabulary" | "validationData"
+    >
+    & {
+      readonly tokenizer: Tokenizer;
+    },
 ): Promise<TokenizedDocuments> {
   const { training } = await openDataset(options.data, options);
   return await tokenizeDocuments(training, options);

@@ -118,8 +118,8 @@ export interface TrainerState {
    * began with random parameters.
    */
   source?: { spec: string; sha256: string };
-  /** Data of the training: name, and SHA-256 of the documents. */
-  data: { name: string; hash: string };
+  /** Data of the training: name, and SHA-256 of all documents and of those of a separate validation text. */
+  data: { name: string; hash: string; validationHash?: string };
   /**
    * Adapter on which the training ran, null if unknown, and the kernels that were the fastest there. Other kernels
    * may give other last bits.
@@ -413,8 +413,10 @@ function validateState(state: JsonObject, file: string): TrainerState {
   }
   const data = state.data as JsonObject;
   for (const name of ["name", "hash"]) {
-    check(data, `data.${name}`, "text", typeof data[name] === "string");
+    check(data, `data.${name}`, "text", isText(data[name]));
   }
+  const { validationHash = "" } = data;
+  check(data, "data.validationHash", "text", isText(validationHash));
   const { source } = state;
   const isSource = source === undefined ||
     isObject(source) && ["spec", "sha256"].every((name) => isText(source[name]));

@@ -110,6 +110,30 @@ Deno.test("train --json prints events on stdout, one per line, and nothing else 
   assert.match(stderr, /^done: 2 steps; to generate text: /m);
 });
 
+Deno.test("train, prepare and eval validate with the text of --validation-data", async () => {
+  const home = join(directory, "validated");
+  Deno.mkdirSync(home);
+  const stories = Array.from({ length: 30 }, (_, i) => `Story ${i} has an end.`);
+  Deno.writeTextFileSync(join(home, "a.txt"), stories.join("\n<|endoftext|>\n"));
+  Deno.writeTextFileSync(join(home, "v.txt"), "A story.");
+  const run = async (name: string, ...args: string[]) => {
+    const { code, stdout, stderr } = await task(name, args, { cwd: home });
+    assert.equal(code, 0, stderr);
+    return { stdout, stderr };
+  };
+  const data = ["--validation-data", "v.txt"];
+  const { stdout: prepared } = await run("prepare", "a.txt", ...data);
+  assert.match(prepared, /^a\.txt: 31 documents, \d+ tokens$/m);
+  const shape = "--preset nano --steps 1 --batch-size 1 --context-length 8".split(" ");
+  const { stderr } = await run("train", "--data", "a.txt", ...data, ...shape);
+  assert.match(stderr, /^reading a\.txt, v\.txt$/m);
+  assert.match(stderr, /tokens to train on, 4 to validate with; .*; found in the cache$/m);
+  const { stdout } = await run("eval", "--json");
+  const { data: evaluated, tokens, loss } = JSON.parse(stdout);
+  assert.deepEqual([evaluated, tokens], [Deno.realPathSync(join(home, "v.txt")), 4]);
+  assert.equal(JSON.parse((await run("eval", "--json", "--data", "v.txt")).stdout).loss, loss);
+});
+
 /** Columns of terminals: fewer than most lines have, the usual number, and more than most lines have. */
 const WIDTHS = [40, 80, 200];
 

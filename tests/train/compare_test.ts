@@ -233,6 +233,10 @@ Deno.test("caveats() names the figures that cannot be compared", () => {
     /bits per byte can be compared, losses/,
   );
   assert.match(caveats([a!, { ...a!, dataHash: "other" }])[0]!, /different texts/);
+  const [apart, other] = [{ ...a!, validationHash: "v" }, { ...a!, dataHash: "other" }];
+  assert.deepEqual(caveats([apart, { ...other, validationHash: "v" }]), []);
+  assert.match(caveats([apart, { ...other, validationHash: "w" }])[0]!, /different texts/);
+  assert.deepEqual(caveats([a!, apart]), [], "a version that did not save the second hash");
 });
 
 Deno.test("compareTable() puts the runs' last and best figures in columns", () => {

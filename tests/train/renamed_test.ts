@@ -18,6 +18,7 @@ function write(name: string, text: string): string {
 
 const documents = Array.from({ length: 40 }, (_, i) => `Story ${i} goes on.`);
 const text = write("stories.txt", documents.join("\n<|endoftext|>\n"));
+const valid = write("valid.txt", "A story of its own.");
 const tokenizerJson = (await trainTokenizer(documents, { vocabularySize: 264 })).json;
 const tokenizer = write("tokenizer.json", tokenizerJson);
 
@@ -44,6 +45,9 @@ const checkpoint = (run: string, step = 1) =>
 const runs = {
   text: once(() => begin("text", { preset: "nano", data: [text] })),
   tokenizer: once(() => begin("tokenizer", { preset: "nano", data: [text], tokenizer })),
+  validated: once(() =>
+    begin("validated", { preset: "nano", data: [text], validationData: [valid] })
+  ),
   sample: once(() => begin("sample", { preset: "nano", data: "sample" })),
   tuned: once(async () => {
     cpSync(checkpoint(await runs.text()), at("model"), { recursive: true });
@@ -105,6 +109,24 @@ Deno.test("train() refuses to resume with other text, naming both", async () => 
   });
   await assert.rejects(resume("text", { data: [at("gone.txt")] }), {
     message: `Cannot read data file ${at("gone.txt")}: there is no such file`,
+  });
+});
+
+Deno.test("train() resumes with the same text to validate with at another path, and with no other", async () => {
+  const moved = write("moved valid.txt", Deno.readTextFileSync(valid));
+  const other = write("other valid.txt", "Another story.");
+  assert.deepEqual((await resume("validated", {})).validationData, [valid]);
+  const { data, validationData } = await resume("validated", { validationData: [moved] });
+  assert.deepEqual([data, validationData], [[text], [moved]]);
+  await assert.rejects(resume("validated", { validationData: [other] }), {
+    name: "UserError",
+    message: new RegExp(
+      `as its data must stay ${text} --validation-data ${valid}: ` +
+        `${text} --validation-data ${other} holds other text$`,
+    ),
+  });
+  await assert.rejects(resume("text", { validationData: [valid] }), {
+    message: new RegExp(`must stay ${text}: ${text} --validation-data ${valid} holds other text$`),
   });
 });
 

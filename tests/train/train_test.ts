@@ -123,3 +123,19 @@ Deno.test("train() makes a model of the dimensions that are given, which a resum
   const { layers: L, hidden: F } = (await tune({ layers: 3 }))!;
   assert.deepEqual([L, F], [3, 30]);
 });
+
+Deno.test("train() validates with texts that it is given, and trains on all others", async () => {
+  const out = join(directory, "validated"), validationTexts = streamed(["A cat.", "A dog."]);
+  let start, tokens;
+  for await (const event of train({ ...OPTIONS, texts: TEXTS, validationTexts, steps: 1, out })) {
+    if (event.kind === "start") start = event.corpus;
+    if (event.kind === "evaluation") tokens = event.tokens;
+  }
+  assert.ok(start?.ownValidation);
+  assert.equal(tokens, start.validationTokens);
+  assert.equal(tokens, 8); // and the ends of both
+  await assert.rejects(
+    () => trained({ texts: TEXTS, validationTexts: TEXTS, validationData: ["x"], out }),
+    { name: "UserError", message: /^Cannot validate with validationTexts and validationData/ },
+  );
+});

@@ -594,3 +594,24 @@ Deno.test("parseDataSpec() distinguishes data sets from files, asFound() complet
   assert.ok(isSameData(["./b/../a*.txt"], [resolve("a*.txt")]));
   assert.ok(!isSameData(["sample"], "sample"));
 });
+
+Deno.test("openDataset() validates with the text that is named, of TinyStories with its validation text, and fetches no other", async () => {
+  const server = new HubServer("datasets/roneneldan/TinyStories");
+  await using _ = server;
+  for (const name of ["train", "valid"]) {
+    server.publish(`TinyStoriesV2-GPT4-${name}.txt`, bytesOf(`${name}.`));
+  }
+  const environment = (name: string) => ({
+    environment: { HF_HOME: join(directory, name), HF_ENDPOINT: server.endpoint },
+  });
+  const own = [write("own.txt", "My own.")];
+  const first = await openDataset(own, { validationData: "tinystories", ...environment("v") });
+  assert.deepEqual(await textsOf(first.training), ["My own."]);
+  assert.deepEqual(await textsOf(first.validation!), ["valid."]);
+  assert.equal(first.validationData, `tinystories@${server.main}`);
+  const second = await openDataset("tinystories", { validationData: own, ...environment("t") });
+  assert.deepEqual(await textsOf(second.training), ["train."]);
+  assert.deepEqual(await textsOf(second.validation!), ["My own."]);
+  const paths = new Set(server.seen.map(({ path }) => /V2-GPT4-(\w+)/.exec(path)?.[1]));
+  assert.deepEqual([...paths].filter(Boolean), ["valid", "train"]);
+});

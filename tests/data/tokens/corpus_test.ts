@@ -3,6 +3,7 @@ import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { BYTE_ALPHABET } from "../../../data/tokenizer/byte_level.ts";
 import { hashData, loadCorpus, loadWhole } from "../../../data/tokens/corpus.ts";
+import { documentsOf } from "../../../data/text/documents.ts";
 import { storyEntropy } from "../../../data/text/stories.ts";
 import type { TokenDataset } from "../../../data/tokens/token_dataset.ts";
 import { byteLevelTokenizer, gpt2Tokenizer } from "../../../data/tokenizer/tokenizer.ts";
@@ -168,6 +169,35 @@ Deno.test("loadCorpus() uses the validation text of a data set", async () => {
   const again = await loadCorpus({ ...options, data });
   assert.deepEqual([again.cached, again.hash], [true, hash]);
   again.close();
+});
+
+Deno.test("loadCorpus() holds nothing out of the training text when there is a text to validate with", async () => {
+  const valid = write("valid.jsonl", `{"text":"Four."}\n{"text":"Five."}\n`),
+    notices: string[] = [];
+  const options = { data: [file], onNotice: (sentence: string) => notices.push(sentence) };
+  const corpus = await loadCorpus({ ...options, validationData: [valid] });
+  const { training, validation, tokenizer, ownValidation, data, validationData, hash } = corpus;
+  assert.equal(training.documents, documents.length);
+  assert.equal(tokenizer.decode(all(validation)), "Four.<|endoftext|>Five.<|endoftext|>");
+  assert.deepEqual([ownValidation, data, validationData], [true, [file], [valid]]);
+  assert.equal(await hashData({ ...options, validationData: [valid], tokenizer }), hash);
+  const [alone, held] = [await loadCorpus({ data: [valid] }), await loadCorpus(options)];
+  assert.deepEqual([corpus.validationHash, held.validationHash], [alone.hash, undefined]);
+  assert.notEqual(held.hash, hash);
+  assert.deepEqual(notices, []);
+
+  const same = await loadCorpus({ ...options, validationData: documentsOf("all", documents) });
+  assert.deepEqual(same.validationData, ["all"]);
+  assert.match(notices.join(), /^the text to validate with is that of the training/);
+});
+
+Deno.test("loadCorpus() knows the entropy when training and validation text are the stories", async () => {
+  const entropyOf = async (options: Parameters<typeof loadCorpus>[0]) =>
+    (await loadCorpus(options)).entropyPerToken;
+  const known = await entropyOf({ data: "sample" });
+  assert.equal(await entropyOf({ data: "sample", validationData: "sample" }), known);
+  assert.equal(await entropyOf({ data: "sample", validationData: [file] }), undefined);
+  assert.equal(await entropyOf({ data: [file], validationData: "sample" }), undefined);
 });
 
 Deno.test("loadCorpus() gives another hash when a document of training or validation text differs", async () => {
