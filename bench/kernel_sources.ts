@@ -44,7 +44,10 @@ function machine({ isCpu, subgroupSize, hasF16 }: typeof MACHINES[number]): DryD
   };
   const device: Partial<Device> = {
     gpu: { limits } as GPUDevice,
-    ...{ isCpu, subgroupSize, maxBindingBytes: 2 ** 31 - 4, choices: new Map() },
+    isCpu,
+    subgroupSize,
+    maxBindingBytes: 2 ** 31 - 4,
+    choices: new Map(),
     name: isCpu ? "a CPU" : "a GPU",
     features: new Set(hasF16 ? ["shader-f16", "timestamp-query"] : ["timestamp-query"]),
   };
@@ -115,8 +118,11 @@ function workOn(device: Device): ((device: Device) => Program[])[] {
     const model = createGpt(device, config, { precision });
     const step = createTrainStep(model, {
       ...STEP_OPTIONS,
-      ...{ batchSize: 2, sequenceLength: 64, gradientAccumulation: 2 },
-      ...{ dropout: 0.1, labelSmoothing: 0.1 },
+      batchSize: 2,
+      sequenceLength: 64,
+      gradientAccumulation: 2,
+      dropout: 0.1,
+      labelSmoothing: 0.1,
     });
     for (const temperature of [0, 0.8]) {
       createDecoder(model, {
@@ -124,8 +130,12 @@ function workOn(device: Device): ((device: Device) => Program[])[] {
         seeds: [1],
         maxNewTokens: 9,
         sampler: {
-          ...{ temperature, topK: 5, topP: 0.9, minP: 0.1 },
-          ...{ repetitionPenalty: 1.1, repetitionWindow: 0 },
+          temperature,
+          topK: 5,
+          topP: 0.9,
+          minP: 0.1,
+          repetitionPenalty: 1.1,
+          repetitionWindow: 0,
         },
       });
     }

@@ -95,7 +95,9 @@ function shapeOf(device: Device, config: GptConfig, state: TrainerState | undefi
   const precision = resolvePrecision(device, "auto");
   const sequenceLength = saved?.contextLength ?? config.contextLength;
   const batchSize = evaluationRows(device, {
-    ...{ config, precision, sequenceLength },
+    config,
+    precision,
+    sequenceLength,
     batchSize: saved?.batchSize ?? fineTuningDefaults(config).batchSize,
   });
   return { sequenceLength, batchSize };

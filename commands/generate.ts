@@ -86,7 +86,11 @@ const program = withModelOptions(
         config: source.config,
         precision: resolvePrecision(device, "auto"),
       }, {
-        ...{ promptTokens, maxNewTokens, samples, sampler: options, freeBytes: freeMemory() },
+        promptTokens,
+        maxNewTokens,
+        samples,
+        sampler: options,
+        freeBytes: freeMemory(),
       });
       const { contextLength } = source.config, unseen = windowStart(promptTokens, contextLength);
       if (unseen > 0) {

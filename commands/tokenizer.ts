@@ -49,8 +49,11 @@ const program = command("tokenizer", "Train a byte-level BPE tokenizer on your t
           minFrequency,
           onProgress: (done, total) =>
             display.show({
-              ...{ stage: "merging tokens of", name, counted: "tokens" },
-              ...{ doneBytes: done, totalBytes: total },
+              stage: "merging tokens of",
+              name,
+              counted: "tokens",
+              doneBytes: done,
+              totalBytes: total,
             }),
         });
         display.close();

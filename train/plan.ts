@@ -180,7 +180,8 @@ export async function* makePlan(
   checkTraining(device, {
     ...given,
     ...sizes,
-    ...{ precision, isResumed: resumed !== undefined },
+    precision,
+    isResumed: resumed !== undefined,
     config: config ?? newModel({ ...sizes, vocabularySize: LEAST_VOCABULARY }),
   });
   if (lora) yield* holdBase(directory, (resumed?.base ?? initial)!.directory, given);
@@ -227,7 +228,11 @@ export async function* openCorpus(
     await loadCorpus({
       ...dataPlaces(place),
       ...callbacks,
-      ...{ validationData, dataVersion, textField, workers, vocabulary },
+      validationData,
+      dataVersion,
+      textField,
+      workers,
+      vocabulary,
       data: documents ?? (data === "auto" ? "sample" : data),
       ...(resumed || initial
         ? { tokenizer: (resumed ?? initial)!.tokenizer }

@@ -126,7 +126,9 @@ export async function readCheckpoint(
     const { vocabularySize } = config;
     const tokenizer = await readTokenizer(join(path, TOKENIZER_FILE), { vocabularySize });
     return {
-      ...{ path, state: withDimensions(state, config), config },
+      path,
+      state: withDimensions(state, config),
+      config,
       tokenizer: withEndIds(tokenizer, path),
     };
   }

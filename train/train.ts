@@ -92,7 +92,9 @@ export async function* train(
     }
     const directory = resources.adopt(openRunDirectory(out), (directory) => directory.close());
     const place = {
-      ...{ device, directory, signal },
+      device,
+      directory,
+      signal,
       hub: environment ? { environment } : {},
       documents: texts && documentsOf("the given text", await Array.fromAsync(texts)),
       validationDocuments: validationTexts &&
@@ -108,8 +110,11 @@ export async function* train(
     if (wanted.resumeFrom !== undefined) directory.moveLaterAside(run.first);
     const record = await openRecord(directory, run.first);
     record.note([{
-      ...{ kind: "start", step: run.first, ...costOf(run.config) },
-      ...{ device: device.name, options: run.options },
+      kind: "start",
+      step: run.first,
+      ...costOf(run.config),
+      device: device.name,
+      options: run.options,
     }]);
     yield* noticesOf(directory);
 
@@ -176,7 +181,9 @@ function evaluatorOf({ options, corpus }: Run, gpt: Gpt): Evaluator {
   const { batchSize, contextLength: sequenceLength, evalTokens } = options;
   const maxTokens = evalTokens || Infinity;
   return createEvaluator(gpt, corpus.tokenizer, corpus.validation, {
-    ...{ batchSize, sequenceLength, maxTokens },
+    batchSize,
+    sequenceLength,
+    maxTokens,
   });
 }
 

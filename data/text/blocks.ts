@@ -85,7 +85,9 @@ function blockOf(
   }
   if (open) ends.push(at);
   return {
-    ...{ ...rest, bytes, open },
+    ...rest,
+    bytes,
+    open,
     ends: Uint32Array.from(ends),
     places: Float64Array.from(places),
   };

@@ -90,8 +90,10 @@ export async function openDataset(
   if (validationData !== undefined) {
     const validation = await openPart(validationData, "validation", options);
     return {
-      ...{ training: training.documents, validation: validation.documents },
-      ...{ data: training.data, validationData: validation.data },
+      training: training.documents,
+      validation: validation.documents,
+      data: training.data,
+      validationData: validation.data,
     };
   }
   if (!isTinyStories(training.data)) return { training: training.documents, data: training.data };

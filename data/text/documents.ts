@@ -57,7 +57,10 @@ export function documentsOf(name: string, texts: readonly string[]): Documents {
     }
   }
   return {
-    ...{ name, bytes, textBytes: bytes, fingerprint: hash.digest("hex") },
+    name,
+    bytes,
+    textBytes: bytes,
+    fingerprint: hash.digest("hex"),
     read: () => blocksOf(parts(), { file: name, placeUnit: "document" }, progress),
   };
 }

@@ -137,7 +137,9 @@ export async function loadCorpus(options: CorpusOptions): Promise<Corpus> {
     data: dataset.data,
     ...(dataset.validationData ? { validationData: dataset.validationData } : {}),
     ...(validationHash === undefined ? {} : { validationHash }),
-    ...{ tokenizer, training, validation },
+    tokenizer,
+    training,
+    validation,
     ownValidation: dataset.validation !== undefined,
     vocabulary: isCompact ? "compact" : "full",
     ...(data === "sample" && (validationData ?? data) === data

@@ -97,7 +97,8 @@ function select(
   const documents = (runs - 1) * count +
     Math.min(count, dataset.documents - first - (runs - 1) * every);
   return {
-    ...{ length, documents },
+    length,
+    documents,
     read(start, end) {
       const stop = Math.min(end, length), parts: Tokens[] = [];
       for (let i = runAt(offsets, start); i < runs && offsets[i]! < stop; i++) {

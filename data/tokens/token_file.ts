@@ -113,7 +113,12 @@ export function openTokenFiles(directory: string, origin: TokenFileOrigin): Toke
     throw error;
   }
   return {
-    ...{ length, documents, hash, bytes, usedIds, close },
+    length,
+    documents,
+    hash,
+    bytes,
+    usedIds,
+    close,
     read(start, end) {
       const from = start * Type.BYTES_PER_ELEMENT;
       const to = Math.max(from, Math.min(end * Type.BYTES_PER_ELEMENT, fileBytes));

@@ -96,7 +96,8 @@ async function tokenizeInMemory(
   const tokens = concatenated(parts);
   return {
     ...tokenDataset(tokens, starts),
-    ...{ hash, bytes: progress.bytes },
+    hash,
+    bytes: progress.bytes,
     usedIds: [...new Set(tokens)].sort((a, b) => a - b),
     close() {},
   };

@@ -52,7 +52,7 @@ export async function createBlockTokenizer(
     });
     const tokens = new Type(encoder.ids.slice(0, encoder.length));
     const { bytesRead } = block;
-    return { ...{ text, ended, blank, tokens, bytesRead }, starts: Uint32Array.from(starts) };
+    return { text, ended, blank, tokens, bytesRead, starts: Uint32Array.from(starts) };
   };
 }
 

@@ -175,7 +175,12 @@ export function attentionBackward(
       program.dispatch({
         shader: { "kernels/attention/backward_sum.wgsl": backwardSum },
         constants: {
-          ...{ real4, NH, HS, P, WORKGROUP_SIZE, TOKENS: tokens },
+          real4,
+          NH,
+          HS,
+          P,
+          WORKGROUP_SIZE,
+          TOKENS: tokens,
           ...attentionConstants(options),
         },
         tensors: { partials, dqkv },
@@ -245,7 +250,14 @@ function layerOf(
   checkHeadSize(action, HS);
   const real4 = `vec4<${real}>`;
   return {
-    ...{ real, real4, BNH: B * NH, T, NH, HS, window: scores.window, variant },
+    real,
+    real4,
+    BNH: B * NH,
+    T,
+    NH,
+    HS,
+    window: scores.window,
+    variant,
     constants: { real4, NH, HS, DROPOUT: dropout !== undefined, ...attentionConstants(scores) },
     uniforms: { T, ...(dropout && dropoutUniforms(dropout)) },
   };
@@ -323,7 +335,10 @@ function dispatchRows(
     shader: { ...shader, "kernels/attention/rows.wgsl": rows, ...RANDOM },
     constants: {
       ...constants,
-      ...{ WORKGROUP_SIZE, LANES, LOADS: ceilDiv(HS / 4, LANES), SUBGROUPS: LANES > 1 },
+      WORKGROUP_SIZE,
+      LANES,
+      LOADS: ceilDiv(HS / 4, LANES),
+      SUBGROUPS: LANES > 1,
     },
     tensors,
     uniforms,

@@ -30,7 +30,10 @@ export function attentionWeights(
   program.dispatch({
     shader: { "kernels/attention/weights.wgsl": weights },
     constants: {
-      ...{ real4: `vec4<${qkv.dtype}>`, NH, HS, WORKGROUP_SIZE },
+      real4: `vec4<${qkv.dtype}>`,
+      NH,
+      HS,
+      WORKGROUP_SIZE,
       ...attentionConstants(scores),
     },
     tensors: { qkv, logSumExp, p },

@@ -107,7 +107,12 @@ function epilogueOf(
     },
     tensors: { bias, hidden, y, activated },
     uniforms: {
-      ...{ M, N, K, split, accumulate, scale },
+      M,
+      N,
+      K,
+      split,
+      accumulate,
+      scale,
       aStride: aStride / widths.operands,
       aStart: aStart / widths.operands,
       bStride: bStride / widths.operands,
@@ -135,8 +140,13 @@ export function tiledProduct(
   const stored = partials
     ? {
       ...product,
-      ...{ bias: undefined, epilogue: undefined, accumulate: false, scale: 1 },
-      ...{ y: partials, yStride: columns, yStart: 0 },
+      bias: undefined,
+      epilogue: undefined,
+      accumulate: false,
+      scale: 1,
+      y: partials,
+      yStride: columns,
+      yStart: 0,
     }
     : product;
   const { constants, tensors, uniforms } = epilogueOf(stored, widths, split);
@@ -192,7 +202,10 @@ export function anyProduct(program: Program, product: Product): void {
   program.dispatch({
     shader: { "kernels/matmul/matmul.wgsl": any, ...EPILOGUE },
     constants: {
-      ...{ ROWS, COLUMNS, WORKGROUP_X, WORKGROUP_Y },
+      ROWS,
+      COLUMNS,
+      WORKGROUP_X,
+      WORKGROUP_Y,
       ...constants,
       TRANSPOSE_A: transposeA,
       TRANSPOSE_B: transposeB,
@@ -218,7 +231,9 @@ export function lanesProduct(program: Program, product: Product, LANES: number):
   program.dispatch({
     shader: { "kernels/matmul/lanes.wgsl": lanes, ...EPILOGUE },
     constants: {
-      ...{ ROWS, LANES, STRIPS },
+      ROWS,
+      LANES,
+      STRIPS,
       ...constants,
       TRANSPOSE_A: transposeA,
       TRANSPOSE_B: transposeB,
@@ -244,7 +259,9 @@ export function vectorProduct(program: Program, product: Product): void {
   program.dispatch({
     shader: { "kernels/matmul/vector.wgsl": vector, ...EPILOGUE },
     constants: {
-      ...{ QUADS, LANES, EPSILON: normalize?.epsilon ?? EPSILON },
+      QUADS,
+      LANES,
+      EPSILON: normalize?.epsilon ?? EPSILON,
       ...constants,
       TRANSPOSE_B: transposeB,
       NORMALIZE: normalize !== undefined,

@@ -138,9 +138,24 @@ function checkProduct(
     );
   }
   return {
-    ...{ a, b, bias, y, epilogue, normalize, M, N, K },
-    ...{ transposeA, transposeB, accumulate, scale },
-    ...{ aStride: aColumns, aStart, bStride: transposeB ? K : N, yStride: yColumns, yStart },
+    a,
+    b,
+    bias,
+    y,
+    epilogue,
+    normalize,
+    M,
+    N,
+    K,
+    transposeA,
+    transposeB,
+    accumulate,
+    scale,
+    aStride: aColumns,
+    aStart,
+    bStride: transposeB ? K : N,
+    yStride: yColumns,
+    yStart,
   };
 }
 

@@ -130,7 +130,10 @@ export function sample(
       penalized: PENALTY ? program.scratch([B, V]) : undefined,
     },
     uniforms: {
-      ...{ W, V, N, window },
+      W,
+      V,
+      N,
+      window,
       penalty: repetitionPenalty,
       inverseTemperature: GREEDY ? 1 : inverseOf(temperature),
       topK: Math.min(topK, V),
