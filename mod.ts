@@ -172,6 +172,9 @@ export {
 export { loadTokenizer, type LoadTokenizerOptions } from "./data/tokenizer/load.ts";
 export { trainTokenizer, type TrainTokenizerOptions } from "./data/tokenizer/train.ts";
 export { train, type TrainEvent } from "./train/train.ts";
+export type { Activations, BatchShape } from "./model/activations.ts";
+export type { Estimate } from "./train/estimate.ts";
+export type { TrainingMemory } from "./train/limits.ts";
 export {
   type Option,
   type OptionName,

@@ -20,7 +20,8 @@ import {
   optionNamed,
   type TrainOptions,
 } from "../train/options.ts";
-import { train } from "../train/train.ts";
+import { estimateTable } from "../train/estimate.ts";
+import { train, type TrainEvent } from "../train/train.ts";
 
 /** `train`: trains a model, or resumes its training. */
 const program = command(
@@ -67,15 +68,27 @@ function givenOptions(): Partial<TrainOptions> {
 
 async function main(options: Partial<TrainOptions>, isJson: boolean): Promise<number> {
   const interrupts = await listenForInterrupts(
-    "saving a checkpoint; press Ctrl-C again to quit at once",
+    options.dryRun
+      ? "ending the dry run"
+      : "saving a checkpoint; press Ctrl-C again to quit at once",
   );
   const display = new TrainDisplay();
+  let start: TrainEvent & { kind: "start" } | undefined;
   interrupts.signal.addEventListener("abort", () => display.close());
   try {
     for await (const event of train({ ...options, signal: interrupts.signal })) {
       display.show(event);
       if (isJson) print(`${JSON.stringify(event)}\n`);
-      if (event.kind === "start") giveBack(...HUB); // data and models are downloaded
+      if (event.kind === "start") {
+        giveBack(...HUB); // data and models are downloaded
+        start = event;
+      }
+      if (event.kind === "estimate") {
+        display.close();
+        if (!isJson) output(estimateTable(event, start!));
+        status("nothing was changed; to train, repeat the command without --dry-run");
+        return interrupts.signal.aborted ? interrupts.exitCode : 0;
+      }
       if (event.kind !== "end") continue;
       display.close();
       if (event.reason === "interrupted") {

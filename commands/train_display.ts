@@ -64,11 +64,16 @@ export class TrainDisplay {
         }
         this.#bar.print(describeOptions(options));
         this.#bar.print(
-          (resumedFrom === undefined ? "training" : `resuming from step ${resumedFrom}:`) +
+          (options.dryRun ? "dry run, " : "") +
+            (resumedFrom === undefined ? "training" : `resuming from step ${resumedFrom}:`) +
             ` ${trained} parameters for ${steps} steps, ` +
             `${epochs.toFixed(this.#epochDigits)} epochs, into ${options.out}`,
         );
-        return this.#bar.update(resumedFrom ?? 0, steps, "compiling the kernels");
+        return this.#bar.update(
+          resumedFrom ?? 0,
+          steps,
+          options.dryRun ? "timing a few steps" : "compiling the kernels",
+        );
       }
       case "tuning":
         this.#bar.update(
@@ -137,7 +142,7 @@ export class TrainDisplay {
 
 function describeOptions(options: object): string {
   const words = Object.entries(options)
-    .filter(([name, value]) => value !== undefined && name !== "out" && name !== "fresh")
+    .filter(([name, value]) => value !== undefined && !/^(out|fresh|dryRun)$/.test(name))
     .map(([name, value]) => `${name} ${value}`);
   const lines = ["options:"];
   for (const word of words) {

@@ -1,5 +1,6 @@
 import fs, {
   closeSync,
+  existsSync,
   fsyncSync,
   mkdirSync,
   openSync,
@@ -20,12 +21,18 @@ import { UserError } from "./user_error.ts";
  * @module
  */
 
-/** Free bytes of the disk that holds a path; infinite without the permission to ask. */
+/** Free bytes of the disk that holds a path, or will hold it; infinite without the permission to ask. */
 function freeBytesAt(path: string): number {
   const asked = { name: "sys", kind: "statfs" } as const;
   if (Deno.permissions.querySync(asked).state !== "granted") return Infinity;
-  const { bavail, bsize } = fs.statfsSync(path); // by its object, in which tests can replace it
+  const { bavail, bsize } = fs.statfsSync(existingPart(path)); // by its object, in which tests can replace it
   return bavail * bsize;
+}
+
+/** The longest beginning of a path that exists. */
+export function existingPart(path: string): string {
+  while (!existsSync(path) && path !== dirname(path)) path = dirname(path);
+  return path;
 }
 
 /** Bytes that must remain free after a write, so that logs can still be written. */

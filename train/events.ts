@@ -1,4 +1,5 @@
 import type { DataProgress } from "../data/text/documents.ts";
+import type { Estimate } from "./estimate.ts";
 import type { Evaluation } from "./evaluate.ts";
 import type { ResolvedOptions } from "./options.ts";
 
@@ -56,6 +57,8 @@ export type TrainEvent =
   }
   | ({ kind: "evaluation"; step: number; entropyPerToken?: number; best: boolean } & Evaluation)
   | { kind: "sample"; step: number; prompt: string; text: string }
+  /** What the training would need; ends a dry run. */
+  | ({ kind: "estimate" } & Estimate)
   | { kind: "checkpoint"; step: number; path: string }
   | {
     kind: "end";

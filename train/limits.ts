@@ -3,6 +3,7 @@ import { largestThat, misfitOf, shortageOf } from "../generate/limits.ts";
 import { createDecoder } from "../generate/decoder.ts";
 import { DEFAULT_SAMPLER } from "../generate/generate.ts";
 import type { Device } from "../kernels/device.ts";
+import { type DryDevice, dryDevice } from "../kernels/dry_device.ts";
 import { type GptConfig, LARGEST } from "../model/config.ts";
 import { createGpt } from "../model/gpt.ts";
 import { countParameters } from "../model/parameters.ts";
@@ -13,8 +14,11 @@ import { createTrainStep } from "./step.ts";
 import { SAMPLE_TOKENS } from "./steps.ts";
 
 /** What determines the memory and launches of a training. */
-export interface TrainingPlan
-  extends Pick<ResolvedOptions, "batchSize" | "gradientAccumulation" | "dropout" | "freeze"> {
+export interface TrainingPlan extends
+  Pick<
+    ResolvedOptions,
+    "batchSize" | "gradientAccumulation" | "dropout" | "freeze" | "beta1" | "beta2"
+  > {
   readonly config: GptConfig;
   readonly precision: Precision;
   /** T: tokens per row. */
@@ -31,23 +35,16 @@ export interface TrainingPlan
  */
 export function checkTraining(
   device: Device,
-  { config, precision, isResumed, freeze = "", gradientAccumulation, dropout, ...given }:
-    TrainingPlan,
+  plan: TrainingPlan,
 ): void {
-  const misfit = (batchSize: number, sequenceLength: number) =>
+  const { config, isResumed, gradientAccumulation } = plan;
+  const misfit = (batchSize: number, contextLength: number) =>
     misfitOf(device, (dry) => {
-      const contextLength = Math.min(config.contextLength, sequenceLength);
-      const at = given.contextLength === sequenceLength ? config : { ...config, contextLength };
-      const gpt = createGpt(dry, at, { precision, freeze });
-      const shape = { batchSize, sequenceLength };
-      createTrainStep(gpt, { ...shape, ...RECORDED, gradientAccumulation, dropout });
-      recordEvaluation(gpt, shape);
-      createDecoder(gpt, {
-        prompts: [[0, 0]],
-        seeds: [0],
-        maxNewTokens: SAMPLE_TOKENS,
-        sampler: DEFAULT_SAMPLER,
-      });
+      const positions = Math.min(config.contextLength, contextLength);
+      const at = plan.contextLength === contextLength
+        ? config
+        : { ...config, contextLength: positions };
+      recordTraining(dry, { ...plan, config: at, batchSize, contextLength });
     });
   if (config.vocabularySize > LARGEST.vocabularySize) {
     throw new UserError(
@@ -55,7 +52,7 @@ export function checkTraining(
         `current number is ${config.vocabularySize}`,
     );
   }
-  const { batchSize: B, contextLength: T } = given, { name } = device;
+  const { batchSize: B, contextLength: T } = plan, { name } = device;
   const problem = misfit(B, T);
   if (!problem) return;
   const reason = shortageOf(problem);
@@ -92,13 +89,78 @@ export function checkTraining(
   );
 }
 
+/** Bytes of a training on the device, by what they are for. */
+export interface TrainingMemory {
+  /** At most at any time. */
+  readonly total: number;
+  /** The model, with its copy in f16 if there is one. */
+  readonly parameters: number;
+  /** The optimizer's state. */
+  readonly optimizer: number;
+  /** Gradients of the parameters that are trained. */
+  readonly gradients: number;
+  /** What the backward pass needs of the forward pass, and gradients of activations. */
+  readonly activations: number;
+  /** A chunk of logits, see `logitsRows()`. */
+  readonly logits: number;
+  /** Batches, reports, and scratch memory of kernels. */
+  readonly other: number;
+  /** The evaluation on held-out text. */
+  readonly evaluation: number;
+  /** The generation of samples, while one is drawn. */
+  readonly samples: number;
+}
+
+/** Bytes of a training on a device, to the byte; nothing is allocated. */
+export function trainingMemory(device: Device, plan: TrainingPlan): TrainingMemory {
+  return recordTraining(dryDevice(device), plan);
+}
+
+/** Records all work of a training, and returns the bytes that it needs. */
+function recordTraining(
+  dry: DryDevice,
+  { config, precision, freeze = "", batchSize, contextLength, ...options }: TrainingPlan,
+): TrainingMemory {
+  let before = 0;
+  const added = () => -before + (before = dry.bytes);
+  const gpt = createGpt(dry, config, { precision, freeze });
+  const parameters = added();
+  const shape = { batchSize, sequenceLength: contextLength };
+  const { gradientAccumulation, dropout, beta1, beta2 } = options;
+  const step = createTrainStep(gpt, {
+    ...shape,
+    ...RECORDED,
+    gradientAccumulation,
+    dropout,
+    beta1,
+    beta2,
+  });
+  const { activations: { at, bytes }, gradients: { flat }, optimizer } = step;
+  const logits = at("logits").buffer.size;
+  const roles = {
+    parameters,
+    optimizer: optimizer.bytes,
+    gradients: flat.buffer.size,
+    activations: bytes - logits,
+    logits,
+  };
+  const other = added() - optimizer.bytes - roles.gradients - bytes;
+  recordEvaluation(gpt, shape);
+  const evaluation = added();
+  createDecoder(gpt, {
+    prompts: [[0, 0]],
+    seeds: [0],
+    maxNewTokens: SAMPLE_TOKENS,
+    sampler: DEFAULT_SAMPLER,
+  });
+  return { ...roles, other, evaluation, samples: added(), total: dry.bytes };
+}
+
 /** Options of a step that affect neither its memory nor its launches. */
 const RECORDED = {
   labelSmoothing: 0,
   gradientClip: 1,
   weightDecay: 0,
-  beta1: 0.9,
-  beta2: 0.9,
   seed: 0,
 } as const;
 

@@ -291,6 +291,13 @@ export const TRAIN_OPTIONS = {
     default: false,
     onResume: "unsaved",
   },
+  /** Whether to report what the training would need, to train nothing, and to change nothing on the disk. */
+  dryRun: {
+    group: RUN,
+    type: "switch",
+    help: "print what the training would need and how long it would take, and change nothing",
+    onResume: "unsaved",
+  },
   /** Total number of steps, those before a resume included. */
   steps: {
     group: RUN,

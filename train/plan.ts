@@ -62,7 +62,10 @@ import { checkState, readCheckpoint, type Resumed } from "./state.ts";
 /** The device and directory of a training, and the signal that ends it early. */
 export interface Workplace {
   readonly device: Device;
-  readonly directory: RunDirectory;
+  /** The path of the run directory. */
+  readonly out: string;
+  /** The run directory; undefined for a dry run, which changes nothing on the disk. */
+  readonly directory: RunDirectory | undefined;
   readonly signal: AbortSignal | undefined;
   readonly hub: Pick<HubOptions, "environment">;
   /** The documents that the caller has given in place of a name. */
@@ -107,13 +110,13 @@ export interface Run extends Workplace, Plan {
  * the run has one.
  */
 export async function* findCheckpoint(
-  { directory, hub, signal }: Workplace,
+  { out: run, hub, signal }: Workplace,
   { base, initFrom, resumeFrom }: Partial<TrainOptions>,
 ): AsyncGenerator<TrainEvent, Resumed | undefined> {
   const warnings: string[] = [];
   const path = resumeFrom === undefined
-    ? newestCheckpoint(directory.path, (sentence) => warnings.push(sentence), checkState)
-    : namedCheckpoint(directory.path, resumeFrom);
+    ? newestCheckpoint(run, (sentence) => warnings.push(sentence), checkState)
+    : namedCheckpoint(run, resumeFrom);
   for (const message of warnings) yield { kind: "notice", message };
   if (path === undefined) return undefined;
   const likely = initFrom === undefined ? [] : [initFrom];
@@ -184,7 +187,7 @@ export async function* makePlan(
     isResumed: resumed !== undefined,
     config: config ?? newModel({ ...sizes, vocabularySize: LEAST_VOCABULARY }),
   });
-  if (lora) yield* holdBase(directory, (resumed?.base ?? initial)!.directory, given);
+  if (lora && directory) yield* holdBase(directory, (resumed?.base ?? initial)!.directory, given);
   const { data, validationData } = renamed?.options ?? {};
   const hasNewData = (data ?? validationData) !== undefined;
   return { given, typed, resumed, hasNewData, initial, config, preset, precision, defaults };
@@ -209,8 +212,8 @@ function newModel(
 }
 
 /** The cache directory and the hub of a training's data. */
-function dataPlaces({ hub, directory }: Workplace) {
-  return { ...hub, cacheDirectory: cacheBeside(directory.path) };
+function dataPlaces({ hub, out, directory }: Workplace) {
+  return { ...hub, cacheDirectory: cacheBeside(out), readOnly: directory === undefined };
 }
 
 /** Finds and tokenizes the data, or finds its tokens in the cache. */

@@ -14,6 +14,7 @@ import {
 } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import {
+  existingPart,
   isSystemError,
   makeWhole,
   readChunks,
@@ -68,11 +69,38 @@ export function openRunDirectory(path: string): RunDirectory {
   });
   if (!lock.tryLockSync(true)) {
     lock.close();
-    throw new CheckpointError(`Cannot open run ${path} as another process is training there`);
+    throw inUse(path);
   }
   const run = new RunDirectory({ path, lock, isNew });
   run.removeLeftovers();
   return run;
+}
+
+/**
+ * Makes sure that `openRunDirectory()` can open a run directory, as far as that can be seen without writing.
+ *
+ * @throws {CheckpointError} as that does.
+ */
+export function checkRunDirectory(path: string): void {
+  refusing(`open run ${path}`, () => {
+    checkRunPlace(path);
+    readdirSync(existingPart(path)); // which must be a directory
+  });
+  if (isLocked(path)) throw inUse(path);
+}
+
+/** Whether another process trains in a run directory. */
+export function isLocked(path: string): boolean {
+  try {
+    using lock = Deno.openSync(join(path, "lock"));
+    return !lock.tryLockSync(false);
+  } catch {
+    return false; // there is no lock that could be held
+  }
+}
+
+function inUse(path: string): CheckpointError {
+  return new CheckpointError(`Cannot open run ${path} as another process is training there`);
 }
 
 /** Characters that wait to be appended to a file that cannot be written now, at most. */
@@ -172,27 +200,10 @@ export class RunDirectory {
     return target;
   }
 
-  /**
-   * Compares the free space with what the checkpoints of a training will need.
-   *
-   * @param saves checkpoints that will be saved, as far as is known.
-   * @throws {CheckpointError} if not even one fits; a notice says if not all do.
-   */
-  checkRoom(
-    { checkpointBytes, keep, saves }: { checkpointBytes: number; keep: number; saves: number },
-  ): void {
-    if (saves === 0) return;
-    // the best one and the one that is being written come on top
-    const missing = Math.max(1, keep + 2 - listCheckpoints(this.path).length);
-    const count = Math.min(missing, saves), directory = this.#checkpoints;
-    checkFits("save a checkpoint", directory, checkpointBytes);
-    const needed = count * checkpointBytes + SPARE_BYTES;
-    const shortage = shortageAt(directory, needed);
-    if (shortage === undefined) return;
-    this.notices.push(
-      `Cannot save ${count} checkpoints of ${byteCount(checkpointBytes)} each as ${shortage}; ` +
-        `make room, or lower --keep: current value is ${keep}`,
-    );
+  /** Calls `checkRoom()`; its sentence is a notice. */
+  checkRoom(needed: Parameters<typeof checkRoom>[1]): void {
+    const shortage = checkRoom(this.path, needed);
+    if (shortage !== undefined) this.notices.push(shortage);
   }
 
   /**
@@ -330,6 +341,30 @@ export class RunDirectory {
     this.#needed.add(checkpoint);
     return true;
   }
+}
+
+/**
+ * Compares the free space with what the checkpoints of a training will need.
+ *
+ * @param run path of the run directory, which need not exist.
+ * @param needed.saves checkpoints that will be saved, as far as is known.
+ * @returns a sentence if not all of them fit.
+ * @throws {CheckpointError} if not even one fits.
+ */
+export function checkRoom(
+  run: string,
+  { checkpointBytes, keep, saves }: { checkpointBytes: number; keep: number; saves: number },
+): string | undefined {
+  if (saves === 0) return undefined;
+  // the best one and the one that is being written come on top
+  const missing = Math.max(1, keep + 2 - listCheckpoints(run).length);
+  const count = Math.min(missing, saves), directory = join(run, "checkpoints");
+  checkFits("save a checkpoint", directory, checkpointBytes);
+  const neededBytes = count * checkpointBytes + SPARE_BYTES;
+  const shortage = shortageAt(directory, neededBytes);
+  if (shortage === undefined) return undefined;
+  return `Cannot save ${count} checkpoints of ${byteCount(checkpointBytes)} each as ${shortage}; ` +
+    `make room, or lower --keep: current value is ${keep}`;
 }
 
 /**

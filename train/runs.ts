@@ -8,6 +8,7 @@ import { listCheckpoints } from "../model/files/checkpoint.ts";
 import { parseHuggingFaceConfig } from "../model/files/hugging_face.ts";
 import { newestState, readEvaluations } from "./compare.ts";
 import { costOf, METRICS_FILE } from "./metrics.ts";
+import { isLocked } from "./run_directory.ts";
 import { isRun } from "./run_place.ts";
 
 /**
@@ -93,7 +94,7 @@ function summarize(run: string, onWarning: (sentence: string) => void): RunSumma
     : null);
   return {
     run,
-    isTraining: isLocked(join(run, "lock")),
+    isTraining: isLocked(run),
     step,
     steps: steps ?? null,
     parameters: parameters ?? null,
@@ -103,16 +104,6 @@ function summarize(run: string, onWarning: (sentence: string) => void): RunSumma
     bytes: bytesBelow(run),
     savedMs: found ? statSync(found.checkpoint).mtimeMs : null,
   };
-}
-
-/** Whether another process holds a lock. */
-function isLocked(path: string): boolean {
-  try {
-    using file = Deno.openSync(path);
-    return !file.tryLockSync(false);
-  } catch {
-    return false; // there is no lock that could be held
-  }
 }
 
 /** Bytes of all files below a directory; what vanishes meanwhile counts nothing. */

@@ -13,7 +13,7 @@ import {
   upload,
 } from "../kernels/tensor.ts";
 import type { Batch } from "../data/tokens/batches.ts";
-import { createActivations } from "../model/activations.ts";
+import { type Activations, createActivations } from "../model/activations.ts";
 import { backward, forward } from "../model/forward_backward.ts";
 import { firstTrainedBlock, type Gpt } from "../model/gpt.ts";
 import { DEFAULT_OPTIONS } from "./options.ts";
@@ -122,6 +122,8 @@ const MOST_WAITING_BYTES = 256 * 2 ** 20;
 export interface TrainStep extends Disposable {
   /** The optimizer, with its state. */
   readonly optimizer: Optimizer;
+  /** Activations of the last micro-batch, and their gradients. */
+  readonly activations: Activations;
   /** Gradients of the last step, with the loss scale. */
   readonly gradients: Arena;
   /**
@@ -277,6 +279,7 @@ export function createTrainStep(
   };
   return {
     optimizer,
+    activations,
     gradients,
     program,
     bytes: activations.bytes + optimizer.bytes + program.scratchBytes +

@@ -1,6 +1,8 @@
 import { documentsOf } from "../data/text/documents.ts";
 import type { Corpus } from "../data/tokens/corpus.ts";
 import type { HubOptions } from "../data/hub/hub.ts";
+import { HubError, processEnvironment } from "../data/hub/request.ts";
+import { taskCommand } from "../files/command_line.ts";
 import { fillModel } from "../generate/source.ts";
 import { type Device, DeviceError, openDevice } from "../kernels/device.ts";
 import { size } from "../kernels/tensor.ts";
@@ -10,6 +12,7 @@ import { createGpt, type Gpt } from "../model/gpt.ts";
 import { UserError } from "../files/user_error.ts";
 import { countParameters, parameterTable } from "../model/parameters.ts";
 import { initializeParameters } from "../model/weights.ts";
+import { estimate, roomOf } from "./estimate.ts";
 import { createEvaluator, type Evaluator } from "./evaluate.ts";
 import { noticesOf, type TrainEvent } from "./events.ts";
 import { costOf } from "./metrics.ts";
@@ -17,8 +20,8 @@ import { DEFAULT_OPTIONS, type ResolvedOptions, type TrainOptions } from "./opti
 import { cacheBeside, findCheckpoint, finishPlan, makePlan, openCorpus, type Run } from "./plan.ts";
 import { openRecord } from "./record.ts";
 import { checkRates } from "./resolve.ts";
-import { moveAside, openRunDirectory } from "./run_directory.ts";
-import { checkpointBytes, restore } from "./state.ts";
+import { checkRoom, checkRunDirectory, moveAside, openRunDirectory } from "./run_directory.ts";
+import { restore } from "./state.ts";
 import { createTrainStep, type TrainStep } from "./step.ts";
 import { steps } from "./steps.ts";
 import { recordTuned, tuningFileIn } from "./tuning.ts";
@@ -85,28 +88,35 @@ export async function* train(
   using resources = new DisposableStack();
   try {
     const device = given ?? resources.adopt(await openDevice(), (device) => device.destroy());
-    const out = wanted.out ?? DEFAULT_OPTIONS.out;
-    if (wanted.fresh) {
+    const { out = DEFAULT_OPTIONS.out, dryRun = false } = wanted;
+    if (dryRun) {
+      checkRunDirectory(out);
+    } else if (wanted.fresh) {
       const aside = moveAside(out);
       if (aside) yield { kind: "notice", message: `moved the old run to ${aside}` };
     }
-    const directory = resources.adopt(openRunDirectory(out), (directory) => directory.close());
+    const directory = dryRun
+      ? undefined
+      : resources.adopt(openRunDirectory(out), (directory) => directory.close());
     const place = {
       device,
+      out,
       directory,
       signal,
-      hub: environment ? { environment } : {},
+      hub: dryRun ? { environment: offline(environment) } : environment ? { environment } : {},
       documents: texts && documentsOf("the given text", await Array.fromAsync(texts)),
       validationDocuments: validationTexts &&
         documentsOf("the given validation text", await Array.fromAsync(validationTexts)),
     };
 
-    const checkpoint = yield* findCheckpoint(place, wanted);
+    // --fresh would move the checkpoints aside
+    const checkpoint = dryRun && wanted.fresh ? undefined : yield* findCheckpoint(place, wanted);
     const plan = yield* makePlan(place, wanted, checkpoint);
     const corpus = resources.adopt(yield* openCorpus(place, plan), (corpus) => corpus.close());
     const run = yield* finishPlan(place, plan, corpus);
     yield startOf(run);
-    checkRoom(run);
+    if (!directory) return yield* estimateRun(run);
+    directory.checkRoom(roomOf(run));
     if (wanted.resumeFrom !== undefined) directory.moveLaterAside(run.first);
     const record = await openRecord(directory, run.first);
     record.note([{
@@ -124,6 +134,7 @@ export async function* train(
     setParameters(run, gpt, trainStep);
     yield* steps({
       ...run,
+      directory,
       record,
       gpt,
       trainStep,
@@ -133,8 +144,36 @@ export async function* train(
     });
   } catch (error) {
     if (error instanceof DeviceError) error.hint ??= DEVICE_HINTS[error.kind];
+    if (error instanceof HubError && wanted.dryRun) throw notDownloaded(error);
     throw error;
   }
+}
+
+/** The environment of a dry run, which downloads nothing. */
+function offline(environment = processEnvironment()) {
+  return { ...environment, HF_HUB_OFFLINE: "1" };
+}
+
+/** The error of a dry run if data or a model are not on this machine. */
+function notDownloaded({ message }: HubError): UserError {
+  const [, what = "its data"] = /^Cannot \w+ (\S+)/.exec(message) ?? [];
+  return new UserError(
+    `Cannot estimate the training as ${what} must be on this machine: a dry run downloads nothing`,
+    {
+      hint: `${taskCommand("prepare")} downloads data, ${
+        taskCommand("generate", "--model")
+      } a model`,
+    },
+  );
+}
+
+/** Reports what a training would need. */
+async function* estimateRun(run: Run): AsyncGenerator<TrainEvent> {
+  const shortage = checkRoom(run.out, roomOf(run));
+  if (shortage !== undefined) yield { kind: "notice", message: shortage };
+  using gpt = createModel(run);
+  using trainStep = yield* recordStep(run, gpt);
+  yield { kind: "estimate", ...await estimate(run, { gpt, trainStep }) };
 }
 
 /** What to do if the device fails during a training. */
@@ -159,17 +198,6 @@ function startOf({ resumed, options, device, config, corpus, batches, first }: R
   };
 }
 
-/** Makes sure that the disk has room for the checkpoints that will be saved. */
-function checkRoom({ directory, options, config, corpus, first }: Run): void {
-  const { steps, saveEvery, keep } = options;
-  const saves = Math.ceil(steps / saveEvery) - Math.floor(first / saveEvery);
-  directory.checkRoom({
-    checkpointBytes: checkpointBytes(parameterTable(config, options.freeze), corpus.tokenizer),
-    keep,
-    saves: first === steps ? 0 : saveEvery === 0 ? 1 : saves,
-  });
-}
-
 /** Allocates the model. */
 function createModel({ device, options, config }: Run): Gpt {
   const { precision, freeze = "" } = options;
@@ -189,16 +217,16 @@ function evaluatorOf({ options, corpus }: Run, gpt: Gpt): Evaluator {
 
 /** Records the step with the fastest kernels, or with those of the checkpoint. */
 async function* recordStep(
-  { device, directory, options, config, resumed }: Run,
+  { device, out, directory, options, config, resumed }: Run,
   gpt: Gpt,
 ): AsyncGenerator<TrainEvent, TrainStep> {
   const record = () => createTrainStep(gpt, { ...options, sequenceLength: options.contextLength });
   return yield* recordTuned(record, {
     device,
-    tune: options.tune === "on" ||
-      options.tune === "auto" && !device.isCpu && operationsOf(config, options) >= WORTH_TUNING,
+    tune: directory !== undefined && (options.tune === "on" ||
+      options.tune === "auto" && !device.isCpu && operationsOf(config, options) >= WORTH_TUNING),
     remember: options.tune !== "off",
-    file: tuningFileIn(cacheBeside(directory.path)),
+    file: tuningFileIn(cacheBeside(out)),
     saved: resumed?.state,
   });
 }

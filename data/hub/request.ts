@@ -95,7 +95,7 @@ export function hubSettings(environment: Environment = processEnvironment()): Hu
 }
 
 /** The variables of the process, as far as they may be read. */
-function processEnvironment(): Environment {
+export function processEnvironment(): Environment {
   return Object.fromEntries(HUB_VARIABLES.map((name) => [name, environmentVariable(name)]));
 }
 

@@ -59,6 +59,8 @@ export interface Corpus {
   readonly validationHash?: string;
   /** UTF-8 bytes of the documents. */
   readonly bytes: number;
+  /** Bytes of the token files in the cache, or that they would have there. */
+  readonly fileBytes: number;
   /** Closes the files that hold the tokens. */
   close(): void;
 }
@@ -75,6 +77,8 @@ export interface CorpusOptions extends DatasetOptions {
   readonly tokenizer?: Tokenizer;
   /** Directory of the token files; by default the tokens stay in memory. */
   readonly cacheDirectory?: string;
+  /** Whether tokens that the directory lacks stay in memory; by default they are written there. */
+  readonly readOnly?: boolean;
   /** Workers that tokenize; one per core by default. */
   readonly workers?: number | undefined;
 }
@@ -148,6 +152,7 @@ export async function loadCorpus(options: CorpusOptions): Promise<Corpus> {
     cached: found !== undefined,
     hash: hashOf(tokenized.map(({ hash }) => hash)),
     bytes: tokenized.reduce((sum, { bytes }) => sum + bytes, 0),
+    fileBytes: tokenized.reduce((sum, { fileBytes }) => sum + fileBytes, 0),
     close: () => tokenized.forEach((part) => part.close()),
   };
 }
@@ -215,12 +220,15 @@ function openAll(
 async function tokenizeAll(
   parts: readonly Documents[],
   tokenizer: Tokenizer,
-  options: CorpusOptions,
+  { readOnly = false, cacheDirectory, ...options }: CorpusOptions,
 ): Promise<TokenizedDocuments[]> {
   const tokenized: TokenizedDocuments[] = [];
+  const directory = readOnly ? undefined : cacheDirectory;
   try {
     for (const part of parts) {
-      tokenized.push(await tokenizeDocuments(part, { ...options, tokenizer }));
+      tokenized.push(
+        await tokenizeDocuments(part, { ...options, tokenizer, cacheDirectory: directory }),
+      );
     }
     return tokenized;
   } catch (error) {

@@ -57,6 +57,8 @@ export interface TokenizedDocuments extends TokenDataset {
   readonly bytes: number;
   /** Ids that occur, in ascending order. */
   readonly usedIds: readonly number[];
+  /** Bytes of tokens and starts of documents in files; `meta.json` has some more. */
+  readonly fileBytes: number;
   /** Closes the files that hold the tokens. */
   close(): void;
 }
@@ -89,13 +91,13 @@ export function openTokenFiles(directory: string, origin: TokenFileOrigin): Toke
   const Type = meta.bytesPerToken === 2 ? Uint16Array : Uint32Array;
   const path = join(directory, TOKENS), handle = openSync(path, "r");
   const close = () => closeSync(handle);
-  const fileBytes = length * Type.BYTES_PER_ELEMENT;
+  const tokenBytes = length * Type.BYTES_PER_ELEMENT;
   const isChecked = new Uint8Array(checksums.length);
   const check = (start: number, end: number) => {
     for (let i = Math.floor(start / BLOCK_BYTES); i * BLOCK_BYTES < end; i++) {
       if (isChecked[i]) continue;
       const from = i * BLOCK_BYTES;
-      const block = readBetween(handle, from, Math.min(from + BLOCK_BYTES, fileBytes));
+      const block = readBetween(handle, from, Math.min(from + BLOCK_BYTES, tokenBytes));
       if (sha256(block) !== checksums[i]) {
         throw damaged(path, `its bytes from ${from} do not match their checksum`);
       }
@@ -104,8 +106,8 @@ export function openTokenFiles(directory: string, origin: TokenFileOrigin): Toke
   };
   try {
     const { size } = fstatSync(handle);
-    if (size !== fileBytes) {
-      throw damaged(path, `it must be ${fileBytes} bytes long: current length is ${size}`);
+    if (size !== tokenBytes) {
+      throw damaged(path, `it must be ${tokenBytes} bytes long: current length is ${size}`);
     }
     if (size <= CHECKED_AT_ONCE) check(0, size);
   } catch (error) {
@@ -117,11 +119,12 @@ export function openTokenFiles(directory: string, origin: TokenFileOrigin): Toke
     documents,
     hash,
     bytes,
+    fileBytes: tokenBytes + startBytes.length,
     usedIds,
     close,
     read(start, end) {
       const from = start * Type.BYTES_PER_ELEMENT;
-      const to = Math.max(from, Math.min(end * Type.BYTES_PER_ELEMENT, fileBytes));
+      const to = Math.max(from, Math.min(end * Type.BYTES_PER_ELEMENT, tokenBytes));
       check(from, to);
       return new Type(readBetween(handle, from, to).buffer);
     },

@@ -99,6 +99,7 @@ async function tokenizeInMemory(
     hash,
     bytes: progress.bytes,
     usedIds: [...new Set(tokens)].sort((a, b) => a - b),
+    fileBytes: tokens.byteLength + Float64Array.BYTES_PER_ELEMENT * starts.length,
     close() {},
   };
 }

@@ -175,6 +175,27 @@ Deno.test({
   },
 });
 
+Deno.test("train --dry-run prints what the training would need, and makes no file", async () => {
+  const user = join(directory, "dry");
+  Deno.mkdirSync(user);
+  Deno.writeTextFileSync(join(user, "tales.txt"), "One day, Tom went far away.\n".repeat(50));
+  const shape = "--preset nano --steps 9 --batch-size 1 --context-length 8 --data tales.txt";
+  const { code, stdout, stderr } = await task("train", [...shape.split(" "), "--dry-run"], {
+    cwd: user,
+  });
+  assert.equal(code, 0, stderr);
+  assert.match(
+    stdout,
+    /^parameters +\d+, all trained\nmemory +\S+ .B on .*\n[^]*\ntime +\S+s for 9 steps of \S+ ms\n/,
+  );
+  assert.match(
+    stderr,
+    /\noptions: preset nano, [^]*\ndry run, training \d+ parameters for 9 steps/,
+  );
+  assert.match(stderr, /\nnothing was changed; to train, repeat the command without --dry-run\n$/);
+  assert.deepEqual([...Deno.readDirSync(user)].map(({ name }) => name), ["tales.txt"]);
+});
+
 Deno.test("train --patience names the best checkpoint when the validation loss has not become better", async () => {
   const path = join(directory, "patience");
   const shape = "--preset nano --steps 9 --batch-size 1 --context-length 8 --eval-tokens 50";

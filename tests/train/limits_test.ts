@@ -66,6 +66,7 @@ function planOf({ config = nano(), ...options }: Partial<TrainingPlan>): Trainin
     batchSize: 16,
     gradientAccumulation: 1,
     dropout: 0,
+    ...{ beta1: 0.9, beta2: 0.98 },
     freeze: undefined,
     isResumed: false,
     contextLength: config.contextLength,

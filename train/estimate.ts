@@ -1,0 +1,187 @@
+import { byteCount, duration } from "../files/units.ts";
+import type { Gpt } from "../model/gpt.ts";
+import { parameterTable } from "../model/parameters.ts";
+import { initializeParameters } from "../model/weights.ts";
+import type { TrainEvent } from "./events.ts";
+import { type TrainingMemory, trainingMemory } from "./limits.ts";
+import { costOf } from "./metrics.ts";
+import { cacheBeside, type Run } from "./plan.ts";
+import { checkpointBytes } from "./state.ts";
+import { REPORT_ROWS, type TrainStep } from "./step.ts";
+
+/**
+ * What a training needs before it begins: memory, operations, disk and time.
+ *
+ * @module
+ */
+
+/** What a training needs. */
+export interface Estimate {
+  /** Bytes on the device, exact. */
+  readonly memory: TrainingMemory;
+  /** Floating-point operations, see `costOf()`. */
+  readonly flops: {
+    /** Of one token. */
+    readonly perToken: number;
+    /** Of one step. */
+    readonly perStep: number;
+    /** Of all steps that remain. */
+    readonly total: number;
+  };
+  /** Files of the run directory and of the cache. */
+  readonly disk: {
+    /** Bytes of one checkpoint, at most. */
+    readonly checkpointBytes: number;
+    /** Checkpoints that the run directory holds at the end, at most. */
+    readonly checkpoints: number;
+    /** Bytes of the token files. */
+    readonly tokenBytes: number;
+    /** Whether the token files exist already. */
+    readonly hasTokens: boolean;
+  };
+  /** Time of the steps alone, without evaluations, samples and checkpoints; absent if it was not measured. */
+  readonly time?: {
+    /** Mean of the steps that were timed. */
+    readonly secondsPerStep: number;
+    /** Steps that were timed. */
+    readonly timedSteps: number;
+    /** Of all steps that remain. */
+    readonly seconds: number;
+  };
+}
+
+/** What the disk of a run must hold: bytes per checkpoint, and how many are kept and saved. */
+export function roomOf(
+  { options, config, corpus, first }: Run,
+): { checkpointBytes: number; keep: number; saves: number } {
+  const { steps, saveEvery, keep } = options;
+  const saves = Math.ceil(steps / saveEvery) - Math.floor(first / saveEvery);
+  return {
+    checkpointBytes: checkpointBytes(parameterTable(config, options.freeze), corpus.tokenizer),
+    keep,
+    saves: first === steps ? 0 : saveEvery === 0 ? 1 : saves,
+  };
+}
+
+/** Estimates what a training needs, and times some steps, which change no weight. */
+export async function estimate(
+  run: Run,
+  { gpt, trainStep }: { gpt: Gpt; trainStep: TrainStep },
+): Promise<Estimate> {
+  const { device, options, config, corpus, resumed, first, signal } = run;
+  const { batchSize, contextLength, gradientAccumulation } = options;
+  const { flopsPerToken: perToken } = costOf(config), steps = options.steps - first;
+  const perStep = perToken * batchSize * contextLength * gradientAccumulation;
+  const { checkpointBytes, keep, saves } = roomOf(run);
+  const timed = steps > 0 && !signal?.aborted
+    ? await timeSteps(run, { gpt, trainStep })
+    : undefined;
+  return {
+    memory: trainingMemory(device, { ...options, config, isResumed: resumed !== undefined }),
+    flops: { perToken, perStep, total: perStep * steps },
+    disk: {
+      checkpointBytes,
+      checkpoints: Math.min(keep + 1, saves),
+      tokenBytes: corpus.fileBytes,
+      hasTokens: corpus.cached,
+    },
+    ...(timed ? { time: { ...timed, seconds: timed.secondsPerStep * steps } } : {}),
+  };
+}
+
+/** Milliseconds that the timed steps take together, about; a single step may take longer. */
+const TIMED_MS = 500;
+
+/** Times steps with a learning rate of 0 from random parameters; undefined if the signal aborts meanwhile. */
+async function timeSteps(
+  { options, batches, signal }: Run,
+  { gpt, trainStep }: { gpt: Gpt; trainStep: TrainStep },
+): Promise<{ secondsPerStep: number; timedSteps: number } | undefined> {
+  const { gradientAccumulation: length, seed } = options;
+  initializeParameters(gpt, { seed, parameters: gpt.table });
+  let step = 0;
+  const runSteps = async (count: number) => {
+    const since = performance.now();
+    for (const end = step + count; step < end; step++) {
+      const from = step * length, at = (i: number) => batches.at(from + i);
+      const counted = batches.counted(from, length);
+      await trainStep.submit(step, { length, at }, { learningRate: 0, counted });
+    }
+    await trainStep.reports(count);
+    return performance.now() - since;
+  };
+  await runSteps(1); // compiles the kernels
+  if (signal?.aborted) return undefined;
+  let timedSteps = 1, elapsedMs = await runSteps(timedSteps);
+  if (elapsedMs < TIMED_MS && !signal?.aborted) {
+    timedSteps = Math.min(REPORT_ROWS, Math.ceil(TIMED_MS / elapsedMs));
+    elapsedMs = await runSteps(timedSteps);
+  }
+  return { secondsPerStep: elapsedMs / 1000 / timedSteps, timedSteps };
+}
+
+/** The rows of memory, by their keys. */
+const MEMORY_ROWS: Readonly<Record<keyof TrainingMemory, string>> = {
+  total: "memory",
+  parameters: "  parameters",
+  optimizer: "  optimizer",
+  gradients: "  gradients",
+  activations: "  activations",
+  logits: "  logits",
+  other: "  batches and scratch",
+  evaluation: "  evaluation",
+  samples: "  samples",
+};
+
+/** The event that begins a training. */
+type Start = Extract<TrainEvent, { kind: "start" }>;
+
+/** An estimate as a table for people. */
+export function estimateTable(
+  { memory, flops, disk, time }: Estimate,
+  { parameters, trainedParameters, device, options: { out, steps: total }, resumedFrom = 0 }: Start,
+): string {
+  const steps = total - resumedFrom;
+  const figure = (count: number) => count.toPrecision(3).replace("e+", "e");
+  const { checkpoints, checkpointBytes, tokenBytes, hasTokens } = disk;
+  const rows = [
+    [
+      "parameters",
+      trainedParameters === parameters
+        ? `${parameters}, all trained`
+        : `${trainedParameters} trained of ${parameters}`,
+    ],
+    ...Object.entries(MEMORY_ROWS).map(([key, name]) => [
+      name,
+      byteCount(memory[key as keyof TrainingMemory]) + (key === "total" ? ` on ${device}` : ""),
+    ]),
+    ["FLOPs", `${figure(flops.perToken)} per token, ${figure(flops.perStep)} per step`],
+    ["", `${figure(flops.total)} for ${steps} steps`],
+    ["disk", `${checkpoints} checkpoints of at most ${byteCount(checkpointBytes)} in ${out}`],
+    [
+      "",
+      `${byteCount(tokenBytes)} of tokens ${hasTokens ? "are" : "will be"} in ${cacheBeside(out)}`,
+    ],
+    ...(time
+      ? [
+        [
+          "time",
+          `${duration(time.seconds)} for ${steps} steps of ${shortDuration(time.secondsPerStep)}`,
+        ],
+        [
+          "",
+          `measured now over ${time.timedSteps} steps; evaluations, samples and saving add to it`,
+        ],
+      ]
+      : [["time", "not measured"]]),
+  ];
+  return rows.map(([name, text]) => `${name!.padEnd(LABEL_WIDTH)}${text}\n`).join("");
+}
+
+/** Columns of the names in the table. */
+const LABEL_WIDTH = 24;
+
+/** A number of seconds; in milliseconds if it is less than one. */
+function shortDuration(seconds: number): string {
+  return seconds < 1 ? `${Number((1000 * seconds).toPrecision(3))} ms` : duration(seconds);
+}
