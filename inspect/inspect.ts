@@ -154,7 +154,7 @@ export async function gradientsOf(
     tokens,
     targets: make("targets", [counted], "u32", batch.targets),
     order: make("order", [counted], "u32", batch.order),
-    stepInputs: make("stepInputs", [4], "f32", [0, 1 / counted, 0, 0]),
+    stepInputs: make("stepInputs", [2], "f32", [0, 1 / counted]),
     lossScale: make("lossScale", [1], "f32", [scale]),
   };
   const arena = createTrainedArena(gpt, "gradients");

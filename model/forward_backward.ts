@@ -203,9 +203,9 @@ export interface BackwardInputs extends Omit<ForwardInputs, "cache"> {
   targets: Tensor;
   /** u32 [B·T]: positions sorted by token, for `embeddingBackward()`. */
   order: Tensor;
-  /** f32 [learning rate, 1 / number of targets, 0, 0] */
+  /** f32 [2]: learning rate, 1 / number of targets. */
   stepInputs: Tensor;
-  /** f32 [1] */
+  /** f32 [1]: the loss scale. */
   lossScale: Tensor;
 }
 

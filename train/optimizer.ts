@@ -52,6 +52,9 @@ const adamwKind: OptimizerKind<"m" | "v", "corrections"> = {
 /** The optimizers by name. */
 export const OPTIMIZERS = { adamw: adamwKind } as const;
 
+/** The optimizer of a training; no option chooses another yet. */
+export const DEFAULT_OPTIMIZER = OPTIMIZERS.adamw;
+
 /** The state of an optimizer on the device, and the launches that update the parameters. */
 export interface Optimizer extends Disposable {
   /** Its arenas by name, laid out as the trained parameters: what a checkpoint holds of it. */

@@ -45,7 +45,7 @@ import type { FileContent } from "./run_files.ts";
 import { checkFinite, jsonFile, modelFiles, tokenizerFiles } from "./export.ts";
 import type { ResolvedOptions } from "./options.ts";
 import { dimensionsOf, savedOptions } from "./resolve.ts";
-import { OPTIMIZERS } from "./optimizer.ts";
+import { DEFAULT_OPTIMIZER } from "./optimizer.ts";
 import { isReachable, type TrainStep } from "./step.ts";
 import { tuningOf } from "./tuning.ts";
 import { OptionError, validateOptions } from "./validate.ts";
@@ -184,7 +184,7 @@ export function checkpointBytes(table: readonly ParameterSpec[], { json }: Token
   let floats = 0;
   for (const { shape, trained } of table) {
     // adapters are saved without their base; only trained parameters have optimizer state
-    const arenas = OPTIMIZERS.adamw.state.length;
+    const arenas = DEFAULT_OPTIMIZER.state.length;
     floats += size(shape) * ((trained || !isLora ? 1 : 0) + (trained ? arenas : 0));
   }
   return 4 * floats + json.length + SMALL_FILES_BYTES;

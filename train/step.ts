@@ -20,9 +20,9 @@ import { DEFAULT_OPTIONS } from "./options.ts";
 import {
   createOptimizer,
   createTrainedArena,
+  DEFAULT_OPTIMIZER,
   type Optimizer,
   type OptimizerOptions,
-  OPTIMIZERS,
 } from "./optimizer.ts";
 
 /** Options that are the same for all steps of a training. */
@@ -199,7 +199,7 @@ export function createTrainStep(
     );
   }
   const gradients = createTrainedArena(model, "gradients");
-  const optimizer = createOptimizer(model, OPTIMIZERS.adamw, options);
+  const optimizer = createOptimizer(model, DEFAULT_OPTIMIZER, options);
   const activations = createActivations(device, config, {
     batch: { batchSize: B, sequenceLength: T },
     precision,
@@ -213,7 +213,7 @@ export function createTrainStep(
     owned.push(created);
     return created;
   };
-  const stepInputs = tensor("stepInputs", [4], "f32");
+  const stepInputs = tensor("stepInputs", [2], "f32");
   const lossScale = tensor("lossScale", [1], "f32");
   const counters = tensor("counters", [5], "u32");
   const update = tensor("update", [4], "u32");
@@ -228,7 +228,7 @@ export function createTrainStep(
   };
   const random = dropout > 0 ? tensor("random", [2], "u32") : undefined;
   const place = tensor("place", [1], "u32"); // of a micro-batch in the step
-  const recordMicroBatch = (accumulate: boolean) => {
+  const recordMicroBatch = ({ accumulate }: { accumulate: boolean }) => {
     const drop = random && { rate: dropout, random };
     forward(program, model, inputs, activations, { dropout: drop });
     backward(program, model, { ...inputs, stepInputs, lossScale }, activations, gradients, {
@@ -238,10 +238,10 @@ export function createTrainStep(
     });
     sumForward(program, { x: activations.at("losses"), place }, { y: lossSums });
   };
-  recordMicroBatch(false);
-  const firstOfOthers = program.length;
-  if (gradientAccumulation > 1) recordMicroBatch(true);
-  const firstOfUpdate = program.length;
+  recordMicroBatch({ accumulate: false });
+  const othersFrom = program.length;
+  if (gradientAccumulation > 1) recordMicroBatch({ accumulate: true });
+  const updateFrom = program.length;
 
   const blocks = gradientNormBlocks(device, size(gradients.flat.shape));
   const partials = tensor("gradient norm partials", [blocks, 2], "f32");
@@ -291,7 +291,7 @@ export function createTrainStep(
             `current number is ${batches.length}`,
         );
       }
-      upload(device, stepInputs, [learningRate, counted > 0 ? 1 / counted : 0, 0, 0]);
+      upload(device, stepInputs, [learningRate, counted > 0 ? 1 / counted : 0]);
       for (let i = 0; i < batches.length; i++) {
         const batch = batches.at(i)!;
         upload(device, inputs.tokens, batch.inputs);
@@ -299,8 +299,13 @@ export function createTrainStep(
         upload(device, inputs.order, batch.order);
         if (random) upload(device, random, [options.seed, step * gradientAccumulation + i]);
         upload(device, place, [i]);
-        const from = i === 0 ? 0 : firstOfOthers, end = i === 0 ? firstOfOthers : firstOfUpdate;
-        program.run({ from, to: i === batches.length - 1 ? program.length : end });
+        const isLast = i === batches.length - 1;
+        // the last micro-batch and the update are submitted together
+        program.run(
+          i === 0
+            ? { from: 0, to: isLast ? program.length : othersFrom }
+            : { from: othersFrom, to: isLast ? program.length : updateFrom },
+        );
         waitingBytes += 3 * 4 * M;
         if (waitingBytes < MOST_WAITING_BYTES) continue;
         await device.gpu.queue.onSubmittedWorkDone();

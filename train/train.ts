@@ -15,7 +15,7 @@ import { initializeParameters } from "../model/weights.ts";
 import { estimate, roomOf } from "./estimate.ts";
 import { createEvaluator, type Evaluator } from "./evaluate.ts";
 import { noticesOf, type TrainEvent } from "./events.ts";
-import { costOf } from "./metrics.ts";
+import { costOf, flopsPerToken } from "./metrics.ts";
 import { DEFAULT_OPTIONS, type ResolvedOptions, type TrainOptions } from "./options.ts";
 import { cacheBeside, findCheckpoint, finishPlan, makePlan, openCorpus, type Run } from "./plan.ts";
 import { openRecord } from "./record.ts";
@@ -245,12 +245,12 @@ function setParameters({ resumed, initial, options }: Run, gpt: Gpt, trainStep: 
  */
 const WORTH_TUNING = 1e16;
 
-/** Operations of a whole training: 6 per parameter and token (Kaplan et al. 2020, arXiv 2001.08361). */
+/** Operations of a whole training. */
 function operationsOf(
   config: GptConfig,
   { steps, batchSize, contextLength, gradientAccumulation }: ResolvedOptions,
 ): number {
-  return 6 * countParameters(config) * steps * batchSize * contextLength * gradientAccumulation;
+  return flopsPerToken(config) * steps * batchSize * contextLength * gradientAccumulation;
 }
 
 /** The data of a training, for its first event. */

@@ -19,7 +19,7 @@ export interface PrepareStepOptions {
 export interface PrepareStepInputs {
   /** f32 [blocks,2] of `gradientNorm()`. */
   partials: Tensor;
-  /** f32 [4]: learning rate, 1 / number of targets, 0, 0. */
+  /** f32 [2]: learning rate, 1 / number of targets. */
   stepInputs: Tensor;
   /** f32 [N]: the sum of the losses of each micro-batch. */
   lossSums: Tensor;
@@ -61,7 +61,7 @@ export function prepareStep(
 ): void {
   const { blocks, N } = dims("prepareStep", [
     [partials, "blocks,2", "f32"],
-    [stepInputs, "4", "f32"],
+    [stepInputs, "2", "f32"],
     [lossSums, "N", "f32"],
     [lossScale, "1", "f32"],
     [counters, "5", "u32"],

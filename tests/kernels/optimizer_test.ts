@@ -26,7 +26,7 @@ function optimizer(
       m: [[N], "f32", 0],
       v: [[N], "f32", 0],
       partials: [[gradientNormBlocks(on, N), 2], "f32"],
-      stepInputs: [[4], "f32", [1e-3, 1, 0, 0]],
+      stepInputs: [[2], "f32", [1e-3, 1]],
       lossSums: [[3], "f32", [0.5, 1.25, 0.75]],
       corrections: [[table.length / 2, 2], "f32", table],
       lossScale: [[1], "f32", 65536],
@@ -224,7 +224,7 @@ Deno.test("prepareStep() reads every block", async () => {
   const blocks = 1000;
   const t = tensors({
     partials: [[blocks, 2], "f32", 0],
-    stepInputs: [[4], "f32", [1e-3, 1, 0, 0]],
+    stepInputs: [[2], "f32", [1e-3, 1]],
     lossSums: [[1], "f32", 0],
     lossScale: [[1], "f32", 1],
     counters: [[5], "u32", 0],

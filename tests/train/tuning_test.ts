@@ -181,8 +181,8 @@ Deno.test({
       }
     };
     assert.equal(await firstOf(1, false), "step");
-    // from 1e16 operations on, 6 per parameter and token
-    const longest = Math.floor(1e16 / (6 * parameters * 2 * 16));
+    // from 1e16 operations on: per token 6 per parameter, and 12 · layers · T · C
+    const longest = Math.floor(1e16 / ((6 * parameters + 12 * 2 * 16 * 64) * 2 * 16));
     assert.equal(await firstOf(longest - 1, false), "step");
     assert.equal(await firstOf(longest + 1, false), "tuning");
     assert.equal(await firstOf(1e9, true), "step");
