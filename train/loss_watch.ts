@@ -51,13 +51,14 @@ export class LossWatch {
   #rise(trainingLoss: number): string | undefined {
     if (this.#above !== RISES) return undefined;
     const { step, loss, trainingLoss: before } = this.#best;
-    const rise = `the validation loss has been rising: the last ${RISES} evaluations are above ` +
-      `${loss.toFixed(3)}, the best, at step ${step}`;
-    return trainingLoss < before
-      ? `${rise}, while the training loss falls, as the model learns its text by heart: use more ` +
+    const best = `${loss.toFixed(3)} at step ${step}`;
+    const rise =
+      `the validation loss has been rising: ${RISES} evaluations are above the best, ${best}`;
+    return trainingLoss >= before
+      ? `${rise}, and the training loss does not fall: use a lower --learning-rate`
+      : `${rise}, while the training loss falls: the model learns its text by heart. Use more ` +
         `text, --dropout or fewer --steps; --patience ends such a training, and --checkpoint best ` +
-        `of generate, eval and export chooses the best checkpoint`
-      : `${rise}, and the training loss does not fall: use a lower --learning-rate`;
+        `of generate, eval and export chooses the best checkpoint that was saved`;
   }
 
   #belowEntropy({ loss, entropyPerToken, tokens = 0 }: Metric): string | undefined {
@@ -66,10 +67,9 @@ export class LossWatch {
     if (entropyPerToken === undefined || !(loss! < entropyPerToken - margin)) return undefined;
     if (this.#isBelowEntropy) return undefined;
     this.#isBelowEntropy = true;
-    return `the validation loss, ${loss!.toFixed(3)}, is below the entropy of the text, ` +
-      `${
-        entropyPerToken.toFixed(3)
-      }, which no model can reach that predicts: the model sees what ` +
-      `it should predict; are the labels shifted, see shiftedPair() in data/tokens/batches.ts?`;
+    const [least, current] = [entropyPerToken.toFixed(3), loss!.toFixed(3)];
+    return `the validation loss, ${current}, is below the entropy of the text, ${least}, the least ` +
+      `loss of a prediction: the model sees what it should predict. Are the labels shifted? See ` +
+      `shiftedPair() in data/tokens/batches.ts`;
   }
 }
