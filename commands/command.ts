@@ -67,7 +67,7 @@ function enterDirectoryOfUser(): void {
 function argumentHint(program: Command, error: string): string {
   if (program.registeredArguments.length === 0) return "";
   const [, unknown] = /^error: unknown option '(-.*?)'\n/s.exec(error) ?? [];
-  if (unknown !== undefined && !/^--[\w-]+$/.test(unknown)) {
+  if (unknown !== undefined && !/^--[\w-]+(=.*)?$/s.test(unknown)) {
     return `Put an argument that begins with - behind --: ${program.name()} ${
       commandLine(["--", unknown])
     }\n`;

@@ -111,7 +111,7 @@ async function main(options: Partial<TrainOptions>, isJson: boolean): Promise<nu
   } catch (error) {
     if (!interrupts.signal.aborted || !display.isPreparing) throw error;
     display.close();
-    status(`stopped before the first step; to resume: ${commandGiven()}`);
+    status(`stopped before the first step; to resume: ${commandGiven(/^--fresh$/)}`);
     return interrupts.exitCode;
   } finally {
     display.close();
@@ -138,9 +138,9 @@ function argument(text: string): string[] {
 }
 
 /** The command that was typed, without the flags that would start over or go back once more. */
-function commandGiven(): string {
+function commandGiven(done = /^--(fresh$|resume-from(=|$))/): string {
   const words = Deno.args.filter((word, i, all) =>
-    !/^--(fresh$|resume-from(=|$))/.test(word) && all[i - 1] !== "--resume-from"
+    !done.test(word) && !(all[i - 1] === "--resume-from" && done.test("--resume-from"))
   );
   return taskCommand("train", ...words);
 }

@@ -21,6 +21,7 @@ export function printable(text: string, longest = LONGEST): string {
 
 /** A foreign value as part of a message: JSON on one line, escaped and cut. */
 export function quoted(value: unknown, longest = LONGEST): string {
+  if (typeof value === "number") return `${value}`; // JSON has no NaN
   if (typeof value !== "string") return printable(String(JSON.stringify(value)), longest);
   return escaped(JSON.stringify(cut(value, longest)), UNPRINTABLE);
 }

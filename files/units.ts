@@ -1,3 +1,5 @@
+import { printable } from "./printable.ts";
+
 /**
  * Numbers of bytes and seconds in the units that people read.
  *
@@ -36,8 +38,12 @@ export function duration(seconds: number): string {
   return `${Math.floor(whole / 3600)}h${String(Math.floor(whole / 60) % 60).padStart(2, "0")}m`;
 }
 
-/** A table as text: figures are aligned at the right, words and the first column at the left. */
-export function align(rows: readonly string[][]): string {
+/**
+ * A table as text: figures are aligned at the right, words and the first column at the left. Cells may hold foreign
+ * text, which is escaped and cut.
+ */
+export function align(cells: readonly string[][]): string {
+  const rows = cells.map((row) => row.map((cell) => printable(cell)));
   const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
   const isFigure = (column: number) => rows.slice(1).every((row) => /^[\d—]/.test(row[column]!));
   const cell = (text: string, column: number) =>

@@ -5,6 +5,7 @@ import type { Device } from "../kernels/device.ts";
 import {
   checkpointNamed,
   isNameInRun,
+  listCheckpoints,
   readHint,
   verifyCheckpoint,
 } from "../model/files/checkpoint.ts";
@@ -61,7 +62,8 @@ function findCheckpoint(
     return path;
   }
   const newest = newestIn(run, onWarning), best = readHint(run, "best");
-  if (best !== "" && best !== basename(newest)) {
+  const isKept = listCheckpoints(run).some(({ path }) => basename(path) === best);
+  if (isKept && best !== basename(newest)) {
     onNotice?.(
       `using the newest checkpoint of ${run}, after ${Number(basename(newest))} steps; ` +
         `the validation loss was lowest after ${Number(best)}: --checkpoint best`,

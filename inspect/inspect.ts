@@ -231,7 +231,7 @@ function idsOf({ gpt, tokenizer }: LoadedModel, text: string | readonly number[]
   const unknown = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabularySize);
   if (unknown !== undefined) {
     throw new UserError(
-      `Cannot read a text as its ids must be below ${vocabularySize}: current id is ${unknown}`,
+      `Cannot read a text as its ids must be 0 to ${vocabularySize - 1}: current id is ${unknown}`,
     );
   }
   if (ids.length === 0 || ids.length > contextLength) {
@@ -246,7 +246,9 @@ function idsOf({ gpt, tokenizer }: LoadedModel, text: string | readonly number[]
 /** A batch whose only row is a text. */
 function oneRow(ids: readonly number[]): Batch {
   if (ids.length < 2) {
-    throw new UserError("Cannot compute the loss of a text as it must have a token: it is empty");
+    throw new UserError(
+      `Cannot compute the loss of a text as it must have 2 tokens or more: it has ${ids.length}`,
+    );
   }
   return batchOf([ids], { contextLength: ids.length - 1, padding: 0 });
 }

@@ -1,4 +1,5 @@
 import { load, type Package } from "../files/packages.ts";
+import { printable } from "../files/printable.ts";
 
 /**
  * Charts as SVG: a title, a legend and panels, on white or, if the viewer prefers it, on black.
@@ -100,8 +101,9 @@ function legendLines(entries: readonly LegendEntry[], width: number) {
   return lines;
 }
 
+/** Foreign text in XML, which has no control characters. */
 function escape(text: string): string {
-  return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
+  return printable(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 }
 
 /**
@@ -118,8 +120,9 @@ export function logAxis(
   const most = values.reduce((a, b) => Math.max(a, b), 0);
   if (!(least > 0 && most >= least)) return { ...axis, domain: [1, 10], ticks: [] };
   // marks keep a distance from the frame, and equal values have an axis, too
-  const pad = Math.max(1.005, (most / least) ** 0.03);
-  const domain: [number, number] = [least / pad, most * pad];
+  const pad = Math.max(1.005, (most ** 0.03) / (least ** 0.03));
+  const within = (value: number) => Math.min(Math.max(value, Number.MIN_VALUE), Number.MAX_VALUE);
+  const domain: [number, number] = [within(least / pad), within(most * pad)];
   return { ...axis, domain, ticks: logTicks(...domain) };
 }
 

@@ -106,10 +106,10 @@ export function readRun(path: string, onWarning: (sentence: string) => void): Co
   // a checkpoint later than the record is damaged: the run was resumed from an earlier one
   if (newest.state.step > end) newest = newestState(path, () => {}, end) ?? newest;
   const { options, data, tokenizerHash, tuning } = newest.state;
-  const config = join(newest.checkpoint, CONFIG_FILE);
+  const { checkpoint } = newest;
   const { parameters, flopsPerToken } = start ??
     // records of earlier versions lack these figures
-    costOf(parseHuggingFaceConfig(reading(config, () => readFileSync(config, "utf8")), config));
+    reading(join(checkpoint, CONFIG_FILE), () => costIn(checkpoint));
   const counted = (point: SpentPoint): ComparedPoint => (
     { ...point, flops: point.tokens * flopsPerToken! }
   );
@@ -149,6 +149,15 @@ export function newestState(
   }
   if (unreadable.length > 0) throw unreadable[0]!;
   return undefined;
+}
+
+/** The size and the cost of the model in a checkpoint. */
+export function costIn(checkpoint: string): ReturnType<typeof costOf> {
+  const file = join(checkpoint, CONFIG_FILE);
+  if (!statSync(file).isFile()) { // reading a pipe would wait forever
+    throw Object.assign(new Error("it is no file"), { code: "EINVAL" });
+  }
+  return costOf(parseHuggingFaceConfig(readFileSync(file, "utf8"), file));
 }
 
 /** Options with the dimensions of the preset, which earlier versions did not save. */
@@ -325,7 +334,8 @@ export function drawComparison(runs: readonly ComparedRun[]): Promise<string> {
     panels: (plot) =>
       rows.flatMap(({ y, ...yAxis }) =>
         columns.map(({ x, ...xAxis }) => {
-          const isDrawn = (point: ComparedPoint) => x(point) > 0 && y(point) > 0;
+          const isDrawn = (point: ComparedPoint) =>
+            [x(point), y(point)].every((value) => value > 0 && value < Infinity);
           const drawn = points.filter(isDrawn);
           return {
             x: logAxis(drawn.map(x), xAxis),

@@ -40,6 +40,16 @@ export interface Metric {
   flopsPerToken?: number;
 }
 
+/** The fields that are figures. */
+const FIGURES = [
+  "loss",
+  "tokensPerSecond",
+  "bitsPerByte",
+  "entropyPerToken",
+  "parameters",
+  "flopsPerToken",
+] as const;
+
 /** A line of a record. */
 export interface MetricLine {
   /** Its number, from 1. */
@@ -98,7 +108,8 @@ export function* readLines(path: string): Generator<MetricLine> {
 function parseMetric(text: string): Metric | undefined {
   try {
     const metric = JSON.parse(text) as Metric;
-    return typeof metric?.kind === "string" && Number.isSafeInteger(metric.step)
+    return typeof metric?.kind === "string" && Number.isSafeInteger(metric.step) &&
+        FIGURES.every((name) => typeof (metric[name] ?? 0) === "number")
       ? metric
       : undefined;
   } catch {

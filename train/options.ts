@@ -290,6 +290,7 @@ export const TRAIN_OPTIONS = {
     help: "move an old run aside and start over",
     default: false,
     onResume: "unsaved",
+    excludes: ["resumeFrom", "whose checkpoint it may move aside"],
   },
   /** Whether to report what the training would need, to train nothing, and to change nothing on the disk. */
   dryRun: {

@@ -10,6 +10,7 @@ import { misfitsOf } from "../data/tokens/vocabulary_fit.ts";
 import { taskCommand } from "../files/command_line.ts";
 import { UserError } from "../files/user_error.ts";
 import { KEPT_BASE } from "../generate/base.ts";
+import { placeAt } from "../generate/place.ts";
 import {
   findModel,
   hashModel,
@@ -128,10 +129,16 @@ export async function* findCheckpoint(
 
 /** The checkpoint that `resumeFrom` names: of this run, or the start of a new one. */
 function namedCheckpoint(run: string, name: string): string {
-  const path = isNameInRun(name) ? checkpointNamed(run, name) : name;
+  const isName = isNameInRun(name), path = isName ? checkpointNamed(run, name) : name;
+  const place = placeAt(path);
+  if (!isName && place?.load?.join() !== `--checkpoint,${path}`) {
+    throw new UserError(
+      `Cannot resume from ${path} as --resume-from must be best, a number of steps, or the directory ` +
+        `of a checkpoint: ${place?.reason ?? "there is none"}`,
+    );
+  }
   const checkpoints = listCheckpoints(run);
-  const isOurs = checkpoints.some((checkpoint) => resolve(checkpoint.path) === resolve(path));
-  if (!isOurs && checkpoints.length > 0) {
+  if (!isInRun(path, run) && checkpoints.length > 0) {
     throw new UserError(
       `Cannot resume from ${path} in ${run} as that run must have no other checkpoints: ` +
         `it has ${checkpoints.length}`,
@@ -140,6 +147,11 @@ function namedCheckpoint(run: string, name: string): string {
   }
   checkState(verifyCheckpoint(path), path);
   return path;
+}
+
+/** Whether a checkpoint is one of a run. */
+export function isInRun(checkpoint: string, run: string): boolean {
+  return listCheckpoints(run).some(({ path }) => resolve(path) === resolve(checkpoint));
 }
 
 /** Makes the choices that do not depend on the data, and throws if the training cannot run. */

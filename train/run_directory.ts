@@ -91,8 +91,10 @@ export function checkRunDirectory(path: string): void {
 
 /** Whether another process trains in a run directory. */
 export function isLocked(path: string): boolean {
+  const file = join(path, "lock");
   try {
-    using lock = Deno.openSync(join(path, "lock"));
+    if (!statSync(file).isFile()) return false; // opening a pipe would wait forever
+    using lock = Deno.openSync(file);
     return !lock.tryLockSync(false);
   } catch {
     return false; // there is no lock that could be held

@@ -1,13 +1,12 @@
-import { lstatSync, readdirSync, readFileSync, statSync } from "node:fs";
+import { lstatSync, readdirSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
-import { isSystemError, reasonOf } from "../files/disk.ts";
+import { isSystemError, reading, reasonOf } from "../files/disk.ts";
 import { CONFIG_FILE } from "../files/names.ts";
 import { align, byteCount, inShort } from "../files/units.ts";
 import { UserError } from "../files/user_error.ts";
 import { listCheckpoints } from "../model/files/checkpoint.ts";
-import { parseHuggingFaceConfig } from "../model/files/hugging_face.ts";
-import { newestState, readEvaluations } from "./compare.ts";
-import { costOf, METRICS_FILE } from "./metrics.ts";
+import { costIn, newestState, readEvaluations } from "./compare.ts";
+import { METRICS_FILE } from "./metrics.ts";
 import { isLocked } from "./run_directory.ts";
 import { isRun } from "./run_place.ts";
 
@@ -64,39 +63,34 @@ export function listRuns(folder: string, onWarning: (sentence: string) => void):
 }
 
 function summarize(run: string, onWarning: (sentence: string) => void): RunSummary {
-  const attempt = <T>(read: () => T): T | null => {
+  const attempt = <T>(file: string, read: () => T): T | null => {
+    const refuse = (reason: string) => new UserError(`Cannot read ${file}: ${reason}`);
     try {
-      return read();
+      return reading(read, refuse);
     } catch (error) {
-      if (!(error instanceof UserError) && !isSystemError(error)) throw error;
+      if (!(error instanceof UserError)) throw error;
       onWarning(error.message);
       return null;
     }
   };
   const [newest] = listCheckpoints(run);
-  const found = newest ? attempt(() => newestState(run, onWarning)) : undefined;
+  const found = newest ? attempt(newest.path, () => newestState(run, onWarning)) : undefined;
   const { step = 0, options = {}, data } = found?.state ?? {};
   const { steps, batchSize = NaN, contextLength = NaN, gradientAccumulation = NaN } =
     options as Record<string, number>;
-  const record = attempt(() =>
-    readEvaluations(
-      join(run, METRICS_FILE),
-      batchSize * contextLength * gradientAccumulation,
-      onWarning,
-    )
-  );
+  const metrics = join(run, METRICS_FILE);
+  const tokensPerStep = batchSize * contextLength * gradientAccumulation;
+  const record = attempt(metrics, () => readEvaluations(metrics, tokensPerStep, onWarning));
   const { last, best } = record ?? {};
-  const parameters = record?.start?.parameters ?? (found
-    ? attempt(() => {
-      const config = join(found.checkpoint, CONFIG_FILE);
-      return costOf(parseHuggingFaceConfig(readFileSync(config, "utf8"), config)).parameters;
-    })
-    : null);
+  const parameters = record?.start?.parameters ??
+    (found
+      ? attempt(join(found.checkpoint, CONFIG_FILE), () => costIn(found.checkpoint).parameters)
+      : null);
   return {
     run,
     isTraining: isLocked(run),
     step,
-    steps: steps ?? null,
+    steps: typeof steps === "number" ? steps : null,
     parameters: parameters ?? null,
     data: data?.name ?? null,
     last: last ? { step: last.step, loss: last.loss, bitsPerByte: last.bitsPerByte } : null,

@@ -26,9 +26,9 @@ export interface Loop extends Saved {
   signal: AbortSignal | undefined;
   /** Steps already done. */
   first: number;
-  /** Validation loss of the best evaluation so far. */
+  /** Validation loss of the best evaluation of this run so far. */
   bestLoss: number | null;
-  /** Checkpoint from which the run was resumed. */
+  /** Checkpoint of this run from which it was resumed. */
   path?: string;
 }
 
@@ -57,11 +57,13 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
   const isEvaluating = () => isDue(options.evalEvery) || step === total;
   const isPatient = () => options.patience === 0 || evaluationsSinceBest < options.patience;
 
-  if (isSaved && isEvaluating() && record.lastEvaluation !== step) { // it was interrupted
+  const isResumed = isSaved || step > 0; // from a checkpoint of this run or of another
+  if (isResumed && isEvaluating() && record.lastEvaluation !== step) { // it was interrupted
     yield* evaluate();
     if (isEvaluated) yield* save(); // this checkpoint may be the best one
-    since = performance.now();
   }
+  if (isResumed && !isSaved) yield* save(); // else the next start would begin with random parameters
+  since = performance.now();
   while (step < total && isPatient() && !signal?.aborted) {
     await submit();
     const isSampling = isDue(options.sampleEvery);

@@ -1,4 +1,4 @@
-import { documentsOf } from "../data/text/documents.ts";
+import { type Documents, documentsOf } from "../data/text/documents.ts";
 import type { Corpus } from "../data/tokens/corpus.ts";
 import type { HubOptions } from "../data/hub/hub.ts";
 import { HubError, processEnvironment } from "../data/hub/request.ts";
@@ -9,6 +9,7 @@ import { size } from "../kernels/tensor.ts";
 import type { GptConfig } from "../model/config.ts";
 import { isAdapter } from "../model/files/lora.ts";
 import { createGpt, type Gpt } from "../model/gpt.ts";
+import { quoted } from "../files/printable.ts";
 import { UserError } from "../files/user_error.ts";
 import { countParameters, parameterTable } from "../model/parameters.ts";
 import { initializeParameters } from "../model/weights.ts";
@@ -17,7 +18,15 @@ import { createEvaluator, type Evaluator } from "./evaluate.ts";
 import { noticesOf, type TrainEvent } from "./events.ts";
 import { costOf, flopsPerToken } from "./metrics.ts";
 import { DEFAULT_OPTIONS, type ResolvedOptions, type TrainOptions } from "./options.ts";
-import { cacheBeside, findCheckpoint, finishPlan, makePlan, openCorpus, type Run } from "./plan.ts";
+import {
+  cacheBeside,
+  findCheckpoint,
+  finishPlan,
+  isInRun,
+  makePlan,
+  openCorpus,
+  type Run,
+} from "./plan.ts";
 import { openRecord } from "./record.ts";
 import { checkRates } from "./resolve.ts";
 import { checkRoom, checkRunDirectory, moveAside, openRunDirectory } from "./run_directory.ts";
@@ -76,10 +85,10 @@ export async function* train(
 ): AsyncGenerator<TrainEvent> {
   validateOptions(wanted);
   checkRates(wanted);
-  if (texts && wanted.data !== undefined) {
+  if (texts !== undefined && wanted.data !== undefined) {
     throw new UserError("Cannot train on texts and data as only one must be given: both are given");
   }
-  if (validationTexts && wanted.validationData !== undefined) {
+  if (validationTexts !== undefined && wanted.validationData !== undefined) {
     throw new UserError(
       "Cannot validate with validationTexts and validationData as only one must be given: " +
         "both are given",
@@ -104,13 +113,17 @@ export async function* train(
       directory,
       signal,
       hub: dryRun ? { environment: offline(environment) } : environment ? { environment } : {},
-      documents: texts && documentsOf("the given text", await Array.fromAsync(texts)),
-      validationDocuments: validationTexts &&
-        documentsOf("the given validation text", await Array.fromAsync(validationTexts)),
+      documents: await givenDocuments("the given text", texts, signal),
+      validationDocuments: await givenDocuments(
+        "the given validation text",
+        validationTexts,
+        signal,
+      ),
     };
 
     // --fresh would move the checkpoints aside
     const checkpoint = dryRun && wanted.fresh ? undefined : yield* findCheckpoint(place, wanted);
+    const ours = checkpoint && isInRun(checkpoint.path, out) ? checkpoint : undefined;
     const plan = yield* makePlan(place, wanted, checkpoint);
     const corpus = resources.adopt(yield* openCorpus(place, plan), (corpus) => corpus.close());
     const run = yield* finishPlan(place, plan, corpus);
@@ -139,8 +152,8 @@ export async function* train(
       gpt,
       trainStep,
       evaluate: () => evaluator.run({ signal }),
-      bestLoss: checkpoint?.state.bestValidationLoss ?? null,
-      ...(checkpoint ? { path: checkpoint.path } : {}),
+      bestLoss: ours?.state.bestValidationLoss ?? null,
+      ...(ours ? { path: ours.path } : {}),
     });
   } catch (error) {
     if (error instanceof DeviceError) error.hint ??= DEVICE_HINTS[error.kind];
@@ -174,6 +187,35 @@ async function* estimateRun(run: Run): AsyncGenerator<TrainEvent> {
   using gpt = createModel(run);
   using trainStep = yield* recordStep(run, gpt);
   yield { kind: "estimate", ...await estimate(run, { gpt, trainStep }) };
+}
+
+/**
+ * The documents that a program gives; undefined if it gives none.
+ *
+ * @throws {UserError} if they are not texts; the reason of `signal` if that aborts.
+ */
+async function givenDocuments(
+  name: string,
+  texts: Iterable<string> | AsyncIterable<string> | undefined,
+  signal: AbortSignal | undefined,
+): Promise<Documents | undefined> {
+  if (texts === undefined) return undefined;
+  const check = (ok: boolean, value: unknown) => {
+    if (ok) return;
+    throw new UserError(
+      `Cannot use ${name} as it must be an iterable of texts: current value is ${quoted(value)}`,
+    );
+  };
+  const { [Symbol.iterator]: iterator, [Symbol.asyncIterator]: asyncIterator } = Object(texts);
+  // a single text is an iterable of its characters
+  check(typeof texts !== "string" && Boolean(iterator ?? asyncIterator), texts);
+  const array: string[] = [];
+  for await (const text of texts) {
+    signal?.throwIfAborted();
+    check(typeof text === "string", text);
+    array.push(text);
+  }
+  return documentsOf(name, array);
 }
 
 /** What to do if the device fails during a training. */

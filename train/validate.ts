@@ -91,7 +91,7 @@ export function validateOptions(options: Partial<TrainOptions>): void {
     const [value, needed, excluded] = [name, needs, other].map((name) =>
       options[name as OptionName]
     );
-    if (isGiven(value) && excluded !== undefined) {
+    if (isGiven(value) && value !== false && excluded !== undefined) {
       throw new OptionError(
         `${flagOf(name)} must be given without ${flagOf(other!)}, ${reason}: ` +
           `current values are ${value} and ${excluded}`,

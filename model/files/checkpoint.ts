@@ -201,10 +201,17 @@ export function listCheckpoints(runDirectory: string): { step: number; path: str
     .sort((a, b) => b.step - a.step);
 }
 
-/** The name of the checkpoint that a run's file `latest` or `best` holds; empty if it cannot be read. */
+/** Most bytes of a file that names a checkpoint. */
+const LARGEST_HINT = 64;
+
+/** The name of the checkpoint that a run's file `latest` or `best` holds; empty if it holds none. */
 export function readHint(run: string, name: "latest" | "best"): string {
+  const path = join(run, name);
   try {
-    return readFileSync(join(run, name), "utf8").trim();
+    const status = statSync(path);
+    if (!status.isFile() || status.size > LARGEST_HINT) return ""; // a pipe or a device may have no end
+    const checkpoint = readFileSync(path, "utf8").trim();
+    return stepOf(checkpoint) === undefined ? "" : checkpoint;
   } catch {
     return "";
   }
@@ -226,9 +233,13 @@ export function checkpointNamed(run: string, name: string): string {
   const found = wanted !== "" && checkpoints.find(({ step }) => step === Number(wanted));
   if (found) return found.path;
   const steps = checkpoints.map(({ step }) => step).reverse();
+  const requirement = name !== "best"
+    ? "one that was kept"
+    : wanted === ""
+    ? "evaluated and saved"
+    : `the one of step ${Number(wanted)}`;
   throw new CheckpointError(
-    `Cannot find checkpoint ${quoted(name)} of ${run} as it must be ` +
-      `${name === "best" ? "evaluated and saved" : "one that was kept"}: ` +
+    `Cannot find checkpoint ${quoted(name)} of ${run} as it must be ${requirement}: ` +
       `its checkpoints are ${steps.join(", ") || "none"}`,
   );
 }
@@ -362,7 +373,7 @@ function validateState(state: JsonObject, file: string): TrainerState {
   const check = (object: JsonObject, name: string, requirement: string, ok: boolean) => {
     if (ok) return;
     throw new CheckpointError(
-      `Cannot load ${file} as ${name} must be ${requirement}: ` +
+      `Cannot load ${file} as ${printable(name)} must be ${requirement}: ` +
         `current value is ${quoted(object[name.slice(name.indexOf(".") + 1)])}`,
     );
   };
@@ -404,6 +415,12 @@ function validateState(state: JsonObject, file: string): TrainerState {
   check(state, "tokenizerHash", "text", typeof state.tokenizerHash === "string");
   for (const name of ["schedule", "options", "data", "tuning", "files"]) {
     check(state, name, "an object", isObject(state[name]));
+  }
+  const options = state.options as JsonObject;
+  for (const [name, value] of Object.entries(options)) {
+    const isValue = value === null || ["string", "number", "boolean"].includes(typeof value) ||
+      Array.isArray(value) && value.every(isText);
+    check(options, `options.${name}`, "a text, a number, true, false or a list of texts", isValue);
   }
   const areTexts = Array.isArray(typed) && typed.every(isText);
   check(state, "typed", "names of options", areTexts);

@@ -16,6 +16,7 @@ Deno.test("quoted() writes values as JSON, escaped and cut", () => {
   assert.equal(quoted('say "\x1b"\x9b'), '"say \\"\\u001b\\"\\u{9b}"');
   assert.equal(quoted([1, { a: "\u202e" }]), '[1,{"a":"\\u{202e}"}]');
   assert.equal(quoted(undefined), "undefined");
+  assert.equal(quoted(NaN), "NaN");
   assert.equal(quoted("x".repeat(1e6)), `"${"x".repeat(200)}…"`);
   assert.equal(quoted(new Array(1e6).fill(0)).length, 201);
   assert.equal(quoted(JSON.parse("[".repeat(1e6) + "]".repeat(1e6))).length, 201);

@@ -29,6 +29,13 @@ Deno.test("logAxis() has the powers of ten when its values reach over many", () 
   assert.deepEqual(axis([0.971, 1.029]).ticks, [0.97, 0.98, 0.99, 1, 1.01, 1.02, 1.03]);
 });
 
+Deno.test("logAxis() has finite ticks when its values are the greatest or the least numbers", () => {
+  for (const values of [[1e308], [1, Number.MAX_VALUE], [Number.MIN_VALUE, 1]]) {
+    const { domain, ticks } = axis(values);
+    assert.ok([...domain, ...ticks].every(Number.isFinite), `${domain} ${ticks}`);
+  }
+});
+
 Deno.test("logAxis() has no ticks when there is nothing to draw", () => {
   for (const values of [[], [0], [NaN], [-1, 3]]) assert.deepEqual(axis(values).ticks, []);
 });
@@ -57,8 +64,9 @@ Deno.test("drawChart() breaks a legend into lines when it is wider than the char
 });
 
 Deno.test("drawChart() writes a picture for light and dark pages that a reader of XML accepts", async () => {
-  const svg = await chart([{ text: "a < b & c", color: BLUE }]);
+  const svg = await chart([{ text: "a < b & c", color: BLUE }, { text: "]]>\x1b", color: BLUE }]);
   assert.match(svg, /^<svg xmlns="http:\/\/www\.w3\.org\/2000\/svg" .*<\/svg>\n$/s);
   assert.match(svg, /prefers-color-scheme:dark/);
   assert.ok(svg.includes("a &lt; b &amp; c"));
+  assert.ok(svg.includes("]]&gt;\\u{1b}"));
 });

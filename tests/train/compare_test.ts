@@ -265,7 +265,7 @@ Deno.test("drawComparison() draws loss and bits per byte over tokens, time and F
   for (const label of ["validation loss, nats per token", "bits per byte"]) {
     assert.equal(svg.split(`↑ ${label}`).length - 1, 3, label);
   }
-  assert.ok(svg.includes("&lt;b> &amp; c: loss 6.000"));
+  assert.ok(svg.includes("&lt;b&gt; &amp; c: loss 6.000"));
   assert.equal(svg.split("<circle").length - 1, 6 * (2 + 1 + 2));
   assert.doesNotMatch(svg, /NaN|undefined/);
 });

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { listRuns, runsTable } from "../../train/runs.ts";
 import { openRunDirectory } from "../../train/run_directory.ts";
-import { directory, exampleFiles, exampleState } from "../checkpoints.ts";
+import { changeFields, directory, exampleFiles, exampleState } from "../checkpoints.ts";
 
 const OPTIONS = { batchSize: 4, contextLength: 50, gradientAccumulation: 2, steps: 9 };
 const noWarning = (sentence: string) => assert.fail(sentence);
@@ -65,6 +65,44 @@ Deno.test("listRuns() lists a run that has no checkpoint yet, and one that is da
     [join(folder, "empty"), 0, null, null],
   ]);
   assert.ok(warnings.some((sentence) => sentence.includes("trainer_state.json")), `${warnings}`);
+});
+
+Deno.test("listRuns() and runsTable() show what others wrote into a run escaped, and wait for no pipe", () => {
+  const folder = join(directory, "hostile");
+  const evil = "\x1b[31m\n", object = { toString: 1, valueOf: 1 };
+  const names = ["options", "steps", "data", "metrics", "pipes"] as const;
+  const changes = {
+    options: { options: { ...OPTIONS, batchSize: object } },
+    steps: { options: { ...OPTIONS, steps: evil } },
+    data: { data: { name: `a/${evil}`, hash: "y" } },
+    metrics: {},
+    pipes: {},
+  } as const;
+  for (const name of names) {
+    const path = join(folder, name), run = openRunDirectory(path);
+    run.save(exampleFiles(""), { ...exampleState(1), options: OPTIONS }, { keep: 1, best: true });
+    run.append(
+      "metrics.jsonl",
+      JSON.stringify({ kind: "start", step: 0, parameters: name === "metrics" ? object : 1000 }),
+    );
+    run.close();
+    changeFields(join(path, "checkpoints/000001"), changes[name] as never);
+  }
+  if (Deno.build.os !== "windows") {
+    const pipes = ["lock", "best", "metrics.jsonl", "checkpoints/000001/config.json"]
+      .map((name) => join(folder, "pipes", name));
+    for (const pipe of pipes) Deno.removeSync(pipe);
+    new Deno.Command("mkfifo", { args: pipes }).outputSync();
+  }
+  const warnings: string[] = [];
+  const table = runsTable(listRuns(folder, (sentence) => warnings.push(sentence)));
+  // deno-lint-ignore no-control-regex
+  assert.match(table, /^([^\x00-\x09\x0b-\x1f]*\n){6}$/);
+  assert.match(table, /\\u\{1b\}\[31m\\u\{a\}\n/);
+  assert.ok(
+    warnings.some((sentence) => sentence.includes("options.batchSize must be a text, a nu")),
+  );
+  assert.ok(warnings.some((sentence) => /metrics.jsonl is damaged in line 1/.test(sentence)));
 });
 
 Deno.test("listRuns() throws when there is no such folder", () => {

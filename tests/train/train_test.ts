@@ -86,6 +86,42 @@ Deno.test("train() resumes from an earlier checkpoint, of this run or in a new o
   await fails("7", /checkpoint "7" of .* its checkpoints are 1, 2, 3, 4$/, out);
   await fails(source, /must have no other checkpoints: it has 2$/, branch);
   await fails("3", /its checkpoints are none$/, join(directory, "new"));
+  await fails(out, /as --resume-from must be best, .* checkpoint: it is a run$/, branch);
+  await fails("latest", /as --resume-from must be best, .* checkpoint: there is none$/, branch);
+  await assert.rejects(() => trained({ ...flat, steps: 5, out, resumeFrom: "2", fresh: true }), {
+    message: /--fresh must be given without --resume-from, whose checkpoint it may move aside/,
+  });
+
+  // a new run has the checkpoint at once, and its best evaluation is one of its own
+  const third = join(directory, "third"), later = { ...flat, steps: 9, evalEvery: 4, out: third };
+  for await (const event of train({ ...OPTIONS, ...later, resumeFrom: source })) {
+    if (event.kind === "step") break;
+  }
+  assert.deepEqual(names(join(third, "checkpoints")), ["000002"]);
+  assert.deepEqual(await trained({ ...later, steps: 4 }), losses.slice(2));
+  assert.equal(Deno.readTextFileSync(join(third, "best")), "000004\n");
+});
+
+Deno.test("train() refuses texts that are none, and ends while it reads them", async () => {
+  const out = join(directory, "none");
+  for (const texts of ["one text", 5, null, [1, 2], [undefined]] as never[]) {
+    await assert.rejects(() => trained({ texts, steps: 1, out }), {
+      name: "UserError",
+      message: /^Cannot use the given text as it must be an iterable of texts: current value is /,
+    });
+  }
+  await assert.rejects(() => trained({ texts: TEXTS, validationTexts: "one", steps: 1, out }), {
+    message: /^Cannot use the given validation text as it must be an iterable of texts: .* "one"$/,
+  });
+  async function* endless() {
+    for (;;) yield await new Promise<string>((resolve) => setTimeout(resolve, 0, "text"));
+  }
+  const controller = new AbortController();
+  setTimeout(() => controller.abort(), 50);
+  await assert.rejects(
+    () => trained({ texts: endless(), steps: 1, out, signal: controller.signal }),
+    { name: "AbortError" },
+  );
 });
 
 Deno.test("train() makes a model of the dimensions that are given, which a resumed run and another start keep", async () => {

@@ -5,8 +5,10 @@ import type { JsonObject } from "../../../files/json.ts";
 import { UserError } from "../../../files/user_error.ts";
 import {
   CHECKPOINT_FORMAT,
+  checkpointNamed,
   listCheckpoints,
   newestCheckpoint,
+  readHint,
   readTrainerState,
   STATE_FILE,
   upgradeState,
@@ -396,4 +398,20 @@ Deno.test("newestCheckpoint() throws a programmer's mistake as it is", () => {
 
 Deno.test("newestCheckpoint() is undefined when a run has no checkpoint", () => {
   assert.equal(newestCheckpoint(join(directory, "nowhere"), assert.fail), undefined);
+});
+
+Deno.test("checkpointNamed() follows a file best that names a checkpoint, and no other", () => {
+  const path = makeRun("hints", { count: 3 }), file = join(path, "best");
+  assert.equal(checkpointNamed(path, "best"), join(path, "checkpoints", "000001"));
+  for (const text of ["../../x", "\x1b[31m1", "1e0", "-1", "1".repeat(1000), ""]) {
+    Deno.writeTextFileSync(file, text);
+    assert.equal(readHint(path, "best"), "");
+    assert.throws(() => checkpointNamed(path, "best"), {
+      message: /"best" of .* as it must be evaluated and saved: its checkpoints are 1, 2, 3$/,
+    });
+  }
+  Deno.writeTextFileSync(file, "000007\n");
+  assert.throws(() => checkpointNamed(path, "best"), {
+    message: /"best" of .* as it must be the one of step 7: its checkpoints are 1, 2, 3$/,
+  });
 });
