@@ -97,42 +97,18 @@ const GPT2_TOKENS = 50257;
  * @throws {DataError} if the data cannot be read; {UserError} if it holds no text.
  */
 export async function loadCorpus(options: CorpusOptions): Promise<Corpus> {
-  const { data, validationData, vocabulary = "auto", baseTokenizer } = options;
-  const dataset = await openDataset(data, options);
-  const parts = partsOf(dataset);
-  let tokenizer = options.tokenizer ?? baseTokenizer ?? await gpt2Tokenizer();
-  let found = openAll(parts, tokenizer, options);
-  let ids: Uint32Array | undefined; // ids in the compact vocabulary, if the files have those of the whole one
-  if (options.tokenizer && !found) {
-    // a tokenizer that was made compact for this data can use the tokens of the whole vocabulary
-    const base = baseTokenizer ?? await gpt2Tokenizer();
-    const whole = openAll(parts, base, options);
-    if (whole && (await compactTokenizer(base, usedIds(whole))).hash === tokenizer.hash) {
-      [found, ids] = [whole, idsIn(tokenizer, base)];
-    } else {
-      whole?.forEach((part) => part.close());
-    }
-  }
-  const tokenized = found ?? await tokenizeAll(parts, tokenizer, options);
-  let isCompact = false;
-  if (options.tokenizer) {
-    isCompact = vocabulary !== "full" && tokenizer.vocabularySize < GPT2_TOKENS;
-  } else if (vocabulary !== "full") {
-    const used = usedIds(tokenized);
-    isCompact = vocabulary === "compact" ||
-      !baseTokenizer && used.length < COMPACT_SHARE * tokenizer.vocabularySize;
-    if (isCompact) {
-      const compact = await compactTokenizer(tokenizer, used);
-      [tokenizer, ids] = [compact, idsIn(compact, tokenizer)];
-    }
-  }
+  const { data, validationData } = options;
+  const dataset = await openDataset(data, options), parts = partsOf(dataset);
+  const { tokenized, isCached, tokenizer, isCompact, newIds } = options.tokenizer
+    ? await tokenizeFor(options.tokenizer, parts, options)
+    : await tokenizeAndChoose(parts, options);
   const [, validationHash] = tokenized.map(({ hash }) => hash);
   if (validationHash === tokenized[0]!.hash) {
     options.onNotice?.(
       `the text to validate with is that of the training: its loss says nothing about other text`,
     );
   }
-  const [first, second] = tokenized.map((part) => ids ? renumbered(part, ids) : part);
+  const [first, second] = tokenized.map((part) => newIds ? renumbered(part, newIds) : part);
   const { training, validation } = second
     ? { training: first!, validation: second }
     : holdOut(first!);
@@ -149,12 +125,65 @@ export async function loadCorpus(options: CorpusOptions): Promise<Corpus> {
     ...(data === "sample" && (validationData ?? data) === data
       ? { entropyPerToken: sampleEntropyPerToken(tokenizer) }
       : {}),
-    cached: found !== undefined,
+    cached: isCached,
     hash: hashOf(tokenized.map(({ hash }) => hash)),
     bytes: tokenized.reduce((sum, { bytes }) => sum + bytes, 0),
     fileBytes: tokenized.reduce((sum, { fileBytes }) => sum + fileBytes, 0),
     close: () => tokenized.forEach((part) => part.close()),
   };
+}
+
+/** The tokenized parts of a data set, and its vocabulary. */
+interface TokenizedParts {
+  readonly tokenized: readonly TokenizedDocuments[];
+  /** Whether they were found in the cache. */
+  readonly isCached: boolean;
+  readonly tokenizer: Tokenizer;
+  /** Whether the tokenizer has a part of a vocabulary only. */
+  readonly isCompact: boolean;
+  /** The ids of the tokenizer by the ids in the parts, if those differ. */
+  readonly newIds?: Uint32Array;
+}
+
+/**
+ * Tokenizes with the tokenizer of a model. If it was made compact for this data, tokens of the whole vocabulary in
+ * the cache serve as well.
+ */
+async function tokenizeFor(
+  tokenizer: Tokenizer,
+  parts: readonly Documents[],
+  options: CorpusOptions,
+): Promise<TokenizedParts> {
+  const isCompact = options.vocabulary !== "full" && tokenizer.vocabularySize < GPT2_TOKENS;
+  const found = openAll(parts, tokenizer, options);
+  if (found) return { tokenized: found, isCached: true, tokenizer, isCompact };
+  const base = options.baseTokenizer ?? await gpt2Tokenizer(),
+    whole = openAll(parts, base, options);
+  if (whole && (await compactTokenizer(base, usedIds(whole))).hash === tokenizer.hash) {
+    const newIds = idsIn(tokenizer, base);
+    return { tokenized: whole, isCached: true, tokenizer, isCompact, newIds };
+  }
+  whole?.forEach((part) => part.close());
+  const tokenized = await tokenizeAll(parts, tokenizer, options);
+  return { tokenized, isCached: false, tokenizer, isCompact };
+}
+
+/** Tokenizes with the base tokenizer, then keeps its vocabulary or the part that the data uses. */
+async function tokenizeAndChoose(
+  parts: readonly Documents[],
+  options: CorpusOptions,
+): Promise<TokenizedParts> {
+  const { vocabulary = "auto", baseTokenizer } = options;
+  const base = baseTokenizer ?? await gpt2Tokenizer(), found = openAll(parts, base, options);
+  const tokenized = found ?? await tokenizeAll(parts, base, options);
+  const isCached = found !== undefined;
+  const whole = { tokenized, isCached, tokenizer: base, isCompact: false };
+  if (vocabulary === "full") return whole;
+  const used = usedIds(tokenized);
+  const isSmallPart = !baseTokenizer && used.length < COMPACT_SHARE * base.vocabularySize;
+  if (vocabulary === "auto" && !isSmallPart) return whole;
+  const tokenizer = await compactTokenizer(base, used);
+  return { ...whole, tokenizer, isCompact: true, newIds: idsIn(tokenizer, base) };
 }
 
 /**
