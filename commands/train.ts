@@ -6,10 +6,12 @@ import {
   realNumber,
   run,
   status,
+  stderrTerminal,
   wholeNumber,
 } from "./command.ts";
 import { flagOf, taskCommand } from "../files/command_line.ts";
 import { giveBack, HUB } from "./permissions.ts";
+import { ProgressBar } from "./progress.ts";
 import { TrainDisplay } from "./train_display.ts";
 import { parseDataSpec } from "../data/text/dataset.ts";
 import {
@@ -72,7 +74,11 @@ async function main(options: Partial<TrainOptions>, isJson: boolean): Promise<nu
       ? "ending the dry run"
       : "saving a checkpoint; press Ctrl-C again to quit at once",
   );
-  const display = new TrainDisplay();
+  // a bar on the terminal that shows the events would be written over them
+  const isShared = isJson && Deno.stdout.isTerminal();
+  const display = new TrainDisplay(
+    new ProgressBar(isShared ? { ...stderrTerminal(), size: () => undefined } : stderrTerminal()),
+  );
   let start: TrainEvent & { kind: "start" } | undefined;
   interrupts.signal.addEventListener("abort", () => display.close());
   try {
