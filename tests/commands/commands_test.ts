@@ -7,49 +7,10 @@ import type { TrainEvent } from "../../train/events.ts";
 import { Screen } from "./screen.ts";
 import { HubServer } from "../data/hub/server.ts";
 import { once } from "../once.ts";
-import { dirname, fromFileUrl } from "../paths.ts";
+import { root, task, tasks } from "./task.ts";
 
-const root = dirname(dirname(dirname(fromFileUrl(import.meta.url))));
-const tasks = JSON.parse(Deno.readTextFileSync(join(root, "deno.json"))).tasks;
 const directory = Deno.makeTempDirSync();
 globalThis.addEventListener("unload", () => Deno.removeSync(directory, { recursive: true }));
-
-interface Result {
-  code: number;
-  stdout: string;
-  stderr: string;
-}
-
-/** Runs a task's command with exactly the permissions that deno.json gives it. */
-async function task(
-  name: string,
-  args: string[],
-  { input = "", env = {}, cwd = root, script }: {
-    input?: string | Uint8Array;
-    env?: Record<string, string>;
-    cwd?: string;
-    /** Another script to run, with the same permissions. */
-    script?: string;
-  } = {},
-): Promise<Result> {
-  const words = (tasks[name].command as string).split(" ").slice(1), own = words.pop()!;
-  const child = new Deno.Command(Deno.execPath(), {
-    args: [...words, script ?? join(root, own), ...args],
-    cwd,
-    env: { INIT_CWD: "", TOY_COMMAND: "", ...env },
-    stdin: "piped",
-    stdout: "piped",
-    stderr: "piped",
-  }).spawn();
-  const writer = child.stdin.getWriter();
-  await writer.write(typeof input === "string" ? new TextEncoder().encode(input) : input);
-  await writer.close();
-  const { code, stdout, stderr } = await child.output();
-  const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
-  // said by the Vulkan loader on machines without a session, and by Deno when its cache is cold
-  const noise = /^(error: XDG_RUNTIME_DIR|Download ).*\n/gm;
-  return { code, stdout: text(stdout), stderr: text(stderr).replaceAll(noise, "") };
-}
 
 /** A run of six steps. */
 const out = join(directory, "run");
