@@ -242,7 +242,7 @@ function orExit(action: () => void): void {
 function fail(error: unknown): never {
   if (error instanceof Deno.errors.NotCapable) return fail(permissionError(error));
   if (error instanceof UserError) {
-    status(`Error: ${printable(error.message.split("\n")[0]!, LONGEST_MESSAGE)}`);
+    status(`Error: ${printable(error.sentence.split("\n")[0]!, LONGEST_MESSAGE)}`);
     if (error.hint) status(error.hint);
     Deno.exit(1);
   }

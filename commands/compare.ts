@@ -42,7 +42,7 @@ function readRuns(paths: readonly string[], onWarning: (sentence: string) => voi
     } catch (error) {
       const isSkipped = error instanceof CheckpointError && existsSync(path) && paths.length > 1;
       if (!isSkipped) throw error;
-      status(error.message.replace(/^Cannot compare/, "skipping"));
+      status(error.sentence.replace(/^Cannot compare/, "skipping"));
       return [];
     }
   });

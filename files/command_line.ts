@@ -5,6 +5,11 @@ export function flagOf(name: string): string {
   return `--${name.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
 }
 
+/** The name of the option that has a flag: that of `--learning-rate` is `learningRate`. */
+export function propertyOf(flag: string): string {
+  return flag.slice(2).replaceAll(/-(.)/g, (_, letter) => letter.toUpperCase());
+}
+
 /**
  * A command of the project with its arguments, to paste: `deno task train --out runs/a`, or with `./toy` for
  * someone who types that, which ./toy says in the environment.

@@ -1,3 +1,5 @@
+import { propertyOf } from "./command_line.ts";
+
 /**
  * Errors that a user can fix, with another option, file, network or machine. Mistakes of programmers remain
  * JavaScript's errors, such as `RangeError` and `TypeError`.
@@ -5,19 +7,41 @@
  * @module
  */
 
-/** An error that the user can fix. Its message is one sentence, which commands print without a stack. */
+/**
+ * An error that the user can fix. Its message is one sentence, which names options as a program does, `batchSize`.
+ * Commands print the same sentence with flags, `--batch-size`, and without a stack.
+ */
 export class UserError extends Error {
   /** Tells this error from others without `instanceof`. */
   override name = "UserError";
   /** What to type next. A caller that knows more about the task than the code that threw may set it. */
   hint: string | undefined;
+  readonly #sentence: string;
 
-  /** An error with its sentence: `Cannot <verb> <thing> as <requirement>: current value is <value>`. */
+  /**
+   * An error with its sentence: `Cannot <verb> <thing> as <requirement>: current value is <value>`.
+   *
+   * @param sentence names options as flags.
+   */
   constructor(sentence: string, { hint, ...options }: UserErrorOptions = {}) {
-    super(sentence, options);
+    super(sentence.replace(FLAG, propertyOf), options);
     this.hint = hint;
+    this.#sentence = sentence;
+  }
+
+  /** The message with options as flags. */
+  get sentence(): string {
+    return this.#sentence;
   }
 }
+
+/** The sentence of an error for another sentence. */
+export function sentenceOf(error: Error): string {
+  return error instanceof UserError ? error.sentence : error.message;
+}
+
+/** A flag of a command in a sentence, but no permission of Deno. */
+const FLAG = /(?<![^\s(])--(?!allow-)[a-z][a-z0-9]*(?:-[a-z0-9]+)*(?![^\s,:;)])/g;
 
 /** Options of a `UserError` beside its sentence. */
 export interface UserErrorOptions extends ErrorOptions {

@@ -2,7 +2,7 @@ import { existsSync, readdirSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { isSystemError, isUsersError } from "../files/disk.ts";
 import { printable } from "../files/printable.ts";
-import { UserError } from "../files/user_error.ts";
+import { sentenceOf, UserError } from "../files/user_error.ts";
 import {
   CheckpointError,
   listCheckpoints,
@@ -96,7 +96,7 @@ export async function findBase(
   } catch (error) {
     signal?.throwIfAborted();
     if (!isUsersError(error)) throw error;
-    reason = error.message;
+    reason = sentenceOf(error);
   }
   if (sha256 !== undefined) {
     for (const place of [...likely, ...placesToLook(resolve(adapters), named)]) {

@@ -11,6 +11,7 @@ import { PRESETS } from "../model/config.ts";
 import { Curve } from "./curve.ts";
 import { costOf, type Metric, METRICS_FILE, readLines, readMetrics } from "./metrics.ts";
 import { isSystemError } from "../files/disk.ts";
+import { sentenceOf } from "../files/user_error.ts";
 import { CONFIG_FILE } from "../files/names.ts";
 import { align, duration, inShort } from "../files/units.ts";
 import { flagOf } from "../files/command_line.ts";
@@ -141,7 +142,7 @@ export function newestState(
     if (step > last) continue;
     try {
       const state = readTrainerState(path);
-      for (const { message } of unreadable) onWarning(`${message}; using ${path} instead`);
+      for (const error of unreadable) onWarning(`${sentenceOf(error)}; using ${path} instead`);
       return { checkpoint: path, state };
     } catch (error) {
       unreadable.push(error as Error);

@@ -69,7 +69,7 @@ function summarize(run: string, onWarning: (sentence: string) => void): RunSumma
       return reading(read, refuse);
     } catch (error) {
       if (!(error instanceof UserError)) throw error;
-      onWarning(error.message);
+      onWarning(error.sentence);
       return null;
     }
   };

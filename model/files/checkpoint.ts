@@ -520,7 +520,7 @@ export function newestCheckpoint(
       check(verifyCheckpoint(path), path);
     } catch (error) {
       if (error instanceof NewerFormatError || !(error instanceof UserError)) throw error;
-      damaged.push(error.message);
+      damaged.push(error.sentence);
       continue;
     }
     for (const message of damaged) onWarning(`${message}; taking ${path} instead`);

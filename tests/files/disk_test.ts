@@ -285,9 +285,9 @@ Deno.test("checkFilePath() refuses paths that cannot be files", () => {
   Deno.writeTextFileSync(file, "");
   checkFilePath(file, "--svg");
   const refused: [string, string][] = [
-    ["", "Cannot write as --svg must name a file: it is empty"],
-    [".", "Cannot write . as --svg must name a file: it is a directory"],
-    ["new/", "Cannot write new/ as --svg must name a file: it is a directory"],
+    ["", "Cannot write as svg must name a file: it is empty"],
+    [".", "Cannot write . as svg must name a file: it is a directory"],
+    ["new/", "Cannot write new/ as svg must name a file: it is a directory"],
     ...Deno.build.os === "windows"
       ? []
       : [[`${file}/a`, `Cannot write ${file}/a as a file is in its place`] as [string, string]],

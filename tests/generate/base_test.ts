@@ -15,7 +15,7 @@ Deno.test("findBase() gives a user's mistake as the reason", async () => {
   await assert.rejects(findBase(query, find, {}), {
     name: "CheckpointError",
     message: "Cannot load the adapters in adapters as their base must be found, which is " +
-      "hf:tiny/model: Cannot reach the hub; name it with --base",
+      "hf:tiny/model: Cannot reach the hub; name it with base",
   });
 });
 

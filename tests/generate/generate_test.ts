@@ -177,7 +177,7 @@ Deno.test("generate() throws when the model's logits are not finite", async () =
 
 Deno.test("generate() throws on an option that is out of range", async () => {
   await assert.rejects(told({ maxNewTokens: -1 }), { message: /non-negative .* value is -1$/ });
-  await assert.rejects(told({ sampler: { topP: 2 } }), { message: /--top-p must be above 0/ });
+  await assert.rejects(told({ sampler: { topP: 2 } }), { message: /topP must be above 0/ });
 });
 
 Deno.test("generateBatch() completes each prompt as generate() does, also in several batches", async () => {

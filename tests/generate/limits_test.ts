@@ -24,8 +24,7 @@ Deno.test("sequencesAtOnce() returns the sequences that fit, and names the great
   // with penalties over all of a text, too, whose loops a CPU's workgroup shares
   const sampler = { ...DEFAULT_SAMPLER, repetitionPenalty: 1.1, repetitionWindow: 0 };
   assert.equal(sequencesAtOnce(model(), { ...long, sampler, samples: 1 }), 1);
-  const message =
-    "Cannot generate as --max-new-tokens must be at most 33554429 after a prompt of 3 " +
+  const message = "Cannot generate as maxNewTokens must be at most 33554429 after a prompt of 3 " +
     "tokens on a CPU: current value is 40000000 (a kernel can bind at most 134 MB of a tensor, which " +
     "would have 160 MB)";
   assert.throws(() => sequencesAtOnce(model(), { ...PLAN, maxNewTokens: 4e7 }), {

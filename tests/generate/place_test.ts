@@ -48,7 +48,7 @@ Deno.test("checkPlace() says what to type when a path is not what its option nee
   for (const [flag, path, problem, use] of cases) {
     assert.throws(() => checkPlace(flag, path), {
       name: "UserError",
-      message: `Cannot load a model from ${path} as ${flag} must be ${problem}`,
+      message: `Cannot load a model from ${path} as ${flag.slice(2)} must be ${problem}`,
       hint: use && `To load it: ${use}`,
     });
   }

@@ -209,7 +209,7 @@ Deno.test("findModel() finds adapters, and their base on the hub", async () => {
   await assert.rejects(loaded(moved), {
     name: "CheckpointError",
     message: `Cannot load the adapters in ${moved} as their base must be found, which is ` +
-      `${join(directory, "gone")}: there is no such directory; name it with --base`,
+      `${join(directory, "gone")}: there is no such directory; name it with base`,
   });
   assert.deepEqual((await loaded(moved, { base: local() })).parameters, saved);
 });

@@ -325,16 +325,16 @@ Deno.test("validateSampler() names the flag and its value", () => {
   const cases: [Partial<SamplerOptions>, string][] = [
     [
       { temperature: -1 },
-      "Cannot sample as --temperature must be a number not below 0: current value is -1",
+      "Cannot sample as temperature must be a number not below 0: current value is -1",
     ],
-    [{ topP: 0 }, "Cannot sample as --top-p must be above 0 and at most 1: current value is 0"],
+    [{ topP: 0 }, "Cannot sample as topP must be above 0 and at most 1: current value is 0"],
     [
       { topK: 1.5 },
-      "Cannot sample as --top-k must be a non-negative integer: current value is 1.5",
+      "Cannot sample as topK must be a non-negative integer: current value is 1.5",
     ],
     [
       { repetitionPenalty: 0 },
-      "Cannot sample as --repetition-penalty must be from 0.000001 to 1000000: current value is 0",
+      "Cannot sample as repetitionPenalty must be from 0.000001 to 1000000: current value is 0",
     ],
   ];
   for (const [options, message] of cases) {

@@ -160,7 +160,7 @@ Deno.test("train() and loadModel() say which adapters need which base, and accep
     name: "CheckpointError",
     message:
       `Cannot load the adapters in ${join(checkpoint, "000001")} as their base must be found, ` +
-      `which is ${initFrom} with SHA-256 ${sha256}: there is no such directory; name it with --base`,
+      `which is ${initFrom} with SHA-256 ${sha256}: there is no such directory; name it with base`,
   };
   await assert.rejects(load({ run: lora }), missing);
   await assert.rejects(run(lora), missing);
@@ -192,7 +192,7 @@ Deno.test("train() and loadModel() say which adapters need which base, and accep
   await assert.rejects(run(lora, { steps: 4 }), changed);
   await assert.rejects(load({ checkpoint: other, base: resaved }), { name: "UserError" });
   await assert.rejects(run(join(path, "new"), { base: resaved }), {
-    message: /--base needs adapters/,
+    message: /base needs adapters/,
   });
 });
 
@@ -224,5 +224,5 @@ Deno.test("train() with keepBase makes a run that needs no other, and resumes to
   await assert.rejects(load({ run: lora }), {
     message: /: there is no such directory, and its copy in .*base is damaged; name it/,
   });
-  await assert.rejects(run(base, { ...BASE, keepBase: true }), { message: /--keep-base needs/ });
+  await assert.rejects(run(base, { ...BASE, keepBase: true }), { message: /keepBase needs/ });
 });

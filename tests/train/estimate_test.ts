@@ -177,8 +177,8 @@ Deno.test("train() with dryRun refuses what train() refuses, in the same words",
     [{ out }, /^Cannot open run .* as another process is training there$/],
     [{ out: directory }, /^Cannot open run .* as it must be a run or an empty directory/],
     [{ out: join(file, "run") }, /^Cannot open run .* as a file is in its place$/],
-    [{ steps: 0 }, /^Cannot train as --steps must be an integer from 1/],
-    [{ batchSize: 65536, contextLength: 32768 }, /^Cannot train as --batch-size must be at most/],
+    [{ steps: 0 }, /^Cannot train as steps must be an integer from 1/],
+    [{ batchSize: 65536, contextLength: 32768 }, /^Cannot train as batchSize must be at most/],
     [{ data: [join(directory, "absent.txt")] }, /absent\.txt: there is no such file/],
   ];
   for (const [options, expected] of refused) {

@@ -237,7 +237,7 @@ Deno.test("exportModel() throws one sentence when it cannot write a model, and l
   for (const to of ["hf", "gguf"] as const) {
     await assert.rejects(exportModel({ gpt, tokenizer }, { to, out }), {
       name: "CheckpointError",
-      message: `Cannot write ${out} as it exists: choose another --out`,
+      message: `Cannot write ${out} as it exists: choose another out`,
     });
   }
   const llama = JSON.parse(tokenizer.json);

@@ -255,11 +255,11 @@ const MISTAKES: [what: string, options: Partial<TrainOptions>, message: RegExp][
     { initFrom, contextLength: 25 },
     /a model of 24 positions for contexts of 25 tokens: choose at most 24/,
   ],
-  ["adapters beside nothing", { loraRank: 4 }, /--lora-rank needs --init-from/],
+  ["adapters beside nothing", { loraRank: 4 }, /loraRank needs initFrom/],
   [
     "alpha without adapters",
     { initFrom, loraAlpha: 4 },
-    /--lora-alpha needs --lora-rank: current value is 4/,
+    /loraAlpha needs loraRank: current value is 4/,
   ],
   [
     "adapters of an unknown layer",
@@ -279,23 +279,23 @@ const MISTAKES: [what: string, options: Partial<TrainOptions>, message: RegExp][
   [
     "everything frozen",
     { initFrom, freeze: "embeddings,0-1,final-norm" },
-    /--freeze must leave something to train/,
+    /freeze must leave something to train/,
   ],
   [
     "frozen parts beside adapters",
     { initFrom, freeze: "0", loraRank: 4 },
-    /--freeze must be given without --lora-rank/,
+    /freeze must be given without loraRank/,
   ],
   [
     "a preset of another size",
     { initFrom, preset: "mini" },
-    /--preset must be given without --init-from/,
+    /preset must be given without initFrom/,
   ],
   ["a model that is not there", { initFrom: "nowhere" }, /Cannot find the model "nowhere"/],
   [
     "another model than it started from",
     { initFrom, out: join(directory, "base"), contextLength: 24 },
-    /--init-from must stay absent/,
+    /initFrom must stay absent/,
   ],
 ];
 

@@ -82,7 +82,7 @@ function refusal(on: Device, plan: Partial<TrainingPlan>): string | undefined {
     return undefined;
   } catch (error) {
     assert.ok(error instanceof UserError, `${error}`);
-    return error.message;
+    return error.sentence;
   }
 }
 
@@ -167,7 +167,7 @@ Deno.test("train() refuses what does not fit before it reads data or computes", 
     for await (const { kind } of train({ ...options, contextLength: 32768, batchSize: 65536 })) {
       kinds.push(kind);
     }
-  }, { name: "UserError", message: /^Cannot train as --batch-size must be at most / });
+  }, { name: "UserError", message: /^Cannot train as batchSize must be at most / });
   assert.deepEqual(kinds, ["notice"]);
 });
 
@@ -297,8 +297,8 @@ Deno.test("train() computes a step at every edge of every option, or names the f
       trained++;
     } catch (error) {
       assert.ok(error instanceof UserError, `${what}: ${(error as Error).stack}`);
-      assertUsersTerms(error.message);
-      const flags = [...error.message.matchAll(/--[a-z0-9-]+/g)].map(([flag]) => flag);
+      assertUsersTerms(error.sentence);
+      const flags = [...error.sentence.matchAll(/--[a-z0-9-]+/g)].map(([flag]) => flag);
       assert.ok(flags.some((flag) => names.map(flagOf).includes(flag)), what);
     }
   }

@@ -1,5 +1,4 @@
 import assert from "node:assert/strict";
-import { flagOf } from "../../files/command_line.ts";
 import {
   DEFAULT_OPTIONS,
   OPTION_NAMES,
@@ -19,7 +18,7 @@ Deno.test("TRAIN_OPTIONS has an allowed default for every option, and names only
       assert.ok(other === undefined || OPTION_NAMES.includes(other as OptionName), name);
     }
     assert.throws(() => validateOptions({ [name]: [] }), {
-      message: new RegExp(`^Cannot train as ${flagOf(name)} must be `),
+      message: new RegExp(`^Cannot train as ${name} must be `),
     });
   }
   assert.doesNotThrow(() => validateOptions(DEFAULT_OPTIONS));

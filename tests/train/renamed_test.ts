@@ -121,12 +121,12 @@ Deno.test("train() resumes with the same text to validate with at another path, 
   await assert.rejects(resume("validated", { validationData: [other] }), {
     name: "UserError",
     message: new RegExp(
-      `as its data must stay ${text} --validation-data ${valid}: ` +
-        `${text} --validation-data ${other} holds other text$`,
+      `as its data must stay ${text} validationData ${valid}: ` +
+        `${text} validationData ${other} holds other text$`,
     ),
   });
   await assert.rejects(resume("text", { validationData: [valid] }), {
-    message: new RegExp(`must stay ${text}: ${text} --validation-data ${valid} holds other text$`),
+    message: new RegExp(`must stay ${text}: ${text} validationData ${valid} holds other text$`),
   });
 });
 
@@ -156,7 +156,7 @@ Deno.test("train() resumes with the same tokenizer under another name, and with 
   for (const [name, other] of [["tokenizer", gpt2], ["text", tokenizer]] as const) {
     await assert.rejects(resume(name, { tokenizer: other }), {
       name: "UserError",
-      message: new RegExp(`as --tokenizer must stay .*: current value is ${other}$`),
+      message: new RegExp(`as tokenizer must stay .*: current value is ${other}$`),
     });
   }
 });
@@ -184,7 +184,7 @@ Deno.test("train() resumes with the same model under another name, and with no o
   for (const [name, saved] of [["tuned", at("model")], ["text", "absent"]] as const) {
     await assert.rejects(resume(name, { initFrom: at("other model") }), {
       name: "UserError",
-      message: new RegExp(`as --init-from must stay ${saved}: current value is .*other model$`),
+      message: new RegExp(`as initFrom must stay ${saved}: current value is .*other model$`),
     });
   }
 });

@@ -88,7 +88,7 @@ Deno.test("resolveOptions() computes the steps from the epochs, and the interval
 });
 
 Deno.test("resolveOptions() throws when the smallest learning rate is above the highest, given or computed", () => {
-  const message = "Cannot train as --min-learning-rate must be at most --learning-rate, which is " +
+  const message = "Cannot train as minLearningRate must be at most learningRate, which is " +
     "0.0001: current value is 0.0005";
   const typed = { learningRate: 1e-4, minLearningRate: 5e-4 };
   assert.throws(() => checkRates(typed), { name: "OptionError", message });
@@ -157,13 +157,13 @@ Deno.test("checkDimensions() throws when the heads do not divide the width, or a
   };
   check({ width: 1024, heads: 4 });
   const start =
-    "Cannot train as --width must be a multiple of 4 · --heads and at most 256 · --heads: current values are ";
+    "Cannot train as width must be a multiple of 4 · heads and at most 256 · heads: current values are ";
   for (
     const [given, current] of [
-      [{ heads: 3 }, "--width 64 of preset nano and --heads 3"],
-      [{ width: 100 }, "--width 100 and --heads 2 of preset nano"],
-      [{ width: 1028, heads: 4 }, "--width 1028 and --heads 4"],
-      [{ width: 2048, heads: 4 }, "--width 2048 and --heads 4"],
+      [{ heads: 3 }, "width 64 of preset nano and heads 3"],
+      [{ width: 100 }, "width 100 and heads 2 of preset nano"],
+      [{ width: 1028, heads: 4 }, "width 1028 and heads 4"],
+      [{ width: 2048, heads: 4 }, "width 2048 and heads 4"],
     ] as const
   ) {
     assert.throws(() => check(given), { name: "OptionError", message: start + current });
@@ -177,7 +177,7 @@ Deno.test("checkInitial() throws when an option contradicts the initial model", 
   assert.throws(() => checkInitial({ ...DEFAULT_OPTIONS, hidden: 256 }, config), {
     name: "OptionError",
     message:
-      "Cannot train as --hidden must be 100, as in the model of --init-from: current value is 256",
+      "Cannot train as hidden must be 100, as in the model of initFrom: current value is 256",
   });
 });
 
@@ -220,10 +220,9 @@ Deno.test("resumeOptions() throws only when an option changes that the checkpoin
     seed: 2,
   };
   for (const [name, value] of Object.entries(fixed)) {
-    const flag = name.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
     assert.throws(() => resume({ [name]: value }), {
       name: "UserError",
-      message: new RegExp(`^Cannot resume x as --${flag} must stay .*: current value is ${value}$`),
+      message: new RegExp(`^Cannot resume x as ${name} must stay .*: current value is ${value}$`),
     });
     assert.equal(resume({ [name]: "auto" })[name as keyof TrainOptions], saved[name as "seed"]);
   }

@@ -112,7 +112,7 @@ Deno.test("train() refuses to resume with another batch size, naming both values
   const out = await copyOfWhole("rows");
   await assert.rejects(run(out, { batchSize: 3 }), {
     name: "UserError",
-    message: /as --batch-size must stay 2: current value is 3$/,
+    message: /as batchSize must stay 2: current value is 3$/,
   });
 });
 
@@ -209,7 +209,7 @@ Deno.test("train() with fresh moves the old run aside", async () => {
 Deno.test("train() refuses options out of range before it touches anything", async () => {
   await assert.rejects(run("never", { dropout: 1.5 }), {
     name: "OptionError",
-    message: "Cannot train as --dropout must be a number from 0 to 0.99: current value is 1.5",
+    message: "Cannot train as dropout must be a number from 0 to 0.99: current value is 1.5",
   });
   assert.throws(() => readdirSync(join(directory, "never")), { code: "ENOENT" });
 });
@@ -251,7 +251,7 @@ Deno.test({
     });
     await assert.rejects(run("overflowing", { steps: step + 200, evalEvery: 0, saveEvery: 0 }), {
       name: "UserError",
-      message: /100 steps in a row had a gradient that is not finite: try a lower --learning-rate/,
+      message: /100 steps in a row had a gradient that is not finite: try a lower learningRate/,
     });
   },
 });

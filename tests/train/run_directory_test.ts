@@ -183,7 +183,7 @@ Deno.test("save() leaves the older checkpoints and no partial one when there is 
   assert.throws(() => run.save(exampleFiles("x"), exampleState(2), { keep: 3, best: false }), {
     name: "CheckpointError",
     message:
-      /Cannot save checkpoint .*000002 as it needs 16\.8 MB in .*checkpoints: 1\.00 MB are free; make room, or choose another --out$/,
+      /Cannot save checkpoint .*000002 as it needs 16\.8 MB in .*checkpoints: 1\.00 MB are free; make room, or choose another out$/,
   });
   run.close();
   assert.deepEqual(readdirSync(join(path, "checkpoints")), ["000001"]);
@@ -215,7 +215,7 @@ Deno.test("checkRoom() throws when no checkpoint fits, and gives a notice when n
   assert.throws(() => notices(1e9), {
     name: "CheckpointError",
     message: `Cannot save a checkpoint as it needs 1.02 GB in ${join(path, "checkpoints")}: ` +
-      "1.00 GB are free; make room, or choose another --out",
+      "1.00 GB are free; make room, or choose another out",
   });
 });
 
@@ -252,8 +252,8 @@ Deno.test("openRunDirectory() throws when a run cannot be there, and says what t
   const link = join(directory, "link");
   Deno.symlinkSync(checkpoint, link);
   const inside = (place: string) =>
-    `it is in ${checkpoint}: to resume that run use --out ${path}, ` +
-    `to start from its model --init-from ${checkpoint} and another --out` + place;
+    `it is in ${checkpoint}: to resume that run use out ${path}, ` +
+    `to start from its model initFrom ${checkpoint} and another out` + place;
   const cases: [string, string][] = [
     [checkpoint, inside("")],
     [`${checkpoint}/`, inside("")],
@@ -261,13 +261,13 @@ Deno.test("openRunDirectory() throws when a run cannot be there, and says what t
     [join(link, "a"), inside("")],
     ...["", "/new", "/000009"].map((name): [string, string] => [
       join(path, "checkpoints") + name,
-      `it is in ${join(path, "checkpoints")}: to resume that run use --out ${path}, ` +
-      `for another run choose another --out`,
+      `it is in ${join(path, "checkpoints")}: to resume that run use out ${path}, ` +
+      `for another run choose another out`,
     ]),
     [
       full,
       `it must be a run or an empty directory: it holds a, b, c, …; choose another, ` +
-      `such as --out '${join(full, "my-run")}'`,
+      `such as out '${join(full, "my-run")}'`,
     ],
   ];
   for (const [out, reason] of cases) {
@@ -282,7 +282,7 @@ Deno.test("openRunDirectory() throws when a run cannot be there, and says what t
   }
   assert.throws(() => openRunDirectory(""), {
     name: "CheckpointError",
-    message: "Cannot open a run as --out must name a directory: it is empty",
+    message: "Cannot open a run as out must name a directory: it is empty",
   });
   assert.deepEqual(readdirSync(checkpoint), before);
   assert.equal(readdirSync(full).length, 4);

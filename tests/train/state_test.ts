@@ -47,13 +47,13 @@ Deno.test("checkState() accepts the states that trainings save", () => {
 Deno.test("checkState() names the field when no training reaches a state", () => {
   const options = (change: object) => ({ options: { ...OPTIONS, ...change } });
   const cases: [Partial<TrainerState>, RegExp][] = [
-    [options({ dropout: 2 }), /its options must be valid: --dropout must be .* value is 2$/],
-    [options({ learningRate: null }), /options must be valid: --learning-rate must be a number/],
-    [options({ tune: "never" }), /options must be valid: --tune must be one of/],
-    [options({ data: [] }), /options must be valid: --data must be .* value is \[\]$/],
-    [options({ data: ["x", 1] }), /options must be valid: --data must be /],
-    [options({ data: "stories.txt" }), /options must be valid: --data must be /],
-    [options({ tokenizer: 7 }), /options must be valid: --tokenizer must be text: .* is 7$/],
+    [options({ dropout: 2 }), /its options must be valid: dropout must be .* value is 2$/],
+    [options({ learningRate: null }), /options must be valid: learningRate must be a number/],
+    [options({ tune: "never" }), /options must be valid: tune must be one of/],
+    [options({ data: [] }), /options must be valid: data must be .* value is \[\]$/],
+    [options({ data: ["x", 1] }), /options must be valid: data must be /],
+    [options({ data: "stories.txt" }), /options must be valid: data must be /],
+    [options({ tokenizer: 7 }), /options must be valid: tokenizer must be text: .* is 7$/],
     [options({ precision: "auto" }), /its options must name the precision$/],
     [options({ batchSize: undefined }), /its options must give the size of batches$/],
     [options({ seed: 2 }), /seed must be that of its options, 2: it is 1$/],

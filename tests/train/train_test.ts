@@ -86,10 +86,10 @@ Deno.test("train() resumes from an earlier checkpoint, of this run or in a new o
   await fails("7", /checkpoint "7" of .* its checkpoints are 1, 2, 3, 4$/, out);
   await fails(source, /must have no other checkpoints: it has 2$/, branch);
   await fails("3", /its checkpoints are none$/, join(directory, "new"));
-  await fails(out, /as --resume-from must be best, .* checkpoint: it is a run$/, branch);
-  await fails("latest", /as --resume-from must be best, .* checkpoint: there is none$/, branch);
+  await fails(out, /as resumeFrom must be best, .* checkpoint: it is a run$/, branch);
+  await fails("latest", /as resumeFrom must be best, .* checkpoint: there is none$/, branch);
   await assert.rejects(() => trained({ ...flat, steps: 5, out, resumeFrom: "2", fresh: true }), {
-    message: /--fresh must be given without --resume-from, whose checkpoint it may move aside/,
+    message: /fresh must be given without resumeFrom, whose checkpoint it may move aside/,
   });
 
   // a new run has the checkpoint at once, and its best evaluation is one of its own
@@ -141,7 +141,7 @@ Deno.test("train() makes a model of the dimensions that are given, which a resum
   Deno.writeTextFileSync(file, serializeState({ ...state, options: old }));
   await assert.rejects(() => trained({ texts, steps: 2, out, hidden: 96 }), {
     name: "UserError",
-    message: /as --hidden must stay 30: current value is 96$/,
+    message: /as hidden must stay 30: current value is 96$/,
   });
   await trained({ texts, steps: 2, out, ...given });
 
@@ -154,7 +154,7 @@ Deno.test("train() makes a model of the dimensions that are given, which a resum
   };
   await assert.rejects(() => tune({ layers: 2 }), {
     name: "OptionError",
-    message: /^Cannot train as --layers must be 3, as in the model of --init-from: current/,
+    message: /^Cannot train as layers must be 3, as in the model of initFrom: current/,
   });
   const { layers: L, hidden: F } = (await tune({ layers: 3 }))!;
   assert.deepEqual([L, F], [3, 30]);

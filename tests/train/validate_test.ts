@@ -5,11 +5,11 @@ import { validateOptions } from "../../train/validate.ts";
 
 Deno.test("validateOptions() throws on a value of another type, and names the flag", () => {
   const cases: [object, string][] = [
-    [{ data: "stories.txt" }, "--data must be auto, sample, tinystories or a list of files"],
-    [{ data: [] }, "--data must be auto, sample, tinystories or a list of files"],
-    [{ steps: "3" }, "--steps must be an integer from 1"],
-    [{ textField: 1 }, "--text-field must be text"],
-    [{ dataVersion: "v3" }, "--data-version must be one of v1, v2"],
+    [{ data: "stories.txt" }, "data must be auto, sample, tinystories or a list of files"],
+    [{ data: [] }, "data must be auto, sample, tinystories or a list of files"],
+    [{ steps: "3" }, "steps must be an integer from 1"],
+    [{ textField: 1 }, "textField must be text"],
+    [{ dataVersion: "v3" }, "dataVersion must be one of v1, v2"],
   ];
   for (const [options, start] of cases) {
     assert.throws(() => validateOptions(options), (error: Error) => {

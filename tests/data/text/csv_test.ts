@@ -105,15 +105,15 @@ Deno.test("csvParts() names the problem of a table and the line before it", asyn
   const cases = [
     [
       "id,story\n1,a",
-      "its first line must name one column text: it has id, story; choose with --text-field",
+      "its first line must name one column text: it has id, story; choose with textField",
     ],
     [
       "text,text\n",
-      "its first line must name one column text: it has text, text; choose with --text-field",
+      "its first line must name one column text: it has text, text; choose with textField",
     ],
     [
       "t\x1b[2J\n",
-      "its first line must name one column text: it has t\\u{1b}[2J; choose with --text-field",
+      "its first line must name one column text: it has t\\u{1b}[2J; choose with textField",
     ],
     [
       'text,n\r\n"a\r\nb",1\r\nsay "x",2',

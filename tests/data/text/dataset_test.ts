@@ -173,7 +173,7 @@ Deno.test("openDataset() reads columns of Parquet that are in groups", async () 
     assert.deepEqual(literal, Array(repetition_type === "OPTIONAL" ? 5 : 4).fill("x"));
     await assert.rejects(read([file("other")]), {
       message: `Cannot read data file ${join(directory, "groups.parquet")} as it must have the ` +
-        "column text: its columns are data.text, data.n, other; choose with --text-field",
+        "column text: its columns are data.text, data.n, other; choose with textField",
     });
   }
 });
@@ -372,7 +372,7 @@ Deno.test("openDataset() names the problem of a file and its place in one senten
     [
       "head.csv",
       "id,story\n",
-      "its first line must name one column text: it has id, story; choose with --text-field",
+      "its first line must name one column text: it has id, story; choose with textField",
     ],
     [
       "one.json",
@@ -386,14 +386,14 @@ Deno.test("openDataset() names the problem of a file and its place in one senten
       "type.json",
       '[{"text":["x"],"data":{"story":"y"}}]',
       'element 1 must hold a string in its field text: current value is ["x"]; ' +
-      "its fields are text, data.story; choose with --text-field",
+      "its fields are text, data.story; choose with textField",
     ],
     ["a.jsonl", line("{"), /^line 4 must be JSON: /],
     ["b.jsonl", line("[1]"), "line 4 must be a JSON object: current value is [1]"],
     [
       "c.jsonl",
       line('{"story":"x","n":1}'),
-      "line 4 must hold a string in its field text: its fields are story, n; choose with --text-field",
+      "line 4 must hold a string in its field text: its fields are story, n; choose with textField",
     ],
     [
       "d.jsonl",
@@ -410,14 +410,14 @@ Deno.test("openDataset() names the problem of a file and its place in one senten
     [
       "d.parquet",
       new Uint8Array(parquetWriteBuffer({ columnData: [{ name: "n", data: [1], type: "INT32" }] })),
-      "it must have the column text: its columns are n; choose with --text-field",
+      "it must have the column text: its columns are n; choose with textField",
     ],
     [
       "e.parquet",
       new Uint8Array(
         parquetWriteBuffer({ columnData: [{ name: "text", data: [1], type: "INT32" }] }),
       ),
-      "row 1 must hold a string in the column text: its columns are text; choose with --text-field",
+      "row 1 must hold a string in the column text: its columns are text; choose with textField",
     ],
     ["a.parquet.gz", gzip(good), "Parquet must not be compressed once more: unpack it"],
     ["blank.txt", " \n<|endoftext|>\n\n", /^data must hold text: it is empty$/],
