@@ -198,6 +198,15 @@ export function assertShape(action: string, tensor: Tensor, shape: readonly numb
   }
 }
 
+/** Throws a RangeError unless the rows of the tensor are whole vectors of four elements. */
+export function assertVectors(action: string, { name, shape }: Tensor): void {
+  if (shape.at(-1)! % 4 === 0) return;
+  throw new RangeError(
+    `Cannot run ${action} as rows of "${name}" must have a multiple of four elements: ` +
+      `current shape is [${shape}]`,
+  );
+}
+
 /** Throws a TypeError unless the tensor has one of these element types. */
 export function assertDType(action: string, tensor: Tensor, ...allowed: readonly DType[]): void {
   if (!allowed.includes(tensor.dtype)) {

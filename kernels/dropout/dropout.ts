@@ -2,7 +2,7 @@ import mask from "./dropout.wgsl" with { type: "text" };
 import { dims } from "../dims.ts";
 import { type Program, splitWorkgroups } from "../program.ts";
 import { type Dropout, dropoutUniforms, RANDOM } from "../random.ts";
-import { assertShape, ceilDiv, size, type Tensor, viewTensor } from "../tensor.ts";
+import { assertShape, assertVectors, ceilDiv, size, type Tensor, viewTensor } from "../tensor.ts";
 
 const WORKGROUP_SIZE = 256;
 
@@ -51,12 +51,7 @@ function applyMask(
     [flat(y), "N", "f32|f16"],
     [dropout.random, "2", "u32"],
   ]);
-  if (N % 4 !== 0) {
-    throw new RangeError(
-      `Cannot run ${action} as "${x.name}" must have a multiple of four elements: ` +
-        `current number is ${N}`,
-    );
-  }
+  assertVectors(action, flat(x));
   program.dispatch({
     shader: { "kernels/dropout/dropout.wgsl": mask, ...RANDOM },
     constants: { xType: `vec4<${x.dtype}>`, yType: `vec4<${y.dtype}>`, WORKGROUP_SIZE },

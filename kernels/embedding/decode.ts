@@ -2,7 +2,7 @@ import decode from "./decode.wgsl" with { type: "text" };
 import { dims } from "../dims.ts";
 import { type Program, splitWorkgroups } from "../program.ts";
 import { rowSlices } from "../slices.ts";
-import { ceilDiv, type Tensor } from "../tensor.ts";
+import { assertVectors, ceilDiv, type Tensor } from "../tensor.ts";
 
 /**
  * y = wte[token] + wpe[position] for the next S tokens of each text, which generation computes.
@@ -27,12 +27,7 @@ export function embeddingDecode(
     [wpe, "maxT,C", "f32"],
     [y, "B·S,C", "f32|f16"],
   ]);
-  if (C % 4 !== 0) {
-    throw new RangeError(
-      `Cannot run ${action} as the width of "${wte.name}" must be a multiple of four: ` +
-        `current width is ${C}`,
-    );
-  }
+  assertVectors(action, wte);
   const M = B * S, WORKGROUP_SIZE = 64;
   for (const { first, rows, view } of rowSlices(program.device, wte)) {
     program.dispatch({

@@ -4,7 +4,7 @@ import backwardLongRuns from "./backward_long_runs.wgsl" with { type: "text" };
 import { dims } from "../dims.ts";
 import { type Program, splitWorkgroups } from "../program.ts";
 import { rowSlices } from "../slices.ts";
-import { ceilDiv, type Tensor } from "../tensor.ts";
+import { assertVectors, ceilDiv, type Tensor } from "../tensor.ts";
 
 /**
  * Vectors of four columns per workgroup: COLUMNS in the backward pass, COLUMNS to MOST_COLUMNS in the
@@ -32,16 +32,14 @@ export function embeddingForward(
   { T }: { T: number },
 ): void {
   const action = "embeddingForward";
-  const { M, C } = checkTables(
-    action,
-    { wte, wpe },
-    dims(action, [
-      [wte, "V,C", "f32"],
-      [wpe, "maxT,C", "f32"],
-      [tokens, "M", "u32"],
-      [y, "M,C", "f32|f16"],
-    ], { T }),
-  );
+  const { M, C } = dims(action, [
+    [wte, "V,C", "f32"],
+    [wpe, "maxT,C", "f32"],
+    [tokens, "M", "u32"],
+    [y, "M,C", "f32|f16"],
+  ]);
+  assertVectors(action, wte);
+  checkLength(action, T, wpe);
   const columns = Math.min(MOST_COLUMNS, Math.max(COLUMNS, 2 ** Math.ceil(Math.log2(C / 4))));
   const ROWS = 256 / columns;
   for (const { first, rows, view } of rowSlices(program.device, wte)) {
@@ -72,17 +70,15 @@ export function embeddingBackward(
   { T, accumulate = false }: { T: number; accumulate?: boolean },
 ): void {
   const action = "embeddingBackward";
-  const { M, C, maxT } = checkTables(
-    action,
-    { wte: dwte, wpe: dwpe },
-    dims(action, [
-      [dwte, "V,C", "f32"],
-      [dwpe, "maxT,C", "f32"],
-      [tokens, "M", "u32"],
-      [order, "M", "u32"],
-      [dy, "M,C", "f32|f16"],
-    ], { T }),
-  );
+  const { M, C, maxT } = dims(action, [
+    [dwte, "V,C", "f32"],
+    [dwpe, "maxT,C", "f32"],
+    [tokens, "M", "u32"],
+    [order, "M", "u32"],
+    [dy, "M,C", "f32|f16"],
+  ]);
+  assertVectors(action, dwte);
+  checkLength(action, T, dwpe);
   if (M % T !== 0) {
     throw new RangeError(
       `Cannot run ${action} as "${tokens.name}" must hold whole sequences of ${T}: ` +
@@ -125,24 +121,11 @@ export function embeddingBackward(
   }
 }
 
-/** Checks C and T, which shapes alone do not, and returns the dimensions. */
-function checkTables<D extends { C: number; maxT: number; T: number }>(
-  action: string,
-  { wte, wpe }: { wte: Tensor; wpe: Tensor },
-  dimensions: D,
-): D {
-  const { C, maxT, T } = dimensions;
-  if (C % 4 !== 0) {
-    throw new RangeError(
-      `Cannot run ${action} as the width of "${wte.name}" must be a multiple of four: ` +
-        `current width is ${C}`,
-    );
-  }
-  if (!(T >= 1 && T <= maxT)) {
-    throw new RangeError(
-      `Cannot run ${action} as T must be 1 to ${maxT}, the positions of "${wpe.name}": ` +
-        `current value is ${T}`,
-    );
-  }
-  return dimensions;
+/** Throws a RangeError unless there is a position for each of T tokens. */
+function checkLength(action: string, T: number, { name, shape: [maxT] }: Tensor): void {
+  if (T >= 1 && T <= maxT!) return;
+  throw new RangeError(
+    `Cannot run ${action} as T must be 1 to ${maxT}, the positions of "${name}": ` +
+      `current value is ${T}`,
+  );
 }

@@ -2,7 +2,7 @@ import norm from "./forward.wgsl" with { type: "text" };
 import type { Device } from "../device.ts";
 import { dims } from "../dims.ts";
 import type { Program } from "../program.ts";
-import { ceilDiv, size, type Tensor, viewTensor } from "../tensor.ts";
+import { assertVectors, ceilDiv, size, type Tensor, viewTensor } from "../tensor.ts";
 
 const WORKGROUP_SIZE = 256;
 
@@ -47,12 +47,7 @@ export function gradientNorm(
     [partials, "blocks,2", "f32"],
   ], { blocks });
   const block = blockLength(device, N);
-  if (N % 4 !== 0) {
-    throw new RangeError(
-      `Cannot run ${action} as "${gradient.name}" must have a multiple of four elements: ` +
-        `current number is ${N}`,
-    );
-  }
+  assertVectors(action, gradient);
   const blocksPerBinding = Math.floor(device.maxBindingBytes / (4 * block));
   for (let first = 0; first < blocks; first += blocksPerBinding) {
     const count = Math.min(blocksPerBinding, blocks - first), offset = first * block;

@@ -6,7 +6,7 @@ import type { Device } from "../device.ts";
 import { dims } from "../dims.ts";
 import { type Program, splitWorkgroups } from "../program.ts";
 import { type Dropout, dropoutUniforms, RANDOM } from "../random.ts";
-import { ceilDiv, type Tensor } from "../tensor.ts";
+import { assertVectors, ceilDiv, type Tensor } from "../tensor.ts";
 
 /** GPT-2's addition to the variance. */
 export const EPSILON = 1e-5;
@@ -54,7 +54,7 @@ export function layernormForward(
         `current is ${z ? "z" : "sum"} alone`,
     );
   }
-  checkWidth(action, x);
+  assertVectors(action, x);
   const lanes = lanesOf(program.device, C);
   program.dispatch({
     shader: {
@@ -116,7 +116,7 @@ export function layernormBackward(
     [dbias, "C", "f32"],
     [random, "2", "u32"],
   ]);
-  checkWidth(action, x);
+  assertVectors(action, x);
   const lanes = lanesOf(program.device, C), { LANES, ROWS } = lanes;
   const P = Math.min(MOST_BLOCKS, ceilDiv(M, ROWS));
   const block = ceilDiv(ceilDiv(M, P), ROWS) * ROWS;
@@ -181,13 +181,4 @@ function lanesOf(
     QUADS: ceilDiv(C / 4, LANES),
     SUBGROUPS: LANES === subgroupSize,
   };
-}
-
-function checkWidth(action: string, x: Tensor): void {
-  if (x.shape[1]! % 4 !== 0) {
-    throw new RangeError(
-      `Cannot run ${action} as rows must be a multiple of four: ` +
-        `current shape of "${x.name}" is [${x.shape}]`,
-    );
-  }
 }

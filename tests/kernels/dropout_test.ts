@@ -163,7 +163,7 @@ Deno.test("dropoutForward() throws on a number of elements that is no multiple o
     {
       name: "RangeError",
       message:
-        'Cannot run dropoutForward as "x" must have a multiple of four elements: current number is 6',
+        'Cannot run dropoutForward as rows of "x" must have a multiple of four elements: current shape is [6]',
     },
   );
 });

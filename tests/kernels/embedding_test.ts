@@ -256,7 +256,7 @@ for (
       "a width that is no multiple of four",
       4,
       6,
-      'the width of "wte" must be a multiple of four: current width is 6',
+      'rows of "wte" must have a multiple of four elements: current shape is [9,6]',
     ],
   ] as const
 ) {
