@@ -34,7 +34,8 @@ const program = withModelOptions(
   .optionsGroup("Evaluation:")
   .option(
     "--data <what...>",
-    "files, as for train; of the text of the training, only the held-out part (default: that part)",
+    "files, as for train; of the text of the training, only the held-out part (default: that part, " +
+      "or the text of train --validation-data)",
   )
   .option("--text-field <name>", TEXT_FIELD, "text")
   .option(

@@ -21,6 +21,8 @@ function write(name: string, content: string | Uint8Array): string {
   return path;
 }
 
+const bytesTokenizer = () => byteLevelTokenizer({ tokens: [...BYTE_ALPHABET], merges: [] });
+
 const all = (text: TokenDataset) => [...text.read(0, text.length)];
 
 const documents = Array.from({ length: 45 }, (_, i) => `Story number ${i}.\nIt ends.`);
@@ -174,14 +176,20 @@ Deno.test("loadCorpus() uses the validation text of a data set", async () => {
 Deno.test("loadCorpus() holds nothing out of the training text when there is a text to validate with", async () => {
   const valid = write("valid.jsonl", `{"text":"Four."}\n{"text":"Five."}\n`),
     notices: string[] = [];
-  const options = { data: [file], onNotice: (sentence: string) => notices.push(sentence) };
+  const options = {
+    ...{ data: [file], vocabulary: "full" as const, baseTokenizer: await bytesTokenizer() },
+    onNotice: (sentence: string) => notices.push(sentence),
+  };
   const corpus = await loadCorpus({ ...options, validationData: [valid] });
   const { training, validation, tokenizer, ownValidation, data, validationData, hash } = corpus;
   assert.equal(training.documents, documents.length);
   assert.equal(tokenizer.decode(all(validation)), "Four.<|endoftext|>Five.<|endoftext|>");
   assert.deepEqual([ownValidation, data, validationData], [true, [file], [valid]]);
   assert.equal(await hashData({ ...options, validationData: [valid], tokenizer }), hash);
-  const [alone, held] = [await loadCorpus({ data: [valid] }), await loadCorpus(options)];
+  const [alone, held] = [
+    await loadCorpus({ ...options, data: [valid] }),
+    await loadCorpus(options),
+  ];
   assert.deepEqual([corpus.validationHash, held.validationHash], [alone.hash, undefined]);
   assert.notEqual(held.hash, hash);
   assert.deepEqual(notices, []);
@@ -193,7 +201,8 @@ Deno.test("loadCorpus() holds nothing out of the training text when there is a t
 
 Deno.test("loadCorpus() knows the entropy when training and validation text are the stories", async () => {
   const entropyOf = async (options: Parameters<typeof loadCorpus>[0]) =>
-    (await loadCorpus(options)).entropyPerToken;
+    (await loadCorpus({ ...options, cacheDirectory, baseTokenizer })).entropyPerToken;
+  const cacheDirectory = join(directory, "entropies"), baseTokenizer = await bytesTokenizer();
   const known = await entropyOf({ data: "sample" });
   assert.equal(await entropyOf({ data: "sample", validationData: "sample" }), known);
   assert.equal(await entropyOf({ data: "sample", validationData: [file] }), undefined);
@@ -205,7 +214,7 @@ Deno.test("loadCorpus() gives another hash when a document of training or valida
   await using _ = server;
   const options = {
     data: "tinystories" as const,
-    baseTokenizer: await byteLevelTokenizer({ tokens: [...BYTE_ALPHABET], merges: [] }),
+    baseTokenizer: await bytesTokenizer(),
     environment: { HF_HOME: join(directory, "hub of hashes"), HF_ENDPOINT: server.endpoint },
   };
   const hashOf = async (train: string, valid: string) => {
