@@ -1,6 +1,9 @@
 import { existsSync } from "node:fs";
+import { dirname } from "node:path";
 import { command, output, run, status } from "./command.ts";
 import { checkFilePath, replaceText } from "../files/disk.ts";
+import { commandLine } from "../files/command_line.ts";
+import { placeAt } from "../generate/place.ts";
 import { CheckpointError } from "../model/files/checkpoint.ts";
 import {
   caveats,
@@ -40,14 +43,24 @@ function readRuns(paths: readonly string[], onWarning: (sentence: string) => voi
     try {
       return [readRun(path, onWarning)];
     } catch (error) {
-      const isSkipped = error instanceof CheckpointError && existsSync(path) && paths.length > 1;
-      if (!isSkipped) throw error;
+      if (!(error instanceof CheckpointError)) throw error;
+      if (!existsSync(path) || paths.length === 1) {
+        const run = runAt(path) ?? runAt(dirname(path));
+        if (run !== undefined && run !== path) error.hint = `A run is at ${commandLine([run])}`;
+        throw error;
+      }
       status(error.sentence.replace(/^Cannot compare/, "skipping"));
       return [];
     }
   });
   if (runs.length > 0) return runs;
   throw new CheckpointError("Cannot compare as a path must be a run with an evaluation: none is");
+}
+
+/** The run that a path holds, or in whose checkpoints it is. */
+function runAt(path: string): string | undefined {
+  const [flag, run] = placeAt(path)?.load ?? [];
+  return flag === "--run" ? run : undefined;
 }
 
 await program.parseAsync();

@@ -411,7 +411,7 @@ Deno.test("compare skips what is no run, and fails if nothing is left or a path 
   );
   const absent = await compare(out, `${out}s`);
   assert.equal(absent.code, 1);
-  assert.match(absent.stderr, /runs as there is no such run\n$/);
+  assert.match(absent.stderr, /runs as there is no such run\nA run is at \S+\n$/);
 });
 
 Deno.test("prepare caches tokens, so that a second run finds them", async () => {
@@ -708,8 +708,13 @@ const MISTAKES: [name: string, args: string[], message: RegExp][] = [
   ["compare", [], /missing required argument 'run'/],
   [
     "compare",
+    [join(out, "checkpoints", "000006")],
+    /as it has no metrics\.jsonl that can be read\nA run is at \S+\/run\n$/,
+  ],
+  [
+    "compare",
     [join(directory, "absent")],
-    /^Error: Cannot compare \S+absent as there is no such run\n$/,
+    /^Error: Cannot compare \S+absent as there is no such run\n(A run is at \S+\n)?$/,
   ],
   [
     "compare",
