@@ -61,42 +61,26 @@ export function readVocabulary(
     id < (size ?? Infinity) ||
     (endOfText === undefined ? END_TOKENS.includes(content) : content === endOfText)
   );
-  const tokens: string[] = [];
-  const check = (token: string, id: number) => {
-    if (Number.isInteger(id) && id >= 0 && id < MOST_IDS) return;
-    throw new UnsupportedTokenizer(
-      `the id of ${quoted(token)} must be a whole number below ${MOST_IDS}`,
-      id,
-    );
-  };
+  const ofModel: string[] = []; // by id
   for (const [token, id] of modelTokens(model)) {
-    check(token, id);
-    tokens[id] = token;
+    checkId(token, id);
+    ofModel[id] = token;
   }
-  const ofModel = tokens.slice();
+  const tokens = ofModel.slice();
   for (const { content, id } of added) {
-    check(content, id);
+    checkId(content, id);
     tokens[id] ??= content; // the model's own token keeps an id that is given twice
   }
+  const idOf = createIdOf(added, tokens);
   const special = added.filter((token) => token.special);
   const contents = special.map(({ content }) => content);
-  const firstIds = (entries: (readonly [string, number])[]) => new Map(entries.toReversed());
-  const addedIds = firstIds(added.map(({ content, id }) => [content, id]));
-  const tokenIds = firstIds(tokens.flatMap((token, id) => [[token, id] as const])); // without holes
-  const idOf = (content: string) =>
-    addedIds.get(content) ?? tokenIds.get(content) ??
-      tokenIds.get(toByteAlphabet(new TextEncoder().encode(content)));
   const candidates = endOfText === undefined ? contents : [...contents, endOfText];
-  const text = textTokens(
+  const texts = textTokens(
     model,
     candidates.flatMap((content) => ofModel[idOf(content) ?? -1] ?? []),
   );
-  const isText = ({ id }: { id: number }) => text.has(ofModel[id] ?? "");
-  const named = special.filter((token) => !isText(token)).map(({ content }) => content);
-  const usualEnd = END_TOKENS.find((name) => contents.includes(name)) ??
-    END_TOKENS.find((name) => added.some(({ content }) => content === name)) ??
-    (named.length === 1 ? named[0] : undefined) ??
-    (named.length === 0 ? END_TOKENS.find((name) => tokens.includes(name)) : undefined);
+  const isName = ({ id }: { id: number }) => !texts.has(ofModel[id] ?? "");
+  const usualEnd = usualEndOf(added, special.filter(isName), tokens);
   const content = endOfText ?? usualEnd;
   if (content === undefined) {
     throw new UnsupportedTokenizer(
@@ -109,14 +93,52 @@ export function readVocabulary(
   if (id === undefined) {
     throw new UnsupportedTokenizer("its end-of-text token must be in its vocabulary", content);
   }
-  const specials = new Map(
-    [...special, { id, content }].filter((token) => !isText(token))
-      .map(({ id, content }) => [id, content]),
-  );
   if (size !== undefined && size < tokens.length) {
     throw new UnsupportedTokenizer(`its ids must be below the model's ${size}`, tokens.length - 1);
   }
-  return { size: size ?? tokens.length, tokens, added, specials, end: { id, content }, usualEnd };
+  const end = { id, content };
+  const specials = new Map(
+    [...special, end].filter(isName).map(({ id, content }) => [id, content]),
+  );
+  return { size: size ?? tokens.length, tokens, added, specials, end, usualEnd };
+}
+
+function checkId(token: string, id: number): void {
+  if (Number.isInteger(id) && id >= 0 && id < MOST_IDS) return;
+  throw new UnsupportedTokenizer(
+    `the id of ${quoted(token)} must be a whole number below ${MOST_IDS}`,
+    id,
+  );
+}
+
+/** A function that finds the id of a token by its content. Added tokens come before others, and of several the first one counts. */
+function createIdOf(
+  added: readonly AddedToken[],
+  tokens: readonly string[],
+): (content: string) => number | undefined {
+  const firstIds = (entries: (readonly [string, number])[]) => new Map(entries.toReversed());
+  const addedIds = firstIds(added.map(({ content, id }) => [content, id]));
+  const tokenIds = firstIds(tokens.flatMap((token, id) => [[token, id] as const])); // without holes
+  return (content) =>
+    addedIds.get(content) ?? tokenIds.get(content) ??
+      tokenIds.get(toByteAlphabet(new TextEncoder().encode(content)));
+}
+
+/**
+ * The token that ends a document unless a configuration names another: one of `END_TOKENS` among the special tokens,
+ * or else among all added ones; otherwise the only special token that is a name; if there is none, one of
+ * `END_TOKENS` in the vocabulary.
+ */
+function usualEndOf(
+  added: readonly AddedToken[],
+  names: readonly AddedToken[],
+  tokens: readonly string[],
+): string | undefined {
+  const endAmong = (list: readonly AddedToken[]) =>
+    END_TOKENS.find((name) => list.some(({ content }) => content === name));
+  const found = endAmong(added.filter(({ special }) => special)) ?? endAmong(added);
+  if (found !== undefined || names.length > 1) return found;
+  return names.length === 1 ? names[0]!.content : END_TOKENS.find((name) => tokens.includes(name));
 }
 
 /** Tokens and ids of a model, without the tokens that were added to it. */
