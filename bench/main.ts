@@ -34,7 +34,7 @@ import {
 } from "./train_step.ts";
 import { command, output, realNumber, run, status } from "../commands/command.ts";
 import { commandLine } from "../files/command_line.ts";
-import { checkFilePath, replaceText } from "../files/disk.ts";
+import { checkReplaceable, replaceText } from "../files/disk.ts";
 import { quoted } from "../files/printable.ts";
 import { UserError } from "../files/user_error.ts";
 import { type Device, openDevice } from "../kernels/device.ts";
@@ -69,7 +69,13 @@ interface Options {
 
 async function main(options: Options): Promise<number> {
   // check paths first, so that a wrong one costs no time
-  if (options.json !== undefined) checkFilePath(options.json, "--json");
+  if (options.json !== undefined) {
+    checkReplaceable(options.json, {
+      flag: "--json",
+      kind: "an older report",
+      isOfKind: isReport,
+    });
+  }
   const old = options.compare === undefined
     ? undefined
     : parseReport(readText(options.compare, "report"), options.compare);
@@ -102,6 +108,17 @@ async function main(options: Options): Promise<number> {
   // the lines above say the same to people
   if (!Deno.stdout.isTerminal()) output(`${JSON.stringify(report)}\n`);
   return failed || !isAsFast ? 1 : 0;
+}
+
+/** Whether a file is a report that `--json` wrote. */
+function isReport(path: string): boolean {
+  try {
+    parseReport(readText(path), path);
+    return true;
+  } catch (error) {
+    if (error instanceof UserError) return false;
+    throw error;
+  }
 }
 
 /** Names of all benchmarks that a call can run. */

@@ -1,8 +1,9 @@
-import { existsSync } from "node:fs";
+import { existsSync, statSync } from "node:fs";
 import { dirname } from "node:path";
 import { command, output, run, status } from "./command.ts";
-import { checkFilePath, replaceText } from "../files/disk.ts";
 import { commandLine } from "../files/command_line.ts";
+import { checkReplaceable, openFile, readAt, reading, replaceText } from "../files/disk.ts";
+import { UserError } from "../files/user_error.ts";
 import { placeAt } from "../generate/place.ts";
 import { CheckpointError } from "../model/files/checkpoint.ts";
 import {
@@ -12,6 +13,7 @@ import {
   drawComparison,
   readRun,
 } from "../train/compare.ts";
+import { placeInRun } from "../train/run_place.ts";
 
 /** `compare`: validation losses of several trainings, and their cost. */
 const program = command(
@@ -19,19 +21,57 @@ const program = command(
   "Compare trainings: validation loss and bits per byte over tokens, time and FLOPs.",
 )
   .argument("<run...>", "run directories")
-  .option("--svg <file>", "file for the plot", "compare.svg")
-  .action((paths, { svg }) =>
+  .option("--svg <file>", "file for the plot (default: compare.svg, if there are several runs)")
+  .action((paths, options) =>
     run(async () => {
-      checkFilePath(svg, "--svg");
+      const { svg = paths.length > 1 ? "compare.svg" : undefined } = options;
+      if (svg !== undefined) checkPlot(svg);
       const warn = (sentence: string) => status(`Warning: ${sentence}`);
-      const runs = readRuns([...new Set(paths)], warn);
+      const runs = readRuns(directoriesOf(paths), warn);
       for (const sentence of caveats(runs)) warn(sentence);
       output(compareTable(runs));
+      if (options.svg === undefined && runs.length === 1 || svg === undefined) return;
       const plot = await drawComparison(runs);
       replaceText(svg, plot);
       status(`drawn in ${svg}`);
     })
   );
+
+/**
+ * Makes sure that a plot can be written at a path.
+ *
+ * @throws {UserError} if the file exists and is no SVG, or if its name does not end in `.svg`.
+ */
+function checkPlot(path: string): void {
+  const flag = "--svg";
+  checkReplaceable(path, { flag, kind: "an SVG file", isOfKind: isSvg });
+  const isDevice = statSync(path, { throwIfNoEntry: false })?.isFile() === false;
+  if (isDevice || /\.svg$/i.test(path)) return;
+  throw new UserError(`Cannot write ${path} as ${flag} must name a file that ends in .svg`);
+}
+
+/** Whether a file begins as an SVG does: perhaps with declarations and comments, then with its element. */
+function isSvg(path: string): boolean {
+  using file = reading(
+    () => openFile(path, "r"),
+    (reason) => new UserError(`Cannot write ${path} as --svg must name an SVG file: ${reason}`),
+  );
+  const bytes = new Uint8Array(4096), length = readAt(file.handle, bytes, 0);
+  const text = new TextDecoder().decode(bytes.subarray(0, length));
+  return /^\s*(<\?xml[^>]*>\s*|<!--.*?-->\s*|<!DOCTYPE svg[^>]*>\s*)*<svg[\s>]/s.test(text);
+}
+
+/** The directories of runs that paths name, each once; a checkpoint stands for its run. */
+function directoriesOf(paths: readonly string[]): string[] {
+  const directories = new Map<string, string>();
+  for (const path of paths) {
+    const { run = path } = placeInRun(path) ?? {};
+    if (run !== path) status(`${path} is in ${run}, which is compared`);
+    const real = existsSync(run) ? Deno.realPathSync(run) : run;
+    if (!directories.has(real)) directories.set(real, run);
+  }
+  return [...directories.values()];
+}
 
 /**
  * Reads the runs among paths, which may be all that a folder holds.
@@ -46,7 +86,7 @@ function readRuns(paths: readonly string[], onWarning: (sentence: string) => voi
       if (!(error instanceof CheckpointError)) throw error;
       if (!existsSync(path) || paths.length === 1) {
         const run = runAt(path) ?? runAt(dirname(path));
-        if (run !== undefined && run !== path) error.hint = `A run is at ${commandLine([run])}`;
+        if (run !== undefined && run !== path) error.hint ??= `A run is at ${commandLine([run])}`;
         throw error;
       }
       status(error.sentence.replace(/^Cannot compare/, "skipping"));

@@ -84,6 +84,31 @@ export function checkFilePath(path: string, flag: string): boolean {
   throw new UserError(`Cannot write ${path} as ${flag} must name a file: it is a directory`);
 }
 
+/** A kind of file that a command writes, and the file of that kind that it may replace. */
+export interface Replaceable {
+  /** The option that gives the path. */
+  readonly flag: string;
+  /** The kind with its article, such as "an SVG file". */
+  readonly kind: string;
+  /** Whether an existing file is of that kind. */
+  readonly isOfKind: (path: string) => boolean;
+}
+
+/**
+ * Makes sure that a file can be written, and that nothing but an earlier file of its kind, or an empty one, is lost.
+ * A device such as `/dev/null` may be written to.
+ *
+ * @throws {UserError} if `checkFilePath()` does, or if the path is that of a file of another kind.
+ */
+export function checkReplaceable(path: string, { flag, kind, isOfKind }: Replaceable): void {
+  if (!checkFilePath(path, flag)) return;
+  const status = statSync(path);
+  if (!status.isFile() || status.size === 0 || isOfKind(path)) return;
+  throw new UserError(
+    `Cannot write ${path} as ${flag} replaces only ${kind}: the file is something else; choose another ${flag}`,
+  );
+}
+
 /**
  * Makes a file or directory under a temporary name beside its place, then renames it, so that after a crash
  * it is complete or absent. `syncDirectory()` then makes the new name survive a power cut.

@@ -1,4 +1,4 @@
-import { readFileSync, statSync } from "node:fs";
+import { readdirSync, readFileSync, statSync } from "node:fs";
 import { join, relative } from "node:path";
 import {
   CheckpointError,
@@ -14,9 +14,10 @@ import { isSystemError } from "../files/disk.ts";
 import { sentenceOf } from "../files/user_error.ts";
 import { CONFIG_FILE } from "../files/names.ts";
 import { align, duration, inShort } from "../files/units.ts";
-import { flagOf } from "../files/command_line.ts";
+import { flagOf, taskCommand } from "../files/command_line.ts";
 import { optionsWhere } from "./options.ts";
 import { dimensionsOf } from "./resolve.ts";
+import { isRun } from "./run_place.ts";
 import { drawChart, logAxis } from "./chart.ts";
 
 /**
@@ -72,7 +73,8 @@ export interface ComparedRun {
  * @throws {CheckpointError} if there is no such run, or if it has no checkpoint or no evaluation.
  */
 export function readRun(path: string, onWarning: (sentence: string) => void): ComparedRun {
-  const refuse = (reason: string) => new CheckpointError(`Cannot compare ${path} as ${reason}`);
+  const refuse = (reason: string, hint?: string) =>
+    new CheckpointError(`Cannot compare ${path} as ${reason}`, { hint });
   const reading = <T>(file: string, read: () => T): T => {
     try {
       return read();
@@ -85,8 +87,18 @@ export function readRun(path: string, onWarning: (sentence: string) => void): Co
       );
     }
   };
-  const isRun = reading(path, () => statSync(path, { throwIfNoEntry: false })?.isDirectory());
-  if (!isRun) throw refuse("there is no such run");
+  const status = reading(path, () => statSync(path, { throwIfNoEntry: false }));
+  if (!status) throw refuse("there is no such run");
+  if (!status.isDirectory()) throw refuse("it is a file, and a run is a directory");
+  if (!isRun(path)) {
+    const holdsRuns = reading(path, () => readdirSync(path)).some((name) =>
+      isRun(join(path, name))
+    );
+    throw refuse(
+      `it is no run${holdsRuns ? ", but holds runs" : ""}`,
+      holdsRuns ? `Compare them: ${taskCommand("compare")} ${join(path, "*")}` : undefined,
+    );
+  }
   const metrics = join(path, METRICS_FILE);
   reading(metrics, () => {
     for (const _ of readLines(metrics)) break; // so that an error names this file before its checkpoints
@@ -268,7 +280,7 @@ export function compareTable(runs: readonly ComparedRun[]): string {
       last.flops.toExponential(1).replace("e+", "e"),
       last.loss.toFixed(3),
       last.bitsPerByte.toFixed(3),
-      `${best.loss.toFixed(3)} at ${inShort(best.tokens)}`,
+      `${best.loss.toFixed(3)} at ${inShort(best.tokens)} tokens`,
     ];
   });
   const head = [

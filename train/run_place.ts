@@ -57,7 +57,7 @@ export function isRun(path: string): boolean {
 const RUN_FILES = ["lock", METRICS_FILE];
 
 /** The run in whose `checkpoints` a path is, and the checkpoint if the path is in one. */
-function placeInRun(path: string): { run: string; checkpoint?: string } | undefined {
+export function placeInRun(path: string): { run: string; checkpoint?: string } | undefined {
   const real = realPath(path);
   for (let at = real; at !== dirname(at); at = dirname(at)) {
     const parent = dirname(at);

@@ -400,8 +400,8 @@ Deno.test("compare skips what is no run, and fails if nothing is left or a path 
   const { code, stdout, stderr } = await compare(cache, out, file);
   assert.equal(code, 0, stderr);
   assert.equal(stdout.split("\n").length, 3, "one run");
-  const notices = `skipping ${cache} as it has no metrics.jsonl that can be read\n` +
-    `skipping ${file} as there is no such run\n`;
+  const notices = `skipping ${cache} as it is no run\n` +
+    `skipping ${file} as it is a file, and a run is a directory\n`;
   assert.equal(stderr, `${notices}drawn in ${svg}\n`);
   const nothing = await compare(cache, file);
   assert.equal(nothing.code, 1);
@@ -412,6 +412,32 @@ Deno.test("compare skips what is no run, and fails if nothing is left or a path 
   const absent = await compare(out, `${out}s`);
   assert.equal(absent.code, 1);
   assert.match(absent.stderr, /runs as there is no such run\nA run is at \S+\n$/);
+});
+
+Deno.test("compare reads a run once, also by its checkpoint, and draws a single one only when asked to", async () => {
+  await trained();
+  const checkpoint = join(out, "checkpoints", "000006");
+  const { code, stdout, stderr } = await task("compare", [out, `${out}/.`, checkpoint]);
+  assert.equal(code, 0, stderr);
+  assert.equal(stdout.split("\n").length, 3, "one run");
+  assert.match(stderr, /^\S+000006 is in \S+run, which is compared\n$/);
+});
+
+Deno.test("compare and bench replace only what they could have written", async () => {
+  const text = join(directory, "thesis.svg"), plot = join(directory, "old.svg");
+  Deno.writeTextFileSync(text, "My thesis");
+  Deno.writeTextFileSync(plot, '<?xml version="1.0"?>\n<!-- old -->\n<svg></svg>');
+  await trained();
+  assert.equal((await task("compare", [out, "--svg", plot])).code, 0);
+  assert.match(Deno.readTextFileSync(plot), /^<svg xmlns/);
+  const refused = await task("compare", [out, "--svg", text]);
+  assert.match(
+    refused.stderr,
+    /^Error: Cannot write \S+ as --svg replaces only an SVG file: .*; choose another --svg\n$/,
+  );
+  const report = await task("bench", ["--json", text]);
+  assert.match(report.stderr, /^Error: Cannot write \S+ as --json replaces only an older report: /);
+  assert.equal(Deno.readTextFileSync(text), "My thesis");
 });
 
 Deno.test("prepare caches tokens, so that a second run finds them", async () => {
@@ -708,13 +734,18 @@ const MISTAKES: [name: string, args: string[], message: RegExp][] = [
   ["compare", [], /missing required argument 'run'/],
   [
     "compare",
-    [join(out, "checkpoints", "000006")],
-    /as it has no metrics\.jsonl that can be read\nA run is at \S+\/run\n$/,
+    [directory],
+    /as it is no run, but holds runs\nCompare them: deno task compare \S+\*\n$/,
   ],
   [
     "compare",
     [join(directory, "absent")],
     /^Error: Cannot compare \S+absent as there is no such run\n(A run is at \S+\n)?$/,
+  ],
+  [
+    "compare",
+    [out, "--svg", join(directory, "plot.png")],
+    /^Error: Cannot write \S+plot\.png as --svg must name a file that ends in \.svg\n$/,
   ],
   [
     "compare",

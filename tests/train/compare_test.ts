@@ -146,7 +146,7 @@ Deno.test("readRun() thins 150,000 evaluations, and keeps the last and the best"
   });
   assert.deepEqual(run.last, point(150_000, 150_001));
   assert.deepEqual(run.best, point(77_777, 0.25));
-  assert.match(compareTable([run]), /150000 .* 0\.250 at 31\.1 M\n$/);
+  assert.match(compareTable([run]), /150000 .* 0\.250 at 31\.1 M tokens\n$/);
 });
 
 Deno.test("readRun() skips a checkpoint when its state is damaged", () => {
@@ -182,11 +182,14 @@ Deno.test("readRun() throws one sentence when something is missing", () => {
   Deno.mkdirSync(bare);
   Deno.writeTextFileSync(join(bare, "metrics.jsonl"), "");
   const shapeless = makeRun("shapeless", [start, evaluation(1, 2)], { options: {} });
-  const file = join(directory, "file");
+  const file = join(directory, "file"), empty = join(directory, "empty");
   Deno.writeTextFileSync(file, "");
+  Deno.mkdirSync(empty);
   const cases: [string, string][] = [
     [join(directory, "absent"), "there is no such run"],
-    [file, "there is no such run"],
+    [file, "it is a file, and a run is a directory"],
+    [directory, "it is no run, but holds runs"],
+    [empty, "it is no run"],
     [none, "it has no evaluation yet"],
     [silent, "it has no metrics.jsonl that can be read"],
     [`${silent}/`, "it has no metrics.jsonl that can be read"],
@@ -244,9 +247,9 @@ Deno.test("compareTable() puts the runs' last and best figures in columns", () =
   assert.equal(
     compareTable(named),
     [
-      "run  params  steps  tokens   time  FLOPs   loss  bits/byte     best loss",
-      "a       1 k      2     800   2.0s  5.6e6  6.000      3.000  5.000 at 400",
-      "b    1.23 M      1     400  1m40s  2.8e6  2.000      1.000  2.000 at 400",
+      "run  params  steps  tokens   time  FLOPs   loss  bits/byte            best loss",
+      "a       1 k      2     800   2.0s  5.6e6  6.000      3.000  5.000 at 400 tokens",
+      "b    1.23 M      1     400  1m40s  2.8e6  2.000      1.000  2.000 at 400 tokens",
       "",
       "differs in       a    b",
       "--learning-rate  1  0.5",
