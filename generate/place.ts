@@ -17,6 +17,9 @@ import { ADAPTER_CONFIG } from "../model/files/lora.ts";
 /** What options need that name a checkpoint or a run. */
 const NEEDS = { "--run": "a run", "--checkpoint": "a checkpoint" } as const;
 
+/** The reason if there is nothing at a path. */
+const ABSENT = "there is no such directory";
+
 /** What a path holds. */
 export interface Place {
   /** The end of a sentence: `it is a checkpoint`. */
@@ -25,7 +28,7 @@ export interface Place {
   readonly load?: readonly [flag: keyof typeof NEEDS | "--model", path: string];
 }
 
-/** Describes what is at a path; undefined if it is nothing, a directory of other files, or unreadable. */
+/** Describes what is at a path; undefined for a directory of other files, or if it cannot be read. */
 export function placeAt(path: string): Place | undefined {
   try {
     return describe(path);
@@ -37,7 +40,7 @@ export function placeAt(path: string): Place | undefined {
 
 function describe(path: string): Place | undefined {
   const status = statSync(path, { throwIfNoEntry: false });
-  if (!status) return undefined;
+  if (!status) return { reason: ABSENT };
   if (!status.isDirectory()) {
     if (ggufIn(path) !== undefined) return { reason: "it is a file", load: ["--model", path] };
     const load = describe(dirname(path))?.load;
@@ -67,7 +70,7 @@ function describe(path: string): Place | undefined {
  */
 export function checkPlace(flag: keyof typeof NEEDS, path: string): void {
   const place = placeAt(path);
-  if (!place) return;
+  if (!place || place.reason === ABSENT && flag === "--run") return; // without a run there is no model yet
   const { reason, load } = place;
   if (load?.[0] === flag && load[1] === path) return;
   throw new UserError(

@@ -183,7 +183,6 @@ async function findFiles(spec: string, options: FindModelOptions): Promise<Found
   if (status?.isFile() && ggufIn(spec) !== undefined) {
     return { spec: resolve(spec), directory: spec };
   }
-  if (!status) throw refuse("there is no such directory");
   const { reason, load } = placeAt(spec) ?? {};
   if (reason !== undefined && load?.[1] !== spec) {
     throw refuse(reason, load && `A model is at ${commandLine([load[1]])}`);

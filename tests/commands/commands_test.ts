@@ -695,7 +695,7 @@ const MISTAKES: [name: string, args: string[], message: RegExp][] = [
     ["--checkpoint", out],
     /must be a checkpoint: it is a run\nTo load it: --run \S+\/run\n$/,
   ],
-  ["generate", ["--checkpoint", join(directory, "none")], /trainer_state\.json is missing/],
+  ["generate", ["--checkpoint", join(directory, "none")], /be a checkpoint: there is no such dir/],
   ["generate", ["--top-p", "0"], /--top-p must be above 0/],
   ["compare", ["a", ""], /argument '' of 'run' is invalid\. It must not be empty/],
   [

@@ -28,7 +28,7 @@ Deno.test("placeAt() names the option that loads a model from a path or beside i
     [join(checkpoint, "config.json"), { ...file, load: ["--checkpoint", checkpoint] }],
     [text, file],
     [empty, undefined],
-    [join(directory, "absent"), undefined],
+    [join(directory, "absent"), { reason: "there is no such directory" }],
     [join(text, "absent"), undefined],
   ];
   for (const [path, place] of cases) assert.deepEqual(placeAt(path), place, path);
@@ -44,6 +44,7 @@ Deno.test("checkPlace() says what to type when a path is not what its option nee
     ["--checkpoint", run, "a checkpoint: it is a run", `--run ${run}`],
     ["--checkpoint", model, "a checkpoint: it is a model", `--model ${model}`],
     ["--run", text, "a run: it is a file", undefined],
+    ["--checkpoint", join(run, "absent"), "a checkpoint: there is no such directory", undefined],
   ] as const;
   for (const [flag, path, problem, use] of cases) {
     assert.throws(() => checkPlace(flag, path), {
