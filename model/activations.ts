@@ -31,8 +31,8 @@ interface ActivationSpec {
   readonly needed: "forward" | "loss" | "training";
   /** Whether each layer has one; otherwise there is one for the whole model. */
   readonly perLayer: boolean;
-  /** The activation whose buffer it shares if there is no backward pass; by default none. */
-  readonly shares?: string;
+  /** The activation whose buffer it uses if there is no backward pass; its own name by default. */
+  readonly shares: string;
 }
 
 /**
@@ -69,7 +69,10 @@ export function logitsRows(
   return Math.min(rows, Math.max(chunk, multiple));
 }
 
-/** The table of activations.  M = B · T; R: rows in a chunk of logits. */
+/**
+ * The table of activations, whose columns are name, shape, role, needed and shares. A `layerRow` is one per layer.
+ * M = B · T; R: rows in a chunk of logits.
+ */
 function activationTable(
   config: GptConfig,
   { batchSize: B, sequenceLength: T }: BatchShape,
@@ -82,35 +85,33 @@ function activationTable(
     shape: readonly number[],
     role: keyof DTypes,
     needed: ActivationSpec["needed"],
-  ): ActivationSpec => ({ name, shape, role, needed, perLayer: false });
-  const layerRow = (
-    name: string,
-    shape: readonly number[],
-    role: keyof DTypes,
-    { needed = "forward", shares = name }: Partial<ActivationSpec> = {},
-  ): ActivationSpec => ({ name, shape, role, needed, perLayer: true, shares });
+    shares = name,
+  ): ActivationSpec => ({ name, shape, role, needed, shares, perLayer: false });
+  const layerRow = (...columns: Parameters<typeof row>): ActivationSpec => (
+    { ...row(...columns), perLayer: true }
+  );
   const adapted = adaptersOf(config).filter(({ layer }) => layer === 0);
   return [
     row("embedded", [M, C], "stream", "training"), // before dropout
     row("x", [M, C], "stream", "forward"), // residual stream before the first block
-    layerRow("ln1", [M, C], "matrix"),
-    layerRow("ln1.statistics", [M, 2], "statistic"),
-    layerRow("qkv", [M, 3 * C], "matrix"),
-    layerRow("attention", [M, C], "matrix"),
-    layerRow("attention.logSumExp", [B, NH, T], "statistic", { needed: "loss" }),
+    layerRow("ln1", [M, C], "matrix", "forward"),
+    layerRow("ln1.statistics", [M, 2], "statistic", "forward"),
+    layerRow("qkv", [M, 3 * C], "matrix", "forward"),
+    layerRow("attention", [M, C], "matrix", "forward"),
+    layerRow("attention.logSumExp", [B, NH, T], "statistic", "loss"),
     row("projected", [M, C], "matrix", "forward"), // addend of the residual stream
-    layerRow("middle", [M, C], "stream"), // residual stream after attention
-    layerRow("ln2", [M, C], "matrix", { shares: "ln1" }),
-    layerRow("ln2.statistics", [M, 2], "statistic", { shares: "ln1.statistics" }),
-    layerRow("hidden", [M, F], "matrix"),
-    layerRow("activated", [M, F], "matrix"), // activation(hidden)
-    layerRow("out", [M, C], "stream", { shares: "x" }), // residual stream after the MLP
-    // x · Aᵀ of each adapter
+    layerRow("middle", [M, C], "stream", "forward"), // residual stream after attention
+    layerRow("ln2", [M, C], "matrix", "forward", "ln1"),
+    layerRow("ln2.statistics", [M, 2], "statistic", "forward", "ln1.statistics"),
+    layerRow("hidden", [M, F], "matrix", "forward"),
+    layerRow("activated", [M, F], "matrix", "forward"), // activation(hidden)
+    layerRow("out", [M, C], "stream", "forward", "x"), // residual stream after the MLP
     ...adapted.map(({ module }) =>
-      layerRow(`${module.name} low`, [M, lora!.rank], "matrix", { shares: "low" })
+      // x · Aᵀ of each adapter
+      layerRow(`${module.name} low`, [M, lora!.rank], "matrix", "forward", "low")
     ),
-    { ...row("lnf", [M, C], "matrix", "forward"), shares: "ln1" },
-    { ...row("lnf.statistics", [M, 2], "statistic", "forward"), shares: "ln1.statistics" },
+    row("lnf", [M, C], "matrix", "forward", "ln1"),
+    row("lnf.statistics", [M, 2], "statistic", "forward", "ln1.statistics"),
     row("logits", [R, logitsColumns(config)], "matrix", "loss"), // replaced by dlogits in training
     row("losses", [M], "statistic", "loss"),
 
@@ -162,7 +163,7 @@ export function createActivations(
       .filter((spec) => needed.includes(spec.needed))
       .map((spec) => [spec.name, spec]),
   );
-  const keyOf = ({ name, perLayer, shares = name }: ActivationSpec, layer: number) => {
+  const keyOf = ({ name, perLayer, shares }: ActivationSpec, layer: number) => {
     if (purpose !== "training") return shares;
     return perLayer ? `${name} ${layer >= firstLayer ? layer : layer % 2}` : name;
   };
