@@ -104,7 +104,8 @@ fn siluDerivative(x: value) -> value {
 
 fn activation(x: value) -> value {
   if (ACTIVATION == GELU) { return gelu(x); }
-  if (ACTIVATION == RELU) { return select(x, value(), x < value()); } // NaN stays NaN
+  // not max(x, 0): a driver for NVIDIA makes 0 of NaN there, also if it is written with select()
+  if (ACTIVATION == RELU) { return x - min(x, value()); }
   if (ACTIVATION == SILU) { return x / (1.0 + siluDecay(x)); }
   return geluNew(x);
 }
