@@ -258,7 +258,8 @@ export function rooflineBenches(device: Device): KernelBench[] {
       });
     },
   }));
-  return [...copies, squareProduct({ side, layout: "NN", dtype: matrixTypes(device)[0]! })];
+  const product = squareProduct({ side, layout: "NN", dtype: matrixTypes(device)[0]! });
+  return [...copies, { ...product, name: `roofline ${product.name}` }]; // that of the kernels is another result
 }
 
 /** Element types of matrices in benchmarks; the first is the one that training uses. */
@@ -282,6 +283,19 @@ export function squareProduct(
       });
     },
   };
+}
+
+/**
+ * Makes sure that benchmarks have different names, by which reports are compared.
+ *
+ * @throws {RangeError} naming those that several have.
+ */
+export function checkDistinct(names: readonly string[]): void {
+  const repeated = names.filter((name, i) => names.indexOf(name) !== i);
+  if (repeated.length === 0) return;
+  throw new RangeError(
+    `Cannot measure as every benchmark must have its own name: several are ${repeated.join("; ")}`,
+  );
 }
 
 /** Bytes of a tensor with that many elements. */

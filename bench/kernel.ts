@@ -2,7 +2,8 @@ import { Argument } from "@commander-js/extra-typings";
 import { type KernelSource, kernelSources } from "./kernel_sources.ts";
 import { command, output, run } from "../commands/command.ts";
 import { specialize, unroll } from "../kernels/shader.ts";
-import { taskCommand } from "../files/command_line.ts";
+import { quoted } from "../files/printable.ts";
+import { UserError } from "../files/user_error.ts";
 
 /** `kernel`: the WGSL that an op runs. */
 const program = command(
@@ -18,7 +19,8 @@ const program = command(
   .option("--all", "print it for every set of constants, not only for the first")
   .action((op, variant, type, options) =>
     run(() => {
-      output(print(kernelSources(), { op, variant, type }, options));
+      const words = [op, variant, type].filter((word) => word !== undefined);
+      output(print(kernelSources(), words, options));
       return Promise.resolve();
     })
   );
@@ -26,27 +28,49 @@ const program = command(
 /** The WGSL of the selected kernels, or a list of them. */
 function print(
   sources: readonly KernelSource[],
-  { op, variant, type }: Record<"op" | "variant" | "type", string | undefined>,
+  words: readonly string[],
   { source, all }: { source?: boolean | undefined; all?: boolean | undefined },
 ): string {
-  const found = sources.filter((kernel) =>
-    (op === undefined || kernel.op === op) &&
-    (variant === undefined || kernel.variant === variant) &&
-    (type === undefined || kernel.dtype === type)
-  );
-  if (found.length === 0) {
-    const asked = [op, variant, type].filter((word) => word !== undefined).join(" ");
-    throw new RangeError(
-      `Cannot print ${asked} as no kernel has that name: ${taskCommand("kernel")} lists them`,
-    );
-  }
-  if (variant === undefined) return listOf(found);
+  const found = select(sources, words);
+  if (words.length < 2) return listOf(found);
   const text = ({ shader, constants }: KernelSource) => {
     const specialized = specialize(shader, constants);
     const values = Object.entries(constants).map(([name, value]) => `${name} ${value}`);
     return `// ${values.join(", ")}\n${source ? specialized : unroll(specialized)}`;
   };
   return (all ? found : found.slice(0, 1)).map(text).join("\n\n");
+}
+
+/**
+ * The kernels that an op, a variant and a type name. The variant may be left out before a type if only one variant
+ * has that type.
+ *
+ * @throws {UserError} with the kernels that there are if there is none, or if a type alone names several.
+ */
+function select(sources: readonly KernelSource[], words: readonly string[]): KernelSource[] {
+  const [op] = words;
+  if (op === undefined) return [...sources];
+  const ofOp = sources.filter((kernel) => kernel.op === op);
+  if (ofOp.length === 0) {
+    throw new UserError(
+      `Cannot print ${quoted(op)} as it must be an op of the list below`,
+      { hint: `The ops: ${[...new Set(sources.map(({ op }) => op))].join(", ")}` },
+    );
+  }
+  const isType = words.length === 2 && /^f(16|32)$/.test(words[1]!);
+  const [, variant, type] = isType ? [op, undefined, words[1]] : words;
+  const found = ofOp.filter((kernel) =>
+    (variant === undefined || kernel.variant === variant) &&
+    (type === undefined || kernel.dtype === type)
+  );
+  const isUnclear = isType && new Set(found.map(({ variant }) => variant)).size > 1;
+  if (found.length > 0 && !isUnclear) return found;
+  throw new UserError(
+    `Cannot print ${quoted(words.join(" "))} as ${
+      isUnclear ? "it must name a variant: several have that type" : `${op} has no such kernel`
+    }`,
+    { hint: `The variants and types of ${op}:\n${listOf(ofOp).trimEnd()}` },
+  );
 }
 
 /** A line per op, variant and type. */

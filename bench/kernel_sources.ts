@@ -4,9 +4,9 @@ import { benchConfig, STEP_OPTIONS } from "./models.ts";
 import { createDecoder } from "../generate/decoder.ts";
 import { attentionWeights } from "../kernels/attention/weights.ts";
 import type { Device } from "../kernels/device.ts";
-import { type DryDevice, dryDevice } from "../kernels/dry_device.ts";
+import { dryDevice } from "../kernels/dry_device.ts";
 import { type Constants, Program, type Shader } from "../kernels/program.ts";
-import { labelOf, specialize } from "../kernels/shader.ts";
+import { labelOf, type Pipeline, specialize } from "../kernels/shader.ts";
 import { createTensor } from "../kernels/tensor.ts";
 import { createGpt } from "../model/gpt.ts";
 import { createTrainStep } from "../train/step.ts";
@@ -32,8 +32,33 @@ const MACHINES = [
   { isCpu: false, subgroupSize: undefined, hasF16: false },
 ] as const;
 
+/** The pipelines of one device, which are shared by all, since specializing a shader takes the most time. */
+class SharedPipelines extends Map<string, Pipeline> {
+  /** Keys of the pipelines that this device uses. */
+  readonly used = new Set<string>();
+  readonly #shared: Map<string, Pipeline>;
+
+  constructor(shared: Map<string, Pipeline>) {
+    super();
+    this.#shared = shared;
+  }
+
+  override get(key: string): Pipeline | undefined {
+    this.used.add(key);
+    return this.#shared.get(key);
+  }
+
+  override set(key: string, pipeline: Pipeline): this {
+    this.#shared.set(key, pipeline);
+    return this;
+  }
+}
+
 /** A device of such a machine that allocates and compiles nothing, so that it needs no adapter. */
-function machine({ isCpu, subgroupSize, hasF16 }: typeof MACHINES[number]): DryDevice {
+function machine(
+  { isCpu, subgroupSize, hasF16 }: typeof MACHINES[number],
+  pipelines: SharedPipelines,
+): Device {
   const limits: Partial<GPUSupportedLimits> = {
     maxBufferSize: 2 ** 32,
     maxComputeInvocationsPerWorkgroup: 1024,
@@ -51,31 +76,32 @@ function machine({ isCpu, subgroupSize, hasF16 }: typeof MACHINES[number]): DryD
     name: isCpu ? "a CPU" : "a GPU",
     features: new Set(hasF16 ? ["shader-f16", "timestamp-query"] : ["timestamp-query"]),
   };
-  return dryDevice(device as Device);
+  return { ...dryDevice(device as Device), pipelines };
 }
 
 /**
  * Every shader that training, generation, inspection and the benchmarks run, including all variants of the tuner.
  */
 export function kernelSources(): KernelSource[] {
-  const sources = new Map<string, KernelSource>();
-  const collect = ({ pipelines }: Device, variant?: string) => {
-    for (const key of pipelines.keys()) {
+  const sources = new Map<string, KernelSource>(), shared = new Map<string, Pipeline>();
+  const collect = ({ used }: SharedPipelines, variant?: string) => {
+    for (const key of used) {
       const [constants, shader] = JSON.parse(key) as [Constants, Shader];
       const [, op, file] = /(\w+)\/(\w+)\.wgsl$/.exec(labelOf(shader))!;
-      const dtype = /^enable f16;/.test(specialize(shader, constants)) ? "f16" : "f32";
+      const dtype = sources.get(key)?.dtype ??
+        (/^enable f16;/.test(specialize(shader, constants)) ? "f16" : "f32");
       sources.set(key, { op: op!, variant: variant ?? file!, dtype, shader, constants });
     }
   };
   for (const kind of MACHINES) {
-    for (const work of workOn(machine(kind))) {
-      const device = machine(kind);
-      const programs = work(device);
-      collect(device);
+    for (const work of workOn(machine(kind, new SharedPipelines(shared)))) {
+      const pipelines = new SharedPipelines(shared);
+      const programs = work(machine(kind, pipelines));
+      collect(pipelines);
       for (const { variants, record } of programs.flatMap((p) => [...p.tunables.values()])) {
         for (const variant of variants) {
-          const own = machine(kind);
-          record(new Program(own), variant);
+          const own = new SharedPipelines(shared);
+          record(new Program(machine(kind, own)), variant);
           collect(own, variant);
         }
       }

@@ -1,6 +1,13 @@
 import { Option } from "@commander-js/extra-typings";
 import { readText } from "../files/json.ts";
-import { Harness, matrixTypes, type Result, type Roofline, rooflineBenches } from "./harness.ts";
+import {
+  checkDistinct,
+  Harness,
+  matrixTypes,
+  type Result,
+  type Roofline,
+  rooflineBenches,
+} from "./harness.ts";
 import {
   decodeBenches,
   generateBenches,
@@ -53,7 +60,11 @@ const program = command("bench", "Measure the kernels, training and generation o
   .option("--scaling", "also time training steps over batch, context, width and layers")
   .option("--json <file>", "write the report to this file too")
   .option("--compare <file>", "print ratios to an older report; fail if a benchmark is slower")
-  .option("--tolerance <share>", "share by which a benchmark may be slower", realNumber, 0.1)
+  .option(
+    "--tolerance <share>",
+    "share by which a benchmark may be slower than in --compare (default: 0.1)",
+    realNumber,
+  )
   .action((options) => run(() => main(options)));
 
 interface Options {
@@ -64,10 +75,15 @@ interface Options {
   scaling?: true | undefined;
   json?: string | undefined;
   compare?: string | undefined;
-  tolerance: number;
+  tolerance?: number | undefined;
 }
 
 async function main(options: Options): Promise<number> {
+  if (options.tolerance !== undefined && options.compare === undefined) {
+    throw new UserError(
+      `Cannot measure as --tolerance needs --compare: current value is ${options.tolerance}`,
+    );
+  }
   // check paths first, so that a wrong one costs no time
   if (options.json !== undefined) {
     checkReplaceable(options.json, {
@@ -104,7 +120,7 @@ async function main(options: Options): Promise<number> {
   if (options.json) replaceText(options.json, `${JSON.stringify(report, null, 2)}\n`);
   const failed = bench.failures.length > 0;
   if (failed) status(`\n${wrap(`failed: ${bench.failures.join("; ")}`, 80, "  ")}`);
-  const isAsFast = old === undefined || reportComparison(report, old, options.tolerance);
+  const isAsFast = old === undefined || reportComparison(report, old, options.tolerance ?? 0.1);
   // the lines above say the same to people
   if (!Deno.stdout.isTerminal()) output(`${JSON.stringify(report)}\n`);
   return failed || !isAsFast ? 1 : 0;
@@ -125,13 +141,15 @@ function isReport(path: string): boolean {
 function namesOf(device: Device, precision: Precision, { scaling }: Options): string[] {
   const steps = trainStepBenches(device, precision);
   const kernels = [...rooflineBenches(device), ...kernelBenches(device), ...decodeBenches(device)];
-  return [
+  const names = [
     ...kernels.map(({ name }) => name),
     ...steps.map(trainStepName),
     ...generateBenches(device, precision).map(generateName),
     coldStartName(steps[0]!),
     ...(scaling ? scalingSteps(device, precision).map(scalingName) : []),
   ];
+  checkDistinct(names);
+  return names;
 }
 
 /**
@@ -211,12 +229,17 @@ async function runKernels(bench: BenchRun): Promise<Roofline> {
   for (const result of results) bench.add(result);
   const kernels = [...kernelBenches(device), ...decodeBenches(device)]
     .filter(({ name }) => bench.wants(name));
-  if (kernels.length > 0) status("\nkernels, and their share of the roofline");
+  if (kernels.length > 0) {
+    status("\nkernels, and their share of the roofline");
+    status("(above 100 %: data that fits a cache, or a product faster than the roofline's)");
+  }
   for (const kernel of kernels) {
     await bench.guarded(kernel.name, async () => {
       bench.add(await harness.measure(kernel));
       if (!options.variants) return;
-      for (const result of await harness.measureVariants(kernel)) bench.add(result);
+      const variants = await harness.measureVariants(kernel);
+      if (variants.length === 0) status("  no other variants on this machine");
+      for (const result of variants) bench.add(result);
     });
   }
   harness.destroy();
@@ -267,7 +290,7 @@ async function runScaling(
 /** Prints the ratios to an older report; returns whether no benchmark became slower. */
 function reportComparison(report: Report, old: Report, tolerance: number): boolean {
   const comparisons = compare(report, old);
-  status(`\nbefore (${old.date}, ${old.device.name}), now, and the ratio`);
+  status(`\nbefore (${old.date}, ${old.device.name}), now, and the ratio of the times`);
   for (const comparison of comparisons) status(comparisonLine(comparison));
   const names = slower(comparisons, tolerance).map(({ name }) => name);
   if (names.length > 0) {

@@ -171,7 +171,8 @@ function kernelShares(report: Report): string[][] {
   for (const { name, share } of distinct(report.results)) {
     // `attention forward f16 [8192,2304] T 128 HS 32`: kernel, operation, shape
     const [, kernel, operation] = name.match(KERNEL_NAME) ?? [];
-    if (share === undefined || !kernel || !operation || / as /.test(name)) continue; // a variant
+    if (share === undefined || !kernel || !operation) continue;
+    if (/^roofline | as /.test(name)) continue; // what shares refer to, and variants
     const operations = kernels.get(kernel) ?? new Map<string, number[]>();
     operations.set(operation, [...operations.get(operation) ?? [], share]);
     kernels.set(kernel, operations);
@@ -240,7 +241,8 @@ export function profileTable(profiles: NonNullable<Report["profiles"]>): string 
 }
 
 /**
- * Results without duplicate names, of which the last is kept: the roofline's product is measured twice.
+ * Results without duplicate names, of which the last is kept: in older reports the roofline's product
+ * has the name of a kernel's.
  */
 function distinct(results: readonly Result[]): Result[] {
   return [...new Map(results.map((result) => [result.name, result])).values()];

@@ -1,4 +1,5 @@
 import { taskCommand } from "../files/command_line.ts";
+import { byteCount } from "../files/units.ts";
 import { UserError } from "../files/user_error.ts";
 import type { Result, Roofline } from "./harness.ts";
 import { deviceMs, type Scaling, type ScalingPoint } from "./scaling.ts";
@@ -28,8 +29,7 @@ export function resultLine(result: Result): string {
 }
 
 /** A name with its values at the right, or below it if it is long. */
-function nameAndValues(name: string, values: string): string {
-  const width = 80 - 30;
+function nameAndValues(name: string, values: string, width = 80 - 30): string {
   return name.length < width
     ? `${name.padEnd(width)}${values}`.trimEnd()
     : `${wrap(name, 79, "  ")}\n${" ".repeat(width)}${values}`.trimEnd();
@@ -40,10 +40,10 @@ export function detailLines(result: Result): string[] {
   const lines: string[] = [];
   const { gpuMs, idleShare = 0, peakBytes, launches, parts, compile } = result;
   if (gpuMs !== undefined) {
-    lines.push(`  on the device ${time(gpuMs)}, idle ${percent(idleShare)}`);
+    lines.push(`  on the device ${time(gpuMs)}; it is idle ${percent(idleShare)} of the time`);
   }
   if (peakBytes !== undefined) {
-    lines.push(`  ${launches} launches, buffers of ${(peakBytes / 1e9).toFixed(2)} GB`);
+    lines.push(`  ${launches} launches, buffers of ${byteCount(peakBytes)}`);
   }
   const times = (byName: Readonly<Record<string, number>>) =>
     Object.entries(byName).map(([name, ms]) => `${name} ${time(ms)}`);
@@ -168,10 +168,13 @@ export function slower(comparisons: readonly Comparison[], tolerance: number): C
   return comparisons.filter(({ ratio, leastRatio }) => ratio > 1 + tolerance && leastRatio > 1);
 }
 
-/** A line of a comparison. */
+/** A line of a comparison, which says how many times slower or faster the benchmark became. */
 export function comparisonLine({ name, oldMs, ms, ratio }: Comparison): string {
   const times = [oldMs, ms].map((ms) => time(ms).padStart(9)).join(" ");
-  return nameAndValues(name, `${times} ${ratio.toFixed(2).padStart(6)} ×`);
+  const isSlower = ratio >= 1, factor = isSlower ? ratio : 1 / ratio;
+  const word = factor < 1.005 ? "" : isSlower ? " slower" : " faster";
+  const shown = factor < 999.5 ? factor.toFixed(2) : "999+";
+  return nameAndValues(name, `${times} ${shown.padStart(6)} ×${word}`, 80 - 36);
 }
 
 /**

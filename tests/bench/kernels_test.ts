@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { decodeBenches } from "../../bench/generate.ts";
-import type { Work } from "../../bench/harness.ts";
+import { checkDistinct, rooflineBenches, type Work } from "../../bench/harness.ts";
 import { kernelBenches } from "../../bench/kernels.ts";
 import type { Device } from "../../kernels/device.ts";
 import { dryDevice } from "../../kernels/dry_device.ts";
@@ -15,6 +15,18 @@ const gpu: Device = {
   maxBindingBytes: 2 ** 31,
 };
 const cpu: Device = { ...device, isCpu: true };
+
+Deno.test("benchmarks of a device have different names", () => {
+  for (const device of [gpu, cpu]) {
+    const benches = [
+      ...rooflineBenches(device),
+      ...kernelBenches(device),
+      ...decodeBenches(device),
+    ];
+    checkDistinct(benches.map(({ name }) => name));
+  }
+  assert.throws(() => checkDistinct(["a", "b", "a"]), /must have its own name: several are a$/);
+});
 
 /** Operations of benchmarks: 2 for a product and a sum. Bytes: each input read, each output written. */
 const WORK: readonly [on: Device, name: string, work: Work][] = [

@@ -54,6 +54,14 @@ Deno.test("slower() returns the benchmarks beyond the tolerance whose least samp
   assert.deepEqual(names(0.6), []);
 });
 
+Deno.test("comparisonLine() says how many times slower or faster a benchmark became", () => {
+  const line = (ms: number, ratio: number) =>
+    comparisonLine({ name: "a", oldMs: 2, ms, ratio, leastRatio: ratio }).replace(/ +/g, " ");
+  assert.equal(line(3, 1.5), "a 2.00 ms 3.00 ms 1.50 × slower");
+  assert.equal(line(1, 0.5), "a 2.00 ms 1.00 ms 2.00 × faster");
+  assert.equal(line(2, 1), "a 2.00 ms 2.00 ms 1.00 ×");
+});
+
 Deno.test("resultLine() shows rate and share, and fits 80 columns", () => {
   const line = resultLine({
     ...result("matmul NN f16 [4096,4096]x[4096,4096]", 4),

@@ -762,6 +762,18 @@ const MISTAKES: [name: string, args: string[], message: RegExp][] = [
     ["--compare", join(directory, "absent.json")],
     /^Error: Cannot read report \S+absent\.json: there is no such file\n$/,
   ],
+  ["bench", ["--tolerance", "0.2"], /^Error: Cannot measure as --tolerance needs --compare: /],
+  ["kernel", ["foo"], /^Error: Cannot print "foo" as it must be .*\nThe ops: adamw, .*, sum\n$/],
+  [
+    "kernel",
+    ["layernorm", "f16"],
+    /^Error: Cannot print .* as it must name a variant: .*\nThe variants .*:\nlayernorm "backward" f16 /,
+  ],
+  [
+    "kernel",
+    ["dropout", "dropout", "f16"],
+    /^Error: Cannot print .* as dropout has no such kernel\nThe .*:\ndropout "dropout" f32 [^\n]*\n$/,
+  ],
   ["prepare", [], /missing required argument 'data'/],
   [
     "prepare",
