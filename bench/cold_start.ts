@@ -1,10 +1,10 @@
-import { STEP_OPTIONS } from "./models.ts";
-import { sampleBatch } from "./text.ts";
-import type { ColdStart, TrainStepBench } from "./train_step.ts";
 import { type Device, openDevice } from "../kernels/device.ts";
 import { createGpt } from "../model/gpt.ts";
 import { initializeParameters } from "../model/weights.ts";
 import { createTrainStep } from "../train/step.ts";
+import { STEP_OPTIONS } from "./models.ts";
+import { sampleBatch } from "./text.ts";
+import type { ColdStart, TrainStepBench } from "./train_step.ts";
 
 /**
  * The process that `measureColdStart()` times: it opens the device, creates parameters, compiles, runs one

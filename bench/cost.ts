@@ -1,10 +1,10 @@
-import type { Roofline } from "./harness.ts";
-import type { TrainStepBench } from "./train_step.ts";
 import { bytesPerElement, size } from "../kernels/tensor.ts";
 import { attentionOf, innerWidthOf } from "../model/config.ts";
 import { headName } from "../model/gpt.ts";
 import { parameterTable } from "../model/parameters.ts";
 import { dtypesOf } from "../model/precision.ts";
+import type { Roofline } from "./harness.ts";
+import type { TrainStepBench } from "./train_step.ts";
 
 /**
  * A model of the time of a training step, from its dimensions and three figures of the device. If a step

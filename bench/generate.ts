@@ -1,8 +1,4 @@
 import assert from "node:assert/strict";
-import { bytesOf, type KernelBench, type Maker, matrixTypes, type Result } from "./harness.ts";
-import { meterMemory } from "./memory.ts";
-import { benchConfig } from "./models.ts";
-import { profile, type ProfileRow } from "./train_step.ts";
 import { gpt2Tokenizer, type Tokenizer } from "../data/tokenizer/tokenizer.ts";
 import { createDecoder, type Decoder } from "../generate/decoder.ts";
 import { DEFAULT_SAMPLER, generateBatch } from "../generate/generate.ts";
@@ -16,6 +12,10 @@ import type { GptConfig } from "../model/config.ts";
 import { createGpt, type Gpt } from "../model/gpt.ts";
 import type { Precision } from "../model/precision.ts";
 import { initializeParameters } from "../model/weights.ts";
+import { bytesOf, type KernelBench, type Maker, matrixTypes, type Result } from "./harness.ts";
+import { meterMemory } from "./memory.ts";
+import { benchConfig } from "./models.ts";
+import { profile, type ProfileRow } from "./train_step.ts";
 
 /** A generation to time. */
 export interface GenerateBench {

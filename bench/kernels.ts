@@ -1,5 +1,3 @@
-import { bytesOf, type KernelBench, matrixTypes, squareProduct } from "./harness.ts";
-import { sampleBatch } from "./text.ts";
 import { adamw } from "../kernels/adamw/adamw.ts";
 import { attentionBackward, attentionForward } from "../kernels/attention/attention.ts";
 import {
@@ -16,6 +14,8 @@ import { matmul } from "../kernels/matmul/matmul.ts";
 import type { DType } from "../kernels/tensor.ts";
 import { logitsColumns, logitsRows } from "../model/activations.ts";
 import { headLogits, headLossBackward, headSlices } from "../model/head.ts";
+import { bytesOf, type KernelBench, matrixTypes, squareProduct } from "./harness.ts";
+import { sampleBatch } from "./text.ts";
 
 /**
  * Benchmarks of every kernel, each with the work that it needs at least: operations, where a multiply-add

@@ -1,5 +1,20 @@
 import { Option } from "@commander-js/extra-typings";
+import { command, output, realNumber, run, status } from "../commands/command.ts";
+import { commandLine } from "../files/command_line.ts";
+import { checkReplaceable, replaceText } from "../files/disk.ts";
 import { readText } from "../files/json.ts";
+import { quoted } from "../files/printable.ts";
+import { UserError } from "../files/user_error.ts";
+import { type Device, openDevice } from "../kernels/device.ts";
+import { clockOf } from "../kernels/timing.ts";
+import type { Precision } from "../model/precision.ts";
+import {
+  decodeBenches,
+  generateBenches,
+  generateName,
+  measureGenerate,
+  profileGenerate,
+} from "./generate.ts";
 import {
   checkDistinct,
   Harness,
@@ -8,13 +23,6 @@ import {
   type Roofline,
   rooflineBenches,
 } from "./harness.ts";
-import {
-  decodeBenches,
-  generateBenches,
-  generateName,
-  measureGenerate,
-  profileGenerate,
-} from "./generate.ts";
 import { kernelBenches } from "./kernels.ts";
 import {
   compare,
@@ -39,14 +47,6 @@ import {
   trainStepBenches,
   trainStepName,
 } from "./train_step.ts";
-import { command, output, realNumber, run, status } from "../commands/command.ts";
-import { commandLine } from "../files/command_line.ts";
-import { checkReplaceable, replaceText } from "../files/disk.ts";
-import { quoted } from "../files/printable.ts";
-import { UserError } from "../files/user_error.ts";
-import { type Device, openDevice } from "../kernels/device.ts";
-import { clockOf } from "../kernels/timing.ts";
-import type { Precision } from "../model/precision.ts";
 
 /** `bench`: the speed of this machine, and its share of the roofline. */
 const program = command("bench", "Measure the kernels, training and generation on this machine.")

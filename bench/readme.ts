@@ -1,3 +1,5 @@
+import { command, run, status } from "../commands/command.ts";
+import { UserError } from "../files/user_error.ts";
 import {
   headline,
   type MachineResults,
@@ -9,8 +11,6 @@ import {
 } from "./markdown.ts";
 import { parseReport } from "./report.ts";
 import { drawScaling } from "./scaling_plot.ts";
-import { command, run, status } from "../commands/command.ts";
-import { UserError } from "../files/user_error.ts";
 
 /**
  * The text of every file that is generated from bench/results/, by its path from the root: README.md,

@@ -1,14 +1,14 @@
 import copy from "./copy.wgsl" with { type: "text" };
-import { type Machine, modelledMs, type StepCost, stepCost } from "./cost.ts";
-import type { Roofline } from "./harness.ts";
-import { OWN_VOCABULARY, STORIES_VOCABULARY } from "./models.ts";
-import { measureTrainStep, type TrainStepBench, type TrainStepResult } from "./train_step.ts";
 import type { Device } from "../kernels/device.ts";
 import { Program } from "../kernels/program.ts";
 import { createTensor } from "../kernels/tensor.ts";
 import { median, timePasses } from "../kernels/timing.ts";
 import { PRESETS } from "../model/config.ts";
 import type { Precision } from "../model/precision.ts";
+import { type Machine, modelledMs, type StepCost, stepCost } from "./cost.ts";
+import type { Roofline } from "./harness.ts";
+import { OWN_VOCABULARY, STORIES_VOCABULARY } from "./models.ts";
+import { measureTrainStep, type TrainStepBench, type TrainStepResult } from "./train_step.ts";
 
 /**
  * Measures how the time of a training step grows with batch, context, width and layers, one at a time, and

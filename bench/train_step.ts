@@ -1,11 +1,7 @@
-import { meterMemory } from "./memory.ts";
-import { benchConfig, OWN_VOCABULARY, STEP_OPTIONS } from "./models.ts";
-import { sampleBatch, sampleBatches } from "./text.ts";
-import type { Result } from "./harness.ts";
 import { UserError } from "../files/user_error.ts";
+import { misfitOf, shortageOf } from "../generate/limits.ts";
 import type { Device } from "../kernels/device.ts";
 import type { Program } from "../kernels/program.ts";
-import { misfitOf, shortageOf } from "../generate/limits.ts";
 import { clockOf, median, timePasses, warmUpMsOf } from "../kernels/timing.ts";
 import { tune, untuned } from "../kernels/tune.ts";
 import type { GptConfig, PresetName } from "../model/config.ts";
@@ -13,6 +9,10 @@ import { createGpt } from "../model/gpt.ts";
 import type { Precision } from "../model/precision.ts";
 import { initializeParameters } from "../model/weights.ts";
 import { createTrainStep, type TrainStep } from "../train/step.ts";
+import type { Result } from "./harness.ts";
+import { meterMemory } from "./memory.ts";
+import { benchConfig, OWN_VOCABULARY, STEP_OPTIONS } from "./models.ts";
+import { sampleBatch, sampleBatches } from "./text.ts";
 
 /** A training step to time. */
 export interface TrainStepBench {

@@ -1,6 +1,6 @@
+import { specialize, unroll } from "../kernels/shader.ts";
 import { kernelSources } from "./kernel_sources.ts";
 import { wgslFiles } from "./wgsl_files.ts";
-import { specialize, unroll } from "../kernels/shader.ts";
 
 /**
  * `wgsl`: compiles every file of kernels/ and every variant of every op as Chrome does, with Dawn's null

@@ -1,11 +1,11 @@
 import { Command, InvalidArgumentError } from "@commander-js/extra-typings";
 import manifest from "../deno.json" with { type: "json" };
 import { commandLine, taskCommand } from "../files/command_line.ts";
-import { environmentVariable } from "../files/environment.ts";
 import { isSystemError } from "../files/disk.ts";
+import { environmentVariable } from "../files/environment.ts";
 import { printable, terminalText } from "../files/printable.ts";
-import { permissionError } from "./permissions.ts";
 import { UserError } from "../files/user_error.ts";
+import { permissionError } from "./permissions.ts";
 
 /**
  * Code that all commands share: checked numbers, output, signals, and the report of an error.

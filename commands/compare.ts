@@ -1,6 +1,5 @@
 import { existsSync, statSync } from "node:fs";
 import { dirname } from "node:path";
-import { command, output, run, status } from "./command.ts";
 import { commandLine } from "../files/command_line.ts";
 import { checkReplaceable, openFile, readAt, reading, replaceText } from "../files/disk.ts";
 import { UserError } from "../files/user_error.ts";
@@ -14,6 +13,7 @@ import {
   readRun,
 } from "../train/compare.ts";
 import { placeInRun } from "../train/run_place.ts";
+import { command, output, run, status } from "./command.ts";
 
 /** `compare`: validation losses of several trainings, and their cost. */
 const program = command(

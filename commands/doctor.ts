@@ -1,7 +1,7 @@
-import { command, output, run } from "./command.ts";
 import { type Device, openDevice } from "../kernels/device.ts";
 import { resolvePrecision } from "../model/precision.ts";
 import { choosePreset } from "../train/plan.ts";
+import { command, output, run } from "./command.ts";
 
 /** `doctor`: describes this machine, and says how to fix what is missing. */
 const program = command("doctor", "Say what this machine offers and how to fix what is missing.")

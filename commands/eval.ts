@@ -1,15 +1,12 @@
 import { basename, dirname, resolve } from "node:path";
-import { command, output, run, status, wholeNumber } from "./command.ts";
 import { DataError } from "../data/text/data_error.ts";
-import { type Corpus, hashData, loadCorpus, loadWhole } from "../data/tokens/corpus.ts";
-import { TEXT_FIELD } from "../data/text/formats.ts";
-import type { TokenDataset } from "../data/tokens/token_dataset.ts";
-import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
-import { giveBack, HUB } from "./permissions.ts";
-import { DataProgressDisplay } from "./progress.ts";
 import { parseDataSpec } from "../data/text/dataset.ts";
 import type { DataProgress } from "../data/text/documents.ts";
-import { findNamedModel, withModelOptions } from "./named_model.ts";
+import { TEXT_FIELD } from "../data/text/formats.ts";
+import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
+import { type Corpus, hashData, loadCorpus, loadWhole } from "../data/tokens/corpus.ts";
+import type { TokenDataset } from "../data/tokens/token_dataset.ts";
+import { UserError } from "../files/user_error.ts";
 import { loadSource } from "../generate/load.ts";
 import { type Device, openDevice } from "../kernels/device.ts";
 import { DIVERGED } from "../kernels/sample/sample.ts";
@@ -19,10 +16,13 @@ import { resolvePrecision } from "../model/precision.ts";
 import { createEvaluator } from "../train/evaluate.ts";
 import { evaluationRows } from "../train/limits.ts";
 import type { ResolvedOptions } from "../train/options.ts";
-import { fineTuningDefaults } from "../train/resolve.ts";
 import { cacheBeside } from "../train/plan.ts";
+import { fineTuningDefaults } from "../train/resolve.ts";
 import { choicesOf, DEFAULTS_INSTEAD, forgetUnavailable } from "../train/tuning.ts";
-import { UserError } from "../files/user_error.ts";
+import { command, output, run, status, wholeNumber } from "./command.ts";
+import { findNamedModel, withModelOptions } from "./named_model.ts";
+import { giveBack, HUB } from "./permissions.ts";
+import { DataProgressDisplay } from "./progress.ts";
 
 /** Tokens to evaluate by default: about a megabyte of text. */
 const EVALUATION_TOKENS = 250_000;

@@ -1,11 +1,11 @@
 import { Option } from "@commander-js/extra-typings";
-import { command, output, run, status } from "./command.ts";
-import { findNamedModel, withModelOptions } from "./named_model.ts";
-import { giveBack, HUB } from "./permissions.ts";
 import { loadSource } from "../generate/load.ts";
 import { openDevice } from "../kernels/device.ts";
 import { countParameters } from "../model/parameters.ts";
 import { checkOutput, exportModel } from "../train/export.ts";
+import { command, output, run, status } from "./command.ts";
+import { findNamedModel, withModelOptions } from "./named_model.ts";
+import { giveBack, HUB } from "./permissions.ts";
 
 /** `export`: writes a model for other programs. */
 const program = withModelOptions(

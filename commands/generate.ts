@@ -1,19 +1,19 @@
-import { command, output, realNumber, run, status, wholeNumber } from "./command.ts";
 import { UserError } from "../files/user_error.ts";
-import { openDevice } from "../kernels/device.ts";
-import { validateSampler } from "../kernels/sample/sample.ts";
-import { resolvePrecision } from "../model/precision.ts";
+import { windowStart } from "../generate/decoder.ts";
 import {
   type BatchPiece,
   DEFAULT_SAMPLER,
   generateBatch,
   type GenerateResult,
 } from "../generate/generate.ts";
-import { windowStart } from "../generate/decoder.ts";
-import { findNamedModel, withModelOptions } from "./named_model.ts";
-import { giveBack, HUB } from "./permissions.ts";
 import { freeMemory, sequencesAtOnce } from "../generate/limits.ts";
 import { loadSource } from "../generate/load.ts";
+import { openDevice } from "../kernels/device.ts";
+import { validateSampler } from "../kernels/sample/sample.ts";
+import { resolvePrecision } from "../model/precision.ts";
+import { command, output, realNumber, run, status, wholeNumber } from "./command.ts";
+import { findNamedModel, withModelOptions } from "./named_model.ts";
+import { giveBack, HUB } from "./permissions.ts";
 
 /** Samples per command, at most: each of them needs memory from the start. */
 const MOST_SAMPLES = 1_000_000;

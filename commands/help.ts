@@ -1,7 +1,7 @@
 import type { Command } from "@commander-js/extra-typings";
 import manifest from "../deno.json" with { type: "json" };
-import { command } from "./command.ts";
 import { taskCommand } from "../files/command_line.ts";
+import { command } from "./command.ts";
 
 /** `help`: lists the commands, and suggests one for a mistyped name. */
 const tool = taskCommand("help").replace(/ help$/, "");

@@ -1,8 +1,8 @@
 import { type Command, Option } from "@commander-js/extra-typings";
-import { DataProgressDisplay } from "./progress.ts";
 import { findSource } from "../generate/load.ts";
 import { MODEL_NAMES } from "../generate/source.ts";
 import { TRAIN_OPTIONS } from "../train/options.ts";
+import { DataProgressDisplay } from "./progress.ts";
 
 /** The values of `withModelOptions()`. */
 interface ModelOptions {

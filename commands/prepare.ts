@@ -1,11 +1,11 @@
 import { Option } from "@commander-js/extra-typings";
-import { UserError } from "../files/user_error.ts";
-import { byteCount, duration } from "../files/units.ts";
-import { command, listenForInterrupts, output, run, status, wholeNumber } from "./command.ts";
-import { loadCorpus } from "../data/tokens/corpus.ts";
-import { TEXT_FIELD, UNDERSTOOD } from "../data/text/formats.ts";
 import { parseDataSpec } from "../data/text/dataset.ts";
+import { TEXT_FIELD, UNDERSTOOD } from "../data/text/formats.ts";
 import { loadTokenizer } from "../data/tokenizer/load.ts";
+import { loadCorpus } from "../data/tokens/corpus.ts";
+import { byteCount, duration } from "../files/units.ts";
+import { UserError } from "../files/user_error.ts";
+import { command, listenForInterrupts, output, run, status, wholeNumber } from "./command.ts";
 import { giveBack, HUB, namesHub } from "./permissions.ts";
 import { DataProgressDisplay } from "./progress.ts";
 

@@ -1,8 +1,8 @@
 import wrapAnsi from "wrap-ansi";
+import type { DataProgress } from "../data/text/documents.ts";
 import { printable, terminalText } from "../files/printable.ts";
 import { byteCount, duration } from "../files/units.ts";
 import { ERASE, stderrTerminal, type Terminal } from "./command.ts";
-import type { DataProgress } from "../data/text/documents.ts";
 
 /** Milliseconds of work before its progress is shown. */
 const PATIENCE_MS = 1000;

@@ -1,6 +1,6 @@
-import { command, output, run, status } from "./command.ts";
 import { taskCommand } from "../files/command_line.ts";
 import { listRuns, runsTable } from "../train/runs.ts";
+import { command, output, run, status } from "./command.ts";
 
 /** `runs`: what was trained, how far, how well. */
 const program = command("runs", "List trainings: how far, how good and how large each is.")

@@ -1,4 +1,16 @@
 import { Option } from "commander";
+import { parseDataSpec } from "../data/text/dataset.ts";
+import { flagOf, taskCommand } from "../files/command_line.ts";
+import { estimateTable } from "../train/estimate.ts";
+import {
+  allowedValues,
+  DEFAULT_OPTIONS,
+  OPTION_NAMES,
+  type OptionName,
+  optionNamed,
+  type TrainOptions,
+} from "../train/options.ts";
+import { train, type TrainEvent } from "../train/train.ts";
 import {
   command,
   listenForInterrupts,
@@ -9,21 +21,9 @@ import {
   stderrTerminal,
   wholeNumber,
 } from "./command.ts";
-import { flagOf, taskCommand } from "../files/command_line.ts";
 import { giveBack, HUB } from "./permissions.ts";
 import { ProgressBar } from "./progress.ts";
 import { TrainDisplay } from "./train_display.ts";
-import { parseDataSpec } from "../data/text/dataset.ts";
-import {
-  allowedValues,
-  DEFAULT_OPTIONS,
-  OPTION_NAMES,
-  type OptionName,
-  optionNamed,
-  type TrainOptions,
-} from "../train/options.ts";
-import { estimateTable } from "../train/estimate.ts";
-import { train, type TrainEvent } from "../train/train.ts";
 
 /** `train`: trains a model, or resumes its training. */
 const program = command(

@@ -10,8 +10,8 @@ import {
   STATE_FILE,
   verifyCheckpoint,
 } from "../model/files/checkpoint.ts";
-import { ADAPTER_CONFIG } from "../model/files/lora.ts";
 import { ggufIn, openGguf } from "../model/files/llama_cpp.ts";
+import { ADAPTER_CONFIG } from "../model/files/lora.ts";
 import {
   hashFiles,
   MODEL_FILE,

@@ -1,5 +1,5 @@
-import { UserError } from "../files/user_error.ts";
 import { byteCounts } from "../files/units.ts";
+import { UserError } from "../files/user_error.ts";
 import { type Device, LimitError } from "../kernels/device.ts";
 import { type DryDevice, dryDevice } from "../kernels/dry_device.ts";
 import type { SamplerOptions } from "../kernels/sample/sample.ts";

@@ -1,6 +1,6 @@
-import type { Pipeline } from "./shader.ts";
 import { taskCommand } from "../files/command_line.ts";
 import { UserError, type UserErrorOptions } from "../files/user_error.ts";
+import type { Pipeline } from "./shader.ts";
 import { testSubgroups } from "./subgroups.ts";
 
 /** A WebGPU device with its capabilities, its compiled shaders and the first error that it reported. */

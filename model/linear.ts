@@ -3,8 +3,8 @@ import { linearBackward, linearForward } from "../kernels/linear/linear.ts";
 import { matmul, type MatmulOptions } from "../kernels/matmul/matmul.ts";
 import type { Program } from "../kernels/program.ts";
 import type { Tensor } from "../kernels/tensor.ts";
-import { type Gpt, masterOf, matrixOf } from "./gpt.ts";
 import { loraScale } from "./files/lora.ts";
+import { type Gpt, masterOf, matrixOf } from "./gpt.ts";
 import { type Adapter, adaptersOf, weightBeside } from "./parameters.ts";
 
 /** The tensor that holds an adapter's x · Aᵀ, or its gradient: [M,r], of x's type. */

@@ -5,7 +5,6 @@ import { fillNormal } from "../kernels/normal/normal.ts";
 import { Program } from "../kernels/program.ts";
 import { download, size, upload, viewTensor } from "../kernels/tensor.ts";
 import type { Family, GptConfig } from "./config.ts";
-import { type Gpt, masterOf } from "./gpt.ts";
 import { HEAD, isMask, nameFromFile, nameInFile, storedTensors } from "./files/hugging_face.ts";
 import {
   adapterTensors,
@@ -14,9 +13,10 @@ import {
   mergeLora,
   nameInAdapterFile,
 } from "./files/lora.ts";
-import { adaptersOf, type ParameterSpec, parameterTable, weightBeside } from "./parameters.ts";
 import { fromFloat32, type SafetensorsEntry } from "./files/safetensors.ts";
 import { readerOf, type TensorReader } from "./files/tensor_files.ts";
+import { type Gpt, masterOf } from "./gpt.ts";
+import { adaptersOf, type ParameterSpec, parameterTable, weightBeside } from "./parameters.ts";
 
 /**
  * Fills a model with initial values, drawn on the device. A value is a function of the seed, the parameter

@@ -1,5 +1,11 @@
 import { readdirSync, readFileSync, statSync } from "node:fs";
 import { join, relative } from "node:path";
+import { flagOf, taskCommand } from "../files/command_line.ts";
+import { isSystemError } from "../files/disk.ts";
+import { CONFIG_FILE } from "../files/names.ts";
+import { align, duration, inShort } from "../files/units.ts";
+import { sentenceOf } from "../files/user_error.ts";
+import { PRESETS } from "../model/config.ts";
 import {
   CheckpointError,
   listCheckpoints,
@@ -7,18 +13,12 @@ import {
   type TrainerState,
 } from "../model/files/checkpoint.ts";
 import { parseHuggingFaceConfig } from "../model/files/hugging_face.ts";
-import { PRESETS } from "../model/config.ts";
+import { drawChart, logAxis } from "./chart.ts";
 import { Curve } from "./curve.ts";
 import { costOf, type Metric, METRICS_FILE, readLines, readMetrics } from "./metrics.ts";
-import { isSystemError } from "../files/disk.ts";
-import { sentenceOf } from "../files/user_error.ts";
-import { CONFIG_FILE } from "../files/names.ts";
-import { align, duration, inShort } from "../files/units.ts";
-import { flagOf, taskCommand } from "../files/command_line.ts";
 import { optionsWhere } from "./options.ts";
 import { dimensionsOf } from "./resolve.ts";
 import { isRun } from "./run_place.ts";
-import { drawChart, logAxis } from "./chart.ts";
 
 /**
  * Comparison of trainings: validation loss and bits per byte over tokens, time and operations.

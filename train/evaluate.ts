@@ -1,6 +1,6 @@
+import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
 import { evaluationBatches, IGNORED } from "../data/tokens/batches.ts";
 import type { TokenDataset } from "../data/tokens/token_dataset.ts";
-import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
 import { Program } from "../kernels/program.ts";
 import { sumForward } from "../kernels/sum/sum.ts";
 import { createTensor, download, type Tensor, upload } from "../kernels/tensor.ts";

@@ -1,22 +1,22 @@
 import { ggufTokenizer } from "../data/tokenizer/gguf.ts";
 import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
-import type { LoadedModel } from "../generate/load.ts";
-import { DIVERGED } from "../kernels/sample/sample.ts";
-import { type GgufValue, serializeGguf } from "../model/files/gguf.ts";
-import { oneOrAll, toHuggingFaceConfig } from "../model/files/hugging_face.ts";
-import { llamaCppContext, llamaCppTensors, llamaCppValues } from "../model/files/llama_cpp.ts";
-import type { Gpt } from "../model/gpt.ts";
-import { type SafetensorsEntry, serializeSafetensors } from "../model/files/safetensors.ts";
-import { MODEL_FILE } from "../model/files/tensor_files.ts";
-import { saveParameters } from "../model/weights.ts";
+import { checkFilePath } from "../files/disk.ts";
 import {
   CONFIG_FILE,
   GENERATION_FILE,
   TOKENIZER_CONFIG_FILE,
   TOKENIZER_FILE,
 } from "../files/names.ts";
-import { checkFilePath } from "../files/disk.ts";
 import { UserError } from "../files/user_error.ts";
+import type { LoadedModel } from "../generate/load.ts";
+import { DIVERGED } from "../kernels/sample/sample.ts";
+import { type GgufValue, serializeGguf } from "../model/files/gguf.ts";
+import { oneOrAll, toHuggingFaceConfig } from "../model/files/hugging_face.ts";
+import { llamaCppContext, llamaCppTensors, llamaCppValues } from "../model/files/llama_cpp.ts";
+import { type SafetensorsEntry, serializeSafetensors } from "../model/files/safetensors.ts";
+import { MODEL_FILE } from "../model/files/tensor_files.ts";
+import type { Gpt } from "../model/gpt.ts";
+import { saveParameters } from "../model/weights.ts";
 import { type FileContent, writeNew } from "./run_files.ts";
 import { checkFree } from "./run_place.ts";
 

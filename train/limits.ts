@@ -1,7 +1,7 @@
 import { UserError } from "../files/user_error.ts";
-import { largestThat, misfitOf, shortageOf } from "../generate/limits.ts";
 import { createDecoder } from "../generate/decoder.ts";
 import { DEFAULT_SAMPLER } from "../generate/generate.ts";
+import { largestThat, misfitOf, shortageOf } from "../generate/limits.ts";
 import type { Device } from "../kernels/device.ts";
 import { type DryDevice, dryDevice } from "../kernels/dry_device.ts";
 import { type GptConfig, LARGEST } from "../model/config.ts";

@@ -1,5 +1,5 @@
-import { type Arena, arenaRange, createArena } from "../kernels/arena.ts";
 import { adamw, adamwCorrections } from "../kernels/adamw/adamw.ts";
+import { type Arena, arenaRange, createArena } from "../kernels/arena.ts";
 import type { Program } from "../kernels/program.ts";
 import { createTensor, type Tensor, upload, viewTensor } from "../kernels/tensor.ts";
 import type { Gpt } from "../model/gpt.ts";

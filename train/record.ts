@@ -3,7 +3,8 @@ import { closeSync, existsSync, openSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { readAt, reasonOf, replaceFile, syncDirectory } from "../files/disk.ts";
 import { checkpointName } from "../model/files/checkpoint.ts";
-import type { RunDirectory } from "./run_directory.ts";
+import { drawLoss, LossCurve } from "./loss_curve.ts";
+import { LossWatch } from "./loss_watch.ts";
 import {
   CHUNK_BYTES,
   LINE_BREAK,
@@ -13,8 +14,7 @@ import {
   readLines,
   Rewinds,
 } from "./metrics.ts";
-import { drawLoss, LossCurve } from "./loss_curve.ts";
-import { LossWatch } from "./loss_watch.ts";
+import type { RunDirectory } from "./run_directory.ts";
 
 /**
  * The record of a run while it trains: `metrics.jsonl`, which is only appended to, and `loss.svg`.

@@ -1,9 +1,9 @@
 import { resolve } from "node:path";
-import { hashData } from "../data/tokens/corpus.ts";
 import type { HubOptions } from "../data/hub/hub.ts";
-import { loadTokenizer } from "../data/tokenizer/load.ts";
 import { asFound } from "../data/text/dataset.ts";
+import { loadTokenizer } from "../data/tokenizer/load.ts";
 import { isPartOf } from "../data/tokenizer/tokenizer.ts";
+import { hashData } from "../data/tokens/corpus.ts";
 import { flagOf } from "../files/command_line.ts";
 import { printable } from "../files/printable.ts";
 import { UserError } from "../files/user_error.ts";

@@ -1,9 +1,12 @@
 import { join } from "node:path";
-import type { Batches } from "../data/tokens/batches.ts";
-import type { Corpus } from "../data/tokens/corpus.ts";
 import { parseHubSpec } from "../data/hub/hub.ts";
 import { readTokenizer } from "../data/tokenizer/load.ts";
 import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
+import type { Batches } from "../data/tokens/batches.ts";
+import type { Corpus } from "../data/tokens/corpus.ts";
+import { readText } from "../files/json.ts";
+import { CONFIG_FILE, TOKENIZER_FILE } from "../files/names.ts";
+import { UserError } from "../files/user_error.ts";
 import {
   checkBaseOption,
   fillModel,
@@ -14,6 +17,7 @@ import {
 } from "../generate/source.ts";
 import { tensorNamed } from "../kernels/arena.ts";
 import { size, upload } from "../kernels/tensor.ts";
+import type { GptConfig } from "../model/config.ts";
 import {
   CHECKPOINT_FORMAT,
   CheckpointError,
@@ -22,8 +26,6 @@ import {
   STATE_FILE,
   type TrainerState,
 } from "../model/files/checkpoint.ts";
-import type { GptConfig } from "../model/config.ts";
-import type { Gpt } from "../model/gpt.ts";
 import { parseHuggingFaceConfig } from "../model/files/hugging_face.ts";
 import {
   ADAPTER_CONFIG,
@@ -33,19 +35,17 @@ import {
   toAdapterConfig,
   trainableLora,
 } from "../model/files/lora.ts";
-import type { ParameterSpec } from "../model/parameters.ts";
 import { serializeSafetensors } from "../model/files/safetensors.ts";
 import { MODEL_FILE, openTensorFiles, type TensorFiles } from "../model/files/tensor_files.ts";
+import type { Gpt } from "../model/gpt.ts";
+import type { ParameterSpec } from "../model/parameters.ts";
 import { downloadTable, loadAdapters, loadParameters, saveAdapters } from "../model/weights.ts";
-import { readText } from "../files/json.ts";
-import { CONFIG_FILE, TOKENIZER_FILE } from "../files/names.ts";
-import { UserError } from "../files/user_error.ts";
-import type { RunDirectory } from "./run_directory.ts";
-import type { FileContent } from "./run_files.ts";
 import { checkFinite, jsonFile, modelFiles, tokenizerFiles } from "./export.ts";
+import { DEFAULT_OPTIMIZER } from "./optimizer.ts";
 import type { ResolvedOptions } from "./options.ts";
 import { dimensionsOf, savedOptions } from "./resolve.ts";
-import { DEFAULT_OPTIMIZER } from "./optimizer.ts";
+import type { RunDirectory } from "./run_directory.ts";
+import type { FileContent } from "./run_files.ts";
 import { isReachable, type TrainStep } from "./step.ts";
 import { tuningOf } from "./tuning.ts";
 import { OptionError, validateOptions } from "./validate.ts";

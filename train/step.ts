@@ -1,3 +1,4 @@
+import type { Batch } from "../data/tokens/batches.ts";
 import { UserError } from "../files/user_error.ts";
 import type { Arena } from "../kernels/arena.ts";
 import { gradientNorm, gradientNormBlocks } from "../kernels/gradient_norm/gradient_norm.ts";
@@ -12,11 +13,9 @@ import {
   type Tensor,
   upload,
 } from "../kernels/tensor.ts";
-import type { Batch } from "../data/tokens/batches.ts";
 import { type Activations, createActivations } from "../model/activations.ts";
 import { backward, forward } from "../model/forward_backward.ts";
 import { firstTrainedBlock, type Gpt } from "../model/gpt.ts";
-import { DEFAULT_OPTIONS } from "./options.ts";
 import {
   createOptimizer,
   createTrainedArena,
@@ -24,6 +23,7 @@ import {
   type Optimizer,
   type OptimizerOptions,
 } from "./optimizer.ts";
+import { DEFAULT_OPTIONS } from "./options.ts";
 
 /** Options that are the same for all steps of a training. */
 export interface StepOptions extends OptimizerOptions {

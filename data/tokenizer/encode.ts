@@ -1,5 +1,5 @@
-import { BYTE_ALPHABET, isGpt2Kind } from "./byte_level.ts";
 import { Merger } from "./bpe.ts";
+import { BYTE_ALPHABET, isGpt2Kind } from "./byte_level.ts";
 import { mergedPair, type TokenizerFile } from "./tokenizer_file.ts";
 import { WordCutter, WordTable } from "./words.ts";
 

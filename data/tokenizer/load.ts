@@ -1,7 +1,6 @@
 import { existsSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { reading } from "../../files/disk.ts";
-import { TOKENIZER_CONFIG_FILE, TOKENIZER_FILE } from "../../files/names.ts";
 import {
   isObject,
   type JsonObject,
@@ -9,6 +8,7 @@ import {
   parseJsonObject,
   readText,
 } from "../../files/json.ts";
+import { TOKENIZER_CONFIG_FILE, TOKENIZER_FILE } from "../../files/names.ts";
 import { standIn } from "../../files/stand_in.ts";
 import { UserError } from "../../files/user_error.ts";
 import { HubError, hubFile, type HubOptions, parseHubSpec } from "../hub/hub.ts";

@@ -1,5 +1,5 @@
-import { BYTE_ALPHABET, type ByteLevelTables } from "./byte_level.ts";
 import { Heap } from "./bpe.ts";
+import { BYTE_ALPHABET, type ByteLevelTables } from "./byte_level.ts";
 import { byteLevelTokenizer, type Tokenizer } from "./tokenizer.ts";
 import { WordCutter, WordTable } from "./words.ts";
 

@@ -1,6 +1,6 @@
 import type { Package } from "../../files/packages.ts";
-import { BYTE_ALPHABET } from "./byte_level.ts";
 import { Merger } from "./bpe.ts";
+import { BYTE_ALPHABET } from "./byte_level.ts";
 import {
   mergedPair,
   type ModelConfig,

@@ -1,5 +1,5 @@
-import type { TokenDataset } from "./token_dataset.ts";
 import { gpt2Tokenizer, isPartOf, type Tokenizer } from "../tokenizer/tokenizer.ts";
+import type { TokenDataset } from "./token_dataset.ts";
 
 /** Number of samples of the text, and tokens per sample. */
 const SAMPLES = 16, SAMPLE_TOKENS = 2048;

@@ -1,14 +1,14 @@
 import { createHash } from "node:crypto";
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
+import { isSystemError } from "../../files/disk.ts";
+import { isObject, type JsonObject } from "../../files/json.ts";
 import {
   CONFIG_FILE,
   GENERATION_FILE,
   TOKENIZER_CONFIG_FILE,
   TOKENIZER_FILE,
 } from "../../files/names.ts";
-import { isSystemError } from "../../files/disk.ts";
-import { isObject, type JsonObject } from "../../files/json.ts";
 import { printable, quoted } from "../../files/printable.ts";
 import { UserError } from "../../files/user_error.ts";
 import { ADAPTER_CONFIG, ADAPTER_FILE } from "./lora.ts";
