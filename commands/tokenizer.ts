@@ -66,7 +66,8 @@ const program = command("tokenizer", "Train a byte-level BPE tokenizer on your t
         }
         const seconds = (performance.now() - start) / 1000;
         status(`read ${byteCount(training.bytes)} of ${name} in ${duration(seconds)}`);
-        const use = taskCommand("train", "--tokenizer", out);
+        const field = textField === "text" ? [] : ["--text-field", textField];
+        const use = taskCommand("train", "--data", ...data, ...field, "--tokenizer", out);
         output(`${out}: ${made} tokens; to use it: ${use}\n`);
       } finally {
         display.close();

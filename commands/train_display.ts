@@ -1,4 +1,5 @@
 import { DataProgressDisplay, ProgressBar } from "./progress.ts";
+import { flagOf } from "../files/command_line.ts";
 import { duration } from "../files/units.ts";
 import type { TrainEvent } from "../train/train.ts";
 
@@ -46,10 +47,15 @@ export class TrainDisplay {
         const some = evalTokens > 0 && evalTokens < corpus.validationTokens
           ? `, of which ${evalTokens} are evaluated`
           : "";
+        const isOwn = ![undefined, "gpt2"].includes(options.tokenizer);
+        const kind = isOwn && corpus.vocabulary === "full" ? "" : `${corpus.vocabulary} `;
         this.#bar.print(
-          `data ${corpus.name}: ${corpus.trainingTokens} tokens to train on, ` +
+          `data ${corpus.name}: ${corpus.documents} document${
+            corpus.documents === 1 ? "" : "s"
+          }, ` +
+            `${corpus.trainingTokens} tokens to train on, ` +
             `${corpus.validationTokens} ${corpus.ownValidation ? "to validate with" : "held out"}` +
-            `${some}; ${corpus.vocabulary} vocabulary of ${corpus.vocabularySize}` +
+            `${some}; ${kind}vocabulary of ${corpus.vocabularySize}` +
             (corpus.cached ? "; found in the cache" : ""),
         );
         this.#isPreparing = false;
@@ -143,7 +149,7 @@ export class TrainDisplay {
 function describeOptions(options: object): string {
   const words = Object.entries(options)
     .filter(([name, value]) => value !== undefined && !/^(out|fresh|dryRun)$/.test(name))
-    .map(([name, value]) => `${name} ${value}`);
+    .map(([name, value]) => `${flagOf(name)} ${value}`);
   const lines = ["options:"];
   for (const word of words) {
     if (`${lines.at(-1)} ${word},`.length > 78) lines.push("  ");

@@ -39,17 +39,18 @@ export function readText(path: string, what?: string): string {
  * Parses a text that must be a JSON object.
  *
  * @param where the file's path, for error messages.
- * @throws {UserError} if it is not JSON, or not an object.
+ * @param hint what to do if it is not JSON, or not an object.
+ * @throws {UserError} in these cases.
  */
-export function parseJsonObject(text: string, where: string): JsonObject {
+export function parseJsonObject(text: string, where: string, hint?: string): JsonObject {
   let value: unknown;
   try {
     value = JSON.parse(text);
   } catch {
-    throw new UserError(`Cannot read ${where} as ${standIn(text) ?? "it must be JSON"}`);
+    throw new UserError(`Cannot read ${where} as ${standIn(text) ?? "it must be JSON"}`, { hint });
   }
   if (isObject(value)) return value;
-  throw new UserError(`Cannot read ${where} as it must be a JSON object`);
+  throw new UserError(`Cannot read ${where} as it must be a JSON object`, { hint });
 }
 
 /** Whether a JSON value is an object, and no list. */

@@ -24,6 +24,8 @@ export type TrainEvent =
       name: string;
       vocabulary: "full" | "compact";
       vocabularySize: number;
+      /** Documents of the training text, with those that are held out. */
+      documents: number;
       trainingTokens: number;
       validationTokens: number;
       /** Whether the data set has its own validation text; otherwise documents are held out. */

@@ -1,4 +1,5 @@
 import { TEXT_FIELD, UNDERSTOOD } from "../data/text/formats.ts";
+import { SEPARATOR } from "../data/text/readers.ts";
 import type { DataSpec } from "../data/text/dataset.ts";
 import { LARGEST, type PresetName, PRESETS } from "../model/config.ts";
 import type { Precision } from "../model/precision.ts";
@@ -118,7 +119,8 @@ export const TRAIN_OPTIONS = {
   data: {
     group: MODEL,
     type: "data",
-    help: `auto, sample, tinystories, patterns, hf:OWNER/NAME/FILE, or files: ${UNDERSTOOD}`,
+    help: `auto, sample, tinystories, patterns, hf:OWNER/NAME/FILE, or files: ${UNDERSTOOD}; ` +
+      `${SEPARATOR} separates the documents of a text`,
     placeholder: "<what...>",
     default: "auto",
     onResume: "renamed",

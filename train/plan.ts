@@ -270,7 +270,7 @@ export async function* openCorpus(
       throw new UserError(
         `Cannot resume ${resumed.path} as its data must be unchanged: ` +
           `${corpus.name} has changed since`,
-        { hint: NAME_THE_TEXT },
+        { hint: documents ?? validationDocuments ? GIVE_THE_TEXTS : NAME_THE_TEXT },
       );
     }
   } catch (error) {
@@ -279,6 +279,9 @@ export async function* openCorpus(
   }
   return corpus;
 }
+
+/** What to do if a program gives other texts than before. */
+const GIVE_THE_TEXTS = "Give the same texts, choose another out, or start over with fresh: true";
 
 /** The tokenizer that the options name; undefined for GPT-2's, of which the data may need only a part. */
 async function tokenizerOf(

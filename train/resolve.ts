@@ -243,7 +243,7 @@ export function savedOptions(options: ResolvedOptions): Record<string, unknown> 
 /** The hint if a resumed run does not find its data. */
 export const NAME_THE_TEXT =
   "Give the present path of the run's text with --data, that of a separate validation text with " +
-  "--validation-data, or start over with --fresh";
+  "--validation-data, choose --out runs/NAME for another model, or start over with --fresh";
 
 /** The error for an option that a resumed run cannot change. */
 export function mustStay(name: string, value: unknown, saved: unknown, path: string): UserError {

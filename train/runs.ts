@@ -118,7 +118,7 @@ export function runsTable(runs: readonly RunSummary[]): string {
     "run",
     "steps",
     "params",
-    "loss",
+    "validation loss",
     "bits/byte",
     "best loss",
     "size",

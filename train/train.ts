@@ -200,19 +200,20 @@ async function givenDocuments(
   signal: AbortSignal | undefined,
 ): Promise<Documents | undefined> {
   if (texts === undefined) return undefined;
-  const check = (ok: boolean, value: unknown) => {
+  const check = (ok: boolean, requirement: string, value: unknown) => {
     if (ok) return;
     throw new UserError(
-      `Cannot use ${name} as it must be an iterable of texts: current value is ${quoted(value)}`,
+      `Cannot use ${name} as ${requirement}: current value is ${quoted(value)}`,
     );
   };
   const { [Symbol.iterator]: iterator, [Symbol.asyncIterator]: asyncIterator } = Object(texts);
   // a single text is an iterable of its characters
-  check(typeof texts !== "string" && Boolean(iterator ?? asyncIterator), texts);
+  const isIterable = typeof texts !== "string" && Boolean(iterator ?? asyncIterator);
+  check(isIterable, "it must be an iterable of strings", texts);
   const array: string[] = [];
   for await (const text of texts) {
     signal?.throwIfAborted();
-    check(typeof text === "string", text);
+    check(typeof text === "string", `text ${array.length + 1} must be a string`, text);
     array.push(text);
   }
   return documentsOf(name, array);
@@ -297,12 +298,13 @@ function operationsOf(
 
 /** The data of a training, for its first event. */
 function describe(corpus: Corpus) {
-  const { name, vocabulary, tokenizer, training, validation, ownValidation } = corpus;
+  const { name, vocabulary, tokenizer, documents, training, validation, ownValidation } = corpus;
   const { cached, entropyPerToken } = corpus;
   return {
     name,
     vocabulary,
     vocabularySize: tokenizer.vocabularySize,
+    documents,
     trainingTokens: training.length,
     validationTokens: validation.length,
     ownValidation,

@@ -4,6 +4,7 @@ import { printable, quoted } from "../../files/printable.ts";
 import { type Block, startOf } from "./blocks.ts";
 import { DataError } from "./data_error.ts";
 import { fieldNames, fieldOf, listOfNames } from "./fields.ts";
+import { TO_UTF8 } from "./formats.ts";
 import { joinLineEnds } from "./readers.ts";
 
 /** The clean text of a block. */
@@ -71,16 +72,16 @@ function checkText(block: Block, i: number, end: number): boolean {
   const { bytes, places, placeUnit, file } = block;
   const start = startOf(block, i);
   const document = Buffer.from(bytes.buffer, bytes.byteOffset + start, end - start);
-  const fail = (requirement: string, byte: number) =>
+  const fail = (requirement: string, byte: number, advice = "") =>
     new DataError(
-      placeUnit === "byte"
+      (placeUnit === "byte"
         ? `${file} as it must be ${requirement}: ` +
           `the first byte that is not is at ${places[i]! + byte}`
-        : `${file} as ${placeUnit} ${places[i]} must be ${requirement}: it is not`,
+        : `${file} as ${placeUnit} ${places[i]} must be ${requirement}: it is not`) + advice,
     );
   if (!isUtf8(document)) {
     const replaced = Buffer.from(document.toString()); // has U+FFFD for what is not UTF-8
-    throw fail("UTF-8", document.findIndex((byte, i) => byte !== replaced[i]));
+    throw fail("UTF-8", document.findIndex((byte, i) => byte !== replaced[i]), `; ${TO_UTF8}`);
   }
   const bytesAsText = document.toString("latin1"); // searched faster than bytes
   const zeros = bytesAsText.indexOf(ZEROS);

@@ -1,5 +1,6 @@
 import { Buffer } from "node:buffer";
 import { load } from "../../files/packages.ts";
+import { quoted } from "../../files/printable.ts";
 import type { Part } from "./blocks.ts";
 import { DataError } from "./data_error.ts";
 import { listOfNames } from "./fields.ts";
@@ -107,9 +108,14 @@ function placeOf(
 ): number {
   const place = header.indexOf(column);
   if (place >= 0 && place === header.lastIndexOf(column)) return place;
+  const [only] = header, separator = header.length > 1 ? undefined : /[;\t|]/.exec(only!)?.[0];
   throw new DataError(
     `${file} as its first line must name one column ${column}: it has ${listOfNames(header)}; ` +
-      `choose with --text-field`,
+      (separator === undefined
+        ? "choose with --text-field"
+        : `the fields seem to be separated by ${
+          quoted(separator)
+        }; only commas are read in CSV, tabs in TSV`),
   );
 }
 

@@ -3,6 +3,7 @@ import { createHash } from "node:crypto";
 import { UserError } from "../../files/user_error.ts";
 import { type Block, blocksOf } from "./blocks.ts";
 import { clean, type CleanBlock } from "./clean.ts";
+import { SEPARATOR } from "./readers.ts";
 
 /** A sequence of documents that can be read any number of times. */
 export interface Documents {
@@ -14,6 +15,8 @@ export interface Documents {
   readonly bytes: number;
   /** Estimated bytes of text. */
   readonly textBytes: number;
+  /** Lines at the beginning of the text if they come from one text file, whose documents are separated by marks. */
+  readonly lines?: number;
   /** Reads the documents from the first. */
   read(): AsyncIterable<Block>;
 }
@@ -80,7 +83,7 @@ async function* cleanBlocks(
     rows += cleaned.blank + cleaned.ended;
     yield cleaned;
   }
-  checkBlank(documents, { blank, rows }, onNotice);
+  checkRows(documents, { blank, rows }, onNotice);
 }
 
 /** The texts of documents; a long document gives several texts, each of which ends with a word. */
@@ -107,13 +110,16 @@ export async function hashDocuments(
   return hash.digest("hex");
 }
 
+/** Lines of a text file above which a notice tells that they are one document. */
+const MANY_LINES = 100;
+
 /**
- * Reports how many rows hold no text.
+ * Reports how many rows hold no text, and whether a text file of many lines is one document.
  *
  * @throws {UserError} if no row holds text.
  */
-export function checkBlank(
-  { name }: Documents,
+export function checkRows(
+  { name, lines = 0 }: Documents,
   { blank, rows }: { blank: number; rows: number },
   onNotice: ReadOptions["onNotice"],
 ): void {
@@ -125,5 +131,8 @@ export function checkBlank(
   }
   if (blank > 0) {
     onNotice?.(`skipped ${blank} of ${rows} rows of ${name}: their text is null or blank`);
+  }
+  if (rows - blank === 1 && lines > MANY_LINES) {
+    onNotice?.(`${name} is one document: if it holds several, put ${SEPARATOR} between them`);
   }
 }

@@ -46,6 +46,8 @@ export interface DataFile {
   readonly bytes: number;
   /** Identifies the content. */
   readonly fingerprint: string;
+  /** Lines that end in the first `HEAD_BYTES` of its content. */
+  readonly lines: number;
 }
 
 /** Files that were found by a name. */
@@ -167,13 +169,16 @@ async function localFile(path: string, name: string = path): Promise<DataFile> {
     throw new DataError(`${name}: it must be a regular file, as it is read more than once`);
   }
   using file = attempt(name, () => openFile(path, "r"));
-  const format = formatOf(name, await headOf(file.handle, name));
+  const head = await headOf(file.handle, name), format = formatOf(name, head);
+  const lines = head.filter((byte) => byte === LINE_FEED).length;
   const [identity, fingerprint] = attempt(
     name,
     () => [realpathSync(path), fingerprintOf(file.handle, stats)] as const,
   );
-  return { name, identity, path, format, bytes: stats.size, fingerprint };
+  return { name, identity, path, format, bytes: stats.size, fingerprint, lines };
 }
+
+const LINE_FEED = 0x0a;
 
 /** The beginning of the content of a file, unpacked. */
 async function headOf(handle: number, name: string): Promise<Uint8Array> {
@@ -214,7 +219,7 @@ export function readFiles(
   files: readonly DataFile[],
   { textField = "text" }: DataOptions,
 ): Documents {
-  const hash = createHash("sha256");
+  const hash = createHash("sha256"), [first] = files;
   for (const { fingerprint, format } of files) {
     const { kind, packing } = format;
     const how = { kind, compressed: packing !== undefined };
@@ -225,6 +230,7 @@ export function readFiles(
     fingerprint: hash.digest("hex"),
     bytes: files.reduce((sum, { bytes }) => sum + bytes, 0),
     textBytes: files.reduce((sum, { bytes, format }) => sum + bytes * expansionOf(format), 0),
+    ...(files.length === 1 && first!.format.kind === "text" ? { lines: first!.lines } : {}),
     async *read() {
       let before = 0;
       for (const file of files) {

@@ -140,8 +140,11 @@ const FOREIGN: readonly [begins: string, at: number, what: string, advice: strin
   ["{\\rtf", 0, "an RTF document", "convert it to text"],
 ];
 
+/** What to do with text of another encoding. */
+export const TO_UTF8 = "convert text of another encoding, for example with iconv -f latin1 -t utf8";
+
 /** The kind of any other file without text, and advice. */
-const NO_TEXT = "binary, or text that is not UTF-8; convert text with iconv -t UTF-8";
+const NO_TEXT = `binary, or text that is not UTF-8; ${TO_UTF8}`;
 
 /** Largest share of control characters in the bytes of a text. */
 const MOST_CONTROLS = 1 / 8;

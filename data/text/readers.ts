@@ -21,7 +21,7 @@ export interface OpenFile {
 }
 
 /** Separates documents in a text file. */
-const SEPARATOR = "<|endoftext|>";
+export const SEPARATOR = "<|endoftext|>";
 
 /** Most bytes of a part of a document. */
 export const LARGEST_PART = 2 ** 18;

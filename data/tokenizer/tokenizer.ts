@@ -98,6 +98,9 @@ export interface ParseTokenizerOptions {
   readonly vocabularySize?: number | undefined;
 }
 
+/** What to do if another file is named. */
+const NAME_A_TOKENIZER = "Name a tokenizer.json: the command tokenizer makes one from text";
+
 /**
  * The tokenizer that a `tokenizer.json` describes.
  *
@@ -113,9 +116,11 @@ export async function parseTokenizer(
   where = "tokenizer.json",
   options: ParseTokenizerOptions = {},
 ): Promise<Tokenizer> {
-  const parsed = parseJsonObject(json, where);
+  const parsed = parseJsonObject(json, where, NAME_A_TOKENIZER);
   if (!isObject(parsed.model)) {
-    throw new UserError(`Cannot read ${where} as it must be a tokenizer.json: it has no model`);
+    throw new UserError(`Cannot read ${where} as it must be a tokenizer.json: it has no model`, {
+      hint: NAME_A_TOKENIZER,
+    });
   }
   try {
     const file = checkTokenizerFile(parsed);

@@ -41,6 +41,8 @@ export interface Corpus {
   readonly validationData?: DataSpec;
   /** The tokenizer of training and validation. */
   readonly tokenizer: Tokenizer;
+  /** Documents of the training text, with those that are held out. */
+  readonly documents: number;
   /** Tokens to train on. */
   readonly training: TokenDataset;
   /** Tokens of the validation text, or of documents that were held out if there is none. */
@@ -118,6 +120,7 @@ export async function loadCorpus(options: CorpusOptions): Promise<Corpus> {
     ...(dataset.validationData ? { validationData: dataset.validationData } : {}),
     ...(validationHash === undefined ? {} : { validationHash }),
     tokenizer,
+    documents: first!.documents,
     training,
     validation,
     ownValidation: dataset.validation !== undefined,

@@ -11,7 +11,7 @@ import {
 import { UserError } from "../../files/user_error.ts";
 import { BLOCK_BYTES } from "../text/blocks.ts";
 import { clean } from "../text/clean.ts";
-import { checkBlank, type Documents, type ReadOptions } from "../text/documents.ts";
+import { checkRows, type Documents, type ReadOptions } from "../text/documents.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { concatenated, tokenDataset, type Tokens, tokensType } from "./token_dataset.ts";
 import { openTokenFiles, TokenFileWriter, type TokenizedDocuments } from "./token_file.ts";
@@ -242,7 +242,7 @@ async function appendAll(
     progress.documents += block.starts.length;
     append(block);
   }
-  checkBlank(documents, { blank, rows }, onNotice);
+  checkRows(documents, { blank, rows }, onNotice);
   return hash.digest("hex");
 }
 

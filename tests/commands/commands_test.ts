@@ -486,7 +486,7 @@ Deno.test("prepare and train --data tinystories share download and tokens, and a
   assert.equal(first.code, 0, first.stderr);
   assert.match(
     first.stderr,
-    /data tinystories: \d+ tokens to train on, \d+ to validate with, of which 10 are evaluated; /,
+    /data tinystories: \d+ documents, \d+ tokens to train on, \d+ to validate with, of which 10 are evaluated; /,
   );
   assert.match(first.stderr, /; found in the cache\n/);
   assert.match(first.stderr, new RegExp(`options: .*data tinystories@${commit}`, "s"));
@@ -854,7 +854,10 @@ Deno.test("tokenizer trains on files without the marks between documents", async
   const options = ["--vocab-size", "260", "--out", file];
   const { code, stdout, stderr } = await task("tokenizer", [...options, data]);
   assert.equal(code, 0, stderr);
-  assert.equal(stdout, `${file}: 260 tokens; to use it: deno task train --tokenizer ${file}\n`);
+  assert.equal(
+    stdout,
+    `${file}: 260 tokens; to use it: deno task train --data ${data} --tokenizer ${file}\n`,
+  );
   const expected = await trainTokenizer(documents, { vocabularySize: 260 });
   assert.equal(await Deno.readTextFile(file), expected.json);
 

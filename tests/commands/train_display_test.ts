@@ -22,7 +22,7 @@ function* training(steps: number, logEvery: number, pace = 0.5): Generator<Train
     trainedParameters: 7,
     corpus: {
       ...{ name: "sample", vocabulary: "compact", vocabularySize: 5, ownValidation: false },
-      ...{ trainingTokens: 90, validationTokens: 10, cached: false },
+      ...{ documents: 20, trainingTokens: 90, validationTokens: 10, cached: false },
     },
   });
   yield event("tuning", { done: 0, of: 2 });
@@ -49,8 +49,8 @@ function* training(steps: number, logEvery: number, pace = 0.5): Generator<Train
 
 const HEAD = [
   "preset nano, as asked",
-  "data sample: 90 tokens to train on, 10 held out; compact vocabulary of 5",
-  "options: logEvery 1, precision f32, evalTokens 0",
+  "data sample: 20 documents, 90 tokens to train on, 10 held out; compact vocabulary of 5",
+  "options: --log-every 1, --precision f32, --eval-tokens 0",
   "training 7 parameters for 4 steps, 2.0 epochs, into runs/x",
 ];
 

@@ -122,8 +122,8 @@ Deno.test("runsTable() has a line per run, with a dash for what is not known", (
       { run: "runs/a", isTraining: true, ...known, bytes: 1234, savedMs },
       { run: "runs/b", isTraining: false, ...unknown, bytes: 0, savedMs: null },
     ]),
-    "run              steps  params   loss  bits/byte        best loss     size             saved  text\n" +
-      "runs/a  6/9 (training)     1 k  2.500      1.250  2.000 at step 3  1.23 kB  2026-11-29 09:58  text.txt\n" +
-      "runs/b               0       —      —          —                —  0 bytes                 —  —\n",
+    "run              steps  params  validation loss  bits/byte        best loss     size             saved  text\n" +
+      "runs/a  6/9 (training)     1 k            2.500      1.250  2.000 at step 3  1.23 kB  2026-11-29 09:58  text.txt\n" +
+      "runs/b               0       —                —          —                —  0 bytes                 —  —\n",
   );
 });

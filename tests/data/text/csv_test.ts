@@ -112,6 +112,11 @@ Deno.test("csvParts() names the problem of a table and the line before it", asyn
       "its first line must name one column text: it has text, text; choose with textField",
     ],
     [
+      "id;text\n1;a\n",
+      "its first line must name one column text: it has id;text; " +
+      'the fields seem to be separated by ";"; only commas are read in CSV, tabs in TSV',
+    ],
+    [
       "t\x1b[2J\n",
       "its first line must name one column text: it has t\\u{1b}[2J; choose with textField",
     ],

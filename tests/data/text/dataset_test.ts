@@ -6,6 +6,7 @@ import { parquetWriteBuffer } from "npm:hyparquet-writer@0.17.0";
 import { asFound, type DataSpec, openDataset, parseDataSpec } from "../../../data/text/dataset.ts";
 import type { DataOptions } from "../../../data/text/files.ts";
 import { type Documents, documentsOf, readTexts } from "../../../data/text/documents.ts";
+import { TO_UTF8 } from "../../../data/text/formats.ts";
 import { HubServer } from "../hub/server.ts";
 
 const directory = Deno.makeTempDirSync();
@@ -205,6 +206,23 @@ Deno.test("readTexts() skips rows that are null or blank, and counts them equall
   });
 });
 
+Deno.test("readTexts() tells that a text file of many lines is one document", async () => {
+  const notices: string[] = [];
+  const noticesOf = async (name: string, content: string) => {
+    const documents = await openFiles([write(name, content)]);
+    notices.length = 0;
+    await Array.fromAsync(readTexts(documents, { onNotice: (s) => void notices.push(s) }));
+    return notices;
+  };
+  const lines = "A line.\n".repeat(101);
+  assert.deepEqual(await noticesOf("lines.txt", lines), [
+    "lines.txt is one document: if it holds several, put <|endoftext|> between them",
+  ]);
+  assert.deepEqual(await noticesOf("few.txt", lines.slice(8)), []);
+  assert.deepEqual(await noticesOf("marked.txt", lines + "<|endoftext|>" + lines), []);
+  assert.deepEqual(await noticesOf("one.jsonl", "\n".repeat(101) + '{"text":"One."}'), []);
+});
+
 Deno.test("openDataset() reads a file once if it is named twice, also by other names", async () => {
   const folder = join(directory, "twice");
   Deno.mkdirSync(folder);
@@ -334,12 +352,12 @@ Deno.test("openDataset() names the problem of a file and its place in one senten
     [
       "bad.txt",
       join2(bytesOf("ab"), Uint8Array.of(0xc3, 0x28)),
-      "it must be UTF-8: the first byte that is not is at 2",
+      `it must be UTF-8: the first byte that is not is at 2; ${TO_UTF8}`,
     ],
     [
       "cut.txt",
       join2(bytesOf(`a\n<|endoftext|>\nb`), Uint8Array.of(0xe2, 0x82)),
-      "it must be UTF-8: the first byte that is not is at 17",
+      `it must be UTF-8: the first byte that is not is at 17; ${TO_UTF8}`,
     ],
     ["cut.txt.gz", packed.slice(0, 90), "it must be whole gzip: it breaks off, at byte 90"],
     [
@@ -362,12 +380,12 @@ Deno.test("openDataset() names the problem of a file and its place in one senten
     [
       "image.txt",
       Uint8Array.of(0xff, 0xd8, 0xff, 0xe0),
-      "it must be UTF-8: the first byte that is not is at 0",
+      `it must be UTF-8: the first byte that is not is at 0; ${TO_UTF8}`,
     ],
     [
       "bad.csv",
       join2(bytesOf("text\nok\n"), Uint8Array.of(0xff), bytesOf("\n")),
-      "line 3 must be UTF-8: it is not",
+      `line 3 must be UTF-8: it is not; ${TO_UTF8}`,
     ],
     [
       "head.csv",
@@ -438,7 +456,7 @@ Deno.test("openDataset() names the place of a problem in a long file", async () 
   text[at] = 0xff;
   await assert.rejects(read([write("long.txt", text)]), {
     message: `Cannot read data file ${join(directory, "long.txt")} as it must be UTF-8: ` +
-      `the first byte that is not is at ${at}`,
+      `the first byte that is not is at ${at}; ${TO_UTF8}`,
   });
   const lines = Array.from(
     { length: 30_000 },

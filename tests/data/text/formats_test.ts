@@ -45,7 +45,9 @@ Deno.test("formatOf() accepts text in every script, wherever its beginning is cu
   }
 });
 
-const NO_TEXT = "binary, or text that is not UTF-8; convert text with iconv -t UTF-8";
+const NO_TEXT =
+  "binary, or text that is not UTF-8; convert text of another encoding, for example with " +
+  "iconv -f latin1 -t utf8";
 
 const wide = (text: string, bits: 16 | 32, isLittle: boolean) => {
   const bytes = bits === 16

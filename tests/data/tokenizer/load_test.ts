@@ -123,7 +123,10 @@ Deno.test("loadTokenizer() adds tokens that only the files beside a tokenizer.js
     assert.deepEqual(encodeDocument("a <|im_end|>"), compact.encodeDocument("a <|im_end|>"));
   });
   await withFiles({ "tokenizer.json": "{", ...config, ...added }, async (folder) => {
-    await assert.rejects(loadTokenizer(folder), { message: /tokenizer\.json as it must be JSON$/ });
+    await assert.rejects(loadTokenizer(folder), {
+      message: /tokenizer\.json as it must be JSON$/,
+      hint: "Name a tokenizer.json: the command tokenizer makes one from text",
+    });
   });
   const same = { "added_tokens.json": JSON.stringify({ "<|endoftext|>": V - 1 }) };
   await withFiles({ "tokenizer.json": compact.json, ...same }, async (folder) => {

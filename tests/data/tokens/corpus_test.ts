@@ -262,7 +262,8 @@ Deno.test("loadCorpus() names the problem of a file in one sentence", async () =
     [empty, "Cannot use empty.txt as data must hold text: it is empty"],
     [
       binary,
-      `Cannot read data file ${binary} as it must be UTF-8: the first byte that is not is at 2`,
+      `Cannot read data file ${binary} as it must be UTF-8: the first byte that is not is at 2; ` +
+      "convert text of another encoding, for example with iconv -f latin1 -t utf8",
     ],
   ] as const;
   for (const [path, message] of cases) {
