@@ -238,9 +238,9 @@ export function createTrainStep(
     });
     sumForward(program, { x: activations.at("losses"), place }, { y: lossSums });
   };
-  recordMicroBatch({ accumulate: false });
+  recordMicroBatch({ accumulate: false }); // the first of a step
   const othersFrom = program.length;
-  if (gradientAccumulation > 1) recordMicroBatch({ accumulate: true });
+  if (gradientAccumulation > 1) recordMicroBatch({ accumulate: true }); // each of the others
   const updateFrom = program.length;
 
   const blocks = gradientNormBlocks(device, size(gradients.flat.shape));
