@@ -127,13 +127,13 @@ export async function readModel(
   const sha256 = origin.checkpoint && readTrainerState(directory).source?.sha256;
   const query = { adapters: directory, named, sha256, given, likely };
   const foundBase = await findBase(query, (spec) => findFiles(spec, options), options);
-  const { adapters, checkpoint: _, ...model } = await readModel(foundBase, options);
-  if (adapters) {
+  if (existsSync(join(foundBase.directory, ADAPTER_CONFIG))) { // perhaps these adapters themselves
     throw new UserError(
       `Cannot load ${directory} as the base of its adapters must be a whole model: ` +
         `${base}, their base_model_name_or_path, has adapters itself`,
     );
   }
+  const { checkpoint: _, ...model } = await readModel(foundBase, options);
   storedAdapters(model.config, lora); // throws if they do not fit
   const { endIds = [] } = model.tokenizer, { vocabularySize } = model.config;
   const tokenizer = hasTokenizer(directory)

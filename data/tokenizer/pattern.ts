@@ -1,6 +1,6 @@
-import { createContext, Script } from "node:vm";
 import type { Package } from "../../files/packages.ts";
 import { quoted } from "../../files/printable.ts";
+import { createTimeLimit, TimeLimitError } from "../../files/time_limit.ts";
 import { UserError } from "../../files/user_error.ts";
 import { UnsupportedTokenizer } from "./tokenizer_file.ts";
 
@@ -91,28 +91,21 @@ export function createPatternOf(
 /** Time that a pattern may take in a text; those in use take less than a microsecond per character. */
 const LIMIT_MS = 1000, LIMIT_MS_PER_CHARACTER = 0.1;
 
-/**
- * Limits the time of a pattern. JavaScript's matcher backtracks: on `(a+)+$` a text of forty letters takes hours, and
- * only a script of `node:vm` can be interrupted.
- */
+/** Limits the time of a pattern. */
 function limitTime(pattern: Pattern, written: string): Pattern {
-  const script = new Script("find()"), context = createContext({});
+  const limited = createTimeLimit();
   return (text) => {
-    const timeout = Math.ceil(LIMIT_MS + LIMIT_MS_PER_CHARACTER * text.length);
-    const find = () => pattern(text);
-    for (let again = false;; again = true) {
-      try {
-        return script.runInContext(Object.assign(context, { find }), { timeout });
-      } catch (error) {
-        const isLate = (error as NodeJS.ErrnoException).code === "ERR_SCRIPT_EXECUTION_TIMEOUT";
-        if (isLate && !again) continue; // the process may have been stopped meanwhile
-        if (!isLate && !(error instanceof RangeError)) throw error;
-        throw new UserError(
-          `Cannot match the tokenizer's pattern ${quoted(written)} as it must backtrack less: ` +
-            `on a text of ${text.length} characters it takes more ` +
-            (isLate ? `than ${timeout} ms` : "memory than JavaScript allows"),
-        );
-      }
+    const timeoutMs = Math.ceil(LIMIT_MS + LIMIT_MS_PER_CHARACTER * text.length);
+    try {
+      return limited(() => pattern(text), timeoutMs);
+    } catch (error) {
+      const isLate = error instanceof TimeLimitError;
+      if (!isLate && !(error instanceof RangeError)) throw error;
+      throw new UserError(
+        `Cannot match the tokenizer's pattern ${quoted(written)} as it must backtrack less: ` +
+          `on a text of ${text.length} characters it takes more ` +
+          (isLate ? `than ${timeoutMs} ms` : "memory than JavaScript allows"),
+      );
     }
   };
 }

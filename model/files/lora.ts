@@ -1,5 +1,6 @@
 import { isObject, type JsonObject, parseJsonObject } from "../../files/json.ts";
 import { printable, quoted } from "../../files/printable.ts";
+import { createTimeLimit, TimeLimitError } from "../../files/time_limit.ts";
 import { UserError } from "../../files/user_error.ts";
 import type { GptConfig, LoraConfig } from "../config.ts";
 import { nameInFile } from "./hugging_face.ts";
@@ -290,6 +291,22 @@ const UNSUPPORTED_LAYERS: readonly string[] = [nameInFile("wte"), nameInFile("wp
  * the head is a target.
  */
 export function storedAdapters(config: GptConfig, lora: PeftLora): StoredAdapter[] {
+  try {
+    return createTimeLimit()(() => findAdapters(config, lora), MATCHING_MS);
+  } catch (error) {
+    if (!(error instanceof TimeLimitError)) throw error;
+    const { targets, excluded, ranks, alphas, layerPatterns } = lora;
+    throw new UserError(
+      `Cannot build adapters as their regular expressions must backtrack less: ${error.message} to match ` +
+        quoted({ targets, excluded, ranks, alphas, layerPatterns }),
+    );
+  }
+}
+
+/** Milliseconds that all expressions of adapters may take for all layers; those in use take a few. */
+const MATCHING_MS = 500;
+
+function findAdapters(config: GptConfig, lora: PeftLora): StoredAdapter[] {
   const { rank, alpha, targets, ranks = {}, alphas = {}, rankStabilized = false } = lora;
   const unsupported = isAllLinear(targets)
     ? undefined

@@ -212,6 +212,14 @@ Deno.test("findModel() finds adapters, and their base on the hub", async () => {
       `${join(directory, "gone")}: there is no such directory; name it with base`,
   });
   assert.deepEqual((await loaded(moved, { base: local() })).parameters, saved);
+
+  // adapters that name themselves
+  const file = join(moved, "adapter_config.json");
+  Deno.writeTextFileSync(file, JSON.stringify({ ...config, base_model_name_or_path: moved }));
+  await assert.rejects(loaded(moved), {
+    name: "UserError",
+    message: /as the base of its adapters must be a whole model: .* has adapters itself$/,
+  });
 });
 
 Deno.test("findModel() accepts the directory of a checkpoint only when it is whole", async () => {

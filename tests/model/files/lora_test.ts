@@ -126,6 +126,17 @@ Deno.test("storedAdapters() refuses targets that are no linear layers of blocks"
   }
 });
 
+Deno.test("storedAdapters() ends when a regular expression would backtrack for ever", () => {
+  for (const field of ["target_modules", "rank_pattern"]) {
+    const expression = "(([a-z.0-9]+)+)+!";
+    const value = field === "rank_pattern" ? { [expression]: 4 } : expression;
+    assert.throws(() => layersOf("gpt2", { ...PEFT, [field]: value }), {
+      name: "UserError",
+      message: /expressions must backtrack less: it takes more than \d+ ms to match .*\+!"/,
+    });
+  }
+});
+
 Deno.test("trainableLora() is what toAdapterConfig() describes, and refuses other adapters", () => {
   const lora = { rank: 3, alpha: 6, targets: ["c_attn"] };
   const written = toAdapterConfig({ ...GPT2, lora }, { base: "base" });
