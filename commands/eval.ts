@@ -1,3 +1,4 @@
+import { Option } from "@commander-js/extra-typings";
 import { basename, dirname, resolve } from "node:path";
 import { DataError } from "../data/text/data_error.ts";
 import { parseDataSpec } from "../data/text/dataset.ts";
@@ -8,6 +9,7 @@ import { type Corpus, hashData, loadCorpus, loadWhole } from "../data/tokens/cor
 import type { TokenDataset } from "../data/tokens/token_dataset.ts";
 import { UserError } from "../files/user_error.ts";
 import { loadSource } from "../generate/load.ts";
+import { newestIn } from "../generate/source.ts";
 import { type Device, openDevice } from "../kernels/device.ts";
 import { DIVERGED } from "../kernels/sample/sample.ts";
 import type { GptConfig } from "../model/config.ts";
@@ -37,6 +39,12 @@ const program = withModelOptions(
     "files, as for train; of the text of the training, only the held-out part (default: that part, " +
       "or the text of train --validation-data)",
   )
+  .addOption(
+    new Option(
+      "--held-out-of <run>",
+      "the text that this run holds out of its training, such as to compare a base with it",
+    ).conflicts("data"),
+  )
   .option("--text-field <name>", TEXT_FIELD, "text")
   .option(
     "--tokens <n>",
@@ -53,12 +61,21 @@ async function main(options: EvalOptions): Promise<void> {
   const source = await findNamedModel(options), { checkpoint, config } = source;
   const path = options.model ?? checkpoint!;
   const state = checkpoint === undefined ? undefined : readTrainerState(checkpoint);
+  const trained = options.heldOutOf === undefined
+    ? state
+    : readTrainerState(newestIn(options.heldOutOf));
+  if (!trained && !options.data) {
+    throw new UserError(
+      `Cannot evaluate ${path} as it records no text of its training: name a text with --data, or a run ` +
+        "with --held-out-of",
+    );
+  }
   const device = await openDevice();
   const choices = state && choicesOf(state, device);
   for (const [key, variant] of choices ?? []) device.choices.set(key, variant);
-  const shape = shapeOf(device, config, state);
+  const shape = shapeOf(device, config, trained);
   const { gpt, tokenizer } = loadSource(device, source);
-  const { text, name } = await openText(options, { path, checkpoint, state, tokenizer });
+  const { text, name } = await openText(options, { path, checkpoint, state: trained, tokenizer });
   giveBack(...HUB, "write");
 
   const maxTokens = options.tokens || Infinity;
@@ -90,11 +107,11 @@ bits per byte  ${bitsPerByte.toFixed(4)}
 `);
 }
 
-/** The shape of the batches: that of the training if it is known and fits. */
+/** The shape of the batches: that of the training whose text is evaluated, as far as it is known and fits. */
 function shapeOf(device: Device, config: GptConfig, state: TrainerState | undefined) {
   const saved = state?.options as ResolvedOptions | undefined;
   const precision = resolvePrecision(device, "auto");
-  const sequenceLength = saved?.contextLength ?? config.contextLength;
+  const sequenceLength = Math.min(saved?.contextLength ?? Infinity, config.contextLength);
   const batchSize = evaluationRows(device, {
     config,
     precision,

@@ -29,6 +29,7 @@ const program = withModelOptions(
       giveBack(...HUB);
       const device = await openDevice();
       status(`writing ${countParameters(source.config)} parameters of ${source.spec} in ${dtype}`);
+      if (source.adapters) status(`adapters are merged into their base, ${source.adapters.base}`);
       const model = loadSource(device, source, { precision: "f32" });
       await exportModel(model, { to, dtype, out, onNotice: status });
       output(`${out}\n`);

@@ -68,6 +68,13 @@ export async function findBase(
     const kept = join(given, KEPT_BASE);
     const found = sha256 && (withHash(given, sha256) ?? withHash(kept, sha256)) ||
       await find(given);
+    if (sha256 === undefined && nameOf(found.spec) !== nameOf(named)) {
+      onNotice?.(
+        `using ${found.spec} as the base of the adapters in ${adapters}, which name ${
+          printable(named)
+        }`,
+      );
+    }
     if (existsSync(join(found.directory, ADAPTER_CONFIG))) {
       throw new CheckpointError(
         `Cannot load the adapters in ${adapters} with the base ${found.spec} as a base must be a whole model: ` +
@@ -97,6 +104,10 @@ export async function findBase(
     signal?.throwIfAborted();
     if (!isUsersError(error)) throw error;
     reason = sentenceOf(error);
+    // the adapters may have named a local folder
+    if (named.startsWith("hf:")) {
+      reason = `there is no directory ${nameOnHub(named)}, and: ${reason}`;
+    }
   }
   if (sha256 !== undefined) {
     for (const place of [...likely, ...placesToLook(resolve(adapters), named)]) {
@@ -134,6 +145,16 @@ function hasWeights(directory: string, sha256: string): boolean {
     if (!isUsersError(error)) throw error;
     return false; // it is damaged, or not a model
   }
+}
+
+/** OWNER/NAME of a model of the hub. */
+function nameOnHub(spec: string): string {
+  return spec.replace(/^hf:|@.*$/g, "");
+}
+
+/** The last part of a model's path or name, which a copy in another place has, too. */
+function nameOf(spec: string): string {
+  return basename(spec.startsWith("hf:") ? nameOnHub(spec) : spec);
 }
 
 function weightsHash(directory: string): string {

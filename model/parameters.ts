@@ -237,10 +237,10 @@ export function parseFreeze(
       for (let i = Number(first); i <= Number(last); i++) beginnings.push(`h.${i}.`);
     } else {
       throw new UserError(
-        `Cannot freeze ${JSON.stringify(part)} as parts are embeddings, final-norm, ` +
-          (ownHead ? "head" : "no head, as it is the token embedding,") +
-          ` and blocks from 0 to ${layers - 1}, such as 0-${layers - 1}: ` +
-          `current value is ${freeze}`,
+        `Cannot freeze ${JSON.stringify(part)} as --freeze must name embeddings, final-norm, ` +
+          (ownHead ? "head, " : "") + `or blocks, 0-${layers - 1} or some of them: ` +
+          `current value is ${JSON.stringify(freeze)}` +
+          (part === "head" ? "; the head of this model is the token embedding" : ""),
       );
     }
   }

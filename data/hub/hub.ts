@@ -133,7 +133,7 @@ function openRepository(
     type,
     repo,
     revision,
-    task: path === undefined ? `list ${repo}` : `download ${repo}/${path}`,
+    task: path === undefined ? `load ${repo}` : `download ${repo}/${path}`,
     page: `${settings.endpoint}/${type === "dataset" ? "datasets/" : ""}${repo}`,
     onNotice,
     signal,

@@ -180,7 +180,9 @@ export function parseGgufHeader(
       );
     }
     if (end > fileBytes) {
-      throw refuse(`${shown} must end in it, at byte ${end}: current size is ${fileBytes}`);
+      throw refuse(
+        `the file is cut off: ${shown} ends at byte ${end}, current size is ${fileBytes}`,
+      );
     }
     tensors.set(name, { dtype, shape, begin, end });
     last = offset + bytes;
@@ -232,7 +234,7 @@ class Header {
   bytes(count: number): Uint8Array<ArrayBuffer> {
     const start = this.at, end = start + count;
     if (end > this.#end) {
-      throw this.#refuse(`its header must end in it: current size is ${this.#end}`);
+      throw this.#refuse(`the file is cut off in its header: current size is ${this.#end}`);
     }
     if (end > MOST_HEADER_BYTES) {
       throw this.#refuse(`its header must have at most ${MOST_HEADER_BYTES} bytes`);
@@ -284,7 +286,9 @@ class Header {
     }
     // each element has at least one byte
     if (count > this.#end - this.at) {
-      throw this.#refuse(`its header must end in it: ${printable(name, 80)} has ${count} elements`);
+      throw this.#refuse(
+        `the file is cut off in its header: ${printable(name, 80)} has ${count} elements`,
+      );
     }
     const values: (number | boolean | string)[] = [];
     for (let i = 0; i < count; i++) values.push(this.#element(element));

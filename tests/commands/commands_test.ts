@@ -287,6 +287,19 @@ Deno.test("eval measures a checkpoint on a text", async () => {
   );
 });
 
+Deno.test("eval measures another model on the text that a run holds out", async () => {
+  await trained();
+  const model = join(directory, "whole-copy");
+  cpSync(join(out, "checkpoints", "000006"), model, { recursive: true });
+  Deno.removeSync(join(model, "trainer_state.json"));
+  const measure = async (...args: string[]) =>
+    JSON.parse((await task("eval", [...args, "--tokens", "100", "--json"])).stdout);
+  const { loss, data } = await measure("--run", out);
+  const other = await measure("--model", model, "--held-out-of", out);
+  assert.equal(other.data, data);
+  assert.ok(Math.abs(other.loss - loss) < 1e-4, `${other.loss} is not ${loss}`); // other batches
+});
+
 Deno.test("eval and train find a run's text from any directory, and recognize it by its content", async () => {
   const home = join(directory, "home"), away = join(directory, "away");
   for (const path of [home, away]) Deno.mkdirSync(path);
@@ -731,6 +744,17 @@ const MISTAKES: [name: string, args: string[], message: RegExp][] = [
     /^looking for \/no\/model\nError: Cannot find the model .*there is no such directory\n$/,
   ],
   ["eval", ["--run", join(directory, "none")], /deno task train/],
+  [
+    "eval",
+    ["--model", join(directory, "bare")],
+    /^Error: Cannot evaluate \S+bare as it records no text of its training: name a text with --data, /m,
+  ],
+  ["eval", ["--data", "x.txt", "--held-out-of", "runs/a"], /cannot be used with option '--data/],
+  [
+    "train",
+    ["--preset", "nano", "--freeze", "foo"],
+    /Cannot freeze "foo" as --freeze must name emb/,
+  ],
   ["compare", [], /missing required argument 'run'/],
   [
     "compare",
@@ -830,6 +854,12 @@ for (const [name, args, message] of MISTAKES) {
   const what = [name, ...args].join(" ").replaceAll(directory, "…"); // the same in every run
   Deno.test(`${what} gets a sentence, no stack trace, and exit status 1`, async () => {
     if (args.some((arg) => arg.startsWith(out))) await trained();
+    if (args.includes(join(directory, "bare"))) {
+      await trained();
+      const bare = join(directory, "bare");
+      cpSync(join(out, "checkpoints", "000006"), bare, { recursive: true });
+      Deno.removeSync(join(bare, "trainer_state.json"));
+    }
     const { code, stdout, stderr } = await task(name, args);
     assert.equal(code, 1);
     assert.equal(stdout, "");

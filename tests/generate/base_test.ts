@@ -15,8 +15,21 @@ Deno.test("findBase() gives a user's mistake as the reason", async () => {
   await assert.rejects(findBase(query, find, {}), {
     name: "CheckpointError",
     message: "Cannot load the adapters in adapters as their base must be found, which is " +
-      "hf:tiny/model: Cannot reach the hub; name it with base",
+      "hf:tiny/model: there is no directory tiny/model, and: Cannot reach the hub; name it with base",
   });
+});
+
+Deno.test("findBase() names a base other than the one that adapters without a hash name", async () => {
+  const used = async (spec: string) => {
+    const notices: string[] = [];
+    const find = () => Promise.resolve({ spec, directory: "model" });
+    await findBase({ ...query, given: spec }, find, { onNotice: (text) => notices.push(text) });
+    return notices;
+  };
+  assert.deepEqual(await used("hf:other/model@123"), []);
+  assert.deepEqual(await used("/models/gpt2"), [
+    "using /models/gpt2 as the base of the adapters in adapters, which name hf:tiny/model",
+  ]);
 });
 
 Deno.test("findBase() throws a programmer's mistake as it is", async () => {

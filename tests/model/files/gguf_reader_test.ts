@@ -112,7 +112,7 @@ for (
       file(MAGIC, 0x03000000, 0n, 0n),
       "its numbers must be little-endian",
     ],
-    ["a file cut off", file(MAGIC, 3, 0n), "its header must end in it: current size is 16"],
+    ["a file cut off", file(MAGIC, 3, 0n), "the file is cut off in its header: current size is 16"],
     [
       "a number of tensors",
       file(MAGIC, 3, 2n ** 40n, 0n),
@@ -121,12 +121,12 @@ for (
     [
       "a text that is longer than the file",
       file(MAGIC, 3, 0n, 1n, 2n ** 63n),
-      "its header must end in it: current size is 32",
+      "the file is cut off in its header: current size is 32",
     ],
     [
       "a list that is longer than the file",
       file(MAGIC, 3, 0n, 1n, "a", 9, 4, 2n ** 50n),
-      "its header must end in it: a has 1125899906842624 elements",
+      "the file is cut off in its header: a has 1125899906842624 elements",
     ],
     [
       "lists of lists",
@@ -181,7 +181,7 @@ for (
     [
       "a tensor that is larger than the file",
       file(MAGIC, 3, 1n, 0n, ...tensor("t", [9n], 0, 0n)),
-      "t must end in it, at byte 100: current size is 57",
+      "the file is cut off: t ends at byte 100, current size is 57",
     ],
     [
       "a tensor at no multiple",
