@@ -48,7 +48,7 @@ const program = withModelOptions(
   .option("--text-field <name>", TEXT_FIELD, "text")
   .option(
     "--tokens <n>",
-    "tokens to evaluate, from the beginning of the text; 0: all",
+    "tokens to evaluate, from the beginning of the text, rounded up to whole batches; 0: all",
     wholeNumber(),
     EVALUATION_TOKENS,
   )
@@ -78,7 +78,8 @@ async function main(options: EvalOptions): Promise<void> {
   const { text, name } = await openText(options, { path, checkpoint, state: trained, tokenizer });
   giveBack(...HUB, "write");
 
-  const maxTokens = options.tokens || Infinity;
+  const batchTokens = shape.batchSize * shape.sequenceLength;
+  const maxTokens = batchTokens * Math.ceil((options.tokens || Infinity) / batchTokens);
   const some = text.length > maxTokens ? `the first ${maxTokens} of ` : "";
   status(`evaluating ${path} on ${some}${text.length} tokens`);
   const evaluator = createEvaluator(gpt, tokenizer, text, { ...shape, maxTokens });

@@ -30,7 +30,9 @@ export interface Device {
    * Throws the first error that the device reported since it was opened, if there is one.
    *
    * WebGPU reports a faulty call, exhausted memory and a lost device outside the call that caused them, and
-   * continues with an invalid object. Code that reads results back calls this first.
+   * continues with an invalid object. Code that reads results back calls this first. An error of kind `invalid` is
+   * thrown once: the device stays usable, and a program whose kernel it refused is refused again when it runs. After
+   * any other error a new device is needed, and every call throws the same.
    */
   check(): void;
   /** Frees the device and everything on it. */
@@ -39,12 +41,12 @@ export interface Device {
   [Symbol.dispose](): void;
 }
 
-/** Thrown if there is no usable WebGPU adapter, or if the device fails later. */
+/** Thrown if there is no usable WebGPU adapter, if the device fails later, or if it refuses a call or a kernel. */
 export class DeviceError extends UserError {
   /** Distinguishes this error from others without `instanceof`. */
   override name = "DeviceError";
-  /** Whether there is no device, its memory is exhausted, or it was lost. */
-  readonly kind: "missing" | "memory" | "lost";
+  /** Whether there is no device, its memory is exhausted, it was lost, or it refused a call or a kernel. */
+  readonly kind: "missing" | "memory" | "lost" | "invalid";
 
   /** Creates the error from its message, one sentence. */
   constructor(sentence: string, kind: DeviceError["kind"], options?: UserErrorOptions) {
@@ -142,7 +144,7 @@ export async function openDevice({ gpu = navigator.gpu }: { gpu?: GPU } = {}): P
   const device = withSubgroups ?? await request(features);
   const subgroupSize = withSubgroups && await testSubgroups(withSubgroups);
 
-  let failure: Error | undefined;
+  let failure: DeviceError | undefined;
   let destroyed = false;
   device.addEventListener("uncapturederror", (event) => {
     event.preventDefault(); // check() reports it; by default the runtime prints it too
@@ -150,7 +152,7 @@ export async function openDevice({ gpu = navigator.gpu }: { gpu?: GPU } = {}): P
     const message = error.message.trim();
     failure ??= error.constructor.name === "GPUOutOfMemoryError"
       ? new DeviceError(`${name} ran out of memory: ${message}`, "memory")
-      : new Error(`${name} reported an error: ${message}`); // a mistake in a kernel or a call
+      : new DeviceError(`${name} reported an error: ${message}`, "invalid");
   });
   device.lost.then((info) => {
     if (!destroyed) {
@@ -174,7 +176,10 @@ export async function openDevice({ gpu = navigator.gpu }: { gpu?: GPU } = {}): P
     pipelines: new Map(),
     choices: new Map(),
     check() {
-      if (failure) throw failure;
+      if (!failure) return;
+      const error = failure;
+      if (error.kind === "invalid") failure = undefined;
+      throw error;
     },
     destroy,
     [Symbol.dispose]: destroy,

@@ -160,8 +160,8 @@ export class Program implements Disposable {
   /**
    * Appends a launch and creates its pipeline and its bind group.
    *
-   * @throws {TypeError} if a tensor or uniform is missing, or the shader declares none of that name;
-   * {LimitError} if the launch would exceed a limit of the device, or on a CPU adapter the number of loop
+   * @throws {TypeError} if a tensor or uniform is missing, the shader declares none of that name, or a buffer is
+   * bound both to be read and to be written; {LimitError} if the launch would exceed a limit of the device, or on a CPU adapter the number of loop
    * iterations; {RangeError} if an offset is not aligned or a uniform is out of range.
    */
   dispatch(dispatch: Dispatch): void {
@@ -170,6 +170,7 @@ export class Program implements Disposable {
     const { pipeline, bindings, declared } = this.#compile(shader, constants);
     checkNames(label, "tensor", tensors, namesOf(bindings), namesOf(declared));
     checkNames(label, "uniform", uniforms, fieldsOf(bindings), fieldsOf(declared));
+    checkWrites(label, bindings, tensors);
     const bound = bindings.filter(({ fields }) => !fields).map(({ name }) => tensors[name]!);
     this.#checkLimits(label, bound, dispatch);
     const entries = bindings.map(({ name, binding, fields }): GPUBindGroupEntry => ({
@@ -361,6 +362,26 @@ function checkNames(
   if (unknown !== undefined) {
     throw new TypeError(
       `Cannot dispatch ${label} as it declares no ${kind} ${unknown}: declared names are ${declared}`,
+    );
+  }
+}
+
+/** @throws {TypeError} if a launch would read and write one buffer through two bindings, which WebGPU refuses. */
+function checkWrites(
+  label: string,
+  bindings: readonly Binding[],
+  tensors: Dispatch["tensors"],
+): void {
+  const read = new Map<GPUBuffer, string>();
+  for (const { name, fields, isWritten } of bindings) {
+    if (!fields && !isWritten) read.set(tensors[name]!.buffer, name);
+  }
+  for (const { name, isWritten } of bindings) {
+    const source = isWritten ? read.get(tensors[name]!.buffer) : undefined;
+    if (source === undefined) continue;
+    throw new TypeError(
+      `Cannot dispatch ${label} as its output ${name} must be in another buffer than its input ${source}: ` +
+        `both are in that of "${tensors[name]!.name}"`,
     );
   }
 }

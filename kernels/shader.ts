@@ -124,6 +124,8 @@ export interface Binding {
   readonly binding: number;
   /** The fields of a uniform's struct in order, each of four bytes; undefined if this is no uniform. */
   readonly fields: readonly { name: string; type: "u32" | "i32" | "f32" }[] | undefined;
+  /** Whether the shader may write to it. */
+  readonly isWritten: boolean;
 }
 
 /** A compiled shader and the bindings of its launches. */
@@ -143,19 +145,26 @@ export interface Pipeline {
  */
 export function bindingsOf(source: string): Binding[] {
   const declarations = source.matchAll(
-    /^@group\(0\) @binding\((\d+)\) var<(storage|uniform)\b[^>]*> (\w+): (\w+)/gm,
+    /^@group\(0\) @binding\((\d+)\) var<(storage|uniform)\b([^>]*)> (\w+): (\w+)/gm,
   );
-  return [...declarations].map(([, binding, space, name, type]) => ({
+  return [...declarations].map(([, binding, space, access, name, type]) => ({
     name: name!,
     binding: Number(binding),
     fields: space === "uniform" ? fieldsOf(source, type!) : undefined,
+    isWritten: access!.includes("read_write"),
   }));
 }
 
 function fieldsOf(source: string, struct: string): NonNullable<Binding["fields"]> {
   const [, body] = new RegExp(`^struct ${struct} \\{[^\n]*\n([^}]*)\\}`, "m").exec(source) ?? [];
-  const fields = body?.split("\n").map(codeOf).filter((code) => code !== "");
-  return (fields ?? [`struct ${struct}`]).map((field) => {
+  if (body === undefined) {
+    const [line] = new RegExp(`^struct ${struct}\\b.*`, "m").exec(source) ?? [];
+    throw new RangeError(
+      `Cannot fill the uniform ${struct} as its struct must be declared with one field per line: ` +
+        (line === undefined ? "there is no such struct" : `current declaration is ${codeOf(line)}`),
+    );
+  }
+  return body.split("\n").map(codeOf).filter((code) => code !== "").map((field) => {
     const [, name, type] = /^(\w+): (u32|i32|f32),$/.exec(field) ?? [];
     if (name === undefined) {
       throw new RangeError(

@@ -132,7 +132,7 @@ export function upload(device: Device, tensor: Tensor, data: ArrayLike<number>):
  * The call waits until the device is idle: do not call it in a loop over steps or tokens.
  *
  * @returns one array per tensor, in order.
- * @throws {DeviceError} if the device has failed or is lost.
+ * @throws {DeviceError} if the device has failed, is lost, or has refused a launch since the last call.
  *
  * @example Write a tensor and read it back
  * ```ts

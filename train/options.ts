@@ -481,7 +481,8 @@ export const TRAIN_OPTIONS = {
     group: REPORTS,
     type: "integer",
     range: [0, 1e12],
-    help: "tokens of held-out text to evaluate, from its beginning; 0: all",
+    help:
+      "tokens of held-out text to evaluate, from its beginning, rounded up to whole batches; 0: all",
     default: 20_000,
   },
   /** Steps between samples; 0 for none. */

@@ -285,6 +285,9 @@ Deno.test("eval measures a checkpoint on a text", async () => {
   assert.ok(
     Math.abs(perplexity - Math.exp(loss)) < 1e-9 * perplexity && tokens > 5 && bitsPerByte > 0,
   );
+  const some = await task("eval", ["--run", out, "--tokens", "33", "--json"]);
+  assert.match(some.stderr, /^evaluating \S+ on the first 64 of \d+ tokens$/m); // two batches of 2 x 16
+  assert.equal(JSON.parse(some.stdout).tokens, 64);
 });
 
 Deno.test("eval measures another model on the text that a run holds out", async () => {

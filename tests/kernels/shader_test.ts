@@ -100,18 +100,29 @@ const BOUND = `struct Sizes { // of a
 
 Deno.test("bindingsOf() returns names, numbers and the fields of uniforms", () => {
   assert.deepEqual(bindingsOf(BOUND), [
-    { name: "a", binding: 0, fields: undefined },
-    { name: "b", binding: 7, fields: undefined },
+    { name: "a", binding: 0, fields: undefined, isWritten: false },
+    { name: "b", binding: 7, fields: undefined, isWritten: true },
     {
       name: "sizes",
       binding: 21,
       fields: [{ name: "M", type: "u32" }, { name: "scale", type: "f32" }],
+      isWritten: false,
     },
   ]);
   assert.throws(() => bindingsOf(BOUND.replace("f32", "vec4f")), {
     name: "RangeError",
     message: /the uniform Sizes .* current field is scale: vec4f,$/,
   });
+});
+
+Deno.test("bindingsOf() refuses the struct of a uniform that is on one line, or missing", () => {
+  const uniform = "@group(0) @binding(0) var<uniform> sizes: Sizes;\n";
+  const message =
+    "Cannot fill the uniform Sizes as its struct must be declared with one field per line: ";
+  assert.throws(() => bindingsOf(`${uniform}struct Sizes { M: u32 }`), {
+    message: `${message}current declaration is struct Sizes { M: u32 }`,
+  });
+  assert.throws(() => bindingsOf(uniform), { message: `${message}there is no such struct` });
 });
 
 Deno.test("unroll() unrolls marked loops, also nested ones", () => {
@@ -237,6 +248,20 @@ Deno.test("Program.dispatch() throws on missing and unknown names and on values 
   assert.equal(program.length, 0);
 });
 
+Deno.test("Program.dispatch() throws if an output is also an input, not if one binding is both", () => {
+  using program = new Program(device);
+  const y = poisoned("y", { shape: [4], dtype: "u32" });
+  const launch = { ...launchOn(y), uniforms: { ...launchOn(y).uniforms, note: 2 } };
+  const constants = { NOTED: true };
+  assert.throws(() => program.dispatch({ ...launch, constants, tensors: { notes: y, y } }), {
+    name: "TypeError",
+    message:
+      'Cannot dispatch test.wgsl as its output y must be in another buffer than its input notes: both are in that of "y"',
+  });
+  program.dispatch(launch);
+  assert.equal(program.length, 1);
+});
+
 Deno.test("Program.dispatch() throws if a launch exceeds a limit, and records nothing", () => {
   const program = new Program(device);
   const y = poisoned("y", { shape: [4], dtype: "u32" });
@@ -290,9 +315,13 @@ Deno.test("Device.check() names the file and line of a mistake in a shader, also
   const y = createTensor(own, "y", { shape: [4], dtype: "u32" });
   program.dispatch({ ...launchOn(y), shader: files });
   await assert.rejects(download(own, y), {
-    name: "Error",
+    name: "DeviceError",
+    kind: "invalid",
     message: /y\[i\] = five; \/\/ kernels\/fragment\.wgsl:5/,
   });
+  assert.equal((await download(own, y))[0]!.length, 4, "the device stays usable");
+  program.run();
+  await assert.rejects(download(own, y), { name: "DeviceError", message: /kernels\/main\.wgsl/ });
 });
 
 Deno.test("createTensor() throws if a dimension is not a positive integer", () => {
