@@ -78,10 +78,11 @@ async function main(options: EvalOptions): Promise<void> {
   const { text, name } = await openText(options, { path, checkpoint, state: trained, tokenizer });
   giveBack(...HUB, "write");
 
-  const batchTokens = shape.batchSize * shape.sequenceLength;
-  const maxTokens = batchTokens * Math.ceil((options.tokens || Infinity) / batchTokens);
-  const some = text.length > maxTokens ? `the first ${maxTokens} of ` : "";
-  status(`evaluating ${path} on ${some}${text.length} tokens`);
+  const maxTokens = options.tokens || Infinity;
+  const [some, rounded] = text.length > maxTokens
+    ? [`the first ${maxTokens} of `, ", rounded up to whole batches"]
+    : ["", ""];
+  status(`evaluating ${path} on ${some}${text.length} tokens${rounded}`);
   const evaluator = createEvaluator(gpt, tokenizer, text, { ...shape, maxTokens });
   const unknown = choices && forgetUnavailable(evaluator.program, "the checkpoint");
   if (unknown !== undefined) status(`${unknown}; ${DEFAULTS_INSTEAD}`);
