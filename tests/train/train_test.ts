@@ -94,7 +94,11 @@ Deno.test("train() resumes from an earlier checkpoint, of this run or in a new o
   await fails(source, /must have no other checkpoints: it has 2$/, branch);
   await fails("3", /its checkpoints are none$/, join(directory, "new"));
   await fails(out, /as resumeFrom must be best, .* checkpoint: it is a run$/, branch);
-  await fails("latest", /as resumeFrom must be best, .* checkpoint: there is none$/, branch);
+  await fails(
+    "latest",
+    /as resumeFrom must be best, .* checkpoint: there is no such directory$/,
+    branch,
+  );
   await assert.rejects(() => trained({ ...flat, steps: 5, out, resumeFrom: "2", fresh: true }), {
     message: /fresh must be given without resumeFrom, whose checkpoint it may move aside/,
   });
