@@ -38,7 +38,7 @@ export function drawScaling(
           x: {
             type: "log",
             base: 2, // with base 10, crowded ticks near a power of ten lose their labels
-            label: LABELS[axis],
+            label: `${LABELS[axis]} (log)`,
             labelAnchor: "center",
             labelArrow: "none",
             ticks: own.map(({ value }) => value),

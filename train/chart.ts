@@ -18,6 +18,8 @@ export type PanelOptions = Parameters<Plot["plot"]>[0] & object;
 /** A chart: its panels fill rows from left to right. */
 export interface Chart {
   readonly title: string;
+  /** Sentences under the title, such as what cannot be compared. */
+  readonly notes?: readonly string[];
   /** What the colours mean, each with its sign; shown between the title and the panels. */
   readonly legend: readonly LegendEntry[];
   /** Makes the panels. */
@@ -40,7 +42,7 @@ export interface LegendEntry {
 /** Colours that can be told apart on white and on black. */
 export const BLUE = "#4269d0", RED = "#ff725c", GREY = "#888";
 
-/** Height of the line with the title, and of a line of the legend, in pixels. */
+/** Height of the line with the title, and of a line of the notes or the legend, in pixels. */
 const TITLE_LINE = 30, LEGEND_LINE = 20;
 
 /** Pixels around a chart. */
@@ -57,10 +59,11 @@ export async function drawChart(chart: Chart): Promise<string> {
   const [plot, { parseHTML }] = await Promise.all([load("@observablehq/plot"), load("linkedom")]);
   const page: object = parseHTML("<html><body></body></html>");
   const { document } = page as { document: never }; // the types of a DOM are not known here
-  const { title, columns, panel } = chart;
+  const { title, notes = [], columns, panel } = chart;
   const width = columns * panel.width;
   const legend = legendLines(chart.legend, width - 2 * MARGIN);
-  const top = TITLE_LINE + LEGEND_LINE * legend.length;
+  const legendTop = TITLE_LINE + LEGEND_LINE * notes.length;
+  const top = legendTop + LEGEND_LINE * legend.length;
   const panels = chart.panels(plot).map((options, i) => {
     const svg = plot.plot({ marginLeft: 50, marginBottom: 42, ...options, ...panel, document });
     svg.setAttribute("x", `${i % columns * panel.width}`);
@@ -74,9 +77,12 @@ export async function drawChart(chart: Chart): Promise<string> {
     `<title>${escape(title)}</title>`,
     `<style>${STYLE}</style>`,
     `<text x="${MARGIN}" y="20" font-size="14" font-weight="600">${escape(title)}</text>`,
+    ...notes.map((note, i) =>
+      `<text x="${MARGIN}" y="${TITLE_LINE + LEGEND_LINE * i + 10}">${escape(note)}</text>`
+    ),
     ...legend.flatMap((line, i) =>
       line.map(({ x, sign = "●", color, text }) =>
-        `<text x="${MARGIN + x}" y="${TITLE_LINE + LEGEND_LINE * i + 10}">` +
+        `<text x="${MARGIN + x}" y="${legendTop + LEGEND_LINE * i + 10}">` +
         `<tspan fill="${color}">${sign}</tspan> ${escape(text)}</text>`
       )
     ),
@@ -85,20 +91,22 @@ export async function drawChart(chart: Chart): Promise<string> {
   ].join("\n");
 }
 
-/** Breaks a legend into lines that are not wider than `width` pixels, but for an entry that alone is wider. */
+/** A legend in columns as wide as its widest entry, as many as `width` pixels have room for. */
 function legendLines(entries: readonly LegendEntry[], width: number) {
+  const longest = Math.max(...entries.map(({ text }) => text.length));
+  const entryWidth = CHARACTER * (longest + 4);
+  const perLine = Math.max(1, Math.floor(width / entryWidth));
   const lines: (LegendEntry & { x: number })[][] = [];
-  let end = Infinity;
-  for (const entry of entries) {
-    const entryWidth = CHARACTER * (entry.text.length + 4);
-    if (end + entryWidth > width) {
-      lines.push([]);
-      end = 0;
-    }
-    lines.at(-1)!.push({ ...entry, x: end });
-    end += entryWidth;
+  for (const [i, entry] of entries.entries()) {
+    if (i % perLine === 0) lines.push([]);
+    lines.at(-1)!.push({ ...entry, x: i % perLine * entryWidth });
   }
   return lines;
+}
+
+/** The mark of a panel that says that it has no points; none if there are points. */
+export function noPoints(plot: Plot, points: readonly unknown[]): ReturnType<Plot["text"]>[] {
+  return points.length > 0 ? [] : [plot.text(["no points"], { frameAnchor: "middle" })];
 }
 
 /** Foreign text in XML, which has no control characters. */
@@ -115,7 +123,7 @@ export function logAxis(
   values: readonly number[],
   { label, tickFormat = "~g" }: { label: string; tickFormat?: string },
 ): PanelOptions["x"] & object {
-  const axis = { type: "log", label, tickFormat, grid: true } as const;
+  const axis = { type: "log", label: `${label} (log)`, tickFormat, grid: true } as const;
   const least = values.reduce((a, b) => Math.min(a, b), Infinity);
   const most = values.reduce((a, b) => Math.max(a, b), 0);
   if (!(least > 0 && most >= least)) return { ...axis, domain: [1, 10], ticks: [] };
@@ -126,33 +134,52 @@ export function logAxis(
   return { ...axis, domain, ticks: logTicks(...domain) };
 }
 
-/** What the first digits of ticks may be, from few to many. */
-const DIGITS = [[1], [1, 2, 5], [1, 1.5, 2, 3, 4, 5, 6, 8]];
+/** First digits of ticks in groups, from round to less round; those of the last group fill gaps. */
+const DIGITS = [[1], [2, 5], [3, 1.5, 4, 6, 8]];
+
+/** Longest part of an axis without a tick, as a share of it. */
+const LONGEST_GAP = 1 / 3;
 
 /** Ticks of a logarithmic axis: at `DIGITS` of each decade, or if the range is narrow, in equal steps. */
 function logTicks(least: number, most: number): number[] {
   const firstPower = Math.floor(Math.log10(least)), lastPower = Math.floor(Math.log10(most));
   const powers = Array.from({ length: lastPower - firstPower + 1 }, (_, i) => firstPower + i);
+  let ticks: number[] = [];
   for (const digits of DIGITS) {
-    const ticks = powers.flatMap((power) => digits.map((digit) => Number(`${digit}e${power}`)));
-    const apart = readable(ticks, least, most);
-    if (apart.length >= 4) return apart;
+    const more = digits.flatMap((digit) => powers.map((power) => Number(`${digit}e${power}`)));
+    ticks = withReadable(ticks, more, least, most);
+    if (ticks.length >= 4 && longestGap(ticks, least, most) <= LONGEST_GAP) return ticks;
   }
-  const step = roundStep((most - least) / 7);
-  const first = Math.ceil(least / step);
-  const steps = Array.from({ length: Math.floor(most / step) - first + 1 }, (_, i) => first + i);
-  return readable(steps.map((i) => i * step), least, most);
+  for (const parts of [7, 14]) {
+    const step = roundStep((most - least) / parts), first = Math.ceil(least / step);
+    const count = Math.floor(most / step) - first + 1;
+    const steps = Array.from({ length: count }, (_, i) => (first + i) * step);
+    ticks = withReadable([], steps, least, most);
+    if (longestGap(ticks, least, most) <= LONGEST_GAP) break;
+  }
+  return ticks;
 }
 
-/** The ticks within a range, without those whose label would cover that of the one before. */
-function readable(ticks: readonly number[], least: number, most: number): number[] {
-  const distance = LABEL * Math.log(most / least);
-  let last = 0;
-  return ticks.filter((tick) => {
-    const isKept = tick >= least && tick <= most && Math.log(tick / last) >= distance;
-    if (isKept) last = tick;
-    return isKept;
-  });
+/** Ticks and those of others within the range whose label covers none before, in ascending order. */
+function withReadable(
+  ticks: readonly number[],
+  others: readonly number[],
+  least: number,
+  most: number,
+): number[] {
+  const distance = LABEL * Math.log(most / least), kept = [...ticks];
+  for (const other of others) {
+    if (other < least || other > most) continue;
+    if (kept.every((tick) => Math.abs(Math.log(tick / other)) >= distance)) kept.push(other);
+  }
+  return kept.sort((a, b) => a - b);
+}
+
+/** The longest part of a logarithmic axis without a tick, as a share of it. */
+function longestGap(ticks: readonly number[], least: number, most: number): number {
+  const places = [least, ...ticks, most].map(Math.log);
+  const gaps = places.slice(1).map((place, i) => place - places[i]!);
+  return Math.max(...gaps) / Math.log(most / least);
 }
 
 /** Share of an axis that a label needs. */

@@ -13,7 +13,7 @@ import {
   type TrainerState,
 } from "../model/files/checkpoint.ts";
 import { parseHuggingFaceConfig } from "../model/files/hugging_face.ts";
-import { drawChart, logAxis } from "./chart.ts";
+import { drawChart, logAxis, noPoints } from "./chart.ts";
 import { Curve } from "./curve.ts";
 import { costOf, type Metric, METRICS_FILE, readLines, readMetrics } from "./metrics.ts";
 import { optionsWhere } from "./options.ts";
@@ -338,6 +338,7 @@ export function drawComparison(runs: readonly ComparedRun[]): Promise<string> {
   ];
   return drawChart({
     title: "Validation loss over what the training cost",
+    notes: caveats(runs),
     legend: runs.map(({ name, last }, i) => ({
       text: `${name}: loss ${last.loss.toFixed(3)}, ${last.bitsPerByte.toFixed(3)} bits per byte`,
       color: color(i),
@@ -353,10 +354,13 @@ export function drawComparison(runs: readonly ComparedRun[]): Promise<string> {
           return {
             x: logAxis(drawn.map(x), xAxis),
             y: logAxis(drawn.map(y), yAxis),
-            marks: runs.flatMap(({ points }, i) => [
-              plot.lineY(points.filter(isDrawn), { x, y, stroke: color(i), strokeWidth: 1.5 }),
-              plot.dot(points.filter(isDrawn), { x, y, fill: color(i), r: 2.5 }),
-            ]),
+            marks: [
+              ...noPoints(plot, drawn),
+              ...runs.flatMap(({ points }, i) => [
+                plot.lineY(points.filter(isDrawn), { x, y, stroke: color(i), strokeWidth: 1.5 }),
+                plot.dot(points.filter(isDrawn), { x, y, fill: color(i), r: 2.5 }),
+              ]),
+            ],
           };
         })
       ),

@@ -1,4 +1,4 @@
-import { BLUE, drawChart, GREY, type LegendEntry, logAxis, RED } from "./chart.ts";
+import { BLUE, drawChart, GREY, type LegendEntry, logAxis, noPoints, RED } from "./chart.ts";
 import { Curve } from "./curve.ts";
 import type { Metric } from "./metrics.ts";
 
@@ -66,6 +66,7 @@ export function drawLoss(
           label: "loss, nats per token",
         }),
         marks: [
+          ...noPoints(plot, points),
           plot.lineY(training.points, { ...channels, stroke: BLUE, strokeWidth: 1.5 }),
           plot.lineY(validation.points, { ...channels, stroke: RED, strokeWidth: 2 }),
           plot.dot(validation.points, { ...channels, fill: RED, r: 3 }),

@@ -89,7 +89,7 @@ Deno.test("drawScaling() draws one panel per axis with points", async () => {
   const count = (pattern: RegExp) => [...svg.matchAll(pattern)].length;
   assert.equal(count(/aria-label="frame"/g), 2);
   assert.equal(count(/<circle/g), 2 * 7, "on the device and by the wall clock");
-  for (const text of ["width", "layers", "ms per step", ...values.map(String)]) {
+  for (const text of ["width (log)", "layers (log)", "ms per step (log)", ...values.map(String)]) {
     assert.ok(svg.includes(`${text}<`), text);
   }
   assert.doesNotMatch(svg, /<b>|NaN|undefined/);

@@ -263,12 +263,20 @@ Deno.test("drawComparison() draws loss and bits per byte over tokens, time and F
   const svg = await drawComparison([...runs, { ...runs[0]!, name: "<b> & c" }]);
   assert.match(svg, /^<svg xmlns="[^"]+" width="\d+" .*<\/svg>\n$/s);
   for (const label of ["tokens", "training time, seconds", "FLOPs"]) {
-    assert.equal(svg.split(`${label} →`).length - 1, 2, label);
+    assert.equal(svg.split(`${label} (log) →`).length - 1, 2, label);
   }
   for (const label of ["validation loss, nats per token", "bits per byte"]) {
     assert.equal(svg.split(`↑ ${label}`).length - 1, 3, label);
   }
   assert.ok(svg.includes("&lt;b&gt; &amp; c: loss 6.000"));
   assert.equal(svg.split("<circle").length - 1, 6 * (2 + 1 + 2));
-  assert.doesNotMatch(svg, /NaN|undefined/);
+  assert.doesNotMatch(svg, /NaN|undefined|no points|compared/);
+
+  const still = runs[0]!.points.map((point) => ({ ...point, seconds: NaN }));
+  const other = await drawComparison([{ ...runs[0]!, points: still, dataHash: "other" }, {
+    ...runs[0]!,
+    points: still,
+  }]);
+  assert.equal(other.split("no points").length - 1, 2, "two panels over time");
+  assert.match(other, /different texts: neither losses nor bits per byte can be compared/);
 });

@@ -22,7 +22,7 @@ Deno.test("drawLoss() draws training losses as a line, validation losses as dots
   assert.equal(svg.match(/<circle/g)!.length, 2);
   for (
     const text of [
-      "<title>a &lt;b></title>",
+      "<title>a &lt;b&gt;</title>",
       "training 3.500 at step 4",
       "validation 4.250 at step 4",
       "entropy of the text 0.625",
