@@ -138,6 +138,11 @@ function consoleSize(): { columns: number; rows: number } | undefined {
   }
 }
 
+/** Columns of the terminal to which the result is printed; undefined for a pipe or a file. */
+export function outputColumns(): number | undefined {
+  return Deno.stdout.isTerminal() ? consoleSize()?.columns : undefined;
+}
+
 /** Writes all of a text. */
 function write(stream: { writeSync(bytes: Uint8Array): number }, text: string): void {
   const bytes = new TextEncoder().encode(text);

@@ -13,7 +13,7 @@ import {
   readRun,
 } from "../train/compare.ts";
 import { placeInRun } from "../train/run_place.ts";
-import { command, output, run, status } from "./command.ts";
+import { command, output, outputColumns, run, status } from "./command.ts";
 
 /** `compare`: validation losses of several trainings, and their cost. */
 const program = command(
@@ -29,7 +29,7 @@ const program = command(
       const warn = (sentence: string) => status(`Warning: ${sentence}`);
       const runs = readRuns(directoriesOf(paths), warn);
       for (const sentence of caveats(runs)) warn(sentence);
-      output(compareTable(runs));
+      output(compareTable(runs, { columns: outputColumns() }));
       if (options.svg === undefined && runs.length === 1 || svg === undefined) return;
       const plot = await drawComparison(runs);
       replaceText(svg, plot);

@@ -4,6 +4,7 @@ import { flagOf, taskCommand } from "../files/command_line.ts";
 import { isSystemError } from "../files/disk.ts";
 import { CONFIG_FILE } from "../files/names.ts";
 import { align, duration, inShort } from "../files/units.ts";
+import { printable } from "../files/printable.ts";
 import { sentenceOf } from "../files/user_error.ts";
 import { PRESETS } from "../model/config.ts";
 import {
@@ -237,7 +238,9 @@ export function differences(runs: readonly ComparedRun[]): [name: string, values
   const left = new Set<string>([
     ...REPORTING,
     ...(isSame(({ dataHash }) => dataHash) ? NAMING_DATA : []),
-    ...(isSame(({ tokenizerHash }) => tokenizerHash) ? ["tokenizer"] : []),
+    ...(isSame(({ tokenizerHash }) => tokenizerHash) ? ["tokenizer", "vocabulary"] : []),
+    // a model to start from has its own size, whatever the preset
+    ...(runs.some(({ options }) => options.initFrom !== undefined) ? ["preset"] : []),
   ]);
   for (const name of new Set(runs.flatMap(({ options }) => Object.keys(options)))) {
     if (!left.has(name)) rows.set(flagOf(name), runs.map(({ options }) => options[name]));
@@ -268,8 +271,14 @@ export function caveats(runs: readonly ComparedRun[]): string[] {
   return sentences;
 }
 
-/** The comparison as text: one line per run, then the options that differ. */
-export function compareTable(runs: readonly ComparedRun[]): string {
+/**
+ * The comparison as text: one line per run, then the options that differ; or one block per run if a line would have
+ * more than `columns` characters.
+ */
+export function compareTable(
+  runs: readonly ComparedRun[],
+  { columns = Infinity }: { columns?: number | undefined } = {},
+): string {
   const figures = runs.map(({ name, parameters, last, best }) => {
     return [
       name,
@@ -299,7 +308,15 @@ export function compareTable(runs: readonly ComparedRun[]): string {
     ["differs in", ...runs.map(({ name }) => name)],
     ...different.map(([name, values]) => [name, ...values]),
   ]);
-  return align([head, ...figures]) + options;
+  const table = align([head, ...figures]) + options;
+  if (table.split("\n").every(({ length }) => length <= columns)) return table;
+  const blocks = figures.map(([name, ...values], i) =>
+    `${printable(name!)}\n` + align([
+      ...values.map((value, j) => [`  ${head[j + 1]!}`, value]),
+      ...different.map(([flag, values]) => [`  ${flag}`, values[i]!]),
+    ])
+  );
+  return blocks.join("\n");
 }
 
 const COLORS = [

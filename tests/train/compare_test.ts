@@ -226,6 +226,13 @@ Deno.test("differences() names the options that differ, except those of reports"
   // the same text under two names
   assert.deepEqual(differences(runs), [["--learning-rate", ["1", "0.5"]]]);
   assert.deepEqual(differences([runs[0]!, runs[0]!]), []);
+  // neither the preset beside a model to start from nor the vocabulary of one tokenizer has an effect
+  const tuned = {
+    ...a!,
+    options: { ...OPTIONS, preset: "auto", vocabulary: "full", initFrom: "m" },
+  };
+  const scratch = { ...a!, options: { ...OPTIONS, preset: "nano", vocabulary: "auto" } };
+  assert.deepEqual(differences([tuned, scratch]), [["--init-from", ["m", "—"]]]);
 });
 
 Deno.test("caveats() names the figures that cannot be compared", () => {
@@ -257,6 +264,10 @@ Deno.test("compareTable() puts the runs' last and best figures in columns", () =
     ].join("\n"),
   );
   assert.doesNotMatch(compareTable([named[0]!]), /differs/);
+  assert.equal(compareTable(named, { columns: 80 }), compareTable(named));
+  const narrow = compareTable(named, { columns: 40 });
+  assert.match(narrow, /^a\n  params +1 k\n[^]*\n  --learning-rate +1\n\nb\n  params +1\.23 M\n/);
+  for (const line of narrow.split("\n")) assert.ok(line.length <= 40, line);
 });
 
 Deno.test("drawComparison() draws loss and bits per byte over tokens, time and FLOPs", async () => {
