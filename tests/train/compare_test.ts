@@ -266,7 +266,7 @@ Deno.test("compareTable() puts the runs' last and best figures in columns", () =
   assert.doesNotMatch(compareTable([named[0]!]), /differs/);
   assert.equal(compareTable(named, { columns: 80 }), compareTable(named));
   const narrow = compareTable(named, { columns: 40 });
-  assert.match(narrow, /^a\n  params +1 k\n[^]*\n  --learning-rate +1\n\nb\n  params +1\.23 M\n/);
+  assert.match(narrow, /^a\n +params +1 k\n[^]*\n +--learning-rate +1\n\nb\n +params +1\.23 M\n/);
   for (const line of narrow.split("\n")) assert.ok(line.length <= 40, line);
 });
 
