@@ -13,6 +13,7 @@ import { printable, quoted } from "../files/printable.ts";
 import { UserError } from "../files/user_error.ts";
 import {
   CheckpointError,
+  listCheckpoints,
   newestCheckpoint,
   readTrainerState,
   STATE_FILE,
@@ -196,14 +197,37 @@ async function findFiles(spec: string, options: FindModelOptions): Promise<Found
 /**
  * The newest whole checkpoint of a run.
  *
- * @throws {CheckpointError} if there is none.
+ * @throws {CheckpointError} if there is none; its hint names the newest run beside it, if there is one.
  */
 export function newestIn(run: string, onWarning: (sentence: string) => void = () => {}): string {
   const newest = newestCheckpoint(run, onWarning);
   if (newest !== undefined) return newest;
-  throw new CheckpointError(`Cannot load a model as ${run} holds no checkpoint`, {
-    hint: `Train a model first: ${taskCommand("train")}`,
-  });
+  const other = newestRunBeside(run), folder = dirname(run);
+  const listing = taskCommand("runs", ...folder === "runs" ? [] : [folder]);
+  throw new CheckpointError(
+    existsSync(run)
+      ? `Cannot load a model as ${run} holds no checkpoint`
+      : `Cannot load a model from ${run} as there is no such directory`,
+    {
+      hint: other === undefined
+        ? `Train a model first: ${taskCommand("train")}`
+        : `To use the newest run: ${commandLine(["--run", other])}; to list all: ${listing}`,
+    },
+  );
+}
+
+/** The run in the same folder whose newest checkpoint was saved last. */
+function newestRunBeside(run: string): string | undefined {
+  const folder = dirname(run);
+  try {
+    const times = readdirSync(folder).flatMap((name): [path: string, savedMs: number][] => {
+      const path = join(folder, name), [checkpoint] = listCheckpoints(path);
+      return checkpoint ? [[path, statSync(checkpoint.path).mtimeMs]] : [];
+    });
+    return times.sort(([, a], [, b]) => b - a)[0]?.[0];
+  } catch {
+    return undefined; // the folder is absent, may not be read, or changes meanwhile
+  }
 }
 
 /** Downloads the files of a model, all of one commit of its repository. */

@@ -1,5 +1,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
+import { type PresetName, PRESETS } from "../model/config.ts";
+import { presetDefaults } from "../train/resolve.ts";
 import { dirname, fromFileUrl } from "./paths.ts";
 
 /** The pages for people: what they name exists. */
@@ -39,6 +41,47 @@ for (const page of pages) {
     }
   });
 }
+
+Deno.test("docs/models.md lists the presets with their defaults", () => {
+  const rows = Deno.readTextFileSync(join(root, "docs/models.md")).split("\n")
+    .map((line) => line.split("|").map((cell) => cell.trim()));
+  for (const name of Object.keys(PRESETS) as PresetName[]) {
+    const { width, layers, heads, contextLength, batchSize, steps, learningRate } = presetDefaults(
+      name,
+    );
+    const figures = [width, layers, heads, contextLength, batchSize, steps, learningRate];
+    const row = rows.find(([, cell]) => cell === `\`${name}\``);
+    assert.deepEqual(row?.slice(2, 2 + figures.length), figures.map(String), name);
+  }
+});
+
+Deno.test("the server of docs/library.md sends modules as TypeScript", async () => {
+  const page = Deno.readTextFileSync(join(root, "docs/library.md"));
+  const [code] = / {4}Deno\.serve\([^]*?\n {4}\}\);\n/.exec(page) ?? [];
+  const script = await Deno.makeTempFile({ suffix: ".ts" });
+  Deno.writeTextFileSync(script, code!.replace("8000", "0"));
+  const server = new Deno.Command(Deno.execPath(), {
+    args: ["run", "--no-config", "--no-prompt", "--allow-read=.", "--allow-net=127.0.0.1", script],
+    cwd: root,
+    env: { NO_COLOR: "1" },
+    stdout: "null",
+    stderr: "piped",
+  }).spawn();
+  try {
+    let said = "";
+    for await (const text of server.stderr.pipeThrough(new TextDecoderStream())) {
+      said += text;
+      if (/:\d+\//.test(said)) break;
+    }
+    const response = await fetch(`${/http:\S+\//.exec(said)![0]}mod.ts`);
+    assert.equal(response.headers.get("content-type"), "application/typescript");
+    assert.equal(await response.text(), Deno.readTextFileSync(join(root, "mod.ts")));
+  } finally {
+    server.kill();
+    await server.status;
+    Deno.removeSync(script);
+  }
+});
 
 Deno.test("README.md is a page that one reads to its end", () => {
   const lines = Deno.readTextFileSync(join(root, "README.md")).split("\n").length;

@@ -13,11 +13,11 @@ import type { ParameterSpec } from "../model/parameters.ts";
 
 /** Settings of the optimizer that are the same for all steps of a training. */
 export interface OptimizerOptions {
-  /** Decoupled decay of matrices and embeddings. */
+  /** Decoupled decay of matrices and embeddings; 0.1 by default. */
   readonly weightDecay: number;
-  /** Decay of the first moment. */
+  /** Decay of the first moment; 0.9 by default. */
   readonly beta1: number;
-  /** Decay of the second moment. */
+  /** Decay of the second moment; 0.98 by default. */
   readonly beta2: number;
 }
 

@@ -31,15 +31,15 @@ export interface StepOptions extends OptimizerOptions {
   readonly batchSize: number;
   /** T: tokens in a sequence. */
   readonly sequenceLength: number;
-  /** Micro-batches whose gradients are added up before one update. */
+  /** Micro-batches whose gradients are added up before one update; 1 by default. */
   readonly gradientAccumulation: number;
-  /** Share of activations dropped. */
+  /** Share of activations dropped; 0 by default. */
   readonly dropout: number;
-  /** Share of the target's probability spread over the vocabulary. */
+  /** Share of the target's probability spread over the vocabulary; 0 by default. */
   readonly labelSmoothing: number;
-  /** Norm to which a larger gradient is clipped; 0 for no clipping. */
+  /** Norm to which a larger gradient is clipped, 1 by default; 0 for no clipping. */
   readonly gradientClip: number;
-  /** Seed of dropout. */
+  /** Seed of dropout; 1 by default. */
   readonly seed: number;
 }
 

@@ -702,7 +702,7 @@ const MISTAKES: [name: string, args: string[], message: RegExp][] = [
   [
     "generate",
     ["--run", join(directory, "none")],
-    /holds no checkpoint\nTrain a model first: deno task train\n$/,
+    /none as there is no such directory\n(Train a model first: deno task train|To use the newest .*)\n$/,
   ],
   [
     "generate",
@@ -749,7 +749,7 @@ const MISTAKES: [name: string, args: string[], message: RegExp][] = [
     ["--init-from", "/no/model", "--out", join(directory, "none")],
     /^looking for \/no\/model\nError: Cannot find the model .*there is no such directory\n$/,
   ],
-  ["eval", ["--run", join(directory, "none")], /deno task train/],
+  ["eval", ["--run", join(directory, "none", "none")], /deno task train/],
   [
     "eval",
     ["--model", join(directory, "bare")],

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { checkPlace, placeAt } from "../../generate/place.ts";
+import { newestIn } from "../../generate/source.ts";
 import { directory, makeRun } from "../checkpoints.ts";
 
 const run = makeRun("runs/a", { count: 2 });
@@ -53,4 +54,19 @@ Deno.test("checkPlace() says what to type when a path is not what its option nee
       hint: use && `To load it: ${use}`,
     });
   }
+});
+
+Deno.test("newestIn() names the newest run beside one that is absent or empty", () => {
+  const older = makeRun("some/a", { count: 1 }), newer = makeRun("some/b", { count: 1 });
+  Deno.utimeSync(join(older, "checkpoints", "000001"), 1, 1);
+  const some = join(directory, "some"), hint = new RegExp(`: --run ${newer}; .* runs ${some}$`);
+  assert.throws(() => newestIn(join(some, "none")), {
+    message: `Cannot load a model from ${join(some, "none")} as there is no such directory`,
+    hint,
+  });
+  Deno.mkdirSync(join(some, "bare"));
+  assert.throws(() => newestIn(join(some, "bare")), { message: /bare holds no checkpoint$/, hint });
+  assert.throws(() => newestIn(join(directory, "no", "run")), {
+    hint: "Train a model first: deno task train",
+  });
 });

@@ -40,3 +40,14 @@ Deno.test("TrainOptions and ResolvedOptions get their types from the table", () 
   const types: Types = [true, true, true, true, true, true, true, true, true];
   assert.ok(types.every((is) => is));
 });
+
+Deno.test("the documentation of a training step states the defaults of its options", () => {
+  for (const file of ["step.ts", "optimizer.ts"]) {
+    const text = Deno.readTextFileSync(new URL(`../../train/${file}`, import.meta.url));
+    const stated = [...text.matchAll(/\b([\d.]+) by default[^\n]*\n {2}readonly (\w+): number;/g)];
+    assert.ok(stated.length >= 3, file);
+    for (const [, value, name] of stated) {
+      assert.equal(Number(value), DEFAULT_OPTIONS[name as "seed"], name);
+    }
+  }
+});
