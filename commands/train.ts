@@ -105,9 +105,12 @@ async function main(options: Partial<TrainOptions>, isJson: boolean): Promise<nu
       let done = `done: ${step} steps`;
       const model = out === undefined || out === DEFAULT_OPTIONS.out ? [] : ["--run", out];
       if (event.reason === "patience" && best !== undefined) {
-        done = `ended after step ${step}, as the validation loss has not become better for ` +
-          `--patience evaluations; the best checkpoint is ${best}`;
+        done =
+          `ended after step ${step}, as ${start!.options.patience} evaluations found no better ` +
+          `validation loss (--patience; 0 continues); the best checkpoint is ${best}`;
         model.push("--checkpoint", "best");
+      } else if (best !== undefined && best !== event.path) {
+        status(`the validation loss was lowest at ${best}: --checkpoint best`);
       }
       const next = taskCommand("generate", ...model, ...argument(event.prompt));
       status(`${done}; to generate text: ${next}`);

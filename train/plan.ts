@@ -142,7 +142,10 @@ function namedCheckpoint(run: string, name: string): string {
     throw new UserError(
       `Cannot resume from ${path} in ${run} as that run must have no other checkpoints: ` +
         `it has ${checkpoints.length}`,
-      { hint: "Choose another --out for a run that continues from there" },
+      {
+        hint: `To resume that run: ${taskCommand("train", "--out", run)}\n` +
+          "For a run that continues from the checkpoint choose another --out",
+      },
     );
   }
   checkState(verifyCheckpoint(path), path);

@@ -390,6 +390,19 @@ export function moveAside(path: string): string | undefined {
   return aside;
 }
 
+/**
+ * Gives a run its name back that `moveAside()` took, unless another run has that name now. If the system refuses, the
+ * run stays under its new name.
+ */
+export function moveBack(aside: string, path: string): void {
+  if (existsSync(path)) return;
+  try {
+    renameSync(aside, path);
+  } catch (error) {
+    if (!isSystemError(error)) throw error;
+  }
+}
+
 /** The first of `NAME-1`, `NAME-2`, … that does not exist. */
 function firstFree(name: string): string {
   let number = 1;

@@ -99,10 +99,6 @@ export function checkState(state: TrainerState, path: string): void {
     );
   }
   check(
-    step <= schedule.steps,
-    `step must be at most schedule.steps, ${schedule.steps}: current value is ${step}`,
-  );
-  check(
     isReachable(state, precision),
     `its loss scale must be one that ${precision} reaches: current value is ${state.lossScale}`,
   );

@@ -57,6 +57,9 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
   const isEvaluating = () => isDue(options.evalEvery) || step === total;
   const isPatient = () => options.patience === 0 || evaluationsSinceBest < options.patience;
 
+  if (step > total) { // there is nothing to do, and a checkpoint would have fewer steps in its schedule than done
+    return yield { kind: "end", reason: "steps", step, path: path!, prompt: promptOf(0) };
+  }
   const isResumed = isSaved || step > 0; // from a checkpoint of this run or of another
   if (isResumed && isEvaluating() && record.lastEvaluation !== step) { // it was interrupted
     yield* evaluate();

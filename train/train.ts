@@ -29,7 +29,13 @@ import {
 } from "./plan.ts";
 import { openRecord } from "./record.ts";
 import { checkRates } from "./resolve.ts";
-import { checkRoom, checkRunDirectory, moveAside, openRunDirectory } from "./run_directory.ts";
+import {
+  checkRoom,
+  checkRunDirectory,
+  moveAside,
+  moveBack,
+  openRunDirectory,
+} from "./run_directory.ts";
 import { restore } from "./state.ts";
 import { createTrainStep, type TrainStep } from "./step.ts";
 import { steps } from "./steps.ts";
@@ -98,12 +104,9 @@ export async function* train(
   try {
     const device = given ?? resources.adopt(await openDevice(), (device) => device.destroy());
     const { out = DEFAULT_OPTIONS.out, dryRun = false } = wanted;
-    if (dryRun) {
-      checkRunDirectory(out);
-    } else if (wanted.fresh) {
-      const aside = moveAside(out);
-      if (aside) yield { kind: "notice", message: `moved the old run to ${aside}` };
-    }
+    if (dryRun) checkRunDirectory(out);
+    const aside = wanted.fresh && !dryRun ? moveAside(out) : undefined;
+    if (aside) resources.defer(() => moveBack(aside, out)); // unless something was saved in its place
     const directory = dryRun
       ? undefined
       : resources.adopt(openRunDirectory(out), (directory) => directory.close());
@@ -127,6 +130,13 @@ export async function* train(
     const plan = yield* makePlan(place, wanted, checkpoint);
     const corpus = resources.adopt(yield* openCorpus(place, plan), (corpus) => corpus.close());
     const run = yield* finishPlan(place, plan, corpus);
+    if (checkpoint && !ours && run.first > run.options.steps) {
+      throw new UserError(
+        `Cannot continue ${checkpoint.path} as --steps must be above its ${run.first}: ` +
+          `current value is ${run.options.steps}`,
+      );
+    }
+    if (aside) yield { kind: "notice", message: `moved the old run to ${aside}` };
     yield startOf(run);
     if (!directory) return yield* estimateRun(run);
     directory.checkRoom(roomOf(run));

@@ -167,8 +167,9 @@ Deno.test("train --patience names the best checkpoint when the validation loss h
   assert.equal(code, 0, stderr);
   const [best, last] = ["000001", "000003"].map((step) => join(path, "checkpoints", step));
   assert.equal(stdout, `${last}\n`);
-  const end = "ended after step 3, as the validation loss has not become better for --patience " +
-    `evaluations; the best checkpoint is ${best}; to generate text: ` +
+  const end =
+    "ended after step 3, as 2 evaluations found no better validation loss (--patience; 0 " +
+    `continues); the best checkpoint is ${best}; to generate text: ` +
     `deno task generate --run ${path} --checkpoint best 'One rainy afternoon'\n`;
   assert.ok(stderr.endsWith(end), stderr);
 });

@@ -190,3 +190,40 @@ Deno.test("train() validates with texts that it is given, and trains on all othe
     { name: "UserError", message: /^Cannot validate with validationTexts and validationData/ },
   );
 });
+
+Deno.test("train() leaves a run as it is when it has done more than the steps", async () => {
+  const out = join(directory, "further"), options = { texts: TEXTS, out, evalEvery: 0 };
+  const losses = await trained({ ...options, steps: 5, saveEvery: 1, warmupSteps: 0 });
+  const state = () => Deno.readTextFileSync(join(out, "checkpoints/000005/trainer_state.json"));
+  const before = state();
+  assert.deepEqual(await trained({ ...options, steps: 1, evalEvery: 1 }), []);
+  assert.equal(state(), before);
+  assert.equal((await trained({ ...options, steps: 6 })).length, 1);
+  assert.equal(losses.length, 5);
+  await assert.rejects(
+    () =>
+      trained({
+        ...options,
+        steps: 4,
+        resumeFrom: join(out, "checkpoints/000005"),
+        out: `${out}-on`,
+      }),
+    { name: "UserError", message: /must be above its 5: current value is 4$/ },
+  );
+});
+
+Deno.test("train() with fresh gives a run its name back when it cannot start over", async () => {
+  const out = join(directory, "kept"), options = { texts: TEXTS, out, fresh: true };
+  await trained({ texts: TEXTS, out, steps: 1 });
+  const names = () =>
+    [...Deno.readDirSync(directory)].map(({ name }) => name)
+      .filter((name) => name.startsWith("kept")).sort();
+  await assert.rejects(() => trained({ ...options, width: 30 }), { name: /Error$/ });
+  await assert.rejects(() => trained({ ...options, resumeFrom: "best" }), {
+    name: "OptionError",
+    message: /fresh must be given without resumeFrom/,
+  });
+  assert.deepEqual(names(), ["kept"]);
+  await trained({ ...options, steps: 1 });
+  assert.deepEqual(names(), ["kept", "kept-1"]);
+});
