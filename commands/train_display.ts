@@ -6,6 +6,9 @@ import type { TrainEvent } from "../train/train.ts";
 /** Milliseconds without a line of the log after which a step gets one. */
 const SILENCE_MS = 60_000;
 
+/** Milliseconds of the first step above which a line says how large a step is. */
+const SLOW_STEP_MS = 20_000;
+
 /** Displays what training reports: on a terminal with a bar at the bottom, otherwise line by line. */
 export class TrainDisplay {
   readonly #bar: ProgressBar;
@@ -15,6 +18,10 @@ export class TrainDisplay {
   #isScaled = false;
   #epochDigits = 1;
   #loggedMs = -Infinity;
+  /** When the wait for the first step began; undefined once it is over. */
+  #waitingSinceMs: number | undefined;
+  /** What decides how many tokens a step has. */
+  #stepSizes = { batchSize: 0, contextLength: 0, gradientAccumulation: 0 };
 
   constructor(bar: ProgressBar = new ProgressBar()) {
     this.#bar = bar;
@@ -40,6 +47,8 @@ export class TrainDisplay {
           ? `${parameters}`
           : `${trainedParameters} of ${parameters}`;
         this.#logEvery = options.logEvery;
+        this.#stepSizes = options;
+        this.#waitingSinceMs = performance.now();
         this.#isScaled = options.precision === "f16";
         const { epochs } = event; // 0.034 has more digits than 1.4
         this.#epochDigits = Math.max(1, 1 - Math.floor(Math.log10(epochs)));
@@ -82,6 +91,7 @@ export class TrainDisplay {
         );
       }
       case "tuning":
+        this.#waitingSinceMs = performance.now();
         this.#bar.update(
           event.done,
           event.of,
@@ -92,6 +102,7 @@ export class TrainDisplay {
         }
         return;
       case "step": {
+        this.#noteSlowStep();
         const line = this.#describeStep(event);
         this.#bar.update(event.step, event.steps, line);
         if (this.#isLogged(event)) {
@@ -120,6 +131,22 @@ export class TrainDisplay {
   /** Removes the bar for good; lines are still printed. */
   close(): void {
     this.#bar.close();
+  }
+
+  /** Says after a slow first step how large a step is. */
+  #noteSlowStep(): void {
+    if (this.#waitingSinceMs === undefined) return;
+    const tookMs = performance.now() - this.#waitingSinceMs;
+    this.#waitingSinceMs = undefined;
+    if (tookMs <= SLOW_STEP_MS) return;
+    const { batchSize, contextLength, gradientAccumulation } = this.#stepSizes;
+    this.#bar.print(
+      `the first step took ${duration(tookMs / 1000)}, compilation included: a step has ` +
+        `${
+          batchSize * contextLength * gradientAccumulation
+        } tokens, --batch-size ${batchSize} by ` +
+        `--context-length ${contextLength} by --gradient-accumulation ${gradientAccumulation}`,
+    );
   }
 
   /** Whether a step has a line: the last, and without a bar the first, every `logEvery`-th, and one per minute. */

@@ -122,6 +122,34 @@ Deno.test("TrainDisplay writes a log that has the first step, every logEvery-th 
   assert.deepEqual(steps(log(20, 0)), []);
 });
 
+Deno.test("TrainDisplay says how large a step is when the first takes long", () => {
+  const { now } = performance, lines: string[] = [];
+  for (const seconds of [20, 30]) {
+    let time = 0;
+    performance.now = () => time;
+    const display = new TrainDisplay(
+      new ProgressBar({ write: (text) => void lines.push(text), size: () => undefined }),
+    );
+    try {
+      for (const event of training(4, 0)) {
+        if (event.kind === "step") time += seconds * 1000;
+        if (event.kind === "start") {
+          const sizes = { batchSize: 8, contextLength: 64, gradientAccumulation: 2 };
+          Object.assign(event.options, sizes);
+        }
+        display.show(event);
+      }
+      display.close();
+    } finally {
+      performance.now = now;
+    }
+  }
+  assert.deepEqual(lines.filter((line) => line.startsWith("the first step")), [
+    "the first step took 30.0s, compilation included: a step has 1024 tokens, --batch-size 8 by " +
+    "--context-length 64 by --gradient-accumulation 2\n",
+  ]);
+});
+
 Deno.test("TrainDisplay writes epochs with as many digits as the run needs", () => {
   for (const [pace, first, all] of [[30, "30.0", "60.0"], [0.01, "0.010", "0.020"]] as const) {
     const lines = log(2, 1, pace);
