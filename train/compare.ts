@@ -353,9 +353,13 @@ export function drawComparison(runs: readonly ComparedRun[]): Promise<string> {
     { y: (point: ComparedPoint) => point.loss, label: "validation loss, nats per token" },
     { y: (point: ComparedPoint) => point.bitsPerByte, label: "bits per byte" },
   ];
+  const starts = runs.map(({ points }) => points.filter(({ step }) => step === 0));
   return drawChart({
     title: "Validation loss over what the training cost",
-    notes: caveats(runs),
+    notes: [
+      ...caveats(runs),
+      ...(starts.flat().length > 0 ? ["dashed: the model from which a run started"] : []),
+    ],
     legend: runs.map(({ name, last }, i) => ({
       text: `${name}: loss ${last.loss.toFixed(3)}, ${last.bitsPerByte.toFixed(3)} bits per byte`,
       color: color(i),
@@ -370,10 +374,11 @@ export function drawComparison(runs: readonly ComparedRun[]): Promise<string> {
           const drawn = points.filter(isDrawn);
           return {
             x: logAxis(drawn.map(x), xAxis),
-            y: logAxis(drawn.map(y), yAxis),
+            y: logAxis([...drawn, ...starts.flat()].map(y), yAxis),
             marks: [
               ...noPoints(plot, drawn),
               ...runs.flatMap(({ points }, i) => [
+                plot.ruleY(starts[i]!, { y, stroke: color(i), strokeDasharray: "4 3" }),
                 plot.lineY(points.filter(isDrawn), { x, y, stroke: color(i), strokeWidth: 1.5 }),
                 plot.dot(points.filter(isDrawn), { x, y, fill: color(i), r: 2.5 }),
               ]),

@@ -40,7 +40,7 @@ export class LossWatch {
       this.#sum += loss!;
       this.#count++;
     }
-    if (kind !== "evaluation") return undefined;
+    if (kind !== "evaluation" || step === 0) return undefined;
     const trainingLoss = this.#count > 0 ? this.#sum / this.#count : NaN;
     this.#sum = this.#count = 0;
     if (loss! < this.#best.loss) this.#best = { step, loss: loss!, trainingLoss };

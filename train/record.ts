@@ -87,6 +87,7 @@ export class RunRecord {
 
   #addEvaluation({ step, loss }: Metric): void {
     this.#lastEvaluation = step;
+    if (step === 0) return; // of the model from which the training started, which is no checkpoint of the run
     this.#evaluationsSinceBest++;
     if (!Number.isFinite(loss) || this.#best && loss! >= this.#best.loss) return;
     this.#best = { step, loss: loss! };

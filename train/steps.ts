@@ -66,6 +66,10 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     if (isEvaluated) yield* save(); // this checkpoint may be the best one
   }
   if (isResumed && !isSaved) yield* save(); // else the next start would begin with random parameters
+  if (loop.source && !isResumed && isEvaluating()) { // the model to start from, on the new text
+    yield* evaluate();
+    isEvaluated = true; // if a signal interrupted it, nothing is lost
+  }
   since = performance.now();
   while (step < total && isPatient() && !signal?.aborted) {
     await submit();
@@ -147,9 +151,10 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     }
     isEvaluated = true;
     const { loss } = evaluation, { entropyPerToken } = corpus;
-    isBest = Number.isFinite(loss) && (bestLoss === null || loss < bestLoss);
+    // the model at step 0 is that of another run, not the best of this one
+    isBest = step > 0 && Number.isFinite(loss) && (bestLoss === null || loss < bestLoss);
     if (isBest) bestLoss = loss;
-    evaluationsSinceBest = isBest ? 0 : evaluationsSinceBest + 1;
+    evaluationsSinceBest = isBest || step === 0 ? 0 : evaluationsSinceBest + 1;
     const entropy = entropyPerToken === undefined ? {} : { entropyPerToken };
     const metric = { kind: "evaluation" as const, step, ...evaluation, ...entropy };
     record.note([metric]);

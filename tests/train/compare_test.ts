@@ -289,5 +289,11 @@ Deno.test("drawComparison() draws loss and bits per byte over tokens, time and F
     points: still,
   }]);
   assert.equal(other.split("no points").length - 1, 2, "two panels over time");
+  assert.doesNotMatch(other, /dasharray|dashed/);
+  const [first] = runs[0]!.points;
+  const start = { ...first!, step: 0, tokens: 0, flops: 0, seconds: 0, loss: 7 };
+  const tuned = await drawComparison([{ ...runs[0]!, points: [start, ...runs[0]!.points] }]);
+  assert.equal(tuned.split('stroke-dasharray="4 3"').length - 1, 6, "one line per panel");
+  assert.match(tuned, /dashed: the model from which a run started/);
   assert.match(other, /different texts: neither losses nor bits per byte can be compared/);
 });

@@ -169,7 +169,13 @@ Deno.test("train() begins where the model that it starts from ended", async () =
     learningRate: 0,
     minLearningRate: 0,
   };
-  const again = lossOf(await run("again", options));
+  const events = await run("again", options), again = lossOf(events);
+  const evaluations = events.filter((event) => event.kind === "evaluation");
+  assert.deepEqual(
+    evaluations.map(({ step, loss, best }) => [step, loss, best]),
+    [[0, again, false], [1, again, true]],
+    "first the model to start from",
+  );
   const expected = lossOf(
     await run(copy("base", "continued"), {
       preset: "nano",
@@ -269,12 +275,12 @@ const MISTAKES: [what: string, options: Partial<TrainOptions>, message: RegExp][
   [
     "a frozen layer that is not there",
     { initFrom, freeze: "0-2" },
-    /freeze "0-2" .* blocks from 0 to 1/,
+    /freeze "0-2" .* blocks, 0-1 or some of them/,
   ],
   [
     "a frozen head that is the embedding",
     { initFrom, freeze: "head" },
-    /no head, as it is the token embedding/,
+    /the head of this model is the token embedding/,
   ],
   [
     "everything frozen",
