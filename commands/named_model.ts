@@ -16,7 +16,10 @@ interface ModelOptions {
 export function withModelOptions(program: Command) {
   return program.optionsGroup("Model:")
     .option("--run <directory>", "use the newest checkpoint of this run", "runs/default")
-    .option("--checkpoint <which>", "use another of it: best, a number of steps, or a directory")
+    .option(
+      "--checkpoint <which>",
+      "use another of it: best, latest, a number of steps, or a directory",
+    )
     .addOption(
       new Option(
         "--model <name>",

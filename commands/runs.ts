@@ -1,6 +1,6 @@
 import { taskCommand } from "../files/command_line.ts";
 import { listRuns, runsTable } from "../train/runs.ts";
-import { command, output, run, status } from "./command.ts";
+import { command, output, outputColumns, run, status } from "./command.ts";
 
 /** `runs`: what was trained, how far, how well. */
 const program = command("runs", "List trainings: how far, how good and how large each is.")
@@ -11,7 +11,7 @@ const program = command("runs", "List trainings: how far, how good and how large
 function main(folder: string, json = false): void {
   const runs = listRuns(folder, (sentence) => status(`Warning: ${sentence}`));
   if (json) output(`${JSON.stringify(runs, null, 2)}\n`);
-  else if (runs.length > 0) output(runsTable(runs));
+  else if (runs.length > 0) output(runsTable(runs, outputColumns()));
   else status(`no runs in ${folder}; to make one: ${taskCommand("train")}`);
 }
 

@@ -195,6 +195,8 @@ export function readEvaluations(
   for (const metric of readMetrics(path, onWarning)) {
     const { kind, step, tokensPerSecond = 0, loss, bitsPerByte } = metric;
     end = step;
+    // a run that continues another one begins with the steps of that, whose time it does not know
+    if (kind === "start" && !start) done = step;
     if (kind === "start") start = metric;
     if (kind === "step" && tokensPerSecond > 0) {
       // a step without a speed is as fast as the one before it

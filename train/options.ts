@@ -282,7 +282,7 @@ export const TRAIN_OPTIONS = {
     type: "text",
     placeholder: "<which>",
     help:
-      "checkpoint to resume from: best, a number of steps, or a directory (default: the newest)",
+      "checkpoint to resume from: best, latest, a number of steps, or a directory (default: latest)",
     onResume: "unsaved",
   },
   /** Whether to move an old run aside and start over. */

@@ -115,7 +115,7 @@ export async function* findCheckpoint(
   { base, initFrom, resumeFrom }: Partial<TrainOptions>,
 ): AsyncGenerator<TrainEvent, Resumed | undefined> {
   const warnings: string[] = [];
-  const path = resumeFrom === undefined
+  const path = resumeFrom === undefined || resumeFrom === "latest"
     ? newestCheckpoint(run, (sentence) => warnings.push(sentence), checkState)
     : namedCheckpoint(run, resumeFrom);
   for (const message of warnings) yield { kind: "notice", message };
@@ -129,11 +129,17 @@ export async function* findCheckpoint(
 
 /** The checkpoint that `resumeFrom` names: of this run, or the start of a new one. */
 function namedCheckpoint(run: string, name: string): string {
+  if (isNameInRun(name) && listCheckpoints(run).length === 0) {
+    throw new UserError(
+      `Cannot resume from checkpoint ${name} of ${run} as that run must have checkpoints: it has none`,
+      { hint: "To continue another run there: --resume-from runs/NAME/checkpoints/000500" },
+    );
+  }
   const isName = isNameInRun(name), path = isName ? checkpointNamed(run, name) : name;
   const place = placeAt(path);
   if (!isName && place?.load?.join() !== `--checkpoint,${path}`) {
     throw new UserError(
-      `Cannot resume from ${path} as --resume-from must be best, a number of steps, or the directory ` +
+      `Cannot resume from ${path} as --resume-from must be best, latest, a number of steps, or the directory ` +
         `of a checkpoint: ${place?.reason ?? "there is none"}`,
     );
   }

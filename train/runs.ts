@@ -112,35 +112,34 @@ function bytesBelow(path: string): number {
   }
 }
 
-/** Runs as a table, one line each. */
-export function runsTable(runs: readonly RunSummary[]): string {
-  const head = [
-    "run",
-    "steps",
-    "params",
-    "validation loss",
-    "bits/byte",
-    "best loss",
-    "size",
-    "saved",
-    "text",
-  ];
-  return align([
-    head,
-    ...runs.map((
-      { run, isTraining, step, steps, parameters, data, last, best, bytes, savedMs },
-    ) => [
-      run,
-      `${step}${steps === null ? "" : `/${steps}`}${isTraining ? " (training)" : ""}`,
-      parameters === null ? "—" : inShort(parameters),
-      last ? last.loss.toFixed(3) : "—",
-      last ? last.bitsPerByte.toFixed(3) : "—",
-      best ? `${best.loss.toFixed(3)} at step ${best.step}` : "—",
-      byteCount(bytes),
-      savedMs === null ? "—" : timeOf(savedMs),
-      data === null ? "—" : basename(data),
-    ]),
-  ]);
+/** Columns of the table, and what they say of a run. */
+const COLUMNS: Readonly<Record<string, (run: RunSummary) => string>> = {
+  run: ({ run }) => run,
+  steps: ({ step, steps, isTraining }) =>
+    `${step}${steps === null ? "" : `/${steps}`}${isTraining ? " (training)" : ""}`,
+  params: ({ parameters }) => parameters === null ? "—" : inShort(parameters),
+  "validation loss": ({ last }) => last ? last.loss.toFixed(3) : "—",
+  "bits/byte": ({ last }) => last ? last.bitsPerByte.toFixed(3) : "—",
+  "best loss": ({ best }) => best ? `${best.loss.toFixed(3)} at step ${best.step}` : "—",
+  size: ({ bytes }) => byteCount(bytes),
+  saved: ({ savedMs }) => savedMs === null ? "—" : timeOf(savedMs),
+  text: ({ data }) => data === null ? "—" : basename(data),
+};
+
+/** Columns that a narrow terminal leaves out, the first one first. */
+const SPARE = ["text", "saved", "params", "size", "bits/byte", "validation loss"];
+
+/** Runs as a table, one line each, with as many columns as fit into `width` characters. */
+export function runsTable(runs: readonly RunSummary[], width = Infinity): string {
+  const tableOf = (names: readonly string[]) =>
+    align([[...names], ...runs.map((run) => names.map((name) => COLUMNS[name]!(run)))]);
+  const fits = (table: string) => table.split("\n").every(({ length }) => length <= width);
+  let names = Object.keys(COLUMNS);
+  for (const spare of SPARE) {
+    if (fits(tableOf(names))) break;
+    names = names.filter((name) => name !== spare);
+  }
+  return tableOf(names);
 }
 
 /** A time in the zone of this machine: 2026-11-29 09:58. */

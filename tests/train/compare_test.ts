@@ -122,6 +122,13 @@ Deno.test("readRun() reads the size of older runs' models from their checkpoint"
   assert.equal(points[0]!.flops, 400 * flopsPerToken(config));
 });
 
+Deno.test("readRun() counts only the time of its own steps when a run continues another one", () => {
+  // 400 tokens a step
+  const path = makeRun("branch", [{ ...start, step: 10 }, step(11, 400), evaluation(11, 5)]);
+  const { last } = readRun(path, noWarning);
+  assert.deepEqual([last.step, last.tokens, last.seconds], [11, 4400, 1]);
+});
+
 Deno.test("readRun() skips damaged lines with a warning", () => {
   const path = makeRun("damaged", [start, '{"kind":"st', step(1, 1), evaluation(1, 5), '{"ki']);
   const warnings: string[] = [];

@@ -126,4 +126,10 @@ Deno.test("runsTable() has a line per run, with a dash for what is not known", (
       "runs/a  6/9 (training)     1 k            2.500      1.250  2.000 at step 3  1.23 kB  2026-11-29 09:58  text.txt\n" +
       "runs/b               0       —                —          —                —  0 bytes                 —  —\n",
   );
+  for (const width of [80, 40]) {
+    const runs = [{ run: "runs/a", isTraining: true, ...known, bytes: 1234, savedMs }];
+    const [head, ...rows] = runsTable(runs, width).trimEnd().split("\n");
+    assert.ok([head!, ...rows].every(({ length }) => length <= width), head);
+    assert.match(head!, width === 80 ? /^run .* best loss/ : /^run +steps +best loss$/);
+  }
 });
