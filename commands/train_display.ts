@@ -175,7 +175,7 @@ export class TrainDisplay {
 
 function describeOptions(options: object): string {
   const words = Object.entries(options)
-    .filter(([name, value]) => value !== undefined && !/^(out|fresh|dryRun)$/.test(name))
+    .filter(([name, value]) => value !== undefined && !/^(out|fresh|dryRun|endsWith)$/.test(name))
     .map(([name, value]) => `${flagOf(name)} ${value}`);
   const lines = ["options:"];
   for (const word of words) {

@@ -2,8 +2,10 @@ import assert from "node:assert/strict";
 import { cpSync } from "node:fs";
 import { join } from "node:path";
 import { trainTokenizer } from "../../data/tokenizer/train.ts";
+import { flagOf } from "../../files/command_line.ts";
 import { listCheckpoints } from "../../model/files/checkpoint.ts";
 import type { TrainEvent } from "../../train/events.ts";
+import { OPTION_NAMES } from "../../train/options.ts";
 import { Screen } from "./screen.ts";
 import { HubServer } from "../data/hub/server.ts";
 import { once } from "../once.ts";
@@ -28,6 +30,12 @@ Deno.test("train prints its progress on stderr and its result on stdout", async 
   assert.equal(code, 0, stderr);
   assert.equal(stdout, `${join(out, "checkpoints", "000006")}\n`);
   assert.match(stderr, /^preset nano, as asked; precision f\d\d on /);
+  const named = [...stderr.matchAll(/^(?:options:| {2}) ?(--.*)$/gm)].flatMap(([, line]) =>
+    [...line!.matchAll(/--([\w-]+)/g)].map(([flag]) => flag)
+  );
+  assert.ok(named.includes("--context-length"), stderr);
+  const flags = OPTION_NAMES.map((name) => flagOf(name));
+  assert.deepEqual(named.filter((flag) => !flags.includes(flag)), []);
   // on a GPU that has f16 also the loss scale, and steps that were skipped to find it
   const scaling = "( scale \\d+)?( skipped \\d+)?";
   const step =
