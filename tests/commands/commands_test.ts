@@ -159,7 +159,7 @@ Deno.test("train --dry-run prints what the training would need, and makes no fil
   );
   assert.match(
     stderr,
-    /\noptions: preset nano, [^]*\ndry run, training \d+ parameters for 9 steps/,
+    /\noptions: --preset nano, [^]*\ndry run, training \d+ parameters for 9 steps/,
   );
   assert.match(stderr, /\nnothing was changed; to train, repeat the command without --dry-run\n$/);
   assert.deepEqual([...Deno.readDirSync(user)].map(({ name }) => name), ["tales.txt"]);
@@ -827,7 +827,7 @@ const MISTAKES: [name: string, args: string[], message: RegExp][] = [
   ["train", ["--data-version", "v3"], /Allowed choices are v1, v2/],
   ["export", ["--to", "onnx"], /Allowed choices are hf, gguf/],
   ["export", ["--out", directory], /^Error: Cannot write \S+ as it exists: .*--out\n$/],
-  ["export", ["--run", join(directory, "none")], /deno task train/],
+  ["export", ["--run", join(directory, "none", "none")], /deno task train/],
   [
     "train",
     ["--out", join(out, "checkpoints", "000006")],
@@ -948,7 +948,7 @@ Deno.test("a command that starts in the project reads and writes paths from wher
 
 Deno.test("hints and --help name ./toy if that is what was typed", async () => {
   const env = { TOY_COMMAND: "../a b/toy", HF_HUB_OFFLINE: "1" };
-  const none = await task("generate", ["--run", join(directory, "none")], { env });
+  const none = await task("generate", ["--run", join(directory, "none", "none")], { env });
   assert.ok(none.stderr.endsWith("\nTrain a model first: '../a b/toy' train\n"), none.stderr);
   const late = await task("tokenizer", [
     join(root, "README.md"),
@@ -957,7 +957,7 @@ Deno.test("hints and --help name ./toy if that is what was typed", async () => {
   ], {
     env,
   });
-  assert.match(late.stdout, /; to use it: '..\/a b\/toy' train --tokenizer /);
+  assert.match(late.stdout, /; to use it: '..\/a b\/toy' train --data \S+ --tokenizer /);
   const { stdout } = await task("doctor", ["--help"], { env });
   assert.match(stdout, /^Usage: '..\/a b\/toy' doctor/);
 });
