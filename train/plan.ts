@@ -198,6 +198,11 @@ export async function* makePlan(
       `${resumed && preset !== "auto" ? `preset ${preset}, as in the checkpoint` : reason}; ` +
       `precision ${precision} on ${device.name}`,
   };
+  if (initial?.adapters) {
+    const message =
+      `the adapters of ${initial.spec} are merged into their base, ${initial.adapters.base}`;
+    yield { kind: "notice", message };
+  }
   if (config) checkInitial(given, config);
   const sizes = sizesOf(given, defaults);
   if (!config) checkDimensions(sizes, given, preset);

@@ -236,6 +236,13 @@ Deno.test("train() saves only the adapters, as PEFT does, and resumes to the bit
   assert.equal(shapes.size, 8);
 });
 
+Deno.test("train() says that the adapters of the model to start from are merged", async () => {
+  await lora();
+  const events = await run("from-adapters", { initFrom: checkpoint("lora"), steps: 1 });
+  const notices = events.flatMap((event) => event.kind === "notice" ? [event.message] : []);
+  assert.match(notices.join("\n"), /^the adapters of \S+ are merged into their base, \S+$/m);
+});
+
 Deno.test("loadModel() merges adapters into their base", async () => {
   await lora();
   const path = checkpoint("lora");
