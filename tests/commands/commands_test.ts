@@ -437,9 +437,9 @@ Deno.test("compare skips what is no run, and fails if nothing is left or a path 
     nothing.stderr,
     `${notices}Error: Cannot compare as a path must be a run with an evaluation: none is\n`,
   );
-  const absent = await compare(out, `${out}s`);
+  const absent = await compare(out, join(out, "000006")); // its checkpoint is in checkpoints/
   assert.equal(absent.code, 1);
-  assert.match(absent.stderr, /runs as there is no such run\nA run is at \S+\n$/);
+  assert.match(absent.stderr, /000006 as there is no such run\nA run is at \S+run\n$/);
 });
 
 Deno.test("compare reads a run once, also by its checkpoint, and draws a single one only when asked to", async () => {
