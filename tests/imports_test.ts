@@ -42,8 +42,9 @@ const ALLOWED: Record<string, string[]> = {
   generate: ["model", "data", "kernels", "files"],
   train: ["generate", "model", "data", "kernels", "files"],
   inspect: ["train", "generate", "model", "data", "kernels", "files"],
-  commands: ["train", "generate", "model", "data", "kernels", "files"],
-  bench: ["commands", "train", "generate", "model", "data", "kernels", "files"],
+  serve: ["inspect", "train", "generate", "model", "data", "kernels", "files"],
+  commands: ["serve", "inspect", "train", "generate", "model", "data", "kernels", "files"],
+  bench: ["commands", "serve", "inspect", "train", "generate", "model", "data", "kernels", "files"],
 };
 
 /** What each folder of data/ may import beside itself and data/random.ts. */
@@ -60,6 +61,7 @@ const ENTRIES = [
   "commands/eval.ts",
   "commands/export.ts",
   "commands/compare.ts",
+  "commands/dashboard.ts",
   "commands/doctor.ts",
   "commands/generate.ts",
   "commands/prepare.ts",

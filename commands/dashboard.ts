@@ -1,0 +1,65 @@
+import { existsSync, statSync } from "node:fs";
+import { taskCommand } from "../files/command_line.ts";
+import { UserError } from "../files/user_error.ts";
+import { createHandler } from "../serve/handler.ts";
+import { command, output, run, status, wholeNumber } from "./command.ts";
+import { giveBack } from "./permissions.ts";
+
+/** `dashboard`: a page that shows runs while they train, and afterwards. */
+const program = command(
+  "dashboard",
+  "Show the runs of a folder on a page for the browser: curves, samples, checkpoints.",
+)
+  .argument("[folder]", "folder that holds runs, or a run", "runs")
+  .option(
+    "--port <n>",
+    `port of the page on 127.0.0.1 (default: the first free one from 4242)`,
+    wholeNumber(1, 65535),
+  )
+  .action((folder, options) => run(() => main(folder, options)));
+
+/** The only address on which the page is served. */
+const HOSTNAME = "127.0.0.1";
+
+/** The first port that is tried if none is given, and how many are. */
+const FIRST_PORT = 4242, MOST_PORTS = 50;
+
+async function main(folder: string, { port }: { port?: number | undefined }): Promise<void> {
+  giveBack("write");
+  if (!existsSync(folder)) {
+    status(`no runs in ${folder} yet; to make one: ${taskCommand("train")}`);
+  } else if (!statSync(folder).isDirectory()) {
+    throw new UserError(`Cannot show ${folder} as it must be a folder that holds runs, or a run`);
+  }
+  const server = serve(createHandler({ folder }), port);
+  output(`http://${HOSTNAME}:${server.addr.port}/\n`);
+  status("the page is for this machine only; Ctrl-C ends it");
+  await server.finished;
+}
+
+/** Serves on a port, or on the first free one if none is given. */
+function serve(
+  handler: (request: Request) => Promise<Response>,
+  port: number | undefined,
+): Deno.HttpServer<Deno.NetAddr> {
+  const ports = port === undefined
+    ? Array.from({ length: MOST_PORTS }, (_, i) => FIRST_PORT + i)
+    : [port];
+  for (const port of ports) {
+    try {
+      return Deno.serve({ hostname: HOSTNAME, port, onListen: () => {} }, handler);
+    } catch (error) {
+      if (error instanceof Deno.errors.AddrInUse) continue;
+      if (!(error instanceof Deno.errors.PermissionDenied)) throw error;
+      throw new UserError(`Cannot serve the page on port ${port} as the system refuses it`, {
+        hint: "Ports below 1024 need a privilege: choose another --port",
+      });
+    }
+  }
+  const tried = port === undefined ? `ports ${ports[0]} to ${ports.at(-1)}` : `port ${port}`;
+  throw new UserError(`Cannot serve the page as another program uses ${tried}`, {
+    hint: "Choose another --port",
+  });
+}
+
+await program.parseAsync();

@@ -1,0 +1,24 @@
+import uplot from "npm:uplot@1.6.32/dist/uPlot.iife.min.js" with { type: "text" };
+import uplotStyle from "npm:uplot@1.6.32/dist/uPlot.min.css" with { type: "text" };
+import index from "./page/index.html" with { type: "text" };
+import main from "./page/main.js" with { type: "text" };
+import playground from "./page/playground.js" with { type: "text" };
+import style from "./page/style.css" with { type: "text" };
+
+/**
+ * The files of the page, as texts: a server needs no path and no permission to serve them.
+ *
+ * @module
+ */
+
+/** The page, which loads the others from `/assets/`. */
+export const PAGE: string = index;
+
+/** The other files by name. */
+export const ASSETS: ReadonlyMap<string, string> = new Map([
+  ["uplot.js", uplot],
+  ["uplot.css", uplotStyle],
+  ["style.css", style],
+  ["main.js", main],
+  ["playground.js", playground],
+]);
