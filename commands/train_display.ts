@@ -40,6 +40,7 @@ export class TrainDisplay {
       case "preparing":
         return this.#data.show(event);
       case "notice":
+      case "warning":
         return this.#bar.print(event.message);
       case "start": {
         const { corpus, options, parameters, trainedParameters } = event;

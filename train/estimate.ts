@@ -63,12 +63,17 @@ export function roomOf(
   };
 }
 
+/** Bytes of a run on the device. */
+export function memoryOf({ device, options, config, resumed }: Run): TrainingMemory {
+  return trainingMemory(device, { ...options, config, isResumed: resumed !== undefined });
+}
+
 /** Estimates what a training needs, and times some steps, which change no weight. */
 export async function estimate(
   run: Run,
   { gpt, trainStep }: { gpt: Gpt; trainStep: TrainStep },
 ): Promise<Estimate> {
-  const { device, options, config, corpus, resumed, first, signal } = run;
+  const { options, config, corpus, first, signal } = run;
   const { batchSize, contextLength, gradientAccumulation } = options;
   const { flopsPerToken: perToken } = costOf(config), steps = options.steps - first;
   const perStep = perToken * batchSize * contextLength * gradientAccumulation;
@@ -77,7 +82,7 @@ export async function estimate(
     ? await timeSteps(run, { gpt, trainStep })
     : undefined;
   return {
-    memory: trainingMemory(device, { ...options, config, isResumed: resumed !== undefined }),
+    memory: memoryOf(run),
     flops: { perToken, perStep, total: perStep * steps },
     disk: {
       checkpointBytes,

@@ -56,9 +56,13 @@ export type TrainEvent =
     tokensPerSecond?: number;
     /** Absent if `tokensPerSecond` is. */
     secondsLeft?: number;
+    /** Milliseconds in which the host made and uploaded the batches; the device may have worked meanwhile. */
+    dataMs: number;
   }
   | ({ kind: "evaluation"; step: number; entropyPerToken?: number; best: boolean } & Evaluation)
   | { kind: "sample"; step: number; prompt: string; text: string }
+  /** What a check of the losses says about the run; `name` is what it is about, as one word. */
+  | { kind: "warning"; step: number; name: string; message: string }
   /** What the training would need; ends a dry run. */
   | ({ kind: "estimate" } & Estimate)
   | { kind: "checkpoint"; step: number; path: string }

@@ -3,8 +3,8 @@ import type { GptConfig } from "../model/config.ts";
 import { countParameters } from "../model/parameters.ts";
 
 /**
- * `metrics.jsonl`, the record of a run: a JSON object per line, of kind `start`, `step` or `evaluation`. It may have
- * gigabytes, and is read line by line.
+ * `metrics.jsonl`, the record of a run: a JSON object per line, of kind `start`, `step`, `evaluation`, `sample`,
+ * `warning` or `end`. Readers skip other kinds. The file may have gigabytes, and is read line by line.
  *
  * If a training was resumed, and the steps that it repeated were not moved to another file, the record has these
  * steps twice.
@@ -22,8 +22,18 @@ export interface Metric {
   time?: string;
   /** Of a step or an evaluation: its loss. */
   loss?: number | null;
+  /** Of a step: its learning rate. */
+  learningRate?: number;
+  /** Of a step: norm of the gradient before clipping. */
+  gradientNorm?: number | null;
+  /** Of a step: the loss scale that it used. */
+  lossScale?: number;
+  /** Of a step: steps of the run that were skipped up to then. */
+  skipped?: number;
   /** Of a step: its speed. */
   tokensPerSecond?: number;
+  /** Of a step: milliseconds in which the host made and uploaded its batches. */
+  dataMs?: number;
   /** Of an evaluation: bits per byte of text. */
   bitsPerByte?: number | null;
   /** Of an evaluation: the least possible loss, if it is known. */
@@ -38,17 +48,45 @@ export interface Metric {
   parameters?: number;
   /** Of a start: `flopsPerToken()` of the model. */
   flopsPerToken?: number;
+  /** Of a start: bytes of the training on the device. */
+  memoryBytes?: number;
+  /** Of a sample: the text that it continues. */
+  prompt?: string;
+  /** Of a sample: the continuation. */
+  text?: string;
+  /** Of a warning: what it is about, as one word such as `overfitting`. */
+  name?: string;
+  /** Of a warning, or of an end with an error: a sentence. */
+  message?: string;
+  /** Of an end: `steps`, `epochs`, `patience`, `interrupted` or `error`. */
+  reason?: string;
 }
 
 /** The fields that are figures. */
 const FIGURES = [
   "loss",
+  "learningRate",
+  "gradientNorm",
+  "lossScale",
+  "skipped",
   "tokensPerSecond",
+  "dataMs",
   "bitsPerByte",
   "entropyPerToken",
   "parameters",
   "flopsPerToken",
+  "memoryBytes",
 ] as const;
+
+/** By kind, the fields that are texts and must be there. */
+const TEXTS: Readonly<Record<string, readonly (keyof Metric)[]>> = {
+  sample: ["prompt", "text"],
+  warning: ["name", "message"],
+  end: ["reason"],
+};
+
+/** The kinds from whose step a resumed training continues; a line of another kind may be about an earlier step. */
+const PROGRESS = ["start", "step", "evaluation"];
 
 /** A line of a record. */
 export interface MetricLine {
@@ -109,7 +147,9 @@ function parseMetric(text: string): Metric | undefined {
   try {
     const metric = JSON.parse(text) as Metric;
     return typeof metric?.kind === "string" && Number.isSafeInteger(metric.step) &&
-        FIGURES.every((name) => typeof (metric[name] ?? 0) === "number")
+        FIGURES.every((name) => typeof (metric[name] ?? 0) === "number") &&
+        (Object.hasOwn(TEXTS, metric.kind) ? TEXTS[metric.kind]! : [])
+          .every((name) => typeof metric[name] === "string")
       ? metric
       : undefined;
   } catch {
@@ -129,8 +169,13 @@ export class Rewinds {
   /** Adds the next line. */
   add({ number, metric }: MetricLine): void {
     if (!metric) return;
-    this.goBack(number, metric.kind === "step" ? metric.step - 1 : metric.step);
-    this.#highest = metric.step;
+    const { kind, step } = metric;
+    if (PROGRESS.includes(kind)) {
+      this.goBack(number, kind === "step" ? step - 1 : step);
+      this.#highest = step;
+    } else {
+      this.#highest = Math.max(this.#highest, step);
+    }
   }
 
   /** Adds a place: from this line on, everything after `step` is repeated. */
@@ -200,15 +245,20 @@ export function costOf(config: GptConfig): { parameters: number; flopsPerToken: 
 /** Names of a list that a line holds, at most: a pattern may have named thousands of files. */
 const MOST_IN_LIST = 200;
 
+/** Characters of a text that a line holds, at most: escaped, two such texts are shorter than `CHUNK_BYTES`. */
+const MOST_IN_TEXT = 2 ** 16;
+
 /** A metric as a line without its break. Numbers that are not finite become null. */
 export function metricLine(metric: Metric): string {
-  return JSON.stringify(
-    metric,
-    (_, value) =>
-      Array.isArray(value) && value.length > MOST_IN_LIST
-        ? [...value.slice(0, MOST_IN_LIST), `and ${value.length - MOST_IN_LIST} more`]
-        : value,
-  );
+  return JSON.stringify(metric, (_, value) => {
+    if (Array.isArray(value) && value.length > MOST_IN_LIST) {
+      return [...value.slice(0, MOST_IN_LIST), `and ${value.length - MOST_IN_LIST} more`];
+    }
+    if (typeof value === "string" && value.length > MOST_IN_TEXT) {
+      return `${value.slice(0, MOST_IN_TEXT)} and ${value.length - MOST_IN_TEXT} more characters`;
+    }
+    return value;
+  });
 }
 
 /**

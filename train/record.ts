@@ -4,7 +4,7 @@ import { dirname, join } from "node:path";
 import { readAt, reasonOf, replaceFile, syncDirectory } from "../files/disk.ts";
 import { checkpointName } from "../model/files/checkpoint.ts";
 import { drawLoss, LossCurve } from "./loss_curve.ts";
-import { LossWatch } from "./loss_watch.ts";
+import { LossWatch, type Warning } from "./loss_watch.ts";
 import {
   CHUNK_BYTES,
   LINE_BREAK,
@@ -24,6 +24,9 @@ import type { RunDirectory } from "./run_directory.ts";
 
 const PICTURE_FILE = "loss.svg";
 
+/** A warning as a line of the record, and as an event of the training. */
+export type NotedWarning = Warning & { kind: "warning"; step: number };
+
 /** The record of a run: its file, and what evaluations and curves need of all its lines. */
 export class RunRecord {
   readonly #directory: RunDirectory;
@@ -33,6 +36,8 @@ export class RunRecord {
   #best: { step: number; loss: number } | undefined;
   #lastEvaluation: number | undefined;
   #evaluationsSinceBest = 0;
+  /** Of the last line. */
+  #step = 0;
 
   constructor(directory: RunDirectory, now: () => Date) {
     this.#directory = directory;
@@ -54,15 +59,30 @@ export class RunRecord {
     return this.#evaluationsSinceBest;
   }
 
-  /** Appends metrics to the file with the time, all in one write. What their losses say is a notice of the run. */
-  note(metrics: readonly Metric[]): void {
-    const time = this.#now().toISOString();
-    const lines = metrics.map(({ kind, ...rest }) => metricLine({ kind, time, ...rest }));
-    this.#directory.append(METRICS_FILE, lines.join("\n"));
+  /**
+   * Appends metrics to the file with the time, each followed by the warnings that it causes, all in one write.
+   *
+   * @returns the warnings.
+   */
+  note(metrics: readonly Metric[]): NotedWarning[] {
+    const time = this.#now().toISOString(), lines: string[] = [], warnings: NotedWarning[] = [];
+    const push = ({ kind, ...rest }: Metric) => lines.push(metricLine({ kind, time, ...rest }));
     for (const metric of metrics) {
-      const sentence = this.add(metric);
-      if (sentence !== undefined) this.#directory.notices.push(sentence);
+      push(metric);
+      for (const { name, message } of this.add(metric)) {
+        const warning = { kind: "warning" as const, step: metric.step, name, message };
+        push(warning);
+        warnings.push(warning);
+      }
     }
+    this.#directory.append(METRICS_FILE, lines.join("\n"));
+    return warnings;
+  }
+
+  /** Appends the end of a training that an error ends. */
+  noteError(error: unknown): void {
+    const message = error instanceof Error ? error.message : String(error);
+    this.note([{ kind: "end", step: this.#step, reason: "error", message }]);
   }
 
   /** Draws the losses; if that fails, there is a notice. */
@@ -77,12 +97,12 @@ export class RunRecord {
     this.#directory.write(PICTURE_FILE, picture);
   }
 
-  /** Adds a line that is in the file already; returns what its loss says, see `LossWatch`. */
-  add(metric: Metric): string | undefined {
+  /** Adds a line that is in the file already; returns what the checks say about it. */
+  add(metric: Metric): Warning[] {
+    this.#step = metric.step;
     this.#losses.add(metric);
-    const sentence = this.#watch.add(metric);
     if (metric.kind === "evaluation") this.#addEvaluation(metric);
-    return sentence;
+    return this.#watch.add(metric);
   }
 
   #addEvaluation({ step, loss }: Metric): void {

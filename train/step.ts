@@ -140,12 +140,13 @@ export interface TrainStep extends Disposable {
    * @param batches the micro-batches; each is made when it is submitted.
    * @param options.counted number of targets in all batches, without those that are ignored; by default all batches
    * are made to count them before the first is submitted.
+   * @returns milliseconds in which the batches were made and uploaded, without any wait for the device.
    */
   submit(
     step: number,
     batches: StepBatches,
     options: { learningRate: number; counted?: number },
-  ): Promise<void>;
+  ): Promise<number>;
   /** Waits for the device and returns the reports on the last `count` steps, oldest first. */
   reports(count: number): Promise<StepReport[]>;
   /** Waits for the device and returns the state that the next step begins with. */
@@ -292,13 +293,16 @@ export function createTrainStep(
         );
       }
       upload(device, stepInputs, [learningRate, counted > 0 ? 1 / counted : 0]);
+      let dataMs = 0;
       for (let i = 0; i < batches.length; i++) {
+        const since = performance.now();
         const batch = batches.at(i)!;
         upload(device, inputs.tokens, batch.inputs);
         upload(device, inputs.targets, batch.targets);
         upload(device, inputs.order, batch.order);
         if (random) upload(device, random, [options.seed, step * gradientAccumulation + i]);
         upload(device, place, [i]);
+        dataMs += performance.now() - since;
         const isLast = i === batches.length - 1;
         // the last micro-batch and the update are submitted together
         program.run(
@@ -312,6 +316,7 @@ export function createTrainStep(
         waitingBytes = 0;
       }
       submitted++;
+      return dataMs;
     },
     async reports(count) {
       const [values] = await download(device, reports);

@@ -49,7 +49,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
   let { evaluationsSinceBest } = record;
   let hasLearned = step === total; // whether a step changed the model, or there is none to do
   let isCompiled = false; // drivers compile a kernel when it first runs, so the first step has no speed
-  let learningRates: number[] = []; // of the steps that were submitted and not reported
+  let waiting: { learningRate: number; dataMs: number }[] = []; // steps that were submitted and not reported
   let since = performance.now(), stepsPerReport = 1;
 
   const promptOf = (turn: number) => options.samplePrompt ?? heldOutPrompt(corpus, turn);
@@ -58,7 +58,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
   const isPatient = () => options.patience === 0 || evaluationsSinceBest < options.patience;
 
   if (step > total) { // there is nothing to do, and a checkpoint would have fewer steps in its schedule than done
-    return yield { kind: "end", reason: "steps", step, path: path!, prompt: promptOf(0) };
+    return yield* end("steps");
   }
   const isResumed = isSaved || step > 0; // from a checkpoint of this run or of another
   if (isResumed && isEvaluating() && record.lastEvaluation !== step) { // it was interrupted
@@ -75,7 +75,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     await submit();
     const isSampling = isDue(options.sampleEvery);
     let isSaving = isDue(options.saveEvery);
-    const isReporting = learningRates.length >= stepsPerReport || isEvaluating() || isSampling ||
+    const isReporting = waiting.length >= stepsPerReport || isEvaluating() || isSampling ||
       isSaving || signal?.aborted;
     if (!isReporting) continue;
     yield* report();
@@ -86,25 +86,25 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     since = performance.now();
   }
   if (!isSaved) yield* save();
-  const isDone = step >= total && isEvaluated, { best } = directory;
-  const reason = isDone ? options.endsWith : isPatient() ? "interrupted" : "patience";
-  yield { kind: "end", reason, step, path: path!, prompt: promptOf(0), ...(best ? { best } : {}) };
+  const isDone = step >= total && isEvaluated;
+  yield* end(isDone ? options.endsWith : isPatient() ? "interrupted" : "patience");
 
   /** Submits the next step without waiting for it. */
   async function submit(): Promise<void> {
     const learningRate = learningRateAt(step, options);
     const first = step * gradientAccumulation;
     const microBatches = { length: gradientAccumulation, at: (i: number) => batches.at(first + i) };
-    const counted = batches.counted(first, gradientAccumulation);
-    await trainStep.submit(step, microBatches, { learningRate, counted });
-    learningRates.push(learningRate);
+    const since = performance.now(), counted = batches.counted(first, gradientAccumulation);
+    const countMs = performance.now() - since;
+    const dataMs = countMs + await trainStep.submit(step, microBatches, { learningRate, counted });
+    waiting.push({ learningRate, dataMs: Number(dataMs.toFixed(3)) });
     step++;
     isSaved = isEvaluated = false;
   }
 
   /** Waits for the submitted steps and reports them. */
   async function* report(): AsyncGenerator<TrainEvent> {
-    const count = learningRates.length;
+    const count = waiting.length;
     const reports = await trainStep.reports(count);
     const elapsedMs = performance.now() - since;
     const speed = tokensPerStep * count / elapsedMs * 1000;
@@ -112,29 +112,26 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
       kind: "step" as const,
       step: step - count + i + 1,
       loss,
-      learningRate: learningRates[i]!,
+      learningRate: waiting[i]!.learningRate,
       gradientNorm,
       lossScale,
       skipped: skippedSteps,
       ...(isCompiled ? { tokensPerSecond: Math.round(speed) } : {}),
+      dataMs: waiting[i]!.dataMs,
     }));
     const left = isCompiled ? { secondsLeft: (total - step) * tokensPerStep / speed } : {};
-    learningRates = [];
+    waiting = [];
     isCompiled = true;
     const most = Math.min(REPORT_ROWS, Math.floor(count * REPORT_MS / elapsedMs));
     stepsPerReport = Math.max(1, most);
-    record.note(metrics); // all in one write, as the device is idle meanwhile
+    const warnings = record.note(metrics); // all in one write, as the device is idle meanwhile
     yield* noticesOf(directory);
     for (const [i, metric] of metrics.entries()) {
       const epoch = batches.epochsBefore(metric.step * gradientAccumulation);
       yield { ...metric, steps: total, epoch, ...left };
       checkSkips(reports[i]!.consecutiveSkips);
     }
-    const { lossScale } = reports.at(-1)!;
-    if (lossScale < 1 && options.precision === "f16") {
-      const message = `the loss scale fell to ${lossScale}: gradients overflow f16`;
-      yield { kind: "notice", message };
-    }
+    yield* warnings;
     hasLearned ||= reports.some(({ skipped }) => !skipped);
     if (step === total) checkHasLearned();
   }
@@ -157,9 +154,10 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     evaluationsSinceBest = isBest || step === 0 ? 0 : evaluationsSinceBest + 1;
     const entropy = entropyPerToken === undefined ? {} : { entropyPerToken };
     const metric = { kind: "evaluation" as const, step, ...evaluation, ...entropy };
-    record.note([metric]);
+    const warnings = record.note([metric]);
     await record.draw();
     yield { ...metric, best: isBest };
+    yield* warnings;
     yield* noticesOf(directory);
     if (Number.isFinite(loss)) return;
     throw new UserError(
@@ -177,7 +175,10 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     for await (const piece of generate({ gpt, tokenizer: corpus.tokenizer }, request)) {
       text += piece;
     }
-    yield { kind: "sample", step, prompt, text };
+    const metric = { kind: "sample" as const, step, prompt, text };
+    record.note([metric]);
+    yield metric;
+    yield* noticesOf(directory);
   }
 
   /** Saves a checkpoint. */
@@ -186,6 +187,15 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     isSaved = true;
     yield { kind: "checkpoint", step, path };
     yield* noticesOf(directory);
+  }
+
+  /** Reports the end of the training. */
+  async function* end(reason: "steps" | "epochs" | "patience" | "interrupted") {
+    const { best } = directory;
+    record.note([{ kind: "end", step, reason }]);
+    yield* noticesOf(directory);
+    const prompt = promptOf(0);
+    yield { kind: "end", reason, step, path: path!, prompt, ...(best ? { best } : {}) } as const;
   }
 
   /** Throws if too many steps in a row were skipped. */

@@ -13,7 +13,7 @@ import { quoted } from "../files/printable.ts";
 import { UserError } from "../files/user_error.ts";
 import { countParameters, parameterTable } from "../model/parameters.ts";
 import { initializeParameters } from "../model/weights.ts";
-import { estimate, roomOf } from "./estimate.ts";
+import { estimate, memoryOf, roomOf } from "./estimate.ts";
 import { createEvaluator, type Evaluator } from "./evaluate.ts";
 import { noticesOf, type TrainEvent } from "./events.ts";
 import { costOf, flopsPerToken } from "./metrics.ts";
@@ -27,7 +27,7 @@ import {
   openCorpus,
   type Run,
 } from "./plan.ts";
-import { openRecord } from "./record.ts";
+import { openRecord, type RunRecord } from "./record.ts";
 import { checkRates } from "./resolve.ts";
 import {
   checkRoom,
@@ -101,6 +101,7 @@ export async function* train(
     );
   }
   using resources = new DisposableStack();
+  let record: RunRecord | undefined;
   try {
     const device = given ?? resources.adopt(await openDevice(), (device) => device.destroy());
     const { out = DEFAULT_OPTIONS.out, dryRun = false } = wanted;
@@ -141,12 +142,13 @@ export async function* train(
     if (!directory) return yield* estimateRun(run);
     directory.checkRoom(roomOf(run));
     if (wanted.resumeFrom !== undefined) directory.moveLaterAside(run.first);
-    const record = await openRecord(directory, run.first);
+    record = await openRecord(directory, run.first);
     record.note([{
       kind: "start",
       step: run.first,
       ...costOf(run.config),
       device: device.name,
+      memoryBytes: memoryOf(run).total,
       options: run.options,
     }]);
     yield* noticesOf(directory);
@@ -166,6 +168,7 @@ export async function* train(
       ...(ours ? { path: ours.path } : {}),
     });
   } catch (error) {
+    record?.noteError(error);
     if (error instanceof DeviceError) error.hint ??= DEVICE_HINTS[error.kind];
     if (error instanceof HubError && wanted.dryRun) throw notDownloaded(error);
     throw error;

@@ -25,6 +25,7 @@ Deno.test("docs/checkpoints.md names every kind of event", () => {
     step: true,
     evaluation: true,
     sample: true,
+    warning: true,
     estimate: true,
     checkpoint: true,
     end: true,

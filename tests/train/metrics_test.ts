@@ -30,11 +30,19 @@ Deno.test("readMetrics() skips lines that are not whole, and gives their numbers
     "null",
     '{"kind":"evaluation","step":2,"loss":null}',
     '{"kind":"step","step":"3"}',
+    '{"kind":"sample","step":3,"prompt":"a"}',
+    '{"kind":"sample","step":3,"prompt":"a","text":"b"}',
+    '{"kind":"toString","step":3,"name":1}',
+    '{"kind":"step","step":3,"gradientNorm":"x"}',
     '{"kind":"step","step":4',
   ], "");
   const { said, warnings } = read(path);
-  assert.deepEqual(said, ["step 1 2.5", "evaluation 2 null"]);
-  assert.deepEqual(warnings, [`${path} is damaged in line 2, 4, 6, 7, which is skipped`]);
+  assert.deepEqual(said, [
+    ...["step 1 2.5", "evaluation 2 null", "sample 3 undefined", "toString 3 undefined"],
+  ]);
+  assert.deepEqual(warnings, [
+    `${path} is damaged in line 2, 4, 6, 7, 10 and 1 more, which is skipped`,
+  ]);
 });
 
 Deno.test("readMetrics() names few of many damaged lines", () => {

@@ -65,6 +65,23 @@ Deno.test("openRecord() leaves a record unchanged when no step is repeated", asy
   assert.equal(read(run, "best"), "000001\n");
 });
 
+Deno.test("openRecord() keeps or moves a sample, warning and end with the step that they are about", async () => {
+  const about = (step: number) => [
+    { kind: "warning", step, name: "x", message: "y" },
+    { kind: "sample", step, prompt: "a", text: "b" },
+  ];
+  const end = (step: number) => ({ kind: "end", step, reason: "interrupted" });
+  // a warning about an earlier step does not mean that the steps after it were repeated
+  const kept = [...before, ...about(2), ...about(1), end(2), start(2)];
+  const moved = [step(3), ...about(3), end(3)];
+  const run = makeRecorded("kinds", textOf([...kept, ...moved]));
+  await resume(run, 2);
+  assert.equal(read(run), textOf(kept));
+  assert.equal(read(run, "metrics-after-000002.jsonl"), textOf(moved));
+  await resume(run, 2);
+  assert.equal(read(run), textOf(kept));
+});
+
 Deno.test("openRecord() moves the steps that an earlier training repeated, and a torn last line", async () => {
   const again = [start(2), step(3, 30), step(4, 40)];
   const torn = '{"kind":"step","ste';
@@ -157,29 +174,48 @@ Deno.test("openRecord() and note() give a notice each when a record cannot be re
   assert.equal(Deno.readTextFileSync(file), textOf(lines));
 });
 
-Deno.test("note() gives a notice of losses that rise, over several starts, and opening gives none", async () => {
+Deno.test("note() appends a warning of losses that rise, over several starts, and opening appends none", async () => {
   const path = join(directory, "rising");
   const evaluated = (step: number, loss: number) => ({ kind: "evaluation", step, loss });
   const run = openRunDirectory(path);
   const first = await openRecord(run, 0);
-  first.note([evaluated(1, 3), evaluated(2, 3.5)]);
-  first.note([evaluated(3, 3.5)]);
+  assert.deepEqual(first.note([evaluated(1, 3), evaluated(2, 3.5)]), []);
+  assert.deepEqual(first.note([evaluated(3, 3.5)]), []);
   const second = await openRecord(run, 3);
-  assert.deepEqual(run.notices, []);
-  second.note([evaluated(4, 3.5)]);
-  assert.match(run.notices.splice(0).join("\n"), /^the validation loss has been rising: [^\n]*$/);
-  await openRecord(run, 4);
+  const [warning, ...others] = second.note([evaluated(4, 3.5), step(5)]);
+  assert.deepEqual([warning!.name, warning!.step, others], ["overfitting", 4, []]);
+  assert.match(warning!.message, /^the validation loss has been rising: [^\n]*$/);
+  await openRecord(run, 5);
   assert.deepEqual(run.notices, []);
   run.close();
+  const lines = [...readLines(join(path, "metrics.jsonl"))].map(({ metric }) => metric!);
+  assert.deepEqual(lines.map(({ kind, step }) => `${kind} ${step}`), [
+    ...["evaluation 1", "evaluation 2", "evaluation 3", "evaluation 4", "warning 4", "step 5"],
+  ]);
+  assert.equal(lines[4]!.message, warning!.message);
 });
 
-Deno.test("note() cuts lists of thousands of names, so that readers can hold the line", async () => {
+Deno.test("note() cuts lists of thousands of names and long texts, so that readers can hold the line", async () => {
   const path = join(directory, "many names");
   const run = openRunDirectory(path), record = await openRecord(run, 0);
   const data = Array.from({ length: 2000 }, (_, i) => `/${"x".repeat(600)}${i}`);
   record.note([{ kind: "start", step: 0, options: { data, seed: 1 } }]);
+  const prompt = "\x01".repeat(2 ** 20);
+  record.note([{ kind: "sample", step: 0, prompt, text: prompt }]);
   run.close();
-  const [line] = readLines(join(path, "metrics.jsonl"));
-  const options = line!.metric!.options as { data: string[]; seed: number };
+  const [line, sample] = [...readLines(join(path, "metrics.jsonl"))].map(({ metric }) => metric!);
+  const options = line!.options as { data: string[]; seed: number };
   assert.deepEqual(options.data, [...data.slice(0, 200), "and 1800 more"]);
+  const cut = `${prompt.slice(0, 2 ** 16)} and ${2 ** 20 - 2 ** 16} more characters`;
+  assert.ok(sample!.prompt === cut && sample!.text === cut);
+});
+
+Deno.test("noteError() appends the end of a training after its last step", async () => {
+  const path = join(directory, "failed");
+  const run = openRunDirectory(path), record = await openRecord(run, 0);
+  record.note([start(0), step(1), step(2)]);
+  record.noteError(new RangeError("no"));
+  run.close();
+  const { time: _, ...end } = [...readLines(join(path, "metrics.jsonl"))].at(-1)!.metric!;
+  assert.deepEqual(end, { kind: "end", step: 2, reason: "error", message: "no" });
 });

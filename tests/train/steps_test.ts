@@ -129,7 +129,7 @@ async function runScript(
           assert.equal(counted, batches.reduce((sum, batch) => sum + batch.counted, 0));
           submitted.push({ step, batches, learningRate });
           if (submitted.length === abortAt) controller.abort();
-          return Promise.resolve();
+          return Promise.resolve(0.25);
         },
         state() {
           const optimizerSteps = (submitted.at(-1)?.step ?? first - 1) + 1;
@@ -200,6 +200,37 @@ Deno.test("steps() evaluates, draws a sample and saves when it is due, and at th
   assert.equal(end.path, join(directory, "due", "checkpoints", "000007"));
   const evaluation = events.find((event) => event.kind === "evaluation");
   assert.ok(evaluation?.kind === "evaluation" && evaluation.entropyPerToken === 0.5);
+});
+
+Deno.test("steps() appends what it reports of a run to its record", async () => {
+  const { events } = await runScript("recorded", {
+    options: { steps: 5, evalEvery: 1, sampleEvery: 4 },
+    losses: [2, 1, 3, 3, 3],
+    report: (step) => ({ loss: step === 2 ? NaN : 3, lossScale: step === 3 ? 0.5 : 1 }),
+    readBackMs: () => 1,
+  });
+  const lines = Deno.readTextFileSync(join(directory, "recorded", "metrics.jsonl")).trim();
+  const recorded = lines.split("\n").map((line) => {
+    const { time, ...metric } = JSON.parse(line);
+    assert.match(time, /^\d{4}-\d\d-\d\dT.*Z$/);
+    return metric;
+  });
+  const unrecorded = ["steps", "epoch", "secondsLeft", "best", "path"];
+  const reported = events.filter(({ kind }) => kind !== "checkpoint").map((event) => {
+    const isRecorded = (name: string) =>
+      !unrecorded.includes(name) && !(event.kind === "end" && name === "prompt");
+    return JSON.parse(JSON.stringify(
+      Object.fromEntries(Object.entries(event).filter(([name]) => isRecorded(name))),
+    ));
+  });
+  assert.deepEqual(recorded, reported);
+  assert.deepEqual(told(events).filter((name) => !name.startsWith("checkpoint")), [
+    ...["step 1", "evaluation 1", "step 2", "evaluation 2"],
+    ...["step 3", "warning 3", "evaluation 3", "step 4", "evaluation 4", "sample 4"],
+    ...["step 5", "evaluation 5", "warning 5", "end 5"],
+  ]);
+  assert.deepEqual(recorded.at(-1), { kind: "end", step: 5, reason: "epochs" });
+  assert.ok(recorded.every(({ kind, dataMs }) => kind !== "step" || dataMs === 0.25));
 });
 
 Deno.test("steps() saves and ends when its signal interrupts an evaluation, and evaluates when it resumes", async () => {
@@ -346,16 +377,17 @@ Deno.test("steps() counts the evaluations before a resume for --patience", async
   assert.ok(events[0]!.kind === "end" && events[0]!.reason === "patience");
 });
 
-Deno.test("steps() gives a notice when the loss scale falls below 1, and throws after 100 skips in a row", async () => {
-  const notices = (events: TrainEvent[]) =>
-    events.flatMap((event) => event.kind === "notice" ? [event.message] : []);
+Deno.test("steps() warns when the loss scale falls below 1, and throws after 100 skips in a row", async () => {
+  const warnings = (events: TrainEvent[]) =>
+    events.flatMap((event) => event.kind === "warning" ? [event] : []);
   const scales = [4, 1, 0.5, 1, 2, 4];
   const { events } = await runScript("fallen", {
     report: (step) => ({ lossScale: scales[step - 1]! }),
   });
-  assert.deepEqual(notices(events), [
-    "the loss scale fell to 0.5: gradients overflow f16",
-  ]);
+  assert.deepEqual(warnings(events), [{
+    ...{ kind: "warning", step: 3, name: "low-loss-scale" },
+    message: "the loss scale fell to 0.5: gradients overflow f16",
+  }]);
   const skipping = (most: number) =>
     runScript(`skipping ${most}`, {
       report: (step) => ({ consecutiveSkips: step === 4 ? most : 0, skipped: step === 4 }),
