@@ -56,6 +56,8 @@ export interface BatchPiece {
   stream: number;
   /** Whole characters; empty if none is complete. */
   text: string;
+  /** The tokens drawn since the piece before, without the one that ends the text. Those of a stop text are among them. */
+  ids: readonly number[];
   /** Present in the last piece. */
   result?: GenerateResult;
 }
@@ -177,21 +179,23 @@ async function* decodeStreams(
       for (const [b, stream] of streams.entries()) {
         if (isDone(stream)) continue;
         const text = stream.push(tokens[b]!);
-        const { index, result } = stream;
-        if (result) yield { stream: index, text, result };
-        else if (text !== "") yield { stream: index, text };
+        if (stream.result || text !== "") yield stream.piece(text);
       }
       drawn += count;
     }
     const reason = drawn < maxNewTokens ? "aborted" : "length";
     for (const stream of streams) {
       if (isDone(stream)) continue;
-      const text = stream.end(reason);
-      yield { stream: stream.index, text, result: stream.result! };
+      yield stream.piece(stream.end(reason));
     }
   } finally {
     decoder.destroy();
   }
+}
+
+/** The tokens that a model reads of a prompt: of an empty one, the token after which every document begins. */
+export function promptIds(tokenizer: Tokenizer, prompt: string): number[] {
+  return prompt === "" ? [tokenizer.endOfText] : tokenizer.encode(prompt);
 }
 
 /** A completion: turns tokens into text and finds where it ends. */
@@ -207,6 +211,7 @@ class Stream {
   readonly #decoder: { push(id: number): string };
   readonly #stops: readonly string[];
   #tokens = 0;
+  #ids: number[] = []; // drawn since the last piece
   #held = ""; // the end of the text, if a stop text may begin there
 
   constructor(
@@ -217,8 +222,7 @@ class Stream {
     },
   ) {
     this.index = index;
-    // every document begins after the token that ends the one before
-    this.prompt = prompt === "" ? [tokenizer.endOfText] : tokenizer.encode(prompt);
+    this.prompt = promptIds(tokenizer, prompt);
     this.seed = seed;
     this.#tokenizer = tokenizer;
     this.#decoder = tokenizer.decoder(this.prompt);
@@ -233,6 +237,7 @@ class Stream {
       checkSample(id, vocabularySize);
       this.#tokens++;
       if (endIds.includes(id)) return certain + this.end("end-of-text");
+      this.#ids.push(id);
       this.#held += this.#decoder.push(id);
       const found = earliest(this.#held, this.#stops);
       if (found !== undefined) {
@@ -253,6 +258,13 @@ class Stream {
   end(reason: GenerateResult["reason"]): string {
     this.result = { reason, tokens: this.#tokens };
     return this.#held;
+  }
+
+  /** The next piece, of this text. */
+  piece(text: string): BatchPiece {
+    const { index, result } = this, ids = this.#ids;
+    this.#ids = [];
+    return { stream: index, text, ids, ...(result ? { result } : {}) };
   }
 }
 

@@ -103,7 +103,12 @@ export function loadSource(
     );
   }
   const gpt = createGpt(device, config, how);
-  fillModel(gpt, source);
+  try {
+    fillModel(gpt, source);
+  } catch (error) {
+    gpt.destroy();
+    throw error;
+  }
   return { gpt, tokenizer };
 }
 

@@ -1,3 +1,8 @@
+import { ApiError, errorResponse, toApiError } from "./api_error.ts";
+import { complete } from "./completions.ts";
+import { ModelSlot, type ModelSlotOptions } from "./model_slot.ts";
+import { readBody } from "./request.ts";
+
 /**
  * The playground: continues texts with the models of the runs, and looks inside them.
  *
@@ -8,17 +13,36 @@
 export interface Playground {
   /** Answers a request to `/v1/*` or `/api/inspect/*`; undefined for a path that it does not know. */
   handle(request: Request): Promise<Response | undefined>;
-  /** Frees the model. */
-  close(): void;
+  /** Stops what is generated and frees the model. */
+  close(): Promise<void>;
 }
 
-/**
- * A playground that has loaded no model yet.
- *
- * @param _options.findRun the directory of a run as the page names it; undefined for an unknown one.
- */
-export function createPlayground(
-  _options: { findRun: (name: string) => string | undefined },
-): Playground {
-  return { handle: () => Promise.resolve(undefined), close: () => {} };
+/** What a path answers to the body of a request. */
+type Route = (slot: ModelSlot, body: Record<string, unknown>, signal: AbortSignal) => Promise<
+  Response
+>;
+
+const ROUTES: ReadonlyMap<string, Route> = new Map<string, Route>([
+  ["/v1/completions", complete],
+]);
+
+/** A playground that has loaded no model yet. */
+export function createPlayground(options: ModelSlotOptions): Playground {
+  const slot = new ModelSlot(options);
+  return {
+    async handle(request) {
+      const { pathname } = new URL(request.url), route = ROUTES.get(pathname);
+      if (!route) return undefined;
+      try {
+        if (request.method !== "POST") {
+          throw new ApiError(405, `Cannot answer as the method of ${pathname} must be POST`);
+        }
+        return await route(slot, await readBody(request), request.signal);
+      } catch (error) {
+        if (request.signal.aborted) return new Response(null, { status: 499 }); // nobody reads it
+        return errorResponse(toApiError(error, 503));
+      }
+    },
+    close: () => slot.close(),
+  };
 }

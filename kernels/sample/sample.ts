@@ -27,22 +27,30 @@ export interface SamplerOptions {
   readonly repetitionWindow: number;
 }
 
+/** What each option must be, and whether a number is. */
+export const SAMPLER_RULES: Readonly<
+  Record<keyof SamplerOptions, readonly [must: string, holds: (value: number) => boolean]>
+> = {
+  temperature: ["a number not below 0", (v) => v >= 0 && Number.isFinite(v)],
+  topK: ["a non-negative integer", isCount],
+  topP: ["above 0 and at most 1", (v) => v > 0 && v <= 1],
+  minP: ["from 0 to 1", (v) => v >= 0 && v <= 1],
+  // beyond this range logits overflow f32
+  repetitionPenalty: ["from 0.000001 to 1000000", (v) => v >= 1e-6 && v <= 1e6],
+  repetitionWindow: ["a non-negative integer", isCount],
+};
+
+function isCount(value: number): boolean {
+  return Number.isInteger(value) && value >= 0;
+}
+
 /** @throws {UserError} naming the flag of the first option that is out of range, and its value. */
 export function validateSampler(options: SamplerOptions): void {
-  const ranges: Record<keyof SamplerOptions, [ok: (value: number) => boolean, text: string]> = {
-    temperature: [(v) => v >= 0 && Number.isFinite(v), "a number not below 0"],
-    topK: [(v) => Number.isInteger(v) && v >= 0, "a non-negative integer"],
-    topP: [(v) => v > 0 && v <= 1, "above 0 and at most 1"],
-    minP: [(v) => v >= 0 && v <= 1, "from 0 to 1"],
-    // beyond this range logits overflow f32
-    repetitionPenalty: [(v) => v >= 1e-6 && v <= 1e6, "from 0.000001 to 1000000"],
-    repetitionWindow: [(v) => Number.isInteger(v) && v >= 0, "a non-negative integer"],
-  };
-  for (const [name, [ok, text]] of Object.entries(ranges)) {
+  for (const [name, [must, holds]] of Object.entries(SAMPLER_RULES)) {
     const value = options[name as keyof SamplerOptions];
-    if (!ok(value)) {
+    if (!holds(value)) {
       throw new UserError(
-        `Cannot sample as ${flagOf(name)} must be ${text}: current value is ${value}`,
+        `Cannot sample as ${flagOf(name)} must be ${must}: current value is ${value}`,
       );
     }
   }

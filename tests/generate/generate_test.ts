@@ -5,6 +5,7 @@ import {
   generate,
   generateBatch,
   type GenerateOptions,
+  type GenerateResult,
 } from "../../generate/generate.ts";
 import { download, upload } from "../../kernels/tensor.ts";
 import { masterOf } from "../../model/gpt.ts";
@@ -194,15 +195,22 @@ Deno.test("generateBatch() completes each prompt as generate() does, also in sev
   for (const teller of [fresh(), narrow]) {
     const texts = streams.map(() => ""), results: unknown[] = [];
     const options = { streams, maxNewTokens: PLAIN.maxNewTokens, stop: ["e"] };
-    for await (const { stream, text, result } of generateBatch(teller, options)) {
+    const drawn = streams.map((): number[] => []);
+    for await (const { stream, text, ids, result } of generateBatch(teller, options)) {
       assert.equal(results[stream], undefined, "a piece after the last");
       texts[stream] += text;
+      drawn[stream]!.push(...ids);
+      assert.ok(tokenizer.decode(drawn[stream]!).startsWith(texts[stream]!));
       if (result) results[stream] = result;
     }
     assert.deepEqual(
       results.map((result, stream) => ({ text: texts[stream], ...result as object })),
       expected,
     );
+    for (const [stream, ids] of drawn.entries()) {
+      const { reason, tokens } = results[stream] as GenerateResult;
+      assert.equal(ids.length, tokens - (reason === "end-of-text" ? 1 : 0));
+    }
   }
 });
 

@@ -1,0 +1,121 @@
+import { quoted } from "../files/printable.ts";
+import { isObject, type JsonObject } from "../files/json.ts";
+import { ApiError } from "./api_error.ts";
+
+/**
+ * Requests: JSON objects of bounded size, whose fields a table describes.
+ *
+ * @module
+ */
+
+/** Most bytes of a request's body. */
+export const MOST_BODY_BYTES = 2 ** 20;
+
+/** A field of a request. */
+export interface Field<Value> {
+  /** The end of "NAME must be …". */
+  readonly must: string;
+  /** Whether a value of JSON is one. */
+  readonly holds: (value: unknown) => boolean;
+  /** The value of an absent field; without it the field is required. */
+  readonly fallback?: Value;
+}
+
+/** The fields of a request by name. */
+export type FieldTable<Values> = { readonly [Name in keyof Values]: Field<Values[Name]> };
+
+/** A text of at most so many characters; the body's size bounds all others. */
+export const TEXT = {
+  must: "a text",
+  holds: (value: unknown) => typeof value === "string",
+};
+
+/** True or false, by default false. */
+export const FLAG = {
+  must: "true or false",
+  holds: (value: unknown) => typeof value === "boolean",
+  fallback: false,
+};
+
+/** A whole number in a range. */
+export function whole(least: number, most: number): Omit<Field<number>, "fallback"> {
+  return {
+    must: most === Number.MAX_SAFE_INTEGER
+      ? `a whole number of at least ${least}`
+      : `a whole number from ${least} to ${most}`,
+    holds: (value) =>
+      Number.isSafeInteger(value) && least <= (value as number) && (value as number) <= most,
+  };
+}
+
+/**
+ * Reads the body of a request.
+ *
+ * @throws {ApiError} if it is no JSON object, or too large.
+ */
+export async function readBody(request: Request): Promise<JsonObject> {
+  const type = request.headers.get("content-type") ?? "";
+  // a form of another page can send no such type
+  if (!/^application\/json\s*(;|$)/i.test(type)) {
+    throw new ApiError(
+      400,
+      `Cannot read the request as its content-type must be application/json: current value is ${
+        quoted(type)
+      }`,
+    );
+  }
+  const chunks: Uint8Array<ArrayBuffer>[] = [];
+  let bytes = 0;
+  for await (const chunk of request.body ?? []) {
+    bytes += chunk.length;
+    if (bytes > MOST_BODY_BYTES) {
+      throw new ApiError(
+        413,
+        `Cannot read the request as its body must have at most ${MOST_BODY_BYTES} bytes`,
+      );
+    }
+    chunks.push(chunk);
+  }
+  let value: unknown;
+  try {
+    const text = new TextDecoder("utf-8", { fatal: true }).decode(await new Blob(chunks).bytes());
+    value = JSON.parse(text);
+  } catch {
+    throw new ApiError(400, "Cannot read the request as its body must be JSON in UTF-8");
+  }
+  if (isObject(value)) return value;
+  throw new ApiError(400, "Cannot read the request as its body must be a JSON object");
+}
+
+/**
+ * Checks the fields of a request; one that is null counts as absent.
+ *
+ * @param verb what the request asks for, such as `complete`.
+ * @throws {ApiError} naming the first field that is unknown, missing or wrong.
+ */
+export function checkRequest<Values>(
+  body: JsonObject,
+  table: FieldTable<Values>,
+  verb: string,
+): Values {
+  const refuse = (param: string, requirement: string) => {
+    throw new ApiError(400, `Cannot ${verb} as ${requirement}`, { param });
+  };
+  for (const name of Object.keys(body)) {
+    if (!Object.hasOwn(table, name)) refuse(name, `a field is unknown: ${quoted(name)}`);
+  }
+  const values: JsonObject = {};
+  for (const [name, field] of Object.entries<Field<unknown>>(table)) {
+    const value = Object.hasOwn(body, name) ? body[name] ?? undefined : undefined;
+    if (value === undefined) {
+      if (!Object.hasOwn(field, "fallback")) refuse(name, `${name} must be ${field.must}`);
+      values[name] = field.fallback;
+    } else {
+      if (!field.holds(value)) {
+        refuse(name, `${name} must be ${field.must}: current value is ${quoted(value)}`);
+      }
+      values[name] = value;
+    }
+  }
+  return values as Values;
+}

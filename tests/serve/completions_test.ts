@@ -1,0 +1,284 @@
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { generate, type GenerateOptions } from "../../generate/generate.ts";
+import { loadModel } from "../../generate/load.ts";
+import { createPlayground, type Playground } from "../../serve/playground.ts";
+import type { ModelSlotOptions } from "../../serve/model_slot.ts";
+import { device } from "../kernels/harness.ts";
+import { dirname, fromFileUrl } from "../paths.ts";
+import { tinyRun } from "./tiny_run.ts";
+
+const run = await tinyRun();
+
+/** A playground whose only run is `tiny`, on the device of the tests. */
+function open(options: Partial<ModelSlotOptions> = {}) {
+  const playground = createPlayground({
+    findRun: (name) => name === "tiny" ? run : undefined,
+    open: () => Promise.resolve({ ...device, destroy() {} }),
+    ...options,
+  });
+  return { ...playground, [Symbol.asyncDispose]: () => playground.close() };
+}
+
+function request(body: unknown, { path = "/v1/completions", ...init }: RequestInit & {
+  path?: string;
+} = {}): Request {
+  return new Request(`http://127.0.0.1${path}`, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: typeof body === "string" ? body : JSON.stringify(body),
+    ...init,
+  });
+}
+
+async function ask({ handle }: Playground, body: unknown, init?: RequestInit) {
+  const response = (await handle(request(body, init)))!;
+  return { status: response.status, ...await response.json() };
+}
+
+/** The text that `generate()` adds. */
+async function generated(options: GenerateOptions, checkpoint = "6"): Promise<string> {
+  const model = await loadModel(device, { run, checkpoint });
+  try {
+    return (await Array.fromAsync(generate(model, options))).join("");
+  } finally {
+    model.gpt.destroy();
+  }
+}
+
+const PLAIN = { model: "tiny", prompt: "One cat", max_tokens: 24, seed: 7 };
+/** A request whose text never ends: the model repeats a word. */
+const ENDLESS = { ...PLAIN, temperature: 0, max_tokens: 16384 };
+
+/** The options of `generate()` for `PLAIN`. */
+const SAME = {
+  prompt: "One cat",
+  maxNewTokens: 24,
+  seed: 7,
+  sampler: { temperature: 1, topP: 1 },
+};
+
+Deno.test("/v1/completions answers what generate() does, with the checkpoint's name and the usage", async () => {
+  await using playground = open();
+  const { status, id, object, model, choices, usage } = await ask(playground, PLAIN);
+  assert.deepEqual([status, object, model], [200, "text_completion", "tiny@6"]);
+  assert.match(id, /^cmpl-/);
+  const text = await generated(SAME);
+  assert.deepEqual(choices, [{ index: 0, text, logprobs: null, finish_reason: "length" }]);
+  const { prompt_tokens, completion_tokens, total_tokens } = usage;
+  assert.equal(completion_tokens, 24);
+  assert.equal(total_tokens, prompt_tokens + 24);
+});
+
+Deno.test("/v1/completions uses every option of the sampler, and the checkpoint that is named", async () => {
+  await using playground = open();
+  const sampler = {
+    temperature: 0.9,
+    top_k: 7,
+    top_p: 0.8,
+    min_p: 0.01,
+    repetition_penalty: 1.5,
+    repetition_window: 3,
+  };
+  const { choices, model } = await ask(playground, { ...PLAIN, ...sampler, model: "tiny@2" });
+  assert.equal(model, "tiny@2");
+  const expected = {
+    temperature: 0.9,
+    topK: 7,
+    topP: 0.8,
+    minP: 0.01,
+    repetitionPenalty: 1.5,
+    repetitionWindow: 3,
+  };
+  assert.equal(choices[0].text, await generated({ ...SAME, sampler: expected }, "2"));
+  for (const name of ["best", "4"]) {
+    const { model } = await ask(playground, { ...PLAIN, max_tokens: 1, model: `tiny@${name}` });
+    assert.match(model, name === "4" ? /^tiny@4$/ : /^tiny@[246]$/);
+  }
+});
+
+Deno.test("/v1/completions returns n completions per prompt, with their tokens, up to a stop text", async () => {
+  await using playground = open();
+  const prompt = ["One cat", ""];
+  const { choices, usage } = await ask(playground, {
+    ...PLAIN,
+    prompt,
+    n: 2,
+    stop: "e",
+    return_token_ids: true,
+  });
+  const texts = await Promise.all(
+    [0, 1, 2, 3].map((i) =>
+      generated({ ...SAME, prompt: prompt[i >> 1]!, seed: 7 + i, stop: ["e"] })
+    ),
+  );
+  assert.deepEqual(choices.map(({ text }: { text: string }) => text), texts);
+  const { tokenizer, gpt } = await loadModel(device, { run });
+  gpt.destroy();
+  for (const [i, choice] of choices.entries()) {
+    const expected = i < 2 ? tokenizer.encode("One cat") : [tokenizer.endOfText];
+    assert.deepEqual([choice.index, choice.prompt_token_ids], [i, expected]);
+    assert.ok(tokenizer.decode(choice.token_ids).startsWith(choice.text));
+  }
+  assert.equal(usage.prompt_tokens, tokenizer.encode("One cat").length + 1);
+});
+
+Deno.test("/v1/completions streams the same text, and ends with the usage and [DONE]", async () => {
+  await using playground = open();
+  const body = { ...PLAIN, n: 2, stream: true, stream_options: { include_usage: true } };
+  const response = (await playground.handle(request(body)))!;
+  assert.equal(response.headers.get("content-type"), "text/event-stream");
+  const events = (await response.text()).split("\n\n");
+  assert.deepEqual(events.slice(-2), ["data: [DONE]", ""]);
+  const chunks = events.slice(0, -2).map((event) => JSON.parse(event.replace(/^data: /, "")));
+  const { usage } = chunks.pop();
+  const texts = ["", ""], reasons = ["", ""];
+  for (const { model, choices: [{ index, text, finish_reason }] } of chunks) {
+    assert.equal(model, "tiny@6");
+    texts[index] += text;
+    reasons[index] += finish_reason ?? "";
+  }
+  assert.ok(chunks.length > 2);
+  const { choices, ...whole } = await ask(playground, { ...PLAIN, n: 2 });
+  assert.deepEqual(texts, choices.map(({ text }: { text: string }) => text));
+  assert.deepEqual(
+    reasons,
+    choices.map(({ finish_reason }: { finish_reason: string }) => finish_reason),
+  );
+  assert.deepEqual(usage, whole.usage);
+});
+
+Deno.test("/v1/completions refuses what it cannot do in OpenAI's shape", async () => {
+  await using playground = open();
+  const cases: [body: unknown, status: number, param: string | null, message: RegExp][] = [
+    [{}, 400, "model", /^Cannot complete as model must be a text$/],
+    [{ model: "other" }, 404, "model", /"other" as there is no such run$/],
+    [{ model: "../tiny" }, 404, "model", /there is no such run$/],
+    [{ model: "tiny@3" }, 404, "model", /no such checkpoint: there are 2, 4, 6$/],
+    [{ ...PLAIN, top_k: -1 }, 400, "top_k", /top_k must be a non-negative integer: .* is -1$/],
+    [{ ...PLAIN, top_p: "1" }, 400, "top_p", /top_p must be above 0 and at most 1: .* is "1"$/],
+    [{ ...PLAIN, n: 129 }, 400, "n", /n must be a whole number from 1 to 128: .* is 129$/],
+    [{ ...PLAIN, max_tokens: 0 }, 400, "max_tokens", /from 1 to 16384: current value is 0$/],
+    [{ ...PLAIN, prompt: [1, 2] }, 400, "prompt", /a list of 1 to 128 texts: .* \[1,2\]$/],
+    [{ ...PLAIN, stop: ["a", "b", "c", "d", "e"] }, 400, "stop", /a list of 1 to 4 texts/],
+    [{ ...PLAIN, echo: true }, 400, "echo", /echo must be false, as others are not supported/],
+    [{ ...PLAIN, topK: 3 }, 400, "topK", /field is unknown: "topK"$/],
+    [{ ...PLAIN, stream_options: { a: 1 } }, 400, "stream_options", /include_usage/],
+    ["[]", 400, null, /its body must be a JSON object$/],
+    ["{", 400, null, /its body must be JSON in UTF-8$/],
+    [`"${"x".repeat(2 ** 20)}"`, 413, null, /its body must have at most 1048576 bytes$/],
+  ];
+  for (const [body, status, param, message] of cases) {
+    const { status: got, error } = await ask(playground, body);
+    assert.match(error.message, message);
+    assert.deepEqual([got, error.param, error.type], [status, param, "invalid_request_error"]);
+    assert.equal(error.code, param === "model" && status === 404 ? "model_not_found" : null);
+  }
+  assert.equal((await ask(playground, { ...PLAIN, top_k: null, user: "me" })).status, 200);
+  assert.equal((await ask(playground, PLAIN, { method: "PUT" })).status, 405);
+  const form = { headers: { "content-type": "text/plain" } };
+  assert.match((await ask(playground, PLAIN, form)).error.message, /must be application\/json/);
+  const elsewhere = new Request("http://127.0.0.1/v1/other");
+  assert.equal(await playground.handle(elsewhere), undefined);
+});
+
+Deno.test("a playground refuses a model that free memory is too short for, with both figures", async () => {
+  let freeBytes = 1000;
+  await using playground = open({ freeBytes: () => freeBytes });
+  const { status, error } = await ask(playground, PLAIN);
+  assert.equal(status, 503);
+  assert.equal(error.type, "server_error");
+  assert.match(
+    error.message,
+    /^Cannot load tiny@6 as .* must be free: it needs \d+ kB, and 1\.00 kB are free$/,
+  );
+  freeBytes = 1e9;
+  assert.equal((await ask(playground, PLAIN)).status, 200);
+  if (!device.isCpu) return; // a GPU reports what it cannot allocate
+  freeBytes = 60_000; // beside the model
+  assert.equal((await ask(playground, PLAIN)).status, 200);
+  const long = await ask(playground, { ...PLAIN, max_tokens: 16384 });
+  assert.deepEqual([long.status, long.error.param], [400, "max_tokens"]);
+  assert.match(long.error.message, /max_tokens must be at most \d+ .* kB of memory are free/);
+});
+
+Deno.test("a playground opens a device when it is first needed, and another after it was lost", async () => {
+  let opened = 0;
+  await using playground = open({
+    open: async () => {
+      const lost = opened++ === 0;
+      await Promise.resolve();
+      const { DeviceError } = await import("../../kernels/device.ts");
+      const check = () => {
+        if (lost) throw new DeviceError("the GPU was lost (unknown): it fell off", "lost");
+        device.check();
+      };
+      return { ...device, check, destroy() {} };
+    },
+  });
+  assert.equal(opened, 0);
+  const { status, error } = await ask(playground, PLAIN);
+  assert.deepEqual([status, error.message], [503, "the GPU was lost (unknown): it fell off"]);
+  assert.equal((await ask(playground, PLAIN)).status, 200);
+  assert.equal((await ask(playground, { ...PLAIN, model: "tiny@2" })).status, 200);
+  assert.equal(opened, 2);
+});
+
+Deno.test("requests are answered one after another, and one that goes away ends at once", async () => {
+  await using playground = open();
+  const long = { ...ENDLESS, stream: true };
+  const gone = (await playground.handle(request(long)))!; // has the device now
+  const reader = gone.body!.getReader();
+  await reader.read();
+  const waiting = new AbortController();
+  const left = playground.handle(request(PLAIN, { signal: waiting.signal }));
+  const answered = ask(playground, PLAIN), other = ask(playground, { ...PLAIN, model: "tiny@2" });
+  waiting.abort();
+  assert.equal((await left)!.status, 499);
+  const state = await Promise.race([answered.then(() => "done"), reader.read().then(() => "busy")]);
+  assert.equal(state, "busy");
+  await reader.cancel();
+  assert.deepEqual([(await answered).model, (await other).model], ["tiny@6", "tiny@2"]);
+});
+
+Deno.test("close() ends a generation that runs, and requests that wait", async () => {
+  const playground = open();
+  const streaming = (await playground.handle(request({ ...ENDLESS, stream: true })))!;
+  const waiting = ask(playground, PLAIN);
+  await playground.close();
+  assert.match(await streaming.text(), /"finish_reason":"stop"/);
+  const { status, error } = await waiting;
+  assert.deepEqual([status, error.message], [503, "Cannot answer as the server is closed"]);
+});
+
+Deno.test("OpenAI's client completes, streams, and reports errors", async () => {
+  await using playground = open();
+  const server = Deno.serve(
+    { hostname: "127.0.0.1", port: 0, onListen: () => {} },
+    async (request) => await playground.handle(request) ?? new Response(null, { status: 404 }),
+  );
+  try {
+    const { stdout, stderr, success } = await new Deno.Command(Deno.execPath(), {
+      args: [
+        "run",
+        "--no-lock",
+        "--no-prompt",
+        "--allow-env",
+        "--allow-net=127.0.0.1",
+        join(dirname(fromFileUrl(import.meta.url)), "openai_client.ts"),
+        `http://127.0.0.1:${server.addr.port}/v1`,
+      ],
+    }).output();
+    assert.ok(success, new TextDecoder().decode(stderr));
+    const text = await generated(SAME);
+    assert.deepEqual(JSON.parse(new TextDecoder().decode(stdout)), {
+      text,
+      streamed: text,
+      isShort: true,
+      status: 404,
+      code: "model_not_found",
+    });
+  } finally {
+    await server.shutdown();
+  }
+});
