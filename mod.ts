@@ -227,3 +227,14 @@ export {
   type TextLogits,
   type TextLoss,
 } from "./inspect/inspect.ts";
+export {
+  logitLensOf,
+  type NextToken,
+  type Prediction,
+  predictionsOf,
+  type TextLens,
+  type TextPredictions,
+} from "./inspect/predictions.ts";
+export { type Neighbour, neighboursOf, type TextNeighbours } from "./inspect/neighbours.ts";
+export { type SamplerDistribution, samplerDistributions } from "./inspect/sampler.ts";
+export { likeliestTokens, type Token, tokenOf, type TokenProbability } from "./inspect/tokens.ts";

@@ -2,15 +2,12 @@ import { type Batch, batchOf } from "../data/tokens/batches.ts";
 import { UserError } from "../files/user_error.ts";
 import type { LoadedModel } from "../generate/load.ts";
 import { attentionWeights } from "../kernels/attention/weights.ts";
-import { Program } from "../kernels/program.ts";
-import { rowSlices } from "../kernels/slices.ts";
-import { createTensor, download, type DType, type Tensor, upload } from "../kernels/tensor.ts";
-import { createActivations, logitsColumns, type Purpose } from "../model/activations.ts";
 import { attentionOf } from "../model/config.ts";
 import { backward, forward } from "../model/forward_backward.ts";
-import { type Gpt, headOf } from "../model/gpt.ts";
-import { headLogits, headLossForward } from "../model/head.ts";
+import { headOf } from "../model/gpt.ts";
+import { headLossForward } from "../model/head.ts";
 import { createTrainedArena } from "../train/optimizer.ts";
+import { idsOf, preparePass, readLogits } from "./pass.ts";
 
 /**
  * What a model computes when it reads one text: logits, losses, gradients, attention weights. No dropout; the
@@ -53,24 +50,12 @@ export async function logitsOf(
   model: LoadedModel,
   text: string | readonly number[],
 ): Promise<TextLogits> {
-  const { gpt } = model, { config, device } = gpt, { vocabularySize: V } = config;
+  const { gpt } = model, { vocabularySize: V } = gpt.config;
   const ids = idsOf(model, text);
-  using pass = prepare(gpt, { tokens: ids, purpose: "evaluation" });
-  const { activations, run } = pass;
-  await run((program) => forward(program, gpt, pass, activations));
+  using pass = preparePass(gpt, { tokens: ids, purpose: "evaluation" });
+  await pass.run((program) => forward(program, gpt, pass, pass.activations));
   const logits = new Float32Array(ids.length * V);
-  const stored = activations.at("logits"), columns = logitsColumns(config);
-  const [maxRows] = stored.shape as [number];
-  for (const { first, rows, view } of rowSlices(device, activations.at("lnf"), { maxRows })) {
-    const chunk = { ...stored, shape: [rows, columns] };
-    const [values] = await run(
-      (program) => headLogits(program, { x: view, weight: headOf(gpt) }, { logits: chunk }),
-      chunk,
-    );
-    for (let row = 0; row < rows; row++) {
-      logits.set(values!.subarray(row * columns, row * columns + V), (first + row) * V);
-    }
-  }
+  await readLogits(gpt, pass, (values, t) => logits.set(values, t * V));
   return { ids, logits };
 }
 
@@ -101,7 +86,7 @@ export async function lossOf(
   text: string | readonly number[],
 ): Promise<TextLoss> {
   const { gpt } = model, ids = idsOf(model, text), batch = oneRow(ids);
-  using pass = prepare(gpt, { tokens: batch.inputs, purpose: "evaluation" });
+  using pass = preparePass(gpt, { tokens: batch.inputs, purpose: "evaluation" });
   const { activations, make, run } = pass, { at } = activations;
   const targets = make("targets", [batch.counted], "u32", batch.targets);
   const [losses] = await run((program) => {
@@ -147,7 +132,7 @@ export async function gradientsOf(
   text: string | readonly number[],
 ): Promise<TextGradients> {
   const { gpt } = model, ids = idsOf(model, text), batch = oneRow(ids), { counted } = batch;
-  using pass = prepare(gpt, { tokens: batch.inputs, purpose: "training" });
+  using pass = preparePass(gpt, { tokens: batch.inputs, purpose: "training" });
   const { activations, tokens, make, run } = pass;
   const scale = gpt.precision === "f16" ? SCALE_PER_TARGET * counted : 1;
   const inputs = {
@@ -211,7 +196,7 @@ export async function attentionWeightsOf(
     );
   }
   // only training keeps the queries and keys of every layer
-  using pass = prepare(gpt, { tokens: ids, purpose: "training" });
+  using pass = preparePass(gpt, { tokens: ids, purpose: "training" });
   const { activations, make, run } = pass, { at } = activations;
   const p = make("attention weights", [1, heads, T, T], "f32");
   const [weights] = await run((program) => {
@@ -220,27 +205,6 @@ export async function attentionWeightsOf(
     attentionWeights(program, read, { p }, { T, heads, ...attentionOf(gpt.config, layer) });
   }, p);
   return { ids, weights: weights! };
-}
-
-/** The tokens of a text. */
-function idsOf({ gpt, tokenizer }: LoadedModel, text: string | readonly number[]): number[] {
-  const ids = typeof text === "string"
-    ? [tokenizer.endOfText, ...tokenizer.encode(text)]
-    : [...text];
-  const { contextLength, vocabularySize } = gpt.config;
-  const unknown = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabularySize);
-  if (unknown !== undefined) {
-    throw new UserError(
-      `Cannot read a text as its ids must be 0 to ${vocabularySize - 1}: current id is ${unknown}`,
-    );
-  }
-  if (ids.length === 0 || ids.length > contextLength) {
-    throw new UserError(
-      `Cannot read a text as the model sees 1 to ${contextLength} tokens: ` +
-        `current number is ${ids.length}`,
-    );
-  }
-  return ids;
 }
 
 /** A batch whose only row is a text. */
@@ -255,38 +219,4 @@ function oneRow(ids: readonly number[]): Batch {
 
 function meanOf(losses: Float32Array): number {
   return losses.reduce((sum, loss) => sum + loss, 0) / losses.length;
-}
-
-/** The memory of one pass over a text, and a way to run launches. */
-function prepare(
-  { device, config, precision }: Gpt,
-  { tokens, purpose }: { tokens: ArrayLike<number>; purpose: Purpose },
-) {
-  const owned = new DisposableStack();
-  const make = (
-    name: string,
-    shape: readonly number[],
-    dtype: DType,
-    values?: ArrayLike<number>,
-  ) => {
-    const tensor = createTensor(device, name, { shape, dtype });
-    owned.defer(() => tensor.buffer.destroy());
-    if (values) upload(device, tensor, values);
-    return tensor;
-  };
-  const batch = { batchSize: 1, sequenceLength: tokens.length };
-  return {
-    activations: owned.use(createActivations(device, config, { batch, precision, purpose })),
-    tokens: make("tokens", [tokens.length], "u32", tokens),
-    /** Allocates a tensor with these values, or zero. */
-    make,
-    /** Records launches, runs them, and reads tensors back. */
-    async run(record: (program: Program) => void, ...read: Tensor[]): Promise<Float32Array[]> {
-      using program = new Program(device);
-      record(program);
-      program.run();
-      return await download(device, ...read) as Float32Array[];
-    },
-    [Symbol.dispose]: () => owned.dispose(),
-  };
 }

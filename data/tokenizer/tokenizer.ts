@@ -63,7 +63,9 @@ export interface Tokenizer {
    * @param before ids that the text continues: some tokenizers leave out the blank before the first id of a text.
    */
   decoder(before?: Iterable<number>): { push(id: number): string; end(): string };
-  /** UTF-8 bytes of a token inside a text; 0 for special tokens that are not text. */
+  /** UTF-8 bytes of a token inside a text, perhaps a part of a character; none for special tokens that are not text. */
+  bytes(id: number): Uint8Array;
+  /** Length of `bytes(id)`. */
   byteLength(id: number): number;
 }
 
@@ -293,7 +295,7 @@ const NOTHING = new Uint8Array(0);
 
 function createDecoding(
   { file, vocabulary: { size, tokens, specials, end }, patternOf }: Parts,
-): Pick<Tokenizer, "decode" | "decoder" | "byteLength"> {
+): Pick<Tokenizer, "decode" | "decoder" | "bytes" | "byteLength"> {
   const { bytesOf: decodeToken, dropsLastBlank } = createTokenDecoder(file.decoder, patternOf);
   const inside: Uint8Array[] = []; // cached bytes by id, for tokens that do not begin a text
   const bytesOf = (id: number, atStart: boolean): Uint8Array => {
@@ -336,6 +338,7 @@ function createDecoding(
       }
       return text + finish();
     },
+    bytes: (id) => bytesOf(id, false).slice(),
     byteLength: (id) => bytesOf(id, false).length,
   };
 }

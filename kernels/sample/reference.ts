@@ -10,19 +10,32 @@ export interface Candidate {
 }
 
 /**
+ * The tokens that may be drawn after each stage of the sampler, the likeliest first, and among equals the lower id;
+ * their probabilities add up to 1. The stages are in order: `logits` is the softmax of the logits, and a token is
+ * drawn from `minP`.
+ */
+export interface SamplerStages {
+  logits: Candidate[];
+  repetitionPenalty: Candidate[];
+  temperature: Candidate[];
+  topK: Candidate[];
+  topP: Candidate[];
+  minP: Candidate[];
+}
+
+/**
  * Candidates by descending log(p) plus Gumbel noise (Gumbel 1954), so that each comes first with
  * probability p; the first is drawn.
  *
  * @param logits [V], which are not changed.
  * @param options.history the tokens so far.
- * @throws {RangeError} if a logit is NaN or no token has a finite one.
+ * @throws {RangeError} as `samplerStages()` does.
  */
 export function rankTokens(
   logits: Float32Array,
   { seed, ...options }: SamplerOptions & { history: readonly number[]; seed: number },
 ): { id: number; rank: number }[] {
-  const candidates = filterTokens(penalize(logits, options), options);
-  return candidates
+  return samplerStages(logits, options).minP
     .map(({ id, p }) => {
       const bits = pcgHash(id + pcgHash(options.history.length + pcgHash(seed)));
       const exponential = -Math.log1p(-(bits + 0.5) / 2 ** 32);
@@ -32,42 +45,29 @@ export function rankTokens(
 }
 
 /**
- * The tokens that pass temperature, top-k, top-p and min-p, the likeliest first, and among equals the
- * lower id; their probabilities add up to 1.
+ * The distribution of the next token after each stage of the sampler.
+ *
+ * @param logits [V], which are not changed.
+ * @param options.history the tokens so far.
+ * @throws {RangeError} if a logit is NaN or no token has a finite one.
  */
-export function filterTokens(
+export function samplerStages(
   logits: Float32Array,
-  { temperature, topK, topP, minP }: SamplerOptions,
-): Candidate[] {
-  let highest = -Infinity;
-  for (const logit of logits) {
-    if (Number.isNaN(logit)) throw new RangeError("Cannot sample as the model's logits are NaN");
-    if (logit > highest) highest = logit;
-  }
-  if (!Number.isFinite(highest)) {
-    throw new RangeError(
-      `Cannot sample as the highest logit must be finite: current value is ${highest}`,
-    );
-  }
-  if (temperature === 0) return [{ id: logits.indexOf(highest), p: 1 }];
-
-  let candidates: Candidate[] = [];
-  logits.forEach((logit, id) => {
-    const p = Math.exp((logit - highest) / temperature);
-    if (p > 0) candidates.push({ id, p });
-  });
-  candidates.sort((a, b) => b.p - a.p); // among equals the lower id stays first
-  if (topK > 0) candidates = candidates.slice(0, topK);
-  normalize(candidates);
-  if (topP < 1) {
-    let mass = 0;
-    const enough = candidates.findIndex(({ p }) => (mass += p) >= topP);
-    if (enough >= 0) candidates = candidates.slice(0, enough + 1);
-  }
-  const least = minP * candidates[0]!.p;
-  candidates = candidates.filter(({ p }) => p >= least);
-  normalize(candidates);
-  return candidates;
+  options: SamplerOptions & { history: readonly number[] },
+): SamplerStages {
+  const penalized = penalize(logits, options);
+  const temperature = softmax(penalized, options.temperature);
+  const topK = options.topK > 0 ? normalize(temperature.slice(0, options.topK)) : temperature;
+  const topP = options.topP < 1 ? normalize(likeliest(topK, options.topP)) : topK;
+  const least = options.minP * topP[0]!.p;
+  return {
+    logits: softmax(logits, 1),
+    repetitionPenalty: softmax(penalized, 1),
+    temperature,
+    topK,
+    topP,
+    minP: normalize(topP.filter(({ p }) => p >= least)),
+  };
 }
 
 /**
@@ -90,7 +90,36 @@ export function penalize(
   return penalized;
 }
 
-function normalize(candidates: Candidate[]): void {
+/** The softmax of logits / temperature; at 0 the likeliest token alone. */
+function softmax(logits: Float32Array, temperature: number): Candidate[] {
+  let highest = -Infinity;
+  for (const logit of logits) {
+    if (Number.isNaN(logit)) throw new RangeError("Cannot sample as the model's logits are NaN");
+    if (logit > highest) highest = logit;
+  }
+  if (!Number.isFinite(highest)) {
+    throw new RangeError(
+      `Cannot sample as the highest logit must be finite: current value is ${highest}`,
+    );
+  }
+  if (temperature === 0) return [{ id: logits.indexOf(highest), p: 1 }];
+  const candidates: Candidate[] = [];
+  logits.forEach((logit, id) => {
+    const p = Math.exp((logit - highest) / temperature);
+    if (p > 0) candidates.push({ id, p });
+  });
+  // among equals the lower id stays first
+  return normalize(candidates.sort((a, b) => b.p - a.p));
+}
+
+/** The fewest candidates that together have a probability. */
+function likeliest(candidates: readonly Candidate[], probability: number): Candidate[] {
+  let mass = 0;
+  const enough = candidates.findIndex(({ p }) => (mass += p) >= probability);
+  return candidates.slice(0, enough < 0 ? candidates.length : enough + 1);
+}
+
+function normalize(candidates: readonly Candidate[]): Candidate[] {
   const total = candidates.reduce((sum, { p }) => sum + p, 0);
-  for (const candidate of candidates) candidate.p /= total;
+  return candidates.map(({ id, p }) => ({ id, p: p / total }));
 }

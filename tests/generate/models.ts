@@ -55,6 +55,7 @@ export function byteTokenizer({ endOfText = 256 } = {}): Tokenizer {
     encodeDocument: encode,
     decode: (ids) => new TextDecoder().decode(Uint8Array.from(ids)),
     decoder,
+    bytes: (id) => id < 256 ? Uint8Array.of(id) : new Uint8Array(0),
     byteLength: () => 1,
   };
 }

@@ -3,9 +3,9 @@ import { Program } from "../../kernels/program.ts";
 import { pcgHash } from "../../kernels/dropout/reference.ts";
 import {
   type Candidate,
-  filterTokens,
   penalize,
   rankTokens,
+  samplerStages,
 } from "../../kernels/sample/reference.ts";
 import {
   checkSample,
@@ -52,7 +52,7 @@ function assertSame(actual: number[], expected: number[], what: string): void {
 }
 
 Deno.test(
-  "reference filterTokens() keeps the tokens that temperature, top-k, top-p and min-p define",
+  "reference samplerStages() keep the tokens that temperature, top-k, top-p and min-p define",
   withRandom((random) => {
     const V = 50;
     for (let round = 0; round < 50; round++) {
@@ -63,7 +63,7 @@ Deno.test(
       const temperature = 0.3 + 2 * random();
       const k = 1 + Math.floor(random() * V), share = 1e-3 + 0.998 * random();
       const filter = (options: Partial<SamplerOptions>) =>
-        byId(filterTokens(logits, { ...PLAIN, ...options }), V);
+        byId(samplerStages(logits, { ...PLAIN, ...options, history: [] }).minP, V);
 
       assertSame(filter({ temperature }), softmax(logits, temperature), `temperature, ${what}`);
       assertSame(filter({ topK: k }), only(p, (id) => rank.indexOf(id) < k), `top-k, ${what}`);
@@ -247,7 +247,8 @@ Deno.test("sample() keeps the first of equal tokens if top-k or top-p keep only 
   const texts = Array.from({ length: 300 }, (_, seed): Text => ({ logits, history: [0], seed }));
   for (const options of [{ topK: 3 }, { topP: 3 / 1000, temperature: 1e-2 }, { topK: 103 }]) {
     const drawn = new Set(await draw(texts, { ...PLAIN, ...options }));
-    const allowed = filterTokens(logits, { ...PLAIN, ...options }).map(({ id }) => id);
+    const { minP } = samplerStages(logits, { ...PLAIN, ...options, history: [] });
+    const allowed = minP.map(({ id }) => id);
     assert.ok([...drawn].every((id) => allowed.includes(id)), `${[...drawn]} of ${allowed}`);
     if (allowed.length === 3) assert.equal(drawn.size, 3);
   }

@@ -1,0 +1,186 @@
+import { UserError } from "../files/user_error.ts";
+import type { LoadedModel } from "../generate/load.ts";
+import { layernormForward } from "../kernels/layernorm/layernorm.ts";
+import { DIVERGED } from "../kernels/sample/sample.ts";
+import { forward } from "../model/forward_backward.ts";
+import { masterOf } from "../model/gpt.ts";
+import type { ReadText } from "./inspect.ts";
+import { idsOf, preparePass, readLogits } from "./pass.ts";
+import { highest, type Token, tokenOf, type TokenProbability } from "./tokens.ts";
+
+/**
+ * What a model expects at each position of a text: of the whole model, and of the residual stream after each block.
+ *
+ * @module
+ */
+
+/** What a model expects at one position of a text. */
+export interface Prediction {
+  /** The likeliest next tokens, in descending order. */
+  readonly top: readonly TokenProbability[];
+  /** Entropy of the distribution of the next token, in nats. */
+  readonly entropy: number;
+  /** The token that does come next; undefined after the last token of the text. */
+  readonly next?: NextToken;
+}
+
+/** How well a model predicts a token of a text. */
+export interface NextToken extends TokenProbability {
+  /** 1 if it is the likeliest token, 2 if one is likelier, and so on; among equals the lower id comes first. */
+  readonly rank: number;
+  /** −ln of its probability, in nats. */
+  readonly loss: number;
+}
+
+/** What a model expects at each position of a text. */
+export interface TextPredictions extends ReadText {
+  /** The tokens of `ids`, [T]. */
+  readonly tokens: readonly Token[];
+  /** [T]: what the model expects after each token. */
+  readonly predictions: readonly Prediction[];
+}
+
+/**
+ * Computes what a model expects at each position of a text: the likeliest next tokens, and probability and rank of
+ * the token that comes next.
+ *
+ * @param options.top number of likeliest tokens per position; 10 by default.
+ * @throws {UserError} as `logitsOf()` does, or if the logits are not finite.
+ *
+ * @example See where a model expected another word
+ * ```ts
+ * import { loadModel, openDevice, predictionsOf } from "../mod.ts";
+ *
+ * const model = await loadModel(await openDevice(), { run: "runs/default" });
+ * const { predictions } = await predictionsOf(model, "Once upon a time there was a helicopter.");
+ * for (const { next, top: [likeliest] } of predictions) {
+ *   if (next) console.log(next.text, next.probability, "rank", next.rank, "not", likeliest!.text);
+ * }
+ * ```
+ */
+export async function predictionsOf(
+  model: LoadedModel,
+  text: string | readonly number[],
+  { top = 10 }: { top?: number } = {},
+): Promise<TextPredictions> {
+  const { gpt } = model, ids = idsOf(model, text);
+  using pass = preparePass(gpt, { tokens: ids, purpose: "evaluation" });
+  await pass.run((program) => forward(program, gpt, pass, pass.activations));
+  const tokenAt = describing(model), predictions: Prediction[] = [];
+  await readLogits(gpt, pass, (logits, t) => {
+    predictions.push(predictionOf(logits, { top, next: ids[t + 1], tokenAt }));
+  });
+  return { ids, tokens: ids.map(tokenAt), predictions };
+}
+
+/** What a model expects at each position of a text, layer by layer. */
+export interface TextLens extends ReadText {
+  /** The tokens of `ids`, [T]. */
+  readonly tokens: readonly Token[];
+  /**
+   * [L+1][T]: what the residual stream says after 0, 1, … L blocks. Row 0 is that of the embeddings; the last row is
+   * what the model expects.
+   */
+  readonly layers: readonly (readonly Prediction[])[];
+}
+
+/**
+ * Computes the logit lens of a text (nostalgebraist 2020,
+ * https://www.lesswrong.com/posts/AcKRB8wDpdaN6v6ru/interpreting-gpt-the-logit-lens): the residual stream before the
+ * first block and after each block goes through the last layer-norm and the head, as if the blocks that follow did
+ * nothing.
+ *
+ * @param options.top number of likeliest tokens per layer and position; 5 by default.
+ * @throws {UserError} as `predictionsOf()` does.
+ *
+ * @example See in which layer a model decides for the next word
+ * ```ts
+ * import { loadModel, logitLensOf, openDevice } from "../mod.ts";
+ *
+ * const model = await loadModel(await openDevice(), { run: "runs/default" });
+ * const { layers } = await logitLensOf(model, "Once upon a");
+ * layers.forEach((predictions, layer) => console.log(layer, predictions.at(-1)!.top[0]!.text));
+ * ```
+ */
+export async function logitLensOf(
+  model: LoadedModel,
+  text: string | readonly number[],
+  { top = 5 }: { top?: number } = {},
+): Promise<TextLens> {
+  const { gpt } = model, { layers: L, layerNormEpsilon: epsilon } = gpt.config;
+  const ids = idsOf(model, text);
+  // only training keeps the residual stream of every layer
+  using pass = preparePass(gpt, { tokens: ids, purpose: "training" });
+  const { at } = pass.activations, tokenAt = describing(model);
+  await pass.run((program) => forward(program, gpt, pass, pass.activations));
+  const weight = masterOf(gpt, "ln_f.weight"), bias = masterOf(gpt, "ln_f.bias");
+  const layers: Prediction[][] = [];
+  for (let blocks = 0; blocks <= L; blocks++) {
+    const x = blocks === 0 ? at("x") : at("out", blocks - 1);
+    await pass.run((program) =>
+      layernormForward(program, { x, weight, bias }, {
+        y: at("lnf"),
+        statistics: at("lnf.statistics"),
+      }, { epsilon })
+    );
+    const predictions: Prediction[] = [];
+    await readLogits(gpt, pass, (logits, t) => {
+      predictions.push(predictionOf(logits, { top, next: ids[t + 1], tokenAt }));
+    });
+    layers.push(predictions);
+  }
+  return { ids, tokens: ids.map(tokenAt), layers };
+}
+
+/** `tokenOf()` that describes each token once. */
+function describing({ tokenizer }: LoadedModel): (id: number) => Token {
+  const tokens = new Map<number, Token>();
+  return (id) => {
+    const token = tokens.get(id) ?? tokenOf(tokenizer, id);
+    tokens.set(id, token);
+    return token;
+  };
+}
+
+function predictionOf(
+  logits: Float32Array,
+  { top, next, tokenAt }: {
+    top: number;
+    next: number | undefined;
+    tokenAt: (id: number) => Token;
+  },
+): Prediction {
+  let most = -Infinity;
+  for (const logit of logits) if (logit > most) most = logit;
+  // sums of exp(logit − most), and of that times logit − most
+  let total = 0, moment = 0;
+  for (const logit of logits) {
+    const weight = Math.exp(logit - most);
+    total += weight;
+    if (weight > 0) moment += weight * (logit - most);
+  }
+  if (!Number.isFinite(total)) {
+    throw new UserError("Cannot compute probabilities as the model's logits must be finite", {
+      hint: DIVERGED,
+    });
+  }
+  const lossOf = (id: number) => Math.log(total) - (logits[id]! - most);
+  const described = (id: number) => ({ ...tokenAt(id), probability: Math.exp(-lossOf(id)) });
+  return {
+    top: highest(logits, top).map(described),
+    entropy: Math.log(total) - moment / total,
+    ...(next === undefined
+      ? {}
+      : { next: { ...described(next), rank: rankOf(logits, next), loss: lossOf(next) } }),
+  };
+}
+
+/** 1 plus the number of tokens before this one in the order of `highest()`. */
+function rankOf(logits: Float32Array, id: number): number {
+  const logit = logits[id]!;
+  let rank = 1;
+  for (let other = 0; other < logits.length; other++) {
+    if (logits[other]! > logit || (logits[other] === logit && other < id)) rank++;
+  }
+  return rank;
+}

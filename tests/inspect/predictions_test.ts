@@ -1,0 +1,176 @@
+import assert from "node:assert/strict";
+import { logitsOf, lossOf } from "../../inspect/inspect.ts";
+import { logitLensOf, type Prediction, predictionsOf } from "../../inspect/predictions.ts";
+import { tokenOf } from "../../inspect/tokens.ts";
+import { download } from "../../kernels/tensor.ts";
+import type { GptConfig } from "../../model/config.ts";
+import { createGpt, type Gpt, headName, masterOf } from "../../model/gpt.ts";
+import { setElements } from "../../model/weights.ts";
+import { byteTokenizer, CONFIG, randomModel } from "../generate/models.ts";
+import {
+  assertClose,
+  device,
+  freshSeed,
+  randomValues,
+  REAL_TYPES,
+  testRandom,
+} from "../kernels/harness.ts";
+import { size } from "../../kernels/tensor.ts";
+
+const tokenizer = byteTokenizer();
+const seed = freshSeed(), random = testRandom(seed);
+
+/** A random model in which every parameter matters. */
+function modelWith(config: Partial<GptConfig>, precision: "f32" | "f16" = "f32"): Gpt {
+  const gpt = createGpt(device, { ...CONFIG, ...config }, { precision });
+  for (const { name, shape, decayed } of gpt.table) {
+    const values = randomValues(random, size(shape), { scale: 0.3 });
+    if (!decayed) values.forEach((value, i) => values[i] = 1 + value);
+    setElements(gpt, name, 0, values);
+  }
+  return gpt;
+}
+
+/** A prediction computed in f64 from a row of logits, without care for speed. */
+function naivePrediction(logits: Float32Array, next: number | undefined, top: number) {
+  const total = logits.reduce((sum, logit) => sum + Math.exp(logit), 0);
+  const p = Array.from(logits, (logit) => Math.exp(logit) / total);
+  const order = [...p.keys()].sort((a, b) => logits[b]! - logits[a]! || a - b);
+  return {
+    top: order.slice(0, top).map((id) => ({ id, probability: p[id]! })),
+    entropy: p.reduce((sum, p) => sum - (p > 0 ? p * Math.log(p) : 0), 0),
+    next: next === undefined ? undefined : {
+      id: next,
+      probability: p[next]!,
+      rank: order.indexOf(next) + 1,
+      loss: -Math.log(p[next]!),
+    },
+  };
+}
+
+function assertPrediction(
+  { top, entropy, next }: Prediction,
+  expected: ReturnType<typeof naivePrediction>,
+  tolerance: number,
+  what: string,
+): void {
+  const figures = ({ top, entropy, next }: typeof expected) => [
+    ...top.map(({ probability }) => probability),
+    entropy,
+    ...(next ? [next.probability, next.loss] : []),
+  ];
+  const ours = { top: [...top], entropy, next };
+  assertClose(figures(ours), figures(expected), tolerance, `${what}, seed ${seed}`);
+  assert.equal(next?.id, expected.next?.id);
+}
+
+Deno.test("predictionsOf() are softmax, ranks and losses of the logits", async () => {
+  const model = { gpt: randomModel(device, "f32"), tokenizer }, V = CONFIG.vocabularySize;
+  const { ids, logits } = await logitsOf(model, "Hi you é");
+  const { tokens, predictions, ids: same } = await predictionsOf(model, "Hi you é", { top: V });
+  assert.deepEqual(same, ids);
+  assert.deepEqual(tokens, ids.map((id) => tokenOf(tokenizer, id)));
+  assert.equal(predictions.length, ids.length);
+  for (const [t, prediction] of predictions.entries()) {
+    const expected = naivePrediction(logits.subarray(t * V, (t + 1) * V), ids[t + 1], V);
+    assertPrediction(prediction, expected, 1e-12, `position ${t}`);
+    assert.deepEqual(prediction.top.map(({ id }) => id), expected.top.map(({ id }) => id));
+    assert.equal(prediction.next?.rank, expected.next?.rank);
+    const sum = prediction.top.reduce((sum, { probability }) => sum + probability, 0);
+    assert.ok(Math.abs(sum - 1) < 1e-12);
+  }
+  assert.equal(predictions.at(-1)!.next, undefined);
+  const { losses } = await lossOf(model, "Hi you é");
+  assertClose(predictions.slice(0, -1).map(({ next }) => next!.loss), losses, 1e-5, "losses");
+});
+
+Deno.test("predictionsOf() are the same for a chunk of logits as for all", async () => {
+  const gpt = randomModel(device, "f32"), ids = Array.from({ length: 38 }, (_, t) => 7 * t % 257);
+  // the gpt's device binds rows of logits of which 32 fit
+  const narrow = { ...device, maxBindingBytes: 4 * 320 * 32 };
+  const all = await predictionsOf({ gpt, tokenizer }, ids);
+  const some = await predictionsOf({ gpt: { ...gpt, device: narrow }, tokenizer }, ids);
+  assert.deepEqual(some, all);
+});
+
+Deno.test("predictionsOf() throws on a model that has diverged", async () => {
+  const gpt = randomModel(device, "f32");
+  setElements(gpt, "ln_f.bias", 0, Float32Array.of(NaN));
+  await assert.rejects(() => predictionsOf({ gpt, tokenizer }, "Hi"), {
+    name: "UserError",
+    message: /^Cannot compute probabilities as the model's logits must be finite\n?/,
+  });
+});
+
+/** The logits that a residual stream gives: layer-norm and head in f64. */
+async function naiveLogits(gpt: Gpt, x: Float64Array): Promise<Float32Array> {
+  const { width: C, vocabularySize: V, layerNormEpsilon = 1e-5 } = gpt.config;
+  const names = ["ln_f.weight", "ln_f.bias", headName(gpt)];
+  const [weight, bias, head] = await download(device, ...names.map((name) => masterOf(gpt, name)));
+  const mean = x.reduce((sum, v) => sum + v, 0) / C;
+  const variance = x.reduce((sum, v) => sum + (v - mean) ** 2, 0) / C;
+  const y = x.map((v, c) =>
+    (v - mean) / Math.sqrt(variance + layerNormEpsilon) * weight![c]! + bias![c]!
+  );
+  return Float32Array.from(
+    { length: V },
+    (_, v) => y.reduce((sum, value, c) => sum + value * head![v * C + c]!, 0),
+  );
+}
+
+const lora = { rank: 3, alpha: 6, targets: ["c_attn", "c_proj"] };
+const MODELS: Record<string, Partial<GptConfig>> = {
+  "GPT-2": {},
+  "a wide MLP, an untied head and another epsilon": {
+    ...{ layers: 3, innerWidth: 52, ownHead: true, layerNormEpsilon: 1e-2, activation: "relu" },
+  },
+  "GPT-Neo": {
+    ...{ family: "gpt_neo", attentionScale: 1, attentionWindows: [0, 3], activation: "silu" },
+  },
+  "scores scaled by layer and adapters": { attentionScaleByLayer: true, lora },
+};
+
+for (const [name, config] of Object.entries(MODELS)) {
+  for (const precision of REAL_TYPES as ("f32" | "f16")[]) {
+    Deno.test(`logitLensOf() begins with the embeddings and ends with the predictions of ${name} in ${precision}`, async () => {
+      const gpt = modelWith(config, precision), model = { gpt, tokenizer };
+      const { width: C, layers } = gpt.config, text = "Hi you";
+      const { ids, layers: lens } = await logitLensOf(model, text, { top: 4 });
+      const { predictions } = await predictionsOf(model, text, { top: 4 });
+      assert.equal(lens.length, layers + 1);
+      const tolerance = precision === "f32" ? 2e-5 : 2e-2;
+      for (const [t, prediction] of lens.at(-1)!.entries()) {
+        const { next, ...rest } = predictions[t]!;
+        assertPrediction(
+          prediction,
+          { ...rest, top: [...rest.top], next },
+          tolerance,
+          `position ${t}`,
+        );
+      }
+      const [wte, wpe] = await download(
+        device,
+        masterOf(gpt, "wte.weight"),
+        masterOf(gpt, "wpe.weight"),
+      );
+      for (const [t, id] of ids.entries()) {
+        const x = Float64Array.from({ length: C }, (_, c) => wte![id * C + c]! + wpe![t * C + c]!);
+        const expected = naivePrediction(await naiveLogits(gpt, x), ids[t + 1], 4);
+        assertPrediction(lens[0]![t]!, expected, tolerance, `embedding ${t}`);
+      }
+    });
+  }
+}
+
+Deno.test("logitLensOf() repeats a layer's predictions if the blocks after it add nothing", async () => {
+  const gpt = modelWith({ layers: 3 });
+  for (const name of ["attn.c_proj", "mlp.c_proj"]) {
+    for (const part of ["weight", "bias"]) {
+      const { shape } = masterOf(gpt, `h.2.${name}.${part}`);
+      setElements(gpt, `h.2.${name}.${part}`, 0, new Float32Array(size(shape)));
+    }
+  }
+  const { layers } = await logitLensOf({ gpt, tokenizer }, "Hi you");
+  assert.deepEqual(layers[3], layers[2]);
+  assert.notDeepEqual(layers[2], layers[1]);
+});
