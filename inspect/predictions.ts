@@ -20,7 +20,7 @@ export interface Prediction {
   readonly top: readonly TokenProbability[];
   /** Entropy of the distribution of the next token, in nats. */
   readonly entropy: number;
-  /** The token that does come next; undefined after the last token of the text. */
+  /** The token that does come next; undefined after the last token of the text, unless it is known. */
   readonly next?: NextToken;
 }
 
@@ -45,6 +45,7 @@ export interface TextPredictions extends ReadText {
  * the token that comes next.
  *
  * @param options.top number of likeliest tokens per position; 10 by default.
+ * @param options.following id of the token that comes after the last one of the text, if it is known.
  * @throws {UserError} as `logitsOf()` does, or if the logits are not finite.
  *
  * @example See where a model expected another word
@@ -61,14 +62,14 @@ export interface TextPredictions extends ReadText {
 export async function predictionsOf(
   model: LoadedModel,
   text: string | readonly number[],
-  { top = 10 }: { top?: number } = {},
+  { top = 10, following }: { top?: number; following?: number | undefined } = {},
 ): Promise<TextPredictions> {
   const { gpt } = model, ids = idsOf(model, text);
   using pass = preparePass(gpt, { tokens: ids, purpose: "evaluation" });
   await pass.run((program) => forward(program, gpt, pass, pass.activations));
   const tokenAt = describing(model), predictions: Prediction[] = [];
   await readLogits(gpt, pass, (logits, t) => {
-    predictions.push(predictionOf(logits, { top, next: ids[t + 1], tokenAt }));
+    predictions.push(predictionOf(logits, { top, next: ids[t + 1] ?? following, tokenAt }));
   });
   return { ids, tokens: ids.map(tokenAt), predictions };
 }

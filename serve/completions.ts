@@ -1,17 +1,16 @@
 import { isObject, type JsonObject } from "../files/json.ts";
 import {
   type BatchPiece,
-  DEFAULT_SAMPLER,
   generateBatch,
   type GenerateResult,
   promptIds,
-  type SamplerOptions,
 } from "../generate/generate.ts";
 import { sequencesAtOnce } from "../generate/limits.ts";
-import { SAMPLER_RULES } from "../kernels/sample/sample.ts";
 import { errorBody, toApiError } from "./api_error.ts";
 import type { ModelSlot, ServedModel } from "./model_slot.ts";
 import { checkRequest, type Field, type FieldTable, FLAG, TEXT, whole } from "./request.ts";
+import { SAMPLER_FIELDS, type SamplerFields, samplerOf } from "./sampler_fields.ts";
+import { predictionsInWindows } from "./windows.ts";
 
 /**
  * Completions in the shape of OpenAI's API (https://platform.openai.com/docs/api-reference/completions).
@@ -24,16 +23,6 @@ const MOST_COMPLETIONS = 128, MOST_TOKENS = 16_384;
 
 /** Alternatives per token in `logprobs`, at most, as OpenAI has it. */
 const MOST_LOGPROBS = 5;
-
-/** The fields of the sampler, in the words of the API. */
-interface SamplerFields {
-  temperature: number;
-  top_p: number;
-  top_k: number;
-  min_p: number;
-  repetition_penalty: number;
-  repetition_window: number;
-}
 
 /** The fields of a request. */
 interface CompletionFields extends SamplerFields {
@@ -55,38 +44,6 @@ interface CompletionFields extends SamplerFields {
   logit_bias: JsonObject;
   presence_penalty: number;
   suffix: string;
-}
-
-/** Options of the sampler by their names in a request. */
-const SAMPLER_OPTIONS: Readonly<Record<keyof SamplerFields, keyof SamplerOptions>> = {
-  temperature: "temperature",
-  top_p: "topP",
-  top_k: "topK",
-  min_p: "minP",
-  repetition_penalty: "repetitionPenalty",
-  repetition_window: "repetitionWindow",
-};
-
-/** OpenAI's defaults, where they differ from those of `deno task generate`. */
-const OPENAI_DEFAULTS: Partial<SamplerOptions> = { temperature: 1, topP: 1 };
-
-/** The fields of the sampler; absent ones are those of OpenAI, and of `deno task generate` for those that OpenAI lacks. */
-export const SAMPLER_FIELDS = Object.fromEntries(
-  Object.entries(SAMPLER_OPTIONS).map(([name, option]) => {
-    const [must, holds] = SAMPLER_RULES[option];
-    return [name, {
-      must,
-      holds: (value: unknown) => typeof value === "number" && holds(value),
-      fallback: { ...DEFAULT_SAMPLER, ...OPENAI_DEFAULTS }[option],
-    }];
-  }),
-) as unknown as FieldTable<SamplerFields>;
-
-/** The sampler of a request. */
-export function samplerOf(fields: SamplerFields): SamplerOptions {
-  const entries = Object.entries(SAMPLER_OPTIONS)
-    .map(([name, option]) => [option, fields[name as keyof SamplerFields]]);
-  return Object.fromEntries(entries) as unknown as SamplerOptions;
 }
 
 /** A text or texts, at most so many. */
@@ -147,11 +104,21 @@ const FINISH_REASONS: Readonly<Record<GenerateResult["reason"], "length" | "stop
   aborted: "stop",
 };
 
+/** Logarithms of the probabilities that the model gives to tokens, before the sampler changes them. */
+interface Logprobs {
+  tokens: string[];
+  token_logprobs: number[];
+  /** The likeliest tokens and the drawn one; null if none are asked for. */
+  top_logprobs: Record<string, number>[] | null;
+  /** Where each token begins in prompt and completion. */
+  text_offset: number[];
+}
+
 /** A completion, or the next part of one. */
 interface Choice {
   text: string;
   index: number;
-  logprobs: null;
+  logprobs: Logprobs | null;
   finish_reason: "length" | "stop" | null;
   /** Present if `return_token_ids` is true. */
   token_ids?: readonly number[];
@@ -225,12 +192,82 @@ function eventStream(onCancel: () => void) {
   };
 }
 
+/** One of the completions of a request while it is drawn. */
+class Drawn {
+  readonly promptIds: readonly number[];
+  readonly #model: ServedModel;
+  readonly #top: number | undefined;
+  readonly #decoder: { push(id: number): string };
+  #ids: readonly number[]; // of prompt and completion
+  #offset: number;
+
+  constructor(
+    model: ServedModel,
+    { prompt, promptIds, top }: {
+      prompt: string;
+      promptIds: readonly number[];
+      top: number | undefined;
+    },
+  ) {
+    this.#model = model;
+    this.promptIds = this.#ids = promptIds;
+    this.#top = top;
+    this.#decoder = model.tokenizer.decoder(promptIds);
+    this.#offset = prompt.length;
+  }
+
+  /** The logprobs of the next tokens, if they are asked for. */
+  async add(ids: readonly number[]): Promise<Logprobs | null> {
+    const from = this.#ids.length - 1, top = this.#top;
+    if (top === undefined) return null;
+    this.#ids = [...this.#ids, ...ids];
+    const predictions = await predictionsInWindows(this.#model, this.#ids, {
+      top: Math.max(1, top),
+      from,
+    });
+    const logprobs: Logprobs = {
+      tokens: [],
+      token_logprobs: [],
+      top_logprobs: top === 0 ? null : [],
+      text_offset: [],
+    };
+    for (const { next, top: likeliest } of predictions) {
+      if (!next) break;
+      logprobs.tokens.push(next.text);
+      logprobs.token_logprobs.push(-next.loss);
+      logprobs.top_logprobs?.push(Object.fromEntries(
+        [...likeliest, next].map(({ text, probability }) => [text, Math.log(probability)]),
+      ));
+      logprobs.text_offset.push(this.#offset);
+      this.#offset += this.#decoder.push(next.id).length;
+    }
+    return logprobs;
+  }
+}
+
+/** A choice and its next part. */
+function joined(before: Choice, next: Choice): Choice {
+  return {
+    ...before,
+    text: before.text + next.text,
+    finish_reason: next.finish_reason,
+    logprobs: before.logprobs && next.logprobs && {
+      tokens: [...before.logprobs.tokens, ...next.logprobs.tokens],
+      token_logprobs: [...before.logprobs.token_logprobs, ...next.logprobs.token_logprobs],
+      top_logprobs: before.logprobs.top_logprobs &&
+        [...before.logprobs.top_logprobs, ...next.logprobs.top_logprobs!],
+      text_offset: [...before.logprobs.text_offset, ...next.logprobs.text_offset],
+    },
+    ...(before.token_ids ? { token_ids: [...before.token_ids, ...next.token_ids!] } : {}),
+  };
+}
+
 /** What is generated for a request: `n` completions of each prompt. */
 class Completion {
   readonly #model: ServedModel;
   readonly #request: CompletionFields;
   readonly #prompts: readonly string[]; // by choice
-  readonly #promptIds: readonly (readonly number[])[]; // by choice
+  readonly #drawn: readonly Drawn[]; // by choice
   readonly #firstSeed: number;
   readonly #head: { id: string; object: "text_completion"; created: number; model: string };
 
@@ -241,7 +278,9 @@ class Completion {
     const prompts = [prompt].flat();
     this.#prompts = prompts.flatMap((prompt) => Array<string>(n).fill(prompt));
     const ids = new Map(prompts.map((prompt) => [prompt, promptIds(tokenizer, prompt)]));
-    this.#promptIds = this.#prompts.map((prompt) => ids.get(prompt)!);
+    this.#drawn = this.#prompts.map((prompt) =>
+      new Drawn(model, { prompt, promptIds: ids.get(prompt)!, top: request.logprobs })
+    );
     this.#firstSeed = seed ?? crypto.getRandomValues(new Uint32Array(1))[0]!;
     this.#head = {
       id: `cmpl-${crypto.randomUUID()}`,
@@ -260,7 +299,7 @@ class Completion {
     const { gpt } = this.#model;
     try {
       sequencesAtOnce(gpt, {
-        promptTokens: Math.max(...this.#promptIds.map(({ length }) => length)),
+        promptTokens: Math.max(...this.#drawn.map(({ promptIds }) => promptIds.length)),
         maxNewTokens: this.#request.max_tokens,
         samples: this.#prompts.length,
         sampler: samplerOf(this.#request),
@@ -286,21 +325,24 @@ class Completion {
   }
 
   /** The choice that a piece continues. */
-  #choice({ stream: index, text, ids, result }: BatchPiece, isFirst: boolean): Choice {
-    const shown = this.#request.return_token_ids;
+  async #choice(
+    { stream: index, text, ids, result }: BatchPiece,
+    isFirst: boolean,
+  ): Promise<Choice> {
+    const shown = this.#request.return_token_ids, drawn = this.#drawn[index]!;
     return {
       text,
       index,
-      logprobs: null,
+      logprobs: await drawn.add(ids),
       finish_reason: result ? FINISH_REASONS[result.reason] : null,
       ...(shown ? { token_ids: ids } : {}),
-      ...(shown && isFirst ? { prompt_token_ids: this.#promptIds[index]! } : {}),
+      ...(shown && isFirst ? { prompt_token_ids: drawn.promptIds } : {}),
     };
   }
 
   #usage(completionTokens: number): object {
     const { n } = this.#request;
-    const promptTokens = this.#promptIds.reduce((sum, { length }) => sum + length, 0) / n;
+    const promptTokens = this.#drawn.reduce((sum, { promptIds }) => sum + promptIds.length, 0) / n;
     return {
       prompt_tokens: promptTokens,
       completion_tokens: completionTokens,
@@ -313,7 +355,7 @@ class Completion {
     const begun = new Set<number>();
     let tokens = 0;
     for await (const piece of this.#pieces(signal)) {
-      yield { ...this.#head, choices: [this.#choice(piece, !begun.has(piece.stream))] };
+      yield { ...this.#head, choices: [await this.#choice(piece, !begun.has(piece.stream))] };
       begun.add(piece.stream);
       tokens += piece.result?.tokens ?? 0;
     }
@@ -324,16 +366,12 @@ class Completion {
 
   /** All choices, complete. */
   async whole(signal: AbortSignal): Promise<object> {
-    const choices: Choice[] = this.#prompts.map((_, stream) =>
-      this.#choice({ stream, text: "", ids: [] }, true)
-    );
+    const choices: Choice[] = [];
     let tokens = 0;
     for await (const piece of this.#pieces(signal)) {
-      const choice = choices[piece.stream]!;
-      const { text, finish_reason, token_ids } = this.#choice(piece, false);
-      choice.text += text;
-      choice.finish_reason = finish_reason;
-      if (token_ids) choice.token_ids = [...choice.token_ids!, ...token_ids];
+      const before = choices[piece.stream];
+      const choice = await this.#choice(piece, before === undefined);
+      choices[piece.stream] = before === undefined ? choice : joined(before, choice);
       tokens += piece.result?.tokens ?? 0;
     }
     signal.throwIfAborted();

@@ -1,7 +1,9 @@
 import { ApiError, errorResponse, toApiError } from "./api_error.ts";
 import { complete } from "./completions.ts";
+import { INSPECTIONS } from "./inspect.ts";
 import { ModelSlot, type ModelSlotOptions } from "./model_slot.ts";
 import { readBody } from "./request.ts";
+import { samplerSettings } from "./sampler_fields.ts";
 
 /**
  * The playground: continues texts with the models of the runs, and looks inside them.
@@ -24,7 +26,11 @@ type Route = (slot: ModelSlot, body: Record<string, unknown>, signal: AbortSigna
 
 const ROUTES: ReadonlyMap<string, Route> = new Map<string, Route>([
   ["/v1/completions", complete],
+  ...Object.entries(INSPECTIONS),
 ]);
+
+/** The path of the sampler's settings, which need no model. */
+const SETTINGS = "/api/inspect/settings";
 
 /** A playground that has loaded no model yet. */
 export function createPlayground(options: ModelSlotOptions): Playground {
@@ -32,6 +38,9 @@ export function createPlayground(options: ModelSlotOptions): Playground {
   return {
     async handle(request) {
       const { pathname } = new URL(request.url), route = ROUTES.get(pathname);
+      if (pathname === SETTINGS && request.method === "GET") {
+        return Response.json(samplerSettings());
+      }
       if (!route) return undefined;
       try {
         if (request.method !== "POST") {

@@ -2,39 +2,13 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { generate, type GenerateOptions } from "../../generate/generate.ts";
 import { loadModel } from "../../generate/load.ts";
-import { createPlayground, type Playground } from "../../serve/playground.ts";
-import type { ModelSlotOptions } from "../../serve/model_slot.ts";
-import { device } from "../kernels/harness.ts";
+import { windowStart } from "../../generate/decoder.ts";
+import { predictionsOf } from "../../inspect/predictions.ts";
+import { assertClose, device } from "../kernels/harness.ts";
 import { dirname, fromFileUrl } from "../paths.ts";
-import { tinyRun } from "./tiny_run.ts";
+import { ask, CONTEXT, open, request, tinyRun } from "./tiny_run.ts";
 
 const run = await tinyRun();
-
-/** A playground whose only run is `tiny`, on the device of the tests. */
-function open(options: Partial<ModelSlotOptions> = {}) {
-  const playground = createPlayground({
-    findRun: (name) => name === "tiny" ? run : undefined,
-    open: () => Promise.resolve({ ...device, destroy() {} }),
-    ...options,
-  });
-  return { ...playground, [Symbol.asyncDispose]: () => playground.close() };
-}
-
-function request(body: unknown, { path = "/v1/completions", ...init }: RequestInit & {
-  path?: string;
-} = {}): Request {
-  return new Request(`http://127.0.0.1${path}`, {
-    method: "POST",
-    headers: { "content-type": "application/json" },
-    body: typeof body === "string" ? body : JSON.stringify(body),
-    ...init,
-  });
-}
-
-async function ask({ handle }: Playground, body: unknown, init?: RequestInit) {
-  const response = (await handle(request(body, init)))!;
-  return { status: response.status, ...await response.json() };
-}
 
 /** The text that `generate()` adds. */
 async function generated(options: GenerateOptions, checkpoint = "6"): Promise<string> {
@@ -146,6 +120,43 @@ Deno.test("/v1/completions streams the same text, and ends with the usage and [D
     choices.map(({ finish_reason }: { finish_reason: string }) => finish_reason),
   );
   assert.deepEqual(usage, whole.usage);
+});
+
+Deno.test("/v1/completions gives logprobs of the drawn tokens, whole or streamed, beyond the context too", async () => {
+  await using playground = open();
+  const body = { ...PLAIN, temperature: 0, logprobs: 2, n: 2, return_token_ids: true };
+  const { choices } = await ask(playground, body);
+  const model = await loadModel(device, { run });
+  for (const { text, logprobs, token_ids, prompt_token_ids } of choices) {
+    assert.equal(token_ids.length, 24); // with the prompt more than the context
+    assert.equal(logprobs.tokens.join(""), text);
+    for (const [i, logprob] of logprobs.token_logprobs.entries()) {
+      const top = logprobs.top_logprobs[i];
+      assert.equal(top[logprobs.tokens[i]], logprob); // the likeliest is drawn
+      assert.ok(logprob < 0 && Object.values<number>(top).every((other) => other <= logprob));
+      assert.ok(`One cat${text}`.slice(logprobs.text_offset[i]).startsWith(logprobs.tokens[i]));
+      if (i % 5 > 0) continue;
+      const before = [...prompt_token_ids, ...token_ids.slice(0, i)];
+      const ids = before.slice(windowStart(before.length, CONTEXT));
+      const { predictions } = await predictionsOf(model, ids, { top: 1 });
+      assert.ok(Math.abs(Math.log(predictions.at(-1)!.top[0]!.probability) - logprob) < 1e-4);
+    }
+  }
+  model.gpt.destroy();
+  const streamed = (await playground.handle(request({ ...body, stream: true })))!;
+  const parts = (await streamed.text()).split("\n\n").slice(0, -2)
+    .map((event) => JSON.parse(event.replace(/^data: /, "")).choices[0]);
+  assert.ok(parts.length > 2);
+  for (const { index, logprobs } of choices) {
+    for (const field of ["tokens", "token_logprobs", "text_offset"]) {
+      const joined = parts.filter((part) => part.index === index)
+        .flatMap((part) => part.logprobs[field]);
+      if (field !== "token_logprobs") assert.deepEqual(joined, logprobs[field]);
+      else assertClose(joined, logprobs[field], 1e-5, field);
+    }
+  }
+  const { choices: [{ logprobs }] } = await ask(playground, { ...PLAIN, logprobs: 0 });
+  assert.equal(logprobs.top_logprobs, null);
 });
 
 Deno.test("/v1/completions refuses what it cannot do in OpenAI's shape", async () => {

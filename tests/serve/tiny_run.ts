@@ -1,4 +1,6 @@
 import { join } from "node:path";
+import { createPlayground, type Playground } from "../../serve/playground.ts";
+import type { ModelSlotOptions } from "../../serve/model_slot.ts";
 import { train } from "../../train/train.ts";
 import { directory } from "../checkpoints.ts";
 import { device } from "../kernels/harness.ts";
@@ -28,3 +30,35 @@ export const tinyRun: () => Promise<string> = once(async () => {
   for await (const _ of train({ ...options, device, texts, out }));
   return out;
 });
+
+/** A playground whose only run is `tinyRun()`, named `tiny`, on the device of the tests. */
+export function open(options: Partial<ModelSlotOptions> = {}) {
+  const playground = createPlayground({
+    findRun: (name) => name === "tiny" ? join(directory, "tiny") : undefined,
+    open: () => Promise.resolve({ ...device, destroy() {} }),
+    ...options,
+  });
+  return { ...playground, [Symbol.asyncDispose]: () => playground.close() };
+}
+
+/** A request with a body of JSON. */
+export function request(body: unknown, { path = "/v1/completions", ...init }: RequestInit & {
+  path?: string;
+} = {}): Request {
+  return new Request(`http://127.0.0.1${path}`, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: typeof body === "string" ? body : JSON.stringify(body),
+    ...init,
+  });
+}
+
+/** The status and the JSON that a playground answers. */
+export async function ask(
+  { handle }: Playground,
+  body: unknown,
+  init?: Parameters<typeof request>[1],
+) {
+  const response = (await handle(request(body, init)))!;
+  return { status: response.status, ...await response.json() };
+}

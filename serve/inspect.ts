@@ -1,0 +1,255 @@
+import type { JsonObject } from "../files/json.ts";
+import { createDecoder, windowStart } from "../generate/decoder.ts";
+import { DEFAULT_SAMPLER, promptIds } from "../generate/generate.ts";
+import { attentionWeightsOf } from "../inspect/inspect.ts";
+import { neighboursOf } from "../inspect/neighbours.ts";
+import { logitLensOf, type Prediction } from "../inspect/predictions.ts";
+import { samplerDistributions } from "../inspect/sampler.ts";
+import { highest, type Token, tokenOf, type TokenProbability } from "../inspect/tokens.ts";
+import { download } from "../kernels/tensor.ts";
+import { ApiError } from "./api_error.ts";
+import type { ModelSlot, ServedModel } from "./model_slot.ts";
+import { checkRequest, type FieldTable, TEXT, whole } from "./request.ts";
+import { SAMPLER_FIELDS, type SamplerFields, samplerOf } from "./sampler_fields.ts";
+import { predictionsInWindows } from "./windows.ts";
+
+/**
+ * Requests that look inside a model, below `/api/inspect/`. Each answers with JSON of bounded size.
+ *
+ * @module
+ */
+
+/** Most tokens of a text, and of one whose attention or lens is computed. */
+const MOST_IDS = 4096, MOST_MATRIX_IDS = 1024, MOST_LENS_IDS = 512;
+
+/** A text of a request: ids of tokens, or a prompt that is read as `generate()` reads it. */
+interface TextFields {
+  model: string;
+  ids: readonly number[] | undefined;
+  prompt: string;
+}
+
+const TEXT_FIELDS: FieldTable<TextFields> = {
+  model: TEXT,
+  ids: {
+    must: `a list of 1 to ${MOST_IDS} ids of tokens`,
+    holds: (value) =>
+      Array.isArray(value) && value.length > 0 && value.length <= MOST_IDS &&
+      value.every((id) => Number.isSafeInteger(id) && id >= 0),
+    fallback: undefined,
+  },
+  prompt: { ...TEXT, fallback: "" },
+};
+
+/** Number of tokens to name per position. */
+const TOP = { ...whole(1, 50), fallback: 10 };
+
+/** The ids of a request. */
+function idsOf({ gpt, tokenizer }: ServedModel, { ids, prompt }: TextFields): readonly number[] {
+  const { vocabularySize } = gpt.config;
+  const read = ids ?? promptIds(tokenizer, prompt);
+  const unknown = read.find((id) => id >= vocabularySize);
+  if (unknown !== undefined) {
+    throw new ApiError(
+      400,
+      `Cannot inspect as ids must be below ${vocabularySize}: current id is ${unknown}`,
+      { param: "ids" },
+    );
+  }
+  if (read.length <= MOST_IDS) return read;
+  throw new ApiError(
+    400,
+    `Cannot inspect as prompt must have at most ${MOST_IDS} tokens: current number is ${read.length}`,
+    { param: "prompt" },
+  );
+}
+
+/** The last ids of a text that the model sees at once, and the index of the first of them. */
+function visible(model: ServedModel, fields: TextFields, most: number) {
+  const all = idsOf(model, fields), { contextLength } = model.gpt.config;
+  const first = windowStart(all.length, contextLength), ids = all.slice(first);
+  if (ids.length <= most) return { first, ids };
+  throw new ApiError(
+    400,
+    `Cannot inspect as the text must have at most ${most} tokens: current number is ${ids.length}`,
+    { param: fields.ids === undefined ? "prompt" : "ids" },
+  );
+}
+
+/** A token without its bytes. */
+function plain({ id, text }: Token): { id: number; text: string } {
+  return { id, text };
+}
+
+function plainProbability({ id, text, probability }: TokenProbability) {
+  return { id, text, probability };
+}
+
+function plainPrediction({ top, entropy, next }: Prediction) {
+  return {
+    top: top.map(plainProbability),
+    entropy,
+    ...(next ? { next: { ...plainProbability(next), rank: next.rank, loss: next.loss } } : {}),
+  };
+}
+
+/** A request that looks inside a model. */
+function inspection<Values extends TextFields>(
+  fields: FieldTable<Values>,
+  look: (model: ServedModel, values: Values) => object | Promise<object>,
+): (slot: ModelSlot, body: JsonObject, signal: AbortSignal) => Promise<Response> {
+  return (slot, body, signal) => {
+    const values = checkRequest(body, fields, "inspect");
+    return slot.use(
+      values.model,
+      signal,
+      async (model) => Response.json({ model: model.name, ...await look(model, values) }),
+    );
+  };
+}
+
+const predictions = inspection<TextFields & { top: number }>(
+  { ...TEXT_FIELDS, top: TOP },
+  async (model, fields) => {
+    const ids = idsOf(model, fields);
+    const predictions = await predictionsInWindows(model, ids, fields);
+    return {
+      tokens: ids.map((id) => plain(tokenOf(model.tokenizer, id))),
+      predictions: predictions.map(plainPrediction),
+    };
+  },
+);
+
+const sampler = inspection<TextFields & SamplerFields & { top: number }>(
+  { ...TEXT_FIELDS, ...SAMPLER_FIELDS, top: TOP },
+  async (model, fields) => {
+    const { gpt, tokenizer } = model, ids = idsOf(model, fields);
+    // the decoder reads the text as generate() does; what it draws does not matter
+    using decoder = createDecoder(gpt, {
+      prompts: [ids],
+      seeds: [0],
+      maxNewTokens: 1,
+      sampler: DEFAULT_SAMPLER,
+    });
+    await decoder.next(1);
+    const [row] = await download(gpt.device, decoder.logits);
+    const logits = row!.slice(0, gpt.config.vocabularySize) as Float32Array;
+    const stages = samplerDistributions(logits, { ...samplerOf(fields), history: ids });
+    const most = logits.map((_, id) =>
+      Math.max(...stages.map(({ probabilities }) => probabilities[id]!))
+    );
+    return {
+      stages: stages.map(({ stage, tokens }) => ({ stage, tokens })),
+      candidates: highest(most, fields.top).map((id) => ({
+        ...plain(tokenOf(tokenizer, id)),
+        probabilities: stages.map(({ probabilities }) => probabilities[id]!),
+      })),
+    };
+  },
+);
+
+/** Rows and columns of a small matrix of attention, at most. */
+const MOST_CELLS = 64;
+
+const attention = inspection<
+  TextFields & { layer: number | undefined; head: number | undefined }
+>(
+  {
+    ...TEXT_FIELDS,
+    layer: { ...whole(0, 511), fallback: undefined },
+    head: { ...whole(0, 511), fallback: undefined },
+  },
+  async (model, fields) => {
+    const { layers, heads } = model.gpt.config, { layer, head } = fields;
+    const { first, ids } = visible(model, fields, MOST_MATRIX_IDS), T = ids.length;
+    const tokens = ids.map((id) => plain(tokenOf(model.tokenizer, id)));
+    const shape = { layers, heads, first, tokens };
+    if ((layer === undefined) !== (head === undefined)) {
+      throw new ApiError(400, "Cannot inspect as layer and head must be given together", {
+        param: layer === undefined ? "layer" : "head",
+      });
+    }
+    if (layer !== undefined) {
+      if (layer >= layers || head! >= heads) {
+        throw new ApiError(
+          400,
+          `Cannot inspect as layer and head must be below ${layers} and ${heads}: ` +
+            `current values are ${layer} and ${head}`,
+          { param: layer >= layers ? "layer" : "head" },
+        );
+      }
+      const { weights } = await attentionWeightsOf(model, ids, { layer });
+      const matrix = weights.subarray(head! * T * T, (head! + 1) * T * T);
+      return { ...shape, cells: T, weights: inBytes(matrix) };
+    }
+    const cells = Math.min(T, MOST_CELLS);
+    const small = new Float32Array(layers * heads * cells * cells);
+    for (let layer = 0; layer < layers; layer++) {
+      const { weights } = await attentionWeightsOf(model, ids, { layer });
+      for (let head = 0; head < heads; head++) {
+        const start = (layer * heads + head) * cells * cells;
+        shrink(weights.subarray(head * T * T, (head + 1) * T * T), T, {
+          out: small.subarray(start, start + cells * cells),
+          cells,
+        });
+      }
+    }
+    return { ...shape, cells, weights: inBytes(small) };
+  },
+);
+
+/** Shrinks a matrix of weights, [T,T], to [cells,cells]: each cell is the highest weight of its block. */
+function shrink(
+  weights: Float32Array,
+  T: number,
+  { out, cells }: { out: Float32Array; cells: number },
+): void {
+  for (let t = 0; t < T; t++) {
+    const row = Math.floor(t * cells / T) * cells;
+    for (let s = 0; s <= t; s++) {
+      const at = row + Math.floor(s * cells / T);
+      out[at] = Math.max(out[at]!, weights[t * T + s]!);
+    }
+  }
+}
+
+/** Weights from 0 to 1 as base64 of a byte each, 255 for 1. */
+function inBytes(weights: Float32Array): string {
+  return Uint8Array.from(weights, (weight) => Math.round(255 * weight)).toBase64();
+}
+
+const lens = inspection<TextFields & { top: number }>(
+  { ...TEXT_FIELDS, top: { ...TOP, fallback: 3 } },
+  async (model, fields) => {
+    const { first, ids } = visible(model, fields, MOST_LENS_IDS);
+    const { layers } = await logitLensOf(model, ids, { top: fields.top });
+    return {
+      first,
+      tokens: ids.map((id) => plain(tokenOf(model.tokenizer, id))),
+      layers: layers.map((predictions) => predictions.map(plainPrediction)),
+    };
+  },
+);
+
+const neighbours = inspection<TextFields & { top: number }>(
+  { ...TEXT_FIELDS, top: TOP },
+  async (model, fields) => {
+    const { ids } = visible(model, fields, 64);
+    const { tokens, neighbours } = await neighboursOf(model, ids, { top: fields.top });
+    return {
+      tokens: tokens.map(plain),
+      neighbours: neighbours.map((nearest) =>
+        nearest.map((neighbour) => ({ ...plain(neighbour), cosine: neighbour.cosine }))
+      ),
+    };
+  },
+);
+
+/** The requests by path. */
+export const INSPECTIONS = {
+  "/api/inspect/predictions": predictions,
+  "/api/inspect/sampler": sampler,
+  "/api/inspect/attention": attention,
+  "/api/inspect/lens": lens,
+  "/api/inspect/neighbours": neighbours,
+};

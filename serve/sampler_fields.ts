@@ -1,0 +1,61 @@
+import { DEFAULT_SAMPLER, type SamplerOptions } from "../generate/generate.ts";
+import { SAMPLER_RULES } from "../kernels/sample/sample.ts";
+import type { FieldTable } from "./request.ts";
+
+/**
+ * The options of the sampler as fields of a request.
+ *
+ * @module
+ */
+
+/** The fields of the sampler, in the words of the API. */
+export interface SamplerFields {
+  temperature: number;
+  top_p: number;
+  top_k: number;
+  min_p: number;
+  repetition_penalty: number;
+  repetition_window: number;
+}
+
+/** Options of the sampler by their names in a request. */
+const SAMPLER_OPTIONS: Readonly<Record<keyof SamplerFields, keyof SamplerOptions>> = {
+  temperature: "temperature",
+  top_p: "topP",
+  top_k: "topK",
+  min_p: "minP",
+  repetition_penalty: "repetitionPenalty",
+  repetition_window: "repetitionWindow",
+};
+
+/** OpenAI's defaults, where they differ from those of `deno task generate`. */
+const OPENAI_DEFAULTS: Partial<SamplerOptions> = { temperature: 1, topP: 1 };
+
+/** The fields of the sampler; absent ones are those of OpenAI, and of `deno task generate` for those that OpenAI lacks. */
+export const SAMPLER_FIELDS = Object.fromEntries(
+  Object.entries(SAMPLER_OPTIONS).map(([name, option]) => {
+    const [must, holds] = SAMPLER_RULES[option];
+    return [name, {
+      must,
+      holds: (value: unknown) => typeof value === "number" && holds(value),
+      fallback: { ...DEFAULT_SAMPLER, ...OPENAI_DEFAULTS }[option],
+    }];
+  }),
+) as unknown as FieldTable<SamplerFields>;
+
+/** The sampler of a request. */
+export function samplerOf(fields: SamplerFields): SamplerOptions {
+  const entries = Object.entries(SAMPLER_OPTIONS)
+    .map(([name, option]) => [option, fields[name as keyof SamplerFields]]);
+  return Object.fromEntries(entries) as unknown as SamplerOptions;
+}
+
+/** The settings of the sampler as `deno task generate` has them, by their names in requests. */
+export function samplerSettings(): Record<string, { value: number; must: string }> {
+  return Object.fromEntries(
+    Object.entries(SAMPLER_OPTIONS).map(([name, option]) => [name, {
+      value: DEFAULT_SAMPLER[option],
+      must: SAMPLER_FIELDS[name as keyof SamplerFields].must,
+    }]),
+  );
+}
