@@ -238,3 +238,4 @@ export {
 export { type Neighbour, neighboursOf, type TextNeighbours } from "./inspect/neighbours.ts";
 export { type SamplerDistribution, samplerDistributions } from "./inspect/sampler.ts";
 export { likeliestTokens, type Token, tokenOf, type TokenProbability } from "./inspect/tokens.ts";
+export { meanRepetition, type Repetition, repetitionOf } from "./inspect/repetition.ts";

@@ -59,7 +59,14 @@ export type TrainEvent =
     /** Milliseconds in which the host made and uploaded the batches; the device may have worked meanwhile. */
     dataMs: number;
   }
-  | ({ kind: "evaluation"; step: number; entropyPerToken?: number; best: boolean } & Evaluation)
+  | ({
+    kind: "evaluation";
+    step: number;
+    /** Passes over the training text up to this step. */
+    epoch: number;
+    entropyPerToken?: number;
+    best: boolean;
+  } & Evaluation)
   | { kind: "sample"; step: number; prompt: string; text: string }
   /** What a check of the losses says about the run; `name` is what it is about, as one word. */
   | { kind: "warning"; step: number; name: string; message: string }

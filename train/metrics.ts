@@ -34,6 +34,8 @@ export interface Metric {
   tokensPerSecond?: number;
   /** Of a step: milliseconds in which the host made and uploaded its batches. */
   dataMs?: number;
+  /** Of an evaluation: passes over the training text up to then; earlier versions did not note it. */
+  epoch?: number;
   /** Of an evaluation: bits per byte of text. */
   bitsPerByte?: number | null;
   /** Of an evaluation: the least possible loss, if it is known. */
@@ -71,6 +73,7 @@ const FIGURES = [
   "skipped",
   "tokensPerSecond",
   "dataMs",
+  "epoch",
   "bitsPerByte",
   "entropyPerToken",
   "parameters",

@@ -4,7 +4,7 @@ import { dirname, join } from "node:path";
 import { readAt, reasonOf, replaceFile, syncDirectory } from "../files/disk.ts";
 import { checkpointName } from "../model/files/checkpoint.ts";
 import { drawLoss, LossCurve } from "./loss_curve.ts";
-import { LossWatch, type Warning } from "./loss_watch.ts";
+import { RunChecks, type Warning } from "./checks.ts";
 import {
   CHUNK_BYTES,
   LINE_BREAK,
@@ -32,7 +32,7 @@ export class RunRecord {
   readonly #directory: RunDirectory;
   readonly #now: () => Date;
   readonly #losses = new LossCurve();
-  readonly #watch = new LossWatch();
+  readonly #checks = new RunChecks();
   #best: { step: number; loss: number } | undefined;
   #lastEvaluation: number | undefined;
   #evaluationsSinceBest = 0;
@@ -102,7 +102,7 @@ export class RunRecord {
     this.#step = metric.step;
     this.#losses.add(metric);
     if (metric.kind === "evaluation") this.#addEvaluation(metric);
-    return this.#watch.add(metric);
+    return this.#checks.add(metric);
   }
 
   #addEvaluation({ step, loss }: Metric): void {

@@ -153,7 +153,8 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     if (isBest) bestLoss = loss;
     evaluationsSinceBest = isBest || step === 0 ? 0 : evaluationsSinceBest + 1;
     const entropy = entropyPerToken === undefined ? {} : { entropyPerToken };
-    const metric = { kind: "evaluation" as const, step, ...evaluation, ...entropy };
+    const epoch = batches.epochsBefore(step * gradientAccumulation);
+    const metric = { kind: "evaluation" as const, step, epoch, ...evaluation, ...entropy };
     const warnings = record.note([metric]);
     await record.draw();
     yield { ...metric, best: isBest };

@@ -1,0 +1,171 @@
+import assert from "node:assert/strict";
+import { CHECKS, judged, RunChecks, unknown } from "../../train/checks.ts";
+import type { Metric } from "../../train/metrics.ts";
+
+/** What the checks say of evaluations, by their number; each comes after a step with its training loss. */
+function saidOf(
+  validation: readonly number[],
+  training: (i: number) => number,
+  entropy?: { entropyPerToken: number; tokens: number },
+): [number, name: string, message: string][] {
+  const checks = new RunChecks();
+  return validation.flatMap((loss, i) => {
+    assert.deepEqual(checks.add({ kind: "step", step: i + 1, loss: training(i) }), []);
+    const warnings = checks.add({ kind: "evaluation", step: i + 1, loss, ...entropy });
+    return warnings.map(({ name, message }) => [i, name, message] as [number, string, string]);
+  });
+}
+
+const falling = (i: number) => 4 - i / 10;
+
+Deno.test("RunChecks says once per rise that a model learns its text by heart", () => {
+  const [first, ...more] = saidOf(
+    [4, 3, 3.2, 3.3, 3.4, 3.5, 2.9, 3, 3, 2.92, 3, 3, 3],
+    falling,
+  );
+  const [at, name, sentence] = first!;
+  assert.deepEqual([at, name], [4, "overfitting"]);
+  assert.match(
+    sentence,
+    /^the validation loss has been rising: .* above the best, 3\.000 at step 2,/,
+  );
+  assert.match(sentence, /learns its text by heart\. Use more text, --dropout or fewer --steps/);
+  assert.match(sentence, /\(training loss 3\.600, validation loss 3\.400\)/);
+  assert.match(sentence, /--checkpoint best/);
+  // 2.92 is above the best by no more than noise
+  assert.deepEqual(more.map(([at]) => at), [12]);
+});
+
+Deno.test("RunChecks says nothing of single rises, of noise and of losses that are not finite", () => {
+  for (
+    const losses of [[3, 3.2, 3.2, 2.9, 3.2, 3.2], [3, 3.02, 3.02, 3.02, 3.02], [3, NaN, NaN, NaN]]
+  ) {
+    assert.deepEqual(saidOf(losses, falling), []);
+  }
+});
+
+Deno.test("RunChecks names the learning rate when the training loss has risen, too", () => {
+  const [[at, name, sentence]] = saidOf([4, 3, 3.2, 3.3, 3.4], (i) => 3 + i / 10) as [
+    [number, string, string],
+  ];
+  assert.deepEqual([at, name], [4, "diverging"]);
+  assert.match(
+    sentence,
+    /the training loss does not fall: the learning rate is too high\. Use a lower --l/,
+  );
+});
+
+Deno.test("RunChecks says once that a loss is below the entropy by more than chance", () => {
+  const of = (losses: number[], tokens: number) =>
+    saidOf(losses, falling, { entropyPerToken: 0.85, tokens });
+  assert.deepEqual(of([0.9, 0.85, 0.83], 20_000), []);
+  assert.deepEqual(of([0.7], 400), []);
+  const [[at, name, sentence], ...more] = of([0.9, 0.81, 0.05], 20_000) as [
+    [number, string, string],
+  ];
+  assert.deepEqual([at, name], [1, "below-entropy"]);
+  assert.match(
+    sentence,
+    /0\.810, is below the entropy of the text, 0\.850 nats per token: .* Shift the labels by one/,
+  );
+  assert.deepEqual(more, []);
+  assert.equal(of([0.05], 400).length, 1);
+});
+
+Deno.test("RunChecks says once per fall that the loss scale is below 1", () => {
+  const checks = new RunChecks();
+  const said = [4, 0.5, 0.25, 1, 0.5, 4].map((lossScale, i) => (
+    checks.add({ kind: "step", step: i + 1, loss: i === 1 ? null : 3, lossScale })
+      .map(({ name, message }) => [name, message.replace(/:.*/, "")])
+  ));
+  const falls = ["overflowing-gradients", "the loss scale fell to 0.5"];
+  assert.deepEqual(said, [[], [falls], [], [], [falls], []]);
+});
+
+/** Lines of steps with these losses, after a start. */
+function linesOf(losses: readonly (number | null)[]): Metric[] {
+  const options = { batchSize: 8, contextLength: 32, gradientAccumulation: 1 };
+  return [
+    { kind: "start", step: 0, options },
+    ...losses.map((loss, i): Metric => ({ kind: "step", step: i + 1, loss })),
+  ];
+}
+
+/** Numbers of lines after which the checks say that the training diverges. */
+function divergesAt(lines: readonly Metric[]): number[] {
+  const checks = new RunChecks();
+  return lines.flatMap((line, i) =>
+    checks.add(line).map(({ name }) => {
+      assert.equal(name, "diverging");
+      return i;
+    })
+  );
+}
+
+Deno.test("RunChecks says once per rise of the training loss that it diverges", () => {
+  const constant = (loss: number, count: number) => new Array<number>(count).fill(loss);
+  const rise = linesOf([7, 6, 5, 4, ...constant(12, 30), ...constant(4, 200), ...constant(9, 9)]);
+  const [first, second, ...more] = divergesAt(rise);
+  assert.ok(first! < 10 && second! > 230, `${first} ${second}`);
+  assert.deepEqual(more, []);
+});
+
+Deno.test("RunChecks says nothing of a loss that is noisy, has peaks, or rises with another text", () => {
+  const noisy = Array.from({ length: 500 }, (_, i) => 3 + 4 * Math.exp(-i / 50) + Math.sin(i * i));
+  assert.deepEqual(divergesAt(linesOf(noisy)), []);
+  assert.deepEqual(
+    divergesAt(linesOf(noisy.map((loss, i) => i % 90 === 80 ? 3 * loss : loss))),
+    [],
+  );
+  const other = [...linesOf(noisy), ...linesOf(noisy.map((loss) => loss + 5))];
+  assert.deepEqual(divergesAt(other), []);
+});
+
+Deno.test("RunChecks says that a training diverges whose losses are not finite", () => {
+  const lines = linesOf([7, 6, ...new Array<null>(50).fill(null)]);
+  assert.deepEqual(divergesAt(lines).length, 1);
+  const skipped = linesOf(Array.from({ length: 50 }, (_, i) => i % 3 === 0 ? 3 : null));
+  assert.deepEqual(divergesAt(skipped), []);
+});
+
+Deno.test("RunChecks.results() has the numbers of the record, or says what it lacks", () => {
+  const checks = new RunChecks();
+  for (const { value, verdict, finding } of checks.results()) {
+    assert.deepEqual([value, verdict], [null, "unknown"]);
+    assert.match(finding, /^the record has no /);
+  }
+  for (const line of linesOf([4, 3, 2])) checks.add({ ...line, lossScale: 256 });
+  const evaluation = { kind: "evaluation", tokens: 1e4, entropyPerToken: 2 };
+  checks.add({ ...evaluation, step: 3, loss: 2.5, epoch: 0.51 });
+  checks.add({ ...evaluation, step: 4, loss: 2.75, epoch: 0.68 });
+  const results = Object.fromEntries(checks.results().map((result) => [result.name, result]));
+  assert.ok(checks.results().every(({ verdict }) => verdict === "ok"));
+  assert.equal(results["below-entropy"]!.value, 0.75);
+  assert.equal(results["overflowing-gradients"]!.value, 256);
+  assert.equal(results.diverging!.value, 0);
+  const { value, finding, figures } = results.overfitting!;
+  assert.ok(Math.abs(value! - 0.1) < 1e-12);
+  assert.match(finding, /validation loss 2\.750 after 0\.68 epochs; .* was 2\.500 at step 3$/);
+  assert.deepEqual(figures!.bestStep, 3);
+});
+
+Deno.test("judged() compares with the threshold of the table, or with that of its caller", () => {
+  const { threshold } = CHECKS["dead-block"];
+  assert.equal(judged("dead-block", threshold, "x").verdict, "ok"); // sick below
+  assert.equal(judged("dead-block", threshold / 2, "x").verdict, "sick");
+  assert.equal(judged("repetition", 1, "x").verdict, "sick"); // sick above
+  assert.equal(judged("repetition", 1, "x", { threshold: 1 }).verdict, "ok");
+  assert.equal(judged("repetition", 1, "x", { isSick: false }).verdict, "ok");
+  assert.deepEqual(
+    { ...unknown("diverging", "why"), cause: "", cure: "" },
+    {
+      name: "diverging",
+      value: null,
+      threshold: null,
+      verdict: "unknown",
+      finding: "why",
+      cause: "",
+      cure: "",
+    },
+  );
+});

@@ -1,0 +1,473 @@
+import type { Metric } from "./metrics.ts";
+
+/**
+ * What may be wrong with a model: one table of checks, and those of them that need nothing but the record of the
+ * training. `inspect/diagnose.ts` has the checks that need the model.
+ *
+ * @module
+ */
+
+/** A check: a row of the table. */
+interface Check {
+  /** The number that it measures. */
+  readonly measure: string;
+  /** The side of the threshold on which a model is sick. */
+  readonly sick: "above" | "below";
+  /** The threshold; absent if it depends on the text or on the number of its tokens. */
+  readonly threshold?: number;
+  /** How the number is printed, if not as it is. */
+  readonly unit?: "%" | "nats";
+  /** What is likely to be the reason. */
+  readonly cause: string;
+  /** What to do, as one or more sentences. */
+  readonly cure: string;
+}
+
+/**
+ * All checks, root causes first: the first check that finds something explains those after it.
+ *
+ * A threshold lies between the numbers of healthy and sick models, in the middle of their ratio if nothing else is
+ * said. docs/diagnose.md has the numbers.
+ */
+export const CHECKS = {
+  /** A masked position adds exactly 0, in f32 and in f16, so that nothing may change. */
+  "leak": {
+    measure: "change of a logit by a later token",
+    sick: "above",
+    threshold: 0,
+    cause: "attention sees tokens that it should predict, as its mask does not hold",
+    cure: "If the model was trained by this project, a kernel is wrong on this device: run " +
+      "`deno task test tests/kernels`, and report what fails. Otherwise mask the scores of all keys s > t.",
+  },
+  "copies-input": {
+    measure: "loss of the token just read, relative to that of the next one",
+    sick: "below",
+    threshold: 0.5,
+    cause: "the labels of the training were its inputs, not shifted by one",
+    cure:
+      "Shift the labels, as batchOf() and shiftedPair() in data/tokens/batches.ts do, and train anew.",
+  },
+  "below-entropy": {
+    measure: "validation loss above the entropy of the text",
+    sick: "below",
+    unit: "nats",
+    cause: "no prediction has a smaller loss, so the model sees what it should predict",
+    cure:
+      "Shift the labels by one (see shiftedPair() in data/tokens/batches.ts), mask later tokens, and keep the " +
+      "validation text out of the training.",
+  },
+  "diverging": {
+    measure: "rise of the training loss above its lowest",
+    sick: "above",
+    unit: "nats",
+    cause: "the learning rate is too high",
+    cure: "Use a lower --learning-rate, a third of it to begin with, or a longer --warmup-steps.",
+  },
+  /** Steps whose gradient overflows halve the loss scale; below 1 the gradient itself overflows. */
+  "overflowing-gradients": {
+    measure: "loss scale",
+    sick: "below",
+    threshold: 1,
+    cause: "gradients exceed 65,504, the largest number of f16, even unscaled",
+    cure: "Use a lower --learning-rate, or --precision f32.",
+  },
+  "vanishing-gradients": {
+    measure: "share of a block's gradients below 2⁻²⁴, the least number of f16",
+    sick: "above",
+    threshold: 0.5,
+    unit: "%",
+    cause: "the loss scale is too small for gradients of this size, and f16 rounds them to zero",
+    cure:
+      "Resume with --precision f32, or find out why the loss scale fell: it is halved if a gradient overflows.",
+  },
+  "exploding-block": {
+    measure: "growth of the residual stream in a block",
+    sick: "above",
+    threshold: 30,
+    cause:
+      "the weights of a block have grown out of proportion, as too high a learning rate makes them",
+    cure:
+      "Use a lower --learning-rate, --gradient-clip 1 and a --weight-decay above 0, and start from a checkpoint " +
+      "before the growth.",
+  },
+  "dead-block": {
+    measure: "what a block adds to the residual stream, relative to it",
+    sick: "below",
+    threshold: 1e-3,
+    cause:
+      "the weights of a block are zero or its activations saturate, so that it neither computes nor learns",
+    cure: "Initialize the block anew, with a lower --learning-rate if it died during the training.",
+  },
+  /** Evaluations of a converged model differ by less. */
+  "overfitting": {
+    measure: "rise of the validation loss above its lowest, three evaluations in a row",
+    sick: "above",
+    threshold: 0.01,
+    unit: "%",
+    cause: "the model learns its text by heart",
+    cure:
+      "Use more text, --dropout or fewer --steps; --patience ends such a training, and --checkpoint best of " +
+      "generate, eval and export chooses the best checkpoint that was saved.",
+  },
+  "frequent-tokens": {
+    measure: "probability on the most frequent tokens where another follows",
+    sick: "above",
+    unit: "%",
+    cause:
+      "the model ignores what it has read and knows only how frequent tokens are, as after too few steps or at too " +
+      "high or too low a learning rate",
+    cure:
+      "Train longer; if the loss does not fall meanwhile, try a third of the --learning-rate, then three times.",
+  },
+  "repetition": {
+    measure: "share of loops in sampled text",
+    sick: "above",
+    threshold: 0.2,
+    unit: "%",
+    cause: "the model expects what it has just read to come again",
+    cure:
+      "See the checks above for the reason. If there is none, train on more text; --repetition-penalty 1.1 and a " +
+      "higher --temperature of generate hide it.",
+  },
+  "greedy-repetition": {
+    measure: "share of loops of one or two tokens in greedy text",
+    sick: "above",
+    threshold: 0.5,
+    unit: "%",
+    cause: "the likeliest token makes itself likelier",
+    cure:
+      "Sample instead: --temperature 0.8 and --top-p 0.95 of generate. More text and a larger model make it rarer.",
+  },
+  "vocabulary": {
+    measure: "tokens of the text, relative to those of a vocabulary made for it",
+    sick: "above",
+    threshold: 1.25,
+    cause: "the vocabulary was made for other text, so that contexts hold less of this text",
+    cure:
+      "Train a vocabulary on the text (deno task tokenizer) and the model with --tokenizer, or start from a model " +
+      "for such text.",
+  },
+  "unknown-tokens": {
+    measure: "share of tokens that stand for unknown characters",
+    sick: "above",
+    threshold: 0.001,
+    unit: "%",
+    cause:
+      "the vocabulary lacks characters of the text, which the model can neither learn nor write",
+    cure: "Use a byte-level vocabulary, such as GPT-2's or one of deno task tokenizer.",
+  },
+} as const satisfies Readonly<Record<string, Check>>;
+
+/** The name of a check. */
+export type CheckName = keyof typeof CHECKS;
+
+/** What a check found. */
+export interface CheckResult {
+  /** The check. */
+  readonly name: CheckName;
+  /** The number that it measured; null if it could not. */
+  readonly value: number | null;
+  /** The number that separates healthy from sick models; null if it depends on what could not be measured. */
+  readonly threshold: number | null;
+  /** `unknown` if the check could not be made. */
+  readonly verdict: "ok" | "sick" | "unknown";
+  /** What was found, or why the check could not be made: a clause without a full stop. */
+  readonly finding: string;
+  /** The likely cause of what makes a model sick. */
+  readonly cause: string;
+  /** What to do about it. */
+  readonly cure: string;
+  /** Other numbers that were measured, by name. */
+  readonly figures?: Readonly<Record<string, number>>;
+}
+
+/**
+ * The result of a check: its verdict by its threshold.
+ *
+ * @param options.threshold that of the table by default.
+ * @param options.isSick the verdict, if it does not depend on the threshold alone.
+ */
+export function judged(
+  name: CheckName,
+  value: number,
+  finding: string,
+  { figures, ...given }: {
+    threshold?: number;
+    isSick?: boolean;
+    figures?: Readonly<Record<string, number>>;
+  } = {},
+): CheckResult {
+  const { sick, cause, cure, ...row }: Check = CHECKS[name];
+  const threshold = given.threshold ?? row.threshold!;
+  const { isSick = sick === "above" ? value > threshold : value < threshold } = given;
+  const verdict = isSick ? "sick" : "ok";
+  return { name, value, threshold, verdict, finding, cause, cure, ...(figures ? { figures } : {}) };
+}
+
+/** The result of a check that could not be made. */
+export function unknown(
+  name: CheckName,
+  reason: string,
+  figures?: Readonly<Record<string, number>>,
+): CheckResult {
+  const { cause, cure, threshold }: Check = CHECKS[name];
+  return {
+    name,
+    value: null,
+    threshold: threshold ?? null,
+    verdict: "unknown",
+    finding: reason,
+    cause,
+    cure,
+    ...(figures ? { figures } : {}),
+  };
+}
+
+/** What a check says about a run. */
+export interface Warning {
+  /** The check. */
+  readonly name: CheckName;
+  /** What it found, the likely cause and the cure. */
+  readonly message: string;
+}
+
+/** A result as a warning of the training. */
+function warningOf({ name, finding, cause, cure }: CheckResult): Warning {
+  return { name, message: `${finding}: ${cause}. ${cure.replace(/\.$/, "")}` };
+}
+
+/** Steps over which the training loss is averaged, approximately. */
+const SMOOTHED_STEPS = 20;
+
+/**
+ * Rise of the averaged training loss: nats, and a share of the lowest loss. Batches of other text differ by less, and
+ * the loss of a training that diverges rises above that of its first step.
+ */
+const RISE = { nats: 0.5, share: 0.25 };
+
+/** Losses in a row that are not finite after which a training diverges; f16 skips single steps. */
+const NOT_FINITE = 20;
+
+/** Evaluations in a row above the best loss that are a rise. */
+const RISES = 3;
+
+/** Nats by which the information of tokens differs from its mean, generously: their standard deviation. */
+const DEVIATION = 1.5;
+
+/** Tokens per step if the record does not say it. */
+const USUAL_TOKENS = 1024;
+
+/**
+ * The checks that need only the record of a run. It is fed with all lines of the record in their order, while they are
+ * written or later.
+ */
+export class RunChecks {
+  /** Checks that found something at the last line. */
+  readonly #sick = new Set<CheckName>();
+  #tokensPerStep = USUAL_TOKENS;
+  /** Moving average of the training loss since the last start: sum of weighted losses, and of weights. */
+  #average = { sum: 0, weight: 0, steps: 0 };
+  /** Its lowest value, and the steps that it is an average of. */
+  #lowest = { loss: Infinity, steps: 0 };
+  /** Losses in a row, up to the last one, that are not finite. */
+  #notFinite = 0;
+  #steps = 0;
+  #lossScale: number | undefined;
+  #lastEvaluation: Metric | undefined;
+  /** The best evaluation, and the mean training loss before it. */
+  #best = { step: 0, loss: Infinity, trainingLoss: Infinity };
+  /** The mean training loss before the last evaluation. */
+  #trainingLoss = NaN;
+  /** Evaluations in a row above the best loss, by more than noise. */
+  #above = 0;
+  /** Training losses since the last evaluation. */
+  #sum = 0;
+  #count = 0;
+
+  /**
+   * Adds the next line of the record.
+   *
+   * @returns what has become wrong with it: nothing for what was already wrong at the line before.
+   */
+  add(metric: Metric): Warning[] {
+    const { kind, step } = metric;
+    if (kind === "start") this.#addStart(metric);
+    else if (kind === "step") this.#addStep(metric);
+    else if (kind === "evaluation" && step > 0) this.#addEvaluation(metric);
+    else return [];
+    const warnings: Warning[] = [];
+    const note = (name: CheckName, isSick: boolean, result: () => CheckResult) => {
+      if (isSick && !this.#sick.has(name)) warnings.push(warningOf(result()));
+      if (isSick) this.#sick.add(name);
+      else this.#sick.delete(name);
+    };
+    if (kind === "evaluation") {
+      note("below-entropy", this.#isBelowEntropy(), () => this.#belowEntropy());
+      note("overfitting", this.#overfits(), () => this.#overfitting());
+    }
+    note("diverging", this.#diverges(), () => this.#diverging());
+    note("overflowing-gradients", this.#overflows(), () => this.#overflowing());
+    return warnings;
+  }
+
+  /** What the checks say of the lines so far. */
+  results(): CheckResult[] {
+    return [this.#belowEntropy(), this.#diverging(), this.#overflowing(), this.#overfitting()];
+  }
+
+  /** Training losses of the lines so far. */
+  get steps(): number {
+    return this.#steps;
+  }
+
+  #addStart({ options }: Metric): void {
+    const { batchSize, contextLength, gradientAccumulation } = (options ?? {}) as Record<
+      string,
+      unknown
+    >;
+    const tokens = Number(batchSize) * Number(contextLength) * Number(gradientAccumulation);
+    this.#tokensPerStep = tokens >= 1 ? tokens : USUAL_TOKENS;
+    // a resumed training may have other text and another rate
+    this.#average = { sum: 0, weight: 0, steps: 0 };
+    this.#lowest = { loss: Infinity, steps: 0 };
+    this.#notFinite = 0;
+  }
+
+  #addStep({ loss, lossScale }: Metric): void {
+    this.#steps++;
+    this.#lossScale = lossScale;
+    if (!Number.isFinite(loss)) {
+      this.#notFinite++;
+      return;
+    }
+    this.#notFinite = 0;
+    this.#sum += loss!;
+    this.#count++;
+    const average = this.#average, decay = 1 - 1 / SMOOTHED_STEPS;
+    average.sum = decay * average.sum + loss!;
+    average.weight = decay * average.weight + 1;
+    average.steps = Math.min(average.steps + 1, SMOOTHED_STEPS);
+    if (this.#smoothed < this.#lowest.loss) {
+      this.#lowest = { loss: this.#smoothed, steps: average.steps };
+    }
+  }
+
+  #addEvaluation(metric: Metric): void {
+    const { step, loss } = metric;
+    if (!Number.isFinite(loss)) return;
+    this.#lastEvaluation = metric;
+    const trainingLoss = this.#trainingLoss = this.#count > 0 ? this.#sum / this.#count : NaN;
+    this.#sum = this.#count = 0;
+    if (loss! < this.#best.loss) this.#best = { step, loss: loss!, trainingLoss };
+    const isAbove = loss! > this.#best.loss * (1 + CHECKS.overfitting.threshold);
+    this.#above = isAbove ? this.#above + 1 : 0;
+  }
+
+  /** The average of the last training losses. */
+  get #smoothed(): number {
+    return this.#average.sum / this.#average.weight;
+  }
+
+  #isBelowEntropy(): boolean {
+    return this.#belowEntropy().verdict === "sick";
+  }
+
+  #belowEntropy(): CheckResult {
+    const name = "below-entropy";
+    if (!this.#lastEvaluation) return unknown(name, "the record has no evaluation");
+    const { loss, entropyPerToken, tokens = 0 } = this.#lastEvaluation;
+    if (entropyPerToken === undefined) {
+      return unknown(
+        name,
+        "the entropy of the text is not known; it is that of the built-in stories alone",
+      );
+    }
+    // the information of a short text differs by chance from the entropy
+    const threshold = -3 * DEVIATION / Math.sqrt(tokens);
+    const finding = `the validation loss, ${loss!.toFixed(3)}, is ` +
+      `${loss! < entropyPerToken ? "below" : "above"} the entropy of the text, ` +
+      `${entropyPerToken.toFixed(3)} nats per token`;
+    const figures = { loss: loss!, entropyPerToken };
+    return judged(name, loss! - entropyPerToken, finding, { threshold, figures });
+  }
+
+  /** The rise of the averaged training loss from which on a training diverges. */
+  get #greatestRise(): number {
+    const { loss, steps } = this.#lowest;
+    // an average over few tokens may be low by chance; neighbouring tokens are not independent
+    const chance = 3 * 2 * DEVIATION / Math.sqrt(this.#tokensPerStep * Math.max(1, steps));
+    return RISE.nats + RISE.share * loss + chance;
+  }
+
+  /** Whether the validation loss rises, and the training loss does not fall. */
+  get #bothRise(): boolean {
+    return this.#above >= RISES && this.#trainingLoss >= this.#best.trainingLoss;
+  }
+
+  #diverges(): boolean {
+    return this.#notFinite >= NOT_FINITE || this.#bothRise ||
+      this.#smoothed - this.#lowest.loss > this.#greatestRise;
+  }
+
+  #diverging(): CheckResult {
+    const name = "diverging";
+    if (this.#notFinite >= NOT_FINITE) {
+      return judged(name, Infinity, `the last ${this.#notFinite} training losses are not finite`, {
+        threshold: RISE.nats,
+      });
+    }
+    if (this.#average.steps === 0) return unknown(name, "the record has no training loss");
+    const rise = this.#smoothed - this.#lowest.loss, threshold = this.#greatestRise;
+    const now = this.#smoothed.toFixed(3), then = this.#lowest.loss.toFixed(3);
+    const finding = this.#bothRise
+      ? `${this.#rise()}, and the training loss does not fall`
+      : `the training loss, ${now}, is ${
+        rise > threshold ? "far " : ""
+      }above its lowest, ${then} ` +
+        `(averages of ${SMOOTHED_STEPS} steps)`;
+    return judged(name, rise, finding, { threshold, isSick: this.#diverges() });
+  }
+
+  /** A clause about the rise of the validation loss. */
+  #rise(): string {
+    const { step, loss } = this.#best;
+    return `the validation loss has been rising: ${this.#above} evaluations are above the best, ` +
+      `${loss.toFixed(3)} at step ${step}`;
+  }
+
+  #overflows(): boolean {
+    return (this.#lossScale ?? 1) < CHECKS["overflowing-gradients"].threshold;
+  }
+
+  #overflowing(): CheckResult {
+    const name = "overflowing-gradients", scale = this.#lossScale;
+    if (scale === undefined) return unknown(name, "the record has no loss scale");
+    return judged(name, scale, `the loss scale ${scale < 1 ? "fell to" : "is"} ${scale}`);
+  }
+
+  #overfits(): boolean {
+    return this.#above >= RISES && !this.#diverges();
+  }
+
+  #overfitting(): CheckResult {
+    const name = "overfitting", last = this.#lastEvaluation, { loss: best, step } = this.#best;
+    if (!last) return unknown(name, "the record has no evaluation");
+    const losses = Object.entries({
+      "training loss": this.#trainingLoss.toFixed(3),
+      "validation loss": last.loss!.toFixed(3),
+    }).filter(([, loss]) => loss !== "NaN").map((entry) => entry.join(" ")).join(", ");
+    const after = last.epoch === undefined ? "" : ` after ${last.epoch.toPrecision(2)} epochs`;
+    const isSick = this.#overfits();
+    const finding = isSick
+      ? `${this.#rise()}, while the training loss falls (${losses}${after})`
+      : `${losses}${after}; the best validation loss was ${best.toFixed(3)} at step ${step}`;
+    const figures = {
+      ...(Number.isFinite(this.#trainingLoss) ? { trainingLoss: this.#trainingLoss } : {}),
+      validationLoss: last.loss!,
+      bestLoss: best,
+      bestStep: step,
+      ...(last.epoch === undefined ? {} : { epochs: last.epoch }),
+    };
+    return judged(name, last.loss! / best - 1, finding, { isSick, figures });
+  }
+}
