@@ -181,6 +181,21 @@ export function output(text: string): boolean {
   }
 }
 
+/**
+ * The text on standard input.
+ *
+ * @param verb what the command does with the text, for error messages.
+ * @throws {UserError} if it is not UTF-8.
+ */
+export async function readStandardInput(verb: string): Promise<string> {
+  const bytes = await new Response(Deno.stdin.readable).bytes();
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes).trimEnd();
+  } catch {
+    throw new UserError(`Cannot ${verb} the text on standard input as it must be UTF-8`);
+  }
+}
+
 /** The signal that ends a command early, and its exit status. */
 export interface Interrupts {
   /** Aborts at the first signal. */

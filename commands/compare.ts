@@ -1,8 +1,7 @@
-import { existsSync, statSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { dirname } from "node:path";
 import { commandLine } from "../files/command_line.ts";
-import { checkReplaceable, openFile, readAt, reading, replaceText } from "../files/disk.ts";
-import { UserError } from "../files/user_error.ts";
+import { replaceText } from "../files/disk.ts";
 import { placeAt } from "../generate/place.ts";
 import { CheckpointError } from "../model/files/checkpoint.ts";
 import {
@@ -14,6 +13,7 @@ import {
 } from "../train/compare.ts";
 import { placeInRun } from "../train/run_place.ts";
 import { command, output, outputColumns, run, status } from "./command.ts";
+import { checkPlot } from "./plot.ts";
 
 /** `compare`: validation losses of several trainings, and their cost. */
 const program = command(
@@ -36,30 +36,6 @@ const program = command(
       status(`drawn in ${svg}`);
     })
   );
-
-/**
- * Makes sure that a plot can be written at a path.
- *
- * @throws {UserError} if the file exists and is no SVG, or if its name does not end in `.svg`.
- */
-function checkPlot(path: string): void {
-  const flag = "--svg";
-  checkReplaceable(path, { flag, kind: "an SVG file", isOfKind: isSvg });
-  const isDevice = statSync(path, { throwIfNoEntry: false })?.isFile() === false;
-  if (isDevice || /\.svg$/i.test(path)) return;
-  throw new UserError(`Cannot write ${path} as ${flag} must name a file that ends in .svg`);
-}
-
-/** Whether a file begins as an SVG does: perhaps with declarations and comments, then with its element. */
-function isSvg(path: string): boolean {
-  using file = reading(
-    () => openFile(path, "r"),
-    (reason) => new UserError(`Cannot write ${path} as --svg must name an SVG file: ${reason}`),
-  );
-  const bytes = new Uint8Array(4096), length = readAt(file.handle, bytes, 0);
-  const text = new TextDecoder().decode(bytes.subarray(0, length));
-  return /^\s*(<\?xml[^>]*>\s*|<!--.*?-->\s*|<!DOCTYPE svg[^>]*>\s*)*<svg[\s>]/s.test(text);
-}
 
 /** The directories of runs that paths name, each once; a checkpoint stands for its run. */
 function directoriesOf(paths: readonly string[]): string[] {

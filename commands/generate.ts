@@ -1,4 +1,3 @@
-import { UserError } from "../files/user_error.ts";
 import { windowStart } from "../generate/decoder.ts";
 import {
   type BatchPiece,
@@ -11,7 +10,15 @@ import { loadSource } from "../generate/load.ts";
 import { openDevice } from "../kernels/device.ts";
 import { validateSampler } from "../kernels/sample/sample.ts";
 import { resolvePrecision } from "../model/precision.ts";
-import { command, output, realNumber, run, status, wholeNumber } from "./command.ts";
+import {
+  command,
+  output,
+  readStandardInput,
+  realNumber,
+  run,
+  status,
+  wholeNumber,
+} from "./command.ts";
 import { findNamedModel, withModelOptions } from "./named_model.ts";
 import { giveBack, HUB } from "./permissions.ts";
 
@@ -74,7 +81,7 @@ const program = withModelOptions(
   .action((given, options) =>
     run(async () => {
       validateSampler(options);
-      const prompt = given === "-" ? await readStandardInput() : given;
+      const prompt = given === "-" ? await readStandardInput("continue") : given;
       // before the device is opened, as a wrong name is the likeliest mistake
       const source = await findNamedModel(options);
       giveBack(...HUB, "write");
@@ -147,17 +154,6 @@ async function printObjects(streams: Streams, pieces: AsyncIterable<BatchPiece>)
       const completion = { prompt, text: texts[turn], seed, ...results.get(turn) };
       if (!output(`${JSON.stringify(completion)}\n`)) return;
     }
-  }
-}
-
-async function readStandardInput(): Promise<string> {
-  const bytes = await new Response(Deno.stdin.readable).bytes();
-  try {
-    return new TextDecoder("utf-8", { fatal: true }).decode(bytes).trimEnd();
-  } catch {
-    throw new UserError(
-      "Cannot continue the text on standard input as it must be UTF-8",
-    );
   }
 }
 

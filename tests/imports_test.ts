@@ -64,6 +64,7 @@ const ENTRIES = [
   "commands/dashboard.ts",
   "commands/doctor.ts",
   "commands/generate.ts",
+  "commands/inspect.ts",
   "commands/prepare.ts",
   "commands/signal_worker.ts",
   "data/tokens/tokenize_worker.ts",

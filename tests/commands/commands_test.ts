@@ -418,6 +418,28 @@ Deno.test("compare writes a table to stdout and a plot to a file", async () => {
   assert.match(Deno.readTextFileSync(svg), /^<svg .*<\/svg>\s*$/s);
 });
 
+Deno.test("inspect prints what a model computes of a text, as a table, JSON and a picture", async () => {
+  await trained();
+  const inspect = (...args: string[]) =>
+    task("inspect", ["--run", out, ...args], { input: "Once\n" });
+  const { stdout, stderr } = await inspect("-", "--top", "3");
+  assert.match(
+    stdout,
+    /^token +prob +rank +alternatives\n.*\n"Once" +\S+ % +\d+ .*\nnext /,
+    stderr,
+  );
+  const svg = join(directory, "attention.svg");
+  const drawn = await inspect("Once", "--attention", "1.0", "--svg", svg, "--json");
+  assert.equal(drawn.stderr, `drawn in ${svg}\n`);
+  assert.match(Deno.readTextFileSync(svg), /^<svg .*Attention of head 1\.0 of .*<\/svg>\s*$/s);
+  assert.deepEqual(JSON.parse(drawn.stdout).weights[0], [1, 0]);
+  const absent = await inspect("Once", "--attention", "0.2");
+  assert.equal(
+    absent.stderr,
+    "Error: Cannot show attention as the head must be 0 to 1: current value is 2\n",
+  );
+});
+
 Deno.test("compare skips what is no run, and fails if nothing is left or a path does not exist", async () => {
   await trained();
   const svg = join(directory, "skipped.svg"), cache = join(directory, "cached");

@@ -1,0 +1,27 @@
+import { statSync } from "node:fs";
+import { checkReplaceable, openFile, readAt, reading } from "../files/disk.ts";
+import { UserError } from "../files/user_error.ts";
+
+/**
+ * Makes sure that a plot can be written at a path.
+ *
+ * @throws {UserError} if the file exists and is no SVG, or if its name does not end in `.svg`.
+ */
+export function checkPlot(path: string): void {
+  const flag = "--svg";
+  checkReplaceable(path, { flag, kind: "an SVG file", isOfKind: isSvg });
+  const isDevice = statSync(path, { throwIfNoEntry: false })?.isFile() === false;
+  if (isDevice || /\.svg$/i.test(path)) return;
+  throw new UserError(`Cannot write ${path} as ${flag} must name a file that ends in .svg`);
+}
+
+/** Whether a file begins as an SVG does: perhaps with declarations and comments, then with its element. */
+function isSvg(path: string): boolean {
+  using file = reading(
+    () => openFile(path, "r"),
+    (reason) => new UserError(`Cannot write ${path} as --svg must name an SVG file: ${reason}`),
+  );
+  const bytes = new Uint8Array(4096), length = readAt(file.handle, bytes, 0);
+  const text = new TextDecoder().decode(bytes.subarray(0, length));
+  return /^\s*(<\?xml[^>]*>\s*|<!--.*?-->\s*|<!DOCTYPE svg[^>]*>\s*)*<svg[\s>]/s.test(text);
+}
