@@ -1,8 +1,16 @@
 import uplot from "npm:uplot@1.6.32/dist/uPlot.iife.min.js" with { type: "text" };
 import uplotStyle from "npm:uplot@1.6.32/dist/uPlot.min.css" with { type: "text" };
 import index from "./page/index.html" with { type: "text" };
+import chart from "./page/chart.js" with { type: "text" };
+import details from "./page/details.js" with { type: "text" };
+import dom from "./page/dom.js" with { type: "text" };
+import figures from "./page/figures.js" with { type: "text" };
+import format from "./page/format.js" with { type: "text" };
 import main from "./page/main.js" with { type: "text" };
 import playground from "./page/playground.js" with { type: "text" };
+import runList from "./page/run_list.js" with { type: "text" };
+import selection from "./page/selection.js" with { type: "text" };
+import source from "./page/source.js" with { type: "text" };
 import style from "./page/style.css" with { type: "text" };
 
 /**
@@ -19,6 +27,14 @@ export const ASSETS: ReadonlyMap<string, string> = new Map([
   ["uplot.js", uplot],
   ["uplot.css", uplotStyle],
   ["style.css", style],
+  ["chart.js", chart],
+  ["details.js", details],
+  ["dom.js", dom],
+  ["figures.js", figures],
+  ["format.js", format],
   ["main.js", main],
   ["playground.js", playground],
+  ["run_list.js", runList],
+  ["selection.js", selection],
+  ["source.js", source],
 ]);

@@ -23,12 +23,12 @@ export function createHandler(
   { folder, signal }: HandlerOptions,
 ): (request: Request) => Promise<Response> {
   const runs = new RunFolder(folder);
-  const playground = createPlayground({ findRun: (name) => runs.path(name) });
+  const playground = createPlayground({ findRun: (name) => runs.findRun(name) });
   signal?.addEventListener("abort", () => playground.close());
 
   /** Answers by route; undefined for an unknown one. */
   async function route(request: Request): Promise<Response | undefined> {
-    const { pathname } = new URL(request.url);
+    const { pathname, searchParams } = new URL(request.url);
     if (/^\/(v1|api\/inspect)\//.test(pathname)) return await playground.handle(request);
     if (request.method !== "GET" && request.method !== "HEAD") {
       return refusal(405, `Cannot answer ${quoted(request.method)} as ${pathname} is only read`);
@@ -37,8 +37,43 @@ export function createHandler(
     const [, asset] = /^\/assets\/([\w.-]+)$/.exec(pathname) ?? [];
     const content = asset === undefined ? undefined : ASSETS.get(asset);
     if (content !== undefined) return text(content, asset!);
-    if (pathname === "/api/runs") return Response.json(runs.list());
+    if (pathname === "/api/runs") return Response.json(runs.rows());
+    if (pathname === "/api/events") return events();
+    const names = searchParams.getAll("run"), name = names[0] ?? "";
+    if (pathname === "/api/run") return found(name, await runs.details(name));
+    if (pathname === "/api/curves") {
+      const generation = searchParams.get("generation") ?? "";
+      const [step, evaluation] = ["step", "evaluation"].map((kind) => searchParams.get(kind));
+      const known = { generation, step: Number(step), evaluation: Number(evaluation) };
+      return found(name, await runs.curves(name, known));
+    }
+    if (pathname === "/api/differences") return Response.json(await runs.differences(names));
     return undefined;
+  }
+
+  /** A stream of server-sent events: the runs that change. */
+  function events(): Response {
+    const encoder = new TextEncoder();
+    let stop = () => {};
+    const stream = new ReadableStream<Uint8Array>({
+      start(controller) {
+        const send = (text: string) => controller.enqueue(encoder.encode(text));
+        const unwatch = runs.watch((changes) => send(`data: ${JSON.stringify(changes)}\n\n`));
+        const beat = setInterval(() => send(":\n\n"), BEAT_MS); // so that a closed connection is noticed
+        stop = () => {
+          unwatch();
+          clearInterval(beat);
+        };
+        const end = () => {
+          stop();
+          controller.close();
+        };
+        send("retry: 1000\n\n");
+        signal?.addEventListener("abort", end, { once: true });
+      },
+      cancel: () => stop(),
+    });
+    return new Response(stream, { headers: { "content-type": "text/event-stream" } });
   }
 
   return async (request) => {
@@ -48,6 +83,9 @@ export function createHandler(
     return response;
   };
 }
+
+/** Milliseconds between two comments in a stream of events. */
+const BEAT_MS = 15_000;
 
 /** Names by which a browser of this machine reaches the server. */
 const OWN_HOSTS = ["127.0.0.1", "localhost", "[::1]"];
@@ -99,6 +137,13 @@ function refuseForeign(request: Request): Response | undefined {
     403,
     `Cannot answer as another page asks: current sec-fetch-site is ${quoted(site)}`,
   );
+}
+
+/** A result as JSON; an error if there is no such run. */
+function found(name: string, result: unknown): Response {
+  return result === undefined
+    ? refusal(404, `Cannot find run ${quoted(name)} below the folder`)
+    : Response.json(result);
 }
 
 /** An error as JSON. */

@@ -20,6 +20,7 @@ import { costOf, type Metric, METRICS_FILE, readLines, readMetrics } from "./met
 import { optionsWhere } from "./options.ts";
 import { dimensionsOf } from "./resolve.ts";
 import { isRun } from "./run_place.ts";
+import { TrainingTime } from "./training_time.ts";
 
 /**
  * Comparison of trainings: validation loss and bits per byte over tokens, time and operations.
@@ -191,21 +192,14 @@ export function readEvaluations(
 ): { points: SpentPoint[]; last?: SpentPoint; best?: SpentPoint; start?: Metric; end: number } {
   const curve = new Curve<SpentPoint, "loss" | "bitsPerByte">(["loss", "bitsPerByte"]);
   let last: SpentPoint | undefined, best: SpentPoint | undefined, start: Metric | undefined;
-  let seconds = 0, done = 0, end = 0, speed = firstSpeed(path);
+  const time = new TrainingTime(tokensPerStep, firstSpeed(path));
+  let end = 0;
   for (const metric of readMetrics(path, onWarning)) {
-    const { kind, step, tokensPerSecond = 0, loss, bitsPerByte } = metric;
+    const { kind, step, loss, bitsPerByte } = metric;
+    const seconds = time.add(metric);
     end = step;
-    // a run that continues another one begins with the steps of that, whose time it does not know
-    if (kind === "start" && !start) done = step;
     if (kind === "start") start = metric;
-    if (kind === "step" && tokensPerSecond > 0) {
-      // a step without a speed is as fast as the one before it
-      seconds += tokensPerStep * ((step - 1 - done) / speed + 1 / tokensPerSecond);
-      [done, speed] = [step, tokensPerSecond];
-    }
     if (kind !== "evaluation" || !Number.isFinite(loss) || !Number.isFinite(bitsPerByte)) continue;
-    seconds += tokensPerStep * (step - done) / speed;
-    done = step;
     last = { step, tokens: step * tokensPerStep, seconds, loss: loss!, bitsPerByte: bitsPerByte! };
     if (!best || last.loss < best.loss) best = last;
     curve.add(last);
@@ -233,10 +227,13 @@ const REPORTING = optionsWhere(({ reportsOnly }) => reportsOnly);
 /** Options that name a text; equal hashes mean the same text, whatever its name. */
 const NAMING_DATA = optionsWhere(({ names }) => names === "data");
 
+/** What a training was made of. */
+export type Ingredients = Pick<ComparedRun, "options" | "adapter" | "dataHash" | "tokenizerHash">;
+
 /** The flags whose values differ between runs, with one value per run. */
-export function differences(runs: readonly ComparedRun[]): [name: string, values: string[]][] {
+export function differences(runs: readonly Ingredients[]): [name: string, values: string[]][] {
   const rows = new Map<string, unknown[]>();
-  const isSame = (hash: (run: ComparedRun) => string) => new Set(runs.map(hash)).size === 1;
+  const isSame = (hash: (run: Ingredients) => string) => new Set(runs.map(hash)).size === 1;
   const left = new Set<string>([
     ...REPORTING,
     ...(isSame(({ dataHash }) => dataHash) ? NAMING_DATA : []),

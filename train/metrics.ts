@@ -91,12 +91,19 @@ const TEXTS: Readonly<Record<string, readonly (keyof Metric)[]>> = {
 /** The kinds from whose step a resumed training continues; a line of another kind may be about an earlier step. */
 const PROGRESS = ["start", "step", "evaluation"];
 
+/** The steps done before a line, all later ones of which were repeated; infinite if its kind does not tell. */
+export function stepsBefore({ kind, step }: Metric): number {
+  return PROGRESS.includes(kind) ? kind === "step" ? step - 1 : step : Infinity;
+}
+
 /** A line of a record. */
 export interface MetricLine {
   /** Its number, from 1. */
   readonly number: number;
   /** Its bytes with the line break, if it has one; valid until the next line is read. */
   readonly bytes: Uint8Array;
+  /** The byte of the file after it. */
+  readonly end: number;
   /** Its content; undefined if it is damaged, as the last line of a killed run may be. */
   readonly metric: Metric | undefined;
 }
@@ -110,8 +117,12 @@ export const CHUNK_BYTES = 2 ** 20;
 /** The byte that ends a line. */
 export const LINE_BREAK = 10;
 
-/** The lines of a record except empty ones; a line longer than 1 MiB is yielded in pieces. */
-export function* readLines(path: string): Generator<MetricLine> {
+/**
+ * The lines of a record except empty ones; a line longer than 1 MiB is yielded in pieces.
+ *
+ * @param from byte where a line begins, which gets number 1.
+ */
+export function* readLines(path: string, from = 0): Generator<MetricLine> {
   const buffer = new Uint8Array(CHUNK_BYTES), decoder = new TextDecoder();
   const status = statSync(path);
   if (!status.isFile() && !status.isDirectory()) { // a device or a pipe may have no end
@@ -119,34 +130,36 @@ export function* readLines(path: string): Generator<MetricLine> {
   }
   const file = openSync(path, "r");
   try {
-    let length = 0, number = 1, whole = true;
+    let length = 0, number = 1, whole = true, position = from;
     for (;;) {
-      const read = readSync(file, buffer, length, buffer.length - length, null);
+      const read = readSync(file, buffer, length, buffer.length - length, position);
+      position += read;
       const chunk = buffer.subarray(0, length += read);
-      let from = 0;
-      while (from < length) {
-        const at = chunk.indexOf(LINE_BREAK, from);
+      let first = 0;
+      while (first < length) {
+        const at = chunk.indexOf(LINE_BREAK, first);
         // a line without its break waits for the next read, unless the file ends or the buffer is full
-        if (at < 0 && read > 0 && (from > 0 || length < buffer.length)) break;
-        const bytes = chunk.subarray(from, at < 0 ? length : at + 1);
+        if (at < 0 && read > 0 && (first > 0 || length < buffer.length)) break;
+        const bytes = chunk.subarray(first, at < 0 ? length : at + 1);
         const isPiece = at < 0 && read > 0;
         const isEmpty = whole && bytes.length === 1 && at >= 0;
         const metric = whole && !isPiece ? parseMetric(decoder.decode(bytes)) : undefined;
-        if (!isEmpty) yield { number, bytes, metric };
-        from += bytes.length;
+        first += bytes.length;
+        if (!isEmpty) yield { number, bytes, end: position - length + first, metric };
         whole = !isPiece;
         if (whole) number++;
       }
       if (read === 0) return;
-      buffer.copyWithin(0, from, length);
-      length -= from;
+      buffer.copyWithin(0, first, length);
+      length -= first;
     }
   } finally {
     closeSync(file);
   }
 }
 
-function parseMetric(text: string): Metric | undefined {
+/** The content of a line; undefined if it is damaged. */
+export function parseMetric(text: string): Metric | undefined {
   try {
     const metric = JSON.parse(text) as Metric;
     return typeof metric?.kind === "string" && Number.isSafeInteger(metric.step) &&
@@ -172,13 +185,9 @@ export class Rewinds {
   /** Adds the next line. */
   add({ number, metric }: MetricLine): void {
     if (!metric) return;
-    const { kind, step } = metric;
-    if (PROGRESS.includes(kind)) {
-      this.goBack(number, kind === "step" ? step - 1 : step);
-      this.#highest = step;
-    } else {
-      this.#highest = Math.max(this.#highest, step);
-    }
+    const before = stepsBefore(metric);
+    this.goBack(number, before);
+    this.#highest = before === Infinity ? Math.max(this.#highest, metric.step) : metric.step;
   }
 
   /** Adds a place: from this line on, everything after `step` is repeated. */

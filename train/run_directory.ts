@@ -67,7 +67,11 @@ export function openRunDirectory(path: string): RunDirectory {
     mkdirSync(join(path, "checkpoints"), { recursive: true });
     return Deno.openSync(join(path, "lock"), { create: true, write: true });
   });
-  if (!lock.tryLockSync(true)) {
+  for (let tries = 1; !lock.tryLockSync(true); tries++) {
+    if (tries < LOCK_TRIES) { // `isLocked()` of another process holds a lock for microseconds
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, LOCK_RETRY_MS);
+      continue;
+    }
     lock.close();
     throw inUse(path);
   }
@@ -88,6 +92,9 @@ export function checkRunDirectory(path: string): void {
   });
   if (isLocked(path)) throw inUse(path);
 }
+
+/** Attempts to take the lock of a run, and milliseconds between them. */
+const LOCK_TRIES = 10, LOCK_RETRY_MS = 10;
 
 /** Whether another process trains in a run directory. */
 export function isLocked(path: string): boolean {

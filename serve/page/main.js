@@ -1,39 +1,464 @@
 // @ts-check
 /// <reference lib="dom" />
 /// <reference lib="dom.iterable" />
+import { ChartView } from "./chart.js";
+import { DetailsView, scrolling } from "./details.js";
+import { byId, create, table } from "./dom.js";
+import { CHARTS, curveName } from "./figures.js";
+import { byteCount, figure, inShort, UNKNOWN, when } from "./format.js";
+import { RunList, stepsOf } from "./run_list.js";
+import { fragmentOf, parseSelection } from "./selection.js";
+import { openSource } from "./source.js";
 
 /**
- * The page: the runs of the folder, and the playground, which is loaded when it is opened.
+ * The page: the list of runs, curves and details of the selected ones, and the playground, which is loaded when it is
+ * opened.
  *
  * @module
  */
 
-/** @typedef {{ name: string }} ListedRun */
+/**
+ * @typedef {import("./source.js").RunRow} RunRow
+ * @typedef {import("./source.js").RunCurves} RunCurves
+ * @typedef {import("./source.js").RunDetails} RunDetails
+ * @typedef {import("./source.js").Changes} Changes
+ */
 
-/** @type {ListedRun[]} */
-const runs = await (await fetch("/api/runs")).json();
+/** Colours of runs in the style sheet. */
+const COLORS = 10;
 
-const list = element("run-list");
-for (const { name } of runs) {
-  const item = document.createElement("li");
-  item.textContent = name;
-  list.append(item);
+/** Points of a curve from which all of it is read again, thinned. */
+const MOST_POINTS = 4000;
+
+/** Milliseconds between two requests while a record is read, and between two of details while a run trains. */
+const READING_MS = 500, DETAILS_MS = 3000;
+
+/** Milliseconds between two announcements to a screen reader. */
+const ANNOUNCE_MS = 20_000;
+
+const source = openSource();
+/** @type {Map<string, RunRow>} */
+let rows = new Map();
+let selection = parseSelection(location.hash);
+/** The curves of runs that are or were selected.
+ * @type {Map<string, RunCurves>} */
+const curves = new Map();
+/** @type {Map<string, RunDetails>} */
+const details = new Map();
+/** @type {Map<string, number>} */
+let colors = new Map();
+/** Runs whose curves are being read, and whether they changed meanwhile.
+ * @type {Map<string, boolean>} */
+const reading = new Map();
+
+/** When details were read last, and whether they will be read again. */
+let detailsReadMs = -Infinity, isDetailsDue = false;
+/** Whether the charts are drawn with the next frame. */
+let isDrawing = false;
+/** When a change was announced last. */
+let announcedMs = -Infinity;
+/** @type {ReturnType<typeof import("./playground.js").mountPlayground> | undefined} */
+let playground;
+
+const runList = new RunList((name, isSelected) =>
+  select(isSelected ? [...selection.runs, name] : selection.runs.filter((run) => run !== name))
+);
+const charts = CHARTS.map((chart) => new ChartView(chart));
+byId("chart-list", HTMLElement).append(...charts.map(({ element }) => element));
+const detailsView = new DetailsView(byId("details-body", HTMLElement));
+const detailsRun = byId("details-run", HTMLSelectElement);
+const problem = byId("problem", HTMLElement);
+
+async function start() {
+  rows = new Map((await source.rows()).map((row) => [row.name, row]));
+  const known = selection.runs.filter((name) => rows.has(name)), [newest] = rows.keys();
+  selection.runs = known.length > 0 || !newest ? known : [newest];
+  source.watch(applyChanges, (isConnected) => {
+    const connection = byId("connection", HTMLElement);
+    connection.hidden = isConnected;
+    connection.textContent = isConnected
+      ? ""
+      : "The dashboard was ended: the page shows what it knew last.";
+    if (isConnected) { for (const name of selection.runs) readCurves(name); }
+  });
+  select(selection.runs);
 }
-
-const panel = element("playground-panel");
-panel.addEventListener("toggle", async () => {
-  const [run] = runs;
-  if (!run) return;
-  const { mountPlayground } = await import("./playground.js");
-  mountPlayground(element("playground"), { run: run.name, checkpoints: [] });
-}, { once: true });
 
 /**
- * @param {string} id
- * @returns {HTMLElement}
+ * Selects runs, and shows them.
+ *
+ * @param {string[]} names
  */
-function element(id) {
-  const found = document.getElementById(id);
-  if (!found) throw new Error(`Cannot find #${id}`);
-  return found;
+function select(names) {
+  selection = { ...selection, runs: names };
+  const used = new Set(names.flatMap((name) => colors.get(name) ?? []));
+  const free = Array.from({ length: COLORS }, (_, i) => i).filter((color) => !used.has(color));
+  colors = new Map(names.map((name, i) => [name, colors.get(name) ?? free.shift() ?? i % COLORS]));
+  for (const name of names) {
+    if (!curves.has(name)) readCurves(name);
+  }
+  remember();
+  const chosen = detailsRun.value;
+  detailsRun.replaceChildren(...names.map((name) => create("option", { value: name }, name)));
+  if (names.includes(chosen)) detailsRun.value = chosen;
+  byId("details-choice", HTMLElement).hidden = names.length < 2;
+  showRuns();
+  draw();
+  readDetails();
+  readDifferences();
 }
+
+/** Writes the selection into the address. */
+function remember() {
+  history.replaceState(null, "", fragmentOf(selection));
+}
+
+/** @param {Changes} changes */
+function applyChanges(changes) {
+  for (const name of changes.gone) rows.delete(name);
+  const isNew = changes.rows.filter(({ name }) => !rows.has(name));
+  for (const row of changes.rows) {
+    const before = rows.get(row.name);
+    if (before) rows.set(row.name, row);
+    if (before && selection.runs.includes(row.name)) announce(before, row);
+  }
+  rows = new Map([...isNew.map((row) => /** @type {const} */ ([row.name, row])), ...rows]);
+  const [first] = isNew;
+  if (selection.runs.length === 0 && first) return select([first.name]);
+  showRuns();
+  if (document.hidden) return;
+  for (const { name } of changes.rows) {
+    if (selection.runs.includes(name)) readCurves(name);
+  }
+}
+
+/**
+ * Reads the curves of a run, or the points that are new, and draws them.
+ *
+ * @param {string} name
+ */
+async function readCurves(name) {
+  if (reading.has(name)) {
+    reading.set(name, true);
+    return;
+  }
+  reading.set(name, false);
+  try {
+    const known = curves.get(name);
+    const read = await source.curves(name, known && lastSteps(known));
+    curves.set(name, known && read.isAppended ? appended(known, read) : read);
+    problem.hidden = true;
+  } catch (error) {
+    if (source.isSaved || rows.has(name)) showProblem(error);
+  }
+  const hasChanged = reading.get(name);
+  reading.delete(name);
+  if (curves.get(name)?.isComplete === false) setTimeout(() => readCurves(name), READING_MS);
+  else if (hasChanged) readCurves(name);
+  if (selection.runs.includes(name)) draw();
+  if (name === detailsRun.value) readDetails();
+}
+
+/**
+ * What the page has of the curves of a run; undefined if it should be read anew.
+ *
+ * @param {RunCurves} known
+ */
+function lastSteps({ generation, curves }) {
+  if (Object.values(curves).some(({ step }) => step.length > MOST_POINTS)) return undefined;
+  /** @param {string} kind */
+  const last = (kind) =>
+    Math.max(
+      -1,
+      ...CHARTS.flatMap(({ figures }) => figures).filter((figure) => figure.kind === kind)
+        .map((figure) => curves[curveName(figure)]?.step.at(-1) ?? -1),
+    );
+  return { generation, step: last("step"), evaluation: last("evaluation") };
+}
+
+/**
+ * @param {RunCurves} known
+ * @param {RunCurves} read
+ * @returns {RunCurves}
+ */
+function appended(known, read) {
+  const names = new Set([...Object.keys(known.curves), ...Object.keys(read.curves)]);
+  return {
+    ...read,
+    curves: Object.fromEntries([...names].map((name) => {
+      const a = known.curves[name], b = read.curves[name];
+      if (!a || !b) return [name, /** @type {typeof b & {}} */ (a ?? b)];
+      return [name, {
+        step: [...a.step, ...b.step],
+        seconds: [...a.seconds, ...b.seconds],
+        value: [...a.value, ...b.value],
+        mean: [...a.mean, ...b.mean],
+      }];
+    })),
+  };
+}
+
+/** Reads the details of the run that is chosen, not too often. */
+async function readDetails() {
+  const name = detailsRun.value;
+  if (name === "") return detailsView.clear();
+  const known = details.get(name);
+  if (known) showDetails(known);
+  const waitMs = detailsReadMs + DETAILS_MS - performance.now();
+  if (known && waitMs > 0) {
+    if (!isDetailsDue) setTimeout(() => readDetails(), waitMs);
+    isDetailsDue = true;
+    return;
+  }
+  isDetailsDue = false;
+  detailsReadMs = performance.now();
+  try {
+    details.set(name, await source.details(name));
+  } catch (error) {
+    return showProblem(error);
+  }
+  const read = details.get(name);
+  if (read && name === detailsRun.value) showDetails(read);
+}
+
+/** @param {RunDetails} read */
+function showDetails(read) {
+  detailsView.update(read);
+  showFacts();
+  updatePlayground();
+}
+
+async function readDifferences() {
+  const section = byId("differences", HTMLElement), names = selection.runs;
+  const different = names.length < 2 ? [] : await source.differences(names).catch(() => []);
+  if (names !== selection.runs) return;
+  section.hidden = names.length < 2;
+  byId("differences-body", HTMLElement).replaceChildren(
+    different.length === 0 ? create("p", { class: "note" }, "No option differs.") : scrolling(
+      "What differs",
+      table(
+        "Options that differ",
+        ["option", ...names],
+        different.map(([flag, values]) => [flag, ...values]),
+      ),
+    ),
+  );
+}
+
+/** Shows the list of runs and the facts of those that are selected. */
+function showRuns() {
+  runList.update([...rows.values()], colors);
+  const empty = byId("empty", HTMLElement);
+  empty.hidden = selection.runs.length > 0;
+  empty.textContent = rows.size === 0
+    ? "There are no runs yet. The first one appears here when its training begins."
+    : "No run is selected.";
+  showFacts();
+  const [row] = selection.runs.flatMap((name) => rows.get(name) ?? []);
+  document.title = `${row ? `${row.name} ${stepsOf(row)} · ` : ""}toy-transformer`;
+}
+
+/** Shows a card per selected run. */
+function showFacts() {
+  const cards = selection.runs.flatMap((name) => {
+    const row = rows.get(name);
+    return row ? [cardOf(row, details.get(name))] : [];
+  });
+  byId("facts", HTMLElement).replaceChildren(...cards);
+}
+
+/**
+ * @param {RunRow} row
+ * @param {RunDetails | undefined} read
+ */
+function cardOf(row, read) {
+  const swatch = create("span", { class: "swatch" });
+  swatch.style.setProperty("--color", `var(--run-${colors.get(row.name)})`);
+  const floor = curves.get(row.name)?.entropyPerToken;
+  const skipped = curves.get(row.name)?.curves["step.skipped"]?.value.at(-1);
+  const facts = /** @type {[string, string][]} */ ([
+    ["steps", stepsOf(row)],
+    ["training loss", figure(row.loss)],
+    ["validation loss", figure(row.validation?.loss)],
+    ["entropy of the text", figure(floor)],
+    ["best loss", read?.best ? `${figure(read.best.loss)} at ${figure(read.best.step)}` : UNKNOWN],
+    ["tokens/s", figure(row.tokensPerSecond)],
+    ["memory", byteCount(row.memoryBytes)],
+    ["skipped steps", figure(skipped)],
+    ["parameters", inShort(row.parameters)],
+    ["device", row.device ?? UNKNOWN],
+    ["written", when(row.time)],
+  ]).filter(([, value]) => value !== UNKNOWN);
+  const card = create(
+    "article",
+    { class: "card" },
+    create(
+      "h3",
+      {},
+      swatch,
+      create("bdi", { title: row.name }, row.name),
+      " ",
+      create("span", { class: `state ${row.state}` }, row.state),
+    ),
+    create(
+      "dl",
+      {},
+      ...facts.map(([name, value]) =>
+        create("div", {}, create("dt", {}, name), create("dd", {}, value))
+      ),
+    ),
+  );
+  if (row.steps) {
+    const bar = create("progress", {
+      max: row.steps,
+      value: Math.min(row.step, row.steps),
+      "aria-label": `Steps of ${row.name}`,
+    });
+    card.append(bar);
+  }
+  return card;
+}
+
+/** Draws the charts with the next frame. */
+function draw() {
+  if (isDrawing) return;
+  isDrawing = true;
+  requestAnimationFrame(() => {
+    isDrawing = false;
+    const drawn = selection.runs.flatMap((name) => {
+      const read = curves.get(name);
+      return read ? [{ name, color: colors.get(name) ?? 0, curves: read }] : [];
+    });
+    for (const chart of charts) chart.update(drawn, selection);
+    const shares = drawn.flatMap(({ curves }) => curves.isComplete ? [] : [curves.share]);
+    byId("reading", HTMLElement).textContent = shares.length === 0
+      ? ""
+      : `reading the record: ${
+        Math.floor(100 * Math.min(...shares))
+      } %; until then a sample of it is drawn`;
+    byId("charts", HTMLElement).hidden = drawn.length === 0;
+    byId("details", HTMLElement).hidden = selection.runs.length === 0;
+    showFacts();
+  });
+}
+
+/**
+ * Says what changed of a selected run to a screen reader: a state at once, an evaluation now and then.
+ *
+ * @param {RunRow} before
+ * @param {RunRow} row
+ */
+function announce(before, row) {
+  const isState = before.state !== row.state;
+  const isEvaluation = before.validation?.step !== row.validation?.step &&
+    performance.now() - announcedMs > ANNOUNCE_MS;
+  if (!isState && !isEvaluation) return;
+  announcedMs = performance.now();
+  byId("announcer", HTMLElement).textContent = isState
+    ? `${row.name}: ${row.state}`
+    : `${row.name}, step ${figure(row.validation?.step)}: validation loss ${
+      figure(row.validation?.loss)
+    }`;
+}
+
+/** @param {unknown} error */
+function showProblem(error) {
+  problem.textContent = error instanceof Error ? error.message : `${error}`;
+  problem.hidden = false;
+}
+
+function listenToControls() {
+  byId("select-shown", HTMLButtonElement).addEventListener(
+    "click",
+    () => select([...new Set([...selection.runs, ...runList.shown])]),
+  );
+  byId("select-none", HTMLButtonElement).addEventListener("click", () => select([]));
+  detailsRun.addEventListener("change", () => readDetails());
+  const smoothing = byId("smoothing", HTMLInputElement), log = byId("log", HTMLInputElement);
+  const radios = [...byId("axis", HTMLFieldSetElement).querySelectorAll("input")];
+  const show = () => {
+    smoothing.value = `${selection.smoothing}`;
+    byId("smoothing-value", HTMLOutputElement).textContent = selection.smoothing.toFixed(2);
+    log.checked = selection.log;
+    for (const radio of radios) radio.checked = radio.value === selection.axis;
+  };
+  const change = () => {
+    const axis = radios.find(({ checked }) => checked)?.value ?? "step";
+    selection = {
+      ...selection,
+      axis: /** @type {typeof selection.axis} */ (axis),
+      smoothing: Number(smoothing.value),
+      log: log.checked,
+    };
+    show();
+    remember();
+    draw();
+  };
+  for (const control of [smoothing, log, ...radios]) control.addEventListener("input", change);
+  show();
+  addEventListener("hashchange", () => {
+    if (location.hash === "#charts") return remember(); // the link that skips the list
+    selection = parseSelection(location.hash);
+    show();
+    select(selection.runs.filter((name) => rows.has(name)));
+  });
+  document.addEventListener("visibilitychange", () => {
+    if (!document.hidden && !source.isSaved) {
+      for (const name of selection.runs) readCurves(name);
+    }
+  });
+  listenToTheme();
+  byId("runs-panel", HTMLDetailsElement).open = innerWidth >= 800;
+  const panel = byId("playground-panel", HTMLDetailsElement);
+  panel.hidden = source.isSaved;
+  panel.addEventListener("toggle", () => panel.open ? openPlayground() : closePlayground());
+}
+
+/** The theme is that of the system, or what the reader chose the last time. */
+function listenToTheme() {
+  const theme = byId("theme", HTMLSelectElement), root = document.documentElement;
+  const apply = () => {
+    root.style.colorScheme = theme.value;
+    for (const chart of charts) chart.redraw();
+  };
+  try {
+    theme.value = localStorage.getItem("theme") ?? theme.value;
+  } catch {
+    // a page in a file may not store anything
+  }
+  if (theme.selectedIndex < 0) theme.selectedIndex = 0;
+  theme.addEventListener("change", () => {
+    apply();
+    try {
+      localStorage.setItem("theme", theme.value);
+    } catch {
+      // as above
+    }
+  });
+  apply();
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", apply);
+}
+
+/** The run of the playground and its checkpoints. */
+function playgroundRun() {
+  const run = detailsRun.value;
+  return { run, checkpoints: details.get(run)?.checkpoints.map(({ step }) => step) ?? [] };
+}
+
+async function openPlayground() {
+  if (playground || detailsRun.value === "") return;
+  const { mountPlayground } = await import("./playground.js");
+  playground = mountPlayground(byId("playground", HTMLElement), playgroundRun());
+}
+
+function updatePlayground() {
+  playground?.update(playgroundRun());
+}
+
+function closePlayground() {
+  playground?.close();
+  playground = undefined;
+}
+
+listenToControls();
+await start();

@@ -1,0 +1,562 @@
+// @ts-check
+/// <reference lib="dom" />
+/// <reference lib="dom.iterable" />
+import { create, table } from "./dom.js";
+import { curveName } from "./figures.js";
+import { duration, figure as figureText, inShort, UNKNOWN } from "./format.js";
+import { AXES } from "./selection.js";
+
+/**
+ * A chart of the page: curves of the selected runs, a line with the values at the cursor, and a table.
+ *
+ * @module
+ */
+
+/**
+ * @typedef {import("npm:uplot@1.6.32")} Plot
+ * @typedef {import("npm:uplot@1.6.32").Options} PlotOptions
+ * @typedef {import("npm:uplot@1.6.32").AlignedData} AlignedData
+ * @typedef {import("./figures.js").Chart} Chart
+ * @typedef {import("./figures.js").Figure} Figure
+ * @typedef {import("./selection.js").Selection} Selection
+ * @typedef {import("./source.js").RunCurves} RunCurves
+ */
+
+/**
+ * A run that is drawn.
+ * @typedef {object} DrawnRun
+ * @property {string} name
+ * @property {number} color its number among the colours of runs
+ * @property {RunCurves} curves
+ */
+
+/**
+ * A line of a chart.
+ * @typedef {object} Line
+ * @property {DrawnRun} run
+ * @property {Figure} figure
+ * @property {number[]} x
+ * @property {(number | null)[]} y as the record has it
+ * @property {(number | null)[] | undefined} smooth undefined without smoothing
+ */
+
+/** The script of uPlot defines it as a global.
+ * @type {typeof import("npm:uplot@1.6.32")} */
+const uPlot = /** @type {any} */ (globalThis).uPlot;
+
+/** Height of a plot in pixels, also on a narrow page. */
+const HEIGHT = { large: 320, small: 170 }, NARROW = 480, NARROW_HEIGHT = { large: 240, small: 150 };
+
+/** @type {import("../thinned_curve.ts").Columns} */
+const NO_COLUMNS = { step: [], seconds: [], value: [], mean: [] };
+
+/** Rows of a table, at most. */
+const MOST_ROWS = 100;
+
+/** Points on which Page Up and Page Down move the cursor. */
+const PAGE_POINTS = 20;
+
+/** A chart. */
+export class ChartView {
+  /** @type {HTMLElement} */
+  element;
+  /** @type {Chart} */
+  #chart;
+  /** @type {HTMLElement} */
+  #plotBox;
+  /** @type {HTMLElement} */
+  #readout;
+  /** @type {HTMLDetailsElement} */
+  #tableBox;
+  /** @type {Plot | undefined} */
+  #plot;
+  /** @type {Line[]} */
+  #lines = [];
+  /** Lines, axis and scale of the plot, without its points. */
+  #form = "";
+  /** @type {Selection | undefined} */
+  #selection;
+  /** @type {number[]} */
+  #floors = [];
+
+  /** @param {Chart} chart */
+  constructor(chart) {
+    this.#chart = chart;
+    this.#readout = create("ul", { class: "readout" });
+    this.#plotBox = create("div", {
+      class: "plot",
+      role: "slider",
+      tabindex: 0,
+      "aria-label": `${chart.title}: value at the cursor`,
+      "aria-valuemin": 0,
+    });
+    this.#tableBox = create("details", { class: "figures" }, create("summary", {}, "Figures"));
+    this.#tableBox.addEventListener("toggle", () => this.#fillTable());
+    this.#plotBox.addEventListener("keydown", (event) => this.#move(event));
+    this.element = create(
+      "figure",
+      { class: chart.floor ? "chart large" : "chart", id: `chart-${chart.id}` },
+      create(
+        "figcaption",
+        {},
+        create("h3", {}, chart.title),
+        create("span", { class: "unit" }, chart.unit),
+      ),
+      this.#readout,
+      this.#plotBox,
+      this.#tableBox,
+    );
+    new ResizeObserver(() => this.#resize()).observe(this.#plotBox);
+  }
+
+  /**
+   * Draws runs. A chart without points is hidden.
+   *
+   * @param {readonly DrawnRun[]} runs
+   * @param {Selection} selection
+   */
+  update(runs, selection) {
+    this.#selection = selection;
+    this.#lines = runs.flatMap((run) =>
+      this.#chart.figures.map((figure) => lineOf(run, figure, selection))
+    ).filter(({ x }) => x.length > 0);
+    const isFlat = this.#chart.rare &&
+      this.#lines.every(({ y }) => y.every((value) => value === y[0]));
+    this.element.hidden = this.#lines.length === 0 || isFlat === true;
+    if (this.element.hidden) return;
+    this.#floors = this.#chart.floor
+      ? [...new Set(runs.flatMap(({ curves }) => curves.entropyPerToken ?? []))]
+      : [];
+    const form = JSON.stringify([
+      selection.axis,
+      this.#isLog,
+      selection.smoothing > 0,
+      this.#lines.map(({ run, figure }) => [run.name, run.color, curveName(figure)]),
+    ]);
+    if (this.#plot && form === this.#form) this.#plot.setData(this.#data());
+    else this.#draw();
+    this.#form = form;
+    this.#read();
+    this.#fillTable();
+  }
+
+  /** Draws everything again, as after a change of colours. */
+  redraw() {
+    if (this.#plot && !this.element.hidden) this.#draw();
+  }
+
+  get #isLog() {
+    return this.#chart.log === true && this.#selection?.log === true;
+  }
+
+  /** @returns {AlignedData} */
+  #data() {
+    const isLog = this.#isLog;
+    /** @param {(number | null)[]} values */
+    const drawable = (values) =>
+      isLog ? values.map((value) => value !== null && value > 0 ? value : null) : values;
+    return uPlot.join(
+      this.#lines.map((
+        { x, y, smooth },
+      ) => /** @type {AlignedData} */ ([x, drawable(y), ...(smooth ? [drawable(smooth)] : [])])),
+    );
+  }
+
+  #draw() {
+    this.#plot?.destroy();
+    const { axis } = /** @type {Selection} */ (this.#selection);
+    const text = colorOf("--muted"), line = colorOf("--line"), isLog = this.#isLog;
+    const font = `12px ${getComputedStyle(document.body).fontFamily}`;
+    const axes = {
+      stroke: text,
+      font,
+      grid: { stroke: line, width: 1 },
+      ticks: { stroke: line, size: 4 },
+    };
+    const { width, height } = this.#size();
+    const data = this.#data();
+    this.#plot = new uPlot(
+      {
+        width,
+        height,
+        legend: { show: false },
+        scales: {
+          x: { time: false },
+          y: {
+            distr: isLog ? 3 : 1,
+            range: (_, least, most) => rangeOf([least, most, ...this.#floors], isLog),
+          },
+        },
+        series: [
+          {},
+          ...this.#lines.flatMap((line) => seriesOf(line, this.#chart.figures.length > 1)),
+        ],
+        axes: [
+          { ...axes, size: 30, space: 60, values: (_, splits) => axisTexts(splits, axis) },
+          {
+            ...axes,
+            size: 56,
+            ...(isLog ? { splits: (_, __, least, most) => logTicks(least, most) } : {}),
+            values: (_, splits) => splits.map((value) => value === null ? "" : shortText(value)),
+          },
+        ],
+        cursor: {
+          sync: { key: "runs" },
+          points: { size: 6 },
+          drag: { x: true, y: false },
+        },
+        hooks: {
+          draw: [(plot) => this.#drawFloors(plot)],
+          setCursor: [() => this.#read()],
+        },
+      },
+      data,
+      this.#plotBox,
+    );
+    this.#plot.root.setAttribute("aria-hidden", "true");
+  }
+
+  /** @param {Plot} plot */
+  #drawFloors(plot) {
+    const { ctx, bbox } = plot;
+    for (const floor of this.#floors) {
+      const y = Math.round(plot.valToPos(floor, "y", true));
+      ctx.save();
+      ctx.strokeStyle = ctx.fillStyle = colorOf("--muted");
+      ctx.lineWidth = devicePixelRatio;
+      ctx.setLineDash([6 * devicePixelRatio, 4 * devicePixelRatio]);
+      ctx.beginPath();
+      ctx.moveTo(bbox.left, y);
+      ctx.lineTo(bbox.left + bbox.width, y);
+      ctx.stroke();
+      ctx.font = `${12 * devicePixelRatio}px ${getComputedStyle(document.body).fontFamily}`;
+      ctx.textAlign = "left";
+      ctx.textBaseline = "bottom";
+      ctx.fillText(
+        `entropy of the text ${figureText(floor)}`,
+        bbox.left + 4 * devicePixelRatio,
+        y - 2 * devicePixelRatio,
+      );
+      ctx.restore();
+    }
+  }
+
+  #size() {
+    const width = Math.max(120, this.#plotBox.clientWidth);
+    const heights = innerWidth < NARROW ? NARROW_HEIGHT : HEIGHT;
+    return { width, height: this.#chart.floor ? heights.large : heights.small };
+  }
+
+  #resize() {
+    const plot = this.#plot, size = this.#size();
+    if (
+      plot && this.#plotBox.clientWidth > 0 &&
+      (plot.width !== size.width || plot.height !== size.height)
+    ) {
+      plot.setSize(size);
+    }
+  }
+
+  /** Shows the values at the cursor, or the last ones. */
+  #read() {
+    const plot = this.#plot, [xs] = plot?.data ?? [];
+    if (!plot || !xs) return;
+    const { axis } = /** @type {Selection} */ (this.#selection);
+    const index = plot.cursor.idx,
+      at = index === null || index === undefined ? Infinity : xs[index] ?? Infinity;
+    const names = new Set(this.#lines.map(({ run }) => run.name));
+    const items = [...names].map((name) => {
+      const lines = this.#lines.filter(({ run }) => run.name === name);
+      const values = lines.map(({ figure, x, y }) => {
+        const last = x.findLastIndex((value) => value <= at);
+        const value = last < 0 ? UNKNOWN : y[last] === null ? "not finite" : figureText(y[last]);
+        return this.#chart.figures.length > 1 ? `${figure.label} ${value}` : value;
+      });
+      return { name, color: lines[0]?.run.color ?? 0, text: values.join(", ") };
+    });
+    const place = at === Infinity ? "" : `${AXES[axis]} ${axisText(at, axis)}`;
+    const parts = items.map(({ name, color, text }) => {
+      const swatch = create("span", { class: "swatch" });
+      swatch.style.setProperty("--color", `var(--run-${color})`);
+      return create(
+        "li",
+        {},
+        swatch,
+        ...(names.size > 1 ? [create("bdi", {}, name)] : []),
+        ` ${text}`,
+      );
+    });
+    this.#readout.replaceChildren(
+      ...parts,
+      ...(place ? [create("li", { class: "place" }, place)] : []),
+    );
+    this.#plotBox.setAttribute("aria-valuemax", `${xs.length - 1}`);
+    this.#plotBox.setAttribute("aria-valuenow", `${index ?? xs.length - 1}`);
+    const said = items.map(({ name, text }) => names.size > 1 ? `${name}: ${text}` : text).join(
+      "; ",
+    );
+    this.#plotBox.setAttribute("aria-valuetext", `${place || "last"}: ${said}`);
+  }
+
+  /** Moves the cursor by keys, and zooms.
+   * @param {KeyboardEvent} event */
+  #move(event) {
+    const plot = this.#plot, xs = plot?.data[0];
+    if (!plot || !xs || event.altKey || event.ctrlKey || event.metaKey) return;
+    const last = xs.length - 1, index = plot.cursor.idx ?? last;
+    /** @type {Record<string, number>} */
+    const moves = {
+      ArrowLeft: index - 1,
+      ArrowDown: index - 1,
+      ArrowRight: index + 1,
+      ArrowUp: index + 1,
+      PageDown: index - PAGE_POINTS,
+      PageUp: index + PAGE_POINTS,
+      Home: 0,
+      End: last,
+    };
+    const to = moves[event.key];
+    if (to !== undefined) {
+      const x = /** @type {number} */ (xs[Math.max(0, Math.min(last, to))]);
+      plot.setCursor({ left: plot.valToPos(x, "x"), top: plot.over.clientHeight / 2 });
+    } else if (event.key === "Escape") {
+      plot.setCursor({ left: -10, top: -10 });
+    } else if (event.key === "+" || event.key === "-") {
+      const { min = 0, max = 1 } = plot.scales.x ?? {}, center = xs[index] ?? 0;
+      const factor = event.key === "+" ? 0.5 : 2;
+      const [first = 0, end = 1] = [xs[0], xs[last]];
+      plot.setScale("x", {
+        min: Math.max(first, center - (center - /** @type {number} */ (min)) * factor),
+        max: Math.min(end, center + (/** @type {number} */ (max) - center) * factor),
+      });
+    } else return;
+    event.preventDefault();
+  }
+
+  /** Fills the table if it is open: evaluations, and steps at equal distances. */
+  #fillTable() {
+    if (!this.#tableBox.open) return;
+    const { axis } = /** @type {Selection} */ (this.#selection);
+    const names = [...new Set(this.#lines.map(({ run }) => run.name))];
+    const tables = names.map((name) => {
+      const lines = this.#lines.filter(({ run }) => run.name === name);
+      const columns = lines.map(({ run, figure }) => /** @type {const} */ ([
+        figure,
+        run.curves.curves[curveName(figure)] ?? NO_COLUMNS,
+      ]));
+      const steps = new Set(
+        columns.flatMap(([{ kind }, { step }]) =>
+          thin(step, kind === "evaluation" || columns.length === 1 ? MOST_ROWS : MOST_ROWS / 2)
+        ),
+      );
+      const rows = [...steps].sort((a, b) => a - b).map((step) => [
+        `${step}`,
+        ...(axis === "step" ? [] : [
+          axis === "tokens"
+            ? `${step * (lines[0]?.run.curves.tokensPerStep ?? NaN)}`
+            : `${
+              columns.map(([, { step: all, seconds }]) => seconds[all.indexOf(step)]).find((s) =>
+                s
+              ) ?? UNKNOWN
+            }`,
+        ]),
+        ...columns.map(([, { step: all, value }]) => {
+          const at = all.indexOf(step);
+          return at < 0 ? "" : `${value[at] ?? "not finite"}`;
+        }),
+      ]);
+      const headings = [
+        "step",
+        ...(axis === "step" ? [] : [axis === "tokens" ? "tokens" : "seconds"]),
+        ...columns.map(([{ label }]) => label),
+      ];
+      return create(
+        "div",
+        {
+          class: "scrolling",
+          tabindex: 0,
+          role: "region",
+          "aria-label": `${this.#chart.title} of ${name}`,
+        },
+        ...(names.length > 1 ? [create("h4", {}, create("bdi", {}, name))] : []),
+        table(`${this.#chart.title} of ${name}`, headings, rows),
+      );
+    });
+    const [summary] = this.#tableBox.children;
+    this.#tableBox.replaceChildren(/** @type {Element} */ (summary), ...tables);
+  }
+}
+
+/**
+ * @param {DrawnRun} run
+ * @param {Figure} figure
+ * @param {Selection} selection
+ * @returns {Line}
+ */
+function lineOf(run, figure, { axis, smoothing }) {
+  const { curves, tokensPerStep } = run.curves;
+  const { step = [], seconds = [], value = [], mean = [] } = curves[curveName(figure)] ?? {};
+  const places = axis === "step"
+    ? step
+    : axis === "tokens"
+    ? step.map((step) => tokensPerStep === null ? null : step * tokensPerStep)
+    : seconds;
+  const isSmoothed = smoothing > 0 && figure.kind === "step";
+  const smooth = isSmoothed ? movingAverage(mean, smoothing) : undefined;
+  /** @type {number[]} */
+  const x = [];
+  /** @type {(number | null)[]} */
+  const y = [], smoothed = [];
+  for (const [i, place] of places.entries()) {
+    if (place === null || x.length > 0 && place <= /** @type {number} */ (x.at(-1))) continue;
+    x.push(place);
+    y.push(value[i] ?? null);
+    smoothed.push(smooth?.[i] ?? null);
+  }
+  return { run, figure, x, y, smooth: smooth && smoothed };
+}
+
+/**
+ * The exponential moving average, without the bias towards zero at its beginning, as Adam corrects it.
+ *
+ * @param {readonly (number | null)[]} values
+ * @param {number} weight
+ */
+function movingAverage(values, weight) {
+  let sum = 0, correction = 1;
+  return values.map((value) => {
+    if (value === null) return null;
+    sum = weight * sum + (1 - weight) * value;
+    correction *= weight;
+    return sum / (1 - correction);
+  });
+}
+
+/**
+ * @param {Line} line
+ * @param {boolean} isPair whether the chart has another figure
+ * @returns {PlotOptions["series"]}
+ */
+function seriesOf({ run, figure, smooth }, isPair) {
+  const color = colorOf(`--run-${run.color}`),
+    faint = color.replace(/^rgb\((.*)\)$/, "rgba($1, 0.35)");
+  const isEvaluation = figure.kind === "evaluation";
+  const main = { stroke: color, width: isEvaluation ? 2.5 : 1.5, spanGaps: false };
+  if (smooth) {
+    return [{ ...main, stroke: faint, width: 1, points: { show: false } }, {
+      ...main,
+      points: { show: false },
+    }];
+  }
+  if (isEvaluation) {
+    return [{ ...main, points: { show: true, size: 6, fill: color, stroke: color } }];
+  }
+  return [{
+    ...main,
+    ...(isPair ? { stroke: color.replace(/^rgb\((.*)\)$/, "rgba($1, 0.6)"), width: 1.25 } : {}),
+  }];
+}
+
+/**
+ * A colour of the style sheet as a canvas needs it.
+ *
+ * @param {string} variable
+ */
+function colorOf(variable) {
+  const probe = create("span", { hidden: true });
+  probe.style.color = `var(${variable})`;
+  document.body.append(probe);
+  const { color } = getComputedStyle(probe);
+  probe.remove();
+  return color;
+}
+
+/**
+ * The range of an axis for values.
+ *
+ * @param {readonly (number | null)[]} values
+ * @param {boolean} isLog
+ * @returns {[number, number]}
+ */
+function rangeOf(values, isLog) {
+  const known =
+    /** @type {number[]} */ (values.filter((value) => value !== null && (!isLog || value > 0)));
+  if (known.length === 0) return isLog ? [1, 10] : [0, 1];
+  const least = Math.min(...known), most = Math.max(...known);
+  if (isLog) {
+    const pad = Math.max(1.02, (most / least) ** 0.05);
+    return [least / pad, most * pad];
+  }
+  const pad = (most - least) * 0.06 || Math.abs(most) * 0.1 || 1;
+  return [least >= 0 && least - pad < 0 ? 0 : least - pad, most + pad];
+}
+
+/**
+ * Ticks of a logarithmic axis: 1, 2 and 5 times powers of ten, or equal steps if the range is narrow.
+ *
+ * @param {number} least
+ * @param {number} most
+ */
+function logTicks(least, most) {
+  const first = Math.floor(Math.log10(least)), decades = Math.log10(most / least);
+  const digits = decades > 3 ? [1] : [1, 2, 5];
+  /** @type {number[]} */
+  let ticks = [];
+  const every = Math.ceil(decades / 8);
+  for (let power = first; power <= Math.log10(most); power += every) {
+    ticks.push(...digits.map((digit) => Number(`${digit}e${power}`)));
+  }
+  ticks = ticks.filter((tick) => tick >= least && tick <= most);
+  if (ticks.length >= 3) return ticks;
+  const step =
+    [1, 2, 5, 10].map((digit) => digit * 10 ** Math.floor(Math.log10((most - least) / 4)))
+      .find((step) => (most - least) / step <= 5) ?? most - least;
+  const from = Math.ceil(least / step);
+  return Array.from(
+    { length: Math.floor(most / step) - from + 1 },
+    (_, i) => Number(((from + i) * step).toPrecision(12)),
+  );
+}
+
+/**
+ * A value on an axis.
+ *
+ * @param {number} value
+ */
+function shortText(value) {
+  return Math.abs(value) >= 1000 ? inShort(value) : figureText(value);
+}
+
+/**
+ * Labels of the horizontal axis.
+ *
+ * @param {readonly number[]} splits
+ * @param {Selection["axis"]} axis
+ */
+function axisTexts(splits, axis) {
+  if (axis !== "time") return splits.map(shortText);
+  const longest = splits.at(-1) ?? 0;
+  const [unit, seconds] = longest >= 7200 ? ["h", 3600] : longest >= 120 ? ["min", 60] : ["s", 1];
+  return splits.map((split) => `${Number((split / Number(seconds)).toPrecision(3))} ${unit}`);
+}
+
+/**
+ * A place on the horizontal axis.
+ *
+ * @param {number} value
+ * @param {Selection["axis"]} axis
+ */
+function axisText(value, axis) {
+  return axis === "time" ? duration(value) : value.toLocaleString("en");
+}
+
+/**
+ * At most so many values at equal distances, with the last one.
+ *
+ * @param {readonly number[]} values
+ * @param {number} most
+ */
+function thin(values, most) {
+  const stride = Math.max(1, Math.ceil(values.length / most));
+  return values.filter((_, i) => i % stride === 0 || i === values.length - 1);
+}

@@ -1,0 +1,76 @@
+// @ts-check
+/// <reference lib="dom" />
+/// <reference lib="dom.iterable" />
+
+/**
+ * Elements. Foreign text becomes text nodes and attributes, and never markup.
+ *
+ * @module
+ */
+
+/**
+ * Creates an element.
+ *
+ * @template {keyof HTMLElementTagNameMap} Tag
+ * @param {Tag} tag
+ * @param {Readonly<Record<string, string | number | boolean | EventListener>>} attributes functions listen to events;
+ * true is an empty attribute, false none
+ * @param {...(Node | string)} children
+ * @returns {HTMLElementTagNameMap[Tag]}
+ */
+export function create(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (typeof value === "function") element.addEventListener(name, value);
+    else if (value !== false) element.setAttribute(name, value === true ? "" : `${value}`);
+  }
+  element.append(...children);
+  return element;
+}
+
+/**
+ * The element of the page with an id.
+ *
+ * @template {HTMLElement} Type
+ * @param {string} id
+ * @param {new () => Type} type
+ * @returns {Type}
+ */
+export function byId(id, type) {
+  const element = document.getElementById(id);
+  if (!(element instanceof type)) throw new TypeError(`Cannot find #${id} as a ${type.name}`);
+  return element;
+}
+
+/**
+ * A table with a row of headings.
+ *
+ * @param {string} caption
+ * @param {readonly string[]} headings
+ * @param {readonly (readonly (Node | string)[])[]} rows the first cell of each is its heading
+ * @returns {HTMLTableElement}
+ */
+export function table(caption, headings, rows) {
+  return create(
+    "table",
+    {},
+    create("caption", { class: "visually-hidden" }, caption),
+    create(
+      "thead",
+      {},
+      create("tr", {}, ...headings.map((heading) => create("th", { scope: "col" }, heading))),
+    ),
+    create(
+      "tbody",
+      {},
+      ...rows.map(([first = "", ...cells]) =>
+        create(
+          "tr",
+          {},
+          create("th", { scope: "row" }, first),
+          ...cells.map((cell) => create("td", {}, cell)),
+        )
+      ),
+    ),
+  );
+}

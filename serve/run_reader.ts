@@ -1,0 +1,195 @@
+import { Buffer } from "node:buffer";
+import { type BigIntStats, statSync } from "node:fs";
+import { isSystemError, openFile, readAt, reading } from "../files/disk.ts";
+import { CHUNK_BYTES, LINE_BREAK, type Metric, parseMetric, readLines } from "../train/metrics.ts";
+import { RunIndex } from "./run_index.ts";
+
+/**
+ * Reading of a record that a training may be writing: all of it in slices, what was appended, or a sample of its
+ * lines at once.
+ *
+ * @module
+ */
+
+/** Bytes at the beginning and at the end of a record that `glance()` reads. */
+const HEAD_BYTES = 2 ** 14, TAIL_BYTES = 2 ** 14;
+
+/** Bytes from the end in which `glance()` looks for the last evaluation. */
+const EVALUATION_BYTES = 2 ** 20;
+
+/** Places between the beginning and the end from which a sample has a line each, and the bytes that are read there. */
+const PLACES = 1000, PLACE_BYTES = 2 ** 12;
+
+/** Bytes before the place that was read last by which a record is recognized. */
+const MARK_BYTES = 64;
+
+/** Follows a record. */
+export class RunReader {
+  /** The index of the lines that were read. */
+  index: RunIndex = new RunIndex();
+  /** Why the record cannot be read; undefined if it can. */
+  problem: string | undefined;
+  readonly #path: string;
+  /** The byte after the last line that was read. */
+  #offset = 0;
+  #mark = new Uint8Array();
+  #status: BigIntStats | undefined;
+  #isComplete = false;
+  /** Changes when the record was replaced. */
+  #replaced = 0;
+  #sample: RunIndex | undefined;
+
+  constructor(path: string) {
+    this.#path = path;
+  }
+
+  /** Whether all lines were read that the file had at the last call of `follow()`. */
+  get isComplete(): boolean {
+    return this.#isComplete;
+  }
+
+  /** Share of the file that was read. */
+  get share(): number {
+    const size = Number(this.#status?.size ?? 0);
+    return this.#isComplete || size === 0 ? 1 : this.#offset / size;
+  }
+
+  /** Changes when points of the index that were read before are no longer there. */
+  get generation(): string {
+    return `${this.#replaced}.${this.index.generation}`;
+  }
+
+  /** The index, or while it is incomplete, that of a sample of the record's lines. */
+  get best(): RunIndex {
+    if (this.#isComplete) return this.index;
+    return this.#sample ??= glance(this.#path, PLACES);
+  }
+
+  /** Reads lines that were not read before, until a time of `performance.now()`. */
+  follow(untilMs: number): void {
+    try {
+      reading(() => this.#follow(untilMs), (reason) => new Unreadable(reason));
+      this.problem = undefined;
+    } catch (error) {
+      if (!(error instanceof Unreadable) && !isSystemError(error)) throw error;
+      this.#startAnew();
+      this.#status = undefined;
+      this.problem = error.message;
+      this.#isComplete = true;
+    }
+  }
+
+  #follow(untilMs: number): void {
+    const status = statSync(this.#path, { bigint: true }), last = this.#status;
+    if (this.#isComplete && last && isSame(status, last)) return;
+    if (last && !this.#continues(status, last)) this.#startAnew();
+    this.#status = status;
+    this.#isComplete = false;
+    let lines = 0;
+    for (const { bytes, end, metric } of readLines(this.#path, this.#offset)) {
+      const isWhole = bytes.at(-1) === LINE_BREAK || bytes.length === CHUNK_BYTES;
+      if (!isWhole && !metric) break; // half a line waits for its rest
+      this.index.add(metric);
+      this.#offset = end;
+      if (++lines % 64 === 0 && performance.now() >= untilMs) {
+        this.#mark = markBefore(this.#path, this.#offset);
+        return;
+      }
+    }
+    this.#mark = markBefore(this.#path, this.#offset);
+    this.#isComplete = true;
+    this.#sample = undefined;
+  }
+
+  /** Whether a file is the one that was read, with lines appended. */
+  #continues(status: BigIntStats, last: BigIntStats): boolean {
+    if (status.ino !== last.ino || status.dev !== last.dev) return false;
+    const hasGrown = status.size > last.size || !this.#isComplete && status.size === last.size;
+    if (!hasGrown) return isSame(status, last);
+    const mark = markBefore(this.#path, this.#offset);
+    return mark.length === this.#mark.length && mark.every((byte, i) => byte === this.#mark[i]);
+  }
+
+  #startAnew(): void {
+    this.index = new RunIndex();
+    this.#sample = undefined;
+    this.#offset = 0;
+    this.#mark = new Uint8Array();
+    this.#replaced++;
+  }
+}
+
+/** A reason why a record cannot be read. */
+class Unreadable extends Error {}
+
+function isSame(a: BigIntStats, b: BigIntStats): boolean {
+  return a.ino === b.ino && a.dev === b.dev && a.size === b.size && a.mtimeNs === b.mtimeNs;
+}
+
+/** The last bytes before a place of a file. */
+function markBefore(path: string, offset: number): Uint8Array<ArrayBuffer> {
+  const bytes = new Uint8Array(Math.min(MARK_BYTES, offset));
+  using file = openFile(path, "r");
+  return bytes.subarray(0, readAt(file.handle, bytes, offset - bytes.length));
+}
+
+/**
+ * The index of some lines of a record: the first, the last, and one at each of `places` between them. It takes the
+ * same time for a record of any length.
+ *
+ * @throws an error of the system if the file cannot be read.
+ */
+export function glance(path: string, places = 0): RunIndex {
+  const index = new RunIndex();
+  if (!statSync(path).isFile()) { // opening a pipe would wait forever
+    throw Object.assign(new Error("it is no file"), { code: "EINVAL" });
+  }
+  using file = openFile(path, "r");
+  const { size } = statSync(path);
+  const read = (from: number, length: number) => {
+    const bytes = new Uint8Array(length);
+    return bytes.subarray(0, readAt(file.handle, bytes, from));
+  };
+  const whole = HEAD_BYTES + TAIL_BYTES;
+  if (size <= whole) {
+    for (const metric of metricsIn(read(0, size), { isHead: true })) index.add(metric);
+    return index;
+  }
+  for (const metric of metricsIn(read(0, HEAD_BYTES), { isHead: true })) index.add(metric);
+  const between = size - whole;
+  for (let i = 0; i < places; i++) {
+    const from = HEAD_BYTES + Math.floor(between * i / places);
+    const [metric] = metricsIn(read(from, PLACE_BYTES));
+    if (metric) index.add(metric);
+  }
+  const tail = [...metricsIn(read(size - TAIL_BYTES, TAIL_BYTES))];
+  if (!tail.some(({ kind }) => kind === "evaluation")) {
+    const from = Math.max(HEAD_BYTES, size - EVALUATION_BYTES);
+    const evaluation = lastEvaluation(read(from, size - TAIL_BYTES - from));
+    if (evaluation) index.add(evaluation);
+  }
+  for (const metric of tail) index.add(metric);
+  return index;
+}
+
+/** The whole lines in a part of a record that are metrics; the part begins within a line unless it is the head. */
+function* metricsIn(bytes: Uint8Array, { isHead = false } = {}): Generator<Metric> {
+  const decoder = new TextDecoder();
+  let from = isHead ? 0 : bytes.indexOf(LINE_BREAK) + 1;
+  if (!isHead && from === 0) return;
+  for (let at; (at = bytes.indexOf(LINE_BREAK, from)) >= 0; from = at + 1) {
+    const metric = parseMetric(decoder.decode(bytes.subarray(from, at)));
+    if (metric) yield metric;
+  }
+  const metric = parseMetric(decoder.decode(bytes.subarray(from)));
+  if (metric) yield metric;
+}
+
+/** The last evaluation in a part of a record, as this project writes it. */
+function lastEvaluation(part: Uint8Array): Metric | undefined {
+  const bytes = Buffer.from(part.buffer, part.byteOffset, part.length);
+  const at = bytes.lastIndexOf('\n{"kind":"evaluation"');
+  if (at < 0) return undefined;
+  const end = bytes.indexOf(LINE_BREAK, at + 1);
+  return parseMetric(bytes.toString("utf8", at + 1, end < 0 ? bytes.length : end));
+}

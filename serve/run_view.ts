@@ -1,0 +1,171 @@
+import { lstatSync, readdirSync, statSync } from "node:fs";
+import { join } from "node:path";
+import { isSystemError } from "../files/disk.ts";
+import { flagOf } from "../files/command_line.ts";
+import { sentenceOf } from "../files/user_error.ts";
+import { listCheckpoints, readHint, type TrainerState } from "../model/files/checkpoint.ts";
+import { newestState } from "../train/compare.ts";
+import { isLocked } from "../train/run_directory.ts";
+import type { Sample, Warning } from "./run_index.ts";
+import type { RunIndex } from "./run_index.ts";
+
+/**
+ * What the page shows of a run, from the index of its record and from its checkpoints.
+ *
+ * @module
+ */
+
+/** State of a run. `broken`: its record holds nothing that can be read, or its training failed. */
+export type RunState = "training" | "finished" | "interrupted" | "broken";
+
+/** A run as the list shows it; what is not known is null. */
+export interface RunRow {
+  /** Its path from the folder; `.` if the folder is the run. */
+  readonly name: string;
+  readonly state: RunState;
+  /** Why it is broken, or how it ended. */
+  readonly reason: string | null;
+  /** Steps done. */
+  readonly step: number;
+  /** Steps that its training is to have. */
+  readonly steps: number | null;
+  /** Loss of the last step. */
+  readonly loss: number | null;
+  /** The last evaluation. */
+  readonly validation: { readonly step: number; readonly loss: number | null } | null;
+  /** Tokens per second of the last step. */
+  readonly tokensPerSecond: number | null;
+  /** Parameters of the model. */
+  readonly parameters: number | null;
+  readonly device: string | null;
+  /** Bytes of the training on the device. */
+  readonly memoryBytes: number | null;
+  /** When the record was written last, in ISO 8601. */
+  readonly time: string | null;
+}
+
+/** A checkpoint of a run. */
+export interface ListedCheckpoint {
+  readonly step: number;
+  readonly bytes: number;
+  /** When it was saved, in ISO 8601. */
+  readonly time: string;
+  readonly isBest: boolean;
+  readonly isLatest: boolean;
+}
+
+/** All that the page shows of a run beside its curves. */
+export interface RunDetails extends RunRow {
+  /** Every option as a flag and its value. */
+  readonly options: readonly (readonly [flag: string, value: unknown])[];
+  readonly entropyPerToken: number | null;
+  /** The evaluation with the least loss. */
+  readonly best: { readonly step: number; readonly loss: number } | null;
+  readonly samples: readonly Sample[];
+  readonly warnings: readonly Warning[];
+  /** In ascending order of their steps. */
+  readonly checkpoints: readonly ListedCheckpoint[];
+  /** Lines of the record that cannot be read. */
+  readonly damaged: number;
+  /** Sentences about files that cannot be read. */
+  readonly problems: readonly string[];
+}
+
+/** The row of a run. */
+export function rowOf(
+  { name, path, index, problem }: {
+    name: string;
+    path: string;
+    index: RunIndex;
+    problem: string | undefined;
+  },
+): RunRow {
+  const { start, end } = index;
+  const step = index.last("step.loss"), evaluation = index.last("evaluation.loss");
+  const steps = (start?.options as Record<string, unknown> | undefined)?.steps;
+  const done = Math.max(step?.step ?? 0, start?.step ?? 0, evaluation?.step ?? 0);
+  const row = {
+    name,
+    step: done,
+    steps: typeof steps === "number" ? steps : null,
+    loss: step?.value ?? null,
+    validation: evaluation ? { step: evaluation.step, loss: evaluation.value } : null,
+    tokensPerSecond: index.last("step.tokensPerSecond")?.value ?? null,
+    parameters: start?.parameters ?? null,
+    device: typeof start?.device === "string" ? start.device.slice(0, LONGEST_NAME) : null,
+    memoryBytes: start?.memoryBytes ?? null,
+    time: typeof index.time === "string" ? index.time.slice(0, LONGEST_NAME) : null,
+  };
+  const [state, reason] = stateOf();
+  return { ...row, state, reason };
+
+  function stateOf(): [RunState, string | null] {
+    if (isLocked(path)) return ["training", null];
+    if (problem !== undefined) return ["broken", `its record cannot be read: ${problem}`];
+    if (!start && !step && !evaluation) return ["broken", "its record is empty"];
+    if (end?.reason === "error") return ["broken", end.message ?? "its training failed"];
+    if (evaluation && evaluation.value === null) return ["broken", "its loss is not finite"];
+    if (end) {
+      return end.reason === "interrupted"
+        ? ["interrupted", null]
+        : ["finished", REASONS[`${end.reason}`] ?? null];
+    }
+    return row.steps !== null && done >= row.steps ? ["finished", null] : ["interrupted", null];
+  }
+}
+
+/** Characters of a foreign name, at most. */
+const LONGEST_NAME = 1000;
+
+/** How a training ended, by the reason in its record. */
+const REASONS: Readonly<Record<string, string>> = {
+  patience: "the validation loss did not improve any more",
+};
+
+/** All that the page shows of a run beside its curves. */
+export function detailsOf(row: RunRow, path: string, index: RunIndex): RunDetails {
+  const problems: string[] = [];
+  const state = stateIn(path, problems);
+  const options = (index.start?.options ?? state?.options ?? {}) as Record<string, unknown>;
+  const { entropyPerToken = null, best, samples, warnings, damaged } = index;
+  return {
+    ...row,
+    options: Object.entries(options).map(([name, value]) => [flagOf(name), value] as const),
+    entropyPerToken,
+    best: best ? { step: best.step, loss: best.loss } : null,
+    samples,
+    warnings,
+    checkpoints: checkpointsIn(path),
+    damaged,
+    problems,
+  };
+}
+
+/** The state in the newest checkpoint that can be read. */
+export function stateIn(run: string, problems: string[] = []): TrainerState | undefined {
+  try {
+    return newestState(run, (sentence) => problems.push(sentence))?.state;
+  } catch (error) {
+    problems.push(sentenceOf(error as Error));
+    return undefined;
+  }
+}
+
+/** The checkpoints of a run, in ascending order of their steps. */
+function checkpointsIn(run: string): ListedCheckpoint[] {
+  const best = readHint(run, "best"), checkpoints = listCheckpoints(run);
+  return checkpoints.flatMap(({ step, path }) => {
+    try {
+      return [{
+        step,
+        bytes: readdirSync(path).reduce((sum, name) => sum + lstatSync(join(path, name)).size, 0),
+        time: statSync(path).mtime.toISOString(),
+        isBest: best !== "" && step === Number(best),
+        isLatest: step === checkpoints[0]!.step,
+      }];
+    } catch (error) {
+      if (!isSystemError(error)) throw error;
+      return []; // it was removed meanwhile, or is no directory
+    }
+  }).reverse();
+}
