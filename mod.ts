@@ -118,6 +118,7 @@ export {
 export {
   CheckpointError,
   type FileDigest,
+  isWeightsOnly,
   listCheckpoints,
   newestCheckpoint,
   type TrainerState,

@@ -47,6 +47,9 @@ function flagOption(name: OptionName): Option {
   const choices = allowedValues(row);
   if (choices) option.choices(choices);
   if (type === "integer") option.argParser(wholeNumber(least));
+  if (type === "autoInteger") {
+    option.argParser((text) => text === "auto" ? text : wholeNumber(least)(text));
+  }
   if (type === "real") option.argParser(realNumber);
   // a switch that is off has no default in --help
   if (row.default !== undefined && type !== "switch") {

@@ -2,8 +2,10 @@ import fs, {
   closeSync,
   existsSync,
   fsyncSync,
+  lstatSync,
   mkdirSync,
   openSync,
+  readdirSync,
   readSync,
   realpathSync,
   renameSync,
@@ -48,6 +50,18 @@ export function shortageAt(directory: string, neededBytes: number): string | und
   if (free >= neededBytes) return undefined;
   const [neededCount, freeCount] = byteCounts(neededBytes, free);
   return `it needs ${neededCount} in ${directory}: ${freeCount} are free`;
+}
+
+/** Bytes of a file, or of all files below a directory; what vanishes meanwhile counts nothing. */
+export function bytesBelow(path: string): number {
+  try {
+    const status = lstatSync(path);
+    if (!status.isDirectory()) return status.size;
+    return readdirSync(path).reduce((sum, name) => sum + bytesBelow(join(path, name)), 0);
+  } catch (error) {
+    if (!isSystemError(error)) throw error;
+    return 0;
+  }
 }
 
 /** Opens a file, which is closed at the end of the scope that declares it with `using`. */

@@ -1,7 +1,10 @@
 import fs from "node:fs";
 
+/** Free bytes of a disk, or a function that is asked for them each time. */
+type FreeBytes = number | (() => number);
+
 /** Every disk has this many free bytes until the result is disposed of, whose `bytes` a test may change. */
-export function withFreeBytes(bytes: number): Disposable & { bytes: number } {
+export function withFreeBytes(bytes: FreeBytes): Disposable & { bytes: FreeBytes } {
   const { statfsSync } = fs;
   const disk = {
     bytes,
@@ -9,6 +12,7 @@ export function withFreeBytes(bytes: number): Disposable & { bytes: number } {
       fs.statfsSync = statfsSync;
     },
   };
-  fs.statfsSync = (() => ({ bavail: disk.bytes, bsize: 1 })) as unknown as typeof statfsSync;
+  const free = () => typeof disk.bytes === "number" ? disk.bytes : disk.bytes();
+  fs.statfsSync = (() => ({ bavail: free(), bsize: 1 })) as unknown as typeof statfsSync;
   return disk;
 }

@@ -6,7 +6,8 @@ import type { TrainEvent } from "./events.ts";
 import { type TrainingMemory, trainingMemory } from "./limits.ts";
 import { costOf } from "./metrics.ts";
 import { cacheBeside, type Run } from "./plan.ts";
-import { checkpointBytes } from "./state.ts";
+import { checkpointsAtEnd, type PlannedSaves } from "./retention.ts";
+import { checkpointSizes } from "./state.ts";
 import { REPORT_ROWS, type TrainStep } from "./step.ts";
 
 /**
@@ -32,8 +33,12 @@ export interface Estimate {
   readonly disk: {
     /** Bytes of one checkpoint, at most. */
     readonly checkpointBytes: number;
-    /** Checkpoints that the run directory holds at the end, at most. */
+    /** Whole checkpoints that the run directory holds at the end, at most. */
     readonly checkpoints: number;
+    /** Bytes of a checkpoint that holds only weights, at most. */
+    readonly weightsOnlyBytes: number;
+    /** Checkpoints that hold only weights at the end, at most. */
+    readonly weightsOnlyCheckpoints: number;
     /** Bytes of the token files. */
     readonly tokenBytes: number;
     /** Whether the token files exist already. */
@@ -50,14 +55,12 @@ export interface Estimate {
   };
 }
 
-/** What the disk of a run must hold: bytes per checkpoint, and how many are kept and saved. */
-export function roomOf(
-  { options, config, corpus, first }: Run,
-): { checkpointBytes: number; keep: number; saves: number } {
+/** The checkpoints that a run will save. */
+export function plannedSaves({ options, config, corpus, first }: Run): PlannedSaves {
   const { steps, saveEvery, keep } = options;
   const saves = Math.ceil(steps / saveEvery) - Math.floor(first / saveEvery);
   return {
-    checkpointBytes: checkpointBytes(parameterTable(config, options.freeze), corpus.tokenizer),
+    ...checkpointSizes(parameterTable(config, options.freeze), corpus.tokenizer),
     keep,
     saves: first === steps ? 0 : saveEvery === 0 ? 1 : saves,
   };
@@ -77,7 +80,8 @@ export async function estimate(
   const { batchSize, contextLength, gradientAccumulation } = options;
   const { flopsPerToken: perToken } = costOf(config), steps = options.steps - first;
   const perStep = perToken * batchSize * contextLength * gradientAccumulation;
-  const { checkpointBytes, keep, saves } = roomOf(run);
+  const planned = plannedSaves(run), { checkpointBytes, weightsOnlyBytes } = planned;
+  const { whole: checkpoints, weightsOnly } = checkpointsAtEnd(run.out, planned);
   const timed = steps > 0 && !signal?.aborted
     ? await timeSteps(run, { gpt, trainStep })
     : undefined;
@@ -86,7 +90,9 @@ export async function estimate(
     flops: { perToken, perStep, total: perStep * steps },
     disk: {
       checkpointBytes,
-      checkpoints: Math.min(keep + 1, saves),
+      checkpoints,
+      weightsOnlyBytes,
+      weightsOnlyCheckpoints: weightsOnly,
       tokenBytes: corpus.fileBytes,
       hasTokens: corpus.cached,
     },
@@ -148,7 +154,7 @@ export function estimateTable(
 ): string {
   const steps = total - resumedFrom;
   const figure = (count: number) => count.toPrecision(3).replace("e+", "e");
-  const { checkpoints, checkpointBytes, tokenBytes, hasTokens } = disk;
+  const { checkpoints, checkpointBytes, weightsOnlyCheckpoints, tokenBytes, hasTokens } = disk;
   const rows = [
     [
       "parameters",
@@ -163,6 +169,12 @@ export function estimateTable(
     ["FLOPs", `${figure(flops.perToken)} per token, ${figure(flops.perStep)} per step`],
     ["", `${figure(flops.total)} for ${steps} steps`],
     ["disk", `${checkpoints} checkpoints of at most ${byteCount(checkpointBytes)} in ${out}`],
+    ...(weightsOnlyCheckpoints === 0 ? [] : [[
+      "",
+      `${weightsOnlyCheckpoints} more that hold only weights, of at most ${
+        byteCount(disk.weightsOnlyBytes)
+      }`,
+    ]]),
     [
       "",
       `${byteCount(tokenBytes)} of tokens ${hasTokens ? "are" : "will be"} in ${cacheBeside(out)}`,

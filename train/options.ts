@@ -15,6 +15,8 @@ import type { Precision } from "../model/precision.ts";
 export interface OptionTypes {
   /** A whole number within the row's range. */
   integer: number;
+  /** A whole number within the row's range, or `auto`. */
+  autoInteger: number | "auto";
   /** A number within the row's range. */
   real: number;
   /** Any text. */
@@ -511,13 +513,19 @@ export const TRAIN_OPTIONS = {
     rule: { from: "steps", value: (steps: number): number => Math.ceil(steps / 10) },
     reportsOnly: true,
   },
-  /** Checkpoints to keep in addition to the best. */
+  /**
+   * Checkpoints to keep in addition to the best; `auto` keeps all while they are small, and otherwise the newest three
+   * whole and ten as weights only.
+   */
   keep: {
     group: REPORTS,
-    type: "integer",
+    type: "autoInteger",
     range: [1, 1e6],
-    help: "checkpoints to keep in addition to the best",
-    default: 3,
+    placeholder: "<n>",
+    help:
+      "checkpoints to keep in addition to the best; auto: all while they take less than 500 MB and " +
+      "1 % of the free disk, else the newest three, and only the weights of ten spread over the steps",
+    default: "auto",
     reportsOnly: true,
   },
 } as const satisfies Record<string, Option>;

@@ -51,7 +51,7 @@ import {
 } from "./resolve.ts";
 import type { RunDirectory } from "./run_directory.ts";
 import { learningRateAt, type Schedule } from "./schedule.ts";
-import { checkState, readCheckpoint, type Resumed } from "./state.ts";
+import { checkResumable, readCheckpoint, type Resumed } from "./state.ts";
 
 /**
  * Every choice of a training, before anything is allocated: first those that do not need its data, which may take
@@ -116,7 +116,7 @@ export async function* findCheckpoint(
 ): AsyncGenerator<TrainEvent, Resumed | undefined> {
   const warnings: string[] = [];
   const path = resumeFrom === undefined || resumeFrom === "latest"
-    ? newestCheckpoint(run, (sentence) => warnings.push(sentence), checkState)
+    ? newestCheckpoint(run, (sentence) => warnings.push(sentence), checkResumable)
     : namedCheckpoint(run, resumeFrom);
   for (const message of warnings) yield { kind: "notice", message };
   if (path === undefined) return undefined;
@@ -154,7 +154,7 @@ function namedCheckpoint(run: string, name: string): string {
       },
     );
   }
-  checkState(verifyCheckpoint(path), path);
+  checkResumable(verifyCheckpoint(path), path);
   return path;
 }
 

@@ -275,9 +275,11 @@ export function resumeOptions(
   const changed: [name: string, value: unknown][] = Object.entries(renamed);
   for (const name of OPTION_NAMES) {
     const value = given[name], { onResume } = optionNamed(name);
-    if (!isGiven(value) || onResume === "renamed") continue;
+    if (value === undefined || onResume === "renamed") continue;
     if (onResume !== "fixed") changed.push([name, value]);
-    else if (value !== saved[name]) throw mustStay(name, value, saved[name], path);
+    else if (isGiven(value) && value !== saved[name]) {
+      throw mustStay(name, value, saved[name], path);
+    }
   }
   const options = { ...DEFAULT_OPTIONS, ...saved, ...Object.fromEntries(changed) } as TrainOptions;
   const names = new Set([...typed, ...changed.map(([name]) => name)]);

@@ -14,6 +14,7 @@ import {
 } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import {
+  bytesBelow,
   existingPart,
   isSystemError,
   makeWhole,
@@ -28,7 +29,6 @@ import {
   writeAll,
   writeDirectory,
 } from "../files/disk.ts";
-import { byteCount } from "../files/units.ts";
 import { KEPT_BASE } from "../generate/base.ts";
 import {
   checkFileNames,
@@ -36,6 +36,7 @@ import {
   checkpointName,
   type FileDigest,
   listCheckpoints,
+  OPTIMIZER_FILE,
   readHint,
   serializeState,
   STATE_FILE,
@@ -43,6 +44,16 @@ import {
 } from "../model/files/checkpoint.ts";
 import { runThatNeeds } from "./base.ts";
 import { LINE_BREAK } from "./metrics.ts";
+import {
+  areSmall,
+  bytesOfCheckpoints,
+  checkRoom,
+  chooseRetained,
+  type Keep,
+  MOST_WEIGHTS_ONLY,
+  type PlannedSaves,
+  type Retained,
+} from "./retention.ts";
 import { bytesOf, checkFits, type FileContent, refusing } from "./run_files.ts";
 import { checkRunPlace } from "./run_place.ts";
 
@@ -165,9 +176,10 @@ export class RunDirectory {
    * is renamed and its parent synced. A checkpoint of the same step is replaced, and the hints `latest` and
    * perhaps `best` are rewritten.
    *
-   * Then older checkpoints beyond `keep` are removed, except the best one and those that adapters of other runs
-   * need. Later ones stay: they are damaged, or the training would have resumed from them. A failure after the
-   * rename is a notice.
+   * Then older checkpoints beyond `keep` are removed or lose the state of the optimizer, except the best one; those
+   * that adapters of other runs need keep their weights. That comes first if there is no room without it. Later
+   * checkpoints stay: they are damaged, or the training would have resumed from them. A failure after the rename is
+   * a notice.
    *
    * @returns the checkpoint's path.
    * @throws {CheckpointError} if there is no room or the system refuses; older checkpoints stay.
@@ -175,7 +187,7 @@ export class RunDirectory {
   save(
     files: ReadonlyMap<string, FileContent>,
     state: Omit<TrainerState, "files">,
-    { keep, best }: { keep: number; best: boolean },
+    { keep, best }: { keep: Keep; best: boolean },
   ): string {
     const name = checkpointName(state.step), target = join(this.#checkpoints, name);
     const what = `save checkpoint ${target}`;
@@ -184,7 +196,9 @@ export class RunDirectory {
       refusing(what, () => {
         const digests: Record<string, FileDigest> = {};
         for (const [file, content] of files) digests[file] = digest(content);
-        checkFits(what, this.#checkpoints, bytesOf(files.values()));
+        const bytes = bytesOf(files.values());
+        this.#makeRoom(bytes, state.step, keep);
+        checkFits(what, this.#checkpoints, bytes);
         const manifest = new TextEncoder().encode(serializeState({ ...state, files: digests }));
         makeWhole(
           target,
@@ -210,8 +224,8 @@ export class RunDirectory {
   }
 
   /** Calls `checkRoom()`; its sentence is a notice. */
-  checkRoom(needed: Parameters<typeof checkRoom>[1]): void {
-    const shortage = checkRoom(this.path, needed);
+  checkRoom(planned: PlannedSaves): void {
+    const shortage = checkRoom(this.path, planned);
     if (shortage !== undefined) this.notices.push(shortage);
   }
 
@@ -333,12 +347,52 @@ export class RunDirectory {
     this.#tryTo(`remove ${file}`, () => rmSync(file));
   }
 
-  /** Removes the oldest checkpoints up to `step` except the newest `keep`, the best, and those that are needed. */
-  #prune(step: number, keep: number): void {
-    const earlier = listCheckpoints(this.path).filter((checkpoint) => checkpoint.step <= step);
-    for (const { path } of earlier.slice(keep)) {
-      if (basename(path) !== this.#best && !this.#isNeeded(path)) discard(path);
+  /** Removes what `keep` does not retain of the checkpoints up to `step`. */
+  #prune(step: number, keep: Keep): void {
+    const steps = this.#stepsUpTo(step), best = this.#bestStep;
+    const isSmall = keep === "auto" && areSmall(bytesOfCheckpoints(this.path), this.#checkpoints);
+    const retained = chooseRetained(steps, { keep, best, isSmall });
+    for (const { path } of this.#removable(steps, retained)) remove(path);
+  }
+
+  /**
+   * Removes before a save what `#prune()` would remove after it, if that makes enough room. `auto` then retains the
+   * weights of only as many checkpoints as leave that room. The newest checkpoint stays, as the save may fail.
+   */
+  #makeRoom(bytes: number, step: number, keep: Keep): void {
+    const isEnough = (freedBytes: number) =>
+      shortageAt(this.#checkpoints, bytes + SPARE_BYTES - freedBytes) === undefined;
+    if (isEnough(0)) return;
+    const [newest, ...older] = this.#stepsUpTo(step - 1), best = this.#bestStep;
+    if (newest === undefined) return;
+    for (let mostWeightsOnly = MOST_WEIGHTS_ONLY; mostWeightsOnly >= 0; mostWeightsOnly--) {
+      const rules = { keep, best, isSmall: false, mostWeightsOnly };
+      const removable = this.#removable(older, chooseRetained([step, newest, ...older], rules));
+      if (!isEnough(removable.reduce((sum, { bytes }) => sum + bytes, 0))) continue;
+      for (const { path } of removable) remove(path);
+      return;
     }
+  }
+
+  /** Checkpoints, and optimizer states of checkpoints, that are not retained, nor needed by adapters. */
+  #removable(
+    steps: readonly number[],
+    { whole, weightsOnly }: Retained,
+  ): { path: string; bytes: number }[] {
+    return steps.filter((step) => !whole.has(step)).map((step) => {
+      const checkpoint = join(this.#checkpoints, checkpointName(step));
+      return weightsOnly.has(step) ? join(checkpoint, OPTIMIZER_FILE) : checkpoint;
+    }).filter((path) => existsSync(path) && !this.#isNeeded(path)) // adapters need no state of an optimizer
+      .map((path) => ({ path, bytes: bytesBelow(path) }));
+  }
+
+  /** Steps of the checkpoints up to a step, newest first. */
+  #stepsUpTo(last: number): number[] {
+    return listCheckpoints(this.path).map(({ step }) => step).filter((step) => step <= last);
+  }
+
+  get #bestStep(): number | undefined {
+    return this.#best === "" ? undefined : Number(this.#best);
   }
 
   #isNeeded(checkpoint: string): boolean {
@@ -350,30 +404,6 @@ export class RunDirectory {
     this.#needed.add(checkpoint);
     return true;
   }
-}
-
-/**
- * Compares the free space with what the checkpoints of a training will need.
- *
- * @param run path of the run directory, which need not exist.
- * @param needed.saves checkpoints that will be saved, as far as is known.
- * @returns a sentence if not all of them fit.
- * @throws {CheckpointError} if not even one fits.
- */
-export function checkRoom(
-  run: string,
-  { checkpointBytes, keep, saves }: { checkpointBytes: number; keep: number; saves: number },
-): string | undefined {
-  if (saves === 0) return undefined;
-  // the best one and the one that is being written come on top
-  const missing = Math.max(1, keep + 2 - listCheckpoints(run).length);
-  const count = Math.min(missing, saves), directory = join(run, "checkpoints");
-  checkFits("save a checkpoint", directory, checkpointBytes);
-  const neededBytes = count * checkpointBytes + SPARE_BYTES;
-  const shortage = shortageAt(directory, neededBytes);
-  if (shortage === undefined) return undefined;
-  return `Cannot save ${count} checkpoints of ${byteCount(checkpointBytes)} each as ${shortage}; ` +
-    `make room, or lower --keep: current value is ${keep}`;
 }
 
 /**
@@ -459,8 +489,12 @@ function clearLeftovers(checkpoints: string): void {
 /** Temporary names of checkpoints; the first two kinds had no UUID in earlier versions. */
 const LEFTOVER = new RegExp(`^\\.(?:(tmp|old)-(\\d{6,})(?:-${UUID})?|trash-\\d{6,}-${UUID})$`);
 
-/** Renames a directory and then removes it, so that no checkpoint is ever partly removed. */
-function discard(path: string): void {
+/** Removes a checkpoint, or the state of the optimizer of one. A checkpoint is renamed first: it is never half removed. */
+function remove(path: string): void {
+  if (basename(path) === OPTIMIZER_FILE) {
+    rmSync(path);
+    return syncDirectory(dirname(path));
+  }
   const trash = join(dirname(path), `.trash-${basename(path)}-${crypto.randomUUID()}`);
   renameSync(path, trash);
   rmSync(trash, { recursive: true });

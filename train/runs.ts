@@ -1,6 +1,6 @@
-import { lstatSync, readdirSync, statSync } from "node:fs";
+import { readdirSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
-import { isSystemError, reading, reasonOf } from "../files/disk.ts";
+import { bytesBelow, isSystemError, reading, reasonOf } from "../files/disk.ts";
 import { CONFIG_FILE } from "../files/names.ts";
 import { align, byteCount, inShort } from "../files/units.ts";
 import { UserError } from "../files/user_error.ts";
@@ -98,18 +98,6 @@ function summarize(run: string, onWarning: (sentence: string) => void): RunSumma
     bytes: bytesBelow(run),
     savedMs: found ? statSync(found.checkpoint).mtimeMs : null,
   };
-}
-
-/** Bytes of all files below a directory; what vanishes meanwhile counts nothing. */
-function bytesBelow(path: string): number {
-  try {
-    const status = lstatSync(path);
-    if (!status.isDirectory()) return status.size;
-    return readdirSync(path).reduce((sum, name) => sum + bytesBelow(join(path, name)), 0);
-  } catch (error) {
-    if (!isSystemError(error)) throw error;
-    return 0;
-  }
 }
 
 /** Columns of the table, and what they say of a run. */

@@ -1,4 +1,4 @@
-import { join } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { parseHubSpec } from "../data/hub/hub.ts";
 import { readTokenizer } from "../data/tokenizer/load.ts";
 import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
@@ -21,6 +21,8 @@ import type { GptConfig } from "../model/config.ts";
 import {
   CHECKPOINT_FORMAT,
   CheckpointError,
+  isWeightsOnly,
+  listCheckpoints,
   OPTIMIZER_FILE,
   readTrainerState,
   STATE_FILE,
@@ -105,6 +107,31 @@ export function checkState(state: TrainerState, path: string): void {
 }
 
 /**
+ * Makes sure that a training can resume from a checkpoint that was verified.
+ *
+ * @throws {CheckpointError} if it holds only weights, naming the nearest whole checkpoints, or if `checkState()` does.
+ */
+export function checkResumable(state: TrainerState, path: string): void {
+  if (isWeightsOnly(path)) throw weightsOnlyError(path, state.step);
+  checkState(state, path);
+}
+
+function weightsOnlyError(path: string, step: number): CheckpointError {
+  const whole = listCheckpoints(dirname(dirname(resolve(path))))
+    .filter(({ path }) => !isWeightsOnly(path)).map(({ step }) => step);
+  const below = whole.find((other) => other < step),
+    above = whole.findLast((other) => other > step);
+  const [nearest, second] = [below, above].filter((other) => other !== undefined);
+  const others = second === undefined
+    ? `; the nearest whole checkpoint is that of step ${nearest}`
+    : `; the nearest whole checkpoints are those of steps ${nearest} and ${second}`;
+  return new CheckpointError(
+    `Cannot resume from ${path} as it must hold the state of the optimizer: it holds only weights, ` +
+      `from which --init-from starts another run${nearest === undefined ? "" : others}`,
+  );
+}
+
+/**
  * Reads a checkpoint from which a training is resumed, except for its large tensors, which `restore()` reads.
  *
  * @param likely directories where the base of adapters may be, if it is not at the place that they name.
@@ -174,16 +201,20 @@ export interface Saved {
 /** Upper bound of the bytes of a checkpoint's files without its tensors and tokenizer. */
 const SMALL_FILES_BYTES = 2 ** 16;
 
-/** Approximate bytes of a checkpoint, by the parameters of its model. */
-export function checkpointBytes(table: readonly ParameterSpec[], { json }: Tokenizer): number {
+/** Bytes of a checkpoint, whole and with only weights, at most, by the parameters of its model. */
+export function checkpointSizes(
+  table: readonly ParameterSpec[],
+  { json }: Tokenizer,
+): { checkpointBytes: number; weightsOnlyBytes: number } {
   const isLora = table.some(({ name }) => isAdapter(name));
-  let floats = 0;
-  for (const { shape, trained } of table) {
-    // adapters are saved without their base; only trained parameters have optimizer state
-    const arenas = DEFAULT_OPTIMIZER.state.length;
-    floats += size(shape) * ((trained || !isLora ? 1 : 0) + (trained ? arenas : 0));
-  }
-  return 4 * floats + json.length + SMALL_FILES_BYTES;
+  const floatsOf = (rows: readonly ParameterSpec[]) =>
+    rows.reduce((sum, { shape }) => sum + size(shape), 0);
+  const trained = floatsOf(table.filter(({ trained }) => trained));
+  // adapters are saved without their base; only trained parameters have optimizer state
+  const weights = isLora ? trained : floatsOf(table);
+  const weightsOnlyBytes = 4 * weights + json.length + SMALL_FILES_BYTES;
+  const optimizerBytes = 4 * trained * DEFAULT_OPTIMIZER.state.length;
+  return { checkpointBytes: weightsOnlyBytes + optimizerBytes, weightsOnlyBytes };
 }
 
 /** Writes a checkpoint, from which a training is resumed, and which Hugging Face transformers opens. */

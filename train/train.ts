@@ -13,7 +13,7 @@ import { quoted } from "../files/printable.ts";
 import { UserError } from "../files/user_error.ts";
 import { countParameters, parameterTable } from "../model/parameters.ts";
 import { initializeParameters } from "../model/weights.ts";
-import { estimate, memoryOf, roomOf } from "./estimate.ts";
+import { estimate, memoryOf, plannedSaves } from "./estimate.ts";
 import { createEvaluator, type Evaluator } from "./evaluate.ts";
 import { noticesOf, type TrainEvent } from "./events.ts";
 import { costOf, flopsPerToken } from "./metrics.ts";
@@ -29,13 +29,8 @@ import {
 } from "./plan.ts";
 import { openRecord, type RunRecord } from "./record.ts";
 import { checkRates } from "./resolve.ts";
-import {
-  checkRoom,
-  checkRunDirectory,
-  moveAside,
-  moveBack,
-  openRunDirectory,
-} from "./run_directory.ts";
+import { checkRoom } from "./retention.ts";
+import { checkRunDirectory, moveAside, moveBack, openRunDirectory } from "./run_directory.ts";
 import { restore } from "./state.ts";
 import { createTrainStep, type TrainStep } from "./step.ts";
 import { steps } from "./steps.ts";
@@ -140,7 +135,7 @@ export async function* train(
     if (aside) yield { kind: "notice", message: `moved the old run to ${aside}` };
     yield startOf(run);
     if (!directory) return yield* estimateRun(run);
-    directory.checkRoom(roomOf(run));
+    directory.checkRoom(plannedSaves(run));
     if (wanted.resumeFrom !== undefined) directory.moveLaterAside(run.first);
     record = await openRecord(directory, run.first);
     record.note([{
@@ -195,7 +190,7 @@ function notDownloaded({ message }: HubError): UserError {
 
 /** Reports what a training would need. */
 async function* estimateRun(run: Run): AsyncGenerator<TrainEvent> {
-  const shortage = checkRoom(run.out, roomOf(run));
+  const shortage = checkRoom(run.out, plannedSaves(run));
   if (shortage !== undefined) yield { kind: "notice", message: shortage };
   using gpt = createModel(run);
   using trainStep = yield* recordStep(run, gpt);

@@ -37,6 +37,7 @@ function requirementOf(option: Option): string {
   const from = least === Number.MIN_VALUE ? "above 0" : `from ${least}`;
   const requirements: Record<Option["type"], string> = {
     integer: `an integer ${from} to ${greatest}`,
+    autoInteger: `auto or an integer ${from} to ${greatest}`,
     real: `a number ${from} to ${greatest}`,
     text: "text",
     switch: "true or false",
@@ -52,6 +53,8 @@ function accepts(option: Option, value: unknown): boolean {
   const { type, range: [least, greatest] = [-Infinity, Infinity] } = option;
   const isText = (word: unknown) => typeof word === "string";
   switch (type) {
+    case "autoInteger":
+      return value === "auto" || accepts({ ...option, type: "integer" }, value);
     case "integer":
     case "real":
       return typeof value === "number" && value >= least && value <= greatest &&

@@ -32,7 +32,7 @@ const FIRST_SEALED_FORMAT = 3;
 /** Name of the state file: written last, it completes a checkpoint and holds the hash of every file and of itself. */
 export const STATE_FILE = "trainer_state.json";
 
-/** Name of the file of AdamW's moments. */
+/** Name of the file of AdamW's moments, which a checkpoint may lack: see `isWeightsOnly()`. */
 export const OPTIMIZER_FILE = "optimizer.safetensors";
 
 /** Files of every checkpoint besides state and weights. */
@@ -185,7 +185,7 @@ function stepOf(name: string): number | undefined {
   return /^\d{6,}$/.test(name) && checkpointName(Number(name)) === name ? Number(name) : undefined;
 }
 
-/** Checkpoints of a run, newest first, whole or damaged. */
+/** Checkpoints of a run, newest first: whole, weights-only or damaged. */
 export function listCheckpoints(runDirectory: string): { step: number; path: string }[] {
   const directory = join(runDirectory, "checkpoints");
   let names: string[];
@@ -199,6 +199,14 @@ export function listCheckpoints(runDirectory: string): { step: number; path: str
     .filter((name) => stepOf(name) !== undefined)
     .map((name) => ({ step: Number(name), path: join(directory, name) }))
     .sort((a, b) => b.step - a.step);
+}
+
+/**
+ * Whether a checkpoint holds only weights: any model is loaded from it, and no training resumes from it. Its state
+ * still lists the file of the optimizer, so that removing that one file is all that makes a checkpoint weights-only.
+ */
+export function isWeightsOnly(checkpoint: string): boolean {
+  return !existsSync(join(checkpoint, OPTIMIZER_FILE));
 }
 
 /** Most bytes of a file that names a checkpoint. */
@@ -455,26 +463,19 @@ function validateState(state: JsonObject, file: string): TrainerState {
 }
 
 /**
- * Checks that a checkpoint is whole: it has every file of its state, with the right size and hash, and no other
- * weights.
+ * Checks that a checkpoint is whole or weights-only: it has every file of its state, the optimizer's perhaps
+ * excepted, with the right size and hash, and no other weights.
  *
  * @throws {CheckpointError} with the file and its fault.
  */
 export function verifyCheckpoint(path: string): TrainerState {
   const state = readTrainerState(path);
-  for (const [name, { bytes, sha256 }] of Object.entries(state.files)) {
-    const file = join(path, name);
-    const hash = readingFile(path, name, (size) => {
-      if (size === bytes) return hashFiles([file]);
-      throw new CheckpointError(
-        `Cannot load checkpoint ${path} as ${name} must have ${bytes} bytes: ` +
-          `current size is ${size}`,
-      );
-    });
-    if (hash !== sha256) {
-      throw new CheckpointError(
-        `Cannot load checkpoint ${path} as ${name} is damaged: its SHA-256 differs`,
-      );
+  for (const [name, digest] of Object.entries(state.files)) {
+    try {
+      verifyFile(path, name, digest);
+    } catch (error) {
+      // another process may remove it in the meantime
+      if (name !== OPTIMIZER_FILE || !isWeightsOnly(path)) throw error;
     }
   }
   for (const name of WEIGHT_FILES.flat()) {
@@ -484,6 +485,21 @@ export function verifyCheckpoint(path: string): TrainerState {
     );
   }
   return state;
+}
+
+/** Checks the size and hash of a file of a checkpoint. */
+function verifyFile(path: string, name: string, { bytes, sha256 }: FileDigest): void {
+  const hash = readingFile(path, name, (size) => {
+    if (size === bytes) return hashFiles([join(path, name)]);
+    throw new CheckpointError(
+      `Cannot load checkpoint ${path} as ${name} must have ${bytes} bytes: ` +
+        `current size is ${size}`,
+    );
+  });
+  if (hash === sha256) return;
+  throw new CheckpointError(
+    `Cannot load checkpoint ${path} as ${name} is damaged: its SHA-256 differs`,
+  );
 }
 
 /** Calls an action that reads a file of a checkpoint with the size of the file in bytes. */
@@ -501,7 +517,7 @@ function readingFile<T>(checkpoint: string, name: string, action: (size: number)
 }
 
 /**
- * Finds the newest checkpoint of a run that is whole; undefined if the run has no checkpoints.
+ * Finds the newest checkpoint of a run that `verifyCheckpoint()` accepts; undefined if the run has no checkpoints.
  *
  * @param onWarning is called with a sentence about each damaged checkpoint that is newer.
  * @param check throws a `UserError` if the caller cannot use a state; its checkpoint then counts as damaged.

@@ -8,7 +8,9 @@ import { BYTE_ALPHABET } from "../../data/tokenizer/byte_level.ts";
 import { openRunDirectory } from "../../train/run_directory.ts";
 import { writeNew } from "../../train/run_files.ts";
 import { openRecord } from "../../train/record.ts";
+import type { Keep } from "../../train/retention.ts";
 import { exampleFiles, exampleState } from "../checkpoints.ts";
+import { withFreeBytes } from "../free_bytes.ts";
 import { passHours } from "../hours.ts";
 import { HubServer, STORIES } from "../data/hub/server.ts";
 import { openPaths, operations } from "./recorded_fs.ts";
@@ -28,11 +30,14 @@ const WRITERS: Record<string, () => Promise<void> | void> = {
   },
   pruned() {
     const run = openRunDirectory(directory);
-    const save = (step: number) =>
-      run.save(exampleFiles("x"), exampleState(step), { keep: 1, best: false });
-    save(1);
+    const files = exampleFiles("x").set("optimizer.safetensors", [new Uint8Array(2e5)]);
+    using _ = withFreeBytes(2e7); // 1 % of it is one checkpoint
+    const save = (step: number, keep: Keep) =>
+      run.save(files, exampleState(step), { keep, best: false });
+    for (const step of [1, 2, 3]) save(step, "auto");
     operations.length = 0;
-    save(2);
+    save(4, "auto");
+    save(5, 4);
     run.close();
   },
   async record() {

@@ -215,7 +215,15 @@ Deno.test("estimateTable() has a line per figure", () => {
   const estimate = {
     memory,
     flops: { perToken: 1e6, perStep: 2e9, total: 1.5e11 },
-    disk: { checkpointBytes: 3.2e6, checkpoints: 4, tokenBytes: 5e4, hasTokens: false },
+    disk: {
+      ...{
+        checkpointBytes: 3.2e6,
+        checkpoints: 4,
+        weightsOnlyBytes: 1e6,
+        weightsOnlyCheckpoints: 0,
+      },
+      ...{ tokenBytes: 5e4, hasTokens: false },
+    },
   };
   const event = {
     ...{ parameters: 9000, trainedParameters: 9000, device: "a GPU", resumedFrom: 25 },
@@ -244,9 +252,9 @@ time                    18.8s for 75 steps of 250 ms
   );
   assert.match(
     estimateTable(
-      { ...estimate, disk: { ...estimate.disk, hasTokens: true } },
+      { ...estimate, disk: { ...estimate.disk, weightsOnlyCheckpoints: 9, hasTokens: true } },
       { ...event, trainedParameters: 7 },
     ),
-    /^parameters +7 trained of 9000\n[^]* of tokens are in [^]*\ntime +not measured\n$/,
+    /^parameters +7 trained of 9000\n[^]* in runs\/a\n +9 more that hold only weights, of at most 1\.00 MB\n.* of tokens are in [^]*\ntime +not measured\n$/,
   );
 });

@@ -2,12 +2,13 @@ import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { cpSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { bytesBelow } from "../../files/disk.ts";
 import { loadModel } from "../../generate/load.ts";
 import { download } from "../../kernels/tensor.ts";
 import { parameterTable } from "../../model/parameters.ts";
 import type { SafetensorsEntry } from "../../model/files/safetensors.ts";
 import { parseSafetensors } from "../../model/files/safetensors.ts";
-import { checkpointBytes, readCheckpoint } from "../../train/state.ts";
+import { checkpointSizes, readCheckpoint } from "../../train/state.ts";
 import type { TrainOptions } from "../../train/options.ts";
 import { train, type TrainEvent } from "../../train/train.ts";
 import { device } from "../kernels/harness.ts";
@@ -61,10 +62,13 @@ async function assertResumes(out: string, options: Partial<TrainOptions>): Promi
   }
   const { config, tokenizer } = await readCheckpoint(checkpoint(out), {});
   const table = parameterTable(config, options.freeze ?? "");
-  const bytes = readdirSync(checkpoint(out))
-    .reduce((sum, name) => sum + statSync(join(checkpoint(out), name)).size, 0);
-  const estimate = checkpointBytes(table, tokenizer);
-  assert.ok(estimate >= bytes && estimate < bytes + 2 ** 17, `${estimate} for ${bytes}`);
+  const bytes = bytesBelow(checkpoint(out)), sizes = checkpointSizes(table, tokenizer);
+  const weights = bytes - statSync(join(checkpoint(out), "optimizer.safetensors")).size;
+  for (
+    const [most, actual] of [[sizes.checkpointBytes, bytes], [sizes.weightsOnlyBytes, weights]]
+  ) {
+    assert.ok(most! >= actual! && most! < actual! + 2 ** 17, `${most} for ${actual}`);
+  }
   const events = await run(`${out}-halves`, options);
   assert.equal(find(events, "start").resumedFrom, 4);
   assert.deepEqual(hashes(`${out}-halves`), hashes(out));

@@ -12,7 +12,7 @@ import { validateOptions } from "../../train/validate.ts";
 Deno.test("TRAIN_OPTIONS has an allowed default for every option, and names only options that exist", () => {
   for (const name of OPTION_NAMES) {
     const { type, range, choices, needs, excludes } = optionNamed(name);
-    assert.equal(range !== undefined, type === "integer" || type === "real", name);
+    assert.equal(range !== undefined, ["integer", "autoInteger", "real"].includes(type), name);
     assert.equal(choices !== undefined, type === "choice", name);
     for (const other of [needs, excludes?.[0]]) {
       assert.ok(other === undefined || OPTION_NAMES.includes(other as OptionName), name);

@@ -235,3 +235,11 @@ Deno.test("resumeOptions() throws only when an option changes that the checkpoin
     assert.equal(resume({ [name]: value })[name as keyof TrainOptions], value);
   }
 });
+
+Deno.test("resumeOptions() keeps a number of checkpoints of an earlier version, until auto is given", () => {
+  const state = { options: { ...DEFAULT_OPTIONS, keep: 3, tune: "off" }, typed: ["tune"] };
+  assert.equal(DEFAULT_OPTIONS.keep, "auto");
+  assert.equal(resumeOptions({}, state, "x").options.keep, 3);
+  const { options } = resumeOptions({ keep: "auto", tune: "auto" }, state, "x");
+  assert.deepEqual([options.keep, options.tune], ["auto", "auto"]);
+});

@@ -4,7 +4,9 @@ import { cpSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { openDevice } from "../../kernels/device.ts";
 import type { JsonObject } from "../../files/json.ts";
+import { loadModel } from "../../generate/load.ts";
 import { newestCheckpoint, verifyCheckpoint } from "../../model/files/checkpoint.ts";
+import { checkResumable } from "../../train/state.ts";
 import { train, type TrainEvent } from "../../train/train.ts";
 import type { TrainOptions } from "../../train/options.ts";
 import { changeFields, readFields } from "../checkpoints.ts";
@@ -114,6 +116,23 @@ Deno.test("train() refuses to resume with another batch size, naming both values
     name: "UserError",
     message: /as batchSize must stay 2: current value is 3$/,
   });
+});
+
+Deno.test("train() resumes only from a checkpoint with the state of the optimizer, and starts from one without", async () => {
+  const out = await copyOfWhole("weights only"), path = join(directory, out);
+  const at = (step: number) => join(path, "checkpoints", `0000${step}`);
+  Deno.removeSync(join(at(20), "optimizer.safetensors"));
+  await assert.rejects(run(out, { resumeFrom: "20", steps: 21 }), {
+    name: "CheckpointError",
+    message:
+      /as it must hold the state of the optimizer: .*; the nearest whole .* is that of step 10$/,
+  });
+  const warnings: string[] = [];
+  const newest = newestCheckpoint(path, (warning) => warnings.push(warning), checkResumable);
+  assert.equal(newest, at(10));
+  (await loadModel(device, { run: path, checkpoint: "20" })).gpt.destroy();
+  const events = await run("from weights", { preset: "auto", initFrom: at(20), steps: 1 });
+  assert.equal(events.at(-1)!.kind, "end");
 });
 
 Deno.test("train() continues for more steps with the options of its start", async () => {

@@ -1,12 +1,17 @@
 import assert from "node:assert/strict";
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
+import { bytesBelow } from "../../files/disk.ts";
 import { Random } from "../../data/random.ts";
 import {
+  isWeightsOnly,
   listCheckpoints,
   newestCheckpoint,
+  OPTIMIZER_FILE,
   verifyCheckpoint,
 } from "../../model/files/checkpoint.ts";
+import { noteAdapters } from "../../train/base.ts";
+import type { Keep } from "../../train/retention.ts";
 import { moveAside, openRunDirectory } from "../../train/run_directory.ts";
 import { directory, exampleFiles, exampleState, makeRun } from "../checkpoints.ts";
 import { withFreeBytes } from "../free_bytes.ts";
@@ -49,6 +54,104 @@ Deno.test({
 Deno.test("save() keeps the newest and the best checkpoints, and removes the others", () => {
   const path = makeRun("pruned", { count: 6, keep: 2 });
   assert.deepEqual(listCheckpoints(path).map(({ step }) => step), [6, 5, 1]);
+});
+
+/** Files of a checkpoint whose optimizer state is most of it. */
+function largeFiles(text: string): ReturnType<typeof exampleFiles> {
+  return exampleFiles(text).set(OPTIMIZER_FILE, [new Uint8Array(LARGE)]);
+}
+
+const LARGE = 200_000;
+
+/** Steps of the checkpoints of a run that are whole, and of those with only weights, each of which must verify. */
+function stepsOf(path: string): { whole: number[]; weightsOnly: number[] } {
+  const checkpoints = listCheckpoints(path);
+  for (const { path, step } of checkpoints) assert.equal(verifyCheckpoint(path).step, step);
+  const steps = (isOne: (path: string) => boolean) =>
+    checkpoints.filter(({ path }) => isOne(path)).map(({ step }) => step);
+  return { whole: steps((path) => !isWeightsOnly(path)), weightsOnly: steps(isWeightsOnly) };
+}
+
+Deno.test("save() with keep auto keeps all checkpoints while they are small, and then the weights of ten", () => {
+  const path = join(directory, "auto"), run = openRunDirectory(path);
+  using disk = withFreeBytes(1e9);
+  const save = (step: number, best: boolean) =>
+    run.save(largeFiles(`${step}`), exampleState(step), { keep: "auto", best });
+  for (let step = 1; step <= 14; step++) save(step, step === 2);
+  assert.deepEqual(stepsOf(path).weightsOnly, []);
+  assert.equal(stepsOf(path).whole.length, 14);
+  disk.bytes = 1e8; // five checkpoints are 1 % of it
+  for (let step = 15; step <= 20; step++) {
+    save(step, false);
+    const { whole, weightsOnly } = stepsOf(path);
+    assert.deepEqual(whole, [step, step - 1, step - 2, 2]);
+    assert.equal(weightsOnly.length, 10);
+  }
+  const before = stepsOf(path);
+  disk.bytes = 1e12; // what is left is small again
+  save(21, true);
+  assert.deepEqual(stepsOf(path), { ...before, whole: [21, ...before.whole] });
+  assert.equal(newestCheckpoint(path, assert.fail), join(path, "checkpoints", "000021"));
+  assert.equal(
+    Deno.readTextFileSync(join(path, "checkpoints", "000002", "model.safetensors")),
+    "2",
+  );
+  run.save(largeFiles("22"), exampleState(22), { keep: 1, best: false });
+  assert.deepEqual(stepsOf(path), { whole: [22, 21], weightsOnly: [] }); // 21 is the best
+  run.close();
+  assert.deepEqual(run.notices, []);
+});
+
+Deno.test("save() removes older checkpoints before it writes, if that is what makes enough room", () => {
+  const path = join(directory, "tight"), run = openRunDirectory(path);
+  const spare = 2 ** 24, checkpoints = join(path, "checkpoints");
+  let capacity = Infinity;
+  using _ = withFreeBytes(() => capacity - bytesBelow(checkpoints));
+  const save = (step: number, keep: Keep, best = false) =>
+    run.save(largeFiles(`${step}`), exampleState(step), { keep, best });
+  for (let step = 1; step <= 5; step++) save(step, 9, step === 2);
+  const size = bytesBelow(join(checkpoints, "000005"));
+
+  capacity = 5.5 * size + spare;
+  save(6, 5); // 1 would be removed after the save
+  assert.deepEqual(stepsOf(path).whole, [6, 5, 4, 3, 2]);
+  capacity = 4.5 * size + spare;
+  assert.throws(() => save(7, 5), /as it needs .* are free/); // one of them would not be enough
+  assert.deepEqual(stepsOf(path).whole, [6, 5, 4, 3, 2]);
+  save(7, 3);
+  assert.deepEqual(stepsOf(path).whole, [7, 6, 5, 2]);
+  capacity = 3.5 * size + spare;
+  save(8, 1);
+  assert.deepEqual(stepsOf(path).whole, [8, 2]);
+  capacity = 2.5 * size + spare;
+  assert.throws(() => save(9, 1), /as it needs .* are free/); // the newest stays until there is a newer one
+  assert.deepEqual(stepsOf(path).whole, [8, 2]);
+
+  capacity = Infinity;
+  for (let step = 9; step <= 20; step++) save(step, 99);
+  const weights = size - LARGE;
+  for (const [step, most] of [[21, 7], [22, 2], [23, 0]] as const) {
+    // the state file, most of these small weights, is not counted ahead
+    capacity = 4 * size + (most - 0.5) * weights + spare;
+    save(step, "auto");
+    const { whole, weightsOnly } = stepsOf(path);
+    assert.deepEqual([whole, weightsOnly.length], [[step, step - 1, step - 2, 2], most]);
+  }
+  run.close();
+});
+
+Deno.test("save() keeps a checkpoint that adapters of another run need, with keep auto at least its weights", () => {
+  const path = join(directory, "needed"), run = openRunDirectory(path);
+  const adapters = makeRun("with adapters", { count: 1 });
+  using _ = withFreeBytes(2e7);
+  const at = (step: number) => join(path, "checkpoints", `${step}`.padStart(6, "0"));
+  for (let step = 1; step <= 20; step++) {
+    run.save(largeFiles(`${step}`), exampleState(step), { keep: "auto", best: false });
+    if (step === 3) noteAdapters(adapters, at(3));
+    if (step >= 3) assert.equal(verifyCheckpoint(at(3)).step, 3);
+  }
+  assert.deepEqual(run.notices, [`keeping ${at(3)}: the adapters in ${adapters} need it`]);
+  run.close();
 });
 
 Deno.test("copy() replaces a folder as a whole, or leaves it unchanged when there is no room", () => {
@@ -191,11 +294,11 @@ Deno.test("save() leaves the older checkpoints and no partial one when there is 
 
 Deno.test("checkRoom() throws when no checkpoint fits, and gives a notice when not all do", () => {
   const path = makeRun("room", { count: 1 });
-  const notices = (free: number, { keep = 3, saves = 9 } = {}) => {
+  const notices = (free: number, { keep = 3, saves = 9 }: { keep?: Keep; saves?: number } = {}) => {
     const run = openRunDirectory(path);
     using _ = withFreeBytes(free);
     try {
-      run.checkRoom({ checkpointBytes: 1e9, keep, saves });
+      run.checkRoom({ checkpointBytes: 1e9, weightsOnlyBytes: 3e8, keep, saves });
       return run.notices;
     } finally {
       run.close();
@@ -211,6 +314,13 @@ Deno.test("checkRoom() throws when no checkpoint fits, and gives a notice when n
   ]);
   assert.deepEqual(notices(2e9 + spare, { saves: 2 }), []);
   assert.deepEqual(notices(3e9, { keep: 1 }), []);
+  // auto: likewise three, the best and the one being written, and then six of ten with only weights
+  assert.deepEqual(notices(5.8e9 + spare, { keep: "auto" }), []);
+  assert.deepEqual(notices(5.8e9 + spare - 1, { keep: "auto" }), [
+    "Cannot save 4 checkpoints of 1.00 GB each and 6 of 300 MB with only weights as it needs 5.816777216 GB in " +
+    `${join(path, "checkpoints")}: 5.816777215 GB are free; ` +
+    "make room, or give --keep a number: current value is auto",
+  ]);
   assert.deepEqual(notices(0, { saves: 0 }), []);
   assert.throws(() => notices(1e9), {
     name: "CheckpointError",
@@ -320,24 +430,32 @@ Deno.test("openRunDirectory() restores a checkpoint when its replacement was not
   assert.equal(verifyCheckpoint(at("000002")).step, 2);
 });
 
-/** A process that saves checkpoint after checkpoint, or one again and again, until it is killed. */
+/**
+ * A process that saves checkpoint after checkpoint, or one again and again, until it is killed. With `keep` auto the
+ * free disk is so small that most checkpoints have only weights.
+ */
 const SAVER = `
+import fs from "node:fs";
 import { openRunDirectory } from ${
   JSON.stringify(new URL("../../train/run_directory.ts", import.meta.url).href)
 };
 const run = openRunDirectory(Deno.args[0]);
 const state = JSON.parse(Deno.args[1]);
 const names = ${JSON.stringify([...exampleFiles("").keys()])};
+const keep = Deno.args[2] === "thinning" ? "auto" : 1;
+fs.statfsSync = () => ({ bavail: 2e7, bsize: 1 });
 console.log("ready");
 for (let step = state.step, round = 0;; round++) {
   const data = new Uint8Array(200_000).fill(round);
   const files = new Map(names.map((name) => [name, [data]]));
   const save = { ...state, step, optimizerSteps: step };
-  run.save(files, save, { keep: 1, best: false });
-  if (Deno.args[2] === "onward") step++;
+  run.save(files, save, { keep, best: false });
+  if (Deno.args[2] !== "again") step++;
 }`;
 
-function spawnSaver(path: string, step: number, mode: "onward" | "again"): Deno.ChildProcess {
+type Mode = "onward" | "again" | "thinning";
+
+function spawnSaver(path: string, step: number, mode: Mode): Deno.ChildProcess {
   const script = join(directory, "saver.ts");
   Deno.writeTextFileSync(script, SAVER);
   return new Deno.Command(Deno.execPath(), {
@@ -357,13 +475,13 @@ function spawnSaver(path: string, step: number, mode: "onward" | "again"): Deno.
   }).spawn();
 }
 
-for (const mode of ["onward", "again"] as const) {
-  Deno.test(`a run that is killed while it saves ${mode} keeps a whole checkpoint`, async () => {
+for (const mode of ["onward", "again", "thinning"] as const) {
+  Deno.test(`a run that is killed while it saves ${mode} keeps a whole checkpoint, and no damaged one`, async () => {
     const seed = freshSeed(), random = new Random(seed);
     const path = makeRun(`killed ${mode}`, { count: 1, keep: 1 });
     let step = 1;
     for (let round = 0; round < 8; round++) {
-      const child = spawnSaver(path, mode === "onward" ? step + 1 : step, mode);
+      const child = spawnSaver(path, mode === "again" ? step : step + 1, mode);
       const reader = child.stdout.getReader();
       await reader.read(); // ready
       const delayMs = 5 + random.uniform() * 60;
@@ -374,6 +492,8 @@ for (const mode of ["onward", "again"] as const) {
       if (mode === "again") openRunDirectory(path).close(); // as the next training would
       const newest = newestCheckpoint(path, assert.fail);
       assert.ok(newest, `nothing is left after ${delayMs} ms, seed ${seed}`);
+      assert.ok(!isWeightsOnly(newest));
+      stepsOf(path); // each verifies
       const reached = verifyCheckpoint(newest).step;
       assert.ok(
         reached >= step,

@@ -1,7 +1,9 @@
 import assert from "node:assert/strict";
+import { join } from "node:path";
+import type { UserError } from "../../files/user_error.ts";
 import type { TrainerState } from "../../model/files/checkpoint.ts";
-import { checkState } from "../../train/state.ts";
-import { exampleState } from "../checkpoints.ts";
+import { checkResumable, checkState } from "../../train/state.ts";
+import { exampleState, makeRun } from "../checkpoints.ts";
 
 const OPTIONS = {
   preset: "nano",
@@ -81,4 +83,32 @@ Deno.test("checkState() names the field when no training reaches a state", () =>
       return true;
     });
   }
+});
+
+Deno.test("checkResumable() names the nearest whole checkpoints when one holds only weights", () => {
+  const path = makeRun("weights only", { count: 5 });
+  const at = (step: number) => join(path, "checkpoints", `00000${step}`);
+  const reject = (step: number, nearest: string) =>
+    assert.throws(() => checkResumable(stateWith({ step }), at(step)), (error: UserError) => {
+      assert.equal(
+        error.sentence,
+        `Cannot resume from ${at(step)} as it must hold the state of the optimizer: ` +
+          `it holds only weights, from which --init-from starts another run${nearest}`,
+      );
+      return error.name === "CheckpointError";
+    });
+  const strip = (step: number) => Deno.removeSync(join(at(step), "optimizer.safetensors"));
+  for (const step of [2, 3, 5]) strip(step);
+  reject(3, "; the nearest whole checkpoints are those of steps 1 and 4");
+  reject(5, "; the nearest whole checkpoint is that of step 4");
+  for (const step of [1, 4]) strip(step);
+  reject(5, "");
+  assert.throws(
+    () =>
+      checkResumable(
+        stateWith({ seed: 2 }),
+        join(makeRun("whole", { count: 1 }), "checkpoints", "000001"),
+      ),
+    /seed must be/,
+  );
 });

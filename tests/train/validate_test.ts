@@ -23,7 +23,7 @@ Deno.test("validateOptions() throws on a value of another type, and names the fl
 });
 
 Deno.test("validateOptions() accepts the values from the least to the greatest, and no others", () => {
-  const EDGES: [name: keyof TrainOptions, good: number[], bad: number[]][] = [
+  const EDGES: [name: keyof TrainOptions, good: unknown[], bad: unknown[]][] = [
     ["dropout", [0, 0.99], [-0.01, 1]],
     ["labelSmoothing", [0, 0.99], [-0.01, 1]],
     ["beta1", [0, 0.99999], [-0.1, 1]],
@@ -36,7 +36,7 @@ Deno.test("validateOptions() accepts the values from the least to the greatest, 
     ["warmupSteps", [0, 7], [-1, 0.5]],
     ["gradientAccumulation", [1, 4096], [0, 4097]],
     ["seed", [0, 2 ** 32 - 1], [-1, 2 ** 32, 0.5]],
-    ["keep", [1], [0]],
+    ["keep", [1, 1e6, "auto"], [0, 1.5, "all", "1"]],
     ["workers", [1], [0]],
     ["loraRank", [1, 1024], [0, 1025]],
     ...(["evalEvery", "saveEvery", "sampleEvery", "logEvery", "evalTokens"] as const).map((name) =>

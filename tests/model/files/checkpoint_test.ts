@@ -5,7 +5,9 @@ import type { JsonObject } from "../../../files/json.ts";
 import { UserError } from "../../../files/user_error.ts";
 import {
   CHECKPOINT_FORMAT,
+  CheckpointError,
   checkpointNamed,
+  isWeightsOnly,
   listCheckpoints,
   newestCheckpoint,
   readHint,
@@ -47,6 +49,33 @@ Deno.test("listCheckpoints() sorts by step and passes over other names", () => {
   for (const name of names) Deno.mkdirSync(join(path, "checkpoints", name), { recursive: true });
   assert.deepEqual(listCheckpoints(path).map(({ step }) => step), [1000000, 999999, 10, 2]);
   assert.deepEqual(listCheckpoints(join(directory, "nowhere")), []);
+});
+
+Deno.test("verifyCheckpoint() accepts a checkpoint without the state of its optimizer, and no damaged state", () => {
+  const path = makeRun("weights only", { count: 3 });
+  const [third, second, first] = listCheckpoints(path).map(({ path }) => path);
+  const state = verifyCheckpoint(first!), optimizer = join(first!, "optimizer.safetensors");
+  Deno.removeSync(optimizer);
+  assert.deepEqual(verifyCheckpoint(first!), state);
+  assert.deepEqual([third, second, first].map((path) => isWeightsOnly(path!)), [
+    false,
+    false,
+    true,
+  ]);
+  Deno.writeTextFileSync(join(second!, "optimizer.safetensors"), "zet");
+  assert.throws(() => verifyCheckpoint(second!), /optimizer\.safetensors must have 4 bytes/);
+  Deno.removeSync(join(third!, "optimizer.safetensors"));
+  assert.equal(newestCheckpoint(path, assert.fail), third);
+  // a caller that needs the optimizer takes an older one
+  const warnings: string[] = [];
+  Deno.writeTextFileSync(optimizer, "zeta");
+  const whole = newestCheckpoint(path, (warning) => warnings.push(warning), (_, path) => {
+    if (isWeightsOnly(path)) throw new CheckpointError("it holds only weights");
+  });
+  assert.equal(whole, first);
+  assert.match(warnings.join("\n"), /^it holds only weights; taking .*1 instead\n.*4 bytes.*$/);
+  Deno.removeSync(join(third!, "model.safetensors"));
+  assert.throws(() => verifyCheckpoint(third!), /model\.safetensors is missing/);
 });
 
 Deno.test("newestCheckpoint() passes over damaged checkpoints with file and reason", () => {
