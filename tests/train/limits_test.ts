@@ -194,7 +194,7 @@ const oneOf = <T>(random: () => number, values: readonly T[]): T =>
 function edgesOf(name: OptionName, random: () => number): number[] {
   const { type, range: [least, greatest] = [0, 0] } = optionNamed(name);
   const between = least * (greatest / Math.max(least, 1e-3)) ** random(); // as likely small as large
-  const inner = type === "integer"
+  const inner = type !== "real"
     ? [least + 1, greatest - 1, Math.round(between)]
     : [between, Number.MIN_VALUE, 1e-320, 1e-40];
   return [least, greatest, ...inner].filter((value) => value >= least && value <= greatest);
