@@ -1,7 +1,10 @@
 import { existsSync, statSync } from "node:fs";
 import { taskCommand } from "../files/command_line.ts";
+import { checkReplaceable, openFile, readAt, reading, replaceText } from "../files/disk.ts";
 import { UserError } from "../files/user_error.ts";
 import { createHandler } from "../serve/handler.ts";
+import { RunFolder } from "../serve/run_folder.ts";
+import { readAll, SAVED_MARK, savedPage } from "../serve/saved_page.ts";
 import { command, output, run, status, wholeNumber } from "./command.ts";
 import { giveBack } from "./permissions.ts";
 
@@ -16,6 +19,7 @@ const program = command(
     `port of the page on 127.0.0.1 (default: the first free one from 4242)`,
     wholeNumber(1, 65535),
   )
+  .option("--save <file>", "write the page with the data of the runs as one HTML file, and end")
   .action((folder, options) => run(() => main(folder, options)));
 
 /** The only address on which the page is served. */
@@ -24,17 +28,57 @@ const HOSTNAME = "127.0.0.1";
 /** The first port that is tried if none is given, and how many are. */
 const FIRST_PORT = 4242, MOST_PORTS = 50;
 
-async function main(folder: string, { port }: { port?: number | undefined }): Promise<void> {
+interface Options {
+  port?: number | undefined;
+  save?: string | undefined;
+}
+
+async function main(folder: string, { port, save: file }: Options): Promise<void> {
+  if (existsSync(folder) && !statSync(folder).isDirectory()) {
+    throw new UserError(`Cannot show ${folder} as it must be a folder that holds runs, or a run`);
+  }
+  if (file !== undefined) return await save(folder, file);
   giveBack("write");
   if (!existsSync(folder)) {
     status(`no runs in ${folder} yet; to make one: ${taskCommand("train")}`);
-  } else if (!statSync(folder).isDirectory()) {
-    throw new UserError(`Cannot show ${folder} as it must be a folder that holds runs, or a run`);
   }
   const server = serve(createHandler({ folder }), port);
   output(`http://${HOSTNAME}:${server.addr.port}/\n`);
   status("the page is for this machine only; Ctrl-C ends it");
   await server.finished;
+}
+
+/** Writes the page of a folder to a file. */
+async function save(folder: string, file: string): Promise<void> {
+  checkReplaceable(file, {
+    flag: "--save",
+    kind: "a page that dashboard --save has written",
+    isOfKind: isSavedPage,
+  });
+  const runs = new RunFolder(folder), { length } = runs.rows();
+  if (length === 0) {
+    throw new UserError(`Cannot save ${folder} as a folder must hold a run: it holds none`);
+  }
+  if (length > MOST_SAVED) {
+    throw new UserError(
+      `Cannot save ${folder} as a page has at most ${MOST_SAVED} runs: it holds ${length}`,
+      { hint: "Name a single run, or a folder with fewer of them" },
+    );
+  }
+  replaceText(file, savedPage(await readAll(runs)));
+  status(`saved ${length === 1 ? "1 run" : `${length} runs`} in ${file}`);
+}
+
+/** Runs of a saved page, at most: each takes up to 500 kB. */
+const MOST_SAVED = 50;
+
+function isSavedPage(path: string): boolean {
+  using file = reading(
+    () => openFile(path, "r"),
+    (reason) => new UserError(`Cannot write ${path} as --save must name a page: ${reason}`),
+  );
+  const bytes = new Uint8Array(1024), length = readAt(file.handle, bytes, 0);
+  return new TextDecoder().decode(bytes.subarray(0, length)).includes(SAVED_MARK);
 }
 
 /** Serves on a port, or on the first free one if none is given. */

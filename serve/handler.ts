@@ -1,4 +1,5 @@
 import { quoted } from "../files/printable.ts";
+import { ApiError, errorResponse, toApiError } from "./api_error.ts";
 import { ASSETS, PAGE } from "./assets.ts";
 import { createPlayground } from "./playground.ts";
 import { RunFolder } from "./run_folder.ts";
@@ -31,7 +32,10 @@ export function createHandler(
     const { pathname, searchParams } = new URL(request.url);
     if (/^\/(v1|api\/inspect)\//.test(pathname)) return await playground.handle(request);
     if (request.method !== "GET" && request.method !== "HEAD") {
-      return refusal(405, `Cannot answer ${quoted(request.method)} as ${pathname} is only read`);
+      throw new ApiError(
+        405,
+        `Cannot answer ${quoted(request.method)} as ${pathname} is only read`,
+      );
     }
     if (pathname === "/") return text(PAGE, "index.html");
     const [, asset] = /^\/assets\/([\w.-]+)$/.exec(pathname) ?? [];
@@ -53,38 +57,51 @@ export function createHandler(
 
   /** A stream of server-sent events: the runs that change. */
   function events(): Response {
-    const encoder = new TextEncoder();
     let stop = () => {};
-    const stream = new ReadableStream<Uint8Array>({
+    const stream = new ReadableStream<string>({
       start(controller) {
-        const send = (text: string) => controller.enqueue(encoder.encode(text));
-        const unwatch = runs.watch((changes) => send(`data: ${JSON.stringify(changes)}\n\n`));
-        const beat = setInterval(() => send(":\n\n"), BEAT_MS); // so that a closed connection is noticed
-        stop = () => {
-          unwatch();
-          clearInterval(beat);
-        };
+        const unwatch = runs.watch((changes) =>
+          controller.enqueue(`data: ${JSON.stringify(changes)}\n\n`)
+        );
+        const beat = setInterval(() => controller.enqueue(":\n\n"), BEAT_MS);
         const end = () => {
           stop();
           controller.close();
         };
-        send("retry: 1000\n\n");
-        signal?.addEventListener("abort", end, { once: true });
+        stop = () => {
+          unwatch();
+          clearInterval(beat);
+          signal?.removeEventListener("abort", end);
+        };
+        signal?.addEventListener("abort", end);
+        controller.enqueue("retry: 1000\n\n");
       },
       cancel: () => stop(),
     });
-    return new Response(stream, { headers: { "content-type": "text/event-stream" } });
+    const headers = { "content-type": "text/event-stream" };
+    return new Response(stream.pipeThrough(new TextEncoderStream()), { headers });
+  }
+
+  /** Answers a request, or says why not. */
+  async function answer(request: Request): Promise<Response> {
+    try {
+      refuseForeign(request);
+      const response = await route(request);
+      if (response) return response;
+      throw new ApiError(404, `Cannot find ${quoted(new URL(request.url).pathname)}`);
+    } catch (error) {
+      return errorResponse(toApiError(error, 400));
+    }
   }
 
   return async (request) => {
-    const response = refuseForeign(request) ?? await route(request) ??
-      refusal(404, `Cannot find ${quoted(new URL(request.url).pathname)}`);
+    const response = await answer(request);
     for (const [name, value] of Object.entries(HEADERS)) response.headers.set(name, value);
     return response;
   };
 }
 
-/** Milliseconds between two comments in a stream of events. */
+/** Milliseconds between two comments in a stream of events, which show that its reader is gone. */
 const BEAT_MS = 15_000;
 
 /** Names by which a browser of this machine reaches the server. */
@@ -105,50 +122,30 @@ const HEADERS = {
 /**
  * Refuses requests that the served page did not make. The name of the host is checked since a foreign page can make
  * its own name resolve to 127.0.0.1 (DNS rebinding). The port is free, as a tunnel may have another one.
+ *
+ * @throws {ApiError} that names the host or the page that was refused.
  */
-function refuseForeign(request: Request): Response | undefined {
-  const host = request.headers.get("host") ?? "", origin = request.headers.get("origin");
-  const name = host.replace(/:\d+$/, "").toLowerCase();
-  if (!OWN_HOSTS.includes(name)) {
-    return refusal(
-      403,
-      `Cannot answer as the host must be one of ${OWN_HOSTS.join(", ")}: current host is ${
-        quoted(host)
-      }`,
-    );
+function refuseForeign({ headers, url }: Request): void {
+  const host = headers.get("host") ?? "", origin = headers.get("origin");
+  const refuse = (requirement: string, name: string, value: string) =>
+    new ApiError(403, `Cannot answer as ${requirement}: current ${name} is ${quoted(value)}`);
+  if (!OWN_HOSTS.includes(host.replace(/:\d+$/, "").toLowerCase())) {
+    throw refuse(`the host must be one of ${OWN_HOSTS.join(", ")}`, "host", host);
   }
   if (origin !== null && origin !== `http://${host}`) {
-    return refusal(
-      403,
-      `Cannot answer as the page must be that of http://${host}: current origin is ${
-        quoted(origin)
-      }`,
-    );
+    throw refuse(`the page must be that of http://${host}`, "origin", origin);
   }
-  const site = request.headers.get("sec-fetch-site") ?? "none";
-  if (site === "same-origin" || site === "none") return undefined;
-  // a link on another page may open the page, and reads nothing of it
-  if (
-    request.headers.get("sec-fetch-mode") === "navigate" && new URL(request.url).pathname === "/"
-  ) {
-    return undefined;
-  }
-  return refusal(
-    403,
-    `Cannot answer as another page asks: current sec-fetch-site is ${quoted(site)}`,
-  );
+  const site = headers.get("sec-fetch-site") ?? "none";
+  if (site === "same-origin" || site === "none") return;
+  // a link on another page may open this page, of which it reads nothing
+  const isLink = headers.get("sec-fetch-mode") === "navigate" && new URL(url).pathname === "/";
+  if (!isLink) throw refuse(`the page must be that of http://${host}`, "sec-fetch-site", site);
 }
 
 /** A result as JSON; an error if there is no such run. */
 function found(name: string, result: unknown): Response {
-  return result === undefined
-    ? refusal(404, `Cannot find run ${quoted(name)} below the folder`)
-    : Response.json(result);
-}
-
-/** An error as JSON. */
-function refusal(status: number, message: string): Response {
-  return Response.json({ error: { message } }, { status });
+  if (result !== undefined) return Response.json(result);
+  throw new ApiError(404, `Cannot find run ${quoted(name)} below the folder`, { param: "run" });
 }
 
 const TYPES: Readonly<Record<string, string>> = {

@@ -56,6 +56,10 @@ const MOST_ROWS = 100;
 /** Points on which Page Up and Page Down move the cursor. */
 const PAGE_POINTS = 20;
 
+/** Seconds between two ticks of a time axis. */
+const TIME_STEPS = [1, 2, 5, 10, 15, 30].flatMap((step) => [step, 60 * step, 3600 * step])
+  .concat([1, 2, 5, 10, 20, 50, 100].map((days) => 86_400 * days)).sort((a, b) => a - b);
+
 /** A chart. */
 export class ChartView {
   /** @type {HTMLElement} */
@@ -192,7 +196,13 @@ export class ChartView {
           ...this.#lines.flatMap((line) => seriesOf(line, this.#chart.figures.length > 1)),
         ],
         axes: [
-          { ...axes, size: 30, space: 60, values: (_, splits) => axisTexts(splits, axis) },
+          {
+            ...axes,
+            size: 30,
+            space: 70,
+            values: (_, splits) => axisTexts(splits, axis),
+            ...(axis === "time" ? { incrs: TIME_STEPS } : {}),
+          },
           {
             ...axes,
             size: 56,
@@ -231,11 +241,11 @@ export class ChartView {
       ctx.stroke();
       ctx.font = `${12 * devicePixelRatio}px ${getComputedStyle(document.body).fontFamily}`;
       ctx.textAlign = "left";
-      ctx.textBaseline = "bottom";
+      ctx.textBaseline = "top";
       ctx.fillText(
         `entropy of the text ${figureText(floor)}`,
         bbox.left + 4 * devicePixelRatio,
-        y - 2 * devicePixelRatio,
+        y + 4 * devicePixelRatio,
       );
       ctx.restore();
     }
@@ -484,10 +494,10 @@ function rangeOf(values, isLog) {
   if (known.length === 0) return isLog ? [1, 10] : [0, 1];
   const least = Math.min(...known), most = Math.max(...known);
   if (isLog) {
-    const pad = Math.max(1.02, (most / least) ** 0.05);
+    const pad = Math.max(1.02, (most / least) ** 0.08);
     return [least / pad, most * pad];
   }
-  const pad = (most - least) * 0.06 || Math.abs(most) * 0.1 || 1;
+  const pad = (most - least) * 0.08 || Math.abs(most) * 0.1 || 1;
   return [least >= 0 && least - pad < 0 ? 0 : least - pad, most + pad];
 }
 
@@ -535,9 +545,13 @@ function shortText(value) {
  */
 function axisTexts(splits, axis) {
   if (axis !== "time") return splits.map(shortText);
-  const longest = splits.at(-1) ?? 0;
-  const [unit, seconds] = longest >= 7200 ? ["h", 3600] : longest >= 120 ? ["min", 60] : ["s", 1];
-  return splits.map((split) => `${Number((split / Number(seconds)).toPrecision(3))} ${unit}`);
+  const hasHours = (splits.at(-1) ?? 0) >= 3600;
+  return splits.map((split) => {
+    const [whole, part] = hasHours ? [split / 3600, split / 60 % 60] : [split / 60, split % 60];
+    return `${Math.floor(whole)}:${`${Math.floor(part)}`.padStart(2, "0")} ${
+      hasHours ? "h" : "min"
+    }`;
+  });
 }
 
 /**
