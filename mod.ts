@@ -162,7 +162,15 @@ export type { TokenDataset, Tokens } from "./data/tokens/token_dataset.ts";
 export type { TokenizedDocuments } from "./data/tokens/token_file.ts";
 export { tokenizeDocuments, type TokenizeOptions } from "./data/tokens/tokenize.ts";
 export { openSources, tokenizeSource } from "./data/tokens/deprecated.ts";
-export { type Judgement, judgeStory, sampleStories, storyEntropy } from "./data/text/stories.ts";
+export {
+  type Beginning,
+  type Judgement,
+  judgeStory,
+  type Role,
+  sampleStories,
+  storyBeginnings,
+  storyEntropy,
+} from "./data/text/stories.ts";
 export {
   compactTokenizer,
   gpt2Tokenizer,
@@ -240,3 +248,11 @@ export { type Neighbour, neighboursOf, type TextNeighbours } from "./inspect/nei
 export { type SamplerDistribution, samplerDistributions } from "./inspect/sampler.ts";
 export { likeliestTokens, type Token, tokenOf, type TokenProbability } from "./inspect/tokens.ts";
 export { meanRepetition, type Repetition, repetitionOf } from "./inspect/repetition.ts";
+export {
+  judgeModel,
+  type JudgeOptions,
+  type Share,
+  shareInterval,
+  type StoryFigure,
+  type StoryShares,
+} from "./inspect/judge.ts";

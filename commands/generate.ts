@@ -1,76 +1,34 @@
 import { windowStart } from "../generate/decoder.ts";
-import {
-  type BatchPiece,
-  DEFAULT_SAMPLER,
-  generateBatch,
-  type GenerateResult,
-} from "../generate/generate.ts";
+import { type BatchPiece, generateBatch, type GenerateResult } from "../generate/generate.ts";
 import { freeMemory, sequencesAtOnce } from "../generate/limits.ts";
 import { loadSource } from "../generate/load.ts";
 import { openDevice } from "../kernels/device.ts";
 import { validateSampler } from "../kernels/sample/sample.ts";
 import { resolvePrecision } from "../model/precision.ts";
-import {
-  command,
-  output,
-  readStandardInput,
-  realNumber,
-  run,
-  status,
-  wholeNumber,
-} from "./command.ts";
+import { command, output, readStandardInput, run, status, wholeNumber } from "./command.ts";
 import { findNamedModel, withModelOptions } from "./named_model.ts";
 import { giveBack, HUB } from "./permissions.ts";
+import { withSamplerOptions } from "./sampler_options.ts";
 
 /** Samples per command, at most: each of them needs memory from the start. */
 const MOST_SAMPLES = 1_000_000;
 
 /** `generate`: continues a text with a trained model. */
-const program = withModelOptions(
-  command("generate", "Continue a text with a trained model."),
+const program = withSamplerOptions(
+  withModelOptions(
+    command("generate", "Continue a text with a trained model."),
+  )
+    .argument("[prompt]", "the text to continue; - reads it from standard input", "")
+    .optionsGroup("Length:")
+    .option("--max-new-tokens <n>", "tokens to add, at most", wholeNumber(1), 256)
+    .option(
+      "--stop <text>",
+      "end before this text; may be repeated",
+      (text, others: string[]) => [...others, text],
+      [],
+    )
+    .option("--samples <n>", "completions to generate", wholeNumber(1, MOST_SAMPLES), 1),
 )
-  .argument("[prompt]", "the text to continue; - reads it from standard input", "")
-  .optionsGroup("Length:")
-  .option("--max-new-tokens <n>", "tokens to add, at most", wholeNumber(1), 256)
-  .option(
-    "--stop <text>",
-    "end before this text; may be repeated",
-    (text, others: string[]) => [...others, text],
-    [],
-  )
-  .option("--samples <n>", "completions to generate", wholeNumber(1, MOST_SAMPLES), 1)
-  .optionsGroup("Sampling:")
-  .option(
-    "--temperature <x>",
-    "0 draws the likeliest token every time",
-    realNumber,
-    DEFAULT_SAMPLER.temperature,
-  )
-  .option("--top-k <n>", "only the n likeliest tokens; 0: all", wholeNumber(), DEFAULT_SAMPLER.topK)
-  .option(
-    "--top-p <p>",
-    "only the likeliest tokens up to this probability",
-    realNumber,
-    DEFAULT_SAMPLER.topP,
-  )
-  .option(
-    "--min-p <p>",
-    "only tokens p times as likely as the likeliest",
-    realNumber,
-    DEFAULT_SAMPLER.minP,
-  )
-  .option(
-    "--repetition-penalty <x>",
-    "above 1: tokens that the text has are less likely",
-    realNumber,
-    DEFAULT_SAMPLER.repetitionPenalty,
-  )
-  .option(
-    "--repetition-window <n>",
-    "the penalty applies to this many last tokens; 0: to all",
-    wholeNumber(),
-    DEFAULT_SAMPLER.repetitionWindow,
-  )
   .option(
     "--seed <n>",
     "the same seed gives the same completion (default: random)",

@@ -65,6 +65,7 @@ const ENTRIES = [
   "commands/doctor.ts",
   "commands/generate.ts",
   "commands/inspect.ts",
+  "commands/judge.ts",
   "commands/prepare.ts",
   "commands/signal_worker.ts",
   "data/tokens/tokenize_worker.ts",

@@ -1,4 +1,14 @@
-import { BLUE, drawChart, GREY, type LegendEntry, logAxis, noPoints, RED } from "./chart.ts";
+import {
+  BLUE,
+  drawChart,
+  GREY,
+  type LegendEntry,
+  logAxis,
+  noPoints,
+  type PanelOptions,
+  type Plot,
+  RED,
+} from "./chart.ts";
 import { Curve } from "./curve.ts";
 import type { Metric } from "./metrics.ts";
 
@@ -29,10 +39,26 @@ interface LossPoint {
  * Draws the loss curve of a run as SVG: training and validation loss over steps, and the least possible loss
  * if it is known.
  */
-export function drawLoss(
+export function drawLoss(losses: LossCurve, { title }: { title: string }): Promise<string> {
+  const { legend, panel } = lossPanel(losses);
+  return drawChart({
+    title,
+    legend,
+    columns: 1,
+    panel: { width: 720, height: 400 },
+    panels: (plot) => [panel(plot)],
+  });
+}
+
+/**
+ * The loss curve of a run as a panel of a chart, with its legend and its last step.
+ *
+ * @param options.from the axis of losses is that of the losses from this step on; higher ones are cut off.
+ */
+export function lossPanel(
   { training, validation, entropy }: LossCurve,
-  { title }: { title: string },
-): Promise<string> {
+  { from = 0 }: { from?: number } = {},
+): { legend: LegendEntry[]; lastStep: number; panel: (plot: Plot) => PanelOptions } {
   const last = (name: string, points: readonly LossPoint[], color: string): LegendEntry[] =>
     points.slice(-1).map(({ step, loss }) => (
       { text: `${name} ${loss.toFixed(3)} at step ${step}`, color }
@@ -45,36 +71,35 @@ export function drawLoss(
       : [{ text: `entropy of the text ${entropy.toFixed(3)}`, color: GREY, sign: "┅" }]),
   ];
   const points = [...training.points, ...validation.points];
-  const losses = points.map(({ loss }) => loss);
+  const losses = points.filter(({ step }) => step >= from).map(({ loss }) => loss);
   const lastStep = Math.max(0, ...points.map(({ step }) => step));
-  return drawChart({
-    title,
-    legend,
-    columns: 1,
-    panel: { width: 720, height: 400 },
-    panels: (plot) => {
-      const channels = { x: "step", y: "loss" };
-      return [{
-        x: {
-          label: "step",
-          grid: true,
-          tickFormat: ",d",
-          // there is no step between two steps
-          ...(lastStep < 10 ? { ticks: Array.from({ length: lastStep }, (_, i) => i + 1) } : {}),
-        },
-        y: logAxis([...losses, ...(entropy === undefined ? [] : [entropy])], {
-          label: "loss, nats per token",
-        }),
-        marks: [
-          ...noPoints(plot, points),
-          plot.lineY(training.points, { ...channels, stroke: BLUE, strokeWidth: 1.5 }),
-          plot.lineY(validation.points, { ...channels, stroke: RED, strokeWidth: 2 }),
-          plot.dot(validation.points, { ...channels, fill: RED, r: 3 }),
-          ...(entropy === undefined
-            ? []
-            : [plot.ruleY([entropy], { stroke: GREY, strokeDasharray: "4 3" })]),
-        ],
-      }];
-    },
+  const channels = { x: "step", y: "loss" };
+  const panel = (plot: Plot): PanelOptions => ({
+    clip: from > 0,
+    x: stepAxis(lastStep),
+    y: logAxis([...losses, ...(entropy === undefined ? [] : [entropy])], {
+      label: "loss, nats per token",
+    }),
+    marks: [
+      ...noPoints(plot, points),
+      plot.lineY(training.points, { ...channels, stroke: BLUE, strokeWidth: 1.5 }),
+      plot.lineY(validation.points, { ...channels, stroke: RED, strokeWidth: 2 }),
+      plot.dot(validation.points, { ...channels, fill: RED, r: 3 }),
+      ...(entropy === undefined
+        ? []
+        : [plot.ruleY([entropy], { stroke: GREY, strokeDasharray: "4 3" })]),
+    ],
   });
+  return { legend, lastStep, panel };
+}
+
+/** The axis of steps. */
+export function stepAxis(lastStep: number): PanelOptions["x"] & object {
+  return {
+    label: "step",
+    grid: true,
+    tickFormat: ",d",
+    // there is no step between two steps
+    ...(lastStep < 10 ? { ticks: Array.from({ length: lastStep }, (_, i) => i + 1) } : {}),
+  };
 }

@@ -182,6 +182,23 @@ export function separator(sentence: number, sentences: number): string {
 /** Number of documents in the data set `sample`. */
 export const SAMPLE_COUNT = 20_000;
 
+/** Draws a story: its sentences, each with the white space before it, and the words of its slots. */
+function drawStory(random: Random): { sentences: string[]; bindings: Bindings } {
+  const pick = <T>(list: readonly T[]) => list[random.below(list.length)]!;
+  const story = pick(STORIES);
+  let bindings: Bindings = new Map([["sex", pick(SEXES)]]);
+  const sentences = story.map((patterns, i) => {
+    const parts = pick(patterns).map((part, place) => {
+      if (place % 2 === 0) return part;
+      const word = pick(wordsFor(part, bindings));
+      bindings = bind(bindings, part, word);
+      return word;
+    });
+    return separator(i, story.length) + parts.join("");
+  });
+  return { sentences, bindings };
+}
+
 /**
  * Short stories from a grammar, whose choices all have equal probabilities.
  *
@@ -189,19 +206,45 @@ export const SAMPLE_COUNT = 20_000;
  */
 export function sampleStories({ seed, count }: { seed: number; count: number }): string[] {
   const random = new Random(seed);
-  const pick = <T>(list: readonly T[]) => list[random.below(list.length)]!;
-  return Array.from({ length: count }, () => {
-    const story = pick(STORIES);
-    let bindings: Bindings = new Map([["sex", pick(SEXES)]]);
-    return story.map((patterns, i) => {
-      const parts = pick(patterns).map((part, place) => {
-        if (place % 2 === 0) return part;
-        const word = pick(wordsFor(part, bindings));
-        bindings = bind(bindings, part, word);
-        return word;
-      });
-      return separator(i, story.length) + parts.join("");
-    }).join("");
+  return Array.from({ length: count }, () => drawStory(random).sentences.join(""));
+}
+
+/** Slots that say whom or what a story is about. */
+export const ROLES = ["hero", "animal", "thing"] as const;
+
+/** A slot that says whom or what a story is about. */
+export type Role = typeof ROLES[number];
+
+/** A story of the grammar in two parts. A model continues the first one. */
+export interface Beginning {
+  /** The beginning, without white space at its end. */
+  readonly text: string;
+  /** The rest of the story. */
+  readonly rest: string;
+  /** The words of the beginning that the rest names again. */
+  readonly kept: Readonly<Partial<Record<Role, string>>>;
+}
+
+/**
+ * Beginnings of stories, in turn of three kinds: an opening, which names the hero; a story without its ending, which
+ * also names the animal; and a story up to the place where its thing is named again.
+ *
+ * @returns `count` beginnings, the same for the same seed.
+ */
+export function storyBeginnings({ seed, count }: { seed: number; count: number }): Beginning[] {
+  const random = new Random(seed);
+  return Array.from({ length: count }, (_, i) => {
+    const role = ROLES[i % ROLES.length]!;
+    for (;;) {
+      const { sentences, bindings } = drawStory(random), story = sentences.join("");
+      const hero = bindings.get("hero")!, word = bindings.get(role);
+      const again = story.lastIndexOf(` ${word}`);
+      // of 24 stories one names its thing twice
+      if (word === undefined || again === story.indexOf(` ${word}`)) continue;
+      const parts = { hero: sentences[0]!, animal: sentences.slice(0, -1).join("") };
+      const text = role === "thing" ? story.slice(0, again) : parts[role];
+      return { text, rest: story.slice(text.length), kept: { hero, [role]: word } };
+    }
   });
 }
 
@@ -276,25 +319,31 @@ export interface Judgement {
   sentences: number;
   /** Sentences that the grammar can write, each judged alone. */
   accepted: number;
-  /** Whether a hero is named. */
-  namesHero: boolean;
-  /** Whether exactly one hero is named. */
-  keepsHero: boolean;
+  /** The heroes, animals and things that the text names, each once. A story of the grammar names at most one each. */
+  named: Readonly<Record<Role, readonly string[]>>;
 }
 
 /** A sentence ends at a mark, perhaps in quotes, before a space and a capital letter or a quote. */
 const SENTENCE_END = /(?<=[.?!]"?)\s+(?=["A-Z])/;
 
-/** Judges a text by the grammar; an unfinished last sentence is not counted. */
-export function judgeStory(text: string): Judgement {
-  const sentences = text.trim().split(SENTENCE_END).filter((s) => /[.?!]"?$/.test(s));
-  const heroes = SEXES.flatMap((sex) => WORDS[sex]!);
-  const named = new Set(text.match(/\b[A-Z][a-z]+\b/g)?.filter((word) => heroes.includes(word)));
+/**
+ * Judges a text by the grammar; an unfinished last sentence is not counted.
+ *
+ * @param options.from index of the first character that is judged: sentences that end before it do not count.
+ */
+export function judgeStory(text: string, { from = 0 }: { from?: number } = {}): Judgement {
+  let end = text.length - text.trimStart().length;
+  const sentences = text.trim().split(SENTENCE_END).filter((sentence) => {
+    end = text.indexOf(sentence, end) + sentence.length;
+    return end > from && /[.?!]"?$/.test(sentence);
+  });
+  const words = new Set(text.match(/\b[A-Za-z]+\b/g));
+  const named = (...slots: string[]) =>
+    slots.flatMap((slot) => WORDS[slot]!).filter((word) => words.has(word));
   return {
     sentences: sentences.length,
     accepted: sentences.filter((s) => SENTENCES.some((sentence) => sentence.test(s))).length,
-    namesHero: named.size > 0,
-    keepsHero: named.size === 1,
+    named: { hero: named(...SEXES), animal: named("animal"), thing: named("thing") },
   };
 }
 

@@ -1,0 +1,223 @@
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { replaceText } from "../files/disk.ts";
+import { align } from "../files/units.ts";
+import { UserError } from "../files/user_error.ts";
+import type { SamplerOptions } from "../generate/generate.ts";
+import { findSource, loadSource } from "../generate/load.ts";
+import { newestIn } from "../generate/source.ts";
+import {
+  JUDGED_STORIES,
+  judgeModel,
+  type Share,
+  shareInterval,
+  STORY_FIGURES,
+  type StoryShares,
+} from "../inspect/judge.ts";
+import { drawJudgements, type JudgedCheckpoint } from "../inspect/judge_chart.ts";
+import { type Device, openDevice } from "../kernels/device.ts";
+import { validateSampler } from "../kernels/sample/sample.ts";
+import { listCheckpoints, readTrainerState } from "../model/files/checkpoint.ts";
+import { LossCurve } from "../train/loss_curve.ts";
+import { METRICS_FILE, readMetrics } from "../train/metrics.ts";
+import { command, output, outputColumns, run, status, wholeNumber } from "./command.ts";
+import { checkPlot } from "./plot.ts";
+import { ProgressBar } from "./progress.ts";
+import { withSamplerOptions } from "./sampler_options.ts";
+
+/** `judge`: how well the checkpoints of a run write the built-in stories. */
+const program = withSamplerOptions(
+  command("judge", "Judge by their grammar how well a run continues the built-in stories.")
+    .optionsGroup("Model:")
+    .option("--run <directory>", "judge all checkpoints of this run", "runs/default")
+    .option(
+      "--checkpoint <which>",
+      "judge one: best, latest, a number of steps, or a directory",
+    )
+    .optionsGroup("Stories:")
+    .option(
+      "--stories <n>",
+      "beginnings that the model continues",
+      wholeNumber(3, 100_000),
+      JUDGED_STORIES,
+    )
+    .option("--seed <n>", "seed of the beginnings and of the sampler", wholeNumber(), 1),
+)
+  .optionsGroup("Output:")
+  .option("--svg <file>", "draw the judgements below the run's loss curve")
+  .option("--json", "one JSON object per checkpoint instead of tables")
+  .action((options) => run(() => main(options)));
+
+/** The options that were typed, and defaults. */
+type JudgeCommandOptions = ReturnType<typeof program.opts>;
+
+async function main(options: JudgeCommandOptions): Promise<void> {
+  validateSampler(options);
+  if (options.svg !== undefined) checkPlot(options.svg);
+  const checkpoints = await checkpointsOf(options);
+  const judged: JudgedCheckpoint[] = [];
+  const device = await openDevice();
+  const bar = new ProgressBar();
+  try {
+    for (const [i, checkpoint] of checkpoints.entries()) {
+      const place = `checkpoint ${i + 1} of ${checkpoints.length}`;
+      const judgement = await attempt(
+        checkpoints.length === 1,
+        bar,
+        () =>
+          judgeCheckpoint(device, checkpoint, {
+            stories: options.stories,
+            seed: options.seed,
+            sampler: options,
+            onProgress: (share) =>
+              bar.update(i + share, checkpoints.length, `${place}: ${Math.floor(100 * share)} %`),
+          }),
+      );
+      if (!judgement) continue;
+      judged.push(judgement);
+      if (options.json) output(`${JSON.stringify(withIntervals(judgement))}\n`);
+      else if (!bar.isVisible) status(`judged step ${judgement.step}, ${place}`);
+    }
+  } finally {
+    bar.close();
+  }
+  if (!options.json && judged.length > 0) {
+    output(tables(judged, options));
+    status(
+      "shares in % with 95 % confidence intervals; docs/judge.md says what is counted",
+    );
+  }
+  if (options.svg !== undefined) await draw(options.svg, judged, options);
+}
+
+/**
+ * The directories of the checkpoints to judge, oldest first.
+ *
+ * @throws {CheckpointError} if there is none.
+ */
+async function checkpointsOf({ run, checkpoint }: JudgeCommandOptions): Promise<string[]> {
+  const all = checkpoint === undefined
+    ? listCheckpoints(run).map(({ path }) => path).reverse()
+    : [];
+  const onWarning = (sentence: string) => status(`Warning: ${sentence}`);
+  const found = all.length > 0 ? all : [
+    checkpoint === undefined
+      ? newestIn(run) // which says what is missing
+      : (await findSource({ run, checkpoint, onWarning })).checkpoint!,
+  ];
+  const { data } = readTrainerState(found.at(-1)!);
+  if (data.name !== "sample") {
+    onWarning(
+      `${run} was trained on ${data.name}: the grammar is that of the built-in stories alone`,
+    );
+  }
+  return found;
+}
+
+/** The result of an action; undefined, with a warning, if it fails by a user's mistake and is not the only one. */
+async function attempt<T>(
+  isOnly: boolean,
+  bar: ProgressBar,
+  action: () => Promise<T>,
+): Promise<T | undefined> {
+  try {
+    return await action();
+  } catch (error) {
+    if (isOnly || !(error instanceof UserError)) throw error;
+    bar.print(`Warning: ${error.sentence}`);
+    return undefined;
+  }
+}
+
+/** Judges a checkpoint, greedily and with the sampler. */
+async function judgeCheckpoint(
+  device: Device,
+  checkpoint: string,
+  { sampler, onProgress, ...options }: {
+    sampler: SamplerOptions;
+    stories: number;
+    seed: number;
+    onProgress: (share: number) => void;
+  },
+): Promise<JudgedCheckpoint> {
+  const { step } = readTrainerState(checkpoint);
+  const model = loadSource(device, await findSource({ checkpoint }));
+  using _ = model.gpt;
+  const isSampled = sampler.temperature > 0, parts = isSampled ? 2 : 1;
+  const judge = (temperature: number, part: number) =>
+    judgeModel(model, {
+      ...options,
+      sampler: { ...sampler, temperature },
+      onProgress: (done) => onProgress((part + done / options.stories) / parts),
+    });
+  onProgress(0);
+  const greedy = await judge(0, 0);
+  return isSampled
+    ? { step, greedy, sampled: await judge(sampler.temperature, 1) }
+    : { step, greedy };
+}
+
+/** A table of the greedy stories, and one of the sampled ones, as wide as the terminal allows. */
+function tables(
+  judged: readonly JudgedCheckpoint[],
+  { temperature, topP }: SamplerOptions,
+): string {
+  const columns = outputColumns() ?? Infinity;
+  const table = (title: string, of: (checkpoint: JudgedCheckpoint) => StoryShares, cell: Cell) =>
+    `${title}\n` + align([
+      ["step", ...STORY_FIGURES],
+      ...judged.map((one) => [
+        `${one.step}`,
+        ...STORY_FIGURES.map((figure) => cell(of(one)[figure])),
+      ]),
+    ]);
+  const all = (cell: Cell) =>
+    [
+      table("greedy", ({ greedy }) => greedy, cell),
+      ...(temperature > 0
+        ? [table(`temperature ${temperature}, top-p ${topP}`, ({ sampled }) => sampled!, cell)]
+        : []),
+    ].join("\n");
+  const wide = all(withInterval);
+  return wide.split("\n").every(({ length }) => length <= columns) ? wide : all(percentOf);
+}
+
+/** Makes a cell of a table. */
+type Cell = (share: Share) => string;
+
+const percentOf: Cell = ({ count, of }) => of === 0 ? "—" : (100 * count / of).toFixed(0);
+
+const withInterval: Cell = (share) => {
+  const [low, high] = shareInterval(share).map((value) => (100 * value).toFixed(0));
+  return `${percentOf(share)} (${low}–${high}) of ${share.of}`;
+};
+
+/** A judgement for JSON: each share with its interval. */
+function withIntervals({ step, ...drawn }: JudgedCheckpoint): object {
+  const shares = (of: StoryShares) =>
+    Object.fromEntries(STORY_FIGURES.map((figure) => [
+      figure,
+      { ...of[figure], interval: shareInterval(of[figure]) },
+    ]));
+  return {
+    step,
+    ...Object.fromEntries(Object.entries(drawn).map(([how, of]) => [how, shares(of)])),
+  };
+}
+
+/** Draws the judgements below the loss curve of the run, as far as the run has a record. */
+async function draw(
+  svg: string,
+  judged: readonly JudgedCheckpoint[],
+  { run }: JudgeCommandOptions,
+): Promise<void> {
+  const losses = new LossCurve(), record = join(run, METRICS_FILE);
+  const onWarning = (sentence: string) => status(`Warning: ${sentence}`);
+  if (existsSync(record)) {
+    for (const metric of readMetrics(record, onWarning)) losses.add(metric);
+  }
+  replaceText(svg, await drawJudgements(judged, { title: `What ${run} has learned`, losses }));
+  status(`drawn in ${svg}`);
+}
+
+await program.parseAsync();

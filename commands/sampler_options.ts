@@ -1,0 +1,49 @@
+import type { Command, OptionValues } from "@commander-js/extra-typings";
+import { DEFAULT_SAMPLER, type SamplerOptions } from "../generate/generate.ts";
+import { realNumber, wholeNumber } from "./command.ts";
+
+/** Adds the options of the sampler to a command. */
+export function withSamplerOptions<Args extends unknown[], Options extends OptionValues>(
+  program: Command<Args, Options>,
+): Command<Args, Options & SamplerOptions> {
+  // the types of a chain of options take minutes to check if those before it are a parameter
+  const untyped: Command = program as never;
+  untyped.optionsGroup("Sampling:")
+    .option(
+      "--temperature <x>",
+      "0 draws the likeliest token every time",
+      realNumber,
+      DEFAULT_SAMPLER.temperature,
+    )
+    .option(
+      "--top-k <n>",
+      "only the n likeliest tokens; 0: all",
+      wholeNumber(),
+      DEFAULT_SAMPLER.topK,
+    )
+    .option(
+      "--top-p <p>",
+      "only the likeliest tokens up to this probability",
+      realNumber,
+      DEFAULT_SAMPLER.topP,
+    )
+    .option(
+      "--min-p <p>",
+      "only tokens p times as likely as the likeliest",
+      realNumber,
+      DEFAULT_SAMPLER.minP,
+    )
+    .option(
+      "--repetition-penalty <x>",
+      "above 1: tokens that the text has are less likely",
+      realNumber,
+      DEFAULT_SAMPLER.repetitionPenalty,
+    )
+    .option(
+      "--repetition-window <n>",
+      "the penalty applies to this many last tokens; 0: to all",
+      wholeNumber(),
+      DEFAULT_SAMPLER.repetitionWindow,
+    );
+  return program as never;
+}

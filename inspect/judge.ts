@@ -1,0 +1,129 @@
+import {
+  type Beginning,
+  judgeStory,
+  type Role,
+  ROLES,
+  storyBeginnings,
+} from "../data/text/stories.ts";
+import { generateBatch, type SamplerOptions } from "../generate/generate.ts";
+import type { LoadedModel } from "../generate/load.ts";
+
+/**
+ * How well a model has learned the built-in stories: it continues beginnings of stories of the grammar, and its
+ * continuations are judged.
+ *
+ * - sentences: of the whole sentences that end in the continuations, those that the grammar can write, each judged
+ *   alone.
+ * - hero, animal, thing: of the stories whose beginning names one that the rest of such a story names again, those
+ *   whose continuation names it, and whose whole text names no other.
+ *
+ * A story ends where the model ends it. A story that has a quarter more tokens than any of the grammar would have is cut
+ * off and judged as far as it goes: its unfinished sentence does not count, and a hero that was not named again is not
+ * kept.
+ *
+ * @module
+ */
+
+/** A part of what was counted. */
+export interface Share {
+  readonly count: number;
+  readonly of: number;
+}
+
+/** What is judged of stories. */
+export type StoryFigure = "sentences" | Role;
+
+/** What is judged, in the order in which it is shown. */
+export const STORY_FIGURES: readonly StoryFigure[] = ["sentences", ...ROLES];
+
+/** The figures of a model's stories; `of` is 0 if there was nothing to count. */
+export type StoryShares = Readonly<Record<StoryFigure, Share>>;
+
+/** How to judge a model. */
+export interface JudgeOptions {
+  /** Stories that the model continues, 120 by default. */
+  stories?: number;
+  /** Seed of the beginnings and of the sampler, 1 by default; with the same one, models have the same beginnings. */
+  seed?: number;
+  /** How tokens are drawn; `DEFAULT_SAMPLER` has the values that are absent. */
+  sampler?: Partial<SamplerOptions>;
+  /** Is called with the number of stories that are complete. */
+  onProgress?: (done: number) => void;
+}
+
+/** Stories that are judged by default: a share of 50 % is then known to 9 %, with 95 % confidence. */
+export const JUDGED_STORIES = 120;
+
+/** Tokens that a model may add, per token of the longest rest of the grammar's stories. */
+const ROOM = 1.25;
+
+/**
+ * Judges how a model continues stories.
+ *
+ * @throws {UserError} as `generateBatch()` does.
+ *
+ * @example Judge the last checkpoint of a run
+ * ```ts
+ * import { judgeModel, loadModel, openDevice, shareInterval } from "../mod.ts";
+ *
+ * const model = await loadModel(await openDevice(), { run: "runs/default" });
+ * const { sentences, hero } = await judgeModel(model, { stories: 12, sampler: { temperature: 0 } });
+ * console.log(`${sentences.count} of ${sentences.of} sentences are those of the grammar`);
+ * console.log("share of stories that keep their hero, 95 % interval:", shareInterval(hero));
+ * ```
+ */
+export async function judgeModel(
+  model: LoadedModel,
+  { stories = JUDGED_STORIES, seed = 1, sampler = {}, onProgress }: JudgeOptions = {},
+): Promise<StoryShares> {
+  const beginnings = storyBeginnings({ seed, count: stories });
+  const continuations = beginnings.map(() => "");
+  let done = 0;
+  // one batch per kind of beginning, as a batch takes as long as its longest story
+  for (let kind = 0; kind < ROLES.length; kind++) {
+    const places = [...beginnings.keys()].filter((i) => i % ROLES.length === kind);
+    const streams = places.map((i) => ({ prompt: beginnings[i]!.text, seed: seed + i }));
+    const lengths = places.map((i) => model.tokenizer.encode(beginnings[i]!.rest).length);
+    const maxNewTokens = Math.ceil(ROOM * Math.max(0, ...lengths));
+    for await (
+      const { stream, text, result } of generateBatch(model, { streams, maxNewTokens, sampler })
+    ) {
+      continuations[places[stream]!] += text;
+      if (result) onProgress?.(++done);
+    }
+  }
+  return sharesOf(beginnings, continuations);
+}
+
+/** The figures of continued beginnings. */
+export function sharesOf(
+  beginnings: readonly Beginning[],
+  continuations: readonly string[],
+): StoryShares {
+  const shares = { sentences: zero(), hero: zero(), animal: zero(), thing: zero() };
+  for (const [i, { text, kept }] of beginnings.entries()) {
+    const whole = judgeStory(text + continuations[i]!, { from: text.length });
+    const { named } = judgeStory(continuations[i]!);
+    shares.sentences.of += whole.sentences;
+    shares.sentences.count += whole.accepted;
+    for (const role of ROLES) {
+      if (kept[role] === undefined) continue;
+      shares[role].of++;
+      if (named[role].length > 0 && whole.named[role].length === 1) shares[role].count++;
+    }
+  }
+  return shares;
+}
+
+const zero = () => ({ count: 0, of: 0 });
+
+/**
+ * The 95 % confidence interval of the probability behind a share, for which the share was counted (Wilson 1927,
+ * https://doi.org/10.1080/01621459.1927.10502953); from 0 to 1 if nothing was counted.
+ */
+export function shareInterval({ count, of }: Share): [low: number, high: number] {
+  if (of === 0) return [0, 1];
+  const z = 1.96, p = count / of, middle = p + z ** 2 / (2 * of);
+  const half = z * Math.sqrt(p * (1 - p) / of + (z / (2 * of)) ** 2), scale = 1 + z ** 2 / of;
+  return [Math.max(0, (middle - half) / scale), Math.min(1, (middle + half) / scale)];
+}

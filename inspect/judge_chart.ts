@@ -1,0 +1,78 @@
+import { drawChart, noPoints } from "../train/chart.ts";
+import { LossCurve, lossPanel, stepAxis } from "../train/loss_curve.ts";
+import { shareInterval, STORY_FIGURES, type StoryFigure, type StoryShares } from "./judge.ts";
+
+/** The judgement of a checkpoint. */
+export interface JudgedCheckpoint {
+  /** Steps done. */
+  readonly step: number;
+  /** With the likeliest token every time. */
+  readonly greedy: StoryShares;
+  /** With tokens drawn by a sampler. */
+  readonly sampled?: StoryShares;
+}
+
+/** What each figure is called, and its colour. */
+const FIGURES: Readonly<Record<StoryFigure, { text: string; color: string }>> = {
+  sentences: { text: "sentences of the grammar", color: "#3ca951" },
+  hero: { text: "stories that keep their hero", color: "#a463f2" },
+  animal: { text: "… their animal", color: "#efb118" },
+  thing: { text: "… their thing", color: "#9c6b4e" },
+};
+
+/**
+ * Draws the judgements of a run's checkpoints as SVG, below the loss curve of the run and over the same steps. Bands
+ * are 95 % confidence intervals of the shares of sampled stories.
+ */
+export function drawJudgements(
+  judged: readonly JudgedCheckpoint[],
+  { title, losses = new LossCurve() }: { title: string; losses?: LossCurve },
+): Promise<string> {
+  const rows = STORY_FIGURES.flatMap((figure) =>
+    judged.flatMap(({ step, greedy, sampled }) =>
+      [{ isGreedy: true, share: greedy[figure] }, { isGreedy: false, share: sampled?.[figure] }]
+        .flatMap(({ isGreedy, share }) => {
+          if (!share || share.of === 0) return [];
+          const [low, high] = shareInterval(share);
+          return [{ figure, step, isGreedy, share: share.count / share.of, low, high }];
+        })
+    )
+  );
+  const greedy = rows.filter(({ isGreedy }) => isGreedy);
+  const sampled = rows.filter(({ isGreedy }) => !isGreedy);
+  const color = ({ figure }: { figure: StoryFigure }) => FIGURES[figure].color;
+  const steps = judged.map(({ step }) => step),
+    loss = lossPanel(losses, { from: Math.min(...steps) });
+  const lastStep = Math.max(loss.lastStep, ...steps);
+  const isCompared = sampled.length > 0;
+  return drawChart({
+    title,
+    notes: isCompared
+      ? ["bold: sampled stories, with 95 % confidence intervals; dotted: greedy ones"]
+      : [],
+    legend: [...loss.legend, ...STORY_FIGURES.map((figure) => FIGURES[figure])],
+    columns: 1,
+    panel: { width: 760, height: 290 },
+    panels: (plot) => {
+      const x = { ...stepAxis(lastStep), domain: [0, lastStep], insetRight: 4 };
+      const channels = { x: "step", y: "share", z: "figure", stroke: color };
+      return [
+        { ...loss.panel(plot), x: { ...x, label: null } },
+        {
+          x,
+          y: { label: "share, %", domain: [0, 100], percent: true, grid: true },
+          marks: [
+            ...noPoints(plot, rows),
+            plot.areaY(isCompared ? sampled : greedy, {
+              ...{ x: "step", y1: "low", y2: "high", z: "figure" },
+              ...{ fill: color, fillOpacity: 0.15 },
+            }),
+            plot.lineY(greedy, isCompared ? { ...channels, strokeDasharray: "1 3" } : channels),
+            plot.lineY(sampled, { ...channels, strokeWidth: 2.5 }),
+            plot.dot(isCompared ? sampled : greedy, { x: "step", y: "share", fill: color, r: 2.5 }),
+          ],
+        },
+      ];
+    },
+  });
+}

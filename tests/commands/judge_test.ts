@@ -1,0 +1,81 @@
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { once } from "../once.ts";
+import { task } from "./task.ts";
+
+const directory = Deno.makeTempDirSync();
+globalThis.addEventListener("unload", () => Deno.removeSync(directory, { recursive: true }));
+
+const RUN = join(directory, "run");
+const trained = once(() =>
+  task("train", [
+    ..."--preset nano --steps 2 --save-every 1 --batch-size 2 --context-length 16".split(" "),
+    ..."--eval-tokens 50 --sample-every 0 --out".split(" "),
+    RUN,
+  ])
+);
+
+const judge = async (...args: string[]) => {
+  assert.equal((await trained()).code, 0);
+  return await task("judge", ["--stories", "3", "--run", RUN, ...args]);
+};
+
+Deno.test("judge prints a table per way to draw tokens, and draws the shares under the loss curve", async () => {
+  const svg = join(directory, "judge.svg");
+  const { code, stdout, stderr } = await judge("--svg", svg);
+  assert.equal(code, 0, stderr);
+  const [greedy, sampled] = stdout.split("\n\n");
+  for (const [table, title] of [[greedy, "greedy"], [sampled, "temperature 0.8, top-p 0.95"]]) {
+    const lines = table!.trimEnd().split("\n");
+    assert.equal(lines[0], title);
+    assert.match(lines[1]!, /^step +sentences +hero +animal +thing$/);
+    assert.match(lines[2]!, /^1 .* 0 \(0–\d+\) of 3 +0 \(0–\d+\) of 1 +0 \(0–\d+\) of 1$/);
+    assert.match(lines[3]!, /^2 /);
+    assert.equal(lines.length, 4);
+  }
+  assert.match(stderr, /^judged step 1, checkpoint 1 of 2\njudged step 2, checkpoint 2 of 2\n/);
+  const picture = Deno.readTextFileSync(svg);
+  assert.match(picture, /^<svg .*validation \d.*stories that keep their hero.*<\/svg>\s*$/s);
+});
+
+Deno.test("judge --json prints an object per checkpoint, greedy alone at temperature 0", async () => {
+  const { code, stdout, stderr } = await judge("--json", "--checkpoint", "2", "--temperature", "0");
+  assert.equal(code, 0, stderr);
+  const { greedy, ...rest } = JSON.parse(stdout);
+  assert.deepEqual(rest, { step: 2 });
+  assert.deepEqual(Object.keys(greedy), ["sentences", "hero", "animal", "thing"]);
+  const { interval, ...hero } = greedy.hero;
+  assert.deepEqual(hero, { count: 0, of: 3 });
+  assert.ok(interval[0] === 0 && interval[1] > 0.5 && interval[1] < 0.6, `${interval}`);
+});
+
+Deno.test("judge skips a damaged checkpoint, and refuses one that is named", async () => {
+  const copy = join(directory, "copy");
+  await trained();
+  const { code: copied } = await new Deno.Command("cp", { args: ["-r", RUN, copy] }).output();
+  assert.equal(copied, 0);
+  Deno.writeTextFileSync(join(copy, "checkpoints/000001/model.safetensors"), "no weights");
+  const { code, stdout, stderr } = await judge("--run", copy, "--json");
+  assert.equal(code, 0, stderr);
+  assert.match(stderr, /^Warning: Cannot load .*000001/m);
+  assert.equal(JSON.parse(stdout).step, 2);
+  const named = await judge("--run", copy, "--checkpoint", "1");
+  assert.equal(named.code, 1);
+  assert.match(named.stderr, /^Error: Cannot load .*000001/);
+});
+
+Deno.test("judge says what is wrong when there is no run, or no SVG to write", async () => {
+  const missing = await judge("--run", join(directory, "no"));
+  assert.equal(missing.code, 1);
+  assert.match(
+    missing.stderr,
+    /^Error: Cannot load a model from .*no as there is no such directory/,
+  );
+  const file = join(directory, "a.txt");
+  const { code, stderr } = await judge("--svg", file);
+  assert.equal(code, 1);
+  assert.match(
+    stderr,
+    /^Error: Cannot write .*a\.txt as --svg must name a file that ends in \.svg/,
+  );
+});
