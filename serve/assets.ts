@@ -8,6 +8,10 @@ import figures from "./page/figures.js" with { type: "text" };
 import format from "./page/format.js" with { type: "text" };
 import main from "./page/main.js" with { type: "text" };
 import playground from "./page/playground.js" with { type: "text" };
+import playgroundStyle from "./page/playground.css" with { type: "text" };
+import playgroundClient from "./page/playground_client.js" with { type: "text" };
+import playgroundPanels from "./page/playground_panels.js" with { type: "text" };
+import playgroundTokens from "./page/playground_tokens.js" with { type: "text" };
 import runList from "./page/run_list.js" with { type: "text" };
 import selection from "./page/selection.js" with { type: "text" };
 import source from "./page/source.js" with { type: "text" };
@@ -34,6 +38,10 @@ export const ASSETS: ReadonlyMap<string, string> = new Map([
   ["format.js", format],
   ["main.js", main],
   ["playground.js", playground],
+  ["playground.css", playgroundStyle],
+  ["playground_client.js", playgroundClient],
+  ["playground_panels.js", playgroundPanels],
+  ["playground_tokens.js", playgroundTokens],
   ["run_list.js", runList],
   ["selection.js", selection],
   ["source.js", source],

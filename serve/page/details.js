@@ -174,7 +174,7 @@ function optionText(value) {
  * A table that may be wider than the page.
  *
  * @param {string} label
- * @param {HTMLElement} content
+ * @param {Element} content
  */
 export function scrolling(label, content) {
   return create(

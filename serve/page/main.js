@@ -442,7 +442,7 @@ function listenToTheme() {
 /** The run of the playground and its checkpoints. */
 function playgroundRun() {
   const run = detailsRun.value;
-  return { run, checkpoints: details.get(run)?.checkpoints.map(({ step }) => step) ?? [] };
+  return { run, checkpoints: details.get(run)?.checkpoints ?? [] };
 }
 
 async function openPlayground() {

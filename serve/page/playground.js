@@ -1,16 +1,71 @@
 // @ts-check
 /// <reference lib="dom" />
+/// <reference lib="dom.iterable" />
+import { create } from "./dom.js";
+import { complete, inspect, Refusal, usualSettings } from "./playground_client.js";
+import { panels } from "./playground_panels.js";
+import { legend, tokenList } from "./playground_tokens.js";
 
 /**
- * The playground of a run.
+ * The playground of a run: a prompt is continued by one of its checkpoints, and what the model did is shown.
  *
  * @module
  */
 
+/** @import { Prediction, Token } from "./playground_client.js" */
+
 /**
- * What the playground works with: the run that is selected on the page, and the steps of its checkpoints, ascending.
- * @typedef {{ run: string, checkpoints: readonly number[] }} Selected
+ * A checkpoint of a run.
+ * @typedef {{ step: number, isBest: boolean, isLatest: boolean }} Checkpoint
  */
+
+/**
+ * What the playground works with: the run that is selected on the page, and its checkpoints in ascending order.
+ * @typedef {{ run: string, checkpoints: readonly Checkpoint[] }} Selected
+ */
+
+/**
+ * The numbers of a request: name, label, step, and the value unless it is that of `deno task generate`.
+ *
+ * @type {readonly (readonly [name: string, label: string, step: number, value?: number])[]}
+ */
+const SETTINGS = [
+  ["n", "completions", 1, 2],
+  ["max_tokens", "tokens", 10, 100],
+  ["temperature", "temperature", 0.1],
+  ["top_k", "top-k", 1],
+  ["top_p", "top-p", 0.05],
+  ["min_p", "min-p", 0.01],
+  ["repetition_penalty", "repetition penalty", 0.1],
+  ["repetition_window", "repetition window", 1],
+  ["seed", "seed", 1, 1],
+];
+
+/** Settings that the sampler has. */
+const SAMPLER = SETTINGS.map(([name]) => name)
+  .filter((name) => !["n", "max_tokens", "seed"].includes(name));
+
+/** Completions of one request side by side, at most. */
+const MOST_COMPLETIONS = 8;
+
+/** Answers that are remembered, so that the slider moves back at once. */
+const MOST_REMEMBERED = 200;
+
+/** Milliseconds without a change after which a request is made. */
+const CALM_MS = 150;
+
+/**
+ * A completion that ended.
+ * @typedef {object} Completed
+ * @property {string} model
+ * @property {string} text
+ * @property {string} reason
+ * @property {readonly Token[]} tokens of prompt and completion
+ * @property {readonly Prediction[]} predictions
+ * @property {number} promptLength
+ */
+
+let mounted = 0; // for ids that are unique on the page
 
 /**
  * Fills the element of the playground.
@@ -19,7 +74,334 @@
  * @param {Selected} selected
  * @returns {{ update(selected: Selected): void, close(): void }}
  */
-export function mountPlayground(element, { run }) {
-  element.textContent = `The playground of ${run} is not built yet.`;
-  return { update() {}, close: () => element.replaceChildren() };
+export function mountPlayground(element, selected) {
+  const prefix = `playground-${++mounted}`;
+  /** @type {Map<string, Completed[]>} */
+  const remembered = new Map();
+  let { run, checkpoints } = selected;
+  let asked = new AbortController();
+  /** The token that is looked at: its completion, and its index. @type {{ card: number, index: number } | undefined} */
+  let lookedAt;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  let calm;
+  const whenCalm = (/** @type {() => void} */ action) => {
+    clearTimeout(calm);
+    calm = setTimeout(action, CALM_MS);
+  };
+
+  const prompt = create("textarea", { id: `${prefix}-prompt`, rows: 2, spellcheck: "false" });
+  prompt.value = "Once upon a time";
+  const inputs = new Map(SETTINGS.map(([name, , step, value]) => {
+    const input = create("input", {
+      id: `${prefix}-${name}`,
+      name,
+      type: "number",
+      min: 0,
+      step: "any",
+      inputmode: "decimal",
+      ...(value === undefined ? {} : { value }),
+    });
+    input.addEventListener("keydown", (event) => { // any number is valid, and arrows go by useful steps
+      const sign = { ArrowUp: 1, ArrowDown: -1 }[event.key];
+      if (sign === undefined) return;
+      event.preventDefault();
+      input.value = `${Math.max(0, Number((Number(input.value) + sign * step).toFixed(6)))}`;
+      input.dispatchEvent(new Event("input", { bubbles: true }));
+    });
+    return [name, input];
+  }));
+  const slider = create("input", { id: `${prefix}-checkpoint`, type: "range", min: 0, step: 1 });
+  const step = create("output", { for: slider.id });
+  const start = create("button", { type: "submit", class: "button" }, "Generate");
+  const stop = create(
+    "button",
+    { type: "button", class: "button", disabled: true, click: () => asked.abort() },
+    "Stop",
+  );
+  const status = create("p", { role: "status" });
+  const cards = create("div", { class: "completions" });
+  const colours = legend();
+  colours.hidden = true;
+  const inside = panels();
+
+  const form = create(
+    "form",
+    { novalidate: true, "aria-label": "Playground" },
+    create("label", { for: prompt.id }, "Prompt"),
+    prompt,
+    create(
+      "div",
+      { class: "checkpoint" },
+      create("label", { for: slider.id }, "Checkpoint"),
+      slider,
+      step,
+    ),
+    create(
+      "fieldset",
+      {},
+      create("legend", {}, "Sampling"),
+      ...SETTINGS.map(([name, label]) => {
+        const input = /** @type {HTMLInputElement} */ (inputs.get(name));
+        return create("div", {}, create("label", { for: input.id }, label), input);
+      }),
+    ),
+    create("div", { class: "buttons" }, start, stop),
+  );
+  element.replaceChildren(form, status, colours, cards, inside.element);
+  element.classList.add("playground");
+
+  /** @param {readonly string[]} names */
+  const settings = (names) =>
+    Object.fromEntries(names.flatMap((name) => {
+      const { value } = /** @type {HTMLInputElement} */ (inputs.get(name));
+      return value === "" ? [] : [[name, Number(value)]];
+    }));
+  const checkpoint = () => checkpoints[Number(slider.value)];
+  const say = (/** @type {string} */ text) => status.textContent = text;
+
+  /** Shows which field is wrong, if one is. @param {string | null} field */
+  const blame = (field) => {
+    for (const [name, input] of inputs) {
+      if (name === field) input.setAttribute("aria-invalid", "true");
+      else input.removeAttribute("aria-invalid");
+    }
+  };
+
+  const showCheckpoint = () => {
+    const { step: steps, isBest, isLatest } = checkpoint() ?? {};
+    const text = steps === undefined
+      ? "none yet"
+      : `step ${steps.toLocaleString("en")}${isLatest ? ", newest" : ""}${isBest ? ", best" : ""}`;
+    step.textContent = text;
+    slider.setAttribute("aria-valuetext", text);
+  };
+
+  /** The checkpoints of the run; the newest is chosen unless another was. */
+  const showCheckpoints = (/** @type {number | undefined} */ before) => {
+    const kept = checkpoints.findIndex(({ step }) => step === before);
+    slider.max = `${Math.max(0, checkpoints.length - 1)}`;
+    slider.value = `${kept >= 0 ? kept : checkpoints.length - 1}`;
+    slider.disabled = checkpoints.length < 2;
+    start.disabled = checkpoints.length === 0;
+    if (checkpoints.length === 0) say("This run has no checkpoint yet.");
+    showCheckpoint();
+  };
+
+  /**
+   * Selects a token of a completion, and looks inside the model there.
+   *
+   * @param {readonly Completed[]} completions
+   * @param {readonly ReturnType<typeof tokenList>[]} lists
+   */
+  const look = (completions, lists) => {
+    const { card, index } = lookedAt ?? { card: -1, index: -1 };
+    lists.forEach((list, i) => list.select(i === card ? index : -1));
+    const completion = completions[card], token = completion?.tokens[index];
+    if (!completion || !token) return inside.update(undefined);
+    inside.update({
+      ...completion,
+      token,
+      index,
+      settings: () => settings(SAMPLER),
+      onSelect: (index) => {
+        lookedAt = { card, index };
+        look(completions, lists);
+      },
+    });
+  };
+
+  /** Shows completions that ended. @param {readonly Completed[]} completions */
+  const show = (completions) => {
+    const lists = completions.map((completion, i) =>
+      tokenList({
+        ...completion,
+        label: `Tokens of completion ${i + 1}`,
+        onSelect: (index) => {
+          lookedAt = { card: i, index };
+          look(completions, lists);
+        },
+      })
+    );
+    cards.replaceChildren(
+      ...lists.map(({ element }, i) => card(i, completions[i]?.reason ?? "", element)),
+    );
+    colours.hidden = false;
+    lookedAt ??= { card: 0, index: firstChoice(completions[0]) };
+    look(completions, lists);
+  };
+
+  const generate = async () => {
+    asked.abort();
+    asked = new AbortController();
+    const { signal } = asked, { step } = checkpoint() ?? {};
+    if (step === undefined) return;
+    const body = {
+      model: `${run}@${step}`,
+      prompt: prompt.value,
+      ...settings(SETTINGS.map(([name]) => name)),
+    };
+    blame(null);
+    const key = JSON.stringify(body), known = remembered.get(key);
+    if (known) {
+      say(`${body.model}: as before.`);
+      return show(known);
+    }
+    const since = performance.now();
+    stop.disabled = false;
+    say(`${body.model} is asked…`);
+    try {
+      if (/** @type {any} */ (body).n > MOST_COMPLETIONS) {
+        throw new Refusal(`Cannot show more than ${MOST_COMPLETIONS} completions at once`, "n");
+      }
+      const completions = await generated(body, signal);
+      remembered.set(key, completions);
+      for (const oldest of remembered.keys()) {
+        if (remembered.size > MOST_REMEMBERED) remembered.delete(oldest);
+      }
+      const drawn = completions.reduce((sum, c) => sum + c.tokens.length - c.promptLength, 0);
+      const seconds = ((performance.now() - since) / 1000).toFixed(1);
+      say(
+        `${body.model}: ${drawn} tokens in ${seconds} s, their probabilities included.`,
+      );
+      show(completions);
+    } catch (error) {
+      if (signal.aborted) {
+        if (signal === asked.signal) say("Stopped.");
+        return;
+      }
+      if (!(error instanceof Refusal)) throw error;
+      say(error.message);
+      blame(error.field);
+    } finally {
+      if (signal === asked.signal) stop.disabled = true;
+    }
+  };
+
+  /**
+   * Streams completions onto the page, then asks for the probabilities of their tokens.
+   *
+   * @param {{ model: string }} body
+   * @param {AbortSignal} signal
+   * @returns {Promise<Completed[]>}
+   */
+  const generated = async (body, signal) => {
+    /** @type {{ model: string, text: string, reason: string, given: number[], drawn: number[], shown: HTMLElement }[]} */
+    const streams = [];
+    for await (const piece of complete(body, signal)) {
+      const { index, model, text, token_ids, prompt_token_ids, finish_reason } = piece;
+      const stream = streams[index] ??= {
+        model,
+        text: "",
+        reason: "",
+        given: prompt_token_ids ?? [],
+        drawn: [],
+        shown: create(
+          "p",
+          { class: "streaming" },
+          create("span", { class: "given" }, prompt.value),
+        ),
+      };
+      if (stream.text === "" && stream.drawn.length === 0) {
+        cards.replaceChildren(...streams.map(({ shown }, i) => card(i, "generating…", shown)));
+      }
+      stream.text += text;
+      stream.drawn.push(...token_ids);
+      stream.reason = finish_reason === "length" ? "cut after its last token" : "ended by itself";
+      stream.shown.append(text);
+    }
+    const completions = [];
+    for (const { model, text, reason, given, drawn } of streams) {
+      const { tokens, predictions } = await inspect("predictions", {
+        model,
+        ids: [...given, ...drawn],
+        top: 10,
+      }, signal);
+      completions.push({ model, text, reason, tokens, predictions, promptLength: given.length });
+    }
+    return completions;
+  };
+
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    generate();
+  });
+  prompt.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) generate();
+  });
+  slider.addEventListener("input", () => {
+    showCheckpoint();
+    if (cards.childElementCount > 0) whenCalm(generate);
+  });
+  form.addEventListener("input", ({ target }) => {
+    const { name } = /** @type {HTMLInputElement} */ (target);
+    if (SAMPLER.includes(name)) whenCalm(() => inside.refreshSampler());
+  });
+  const scheme = matchMedia("(prefers-color-scheme: dark)"), redraw = () => inside.redraw();
+  scheme.addEventListener("change", redraw);
+  const theme = new MutationObserver(redraw); // the reader can choose one
+  theme.observe(document.documentElement, { attributeFilter: ["style"] });
+
+  showCheckpoints(undefined);
+  usualSettings().then((usual) => {
+    for (const [name, input] of inputs) {
+      if (input.value === "" && usual[name]) input.value = `${usual[name].value}`;
+    }
+  }, () => say("Cannot reach the server: is deno task dashboard still running?"));
+
+  return {
+    update(next) {
+      const before = next.run === run && checkpoint() !== checkpoints.at(-1)
+        ? checkpoint()?.step
+        : undefined;
+      const isOther = next.run !== run;
+      ({ run, checkpoints } = next);
+      if (isOther) {
+        asked.abort();
+        remembered.clear();
+        cards.replaceChildren();
+        colours.hidden = true;
+        lookedAt = undefined;
+        inside.update(undefined);
+        say("");
+      }
+      showCheckpoints(before);
+    },
+    close() {
+      asked.abort();
+      clearTimeout(calm);
+      inside.close();
+      scheme.removeEventListener("change", redraw);
+      theme.disconnect();
+      element.replaceChildren();
+    },
+  };
+}
+
+/**
+ * Where a model was first unsure in a completion, or else its first token.
+ *
+ * @param {Completed | undefined} completion
+ */
+function firstChoice(completion) {
+  const { predictions, promptLength } = completion ?? { predictions: [], promptLength: 0 };
+  const unsure = predictions.findIndex(({ next }, i) =>
+    i + 1 >= promptLength && next && next.probability < 0.5
+  );
+  return unsure < 0 ? promptLength : unsure + 1;
+}
+
+/**
+ * A completion among others.
+ *
+ * @param {number} index
+ * @param {string} reason
+ * @param {Node} content
+ */
+function card(index, reason, content) {
+  return create(
+    "article",
+    { class: "card" },
+    create("h3", {}, `Completion ${index + 1}`, create("small", {}, reason)),
+    content,
+  );
 }
