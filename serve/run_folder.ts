@@ -7,7 +7,7 @@ import { isLocked } from "../train/run_directory.ts";
 import { isRun } from "../train/run_place.ts";
 import { type LastSteps, RunIndex } from "./run_index.ts";
 import { glance, RunReader } from "./run_reader.ts";
-import { detailsOf, rowOf, type RunDetails, type RunRow, stateIn } from "./run_view.ts";
+import { detailsOf, ingredientsOf, rowOf, type RunDetails, type RunRow } from "./run_view.ts";
 import type { Columns } from "./thinned_curve.ts";
 
 /**
@@ -91,7 +91,7 @@ export class RunFolder {
 
   /** The directory of a run; undefined for an unknown name, so that no request can name another path. */
   findRun(name: string): string | undefined {
-    return this.#runs.get(name)?.path;
+    return this.#run(name)?.path;
   }
 
   /** All runs, the one that was written to last first. */
@@ -106,7 +106,7 @@ export class RunFolder {
 
   /** All that the page shows of a run beside its curves; undefined for an unknown name. */
   async details(name: string): Promise<RunDetails | undefined> {
-    const run = this.#runs.get(name);
+    const run = this.#run(name);
     if (!run) return undefined;
     const reader = await this.#reader(run);
     return detailsOf(this.#row(run), run.path, reader.best);
@@ -121,7 +121,7 @@ export class RunFolder {
     name: string,
     known?: { generation: string } & LastSteps,
   ): Promise<RunCurves | undefined> {
-    const run = this.#runs.get(name);
+    const run = this.#run(name);
     if (!run) return undefined;
     const reader = await this.#reader(run), { best: index, isComplete, generation } = reader;
     const isAppended = isComplete && known?.generation === generation;
@@ -139,7 +139,7 @@ export class RunFolder {
 
   /** Reads all of a run's record, however long that takes. */
   async readWhole(name: string): Promise<void> {
-    const run = this.#runs.get(name);
+    const run = this.#run(name);
     const reader = run && await this.#reader(run);
     while (reader && !reader.isComplete) await pause();
   }
@@ -148,15 +148,9 @@ export class RunFolder {
   async differences(names: readonly string[]): Promise<[flag: string, values: string[]][]> {
     const runs: Ingredients[] = [];
     for (const name of names) {
-      const run = this.#runs.get(name);
+      const run = this.#run(name);
       if (!run) continue;
-      const { start } = (await this.#reader(run)).best, state = stateIn(run.path);
-      runs.push({
-        options: (start?.options ?? state?.options ?? {}) as Record<string, unknown>,
-        adapter: state?.tuning.adapter ?? start?.device ?? null,
-        dataHash: state?.data.hash ?? name, // unknown texts are different ones
-        tokenizerHash: state?.tokenizerHash ?? name,
-      });
+      runs.push(ingredientsOf(name, run.path, (await this.#reader(run)).best));
     }
     return differences(runs);
   }
@@ -189,6 +183,12 @@ export class RunFolder {
     const gone = [...before.keys()].filter((name) => !this.#runs.has(name));
     if (rows.length === 0 && gone.length === 0) return;
     for (const onChange of this.#watchers) onChange({ rows, gone });
+  }
+
+  /** The run with a name, which may have appeared since the last search. */
+  #run(name: string): Found | undefined {
+    if (!this.#runs.has(name)) this.#search();
+    return this.#runs.get(name);
   }
 
   /** The row of a run; its record is read if it changed. */

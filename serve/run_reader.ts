@@ -21,7 +21,7 @@ const EVALUATION_BYTES = 2 ** 20;
 const PLACES = 1000, PLACE_BYTES = 2 ** 12;
 
 /** Bytes before the place that was read last by which a record is recognized. */
-const MARK_BYTES = 64;
+const MARK_BYTES = 2 ** 10;
 
 /** Follows a record. */
 export class RunReader {

@@ -4,10 +4,10 @@ import { isSystemError } from "../files/disk.ts";
 import { flagOf } from "../files/command_line.ts";
 import { sentenceOf } from "../files/user_error.ts";
 import { listCheckpoints, readHint, type TrainerState } from "../model/files/checkpoint.ts";
-import { newestState } from "../train/compare.ts";
+import { type Ingredients, newestState } from "../train/compare.ts";
+import { UNSAVED } from "../train/resolve.ts";
 import { isLocked } from "../train/run_directory.ts";
-import type { Sample, Warning } from "./run_index.ts";
-import type { RunIndex } from "./run_index.ts";
+import type { RunIndex, Sample, Warning } from "./run_index.ts";
 
 /**
  * What the page shows of a run, from the index of its record and from its checkpoints.
@@ -141,8 +141,21 @@ export function detailsOf(row: RunRow, path: string, index: RunIndex): RunDetail
   };
 }
 
+/** What a training was made of, for a comparison with others. */
+export function ingredientsOf(name: string, path: string, { start }: RunIndex): Ingredients {
+  const state = stateIn(path);
+  const options = Object.entries(start?.options ?? state?.options ?? {});
+  return {
+    options: Object.fromEntries(options.filter(([name]) => !UNSAVED.includes(name))),
+    adapter: state?.tuning.adapter ?? start?.device ?? null,
+    // what is not known counts as different
+    dataHash: state?.data.hash ?? name,
+    tokenizerHash: state?.tokenizerHash ?? name,
+  };
+}
+
 /** The state in the newest checkpoint that can be read. */
-export function stateIn(run: string, problems: string[] = []): TrainerState | undefined {
+function stateIn(run: string, problems: string[] = []): TrainerState | undefined {
   try {
     return newestState(run, (sentence) => problems.push(sentence))?.state;
   } catch (error) {

@@ -228,7 +228,7 @@ export function checkRates(
 }
 
 /** Options that no checkpoint stores. */
-const UNSAVED: readonly string[] = optionsWhere(({ onResume }) => onResume === "unsaved");
+export const UNSAVED: readonly string[] = optionsWhere(({ onResume }) => onResume === "unsaved");
 
 /** Names of the options that the user typed and a checkpoint stores, in the order of the table. */
 export function typedNames(given: Partial<TrainOptions>): string[] {

@@ -411,7 +411,7 @@ function lineOf(run, figure, { axis, smoothing }) {
     : axis === "tokens"
     ? step.map((step) => tokensPerStep === null ? null : step * tokensPerStep)
     : seconds;
-  const isSmoothed = smoothing > 0 && figure.kind === "step";
+  const isSmoothed = smoothing > 0 && figure.noisy === true;
   const smooth = isSmoothed ? movingAverage(mean, smoothing) : undefined;
   /** @type {number[]} */
   const x = [];
@@ -545,12 +545,12 @@ function shortText(value) {
  */
 function axisTexts(splits, axis) {
   if (axis !== "time") return splits.map(shortText);
-  const hasHours = (splits.at(-1) ?? 0) >= 3600;
+  const longest = splits.at(-1) ?? 0;
+  if (longest < 120) return splits.map((split) => `${split} s`);
+  const [unit, seconds] = longest < 7200 ? ["min", 60] : ["h", 3600];
   return splits.map((split) => {
-    const [whole, part] = hasHours ? [split / 3600, split / 60 % 60] : [split / 60, split % 60];
-    return `${Math.floor(whole)}:${`${Math.floor(part)}`.padStart(2, "0")} ${
-      hasHours ? "h" : "min"
-    }`;
+    const rest = `${Math.floor(split % seconds / seconds * 60)}`.padStart(2, "0");
+    return `${Math.floor(split / seconds)}:${rest} ${unit}`;
   });
 }
 

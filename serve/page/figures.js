@@ -12,6 +12,7 @@
  * @property {"step" | "evaluation"} kind kind of the lines
  * @property {string} field its name in a line
  * @property {string} label
+ * @property {boolean} [noisy] whether it differs from step to step by chance, and may be smoothed
  */
 
 /**
@@ -33,7 +34,7 @@ export const CHARTS = [
     title: "Loss",
     unit: "nats per token",
     figures: [
-      { kind: "step", field: "loss", label: "training" },
+      { kind: "step", field: "loss", label: "training", noisy: true },
       { kind: "evaluation", field: "loss", label: "validation" },
     ],
     log: true,
@@ -57,21 +58,21 @@ export const CHARTS = [
     id: "gradient-norm",
     title: "Gradient norm",
     unit: "before clipping",
-    figures: [{ kind: "step", field: "gradientNorm", label: "norm" }],
+    figures: [{ kind: "step", field: "gradientNorm", label: "norm", noisy: true }],
     log: true,
   },
   {
     id: "speed",
     title: "Speed",
     unit: "tokens per second",
-    figures: [{ kind: "step", field: "tokensPerSecond", label: "speed" }],
+    figures: [{ kind: "step", field: "tokensPerSecond", label: "speed", noisy: true }],
     log: true,
   },
   {
     id: "data-time",
     title: "Time in data",
     unit: "ms per step",
-    figures: [{ kind: "step", field: "dataMs", label: "time" }],
+    figures: [{ kind: "step", field: "dataMs", label: "time", noisy: true }],
     log: true,
   },
   {

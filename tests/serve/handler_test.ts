@@ -1,0 +1,249 @@
+import assert from "node:assert/strict";
+import { mkdirSync, symlinkSync } from "node:fs";
+import { join } from "node:path";
+import { createHandler } from "../../serve/handler.ts";
+import type { Changes, RunCurves } from "../../serve/run_folder.ts";
+import type { RunDetails, RunRow } from "../../serve/run_view.ts";
+import { openRunDirectory } from "../../train/run_directory.ts";
+import { directory, exampleFiles, exampleState } from "../checkpoints.ts";
+import { evaluation, start, step, steps, writeRecord } from "./records.ts";
+
+const folder = join(directory, "runs");
+mkdirSync(folder);
+const handler = createHandler({ folder });
+
+/** Asks for a path as the page does. */
+function ask(
+  path: string,
+  headers: Record<string, string> = {},
+  method = "GET",
+): Promise<Response> {
+  const host = { host: "127.0.0.1:4242" };
+  return handler(
+    new Request(`http://127.0.0.1:4242${path}`, { method, headers: { ...host, ...headers } }),
+  );
+}
+
+async function json<T>(path: string): Promise<T> {
+  return await (await ask(path)).json();
+}
+
+const rowNamed = async (name: string) =>
+  (await json<RunRow[]>("/api/runs")).find((row) => row.name === name);
+
+Deno.test("createHandler() serves the page, its files, and nothing else", async () => {
+  const page = await ask("/");
+  assert.equal(page.headers.get("content-type"), "text/html; charset=utf-8");
+  const assets = [...(await page.text()).matchAll(/(?:src|href)="(\/assets\/[^"]+)"/g)];
+  assert.ok(assets.length >= 4);
+  for (const [, path] of assets) assert.equal((await ask(path!)).status, 200, path);
+  for (const path of ["/assets/../deno.json", "/assets/none.js", "/deno.json", "/api/none"]) {
+    assert.equal((await ask(path)).status, 404, path);
+  }
+  assert.equal((await ask("/api/runs", {}, "POST")).status, 405);
+});
+
+Deno.test("createHandler() refuses other hosts and other pages, and names them", async () => {
+  const refused: [Record<string, string>, RegExp][] = [
+    [{ host: "evil.example:4242" }, /current host is "evil.example:4242"/],
+    [{ host: "127.0.0.1.evil.example" }, /current host is "127.0.0.1.evil.example"/],
+    [{ host: "" }, /current host is ""/],
+    [{ origin: "http://evil.example" }, /current origin is "http:\/\/evil.example"/],
+    [{ origin: "http://127.0.0.1:9999" }, /current origin/],
+    [{ origin: "null" }, /current origin is "null"/],
+    [{ "sec-fetch-site": "cross-site" }, /current sec-fetch-site is "cross-site"/],
+    [{ "sec-fetch-site": "same-site", "sec-fetch-mode": "navigate" }, /sec-fetch-site/],
+  ];
+  for (const [headers, reason] of refused) {
+    const response = await ask("/api/runs", headers);
+    assert.equal(response.status, 403);
+    assert.match((await response.json()).error.message, reason);
+  }
+  const allowed: Record<string, string>[] = [
+    { host: "localhost:1" },
+    { host: "[::1]:4242" },
+    { origin: "http://127.0.0.1:4242", "sec-fetch-site": "same-origin" },
+  ];
+  for (const headers of allowed) assert.equal((await ask("/api/runs", headers)).status, 200);
+  const link = { "sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate" };
+  assert.equal((await ask("/", link)).status, 200, "a link on another page opens the page");
+});
+
+Deno.test("createHandler() lets the page load nothing from elsewhere, and no other page load it", async () => {
+  for (const path of ["/", "/assets/main.js", "/api/runs", "/none"]) {
+    const { headers } = await ask(path);
+    assert.match(
+      headers.get("content-security-policy")!,
+      /^default-src 'none'; script-src 'self';/,
+    );
+    assert.doesNotMatch(headers.get("content-security-policy")!, /unsafe|http|\*/);
+    assert.equal(headers.get("cross-origin-resource-policy"), "same-origin");
+    assert.equal(headers.get("access-control-allow-origin"), null);
+    assert.equal(headers.get("x-content-type-options"), "nosniff");
+  }
+});
+
+Deno.test("/api/runs says of each run how far it is and in which state", async () => {
+  const states = join(folder, "states");
+  const write = (name: string, lines: string[]) => writeRecord(join(states, name), lines);
+  write("finished", [start(2), step(1), step(2), evaluation(2)]);
+  write("stopped", [start(9), step(1), '{"kind":"end","step":1,"reason":"interrupted"}']);
+  write("killed", [start(9), step(1)]);
+  write("patient", [start(9), step(1), '{"kind":"end","step":1,"reason":"patience"}']);
+  write("failed", [start(9), step(1), '{"kind":"end","step":1,"reason":"error","message":"no!"}']);
+  write("diverged", [start(9), step(1), evaluation(1, null)]);
+  write("noise", ["\u0000\u0001", "{"]);
+  write("resumed", [start(9), '{"kind":"end","step":0,"reason":"steps"}', start(9), step(1)]);
+  mkdirSync(join(states, "no-run"));
+  const training = openRunDirectory(join(states, "training"));
+  try {
+    const rows = await json<RunRow[]>("/api/runs");
+    const found = rows.filter(({ name }) => name.startsWith("states/"))
+      .map(({ name, state, reason }) => [name.slice(7), state, reason]).sort();
+    assert.deepEqual(found, [
+      ["diverged", "broken", "its loss is not finite"],
+      ["failed", "broken", "no!"],
+      ["finished", "finished", null],
+      ["killed", "interrupted", null],
+      ["noise", "broken", "its record is empty"],
+      ["patient", "finished", "the validation loss did not improve any more"],
+      ["resumed", "interrupted", null],
+      ["stopped", "interrupted", null],
+      ["training", "training", null],
+    ]);
+  } finally {
+    training.close();
+  }
+  const row = await rowNamed("states/finished");
+  assert.deepEqual(row, {
+    name: "states/finished",
+    state: "finished",
+    reason: null,
+    step: 2,
+    steps: 2,
+    loss: 0.5,
+    validation: { step: 2, loss: 1 },
+    tokensPerSecond: 160,
+    parameters: 1000,
+    device: "a device",
+    memoryBytes: 2e6,
+    time: "2026-01-01T10:00:02.000Z",
+  });
+});
+
+Deno.test("/api/run has options, checkpoints, samples and warnings of a run", async () => {
+  const path = join(folder, "whole");
+  const run = openRunDirectory(path);
+  run.append(
+    "metrics.jsonl",
+    [
+      start(4, { learningRate: 0.5 }),
+      ...steps(4),
+      evaluation(2, 3),
+      evaluation(4, 4),
+      '{"kind":"sample","step":4,"prompt":"<b>","text":"x"}',
+    ].join("\n"),
+  );
+  run.save(exampleFiles("one"), exampleState(2), { keep: 9, best: true });
+  run.save(exampleFiles("two"), exampleState(4), { keep: 9, best: false });
+  run.close();
+  const details = await json<RunDetails>("/api/run?run=whole");
+  assert.deepEqual(
+    details.checkpoints.map(({ step, isBest, isLatest }) => [step, isBest, isLatest]),
+    [
+      [2, true, false],
+      [4, false, true],
+    ],
+  );
+  assert.ok(details.checkpoints.every(({ bytes }) => bytes > 100));
+  assert.deepEqual(details.best, { step: 2, loss: 3 });
+  assert.deepEqual(details.samples, [{ step: 4, prompt: "<b>", text: "x" }]);
+  assert.ok(details.options.some(([flag, value]) => flag === "--learning-rate" && value === 0.5));
+  assert.deepEqual(details.problems, []);
+});
+
+Deno.test("/api/curves has every figure of the record, and afterwards what was appended", async () => {
+  const path = writeRecord(join(folder, "growing"), [start(), ...steps(10), evaluation(10)]);
+  const first = await json<RunCurves>("/api/curves?run=growing");
+  assert.ok(first.isComplete && !first.isAppended);
+  assert.deepEqual(
+    first.curves["step.loss"]!.value,
+    steps(10).map((line) => JSON.parse(line).loss),
+  );
+  const known = new URLSearchParams({
+    run: "growing",
+    generation: first.generation,
+    step: "10",
+    evaluation: "10",
+  });
+  Deno.writeTextFileSync(path, `${step(11, 7)}\n${evaluation(11, 8)}\n`, { append: true });
+  const next = await json<RunCurves>(`/api/curves?${known}`);
+  assert.ok(next.isAppended);
+  assert.deepEqual(next.curves["step.loss"]!.value, [7]);
+  assert.deepEqual(next.curves["evaluation.loss"]!.value, [8]);
+  writeRecord(join(folder, "growing"), [start(), step(1, 5)]);
+  const anew = await json<RunCurves>(`/api/curves?${known}`);
+  assert.ok(!anew.isAppended);
+  assert.deepEqual(anew.curves["step.loss"]!.value, [5]);
+});
+
+Deno.test("/api/differences compares the options of runs", async () => {
+  writeRecord(join(folder, "fast"), [start(9, { learningRate: 0.1, out: "runs/fast" }), step(1)]);
+  writeRecord(join(folder, "slow"), [start(9, { learningRate: 0.01, out: "runs/slow" }), step(1)]);
+  const rows = await json<[string, string[]][]>("/api/differences?run=fast&run=slow&run=none");
+  assert.deepEqual(rows, [["--learning-rate", ["0.1", "0.01"]]]);
+});
+
+Deno.test("createHandler() knows only runs below its folder, and follows no link to a directory", async () => {
+  const outside = join(directory, "outside");
+  writeRecord(outside, [start(), step(1)]);
+  symlinkSync(outside, join(folder, "link"), "dir");
+  symlinkSync(folder, join(folder, "circle"), "dir");
+  for (const name of ["../outside", "link", "circle/whole", "", "/etc", "a\0b"]) {
+    const query = new URLSearchParams({ run: name });
+    for (const route of ["run", "curves"]) {
+      const response = await ask(`/api/${route}?${query}`);
+      assert.equal(response.status, 404, name);
+      assert.match((await response.json()).error.message, /^Cannot find run /);
+    }
+  }
+  assert.equal(await rowNamed("link"), undefined);
+});
+
+Deno.test("createHandler() shows hostile names and damaged runs as they are", async () => {
+  const name = '<img src=x onerror="alert(1)">&';
+  writeRecord(join(folder, name), [start(9, { preset: "</script><b>" }), step(1)]);
+  const query = new URLSearchParams({ run: name });
+  assert.equal((await json<RunDetails>(`/api/run?${query}`)).name, name);
+  const damaged = join(folder, "damaged");
+  mkdirSync(join(damaged, "checkpoints", "000003"), { recursive: true });
+  Deno.writeTextFileSync(join(damaged, "checkpoints", "000003", "trainer_state.json"), "{");
+  mkdirSync(join(damaged, "metrics.jsonl"));
+  const details = await json<RunDetails>("/api/run?run=damaged");
+  assert.equal(details.state, "broken");
+  assert.ok(details.problems.some((problem) => problem.includes("trainer_state.json")));
+});
+
+Deno.test("/api/events says which runs change, appear and vanish, and ends with its signal", async () => {
+  const live = join(directory, "live"), abort = new AbortController();
+  const path = writeRecord(join(live, "a"), [start(), step(1)]);
+  const handler = createHandler({ folder: live, signal: abort.signal });
+  const response = await handler(
+    new Request("http://localhost/api/events", { headers: { host: "localhost" } }),
+  );
+  assert.equal(response.headers.get("content-type"), "text/event-stream");
+  const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
+  const next = async (): Promise<Changes> => {
+    for (;;) {
+      const { value = "", done } = await reader.read();
+      assert.ok(!done);
+      if (value.startsWith("data: ")) return JSON.parse(value.slice(6));
+    }
+  };
+  await next(); // the first look makes all rows
+  Deno.writeTextFileSync(path, `${step(2, 9)}\n`, { append: true });
+  const { rows } = await next();
+  assert.deepEqual(rows.map(({ name, step, loss }) => [name, step, loss]), [["a", 2, 9]]);
+  abort.abort();
+  assert.ok((await reader.read()).done);
+});

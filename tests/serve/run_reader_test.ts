@@ -1,0 +1,141 @@
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { glance, RunReader } from "../../serve/run_reader.ts";
+import { directory } from "../checkpoints.ts";
+import { evaluation, start, step, steps, writeRecord } from "./records.ts";
+
+let runs = 0;
+
+/** A new record with these lines. */
+function record(lines: readonly string[], end?: string): string {
+  return writeRecord(join(directory, `reader-${runs++}`), lines, end);
+}
+
+/** Reads all of a record. */
+function readAll(reader: RunReader): RunReader {
+  do reader.follow(Infinity); while (!reader.isComplete);
+  return reader;
+}
+
+const append = (path: string, text: string) => Deno.writeTextFileSync(path, text, { append: true });
+const lossesOf = ({ index }: RunReader) => index.curves()["step.loss"]?.value ?? [];
+
+Deno.test("RunReader reads curves, samples, warnings and the end of a record", () => {
+  const path = record([
+    start(),
+    step(1, 4),
+    step(2, 3),
+    evaluation(2, 2),
+    '{"kind":"sample","step":2,"prompt":"Once","text":" upon <b>"}',
+    '{"kind":"warning","step":2,"name":"overfitting","message":"learned by heart"}',
+    '{"kind":"of a later version","step":2}',
+    '{"kind":"end","step":2,"reason":"steps"}',
+  ]);
+  const { index } = readAll(new RunReader(path)), curves = index.curves();
+  assert.deepEqual(curves["step.loss"], {
+    step: [1, 2],
+    seconds: [0.1, 0.2],
+    value: [4, 3],
+    mean: [4, 3],
+  });
+  assert.deepEqual(curves["evaluation.loss"]?.value, [2]);
+  assert.deepEqual(curves["step.dataMs"]?.value, [0.5, 0.5]);
+  assert.equal(index.tokensPerStep, 16);
+  assert.equal(index.entropyPerToken, 0.1);
+  assert.deepEqual(index.best, { step: 2, loss: 2, bitsPerByte: 0.25 });
+  assert.deepEqual(index.samples, [{ step: 2, prompt: "Once", text: " upon <b>" }]);
+  assert.deepEqual(index.warnings, [
+    { step: 2, name: "overfitting", message: "learned by heart" },
+  ]);
+  assert.equal(index.end?.reason, "steps");
+});
+
+Deno.test("RunReader reads what is appended, and half a line waits for its rest", () => {
+  const path = record([start(), step(1, 4)]), reader = readAll(new RunReader(path));
+  append(path, step(2, 3).slice(0, 20));
+  assert.deepEqual(lossesOf(readAll(reader)), [4]);
+  append(path, step(2, 3).slice(20));
+  assert.deepEqual(lossesOf(readAll(reader)), [4, 3], "a whole object without its line break");
+  append(path, `\n\n${step(3, 2)}\n`);
+  assert.deepEqual(lossesOf(readAll(reader)), [4, 3, 2]);
+  assert.equal(reader.index.damaged, 0);
+  assert.equal(reader.generation, "0.0");
+});
+
+Deno.test("RunReader forgets the steps that a resumed training repeats", () => {
+  const path = record([start(), ...[1, 2, 3].map((i) => step(i, i)), evaluation(3, 1)]);
+  const reader = readAll(new RunReader(path)), before = reader.generation;
+  append(path, `${JSON.stringify({ ...JSON.parse(start()), step: 1 })}\n${step(2, 20)}\n`);
+  const { index } = readAll(reader);
+  assert.deepEqual(lossesOf(reader), [1, 20]);
+  assert.deepEqual(index.curves()["step.loss"]?.seconds.map((s) => s?.toFixed(2)), [
+    "0.10",
+    "0.20",
+  ]);
+  assert.deepEqual(index.curves()["evaluation.loss"]?.value, []);
+  assert.equal(index.best, undefined);
+  assert.notEqual(reader.generation, before);
+});
+
+Deno.test("RunReader begins anew if the record was replaced, cut or changed", () => {
+  const path = record([start(), step(1, 1), step(2, 2)]), reader = readAll(new RunReader(path));
+  const write = (lines: string[]) => Deno.writeTextFileSync(path, lines.join("\n") + "\n");
+  let { generation } = reader;
+  for (const losses of [[1], [5, 6, 7, 8], [9, 6, 7, 8]]) {
+    write([start(), ...losses.map((loss, i) => step(i + 1, loss))]);
+    assert.deepEqual(lossesOf(readAll(reader)), losses);
+    assert.notEqual(reader.generation, generation);
+    generation = reader.generation;
+  }
+  Deno.renameSync(record([start(), ...[3, 2, 1, 0, -1].map((loss, i) => step(i + 1, loss))]), path);
+  assert.deepEqual(lossesOf(readAll(reader)), [3, 2, 1, 0, -1]);
+  Deno.removeSync(path);
+  assert.deepEqual(lossesOf(readAll(reader)), []);
+  assert.match(reader.problem ?? "", /no such file/);
+});
+
+Deno.test("RunReader skips lines that are damaged or too long, and counts them", () => {
+  const path = record([
+    start(),
+    "not JSON",
+    "x".repeat(2 ** 20 + 5),
+    '{"kind":"step","step":1,"loss":"<b>"}',
+    '{"kind":"step","step":1,"loss":3,"gradientNorm":null}',
+    "[1]",
+  ]);
+  const reader = readAll(new RunReader(path));
+  assert.deepEqual(lossesOf(reader), [3]);
+  assert.deepEqual(reader.index.curves()["step.gradientNorm"]?.value, [null]);
+  assert.ok(reader.index.damaged >= 4, `${reader.index.damaged}`);
+});
+
+Deno.test("RunReader reads a long record in slices, and has a sample of it meanwhile", () => {
+  const path = record([start(3000), ...steps(3000)]), reader = new RunReader(path);
+  reader.follow(-Infinity);
+  assert.ok(!reader.isComplete && reader.share > 0 && reader.share < 0.1, `${reader.share}`);
+  const sampled = reader.best.curves()["step.loss"]!;
+  assert.ok(sampled.step.length > 300, `${sampled.step.length}`);
+  assert.equal(sampled.step.at(-1), 3000);
+  sampled.step.forEach((step, i) => assert.equal(sampled.value[i], 1 / step));
+  readAll(reader);
+  assert.equal(reader.best, reader.index);
+  assert.equal(reader.index.last("step.loss")?.step, 3000);
+});
+
+Deno.test("glance() finds the last step and evaluation of a long record", () => {
+  const lines = [start(5000), ...steps(1000), evaluation(1000, 0.5)];
+  const rest = Array.from({ length: 1000 }, (_, i) => step(1001 + i));
+  const index = glance(record([...lines, ...rest]));
+  assert.equal(index.last("step.loss")?.step, 2000);
+  assert.deepEqual(index.last("evaluation.loss")?.value, 0.5);
+  assert.equal((index.start?.options as Record<string, unknown>).steps, 5000);
+});
+
+Deno.test("RunReader waits for no pipe", async () => {
+  const path = join(directory, "reader-pipe");
+  const made = Deno.build.os !== "windows" &&
+    (await new Deno.Command("mkfifo", { args: [path] }).output()).success;
+  if (!made) return;
+  const reader = readAll(new RunReader(path));
+  assert.match(reader.problem ?? "", /no file/);
+});
