@@ -1,7 +1,7 @@
 import { statSync } from "node:fs";
 import { basename } from "node:path";
 import { quoted } from "../files/printable.ts";
-import { byteCounts } from "../files/units.ts";
+import { byteCount, byteCounts } from "../files/units.ts";
 import { createDecoder } from "../generate/decoder.ts";
 import { DEFAULT_SAMPLER } from "../generate/generate.ts";
 import { freeMemory, misfitOf, shortageOf } from "../generate/limits.ts";
@@ -130,7 +130,8 @@ export class ModelSlot {
 
   /** The checkpoint of a name. */
   #find(name: string): Found {
-    const [, run = name, which] = /^(.*)@(\d+|best)$/s.exec(name) ?? [];
+    const isRun = this.#findRun(name) !== undefined; // its name may end like that of a checkpoint
+    const [, run = name, which] = !isRun && /^(.*)@(\d+|best)$/s.exec(name) || [];
     const directory = this.#findRun(run);
     const checkpoints = directory === undefined ? [] : listCheckpoints(directory);
     const step = which === "best" ? readHint(directory ?? "", "best") || undefined : which;
@@ -165,19 +166,29 @@ export class ModelSlot {
     this.#loaded = undefined;
     await device.gpu.queue.onSubmittedWorkDone(); // the memory of the model before is free then
     const name = `${run}@${Number(basename(source.checkpoint ?? path))}`;
-    this.#checkMemory(device, source, name);
+    const needBytes = this.#checkMemory(device, source, name);
     const model: ServedModel = { ...loadSource(device, source), name };
-    this.#loaded = { key, model };
     await device.gpu.queue.onSubmittedWorkDone();
-    device.check(); // it reports exhausted memory late
+    try {
+      device.check(); // it reports exhausted memory late
+    } catch (error) {
+      if (!(error instanceof DeviceError && error.kind === "memory")) throw error;
+      throw new DeviceError(
+        `Cannot load ${name} as it needs ${byteCount(needBytes)}: ${error.message}`,
+        "memory",
+      );
+    }
+    this.#loaded = { key, model };
     return model;
   }
 
   /**
    * Makes sure that a model, and one text as long as its context, fit the device and the free memory of the system:
    * weights pass through it even if the device has memory of its own.
+   *
+   * @returns the bytes that they need.
    */
-  #checkMemory(device: Device, { config }: ModelSource, name: string): void {
+  #checkMemory(device: Device, { config }: ModelSource, name: string): number {
     const precision = resolvePrecision(device, "auto");
     const batch = { batchSize: 1, sequenceLength: config.contextLength };
     let needBytes = 0;
@@ -199,7 +210,7 @@ export class ModelSlot {
       );
     }
     const freeBytes = this.freeBytes();
-    if (needBytes <= freeBytes) return;
+    if (needBytes <= freeBytes) return needBytes;
     const [need, free] = byteCounts(needBytes, freeBytes);
     throw new ApiError(
       503,

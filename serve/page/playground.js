@@ -223,7 +223,14 @@ export function mountPlayground(element, selected) {
       })
     );
     cards.replaceChildren(
-      ...lists.map(({ element }, i) => card(i, completions[i]?.reason ?? "", element)),
+      ...completions.map(({ reason, tokens }, i) =>
+        card(
+          i,
+          reason,
+          create("p", { class: "visually-hidden" }, tokens.map(({ text }) => text).join("")),
+          lists[i]?.element ?? "",
+        )
+      ),
     );
     colours.hidden = false;
     lookedAt ??= { card: 0, index: firstChoice(completions[0]) };
@@ -395,13 +402,13 @@ function firstChoice(completion) {
  *
  * @param {number} index
  * @param {string} reason
- * @param {Node} content
+ * @param {...(Node | string)} content
  */
-function card(index, reason, content) {
+function card(index, reason, ...content) {
   return create(
     "article",
     { class: "card" },
     create("h3", {}, `Completion ${index + 1}`, create("small", {}, reason)),
-    content,
+    ...content,
   );
 }

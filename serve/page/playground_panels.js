@@ -4,7 +4,7 @@
 import { scrolling } from "./details.js";
 import { create } from "./dom.js";
 import { inspect } from "./playground_client.js";
-import { barCell, percent, quoted } from "./playground_tokens.js";
+import { barCell, percent, quoted, visible } from "./playground_tokens.js";
 
 /**
  * What a model does inside at a token of a text: the sampler's stages, the logit lens, attention, neighbours. Each has
@@ -537,7 +537,7 @@ function lines(tokens, weights, { name, query, onSelect }) {
         "text-anchor": isKey ? "start" : "end",
         class: !isKey && t === query ? "selected" : "",
       });
-      text.textContent = shortened(token.text);
+      text.textContent = shortened(token);
       if (!isKey) text.addEventListener("click", () => onSelect(t));
       svg.append(text);
     }
@@ -545,10 +545,9 @@ function lines(tokens, weights, { name, query, onSelect }) {
   return svg;
 }
 
-/** @param {string} text */
-function shortened(text) {
-  const shown = text.trim().replaceAll("\n", "↵") ||
-    text.replaceAll("\n", "↵").replaceAll(" ", "␣");
+/** @param {Token} token */
+function shortened(token) {
+  const text = visible(token), shown = text.trim() || text.replaceAll(" ", "␣");
   return shown.length > 14 ? `${shown.slice(0, 13)}…` : shown;
 }
 

@@ -30,13 +30,26 @@ export function percent(probability) {
 }
 
 /**
- * The text of a token between quotation marks, line feeds as arrows.
+ * The text of a token, with line feeds as arrows and other characters that cannot be seen as their numbers.
  *
  * @param {Token} token
  * @returns {string}
  */
-export function quoted({ text }) {
-  return `“${text.replaceAll("\n", "↵")}”`;
+export function visible({ text }) {
+  return text.replaceAll("\n", "↵").replace(
+    /[\p{Cc}\p{Cf}\p{Cs}]/gu,
+    (character) => `\\u{${character.codePointAt(0)?.toString(16)}}`,
+  );
+}
+
+/**
+ * The text of a token between quotation marks.
+ *
+ * @param {Token} token
+ * @returns {string}
+ */
+export function quoted(token) {
+  return `“${visible(token)}”`;
 }
 
 /** What the colours mean. */
@@ -83,7 +96,7 @@ export function tokenList({ label, tokens, predictions, promptLength, onSelect }
       "aria-selected": "false",
       class: `token${level === undefined ? "" : ` p${level}`}${place ? " given" : ""}`,
       tabindex: index === promptLength || tokens.length <= promptLength && index === 0 ? "0" : "-1",
-    }, token.text.replaceAll("\n", "↵\n") || "∅");
+    }, visible(token).replaceAll("↵", "↵\n") || "∅");
   });
   const list = create(
     "div",
