@@ -1,6 +1,6 @@
 import { Option } from "commander";
 import { parseDataSpec } from "../data/text/dataset.ts";
-import { flagOf, taskCommand } from "../files/command_line.ts";
+import { flagOf, offFlagOf, taskCommand } from "../files/command_line.ts";
 import { estimateTable } from "../train/estimate.ts";
 import {
   allowedValues,
@@ -41,7 +41,7 @@ function flagOption(name: OptionName): Option {
   const row = optionNamed(name), { group, type, help, rule, range: [least] = [] } = row;
   const placeholder = row.placeholder ?? { integer: "<n>", real: "<x>" }[type as string] ?? "";
   const option = new Option(
-    `${flagOf(name)} ${placeholder}`.trimEnd(),
+    row.default === true ? offFlagOf(name) : `${flagOf(name)} ${placeholder}`.trimEnd(),
     rule?.help ? `${help} (default: ${rule.help})` : help,
   ).helpGroup(`${group}:`);
   const choices = allowedValues(row);
@@ -51,7 +51,7 @@ function flagOption(name: OptionName): Option {
     option.argParser((text) => text === "auto" ? text : wholeNumber(least)(text));
   }
   if (type === "real") option.argParser(realNumber);
-  // a switch that is off has no default in --help
+  // a switch has no default in --help
   if (row.default !== undefined && type !== "switch") {
     if (type === "data") option.default([row.default], JSON.stringify(row.default));
     else option.default(row.default);

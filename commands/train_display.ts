@@ -1,6 +1,7 @@
 import { DataProgressDisplay, ProgressBar } from "./progress.ts";
-import { flagOf } from "../files/command_line.ts";
+import { flagOf, offFlagOf } from "../files/command_line.ts";
 import { duration } from "../files/units.ts";
+import { DEFAULT_OPTIONS, type OptionName } from "../train/options.ts";
 import type { TrainEvent } from "../train/train.ts";
 
 /** Milliseconds without a line of the log after which a step gets one. */
@@ -177,7 +178,12 @@ export class TrainDisplay {
 function describeOptions(options: object): string {
   const words = Object.entries(options)
     .filter(([name, value]) => value !== undefined && !/^(out|fresh|dryRun|endsWith)$/.test(name))
-    .map(([name, value]) => `${flagOf(name)} ${value}`);
+    .filter(([name, value]) =>
+      typeof value !== "boolean" || value !== DEFAULT_OPTIONS[name as OptionName]
+    )
+    .map(([name, value]) =>
+      value === true ? flagOf(name) : value === false ? offFlagOf(name) : `${flagOf(name)} ${value}`
+    );
   const lines = ["options:"];
   for (const word of words) {
     if (`${lines.at(-1)} ${word},`.length > 78) lines.push("  ");

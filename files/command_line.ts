@@ -5,6 +5,11 @@ export function flagOf(name: string): string {
   return `--${name.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
 }
 
+/** The flag that switches an option off: that of `tensorboard` is `--no-tensorboard`. */
+export function offFlagOf(name: string): string {
+  return `--no-${flagOf(name).slice(2)}`;
+}
+
 /** The name of the option that has a flag: that of `--learning-rate` is `learningRate`. */
 export function propertyOf(flag: string): string {
   return flag.slice(2).replaceAll(/-(.)/g, (_, letter) => letter.toUpperCase());

@@ -21,7 +21,7 @@ export interface OptionTypes {
   real: number;
   /** Any text. */
   text: string;
-  /** On or off. */
+  /** On or off; if it is on by default, its flag switches it off, see `offFlagOf()`. */
   switch: boolean;
   /** One of the row's choices. */
   choice: string;
@@ -53,7 +53,7 @@ export interface Option {
    * Whether a resumed run may change it, which it may by default. `fixed`: it may not, since the meaning of the
    * checkpoint's tensors depends on the value. `renamed`: the value may be another name of the same content, see
    * `renamed.ts`. `unsaved`: it may, and no checkpoint stores the value, which only says where and how fast a run
-   * computes.
+   * computes, or what it writes beside its checkpoints.
    */
   readonly onResume?: "fixed" | "renamed" | "unsaved";
   /** The input of the run that it names, if it names one. */
@@ -502,6 +502,15 @@ export const TRAIN_OPTIONS = {
     type: "text",
     help: "prompt of the samples (default: the first words of held-out documents, in turn)",
     placeholder: "<text>",
+    reportsOnly: true,
+  },
+  /** Whether to write an event file for TensorBoard. */
+  tensorboard: {
+    group: REPORTS,
+    type: "switch",
+    help: "write no event file for TensorBoard",
+    default: true,
+    onResume: "unsaved",
     reportsOnly: true,
   },
   /** Steps between checkpoints; 0 for none but the last. */

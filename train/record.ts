@@ -11,10 +11,12 @@ import {
   type Metric,
   metricLine,
   METRICS_FILE,
+  parseMetric,
   readLines,
   Rewinds,
 } from "./metrics.ts";
 import type { RunDirectory } from "./run_directory.ts";
+import { emptyEventFile, type EventFile, isShown, openEventFile } from "./tensorboard.ts";
 
 /**
  * The record of a run while it trains: `metrics.jsonl`, which is only appended to, and `loss.svg`.
@@ -38,6 +40,8 @@ export class RunRecord {
   #evaluationsSinceBest = 0;
   /** Of the last line. */
   #step = 0;
+  /** The file in which TensorBoard finds the lines that are appended. */
+  events: EventFile | undefined;
 
   constructor(directory: RunDirectory, now: () => Date) {
     this.#directory = directory;
@@ -76,6 +80,8 @@ export class RunRecord {
       }
     }
     this.#directory.append(METRICS_FILE, lines.join("\n"));
+    // from the lines, as when the file is written anew
+    this.events?.append(lines.map((line) => parseMetric(line)!));
     return warnings;
   }
 
@@ -118,41 +124,64 @@ export class RunRecord {
 /**
  * Opens the record of a run whose training continues after `step`. Lines of later steps, and those that an earlier
  * training repeated, move into another file, such as `metrics-after-000500.jsonl`. If that fails, the lines stay, and
- * readers of the record skip them. The loss curve and the hints of the run are corrected, too.
+ * readers of the record skip them. The loss curve, the event file and the hints of the run are corrected, too.
  *
- * @param now the clock, for tests.
+ * @param options.tensorboard whether lines are appended to an event file, too; by default they are not.
+ * @param options.now the clock, for tests.
  */
 export async function openRecord(
   run: RunDirectory,
   step: number,
-  { now = () => new Date() }: { now?: () => Date } = {},
+  { tensorboard = false, now = () => new Date() }: {
+    tensorboard?: boolean;
+    now?: () => Date;
+  } = {},
 ): Promise<RunRecord> {
   const path = join(run.path, METRICS_FILE);
+  const exists = existsSync(path);
   let record = new RunRecord(run, now);
   const rewinds = new Rewinds();
+  let shown = { count: 0, last: undefined as Metric | undefined };
+  const add = (metric: Metric) => {
+    record.add(metric);
+    if (isShown(metric)) shown = { count: shown.count + 1, last: metric };
+  };
   try {
-    for (const line of existsSync(path) ? readLines(path) : []) {
+    for (const line of exists ? readLines(path) : []) {
       rewinds.add(line);
-      if (line.metric) record.add(line.metric);
+      if (line.metric) add(line.metric);
     }
     rewinds.goBack(Infinity, step);
     if (!rewinds.none) {
       record = new RunRecord(run, now);
+      shown = { count: 0, last: undefined };
       const isRepeated = rewinds.sorter();
       for (const line of readLines(path)) {
-        if (!isRepeated(line) && line.metric) record.add(line.metric);
+        if (!isRepeated(line) && line.metric) add(line.metric);
       }
       const moved = divide(path, rewinds, `metrics-after-${checkpointName(step)}`);
       run.notices.push(`the lines of ${path} for steps after ${step} are in ${moved} now`);
+    }
+    if (tensorboard) {
+      const read = () => exists ? wholeLines(path) : [];
+      record.events = openEventFile(run, { ...shown, read }, { now });
+    } else if (!rewinds.none) {
+      emptyEventFile(run); // it has the steps after this one
     }
   } catch (error) {
     run.notices.push(
       `Cannot make ${path} end at step ${step} as ${reasonOf(error)}: it stays as it is`,
     );
+    emptyEventFile(run);
   }
   if (!rewinds.none) await record.draw();
   run.resumeAfter(step, record.bestStep);
   return record;
+}
+
+/** The lines of a record that are not damaged. */
+function* wholeLines(path: string): Generator<Metric> {
+  for (const { metric } of readLines(path)) if (metric) yield metric;
 }
 
 /**

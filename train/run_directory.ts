@@ -278,6 +278,23 @@ export class RunDirectory {
     }
   }
 
+  /**
+   * Writes bytes to a file of the run after its first `lengthBytes` bytes, in place of what follows these; all or
+   * none. If the system refuses, that is a notice.
+   *
+   * @returns whether they were written.
+   */
+  extend(name: string, lengthBytes: number, bytes: Uint8Array): boolean {
+    const path = join(this.path, name);
+    return this.#tryTo(`write ${path}`, () => extendFile(path, lengthBytes, bytes));
+  }
+
+  /** Removes a file of the run. If the system refuses, that is a notice. */
+  remove(name: string): void {
+    const file = join(this.path, name);
+    this.#tryTo(`remove ${file}`, () => rmSync(file));
+  }
+
   /** Writes a file of the run, replacing it as a whole. If the system refuses, that is a notice. */
   write(name: string, text: string): void {
     const file = join(this.path, name);
@@ -343,8 +360,7 @@ export class RunDirectory {
   #hint(name: "latest" | "best", checkpoint: string): void {
     if (readHint(this.path, name) === checkpoint) return;
     if (checkpoint !== "") return this.write(name, `${checkpoint}\n`);
-    const file = join(this.path, name);
-    this.#tryTo(`remove ${file}`, () => rmSync(file));
+    this.remove(name);
   }
 
   /** Removes what `keep` does not retain of the checkpoints up to `step`. */
@@ -464,6 +480,25 @@ function appendWhole(path: string, text: string): void {
       writeAll(file, new TextEncoder().encode(last[0] === LINE_BREAK ? text : `\n${text}`));
     } catch (error) {
       ftruncateSync(file, size);
+      throw error;
+    }
+  } finally {
+    closeSync(file);
+  }
+}
+
+/** Writes bytes after the first bytes of a file, and nothing if that fails. */
+function extendFile(path: string, lengthBytes: number, bytes: Uint8Array): void {
+  const file = openSync(path, "a");
+  try {
+    if (fstatSync(file).size < lengthBytes) {
+      throw Object.assign(new Error("the file became shorter"), { code: "EIO" });
+    }
+    ftruncateSync(file, lengthBytes);
+    try {
+      writeAll(file, bytes);
+    } catch (error) {
+      ftruncateSync(file, lengthBytes);
       throw error;
     }
   } finally {

@@ -137,7 +137,8 @@ export async function* train(
     if (!directory) return yield* estimateRun(run);
     directory.checkRoom(plannedSaves(run));
     if (wanted.resumeFrom !== undefined) directory.moveLaterAside(run.first);
-    record = await openRecord(directory, run.first);
+    const { tensorboard } = run.options;
+    record = await openRecord(directory, run.first, { tensorboard });
     record.note([{
       kind: "start",
       step: run.first,
