@@ -183,6 +183,13 @@ export { trainTokenizer, type TrainTokenizerOptions } from "./data/tokenizer/tra
 export { train, type TrainEvent } from "./train/train.ts";
 export type { Activations, BatchShape } from "./model/activations.ts";
 export type { Estimate } from "./train/estimate.ts";
+export {
+  type LaunchRange,
+  type StepPart,
+  type TrainingShapes,
+  trainingShapes,
+  type TrainingTensor,
+} from "./train/shapes.ts";
 export type { TrainingMemory } from "./train/limits.ts";
 export {
   type Option,

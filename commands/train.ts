@@ -1,75 +1,24 @@
 import { Option } from "commander";
-import { parseDataSpec } from "../data/text/dataset.ts";
-import { flagOf, offFlagOf, taskCommand } from "../files/command_line.ts";
+import { taskCommand } from "../files/command_line.ts";
 import { estimateTable } from "../train/estimate.ts";
-import {
-  allowedValues,
-  DEFAULT_OPTIONS,
-  OPTION_NAMES,
-  type OptionName,
-  optionNamed,
-  type TrainOptions,
-} from "../train/options.ts";
+import { DEFAULT_OPTIONS, OPTION_NAMES, optionNamed, type TrainOptions } from "../train/options.ts";
 import { train, type TrainEvent } from "../train/train.ts";
-import {
-  command,
-  listenForInterrupts,
-  output,
-  realNumber,
-  run,
-  status,
-  stderrTerminal,
-  wholeNumber,
-} from "./command.ts";
+import { command, listenForInterrupts, output, run, status, stderrTerminal } from "./command.ts";
 import { giveBack, HUB } from "./permissions.ts";
 import { ProgressBar } from "./progress.ts";
 import { TrainDisplay } from "./train_display.ts";
+import { addTrainOptions, givenOptions } from "./train_options.ts";
 
 /** `train`: trains a model, or resumes its training. */
 const program = command(
   "train",
   "Train a small GPT. By default: on built-in stories, with a model that suits this machine.",
 );
-for (const name of OPTION_NAMES) program.addOption(flagOption(name));
+addTrainOptions(program, OPTION_NAMES);
 program.addOption(
   new Option("--json", "print every event as a line of JSON on standard output")
     .helpGroup(`${optionNamed("logEvery").group}:`),
 );
-
-/** The flag of an option. */
-function flagOption(name: OptionName): Option {
-  const row = optionNamed(name), { group, type, help, rule, range: [least] = [] } = row;
-  const placeholder = row.placeholder ?? { integer: "<n>", real: "<x>" }[type as string] ?? "";
-  const option = new Option(
-    row.default === true ? offFlagOf(name) : `${flagOf(name)} ${placeholder}`.trimEnd(),
-    rule?.help ? `${help} (default: ${rule.help})` : help,
-  ).helpGroup(`${group}:`);
-  const choices = allowedValues(row);
-  if (choices) option.choices(choices);
-  if (type === "integer") option.argParser(wholeNumber(least));
-  if (type === "autoInteger") {
-    option.argParser((text) => text === "auto" ? text : wholeNumber(least)(text));
-  }
-  if (type === "real") option.argParser(realNumber);
-  // a switch has no default in --help
-  if (row.default !== undefined && type !== "switch") {
-    if (type === "data") option.default([row.default], JSON.stringify(row.default));
-    else option.default(row.default);
-  }
-  return option;
-}
-
-/** The options that were typed; a resumed run keeps the values of all others. */
-function givenOptions(): Partial<TrainOptions> {
-  const all = program.opts() as Record<string, unknown>;
-  const typed = OPTION_NAMES.filter((name) => program.getOptionValueSource(name) === "cli");
-  const given: Record<string, unknown> = Object.fromEntries(typed.map((name) => [name, all[name]]));
-  for (const name of typed.filter((name) => optionNamed(name).type === "data")) {
-    const words = given[name] as string[];
-    given[name] = words.join() === "auto" ? "auto" : parseDataSpec(words);
-  }
-  return given as Partial<TrainOptions>;
-}
 
 async function main(options: Partial<TrainOptions>, isJson: boolean): Promise<number> {
   const interrupts = await listenForInterrupts(
@@ -157,5 +106,7 @@ function commandGiven(done = /^--(fresh$|resume-from(=|$))/): string {
   return taskCommand("train", ...words);
 }
 
-program.action(() => run(() => main(givenOptions(), program.getOptionValue("json") === true)));
+program.action(() =>
+  run(() => main(givenOptions(program), program.getOptionValue("json") === true))
+);
 await program.parseAsync();

@@ -51,6 +51,26 @@ export function align(cells: readonly string[][]): string {
   return rows.map((row) => row.map(cell).join("  ").trimEnd() + "\n").join("");
 }
 
+/**
+ * A table with a line per row and a column per entry of `columns`, which say what a cell shows of its row. As many of
+ * the `spare` columns are left out, the first one first, as the table must be narrower to fit into `width` characters.
+ */
+export function fitTable<Row>(
+  columns: Readonly<Record<string, (row: Row) => string>>,
+  rows: readonly Row[],
+  { spare, width = Infinity }: { spare: readonly string[]; width?: number | undefined },
+): string {
+  const tableOf = (names: readonly string[]) =>
+    align([[...names], ...rows.map((row) => names.map((name) => columns[name]!(row)))]);
+  let names = Object.keys(columns), table = tableOf(names);
+  for (const left of spare) {
+    if (table.split("\n").every(({ length }) => length <= width)) break;
+    names = names.filter((name) => name !== left);
+    table = tableOf(names);
+  }
+  return table;
+}
+
 /** A count as people read it: 171 k, 1.12 M. */
 export function inShort(count: number): string {
   for (const [unit, size] of [["G", 1e9], ["M", 1e6], ["k", 1e3]] as const) {

@@ -2,6 +2,7 @@ import { taskCommand } from "../files/command_line.ts";
 import { UserError, type UserErrorOptions } from "../files/user_error.ts";
 import type { Pipeline } from "./shader.ts";
 import { testSubgroups } from "./subgroups.ts";
+import type { Tensor } from "./tensor.ts";
 
 /** A WebGPU device with its capabilities, its compiled shaders and the first error that it reported. */
 export interface Device {
@@ -26,6 +27,8 @@ export interface Device {
   readonly pipelines: Map<string, Pipeline>;
   /** Names of the fastest kernels on this device by `Tunable.key`, as tune.ts measured them. */
   readonly choices: Map<string, string>;
+  /** Is called with each tensor that is created in a buffer of the device; only a `dryDevice()` has it. */
+  readonly onTensor?: (tensor: Tensor) => void;
   /**
    * Throws the first error that the device reported since it was opened, if there is one.
    *

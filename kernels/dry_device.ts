@@ -1,9 +1,12 @@
 import type { Device } from "./device.ts";
+import type { Tensor } from "./tensor.ts";
 
 /** A device that allocates nothing: see `dryDevice()`. */
 export interface DryDevice extends Device {
   /** Bytes of all buffers that were created and not destroyed. */
   readonly bytes: number;
+  /** The tensors in these buffers, each whole, in the order of their creation; uniforms are none. */
+  readonly tensors: Iterable<Tensor>;
 }
 
 /**
@@ -13,6 +16,7 @@ export interface DryDevice extends Device {
  */
 export function dryDevice(device: Device): DryDevice {
   let bytes = 0;
+  const tensors = new Map<GPUBuffer, Tensor>();
   const object = {
     getBindGroupLayout: () => object,
     beginComputePass: () => object,
@@ -30,14 +34,16 @@ export function dryDevice(device: Device): DryDevice {
     createBuffer({ label = "", size }: GPUBufferDescriptor) {
       bytes += size;
       let live = true;
-      return {
+      const buffer = {
         label,
         size,
         destroy() {
           if (live) bytes -= size;
           live = false;
+          tensors.delete(buffer as GPUBuffer);
         },
       };
+      return buffer;
     },
     createShaderModule: () => object,
     createComputePipeline: () => object,
@@ -50,6 +56,12 @@ export function dryDevice(device: Device): DryDevice {
     pipelines: new Map(),
     get bytes() {
       return bytes;
+    },
+    get tensors() {
+      return tensors.values();
+    },
+    onTensor(tensor) {
+      tensors.set(tensor.buffer, tensor);
     },
     check() {},
     destroy() {},

@@ -62,14 +62,34 @@ const MAX_ITERATIONS = 32768;
  */
 const MAX_LAUNCHES = 65536;
 
+/** Name of the tensors of `Program.scratch()`. */
+export const SCRATCH = "scratch";
+
 /** Most loop iterations of one invocation on a device; GPUs have no limit. */
 export function maxIterationsOf({ isCpu }: Pick<Device, "isCpu">): number {
   return isCpu ? MAX_ITERATIONS : Infinity;
 }
 
-/** A launch with its pipeline and bindings. */
-interface Step {
+/** A launch that was recorded. */
+export interface Launch {
+  /** Path that names its shader. */
   readonly label: string;
+  /** What it binds beside its uniforms. */
+  readonly tensors: readonly BoundTensor[];
+}
+
+/** A tensor that a launch binds. */
+export interface BoundTensor {
+  /** Name of the shader's binding. */
+  readonly name: string;
+  /** The tensor, or the part of one. */
+  readonly tensor: Tensor;
+  /** Whether the shader may write it; it may read every tensor. */
+  readonly isWritten: boolean;
+}
+
+/** A launch with its pipeline and bindings. */
+interface Step extends Launch {
   readonly pipeline: GPUComputePipeline;
   readonly group: GPUBindGroup;
   readonly workgroups: readonly [number, number?, number?];
@@ -133,6 +153,11 @@ export class Program implements Disposable {
     return this.#steps.length;
   }
 
+  /** The launches recorded so far, in order. */
+  get launches(): readonly Launch[] {
+    return this.#steps;
+  }
+
   /** Paths that name the shaders of the launches recorded so far, in order. */
   get labels(): string[] {
     return this.#steps.map(({ label }) => label);
@@ -146,7 +171,7 @@ export class Program implements Disposable {
     const length = size(shape);
     let tensor = this.#scratch.at(-1);
     if (!tensor || size(tensor.shape) < length) {
-      tensor = createTensor(this.device, "scratch", { shape: [length], dtype: "f32" });
+      tensor = createTensor(this.device, SCRATCH, { shape: [length], dtype: "f32" });
       this.#scratch.push(tensor); // earlier launches keep the smaller tensor
     }
     return viewTensor(tensor, { offset: 0, shape });
@@ -171,15 +196,17 @@ export class Program implements Disposable {
     checkNames(label, "tensor", tensors, namesOf(bindings), namesOf(declared));
     checkNames(label, "uniform", uniforms, fieldsOf(bindings), fieldsOf(declared));
     checkWrites(label, bindings, tensors);
-    const bound = bindings.filter(({ fields }) => !fields).map(({ name }) => tensors[name]!);
-    this.#checkLimits(label, bound, dispatch);
+    const bound = bindings.filter(({ fields }) => !fields).map(({ name, isWritten }) => (
+      { name, tensor: tensors[name]!, isWritten }
+    ));
+    this.#checkLimits(label, bound.map(({ tensor }) => tensor), dispatch);
     const entries = bindings.map(({ name, binding, fields }): GPUBindGroupEntry => ({
       binding,
       resource: fields
         ? { buffer: this.#uniformBuffer(label, bytesOf(label, fields, uniforms)) }
         : resourceOf(tensors[name]!),
     }));
-    this.#append(label, pipeline, entries, workgroups);
+    this.#append({ label, tensors: bound }, pipeline, entries, workgroups);
   }
 
   /** The compiled shader, which the device caches. */
@@ -220,14 +247,14 @@ export class Program implements Disposable {
   }
 
   #append(
-    label: string,
+    launch: Launch,
     pipeline: GPUComputePipeline,
     entries: GPUBindGroupEntry[],
     workgroups: Step["workgroups"],
   ): void {
     const layout = pipeline.getBindGroupLayout(0);
-    const group = this.device.gpu.createBindGroup({ label, layout, entries });
-    this.#steps.push({ label, pipeline, group, workgroups });
+    const group = this.device.gpu.createBindGroup({ label: launch.label, layout, entries });
+    this.#steps.push({ ...launch, pipeline, group, workgroups });
   }
 
   /** Encodes all launches, or those with these indices, into an open compute pass. */

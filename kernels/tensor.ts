@@ -68,7 +68,9 @@ export function createTensor(
     );
   }
   const buffer = device.gpu.createBuffer({ label: name, size: bytes, usage: STORAGE_USAGE });
-  return { name, shape, dtype, buffer, offsetBytes: 0 };
+  const tensor = { name, shape, dtype, buffer, offsetBytes: 0 };
+  device.onTensor?.(tensor);
+  return tensor;
 }
 
 /**

@@ -131,6 +131,8 @@ function activationTable(
 export interface Activations extends BatchShape, Disposable {
   /** The tensor of this name, of this layer if each layer has one. */
   at(name: string, layer?: number): Tensor;
+  /** All tensors. */
+  readonly tensors: Iterable<Tensor>;
   /** Bytes of all tensors together. */
   readonly bytes: number;
   /** Frees all tensors. */
@@ -180,6 +182,7 @@ export function createActivations(
   };
   return {
     ...batch,
+    tensors: [...tensors.values()],
     bytes: tensors.values().reduce((sum, { buffer }) => sum + buffer.size, 0),
     at(name, layer = 0) {
       const spec = table.get(name), tensor = spec && tensors.get(keyOf(spec, layer));

@@ -162,10 +162,7 @@ export function estimateTable(
         ? `${parameters}, all trained`
         : `${trainedParameters} trained of ${parameters}`,
     ],
-    ...Object.entries(MEMORY_ROWS).map(([key, name]) => [
-      name,
-      byteCount(memory[key as keyof TrainingMemory]) + (key === "total" ? ` on ${device}` : ""),
-    ]),
+    ...memoryRows(memory, device),
     ["FLOPs", `${figure(flops.perToken)} per token, ${figure(flops.perStep)} per step`],
     ["", `${figure(flops.total)} for ${steps} steps`],
     ["disk", `${checkpoints} checkpoints of at most ${byteCount(checkpointBytes)} in ${out}`],
@@ -192,6 +189,22 @@ export function estimateTable(
       ]
       : [["time", "not measured"]]),
   ];
+  return linesOf(rows);
+}
+
+/** Bytes of a training by role, as lines for people. */
+export function memoryTable(memory: TrainingMemory, device: string): string {
+  return linesOf(memoryRows(memory, device));
+}
+
+function memoryRows(memory: TrainingMemory, device: string): string[][] {
+  return Object.entries(MEMORY_ROWS).map(([key, name]) => [
+    name,
+    byteCount(memory[key as keyof TrainingMemory]) + (key === "total" ? ` on ${device}` : ""),
+  ]);
+}
+
+function linesOf(rows: readonly (readonly string[])[]): string {
   return rows.map(([name, text]) => `${name!.padEnd(LABEL_WIDTH)}${text}\n`).join("");
 }
 

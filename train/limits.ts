@@ -4,13 +4,14 @@ import { DEFAULT_SAMPLER } from "../generate/generate.ts";
 import { largestThat, misfitOf, shortageOf } from "../generate/limits.ts";
 import type { Device } from "../kernels/device.ts";
 import { type DryDevice, dryDevice } from "../kernels/dry_device.ts";
+import type { Tensor } from "../kernels/tensor.ts";
 import { type GptConfig, LARGEST } from "../model/config.ts";
-import { createGpt } from "../model/gpt.ts";
+import { createGpt, type Gpt } from "../model/gpt.ts";
 import { countParameters } from "../model/parameters.ts";
 import type { Precision } from "../model/precision.ts";
 import { recordEvaluation } from "./evaluate.ts";
 import { type ResolvedOptions, TRAIN_OPTIONS } from "./options.ts";
-import { createTrainStep } from "./step.ts";
+import { createTrainStep, type TrainStep } from "./step.ts";
 import { SAMPLE_TOKENS } from "./steps.ts";
 
 /** What determines the memory and launches of a training. */
@@ -111,20 +112,56 @@ export interface TrainingMemory {
   readonly samples: number;
 }
 
-/** Bytes of a training on a device, to the byte; nothing is allocated. */
-export function trainingMemory(device: Device, plan: TrainingPlan): TrainingMemory {
-  return recordTraining(dryDevice(device), plan);
+/** What the memory of a training is for. */
+export type MemoryRole = Exclude<keyof TrainingMemory, "total">;
+
+/** A buffer of a training. */
+export interface Allocation {
+  readonly role: MemoryRole;
+  /** The tensor that fills it; undefined for the uniforms of a program, which are counted together. */
+  readonly tensor: Tensor | undefined;
+  readonly bytes: number;
 }
 
-/** Records all work of a training, and returns the bytes that it needs. */
-function recordTraining(
+/** Bytes of a training on a device, to the byte; nothing is allocated. */
+export function trainingMemory(device: Device, plan: TrainingPlan): TrainingMemory {
+  return memoryOf(recordTraining(dryDevice(device), plan).allocations);
+}
+
+/** The bytes of allocations by role. */
+export function memoryOf(allocations: readonly Allocation[]): TrainingMemory {
+  const memory = {
+    ...{ total: 0, parameters: 0, optimizer: 0, gradients: 0, activations: 0, logits: 0 },
+    ...{ other: 0, evaluation: 0, samples: 0 },
+  };
+  for (const { role, bytes } of allocations) {
+    memory[role] += bytes;
+    memory.total += bytes;
+  }
+  return memory;
+}
+
+/** Records all work of a training on a device that allocates nothing. */
+export function recordTraining(
   dry: DryDevice,
   { config, precision, freeze = "", batchSize, contextLength, ...options }: TrainingPlan,
-): TrainingMemory {
-  let before = 0;
-  const added = () => -before + (before = dry.bytes);
+): { gpt: Gpt; step: TrainStep; allocations: Allocation[] } {
+  const allocations: Allocation[] = [], seen = new Set<Tensor>();
+  let bytes = 0;
+  /** Notes what was allocated since the last call. */
+  const note = (role: MemoryRole, others: ReadonlyMap<Tensor, MemoryRole> = new Map()) => {
+    for (const tensor of dry.tensors) {
+      if (seen.has(tensor)) continue;
+      seen.add(tensor);
+      const { size } = tensor.buffer;
+      allocations.push({ role: others.get(tensor) ?? role, tensor, bytes: size });
+      bytes += size;
+    }
+    if (dry.bytes > bytes) allocations.push({ role, tensor: undefined, bytes: dry.bytes - bytes });
+    bytes = dry.bytes;
+  };
   const gpt = createGpt(dry, config, { precision, freeze });
-  const parameters = added();
+  note("parameters");
   const shape = { batchSize, sequenceLength: contextLength };
   const { gradientAccumulation, dropout, beta1, beta2 } = options;
   const step = createTrainStep(gpt, {
@@ -135,25 +172,21 @@ function recordTraining(
     beta1,
     beta2,
   });
-  const { activations: { at, bytes }, gradients: { flat }, optimizer } = step;
-  const logits = at("logits").buffer.size;
-  const roles = {
-    parameters,
-    optimizer: optimizer.bytes,
-    gradients: flat.buffer.size,
-    activations: bytes - logits,
-    logits,
-  };
-  const other = added() - optimizer.bytes - roles.gradients - bytes;
+  const { activations, gradients, optimizer } = step;
+  const roles = new Map<Tensor, MemoryRole>([[gradients.flat, "gradients"]]);
+  for (const tensor of optimizer.tensors) roles.set(tensor, "optimizer");
+  for (const tensor of activations.tensors) roles.set(tensor, "activations");
+  note("other", roles.set(activations.at("logits"), "logits"));
   recordEvaluation(gpt, shape);
-  const evaluation = added();
+  note("evaluation");
   createDecoder(gpt, {
     prompts: [[0, 0]],
     seeds: [0],
     maxNewTokens: SAMPLE_TOKENS,
     sampler: DEFAULT_SAMPLER,
   });
-  return { ...roles, other, evaluation, samples: added(), total: dry.bytes };
+  note("samples");
+  return { gpt, step, allocations };
 }
 
 /** Options of a step that affect neither its memory nor its launches. */

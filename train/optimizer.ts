@@ -59,7 +59,9 @@ export const DEFAULT_OPTIMIZER = OPTIMIZERS.adamw;
 export interface Optimizer extends Disposable {
   /** Its arenas by name, laid out as the trained parameters: what a checkpoint holds of it. */
   readonly state: ReadonlyMap<string, Arena>;
-  /** Bytes on the device. */
+  /** All its tensors: the state, and constants. */
+  readonly tensors: readonly Tensor[];
+  /** Bytes of these. */
   readonly bytes: number;
   /** Records one step of all trained parameters: those with weight decay, then those without. */
   record(program: Program, tensors: { gradients: Arena; update: Tensor }): void;
@@ -91,13 +93,11 @@ export function createOptimizer<State extends string, Constants extends string>(
     return tensor;
   });
   const state = new Map<string, Arena>(Object.entries(arenas));
-  const buffers = [
-    ...state.values().map(({ flat }) => flat.buffer),
-    ...Object.values<Tensor>(constants).map(({ buffer }) => buffer),
-  ];
+  const tensors = [...state.values().map(({ flat }) => flat), ...Object.values<Tensor>(constants)];
   return {
     state,
-    bytes: buffers.reduce((sum, { size }) => sum + size, 0),
+    tensors,
+    bytes: tensors.reduce((sum, { buffer }) => sum + buffer.size, 0),
     record(program, { gradients, update }) {
       for (const decayed of [true, false]) {
         const gradient = groupOf(model, gradients, decayed);
@@ -113,7 +113,7 @@ export function createOptimizer<State extends string, Constants extends string>(
       }
     },
     [Symbol.dispose]() {
-      for (const buffer of buffers) buffer.destroy();
+      for (const { buffer } of tensors) buffer.destroy();
     },
   };
 }

@@ -4,6 +4,7 @@ import { DataError } from "../data/text/data_error.ts";
 import { Batches } from "../data/tokens/batches.ts";
 import { type Corpus, loadCorpus } from "../data/tokens/corpus.ts";
 import type { HubOptions } from "../data/hub/hub.ts";
+import { type HubError, processEnvironment } from "../data/hub/request.ts";
 import { loadTokenizer } from "../data/tokenizer/load.ts";
 import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
 import { misfitsOf } from "../data/tokens/vocabulary_fit.ts";
@@ -228,7 +229,7 @@ function withSource(checkpoint: Resumed, source: TrainerState["source"] | undefi
 }
 
 /** The configuration of a model with random parameters. */
-function newModel(
+export function newModel(
   { layers, width, heads, hidden, contextLength, vocabularySize }: Sizes & {
     vocabularySize: number;
   },
@@ -363,6 +364,24 @@ function jumpOf(
     (now.steps === before.steps
       ? ""
       : `; the schedule now has ${now.steps} steps instead of ${before.steps}`);
+}
+
+/** The environment of a dry run, which downloads nothing. */
+export function offline(environment = processEnvironment()): Record<string, string | undefined> {
+  return { ...environment, HF_HUB_OFFLINE: "1" };
+}
+
+/** The error of a dry run if data or a model are not on this machine. */
+export function notDownloaded({ message }: HubError): UserError {
+  const [, what = "its data"] = /^Cannot \w+ (\S+)/.exec(message) ?? [];
+  return new UserError(
+    `Cannot estimate the training as ${what} must be on this machine: a dry run downloads nothing`,
+    {
+      hint: `${taskCommand("prepare")} downloads data, ${
+        taskCommand("generate", "--model")
+      } a model`,
+    },
+  );
 }
 
 /** The cache directory of all runs in the same folder, which `prepare` also fills. */

@@ -2,7 +2,7 @@ import { readdirSync, statSync } from "node:fs";
 import { basename, join } from "node:path";
 import { bytesBelow, isSystemError, reading, reasonOf } from "../files/disk.ts";
 import { CONFIG_FILE } from "../files/names.ts";
-import { align, byteCount, inShort } from "../files/units.ts";
+import { byteCount, fitTable, inShort } from "../files/units.ts";
 import { UserError } from "../files/user_error.ts";
 import { listCheckpoints } from "../model/files/checkpoint.ts";
 import { costIn, newestState, readEvaluations } from "./compare.ts";
@@ -119,15 +119,7 @@ const SPARE = ["text", "saved", "params", "size", "bits/byte", "validation loss"
 
 /** Runs as a table, one line each, with as many columns as fit into `width` characters. */
 export function runsTable(runs: readonly RunSummary[], width = Infinity): string {
-  const tableOf = (names: readonly string[]) =>
-    align([[...names], ...runs.map((run) => names.map((name) => COLUMNS[name]!(run)))]);
-  const fits = (table: string) => table.split("\n").every(({ length }) => length <= width);
-  let names = Object.keys(COLUMNS);
-  for (const spare of SPARE) {
-    if (fits(tableOf(names))) break;
-    names = names.filter((name) => name !== spare);
-  }
-  return tableOf(names);
+  return fitTable(COLUMNS, runs, { spare: SPARE, width });
 }
 
 /** A time in the zone of this machine: 2026-11-29 09:58. */

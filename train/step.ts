@@ -131,6 +131,10 @@ export interface TrainStep extends Disposable {
    * them; and the update. For the tuner and the benchmarks.
    */
   readonly program: Program;
+  /** Launches of `program` at which its parts begin, each of which may be empty but the first and the last. */
+  readonly parts: { readonly first: number; readonly others: number; readonly update: number };
+  /** Tensors beside the optimizer's whose values outlast a step. */
+  readonly lasting: readonly Tensor[];
   /** Bytes on the device beside the model's parameters. */
   readonly bytes: number;
   /**
@@ -283,6 +287,8 @@ export function createTrainStep(
     activations,
     gradients,
     program,
+    parts: { first: 0, others: othersFrom, update: updateFrom },
+    lasting: [lossScale, counters, reports],
     bytes: activations.bytes + optimizer.bytes + program.scratchBytes +
       owned.reduce((sum, t) => sum + t.buffer.size, 0),
     async submit(step, batches, { learningRate, counted = countedOf(batches) }) {

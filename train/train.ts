@@ -1,8 +1,7 @@
 import { type Documents, documentsOf } from "../data/text/documents.ts";
 import type { Corpus } from "../data/tokens/corpus.ts";
 import type { HubOptions } from "../data/hub/hub.ts";
-import { HubError, processEnvironment } from "../data/hub/request.ts";
-import { taskCommand } from "../files/command_line.ts";
+import { HubError } from "../data/hub/request.ts";
 import { fillModel } from "../generate/source.ts";
 import { type Device, DeviceError, openDevice } from "../kernels/device.ts";
 import { size } from "../kernels/tensor.ts";
@@ -24,6 +23,8 @@ import {
   finishPlan,
   isInRun,
   makePlan,
+  notDownloaded,
+  offline,
   openCorpus,
   type Run,
 } from "./plan.ts";
@@ -169,24 +170,6 @@ export async function* train(
     if (error instanceof HubError && wanted.dryRun) throw notDownloaded(error);
     throw error;
   }
-}
-
-/** The environment of a dry run, which downloads nothing. */
-function offline(environment = processEnvironment()) {
-  return { ...environment, HF_HUB_OFFLINE: "1" };
-}
-
-/** The error of a dry run if data or a model are not on this machine. */
-function notDownloaded({ message }: HubError): UserError {
-  const [, what = "its data"] = /^Cannot \w+ (\S+)/.exec(message) ?? [];
-  return new UserError(
-    `Cannot estimate the training as ${what} must be on this machine: a dry run downloads nothing`,
-    {
-      hint: `${taskCommand("prepare")} downloads data, ${
-        taskCommand("generate", "--model")
-      } a model`,
-    },
-  );
 }
 
 /** Reports what a training would need. */

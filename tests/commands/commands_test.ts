@@ -440,6 +440,27 @@ Deno.test("inspect prints what a model computes of a text, as a table, JSON and 
   );
 });
 
+Deno.test("shapes lists the tensors of a run's training, as a table, JSON and a picture", async () => {
+  await trained();
+  const { stdout, stderr } = await task("shapes", ["--run", out]);
+  assert.match(stderr, /^preset nano, as in the checkpoint; precision f32 on /);
+  assert.match(stdout, /^memory [^]*\nactivations +qkv 1 +32 × 192 +f32 +24\.6 kB +\d+–\d+\n/);
+  const svg = join(directory, "shapes.svg");
+  const drawn = await task("shapes", ["--run", out, "--svg", svg, "--json"]);
+  assert.ok(drawn.stderr.endsWith(`\ndrawn in ${svg}\n`), drawn.stderr);
+  const { tensors, memory } = JSON.parse(drawn.stdout);
+  assert.equal(
+    tensors.reduce((sum: number, { bytes }: { bytes: number }) => sum + bytes, 0),
+    memory.total,
+  );
+  assert.match(Deno.readTextFileSync(svg), /^<svg .*<\/svg>\s*$/s);
+  const both = await task("shapes", ["--run", out, "--batch-size", "4"]);
+  assert.match(
+    both.stderr,
+    /^Error: option '--run <directory>' cannot be used with option '--batch-size/,
+  );
+});
+
 Deno.test("compare skips what is no run, and fails if nothing is left or a path does not exist", async () => {
   await trained();
   const svg = join(directory, "skipped.svg"), cache = join(directory, "cached");

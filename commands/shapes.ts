@@ -1,0 +1,54 @@
+import { Option } from "@commander-js/extra-typings";
+import { replaceText } from "../files/disk.ts";
+import { SHAPE_OPTIONS, trainingShapes } from "../train/shapes.ts";
+import { drawShapes, shapesTable } from "../train/shapes_report.ts";
+import { command, output, outputColumns, run, status, stderrTerminal } from "./command.ts";
+import { giveBack } from "./permissions.ts";
+import { checkPlot } from "./plot.ts";
+import { ProgressBar } from "./progress.ts";
+import { TrainDisplay } from "./train_display.ts";
+import { addTrainOptions, givenOptions } from "./train_options.ts";
+
+/** `shapes`: the tensors of a training. */
+const program = command(
+  "shapes",
+  "List the tensors of a training, with shapes, bytes, and the launches of a step that need them. " +
+    "Nothing is computed, and nothing is downloaded.",
+).optionsGroup("Output:")
+  .option("--json", "print a JSON object instead of tables")
+  .option("--svg <file>", "draw the memory over the launches of a step in this file instead")
+  .optionsGroup("Run:")
+  .addOption(
+    new Option("--run <directory>", "the training of this run, instead of a new one")
+      .conflicts(SHAPE_OPTIONS.filter((name) => name !== "base")),
+  );
+addTrainOptions(program, SHAPE_OPTIONS);
+program.action((options) => run(() => main(options)));
+
+async function main(
+  { json, svg, run }: { json?: true; svg?: string; run?: string },
+): Promise<void> {
+  if (svg === undefined) giveBack("write");
+  else checkPlot(svg);
+  giveBack("net");
+  const display = new TrainDisplay(new ProgressBar(stderrTerminal()));
+  let shapes;
+  try {
+    const onEvent = display.show.bind(display);
+    shapes = await trainingShapes({ ...givenOptions(program), ...(run ? { run } : {}), onEvent });
+  } finally {
+    display.close();
+  }
+  if (json) output(`${JSON.stringify(shapes)}\n`);
+  if (svg === undefined) {
+    if (!json) output(shapesTable(shapes, outputColumns()));
+    return;
+  }
+  replaceText(
+    svg,
+    await drawShapes(shapes, { title: `Memory of a training step on ${shapes.device}` }),
+  );
+  status(`drawn in ${svg}`);
+}
+
+await program.parseAsync();
