@@ -8,7 +8,7 @@ import {
 import { sequencesAtOnce } from "../generate/limits.ts";
 import { errorBody, toApiError } from "./api_error.ts";
 import type { ModelSlot, ServedModel } from "./model_slot.ts";
-import { checkRequest, type Field, type FieldTable, FLAG, TEXT, whole } from "./request.ts";
+import { BOOLEAN, checkRequest, type Field, type FieldTable, TEXT, whole } from "./request.ts";
 import { SAMPLER_FIELDS, type SamplerFields, samplerOf } from "./sampler_fields.ts";
 import { predictionsInWindows } from "./windows.ts";
 
@@ -75,18 +75,18 @@ const FIELDS: FieldTable<CompletionFields> = {
   n: { ...whole(1, MOST_COMPLETIONS), fallback: 1 },
   seed: { ...whole(0, Number.MAX_SAFE_INTEGER), fallback: undefined },
   stop: { ...texts(4), fallback: [] },
-  stream: FLAG,
+  stream: BOOLEAN,
   stream_options: {
     must: "an object with include_usage, true or false, at most",
     holds: (value) =>
       isObject(value) &&
       Object.entries(value).every(([name, option]) =>
-        name === "include_usage" && FLAG.holds(option)
+        name === "include_usage" && BOOLEAN.holds(option)
       ),
     fallback: {},
   },
   logprobs: { ...whole(0, MOST_LOGPROBS), fallback: undefined },
-  return_token_ids: FLAG,
+  return_token_ids: BOOLEAN,
   user: { ...TEXT, fallback: "" },
   best_of: fixed(1),
   echo: fixed(false),
@@ -145,18 +145,23 @@ export async function complete(
       const completion = new Completion(model, request);
       completion.check(slot.freeBytes());
       if (!request.stream) return answered.resolve(Response.json(await completion.whole(signal)));
-      const { readable, send, close } = eventStream(() => reader.abort());
+      const { readable, send, close, fail } = eventStream(() => reader.abort());
       answered.resolve(
         new Response(readable, { headers: { "content-type": "text/event-stream" } }),
       );
       try {
         for await (const chunk of completion.chunks(signal)) send(JSON.stringify(chunk));
+        signal.throwIfAborted();
         send("[DONE]");
-      } catch (error) {
-        send(JSON.stringify(errorBody(toApiError(error, 503))));
-        throw error;
-      } finally {
         close();
+      } catch (error) {
+        try {
+          send(JSON.stringify(errorBody(toApiError(error, 503))));
+          close();
+        } catch (mistake) {
+          fail(mistake);
+        }
+        throw error;
       }
     },
   );
@@ -187,6 +192,10 @@ function eventStream(onCancel: () => void) {
     },
     close: () => {
       if (isOpen) controller.close();
+      isOpen = false;
+    },
+    fail: (error: unknown) => {
+      if (isOpen) controller.error(error);
       isOpen = false;
     },
   };

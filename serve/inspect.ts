@@ -187,30 +187,25 @@ const attention = inspection<
     for (let layer = 0; layer < layers; layer++) {
       const { weights } = await attentionWeightsOf(model, ids, { layer });
       for (let head = 0; head < heads; head++) {
-        const start = (layer * heads + head) * cells * cells;
-        shrink(weights.subarray(head * T * T, (head + 1) * T * T), T, {
-          out: small.subarray(start, start + cells * cells),
-          cells,
-        });
+        const matrix = weights.subarray(head * T * T, (head + 1) * T * T);
+        small.set(shrunk(matrix, T, cells), (layer * heads + head) * cells * cells);
       }
     }
     return { ...shape, cells, weights: inBytes(small) };
   },
 );
 
-/** Shrinks a matrix of weights, [T,T], to [cells,cells]: each cell is the highest weight of its block. */
-function shrink(
-  weights: Float32Array,
-  T: number,
-  { out, cells }: { out: Float32Array; cells: number },
-): void {
+/** A causal matrix of weights, [T,T], as one of [cells,cells]: each cell is the highest weight of its block. */
+export function shrunk(weights: Float32Array, T: number, cells: number): Float32Array {
+  const small = new Float32Array(cells * cells);
   for (let t = 0; t < T; t++) {
     const row = Math.floor(t * cells / T) * cells;
     for (let s = 0; s <= t; s++) {
       const at = row + Math.floor(s * cells / T);
-      out[at] = Math.max(out[at]!, weights[t * T + s]!);
+      small[at] = Math.max(small[at]!, weights[t * T + s]!);
     }
   }
+  return small;
 }
 
 /** Weights from 0 to 1 as base64 of a byte each, 255 for 1. */

@@ -24,14 +24,14 @@ export interface Field<Value> {
 /** The fields of a request by name. */
 export type FieldTable<Values> = { readonly [Name in keyof Values]: Field<Values[Name]> };
 
-/** A text of at most so many characters; the body's size bounds all others. */
+/** A text; the size of the body bounds it. */
 export const TEXT = {
   must: "a text",
   holds: (value: unknown) => typeof value === "string",
 };
 
 /** True or false, by default false. */
-export const FLAG = {
+export const BOOLEAN = {
   must: "true or false",
   holds: (value: unknown) => typeof value === "boolean",
   fallback: false,

@@ -213,6 +213,41 @@ Deno.test("a playground refuses a model that free memory is too short for, with 
   assert.match(long.error.message, /max_tokens must be at most \d+ .* kB of memory are free/);
 });
 
+Deno.test("a playground loads a model once, and frees it before it loads another", async () => {
+  const live = new Map<GPUBuffer, number>(), bytesBefore: number[] = [];
+  const createBuffer = (description: GPUBufferDescriptor) => {
+    const buffer = device.gpu.createBuffer(description), destroy = buffer.destroy.bind(buffer);
+    live.set(buffer, description.size);
+    buffer.destroy = () => {
+      live.delete(buffer);
+      destroy();
+    };
+    return buffer;
+  };
+  const gpu = new Proxy(device.gpu, {
+    get(target, name) {
+      const value = Reflect.get(target, name);
+      if (name === "createBuffer") return createBuffer;
+      return typeof value === "function" ? value.bind(target) : value;
+    },
+  });
+  const loads: string[] = [];
+  await using playground = open({
+    open: () => Promise.resolve({ ...device, gpu, destroy() {} }),
+    freeBytes: () => {
+      bytesBefore.push([...live.values()].reduce((sum, size) => sum + size, 0));
+      return 1e9;
+    },
+  });
+  for (const model of ["tiny@4", "tiny@4", "tiny@2"]) {
+    bytesBefore.length = 0;
+    await ask(playground, { ...PLAIN, model, max_tokens: 1 });
+    // the memory is asked for before a model is loaded, and before a completion
+    loads.push(bytesBefore.map((bytes) => bytes > 10_000 ? "model" : "nothing").join(", "));
+  }
+  assert.deepEqual(loads, ["nothing, model", "model", "nothing, model"]);
+});
+
 Deno.test("a playground opens a device when it is first needed, and another after it was lost", async () => {
   let opened = 0;
   await using playground = open({
@@ -252,12 +287,24 @@ Deno.test("requests are answered one after another, and one that goes away ends 
   assert.deepEqual([(await answered).model, (await other).model], ["tiny@6", "tiny@2"]);
 });
 
+Deno.test("a request is refused if too many wait", async () => {
+  const playground = open();
+  await playground.handle(request({ ...ENDLESS, stream: true }));
+  const waiting = Array.from({ length: 64 }, () => ask(playground, PLAIN));
+  await new Promise((resolve) => setTimeout(resolve)); // their bodies are read
+  const { status, error } = await ask(playground, PLAIN);
+  assert.deepEqual([status, error.type], [503, "server_error"]);
+  assert.match(error.message, /at most 64 requests may wait/);
+  await playground.close();
+  assert.ok((await Promise.all(waiting)).every(({ status }) => status === 503));
+});
+
 Deno.test("close() ends a generation that runs, and requests that wait", async () => {
   const playground = open();
   const streaming = (await playground.handle(request({ ...ENDLESS, stream: true })))!;
   const waiting = ask(playground, PLAIN);
   await playground.close();
-  assert.match(await streaming.text(), /"finish_reason":"stop"/);
+  assert.match(await streaming.text(), /"message":"Cannot answer as the server is closed"/);
   const { status, error } = await waiting;
   assert.deepEqual([status, error.message], [503, "Cannot answer as the server is closed"]);
 });

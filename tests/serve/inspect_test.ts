@@ -6,6 +6,7 @@ import { neighboursOf } from "../../inspect/neighbours.ts";
 import { logitLensOf, predictionsOf } from "../../inspect/predictions.ts";
 import { samplerDistributions } from "../../inspect/sampler.ts";
 import { tokenOf } from "../../inspect/tokens.ts";
+import { shrunk } from "../../serve/inspect.ts";
 import { assertClose, device } from "../kernels/harness.ts";
 import { once } from "../once.ts";
 import { ask as askAt, CONTEXT, open, tinyRun } from "./tiny_run.ts";
@@ -107,6 +108,13 @@ Deno.test("/api/inspect/attention answers the weights of a head, and small matri
       assert.deepEqual(bytesOf(await ask("attention", { ids, layer, head })), expected);
     }
   }
+});
+
+Deno.test("shrunk() keeps the highest weight of each block", () => {
+  const weights = Float32Array.of(9, 0, 0, 0, 1, 2, 0, 0, 3, 4, 5, 0, 6, 7, 8, 1);
+  assert.deepEqual([...shrunk(weights, 4, 2)], [9, 0, 7, 8]);
+  assert.deepEqual(shrunk(weights, 4, 4), weights);
+  assert.deepEqual([...shrunk(weights, 4, 3)], [9, 0, 0, 4, 5, 0, 7, 8, 1]);
 });
 
 Deno.test("/api/inspect/lens and neighbours answer what logitLensOf() and neighboursOf() do", async () => {
