@@ -1,9 +1,13 @@
-import { lstatSync, readdirSync, statSync } from "node:fs";
-import { join } from "node:path";
-import { isSystemError } from "../files/disk.ts";
+import { statSync } from "node:fs";
+import { bytesBelow, isSystemError } from "../files/disk.ts";
 import { flagOf } from "../files/command_line.ts";
 import { sentenceOf } from "../files/user_error.ts";
-import { listCheckpoints, readHint, type TrainerState } from "../model/files/checkpoint.ts";
+import {
+  isWeightsOnly,
+  listCheckpoints,
+  readHint,
+  type TrainerState,
+} from "../model/files/checkpoint.ts";
 import { type Ingredients, newestState } from "../train/compare.ts";
 import { UNSAVED } from "../train/resolve.ts";
 import { isLocked } from "../train/run_directory.ts";
@@ -52,6 +56,8 @@ export interface ListedCheckpoint {
   readonly time: string;
   readonly isBest: boolean;
   readonly isLatest: boolean;
+  /** Whether no training can be resumed from it. */
+  readonly isWeightsOnly: boolean;
 }
 
 /** All that the page shows of a run beside its curves. */
@@ -171,10 +177,11 @@ function checkpointsIn(run: string): ListedCheckpoint[] {
     try {
       return [{
         step,
-        bytes: readdirSync(path).reduce((sum, name) => sum + lstatSync(join(path, name)).size, 0),
+        bytes: bytesBelow(path),
         time: statSync(path).mtime.toISOString(),
         isBest: best !== "" && step === Number(best),
         isLatest: step === checkpoints[0]!.step,
+        isWeightsOnly: isWeightsOnly(path),
       }];
     } catch (error) {
       if (!isSystemError(error)) throw error;

@@ -497,7 +497,9 @@ function rangeOf(values, isLog) {
     const pad = Math.max(1.02, (most / least) ** 0.08);
     return [least / pad, most * pad];
   }
-  const pad = (most - least) * 0.08 || Math.abs(most) * 0.1 || 1;
+  // equal values, or almost, would leave no room for ticks
+  const isFlat = most - least <= 1e-6 * Math.abs(most);
+  const pad = isFlat ? Math.abs(most) * 0.1 || 1 : (most - least) * 0.08;
   return [least >= 0 && least - pad < 0 ? 0 : least - pad, most + pad];
 }
 

@@ -121,11 +121,13 @@ class SamplesView {
 /** @param {RunDetails} details */
 function checkpointsOf({ name, checkpoints, best }) {
   if (checkpoints.length === 0) return [];
-  const rows = checkpoints.map(({ step, bytes, time, isBest, isLatest }) => [
+  const rows = checkpoints.map(({ step, bytes, time, isBest, isLatest, isWeightsOnly }) => [
     figure(step),
     byteCount(bytes),
     when(time),
-    [...(isBest ? ["best"] : []), ...(isLatest ? ["latest"] : [])].join(", "),
+    [isBest && "best", isLatest && "latest", isWeightsOnly && "weights only"].filter(Boolean).join(
+      ", ",
+    ),
   ]).reverse();
   return [
     create("h3", {}, "Checkpoints"),

@@ -206,11 +206,14 @@ async function readDetails() {
   if (known) showDetails(known);
   const waitMs = detailsReadMs + DETAILS_MS - performance.now();
   if (known && waitMs > 0) {
-    if (!isDetailsDue) setTimeout(() => readDetails(), waitMs);
+    if (isDetailsDue) return;
     isDetailsDue = true;
+    setTimeout(() => {
+      isDetailsDue = false;
+      readDetails();
+    }, waitMs);
     return;
   }
-  isDetailsDue = false;
   detailsReadMs = performance.now();
   try {
     details.set(name, await source.details(name));

@@ -1,0 +1,90 @@
+import { existsSync } from "node:fs";
+import { UserError } from "../files/user_error.ts";
+
+/**
+ * A browser without a window, for pictures and tests of pages: Chromium or Chrome, driven by Playwright.
+ *
+ * @module
+ */
+
+/** With a literal specifier, every command would download it. */
+const specifier: string = "npm:playwright-core@1.65.1";
+
+/** Where systems install Chromium and Chrome. */
+const PLACES = [
+  "/usr/bin/chromium",
+  "/usr/bin/chromium-browser",
+  "/usr/bin/google-chrome",
+  "/usr/bin/google-chrome-stable",
+  "/snap/bin/chromium",
+  "/opt/google/chrome/chrome",
+  "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+  "/Applications/Chromium.app/Contents/MacOS/Chromium",
+  "C:\\Program Files\\Google\\Chrome\\Application\\chrome.exe",
+  "C:\\Program Files (x86)\\Google\\Chrome\\Application\\chrome.exe",
+];
+
+/** Options of a page. */
+export interface PageOptions {
+  readonly viewport?: { readonly width: number; readonly height: number };
+  readonly colorScheme?: "light" | "dark";
+  readonly deviceScaleFactor?: number;
+  readonly reducedMotion?: "reduce";
+}
+
+/** The part of Playwright's browser that is used here. */
+export interface Browser {
+  newPage(options?: PageOptions): Promise<Page>;
+  close(): Promise<void>;
+}
+
+/** The part of Playwright's page that is used here (https://playwright.dev/docs/api/class-page). */
+export interface Page {
+  goto(url: string): Promise<unknown>;
+  close(): Promise<void>;
+  on(event: "request" | "pageerror" | "console", listener: (event: never) => void): void;
+  evaluate<Result, Argument = void>(
+    action: ((argument: Argument) => Result | Promise<Result>) | string,
+    argument?: Argument,
+  ): Promise<Result>;
+  waitForFunction(
+    condition: (() => unknown) | string,
+    argument?: undefined,
+    options?: { timeout: number },
+  ): Promise<unknown>;
+  screenshot(options: { path: string; fullPage?: boolean; clip?: object }): Promise<unknown>;
+  locator(selector: string): Locator;
+  readonly keyboard: { press(key: string): Promise<void>; type(text: string): Promise<void> };
+  setViewportSize(size: { width: number; height: number }): Promise<void>;
+}
+
+/** The part of Playwright's locator that is used here. */
+export interface Locator {
+  click(): Promise<void>;
+  fill(value: string): Promise<void>;
+  focus(): Promise<void>;
+  count(): Promise<number>;
+  isVisible(): Promise<boolean>;
+  innerText(): Promise<string>;
+  allInnerTexts(): Promise<string[]>;
+  first(): Locator;
+  screenshot(options: { path: string }): Promise<unknown>;
+}
+
+/**
+ * Starts a browser.
+ *
+ * @throws {UserError} if none is installed.
+ */
+export async function openBrowser(): Promise<Browser> {
+  const executablePath = PLACES.find((path) => existsSync(path));
+  if (executablePath === undefined) {
+    throw new UserError("Cannot start a browser as Chromium or Chrome must be installed: none is", {
+      hint: "On Debian: apt-get install chromium",
+    });
+  }
+  const { chromium } = await import(specifier);
+  const isRoot = Deno.build.os === "linux" && Deno.uid() === 0;
+  const args = ["--disable-gpu", ...(isRoot ? ["--no-sandbox"] : [])];
+  return await chromium.launch({ executablePath, args });
+}

@@ -1,0 +1,317 @@
+/// <reference lib="dom" />
+/// <reference lib="dom.iterable" />
+import assert from "node:assert/strict";
+import { mkdirSync, symlinkSync } from "node:fs";
+import { join } from "node:path";
+import { type Browser, openBrowser, type Page, type PageOptions } from "../../bench/browser.ts";
+import { createHandler } from "../../serve/handler.ts";
+import { RunFolder } from "../../serve/run_folder.ts";
+import { readAll, savedPage } from "../../serve/saved_page.ts";
+import { directory } from "../checkpoints.ts";
+import { task } from "../commands/task.ts";
+import { evaluation, start, step, writeRecord } from "./records.ts";
+
+/**
+ * Tests of the page in a browser. `page_test.ts` runs this file with the permissions that a browser needs.
+ */
+
+/** What axe-core finds on a page. */
+interface Violation {
+  readonly id: string;
+  readonly impact: string;
+  readonly nodes: readonly { readonly html: string }[];
+}
+
+const folder = join(directory, "runs"), hostile = join(directory, "hostile");
+const HTML = '<img src="http://evil.example/x" onerror="document.title=\'hacked\'">';
+const losses = Array.from({ length: 300 }, (_, i) => 5 * Math.exp(-i / 60) + 1 + Math.sin(i) / 9);
+const record = (seed: number) => [
+  start(300, { seed, learningRate: seed / 100 }),
+  ...losses.flatMap((loss, i) => [
+    step(i + 1, loss + seed),
+    ...((i + 1) % 50 === 0
+      ? [
+        evaluation(i + 1, loss + seed + 0.1),
+        JSON.stringify({
+          kind: "sample",
+          step: i + 1,
+          prompt: "Once",
+          text: ` at ${i + 1} ${HTML}`,
+        }),
+      ]
+      : []),
+  ]),
+  '{"kind":"warning","step":300,"name":"overfitting","message":"the text is learned by heart"}',
+  '{"kind":"end","step":300,"reason":"steps"}',
+];
+writeRecord(join(folder, "one"), record(1));
+writeRecord(join(folder, "deep", "two"), record(2));
+
+const browser: Browser = await openBrowser();
+const servers: Deno.HttpServer<Deno.NetAddr>[] = [];
+const abort = new AbortController();
+
+function serve(folder: string): string {
+  const handler = createHandler({ folder, signal: abort.signal });
+  const server = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen: () => {} }, handler);
+  servers.push(server);
+  return `http://127.0.0.1:${server.addr.port}/`;
+}
+const address = serve(folder);
+
+/** Opens a page, calls a function with it, and makes sure that it made no request elsewhere and no error. */
+async function withPage(
+  url: string,
+  options: PageOptions,
+  action: (page: Page) => Promise<void>,
+): Promise<void> {
+  const page = await browser.newPage({ viewport: { width: 1280, height: 900 }, ...options });
+  const elsewhere: string[] = [], errors: string[] = [];
+  const own = new URL(url);
+  page.on("request", (request: { url(): string }) => {
+    const { protocol, host } = new URL(request.url());
+    if (protocol !== "data:" && (protocol !== own.protocol || host !== own.host)) {
+      elsewhere.push(request.url());
+    }
+  });
+  page.on("pageerror", (error: Error) => errors.push(error.message));
+  page.on("console", (message: { type(): string; text(): string }) => {
+    if (message.type() === "error") errors.push(message.text());
+  });
+  try {
+    await page.goto(url);
+    await page.waitForFunction(isDrawn);
+    await action(page);
+    assert.deepEqual(elsewhere, []);
+    assert.deepEqual(errors, []);
+  } finally {
+    await page.close();
+  }
+}
+
+/** Whether the chart of the loss has coloured pixels and the details are there. */
+function isDrawn(): boolean {
+  const canvas = document.querySelector<HTMLCanvasElement>("#chart-loss canvas");
+  const pixels = canvas?.getContext("2d")?.getImageData(0, 0, canvas.width, canvas.height).data ??
+    [];
+  const isColoured = [...pixels].some((value, i, all) =>
+    i % 4 === 0 && all[i + 3]! > 200 && Math.abs(value - all[i + 2]!) > 60
+  );
+  return isColoured && document.querySelector("#details-body")!.children.length > 0;
+}
+
+const textOf = (page: Page, selector: string) => page.locator(selector).first().innerText();
+
+Deno.test("the page draws runs, and its figures are those of the files", async () => {
+  await withPage(address, {}, async (page) => {
+    assert.deepEqual(
+      (await page.locator("#run-list .name").allInnerTexts()).sort(),
+      ["deep/two", "one"],
+    );
+    await page.locator('#run-list li:has(bdi:text-is("one")) input').first().focus();
+    if (!(await page.evaluate(() => location.hash)).includes("run=one")) {
+      await page.keyboard.press("Space");
+    }
+    await page.locator("#chart-loss summary").click();
+    await page.waitForFunction(() =>
+      document.querySelector("#chart-loss")!.textContent!.includes("Loss of one")
+    );
+    const rows = await page.evaluate(() =>
+      [...document.querySelectorAll("#chart-loss table")].map((table) => ({
+        caption: table.querySelector("caption")!.textContent!,
+        rows: [...table.querySelectorAll("tbody tr")].map((row) =>
+          [...row.children].map((cell) => cell.textContent!)
+        ),
+      }))
+    );
+    const table = rows.find(({ caption }) => caption === "Loss of one")!;
+    assert.ok(table.rows.length > 40, `${table.rows.length}`);
+    for (const [step, training, validation] of table.rows) {
+      const loss = losses[Number(step) - 1]! + 1;
+      assert.equal(training, `${loss}`);
+      if (Number(step) % 50 === 0) assert.equal(validation, `${loss + 0.1}`);
+    }
+    assert.match(await textOf(page, "#facts"), /steps\s+300\/300/);
+    assert.match(await textOf(page, "#facts"), new RegExp(`${(losses[299]! + 1).toPrecision(5)}`));
+  });
+});
+
+Deno.test("a link leads to the runs, axis, smoothing and scale that it names", async () => {
+  const link = `${address}#run=one&run=deep%2Ftwo&x=tokens&smoothing=0.5&log=0`;
+  await withPage(link, {}, async (page) => {
+    const shown = await page.evaluate(() => [
+      document.querySelectorAll("#facts .card").length,
+      document.querySelector<HTMLInputElement>("input[name=axis]:checked")!.value,
+      document.querySelector<HTMLInputElement>("#smoothing")!.value,
+      document.querySelector<HTMLInputElement>("#log")!.checked,
+    ]);
+    assert.deepEqual(shown, [2, "tokens", "0.5", false]);
+    assert.match(await textOf(page, "#differences"), /--learning-rate\s+0.01\s+0.02/);
+  });
+});
+
+Deno.test("the page can be used with the keyboard alone", async () => {
+  await withPage(`${address}#run=one`, {}, async (page) => {
+    const focused = () =>
+      page.evaluate(() => {
+        const { id, className, parentElement } = document.activeElement!;
+        return id || className || parentElement!.className;
+      });
+    const tabTo = async (name: string) => {
+      for (let i = 0; i < 40; i++) {
+        await page.keyboard.press("Tab");
+        if (await focused() === name) return;
+      }
+      assert.fail(`Tab does not reach ${name}`);
+    };
+    await page.keyboard.press("Tab");
+    assert.equal(await focused(), "skip");
+    await tabTo("filter");
+    await page.keyboard.type("two");
+    assert.deepEqual(await page.locator("#run-list .name").allInnerTexts(), ["deep/two"]);
+    await tabTo("run");
+    await page.keyboard.press("Space");
+    await page.waitForFunction(() => document.querySelectorAll("#facts .card").length === 2);
+    await page.evaluate(() =>
+      document.querySelector<HTMLInputElement>("input[name=axis]")!.focus()
+    );
+    await page.keyboard.press("ArrowRight");
+    assert.match(await page.evaluate(() => location.hash), /x=tokens/);
+    await tabTo("plot");
+    const value = () =>
+      page.evaluate(() => document.activeElement!.getAttribute("aria-valuetext")!);
+    assert.match(await value(), /^last: one: training/);
+    await page.keyboard.press("Home");
+    await page.waitForFunction(() =>
+      document.activeElement!.getAttribute("aria-valuetext")!.startsWith("tokens 16:")
+    );
+    await page.keyboard.press("ArrowRight");
+    await page.waitForFunction(() =>
+      document.activeElement!.getAttribute("aria-valuetext")!.startsWith("tokens 32:")
+    );
+    const second = Number(losses[1]!.toPrecision(9)) + 1;
+    assert.ok((await value()).includes(`training ${Number(second.toPrecision(5))}`), await value());
+    await tabTo("sample-step");
+    await page.keyboard.press("Home");
+    assert.match(await textOf(page, ".story"), /at 50 /);
+  });
+});
+
+Deno.test("the page fits 360 pixels, and is dark if the system is", async () => {
+  const phone = { viewport: { width: 360, height: 740 }, colorScheme: "dark" } as const;
+  await withPage(`${address}#run=one&run=deep%2Ftwo`, phone, async (page) => {
+    await page.evaluate(() =>
+      document.querySelectorAll("details").forEach((details) => details.open = true)
+    );
+    await page.waitForFunction(() => document.querySelectorAll(".figures table").length > 5);
+    const [width, background] = await page.evaluate(() => [
+      document.documentElement.scrollWidth,
+      getComputedStyle(document.body).backgroundColor,
+    ]);
+    assert.equal(width, 360);
+    assert.equal(background, "rgb(13, 17, 23)");
+  });
+});
+
+Deno.test("axe-core finds nothing serious on the page", async () => {
+  const specifier: string = "npm:axe-core@4.14.1";
+  const { source } = (await import(specifier)).default as { source: string };
+  for (const colorScheme of ["light", "dark"] as const) {
+    await withPage(`${address}#run=one&run=deep%2Ftwo`, { colorScheme }, async (page) => {
+      await page.evaluate(() =>
+        document.querySelectorAll("details:not(#playground-panel)").forEach((details) =>
+          (details as HTMLDetailsElement).open = true
+        )
+      );
+      await page.evaluate(source);
+      const { violations } = await page.evaluate<{ violations: Violation[] }>(
+        "axe.run(document, { resultTypes: ['violations'] })",
+      );
+      const serious = violations.filter(({ impact }) => /serious|critical/.test(impact))
+        .map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).slice(0, 3).join(" ")}`);
+      assert.deepEqual(serious, []);
+    });
+  }
+});
+
+Deno.test("what others wrote into a run is shown as text", async () => {
+  writeRecord(join(hostile, HTML.replaceAll("/", "")), [
+    start(9, { preset: HTML }),
+    step(1, 2),
+    "{",
+    step(2, null),
+    evaluation(2, 1),
+    JSON.stringify({ kind: "sample", step: 2, prompt: HTML, text: `</script>${HTML}` }),
+    JSON.stringify({ kind: "warning", step: 2, name: HTML, message: HTML }),
+  ]);
+  mkdirSync(join(hostile, "broken", "metrics.jsonl"), { recursive: true });
+  symlinkSync(hostile, join(hostile, "circle"), "dir");
+  await new Deno.Command("mkfifo", { args: [join(hostile, "pipe")] }).output().catch(() => {});
+  const address = serve(hostile);
+  await withPage(address, {}, async (page) => {
+    await page.locator("#select-shown").click();
+    await page.waitForFunction(() => document.querySelectorAll("#facts .card").length === 2);
+    const [images, title, story] = await page.evaluate(() => [
+      document.images.length,
+      document.title,
+      document.querySelector(".story")!.textContent,
+    ]);
+    assert.equal(images, 0);
+    assert.doesNotMatch(`${title}`, /^hacked/);
+    assert.equal(story, `${HTML}</script>${HTML}`);
+    assert.match(await textOf(page, "#details-body"), /1 line/);
+  });
+});
+
+Deno.test("a saved page shows the same without a server", async () => {
+  const file = join(directory, "saved.html");
+  Deno.writeTextFileSync(file, savedPage(await readAll(new RunFolder(folder))));
+  await withPage(`file://${file}#run=one&run=deep%2Ftwo`, {}, async (page) => {
+    assert.match(await textOf(page, "#differences"), /--learning-rate\s+0.01\s+0.02/);
+    assert.equal(await page.locator("#playground-panel").isVisible(), false);
+    assert.match(await textOf(page, ".story"), /at 300 <img/);
+  });
+});
+
+Deno.test("the page follows a training, which does not notice it", async () => {
+  const live = join(directory, "live"), address = serve(live);
+  const page = await browser.newPage();
+  try {
+    await page.goto(address);
+    await page.waitForFunction(() => /no runs yet/.test(document.body.innerText));
+    const words =
+      "--layers 1 --width 16 --heads 2 --batch-size 4 --context-length 16 --steps 400 " +
+      "--eval-tokens 500 --eval-every 200 --sample-every 200 --tune off";
+    const training = task("train", [...words.split(" "), "--out", join(live, "tiny")]);
+    const steps: number[] = [];
+    while (!/finished/.test(await textOf(page, "body"))) {
+      const text = await textOf(page, "body"), [, step] = /(\d+)\/400/.exec(text) ?? [];
+      if (/training\s/.test(text) && step !== undefined && Number(step) !== steps.at(-1)) {
+        steps.push(Number(step));
+      }
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+    const { code, stderr } = await training;
+    assert.equal(code, 0, stderr);
+    assert.ok(steps.length >= 2, `only ${steps.join(" ")} were seen`);
+    await page.waitForFunction(isDrawn);
+    await page.waitForFunction(() =>
+      document.querySelector("#details-body")!.textContent!.includes("Checkpoints")
+    );
+    const lines = Deno.readTextFileSync(join(live, "tiny", "metrics.jsonl")).trim().split("\n");
+    const last = lines.map((line) => JSON.parse(line)).findLast(({ kind }) => kind === "step");
+    assert.equal(last.step, 400);
+    const shown = Number(Number(last.loss).toPrecision(last.loss >= 1 ? 5 : 4));
+    assert.ok((await textOf(page, "#facts")).includes(`${shown}`));
+    assert.match(await textOf(page, "#announcer"), /^tiny/);
+  } finally {
+    await page.close();
+  }
+});
+
+Deno.test("the browser and the servers end", async () => {
+  await browser.close();
+  abort.abort();
+  for (const server of servers) await server.shutdown();
+  assert.equal(servers.length, 3);
+});
