@@ -255,7 +255,9 @@ export { type Neighbour, neighboursOf, type TextNeighbours } from "./inspect/nei
 export { type SamplerDistribution, samplerDistributions } from "./inspect/sampler.ts";
 export { likeliestTokens, type Token, tokenOf, type TokenProbability } from "./inspect/tokens.ts";
 export { meanRepetition, type Repetition, repetitionOf } from "./inspect/repetition.ts";
+export { type BeforeCopy, type CopyingHead, copyingHeads } from "./inspect/copying_heads.ts";
 export {
+  beforeNames,
   judgeModel,
   type JudgeOptions,
   type Share,

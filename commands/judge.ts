@@ -6,7 +6,9 @@ import { UserError } from "../files/user_error.ts";
 import type { SamplerOptions } from "../generate/generate.ts";
 import { findSource, loadSource } from "../generate/load.ts";
 import { newestIn } from "../generate/source.ts";
+import { copyingHeads } from "../inspect/copying_heads.ts";
 import {
+  beforeNames,
   JUDGED_STORIES,
   judgeModel,
   type Share,
@@ -83,9 +85,16 @@ async function main(options: JudgeCommandOptions): Promise<void> {
   }
   if (!options.json && judged.length > 0) {
     output(tables(judged, options));
-    status(
-      "shares in % with 95 % confidence intervals; docs/judge.md says what is counted",
-    );
+    status("shares in % with 95 % confidence intervals; docs/judge.md says what is counted");
+    const [best] = judged.at(-1)!.heads ?? [];
+    if (best) {
+      status(
+        `head ${best.layer}.${best.head} attends most to the name of the hero before it comes again, ` +
+          `at step ${judged.at(-1)!.step} with ${
+            (100 * best.weight).toFixed(0)
+          } % of its attention`,
+      );
+    }
   }
   if (options.svg !== undefined) await draw(options.svg, judged, options);
 }
@@ -129,6 +138,9 @@ async function attempt<T>(
   }
 }
 
+/** Texts in which a head is looked for that copies the name. */
+const COPIES = 24;
+
 /** Judges a checkpoint, greedily and with the sampler. */
 async function judgeCheckpoint(
   device: Device,
@@ -151,10 +163,15 @@ async function judgeCheckpoint(
       onProgress: (done) => onProgress((part + done / options.stories) / parts),
     });
   onProgress(0);
-  const greedy = await judge(0, 0);
-  return isSampled
-    ? { step, greedy, sampled: await judge(sampler.temperature, 1) }
-    : { step, greedy };
+  const { tokenizer, gpt: { config: { contextLength } } } = model;
+  const texts = beforeNames({ seed: options.seed, count: COPIES })
+    .filter(({ text }) => tokenizer.encode(text).length < contextLength);
+  return {
+    step,
+    greedy: await judge(0, 0),
+    ...(isSampled ? { sampled: await judge(sampler.temperature, 1) } : {}),
+    heads: texts.length === 0 ? [] : await copyingHeads(model, texts),
+  };
 }
 
 /** A table of the greedy stories, and one of the sampled ones, as wide as the terminal allows. */
@@ -193,7 +210,7 @@ const withInterval: Cell = (share) => {
 };
 
 /** A judgement for JSON: each share with its interval. */
-function withIntervals({ step, ...drawn }: JudgedCheckpoint): object {
+function withIntervals({ step, heads, ...drawn }: JudgedCheckpoint): object {
   const shares = (of: StoryShares) =>
     Object.fromEntries(STORY_FIGURES.map((figure) => [
       figure,
@@ -202,6 +219,7 @@ function withIntervals({ step, ...drawn }: JudgedCheckpoint): object {
   return {
     step,
     ...Object.fromEntries(Object.entries(drawn).map(([how, of]) => [how, shares(of)])),
+    heads,
   };
 }
 

@@ -7,6 +7,7 @@ import {
 } from "../data/text/stories.ts";
 import { generateBatch, type SamplerOptions } from "../generate/generate.ts";
 import type { LoadedModel } from "../generate/load.ts";
+import type { BeforeCopy } from "./copying_heads.ts";
 
 /**
  * How well a model has learned the built-in stories: it continues beginnings of stories of the grammar, and its
@@ -26,7 +27,9 @@ import type { LoadedModel } from "../generate/load.ts";
 
 /** A part of what was counted. */
 export interface Share {
+  /** How many of them have it. */
   readonly count: number;
+  /** How many there are. */
   readonly of: number;
 }
 
@@ -93,6 +96,20 @@ export async function judgeModel(
     }
   }
   return sharesOf(beginnings, continuations);
+}
+
+/**
+ * Stories up to the place where the name of the hero comes again, for `copyingHeads()`.
+ *
+ * @returns `count` texts, the same for the same seed.
+ */
+export function beforeNames({ seed, count }: { seed: number; count: number }): BeforeCopy[] {
+  const openings = storyBeginnings({ seed, count: ROLES.length * count })
+    .filter((_, i) => i % ROLES.length === 0);
+  return openings.map(({ text, rest, kept: { hero } }) => ({
+    text: text + rest.slice(0, rest.indexOf(hero!)).replace(/ $/, ""),
+    word: ` ${hero}`,
+  }));
 }
 
 /** The figures of continued beginnings. */

@@ -1,5 +1,6 @@
 import { drawChart, noPoints } from "../train/chart.ts";
 import { LossCurve, lossPanel, stepAxis } from "../train/loss_curve.ts";
+import type { CopyingHead } from "./copying_heads.ts";
 import { shareInterval, STORY_FIGURES, type StoryFigure, type StoryShares } from "./judge.ts";
 
 /** The judgement of a checkpoint. */
@@ -10,6 +11,8 @@ export interface JudgedCheckpoint {
   readonly greedy: StoryShares;
   /** With tokens drawn by a sampler. */
   readonly sampled?: StoryShares;
+  /** What its heads copy of the name of the hero, see `copyingHeads()`. */
+  readonly heads?: readonly CopyingHead[];
 }
 
 /** What each figure is called, and its colour. */
@@ -20,9 +23,13 @@ const FIGURES: Readonly<Record<StoryFigure, { text: string; color: string }>> = 
   thing: { text: "… their thing", color: "#9c6b4e" },
 };
 
+/** Colour of the attention of a head. */
+const PINK = "#ff8ab7";
+
 /**
  * Draws the judgements of a run's checkpoints as SVG, below the loss curve of the run and over the same steps. Bands
- * are 95 % confidence intervals of the shares of sampled stories.
+ * are 95 % confidence intervals of the shares of sampled stories. Of the heads, the one that copies the name most in the
+ * last checkpoint is drawn.
  */
 export function drawJudgements(
   judged: readonly JudgedCheckpoint[],
@@ -41,6 +48,11 @@ export function drawJudgements(
   const greedy = rows.filter(({ isGreedy }) => isGreedy);
   const sampled = rows.filter(({ isGreedy }) => !isGreedy);
   const color = ({ figure }: { figure: StoryFigure }) => FIGURES[figure].color;
+  const copying = judged.at(-1)?.heads?.[0];
+  const attention = judged.flatMap(({ step, heads = [] }) =>
+    heads.filter(({ layer, head }) => layer === copying?.layer && head === copying.head)
+      .map(({ weight }) => ({ step, weight }))
+  );
   const steps = judged.map(({ step }) => step),
     loss = lossPanel(losses, { from: Math.min(...steps) });
   const lastStep = Math.max(loss.lastStep, ...steps);
@@ -50,7 +62,17 @@ export function drawJudgements(
     notes: isCompared
       ? ["bold: sampled stories, with 95 % confidence intervals; dotted: greedy ones"]
       : [],
-    legend: [...loss.legend, ...STORY_FIGURES.map((figure) => FIGURES[figure])],
+    legend: [
+      ...loss.legend,
+      ...STORY_FIGURES.map((figure) => FIGURES[figure]),
+      ...(copying
+        ? [{
+          text: `head ${copying.layer}.${copying.head} to the earlier name`,
+          color: PINK,
+          sign: "┅",
+        }]
+        : []),
+    ],
     columns: 1,
     panel: { width: 760, height: 290 },
     panels: (plot) => {
@@ -66,6 +88,9 @@ export function drawJudgements(
             plot.areaY(isCompared ? sampled : greedy, {
               ...{ x: "step", y1: "low", y2: "high", z: "figure" },
               ...{ fill: color, fillOpacity: 0.15 },
+            }),
+            plot.lineY(attention, {
+              ...{ x: "step", y: "weight", stroke: PINK, strokeWidth: 1.5, strokeDasharray: "6 3" },
             }),
             plot.lineY(greedy, isCompared ? { ...channels, strokeDasharray: "1 3" } : channels),
             plot.lineY(sampled, { ...channels, strokeWidth: 2.5 }),

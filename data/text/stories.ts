@@ -209,11 +209,11 @@ export function sampleStories({ seed, count }: { seed: number; count: number }):
   return Array.from({ length: count }, () => drawStory(random).sentences.join(""));
 }
 
-/** Slots that say whom or what a story is about. */
-export const ROLES = ["hero", "animal", "thing"] as const;
-
 /** A slot that says whom or what a story is about. */
-export type Role = typeof ROLES[number];
+export type Role = "hero" | "animal" | "thing";
+
+/** All of them. */
+export const ROLES: readonly Role[] = ["hero", "animal", "thing"];
 
 /** A story of the grammar in two parts. A model continues the first one. */
 export interface Beginning {

@@ -41,8 +41,10 @@ Deno.test("judge prints a table per way to draw tokens, and draws the shares und
 Deno.test("judge --json prints an object per checkpoint, greedy alone at temperature 0", async () => {
   const { code, stdout, stderr } = await judge("--json", "--checkpoint", "2", "--temperature", "0");
   assert.equal(code, 0, stderr);
-  const { greedy, ...rest } = JSON.parse(stdout);
+  const { greedy, heads, ...rest } = JSON.parse(stdout);
   assert.deepEqual(rest, { step: 2 });
+  assert.equal(heads.length, 4);
+  assert.deepEqual(Object.keys(heads[0]), ["layer", "head", "weight"]);
   assert.deepEqual(Object.keys(greedy), ["sentences", "hero", "animal", "thing"]);
   const { interval, ...hero } = greedy.hero;
   assert.deepEqual(hero, { count: 0, of: 3 });

@@ -1,6 +1,12 @@
 import assert from "node:assert/strict";
-import { type Beginning, storyBeginnings } from "../../data/text/stories.ts";
-import { judgeModel, shareInterval, sharesOf, STORY_FIGURES } from "../../inspect/judge.ts";
+import { type Beginning, judgeStory, storyBeginnings } from "../../data/text/stories.ts";
+import {
+  beforeNames,
+  judgeModel,
+  shareInterval,
+  sharesOf,
+  STORY_FIGURES,
+} from "../../inspect/judge.ts";
 import { drawJudgements } from "../../inspect/judge_chart.ts";
 import { LossCurve } from "../../train/loss_curve.ts";
 import { byteTokenizer, randomModel } from "../generate/models.ts";
@@ -58,6 +64,15 @@ Deno.test("shareInterval() is Wilson's interval, also when all or nothing was co
   assert.deepEqual(shareInterval({ count: 0, of: 0 }), [0, 1]);
 });
 
+Deno.test("beforeNames() are stories up to the place where the name comes again", () => {
+  const texts = beforeNames({ seed: 4, count: 40 });
+  for (const { text, word } of texts) {
+    assert.equal(text.split(word).length, 2, text);
+    assert.match(text, /[\w,.]$|\n$/);
+    assert.deepEqual(judgeStory(text).named.hero, [word.trim()]);
+  }
+});
+
 Deno.test("judgeModel() continues every beginning and reports each that is complete", async () => {
   const model = { gpt: randomModel(device, "f32"), tokenizer: byteTokenizer() };
   const done: number[] = [];
@@ -80,7 +95,15 @@ Deno.test("drawJudgements() draws shares under the losses, each with its interva
     animal: share(1),
     thing: share(0, 0),
   });
-  const judged = [1, 2].map((step) => ({ step, greedy: shares(step), sampled: shares(step + 1) }));
+  const heads = [0.75, 0.25].map((weight, head) => ({ layer: 1, head, weight }));
+  const judged = [1, 2].map((step) => (
+    {
+      step,
+      greedy: shares(step),
+      sampled: shares(step + 1),
+      heads: step === 1 ? heads.toReversed() : heads,
+    }
+  ));
   const losses = new LossCurve();
   losses.add({ kind: "evaluation", step: 1, loss: 2, entropyPerToken: 0.5 });
   losses.add({ kind: "evaluation", step: 2, loss: 1 });

@@ -1,0 +1,91 @@
+import { quoted } from "../files/printable.ts";
+import { UserError } from "../files/user_error.ts";
+import type { LoadedModel } from "../generate/load.ts";
+import { attentionWeights } from "../kernels/attention/weights.ts";
+import { attentionOf } from "../model/config.ts";
+import { forward } from "../model/forward_backward.ts";
+import { idsOf, preparePass } from "./pass.ts";
+
+/** A head, and how much of its attention goes to a word that comes next. */
+export interface CopyingHead {
+  /** The layer, from 0. */
+  readonly layer: number;
+  /** The head in its layer, from 0. */
+  readonly head: number;
+  /** Attention weight, 0 to 1: the mean over all texts. */
+  readonly weight: number;
+}
+
+/** A text at whose end a word of it comes again. */
+export interface BeforeCopy {
+  /** The text, which ends before the word comes again. */
+  readonly text: string;
+  /** The word as the text has it, with the space before it. */
+  readonly word: string;
+}
+
+/**
+ * Finds the heads that copy words: those that attend, from the last token of a text, to a word that comes next and that
+ * the text has already. Wang et al. 2022 (https://arxiv.org/abs/2211.00593) call them name movers.
+ *
+ * @param texts each is read as a document. It must have the word and fit into the model's context.
+ * @returns all heads, the one with the highest weight first.
+ * @throws {UserError} if a text does not have its word, or as `logitsOf()` does.
+ *
+ * @example Find the head that copies the name of a story's hero
+ * ```ts
+ * import { beforeNames, copyingHeads, loadModel, openDevice } from "../mod.ts";
+ *
+ * const model = await loadModel(await openDevice(), { run: "runs/default" });
+ * const texts = beforeNames({ seed: 1, count: 24 });
+ * console.log(texts[0]); // { text: "One warm spring, a small boy named Jack went …", word: " Jack" }
+ * const [{ layer, head, weight }] = await copyingHeads(model, texts);
+ * console.log(`head ${head} of layer ${layer}: ${(100 * weight).toFixed(0)} % of its attention`);
+ * ```
+ */
+export async function copyingHeads(
+  model: LoadedModel,
+  texts: readonly BeforeCopy[],
+): Promise<[CopyingHead, ...CopyingHead[]]> {
+  const { gpt, tokenizer } = model, { layers, heads } = gpt.config;
+  const sums = new Float64Array(layers * heads);
+  for (const { text, word } of texts) {
+    const ids = idsOf(model, text), T = ids.length, places = placesOf(tokenizer.encode(word), ids);
+    if (places.length === 0) {
+      throw new UserError(
+        `Cannot find heads that copy ${quoted(word)} as the text must have it: ${quoted(text)}`,
+      );
+    }
+    // only training keeps the queries and keys of every layer
+    using pass = preparePass(gpt, { tokens: ids, purpose: "training" });
+    const { activations, make, run } = pass, { at } = activations;
+    const all = Array.from(
+      { length: layers },
+      (_, i) => make(`weights ${i}`, [1, heads, T, T], "f32"),
+    );
+    const weights = await run((program) => {
+      forward(program, gpt, pass, activations);
+      for (const [i, p] of all.entries()) {
+        const read = { qkv: at("qkv", i), logSumExp: at("attention.logSumExp", i) };
+        attentionWeights(program, read, { p }, { T, heads, ...attentionOf(gpt.config, i) });
+      }
+    }, ...all);
+    for (let row = 0; row < layers * heads; row++) {
+      const [layer, head] = [Math.floor(row / heads), row % heads];
+      const last = weights[layer]!.subarray((head * T + T - 1) * T);
+      for (const place of places) sums[row]! += last[place]! / texts.length;
+    }
+  }
+  const found = Array.from(
+    sums,
+    (weight, row) => ({ layer: Math.floor(row / heads), head: row % heads, weight }),
+  );
+  return found.sort((a, b) => b.weight - a.weight) as [CopyingHead, ...CopyingHead[]];
+}
+
+/** The places of all tokens of a word, wherever the ids have it. */
+function placesOf(word: readonly number[], ids: readonly number[]): number[] {
+  return ids.flatMap((_, start) =>
+    word.every((id, i) => ids[start + i] === id) ? word.map((_, i) => start + i) : []
+  );
+}
