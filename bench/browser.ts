@@ -1,3 +1,4 @@
+/// <reference lib="dom" />
 import { existsSync } from "node:fs";
 import { UserError } from "../files/user_error.ts";
 
@@ -87,4 +88,16 @@ export async function openBrowser(): Promise<Browser> {
   const isRoot = Deno.build.os === "linux" && Deno.uid() === 0;
   const args = ["--disable-gpu", ...(isRoot ? ["--no-sandbox"] : [])];
   return await chromium.launch({ executablePath, args });
+}
+
+/** Whether the dashboard's chart of losses shows a curve; it runs in the page. */
+export function hasCurve(): boolean {
+  const canvas = document.querySelector<HTMLCanvasElement>("#chart-loss canvas");
+  const context = canvas?.getContext("2d");
+  if (!canvas || !context || canvas.width * canvas.height === 0) return false;
+  const { data } = context.getImageData(0, 0, canvas.width, canvas.height);
+  // axes and texts are grey, runs are not
+  return data.some((red, i) =>
+    i % 4 === 0 && data[i + 3]! > 100 && Math.abs(red - data[i + 2]!) > 60
+  );
 }

@@ -5,17 +5,17 @@ import { CHUNK_BYTES, LINE_BREAK, type Metric, parseMetric, readLines } from "..
 import { RunIndex } from "./run_index.ts";
 
 /**
- * Reading of a record that a training may be writing: all of it in slices, what was appended, or a sample of its
+ * Reading of a record that a training may be writing: all of it in slices, what was appended, or a few of its
  * lines at once.
  *
  * @module
  */
 
-/** Bytes at the beginning and at the end of a record that `glance()` reads. */
+/** Bytes at the beginning and at the end of a record that are read at once. */
 const HEAD_BYTES = 2 ** 14, TAIL_BYTES = 2 ** 14;
 
-/** Bytes from the end in which `glance()` looks for the last evaluation. */
-const EVALUATION_BYTES = 2 ** 20;
+/** Bytes at the end in which the last evaluation is looked for, and the start that made a run longer. */
+const END_BYTES = 2 ** 20;
 
 /** Places between the beginning and the end from which a sample has a line each, and the bytes that are read there. */
 const PLACES = 1000, PLACE_BYTES = 2 ** 12;
@@ -62,7 +62,7 @@ export class RunReader {
   /** The index, or while it is incomplete, that of a sample of the record's lines. */
   get best(): RunIndex {
     if (this.#isComplete) return this.index;
-    return this.#sample ??= glance(this.#path, PLACES);
+    return this.#sample ??= sampleOf(this.#path);
   }
 
   /** Reads lines that were not read before, until a time of `performance.now()`. */
@@ -134,42 +134,89 @@ function markBefore(path: string, offset: number): Uint8Array<ArrayBuffer> {
 }
 
 /**
- * The index of some lines of a record: the first, the last, and one at each of `places` between them. It takes the
- * same time for a record of any length.
+ * The index of some lines of a record: the first ones, the last ones, and one at each of `PLACES` between. It takes
+ * the same time for a record of any length.
  *
  * @throws an error of the system if the file cannot be read.
  */
-export function glance(path: string, places = 0): RunIndex {
+export function sampleOf(path: string): RunIndex {
   const index = new RunIndex();
+  using record = openRecord(path);
+  const { size } = record;
+  const add = (metrics: Iterable<Metric>) => {
+    for (const metric of metrics) index.add(metric);
+  };
+  if (size <= HEAD_BYTES + TAIL_BYTES) {
+    add(metricsIn(record.read(0, size), { isHead: true }));
+    return index;
+  }
+  add(metricsIn(record.read(0, HEAD_BYTES), { isHead: true }));
+  const between = size - HEAD_BYTES - TAIL_BYTES;
+  for (let i = 0; i < PLACES; i++) {
+    for (
+      const metric of metricsIn(
+        record.read(HEAD_BYTES + Math.floor(between * i / PLACES), PLACE_BYTES),
+      )
+    ) {
+      index.add(metric);
+      break;
+    }
+  }
+  const evaluation = lastLine(
+    record.read(Math.max(0, size - END_BYTES), END_BYTES),
+    "evaluation",
+  );
+  const tail = [...metricsIn(record.read(size - TAIL_BYTES, TAIL_BYTES))];
+  add(evaluation && !tail.some(({ kind }) => kind === "evaluation") ? [evaluation, ...tail] : tail);
+  return index;
+}
+
+/**
+ * The index of the few lines of a record that tell how far it is: its start, its last step and evaluation, and what
+ * follows them.
+ *
+ * @throws an error of the system if the file cannot be read.
+ */
+export function glance(path: string): RunIndex {
+  const index = new RunIndex();
+  using record = openRecord(path);
+  const { size } = record;
+  for (const metric of metricsIn(record.read(0, HEAD_BYTES), { isHead: true })) {
+    index.add(metric); // the start, or in a record without one anything
+    break;
+  }
+  const tail = record.read(Math.max(0, size - TAIL_BYTES), TAIL_BYTES), last: Metric[] = [];
+  for (const metric of metricsFromEnd(tail, { isHead: size <= TAIL_BYTES })) {
+    last.unshift(metric);
+    if (metric.kind === "step") break;
+  }
+  const find = (kind: string) =>
+    lastLine(tail, kind) ??
+      lastLine(record.read(Math.max(0, size - END_BYTES), END_BYTES), kind);
+  const { steps } = (index.start?.options ?? {}) as Record<string, unknown>;
+  const isExtended = typeof steps === "number" && (last.at(-1)?.step ?? 0) > steps;
+  const earlier = [isExtended && "start", "evaluation"].flatMap((kind) =>
+    kind && !last.some((metric) => metric.kind === kind) ? find(kind) ?? [] : []
+  );
+  for (const metric of [...earlier, ...last]) index.add(metric);
+  return index;
+}
+
+/** Opens a record to read parts of it. */
+function openRecord(path: string) {
+  const { size } = statSync(path);
   if (!statSync(path).isFile()) { // opening a pipe would wait forever
     throw Object.assign(new Error("it is no file"), { code: "EINVAL" });
   }
-  using file = openFile(path, "r");
-  const { size } = statSync(path);
-  const read = (from: number, length: number) => {
-    const bytes = new Uint8Array(length);
-    return bytes.subarray(0, readAt(file.handle, bytes, from));
+  const file = openFile(path, "r");
+  return {
+    size,
+    read(from: number, length: number): Uint8Array {
+      const bytes = new Uint8Array(Math.min(length, size - from));
+      return bytes.subarray(0, readAt(file.handle, bytes, from));
+    },
+    [Symbol.dispose]: () => file[Symbol.dispose](),
   };
-  const whole = HEAD_BYTES + TAIL_BYTES;
-  if (size <= whole) {
-    for (const metric of metricsIn(read(0, size), { isHead: true })) index.add(metric);
-    return index;
-  }
-  for (const metric of metricsIn(read(0, HEAD_BYTES), { isHead: true })) index.add(metric);
-  const between = size - whole;
-  for (let i = 0; i < places; i++) {
-    const from = HEAD_BYTES + Math.floor(between * i / places);
-    const [metric] = metricsIn(read(from, PLACE_BYTES));
-    if (metric) index.add(metric);
-  }
-  const tail = [...metricsIn(read(size - TAIL_BYTES, TAIL_BYTES))];
-  if (!tail.some(({ kind }) => kind === "evaluation")) {
-    const from = Math.max(HEAD_BYTES, size - EVALUATION_BYTES);
-    const evaluation = lastEvaluation(read(from, size - TAIL_BYTES - from));
-    if (evaluation) index.add(evaluation);
-  }
-  for (const metric of tail) index.add(metric);
-  return index;
 }
 
 /** The whole lines in a part of a record that are metrics; the part begins within a line unless it is the head. */
@@ -185,10 +232,22 @@ function* metricsIn(bytes: Uint8Array, { isHead = false } = {}): Generator<Metri
   if (metric) yield metric;
 }
 
-/** The last evaluation in a part of a record, as this project writes it. */
-function lastEvaluation(part: Uint8Array): Metric | undefined {
+/** The whole lines in a part of a record that are metrics, the last one first. */
+function* metricsFromEnd(bytes: Uint8Array, { isHead }: { isHead: boolean }): Generator<Metric> {
+  const decoder = new TextDecoder();
+  for (let to = bytes.length; to > 0;) {
+    const at = bytes.lastIndexOf(LINE_BREAK, to - 1);
+    if (at < 0 && !isHead) return;
+    const metric = parseMetric(decoder.decode(bytes.subarray(at + 1, to)));
+    if (metric) yield metric;
+    to = at;
+  }
+}
+
+/** The last line of a kind in a part of a record, if it is written as this project does. */
+function lastLine(part: Uint8Array, kind: string): Metric | undefined {
   const bytes = Buffer.from(part.buffer, part.byteOffset, part.length);
-  const at = bytes.lastIndexOf('\n{"kind":"evaluation"');
+  const at = bytes.lastIndexOf(`\n{"kind":"${kind}"`);
   if (at < 0) return undefined;
   const end = bytes.indexOf(LINE_BREAK, at + 1);
   return parseMetric(bytes.toString("utf8", at + 1, end < 0 ? bytes.length : end));

@@ -3,7 +3,13 @@
 import assert from "node:assert/strict";
 import { mkdirSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
-import { type Browser, openBrowser, type Page, type PageOptions } from "../../bench/browser.ts";
+import {
+  type Browser,
+  hasCurve,
+  openBrowser,
+  type Page,
+  type PageOptions,
+} from "../../bench/browser.ts";
 import { createHandler } from "../../serve/handler.ts";
 import { RunFolder } from "../../serve/run_folder.ts";
 import { readAll, savedPage } from "../../serve/saved_page.ts";
@@ -80,7 +86,7 @@ async function withPage(
   });
   try {
     await page.goto(url);
-    await page.waitForFunction(isDrawn);
+    await drawn(page);
     await action(page);
     assert.deepEqual(elsewhere, []);
     assert.deepEqual(errors, []);
@@ -89,15 +95,10 @@ async function withPage(
   }
 }
 
-/** Whether the chart of the loss has coloured pixels and the details are there. */
-function isDrawn(): boolean {
-  const canvas = document.querySelector<HTMLCanvasElement>("#chart-loss canvas");
-  const pixels = canvas?.getContext("2d")?.getImageData(0, 0, canvas.width, canvas.height).data ??
-    [];
-  const isColoured = [...pixels].some((value, i, all) =>
-    i % 4 === 0 && all[i + 3]! > 200 && Math.abs(value - all[i + 2]!) > 60
-  );
-  return isColoured && document.querySelector("#details-body")!.children.length > 0;
+/** Waits until a page shows curves and details. */
+async function drawn(page: Page): Promise<void> {
+  await page.waitForFunction(hasCurve);
+  await page.waitForFunction(() => document.querySelector("#details-body")!.children.length > 0);
 }
 
 const textOf = (page: Page, selector: string) => page.locator(selector).first().innerText();
@@ -294,7 +295,7 @@ Deno.test("the page follows a training, which does not notice it", async () => {
     const { code, stderr } = await training;
     assert.equal(code, 0, stderr);
     assert.ok(steps.length >= 2, `only ${steps.join(" ")} were seen`);
-    await page.waitForFunction(isDrawn);
+    await drawn(page);
     await page.waitForFunction(() =>
       document.querySelector("#details-body")!.textContent!.includes("Checkpoints")
     );

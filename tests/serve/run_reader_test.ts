@@ -77,11 +77,12 @@ Deno.test("RunReader forgets the steps that a resumed training repeats", () => {
   assert.notEqual(reader.generation, before);
 });
 
-Deno.test("RunReader begins anew if the record was replaced, cut or changed", () => {
+Deno.test("RunReader begins anew if the record was replaced, cut or changed", async () => {
   const path = record([start(), step(1, 1), step(2, 2)]), reader = readAll(new RunReader(path));
   const write = (lines: string[]) => Deno.writeTextFileSync(path, lines.join("\n") + "\n");
   let { generation } = reader;
   for (const losses of [[1], [5, 6, 7, 8], [9, 6, 7, 8]]) {
+    await new Promise((resolve) => setTimeout(resolve, 20)); // file systems count time in ticks
     write([start(), ...losses.map((loss, i) => step(i + 1, loss))]);
     assert.deepEqual(lossesOf(readAll(reader)), losses);
     assert.notEqual(reader.generation, generation);
@@ -129,6 +130,13 @@ Deno.test("glance() finds the last step and evaluation of a long record", () => 
   assert.equal(index.last("step.loss")?.step, 2000);
   assert.deepEqual(index.last("evaluation.loss")?.value, 0.5);
   assert.equal((index.start?.options as Record<string, unknown>).steps, 5000);
+});
+
+Deno.test("glance() has the options of the last start if the run was made longer", () => {
+  const longer = JSON.stringify({ ...JSON.parse(start(300)), step: 100 });
+  const later = Array.from({ length: 200 }, (_, i) => step(101 + i));
+  const index = glance(record([start(100), ...steps(100), longer, ...later]));
+  assert.equal((index.start?.options as Record<string, unknown>).steps, 300);
 });
 
 Deno.test("RunReader waits for no pipe", async () => {
