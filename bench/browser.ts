@@ -64,6 +64,7 @@ export interface Locator {
   click(): Promise<void>;
   fill(value: string): Promise<void>;
   focus(): Promise<void>;
+  hover(): Promise<void>;
   count(): Promise<number>;
   isVisible(): Promise<boolean>;
   innerText(): Promise<string>;

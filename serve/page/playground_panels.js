@@ -333,7 +333,7 @@ function createAttention() {
         : bytesOf((await inspect("attention", { model, ids, layer, head }, signal)).weights);
       view.replaceChildren(
         ...attentionOfHead(tokens.slice(first), weights, {
-          name: `layer ${layer}, head ${head}`,
+          name: `${layer}.${head}`,
           query: Math.max(0, index - first),
           onSelect: (query) => selected.onSelect(first + query),
         }),
@@ -357,7 +357,7 @@ function createAttention() {
         canvas,
         `${layer}.${head}`,
       );
-      button.setAttribute("aria-label", `Layer ${layer}, head ${head}`);
+      button.setAttribute("aria-label", `Layer and head ${layer}.${head}`);
       return button;
     });
     const grid = create("div", {
@@ -404,7 +404,7 @@ function attentionOfHead(tokens, weights, { name, query, onSelect }) {
     width: T,
     height: T,
     role: "img",
-    "aria-label": `Matrix of the weights of ${name}: rows look, columns are looked at`,
+    "aria-label": `Matrix of the weights of head ${name}: rows look, columns are looked at`,
   });
   const under = create("p", { class: "note" }, "Rows look at columns.");
   canvas.addEventListener("mousemove", ({ offsetX, offsetY }) => {
@@ -419,7 +419,7 @@ function attentionOfHead(tokens, weights, { name, query, onSelect }) {
     .map((token, s) => ({ token, s, weight: (weights[query * T + s] ?? 0) / 255 }))
     .filter(({ weight }) => weight > 0).sort((a, b) => b.weight - a.weight).slice(0, 8);
   return [
-    create("h4", {}, `Layer and head: ${name}`),
+    create("h4", {}, `Layer and head ${name}`),
     create(
       "div",
       { class: "attention-head" },
@@ -512,7 +512,8 @@ function lines(tokens, weights, { name, query, onSelect }) {
     width,
     height: T * ROW,
     role: "img",
-    "aria-label": `Lines of ${name}, from each token on the left to those on the right it looks at`,
+    "aria-label":
+      `Lines of head ${name}, from each token on the left to those on the right it looks at`,
   });
   const middle = (/** @type {number} */ t) => (t + 0.5) * ROW;
   for (let t = 0; t < T; t++) {

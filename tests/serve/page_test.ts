@@ -4,10 +4,18 @@ import { root } from "../commands/task.ts";
 
 /** The page in a browser, in a process with the permissions that a browser needs. */
 
-Deno.test("the dashboard's page works in a browser (tests/serve/page_browser.ts)", async () => {
+const FILES = ["page_browser.ts", "playground_browser.ts"];
+
+Deno.test("the dashboard's page works in a browser (tests/serve/*_browser.ts)", async () => {
   const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
     // deno.lock would make every user download what only these tests need
-    args: ["test", "-A", "--no-lock", "--no-check", join("tests", "serve", "page_browser.ts")],
+    args: [
+      "test",
+      "-A",
+      "--no-lock",
+      "--no-check",
+      ...FILES.map((name) => join("tests", "serve", name)),
+    ],
     cwd: root,
     env: { NO_COLOR: "1" },
   }).output();
