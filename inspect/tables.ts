@@ -5,14 +5,14 @@ import type { Prediction, TextLens, TextPredictions } from "./predictions.ts";
 import { highest, type Token } from "./tokens.ts";
 
 /**
- * What `predictionsOf()`, `attentionWeightsOf()`, `logitLensOf()` and `neighboursOf()` return, as tables for people. A
- * table fits `width` characters as far as its first columns allow; each line is that of a token.
+ * What `predictionsOf()`, `attentionWeightsOf()`, `logitLensOf()` and `neighboursOf()` return, as tables for people; each
+ * line is that of a token. A table fits into `width` characters if these are 40 or more.
  *
  * @module
  */
 
-/** Characters of a token, at most: a token may be a line of blanks. */
-const LONGEST_TOKEN = 24;
+/** Characters of a token, at most, as a token may be a line of blanks; and in tables narrower than `NARROW`. */
+const LONGEST_TOKEN = 24, LONGEST_IN_NARROW = 10, NARROW = 60;
 
 /** The attention of one head to a text. */
 export interface HeadAttention {
@@ -22,9 +22,15 @@ export interface HeadAttention {
 }
 
 /** A token between quotes, as blanks matter. */
-export function quotedToken({ text }: Token): string {
+export function quotedToken({ text }: Token, longest = LONGEST_TOKEN): string {
   const visible = text.replaceAll("\n", "\\n").replaceAll("\r", "\\r").replaceAll("\t", "\\t");
-  return `"${printable(visible, LONGEST_TOKEN)}"`;
+  return `"${printable(visible, longest)}"`;
+}
+
+/** How a table of some width shows a token. */
+function tokensIn(width: number): (token: Token) => string {
+  const longest = width < NARROW ? LONGEST_IN_NARROW : LONGEST_TOKEN;
+  return (token) => quotedToken(token, longest);
 }
 
 /** A probability in per cent. */
@@ -35,11 +41,6 @@ export function percent(probability: number): string {
   return `${digits === undefined ? value.toExponential(0) : value.toFixed(digits)} %`;
 }
 
-/** A token with its probability. */
-function likely({ probability, ...token }: Prediction["top"][number]): string {
-  return `${quotedToken(token)} ${percent(probability)}`;
-}
-
 /**
  * Per token its probability and rank, and the likeliest other tokens; the last line has the likeliest tokens after the
  * text.
@@ -48,21 +49,23 @@ export function predictionsTable(
   { tokens, predictions }: TextPredictions,
   width = Infinity,
 ): string {
+  const shown = tokensIn(width);
   const alternatives = ({ top, next }: Prediction) =>
-    top.filter(({ id }) => id !== next?.id).map(likely);
+    top.filter(({ id }) => id !== next?.id)
+      .map((token) => `${shown(token)} ${percent(token.probability)}`);
   const rows = predictions.map((prediction) => {
     const { next } = prediction;
     const cells = next
-      ? [quotedToken(next), percent(next.probability), `${next.rank}`]
+      ? [shown(next), percent(next.probability), `${next.rank}`]
       : ["next", "—", "—"];
     return { cells, list: alternatives(prediction) };
   });
-  const first = { cells: [quotedToken(tokens[0]!), "—", "—"], list: [] };
+  const first = { cells: [shown(tokens[0]!), "—", "—"], list: [] };
   const losses = predictions.flatMap(({ next }) => next ? [next.loss] : []);
   const loss = losses.reduce((sum, loss) => sum + loss, 0) / losses.length;
   return tableWith(["token", "prob", "rank", "alternatives"], [first, ...rows], width) +
     (losses.length > 0
-      ? `\nloss ${loss.toFixed(3)} nats per token, perplexity ${Math.exp(loss).toPrecision(3)}\n`
+      ? `\nloss ${loss.toFixed(3)} nats per token\nperplexity ${Math.exp(loss).toPrecision(3)}\n`
       : "");
 }
 
@@ -71,11 +74,12 @@ export const LEAST_WEIGHT = 0.005;
 
 /** Per token the tokens that a head attends to, those with the largest weights first. */
 export function attentionTable({ tokens, weights }: HeadAttention, width = Infinity): string {
+  const shown = tokensIn(width);
   const rows = tokens.map((token, t) => {
     const row = weights[t]!;
     const list = highest(row, row.length).filter((s) => row[s]! >= LEAST_WEIGHT)
-      .map((s) => `${percent(row[s]!)} ${s} ${quotedToken(tokens[s]!)}`);
-    return { cells: [`${t}`, quotedToken(token)], list };
+      .map((s) => `${percent(row[s]!)} ${s} ${shown(tokens[s]!)}`);
+    return { cells: [`${t}`, shown(token)], list };
   });
   return tableWith(["#", "token", "attends to"], rows, width);
 }
@@ -85,9 +89,10 @@ export function neighboursTable(
   { tokens, neighbours }: TextNeighbours,
   width = Infinity,
 ): string {
+  const shown = tokensIn(width);
   const rows = new Map(tokens.map((token, t) => [token.id, {
-    cells: [quotedToken(token)],
-    list: neighbours[t]!.map((other) => `${quotedToken(other)} ${other.cosine.toFixed(2)}`),
+    cells: [shown(token)],
+    list: neighbours[t]!.map((other) => `${shown(other)} ${other.cosine.toFixed(2)}`),
   }]));
   return tableWith(["token", "nearest, by the cosine"], [...rows.values()], width);
 }
@@ -97,33 +102,35 @@ export function neighboursTable(
  * `width` has no room for all layers, some of them are left out, never the last.
  */
 export function lensTable({ tokens, layers }: TextLens, width = Infinity): string {
-  const last = layers.length - 1;
+  const last = layers.length - 1, shown = tokensIn(width);
   const cellOf = ({ top: [likeliest], next }: Prediction) =>
-    likely(likeliest!) + (next ? ` (${next.rank})` : "");
-  const tableOf = (shown: readonly number[]) =>
-    align([
-      ["token", "next", ...shown.map((layer) => `layer ${layer}`)],
-      ...tokens.map((token, t) => {
-        const next = tokens[t + 1];
-        const cells = shown.map((layer) => cellOf(layers[layer]![t]!));
-        return [quotedToken(token), next ? quotedToken(next) : "—", ...cells];
-      }),
-    ]);
-  const fits = (table: string) => table.split("\n").every(({ length }) => length <= width);
-  for (let count = layers.length; count > 0; count--) {
-    const shown = Array.from(
-      { length: count },
-      (_, i) => count === 1 ? last : Math.round(i * last / (count - 1)),
+    `${shown(likeliest!)} ${percent(likeliest!.probability)}${next ? ` (${next.rank})` : ""}`;
+  const rows = tokens.map((token, t) =>
+    [token, tokens[t + 1]].slice(0, width < NARROW ? 1 : 2)
+      .map((token) => token ? shown(token) : "—")
+      .concat(layers.map((predictions) => cellOf(predictions[t]!)))
+  );
+  const names = width < NARROW ? ["token"] : ["token", "next"];
+  const table = [[...names, ...layers.map((_, layer) => `layer ${layer}`)], ...rows];
+  const tableOf = (layers: readonly number[]) => {
+    const columns = [...names.keys(), ...layers.map((layer) => names.length + layer)];
+    return align(table.map((row) => columns.map((column) => row[column]!)));
+  };
+  const fits = (text: string) => text.split("\n").every(({ length }) => length <= width);
+  let kept = layers.map((_, layer) => layer), text = tableOf(kept);
+  while (!fits(text) && kept.length > 1) {
+    const parts = kept.length - 2; // between the layers that are kept next
+    kept = Array.from(
+      { length: parts + 1 },
+      (_, i) => parts === 0 ? last : Math.round(i * last / parts),
     );
-    const table = tableOf(shown);
-    if (count > 1 && !fits(table)) continue;
-    if (count === layers.length) return table;
-    return `${table}\n${layers.length - count} of ${layers.length} layers are left out\n`;
+    text = tableOf(kept);
   }
-  throw new RangeError("Cannot show the logit lens as there must be a layer: there is none");
+  const left = layers.length - kept.length;
+  return left === 0 ? text : `${text}\n${left} of ${layers.length} layers are left out\n`;
 }
 
-/** A table whose last column is a list, of which as many items are shown as fit. */
+/** A table whose last column is a list, of which as many items are shown as fit; the first is cut if it does not. */
 function tableWith(
   header: readonly string[],
   rows: readonly { cells: readonly string[]; list: readonly string[] }[],
@@ -135,8 +142,11 @@ function tableWith(
   return lists.map((list, i) => {
     let line = "";
     for (const [n, item] of list.entries()) {
-      const longer = n === 0 ? item : `${line}, ${item}`;
-      if (start + longer.length > width) break;
+      const longer = n === 0 ? item : `${line}, ${item}`, room = width - start;
+      if (longer.length > room) {
+        if (n === 0 && room > 1) line = `${item.slice(0, room - 1)}…`;
+        break;
+      }
       line = longer;
     }
     return `${`${fixed[i]!.padEnd(start)}${line}`.trimEnd()}\n`;

@@ -26,7 +26,7 @@ const COLUMNS: Readonly<Record<string, (tensor: TrainingTensor) => string>> = {
 };
 
 /** Columns that a narrow terminal leaves out, the first one first. */
-const SPARE = ["type", "role", "shape"];
+const SPARE = ["type", "role", "shape", "needed"];
 
 /** The name of a tensor without its role, which stands beside it. */
 function nameOf({ name, role }: TrainingTensor): string {

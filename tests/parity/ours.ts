@@ -2,6 +2,7 @@ import { join } from "node:path";
 import { createDecoder } from "../../generate/decoder.ts";
 import { DEFAULT_SAMPLER } from "../../generate/generate.ts";
 import { loadModel } from "../../generate/load.ts";
+import { logitLensOf } from "../../inspect/predictions.ts";
 import { openDevice } from "../../kernels/device.ts";
 import { Program } from "../../kernels/program.ts";
 import { createTensor, download, upload } from "../../kernels/tensor.ts";
@@ -29,6 +30,8 @@ type Job =
     prompt: number[];
     count: number;
   }
+  /** The loss of each next token after 0, 1, … blocks: those of the logit lens, [L+1][T−1]. */
+  | { do: "lens"; model: string; tokens: number[] }
   /** Loads a model and saves it elsewhere. */
   | { do: "save"; model: string; out: string; dtype: "F32" | "F16" }
   /** Saves a model with initial values. */
@@ -87,6 +90,13 @@ async function perform(job: Job): Promise<unknown> {
       const values = await logitsOf(gpt, job.tokens);
       await Deno.writeFile(job.logits, new Uint8Array(values.buffer as ArrayBuffer));
       return { greedy: await greedy(gpt, job.prompt, job.count) };
+    }
+    case "lens": {
+      const model = await loadModel(device, { model: job.model, precision: "f32" });
+      const { layers } = await logitLensOf(model, job.tokens, { top: 1 });
+      return {
+        losses: layers.map((predictions) => predictions.flatMap(({ next }) => next?.loss ?? [])),
+      };
     }
     case "save": {
       const { gpt } = await loadModel(device, { model: job.model, precision: "f32" });

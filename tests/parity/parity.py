@@ -189,6 +189,21 @@ def run(name, path, config, theirs, greedy=True):
     job(compare_all, do="run", model=str(path), **fields)
 
 
+def lens(name, path, model, config):
+    """Ours computes the logit lens; theirs has the residual stream before each block, and after the last layer-norm."""
+    (tokens, _), _ = inputs(config)
+
+    def compare_all(result):
+        states = model(torch.tensor([tokens]), output_hidden_states=True).hidden_states
+        normed = [*map(model.transformer.ln_f, states[:-1]), states[-1]]
+        logits = torch.stack([model.lm_head(x)[0, :-1] for x in normed])
+        wanted = -logits.log_softmax(-1)[:, torch.arange(len(tokens) - 1), tokens[1:]]
+        difference = float(np.abs(np.array(result["losses"]) - wanted.numpy()).max())
+        check(f"{name}, logit lens", difference <= TOLERANCE, f"losses of {len(states)} layers differ by at most {difference:.1e}")
+
+    job(compare_all, do="lens", model=str(path), tokens=tokens)
+
+
 def save_again(name, path, model, config, dtype):
     """Ours loads `path` and saves it; theirs loads that."""
     out = HERE / f"{name}, saved as {dtype}"
@@ -304,6 +319,7 @@ def main():
     paths = {name: stored(model, "whole", name) for name, model in models.items()}
     for name, path in paths.items():
         run(f"{name}, ours loading theirs", path, CONFIGS[name], lambda name=name: models[name])
+        lens(name, path, models[name], CONFIGS[name])
         for dtype in ("F32", "F16"):
             save_again(name, path, models[name], CONFIGS[name], dtype)
     for name, how in [
