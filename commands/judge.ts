@@ -1,6 +1,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { replaceText } from "../files/disk.ts";
+import { printable } from "../files/printable.ts";
 import { align } from "../files/units.ts";
 import { UserError } from "../files/user_error.ts";
 import type { SamplerOptions } from "../generate/generate.ts";
@@ -19,9 +20,10 @@ import {
 import { drawJudgements, type JudgedCheckpoint } from "../inspect/judge_chart.ts";
 import { type Device, openDevice } from "../kernels/device.ts";
 import { validateSampler } from "../kernels/sample/sample.ts";
-import { listCheckpoints, readTrainerState } from "../model/files/checkpoint.ts";
+import { CheckpointError, listCheckpoints, readTrainerState } from "../model/files/checkpoint.ts";
 import { LossCurve } from "../train/loss_curve.ts";
 import { METRICS_FILE, readMetrics } from "../train/metrics.ts";
+import { placeInRun } from "../train/run_place.ts";
 import { command, output, outputColumns, run, status, wholeNumber } from "./command.ts";
 import { checkPlot } from "./plot.ts";
 import { ProgressBar } from "./progress.ts";
@@ -56,24 +58,21 @@ type JudgeCommandOptions = ReturnType<typeof program.opts>;
 async function main(options: JudgeCommandOptions): Promise<void> {
   validateSampler(options);
   if (options.svg !== undefined) checkPlot(options.svg);
-  const checkpoints = await checkpointsOf(options);
+  const checkpoints = await checkpointsOf(options), { length } = checkpoints;
+  const { run } = placeInRun(checkpoints[0]!) ?? options;
   const judged: JudgedCheckpoint[] = [];
-  const device = await openDevice();
-  const bar = new ProgressBar();
+  const device = await openDevice(), bar = new ProgressBar();
   try {
     for (const [i, checkpoint] of checkpoints.entries()) {
-      const place = `checkpoint ${i + 1} of ${checkpoints.length}`;
+      const place = `checkpoint ${i + 1} of ${length}`;
+      const onProgress = (share: number) =>
+        bar.update(i + share, length, `${place}: ${Math.floor(100 * share)} %`);
       const judgement = await attempt(
-        checkpoints.length === 1,
-        bar,
-        () =>
-          judgeCheckpoint(device, checkpoint, {
-            stories: options.stories,
-            seed: options.seed,
-            sampler: options,
-            onProgress: (share) =>
-              bar.update(i + share, checkpoints.length, `${place}: ${Math.floor(100 * share)} %`),
-          }),
+        () => judgeCheckpoint(device, checkpoint, options, onProgress),
+        {
+          isOnly: length === 1,
+          bar,
+        },
       );
       if (!judgement) continue;
       judged.push(judgement);
@@ -83,20 +82,22 @@ async function main(options: JudgeCommandOptions): Promise<void> {
   } finally {
     bar.close();
   }
-  if (!options.json && judged.length > 0) {
+  const last = judged.at(-1);
+  if (!last) {
+    throw new CheckpointError(`Cannot judge ${run} as none of its checkpoints can be loaded`);
+  }
+  if (!options.json) {
     output(tables(judged, options));
     status("shares in % with 95 % confidence intervals; docs/judge.md says what is counted");
-    const [best] = judged.at(-1)!.heads ?? [];
-    if (best) {
+    const [head] = last.heads ?? [];
+    if (head) {
       status(
-        `head ${best.layer}.${best.head} attends most to the name of the hero before it comes again, ` +
-          `at step ${judged.at(-1)!.step} with ${
-            (100 * best.weight).toFixed(0)
-          } % of its attention`,
+        `head ${head.layer}.${head.head} attends most to the name of the hero before it comes again, ` +
+          `at step ${last.step} with ${(100 * head.weight).toFixed(0)} % of its attention`,
       );
     }
   }
-  if (options.svg !== undefined) await draw(options.svg, judged, options);
+  if (options.svg !== undefined) await draw(options.svg, judged, run);
 }
 
 /**
@@ -105,29 +106,25 @@ async function main(options: JudgeCommandOptions): Promise<void> {
  * @throws {CheckpointError} if there is none.
  */
 async function checkpointsOf({ run, checkpoint }: JudgeCommandOptions): Promise<string[]> {
-  const all = checkpoint === undefined
-    ? listCheckpoints(run).map(({ path }) => path).reverse()
-    : [];
   const onWarning = (sentence: string) => status(`Warning: ${sentence}`);
-  const found = all.length > 0 ? all : [
-    checkpoint === undefined
-      ? newestIn(run) // which says what is missing
-      : (await findSource({ run, checkpoint, onWarning })).checkpoint!,
-  ];
-  const { data } = readTrainerState(found.at(-1)!);
+  const newest = checkpoint === undefined
+    ? newestIn(run, onWarning)
+    : (await findSource({ run, checkpoint, onWarning })).checkpoint!;
+  const { data } = readTrainerState(newest);
   if (data.name !== "sample") {
     onWarning(
-      `${run} was trained on ${data.name}: the grammar is that of the built-in stories alone`,
+      `the model was trained on ${printable(data.name)}, and the grammar is that of the built-in ` +
+        "stories alone",
     );
   }
-  return found;
+  if (checkpoint !== undefined) return [newest];
+  return listCheckpoints(run).map(({ path }) => path).reverse();
 }
 
 /** The result of an action; undefined, with a warning, if it fails by a user's mistake and is not the only one. */
 async function attempt<T>(
-  isOnly: boolean,
-  bar: ProgressBar,
   action: () => Promise<T>,
+  { isOnly, bar }: { isOnly: boolean; bar: ProgressBar },
 ): Promise<T | undefined> {
   try {
     return await action();
@@ -145,12 +142,8 @@ const COPIES = 24;
 async function judgeCheckpoint(
   device: Device,
   checkpoint: string,
-  { sampler, onProgress, ...options }: {
-    sampler: SamplerOptions;
-    stories: number;
-    seed: number;
-    onProgress: (share: number) => void;
-  },
+  { stories, seed, ...sampler }: JudgeCommandOptions,
+  onProgress: (share: number) => void,
 ): Promise<JudgedCheckpoint> {
   const { step } = readTrainerState(checkpoint);
   const model = loadSource(device, await findSource({ checkpoint }));
@@ -158,13 +151,14 @@ async function judgeCheckpoint(
   const isSampled = sampler.temperature > 0, parts = isSampled ? 2 : 1;
   const judge = (temperature: number, part: number) =>
     judgeModel(model, {
-      ...options,
+      stories,
+      seed,
       sampler: { ...sampler, temperature },
-      onProgress: (done) => onProgress((part + done / options.stories) / parts),
+      onProgress: (done) => onProgress((part + done / stories) / parts),
     });
   onProgress(0);
   const { tokenizer, gpt: { config: { contextLength } } } = model;
-  const texts = beforeNames({ seed: options.seed, count: COPIES })
+  const texts = beforeNames({ seed, count: COPIES })
     .filter(({ text }) => tokenizer.encode(text).length < contextLength);
   return {
     step,
@@ -227,7 +221,7 @@ function withIntervals({ step, heads, ...drawn }: JudgedCheckpoint): object {
 async function draw(
   svg: string,
   judged: readonly JudgedCheckpoint[],
-  { run }: JudgeCommandOptions,
+  run: string,
 ): Promise<void> {
   const losses = new LossCurve(), record = join(run, METRICS_FILE);
   const onWarning = (sentence: string) => status(`Warning: ${sentence}`);
