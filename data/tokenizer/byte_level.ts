@@ -183,17 +183,18 @@ export function compactTables(
   { tokens, merges }: ByteLevelTables,
   usedIds: Iterable<number>,
 ): ByteLevelTables {
-  const pairs = Map.groupBy(merges, (pair) => pair.join(""));
+  const merged = merges.map(([left, right]) => left + right);
+  const places = Map.groupBy(merged.keys(), (place) => merged[place]!);
   const kept = new Set<string>(BYTE_ALPHABET);
   const keep = (token: string) => {
     if (kept.has(token)) return;
     kept.add(token);
-    pairs.get(token)?.flat().forEach(keep);
+    for (const place of places.get(token) ?? []) merges[place]!.forEach(keep);
   };
   for (const id of usedIds) if (id < tokens.length) keep(tokens[id]!);
   for (const token of tokens) if ((kept.size + 1) % VOCABULARY_MULTIPLE !== 0) keep(token);
   return {
     tokens: tokens.filter((token) => kept.has(token)),
-    merges: merges.filter((pair) => kept.has(pair.join(""))),
+    merges: merges.filter((_, place) => kept.has(merged[place]!)),
   };
 }

@@ -81,16 +81,31 @@ export interface Tokenizer {
  * console.log(ids, tokenizer.decode(ids)); // [7454, 2402, 257, 640] "Once upon a time"
  * ```
  */
-export async function gpt2Tokenizer(): Promise<Tokenizer> {
+export function gpt2Tokenizer(): Promise<Tokenizer> {
+  return gpt2 ??= makeGpt2Tokenizer().catch((error) => {
+    gpt2 = undefined; // the package may be found the next time
+    throw error;
+  });
+}
+
+/** GPT-2's tokenizer once it was made, which takes 0.4 s of a CPU: it never changes, and a program trains many models. */
+let gpt2: Promise<Tokenizer> | undefined;
+
+async function makeGpt2Tokenizer(): Promise<Tokenizer> {
   const { default: ranks } = await load("gpt-tokenizer/bpeRanks/r50k_base");
   return await byteLevelTokenizer(tablesOfRanks(ranks as (string | number[])[]));
 }
 
 /** The tokenizer of these tables; it splits a text into words as GPT-2 does. */
-export function byteLevelTokenizer(tables: ByteLevelTables): Promise<Tokenizer> {
+export async function byteLevelTokenizer(tables: ByteLevelTables): Promise<Tokenizer> {
   const file = byteLevelFile(tables);
-  return createTokenizer(file, { json: JSON.stringify(file), trusted: true });
+  const tokenizer = await createTokenizer(file, { json: JSON.stringify(file), trusted: true });
+  madeFrom.set(tokenizer, tables);
+  return tokenizer;
 }
+
+/** Tables of tokenizers that were made from tables, which take longer to read from the JSON. */
+const madeFrom = new WeakMap<Tokenizer, ByteLevelTables>();
 
 /** Properties of a tokenizer that a `tokenizer.json` leaves open. */
 export interface ParseTokenizerOptions {
@@ -158,8 +173,10 @@ export async function compactTokenizer(
 }
 
 /** The tables of a tokenizer that differs from GPT-2's only in tokens and merges; undefined for any other. */
-function gpt2TablesOf({ json, endOfTextToken }: Tokenizer): ByteLevelTables | undefined {
-  return endOfTextToken === END_OF_TEXT ? byteLevelTables(JSON.parse(json)) : undefined;
+function gpt2TablesOf(tokenizer: Tokenizer): ByteLevelTables | undefined {
+  const { json, endOfTextToken } = tokenizer;
+  if (endOfTextToken !== END_OF_TEXT) return undefined;
+  return madeFrom.get(tokenizer) ?? byteLevelTables(JSON.parse(json));
 }
 
 /** Whether `part` is `full`, or what `compactTokenizer()` makes of it for some text. */
@@ -171,6 +188,15 @@ export async function isPartOf(part: Tokenizer, full: Tokenizer): Promise<boolea
   const used = some.flatMap((token) => ids.get(token) ?? []);
   return used.length === some.length &&
     (await byteLevelTokenizer(compactTables(all, used))).hash === part.hash;
+}
+
+/** By the ids of `full`, the ids of the same tokens in `part`, which `compactTokenizer()` made of it; 0 without one. */
+export function idsInPart(part: Tokenizer, full: Tokenizer): Uint32Array {
+  const newIds = new Uint32Array(full.vocabularySize);
+  const ids = new Map(gpt2TablesOf(part)!.tokens.map((token, id) => [token, id]));
+  gpt2TablesOf(full)!.tokens.forEach((token, id) => newIds[id] = ids.get(token) ?? 0);
+  newIds[full.endOfText] = part.endOfText;
+  return newIds;
 }
 
 /**

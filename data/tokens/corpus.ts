@@ -2,7 +2,12 @@ import { createHash } from "node:crypto";
 import { type Dataset, type DatasetOptions, type DataSpec, openDataset } from "../text/dataset.ts";
 import { type Documents, hashDocuments } from "../text/documents.ts";
 import { expectedTokens, storyEntropy } from "../text/stories.ts";
-import { compactTokenizer, gpt2Tokenizer, type Tokenizer } from "../tokenizer/tokenizer.ts";
+import {
+  compactTokenizer,
+  gpt2Tokenizer,
+  idsInPart,
+  type Tokenizer,
+} from "../tokenizer/tokenizer.ts";
 import { holdOut, renumbered, type TokenDataset } from "./token_dataset.ts";
 import type { TokenizedDocuments } from "./token_file.ts";
 import { openCached, tokenizeDocuments } from "./tokenize.ts";
@@ -163,7 +168,7 @@ async function tokenizeFor(
   const base = options.baseTokenizer ?? await gpt2Tokenizer(),
     whole = openAll(parts, base, options);
   if (whole && (await compactTokenizer(base, usedIds(whole))).hash === tokenizer.hash) {
-    const newIds = idsIn(tokenizer, base);
+    const newIds = idsInPart(tokenizer, base);
     return { tokenized: whole, isCached: true, tokenizer, isCompact, newIds };
   }
   whole?.forEach((part) => part.close());
@@ -186,7 +191,7 @@ async function tokenizeAndChoose(
   const isSmallPart = !baseTokenizer && used.length < COMPACT_SHARE * base.vocabularySize;
   if (vocabulary === "auto" && !isSmallPart) return whole;
   const tokenizer = await compactTokenizer(base, used);
-  return { ...whole, tokenizer, isCompact: true, newIds: idsIn(tokenizer, base) };
+  return { ...whole, tokenizer, isCompact: true, newIds: idsInPart(tokenizer, base) };
 }
 
 /**
@@ -272,14 +277,6 @@ async function tokenizeAll(
 /** Ids that occur in any part, in ascending order. */
 function usedIds(parts: readonly TokenizedDocuments[]): number[] {
   return [...new Set(parts.flatMap(({ usedIds }) => usedIds))].sort((a, b) => a - b);
-}
-
-/** The ids that the tokens of a tokenizer have in a compact one, by their ids in the whole one. */
-function idsIn(compact: Tokenizer, whole: Tokenizer): Uint32Array {
-  const vocab = ({ json }: Tokenizer) => JSON.parse(json).model.vocab as Record<string, number>;
-  const oldIds = vocab(whole), newIds = new Uint32Array(whole.vocabularySize);
-  for (const [token, id] of Object.entries(vocab(compact))) newIds[oldIds[token]!] = id;
-  return newIds;
 }
 
 /** Entropy of the sample stories per token, the token that ends a story included. */

@@ -23,6 +23,10 @@ const KNOWN: [string, number[]][] = [
   ["a<|endoftext|>b", [64, 50256, 65]],
 ];
 
+Deno.test("gpt2Tokenizer() makes the tokenizer once", async () => {
+  assert.equal(await gpt2Tokenizer(), await gpt2Tokenizer());
+});
+
 Deno.test("gpt2Tokenizer() gives OpenAI's ids", () => {
   assert.equal(full.vocabularySize, 50257);
   assert.equal(full.endOfText, 50256);
