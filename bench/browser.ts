@@ -48,12 +48,11 @@ export interface Page {
     action: ((argument: Argument) => Result | Promise<Result>) | string,
     argument?: Argument,
   ): Promise<Result>;
-  waitForFunction(
-    condition: (() => unknown) | string,
-    argument?: undefined,
-    options?: { timeout: number },
+  waitForFunction<Argument = void>(
+    condition: (argument: Argument) => unknown,
+    argument?: Argument,
   ): Promise<unknown>;
-  screenshot(options: { path: string; fullPage?: boolean; clip?: object }): Promise<unknown>;
+  screenshot(options: { path: string }): Promise<unknown>;
   locator(selector: string): Locator;
   readonly keyboard: { press(key: string): Promise<void>; type(text: string): Promise<void> };
   setViewportSize(size: { width: number; height: number }): Promise<void>;

@@ -4,6 +4,7 @@ import index from "./page/index.html" with { type: "text" };
 import chart from "./page/chart.js" with { type: "text" };
 import details from "./page/details.js" with { type: "text" };
 import dom from "./page/dom.js" with { type: "text" };
+import facts from "./page/facts.js" with { type: "text" };
 import figures from "./page/figures.js" with { type: "text" };
 import format from "./page/format.js" with { type: "text" };
 import main from "./page/main.js" with { type: "text" };
@@ -34,6 +35,7 @@ export const ASSETS: ReadonlyMap<string, string> = new Map([
   ["chart.js", chart],
   ["details.js", details],
   ["dom.js", dom],
+  ["facts.js", facts],
   ["figures.js", figures],
   ["format.js", format],
   ["main.js", main],

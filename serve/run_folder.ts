@@ -5,7 +5,7 @@ import { differences, type Ingredients } from "../train/compare.ts";
 import { METRICS_FILE } from "../train/metrics.ts";
 import { isLocked } from "../train/run_directory.ts";
 import { isRun } from "../train/run_place.ts";
-import { type LastSteps, RunIndex } from "./run_index.ts";
+import { type Evaluated, type LastSteps, RunIndex } from "./run_index.ts";
 import { glance, RunReader } from "./run_reader.ts";
 import { detailsOf, ingredientsOf, rowOf, type RunDetails, type RunRow } from "./run_view.ts";
 import type { Columns } from "./thinned_curve.ts";
@@ -52,6 +52,8 @@ export interface RunCurves {
   readonly tokensPerStep: number | null;
   /** The least possible loss, null if unknown. */
   readonly entropyPerToken: number | null;
+  /** The evaluation with the least loss. */
+  readonly best: Evaluated | null;
   /** By `curveName()`. */
   readonly curves: Readonly<Record<string, Columns>>;
 }
@@ -100,7 +102,8 @@ export class RunFolder {
     const runs = [...this.#runs.values()];
     const rows = runs.map((run) => this.#row(run));
     return rows.sort((a, b) =>
-      (b.time ?? "").localeCompare(a.time ?? "") || a.name.localeCompare(b.name)
+      (b.time ?? "").localeCompare(a.time ?? "") ||
+      a.name.localeCompare(b.name, "en", { numeric: true })
     );
   }
 
@@ -133,6 +136,7 @@ export class RunFolder {
       share: reader.share,
       tokensPerStep: Number.isNaN(index.tokensPerStep) ? null : index.tokensPerStep,
       entropyPerToken: index.entropyPerToken ?? null,
+      best: index.best ?? null,
       curves: index.curves(isAppended ? known : undefined),
     };
   }

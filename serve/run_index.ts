@@ -37,7 +37,6 @@ export interface Warning {
 export interface Evaluated {
   readonly step: number;
   readonly loss: number;
-  readonly bitsPerByte: number | null;
 }
 
 /** The last steps of points, by the kind of their lines. */
@@ -133,11 +132,11 @@ export class RunIndex {
   }
 
   #addEvaluation(metric: Metric): void {
-    const { step, loss, bitsPerByte = null, entropyPerToken } = metric;
+    const { step, loss, entropyPerToken } = metric;
     this.entropyPerToken = entropyPerToken ?? this.entropyPerToken;
     if (typeof loss !== "number") return;
     if (!this.best || loss < this.best.loss) {
-      this.best = { step, loss, bitsPerByte };
+      this.best = { step, loss };
       this.#evaluations.push(this.best);
     }
   }

@@ -64,9 +64,6 @@ export interface ListedCheckpoint {
 export interface RunDetails extends RunRow {
   /** Every option as a flag and its value. */
   readonly options: readonly (readonly [flag: string, value: unknown])[];
-  readonly entropyPerToken: number | null;
-  /** The evaluation with the least loss. */
-  readonly best: { readonly step: number; readonly loss: number } | null;
   readonly samples: readonly Sample[];
   readonly warnings: readonly Warning[];
   /** In ascending order of their steps. */
@@ -133,12 +130,10 @@ export function detailsOf(row: RunRow, path: string, index: RunIndex): RunDetail
   const problems: string[] = [];
   const state = stateIn(path, problems);
   const options = (index.start?.options ?? state?.options ?? {}) as Record<string, unknown>;
-  const { entropyPerToken = null, best, samples, warnings, damaged } = index;
+  const { samples, warnings, damaged } = index;
   return {
     ...row,
     options: Object.entries(options).map(([name, value]) => [flagOf(name), value] as const),
-    entropyPerToken,
-    best: best ? { step: best.step, loss: best.loss } : null,
     samples,
     warnings,
     checkpoints: checkpointsIn(path),

@@ -1,7 +1,7 @@
 // @ts-check
 /// <reference lib="dom" />
 /// <reference lib="dom.iterable" />
-import { create, table } from "./dom.js";
+import { create, scrolling, swatch, table } from "./dom.js";
 import { curveName } from "./figures.js";
 import { duration, figure as figureText, inShort, UNKNOWN } from "./format.js";
 import { AXES } from "./selection.js";
@@ -286,12 +286,10 @@ export class ChartView {
     });
     const place = at === Infinity ? "" : `${AXES[axis]} ${axisText(at, axis)}`;
     const parts = items.map(({ name, color, text }) => {
-      const swatch = create("span", { class: "swatch" });
-      swatch.style.setProperty("--color", `var(--run-${color})`);
       return create(
         "li",
         {},
-        swatch,
+        swatch(color),
         ...(names.size > 1 ? [create("bdi", {}, name)] : []),
         ` ${text}`,
       );
@@ -380,17 +378,9 @@ export class ChartView {
         ...(axis === "step" ? [] : [axis === "tokens" ? "tokens" : "seconds"]),
         ...columns.map(([{ label }]) => label),
       ];
-      return create(
-        "div",
-        {
-          class: "scrolling",
-          tabindex: 0,
-          role: "region",
-          "aria-label": `${this.#chart.title} of ${name}`,
-        },
-        ...(names.length > 1 ? [create("h4", {}, create("bdi", {}, name))] : []),
-        table(`${this.#chart.title} of ${name}`, headings, rows),
-      );
+      const label = `${this.#chart.title} of ${name}`, figures = table(label, headings, rows);
+      const title = create("h4", {}, create("bdi", {}, name));
+      return scrolling(label, names.length > 1 ? create("div", {}, title, figures) : figures);
     });
     const [summary] = this.#tableBox.children;
     this.#tableBox.replaceChildren(/** @type {Element} */ (summary), ...tables);

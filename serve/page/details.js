@@ -1,7 +1,7 @@
 // @ts-check
 /// <reference lib="dom" />
 /// <reference lib="dom.iterable" />
-import { create, table } from "./dom.js";
+import { create, scrolling, table } from "./dom.js";
 import { byteCount, figure, when } from "./format.js";
 
 /**
@@ -119,7 +119,7 @@ class SamplesView {
 }
 
 /** @param {RunDetails} details */
-function checkpointsOf({ name, checkpoints, best }) {
+function checkpointsOf({ name, checkpoints }) {
   if (checkpoints.length === 0) return [];
   const rows = checkpoints.map(({ step, bytes, time, isBest, isLatest, isWeightsOnly }) => [
     figure(step),
@@ -131,15 +131,6 @@ function checkpointsOf({ name, checkpoints, best }) {
   ]).reverse();
   return [
     create("h3", {}, "Checkpoints"),
-    ...(best
-      ? [
-        create(
-          "p",
-          { class: "note" },
-          `Least validation loss ${figure(best.loss)} at step ${figure(best.step)}.`,
-        ),
-      ]
-      : []),
     scrolling(
       `Checkpoints of ${name}`,
       table(`Checkpoints of ${name}`, ["step", "size", "saved", ""], rows),
@@ -170,18 +161,4 @@ function optionsOf({ name, options }) {
 /** @param {unknown} value */
 function optionText(value) {
   return typeof value === "string" ? value : JSON.stringify(value) ?? "";
-}
-
-/**
- * A table that may be wider than the page.
- *
- * @param {string} label
- * @param {Element} content
- */
-export function scrolling(label, content) {
-  return create(
-    "div",
-    { class: "scrolling", tabindex: 0, role: "region", "aria-label": label },
-    content,
-  );
 }

@@ -74,3 +74,25 @@ export function table(caption, headings, rows) {
     ),
   );
 }
+
+/**
+ * A table that may be wider than the page.
+ *
+ * @param {string} label
+ * @param {Element} content
+ */
+export function scrolling(label, content) {
+  const attributes = { class: "scrolling", tabindex: 0, role: "region", "aria-label": label };
+  return create("div", attributes, content);
+}
+
+/**
+ * A dot in the colour of a run.
+ *
+ * @param {number} color its number among the colours of runs
+ */
+export function swatch(color) {
+  const dot = create("span", { class: "swatch" });
+  dot.style.setProperty("--color", `var(--run-${color})`);
+  return dot;
+}

@@ -2,10 +2,11 @@
 /// <reference lib="dom" />
 /// <reference lib="dom.iterable" />
 import { ChartView } from "./chart.js";
-import { DetailsView, scrolling } from "./details.js";
-import { byId, create, table } from "./dom.js";
+import { DetailsView } from "./details.js";
+import { byId, create, scrolling, table } from "./dom.js";
+import { FactsView } from "./facts.js";
 import { CHARTS, curveName } from "./figures.js";
-import { byteCount, figure, inShort, UNKNOWN, when } from "./format.js";
+import { figure } from "./format.js";
 import { RunList, stepsOf } from "./run_list.js";
 import { fragmentOf, parseSelection } from "./selection.js";
 import { openSource } from "./source.js";
@@ -24,6 +25,12 @@ import { openSource } from "./source.js";
  * @typedef {import("./source.js").Changes} Changes
  */
 
+/** Runs that are selected, at most. */
+const MOST_SELECTED = 20;
+
+/** Milliseconds between two drawings while curves are read. */
+const DRAW_MS = 400;
+
 /** Colours of runs in the style sheet. */
 const COLORS = 10;
 
@@ -40,6 +47,9 @@ const source = openSource();
 /** @type {Map<string, RunRow>} */
 let rows = new Map();
 let selection = parseSelection(location.hash);
+/** Names of the runs whose curves are shown.
+ * @type {string[]} */
+let shown = [];
 /** The curves of runs that are or were selected.
  * @type {Map<string, RunCurves>} */
 const curves = new Map();
@@ -65,6 +75,7 @@ const runList = new RunList((name, isSelected) =>
 );
 const charts = CHARTS.map((chart) => new ChartView(chart));
 byId("chart-list", HTMLElement).append(...charts.map(({ element }) => element));
+const factsView = new FactsView(byId("facts", HTMLElement));
 const detailsView = new DetailsView(byId("details-body", HTMLElement));
 const detailsRun = byId("details-run", HTMLSelectElement);
 const problem = byId("problem", HTMLElement);
@@ -90,18 +101,27 @@ async function start() {
  * @param {string[]} names
  */
 function select(names) {
-  selection = { ...selection, runs: names };
-  const used = new Set(names.flatMap((name) => colors.get(name) ?? []));
+  const before = new Set(shown);
+  shown = names.slice(0, MOST_SELECTED);
+  const used = new Set(shown.flatMap((name) => colors.get(name) ?? []));
   const free = Array.from({ length: COLORS }, (_, i) => i).filter((color) => !used.has(color));
-  colors = new Map(names.map((name, i) => [name, colors.get(name) ?? free.shift() ?? i % COLORS]));
-  for (const name of names) {
-    if (!curves.has(name)) readCurves(name);
+  colors = new Map(
+    shown.map((name, i) => [name, colors.get(name) ?? free.shift() ?? i % COLORS]),
+  );
+  for (const name of shown) {
+    if (!before.has(name)) readCurves(name);
   }
+  const limit = byId("limit", HTMLElement);
+  limit.hidden = names.length <= MOST_SELECTED;
+  limit.textContent = `At most ${MOST_SELECTED} runs are drawn: the others are not selected.`;
+  selection = { ...selection, runs: shown };
   remember();
   const chosen = detailsRun.value;
-  detailsRun.replaceChildren(...names.map((name) => create("option", { value: name }, name)));
-  if (names.includes(chosen)) detailsRun.value = chosen;
-  byId("details-choice", HTMLElement).hidden = names.length < 2;
+  detailsRun.replaceChildren(
+    ...shown.map((name) => create("option", { value: name }, name)),
+  );
+  if (shown.includes(chosen)) detailsRun.value = chosen;
+  byId("details-choice", HTMLElement).hidden = shown.length < 2;
   showRuns();
   draw();
   readDetails();
@@ -261,88 +281,40 @@ function showRuns() {
   document.title = `${row ? `${row.name} ${stepsOf(row)} · ` : ""}toy-transformer`;
 }
 
-/** Shows a card per selected run. */
+/** Shows the facts of the selected runs. */
 function showFacts() {
-  const cards = selection.runs.flatMap((name) => {
-    const row = rows.get(name);
-    return row ? [cardOf(row, details.get(name))] : [];
-  });
-  byId("facts", HTMLElement).replaceChildren(...cards);
+  factsView.update(selection.runs.flatMap((name) => {
+    const row = rows.get(name), color = colors.get(name) ?? 0;
+    return row ? [{ row, color, curves: curves.get(name) }] : [];
+  }));
 }
 
-/**
- * @param {RunRow} row
- * @param {RunDetails | undefined} read
- */
-function cardOf(row, read) {
-  const swatch = create("span", { class: "swatch" });
-  swatch.style.setProperty("--color", `var(--run-${colors.get(row.name)})`);
-  const floor = curves.get(row.name)?.entropyPerToken;
-  const skipped = curves.get(row.name)?.curves["step.skipped"]?.value.at(-1);
-  const facts = /** @type {[string, string][]} */ ([
-    ["steps", stepsOf(row)],
-    ["training loss", figure(row.loss)],
-    ["validation loss", figure(row.validation?.loss)],
-    ["entropy of the text", figure(floor)],
-    ["best loss", read?.best ? `${figure(read.best.loss)} at ${figure(read.best.step)}` : UNKNOWN],
-    ["tokens/s", figure(row.tokensPerSecond)],
-    ["memory", byteCount(row.memoryBytes)],
-    ["skipped steps", figure(skipped)],
-    ["parameters", inShort(row.parameters)],
-    ["device", row.device ?? UNKNOWN],
-    ["written", when(row.time)],
-  ]).filter(([, value]) => value !== UNKNOWN);
-  const card = create(
-    "article",
-    { class: "card" },
-    create(
-      "h3",
-      {},
-      swatch,
-      create("bdi", { title: row.name }, row.name),
-      " ",
-      create("span", { class: `state ${row.state}` }, row.state),
-    ),
-    create(
-      "dl",
-      {},
-      ...facts.map(([name, value]) =>
-        create("div", {}, create("dt", {}, name), create("dd", {}, value))
-      ),
-    ),
-  );
-  if (row.steps) {
-    const bar = create("progress", {
-      max: row.steps,
-      value: Math.min(row.step, row.steps),
-      "aria-label": `Steps of ${row.name}`,
-    });
-    card.append(bar);
-  }
-  return card;
-}
-
-/** Draws the charts with the next frame. */
+/** Draws the charts with the next frame; while curves are read, not with every one of them. */
 function draw() {
   if (isDrawing) return;
   isDrawing = true;
-  requestAnimationFrame(() => {
-    isDrawing = false;
-    const drawn = selection.runs.flatMap((name) => {
-      const read = curves.get(name);
-      return read ? [{ name, color: colors.get(name) ?? 0, curves: read }] : [];
-    });
-    for (const chart of charts) chart.update(drawn, selection);
-    const shares = drawn.flatMap(({ curves }) => curves.isComplete ? [] : [curves.share]);
-    byId("reading", HTMLElement).textContent = shares.length === 0
-      ? ""
-      : `reading the record: ${
-        Math.floor(100 * Math.min(...shares))
-      } %; until then a sample of it is drawn`;
-    byId("charts", HTMLElement).hidden = drawn.length === 0;
-    byId("details", HTMLElement).hidden = selection.runs.length === 0;
-    showFacts();
+  setTimeout(() =>
+    requestAnimationFrame(() => {
+      isDrawing = false;
+      drawNow();
+    }), reading.size > 0 && charts.some(({ element }) => !element.hidden) ? DRAW_MS : 0);
+}
+
+function drawNow() {
+  const drawn = selection.runs.flatMap((name) => {
+    const read = curves.get(name);
+    return read ? [{ name, color: colors.get(name) ?? 0, curves: read }] : [];
   });
+  for (const chart of charts) chart.update(drawn, selection);
+  const shares = drawn.flatMap(({ curves }) => curves.isComplete ? [] : [curves.share]);
+  byId("reading", HTMLElement).textContent = shares.length === 0
+    ? ""
+    : `reading the record: ${
+      Math.floor(100 * Math.min(...shares))
+    } %; until then a sample of it is drawn`;
+  byId("charts", HTMLElement).hidden = drawn.length === 0;
+  byId("details", HTMLElement).hidden = selection.runs.length === 0;
+  showFacts();
 }
 
 /**

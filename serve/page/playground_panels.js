@@ -1,8 +1,7 @@
 // @ts-check
 /// <reference lib="dom" />
 /// <reference lib="dom.iterable" />
-import { scrolling } from "./details.js";
-import { create } from "./dom.js";
+import { create, scrolling } from "./dom.js";
 import { inspect } from "./playground_client.js";
 import { barCell, percent, quoted, visible } from "./playground_tokens.js";
 

@@ -42,7 +42,7 @@ Deno.test("RunReader reads curves, samples, warnings and the end of a record", (
   assert.deepEqual(curves["step.dataMs"]?.value, [0.5, 0.5]);
   assert.equal(index.tokensPerStep, 16);
   assert.equal(index.entropyPerToken, 0.1);
-  assert.deepEqual(index.best, { step: 2, loss: 2, bitsPerByte: 0.25 });
+  assert.deepEqual(index.best, { step: 2, loss: 2 });
   assert.deepEqual(index.samples, [{ step: 2, prompt: "Once", text: " upon <b>" }]);
   assert.deepEqual(index.warnings, [
     { step: 2, name: "overfitting", message: "learned by heart" },
