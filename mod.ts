@@ -57,6 +57,12 @@ export { dropoutBackward, dropoutForward } from "./kernels/dropout/dropout.ts";
 export { embeddingDecode } from "./kernels/embedding/decode.ts";
 export { embeddingBackward, embeddingForward } from "./kernels/embedding/embedding.ts";
 export { gradientNorm, gradientNormBlocks } from "./kernels/gradient_norm/gradient_norm.ts";
+export {
+  type Histogram,
+  histogram,
+  HISTOGRAM_LENGTH,
+  histogramOf,
+} from "./kernels/histogram/histogram.ts";
 export { layernormBackward, layernormForward } from "./kernels/layernorm/layernorm.ts";
 export { linearBackward, linearForward } from "./kernels/linear/linear.ts";
 export {

@@ -8,6 +8,7 @@ import type { Device } from "../kernels/device.ts";
 import { dropoutForward } from "../kernels/dropout/dropout.ts";
 import { embeddingBackward, embeddingForward } from "../kernels/embedding/embedding.ts";
 import { gradientNorm, gradientNormBlocks } from "../kernels/gradient_norm/gradient_norm.ts";
+import { histogram, HISTOGRAM_LENGTH } from "../kernels/histogram/histogram.ts";
 import { layernormBackward, layernormForward } from "../kernels/layernorm/layernorm.ts";
 import { linearBackward, linearForward } from "../kernels/linear/linear.ts";
 import { matmul } from "../kernels/matmul/matmul.ts";
@@ -380,6 +381,14 @@ function optimizerBenches(
         gradientNorm(program, { gradient, lossScale }, {
           partials: make.zeros([blocks, 2], "f32"),
         });
+      },
+    },
+    {
+      name: `histogram f32 [${N}]`,
+      work: { bytes: F32 * N },
+      record(program, make) {
+        const x = make.noise([N], "f32");
+        histogram(program, { x }, { counts: make.zeros([HISTOGRAM_LENGTH], "u32") });
       },
     },
     {

@@ -1,6 +1,7 @@
 import type { DataProgress } from "../data/text/documents.ts";
 import type { Estimate } from "./estimate.ts";
 import type { Evaluation } from "./evaluate.ts";
+import type { ParameterHistogram } from "./histograms.ts";
 import type { ResolvedOptions } from "./options.ts";
 
 /** What `train()` reports while it works. */
@@ -67,6 +68,7 @@ export type TrainEvent =
     entropyPerToken?: number;
     best: boolean;
   } & Evaluation)
+  | ({ kind: "histogram"; step: number } & ParameterHistogram)
   | { kind: "sample"; step: number; prompt: string; text: string }
   /** What a check of the losses says about the run; `name` is what it is about, as one word. */
   | { kind: "warning"; step: number; name: string; message: string }

@@ -10,6 +10,7 @@ import { createGpt, type Gpt } from "../model/gpt.ts";
 import { countParameters } from "../model/parameters.ts";
 import type { Precision } from "../model/precision.ts";
 import { recordEvaluation } from "./evaluate.ts";
+import { createHistograms } from "./histograms.ts";
 import { type ResolvedOptions, TRAIN_OPTIONS } from "./options.ts";
 import { createTrainStep, type TrainStep } from "./step.ts";
 import { SAMPLE_TOKENS } from "./steps.ts";
@@ -18,7 +19,13 @@ import { SAMPLE_TOKENS } from "./steps.ts";
 export interface TrainingPlan extends
   Pick<
     ResolvedOptions,
-    "batchSize" | "gradientAccumulation" | "dropout" | "freeze" | "beta1" | "beta2"
+    | "batchSize"
+    | "gradientAccumulation"
+    | "dropout"
+    | "freeze"
+    | "beta1"
+    | "beta2"
+    | "histogramEvery"
   > {
   readonly config: GptConfig;
   readonly precision: Precision;
@@ -104,7 +111,7 @@ export interface TrainingMemory {
   readonly activations: number;
   /** A chunk of logits, see `logitsRows()`. */
   readonly logits: number;
-  /** Batches, reports, and scratch memory of kernels. */
+  /** Batches, reports, histograms, and scratch memory of kernels. */
   readonly other: number;
   /** The evaluation on held-out text. */
   readonly evaluation: number;
@@ -163,7 +170,7 @@ export function recordTraining(
   const gpt = createGpt(dry, config, { precision, freeze });
   note("parameters");
   const shape = { batchSize, sequenceLength: contextLength };
-  const { gradientAccumulation, dropout, beta1, beta2 } = options;
+  const { gradientAccumulation, dropout, beta1, beta2, histogramEvery } = options;
   const step = createTrainStep(gpt, {
     ...shape,
     ...RECORDED,
@@ -172,6 +179,7 @@ export function recordTraining(
     beta1,
     beta2,
   });
+  if (histogramEvery > 0) createHistograms(gpt, step);
   const { activations, gradients, optimizer } = step;
   const roles = new Map<Tensor, MemoryRole>([[gradients.flat, "gradients"]]);
   for (const tensor of optimizer.tensors) roles.set(tensor, "optimizer");

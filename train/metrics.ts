@@ -4,7 +4,7 @@ import { countParameters } from "../model/parameters.ts";
 
 /**
  * `metrics.jsonl`, the record of a run: a JSON object per line, of kind `start`, `step`, `evaluation`, `sample`,
- * `warning` or `end`. Readers skip other kinds. The file may have gigabytes, and is read line by line.
+ * `warning`, `histogram` or `end`. Readers skip other kinds. The file may have gigabytes, and is read line by line.
  *
  * If a training was resumed, and the steps that it repeated were not moved to another file, the record has these
  * steps twice.
@@ -56,8 +56,24 @@ export interface Metric {
   prompt?: string;
   /** Of a sample: the continuation. */
   text?: string;
-  /** Of a warning: what it is about, as one word such as `overfitting`. */
+  /** Of a warning: what it is about, as one word such as `overfitting`; of a histogram: the parameter. */
   name?: string;
+  /** Of a histogram: whether it counts the parameter's weights or their gradient. */
+  of?: "weight" | "gradient";
+  /** Of a histogram: the numbers, see `Histogram`. */
+  count?: number;
+  /** Of a histogram: those that are zero. */
+  zeros?: number;
+  /** Of a histogram: those that are NaN or infinite. */
+  notFinite?: number;
+  /** Of a histogram: the least finite number. */
+  min?: number | null;
+  /** Of a histogram: the greatest finite number. */
+  max?: number | null;
+  /** Of a histogram: positive numbers by their power of two. */
+  positive?: Readonly<Record<number, number>>;
+  /** Of a histogram: negative numbers by the power of two of their magnitude. */
+  negative?: Readonly<Record<number, number>>;
   /** Of a warning, or of an end with an error: a sentence. */
   message?: string;
   /** Of an end: `steps`, `epochs`, `patience`, `interrupted` or `error`. */
@@ -79,6 +95,11 @@ const FIGURES = [
   "parameters",
   "flopsPerToken",
   "memoryBytes",
+  "count",
+  "zeros",
+  "notFinite",
+  "min",
+  "max",
 ] as const;
 
 /** By kind, the fields that are texts and must be there. */
@@ -86,6 +107,7 @@ const TEXTS: Readonly<Record<string, readonly (keyof Metric)[]>> = {
   sample: ["prompt", "text"],
   warning: ["name", "message"],
   end: ["reason"],
+  histogram: ["name", "of"],
 };
 
 /** The kinds from whose step a resumed training continues; a line of another kind may be about an earlier step. */
@@ -165,12 +187,21 @@ export function parseMetric(text: string): Metric | undefined {
     return typeof metric?.kind === "string" && Number.isSafeInteger(metric.step) &&
         FIGURES.every((name) => typeof (metric[name] ?? 0) === "number") &&
         (Object.hasOwn(TEXTS, metric.kind) ? TEXTS[metric.kind]! : [])
-          .every((name) => typeof metric[name] === "string")
+          .every((name) => typeof metric[name] === "string") &&
+        (metric.kind !== "histogram" || isBuckets(metric.positive) && isBuckets(metric.negative))
       ? metric
       : undefined;
   } catch {
     return undefined;
   }
+}
+
+/** Whether a value has counts by powers of two. */
+function isBuckets(value: unknown): boolean {
+  return typeof value === "object" && value !== null &&
+    Object.entries(value).every(([power, count]) =>
+      /^-?\d{1,4}$/.test(power) && typeof count === "number"
+    );
 }
 
 /**

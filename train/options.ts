@@ -504,6 +504,15 @@ export const TRAIN_OPTIONS = {
     placeholder: "<text>",
     reportsOnly: true,
   },
+  /** Steps between histograms of all weights and gradients; 0 for none. */
+  histogramEvery: {
+    group: REPORTS,
+    type: "integer",
+    range: [0, 1e9],
+    help: "steps between histograms of all weights and gradients",
+    default: 0,
+    reportsOnly: true,
+  },
   /** Whether to write an event file for TensorBoard. */
   tensorboard: {
     group: REPORTS,

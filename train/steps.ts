@@ -3,6 +3,7 @@ import { generate } from "../generate/generate.ts";
 import { DIVERGED } from "../kernels/sample/sample.ts";
 import type { Evaluation } from "./evaluate.ts";
 import { noticesOf, type TrainEvent } from "./events.ts";
+import type { Histograms } from "./histograms.ts";
 import { heldOutPrompt } from "./prompts.ts";
 import type { RunRecord } from "./record.ts";
 import { learningRateAt } from "./schedule.ts";
@@ -23,6 +24,8 @@ export interface Loop extends Saved {
   record: RunRecord;
   /** Evaluates the model; throws the reason of `signal` if that aborts meanwhile. */
   evaluate: () => Promise<Evaluation>;
+  /** Counts weights and gradients, if `histogramEvery` asks for that. */
+  histograms?: Histograms;
   signal: AbortSignal | undefined;
   /** Steps already done. */
   first: number;
@@ -48,6 +51,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
   let isBest = false; // whether the last evaluation is the best
   let { evaluationsSinceBest } = record;
   let hasLearned = step === total; // whether a step changed the model, or there is none to do
+  let lossScale = 1; // of the last step that was reported
   let isCompiled = false; // drivers compile a kernel when it first runs, so the first step has no speed
   let waiting: { learningRate: number; dataMs: number }[] = []; // steps that were submitted and not reported
   let since = performance.now(), stepsPerReport = 1;
@@ -75,10 +79,12 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     await submit();
     const isSampling = isDue(options.sampleEvery);
     let isSaving = isDue(options.saveEvery);
-    const isReporting = waiting.length >= stepsPerReport || isEvaluating() || isSampling ||
-      isSaving || signal?.aborted;
+    const isCounting = loop.histograms !== undefined && isDue(options.histogramEvery);
+    const isReporting = waiting.length >= stepsPerReport || isEvaluating() || isCounting ||
+      isSampling || isSaving || signal?.aborted;
     if (!isReporting) continue;
     yield* report();
+    if (isCounting) yield* count();
     if (isEvaluating()) yield* evaluate();
     isSaving ||= options.patience > 0 && isEvaluated && isBest; // the run may end with this as its best
     if (isSampling && !signal?.aborted) yield* sample();
@@ -132,8 +138,18 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
       checkSkips(reports[i]!.consecutiveSkips);
     }
     yield* warnings;
+    lossScale = reports.at(-1)!.lossScale;
     hasLearned ||= reports.some(({ skipped }) => !skipped);
     if (step === total) checkHasLearned();
+  }
+
+  /** Counts weights and gradients after the step that was reported last, outside the time of any step. */
+  async function* count(): AsyncGenerator<TrainEvent> {
+    const metrics = (await loop.histograms!.run(lossScale))
+      .map((histogram) => ({ kind: "histogram" as const, step, ...histogram }));
+    record.note(metrics);
+    yield* metrics;
+    yield* noticesOf(directory);
   }
 
   /** Evaluates the model, unless the signal interrupts that. */

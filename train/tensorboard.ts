@@ -10,6 +10,7 @@ import {
   FIRST_RECORDS,
   type RecordCount,
   RecordWriter,
+  type SummaryHistogram,
   type SummaryValue,
 } from "./tfevents.ts";
 
@@ -204,10 +205,39 @@ const VALUES: Readonly<Record<string, (metric: Metric) => SummaryValue[]>> = {
     const bold = literal(prompt).replaceAll(/\S.*\S|\S/g, "**$&**"); // each of its lines
     return [{ tag: "sample", markdown: lines(bold + literal(text)) }];
   },
+  histogram: ({ min, max, ...metric }) =>
+    typeof min !== "number" || typeof max !== "number"
+      ? [] // no number is finite
+      : [{ tag: `${metric.of}/${metric.name}`, histogram: { min, max, ...bucketsOf(metric) } }],
   warning: ({ name, message = "" }) => [
     { tag: `warning/${name}`, markdown: lines(literal(message)) },
   ],
 };
+
+/** The buckets of a histogram and their limits; what lies between buckets that are not neighbours is an empty one. */
+function bucketsOf(
+  { count = 0, zeros = 0, notFinite = 0, positive = {}, negative = {} }: Metric,
+): Omit<SummaryHistogram, "min" | "max"> {
+  const limits: number[] = [], counts: number[] = [];
+  const add = (from: number, to: number, count: number) => {
+    const last = limits.at(-1);
+    if (last !== undefined && last < from) {
+      limits.push(from);
+      counts.push(0);
+    }
+    limits.push(to);
+    counts.push(count);
+  };
+  const powersOf = (buckets: Readonly<Record<number, number>>) =>
+    Object.entries(buckets).map(([power, count]) => [Number(power), count] as const)
+      .sort(([a], [b]) => a - b);
+  for (const [power, count] of powersOf(negative).reverse()) {
+    add(-(2 ** (power + 1)), -(2 ** power), count);
+  }
+  if (zeros > 0) add(-Number.MIN_VALUE, Number.MIN_VALUE, zeros);
+  for (const [power, count] of powersOf(positive)) add(2 ** power, 2 ** (power + 1), count);
+  return { count: count - notFinite, limits, counts };
+}
 
 /** The figures that a line has; one that is not finite becomes NaN, which TensorBoard marks. */
 function scalars(figures: Readonly<Record<string, number | null | undefined>>): SummaryValue[] {

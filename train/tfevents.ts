@@ -16,10 +16,10 @@ import { readAt } from "../files/disk.ts";
 export type SummaryValue =
   | { readonly tag: string; readonly scalar: number }
   | { readonly tag: string; readonly markdown: string }
-  | { readonly tag: string; readonly histogram: Histogram };
+  | { readonly tag: string; readonly histogram: SummaryHistogram };
 
 /** A histogram of numbers. */
-export interface Histogram {
+export interface SummaryHistogram {
   readonly min: number;
   readonly max: number;
   /** How many numbers there are. */

@@ -15,6 +15,7 @@ import { initializeParameters } from "../model/weights.ts";
 import { estimate, memoryOf, plannedSaves } from "./estimate.ts";
 import { createEvaluator, type Evaluator } from "./evaluate.ts";
 import { noticesOf, type TrainEvent } from "./events.ts";
+import { createHistograms } from "./histograms.ts";
 import { costOf, flopsPerToken } from "./metrics.ts";
 import { DEFAULT_OPTIONS, type ResolvedOptions, type TrainOptions } from "./options.ts";
 import {
@@ -152,6 +153,9 @@ export async function* train(
 
     const gpt = resources.adopt(createModel(run), (gpt) => gpt.destroy());
     const trainStep = resources.use(yield* recordStep(run, gpt));
+    const histograms = run.options.histogramEvery > 0
+      ? resources.use(createHistograms(gpt, trainStep))
+      : undefined;
     const evaluator = resources.adopt(evaluatorOf(run, gpt), (evaluator) => evaluator.destroy());
     setParameters(run, gpt, trainStep);
     yield* steps({
@@ -160,6 +164,7 @@ export async function* train(
       record,
       gpt,
       trainStep,
+      ...(histograms ? { histograms } : {}),
       evaluate: () => evaluator.run({ signal }),
       bestLoss: ours?.state.bestValidationLoss ?? null,
       ...(ours ? { path: ours.path } : {}),

@@ -98,7 +98,12 @@ Deno.test("train() with dryRun changes no file, of a new run, one that is resume
 });
 
 Deno.test("train() with dryRun counts the memory of the training to the byte, its tokens and its checkpoints", async () => {
-  for (const options of [{}, { gradientAccumulation: 2, dropout: 0.1, freeze: "embeddings" }]) {
+  for (
+    const options of [
+      {},
+      { gradientAccumulation: 2, dropout: 0.1, freeze: "embeddings", histogramEvery: 1 },
+    ]
+  ) {
     const out = join(directory, `counted ${Object.keys(options)}`);
     const { start, estimate } = await dryRun({ out, ...options });
     const { total, samples, ...roles } = estimate.memory;

@@ -25,6 +25,7 @@ Deno.test("docs/checkpoints.md names every kind of event", () => {
     step: true,
     evaluation: true,
     sample: true,
+    histogram: true,
     warning: true,
     estimate: true,
     checkpoint: true,

@@ -69,6 +69,7 @@ function planOf({ config = nano(), ...options }: Partial<TrainingPlan>): Trainin
     ...{ beta1: 0.9, beta2: 0.98 },
     freeze: undefined,
     isResumed: false,
+    histogramEvery: 0,
     contextLength: config.contextLength,
     ...options,
     config,

@@ -28,7 +28,7 @@ function planOf(options: Partial<TrainingPlan> = {}): TrainingPlan {
   return {
     ...{ config: CONFIG, precision: "f32", batchSize: 3, contextLength: 12 },
     ...{ gradientAccumulation: 1, dropout: 0, freeze: undefined, beta1: 0.9, beta2: 0.98 },
-    isResumed: false,
+    ...{ isResumed: false, histogramEvery: 0 },
     ...options,
   };
 }

@@ -8,7 +8,7 @@ import { train } from "../../train/train.ts";
 import { directory } from "../checkpoints.ts";
 import { device } from "../kernels/harness.ts";
 import { fromFileUrl } from "../paths.ts";
-import { eventFiles, type ReadEvent, readEvents } from "./event_files.ts";
+import { eventFiles, type ReadEvent, readEvents, type ReadHistogram } from "./event_files.ts";
 
 const step = (step: number): Metric => ({
   ...{
@@ -41,6 +41,24 @@ const start = (step: number): Metric => (
   { kind: "start", step, options: { preset: "nano", learningRate: 0.005 }, device: "a GPU" }
 );
 
+const histogram = (step: number): Metric => ({
+  ...{
+    kind: "histogram",
+    step,
+    name: "wte.weight",
+    of: "gradient",
+    count: 28,
+    zeros: 7,
+    notFinite: 2,
+  },
+  ...{
+    min: -5,
+    max: 3.5,
+    positive: { "-20": 4, "0": 3, "1": 2 },
+    negative: { "-149": 1, "2": 5, "1": 4 },
+  },
+});
+
 /** Opens the record of a run after `step` and notes metrics; returns the notices. */
 async function note(
   name: string,
@@ -66,6 +84,30 @@ function pointsOf(events: readonly ReadEvent[]): Record<string, [step: number, v
     for (const [tag, value] of Object.entries(values)) (points[tag] ??= []).push([step, value]);
   }
   return points;
+}
+
+/** What a line of kind `histogram` counts: the least and greatest number, and buckets that are not empty. */
+function bucketsOf({ count, notFinite, min, max, zeros, positive, negative }: Metric) {
+  const buckets: [from: number, to: number, count: number][] = [];
+  for (const [e, count] of Object.entries(positive!)) buckets.push([2 ** +e, 2 ** (+e + 1), count]);
+  for (const [e, count] of Object.entries(negative!)) {
+    buckets.push([-(2 ** (+e + 1)), -(2 ** +e), count]);
+  }
+  if (zeros! > 0) buckets.push([0, 0, zeros!]);
+  buckets.sort(([a], [b]) => a - b);
+  if (buckets.length > 0) buckets[0]![0] = -Infinity; // where the first bucket of an event begins is not in the file
+  return { min, max, count: count! - notFinite!, buckets };
+}
+
+/** The same of an event; a bucket of zeros ends at the least number that is not zero. */
+function shownBuckets({ min, max, count, limits, counts }: ReadHistogram) {
+  assert.deepEqual(limits, limits.toSorted((a, b) => a - b));
+  const rounded = (limit: number) => Math.abs(limit) === Number.MIN_VALUE ? 0 : limit;
+  const buckets = counts.map((
+    count,
+    i,
+  ) => [rounded(limits[i - 1] ?? -Infinity), rounded(limits[i]!), count]);
+  return { min, max, count, buckets: buckets.filter(([, , count]) => count! > 0) };
 }
 
 /** Asserts that the event file of a run has every figure and text of its record, and nothing else. */
@@ -97,6 +139,8 @@ function assertSameAsRecord(run: string): void {
     for (const [tag, figure] of Object.entries(figures)) {
       add(tag, step, figure === undefined ? undefined : Math.fround(figure ?? NaN));
     }
+    const hasNumbers = typeof metric.min === "number";
+    if (hasNumbers) add(`${metric.of}/${metric.name}`, step, bucketsOf(metric));
     if (kind === "sample") add("sample", step, true);
     if (kind === "warning") add(`warning/${metric.name}`, step, true);
     if (kind === "start") add("options", step, true);
@@ -105,7 +149,14 @@ function assertSameAsRecord(run: string): void {
   assert.deepEqual(events.map(({ wallSeconds }) => wallSeconds), times);
   const found = Object.entries(pointsOf(events)).map(([tag, points]) => [
     tag,
-    points.map(([step, value]) => [step, typeof value === "string" ? true : value]),
+    points.map(([step, value]) => [
+      step,
+      typeof value === "string"
+        ? true
+        : typeof value === "object"
+        ? shownBuckets(value as ReadHistogram)
+        : value,
+    ]),
   ]);
   assert.deepEqual(Object.fromEntries(found), expected);
 }
@@ -113,7 +164,13 @@ function assertSameAsRecord(run: string): void {
 Deno.test("note() appends every figure and text to the event file", async () => {
   const run = join(directory, "shown");
   const low = { ...step(2), loss: null, lossScale: 0.5 }; // causes a warning
-  await note("shown", 0, [start(0), step(1), low, evaluation(2), sample(2), step(3)]);
+  const empty = { ...{ positive: {}, negative: {}, zeros: 0, count: 2, min: null, max: null } };
+  await note("shown", 0, [
+    ...[start(0), step(1), low, evaluation(2), sample(2), step(3)],
+    ...[histogram(3), { ...histogram(3), name: "x", negative: {} }],
+    { ...histogram(3), name: "y", of: "weight", zeros: 3, positive: {}, negative: {} },
+    { ...histogram(3), name: "none", ...empty },
+  ]);
   assertSameAsRecord(run);
   const { options, sample: samples, ...others } = pointsOf(readEvents(run));
   assert.deepEqual(options, [[
@@ -275,7 +332,9 @@ Deno.test({
     };
     await note("read back", 0, [
       { kind: "start", step: 0, options, device: odd },
-      ...[1, 2, 3].flatMap((i) => [step(i), evaluation(i), { kind: "sample", step: i, ...texts }]),
+      ...[1, 2, 3].flatMap((
+        i,
+      ) => [step(i), histogram(i), evaluation(i), { kind: "sample", step: i, ...texts }]),
       { ...step(4), loss: null, gradientNorm: null, lossScale: 0.5 },
       { ...evaluation(4), loss: 0.1, tokens: 1e6 },
     ]);
@@ -283,7 +342,14 @@ Deno.test({
     const { stdout, success } = new Deno.Command("python3", { args: [script, run] }).outputSync();
     const report = new TextDecoder().decode(stdout);
     assert.ok(success && /^all the same$/m.test(report), report);
-    for (const tag of ["sample: 3", "warning/below-entropy: 1", "loss/training: 4"]) {
+    for (
+      const tag of [
+        "sample: 3",
+        "gradient/wte.weight: 3",
+        "warning/below-entropy: 1",
+        "loss/training: 4",
+      ]
+    ) {
       assert.match(report, new RegExp(`^ok +${tag} of `, "m"));
     }
   },
