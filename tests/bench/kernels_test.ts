@@ -96,6 +96,7 @@ const LAUNCHES: readonly [start: string, ops: RegExp][] = [
   ["embedding", /^embedding$/],
   ["cross-entropy", /^cross_entropy$/],
   ["gradient norm", /^gradient_norm$/],
+  ["histogram", /^histogram$/],
   ["adamw", /^adamw$/],
   ["sample", /^sample$/],
 ];
