@@ -152,22 +152,22 @@ export function tablesOfRanks(ranks: readonly (string | readonly number[])[]): B
  * which the earlier merges reduce its bytes.
  */
 function recoverMerges(tokens: readonly string[]): [string, string][] {
-  const V = tokens.length;
   const byteIds = new Map(tokens.slice(0, 256).map((token, id) => [token, id]));
-  const ids = new Map<number, number>(); // by the pair from which a token is merged, as one number
+  // ids of the tokens that are merged of a left and a right token
+  const ids: (Map<number, number> | undefined)[] = tokens.map(() => undefined);
   return tokens.slice(256).map((token, place) => {
     const id = 256 + place;
     const parts = Array.from(token, (byte) => byteIds.get(byte)!);
     while (parts.length > 2) {
       let first = id, at = -1;
       for (let i = 0; i + 1 < parts.length; i++) {
-        const merged = ids.get(parts[i]! * V + parts[i + 1]!) ?? id;
+        const merged = ids[parts[i]!]?.get(parts[i + 1]!) ?? id;
         if (merged < first) [first, at] = [merged, i];
       }
       parts.splice(at, 2, first);
     }
     const [left, right] = parts as [number, number];
-    ids.set(left * V + right, id);
+    (ids[left] ??= new Map()).set(right, id);
     return [tokens[left]!, tokens[right]!];
   });
 }
