@@ -45,22 +45,26 @@ const TEXT_FIELDS: FieldTable<TextFields> = {
 const TOP = { ...whole(1, 50), fallback: 10 };
 
 /** The ids of a request. */
-function idsOf({ gpt, tokenizer }: ServedModel, { ids, prompt }: TextFields): readonly number[] {
-  const { vocabularySize } = gpt.config;
+function idsOf(model: ServedModel, { ids, prompt }: TextFields): readonly number[] {
+  const { tokenizer } = model;
   const read = ids ?? promptIds(tokenizer, prompt);
-  const unknown = read.find((id) => id >= vocabularySize);
-  if (unknown !== undefined) {
-    throw new ApiError(
-      400,
-      `Cannot inspect as ids must be below ${vocabularySize}: current id is ${unknown}`,
-      { param: "ids" },
-    );
-  }
+  checkIds(model, read, "ids");
   if (read.length <= MOST_IDS) return read;
   throw new ApiError(
     400,
     `Cannot inspect as prompt must have at most ${MOST_IDS} tokens: current number is ${read.length}`,
     { param: "prompt" },
+  );
+}
+
+function checkIds({ gpt }: ServedModel, ids: readonly number[], param: string): void {
+  const { vocabularySize } = gpt.config;
+  const unknown = ids.find((id) => id >= vocabularySize);
+  if (unknown === undefined) return;
+  throw new ApiError(
+    400,
+    `Cannot inspect as ${param} must be below ${vocabularySize}: current id is ${unknown}`,
+    { param },
   );
 }
 
@@ -111,19 +115,28 @@ function inspection<Values extends TextFields>(
 const predictions = inspection<TextFields & { top: number }>(
   { ...TEXT_FIELDS, top: TOP },
   async (model, fields) => {
-    const ids = idsOf(model, fields);
+    const ids = idsOf(model, fields), { tokenizer } = model, decoder = tokenizer.decoder();
     const predictions = await predictionsInWindows(model, ids, fields);
     return {
-      tokens: ids.map((id) => plain(tokenOf(model.tokenizer, id))),
+      // a character of several tokens is the piece of the last of them
+      tokens: ids.map((id) => ({ ...plain(tokenOf(tokenizer, id)), piece: decoder.push(id) })),
       predictions: predictions.map(plainPrediction),
     };
   },
 );
 
-const sampler = inspection<TextFields & SamplerFields & { top: number }>(
-  { ...TEXT_FIELDS, ...SAMPLER_FIELDS, top: TOP },
+const sampler = inspection<
+  TextFields & SamplerFields & { top: number; include: number | undefined }
+>(
+  {
+    ...TEXT_FIELDS,
+    ...SAMPLER_FIELDS,
+    top: TOP,
+    include: { ...whole(0, Number.MAX_SAFE_INTEGER), fallback: undefined },
+  },
   async (model, fields) => {
-    const { gpt, tokenizer } = model, ids = idsOf(model, fields);
+    const { gpt, tokenizer } = model, ids = idsOf(model, fields), { include } = fields;
+    if (include !== undefined) checkIds(model, [include], "include");
     // the decoder reads the text as generate() does; what it draws does not matter
     using decoder = createDecoder(gpt, {
       prompts: [ids],
@@ -140,7 +153,7 @@ const sampler = inspection<TextFields & SamplerFields & { top: number }>(
     );
     return {
       stages: stages.map(({ stage, tokens }) => ({ stage, tokens })),
-      candidates: highest(most, fields.top).map((id) => ({
+      candidates: [...new Set([...highest(most, fields.top), include ?? []].flat())].map((id) => ({
         ...plain(tokenOf(tokenizer, id)),
         probabilities: stages.map(({ probabilities }) => probabilities[id]!),
       })),

@@ -227,7 +227,11 @@ export function mountPlayground(element, selected) {
         card(
           i,
           reason,
-          create("p", { class: "visually-hidden" }, tokens.map(({ text }) => text).join("")),
+          create(
+            "p",
+            { class: "visually-hidden" },
+            tokens.map(({ text, piece }) => piece ?? text).join(""),
+          ),
           lists[i]?.element ?? "",
         )
       ),
@@ -317,6 +321,7 @@ export function mountPlayground(element, selected) {
       stream.shown.append(text);
     }
     const completions = [];
+    say(`${body.model} computes the probabilities of the tokens…`);
     for (const { model, text, reason, given, drawn } of streams) {
       const { tokens, predictions } = await inspect("predictions", {
         model,

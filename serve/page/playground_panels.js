@@ -161,6 +161,7 @@ async function loadSampler({ model, tokens, token: drawn, index, settings }, sig
     ids: idsOf(tokens.slice(0, index)),
     ...settings(),
     top: SHOWN,
+    include: drawn.id,
   }, signal);
   const head = create(
     "tr",
@@ -494,8 +495,8 @@ function drawMatrix(canvas, weights, size) {
 /** Pixels per token of the lines, their length, and the room for a token's text. */
 const ROW = 18, SPAN = 120, ROOM = 110;
 
-/** Weights that get no line, of 255. */
-const FAINT = 13;
+/** Weights below get no line, of 255; of the selected token those that are this much less than its highest. */
+const FAINT = 13, FAINT_SHARE = 0.2;
 
 /**
  * Tokens twice, one below the other, and lines from those that look to those that are looked at.
@@ -516,16 +517,17 @@ function lines(tokens, weights, { name, query, onSelect }) {
   });
   const middle = (/** @type {number} */ t) => (t + 0.5) * ROW;
   for (let t = 0; t < T; t++) {
-    for (let s = 0; s <= t; s++) {
-      const weight = weights[t * T + s] ?? 0;
-      if (weight < FAINT) continue;
+    const row = weights.subarray(t * T, t * T + t + 1);
+    const least = t === query ? Math.max(1, FAINT_SHARE * Math.max(...row)) : FAINT;
+    for (const [s, weight] of row.entries()) {
+      if (weight < least) continue;
       svg.append(shape("line", {
         x1: ROOM,
         y1: middle(t),
         x2: ROOM + SPAN,
         y2: middle(s),
         class: t === query ? "of-query" : "of-others",
-        "stroke-opacity": (weight / 255 * (t === query ? 1 : 0.35)).toFixed(3),
+        "stroke-opacity": (t === query ? 0.2 + 0.8 * weight / 255 : 0.35 * weight / 255).toFixed(3),
       }));
     }
   }

@@ -43,6 +43,17 @@ export function visible({ text }) {
 }
 
 /**
+ * What a token adds to a text: two dots if it only begins a character.
+ *
+ * @param {Token} token
+ * @returns {string}
+ */
+function shown({ id, text, piece }) {
+  if (!piece && text.startsWith("\\x")) return "‥";
+  return visible({ id, text: piece || text }).replaceAll("↵", "↵\n") || "∅";
+}
+
+/**
  * The text of a token between quotation marks.
  *
  * @param {Token} token
@@ -96,7 +107,7 @@ export function tokenList({ label, tokens, predictions, promptLength, onSelect }
       "aria-selected": "false",
       class: `token${level === undefined ? "" : ` p${level}`}${place ? " given" : ""}`,
       tabindex: index === promptLength || tokens.length <= promptLength && index === 0 ? "0" : "-1",
-    }, visible(token).replaceAll("↵", "↵\n") || "∅");
+    }, shown(token));
   });
   const list = create(
     "div",

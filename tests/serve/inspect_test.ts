@@ -41,6 +41,10 @@ Deno.test("/api/inspect/predictions answers what predictionsOf() does, and reads
   );
   const read = await ask("predictions", { prompt: "One cat and 3 dogs met in", top: 3 });
   assert.deepEqual(read.predictions, expected);
+  const fox = await ask("predictions", { prompt: "a 🦊" });
+  const pieces: string[] = fox.tokens.map(({ piece }: { piece: string }) => piece);
+  assert.equal(pieces.join(""), "a 🦊");
+  assert.ok(pieces.includes("") && fox.tokens.at(-1).text.startsWith("\\x"));
   const empty = await ask("predictions", {});
   assert.deepEqual(empty.tokens[0].id, model.tokenizer.endOfText);
 });
@@ -85,6 +89,13 @@ Deno.test("/api/inspect/sampler answers the distribution after each stage for th
   });
   assert.deepEqual(stages, expected.map(({ stage, tokens }) => ({ stage, tokens })));
   assert.equal(candidates.length, 8);
+  const listed = new Set(candidates.map(({ id }: { id: number }) => id));
+  const other = Array.from({ length: V }, (_, id) => id).find((id) => !listed.has(id))!;
+  const more = await ask("sampler", { ids, ...settings, top: 8, include: other });
+  assert.deepEqual(more.candidates.slice(0, 8), candidates);
+  assert.equal(more.candidates[8].id, other);
+  const same = await ask("sampler", { ids, ...settings, top: 8, include: candidates[2].id });
+  assert.deepEqual(same.candidates, candidates);
   for (const { id, text, probabilities } of candidates) {
     assert.equal(text, tokenOf(model.tokenizer, id).text);
     assertClose(probabilities, expected.map(({ probabilities }) => probabilities[id]!), 1e-4, text);
@@ -140,6 +151,7 @@ Deno.test("/api/inspect refuses other texts, layers and sizes", async () => {
     ["predictions", { prompt: "a ".repeat(9000) }, "prompt", /at most 4096 tokens/],
     ["attention", { ids: [1], layer: 1 }, "head", /layer and head must be given together$/],
     ["attention", { ids: [1], layer: 99, head: 0 }, "layer", /current values are 99 and 0$/],
+    ["sampler", { ids: [1], include: 99999 }, "include", /include must be below \d+/],
     ["sampler", { ids: [1], top_p: 0 }, "top_p", /top_p must be above 0/],
     ["neighbours", { ids: [1], top: 51 }, "top", /top must be a whole number from 1 to 50/],
   ];

@@ -121,7 +121,7 @@ Deno.test("the playground generates, colours tokens by probability, and its figu
     for (const [i, { prompt_token_ids, token_ids }] of choices.entries()) {
       const ids = [...prompt_token_ids, ...token_ids];
       const { tokens, predictions } = await ask("api/inspect/predictions", { ids });
-      assert.equal(shown[i]!.text, tokens.map(({ text }: { text: string }) => text).join(""));
+      assert.equal(shown[i]!.text, tokens.map(({ piece }: { piece: string }) => piece).join(""));
       assert.equal(shown[i]!.labels.length, ids.length);
       assert.ok(shown[i]!.levels > 1);
       for (const [t, label] of shown[i]!.labels.entries()) {
