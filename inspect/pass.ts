@@ -21,23 +21,29 @@ import { headLogits } from "../model/head.ts";
 /**
  * The ids that a model reads: of a text those after the token that ends the document before; ids as they are.
  *
- * @throws {UserError} if there are none, more than the model's context has, or one outside the vocabulary.
+ * @param options.most most ids; by default as many as the model's context has.
+ * @throws {UserError} if there are none or too many, or one is outside the vocabulary.
  */
-export function idsOf({ gpt, tokenizer }: LoadedModel, text: string | readonly number[]): number[] {
+export function idsOf(
+  { gpt, tokenizer }: LoadedModel,
+  text: string | readonly number[],
+  { most = gpt.config.contextLength }: { most?: number } = {},
+): number[] {
   const ids = typeof text === "string"
     ? [tokenizer.endOfText, ...tokenizer.encode(text)]
     : [...text];
-  const { contextLength, vocabularySize } = gpt.config;
+  const { vocabularySize } = gpt.config;
   const unknown = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabularySize);
   if (unknown !== undefined) {
     throw new UserError(
       `Cannot read a text as its ids must be 0 to ${vocabularySize - 1}: current id is ${unknown}`,
     );
   }
-  if (ids.length === 0 || ids.length > contextLength) {
+  if (ids.length === 0 || ids.length > most) {
     throw new UserError(
-      `Cannot read a text as the model sees 1 to ${contextLength} tokens: ` +
+      `Cannot read a text as the model sees 1 to ${gpt.config.contextLength} tokens: ` +
         `current number is ${ids.length}`,
+      ids.length === 0 ? {} : { hint: "Give a shorter text" },
     );
   }
   return ids;

@@ -1,4 +1,5 @@
 import { UserError } from "../files/user_error.ts";
+import { windowStart } from "../generate/decoder.ts";
 import type { LoadedModel } from "../generate/load.ts";
 import { layernormForward } from "../kernels/layernorm/layernorm.ts";
 import { DIVERGED } from "../kernels/sample/sample.ts";
@@ -36,7 +37,7 @@ export interface NextToken extends TokenProbability {
 export interface TextPredictions extends ReadText {
   /** The tokens of `ids`, [T]. */
   readonly tokens: readonly Token[];
-  /** [T]: what the model expects after each token. */
+  /** [T]: what the model expects after each token; with `from` the first is that of this position. */
   readonly predictions: readonly Prediction[];
 }
 
@@ -44,9 +45,12 @@ export interface TextPredictions extends ReadText {
  * Computes what a model expects at each position of a text: the likeliest next tokens, and probability and rank of
  * the token that comes next.
  *
+ * The text may be longer than the model's context. Then the model sees the windows that `generate()` sees: they move by
+ * half a context.
+ *
  * @param options.top number of likeliest tokens per position; 10 by default.
- * @param options.following id of the token that comes after the last one of the text, if it is known.
- * @throws {UserError} as `logitsOf()` does, or if the logits are not finite.
+ * @param options.from the first position of interest: predictions are those of positions `from` to T − 1.
+ * @throws {UserError} if the text has no token, or an id is outside the vocabulary, or if the logits are not finite.
  *
  * @example See where a model expected another word
  * ```ts
@@ -62,15 +66,22 @@ export interface TextPredictions extends ReadText {
 export async function predictionsOf(
   model: LoadedModel,
   text: string | readonly number[],
-  { top = 10, following }: { top?: number; following?: number | undefined } = {},
+  { top = 10, from = 0 }: { top?: number; from?: number } = {},
 ): Promise<TextPredictions> {
-  const { gpt } = model, ids = idsOf(model, text);
-  using pass = preparePass(gpt, { tokens: ids, purpose: "evaluation" });
-  await pass.run((program) => forward(program, gpt, pass, pass.activations));
-  const tokenAt = describing(model), predictions: Prediction[] = [];
-  await readLogits(gpt, pass, (logits, t) => {
-    predictions.push(predictionOf(logits, { top, next: ids[t + 1] ?? following, tokenAt }));
-  });
+  const { gpt } = model, ids = idsOf(model, text, { most: Infinity }), tokenAt = describing(model);
+  const startAt = (t: number) => windowStart(t + 1, gpt.config.contextLength);
+  const predictions: Prediction[] = [];
+  for (let t = from; t < ids.length; t = from + predictions.length) {
+    const start = startAt(t);
+    let end = t + 1;
+    while (end < ids.length && startAt(end) === start) end++;
+    using pass = preparePass(gpt, { tokens: ids.slice(start, end), purpose: "evaluation" });
+    await pass.run((program) => forward(program, gpt, pass, pass.activations));
+    await readLogits(gpt, pass, (logits, row) => {
+      if (start + row < t) return; // known from the window before, or not wanted
+      predictions.push(predictionOf(logits, { top, next: ids[start + row + 1], tokenAt }));
+    });
+  }
   return { ids, tokens: ids.map(tokenAt), predictions };
 }
 
@@ -92,7 +103,7 @@ export interface TextLens extends ReadText {
  * nothing.
  *
  * @param options.top number of likeliest tokens per layer and position; 5 by default.
- * @throws {UserError} as `predictionsOf()` does.
+ * @throws {UserError} as `logitsOf()` does, or if the logits are not finite.
  *
  * @example See in which layer a model decides for the next word
  * ```ts

@@ -27,8 +27,8 @@ interface ActivationSpec {
   readonly name: string;
   readonly shape: readonly number[];
   readonly role: keyof DTypes;
-  /** Which passes need it: all (`forward`), those with a loss (`loss`), or training alone. */
-  readonly needed: "forward" | "loss" | "training";
+  /** Which passes need it: all (`forward`), those with a loss (`loss`), training alone, or training with dropout. */
+  readonly needed: "forward" | "loss" | "training" | "dropout";
   /** Whether each layer has one; otherwise there is one for the whole model. */
   readonly perLayer: boolean;
   /** The activation whose buffer it uses if there is no backward pass; its own name by default. */
@@ -92,7 +92,7 @@ function activationTable(
   );
   const adapted = adaptersOf(config).filter(({ layer }) => layer === 0);
   return [
-    row("embedded", [M, C], "stream", "training"), // before dropout
+    row("embedded", [M, C], "stream", "dropout"), // before dropout
     row("x", [M, C], "stream", "forward"), // residual stream before the first block
     layerRow("ln1", [M, C], "matrix", "forward"),
     layerRow("ln1.statistics", [M, 2], "statistic", "forward"),
@@ -122,7 +122,7 @@ function activationTable(
     row("dattention", [M, C], "matrix", "training"),
     row("dqkv", [M, 3 * C], "matrix", "training"),
     row("attention.delta", [B, NH, T], "statistic", "training"),
-    row("dembedded", [M, C], "stream", "training"),
+    row("dembedded", [M, C], "stream", "dropout"),
     ...(lora ? [row("dlow", [M, lora.rank], "matrix", "training")] : []),
   ];
 }
@@ -149,17 +149,18 @@ export interface Activations extends BatchShape, Disposable {
 export function createActivations(
   device: Device,
   config: GptConfig,
-  { batch, precision, purpose, firstLayer = 0 }: {
+  { batch, precision, purpose, firstLayer = 0, hasDropout = false }: {
     batch: BatchShape;
     precision: Precision;
     purpose: Purpose;
     firstLayer?: number;
+    hasDropout?: boolean;
   },
 ): Activations {
   const dtypes = dtypesOf(precision);
   const rows = batch.batchSize * batch.sequenceLength;
   const R = logitsRows(device, config, { rows, dtype: dtypes.matrix });
-  const needed: readonly string[] = NEEDED[purpose];
+  const needed: readonly string[] = hasDropout ? [...NEEDED[purpose], "dropout"] : NEEDED[purpose];
   const table = new Map(
     activationTable(config, batch, R)
       .filter((spec) => needed.includes(spec.needed))

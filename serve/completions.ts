@@ -6,11 +6,11 @@ import {
   promptIds,
 } from "../generate/generate.ts";
 import { sequencesAtOnce } from "../generate/limits.ts";
+import { predictionsOf } from "../inspect/predictions.ts";
 import { errorBody, toApiError } from "./api_error.ts";
 import type { ModelSlot, ServedModel } from "./model_slot.ts";
 import { BOOLEAN, checkRequest, type Field, type FieldTable, TEXT, whole } from "./request.ts";
 import { SAMPLER_FIELDS, type SamplerFields, samplerOf } from "./sampler_fields.ts";
-import { predictionsInWindows } from "./windows.ts";
 
 /**
  * Completions in the shape of OpenAI's API (https://platform.openai.com/docs/api-reference/completions).
@@ -230,7 +230,7 @@ class Drawn {
     const from = this.#ids.length - 1, top = this.#top;
     if (top === undefined) return null;
     this.#ids = [...this.#ids, ...ids];
-    const predictions = await predictionsInWindows(this.#model, this.#ids, {
+    const { predictions } = await predictionsOf(this.#model, this.#ids, {
       top: Math.max(1, top),
       from,
     });

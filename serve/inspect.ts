@@ -3,7 +3,7 @@ import { createDecoder, windowStart } from "../generate/decoder.ts";
 import { DEFAULT_SAMPLER, promptIds } from "../generate/generate.ts";
 import { attentionWeightsOf } from "../inspect/inspect.ts";
 import { neighboursOf } from "../inspect/neighbours.ts";
-import { logitLensOf, type Prediction } from "../inspect/predictions.ts";
+import { logitLensOf, type Prediction, predictionsOf } from "../inspect/predictions.ts";
 import { samplerDistributions } from "../inspect/sampler.ts";
 import { highest, type Token, tokenOf, type TokenProbability } from "../inspect/tokens.ts";
 import { download } from "../kernels/tensor.ts";
@@ -11,7 +11,6 @@ import { ApiError } from "./api_error.ts";
 import type { ModelSlot, ServedModel } from "./model_slot.ts";
 import { checkRequest, type FieldTable, TEXT, whole } from "./request.ts";
 import { SAMPLER_FIELDS, type SamplerFields, samplerOf } from "./sampler_fields.ts";
-import { predictionsInWindows } from "./windows.ts";
 
 /**
  * Requests that look inside a model, below `/api/inspect/`. Each answers with JSON of bounded size.
@@ -116,7 +115,7 @@ const predictions = inspection<TextFields & { top: number }>(
   { ...TEXT_FIELDS, top: TOP },
   async (model, fields) => {
     const ids = idsOf(model, fields), { tokenizer } = model, decoder = tokenizer.decoder();
-    const predictions = await predictionsInWindows(model, ids, fields);
+    const { predictions } = await predictionsOf(model, ids, fields);
     return {
       // a character of several tokens is the piece of the last of them
       tokens: ids.map((id) => ({ ...plain(tokenOf(tokenizer, id)), piece: decoder.push(id) })),

@@ -210,6 +210,7 @@ export function createTrainStep(
     precision,
     purpose: "training",
     firstLayer: firstTrainedBlock(model),
+    hasDropout: dropout > 0,
   });
 
   const owned: Tensor[] = [gradients.flat];

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { windowStart } from "../../generate/decoder.ts";
 import { logitsOf, lossOf } from "../../inspect/inspect.ts";
 import { logitLensOf, type Prediction, predictionsOf } from "../../inspect/predictions.ts";
 import { tokenOf } from "../../inspect/tokens.ts";
@@ -91,6 +92,25 @@ Deno.test("predictionsOf() are the same for a chunk of logits as for all", async
   const all = await predictionsOf({ gpt, tokenizer }, ids);
   const some = await predictionsOf({ gpt: { ...gpt, device: narrow }, tokenizer }, ids);
   assert.deepEqual(some, all);
+});
+
+Deno.test("predictionsOf() sees a text beyond the context in the windows of generate(), from any position on", async () => {
+  const gpt = modelWith({ contextLength: 9 }),
+    model = { gpt, tokenizer },
+    V = CONFIG.vocabularySize;
+  const ids = Array.from({ length: 24 }, () => Math.floor(random() * V));
+  const { predictions, tokens } = await predictionsOf(model, ids, { top: 3 });
+  assert.deepEqual([predictions.length, tokens.length], [24, 24]);
+  for (const [t, prediction] of predictions.entries()) {
+    const start = windowStart(t + 1, 9), window = ids.slice(start, t + 1);
+    const { logits } = await logitsOf(model, window);
+    const expected = naivePrediction(logits.subarray((window.length - 1) * V), ids[t + 1], 3);
+    assertPrediction(prediction, expected, 1e-4, `position ${t}`);
+  }
+  for (const from of [7, 23, 24]) {
+    const some = await predictionsOf(model, ids, { top: 3, from });
+    assert.deepEqual(some.predictions, predictions.slice(from));
+  }
 });
 
 Deno.test("predictionsOf() throws on a model that has diverged", async () => {

@@ -62,3 +62,16 @@ Deno.test("createActivations() shares buffers and leaves out activations that th
   using training = activationsFor("training");
   assert.notEqual(training.at("lnf"), training.at("ln1", 1));
 });
+
+Deno.test("createActivations() copies the embeddings and their gradients only for dropout", () => {
+  const batch = { batchSize: 1, sequenceLength: 8 };
+  const bytes = [false, true].map((hasDropout) => {
+    const how = { batch, precision: "f32", purpose: "training", hasDropout } as const;
+    using activations = createActivations(device, CONFIG, how);
+    const copy = () => [activations.at("embedded"), activations.at("dembedded")];
+    if (hasDropout) assert.ok(copy());
+    else assert.throws(copy, RangeError);
+    return activations.bytes;
+  });
+  assert.equal(bytes[1], bytes[0]! + 2 * 4 * 8 * 8);
+});
