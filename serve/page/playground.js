@@ -31,7 +31,7 @@ import { legend, tokenList } from "./playground_tokens.js";
  */
 const SETTINGS = [
   ["n", "completions", 1, 2],
-  ["max_tokens", "tokens", 10, 100],
+  ["max_tokens", "tokens at most", 10, 100],
   ["temperature", "temperature", 0.1],
   ["top_k", "top-k", 1],
   ["top_p", "top-p", 0.05],
@@ -48,21 +48,28 @@ const SAMPLER = SETTINGS.map(([name]) => name)
 /** Completions of one request side by side, at most. */
 const MOST_COMPLETIONS = 8;
 
-/** Answers that are remembered, so that the slider moves back at once. */
-const MOST_REMEMBERED = 200;
+/** Tokens of a text whose probabilities the server computes, at most. */
+const MOST_IDS = 4096;
+
+/** Tokens of the answers that are remembered, at most, so that the slider moves back at once. */
+const MOST_REMEMBERED = 50_000;
 
 /** Milliseconds without a change after which a request is made. */
 const CALM_MS = 150;
+
+/** What is said of a run that has saved nothing. */
+const NO_CHECKPOINT = "This run has no checkpoint yet.";
 
 /**
  * A completion that ended.
  * @typedef {object} Completed
  * @property {string} model
  * @property {string} text
- * @property {string} reason
- * @property {readonly Token[]} tokens of prompt and completion
- * @property {readonly Prediction[]} predictions
- * @property {number} promptLength
+ * @property {string} reason why it ended
+ * @property {number} drawn number of tokens
+ * @property {number} promptLength number of tokens
+ * @property {readonly Token[]} tokens of prompt and completion; none if these are too many
+ * @property {readonly Prediction[]} predictions after each of them
  */
 
 let mounted = 0; // for ids that are unique on the page
@@ -183,7 +190,8 @@ export function mountPlayground(element, selected) {
     slider.value = `${kept >= 0 ? kept : checkpoints.length - 1}`;
     slider.disabled = checkpoints.length < 2;
     start.disabled = checkpoints.length === 0;
-    if (checkpoints.length === 0) say("This run has no checkpoint yet.");
+    if (checkpoints.length === 0) say(NO_CHECKPOINT);
+    else if (status.textContent === NO_CHECKPOINT) say("");
     showCheckpoint();
   };
 
@@ -223,18 +231,17 @@ export function mountPlayground(element, selected) {
       })
     );
     cards.replaceChildren(
-      ...completions.map(({ reason, tokens }, i) =>
-        card(
-          i,
-          reason,
-          create(
-            "p",
-            { class: "visually-hidden" },
-            tokens.map(({ text, piece }) => piece ?? text).join(""),
-          ),
-          lists[i]?.element ?? "",
-        )
-      ),
+      ...completions.map(({ reason, text, tokens }, i) => {
+        const prose = tokens.map(({ text, piece }) => piece ?? text).join("");
+        return tokens.length === 0
+          ? card(i, reason, create("p", { class: "streaming" }, text))
+          : card(
+            i,
+            reason,
+            create("p", { class: "visually-hidden" }, prose),
+            lists[i]?.element ?? "",
+          );
+      }),
     );
     colours.hidden = false;
     lookedAt ??= { card: 0, index: firstChoice(completions[0]) };
@@ -266,13 +273,16 @@ export function mountPlayground(element, selected) {
       }
       const completions = await generated(body, signal);
       remembered.set(key, completions);
-      for (const oldest of remembered.keys()) {
-        if (remembered.size > MOST_REMEMBERED) remembered.delete(oldest);
+      let tokens = 0;
+      for (const [key, completions] of [...remembered].reverse()) {
+        tokens += completions.reduce((sum, completion) => sum + completion.tokens.length, 0);
+        if (tokens > MOST_REMEMBERED) remembered.delete(key);
       }
-      const drawn = completions.reduce((sum, c) => sum + c.tokens.length - c.promptLength, 0);
       const seconds = ((performance.now() - since) / 1000).toFixed(1);
       say(
-        `${body.model}: ${drawn} tokens in ${seconds} s, their probabilities included.`,
+        `${body.model}: ${
+          completions.reduce((sum, { drawn }) => sum + drawn, 0)
+        } tokens in ${seconds} s, their probabilities included.`,
       );
       show(completions);
     } catch (error) {
@@ -323,12 +333,18 @@ export function mountPlayground(element, selected) {
     const completions = [];
     say(`${body.model} computes the probabilities of the tokens…`);
     for (const { model, text, reason, given, drawn } of streams) {
+      const stream = { model, text, reason, drawn: drawn.length, promptLength: given.length };
+      if (given.length + drawn.length > MOST_IDS) {
+        const reason = `${stream.reason}; too long for probabilities`;
+        completions.push({ ...stream, reason, tokens: [], predictions: [] });
+        continue;
+      }
       const { tokens, predictions } = await inspect("predictions", {
         model,
         ids: [...given, ...drawn],
         top: 10,
       }, signal);
-      completions.push({ model, text, reason, tokens, predictions, promptLength: given.length });
+      completions.push({ ...stream, tokens, predictions });
     }
     return completions;
   };
