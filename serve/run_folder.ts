@@ -31,8 +31,11 @@ const SLICE_MS = 25;
 /** Milliseconds for which a request waits for a whole index before it is answered from a sample. */
 const PATIENCE_MS = 150;
 
-/** Milliseconds between two looks at the files while a page is open, and looks between two searches for runs. */
-const WATCH_MS = 1000, SEARCH_EVERY = 5;
+/** Milliseconds between two looks at the files of runs while a page is open, and between two searches for runs. */
+const WATCH_MS = 1000, SEARCH_MS = 5000;
+
+/** Share of the time that searches in a large folder may take, at most. */
+const SEARCH_SHARE = 0.02;
 
 /** Milliseconds after its last change from which a run is looked at only with a search. */
 const QUIET_MS = 10 * 60_000;
@@ -54,6 +57,8 @@ export interface RunCurves {
   readonly entropyPerToken: number | null;
   /** The evaluation with the least loss. */
   readonly best: Evaluated | null;
+  /** Warnings in the record. */
+  readonly warnings: number;
   /** By `curveName()`. */
   readonly curves: Readonly<Record<string, Columns>>;
 }
@@ -84,7 +89,9 @@ export class RunFolder {
   readonly #readers = new Map<string, RunReader>();
   readonly #watchers = new Set<(changes: Changes) => void>();
   #timer: ReturnType<typeof setInterval> | undefined;
-  #looks = 0;
+  /** Rows that those who watch know, as JSON. */
+  #told = new Map<string, string>();
+  #nextSearchMs = 0;
 
   constructor(folder: string) {
     this.#folder = folder;
@@ -137,6 +144,7 @@ export class RunFolder {
       tokensPerStep: Number.isNaN(index.tokensPerStep) ? null : index.tokensPerStep,
       entropyPerToken: index.entropyPerToken ?? null,
       best: index.best ?? null,
+      warnings: index.warnings.length,
       curves: index.curves(isAppended ? known : undefined),
     };
   }
@@ -161,30 +169,31 @@ export class RunFolder {
 
   /** Calls a function with what changes, until the function that it returns is called. */
   watch(onChange: (changes: Changes) => void): () => void {
+    if (this.#watchers.size === 0) {
+      this.#told = new Map([...this.#runs].map(([name, { row }]) => [name, JSON.stringify(row)]));
+      this.#timer = setInterval(() => this.#look(), WATCH_MS);
+    }
     this.#watchers.add(onChange);
-    this.#timer ??= setInterval(() => this.#look(), WATCH_MS);
     return () => {
       this.#watchers.delete(onChange);
-      if (this.#watchers.size > 0) return;
-      clearInterval(this.#timer);
-      this.#timer = undefined;
+      if (this.#watchers.size === 0) clearInterval(this.#timer);
     };
   }
 
-  /** Finds what changed since the last look, for those who watch. */
+  /** Finds what differs from what those who watch know, and tells them. */
   #look(): void {
-    const before = new Map([...this.#runs].map(([name, { row }]) => [name, row]));
-    const isSearch = this.#looks++ % SEARCH_EVERY === 0;
+    const now = Date.now(), isSearch = now >= this.#nextSearchMs;
     if (isSearch) this.#search();
-    const now = Date.now(), rows: RunRow[] = [];
+    const rows: RunRow[] = [];
     for (const run of this.#runs.values()) {
-      const last = before.get(run.name);
-      const isQuiet = last && last.state !== "training" && now - run.changedMs > QUIET_MS;
-      if (isQuiet && !isSearch) continue;
-      const row = this.#row(run);
-      if (JSON.stringify(row) !== JSON.stringify(last)) rows.push(row);
+      const isQuiet = run.row && run.row.state !== "training" && now - run.changedMs > QUIET_MS;
+      const row = isQuiet && !isSearch ? run.row! : this.#row(run), text = JSON.stringify(row);
+      if (text === this.#told.get(run.name)) continue;
+      this.#told.set(run.name, text);
+      rows.push(row);
     }
-    const gone = [...before.keys()].filter((name) => !this.#runs.has(name));
+    const gone = [...this.#told.keys()].filter((name) => !this.#runs.has(name));
+    for (const name of gone) this.#told.delete(name);
     if (rows.length === 0 && gone.length === 0) return;
     for (const onChange of this.#watchers) onChange({ rows, gone });
   }
@@ -246,7 +255,7 @@ export class RunFolder {
 
   /** Finds the runs below the folder. Links to directories are not followed: they may lead anywhere, or in circles. */
   #search(): void {
-    const found: Found[] = [];
+    const found: Found[] = [], begin = Date.now();
     let left = MOST_DIRECTORIES;
     const visit = (name: string, depth: number) => {
       const path = join(this.#folder, name);
@@ -261,6 +270,8 @@ export class RunFolder {
     };
     visit("", 0);
     this.#runs = new Map(found.map((run) => [run.name, run]));
+    const now = Date.now();
+    this.#nextSearchMs = now + Math.max(SEARCH_MS, (now - begin) / SEARCH_SHARE);
   }
 }
 

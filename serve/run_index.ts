@@ -1,3 +1,4 @@
+import { isObject } from "../files/json.ts";
 import { type Metric, stepsBefore } from "../train/metrics.ts";
 import { TrainingTime } from "../train/training_time.ts";
 import { CHARTS, curveName } from "./page/figures.js";
@@ -122,13 +123,12 @@ export class RunIndex {
 
   #addStart(metric: Metric): void {
     this.start = metric;
-    const { batchSize, contextLength, gradientAccumulation = 1 } = (metric.options ?? {}) as Record<
-      string,
-      unknown
-    >;
-    const tokens = Number(batchSize) * Number(contextLength) * Number(gradientAccumulation);
+    const options = isObject(metric.options) ? metric.options : {};
+    const { batchSize, contextLength, gradientAccumulation = 1 } = options;
+    const tokens = [batchSize, contextLength, gradientAccumulation]
+      .reduce<number>((product, value) => typeof value === "number" ? product * value : NaN, 1);
     if (tokens > 0) this.tokensPerStep = tokens;
-    this.#trainingTime ??= new TrainingTime(tokens > 0 ? tokens : NaN);
+    this.#trainingTime ??= new TrainingTime(this.tokensPerStep);
   }
 
   #addEvaluation(metric: Metric): void {

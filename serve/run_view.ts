@@ -1,6 +1,7 @@
 import { statSync } from "node:fs";
 import { bytesBelow, isSystemError } from "../files/disk.ts";
 import { flagOf } from "../files/command_line.ts";
+import { isObject } from "../files/json.ts";
 import { sentenceOf } from "../files/user_error.ts";
 import {
   isWeightsOnly,
@@ -85,7 +86,7 @@ export function rowOf(
 ): RunRow {
   const { start, end } = index;
   const step = index.last("step.loss"), evaluation = index.last("evaluation.loss");
-  const steps = (start?.options as Record<string, unknown> | undefined)?.steps;
+  const steps = isObject(start?.options) ? start.options.steps : undefined;
   const done = Math.max(step?.step ?? 0, start?.step ?? 0, evaluation?.step ?? 0);
   const row = {
     name,
@@ -95,9 +96,9 @@ export function rowOf(
     validation: evaluation ? { step: evaluation.step, loss: evaluation.value } : null,
     tokensPerSecond: index.last("step.tokensPerSecond")?.value ?? null,
     parameters: start?.parameters ?? null,
-    device: typeof start?.device === "string" ? start.device.slice(0, LONGEST_NAME) : null,
+    device: typeof start?.device === "string" ? shortened(start.device) : null,
     memoryBytes: start?.memoryBytes ?? null,
-    time: typeof index.time === "string" ? index.time.slice(0, LONGEST_NAME) : null,
+    time: typeof index.time === "string" ? shortened(index.time) : null,
   };
   const [state, reason] = stateOf();
   return { ...row, state, reason };
@@ -106,34 +107,49 @@ export function rowOf(
     if (isLocked(path)) return ["training", null];
     if (problem !== undefined) return ["broken", `its record cannot be read: ${problem}`];
     if (!start && !step && !evaluation) return ["broken", "its record is empty"];
-    if (end?.reason === "error") return ["broken", end.message ?? "its training failed"];
+    if (end?.reason === "error") {
+      const { message } = end;
+      return ["broken", typeof message === "string" ? shortened(message) : "its training failed"];
+    }
     if (evaluation && evaluation.value === null) return ["broken", "its loss is not finite"];
     if (end) {
-      return end.reason === "interrupted"
-        ? ["interrupted", null]
-        : ["finished", REASONS[`${end.reason}`] ?? null];
+      if (end.reason === "interrupted") return ["interrupted", null];
+      return ["finished", end.reason === "patience" ? "the validation loss did not improve" : null];
     }
     return row.steps !== null && done >= row.steps ? ["finished", null] : ["interrupted", null];
   }
 }
 
-/** Characters of a foreign name, at most. */
+/** Characters of a foreign name or value, at most. */
 const LONGEST_NAME = 1000;
 
-/** How a training ended, by the reason in its record. */
-const REASONS: Readonly<Record<string, string>> = {
-  patience: "the validation loss did not improve any more",
-};
+/** Options that are shown, at most. */
+const MOST_OPTIONS = 200;
+
+function shortened(text: string): string {
+  return text.length > LONGEST_NAME ? `${text.slice(0, LONGEST_NAME)}…` : text;
+}
+
+/** The options of a training, as its record or else its newest checkpoint has them. */
+function optionsOf({ start }: RunIndex, state: TrainerState | undefined): [string, unknown][] {
+  const options = start?.options ?? state?.options;
+  return Object.entries(isObject(options) ? options : {}).slice(0, MOST_OPTIONS)
+    .map(([name, value]) => {
+      const text = typeof value === "string" ? value : JSON.stringify(value);
+      const isList = Array.isArray(value) && value.every((item) => typeof item === "string");
+      const isKept = text.length <= LONGEST_NAME && (isList || typeof value !== "object");
+      return [shortened(name), isKept ? value : shortened(text)];
+    });
+}
 
 /** All that the page shows of a run beside its curves. */
 export function detailsOf(row: RunRow, path: string, index: RunIndex): RunDetails {
   const problems: string[] = [];
   const state = stateIn(path, problems);
-  const options = (index.start?.options ?? state?.options ?? {}) as Record<string, unknown>;
   const { samples, warnings, damaged } = index;
   return {
     ...row,
-    options: Object.entries(options).map(([name, value]) => [flagOf(name), value] as const),
+    options: optionsOf(index, state).map(([name, value]) => [flagOf(name), value] as const),
     samples,
     warnings,
     checkpoints: checkpointsIn(path),
@@ -143,12 +159,12 @@ export function detailsOf(row: RunRow, path: string, index: RunIndex): RunDetail
 }
 
 /** What a training was made of, for a comparison with others. */
-export function ingredientsOf(name: string, path: string, { start }: RunIndex): Ingredients {
+export function ingredientsOf(name: string, path: string, index: RunIndex): Ingredients {
   const state = stateIn(path);
-  const options = Object.entries(start?.options ?? state?.options ?? {});
+  const options = optionsOf(index, state).filter(([name]) => !UNSAVED.includes(name));
   return {
-    options: Object.fromEntries(options.filter(([name]) => !UNSAVED.includes(name))),
-    adapter: state?.tuning.adapter ?? start?.device ?? null,
+    options: Object.fromEntries(options),
+    adapter: state?.tuning.adapter ?? null,
     // what is not known counts as different
     dataHash: state?.data.hash ?? name,
     tokenizerHash: state?.tokenizerHash ?? name,

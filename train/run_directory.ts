@@ -105,7 +105,7 @@ export function checkRunDirectory(path: string): void {
 }
 
 /** Attempts to take the lock of a run, and milliseconds between them. */
-const LOCK_TRIES = 10, LOCK_RETRY_MS = 10;
+const LOCK_TRIES = 25, LOCK_RETRY_MS = 10;
 
 /** Whether another process trains in a run directory. */
 export function isLocked(path: string): boolean {

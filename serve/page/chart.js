@@ -206,7 +206,12 @@ export class ChartView {
           {
             ...axes,
             size: 56,
-            ...(isLog ? { splits: (_, __, least, most) => logTicks(least, most) } : {}),
+            ...(isLog
+              ? {
+                splits: (_, __, least, most) => logTicks(least, most, height / 30),
+                filter: (_, splits) => splits,
+              }
+              : {}),
             values: (_, splits) => splits.map((value) => value === null ? "" : shortText(value)),
           },
         ],
@@ -494,25 +499,27 @@ function rangeOf(values, isLog) {
 }
 
 /**
- * Ticks of a logarithmic axis: 1, 2 and 5 times powers of ten, or equal steps if the range is narrow.
+ * Ticks of a logarithmic axis: 1, 2 and 5 times powers of ten, or fewer; equal steps if the range is narrow.
  *
  * @param {number} least
  * @param {number} most
+ * @param {number} mostTicks
  */
-function logTicks(least, most) {
-  const first = Math.floor(Math.log10(least)), decades = Math.log10(most / least);
-  const digits = decades > 3 ? [1] : [1, 2, 5];
-  /** @type {number[]} */
-  let ticks = [];
-  const every = Math.ceil(decades / 8);
-  for (let power = first; power <= Math.log10(most); power += every) {
-    ticks.push(...digits.map((digit) => Number(`${digit}e${power}`)));
+function logTicks(least, most, mostTicks) {
+  const first = Math.floor(Math.log10(least)), last = Math.floor(Math.log10(most));
+  for (const digits of [[1, 2, 5], [1, 3], [1]]) {
+    const every = digits.length > 1 ? 1 : Math.ceil((last - first + 1) / mostTicks);
+    const powers = Array.from(
+      { length: Math.floor((last - first) / every) + 1 },
+      (_, i) => first + i * every,
+    );
+    const ticks = powers.flatMap((power) => digits.map((digit) => Number(`${digit}e${power}`)))
+      .filter((tick) => tick >= least && tick <= most);
+    if (ticks.length >= 3 && ticks.length <= mostTicks) return ticks;
   }
-  ticks = ticks.filter((tick) => tick >= least && tick <= most);
-  if (ticks.length >= 3) return ticks;
-  const step =
-    [1, 2, 5, 10].map((digit) => digit * 10 ** Math.floor(Math.log10((most - least) / 4)))
-      .find((step) => (most - least) / step <= 5) ?? most - least;
+  const size = 10 ** Math.floor(Math.log10((most - least) / mostTicks));
+  const step = [1, 2, 5, 10].map((digit) => digit * size)
+    .find((step) => (most - least) / step < mostTicks) ?? most - least;
   const from = Math.ceil(least / step);
   return Array.from(
     { length: Math.floor(most / step) - from + 1 },

@@ -56,6 +56,7 @@ function factsOf({ row, curves }) {
     ["validation loss", figure(row.validation?.loss)],
     ["best loss", best ? `${figure(best.loss)} at ${figure(best.step)}` : UNKNOWN],
     ["entropy of the text", figure(curves?.entropyPerToken)],
+    ["warnings", curves?.warnings ? figure(curves.warnings) : UNKNOWN],
     ["tokens/s", figure(row.tokensPerSecond)],
     ["memory", byteCount(row.memoryBytes)],
     ["skipped steps", figure(curves?.curves["step.skipped"]?.value.at(-1))],

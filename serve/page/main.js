@@ -84,13 +84,14 @@ async function start() {
   rows = new Map((await source.rows()).map((row) => [row.name, row]));
   const known = selection.runs.filter((name) => rows.has(name)), [newest] = rows.keys();
   selection.runs = known.length > 0 || !newest ? known : [newest];
-  source.watch(applyChanges, (isConnected) => {
+  let wasConnected = true;
+  source.watch(applyChanges, async (isConnected) => {
     const connection = byId("connection", HTMLElement);
     connection.hidden = isConnected;
-    connection.textContent = isConnected
-      ? ""
-      : "The dashboard was ended: the page shows what it knew last.";
-    if (isConnected) { for (const name of selection.runs) readCurves(name); }
+    connection.textContent = "The dashboard was ended: the page shows what it knew last.";
+    const isAgain = isConnected && !wasConnected;
+    wasConnected = isConnected;
+    if (isAgain) applyChanges({ rows: await source.rows(), gone: [] });
   });
   select(selection.runs);
 }

@@ -106,7 +106,7 @@ Deno.test("/api/runs says of each run how far it is and in which state", async (
       ["finished", "finished", null],
       ["killed", "interrupted", null],
       ["noise", "broken", "its record is empty"],
-      ["patient", "finished", "the validation loss did not improve any more"],
+      ["patient", "finished", "the validation loss did not improve"],
       ["resumed", "interrupted", null],
       ["stopped", "interrupted", null],
       ["training", "training", null],
@@ -215,6 +215,29 @@ Deno.test("createHandler() shows hostile names and damaged runs as they are", as
   writeRecord(join(folder, name), [start(9, { preset: "</script><b>" }), step(1)]);
   const query = new URLSearchParams({ run: name });
   assert.equal((await json<RunDetails>(`/api/run?${query}`)).name, name);
+  for (
+    const [i, options] of [null, 7, "text", [1], {
+      steps: {},
+      batchSize: { valueOf: 1, toString: 1 },
+    }].entries()
+  ) {
+    const end = {
+      kind: "end",
+      step: 1,
+      reason: ["error", "constructor"][i % 2],
+      message: { a: 1 },
+    };
+    const line = { ...JSON.parse(start()), options, device: [], time: 5 };
+    writeRecord(
+      join(folder, `odd-${i}`),
+      [line, JSON.parse(step(1)), end].map((line) => JSON.stringify(line)),
+    );
+    for (const route of ["run", "curves"]) {
+      assert.equal((await ask(`/api/${route}?run=odd-${i}`)).status, 200, `${route} of ${options}`);
+    }
+    assert.equal((await ask(`/api/differences?run=odd-${i}&run=${query.get("run")}`)).status, 200);
+    assert.match((await rowNamed(`odd-${i}`))!.state, /broken|finished/);
+  }
   const damaged = join(folder, "damaged");
   mkdirSync(join(damaged, "checkpoints", "000003"), { recursive: true });
   Deno.writeTextFileSync(join(damaged, "checkpoints", "000003", "trainer_state.json"), "{");

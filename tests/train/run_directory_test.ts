@@ -17,6 +17,31 @@ import { directory, exampleFiles, exampleState, makeRun } from "../checkpoints.t
 import { withFreeBytes } from "../free_bytes.ts";
 import { freshSeed } from "../seeds.ts";
 
+Deno.test("openRunDirectory() waits while a reader asks whether the run is locked", async () => {
+  const path = join(directory, "asked");
+  openRunDirectory(path).close();
+  Deno.mkdirSync(path, { recursive: true });
+  Deno.writeTextFileSync(join(path, "lock"), "");
+  // a reader that another process stops for 20 ms while it asks
+  const script = `const lock = Deno.openSync(Deno.args[0]);
+    lock.tryLockSync(false);
+    await Deno.stdout.write(new Uint8Array(1));
+    setTimeout(() => lock.close(), 20);`;
+  const reader = new Deno.Command(Deno.execPath(), {
+    args: ["run", "--no-config", "--allow-read", "-", join(path, "lock")],
+    stdin: "piped",
+    stdout: "piped",
+  }).spawn();
+  const writer = reader.stdin.getWriter();
+  await writer.write(new TextEncoder().encode(script));
+  await writer.close();
+  const output = reader.stdout.getReader();
+  assert.equal((await output.read()).done, false);
+  assert.doesNotThrow(() => openRunDirectory(path).close());
+  await output.cancel();
+  await reader.status;
+});
+
 Deno.test("save() writes checkpoints that verify, with hints, and leaves no temporary file", () => {
   const path = makeRun("plain", { count: 2 });
   assert.deepEqual(listCheckpoints(path).map(({ step }) => step), [2, 1]);
