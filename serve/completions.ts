@@ -7,7 +7,7 @@ import {
 } from "../generate/generate.ts";
 import { sequencesAtOnce } from "../generate/limits.ts";
 import { predictionsOf } from "../inspect/predictions.ts";
-import { errorBody, toApiError } from "./api_error.ts";
+import { ApiError, errorBody, toApiError } from "./api_error.ts";
 import type { ModelSlot, ServedModel } from "./model_slot.ts";
 import { BOOLEAN, checkRequest, type Field, type FieldTable, TEXT, whole } from "./request.ts";
 import { SAMPLER_FIELDS, type SamplerFields, samplerOf } from "./sampler_fields.ts";
@@ -135,7 +135,15 @@ export async function complete(
   body: JsonObject,
   signal: AbortSignal,
 ): Promise<Response> {
-  const request = checkRequest(body, FIELDS, "complete");
+  const request = checkRequest(body, FIELDS, "complete"), completions = countOf(request);
+  if (completions > MOST_COMPLETIONS) {
+    throw new ApiError(
+      400,
+      `Cannot complete as n times the number of prompts must be at most ${MOST_COMPLETIONS}: ` +
+        `current number is ${completions}`,
+      { param: "n" },
+    );
+  }
   const reader = new AbortController(); // aborts when the reader of a stream goes away
   const answered = Promise.withResolvers<Response>();
   const work = slot.use(
@@ -167,6 +175,11 @@ export async function complete(
   );
   work.catch(answered.reject);
   return await answered.promise;
+}
+
+/** Completions of a request: n per prompt. */
+function countOf({ prompt, n }: CompletionFields): number {
+  return n * [prompt].flat().length;
 }
 
 /**

@@ -6,9 +6,10 @@ import { neighboursOf } from "../inspect/neighbours.ts";
 import { logitLensOf, type Prediction, predictionsOf } from "../inspect/predictions.ts";
 import { samplerDistributions } from "../inspect/sampler.ts";
 import { highest, type Token, tokenOf, type TokenProbability } from "../inspect/tokens.ts";
-import { download } from "../kernels/tensor.ts";
+import { createTensor, download } from "../kernels/tensor.ts";
+import { createActivations } from "../model/activations.ts";
 import { ApiError } from "./api_error.ts";
-import type { ModelSlot, ServedModel } from "./model_slot.ts";
+import { checkMemory, type ModelSlot, type ServedModel } from "./model_slot.ts";
 import { checkRequest, type FieldTable, TEXT, whole } from "./request.ts";
 import { SAMPLER_FIELDS, type SamplerFields, samplerOf } from "./sampler_fields.ts";
 
@@ -79,6 +80,15 @@ function visible(model: ServedModel, fields: TextFields, most: number) {
   );
 }
 
+/** Makes sure that there is memory for a pass over T tokens that keeps what every layer computes. */
+function checkPass({ gpt }: ServedModel, T: number, slot: ModelSlot): void {
+  const { device, config, precision } = gpt, batch = { batchSize: 1, sequenceLength: T };
+  checkMemory(device, (dry) => {
+    createActivations(dry, config, { batch, precision, purpose: "training" });
+    createTensor(dry, "attention weights", { shape: [config.heads, T, T], dtype: "f32" });
+  }, { what: `inspect a text of ${T} tokens`, freeBytes: slot.freeBytes() });
+}
+
 /** A token without its bytes. */
 function plain({ id, text }: Token): { id: number; text: string } {
   return { id, text };
@@ -99,14 +109,14 @@ function plainPrediction({ top, entropy, next }: Prediction) {
 /** A request that looks inside a model. */
 function inspection<Values extends TextFields>(
   fields: FieldTable<Values>,
-  look: (model: ServedModel, values: Values) => object | Promise<object>,
+  look: (model: ServedModel, values: Values, slot: ModelSlot) => object | Promise<object>,
 ): (slot: ModelSlot, body: JsonObject, signal: AbortSignal) => Promise<Response> {
   return (slot, body, signal) => {
     const values = checkRequest(body, fields, "inspect");
     return slot.use(
       values.model,
       signal,
-      async (model) => Response.json({ model: model.name, ...await look(model, values) }),
+      async (model) => Response.json({ model: model.name, ...await look(model, values, slot) }),
     );
   };
 }
@@ -171,9 +181,10 @@ const attention = inspection<
     layer: { ...whole(0, 511), fallback: undefined },
     head: { ...whole(0, 511), fallback: undefined },
   },
-  async (model, fields) => {
+  async (model, fields, slot) => {
     const { layers, heads } = model.gpt.config, { layer, head } = fields;
     const { first, ids } = visible(model, fields, MOST_MATRIX_IDS), T = ids.length;
+    checkPass(model, T, slot);
     const tokens = ids.map((id) => plain(tokenOf(model.tokenizer, id)));
     const shape = { layers, heads, first, tokens };
     if ((layer === undefined) !== (head === undefined)) {
@@ -227,8 +238,9 @@ function inBytes(weights: Float32Array): string {
 
 const lens = inspection<TextFields & { top: number }>(
   { ...TEXT_FIELDS, top: { ...TOP, fallback: 3 } },
-  async (model, fields) => {
+  async (model, fields, slot) => {
     const { first, ids } = visible(model, fields, MOST_LENS_IDS);
+    checkPass(model, ids.length, slot);
     const { layers } = await logitLensOf(model, ids, { top: fields.top });
     return {
       first,

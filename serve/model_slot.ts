@@ -8,6 +8,7 @@ import { freeMemory, misfitOf, shortageOf } from "../generate/limits.ts";
 import { findSource, type LoadedModel, loadSource } from "../generate/load.ts";
 import type { ModelSource } from "../generate/source.ts";
 import { type Device, DeviceError, openDevice } from "../kernels/device.ts";
+import type { DryDevice } from "../kernels/dry_device.ts";
 import { createActivations } from "../model/activations.ts";
 import { listCheckpoints, readHint } from "../model/files/checkpoint.ts";
 import { createGpt } from "../model/gpt.ts";
@@ -166,7 +167,10 @@ export class ModelSlot {
     this.#loaded = undefined;
     await device.gpu.queue.onSubmittedWorkDone(); // the memory of the model before is free then
     const name = `${run}@${Number(basename(source.checkpoint ?? path))}`;
-    const needBytes = this.#checkMemory(device, source, name);
+    const needBytes = checkMemory(device, (dry) => recordModel(dry, source), {
+      what: `load ${name}`,
+      freeBytes: this.freeBytes(),
+    });
     const model: ServedModel = { ...loadSource(device, source), name };
     await device.gpu.queue.onSubmittedWorkDone();
     try {
@@ -182,46 +186,55 @@ export class ModelSlot {
     return model;
   }
 
-  /**
-   * Makes sure that a model, and one text as long as its context, fit the device and the free memory of the system:
-   * weights pass through it even if the device has memory of its own.
-   *
-   * @returns the bytes that they need.
-   */
-  #checkMemory(device: Device, { config }: ModelSource, name: string): number {
-    const precision = resolvePrecision(device, "auto");
-    const batch = { batchSize: 1, sequenceLength: config.contextLength };
-    let needBytes = 0;
-    const problem = misfitOf(device, (dry) => {
-      const gpt = createGpt(dry, config, { precision });
-      createActivations(dry, config, { batch, precision, purpose: "evaluation" });
-      createDecoder(gpt, {
-        prompts: [[0, 0]],
-        seeds: [0],
-        maxNewTokens: config.contextLength - 1,
-        sampler: DEFAULT_SAMPLER,
-      });
-      needBytes = dry.bytes;
-    }, { freeBytes: Infinity });
-    if (problem) {
-      throw new ApiError(
-        503,
-        `Cannot load ${name} as the model must be smaller on ${device.name} ${shortageOf(problem)}`,
-      );
-    }
-    const freeBytes = this.freeBytes();
-    if (needBytes <= freeBytes) return needBytes;
-    const [need, free] = byteCounts(needBytes, freeBytes);
-    throw new ApiError(
-      503,
-      `Cannot load ${name} as the memory that it needs must be free: ` +
-        `it needs ${need}, and ${free} are free`,
-    );
-  }
-
   #drop(): void {
     this.#loaded = undefined;
     this.#device?.destroy();
     this.#device = undefined;
   }
+}
+
+/** Records a model, and what the completion of a text as long as its context needs. */
+function recordModel(dry: DryDevice, { config }: ModelSource): void {
+  const precision = resolvePrecision(dry, "auto"), { contextLength } = config;
+  const gpt = createGpt(dry, config, { precision });
+  const batch = { batchSize: 1, sequenceLength: contextLength };
+  createActivations(dry, config, { batch, precision, purpose: "evaluation" });
+  createDecoder(gpt, {
+    prompts: [[0, 0]],
+    seeds: [0],
+    maxNewTokens: contextLength - 1,
+    sampler: DEFAULT_SAMPLER,
+  });
+}
+
+/**
+ * Makes sure that some work fits the device and the free memory of the system: weights pass through it even if the
+ * device has memory of its own.
+ *
+ * @param options.what verb and object of the sentence "Cannot … as".
+ * @returns the bytes that the work needs.
+ * @throws {ApiError} 503, with both figures.
+ */
+export function checkMemory(
+  device: Device,
+  record: (dry: DryDevice) => void,
+  { what, freeBytes }: { what: string; freeBytes: number },
+): number {
+  let needBytes = 0;
+  const problem = misfitOf(device, (dry) => {
+    record(dry);
+    needBytes = dry.bytes;
+  }, { freeBytes: Infinity });
+  if (problem) {
+    throw new ApiError(
+      503,
+      `Cannot ${what} as it must fit ${device.name} ${shortageOf(problem)}`,
+    );
+  }
+  if (needBytes <= freeBytes) return needBytes;
+  const [need, free] = byteCounts(needBytes, freeBytes);
+  throw new ApiError(
+    503,
+    `Cannot ${what} as the memory that it needs must be free: it needs ${need}, and ${free} are free`,
+  );
 }

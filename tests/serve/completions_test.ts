@@ -169,6 +169,7 @@ Deno.test("/v1/completions refuses what it cannot do in OpenAI's shape", async (
     [{ ...PLAIN, top_k: -1 }, 400, "top_k", /top_k must be a non-negative integer: .* is -1$/],
     [{ ...PLAIN, top_p: "1" }, 400, "top_p", /top_p must be above 0 and at most 1: .* is "1"$/],
     [{ ...PLAIN, n: 129 }, 400, "n", /n must be a whole number from 1 to 128: .* is 129$/],
+    [{ ...PLAIN, prompt: ["a", "b"], n: 65 }, 400, "n", /at most 128: current number is 130$/],
     [{ ...PLAIN, max_tokens: 0 }, 400, "max_tokens", /from 1 to 16384: current value is 0$/],
     [{ ...PLAIN, prompt: [1, 2] }, 400, "prompt", /a list of 1 to 128 texts: .* \[1,2\]$/],
     [{ ...PLAIN, stop: ["a", "b", "c", "d", "e"] }, 400, "stop", /a list of 1 to 4 texts/],

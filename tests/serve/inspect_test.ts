@@ -150,6 +150,23 @@ Deno.test("/api/inspect refuses other texts, layers and sizes", async () => {
   }
 });
 
+Deno.test("/api/inspect refuses a text that free memory is too short for, with both figures", async () => {
+  let freeBytes = 1e9;
+  await using playground = open({ freeBytes: () => freeBytes });
+  const body = { model: "tiny", ids: [1, 2, 3] };
+  for (const path of ["attention", "lens"].map((name) => ({ path: `/api/inspect/${name}` }))) {
+    freeBytes = 1e9;
+    assert.equal((await askAt(playground, body, path)).status, 200);
+    freeBytes = 1000;
+    const { status, error } = await askAt(playground, body, path);
+    assert.equal(status, 503);
+    assert.match(
+      error.message,
+      /^Cannot inspect a text of 3 tokens .* it needs [\d.]+ kB, and 1.00 kB/,
+    );
+  }
+});
+
 Deno.test("/api/inspect/settings are those of generate, and need no model", async () => {
   await using playground = open({ open: () => Promise.reject(new Error("a device is opened")) });
   const response = await playground.handle(new Request("http://127.0.0.1/api/inspect/settings"));
