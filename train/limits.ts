@@ -125,6 +125,8 @@ export type MemoryRole = Exclude<keyof TrainingMemory, "total">;
 /** A buffer of a training. */
 export interface Allocation {
   readonly role: MemoryRole;
+  /** The work for which it was allocated. */
+  readonly work: "step" | "histograms" | "evaluation" | "samples";
   /** The tensor that fills it; undefined for the uniforms of a program, which are counted together. */
   readonly tensor: Tensor | undefined;
   readonly bytes: number;
@@ -156,19 +158,24 @@ export function recordTraining(
   const allocations: Allocation[] = [], seen = new Set<Tensor>();
   let bytes = 0;
   /** Notes what was allocated since the last call. */
-  const note = (role: MemoryRole, others: ReadonlyMap<Tensor, MemoryRole> = new Map()) => {
+  const note = (
+    work: Allocation["work"],
+    role: MemoryRole,
+    others: ReadonlyMap<Tensor, MemoryRole> = new Map(),
+  ) => {
     for (const tensor of dry.tensors) {
       if (seen.has(tensor)) continue;
       seen.add(tensor);
       const { size } = tensor.buffer;
-      allocations.push({ role: others.get(tensor) ?? role, tensor, bytes: size });
+      allocations.push({ work, role: others.get(tensor) ?? role, tensor, bytes: size });
       bytes += size;
     }
-    if (dry.bytes > bytes) allocations.push({ role, tensor: undefined, bytes: dry.bytes - bytes });
+    const uniforms = dry.bytes - bytes;
+    if (uniforms > 0) allocations.push({ work, role, tensor: undefined, bytes: uniforms });
     bytes = dry.bytes;
   };
   const gpt = createGpt(dry, config, { precision, freeze });
-  note("parameters");
+  note("step", "parameters");
   const shape = { batchSize, sequenceLength: contextLength };
   const { gradientAccumulation, dropout, beta1, beta2, histogramEvery } = options;
   const step = createTrainStep(gpt, {
@@ -179,21 +186,22 @@ export function recordTraining(
     beta1,
     beta2,
   });
-  if (histogramEvery > 0) createHistograms(gpt, step);
   const { activations, gradients, optimizer } = step;
   const roles = new Map<Tensor, MemoryRole>([[gradients.flat, "gradients"]]);
   for (const tensor of optimizer.tensors) roles.set(tensor, "optimizer");
   for (const tensor of activations.tensors) roles.set(tensor, "activations");
-  note("other", roles.set(activations.at("logits"), "logits"));
+  note("step", "other", roles.set(activations.at("logits"), "logits"));
+  if (histogramEvery > 0) createHistograms(gpt, step);
+  note("histograms", "other");
   recordEvaluation(gpt, shape);
-  note("evaluation");
+  note("evaluation", "evaluation");
   createDecoder(gpt, {
     prompts: [[0, 0]],
     seeds: [0],
     maxNewTokens: SAMPLE_TOKENS,
     sampler: DEFAULT_SAMPLER,
   });
-  note("samples");
+  note("samples", "samples");
   return { gpt, step, allocations };
 }
 

@@ -33,6 +33,7 @@ export const SHAPE_OPTIONS = [
   ...["data", "dataVersion", "textField", "tokenizer", "vocabulary"] as const,
   ...["initFrom", "freeze", "loraRank", "loraTargets", "base"] as const,
   ...["precision", "batchSize", "gradientAccumulation", "dropout"] as const,
+  "histogramEvery",
 ] as const satisfies readonly OptionName[];
 
 /** Launches of a step, by their indices in `TrainingShapes.launches`. */
@@ -56,10 +57,10 @@ export interface TrainingTensor {
   /** Bytes on the device. */
   readonly bytes: number;
   /**
-   * When its values are needed: during the whole run, during an evaluation, while a sample is drawn, or in these
-   * launches of each step; in none if it is allocated but not used.
+   * When its values are needed: during the whole run, during an evaluation, while a sample is drawn, while histograms
+   * are counted, or in these launches of each step; in none if it is allocated but not used.
    */
-  readonly needed: "run" | "evaluation" | "samples" | readonly LaunchRange[];
+  readonly needed: "run" | "evaluation" | "samples" | "histograms" | readonly LaunchRange[];
 }
 
 /** A part of a step. */
@@ -178,12 +179,18 @@ export function shapesOf(device: Device, plan: TrainingPlan): TrainingShapes {
   const arenas = [gpt.parameters, gpt.copies, step.gradients, ...step.optimizer.state.values()];
   const arenaOf = new Map(arenas.flatMap((arena) => arena ? [[arena.flat, arena]] : []));
   const lasting = new Set(step.lasting);
-  const tensors = allocations.flatMap(({ role, tensor, bytes }): TrainingTensor[] => {
+  const end = step.program.length - 1, hasHistograms = plan.histogramEvery > 0;
+  const tensors = allocations.flatMap(({ work, role, tensor, bytes }): TrainingTensor[] => {
     /** When the values of a tensor are needed, or those of uniforms. */
     const needed = (part?: Tensor): TrainingTensor["needed"] => {
-      if (role === "evaluation" || role === "samples") return role;
+      if (work !== "step") return work;
       const isLasting = role === "parameters" || role === "optimizer" || !part || lasting.has(part);
-      return isLasting ? "run" : neededIn(part);
+      if (isLasting) return "run";
+      const ranges = neededIn(part);
+      // histograms count the gradients after the step
+      return role === "gradients" && hasHistograms
+        ? ranges.map(({ from }) => ({ from, to: end }))
+        : ranges;
     };
     if (!tensor) return [{ name: "uniforms", role, shape: [bytes / 4], bytes, needed: needed() }];
     const members = [...arenaOf.get(tensor)?.tensors.values() ?? [tensor]];

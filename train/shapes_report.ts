@@ -66,7 +66,7 @@ export function drawShapes(
   { launches, parts, tensors, memory }: TrainingShapes,
   { title }: { title: string },
 ): Promise<string> {
-  const drawn = tensors.filter(({ role }) => COLORS[role] !== undefined);
+  const drawn = tensors.filter(({ needed }) => typeof needed !== "string" || needed === "run");
   const total = drawn.reduce((sum, { bytes }) => sum + bytes, 0), N = launches.length;
   const margins = { marginTop: 24, marginRight: 12, marginBottom: 42, marginLeft: 70 };
   const pixelsPerByte = (PANEL.height - margins.marginTop - margins.marginBottom) / total;
@@ -86,13 +86,11 @@ export function drawShapes(
   const roles = Object.keys(COLORS) as (keyof typeof COLORS)[];
   return drawChart({
     title,
-    notes: [
-      `${byteCount(total)} in a step; not drawn: evaluation ${byteCount(memory.evaluation)}, ` +
-      `samples ${byteCount(memory.samples)}`,
-    ],
-    legend: roles.map((role) => (
-      { text: `${role} ${byteCount(memory[role])}`, color: COLORS[role]!, sign: "■" }
-    )),
+    notes: [`${byteCount(total)} in a step, ${byteCount(memory.total - total)} elsewhere`],
+    legend: roles.map((role) => {
+      const bytes = drawn.reduce((sum, one) => sum + (one.role === role ? one.bytes : 0), 0);
+      return { text: `${role} ${byteCount(bytes)}`, color: COLORS[role]!, sign: "■" };
+    }),
     columns: 1,
     panel: PANEL,
     panels: (plot) => [{

@@ -10,6 +10,7 @@ import type { GptConfig } from "../../model/config.ts";
 import { createGpt } from "../../model/gpt.ts";
 import { initializeParameters } from "../../model/weights.ts";
 import { recordEvaluation } from "../../train/evaluate.ts";
+import { createHistograms } from "../../train/histograms.ts";
 import type { TrainingPlan } from "../../train/limits.ts";
 import { type LaunchRange, lifetimesIn, shapesOf, trainingShapes } from "../../train/shapes.ts";
 import { drawShapes, shapesTable } from "../../train/shapes_report.ts";
@@ -36,6 +37,7 @@ const PLANS: Record<string, Partial<TrainingPlan>> = {
   "the defaults": {},
   "several batches and dropout": { gradientAccumulation: 2, dropout: 0.1 },
   "f16 and frozen parts": { precision: REAL_TYPES.at(-1) as "f16", freeze: "embeddings,0" },
+  "histograms": { histogramEvery: 5 },
   "adapters": { config: { ...CONFIG, lora } },
   "a separate head and a wide MLP": { config: { ...CONFIG, ownHead: true, innerWidth: 52 } },
 };
@@ -49,7 +51,8 @@ for (const [name, options] of Object.entries(PLANS)) {
     resources.defer(meter.stop);
     const how = { precision: plan.precision, freeze: plan.freeze ?? "" };
     const gpt = resources.use(createGpt(device, config, how));
-    resources.use(createTrainStep(gpt, { ...plan, sequenceLength }));
+    const step = resources.use(createTrainStep(gpt, { ...plan, sequenceLength }));
+    if (plan.histogramEvery > 0) resources.use(createHistograms(gpt, step));
     resources.adopt(recordEvaluation(gpt, { batchSize, sequenceLength }), (one) => one.destroy());
     resources.use(createDecoder(gpt, {
       ...{ prompts: [[0, 0]], seeds: [0], maxNewTokens: SAMPLE_TOKENS, sampler: DEFAULT_SAMPLER },
@@ -111,7 +114,7 @@ function poison(tensor: Tensor): void {
   device.gpu.queue.writeBuffer(tensor.buffer, tensor.offsetBytes, bytes);
 }
 
-for (const name of Object.keys(PLANS).slice(0, 4)) {
+for (const name of Object.keys(PLANS).filter((name) => name !== "histograms")) {
   Deno.test(`a step does not depend on values of tensors outside their lifetimes with ${name}`, async () => {
     const plan = planOf(PLANS[name]);
     const expected = await trainedWith(plan, { isPoisoned: false });
@@ -140,6 +143,11 @@ Deno.test("shapesOf() gives what lasts, what is uploaded, and what each micro-ba
   const [gradient, ...none] = needed("gradients wte.weight") as { from: number; to: number }[];
   assert.deepEqual(none, []);
   assert.ok(gradient!.from > 0 && gradient!.from < first!.to && gradient!.to > update!.from);
+  const counted = shapesOf(device, planOf({ histogramEvery: 5 }));
+  const counts = counted.tensors.filter(({ needed }) => needed === "histograms");
+  assert.ok(counts.length > 1 && counts.every(({ role }) => role === "other"));
+  const wte = counted.tensors.find(({ name }) => name === "gradients wte.weight")!.needed;
+  assert.equal((wte as readonly LaunchRange[])[0]!.to, counted.launches.length - 1);
   const frozen = shapesOf(device, planOf({ freeze: "embeddings" })).tensors;
   // the gradient of the embedding reads it
   assert.deepEqual(frozen.find(({ name }) => name === "order")!.needed, []);
