@@ -32,8 +32,10 @@ export {
   viewTensor,
 } from "./kernels/tensor.ts";
 export {
+  type BoundTensor,
   type Constants,
   type Dispatch,
+  type Launch,
   Program,
   type Shader,
   type Tunable,
@@ -191,12 +193,13 @@ export type { Activations, BatchShape } from "./model/activations.ts";
 export type { Estimate } from "./train/estimate.ts";
 export {
   type LaunchRange,
+  SHAPE_OPTIONS,
   type StepPart,
   type TrainingShapes,
   trainingShapes,
   type TrainingTensor,
 } from "./train/shapes.ts";
-export type { TrainingMemory } from "./train/limits.ts";
+export type { MemoryRole, TrainingMemory } from "./train/limits.ts";
 export {
   type Option,
   type OptionName,
