@@ -24,6 +24,7 @@ import {
   type OptimizerOptions,
 } from "./optimizer.ts";
 import { DEFAULT_OPTIONS } from "./options.ts";
+import { checkValue } from "./validate.ts";
 
 /** Options that are the same for all steps of a training. */
 export interface StepOptions extends OptimizerOptions {
@@ -42,6 +43,19 @@ export interface StepOptions extends OptimizerOptions {
   /** Seed of dropout; 1 by default. */
   readonly seed: number;
 }
+
+/** Step options that are options of a training, too, and have their ranges. */
+const STEP_OPTIONS = [
+  "batchSize",
+  "gradientAccumulation",
+  "dropout",
+  "labelSmoothing",
+  "gradientClip",
+  "seed",
+  "weightDecay",
+  "beta1",
+  "beta2",
+] as const;
 
 /** Scalars on the device that one step passes to the next. */
 export interface StepState {
@@ -170,7 +184,8 @@ export interface TrainStep extends Disposable {
  * decides whether a step is skipped, so that the host never waits for it.
  *
  * @param given sizes, and what differs from `DEFAULT_OPTIONS`.
- * @throws {UserError} if no parameter is trained; {LimitError} if the step leaves the device's limits.
+ * @throws {UserError} if an option is out of its range or no parameter is trained; {LimitError} if the step leaves the
+ * device's limits.
  *
  * @example Train in a loop of one's own, with one's own data and learning rates
  * ```ts
@@ -197,6 +212,8 @@ export function createTrainStep(
   const { device, config, precision } = model, options = { ...DEFAULT_OPTIONS, ...given };
   const { batchSize: B, sequenceLength: T, gradientAccumulation, dropout, labelSmoothing } =
     options;
+  for (const name of STEP_OPTIONS) checkValue(name, options[name]);
+  checkValue("contextLength", T, "--sequence-length");
   const M = B * T;
   if (!model.table.some(({ trained }) => trained)) {
     throw new UserError(

@@ -74,20 +74,28 @@ function accepts(option: Option, value: unknown): boolean {
 }
 
 /**
+ * Checks the value of an option.
+ *
+ * @param flag how the error names the option.
+ * @throws {OptionError} naming the flag, its requirement and its value.
+ */
+export function checkValue(name: OptionName, value: unknown, flag = flagOf(name)): void {
+  const option = optionNamed(name);
+  if (accepts(option, value)) return;
+  const current = allowedValues(option) && typeof value === "string"
+    ? printable(value)
+    : quoted(value);
+  throw new OptionError(`${flag} must be ${requirementOf(option)}: current value is ${current}`);
+}
+
+/**
  * Checks every option that is given.
  *
  * @throws {OptionError} naming the flag, its requirement and its value.
  */
 export function validateOptions(options: Partial<TrainOptions>): void {
   for (const name of OPTION_NAMES) {
-    const value: unknown = options[name], option = optionNamed(name);
-    if (value === undefined || accepts(option, value)) continue;
-    const current = allowedValues(option) && typeof value === "string"
-      ? printable(value)
-      : quoted(value);
-    throw new OptionError(
-      `${flagOf(name)} must be ${requirementOf(option)}: current value is ${current}`,
-    );
+    if (options[name] !== undefined) checkValue(name, options[name]);
   }
   for (const name of OPTION_NAMES) {
     const { needs, excludes: [other, reason] = [] } = optionNamed(name);
