@@ -64,6 +64,12 @@ export function bytesBelow(path: string): number {
   }
 }
 
+/** Throws, as the system might, if there is a pipe at a path: opening it would wait for another process. */
+export function refusePipe(path: string): void {
+  if (!statSync(path, { throwIfNoEntry: false })?.isFIFO()) return;
+  throw Object.assign(new Error("it is a pipe"), { code: "EINVAL" });
+}
+
 /** Opens a file, which is closed at the end of the scope that declares it with `using`. */
 export function openFile(path: string, flags: "r" | "w" | "wx"): Disposable & { handle: number } {
   const handle = openSync(path, flags);

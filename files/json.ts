@@ -25,7 +25,7 @@ export function readText(path: string, what?: string): string {
   const file = what === undefined ? path : `${what} ${path}`;
   return reading(() => {
     const stat = statSync(path), { size } = stat;
-    if (stat.isDirectory() || stat.isCharacterDevice()) { // /dev/zero has no end
+    if (!stat.isFile()) { // a device or a pipe may have no end
       throw new UserError(`Cannot read ${file} as it must be a file`);
     }
     if (size <= MOST_JSON_BYTES) return readFileSync(path, "utf8");

@@ -22,8 +22,17 @@ export function printable(text: string, longest = LONGEST): string {
 /** A foreign value as part of a message: JSON on one line, escaped and cut. */
 export function quoted(value: unknown, longest = LONGEST): string {
   if (typeof value === "number") return `${value}`; // JSON has no NaN
-  if (typeof value !== "string") return printable(String(JSON.stringify(value)), longest);
+  if (typeof value !== "string") return printable(jsonOf(value), longest);
   return escaped(JSON.stringify(cut(value, longest)), UNPRINTABLE);
+}
+
+function jsonOf(value: unknown): string {
+  try {
+    return String(JSON.stringify(value));
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error;
+    return Array.isArray(value) ? "[…]" : "{…}"; // thousands of levels
+  }
 }
 
 /** Text of any length for a terminal: only characters that would change the terminal are escaped. */

@@ -1,6 +1,6 @@
-import { closeSync, existsSync, openSync, readFileSync } from "node:fs";
+import { closeSync, existsSync, openSync, readFileSync, statSync } from "node:fs";
 import { basename, join, relative, resolve } from "node:path";
-import { isSystemError, isUsersError, reasonOf, writeAll } from "../files/disk.ts";
+import { isSystemError, isUsersError, reasonOf, refusePipe, writeAll } from "../files/disk.ts";
 import { isObject } from "../files/json.ts";
 import { directoriesBeside, KEPT_BASE, runOf } from "../generate/base.ts";
 import { listCheckpoints, readTrainerState } from "../model/files/checkpoint.ts";
@@ -44,6 +44,7 @@ export function noteAdapters(adapters: string, base: string): string | undefined
   };
   const line = JSON.stringify(note), path = join(run, NOTES);
   try {
+    refusePipe(path);
     const text = existsSync(path) ? readFileSync(path, "utf8") : "";
     if (text.split("\n").includes(line)) return undefined;
     const file = openSync(path, "a"); // others may append at the same time
@@ -90,7 +91,7 @@ function needsBase(run: string): boolean {
 
 function readNotes(run: string): Note[] {
   const path = join(run, NOTES);
-  if (!existsSync(path)) return [];
+  if (!statSync(path, { throwIfNoEntry: false })?.isFile()) return [];
   return readFileSync(path, "utf8").split("\n").flatMap((line) => {
     try {
       const note: unknown = JSON.parse(line);

@@ -20,6 +20,7 @@ import {
   makeWhole,
   readChunks,
   reasonOf,
+  refusePipe,
   replaceFile,
   shortageAt,
   SPARE_BYTES,
@@ -76,6 +77,7 @@ export function openRunDirectory(path: string): RunDirectory {
     checkRunPlace(path);
     isNew = !existsSync(path);
     mkdirSync(join(path, "checkpoints"), { recursive: true });
+    refusePipe(join(path, "lock"));
     return Deno.openSync(join(path, "lock"), { create: true, write: true });
   });
   for (let tries = 1; !lock.tryLockSync(true); tries++) {
@@ -298,7 +300,10 @@ export class RunDirectory {
   /** Writes a file of the run, replacing it as a whole. If the system refuses, that is a notice. */
   write(name: string, text: string): void {
     const file = join(this.path, name);
-    this.#tryTo(`write ${file}`, () => replaceFile(file, [new TextEncoder().encode(text)]));
+    this.#tryTo(`write ${file}`, () => {
+      refusePipe(file);
+      replaceFile(file, [new TextEncoder().encode(text)]);
+    });
   }
 
   /**
@@ -472,6 +477,7 @@ function removeUnused(path: string): void {
 
 /** Appends lines, all or none, on a new line even if a killed process left half a line. */
 function appendWhole(path: string, text: string): void {
+  refusePipe(path);
   const file = openSync(path, "a+");
   try {
     const { size } = fstatSync(file), last = new Uint8Array([LINE_BREAK]);

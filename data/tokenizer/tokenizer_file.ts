@@ -113,6 +113,9 @@ const COMPONENT_FIELDS = {
   WordPiece: { prefix: "text?", cleanup: "boolean?" },
 } as const satisfies Record<string, Readonly<Record<string, FieldKind>>>;
 
+/** Sequences within each other, at most: files have one or two, and recursion needs a bound. */
+const MOST_DEPTH = 32;
+
 /**
  * Makes sure that all fields that are read have their types, and drops those that are null.
  *
@@ -131,7 +134,10 @@ export function checkTokenizerFile(given: JsonObject): TokenizerFile {
     );
     return Object.fromEntries(Object.entries(object).filter(([, value]) => value !== null));
   };
-  const checkComponent = (component: JsonObject, path: string): JsonObject => {
+  const checkComponent = (component: JsonObject, path: string, depth = 0): JsonObject => {
+    if (depth > MOST_DEPTH) {
+      throw new UnsupportedTokenizer(`${path} must nest at most ${MOST_DEPTH} sequences`, depth);
+    }
     const { type } = check(component, { type: "text" }, `${path}.`) as { type: string };
     const kinds = Object.hasOwn(COMPONENT_FIELDS, type)
       ? COMPONENT_FIELDS[type as Component["type"]]
@@ -139,7 +145,7 @@ export function checkTokenizerFile(given: JsonObject): TokenizerFile {
     const checked = check(component, kinds, `${path}.`);
     for (const name of type === "Sequence" ? SEQUENCES : []) {
       const parts = checked[name] as JsonObject[] | undefined;
-      if (parts) checked[name] = parts.map((part) => checkComponent(part, path));
+      if (parts) checked[name] = parts.map((part) => checkComponent(part, path, depth + 1));
     }
     return checked;
   };

@@ -337,11 +337,16 @@ function keysWritten(text: string): number {
   return count;
 }
 
-/** Number of fields in a JSON value; its text has more if it repeats a name. */
+/** Number of fields in a JSON value, of any depth; its text has more if it repeats a name. */
 function keysOf(value: unknown): number {
-  if (typeof value !== "object" || value === null) return 0;
-  const own = Array.isArray(value) ? 0 : Object.keys(value).length;
-  return Object.values(value).reduce((sum: number, inner) => sum + keysOf(inner), own);
+  let count = 0;
+  for (const left = [value]; left.length > 0;) {
+    const next = left.pop();
+    if (typeof next !== "object" || next === null) continue;
+    if (!Array.isArray(next)) count += Object.keys(next).length;
+    for (const inner of Object.values(next)) left.push(inner);
+  }
+  return count;
 }
 
 /** Upgrades a state to the current format. */

@@ -12,6 +12,15 @@ Deno.test("printable() escapes control characters and cuts long text", () => {
   assert.equal(printable("abc🦖", 4), "abc…"); // no half of a pair
 });
 
+Deno.test("quoted() writes a value of more levels than JSON.stringify() has stack for", () => {
+  const nested = (begin: string, end: string) =>
+    JSON.parse(begin.repeat(1e5) + "1" + end.repeat(1e5));
+  for (const [begin, end, expected] of [['{"0":[', "]}", "{…}"], ['[{"0":', "}]", "[…]"]]) {
+    assert.throws(() => JSON.stringify(nested(begin!, end!)), RangeError);
+    assert.equal(quoted(nested(begin!, end!)), expected);
+  }
+});
+
 Deno.test("quoted() writes values as JSON, escaped and cut", () => {
   assert.equal(quoted('say "\x1b"\x9b'), '"say \\"\\u001b\\"\\u{9b}"');
   assert.equal(quoted([1, { a: "\u202e" }]), '[1,{"a":"\\u{202e}"}]');

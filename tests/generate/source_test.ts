@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { cpSync } from "node:fs";
+import { cpSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { compactTokenizer, gpt2Tokenizer } from "../../data/tokenizer/tokenizer.ts";
 import {
@@ -115,6 +115,26 @@ async function loaded(spec: string, options: FindModelOptions = {}, dtype: "F16"
     gpt.destroy();
   }
 }
+
+Deno.test({
+  name: "findModel() waits for no pipe in the place of a file of a model",
+  ignore: Deno.build.os === "windows",
+  async fn() {
+    const names = [
+      ...["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"],
+      ...["model.safetensors", "adapter_config.json"],
+    ];
+    for (const name of names) {
+      const path = local();
+      rmSync(join(path, name), { force: true });
+      assert.ok(new Deno.Command("mkfifo", { args: [join(path, name)] }).outputSync().success);
+      await assert.rejects(findModel(path), {
+        name: "UserError",
+        message: new RegExp(`^Cannot read .*${name} as it must be a file$`),
+      });
+    }
+  },
+});
 
 Deno.test("findModel() downloads the files of a model once, all of one commit", async () => {
   await using hub = hubWith(sharded());

@@ -272,6 +272,37 @@ Deno.test("save() completes, and names once what it could not write or remove", 
   assert.ok(readdirSync(path).every((name) => !name.includes("tmp")));
 });
 
+Deno.test({
+  name: "a run waits for no pipe in the place of one of its files",
+  ignore: Deno.build.os === "windows",
+  fn() {
+    const path = makeRun("pipes", { count: 2 }), at = (name: string) => join(path, name);
+    const put = (...names: string[]) => {
+      for (const name of names) if (existsSync(at(name))) Deno.removeSync(at(name));
+      assert.ok(new Deno.Command("mkfifo", { args: names.map(at) }).outputSync().success);
+    };
+    put("latest", "best", "metrics.jsonl", "adapters.jsonl");
+    const run = openRunDirectory(path);
+    run.append("metrics.jsonl", "{}");
+    run.save(exampleFiles("x"), exampleState(3), { keep: 1, best: true });
+    assert.deepEqual(
+      run.notices.splice(0).map((notice) => notice.replace(path, "")),
+      ["metrics.jsonl", "latest", "best"].map((name) =>
+        `Cannot write /${name} as the system refuses: it is a pipe: training continues without it`
+      ),
+    );
+    assert.match(
+      noteAdapters(directory, join(path, "checkpoints", "000003"))!,
+      /^Cannot note in .*adapters\.jsonl .* as the system refuses: it is a pipe: /,
+    );
+    run.close();
+    put("lock");
+    assert.throws(() => openRunDirectory(path), {
+      message: `Cannot open run ${path} as the system refuses: it is a pipe`,
+    });
+  },
+});
+
 Deno.test("write() and append() name once a file that cannot be written, and append() writes the lines later", () => {
   const path = makeRun("unwritable", { count: 1 });
   const run = openRunDirectory(path);

@@ -371,6 +371,26 @@ Deno.test("parseTokenizer() accepts ids with holes and a model with more rows", 
   });
 });
 
+Deno.test("parseTokenizer() reads sequences within sequences, up to a depth that no recursion exceeds", async () => {
+  const parts = { normalizer: "normalizers", pre_tokenizer: "pretokenizers", decoder: "decoders" };
+  for (const [field, list] of Object.entries(parts)) {
+    const parse = (depth: number) => {
+      const file = named("GPT-2"), inner = JSON.stringify(file[field] ?? { type: "Lowercase" });
+      const begin = `{"type":"Sequence","${list}":[`.repeat(depth), end = "]}".repeat(depth);
+      const json = JSON.stringify({ ...file, [field]: "here" });
+      return parseTokenizer(json.replace('"here"', () => begin + inner + end), "t.json");
+    };
+    assert.ok((await parse(32)).vocabularySize > 0);
+    for (const depth of [33, 20_000]) {
+      await assert.rejects(parse(depth), {
+        name: "UserError",
+        message:
+          `Cannot use t.json as ${field} must nest at most 32 sequences: current value is 33`,
+      });
+    }
+  }
+});
+
 Deno.test("parseTokenizer() refuses unknown parts in a sentence", async () => {
   // deno-lint-ignore no-explicit-any
   const broken: [string, (file: any) => void, RegExp][] = [

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { Random } from "../../../data/random.ts";
 import type { JsonObject } from "../../../files/json.ts";
@@ -12,6 +13,7 @@ import {
   newestCheckpoint,
   readHint,
   readTrainerState,
+  serializeState,
   STATE_FILE,
   upgradeState,
   verifyCheckpoint,
@@ -76,6 +78,18 @@ Deno.test("verifyCheckpoint() accepts a checkpoint without the state of its opti
   assert.match(warnings.join("\n"), /^it holds only weights; taking .*1 instead\n.*4 bytes.*$/);
   Deno.removeSync(join(third!, "model.safetensors"));
   assert.throws(() => verifyCheckpoint(third!), /model\.safetensors is missing/);
+});
+
+Deno.test("readTrainerState() reads a state of any depth, and names what it should be", () => {
+  const checkpoint = join(makeRun("deep", { count: 1 }), "checkpoints", "000001");
+  const text = serializeState(
+    { ...readFields(checkpoint), data: "here" } as unknown as Parameters<typeof serializeState>[0],
+  );
+  const deep = '{"a":'.repeat(1e5) + "1" + "}".repeat(1e5);
+  const body = text.slice(0, text.lastIndexOf(",\n")).replace('"here"', () => deep);
+  const sha256 = createHash("sha256").update(body).digest("hex");
+  Deno.writeTextFileSync(join(checkpoint, STATE_FILE), `${body},\n  "sha256": "${sha256}"\n}\n`);
+  assert.throws(() => readTrainerState(checkpoint), { message: /data\.name must be text: / });
 });
 
 Deno.test("newestCheckpoint() passes over damaged checkpoints with file and reason", () => {
