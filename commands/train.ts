@@ -7,6 +7,7 @@ import { command, listenForInterrupts, output, run, status, stderrTerminal } fro
 import { giveBack, HUB } from "./permissions.ts";
 import { ProgressBar } from "./progress.ts";
 import { TrainDisplay } from "./train_display.ts";
+import { TrainSummary } from "./train_summary.ts";
 import { addTrainOptions, givenOptions } from "./train_options.ts";
 
 /** `train`: trains a model, or resumes its training. */
@@ -31,11 +32,13 @@ async function main(options: Partial<TrainOptions>, isJson: boolean): Promise<nu
   const display = new TrainDisplay(
     new ProgressBar(isShared ? { ...stderrTerminal(), size: () => undefined } : stderrTerminal()),
   );
+  const summary = new TrainSummary();
   let start: TrainEvent & { kind: "start" } | undefined;
   interrupts.signal.addEventListener("abort", () => display.close());
   try {
     for await (const event of train({ ...options, signal: interrupts.signal })) {
       display.show(event);
+      summary.add(event);
       if (isJson) print(`${JSON.stringify(event)}\n`);
       if (event.kind === "start") {
         giveBack(...HUB); // data and models are downloaded
@@ -61,9 +64,9 @@ async function main(options: Partial<TrainOptions>, isJson: boolean): Promise<nu
           `ended after step ${step}, as ${start!.options.patience} evaluations found no better ` +
           `validation loss (--patience; 0 continues); the best checkpoint is ${best}`;
         model.push("--checkpoint", "best");
-      } else if (best !== undefined && best !== event.path) {
-        status(`the validation loss was lowest at ${best}: --checkpoint best`);
       }
+      const report = await summary.text(event, stderrTerminal().size());
+      if (report !== "") status(report);
       const next = taskCommand("generate", ...model, ...argument(event.prompt));
       status(`${done}; to generate text: ${next}`);
       if (!isJson) print(`${event.path}\n`);

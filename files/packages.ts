@@ -33,6 +33,9 @@ const PACKAGES = {
     "npm:hyparquet-compressors@1.1.2",
   ),
   "linkedom": at<typeof import("npm:linkedom@0.18.15")>("npm:linkedom@0.18.15"),
+  "simple-ascii-chart": at<typeof import("npm:simple-ascii-chart@5.4.0")>(
+    "npm:simple-ascii-chart@5.4.0",
+  ),
   "picomatch": at<typeof import("npm:picomatch@4.0.7")>("npm:picomatch@4.0.7"),
 };
 
