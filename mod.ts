@@ -188,6 +188,7 @@ export {
 } from "./data/tokenizer/tokenizer.ts";
 export { loadTokenizer, type LoadTokenizerOptions } from "./data/tokenizer/load.ts";
 export { trainTokenizer, type TrainTokenizerOptions } from "./data/tokenizer/train.ts";
+export type { ParameterHistogram } from "./train/histograms.ts";
 export { train, type TrainEvent } from "./train/train.ts";
 export type { Activations, BatchShape } from "./model/activations.ts";
 export type { Estimate } from "./train/estimate.ts";

@@ -13,6 +13,7 @@ import type { Gpt } from "../model/gpt.ts";
 export interface ParameterHistogram extends Histogram {
   /** Name of the parameter. */
   readonly name: string;
+  /** Whether it counts the weights or their gradient. */
   readonly of: "weight" | "gradient";
 }
 

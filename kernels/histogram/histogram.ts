@@ -30,7 +30,7 @@ const BLOCK = 64 * WORKGROUP_SIZE;
 const EXPONENTS = 277, LEAST_EXPONENT = -149;
 
 /** Elements of the tensor `counts` of `histogram()`. */
-export const HISTOGRAM_LENGTH = 2 * EXPONENTS + 4;
+export const HISTOGRAM_LENGTH: number = 2 * EXPONENTS + 4;
 
 /**
  * Counts the numbers of x by sign and power of two.
