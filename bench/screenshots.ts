@@ -42,7 +42,50 @@ const PICTURES: readonly Picture[] = [
     element: "#details",
   },
   { file: "dashboard-phone.png", viewport: { width: 360, height: 740 }, colorScheme: "light" },
+  {
+    file: "playground.png",
+    viewport: { width: 1280, height: 860 },
+    colorScheme: "light",
+    element: "#playground-panel",
+    prepare: async (page) => {
+      await generate(page, []);
+      await page.locator("#playground [aria-selected=true]").focus(); // its tooltip appears
+    },
+  },
+  {
+    file: "playground-inside.png",
+    viewport: { width: 1280, height: 860 },
+    colorScheme: "dark",
+    element: "#playground .panels",
+    prepare: (page) => generate(page, [1, 2]),
+  },
+  {
+    file: "playground-attention.png",
+    viewport: { width: 1280, height: 860 },
+    colorScheme: "light",
+    element: "#playground .panels details:nth-of-type(3)",
+    prepare: (page) => generate(page, [3]),
+  },
 ];
+
+/** Opens the playground, generates, and opens panels below the text, which count from 1. */
+async function generate(page: Page, panels: readonly number[]): Promise<void> {
+  await page.locator("#playground-panel > summary").click();
+  await page.waitForFunction(() =>
+    document.querySelector<HTMLInputElement>("#playground input[name=top_p]")?.value
+  );
+  await page.locator("#playground [type=submit]").click();
+  await page.waitForFunction(() => document.querySelector("#playground [aria-selected=true]"));
+  for (const panel of panels) {
+    await page.locator(`#playground .panels details:nth-of-type(${panel}) summary`).click();
+  }
+  await page.waitForFunction(
+    (count: number) =>
+      document.querySelectorAll(".panel-content:has(table)").length === count &&
+      !document.querySelector("#playground [aria-busy]"),
+    panels.length,
+  );
+}
 
 async function main(folder: string, name: string): Promise<void> {
   const names = new RunFolder(folder).rows().map(({ name }) => name);

@@ -119,6 +119,11 @@ function panel(title, load) {
   };
 }
 
+/** @param {readonly number[]} values */
+function sum(values) {
+  return values.reduce((total, value) => total + value, 0);
+}
+
 /** @param {readonly Token[]} tokens */
 function idsOf(tokens) {
   return tokens.map(({ id }) => id);
@@ -144,25 +149,19 @@ function scrollingToSelected(label, content) {
   return element;
 }
 
-/**
- * A probability in the table of the sampler's stages.
- *
- * @param {number} probability
- */
-function distributionCell(probability) {
-  return barCell(probability, probability === 0 ? "—" : percent(probability));
-}
-
 /** @type {Load} */
 async function loadSampler({ model, tokens, token: drawn, index, settings }, signal) {
   if (index === 0) return ["The first token of a text is given: nothing is drawn."];
-  const { stages, candidates } = await inspect("sampler", {
+  const answer = await inspect("sampler", {
     model,
     ids: idsOf(tokens.slice(0, index)),
     ...settings(),
     top: SHOWN,
     include: drawn.id,
   }, signal);
+  const { stages } = answer;
+  /** @type {(Token & { probabilities: number[] })[]} */
+  const candidates = answer.candidates;
   const head = create(
     "tr",
     {},
@@ -176,30 +175,25 @@ async function loadSampler({ model, tokens, token: drawn, index, settings }, sig
       )
     ),
   );
-  const rows = candidates.map((
-    /** @type {Token & { probabilities: number[] }} */ { probabilities, ...token },
-  ) => {
+  const others = /** @type {number[]} */ (stages.map((
+    /** @type {unknown} */ _,
+    /** @type {number} */ i,
+  ) => Math.max(0, 1 - sum(candidates.map(({ probabilities }) => probabilities[i] ?? 0)))));
+  const most = Math.max(...others, ...candidates.flatMap(({ probabilities }) => probabilities));
+  /** @param {number} probability */
+  const cell = (probability) =>
+    // what is left of sums in floating point is nothing
+    probability < 1e-9 ? barCell(0, "—") : barCell(probability / most, percent(probability));
+  const rows = candidates.map(({ probabilities, ...token }) => {
     const isDrawn = token.id === drawn.id;
     return create(
       "tr",
       isDrawn ? { class: "drawn" } : {},
       create("th", { scope: "row" }, quoted(token), isDrawn ? " (this token)" : ""),
-      ...probabilities.map(distributionCell),
+      ...probabilities.map(cell),
     );
   });
-  const others = stages.map((/** @type {unknown} */ _, /** @type {number} */ i) =>
-    1 - candidates.reduce(
-      (/** @type {number} */ sum, /** @type {{ probabilities: number[] }} */ { probabilities }) =>
-        sum + (probabilities[i] ?? 0),
-      0,
-    )
-  );
-  rows.push(create(
-    "tr",
-    {},
-    create("th", { scope: "row" }, "all others"),
-    ...others.map((/** @type {number} */ rest) => distributionCell(rest < 1e-9 ? 0 : rest)),
-  ));
+  rows.push(create("tr", {}, create("th", { scope: "row" }, "all others"), ...others.map(cell)));
   return [
     create("p", { class: "note" }, "The settings above apply; change them to see what they do."),
     scrolling(

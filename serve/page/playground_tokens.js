@@ -192,6 +192,7 @@ function alternatives(token, { top, next }) {
   const heading = next
     ? `${quoted(token)}: ${percent(next.probability)}, rank ${next.rank}`
     : quoted(token);
+  const likeliest = top[0]?.probability ?? 1;
   return [
     create("p", {}, heading),
     create(
@@ -205,7 +206,7 @@ function alternatives(token, { top, next }) {
             "tr",
             other.id === token.id ? { class: "drawn" } : {},
             create("td", {}, quoted(other)),
-            barCell(other.probability, percent(other.probability)),
+            barCell(other.probability / likeliest, percent(other.probability)),
           )
         ),
       ),
