@@ -1,8 +1,10 @@
 import { quoted } from "../files/printable.ts";
+import { differences } from "../train/compare.ts";
 import { ApiError, errorResponse, toApiError } from "./api_error.ts";
 import { ASSETS, PAGE } from "./assets.ts";
 import { createPlayground } from "./playground.ts";
 import { RunFolder } from "./run_folder.ts";
+import type { WatchedRun } from "./watched_run.ts";
 
 /**
  * The handler of the dashboard's HTTP requests. It reads the files of runs, writes nothing, and answers only to the
@@ -24,7 +26,7 @@ export function createHandler(
   { folder, signal }: HandlerOptions,
 ): (request: Request) => Promise<Response> {
   const runs = new RunFolder(folder);
-  const playground = createPlayground({ findRun: (name) => runs.findRun(name) });
+  const playground = createPlayground({ findRun: (name) => runs.run(name)?.path });
   signal?.addEventListener("abort", () => playground.close());
 
   /** Answers by route; undefined for an unknown one. */
@@ -44,15 +46,25 @@ export function createHandler(
     if (pathname === "/api/runs") return Response.json(runs.rows());
     if (pathname === "/api/events") return events();
     const names = searchParams.getAll("run"), name = names[0] ?? "";
-    if (pathname === "/api/run") return found(name, await runs.details(name));
+    if (pathname === "/api/run") return Response.json(await found(name).details());
     if (pathname === "/api/curves") {
       const generation = searchParams.get("generation") ?? "";
       const [step, evaluation] = ["step", "evaluation"].map((kind) => searchParams.get(kind));
       const known = { generation, step: Number(step), evaluation: Number(evaluation) };
-      return found(name, await runs.curves(name, known));
+      return Response.json(await found(name).curves(known));
     }
-    if (pathname === "/api/differences") return Response.json(await runs.differences(names));
+    if (pathname === "/api/differences") {
+      const ingredients = names.map((name) => found(name).ingredients());
+      return Response.json(differences(await Promise.all(ingredients)));
+    }
     return undefined;
+  }
+
+  /** The run with a name. */
+  function found(name: string): WatchedRun {
+    const run = runs.run(name);
+    if (run) return run;
+    throw new ApiError(404, `Cannot find run ${quoted(name)} below the folder`, { param: "run" });
   }
 
   /** A stream of server-sent events: the runs that change. */
@@ -140,12 +152,6 @@ function refuseForeign({ headers, url }: Request): void {
   // a link on another page may open this page, of which it reads nothing
   const isLink = headers.get("sec-fetch-mode") === "navigate" && new URL(url).pathname === "/";
   if (!isLink) throw refuse(`the page must be that of http://${host}`, "sec-fetch-site", site);
-}
-
-/** A result as JSON; an error if there is no such run. */
-function found(name: string, result: unknown): Response {
-  if (result !== undefined) return Response.json(result);
-  throw new ApiError(404, `Cannot find run ${quoted(name)} below the folder`, { param: "run" });
 }
 
 const TYPES: Readonly<Record<string, string>> = {

@@ -63,7 +63,7 @@ export class RunIndex {
   /** When the last line was written. */
   time: string | undefined;
   /** Tokens per step; NaN if unknown. */
-  tokensPerStep = NaN;
+  tokensPerStep: number;
   /** In ascending order of their steps, evenly thinned. */
   samples: Sample[] = [];
   /** The newest, in ascending order of their steps. */
@@ -74,6 +74,11 @@ export class RunIndex {
   #highest = -Infinity;
   #samplesSeen = 0;
   #sampleStride = 1;
+
+  /** @param tokensPerStep those that count unless the record has others. */
+  constructor(tokensPerStep = NaN) {
+    this.tokensPerStep = tokensPerStep;
+  }
 
   /** Adds the next line; undefined if it is damaged. */
   add(metric: Metric | undefined): void {
@@ -123,10 +128,7 @@ export class RunIndex {
 
   #addStart(metric: Metric): void {
     this.start = metric;
-    const options = isObject(metric.options) ? metric.options : {};
-    const { batchSize, contextLength, gradientAccumulation = 1 } = options;
-    const tokens = [batchSize, contextLength, gradientAccumulation]
-      .reduce<number>((product, value) => typeof value === "number" ? product * value : NaN, 1);
+    const tokens = tokensPerStepOf(metric.options);
     if (tokens > 0) this.tokensPerStep = tokens;
     this.#trainingTime ??= new TrainingTime(this.tokensPerStep);
   }
@@ -163,6 +165,13 @@ export class RunIndex {
     if (last) this.#trainingTime?.goBack(last.step, last.seconds);
     else this.#trainingTime?.goBack(step, 0);
   }
+}
+
+/** The tokens of a step by the options of a training; NaN if they do not tell. */
+export function tokensPerStepOf(options: unknown): number {
+  const { batchSize, contextLength, gradientAccumulation = 1 } = isObject(options) ? options : {};
+  return [batchSize, contextLength, gradientAccumulation]
+    .reduce<number>((product, value) => typeof value === "number" ? product * value : NaN, 1);
 }
 
 /** A foreign text, cut. */

@@ -26,10 +26,11 @@ const MARK_BYTES = 2 ** 10;
 /** Follows a record. */
 export class RunReader {
   /** The index of the lines that were read. */
-  index: RunIndex = new RunIndex();
+  index: RunIndex;
   /** Why the record cannot be read; undefined if it can. */
   problem: string | undefined;
   readonly #path: string;
+  readonly #tokensPerStep: number;
   /** The byte after the last line that was read. */
   #offset = 0;
   #mark = new Uint8Array();
@@ -39,8 +40,11 @@ export class RunReader {
   #replaced = 0;
   #sample: RunIndex | undefined;
 
-  constructor(path: string) {
+  /** @param tokensPerStep those that count unless the record has others. */
+  constructor(path: string, tokensPerStep = NaN) {
     this.#path = path;
+    this.#tokensPerStep = tokensPerStep;
+    this.index = new RunIndex(tokensPerStep);
   }
 
   /** Whether all lines were read that the file had at the last call of `follow()`. */
@@ -62,7 +66,7 @@ export class RunReader {
   /** The index, or while it is incomplete, that of a sample of the record's lines. */
   get best(): RunIndex {
     if (this.#isComplete) return this.index;
-    return this.#sample ??= sampleOf(this.#path);
+    return this.#sample ??= sampleOf(this.#path, this.#tokensPerStep);
   }
 
   /** Reads lines that were not read before, until a time of `performance.now()`. */
@@ -111,7 +115,7 @@ export class RunReader {
   }
 
   #startAnew(): void {
-    this.index = new RunIndex();
+    this.index = new RunIndex(this.#tokensPerStep);
     this.#sample = undefined;
     this.#offset = 0;
     this.#mark = new Uint8Array();
@@ -139,8 +143,8 @@ function markBefore(path: string, offset: number): Uint8Array<ArrayBuffer> {
  *
  * @throws an error of the system if the file cannot be read.
  */
-export function sampleOf(path: string): RunIndex {
-  const index = new RunIndex();
+export function sampleOf(path: string, tokensPerStep: number): RunIndex {
+  const index = new RunIndex(tokensPerStep);
   using record = openRecord(path);
   const { size } = record;
   const add = (metrics: Iterable<Metric>) => {

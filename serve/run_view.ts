@@ -1,7 +1,7 @@
 import { statSync } from "node:fs";
-import { bytesBelow, isSystemError } from "../files/disk.ts";
 import { flagOf } from "../files/command_line.ts";
-import { isObject } from "../files/json.ts";
+import { bytesBelow, isSystemError, isUsersError } from "../files/disk.ts";
+import { isObject, type JsonObject } from "../files/json.ts";
 import { sentenceOf } from "../files/user_error.ts";
 import {
   isWeightsOnly,
@@ -77,17 +77,19 @@ export interface RunDetails extends RunRow {
 
 /** The row of a run. */
 export function rowOf(
-  { name, path, index, problem }: {
-    name: string;
-    path: string;
-    index: RunIndex;
-    problem: string | undefined;
-  },
+  { name, path, changedMs }: { name: string; path: string; changedMs: number },
+  index: RunIndex,
+  problem: string | undefined,
 ): RunRow {
   const { start, end } = index;
   const step = index.last("step.loss"), evaluation = index.last("evaluation.loss");
-  const steps = isObject(start?.options) ? start.options.steps : undefined;
-  const done = Math.max(step?.step ?? 0, start?.step ?? 0, evaluation?.step ?? 0);
+  const isEmpty = !start && !step && !evaluation;
+  // records of earlier versions have neither options nor times
+  const { steps } = optionsIn(index) ?? stateIn(path)?.options ?? {};
+  const written = changedMs > 0 ? new Date(changedMs).toISOString() : null;
+  const done = isEmpty
+    ? listCheckpoints(path)[0]?.step ?? 0
+    : Math.max(step?.step ?? 0, start?.step ?? 0, evaluation?.step ?? 0);
   const row = {
     name,
     step: done,
@@ -98,7 +100,7 @@ export function rowOf(
     parameters: start?.parameters ?? null,
     device: typeof start?.device === "string" ? shortened(start.device) : null,
     memoryBytes: start?.memoryBytes ?? null,
-    time: typeof index.time === "string" ? shortened(index.time) : null,
+    time: typeof index.time === "string" ? shortened(index.time) : written,
   };
   const [state, reason] = stateOf();
   return { ...row, state, reason };
@@ -106,7 +108,7 @@ export function rowOf(
   function stateOf(): [RunState, string | null] {
     if (isLocked(path)) return ["training", null];
     if (problem !== undefined) return ["broken", `its record cannot be read: ${problem}`];
-    if (!start && !step && !evaluation) return ["broken", "its record is empty"];
+    if (isEmpty) return [done > 0 ? "interrupted" : "broken", "its record is empty"];
     if (end?.reason === "error") {
       const { message } = end;
       return ["broken", typeof message === "string" ? shortened(message) : "its training failed"];
@@ -130,16 +132,20 @@ function shortened(text: string): string {
   return text.length > LONGEST_NAME ? `${text.slice(0, LONGEST_NAME)}…` : text;
 }
 
-/** The options of a training, as its record or else its newest checkpoint has them. */
-function optionsOf({ start }: RunIndex, state: TrainerState | undefined): [string, unknown][] {
-  const options = start?.options ?? state?.options;
-  return Object.entries(isObject(options) ? options : {}).slice(0, MOST_OPTIONS)
-    .map(([name, value]) => {
-      const text = typeof value === "string" ? value : JSON.stringify(value);
-      const isList = Array.isArray(value) && value.every((item) => typeof item === "string");
-      const isKept = text.length <= LONGEST_NAME && (isList || typeof value !== "object");
-      return [shortened(name), isKept ? value : shortened(text)];
-    });
+/** The options in a record. */
+function optionsIn({ start }: RunIndex): JsonObject | undefined {
+  return isObject(start?.options) ? start.options : undefined;
+}
+
+/** The options of a training, as its record or else its newest checkpoint has them; long values as text. */
+function optionsOf(index: RunIndex, state: TrainerState | undefined): [string, unknown][] {
+  const options = optionsIn(index) ?? state?.options ?? {};
+  return Object.entries(options).slice(0, MOST_OPTIONS).map(([name, value]) => {
+    const text = typeof value === "string" ? value : JSON.stringify(value);
+    const isList = Array.isArray(value) && value.every((item) => typeof item === "string");
+    const isKept = text.length <= LONGEST_NAME && (isList || typeof value !== "object");
+    return [shortened(name), isKept ? value : shortened(text)];
+  });
 }
 
 /** All that the page shows of a run beside its curves. */
@@ -159,7 +165,10 @@ export function detailsOf(row: RunRow, path: string, index: RunIndex): RunDetail
 }
 
 /** What a training was made of, for a comparison with others. */
-export function ingredientsOf(name: string, path: string, index: RunIndex): Ingredients {
+export function ingredientsOf(
+  { name, path }: { name: string; path: string },
+  index: RunIndex,
+): Ingredients {
   const state = stateIn(path);
   const options = optionsOf(index, state).filter(([name]) => !UNSAVED.includes(name));
   return {
@@ -172,11 +181,12 @@ export function ingredientsOf(name: string, path: string, index: RunIndex): Ingr
 }
 
 /** The state in the newest checkpoint that can be read. */
-function stateIn(run: string, problems: string[] = []): TrainerState | undefined {
+export function stateIn(run: string, problems: string[] = []): TrainerState | undefined {
   try {
     return newestState(run, (sentence) => problems.push(sentence))?.state;
   } catch (error) {
-    problems.push(sentenceOf(error as Error));
+    if (!isUsersError(error)) throw error;
+    problems.push(sentenceOf(error));
     return undefined;
   }
 }

@@ -1,6 +1,8 @@
+import { differences, type Ingredients } from "../train/compare.ts";
 import { ASSETS, PAGE } from "./assets.ts";
-import type { RunCurves, RunFolder } from "./run_folder.ts";
+import type { RunFolder } from "./run_folder.ts";
 import type { RunDetails, RunRow } from "./run_view.ts";
+import type { RunCurves } from "./watched_run.ts";
 
 /**
  * The page with the data of runs as one file, which needs no server and loads nothing.
@@ -11,22 +13,25 @@ import type { RunDetails, RunRow } from "./run_view.ts";
 /** Data of runs, which the page has in an element of its own. */
 export interface SavedRuns {
   readonly rows: readonly RunRow[];
-  readonly details: readonly (RunDetails & { readonly name: string })[];
+  readonly details: readonly RunDetails[];
   readonly curves: readonly RunCurves[];
   /** Options in which the runs differ, with one value per row. */
   readonly differences: readonly (readonly [flag: string, values: readonly string[]])[];
 }
 
 /** Reads all that the page shows of the runs of a folder. */
-export async function readAll(runs: RunFolder): Promise<SavedRuns> {
-  const rows = runs.rows(), names = rows.map(({ name }) => name);
-  const details: RunDetails[] = [], curves: RunCurves[] = [];
-  for (const name of names) {
-    await runs.readWhole(name);
-    details.push((await runs.details(name))!);
-    curves.push((await runs.curves(name))!);
+export async function readAll(folder: RunFolder): Promise<SavedRuns> {
+  const rows = folder.rows();
+  const runs = rows.flatMap(({ name }) => folder.run(name) ?? []);
+  const details: RunDetails[] = [], curves: RunCurves[] = [], ingredients: Ingredients[] = [];
+  for (const run of runs) {
+    await run.readWhole();
+    details.push(await run.details());
+    curves.push(await run.curves());
+    ingredients.push(await run.ingredients());
+    run.forget();
   }
-  return { rows, details, curves, differences: await runs.differences(names) };
+  return { rows, details, curves, differences: differences(ingredients) };
 }
 
 /** What the page may load: only what is in it. */

@@ -137,7 +137,7 @@ export class ChartView {
       selection.smoothing > 0,
       this.#lines.map(({ run, figure }) => [run.name, run.color, curveName(figure)]),
     ]);
-    if (this.#plot && form === this.#form) this.#plot.setData(this.#data());
+    if (this.#plot && form === this.#form) this.#follow(this.#plot);
     else this.#draw();
     this.#form = form;
     this.#read();
@@ -164,6 +164,17 @@ export class ChartView {
         { x, y, smooth },
       ) => /** @type {AlignedData} */ ([x, drawable(y), ...(smooth ? [drawable(smooth)] : [])])),
     );
+  }
+
+  /** Draws new points; a part of the axis that the reader chose stays.
+   * @param {Plot} plot */
+  #follow(plot) {
+    const { min, max } = plot.scales.x ?? {}, [xs] = plot.data;
+    const isZoomed = min !== xs[0] || max !== xs.at(-1);
+    plot.setData(this.#data(), !isZoomed);
+    if (isZoomed && typeof min === "number" && typeof max === "number") {
+      plot.setScale("x", { min, max });
+    }
   }
 
   #draw() {

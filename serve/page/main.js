@@ -82,16 +82,17 @@ const problem = byId("problem", HTMLElement);
 
 async function start() {
   rows = new Map((await source.rows()).map((row) => [row.name, row]));
-  const known = selection.runs.filter((name) => rows.has(name)), [newest] = rows.keys();
-  selection.runs = known.length > 0 || !newest ? known : [newest];
-  let wasConnected = true;
+  const known = selection.runs.filter((name) => rows.has(name)), all = [...rows.values()];
+  const newest = all.find(({ state }) => state !== "broken") ?? all[0];
+  selection.runs = known.length > 0 || !newest ? known : [newest.name];
+  let connections = 0;
   source.watch(applyChanges, async (isConnected) => {
     const connection = byId("connection", HTMLElement);
     connection.hidden = isConnected;
     connection.textContent = "The dashboard was ended: the page shows what it knew last.";
-    const isAgain = isConnected && !wasConnected;
-    wasConnected = isConnected;
-    if (isAgain) applyChanges({ rows: await source.rows(), gone: [] });
+    if (!isConnected || connections++ === 0) return;
+    const now = await source.rows(), names = new Set(now.map(({ name }) => name));
+    applyChanges({ rows: now, gone: [...rows.keys()].filter((name) => !names.has(name)) });
   });
   select(selection.runs);
 }
@@ -147,7 +148,6 @@ function applyChanges(changes) {
   const [first] = isNew;
   if (selection.runs.length === 0 && first) return select([first.name]);
   showRuns();
-  if (document.hidden) return;
   for (const { name } of changes.rows) {
     if (selection.runs.includes(name)) readCurves(name);
   }
@@ -377,11 +377,6 @@ function listenToControls() {
     selection = parseSelection(location.hash);
     show();
     select(selection.runs.filter((name) => rows.has(name)));
-  });
-  document.addEventListener("visibilitychange", () => {
-    if (!document.hidden && !source.isSaved) {
-      for (const name of selection.runs) readCurves(name);
-    }
   });
   listenToTheme();
   byId("runs-panel", HTMLDetailsElement).open = innerWidth >= 800;

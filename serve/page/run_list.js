@@ -87,6 +87,10 @@ class Item {
   #swatch = create("span", { class: "swatch" });
   #state = create("span", {});
   #progress = create("span", { class: "progress" });
+  /** @type {RunRow | undefined} */
+  #row;
+  /** @type {number | undefined} */
+  #color;
 
   /**
    * @param {string} name
@@ -115,6 +119,9 @@ class Item {
    */
   update(row, color) {
     this.#checkbox.checked = color !== undefined;
+    if (row === this.#row && color === this.#color) return;
+    this.#row = row;
+    this.#color = color;
     this.#swatch.style.setProperty(
       "--color",
       color === undefined ? "transparent" : `var(--run-${color})`,

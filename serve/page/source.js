@@ -11,7 +11,7 @@
 /**
  * @typedef {import("../run_view.ts").RunRow} RunRow
  * @typedef {import("../run_view.ts").RunDetails} RunDetails
- * @typedef {import("../run_folder.ts").RunCurves} RunCurves
+ * @typedef {import("../watched_run.ts").RunCurves} RunCurves
  * @typedef {import("../run_folder.ts").Changes} Changes
  * @typedef {import("../run_index.ts").LastSteps} LastSteps
  * @typedef {readonly (readonly [flag: string, values: readonly string[]])[]} Differences
@@ -49,10 +49,20 @@ function serverSource() {
     curves: (name, known) => get("/api/curves", [["run", name], ...Object.entries(known ?? {})]),
     differences: (names) => get("/api/differences", names.map((name) => ["run", name])),
     watch(onChange, onState) {
-      const events = new EventSource("/api/events");
-      events.addEventListener("message", ({ data }) => onChange(JSON.parse(data)));
-      events.addEventListener("open", () => onState(true));
-      events.addEventListener("error", () => onState(false)); // it connects again by itself
+      /** @type {EventSource} */
+      let events;
+      const listen = () => {
+        events = new EventSource("/api/events");
+        events.addEventListener("message", ({ data }) => onChange(JSON.parse(data)));
+        events.addEventListener("open", () => onState(true));
+        events.addEventListener("error", () => onState(false)); // it connects again by itself
+      };
+      // nothing is looked at for a page that nobody sees; a browser has six connections to a server
+      document.addEventListener(
+        "visibilitychange",
+        () => document.hidden ? events.close() : listen(),
+      );
+      listen();
     },
   };
 }

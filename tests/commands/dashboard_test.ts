@@ -1,0 +1,71 @@
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { directory } from "../checkpoints.ts";
+import { start, step, writeRecord } from "../serve/records.ts";
+import { root, task, tasks } from "./task.ts";
+
+const run = join(directory, "runs", "one");
+writeRecord(run, [start(2), step(1, 4.5), step(2, 3.25)]);
+
+Deno.test("dashboard prints its address, serves runs, and ends at once with Ctrl-C", async () => {
+  const words = (tasks["dashboard"].command as string).split(" ").slice(1);
+  const child = new Deno.Command(Deno.execPath(), {
+    args: [...words, join(directory, "runs")],
+    cwd: root,
+    env: { INIT_CWD: "", TOY_COMMAND: "" },
+    stdout: "piped",
+    stderr: "piped",
+  }).spawn();
+  const { value } = await child.stdout.pipeThrough(new TextDecoderStream()).getReader().read();
+  const address = value!.trim();
+  assert.match(address, /^http:\/\/127\.0\.0\.1:42\d\d\/$/);
+  const rows = await (await fetch(`${address}api/runs`)).json();
+  assert.deepEqual(rows.map(({ name, loss }: { name: string; loss: number }) => [name, loss]), [
+    ["one", 3.25],
+  ]);
+  const { port } = new URL(address);
+  const other = await task("dashboard", [run, "--port", port]);
+  assert.equal(other.code, 1);
+  assert.equal(
+    other.stderr,
+    `Error: Cannot serve the page as another program uses port ${port}\nChoose another --port\n`,
+  );
+  const events = await fetch(`${address}api/events`); // an open page does not hold it
+  const begin = performance.now();
+  child.kill("SIGINT");
+  await child.status;
+  assert.ok(performance.now() - begin < 5000);
+  await events.body!.cancel().catch(() => {});
+  const stderr = await new Response(child.stderr).text();
+  assert.match(stderr, /Ctrl-C ends it\n/);
+});
+
+Deno.test("dashboard --save writes a page, and replaces nothing else", async () => {
+  const file = join(directory, "page.html"), other = join(directory, "other.html");
+  Deno.writeTextFileSync(other, "<!doctype html><title>mine</title>");
+  for (let i = 0; i < 2; i++) {
+    const { code, stderr } = await task("dashboard", [run, "--save", file]);
+    assert.equal(code, 0, stderr);
+    assert.equal(stderr, `saved 1 run in ${file}\n`);
+  }
+  const page = Deno.readTextFileSync(file);
+  assert.match(page, /"value":\[4.5,3.25\]/);
+  assert.doesNotMatch(page, /(src|href)="\//);
+  const refused = await task("dashboard", [run, "--save", other]);
+  assert.equal(refused.code, 1);
+  assert.match(refused.stderr, /^Error: Cannot write .* as --save replaces only a page that /);
+  assert.match(Deno.readTextFileSync(other), /mine/);
+});
+
+Deno.test("dashboard says what it cannot show", async () => {
+  const file = join(run, "metrics.jsonl");
+  const wrong = await task("dashboard", [file]);
+  assert.equal(wrong.code, 1);
+  assert.match(wrong.stderr, /^Error: Cannot show .*metrics\.jsonl as it must be a folder/);
+  const empty = await task("dashboard", [join(directory, "none"), "--save", "page.html"]);
+  assert.equal(empty.code, 1);
+  assert.match(
+    empty.stderr,
+    /^Error: Cannot save .*none as a folder must hold a run: it holds none\n/,
+  );
+});
