@@ -264,6 +264,10 @@ export {
 export { type Neighbour, neighboursOf, type TextNeighbours } from "./inspect/neighbours.ts";
 export { type SamplerDistribution, samplerDistributions } from "./inspect/sampler.ts";
 export { likeliestTokens, type Token, tokenOf, type TokenProbability } from "./inspect/tokens.ts";
+export { type CheckName, type CheckResult, CHECKS } from "./train/checks.ts";
+export type { Metric } from "./train/metrics.ts";
+export { diagnose, type DiagnoseOptions, type TrainingFacts } from "./inspect/diagnose.ts";
+export { diagnoseRun, type DiagnoseRunOptions, type Diagnosis } from "./inspect/diagnose_run.ts";
 export { meanRepetition, type Repetition, repetitionOf } from "./inspect/repetition.ts";
 export { type BeforeCopy, type CopyingHead, copyingHeads } from "./inspect/copying_heads.ts";
 export {

@@ -51,7 +51,7 @@ export function repetitionOf(ids: ArrayLike<unknown>): Repetition {
     distinct3: distinct(numbers, 3),
     distinct4: distinct(numbers, 4),
     longestRepeat: longestRepeat(numbers),
-    loopShare: loopShare(numbers),
+    loopShare: loopShareOf(numbers),
   };
 }
 
@@ -106,12 +106,17 @@ function longestRepeat(ids: Uint32Array): number {
   return longest;
 }
 
-/** Share of elements in loops. */
-function loopShare(ids: Uint32Array): number {
+/**
+ * Share of elements in loops.
+ *
+ * @param longestUnit elements of a unit at most.
+ */
+export function loopShareOf(ids: ArrayLike<unknown>, longestUnit = Infinity): number {
   if (ids.length === 0) return 0;
-  const isInLoop = new Uint8Array(ids.length);
-  for (let period = 1; period * LEAST_TIMES <= ids.length; period++) {
-    for (const { from, to } of repeats(ids, period)) {
+  const isInLoop = new Uint8Array(ids.length), numbers = numbered(ids);
+  const longest = Math.min(longestUnit, Math.floor(ids.length / LEAST_TIMES));
+  for (let period = 1; period <= longest; period++) {
+    for (const { from, to } of repeats(numbers, period)) {
       const start = from - period; // the unit stands there for the first time
       if (to - start >= Math.max(LEAST_TOKENS, LEAST_TIMES * period)) isInLoop.fill(1, start, to);
     }

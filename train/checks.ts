@@ -15,8 +15,8 @@ interface Check {
   readonly sick: "above" | "below";
   /** The threshold; absent if it depends on the text or on the number of its tokens. */
   readonly threshold?: number;
-  /** How the number is printed, if not as it is. */
-  readonly unit?: "%" | "nats";
+  /** Whether it is printed as a percentage. */
+  readonly isShare?: true;
   /** What is likely to be the reason. */
   readonly cause: string;
   /** What to do, as one or more sentences. */
@@ -39,27 +39,9 @@ export const CHECKS = {
     cure: "If the model was trained by this project, a kernel is wrong on this device: run " +
       "`deno task test tests/kernels`, and report what fails. Otherwise mask the scores of all keys s > t.",
   },
-  "copies-input": {
-    measure: "loss of the token just read, relative to that of the next one",
-    sick: "below",
-    threshold: 0.5,
-    cause: "the labels of the training were its inputs, not shifted by one",
-    cure:
-      "Shift the labels, as batchOf() and shiftedPair() in data/tokens/batches.ts do, and train anew.",
-  },
-  "below-entropy": {
-    measure: "validation loss above the entropy of the text",
-    sick: "below",
-    unit: "nats",
-    cause: "no prediction has a smaller loss, so the model sees what it should predict",
-    cure:
-      "Shift the labels by one (see shiftedPair() in data/tokens/batches.ts), mask later tokens, and keep the " +
-      "validation text out of the training.",
-  },
   "diverging": {
-    measure: "rise of the training loss above its lowest",
+    measure: "rise of the training loss, nats",
     sick: "above",
-    unit: "nats",
     cause: "the learning rate is too high",
     cure: "Use a lower --learning-rate, a third of it to begin with, or a longer --warmup-steps.",
   },
@@ -72,10 +54,10 @@ export const CHECKS = {
     cure: "Use a lower --learning-rate, or --precision f32.",
   },
   "vanishing-gradients": {
-    measure: "share of a block's gradients below 2⁻²⁴, the least number of f16",
+    measure: "gradients below 2⁻²⁴, the least f16",
     sick: "above",
-    threshold: 0.5,
-    unit: "%",
+    threshold: 0.2,
+    isShare: true,
     cause: "the loss scale is too small for gradients of this size, and f16 rounds them to zero",
     cure:
       "Resume with --precision f32, or find out why the loss scale fell: it is halved if a gradient overflows.",
@@ -83,7 +65,7 @@ export const CHECKS = {
   "exploding-block": {
     measure: "growth of the residual stream in a block",
     sick: "above",
-    threshold: 30,
+    threshold: 300,
     cause:
       "the weights of a block have grown out of proportion, as too high a learning rate makes them",
     cure:
@@ -91,55 +73,51 @@ export const CHECKS = {
       "before the growth.",
   },
   "dead-block": {
-    measure: "what a block adds to the residual stream, relative to it",
+    measure: "least that a block adds to the stream",
     sick: "below",
     threshold: 1e-3,
     cause:
       "the weights of a block are zero or its activations saturate, so that it neither computes nor learns",
     cure: "Initialize the block anew, with a lower --learning-rate if it died during the training.",
   },
+  "copies-input": {
+    measure: "loss of the input over that of the next token",
+    sick: "below",
+    threshold: 0.5,
+    cause: "the labels of the training were its inputs, not shifted by one",
+    cure:
+      "Shift the labels, as batchOf() and shiftedPair() in data/tokens/batches.ts do, and train anew.",
+  },
+  "below-entropy": {
+    measure: "validation loss minus entropy, nats",
+    sick: "below",
+    cause: "no prediction has a smaller loss, so the model sees what it should predict",
+    cure:
+      "Shift the labels by one (see shiftedPair() in data/tokens/batches.ts), mask later tokens, and keep the " +
+      "validation text out of the training.",
+  },
   /** Evaluations of a converged model differ by less. */
   "overfitting": {
-    measure: "rise of the validation loss above its lowest, three evaluations in a row",
+    measure: "rise of the validation loss",
     sick: "above",
     threshold: 0.01,
-    unit: "%",
+    isShare: true,
     cause: "the model learns its text by heart",
     cure:
       "Use more text, --dropout or fewer --steps; --patience ends such a training, and --checkpoint best of " +
       "generate, eval and export chooses the best checkpoint that was saved.",
   },
-  "frequent-tokens": {
-    measure: "probability on the most frequent tokens where another follows",
+  "unknown-tokens": {
+    measure: "tokens for unknown characters",
     sick: "above",
-    unit: "%",
+    threshold: 0.001,
+    isShare: true,
     cause:
-      "the model ignores what it has read and knows only how frequent tokens are, as after too few steps or at too " +
-      "high or too low a learning rate",
-    cure:
-      "Train longer; if the loss does not fall meanwhile, try a third of the --learning-rate, then three times.",
-  },
-  "repetition": {
-    measure: "share of loops in sampled text",
-    sick: "above",
-    threshold: 0.2,
-    unit: "%",
-    cause: "the model expects what it has just read to come again",
-    cure:
-      "See the checks above for the reason. If there is none, train on more text; --repetition-penalty 1.1 and a " +
-      "higher --temperature of generate hide it.",
-  },
-  "greedy-repetition": {
-    measure: "share of loops of one or two tokens in greedy text",
-    sick: "above",
-    threshold: 0.5,
-    unit: "%",
-    cause: "the likeliest token makes itself likelier",
-    cure:
-      "Sample instead: --temperature 0.8 and --top-p 0.95 of generate. More text and a larger model make it rarer.",
+      "the vocabulary lacks characters of the text, which the model can neither learn nor write",
+    cure: "Use a byte-level vocabulary, such as GPT-2's or one of deno task tokenizer.",
   },
   "vocabulary": {
-    measure: "tokens of the text, relative to those of a vocabulary made for it",
+    measure: "tokens over those of a vocabulary for the text",
     sick: "above",
     threshold: 1.25,
     cause: "the vocabulary was made for other text, so that contexts hold less of this text",
@@ -147,14 +125,34 @@ export const CHECKS = {
       "Train a vocabulary on the text (deno task tokenizer) and the model with --tokenizer, or start from a model " +
       "for such text.",
   },
-  "unknown-tokens": {
-    measure: "share of tokens that stand for unknown characters",
+  "frequent-tokens": {
+    measure: "probability that stays on frequent tokens",
     sick: "above",
-    threshold: 0.001,
-    unit: "%",
+    isShare: true,
     cause:
-      "the vocabulary lacks characters of the text, which the model can neither learn nor write",
-    cure: "Use a byte-level vocabulary, such as GPT-2's or one of deno task tokenizer.",
+      "the model ignores what it has read and knows only how frequent tokens are, as after too few steps or at too " +
+      "high or too low a learning rate",
+    cure:
+      "Train longer; if the loss does not fall meanwhile, try a third of the --learning-rate, then three times.",
+  },
+  "repetition": {
+    measure: "sampled text in loops",
+    sick: "above",
+    threshold: 0.2,
+    isShare: true,
+    cause: "the model expects what it has just read to come again",
+    cure:
+      "See the checks above for the reason. If there is none, train on more text; --repetition-penalty 1.1 and a " +
+      "higher --temperature of generate hide it.",
+  },
+  "greedy-repetition": {
+    measure: "greedy text that repeats one token",
+    sick: "above",
+    threshold: 0.5,
+    isShare: true,
+    cause: "the likeliest token makes itself likelier",
+    cure:
+      "Sample instead: --temperature 0.8 and --top-p 0.95 of generate. More text and a larger model make it rarer.",
   },
 } as const satisfies Readonly<Record<string, Check>>;
 
@@ -165,13 +163,13 @@ export type CheckName = keyof typeof CHECKS;
 export interface CheckResult {
   /** The check. */
   readonly name: CheckName;
-  /** The number that it measured; null if it could not. */
+  /** The number that it measured; null if it measured none. */
   readonly value: number | null;
   /** The number that separates healthy from sick models; null if it depends on what could not be measured. */
   readonly threshold: number | null;
-  /** `unknown` if the check could not be made. */
+  /** `unknown` if the check could not be made, or if the model has learned too little for a verdict. */
   readonly verdict: "ok" | "sick" | "unknown";
-  /** What was found, or why the check could not be made: a clause without a full stop. */
+  /** What was found, or why there is no verdict: a clause without a full stop. */
   readonly finding: string;
   /** The likely cause of what makes a model sick. */
   readonly cause: string;
@@ -456,7 +454,9 @@ export class RunChecks {
       "training loss": this.#trainingLoss.toFixed(3),
       "validation loss": last.loss!.toFixed(3),
     }).filter(([, loss]) => loss !== "NaN").map((entry) => entry.join(" ")).join(", ");
-    const after = last.epoch === undefined ? "" : ` after ${last.epoch.toPrecision(2)} epochs`;
+    const after = last.epoch === undefined
+      ? ""
+      : ` after ${Number(last.epoch.toPrecision(2))} epochs`;
     const isSick = this.#overfits();
     const finding = isSick
       ? `${this.#rise()}, while the training loss falls (${losses}${after})`

@@ -56,7 +56,7 @@ export async function misfitsOf(
 }
 
 /** Id of the token for unknown characters, if there is one. */
-function unknownId(tokenizer: Tokenizer): number | undefined {
+export function unknownId(tokenizer: Tokenizer): number | undefined {
   const { unk_id, unk_token, vocab } = JSON.parse(tokenizer.json).model;
   return unk_id ?? (unk_token && !Array.isArray(vocab) ? vocab[unk_token] : undefined) ?? undefined;
 }

@@ -58,6 +58,40 @@ Deno.test("train prints its progress on stderr and its result on stdout", async 
   assert.match(Deno.readTextFileSync(join(out, "loss.svg")), /^<svg .*<\/svg>\s*$/s);
 });
 
+Deno.test("diagnose prints a table or JSON, and its exit status says whether a model is sick", async () => {
+  await trained();
+  const sick = join(directory, "sick");
+  cpSync(out, sick, { recursive: true });
+  const step = { kind: "step", step: 6, loss: 3, lossScale: 0.5 };
+  Deno.writeTextFileSync(join(sick, "metrics.jsonl"), `${JSON.stringify(step)}\n`, {
+    append: true,
+  });
+  const table = await task("diagnose", [sick]);
+  assert.equal(table.code, 2, table.stderr);
+  assert.match(
+    table.stdout,
+    /^verdict +check +number +healthy +what is measured\nsick +overflowing-g/,
+  );
+  assert.match(table.stdout, /^ {4}Cure: Use a lower --learning-rate, or --precision f32\.$/m);
+  assert.match(
+    table.stderr,
+    /^diagnosing .*000006\n1 of 14 checks found something, \d could not be/m,
+  );
+
+  const healthy = await task("diagnose", ["--run", out, "--json"]);
+  assert.equal(healthy.code, 0, healthy.stderr);
+  const { model, step: done, checks } = JSON.parse(healthy.stdout);
+  assert.deepEqual([model, done], [join(out, "checkpoints", "000006"), 6]);
+  assert.equal(checks.length, 14);
+
+  const absent = await task("diagnose", [join(directory, "absent")]);
+  assert.deepEqual([absent.code, absent.stdout], [1, ""]);
+  assert.match(absent.stderr, /^Error: Cannot .*\n/);
+  const both = await task("diagnose", [out, "--model", "gpt2"]);
+  assert.equal(both.code, 1);
+  assert.match(both.stderr, /only one must be given: both are given\n/);
+});
+
 Deno.test("train --json prints events on stdout, one per line, and nothing else there", async () => {
   const { code, stdout, stderr } = await task("train", [
     ..."--preset nano --steps 2 --batch-size 2 --context-length 16 --eval-tokens 500 --json".split(

@@ -1,0 +1,64 @@
+import { parseDataSpec } from "../data/text/dataset.ts";
+import type { DataProgress } from "../data/text/documents.ts";
+import { UserError } from "../files/user_error.ts";
+import { diagnoseSource } from "../inspect/diagnose_run.ts";
+import { diagnosisTable } from "../inspect/diagnosis_table.ts";
+import { openDevice } from "../kernels/device.ts";
+import { command, output, outputColumns, run, status } from "./command.ts";
+import { findNamedModel, withModelOptions } from "./named_model.ts";
+import { giveBack, namesHub } from "./permissions.ts";
+import { DataProgressDisplay } from "./progress.ts";
+
+/** Exit status if a check finds something; 1 is that of a user's mistake. */
+const SICK = 2;
+
+/** `diagnose`: what is wrong with a model. */
+const program = withModelOptions(
+  command("diagnose", "Say what is wrong with a trained model, why, and what to do about it."),
+)
+  .argument("[run]", "the run, as --run names it")
+  .optionsGroup("Diagnosis:")
+  .option("--data <what...>", "text to read, named as for train (default: that of the training)")
+  .option("--json", "print a JSON object instead of a table")
+  .addHelpText(
+    "after",
+    `\nExit status: 0 if no check finds anything, ${SICK} if one does, 1 after an error.`,
+  );
+
+/** The options that were typed, and defaults. */
+type DiagnoseOptions = ReturnType<typeof program.opts>;
+
+async function main(name: string | undefined, options: DiagnoseOptions): Promise<number> {
+  if (name !== undefined && options.model !== undefined) {
+    throw new UserError(
+      `Cannot diagnose ${name} and ${options.model} as only one must be given: both are given`,
+    );
+  }
+  const source = await findNamedModel({ ...options, run: name ?? options.run });
+  if (!namesHub(...options.data ?? [])) giveBack("net");
+  giveBack("write");
+  const display = new DataProgressDisplay();
+  try {
+    status(`diagnosing ${source.checkpoint ?? source.spec}`);
+    const diagnosis = await diagnoseSource(await openDevice(), source, {
+      data: options.data && parseDataSpec(options.data),
+      onProgress: (progress: DataProgress) => display.show(progress),
+      onNotice: display.status,
+    });
+    display.close();
+    const { checks } = diagnosis;
+    const count = (verdict: string) => checks.filter((check) => check.verdict === verdict).length;
+    if (options.json) output(`${JSON.stringify(diagnosis, null, 2)}\n`);
+    else output(diagnosisTable(checks, outputColumns()));
+    status(
+      `${count("sick")} of ${checks.length} checks found something, ` +
+        `${count("unknown")} could not be made`,
+    );
+    return count("sick") > 0 ? SICK : 0;
+  } finally {
+    display.close(); // an open bar would leave the terminal without its cursor
+  }
+}
+
+program.action((name, options) => run(() => main(name, options)));
+await program.parseAsync();

@@ -1,0 +1,107 @@
+import { batchOf } from "../data/tokens/batches.ts";
+import type { Tensor } from "../kernels/tensor.ts";
+import { backward, forward } from "../model/forward_backward.ts";
+import type { Gpt } from "../model/gpt.ts";
+import { createTrainedArena } from "../train/optimizer.ts";
+import { preparePass } from "./pass.ts";
+
+/** What a block does to the residual stream, and how large its gradients are, on one text. */
+export interface BlockNorms {
+  /** Norm of the residual stream after the block over that before it, the median over positions. */
+  readonly growth: number;
+  /** Norm of what attention adds to the residual stream over that of the stream, the median over positions. */
+  readonly attention: number;
+  /** The same of the MLP. */
+  readonly mlp: number;
+  /** Norm of the gradient of the block's parameters. */
+  readonly gradientNorm: number;
+}
+
+/** The norms of all blocks, and how small the gradients are that reach the first one. */
+export interface ModelNorms {
+  readonly blocks: readonly BlockNorms[];
+  /** Share of the gradients of the first block's activations, without zeros, that are below 2⁻²⁴ with the loss scale. */
+  readonly belowF16: number;
+}
+
+/** The least positive number of f16. */
+const LEAST_F16 = 2 ** -24;
+
+/** The gradients of activations that f16 holds; after the backward pass they are those of the first block. */
+const GRADIENTS = ["dprojected", "dhidden", "dattention", "dqkv", "dln"];
+
+/**
+ * Measures the blocks of a model on one text, in f32 whatever the precision of the model. Gradients of the model's
+ * size are allocated on the device.
+ *
+ * @param ids 2 to T + 1 tokens.
+ * @param options.targetsPerStep targets of a training step, over which the loss is a mean.
+ * @param options.lossScale loss scale of the training.
+ */
+export async function normsOf(
+  { copies: _, ...model }: Gpt,
+  ids: readonly number[],
+  { targetsPerStep, lossScale }: { targetsPerStep: number; lossScale: number },
+): Promise<ModelNorms> {
+  const gpt: Gpt = { ...model, precision: "f32" }, { layers, width: C } = gpt.config;
+  const batch = batchOf([ids], { contextLength: ids.length - 1, padding: 0 }), T = batch.counted;
+  using pass = preparePass(gpt, { tokens: batch.inputs, purpose: "training" });
+  const { activations: { at }, make, run } = pass;
+  const arena = createTrainedArena(gpt, "gradients");
+  using _arena = { [Symbol.dispose]: () => arena.flat.buffer.destroy() };
+  const inputs = {
+    tokens: pass.tokens,
+    targets: make("targets", [T], "u32", batch.targets),
+    order: make("order", [T], "u32", batch.order),
+    stepInputs: make("stepInputs", [2], "f32", [0, 1 / targetsPerStep]),
+    lossScale: make("lossScale", [1], "f32", [lossScale]),
+  };
+  let [stream] = await run((program) => {
+    forward(program, gpt, pass, pass.activations);
+    backward(program, gpt, inputs, pass.activations, arena);
+  }, at("x"));
+  const read = async (...tensors: Tensor[]) => await run(() => {}, ...tensors);
+  const blocks: BlockNorms[] = [];
+  for (let i = 0; i < layers; i++) {
+    const [middle, out] = await read(at("middle", i), at("out", i));
+    const before = rowNorms(stream!, C), between = rowNorms(middle!, C), after = rowNorms(out!, C);
+    const added = (from: Float32Array, to: Float32Array) =>
+      rowNorms(to.map((value, j) => value - from[j]!), C);
+    let squares = 0;
+    for (const [name, tensor] of arena.tensors) {
+      if (!name.startsWith(`h.${i}.`)) continue;
+      const [gradient] = await read(tensor);
+      squares += gradient!.reduce((sum, value) => sum + value * value, 0);
+    }
+    blocks.push({
+      growth: medianRatio(after, before),
+      attention: medianRatio(added(stream!, middle!), before),
+      mlp: medianRatio(added(middle!, out!), between),
+      gradientNorm: Math.sqrt(squares) / lossScale,
+    });
+    stream = out;
+  }
+  let below = 0, counted = 0;
+  for (const gradient of await read(...GRADIENTS.map((name) => at(name)))) {
+    for (const value of gradient) {
+      if (value === 0) continue; // of what the mask hides
+      counted++;
+      if (Math.abs(value) < LEAST_F16) below++;
+    }
+  }
+  return { blocks, belowF16: counted === 0 ? 1 : below / counted };
+}
+
+/** Norm of every row of [T,C]. */
+function rowNorms(values: Float32Array, C: number): number[] {
+  return Array.from({ length: values.length / C }, (_, t) => {
+    const row = values.subarray(t * C, (t + 1) * C);
+    return Math.sqrt(row.reduce((sum, value) => sum + value * value, 0));
+  });
+}
+
+/** The median of the ratios of two lists; what is not finite counts as infinite. */
+function medianRatio(a: readonly number[], b: readonly number[]): number {
+  const ratios = a.map((value, i) => value / b[i]!).map((r) => Number.isNaN(r) ? Infinity : r);
+  return ratios.sort((x, y) => x - y)[Math.floor(ratios.length / 2)]!;
+}

@@ -1,0 +1,587 @@
+import { sampleStories } from "../data/text/stories.ts";
+import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
+import { trainTokenizer } from "../data/tokenizer/train.ts";
+import type { TokenDataset } from "../data/tokens/token_dataset.ts";
+import { unknownId } from "../data/tokens/vocabulary_fit.ts";
+import { createDecoder } from "../generate/decoder.ts";
+import { DEFAULT_SAMPLER } from "../generate/generate.ts";
+import { misfitOf, shortageOf } from "../generate/limits.ts";
+import type { LoadedModel } from "../generate/load.ts";
+import type { SamplerOptions } from "../kernels/sample/sample.ts";
+import { forward } from "../model/forward_backward.ts";
+import { type CheckResult, CHECKS, judged, RunChecks, unknown } from "../train/checks.ts";
+import type { Metric } from "../train/metrics.ts";
+import { createTrainedArena } from "../train/optimizer.ts";
+import { normsOf } from "./blocks.ts";
+import { logitsOf } from "./inspect.ts";
+import { preparePass, readLogits } from "./pass.ts";
+import { loopShareOf, meanRepetition, type Repetition } from "./repetition.ts";
+
+/**
+ * What is wrong with a model, by the table of train/checks.ts: the checks that need the model itself.
+ *
+ * @module
+ */
+
+/** What is known about a model that is diagnosed. A check that needs more is `unknown`, and says what it lacks. */
+export interface DiagnoseOptions {
+  /** The text that it was trained on, and text that it was not trained on, both in its tokens. */
+  readonly text?:
+    | { readonly training: TokenDataset; readonly validation: TokenDataset }
+    | undefined;
+  /** The lines of the record of its training, up to the model. */
+  readonly record?: Iterable<Metric> | undefined;
+  /** How it was trained. */
+  readonly training?: TrainingFacts | undefined;
+}
+
+/** What a diagnosis needs to know about a training. */
+export interface TrainingFacts {
+  /** Steps done. */
+  readonly step: number;
+  /** Steps of its warm-up. */
+  readonly warmupSteps: number;
+  /** Precision of its matrix products. */
+  readonly precision: "f16" | "f32";
+  /** Loss scale of its next step. */
+  readonly lossScale: number;
+  /** Targets of a step, over which the loss is a mean. */
+  readonly targetsPerStep: number;
+}
+
+/** Texts that the model reads, their tokens together at most, and tokens of each at most. */
+const MOST_ROWS = 16, ROW_TOKENS = 1024, LONGEST_ROW = 128;
+
+/** Texts in which tokens are changed, and tokens of each at most: each change takes a forward pass. */
+const LEAK_ROWS = 3, LEAK_TOKENS = 64;
+
+/**
+ * Tokens of the unit that greedy text repeats. Longer loops are no sign of a sick model: the likeliest next
+ * sentence of a healthy one may be the last one (Holtzman et al. 2020, https://arxiv.org/abs/1904.09751).
+ */
+const GREEDY_UNIT = 1;
+
+/** Texts that are generated, tokens of their prompts, and tokens of each. */
+const TEXTS = 8, PROMPT_TOKENS = 4, TEXT_TOKENS = 100;
+
+/**
+ * Finds out what is wrong with a model: makes every check of `CHECKS`.
+ *
+ * Gradients of the model's size are allocated on the device meanwhile.
+ *
+ * @returns the results, the worst first: those that are sick in the order of the table, which has root causes first,
+ * then those that could not be made, then those that are ok.
+ * @throws {DeviceError} if the device fails.
+ *
+ * @example Diagnose a model without the text of its training
+ * ```ts
+ * import { diagnose, loadModel, openDevice } from "../mod.ts";
+ *
+ * const model = await loadModel(await openDevice(), { run: "runs/default" });
+ * for (const { name, verdict, finding } of await diagnose(model)) console.log(verdict, name, finding);
+ * ```
+ */
+export async function diagnose(
+  model: LoadedModel,
+  { text, record, training }: DiagnoseOptions = {},
+): Promise<CheckResult[]> {
+  const run = new RunChecks(), losses: number[] = [];
+  for (const metric of record ?? []) {
+    run.add(metric);
+    if (metric.kind === "step" && Number.isFinite(metric.loss)) losses.push(metric.loss!);
+  }
+  const found: CheckResult[] = record
+    ? run.results()
+    : run.results().map(({ name }) => unknown(name, "there is no record of its training"));
+  const rows = text ? rowsOf(text.validation, model) : storyRows(model);
+  const frequency = text && frequencyOf(text.training, model.gpt.config.vocabularySize);
+  const progress = { training, losses };
+  const predictions = await predict(model, rows, frequency);
+  if (!predictions) {
+    const reason = "the logits of the model are not finite";
+    const needLogits = [
+      ...["leak", "copies-input", "frequent-tokens", "repetition", "greedy-repetition"] as const,
+    ];
+    for (const name of needLogits) found.push(unknown(name, reason));
+  } else {
+    found.push(
+      await checkLeak(model, rows),
+      checkCopies(predictions, progress),
+      checkFrequentTokens(predictions, frequency, progress),
+      ...await checkRepetition(model, rows, {
+        text,
+        progress,
+        isPredictable: !frequency ||
+          isPredictable(frequency.share, predictions.onFrequentByCounts),
+      }),
+    );
+  }
+  found.push(...await checkBlocks(model, rows, training));
+  found.push(...await checkVocabulary(model.tokenizer, text));
+  return worstFirst(found);
+}
+
+/** Results in the order of their verdicts, and within it in that of the table. */
+function worstFirst(results: readonly CheckResult[]): CheckResult[] {
+  const names = Object.keys(CHECKS), verdicts = ["sick", "unknown", "ok"];
+  const rank = ({ name, verdict }: CheckResult) =>
+    verdicts.indexOf(verdict) * names.length + names.indexOf(name);
+  return [...results].sort((a, b) => rank(a) - rank(b));
+}
+
+/** A text as the model reads it: its tokens after the one that ends the text before. */
+type TextRow = readonly number[];
+
+/** Beginnings of documents, or if there is one document, parts of it. */
+function rowsOf(dataset: TokenDataset, { gpt, tokenizer }: LoadedModel): TextRow[] {
+  const { length, documents } = dataset, rows: TextRow[] = [];
+  const longest = Math.min(LONGEST_ROW, gpt.config.contextLength);
+  const most = documents > 1 ? documents : Math.ceil(length / longest);
+  const count = Math.min(MOST_ROWS, most);
+  for (let i = 0, tokens = 0; i < count && tokens < ROW_TOKENS; i++) {
+    // in an order that spreads the first ones over the whole text
+    const place = (i * GOLDEN_RATIO) % 1;
+    const document = Math.floor(place * documents);
+    const start = documents > 1
+      ? dataset.documentStart(document)
+      : Math.floor(place * Math.max(0, length - longest));
+    const end = documents > 1 ? dataset.documentStart(document + 1) : length;
+    const row = [
+      tokenizer.endOfText,
+      ...dataset.read(start, Math.min(end, start + longest - 1)),
+    ];
+    if (row.length < 2) continue;
+    rows.push(row);
+    tokens += row.length;
+  }
+  return rows;
+}
+
+/** Multiples of it, modulo 1, are spread evenly, however many there are. */
+const GOLDEN_RATIO = (Math.sqrt(5) - 1) / 2;
+
+/** Beginnings of built-in stories, for a model whose text is not known. */
+function storyRows({ gpt, tokenizer }: LoadedModel): TextRow[] {
+  const longest = Math.min(LONGEST_ROW, gpt.config.contextLength);
+  return sampleStories({ seed: 1, count: TEXTS })
+    .map((story) => [tokenizer.endOfText, ...tokenizer.encode(story)].slice(0, longest));
+}
+
+/** How often tokens occur in the text of a training, and after which tokens the frequent ones do. */
+interface Frequency {
+  /** The most frequent tokens, which together make up half of the text. */
+  readonly frequent: ReadonlySet<number>;
+  /** Their share of the text. */
+  readonly share: number;
+  /** Per token how often it occurs, and how often a frequent token comes after it. */
+  readonly counts: Float64Array;
+  readonly before: Float64Array;
+}
+
+/** Tokens of the training text that are counted at most, from its beginning. */
+const COUNTED_TOKENS = 2 ** 20;
+
+/** Counts the tokens of a text. */
+function frequencyOf(dataset: TokenDataset, vocabularySize: number): Frequency {
+  const ids = dataset.read(0, Math.min(dataset.length, COUNTED_TOKENS));
+  const counts = new Float64Array(vocabularySize), before = new Float64Array(vocabularySize);
+  for (const id of ids) counts[id]!++;
+  const byCount = Array.from(counts, (_, id) => id).sort((a, b) => counts[b]! - counts[a]!);
+  const frequent = new Set<number>();
+  let covered = 0;
+  for (const id of byCount) {
+    if (covered >= ids.length / 2) break;
+    frequent.add(id);
+    covered += counts[id]!;
+  }
+  for (let t = 0; t + 1 < ids.length; t++) if (frequent.has(ids[t + 1]!)) before[ids[t]!]!++;
+  return { frequent, share: covered / ids.length, counts, before };
+}
+
+/** What a model expects on texts, as means over their positions. */
+interface Predictions {
+  /** Loss of the next token, and of the token just read, in nats, where the two differ. */
+  readonly nextLoss: number;
+  readonly inputLoss: number;
+  /** Probability of the frequent tokens, where another token comes next. */
+  readonly onFrequent: number;
+  /** The same, of a model that knows only how often frequent tokens come after the token just read. */
+  readonly onFrequentByCounts: number;
+}
+
+/** Predicts the tokens of texts; undefined if a logit is not finite. */
+async function predict(
+  { gpt }: LoadedModel,
+  rows: readonly TextRow[],
+  frequency: Frequency | undefined,
+): Promise<Predictions | undefined> {
+  let isFinite = true, differing = 0, rare = 0;
+  const sums = { nextLoss: 0, inputLoss: 0, onFrequent: 0, onFrequentByCounts: 0 };
+  for (const ids of rows) {
+    using pass = preparePass(gpt, { tokens: ids, purpose: "evaluation" });
+    await pass.run((program) => forward(program, gpt, pass, pass.activations));
+    await readLogits(gpt, pass, (logits, t) => {
+      const highest = logits.reduce((a, b) => Math.max(a, b), -Infinity);
+      const total = logits.reduce((sum, logit) => sum + Math.exp(logit - highest), 0);
+      isFinite &&= Number.isFinite(total);
+      const input = ids[t]!, next = ids[t + 1];
+      if (next === undefined) return;
+      const loss = (id: number) => Math.log(total) + highest - logits[id]!;
+      if (next !== input) {
+        differing++;
+        sums.nextLoss += loss(next);
+        sums.inputLoss += loss(input);
+      }
+      if (!frequency || frequency.frequent.has(next)) return;
+      rare++;
+      for (const id of frequency.frequent) sums.onFrequent += Math.exp(-loss(id));
+      const { before, counts, share } = frequency;
+      sums.onFrequentByCounts += (before[input]! + share) / (counts[input]! + 1);
+    });
+  }
+  if (!isFinite) return undefined;
+  return {
+    nextLoss: sums.nextLoss / differing,
+    inputLoss: sums.inputLoss / differing,
+    onFrequent: sums.onFrequent / rare,
+    onFrequentByCounts: sums.onFrequentByCounts / rare,
+  };
+}
+
+/** Whether a later token changes an earlier logit. */
+async function checkLeak(model: LoadedModel, rows: readonly TextRow[]): Promise<CheckResult> {
+  const { vocabularySize: V } = model.gpt.config;
+  let greatest = 0, passes = 0;
+  for (const row of rows.slice(0, LEAK_ROWS)) {
+    const ids = row.slice(0, LEAK_TOKENS), T = ids.length;
+    const { logits } = await logitsOf(model, ids);
+    for (const place of new Set([1, Math.floor(T / 2), T - 1])) {
+      if (place < 1) continue;
+      const other = ids.with(place, (ids[place]! + 1 + Math.floor(V / 3)) % V);
+      const { logits: changed } = await logitsOf(model, other);
+      for (let i = 0; i < place * V; i++) {
+        greatest = Math.max(greatest, Math.abs(changed[i]! - logits[i]!));
+      }
+      passes++;
+    }
+  }
+  return judged(
+    "leak",
+    greatest,
+    greatest > 0
+      ? `another token changed logits before it by up to ${number(greatest)}`
+      : `another token at ${passes} places changed no logit before it`,
+  );
+}
+
+/** What is known of how far a training has come. */
+interface Progress {
+  readonly training: TrainingFacts | undefined;
+  /** Its training losses. */
+  readonly losses: readonly number[];
+}
+
+/** Steps after which a model is not as it was initialized any more. */
+const FIRST_STEPS = 50;
+
+/**
+ * A model still learns the basics of its text if its loss fell by this share from the second quarter of the steps to
+ * the last one, and is above this share of its first loss.
+ */
+const LEARNS = { falls: 0.05, above: 0.2 };
+
+/**
+ * A result, which is unknown in place of sick if the model has not learned enough: it first learns how frequent tokens
+ * are, which in itself is healthy.
+ */
+function unlessEarly(result: CheckResult, { training, losses }: Progress): CheckResult {
+  if (result.verdict !== "sick") return result;
+  const steps = training?.step ?? (losses.length > 0 ? losses.length : Infinity);
+  const least = Math.max(FIRST_STEPS, training?.warmupSteps ?? 0);
+  const early = (why: string): CheckResult => (
+    { ...result, verdict: "unknown", finding: `${result.finding}; ${why}` }
+  );
+  if (steps < least) {
+    return early(`that is usual in the first ${least} steps, and it has done ${steps}`);
+  }
+  const quarter = Math.floor(losses.length / 4);
+  if (quarter === 0) return result;
+  const before = mean(losses.slice(quarter, 2 * quarter)), last = mean(losses.slice(-quarter));
+  if (last > before * (1 - LEARNS.falls) || last < LEARNS.above * losses[0]!) return result;
+  return early(
+    `but it still learns: its loss fell from ${before.toFixed(2)} to ${
+      last.toFixed(2)
+    } in the second half ` +
+      `of ${losses.length} steps`,
+  );
+}
+
+/** Whether a model predicts its input. */
+function checkCopies(
+  { inputLoss, nextLoss }: Predictions,
+  { training, losses }: Progress,
+): CheckResult {
+  const figures = { inputLoss, nextLoss };
+  if (Number.isNaN(nextLoss)) {
+    return unknown("copies-input", "the text has no token that differs from the one before");
+  }
+  const result = judged(
+    "copies-input",
+    inputLoss / nextLoss,
+    `the loss of the token just read is ${inputLoss.toFixed(3)}, that of the next one ${
+      nextLoss.toFixed(3)
+    }`,
+    { figures },
+  );
+  // a model that shares the matrix of embedding and head predicts its input before it has learned anything; then
+  // the loss of its training is that of the next token
+  const trainingLoss = losses.length > 0 ? mean(losses.slice(-FIRST_STEPS)) : undefined;
+  const isMeasured = trainingLoss !== undefined &&
+    trainingLoss < nextLoss * CHECKS["copies-input"].threshold;
+  return isMeasured ? result : unlessEarly(result, { training, losses: [] });
+}
+
+/** Difference of the shares of two models from which on a threshold between them means something. */
+const LEAST_DIFFERENCE = 0.1;
+
+/** Whether a token of a text says something about the one after it. */
+function isPredictable(share: number, onFrequentByCounts: number): boolean {
+  return share - onFrequentByCounts > LEAST_DIFFERENCE;
+}
+
+/** The reason if it does not. */
+const UNPREDICTABLE = "a token of this text says little about the one after it";
+
+/**
+ * Whether a model knows only how frequent tokens are. The threshold is three quarters of the way from a model that knows
+ * one token of what it has read to one that ignores it.
+ */
+function checkFrequentTokens(
+  { onFrequent, onFrequentByCounts }: Predictions,
+  frequency: Frequency | undefined,
+  progress: Progress,
+): CheckResult {
+  const name = "frequent-tokens";
+  if (!frequency) return unknown(name, "the text of its training is not at hand");
+  const { frequent, share } = frequency;
+  if (!isPredictable(share, onFrequentByCounts)) return unknown(name, UNPREDICTABLE);
+  return unlessEarly(
+    judged(
+      name,
+      onFrequent,
+      `${
+        percent(onFrequent)
+      } of the probability is on the ${frequent.size} most frequent tokens where another ` +
+        `follows, ${percent(share)} if a model ignores its text, ${
+          percent(onFrequentByCounts)
+        } if it knows one token`,
+      {
+        threshold: onFrequentByCounts + 0.75 * (share - onFrequentByCounts),
+        figures: { ignoringText: share, knowingOneToken: onFrequentByCounts },
+      },
+    ),
+    progress,
+  );
+}
+
+/** How repetitive the text is that a model generates, sampled and greedy. */
+async function checkRepetition(
+  model: LoadedModel,
+  rows: readonly TextRow[],
+  { text, progress, isPredictable }: {
+    text: DiagnoseOptions["text"];
+    progress: Progress;
+    isPredictable: boolean;
+  },
+): Promise<CheckResult[]> {
+  const prompts = rows.slice(0, TEXTS).map((row) => row.slice(0, PROMPT_TOKENS));
+  const own = text && ownTexts(text.validation);
+  const judge = async (
+    name: "repetition" | "greedy-repetition",
+    what: string,
+    { sampler, longestUnit }: { sampler: SamplerOptions; longestUnit?: number },
+  ) => {
+    const shareOf = (texts: readonly number[][]) =>
+      mean(texts.map((ids) => loopShareOf(ids, longestUnit)));
+    const texts = await completions(model, prompts, sampler), share = shareOf(texts);
+    const figures = { ...meanRepetition(texts) }, ownShare = own && shareOf(own);
+    const compared = ownShare === undefined
+      ? ""
+      : `, and ${percent(ownShare)} of the text it learns`;
+    const finding = `${percent(share)} of ${what}${compared}; distinct-1 to 4 are ${
+      distincts(figures)
+    }`;
+    const threshold = CHECKS[name].threshold + (ownShare ?? 0);
+    return unlessEarly(judged(name, share, finding, { threshold, figures }), progress);
+  };
+  const greedy = { ...DEFAULT_SAMPLER, temperature: 0 };
+  return [
+    await judge("repetition", "the text it samples is in loops", { sampler: DEFAULT_SAMPLER }),
+    // the likeliest token of a text in random order is always the same
+    !isPredictable
+      ? unknown("greedy-repetition", UNPREDICTABLE)
+      : await judge("greedy-repetition", "its greedy text repeats one token", {
+        sampler: greedy,
+        longestUnit: GREEDY_UNIT,
+      }),
+  ];
+}
+
+function distincts({ distinct1, distinct2, distinct3, distinct4 }: Repetition): string {
+  return [distinct1, distinct2, distinct3, distinct4].map((value) => value.toFixed(2)).join(", ");
+}
+
+/** Parts of a text that are as long as those that are generated. */
+function ownTexts(dataset: TokenDataset): number[][] {
+  const { length } = dataset;
+  return Array.from({ length: TEXTS }, (_, i) => {
+    const start = Math.floor(((i * GOLDEN_RATIO) % 1) * Math.max(0, length - TEXT_TOKENS));
+    return [...dataset.read(start, Math.min(length, start + TEXT_TOKENS))];
+  });
+}
+
+/** The tokens with which a model continues prompts. */
+async function completions(
+  { gpt, tokenizer }: LoadedModel,
+  prompts: readonly TextRow[],
+  sampler: SamplerOptions,
+): Promise<number[][]> {
+  const { endOfText, endIds = [endOfText] } = tokenizer;
+  const seeds = prompts.map((_, i) => i + 1);
+  using decoder = createDecoder(gpt, { prompts, seeds, maxNewTokens: TEXT_TOKENS, sampler });
+  return (await decoder.next(TEXT_TOKENS)).map((ids) => {
+    const end = ids.findIndex((id) => endIds.includes(id));
+    return [...end < 0 ? ids : ids.subarray(0, end)];
+  });
+}
+
+/** Loss scale per target if it is not known: that of a first step of 4,096 targets. */
+const USUAL = { targetsPerStep: 4096, lossScale: 65536 };
+
+/** Share of the gradient norm of the other blocks below which a block is dead. */
+const DEAD_GRADIENT = 1e-4;
+
+/** Whether blocks are dead or explode, and whether their gradients vanish in f16. */
+async function checkBlocks(
+  { gpt }: LoadedModel,
+  rows: readonly TextRow[],
+  training: TrainingFacts | undefined,
+): Promise<CheckResult[]> {
+  const names = ["vanishing-gradients", "exploding-block", "dead-block"] as const;
+  const ids = rows.reduce((a, b) => b.length > a.length ? b : a);
+  const problem = misfitOf(gpt.device, (device) => {
+    const dry = { ...gpt, device, precision: "f32" } as const;
+    preparePass(dry, { tokens: ids, purpose: "training" });
+    createTrainedArena(dry, "gradients");
+  });
+  if (problem) {
+    const reason = `the device has no room for the gradients of the model ${shortageOf(problem)}`;
+    return names.map((name) => unknown(name, reason));
+  }
+  const { blocks, belowF16 } = await normsOf(gpt, ids, training ?? USUAL);
+  const growths = blocks.map(({ growth }) => growth), greatest = Math.max(...growths);
+  const norms = blocks.map(({ gradientNorm }) => gradientNorm), highest = Math.max(...norms);
+  const parts = blocks.flatMap(({ attention, mlp }, i) => [
+    { part: `attention of block ${i}`, added: attention },
+    { part: `the MLP of block ${i}`, added: mlp },
+  ]);
+  const least = parts.reduce((a, b) => b.added < a.added ? b : a), lowest = Math.min(...norms);
+  return [
+    checkVanishing(belowF16, training),
+    judged(
+      "exploding-block",
+      greatest,
+      `block ${growths.indexOf(greatest)} makes the residual stream ${
+        number(greatest)
+      } times as large`,
+      { figures: Object.fromEntries(growths.map((growth, i) => [`growth${i}`, growth])) },
+    ),
+    judged(
+      "dead-block",
+      least.added,
+      `what ${least.part} adds to the residual stream has ${
+        percent(least.added)
+      } of its norm; the gradient norm of ` +
+        `block ${norms.indexOf(lowest)} is ${percent(lowest / highest)} of the largest of a block`,
+      {
+        isSick: least.added < CHECKS["dead-block"].threshold || lowest < DEAD_GRADIENT * highest,
+        figures: Object.fromEntries(norms.map((norm, i) => [`gradientNorm${i}`, norm])),
+      },
+    ),
+  ];
+}
+
+function checkVanishing(belowF16: number, training: TrainingFacts | undefined): CheckResult {
+  const name = "vanishing-gradients";
+  if (!training) return unknown(name, "the loss scale and precision of its training are not known");
+  const { precision, lossScale } = training, figures = { lossScale };
+  if (precision === "f32") {
+    return judged(name, 0, "it was trained in f32, which holds gradients down to 2⁻¹⁴⁹", {
+      figures,
+    });
+  }
+  return judged(
+    name,
+    belowF16,
+    `${
+      percent(belowF16)
+    } of the gradients of the first block are below 2⁻²⁴ with the loss scale, ${lossScale}`,
+    { figures },
+  );
+}
+
+/** Tokens of the text with which a vocabulary is compared, and size of the vocabulary that is made for them. */
+const SAMPLE_TOKENS = 2 ** 15, SMALL_VOCABULARY = 512;
+
+/** Whether a vocabulary fits the text. */
+async function checkVocabulary(
+  tokenizer: Tokenizer,
+  text: DiagnoseOptions["text"],
+): Promise<CheckResult[]> {
+  if (!text) {
+    const reason = "the text of its training is not at hand";
+    return [unknown("vocabulary", reason), unknown("unknown-tokens", reason)];
+  }
+  const { training } = text, { vocabularySize, endOfText } = tokenizer;
+  const counted = training.read(0, Math.min(training.length, COUNTED_TOKENS));
+  const used = new Set(counted).size / vocabularySize;
+  const ids = [...counted.subarray(0, SAMPLE_TOKENS)].filter((id) => id !== endOfText);
+  const sample = tokenizer.decode(ids), bytes = new TextEncoder().encode(sample).length;
+  const unknownToken = unknownId(tokenizer);
+  const unknowns = ids.filter((id) => id === unknownToken).length / ids.length;
+  // one for every byte is the least that a byte-level vocabulary has
+  const size = Math.max(257, Math.min(vocabularySize, SMALL_VOCABULARY));
+  const made = await trainTokenizer([sample], { vocabularySize: size });
+  const ratio = ids.length / made.encodeDocument(sample).length;
+  const figures = { bytesPerToken: bytes / ids.length, usedShare: used };
+  return [
+    judged(
+      "vocabulary",
+      ratio,
+      `its text has ${number(ratio)} times as many tokens as in ${size} tokens made for it, ` +
+        `${figures.bytesPerToken.toFixed(1)} bytes per token; ${
+          percent(used)
+        } of the vocabulary occur in it`,
+      { figures },
+    ),
+    judged(
+      "unknown-tokens",
+      unknowns,
+      `${percent(unknowns)} of the text's tokens stand for unknown characters`,
+    ),
+  ];
+}
+
+function mean(values: readonly number[]): number {
+  return values.reduce((sum, value) => sum + value, 0) / values.length;
+}
+
+/** A number to two digits, without an exponent unless it is tiny or huge. */
+function number(value: number): string {
+  const short = Number(value.toPrecision(2));
+  return short === 0 || short >= 1e-4 && short < 1e6 ? `${short}` : value.toExponential(1);
+}
+
+function percent(share: number): string {
+  return `${Number((100 * share).toPrecision(2))} %`;
+}

@@ -1,0 +1,163 @@
+import { basename, dirname, join, resolve } from "node:path";
+import { processEnvironment } from "../data/hub/request.ts";
+import type { DataSpec } from "../data/text/dataset.ts";
+import type { DataProgress } from "../data/text/documents.ts";
+import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
+import { type Corpus, loadCorpus } from "../data/tokens/corpus.ts";
+import { isSystemError, reasonOf } from "../files/disk.ts";
+import { sentenceOf, UserError } from "../files/user_error.ts";
+import { findSource, type LoadOptions, loadSource } from "../generate/load.ts";
+import type { ModelSource } from "../generate/source.ts";
+import type { Device } from "../kernels/device.ts";
+import { readTrainerState, type TrainerState } from "../model/files/checkpoint.ts";
+import type { CheckResult } from "../train/checks.ts";
+import { type Metric, METRICS_FILE, readMetrics } from "../train/metrics.ts";
+import type { ResolvedOptions } from "../train/options.ts";
+import { cacheBeside } from "../train/plan.ts";
+import { choicesOf } from "../train/tuning.ts";
+import { diagnose, type TrainingFacts } from "./diagnose.ts";
+
+/** What to diagnose: a model, and the text to read if it is not that of its training. */
+export interface DiagnoseRunOptions extends LoadOptions {
+  /** Text to read in place of that of the training, in the syntax of `openDataset()`. */
+  readonly data?: DataSpec | undefined;
+}
+
+/** A model and what is wrong with it. */
+export interface Diagnosis {
+  /** The checkpoint, or the `spec` of another model. */
+  readonly model: string;
+  /** Steps of its training; absent if it records none. */
+  readonly step?: number;
+  /** The checks, the worst first. */
+  readonly checks: readonly CheckResult[];
+}
+
+/**
+ * Finds out what is wrong with a run or another model, as `diagnose()` does, with the text and the record of the run as
+ * far as they are at hand. Nothing is downloaded but a model that `model` names.
+ *
+ * @throws {UserError} if the model cannot be loaded, or the text of `data` cannot be read; {DeviceError} if the device
+ * fails.
+ *
+ * @example See what is wrong with a run
+ * ```ts
+ * import { diagnoseRun, openDevice } from "../mod.ts";
+ *
+ * const { checks } = await diagnoseRun(await openDevice(), { run: "runs/default" });
+ * for (const { name, verdict, finding, cure } of checks) {
+ *   if (verdict === "sick") console.log(name, finding, cure);
+ * }
+ * ```
+ */
+export async function diagnoseRun(
+  device: Device,
+  options: DiagnoseRunOptions,
+): Promise<Diagnosis> {
+  const source = await findSource({ ...options, onProgress: options.onProgress ?? (() => {}) });
+  return await diagnoseSource(device, source, options);
+}
+
+/** Finds out what is wrong with a model that was found. */
+export async function diagnoseSource(
+  device: Device,
+  source: ModelSource,
+  { data, precision, onProgress = () => {}, onNotice = () => {} }:
+    & Pick<DiagnoseRunOptions, "data" | "precision" | "onNotice">
+    & { onProgress?: ((progress: DataProgress) => void) | undefined },
+): Promise<Diagnosis> {
+  const { checkpoint, tokenizer } = source;
+  const state = checkpoint === undefined ? undefined : readTrainerState(checkpoint);
+  for (const [key, variant] of state && choicesOf(state, device) || []) {
+    device.choices.set(key, variant);
+  }
+  const isF16 = state?.options.precision === "f16" && device.features.has("shader-f16");
+  const model = loadSource(device, source, { precision: precision ?? (isF16 ? "f16" : "f32") });
+  using _ = model.gpt;
+  const run = checkpoint === undefined ? undefined : runOf(checkpoint);
+  const reading = { ...run === undefined ? {} : { cacheDirectory: cacheBeside(run) }, onProgress };
+  const corpus = data === undefined
+    ? await openOwnText(state, tokenizer, { ...reading, onNotice })
+    : await loadCorpus({ data, tokenizer, ...reading, readOnly: true });
+  try {
+    const checks = await diagnose(model, {
+      text: corpus,
+      record: run === undefined ? undefined : recordOf(run, state!.step, onNotice),
+      training: state && factsOf(state),
+    });
+    return { model: checkpoint ?? source.spec, ...(state ? { step: state.step } : {}), checks };
+  } finally {
+    corpus?.close();
+  }
+}
+
+/** The run of a checkpoint; one that was copied out of its run has none. */
+function runOf(checkpoint: string): string | undefined {
+  const parent = dirname(resolve(checkpoint));
+  return basename(parent) === "checkpoints" ? dirname(parent) : undefined;
+}
+
+/** The text of a training, if it is on this machine and has not changed. */
+async function openOwnText(
+  state: TrainerState | undefined,
+  tokenizer: Tokenizer,
+  { onNotice, ...reading }: {
+    onNotice: (sentence: string) => void;
+    cacheDirectory?: string;
+    onProgress: (progress: DataProgress) => void;
+  },
+): Promise<Corpus | undefined> {
+  if (!state) return undefined;
+  const { data = "sample", validationData, dataVersion, textField } = state
+    .options as unknown as ResolvedOptions;
+  const from = { data, validationData, dataVersion, textField };
+  const environment = { ...processEnvironment(), HF_HUB_OFFLINE: "1" };
+  const refuse = (reason: string) =>
+    onNotice(`the text of the training is not at hand: ${reason}; --data names another one`);
+  try {
+    const corpus = await loadCorpus({
+      ...from,
+      tokenizer,
+      ...reading,
+      environment,
+      readOnly: true,
+    });
+    if (corpus.hash === state.data.hash) return corpus;
+    corpus.close();
+    refuse(`${corpus.name} is not what it was`);
+  } catch (error) {
+    if (!(error instanceof UserError)) throw error;
+    refuse(sentenceOf(error));
+  }
+}
+
+/** The lines of a run's record up to a step. */
+function* recordOf(
+  run: string,
+  step: number,
+  onNotice: (sentence: string) => void,
+): Generator<Metric> {
+  try {
+    for (const metric of readMetrics(join(run, METRICS_FILE), onNotice)) {
+      if (metric.step <= step) yield metric;
+    }
+  } catch (error) {
+    if (!isSystemError(error)) throw error;
+    onNotice(`the record of the training cannot be read: ${reasonOf(error)}`);
+  }
+}
+
+/** What a checkpoint says about its training. */
+function factsOf({ step, schedule, lossScale, options }: TrainerState): TrainingFacts {
+  const { precision, batchSize, contextLength, gradientAccumulation = 1 } = options as Partial<
+    ResolvedOptions
+  >;
+  const targets = Number(batchSize) * Number(contextLength) * Number(gradientAccumulation);
+  return {
+    step,
+    warmupSteps: schedule.warmupSteps,
+    precision: precision === "f16" ? "f16" : "f32",
+    lossScale,
+    targetsPerStep: targets >= 1 ? targets : 4096,
+  };
+}

@@ -1,0 +1,202 @@
+import assert from "node:assert/strict";
+import { cpSync } from "node:fs";
+import { join } from "node:path";
+import { Random } from "../../data/random.ts";
+import { sampleStories } from "../../data/text/stories.ts";
+import { trainTokenizer } from "../../data/tokenizer/train.ts";
+import { loadCorpus } from "../../data/tokens/corpus.ts";
+import { documentsOf } from "../../data/text/documents.ts";
+import { diagnose } from "../../inspect/diagnose.ts";
+import { diagnoseRun } from "../../inspect/diagnose_run.ts";
+import { setElements } from "../../model/weights.ts";
+import type { CheckName, CheckResult } from "../../train/checks.ts";
+import { CHECKS } from "../../train/checks.ts";
+import type { TrainOptions } from "../../train/options.ts";
+import { train } from "../../train/train.ts";
+import { directory } from "../checkpoints.ts";
+import { byteTokenizer, randomModel } from "../generate/models.ts";
+import { device, REAL_TYPES } from "../kernels/harness.ts";
+import { once } from "../once.ts";
+import {
+  corpusOf,
+  openDeviceWithoutMask,
+  type Recipe,
+  SICK,
+  texts,
+  type Trained,
+  trainSmall,
+} from "./sick_models.ts";
+
+const corpus = once(() => corpusOf(texts(1, 300)));
+const deviceWithoutMask = once(openDeviceWithoutMask);
+
+/** A healthy model per seed. */
+const healthy = new Map<number, Promise<Trained>>();
+function healthyFrom(seed: number): Promise<Trained> {
+  const trained = healthy.get(seed) ??
+    corpus().then((corpus) => trainSmall({ seed, device, corpus }));
+  healthy.set(seed, trained);
+  return trained;
+}
+
+/** Names of the checks with this verdict, in their order. */
+function named(checks: readonly CheckResult[], wanted: CheckResult["verdict"]): CheckName[] {
+  return checks.filter(({ verdict }) => verdict === wanted).map(({ name }) => name);
+}
+
+for (const [name, make] of Object.entries(SICK)) {
+  Deno.test(`diagnose() names ${name}, from each of three seeds`, async () => {
+    for (const seed of [1, 2, 3]) {
+      const trained = await make({
+        seed,
+        device,
+        deviceWithoutMask: await deviceWithoutMask(),
+        corpus: await corpus(),
+        healthy: await healthyFrom(seed),
+      });
+      const checks = await diagnose(trained.model, trained), sick = named(checks, "sick");
+      // a model that repeats tokens seems to know only those, too
+      const before = name === "repetition" ? ["frequent-tokens"] : [];
+      const [first] = sick.filter((name) => !before.includes(name));
+      assert.equal(first, name, `seed ${seed}: ${sick}`);
+    }
+  });
+}
+
+/** What healthy trainings may differ in, without a device and a seed. */
+const HEALTHY: Record<string, () => Promise<Partial<Recipe> & Pick<Recipe, "corpus">>> = {
+  "of one layer": async () => ({ corpus: await corpus() }),
+  "of three layers with dropout": async () => (
+    { corpus: await corpus(), config: { layers: 3 }, dropout: 0.1 }
+  ),
+  ...REAL_TYPES.includes("f16")
+    ? { "in f16": async () => ({ corpus: await corpus(), precision: "f16" as const }) }
+    : {},
+  "of five steps": async () => ({ corpus: await corpus(), steps: 5, evalEvery: 5 }),
+  "of fifty steps at a low rate": async () => (
+    { corpus: await corpus(), steps: 50, learningRate: 0.001 }
+  ),
+  "on one long document": async () => (
+    { corpus: await corpusOf([texts(2, 300).join(" ")], await corpus()) }
+  ),
+  "on built-in stories": async () => (
+    { corpus: await corpusOf(sampleStories({ seed: 1, count: 100 })), config: { width: 32 } }
+  ),
+  "on bytes": async () => {
+    const documents = texts(3, 100);
+    const baseTokenizer = await trainTokenizer(documents, { vocabularySize: 257 });
+    return { corpus: await loadCorpus({ data: documentsOf("texts", documents), baseTokenizer }) };
+  },
+  "on digits in random order": async () => {
+    const random = new Random(1);
+    const digits = () => Array.from({ length: 30 }, () => random.below(10)).join(" ");
+    return { corpus: await corpusOf(Array.from({ length: 100 }, digits)) };
+  },
+};
+
+for (const [kind, recipe] of Object.entries(HEALTHY)) {
+  Deno.test(`diagnose() finds nothing wrong with a training ${kind}`, async () => {
+    const trained = await trainSmall({ seed: 4, device, ...await recipe() });
+    const checks = await diagnose(trained.model, trained);
+    assert.deepEqual(named(checks, "sick"), [], JSON.stringify(checks, null, 2));
+    assert.deepEqual(checks.map(({ name }) => name).sort(), Object.keys(CHECKS).sort());
+  });
+}
+
+/** Trains a run on a text file. */
+async function trainRun(name: string, options: Partial<TrainOptions>): Promise<string> {
+  const file = join(directory, "texts.txt"), out = join(directory, name);
+  Deno.writeTextFileSync(file, texts(5, 200).join("\n<|endoftext|>\n"));
+  const sizes = { contextLength: 32, batchSize: 8, learningRate: 0.01, evalTokens: 300 };
+  const reports = { sampleEvery: 0, tune: "off" } as const;
+  for await (const _ of train({ device, data: [file], out, ...sizes, ...reports, ...options }));
+  return out;
+}
+
+const run = once(() =>
+  trainRun("run", { preset: "nano", layers: 1, width: 16, heads: 2, steps: 60 })
+);
+
+Deno.test("diagnoseRun() finds nothing wrong with runs that are resumed, fine-tuned, or have adapters", async () => {
+  await run();
+  const resumed = await trainRun("run", { steps: 70 });
+  const initFrom = resumed, tuning = { initFrom, steps: 55, learningRate: 0.002 };
+  const tuned = await trainRun("tuned", tuning);
+  const adapters = await trainRun("adapters", { ...tuning, loraRank: 2 });
+  for (const [run, step] of [[resumed, 70], [tuned, 55], [adapters, 55]] as const) {
+    const diagnosis = await diagnoseRun(device, { run });
+    assert.equal(diagnosis.step, step);
+    assert.ok(diagnosis.model.endsWith(join(run, "checkpoints", `0000${step}`)));
+    assert.deepEqual(named(diagnosis.checks, "sick"), [], JSON.stringify(diagnosis, null, 2));
+    const unknown = named(diagnosis.checks, "unknown");
+    assert.ok(
+      unknown.every((name) => /^(below-entropy|frequent-tokens)$/.test(name)),
+      `${unknown}`,
+    );
+  }
+});
+
+Deno.test("diagnoseRun() says why there is no verdict if text and record are not at hand", async () => {
+  const copy = join(directory, "copy");
+  cpSync(join(await run(), "checkpoints"), copy, { recursive: true });
+  const notices: string[] = [], onNotice = (sentence: string) => notices.push(sentence);
+  const checkpoint = join(copy, "000060");
+  Deno.renameSync(join(directory, "texts.txt"), join(directory, "moved.txt"));
+  try {
+    const { checks } = await diagnoseRun(device, { checkpoint, onNotice });
+    assert.deepEqual(named(checks, "sick"), []);
+    const reasons = checks.flatMap(({ name, verdict, finding, value }) => {
+      if (verdict !== "unknown") return [];
+      assert.equal(value, null);
+      return [[name, finding]];
+    });
+    const noRecord = "there is no record of its training";
+    const noText = "the text of its training is not at hand";
+    assert.deepEqual(Object.fromEntries(reasons), {
+      ...Object.fromEntries(
+        ["diverging", "overflowing-gradients", "below-entropy", "overfitting"].map((
+          name,
+        ) => [name, noRecord]),
+      ),
+      ...Object.fromEntries(
+        ["unknown-tokens", "vocabulary", "frequent-tokens"].map((name) => [name, noText]),
+      ),
+    });
+    assert.match(
+      notices.join(),
+      /^the text of the training is not at hand: .*texts\.txt.*--data names/,
+    );
+
+    const data = [join(directory, "moved.txt")];
+    const other = await diagnoseRun(device, { checkpoint, data });
+    assert.equal(other.checks.filter(({ finding }) => finding === noText).length, 0);
+  } finally {
+    Deno.renameSync(join(directory, "moved.txt"), join(directory, "texts.txt"));
+  }
+});
+
+Deno.test("diagnoseRun() reads the record up to the checkpoint, and says that it is damaged", async () => {
+  const damaged = join(directory, "damaged");
+  cpSync(await run(), damaged, { recursive: true });
+  const file = join(damaged, "metrics.jsonl");
+  const evaluation = (step: number) => ({ kind: "evaluation", step, loss: 99, tokens: 9 });
+  const later = [1001, 1002, 1003].map((step) => JSON.stringify(evaluation(step)));
+  Deno.writeTextFileSync(file, `{"kind"\n${later.join("\n")}\n`, { append: true });
+  const notices: string[] = [];
+  const { checks } = await diagnoseRun(device, {
+    run: damaged,
+    onNotice: (sentence) => notices.push(sentence),
+  });
+  assert.ok(!named(checks, "sick").includes("overfitting"));
+  assert.match(notices.join(), /metrics\.jsonl is damaged in line \d+, which is skipped/);
+});
+
+Deno.test("diagnose() says that the logits of a broken model are not finite", async () => {
+  const gpt = randomModel(device, "f32"), tokenizer = { ...byteTokenizer(), json: "{}" };
+  setElements(gpt, "ln_f.weight", 0, Float32Array.of(NaN));
+  const checks = await diagnose({ gpt, tokenizer });
+  for (const name of ["leak", "copies-input", "repetition"]) {
+    const { verdict, finding } = checks.find((check) => check.name === name)!;
+    assert.deepEqual([verdict, finding], ["unknown", "the logits of the model are not finite"]);
+  }
+});
