@@ -1,5 +1,5 @@
 import { statSync } from "node:fs";
-import { basename } from "node:path";
+import { basename, resolve } from "node:path";
 import { quoted } from "../files/printable.ts";
 import { byteCount, byteCounts } from "../files/units.ts";
 import { createDecoder } from "../generate/decoder.ts";
@@ -158,10 +158,10 @@ export class ModelSlot {
 
   /** Loads a checkpoint, unless it is there already. */
   async #load({ run, directory, checkpoint, path }: Found): Promise<ServedModel> {
-    const { ino, mtimeMs } = statSync(path); // a later training may have the same name
-    const key = [path, ino, mtimeMs].join();
-    if (this.#loaded?.key === key) return this.#loaded.model;
+    if (this.#loaded?.key === keyOf(path)) return this.#loaded.model;
     const source = await findSource({ run: directory, checkpoint });
+    const key = keyOf(source.checkpoint ?? path); // of an older one if the newest is damaged
+    if (this.#loaded?.key === key) return this.#loaded.model;
     const device = this.#device ??= await this.#open();
     this.#loaded?.model.gpt.destroy();
     this.#loaded = undefined;
@@ -191,6 +191,12 @@ export class ModelSlot {
     this.#device?.destroy();
     this.#device = undefined;
   }
+}
+
+/** What changes if another checkpoint takes the place of one: a later training may have the same name. */
+function keyOf(path: string): string {
+  const { ino, mtimeMs } = statSync(path);
+  return [resolve(path), ino, mtimeMs].join();
 }
 
 /** Records a model, and what the completion of a text as long as its context needs. */

@@ -1,9 +1,11 @@
 import assert from "node:assert/strict";
+import { cpSync } from "node:fs";
 import { join } from "node:path";
 import { generate, type GenerateOptions } from "../../generate/generate.ts";
 import { loadModel } from "../../generate/load.ts";
 import { windowStart } from "../../generate/decoder.ts";
 import { predictionsOf } from "../../inspect/predictions.ts";
+import { directory } from "../checkpoints.ts";
 import { assertClose, device } from "../kernels/harness.ts";
 import { dirname, fromFileUrl } from "../paths.ts";
 import { ask, CONTEXT, open, request, tinyRun } from "./tiny_run.ts";
@@ -65,6 +67,8 @@ Deno.test("/v1/completions uses every option of the sampler, and the checkpoint 
     repetitionWindow: 3,
   };
   assert.equal(choices[0].text, await generated({ ...SAME, sampler: expected }, "2"));
+  await using other = open({ findRun: (name) => name === "tiny@2" ? run : undefined });
+  assert.equal((await ask(other, { ...PLAIN, max_tokens: 1, model: "tiny@2" })).model, "tiny@2@6");
   for (const name of ["best", "4"]) {
     const { model } = await ask(playground, { ...PLAIN, max_tokens: 1, model: `tiny@${name}` });
     assert.match(model, name === "4" ? /^tiny@4$/ : /^tiny@[246]$/);
@@ -247,6 +251,18 @@ Deno.test("a playground loads a model once, and frees it before it loads another
     loads.push(bytesBefore.map((bytes) => bytes > 10_000 ? "model" : "nothing").join(", "));
   }
   assert.deepEqual(loads, ["nothing, model", "model", "nothing, model"]);
+});
+
+Deno.test("a playground names a damaged checkpoint, and passes over it if none is named", async () => {
+  const broken = join(directory, "broken");
+  cpSync(run, broken, { recursive: true });
+  Deno.truncateSync(join(broken, "checkpoints", "000006", "model.safetensors"), 1000);
+  await using playground = open({ findRun: (name) => name === "broken" ? broken : undefined });
+  const { model } = await ask(playground, { ...PLAIN, max_tokens: 1, model: "broken" });
+  assert.equal(model, "broken@4");
+  const { status, error } = await ask(playground, { ...PLAIN, model: "broken@6" });
+  assert.equal(status, 503);
+  assert.match(error.message, /000006 as model\.safetensors must have \d+ bytes: .* is 1000$/);
 });
 
 Deno.test("a playground opens a device when it is first needed, and another after it was lost", async () => {
