@@ -26,7 +26,7 @@ export interface TextNeighbours extends ReadText {
  * @param options.top number of neighbours per token; 10 by default.
  * @param options.matrix `embedding` for the token embedding, the default, or `head` for the rows of the head's matrix;
  * they are the same unless the model has a separate head.
- * @throws {UserError} as `logitsOf()` does.
+ * @throws {UserError} if the text has no token, or an id is outside the vocabulary.
  *
  * @example Find words that a model uses alike
  * ```ts
@@ -43,7 +43,7 @@ export async function neighboursOf(
   { top = 10, matrix = "embedding" }: { top?: number; matrix?: "embedding" | "head" } = {},
 ): Promise<TextNeighbours> {
   const { gpt, tokenizer } = model, { vocabularySize: V, width: C } = gpt.config;
-  const ids = idsOf(model, text);
+  const ids = idsOf(model, text, { most: Infinity });
   const rows = masterOf(gpt, matrix === "head" ? headName(gpt) : "wte.weight");
   const [values] = await download(gpt.device, rows);
   const dot = (a: number, b: number) => {

@@ -13,7 +13,7 @@ import { root, task } from "./commands/task.ts";
 const directory = Deno.makeTempDirSync();
 globalThis.addEventListener("unload", () => Deno.removeSync(directory, { recursive: true }));
 
-const PAGES = ["data", "checkpoints", "models", "library", "performance"];
+const PAGES = ["data", "checkpoints", "models", "inspect", "library", "performance"];
 
 /** Parts of commands that are not run, and the reason. */
 const LEFT_OUT: readonly [RegExp, string][] = [
@@ -83,7 +83,7 @@ function scaled(name: string, args: readonly string[], folder: string): string[]
     isNamed && listCheckpoints(join(folder, value("--out"))).length > 0;
   return [
     ...words,
-    ..."--batch-size 2 --context-length 16 --eval-tokens 50 --sample-every 0".split(" "),
+    ..."--batch-size 2 --context-length 40 --eval-tokens 50 --sample-every 0".split(" "),
     ...(isResumed || words.includes("--data") ? [] : ["--data", "stories.txt"]),
     ...(isNamed ? [] : ["--fresh"]), // as pages train in runs/default with one text after the other
     ...(isResumed || words.includes("--steps") ? [] : ["--steps", "5"]),
