@@ -19,7 +19,8 @@ import type { RunDirectory } from "./run_directory.ts";
 import { emptyEventFile, type EventFile, isShown, openEventFile } from "./tensorboard.ts";
 
 /**
- * The record of a run while it trains: `metrics.jsonl`, which is only appended to, and `loss.svg`.
+ * The record of a run while it trains: `metrics.jsonl`, which is only appended to, and what is made from it, `loss.svg`
+ * and the event file.
  *
  * @module
  */
@@ -81,7 +82,7 @@ export class RunRecord {
     }
     this.#directory.append(METRICS_FILE, lines.join("\n"));
     // from the lines, as when the file is written anew
-    this.events?.append(lines.map((line) => parseMetric(line)!));
+    this.events?.append(lines.flatMap((line) => parseMetric(line) ?? []));
     return warnings;
   }
 

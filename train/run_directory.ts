@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import {
   closeSync,
+  constants,
   existsSync,
   fstatSync,
   ftruncateSync,
@@ -495,14 +496,15 @@ function appendWhole(path: string, text: string): void {
 
 /** Writes bytes after the first bytes of a file, and nothing if that fails. */
 function extendFile(path: string, lengthBytes: number, bytes: Uint8Array): void {
-  const file = openSync(path, "a");
+  const file = openSync(path, constants.O_RDWR | constants.O_CREAT);
   try {
-    if (fstatSync(file).size < lengthBytes) {
+    const { size } = fstatSync(file);
+    if (size < lengthBytes) {
       throw Object.assign(new Error("the file became shorter"), { code: "EIO" });
     }
-    ftruncateSync(file, lengthBytes);
+    if (size > lengthBytes) ftruncateSync(file, lengthBytes);
     try {
-      writeAll(file, bytes);
+      writeAll(file, bytes, lengthBytes);
     } catch (error) {
       ftruncateSync(file, lengthBytes);
       throw error;
