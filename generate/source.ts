@@ -122,16 +122,19 @@ export async function readModel(
     return { ...origin, directory, ...await describe(directory, options) };
   }
   const { lora, base, revision } = parseAdapterConfig(json, join(directory, ADAPTER_CONFIG));
-  const named = existsSync(base) || !isRepository(base)
-    ? base
-    : `hf:${base}${revision === undefined ? "" : `@${revision}`}`;
-  const sha256 = origin.checkpoint && readTrainerState(directory).source?.sha256;
+  const source = origin.checkpoint === undefined ? undefined : readTrainerState(directory).source;
+  const { spec: named, sha256 } = source ?? {
+    spec: existsSync(base) || !isRepository(base)
+      ? base
+      : `hf:${base}${revision === undefined ? "" : `@${revision}`}`,
+    sha256: undefined,
+  };
   const query = { adapters: directory, named, sha256, given, likely };
   const foundBase = await findBase(query, (spec) => findFiles(spec, options), options);
   if (existsSync(join(foundBase.directory, ADAPTER_CONFIG))) { // perhaps these adapters themselves
     throw new UserError(
       `Cannot load ${directory} as the base of its adapters must be a whole model: ` +
-        `${base}, their base_model_name_or_path, has adapters itself`,
+        `${printable(named)}, which they name, has adapters itself`,
     );
   }
   const { checkpoint: _, ...model } = await readModel(foundBase, options);

@@ -84,7 +84,7 @@ function realPath(path: string): string {
 }
 
 /** A path as a user would type it: relative if it is in the working directory. */
-function asTyped(path: string): string {
+export function asTyped(path: string): string {
   if (!mayRead(".")) return path;
   const from = relative(Deno.realPathSync("."), path);
   return from.startsWith("..") ? path : from || ".";

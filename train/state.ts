@@ -1,4 +1,4 @@
-import { dirname, join, resolve } from "node:path";
+import { dirname, isAbsolute, join, resolve } from "node:path";
 import { parseHubSpec } from "../data/hub/hub.ts";
 import { readTokenizer } from "../data/tokenizer/load.ts";
 import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
@@ -48,6 +48,7 @@ import type { ResolvedOptions } from "./options.ts";
 import { dimensionsOf, savedOptions } from "./resolve.ts";
 import type { RunDirectory } from "./run_directory.ts";
 import type { FileContent } from "./run_files.ts";
+import { asTyped } from "./run_place.ts";
 import { isReachable, type TrainStep } from "./step.ts";
 import { tuningOf } from "./tuning.ts";
 import { OptionError, validateOptions } from "./validate.ts";
@@ -261,9 +262,15 @@ export async function saveCheckpoint(
   }, { keep: options.keep, best });
 }
 
-/** The base of adapters, as PEFT's configuration names it. */
-function baseOf(spec: string): AdapterBase {
-  if (!spec.startsWith("hf:")) return { base: spec };
+/**
+ * The base of adapters, as PEFT's configuration names it: relative to the working directory if it is below that, as
+ * people type it for PEFT, so that a project that is moved or published names no directory above it.
+ */
+export function baseOf(spec: string): AdapterBase {
+  if (!spec.startsWith("hf:")) {
+    const path = asTyped(spec);
+    return { base: isAbsolute(path) ? path : `./${path}` };
+  }
   const { repo, path, revision } = parseHubSpec(spec);
   if (path !== undefined) return { base: spec }; // a GGUF file, which PEFT does not read
   return { base: repo, ...(revision === undefined ? {} : { revision }) };

@@ -2,8 +2,8 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import type { UserError } from "../../files/user_error.ts";
 import type { TrainerState } from "../../model/files/checkpoint.ts";
-import { checkResumable, checkState } from "../../train/state.ts";
-import { exampleState, makeRun } from "../checkpoints.ts";
+import { baseOf, checkResumable, checkState } from "../../train/state.ts";
+import { directory, exampleState, makeRun } from "../checkpoints.ts";
 
 const OPTIONS = {
   preset: "nano",
@@ -111,4 +111,15 @@ Deno.test("checkResumable() names the nearest whole checkpoints when one holds o
       ),
     /seed must be/,
   );
+});
+
+Deno.test("baseOf() names a base below the working directory relative to it, and no other", () => {
+  const here = Deno.cwd();
+  assert.deepEqual(baseOf(join(here, "runs", "a", "checkpoints", "000001")), {
+    base: `./${join("runs", "a", "checkpoints", "000001")}`,
+  });
+  for (const path of [join(here, "..", "beside"), directory]) {
+    assert.deepEqual(baseOf(path), { base: path });
+  }
+  assert.deepEqual(baseOf("hf:tiny/model@abc"), { base: "tiny/model", revision: "abc" });
 });
