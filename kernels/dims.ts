@@ -1,6 +1,8 @@
 import { assertDType, type DType, type Tensor } from "./tensor.ts";
 
-/** A tensor, undefined if it is optional and missing, with its shape such as `B·T,3C` and its element types. */
+/**
+ * A tensor, undefined if it is optional and missing, with its shape such as `B·T,3C` and its element types.
+ */
 export type Dimensioned = readonly [
   tensor: Tensor | undefined,
   shape: string,
@@ -23,23 +25,24 @@ type Names<S extends string> = S extends `${infer A},${infer B}` ? Names<A> | Na
  * first tensor with this name determines its value, which the following tensors must have too.
  *
  * @param action the name of the op, for messages.
- * @param tensors the tensors in the order in which they are checked; undefined ones are skipped.
+ * @param tensors the tensors by their roles in the op, in the order in which they are checked; undefined ones are
+ * skipped.
  * @param known values of dimensions that the caller knows.
  * @throws {RangeError} if a tensor has another shape; {TypeError} if it has another element type, or if a
  * product has two new names.
  */
 export function dims<
-  const T extends readonly Dimensioned[],
+  const T extends Readonly<Record<string, Dimensioned>>,
   const K extends Readonly<Record<string, number>> = Readonly<Record<never, number>>,
 >(
   action: string,
   tensors: T,
   known?: K,
-): Record<Names<T[number][1]> | keyof K, number> {
+): Record<Names<T[keyof T][1]> | keyof K, number> {
   const values = new Map<string, number>(Object.entries(known ?? {}));
-  for (const [tensor, shape, dtypes] of tensors) {
+  for (const [role, [tensor, shape, dtypes]] of Object.entries<Dimensioned>(tensors)) {
     if (!tensor) continue;
-    assertDType(action, tensor, ...dtypes.split("|") as DType[]);
+    assertDType(action, { [role]: tensor }, ...dtypes.split("|") as DType[]);
     const terms = shape.split(",");
     const expected = terms.map((term) => expectedOf(term, values));
     let fits = terms.length === tensor.shape.length;
@@ -56,12 +59,12 @@ export function dims<
     }
     if (!fits) {
       throw new RangeError(
-        `Cannot run ${action} as "${tensor.name}" must have shape [${expected}]: ` +
-          `current shape is [${tensor.shape}]`,
+        `Cannot run ${action} as ${role} must have shape [${expected}]: ` +
+          `current shape of "${tensor.name}" is [${tensor.shape}]`,
       );
     }
   }
-  return Object.fromEntries(values) as Record<Names<T[number][1]> | keyof K, number>;
+  return Object.fromEntries(values) as Record<Names<T[keyof T][1]> | keyof K, number>;
 }
 
 /** The product of the known factors of a dimension, and the names among its factors that are not known. */

@@ -190,31 +190,37 @@ export async function download(
   return arrays;
 }
 
+/** A single tensor by its role in an op. */
+type Named = Readonly<Record<string, Tensor>>;
+
 /** Throws a RangeError unless the tensor has exactly this shape. */
-export function assertShape(action: string, tensor: Tensor, shape: readonly number[]): void {
+export function assertShape(action: string, named: Named, shape: readonly number[]): void {
+  const [[role, tensor]] = Object.entries(named) as [[string, Tensor]];
   if (tensor.shape.length !== shape.length || tensor.shape.some((dim, i) => dim !== shape[i])) {
     throw new RangeError(
-      `Cannot run ${action} as "${tensor.name}" must have shape [${shape}]: ` +
-        `current shape is [${tensor.shape}]`,
+      `Cannot run ${action} as ${role} must have shape [${shape}]: ` +
+        `current shape of "${tensor.name}" is [${tensor.shape}]`,
     );
   }
 }
 
 /** Throws a RangeError unless the rows of the tensor are whole vectors of four elements. */
-export function assertVectors(action: string, { name, shape }: Tensor): void {
+export function assertVectors(action: string, named: Named): void {
+  const [[role, { name, shape }]] = Object.entries(named) as [[string, Tensor]];
   if (shape.at(-1)! % 4 === 0) return;
   throw new RangeError(
-    `Cannot run ${action} as rows of "${name}" must have a multiple of four elements: ` +
-      `current shape is [${shape}]`,
+    `Cannot run ${action} as rows of ${role} must have a multiple of four elements: ` +
+      `current shape of "${name}" is [${shape}]`,
   );
 }
 
 /** Throws a TypeError unless the tensor has one of these element types. */
-export function assertDType(action: string, tensor: Tensor, ...allowed: readonly DType[]): void {
+export function assertDType(action: string, named: Named, ...allowed: readonly DType[]): void {
+  const [[role, tensor]] = Object.entries(named) as [[string, Tensor]];
   if (!allowed.includes(tensor.dtype)) {
     throw new TypeError(
-      `Cannot run ${action} as "${tensor.name}" must be ${allowed.join(" or ")}: ` +
-        `current type is ${tensor.dtype}`,
+      `Cannot run ${action} as ${role} must be ${allowed.join(" or ")}: ` +
+        `current type of "${tensor.name}" is ${tensor.dtype}`,
     );
   }
 }

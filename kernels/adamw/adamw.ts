@@ -59,19 +59,19 @@ export function adamw(
   { parameter, m, v, copy }: { parameter: Tensor; m: Tensor; v: Tensor; copy?: Tensor | undefined },
   { beta1, beta2, epsilon, weightDecay }: AdamwOptions,
 ): void {
-  const { N } = dims("adamw", [
-    [parameter, "N", "f32"],
-    [gradient, "N", "f32"],
-    [m, "N", "f32"],
-    [v, "N", "f32"],
-    [copy, "N", "f16"],
-    [update, "4", "u32"],
-    [corrections, "K,2", "f32"],
-  ]);
+  const { N } = dims("adamw", {
+    parameter: [parameter, "N", "f32"],
+    gradient: [gradient, "N", "f32"],
+    m: [m, "N", "f32"],
+    v: [v, "N", "f32"],
+    copy: [copy, "N", "f16"],
+    update: [update, "4", "u32"],
+    corrections: [corrections, "K,2", "f32"],
+  });
   if (N % ROW !== 0) {
     throw new RangeError(
-      `Cannot run adamw as "${parameter.name}" must have a multiple of ${ROW} elements: ` +
-        `current number is ${N}`,
+      `Cannot run adamw as parameter must have a multiple of ${ROW} elements: ` +
+        `current number of "${parameter.name}" is ${N}`,
     );
   }
   const table = viewTensor(parameter, { offset: 0, shape: [N / ROW, ROW] });

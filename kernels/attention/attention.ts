@@ -91,12 +91,12 @@ export function attentionForward(
   options: AttentionOptions,
 ): void {
   const action = "attentionForward", random = options.dropout?.random;
-  const { B, HS } = dims(action, [
-    [qkv, "B·T,3NH·HS", "f32|f16"],
-    [y, "B·T,NH·HS", qkv.dtype],
-    [logSumExp, "B,NH,T", "f32"],
-    [random, "2", "u32"],
-  ], { T: options.T, NH: options.heads });
+  const { B, HS } = dims(action, {
+    qkv: [qkv, "B·T,3NH·HS", "f32|f16"],
+    y: [y, "B·T,NH·HS", qkv.dtype],
+    logSumExp: [logSumExp, "B,NH,T", "f32"],
+    random: [random, "2", "u32"],
+  }, { T: options.T, NH: options.heads });
   const layer = layerOf(action, { B, HS, real: qkv.dtype }, options);
   const { T, BNH } = layer, tensors = { qkv, random, y, logSumExp };
   recordVariant(program, layer, {
@@ -132,15 +132,15 @@ export function attentionBackward(
   options: AttentionOptions,
 ): void {
   const action = "attentionBackward", random = options.dropout?.random;
-  const { B, HS } = dims(action, [
-    [qkv, "B·T,3NH·HS", "f32|f16"],
-    [y, "B·T,NH·HS", qkv.dtype],
-    [dy, "B·T,NH·HS", qkv.dtype],
-    [logSumExp, "B,NH,T", "f32"],
-    [random, "2", "u32"],
-    [dqkv, "B·T,3NH·HS", qkv.dtype],
-    [delta, "B,NH,T", "f32"],
-  ], { T: options.T, NH: options.heads });
+  const { B, HS } = dims(action, {
+    qkv: [qkv, "B·T,3NH·HS", "f32|f16"],
+    y: [y, "B·T,NH·HS", qkv.dtype],
+    dy: [dy, "B·T,NH·HS", qkv.dtype],
+    logSumExp: [logSumExp, "B,NH,T", "f32"],
+    random: [random, "2", "u32"],
+    dqkv: [dqkv, "B·T,3NH·HS", qkv.dtype],
+    delta: [delta, "B,NH,T", "f32"],
+  }, { T: options.T, NH: options.heads });
   const layer = layerOf(action, { B, HS, real: qkv.dtype }, options);
   const { T, NH, BNH, real4 } = layer;
   recordVariant(program, layer, {

@@ -22,13 +22,13 @@ export function attentionDecode(
   scores: AttentionScores = {},
 ): void {
   const action = "attentionDecode";
-  const { B, NH, T, HS, S } = dims(action, [
-    [keys, "B,NH,T,HS", "f32|f16"],
-    [values, "B,NH,T,HS", keys.dtype],
-    [qkv, "B·S,3NH·HS", keys.dtype],
-    [cursors, "B,2", "u32"],
-    [y, "B·S,NH·HS", keys.dtype],
-  ]);
+  const { B, NH, T, HS, S } = dims(action, {
+    keys: [keys, "B,NH,T,HS", "f32|f16"],
+    values: [values, "B,NH,T,HS", keys.dtype],
+    qkv: [qkv, "B·S,3NH·HS", keys.dtype],
+    cursors: [cursors, "B,2", "u32"],
+    y: [y, "B·S,NH·HS", keys.dtype],
+  });
   checkHeadSize(action, HS);
   // at least one invocation per vector of a head
   const WORKGROUP_SIZE = program.device.isCpu

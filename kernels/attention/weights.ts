@@ -21,11 +21,11 @@ export function attentionWeights(
   { T, heads: NH, ...scores }: Omit<AttentionOptions, "dropout" | "variant">,
 ): void {
   const action = "attentionWeights";
-  const { B, HS } = dims(action, [
-    [qkv, "B·T,3NH·HS", "f32|f16"],
-    [logSumExp, "B,NH,T", "f32"],
-    [p, "B,NH,T,T", "f32"],
-  ], { T, NH });
+  const { B, HS } = dims(action, {
+    qkv: [qkv, "B·T,3NH·HS", "f32|f16"],
+    logSumExp: [logSumExp, "B,NH,T", "f32"],
+    p: [p, "B,NH,T,T", "f32"],
+  }, { T, NH });
   checkHeadSize(action, HS);
   program.dispatch({
     shader: { "kernels/attention/weights.wgsl": weights },

@@ -55,7 +55,7 @@ export function crossEntropyBackward(
   options: CrossEntropyOptions = {},
 ): void {
   const action = "crossEntropyBackward";
-  dims(action, [[stepInputs, "2", "f32"], [lossScale, "1", "f32"]]);
+  dims(action, { stepInputs: [stepInputs, "2", "f32"], lossScale: [lossScale, "1", "f32"] });
   program.dispatch({
     ...launchOf(action, program, { logits: dlogits, targets, losses }, options),
     tensors: { targets, stepInputs, lossScale, dlogits, losses },
@@ -68,18 +68,18 @@ function launchOf(
   { logits, targets, losses }: { logits: Tensor; targets: Tensor; losses: Tensor },
   { vocabularySize, firstRow = 0, labelSmoothing = 0 }: CrossEntropyOptions,
 ) {
-  const { M, columns, ofTargets, ofLosses } = dims(action, [
-    [logits, "M,columns", "f32|f16"],
-    [targets, "ofTargets", "u32"],
-    [losses, "ofLosses", "f32"],
-  ]);
+  const { M, columns, ofTargets, ofLosses } = dims(action, {
+    logits: [logits, "M,columns", "f32|f16"],
+    targets: [targets, "ofTargets", "u32"],
+    losses: [losses, "ofLosses", "f32"],
+  });
   const V = vocabularySize ?? columns;
-  assertShape(action, targets, [Math.max(ofTargets, firstRow + M)]);
-  assertShape(action, losses, [Math.max(ofLosses, firstRow + M)]);
+  assertShape(action, { targets }, [Math.max(ofTargets, firstRow + M)]);
+  assertShape(action, { losses }, [Math.max(ofLosses, firstRow + M)]);
   if (columns % 4 !== 0 || V < 1 || V > columns) {
     throw new RangeError(
-      `Cannot run ${action} as the rows of "${logits.name}" must be a multiple of four and hold ` +
-        `the vocabulary: current shape is [${logits.shape}], vocabulary ${V}`,
+      `Cannot run ${action} as the rows of logits must be a multiple of four and hold ` +
+        `the vocabulary: current shape of "${logits.name}" is [${logits.shape}], vocabulary ${V}`,
     );
   }
   // on a GPU a workgroup has one row, so that all rows in progress fit the cache; on a CPU adapter it has

@@ -44,14 +44,14 @@ function applyMask(
   { x, y }: { x: Tensor; y: Tensor },
   dropout: Dropout,
 ): void {
-  assertShape(action, y, x.shape);
+  assertShape(action, { y }, x.shape);
   const flat = (t: Tensor) => viewTensor(t, { offset: 0, shape: [size(t.shape)] });
-  const { N } = dims(action, [
-    [flat(x), "N", "f32|f16"],
-    [flat(y), "N", "f32|f16"],
-    [dropout.random, "2", "u32"],
-  ]);
-  assertVectors(action, flat(x));
+  const { N } = dims(action, {
+    x: [flat(x), "N", "f32|f16"],
+    y: [flat(y), "N", "f32|f16"],
+    random: [dropout.random, "2", "u32"],
+  });
+  assertVectors(action, { x: flat(x) });
   program.dispatch({
     shader: { "kernels/dropout/dropout.wgsl": mask, ...RANDOM },
     constants: { xType: `vec4<${x.dtype}>`, yType: `vec4<${y.dtype}>`, WORKGROUP_SIZE },

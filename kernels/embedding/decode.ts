@@ -20,14 +20,14 @@ export function embeddingDecode(
   { y }: { y: Tensor },
 ): void {
   const action = "embeddingDecode";
-  const { B, N, C, maxT, S } = dims(action, [
-    [tokens, "B,N", "u32"],
-    [cursors, "B,2", "u32"],
-    [wte, "V,C", "f32"],
-    [wpe, "maxT,C", "f32"],
-    [y, "B·S,C", "f32|f16"],
-  ]);
-  assertVectors(action, wte);
+  const { B, N, C, maxT, S } = dims(action, {
+    tokens: [tokens, "B,N", "u32"],
+    cursors: [cursors, "B,2", "u32"],
+    wte: [wte, "V,C", "f32"],
+    wpe: [wpe, "maxT,C", "f32"],
+    y: [y, "B·S,C", "f32|f16"],
+  });
+  assertVectors(action, { wte });
   const M = B * S, WORKGROUP_SIZE = 64;
   for (const { first, rows, view } of rowSlices(program.device, wte)) {
     program.dispatch({

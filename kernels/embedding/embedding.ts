@@ -32,13 +32,13 @@ export function embeddingForward(
   { T }: { T: number },
 ): void {
   const action = "embeddingForward";
-  const { M, C } = dims(action, [
-    [wte, "V,C", "f32"],
-    [wpe, "maxT,C", "f32"],
-    [tokens, "M", "u32"],
-    [y, "M,C", "f32|f16"],
-  ]);
-  assertVectors(action, wte);
+  const { M, C } = dims(action, {
+    wte: [wte, "V,C", "f32"],
+    wpe: [wpe, "maxT,C", "f32"],
+    tokens: [tokens, "M", "u32"],
+    y: [y, "M,C", "f32|f16"],
+  });
+  assertVectors(action, { wte });
   checkLength(action, T, wpe);
   const columns = Math.min(MOST_COLUMNS, Math.max(COLUMNS, 2 ** Math.ceil(Math.log2(C / 4))));
   const ROWS = 256 / columns;
@@ -70,19 +70,19 @@ export function embeddingBackward(
   { T, accumulate = false }: { T: number; accumulate?: boolean },
 ): void {
   const action = "embeddingBackward";
-  const { M, C, maxT } = dims(action, [
-    [dwte, "V,C", "f32"],
-    [dwpe, "maxT,C", "f32"],
-    [tokens, "M", "u32"],
-    [order, "M", "u32"],
-    [dy, "M,C", "f32|f16"],
-  ]);
-  assertVectors(action, dwte);
+  const { M, C, maxT } = dims(action, {
+    dwte: [dwte, "V,C", "f32"],
+    dwpe: [dwpe, "maxT,C", "f32"],
+    tokens: [tokens, "M", "u32"],
+    order: [order, "M", "u32"],
+    dy: [dy, "M,C", "f32|f16"],
+  });
+  assertVectors(action, { dwte });
   checkLength(action, T, dwpe);
   if (M % T !== 0) {
     throw new RangeError(
-      `Cannot run ${action} as "${tokens.name}" must hold whole sequences of ${T}: ` +
-        `current length is ${M}`,
+      `Cannot run ${action} as tokens must hold whole sequences of ${T}: ` +
+        `current length of "${tokens.name}" is ${M}`,
     );
   }
 

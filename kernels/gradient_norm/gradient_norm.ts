@@ -41,13 +41,13 @@ export function gradientNorm(
 ): void {
   const action = "gradientNorm", { device } = program;
   const blocks = gradientNormBlocks(device, size(gradient.shape));
-  const { N } = dims(action, [
-    [gradient, "N", "f32"],
-    [lossScale, "1", "f32"],
-    [partials, "blocks,2", "f32"],
-  ], { blocks });
+  const { N } = dims(action, {
+    gradient: [gradient, "N", "f32"],
+    lossScale: [lossScale, "1", "f32"],
+    partials: [partials, "blocks,2", "f32"],
+  }, { blocks });
   const block = blockLength(device, N);
-  assertVectors(action, gradient);
+  assertVectors(action, { gradient });
   const blocksPerBinding = Math.floor(device.maxBindingBytes / (4 * block));
   for (let first = 0; first < blocks; first += blocksPerBinding) {
     const count = Math.min(blocksPerBinding, blocks - first), offset = first * block;

@@ -45,10 +45,10 @@ export function histogram(
   { x }: { x: Tensor },
   { counts }: { counts: Tensor },
 ): void {
-  const { N } = dims("histogram", [
-    [x, "N", "f32|f16"],
-    [counts, `${HISTOGRAM_LENGTH}`, "u32"],
-  ]);
+  const { N } = dims("histogram", {
+    x: [x, "N", "f32|f16"],
+    counts: [counts, `${HISTOGRAM_LENGTH}`, "u32"],
+  });
   const { maxBindingBytes } = program.device;
   const most = Math.floor(maxBindingBytes / bytesPerElement(x.dtype) / BLOCK) * BLOCK;
   for (let offset = 0; offset < N; offset += most) {

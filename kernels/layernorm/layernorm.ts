@@ -38,23 +38,23 @@ export function layernormForward(
   } = {},
 ): void {
   const action = "layernormForward", random = dropout?.random;
-  const { M, C } = dims(action, [
-    [x, "M,C", "f32|f16"],
-    [weight, "C", "f32"],
-    [bias, "C", "f32"],
-    [y, "M,C", "f32|f16"],
-    [statistics, "M,2", "f32"],
-    [z, "M,C", "f32|f16"],
-    [sum, "M,C", "f32"],
-    [random, "2", "u32"],
-  ]);
+  const { M, C } = dims(action, {
+    x: [x, "M,C", "f32|f16"],
+    weight: [weight, "C", "f32"],
+    bias: [bias, "C", "f32"],
+    y: [y, "M,C", "f32|f16"],
+    statistics: [statistics, "M,2", "f32"],
+    z: [z, "M,C", "f32|f16"],
+    sum: [sum, "M,C", "f32"],
+    random: [random, "2", "u32"],
+  });
   if ((z === undefined) !== (sum === undefined)) {
     throw new TypeError(
       `Cannot run ${action} as z and sum must be given together: ` +
         `current is ${z ? "z" : "sum"} alone`,
     );
   }
-  assertVectors(action, x);
+  assertVectors(action, { x });
   const lanes = lanesOf(program.device, C);
   program.dispatch({
     shader: {
@@ -105,18 +105,18 @@ export function layernormBackward(
   } = {},
 ): void {
   const action = "layernormBackward", random = dropout?.random;
-  const { M, C } = dims(action, [
-    [x, "M,C", "f32|f16"],
-    [weight, "C", "f32"],
-    [statistics, "M,2", "f32"],
-    [dy, "M,C", "f32|f16"],
-    [dx, "M,C", "f32"],
-    [dz, "M,C", "f32|f16"],
-    [dweight, "C", "f32"],
-    [dbias, "C", "f32"],
-    [random, "2", "u32"],
-  ]);
-  assertVectors(action, x);
+  const { M, C } = dims(action, {
+    x: [x, "M,C", "f32|f16"],
+    weight: [weight, "C", "f32"],
+    statistics: [statistics, "M,2", "f32"],
+    dy: [dy, "M,C", "f32|f16"],
+    dx: [dx, "M,C", "f32"],
+    dz: [dz, "M,C", "f32|f16"],
+    dweight: [dweight, "C", "f32"],
+    dbias: [dbias, "C", "f32"],
+    random: [random, "2", "u32"],
+  });
+  assertVectors(action, { x });
   const lanes = lanesOf(program.device, C), { LANES, ROWS } = lanes;
   const P = Math.min(MOST_BLOCKS, ceilDiv(M, ROWS));
   const block = ceilDiv(ceilDiv(M, P), ROWS) * ROWS;

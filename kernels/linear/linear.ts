@@ -85,7 +85,10 @@ function biasBackward(
   { dbias }: { dbias: Tensor },
   { accumulate }: { accumulate: boolean },
 ): void {
-  const { M, N } = dims("linearBackward", [[dy, "M,N", "f32|f16"], [dbias, "N", "f32"]]);
+  const { M, N } = dims("linearBackward", {
+    dy: [dy, "M,N", "f32|f16"],
+    dbias: [dbias, "N", "f32"],
+  });
   const block = BLOCK[program.device.isCpu ? "cpu" : "gpu"], blocks = ceilDiv(M, block);
   if (blocks === 1) return columnSums(program, { x: dy }, { sums: dbias }, { block, accumulate });
   const partials = program.scratch([blocks, N]);
@@ -101,7 +104,7 @@ function columnSums(
   { block, accumulate = false }: { block: number; accumulate?: boolean },
 ): void {
   const { isCpu, gpu: { limits } } = program.device, kind = isCpu ? "cpu" : "gpu";
-  const { M, N } = dims("linearBackward", [[x, "M,N", "f32|f16"]]);
+  const { M, N } = dims("linearBackward", { x: [x, "M,N", "f32|f16"] });
   const width = N % 4 === 0 ? 4 : 1;
   let columns = COLUMNS[kind];
   const workgroups = ceilDiv(N / width, columns) * ceilDiv(M, block);

@@ -117,18 +117,19 @@ function checkProduct(
 ): Product {
   const { transposeA = false, transposeB = false, accumulate = false, scale = 1 } = options;
   const { columnsOfA, firstColumnOfY, epilogue, normalize } = options;
-  const { aRows, aColumns } = dims("matmul", [[a, "aRows,aColumns", "f32|f16"]]);
+  const { aRows, aColumns } = dims("matmul", { a: [a, "aRows,aColumns", "f32|f16"] });
   const { start: aStart, count } = columnsOfA ?? { start: 0, count: aColumns };
   const [M, K] = transposeA ? [count, aRows] : [aRows, count];
   const yShape = firstColumnOfY === undefined ? "M,N" : "M,yColumns";
-  const { N, yColumns = N } = dims("matmul", [
-    [b, transposeB ? "N,K" : "K,N", "f32|f16"],
-    [y, yShape, "f32|f16"],
-    [bias, "N", "f32"],
-    [epilogue?.kind === "forward" ? epilogue.activated : epilogue?.hidden, yShape, y.dtype],
-    [normalize?.weight, "K", "f32"],
-    [normalize?.bias, "K", "f32"],
-  ], { M, K });
+  const activation = epilogue?.kind === "forward" ? epilogue.activated : epilogue?.hidden;
+  const { N, yColumns = N } = dims("matmul", {
+    b: [b, transposeB ? "N,K" : "K,N", "f32|f16"],
+    y: [y, yShape, "f32|f16"],
+    bias: [bias, "N", "f32"],
+    activation: [activation, yShape, y.dtype],
+    normalizeWeight: [normalize?.weight, "K", "f32"],
+    normalizeBias: [normalize?.bias, "K", "f32"],
+  }, { M, K });
   const yStart = firstColumnOfY ?? 0;
   if (aStart < 0 || aStart + count > aColumns || yStart + N > yColumns) {
     throw new RangeError(

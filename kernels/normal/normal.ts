@@ -33,7 +33,7 @@ export function fillNormal(
   { y }: { y: Tensor },
   { mean, deviation, uniform = false, seed, stream }: NormalOptions,
 ): void {
-  assertDType("fillNormal", y, "f32", "f16");
+  assertDType("fillNormal", { y }, "f32", "f16");
   const rows = y.shape.length > 1 ? y : viewTensor(y, { offset: 0, shape: [size(y.shape), 1] });
   for (const { first, view } of rowSlices(program.device, rows)) {
     const N = size(view.shape), rowLength = size(rows.shape.slice(1));

@@ -59,15 +59,15 @@ export function prepareStep(
   { gradientClip, growthFactor = 2, backoffFactor = 0.5, growthInterval = 2000 }:
     PrepareStepOptions,
 ): void {
-  const { blocks, N } = dims("prepareStep", [
-    [partials, "blocks,2", "f32"],
-    [stepInputs, "2", "f32"],
-    [lossSums, "N", "f32"],
-    [lossScale, "1", "f32"],
-    [counters, "5", "u32"],
-    [update, "4", "u32"],
-    [reports, "R,8", "u32"],
-  ]);
+  const { blocks, N } = dims("prepareStep", {
+    partials: [partials, "blocks,2", "f32"],
+    stepInputs: [stepInputs, "2", "f32"],
+    lossSums: [lossSums, "N", "f32"],
+    lossScale: [lossScale, "1", "f32"],
+    counters: [counters, "5", "u32"],
+    update: [update, "4", "u32"],
+    reports: [reports, "R,8", "u32"],
+  });
   const WORKGROUP_SIZE = 256;
   program.dispatch({
     shader: { "kernels/prepare_step/prepare_step.wgsl": shader },

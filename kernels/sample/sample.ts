@@ -89,12 +89,12 @@ export function sample(
   { vocabularySize: V, ...options }: SamplerOptions & { vocabularySize: number },
 ): void {
   validateSampler(options);
-  const { B, W, N } = dims("sample", [
-    [logits, "B,W", "f32|f16"],
-    [seeds, "B", "u32"],
-    [tokens, "B,N", "u32"],
-    [cursors, "B,2", "u32"],
-  ]);
+  const { B, W, N } = dims("sample", {
+    logits: [logits, "B,W", "f32|f16"],
+    seeds: [seeds, "B", "u32"],
+    tokens: [tokens, "B,N", "u32"],
+    cursors: [cursors, "B,2", "u32"],
+  });
   if (!Number.isInteger(V) || V < 1 || V > W || V > 2 ** TOKEN_BITS) {
     throw new RangeError(
       `Cannot sample as vocabularySize must be 1 to ${Math.min(W, 2 ** TOKEN_BITS)}: ` +

@@ -18,11 +18,11 @@ export function sumForward(
   { x, place }: { x: Tensor; place?: Tensor },
   { y }: { y: Tensor },
 ): void {
-  const { N } = dims("sumForward", [
-    [x, "N", "f32"],
-    [y, place ? "R" : "1", "f32"],
-    [place, "1", "u32"],
-  ]);
+  const { N } = dims("sumForward", {
+    x: [x, "N", "f32"],
+    y: [y, place ? "R" : "1", "f32"],
+    place: [place, "1", "u32"],
+  });
   program.dispatch({
     shader: { "kernels/sum/forward.wgsl": forward },
     constants: { PLACED: place !== undefined, WORKGROUP_SIZE },

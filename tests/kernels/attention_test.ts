@@ -341,7 +341,10 @@ Deno.test("attentionDecode() throws if the cursors have another number of texts 
   });
   assert.throws(
     () => attentionDecode(new Program(device), t, t),
-    { name: "RangeError", message: /"qkv" must have shape \[3S,24\]: current shape is \[4,24\]/ },
+    {
+      name: "RangeError",
+      message: /qkv must have shape \[3S,24\]: current shape of "qkv" is \[4,24\]/,
+    },
   );
 });
 
@@ -349,7 +352,10 @@ Deno.test("attentionForward() throws if the number of heads does not divide the 
   const t = tensors({ qkv: [[4, 30], "f32"], y: [[4, 10], "f32"], logSumExp: [[1, 3, 4], "f32"] });
   assert.throws(
     () => attentionForward(new Program(device), t, t, { T: 4, heads: 3 }),
-    { name: "RangeError", message: /"qkv" must have shape \[4B,9HS\]: current shape is \[4,30\]/ },
+    {
+      name: "RangeError",
+      message: /qkv must have shape \[4B,9HS\]: current shape of "qkv" is \[4,30\]/,
+    },
   );
 });
 

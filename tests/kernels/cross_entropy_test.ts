@@ -133,6 +133,6 @@ Deno.test("cross-entropy with all targets ignored is loss 0 and gradient 0", asy
 
 Deno.test("crossEntropyForward() throws on rows that are no multiple of four", () => {
   const t = tensors({ logits: [[2, 6], "f32"], targets: [[2], "u32"], losses: [[2], "f32"] });
-  const message = /rows of "logits" must be a multiple of four .* \[2,6\], vocabulary 6/;
+  const message = /rows of logits must be a multiple of four .* \[2,6\], vocabulary 6/;
   assert.throws(() => crossEntropyForward(new Program(device), t, t), message);
 });

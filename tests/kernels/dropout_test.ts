@@ -150,7 +150,8 @@ Deno.test("dropoutForward() throws when random lacks a counter", () => {
     () => dropoutForward(new Program(device), { x }, { y: x }, { random, rate: 0.1, site: 0 }),
     {
       name: "RangeError",
-      message: 'Cannot run dropoutForward as "random" must have shape [2]: current shape is [1]',
+      message:
+        'Cannot run dropoutForward as random must have shape [2]: current shape of "random" is [1]',
     },
   );
 });
@@ -163,7 +164,7 @@ Deno.test("dropoutForward() throws on a number of elements that is no multiple o
     {
       name: "RangeError",
       message:
-        'Cannot run dropoutForward as rows of "x" must have a multiple of four elements: current shape is [6]',
+        'Cannot run dropoutForward as rows of x must have a multiple of four elements: current shape of "x" is [6]',
     },
   );
 });

@@ -240,7 +240,7 @@ Deno.test("embeddingBackward() throws on a batch that ends within a sequence", (
   assert.throws(() => embeddingBackward(new Program(device), t, t, { T: 3 }), {
     name: "RangeError",
     message:
-      'Cannot run embeddingBackward as "tokens" must hold whole sequences of 3: current length is 4',
+      'Cannot run embeddingBackward as tokens must hold whole sequences of 3: current length of "tokens" is 4',
   });
 });
 
@@ -256,7 +256,7 @@ for (
       "a width that is no multiple of four",
       4,
       6,
-      'rows of "wte" must have a multiple of four elements: current shape is [9,6]',
+      'rows of wte must have a multiple of four elements: current shape of "wte" is [9,6]',
     ],
   ] as const
 ) {

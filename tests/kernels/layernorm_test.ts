@@ -196,7 +196,7 @@ Deno.test("layernormForward() throws when weight and x have different widths", (
   const t = { y: like([2, 4]), statistics: like([2, 2]), bias: like([4]) };
   assert.throws(
     () => layernormForward(new Program(device), { x: like([2, 4]), weight: like([3]), ...t }, t),
-    { name: "RangeError", message: /"t" must have shape \[4\]: current shape is \[3\]/ },
+    { name: "RangeError", message: / weight must have shape \[4\]: current shape of "t" is \[3\]/ },
   );
 });
 

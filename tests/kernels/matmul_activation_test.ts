@@ -132,6 +132,9 @@ Deno.test("matmul() throws on an activation of another shape", () => {
       matmul(new Program(device), operands, { y: like([2, 4]) }, {
         epilogue: { kind: "forward", activation: "relu", activated: like([2, 3]) },
       }),
-    { name: "RangeError", message: /"t" must have shape \[2,4\]: current shape is \[2,3\]/ },
+    {
+      name: "RangeError",
+      message: / activation must have shape \[2,4\]: current shape of "t" is \[2,3\]/,
+    },
   );
 });

@@ -176,7 +176,7 @@ Deno.test("gradientNorm() throws on a gradient that is no multiple of four", () 
   assert.throws(() => gradientNorm(new Program(device), t, t), {
     name: "RangeError",
     message:
-      'Cannot run gradientNorm as rows of "gradient" must have a multiple of four elements: current shape is [6]',
+      'Cannot run gradientNorm as rows of gradient must have a multiple of four elements: current shape of "gradient" is [6]',
   });
 });
 
