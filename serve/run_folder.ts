@@ -49,7 +49,6 @@ export class RunFolder {
 
   constructor(folder: string) {
     this.#folder = folder;
-    this.#search();
   }
 
   /**
@@ -73,10 +72,11 @@ export class RunFolder {
   /** All runs, the one that was written to last first. */
   rows(): RunRow[] {
     this.#search();
-    return [...this.#runs.values()].map((run) => run.look()).sort((a, b) =>
-      (b.time ?? "").localeCompare(a.time ?? "") ||
-      a.name.localeCompare(b.name, "en", { numeric: true })
-    );
+    const { compare } = new Intl.Collator("en", { numeric: true }); // 10 before 9 would be odd
+    return [...this.#runs.values()].map((run) => run.look()).sort((a, b) => {
+      const [first, second] = [a.time ?? "", b.time ?? ""];
+      return first === second ? compare(a.name, b.name) : first < second ? 1 : -1;
+    });
   }
 
   /** Calls a function with what changes, until the function that it returns is called. */

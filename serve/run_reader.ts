@@ -208,8 +208,8 @@ export function glance(path: string): RunIndex {
 
 /** Opens a record to read parts of it. */
 function openRecord(path: string) {
-  const { size } = statSync(path);
-  if (!statSync(path).isFile()) { // opening a pipe would wait forever
+  const status = statSync(path), { size } = status;
+  if (!status.isFile()) { // opening a pipe would wait forever
     throw Object.assign(new Error("it is no file"), { code: "EINVAL" });
   }
   const file = openFile(path, "r");
