@@ -86,7 +86,7 @@ function cardOf({ row, color }, facts) {
       "dl",
       {},
       ...facts.filter(([, value]) => value !== UNKNOWN).map(([name, value]) =>
-        create("div", {}, create("dt", {}, name), create("dd", {}, value))
+        create("div", {}, create("dt", {}, name), create("dd", { class: classOf(name) }, value))
       ),
     ),
     ...(steps === null || steps <= 0 ? [] : [
@@ -109,8 +109,20 @@ function tableOf(runs, facts) {
   const rows = runs.map(({ row, color }, i) => [
     create("span", { class: "named" }, swatch(color), create("bdi", { title: row.name }, row.name)),
     create("span", { class: `state ${row.state}` }, row.state),
-    ...names.map((name) => facts[i]?.find((fact) => fact[0] === name)?.[1] ?? UNKNOWN),
+    ...names.map((name) => {
+      const [, value] = facts[i]?.find((fact) => fact[0] === name) ?? [name, UNKNOWN];
+      return create("span", { class: value === UNKNOWN ? "" : classOf(name) }, value);
+    }),
   ]);
   const content = table("Selected runs", ["run", "state", ...names], rows);
   return create("div", { class: "card" }, scrolling("Selected runs", content));
+}
+
+/**
+ * The class of a fact's value.
+ *
+ * @param {string} name
+ */
+function classOf(name) {
+  return name === "warnings" ? "bad" : "";
 }

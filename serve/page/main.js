@@ -168,6 +168,7 @@ async function readCurves(name) {
     const known = curves.get(name);
     const read = await source.curves(name, known && lastSteps(known));
     curves.set(name, known && read.isAppended ? appended(known, read) : read);
+    if (known?.isComplete && read.warnings > known.warnings) say(`${name}: a warning`);
     problem.hidden = true;
   } catch (error) {
     if (source.isSaved || rows.has(name)) showProblem(error);
@@ -328,13 +329,21 @@ function announce(before, row) {
   const isState = before.state !== row.state;
   const isEvaluation = before.validation?.step !== row.validation?.step &&
     performance.now() - announcedMs > ANNOUNCE_MS;
-  if (!isState && !isEvaluation) return;
+  if (isState) say(`${row.name}: ${row.state}`);
+  else if (isEvaluation) {
+    const { step, loss } = row.validation ?? {};
+    say(`${row.name}, step ${figure(step)}: validation loss ${figure(loss)}`);
+  }
+}
+
+/**
+ * Says a sentence to a screen reader.
+ *
+ * @param {string} sentence
+ */
+function say(sentence) {
   announcedMs = performance.now();
-  byId("announcer", HTMLElement).textContent = isState
-    ? `${row.name}: ${row.state}`
-    : `${row.name}, step ${figure(row.validation?.step)}: validation loss ${
-      figure(row.validation?.loss)
-    }`;
+  byId("announcer", HTMLElement).textContent = sentence;
 }
 
 /** @param {unknown} error */
