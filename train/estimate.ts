@@ -3,7 +3,7 @@ import type { Gpt } from "../model/gpt.ts";
 import { parameterTable } from "../model/parameters.ts";
 import { initializeParameters } from "../model/weights.ts";
 import type { TrainEvent } from "./events.ts";
-import { type TrainingMemory, trainingMemory } from "./limits.ts";
+import type { TrainingMemory } from "./limits.ts";
 import { costOf } from "./metrics.ts";
 import { cacheBeside, type Run } from "./plan.ts";
 import { checkpointsAtEnd, type PlannedSaves } from "./retention.ts";
@@ -66,11 +66,6 @@ export function plannedSaves({ options, config, corpus, first }: Run): PlannedSa
   };
 }
 
-/** Bytes of a run on the device. */
-export function memoryOf({ device, options, config, resumed }: Run): TrainingMemory {
-  return trainingMemory(device, { ...options, config, isResumed: resumed !== undefined });
-}
-
 /** Estimates what a training needs, and times some steps, which change no weight. */
 export async function estimate(
   run: Run,
@@ -86,7 +81,7 @@ export async function estimate(
     ? await timeSteps(run, { gpt, trainStep })
     : undefined;
   return {
-    memory: memoryOf(run),
+    memory: run.memory,
     flops: { perToken, perStep, total: perStep * steps },
     disk: {
       checkpointBytes,

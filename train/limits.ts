@@ -3,7 +3,7 @@ import { createDecoder } from "../generate/decoder.ts";
 import { DEFAULT_SAMPLER } from "../generate/generate.ts";
 import { largestThat, misfitOf, shortageOf } from "../generate/limits.ts";
 import type { Device } from "../kernels/device.ts";
-import { type DryDevice, dryDevice } from "../kernels/dry_device.ts";
+import type { DryDevice } from "../kernels/dry_device.ts";
 import type { Tensor } from "../kernels/tensor.ts";
 import { type GptConfig, LARGEST } from "../model/config.ts";
 import { createGpt, type Gpt } from "../model/gpt.ts";
@@ -39,20 +39,23 @@ export interface TrainingPlan extends
  * Makes sure that a device can run the steps, evaluations and samples of a training, before anything is
  * allocated or compiled.
  *
+ * @returns the bytes of the training on the device.
  * @throws {UserError} naming the flag to lower; for a batch also the flags of a training on the same rows.
  */
 export function checkTraining(
   device: Device,
   plan: TrainingPlan,
-): void {
+): TrainingMemory {
   const { config, isResumed, gradientAccumulation } = plan;
+  let memory: TrainingMemory | undefined; // of the last one that was recorded
   const misfit = (batchSize: number, contextLength: number) =>
     misfitOf(device, (dry) => {
       const positions = Math.min(config.contextLength, contextLength);
       const at = plan.contextLength === contextLength
         ? config
         : { ...config, contextLength: positions };
-      recordTraining(dry, { ...plan, config: at, batchSize, contextLength });
+      const recorded = recordTraining(dry, { ...plan, config: at, batchSize, contextLength });
+      memory = memoryOf(recorded.allocations);
     });
   if (config.vocabularySize > LARGEST.vocabularySize) {
     throw new UserError(
@@ -62,7 +65,7 @@ export function checkTraining(
   }
   const { batchSize: B, contextLength: T } = plan, { name } = device;
   const problem = misfit(B, T);
-  if (!problem) return;
+  if (!problem) return memory!;
   const reason = shortageOf(problem);
   const kept = isResumed
     ? "; a resumed run cannot change it: resume it on the device where it began, or start another with --out"
@@ -132,12 +135,7 @@ export interface Allocation {
   readonly bytes: number;
 }
 
-/** Bytes of a training on a device, to the byte; nothing is allocated. */
-export function trainingMemory(device: Device, plan: TrainingPlan): TrainingMemory {
-  return memoryOf(recordTraining(dryDevice(device), plan).allocations);
-}
-
-/** The bytes of allocations by role. */
+/** The bytes of allocations by role, to the byte. */
 export function memoryOf(allocations: readonly Allocation[]): TrainingMemory {
   const memory = {
     ...{ total: 0, parameters: 0, optimizer: 0, gradients: 0, activations: 0, logits: 0 },

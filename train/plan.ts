@@ -34,7 +34,7 @@ import { parameterTable } from "../model/parameters.ts";
 import { type Precision, resolvePrecision } from "../model/precision.ts";
 import { noteAdapters } from "./base.ts";
 import { type Callbacks, reporting, type TrainEvent } from "./events.ts";
-import { checkTraining } from "./limits.ts";
+import { checkTraining, type TrainingMemory } from "./limits.ts";
 import { DEFAULT_OPTIONS, type ResolvedOptions, type TrainOptions } from "./options.ts";
 import { findRenamed, wholeSpec } from "./renamed.ts";
 import {
@@ -101,6 +101,8 @@ export interface Run extends Workplace, Plan {
   readonly batches: Batches;
   readonly options: ResolvedOptions;
   readonly config: GptConfig;
+  /** Bytes on the device. */
+  readonly memory: TrainingMemory;
   /** The model from which the run started, as its checkpoints record it. */
   readonly source: TrainerState["source"] | undefined;
   /** Steps already done. */
@@ -343,10 +345,14 @@ export function* finishPlan(
   if (message !== undefined) yield { kind: "notice", message };
   const { vocabularySize } = corpus.tokenizer;
   const config = plan.config ?? newModel({ ...options, vocabularySize });
-  checkTraining(place.device, { ...options, config, isResumed: resumed !== undefined });
+  const memory = checkTraining(place.device, {
+    ...options,
+    config,
+    isResumed: resumed !== undefined,
+  });
   const source = resumed?.state.source ??
     (initial && { spec: initial.spec, sha256: hashModel(initial) });
-  return { ...place, ...plan, corpus, batches, options, config, source, first };
+  return { ...place, ...plan, corpus, batches, options, config, memory, source, first };
 }
 
 /** Relative change of the learning rate of which a notice is given. */

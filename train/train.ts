@@ -12,7 +12,7 @@ import { quoted } from "../files/printable.ts";
 import { UserError } from "../files/user_error.ts";
 import { countParameters, parameterTable } from "../model/parameters.ts";
 import { initializeParameters } from "../model/weights.ts";
-import { estimate, memoryOf, plannedSaves } from "./estimate.ts";
+import { estimate, plannedSaves } from "./estimate.ts";
 import { createEvaluator, type Evaluator } from "./evaluate.ts";
 import { noticesOf, type TrainEvent } from "./events.ts";
 import { createHistograms } from "./histograms.ts";
@@ -146,7 +146,7 @@ export async function* train(
       step: run.first,
       ...costOf(run.config),
       device: device.name,
-      memoryBytes: memoryOf(run).total,
+      memoryBytes: run.memory.total,
       options: run.options,
     }]);
     yield* noticesOf(directory);
