@@ -239,10 +239,13 @@ async function loadLens({ model, tokens, index }, signal) {
           : `layer ${blocks - 1}`,
       ),
       ...columns.map((_, i) => {
-        const likeliest = predictions[from - first + i]?.top[0];
+        const { next, top } = predictions[from - first + i] ?? { top: [] }, [likeliest] = top;
         const cell = create("td", mark(from + i === index));
         if (!likeliest) return cell;
-        cell.append(quoted(likeliest), create("small", {}, percent(likeliest.probability)));
+        cell.append(
+          create(likeliest.id === next?.id ? "strong" : "span", {}, quoted(likeliest)),
+          create("small", {}, percent(likeliest.probability)),
+        );
         cell.style.setProperty("--share", `${likeliest.probability}`);
         return cell;
       }),
@@ -253,7 +256,7 @@ async function loadLens({ model, tokens, index }, signal) {
       "p",
       { class: "note" },
       "Columns are the tokens that were read. A cell has the likeliest next token if the layers " +
-        "below it in this table did nothing.",
+        "below it in this table did nothing; bold if it is the one that follows.",
     ),
     scrollingToSelected(
       "Logit lens",
