@@ -73,9 +73,10 @@ async function main(options: Partial<TrainOptions>, isJson: boolean): Promise<nu
     }
     return 0;
   } catch (error) {
-    if (!interrupts.signal.aborted || !display.isPreparing) throw error;
+    const { aborted, reason } = interrupts.signal;
+    if (!aborted || !display.isPreparing && error !== reason) throw error;
     display.close();
-    status(`stopped before the first step; to resume: ${commandGiven(/^--fresh$/)}`);
+    status(`stopped before the first step; to train: ${taskCommand("train", ...Deno.args)}`);
     return interrupts.exitCode;
   } finally {
     display.close();
@@ -102,9 +103,9 @@ function argument(text: string): string[] {
 }
 
 /** The command that was typed, without the flags that would start over or go back once more. */
-function commandGiven(done = /^--(fresh$|resume-from(=|$))/): string {
+function commandGiven(): string {
   const words = Deno.args.filter((word, i, all) =>
-    !done.test(word) && !(all[i - 1] === "--resume-from" && done.test("--resume-from"))
+    !/^--(fresh$|resume-from(=|$))/.test(word) && all[i - 1] !== "--resume-from"
   );
   return taskCommand("train", ...words);
 }

@@ -100,6 +100,12 @@ export function* noticesOf({ notices }: { notices: string[] }): Generator<TrainE
   for (const message of notices.splice(0)) yield { kind: "notice", message };
 }
 
+/** Whether a signal has aborted, also while this thread was busy, such as with compiling kernels: only a wait tells. */
+export async function hasAborted(signal: AbortSignal | undefined): Promise<boolean> {
+  if (signal && !signal.aborted) await new Promise((resolve) => setTimeout(resolve));
+  return signal?.aborted === true;
+}
+
 /** Does some work and yields its reports. The work is aborted if the reader stops. */
 export async function* reporting<T>(
   work: (callbacks: Callbacks) => Promise<T>,

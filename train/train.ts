@@ -14,7 +14,7 @@ import { countParameters, parameterTable } from "../model/parameters.ts";
 import { initializeParameters } from "../model/weights.ts";
 import { estimate, plannedSaves } from "./estimate.ts";
 import { createEvaluator, type Evaluator } from "./evaluate.ts";
-import { noticesOf, type TrainEvent } from "./events.ts";
+import { hasAborted, noticesOf, type TrainEvent } from "./events.ts";
 import { createHistograms } from "./histograms.ts";
 import { costOf, flopsPerToken } from "./metrics.ts";
 import { DEFAULT_OPTIONS, type ResolvedOptions, type TrainOptions } from "./options.ts";
@@ -45,8 +45,8 @@ export type { TrainEvent } from "./events.ts";
  * Trains a model, or resumes its training, and reports what happens.
  *
  * The training stops when its consumer does. When `signal` aborts, the training finishes the step, saves a
- * checkpoint, and ends as `interrupted`; while data is being prepared, it throws the signal's reason, and the next
- * call resumes there.
+ * checkpoint, and ends as `interrupted`; while data is being prepared or kernels are compiled, it throws the signal's
+ * reason, and leaves the run as it was.
  *
  * @throws {UserError} if an option is out of range, or contradicts the checkpoint from which the run is resumed.
  * @throws {CheckpointError} if the run's checkpoints cannot be read or written.
@@ -138,6 +138,16 @@ export async function* train(
     yield startOf(run);
     if (!directory) return yield* estimateRun(run);
     directory.checkRoom(plannedSaves(run));
+    yield* noticesOf(directory);
+
+    const gpt = resources.adopt(createModel(run), (gpt) => gpt.destroy());
+    const trainStep = resources.use(yield* recordStep(run, gpt));
+    const histograms = run.options.histogramEvery > 0
+      ? resources.use(createHistograms(gpt, trainStep))
+      : undefined;
+    const evaluator = resources.adopt(evaluatorOf(run, gpt), (evaluator) => evaluator.destroy());
+    if (await hasAborted(signal)) throw signal!.reason;
+
     if (wanted.resumeFrom !== undefined) directory.moveLaterAside(run.first);
     const { tensorboard } = run.options;
     record = await openRecord(directory, run.first, { tensorboard });
@@ -150,13 +160,6 @@ export async function* train(
       options: run.options,
     }]);
     yield* noticesOf(directory);
-
-    const gpt = resources.adopt(createModel(run), (gpt) => gpt.destroy());
-    const trainStep = resources.use(yield* recordStep(run, gpt));
-    const histograms = run.options.histogramEvery > 0
-      ? resources.use(createHistograms(gpt, trainStep))
-      : undefined;
-    const evaluator = resources.adopt(evaluatorOf(run, gpt), (evaluator) => evaluator.destroy());
     setParameters(run, gpt, trainStep);
     yield* steps({
       ...run,
@@ -257,7 +260,7 @@ function evaluatorOf({ options, corpus }: Run, gpt: Gpt): Evaluator {
 
 /** Records the step with the fastest kernels, or with those of the checkpoint. */
 async function* recordStep(
-  { device, out, directory, options, config, resumed }: Run,
+  { device, out, directory, options, config, resumed, signal }: Run,
   gpt: Gpt,
 ): AsyncGenerator<TrainEvent, TrainStep> {
   const record = () => createTrainStep(gpt, { ...options, sequenceLength: options.contextLength });
@@ -268,6 +271,7 @@ async function* recordStep(
     remember: options.tune !== "off",
     file: tuningFileIn(cacheBeside(out)),
     saved: resumed?.state,
+    signal,
   });
 }
 

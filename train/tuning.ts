@@ -7,7 +7,7 @@ import type { Device } from "../kernels/device.ts";
 import type { Program } from "../kernels/program.ts";
 import { Tuner, unavailable, untuned } from "../kernels/tune.ts";
 import type { TrainerState } from "../model/files/checkpoint.ts";
-import type { TrainEvent } from "./events.ts";
+import { hasAborted, type TrainEvent } from "./events.ts";
 import type { TrainStep } from "./step.ts";
 
 /** The fastest kernels by `Tunable.key`, as in `Device.choices`. */
@@ -136,10 +136,12 @@ export function forgetUnavailable(
 /**
  * Records the training step. A resumed run uses the kernels of its checkpoint, so that it continues to the bit; any
  * other uses the fastest ones, which are stored or found now.
+ *
+ * @throws the reason of `signal`, soon after it aborts.
  */
 export async function* recordTuned(
   record: () => TrainStep,
-  { device, tune, remember, file, saved }: {
+  { device, tune, remember, file, saved, signal }: {
     device: Device;
     /** Whether to time kernels for work that has no stored choice. */
     tune: boolean;
@@ -147,6 +149,7 @@ export async function* recordTuned(
     remember: boolean;
     file: string;
     saved: TrainerState | undefined;
+    signal: AbortSignal | undefined;
   },
 ): AsyncGenerator<TrainEvent, TrainStep> {
   const warnings: string[] = [];
@@ -178,6 +181,7 @@ export async function* recordTuned(
   using tuner = new Tuner(device);
   try {
     for (const [done, tunable] of open.entries()) {
+      if (await hasAborted(signal)) throw signal!.reason;
       yield { kind: "tuning", done, of: open.length };
       tuner.add(tunable);
     }

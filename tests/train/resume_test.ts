@@ -110,6 +110,27 @@ Deno.test("train() ends interrupted with a checkpoint when its signal aborts", a
   assert.deepEqual(hashes("interrupted", "000020"), hashes("whole", "000020"));
 });
 
+Deno.test("train() throws the signal's reason before the first step when it aborts while kernels are compiled", async () => {
+  const out = await copyOfWhole("stopped early"), reason = new Error("stopped");
+  const files = () => readdirSync(directory, { recursive: true }).sort();
+  const before = files();
+  for (
+    const options of [{ steps: 30 }, { fresh: true }, { resumeFrom: "10" }, { out: "stopped new" }]
+  ) {
+    const controller = new AbortController(), kinds: string[] = [];
+    await assert.rejects(async () => {
+      const given = { ...OPTIONS, device, ...options, out: join(directory, options.out ?? out) };
+      for await (const { kind } of train({ ...given, signal: controller.signal })) {
+        kinds.push(kind);
+        // this thread is busy until kernels are compiled, and hears of it only then
+        if (kind === "start") setTimeout(() => controller.abort(reason));
+      }
+    }, reason);
+    assert.ok(!kinds.includes("step"));
+    assert.deepEqual(files(), before);
+  }
+});
+
 Deno.test("train() refuses to resume with another batch size, naming both values", async () => {
   const out = await copyOfWhole("rows");
   await assert.rejects(run(out, { batchSize: 3 }), {
