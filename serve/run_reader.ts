@@ -1,6 +1,6 @@
 import { Buffer } from "node:buffer";
 import { type BigIntStats, statSync } from "node:fs";
-import { isSystemError, openFile, readAt, reading } from "../files/disk.ts";
+import { isSystemError, openFile, readAt } from "../files/disk.ts";
 import { CHUNK_BYTES, LINE_BREAK, type Metric, parseMetric, readLines } from "../train/metrics.ts";
 import { RunIndex } from "./run_index.ts";
 
@@ -27,8 +27,6 @@ const MARK_BYTES = 2 ** 10;
 export class RunReader {
   /** The index of the lines that were read. */
   index: RunIndex;
-  /** Why the record cannot be read; undefined if it can. */
-  problem: string | undefined;
   readonly #path: string;
   readonly #tokensPerStep: number;
   /** The byte after the last line that was read. */
@@ -69,16 +67,14 @@ export class RunReader {
     return this.#sample ??= sampleOf(this.#path, this.#tokensPerStep);
   }
 
-  /** Reads lines that were not read before, until a time of `performance.now()`. */
+  /** Reads lines that were not read before, until a time of `performance.now()`; none of a file that is unreadable. */
   follow(untilMs: number): void {
     try {
-      reading(() => this.#follow(untilMs), (reason) => new Unreadable(reason));
-      this.problem = undefined;
+      this.#follow(untilMs);
     } catch (error) {
-      if (!(error instanceof Unreadable) && !isSystemError(error)) throw error;
+      if (!isSystemError(error)) throw error;
       this.#startAnew();
       this.#status = undefined;
-      this.problem = error.message;
       this.#isComplete = true;
     }
   }
@@ -123,9 +119,6 @@ export class RunReader {
   }
 }
 
-/** A reason why a record cannot be read. */
-class Unreadable extends Error {}
-
 function isSame(a: BigIntStats, b: BigIntStats): boolean {
   return a.ino === b.ino && a.dev === b.dev && a.size === b.size && a.mtimeNs === b.mtimeNs;
 }
@@ -157,14 +150,9 @@ export function sampleOf(path: string, tokensPerStep: number): RunIndex {
   add(metricsIn(record.read(0, HEAD_BYTES), { isHead: true }));
   const between = size - HEAD_BYTES - TAIL_BYTES;
   for (let i = 0; i < PLACES; i++) {
-    for (
-      const metric of metricsIn(
-        record.read(HEAD_BYTES + Math.floor(between * i / PLACES), PLACE_BYTES),
-      )
-    ) {
-      index.add(metric);
-      break;
-    }
+    const part = record.read(HEAD_BYTES + Math.floor(between * i / PLACES), PLACE_BYTES);
+    const step = metricsIn(part).find(({ kind }) => kind === "step");
+    if (step) index.add(step);
   }
   const evaluation = lastLine(
     record.read(Math.max(0, size - END_BYTES), END_BYTES),
@@ -194,15 +182,17 @@ export function glance(path: string): RunIndex {
     last.unshift(metric);
     if (metric.kind === "step") break;
   }
+  const end = () => record.read(Math.max(0, size - END_BYTES), END_BYTES);
   const find = (kind: string) =>
-    lastLine(tail, kind) ??
-      lastLine(record.read(Math.max(0, size - END_BYTES), END_BYTES), kind);
+    last.some((metric) => metric.kind === kind)
+      ? []
+      : lastLine(tail, kind) ?? lastLine(end(), kind) ?? [];
+  const found = [find("step"), find("evaluation")].flat();
   const { steps } = (index.start?.options ?? {}) as Record<string, unknown>;
-  const isExtended = typeof steps === "number" && (last.at(-1)?.step ?? 0) > steps;
-  const earlier = [isExtended && "start", "evaluation"].flatMap((kind) =>
-    kind && !last.some((metric) => metric.kind === kind) ? find(kind) ?? [] : []
-  );
-  for (const metric of [...earlier, ...last]) index.add(metric);
+  const done = Math.max(...[...found, ...last].map(({ step }) => step));
+  const start = typeof steps === "number" && done > steps ? [find("start")].flat() : [];
+  found.sort((a, b) => a.step - b.step); // a step comes before its evaluation
+  for (const metric of [...start, ...found, ...last]) index.add(metric);
   return index;
 }
 

@@ -170,7 +170,7 @@ export class ChartView {
    * @param {Plot} plot */
   #follow(plot) {
     const { min, max } = plot.scales.x ?? {}, [xs] = plot.data;
-    const isZoomed = min !== xs[0] || max !== xs.at(-1);
+    const isZoomed = Number(min) > Number(xs[0]) || Number(max) < Number(xs.at(-1));
     plot.setData(this.#data(), !isZoomed);
     if (isZoomed && typeof min === "number" && typeof max === "number") {
       plot.setScale("x", { min, max });
@@ -233,7 +233,7 @@ export class ChartView {
         },
         hooks: {
           draw: [(plot) => this.#drawFloors(plot)],
-          setCursor: [() => this.#read()],
+          setCursor: [() => this.#read({ isMoved: true })],
         },
       },
       data,
@@ -283,13 +283,13 @@ export class ChartView {
     }
   }
 
-  /** Shows the values at the cursor, or the last ones. */
-  #read() {
+  /** Shows the values at the cursor, or the last ones. A screen reader hears them if the cursor moved. */
+  #read({ isMoved = false } = {}) {
     const plot = this.#plot, [xs] = plot?.data ?? [];
     if (!plot || !xs) return;
     const { axis } = /** @type {Selection} */ (this.#selection);
-    const index = plot.cursor.idx,
-      at = index === null || index === undefined ? Infinity : xs[index] ?? Infinity;
+    const index = plot.cursor.idx ?? undefined;
+    const at = index === undefined ? Infinity : xs[index] ?? Infinity;
     const names = new Set(this.#lines.map(({ run }) => run.name));
     const items = [...names].map((name) => {
       const lines = this.#lines.filter(({ run }) => run.name === name);
@@ -302,24 +302,22 @@ export class ChartView {
     });
     const place = at === Infinity ? "" : `${AXES[axis]} ${axisText(at, axis)}`;
     const parts = items.map(({ name, color, text }) => {
-      return create(
-        "li",
-        {},
-        swatch(color),
-        ...(names.size > 1 ? [create("bdi", {}, name)] : []),
-        ` ${text}`,
-      );
+      const title = names.size > 1 ? [create("bdi", { title: name }, name)] : [];
+      return create("li", {}, swatch(color), ...title, ` ${text}`);
     });
     this.#readout.replaceChildren(
       ...parts,
       ...(place ? [create("li", { class: "place" }, place)] : []),
     );
-    this.#plotBox.setAttribute("aria-valuemax", `${xs.length - 1}`);
-    this.#plotBox.setAttribute("aria-valuenow", `${index ?? xs.length - 1}`);
-    const said = items.map(({ name, text }) => names.size > 1 ? `${name}: ${text}` : text).join(
-      "; ",
-    );
-    this.#plotBox.setAttribute("aria-valuetext", `${place || "last"}: ${said}`);
+    if (!isMoved && document.activeElement === this.#plotBox) return;
+    const said = items.map(({ name, text }) => names.size > 1 ? `${name}: ${text}` : text);
+    for (
+      const [name, value] of /** @type {const} */ ([
+        ["max", xs.length - 1],
+        ["now", index ?? xs.length - 1],
+        ["text", `${place || "last"}: ${said.join("; ")}`],
+      ])
+    ) this.#plotBox.setAttribute(`aria-value${name}`, `${value}`);
   }
 
   /** Moves the cursor by keys, and zooms.
@@ -379,9 +377,8 @@ export class ChartView {
           axis === "tokens"
             ? `${step * (lines[0]?.run.curves.tokensPerStep ?? NaN)}`
             : `${
-              columns.map(([, { step: all, seconds }]) => seconds[all.indexOf(step)]).find((s) =>
-                s
-              ) ?? UNKNOWN
+              columns.map(([, { step: all, seconds }]) => seconds[all.indexOf(step)])
+                .find((value) => typeof value === "number") ?? UNKNOWN
             }`,
         ]),
         ...columns.map(([, { step: all, value }]) => {
@@ -398,8 +395,12 @@ export class ChartView {
       const title = create("h4", {}, create("bdi", {}, name));
       return scrolling(label, names.length > 1 ? create("div", {}, title, figures) : figures);
     });
-    const [summary] = this.#tableBox.children;
+    const [summary, ...before] = this.#tableBox.children;
+    const places = before.map(({ scrollTop }) => scrollTop);
+    const focused = before.findIndex((element) => element === document.activeElement);
     this.#tableBox.replaceChildren(/** @type {Element} */ (summary), ...tables);
+    tables.forEach((table, i) => table.scrollTop = places[i] ?? 0);
+    tables[focused]?.focus({ preventScroll: true });
   }
 }
 
@@ -454,23 +455,24 @@ function movingAverage(values, weight) {
  * @returns {PlotOptions["series"]}
  */
 function seriesOf({ run, figure, smooth }, isPair) {
-  const color = colorOf(`--run-${run.color}`),
-    faint = color.replace(/^rgb\((.*)\)$/, "rgba($1, 0.35)");
-  const isEvaluation = figure.kind === "evaluation";
-  const main = { stroke: color, width: isEvaluation ? 2.5 : 1.5, spanGaps: false };
-  if (smooth) {
-    return [{ ...main, stroke: faint, width: 1, points: { show: false } }, {
-      ...main,
-      points: { show: false },
+  const color = colorOf(`--run-${run.color}`);
+  /** @param {number} opacity */
+  const faint = (opacity) => color.replace(/^rgb\((.*)\)$/, `rgba($1, ${opacity})`);
+  const noPoints = { points: { show: false } };
+  if (figure.kind === "evaluation") {
+    return [{
+      stroke: color,
+      width: 2.5,
+      points: { show: true, size: 6, fill: color, stroke: color },
     }];
   }
-  if (isEvaluation) {
-    return [{ ...main, points: { show: true, size: 6, fill: color, stroke: color } }];
+  if (smooth) {
+    return [
+      { stroke: faint(0.35), width: 1, ...noPoints },
+      { stroke: color, width: 1.5, ...noPoints },
+    ];
   }
-  return [{
-    ...main,
-    ...(isPair ? { stroke: color.replace(/^rgb\((.*)\)$/, "rgba($1, 0.6)"), width: 1.25 } : {}),
-  }];
+  return [isPair ? { stroke: faint(0.6), width: 1.25 } : { stroke: color, width: 1.5 }];
 }
 
 /**

@@ -47,15 +47,14 @@ const source = openSource();
 /** @type {Map<string, RunRow>} */
 let rows = new Map();
 let selection = parseSelection(location.hash);
-/** Names of the runs whose curves are shown.
- * @type {string[]} */
-let shown = [];
-/** The curves of runs that are or were selected.
+/** Curves of the selected runs.
  * @type {Map<string, RunCurves>} */
 const curves = new Map();
-/** @type {Map<string, RunDetails>} */
+/** Details of selected runs that were chosen.
+ * @type {Map<string, RunDetails>} */
 const details = new Map();
-/** @type {Map<string, number>} */
+/** Colours of the selected runs.
+ * @type {Map<string, number>} */
 let colors = new Map();
 /** Runs whose curves are being read, and whether they changed meanwhile.
  * @type {Map<string, boolean>} */
@@ -103,27 +102,26 @@ async function start() {
  * @param {string[]} names
  */
 function select(names) {
-  const before = new Set(shown);
-  shown = names.slice(0, MOST_SELECTED);
-  const used = new Set(shown.flatMap((name) => colors.get(name) ?? []));
+  const chosen = names.slice(0, MOST_SELECTED), before = colors;
+  const used = new Set(chosen.flatMap((name) => before.get(name) ?? []));
   const free = Array.from({ length: COLORS }, (_, i) => i).filter((color) => !used.has(color));
-  colors = new Map(
-    shown.map((name, i) => [name, colors.get(name) ?? free.shift() ?? i % COLORS]),
-  );
-  for (const name of shown) {
+  colors = new Map(chosen.map((name, i) => [name, before.get(name) ?? free.shift() ?? i % COLORS]));
+  selection = { ...selection, runs: chosen };
+  for (const name of chosen) {
     if (!before.has(name)) readCurves(name);
+  }
+  for (const name of [...before.keys()].filter((name) => !colors.has(name))) {
+    curves.delete(name);
+    details.delete(name);
   }
   const limit = byId("limit", HTMLElement);
   limit.hidden = names.length <= MOST_SELECTED;
   limit.textContent = `At most ${MOST_SELECTED} runs are drawn: the others are not selected.`;
-  selection = { ...selection, runs: shown };
   remember();
-  const chosen = detailsRun.value;
-  detailsRun.replaceChildren(
-    ...shown.map((name) => create("option", { value: name }, name)),
-  );
-  if (shown.includes(chosen)) detailsRun.value = chosen;
-  byId("details-choice", HTMLElement).hidden = shown.length < 2;
+  const detailed = detailsRun.value;
+  detailsRun.replaceChildren(...chosen.map((name) => create("option", { value: name }, name)));
+  if (chosen.includes(detailed)) detailsRun.value = detailed;
+  byId("details-choice", HTMLElement).hidden = chosen.length < 2;
   showRuns();
   draw();
   readDetails();
@@ -142,14 +140,14 @@ function applyChanges(changes) {
   for (const row of changes.rows) {
     const before = rows.get(row.name);
     if (before) rows.set(row.name, row);
-    if (before && selection.runs.includes(row.name)) announce(before, row);
+    if (before && colors.has(row.name)) announce(before, row);
   }
   rows = new Map([...isNew.map((row) => /** @type {const} */ ([row.name, row])), ...rows]);
   const [first] = isNew;
   if (selection.runs.length === 0 && first) return select([first.name]);
   showRuns();
   for (const { name } of changes.rows) {
-    if (selection.runs.includes(name)) readCurves(name);
+    if (colors.has(name)) readCurves(name);
   }
 }
 
@@ -167,7 +165,7 @@ async function readCurves(name) {
   try {
     const known = curves.get(name);
     const read = await source.curves(name, known && lastSteps(known));
-    curves.set(name, known && read.isAppended ? appended(known, read) : read);
+    if (colors.has(name)) curves.set(name, known && read.isAppended ? appended(known, read) : read);
     if (known?.isComplete && read.warnings > known.warnings) say(`${name}: a warning`);
     problem.hidden = true;
   } catch (error) {
@@ -177,7 +175,7 @@ async function readCurves(name) {
   reading.delete(name);
   if (curves.get(name)?.isComplete === false) setTimeout(() => readCurves(name), READING_MS);
   else if (hasChanged) readCurves(name);
-  if (selection.runs.includes(name)) draw();
+  if (colors.has(name)) draw();
   if (name === detailsRun.value) readDetails();
 }
 
@@ -238,12 +236,13 @@ async function readDetails() {
   }
   detailsReadMs = performance.now();
   try {
-    details.set(name, await source.details(name));
+    const read = await source.details(name);
+    if (name !== detailsRun.value) return;
+    details.set(name, read);
+    showDetails(read);
   } catch (error) {
-    return showProblem(error);
+    showProblem(error);
   }
-  const read = details.get(name);
-  if (read && name === detailsRun.value) showDetails(read);
 }
 
 /** @param {RunDetails} read */
@@ -428,11 +427,13 @@ function playgroundRun() {
 async function openPlayground() {
   if (playground || detailsRun.value === "") return;
   const { mountPlayground } = await import("./playground.js");
+  if (playground || !byId("playground-panel", HTMLDetailsElement).open) return;
   playground = mountPlayground(byId("playground", HTMLElement), playgroundRun());
 }
 
 function updatePlayground() {
-  playground?.update(playgroundRun());
+  if (playground) playground.update(playgroundRun());
+  else if (byId("playground-panel", HTMLDetailsElement).open) openPlayground();
 }
 
 function closePlayground() {
