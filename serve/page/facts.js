@@ -49,7 +49,7 @@ export class FactsView {
  * @returns {[name: string, value: string][]}
  */
 function factsOf({ row, curves }) {
-  const best = curves?.best;
+  const best = curves?.best, scale = curves?.curves["step.lossScale"]?.value.at(-1);
   return [
     ["steps", stepsOf(row)],
     ["training loss", figure(row.loss)],
@@ -60,6 +60,7 @@ function factsOf({ row, curves }) {
     ["tokens/s", figure(row.tokensPerSecond)],
     ["memory", byteCount(row.memoryBytes)],
     ["skipped steps", figure(curves?.curves["step.skipped"]?.value.at(-1))],
+    ["loss scale", scale === 1 ? UNKNOWN : figure(scale)], // f32 has none
     ["parameters", inShort(row.parameters)],
     ["device", row.device ?? UNKNOWN],
     ["written", when(row.time)],

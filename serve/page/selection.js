@@ -9,7 +9,7 @@
 
 /** The horizontal axes of the charts, and their labels. */
 export const AXES = /** @type {const} */ ({
-  step: "steps",
+  step: "step",
   tokens: "tokens",
   time: "training time",
 });
