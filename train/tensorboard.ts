@@ -175,8 +175,8 @@ function writeRecord(writer: RecordWriter, metric: Metric): void {
 
 /** By kind of line, its values. */
 const VALUES: Readonly<Record<string, (metric: Metric) => SummaryValue[]>> = {
-  start: ({ options = {}, device, parameters, memoryBytes }) => {
-    const flags = Object.entries(options).map(([name, value]) => [flagOf(name), value]);
+  start: ({ options, device, parameters, memoryBytes }) => {
+    const flags = Object.entries(options ?? {}).map(([name, value]) => [flagOf(name), value]);
     const rows = [...flags, ...Object.entries({ device, parameters, memoryBytes })]
       .filter(([, value]) => value !== undefined && value !== null)
       .map((row) => `| ${row.map(cellOf).join(" | ")} |`);

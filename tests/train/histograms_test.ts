@@ -69,6 +69,7 @@ Deno.test("createHistograms() counts weights and gradients as the reference does
 
 const OPTIONS = {
   ...{ device, preset: "nano", contextLength: 16, batchSize: 2, gradientAccumulation: 2 } as const,
+  precision: device.features.has("shader-f16") ? "f16" as const : "f32" as const,
   ...{ steps: 5, evalEvery: 0, evalTokens: 32, sampleEvery: 0, saveEvery: 0, logEvery: 0 },
   texts: Array.from({ length: 60 }, (_, i) => `Story ${i} is about number ${i * i}.`),
 };
@@ -102,6 +103,10 @@ Deno.test("train() with histogramEvery has a histogram of every parameter in the
     recorded.map(({ time: _, ...rest }) => rest),
     JSON.parse(JSON.stringify(histograms)),
   );
+  // without the loss scale, which is 65,536 in f16, no gradient exceeds the norm
+  const gradients = histograms.filter(({ of }) => of === "gradient");
+  const norms = events.flatMap((event) => event.kind === "step" ? [event.gradientNorm] : []);
+  for (const { step, max } of gradients) assert.ok(Math.abs(max!) <= 1.0001 * norms[step - 1]!);
   const losses = (events: TrainEvent[]) =>
     events.flatMap((event) => event.kind === "step" ? [[event.loss, event.gradientNorm]] : []);
   assert.deepEqual(losses(events), losses(without));

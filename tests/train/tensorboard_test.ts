@@ -206,6 +206,20 @@ Deno.test("the event file shows texts as they are, whatever Markdown or HTML the
   );
 });
 
+Deno.test("the event file has no record of lines that cannot be shown", async () => {
+  const run = join(directory, "foreign");
+  await note("foreign", 0, [
+    { kind: "start", step: 0, options: null as unknown as object },
+    { kind: "start", step: 0, options: [1, { a: "b" }] },
+    { ...step(1), step: -1 },
+    { kind: "toString", step: 1 },
+    { ...step(1), time: "no time" },
+  ]);
+  const events = readEvents(run);
+  assert.deepEqual(events.map(({ step }) => step), [0, 0, 1]);
+  assert.equal(events[0]!.values.options, "| option | value |\n| --- | --- |");
+});
+
 Deno.test("openRecord() continues an event file, also one whose last record is torn", async () => {
   const run = join(directory, "continued");
   await note("continued", 0, [start(0), step(1), step(2), sample(2)]);
@@ -364,7 +378,9 @@ Deno.test("train() writes an event file with all that its record has, unless ten
   };
   for await (const _ of train(options));
   assertSameAsRecord(run);
-  assert.equal(pointsOf(readEvents(run))["loss/training"]!.length, 4);
+  const points = pointsOf(readEvents(run));
+  assert.equal(points["loss/training"]!.length, 4);
+  assert.ok(points["speed/data_ms"]!.every(([, ms]) => (ms as number) > 0));
   for await (const _ of train({ ...options, resumeFrom: "2", steps: 3 }));
   assertSameAsRecord(run);
   assert.deepEqual(pointsOf(readEvents(run))["loss/training"]!.map(([step]) => step), [1, 2, 3]);
