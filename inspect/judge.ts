@@ -142,5 +142,8 @@ export function shareInterval({ count, of }: Share): [low: number, high: number]
   if (of === 0) return [0, 1];
   const z = 1.96, p = count / of, middle = p + z ** 2 / (2 * of);
   const half = z * Math.sqrt(p * (1 - p) / of + (z / (2 * of)) ** 2), scale = 1 + z ** 2 / of;
-  return [Math.max(0, (middle - half) / scale), Math.min(1, (middle + half) / scale)];
+  return [
+    count === 0 ? 0 : (middle - half) / scale, // without rounding errors
+    count === of ? 1 : (middle + half) / scale,
+  ];
 }

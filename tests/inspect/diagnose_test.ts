@@ -6,8 +6,10 @@ import { sampleStories } from "../../data/text/stories.ts";
 import { trainTokenizer } from "../../data/tokenizer/train.ts";
 import { loadCorpus } from "../../data/tokens/corpus.ts";
 import { documentsOf } from "../../data/text/documents.ts";
+import { withoutMask } from "../../docs/collapse.ts";
 import { diagnose } from "../../inspect/diagnose.ts";
 import { diagnoseRun } from "../../inspect/diagnose_run.ts";
+import { openDevice } from "../../kernels/device.ts";
 import { setElements } from "../../model/weights.ts";
 import type { CheckName, CheckResult } from "../../train/checks.ts";
 import { CHECKS } from "../../train/checks.ts";
@@ -17,18 +19,10 @@ import { directory } from "../checkpoints.ts";
 import { byteTokenizer, randomModel } from "../generate/models.ts";
 import { device, REAL_TYPES } from "../kernels/harness.ts";
 import { once } from "../once.ts";
-import {
-  corpusOf,
-  openDeviceWithoutMask,
-  type Recipe,
-  SICK,
-  texts,
-  type Trained,
-  trainSmall,
-} from "./sick_models.ts";
+import { corpusOf, type Recipe, SICK, texts, type Trained, trainSmall } from "./sick_models.ts";
 
 const corpus = once(() => corpusOf(texts(1, 300)));
-const deviceWithoutMask = once(openDeviceWithoutMask);
+const deviceWithoutMask = once(async () => withoutMask(await openDevice()));
 
 /** A healthy model per seed. */
 const healthy = new Map<number, Promise<Trained>>();

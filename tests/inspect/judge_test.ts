@@ -62,6 +62,7 @@ Deno.test("shareInterval() is Wilson's interval, also when all or nothing was co
   assert.deepEqual(percent(1, 29), ["0.6", "17.2"]); // Newcombe 1998, table I
   assert.deepEqual(percent(81, 263), ["25.5", "36.6"]);
   assert.deepEqual(shareInterval({ count: 0, of: 0 }), [0, 1]);
+  assert.equal(shareInterval({ count: 24, of: 24 })[1], 1);
 });
 
 Deno.test("beforeNames() are stories up to the place where the name comes again", () => {

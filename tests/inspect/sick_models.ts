@@ -4,10 +4,11 @@ import { Random } from "../../data/random.ts";
 import { type Corpus, loadCorpus } from "../../data/tokens/corpus.ts";
 import type { Tokenizer } from "../../data/tokenizer/tokenizer.ts";
 import type { TokenDataset } from "../../data/tokens/token_dataset.ts";
+import { unshifted } from "../../docs/collapse.ts";
 import type { LoadedModel } from "../../generate/load.ts";
 import type { DiagnoseOptions } from "../../inspect/diagnose.ts";
 import { tensorNamed } from "../../kernels/arena.ts";
-import { type Device, openDevice } from "../../kernels/device.ts";
+import type { Device } from "../../kernels/device.ts";
 import { download } from "../../kernels/tensor.ts";
 import type { GptConfig } from "../../model/config.ts";
 import { createGpt, masterOf } from "../../model/gpt.ts";
@@ -124,18 +125,6 @@ export async function corpusOf(
   return await loadCorpus(tokenizer ? { data, tokenizer } : { data, vocabulary: "compact" });
 }
 
-/** A device whose attention sees later tokens: its kernels are compiled without the condition of the mask. */
-export async function openDeviceWithoutMask(): Promise<Device> {
-  const device = await openDevice();
-  const compile = device.gpu.createShaderModule.bind(device.gpu);
-  device.gpu.createShaderModule = ({ code, ...rest }) =>
-    compile({
-      ...rest,
-      code: code.replaceAll("t - s < WINDOW", "true").replaceAll("t - s >= WINDOW", "false"),
-    });
-  return device;
-}
-
 /** Multiplies a parameter by a factor. */
 async function scale({ gpt }: LoadedModel, name: string, factor: number): Promise<void> {
   const [values] = await download(gpt.device, masterOf(gpt, name));
@@ -179,8 +168,7 @@ const BY_HEART = { steps: 80, evalEvery: 10, learningRate: 0.02, config: { width
 /** The sicknesses, by the check that must name them: how to train or make a model that has one. */
 export const SICK: Partial<Record<CheckName, (given: Given) => Promise<Trained> | Trained>> = {
   "leak": async ({ deviceWithoutMask: device, ...given }) => await trainSmall({ ...given, device }),
-  "copies-input": async (given) =>
-    await trainSmall({ ...given, change: (batch) => ({ ...batch, targets: batch.inputs }) }),
+  "copies-input": async (given) => await trainSmall({ ...given, change: unshifted }),
   /** The held-out text is in the training text, which is short. */
   "below-entropy": async (given) => {
     const corpus = await corpusOf(texts(given.seed, 8), given.corpus);
