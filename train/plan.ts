@@ -343,6 +343,8 @@ export function* finishPlan(
     ? jumpOf(first, { before: resumed.state.schedule, now: options })
     : undefined;
   if (message !== undefined) yield { kind: "notice", message };
+  const little = littleHeldOut(corpus);
+  if (little !== undefined) yield { kind: "notice", message: little };
   const { vocabularySize } = corpus.tokenizer;
   const config = plan.config ?? newModel({ ...options, vocabularySize });
   const memory = checkTraining(place.device, {
@@ -359,7 +361,7 @@ export function* finishPlan(
 const NOTICEABLE = 0.1;
 
 /** A sentence if new options change the learning rate of the next step of a resumed run. */
-function jumpOf(
+export function jumpOf(
   step: number,
   { before, now }: { before: Schedule; now: Schedule },
 ): string | undefined {
@@ -388,6 +390,19 @@ export function notDownloaded({ message }: HubError): UserError {
       } a model`,
     },
   );
+}
+
+/**
+ * Tokens of held-out text below which its loss is a rough figure: the loss of single tokens spreads by about two nats,
+ * so that the mean of so many has a standard error of 0.06.
+ */
+const FEW_TOKENS = 1000;
+
+/** A sentence if there is little text to validate with. */
+export function littleHeldOut({ validation }: Corpus): string | undefined {
+  if (validation.length >= FEW_TOKENS) return undefined;
+  return `the validation text has only ${validation.length} tokens: its loss, and which checkpoint is the best, ` +
+    `are partly chance; --validation-data names more text`;
 }
 
 /** The cache directory of all runs in the same folder, which `prepare` also fills. */

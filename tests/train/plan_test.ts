@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
-import { choosePreset } from "../../train/plan.ts";
+import type { Corpus } from "../../data/tokens/corpus.ts";
+import { choosePreset, jumpOf, littleHeldOut } from "../../train/plan.ts";
 import { device } from "../kernels/harness.ts";
 
 Deno.test("choosePreset() chooses nano on a CPU adapter and mini on a GPU, unless a preset is given", () => {
@@ -19,4 +20,33 @@ Deno.test("choosePreset() chooses nano on a CPU adapter and mini on a GPU, unles
   for (const on of [cpu, gpu]) {
     assert.deepEqual(of(on, "gpt2"), ["gpt2", "preset gpt2, as asked", 8, 50000, 3e-4]);
   }
+});
+
+Deno.test("jumpOf() gives both learning rates with three digits, and the steps if they changed", () => {
+  const flat = (rate: number, steps = 10) => (
+    { learningRate: rate, minLearningRate: rate, warmupSteps: 0, steps }
+  );
+  const jump = (before: number, now: number, steps?: number) =>
+    jumpOf(4, { before: flat(before), now: flat(now, steps) });
+  assert.equal(
+    jump(0.00123456, 0.0234567),
+    "the learning rate jumps: step 5 has 0.0235 instead of 0.00123",
+  );
+  assert.equal(
+    jump(0.1, 0.2, 20),
+    "the learning rate jumps: step 5 has 0.2 instead of 0.1; " +
+      "the schedule now has 20 steps instead of 10",
+  );
+  assert.equal(jump(0.1, 0.109), undefined);
+  assert.ok(jump(0.1, 0.111) !== undefined);
+});
+
+Deno.test("littleHeldOut() names the tokens of a text to validate with that has fewer than 1,000", () => {
+  const of = (length: number) => littleHeldOut({ validation: { length } } as Corpus);
+  assert.equal(of(1000), undefined);
+  assert.equal(
+    of(999),
+    "the validation text has only 999 tokens: its loss, and which checkpoint is the best, are partly chance; " +
+      "--validation-data names more text",
+  );
 });
