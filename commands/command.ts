@@ -13,8 +13,16 @@ import { permissionError } from "./permissions.ts";
  * @module
  */
 
-/** A commander command that prints help after errors and refuses unknown arguments. */
-export function command(name: string, description: string): Command {
+/**
+ * A commander command that prints help after errors and refuses unknown arguments.
+ *
+ * @param instead what to type in place of options of other commands.
+ */
+export function command(
+  name: string,
+  description: string,
+  instead: Readonly<Record<string, string>> = {},
+): Command {
   const program: Command = new Command();
   return program
     .name(taskCommand(name))
@@ -34,7 +42,9 @@ export function command(name: string, description: string): Command {
       getOutHasColors: () => false,
       getErrHasColors: () => false,
       outputError: (text, write) =>
-        write(text.replace(/^error: /, "Error: ") + argumentHint(program, text)),
+        write(
+          suggesting(text, instead).replace(/^error: /, "Error: ") + argumentHint(program, text),
+        ),
     });
 }
 
@@ -61,6 +71,13 @@ function enterDirectoryOfUser(): void {
   if (directory === undefined) return;
   const project = Deno.realPathSync(new URL("..", import.meta.url));
   if (Deno.cwd() === project) Deno.chdir(directory);
+}
+
+/** An error about an unknown option with what to type instead, if that is known, in place of commander's guess. */
+function suggesting(error: string, instead: Readonly<Record<string, string>>): string {
+  const [first, unknown = ""] = /^error: unknown option '(--[\w-]+).*'\n/.exec(error) ?? [];
+  if (first === undefined || !Object.hasOwn(instead, unknown)) return error;
+  return `${first}(${instead[unknown]})\n`;
 }
 
 /** A hint if commander mistook a text or a name for an option or for several arguments. */

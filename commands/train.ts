@@ -14,6 +14,11 @@ import { addTrainOptions, givenOptions } from "./train_options.ts";
 const program = command(
   "train",
   "Train a small GPT. By default: on built-in stories, with a model that suits this machine.",
+  {
+    "--run": "--out names the run; --init-from names a model to start from",
+    "--model": "--init-from names the model to start from",
+    "--checkpoint": "--resume-from names the checkpoint; --init-from starts another run from one",
+  },
 );
 addTrainOptions(program, OPTION_NAMES);
 program.addOption(

@@ -760,6 +760,17 @@ Deno.test("commands give back permissions that they no longer need", async () =>
 });
 
 const MISTAKES: [name: string, args: string[], message: RegExp][] = [
+  ...([
+    ["--run", /--out names the run; --init-from names a model to start from/],
+    ["--run=runs/a", /--out names the run; --init-from names a model to start from/],
+    ["--checkpoint", /--resume-from names the checkpoint; .*/],
+  ] as [string, RegExp][]).map(([flag, hint]): [string, string[], RegExp] => [
+    "train",
+    [flag, "x"],
+    new RegExp(
+      `^Error: unknown option '${flag}'\n\\(${hint.source}\\)\n\\(--help lists all options\\)\n$`,
+    ),
+  ]),
   ["train", ["--stepz", "3"], /unknown option '--stepz'\n\(Did you mean --steps\?\)/],
   ["train", ["extra"], /too many arguments/],
   [
