@@ -8,13 +8,19 @@ import { DEFAULT_SAMPLER } from "../generate/generate.ts";
 import { misfitOf, shortageOf } from "../generate/limits.ts";
 import type { LoadedModel } from "../generate/load.ts";
 import type { SamplerOptions } from "../kernels/sample/sample.ts";
-import { forward } from "../model/forward_backward.ts";
 import { type CheckResult, CHECKS, judged, RunChecks, unknown } from "../train/checks.ts";
 import type { Metric } from "../train/metrics.ts";
 import { createTrainedArena } from "../train/optimizer.ts";
 import { normsOf } from "./blocks.ts";
 import { logitsOf } from "./inspect.ts";
-import { preparePass, readLogits } from "./pass.ts";
+import {
+  COUNTED_TOKENS,
+  type Frequency,
+  frequencyOf,
+  type MeanPredictions,
+  meanPredictions,
+} from "./mean_predictions.ts";
+import { preparePass } from "./pass.ts";
 import { loopShareOf, meanRepetition, type Repetition } from "./repetition.ts";
 
 /**
@@ -92,34 +98,51 @@ export async function diagnose(
   }
   const found: CheckResult[] = record
     ? run.results()
-    : run.results().map(({ name }) => unknown(name, "there is no record of its training"));
-  const rows = text ? rowsOf(text.validation, model) : storyRows(model);
-  const frequency = text && frequencyOf(text.training, model.gpt.config.vocabularySize);
-  const progress = { training, losses };
-  const predictions = await predict(model, rows, frequency);
-  if (!predictions) {
-    const reason = "the logits of the model are not finite";
-    const needLogits = [
-      ...["leak", "copies-input", "frequent-tokens", "repetition", "greedy-repetition"] as const,
-    ];
-    for (const name of needLogits) found.push(unknown(name, reason));
-  } else {
-    found.push(
-      await checkLeak(model, rows),
-      checkCopies(predictions, progress),
-      checkFrequentTokens(predictions, frequency, progress),
-      ...await checkRepetition(model, rows, {
-        text,
-        progress,
-        isPredictable: !frequency ||
-          isPredictable(frequency.share, predictions.onFrequentByCounts),
-      }),
-    );
-  }
-  found.push(...await checkBlocks(model, rows, training));
-  found.push(...await checkVocabulary(model.tokenizer, text));
+    : run.results().map(({ name }) => unknown(name, "no record of its training"));
+  found.push(
+    ...await checkModel(model, text, { training, losses }),
+    ...await checkVocabulary(model.tokenizer, text),
+  );
   return worstFirst(found);
 }
+
+/** The checks for which the model reads or writes texts. */
+async function checkModel(
+  model: LoadedModel,
+  text: DiagnoseOptions["text"],
+  progress: Progress,
+): Promise<CheckResult[]> {
+  const rows = text ? rowsOf(text.validation, model) : [];
+  if (rows.length === 0) rows.push(...storyRows(model));
+  if (rows.length === 0) return NEED_MODEL.map((name) => unknown(name, "it reads a single token"));
+  const frequency = text && frequencyOf(text.training, model.gpt.config.vocabularySize);
+  const predictions = await meanPredictions(model, rows, frequency);
+  const blocks = await checkBlocks(model, rows, progress.training);
+  if (!predictions) {
+    const others = NEED_MODEL.filter((name) => blocks.every((check) => check.name !== name));
+    return [...blocks, ...others.map((name) => unknown(name, "its logits are not finite"))];
+  }
+  const isOrdered = !frequency || isPredictable(frequency.share, predictions.onFrequentByCounts);
+  return [
+    ...blocks,
+    await checkLeak(model, rows),
+    checkCopies(predictions, progress),
+    checkFrequentTokens(predictions, frequency, progress),
+    ...await checkRepetition(model, rows, { text, progress, isPredictable: isOrdered }),
+  ];
+}
+
+/** The names of these checks. */
+const NEED_MODEL = [
+  "leak",
+  "vanishing-gradients",
+  "exploding-block",
+  "dead-block",
+  "copies-input",
+  "frequent-tokens",
+  "repetition",
+  "greedy-repetition",
+] as const;
 
 /** Results in the order of their verdicts, and within it in that of the table. */
 function worstFirst(results: readonly CheckResult[]): CheckResult[] {
@@ -164,88 +187,8 @@ const GOLDEN_RATIO = (Math.sqrt(5) - 1) / 2;
 function storyRows({ gpt, tokenizer }: LoadedModel): TextRow[] {
   const longest = Math.min(LONGEST_ROW, gpt.config.contextLength);
   return sampleStories({ seed: 1, count: TEXTS })
-    .map((story) => [tokenizer.endOfText, ...tokenizer.encode(story)].slice(0, longest));
-}
-
-/** How often tokens occur in the text of a training, and after which tokens the frequent ones do. */
-interface Frequency {
-  /** The most frequent tokens, which together make up half of the text. */
-  readonly frequent: ReadonlySet<number>;
-  /** Their share of the text. */
-  readonly share: number;
-  /** Per token how often it occurs, and how often a frequent token comes after it. */
-  readonly counts: Float64Array;
-  readonly before: Float64Array;
-}
-
-/** Tokens of the training text that are counted at most, from its beginning. */
-const COUNTED_TOKENS = 2 ** 20;
-
-/** Counts the tokens of a text. */
-function frequencyOf(dataset: TokenDataset, vocabularySize: number): Frequency {
-  const ids = dataset.read(0, Math.min(dataset.length, COUNTED_TOKENS));
-  const counts = new Float64Array(vocabularySize), before = new Float64Array(vocabularySize);
-  for (const id of ids) counts[id]!++;
-  const byCount = Array.from(counts, (_, id) => id).sort((a, b) => counts[b]! - counts[a]!);
-  const frequent = new Set<number>();
-  let covered = 0;
-  for (const id of byCount) {
-    if (covered >= ids.length / 2) break;
-    frequent.add(id);
-    covered += counts[id]!;
-  }
-  for (let t = 0; t + 1 < ids.length; t++) if (frequent.has(ids[t + 1]!)) before[ids[t]!]!++;
-  return { frequent, share: covered / ids.length, counts, before };
-}
-
-/** What a model expects on texts, as means over their positions. */
-interface Predictions {
-  /** Loss of the next token, and of the token just read, in nats, where the two differ. */
-  readonly nextLoss: number;
-  readonly inputLoss: number;
-  /** Probability of the frequent tokens, where another token comes next. */
-  readonly onFrequent: number;
-  /** The same, of a model that knows only how often frequent tokens come after the token just read. */
-  readonly onFrequentByCounts: number;
-}
-
-/** Predicts the tokens of texts; undefined if a logit is not finite. */
-async function predict(
-  { gpt }: LoadedModel,
-  rows: readonly TextRow[],
-  frequency: Frequency | undefined,
-): Promise<Predictions | undefined> {
-  let isFinite = true, differing = 0, rare = 0;
-  const sums = { nextLoss: 0, inputLoss: 0, onFrequent: 0, onFrequentByCounts: 0 };
-  for (const ids of rows) {
-    using pass = preparePass(gpt, { tokens: ids, purpose: "evaluation" });
-    await pass.run((program) => forward(program, gpt, pass, pass.activations));
-    await readLogits(gpt, pass, (logits, t) => {
-      const highest = logits.reduce((a, b) => Math.max(a, b), -Infinity);
-      const total = logits.reduce((sum, logit) => sum + Math.exp(logit - highest), 0);
-      isFinite &&= Number.isFinite(total);
-      const input = ids[t]!, next = ids[t + 1];
-      if (next === undefined) return;
-      const loss = (id: number) => Math.log(total) + highest - logits[id]!;
-      if (next !== input) {
-        differing++;
-        sums.nextLoss += loss(next);
-        sums.inputLoss += loss(input);
-      }
-      if (!frequency || frequency.frequent.has(next)) return;
-      rare++;
-      for (const id of frequency.frequent) sums.onFrequent += Math.exp(-loss(id));
-      const { before, counts, share } = frequency;
-      sums.onFrequentByCounts += (before[input]! + share) / (counts[input]! + 1);
-    });
-  }
-  if (!isFinite) return undefined;
-  return {
-    nextLoss: sums.nextLoss / differing,
-    inputLoss: sums.inputLoss / differing,
-    onFrequent: sums.onFrequent / rare,
-    onFrequentByCounts: sums.onFrequentByCounts / rare,
-  };
+    .map((story) => [tokenizer.endOfText, ...tokenizer.encode(story)].slice(0, longest))
+    .filter(({ length }) => length > 1);
 }
 
 /** Whether a later token changes an earlier logit. */
@@ -260,7 +203,8 @@ async function checkLeak(model: LoadedModel, rows: readonly TextRow[]): Promise<
       const other = ids.with(place, (ids[place]! + 1 + Math.floor(V / 3)) % V);
       const { logits: changed } = await logitsOf(model, other);
       for (let i = 0; i < place * V; i++) {
-        greatest = Math.max(greatest, Math.abs(changed[i]! - logits[i]!));
+        const change = Math.abs(changed[i]! - logits[i]!);
+        if (!(change <= greatest)) greatest = Number.isNaN(change) ? Infinity : change;
       }
       passes++;
     }
@@ -299,26 +243,24 @@ function unlessEarly(result: CheckResult, { training, losses }: Progress): Check
   const steps = training?.step ?? (losses.length > 0 ? losses.length : Infinity);
   const least = Math.max(FIRST_STEPS, training?.warmupSteps ?? 0);
   const early = (why: string): CheckResult => (
-    { ...result, verdict: "unknown", finding: `${result.finding}; ${why}` }
+    { ...result, verdict: "unknown", finding: `${why}; ${result.finding}` }
   );
-  if (steps < least) {
-    return early(`that is usual in the first ${least} steps, and it has done ${steps}`);
-  }
+  if (steps < least) return early(`usual in the first ${least} steps, and it has done ${steps}`);
   const quarter = Math.floor(losses.length / 4);
   if (quarter === 0) return result;
   const before = mean(losses.slice(quarter, 2 * quarter)), last = mean(losses.slice(-quarter));
   if (last > before * (1 - LEARNS.falls) || last < LEARNS.above * losses[0]!) return result;
   return early(
-    `but it still learns: its loss fell from ${before.toFixed(2)} to ${
+    `it still learns: its loss fell from ${before.toFixed(2)} to ${
       last.toFixed(2)
-    } in the second half ` +
-      `of ${losses.length} steps`,
+    } in the second half of ` +
+      `${losses.length} steps`,
   );
 }
 
 /** Whether a model predicts its input. */
 function checkCopies(
-  { inputLoss, nextLoss }: Predictions,
+  { inputLoss, nextLoss }: MeanPredictions,
   { training, losses }: Progress,
 ): CheckResult {
   const figures = { inputLoss, nextLoss };
@@ -357,12 +299,12 @@ const UNPREDICTABLE = "a token of this text says little about the one after it";
  * one token of what it has read to one that ignores it.
  */
 function checkFrequentTokens(
-  { onFrequent, onFrequentByCounts }: Predictions,
+  { onFrequent, onFrequentByCounts }: MeanPredictions,
   frequency: Frequency | undefined,
   progress: Progress,
 ): CheckResult {
   const name = "frequent-tokens";
-  if (!frequency) return unknown(name, "the text of its training is not at hand");
+  if (!frequency) return unknown(name, "its text is not at hand");
   const { frequent, share } = frequency;
   if (!isPredictable(share, onFrequentByCounts)) return unknown(name, UNPREDICTABLE);
   return unlessEarly(
@@ -513,7 +455,7 @@ async function checkBlocks(
 
 function checkVanishing(belowF16: number, training: TrainingFacts | undefined): CheckResult {
   const name = "vanishing-gradients";
-  if (!training) return unknown(name, "the loss scale and precision of its training are not known");
+  if (!training) return unknown(name, "the precision of its training is not known");
   const { precision, lossScale } = training, figures = { lossScale };
   if (precision === "f32") {
     return judged(name, 0, "it was trained in f32, which holds gradients down to 2⁻¹⁴⁹", {
@@ -539,7 +481,7 @@ async function checkVocabulary(
   text: DiagnoseOptions["text"],
 ): Promise<CheckResult[]> {
   if (!text) {
-    const reason = "the text of its training is not at hand";
+    const reason = "its text is not at hand";
     return [unknown("vocabulary", reason), unknown("unknown-tokens", reason)];
   }
   const { training } = text, { vocabularySize, endOfText } = tokenizer;

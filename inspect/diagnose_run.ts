@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { processEnvironment } from "../data/hub/request.ts";
 import type { DataSpec } from "../data/text/dataset.ts";
@@ -82,7 +83,9 @@ export async function diagnoseSource(
   try {
     const checks = await diagnose(model, {
       text: corpus,
-      record: run === undefined ? undefined : recordOf(run, state!.step, onNotice),
+      record: run === undefined || !existsSync(join(run, METRICS_FILE))
+        ? undefined
+        : recordOf(run, state!.step, onNotice),
       training: state && factsOf(state),
     });
     return { model: checkpoint ?? source.spec, ...(state ? { step: state.step } : {}), checks };

@@ -377,7 +377,7 @@ export class RunChecks {
     if (entropyPerToken === undefined) {
       return unknown(
         name,
-        "the entropy of the text is not known; it is that of the built-in stories alone",
+        "the entropy is known of the built-in stories alone",
       );
     }
     // the information of a short text differs by chance from the entropy

@@ -1,0 +1,91 @@
+import type { TokenDataset } from "../data/tokens/token_dataset.ts";
+import type { LoadedModel } from "../generate/load.ts";
+import { forward } from "../model/forward_backward.ts";
+import { preparePass, readLogits } from "./pass.ts";
+
+/**
+ * What a model expects on texts, in the mean: of the token that it has just read, and of the frequent tokens.
+ *
+ * @module
+ */
+
+/** How often tokens occur in the text of a training, and after which tokens the frequent ones do. */
+export interface Frequency {
+  /** The most frequent tokens, which together make up half of the text. */
+  readonly frequent: ReadonlySet<number>;
+  /** Their share of the text. */
+  readonly share: number;
+  /** Per token how often it occurs, and how often a frequent token comes after it. */
+  readonly counts: Float64Array;
+  readonly before: Float64Array;
+}
+
+/** Tokens of a training text that are counted at most, from its beginning. */
+export const COUNTED_TOKENS = 2 ** 20;
+
+/** Counts the tokens of a text. */
+export function frequencyOf(dataset: TokenDataset, vocabularySize: number): Frequency {
+  const ids = dataset.read(0, Math.min(dataset.length, COUNTED_TOKENS));
+  const counts = new Float64Array(vocabularySize), before = new Float64Array(vocabularySize);
+  for (const id of ids) counts[id]!++;
+  const byCount = Array.from(counts, (_, id) => id).sort((a, b) => counts[b]! - counts[a]!);
+  const frequent = new Set<number>();
+  let covered = 0;
+  for (const id of byCount) {
+    if (covered >= ids.length / 2) break;
+    frequent.add(id);
+    covered += counts[id]!;
+  }
+  for (let t = 0; t + 1 < ids.length; t++) if (frequent.has(ids[t + 1]!)) before[ids[t]!]!++;
+  return { frequent, share: covered / ids.length, counts, before };
+}
+
+/** What a model expects on texts, as means over their positions. */
+export interface MeanPredictions {
+  /** Loss of the next token, and of the token just read, in nats, where the two differ. */
+  readonly nextLoss: number;
+  readonly inputLoss: number;
+  /** Probability of the frequent tokens, where another token comes next. */
+  readonly onFrequent: number;
+  /** The same, of a model that knows only how often frequent tokens come after the token just read. */
+  readonly onFrequentByCounts: number;
+}
+
+/** Predicts the tokens of texts; undefined if a logit is not finite. */
+export async function meanPredictions(
+  { gpt }: LoadedModel,
+  texts: readonly (readonly number[])[],
+  frequency: Frequency | undefined,
+): Promise<MeanPredictions | undefined> {
+  let isFinite = true, differing = 0, rare = 0;
+  const sums = { nextLoss: 0, inputLoss: 0, onFrequent: 0, onFrequentByCounts: 0 };
+  for (const ids of texts) {
+    using pass = preparePass(gpt, { tokens: ids, purpose: "evaluation" });
+    await pass.run((program) => forward(program, gpt, pass, pass.activations));
+    await readLogits(gpt, pass, (logits, t) => {
+      const highest = logits.reduce((a, b) => Math.max(a, b), -Infinity);
+      const total = logits.reduce((sum, logit) => sum + Math.exp(logit - highest), 0);
+      isFinite &&= Number.isFinite(total);
+      const input = ids[t]!, next = ids[t + 1];
+      if (next === undefined) return;
+      const loss = (id: number) => Math.log(total) + highest - logits[id]!;
+      if (next !== input) {
+        differing++;
+        sums.nextLoss += loss(next);
+        sums.inputLoss += loss(input);
+      }
+      if (!frequency || frequency.frequent.has(next)) return;
+      rare++;
+      for (const id of frequency.frequent) sums.onFrequent += Math.exp(-loss(id));
+      const { before, counts, share } = frequency;
+      sums.onFrequentByCounts += (before[input]! + share) / (counts[input]! + 1);
+    });
+  }
+  if (!isFinite) return undefined;
+  return {
+    nextLoss: sums.nextLoss / differing,
+    inputLoss: sums.inputLoss / differing,
+    onFrequent: sums.onFrequent / rare,
+    onFrequentByCounts: sums.onFrequentByCounts / rare,
+  };
+}
