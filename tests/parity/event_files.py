@@ -39,7 +39,7 @@ SCALARS = {
 
 def words(text):
     """A text as its words, with the question marks that TensorBoard shows for control characters."""
-    return " ".join(re.sub("[\x00-\x08\x0e-\x1f]", "?", text).split())
+    return " ".join(re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f]", "?", text).split())
 
 
 def shown(markdown):
@@ -67,7 +67,7 @@ def buckets_of(line):
 def expected_points(path):
     """By tag: (step, time, value) of every point that the record has."""
     points = {}
-    for line in map(json.loads, path.read_text().splitlines()):
+    for line in map(json.loads, path.read_text().rstrip().split("\n")):
         time = datetime.fromisoformat(line["time"].replace("Z", "+00:00")).timestamp()
         add = lambda tag, value: points.setdefault(tag, []).append((line["step"], time, value))
         for tag, name in SCALARS.get(line["kind"], {}).items():
@@ -100,7 +100,7 @@ def found_points(run):
 def is_same_table(markdown, options):
     rows = dict(
         tuple(shown(cell) for cell in row.split(" | ", 1))
-        for row in (line.strip("| ") for line in markdown.splitlines()[2:])
+        for row in (line.strip("| ") for line in markdown.split("\n")[2:])
     )
     flag = lambda name: "--" + re.sub("[A-Z]", lambda letter: "-" + letter[0].lower(), name)
     text = lambda value: value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), ensure_ascii=False)

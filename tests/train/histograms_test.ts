@@ -40,7 +40,9 @@ Deno.test("createHistograms() counts weights and gradients as the reference does
       )
     );
     for (const step of [0, 1]) { // what was counted of the first step is not counted again
-      await trainStep.submit(step, batches.slice(2 * step, 2 * step + 2), { learningRate: 0.01 });
+      const micro = batches.slice(2 * step, 2 * step + 2);
+      const dataMs = await trainStep.submit(step, micro, { learningRate: 0.01 });
+      assert.ok(dataMs > 0, "the batches were uploaded in no time");
       const [report] = await trainStep.reports(1), { lossScale } = report!;
       const found = await histograms.run(lossScale);
       const expected: ParameterHistogram[] = [];

@@ -335,7 +335,7 @@ Deno.test({
   fn: async () => {
     const run = join(directory, "read back");
     const odd =
-      "a_b_ *c* `d`  <script>e</script> &amp; [f](g) \\ ~~h~~ | \x07\n1. i\n2. j\n\n\n    k\n# l";
+      "a_b_ *c* `d`  <script>e</script> &amp; [f](g) \\ ~~h~~ | \x07 \f \u2028 \x85\n1. i\n2. j\n\n\n    k\n# l";
     const texts = { prompt: odd, text: `${odd}\n${odd}` };
     const options = {
       data: ["a b", "c|d"],
@@ -378,9 +378,7 @@ Deno.test("train() writes an event file with all that its record has, unless ten
   };
   for await (const _ of train(options));
   assertSameAsRecord(run);
-  const points = pointsOf(readEvents(run));
-  assert.equal(points["loss/training"]!.length, 4);
-  assert.ok(points["speed/data_ms"]!.every(([, ms]) => (ms as number) > 0));
+  assert.equal(pointsOf(readEvents(run))["loss/training"]!.length, 4);
   for await (const _ of train({ ...options, resumeFrom: "2", steps: 3 }));
   assertSameAsRecord(run);
   assert.deepEqual(pointsOf(readEvents(run))["loss/training"]!.map(([step]) => step), [1, 2, 3]);
