@@ -169,13 +169,14 @@ async function judgeCheckpoint(
 }
 
 /** A table of the greedy stories, and one of the sampled ones, as wide as the terminal allows. */
-function tables(
-  judged: readonly JudgedCheckpoint[],
-  { temperature, topP }: SamplerOptions,
-): string {
+function tables(judged: readonly JudgedCheckpoint[], sampler: SamplerOptions): string {
   const columns = outputColumns() ?? Infinity;
-  const table = (title: string, of: (checkpoint: JudgedCheckpoint) => StoryShares, cell: Cell) =>
-    `${title}\n` + align([
+  const table = (
+    temperature: number,
+    of: (checkpoint: JudgedCheckpoint) => StoryShares,
+    cell: Cell,
+  ) =>
+    `${samplerText({ ...sampler, temperature })}\n` + align([
       ["step", ...STORY_FIGURES],
       ...judged.map((one) => [
         `${one.step}`,
@@ -184,13 +185,31 @@ function tables(
     ]);
   const all = (cell: Cell) =>
     [
-      table("greedy", ({ greedy }) => greedy, cell),
-      ...(temperature > 0
-        ? [table(`temperature ${temperature}, top-p ${topP}`, ({ sampled }) => sampled!, cell)]
+      table(0, ({ greedy }) => greedy, cell),
+      ...(sampler.temperature > 0
+        ? [table(sampler.temperature, ({ sampled }) => sampled!, cell)]
         : []),
     ].join("\n");
   const wide = all(withInterval);
   return wide.split("\n").every(({ length }) => length <= columns) ? wide : all(percentOf);
+}
+
+/** How tokens are drawn: the options that do something. */
+function samplerText(
+  { temperature, topK, topP, minP, repetitionPenalty, repetitionWindow }: SamplerOptions,
+): string {
+  const isSampled = temperature > 0; // a greedy sampler has one token to choose from
+  return [
+    isSampled ? `temperature ${temperature}` : "greedy",
+    ...(isSampled && topK > 0 ? [`top-k ${topK}`] : []),
+    ...(isSampled && topP < 1 ? [`top-p ${topP}`] : []),
+    ...(isSampled && minP > 0 ? [`min-p ${minP}`] : []),
+    ...(repetitionPenalty === 1 ? [] : [
+      `repetition penalty ${repetitionPenalty} on ${
+        repetitionWindow === 0 ? "all" : `the last ${repetitionWindow}`
+      } tokens`,
+    ]),
+  ].join(", ");
 }
 
 /** Makes a cell of a table. */

@@ -53,9 +53,10 @@ export function drawJudgements(
     heads.filter(({ layer, head }) => layer === copying?.layer && head === copying.head)
       .map(({ weight }) => ({ step, weight }))
   );
-  const steps = judged.map(({ step }) => step),
-    loss = lossPanel(losses, { from: Math.min(...steps) });
-  const lastStep = Math.max(loss.lastStep, ...steps);
+  const steps = judged.map(({ step }) => step);
+  const lastStep = Math.max(lossPanel(losses).lastStep, ...steps);
+  // the losses of the first steps would hide the differences between those of the others
+  const loss = lossPanel(losses, { from: lastStep / 10 });
   const isCompared = sampled.length > 0;
   return drawChart({
     title,

@@ -51,6 +51,16 @@ Deno.test("judge --json prints an object per checkpoint, greedy alone at tempera
   assert.ok(interval[0] === 0 && interval[1] > 0.5 && interval[1] < 0.6, `${interval}`);
 });
 
+Deno.test("judge names the options of the sampler above its tables", async () => {
+  const { code, stdout, stderr } = await judge(
+    ..."--checkpoint 1 --top-k 9 --top-p 1 --repetition-penalty 1.5".split(" "),
+  );
+  assert.equal(code, 0, stderr);
+  const titles = stdout.split("\n").filter((line) => /^[a-z].*,/.test(line));
+  const penalty = "repetition penalty 1.5 on the last 64 tokens";
+  assert.deepEqual(titles, [`greedy, ${penalty}`, `temperature 0.8, top-k 9, ${penalty}`]);
+});
+
 Deno.test("judge skips a damaged checkpoint, and refuses one that is named", async () => {
   const copy = join(directory, "copy");
   await trained();
