@@ -191,7 +191,7 @@ export async function download(
 }
 
 /** A single tensor by its role in an op. */
-type Named = Readonly<Record<string, Tensor>>;
+export type Named = Readonly<Record<string, Tensor>>;
 
 /** Throws a RangeError unless the tensor has exactly this shape. */
 export function assertShape(action: string, named: Named, shape: readonly number[]): void {
