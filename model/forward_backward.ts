@@ -12,9 +12,10 @@ import type { Dropout } from "../kernels/random.ts";
 import type { Tensor } from "../kernels/tensor.ts";
 import type { Activations } from "./activations.ts";
 import { attentionOf, innerWidthOf } from "./config.ts";
-import { firstTrainedBlock, type Gpt, headName, headOf, masterOf } from "./gpt.ts";
+import { type Gpt, headName, headOf, masterOf } from "./gpt.ts";
 import { headLossBackward } from "./head.ts";
 import { linearLayerBackward, linearLayerForward } from "./linear.ts";
+import { firstTrainedBlock } from "./parameters.ts";
 
 /**
  * The architecture. Training, evaluation and generation record the same `forward()`; `backward()` has its

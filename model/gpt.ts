@@ -105,18 +105,3 @@ export function headOf(model: Gpt): Tensor {
 export function headName({ config }: Pick<Gpt, "config">): string {
   return config.ownHead ? "lm_head.weight" : "wte.weight";
 }
-
-/**
- * The first block with a trained parameter, at which the backward pass ends: 0 if the embeddings are
- * trained, the number of blocks if neither they nor any block is.
- */
-export function firstTrainedBlock({ config, table }: Pick<Gpt, "config" | "table">): number {
-  let first = config.layers;
-  for (const { name, trained } of table) {
-    const [, block] = /^h\.(\d+)\./.exec(name) ?? [];
-    if (!trained) continue;
-    if (block !== undefined) first = Math.min(first, Number(block));
-    else if (name.startsWith("wpe.")) first = 0;
-  }
-  return first;
-}

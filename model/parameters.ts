@@ -98,6 +98,23 @@ export function parameterTable(config: GptConfig, freeze = ""): ParameterSpec[] 
 }
 
 /**
+ * The first block with a trained parameter, at which the backward pass ends: 0 if the embeddings are
+ * trained, the number of blocks if neither they nor any block is.
+ */
+export function firstTrainedBlock(
+  { config, table }: { config: GptConfig; table: readonly ParameterSpec[] },
+): number {
+  let first = config.layers;
+  for (const { name, trained } of table) {
+    const [, block] = /^h\.(\d+)\./.exec(name) ?? [];
+    if (!trained) continue;
+    if (block !== undefined) first = Math.min(first, Number(block));
+    else if (name.startsWith("wpe.")) first = 0;
+  }
+  return first;
+}
+
+/**
  * A linear layer of Hugging Face's model. Its GPT-Neo has separate layers for queries, keys and values,
  * which are columns of one matrix in GPT-2 and in this model.
  */

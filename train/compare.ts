@@ -124,7 +124,7 @@ export function readRun(path: string, onWarning: (sentence: string) => void): Co
   const { checkpoint } = newest;
   const { parameters, flopsPerToken } = start ??
     // records of earlier versions lack these figures
-    reading(join(checkpoint, CONFIG_FILE), () => costIn(checkpoint));
+    reading(join(checkpoint, CONFIG_FILE), () => costIn(checkpoint, options.freeze));
   const counted = (point: SpentPoint): ComparedPoint => (
     { ...point, flops: point.tokens * flopsPerToken! }
   );
@@ -167,12 +167,13 @@ export function newestState(
 }
 
 /** The size and the cost of the model in a checkpoint. */
-export function costIn(checkpoint: string): ReturnType<typeof costOf> {
+export function costIn(checkpoint: string, freeze?: unknown): ReturnType<typeof costOf> {
   const file = join(checkpoint, CONFIG_FILE);
   if (!statSync(file).isFile()) { // reading a pipe would wait forever
     throw Object.assign(new Error("it is no file"), { code: "EINVAL" });
   }
-  return costOf(parseHuggingFaceConfig(readFileSync(file, "utf8"), file));
+  const config = parseHuggingFaceConfig(readFileSync(file, "utf8"), file);
+  return costOf(config, typeof freeze === "string" ? freeze : undefined);
 }
 
 /** Options with the dimensions of the preset, which earlier versions did not save. */

@@ -73,7 +73,7 @@ export async function estimate(
 ): Promise<Estimate> {
   const { options, config, corpus, first, signal } = run;
   const { batchSize, contextLength, gradientAccumulation } = options;
-  const { flopsPerToken: perToken } = costOf(config), steps = options.steps - first;
+  const { flopsPerToken: perToken } = costOf(config, options.freeze), steps = options.steps - first;
   const perStep = perToken * batchSize * contextLength * gradientAccumulation;
   const planned = plannedSaves(run), { checkpointBytes, weightsOnlyBytes } = planned;
   const { whole: checkpoints, weightsOnly } = checkpointsAtEnd(run.out, planned);

@@ -1,6 +1,6 @@
 import { closeSync, openSync, readSync, statSync } from "node:fs";
 import type { GptConfig } from "../model/config.ts";
-import { countParameters } from "../model/parameters.ts";
+import { countParameters, firstTrainedBlock, parameterTable } from "../model/parameters.ts";
 
 /**
  * `metrics.jsonl`, the record of a run: a JSON object per line, of kind `start`, `step`, `evaluation`, `sample`,
@@ -281,8 +281,11 @@ export function* readMetrics(
 }
 
 /** The size of a model and the cost of its training, as a line of kind `start` gives them. */
-export function costOf(config: GptConfig): { parameters: number; flopsPerToken: number } {
-  return { parameters: countParameters(config), flopsPerToken: flopsPerToken(config) };
+export function costOf(
+  config: GptConfig,
+  freeze?: string,
+): { parameters: number; flopsPerToken: number } {
+  return { parameters: countParameters(config), flopsPerToken: flopsPerToken(config, freeze) };
 }
 
 /** Names of a list that a line holds, at most: a pattern may have named thousands of files. */
@@ -308,9 +311,22 @@ export function metricLine(metric: Metric): string {
  * Operations of training on one token: 6 per parameter, and 12 · layers · T · C for attention.
  *
  * As PaLM counts them (Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311, appendix B): positions that the
- * causal mask hides count as if they were computed, and frozen parameters as if they were trained.
+ * causal mask hides count as if they were computed. A third of the operations is the forward pass, a third the
+ * gradients of activations, which end at the first trained block, and a third those of parameters, which only trained
+ * ones have.
+ *
+ * @param freeze parts that are not trained, as in `parameterTable()`.
  */
-export function flopsPerToken(config: GptConfig): number {
-  const { layers, width, contextLength } = config;
-  return 6 * countParameters(config) + 12 * layers * contextLength * width;
+export function flopsPerToken(config: GptConfig, freeze?: string): number {
+  const { layers, width, contextLength } = config, table = parameterTable(config, freeze);
+  const first = firstTrainedBlock({ config, table });
+  const ofParameters = table.reduce((sum, { name, shape, trained }) => {
+    const block = /^h\.(\d+)\./.exec(name)?.[1];
+    const isBelow = block === undefined
+      ? name === "wpe.weight" || name === "wte.weight" && config.ownHead // which no gradient passes
+      : Number(block) < first;
+    const count = shape.reduce((product, length) => product * length, 1);
+    return sum + count * (2 + (isBelow && !trained ? 0 : 2) + (trained ? 2 : 0));
+  }, 0);
+  return ofParameters + 4 * contextLength * width * (layers + 2 * (layers - first));
 }

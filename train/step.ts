@@ -15,7 +15,8 @@ import {
 } from "../kernels/tensor.ts";
 import { type Activations, createActivations } from "../model/activations.ts";
 import { backward, forward } from "../model/forward_backward.ts";
-import { firstTrainedBlock, type Gpt } from "../model/gpt.ts";
+import type { Gpt } from "../model/gpt.ts";
+import { firstTrainedBlock } from "../model/parameters.ts";
 import {
   createOptimizer,
   createTrainedArena,

@@ -154,7 +154,7 @@ export async function* train(
     record.note([{
       kind: "start",
       step: run.first,
-      ...costOf(run.config),
+      ...costOf(run.config, run.options.freeze),
       device: device.name,
       memoryBytes: run.memory.total,
       options: run.options,
@@ -292,9 +292,9 @@ const WORTH_TUNING = 1e16;
 /** Operations of a whole training. */
 function operationsOf(
   config: GptConfig,
-  { steps, batchSize, contextLength, gradientAccumulation }: ResolvedOptions,
+  { freeze, steps, batchSize, contextLength, gradientAccumulation }: ResolvedOptions,
 ): number {
-  return flopsPerToken(config) * steps * batchSize * contextLength * gradientAccumulation;
+  return flopsPerToken(config, freeze) * steps * batchSize * contextLength * gradientAccumulation;
 }
 
 /** The data of a training, for its first event. */
