@@ -74,12 +74,15 @@ export class EventFile {
     this.#flush();
   }
 
-  /** Copies the first bytes of another event file, which begins with the same records. */
-  copy(path: string, lengthBytes: number): void {
+  /** Begins with the first bytes of another event file; returns whether that was possible. */
+  copy(path: string, lengthBytes: number): boolean {
     for (const chunk of readChunks(path)) {
-      const bytes = chunk.subarray(0, lengthBytes - this.#lengthBytes);
-      if (bytes.length === 0 || !this.#write(bytes)) return;
+      if (this.#lengthBytes === lengthBytes) break;
+      if (this.#write(chunk.subarray(0, lengthBytes - this.#lengthBytes))) continue;
+      this.#lengthBytes = 0; // a part of a record may be at the end
+      return false;
     }
+    return true;
   }
 
   #flush(): void {
@@ -107,21 +110,19 @@ export function openEventFile(
   lines: ShownLines,
   { now }: { now: () => Date },
 ): EventFile {
-  const earlier = eventFilesIn(directory), newest = earlier.at(-1)?.name ?? "";
-  const path = join(directory.path, newest);
-  const isOnly =
-    earlier.filter(({ isEmpty }) => !isEmpty).map(({ name }) => name).join() === newest;
-  const records = newest !== "" && isOnly ? recordsOf(path, lines) : undefined;
-  if (records && !records.isFollowed) {
-    return new EventFile(directory, { name: newest, lengthBytes: records.endBytes });
+  const earlier = eventFilesIn(directory), newest = earlier.at(-1);
+  // a process that was killed may have left a part of a later file
+  const isOnly = newest && earlier.every((file) => file.isEmpty !== (file === newest));
+  const path = join(directory.path, newest?.name ?? "");
+  const records = isOnly ? recordsOf(path, lines) : undefined;
+  if (newest && records && !records.isFollowed) {
+    return new EventFile(directory, { name: newest.name, lengthBytes: records.endBytes });
   }
-  const later = newest === "" ? 0 : Number(EVENT_FILE.exec(newest)![1]) + 1;
+  const later = newest ? Number(EVENT_FILE.exec(newest.name)![1]) + 1 : 0;
   const seconds = Math.max(Math.floor(now().getTime() / 1000), later);
   const name = `events.out.tfevents.${String(seconds).padStart(10, "0")}.toy-transformer`;
   const file = new EventFile(directory, { name, lengthBytes: 0 });
-  if (records) {
-    file.copy(path, records.endBytes);
-  } else {
+  if (!records || !file.copy(path, records.endBytes)) {
     file.begin(seconds);
     file.append(lines.read());
   }
