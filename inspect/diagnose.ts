@@ -122,7 +122,7 @@ async function checkModel(
     const others = NEED_MODEL.filter((name) => blocks.every((check) => check.name !== name));
     return [...blocks, ...others.map((name) => unknown(name, "its logits are not finite"))];
   }
-  const isOrdered = !frequency || isPredictable(frequency.share, predictions.onFrequentByCounts);
+  const isOrdered = !frequency || isPredictable(predictions);
   return [
     ...blocks,
     await checkLeak(model, rows),
@@ -287,8 +287,8 @@ function checkCopies(
 const LEAST_DIFFERENCE = 0.1;
 
 /** Whether a token of a text says something about the one after it. */
-function isPredictable(share: number, onFrequentByCounts: number): boolean {
-  return share - onFrequentByCounts > LEAST_DIFFERENCE;
+function isPredictable({ onFrequentIgnoring, onFrequentByCounts }: MeanPredictions): boolean {
+  return onFrequentIgnoring - onFrequentByCounts > LEAST_DIFFERENCE;
 }
 
 /** The reason if it does not. */
@@ -299,31 +299,23 @@ const UNPREDICTABLE = "a token of this text says little about the one after it";
  * one token of what it has read to one that ignores it.
  */
 function checkFrequentTokens(
-  { onFrequent, onFrequentByCounts }: MeanPredictions,
+  predictions: MeanPredictions,
   frequency: Frequency | undefined,
   progress: Progress,
 ): CheckResult {
   const name = "frequent-tokens";
+  const { onFrequent: share, onFrequentIgnoring, onFrequentByCounts } = predictions;
   if (!frequency) return unknown(name, "its text is not at hand");
-  const { frequent, share } = frequency;
-  if (!isPredictable(share, onFrequentByCounts)) return unknown(name, UNPREDICTABLE);
-  return unlessEarly(
-    judged(
-      name,
-      onFrequent,
-      `${
-        percent(onFrequent)
-      } of the probability is on the ${frequent.size} most frequent tokens where another ` +
-        `follows, ${percent(share)} if a model ignores its text, ${
-          percent(onFrequentByCounts)
-        } if it knows one token`,
-      {
-        threshold: onFrequentByCounts + 0.75 * (share - onFrequentByCounts),
-        figures: { ignoringText: share, knowingOneToken: onFrequentByCounts },
-      },
-    ),
-    progress,
-  );
+  if (!isPredictable(predictions)) return unknown(name, UNPREDICTABLE);
+  const finding =
+    `${
+      percent(share)
+    } of the probability is on the ${frequency.frequent.size} most frequent tokens ` +
+    `where another follows, ${percent(onFrequentIgnoring)} if a model ignores its text, ` +
+    `${percent(onFrequentByCounts)} if it knows one token`;
+  const threshold = onFrequentByCounts + 0.75 * (onFrequentIgnoring - onFrequentByCounts);
+  const figures = { ignoringText: onFrequentIgnoring, knowingOneToken: onFrequentByCounts };
+  return unlessEarly(judged(name, share, finding, { threshold, figures }), progress);
 }
 
 /** How repetitive the text is that a model generates, sampled and greedy. */

@@ -13,10 +13,10 @@ import { preparePass, readLogits } from "./pass.ts";
 export interface Frequency {
   /** The most frequent tokens, which together make up half of the text. */
   readonly frequent: ReadonlySet<number>;
-  /** Their share of the text. */
-  readonly share: number;
-  /** Per token how often it occurs, and how often a frequent token comes after it. */
+  /** Per token its share of the text, and its number. */
+  readonly shares: Float64Array;
   readonly counts: Float64Array;
+  /** Per token how often a frequent token comes after it. */
   readonly before: Float64Array;
 }
 
@@ -37,7 +37,7 @@ export function frequencyOf(dataset: TokenDataset, vocabularySize: number): Freq
     covered += counts[id]!;
   }
   for (let t = 0; t + 1 < ids.length; t++) if (frequent.has(ids[t + 1]!)) before[ids[t]!]!++;
-  return { frequent, share: covered / ids.length, counts, before };
+  return { frequent, shares: counts.map((count) => count / ids.length), counts, before };
 }
 
 /** What a model expects on texts, as means over their positions. */
@@ -45,9 +45,11 @@ export interface MeanPredictions {
   /** Loss of the next token, and of the token just read, in nats, where the two differ. */
   readonly nextLoss: number;
   readonly inputLoss: number;
-  /** Probability of the frequent tokens, where another token comes next. */
+  /** Probability of the frequent tokens except the last two, where another token comes next. */
   readonly onFrequent: number;
-  /** The same, of a model that knows only how often frequent tokens come after the token just read. */
+  /** The same of a model that ignores what it has read, and knows only how frequent tokens are. */
+  readonly onFrequentIgnoring: number;
+  /** The same of a model that knows only how often frequent tokens come after the token just read. */
   readonly onFrequentByCounts: number;
 }
 
@@ -58,7 +60,7 @@ export async function meanPredictions(
   frequency: Frequency | undefined,
 ): Promise<MeanPredictions | undefined> {
   let isFinite = true, differing = 0, rare = 0;
-  const sums = { nextLoss: 0, inputLoss: 0, onFrequent: 0, onFrequentByCounts: 0 };
+  const sums = { nextLoss: 0, inputLoss: 0, model: 0, ignoring: 0, byCounts: 0 };
   for (const ids of texts) {
     using pass = preparePass(gpt, { tokens: ids, purpose: "evaluation" });
     await pass.run((program) => forward(program, gpt, pass, pass.activations));
@@ -76,16 +78,23 @@ export async function meanPredictions(
       }
       if (!frequency || frequency.frequent.has(next)) return;
       rare++;
-      for (const id of frequency.frequent) sums.onFrequent += Math.exp(-loss(id));
-      const { before, counts, share } = frequency;
-      sums.onFrequentByCounts += (before[input]! + share) / (counts[input]! + 1);
+      const { frequent, before, counts, shares } = frequency;
+      let share = 0;
+      for (const id of frequent) {
+        if (id === input || id === ids[t - 1]) continue; // a model that repeats them may know nothing of frequency
+        sums.model += Math.exp(-loss(id));
+        share += shares[id]!;
+      }
+      sums.ignoring += share;
+      sums.byCounts += (before[input]! + share) / (counts[input]! + 1);
     });
   }
   if (!isFinite) return undefined;
   return {
     nextLoss: sums.nextLoss / differing,
     inputLoss: sums.inputLoss / differing,
-    onFrequent: sums.onFrequent / rare,
-    onFrequentByCounts: sums.onFrequentByCounts / rare,
+    onFrequent: sums.model / rare,
+    onFrequentIgnoring: sums.ignoring / rare,
+    onFrequentByCounts: sums.byCounts / rare,
   };
 }
