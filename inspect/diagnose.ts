@@ -467,7 +467,10 @@ function checkVanishing(belowF16: number, training: TrainingFacts | undefined): 
 /** Tokens of the text with which a vocabulary is compared, and size of the vocabulary that is made for them. */
 const SAMPLE_TOKENS = 2 ** 15, SMALL_VOCABULARY = 512;
 
-/** Whether a vocabulary fits the text. */
+/**
+ * Whether a vocabulary fits the text. GPT-2's, with which `misfitsOf()` compares, is no measure here: it is made for
+ * English, and a vocabulary of bytes is healthy, too.
+ */
 async function checkVocabulary(
   tokenizer: Tokenizer,
   text: DiagnoseOptions["text"],
@@ -480,6 +483,12 @@ async function checkVocabulary(
   const counted = training.read(0, Math.min(training.length, COUNTED_TOKENS));
   const used = new Set(counted).size / vocabularySize;
   const ids = [...counted.subarray(0, SAMPLE_TOKENS)].filter((id) => id !== endOfText);
+  if (ids.length === 0) {
+    return [
+      unknown("vocabulary", "its text is empty"),
+      unknown("unknown-tokens", "its text is empty"),
+    ];
+  }
   const sample = tokenizer.decode(ids), bytes = new TextEncoder().encode(sample).length;
   const unknownToken = unknownId(tokenizer);
   const unknowns = ids.filter((id) => id === unknownToken).length / ids.length;

@@ -3,6 +3,7 @@ import { cpSync } from "node:fs";
 import { join } from "node:path";
 import { Random } from "../../data/random.ts";
 import { sampleStories } from "../../data/text/stories.ts";
+import { parseTokenizer } from "../../data/tokenizer/tokenizer.ts";
 import { trainTokenizer } from "../../data/tokenizer/train.ts";
 import { loadCorpus } from "../../data/tokens/corpus.ts";
 import { documentsOf } from "../../data/text/documents.ts";
@@ -10,6 +11,7 @@ import { withoutMask } from "../../docs/collapse.ts";
 import { diagnose } from "../../inspect/diagnose.ts";
 import { diagnoseRun } from "../../inspect/diagnose_run.ts";
 import { openDevice } from "../../kernels/device.ts";
+import { createGpt } from "../../model/gpt.ts";
 import { setElements } from "../../model/weights.ts";
 import type { CheckName, CheckResult } from "../../train/checks.ts";
 import { CHECKS } from "../../train/checks.ts";
@@ -193,4 +195,36 @@ Deno.test("diagnose() says that the logits of a broken model are not finite", as
     const { verdict, finding } = checks.find((check) => check.name === name)!;
     assert.deepEqual([verdict, finding], ["unknown", "its logits are not finite"]);
   }
+});
+
+Deno.test("diagnose() names characters that the vocabulary lacks", async () => {
+  const words = ["[UNK]", "[SEP]", "the", "cat", "dog", "sat"];
+  const tokenizer = await parseTokenizer(
+    JSON.stringify({
+      model: {
+        ...{ type: "WordPiece", unk_token: "[UNK]", continuing_subword_prefix: "##" },
+        max_input_chars_per_word: 100,
+        vocab: Object.fromEntries(words.map((word, id) => [word, id])),
+      },
+      pre_tokenizer: { type: "Whitespace" },
+      decoder: { type: "WordPiece", prefix: "##", cleanup: false },
+      added_tokens: [0, 1].map((id) => ({ id, content: words[id], special: true })),
+    }),
+    "tokenizer.json",
+  );
+  const documents = Array.from({ length: 40 }, (_, i) => `the ${i % 2 ? "cat" : "dog"} sat on it`);
+  const corpus = await corpusOf(documents, { tokenizer });
+  const trained = await trainSmall({ seed: 1, device, corpus, steps: 1 });
+  const checks = await diagnose(trained.model, trained);
+  const { verdict, value } = checks.find(({ name }) => name === "unknown-tokens")!;
+  assert.deepEqual([verdict, value], ["sick", 2 / 5]);
+});
+
+Deno.test("diagnose() gives no verdict on a model that reads a single token", async () => {
+  const gpt = createGpt(device, { ...randomModel(device, "f32").config, contextLength: 1 }, {
+    precision: "f32",
+  });
+  const checks = await diagnose({ gpt, tokenizer: byteTokenizer() });
+  assert.ok(checks.every(({ verdict }) => verdict === "unknown"));
+  assert.equal(checks.length, Object.keys(CHECKS).length);
 });
