@@ -28,6 +28,7 @@ import {
   type SamplerOptions,
   saveParameters,
   type TokenDataset,
+  UserError,
 } from "../mod.ts";
 
 /** A training: the default one of `nano`, with what differs from it. */
@@ -69,9 +70,15 @@ export function unshifted(batch: Batch): Batch {
  * The mistake of the mask: on this device, attention sees later tokens. The kernels have no such option; the text of
  * those for CPUs is changed on its way to the device, which is enough for contexts of up to 64 tokens.
  *
- * @param device one that has not compiled kernels.
+ * @param device one that computes on a CPU and has not compiled kernels.
+ * @throws {UserError} if it is a GPU, whose kernels have the mask in other words.
  */
 export function withoutMask(device: Device): Device {
+  if (!device.isCpu) {
+    throw new UserError(
+      `Cannot leave out the mask as the device must be a CPU: current one is ${device.name}`,
+    );
+  }
   const { gpu } = device, create = gpu.createShaderModule.bind(gpu);
   gpu.createShaderModule = ({ code, ...rest }) => {
     const open = code.replaceAll("t - s >= WINDOW", "false").replaceAll("t - s < WINDOW", "true");

@@ -48,7 +48,9 @@ export async function copyingHeads(
   texts: readonly BeforeCopy[],
 ): Promise<[CopyingHead, ...CopyingHead[]]> {
   const { gpt, tokenizer } = model, { layers, heads } = gpt.config;
-  const sums = new Float64Array(layers * heads);
+  const found = Array.from({ length: layers * heads }, (_, i) => (
+    { layer: Math.floor(i / heads), head: i % heads, weight: 0 }
+  ));
   for (const { text, word } of texts) {
     const ids = idsOf(model, text), T = ids.length, places = placesOf(tokenizer.encode(word), ids);
     if (places.length === 0) {
@@ -70,16 +72,11 @@ export async function copyingHeads(
         attentionWeights(program, read, { p }, { T, heads, ...attentionOf(gpt.config, i) });
       }
     }, ...all);
-    for (let row = 0; row < layers * heads; row++) {
-      const [layer, head] = [Math.floor(row / heads), row % heads];
-      const last = weights[layer]!.subarray((head * T + T - 1) * T);
-      for (const place of places) sums[row]! += last[place]! / texts.length;
+    for (const each of found) {
+      const last = weights[each.layer]!.subarray((each.head * T + T - 1) * T);
+      for (const place of places) each.weight += last[place]! / texts.length;
     }
   }
-  const found = Array.from(
-    sums,
-    (weight, row) => ({ layer: Math.floor(row / heads), head: row % heads, weight }),
-  );
   return found.sort((a, b) => b.weight - a.weight) as [CopyingHead, ...CopyingHead[]];
 }
 

@@ -239,10 +239,13 @@ export function storyBeginnings({ seed, count }: { seed: number; count: number }
       const { sentences, bindings } = drawStory(random), story = sentences.join("");
       const hero = bindings.get("hero")!, word = bindings.get(role);
       const again = story.lastIndexOf(` ${word}`);
-      // of 24 stories one names its thing twice
-      if (word === undefined || again === story.indexOf(` ${word}`)) continue;
-      const parts = { hero: sentences[0]!, animal: sentences.slice(0, -1).join("") };
-      const text = role === "thing" ? story.slice(0, again) : parts[role];
+      const isNamedAgain = word !== undefined && again > story.indexOf(` ${word}`);
+      if (role === "thing" && !isNamedAgain) continue; // of 24 stories one names its thing twice
+      const text = {
+        hero: sentences[0]!,
+        animal: sentences.slice(0, -1).join(""),
+        thing: story.slice(0, again),
+      }[role];
       return { text, rest: story.slice(text.length), kept: { hero, [role]: word } };
     }
   });
