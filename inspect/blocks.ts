@@ -1,9 +1,6 @@
-import { batchOf } from "../data/tokens/batches.ts";
 import type { Tensor } from "../kernels/tensor.ts";
-import { backward, forward } from "../model/forward_backward.ts";
 import type { Gpt } from "../model/gpt.ts";
-import { createTrainedArena } from "../train/optimizer.ts";
-import { preparePass } from "./pass.ts";
+import { oneRow, prepareBackward } from "./pass.ts";
 
 /** What a block does to the residual stream, and how large its gradients are, on one text. */
 export interface BlockNorms {
@@ -44,22 +41,9 @@ export async function normsOf(
   { targetsPerStep, lossScale }: { targetsPerStep: number; lossScale: number },
 ): Promise<ModelNorms> {
   const gpt: Gpt = { ...model, precision: "f32" }, { layers, width: C } = gpt.config;
-  const batch = batchOf([ids], { contextLength: ids.length - 1, padding: 0 }), T = batch.counted;
-  using pass = preparePass(gpt, { tokens: batch.inputs, purpose: "training" });
-  const { activations: { at }, make, run } = pass;
-  const arena = createTrainedArena(gpt, "gradients");
-  using _arena = { [Symbol.dispose]: () => arena.flat.buffer.destroy() };
-  const inputs = {
-    tokens: pass.tokens,
-    targets: make("targets", [T], "u32", batch.targets),
-    order: make("order", [T], "u32", batch.order),
-    stepInputs: make("stepInputs", [2], "f32", [0, 1 / targetsPerStep]),
-    lossScale: make("lossScale", [1], "f32", [lossScale]),
-  };
-  let [stream] = await run((program) => {
-    forward(program, gpt, pass, pass.activations);
-    backward(program, gpt, inputs, pass.activations, arena);
-  }, at("x"));
+  using pass = prepareBackward(gpt, oneRow(ids), { lossScale, targets: targetsPerStep });
+  const { activations: { at }, gradients, run } = pass;
+  let [stream] = await run(pass.record, at("x"));
   const read = async (...tensors: Tensor[]) => await run(() => {}, ...tensors);
   const blocks: BlockNorms[] = [];
   for (let i = 0; i < layers; i++) {
@@ -68,7 +52,7 @@ export async function normsOf(
     const added = (from: Float32Array, to: Float32Array) =>
       rowNorms(to.map((value, j) => value - from[j]!), C);
     let squares = 0;
-    for (const [name, tensor] of arena.tensors) {
+    for (const [name, tensor] of gradients.tensors) {
       if (!name.startsWith(`h.${i}.`)) continue;
       const [gradient] = await read(tensor);
       squares += gradient!.reduce((sum, value) => sum + value * value, 0);

@@ -1,13 +1,16 @@
-import { type Batch, batchOf } from "../data/tokens/batches.ts";
 import { UserError } from "../files/user_error.ts";
 import type { LoadedModel } from "../generate/load.ts";
-import { attentionWeights } from "../kernels/attention/weights.ts";
-import { attentionOf } from "../model/config.ts";
-import { backward, forward } from "../model/forward_backward.ts";
+import { forward } from "../model/forward_backward.ts";
 import { headOf } from "../model/gpt.ts";
 import { headLossForward } from "../model/head.ts";
-import { createTrainedArena } from "../train/optimizer.ts";
-import { idsOf, preparePass, readLogits } from "./pass.ts";
+import {
+  attentionByLayer,
+  idsOf,
+  oneRow,
+  prepareBackward,
+  preparePass,
+  readLogits,
+} from "./pass.ts";
 
 /**
  * What a model computes when it reads one text: logits, losses, gradients, attention weights. No dropout; the
@@ -132,29 +135,16 @@ export async function gradientsOf(
   text: string | readonly number[],
 ): Promise<TextGradients> {
   const { gpt } = model, ids = idsOf(model, text), batch = oneRow(ids), { counted } = batch;
-  using pass = preparePass(gpt, { tokens: batch.inputs, purpose: "training" });
-  const { activations, tokens, make, run } = pass;
-  const scale = gpt.precision === "f16" ? SCALE_PER_TARGET * counted : 1;
-  const inputs = {
-    tokens,
-    targets: make("targets", [counted], "u32", batch.targets),
-    order: make("order", [counted], "u32", batch.order),
-    stepInputs: make("stepInputs", [2], "f32", [0, 1 / counted]),
-    lossScale: make("lossScale", [1], "f32", [scale]),
-  };
-  const arena = createTrainedArena(gpt, "gradients");
-  using _ = { [Symbol.dispose]: () => arena.flat.buffer.destroy() };
-  const names = [...arena.tensors.keys()];
-  const [losses, ...scaled] = await run(
-    (program) => {
-      forward(program, gpt, pass, activations);
-      backward(program, gpt, inputs, activations, arena);
-    },
-    activations.at("losses"),
-    ...arena.tensors.values(),
+  const lossScale = gpt.precision === "f16" ? SCALE_PER_TARGET * counted : 1;
+  using pass = prepareBackward(gpt, batch, { lossScale, targets: counted });
+  const { tensors } = pass.gradients;
+  const [losses, ...scaled] = await pass.run(
+    pass.record,
+    pass.activations.at("losses"),
+    ...tensors.values(),
   );
   const gradients = new Map(
-    names.map((name, i) => [name, scaled[i]!.map((value) => value / scale)]),
+    [...tensors.keys()].map((name, i) => [name, scaled[i]!.map((value) => value / lossScale)]),
   );
   return { ids, loss: meanOf(losses!), gradients };
 }
@@ -189,32 +179,14 @@ export async function attentionWeightsOf(
   text: string | readonly number[],
   { layer }: { layer: number },
 ): Promise<TextAttention> {
-  const { gpt } = model, { layers, heads } = gpt.config, ids = idsOf(model, text), T = ids.length;
+  const { gpt } = model, { layers } = gpt.config, ids = idsOf(model, text);
   if (!Number.isInteger(layer) || layer < 0 || layer >= layers) {
     throw new UserError(
       `Cannot show attention as the layer must be 0 to ${layers - 1}: current value is ${layer}`,
     );
   }
-  // only training keeps the queries and keys of every layer
-  using pass = preparePass(gpt, { tokens: ids, purpose: "training" });
-  const { activations, make, run } = pass, { at } = activations;
-  const p = make("attention weights", [1, heads, T, T], "f32");
-  const [weights] = await run((program) => {
-    forward(program, gpt, pass, activations);
-    const read = { qkv: at("qkv", layer), logSumExp: at("attention.logSumExp", layer) };
-    attentionWeights(program, read, { p }, { T, heads, ...attentionOf(gpt.config, layer) });
-  }, p);
+  const [weights] = await Array.fromAsync(attentionByLayer(gpt, ids, [layer]));
   return { ids, weights: weights! };
-}
-
-/** A batch whose only row is a text. */
-function oneRow(ids: readonly number[]): Batch {
-  if (ids.length < 2) {
-    throw new UserError(
-      `Cannot compute the loss of a text as it must have 2 tokens or more: it has ${ids.length}`,
-    );
-  }
-  return batchOf([ids], { contextLength: ids.length - 1, padding: 0 });
 }
 
 function meanOf(losses: Float32Array): number {

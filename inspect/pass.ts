@@ -1,5 +1,8 @@
+import { type Batch, batchOf } from "../data/tokens/batches.ts";
 import { UserError } from "../files/user_error.ts";
 import type { LoadedModel } from "../generate/load.ts";
+import type { Arena } from "../kernels/arena.ts";
+import { attentionWeights } from "../kernels/attention/weights.ts";
 import { Program } from "../kernels/program.ts";
 import { rowSlices } from "../kernels/slices.ts";
 import { createTensor, download, type DType, type Tensor, upload } from "../kernels/tensor.ts";
@@ -9,11 +12,14 @@ import {
   logitsColumns,
   type Purpose,
 } from "../model/activations.ts";
+import { attentionOf } from "../model/config.ts";
+import { backward, forward } from "../model/forward_backward.ts";
 import { type Gpt, headOf } from "../model/gpt.ts";
 import { headLogits } from "../model/head.ts";
+import { createTrainedArena } from "../train/optimizer.ts";
 
 /**
- * One pass of a model over one text: its ids, its memory, and its logits.
+ * One pass of a model over one text: its ids, its memory, and what is read of it.
  *
  * @module
  */
@@ -71,12 +77,7 @@ export function preparePass(
   { tokens, purpose }: { tokens: ArrayLike<number>; purpose: Purpose },
 ): Pass {
   const owned = new DisposableStack();
-  const make = (
-    name: string,
-    shape: readonly number[],
-    dtype: DType,
-    values?: ArrayLike<number>,
-  ) => {
+  const make: Pass["make"] = (name, shape, dtype, values) => {
     const tensor = createTensor(device, name, { shape, dtype });
     owned.defer(() => tensor.buffer.destroy());
     if (values) upload(device, tensor, values);
@@ -95,6 +96,61 @@ export function preparePass(
     },
     [Symbol.dispose]: () => owned.dispose(),
   };
+}
+
+/** A forward pass and a backward pass. */
+export interface BackwardPass extends Pass {
+  /** The gradients of the trained parameters. */
+  readonly gradients: Arena;
+  /** Records the forward and the backward pass. */
+  record(program: Program): void;
+}
+
+/**
+ * Allocates the memory of a forward and a backward pass over a batch of one row.
+ *
+ * @param options.lossScale factor of all gradients.
+ * @param options.targets number of targets by which the sum of the losses is divided.
+ */
+export function prepareBackward(
+  gpt: Gpt,
+  { inputs: tokens, targets, order, counted }: Batch,
+  options: { lossScale: number; targets: number },
+): BackwardPass {
+  const owned = new DisposableStack();
+  const pass = owned.use(preparePass(gpt, { tokens, purpose: "training" }));
+  const inputs = {
+    tokens: pass.tokens,
+    targets: pass.make("targets", [counted], "u32", targets),
+    order: pass.make("order", [counted], "u32", order),
+    stepInputs: pass.make("stepInputs", [2], "f32", [0, 1 / options.targets]),
+    lossScale: pass.make("lossScale", [1], "f32", [options.lossScale]),
+  };
+  const gradients = createTrainedArena(gpt, "gradients");
+  owned.defer(() => gradients.flat.buffer.destroy());
+  return {
+    ...pass,
+    gradients,
+    record(program) {
+      forward(program, gpt, pass, pass.activations);
+      backward(program, gpt, inputs, pass.activations, gradients);
+    },
+    [Symbol.dispose]: () => owned.dispose(),
+  };
+}
+
+/**
+ * A batch whose only row is a text.
+ *
+ * @throws {UserError} if there is no token to predict.
+ */
+export function oneRow(ids: readonly number[]): Batch {
+  if (ids.length < 2) {
+    throw new UserError(
+      `Cannot compute the loss of a text as it must have 2 tokens or more: it has ${ids.length}`,
+    );
+  }
+  return batchOf([ids], { contextLength: ids.length - 1, padding: 0 });
 }
 
 /**
@@ -120,5 +176,32 @@ export async function readLogits(
       const start = row * columns;
       take(values!.subarray(start, start + config.vocabularySize), first + row);
     }
+  }
+}
+
+/**
+ * Computes the attention weights of layers, one layer after another, since those of all layers may not fit the memory.
+ *
+ * @returns f32 [NH,T,T] per layer.
+ */
+export async function* attentionByLayer(
+  gpt: Gpt,
+  ids: readonly number[],
+  layers: Iterable<number> = Array(gpt.config.layers).keys(),
+): AsyncGenerator<Float32Array, void> {
+  const { heads } = gpt.config, T = ids.length;
+  // only training keeps the queries and keys of every layer
+  using pass = preparePass(gpt, { tokens: ids, purpose: "training" });
+  const { activations, make, run } = pass, { at } = activations;
+  const p = make("attention weights", [1, heads, T, T], "f32");
+  await run((program) => forward(program, gpt, pass, activations));
+  for (const layer of layers) {
+    const read = { qkv: at("qkv", layer), logSumExp: at("attention.logSumExp", layer) };
+    const [weights] = await run(
+      (program) =>
+        attentionWeights(program, read, { p }, { T, heads, ...attentionOf(gpt.config, layer) }),
+      p,
+    );
+    yield weights!;
   }
 }

@@ -3,6 +3,7 @@ import { createDecoder, windowStart } from "../generate/decoder.ts";
 import { DEFAULT_SAMPLER, promptIds } from "../generate/generate.ts";
 import { attentionWeightsOf } from "../inspect/inspect.ts";
 import { neighboursOf } from "../inspect/neighbours.ts";
+import { attentionByLayer } from "../inspect/pass.ts";
 import { logitLensOf, type Prediction, predictionsOf } from "../inspect/predictions.ts";
 import { samplerDistributions } from "../inspect/sampler.ts";
 import { highest, type Token, tokenOf, type TokenProbability } from "../inspect/tokens.ts";
@@ -109,14 +110,19 @@ function plainPrediction({ top, entropy, next }: Prediction) {
 /** A request that looks inside a model. */
 function inspection<Values extends TextFields>(
   fields: FieldTable<Values>,
-  look: (model: ServedModel, values: Values, slot: ModelSlot) => object | Promise<object>,
+  look: (
+    model: ServedModel,
+    values: Values,
+    context: { slot: ModelSlot; signal: AbortSignal },
+  ) => object | Promise<object>,
 ): (slot: ModelSlot, body: JsonObject, signal: AbortSignal) => Promise<Response> {
   return (slot, body, signal) => {
     const values = checkRequest(body, fields, "inspect");
     return slot.use(
       values.model,
       signal,
-      async (model) => Response.json({ model: model.name, ...await look(model, values, slot) }),
+      async (model, signal) =>
+        Response.json({ model: model.name, ...await look(model, values, { slot, signal }) }),
     );
   };
 }
@@ -170,53 +176,76 @@ const sampler = inspection<
   },
 );
 
+/** The fields that choose a head: both or none. */
+interface HeadFields {
+  layer: number | undefined;
+  head: number | undefined;
+}
+
 /** Rows and columns of a small matrix of attention, at most. */
 const MOST_CELLS = 64;
 
-const attention = inspection<
-  TextFields & { layer: number | undefined; head: number | undefined }
->(
+const attention = inspection<TextFields & HeadFields>(
   {
     ...TEXT_FIELDS,
     layer: { ...whole(0, 511), fallback: undefined },
     head: { ...whole(0, 511), fallback: undefined },
   },
-  async (model, fields, slot) => {
-    const { layers, heads } = model.gpt.config, { layer, head } = fields;
+  async (model, fields, { slot, signal }) => {
+    const { layers, heads } = model.gpt.config, chosen = headOf(model, fields);
     const { first, ids } = visible(model, fields, MOST_MATRIX_IDS), T = ids.length;
     checkPass(model, T, slot);
     const tokens = ids.map((id) => plain(tokenOf(model.tokenizer, id)));
-    const shape = { layers, heads, first, tokens };
-    if ((layer === undefined) !== (head === undefined)) {
-      throw new ApiError(400, "Cannot inspect as layer and head must be given together", {
-        param: layer === undefined ? "layer" : "head",
-      });
-    }
-    if (layer !== undefined) {
-      if (layer >= layers || head! >= heads) {
-        throw new ApiError(
-          400,
-          `Cannot inspect as layer and head must be below ${layers} and ${heads}: ` +
-            `current values are ${layer} and ${head}`,
-          { param: layer >= layers ? "layer" : "head" },
-        );
-      }
-      const { weights } = await attentionWeightsOf(model, ids, { layer });
-      const matrix = weights.subarray(head! * T * T, (head! + 1) * T * T);
-      return { ...shape, cells: T, weights: inBytes(matrix) };
-    }
-    const cells = Math.min(T, MOST_CELLS);
-    const small = new Float32Array(layers * heads * cells * cells);
-    for (let layer = 0; layer < layers; layer++) {
-      const { weights } = await attentionWeightsOf(model, ids, { layer });
-      for (let head = 0; head < heads; head++) {
-        const matrix = weights.subarray(head * T * T, (head + 1) * T * T);
-        small.set(shrunk(matrix, T, cells), (layer * heads + head) * cells * cells);
-      }
-    }
-    return { ...shape, cells, weights: inBytes(small) };
+    const cells = chosen ? T : Math.min(T, MOST_CELLS);
+    const weights = chosen
+      ? matrixOf((await attentionWeightsOf(model, ids, chosen)).weights, chosen.head, T)
+      : await smallMatrices(model, ids, { cells, signal });
+    return { layers, heads, first, tokens, cells, weights: inBytes(weights) };
   },
 );
+
+/** The head that a request names, if it names one. */
+function headOf(
+  { gpt: { config: { layers, heads } } }: ServedModel,
+  { layer, head }: HeadFields,
+): { layer: number; head: number } | undefined {
+  if (layer === undefined && head === undefined) return undefined;
+  if (layer === undefined || head === undefined) {
+    throw new ApiError(400, "Cannot inspect as layer and head must be given together", {
+      param: layer === undefined ? "layer" : "head",
+    });
+  }
+  if (layer < layers && head < heads) return { layer, head };
+  throw new ApiError(
+    400,
+    `Cannot inspect as layer and head must be below ${layers} and ${heads}: ` +
+      `current values are ${layer} and ${head}`,
+    { param: layer >= layers ? "layer" : "head" },
+  );
+}
+
+/** The weights of a head, [T,T], in those of its layer, [NH,T,T]. */
+function matrixOf(weights: Float32Array, head: number, T: number): Float32Array {
+  return weights.subarray(head * T * T, (head + 1) * T * T);
+}
+
+/** The weights of all heads as small matrices, [L,NH,cells,cells]. */
+async function smallMatrices(
+  { gpt }: ServedModel,
+  ids: readonly number[],
+  { cells, signal }: { cells: number; signal: AbortSignal },
+): Promise<Float32Array> {
+  const { layers, heads } = gpt.config, T = ids.length;
+  const all = new Float32Array(layers * heads * cells * cells);
+  let matrix = 0;
+  for await (const weights of attentionByLayer(gpt, ids)) {
+    signal.throwIfAborted();
+    for (let head = 0; head < heads; head++, matrix++) {
+      all.set(shrunk(matrixOf(weights, head, T), T, cells), matrix * cells * cells);
+    }
+  }
+  return all;
+}
 
 /** A causal matrix of weights, [T,T], as one of [cells,cells]: each cell is the highest weight of its block. */
 export function shrunk(weights: Float32Array, T: number, cells: number): Float32Array {
@@ -238,7 +267,7 @@ function inBytes(weights: Float32Array): string {
 
 const lens = inspection<TextFields & { top: number }>(
   { ...TEXT_FIELDS, top: { ...TOP, fallback: 3 } },
-  async (model, fields, slot) => {
+  async (model, fields, { slot }) => {
     const { first, ids } = visible(model, fields, MOST_LENS_IDS);
     checkPass(model, ids.length, slot);
     const { layers } = await logitLensOf(model, ids, { top: fields.top });
