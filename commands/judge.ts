@@ -20,7 +20,12 @@ import {
 import { drawJudgements, type JudgedCheckpoint } from "../inspect/judge_chart.ts";
 import { type Device, openDevice } from "../kernels/device.ts";
 import { validateSampler } from "../kernels/sample/sample.ts";
-import { CheckpointError, listCheckpoints, readTrainerState } from "../model/files/checkpoint.ts";
+import {
+  CheckpointError,
+  isNameInRun,
+  listCheckpoints,
+  readTrainerState,
+} from "../model/files/checkpoint.ts";
 import { LossCurve } from "../train/loss_curve.ts";
 import { METRICS_FILE, readMetrics } from "../train/metrics.ts";
 import { placeInRun } from "../train/run_place.ts";
@@ -59,7 +64,7 @@ async function main(options: JudgeCommandOptions): Promise<void> {
   validateSampler(options);
   if (options.svg !== undefined) checkPlot(options.svg);
   const checkpoints = await checkpointsOf(options), { length } = checkpoints;
-  const { run } = placeInRun(checkpoints[0]!) ?? options;
+  const run = runOf(options);
   const judged: JudgedCheckpoint[] = [];
   const device = await openDevice(), bar = new ProgressBar();
   try {
@@ -119,6 +124,12 @@ async function checkpointsOf({ run, checkpoint }: JudgeCommandOptions): Promise<
   }
   if (checkpoint !== undefined) return [newest];
   return listCheckpoints(run).map(({ path }) => path).reverse();
+}
+
+/** The run whose losses are drawn: the one of the options, or the one that holds the directory of a checkpoint. */
+function runOf({ run, checkpoint = "latest" }: JudgeCommandOptions): string {
+  const isDirectory = checkpoint !== "latest" && !isNameInRun(checkpoint);
+  return isDirectory ? placeInRun(checkpoint)?.run ?? run : run;
 }
 
 /** The result of an action; undefined, with a warning, if it fails by a user's mistake and is not the only one. */

@@ -36,6 +36,7 @@ Deno.test("judge prints a table per way to draw tokens, and draws the shares und
   assert.match(stderr, /^judged step 1, checkpoint 1 of 2\njudged step 2, checkpoint 2 of 2\n/);
   const picture = Deno.readTextFileSync(svg);
   assert.match(picture, /^<svg .*validation \d.*stories that keep their hero.*<\/svg>\s*$/s);
+  assert.ok(picture.includes(`<title>What ${RUN} has learned</title>`));
 });
 
 Deno.test("judge --json prints an object per checkpoint, greedy alone at temperature 0", async () => {
@@ -49,6 +50,15 @@ Deno.test("judge --json prints an object per checkpoint, greedy alone at tempera
   const { interval, ...hero } = greedy.hero;
   assert.deepEqual(hero, { count: 0, of: 3 });
   assert.ok(interval[0] === 0 && interval[1] > 0.5 && interval[1] < 0.6, `${interval}`);
+});
+
+Deno.test("judge draws the losses of the run in which a checkpoint is", async () => {
+  await trained();
+  const svg = join(directory, "other.svg"), checkpoint = join(RUN, "checkpoints", "000002");
+  const options = ["--stories", "3", "--temperature", "0", "--checkpoint", checkpoint];
+  const { code, stderr } = await task("judge", [...options, "--svg", svg], { cwd: directory });
+  assert.equal(code, 0, stderr);
+  assert.match(Deno.readTextFileSync(svg), /validation \d.*<\/svg>\s*$/s);
 });
 
 Deno.test("judge names the options of the sampler above its tables", async () => {
