@@ -269,11 +269,14 @@ export class RunChecks {
   #lowest = { loss: Infinity, steps: 0 };
   /** Losses in a row, up to the last one, that are not finite. */
   #notFinite = 0;
-  #steps = 0;
   #lossScale: number | undefined;
   #lastEvaluation: Metric | undefined;
   /** The best evaluation, and the mean training loss before it. */
-  #best = { step: 0, loss: Infinity, trainingLoss: Infinity };
+  #best: { step: number; epoch?: number | undefined; loss: number; trainingLoss: number } = {
+    step: 0,
+    loss: Infinity,
+    trainingLoss: Infinity,
+  };
   /** The mean training loss before the last evaluation. */
   #trainingLoss = NaN;
   /** Evaluations in a row above the best loss, by more than noise. */
@@ -313,11 +316,6 @@ export class RunChecks {
     return [this.#belowEntropy(), this.#diverging(), this.#overflowing(), this.#overfitting()];
   }
 
-  /** Training losses of the lines so far. */
-  get steps(): number {
-    return this.#steps;
-  }
-
   #addStart({ options }: Metric): void {
     const { batchSize, contextLength, gradientAccumulation } = (options ?? {}) as Record<
       string,
@@ -332,7 +330,6 @@ export class RunChecks {
   }
 
   #addStep({ loss, lossScale }: Metric): void {
-    this.#steps++;
     this.#lossScale = lossScale;
     if (!Number.isFinite(loss)) {
       this.#notFinite++;
@@ -351,12 +348,12 @@ export class RunChecks {
   }
 
   #addEvaluation(metric: Metric): void {
-    const { step, loss } = metric;
+    const { step, epoch, loss } = metric;
     if (!Number.isFinite(loss)) return;
     this.#lastEvaluation = metric;
     const trainingLoss = this.#trainingLoss = this.#count > 0 ? this.#sum / this.#count : NaN;
     this.#sum = this.#count = 0;
-    if (loss! < this.#best.loss) this.#best = { step, loss: loss!, trainingLoss };
+    if (loss! < this.#best.loss) this.#best = { step, epoch, loss: loss!, trainingLoss };
     const isAbove = loss! > this.#best.loss * (1 + CHECKS.overfitting.threshold);
     this.#above = isAbove ? this.#above + 1 : 0;
   }
@@ -428,9 +425,9 @@ export class RunChecks {
 
   /** A clause about the rise of the validation loss. */
   #rise(): string {
-    const { step, loss } = this.#best;
+    const { step, epoch, loss } = this.#best;
     return `the validation loss has been rising: ${this.#above} evaluations are above the best, ` +
-      `${loss.toFixed(3)} at step ${step}`;
+      `${loss.toFixed(3)} at step ${step}${after(epoch)}`;
   }
 
   #overflows(): boolean {
@@ -454,13 +451,12 @@ export class RunChecks {
       "training loss": this.#trainingLoss.toFixed(3),
       "validation loss": last.loss!.toFixed(3),
     }).filter(([, loss]) => loss !== "NaN").map((entry) => entry.join(" ")).join(", ");
-    const after = last.epoch === undefined
-      ? ""
-      : ` after ${Number(last.epoch.toPrecision(2))} epochs`;
     const isSick = this.#overfits();
     const finding = isSick
-      ? `${this.#rise()}, while the training loss falls (${losses}${after})`
-      : `${losses}${after}; the best validation loss was ${best.toFixed(3)} at step ${step}`;
+      ? `${this.#rise()}, while the training loss falls (${losses}${after(last.epoch)})`
+      : `${losses}${after(last.epoch)}; the best validation loss was ${
+        best.toFixed(3)
+      } at step ${step}`;
     const figures = {
       ...(Number.isFinite(this.#trainingLoss) ? { trainingLoss: this.#trainingLoss } : {}),
       validationLoss: last.loss!,
@@ -470,4 +466,9 @@ export class RunChecks {
     };
     return judged(name, last.loss! / best - 1, finding, { isSick, figures });
   }
+}
+
+/** The end of a clause that tells after how many passes over the training text something was; empty if not known. */
+function after(epochs: number | undefined): string {
+  return epochs === undefined ? "" : ` after ${Number(epochs.toPrecision(2))} epochs`;
 }

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { meanRepetition, repetitionOf } from "../../inspect/repetition.ts";
+import { loopShareOf, meanRepetition, repetitionOf } from "../../inspect/repetition.ts";
 
 const of = (text: string) => repetitionOf(text.split(" "));
 
@@ -43,4 +43,11 @@ Deno.test("meanRepetition() measures each text alone", () => {
   assert.deepEqual([mean.loopShare, mean.distinct1], [0.5, (0.2 + 1) / 2]);
   assert.equal(mean.longestRepeat, 4);
   assert.throws(() => meanRepetition([]), { name: "RangeError", message: /there is none$/ });
+});
+
+Deno.test("loopShareOf() leaves out loops of longer units", () => {
+  const text = "t t t t t t t t x a b a b a b a b a".split(" ");
+  assert.equal(loopShareOf(text), 17 / 18);
+  assert.equal(loopShareOf(text, 1), 8 / 18);
+  assert.equal(loopShareOf([], 1), 0);
 });

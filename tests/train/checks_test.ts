@@ -169,3 +169,16 @@ Deno.test("judged() compares with the threshold of the table, or with that of it
     },
   );
 });
+
+Deno.test("RunChecks says after how many epochs the validation loss was lowest", () => {
+  const checks = new RunChecks();
+  const warnings = [3, 2, 2.5, 2.6, 2.7].flatMap((loss, i) => {
+    checks.add({ kind: "step", step: i + 1, loss: 3 - i / 2 });
+    return checks.add({ kind: "evaluation", step: i + 1, epoch: 4.4 * (i + 1), loss });
+  });
+  assert.equal(warnings.length, 1);
+  assert.match(
+    warnings[0]!.message,
+    /above the best, 2\.000 at step 2 after 8\.8 epochs, while .* loss 2\.700 after 22 epochs\)/,
+  );
+});
