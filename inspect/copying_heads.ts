@@ -1,10 +1,7 @@
 import { quoted } from "../files/printable.ts";
 import { UserError } from "../files/user_error.ts";
 import type { LoadedModel } from "../generate/load.ts";
-import { attentionWeights } from "../kernels/attention/weights.ts";
-import { attentionOf } from "../model/config.ts";
-import { forward } from "../model/forward_backward.ts";
-import { idsOf, preparePass } from "./pass.ts";
+import { attentionByLayer, idsOf } from "./pass.ts";
 
 /** A head, and how much of its attention goes to a word that comes next. */
 export interface CopyingHead {
@@ -30,7 +27,7 @@ export interface BeforeCopy {
  *
  * @param texts each is read as a document. It must have the word and fit into the model's context.
  * @returns all heads, the one with the highest weight first.
- * @throws {UserError} if a text does not have its word, or as `logitsOf()` does.
+ * @throws {RangeError} if there is no text; {UserError} if a text does not have its word, or as `logitsOf()` does.
  *
  * @example Find the head that copies the name of a story's hero
  * ```ts
@@ -47,6 +44,9 @@ export async function copyingHeads(
   model: LoadedModel,
   texts: readonly BeforeCopy[],
 ): Promise<[CopyingHead, ...CopyingHead[]]> {
+  if (texts.length === 0) {
+    throw new RangeError("Cannot find heads that copy as there must be a text: there is none");
+  }
   const { gpt, tokenizer } = model, { layers, heads } = gpt.config;
   const found = Array.from({ length: layers * heads }, (_, i) => (
     { layer: Math.floor(i / heads), head: i % heads, weight: 0 }
@@ -58,23 +58,15 @@ export async function copyingHeads(
         `Cannot find heads that copy ${quoted(word)} as the text must have it: ${quoted(text)}`,
       );
     }
-    // only training keeps the queries and keys of every layer
-    using pass = preparePass(gpt, { tokens: ids, purpose: "training" });
-    const { activations, make, run } = pass, { at } = activations;
-    const all = Array.from(
-      { length: layers },
-      (_, i) => make(`weights ${i}`, [1, heads, T, T], "f32"),
-    );
-    const weights = await run((program) => {
-      forward(program, gpt, pass, activations);
-      for (const [i, p] of all.entries()) {
-        const read = { qkv: at("qkv", i), logSumExp: at("attention.logSumExp", i) };
-        attentionWeights(program, read, { p }, { T, heads, ...attentionOf(gpt.config, i) });
+    let layer = 0;
+    for await (const weights of attentionByLayer(gpt, ids)) {
+      for (let head = 0; head < heads; head++) {
+        const last = weights.subarray((head * T + T - 1) * T);
+        for (const place of places) {
+          found[layer * heads + head]!.weight += last[place]! / texts.length;
+        }
       }
-    }, ...all);
-    for (const each of found) {
-      const last = weights[each.layer]!.subarray((each.head * T + T - 1) * T);
-      for (const place of places) each.weight += last[place]! / texts.length;
+      layer++;
     }
   }
   return found.sort((a, b) => b.weight - a.weight) as [CopyingHead, ...CopyingHead[]];

@@ -25,7 +25,8 @@ Deno.test("copyingHeads() is the attention of the last token to all places of th
   }
 });
 
-Deno.test("copyingHeads() refuses a text that does not have its word", async () => {
+Deno.test("copyingHeads() refuses a text that does not have its word, and no texts", async () => {
+  await assert.rejects(copyingHeads(model, []), RangeError);
   await assert.rejects(copyingHeads(model, [{ text: "Once", word: " upon" }]), {
     name: "UserError",
     message: 'Cannot find heads that copy " upon" as the text must have it: "Once"',
