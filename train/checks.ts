@@ -377,6 +377,9 @@ export class RunChecks {
         "the entropy is known of the built-in stories alone",
       );
     }
+    if (!(tokens > 0)) {
+      return unknown(name, "the record does not say how many tokens were evaluated");
+    }
     // the information of a short text differs by chance from the entropy
     const threshold = -3 * DEVIATION / Math.sqrt(tokens);
     const finding = `the validation loss, ${loss!.toFixed(3)}, is ` +

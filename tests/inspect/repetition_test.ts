@@ -13,6 +13,7 @@ Deno.test("repetitionOf() counts distinct n-grams per n-gram", () => {
 Deno.test("repetitionOf() finds the longest span that occurs twice, which may overlap", () => {
   assert.equal(of("a b c d x a b c y b c d").longestRepeat, 3);
   assert.equal(of("a a a a a").longestRepeat, 4);
+  assert.equal(of("a a a a a b a a a a a b").longestRepeat, 6);
   assert.equal(of("a b c").longestRepeat, 0);
   assert.equal(repetitionOf([]).longestRepeat, 0);
 });
@@ -22,7 +23,9 @@ Deno.test("repetitionOf() counts the tokens of loops: three times in a row, at l
   assert.equal(of("x y t t t t t t t t").loopShare, 0.8);
   assert.equal(of("t t t t t t t").loopShare, 0); // seven tokens
   assert.equal(of("a b c a b c a b c").loopShare, 1);
-  assert.equal(of("a b c a b c a b").loopShare, 0); // the unit stands less than three times
+  // the unit stands less than three times
+  assert.equal(of("a b c a b c a b").loopShare, 0);
+  assert.equal(of("a b c a b c a b v w x y z").loopShare, 0);
   assert.equal(of("a b c a b c a b c a x y").loopShare, 10 / 12); // the last time in part
   const [loop, other] = ["a b c a b c a b c", "t t t t t t t t"];
   assert.equal(of(`${loop} ${other}`).loopShare, 1);
