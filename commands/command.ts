@@ -160,6 +160,11 @@ export function outputColumns(): number | undefined {
   return Deno.stdout.isTerminal() ? consoleSize()?.columns : undefined;
 }
 
+/** Columns of the terminal that shows stderr; undefined without one. */
+export function statusColumns(): number | undefined {
+  return Deno.stderr.isTerminal() ? consoleSize()?.columns : undefined;
+}
+
 /** Writes all of a text. */
 function write(stream: { writeSync(bytes: Uint8Array): number }, text: string): void {
   const bytes = new TextEncoder().encode(text);

@@ -3,7 +3,15 @@ import { taskCommand } from "../files/command_line.ts";
 import { estimateTable } from "../train/estimate.ts";
 import { DEFAULT_OPTIONS, OPTION_NAMES, optionNamed, type TrainOptions } from "../train/options.ts";
 import { train, type TrainEvent } from "../train/train.ts";
-import { command, listenForInterrupts, output, run, status, stderrTerminal } from "./command.ts";
+import {
+  command,
+  listenForInterrupts,
+  output,
+  run,
+  status,
+  statusColumns,
+  stderrTerminal,
+} from "./command.ts";
 import { giveBack, HUB } from "./permissions.ts";
 import { ProgressBar } from "./progress.ts";
 import { TrainDisplay } from "./train_display.ts";
@@ -70,7 +78,8 @@ async function main(options: Partial<TrainOptions>, isJson: boolean): Promise<nu
           `validation loss (--patience; 0 continues); the best checkpoint is ${best}`;
         model.push("--checkpoint", "best");
       }
-      const report = await summary.text(event, stderrTerminal().size());
+      const isPlain = stderrTerminal().size() === undefined;
+      const report = await summary.text(event, { columns: statusColumns(), isPlain });
       if (report !== "") status(report);
       const next = taskCommand("generate", ...model, ...argument(event.prompt));
       status(`${done}; to generate text: ${next}`);

@@ -26,6 +26,14 @@ const ASCII = {
   axis: { n: "|", ns: "|", y: "+", nse: "+", x: "+", we: "-", e: "-" },
 };
 
+/** Where a summary is shown. */
+export interface Screen {
+  /** Columns of the terminal; undefined without one. */
+  readonly columns: number | undefined;
+  /** Whether only ASCII may be drawn, as in a log. */
+  readonly isPlain: boolean;
+}
+
 /** Collects what the summary of a training needs. */
 export class TrainSummary {
   #startMs = 0;
@@ -52,11 +60,11 @@ export class TrainSummary {
    * The summary in lines; empty if the training did nothing.
    *
    * @param end the event that ended the training.
-   * @param size of the terminal; undefined for a log.
+   * @param screen where it is shown.
    */
   async text(
     { path, best }: TrainEvent & { kind: "end" },
-    size: { columns: number } | undefined,
+    screen: Screen,
   ): Promise<string> {
     if (!this.#start || this.#steps === 0) return "";
     const { out } = this.#start.options;
@@ -83,7 +91,7 @@ export class TrainSummary {
       : `; the best checkpoint is ${basename(best)} (--checkpoint best)`;
     const lossOf = ({ loss, step }: Metric) => `${loss!.toFixed(3)} at step ${step}`;
     const lines = [
-      await drawLosses(curve, size),
+      await drawLosses(curve, screen),
       `trained ${this.#steps} step${this.#steps === 1 ? "" : "s"} in ${duration(seconds)}${speed}`,
       last && lowest
         ? `validation loss ${lossOf(last)}, ` +
@@ -95,13 +103,13 @@ export class TrainSummary {
   }
 }
 
-/** The losses of a run as a chart for a terminal; empty if they are too few, or if there is no room for it. */
+/** The losses of a run as a chart in text; empty if they are too few, or if there is no room for it. */
 export async function drawLosses(
   { training, validation, entropy }: LossCurve,
-  size: { columns: number } | undefined,
+  { columns: width = 80, isPlain }: Screen,
 ): Promise<string> {
   const points = training.points.filter(({ loss }) => loss > 0); // the scale is logarithmic
-  const columns = Math.min(MOST_COLUMNS, (size?.columns ?? 80) - TICK_COLUMNS);
+  const columns = Math.min(MOST_COLUMNS, width - TICK_COLUMNS);
   if (points.length < FEWEST_POINTS || columns < LEAST_COLUMNS) return "";
   let plot;
   try {
@@ -131,7 +139,7 @@ export async function drawLosses(
   const hasFloor = low - floor < high - low;
   if (hasFloor) low = Math.min(low, floor);
   const middle = Number(((first + last) / 2).toPrecision(2));
-  const symbols = SYMBOLS[size ? "terminal" : "log"];
+  const symbols = SYMBOLS[isPlain ? "log" : "terminal"];
   const chart = plot(line as [number, number][], {
     width: columns,
     height: ROWS,
@@ -142,7 +150,7 @@ export async function drawLosses(
     points: evaluated.map(({ step, loss }) => ({ x: step, y: Math.log(loss) })),
     ...(hasFloor ? { thresholds: [{ y: floor }] } : {}),
     symbols: {
-      ...(size ? {} : ASCII),
+      ...(isPlain ? ASCII : {}),
       point: symbols.point,
       thresholds: { x: symbols.threshold, y: symbols.threshold },
     },

@@ -5,6 +5,9 @@ import { LossCurve } from "../../train/loss_curve.ts";
 import type { TrainEvent } from "../../train/train.ts";
 import { directory } from "../checkpoints.ts";
 
+/** A log. */
+const LOG = { columns: undefined, isPlain: true };
+
 /** The losses of a run that falls from 6 to about 1, with evaluations at every tenth of its steps. */
 function curveOf(steps: number, { entropy = 0.8, from = 1 } = {}): LossCurve {
   const curve = new LossCurve();
@@ -21,7 +24,7 @@ function curveOf(steps: number, { entropy = 0.8, from = 1 } = {}): LossCurve {
 Deno.test("drawLosses() fits terminals of any width", async () => {
   for (const columns of [40, 80, 200]) {
     for (const steps of [10, 11, 60, 3000, 1_000_000]) {
-      const chart = await drawLosses(curveOf(steps), { columns });
+      const chart = await drawLosses(curveOf(steps), { columns, isPlain: false });
       const lines = chart.split("\n");
       assert.equal(lines[0], "", "a blank line separates it from the log");
       const rows = lines.slice(2); // the legend may be longer than the terminal is wide
@@ -35,28 +38,28 @@ Deno.test("drawLosses() fits terminals of any width", async () => {
 });
 
 Deno.test("drawLosses() draws in ASCII for a log, with the floor if that is near", async () => {
-  const near = await drawLosses(curveOf(300), undefined);
+  const near = await drawLosses(curveOf(300), LOG);
   assert.match(near, /^\n[\n -~]*$/);
   assert.match(near, /: \* training, o validation, \. entropy\n/);
   assert.match(near, /\n0\.80\+\.{9}/);
   assert.match(near, /\n {4}\|\n[4-6]\.\d\d\+\*/);
-  const far = await drawLosses(curveOf(300, { entropy: 0.01 }), undefined);
+  const far = await drawLosses(curveOf(300, { entropy: 0.01 }), LOG);
   assert.match(far, /: \* training, o validation\n/);
   assert.doesNotMatch(far, /\.{9}/);
 });
 
 Deno.test("drawLosses() draws nothing of few steps, or on a narrow terminal", async () => {
-  assert.equal(await drawLosses(curveOf(9), undefined), "");
-  assert.equal(await drawLosses(curveOf(100), { columns: 29 }), "");
-  assert.notEqual(await drawLosses(curveOf(100), { columns: 30 }), "");
-  assert.notEqual(await drawLosses(curveOf(5010, { from: 5001 }), undefined), "");
+  assert.equal(await drawLosses(curveOf(9), LOG), "");
+  assert.equal(await drawLosses(curveOf(100), { ...LOG, columns: 29 }), "");
+  assert.notEqual(await drawLosses(curveOf(100), { ...LOG, columns: 30 }), "");
+  assert.notEqual(await drawLosses(curveOf(5010, { from: 5001 }), LOG), "");
 });
 
 Deno.test("drawLosses() draws losses that do not change, or are zero", async () => {
   for (const loss of [2, 0]) {
     const curve = new LossCurve();
     for (let step = 1; step <= 20; step++) curve.add({ kind: "step", step, loss });
-    const chart = await drawLosses(curve, { columns: 60 });
+    const chart = await drawLosses(curve, { columns: 60, isPlain: false });
     assert.ok(loss === 0 ? chart === "" : chart.includes("━"), chart);
   }
 });
@@ -85,7 +88,7 @@ async function summaryOf(
     }
     clock = 125_000;
     const end = { kind: "end", path: "c/000004", best } as TrainEvent & { kind: "end" };
-    return (await summary.text(end, undefined)).replaceAll(directory, "");
+    return (await summary.text(end, LOG)).replaceAll(directory, "");
   } finally {
     performance.now = now;
   }
