@@ -9,6 +9,22 @@ export interface DryDevice extends Device {
   readonly tensors: Iterable<Tensor>;
 }
 
+/** What takes the place of all objects that a device makes but buffers. */
+const object = {
+  getBindGroupLayout: () => object,
+  beginComputePass: () => object,
+  setPipeline() {},
+  setBindGroup() {},
+  dispatchWorkgroups() {},
+  end() {},
+  finish: () => object,
+  submit() {},
+  writeBuffer() {},
+};
+
+/** Pipelines of dry devices by those of the device: a search for what fits records the same work many times. */
+const pipelinesOf = new WeakMap<Device["pipelines"], Device["pipelines"]>();
+
 /**
  * A device with the limits and kernels of another that allocates, compiles and runs nothing. Recording work on
  * it makes the same checks as on the real device, but takes only milliseconds: it finds out whether the work
@@ -17,17 +33,8 @@ export interface DryDevice extends Device {
 export function dryDevice(device: Device): DryDevice {
   let bytes = 0;
   const tensors = new Map<GPUBuffer, Tensor>();
-  const object = {
-    getBindGroupLayout: () => object,
-    beginComputePass: () => object,
-    setPipeline() {},
-    setBindGroup() {},
-    dispatchWorkgroups() {},
-    end() {},
-    finish: () => object,
-    submit() {},
-    writeBuffer() {},
-  };
+  let pipelines = pipelinesOf.get(device.pipelines);
+  if (!pipelines) pipelinesOf.set(device.pipelines, pipelines = new Map());
   const gpu = {
     limits: device.gpu.limits,
     queue: object,
@@ -53,7 +60,7 @@ export function dryDevice(device: Device): DryDevice {
   return {
     ...device,
     gpu: gpu as unknown as GPUDevice,
-    pipelines: new Map(),
+    pipelines,
     get bytes() {
       return bytes;
     },
