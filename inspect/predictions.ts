@@ -7,7 +7,7 @@ import { forward } from "../model/forward_backward.ts";
 import { masterOf } from "../model/gpt.ts";
 import type { ReadText } from "./inspect.ts";
 import { idsOf, preparePass, readLogits } from "./pass.ts";
-import { highest, type Token, tokenOf, type TokenProbability } from "./tokens.ts";
+import { highest, lossesOf, type Token, tokenOf, type TokenProbability } from "./tokens.ts";
 
 /**
  * What a model expects at each position of a text: of the whole model, and of the residual stream after each block.
@@ -21,7 +21,7 @@ export interface Prediction {
   readonly top: readonly TokenProbability[];
   /** Entropy of the distribution of the next token, in nats. */
   readonly entropy: number;
-  /** The token that does come next; undefined after the last token of the text, unless it is known. */
+  /** The token that does come next; absent after the last token of the text. */
   readonly next?: NextToken;
 }
 
@@ -37,7 +37,7 @@ export interface NextToken extends TokenProbability {
 export interface TextPredictions extends ReadText {
   /** The tokens of `ids`, [T]. */
   readonly tokens: readonly Token[];
-  /** [T]: what the model expects after each token; with `from` the first is that of this position. */
+  /** [T − from]: what the model expects after each token, from position `from` on. */
   readonly predictions: readonly Prediction[];
 }
 
@@ -162,28 +162,20 @@ function predictionOf(
     tokenAt: (id: number) => Token;
   },
 ): Prediction {
-  let most = -Infinity;
-  for (const logit of logits) if (logit > most) most = logit;
-  // sums of exp(logit − most), and of that times logit − most
-  let total = 0, moment = 0;
-  for (const logit of logits) {
-    const weight = Math.exp(logit - most);
-    total += weight;
-    if (weight > 0) moment += weight * (logit - most);
-  }
-  if (!Number.isFinite(total)) {
+  const losses = lossesOf(logits);
+  if (!losses) {
     throw new UserError("Cannot compute probabilities as the model's logits must be finite", {
       hint: DIVERGED,
     });
   }
-  const lossOf = (id: number) => Math.log(total) - (logits[id]! - most);
-  const described = (id: number) => ({ ...tokenAt(id), probability: Math.exp(-lossOf(id)) });
+  const { loss, entropy } = losses;
+  const described = (id: number) => ({ ...tokenAt(id), probability: Math.exp(-loss(id)) });
   return {
     top: highest(logits, top).map(described),
-    entropy: Math.log(total) - moment / total,
+    entropy,
     ...(next === undefined
       ? {}
-      : { next: { ...described(next), rank: rankOf(logits, next), loss: lossOf(next) } }),
+      : { next: { ...described(next), rank: rankOf(logits, next), loss: loss(next) } }),
   };
 }
 

@@ -17,11 +17,11 @@ export interface SamplerDistribution {
 
 /**
  * Computes the distribution of the next token after each stage of the sampler, in the order of the stages; a token is
- * drawn from the last. An option that changes nothing has its stage, too.
+ * drawn from the last. An option that changes nothing also has its stage.
  *
  * @param logits [V], such as a row of `logitsOf()`; they are not changed.
- * @param options those of the sampler, `DEFAULT_SAMPLER` by default, and `history`: the ids so far, for the repetition
- * penalty.
+ * @param options.sampler how the next token is drawn; `DEFAULT_SAMPLER` has the values that are absent.
+ * @param options.history the ids so far, for the repetition penalty.
  * @throws {UserError} if an option is out of range.
  * @throws {RangeError} if a logit is NaN or no token has a finite one.
  *
@@ -32,16 +32,18 @@ export interface SamplerDistribution {
  * const model = await loadModel(await openDevice(), { run: "runs/default" });
  * const history = model.tokenizer.encode("Once upon a time there was a"); // as generate() reads it
  * const { logits } = await logitsOf(model, history), V = model.gpt.config.vocabularySize;
- * for (const { stage, tokens } of samplerDistributions(logits.subarray(-V), { topP: 0.9, history })) {
- *   console.log(stage, tokens);
- * }
+ * const stages = samplerDistributions(logits.subarray(-V), { history, sampler: { topP: 0.9 } });
+ * for (const { stage, tokens } of stages) console.log(stage, tokens);
  * ```
  */
 export function samplerDistributions(
   logits: Float32Array,
-  { history = [], ...given }: Partial<SamplerOptions> & { history?: readonly number[] } = {},
+  { history = [], sampler }: {
+    history?: readonly number[];
+    sampler?: Partial<SamplerOptions>;
+  } = {},
 ): SamplerDistribution[] {
-  const options = { ...DEFAULT_SAMPLER, ...given };
+  const options = { ...DEFAULT_SAMPLER, ...sampler };
   validateSampler(options);
   return Object.entries(samplerStages(logits, { ...options, history })).map(
     ([stage, candidates]) => {

@@ -66,12 +66,12 @@ function textOf(bytes: Uint8Array): string {
  * The tokens with the highest probabilities, in descending order; among equals the lower id comes first.
  *
  * @param probabilities [V].
- * @param top number of tokens, at most.
+ * @param options.top number of tokens, at most; 10 by default.
  */
 export function likeliestTokens(
   tokenizer: Tokenizer,
   probabilities: ArrayLike<number>,
-  top: number,
+  { top = 10 }: { top?: number } = {},
 ): TokenProbability[] {
   return highest(probabilities, top).map((id) => (
     { ...tokenOf(tokenizer, id), probability: probabilities[id]! }
@@ -93,4 +93,27 @@ export function highest(values: ArrayLike<number>, top: number): number[] {
     best.splice(place, 0, i);
   }
   return best;
+}
+
+/**
+ * The loss of every token at one position, in nats: −ln of its softmax.
+ *
+ * @param logits [V].
+ * @returns the loss by the id of the token, and the entropy of the distribution; undefined if a logit is not finite.
+ */
+export function lossesOf(
+  logits: Float32Array,
+): { loss: (id: number) => number; entropy: number } | undefined {
+  let most = -Infinity;
+  for (const logit of logits) if (logit > most) most = logit;
+  // sums of exp(logit − most), and of that times logit − most
+  let total = 0, moment = 0;
+  for (const logit of logits) {
+    const weight = Math.exp(logit - most);
+    total += weight;
+    if (weight > 0) moment += weight * (logit - most);
+  }
+  if (!Number.isFinite(total)) return undefined;
+  const logTotal = Math.log(total);
+  return { loss: (id) => logTotal - (logits[id]! - most), entropy: logTotal - moment / total };
 }

@@ -162,7 +162,7 @@ const sampler = inspection<
     await decoder.next(1);
     const [row] = await download(gpt.device, decoder.logits);
     const logits = row!.slice(0, gpt.config.vocabularySize) as Float32Array;
-    const stages = samplerDistributions(logits, { ...samplerOf(fields), history: ids });
+    const stages = samplerDistributions(logits, { history: ids, sampler: samplerOf(fields) });
     const most = logits.map((_, id) =>
       Math.max(...stages.map(({ probabilities }) => probabilities[id]!))
     );

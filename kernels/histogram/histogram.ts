@@ -15,18 +15,18 @@ export interface Histogram {
   readonly min: number | null;
   /** The greatest finite number; null if there is none. */
   readonly max: number | null;
-  /** Positive numbers from 2ᵉ up to, but without, 2ᵉ⁺¹ by e, from −149 to 127; buckets that are empty are absent. */
+  /** By exponent e, from −149 to 127: how many numbers are in [2ᵉ, 2ᵉ⁺¹). Empty buckets are absent. */
   readonly positive: Readonly<Record<number, number>>;
-  /** Negative numbers by the same powers of two of their magnitude. */
+  /** The same of the magnitudes of negative numbers. */
   readonly negative: Readonly<Record<number, number>>;
 }
 
 const WORKGROUP_SIZE = 256;
 
-/** Numbers per workgroup. At the end it adds its buckets to those of the others, which costs as much as about ten turns. */
+/** Numbers per workgroup. Adding its buckets to `counts` costs as much as about ten numbers per invocation. */
 const BLOCK = 64 * WORKGROUP_SIZE;
 
-/** Powers of two of positive numbers in f32, and the exponent of the least one. */
+/** Number of powers of two of positive f32, and the exponent of the least one. */
 const EXPONENTS = 277, LEAST_EXPONENT = -149;
 
 /** Elements of the tensor `counts` of `histogram()`. */
@@ -35,8 +35,8 @@ export const HISTOGRAM_LENGTH: number = 2 * EXPONENTS + 4;
 /**
  * Counts the numbers of x by sign and power of two.
  *
- * x: f32 or f16 [N], of any size; counts: u32 [HISTOGRAM_LENGTH], is added to, so that it must be zero at first;
- * `histogramOf()` reads it. There must be less than 2³² numbers.
+ * x: f32 or f16 [N], N < 2³²; counts: u32 [HISTOGRAM_LENGTH], accumulated, so it must be zero at first. `histogramOf()`
+ * reads the counts.
  *
  * @throws {RangeError | TypeError} if a tensor has another shape or element type.
  */
@@ -55,7 +55,7 @@ export function histogram(
     const length = Math.min(most, N - offset);
     program.dispatch({
       shader: { "kernels/histogram/histogram.wgsl": shader },
-      constants: { HALVES: x.dtype === "f16", WORKGROUP_SIZE },
+      constants: { HALVES: x.dtype === "f16", WORKGROUP_SIZE, EXPONENTS },
       tensors: { x: viewTensor(x, { offset, shape: [length] }), counts },
       uniforms: { N: length, block: BLOCK },
       workgroups: splitWorkgroups(ceilDiv(length, BLOCK)),
@@ -65,7 +65,7 @@ export function histogram(
   }
 }
 
-/** The histogram in what was read back of `counts`. */
+/** The histogram whose `counts` were read back. */
 export function histogramOf(counts: ArrayLike<number>): Histogram {
   const [zeros, notFinite, greatest, least] = Array.from(
     { length: 4 },

@@ -1,9 +1,10 @@
 // Adds 1 to the bucket of every number of x, by sign and power of two.   x: [N]; counts: [BUCKETS]
 //
-// Numbers are sorted by their bits, since a device may round subnormal numbers to zero when it computes with them. x
-// is read as words, each of one f32 or two f16. Integers are added atomically, so the order does not matter.
+// The bits of a number decide, since a device may round subnormal numbers to zero when it computes with them. x is read
+// as words, each of one f32 or two f16. Integers are added atomically, so the order does not matter.
 const HALVES: bool = false; // whether x is f16
 const WORKGROUP_SIZE: u32 = 256;
+const EXPONENTS: u32 = 277; // buckets of positive numbers: powers of two from 2^-149 to 2^127
 
 struct Sizes {
   N: u32,
@@ -15,8 +16,7 @@ struct Sizes {
 @group(0) @binding(2) var<uniform> sizes: Sizes;
 
 const WORKGROUPS_PER_ROW: u32 = 32768; // see splitWorkgroups() in program.ts
-const EXPONENTS: u32 = 277; // the powers of two of f32, from 2^-149 to 2^127: first of positive, then of negative numbers
-const ZEROS: u32 = 2 * EXPONENTS;
+const ZEROS: u32 = 2 * EXPONENTS; // after the buckets of positive numbers, and those of negative ones
 const NOT_FINITE: u32 = ZEROS + 1;
 const GREATEST: u32 = ZEROS + 2; // the greatest key of a finite number
 const LEAST: u32 = ZEROS + 3; // the complement of the least key

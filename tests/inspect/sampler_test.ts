@@ -13,7 +13,7 @@ const OPTIONS: SamplerOptions = {
 };
 
 Deno.test("samplerDistributions() has each stage of the sampler in its order", () => {
-  const all = samplerDistributions(LOGITS, { ...OPTIONS, history: HISTORY });
+  const all = samplerDistributions(LOGITS, { history: HISTORY, sampler: OPTIONS });
   assert.deepEqual(all.map(({ stage, tokens }) => [stage, tokens]), [
     ["logits", V],
     ["repetitionPenalty", V],
@@ -60,9 +60,8 @@ Deno.test("samplerDistributions() ends with the distribution from which the kern
     const [drawn] = await download(device, tokens);
     const counts = new Float64Array(V);
     for (let b = 0; b < B; b++) counts[drawn![b * N + N - 1]!]!++;
-    const { probabilities } = samplerDistributions(LOGITS, { ...options, history: HISTORY }).at(
-      -1,
-    )!;
+    const stages = samplerDistributions(LOGITS, { history: HISTORY, sampler: options });
+    const { probabilities } = stages.at(-1)!;
     let chiSquare = 0;
     for (const [id, p] of probabilities.entries()) {
       if (p === 0) assert.equal(counts[id], 0, `token ${id} is filtered out`);
@@ -73,10 +72,10 @@ Deno.test("samplerDistributions() ends with the distribution from which the kern
 });
 
 Deno.test("samplerDistributions() keeps the likeliest token at temperature 0, and throws on a wrong option", () => {
-  const greedy = samplerDistributions(LOGITS, { temperature: 0, history: HISTORY });
+  const greedy = samplerDistributions(LOGITS, { history: HISTORY, sampler: { temperature: 0 } });
   assert.deepEqual(greedy.map(({ tokens }) => tokens), [V, V, 1, 1, 1, 1]);
   assert.equal(greedy.at(-1)!.probabilities[0], 1);
-  assert.throws(() => samplerDistributions(LOGITS, { topP: 2 }), {
+  assert.throws(() => samplerDistributions(LOGITS, { sampler: { topP: 2 } }), {
     name: "UserError",
     message: "Cannot sample as topP must be above 0 and at most 1: current value is 2",
   });

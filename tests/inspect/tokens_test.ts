@@ -45,9 +45,8 @@ Deno.test("likeliestTokens() describes the likeliest tokens", () => {
   probabilities[dog] = 0.75;
   probabilities[cat] = 0.25;
   assert.deepEqual(
-    likeliestTokens(tokenizer, probabilities, 2).map((
-      { text, probability },
-    ) => [text, probability]),
+    likeliestTokens(tokenizer, probabilities, { top: 2 })
+      .map(({ text, probability }) => [text, probability]),
     [[" dog", 0.75], [" cat", 0.25]],
   );
 });

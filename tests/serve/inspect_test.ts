@@ -67,13 +67,8 @@ Deno.test("/api/inspect/sampler answers the distribution after each stage for th
   const { stages, candidates } = await ask("sampler", { ids, ...settings, top: 8 });
   const { logits } = await logitsOf(model, ids), V = model.tokenizer.vocabularySize;
   const expected = samplerDistributions(logits.subarray(-V), {
-    ...DEFAULT_SAMPLER,
-    temperature: 0.7,
-    topK: 6,
-    topP: 0.9,
-    minP: 0.01,
-    repetitionPenalty: 1.4,
     history: ids,
+    sampler: { temperature: 0.7, topK: 6, topP: 0.9, minP: 0.01, repetitionPenalty: 1.4 },
   });
   assert.deepEqual(stages, expected.map(({ stage, tokens }) => ({ stage, tokens })));
   assert.equal(candidates.length, 8);
