@@ -73,6 +73,7 @@ function machine(
     subgroupSize,
     maxBindingBytes: 2 ** 31 - 4,
     choices: new Map(),
+    pipelines,
     name: isCpu ? "a CPU" : "a GPU",
     features: new Set(hasF16 ? ["shader-f16", "timestamp-query"] : ["timestamp-query"]),
   };

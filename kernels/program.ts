@@ -212,7 +212,7 @@ export class Program implements Disposable {
   /** The compiled shader, which the device caches. */
   #compile(shader: Shader, constants: Constants): Pipeline {
     const { gpu, pipelines } = this.device;
-    const key = JSON.stringify(constants) + Object.entries(shader).join("\0"); // JSON of sources takes long
+    const key = JSON.stringify([constants, shader]);
     let pipeline = pipelines.get(key);
     if (!pipeline) {
       const label = labelOf(shader);
