@@ -1,6 +1,7 @@
-import { readdirSync } from "node:fs";
+import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { isSystemError } from "../files/disk.ts";
+import { METRICS_FILE } from "../train/metrics.ts";
 import { isRun } from "../train/run_place.ts";
 import type { RunRow } from "./run_view.ts";
 import { WatchedRun } from "./watched_run.ts";
@@ -117,7 +118,7 @@ export class RunFolder {
     const visit = (name: string, depth: number) => {
       const path = join(this.#folder, name);
       if (left-- <= 0) return;
-      if (isRun(path)) {
+      if (hasRecordOrCheckpoints(path)) {
         const shown = name || ".";
         found.push(this.#runs.get(shown) ?? new WatchedRun(shown, path));
         return;
@@ -130,6 +131,11 @@ export class RunFolder {
     const now = Date.now();
     this.#nextSearchMs = now + Math.max(SEARCH_MS, (now - begin) / SEARCH_SHARE);
   }
+}
+
+/** Whether a directory is a run, and no other directory with a lock, such as one of the cache. */
+function hasRecordOrCheckpoints(path: string): boolean {
+  return isRun(path) && [METRICS_FILE, "checkpoints"].some((name) => existsSync(join(path, name)));
 }
 
 /** Names of the directories in a folder, without hidden ones and links. */

@@ -143,8 +143,9 @@ function applyChanges(changes) {
     if (before && colors.has(row.name)) announce(before, row);
   }
   rows = new Map([...isNew.map((row) => /** @type {const} */ ([row.name, row])), ...rows]);
-  const [first] = isNew;
-  if (selection.runs.length === 0 && first) return select([first.name]);
+  const left = selection.runs.filter((name) => rows.has(name)), [first] = isNew;
+  if (left.length === 0 && first) return select([first.name]);
+  if (left.length < selection.runs.length) return select(left);
   showRuns();
   for (const { name } of changes.rows) {
     if (colors.has(name)) readCurves(name);
@@ -442,4 +443,4 @@ function closePlayground() {
 }
 
 listenToControls();
-await start();
+start().catch(showProblem);

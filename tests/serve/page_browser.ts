@@ -14,7 +14,7 @@ import { createHandler } from "../../serve/handler.ts";
 import { RunFolder } from "../../serve/run_folder.ts";
 import { readAll, savedPage } from "../../serve/saved_page.ts";
 import { directory } from "../checkpoints.ts";
-import { task } from "../commands/task.ts";
+import { root, tasks } from "../commands/task.ts";
 import { evaluation, start, step, writeRecord } from "./records.ts";
 
 /**
@@ -281,31 +281,40 @@ Deno.test("the page follows a training, which does not notice it", async () => {
   try {
     await page.goto(address);
     await page.waitForFunction(() => /no runs yet/.test(document.body.innerText));
-    const words =
-      "--layers 1 --width 16 --heads 2 --batch-size 4 --context-length 16 --steps 400 " +
-      "--eval-tokens 500 --eval-every 200 --sample-every 200 --tune off";
-    const training = task("train", [...words.split(" "), "--out", join(live, "tiny")]);
-    const steps: number[] = [];
-    while (!/finished/.test(await textOf(page, "body"))) {
-      const text = await textOf(page, "body"), [, step] = /(\d+)\/400/.exec(text) ?? [];
-      if (/training\s/.test(text) && step !== undefined && Number(step) !== steps.at(-1)) {
-        steps.push(Number(step));
-      }
+    const options =
+      "--layers 1 --width 16 --heads 2 --batch-size 4 --context-length 16 --tune off " +
+      "--steps 100000 --eval-every 0 --save-every 0 --sample-every 0";
+    const words = (tasks["train"].command as string).split(" ").slice(1);
+    const training = new Deno.Command(Deno.execPath(), {
+      args: [...words, ...options.split(" "), "--out", join(live, "tiny")],
+      cwd: root,
+      env: { INIT_CWD: "", TOY_COMMAND: "" },
+      stderr: "piped",
+    }).spawn();
+    const seen = new Set<number>();
+    while (seen.size < 3) {
+      const [, step] = /training\s+([\d,]+)\/100,000/.exec(await textOf(page, "#runs-panel")) ?? [];
+      if (step !== undefined) seen.add(Number(step.replaceAll(",", "")));
       await new Promise((resolve) => setTimeout(resolve, 100));
     }
-    const { code, stderr } = await training;
-    assert.equal(code, 0, stderr);
-    assert.ok(steps.length >= 2, `only ${steps.join(" ")} were seen`);
+    assert.deepEqual([...seen], [...seen].sort((a, b) => a - b));
+    training.kill("SIGINT");
+    const { code, stderr } = await training.output();
+    assert.equal(code, 130, new TextDecoder().decode(stderr)); // it ends as it does unwatched
+    await page.waitForFunction(() =>
+      /interrupted/.test(document.querySelector("#facts")!.textContent!)
+    );
     await drawn(page);
     await page.waitForFunction(() =>
       document.querySelector("#details-body")!.textContent!.includes("Checkpoints")
     );
     const lines = Deno.readTextFileSync(join(live, "tiny", "metrics.jsonl")).trim().split("\n");
-    const last = lines.map((line) => JSON.parse(line)).findLast(({ kind }) => kind === "step");
-    assert.equal(last.step, 400);
+    const metrics = lines.map((line) => JSON.parse(line));
+    const last = metrics.findLast(({ kind }) => kind === "step");
+    assert.equal(metrics.at(-1).reason, "interrupted", new TextDecoder().decode(stderr));
     const shown = Number(Number(last.loss).toPrecision(last.loss >= 1 ? 5 : 4));
     assert.ok((await textOf(page, "#facts")).includes(`${shown}`));
-    assert.match(await textOf(page, "#announcer"), /^tiny/);
+    assert.match(await textOf(page, "#announcer"), /^tiny: interrupted/);
   } finally {
     await page.close();
   }
