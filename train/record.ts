@@ -2,6 +2,7 @@ import { Buffer } from "node:buffer";
 import { closeSync, existsSync, openSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { readAt, reasonOf, replaceFile, syncDirectory } from "../files/disk.ts";
+import { UserError } from "../files/user_error.ts";
 import { checkpointName } from "../model/files/checkpoint.ts";
 import { drawLoss, LossCurve } from "./loss_curve.ts";
 import { RunChecks, type Warning } from "./checks.ts";
@@ -88,7 +89,11 @@ export class RunRecord {
 
   /** Appends the end of a training that an error ends. */
   noteError(error: unknown): void {
-    const message = error instanceof Error ? error.message : String(error);
+    const message = error instanceof UserError
+      ? error.sentence // with the names of flags, as in warnings
+      : error instanceof Error
+      ? error.message
+      : String(error);
     this.note([{ kind: "end", step: this.#step, reason: "error", message }]);
   }
 

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { type FileDigest, listCheckpoints } from "../../model/files/checkpoint.ts";
+import { readLines } from "../../train/metrics.ts";
 import type { TrainOptions } from "../../train/options.ts";
 import { train } from "../../train/train.ts";
 import { changeFields, readFields } from "../checkpoints.ts";
@@ -56,13 +57,16 @@ async function poisoned(): Promise<string> {
   return model;
 }
 
-/** Trains in a run that ends with such an error, and returns the steps of its checkpoints. */
+/** Trains in a run that ends with such an error, as its record says, and returns the steps of its checkpoints. */
 async function failingRun(
   out: string,
   options: Partial<TrainOptions>,
   message: RegExp,
 ): Promise<number[]> {
   await assert.rejects(run(out, options), { name: "UserError", message });
+  const { metric: end } = [...readLines(join(directory, out, "metrics.jsonl"))].at(-1)!;
+  assert.deepEqual([end!.kind, end!.reason], ["end", "error"]);
+  assert.match(end!.message!, /^Cannot (finish|continue|write) /);
   return listCheckpoints(join(directory, out)).map(({ step }) => step);
 }
 

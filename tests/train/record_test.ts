@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
+import { UserError } from "../../files/user_error.ts";
 import { openRunDirectory } from "../../train/run_directory.ts";
 import { readLines } from "../../train/metrics.ts";
 import { openRecord } from "../../train/record.ts";
@@ -215,7 +216,14 @@ Deno.test("noteError() appends the end of a training after its last step", async
   const run = openRunDirectory(path), record = await openRecord(run, 0);
   record.note([start(0), step(1), step(2)]);
   record.noteError(new RangeError("no"));
+  record.noteError(new UserError("Cannot train as --learning-rate is too high"));
   run.close();
-  const { time: _, ...end } = [...readLines(join(path, "metrics.jsonl"))].at(-1)!.metric!;
-  assert.deepEqual(end, { kind: "end", step: 2, reason: "error", message: "no" });
+  const ends = [...readLines(join(path, "metrics.jsonl"))].slice(-2).map(({ metric }) => metric!);
+  assert.deepEqual(ends.map(({ time: _, ...end }) => end), [
+    { kind: "end", step: 2, reason: "error", message: "no" },
+    {
+      ...{ kind: "end", step: 2, reason: "error" },
+      message: "Cannot train as --learning-rate is too high",
+    },
+  ]);
 });
