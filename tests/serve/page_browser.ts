@@ -292,13 +292,15 @@ Deno.test("the page follows a training, which does not notice it", async () => {
       stderr: "piped",
     }).spawn();
     const seen = new Set<number>();
-    while (seen.size < 3) {
+    let hasEnded = false;
+    training.status.then(() => hasEnded = true);
+    while (seen.size < 3 && !hasEnded) {
       const [, step] = /training\s+([\d,]+)\/100,000/.exec(await textOf(page, "#runs-panel")) ?? [];
       if (step !== undefined) seen.add(Number(step.replaceAll(",", "")));
       await new Promise((resolve) => setTimeout(resolve, 100));
     }
     assert.deepEqual([...seen], [...seen].sort((a, b) => a - b));
-    training.kill("SIGINT");
+    if (!hasEnded) training.kill("SIGINT");
     const { code, stderr } = await training.output();
     assert.equal(code, 130, new TextDecoder().decode(stderr)); // it ends as it does unwatched
     await page.waitForFunction(() =>
