@@ -1,5 +1,10 @@
 import { windowStart } from "../generate/decoder.ts";
-import { type BatchPiece, generateBatch, type GenerateResult } from "../generate/generate.ts";
+import {
+  type BatchPiece,
+  generateBatch,
+  type GenerateResult,
+  seededStreams,
+} from "../generate/generate.ts";
 import { freeMemory, sequencesAtOnce } from "../generate/limits.ts";
 import { loadSource } from "../generate/load.ts";
 import { openDevice } from "../kernels/device.ts";
@@ -65,11 +70,7 @@ const program = withSamplerOptions(
         );
       }
       const model = loadSource(device, source);
-      const firstSeed = options.seed ?? crypto.getRandomValues(new Uint32Array(1))[0]!;
-      const streams = Array.from(
-        { length: samples },
-        (_, i) => ({ prompt, seed: (firstSeed + i) % 2 ** 32 }),
-      );
+      const streams = seededStreams(Array<string>(samples).fill(prompt), options.seed);
       const pieces = generateBatch(model, { streams, maxNewTokens, stop, sampler: options });
       await (options.json ? printObjects : printTexts)(streams, pieces);
     })

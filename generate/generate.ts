@@ -25,6 +25,14 @@ export interface StreamOptions {
   seed?: number;
 }
 
+/** Streams of prompts, each with the next seed; the first is random by default. */
+export function seededStreams(
+  prompts: readonly string[],
+  firstSeed: number = crypto.getRandomValues(new Uint32Array(1))[0]!,
+): { prompt: string; seed: number }[] {
+  return prompts.map((prompt, i) => ({ prompt, seed: (firstSeed + i) % 2 ** 32 }));
+}
+
 /** How to continue many prompts. */
 export interface BatchOptions {
   /** The prompts. */

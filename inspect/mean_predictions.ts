@@ -2,6 +2,7 @@ import type { TokenDataset } from "../data/tokens/token_dataset.ts";
 import type { LoadedModel } from "../generate/load.ts";
 import { forward } from "../model/forward_backward.ts";
 import { preparePass, readLogits } from "./pass.ts";
+import { lossesOf } from "./tokens.ts";
 
 /**
  * What a model expects on texts, in the mean: of the token that it has just read, and of the frequent tokens.
@@ -65,12 +66,10 @@ export async function meanPredictions(
     using pass = preparePass(gpt, { tokens: ids, purpose: "evaluation" });
     await pass.run((program) => forward(program, gpt, pass, pass.activations));
     await readLogits(gpt, pass, (logits, t) => {
-      const highest = logits.reduce((a, b) => Math.max(a, b), -Infinity);
-      const total = logits.reduce((sum, logit) => sum + Math.exp(logit - highest), 0);
-      isFinite &&= Number.isFinite(total);
-      const input = ids[t]!, next = ids[t + 1];
-      if (next === undefined) return;
-      const loss = (id: number) => Math.log(total) + highest - logits[id]!;
+      const losses = lossesOf(logits), input = ids[t]!, next = ids[t + 1];
+      isFinite &&= losses !== undefined;
+      if (!losses || next === undefined) return;
+      const { loss } = losses;
       if (next !== input) {
         differing++;
         sums.nextLoss += loss(next);

@@ -4,6 +4,7 @@ import {
   generateBatch,
   type GenerateResult,
   promptIds,
+  seededStreams,
 } from "../generate/generate.ts";
 import { sequencesAtOnce } from "../generate/limits.ts";
 import { predictionsOf } from "../inspect/predictions.ts";
@@ -150,15 +151,15 @@ export async function complete(
     request.model,
     AbortSignal.any([signal, reader.signal]),
     async (model, signal) => {
-      const completion = new Completion(model, request);
-      completion.check(slot.freeBytes());
-      if (!request.stream) return answered.resolve(Response.json(await completion.whole(signal)));
+      const completions = new Completions(model, request);
+      completions.check(slot.freeBytes());
+      if (!request.stream) return answered.resolve(Response.json(await completions.whole(signal)));
       const { readable, send, close, fail } = eventStream(() => reader.abort());
       answered.resolve(
         new Response(readable, { headers: { "content-type": "text/event-stream" } }),
       );
       try {
-        for await (const chunk of completion.chunks(signal)) send(JSON.stringify(chunk));
+        for await (const chunk of completions.chunks(signal)) send(JSON.stringify(chunk));
         signal.throwIfAborted();
         send("[DONE]");
         close();
@@ -214,8 +215,8 @@ function eventStream(onCancel: () => void) {
   };
 }
 
-/** One of the completions of a request while it is drawn. */
-class Drawn {
+/** One of the completions of a request: its tokens so far, of which logprobs may be asked for. */
+class Completion {
   readonly promptIds: readonly number[];
   readonly #model: ServedModel;
   readonly #top: number | undefined;
@@ -238,15 +239,12 @@ class Drawn {
     this.#offset = prompt.length;
   }
 
-  /** The logprobs of the next tokens, if they are asked for. */
+  /** Adds the next tokens, and returns their logprobs if they are asked for. */
   async add(ids: readonly number[]): Promise<Logprobs | null> {
     const from = this.#ids.length - 1, top = this.#top;
     if (top === undefined) return null;
     this.#ids = [...this.#ids, ...ids];
-    const { predictions } = await predictionsOf(this.#model, this.#ids, {
-      top: Math.max(1, top),
-      from,
-    });
+    const { predictions } = await predictionsOf(this.#model, this.#ids, { top, from });
     const logprobs: Logprobs = {
       tokens: [],
       token_logprobs: [],
@@ -284,13 +282,12 @@ function joined(before: Choice, next: Choice): Choice {
   };
 }
 
-/** What is generated for a request: `n` completions of each prompt. */
-class Completion {
+/** The completions of a request: `n` of each prompt. */
+class Completions {
   readonly #model: ServedModel;
   readonly #request: CompletionFields;
-  readonly #prompts: readonly string[]; // by choice
-  readonly #drawn: readonly Drawn[]; // by choice
-  readonly #firstSeed: number;
+  readonly #streams: ReturnType<typeof seededStreams>; // by choice
+  readonly #completions: readonly Completion[]; // by choice
   readonly #head: { id: string; object: "text_completion"; created: number; model: string };
 
   constructor(model: ServedModel, request: CompletionFields) {
@@ -298,12 +295,12 @@ class Completion {
     this.#model = model;
     this.#request = request;
     const prompts = [prompt].flat();
-    this.#prompts = prompts.flatMap((prompt) => Array<string>(n).fill(prompt));
+    const choices = prompts.flatMap((prompt) => Array<string>(n).fill(prompt));
+    this.#streams = seededStreams(choices, seed);
     const ids = new Map(prompts.map((prompt) => [prompt, promptIds(tokenizer, prompt)]));
-    this.#drawn = this.#prompts.map((prompt) =>
-      new Drawn(model, { prompt, promptIds: ids.get(prompt)!, top: request.logprobs })
+    this.#completions = choices.map((prompt) =>
+      new Completion(model, { prompt, promptIds: ids.get(prompt)!, top: request.logprobs })
     );
-    this.#firstSeed = seed ?? crypto.getRandomValues(new Uint32Array(1))[0]!;
     this.#head = {
       id: `cmpl-${crypto.randomUUID()}`,
       object: "text_completion",
@@ -321,9 +318,9 @@ class Completion {
     const { gpt } = this.#model;
     try {
       sequencesAtOnce(gpt, {
-        promptTokens: Math.max(...this.#drawn.map(({ promptIds }) => promptIds.length)),
+        promptTokens: Math.max(...this.#completions.map(({ promptIds }) => promptIds.length)),
         maxNewTokens: this.#request.max_tokens,
-        samples: this.#prompts.length,
+        samples: this.#streams.length,
         sampler: samplerOf(this.#request),
         freeBytes: freeBytes + gpt.bytes, // the model is among the bytes that are counted
       });
@@ -335,10 +332,7 @@ class Completion {
   #pieces(signal: AbortSignal): AsyncGenerator<BatchPiece, void> {
     const { max_tokens, stop } = this.#request;
     return generateBatch(this.#model, {
-      streams: this.#prompts.map((prompt, i) => ({
-        prompt,
-        seed: (this.#firstSeed + i) % 2 ** 32,
-      })),
+      streams: this.#streams,
       maxNewTokens: max_tokens,
       stop: [stop].flat(),
       sampler: samplerOf(this.#request),
@@ -351,20 +345,21 @@ class Completion {
     { stream: index, text, ids, result }: BatchPiece,
     isFirst: boolean,
   ): Promise<Choice> {
-    const shown = this.#request.return_token_ids, drawn = this.#drawn[index]!;
+    const { return_token_ids } = this.#request, completion = this.#completions[index]!;
     return {
       text,
       index,
-      logprobs: await drawn.add(ids),
+      logprobs: await completion.add(ids),
       finish_reason: result ? FINISH_REASONS[result.reason] : null,
-      ...(shown ? { token_ids: ids } : {}),
-      ...(shown && isFirst ? { prompt_token_ids: drawn.promptIds } : {}),
+      ...(return_token_ids ? { token_ids: ids } : {}),
+      ...(return_token_ids && isFirst ? { prompt_token_ids: completion.promptIds } : {}),
     };
   }
 
   #usage(completionTokens: number): object {
     const { n } = this.#request;
-    const promptTokens = this.#drawn.reduce((sum, { promptIds }) => sum + promptIds.length, 0) / n;
+    const promptTokens =
+      this.#completions.reduce((sum, { promptIds }) => sum + promptIds.length, 0) / n;
     return {
       prompt_tokens: promptTokens,
       completion_tokens: completionTokens,
