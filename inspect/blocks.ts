@@ -36,11 +36,11 @@ const GRADIENTS = ["dprojected", "dhidden", "dattention", "dqkv", "dln"];
  * @param options.lossScale loss scale of the training.
  */
 export async function normsOf(
-  { copies: _, ...model }: Gpt,
+  model: Gpt,
   ids: readonly number[],
   { targetsPerStep, lossScale }: { targetsPerStep: number; lossScale: number },
 ): Promise<ModelNorms> {
-  const gpt: Gpt = { ...model, precision: "f32" }, { layers, width: C } = gpt.config;
+  const gpt = wholeInF32(model), { layers, width: C } = gpt.config;
   using pass = prepareBackward(gpt, oneRow(ids), { lossScale, targets: targetsPerStep });
   const { activations: { at }, gradients, run } = pass;
   let [stream] = await run(pass.record, at("x"));
@@ -74,6 +74,12 @@ export async function normsOf(
     }
   }
   return { blocks, belowF16: counted === 0 ? 1 : below / counted };
+}
+
+/** A view of a model that computes in f32 and trains all parameters. */
+export function wholeInF32({ copies: _, ...model }: Gpt): Gpt {
+  const table = model.table.map((parameter) => ({ ...parameter, trained: true }));
+  return { ...model, table, precision: "f32" };
 }
 
 /** Norm of every row of [T,C]. */

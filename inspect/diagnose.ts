@@ -11,7 +11,7 @@ import type { SamplerOptions } from "../kernels/sample/sample.ts";
 import { type CheckResult, CHECKS, judged, RunChecks, unknown } from "../train/checks.ts";
 import type { Metric } from "../train/metrics.ts";
 import { createTrainedArena } from "../train/optimizer.ts";
-import { normsOf } from "./blocks.ts";
+import { normsOf, wholeInF32 } from "./blocks.ts";
 import { logitsOf } from "./inspect.ts";
 import {
   COUNTED_TOKENS,
@@ -250,11 +250,9 @@ function unlessEarly(result: CheckResult, { training, losses }: Progress): Check
   if (quarter === 0) return result;
   const before = mean(losses.slice(quarter, 2 * quarter)), last = mean(losses.slice(-quarter));
   if (last > before * (1 - LEARNS.falls) || last < LEARNS.above * losses[0]!) return result;
+  const fall = `from ${before.toFixed(2)} to ${last.toFixed(2)}`;
   return early(
-    `it still learns: its loss fell from ${before.toFixed(2)} to ${
-      last.toFixed(2)
-    } in the second half of ` +
-      `${losses.length} steps`,
+    `it still learns: its loss fell ${fall} in the second half of ${losses.length} steps`,
   );
 }
 
@@ -270,9 +268,8 @@ function checkCopies(
   const result = judged(
     "copies-input",
     inputLoss / nextLoss,
-    `the loss of the token just read is ${inputLoss.toFixed(3)}, that of the next one ${
-      nextLoss.toFixed(3)
-    }`,
+    `the loss of the token just read is ${inputLoss.toFixed(3)}, ` +
+      `that of the next one ${nextLoss.toFixed(3)}`,
     { figures },
   );
   // a model that shares the matrix of embedding and head predicts its input before it has learned anything; then
@@ -404,7 +401,7 @@ async function checkBlocks(
   const names = ["vanishing-gradients", "exploding-block", "dead-block"] as const;
   const ids = rows.reduce((a, b) => b.length > a.length ? b : a);
   const problem = misfitOf(gpt.device, (device) => {
-    const dry = { ...gpt, device, precision: "f32" } as const;
+    const dry = { ...wholeInF32(gpt), device };
     preparePass(dry, { tokens: ids, purpose: "training" });
     createTrainedArena(dry, "gradients");
   });

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { loadModel } from "../generate/load.ts";
+import { diagnoseRun } from "../inspect/diagnose_run.ts";
 import { judgeModel } from "../inspect/judge.ts";
 import { train } from "../train/train.ts";
 import { device } from "./kernels/harness.ts";
@@ -7,7 +8,7 @@ import { device } from "./kernels/harness.ts";
 /** Stories that the model continues. */
 const STORIES = 60;
 
-Deno.test("the nano preset learns the stories to 1.10 times their entropy, and tells its own", async () => {
+Deno.test("the nano preset learns the stories to 1.10 times their entropy, and tells its own, and nothing is wrong with it", async () => {
   const out = await Deno.makeTempDir();
   try {
     let ratio = Infinity;
@@ -27,6 +28,9 @@ Deno.test("the nano preset learns the stories to 1.10 times their entropy, and t
     );
     assert.ok(sentences.of >= 1.5 * STORIES, `only ${sentences.of} sentences`);
     assert.ok(share >= 0.9, `${share} of the sentences parse`);
+
+    const { checks } = await diagnoseRun(device, { run: out });
+    assert.deepEqual(checks.filter(({ verdict }) => verdict !== "ok"), []);
   } finally {
     await Deno.remove(out, { recursive: true });
   }

@@ -8,10 +8,11 @@ import { trainTokenizer } from "../../data/tokenizer/train.ts";
 import { loadCorpus } from "../../data/tokens/corpus.ts";
 import { documentsOf } from "../../data/text/documents.ts";
 import { withoutMask } from "../../docs/collapse.ts";
+import { normsOf } from "../../inspect/blocks.ts";
 import { diagnose } from "../../inspect/diagnose.ts";
 import { diagnoseRun } from "../../inspect/diagnose_run.ts";
 import { openDevice } from "../../kernels/device.ts";
-import { createGpt } from "../../model/gpt.ts";
+import { createGpt, type Gpt } from "../../model/gpt.ts";
 import { setElements } from "../../model/weights.ts";
 import type { CheckName, CheckResult } from "../../train/checks.ts";
 import { CHECKS } from "../../train/checks.ts";
@@ -227,4 +228,17 @@ Deno.test("diagnose() gives no verdict on a model that reads a single token", as
   const checks = await diagnose({ gpt, tokenizer: byteTokenizer() });
   assert.ok(checks.every(({ verdict }) => verdict === "unknown"));
   assert.equal(checks.length, Object.keys(CHECKS).length);
+});
+
+Deno.test("diagnose() does not take blocks that are frozen for dead", async () => {
+  const { model, ...trained } = await healthyFrom(1);
+  const { table } = createGpt(device, model.gpt.config, {
+    precision: "f32",
+    freeze: "embeddings,0",
+  });
+  const gpt = { ...model.gpt, table };
+  assert.ok(table.some(({ trained }) => !trained));
+  const norms = (gpt: Gpt) => normsOf(gpt, [1, 2, 3, 4], { targetsPerStep: 3, lossScale: 1 });
+  assert.deepEqual(await norms(gpt), await norms(model.gpt));
+  assert.ok(!named(await diagnose({ ...model, gpt }, trained), "sick").includes("dead-block"));
 });
