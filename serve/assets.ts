@@ -11,6 +11,7 @@ import main from "./page/main.js" with { type: "text" };
 import playground from "./page/playground.js" with { type: "text" };
 import playgroundStyle from "./page/playground.css" with { type: "text" };
 import playgroundClient from "./page/playground_client.js" with { type: "text" };
+import playgroundForm from "./page/playground_form.js" with { type: "text" };
 import playgroundPanels from "./page/playground_panels.js" with { type: "text" };
 import playgroundTokens from "./page/playground_tokens.js" with { type: "text" };
 import runList from "./page/run_list.js" with { type: "text" };
@@ -42,6 +43,7 @@ export const ASSETS: ReadonlyMap<string, string> = new Map([
   ["playground.js", playground],
   ["playground.css", playgroundStyle],
   ["playground_client.js", playgroundClient],
+  ["playground_form.js", playgroundForm],
   ["playground_panels.js", playgroundPanels],
   ["playground_tokens.js", playgroundTokens],
   ["run_list.js", runList],

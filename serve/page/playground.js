@@ -2,7 +2,8 @@
 /// <reference lib="dom" />
 /// <reference lib="dom.iterable" />
 import { create } from "./dom.js";
-import { complete, inspect, Refusal, usualSettings } from "./playground_client.js";
+import { complete, inspect, NO_SERVER, Refusal, usualSettings } from "./playground_client.js";
+import { createForm, SAMPLER } from "./playground_form.js";
 import { panels } from "./playground_panels.js";
 import { legend, tokenList } from "./playground_tokens.js";
 
@@ -13,37 +14,12 @@ import { legend, tokenList } from "./playground_tokens.js";
  */
 
 /** @import { Prediction, Token } from "./playground_client.js" */
-
-/**
- * A checkpoint of a run.
- * @typedef {{ step: number, isBest: boolean, isLatest: boolean }} Checkpoint
- */
+/** @import { Checkpoint } from "./playground_form.js" */
 
 /**
  * What the playground works with: the run that is selected on the page, and its checkpoints in ascending order.
  * @typedef {{ run: string, checkpoints: readonly Checkpoint[] }} Selected
  */
-
-/**
- * The numbers of a request: name, label, step, and the value unless it is that of `deno task generate`.
- *
- * @type {readonly (readonly [name: string, label: string, step: number, value?: number])[]}
- */
-const SETTINGS = [
-  ["n", "completions", 1, 2],
-  ["max_tokens", "tokens at most", 10, 100],
-  ["temperature", "temperature", 0.1],
-  ["top_k", "top-k", 1],
-  ["top_p", "top-p", 0.05],
-  ["min_p", "min-p", 0.01],
-  ["repetition_penalty", "repetition penalty", 0.1],
-  ["repetition_window", "repetition window", 1],
-  ["seed", "seed", 1, 1],
-];
-
-/** Settings that the sampler has. */
-const SAMPLER = SETTINGS.map(([name]) => name)
-  .filter((name) => !["n", "max_tokens", "seed"].includes(name));
 
 /** Completions of one request side by side, at most. */
 const MOST_COMPLETIONS = 8;
@@ -96,103 +72,30 @@ export function mountPlayground(element, selected) {
     calm = setTimeout(action, CALM_MS);
   };
 
-  const prompt = create("textarea", { id: `${prefix}-prompt`, rows: 2, spellcheck: "false" });
-  prompt.value = "Once upon a time";
-  const inputs = new Map(SETTINGS.map(([name, , step, value]) => {
-    const input = create("input", {
-      id: `${prefix}-${name}`,
-      name,
-      type: "number",
-      min: 0,
-      step: "any",
-      inputmode: "decimal",
-      ...(value === undefined ? {} : { value }),
-    });
-    input.addEventListener("keydown", (event) => { // any number is valid, and arrows go by useful steps
-      const sign = { ArrowUp: 1, ArrowDown: -1 }[event.key];
-      if (sign === undefined) return;
-      event.preventDefault();
-      input.value = `${Math.max(0, Number((Number(input.value) + sign * step).toFixed(6)))}`;
-      input.dispatchEvent(new Event("input", { bubbles: true }));
-    });
-    return [name, input];
-  }));
-  const slider = create("input", { id: `${prefix}-checkpoint`, type: "range", min: 0, step: 1 });
-  const step = create("output", { for: slider.id });
-  const start = create("button", { type: "submit", class: "button" }, "Generate");
-  const stop = create(
-    "button",
-    { type: "button", class: "button", disabled: true, click: () => asked.abort() },
-    "Stop",
-  );
+  const form = createForm(prefix), { prompt, slider, stop, checkpoint, settings, blame } = form;
   const status = create("p", { role: "status" });
   const cards = create("div", { class: "completions" });
   const colours = legend();
   colours.hidden = true;
   const inside = panels();
 
-  const form = create(
-    "form",
-    { novalidate: true, "aria-label": "Playground" },
-    create("label", { for: prompt.id }, "Prompt"),
-    prompt,
-    create(
-      "div",
-      { class: "checkpoint" },
-      create("label", { for: slider.id }, "Checkpoint"),
-      slider,
-      step,
-    ),
-    create(
-      "fieldset",
-      {},
-      create("legend", {}, "Sampling"),
-      ...SETTINGS.map(([name, label]) => {
-        const input = /** @type {HTMLInputElement} */ (inputs.get(name));
-        return create("div", {}, create("label", { for: input.id }, label), input);
-      }),
-    ),
-    create("div", { class: "buttons" }, start, stop),
-  );
-  element.replaceChildren(form, status, colours, cards, inside.element);
+  element.replaceChildren(form.element, status, colours, cards, inside.element);
   element.classList.add("playground");
 
-  /** @param {readonly string[]} names */
-  const settings = (names) =>
-    Object.fromEntries(names.flatMap((name) => {
-      const { value } = /** @type {HTMLInputElement} */ (inputs.get(name));
-      return value === "" ? [] : [[name, Number(value)]];
-    }));
-  const checkpoint = () => checkpoints[Number(slider.value)];
   const say = (/** @type {string} */ text) => status.textContent = text;
 
-  /** Shows which field is wrong, if one is. @param {string | null} field */
-  const blame = (field) => {
-    for (const [name, input] of inputs) {
-      if (name === field) input.setAttribute("aria-invalid", "true");
-      else input.removeAttribute("aria-invalid");
-    }
+  /** Ends the request that is answered, if one is, without a word. */
+  const giveUp = () => {
+    asked.abort();
+    asked = new AbortController();
+    stop.disabled = true;
   };
 
-  const showCheckpoint = () => {
-    const { step: steps, isBest, isLatest } = checkpoint() ?? {};
-    const text = steps === undefined
-      ? "none yet"
-      : `step ${steps.toLocaleString("en")}${isLatest ? ", newest" : ""}${isBest ? ", best" : ""}`;
-    step.textContent = text;
-    slider.setAttribute("aria-valuetext", text);
-  };
-
-  /** The checkpoints of the run; the newest is chosen unless another was. */
-  const showCheckpoints = (/** @type {number | undefined} */ before) => {
-    const kept = checkpoints.findIndex(({ step }) => step === before);
-    slider.max = `${Math.max(0, checkpoints.length - 1)}`;
-    slider.value = `${kept >= 0 ? kept : checkpoints.length - 1}`;
-    slider.disabled = checkpoints.length < 2;
-    start.disabled = checkpoints.length === 0;
+  /** Offers the checkpoints of the run. */
+  const showCheckpoints = (/** @type {number | undefined} */ kept) => {
+    form.showCheckpoints(checkpoints, kept);
     if (checkpoints.length === 0) say(NO_CHECKPOINT);
     else if (status.textContent === NO_CHECKPOINT) say("");
-    showCheckpoint();
   };
 
   /**
@@ -249,15 +152,10 @@ export function mountPlayground(element, selected) {
   };
 
   const generate = async () => {
-    asked.abort();
-    asked = new AbortController();
+    giveUp();
     const { signal } = asked, { step } = checkpoint() ?? {};
     if (step === undefined) return;
-    const body = {
-      model: `${run}@${step}`,
-      prompt: prompt.value,
-      ...settings(SETTINGS.map(([name]) => name)),
-    };
+    const body = { model: `${run}@${step}`, prompt: prompt.value, ...settings() };
     blame(null);
     const key = JSON.stringify(body), known = remembered.get(key);
     if (known) {
@@ -271,13 +169,9 @@ export function mountPlayground(element, selected) {
       if (/** @type {any} */ (body).n > MOST_COMPLETIONS) {
         throw new Refusal(`Cannot show more than ${MOST_COMPLETIONS} completions at once`, "n");
       }
-      const completions = await generated(body, signal);
+      const completions = await generated(body, signal, { cards, say });
       remembered.set(key, completions);
-      let tokens = 0;
-      for (const [key, completions] of [...remembered].reverse()) {
-        tokens += completions.reduce((sum, completion) => sum + completion.tokens.length, 0);
-        if (tokens > MOST_REMEMBERED) remembered.delete(key);
-      }
+      forget(remembered);
       const seconds = ((performance.now() - since) / 1000).toFixed(1);
       say(
         `${body.model}: ${
@@ -298,58 +192,8 @@ export function mountPlayground(element, selected) {
     }
   };
 
-  /**
-   * Streams completions onto the page, then asks for the probabilities of their tokens.
-   *
-   * @param {{ model: string }} body
-   * @param {AbortSignal} signal
-   * @returns {Promise<Completed[]>}
-   */
-  const generated = async (body, signal) => {
-    /** @type {{ model: string, text: string, reason: string, given: number[], drawn: number[], shown: HTMLElement }[]} */
-    const streams = [];
-    for await (const piece of complete(body, signal)) {
-      const { index, model, text, token_ids, prompt_token_ids, finish_reason } = piece;
-      const stream = streams[index] ??= {
-        model,
-        text: "",
-        reason: "",
-        given: prompt_token_ids ?? [],
-        drawn: [],
-        shown: create(
-          "p",
-          { class: "streaming" },
-          create("span", { class: "given" }, prompt.value),
-        ),
-      };
-      if (stream.text === "" && stream.drawn.length === 0) {
-        cards.replaceChildren(...streams.map(({ shown }, i) => card(i, "generating…", shown)));
-      }
-      stream.text += text;
-      stream.drawn.push(...token_ids);
-      stream.reason = finish_reason === "length" ? "cut after its last token" : "ended by itself";
-      stream.shown.append(text);
-    }
-    const completions = [];
-    say(`${body.model} computes the probabilities of the tokens…`);
-    for (const { model, text, reason, given, drawn } of streams) {
-      const stream = { model, text, reason, drawn: drawn.length, promptLength: given.length };
-      if (given.length + drawn.length > MOST_IDS) {
-        const reason = `${stream.reason}; too long for probabilities`;
-        completions.push({ ...stream, reason, tokens: [], predictions: [] });
-        continue;
-      }
-      const { tokens, predictions } = await inspect("predictions", {
-        model,
-        ids: [...given, ...drawn],
-        top: 10,
-      }, signal);
-      completions.push({ ...stream, tokens, predictions });
-    }
-    return completions;
-  };
-
-  form.addEventListener("submit", (event) => {
+  stop.addEventListener("click", () => asked.abort());
+  form.element.addEventListener("submit", (event) => {
     event.preventDefault();
     generate();
   });
@@ -357,10 +201,9 @@ export function mountPlayground(element, selected) {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) generate();
   });
   slider.addEventListener("input", () => {
-    showCheckpoint();
     if (cards.childElementCount > 0) whenCalm(generate);
   });
-  form.addEventListener("input", ({ target }) => {
+  form.element.addEventListener("input", ({ target }) => {
     const { name } = /** @type {HTMLInputElement} */ (target);
     if (SAMPLER.includes(name)) whenCalm(() => inside.refreshSampler());
   });
@@ -370,11 +213,7 @@ export function mountPlayground(element, selected) {
   theme.observe(document.documentElement, { attributeFilter: ["style"] });
 
   showCheckpoints(undefined);
-  usualSettings().then((usual) => {
-    for (const [name, input] of inputs) {
-      if (input.value === "" && usual[name]) input.value = `${usual[name].value}`;
-    }
-  }, () => say("Cannot reach the server: is deno task dashboard still running?"));
+  usualSettings().then(form.fill, () => say(NO_SERVER));
 
   return {
     update(next) {
@@ -384,7 +223,7 @@ export function mountPlayground(element, selected) {
       const isOther = next.run !== run;
       ({ run, checkpoints } = next);
       if (isOther) {
-        asked.abort();
+        giveUp();
         remembered.clear();
         cards.replaceChildren();
         colours.hidden = true;
@@ -403,6 +242,71 @@ export function mountPlayground(element, selected) {
       element.replaceChildren();
     },
   };
+}
+
+/**
+ * Streams completions onto the page, then asks for the probabilities of their tokens.
+ *
+ * @param {{ model: string, prompt: string }} body
+ * @param {AbortSignal} signal
+ * @param {{ cards: HTMLElement, say: (text: string) => void }} page where they are shown, and what goes on is said
+ * @returns {Promise<Completed[]>}
+ */
+async function generated(body, signal, { cards, say }) {
+  /** @type {{ model: string, text: string, reason: string, given: number[], drawn: number[], shown: HTMLElement }[]} */
+  const streams = [];
+  for await (const piece of complete(body, signal)) {
+    const { index, model, text, token_ids, prompt_token_ids, finish_reason } = piece;
+    const stream = streams[index] ??= {
+      model,
+      text: "",
+      reason: "",
+      given: prompt_token_ids ?? [],
+      drawn: [],
+      shown: create(
+        "p",
+        { class: "streaming" },
+        create("span", { class: "given" }, body.prompt),
+      ),
+    };
+    if (stream.text === "" && stream.drawn.length === 0) {
+      cards.replaceChildren(...streams.map(({ shown }, i) => card(i, "generating…", shown)));
+    }
+    stream.text += text;
+    stream.drawn.push(...token_ids);
+    stream.reason = finish_reason === "length" ? "cut after its last token" : "ended by itself";
+    stream.shown.append(text);
+  }
+  const completions = [];
+  say(`${body.model} computes the probabilities of the tokens…`);
+  for (const { model, text, reason, given, drawn } of streams) {
+    const stream = { model, text, reason, drawn: drawn.length, promptLength: given.length };
+    if (given.length + drawn.length > MOST_IDS) {
+      const reason = `${stream.reason}; too long for probabilities`;
+      completions.push({ ...stream, reason, tokens: [], predictions: [] });
+      continue;
+    }
+    const { tokens, predictions } = await inspect("predictions", {
+      model,
+      ids: [...given, ...drawn],
+      top: 10,
+    }, signal);
+    completions.push({ ...stream, tokens, predictions });
+  }
+  return completions;
+}
+
+/**
+ * Removes the oldest answers if all together have too many tokens.
+ *
+ * @param {Map<string, readonly Completed[]>} remembered
+ */
+function forget(remembered) {
+  let tokens = 0;
+  for (const [key, completions] of [...remembered].reverse()) {
+    tokens += completions.reduce((sum, completion) => sum + completion.tokens.length, 0);
+    if (tokens > MOST_REMEMBERED) remembered.delete(key);
+  }
 }
 
 /**

@@ -31,6 +31,9 @@
  * @property {"stop" | "length" | null} finish_reason
  */
 
+/** What is said if the server does not answer. */
+export const NO_SERVER = "Cannot reach the server: is deno task dashboard still running?";
+
 /** A request that the server refuses: why, and the field that is wrong. */
 export class Refusal extends Error {
   /**
@@ -61,7 +64,7 @@ async function post(path, body, signal) {
   };
   const response = await fetch(path, request).catch((error) => {
     if (signal.aborted) throw error;
-    throw new Refusal("Cannot reach the server: is deno task dashboard still running?", null);
+    throw new Refusal(NO_SERVER, null);
   });
   if (response.ok) return response;
   const { error } = await response.json();

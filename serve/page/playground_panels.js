@@ -2,7 +2,7 @@
 /// <reference lib="dom" />
 /// <reference lib="dom.iterable" />
 import { create, scrolling } from "./dom.js";
-import { inspect } from "./playground_client.js";
+import { inspect, Refusal } from "./playground_client.js";
 import { barCell, percent, quoted, visible } from "./playground_tokens.js";
 
 /**
@@ -102,9 +102,11 @@ function panel(title, load) {
       if (!signal.aborted) content.replaceChildren(...nodes);
     } catch (error) {
       if (signal.aborted) return;
-      content.replaceChildren(create("p", { role: "alert" }, /** @type {Error} */ (error).message));
+      if (!(error instanceof Refusal)) throw error;
+      content.replaceChildren(refusalOf(error));
+    } finally {
+      if (!signal.aborted) content.removeAttribute("aria-busy");
     }
-    content.removeAttribute("aria-busy");
   };
   details.addEventListener("toggle", refresh);
   return {
@@ -117,6 +119,11 @@ function panel(title, load) {
     },
     close: () => asked.abort(),
   };
+}
+
+/** @param {Refusal} refusal */
+function refusalOf({ message }) {
+  return create("p", { role: "alert" }, message);
 }
 
 /** @param {readonly number[]} values */
@@ -281,35 +288,39 @@ async function loadNeighbours({ model, token }, signal) {
     ids: [token.id],
     top: SHOWN,
   }, signal);
-  return [scrolling(
-    "Nearest neighbours",
-    create(
-      "table",
-      {},
-      create(
-        "thead",
-        {},
-        create(
-          "tr",
-          {},
-          create("th", { scope: "col" }, `near ${quoted(token)}`),
-          create("th", { scope: "col" }, "cosine"),
-        ),
-      ),
-      create(
-        "tbody",
-        {},
-        ...nearest.map((/** @type {Token & { cosine: number }} */ { cosine, ...token }) =>
-          create(
-            "tr",
-            {},
-            create("th", { scope: "row" }, quoted(token)),
-            barCell(cosine, cosine.toFixed(3)),
-          )
-        ),
-      ),
+  return [
+    barTable(
+      "Nearest neighbours",
+      [`near ${quoted(token)}`, "cosine"],
+      nearest.map((/** @type {Token & { cosine: number }} */ { cosine, ...token }) => ({
+        heading: [quoted(token)],
+        share: cosine,
+        figure: cosine.toFixed(3),
+      })),
     ),
-  )];
+  ];
+}
+
+/**
+ * A table of two columns: headings, and figures with bars.
+ *
+ * @param {string} label
+ * @param {readonly [string, string]} columns
+ * @param {readonly { heading: (Node | string)[], share: number, figure: string }[]} rows
+ */
+function barTable(label, columns, rows) {
+  const head = create(
+    "tr",
+    {},
+    ...columns.map((column) => create("th", { scope: "col" }, column)),
+  );
+  const body = rows.map(({ heading, share, figure }) =>
+    create("tr", {}, create("th", { scope: "row" }, ...heading), barCell(share, figure))
+  );
+  return scrolling(
+    label,
+    create("table", {}, create("thead", {}, head), create("tbody", {}, ...body)),
+  );
 }
 
 /** The panel of attention, which remembers the head that was chosen. */
@@ -328,6 +339,7 @@ function createAttention() {
       const weights = cells === T
         ? bytes.subarray(start, start + T * T)
         : bytesOf((await inspect("attention", { model, ids, layer, head }, signal)).weights);
+      if (layer !== chosen.layer || head !== chosen.head) return; // another was chosen meanwhile
       view.replaceChildren(
         ...attentionOfHead(tokens.slice(first), weights, {
           name: `${layer}.${head}`,
@@ -348,7 +360,11 @@ function createAttention() {
           click: () => {
             chosen = { layer, head };
             for (const other of buttons) other.ariaPressed = `${other === button}`;
-            showHead();
+            showHead().catch((error) => {
+              if (signal.aborted) return;
+              if (!(error instanceof Refusal)) throw error;
+              view.replaceChildren(refusalOf(error));
+            });
           },
         },
         canvas,
@@ -425,43 +441,17 @@ function attentionOfHead(tokens, weights, { name, query, onSelect }) {
         "Lines between tokens",
         lines(tokens, weights, { name, query, onSelect }),
       ),
-      scrolling(
+      barTable(
         "Weights of the token",
-        create(
-          "table",
-          {},
-          create(
-            "thead",
-            {},
-            create(
-              "tr",
-              {},
-              create(
-                "th",
-                { scope: "col" },
-                `${quoted(tokens[query] ?? { id: 0, text: "" })} looks at`,
-              ),
-              create("th", { scope: "col" }, "weight"),
-            ),
-          ),
-          create(
-            "tbody",
-            {},
-            ...strongest.map(({ token, s, weight }) =>
-              create(
-                "tr",
-                {},
-                create(
-                  "th",
-                  { scope: "row" },
-                  quoted(token),
-                  create("small", {}, s === query ? "itself" : `${query - s} before`),
-                ),
-                barCell(weight, percent(weight)),
-              )
-            ),
-          ),
-        ),
+        [`${quoted(tokens[query] ?? { id: 0, text: "" })} looks at`, "weight"],
+        strongest.map(({ token, s, weight }) => ({
+          heading: [
+            quoted(token),
+            create("small", {}, s === query ? "itself" : `${query - s} before`),
+          ],
+          share: weight,
+          figure: percent(weight),
+        })),
       ),
     ),
   ];
