@@ -1,7 +1,10 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
+import { Random } from "../../data/random.ts";
 import { glance, RunReader } from "../../serve/run_reader.ts";
 import { directory } from "../checkpoints.ts";
+import { freshSeed } from "../seeds.ts";
+import { readMetrics } from "../../train/metrics.ts";
 import { evaluation, start, step, steps, writeRecord } from "./records.ts";
 
 let runs = 0;
@@ -75,6 +78,30 @@ Deno.test("RunReader forgets the steps that a resumed training repeats", () => {
   assert.deepEqual(index.curves()["evaluation.loss"]?.value, []);
   assert.equal(index.best, undefined);
   assert.notEqual(reader.generation, before);
+});
+
+Deno.test("RunReader has the same index whether it reads all at once or what is appended", () => {
+  const seed = freshSeed(), random = new Random(seed);
+  const below = (limit: number) => Math.floor(limit * random.uniform());
+  const lines = [start()];
+  for (let i = 1; lines.length < 300; i++) {
+    if (below(20) === 0) i = Math.max(1, i - below(10)); // the training was resumed
+    lines.push(below(30) === 0 ? "{" : step(i, 1 + random.uniform()));
+    if (below(9) === 0) lines.push(evaluation(i, random.uniform()));
+  }
+  const bytes = new TextEncoder().encode(lines.join("\n") + "\n");
+  const path = record([], ""), reader = new RunReader(path);
+  for (let at = 0; at < bytes.length;) {
+    const chunk = bytes.subarray(at, at += 1 + below(900));
+    Deno.writeFileSync(path, chunk, { append: true });
+    readAll(reader);
+  }
+  const { index } = readAll(new RunReader(record(lines)));
+  assert.deepEqual(reader.index.curves(), index.curves(), `seed ${seed}`);
+  assert.deepEqual(reader.index.best, index.best, `seed ${seed}`);
+  assert.equal(reader.index.damaged, index.damaged, `seed ${seed}`);
+  const told = [...readMetrics(path, () => {})].filter(({ kind }) => kind === "step");
+  assert.deepEqual(lossesOf(reader), told.map(({ loss }) => loss), `seed ${seed}`);
 });
 
 Deno.test("RunReader begins anew if the record was replaced, cut or changed", async () => {
