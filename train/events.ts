@@ -100,9 +100,12 @@ export function* noticesOf({ notices }: { notices: string[] }): Generator<TrainE
   for (const message of notices.splice(0)) yield { kind: "notice", message };
 }
 
-/** Whether a signal has aborted, also while this thread was busy, such as with compiling kernels: only a wait tells. */
+/**
+ * Whether a signal has aborted, also while this thread was busy, such as with compiling kernels: a message of the
+ * worker that listens to the system's signals arrives only while the thread waits, and needs some turns of its loop.
+ */
 export async function hasAborted(signal: AbortSignal | undefined): Promise<boolean> {
-  if (signal && !signal.aborted) await new Promise((resolve) => setTimeout(resolve));
+  if (signal && !signal.aborted) await new Promise((resolve) => setTimeout(resolve, 10));
   return signal?.aborted === true;
 }
 
