@@ -272,51 +272,46 @@ export function caveats(runs: readonly ComparedRun[]): string[] {
 }
 
 /**
- * The comparison as text: one line per run, then the options that differ; or one block per run if a line would have
- * more than `columns` characters.
+ * The comparison as text: one line per run, then the options that differ. If a line would have more than `columns`
+ * characters, there is one column per run, or one block per run.
  */
 export function compareTable(
   runs: readonly ComparedRun[],
   { columns = Infinity }: { columns?: number | undefined } = {},
 ): string {
-  const figures = runs.map(({ name, parameters, last, best }) => {
-    return [
-      name,
-      inShort(parameters),
-      `${last.step}`,
-      inShort(last.tokens),
-      Number.isNaN(last.seconds) ? "—" : duration(last.seconds),
-      last.flops.toExponential(1).replace("e+", "e"),
-      last.loss.toFixed(3),
-      last.bitsPerByte.toFixed(3),
-      `${best.loss.toFixed(3)} at ${inShort(best.tokens)} tokens`,
-    ];
-  });
-  const head = [
-    "run",
-    "params",
-    "steps",
-    "tokens",
-    "time",
-    "FLOPs",
-    "loss",
-    "bits/byte",
-    "best loss",
+  const names = runs.map(({ name }) => name), different = differences(runs);
+  const figures: [name: string, of: (run: ComparedRun) => string][] = [
+    ["params", ({ parameters }) => inShort(parameters)],
+    ["steps", ({ last }) => `${last.step}`],
+    ["tokens", ({ last }) => inShort(last.tokens)],
+    ["time", ({ last }) => Number.isNaN(last.seconds) ? "—" : duration(last.seconds)],
+    ["FLOPs", ({ last }) => last.flops.toExponential(1).replace("e+", "e")],
+    ["loss", ({ last }) => last.loss.toFixed(3)],
+    ["bits/byte", ({ last }) => last.bitsPerByte.toFixed(3)],
+    ["best loss", ({ best }) => best.loss.toFixed(3)],
+    ["at tokens", ({ best }) => inShort(best.tokens)],
   ];
-  const different = differences(runs);
   const options = different.length === 0 ? "" : "\n" + align([
-    ["differs in", ...runs.map(({ name }) => name)],
-    ...different.map(([name, values]) => [name, ...values]),
+    ["differs in", ...names],
+    ...different.map(([flag, values]) => [flag, ...values]),
   ]);
-  const table = align([head, ...figures]) + options;
-  if (table.split("\n").every(({ length }) => length <= columns)) return table;
-  const blocks = figures.map(([name, ...values], i) =>
-    `${printable(name!)}\n` + align([
-      ...values.map((value, j) => [`  ${head[j + 1]!}`, value]),
+  const lines = align([
+    ["run", ...figures.map(([name]) => name)],
+    ...runs.map((run) => [run.name, ...figures.map(([, of]) => of(run))]),
+  ]);
+  const turned = align([
+    ["run", ...names],
+    ...figures.map(([name, of]) => [name, ...runs.map(of)]),
+  ]);
+  const fits = (table: string) => table.split("\n").every(({ length }) => length <= columns);
+  const table = [lines, turned].map((table) => table + options).find(fits);
+  if (table !== undefined) return table;
+  return runs.map((run, i) =>
+    `${printable(run.name)}\n` + align([
+      ...figures.map(([name, of]) => [`  ${name}`, of(run)]),
       ...different.map(([flag, values]) => [`  ${flag}`, values[i]!]),
     ])
-  );
-  return blocks.join("\n");
+  ).join("\n");
 }
 
 const COLORS = [

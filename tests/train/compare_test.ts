@@ -153,7 +153,7 @@ Deno.test("readRun() thins 150,000 evaluations, and keeps the last and the best"
   });
   assert.deepEqual(run.last, point(150_000, 150_001));
   assert.deepEqual(run.best, point(77_777, 0.25));
-  assert.match(compareTable([run]), /150000 .* 0\.250 at 31\.1 M tokens\n$/);
+  assert.match(compareTable([run]), /150000 .* 0\.250 +31\.1 M\n$/);
 });
 
 Deno.test("readRun() skips a checkpoint when its state is damaged", () => {
@@ -261,9 +261,9 @@ Deno.test("compareTable() puts the runs' last and best figures in columns", () =
   assert.equal(
     compareTable(named),
     [
-      "run  params  steps  tokens   time  FLOPs   loss  bits/byte            best loss",
-      "a       1 k      2     800   2.0s  5.6e6  6.000      3.000  5.000 at 400 tokens",
-      "b    1.23 M      1     400  1m40s  2.8e6  2.000      1.000  2.000 at 400 tokens",
+      "run  params  steps  tokens   time  FLOPs   loss  bits/byte  best loss  at tokens",
+      "a       1 k      2     800   2.0s  5.6e6  6.000      3.000      5.000        400",
+      "b    1.23 M      1     400  1m40s  2.8e6  2.000      1.000      2.000        400",
       "",
       "differs in       a    b",
       "--learning-rate  1  0.5",
@@ -272,9 +272,12 @@ Deno.test("compareTable() puts the runs' last and best figures in columns", () =
   );
   assert.doesNotMatch(compareTable([named[0]!]), /differs/);
   assert.equal(compareTable(named, { columns: 80 }), compareTable(named));
-  const narrow = compareTable(named, { columns: 40 });
+  const turned = compareTable(named, { columns: 40 });
+  assert.match(turned, /^run +a +b\nparams +1 k +1\.23 M\nsteps +2 +1\n[^]*\n\ndiffers in +a +b\n/);
+  for (const line of turned.split("\n")) assert.ok(line.length <= 40, line);
+  const narrow = compareTable(named, { columns: 22 });
   assert.match(narrow, /^a\n +params +1 k\n[^]*\n +--learning-rate +1\n\nb\n +params +1\.23 M\n/);
-  for (const line of narrow.split("\n")) assert.ok(line.length <= 40, line);
+  for (const line of narrow.split("\n")) assert.ok(line.length <= 26, line);
 });
 
 Deno.test("drawComparison() draws loss and bits per byte over tokens, time and FLOPs", async () => {
