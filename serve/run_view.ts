@@ -140,7 +140,8 @@ function optionsIn({ start }: RunIndex): JsonObject | undefined {
 /** The options of a training, as its record or else its newest checkpoint has them; long values as text. */
 function optionsOf(index: RunIndex, state: TrainerState | undefined): [string, unknown][] {
   const options = optionsIn(index) ?? state?.options ?? {};
-  return Object.entries(options).slice(0, MOST_OPTIONS).map(([name, value]) => {
+  const typed = Object.entries(options).filter(([name]) => name !== "endsWith"); // no option: --steps or --epochs
+  return typed.slice(0, MOST_OPTIONS).map(([name, value]) => {
     const text = typeof value === "string" ? value : JSON.stringify(value);
     const isList = Array.isArray(value) && value.every((item) => typeof item === "string");
     const isKept = text.length <= LONGEST_NAME && (isList || typeof value !== "object");

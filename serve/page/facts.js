@@ -1,7 +1,7 @@
 // @ts-check
 /// <reference lib="dom" />
 import { create, scrolling, swatch, table } from "./dom.js";
-import { byteCount, figure, inShort, UNKNOWN, when } from "./format.js";
+import { byteCount, duration, figure, inShort, UNKNOWN, when } from "./format.js";
 import { stepsOf } from "./run_list.js";
 
 /**
@@ -58,6 +58,7 @@ function factsOf({ row, curves }) {
     ["entropy of the text", figure(curves?.entropyPerToken)],
     ["warnings", curves?.warnings ? figure(curves.warnings) : UNKNOWN],
     ["tokens/s", figure(row.tokensPerSecond)],
+    ["time left", timeLeft(row, curves)],
     ["memory", byteCount(row.memoryBytes)],
     ["skipped steps", figure(curves?.curves["step.skipped"]?.value.at(-1))],
     ["loss scale", scale === 1 ? UNKNOWN : figure(scale)], // f32 has none
@@ -65,6 +66,17 @@ function factsOf({ row, curves }) {
     ["device", row.device ?? UNKNOWN],
     ["written", when(row.time)],
   ];
+}
+
+/**
+ * The time that the steps that are left take at the last speed of a training.
+ *
+ * @param {SelectedRun["row"]} row
+ * @param {SelectedRun["curves"]} curves
+ */
+function timeLeft({ state, step, steps, tokensPerSecond }, curves) {
+  if (state !== "training" || !steps || !tokensPerSecond || !curves?.tokensPerStep) return UNKNOWN;
+  return duration((steps - step) * curves.tokensPerStep / tokensPerSecond);
 }
 
 /**

@@ -83,7 +83,9 @@ async function start() {
   rows = new Map((await source.rows()).map((row) => [row.name, row]));
   const known = selection.runs.filter((name) => rows.has(name)), all = [...rows.values()];
   const newest = all.find(({ state }) => state !== "broken") ?? all[0];
-  selection.runs = known.length > 0 || !newest ? known : [newest.name];
+  if (known.length > 0) selection.runs = known;
+  else if (source.isSaved) selection.runs = all.slice(0, MOST_SELECTED).map(({ name }) => name);
+  else selection.runs = newest ? [newest.name] : [];
   let connections = 0;
   source.watch(applyChanges, async (isConnected) => {
     const connection = byId("connection", HTMLElement);

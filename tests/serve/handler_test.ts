@@ -140,7 +140,7 @@ Deno.test("/api/run has options, checkpoints, samples and warnings of a run", as
   run.append(
     "metrics.jsonl",
     [
-      start(4, { learningRate: 0.5 }),
+      start(4, { learningRate: 0.5, endsWith: "steps" }),
       ...steps(4),
       evaluation(2, 3),
       evaluation(4, 4),
@@ -162,6 +162,7 @@ Deno.test("/api/run has options, checkpoints, samples and warnings of a run", as
   assert.deepEqual((await json<RunCurves>("/api/curves?run=whole")).best, { step: 2, loss: 3 });
   assert.deepEqual(details.samples, [{ step: 4, prompt: "<b>", text: "x" }]);
   assert.ok(details.options.some(([flag, value]) => flag === "--learning-rate" && value === 0.5));
+  assert.ok(!details.options.some(([flag]) => flag === "--ends-with"), "no option of train");
   assert.deepEqual(details.problems, []);
 });
 

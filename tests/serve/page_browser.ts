@@ -273,6 +273,12 @@ Deno.test("a saved page shows the same without a server", async () => {
     assert.equal(await page.locator("#playground-panel").isVisible(), false);
     assert.match(await textOf(page, ".story"), /at 300 <img/);
   });
+  await withPage(`file://${file}`, {}, async (page) => {
+    assert.equal(
+      await page.locator("#runs-panel :checked").count(),
+      new RunFolder(folder).rows().length,
+    );
+  });
 });
 
 Deno.test("the page follows a training, which does not notice it", async () => {
@@ -300,7 +306,12 @@ Deno.test("the page follows a training, which does not notice it", async () => {
       await new Promise((resolve) => setTimeout(resolve, 100));
     }
     assert.deepEqual([...seen], [...seen].sort((a, b) => a - b));
-    if (!hasEnded) training.kill("SIGINT");
+    if (!hasEnded) {
+      await page.waitForFunction(() =>
+        /time left/.test(document.querySelector("#facts")!.textContent!)
+      );
+      training.kill("SIGINT");
+    }
     const { code, stderr } = await training.output();
     assert.equal(code, 130, new TextDecoder().decode(stderr)); // it ends as it does unwatched
     await page.waitForFunction(() =>
