@@ -89,7 +89,9 @@ function argumentHint(program: Command, error: string): string {
       commandLine(["--", unknown])
     }\n`;
   }
-  const isText = !program.registeredArguments.some(({ variadic }) => variadic);
+  const isText = program.registeredArguments.some((argument) =>
+    /^(text|prompt)$/.test(argument.name())
+  );
   return isText && error.startsWith("error: too many arguments")
     ? "Put a text of several words between quotes\n"
     : "";

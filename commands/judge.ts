@@ -93,12 +93,15 @@ async function main(options: JudgeCommandOptions): Promise<void> {
   }
   if (!options.json) {
     output(tables(judged, options));
-    status("shares in % with 95 % confidence intervals; docs/judge.md says what is counted");
+    status("docs/judge.md says what is counted");
     const [head] = last.heads ?? [];
     if (head) {
       status(
-        `head ${head.layer}.${head.head} attends most to the name of the hero before it comes again, ` +
-          `at step ${last.step} with ${(100 * head.weight).toFixed(0)} % of its attention`,
+        `where the name of the hero comes again, head ${head.layer}.${head.head} gives it the most ` +
+          `attention at step ${last.step}: ${
+            (100 * head.weight).toFixed(0)
+          } % (a head that copies the ` +
+          "name gives it more than half)",
       );
     }
   }
@@ -187,7 +190,7 @@ function tables(judged: readonly JudgedCheckpoint[], sampler: SamplerOptions): s
     of: (checkpoint: JudgedCheckpoint) => StoryShares,
     cell: Cell,
   ) =>
-    `${samplerText({ ...sampler, temperature })}\n` + align([
+    `${samplerText({ ...sampler, temperature })}: ${CELLS.get(cell)}\n` + align([
       ["step", ...STORY_FIGURES],
       ...judged.map((one) => [
         `${one.step}`,
@@ -232,6 +235,12 @@ const withInterval: Cell = (share) => {
   const [low, high] = shareInterval(share).map((value) => (100 * value).toFixed(0));
   return `${percentOf(share)} (${low}–${high}) of ${share.of}`;
 };
+
+/** What the cells of a table are. */
+const CELLS = new Map([[percentOf, "shares in %"], [
+  withInterval,
+  "shares in % (95 % confidence intervals) of how many",
+]]);
 
 /** A judgement for JSON: each share with its interval. */
 function withIntervals({ step, heads, ...drawn }: JudgedCheckpoint): object {

@@ -37,7 +37,7 @@ function tokensIn(width: number): (token: Token) => string {
 export function percent(probability: number): string {
   const value = 100 * probability;
   if (value === 0) return "0 %";
-  const digits = value >= 1 ? 1 : value >= 0.01 ? 2 : undefined;
+  const digits = value >= 1 ? 1 : value >= 0.0095 ? 2 : undefined;
   return `${digits === undefined ? value.toExponential(0) : value.toFixed(digits)} %`;
 }
 
@@ -111,7 +111,7 @@ export function lensTable({ tokens, layers }: TextLens, width = Infinity): strin
       .concat(layers.map((predictions) => cellOf(predictions[t]!)))
   );
   const names = width < NARROW ? ["token"] : ["token", "next"];
-  const table = [[...names, ...layers.map((_, layer) => `layer ${layer}`)], ...rows];
+  const table = [[...names, ...layers.map((_, blocks) => stageName(blocks, last))], ...rows];
   const tableOf = (layers: readonly number[]) => {
     const columns = [...names.keys(), ...layers.map((layer) => names.length + layer)];
     return align(table.map((row) => columns.map((column) => row[column]!)));
@@ -128,6 +128,12 @@ export function lensTable({ tokens, layers }: TextLens, width = Infinity): strin
   }
   const left = layers.length - kept.length;
   return left === 0 ? text : `${text}\n${left} of ${layers.length} layers are left out\n`;
+}
+
+/** Where the residual stream is read after some blocks of all: layers have the numbers of the attention's. */
+function stageName(blocks: number, all: number): string {
+  if (blocks === 0) return "embedding";
+  return `layer ${blocks - 1}${blocks === all ? ", output" : ""}`;
 }
 
 /** A table whose last column is a list, of which as many items are shown as fit; the first is cut if it does not. */

@@ -820,6 +820,7 @@ const MISTAKES: [name: string, args: string[], message: RegExp][] = [
     ["Once", "upon"],
     /^Error: too many arguments.*\nPut a text of several words between/,
   ],
+  ["dashboard", ["runs/a", "runs/b"], /^Error: too many arguments[^\n]*\n\(--help lists/],
   ["prepare", ["-x.txt"], / behind --: deno task prepare -- -x\.txt\n/],
   [
     "generate",

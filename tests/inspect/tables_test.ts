@@ -77,10 +77,14 @@ Deno.test("lensTable() leaves out layers that have no room, never the last", () 
   );
   const lens = { ...text, layers };
   const shown = (width: number) =>
-    [...lensTable(lens, width).split("\n")[0]!.matchAll(/layer (\d+)/g)].map(([, n]) => Number(n));
-  assert.deepEqual(shown(Infinity), layers.map((_, layer) => layer));
-  assert.deepEqual(shown(40), [12]);
-  assert.deepEqual(shown(110), [0, 4, 8, 12]);
+    lensTable(lens, width).split("\n")[0]!.match(/embedding|layer \d+(, output)?/g);
+  assert.deepEqual(shown(Infinity), [
+    "embedding",
+    ...Array.from({ length: 11 }, (_, layer) => `layer ${layer}`),
+    "layer 11, output",
+  ]);
+  assert.deepEqual(shown(40), ["layer 11, output"]);
+  assert.deepEqual(shown(110), ["embedding", "layer 3", "layer 7", "layer 11, output"]);
   assert.match(lensTable(lens, 110), /\n\n9 of 13 layers are left out\n$/);
   assert.match(lensTable(lens), /^" time" +" \\xf0\\x9f" +" time" 0 % \(2\) .* 12.0 % \(2\)$/m);
 });
@@ -92,7 +96,7 @@ Deno.test("quotedToken() escapes what would change a terminal, and cuts long tok
 });
 
 Deno.test("percent() has a digit for small probabilities", () => {
-  assert.deepEqual([1, 0.5, 0.0123, 0.0012, 0.00099, 1e-7, 0].map(percent), [
-    ..."100.0 %|50.0 %|1.2 %|0.12 %|0.10 %|1e-5 %|0 %".split("|"),
+  assert.deepEqual([1, 0.5, 0.0123, 0.0012, 0.00099, 0.000098, 1e-7, 0].map(percent), [
+    ..."100.0 %|50.0 %|1.2 %|0.12 %|0.10 %|0.01 %|1e-5 %|0 %".split("|"),
   ]);
 });
