@@ -107,7 +107,7 @@ function stepOf(gpt: Gpt, { sequenceLength = 11, gradientAccumulation = 1 } = {}
     gradientAccumulation,
     dropout: 0,
     labelSmoothing: 0,
-    gradientClip: Infinity,
+    gradientClip: 0,
     weightDecay: 0.1,
     beta1: 0.9,
     beta2: 0.98,
