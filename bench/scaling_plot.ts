@@ -1,4 +1,4 @@
-import { BLUE, drawChart, logAxis, RED } from "../train/chart.ts";
+import { BLUE, BROWN, drawChart, logAxis, RED } from "../train/chart.ts";
 import { AXES, type Axis, deviceMs, type ScalingPoint } from "./scaling.ts";
 
 /** Label of each axis. */
@@ -8,8 +8,6 @@ const LABELS: Readonly<Record<Axis, string>> = {
   width: "width",
   layers: "layers",
 };
-
-const BROWN = "#9c6b4e";
 
 /**
  * Draws a scaling run as SVG: one panel per axis, with the milliseconds per step over the axis. Both scales

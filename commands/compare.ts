@@ -1,7 +1,6 @@
 import { existsSync } from "node:fs";
 import { dirname } from "node:path";
 import { commandLine } from "../files/command_line.ts";
-import { replaceText } from "../files/disk.ts";
 import { placeAt } from "../generate/place.ts";
 import { CheckpointError } from "../model/files/checkpoint.ts";
 import {
@@ -13,7 +12,7 @@ import {
 } from "../train/compare.ts";
 import { placeInRun } from "../train/run_place.ts";
 import { command, output, outputColumns, run, status } from "./command.ts";
-import { checkPlot } from "./plot.ts";
+import { checkPlot, writePlot } from "./plot.ts";
 
 /** `compare`: validation losses of several trainings, and their cost. */
 const program = command(
@@ -31,9 +30,7 @@ const program = command(
       for (const sentence of caveats(runs)) warn(sentence);
       output(compareTable(runs, { columns: outputColumns() }));
       if (options.svg === undefined && runs.length === 1 || svg === undefined) return;
-      const plot = await drawComparison(runs);
-      replaceText(svg, plot);
-      status(`drawn in ${svg}`);
+      writePlot(svg, await drawComparison(runs));
     })
   );
 

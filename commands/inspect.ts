@@ -1,5 +1,4 @@
 import { InvalidArgumentError, Option } from "@commander-js/extra-typings";
-import { replaceText } from "../files/disk.ts";
 import { UserError } from "../files/user_error.ts";
 import { type LoadedModel, loadSource } from "../generate/load.ts";
 import { drawAttention, drawLens, drawPredictions } from "../inspect/charts.ts";
@@ -9,18 +8,10 @@ import { logitLensOf, predictionsOf } from "../inspect/predictions.ts";
 import { attentionTable, lensTable, neighboursTable, predictionsTable } from "../inspect/tables.ts";
 import { tokenOf } from "../inspect/tokens.ts";
 import { openDevice } from "../kernels/device.ts";
-import {
-  command,
-  output,
-  outputColumns,
-  readStandardInput,
-  run,
-  status,
-  wholeNumber,
-} from "./command.ts";
+import { command, output, outputColumns, readStandardInput, run, wholeNumber } from "./command.ts";
 import { findNamedModel, withModelOptions } from "./named_model.ts";
 import { giveBack, HUB } from "./permissions.ts";
-import { checkPlot } from "./plot.ts";
+import { checkPlot, writePlot } from "./plot.ts";
 
 /** A head of a layer, each numbered from 0. */
 interface Head {
@@ -89,8 +80,7 @@ async function main(given: string, options: ReturnType<typeof program.opts>): Pr
     if (!json) output(view.table(outputColumns()));
     return;
   }
-  replaceText(svg, await view.draw!(options.model ?? options.run));
-  status(`drawn in ${svg}`);
+  writePlot(svg, await view.draw!(options.model ?? options.run));
 }
 
 /** Computes what the options ask for. */

@@ -1,8 +1,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
-import { replaceText } from "../files/disk.ts";
 import { printable } from "../files/printable.ts";
-import { align } from "../files/units.ts";
+import { align, fits } from "../files/units.ts";
 import { UserError } from "../files/user_error.ts";
 import type { SamplerOptions } from "../generate/generate.ts";
 import { findSource, loadSource } from "../generate/load.ts";
@@ -30,7 +29,7 @@ import { LossCurve } from "../train/loss_curve.ts";
 import { METRICS_FILE, readMetrics } from "../train/metrics.ts";
 import { placeInRun } from "../train/run_place.ts";
 import { command, output, outputColumns, run, status, wholeNumber } from "./command.ts";
-import { checkPlot } from "./plot.ts";
+import { checkPlot, writePlot } from "./plot.ts";
 import { ProgressBar } from "./progress.ts";
 import { withSamplerOptions } from "./sampler_options.ts";
 
@@ -205,7 +204,7 @@ function tables(judged: readonly JudgedCheckpoint[], sampler: SamplerOptions): s
         : []),
     ].join("\n");
   const wide = all(withInterval);
-  return wide.split("\n").every(({ length }) => length <= columns) ? wide : all(percentOf);
+  return fits(wide, columns) ? wide : all(percentOf);
 }
 
 /** How tokens are drawn: the options that do something. */
@@ -267,8 +266,7 @@ async function draw(
   if (existsSync(record)) {
     for (const metric of readMetrics(record, onWarning)) losses.add(metric);
   }
-  replaceText(svg, await drawJudgements(judged, { title: `What ${run} has learned`, losses }));
-  status(`drawn in ${svg}`);
+  writePlot(svg, await drawJudgements(judged, { title: `What ${run} has learned`, losses }));
 }
 
 await program.parseAsync();

@@ -1,6 +1,7 @@
 import { statSync } from "node:fs";
-import { checkReplaceable, openFile, readAt, reading } from "../files/disk.ts";
+import { checkReplaceable, openFile, readAt, reading, replaceText } from "../files/disk.ts";
 import { UserError } from "../files/user_error.ts";
+import { status } from "./command.ts";
 
 /**
  * Makes sure that a plot can be written at a path.
@@ -13,6 +14,12 @@ export function checkPlot(path: string): void {
   const isDevice = statSync(path, { throwIfNoEntry: false })?.isFile() === false;
   if (isDevice || /\.svg$/i.test(path)) return;
   throw new UserError(`Cannot write ${path} as ${flag} must name a file that ends in .svg`);
+}
+
+/** Writes a plot, and says where it is. */
+export function writePlot(path: string, svg: string): void {
+  replaceText(path, svg);
+  status(`drawn in ${path}`);
 }
 
 /** Whether a file begins as an SVG does: perhaps with declarations and comments, then with its element. */

@@ -1,10 +1,9 @@
 import { Option } from "@commander-js/extra-typings";
-import { replaceText } from "../files/disk.ts";
 import { SHAPE_OPTIONS, trainingShapes } from "../train/shapes.ts";
 import { drawShapes, shapesTable } from "../train/shapes_report.ts";
-import { command, output, outputColumns, run, status, stderrTerminal } from "./command.ts";
+import { command, output, outputColumns, run, stderrTerminal } from "./command.ts";
 import { giveBack } from "./permissions.ts";
-import { checkPlot } from "./plot.ts";
+import { checkPlot, writePlot } from "./plot.ts";
 import { ProgressBar } from "./progress.ts";
 import { TrainDisplay } from "./train_display.ts";
 import { addTrainOptions, givenOptions } from "./train_options.ts";
@@ -44,11 +43,8 @@ async function main(
     if (!json) output(shapesTable(shapes, outputColumns()));
     return;
   }
-  replaceText(
-    svg,
-    await drawShapes(shapes, { title: `Memory of a training step on ${shapes.device}` }),
-  );
-  status(`drawn in ${svg}`);
+  const title = `Memory of a training step on ${shapes.device}`;
+  writePlot(svg, await drawShapes(shapes, { title }));
 }
 
 await program.parseAsync();

@@ -64,11 +64,16 @@ export function fitTable<Row>(
     align([[...names], ...rows.map((row) => names.map((name) => columns[name]!(row)))]);
   let names = Object.keys(columns), table = tableOf(names);
   for (const left of spare) {
-    if (table.split("\n").every(({ length }) => length <= width)) break;
+    if (fits(table, width)) break;
     names = names.filter((name) => name !== left);
     table = tableOf(names);
   }
   return table;
+}
+
+/** Whether every line of a text has at most `width` characters. */
+export function fits(text: string, width: number): boolean {
+  return text.split("\n").every(({ length }) => length <= width);
 }
 
 /** A count as people read it: 171 k, 1.12 M. */

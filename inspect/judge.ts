@@ -135,7 +135,7 @@ export function sharesOf(
 const zero = () => ({ count: 0, of: 0 });
 
 /**
- * The 95 % confidence interval of the probability behind a share, for which the share was counted (Wilson 1927,
+ * The 95 % confidence interval of the probability that a share estimates (Wilson 1927,
  * https://doi.org/10.1080/01621459.1927.10502953); from 0 to 1 if nothing was counted.
  */
 export function shareInterval({ count, of }: Share): [low: number, high: number] {

@@ -1,4 +1,4 @@
-import { drawChart, noPoints } from "../train/chart.ts";
+import { BROWN, drawChart, GREEN, noPoints, PINK, PURPLE, YELLOW } from "../train/chart.ts";
 import { LossCurve, lossPanel, stepAxis } from "../train/loss_curve.ts";
 import type { CopyingHead } from "./copying_heads.ts";
 import { shareInterval, STORY_FIGURES, type StoryFigure, type StoryShares } from "./judge.ts";
@@ -17,14 +17,11 @@ export interface JudgedCheckpoint {
 
 /** What each figure is called, and its colour. */
 const FIGURES: Readonly<Record<StoryFigure, { text: string; color: string }>> = {
-  sentences: { text: "sentences of the grammar", color: "#3ca951" },
-  hero: { text: "stories that keep their hero", color: "#a463f2" },
-  animal: { text: "… their animal", color: "#efb118" },
-  thing: { text: "… their thing", color: "#9c6b4e" },
+  sentences: { text: "sentences of the grammar", color: GREEN },
+  hero: { text: "stories that keep their hero", color: PURPLE },
+  animal: { text: "… their animal", color: YELLOW },
+  thing: { text: "… their thing", color: BROWN },
 };
-
-/** Colour of the attention of a head. */
-const PINK = "#ff8ab7";
 
 /**
  * Draws the judgements of a run's checkpoints as SVG, below the loss curve of the run and over the same steps. Bands

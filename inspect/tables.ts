@@ -1,5 +1,5 @@
 import { printable } from "../files/printable.ts";
-import { align } from "../files/units.ts";
+import { align, fits } from "../files/units.ts";
 import type { TextNeighbours } from "./neighbours.ts";
 import type { Prediction, TextLens, TextPredictions } from "./predictions.ts";
 import { highest, type Token } from "./tokens.ts";
@@ -11,7 +11,7 @@ import { highest, type Token } from "./tokens.ts";
  * @module
  */
 
-/** Characters of a token, at most, as a token may be a line of blanks; and in tables narrower than `NARROW`. */
+/** Most characters of a token, which may be a line of blanks, and in tables narrower than `NARROW` characters. */
 const LONGEST_TOKEN = 24, LONGEST_IN_NARROW = 10, NARROW = 60;
 
 /** The attention of one head to a text. */
@@ -116,9 +116,8 @@ export function lensTable({ tokens, layers }: TextLens, width = Infinity): strin
     const columns = [...names.keys(), ...layers.map((layer) => names.length + layer)];
     return align(table.map((row) => columns.map((column) => row[column]!)));
   };
-  const fits = (text: string) => text.split("\n").every(({ length }) => length <= width);
   let kept = layers.map((_, layer) => layer), text = tableOf(kept);
-  while (!fits(text) && kept.length > 1) {
+  while (!fits(text, width) && kept.length > 1) {
     const parts = kept.length - 2; // between the layers that are kept next
     kept = Array.from(
       { length: parts + 1 },

@@ -8,7 +8,10 @@ import { sentenceOf, UserError, type UserErrorOptions } from "../files/user_erro
  * @module
  */
 
-/** Statuses of an error: the request is wrong, foreign, names what is absent, is too large, or cannot be answered now. */
+/**
+ * Statuses of an error: the request is wrong, comes from another page, names what is absent, has the wrong method, is
+ * too large, or cannot be answered now.
+ */
 export type ErrorStatus = 400 | 403 | 404 | 405 | 413 | 503;
 
 /** A request that is not answered: what is wrong, in one sentence, and with which field. */

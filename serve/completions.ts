@@ -47,7 +47,7 @@ interface CompletionFields extends SamplerFields {
   suffix: string;
 }
 
-/** A text or texts, at most so many. */
+/** A text, or a list of texts. */
 function texts(most: number): Omit<Field<string | readonly string[]>, "fallback"> {
   return {
     must: `a text or a list of 1 to ${most} texts`,
@@ -265,7 +265,7 @@ class Completion {
   }
 }
 
-/** A choice and its next part. */
+/** A choice, and its next part behind it. */
 function joined(before: Choice, next: Choice): Choice {
   return {
     ...before,

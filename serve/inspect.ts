@@ -20,8 +20,8 @@ import { SAMPLER_FIELDS, type SamplerFields, samplerOf } from "./sampler_fields.
  * @module
  */
 
-/** Most tokens of a text, and of one whose attention or lens is computed. */
-const MOST_IDS = 4096, MOST_MATRIX_IDS = 1024, MOST_LENS_IDS = 512;
+/** Most tokens of a text, and of one whose attention, lens or neighbours are computed. */
+const MOST_IDS = 4096, MOST_MATRIX_IDS = 1024, MOST_LENS_IDS = 512, MOST_NEIGHBOUR_IDS = 64;
 
 /** A text of a request: ids of tokens, or a prompt that is read as `generate()` reads it. */
 interface TextFields {
@@ -282,7 +282,7 @@ const lens = inspection<TextFields & { top: number }>(
 const neighbours = inspection<TextFields & { top: number }>(
   { ...TEXT_FIELDS, top: TOP },
   async (model, fields) => {
-    const { ids } = visible(model, fields, 64);
+    const { ids } = visible(model, fields, MOST_NEIGHBOUR_IDS);
     const { tokens, neighbours } = await neighboursOf(model, ids, { top: fields.top });
     return {
       tokens: tokens.map(plain),

@@ -27,9 +27,9 @@ export interface ServedModel extends LoadedModel {
   readonly name: string;
 }
 
-/** Finds models and opens devices. */
+/** How a slot finds runs, opens the device, and measures the memory. */
 export interface ModelSlotOptions {
-  /** The directory of the run of a name; undefined if there is no such run. */
+  /** The directory of the run with a name; undefined if there is no such run. */
   readonly findRun: (name: string) => string | undefined;
   /** Opens the device, by default that of the machine. */
   readonly open?: () => Promise<Device>;
@@ -51,8 +51,8 @@ interface Found {
 const MOST_WAITING = 64;
 
 /**
- * Holds the model of the last request. A device is opened, and a model loaded, when a request first needs it; another
- * model takes its place, and is freed first.
+ * Holds the model of the last request. A device is opened, and a model loaded, when a request first needs it. Before
+ * another model is loaded, the one that is held is freed.
  */
 export class ModelSlot {
   readonly #findRun: ModelSlotOptions["findRun"];
@@ -72,7 +72,7 @@ export class ModelSlot {
   }
 
   /**
-   * Waits for its turn and for the model, then runs an action that nothing else disturbs.
+   * Waits for a turn, loads the model, and runs an action; meanwhile no other action runs.
    *
    * @param name `RUN` for its newest whole checkpoint, `RUN@STEP` or `RUN@best`.
    * @param signal gives the turn up; the action is called with a signal that also aborts when the slot is closed.
@@ -193,7 +193,7 @@ export class ModelSlot {
   }
 }
 
-/** What changes if another checkpoint takes the place of one: a later training may have the same name. */
+/** Identifies the files of a checkpoint: a later training may write another one at the same path. */
 function keyOf(path: string): string {
   const { ino, mtimeMs } = statSync(path);
   return [resolve(path), ino, mtimeMs].join();

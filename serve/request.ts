@@ -15,7 +15,7 @@ export const MOST_BODY_BYTES = 2 ** 20;
 export interface Field<Value> {
   /** The end of "NAME must be …". */
   readonly must: string;
-  /** Whether a value of JSON is one. */
+  /** Whether a value of JSON is allowed. */
   readonly holds: (value: unknown) => boolean;
   /** The value of an absent field; without it the field is required. */
   readonly fallback?: Value;
@@ -24,7 +24,7 @@ export interface Field<Value> {
 /** The fields of a request by name. */
 export type FieldTable<Values> = { readonly [Name in keyof Values]: Field<Values[Name]> };
 
-/** A text; the size of the body bounds it. */
+/** A text, which the size of the body bounds. */
 export const TEXT = {
   must: "a text",
   holds: (value: unknown) => typeof value === "string",
@@ -55,7 +55,7 @@ export function whole(least: number, most: number): Omit<Field<number>, "fallbac
  */
 export async function readBody(request: Request): Promise<JsonObject> {
   const type = request.headers.get("content-type") ?? "";
-  // a form of another page can send no such type
+  // a browser sends this type for another page only with the consent of the server (CORS)
   if (!/^application\/json\s*(;|$)/i.test(type)) {
     throw new ApiError(
       400,

@@ -31,7 +31,7 @@ const SAMPLER_OPTIONS: Readonly<Record<keyof SamplerFields, keyof SamplerOptions
 /** OpenAI's defaults, where they differ from those of `deno task generate`. */
 const OPENAI_DEFAULTS: Partial<SamplerOptions> = { temperature: 1, topP: 1 };
 
-/** The fields of the sampler; absent ones are those of OpenAI, and of `deno task generate` for those that OpenAI lacks. */
+/** The fields of the sampler, with OpenAI's defaults; those that OpenAI lacks have the defaults of `deno task generate`. */
 export const SAMPLER_FIELDS = Object.fromEntries(
   Object.entries(SAMPLER_OPTIONS).map(([name, option]) => {
     const [must, holds] = SAMPLER_RULES[option];

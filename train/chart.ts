@@ -39,8 +39,18 @@ export interface LegendEntry {
   readonly sign?: string;
 }
 
-/** Colours that can be told apart on white and on black. */
-export const BLUE = "#4269d0", RED = "#ff725c", GREY = "#888";
+/** Colours that can be told apart on white and on black: those of Observable Plot, and a grey. */
+export const BLUE = "#4269d0",
+  YELLOW = "#efb118",
+  RED = "#ff725c",
+  TEAL = "#6cc5b0",
+  GREEN = "#3ca951",
+  PINK = "#ff8ab7",
+  PURPLE = "#a463f2",
+  LIGHT_BLUE = "#97bbf5",
+  BROWN = "#9c6b4e",
+  SILVER = "#9498a0",
+  GREY = "#888";
 
 /** Height of the line with the title, and of a line of the notes or the legend, in pixels. */
 const TITLE_LINE = 30, LEGEND_LINE = 20;

@@ -102,7 +102,7 @@ export const CHECKS = {
     sick: "above",
     threshold: 0.01,
     isShare: true,
-    cause: "the model learns its text by heart",
+    cause: "the model memorizes its text",
     cure:
       "Use more text, --dropout or fewer --steps; --patience ends such a training, and --checkpoint best of " +
       "generate, eval and export chooses the best checkpoint that was saved.",
@@ -256,8 +256,8 @@ const DEVIATION = 1.5;
 const USUAL_TOKENS = 1024;
 
 /**
- * The checks that need only the record of a run. It is fed with all lines of the record in their order, while they are
- * written or later.
+ * The checks that need only the record of a run. `add()` is called with all lines of the record in their order, while
+ * they are written or later.
  */
 export class RunChecks {
   /** Checks that found something at the last line. */

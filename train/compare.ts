@@ -3,7 +3,7 @@ import { join, relative } from "node:path";
 import { flagOf, taskCommand } from "../files/command_line.ts";
 import { isSystemError } from "../files/disk.ts";
 import { CONFIG_FILE } from "../files/names.ts";
-import { align, duration, inShort } from "../files/units.ts";
+import { align, duration, fits, inShort } from "../files/units.ts";
 import { printable } from "../files/printable.ts";
 import { sentenceOf } from "../files/user_error.ts";
 import { PRESETS } from "../model/config.ts";
@@ -14,7 +14,21 @@ import {
   type TrainerState,
 } from "../model/files/checkpoint.ts";
 import { parseHuggingFaceConfig } from "../model/files/hugging_face.ts";
-import { drawChart, logAxis, noPoints } from "./chart.ts";
+import {
+  BLUE,
+  BROWN,
+  drawChart,
+  GREEN,
+  LIGHT_BLUE,
+  logAxis,
+  noPoints,
+  PINK,
+  PURPLE,
+  RED,
+  SILVER,
+  TEAL,
+  YELLOW,
+} from "./chart.ts";
 import { Curve } from "./curve.ts";
 import { costOf, type Metric, METRICS_FILE, readLines, readMetrics } from "./metrics.ts";
 import { optionsWhere } from "./options.ts";
@@ -303,8 +317,8 @@ export function compareTable(
     ["run", ...names],
     ...figures.map(([name, of]) => [name, ...runs.map(of)]),
   ]);
-  const fits = (table: string) => table.split("\n").every(({ length }) => length <= columns);
-  const table = [lines, turned].map((table) => table + options).find(fits);
+  const table = [lines, turned].map((table) => table + options)
+    .find((table) => fits(table, columns));
   if (table !== undefined) return table;
   return runs.map((run, i) =>
     `${printable(run.name)}\n` + align([
@@ -314,18 +328,7 @@ export function compareTable(
   ).join("\n");
 }
 
-const COLORS = [
-  "#4269d0",
-  "#efb118",
-  "#ff725c",
-  "#6cc5b0",
-  "#3ca951",
-  "#ff8ab7",
-  "#a463f2",
-  "#97bbf5",
-  "#9c6b4e",
-  "#9498a0",
-];
+const COLORS = [BLUE, YELLOW, RED, TEAL, GREEN, PINK, PURPLE, LIGHT_BLUE, BROWN, SILVER];
 
 /** Seconds in the unit of a time axis: its first row whose unit is not above the longest time. */
 const TIMES = [["hours", 3600], ["minutes", 60], ["seconds", 1]] as const;

@@ -1,5 +1,5 @@
 import { byteCount, fitTable } from "../files/units.ts";
-import { BLUE, drawChart, GREY, RED } from "./chart.ts";
+import { BLUE, drawChart, GREEN, GREY, LIGHT_BLUE, RED, YELLOW } from "./chart.ts";
 import { memoryTable } from "./estimate.ts";
 import type { MemoryRole } from "./limits.ts";
 import type { TrainingShapes, TrainingTensor } from "./shapes.ts";
@@ -48,9 +48,9 @@ ${fitTable(COLUMNS, tensors, { spare: SPARE, width })}`;
 /** Colours of the roles in a step. */
 const COLORS: Readonly<Partial<Record<MemoryRole, string>>> = {
   parameters: BLUE,
-  optimizer: "#97bbf5",
-  gradients: "#efb118",
-  activations: "#3ca951",
+  optimizer: LIGHT_BLUE,
+  gradients: YELLOW,
+  activations: GREEN,
   logits: RED,
   other: GREY,
 };

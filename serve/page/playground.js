@@ -84,7 +84,7 @@ export function mountPlayground(element, selected) {
 
   const say = (/** @type {string} */ text) => status.textContent = text;
 
-  /** Ends the request that is answered, if one is, without a word. */
+  /** Aborts the request that is being answered, if there is one. */
   const giveUp = () => {
     asked.abort();
     asked = new AbortController();
@@ -249,7 +249,7 @@ export function mountPlayground(element, selected) {
  *
  * @param {{ model: string, prompt: string }} body
  * @param {AbortSignal} signal
- * @param {{ cards: HTMLElement, say: (text: string) => void }} page where they are shown, and what goes on is said
+ * @param {{ cards: HTMLElement, say: (text: string) => void }} page the element of the completions, and what shows the status
  * @returns {Promise<Completed[]>}
  */
 async function generated(body, signal, { cards, say }) {

@@ -189,7 +189,7 @@ async function loadSampler({ model, tokens, token: drawn, index, settings }, sig
   const most = Math.max(...others, ...candidates.flatMap(({ probabilities }) => probabilities));
   /** @param {number} probability */
   const cell = (probability) =>
-    // what is left of sums in floating point is nothing
+    // a sum that should be 0 has rounding errors
     probability < 1e-9 ? barCell(0, "—") : barCell(probability / most, percent(probability));
   const rows = candidates.map(({ probabilities, ...token }) => {
     const isDrawn = token.id === drawn.id;
@@ -273,7 +273,7 @@ async function loadLens({ model, tokens, index }, signal) {
 }
 
 /**
- * The attribute of the selected token's column.
+ * The attributes of the cells of a column.
  *
  * @param {boolean} isSelected
  */
@@ -417,9 +417,9 @@ function attentionOfHead(tokens, weights, { name, query, onSelect }) {
     width: T,
     height: T,
     role: "img",
-    "aria-label": `Matrix of the weights of head ${name}: rows look, columns are looked at`,
+    "aria-label": `Matrix of the weights of head ${name}: rows attend to columns`,
   });
-  const under = create("p", { class: "note" }, "Rows look at columns.");
+  const under = create("p", { class: "note" }, "Rows attend to columns.");
   canvas.addEventListener("mousemove", ({ offsetX, offsetY }) => {
     const t = Math.min(T - 1, Math.floor(offsetY / canvas.clientHeight * T));
     const s = Math.min(T - 1, Math.floor(offsetX / canvas.clientWidth * T));
@@ -443,7 +443,7 @@ function attentionOfHead(tokens, weights, { name, query, onSelect }) {
       ),
       barTable(
         "Weights of the token",
-        [`${quoted(tokens[query] ?? { id: 0, text: "" })} looks at`, "weight"],
+        [`${quoted(tokens[query] ?? { id: 0, text: "" })} attends to`, "weight"],
         strongest.map(({ token, s, weight }) => ({
           heading: [
             quoted(token),
@@ -486,7 +486,7 @@ const ROW = 18, SPAN = 120, ROOM = 110;
 const FAINT = 13, FAINT_SHARE = 0.2;
 
 /**
- * Tokens twice, one below the other, and lines from those that look to those that are looked at.
+ * Tokens twice, one below the other, and lines from each token to those that it attends to.
  *
  * @param {readonly Token[]} tokens
  * @param {Uint8Array} weights
@@ -500,7 +500,7 @@ function lines(tokens, weights, { name, query, onSelect }) {
     height: T * ROW,
     role: "img",
     "aria-label":
-      `Lines of head ${name}, from each token on the left to those on the right it looks at`,
+      `Lines of head ${name}, from each token on the left to those on the right that it attends to`,
   });
   const middle = (/** @type {number} */ t) => (t + 0.5) * ROW;
   for (let t = 0; t < T; t++) {

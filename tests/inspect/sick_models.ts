@@ -162,7 +162,7 @@ async function copyOf({ model: { gpt, tokenizer }, ...trained }: Trained): Promi
   return { ...trained, model: { gpt: copy, tokenizer } };
 }
 
-/** A training in which a model learns its text by heart. */
+/** A training in which a model memorizes its text. */
 const BY_HEART = { steps: 80, evalEvery: 10, learningRate: 0.02, config: { width: 32 } };
 
 /** The sicknesses, by the check that must name them: how to train or make a model that has one. */

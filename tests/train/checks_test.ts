@@ -18,7 +18,7 @@ function saidOf(
 
 const falling = (i: number) => 4 - i / 10;
 
-Deno.test("RunChecks says once per rise that a model learns its text by heart", () => {
+Deno.test("RunChecks says once per rise that a model memorizes its text", () => {
   const [first, ...more] = saidOf(
     [4, 3, 3.2, 3.3, 3.4, 3.5, 2.9, 3, 3, 2.92, 3, 3, 3],
     falling,
@@ -29,7 +29,7 @@ Deno.test("RunChecks says once per rise that a model learns its text by heart", 
     sentence,
     /^the validation loss has been rising: .* above the best, 3\.000 at step 2,/,
   );
-  assert.match(sentence, /learns its text by heart\. Use more text, --dropout or fewer --steps/);
+  assert.match(sentence, /memorizes its text\. Use more text, --dropout or fewer --steps/);
   assert.match(sentence, /\(training loss 3\.600, validation loss 3\.400\)/);
   assert.match(sentence, /--checkpoint best/);
   // 2.92 is above the best by no more than noise
