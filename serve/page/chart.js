@@ -1,7 +1,7 @@
 // @ts-check
 /// <reference lib="dom" />
 /// <reference lib="dom.iterable" />
-import { create, scrolling, swatch, table } from "./dom.js";
+import { create, nameOf, scrolling, swatch, table } from "./dom.js";
 import { curveName } from "./figures.js";
 import { duration, figure as figureText, inShort, UNKNOWN } from "./format.js";
 import { AXES } from "./selection.js";
@@ -302,7 +302,7 @@ export class ChartView {
     });
     const place = at === Infinity ? "" : `${AXES[axis]} ${axisText(at, axis)}`;
     const parts = items.map(({ name, color, text }) => {
-      const title = names.size > 1 ? [create("bdi", { title: name }, name)] : [];
+      const title = names.size > 1 ? [nameOf(name)] : [];
       return create("li", {}, swatch(color), ...title, ` ${text}`);
     });
     this.#readout.replaceChildren(
@@ -392,7 +392,7 @@ export class ChartView {
         ...columns.map(([{ label }]) => label),
       ];
       const label = `${this.#chart.title} of ${name}`, figures = table(label, headings, rows);
-      const title = create("h4", {}, create("bdi", {}, name));
+      const title = create("h4", {}, nameOf(name));
       return scrolling(label, names.length > 1 ? create("div", {}, title, figures) : figures);
     });
     const [summary, ...before] = this.#tableBox.children;

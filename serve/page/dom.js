@@ -1,6 +1,7 @@
 // @ts-check
 /// <reference lib="dom" />
 /// <reference lib="dom.iterable" />
+import { visible } from "./format.js";
 
 /**
  * Elements. Foreign text becomes text nodes and attributes, and never markup.
@@ -95,4 +96,13 @@ export function swatch(color) {
   const dot = create("span", { class: "swatch" });
   dot.style.setProperty("--color", `var(--run-${color})`);
   return dot;
+}
+
+/**
+ * The name of a run, which may be cut where it has no room.
+ *
+ * @param {string} name
+ */
+export function nameOf(name) {
+  return create("bdi", { class: "name", title: visible(name) }, visible(name));
 }

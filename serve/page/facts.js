@@ -1,6 +1,6 @@
 // @ts-check
 /// <reference lib="dom" />
-import { create, scrolling, swatch, table } from "./dom.js";
+import { create, nameOf, scrolling, swatch, table } from "./dom.js";
 import { byteCount, duration, figure, inShort, UNKNOWN, when } from "./format.js";
 import { stepsOf } from "./run_list.js";
 
@@ -92,7 +92,7 @@ function cardOf({ row, color }, facts) {
       "h3",
       {},
       swatch(color),
-      create("bdi", { title: name }, name),
+      nameOf(name),
       create("span", { class: `state ${state}` }, state),
     ),
     create(
@@ -120,7 +120,7 @@ function tableOf(runs, facts) {
   const names = (facts[0] ?? []).map(([name]) => name)
     .filter((_, i) => facts.some((values) => values[i]?.[1] !== UNKNOWN));
   const rows = runs.map(({ row, color }, i) => [
-    create("span", { class: "named" }, swatch(color), create("bdi", { title: row.name }, row.name)),
+    create("span", { class: "named" }, swatch(color), nameOf(row.name)),
     create("span", { class: `state ${row.state}` }, row.state),
     ...names.map((name) => {
       const [, value] = facts[i]?.find((fact) => fact[0] === name) ?? [name, UNKNOWN];

@@ -76,3 +76,16 @@ export function when(time) {
   // Sweden writes dates as ISO 8601 does
   return Number.isNaN(date.getTime()) ? UNKNOWN : date.toLocaleString("sv-SE").slice(0, 16);
 }
+
+/**
+ * A foreign text in which characters that cannot be seen, or that change the order of others, are numbers.
+ *
+ * @param {string} text
+ * @returns {string}
+ */
+export function visible(text) {
+  return text.replace(
+    /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu,
+    (character) => `\\u{${character.codePointAt(0)?.toString(16)}}`,
+  );
+}

@@ -6,7 +6,7 @@ import { DetailsView } from "./details.js";
 import { byId, create, scrolling, table } from "./dom.js";
 import { FactsView } from "./facts.js";
 import { CHARTS, curveName } from "./figures.js";
-import { figure } from "./format.js";
+import { figure, visible } from "./format.js";
 import { RunList, stepsOf } from "./run_list.js";
 import { fragmentOf, parseSelection } from "./selection.js";
 import { openSource } from "./source.js";
@@ -121,7 +121,9 @@ function select(names) {
   limit.textContent = `At most ${MOST_SELECTED} runs are drawn: the others are not selected.`;
   remember();
   const detailed = detailsRun.value;
-  detailsRun.replaceChildren(...chosen.map((name) => create("option", { value: name }, name)));
+  detailsRun.replaceChildren(
+    ...chosen.map((name) => create("option", { value: name }, visible(name))),
+  );
   if (chosen.includes(detailed)) detailsRun.value = detailed;
   byId("details-choice", HTMLElement).hidden = chosen.length < 2;
   showRuns();
@@ -265,7 +267,7 @@ async function readDifferences() {
       "What differs",
       table(
         "Options that differ",
-        ["option", ...names],
+        ["option", ...names.map(visible)],
         different.map(([flag, values]) => [flag, ...values]),
       ),
     ),

@@ -2,6 +2,7 @@
 /// <reference lib="dom" />
 /// <reference lib="dom.iterable" />
 import { create } from "./dom.js";
+import { visible as visibleText } from "./format.js";
 
 /**
  * A text as tokens, coloured by their probability, with the alternatives of each.
@@ -36,10 +37,7 @@ export function percent(probability) {
  * @returns {string}
  */
 export function visible({ text }) {
-  return text.replaceAll("\n", "↵").replace(
-    /[\p{Cc}\p{Cf}\p{Cs}]/gu,
-    (character) => `\\u{${character.codePointAt(0)?.toString(16)}}`,
-  );
+  return visibleText(text.replaceAll("\n", "↵"));
 }
 
 /**

@@ -1,7 +1,7 @@
 // @ts-check
 /// <reference lib="dom" />
 /// <reference lib="dom.iterable" />
-import { byId, create } from "./dom.js";
+import { byId, create, nameOf } from "./dom.js";
 import { figure, UNKNOWN } from "./format.js";
 
 /**
@@ -103,10 +103,10 @@ class Item {
       {},
       create(
         "label",
-        { class: "run", title: name },
+        { class: "run" },
         this.#checkbox,
         this.#swatch,
-        create("bdi", { class: "name" }, name),
+        nameOf(name),
         this.#state,
         this.#progress,
       ),

@@ -236,7 +236,8 @@ Deno.test("createHandler() knows only runs below its folder, and follows no link
 });
 
 Deno.test("createHandler() shows hostile names and damaged runs as they are", async () => {
-  const name = '<img src=x onerror="alert(1)">&';
+  const isWindows = Deno.build.os === "windows"; // where names have neither < nor >
+  const name = isWindows ? "&lt;&" : '<img src=x onerror="alert(1)">&';
   writeRecord(join(folder, name), [start(9, { preset: "</script><b>" }), step(1)]);
   const query = new URLSearchParams({ run: name });
   assert.equal((await json<RunDetails>(`/api/run?${query}`)).name, name);
