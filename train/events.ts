@@ -100,12 +100,17 @@ export function* noticesOf({ notices }: { notices: string[] }): Generator<TrainE
   for (const message of notices.splice(0)) yield { kind: "notice", message };
 }
 
+/** Turns of the event loop after which a message of another thread has arrived: the second one, with Deno 2.9. */
+const TURNS = 4;
+
 /**
- * Whether a signal has aborted, also while this thread was busy, such as with compiling kernels: a message of the
- * worker that listens to the system's signals arrives only while the thread waits, and needs some turns of its loop.
+ * Whether a signal has aborted, also while this thread was busy, such as with compiling kernels: what the worker that
+ * listens to the system's signals has sent arrives only while this thread waits.
  */
 export async function hasAborted(signal: AbortSignal | undefined): Promise<boolean> {
-  if (signal && !signal.aborted) await new Promise((resolve) => setTimeout(resolve, 10));
+  for (let turn = 0; turn < TURNS && signal && !signal.aborted; turn++) {
+    await new Promise((resolve) => setTimeout(resolve));
+  }
   return signal?.aborted === true;
 }
 

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { setTimeout as sleep } from "node:timers/promises";
-import { reporting, type TrainEvent } from "../../train/events.ts";
+import { hasAborted, reporting, type TrainEvent } from "../../train/events.ts";
 
 Deno.test("reporting() yields every report, also those made while its reader is busy", async () => {
   const work = reporting(async ({ onNotice }) => {
@@ -34,4 +34,25 @@ Deno.test("docs/checkpoints.md names every kind of event", () => {
   const page = Deno.readTextFileSync(new URL("../../docs/checkpoints.md", import.meta.url));
   const rows = [...page.matchAll(/^\| `(\w+)` +\| `/gm)].map(([, kind]) => kind!);
   assert.deepEqual(rows.sort(), Object.keys(kinds).sort());
+});
+
+Deno.test("hasAborted() hears of a signal that another thread sent while this one was busy", async () => {
+  const code = `self.onmessage = ({ data }) => {
+    Atomics.wait(data, 0, 0, 50);
+    self.postMessage("a signal");
+    Atomics.store(data, 1, 1);
+  };`;
+  const worker = new Worker(`data:text/javascript,${encodeURIComponent(code)}`, { type: "module" });
+  try {
+    const controller = new AbortController(), sent = new Int32Array(new SharedArrayBuffer(8));
+    worker.onmessage = () => controller.abort();
+    worker.postMessage(sent);
+    while (Atomics.load(sent, 1) === 0);
+    assert.equal(controller.signal.aborted, false);
+    assert.equal(await hasAborted(controller.signal), true);
+  } finally {
+    worker.terminate();
+  }
+  assert.equal(await hasAborted(undefined), false);
+  assert.equal(await hasAborted(new AbortController().signal), false);
 });
