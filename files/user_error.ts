@@ -41,7 +41,7 @@ export function sentenceOf(error: Error): string {
 }
 
 /** A flag of a command in a sentence, but no permission of Deno. */
-const FLAG = /(?<![^\s(])--(?!allow-)[a-z][a-z0-9]*(?:-[a-z0-9]+)*(?![^\s,:;)])/g;
+export const FLAG = /(?<![^\s(])--(?!allow-)[a-z][a-z0-9]*(?:-[a-z0-9]+)*(?![^\s,:;)])/g;
 
 /** Options of a `UserError` beside its sentence. */
 export interface UserErrorOptions extends ErrorOptions {

@@ -1,6 +1,6 @@
 import { isUsersError } from "../files/disk.ts";
 import { printable } from "../files/printable.ts";
-import { sentenceOf, UserError, type UserErrorOptions } from "../files/user_error.ts";
+import { FLAG, sentenceOf, UserError, type UserErrorOptions } from "../files/user_error.ts";
 
 /**
  * Errors of the API, in the shape of OpenAI's (https://platform.openai.com/docs/guides/error-codes).
@@ -52,10 +52,10 @@ function fieldOf(flag: string): string {
 export function toApiError(error: unknown, status: ErrorStatus): ApiError {
   if (error instanceof ApiError) return error;
   if (!isUsersError(error)) throw error;
-  const sentence = sentenceOf(error), [flag] = /--[a-z][a-z-]*/.exec(sentence) ?? [];
+  const sentence = sentenceOf(error), [flag] = sentence.match(FLAG) ?? [];
   return new ApiError(
     status,
-    printable(sentence.replace(/--[a-z][a-z-]*/g, fieldOf), MOST_CHARACTERS),
+    printable(sentence.replace(FLAG, fieldOf), MOST_CHARACTERS),
     { cause: error, ...(flag !== undefined && status === 400 ? { param: fieldOf(flag) } : {}) },
   );
 }

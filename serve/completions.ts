@@ -136,12 +136,12 @@ export async function complete(
   body: JsonObject,
   signal: AbortSignal,
 ): Promise<Response> {
-  const request = checkRequest(body, FIELDS, "complete"), completions = countOf(request);
-  if (completions > MOST_COMPLETIONS) {
+  const request = checkRequest(body, FIELDS, "complete"), count = countOf(request);
+  if (count > MOST_COMPLETIONS) {
     throw new ApiError(
       400,
       `Cannot complete as n times the number of prompts must be at most ${MOST_COMPLETIONS}: ` +
-        `current number is ${completions}`,
+        `current number is ${count}`,
       { param: "n" },
     );
   }
@@ -154,24 +154,10 @@ export async function complete(
       const completions = new Completions(model, request);
       completions.check(slot.freeBytes());
       if (!request.stream) return answered.resolve(Response.json(await completions.whole(signal)));
-      const { readable, send, close, fail } = eventStream(() => reader.abort());
-      answered.resolve(
-        new Response(readable, { headers: { "content-type": "text/event-stream" } }),
-      );
-      try {
-        for await (const chunk of completions.chunks(signal)) send(JSON.stringify(chunk));
-        signal.throwIfAborted();
-        send("[DONE]");
-        close();
-      } catch (error) {
-        try {
-          send(JSON.stringify(errorBody(toApiError(error, 503))));
-          close();
-        } catch (mistake) {
-          fail(mistake);
-        }
-        throw error;
-      }
+      const stream = eventStream(() => reader.abort());
+      const headers = { "content-type": "text/event-stream" };
+      answered.resolve(new Response(stream.readable, { headers }));
+      await sendChunks(stream, completions.chunks(signal), signal);
     },
   );
   work.catch(answered.reject);
@@ -181,6 +167,28 @@ export async function complete(
 /** Completions of a request: n per prompt. */
 function countOf({ prompt, n }: CompletionFields): number {
   return n * [prompt].flat().length;
+}
+
+/** Sends chunks as they come, then the end of the answer or the error. */
+async function sendChunks(
+  { send, close, fail }: ReturnType<typeof eventStream>,
+  chunks: AsyncIterable<object>,
+  signal: AbortSignal,
+): Promise<void> {
+  try {
+    for await (const chunk of chunks) send(JSON.stringify(chunk));
+    signal.throwIfAborted();
+    send("[DONE]");
+    close();
+  } catch (error) {
+    try {
+      send(JSON.stringify(errorBody(toApiError(error, 503))));
+      close();
+    } catch (mistake) {
+      fail(mistake);
+    }
+    throw error; // the slot must know of a device that is lost
+  }
 }
 
 /**
