@@ -10,6 +10,7 @@ import format from "./page/format.js" with { type: "text" };
 import main from "./page/main.js" with { type: "text" };
 import playground from "./page/playground.js" with { type: "text" };
 import playgroundStyle from "./page/playground.css" with { type: "text" };
+import playgroundAttention from "./page/playground_attention.js" with { type: "text" };
 import playgroundClient from "./page/playground_client.js" with { type: "text" };
 import playgroundForm from "./page/playground_form.js" with { type: "text" };
 import playgroundPanels from "./page/playground_panels.js" with { type: "text" };
@@ -42,6 +43,7 @@ export const ASSETS: ReadonlyMap<string, string> = new Map([
   ["main.js", main],
   ["playground.js", playground],
   ["playground.css", playgroundStyle],
+  ["playground_attention.js", playgroundAttention],
   ["playground_client.js", playgroundClient],
   ["playground_form.js", playgroundForm],
   ["playground_panels.js", playgroundPanels],

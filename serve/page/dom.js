@@ -88,6 +88,26 @@ export function scrolling(label, content) {
 }
 
 /**
+ * A part of the page that scrolls, with its element of the class `selected` in the middle.
+ *
+ * @param {string} label
+ * @param {HTMLElement | SVGElement} content
+ */
+export function scrollingToSelected(label, content) {
+  const element = scrolling(label, content);
+  requestAnimationFrame(() => { // it is on the page then
+    const selected = element.querySelector(".selected");
+    if (!selected) return;
+    const at = selected.getBoundingClientRect(), within = element.getBoundingClientRect();
+    element.scrollBy(
+      at.left + at.width / 2 - within.left - within.width / 2,
+      at.top + at.height / 2 - within.top - within.height / 2,
+    );
+  });
+  return element;
+}
+
+/**
  * A dot in the colour of a run.
  *
  * @param {number} color its number among the colours of runs

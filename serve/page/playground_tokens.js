@@ -1,7 +1,7 @@
 // @ts-check
 /// <reference lib="dom" />
 /// <reference lib="dom.iterable" />
-import { create } from "./dom.js";
+import { create, scrolling } from "./dom.js";
 import { visible as visibleText } from "./format.js";
 
 /**
@@ -226,5 +226,27 @@ export function barCell(share, text) {
     { class: "figure" },
     create("span", { class: "bar", "aria-hidden": "true" }, filled),
     create("span", { class: "number" }, text),
+  );
+}
+
+/**
+ * A table of two columns: headings, and figures with bars.
+ *
+ * @param {string} label
+ * @param {readonly [string, string]} columns
+ * @param {readonly { heading: (Node | string)[], share: number, figure: string }[]} rows
+ */
+export function barTable(label, columns, rows) {
+  const head = create(
+    "tr",
+    {},
+    ...columns.map((column) => create("th", { scope: "col" }, column)),
+  );
+  const body = rows.map(({ heading, share, figure }) =>
+    create("tr", {}, create("th", { scope: "row" }, ...heading), barCell(share, figure))
+  );
+  return scrolling(
+    label,
+    create("table", {}, create("thead", {}, head), create("tbody", {}, ...body)),
   );
 }
