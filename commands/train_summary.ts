@@ -146,7 +146,7 @@ export async function drawLosses(
     yRange: [low, high],
     customYAxisTicks: [low, (low + high) / 2, high],
     customXAxisTicks: columns < 40 ? [first, last] : [first, middle, last],
-    formatter: (value, { axis }) => axis === "y" ? Math.exp(value).toFixed(2) : value,
+    formatter: (value, { axis }) => axis === "y" ? tick(Math.exp(value)) : value,
     points: evaluated.map(({ step, loss }) => ({ x: step, y: Math.log(loss) })),
     ...(hasFloor ? { thresholds: [{ y: floor }] } : {}),
     symbols: {
@@ -162,4 +162,9 @@ export async function drawLosses(
   ];
   const rows = chart.split("\n").map((row) => row.trimEnd()).filter((row) => row !== "");
   return ["", `loss in nats per token: ${legend.join(", ")}`, ...rows].join("\n");
+}
+
+/** A loss beside its axis, which is logarithmic: a small one has a digit. */
+function tick(loss: number): string {
+  return loss < 0.1 ? loss.toPrecision(1) : loss.toFixed(2);
 }

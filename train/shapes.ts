@@ -18,7 +18,7 @@ import { findCheckpoint, makePlan, newModel, notDownloaded, offline, openCorpus 
 import { sizesOf } from "./resolve.ts";
 import type { TrainStep } from "./step.ts";
 import { choicesOf } from "./tuning.ts";
-import { validateOptions } from "./validate.ts";
+import { checkNames, validateOptions } from "./validate.ts";
 
 /**
  * Every tensor of a training: its shape, its bytes, and when its values are needed. The figures are those of the code
@@ -117,6 +117,7 @@ export async function trainingShapes(
       onEvent?: (event: TrainEvent) => void;
     } = {},
 ): Promise<TrainingShapes> {
+  checkNames(wanted);
   validateOptions(wanted);
   using resources = new DisposableStack();
   const device = given ?? resources.adopt(await openDevice(), (device) => device.destroy());

@@ -37,7 +37,7 @@ import { restore } from "./state.ts";
 import { createTrainStep, type TrainStep } from "./step.ts";
 import { steps } from "./steps.ts";
 import { recordTuned, tuningFileIn } from "./tuning.ts";
-import { validateOptions } from "./validate.ts";
+import { checkNames, validateOptions } from "./validate.ts";
 
 export type { TrainEvent } from "./events.ts";
 
@@ -48,7 +48,7 @@ export type { TrainEvent } from "./events.ts";
  * checkpoint, and ends as `interrupted`; while data is being prepared or kernels are compiled, it throws the signal's
  * reason, and leaves the run as it was.
  *
- * @throws {UserError} if an option is out of range, or contradicts the checkpoint from which the run is resumed.
+ * @throws {UserError} if an option is unknown or out of range, or contradicts the checkpoint from which the run is resumed.
  * @throws {CheckpointError} if the run's checkpoints cannot be read or written.
  * @throws {DeviceError} if the device fails; the last checkpoint stays whole.
  *
@@ -86,6 +86,7 @@ export async function* train(
       environment?: HubOptions["environment"];
     } = {},
 ): AsyncGenerator<TrainEvent> {
+  checkNames(wanted);
   validateOptions(wanted);
   checkRates(wanted);
   if (texts !== undefined && wanted.data !== undefined) {

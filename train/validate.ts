@@ -1,4 +1,4 @@
-import { flagOf } from "../files/command_line.ts";
+import { flagOf, taskCommand } from "../files/command_line.ts";
 import { printable, quoted } from "../files/printable.ts";
 import { UserError, type UserErrorOptions } from "../files/user_error.ts";
 import {
@@ -8,6 +8,7 @@ import {
   OPTION_NAMES,
   type OptionName,
   optionNamed,
+  TRAIN_OPTIONS,
   type TrainOptions,
 } from "./options.ts";
 
@@ -86,6 +87,19 @@ export function checkValue(name: OptionName, value: unknown, flag = flagOf(name)
     ? printable(value)
     : quoted(value);
   throw new OptionError(`${flag} must be ${requirementOf(option)}: current value is ${current}`);
+}
+
+/**
+ * Checks that names are those of options: Deno runs a program without looking at its types.
+ *
+ * @throws {OptionError} with the first other name.
+ */
+export function checkNames(options: object): void {
+  const other = Object.keys(options).find((name) => !Object.hasOwn(TRAIN_OPTIONS, name));
+  if (other === undefined) return;
+  throw new OptionError(`every option must be one of train(): ${quoted(other)} is none`, {
+    hint: `${taskCommand("train")} --help lists the options: --learning-rate is learningRate`,
+  });
 }
 
 /**

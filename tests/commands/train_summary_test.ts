@@ -64,6 +64,12 @@ Deno.test("drawLosses() draws losses that do not change, or are zero", async () 
   }
 });
 
+Deno.test("drawLosses() gives small losses a digit", async () => {
+  const curve = new LossCurve();
+  for (let step = 1; step <= 20; step++) curve.add({ kind: "step", step, loss: 7 / 1.41 ** step });
+  assert.match((await drawLosses(curve, { columns: 60, isPlain: true }))!, /\b0\.007[+|]/);
+});
+
 /** The summary of a training with these steps and lines in its record. */
 async function summaryOf(
   name: string,

@@ -1,7 +1,9 @@
 import assert from "node:assert/strict";
 import { UserError } from "../../files/user_error.ts";
 import type { TrainOptions } from "../../train/options.ts";
-import { validateOptions } from "../../train/validate.ts";
+import { trainingShapes } from "../../train/shapes.ts";
+import { train } from "../../train/train.ts";
+import { checkNames, validateOptions } from "../../train/validate.ts";
 
 Deno.test("validateOptions() throws on a value of another type, and names the flag", () => {
   const cases: [object, string][] = [
@@ -20,6 +22,26 @@ Deno.test("validateOptions() throws on a value of another type, and names the fl
   for (const data of ["auto", "sample", "tinystories", "tinystories@abc", ["x"]] as const) {
     validateOptions({ data });
   }
+});
+
+Deno.test("checkNames() throws on a name that is no option", () => {
+  checkNames({ steps: 3, out: "runs/a" });
+  for (const name of ["stpes", "learning_rate", "toString"]) {
+    assert.throws(() => checkNames({ steps: 3, [name]: 1 }), (error: Error) => {
+      assert.equal(
+        error.message,
+        `Cannot train as every option must be one of train(): "${name}" is none`,
+      );
+      return error instanceof UserError && /--help lists the options/.test(error.hint!);
+    });
+  }
+});
+
+Deno.test("train() and trainingShapes() refuse names that are no options before they do anything", async () => {
+  const options = { preset: "nano", stpes: 3 } as Partial<TrainOptions>,
+    expected = /"stpes" is none/;
+  await assert.rejects(() => train(options).next(), expected);
+  await assert.rejects(() => trainingShapes(options), expected);
 });
 
 Deno.test("validateOptions() accepts the values from the least to the greatest, and no others", () => {
