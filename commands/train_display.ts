@@ -19,6 +19,8 @@ export class TrainDisplay {
   #isScaled = false;
   #epochDigits = 1;
   #loggedMs = -Infinity;
+  /** Whether a line has said what a validation loss is counted in: one that does is wider than most terminals. */
+  #isUnitKnown = false;
   /** When the wait for the first step began; undefined once it is over. */
   #waitingSinceMs: number | undefined;
   /** What decides how many tokens a step has. */
@@ -118,8 +120,10 @@ export class TrainDisplay {
         const least = entropyPerToken === undefined
           ? ""
           : ` (at best ${entropyPerToken.toFixed(3)}, the entropy of the stories)`;
+        const unit = this.#isUnitKnown ? "" : ` nats per token${least}`;
+        this.#isUnitKnown = true;
         return this.#bar.print(
-          `step ${event.step}: validation loss ${loss.toFixed(3)} nats per token${least}, ` +
+          `step ${event.step}: validation loss ${loss.toFixed(3)}${unit}, ` +
             `perplexity ${perplexity.toFixed(1)}, ${bitsPerByte.toFixed(3)} bits per byte`,
         );
       }

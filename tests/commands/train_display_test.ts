@@ -55,7 +55,8 @@ const HEAD = [
 ];
 
 const report = (step: number) => [
-  `step ${step}: validation loss 2.000 nats per token, perplexity 7.4, 1.000 bits per byte`,
+  `step ${step}: validation loss 2.000${step === 2 ? " nats per token" : ""}, perplexity 7.4, ` +
+  "1.000 bits per byte",
   "",
   STORY,
   "",
