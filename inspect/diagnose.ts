@@ -8,7 +8,7 @@ import { DEFAULT_SAMPLER } from "../generate/generate.ts";
 import { misfitOf, shortageOf } from "../generate/limits.ts";
 import type { LoadedModel } from "../generate/load.ts";
 import type { SamplerOptions } from "../kernels/sample/sample.ts";
-import { type CheckResult, CHECKS, judged, RunChecks, unknown } from "../train/checks.ts";
+import { type CheckResult, CHECKS, resultOf, RunChecks, unknownResult } from "../train/checks.ts";
 import type { Metric } from "../train/metrics.ts";
 import { createTrainedArena } from "../train/optimizer.ts";
 import { normsOf, wholeInF32 } from "./blocks.ts";
@@ -98,7 +98,7 @@ export async function diagnose(
   }
   const found: CheckResult[] = record
     ? run.results()
-    : run.results().map(({ name }) => unknown(name, "no record of its training"));
+    : run.results().map(({ name }) => unknownResult(name, "no record of its training"));
   found.push(
     ...await checkModel(model, text, { training, losses }),
     ...await checkVocabulary(model.tokenizer, text),
@@ -114,13 +114,15 @@ async function checkModel(
 ): Promise<CheckResult[]> {
   const rows = text ? rowsOf(text.validation, model) : [];
   if (rows.length === 0) rows.push(...storyRows(model));
-  if (rows.length === 0) return NEED_MODEL.map((name) => unknown(name, "it reads a single token"));
+  if (rows.length === 0) {
+    return NEED_MODEL.map((name) => unknownResult(name, "it reads a single token"));
+  }
   const frequency = text && frequencyOf(text.training, model.gpt.config.vocabularySize);
   const predictions = await meanPredictions(model, rows, frequency);
   const blocks = await checkBlocks(model, rows, progress.training);
   if (!predictions) {
     const others = NEED_MODEL.filter((name) => blocks.every((check) => check.name !== name));
-    return [...blocks, ...others.map((name) => unknown(name, "its logits are not finite"))];
+    return [...blocks, ...others.map((name) => unknownResult(name, "its logits are not finite"))];
   }
   const isOrdered = !frequency || isPredictable(predictions);
   return [
@@ -209,7 +211,7 @@ async function checkLeak(model: LoadedModel, rows: readonly TextRow[]): Promise<
       passes++;
     }
   }
-  return judged(
+  return resultOf(
     "leak",
     greatest,
     greatest > 0
@@ -263,9 +265,9 @@ function checkCopies(
 ): CheckResult {
   const figures = { inputLoss, nextLoss };
   if (Number.isNaN(nextLoss)) {
-    return unknown("copies-input", "the text has no token that differs from the one before");
+    return unknownResult("copies-input", "the text has no token that differs from the one before");
   }
-  const result = judged(
+  const result = resultOf(
     "copies-input",
     inputLoss / nextLoss,
     `the loss of the token just read is ${inputLoss.toFixed(3)}, ` +
@@ -302,8 +304,8 @@ function checkFrequentTokens(
 ): CheckResult {
   const name = "frequent-tokens";
   const { onFrequent: share, onFrequentIgnoring, onFrequentByCounts } = predictions;
-  if (!frequency) return unknown(name, "its text is not at hand");
-  if (!isPredictable(predictions)) return unknown(name, UNPREDICTABLE);
+  if (!frequency) return unknownResult(name, "its text is not at hand");
+  if (!isPredictable(predictions)) return unknownResult(name, UNPREDICTABLE);
   const finding =
     `${
       percent(share)
@@ -312,7 +314,7 @@ function checkFrequentTokens(
     `${percent(onFrequentByCounts)} if it knows one token`;
   const threshold = onFrequentByCounts + 0.75 * (onFrequentIgnoring - onFrequentByCounts);
   const figures = { ignoringText: onFrequentIgnoring, knowingOneToken: onFrequentByCounts };
-  return unlessEarly(judged(name, share, finding, { threshold, figures }), progress);
+  return unlessEarly(resultOf(name, share, finding, { threshold, figures }), progress);
 }
 
 /** How repetitive the text is that a model generates, sampled and greedy. */
@@ -343,14 +345,14 @@ async function checkRepetition(
       distincts(figures)
     }`;
     const threshold = CHECKS[name].threshold + (ownShare ?? 0);
-    return unlessEarly(judged(name, share, finding, { threshold, figures }), progress);
+    return unlessEarly(resultOf(name, share, finding, { threshold, figures }), progress);
   };
   const greedy = { ...DEFAULT_SAMPLER, temperature: 0 };
   return [
     await judge("repetition", "the text it samples is in loops", { sampler: DEFAULT_SAMPLER }),
     // the likeliest token of a text in random order is always the same
     !isPredictable
-      ? unknown("greedy-repetition", UNPREDICTABLE)
+      ? unknownResult("greedy-repetition", UNPREDICTABLE)
       : await judge("greedy-repetition", "its greedy text repeats one token", {
         sampler: greedy,
         longestUnit: GREEDY_UNIT,
@@ -407,7 +409,7 @@ async function checkBlocks(
   });
   if (problem) {
     const reason = `the device has no room for the gradients of the model ${shortageOf(problem)}`;
-    return names.map((name) => unknown(name, reason));
+    return names.map((name) => unknownResult(name, reason));
   }
   const { blocks, belowF16 } = await normsOf(gpt, ids, training ?? USUAL);
   const growths = blocks.map(({ growth }) => growth), greatest = Math.max(...growths);
@@ -419,7 +421,7 @@ async function checkBlocks(
   const least = parts.reduce((a, b) => b.added < a.added ? b : a), lowest = Math.min(...norms);
   return [
     checkVanishing(belowF16, training),
-    judged(
+    resultOf(
       "exploding-block",
       greatest,
       `block ${growths.indexOf(greatest)} makes the residual stream ${
@@ -427,7 +429,7 @@ async function checkBlocks(
       } times as large`,
       { figures: Object.fromEntries(growths.map((growth, i) => [`growth${i}`, growth])) },
     ),
-    judged(
+    resultOf(
       "dead-block",
       least.added,
       `what ${least.part} adds to the residual stream has ${
@@ -444,14 +446,14 @@ async function checkBlocks(
 
 function checkVanishing(belowF16: number, training: TrainingFacts | undefined): CheckResult {
   const name = "vanishing-gradients";
-  if (!training) return unknown(name, "the precision of its training is not known");
+  if (!training) return unknownResult(name, "the precision of its training is not known");
   const { precision, lossScale } = training, figures = { lossScale };
   if (precision === "f32") {
-    return judged(name, 0, "it was trained in f32, which holds gradients down to 2⁻¹⁴⁹", {
+    return resultOf(name, 0, "it was trained in f32, which holds gradients down to 2⁻¹⁴⁹", {
       figures,
     });
   }
-  return judged(
+  return resultOf(
     name,
     belowF16,
     `${
@@ -474,7 +476,7 @@ async function checkVocabulary(
 ): Promise<CheckResult[]> {
   if (!text) {
     const reason = "its text is not at hand";
-    return [unknown("vocabulary", reason), unknown("unknown-tokens", reason)];
+    return [unknownResult("vocabulary", reason), unknownResult("unknown-tokens", reason)];
   }
   const { training } = text, { vocabularySize, endOfText } = tokenizer;
   const counted = training.read(0, Math.min(training.length, COUNTED_TOKENS));
@@ -482,8 +484,8 @@ async function checkVocabulary(
   const ids = [...counted.subarray(0, SAMPLE_TOKENS)].filter((id) => id !== endOfText);
   if (ids.length === 0) {
     return [
-      unknown("vocabulary", "its text is empty"),
-      unknown("unknown-tokens", "its text is empty"),
+      unknownResult("vocabulary", "its text is empty"),
+      unknownResult("unknown-tokens", "its text is empty"),
     ];
   }
   const sample = tokenizer.decode(ids), bytes = new TextEncoder().encode(sample).length;
@@ -495,7 +497,7 @@ async function checkVocabulary(
   const ratio = ids.length / made.encodeDocument(sample).length;
   const figures = { bytesPerToken: bytes / ids.length, usedShare: used };
   return [
-    judged(
+    resultOf(
       "vocabulary",
       ratio,
       `its text has ${number(ratio)} times as many tokens as in ${size} tokens made for it, ` +
@@ -504,7 +506,7 @@ async function checkVocabulary(
         } of the vocabulary occur in it`,
       { figures },
     ),
-    judged(
+    resultOf(
       "unknown-tokens",
       unknowns,
       `${percent(unknowns)} of the text's tokens stand for unknown characters`,

@@ -50,6 +50,7 @@ export interface TextPredictions extends ReadText {
  *
  * @param options.top number of likeliest tokens per position; 10 by default.
  * @param options.from the first position of interest: predictions are those of positions `from` to T − 1.
+ * @param options.signal is checked before each window; its reason is thrown when it has aborted.
  * @throws {UserError} if the text has no token, or an id is outside the vocabulary, or if the logits are not finite.
  *
  * @example See where a model expected another word
@@ -66,12 +67,13 @@ export interface TextPredictions extends ReadText {
 export async function predictionsOf(
   model: LoadedModel,
   text: string | readonly number[],
-  { top = 10, from = 0 }: { top?: number; from?: number } = {},
+  { top = 10, from = 0, signal }: { top?: number; from?: number; signal?: AbortSignal } = {},
 ): Promise<TextPredictions> {
   const { gpt } = model, ids = idsOf(model, text, { most: Infinity }), tokenAt = describing(model);
   const startAt = (t: number) => windowStart(t + 1, gpt.config.contextLength);
   const predictions: Prediction[] = [];
   for (let t = from; t < ids.length; t = from + predictions.length) {
+    signal?.throwIfAborted();
     const start = startAt(t);
     let end = t + 1;
     while (end < ids.length && startAt(end) === start) end++;

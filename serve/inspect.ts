@@ -129,9 +129,9 @@ function inspection<Values extends TextFields>(
 
 const predictions = inspection<TextFields & { top: number }>(
   { ...TEXT_FIELDS, top: TOP },
-  async (model, fields) => {
+  async (model, fields, { signal }) => {
     const ids = idsOf(model, fields), { tokenizer } = model, decoder = tokenizer.decoder();
-    const { predictions } = await predictionsOf(model, ids, fields);
+    const { predictions } = await predictionsOf(model, ids, { top: fields.top, signal });
     return {
       // a character of several tokens is the piece of the last of them
       tokens: ids.map((id) => ({ ...plain(tokenOf(tokenizer, id)), piece: decoder.push(id) })),

@@ -185,7 +185,7 @@ export interface CheckResult {
  * @param options.threshold that of the table by default.
  * @param options.isSick the verdict, if it does not depend on the threshold alone.
  */
-export function judged(
+export function resultOf(
   name: CheckName,
   value: number,
   finding: string,
@@ -203,7 +203,7 @@ export function judged(
 }
 
 /** The result of a check that could not be made. */
-export function unknown(
+export function unknownResult(
   name: CheckName,
   reason: string,
   figures?: Readonly<Record<string, number>>,
@@ -369,16 +369,16 @@ export class RunChecks {
 
   #belowEntropy(): CheckResult {
     const name = "below-entropy";
-    if (!this.#lastEvaluation) return unknown(name, "the record has no evaluation");
+    if (!this.#lastEvaluation) return unknownResult(name, "the record has no evaluation");
     const { loss, entropyPerToken, tokens = 0 } = this.#lastEvaluation;
     if (entropyPerToken === undefined) {
-      return unknown(
+      return unknownResult(
         name,
         "the entropy is known of the built-in stories alone",
       );
     }
     if (!(tokens > 0)) {
-      return unknown(name, "the record does not say how many tokens were evaluated");
+      return unknownResult(name, "the record does not say how many tokens were evaluated");
     }
     // the information of a short text differs by chance from the entropy
     const threshold = -3 * DEVIATION / Math.sqrt(tokens);
@@ -386,7 +386,7 @@ export class RunChecks {
       `${loss! < entropyPerToken ? "below" : "above"} the entropy of the text, ` +
       `${entropyPerToken.toFixed(3)} nats per token`;
     const figures = { loss: loss!, entropyPerToken };
-    return judged(name, loss! - entropyPerToken, finding, { threshold, figures });
+    return resultOf(name, loss! - entropyPerToken, finding, { threshold, figures });
   }
 
   /** The rise of the averaged training loss from which on a training diverges. */
@@ -410,11 +410,10 @@ export class RunChecks {
   #diverging(): CheckResult {
     const name = "diverging";
     if (this.#notFinite >= NOT_FINITE) {
-      return judged(name, Infinity, `the last ${this.#notFinite} training losses are not finite`, {
-        threshold: RISE.nats,
-      });
+      const finding = `the last ${this.#notFinite} training losses are not finite`;
+      return resultOf(name, Infinity, finding, { threshold: RISE.nats });
     }
-    if (this.#average.steps === 0) return unknown(name, "the record has no training loss");
+    if (this.#average.steps === 0) return unknownResult(name, "the record has no training loss");
     const rise = this.#smoothed - this.#lowest.loss, threshold = this.#greatestRise;
     const now = this.#smoothed.toFixed(3), then = this.#lowest.loss.toFixed(3);
     const finding = this.#bothRise
@@ -423,7 +422,7 @@ export class RunChecks {
         rise > threshold ? "far " : ""
       }above its lowest, ${then} ` +
         `(averages of ${SMOOTHED_STEPS} steps)`;
-    return judged(name, rise, finding, { threshold, isSick: this.#diverges() });
+    return resultOf(name, rise, finding, { threshold, isSick: this.#diverges() });
   }
 
   /** A clause about the rise of the validation loss. */
@@ -439,8 +438,8 @@ export class RunChecks {
 
   #overflowing(): CheckResult {
     const name = "overflowing-gradients", scale = this.#lossScale;
-    if (scale === undefined) return unknown(name, "the record has no loss scale");
-    return judged(name, scale, `the loss scale ${scale < 1 ? "fell to" : "is"} ${scale}`);
+    if (scale === undefined) return unknownResult(name, "the record has no loss scale");
+    return resultOf(name, scale, `the loss scale ${scale < 1 ? "fell to" : "is"} ${scale}`);
   }
 
   #overfits(): boolean {
@@ -449,7 +448,7 @@ export class RunChecks {
 
   #overfitting(): CheckResult {
     const name = "overfitting", last = this.#lastEvaluation, { loss: best, step } = this.#best;
-    if (!last) return unknown(name, "the record has no evaluation");
+    if (!last) return unknownResult(name, "the record has no evaluation");
     const losses = Object.entries({
       "training loss": this.#trainingLoss.toFixed(3),
       "validation loss": last.loss!.toFixed(3),
@@ -467,7 +466,7 @@ export class RunChecks {
       bestStep: step,
       ...(last.epoch === undefined ? {} : { epochs: last.epoch }),
     };
-    return judged(name, last.loss! / best - 1, finding, { isSick, figures });
+    return resultOf(name, last.loss! / best - 1, finding, { isSick, figures });
   }
 }
 

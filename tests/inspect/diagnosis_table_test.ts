@@ -1,14 +1,14 @@
 import assert from "node:assert/strict";
 import { diagnosisTable } from "../../inspect/diagnosis_table.ts";
-import { type CheckName, CHECKS, judged, unknown } from "../../train/checks.ts";
+import { type CheckName, CHECKS, resultOf, unknownResult } from "../../train/checks.ts";
 
 const CHECKED = [
-  judged("diverging", 3.745, "the training loss, 10.863, is far above its lowest", {
+  resultOf("diverging", 3.745, "the training loss, 10.863, is far above its lowest", {
     threshold: 2.8,
   }),
-  unknown("vocabulary", "the text of its training is not at hand"),
-  judged("leak", 0, "nothing changed"),
-  judged("overfitting", 0.00312, "it does not rise"),
+  unknownResult("vocabulary", "the text of its training is not at hand"),
+  resultOf("leak", 0, "nothing changed"),
+  resultOf("overfitting", 0.00312, "it does not rise"),
 ];
 
 Deno.test("diagnosisTable() has a line per check, and cause and cure under those that are sick", () => {
@@ -30,7 +30,7 @@ ok       overfitting  0.31 %    ≤ 1 %  rise of the validation loss
 
 Deno.test("diagnosisTable() fits terminals of any width, and keeps verdict, check and number", () => {
   const all = Object.keys(CHECKS).map((name) =>
-    judged(name as CheckName, 1e-7, "a finding of several words", {
+    resultOf(name as CheckName, 1e-7, "a finding of several words", {
       threshold: 123456,
       isSick: true,
     })
@@ -47,6 +47,9 @@ Deno.test("diagnosisTable() fits terminals of any width, and keeps verdict, chec
 });
 
 Deno.test("diagnosisTable() escapes what comes from files", () => {
-  const text = diagnosisTable([judged("leak", 1, "a\x1b[31m word"), unknown("leak", "b\x1b[2J")]);
+  const text = diagnosisTable([
+    resultOf("leak", 1, "a\x1b[31m word"),
+    unknownResult("leak", "b\x1b[2J"),
+  ]);
   assert.ok(!text.includes("\x1b"), text);
 });

@@ -3,7 +3,7 @@ import { windowStart } from "../../generate/decoder.ts";
 import { logitsOf, lossOf } from "../../inspect/inspect.ts";
 import { logitLensOf, type Prediction, predictionsOf } from "../../inspect/predictions.ts";
 import { tokenOf } from "../../inspect/tokens.ts";
-import { download } from "../../kernels/tensor.ts";
+import { download, size } from "../../kernels/tensor.ts";
 import type { GptConfig } from "../../model/config.ts";
 import { createGpt, type Gpt, headName, masterOf } from "../../model/gpt.ts";
 import { setElements } from "../../model/weights.ts";
@@ -16,7 +16,6 @@ import {
   REAL_TYPES,
   testRandom,
 } from "../kernels/harness.ts";
-import { size } from "../../kernels/tensor.ts";
 
 const tokenizer = byteTokenizer();
 const seed = freshSeed(), random = testRandom(seed);
@@ -111,6 +110,12 @@ Deno.test("predictionsOf() sees a text beyond the context in the windows of gene
     const some = await predictionsOf(model, ids, { top: 3, from });
     assert.deepEqual(some.predictions, predictions.slice(from));
   }
+});
+
+Deno.test("predictionsOf() throws the reason of its signal when it has aborted", async () => {
+  const signal = AbortSignal.abort(new Error("nobody reads it"));
+  const model = { gpt: randomModel(device, "f32"), tokenizer };
+  await assert.rejects(predictionsOf(model, "Hi", { signal }), { message: "nobody reads it" });
 });
 
 Deno.test("predictionsOf() throws on a model that has diverged", async () => {

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { CHECKS, judged, RunChecks, unknown } from "../../train/checks.ts";
+import { CHECKS, resultOf, RunChecks, unknownResult } from "../../train/checks.ts";
 import type { Metric } from "../../train/metrics.ts";
 
 /** What the checks say of evaluations, by their number; each comes after a step with its training loss. */
@@ -166,15 +166,15 @@ Deno.test("RunChecks.results() has the numbers of the record, or says what it la
   assert.deepEqual(figures!.bestStep, 3);
 });
 
-Deno.test("judged() compares with the threshold of the table, or with that of its caller", () => {
+Deno.test("resultOf() compares with the threshold of the table, or with that of its caller", () => {
   const { threshold } = CHECKS["dead-block"];
-  assert.equal(judged("dead-block", threshold, "x").verdict, "ok"); // sick below
-  assert.equal(judged("dead-block", threshold / 2, "x").verdict, "sick");
-  assert.equal(judged("repetition", 1, "x").verdict, "sick"); // sick above
-  assert.equal(judged("repetition", 1, "x", { threshold: 1 }).verdict, "ok");
-  assert.equal(judged("repetition", 1, "x", { isSick: false }).verdict, "ok");
+  assert.equal(resultOf("dead-block", threshold, "x").verdict, "ok"); // sick below
+  assert.equal(resultOf("dead-block", threshold / 2, "x").verdict, "sick");
+  assert.equal(resultOf("repetition", 1, "x").verdict, "sick"); // sick above
+  assert.equal(resultOf("repetition", 1, "x", { threshold: 1 }).verdict, "ok");
+  assert.equal(resultOf("repetition", 1, "x", { isSick: false }).verdict, "ok");
   assert.deepEqual(
-    { ...unknown("diverging", "why"), cause: "", cure: "" },
+    { ...unknownResult("diverging", "why"), cause: "", cure: "" },
     {
       name: "diverging",
       value: null,
