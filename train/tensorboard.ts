@@ -203,15 +203,15 @@ const VALUES: Readonly<Record<string, (metric: Metric) => SummaryValue[]>> = {
       "loss/entropy": entropyPerToken,
     }),
   sample: ({ prompt = "", text = "" }) => {
-    const bold = literal(prompt).replaceAll(/\S.*\S|\S/g, "**$&**"); // each of its lines
-    return [{ tag: "sample", markdown: lines(bold + literal(text)) }];
+    const bold = escaped(prompt).replaceAll(/\S.*\S|\S/g, "**$&**"); // each of its lines
+    return [{ tag: "sample", markdown: withLineBreaks(bold + escaped(text)) }];
   },
   histogram: ({ min, max, ...metric }) =>
     typeof min !== "number" || typeof max !== "number"
       ? [] // no number is finite
       : [{ tag: `${metric.of}/${metric.name}`, histogram: { min, max, ...bucketsOf(metric) } }],
   warning: ({ name, message = "" }) => [
-    { tag: `warning/${name}`, markdown: lines(literal(message)) },
+    { tag: `warning/${name}`, markdown: withLineBreaks(escaped(message)) },
   ],
 };
 
@@ -250,16 +250,16 @@ function scalars(figures: Readonly<Record<string, number | null | undefined>>): 
 /** A value as a cell of a table in Markdown. */
 function cellOf(value: unknown): string {
   const text = typeof value === "string" ? value : JSON.stringify(value);
-  return literal(text).replaceAll("\n", " ");
+  return escaped(text).replaceAll("\n", " ");
 }
 
-/** A text for a line of Markdown, which shows it as it is. */
-function literal(text: string): string {
+/** A text as Markdown that shows it as it is, but for its lines. */
+function escaped(text: string): string {
   return text.replaceAll(/[&<>*_`[\]|\\~#]/g, referenceTo);
 }
 
-/** The lines of a literal text as Markdown: they are no lists, headings or code, and each begins on a new line. */
-function lines(text: string): string {
+/** An escaped text with its lines: they are no lists, headings or code, and each begins on a new line. */
+function withLineBreaks(text: string): string {
   return text.replaceAll(/^(?:[ \t+=-]|\d(?=\d*[.)]))/gm, referenceTo)
     .replaceAll(/(?<!\n)\n(?!\n|$)/g, "  \n");
 }
