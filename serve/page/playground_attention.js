@@ -19,8 +19,15 @@ export function createAttention() {
   let chosen = { layer: 0, head: 0 };
   /** @type {Load} */
   return async (selected, signal) => {
-    const { model, tokens, index } = selected, ids = tokens.map(({ id }) => id);
-    const all = await inspect("attention", { model, ids }, signal);
+    const { model, index } = selected;
+    let { tokens } = selected, ids = tokens.map(({ id }) => id);
+    let all = await inspect("attention", { model, ids }, signal);
+    const isBehind = all.first > index; // the window of the whole text has left the token behind
+    if (isBehind) {
+      tokens = tokens.slice(0, index + 1);
+      ids = ids.slice(0, index + 1);
+      all = await inspect("attention", { model, ids }, signal);
+    }
     const { layers, heads, first, cells } = all, T = tokens.length - first;
     const bytes = bytesOf(all.weights);
     if (chosen.layer >= layers || chosen.head >= heads) chosen = { layer: 0, head: 0 };
@@ -34,7 +41,7 @@ export function createAttention() {
       view.replaceChildren(
         ...attentionOfHead(tokens.slice(first), weights, {
           name: `${layer}.${head}`,
-          query: Math.max(0, index - first),
+          query: index - first,
           onSelect: (query) => selected.onSelect(first + query),
         }),
       );
@@ -81,7 +88,15 @@ export function createAttention() {
       });
     });
     return [
-      ...(first > 0
+      ...(isBehind
+        ? [
+          create(
+            "p",
+            { class: "note" },
+            `The ${T} tokens that the model sees up to the selected one.`,
+          ),
+        ]
+        : first > 0
         ? [create("p", { class: "note" }, `The model sees the last ${T} tokens.`)]
         : []),
       grid,

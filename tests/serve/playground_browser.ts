@@ -230,6 +230,25 @@ Deno.test("the panels show the sampler's stages, the logit lens, attention and n
   });
 });
 
+Deno.test("attention is that of the selected token when the window of the text has left it behind", async () => {
+  await withPlayground({}, async (page) => {
+    await page.generate({ ...SETTINGS, max_tokens: 60 });
+    await page.openPanels();
+    await page.inside("article:nth-child(1) [role=option]:nth-child(2)").click();
+    await page.waitForFunction(() =>
+      /The 2 tokens that the model sees up to the selected one/
+        .test(document.querySelector("#playground .panels")!.textContent!)
+    );
+    const [hint, head] = await page.evaluate(() =>
+      [".panels > .note", ".attention-head thead th"].map((selector) =>
+        document.querySelector(`#playground ${selector}`)!.textContent!
+      )
+    );
+    const [, token] = /^Token 2 of \d+, (“.*”), in /.exec(hint!)!;
+    assert.equal(head, `${token} attends to`);
+  });
+});
+
 Deno.test("a generation can be stopped, and a wrong setting is named", async () => {
   await withPlayground({}, async (page) => {
     await page.generate(SETTINGS);
