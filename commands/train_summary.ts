@@ -1,4 +1,5 @@
 import { basename, join } from "node:path";
+import { taskCommand } from "../files/command_line.ts";
 import { isUsersError } from "../files/disk.ts";
 import { load } from "../files/packages.ts";
 import { duration } from "../files/units.ts";
@@ -42,6 +43,7 @@ export class TrainSummary {
   /** Of the steps with a speed: how many, and their seconds per token. */
   #timed = 0;
   #secondsPerToken = 0;
+  #hasWarned = false;
 
   /** Adds an event of the training. */
   add(event: TrainEvent): void {
@@ -49,6 +51,7 @@ export class TrainSummary {
       this.#start = event;
       this.#startMs = performance.now();
     }
+    if (event.kind === "warning") this.#hasWarned = true;
     if (event.kind !== "step") return;
     this.#steps++;
     if (event.tokensPerSecond === undefined) return;
@@ -98,6 +101,9 @@ export class TrainSummary {
           (last === lowest ? `the lowest${other}` : `lowest ${lossOf(lowest)}${other}`)
         : "",
       `${out} has ${METRICS_FILE}, loss.svg and the checkpoints`,
+      this.#hasWarned
+        ? `warnings were printed; for all checks: ${taskCommand("diagnose", out)}`
+        : "",
     ];
     return lines.filter((line) => line !== "").join("\n");
   }

@@ -76,6 +76,7 @@ async function summaryOf(
   steps: readonly number[],
   lines: readonly object[],
   best: string,
+  warnings: readonly string[] = [],
 ) {
   const out = join(directory, name);
   Deno.mkdirSync(out);
@@ -92,6 +93,7 @@ async function summaryOf(
       const speed = step === steps[0] ? {} : { tokensPerSecond: step % 2 ? 100 : 300 };
       summary.add({ kind: "step", step, ...speed } as TrainEvent);
     }
+    for (const name of warnings) summary.add({ kind: "warning", name } as TrainEvent);
     clock = 125_000;
     const end = { kind: "end", path: "c/000004", best } as TrainEvent & { kind: "end" };
     return (await summary.text(end, LOG)).replaceAll(directory, "");
@@ -117,4 +119,9 @@ Deno.test("TrainSummary says what the training did, and which losses the run has
       "/lowest has metrics.jsonl, loss.svg and the checkpoints",
   );
   assert.equal(await summaryOf("idle", [], lines, "c/000004"), "");
+});
+
+Deno.test("TrainSummary names diagnose when there was a warning", async () => {
+  const lines = await summaryOf("sick", [1], [evaluation(1, 2)], "c/000004", ["overfitting"]);
+  assert.match(lines, /\nwarnings were printed; for all checks: deno task diagnose \S*sick$/);
 });
