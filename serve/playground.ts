@@ -37,18 +37,21 @@ export function createPlayground(options: ModelSlotOptions): Playground {
   const slot = new ModelSlot(options);
   return {
     async handle(request) {
-      const { pathname } = new URL(request.url), route = ROUTES.get(pathname);
-      if (pathname === SETTINGS && request.method === "GET") {
-        return Response.json(samplerSettings());
-      }
-      if (!route) return undefined;
+      const { method, url, signal } = request, { pathname } = new URL(url);
+      const route = ROUTES.get(pathname), isSettings = pathname === SETTINGS;
+      if (!route && !isSettings) return undefined;
       try {
-        if (request.method !== "POST") {
-          throw new ApiError(405, `Cannot answer as the method of ${pathname} must be POST`);
+        const methods = isSettings ? ["GET", "HEAD"] : ["POST"];
+        if (!methods.includes(method)) {
+          throw new ApiError(
+            405,
+            `Cannot answer as the method of ${pathname} must be ${methods[0]}`,
+          );
         }
-        return await route(slot, await readBody(request), request.signal);
+        if (!route) return Response.json(samplerSettings());
+        return await route(slot, await readBody(request), signal);
       } catch (error) {
-        if (request.signal.aborted) return new Response(null, { status: 499 }); // nobody reads it
+        if (signal.aborted) return new Response(null, { status: 499 }); // nobody reads it
         return errorResponse(toApiError(error, 503));
       }
     },

@@ -51,7 +51,7 @@ export function whole(least: number, most: number): Omit<Field<number>, "fallbac
 /**
  * Reads the body of a request.
  *
- * @throws {ApiError} if it is no JSON object, or too large.
+ * @throws {ApiError} if it is no JSON object, is too large, or ends early.
  */
 export async function readBody(request: Request): Promise<JsonObject> {
   const type = request.headers.get("content-type") ?? "";
@@ -64,27 +64,35 @@ export async function readBody(request: Request): Promise<JsonObject> {
       }`,
     );
   }
-  const chunks: Uint8Array<ArrayBuffer>[] = [];
-  let bytes = 0;
-  for await (const chunk of request.body ?? []) {
-    bytes += chunk.length;
-    if (bytes > MOST_BODY_BYTES) {
-      throw new ApiError(
-        413,
-        `Cannot read the request as its body must have at most ${MOST_BODY_BYTES} bytes`,
-      );
-    }
-    chunks.push(chunk);
-  }
+  const bytes = await readBytes(request);
   let value: unknown;
   try {
-    const text = new TextDecoder("utf-8", { fatal: true }).decode(await new Blob(chunks).bytes());
-    value = JSON.parse(text);
+    value = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
   } catch {
     throw new ApiError(400, "Cannot read the request as its body must be JSON in UTF-8");
   }
   if (isObject(value)) return value;
   throw new ApiError(400, "Cannot read the request as its body must be a JSON object");
+}
+
+/** The bytes of a request's body. */
+async function readBytes({ body }: Request): Promise<Uint8Array> {
+  const chunks: Uint8Array<ArrayBuffer>[] = [];
+  let bytes = 0;
+  try {
+    for await (const chunk of body ?? []) {
+      bytes += chunk.length;
+      if (bytes > MOST_BODY_BYTES) break;
+      chunks.push(chunk);
+    }
+  } catch (error) { // the client went away, or its chunks are not those of HTTP
+    throw new ApiError(400, "Cannot read the request as its body ends early", { cause: error });
+  }
+  if (bytes <= MOST_BODY_BYTES) return await new Blob(chunks).bytes();
+  throw new ApiError(
+    413,
+    `Cannot read the request as its body must have at most ${MOST_BODY_BYTES} bytes`,
+  );
 }
 
 /**

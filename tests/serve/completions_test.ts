@@ -194,6 +194,14 @@ Deno.test("/v1/completions refuses what it cannot do in OpenAI's shape", async (
   assert.equal((await ask(playground, PLAIN, { method: "PUT" })).status, 405);
   const form = { headers: { "content-type": "text/plain" } };
   assert.match((await ask(playground, PLAIN, form)).error.message, /must be application\/json/);
+  const cut = new ReadableStream({
+    pull: (controller) => controller.error(new Deno.errors.BadResource("the client went away")),
+  });
+  const { status, error } = await ask(playground, "", { body: cut });
+  assert.deepEqual([status, error.message], [
+    400,
+    "Cannot read the request as its body ends early",
+  ]);
   const elsewhere = new Request("http://127.0.0.1/v1/other");
   assert.equal(await playground.handle(elsewhere), undefined);
 });

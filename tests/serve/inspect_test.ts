@@ -164,7 +164,13 @@ Deno.test("/api/inspect refuses a text that free memory is too short for, with b
 
 Deno.test("/api/inspect/settings are those of generate, and need no model", async () => {
   await using playground = open({ open: () => Promise.reject(new Error("a device is opened")) });
-  const response = await playground.handle(new Request("http://127.0.0.1/api/inspect/settings"));
+  const settings = (method: string) =>
+    playground.handle(new Request("http://127.0.0.1/api/inspect/settings", { method }));
+  const response = await settings("GET");
+  assert.deepEqual([(await settings("HEAD"))!.status, (await settings("POST"))!.status], [
+    200,
+    405,
+  ]);
   const { temperature, top_k } = await response!.json();
   assert.deepEqual(temperature, { value: 0.8, must: "a number not below 0" });
   assert.equal(top_k.value, DEFAULT_SAMPLER.topK);
