@@ -48,18 +48,21 @@ export function command(
     });
 }
 
-/** Ends the command if an option's value or one of several names is empty, as an unset variable of the shell is. */
+/** Arguments that are texts, which may be empty. */
+const TEXTS = ["prompt", "text"];
+
+/** Ends the command if an option's value or a name is empty, as an unset variable of the shell is. */
 function refuseEmpty(program: Command): void {
   for (const option of program.options) {
     const values: unknown[] = [program.getOptionValue(option.attributeName())].flat();
     if (!values.includes("")) continue;
     program.error(`error: option '${option.flags}' argument '' is invalid. It must not be empty.`);
   }
-  // a single text may be empty; a name in a list may not
-  const list = program.registeredArguments.find(({ variadic }) => variadic);
-  if (list && program.args.includes("")) {
-    program.error(`error: argument '' of '${list.name()}' is invalid. It must not be empty.`);
-  }
+  program.args.forEach((value, i) => {
+    const argument = program.registeredArguments[i] ?? program.registeredArguments.at(-1);
+    if (value !== "" || !argument || TEXTS.includes(argument.name())) return;
+    program.error(`error: argument '' of '${argument.name()}' is invalid. It must not be empty.`);
+  });
 }
 
 /**

@@ -29,9 +29,11 @@ const program = withModelOptions(
 type DiagnoseOptions = ReturnType<typeof program.opts>;
 
 async function main(name: string | undefined, options: DiagnoseOptions): Promise<number> {
-  if (name !== undefined && options.model !== undefined) {
+  const isRunTyped = program.getOptionValueSource("run") === "cli";
+  const other = options.model ?? (isRunTyped ? options.run : undefined);
+  if (name !== undefined && other !== undefined) {
     throw new UserError(
-      `Cannot diagnose ${name} and ${options.model} as only one must be given: both are given`,
+      `Cannot diagnose ${name} and ${other} as only one must be given: both are given`,
     );
   }
   const source = await findNamedModel({ ...options, run: name ?? options.run });

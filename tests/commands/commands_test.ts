@@ -87,9 +87,11 @@ Deno.test("diagnose prints a table or JSON, and its exit status says whether a m
   const absent = await task("diagnose", [join(directory, "absent")]);
   assert.deepEqual([absent.code, absent.stdout], [1, ""]);
   assert.match(absent.stderr, /^Error: Cannot .*\n/);
-  const both = await task("diagnose", [out, "--model", "gpt2"]);
-  assert.equal(both.code, 1);
-  assert.match(both.stderr, /only one must be given: both are given\n/);
+  for (const other of [["--model", "gpt2"], ["--run", "runs/b"]]) {
+    const both = await task("diagnose", [out, ...other]);
+    assert.equal(both.code, 1);
+    assert.match(both.stderr, /only one must be given: both are given\n/);
+  }
 });
 
 Deno.test("train --json prints events on stdout, one per line, and nothing else there", async () => {
@@ -810,6 +812,7 @@ const MISTAKES: [name: string, args: string[], message: RegExp][] = [
     /as --filter must be .*: current value is "matmull"\nThe names:\n {2}copy /,
   ],
   ["prepare", [""], /argument '' of 'data' is invalid/],
+  ["dashboard", [""], /argument '' of 'folder' is invalid/],
   [
     "generate",
     ["-5 degrees"],
