@@ -85,10 +85,11 @@ export class ModelSlot {
     action: (model: ServedModel, signal: AbortSignal) => Promise<T>,
   ): Promise<T> {
     const stop = AbortSignal.any([signal, this.#closing.signal]);
-    const found = this.#find(name); // a wrong name is refused at once
+    this.#find(name); // a wrong name is refused at once
     using _ = await this.#turn(stop);
     try {
-      return await action(await this.#load(found), stop);
+      // meanwhile a training may have removed the checkpoint that was found, or saved a newer one
+      return await action(await this.#load(this.#find(name)), stop);
     } catch (error) {
       // of any other kind, the device stays usable
       if (error instanceof DeviceError && error.kind !== "invalid") this.#drop();

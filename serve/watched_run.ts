@@ -1,4 +1,4 @@
-import { statSync } from "node:fs";
+import { type Stats, statSync } from "node:fs";
 import { join } from "node:path";
 import { isSystemError } from "../files/disk.ts";
 import type { Ingredients } from "../train/compare.ts";
@@ -75,18 +75,22 @@ export class WatchedRun {
 
   /** Its row now; the record is read if it changed. */
   look(): RunRow {
-    const status = statSync(this.#record, { throwIfNoEntry: false });
-    const signature = status ? `${status.ino} ${status.size} ${status.mtimeMs}` : "";
+    let status: Stats | undefined, problem: string | undefined;
+    try {
+      status = statSync(this.#record, { throwIfNoEntry: false });
+    } catch (error) {
+      problem = problemOf(error);
+    }
+    const signature = status ? `${status.ino} ${status.size} ${status.mtimeMs}` : problem ?? "";
     if (signature !== this.#signature) {
       this.#signature = signature;
       this.changedMs = status?.mtimeMs ?? 0;
       this.#glance = new RunIndex();
-      this.#problem = undefined;
+      this.#problem = problem;
       try {
         if (status) this.#glance = glance(this.#record);
       } catch (error) {
-        if (!isSystemError(error)) throw error;
-        this.#problem = error.message;
+        this.#problem = problemOf(error);
       }
     } else if (this.#row && this.#row.state !== "training" && !isLocked(this.path)) {
       return this.#row;
@@ -165,6 +169,16 @@ export class WatchedRun {
     const isKnown = this.#glance.tokensPerStep > 0;
     return isKnown ? NaN : tokensPerStepOf(stateIn(this.path)?.options);
   }
+}
+
+/**
+ * Why the system refuses to read a record.
+ *
+ * @throws the error itself if it is a programmer's mistake.
+ */
+function problemOf(error: unknown): string {
+  if (!isSystemError(error)) throw error;
+  return error.message;
 }
 
 /** Lets other work of this thread proceed. */

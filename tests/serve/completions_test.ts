@@ -295,6 +295,22 @@ Deno.test("a playground opens a device when it is first needed, and another afte
   assert.equal(opened, 2);
 });
 
+Deno.test("a playground that is asked for the newest checkpoint finds it when its turn comes", async () => {
+  const pruned = join(directory, "pruned"), runs = new Map([["tiny", run], ["pruned", pruned]]);
+  cpSync(run, pruned, { recursive: true });
+  await using playground = open({ findRun: (name) => runs.get(name) });
+  const reader = (await playground.handle(request({ ...ENDLESS, stream: true })))!.body!
+    .getReader();
+  await reader.read();
+  const asked = (model: string) => ask(playground, { ...PLAIN, max_tokens: 1, model });
+  const newest = asked("pruned"), named = asked("pruned@6");
+  await new Promise((resolve) => setTimeout(resolve, 50)); // both wait
+  Deno.removeSync(join(pruned, "checkpoints", "000006"), { recursive: true });
+  await reader.cancel();
+  assert.equal((await newest).model, "pruned@4");
+  assert.equal((await named).status, 404);
+});
+
 Deno.test("requests are answered one after another, and one that goes away ends at once", async () => {
   await using playground = open();
   const long = { ...ENDLESS, stream: true };

@@ -271,6 +271,16 @@ Deno.test("createHandler() shows hostile names and damaged runs as they are", as
   const details = await json<RunDetails>("/api/run?run=damaged");
   assert.equal(details.state, "broken");
   assert.ok(details.problems.some((problem) => problem.includes("trainer_state.json")));
+  if (isWindows) return; // where links need a privilege
+  for (const name of ["metrics.jsonl", "checkpoints"]) {
+    const loop = join(folder, `loop of ${name}`);
+    mkdirSync(loop);
+    Deno.writeTextFileSync(join(loop, "lock"), "");
+    if (name === "metrics.jsonl") mkdirSync(join(loop, "checkpoints"));
+    else Deno.writeTextFileSync(join(loop, "metrics.jsonl"), "");
+    Deno.symlinkSync(name, join(loop, name));
+    assert.equal((await rowNamed(`loop of ${name}`))!.state, "broken");
+  }
 });
 
 Deno.test("/api/events says which runs change, appear and vanish, and ends with its signal", async () => {
