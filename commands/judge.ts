@@ -236,10 +236,10 @@ const withInterval: Cell = (share) => {
 };
 
 /** What the cells of a table are. */
-const CELLS = new Map([[percentOf, "shares in %"], [
-  withInterval,
-  "shares in % (95 % confidence intervals) of how many",
-]]);
+const CELLS = new Map([
+  [percentOf, "%"],
+  [withInterval, "% (95 % confidence interval) of how many"],
+]);
 
 /** A judgement for JSON: each share with its interval. */
 function withIntervals({ step, heads, ...drawn }: JudgedCheckpoint): object {

@@ -21,7 +21,7 @@ import { SAMPLER_FIELDS, type SamplerFields, samplerOf } from "./sampler_fields.
  */
 
 /** Most tokens of a text, and of one whose attention, lens or neighbours are computed. */
-const MOST_IDS = 4096, MOST_MATRIX_IDS = 1024, MOST_LENS_IDS = 512, MOST_NEIGHBOUR_IDS = 64;
+const MOST_IDS = 4096, MOST_MATRIX_IDS = 1024, MOST_LENS_IDS = 512, MOST_NEIGHBOUR_IDS = 8;
 
 /** A text of a request: ids of tokens, or a prompt that is read as `generate()` reads it. */
 interface TextFields {

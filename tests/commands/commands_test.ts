@@ -447,7 +447,10 @@ Deno.test("compare writes a table to stdout and a plot to a file", async () => {
   const { code, stdout, stderr } = await task("compare", [out, "--svg", svg]);
   assert.equal(code, 0, stderr);
   const [head, line, ...rest] = stdout.split("\n");
-  assert.match(head!, /^run +params +steps +tokens +time +FLOPs +loss +bits\/byte +best loss$/);
+  assert.match(
+    head!,
+    /^run +params +steps +tokens +time +FLOPs +loss +bits\/byte +best loss +at tokens$/,
+  );
   assert.match(line!, /^\S+run +[\d.]+ k +6 +192 +[\d.]+s +\d\.\de\d +\d\.\d{3} +\d\.\d{3} /);
   assert.deepEqual(rest, [""]);
   assert.equal(stderr, `drawn in ${svg}\n`);

@@ -27,7 +27,7 @@ Deno.test("judge prints a table per way to draw tokens, and draws the shares und
   const [greedy, sampled] = stdout.split("\n\n");
   for (const [table, title] of [[greedy, "greedy"], [sampled, "temperature 0.8, top-p 0.95"]]) {
     const lines = table!.trimEnd().split("\n");
-    assert.equal(lines[0], title);
+    assert.equal(lines[0], `${title}: % (95 % confidence interval) of how many`);
     assert.match(lines[1]!, /^step +sentences +hero +animal +thing$/);
     assert.match(lines[2]!, /^1 .* 0 \(0–\d+\) of 3 +0 \(0–\d+\) of 1 +0 \(0–\d+\) of 1$/);
     assert.match(lines[3]!, /^2 /);
@@ -67,7 +67,8 @@ Deno.test("judge names the options of the sampler above its tables", async () =>
   );
   assert.equal(code, 0, stderr);
   const titles = stdout.split("\n").filter((line) => /^[a-z].*,/.test(line));
-  const penalty = "repetition penalty 1.5 on the last 64 tokens";
+  const penalty =
+    "repetition penalty 1.5 on the last 64 tokens: % (95 % confidence interval) of how many";
   assert.deepEqual(titles, [`greedy, ${penalty}`, `temperature 0.8, top-k 9, ${penalty}`]);
 });
 
