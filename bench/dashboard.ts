@@ -47,7 +47,7 @@ function writeRun(run: string, steps: number): void {
 async function firstCurveMs(folder: string): Promise<number> {
   const abort = new AbortController();
   const server = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen: () => {} }, (request) => {
-    handler ??= createHandler({ folder, signal: abort.signal }); // its first look at the folder counts, too
+    handler ??= createHandler({ folders: [folder], signal: abort.signal }); // its first look at the folder counts, too
     return handler(request);
   });
   let handler: ReturnType<typeof createHandler> | undefined;

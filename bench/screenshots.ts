@@ -6,7 +6,7 @@ import { command, run, status } from "../commands/command.ts";
 import { byteCount } from "../files/units.ts";
 import { UserError } from "../files/user_error.ts";
 import { createHandler } from "../serve/handler.ts";
-import { RunFolder } from "../serve/run_folder.ts";
+import { RunFolders } from "../serve/run_folders.ts";
 import { hasCurve, openBrowser, type Page, type PageOptions } from "./browser.ts";
 
 /** `screenshots`: the pictures of the dashboard in README.md and docs/, from runs. */
@@ -88,7 +88,7 @@ async function generate(page: Page, panels: readonly number[]): Promise<void> {
 }
 
 async function main(folder: string, name: string): Promise<void> {
-  const names = new RunFolder(folder).rows().map(({ name }) => name);
+  const names = new RunFolders([folder]).rows().map(({ name }) => name);
   if (!names.includes(name)) {
     throw new UserError(`Cannot draw ${name} as --run must name a run in ${folder}`, {
       hint: `Its runs are ${names.slice(0, 10).join(", ") || "none"}`,
@@ -97,7 +97,7 @@ async function main(folder: string, name: string): Promise<void> {
   const others = names.filter((other) => other !== name);
   const server = Deno.serve(
     { hostname: "127.0.0.1", port: 0, onListen: () => {} },
-    createHandler({ folder }),
+    createHandler({ folders: [folder] }),
   );
   const browser = await openBrowser();
   for (const { file, prepare, element, areAll, ...options } of PICTURES) {

@@ -3,7 +3,7 @@ import { taskCommand } from "../files/command_line.ts";
 import { checkReplaceable, openFile, readAt, reading, replaceText } from "../files/disk.ts";
 import { UserError } from "../files/user_error.ts";
 import { createHandler } from "../serve/handler.ts";
-import { RunFolder } from "../serve/run_folder.ts";
+import { RunFolders } from "../serve/run_folders.ts";
 import { readAll, SAVED_MARK, savedPage } from "../serve/saved_page.ts";
 import { command, output, run, status, wholeNumber } from "./command.ts";
 import { giveBack } from "./permissions.ts";
@@ -11,16 +11,16 @@ import { giveBack } from "./permissions.ts";
 /** `dashboard`: a page that shows runs while they train, and afterwards. */
 const program = command(
   "dashboard",
-  "Show the runs of a folder on a page for the browser: curves, samples, checkpoints.",
+  "Show runs on a page for the browser: curves, samples, checkpoints.",
 )
-  .argument("[folder]", "folder that holds runs, or a run", "runs")
+  .argument("[runs...]", "runs, or folders that hold runs", ["runs"])
   .option(
     "--port <n>",
     `port of the page on 127.0.0.1 (default: the first free one from 4242)`,
     wholeNumber(1, 65535),
   )
   .option("--save <file>", "write the page with the data of the runs as one HTML file, and end")
-  .action((folder, options) => run(() => main(folder, options)));
+  .action((folders, options) => run(() => main(folders, options)));
 
 /** The only address on which the page is served. */
 const HOSTNAME = "127.0.0.1";
@@ -33,36 +33,38 @@ interface Options {
   save?: string | undefined;
 }
 
-async function main(folder: string, { port, save: file }: Options): Promise<void> {
-  if (existsSync(folder) && !statSync(folder).isDirectory()) {
+async function main(folders: readonly string[], { port, save: file }: Options): Promise<void> {
+  const absent = folders.filter((folder) => !existsSync(folder));
+  for (const folder of folders.filter((folder) => !absent.includes(folder))) {
+    if (statSync(folder).isDirectory()) continue;
     throw new UserError(`Cannot show ${folder} as it must be a folder that holds runs, or a run`);
   }
-  if (file !== undefined) return await save(folder, file);
+  if (file !== undefined) return await save(folders, file);
   giveBack("write");
-  if (!existsSync(folder)) {
+  for (const folder of absent) {
     status(`no runs in ${folder} yet; to make one: ${taskCommand("train")}`);
   }
-  const server = serve(createHandler({ folder }), port);
+  const server = serve(createHandler({ folders }), port);
   output(`http://${HOSTNAME}:${server.addr.port}/\n`);
   status("the page is for this machine only; Ctrl-C ends it");
   await server.finished;
 }
 
-/** Writes the page of a folder to a file. */
-async function save(folder: string, file: string): Promise<void> {
+/** Writes the page of all runs to a file. */
+async function save(folders: readonly string[], file: string): Promise<void> {
   checkReplaceable(file, {
     flag: "--save",
     kind: "a page that dashboard --save has written",
     isOfKind: isSavedPage,
   });
-  const runs = new RunFolder(folder), { length } = runs.rows();
+  const runs = new RunFolders(folders), { length } = runs.rows(), named = folders.join(", ");
   if (length === 0) {
-    throw new UserError(`Cannot save ${folder} as a folder must hold a run: it holds none`);
+    throw new UserError(`Cannot save ${named} as a folder must hold a run: it holds none`);
   }
   if (length > MOST_SAVED) {
     throw new UserError(
-      `Cannot save ${folder} as a page has at most ${MOST_SAVED} runs: it holds ${length}`,
-      { hint: "Name a single run, or a folder with fewer of them" },
+      `Cannot save ${named} as a page has at most ${MOST_SAVED} runs: there are ${length}`,
+      { hint: "Name the runs, or a folder with fewer of them" },
     );
   }
   replaceText(file, savedPage(await readAll(runs)));

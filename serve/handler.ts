@@ -3,7 +3,7 @@ import { differences } from "../train/compare.ts";
 import { ApiError, errorResponse, toApiError } from "./api_error.ts";
 import { ASSETS, PAGE } from "./assets.ts";
 import { createPlayground } from "./playground.ts";
-import { RunFolder } from "./run_folder.ts";
+import { RunFolders } from "./run_folders.ts";
 import type { WatchedRun } from "./watched_run.ts";
 
 /**
@@ -15,17 +15,17 @@ import type { WatchedRun } from "./watched_run.ts";
 
 /** What a handler needs. */
 export interface HandlerOptions {
-  /** The folder whose runs are shown; it need not exist yet. */
-  readonly folder: string;
+  /** The folders whose runs are shown; they need not exist yet. */
+  readonly folders: readonly string[];
   /** Ends streams and frees models when it aborts. */
   readonly signal?: AbortSignal;
 }
 
 /** Creates a handler for `Deno.serve()`. */
 export function createHandler(
-  { folder, signal }: HandlerOptions,
+  { folders, signal }: HandlerOptions,
 ): (request: Request) => Promise<Response> {
-  const runs = new RunFolder(folder);
+  const runs = new RunFolders(folders);
   const playground = createPlayground({ findRun: (name) => runs.run(name)?.path });
   signal?.addEventListener("abort", () => playground.close());
 

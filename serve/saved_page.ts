@@ -1,6 +1,6 @@
 import { differences, type Ingredients } from "../train/compare.ts";
 import { ASSETS, PAGE } from "./assets.ts";
-import type { RunFolder } from "./run_folder.ts";
+import type { RunFolders } from "./run_folders.ts";
 import type { RunDetails, RunRow } from "./run_view.ts";
 import type { RunCurves } from "./watched_run.ts";
 
@@ -19,10 +19,10 @@ export interface SavedRuns {
   readonly differences: readonly (readonly [flag: string, values: readonly string[]])[];
 }
 
-/** Reads all that the page shows of the runs of a folder. */
-export async function readAll(folder: RunFolder): Promise<SavedRuns> {
-  const rows = folder.rows();
-  const runs = rows.flatMap(({ name }) => folder.run(name) ?? []);
+/** Reads all that the page shows of runs. */
+export async function readAll(folders: RunFolders): Promise<SavedRuns> {
+  const rows = folders.rows();
+  const runs = rows.flatMap(({ name }) => folders.run(name) ?? []);
   const details: RunDetails[] = [], curves: RunCurves[] = [], ingredients: Ingredients[] = [];
   for (const run of runs) {
     await run.readWhole();

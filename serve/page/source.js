@@ -12,7 +12,7 @@
  * @typedef {import("../run_view.ts").RunRow} RunRow
  * @typedef {import("../run_view.ts").RunDetails} RunDetails
  * @typedef {import("../watched_run.ts").RunCurves} RunCurves
- * @typedef {import("../run_folder.ts").Changes} Changes
+ * @typedef {import("../run_folders.ts").Changes} Changes
  * @typedef {import("../run_index.ts").LastSteps} LastSteps
  * @typedef {readonly (readonly [flag: string, values: readonly string[]])[]} Differences
  * @typedef {import("../saved_page.ts").SavedRuns} SavedRuns

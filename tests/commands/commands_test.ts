@@ -815,7 +815,7 @@ const MISTAKES: [name: string, args: string[], message: RegExp][] = [
     /as --filter must be .*: current value is "matmull"\nThe names:\n {2}copy /,
   ],
   ["prepare", [""], /argument '' of 'data' is invalid/],
-  ["dashboard", [""], /argument '' of 'folder' is invalid/],
+  ["dashboard", [""], /argument '' of 'runs' is invalid/],
   [
     "generate",
     ["-5 degrees"],
@@ -826,7 +826,7 @@ const MISTAKES: [name: string, args: string[], message: RegExp][] = [
     ["Once", "upon"],
     /^Error: too many arguments.*\nPut a text of several words between/,
   ],
-  ["dashboard", ["runs/a", "runs/b"], /^Error: too many arguments[^\n]*\n\(--help lists/],
+  ["runs", ["runs/a", "runs/b"], /^Error: too many arguments[^\n]*\n\(--help lists/],
   ["prepare", ["-x.txt"], / behind --: deno task prepare -- -x\.txt\n/],
   [
     "generate",

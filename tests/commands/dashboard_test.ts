@@ -44,7 +44,12 @@ Deno.test("dashboard --save writes a page, and replaces nothing else", async () 
   const file = join(directory, "page.html"), other = join(directory, "other.html");
   Deno.writeTextFileSync(other, "<!doctype html><title>mine</title>");
   for (let i = 0; i < 2; i++) {
-    const { code, stderr } = await task("dashboard", [run, "--save", file]);
+    const { code, stderr } = await task("dashboard", [
+      run,
+      join(directory, "none"),
+      "--save",
+      file,
+    ]);
     assert.equal(code, 0, stderr);
     assert.equal(stderr, `saved 1 run in ${file}\n`);
   }

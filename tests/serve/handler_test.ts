@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { mkdirSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
 import { createHandler } from "../../serve/handler.ts";
-import type { Changes } from "../../serve/run_folder.ts";
+import type { Changes } from "../../serve/run_folders.ts";
 import type { RunDetails, RunRow } from "../../serve/run_view.ts";
 import type { RunCurves } from "../../serve/watched_run.ts";
 import { openRunDirectory } from "../../train/run_directory.ts";
@@ -11,7 +11,7 @@ import { evaluation, start, step, steps, writeRecord } from "./records.ts";
 
 const folder = join(directory, "runs");
 mkdirSync(folder);
-const handler = createHandler({ folder });
+const handler = createHandler({ folders: [folder] });
 
 /** Asks for a path as the page does. */
 function ask(
@@ -219,6 +219,20 @@ Deno.test("/api/differences compares the options of runs", async () => {
   assert.deepEqual(rows, [["--learning-rate", ["0.1", "0.01"]]]);
 });
 
+Deno.test("createHandler() shows runs of several folders by their paths, each once, and no others", async () => {
+  const parent = join(directory, "several"),
+    [a, b, c] = ["a", "b", "c/d"].map((name) => join(parent, name));
+  for (const run of [a!, b!, c!]) writeRecord(run, [start(), step(1)]);
+  const absent = join(parent, "absent");
+  const handler = createHandler({ folders: [`${a}/`, join(parent, "c"), c!, absent] });
+  const ask = (path: string) =>
+    handler(new Request(`http://127.0.0.1${path}`, { headers: { host: "127.0.0.1" } }));
+  const rows: RunRow[] = await (await ask("/api/runs")).json();
+  assert.deepEqual(rows.map(({ name }) => name).sort(), [a, c]);
+  assert.equal((await ask(`/api/run?run=${encodeURIComponent(a!)}`)).status, 200);
+  assert.equal((await ask(`/api/run?run=${encodeURIComponent(b!)}`)).status, 404);
+});
+
 Deno.test("createHandler() knows only runs below its folder, and follows no link to a directory", async () => {
   const outside = join(directory, "outside");
   writeRecord(outside, [start(), step(1)]);
@@ -286,7 +300,7 @@ Deno.test("createHandler() shows hostile names and damaged runs as they are", as
 Deno.test("/api/events says which runs change, appear and vanish, and ends with its signal", async () => {
   const live = join(directory, "live"), abort = new AbortController();
   const path = writeRecord(join(live, "a"), [start(), step(1)]);
-  const handler = createHandler({ folder: live, signal: abort.signal });
+  const handler = createHandler({ folders: [live], signal: abort.signal });
   const response = await handler(
     new Request("http://localhost/api/events", { headers: { host: "localhost" } }),
   );

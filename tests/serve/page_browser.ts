@@ -11,7 +11,7 @@ import {
   type PageOptions,
 } from "../../bench/browser.ts";
 import { createHandler } from "../../serve/handler.ts";
-import { RunFolder } from "../../serve/run_folder.ts";
+import { RunFolders } from "../../serve/run_folders.ts";
 import { readAll, savedPage } from "../../serve/saved_page.ts";
 import { directory } from "../checkpoints.ts";
 import { root, tasks } from "../commands/task.ts";
@@ -58,7 +58,7 @@ const servers: Deno.HttpServer<Deno.NetAddr>[] = [];
 const abort = new AbortController();
 
 function serve(folder: string): string {
-  const handler = createHandler({ folder, signal: abort.signal });
+  const handler = createHandler({ folders: [folder], signal: abort.signal });
   const server = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen: () => {} }, handler);
   servers.push(server);
   return `http://127.0.0.1:${server.addr.port}/`;
@@ -271,7 +271,7 @@ Deno.test("what others wrote into a run is shown as text", { ignore }, async () 
 
 Deno.test("a saved page shows the same without a server", async () => {
   const file = join(directory, "saved.html");
-  Deno.writeTextFileSync(file, savedPage(await readAll(new RunFolder(folder))));
+  Deno.writeTextFileSync(file, savedPage(await readAll(new RunFolders([folder]))));
   await withPage(`file://${file}#run=one&run=deep%2Ftwo`, {}, async (page) => {
     assert.match(await textOf(page, "#differences"), /--learning-rate\s+0.01\s+0.02/);
     assert.equal(await page.locator("#playground-panel").isVisible(), false);
@@ -280,7 +280,7 @@ Deno.test("a saved page shows the same without a server", async () => {
   await withPage(`file://${file}`, {}, async (page) => {
     assert.equal(
       await page.locator("#runs-panel :checked").count(),
-      new RunFolder(folder).rows().length,
+      new RunFolders([folder]).rows().length,
     );
   });
 });

@@ -14,7 +14,7 @@ await tinyRun();
 const browser = await openBrowser(), ended = new AbortController();
 const server = Deno.serve(
   { hostname: "127.0.0.1", port: 0, onListen: () => {} },
-  createHandler({ folder: directory, signal: ended.signal }),
+  createHandler({ folders: [directory], signal: ended.signal }),
 );
 const address = `http://127.0.0.1:${server.addr.port}/`;
 

@@ -1,5 +1,5 @@
 import { existsSync, readdirSync } from "node:fs";
-import { join } from "node:path";
+import { join, normalize } from "node:path";
 import { isSystemError } from "../files/disk.ts";
 import { METRICS_FILE } from "../train/metrics.ts";
 import { isRun } from "../train/run_place.ts";
@@ -7,9 +7,9 @@ import type { RunRow } from "./run_view.ts";
 import { WatchedRun } from "./watched_run.ts";
 
 /**
- * The runs below a folder, at any depth, and what changes there.
+ * The runs below folders, at any depth, and what changes there.
  *
- * Indices of records are in memory only: a folder is never written to, and an index is made again from the record in
+ * Indices of records are in memory only: no folder is ever written to, and an index is made again from the record in
  * about 3 µs per line.
  *
  * @module
@@ -36,9 +36,9 @@ export interface Changes {
   readonly gone: readonly string[];
 }
 
-/** A folder, and the runs that were found below it. */
-export class RunFolder {
-  readonly #folder: string;
+/** Folders, and the runs that were found below them. */
+export class RunFolders {
+  readonly #folders: readonly string[];
   #runs = new Map<string, WatchedRun>();
   #nextSearchMs = 0;
   /** Runs that have an index, the one that was asked for last at the end. */
@@ -48,12 +48,13 @@ export class RunFolder {
   /** Rows that those who watch know, as JSON. */
   #told = new Map<string, string>();
 
-  constructor(folder: string) {
-    this.#folder = folder;
+  /** @param folders that hold runs, or runs; they need not exist yet. */
+  constructor(folders: readonly string[]) {
+    this.#folders = folders;
   }
 
   /**
-   * A run by its path from the folder, which may have appeared since the last search; undefined for any other name, so
+   * A run by its name: its path from the folder, or of several folders its whole path. It may have appeared since the last search; undefined for any other name, so
    * that no request can name another path.
    */
   run(name: string): WatchedRun | undefined {
@@ -111,12 +112,11 @@ export class RunFolder {
     for (const onChange of this.#watchers) onChange({ rows, gone });
   }
 
-  /** Finds the runs below the folder. Links to directories are not followed: they may lead anywhere, or in circles. */
+  /** Finds the runs below the folders. Links to directories are not followed: they may lead anywhere, or in circles. */
   #search(): void {
     const found: WatchedRun[] = [], begin = Date.now();
     let left = MOST_DIRECTORIES;
-    const visit = (name: string, depth: number) => {
-      const path = join(this.#folder, name);
+    const visit = (path: string, name: string, depth: number) => {
       if (left-- <= 0) return;
       if (hasRecordOrCheckpoints(path)) {
         const shown = name || ".";
@@ -124,13 +124,21 @@ export class RunFolder {
         return;
       }
       if (depth === DEEPEST) return;
-      for (const below of directoriesIn(path)) visit(name ? `${name}/${below}` : below, depth + 1);
+      for (const below of directoriesIn(path)) {
+        visit(join(path, below), name ? `${name}/${below}` : below, depth + 1);
+      }
     };
-    visit("", 0);
+    const isSingle = this.#folders.length === 1;
+    for (const folder of this.#folders) visit(folder, isSingle ? "" : nameOf(folder), 0);
     this.#runs = new Map(found.map((run) => [run.name, run]));
     const now = Date.now();
     this.#nextSearchMs = now + Math.max(SEARCH_MS, (now - begin) / SEARCH_SHARE);
   }
+}
+
+/** A path as the name of a run, which has no slash at its end. */
+function nameOf(folder: string): string {
+  return normalize(folder).replaceAll("\\", "/").replace(/(?<=.)\/$/, "");
 }
 
 /** Whether a directory is a run, and no other directory with a lock, such as one of the cache. */
