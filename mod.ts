@@ -90,6 +90,7 @@ export {
   type PresetDimensions,
   type PresetName,
   PRESETS,
+  type RotaryScaling,
 } from "./model/config.ts";
 export { createGpt, type Gpt } from "./model/gpt.ts";
 export type { ParameterSpec } from "./model/parameters.ts";

@@ -121,7 +121,7 @@ export async function logitLensOf(
   text: string | readonly number[],
   { top = 5 }: { top?: number } = {},
 ): Promise<TextLens> {
-  const { gpt } = model, { layers: L, layerNormEpsilon: epsilon } = gpt.config;
+  const { gpt } = model, { layers: L, normEpsilon: epsilon } = gpt.config;
   const ids = idsOf(model, text);
   // only training keeps the residual stream of every layer
   using pass = preparePass(gpt, { tokens: ids, purpose: "training" });

@@ -1,3 +1,4 @@
+import { UserError } from "../files/user_error.ts";
 import type { Arena } from "../kernels/arena.ts";
 import { attentionBackward, attentionForward } from "../kernels/attention/attention.ts";
 import { attentionDecode } from "../kernels/attention/decode.ts";
@@ -11,7 +12,7 @@ import type { Program } from "../kernels/program.ts";
 import type { Dropout } from "../kernels/random.ts";
 import type { Tensor } from "../kernels/tensor.ts";
 import type { Activations } from "./activations.ts";
-import { attentionOf, innerWidthOf } from "./config.ts";
+import { attentionOf, type GptConfig, innerWidthOf, withDefaults } from "./config.ts";
 import { type Gpt, headName, headOf, masterOf } from "./gpt.ts";
 import { headLossBackward } from "./head.ts";
 import { linearLayerBackward, linearLayerForward } from "./linear.ts";
@@ -120,7 +121,8 @@ export function forward(
   { dropout }: { dropout?: DropoutOption } = {},
 ): Operand {
   const { at, batchSize: B, sequenceLength: T } = activations;
-  const { config } = model, { layers, heads, layerNormEpsilon: epsilon } = config;
+  const { config } = model, { layers, heads, normEpsilon: epsilon } = config;
+  refuseUncomputed(config);
   const wte = masterOf(model, "wte.weight"), wpe = masterOf(model, "wpe.weight");
   const norms = normsOf(model, activations);
   // For one row a launch costs a GPU more than a layer-norm. So the products normalise the row that they
@@ -196,6 +198,21 @@ export function forward(
     ln = addAndNormalize(`h.${i}.mlp.c_proj`, at("activated", i), norms.ln1(i + 1));
   }
   return ln;
+}
+
+/** Throws on a configuration that `forward()` does not compute yet. */
+function refuseUncomputed(config: GptConfig): void {
+  const { norm, positions, keyHeads, headSize, gatedMlp, qkNorm, width, heads } = withDefaults(
+    config,
+  );
+  const isComputed = norm === "layernorm" && positions === "learned" && !gatedMlp && !qkNorm &&
+    keyHeads === heads && headSize === width / heads;
+  if (isComputed) return;
+  throw new UserError(
+    "Cannot compute a model as it must have layer-norms, learned positions, as many heads of keys as of queries, " +
+      "and no gates or norms of q and k: current values are " +
+      JSON.stringify({ norm, positions, heads, keyHeads, headSize, gatedMlp, qkNorm }),
+  );
 }
 
 /** What a backward pass reads in addition to the activations of its forward pass. */

@@ -1,6 +1,6 @@
 import { printable } from "../files/printable.ts";
 import { UserError } from "../files/user_error.ts";
-import { type GptConfig, innerWidthOf, type LoraConfig } from "./config.ts";
+import { type Family, type GptConfig, headsOf, type LoraConfig, withDefaults } from "./config.ts";
 
 /** One parameter of the model: a row of the table that `parameterTable()` returns. */
 export interface ParameterSpec {
@@ -45,39 +45,52 @@ function initialDeviation(width: number): number {
  * @throws {UserError} if the model has no such part, or no layer that the adapters name.
  */
 export function parameterTable(config: GptConfig, freeze = ""): ParameterSpec[] {
-  const { vocabularySize: V, contextLength: maxT, width: C, layers, ownHead, lora } = config;
-  const F = innerWidthOf(config), isGpt2 = config.family !== "gpt_neo";
+  const complete = withDefaults(config);
+  const { vocabularySize: V, contextLength: maxT, width: C, layers, lora } = complete;
+  const { qkvBias, projectionBias, mlpBias, headSize: HS } = complete;
   const deviation = initialDeviation(C);
-  const normal = { mean: 0, deviation };
+  type Row = Pick<ParameterSpec, "name" | "shape" | "initial" | "decayed">;
+  const normal: Row["initial"] = { mean: 0, deviation };
   const residual = { mean: 0, deviation: deviation / Math.sqrt(2 * layers) };
 
-  type Row = Pick<ParameterSpec, "name" | "shape" | "initial" | "decayed">;
-  const matrix = (name: string, shape: number[], initial: Row["initial"] = normal): Row => (
+  const matrix = (name: string, shape: readonly number[], initial = normal): Row => (
     { name, shape, initial, decayed: true }
   );
   const vector = (name: string, length: number, mean = 0): Row => (
     { name, shape: [length], initial: { mean, deviation: 0 }, decayed: false }
   );
+  const norm = (name: string): Row[] => [
+    vector(`${name}.weight`, C, 1),
+    ...(complete.norm === "layernorm" ? [vector(`${name}.bias`, C)] : []),
+  ];
+  const shapes = linearShapes(config);
+  const linear = (name: string, block: string, hasBias: boolean, initial = normal): Row[] => {
+    const shape = shapes.get(name);
+    return shape === undefined ? [] : [
+      matrix(`${block}.${name}.weight`, shape, initial),
+      ...(hasBias ? [vector(`${block}.${name}.bias`, shape[1])] : []),
+    ];
+  };
 
-  const rows = [matrix("wte.weight", [V, C]), matrix("wpe.weight", [maxT, C])];
+  const rows = [matrix("wte.weight", [V, C])];
+  if (complete.positions === "learned") rows.push(matrix("wpe.weight", [maxT, C]));
   for (let i = 0; i < layers; i++) {
+    const block = `h.${i}`;
     rows.push(
-      vector(`h.${i}.ln_1.weight`, C, 1),
-      vector(`h.${i}.ln_1.bias`, C),
-      matrix(`h.${i}.attn.c_attn.weight`, [C, 3 * C]),
-      ...(isGpt2 ? [vector(`h.${i}.attn.c_attn.bias`, 3 * C)] : []),
-      matrix(`h.${i}.attn.c_proj.weight`, [C, C], residual),
-      vector(`h.${i}.attn.c_proj.bias`, C),
-      vector(`h.${i}.ln_2.weight`, C, 1),
-      vector(`h.${i}.ln_2.bias`, C),
-      matrix(`h.${i}.mlp.c_fc.weight`, [C, F]),
-      vector(`h.${i}.mlp.c_fc.bias`, F),
-      matrix(`h.${i}.mlp.c_proj.weight`, [F, C], residual),
-      vector(`h.${i}.mlp.c_proj.bias`, C),
+      ...norm(`${block}.ln_1`),
+      ...linear("attn.c_attn", block, qkvBias),
+      ...(complete.qkNorm
+        ? ["q", "k"].map((part) => vector(`${block}.attn.${part}_norm.weight`, HS, 1))
+        : []),
+      ...linear("attn.c_proj", block, projectionBias, residual),
+      ...norm(`${block}.ln_2`),
+      ...linear("mlp.c_gate", block, mlpBias),
+      ...linear("mlp.c_fc", block, mlpBias),
+      ...linear("mlp.c_proj", block, mlpBias, residual),
     );
   }
-  rows.push(vector("ln_f.weight", C, 1), vector("ln_f.bias", C));
-  if (ownHead) rows.push(matrix("lm_head.weight", [V, C]));
+  rows.push(...norm("ln_f"));
+  if (complete.ownHead) rows.push(matrix("lm_head.weight", [V, C]));
 
   const adapters = adaptersOf(config).flatMap(({ module, A, B }) => [
     matrix(A, [lora!.rank, module.inputs], {
@@ -109,14 +122,31 @@ export function firstTrainedBlock(
     const [, block] = /^h\.(\d+)\./.exec(name) ?? [];
     if (!trained) continue;
     if (block !== undefined) first = Math.min(first, Number(block));
-    else if (name.startsWith("wpe.")) first = 0;
+    else if (name.startsWith("wte.")) first = 0;
   }
   return first;
 }
 
 /**
- * A linear layer of Hugging Face's model. Its GPT-Neo has separate layers for queries, keys and values,
- * which are columns of one matrix in GPT-2 and in this model.
+ * Shapes of the linear layers of a block, [inputs, outputs], by the names of their parameters. The columns of
+ * `attn.c_attn` are those of all query heads, then of the key heads, then of the heads of values.
+ */
+export function linearShapes(config: GptConfig): Map<string, readonly [number, number]> {
+  const { width: C, innerWidth: F, heads: NH, keyHeads: KH, headSize: HS, gatedMlp } = withDefaults(
+    config,
+  );
+  return new Map<string, readonly [number, number]>([
+    ["attn.c_attn", [C, (NH + 2 * KH) * HS]],
+    ["attn.c_proj", [NH * HS, C]],
+    ...(gatedMlp ? [["mlp.c_gate", [C, F]] as const] : []),
+    ["mlp.c_fc", [C, F]],
+    ["mlp.c_proj", [F, C]],
+  ]);
+}
+
+/**
+ * A linear layer of Hugging Face's model. There all families but GPT-2 have separate layers for queries, keys and
+ * values, which are columns of one matrix in GPT-2 and in this model.
  */
 export interface LinearModule {
   /** Its name within a block. */
@@ -129,27 +159,45 @@ export interface LinearModule {
   readonly outputs: number;
 }
 
+/** Names of the linear layers within a block, by the names of their parameters; several have the columns of one. */
+const MODULES: Readonly<Record<Family, Readonly<Record<string, readonly string[]>>>> = {
+  gpt2: {},
+  gpt_neo: {
+    "attn.c_attn": ["q_proj", "k_proj", "v_proj"].map((name) => `attn.attention.${name}`),
+    "attn.c_proj": ["attn.attention.out_proj"],
+  },
+  llama: {
+    "attn.c_attn": ["q_proj", "k_proj", "v_proj"].map((name) => `self_attn.${name}`),
+    "attn.c_proj": ["self_attn.o_proj"],
+    "mlp.c_gate": ["mlp.gate_proj"],
+    "mlp.c_fc": ["mlp.up_proj"],
+    "mlp.c_proj": ["mlp.down_proj"],
+  },
+};
+
+/** The columns of q, of k and of v in `attn.c_attn`, and in the activation that it computes. */
+export function qkvColumns(
+  config: GptConfig,
+): Readonly<Record<"q" | "k" | "v", { readonly first: number; readonly count: number }>> {
+  const { heads: NH, keyHeads: KH, headSize: HS } = headsOf(config);
+  return {
+    q: { first: 0, count: NH * HS },
+    k: { first: NH * HS, count: KH * HS },
+    v: { first: (NH + KH) * HS, count: KH * HS },
+  };
+}
+
 /** The linear layers of a block. */
 export function linearModules(config: GptConfig): LinearModule[] {
-  const { width: C } = config, F = innerWidthOf(config);
-  const module = (
-    name: string,
-    [inputs, outputs]: [number, number],
-    parameter = name,
-    firstColumn = 0,
-  ): LinearModule => ({ name, parameter, firstColumn, inputs, outputs });
-  return [
-    ...(config.family === "gpt_neo"
-      ? [
-        ...["q", "k", "v"].map((part, i) =>
-          module(`attn.attention.${part}_proj`, [C, C], "attn.c_attn", i * C)
-        ),
-        module("attn.attention.out_proj", [C, C], "attn.c_proj"),
-      ]
-      : [module("attn.c_attn", [C, 3 * C]), module("attn.c_proj", [C, C])]),
-    module("mlp.c_fc", [C, F]),
-    module("mlp.c_proj", [F, C]),
-  ];
+  const { family = "gpt2" } = config, parts = Object.values(qkvColumns(config));
+  return Array.from(linearShapes(config), ([parameter, [inputs, outputs]]): LinearModule[] => {
+    const names = MODULES[family][parameter] ?? [parameter];
+    const columns = names.length === 1 ? [{ first: 0, count: outputs }] : parts;
+    return names.map((name, i) => {
+      const { first: firstColumn, count } = columns[i]!;
+      return { name, parameter, firstColumn, inputs, outputs: count };
+    });
+  }).flat();
 }
 
 /** An adapter: the linear layer that it adapts, and the names of its parameters. */

@@ -2,7 +2,13 @@ import { checkFields, parseJsonObject } from "../../files/json.ts";
 import { quoted } from "../../files/printable.ts";
 import { UserError } from "../../files/user_error.ts";
 import type { ActivationFunction } from "../../kernels/matmul/matmul.ts";
-import { defaultsOf, type Family, type GptConfig, validateConfig } from "../config.ts";
+import {
+  type Family,
+  type GptConfig,
+  validateConfig,
+  withDefaults,
+  withoutDefaults,
+} from "../config.ts";
 import { linearModules, type ParameterSpec } from "../parameters.ts";
 
 /**
@@ -12,8 +18,11 @@ import { linearModules, type ParameterSpec } from "../parameters.ts";
  * @module
  */
 
+/** Families whose files are read and written. */
+type StoredFamily = Exclude<Family, "llama">;
+
 /** Supported values of fields of `config.json` that are not dimensions. */
-const REQUIRED: Readonly<Record<Family, Readonly<Record<string, readonly unknown[]>>>> = {
+const REQUIRED: Readonly<Record<StoredFamily, Readonly<Record<string, readonly unknown[]>>>> = {
   gpt2: {
     scale_attn_weights: [true, false, undefined],
     scale_attn_by_inverse_layer_idx: [true, false, undefined],
@@ -80,7 +89,7 @@ export function parseHuggingFaceConfig(
     );
   };
   check("model_type", Object.keys(REQUIRED));
-  const family = fields.model_type as Family;
+  const family = fields.model_type as StoredFamily;
   for (const [name, allowed] of Object.entries(REQUIRED[family])) check(name, allowed);
   check("activation_function", [...Object.values(ACTIVATION_NAMES).flat(), undefined]);
   const { activation_function: activationName, layer_norm_epsilon: epsilon } = fields;
@@ -118,7 +127,7 @@ export function parseHuggingFaceConfig(
     ...(innerWidth === undefined ? {} : { innerWidth }),
     ...(fields.tie_word_embeddings === false ? { ownHead: true } : {}),
     ...(activation === undefined ? {} : { activation: activation as ActivationFunction }),
-    ...(epsilon === undefined ? {} : { layerNormEpsilon: epsilon }),
+    ...(epsilon === undefined ? {} : { normEpsilon: epsilon }),
     ...(family === "gpt_neo"
       ? { family, attentionScale: 1, attentionWindows: windowsOf(fields, where) }
       : fields.scale_attn_weights === false
@@ -145,15 +154,6 @@ function dimensionsOf(
     ...(positions?.length === 2 ? { contextLength: positions[0]! } : {}),
     ...(layers > 0 ? { layers } : {}),
   };
-}
-
-/** Removes the fields that have their default from a configuration. */
-export function withoutDefaults(config: GptConfig): GptConfig {
-  const defaults: Record<string, unknown> = defaultsOf(config);
-  const fields = Object.entries(config).filter(([name, value]) =>
-    !Object.hasOwn(defaults, name) || JSON.stringify(value) !== JSON.stringify(defaults[name])
-  );
-  return Object.fromEntries(fields) as unknown as GptConfig;
 }
 
 /** Most ids that end a text: each is compared with every generated token. */
@@ -235,7 +235,7 @@ export function toHuggingFaceConfig(
 
 /** A configuration with all defaults, without adapters, which have separate files. */
 function architectureOf({ lora: _, ...config }: GptConfig): Record<string, unknown> {
-  return { ...defaultsOf(config), ...config };
+  return withDefaults(config);
 }
 
 function fieldsOf(
@@ -243,13 +243,13 @@ function fieldsOf(
   { endOfText, endIds = [endOfText], dropout = 0 }: Parameters<typeof toHuggingFaceConfig>[1],
 ): Record<string, unknown> {
   const { vocabularySize, contextLength, width, layers, heads, innerWidth = null } = config;
-  const { activation, layerNormEpsilon } = { ...defaultsOf(config), ...config };
+  const { activation, normEpsilon } = withDefaults(config);
   const common = {
     activation_function: ACTIVATION_NAMES[activation][0],
     bos_token_id: endOfText,
     eos_token_id: oneOrAll(endIds),
     initializer_range: 0.02,
-    layer_norm_epsilon: layerNormEpsilon,
+    layer_norm_epsilon: normEpsilon,
     tie_word_embeddings: !config.ownHead,
     use_cache: true,
     vocab_size: vocabularySize,

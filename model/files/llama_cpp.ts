@@ -6,16 +6,17 @@ import { quoted } from "../../files/printable.ts";
 import { UserError } from "../../files/user_error.ts";
 import {
   attentionOf,
-  defaultsOf,
   type GptConfig,
   innerWidthOf,
   validateConfig,
+  withDefaults,
+  withoutDefaults,
 } from "../config.ts";
 import type { Gpt } from "../gpt.ts";
 import { saveParameters } from "../weights.ts";
 import type { GgufValue } from "./gguf.ts";
 import { type GgufReadValue, parseGgufHeader } from "./gguf_reader.ts";
-import { HEAD, nameInFile, withoutDefaults } from "./hugging_face.ts";
+import { HEAD, nameInFile } from "./hugging_face.ts";
 import { fromFloat32, type SafetensorsEntry, toFloat32 } from "./safetensors.ts";
 import { openParts, placedReader, type TensorFiles, type TensorReader } from "./tensor_files.ts";
 
@@ -54,7 +55,7 @@ export function llamaCppContext({ contextLength, attentionWindows = [] }: GptCon
  * @throws {UserError} if the activation function is not the one that llama.cpp's GPT-2 has.
  */
 export function llamaCppValues(config: GptConfig, dtype: "F32" | "F16"): [string, GgufValue][] {
-  const { activation, layerNormEpsilon } = { ...defaultsOf(config), ...config };
+  const { activation, normEpsilon } = withDefaults(config);
   if (activation !== "gelu_new") {
     throw new UserError(
       `Cannot write a model for llama.cpp as its GPT-2 must have the activation function gelu_new: ` +
@@ -69,7 +70,7 @@ export function llamaCppValues(config: GptConfig, dtype: "F32" | "F16"): [string
     ["gpt2.feed_forward_length", ["uint32", innerWidthOf(config)]],
     ["gpt2.block_count", ["uint32", config.layers]],
     ["gpt2.attention.head_count", ["uint32", config.heads]],
-    ["gpt2.attention.layer_norm_epsilon", ["float32", layerNormEpsilon]],
+    ["gpt2.attention.layer_norm_epsilon", ["float32", normEpsilon]],
   ];
 }
 
@@ -250,7 +251,7 @@ function configOf(
     layers: whole("block_count"),
     heads,
     innerWidth: whole("feed_forward_length"),
-    layerNormEpsilon: shortest(epsilon),
+    normEpsilon: shortest(epsilon),
     ownHead: head !== undefined && !isSame(head, embedding),
   };
   validateConfig(config, `load ${where}`);

@@ -180,7 +180,7 @@ Deno.test("findModel() and fillModel() read a GGUF file of the hub, or of a dire
   const commit = hub.server.main;
   const found = await loaded("hf:tiny/model/gguf/tiny-q8_0.gguf", hub.options);
   assert.equal(found.spec, `hf:tiny/model/gguf/tiny-q8_0.gguf@${commit}`);
-  assert.equal(found.config.layerNormEpsilon, 1e-6);
+  assert.equal(found.config.normEpsilon, 1e-6);
   const th = found.tokenizer.encode("th");
   assert.deepEqual(th, [256]);
   assert.deepEqual([found.tokenizer.endOfText, found.tokenizer.endIds], [257, [257]]);

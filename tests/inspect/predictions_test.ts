@@ -129,13 +129,13 @@ Deno.test("predictionsOf() throws on a model that has diverged", async () => {
 
 /** The logits that a residual stream gives: layer-norm and head in f64. */
 async function naiveLogits(gpt: Gpt, x: Float64Array): Promise<Float32Array> {
-  const { width: C, vocabularySize: V, layerNormEpsilon = 1e-5 } = gpt.config;
+  const { width: C, vocabularySize: V, normEpsilon = 1e-5 } = gpt.config;
   const names = ["ln_f.weight", "ln_f.bias", headName(gpt)];
   const [weight, bias, head] = await download(device, ...names.map((name) => masterOf(gpt, name)));
   const mean = x.reduce((sum, v) => sum + v, 0) / C;
   const variance = x.reduce((sum, v) => sum + (v - mean) ** 2, 0) / C;
   const y = x.map((v, c) =>
-    (v - mean) / Math.sqrt(variance + layerNormEpsilon) * weight![c]! + bias![c]!
+    (v - mean) / Math.sqrt(variance + normEpsilon) * weight![c]! + bias![c]!
   );
   return Float32Array.from(
     { length: V },
@@ -160,7 +160,7 @@ const lora = { rank: 3, alpha: 6, targets: ["c_attn", "c_proj"] };
 const MODELS: Record<string, Partial<GptConfig>> = {
   "GPT-2": {},
   "a wide MLP, an untied head and another epsilon": {
-    ...{ layers: 3, innerWidth: 52, ownHead: true, layerNormEpsilon: 1e-2, activation: "relu" },
+    ...{ layers: 3, innerWidth: 52, ownHead: true, normEpsilon: 1e-2, activation: "relu" },
   },
   "GPT-Neo": {
     ...{ family: "gpt_neo", attentionScale: 1, attentionWindows: [0, 3], activation: "silu" },

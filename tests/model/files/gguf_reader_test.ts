@@ -48,7 +48,7 @@ Deno.test("openGguf() gives a model Hugging Face's names, shapes and dimensions"
   const { config, values, tensors, paths, close } = openGguf(GOLDEN);
   assert.deepEqual(config, {
     ...{ vocabularySize: 258, contextLength: 8, width: 32, layers: 1, heads: 2 },
-    layerNormEpsilon: 1e-6, // and not the f32 next to it
+    normEpsilon: 1e-6, // and not the f32 next to it
   });
   assert.equal(values.get("general.name"), "tiny");
   assert.deepEqual(paths, [GOLDEN]);

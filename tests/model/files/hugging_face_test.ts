@@ -41,7 +41,7 @@ Deno.test("parseHuggingFaceConfig() fills in what a config.json leaves out, as t
     assert.deepEqual(parse({ ...GPT2, activation_function, layer_norm_epsilon: 1e-6 }), {
       ...sizes,
       ...(activation === undefined ? {} : { activation }),
-      layerNormEpsilon: 1e-6,
+      normEpsilon: 1e-6,
     });
   }
   const neo = {
@@ -69,7 +69,7 @@ Deno.test("toHuggingFaceConfig() tells transformers everything that makes the mo
     [{ innerWidth: 48 }, { n_inner: 48 }],
     [{ attentionScale: 1 }, { scale_attn_weights: false }],
     [{ activation: "gelu" }, { activation_function: "gelu" }],
-    [{ layerNormEpsilon: 1e-12 }, { layer_norm_epsilon: 1e-12 }],
+    [{ normEpsilon: 1e-12 }, { layer_norm_epsilon: 1e-12 }],
     [{ attentionScaleByLayer: true }, { scale_attn_by_inverse_layer_idx: true }],
     [{ ownHead: true }, { tie_word_embeddings: false }],
     [{ contextLength: 8 }, { n_positions: 8, n_ctx: 8 }],
@@ -153,7 +153,7 @@ Deno.test("parseHuggingFaceConfig() refuses fields of other types by their names
     [
       CONFIG,
       { layer_norm_epsilon: 0 },
-      "layerNormEpsilon must be a number above 0 and at most 1: current value is 0",
+      "normEpsilon must be a number above 0 and at most 1: current value is 0",
     ],
     [CONFIG, { n_inner: {} }, "n_inner must be a whole number: current value is {}"],
     [LOCAL, { num_heads: 1.5 }, "num_heads must be a whole number: current value is 1.5"],

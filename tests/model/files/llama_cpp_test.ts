@@ -27,7 +27,7 @@ const TOLERANCE = 2e-5;
 function logitsOf(
   model: ReadonlyMap<string, SafetensorsEntry>,
   tokens: readonly number[],
-  { width: C, heads, layers, layerNormEpsilon = 1e-5, activation = "gelu_new" }: GptConfig,
+  { width: C, heads, layers, normEpsilon = 1e-5, activation = "gelu_new" }: GptConfig,
 ): number[][] {
   const floats = new Map(Array.from(model, ([name, entry]) => [name, toFloat32(entry)]));
   const get = (name: string) => floats.get(name) ?? assert.fail(`${name} is missing`);
@@ -43,9 +43,7 @@ function logitsOf(
     const weight = get(`${name}.weight`), bias = get(`${name}.bias`);
     const mean = x.reduce((sum, v) => sum + v, 0) / C;
     const variance = x.reduce((sum, v) => sum + (v - mean) ** 2, 0) / C;
-    return x.map((v, c) =>
-      (v - mean) / Math.sqrt(variance + layerNormEpsilon) * weight[c]! + bias[c]!
-    );
+    return x.map((v, c) => (v - mean) / Math.sqrt(variance + normEpsilon) * weight[c]! + bias[c]!);
   };
   // llama.cpp has gelu_new alone; with others its tensors still mean the same
   const activate = (x: number[]) => [
