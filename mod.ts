@@ -81,6 +81,7 @@ export {
   type PrepareStepOptions,
   type PrepareStepOutputs,
 } from "./kernels/prepare_step/prepare_step.ts";
+export { rmsnormBackward, rmsnormForward } from "./kernels/rmsnorm/rmsnorm.ts";
 export { sample, type SamplerOptions } from "./kernels/sample/sample.ts";
 export { sumForward } from "./kernels/sum/sum.ts";
 export {

@@ -12,6 +12,7 @@ import { histogram, HISTOGRAM_LENGTH } from "../kernels/histogram/histogram.ts";
 import { layernormBackward, layernormForward } from "../kernels/layernorm/layernorm.ts";
 import { linearBackward, linearForward } from "../kernels/linear/linear.ts";
 import { matmul } from "../kernels/matmul/matmul.ts";
+import { rmsnormBackward, rmsnormForward } from "../kernels/rmsnorm/rmsnorm.ts";
 import type { DType } from "../kernels/tensor.ts";
 import { logitsColumns, logitsRows } from "../model/activations.ts";
 import { headLogits, headLossBackward, headSlices } from "../model/head.ts";
@@ -45,6 +46,7 @@ export function kernelBenches(device: Device): KernelBench[] {
       )
     ),
     ...layernormBenches({ M: rows, C: width, dtype }),
+    ...rmsnormBenches({ M: rows, C: width, dtype }),
     dropoutBench({ M: rows, C: width }),
     biasBench({ M: rows, N: 4 * width, dtype }),
     ...embeddingBenches({ T: gpu ? 1024 : 64, M: gpu ? 32768 : 8192, V, C: width }),
@@ -243,6 +245,46 @@ function layernormBenches({ M, C, dtype }: { M: number; C: number; dtype: DType 
           dz: make.zeros([M, C], dtype),
           dweight: make.zeros([C], "f32"),
           dbias: make.zeros([C], "f32"),
+        }, { accumulateDx: true });
+      },
+    },
+  ];
+}
+
+/** RMS norms together with the residual addition before them; they move the bytes of layer-norms. */
+function rmsnormBenches({ M, C, dtype }: { M: number; C: number; dtype: DType }): KernelBench[] {
+  const stream = bytesOf(M * C, "f32"), branch = bytesOf(M * C, dtype);
+  return [
+    {
+      name: `residual and rmsnorm forward ${dtype} [${M},${C}]`,
+      // x and z are read, their sum and y are written
+      work: { bytes: 2 * stream + 2 * branch },
+      record(program, make) {
+        rmsnormForward(program, {
+          x: make.noise([M, C], "f32"),
+          z: make.noise([M, C], dtype),
+          weight: make.noise([C], "f32"),
+        }, {
+          sum: make.zeros([M, C], "f32"),
+          y: make.zeros([M, C], dtype),
+          statistics: make.zeros([M, 1], "f32"),
+        });
+      },
+    },
+    {
+      name: `residual and rmsnorm backward ${dtype} [${M},${C}]`,
+      // x and dy are read, dx is read and written, dz is written
+      work: { bytes: 3 * stream + 2 * branch },
+      record(program, make) {
+        rmsnormBackward(program, {
+          x: make.noise([M, C], "f32"),
+          weight: make.noise([C], "f32"),
+          statistics: make.noise([M, 1], "f32"),
+          dy: make.noise([M, C], dtype),
+        }, {
+          dx: make.zeros([M, C], "f32"),
+          dz: make.zeros([M, C], dtype),
+          dweight: make.zeros([C], "f32"),
         }, { accumulateDx: true });
       },
     },

@@ -1,5 +1,5 @@
 // dx = rstd · (g − mean(g) − x̂ · mean(g · x̂)), g = dy · weight, x̂ = (x − mean) · rstd; set or accumulated.
-// Needs rowSums() from rows.wgsl and fourDropoutFactors() from ../random.wgsl.
+// Needs rowSums() from rows.wgsl, columnSum() from columns.wgsl, fourDropoutFactors() from ../random.wgsl.
 //
 // If x is a sum with dropout(z), dz = dx · dropout's mask; set. partials: dweight = Σ dy · x̂ and dbias = Σ dy,
 // summed over the rows of each workgroup's block.
@@ -27,25 +27,6 @@ struct Sizes {
 @group(0) @binding(5) var<storage, read_write> dz: array<zType>;
 @group(0) @binding(6) var<storage, read_write> partials: array<vec4f>;
 @group(0) @binding(7) var<uniform> sizes: Sizes;
-
-const COLUMNS: u32 = LANES * ROWS;
-var<workgroup> columns: array<vec4f, COLUMNS>;
-
-// Sum over the rows of the workgroup; only the first row gets it.
-fn columnSum(value: vec4f, local: vec3u) -> vec4f {
-  workgroupBarrier(); // the previous sums have been read
-  columns[local.y * LANES + local.x] = value;
-  workgroupBarrier();
-  var sum = value;
-  if (local.y == 0) {
-    // all rows are loaded together, so that their latencies overlap
-    // unroll
-    for (var row = 1u; row < ROWS; row++) {
-      sum += columns[row * LANES + local.x];
-    }
-  }
-  return sum;
-}
 
 @compute @workgroup_size(LANES, ROWS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {

@@ -1,7 +1,9 @@
-// dweight, dbias = sums of the blocks' partials; set or accumulated.   partials: [P,2,C]; dweight, dbias: [C]
+// dweight, dbias = sums of the blocks' partials; set or accumulated.   dweight, dbias: [C]
+// partials: [P,2,C], or without BIAS [P,1,C]
 //
 // A workgroup sums COLUMNS vectors of four columns of dweight or dbias, and SHARES invocations share one vector.
 const ACCUMULATE: bool = true;
+const BIAS: bool = true; // whether there is dbias
 const COLUMNS: u32 = 8;
 const SHARES: u32 = 32;
 
@@ -12,6 +14,7 @@ struct Sizes {
 
 @group(0) @binding(0) var<storage, read> partials: array<vec4f>;
 @group(0) @binding(1) var<storage, read_write> dweight: array<vec4f>;
+// only if BIAS
 @group(0) @binding(2) var<storage, read_write> dbias: array<vec4f>;
 @group(0) @binding(3) var<uniform> sizes: Sizes;
 
@@ -22,7 +25,7 @@ var<workgroup> sums: array<vec4f, SUMS>;
 @compute @workgroup_size(COLUMNS, SHARES)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
   let c = group.x * COLUMNS + local.x; // column of dweight and dbias side by side
-  let columns = 2 * sizes.columns4;
+  let columns = select(1u, 2u, BIAS) * sizes.columns4;
   let inside = c < columns;
   var sum = vec4f();
   if (inside) {
@@ -47,8 +50,11 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
     if (ACCUMULATE) { sum += dweight[c]; }
     dweight[c] = sum;
   } else if (inside) {
-    let at = c - sizes.columns4;
-    if (ACCUMULATE) { sum += dbias[at]; }
-    dbias[at] = sum;
+    // only if BIAS
+    {
+      let at = c - sizes.columns4;
+      if (ACCUMULATE) { sum += dbias[at]; }
+      dbias[at] = sum;
+    }
   }
 }

@@ -1,12 +1,10 @@
 import forward from "./forward.wgsl" with { type: "text" };
 import backward from "./backward.wgsl" with { type: "text" };
-import rows from "./rows.wgsl" with { type: "text" };
-import backwardParameters from "./backward_parameters.wgsl" with { type: "text" };
-import type { Device } from "../device.ts";
 import { dims } from "../dims.ts";
 import { type Program, splitWorkgroups } from "../program.ts";
 import { type Dropout, dropoutUniforms, RANDOM } from "../random.ts";
 import { assertVectors, ceilDiv, type Tensor } from "../tensor.ts";
+import { COLUMN_SUM, parametersBackward, ROW_SUMS, rowBlocks, rowLanes } from "./rows.ts";
 
 /** GPT-2's addition to the variance. */
 export const EPSILON = 1e-5;
@@ -55,13 +53,9 @@ export function layernormForward(
     );
   }
   assertVectors(action, { x });
-  const lanes = lanesOf(program.device, C);
+  const lanes = rowLanes(program.device, C);
   program.dispatch({
-    shader: {
-      "kernels/layernorm/forward.wgsl": forward,
-      "kernels/layernorm/rows.wgsl": rows,
-      ...RANDOM,
-    },
+    shader: { "kernels/layernorm/forward.wgsl": forward, ...ROW_SUMS, ...RANDOM },
     constants: {
       ...lanes,
       xType: `vec4<${x.dtype}>`,
@@ -117,14 +111,14 @@ export function layernormBackward(
     random: [random, "2", "u32"],
   });
   assertVectors(action, { x });
-  const lanes = lanesOf(program.device, C), { LANES, ROWS } = lanes;
-  const P = Math.min(MOST_BLOCKS, ceilDiv(M, ROWS));
-  const block = ceilDiv(ceilDiv(M, P), ROWS) * ROWS;
+  const lanes = rowLanes(program.device, C), { LANES, ROWS } = lanes;
+  const { P, block } = rowBlocks(M, ROWS);
   const partials = program.scratch([P, 2, C]);
   program.dispatch({
     shader: {
       "kernels/layernorm/backward.wgsl": backward,
-      "kernels/layernorm/rows.wgsl": rows,
+      ...ROW_SUMS,
+      ...COLUMN_SUM,
       ...RANDOM,
     },
     constants: {
@@ -143,42 +137,5 @@ export function layernormBackward(
     workgroupBytes: LANES * ROWS * (8 + 16),
   });
   if (!dweight || !dbias) return;
-  const COLUMNS = 8, SHARES = program.device.isCpu ? 4 : 32;
-  program.dispatch({
-    shader: { "kernels/layernorm/backward_parameters.wgsl": backwardParameters },
-    constants: { ACCUMULATE: accumulate, COLUMNS, SHARES },
-    tensors: { partials, dweight, dbias },
-    uniforms: { P, columns4: C / 4 },
-    workgroups: [ceilDiv(2 * C / 4, COLUMNS)],
-    iterations: ceilDiv(P, SHARES) + Math.log2(SHARES),
-    workgroupBytes: COLUMNS * SHARES * 16,
-  });
-}
-
-/**
- * Most blocks of rows, each with partial gradients of the parameters: they fill a large GPU several times.
- */
-const MOST_BLOCKS = 512;
-
-/** Vectors of four per lane above which a row gets twice as many lanes. */
-const QUADS_PER_LANE = 4;
-
-/**
- * How rows.wgsl lays rows out over invocations. On a GPU a workgroup has 256 invocations, and a row at
- * least 16 of them, half a warp. On a CPU adapter a workgroup has 64, and a row one subgroup, or 8 without
- * subgroups.
- */
-function lanesOf(
-  { isCpu, subgroupSize }: Device,
-  C: number,
-): { LANES: number; ROWS: number; QUADS: number; SUBGROUPS: boolean } {
-  const [least, most] = isCpu ? [subgroupSize ?? 8, 64] : [16, 256];
-  let LANES = least;
-  while (LANES < most && C / 4 > LANES * QUADS_PER_LANE) LANES *= 2;
-  return {
-    LANES,
-    ROWS: most / LANES,
-    QUADS: ceilDiv(C / 4, LANES),
-    SUBGROUPS: LANES === subgroupSize,
-  };
+  parametersBackward(program, { partials }, { dweight, dbias }, { accumulate });
 }

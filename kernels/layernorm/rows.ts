@@ -1,0 +1,83 @@
+/**
+ * What layernorm and rmsnorm share: the layout of rows over invocations, and the sums over rows that are the
+ * gradients of the parameters.
+ *
+ * @module
+ */
+
+import backwardParameters from "./backward_parameters.wgsl" with { type: "text" };
+import columns from "./columns.wgsl" with { type: "text" };
+import rows from "./rows.wgsl" with { type: "text" };
+import type { Device } from "../device.ts";
+import { dims } from "../dims.ts";
+import type { Program } from "../program.ts";
+import type { Shader } from "../shader.ts";
+import { ceilDiv, type Tensor } from "../tensor.ts";
+
+/** The function rowSums(), and the constants of `rowLanes()`. */
+export const ROW_SUMS: Shader = { "kernels/layernorm/rows.wgsl": rows };
+
+/** The function columnSum(); it needs `ROW_SUMS`. */
+export const COLUMN_SUM: Shader = { "kernels/layernorm/columns.wgsl": columns };
+
+/** Vectors of four per lane above which a row gets twice as many lanes. */
+const QUADS_PER_LANE = 4;
+
+/**
+ * The constants of rows.wgsl, for rows of C features. On a GPU a workgroup has 256 invocations, and a row at
+ * least 16 of them, half a warp. On a CPU adapter a workgroup has 64, and a row one subgroup, or 8 without
+ * subgroups.
+ */
+export function rowLanes(
+  { isCpu, subgroupSize }: Device,
+  C: number,
+): { LANES: number; ROWS: number; QUADS: number; SUBGROUPS: boolean } {
+  const [least, most] = isCpu ? [subgroupSize ?? 8, 64] : [16, 256];
+  let LANES = least;
+  while (LANES < most && C / 4 > LANES * QUADS_PER_LANE) LANES *= 2;
+  return {
+    LANES,
+    ROWS: most / LANES,
+    QUADS: ceilDiv(C / 4, LANES),
+    SUBGROUPS: LANES === subgroupSize,
+  };
+}
+
+/**
+ * Most blocks of rows, each with partial gradients of the parameters: they fill a large GPU several times.
+ */
+const MOST_BLOCKS = 512;
+
+/** The number of blocks into which M rows are split, one per workgroup of ROWS rows at a time, and the rows of each. */
+export function rowBlocks(M: number, ROWS: number): { P: number; block: number } {
+  const P = Math.min(MOST_BLOCKS, ceilDiv(M, ROWS));
+  return { P, block: ceilDiv(ceilDiv(M, P), ROWS) * ROWS };
+}
+
+/**
+ * dweight, dbias = sums of the partial sums of all blocks; set, or with `accumulate` added to.
+ *
+ * partials: f32 [P,2,C], or [P,1,C] without dbias; dweight, dbias: f32 [C].
+ */
+export function parametersBackward(
+  program: Program,
+  { partials }: { partials: Tensor },
+  { dweight, dbias }: { dweight: Tensor; dbias?: Tensor | undefined },
+  { accumulate }: { accumulate: boolean },
+): void {
+  const { P, C } = dims("parametersBackward", {
+    partials: [partials, dbias ? "P,2,C" : "P,1,C", "f32"],
+    dweight: [dweight, "C", "f32"],
+    dbias: [dbias, "C", "f32"],
+  });
+  const COLUMNS = 8, SHARES = program.device.isCpu ? 4 : 32, vectors = (dbias ? 2 : 1) * C / 4;
+  program.dispatch({
+    shader: { "kernels/layernorm/backward_parameters.wgsl": backwardParameters },
+    constants: { ACCUMULATE: accumulate, BIAS: dbias !== undefined, COLUMNS, SHARES },
+    tensors: { partials, dweight, dbias },
+    uniforms: { P, columns4: C / 4 },
+    workgroups: [ceilDiv(vectors, COLUMNS)],
+    iterations: ceilDiv(P, SHARES) + Math.log2(SHARES),
+    workgroupBytes: COLUMNS * SHARES * 16,
+  });
+}

@@ -1,0 +1,220 @@
+import assert from "node:assert/strict";
+import { dropoutFactor } from "../../kernels/dropout/reference.ts";
+import { residualBackward, residualForward } from "../../kernels/layernorm/reference.ts";
+import { Program } from "../../kernels/program.ts";
+import * as reference from "../../kernels/rmsnorm/reference.ts";
+import { rmsnormBackward, rmsnormForward } from "../../kernels/rmsnorm/rmsnorm.ts";
+import type { DType } from "../../kernels/tensor.ts";
+import {
+  assertClose,
+  assertComputes,
+  assertGradient,
+  device,
+  poisoned,
+  randomValues,
+  REAL_TYPES,
+  runProgram,
+  tensors,
+  withRandom,
+} from "./harness.ts";
+
+// f32: sums of up to 257 terms in another order; f16: y and dy rounded to 11 bits
+const TOLERANCE = { f32: 3e-5, f16: 2e-3 } as Record<string, number>;
+
+Deno.test("reference rmsnormForward() divides a row by its root mean square", () => {
+  const x = Float32Array.of(1, -2, 3, 0.5), weight = Float32Array.of(1, 0.5, -1, 2);
+  const { y, rstd } = reference.rmsnormForward({ x, weight }, { M: 1, C: 4 });
+  const expected = 1 / Math.sqrt(14.25 / 4 + 1e-5);
+  assertClose(rstd, [expected], 1e-7, "rstd");
+  assertClose(y, [expected, -expected, -3 * expected, expected], 1e-7, "y");
+});
+
+Deno.test(
+  "reference rmsnormBackward() matches central differences",
+  withRandom((random) => {
+    const shape = { M: 3, C: 5 };
+    const x = randomValues(random, 15), dy = randomValues(random, 15);
+    const weight = randomValues(random, 5);
+    const { dx, dweight } = reference.rmsnormBackward({ x, weight, dy }, shape);
+    const y = (changed: Partial<Record<"x" | "weight", Float32Array>>) =>
+      reference.rmsnormForward({ x, weight, ...changed }, shape).y;
+    assertGradient((x) => y({ x }), x, dy, dx, { step: 3e-3, tolerance: 2e-2, what: "dx" });
+    assertGradient((weight) => y({ weight }), weight, dy, dweight, { what: "dweight" });
+  }),
+);
+
+// activations beside an f32 residual stream, and f16 throughout
+const TYPES: (readonly [x: DType, y: DType])[] = REAL_TYPES.includes("f16")
+  ? [["f32", "f32"], ["f32", "f16"], ["f16", "f16"]]
+  : [["f32", "f32"]];
+
+for (const [xType, yType] of TYPES) {
+  for (const [M, C] of [[1, 4], [3, 124], [129, 24], [65, 260], [5, 1028]] as const) {
+    for (const isCpu of [true, false]) {
+      const lanes = isCpu ? "CPU" : "GPU", shape = { xType, yType, M, C, isCpu };
+      Deno.test(
+        `rmsnorm for a ${lanes} matches the reference from ${xType} to ${yType} at [${M},${C}]`,
+        withRandom((random, seed) => check(random, seed, shape)),
+      );
+    }
+  }
+}
+
+Deno.test(
+  "rmsnorm for a CPU without subgroups matches the reference",
+  withRandom(async (random, seed) => {
+    const on = { isCpu: true, hasSubgroups: false };
+    await check(random, seed, { xType: "f32", yType: "f32", M: 65, C: 260, ...on });
+  }),
+);
+
+for (const dtype of REAL_TYPES) {
+  for (const rate of [0, 0.3]) {
+    for (const [M, C] of [[1, 4], [67, 132]] as const) {
+      const shape = { xType: "f32", yType: dtype, M, C } as const;
+      Deno.test(
+        `rmsnorm of a sum matches the reference in ${dtype} at [${M},${C}], rate ${rate}`,
+        withRandom((random, seed) => check(random, seed, { ...shape, isCpu: device.isCpu, rate })),
+      );
+    }
+  }
+}
+
+/** Compares forward and backward with the reference; if there is a rate, of the sum with dropout(z). */
+async function check(
+  random: () => number,
+  seed: number,
+  { xType, yType, M, C, isCpu, hasSubgroups = true, rate }: {
+    xType: DType;
+    yType: DType;
+    M: number;
+    C: number;
+    isCpu: boolean;
+    hasSubgroups?: boolean;
+    rate?: number;
+  },
+) {
+  const site = { rate: rate ?? 0, site: 7 };
+  const factor = (index: number) => rate ? dropoutFactor({ ...site, seed, counter: 11, index }) : 1;
+  // some rows nearly zero, so that epsilon counts
+  const values = (dtype: DType) => {
+    const all = randomValues(random, M * C).map((v, i) => Math.floor(i / C) % 3 ? v : 3e-3 * v);
+    return dtype === "f16" ? new Float32Array(new Float16Array(all)) : all;
+  };
+  const x = values(xType), z = values(yType);
+  const inputs = {
+    x: rate === undefined ? x : residualForward({ x, z }, factor).sum,
+    weight: randomValues(random, C),
+    dy: randomValues(random, M * C, { dtype: yType }),
+  };
+  const t = {
+    ...tensors({
+      x: [[M, C], xType, x],
+      weight: [[C], "f32", inputs.weight],
+      dy: [[M, C], yType, inputs.dy],
+      y: [[M, C], yType],
+      statistics: [[M, 1], "f32"],
+      dx: [[M, C], "f32"],
+      dweight: [[C], "f32"],
+    }),
+    ...(rate === undefined ? {} : tensors({
+      z: [[M, C], yType, z],
+      sum: [[M, C], "f32"],
+      dz: [[M, C], yType],
+      random: [[2], "u32", [seed, 11]],
+    })),
+  };
+  const { y, rstd } = reference.rmsnormForward(inputs, { M, C });
+  const gradients = reference.rmsnormBackward(inputs, { M, C });
+  const [dx, dweight] = [gradients.dx, gradients.dweight]
+    .map((gradient) => gradient.map((v) => 2 * v)); // set, then accumulated
+  const { dz } = residualBackward({ dsum: dx! }, factor), tolerance = TOLERANCE.f32!;
+  await assertComputes(
+    (program) => {
+      const saved = { ...t, x: t.sum ?? t.x };
+      const dropout = t.random && rate ? { ...site, random: t.random } : undefined;
+      rmsnormForward(program, t, t, { dropout });
+      rmsnormBackward(program, saved, t, { dropout });
+      rmsnormBackward(program, saved, t, { dropout, accumulate: true, accumulateDx: true });
+    },
+    [
+      [t.y, y, TOLERANCE[yType]!],
+      [t.statistics, rstd, tolerance],
+      [t.dx, dx!, 4 * tolerance],
+      [t.dweight, dweight!, 4 * tolerance],
+      ...(t.sum
+        ? [
+          [t.sum, inputs.x, 1e-6],
+          [t.dz!, dz, Math.max(4 * tolerance, TOLERANCE[yType]!)],
+        ] as const
+        : []),
+    ],
+    { on: { ...device, isCpu, ...(hasSubgroups ? {} : { subgroupSize: undefined }) } },
+  );
+}
+
+Deno.test(
+  "rmsnorm without a weight gives the same as with a weight of ones, and dx the same without dweight",
+  withRandom(async (random) => {
+    const M = 5, C = 12;
+    const t = tensors({
+      x: [[M, C], "f32", randomValues(random, M * C)],
+      weight: [[C], "f32", 1],
+      dy: [[M, C], "f32", randomValues(random, M * C)],
+      statistics: [[M, 1], "f32"],
+    });
+    const outputs = () => tensors({ y: [[M, C], "f32"], dx: [[M, C], "f32"] });
+    const ones = outputs(), without = outputs();
+    const { weight, ...unweighted } = t;
+    const [y, dx, ...same] = await runProgram((program) => {
+      rmsnormForward(program, { ...unweighted, weight }, { ...ones, statistics: t.statistics });
+      rmsnormBackward(program, { ...unweighted, weight }, {
+        dx: ones.dx,
+        dweight: poisoned("dweight", { shape: [C], dtype: "f32" }),
+      });
+      const launches = program.length;
+      rmsnormForward(program, unweighted, { ...without, statistics: t.statistics });
+      rmsnormBackward(program, unweighted, { dx: without.dx });
+      assert.equal(program.length, launches + 2);
+    }, [ones.y, ones.dx, without.y, without.dx]);
+    assert.deepEqual(same, [y, dx]);
+  }),
+);
+
+Deno.test("rmsnorm reaches rows beyond one row of workgroups", async () => {
+  const M = 32768 * 8 + 5, C = 4; // 8 rows per workgroup
+  const row = { x: Float32Array.of(0, 1, 5, 2), weight: Float32Array.of(1, 2, -1, 1) };
+  const everywhere = (values: Float32Array) =>
+    Float32Array.from({ length: M * C }, (_, i) => values[i % C]!);
+  const t = tensors({
+    x: [[M, C], "f32", everywhere(row.x)],
+    weight: [[C], "f32", row.weight],
+    y: [[M, C], "f32"],
+    statistics: [[M, 1], "f32"],
+  });
+  const { y } = reference.rmsnormForward(row, { M: 1, C });
+  await assertComputes((program) => rmsnormForward(program, t, t), [
+    [t.y, everywhere(y), TOLERANCE.f32!],
+  ]);
+});
+
+Deno.test("rmsnormForward() throws when weight and x have different widths", () => {
+  const like = (shape: number[]) => poisoned("t", { shape, dtype: "f32" });
+  const outputs = { y: like([2, 4]), statistics: like([2, 1]) };
+  assert.throws(
+    () => rmsnormForward(new Program(device), { x: like([2, 4]), weight: like([3]) }, outputs),
+    { name: "RangeError", message: / weight must have shape \[4\]: current shape of "t" is \[3\]/ },
+  );
+});
+
+Deno.test("rmsnormForward() throws on z without sum, and sum without z", () => {
+  const like = (shape: number[]) => poisoned("t", { shape, dtype: "f32" });
+  const x = like([2, 4]), outputs = { y: like([2, 4]), statistics: like([2, 1]) };
+  const message = (name: string) => ({ name: "TypeError", message: new RegExp(`${name} alone$`) });
+  const program = new Program(device);
+  assert.throws(() => rmsnormForward(program, { x, z: x }, outputs), message("z"));
+  assert.throws(
+    () => rmsnormForward(program, { x }, { ...outputs, sum: like([2, 4]) }),
+    message("sum"),
+  );
+});
