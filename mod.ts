@@ -82,6 +82,12 @@ export {
   type PrepareStepOutputs,
 } from "./kernels/prepare_step/prepare_step.ts";
 export { rmsnormBackward, rmsnormForward } from "./kernels/rmsnorm/rmsnorm.ts";
+export { type QkNorm, ropeBackward, ropeForward, type RopeOptions } from "./kernels/rope/rope.ts";
+export {
+  type RotaryScaling,
+  type RotationOptions,
+  rotationTable,
+} from "./kernels/rope/rotation.ts";
 export { sample, type SamplerOptions } from "./kernels/sample/sample.ts";
 export { sumForward } from "./kernels/sum/sum.ts";
 export {
@@ -91,7 +97,6 @@ export {
   type PresetDimensions,
   type PresetName,
   PRESETS,
-  type RotaryScaling,
 } from "./model/config.ts";
 export { createGpt, type Gpt } from "./model/gpt.ts";
 export type { ParameterSpec } from "./model/parameters.ts";

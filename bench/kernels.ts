@@ -13,10 +13,11 @@ import { layernormBackward, layernormForward } from "../kernels/layernorm/layern
 import { linearBackward, linearForward } from "../kernels/linear/linear.ts";
 import { matmul } from "../kernels/matmul/matmul.ts";
 import { rmsnormBackward, rmsnormForward } from "../kernels/rmsnorm/rmsnorm.ts";
+import { ropeBackward, ropeForward } from "../kernels/rope/rope.ts";
 import type { DType } from "../kernels/tensor.ts";
 import { logitsColumns, logitsRows } from "../model/activations.ts";
 import { headLogits, headLossBackward, headSlices } from "../model/head.ts";
-import { bytesOf, type KernelBench, matrixTypes, squareProduct } from "./harness.ts";
+import { bytesOf, type KernelBench, type Maker, matrixTypes, squareProduct } from "./harness.ts";
 import { sampleBatch } from "./text.ts";
 
 /**
@@ -47,6 +48,11 @@ export function kernelBenches(device: Device): KernelBench[] {
     ),
     ...layernormBenches({ M: rows, C: width, dtype }),
     ...rmsnormBenches({ M: rows, C: width, dtype }),
+    ...ropeBenches(
+      gpu
+        ? { M: rows, T: 1024, NH: 12, KH: 4, HS: 64, dtype }
+        : { M: rows, T: 64, NH: 2, KH: 1, HS: 32, dtype },
+    ),
     dropoutBench({ M: rows, C: width }),
     biasBench({ M: rows, N: 4 * width, dtype }),
     ...embeddingBenches({ T: gpu ? 1024 : 64, M: gpu ? 32768 : 8192, V, C: width }),
@@ -289,6 +295,57 @@ function rmsnormBenches({ M, C, dtype }: { M: number; C: number; dtype: DType })
       },
     },
   ];
+}
+
+/**
+ * Rotary positions, alone and with a norm of the heads. They are bound by memory: q and k are read and written, with
+ * the norm forward written twice and backward read beside their gradients. The table stays in the cache.
+ */
+function ropeBenches(
+  { M, T, NH, KH, HS, dtype }: {
+    M: number;
+    T: number;
+    NH: number;
+    KH: number;
+    HS: number;
+    dtype: DType;
+  },
+): KernelBench[] {
+  const qkBytes = bytesOf(M * (NH + KH) * HS, dtype), options = { T, heads: NH, keyHeads: KH };
+  return [false, true].flatMap((withNorm): KernelBench[] => {
+    const what = withNorm ? "rope and norm" : "rope";
+    const shape = `${dtype} [${M},${(NH + 2 * KH) * HS}] HS ${HS}`;
+    const work = { bytes: (withNorm ? 3 : 2) * qkBytes };
+    const inputsOf = (make: Maker) => ({
+      rotation: make.noise([T, HS / 2, 2], "f32"),
+      norm: withNorm
+        ? { qWeight: make.noise([HS], "f32"), kWeight: make.noise([HS], "f32"), epsilon: 1e-6 }
+        : undefined,
+    });
+    return [
+      {
+        name: `${what} forward ${shape}`,
+        work,
+        record(program, make) {
+          const qkv = make.noise([M, (NH + 2 * KH) * HS], dtype);
+          const qk = withNorm ? make.zeros([M, (NH + KH) * HS], dtype) : undefined;
+          ropeForward(program, inputsOf(make), { qkv, qk }, options);
+        },
+      },
+      {
+        name: `${what} backward ${shape}`,
+        work,
+        record(program, make) {
+          const qk = withNorm ? make.noise([M, (NH + KH) * HS], dtype) : undefined;
+          ropeBackward(program, { ...inputsOf(make), qk }, {
+            dqkv: make.noise([M, (NH + 2 * KH) * HS], dtype),
+            dqWeight: make.zeros([HS], "f32"),
+            dkWeight: make.zeros([HS], "f32"),
+          }, options);
+        },
+      },
+    ];
+  });
 }
 
 function dropoutBench({ M, C }: { M: number; C: number }): KernelBench {

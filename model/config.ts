@@ -3,28 +3,13 @@ import { UserError } from "../files/user_error.ts";
 import { MOST_HEAD_SIZE } from "../kernels/attention/attention.ts";
 import { EPSILON } from "../kernels/layernorm/layernorm.ts";
 import type { ActivationFunction } from "../kernels/matmul/matmul.ts";
+import type { RotaryScaling } from "../kernels/rope/rotation.ts";
 
 /**
  * Families of architectures, named as in Hugging Face's `model_type`. A family decides the defaults of the other fields
  * and the names of tensors and linear layers in files. Mistral and Qwen3 are configurations of `llama`.
  */
 export type Family = "gpt2" | "gpt_neo" | "llama";
-
-/** How frequencies of rotary positions are reduced for contexts longer than those of the training. */
-export type RotaryScaling =
-  /** All frequencies are divided by `factor` (Chen et al. 2023, https://arxiv.org/abs/2306.15595). */
-  | { readonly type: "linear"; readonly factor: number }
-  /**
-   * Llama 3.1: wavelengths above originalContextLength / lowFrequencyFactor are multiplied by `factor`, those below
-   * originalContextLength / highFrequencyFactor stay, and those between are interpolated.
-   */
-  | {
-    readonly type: "llama3";
-    readonly factor: number;
-    readonly lowFrequencyFactor: number;
-    readonly highFrequencyFactor: number;
-    readonly originalContextLength: number;
-  };
 
 /** Low-rank adapters (Hu et al. 2021, https://arxiv.org/abs/2106.09685) beside frozen matrices. */
 export interface LoraConfig {
