@@ -27,13 +27,15 @@ Deno.test("profile() adds the launches of each kernel, and sorts kernels by thei
   const make = (...shape: number[]) => createTensor(device, "x", { shape, dtype: "f32" });
   matmul(program, { a: make(4, 4), b: make(4, 4) }, { y: make(4, 4) });
   for (const length of [64, 2 ** 18]) sumForward(program, { x: make(length) }, { y: make(1) });
-  const [sum, product] = await profile(program, { warmUpMs: 0 });
-  assert.equal(sum!.label, "kernels/sum/forward.wgsl");
-  assert.match(product!.label, /^kernels\/matmul\//);
-  assert.deepEqual([sum!.launches, product!.launches], [2, 1]);
-  const total = sum!.ms + product!.ms;
-  assert.deepEqual([sum!.share, product!.share], [sum!.ms / total, product!.ms / total]);
-  assert.ok(sum!.ms > product!.ms && product!.ms > 0);
+  const rows = await profile(program, { warmUpMs: 0 });
+  const [first, second] = rows; // on a busy machine either may be the longer one
+  assert.equal(rows.length, 2);
+  const sum = rows.find(({ label }) => label === "kernels/sum/forward.wgsl")!;
+  const product = rows.find(({ label }) => label.startsWith("kernels/matmul/"))!;
+  assert.deepEqual([sum.launches, product.launches], [2, 1]);
+  assert.ok(first!.ms >= second!.ms && second!.ms > 0);
+  const total = first!.ms + second!.ms;
+  assert.deepEqual(rows.map(({ share }) => share), rows.map(({ ms }) => ms / total));
   program.destroy();
 });
 

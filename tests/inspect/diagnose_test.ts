@@ -115,8 +115,8 @@ const run = once(() =>
 );
 
 Deno.test("diagnoseRun() finds nothing wrong with runs that are resumed, fine-tuned, or have adapters", async () => {
-  await run();
-  const resumed = await trainRun("run", { steps: 70 });
+  cpSync(await run(), join(directory, "resumed"), { recursive: true });
+  const resumed = await trainRun("resumed", { steps: 70 });
   const initFrom = resumed, tuning = { initFrom, steps: 50, learningRate: 0.002 };
   const tuned = await trainRun("tuned", tuning);
   const adapters = await trainRun("adapters", { ...tuning, loraRank: 2 });

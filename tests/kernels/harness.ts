@@ -72,6 +72,14 @@ export function randomValues(
     const radius = Math.sqrt(-2 * Math.log(1 - random()));
     return scale * radius * Math.cos(2 * Math.PI * random());
   });
+  return rounded(values, dtype);
+}
+
+/** Values rounded to what `dtype` can hold. */
+export function rounded(
+  values: Float32Array<ArrayBuffer>,
+  dtype: DType,
+): Float32Array<ArrayBuffer> {
   return dtype === "f16" ? new Float32Array(new Float16Array(values)) : values;
 }
 

@@ -1,10 +1,11 @@
+import assert from "node:assert/strict";
 import { tensorNamed } from "../../kernels/arena.ts";
 import { dropoutFactor } from "../../kernels/dropout/reference.ts";
 import { download, size } from "../../kernels/tensor.ts";
 import { createGpt, masterOf } from "../../model/gpt.ts";
 import type { Precision } from "../../model/precision.ts";
 import { setElements } from "../../model/weights.ts";
-import { createTrainStep } from "../../train/step.ts";
+import { createTrainStep, type StepReport } from "../../train/step.ts";
 import {
   assertClose,
   device,
@@ -68,8 +69,13 @@ for (const precision of REAL_TYPES as readonly Precision[]) {
       const batches = batchesOf(random, micro);
       const counted = batches.reduce((sum, batch) => sum + batch.counted, 0);
       trainStep.submit(0, batches, { learningRate: 0 }); // the next step must not depend on it
-      trainStep.submit(step, batches, { learningRate: 0 });
-      const [report] = await trainStep.reports(1);
+      // gradients of some models overflow f16 at the first loss scales; the device skips those steps and halves it
+      let report: StepReport | undefined;
+      for (let tries = 0; tries < 17 && report?.skipped !== false; tries++) {
+        trainStep.submit(step, batches, { learningRate: 0 });
+        [report] = await trainStep.reports(1);
+      }
+      assert.ok(!report!.skipped, `gradients are not finite, seed ${seed}`);
 
       const parameters = new Map<string, Float64Array>();
       for (const { name } of gpt.table) {
