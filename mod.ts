@@ -69,6 +69,7 @@ export { layernormBackward, layernormForward } from "./kernels/layernorm/layerno
 export { linearBackward, linearForward } from "./kernels/linear/linear.ts";
 export {
   type ActivationFunction,
+  type Addend,
   type Epilogue,
   matmul,
   type MatmulOptions,

@@ -139,7 +139,7 @@ export class Program implements Disposable {
   readonly device: Device;
   readonly #steps: Step[] = [];
   readonly #uniformBuffers: GPUBuffer[] = [];
-  readonly #scratch: Tensor[] = [];
+  readonly #scratch: Tensor[][] = []; // by slot
   /** Work recorded so far whose kernel the tuner may choose, by key. */
   readonly tunables: Map<string, Tunable> = new Map();
 
@@ -164,22 +164,22 @@ export class Program implements Disposable {
   }
 
   /**
-   * An f32 tensor for intermediate results, which belongs to the program. The next call may return the same
-   * memory: launches that are recorded after it overwrite the content.
+   * An f32 tensor for intermediate results, which belongs to the program. The next call for the same slot may return
+   * the same memory: launches that are recorded after it overwrite the content. Slots share no memory.
    */
-  scratch(shape: readonly number[]): Tensor {
-    const length = size(shape);
-    let tensor = this.#scratch.at(-1);
+  scratch(shape: readonly number[], slot = 0): Tensor {
+    const length = size(shape), tensors = this.#scratch[slot] ??= [];
+    let tensor = tensors.at(-1);
     if (!tensor || size(tensor.shape) < length) {
       tensor = createTensor(this.device, SCRATCH, { shape: [length], dtype: "f32" });
-      this.#scratch.push(tensor); // earlier launches keep the smaller tensor
+      tensors.push(tensor); // earlier launches keep the smaller tensor
     }
     return viewTensor(tensor, { offset: 0, shape });
   }
 
   /** Bytes of scratch tensors. */
   get scratchBytes(): number {
-    return this.#scratch.reduce((sum, { buffer }) => sum + buffer.size, 0);
+    return this.#scratch.flat().reduce((sum, { buffer }) => sum + buffer.size, 0);
   }
 
   /**
@@ -280,7 +280,7 @@ export class Program implements Disposable {
 
   /** Frees the uniforms and scratch tensors of the program; all other tensors belong to the caller. */
   destroy(): void {
-    for (const { buffer } of this.#scratch) buffer.destroy();
+    for (const { buffer } of this.#scratch.flat()) buffer.destroy();
     for (const buffer of this.#uniformBuffers) buffer.destroy();
   }
 

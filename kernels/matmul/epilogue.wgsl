@@ -1,6 +1,7 @@
-// y = scale · sum + bias, for one element of sum = a · b or for four: how every kernel of this folder stores y.
+// y = scale · sum + bias + addendFactor · addend, for one element of sum = a · b or for four: how every kernel of this
+// folder stores y.
 //
-// bias: [N]; y, activated, hidden: [M,N]. The forward pass can store activated = activation(y) beside y; the
+// bias: [N]; y, addend, activated, hidden: [M,N]. In a batch, matrix z of y begins at row z · M. The forward pass can store activated = activation(y) beside y; the
 // backward pass can multiply y by activation'(hidden). Bindings 0 to 3 are those of the kernels.
 enable f16;
 
@@ -8,6 +9,7 @@ alias value = vec4f; // four columns of a row, or f32: one column
 alias yType = vec4<f16>;
 const BIAS: bool = true;
 const SCALED: bool = true;
+const ADDEND: bool = true;
 const ACTIVATED: bool = true; // whether activated is stored
 const BACKWARD: bool = true; // whether y is multiplied by activation'(hidden)
 const ACTIVATION: u32 = GELU_NEW; // the function: GELU_NEW, GELU, RELU or SILU
@@ -25,16 +27,22 @@ struct Sizes {
   yStart: u32,
   accumulate: u32, // whether to add to y; no constant, so that both cases share a pipeline
   scale: f32,
+  addendFactor: f32,
+  // elements from one matrix of a batch to the next; 0 if there is no batch
+  aMatrix: u32,
+  bMatrix: u32,
 }
 
 // only if BIAS
 @group(0) @binding(4) var<storage, read> bias: array<value>;
 // only if BACKWARD
 @group(0) @binding(5) var<storage, read> hidden: array<yType>;
-@group(0) @binding(6) var<storage, read_write> y: array<yType>;
+// only if ADDEND
+@group(0) @binding(6) var<storage, read> addend: array<yType>;
+@group(0) @binding(7) var<storage, read_write> y: array<yType>;
 // only if ACTIVATED
-@group(0) @binding(7) var<storage, read_write> activated: array<yType>;
-@group(0) @binding(8) var<uniform> sizes: Sizes;
+@group(0) @binding(8) var<storage, read_write> activated: array<yType>;
+@group(0) @binding(9) var<uniform> sizes: Sizes;
 
 const GELU_NEW = 0u;
 const GELU = 1u;
@@ -125,6 +133,8 @@ fn store(m: u32, n: u32, sum: value) {
   result *= sizes.scale;
   // only if BIAS
   result += bias[n];
+  // only if ADDEND
+  result += sizes.addendFactor * value(addend[i]);
   if (sizes.accumulate != 0) { result += value(y[i]); }
   // only if BACKWARD
   result *= activationDerivative(value(hidden[i]));

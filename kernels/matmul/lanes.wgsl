@@ -1,4 +1,4 @@
-// y = a · b.   a: [M,K], or [K,M] transposed; b: [K,N], or [N,K] transposed; y: [M,N]; vectors of four
+// y = a · b.   a: [M,K], or [K,M] transposed; b: [K,N], or [N,K] transposed; y: [M,N]; vectors of four; or a batch
 // Needs Sizes and store() from epilogue.wgsl.
 //
 // For CPUs, where a subgroup's LANES invocations are the lanes of one vector register. A load there costs as much
@@ -39,20 +39,22 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
 
   // ROWS vectors of a hold four steps of k: one vector along k per row, or if a is transposed ROW_QUADS vectors
   // along the rows per step. Indices past the edges are clamped, and their sums are not stored.
+  let aFirst = sizes.aStart + group.z * sizes.aMatrix;
+  let bFirst = group.z * sizes.bMatrix;
   var aIndex: array<u32, LOADS>;
   // unroll
   for (var q = 0u; q < LOADS; q++) {
     let v = q * LANES + lane;
     let transposed = v / ROW_QUADS * sizes.aStride + min(row / 4 + v % ROW_QUADS, (sizes.M - 1) / 4);
     let straight = min(row + v, sizes.M - 1) * sizes.aStride;
-    aIndex[q] = sizes.aStart + select(straight, transposed, TRANSPOSE_A);
+    aIndex[q] = aFirst + select(straight, transposed, TRANSPOSE_A);
   }
   let aStep = select(1u, 4 * sizes.aStride, TRANSPOSE_A);
   var bIndex: array<u32, 4>;
   // unroll
   for (var i = 0u; i < 4u; i++) {
     let transposed = min(4 * column4 + i, sizes.N - 1) * sizes.bStride;
-    bIndex[i] = select(i * sizes.bStride + min(column4, columns4 - 1), transposed, TRANSPOSE_B);
+    bIndex[i] = bFirst + select(i * sizes.bStride + min(column4, columns4 - 1), transposed, TRANSPOSE_B);
   }
   let bStep = select(4 * sizes.bStride, 1u, TRANSPOSE_B);
 
@@ -83,6 +85,6 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
 
   // unroll
   for (var r = 0u; r < ROWS; r++) {
-    if (row + r < sizes.M && column4 < columns4) { store(row + r, column4, sums[r]); }
+    if (row + r < sizes.M && column4 < columns4) { store(group.z * sizes.M + row + r, column4, sums[r]); }
   }
 }

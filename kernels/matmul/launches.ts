@@ -48,13 +48,22 @@ export interface Normalization {
   readonly epsilon?: number | undefined;
 }
 
-/** A product y = scale · a · b + bias with checked tensors. Strides and starts count elements. */
+/** A tensor that a product adds to y. */
+export interface Addend {
+  /** What is added, of y's shape and type. */
+  readonly tensor: Tensor;
+  /** By what it is multiplied. */
+  readonly factor: number;
+}
+
+/** A product y = scale · a · b + bias + addend with checked tensors. Strides and starts count elements. */
 export interface Product {
   readonly a: Tensor;
   readonly b: Tensor;
   readonly bias: Tensor | undefined;
   readonly y: Tensor;
   readonly epilogue: Epilogue | undefined;
+  readonly addend: Addend | undefined;
   readonly normalize: Normalization | undefined;
   readonly M: number;
   readonly N: number;
@@ -70,6 +79,8 @@ export interface Product {
   readonly bStride: number;
   readonly yStride: number;
   readonly yStart: number;
+  /** Number of products in a batch; undefined without a batch. */
+  readonly batch: number | undefined;
 }
 
 const EPILOGUE = { "kernels/matmul/epilogue.wgsl": epilogue };
@@ -91,8 +102,8 @@ function epilogueOf(
   widths: { operands: Width; result: Width },
   split = product.K,
 ) {
-  const { bias, y, epilogue, M, N, K, accumulate, scale } = product;
-  const { aStride, aStart, bStride, yStride, yStart } = product;
+  const { bias, y, epilogue, addend, M, N, K, accumulate, scale, batch } = product;
+  const { aStride, aStart, bStride, yStride, yStart, transposeA } = product;
   const activated = epilogue?.kind === "forward" ? epilogue.activated : undefined;
   const hidden = epilogue?.kind === "backward" ? epilogue.hidden : undefined;
   return {
@@ -101,11 +112,12 @@ function epilogueOf(
       yType: typeOf(y.dtype, widths.result),
       BIAS: bias !== undefined,
       SCALED: scale !== 1,
+      ADDEND: addend !== undefined,
       ACTIVATED: activated !== undefined,
       BACKWARD: hidden !== undefined,
       ACTIVATION: (epilogue?.activation ?? "gelu_new").toUpperCase(), // a constant of epilogue.wgsl
     },
-    tensors: { bias, hidden, y, activated },
+    tensors: { bias, hidden, y, activated, addend: addend?.tensor },
     uniforms: {
       M,
       N,
@@ -118,6 +130,9 @@ function epilogueOf(
       bStride: bStride / widths.operands,
       yStride: yStride / widths.result,
       yStart: yStart / widths.result,
+      addendFactor: addend?.factor ?? 0,
+      aMatrix: batch === undefined ? 0 : (transposeA ? K : M) * aStride / widths.operands,
+      bMatrix: batch === undefined ? 0 : K * N / widths.operands,
     },
   };
 }
@@ -130,7 +145,7 @@ export function tiledProduct(
   product: Product,
   { tile, splits: mostSplits }: TileVariant,
 ): void {
-  const { a, b, M, N, K, transposeA, transposeB } = product;
+  const { a, b, M, N, K, transposeA, transposeB, batch } = product;
   const blocks = (tileRows(tile) + tileColumns(tile)) / 4 * TILE_K / 4; // of 4 × 4 elements, per step
   const split = ceilDiv(ceilDiv(K, mostSplits), TILE_K) * TILE_K;
   const splits = ceilDiv(K, split);
@@ -142,6 +157,7 @@ export function tiledProduct(
       ...product,
       bias: undefined,
       epilogue: undefined,
+      addend: undefined,
       accumulate: false,
       scale: 1,
       y: partials,
@@ -165,6 +181,7 @@ export function tiledProduct(
       TILE_K,
       FETCHES: ceilDiv(blocks, tile.X * tile.Y),
       WHOLE_K: K % TILE_K === 0,
+      BATCH: batch !== undefined,
       TRANSPOSE_A: transposeA,
       TRANSPOSE_B: transposeB,
       aType: areF16 ? "vec2u" : `vec4<${a.dtype}>`,
@@ -172,7 +189,7 @@ export function tiledProduct(
     },
     tensors: { a, b, ...tensors },
     uniforms,
-    workgroups: [ceilDiv(N, tileColumns(tile)), ceilDiv(M, tileRows(tile)), splits],
+    workgroups: [ceilDiv(N, tileColumns(tile)), ceilDiv(M, tileRows(tile)), batch ?? splits],
     iterations: ceilDiv(split, TILE_K),
     workgroupBytes: tileBytes(tile),
   });
@@ -192,12 +209,13 @@ const FEWEST_WORKGROUPS = 16;
 
 /** matmul.wgsl, for sizes that are not multiples of four, and for CPUs without subgroups. */
 export function anyProduct(program: Program, product: Product): void {
-  const { a, b, M, N, K, transposeA, transposeB } = product;
+  const { a, b, M, N, K, transposeA, transposeB, batch = 1 } = product;
   const WORKGROUP_X = 8, ROWS = 8, COLUMNS = 8;
   let WORKGROUP_Y = 8;
   const columnGroups = ceilDiv(N, WORKGROUP_X * COLUMNS);
   const rowGroups = () => ceilDiv(M, WORKGROUP_Y * ROWS);
-  while (WORKGROUP_Y > 1 && columnGroups * rowGroups() < FEWEST_WORKGROUPS) WORKGROUP_Y /= 2;
+  const groups = () => columnGroups * rowGroups() * batch;
+  while (WORKGROUP_Y > 1 && groups() < FEWEST_WORKGROUPS) WORKGROUP_Y /= 2;
   const { constants, tensors, uniforms } = epilogueOf(product, { operands: 1, result: 1 });
   program.dispatch({
     shader: { "kernels/matmul/matmul.wgsl": any, ...EPILOGUE },
@@ -214,19 +232,20 @@ export function anyProduct(program: Program, product: Product): void {
     },
     tensors: { a, b, ...tensors },
     uniforms,
-    workgroups: [columnGroups, rowGroups()],
+    workgroups: [columnGroups, rowGroups(), batch],
     iterations: K,
   });
 }
 
 /** lanes.wgsl, for CPUs with subgroups of LANES lanes. */
 export function lanesProduct(program: Program, product: Product, LANES: number): void {
-  const { a, b, M, N, K, transposeA, transposeB } = product;
+  const { a, b, M, N, K, transposeA, transposeB, batch = 1 } = product;
   const ROWS = 32;
   let STRIPS = 4;
   const columnGroups = ceilDiv(N, 4 * LANES);
   const rowGroups = () => ceilDiv(M, ROWS * STRIPS);
-  while (STRIPS > 1 && columnGroups * rowGroups() < FEWEST_WORKGROUPS) STRIPS /= 2;
+  const groups = () => columnGroups * rowGroups() * batch;
+  while (STRIPS > 1 && groups() < FEWEST_WORKGROUPS) STRIPS /= 2;
   const { constants, tensors, uniforms } = epilogueOf(product, { operands: 4, result: 4 });
   program.dispatch({
     shader: { "kernels/matmul/lanes.wgsl": lanes, ...EPILOGUE },
@@ -242,7 +261,7 @@ export function lanesProduct(program: Program, product: Product, LANES: number):
     },
     tensors: { a, b, ...tensors },
     uniforms,
-    workgroups: [columnGroups, rowGroups()],
+    workgroups: [columnGroups, rowGroups(), batch],
     iterations: K / 4,
   });
 }

@@ -25,6 +25,7 @@ import type { Program } from "../program.ts";
 import type { Tensor } from "../tensor.ts";
 import { recordFastest } from "../tune.ts";
 import {
+  type Addend,
   anyProduct,
   type Epilogue,
   lanesProduct,
@@ -35,7 +36,7 @@ import {
 } from "./launches.ts";
 import { preferredTiles, tileVariants, variantsToMeasure } from "./variants.ts";
 
-export type { ActivationFunction, Epilogue, Normalization } from "./launches.ts";
+export type { ActivationFunction, Addend, Epilogue, Normalization } from "./launches.ts";
 
 /** How `matmul()` reads its operands and stores its result. */
 export interface MatmulOptions {
@@ -57,6 +58,8 @@ export interface MatmulOptions {
   firstColumnOfY?: number;
   /** An activation function that is applied when y is stored. */
   epilogue?: Epilogue | undefined;
+  /** What is added to y before an activation function is applied; its factor is not `scale`. */
+  addend?: Addend | undefined;
   /** Layer-norm of `a` before the product; only for a single row that is not transposed. */
   normalize?: Normalization | undefined;
   /** Factor of a · b; 1 by default. */
@@ -66,10 +69,11 @@ export interface MatmulOptions {
 }
 
 /**
- * y = scale · a · b + bias, summed in f32.
+ * y = scale · a · b + bias + addend, summed in f32.
  *
  * a: [M,K], or [K,M] with `transposeA`; b: [K,N], or [N,K] with `transposeB`; bias: f32 [N];
- * y: [M,N]. Each of a, b, y is f32 or f16. y is set, or with `accumulate` added to.
+ * y: [M,N]. Each of a, b, y is f32 or f16. y is set, or with `accumulate` added to. In a batch, a, b and y have one
+ * more dimension before these, the number of products, which are computed in one launch.
  *
  * @throws {RangeError | TypeError} if shapes or types do not match, or if the kernel that `variant` names cannot
  * compute the product.
@@ -116,17 +120,22 @@ function checkProduct(
   options: MatmulOptions,
 ): Product {
   const { transposeA = false, transposeB = false, accumulate = false, scale = 1 } = options;
-  const { columnsOfA, firstColumnOfY, epilogue, normalize } = options;
-  const { aRows, aColumns } = dims("matmul", { a: [a, "aRows,aColumns", "f32|f16"] });
+  const { columnsOfA, firstColumnOfY, epilogue, addend, normalize } = options;
+  const batch = a.shape.length === 3 ? a.shape[0] : undefined;
+  /** The shape of a tensor that holds a matrix of each product. */
+  const each = <S extends string>(shape: S) =>
+    (batch === undefined ? shape : `${batch},${shape}`) as S;
+  const { aRows, aColumns } = dims("matmul", { a: [a, each("aRows,aColumns"), "f32|f16"] });
   const { start: aStart, count } = columnsOfA ?? { start: 0, count: aColumns };
   const [M, K] = transposeA ? [count, aRows] : [aRows, count];
-  const yShape = firstColumnOfY === undefined ? "M,N" : "M,yColumns";
+  const yShape = each(firstColumnOfY === undefined ? "M,N" : "M,yColumns");
   const activation = epilogue?.kind === "forward" ? epilogue.activated : epilogue?.hidden;
   const { N, yColumns = N } = dims("matmul", {
-    b: [b, transposeB ? "N,K" : "K,N", "f32|f16"],
+    b: [b, each(transposeB ? "N,K" : "K,N"), "f32|f16"],
     y: [y, yShape, "f32|f16"],
     bias: [bias, "N", "f32"],
     activation: [activation, yShape, y.dtype],
+    addend: [addend?.tensor, yShape, y.dtype],
     normalizeWeight: [normalize?.weight, "K", "f32"],
     normalizeBias: [normalize?.bias, "K", "f32"],
   }, { M, K });
@@ -144,6 +153,7 @@ function checkProduct(
     bias,
     y,
     epilogue,
+    addend,
     normalize,
     M,
     N,
@@ -157,15 +167,19 @@ function checkProduct(
     bStride: transposeB ? K : N,
     yStride: yColumns,
     yStart,
+    batch,
   };
 }
 
 /** What determines the fastest kernel of a product, for the tuner. */
-function keyOf({ a, b, y, epilogue, M, N, K, transposeA, transposeB }: Product): string {
+function keyOf({ a, b, y, epilogue, M, N, K, transposeA, transposeB, batch }: Product): string {
   const layout = `${transposeA ? "T" : "N"}${transposeB ? "T" : "N"}`;
   // checkpoints and tuning files name every activation function gelu, as all of them need the same kernel
   const stored = epilogue && { forward: " gelu", backward: " gelu'" }[epilogue.kind];
-  return `matmul ${layout} ${a.dtype},${b.dtype},${y.dtype} [${M},${K}]x[${K},${N}]${stored ?? ""}`;
+  const count = batch === undefined ? "" : `${batch} times `;
+  return `matmul ${layout} ${a.dtype},${b.dtype},${y.dtype} ${count}[${M},${K}]x[${K},${N}]${
+    stored ?? ""
+  }`;
 }
 
 /** Records the launches of a product. */
@@ -177,10 +191,11 @@ function kernelsFor(
   { subgroupSize }: Pick<Device, "subgroupSize">,
 ): { tiled: Map<string, Kernel>; untiled: Map<string, Kernel> } {
   const { M, N, K, transposeA, transposeB, aStride, aStart, bStride, yStride, yStart } = product;
+  const { batch } = product;
   const areMultiplesOf4 = (...counts: number[]) => counts.every((count) => count % 4 === 0);
   const tiled = new Map<string, Kernel>(), untiled = new Map<string, Kernel>();
   if (
-    M === 1 && !transposeA && areMultiplesOf4(K, aStart) &&
+    M === 1 && batch === undefined && !transposeA && areMultiplesOf4(K, aStart) &&
     (transposeB || areMultiplesOf4(N, bStride))
   ) {
     untiled.set("vector", (program) => vectorProduct(program, product));

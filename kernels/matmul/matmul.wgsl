@@ -1,4 +1,4 @@
-// y = a · b.   a: [M,K], or [K,M] transposed; b: [K,N], or [N,K] transposed; y: [M,N]; any sizes
+// y = a · b.   a: [M,K], or [K,M] transposed; b: [K,N], or [N,K] transposed; y: [M,N]; any sizes; or a batch of each
 // Needs Sizes and store() from epilogue.wgsl with value = f32, yType = f16.
 //
 // The simplest kernel: each invocation keeps ROWS × COLUMNS sums in registers and loops over K, with
@@ -36,15 +36,16 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   // the first index of each row of a and each column of b, and the step of the index from k to k + 1
   let aStep = select(1u, sizes.aStride, TRANSPOSE_A);
   let bStep = select(sizes.bStride, 1u, TRANSPOSE_B);
+  let aFirst = sizes.aStart + group.z * sizes.aMatrix;
   var aIndex: array<u32, ROWS>;
   // unroll
   for (var r = 0u; r < ROWS; r++) {
-    aIndex[r] = sizes.aStart + min(row + r, sizes.M - 1) * select(sizes.aStride, 1u, TRANSPOSE_A);
+    aIndex[r] = aFirst + min(row + r, sizes.M - 1) * select(sizes.aStride, 1u, TRANSPOSE_A);
   }
   var bIndex: array<u32, COLUMNS>;
   // unroll
   for (var c = 0u; c < COLUMNS; c++) {
-    bIndex[c] = min(column + c * WORKGROUP_X, sizes.N - 1) * select(1u, sizes.bStride, TRANSPOSE_B);
+    bIndex[c] = group.z * sizes.bMatrix + min(column + c * WORKGROUP_X, sizes.N - 1) * select(1u, sizes.bStride, TRANSPOSE_B);
   }
 
   var sums: array<f32, SUMS>;
@@ -69,7 +70,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
     // unroll
     for (var c = 0u; c < COLUMNS; c++) {
       let n = column + c * WORKGROUP_X;
-      if (row + r < sizes.M && n < sizes.N) { store(row + r, n, sums[r * COLUMNS + c]); }
+      if (row + r < sizes.M && n < sizes.N) { store(group.z * sizes.M + row + r, n, sums[r * COLUMNS + c]); }
     }
   }
 }

@@ -24,8 +24,8 @@
 // to the right if X allows it, or else below.
 //
 //               vectors of columns           If K is split, each group.z has another part of K, and y is a
-//               0  1  2  3  4  5  6  7       scratch tensor [splits,M,N], which reduce.wgsl adds up.
-//            0  0  1  4  5  8  9 12 13
+//               0  1  2  3  4  5  6  7       scratch tensor [splits,M,N], which reduce.wgsl adds up. In a
+//            0  0  1  4  5  8  9 12 13       batch each group.z has other matrices, and K is not split.
 //    vectors 1  2  3  6  7 10 11 14 15       Rows and columns past the edges are clamped, and their sums
 //    of rows 2 16 17 20 21 24 25 28 29       are not stored. Past the end of K, a and b count as zero.
 //            3 18 19 22 23 26 27 30 31
@@ -42,6 +42,7 @@ const X: u32 = 16; // invocations along the columns
 const Y: u32 = 8; // invocations along the rows
 const FETCHES: u32 = 2; // blocks per invocation and step
 const WHOLE_K: bool = false; // whether K is a multiple of TILE_K
+const BATCH: bool = false; // whether group.z is the number of a matrix, not of a part of K
 const BY_COLUMNS: bool = true; // order of the sums: by columns is faster, by rows compiles twice as fast
 
 @group(0) @binding(0) var<storage, read> a: array<aType>;
@@ -78,17 +79,18 @@ const FULL_FETCHES: bool = BLOCKS % WORKGROUP_SIZE == 0;
 
 // A block of a: four rows along k, or if a is transposed the stored rows k … k + 3. Elements past the end of K may
 // have any value.
-fn fetchA(block: u32, firstRow: u32, first: u32) -> Block {
+fn fetchA(block: u32, matrix: u32, firstRow: u32, first: u32) -> Block {
+  let start = sizes.aStart + matrix * sizes.aMatrix;
   var rows: Block;
   if (TRANSPOSE_A) {
     let k = first + block / M4 * 4;
-    let column = sizes.aStart + min(firstRow / 4 + block % M4, (sizes.M - 1) / 4);
+    let column = start + min(firstRow / 4 + block % M4, (sizes.M - 1) / 4);
     // unroll
     for (var i = 0u; i < 4u; i++) {
       rows[i] = packed(a[column + (k + i) * sizes.aStride]);
     }
   } else {
-    let column = sizes.aStart + first / 4 + block % K4;
+    let column = start + first / 4 + block % K4;
     // unroll
     for (var i = 0u; i < 4u; i++) {
       let row = min(firstRow + block / K4 * 4 + i, sizes.M - 1);
@@ -99,10 +101,11 @@ fn fetchA(block: u32, firstRow: u32, first: u32) -> Block {
 }
 
 // A block of b, likewise.
-fn fetchB(block: u32, firstColumn: u32, first: u32) -> Block {
+fn fetchB(block: u32, matrix: u32, firstColumn: u32, first: u32) -> Block {
+  let start = matrix * sizes.bMatrix;
   var rows: Block;
   if (TRANSPOSE_B) {
-    let column = first / 4 + block % K4;
+    let column = start + first / 4 + block % K4;
     // unroll
     for (var i = 0u; i < 4u; i++) {
       let row = min(firstColumn + block / K4 * 4 + i, sizes.N - 1);
@@ -110,7 +113,7 @@ fn fetchB(block: u32, firstColumn: u32, first: u32) -> Block {
     }
   } else {
     let k = first + block / N4 * 4;
-    let column = min(firstColumn / 4 + block % N4, (sizes.N - 1) / 4);
+    let column = start + min(firstColumn / 4 + block % N4, (sizes.N - 1) / 4);
     // unroll
     for (var i = 0u; i < 4u; i++) {
       rows[i] = packed(b[column + (k + i) * sizes.bStride]);
@@ -214,7 +217,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
   let y4 = (warp / (X / 8) * 4 + index / 16 % 2 * 2 + index / 2 % 2) % Y; // vector of rows
   let firstRow = group.y * 4 * M4;
   let firstColumn = group.x * 4 * N4;
-  let start = group.z * sizes.split;
+  let matrix = select(0u, group.z, BATCH);
+  let start = select(group.z, 0u, BATCH) * sizes.split;
   let end = min(start + sizes.split, sizes.K);
 
   var fetched: array<Block, FETCHES>;
@@ -222,9 +226,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
   for (var i = 0u; i < FETCHES; i++) {
     let block = index + i * WORKGROUP_SIZE;
     if (block < A_BLOCKS) {
-      fetched[i] = fetchA(block, firstRow, start);
+      fetched[i] = fetchA(block, matrix, firstRow, start);
     } else if (FULL_FETCHES || block < BLOCKS) {
-      fetched[i] = fetchB(block - A_BLOCKS, firstColumn, start);
+      fetched[i] = fetchB(block - A_BLOCKS, matrix, firstColumn, start);
     }
   }
   var sums: Sums;
@@ -245,9 +249,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
     for (var i = 0u; i < FETCHES; i++) {
       let block = index + i * WORKGROUP_SIZE;
       if (block < A_BLOCKS) {
-        fetched[i] = fetchA(block, firstRow, first + TILE_K);
+        fetched[i] = fetchA(block, matrix, firstRow, first + TILE_K);
       } else if (FULL_FETCHES || block < BLOCKS) {
-        fetched[i] = fetchB(block - A_BLOCKS, firstColumn, first + TILE_K);
+        fetched[i] = fetchB(block - A_BLOCKS, matrix, firstColumn, first + TILE_K);
       }
     }
     // unroll

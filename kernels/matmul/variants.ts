@@ -65,12 +65,21 @@ export interface TileVariant {
   readonly splits: number;
 }
 
+/** Sizes of a product. */
+interface ProductSizes {
+  readonly M: number;
+  readonly N: number;
+  readonly K: number;
+  /** Number of products in a batch, whose K is not split; undefined without a batch. */
+  readonly batch?: number | undefined;
+}
+
 /** The variants of tiles.wgsl that can compute a product. */
-export function tileVariants({ M, N, K }: { M: number; N: number; K: number }): TileVariant[] {
+export function tileVariants({ M, N, K, batch }: ProductSizes): TileVariant[] {
   return Object.entries(TILES).flatMap(([name, tile]) =>
     SPLITS
       .filter((splits) =>
-        splits === 1 || K / splits >= LEAST_SPLIT &&
+        splits === 1 || batch === undefined && K / splits >= LEAST_SPLIT &&
           splits * M * N * 4 <= MOST_PARTIALS_BYTES &&
           workgroupsOf(tile, { M, N }) * splits <= MOST_WORKGROUPS
       )
@@ -91,15 +100,15 @@ type Limits = Pick<
 
 /** Names of the variants that the tuner measures for a product, on a device with these limits. */
 export function variantsToMeasure(
-  { M, N, K }: { M: number; N: number; K: number },
+  { M, N, K, batch }: ProductSizes,
   limits: Limits,
 ): string[] {
   const largest = TILES[LARGEST]!, invocations = largest.X * largest.Y;
-  const withLargest = M * N * K >= LARGE_PRODUCT &&
+  const withLargest = (batch ?? 1) * M * N * K >= LARGE_PRODUCT &&
     invocations <= limits.maxComputeInvocationsPerWorkgroup &&
     invocations <= limits.maxComputeWorkgroupSizeX &&
     tileBytes(largest) <= limits.maxComputeWorkgroupStorageSize;
-  return tileVariants({ M, N, K }).filter(({ tile }) => withLargest || tile !== largest)
+  return tileVariants({ M, N, K, batch }).filter(({ tile }) => withLargest || tile !== largest)
     .map(({ name }) => name);
 }
 
@@ -119,7 +128,7 @@ const LEAST_PREFERRED_SPLIT = 192;
  * Name of the variant to use if nothing was measured: K is split until the workgroups fill a large GPU. For most
  * shapes of training the tuner chooses as many splits, but other tiles.
  */
-export function preferredTiles(shape: { M: number; N: number; K: number }): string {
+export function preferredTiles(shape: ProductSizes): string {
   const names = tileVariants(shape).map(({ name }) => name);
   const workgroups = workgroupsOf(TILES[PREFERRED]!, shape);
   let chosen = 1;

@@ -96,6 +96,42 @@ for (const on of DEVICES) {
   }
 }
 
+// sizes that are no multiples of tiles and lanes, and odd ones for the simplest kernel
+const BATCHES = [
+  [3, 68, 36, 76, ["any", "64x64 of 128/1", ...(device.subgroupSize ? ["lanes"] : [])]],
+  [2, 5, 3, 1, ["any"]],
+] as const;
+for (const [batch, M, K, N, variants] of BATCHES) {
+  for (const { layout, transposeA, transposeB } of LAYOUTS) {
+    Deno.test(
+      `matmul() ${layout} of ${batch} times [${M},${K}]x[${K},${N}] with an addend matches the reference`,
+      withRandom(async (random) => {
+        const a = randomValues(random, batch * M * K), b = randomValues(random, batch * K * N);
+        const addend = randomValues(random, batch * M * N);
+        const products = Array.from({ length: batch }, (_, z) => {
+          const of = (x: Float32Array, size: number) => x.slice(z * size, (z + 1) * size);
+          const shape = { M, K, N, transposeA, transposeB };
+          return [...reference.matmul({ a: of(a, M * K), b: of(b, K * N) }, shape).y];
+        }).flat();
+        const t = tensors({
+          a: [transposeA ? [batch, K, M] : [batch, M, K], "f32", a],
+          b: [transposeB ? [batch, N, K] : [batch, K, N], "f32", b],
+          addend: [[batch, M, N], "f32", addend],
+        });
+        const ys = variants.map((variant) =>
+          poisoned(variant, { shape: [batch, M, N], dtype: "f32" })
+        );
+        await assertComputes((program) => {
+          for (const y of ys) {
+            const options = { transposeA, transposeB, scale: 0.5, variant: y.name };
+            matmul(program, t, { y }, { ...options, addend: { tensor: t.addend, factor: -2 } });
+          }
+        }, ys.map((y) => [y, products.map((v, i) => 0.5 * v - 2 * addend[i]!), TOLERANCE.f32!]));
+      }),
+    );
+  }
+}
+
 // one row, on a CPU and as a GPU computes it: K longer than one turn of the lanes, N clamped
 for (const isCpu of [true, false]) {
   for (const dtype of REAL_TYPES) {
@@ -187,6 +223,8 @@ Deno.test("variantsToMeasure() has the largest tile only for large products on d
   const others = new Set(["64x64 of 128", "64x64"]);
   assert.deepEqual(tilesOf(large, limits), new Set([...others, "128x256"]));
   assert.deepEqual(tilesOf(small, limits), others);
+  const batch = variantsToMeasure({ ...small, batch: 16 }, limits);
+  assert.deepEqual(batch, ["64x64 of 128/1", "64x64/1", "128x256/1"]); // K of a batch is not split
   for (const [name, limit] of Object.entries(limits)) {
     assert.deepEqual(tilesOf(large, { ...limits, [name]: limit / 2 }), others, name);
   }
