@@ -253,8 +253,24 @@ Deno.test({
   name: "toy installs once when two start together: the second waits",
   ignore,
   async fn() {
-    const { place, command } = toyWith("together", BARE);
-    const start = () => outputOf(command(["doctor"], { VK_DRIVER_FILES: "" }));
+    // the first one installs until the second one waits, however long that takes
+    const untilTold = `n=0; until [ -e "$HOME/told" ] || [ $n -eq 600 ]; do
+      n=$((n + 1)); sleep 0.1
+    done`;
+    const { place, command } = toyWith("together", {
+      ...BARE,
+      "apt-get": BARE["apt-get"].replace("sleep 1.3", untilTold),
+    });
+    const start = async () => {
+      const process = command(["doctor"], { VK_DRIVER_FILES: "" }).spawn();
+      let stderr = "";
+      for await (const text of process.stderr.pipeThrough(new TextDecoderStream())) {
+        stderr += text;
+        if (stderr.includes("waiting")) Deno.writeTextFileSync(join(place, "told"), "");
+      }
+      const stdout = await new Response(process.stdout).text();
+      return { code: (await process.status).code, stdout, stderr };
+    };
     const results = await Promise.all([start(), start()]);
     for (const { code, stdout, stderr } of results) {
       assert.deepEqual([code, stdout.split("\n")[0]], [0, "deno:run"], stderr);

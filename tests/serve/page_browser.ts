@@ -103,6 +103,12 @@ async function drawn(page: Page): Promise<void> {
 
 const textOf = (page: Page, selector: string) => page.locator(selector).first().innerText();
 
+/** What the page says of the options that differ, when it has read them. */
+async function differences(page: Page): Promise<string> {
+  await page.waitForFunction(() => document.querySelector("#differences-body")!.textContent);
+  return await textOf(page, "#differences");
+}
+
 Deno.test("the page draws runs, and its figures are those of the files", async () => {
   await withPage(address, {}, async (page) => {
     assert.deepEqual(
@@ -147,7 +153,7 @@ Deno.test("a link leads to the runs, axis, smoothing and scale that it names", a
       document.querySelector<HTMLInputElement>("#log")!.checked,
     ]);
     assert.deepEqual(shown, [2, "tokens", "0.5", false]);
-    assert.match(await textOf(page, "#differences"), /--learning-rate\s+0.01\s+0.02/);
+    assert.match(await differences(page), /--learning-rate\s+0.01\s+0.02/);
   });
 });
 
@@ -273,7 +279,7 @@ Deno.test("a saved page shows the same without a server", async () => {
   const file = join(directory, "saved.html");
   Deno.writeTextFileSync(file, savedPage(await readAll(new RunFolders([folder]))));
   await withPage(`file://${file}#run=one&run=deep%2Ftwo`, {}, async (page) => {
-    assert.match(await textOf(page, "#differences"), /--learning-rate\s+0.01\s+0.02/);
+    assert.match(await differences(page), /--learning-rate\s+0.01\s+0.02/);
     assert.equal(await page.locator("#playground-panel").isVisible(), false);
     assert.match(await textOf(page, ".story"), /at 300 <img/);
   });

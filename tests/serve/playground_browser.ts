@@ -257,14 +257,19 @@ Deno.test("a generation can be stopped, and a wrong setting is named", async () 
     await page.keyboard.press("Enter");
     await page.waitForFunction(() => document.querySelector("#playground .streaming"));
     await page.inside("button:text-is('Stop')").click();
-    assert.equal(await page.status(), "Stopped.");
+    await page.waitForFunction(() =>
+      document.querySelector("#playground [role=status]")!.textContent === "Stopped."
+    );
     await page.inside("input[name=top_p]").fill("2");
     await page.keyboard.press("Enter");
     await page.waitForFunction(() =>
       document.querySelector("#playground input[name=top_p]")!.ariaInvalid === "true"
     );
     assert.match(await page.status(), /top_p must be above 0 and at most 1: current value is 2$/);
-    // the browser reports the status of the refusal
+    // the browser reports the status of the refusal, not always before the page has its answer
+    for (let tries = 0; tries < 100 && page.errors.length === 0; tries++) {
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
     assert.match(page.errors.pop() ?? "", /400 \(Bad Request\)/);
   });
 });
