@@ -1,5 +1,5 @@
 // dwte[token] += sum of dy over the token's positions, if these lie in one chunk; dwpe[t] = sum of dy over the
-// sequences, 0 for t ≥ T, set or accumulated.
+// sequences, 0 for t ≥ T, set or accumulated; the latter with POSITIONS.
 //
 // tokens, order: [M]; dy: [M,C]; dwte: [V,C]; partials: [chunks,2,C]; dwpe: [maxT,C]; C in vectors of four
 //
@@ -22,6 +22,7 @@ const CHUNK: u32 = 16; // places per invocation, a multiple of AHEAD
 const AHEAD: u32 = 8; // rows of dy that are loaded together, so that their latencies overlap
 const COLUMNS: u32 = 16; // vectors of four columns per workgroup
 const ROWS: u32 = 4; // chunks, or positions, per workgroup
+const POSITIONS: bool = true; // whether there is dwpe
 const KINDS: u32 = 2; // 2: sums over tokens and over positions; 1: over tokens alone
 
 struct Sizes {
@@ -39,6 +40,7 @@ struct Sizes {
 @group(0) @binding(2) var<storage, read> dy: array<dyType>;
 @group(0) @binding(3) var<storage, read_write> dwte: array<vec4f>;
 @group(0) @binding(4) var<storage, read_write> partials: array<vec4f>;
+// only if POSITIONS
 @group(0) @binding(5) var<storage, read_write> dwpe: array<vec4f>;
 @group(0) @binding(6) var<uniform> sizes: Sizes;
 
@@ -90,6 +92,7 @@ fn addTokens(chunk: u32, c: u32, y: u32) {
   }
 }
 
+// only if POSITIONS
 fn addPosition(t: u32, c: u32) {
   if (t >= sizes.maxT) { return; }
   var sum = vec4f();
@@ -121,6 +124,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
     workgroupBarrier();
     if (inside) { addTokens(row, c, local.y); }
   } else if (inside) {
+    // only if POSITIONS
     addPosition(row, c);
   }
 }

@@ -5,7 +5,8 @@ import { rowSlices } from "../slices.ts";
 import { assertVectors, ceilDiv, type Tensor } from "../tensor.ts";
 
 /**
- * y = wte[token] + wpe[position] for the next S tokens of each text, which generation computes.
+ * y = wte[token] + wpe[position] for the next S tokens of each text, which generation computes; without wpe
+ * y = wte[token].
  *
  * tokens: u32 [B,N]; cursors: u32 [B,2], per text the index in `tokens` of the next token, and of the token
  * at position 0; wte: f32 [V,C]; wpe: f32 [maxT,C]; y: [B·S,C], f32 or f16. C is a multiple of four. A wte
@@ -16,11 +17,16 @@ import { assertVectors, ceilDiv, type Tensor } from "../tensor.ts";
  */
 export function embeddingDecode(
   program: Program,
-  { tokens, cursors, wte, wpe }: { tokens: Tensor; cursors: Tensor; wte: Tensor; wpe: Tensor },
+  { tokens, cursors, wte, wpe }: {
+    tokens: Tensor;
+    cursors: Tensor;
+    wte: Tensor;
+    wpe?: Tensor | undefined;
+  },
   { y }: { y: Tensor },
 ): void {
   const action = "embeddingDecode";
-  const { B, N, C, maxT, S } = dims(action, {
+  const { B, N, C, maxT = 0, S } = dims(action, {
     tokens: [tokens, "B,N", "u32"],
     cursors: [cursors, "B,2", "u32"],
     wte: [wte, "V,C", "f32"],
@@ -32,7 +38,7 @@ export function embeddingDecode(
   for (const { first, rows, view } of rowSlices(program.device, wte)) {
     program.dispatch({
       shader: { "kernels/embedding/decode.wgsl": decode },
-      constants: { yType: `vec4<${y.dtype}>`, WORKGROUP_SIZE },
+      constants: { yType: `vec4<${y.dtype}>`, WORKGROUP_SIZE, POSITIONS: wpe !== undefined },
       tensors: { tokens, cursors, wte: view, wpe, y },
       uniforms: { firstToken: first, slicedTokens: rows, M, S, N, maxT, columns4: C / 4 },
       workgroups: splitWorkgroups(ceilDiv(M * C / 4, WORKGROUP_SIZE)),

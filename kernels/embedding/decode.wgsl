@@ -1,4 +1,4 @@
-// y = wte[token] + wpe[position] for S consecutive tokens of each text; decode.ts has the contract.
+// y = wte[token] + wpe[position], with POSITIONS, for S consecutive tokens of each text; decode.ts has the contract.
 //
 // tokens: [B,N]; cursors: [B]; wte: [V,C]; wpe: [maxT,C]; y: [B·S,C], C in vectors of four. wte may be a slice
 // of the embedding, as in forward.wgsl. Indices past the end of a text or of the positions are clamped.
@@ -6,6 +6,7 @@ enable f16;
 
 alias yType = vec4<f16>;
 const WORKGROUP_SIZE: u32 = 64;
+const POSITIONS: bool = true; // whether wpe is added
 
 struct Sizes {
   firstToken: u32, // of the slice
@@ -20,6 +21,7 @@ struct Sizes {
 @group(0) @binding(0) var<storage, read> tokens: array<u32>;
 @group(0) @binding(1) var<storage, read> cursors: array<vec2u>; // indices of the next token and of the token at position 0
 @group(0) @binding(2) var<storage, read> wte: array<vec4f>;
+// only if POSITIONS
 @group(0) @binding(3) var<storage, read> wpe: array<vec4f>;
 @group(0) @binding(4) var<storage, read_write> y: array<yType>;
 @group(0) @binding(5) var<uniform> sizes: Sizes;
@@ -34,8 +36,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   if (m >= sizes.M) { return; }
   let text = m / sizes.S;
   let next = cursors[text].x + m % sizes.S;
-  let position = min(next - cursors[text].y, sizes.maxT - 1);
   let row = tokens[text * sizes.N + min(next, sizes.N - 1)] - sizes.firstToken;
   if (row >= sizes.slicedTokens) { return; }
-  y[i] = yType(wte[row * sizes.columns4 + c] + wpe[position * sizes.columns4 + c]);
+  var value = wte[row * sizes.columns4 + c];
+  // only if POSITIONS
+  value += wpe[min(next - cursors[text].y, sizes.maxT - 1) * sizes.columns4 + c];
+  y[i] = yType(value);
 }

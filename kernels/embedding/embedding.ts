@@ -16,7 +16,8 @@ const COLUMNS = 16, MOST_COLUMNS = 64;
 const MANY_CHUNKS = 1024;
 
 /**
- * y[m] = wte[tokens[m]] + wpe[m % T], the sum of token embedding and position embedding.
+ * y[m] = wte[tokens[m]] + wpe[m % T], the sum of token embedding and position embedding; without wpe
+ * y[m] = wte[tokens[m]].
  *
  * tokens: u32 [M], each below V; wte: f32 [V,C]; wpe: f32 [maxT,C], T ≤ maxT; y: [M,C], f32 or f16; C is a
  * multiple of four. A wte too large for one binding is bound in slices. Rows of y whose token is not below
@@ -27,7 +28,7 @@ const MANY_CHUNKS = 1024;
  */
 export function embeddingForward(
   program: Program,
-  { tokens, wte, wpe }: { tokens: Tensor; wte: Tensor; wpe: Tensor },
+  { tokens, wte, wpe }: { tokens: Tensor; wte: Tensor; wpe?: Tensor | undefined },
   { y }: { y: Tensor },
   { T }: { T: number },
 ): void {
@@ -45,7 +46,12 @@ export function embeddingForward(
   for (const { first, rows, view } of rowSlices(program.device, wte)) {
     program.dispatch({
       shader: { "kernels/embedding/forward.wgsl": forward },
-      constants: { yType: `vec4<${y.dtype}>`, COLUMNS: columns, ROWS },
+      constants: {
+        yType: `vec4<${y.dtype}>`,
+        COLUMNS: columns,
+        ROWS,
+        POSITIONS: wpe !== undefined,
+      },
       tensors: { tokens, wte: view, wpe, y },
       uniforms: { firstToken: first, slicedTokens: rows, M, T, columns4: C / 4 },
       workgroups: splitWorkgroups(ceilDiv(M, ROWS)),
@@ -58,7 +64,7 @@ export function embeddingForward(
  * Gradients of `embeddingForward()`.
  *
  * tokens: u32 [M], each below V; order: u32 [M], the positions sorted by token; dy: [M,C], f32 or f16.
- * dwte: f32 [V,C] is added to; dwpe: f32 [maxT,C] is set, or with `accumulate` added to.
+ * dwte: f32 [V,C] is added to; dwpe: f32 [maxT,C], if it is given, is set, or with `accumulate` added to.
  *
  * @throws {RangeError | TypeError} if a tensor has another shape or element type, C is not a multiple of
  * four, T is above maxT, or M is not a multiple of T; {LimitError} as `Program.dispatch()` does.
@@ -66,11 +72,11 @@ export function embeddingForward(
 export function embeddingBackward(
   program: Program,
   { tokens, order, dy }: { tokens: Tensor; order: Tensor; dy: Tensor },
-  { dwte, dwpe }: { dwte: Tensor; dwpe: Tensor },
+  { dwte, dwpe }: { dwte: Tensor; dwpe?: Tensor | undefined },
   { T, accumulate = false }: { T: number; accumulate?: boolean },
 ): void {
   const action = "embeddingBackward";
-  const { M, C, maxT } = dims(action, {
+  const { M, C, maxT = 0 } = dims(action, {
     dwte: [dwte, "V,C", "f32"],
     dwpe: [dwpe, "maxT,C", "f32"],
     tokens: [tokens, "M", "u32"],
@@ -94,10 +100,18 @@ export function embeddingBackward(
   const partials = program.scratch([chunks, 2, C]);
   for (const { first, rows, view } of rowSlices(program.device, dwte)) {
     const uniforms = { firstToken: first, slicedTokens: rows, M, columns4: C / 4 };
-    const KINDS = first === 0 ? 2 : 1; // the first launch also sums over positions
+    const KINDS = first === 0 && dwpe ? 2 : 1; // the first launch also sums over positions
     program.dispatch({
       shader: { "kernels/embedding/backward.wgsl": backward },
-      constants: { dyType: `vec4<${dy.dtype}>`, CHUNK, AHEAD, ROWS, COLUMNS, KINDS },
+      constants: {
+        dyType: `vec4<${dy.dtype}>`,
+        CHUNK,
+        AHEAD,
+        ROWS,
+        COLUMNS,
+        KINDS,
+        POSITIONS: dwpe !== undefined,
+      },
       tensors: { tokens, order, dy, dwte: view, partials, dwpe },
       uniforms: { ...uniforms, maxT, T, accumulate },
       workgroups: [
@@ -122,7 +136,9 @@ export function embeddingBackward(
 }
 
 /** Throws a RangeError unless there is a position for each of T tokens. */
-function checkLength(action: string, T: number, { name, shape: [maxT] }: Tensor): void {
+function checkLength(action: string, T: number, positions: Tensor | undefined): void {
+  if (!positions) return;
+  const { name, shape: [maxT] } = positions;
   if (T >= 1 && T <= maxT!) return;
   throw new RangeError(
     `Cannot run ${action} as T must be 1 to ${maxT}, the positions of "${name}": ` +

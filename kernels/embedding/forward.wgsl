@@ -1,4 +1,4 @@
-// y[m] = wte[tokens[m]] + wpe[m % T].   tokens: [M]; wte: [V,C]; wpe: [maxT,C]; y: [M,C], C in vectors of four
+// y[m] = wte[tokens[m]] + wpe[m % T], with POSITIONS.   tokens: [M]; wte: [V,C]; wpe: [maxT,C]; y: [M,C], C in vectors of four
 //
 // A workgroup computes ROWS rows, COLUMNS vectors of each at a time. wte may be a slice of the embedding:
 // the launches for other slices write the rows of other tokens.
@@ -7,6 +7,7 @@ enable f16;
 alias yType = vec4<f16>;
 const COLUMNS: u32 = 16;
 const ROWS: u32 = 16;
+const POSITIONS: bool = true; // whether wpe is added
 
 struct Sizes {
   firstToken: u32, // of the slice
@@ -18,6 +19,7 @@ struct Sizes {
 
 @group(0) @binding(0) var<storage, read> tokens: array<u32>;
 @group(0) @binding(1) var<storage, read> wte: array<vec4f>;
+// only if POSITIONS
 @group(0) @binding(2) var<storage, read> wpe: array<vec4f>;
 @group(0) @binding(3) var<storage, read_write> y: array<yType>;
 @group(0) @binding(4) var<uniform> sizes: Sizes;
@@ -30,8 +32,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   if (m >= sizes.M) { return; }
   let row = tokens[m] - sizes.firstToken; // a token before the slice wraps to a large number
   if (row >= sizes.slicedTokens) { return; }
-  let position = m % sizes.T;
   for (var c = local.x; c < sizes.columns4; c += COLUMNS) {
-    y[m * sizes.columns4 + c] = yType(wte[row * sizes.columns4 + c] + wpe[position * sizes.columns4 + c]);
+    var value = wte[row * sizes.columns4 + c];
+    // only if POSITIONS
+    value += wpe[m % sizes.T * sizes.columns4 + c];
+    y[m * sizes.columns4 + c] = yType(value);
   }
 }

@@ -46,13 +46,15 @@ interface Sizes {
   V: number;
   maxT: number;
   C: number;
+  /** Whether there are wpe and dwpe. */
+  positions?: boolean;
 }
 
 async function check(
   random: () => number,
   on: Device,
   dtype: DType,
-  { B, T, V, maxT, C }: Sizes,
+  { B, T, V, maxT, C, positions = true }: Sizes,
 ) {
   const M = B * T, tokens = Uint32Array.from({ length: M }, () => Math.floor(random() ** 2 * V));
   tokens[0] = V - 1;
@@ -68,19 +70,21 @@ async function check(
     dwte: [[V, C], "f32", dwte],
     dwpe: [[maxT, C], "f32"],
   });
-  const { y } = reference.embeddingForward({ tokens, wte, wpe }, { T, C });
+  const absent = positions ? {} : { wpe: undefined, dwpe: undefined };
+  const { y } = reference.embeddingForward({ tokens, wte, wpe, ...absent }, { T, C });
   const gradients = { dwte: dwte.slice(), dwpe: new Float32Array(maxT * C) };
   for (let i = 0; i < 2; i++) reference.embeddingBackward({ tokens, dy }, gradients, { T, C });
   await assertComputes(
     (program) => {
-      embeddingForward(program, t, t, { T });
-      embeddingBackward(program, t, t, { T });
-      embeddingBackward(program, t, t, { T, accumulate: true });
+      const given = { ...t, ...absent };
+      embeddingForward(program, given, given, { T });
+      embeddingBackward(program, given, given, { T });
+      embeddingBackward(program, given, given, { T, accumulate: true });
     },
     [
       [t.y, y, TOLERANCE[dtype]!],
       [t.dwte, gradients.dwte, TOLERANCE.f32!],
-      [t.dwpe, gradients.dwpe, TOLERANCE.f32!],
+      ...(positions ? [[t.dwpe, gradients.dwpe, TOLERANCE.f32!] as const] : []),
     ],
     { on },
   );
@@ -93,6 +97,7 @@ for (const dtype of REAL_TYPES) {
       { B: 3, T: 5, V: 127, maxT: 7, C: 12 },
       { B: 2, T: 9, V: 50, maxT: 9, C: 132 },
       { B: 1, T: 129, V: 127, maxT: 200, C: 64 },
+      { B: 3, T: 5, V: 127, maxT: 7, C: 12, positions: false },
       { B: 2, T: 3, V: 9, maxT: 4, C: 260 }, // longer than a workgroup is wide
     ]
   ) {
@@ -172,6 +177,10 @@ for (const dtype of REAL_TYPES) {
           return wte[tokens[b * N + place]! * C + c]! + wpe[(place - start) * C + c]!;
         })
       );
+      const rows = expected.map((value, i) => {
+        const b = Math.floor(i / S / C), [next, start] = cursors[b]!;
+        return value - wpe[(next - start) * C + i % (S * C)]!;
+      });
       for (const maxBindingBytes of [device.maxBindingBytes, 4096]) { // wte in one binding, in three
         const t = tensors({
           tokens: [[B, N], "u32", tokens],
@@ -183,6 +192,11 @@ for (const dtype of REAL_TYPES) {
         await assertComputes(
           (program) => embeddingDecode(program, t, t),
           [[t.y, expected, TOLERANCE[dtype]!]],
+          { on: { ...device, maxBindingBytes } },
+        );
+        await assertComputes(
+          (program) => embeddingDecode(program, { ...t, wpe: undefined }, t),
+          [[t.y, rows, TOLERANCE[dtype]!]],
           { on: { ...device, maxBindingBytes } },
         );
       }
