@@ -1,5 +1,5 @@
 import { bytesPerElement, size } from "../kernels/tensor.ts";
-import { attentionOf, innerWidthOf } from "../model/config.ts";
+import { attentionOf, withDefaults } from "../model/config.ts";
 import { headName } from "../model/gpt.ts";
 import { parameterTable } from "../model/parameters.ts";
 import { dtypesOf } from "../model/precision.ts";
@@ -46,7 +46,7 @@ export function modelledMs(
  *
  * - Products: 2 operations per token and element of a matrix forward, 2 for dx, and 2 for dweight if it is
  * trained; this holds for adapters, too. The head counts as a product even if it shares its matrix.
- * - Attention, causal: 4 · C operations per pair of query and key forward, 2.5 times as many backward.
+ * - Attention, causal: 4 · NH · HS operations per pair of query and key forward, 2.5 times as many backward.
  * - Activations: each op reads its inputs and writes its outputs once, forward and backward.
  * - Logits: written, read for the loss and written as their gradient, read for dx and dweight.
  * - Matrices: read forward and for dx, their gradient written.
@@ -58,7 +58,8 @@ export function stepCost(
     "config" | "batchSize" | "sequenceLength" | "precision"
   >,
 ): StepCost {
-  const { vocabularySize: V, width: C, layers } = config, F = innerWidthOf(config);
+  const complete = withDefaults(config), { vocabularySize: V, width: C, layers } = complete;
+  const { innerWidth: F, heads: NH, keyHeads: KH, headSize: HS } = complete;
   const M = batchSize * T, table = parameterTable(config);
   const F32 = 4, matrix = bytesPerElement(dtypesOf(precision).matrix);
   const trained = new Set(table.filter(({ trained }) => trained).map(({ name }) => name));
@@ -93,8 +94,9 @@ export function stepCost(
 
   for (let i = 0; i < layers; i++) {
     const window = Math.min(attentionOf(config, i).window ?? T, T);
-    flops += 14 * batchSize * C * (window * T - window ** 2 / 2);
-    move(0, (3 + 1) * C + (3 + 1 + 1 + 3) * C); // qkv and y; these, dy and dqkv
+    flops += 14 * batchSize * NH * HS * (window * T - window ** 2 / 2);
+    const qkv = (NH + 2 * KH) * HS, y = NH * HS;
+    move(0, qkv + y + (2 * qkv + 2 * y)); // qkv and y; these, dy and dqkv
     move(0, 2 * F); // the activation beside hidden, and hidden for its derivative
   }
   const norms = table.filter(({ name }) => /\bln_\w+\.weight$/.test(name)).length;

@@ -10,7 +10,7 @@ import {
   viewTensor,
 } from "../kernels/tensor.ts";
 import { createActivations, logitsColumns } from "../model/activations.ts";
-import { innerWidthOf } from "../model/config.ts";
+import { headsOf, innerWidthOf } from "../model/config.ts";
 import { forward } from "../model/forward_backward.ts";
 import { type Gpt, headOf } from "../model/gpt.ts";
 import { headLogits } from "../model/head.ts";
@@ -71,10 +71,10 @@ export function mostSequences(
   { device, config, precision }: Pick<Gpt, "device" | "config" | "precision">,
   length: number,
 ): number {
-  const { contextLength, width, layers } = config;
+  const { contextLength, layers } = config, { heads, keyHeads, headSize } = headsOf(config);
   const bytes = bytesPerElement(dtypesOf(precision).matrix);
-  const cacheBytes = 2 * layers * Math.min(contextLength, length) * width * bytes;
-  const widest = Math.max(3 * width, innerWidthOf(config));
+  const cacheBytes = 2 * layers * Math.min(contextLength, length) * keyHeads * headSize * bytes;
+  const widest = Math.max((heads + 2 * keyHeads) * headSize, innerWidthOf(config));
   const readBytes = KNOWN_TOKENS[device.isCpu ? "cpu" : "gpu"] * widest * bytes;
   const largest = Math.max(cacheBytes, readBytes, 4 * logitsColumns(config), 4 * length);
   const fitting = Math.floor(device.maxBindingBytes / largest);
@@ -111,7 +111,8 @@ export function createDecoder(
   { prompts, seeds, maxNewTokens, sampler }: DecoderOptions,
 ): Decoder {
   const { device, config, precision } = model;
-  const { vocabularySize: V, contextLength: maxT, width: C, layers, heads: NH } = config;
+  const { vocabularySize: V, contextLength: maxT, layers } = config;
+  const { keyHeads: KH, headSize: HS } = headsOf(config);
   const { matrix } = dtypesOf(precision);
   for (const prompt of prompts) {
     const unknown = prompt.find((id) => !Number.isInteger(id) || id < 0 || id >= V);
@@ -129,7 +130,7 @@ export function createDecoder(
     owned.adopt(createTensor(device, name, { shape, dtype }), ({ buffer }) => buffer.destroy());
   const tokens = make("tokens", [B, N], "u32");
   const cursors = make("cursors", [B, 2], "u32"); // next token to read, token at position 0
-  const cacheShape = [B, NH, Math.min(maxT, N), C / NH];
+  const cacheShape = [B, KH, Math.min(maxT, N), HS];
   const cache = {
     cursors,
     layers: Array.from({ length: layers }, (_, i) => ({

@@ -1,10 +1,9 @@
 import { UserError } from "../files/user_error.ts";
 import { windowStart } from "../generate/decoder.ts";
 import type { LoadedModel } from "../generate/load.ts";
-import { layernormForward } from "../kernels/layernorm/layernorm.ts";
 import { DIVERGED } from "../kernels/sample/sample.ts";
 import { forward } from "../model/forward_backward.ts";
-import { masterOf } from "../model/gpt.ts";
+import { normForward } from "../model/norm.ts";
 import type { ReadText } from "./inspect.ts";
 import { idsOf, preparePass, readLogits } from "./pass.ts";
 import { highest, lossesOf, type Token, tokenOf, type TokenProbability } from "./tokens.ts";
@@ -101,7 +100,7 @@ export interface TextLens extends ReadText {
 /**
  * Computes the logit lens of a text (nostalgebraist 2020,
  * https://www.lesswrong.com/posts/AcKRB8wDpdaN6v6ru/interpreting-gpt-the-logit-lens): the residual stream before the
- * first block and after each block goes through the last layer-norm and the head, as if the blocks that follow did
+ * first block and after each block goes through the last norm and the head, as if the blocks that follow did
  * nothing.
  *
  * @param options.top number of likeliest tokens per layer and position; 5 by default.
@@ -121,21 +120,20 @@ export async function logitLensOf(
   text: string | readonly number[],
   { top = 5 }: { top?: number } = {},
 ): Promise<TextLens> {
-  const { gpt } = model, { layers: L, normEpsilon: epsilon } = gpt.config;
+  const { gpt } = model, { layers: L } = gpt.config;
   const ids = idsOf(model, text);
   // only training keeps the residual stream of every layer
   using pass = preparePass(gpt, { tokens: ids, purpose: "training" });
   const { at } = pass.activations, tokenAt = describing(model);
   await pass.run((program) => forward(program, gpt, pass, pass.activations));
-  const weight = masterOf(gpt, "ln_f.weight"), bias = masterOf(gpt, "ln_f.bias");
   const layers: Prediction[][] = [];
   for (let blocks = 0; blocks <= L; blocks++) {
     const x = blocks === 0 ? at("x") : at("out", blocks - 1);
     await pass.run((program) =>
-      layernormForward(program, { x, weight, bias }, {
+      normForward(program, gpt, "ln_f", { x }, {
         y: at("lnf"),
         statistics: at("lnf.statistics"),
-      }, { epsilon })
+      })
     );
     const predictions: Prediction[] = [];
     await readLogits(gpt, pass, (logits, t) => {

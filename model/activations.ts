@@ -1,6 +1,7 @@
 import type { Device } from "../kernels/device.ts";
 import { bytesPerElement, createTensor, type DType, type Tensor } from "../kernels/tensor.ts";
-import { type GptConfig, innerWidthOf } from "./config.ts";
+import { type GptConfig, withDefaults } from "./config.ts";
+import { STATISTICS } from "./norm.ts";
 import { adaptersOf } from "./parameters.ts";
 import { type DTypes, dtypesOf, type Precision } from "./precision.ts";
 
@@ -71,15 +72,16 @@ export function logitsRows(
 
 /**
  * The table of activations, whose columns are name, shape, role, needed and shares. A `layerRow` is one per layer.
- * M = B · T; R: rows in a chunk of logits.
+ * M = B · T; R: rows in a chunk of logits; S: statistics of a row.
  */
 function activationTable(
   config: GptConfig,
   { batchSize: B, sequenceLength: T }: BatchShape,
   R: number,
 ): ActivationSpec[] {
-  const { width: C, heads: NH, lora } = config, F = innerWidthOf(config);
-  const M = B * T;
+  const complete = withDefaults(config), { width: C, innerWidth: F, lora } = complete;
+  const { heads: NH, keyHeads: KH, headSize: HS, gatedMlp, qkNorm } = complete;
+  const M = B * T, S = STATISTICS[complete.norm];
   const row = (
     name: string,
     shape: readonly number[],
@@ -95,23 +97,25 @@ function activationTable(
     row("embedded", [M, C], "stream", "dropout"), // before dropout
     row("x", [M, C], "stream", "forward"), // residual stream before the first block
     layerRow("ln1", [M, C], "matrix", "forward"),
-    layerRow("ln1.statistics", [M, 2], "statistic", "forward"),
-    layerRow("qkv", [M, 3 * C], "matrix", "forward"),
-    layerRow("attention", [M, C], "matrix", "forward"),
+    layerRow("ln1.statistics", [M, S], "statistic", "forward"),
+    layerRow("qkv", [M, (NH + 2 * KH) * HS], "matrix", "forward"), // with q and k rotated
+    ...(qkNorm ? [layerRow("qk", [M, (NH + KH) * HS], "matrix", "loss")] : []), // before norm and rotation
+    layerRow("attention", [M, NH * HS], "matrix", "forward"),
     layerRow("attention.logSumExp", [B, NH, T], "statistic", "loss"),
     row("projected", [M, C], "matrix", "forward"), // addend of the residual stream
     layerRow("middle", [M, C], "stream", "forward"), // residual stream after attention
     layerRow("ln2", [M, C], "matrix", "forward", "ln1"),
-    layerRow("ln2.statistics", [M, 2], "statistic", "forward", "ln1.statistics"),
+    layerRow("ln2.statistics", [M, S], "statistic", "forward", "ln1.statistics"),
+    ...(gatedMlp ? [layerRow("gate", [M, F], "matrix", "forward")] : []),
     layerRow("hidden", [M, F], "matrix", "forward"),
-    layerRow("activated", [M, F], "matrix", "forward"), // activation(hidden)
+    layerRow("activated", [M, F], "matrix", "forward"), // activation(hidden), or activation(gate) · hidden
     layerRow("out", [M, C], "stream", "forward", "x"), // residual stream after the MLP
     ...adapted.map(({ module }) =>
       // x · Aᵀ of each adapter
       layerRow(`${module.name} low`, [M, lora!.rank], "matrix", "forward", "low")
     ),
     row("lnf", [M, C], "matrix", "forward", "ln1"),
-    row("lnf.statistics", [M, 2], "statistic", "forward", "ln1.statistics"),
+    row("lnf.statistics", [M, S], "statistic", "forward", "ln1.statistics"),
     row("logits", [R, logitsColumns(config)], "matrix", "loss"), // replaced by dlogits in training
     row("losses", [M], "statistic", "loss"),
 
@@ -119,8 +123,9 @@ function activationTable(
     row("dprojected", [M, C], "matrix", "training"),
     row("dln", [M, C], "matrix", "training"),
     row("dhidden", [M, F], "matrix", "training"),
-    row("dattention", [M, C], "matrix", "training"),
-    row("dqkv", [M, 3 * C], "matrix", "training"),
+    ...(gatedMlp ? [row("dgate", [M, F], "matrix", "training")] : []),
+    row("dattention", [M, NH * HS], "matrix", "training"),
+    row("dqkv", [M, (NH + 2 * KH) * HS], "matrix", "training"),
     row("attention.delta", [B, NH, T], "statistic", "training"),
     row("dembedded", [M, C], "stream", "dropout"),
     ...(lora ? [row("dlow", [M, lora.rank], "matrix", "training")] : []),

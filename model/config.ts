@@ -251,16 +251,18 @@ export function validateConfig(config: GptConfig, action = "build a model"): voi
     const word = config[name as keyof typeof WORDS] ?? words[0]!;
     check(words.includes(word), `${name} must be ${words.join(" or ")}`, quoted(word));
   }
-  const complete = withDefaults(config);
   const largest = { ...LARGEST, keyHeads: LARGEST.heads };
   for (const [name, most] of Object.entries(largest) as [keyof typeof largest, number][]) {
-    const value = complete[name];
+    // defaults exist once the dimensions before them are checked
+    const isOptional = name === "innerWidth" || name === "keyHeads";
+    const value = isOptional ? withDefaults(config)[name] : config[name];
     check(
       Number.isInteger(value) && value >= 1 && value <= most,
       `${name} must be an integer from 1 to ${most}`,
       value,
     );
   }
+  const complete = withDefaults(config);
   const { width, heads, keyHeads, layers, normEpsilon, attentionWindows: windows } = complete;
   check(
     normEpsilon > 0 && normEpsilon <= 1,

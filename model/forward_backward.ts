@@ -5,7 +5,6 @@ import { attentionDecode } from "../kernels/attention/decode.ts";
 import { dropoutBackward, dropoutForward } from "../kernels/dropout/dropout.ts";
 import { embeddingDecode } from "../kernels/embedding/decode.ts";
 import { embeddingBackward, embeddingForward } from "../kernels/embedding/embedding.ts";
-import { layernormBackward, layernormForward } from "../kernels/layernorm/layernorm.ts";
 import type { MatmulOptions } from "../kernels/matmul/matmul.ts";
 import { fillNormal } from "../kernels/normal/normal.ts";
 import type { Program } from "../kernels/program.ts";
@@ -16,6 +15,7 @@ import { attentionOf, type GptConfig, innerWidthOf, withDefaults } from "./confi
 import { type Gpt, headName, headOf, masterOf } from "./gpt.ts";
 import { headLossBackward } from "./head.ts";
 import { linearLayerBackward, linearLayerForward } from "./linear.ts";
+import { normBackward, normForward, normParameters } from "./norm.ts";
 import { firstTrainedBlock } from "./parameters.ts";
 
 /**
@@ -37,11 +37,11 @@ export interface ForwardInputs {
 export interface KeyValueCache {
   /** u32 [B,2]: per text the index of the next token, and of the token at position 0. */
   readonly cursors: Tensor;
-  /** Per layer, each [B,NH,≤maxT,HS] in the type of matrix products. */
+  /** Per layer, each [B,KH,≤maxT,HS] in the type of matrix products. */
   readonly layers: readonly { readonly keys: Tensor; readonly values: Tensor }[];
 }
 
-/** A tensor as a matrix product reads it: layer-normalised first if `normalize` is given. */
+/** A tensor as a matrix product reads it: normalised first if `normalize` is given. */
 export interface Operand extends Pick<MatmulOptions, "normalize"> {
   readonly x: Tensor;
 }
@@ -62,21 +62,19 @@ function dropoutAt(site: number, dropout: DropoutOption): Dropout | undefined {
   return dropout && { ...dropout, site };
 }
 
-/** A layer-norm of the network. It normalises the residual stream after an addition to it. */
+/** A norm of the network. It normalises the residual stream after an addition to it. */
 interface Norm {
   /** Name of its parameters, such as `h.0.ln_1`. */
   readonly name: string;
-  readonly weight: Tensor;
-  readonly bias: Tensor;
   /** The residual stream after the addition. */
   readonly x: Tensor;
   readonly y: Tensor;
   readonly statistics: Tensor;
-  /** Dropout site of the addend; nothing is added before the first layer-norm. */
+  /** Dropout site of the addend; nothing is added before the first norm. */
   readonly site: number;
 }
 
-/** The layer-norms of a model. Each of these functions takes the number of a block. */
+/** The norms of a model. Each of these functions takes the number of a block. */
 interface Norms {
   /** Before the block's attention; after the last block `ln_f`. */
   ln1(block: number): Norm;
@@ -84,12 +82,9 @@ interface Norms {
   ln2(block: number): Norm;
 }
 
-function normsOf(model: Gpt, { at }: Activations): Norms {
-  const { layers } = model.config;
+function normsOf({ layers }: GptConfig, { at }: Activations): Norms {
   const norm = (name: string, activation: string, layer?: number) => ({
     name,
-    weight: masterOf(model, `${name}.weight`),
-    bias: masterOf(model, `${name}.bias`),
     y: at(activation, layer),
     statistics: at(`${activation}.statistics`, layer),
   });
@@ -108,7 +103,7 @@ function normsOf(model: Gpt, { at }: Activations): Norms {
 }
 
 /**
- * Records the forward pass, from tokens to the last layer-norm, and returns what the head reads, [M,C].
+ * Records the forward pass, from tokens to the last norm, and returns what the head reads, [M,C].
  *
  * `headLogits()`, `headLossForward()` or `backward()` record the head; without a cache it reads the
  * activation `lnf`. With a cache, the keys and values of the tokens are stored in it.
@@ -121,14 +116,15 @@ export function forward(
   { dropout }: { dropout?: DropoutOption } = {},
 ): Operand {
   const { at, batchSize: B, sequenceLength: T } = activations;
-  const { config } = model, { layers, heads, normEpsilon: epsilon } = config;
+  const { config } = model, { layers, heads } = config;
   refuseUncomputed(config);
-  const wte = masterOf(model, "wte.weight"), wpe = masterOf(model, "wpe.weight");
-  const norms = normsOf(model, activations);
-  // For one row a launch costs a GPU more than a layer-norm. So the products normalise the row that they
+  const wte = masterOf(model, "wte.weight");
+  const wpe = model.parameters.tensors.get("wpe.weight"); // only with learned positions
+  const norms = normsOf(config, activations);
+  // For one row a launch costs a GPU more than a norm. So the products normalise the row that they
   // read, which needs vectors of four, and add to the stream themselves.
   const fused = cache !== undefined && B * T === 1 && !program.device.isCpu &&
-    innerWidthOf(config) % 4 === 0;
+    innerWidthOf(config) % 4 === 0 && withDefaults(config).norm === "layernorm";
 
   const linear = (
     name: string,
@@ -144,14 +140,14 @@ export function forward(
   let stream = at("x"); // [M,C], the residual stream
   /** Normalises the stream, to which z is added first; returns what the next linear layer reads. */
   const normalize = (norm: Norm, z?: Tensor): Operand => {
-    const { weight, bias, y, statistics, site } = norm;
-    if (fused) return { x: stream, normalize: { weight, bias, epsilon } };
-    layernormForward(
-      program,
-      { x: stream, z, weight, bias },
-      { sum: z && norm.x, y, statistics },
-      { epsilon, dropout: dropoutAt(site, dropout) },
-    );
+    const { name, y, statistics, site } = norm;
+    if (fused) {
+      const { bias, ...others } = normParameters(model, name);
+      return { x: stream, normalize: { ...others, bias: bias! } };
+    }
+    normForward(program, model, name, { x: stream, z }, { sum: z && norm.x, y, statistics }, {
+      dropout: dropoutAt(site, dropout),
+    });
     stream = norm.x;
     return { x: y };
   };
@@ -202,16 +198,13 @@ export function forward(
 
 /** Throws on a configuration that `forward()` does not compute yet. */
 function refuseUncomputed(config: GptConfig): void {
-  const { norm, positions, keyHeads, headSize, gatedMlp, qkNorm, width, heads } = withDefaults(
-    config,
-  );
-  const isComputed = norm === "layernorm" && positions === "learned" && !gatedMlp && !qkNorm &&
-    keyHeads === heads && headSize === width / heads;
-  if (isComputed) return;
+  const { positions, keyHeads, gatedMlp, qkNorm, heads } = withDefaults(config);
+  if (positions === "learned" && !gatedMlp && !qkNorm && keyHeads === heads) return;
   throw new UserError(
-    "Cannot compute a model as it must have layer-norms, learned positions, as many heads of keys as of queries, " +
-      "and no gates or norms of q and k: current values are " +
-      JSON.stringify({ norm, positions, heads, keyHeads, headSize, gatedMlp, qkNorm }),
+    "Cannot compute a model as it must have learned positions, as many heads of keys as of queries, and no gates " +
+      `or norms of q and k: current values are ${
+        JSON.stringify({ positions, heads, keyHeads, gatedMlp, qkNorm })
+      }`,
   );
 }
 
@@ -251,7 +244,7 @@ export function backward(
   const { at, sequenceLength: T } = activations;
   const { config } = model, { layers, heads } = config;
   const gradient = (name: string) => gradients.tensors.get(name); // undefined if it is frozen
-  const norms = normsOf(model, activations), first = firstTrainedBlock(model);
+  const norms = normsOf(config, activations), first = firstTrainedBlock(model);
 
   const linear = (
     name: string,
@@ -271,14 +264,13 @@ export function backward(
    * Adds the gradient of a norm's input, computed from `dln`, to dx, and sets dz to that of the addend
    * before the norm.
    */
-  const normBackward = ({ name, x, weight, statistics, site }: Norm, dz?: Tensor) => {
-    layernormBackward(
-      program,
-      { x, weight, statistics, dy: at("dln") },
-      { dx, dz, dweight: gradient(`${name}.weight`), dbias: gradient(`${name}.bias`) },
-      { dropout: dropoutAt(site, dropout), accumulate, accumulateDx: name !== "ln_f" },
-    );
-  };
+  const normalizeBackward = ({ name, x, statistics, site }: Norm, dz?: Tensor) =>
+    normBackward(program, model, name, { x, statistics, dy: at("dln") }, { dx, dz }, {
+      gradients,
+      accumulate,
+      accumulateDx: name !== "ln_f",
+      dropout: dropoutAt(site, dropout),
+    });
 
   headLossBackward(
     program,
@@ -295,13 +287,13 @@ export function backward(
   for (let i = layers - 1; i >= first; i--) {
     // stream += mlp(ln)
     const hidden = at("hidden", i), dz = at("dprojected");
-    normBackward(norms.ln1(i + 1), dz);
+    normalizeBackward(norms.ln1(i + 1), dz);
     linear(`h.${i}.mlp.c_proj`, { x: at("activated", i), dy: dz, hidden }, at("dhidden"));
     linear(`h.${i}.mlp.c_fc`, { x: at("ln2", i), dy: at("dhidden") }, at("dln"));
 
     // stream += attention(ln)
     const qkv = at("qkv", i), y = at("attention", i);
-    normBackward(norms.ln2(i), dz);
+    normalizeBackward(norms.ln2(i), dz);
     linear(`h.${i}.attn.c_proj`, { x: y, dy: dz }, at("dattention"));
     attentionBackward(
       program,
@@ -311,10 +303,10 @@ export function backward(
     );
     linear(`h.${i}.attn.c_attn`, { x: at("ln1", i), dy: at("dqkv") }, at("dln"));
   }
-  normBackward(norms.ln1(first));
+  normalizeBackward(norms.ln1(first));
 
   const dwte = gradient("wte.weight"), dwpe = gradient("wpe.weight");
-  if (!dwte || !dwpe) return;
+  if (!dwte) return;
   const dembedded = dropout ? at("dembedded") : dx;
   const drop = dropoutAt(SITE.embedding, dropout);
   if (drop) dropoutBackward(program, { dy: dx }, { dx: dembedded }, drop);
