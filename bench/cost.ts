@@ -60,6 +60,7 @@ export function stepCost(
 ): StepCost {
   const complete = withDefaults(config), { vocabularySize: V, width: C, layers } = complete;
   const { innerWidth: F, heads: NH, keyHeads: KH, headSize: HS } = complete;
+  const isRotated = complete.positions === "rotary" || complete.qkNorm;
   const M = batchSize * T, table = parameterTable(config);
   const F32 = 4, matrix = bytesPerElement(dtypesOf(precision).matrix);
   const trained = new Set(table.filter(({ trained }) => trained).map(({ name }) => name));
@@ -97,13 +98,15 @@ export function stepCost(
     flops += 14 * batchSize * NH * HS * (window * T - window ** 2 / 2);
     const qkv = (NH + 2 * KH) * HS, y = NH * HS;
     move(0, qkv + y + (2 * qkv + 2 * y)); // qkv and y; these, dy and dqkv
+    const rotated = isRotated ? (NH + KH) * HS : 0;
+    move(0, (4 + (complete.qkNorm ? 2 : 0)) * rotated); // in place forward and backward; kept and read
     move(0, 2 * F); // the activation beside hidden, and hidden for its derivative
   }
-  const norms = table.filter(({ name }) => /\bln_\w+\.weight$/.test(name)).length;
+  const norms = 2 * layers + 1;
   move((1 + 3) * C, 2 * C); // x and y; x, dy, and dx, which is added to
   // x, z, sum and y; sum, dy, dz, and dx, which is added to
   move((norms - 1) * (2 + 3) * C, (norms - 1) * (2 + 2) * C);
-  move((2 + (trained.has("wpe.weight") ? 3 : 0)) * C, 0); // embedding
+  move((2 + (trained.has("wte.weight") ? 3 : 0)) * C, 0); // embedding
 
   const copy = precision === "f16" ? matrix : 0;
   for (const { shape, trained } of table) {

@@ -9,9 +9,10 @@ import type { MatmulOptions } from "../kernels/matmul/matmul.ts";
 import { fillNormal } from "../kernels/normal/normal.ts";
 import type { Program } from "../kernels/program.ts";
 import type { Dropout } from "../kernels/random.ts";
+import { type QkNorm, ropeBackward, ropeForward } from "../kernels/rope/rope.ts";
 import type { Tensor } from "../kernels/tensor.ts";
 import type { Activations } from "./activations.ts";
-import { attentionOf, type GptConfig, innerWidthOf, withDefaults } from "./config.ts";
+import { attentionOf, type GptConfig, headsOf, innerWidthOf, withDefaults } from "./config.ts";
 import { type Gpt, headName, headOf, masterOf } from "./gpt.ts";
 import { headLossBackward } from "./head.ts";
 import { linearLayerBackward, linearLayerForward } from "./linear.ts";
@@ -116,7 +117,8 @@ export function forward(
   { dropout }: { dropout?: DropoutOption } = {},
 ): Operand {
   const { at, batchSize: B, sequenceLength: T } = activations;
-  const { config } = model, { layers, heads } = config;
+  const { config, rotation } = model, { layers } = config;
+  const { heads, keyHeads } = headsOf(config);
   refuseUncomputed(config);
   const wte = masterOf(model, "wte.weight");
   const wpe = model.parameters.tensors.get("wpe.weight"); // only with learned positions
@@ -176,6 +178,11 @@ export function forward(
     // stream += attention(ln)
     const qkv = at("qkv", i), y = at("attention", i), scores = attentionOf(config, i);
     linear(`h.${i}.attn.c_attn`, ln, qkv);
+    if (rotation) {
+      const norm = qkNormOf(model, i), qk = norm && !cache ? at("qk", i) : undefined;
+      const inputs = { rotation, cursors: cache?.cursors, norm };
+      ropeForward(program, inputs, { qkv, qk }, { T, heads, keyHeads });
+    }
     if (cache) {
       const { cursors, layers } = cache;
       attentionDecode(program, { qkv, cursors }, { ...layers[i]!, y }, scores);
@@ -196,15 +203,23 @@ export function forward(
   return ln;
 }
 
+/** The norm of the heads of q and k in a layer, if the model has one. */
+function qkNormOf(model: Gpt, layer: number): QkNorm | undefined {
+  const { qkNorm, normEpsilon: epsilon } = withDefaults(model.config);
+  if (!qkNorm) return undefined;
+  const [qWeight, kWeight] = ["q", "k"].map((part) =>
+    masterOf(model, `h.${layer}.attn.${part}_norm.weight`)
+  );
+  return { qWeight: qWeight!, kWeight: kWeight!, epsilon };
+}
+
 /** Throws on a configuration that `forward()` does not compute yet. */
 function refuseUncomputed(config: GptConfig): void {
-  const { positions, keyHeads, gatedMlp, qkNorm, heads } = withDefaults(config);
-  if (positions === "learned" && !gatedMlp && !qkNorm && keyHeads === heads) return;
+  const { keyHeads, gatedMlp, heads } = withDefaults(config);
+  if (!gatedMlp && keyHeads === heads) return;
   throw new UserError(
-    "Cannot compute a model as it must have learned positions, as many heads of keys as of queries, and no gates " +
-      `or norms of q and k: current values are ${
-        JSON.stringify({ positions, heads, keyHeads, gatedMlp, qkNorm })
-      }`,
+    "Cannot compute a model as it must have as many heads of keys as of queries, and no gates: " +
+      `current values are ${JSON.stringify({ heads, keyHeads, gatedMlp })}`,
   );
 }
 
@@ -242,7 +257,8 @@ export function backward(
   } = {},
 ): void {
   const { at, sequenceLength: T } = activations;
-  const { config } = model, { layers, heads } = config;
+  const { config, rotation } = model, { layers } = config;
+  const { heads, keyHeads } = headsOf(config);
   const gradient = (name: string) => gradients.tensors.get(name); // undefined if it is frozen
   const norms = normsOf(config, activations), first = firstTrainedBlock(model);
 
@@ -295,13 +311,22 @@ export function backward(
     const qkv = at("qkv", i), y = at("attention", i);
     normalizeBackward(norms.ln2(i), dz);
     linear(`h.${i}.attn.c_proj`, { x: y, dy: dz }, at("dattention"));
+    const dqkv = at("dqkv"), scores = attentionOf(config, i);
     attentionBackward(
       program,
       { qkv, y, dy: at("dattention"), logSumExp: at("attention.logSumExp", i) },
-      { dqkv: at("dqkv"), delta: at("attention.delta") },
-      { T, heads, dropout: dropoutAt(SITE.attention(i), dropout), ...attentionOf(config, i) },
+      { dqkv, delta: at("attention.delta") },
+      { T, heads, dropout: dropoutAt(SITE.attention(i), dropout), ...scores },
     );
-    linear(`h.${i}.attn.c_attn`, { x: at("ln1", i), dy: at("dqkv") }, at("dln"));
+    if (rotation) {
+      const norm = qkNormOf(model, i), qk = norm && at("qk", i);
+      const dqWeight = gradient(`h.${i}.attn.q_norm.weight`);
+      const dkWeight = gradient(`h.${i}.attn.k_norm.weight`);
+      ropeBackward(program, { rotation, norm, qk }, { dqkv, dqWeight, dkWeight }, {
+        ...{ T, heads, keyHeads, accumulate },
+      });
+    }
+    linear(`h.${i}.attn.c_attn`, { x: at("ln1", i), dy: dqkv }, at("dln"));
   }
   normalizeBackward(norms.ln1(first));
 

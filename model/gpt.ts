@@ -1,8 +1,9 @@
 import { UserError } from "../files/user_error.ts";
 import { type Arena, createArena, tensorNamed } from "../kernels/arena.ts";
 import type { Device } from "../kernels/device.ts";
-import type { Tensor } from "../kernels/tensor.ts";
-import { type GptConfig, validateConfig } from "./config.ts";
+import { rotationTable } from "../kernels/rope/rotation.ts";
+import { createTensor, type Tensor, upload } from "../kernels/tensor.ts";
+import { type GptConfig, validateConfig, withDefaults } from "./config.ts";
 import { type ParameterSpec, parameterTable } from "./parameters.ts";
 import type { Precision } from "./precision.ts";
 
@@ -20,7 +21,12 @@ export interface Gpt extends Disposable {
   readonly parameters: Arena;
   /** f16 copy of the decayed parameters (matrices, embeddings), updated by AdamW; only in f16. */
   readonly copies?: Arena;
-  /** Bytes of parameters and copies on the device. */
+  /**
+   * f32 [maxT,HS/2,2]: cosines and sines by which `ropeForward()` rotates queries and keys; only with rotary positions
+   * or QK-norm.
+   */
+  readonly rotation?: Tensor;
+  /** Bytes of parameters, copies and rotation on the device. */
   readonly bytes: number;
   /** Frees the parameters. */
   destroy(): void;
@@ -69,7 +75,8 @@ export function createGpt(
     shapes: new Map(decayed.map(({ name, shape }) => [name, shape])),
     dtype: "f16",
   });
-  const buffers = [parameters, copies].flatMap((arena) => arena ? [arena.flat.buffer] : []);
+  const rotation = createRotation(device, config);
+  const buffers = [parameters.flat, copies?.flat, rotation].flatMap((t) => t ? [t.buffer] : []);
   const destroy = () => {
     for (const buffer of buffers) buffer.destroy();
   };
@@ -80,10 +87,25 @@ export function createGpt(
     table,
     parameters,
     ...(copies ? { copies } : {}),
+    ...(rotation ? { rotation } : {}),
     bytes: buffers.reduce((sum, { size }) => sum + size, 0),
     destroy,
     [Symbol.dispose]: destroy,
   };
+}
+
+/** The rotations of a model's positions; without rotary positions, QK-norm gets rotations by zero. */
+function createRotation(device: Device, config: GptConfig): Tensor | undefined {
+  const { positions, qkNorm, contextLength, headSize, rotaryBase: base, rotaryScaling: scaling } =
+    withDefaults(config);
+  if (positions !== "rotary" && !qkNorm) return undefined;
+  const shape = [contextLength, headSize / 2, 2];
+  const rotation = createTensor(device, "rotation", { shape, dtype: "f32" });
+  const values = positions === "rotary"
+    ? rotationTable({ contextLength, headSize, base, scaling })
+    : Float32Array.from({ length: contextLength * headSize }, (_, i) => 1 - i % 2);
+  upload(device, rotation, values);
+  return rotation;
 }
 
 /** A parameter as matrix products read it: the f16 copy under autocast, else the master. */

@@ -37,11 +37,7 @@ const BASE: GptConfig = { vocabularySize: 64, contextLength: 16, width: 32, laye
 /** Fields that no pass computes yet. */
 type Uncomputed =
   | "keyHeads"
-  | "gatedMlp"
-  | "positions"
-  | "rotaryBase"
-  | "rotaryScaling"
-  | "qkNorm";
+  | "gatedMlp";
 
 /**
  * For each field of the configuration a change that makes a different model, together with the fields that
@@ -59,6 +55,10 @@ const VARIATIONS: Record<Exclude<keyof GptConfig, Uncomputed>, Partial<GptConfig
   headSize: { headSize: 12 },
   norm: { norm: "rmsnorm" },
   normEpsilon: { normEpsilon: 0.01 },
+  positions: { positions: "rotary" },
+  rotaryBase: { positions: "rotary", rotaryBase: 100 },
+  rotaryScaling: { positions: "rotary", rotaryScaling: { type: "linear", factor: 2 } },
+  qkNorm: { qkNorm: true },
   qkvBias: { qkvBias: false },
   projectionBias: { projectionBias: false },
   mlpBias: { mlpBias: false },
@@ -74,7 +74,10 @@ const CASES = Object.entries(VARIATIONS).map(([field, change]): [string, GptConf
 ]);
 
 /** Fields whose values no file holds yet, unless they are the family's. */
-const UNSTORED = ["headSize", "norm", "qkvBias", "projectionBias", "mlpBias"];
+const UNSTORED = [
+  ...["headSize", "norm", "positions", "rotaryBase", "rotaryScaling", "qkNorm", "qkvBias"],
+  ...["projectionBias", "mlpBias"],
+];
 
 const directory = Deno.makeTempDirSync();
 globalThis.addEventListener("unload", () => Deno.removeSync(directory, { recursive: true }));
