@@ -216,10 +216,12 @@ export {
   type OptionValues,
   type ResolvedOptions,
   type Rule,
+  type RuleInputs,
   TRAIN_OPTIONS,
   type TrainOptions,
 } from "./train/options.ts";
 export { OptionError } from "./train/validate.ts";
+export { learningRateAt, type Schedule } from "./train/schedule.ts";
 export type { Optimizer, OptimizerOptions } from "./train/optimizer.ts";
 export {
   createTrainStep,

@@ -151,14 +151,13 @@ function* recordOf(
 }
 
 /** What a checkpoint says about its training. */
-function factsOf({ step, schedule, lossScale, options }: TrainerState): TrainingFacts {
-  const { precision, batchSize, contextLength, gradientAccumulation = 1 } = options as Partial<
-    ResolvedOptions
-  >;
+function factsOf({ step, lossScale, options }: TrainerState): TrainingFacts {
+  const { precision, batchSize, contextLength, gradientAccumulation = 1, warmupSteps = 0 } =
+    options as Partial<ResolvedOptions>;
   const targets = Number(batchSize) * Number(contextLength) * Number(gradientAccumulation);
   return {
     step,
-    warmupSteps: schedule.warmupSteps,
+    warmupSteps,
     precision: precision === "f16" ? "f16" : "f32",
     lossScale,
     targetsPerStep: targets >= 1 ? targets : 4096,

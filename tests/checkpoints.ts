@@ -27,7 +27,6 @@ export function exampleState(step: number): Omit<TrainerState, "files"> {
     skippedSteps: 0,
     consecutiveSkips: 0,
     bestValidationLoss: null,
-    schedule: { learningRate: 1, minLearningRate: 0, warmupSteps: 1, steps: 9 },
     options: { preset: "nano" },
     typed: ["preset"],
     tokenizerHash: "x",

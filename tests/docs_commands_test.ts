@@ -65,7 +65,7 @@ async function writeTexts(folder: string): Promise<void> {
 /** The arguments of a task, scaled down for a test. */
 function scaled(name: string, args: readonly string[], folder: string): string[] {
   const words = args.map((word, i) => {
-    if (/^--(steps|resume-from)$/.test(args[i - 1] ?? "") && /^\d+$/.test(word)) {
+    if (/^--(steps|resume-from|cooldown)$/.test(args[i - 1] ?? "") && /^\d+$/.test(word)) {
       return `${Math.ceil(Number(word) / SCALE)}`;
     }
     if (/^--(width|hidden)$/.test(args[i - 1] ?? "")) return `${Number(word) / 4}`;

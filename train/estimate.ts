@@ -6,6 +6,7 @@ import type { TrainEvent } from "./events.ts";
 import type { TrainingMemory } from "./limits.ts";
 import { costOf } from "./metrics.ts";
 import { cacheBeside, type Run } from "./plan.ts";
+import { cooldownStart } from "./schedule.ts";
 import { checkpointsAtEnd, type PlannedSaves } from "./retention.ts";
 import { checkpointSizes } from "./state.ts";
 import { REPORT_ROWS, type TrainStep } from "./step.ts";
@@ -57,11 +58,13 @@ export interface Estimate {
 
 /** The checkpoints that a run will save. */
 export function plannedSaves({ options, config, corpus, first }: Run): PlannedSaves {
-  const { steps, saveEvery, keep } = options;
-  const saves = Math.ceil(steps / saveEvery) - Math.floor(first / saveEvery);
+  const { steps, saveEvery, keep } = options, cooldownFrom = cooldownStart(options);
+  const saves = Math.ceil(steps / saveEvery) - Math.floor(first / saveEvery) +
+    Number(cooldownFrom > first && cooldownFrom < steps && cooldownFrom % saveEvery > 0);
   return {
     ...checkpointSizes(parameterTable(config, options.freeze), corpus.tokenizer),
     keep,
+    others: cooldownFrom < steps ? 2 : 1,
     saves: first === steps ? 0 : saveEvery === 0 ? 1 : saves,
   };
 }

@@ -3,6 +3,7 @@ import { SEPARATOR } from "../data/text/readers.ts";
 import type { DataSpec } from "../data/text/dataset.ts";
 import { LARGEST, type PresetName, PRESETS } from "../model/config.ts";
 import type { Precision } from "../model/precision.ts";
+import { type Schedule, SCHEDULES } from "./schedule.ts";
 
 /**
  * The options of a training: one table, from which everything else is derived: types, defaults, ranges, flags and
@@ -70,13 +71,16 @@ export interface Option {
 export interface Rule {
   /** The default as `--help` describes it; absent if the heading of the group does. */
   readonly help?: string;
-  /** The option from whose value it is computed; without one, the preset or the model decides. */
-  readonly from?: "learningRate" | "steps";
-  /** Computes the value from that option's. */
-  readonly value?: (from: number) => number;
-  /** Present if a resumed run keeps the value even if the other option changes. */
+  /** The options from whose values it is computed; without them, the preset or the model decides. */
+  readonly from?: readonly (keyof RuleInputs)[];
+  /** Computes the value from those of these options. */
+  readonly value?: (options: RuleInputs) => number;
+  /** Present if a resumed run keeps the value even if these options change. */
   readonly atStart?: true;
 }
+
+/** The options from which others are computed. */
+export type RuleInputs = Pick<Schedule, "schedule" | "learningRate" | "steps">;
 
 const MODEL = "Model and data", FINE_TUNING = "Starting from another model", RUN = "Run";
 const OPTIMIZATION = "Optimization";
@@ -384,17 +388,31 @@ export const TRAIN_OPTIONS = {
     help: "highest learning rate",
     rule: { help: "the preset's; less for a greater --width" },
   },
-  /** Learning rate of the last step. */
+  /** Learning rate at the end: that of the last step, or, with `wsd`, to which the cool-down falls. */
   minLearningRate: {
     group: OPTIMIZATION,
     type: "real",
     range: [0, 10],
-    help: "learning rate of the last step",
+    help: "learning rate at the end",
     rule: {
-      help: "a tenth of the highest",
-      from: "learningRate",
-      value: (rate: number): number => Number((rate / 10).toPrecision(12)), // no 0.000029999999999999997
+      help: "a tenth of the highest; wsd: 0",
+      from: ["learningRate", "schedule"],
+      value: ({ learningRate, schedule }: RuleInputs): number =>
+        schedule === "cosine"
+          ? Number((learningRate / 10).toPrecision(12)) // no 0.000029999999999999997
+          : schedule === "wsd"
+          ? 0
+          : learningRate,
     },
+  },
+  /** How the learning rate falls after the warm-up, see `Schedule`. */
+  schedule: {
+    group: OPTIMIZATION,
+    type: "choice",
+    choices: SCHEDULES,
+    help: "learning rate after the warm-up: cosine; wsd (constant, then a cool-down); constant",
+    placeholder: "<kind>",
+    default: "cosine",
   },
   /** Steps in which the learning rate rises. */
   warmupSteps: {
@@ -404,10 +422,27 @@ export const TRAIN_OPTIONS = {
     help: "steps of warm-up",
     rule: {
       help: "a twentieth of all steps, at most 200",
-      from: "steps",
-      value: (steps: number): number => Math.min(200, Math.ceil(steps / 20)),
+      from: ["steps"],
+      value: ({ steps }: RuleInputs): number => Math.min(200, Math.ceil(steps / 20)),
       // a resumed run has most of its warm-up behind it; a longer one would lower the rate again
       atStart: true,
+    },
+  },
+  /**
+   * Steps of the cool-down of `wsd`: the last of `steps`. A resumed run to which it is given without `steps` and
+   * `epochs` begins the cool-down at once, and ends with it.
+   */
+  cooldown: {
+    group: OPTIMIZATION,
+    type: "integer",
+    range: [0, 1e9],
+    help: "steps of the cool-down of wsd, the last of --steps; " +
+      "if a run is resumed without --steps, it cools down at once and ends",
+    rule: {
+      help: "a fifth of all steps",
+      from: ["steps", "schedule"],
+      value: ({ steps, schedule }: RuleInputs): number =>
+        schedule === "wsd" ? Math.ceil(steps / 5) : 0,
     },
   },
   /** AdamW's decoupled decay of matrices and embeddings. */
@@ -467,7 +502,10 @@ export const TRAIN_OPTIONS = {
     type: "integer",
     range: [0, 1e9],
     help: "steps between lines of the log; 0: none",
-    rule: { from: "steps", value: (steps: number): number => Math.max(1, Math.round(steps / 100)) },
+    rule: {
+      from: ["steps"],
+      value: ({ steps }: RuleInputs): number => Math.max(1, Math.round(steps / 100)),
+    },
     reportsOnly: true,
   },
   /** Steps between evaluations on held-out text; 0 for none but the last. */
@@ -476,7 +514,7 @@ export const TRAIN_OPTIONS = {
     type: "integer",
     range: [0, 1e9],
     help: "steps between evaluations on held-out text",
-    rule: { from: "steps", value: (steps: number): number => Math.ceil(steps / 10) },
+    rule: { from: ["steps"], value: ({ steps }: RuleInputs): number => Math.ceil(steps / 10) },
   },
   /** Tokens of held-out text, from its beginning, that an evaluation reads; 0 for all. */
   evalTokens: {
@@ -493,7 +531,7 @@ export const TRAIN_OPTIONS = {
     type: "integer",
     range: [0, 1e9],
     help: "steps between samples",
-    rule: { from: "steps", value: (steps: number): number => 2 * Math.ceil(steps / 10) },
+    rule: { from: ["steps"], value: ({ steps }: RuleInputs): number => 2 * Math.ceil(steps / 10) },
     reportsOnly: true,
   },
   /** Prompt of the samples; by default the first words of held-out documents, in turn. */
@@ -528,7 +566,7 @@ export const TRAIN_OPTIONS = {
     type: "integer",
     range: [0, 1e9],
     help: "steps between checkpoints",
-    rule: { from: "steps", value: (steps: number): number => Math.ceil(steps / 10) },
+    rule: { from: ["steps"], value: ({ steps }: RuleInputs): number => Math.ceil(steps / 10) },
     reportsOnly: true,
   },
   /**

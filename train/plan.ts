@@ -51,7 +51,7 @@ import {
   typedNames,
 } from "./resolve.ts";
 import type { RunDirectory } from "./run_directory.ts";
-import { learningRateAt, type Schedule } from "./schedule.ts";
+import { cooldownStart, learningRateAt, type Schedule } from "./schedule.ts";
 import { checkResumable, readCheckpoint, type Resumed } from "./state.ts";
 
 /**
@@ -330,17 +330,19 @@ export function* finishPlan(
     initFrom: wholeSpec(given.initFrom, Object.keys(MODEL_NAMES)),
     vocabulary: resumed || initial ? given.vocabulary : corpus.vocabulary,
   };
+  // options that an earlier version did not have had their defaults
+  const began = resumed && { ...DEFAULT_OPTIONS, ...resumed.state.options } as ResolvedOptions;
   const options = resolveOptions({ ...given, ...named }, {
     preset,
     precision,
     defaults,
     stepsPerEpoch: batches.perEpoch / given.gradientAccumulation,
     typed,
-    began: resumed?.state.options as ResolvedOptions | undefined,
+    began,
   });
   const first = resumed?.state.step ?? 0;
-  const message = resumed && first < options.steps
-    ? jumpOf(first, { before: resumed.state.schedule, now: options })
+  const message = began && first < options.steps
+    ? jumpOf(first, { before: began, now: options })
     : undefined;
   if (message !== undefined) yield { kind: "notice", message };
   const little = littleHeldOut(corpus);
@@ -360,18 +362,35 @@ export function* finishPlan(
 /** Relative change of the learning rate of which a notice is given. */
 const NOTICEABLE = 0.1;
 
-/** A sentence if new options change the learning rate of the next step of a resumed run. */
+/**
+ * A sentence if new options change the learning rate of the next step of a resumed run, or let a cool-down begin with
+ * it.
+ */
 export function jumpOf(
   step: number,
   { before, now }: { before: Schedule; now: Schedule },
 ): string | undefined {
-  const [old, rate] = [learningRateAt(step, before), learningRateAt(step, now)];
-  if (Math.abs(rate - old) <= NOTICEABLE * old) return undefined;
   const figure = (value: number) => `${Number(value.toPrecision(3))}`;
+  const beforeCooldown = cooldownStart(before);
+  if (step < now.steps && step === cooldownStart(now) && step !== beforeCooldown) {
+    const { steps, learningRate, minLearningRate } = now;
+    return `the cool-down begins: the learning rate falls from ${figure(learningRate)} to ` +
+      `${figure(minLearningRate)} up to step ${steps}`;
+  }
+  const [old, rate] = [learningRateAt(step, before), learningRateAt(step, now)];
+  const isNear = (other: number) => Math.abs(rate - other) <= NOTICEABLE * other;
+  const hasCooled = step > beforeCooldown;
+  // before its cool-down, a run that is made longer stays at the rate that it has
+  if (isNear(old) || !hasCooled && isNear(learningRateAt(step, { ...before, cooldown: 0 }))) {
+    return undefined;
+  }
   return `the learning rate jumps: step ${step + 1} has ${figure(rate)} instead of ${figure(old)}` +
     (now.steps === before.steps
       ? ""
-      : `; the schedule now has ${now.steps} steps instead of ${before.steps}`);
+      : `; the schedule now has ${now.steps} steps instead of ${before.steps}`) +
+    (rate > old && hasCooled
+      ? `; --resume-from ${beforeCooldown} continues from before the cool-down`
+      : "");
 }
 
 /** The environment of a dry run, which downloads nothing. */

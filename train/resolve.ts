@@ -9,6 +9,7 @@ import {
   type PresetName,
   PRESETS,
 } from "../model/config.ts";
+import type { TrainerState } from "../model/files/checkpoint.ts";
 import type { Precision } from "../model/precision.ts";
 import {
   DEFAULT_OPTIONS,
@@ -20,6 +21,7 @@ import {
   type ResolvedOptions,
   type TrainOptions,
 } from "./options.ts";
+import { cooldownStart } from "./schedule.ts";
 import { OptionError } from "./validate.ts";
 
 /**
@@ -161,7 +163,7 @@ export function checkInitial(options: TrainOptions, config: GptConfig): void {
  * @param stepsPerEpoch steps in one pass over the data, for `epochs`.
  * @param typed names of options that the user typed, now or at an earlier start of the run.
  * @param began the options of the checkpoint, if the run is resumed.
- * @throws {OptionError} if the smallest learning rate is above the highest.
+ * @throws {OptionError} if the smallest learning rate is above the highest, or a cool-down cannot be.
  */
 export function resolveOptions(
   options: TrainOptions,
@@ -200,30 +202,70 @@ export function resolveOptions(
     if (!from || !value) return [];
     const before = options[name];
     const stays = before !== undefined &&
-      (!began || atStart || typed.includes(name) || chosen[from] === began[from]);
-    return stays ? [] : [[name, value(chosen[from])]];
+      (!began || atStart || typed.includes(name) || from.every((n) => chosen[n] === began[n]));
+    return stays ? [] : [[name, value(chosen)]];
   });
   const resolved = { ...chosen, ...Object.fromEntries(derived) } as ResolvedOptions;
   checkRates(resolved, began);
+  checkCooldown(resolved, options, began);
   return resolved;
 }
 
 /**
- * Makes sure that the smallest learning rate is not above the highest.
+ * Makes sure that the smallest learning rate is not above the highest, nor given to a constant one.
  *
  * @param began the options of the checkpoint, if the run is resumed.
  * @throws {OptionError} naming the flag and both values.
  */
 export function checkRates(
-  { learningRate, minLearningRate }: Partial<TrainOptions>,
+  { learningRate, minLearningRate, schedule }: Partial<TrainOptions>,
   began?: ResolvedOptions,
 ): void {
+  if (
+    schedule === "constant" && minLearningRate !== undefined && minLearningRate !== learningRate
+  ) {
+    throw new OptionError(
+      `--min-learning-rate must be given without --schedule constant: current value is ${minLearningRate}`,
+    );
+  }
   if (learningRate === undefined || minLearningRate === undefined) return;
   if (minLearningRate <= learningRate) return;
   throw new OptionError(
     `--min-learning-rate must be at most --learning-rate, which is ${learningRate}: ` +
       `current value is ${minLearningRate}` +
       (began?.minLearningRate === minLearningRate ? ", which the run began with" : ""),
+  );
+}
+
+/**
+ * Makes sure that a cool-down is given to a schedule that has one, and that it is known when it begins.
+ *
+ * @param given the options before they were resolved.
+ * @throws {OptionError} naming the flag and its value.
+ */
+function checkCooldown(
+  { cooldown, schedule, steps }: ResolvedOptions,
+  given: TrainOptions,
+  began: ResolvedOptions | undefined,
+): void {
+  if (given.cooldown === undefined || cooldown === 0) return;
+  const refuse = (reason: string, hint?: string) => {
+    throw new OptionError(reason, { hint });
+  };
+  if (schedule !== "wsd") {
+    refuse(
+      `--cooldown needs --schedule wsd: current value is ${schedule}`,
+      began && "With --schedule wsd the learning rate rises to --learning-rate, and then falls",
+    );
+  }
+  // the same command must resume the run, and without steps it would then begin the cool-down
+  if (!began && given.steps === undefined && given.epochs === undefined) {
+    refuse(`--cooldown of a new run needs --steps: current value is ${cooldown}`);
+  }
+  if (cooldown <= steps) return;
+  refuse(
+    `--cooldown must be at most --steps, which is ${steps}: current value is ${cooldown}` +
+      (began?.cooldown === cooldown ? ", which the run began with" : ""),
   );
 }
 
@@ -268,7 +310,7 @@ export function mustStay(name: string, value: unknown, saved: unknown, path: str
  */
 export function resumeOptions(
   given: Partial<TrainOptions>,
-  { options: saved, typed }: { options: Record<string, unknown>; typed: readonly string[] },
+  { options: saved, typed, step }: Pick<TrainerState, "options" | "typed" | "step">,
   path: string,
   renamed: Partial<TrainOptions> = {},
 ): { options: TrainOptions; typed: string[] } {
@@ -283,11 +325,30 @@ export function resumeOptions(
   }
   const options = { ...DEFAULT_OPTIONS, ...saved, ...Object.fromEntries(changed) } as TrainOptions;
   const names = new Set([...typed, ...changed.map(([name]) => name)]);
-  // new steps replace the epochs of the checkpoint, and new epochs its steps
-  for (const [name, other] of [["steps", "epochs"], ["epochs", "steps"]] as const) {
-    if (given[name] !== undefined || given[other] === undefined) continue;
+  const forget = (name: "steps" | "epochs" | "cooldown" | "minLearningRate") => {
     options[name] = undefined;
     names.delete(name);
+  };
+  // new steps replace the epochs of the checkpoint, and new epochs its steps
+  for (const [name, other] of [["steps", "epochs"], ["epochs", "steps"]] as const) {
+    if (given[name] === undefined && given[other] !== undefined) forget(name);
+  }
+  const { cooldown } = given;
+  if (cooldown && given.schedule === undefined && options.schedule === "constant") {
+    options.schedule = "wsd";
+    names.add("schedule");
+  }
+  const before = { ...DEFAULT_OPTIONS, ...saved } as ResolvedOptions;
+  const isCooling = before.cooldown === cooldown && step > cooldownStart(before);
+  if (cooldown && given.steps === undefined && given.epochs === undefined && !isCooling) {
+    options.steps = step + cooldown;
+    names.add("steps");
+    forget("epochs");
+  }
+  // what the checkpoint has for another schedule
+  if (cooldown === undefined && options.schedule !== "wsd") forget("cooldown");
+  if (given.minLearningRate === undefined && options.schedule === "constant") {
+    forget("minLearningRate");
   }
   const isKept = (name: OptionName) => names.has(name) && !UNSAVED.includes(name);
   return { options, typed: OPTION_NAMES.filter(isKept) };

@@ -13,6 +13,13 @@ import { checkFits } from "./run_files.ts";
 /** A number of checkpoints to keep in addition to the best, or `auto`. */
 export type Keep = number | "auto";
 
+/** What a run asks for. */
+export interface KeepRules {
+  readonly keep: Keep;
+  /** Step at whose end a cool-down begins: its checkpoint stays whole, as the run can be extended from it. */
+  readonly beforeCooldown?: number | undefined;
+}
+
 /** Bytes of all checkpoints of a run, and their share of the free disk, below which `auto` keeps all of them. */
 const SMALL = { bytes: 500e6, share: 0.01 };
 
@@ -45,8 +52,7 @@ export interface Retained {
  */
 export function chooseRetained(
   steps: readonly number[],
-  { keep, best, isSmall, mostWeightsOnly = MOST_WEIGHTS_ONLY }: {
-    keep: Keep;
+  { keep, best, beforeCooldown, isSmall, mostWeightsOnly = MOST_WEIGHTS_ONLY }: KeepRules & {
     best: number | undefined;
     isSmall: boolean;
     mostWeightsOnly?: number;
@@ -54,7 +60,8 @@ export function chooseRetained(
 ): Retained {
   if (keep === "auto" && isSmall) return { whole: new Set(steps), weightsOnly: new Set() };
   const newest = steps.slice(0, keep === "auto" ? MOST_WHOLE : keep);
-  const whole = new Set(best === undefined ? newest : [...newest, best]);
+  const others = steps.filter((step) => step === best || step === beforeCooldown);
+  const whole = new Set([...newest, ...others]);
   if (keep !== "auto") return { whole, weightsOnly: new Set() };
   const older = steps.filter((step) => !whole.has(step)).reverse();
   return { whole, weightsOnly: new Set(spread(older, newest.at(-1) ?? 0, mostWeightsOnly)) };
@@ -91,6 +98,8 @@ export interface PlannedSaves {
   /** Bytes of one that holds only weights, at most. */
   readonly weightsOnlyBytes: number;
   readonly keep: Keep;
+  /** Checkpoints that stay beside those of `keep`, at most: the best, and that before a cool-down. */
+  readonly others: number;
   /** How many will be saved, as far as is known. */
   readonly saves: number;
 }
@@ -98,13 +107,13 @@ export interface PlannedSaves {
 /** Checkpoints that a run will have at the end, at most: whole, and weights-only. */
 export function checkpointsAtEnd(
   run: string,
-  { checkpointBytes, keep, saves }: PlannedSaves,
+  { checkpointBytes, keep, others, saves }: PlannedSaves,
 ): { whole: number; weightsOnly: number } {
   const bytes = bytesOfCheckpoints(run) + saves * checkpointBytes;
   const isSmall = keep === "auto" && areSmall(bytes, join(run, "checkpoints"));
   const all = listCheckpoints(run).length + saves;
   if (keep === "auto" && isSmall) return { whole: all, weightsOnly: 0 };
-  const whole = Math.min((keep === "auto" ? MOST_WHOLE : keep) + 1, all); // the best one comes on top
+  const whole = Math.min((keep === "auto" ? MOST_WHOLE : keep) + others, all);
   return { whole, weightsOnly: keep === "auto" ? Math.min(MOST_WEIGHTS_ONLY, all - whole) : 0 };
 }
 

@@ -51,7 +51,7 @@ import {
   bytesOfCheckpoints,
   checkRoom,
   chooseRetained,
-  type Keep,
+  type KeepRules,
   MOST_WEIGHTS_ONLY,
   type PlannedSaves,
   type Retained,
@@ -179,8 +179,8 @@ export class RunDirectory {
    * is renamed and its parent synced. A checkpoint of the same step is replaced, and the hints `latest` and
    * perhaps `best` are rewritten.
    *
-   * Then older checkpoints beyond `keep` are removed or lose the state of the optimizer, except the best one; those
-   * that adapters of other runs need keep their weights. That comes first if there is no room without it. Later
+   * Then older checkpoints beyond `keep` are removed or lose the state of the optimizer, except the best one and that
+   * of step `beforeCooldown`, from which the run can be extended; those that adapters of other runs need keep their weights. That comes first if there is no room without it. Later
    * checkpoints stay: they are damaged, or the training would have resumed from them. A failure after the rename is
    * a notice.
    *
@@ -190,7 +190,7 @@ export class RunDirectory {
   save(
     files: ReadonlyMap<string, FileContent>,
     state: Omit<TrainerState, "files">,
-    { keep, best }: { keep: Keep; best: boolean },
+    { best, ...rules }: KeepRules & { best: boolean },
   ): string {
     const name = checkpointName(state.step), target = join(this.#checkpoints, name);
     const what = `save checkpoint ${target}`;
@@ -200,7 +200,7 @@ export class RunDirectory {
         const digests: Record<string, FileDigest> = {};
         for (const [file, content] of files) digests[file] = digest(content);
         const bytes = bytesOf(files.values());
-        this.#makeRoom(bytes, state.step, keep);
+        this.#makeRoom(bytes, state.step, rules);
         checkFits(what, this.#checkpoints, bytes);
         const manifest = new TextEncoder().encode(serializeState({ ...state, files: digests }));
         makeWhole(
@@ -221,7 +221,7 @@ export class RunDirectory {
     if (best) this.#hint("best", this.#best = name);
     this.#tryTo(
       `remove checkpoints beyond --keep from ${this.#checkpoints}`,
-      () => this.#prune(state.step, keep),
+      () => this.#prune(state.step, rules),
     );
     return target;
   }
@@ -370,10 +370,11 @@ export class RunDirectory {
   }
 
   /** Removes what `keep` does not retain of the checkpoints up to `step`. */
-  #prune(step: number, keep: Keep): void {
+  #prune(step: number, rules: KeepRules): void {
     const steps = this.#stepsUpTo(step), best = this.#bestStep;
-    const isSmall = keep === "auto" && areSmall(bytesOfCheckpoints(this.path), this.#checkpoints);
-    const retained = chooseRetained(steps, { keep, best, isSmall });
+    const isSmall = rules.keep === "auto" &&
+      areSmall(bytesOfCheckpoints(this.path), this.#checkpoints);
+    const retained = chooseRetained(steps, { ...rules, best, isSmall });
     for (const { path } of this.#removable(steps, retained)) remove(path);
   }
 
@@ -381,15 +382,15 @@ export class RunDirectory {
    * Removes before a save what `#prune()` would remove after it, if that makes enough room. `auto` then retains the
    * weights of only as many checkpoints as leave that room. The newest checkpoint stays, as the save may fail.
    */
-  #makeRoom(bytes: number, step: number, keep: Keep): void {
+  #makeRoom(bytes: number, step: number, rules: KeepRules): void {
     const isEnough = (freedBytes: number) =>
       shortageAt(this.#checkpoints, bytes + SPARE_BYTES - freedBytes) === undefined;
     if (isEnough(0)) return;
     const [newest, ...older] = this.#stepsUpTo(step - 1), best = this.#bestStep;
     if (newest === undefined) return;
     for (let mostWeightsOnly = MOST_WEIGHTS_ONLY; mostWeightsOnly >= 0; mostWeightsOnly--) {
-      const rules = { keep, best, isSmall: false, mostWeightsOnly };
-      const removable = this.#removable(older, chooseRetained([step, newest, ...older], rules));
+      const how = { ...rules, best, isSmall: false, mostWeightsOnly };
+      const removable = this.#removable(older, chooseRetained([step, newest, ...older], how));
       if (!isEnough(removable.reduce((sum, { bytes }) => sum + bytes, 0))) continue;
       for (const { path } of removable) remove(path);
       return;

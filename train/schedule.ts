@@ -1,28 +1,89 @@
-/** Learning rate over training: a linear warm-up, then half a cosine down to the minimum. */
+/** Learning rate over training: a linear warm-up, then what `schedule` says. */
 export interface Schedule {
+  /**
+   * `cosine`: half a cosine down to the minimum (Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983,
+   * without restarts). `wsd`, warm-up, stable, decay: the highest rate up to the cool-down (Hu et al. 2024,
+   * https://arxiv.org/abs/2404.06395). `constant`: the highest rate to the end.
+   */
+  readonly schedule: "cosine" | "wsd" | "constant";
   /** Highest learning rate, reached at the end of the warm-up. */
   readonly learningRate: number;
-  /** Learning rate of the last step. */
+  /** Learning rate at the end of the training. */
   readonly minLearningRate: number;
   /** Steps of linear warm-up. */
   readonly warmupSteps: number;
+  /** Steps of the cool-down of `wsd`, the last of the training. */
+  readonly cooldown: number;
   /** Steps of the whole training. */
   readonly steps: number;
 }
 
+/** The values of `schedule`. */
+export const SCHEDULES = ["cosine", "wsd", "constant"] as const satisfies Schedule["schedule"][];
+
 /**
  * Learning rate of a step, counted from 0.
  *
- * Warm-up begins at learningRate / (warmupSteps + 1), as a step at zero would change nothing; the cosine
- * is that of Loshchilov and Hutter 2017 (https://arxiv.org/abs/1608.03983) without restarts.
+ * Warm-up begins at highest / (warmupSteps + 1), as a step at zero would change nothing. For the same reason the
+ * cool-down of `wsd` would reach the minimum, which is 0 by default, in the step after the last; a cosine has it in
+ * the last step.
+ *
+ * @param highest another learning rate of the same training, of which every step has the same share.
+ *
+ * @example The rates of a short training
+ * ```ts
+ * import { learningRateAt, type Schedule } from "../mod.ts";
+ *
+ * const schedule: Schedule = {
+ *   schedule: "wsd",
+ *   learningRate: 1e-3,
+ *   minLearningRate: 0,
+ *   warmupSteps: 3,
+ *   cooldown: 5,
+ *   steps: 20,
+ * };
+ * for (let step = 0; step < schedule.steps; step++) console.log(learningRateAt(step, schedule));
+ * ```
  */
 export function learningRateAt(
   step: number,
-  { learningRate, minLearningRate, warmupSteps, steps }: Schedule,
+  schedule: Schedule,
+  highest = schedule.learningRate,
 ): number {
-  if (step < warmupSteps) return learningRate * (step + 1) / (warmupSteps + 1);
-  if (step >= steps) return minLearningRate;
-  const progress = (step - warmupSteps) / Math.max(1, steps - 1 - warmupSteps);
-  const share = (1 + Math.cos(Math.PI * Math.min(progress, 1))) / 2;
-  return minLearningRate + (learningRate - minLearningRate) * share;
+  const { learningRate, minLearningRate, warmupSteps } = schedule;
+  if (step < warmupSteps) return highest * (step + 1) / (warmupSteps + 1);
+  const lowest = highest === learningRate
+    ? minLearningRate
+    : learningRate === 0
+    ? 0
+    : highest * (minLearningRate / learningRate);
+  return lowest + (highest - lowest) * SHARES[schedule.schedule](step, schedule);
+}
+
+/** Share of the way from the lowest to the highest rate in a step after the warm-up, by schedule. */
+const SHARES: Readonly<Record<Schedule["schedule"], (step: number, schedule: Schedule) => number>> =
+  {
+    cosine(step, { warmupSteps, steps }) {
+      if (step >= steps) return 0;
+      const progress = (step - warmupSteps) / Math.max(1, steps - 1 - warmupSteps);
+      return (1 + Math.cos(Math.PI * Math.min(progress, 1))) / 2;
+    },
+    /**
+     * The cool-down falls as 1 − √progress, the best of the shapes in Hägele et al. 2024
+     * (https://arxiv.org/abs/2405.18392), who match a cosine with a cool-down of 10 to 20 % of the steps.
+     */
+    wsd(step, schedule) {
+      const first = cooldownStart(schedule), length = schedule.steps - first;
+      if (step < first) return 1;
+      return 1 - Math.sqrt(Math.min(1, (step - first + 1) / (length + 1)));
+    },
+    constant: () => 1,
+  };
+
+/** Steps before the cool-down of `wsd`, which begins after the warm-up; all steps if there is no cool-down. */
+export function cooldownStart(
+  { schedule, warmupSteps, cooldown, steps }: Omit<Schedule, "learningRate" | "minLearningRate">,
+): number {
+  if (schedule !== "wsd") return steps;
+  return Math.min(steps, Math.max(warmupSteps, steps - cooldown));
 }

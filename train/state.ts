@@ -49,6 +49,7 @@ import { dimensionsOf, savedOptions } from "./resolve.ts";
 import type { RunDirectory } from "./run_directory.ts";
 import type { FileContent } from "./run_files.ts";
 import { asTyped } from "./run_place.ts";
+import { cooldownStart } from "./schedule.ts";
 import { isReachable, type TrainStep } from "./step.ts";
 import { tuningOf } from "./tuning.ts";
 import { OptionError, validateOptions } from "./validate.ts";
@@ -84,7 +85,7 @@ export function checkState(state: TrainerState, path: string): void {
     if (!(error instanceof OptionError)) throw error;
     check(false, `its options must be valid: ${error.reason}`);
   }
-  const { step, batchIndex, seed, schedule } = state;
+  const { step, batchIndex, seed } = state;
   const options = state.options as unknown as ResolvedOptions;
   const { precision, contextLength, batchSize, gradientAccumulation } = options;
   check(precision === "f16" || precision === "f32", "its options must name the precision");
@@ -96,10 +97,7 @@ export function checkState(state: TrainerState, path: string): void {
     `batchIndex must be ${batches} after ${step} steps: current value is ${batchIndex}`,
   );
   for (const name of ["learningRate", "minLearningRate", "warmupSteps", "steps"] as const) {
-    check(
-      schedule[name] === options[name],
-      `schedule.${name} must be that of its options, ${options[name]}: it is ${schedule[name]}`,
-    );
+    check(options[name] !== undefined, `its options must give ${name}`);
   }
   check(
     isReachable(state, precision),
@@ -243,7 +241,6 @@ export async function saveCheckpoint(
     [OPTIMIZER_FILE, serializeSafetensors(optimizerState)],
   ]);
   const batchIndex = step * options.gradientAccumulation;
-  const { learningRate, minLearningRate, warmupSteps, steps } = options;
   return directory.save(files, {
     formatVersion: CHECKPOINT_FORMAT,
     step,
@@ -252,14 +249,13 @@ export async function saveCheckpoint(
     seed: options.seed,
     ...await trainStep.state(),
     bestValidationLoss: bestLoss,
-    schedule: { learningRate, minLearningRate, warmupSteps, steps },
     options: savedOptions(options),
     typed: [...typed],
     tokenizerHash: tokenizer.hash,
     ...(source ? { source } : {}),
     data: { name: corpus.name, hash: corpus.hash, ...(validationHash ? { validationHash } : {}) },
     tuning: tuningOf(gpt.device),
-  }, { keep: options.keep, best });
+  }, { keep: options.keep, best, beforeCooldown: cooldownStart(options) });
 }
 
 /**

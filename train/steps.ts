@@ -6,7 +6,7 @@ import { noticesOf, type TrainEvent } from "./events.ts";
 import type { Histograms } from "./histograms.ts";
 import { heldOutPrompt } from "./prompts.ts";
 import type { RunRecord } from "./record.ts";
-import { learningRateAt } from "./schedule.ts";
+import { cooldownStart, learningRateAt } from "./schedule.ts";
 import { saveCheckpoint, type Saved } from "./state.ts";
 import { REPORT_ROWS } from "./step.ts";
 
@@ -78,7 +78,8 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
   while (step < total && isPatient() && !signal?.aborted) {
     await submit();
     const isSampling = isDue(options.sampleEvery);
-    let isSaving = isDue(options.saveEvery);
+    let isSaving = isDue(options.saveEvery) ||
+      options.saveEvery > 0 && step === cooldownStart(options);
     const isCounting = loop.histograms !== undefined && isDue(options.histogramEvery);
     const isReporting = waiting.length >= stepsPerReport || isEvaluating() || isCounting ||
       isSampling || isSaving || signal?.aborted;

@@ -24,7 +24,7 @@ export class CheckpointError extends UserError {
 class NewerFormatError extends CheckpointError {}
 
 /** Version of the checkpoint format that this code writes. */
-export const CHECKPOINT_FORMAT = 3;
+export const CHECKPOINT_FORMAT = 4;
 
 /** First format whose state file ends with its hash. */
 const FIRST_SEALED_FORMAT = 3;
@@ -100,13 +100,6 @@ export interface TrainerState {
   consecutiveSkips: number;
   /** Lowest validation loss so far; null before the first evaluation. */
   bestValidationLoss: number | null;
-  /** Schedule of the learning rate when the state was saved. */
-  schedule: {
-    learningRate: number;
-    minLearningRate: number;
-    warmupSteps: number;
-    steps: number;
-  };
   /** All options of the training, resolved. */
   options: Record<string, unknown>;
   /** Names of the options that the user gave; the others have defaults or derived values. */
@@ -134,6 +127,7 @@ export const UPGRADES: Readonly<Record<number, (state: JsonObject) => JsonObject
   0: addSkipCounters,
   1: addTuning,
   2: addTyped,
+  3: dropSchedule,
 };
 
 /** Format 0 did not count skipped steps: every step was applied. */
@@ -173,6 +167,11 @@ function addTyped(state: JsonObject): JsonObject {
   const typed = Object.keys(options)
     .filter((name) => options[name] !== derived[name] && options[name] !== "auto");
   return { ...state, formatVersion: 3, typed };
+}
+
+/** Format 3 had the schedule of the learning rate twice: the options have it, too. */
+function dropSchedule({ schedule: _, ...state }: JsonObject): JsonObject {
+  return { ...state, formatVersion: 4 };
 }
 
 /** The name of the checkpoint of a step. */
@@ -426,7 +425,7 @@ function validateState(state: JsonObject, file: string): TrainerState {
   const isLoss = Number.isFinite(best) && best as number >= 0;
   check(state, "bestValidationLoss", "a non-negative number or null", best === null || isLoss);
   check(state, "tokenizerHash", "text", typeof state.tokenizerHash === "string");
-  for (const name of ["schedule", "options", "data", "tuning", "files"]) {
+  for (const name of ["options", "data", "tuning", "files"]) {
     check(state, name, "an object", isObject(state[name]));
   }
   const options = state.options as JsonObject;
@@ -437,10 +436,6 @@ function validateState(state: JsonObject, file: string): TrainerState {
   }
   const areTexts = Array.isArray(typed) && typed.every(isText);
   check(state, "typed", "names of options", areTexts);
-  const schedule = state.schedule as JsonObject;
-  for (const name of ["learningRate", "minLearningRate", "warmupSteps", "steps"]) {
-    check(schedule, `schedule.${name}`, "a number", Number.isFinite(schedule[name]));
-  }
   const data = state.data as JsonObject;
   for (const name of ["name", "hash"]) {
     check(data, `data.${name}`, "text", isText(data[name]));

@@ -21,7 +21,8 @@ const CHOSEN = { preset: "nano", precision: "f32", stepsPerEpoch: 30 } as const;
 function begin(given: Partial<TrainOptions>, defaults: TrainingDefaults = presetDefaults("nano")) {
   const typed = typedNames(given);
   const resolved = resolveOptions({ ...DEFAULT_OPTIONS, ...given }, { ...CHOSEN, defaults, typed });
-  return { resolved, kept: { options: JSON.parse(JSON.stringify(savedOptions(resolved))), typed } };
+  const options = JSON.parse(JSON.stringify(savedOptions(resolved)));
+  return { resolved, kept: { options, typed, step: 0 } };
 }
 
 /** What a training is resumed with, by a version whose defaults are all others. */
@@ -32,7 +33,7 @@ function resume(given: Partial<TrainOptions>, kept: ReturnType<typeof begin>["ke
   const defaults = { ...training, ...dimensions };
   const began = kept.options as ResolvedOptions;
   const resolved = resolveOptions(options, { ...CHOSEN, defaults, typed, began });
-  return { resolved, kept: { options: savedOptions(resolved), typed } };
+  return { resolved, kept: { options: savedOptions(resolved), typed, step: kept.step } };
 }
 
 Deno.test("resolveOptions() gives a resumed run the values that it began with", () => {
@@ -100,6 +101,79 @@ Deno.test("resolveOptions() throws when the smallest learning rate is above the 
   });
   assert.equal(resume({ ...typed, minLearningRate: 1e-5 }, kept).resolved.minLearningRate, 1e-5);
   assert.equal(begin({ learningRate: 0 }).resolved.minLearningRate, 0);
+});
+
+Deno.test("resolveOptions() computes minimum and cool-down from schedule, rate and steps", () => {
+  const of = ({ resolved }: { resolved: ResolvedOptions }) => {
+    const { schedule, learningRate, minLearningRate, cooldown, steps } = resolved;
+    return [schedule, learningRate, minLearningRate, cooldown, steps];
+  };
+  assert.deepEqual(of(begin({})), ["cosine", 5e-3, 5e-4, 0, 2000]);
+  assert.deepEqual(of(begin({ schedule: "constant" })), ["constant", 5e-3, 5e-3, 0, 2000]);
+  const { kept } = begin({ schedule: "wsd", steps: 101 });
+  assert.deepEqual(of(resume({}, kept)), ["wsd", 5e-3, 0, 21, 101]);
+  assert.deepEqual(of(resume({ steps: 200 }, kept)), ["wsd", 5e-3, 0, 40, 200]);
+  assert.deepEqual(of(resume({ schedule: "cosine" }, kept)), ["cosine", 5e-3, 5e-4, 0, 101]);
+  assert.deepEqual(of(resume({ schedule: "constant", learningRate: 1 }, kept)), [
+    ...["constant", 1, 1, 0, 101],
+  ]);
+  const typed = begin({ schedule: "wsd", steps: 90, cooldown: 30, minLearningRate: 1e-5 }).kept;
+  assert.deepEqual(of(resume({ steps: 95 }, typed)), ["wsd", 5e-3, 1e-5, 30, 95]);
+  assert.deepEqual(of(resume({ schedule: "constant" }, typed)), ["constant", 5e-3, 5e-3, 0, 90]);
+});
+
+Deno.test("resumeOptions() lets a cool-down begin at once when it is given without steps", () => {
+  const at = (step: number, given: Partial<TrainOptions>, began: Partial<TrainOptions>) => {
+    const { kept } = begin(began);
+    const next = resume(given, { ...kept, step });
+    const { schedule, cooldown, steps, endsWith } = next.resolved;
+    return { result: [schedule, cooldown, steps, endsWith], kept: next.kept };
+  };
+  for (const schedule of ["wsd", "constant"] as const) {
+    for (const length of [{ steps: 1000 }, { epochs: 50 }]) {
+      const cooled = at(500, { cooldown: 100 }, { schedule, ...length });
+      assert.deepEqual(cooled.result, ["wsd", 100, 600, "steps"]);
+      assert.ok(!cooled.kept.typed.includes("epochs"));
+      // the same command, after an interruption and at the end
+      for (const step of [500, 550, 600]) {
+        const { cooldown, steps } = resume({ cooldown: 100 }, { ...cooled.kept, step }).resolved;
+        assert.deepEqual([cooldown, steps], [100, 600]);
+      }
+      const { cooldown, steps } = resume({ cooldown: 10 }, { ...cooled.kept, step: 550 }).resolved;
+      assert.deepEqual([cooldown, steps], [10, 560]);
+    }
+  }
+  const planned = { schedule: "wsd", steps: 1000, cooldown: 100 } as const;
+  assert.deepEqual(at(500, planned, planned).result, ["wsd", 100, 1000, "steps"]);
+  assert.deepEqual(at(500, { cooldown: 100 }, planned).result, ["wsd", 100, 600, "steps"]);
+  const both = { schedule: "wsd", cooldown: 100 } as const;
+  assert.deepEqual(at(500, both, {}).result, ["wsd", 100, 600, "steps"]);
+});
+
+Deno.test("resolveOptions() refuses a cool-down without its schedule, its steps, or room in them", () => {
+  const refused: [Partial<TrainOptions>, string][] = [
+    [{ cooldown: 5, steps: 9 }, "cooldown needs schedule wsd: current value is cosine"],
+    [
+      { cooldown: 5, schedule: "constant", steps: 9 },
+      "cooldown needs schedule wsd: current value is constant",
+    ],
+    [{ cooldown: 5, schedule: "wsd" }, "cooldown of a new run needs steps: current value is 5"],
+    [
+      { cooldown: 5, schedule: "wsd", steps: 4 },
+      "cooldown must be at most steps, which is 4: current value is 5",
+    ],
+  ];
+  for (const [given, reason] of refused) {
+    assert.throws(() => begin(given), {
+      name: "OptionError",
+      message: `Cannot train as ${reason}`,
+    });
+  }
+  assert.throws(() => resume({ cooldown: 5 }, begin({}).kept), /cooldown needs schedule wsd/);
+  assert.throws(() => checkRates({ schedule: "constant", minLearningRate: 1e-5 }), {
+    message:
+      "Cannot train as minLearningRate must be given without schedule constant: current value is 0.00001",
+  });
 });
 
 Deno.test("resolveOptions() computes a tenth of the learning rate without the noise of binary fractions", () => {
@@ -200,7 +274,7 @@ Deno.test("resumeOptions() throws only when an option changes that the checkpoin
     ...{ preset: "nano", vocabulary: "compact", precision: "f32", contextLength: 8, batchSize: 2 },
   };
   const resume = (given: Partial<TrainOptions>) =>
-    resumeOptions(given, { options: saved, typed: [] }, "x").options;
+    resumeOptions(given, { options: saved, typed: [], step: 0 }, "x").options;
   const fixed: Partial<TrainOptions> = {
     preset: "mini",
     layers: 3,
@@ -237,7 +311,7 @@ Deno.test("resumeOptions() throws only when an option changes that the checkpoin
 });
 
 Deno.test("resumeOptions() keeps a number of checkpoints of an earlier version, until auto is given", () => {
-  const state = { options: { ...DEFAULT_OPTIONS, keep: 3, tune: "off" }, typed: ["tune"] };
+  const state = { options: { ...DEFAULT_OPTIONS, keep: 3, tune: "off" }, typed: ["tune"], step: 0 };
   assert.equal(DEFAULT_OPTIONS.keep, "auto");
   assert.equal(resumeOptions({}, state, "x").options.keep, 3);
   const { options } = resumeOptions({ keep: "auto", tune: "auto" }, state, "x");

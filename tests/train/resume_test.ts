@@ -187,6 +187,42 @@ Deno.test("train() gives both learning rates when a longer schedule changes it",
   ]);
 });
 
+Deno.test("train() gives the same bits with a planned cool-down as with one that begins at a checkpoint, or is interrupted", async () => {
+  const rates = (events: TrainEvent[]) =>
+    events.flatMap((event) => event.kind === "step" ? [event.learningRate] : []);
+  const common = { evalEvery: 0, saveEvery: 3, warmupSteps: 1, minLearningRate: undefined };
+  const planned = { ...common, schedule: "wsd", steps: 5, cooldown: 3 } as const;
+  const expected = rates(await run("planned", planned));
+  assert.deepEqual(expected.map((rate) => Number((rate / 5e-3).toFixed(3))), [
+    ...[0.5, 1],
+    ...[0.5, 0.293, 0.134],
+  ]);
+  // its checkpoint before the cool-down is not one of those that were asked for
+  assert.deepEqual(
+    Object.keys(hashes("planned", "000002")),
+    Object.keys(hashes("planned", "000003")),
+  );
+
+  await run("unplanned", { ...common, schedule: "constant", steps: 2 });
+  const cooldown = { ...OPTIONS, ...common, steps: undefined, cooldown: 3 };
+  for await (
+    const event of train({ ...cooldown, device, out: join(directory, "unplanned") })
+  ) {
+    if (event.kind === "step" && event.step === 4) break; // after its checkpoint of step 3
+  }
+  assert.deepEqual(rates(await run("unplanned", cooldown)), expected.slice(3));
+  const weights = (out: string) => {
+    const { "model.safetensors": model, "optimizer.safetensors": state } = hashes(out, "000005");
+    return { model, state };
+  };
+  assert.deepEqual(weights("unplanned"), weights("planned"));
+  assert.deepEqual(rates(await run("unplanned", cooldown)), []);
+
+  const extended = await run("planned", { ...planned, steps: 6, resumeFrom: "2" });
+  assert.equal(rates(extended).length, 4);
+  assert.ok(!extended.some((event) => event.kind === "notice" && /jumps/.test(event.message)));
+});
+
 Deno.test("train() refuses to resume when its text has changed where it lies", async () => {
   const changing = join(directory, "changing.txt"), stories = Deno.readTextFileSync(text);
   Deno.writeTextFileSync(changing, stories);
@@ -278,14 +314,13 @@ Deno.test({
     // so large that a hundred halvings leave gradients beyond f16: as after 220,000 applied steps
     const step = 220_000, checkpoints = join(directory, "overflowing", "checkpoints");
     Deno.renameSync(join(checkpoints, "000001"), join(checkpoints, `${step}`));
-    const checkpoint = join(checkpoints, `${step}`), { options, schedule } = readFields(checkpoint);
+    const checkpoint = join(checkpoints, `${step}`), { options } = readFields(checkpoint);
     changeFields(checkpoint, {
       step,
       optimizerSteps: step,
       batchIndex: 2 * step,
       lossScale: 2 ** 126,
       options: { ...options as JsonObject, steps: step },
-      schedule: { ...schedule as JsonObject, steps: step },
     });
     await assert.rejects(run("overflowing", { steps: step + 200, evalEvery: 0, saveEvery: 0 }), {
       name: "UserError",

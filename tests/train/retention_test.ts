@@ -70,11 +70,21 @@ Deno.test("areSmall() compares with 500 MB and with 1 % of the free disk, if tha
   assert.deepEqual([499e6, 500e6].map((bytes) => areSmall(bytes, "runs")), [true, false]);
 });
 
+Deno.test("chooseRetained() keeps the checkpoint before a cool-down whole", () => {
+  const rules = { best: 4, beforeCooldown: 5 };
+  assert.deepEqual(retained(stepsTo(9), { ...rules, keep: 1 }), {
+    whole: [9, 5, 4],
+    weightsOnly: [],
+  });
+  assert.deepEqual(retained(stepsTo(9), rules).whole, [9, 8, 7, 5, 4]);
+  assert.deepEqual(retained(stepsTo(3), { ...rules, keep: 1 }).whole, [3]);
+});
+
 Deno.test("checkpointsAtEnd() counts whole checkpoints with the best, and those with only weights", () => {
   using disk = withFreeBytes(1e12);
   const atEnd = (saves: number, keep: Keep, checkpointBytes = 1e7) =>
     Object.values(checkpointsAtEnd(`${directory}/none`, {
-      ...{ checkpointBytes, weightsOnlyBytes: 1, keep, saves },
+      ...{ checkpointBytes, weightsOnlyBytes: 1, keep, others: 1, saves },
     }));
   assert.deepEqual(atEnd(9, 3), [4, 0]);
   assert.deepEqual(atEnd(2, 3), [2, 0]);

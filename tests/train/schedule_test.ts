@@ -1,7 +1,10 @@
 import assert from "node:assert/strict";
-import { learningRateAt, type Schedule } from "../../train/schedule.ts";
+import { cooldownStart, learningRateAt, type Schedule, SCHEDULES } from "../../train/schedule.ts";
 
-const SCHEDULE: Schedule = { learningRate: 8, minLearningRate: 2, warmupSteps: 3, steps: 12 };
+const SCHEDULE: Schedule = {
+  ...{ schedule: "cosine", learningRate: 8, minLearningRate: 2, warmupSteps: 3 },
+  ...{ cooldown: 0, steps: 12 },
+};
 
 /** Learning rates of all steps, to nine digits. */
 const ratesOf = (schedule: Schedule, { from = 0, to = schedule.steps } = {}) =>
@@ -42,8 +45,55 @@ Deno.test("learningRateAt() is neither 0 nor above the highest when the training
     for (let warmupSteps = 0; warmupSteps <= 7; warmupSteps++) {
       const rates = ratesOf({ ...SCHEDULE, minLearningRate: 0.5, steps, warmupSteps });
       for (const rate of rates) assert.ok(rate >= 0.5 && rate <= 8, `${rates}`);
+      for (const cooldown of [0, 1, steps]) {
+        const rates = ratesOf({ ...WSD, minLearningRate: 0, steps, warmupSteps, cooldown });
+        for (const rate of rates) assert.ok(rate > 0 && rate <= 8, `${rates}`);
+      }
     }
   }
   assert.deepEqual(ratesOf({ ...SCHEDULE, warmupSteps: 0, steps: 1 }), [8]);
   assert.deepEqual(ratesOf({ ...SCHEDULE, warmupSteps: 1, steps: 2 }), [4, 8]);
+});
+
+const WSD: Schedule = { ...SCHEDULE, schedule: "wsd", cooldown: 3 };
+
+Deno.test("learningRateAt() of wsd stays at the highest rate, then falls with the root of the progress", () => {
+  assert.deepEqual(ratesOf(WSD), [
+    ...[2, 4, 6],
+    ...[8, 8, 8, 8, 8, 8],
+    // 2 + 6 · (1 − √(i / 4)): a fourth step would be at the minimum
+    ...[5, 3.757359313, 2.803847577],
+  ]);
+  assert.equal(cooldownStart(WSD), 9);
+  assert.equal(learningRateAt(12, WSD), 2);
+});
+
+Deno.test("learningRateAt() of wsd and constant agree before the cool-down, however long the training is", () => {
+  for (const steps of [12, 20, 1000]) {
+    const constant: Schedule = { ...WSD, schedule: "constant", steps };
+    assert.deepEqual(ratesOf(constant, { to: 9 }), ratesOf(WSD, { to: 9 }));
+    assert.equal(learningRateAt(steps - 1, constant), 8);
+    assert.equal(cooldownStart(constant), steps);
+  }
+});
+
+Deno.test("learningRateAt() begins a cool-down after the warm-up when it is as long as the training", () => {
+  const schedule = { ...WSD, minLearningRate: 0, cooldown: 12 };
+  assert.equal(cooldownStart(schedule), 3);
+  assert.deepEqual(ratesOf(schedule, { to: 5 }).slice(0, 3), [2, 4, 6]);
+  assert.ok(ratesOf(schedule, { from: 3 }).every((rate, i, all) => i === 0 || rate < all[i - 1]!));
+});
+
+Deno.test("learningRateAt() gives another learning rate the same share at every step", () => {
+  for (const schedule of SCHEDULES) {
+    for (const minLearningRate of [0, 2, 8]) {
+      const of = { ...WSD, schedule, minLearningRate };
+      for (let step = 0; step < 12; step++) {
+        const share = learningRateAt(step, of, 0.02) / 0.02;
+        assert.ok(Math.abs(share - learningRateAt(step, of) / 8) < 1e-12, `${schedule} ${step}`);
+      }
+    }
+  }
+  const none = { ...SCHEDULE, learningRate: 0, minLearningRate: 0 };
+  assert.deepEqual([learningRateAt(4, none), learningRateAt(11, none, 0.02)], [0, 0]);
 });

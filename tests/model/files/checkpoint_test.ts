@@ -142,7 +142,7 @@ Deno.test("newestCheckpoint() passes over damaged checkpoints with file and reas
       (path) =>
         changeState(
           path,
-          (text) => text.replace('Version": 3', 'Version": 7').slice(0, -80) + "0}",
+          (text) => text.replace('Version": 4', 'Version": 7').slice(0, -80) + "0}",
         ),
       /trainer_state\.json is no JSON/,
     ],
@@ -152,7 +152,7 @@ Deno.test("newestCheckpoint() passes over damaged checkpoints with file and reas
         const fields = { ...readFields(path), formatVersion: CHECKPOINT_FORMAT + 1 };
         changeState(path, () => JSON.stringify(fields, null, 2) + "\n");
       },
-      /is damaged: with formatVersion 4 it must end with its own SHA-256/,
+      /is damaged: with formatVersion 5 it must end with its own SHA-256/,
     ],
     [
       "with the state of another step",
@@ -270,8 +270,6 @@ Deno.test("readTrainerState() names the field and value that is wrong", () => {
     [{ typed: ["x", 1] }, /typed must be names of options: current value is \["x",1\]$/],
     [{ tokenizerHash: 1 }, /tokenizerHash must be text: current value is 1$/],
     [{ options: [] }, /options must be an object: current value is \[\]$/],
-    [{ schedule: null }, /schedule must be an object: current value is null$/],
-    [{ schedule: { steps: "x" } }, /schedule\.learningRate must be a number/],
     [{ tuning: undefined }, /tuning must be an object: current value is undefined$/],
     [{ tuning: { choices: {} } }, /tuning\.adapter must be text or null: .* is undefined$/],
     [
@@ -294,7 +292,7 @@ Deno.test("readTrainerState() names the field and value that is wrong", () => {
     ],
     [
       { formatVersion: CHECKPOINT_FORMAT + 1 },
-      /formatVersion must be at most 3.*current value is 4$/,
+      /formatVersion must be at most 4.*current value is 5$/,
     ],
     [{ formatVersion: "1" }, /formatVersion must be an integer: current value is "1"$/],
     [{ formatVersion: -1 }, /format -1 is too old$/],
@@ -346,26 +344,28 @@ const OPTIONS_OF_FORMAT_2 = {
   keep: 3,
 };
 
-/** A state as formats 0, 1 and 2 knew it. */
-function oldState(format: 0 | 1 | 2): JsonObject {
-  const { typed: _, ...format2 } = exampleState(7);
+/** A state as formats 0 to 3 knew it. */
+function oldState(format: 0 | 1 | 2 | 3): JsonObject {
+  const schedule = { learningRate: 3e-4, minLearningRate: 3e-5, warmupSteps: 100, steps: 2000 };
+  const format3 = { ...exampleState(7), typed: TYPED, schedule };
+  const { typed: _, ...format2 } = format3;
   const { tuning: __, ...format1 } = format2;
   const { optimizerSteps: ___, skippedSteps: ____, consecutiveSkips: _____, ...format0 } = format1;
-  const state = [format0, format1, format2][format]!;
+  const state = [format0, format1, format2, format3][format]!;
   return { ...state, options: OPTIONS_OF_FORMAT_2, formatVersion: format };
 }
 
 /** What was typed of `OPTIONS_OF_FORMAT_2`, or may have been. */
 const TYPED = ["preset", "data", "seed", "steps", "learningRate", "evalEvery", "keep"];
 
-Deno.test("upgradeState() brings formats 0, 1 and 2 up to date", () => {
-  for (const format of [0, 1, 2] as const) {
+Deno.test("upgradeState() brings formats 0 to 3 up to date", () => {
+  for (const format of [0, 1, 2, 3] as const) {
     const { tuning } = exampleState(7);
     assert.deepEqual(upgradeState(oldState(format), "x"), {
       ...exampleState(7),
       options: OPTIONS_OF_FORMAT_2,
       typed: TYPED,
-      tuning: format === 2 ? tuning : { adapter: null, choices: {} },
+      tuning: format >= 2 ? tuning : { adapter: null, choices: {} },
     });
   }
 });
@@ -403,9 +403,11 @@ Deno.test("upgradeState() goes from format to format, and refuses one that no up
     seen.push(state.formatVersion);
     return { ...state, formatVersion: to };
   };
-  const upgrades = { [-1]: upgrade(0), 0: upgrade(1), 1: upgrade(2), 2: upgrade(3) };
-  assert.deepEqual(upgradeState({ formatVersion: -1 }, "x", upgrades), { formatVersion: 3 });
-  assert.deepEqual(seen, [-1, 0, 1, 2]);
+  const formats = Array.from({ length: CHECKPOINT_FORMAT + 1 }, (_, i) => i - 1);
+  const upgrades = Object.fromEntries(formats.map((from) => [from, upgrade(from + 1)]));
+  const upgraded = upgradeState({ formatVersion: -1 }, "x", upgrades);
+  assert.deepEqual(upgraded, { formatVersion: CHECKPOINT_FORMAT });
+  assert.deepEqual(seen, formats);
   assert.throws(() => upgradeState({ formatVersion: -2 }, "x", upgrades), {
     name: "CheckpointError",
     message: "Cannot load x as format -2 is too old",
@@ -416,7 +418,7 @@ Deno.test("newestCheckpoint() does not fall back from a newer format", () => {
   const path = makeRun("newer", { count: 2 });
   const newest = join(path, "checkpoints", "000002");
   changeFields(newest, { formatVersion: 9, typed: undefined, somethingNew: 1 });
-  assert.throws(() => newestCheckpoint(path, assert.fail), /must be at most 3.*is 9$/);
+  assert.throws(() => newestCheckpoint(path, assert.fail), /must be at most 4.*is 9$/);
   changeState(newest, (text) => text.replace("somethingNew", "somethingNex"));
   assert.equal(newestCheckpoint(path, () => {}), join(path, "checkpoints", "000001"));
 });
