@@ -70,7 +70,9 @@ export { linearBackward, linearForward } from "./kernels/linear/linear.ts";
 export {
   type ActivationFunction,
   type Addend,
+  type BackwardEpilogue,
   type Epilogue,
+  type ForwardEpilogue,
   matmul,
   type MatmulOptions,
   type Normalization,
@@ -91,6 +93,7 @@ export {
 } from "./kernels/rope/rotation.ts";
 export { sample, type SamplerOptions } from "./kernels/sample/sample.ts";
 export { sumForward } from "./kernels/sum/sum.ts";
+export { swigluBackward, swigluForward, type SwigluOptions } from "./kernels/swiglu/swiglu.ts";
 export {
   type Family,
   type GptConfig,

@@ -11,9 +11,10 @@ import { gradientNorm, gradientNormBlocks } from "../kernels/gradient_norm/gradi
 import { histogram, HISTOGRAM_LENGTH } from "../kernels/histogram/histogram.ts";
 import { layernormBackward, layernormForward } from "../kernels/layernorm/layernorm.ts";
 import { linearBackward, linearForward } from "../kernels/linear/linear.ts";
-import { matmul } from "../kernels/matmul/matmul.ts";
+import { type ForwardEpilogue, matmul } from "../kernels/matmul/matmul.ts";
 import { rmsnormBackward, rmsnormForward } from "../kernels/rmsnorm/rmsnorm.ts";
 import { ropeBackward, ropeForward } from "../kernels/rope/rope.ts";
+import { swigluBackward, swigluForward } from "../kernels/swiglu/swiglu.ts";
 import type { DType } from "../kernels/tensor.ts";
 import { logitsColumns, logitsRows } from "../model/activations.ts";
 import { headLogits, headLossBackward, headSlices } from "../model/head.ts";
@@ -53,6 +54,7 @@ export function kernelBenches(device: Device): KernelBench[] {
         ? { M: rows, T: 1024, NH: 12, KH: 4, HS: 64, dtype }
         : { M: rows, T: 64, NH: 2, KH: 1, HS: 32, dtype },
     ),
+    ...swigluBenches({ M: rows, F: width, dtype }),
     dropoutBench({ M: rows, C: width }),
     biasBench({ M: rows, N: 4 * width, dtype }),
     ...embeddingBenches({ T: gpu ? 1024 : 64, M: gpu ? 32768 : 8192, V, C: width }),
@@ -67,23 +69,38 @@ function linearBenches(
   { M, C, N, dtype }: { M: number; C: number; N: number; dtype: DType },
 ): KernelBench[] {
   const work = { flops: 2 * M * C * N };
-  const forward = (gelu: boolean): KernelBench => ({
-    name: `linear forward ${gelu ? "and gelu " : ""}${dtype} [${M},${C}]x[${C},${N}]`,
+  const forward = (
+    stored: "" | "and gelu " | "and swiglu ",
+    epilogue: (make: Maker) => ForwardEpilogue | undefined,
+  ): KernelBench => ({
+    name: `linear forward ${stored}${dtype} [${M},${C}]x[${C},${N}]`,
     work,
     record(program, make) {
-      linearForward(program, {
-        x: make.noise([M, C], dtype),
-        weight: make.noise([C, N], dtype),
-        bias: make.noise([N], "f32"),
-      }, {
-        y: make.zeros([M, N], dtype),
-        activated: gelu ? make.zeros([M, N], dtype) : undefined,
-      });
+      linearForward(
+        program,
+        {
+          x: make.noise([M, C], dtype),
+          weight: make.noise([C, N], dtype),
+          bias: make.noise([N], "f32"),
+        },
+        { y: make.zeros([M, N], dtype) },
+        { epilogue: epilogue(make) },
+      );
     },
   });
   return [
-    forward(false),
-    forward(true),
+    forward("", () => undefined),
+    forward("and gelu ", (make) => ({
+      kind: "forward",
+      activation: "gelu_new",
+      activated: make.zeros([M, N], dtype),
+    })),
+    forward("and swiglu ", (make) => ({
+      kind: "gatedForward",
+      activation: "silu",
+      gate: make.noise([M, N], dtype),
+      activated: make.zeros([M, N], dtype),
+    })),
     {
       name: `linear dx ${dtype} [${M},${N}]x[${N},${C}]`,
       work,
@@ -91,6 +108,19 @@ function linearBenches(
         const dy = make.noise([M, N], dtype), weight = make.noise([C, N], dtype);
         const dx = make.zeros([M, C], dtype);
         matmul(program, { a: dy, b: weight }, { y: dx }, { transposeB: true });
+      },
+    },
+    {
+      name: `linear dx of swiglu ${dtype} [${M},${N}]x[${N},${C}]`,
+      work,
+      record(program, make) {
+        const dy = make.noise([M, N], dtype), weight = make.noise([C, N], dtype);
+        const [gate, up] = [make.noise([M, C], dtype), make.noise([M, C], dtype)];
+        const [dup, dgate] = [make.zeros([M, C], dtype), make.zeros([M, C], dtype)];
+        matmul(program, { a: dy, b: weight }, { y: dup }, {
+          transposeB: true,
+          epilogue: { kind: "gatedBackward", activation: "silu", gate, up, dgate },
+        });
       },
     },
     {
@@ -346,6 +376,35 @@ function ropeBenches(
       },
     ];
   });
+}
+
+/** The plain path of a gated MLP; training stores the same in the epilogues of products. */
+function swigluBenches({ M, F, dtype }: { M: number; F: number; dtype: DType }): KernelBench[] {
+  const bytes = bytesOf(M * F, dtype), activation = "silu";
+  return [
+    {
+      name: `swiglu forward ${dtype} [${M},${F}]`,
+      // gate and up are read, activated is written
+      work: { bytes: 3 * bytes },
+      record(program, make) {
+        const [gate, up] = [make.noise([M, F], dtype), make.noise([M, F], dtype)];
+        swigluForward(program, { gate, up }, { activated: make.zeros([M, F], dtype) }, {
+          activation,
+        });
+      },
+    },
+    {
+      name: `swiglu backward ${dtype} [${M},${F}]`,
+      // gate, up and dactivated are read, dgate and dup are written
+      work: { bytes: 5 * bytes },
+      record(program, make) {
+        const [gate, up] = [make.noise([M, F], dtype), make.noise([M, F], dtype)];
+        const dactivated = make.noise([M, F], dtype);
+        const [dgate, dup] = [make.zeros([M, F], dtype), make.zeros([M, F], dtype)];
+        swigluBackward(program, { gate, up, dactivated }, { dgate, dup }, { activation });
+      },
+    },
+  ];
 }
 
 function dropoutBench({ M, C }: { M: number; C: number }): KernelBench {

@@ -5,7 +5,7 @@ import { attentionDecode } from "../kernels/attention/decode.ts";
 import { dropoutBackward, dropoutForward } from "../kernels/dropout/dropout.ts";
 import { embeddingDecode } from "../kernels/embedding/decode.ts";
 import { embeddingBackward, embeddingForward } from "../kernels/embedding/embedding.ts";
-import type { MatmulOptions } from "../kernels/matmul/matmul.ts";
+import type { BackwardEpilogue, ForwardEpilogue, MatmulOptions } from "../kernels/matmul/matmul.ts";
 import { fillNormal } from "../kernels/normal/normal.ts";
 import type { Program } from "../kernels/program.ts";
 import type { Dropout } from "../kernels/random.ts";
@@ -118,7 +118,7 @@ export function forward(
 ): Operand {
   const { at, batchSize: B, sequenceLength: T } = activations;
   const { config, rotation } = model, { layers } = config;
-  const { heads, keyHeads } = headsOf(config);
+  const { heads, keyHeads } = headsOf(config), { activation } = withDefaults(config);
   refuseUncomputed(config);
   const wte = masterOf(model, "wte.weight");
   const wpe = model.parameters.tensors.get("wpe.weight"); // only with learned positions
@@ -132,13 +132,12 @@ export function forward(
     name: string,
     { x, ...options }: Operand & Pick<MatmulOptions, "accumulate">,
     y: Tensor,
-    activated?: Tensor,
+    epilogue?: ForwardEpilogue,
   ) =>
     linearLayerForward(program, model, name, { x }, {
       y,
-      activated,
       low: ({ module, layer }) => at(`${module.name} low`, layer),
-    }, options);
+    }, { ...options, epilogue });
   let stream = at("x"); // [M,C], the residual stream
   /** Normalises the stream, to which z is added first; returns what the next linear layer reads. */
   const normalize = (norm: Norm, z?: Tensor): Operand => {
@@ -197,8 +196,9 @@ export function forward(
     ln = addAndNormalize(`h.${i}.attn.c_proj`, y, norms.ln2(i));
 
     // stream += mlp(ln)
-    linear(`h.${i}.mlp.c_fc`, ln, at("hidden", i), at("activated", i));
-    ln = addAndNormalize(`h.${i}.mlp.c_proj`, at("activated", i), norms.ln1(i + 1));
+    const activated = at("activated", i);
+    linear(`h.${i}.mlp.c_fc`, ln, at("hidden", i), { kind: "forward", activation, activated });
+    ln = addAndNormalize(`h.${i}.mlp.c_proj`, activated, norms.ln1(i + 1));
   }
   return ln;
 }
@@ -258,14 +258,15 @@ export function backward(
 ): void {
   const { at, sequenceLength: T } = activations;
   const { config, rotation } = model, { layers } = config;
-  const { heads, keyHeads } = headsOf(config);
+  const { heads, keyHeads } = headsOf(config), { activation } = withDefaults(config);
   const gradient = (name: string) => gradients.tensors.get(name); // undefined if it is frozen
   const norms = normsOf(config, activations), first = firstTrainedBlock(model);
 
   const linear = (
     name: string,
-    inputs: { x: Tensor; dy: Tensor; hidden?: Tensor },
+    inputs: { x: Tensor; dy: Tensor },
     dx: Tensor,
+    epilogue?: BackwardEpilogue,
   ) =>
     linearLayerBackward(
       program,
@@ -273,7 +274,7 @@ export function backward(
       name,
       { ...inputs, low: ({ module, layer }) => at(`${module.name} low`, layer) },
       { dx, dlow: () => at("dlow") },
-      { gradients, accumulate },
+      { gradients, accumulate, epilogue },
     );
   const dx = at("dx"); // [M,C], gradient of the residual stream
   /**
@@ -302,9 +303,13 @@ export function backward(
 
   for (let i = layers - 1; i >= first; i--) {
     // stream += mlp(ln)
-    const hidden = at("hidden", i), dz = at("dprojected");
+    const activated = at("activated", i), hidden = at("hidden", i), dz = at("dprojected");
     normalizeBackward(norms.ln1(i + 1), dz);
-    linear(`h.${i}.mlp.c_proj`, { x: at("activated", i), dy: dz, hidden }, at("dhidden"));
+    linear(`h.${i}.mlp.c_proj`, { x: activated, dy: dz }, at("dhidden"), {
+      kind: "backward",
+      activation,
+      hidden,
+    });
     linear(`h.${i}.mlp.c_fc`, { x: at("ln2", i), dy: at("dhidden") }, at("dln"));
 
     // stream += attention(ln)

@@ -1,67 +1,57 @@
 import columnSumsShader from "./bias_backward.wgsl" with { type: "text" };
 import { dims } from "../dims.ts";
-import { type ActivationFunction, matmul, type MatmulOptions } from "../matmul/matmul.ts";
+import {
+  type BackwardEpilogue,
+  type ForwardEpilogue,
+  matmul,
+  type MatmulOptions,
+} from "../matmul/matmul.ts";
 import type { Program } from "../program.ts";
 import { ceilDiv, type DType, type Tensor } from "../tensor.ts";
 
 /**
- * y = x · weight + bias; without a bias y = x · weight. If `activated` is given, it is set to activation(y), with
- * `gelu_new` by default. y is set, or with `accumulate` added to. With `normalize` the product reads the layer-norm
- * of x, which must be a single row.
+ * y = x · weight + bias; without a bias y = x · weight. y is set, or with `accumulate` added to. With `epilogue`, an
+ * activation function of y is stored too. With `normalize` the product reads the layer-norm of x, which must be a
+ * single row.
  *
- * x: [M,C]; weight: [C,N]; bias: f32 [N]; y, activated: [M,N]. x, weight and y are f32 or f16, activated has y's
- * type.
+ * x: [M,C]; weight: [C,N]; bias: f32 [N]; y: [M,N]. x, weight and y are f32 or f16.
  *
  * @throws {RangeError | TypeError} if shapes or types do not match.
  */
 export function linearForward(
   program: Program,
   { x, weight, bias }: { x: Tensor; weight: Tensor; bias?: Tensor | undefined },
-  { y, activated }: { y: Tensor; activated?: Tensor | undefined },
-  { activation = "gelu_new", ...options }:
-    & { activation?: ActivationFunction | undefined }
-    & Pick<MatmulOptions, "accumulate" | "normalize"> = {},
+  { y }: { y: Tensor },
+  options: Pick<MatmulOptions, "accumulate" | "normalize"> & {
+    epilogue?: ForwardEpilogue | undefined;
+  } = {},
 ): void {
-  matmul(program, { a: x, b: weight, bias }, { y }, {
-    ...options,
-    epilogue: activated && { kind: "forward", activation, activated },
-  });
+  matmul(program, { a: x, b: weight, bias }, { y }, options);
 }
 
 /**
  * dx = dy · weightᵀ, dweight = xᵀ · dy, dbias = column sums of dy; only the given outputs are computed. If x is
- * activation(hidden) and `hidden` is given, dx is the gradient of hidden: dy · weightᵀ times activation'(hidden),
- * with `gelu_new` by default.
+ * activation(hidden), or activation(gate) · up, `epilogue` makes dx the gradient of hidden, or of up.
  *
- * x, dx, hidden: [M,C]; weight, dweight: [C,N]; dy: [M,N]; dbias: [N]. dweight and dbias are f32. dx is set;
+ * x, dx: [M,C]; weight, dweight: [C,N]; dy: [M,N]; dbias: [N]. dweight and dbias are f32. dx is set;
  * dweight and dbias are set, or with `accumulate` added to.
  *
  * @throws {RangeError | TypeError} if shapes or types do not match.
  */
 export function linearBackward(
   program: Program,
-  { x, weight, dy, hidden }: {
-    x: Tensor;
-    weight: Tensor;
-    dy: Tensor;
-    hidden?: Tensor | undefined;
-  },
+  { x, weight, dy }: { x: Tensor; weight: Tensor; dy: Tensor },
   { dx, dweight, dbias }: {
     dx?: Tensor | undefined;
     dweight?: Tensor | undefined;
     dbias?: Tensor | undefined;
   },
-  { accumulate = false, activation = "gelu_new" }: {
+  { accumulate = false, epilogue }: {
     accumulate?: boolean;
-    activation?: ActivationFunction | undefined;
+    epilogue?: BackwardEpilogue | undefined;
   } = {},
 ): void {
-  if (dx) {
-    matmul(program, { a: dy, b: weight }, { y: dx }, {
-      transposeB: true,
-      epilogue: hidden && { kind: "backward", activation, hidden },
-    });
-  }
+  if (dx) matmul(program, { a: dy, b: weight }, { y: dx }, { transposeB: true, epilogue });
   if (dweight) matmul(program, { a: x, b: dy }, { y: dweight }, { transposeA: true, accumulate });
   if (dbias) biasBackward(program, { dy }, { dbias }, { accumulate });
 }

@@ -1,18 +1,24 @@
-// y = scale · sum + bias + addendFactor · addend, for one element of sum = a · b or for four: how every kernel of this
-// folder stores y.
+// y = scale · sum + bias + addendFactor · addend: how every kernel of this folder stores y, for sum = a · b.
+// Needs value, activation() and activationDerivative() from ../activation.wgsl.
 //
-// bias: [N]; y, addend, activated, hidden: [M,N]. In a batch, matrix z of y begins at row z · M. The forward pass can store activated = activation(y) beside y; the
-// backward pass can multiply y by activation'(hidden). Bindings 0 to 3 are those of the kernels.
+// A value has four columns of a row, or one. In a batch, matrix z of y begins at row z · M. Beside y, an activation function can be applied, if GATED that of a
+// gated MLP:
+//
+//     ACTIVATED           activated = activation(y)
+//     ACTIVATED, GATED    activated = activation(gate) · y, as y is up
+//     BACKWARD            y is multiplied by activation'(hidden): the gradient of hidden
+//     BACKWARD, GATED     dgate = y · up · activation'(gate), and y is multiplied by activation(gate): that of up
+//
+// bias: [N]; y, addend, activated, hidden, gate, up, dgate: [M,N]. Bindings 0 to 3 are those of the kernels.
 enable f16;
 
-alias value = vec4f; // four columns of a row, or f32: one column
 alias yType = vec4<f16>;
 const BIAS: bool = true;
 const SCALED: bool = true;
 const ADDEND: bool = true;
-const ACTIVATED: bool = true; // whether activated is stored
-const BACKWARD: bool = true; // whether y is multiplied by activation'(hidden)
-const ACTIVATION: u32 = GELU_NEW; // the function: GELU_NEW, GELU, RELU or SILU
+const ACTIVATED: bool = true;
+const BACKWARD: bool = true;
+const GATED: bool = true;
 
 struct Sizes {
   M: u32,
@@ -36,94 +42,22 @@ struct Sizes {
 // only if BIAS
 @group(0) @binding(4) var<storage, read> bias: array<value>;
 // only if BACKWARD
+// unless GATED
 @group(0) @binding(5) var<storage, read> hidden: array<yType>;
+// only if GATED
+@group(0) @binding(6) var<storage, read> gate: array<yType>;
+// only if BACKWARD
+// only if GATED
+@group(0) @binding(7) var<storage, read> up: array<yType>;
 // only if ADDEND
-@group(0) @binding(6) var<storage, read> addend: array<yType>;
-@group(0) @binding(7) var<storage, read_write> y: array<yType>;
+@group(0) @binding(8) var<storage, read> addend: array<yType>;
+@group(0) @binding(9) var<storage, read_write> y: array<yType>;
 // only if ACTIVATED
-@group(0) @binding(8) var<storage, read_write> activated: array<yType>;
-@group(0) @binding(9) var<uniform> sizes: Sizes;
-
-const GELU_NEW = 0u;
-const GELU = 1u;
-const RELU = 2u;
-const SILU = 3u;
-
-const SQRT_2_OVER_PI: f32 = 0.7978845608028654;
-const SQRT_HALF: f32 = 0.7071067811865476;
-const LARGEST_EXPONENT: f32 = 80.0; // exp() of it and of its negative are normal f32 numbers
-
-// sqrt(2/π) · (x + 0.044715 · x³), clamped so that exp stays finite where f32 would overflow
-fn geluArgument(x: value) -> value {
-  return clamp(SQRT_2_OVER_PI * (x + 0.044715 * x * x * x), value(-40.0), value(40.0));
-}
-
-// GELU, tanh approximation: (1 + tanh u) / 2 = 1 / (1 + exp(-2u)), without the cancellation near tanh u = -1
-fn geluNew(x: value) -> value {
-  return x / (1.0 + exp(-2.0 * geluArgument(x)));
-}
-
-fn geluNewDerivative(x: value) -> value {
-  let decay = exp(-2.0 * geluArgument(x));
-  let gate = 1.0 / (1.0 + decay);
-  let du = SQRT_2_OVER_PI * (1.0 + 3.0 * 0.044715 * x * x);
-  return gate + x * 2.0 * gate * (decay * gate) * du;
-}
-
-// Φ(x) = erfc(-x / sqrt(2)) / 2, the cumulative distribution of the standard normal one: for x < 0 by a Chebyshev
-// fit of erfc with a relative error of 1.2e-7 (Press et al., Numerical Recipes in C, section 6.2), and for x ≥ 0
-// by Φ(x) = 1 - Φ(-x).
-fn normalCdf(x: value) -> value {
-  let z = min(abs(x) * SQRT_HALF, value(9.0)); // exp(-81) is a normal f32 number
-  let t = 1.0 / (1.0 + 0.5 * z);
-  var fit = 0.17087277 * t - 0.82215223;
-  fit = fit * t + 1.48851587;
-  fit = fit * t - 1.13520398;
-  fit = fit * t + 0.27886807;
-  fit = fit * t - 0.18628806;
-  fit = fit * t + 0.09678418;
-  fit = fit * t + 0.37409196;
-  fit = fit * t + 1.00002368;
-  fit = fit * t - 1.26551223;
-  let below = 0.5 * t * exp(fit - z * z);
-  return select(1.0 - below, below, x < value());
-}
-
-// GELU as it is defined, x · Φ(x)
-fn gelu(x: value) -> value {
-  return x * normalCdf(x);
-}
-
-fn geluDerivative(x: value) -> value {
-  let density = 0.5 * SQRT_2_OVER_PI * exp(-min(0.5 * x * x, value(LARGEST_EXPONENT)));
-  return normalCdf(x) + x * density;
-}
-
-// x · sigmoid(x) is x / (1 + e) with e = exp(-x)
-fn siluDecay(x: value) -> value {
-  return exp(clamp(-x, value(-LARGEST_EXPONENT), value(LARGEST_EXPONENT)));
-}
-
-fn siluDerivative(x: value) -> value {
-  let decay = siluDecay(x);
-  let gate = 1.0 / (1.0 + decay);
-  return gate + x * gate * (decay * gate);
-}
-
-fn activation(x: value) -> value {
-  if (ACTIVATION == GELU) { return gelu(x); }
-  // not max(x, 0): a driver for NVIDIA makes 0 of NaN there, also if it is written with select()
-  if (ACTIVATION == RELU) { return x - min(x, value()); }
-  if (ACTIVATION == SILU) { return x / (1.0 + siluDecay(x)); }
-  return geluNew(x);
-}
-
-fn activationDerivative(x: value) -> value {
-  if (ACTIVATION == GELU) { return geluDerivative(x); }
-  if (ACTIVATION == RELU) { return select(value(1.0), value(), x <= value()); }
-  if (ACTIVATION == SILU) { return siluDerivative(x); }
-  return geluNewDerivative(x);
-}
+@group(0) @binding(10) var<storage, read_write> activated: array<yType>;
+// only if BACKWARD
+// only if GATED
+@group(0) @binding(11) var<storage, read_write> dgate: array<yType>;
+@group(0) @binding(12) var<uniform> sizes: Sizes;
 
 // Stores y of row m and column n, or of the four columns from 4n on.
 fn store(m: u32, n: u32, sum: value) {
@@ -137,9 +71,22 @@ fn store(m: u32, n: u32, sum: value) {
   result += sizes.addendFactor * value(addend[i]);
   if (sizes.accumulate != 0) { result += value(y[i]); }
   // only if BACKWARD
+  // unless GATED
   result *= activationDerivative(value(hidden[i]));
+  // only if BACKWARD
+  // only if GATED
+  {
+    let argument = value(gate[i]);
+    dgate[i] = yType(result * value(up[i]) * activationDerivative(argument));
+    result *= activation(argument);
+  }
   let rounded = yType(result);
   y[i] = rounded;
+  // of y as the backward pass reads it
   // only if ACTIVATED
-  activated[i] = yType(activation(value(rounded))); // of y as the backward pass reads it
+  // unless GATED
+  activated[i] = yType(activation(value(rounded)));
+  // only if ACTIVATED
+  // only if GATED
+  activated[i] = yType(activation(value(gate[i])) * value(rounded));
 }

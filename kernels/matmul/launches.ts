@@ -12,31 +12,50 @@ import tiles from "./tiles.wgsl" with { type: "text" };
 import vector from "./vector.wgsl" with { type: "text" };
 import packedF16 from "../packed_f16.wgsl" with { type: "text" };
 import packedF32 from "../packed_f32.wgsl" with { type: "text" };
+import { ACTIVATION, activationConstants, type ActivationFunction } from "../activation.ts";
 import { EPSILON } from "../layernorm/layernorm.ts";
 import { type Program, splitWorkgroups } from "../program.ts";
 import { ceilDiv, type DType, type Tensor } from "../tensor.ts";
 import { TILE_K, tileBytes, tileColumns, tileRows, type TileVariant } from "./variants.ts";
 
 /**
- * An activation function, under the name that transformers gives it: `gelu_new` is GELU by its approximation
- * with tanh, as in GPT-2 (Hendrycks and Gimpel 2016, https://arxiv.org/abs/1606.08415), `gelu` is GELU with the
- * error function, `relu` is max(x, 0), and `silu` is x · sigmoid(x).
- */
-export type ActivationFunction = "gelu_new" | "gelu" | "relu" | "silu";
-
-/**
- * An activation function that a product applies when it stores y. Both tensors have y's shape and type.
+ * An activation function that a product applies when it stores y. All tensors have y's shape and type.
  *
  * - `forward` sets `activated` to activation(y), beside y, which the backward pass needs.
  * - `backward` multiplies y by activation'(hidden). So y becomes the gradient of hidden, if activation(hidden) was
  *   an operand in the forward pass.
+ * - `gatedForward` sets `activated` to activation(gate) · y, beside y: y is the `up` of a gated MLP.
+ * - `gatedBackward` multiplies y by activation(gate), and sets `dgate` to y · up · activation'(gate). So y and
+ *   `dgate` become the gradients of up and gate, if activation(gate) · up was an operand in the forward pass.
  */
 export type Epilogue =
   & { readonly activation: ActivationFunction }
   & (
     | { readonly kind: "forward"; readonly activated: Tensor }
     | { readonly kind: "backward"; readonly hidden: Tensor }
+    | { readonly kind: "gatedForward"; readonly gate: Tensor; readonly activated: Tensor }
+    | {
+      readonly kind: "gatedBackward";
+      readonly gate: Tensor;
+      readonly up: Tensor;
+      readonly dgate: Tensor;
+    }
   );
+
+/** An epilogue of the forward pass. */
+export type ForwardEpilogue = Extract<Epilogue, { kind: "forward" | "gatedForward" }>;
+
+/** An epilogue of the backward pass. */
+export type BackwardEpilogue = Extract<Epilogue, { kind: "backward" | "gatedBackward" }>;
+
+/** The tensors of an epilogue by their names in epilogue.wgsl. */
+export function epilogueTensors(
+  epilogue: Epilogue | undefined,
+): Partial<Record<"activated" | "hidden" | "gate" | "up" | "dgate", Tensor>> {
+  if (!epilogue) return {};
+  const { kind: _kind, activation: _activation, ...tensors } = epilogue;
+  return tensors;
+}
 
 /** A layer-norm: weight and bias are f32 [K]; epsilon is added to the variance, 1e-5 by default. */
 export interface Normalization {
@@ -83,7 +102,7 @@ export interface Product {
   readonly batch: number | undefined;
 }
 
-const EPILOGUE = { "kernels/matmul/epilogue.wgsl": epilogue };
+const EPILOGUE = { "kernels/matmul/epilogue.wgsl": epilogue, ...ACTIVATION };
 
 /** Elements per element of a binding: one number, or a vector of four. */
 type Width = 1 | 4;
@@ -91,7 +110,7 @@ type Width = 1 | 4;
 const typeOf = (dtype: DType, width: Width) => width === 4 ? `vec4<${dtype}>` : dtype;
 
 /**
- * The constants, tensors and uniforms of epilogue.wgsl.
+ * The constants, tensors and uniforms of epilogue.wgsl and activation.wgsl.
  *
  * @param widths.operands width of a and b.
  * @param widths.result width of y and the tensors like it.
@@ -104,20 +123,22 @@ function epilogueOf(
 ) {
   const { bias, y, epilogue, addend, M, N, K, accumulate, scale, batch } = product;
   const { aStride, aStart, bStride, yStride, yStart, transposeA } = product;
-  const activated = epilogue?.kind === "forward" ? epilogue.activated : undefined;
-  const hidden = epilogue?.kind === "backward" ? epilogue.hidden : undefined;
+  const kind = epilogue?.kind;
   return {
     constants: {
-      value: typeOf("f32", widths.result),
+      ...activationConstants(
+        epilogue?.activation ?? "gelu_new",
+        widths.result === 4 ? "vec4<f32>" : "f32",
+      ),
       yType: typeOf(y.dtype, widths.result),
       BIAS: bias !== undefined,
       SCALED: scale !== 1,
       ADDEND: addend !== undefined,
-      ACTIVATED: activated !== undefined,
-      BACKWARD: hidden !== undefined,
-      ACTIVATION: (epilogue?.activation ?? "gelu_new").toUpperCase(), // a constant of epilogue.wgsl
+      ACTIVATED: kind === "forward" || kind === "gatedForward",
+      BACKWARD: kind === "backward" || kind === "gatedBackward",
+      GATED: kind === "gatedForward" || kind === "gatedBackward",
     },
-    tensors: { bias, hidden, y, activated, addend: addend?.tensor },
+    tensors: { bias, y, addend: addend?.tensor, ...epilogueTensors(epilogue) },
     uniforms: {
       M,
       N,

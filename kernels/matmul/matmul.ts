@@ -28,6 +28,7 @@ import {
   type Addend,
   anyProduct,
   type Epilogue,
+  epilogueTensors,
   lanesProduct,
   type Normalization,
   type Product,
@@ -36,7 +37,14 @@ import {
 } from "./launches.ts";
 import { preferredTiles, tileVariants, variantsToMeasure } from "./variants.ts";
 
-export type { ActivationFunction, Addend, Epilogue, Normalization } from "./launches.ts";
+export type { ActivationFunction } from "../activation.ts";
+export type {
+  Addend,
+  BackwardEpilogue,
+  Epilogue,
+  ForwardEpilogue,
+  Normalization,
+} from "./launches.ts";
 
 /** How `matmul()` reads its operands and stores its result. */
 export interface MatmulOptions {
@@ -129,12 +137,16 @@ function checkProduct(
   const { start: aStart, count } = columnsOfA ?? { start: 0, count: aColumns };
   const [M, K] = transposeA ? [count, aRows] : [aRows, count];
   const yShape = each(firstColumnOfY === undefined ? "M,N" : "M,yColumns");
-  const activation = epilogue?.kind === "forward" ? epilogue.activated : epilogue?.hidden;
+  const { activated, hidden, gate, up, dgate } = epilogueTensors(epilogue);
   const { N, yColumns = N } = dims("matmul", {
     b: [b, each(transposeB ? "N,K" : "K,N"), "f32|f16"],
     y: [y, yShape, "f32|f16"],
     bias: [bias, "N", "f32"],
-    activation: [activation, yShape, y.dtype],
+    activated: [activated, yShape, y.dtype],
+    hidden: [hidden, yShape, y.dtype],
+    gate: [gate, yShape, y.dtype],
+    up: [up, yShape, y.dtype],
+    dgate: [dgate, yShape, y.dtype],
     addend: [addend?.tensor, yShape, y.dtype],
     normalizeWeight: [normalize?.weight, "K", "f32"],
     normalizeBias: [normalize?.bias, "K", "f32"],
@@ -175,7 +187,12 @@ function checkProduct(
 function keyOf({ a, b, y, epilogue, M, N, K, transposeA, transposeB, batch }: Product): string {
   const layout = `${transposeA ? "T" : "N"}${transposeB ? "T" : "N"}`;
   // checkpoints and tuning files name every activation function gelu, as all of them need the same kernel
-  const stored = epilogue && { forward: " gelu", backward: " gelu'" }[epilogue.kind];
+  const stored = epilogue && {
+    forward: " gelu",
+    backward: " gelu'",
+    gatedForward: " gated gelu",
+    gatedBackward: " gated gelu'",
+  }[epilogue.kind];
   const count = batch === undefined ? "" : `${batch} times `;
   return `matmul ${layout} ${a.dtype},${b.dtype},${y.dtype} ${count}[${M},${K}]x[${K},${N}]${
     stored ?? ""

@@ -1,4 +1,4 @@
-import type { ActivationFunction } from "./matmul.ts";
+import type { ActivationFunction } from "../activation.ts";
 
 /** Sizes and layout of a matrix product. */
 export interface MatmulShape {
@@ -59,6 +59,7 @@ const ACTIVATIONS: Readonly<
     derivative: (x) => normalCdf(x) + x * normalDensity(x),
   },
   relu: { of: (x) => Math.max(x, 0), derivative: (x) => x > 0 ? 1 : 0 },
+  relu2: { of: (x) => Math.max(x, 0) ** 2, derivative: (x) => 2 * Math.max(x, 0) },
   silu: {
     of: (x) => x * sigmoid(x),
     derivative: (x) => sigmoid(x) * (1 + x * (1 - sigmoid(x))),

@@ -37,6 +37,7 @@ const ACTIVATION_NAMES: Readonly<Record<ActivationFunction, readonly string[]>> 
   gelu_new: ["gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate"],
   gelu: ["gelu", "gelu_python"],
   relu: ["relu"],
+  relu2: ["relu2"],
   silu: ["silu", "swish"],
 };
 

@@ -17,14 +17,15 @@ import {
 // f32: exp differs by a few ulp between drivers; f16: half an ulp of the result
 const TOLERANCE = { f32: 2e-6, f16: 1e-3 } as Record<string, number>;
 
-const ACTIVATIONS: readonly ActivationFunction[] = ["gelu_new", "gelu", "relu", "silu"];
+const ACTIVATIONS: readonly ActivationFunction[] = ["gelu_new", "gelu", "relu", "relu2", "silu"];
 
-/** What PyTorch gives for each function at these places. */
+/** What PyTorch gives for each function at these places, and transformers for relu2. */
 const PLACES = [-3, -1, -0.1, 0, 0.5, 2];
 const KNOWN: Record<ActivationFunction, number[]> = {
   gelu_new: [-0.003637433, -0.158807993, -0.046017248, 0, 0.345714003, 1.954597712],
   gelu: [-0.004049694, -0.158655254, -0.046017216, 0, 0.345731231, 1.954499736],
   relu: [0, 0, 0, 0, 0.5, 2],
+  relu2: [0, 0, 0, 0, 0.25, 4],
   silu: [-0.142277620, -0.268941421, -0.047502081, 0, 0.311229666, 1.761594156],
 };
 
@@ -60,8 +61,8 @@ const PRODUCTS = [
 for (const dtype of REAL_TYPES) {
   // every kernel stores with the same functions, of numbers or of vectors of four
   const cases = ACTIVATIONS.flatMap((activation) =>
-    PRODUCTS.filter(({ variant, M }) =>
-      activation === "gelu_new" || variant === "64x64/2" || (variant === "any" && M === 5)
+    PRODUCTS.filter(({ variant }) =>
+      activation === "gelu_new" || variant === "64x64/2" || variant === "vector"
     ).map((product) => ({ activation, ...product }))
   );
   for (const { activation, variant, M, K, N, transposeB = false } of cases) {
@@ -118,9 +119,11 @@ for (const activation of ACTIVATIONS) {
       });
     }, [t.activated, t.dhidden]);
     assert.ok(Number.isNaN(values!.at(-1)));
-    assertClose(values!.slice(0, -1), [0, 0, 100, 65504, 0], 1e-6, "activated");
-    const atZero = activation === "relu" ? 0 : 0.5;
-    assertClose(derivatives!.slice(0, -1), [0, 0, 1, 1, atZero], 1e-6, "dhidden");
+    const [ends, slopes] = activation === "relu2"
+      ? [[0, 0, 100 ** 2, 65504 ** 2, 0], [0, 0, 200, 131008, 0]]
+      : [[0, 0, 100, 65504, 0], [0, 0, 1, 1, activation === "relu" ? 0 : 0.5]];
+    assertClose(values!.slice(0, -1), ends, 1e-6, "activated");
+    assertClose(derivatives!.slice(0, -1), slopes, 1e-6, "dhidden");
   });
 }
 
@@ -134,7 +137,7 @@ Deno.test("matmul() throws on an activation of another shape", () => {
       }),
     {
       name: "RangeError",
-      message: / activation must have shape \[2,4\]: current shape of "t" is \[2,3\]/,
+      message: / activated must have shape \[2,4\]: current shape of "t" is \[2,3\]/,
     },
   );
 });

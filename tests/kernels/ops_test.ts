@@ -64,7 +64,7 @@ const ITEMS: Readonly<Record<string, (op: string) => boolean>> = {
 const WITHOUT: Readonly<Record<string, readonly string[]>> = {
   Benchmark: ["normal", "prepare_step", "sum"],
   "Printed kernel": ["normal"],
-  Use: ["rmsnorm", "rope"],
+  Use: ["swiglu"],
 };
 
 for (const [item, has] of Object.entries(ITEMS)) {

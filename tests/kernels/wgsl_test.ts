@@ -6,7 +6,7 @@ import { device } from "./harness.ts";
 const FILES = wgslFiles();
 
 /** Most files that are not valid WGSL as they stand. */
-const MOST_FRAGMENTS = 20;
+const MOST_FRAGMENTS = 30;
 
 const read = (path: string) => Deno.readTextFileSync(new URL(`../../${path}`, import.meta.url));
 

@@ -35,7 +35,8 @@ Deno.test("parseHuggingFaceConfig() fills in what a config.json leaves out, as t
   );
   const activations = {
     ...{ gelu_new: undefined, gelu_pytorch_tanh: undefined, gelu_fast: undefined },
-    ...{ gelu: "gelu", gelu_python: "gelu", relu: "relu", silu: "silu", swish: "silu" },
+    ...{ gelu: "gelu", gelu_python: "gelu", relu: "relu", relu2: "relu2" },
+    ...{ silu: "silu", swish: "silu" },
   };
   for (const [activation_function, activation] of Object.entries(activations)) {
     assert.deepEqual(parse({ ...GPT2, activation_function, layer_norm_epsilon: 1e-6 }), {
@@ -143,7 +144,7 @@ Deno.test("parseHuggingFaceConfig() refuses fields of other types by their names
       CONFIG,
       { activation_function: "quick_gelu" },
       'activation_function must be "gelu_new" or "gelu_pytorch_tanh" or "gelu_fast" or "gelu_accurate" or ' +
-      '"gelu" or "gelu_python" or "relu" or "silu" or "swish": current value is "quick_gelu"',
+      '"gelu" or "gelu_python" or "relu" or "relu2" or "silu" or "swish": current value is "quick_gelu"',
     ],
     [
       CONFIG,

@@ -1,0 +1,214 @@
+import assert from "node:assert/strict";
+import type { ActivationFunction } from "../../kernels/activation.ts";
+import { linearBackward, linearForward } from "../../kernels/linear/linear.ts";
+import { type Epilogue, type ForwardEpilogue, matmul } from "../../kernels/matmul/matmul.ts";
+import { Program } from "../../kernels/program.ts";
+import * as reference from "../../kernels/swiglu/reference.ts";
+import { swigluBackward, swigluForward } from "../../kernels/swiglu/swiglu.ts";
+import {
+  assertClose,
+  assertComputes,
+  assertGradient,
+  device,
+  poisoned,
+  randomValues,
+  REAL_TYPES,
+  runProgram,
+  tensors,
+  withRandom,
+} from "./harness.ts";
+
+// f32: exp differs by a few ulp between drivers; f16: half an ulp of the result
+const TOLERANCE = { f32: 3e-6, f16: 1e-3 } as Record<string, number>;
+
+const ACTIVATIONS: readonly ActivationFunction[] = ["gelu_new", "gelu", "relu", "relu2", "silu"];
+
+Deno.test("reference swigluForward() multiplies up by the activation function of gate", () => {
+  const gate = Float32Array.of(-1, 2), up = Float32Array.of(3, -0.5);
+  const { activated } = reference.swigluForward({ gate, up }, "silu");
+  assertClose(activated, [-0.268941421 * 3, 1.761594156 * -0.5], 1e-6, "activated");
+});
+
+Deno.test(
+  "reference swigluBackward() matches central differences",
+  withRandom((random) => {
+    const [gate, up, dactivated] = [1, 2, 3].map(() => randomValues(random, 32));
+    const inputs = { gate: gate!, up: up!, dactivated: dactivated! };
+    const { dgate, dup } = reference.swigluBackward(inputs, "silu");
+    const activated = (changed: Partial<typeof inputs>) =>
+      reference.swigluForward({ ...inputs, ...changed }, "silu").activated;
+    assertGradient((gate) => activated({ gate }), gate!, dactivated!, dgate, { what: "dgate" });
+    assertGradient((up) => activated({ up }), up!, dactivated!, dup, { what: "dup" });
+  }),
+);
+
+for (const dtype of REAL_TYPES) {
+  for (
+    const { activation, M, F } of [
+      ...ACTIVATIONS.map((activation) => ({ activation, M: 3, F: 124 })),
+      ...[[1, 4], [129, 8]].map(([M, F]) => ({ activation: "silu" as const, M: M!, F: F! })),
+    ]
+  ) {
+    Deno.test(
+      `swiglu of ${activation} matches the reference in ${dtype} at [${M},${F}]`,
+      withRandom(async (random) => {
+        const values = () => randomValues(random, M * F, { dtype, scale: 2 });
+        const inputs = { gate: values(), up: values(), dactivated: values() };
+        const shape = [M, F];
+        const t = tensors({
+          gate: [shape, dtype, inputs.gate],
+          up: [shape, dtype, inputs.up],
+          dactivated: [shape, dtype, inputs.dactivated],
+          activated: [shape, dtype],
+          dgate: [shape, dtype],
+          dup: [shape, dtype],
+        });
+        const { activated } = reference.swigluForward(inputs, activation);
+        const { dgate, dup } = reference.swigluBackward(inputs, activation);
+        const tolerance = TOLERANCE[dtype]!;
+        await assertComputes((program) => {
+          swigluForward(program, t, t, { activation });
+          swigluBackward(program, t, t, { activation });
+        }, [[t.activated, activated, tolerance], [t.dgate, dgate, tolerance], [
+          t.dup,
+          dup,
+          tolerance,
+        ]]);
+      }),
+    );
+  }
+}
+
+// every kernel of products, with columns in fours, as the plain path needs them; those that compile slowly in one type
+const PRODUCTS = [
+  { variant: "any", types: ["f32"], M: 5, K: 3, N: 8 },
+  { variant: "vector", types: REAL_TYPES, M: 1, K: 8, N: 12 },
+  ...(device.subgroupSize ? [{ variant: "lanes", types: ["f16"], M: 37, K: 8, N: 44 }] : []),
+  { variant: "64x64/1", types: ["f16"], M: 67, K: 20, N: 72 },
+  { variant: "64x64/2", types: REAL_TYPES, M: 5, K: 128, N: 12 },
+];
+
+for (const dtype of REAL_TYPES) {
+  const cases = PRODUCTS.filter(({ types }) => types.includes(dtype)).flatMap((product) =>
+    ACTIVATIONS.filter((activation) => activation === "silu" || product.variant === "64x64/2")
+      .map((activation) => ({ activation, ...product }))
+  );
+  for (const { activation, variant, M, K, N } of cases) {
+    Deno.test(
+      `products store a gated MLP of ${activation} as swiglu does in ${dtype} by ${variant} [${M},${N}]`,
+      withRandom(async (random) => {
+        const shape = [M, N];
+        const t = tensors({
+          a: [[M, K], dtype, randomValues(random, M * K, { dtype })],
+          b: [[K, N], dtype, randomValues(random, K * N, { dtype })],
+          bias: [[N], "f32", randomValues(random, N)],
+          gate: [shape, dtype, randomValues(random, M * N, { dtype, scale: 2 })],
+          product: [shape, dtype],
+        });
+        const outputs = () =>
+          tensors({
+            up: [shape, dtype],
+            activated: [shape, dtype],
+            dup: [shape, dtype],
+            dgate: [shape, dtype],
+          });
+        const plain = outputs(), fused = outputs(), { gate } = t;
+        const results = await runProgram((program) => {
+          matmul(program, t, { y: plain.up }, { variant });
+          swigluForward(program, { gate, up: plain.up }, plain, { activation });
+          matmul(program, { a: t.a, b: t.b }, { y: t.product }, { variant });
+          const dactivated = t.product;
+          swigluBackward(program, { gate, up: plain.up, dactivated }, plain, { activation });
+          matmul(program, t, { y: fused.up }, {
+            variant,
+            epilogue: { kind: "gatedForward", activation, gate, activated: fused.activated },
+          });
+          const { up, dgate } = fused;
+          matmul(program, { a: t.a, b: t.b }, { y: fused.dup }, {
+            variant,
+            epilogue: { kind: "gatedBackward", activation, gate, up, dgate },
+          });
+        }, [...Object.values(plain), ...Object.values(fused)]);
+        const names = Object.keys(plain), tolerance = TOLERANCE[dtype]!;
+        assert.deepEqual(results[4], results[0], "up");
+        names.forEach((name, i) =>
+          assertClose(results[4 + i]!, results[i]!, (i < 2 ? 1 : 4) * tolerance, name)
+        );
+      }),
+    );
+  }
+}
+
+Deno.test(
+  "linear layers of a gated MLP give the gradients of the plain path, also if a second product adds to them",
+  withRandom(async (random) => {
+    const [M, C, F] = [9, 8, 12], activation = "silu";
+    const t = tensors({
+      x: [[M, C], "f32", randomValues(random, M * C)],
+      weight: [[C, F], "f32", randomValues(random, C * F)],
+      down: [[F, C], "f32", randomValues(random, F * C)],
+      low: [[M, 4], "f32", randomValues(random, M * 4)],
+      high: [[4, F], "f32", randomValues(random, 4 * F)],
+      dy: [[M, C], "f32", randomValues(random, M * C)],
+      gate: [[M, F], "f32", randomValues(random, M * F)],
+    });
+    const shape = [M, F];
+    const outputs = () =>
+      tensors({
+        up: [shape, "f32"],
+        activated: [shape, "f32"],
+        dgate: [shape, "f32"],
+        dup: [shape, "f32"],
+      });
+    const plain = outputs(), fused = outputs(), { gate } = t;
+    const dactivated = poisoned("dactivated", { shape, dtype: "f32" });
+    const results = await runProgram((program) => {
+      const low = { a: t.low, b: t.high }; // as the last adapter of a layer
+      linearForward(program, t, { y: plain.up });
+      matmul(program, low, { y: plain.up }, { accumulate: true });
+      swigluForward(program, { gate, up: plain.up }, plain, { activation });
+      linearBackward(program, { x: plain.activated, weight: t.down, dy: t.dy }, { dx: dactivated });
+      matmul(program, low, { y: dactivated }, { accumulate: true });
+      swigluBackward(program, { gate, up: plain.up, dactivated }, plain, { activation });
+
+      const forward = {
+        kind: "gatedForward",
+        activation,
+        gate,
+        activated: fused.activated,
+      } as const;
+      linearForward(program, t, { y: fused.up });
+      matmul(program, low, { y: fused.up }, { accumulate: true, epilogue: forward });
+      const { up, dgate, dup, activated } = fused;
+      linearBackward(program, { x: activated, weight: t.down, dy: t.dy }, { dx: dup });
+      matmul(program, low, { y: dup }, {
+        accumulate: true,
+        epilogue: { kind: "gatedBackward", activation, gate, up, dgate },
+      });
+    }, [...Object.values(plain), ...Object.values(fused)]);
+    Object.keys(plain).forEach((name, i) =>
+      assertClose(results[4 + i]!, results[i]!, TOLERANCE.f32!, name)
+    );
+  }),
+);
+
+Deno.test("swigluForward() throws when gate and up differ in type, or have rows that are no vectors", () => {
+  const like = (shape: number[], dtype: "f32" | "f16") => poisoned("t", { shape, dtype });
+  const run = (gate: "f32" | "f16", F: number) => {
+    const t = { gate: like([2, F], gate), up: like([2, F], "f32"), activated: like([2, F], "f32") };
+    swigluForward(new Program(device), t, t, { activation: "silu" });
+  };
+  assert.throws(() => run("f16", 4), { name: "TypeError", message: / up must be f16/ });
+  assert.throws(() => run("f32", 6), { name: "RangeError", message: / multiple of four / });
+});
+
+Deno.test("products have no type for an epilogue of both passes, nor for a gate without what it stores", () => {
+  const tensor = poisoned("t", { shape: [1, 1], dtype: "f32" }), activation = "silu";
+  // @ts-expect-error: a gate without activated
+  const open: Epilogue = { kind: "gatedForward", activation, gate: tensor };
+  // @ts-expect-error: the gradient of up alone
+  const half: Epilogue = { kind: "gatedBackward", activation, gate: tensor, up: tensor };
+  // @ts-expect-error: a layer's forward pass has no epilogue of the backward pass
+  const wrong: ForwardEpilogue = { kind: "backward", activation, hidden: tensor };
+  assert.equal(new Set([open, half, wrong]).size, 3);
+});
