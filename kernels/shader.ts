@@ -17,8 +17,8 @@
  * `let inside = i < sizes.N;`, on which their loads and stores depend.
  *
  * Three markers specialise a file. Each is a comment on the line before the code that it concerns:
- * `// unroll` writes out a loop; `// only if NAME` keeps a declaration, struct member, statement or block if
- * the boolean constant NAME is true, `// unless NAME` if it is false.
+ * `// unroll` writes out a loop, `// unroll if NAME` only if the boolean constant NAME is true; `// only if NAME`
+ * keeps a declaration, struct member, statement or block if NAME is true, `// unless NAME` if it is false.
  *
  * @module
  */
@@ -83,12 +83,13 @@ function codeOf(line: string): string {
   return line.replace(/\/\/.*/, "").trim();
 }
 
-/** Removes the code that the constants turn off, and the markers. */
+/** Removes the code that the constants turn off, and the markers; `// unroll if` becomes `// unroll` or is removed. */
 function withoutUnused(source: string): string {
   const lines = source.split("\n"), kept: string[] = [];
   for (let i = 0; i < lines.length; i++) {
-    const [, marker, name] = /^ *\/\/ (only if|unless) (\w+)$/.exec(lines[i]!) ?? [];
+    const [, marker, name] = /^ *\/\/ (only if|unless|unroll if) (\w+)$/.exec(lines[i]!) ?? [];
     if (name === undefined) kept.push(lines[i]!);
+    else if (marker === "unroll if") kept.push(...(isOn(source, name) ? ["// unroll"] : []));
     else if (isOn(source, name) !== (marker === "only if")) i = lastLineOf(lines, i + 1);
   }
   return kept.join("\n");

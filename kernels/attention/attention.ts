@@ -1,5 +1,5 @@
 /**
- * Causal self-attention. Every head h of every sequence b computes, for its queries t and the keys s ≤ t:
+ * Causal self-attention. Every head of every sequence computes, for its queries t and the keys s ≤ t:
  *
  *     score[t,s]   = SCALE · q[t] · k[s]
  *     logSumExp[t] = log Σₛ exp(score[t,s])                    kept for the backward pass
@@ -14,6 +14,9 @@
  *     ds[t,s]      = p[t,s] · (dp[t,s] − delta[t])             p is computed again from logSumExp
  *     dq[t]        = SCALE · Σₛ ds[t,s] · k[s]
  *     dk[s]        = SCALE · Σₜ ds[t,s] · q[t]
+ *
+ * If there are fewer heads of k and v than of q, each of them is read by a group of heads of q, over which dk and dv
+ * are summed, too (grouped-query attention, Ainslie et al. 2023, https://arxiv.org/abs/2305.13245).
  *
  * No tensor of size [T,T] is stored (Dao et al. 2022, https://arxiv.org/abs/2205.14135): given logSumExp and
  * delta, the addends of a pair (t,s) do not depend on other pairs. reference.ts computes both forms, by the softmax
@@ -63,8 +66,10 @@ export interface AttentionScores {
 export interface AttentionOptions extends AttentionScores {
   /** T: tokens in each sequence. */
   T: number;
-  /** NH: number of heads; the head size C / NH must be a multiple of four. */
+  /** NH: heads of q; the head size must be a multiple of four. */
   heads: number;
+  /** KH: heads of k and v, a divisor of NH; query head h reads key head ⌊h / (NH / KH)⌋. NH by default. */
+  keyHeads?: number | undefined;
   /** Dropout of the attention probabilities; none by default. */
   dropout?: Dropout | undefined;
   /**
@@ -78,11 +83,12 @@ export interface AttentionOptions extends AttentionScores {
  * y = dropout(softmax(scale · q · kᵀ)) · v for every head. A query sees the keys up to its own position, with a
  * window only the last ones.
  *
- * qkv: [B·T,3C], a row of which holds q, k and v, each with its heads in order; y: [B·T,C]; both f32 or f16.
+ * qkv: [B·T,(NH+2KH)·HS], a row of which holds q, k and v, each with its heads in order; y: [B·T,NH·HS]; both f32
+ * or f16.
  * logSumExp: f32 [B,NH,T], of the scaled scores.
  *
- * @throws {RangeError | TypeError} if a tensor has another shape or element type, or if `variant` is tiles and the
- * head size fits none.
+ * @throws {RangeError | TypeError} if a tensor has another shape or element type, if KH does not divide NH, or if
+ * `variant` is tiles and the head size fits none.
  */
 export function attentionForward(
   program: Program,
@@ -92,25 +98,27 @@ export function attentionForward(
 ): void {
   const action = "attentionForward", random = options.dropout?.random;
   const { B, HS } = dims(action, {
-    qkv: [qkv, "B·T,3NH·HS", "f32|f16"],
+    qkv: [qkv, "B·T,QKV·HS", "f32|f16"],
     y: [y, "B·T,NH·HS", qkv.dtype],
     logSumExp: [logSumExp, "B,NH,T", "f32"],
     random: [random, "2", "u32"],
-  }, { T: options.T, NH: options.heads });
+  }, headsOf(options));
   const layer = layerOf(action, { B, HS, real: qkv.dtype }, options);
-  const { T, BNH } = layer, tensors = { qkv, random, y, logSumExp };
+  const { T, NH } = layer, tensors = { qkv, random, y, logSumExp };
   recordVariant(program, layer, {
     action,
     name: "forward",
     keptOutputs: 1, // y
-    rows: (program) =>
-      dispatchRows(program, layer, { "kernels/attention/forward.wgsl": forward }, tensors),
+    rows(program) {
+      const query = { "kernels/attention/forward.wgsl": forward };
+      dispatchRows(program, layer, query, tensors);
+    },
     tiles(program, tokens) {
       const blocks = ceilDiv(T, tokens);
       dispatchTiles(program, layer, tokens, {
         shader: { "kernels/attention/forward_tiles.wgsl": forwardTiles },
         tensors,
-        workgroups: [blocks, BNH],
+        workgroups: [blocks, B * NH],
         iterations: blocks * (HS + tokens) / TERMS,
       });
     },
@@ -120,7 +128,7 @@ export function attentionForward(
 /**
  * Gradient of `attentionForward()`. The probabilities are computed again from logSumExp.
  *
- * qkv, y, logSumExp: as in `attentionForward()`; dy: [B·T,C]; dqkv: [B·T,3C]; delta: f32 [B,NH,T], dy · y of each
+ * qkv, y, logSumExp: as in `attentionForward()`; dy, dqkv: like y and qkv; delta: f32 [B,NH,T], dy · y of each
  * head. dqkv and delta are set.
  *
  * @throws {RangeError | TypeError} as `attentionForward()` does.
@@ -133,16 +141,16 @@ export function attentionBackward(
 ): void {
   const action = "attentionBackward", random = options.dropout?.random;
   const { B, HS } = dims(action, {
-    qkv: [qkv, "B·T,3NH·HS", "f32|f16"],
+    qkv: [qkv, "B·T,QKV·HS", "f32|f16"],
     y: [y, "B·T,NH·HS", qkv.dtype],
     dy: [dy, "B·T,NH·HS", qkv.dtype],
     logSumExp: [logSumExp, "B,NH,T", "f32"],
     random: [random, "2", "u32"],
-    dqkv: [dqkv, "B·T,3NH·HS", qkv.dtype],
+    dqkv: [dqkv, "B·T,QKV·HS", qkv.dtype],
     delta: [delta, "B,NH,T", "f32"],
-  }, { T: options.T, NH: options.heads });
+  }, headsOf(options));
   const layer = layerOf(action, { B, HS, real: qkv.dtype }, options);
-  const { T, NH, BNH, real4 } = layer;
+  const { T, NH, KH, real4 } = layer, SINGLE = NH === KH;
   recordVariant(program, layer, {
     action,
     name: "backward",
@@ -151,7 +159,7 @@ export function attentionBackward(
       const query = { "kernels/attention/backward_query.wgsl": backwardQuery };
       dispatchRows(program, layer, query, { qkv, y, dy, logSumExp, random, dqkv, delta });
       const key = { "kernels/attention/backward_key.wgsl": backwardKey };
-      dispatchRows(program, layer, key, { qkv, dy, logSumExp, delta, random, dqkv });
+      dispatchRows(program, layer, key, { qkv, dy, logSumExp, delta, random, dqkv }, { SINGLE });
     },
     tiles(program, tokens) {
       const C = NH * HS, rows = B * T * NH, vectors = B * T * C / 4;
@@ -168,15 +176,17 @@ export function attentionBackward(
       });
       dispatchTiles(program, layer, tokens, {
         shader: { "kernels/attention/backward_tiles.wgsl": backwardTiles },
+        constants: { SINGLE },
         tensors: { qkv, dy, logSumExp, delta, random, dqkv, partials },
-        workgroups: [BNH, P],
-        iterations: ceilDiv(blocks, P) * blocks * (2 * HS + 3 * tokens) / TERMS,
+        workgroups: [B * KH, P],
+        iterations: NH / KH * ceilDiv(blocks, P) * blocks * (2 * HS + 3 * tokens) / TERMS,
       });
       program.dispatch({
         shader: { "kernels/attention/backward_sum.wgsl": backwardSum },
         constants: {
           real4,
           NH,
+          KH,
           HS,
           P,
           WORKGROUP_SIZE,
@@ -212,14 +222,28 @@ export function attentionConstants({ scale, window }: AttentionScores): Record<s
   };
 }
 
-/** @throws {RangeError} if the kernels of this folder have no head of this size. */
-export function checkHeadSize(action: string, HS: number): void {
+/** @throws {RangeError} if the kernels of this folder cannot compute these heads. */
+export function checkHeads(
+  action: string,
+  { NH, KH, HS }: { NH: number; KH: number; HS: number },
+): void {
+  if (NH % KH !== 0) {
+    throw new RangeError(
+      `Cannot run ${action} as the number of key heads must divide the ${NH} heads: ` +
+        `current value is ${KH}`,
+    );
+  }
   if (HS % 4 !== 0 || HS > MOST_HEAD_SIZE) {
     throw new RangeError(
       `Cannot run ${action} as the head size must be a multiple of 4 up to ${MOST_HEAD_SIZE}: ` +
         `current value is ${HS}`,
     );
   }
+}
+
+/** The dimensions that the options give; QKV: heads in a row of qkv. */
+function headsOf({ T, heads: NH, keyHeads: KH = NH }: AttentionOptions) {
+  return { T, NH, KH, QKV: NH + 2 * KH };
 }
 
 /** Largest window, longer than any text: the kernels add it to positions in 32 bits. */
@@ -230,14 +254,14 @@ interface Layer {
   /** Element type of qkv, and the WGSL type of four elements. */
   real: DType;
   real4: string;
-  /** Heads of all sequences, B · NH. */
-  BNH: number;
+  B: number;
   T: number;
   NH: number;
+  KH: number;
   HS: number;
   window: number | undefined;
   variant: AttentionOptions["variant"];
-  /** Constants and uniforms of all its kernels except backward_delta and backward_sum. */
+  /** Constants and uniforms of all its kernels except backward_delta and backward_sum; some have SINGLE, too. */
   constants: Constants;
   uniforms: Readonly<Record<string, number>>;
 }
@@ -245,20 +269,22 @@ interface Layer {
 function layerOf(
   action: string,
   { B, HS, real }: { B: number; HS: number; real: DType },
-  { T, heads: NH, dropout, variant, ...scores }: AttentionOptions,
+  options: AttentionOptions,
 ): Layer {
-  checkHeadSize(action, HS);
-  const real4 = `vec4<${real}>`;
+  const { T, NH, KH } = headsOf(options), { dropout, variant, window } = options;
+  checkHeads(action, { NH, KH, HS });
+  const real4 = `vec4<${real}>`, DROPOUT = dropout !== undefined;
   return {
     real,
     real4,
-    BNH: B * NH,
+    B,
     T,
     NH,
+    KH,
     HS,
-    window: scores.window,
+    window,
     variant,
-    constants: { real4, NH, HS, DROPOUT: dropout !== undefined, ...attentionConstants(scores) },
+    constants: { real4, NH, KH, HS, DROPOUT, ...attentionConstants(options) },
     uniforms: { T, ...(dropout && dropoutUniforms(dropout)) },
   };
 }
@@ -291,7 +317,7 @@ interface Variants {
 
 /** Records an op in the variant that the options name, or that the tuner found to be the fastest. */
 function recordVariant(program: Program, layer: Layer, op: Variants): void {
-  const { real, BNH, T, HS, window, variant } = layer;
+  const { real, B, T, NH, KH, HS, window, variant } = layer;
   const mostHeadSize = MOST_KEPT * X / 4 / op.keptOutputs;
   // an invocation has whole vectors of four components
   const fits = HS % (4 * X) === 0 && HS <= mostHeadSize;
@@ -311,7 +337,8 @@ function recordVariant(program: Program, layer: Layer, op: Variants): void {
     sizes.map((tokens) => [`${tokens}x${tokens} of ${workgroupSizeOf(tokens)}`, tokens]),
   );
   recordFastest(program, {
-    key: `attention/${op.name} ${real} [${BNH},${T},${HS}]` +
+    key: `attention/${op.name} ${real} [${B * NH},${T},${HS}]` +
+      (KH === NH ? "" : ` group ${NH / KH}`) +
       (window === undefined ? "" : ` window ${window}`),
     variants: [...tiles.keys()],
     preferred: [...tiles.keys()][0]!,
@@ -324,17 +351,20 @@ function workgroupSizeOf(tokens: number): number {
   return X * tokens / 4;
 }
 
+/** Records a kernel by rows: one of queries, or if `keys` has its constants, one of keys. */
 function dispatchRows(
   program: Program,
-  { BNH, T, HS, constants, uniforms }: Layer,
+  { B, T, NH, KH, HS, constants, uniforms }: Layer,
   shader: Dispatch["shader"],
   tensors: Dispatch["tensors"],
+  keys?: Constants,
 ): void {
   const { subgroupSize: LANES = 1 } = program.device;
   program.dispatch({
     shader: { ...shader, "kernels/attention/rows.wgsl": rows, ...RANDOM },
     constants: {
       ...constants,
+      ...keys,
       WORKGROUP_SIZE,
       LANES,
       LOADS: ceilDiv(HS / 4, LANES),
@@ -342,8 +372,8 @@ function dispatchRows(
     },
     tensors,
     uniforms,
-    workgroups: [ceilDiv(T, WORKGROUP_SIZE), BNH],
-    iterations: T,
+    workgroups: [ceilDiv(T, WORKGROUP_SIZE), B * (keys ? KH : NH)],
+    iterations: keys ? NH / KH * T : T,
   });
 }
 
@@ -351,8 +381,8 @@ function dispatchTiles(
   program: Program,
   { real, HS, constants, uniforms }: Layer,
   tokens: number,
-  { shader, iterations, ...launch }:
-    & Pick<Dispatch, "shader" | "tensors" | "workgroups">
+  { shader, constants: own, iterations, ...launch }:
+    & Pick<Dispatch, "shader" | "constants" | "tensors" | "workgroups">
     & { iterations: number },
 ): void {
   program.dispatch({
@@ -365,7 +395,12 @@ function dispatchTiles(
         : { "kernels/packed_f32.wgsl": packedF32 }),
       ...RANDOM,
     },
-    constants: { ...constants, TOKENS: tokens, FETCHES: ceilDiv(HS, workgroupSizeOf(tokens)) },
+    constants: {
+      ...constants,
+      ...own,
+      TOKENS: tokens,
+      FETCHES: ceilDiv(HS, workgroupSizeOf(tokens)),
+    },
     uniforms,
     iterations: Math.ceil(2 * iterations), // twice, because the outer loops count too
     workgroupBytes: 4 * TERMS * (tokens + Math.max(tokens, HS) + 12), // aTile, bTile and their padding

@@ -2,13 +2,14 @@
 // Needs rowOf() and firstSeen() from rows.wgsl, rowDropoutPlace() and dropoutFactor() from ../random.wgsl.
 //
 // ds = p · (dp − delta), p = exp(SCALE · q · k − logSumExp), dp = f · (dy · v), f: dropout's factors.
-// qkv, dqkv: [B,T,3C], C = NH · HS; y, dy: [B,T,C]; logSumExp, delta: [B,NH,T]. delta and dq in dqkv are set.
+// qkv, dqkv: [B,T,(NH+2·KH)·HS]; y, dy: [B,T,C], C = NH · HS; logSumExp, delta: [B,NH,T]. delta and dq in dqkv are set.
 //
 // An invocation has one query, as in forward.wgsl. p is not stored but computed again from logSumExp.
 enable f16;
 
 alias real4 = vec4<f16>; // four elements of qkv, y, dy and dqkv
 const NH: u32 = 1;
+const KH: u32 = 1; // heads of k and v, each of which NH / KH heads of q read
 const SCALE: f32 = 1.0 / sqrt(f32(HS));
 const WORKGROUP_SIZE: u32 = 64;
 
@@ -25,6 +26,7 @@ struct Sizes {
 @group(0) @binding(6) var<uniform> sizes: Sizes;
 
 const C: u32 = NH * QUADS; // in vectors of four, as are all strides below
+const ROW: u32 = (NH + 2 * KH) * QUADS; // of qkv
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
@@ -33,8 +35,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   let t = min(query, T - 1); // lanes past the end repeat the last query, because all lanes load keys
   let lane = local.x % LANES;
   let row = group.y * T + t; // of [B·NH,T]
-  let head = group.y / NH * T * 3 * C + group.y % NH * QUADS; // q of this head at t = 0
-  let output = (group.y / NH * T + t) * C + group.y % NH * QUADS;
+  let h = group.y % NH;
+  let head = group.y / NH * T * ROW + h * QUADS; // q of this head at t = 0
+  let toKey = (NH + h / (NH / KH) - h) * QUADS; // from a row's q of this head to its k
+  let output = (group.y / NH * T + t) * C + h * QUADS;
 
   var q: array<vec4f, QUADS>; // SCALE · q
   var dyRow: array<vec4f, QUADS>;
@@ -42,7 +46,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   var delta4 = vec4f(); // delta in four partial sums
   // unroll
   for (var i = 0u; i < QUADS; i++) {
-    q[i] = SCALE * vec4f(qkv[head + t * 3 * C + i]);
+    q[i] = SCALE * vec4f(qkv[head + t * ROW + i]);
     dyRow[i] = vec4f(dy[output + i]);
     delta4 += dyRow[i] * vec4f(y[output + i]);
   }
@@ -54,13 +58,13 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   let firstLane = query / LANES * LANES; // query of the subgroup's first lane
   let end = min(firstLane + LANES, T);
   for (var s = firstSeen(firstLane); s < end; s++) {
-    let kIndex = head + s * 3 * C + C;
+    let kIndex = head + s * ROW + toKey;
     var kLoaded: array<vec4f, LOADS>;
     var vLoaded: array<vec4f, LOADS>;
     // unroll
     for (var i = 0u; i < LOADS; i++) {
       kLoaded[i] = vec4f(qkv[kIndex + quadOf(i, lane)]);
-      vLoaded[i] = vec4f(qkv[kIndex + C + quadOf(i, lane)]);
+      vLoaded[i] = vec4f(qkv[kIndex + KH * QUADS + quadOf(i, lane)]);
     }
     let k = rowOf(kLoaded);
     let v = rowOf(vLoaded);
@@ -87,7 +91,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   if (query >= sizes.T) { return; }
   // unroll
   for (var i = 0u; i < QUADS; i++) {
-    dqkv[head + t * 3 * C + i] = real4(dq[i]);
+    dqkv[head + t * ROW + i] = real4(dq[i]);
   }
   delta[row] = rowDelta;
 }

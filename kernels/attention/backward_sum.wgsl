@@ -1,5 +1,5 @@
 // dq = SCALE · Σ partials, the partial sums of backward_tiles.wgsl.
-// partials: [P,B,T,C], C = NH · HS; dqkv: [B,T,3C], in which dq is set
+// partials: [P,B,T,C], C = NH · HS; dqkv: [B,T,(NH+2·KH)·HS], in which dq is set
 //
 // Block i of TOKENS keys adds to partial sum i % P. For a query only those partial sums are set whose blocks of
 // keys its block of queries sees, so this kernel adds up these, at most P.
@@ -7,6 +7,7 @@ enable f16;
 
 alias real4 = vec4<f16>; // four elements of dqkv
 const NH: u32 = 1;
+const KH: u32 = 1; // heads of k and v, each of which NH / KH heads of q read
 const HS: u32 = 32;
 const P: u32 = 1;
 const TOKENS: u32 = 64; // keys, and queries, per block
@@ -25,6 +26,7 @@ struct Sizes {
 
 const WORKGROUPS_PER_ROW: u32 = 32768; // see splitWorkgroups() in program.ts
 const C: u32 = NH * HS / 4; // in vectors of four
+const ROW: u32 = (NH + 2 * KH) * HS / 4; // of dqkv
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
@@ -39,5 +41,5 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   for (var block = first; block <= last && block < first + P; block++) {
     sum += partials[block % P * sizes.vectors + i];
   }
-  dqkv[token * 3 * C + i % C] = real4(SCALE * sum);
+  dqkv[token * ROW + i % C] = real4(SCALE * sum);
 }

@@ -2,12 +2,12 @@
 // Needs addToScores() and all else from tiles.wgsl, rowDropoutPlace() and dropoutFactor() from ../random.wgsl.
 //
 // ds = p · (dp − delta), p = exp(SCALE · q · k − logSumExp), dp = f · (dy · v), f: dropout's factors.
-// qkv, dqkv: [B,T,3C], C = NH · HS; dy: [B,T,C]; logSumExp, delta: [B,NH,T]; partials: [P,B,T,C], partial sums
-// of Σₛ ds[t,s] · k[s], which backward_sum.wgsl adds up to dq. dk and dv in dqkv are set.
+// qkv, dqkv: [B,T,(NH+2·KH)·HS]; dy: [B,T,C], C = NH · HS; logSumExp, delta: [B,NH,T]; partials: [P,B,T,C], partial
+// sums of Σₛ ds[t,s] · k[s], which backward_sum.wgsl adds up to dq. dk and dv in dqkv are set.
 //
-// A workgroup has every P-th block of TOKENS keys of one head. For each block, the rows of its tiles, it loops
-// over the queries from the block's first key on, TOKENS at a time. Four products of a tile are computed in two
-// rounds of the same code, and a fifth one from the transposed tile of ds:
+// A workgroup has every P-th block of TOKENS keys of one head. For each block, the rows of its tiles, it loops over the
+// heads of q that read the keys, and over their queries from the block's first key on, TOKENS at a time. Four products
+// of a tile are computed in two rounds of the same code, and a fifth one from the transposed tile of ds:
 //
 //                 scores of the tile     become                            product
 //     round 0     k · qᵀ                 p, kept in registers, and f · p   dv += (f · p) · dy
@@ -23,6 +23,8 @@ enable f16;
 
 alias real4 = vec4<f16>; // four elements of qkv, dy and dqkv
 const NH: u32 = 1;
+const KH: u32 = 1; // heads of k and v, each of which NH / KH heads of q read
+const SINGLE: bool = true; // whether KH = NH
 const SCALE: f32 = 1.0 / sqrt(f32(HS));
 const WINDOW: u32 = 0x80000000; // tokens that a query sees, itself and those before it
 
@@ -39,19 +41,22 @@ struct Sizes {
 @group(0) @binding(6) var<uniform> sizes: Sizes;
 
 const C: u32 = NH * QUADS; // in vectors of four, as are all strides below
+const ROW: u32 = (NH + 2 * KH) * QUADS; // of qkv
+const GROUP: u32 = NH / KH;
 const LOWEST: f32 = -3.0e38;
 
-// Index of a head's first vector of the first token: of q in qkv, and in dy.
+// Index of a head's first vector of the first token, of q in qkv and in dy; the distance from a row's q to its k.
 struct Head {
   q: u32,
   dy: u32,
+  toKey: u32,
 }
 
 // A block of dy or of qkv, `column` vectors after the head's first vector. The last token replaces those past the
 // end; their results are masked or not stored.
 fn fetch(isDy: bool, head: Head, column: u32, tokens: vec4u) -> Block {
   let places = select(head.q, head.dy, isDy) + column +
-    min(tokens, vec4u(sizes.T - 1)) * select(3 * C, C, isDy);
+    min(tokens, vec4u(sizes.T - 1)) * select(ROW, C, isDy);
   var block: Block;
   // unroll
   for (var i = 0u; i < 4u; i++) {
@@ -64,7 +69,7 @@ fn fetch(isDy: bool, head: Head, column: u32, tokens: vec4u) -> Block {
 fn fetchFactors(head: Head, firstKey: u32, firstQuery: u32, round: u32, block: u32, step: u32) -> Block {
   let isKey = isOfA(block);
   let tokens = select(firstQuery, firstKey, isKey) + tokensOfBlock(block);
-  let column = select(0, (1 + round) * C, isKey) + quadOfBlock(block, step);
+  let column = select(0, head.toKey + round * KH * QUADS, isKey) + quadOfBlock(block, step);
   return fetch(!isKey && round == 1, head, column, tokens);
 }
 
@@ -75,7 +80,7 @@ fn fetchQueries(head: Head, firstQuery: u32, round: u32, block: u32, step: u32) 
 
 // A block of c, by which the transposed ds is multiplied: k.
 fn fetchKeys(head: Head, firstKey: u32, block: u32, step: u32) -> Block {
-  return fetch(false, head, C + block % QUADS, firstKey + tokensOfRows(step, block));
+  return fetch(false, head, head.toKey + block % QUADS, firstKey + tokensOfRows(step, block));
 }
 
 // logSumExp of four queries; the last query replaces those past the end.
@@ -183,102 +188,107 @@ fn main(
   let T = sizes.T;
   let x = xOf(index);
   let y4 = yOf(index);
-  let sequence = group.x / NH * T;
-  let head = Head(
-    sequence * 3 * C + group.x % NH * QUADS,
-    sequence * C + group.x % NH * QUADS,
-  );
-  let headRow = group.x * T; // of logSumExp and delta
-  let partial = groups.x / NH * T * C * group.y + head.dy;
+  let sequence = group.x / KH * T;
   let stride = groups.y * TOKENS; // between the blocks of keys of the workgroup
 
   for (var firstKey = group.y * TOKENS; firstKey < T; firstKey += stride) { // the keys with the most queries start first
-    var firstQuery = firstKey;
-    var fetched: Fetched;
-    fetched[0] = fetchFactors(head, firstKey, firstQuery, 0, index, 0);
     var dk = Out(); // Naga zeroes a variable without a value only once, before the loop
     var dv = Out();
     let end = min(firstKey + (TOKENS - 1) + WINDOW, T);
-    for (; firstQuery < end; firstQuery += TOKENS) {
-      var p: Scores;
-      var scores: Scores;
-      for (var round = 0u; round < 2; round++) {
-        // scores = k · qᵀ; in round 1 v · dyᵀ
-        scores = Scores();
-        for (var step = 0u; step < SCORE_STEPS; step++) {
-          stageTransposed(index, fetched[0]);
-          workgroupBarrier();
-          if (step + 1 < SCORE_STEPS) {
-            fetched[0] = fetchFactors(head, firstKey, firstQuery, round, index, step + 1);
-          } else {
-            // unroll
-            for (var f = 0u; f < FETCHES; f++) {
-              fetched[f] = fetchQueries(head, firstQuery, round, index + f * WORKGROUP_SIZE, 0);
+    // unroll if SINGLE
+    for (var member = 0u; member < GROUP; member++) {
+      let h = group.x % KH * GROUP + member;
+      let head = Head(
+        sequence * ROW + h * QUADS,
+        sequence * C + h * QUADS,
+        (NH + group.x % KH - h) * QUADS,
+      );
+      let headRow = (group.x * GROUP + member) * T; // of logSumExp and delta
+      let partial = groups.x / KH * T * C * group.y + head.dy;
+      var firstQuery = firstKey;
+      var fetched: Fetched;
+      fetched[0] = fetchFactors(head, firstKey, firstQuery, 0, index, 0);
+      for (; firstQuery < end; firstQuery += TOKENS) {
+        var p: Scores;
+        var scores: Scores;
+        for (var round = 0u; round < 2; round++) {
+          // scores = k · qᵀ; in round 1 v · dyᵀ
+          scores = Scores();
+          for (var step = 0u; step < SCORE_STEPS; step++) {
+            stageTransposed(index, fetched[0]);
+            workgroupBarrier();
+            if (step + 1 < SCORE_STEPS) {
+              fetched[0] = fetchFactors(head, firstKey, firstQuery, round, index, step + 1);
+            } else {
+              // unroll
+              for (var f = 0u; f < FETCHES; f++) {
+                fetched[f] = fetchQueries(head, firstQuery, round, index + f * WORKGROUP_SIZE, 0);
+              }
             }
+            addToScores(&scores, x, y4);
+            workgroupBarrier();
           }
-          addToScores(&scores, x, y4);
-          workgroupBarrier();
+
+          if (round == 0) {
+            toProbabilities(&scores, &p, firstKey, firstQuery, headRow, x, y4);
+          } else {
+            toScoreGradients(&scores, &p, firstKey, firstQuery, headRow, x, y4);
+          }
+
+          // dv += (f · p) · dy; in round 1 dk += ds · q
+          for (var step = 0u; step < OUT_STEPS; step++) {
+            stageScores(step, &scores, x, y4);
+            stageRows(&fetched, index);
+            workgroupBarrier();
+            if (step + 1 < OUT_STEPS) {
+              // unroll
+              for (var f = 0u; f < FETCHES; f++) {
+                fetched[f] = fetchQueries(head, firstQuery, round, index + f * WORKGROUP_SIZE, step + 1);
+              }
+            } else if (round == 0) {
+              fetched[0] = fetchFactors(head, firstKey, firstQuery, 1, index, 0);
+            } else {
+              // unroll
+              for (var f = 0u; f < FETCHES; f++) {
+                fetched[f] = fetchKeys(head, firstKey, index + f * WORKGROUP_SIZE, 0);
+              }
+            }
+            if (round == 0) { addToOut(&dv, x, y4); } else { addToOut(&dk, x, y4); }
+            workgroupBarrier();
+          }
         }
 
-        if (round == 0) {
-          toProbabilities(&scores, &p, firstKey, firstQuery, headRow, x, y4);
-        } else {
-          toScoreGradients(&scores, &p, firstKey, firstQuery, headRow, x, y4);
-        }
-
-        // dv += (f · p) · dy; in round 1 dk += ds · q
+        // dq = dsᵀ · k
+        var dq = Out();
         for (var step = 0u; step < OUT_STEPS; step++) {
-          stageScores(step, &scores, x, y4);
+          stageScoreRows(step, &scores, x, y4);
           stageRows(&fetched, index);
           workgroupBarrier();
           if (step + 1 < OUT_STEPS) {
             // unroll
             for (var f = 0u; f < FETCHES; f++) {
-              fetched[f] = fetchQueries(head, firstQuery, round, index + f * WORKGROUP_SIZE, step + 1);
+              fetched[f] = fetchKeys(head, firstKey, index + f * WORKGROUP_SIZE, step + 1);
             }
-          } else if (round == 0) {
-            fetched[0] = fetchFactors(head, firstKey, firstQuery, 1, index, 0);
           } else {
-            // unroll
-            for (var f = 0u; f < FETCHES; f++) {
-              fetched[f] = fetchKeys(head, firstKey, index + f * WORKGROUP_SIZE, 0);
-            }
+            fetched[0] = fetchFactors(head, firstKey, firstQuery + TOKENS, 0, index, 0);
           }
-          if (round == 0) { addToOut(&dv, x, y4); } else { addToOut(&dk, x, y4); }
+          addToOut(&dq, x, y4);
           workgroupBarrier();
         }
-      }
-
-      // dq = dsᵀ · k
-      var dq = Out();
-      for (var step = 0u; step < OUT_STEPS; step++) {
-        stageScoreRows(step, &scores, x, y4);
-        stageRows(&fetched, index);
-        workgroupBarrier();
-        if (step + 1 < OUT_STEPS) {
-          // unroll
-          for (var f = 0u; f < FETCHES; f++) {
-            fetched[f] = fetchKeys(head, firstKey, index + f * WORKGROUP_SIZE, step + 1);
-          }
-        } else {
-          fetched[0] = fetchFactors(head, firstKey, firstQuery + TOKENS, 0, index, 0);
-        }
-        addToOut(&dq, x, y4);
-        workgroupBarrier();
-      }
-      // the first block of the workgroup that these queries see sets the partial sum, later blocks add to it
-      let isFirst = firstKey < stride || firstKey - stride + (TOKENS - 1) + WINDOW <= firstQuery;
-      // unroll
-      for (var r = 0u; r < 4u; r++) {
-        let t = firstQuery + y4 * 4 + r;
-        if (t < T) {
-          // unroll
-          for (var c = 0u; c < OUT_COLUMNS; c++) {
-            let place = partial + t * C + c * X + x;
-            if (isFirst) {
-              partials[place] = dq[r * OUT_COLUMNS + c];
-            } else {
-              partials[place] += dq[r * OUT_COLUMNS + c];
+        // the first block of the workgroup that these queries see sets the partial sum, later blocks add to it
+        let isFirst = firstKey < stride || firstKey - stride + (TOKENS - 1) + WINDOW <= firstQuery;
+        // unroll
+        for (var r = 0u; r < 4u; r++) {
+          let t = firstQuery + y4 * 4 + r;
+          if (t < T) {
+            // unroll
+            for (var c = 0u; c < OUT_COLUMNS; c++) {
+              let place = partial + t * C + c * X + x;
+              if (isFirst) {
+                partials[place] = dq[r * OUT_COLUMNS + c];
+              } else {
+                partials[place] += dq[r * OUT_COLUMNS + c];
+              }
             }
           }
         }
@@ -289,11 +299,11 @@ fn main(
     for (var r = 0u; r < 4u; r++) {
       let s = firstKey + y4 * 4 + r;
       if (s < T) {
-        let k = head.q + s * 3 * C + C + x;
+        let k = (sequence + s) * ROW + (NH + group.x % KH) * QUADS + x;
         // unroll
         for (var c = 0u; c < OUT_COLUMNS; c++) {
           dqkv[k + c * X] = real4(SCALE * dk[r * OUT_COLUMNS + c]);
-          dqkv[k + C + c * X] = real4(dv[r * OUT_COLUMNS + c]);
+          dqkv[k + KH * QUADS + c * X] = real4(dv[r * OUT_COLUMNS + c]);
         }
       }
     }

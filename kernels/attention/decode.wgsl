@@ -1,5 +1,5 @@
 // Attention of S new tokens per text over the keys and values in the text's cache and over their own.
-// qkv: [B·S,3C], C = NH · HS; cursors: [B,2]; keys, values: [B,NH,T,HS]; y: [B·S,C]
+// qkv: [B·S,(NH+2·KH)·HS]; cursors: [B,2]; keys, values: [B,KH,T,HS]; y: [B·S,C], C = NH · HS
 //
 // A workgroup has one head of one new token. It reads the keys and values of earlier tokens from the cache, and
 // those of new tokens from qkv: no workgroup reads what another one writes. It loops over the keys, KEYS at a
@@ -14,6 +14,8 @@
 enable f16;
 
 alias real4 = vec4<f16>; // four elements of all tensors but cursors
+const NH: u32 = 1;
+const KH: u32 = 1; // heads of k and v, each of which NH / KH heads of q read
 const HS: u32 = 4;
 const SCALE: f32 = 1.0 / sqrt(f32(HS));
 const WINDOW: u32 = 0x80000000; // tokens that a query sees, itself and those before it
@@ -22,7 +24,6 @@ const WORKGROUP_SIZE: u32 = 64; // a power of two
 struct Sizes {
   S: u32,
   T: u32, // tokens of a text for which the cache has room
-  columns4: u32, // C / 4
 }
 
 @group(0) @binding(0) var<storage, read> qkv: array<real4>;
@@ -33,6 +34,9 @@ struct Sizes {
 @group(0) @binding(5) var<uniform> sizes: Sizes;
 
 const QUADS: u32 = HS / 4;
+const ROW: u32 = (NH + 2 * KH) * QUADS; // of qkv, in vectors of four, as are all strides below
+const C: u32 = NH * QUADS;
+const GROUP: u32 = NH / KH;
 const SHARES: u32 = WORKGROUP_SIZE / QUADS;
 const KEYS: u32 = SHARES * QUADS; // keys per iteration; invocations from KEYS on have none
 const LOWEST: f32 = -3.0e38;
@@ -70,20 +74,21 @@ fn totalOf(value: f32, index: u32) -> f32 {
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) index: u32) {
   let row = group.y;
-  let columns = sizes.columns4;
   let text = row / sizes.S;
   let cached = cursors[text].x - cursors[text].y; // tokens in the cache of the text
   let position = cached + row % sizes.S; // of the token
   let head = group.x * QUADS; // first vector of the head in a row of qkv and y
-  let cache = (text * (columns / QUADS) + group.x) * sizes.T * QUADS;
+  let keyHead = (NH + group.x / GROUP) * QUADS; // and of its k in a row of qkv
+  let cache = (text * KH + group.x / GROUP) * sizes.T * QUADS;
   let firstNew = text * sizes.S; // row of the first new token
 
   if (index < QUADS) {
-    let place = row * 3 * columns + head + index;
-    q[index] = SCALE * vec4f(qkv[place]);
-    if (position < sizes.T) { // a later token is padding
-      keys[cache + position * QUADS + index] = qkv[place + columns];
-      values[cache + position * QUADS + index] = qkv[place + 2 * columns];
+    q[index] = SCALE * vec4f(qkv[row * ROW + head + index]);
+    // one head of q of each group writes; a token past the end is padding
+    if (group.x % GROUP == 0 && position < sizes.T) {
+      let k = row * ROW + keyHead + index;
+      keys[cache + position * QUADS + index] = qkv[k];
+      values[cache + position * QUADS + index] = qkv[k + KH * QUADS];
     }
   }
   workgroupBarrier();
@@ -106,7 +111,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
           products += q[i] * vec4f(keys[cache + s * QUADS + i]);
         }
       } else {
-        let k = (firstNew + s - cached) * 3 * columns + columns + head;
+        let k = (firstNew + s - cached) * ROW + keyHead;
         // unroll
         for (var i = 0u; i < QUADS; i++) {
           products += q[i] * vec4f(qkv[k + i]);
@@ -130,7 +135,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
       if (s < cached) {
         sum += weights[key] * vec4f(values[cache + s * QUADS + quad]);
       } else {
-        let v = (firstNew + s - cached) * 3 * columns + 2 * columns + head;
+        let v = (firstNew + s - cached) * ROW + keyHead + KH * QUADS;
         sum += weights[key] * vec4f(qkv[v + quad]);
       }
     }
@@ -143,5 +148,5 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
     let half = (count + 1) / 2;
     if (share + half < count) { partial[index] += partial[index + half * QUADS]; }
   }
-  if (index < QUADS) { y[row * columns + head + index] = real4(partial[index] / total); }
+  if (index < QUADS) { y[row * C + head + index] = real4(partial[index] / total); }
 }

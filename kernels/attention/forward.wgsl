@@ -1,7 +1,7 @@
 // y[t] = Σₛ f · p[t,s] · v[s], with p = softmax(SCALE · q · kᵀ) over the keys s ≤ t, for every head.
 // Needs rowOf() and firstSeen() from rows.wgsl, rowDropoutPlace() and dropoutFactor() from ../random.wgsl.
 //
-// qkv: [B,T,3C], C = NH · HS; y: [B,T,C]; logSumExp: [B,NH,T] of the scaled scores; f: dropout's factors
+// qkv: [B,T,(NH+2·KH)·HS]; y: [B,T,C], C = NH · HS; logSumExp: [B,NH,T] of the scaled scores; f: dropout's factors
 //
 // An invocation has one query. It loops once over the keys and keeps the running maximum and sum of the online
 // softmax (Milakov and Gimelshein 2018, https://arxiv.org/abs/1805.02867), so that memory stays linear in T.
@@ -11,6 +11,7 @@ enable f16;
 
 alias real4 = vec4<f16>; // four elements of qkv and y
 const NH: u32 = 1;
+const KH: u32 = 1; // heads of k and v, each of which NH / KH heads of q read
 const SCALE: f32 = 1.0 / sqrt(f32(HS));
 const WORKGROUP_SIZE: u32 = 64;
 
@@ -24,6 +25,7 @@ struct Sizes {
 @group(0) @binding(3) var<uniform> sizes: Sizes;
 
 const C: u32 = NH * QUADS; // in vectors of four, as are all strides below
+const ROW: u32 = (NH + 2 * KH) * QUADS; // of qkv
 const LOWEST: f32 = -3.0e38;
 
 @compute @workgroup_size(WORKGROUP_SIZE)
@@ -33,12 +35,14 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   let t = min(query, T - 1); // lanes past the end repeat the last query, because all lanes load keys
   let lane = local.x % LANES;
   let row = group.y * T + t; // of [B·NH,T]
-  let head = group.y / NH * T * 3 * C + group.y % NH * QUADS; // q of this head at t = 0
+  let h = group.y % NH;
+  let head = group.y / NH * T * ROW + h * QUADS; // q of this head at t = 0
+  let toKey = (NH + h / (NH / KH) - h) * QUADS; // from a row's q of this head to its k
 
   var q: array<vec4f, QUADS>; // SCALE · q
   // unroll
   for (var i = 0u; i < QUADS; i++) {
-    q[i] = SCALE * vec4f(qkv[head + t * 3 * C + i]);
+    q[i] = SCALE * vec4f(qkv[head + t * ROW + i]);
   }
 
   // only if DROPOUT
@@ -49,13 +53,13 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   let firstLane = query / LANES * LANES; // query of the subgroup's first lane
   let end = min(firstLane + LANES, T);
   for (var s = firstSeen(firstLane); s < end; s++) {
-    let kIndex = head + s * 3 * C + C;
+    let kIndex = head + s * ROW + toKey;
     var kLoaded: array<vec4f, LOADS>;
     var vLoaded: array<vec4f, LOADS>;
     // unroll
     for (var i = 0u; i < LOADS; i++) {
       kLoaded[i] = vec4f(qkv[kIndex + quadOf(i, lane)]);
-      vLoaded[i] = vec4f(qkv[kIndex + C + quadOf(i, lane)]);
+      vLoaded[i] = vec4f(qkv[kIndex + KH * QUADS + quadOf(i, lane)]);
     }
     let k = rowOf(kLoaded);
     let v = rowOf(vLoaded);
@@ -80,7 +84,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   }
 
   if (query >= sizes.T) { return; }
-  let output = (group.y / NH * T + t) * C + group.y % NH * QUADS;
+  let output = (group.y / NH * T + t) * C + h * QUADS;
   // unroll
   for (var i = 0u; i < QUADS; i++) {
     y[output + i] = real4(out[i] / total);

@@ -1,7 +1,7 @@
 // y[t] = Σₛ f · p[t,s] · v[s], with p = softmax(SCALE · q · kᵀ) over the keys s ≤ t, for every head, in tiles.
 // Needs addToScores() and all else from tiles.wgsl, rowDropoutPlace() and dropoutFactor() from ../random.wgsl.
 //
-// qkv: [B,T,3C], C = NH · HS; y: [B,T,C]; logSumExp: [B,NH,T] of the scaled scores; f: dropout's factors
+// qkv: [B,T,(NH+2·KH)·HS]; y: [B,T,C], C = NH · HS; logSumExp: [B,NH,T] of the scaled scores; f: dropout's factors
 //
 // A workgroup has TOKENS queries of one head, the rows of its tiles, and loops over the keys up to its last
 // query, TOKENS at a time. It skips tiles whose keys are all after the last query or before the first query's
@@ -19,6 +19,7 @@ enable f16;
 
 alias real4 = vec4<f16>; // four elements of qkv and y
 const NH: u32 = 1;
+const KH: u32 = 1; // heads of k and v, each of which NH / KH heads of q read
 const SCALE: f32 = 1.0 / sqrt(f32(HS));
 const WINDOW: u32 = 0x80000000; // tokens that a query sees, itself and those before it
 
@@ -32,8 +33,15 @@ struct Sizes {
 @group(0) @binding(3) var<uniform> sizes: Sizes;
 
 const C: u32 = NH * QUADS; // in vectors of four, as are all strides below
+const ROW: u32 = (NH + 2 * KH) * QUADS; // of qkv
 const SCALE_LOG2: f32 = SCALE * 1.4426950408889634; // exp(SCALE · x) = exp2(SCALE_LOG2 · x)
 const LOWEST: f32 = -1.0e38; // finite when multiplied by SCALE_LOG2
+
+// Index of a head's first vector of the first token in qkv, and the distance from a row's q to its k.
+struct Head {
+  q: u32,
+  toKey: u32,
+}
 
 // A vector of qkv of each of four tokens. The last token replaces those past the end; their results are masked or
 // not stored.
@@ -41,21 +49,21 @@ fn fetch(place: u32, tokens: vec4u) -> Block {
   var block: Block;
   // unroll
   for (var i = 0u; i < 4u; i++) {
-    block[i] = qkv[place + min(tokens[i], sizes.T - 1) * 3 * C];
+    block[i] = qkv[place + min(tokens[i], sizes.T - 1) * ROW];
   }
   return block;
 }
 
 // A block of a, which is q, or of b, which is k.
-fn fetchQK(head: u32, firstQuery: u32, firstKey: u32, block: u32, step: u32) -> Block {
+fn fetchQK(head: Head, firstQuery: u32, firstKey: u32, block: u32, step: u32) -> Block {
   let isQ = isOfA(block);
   let tokens = select(firstKey, firstQuery, isQ) + tokensOfBlock(block);
-  return fetch(head + select(C, 0, isQ) + quadOfBlock(block, step), tokens);
+  return fetch(head.q + select(head.toKey, 0, isQ) + quadOfBlock(block, step), tokens);
 }
 
 // A block of c, which is v.
-fn fetchV(head: u32, firstKey: u32, block: u32, step: u32) -> Block {
-  return fetch(head + 2 * C + block % QUADS, firstKey + tokensOfColumns(step, block));
+fn fetchV(head: Head, firstKey: u32, block: u32, step: u32) -> Block {
+  return fetch(head.q + head.toKey + KH * QUADS + block % QUADS, firstKey + tokensOfColumns(step, block));
 }
 
 // Sets the scores of keys that a query does not see to the lowest value.
@@ -97,7 +105,8 @@ fn main(
   let y4 = yOf(index);
   let firstQuery = (groups.x - 1 - group.x) * TOKENS; // the queries with the most keys start first
   let firstSeen = select(0u, firstQuery - (WINDOW - 1), firstQuery >= WINDOW);
-  let head = group.y / NH * sizes.T * 3 * C + group.y % NH * QUADS; // q of this head at t = 0
+  let h = group.y % NH;
+  let head = Head(group.y / NH * sizes.T * ROW + h * QUADS, (NH + h / (NH / KH) - h) * QUADS);
   var firstKey = firstSeen / TOKENS * TOKENS;
 
   var fetched: Fetched;
@@ -195,7 +204,7 @@ fn main(
   for (var r = 0u; r < 4u; r++) {
     let t = firstQuery + y4 * 4 + r;
     if (t < sizes.T) {
-      let output = (group.y / NH * sizes.T + t) * C + group.y % NH * QUADS;
+      let output = (group.y / NH * sizes.T + t) * C + h * QUADS;
       // unroll
       for (var c = 0u; c < OUT_COLUMNS; c++) {
         y[output + c * X + x] = real4(out[r * OUT_COLUMNS + c] / sum[r]);

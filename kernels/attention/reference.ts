@@ -1,8 +1,10 @@
-/** B sequences of T tokens, NH heads of HS components, and how the scores are computed. */
+/** B sequences of T tokens, NH heads of q and KH heads of k and v of HS components, and how scores are computed. */
 export interface AttentionShape {
   B: number;
   T: number;
   NH: number;
+  /** NH by default; query head h reads key head ⌊h / (NH / KH)⌋. */
+  KH?: number;
   HS: number;
   /** 1 / √HS by default. */
   scale?: number;
@@ -31,17 +33,24 @@ function* queriesOf({ B, T, NH }: AttentionShape): Generator<Query & { row: numb
   }
 }
 
-/** Index in qkv, [B,T,3C], of the first component of a token's q, k or v, in the head of a query. */
+/** Components of q, k and v of a token. */
+function rowOf({ NH, KH = NH, HS }: AttentionShape): number {
+  return (NH + 2 * KH) * HS;
+}
+
+/** Index in qkv of the first component of a token's q, in the head of a query, or of its k or v in the head it reads. */
 function placeOf(
-  { T, NH, HS }: AttentionShape,
+  shape: AttentionShape,
   { b, h }: Query,
   part: "q" | "k" | "v",
   token: number,
 ) {
-  return (b * T + token) * 3 * NH * HS + "qkv".indexOf(part) * NH * HS + h * HS;
+  const { T, NH, KH = NH, HS } = shape, keyHead = Math.floor(h / (NH / KH));
+  const head = { q: h, k: NH + keyHead, v: NH + KH + keyHead }[part];
+  return (b * T + token) * rowOf(shape) + head * HS;
 }
 
-/** Index in y, [B,T,C], of the first component of a query's output. */
+/** Index in y of the first component of a query's output. */
 function outputOf({ T, NH, HS }: AttentionShape, { b, h, t }: Query) {
   return (b * T + t) * NH * HS + h * HS;
 }
@@ -76,7 +85,7 @@ function logSumExpOf(scores: readonly number[]): number {
   return max + Math.log(scores.reduce((sum, score) => sum + Math.exp(score - max), 0));
 }
 
-/** y = dropout(softmax(scale · q · kᵀ)) · v, causal.  qkv: [B,T,3C]; y: [B,T,C]; logSumExp: [B,NH,T] */
+/** y = dropout(softmax(scale · q · kᵀ)) · v, causal.  qkv: [B,T,(NH+2·KH)·HS]; y: [B,T,NH·HS]; logSumExp: [B,NH,T] */
 export function attentionForward(
   { qkv }: { qkv: ArrayLike<number> },
   shape: AttentionShape,
@@ -97,7 +106,7 @@ export function attentionForward(
   return { y: Float32Array.from(y), logSumExp };
 }
 
-/** p = softmax(scale · q · kᵀ), causal.  qkv: [B,T,3C]; p: [B,NH,T,T] */
+/** p = softmax(scale · q · kᵀ), causal.  qkv: [B,T,(NH+2·KH)·HS]; p: [B,NH,T,T] */
 export function attentionWeights(
   { qkv }: { qkv: ArrayLike<number> },
   shape: AttentionShape,
@@ -110,7 +119,7 @@ export function attentionWeights(
 }
 
 /**
- * dqkv of `attentionForward()` for dy: [B,T,C], by the chain rule. The gradient of the softmax p subtracts from
+ * dqkv of `attentionForward()` for dy: [B,T,NH·HS], by the chain rule. The gradient of the softmax p subtracts from
  * dp its mean under p, which is a sum over all keys of a query.
  */
 export function attentionBackward(
@@ -118,8 +127,8 @@ export function attentionBackward(
   shape: AttentionShape,
   factor: DropoutFactor = KEEP_ALL,
 ): { dqkv: Float32Array } {
-  const { B, T, NH, HS, scale = 1 / Math.sqrt(HS) } = shape;
-  const dqkv = new Float64Array(B * T * 3 * NH * HS);
+  const { B, T, HS, scale = 1 / Math.sqrt(HS) } = shape;
+  const dqkv = new Float64Array(B * T * rowOf(shape));
   for (const query of queriesOf(shape)) {
     const { t, row } = query, output = outputOf(shape, query);
     const p = softmax(scoresOf(qkv, shape, query));
@@ -146,7 +155,7 @@ export function attentionBackward(
  * key need no sum over the other keys of the query, because p = exp(score − logSumExp) and
  * delta = Σₛ p · dp = dy · y (Dao et al. 2022, https://arxiv.org/abs/2205.14135, appendix B.2).
  *
- * y, dy: [B,T,C]; logSumExp, delta: [B,NH,T].
+ * y, dy: [B,T,NH·HS]; logSumExp, delta: [B,NH,T].
  */
 export function attentionBackwardByPairs(
   { qkv, y, dy, logSumExp }: Readonly<Record<"qkv" | "y" | "dy" | "logSumExp", ArrayLike<number>>>,
@@ -154,7 +163,7 @@ export function attentionBackwardByPairs(
   factor: DropoutFactor = KEEP_ALL,
 ): { dqkv: Float32Array; delta: Float32Array } {
   const { B, T, NH, HS, scale = 1 / Math.sqrt(HS), window = Infinity } = shape;
-  const dqkv = new Float64Array(B * T * 3 * NH * HS), delta = new Float32Array(B * NH * T);
+  const dqkv = new Float64Array(B * T * rowOf(shape)), delta = new Float32Array(B * NH * T);
   for (const query of queriesOf(shape)) {
     const output = outputOf(shape, query);
     delta[query.row] = dot(dy, output, y, output, HS);

@@ -1,6 +1,6 @@
 // p[t,s] = exp(SCALE · q[t] · k[s] − logSumExp[t]), the attention weights; 0 for keys that a query does not see.
 //
-// qkv: [B,T,3C], C = NH · HS; logSumExp: [B,NH,T] of the scaled scores; p: [B,NH,T,T]
+// qkv: [B,T,(NH+2·KH)·HS]; logSumExp: [B,NH,T] of the scaled scores; p: [B,NH,T,T]
 //
 // Only the inspection of a model needs them: training and generation do not store them. An invocation computes one
 // weight.
@@ -8,6 +8,7 @@ enable f16;
 
 alias real4 = vec4<f16>; // four elements of qkv
 const NH: u32 = 1;
+const KH: u32 = 1; // heads of k and v, each of which NH / KH heads of q read
 const HS: u32 = 32;
 const SCALE: f32 = 1.0 / sqrt(f32(HS));
 const WINDOW: u32 = 0x80000000; // tokens that a query sees, itself and those before it
@@ -23,7 +24,7 @@ struct Sizes {
 @group(0) @binding(3) var<uniform> sizes: Sizes;
 
 const QUADS: u32 = HS / 4; // vectors of four in a row
-const C: u32 = NH * QUADS; // in vectors of four, as are all strides below
+const ROW: u32 = (NH + 2 * KH) * QUADS; // of qkv, in vectors of four
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
@@ -32,9 +33,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   if (s >= sizes.T) { return; }
   let t = group.y;
   let row = group.z * T + t; // of [B·NH,T]
-  let head = group.z / NH * T * 3 * C + group.z % NH * QUADS; // q of this head at t = 0
-  let q = head + t * 3 * C;
-  let k = head + s * 3 * C + C;
+  let h = group.z % NH;
+  let sequence = group.z / NH * T * ROW;
+  let q = sequence + t * ROW + h * QUADS;
+  let k = sequence + s * ROW + (NH + h / (NH / KH)) * QUADS;
   var weight = 0.0;
   if (t - s < WINDOW) { // wraps if s > t
     var score = 0.0;

@@ -22,17 +22,18 @@ import {
 // and the backward pass reads the rounded y
 const TOLERANCE = { f32: 5e-5, f16: 4e-3 } as Record<string, number>;
 
-const REFERENCES = [{}, { scale: 0.8 }, { window: 2 }].map((scores) => ({
+const REFERENCES = [{}, { scale: 0.8 }, { window: 2 }, { KH: 1 }].map((options) => ({
   ...{ B: 2, T: 4, NH: 2, HS: 4 },
-  ...scores,
+  ...options,
 }));
 const everyThird = (i: number) => i % 3 === 0 ? 0 : 1.5; // drops every third probability
 
 Deno.test(
   "reference attentionBackward() matches central differences",
   withRandom((random) => {
-    const qkv = randomValues(random, 2 * 4 * 24), dy = randomValues(random, 2 * 4 * 8);
+    const dy = randomValues(random, 2 * 4 * 8);
     for (const shape of REFERENCES) {
+      const qkv = randomValues(random, 2 * 4 * (shape.KH === 1 ? 16 : 24));
       const { dqkv } = reference.attentionBackward({ qkv, dy }, shape, everyThird);
       const forward = (qkv: Float32Array) =>
         reference.attentionForward({ qkv }, shape, everyThird).y;
@@ -44,8 +45,9 @@ Deno.test(
 Deno.test(
   "reference attentionBackwardByPairs() returns the same dqkv as attentionBackward()",
   withRandom((random) => {
-    const qkv = randomValues(random, 2 * 4 * 24), dy = randomValues(random, 2 * 4 * 8);
+    const dy = randomValues(random, 2 * 4 * 8);
     for (const shape of REFERENCES) {
+      const qkv = randomValues(random, 2 * 4 * (shape.KH === 1 ? 16 : 24));
       const forward = reference.attentionForward({ qkv }, shape, everyThird);
       const { dqkv } = reference.attentionBackward({ qkv, dy }, shape, everyThird);
       const inputs = { qkv, dy, ...forward };
@@ -66,24 +68,30 @@ interface Case extends reference.AttentionShape {
 async function check(
   random: () => number,
   seed: number,
-  { B, T, NH, HS, dtype, variant, rate = 0, ...scores }: Omit<Case, "variant"> & Partial<Case>,
+  { B, T, NH, KH = NH, HS, dtype, variant, rate = 0, ...scores }:
+    & Omit<Case, "variant">
+    & Partial<Case>,
   on = device,
 ): Promise<void> {
-  const C = NH * HS, site = 5;
-  const qkv = randomValues(random, B * T * 3 * C, { dtype });
+  const C = NH * HS, row = (NH + 2 * KH) * HS, site = 5;
+  const qkv = randomValues(random, B * T * row, { dtype });
   const dy = randomValues(random, B * T * C, { dtype });
   const t = tensors({
-    qkv: [[B * T, 3 * C], dtype, qkv],
+    qkv: [[B * T, row], dtype, qkv],
     dy: [[B * T, C], dtype, dy],
     random: [[2], "u32", [seed, 3]],
     y: [[B * T, C], dtype],
     logSumExp: [[B, NH, T], "f32"],
     delta: [[B, NH, T], "f32"],
-    dqkv: [[B * T, 3 * C], dtype],
+    dqkv: [[B * T, row], dtype],
   });
   const dropout = rate > 0 ? { rate, site, random: t.random } : undefined;
-  const options = { T, heads: NH, dropout, ...scores, ...(variant ? { variant } : {}) };
-  const shape = { B, T, NH, HS, ...scores };
+  const options = {
+    ...{ T, heads: NH, dropout, ...scores },
+    ...(KH === NH ? {} : { keyHeads: KH }),
+    ...(variant ? { variant } : {}),
+  };
+  const shape = { B, T, NH, KH, HS, ...scores };
   const draw = { seed, counter: 3, rate, site };
   const factor = (index: number) =>
     rate === 0 ? 1 : dropoutFactor({ ...draw, row: Math.floor(index / T), index: index % T });
@@ -108,22 +116,22 @@ async function check(
 
 const CASES: readonly (Omit<Case, "dtype"> & { dtypes?: readonly DType[] })[] = [
   { variant: "rows", B: 1, T: 1, NH: 1, HS: 4 },
-  { variant: "rows", B: 2, T: 3, NH: 3, HS: 8 },
+  { variant: "rows", B: 2, T: 3, NH: 6, KH: 3, HS: 8 },
   { variant: "rows", B: 1, T: 129, NH: 2, HS: 32 },
-  { variant: "rows", B: 2, T: 67, NH: 2, HS: 8, rate: 0.3 },
+  { variant: "rows", B: 2, T: 67, NH: 4, KH: 1, HS: 12, rate: 0.3 },
   { variant: "rows", B: 1, T: 66, NH: 1, HS: 128, dtypes: ["f32"] }, // seconds to compile
   { variant: "tiles", B: 1, T: 1, NH: 1, HS: 32 },
-  { variant: "tiles", B: 2, T: 3, NH: 3, HS: 64 },
+  { variant: "tiles", B: 2, T: 3, NH: 6, KH: 3, HS: 64 },
   { variant: "tiles", B: 2, T: 65, NH: 1, HS: 64 },
   { variant: "tiles", B: 1, T: 129, NH: 2, HS: 32, rate: 0.3 },
   { variant: "tiles", B: 1, T: 65, NH: 2, HS: 128 },
   // GPT-Neo does not divide scores by √HS, and every other layer has a window
   { variant: "rows", B: 2, T: 130, NH: 1, HS: 8, scale: 0.7, window: 1, dtypes: ["f32"] },
   { variant: "rows", B: 1, T: 131, NH: 2, HS: 4, window: 37, rate: 0.3 },
-  { variant: "rows", B: 1, T: 70, NH: 1, HS: 16, scale: 1, window: 70, dtypes: ["f32"] },
+  { variant: "rows", B: 1, T: 70, NH: 6, KH: 2, HS: 20, scale: 1, window: 70, dtypes: ["f32"] },
   { variant: "rows", B: 1, T: 5, NH: 1, HS: 4, window: 2 ** 40, dtypes: ["f32"] },
   { variant: "tiles", B: 2, T: 130, NH: 1, HS: 32, scale: 0.7, window: 1, dtypes: ["f32"] },
-  { variant: "tiles", B: 1, T: 195, NH: 2, HS: 32, window: 37, rate: 0.3, dtypes: ["f32"] },
+  { variant: "tiles", B: 1, T: 195, NH: 4, KH: 2, HS: 32, window: 37, rate: 0.3, dtypes: ["f32"] },
   { variant: "tiles", B: 1, T: 131, NH: 1, HS: 32, scale: 0.5, window: 64, dtypes: ["f32"] },
 ];
 
@@ -148,19 +156,20 @@ for (const dtype of REAL_TYPES) {
   Deno.test(
     `attention in every tile that the tuner may choose matches the reference in ${dtype}`,
     withRandom(async (random, seed) => {
-      const shape = { B: 1, T: 195, NH: 1, HS: 32, dtype, window: 33 }, { T, HS } = shape;
+      const shape = { B: 1, T: 195, NH: 2, KH: 1, HS: 32, dtype, window: 33 }, { T, HS } = shape;
+      const options = { T, heads: 2, keyHeads: 1, window: 33 };
       const gpu = { ...device, isCpu: false, choices: new Map<string, string>() };
       using program = new Program(gpu);
       const t = tensors({
-        qkv: [[T, 3 * HS], dtype],
-        dqkv: [[T, 3 * HS], dtype],
-        y: [[T, HS], dtype],
-        dy: [[T, HS], dtype],
-        logSumExp: [[1, 1, T], "f32"],
-        delta: [[1, 1, T], "f32"],
+        qkv: [[T, 4 * HS], dtype],
+        dqkv: [[T, 4 * HS], dtype],
+        y: [[T, 2 * HS], dtype],
+        dy: [[T, 2 * HS], dtype],
+        logSumExp: [[1, 2, T], "f32"],
+        delta: [[1, 2, T], "f32"],
       });
-      attentionForward(program, t, t, { ...shape, heads: 1 });
-      attentionBackward(program, t, t, { ...shape, heads: 1 });
+      attentionForward(program, t, t, options);
+      attentionBackward(program, t, t, options);
       const tunables = [...program.tunables.values()];
       assert.equal(tunables.length, 2); // forward and backward
       const most = Math.max(...tunables.map(({ variants }) => variants.length));
@@ -175,15 +184,16 @@ for (const dtype of REAL_TYPES) {
   );
 }
 
-for (const scores of [{}, { window: 33 }] as { window?: number }[]) {
-  const what = scores.window ? `with a window of ${scores.window}` : "without a window";
+for (const scores of [{}, { window: 33, NH: 2, KH: 1 }] as const) {
+  const what = `with ${JSON.stringify(scores)}`;
   Deno.test(
     `attention in tiles adds several blocks of keys to one partial sum of dq, ${what}`,
     withRandom(async (random, seed) => {
       // eight blocks of 32 keys; a binding holds only as much as qkv, so there are three partial sums, or one
       for (const dtype of REAL_TYPES) {
         const shape = { B: 2, T: 230, NH: 1, HS: 32, dtype, variant: "tiles" } as const;
-        const maxBindingBytes = 3 * shape.B * shape.T * shape.HS * (dtype === "f16" ? 2 : 4);
+        const heads = "NH" in scores ? 4 : 3;
+        const maxBindingBytes = heads * shape.B * shape.T * shape.HS * (dtype === "f16" ? 2 : 4);
         await check(random, seed, { ...shape, ...scores }, { ...ALONE, maxBindingBytes });
       }
     }),
@@ -220,19 +230,21 @@ for (const variant of ["rows", "tiles"] as const) {
 }
 
 for (const dtype of REAL_TYPES) {
-  for (const scores of [{}, { scale: 0.6, window: 1 }, { window: 41 }]) {
+  for (const { KH = 3, ...scores } of [{}, { scale: 0.6, window: 1 }, { window: 41, KH: 1 }]) {
     Deno.test(
-      `attentionWeights() are those of the reference in ${dtype} with ${JSON.stringify(scores)}`,
+      `attentionWeights() are those of the reference in ${dtype} with ${
+        JSON.stringify({ ...scores, KH })
+      }`,
       withRandom(async (random) => {
-        const B = 2, T = 71, NH = 3, HS = 12, shape = { B, T, NH, HS, ...scores };
-        const qkv = randomValues(random, B * T * 3 * NH * HS, { dtype });
+        const B = 2, T = 71, NH = 3, HS = 12, shape = { B, T, NH, KH, HS, ...scores };
+        const row = (NH + 2 * KH) * HS, qkv = randomValues(random, B * T * row, { dtype });
         const { logSumExp } = reference.attentionForward({ qkv }, shape);
         const t = tensors({
-          qkv: [[B * T, 3 * NH * HS], dtype, qkv],
+          qkv: [[B * T, row], dtype, qkv],
           logSumExp: [[B, NH, T], "f32", logSumExp],
           p: [[B, NH, T, T], "f32"],
         });
-        const options = { T, heads: NH, ...scores };
+        const options = { T, heads: NH, keyHeads: KH, ...scores };
         await assertComputes((program) => attentionWeights(program, t, t, options), [
           [t.p, reference.attentionWeights({ qkv }, shape).p, 1e-5],
         ]);
@@ -243,28 +255,36 @@ for (const dtype of REAL_TYPES) {
 
 const DECODED = REAL_TYPES.flatMap((dtype) =>
   [true, false].flatMap((isCpu) =>
-    [{}, { scale: 0.6, window: 1 }, { window: 41 }].map((scores) => ({ dtype, isCpu, scores }))
+    [{}, { scale: 0.6, window: 1 }, { NH: 6, KH: 3, window: 41 }].map((
+      { NH = 2, KH = NH, ...scores },
+    ) => ({ dtype, isCpu, NH, KH, scores }))
   )
 );
 
-for (const { dtype, isCpu, scores } of DECODED) {
-  const workgroups = isCpu ? 32 : 256, how = JSON.stringify(scores);
+for (const { dtype, isCpu, NH, KH, scores } of DECODED) {
+  const workgroups = isCpu ? 32 : 256, how = JSON.stringify({ NH, KH, ...scores });
   Deno.test(
     `attentionDecode() in workgroups of ${workgroups} matches the reference in ${dtype} with ${how}`,
     withRandom(async (random) => {
-      const B = 2, T = 71, NH = 2, HS = 12, C = NH * HS, tokens = 70, starts = [0, 9];
+      const B = 2,
+        T = 71,
+        HS = 12,
+        C = NH * HS,
+        row = C + 2 * KH * HS,
+        tokens = 70,
+        starts = [0, 9];
       const passes = [1, 32, 4, 32, 1, 32]; // new tokens; the last are padding, most past the cache
-      const qkv = starts.map(() => randomValues(random, 102 * 3 * C, { dtype }));
+      const qkv = starts.map(() => randomValues(random, 102 * row, { dtype }));
       const { keys, values } = tensors({
-        keys: [[B, NH, T, HS], dtype],
-        values: [[B, NH, T, HS], dtype],
+        keys: [[B, KH, T, HS], dtype],
+        values: [[B, KH, T, HS], dtype],
       });
       const ys = starts.map(() => [] as number[]);
       let first = 0;
       for (const S of passes) {
-        const rows = qkv.flatMap((of) => [...of.subarray(first * 3 * C, (first + S) * 3 * C)]);
+        const rows = qkv.flatMap((of) => [...of.subarray(first * row, (first + S) * row)]);
         const t = tensors({
-          qkv: [[B * S, 3 * C], dtype, rows],
+          qkv: [[B * S, row], dtype, rows],
           cursors: [[B, 2], "u32", starts.flatMap((start) => [start + first, start])],
           y: [[B * S, C], dtype],
         });
@@ -278,11 +298,11 @@ for (const { dtype, isCpu, scores } of DECODED) {
       }
       const [cached] = await download(device, values);
       for (const [b, of] of qkv.entries()) {
-        const shape = { B: 1, T: tokens, NH, HS, ...scores };
+        const shape = { B: 1, T: tokens, NH, KH, HS, ...scores };
         const { y } = reference.attentionForward({ qkv: of }, shape);
         assertClose(ys[b]!.slice(0, tokens * C), y, TOLERANCE[dtype]!, `y of text ${b}`);
-        for (let h = 0; h < NH; h++) {
-          const head = (b * NH + h) * T * HS, v = 2 * C + h * HS;
+        for (let h = 0; h < KH; h++) {
+          const head = (b * KH + h) * T * HS, v = C + (KH + h) * HS;
           assert.deepEqual([...cached!.subarray(head, head + HS)], [...of.subarray(v, v + HS)]);
         }
       }
@@ -343,7 +363,7 @@ Deno.test("attentionDecode() throws if the cursors have another number of texts 
     () => attentionDecode(new Program(device), t, t),
     {
       name: "RangeError",
-      message: /qkv must have shape \[3S,24\]: current shape of "qkv" is \[4,24\]/,
+      message: /y must have shape \[3S,4NH\]: current shape of "y" is \[4,8\]/,
     },
   );
 });
@@ -356,6 +376,14 @@ Deno.test("attentionForward() throws if the number of heads does not divide the 
       name: "RangeError",
       message: /qkv must have shape \[4B,9HS\]: current shape of "qkv" is \[4,30\]/,
     },
+  );
+});
+
+Deno.test("attentionForward() throws if the number of key heads does not divide that of the heads", () => {
+  const t = tensors({ qkv: [[4, 28], "f32"], y: [[4, 12], "f32"], logSumExp: [[1, 3, 4], "f32"] });
+  assert.throws(
+    () => attentionForward(new Program(device), t, t, { T: 4, heads: 3, keyHeads: 2 }),
+    { name: "RangeError", message: /key heads must divide the 3 heads: current value is 2/ },
   );
 });
 

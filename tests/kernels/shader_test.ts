@@ -125,6 +125,14 @@ Deno.test("bindingsOf() refuses the struct of a uniform that is on one line, or 
   assert.throws(() => bindingsOf(uniform), { message: `${message}there is no such struct` });
 });
 
+Deno.test("specialize() marks a loop to unroll if the constant of its marker is true", () => {
+  const source =
+    "const SINGLE: bool = true;\n  // unroll if SINGLE\n  for (var i = 0u; i < 1; i++) {\n  }";
+  const loopOf = (SINGLE: boolean) => unroll(specialize({ "a.wgsl": source }, { SINGLE }));
+  assert.match(loopOf(true), /\{ const i = 0u;/);
+  assert.match(loopOf(false), /for \(var i = 0u; i < 1; i\+\+\) \{/);
+});
+
 Deno.test("unroll() unrolls marked loops, also nested ones", () => {
   const source = [
     "const N: u32 = 4;",
