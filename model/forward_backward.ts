@@ -126,7 +126,7 @@ export function forward(
   // For one row a launch costs a GPU more than a norm. So the products normalise the row that they
   // read, which needs vectors of four, and add to the stream themselves.
   const fused = cache !== undefined && B * T === 1 && !program.device.isCpu &&
-    innerWidthOf(config) % 4 === 0 && withDefaults(config).norm === "layernorm";
+    innerWidthOf(config) % 4 === 0;
 
   const linear = (
     name: string,
@@ -142,10 +142,7 @@ export function forward(
   /** Normalises the stream, to which z is added first; returns what the next linear layer reads. */
   const normalize = (norm: Norm, z?: Tensor): Operand => {
     const { name, y, statistics, site } = norm;
-    if (fused) {
-      const { bias, ...others } = normParameters(model, name);
-      return { x: stream, normalize: { ...others, bias: bias! } };
-    }
+    if (fused) return { x: stream, normalize: normParameters(model, name) };
     normForward(program, model, name, { x: stream, z }, { sum: z && norm.x, y, statistics }, {
       dropout: dropoutAt(site, dropout),
     });

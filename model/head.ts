@@ -34,7 +34,7 @@ const VECTOR = 4;
 
 /**
  * logits = x · weightᵀ.  x: [M,C]; weight: [V,C]; logits: [M,≥V]; each f32 or f16. With `normalize`, x,
- * which must be one row then, is layer-normalised first.
+ * which must be one row then, is normalised first.
  *
  * If rows of logits are a multiple of four long, as `logitsColumns()` makes them, GPUs write vectors.
  */

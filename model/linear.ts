@@ -75,7 +75,8 @@ function adapterForward(
  * Records the gradients of `linearLayerForward()`: that of x if `dx` is given, and those of the layer's
  * trained parameters. With `epilogue`, dx is the gradient of what x is computed from, as in `linearBackward()`.
  *
- * dy: [M,outputs]; x, dx: [M,inputs]. dx is set; gradients of parameters are set, or with `accumulate` added to.
+ * dy: [M,outputs]; x, dx: [M,inputs]. dx is set, or with `accumulateDx` added to; gradients
+ * of parameters are set, or with `accumulate` added to.
  *
  * @param low as `linearLayerForward()` set it.
  * @param dlow scratch for the gradient of low.
@@ -86,9 +87,10 @@ export function linearLayerBackward(
   name: string,
   { x, dy, low }: { x: Tensor; dy: Tensor; low: LowOf },
   { dx, dlow }: { dx: Tensor | undefined; dlow: LowOf },
-  { gradients, accumulate, epilogue }: {
+  { gradients, accumulate, accumulateDx = false, epilogue }: {
     gradients: Arena;
     accumulate: boolean;
+    accumulateDx?: boolean;
     epilogue?: BackwardEpilogue | undefined;
   },
 ): void {
@@ -101,7 +103,7 @@ export function linearLayerBackward(
       dweight: gradients.tensors.get(`${name}.weight`),
       dbias: gradients.tensors.get(`${name}.bias`),
     },
-    { accumulate, epilogue: last ? undefined : epilogue },
+    { accumulate, accumulateDx, epilogue: last ? undefined : epilogue },
   );
   for (const adapter of adapters) {
     adapterBackward(

@@ -11,7 +11,7 @@ import { ceilDiv, type DType, type Tensor } from "../tensor.ts";
 
 /**
  * y = x · weight + bias; without a bias y = x · weight. y is set, or with `accumulate` added to. With `epilogue`, an
- * activation function of y is stored too. With `normalize` the product reads the layer-norm of x, which must be a
+ * activation function of y is stored too. With `normalize` the product reads the norm of x, which must be a
  * single row.
  *
  * x: [M,C]; weight: [C,N]; bias: f32 [N]; y: [M,N]. x, weight and y are f32 or f16.
@@ -33,8 +33,8 @@ export function linearForward(
  * dx = dy · weightᵀ, dweight = xᵀ · dy, dbias = column sums of dy; only the given outputs are computed. If x is
  * activation(hidden), or activation(gate) · up, `epilogue` makes dx the gradient of hidden, or of up.
  *
- * x, dx: [M,C]; weight, dweight: [C,N]; dy: [M,N]; dbias: [N]. dweight and dbias are f32. dx is set;
- * dweight and dbias are set, or with `accumulate` added to.
+ * x, dx: [M,C]; weight, dweight: [C,N]; dy: [M,N]; dbias: [N]. dweight and dbias are f32. dx is set,
+ * or with `accumulateDx` added to; dweight and dbias are set, or with `accumulate` added to.
  *
  * @throws {RangeError | TypeError} if shapes or types do not match.
  */
@@ -46,12 +46,19 @@ export function linearBackward(
     dweight?: Tensor | undefined;
     dbias?: Tensor | undefined;
   },
-  { accumulate = false, epilogue }: {
+  { accumulate = false, accumulateDx = false, epilogue }: {
     accumulate?: boolean;
+    accumulateDx?: boolean;
     epilogue?: BackwardEpilogue | undefined;
   } = {},
 ): void {
-  if (dx) matmul(program, { a: dy, b: weight }, { y: dx }, { transposeB: true, epilogue });
+  if (dx) {
+    matmul(program, { a: dy, b: weight }, { y: dx }, {
+      transposeB: true,
+      accumulate: accumulateDx,
+      epilogue,
+    });
+  }
   if (dweight) matmul(program, { a: x, b: dy }, { y: dweight }, { transposeA: true, accumulate });
   if (dbias) biasBackward(program, { dy }, { dbias }, { accumulate });
 }

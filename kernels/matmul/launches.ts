@@ -57,13 +57,13 @@ export function epilogueTensors(
   return tensors;
 }
 
-/** A layer-norm: weight and bias are f32 [K]; epsilon is added to the variance, 1e-5 by default. */
+/** A layer-norm, or without a bias an RMS norm. */
 export interface Normalization {
   /** f32 [K] */
   readonly weight: Tensor;
-  /** f32 [K] */
-  readonly bias: Tensor;
-  /** Addend of the variance; 1e-5 by default. */
+  /** f32 [K]; an RMS norm has none. */
+  readonly bias?: Tensor | undefined;
+  /** Addend of the variance, or of the mean of squares; 1e-5 by default. */
   readonly epsilon?: number | undefined;
 }
 
@@ -305,6 +305,7 @@ export function vectorProduct(program: Program, product: Product): void {
       ...constants,
       TRANSPOSE_B: transposeB,
       NORMALIZE: normalize !== undefined,
+      CENTERED: normalize?.bias !== undefined,
       aType: `vec4<${a.dtype}>`,
       bType: `vec4<${b.dtype}>`,
     },

@@ -3,7 +3,7 @@
  *
  * | kernel | for |
  * | --- | --- |
- * | `vector.wgsl` | a single row, as in generation: as fast as the matrix can be read; can include layer-norm |
+ * | `vector.wgsl` | a single row, as in generation: as fast as the matrix can be read; can include a norm |
  * | `tiles.wgsl`  | GPUs: the invocations of a workgroup share the blocks that they fetch; variants.ts has the tiles |
  * | `reduce.wgsl` | the sum of partial sums of tiles.wgsl, if K is split because y has too few tiles for a GPU |
  * | `lanes.wgsl`  | CPUs with subgroups: the lanes of a vector register share the vectors that they load |
@@ -68,7 +68,7 @@ export interface MatmulOptions {
   epilogue?: Epilogue | undefined;
   /** What is added to y before an activation function is applied; its factor is not `scale`. */
   addend?: Addend | undefined;
-  /** Layer-norm of `a` before the product; only for a single row that is not transposed. */
+  /** Layer-norm or RMS norm of `a` before the product; only for a single row that is not transposed. */
   normalize?: Normalization | undefined;
   /** Factor of a · b; 1 by default. */
   scale?: number;

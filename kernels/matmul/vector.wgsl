@@ -1,4 +1,4 @@
-// y = a · b, or layer-norm(a) · b, for a single row a.   a: [K]; b: [K,N], or [N,K] transposed; y: [N]
+// y = a · b, or norm(a) · b, for a single row a.   a: [K]; b: [K,N], or [N,K] transposed; y: [N]
 // Needs Sizes and store() from epilogue.wgsl with value = f32, yType = f16.
 //
 // For generation of one token at a time, whose speed is that of reading b: each element is read once. A workgroup
@@ -10,8 +10,8 @@
 //     0,0 1,0 0,1 1,1   0,0 0,1 0,2 0,3
 //     0,2 1,2 0,3 1,3   1,0 1,1 1,2 1,3
 //
-// The sums of the lanes are added up in workgroup memory. Every workgroup computes the layer-norm of a again, which
-// takes less time than another launch.   normWeight, normBias: [K]
+// The sums of the lanes are added up in workgroup memory. Every workgroup computes the norm of a again, which takes
+// less time than another launch: layer-norm if CENTERED, or else RMS norm.   normWeight, normBias: [K]
 enable f16;
 
 alias aType = vec4<f16>;
@@ -20,6 +20,7 @@ const TRANSPOSE_B: bool = false;
 const QUADS: u32 = 4;
 const LANES: u32 = 64;
 const NORMALIZE: bool = true;
+const CENTERED: bool = true; // whether the mean is subtracted and normBias added
 const EPSILON: f32 = 1e-5;
 
 @group(0) @binding(0) var<storage, read> a: array<aType>;
@@ -27,6 +28,7 @@ const EPSILON: f32 = 1e-5;
 // only if NORMALIZE
 @group(0) @binding(2) var<storage, read> normWeight: array<vec4f>;
 // only if NORMALIZE
+// only if CENTERED
 @group(0) @binding(3) var<storage, read> normBias: array<vec4f>;
 
 const WORKGROUP_SIZE: u32 = QUADS * LANES;
@@ -56,14 +58,18 @@ fn workgroupSum(share: f32, index: u32) -> f32 {
   return shares[0];
 }
 
-// Mean and rstd of a.
+// Mean and rstd of a; the mean counts as 0 unless CENTERED.
 // only if NORMALIZE
 fn statistics(index: u32) -> vec2f {
-  var sum = 0.0;
-  for (var k4 = index; k4 < sizes.K / 4; k4 += WORKGROUP_SIZE) {
-    sum += dot(vec4f(a[sizes.aStart + k4]), vec4f(1));
+  var mean = 0.0;
+  // only if CENTERED
+  {
+    var sum = 0.0;
+    for (var k4 = index; k4 < sizes.K / 4; k4 += WORKGROUP_SIZE) {
+      sum += dot(vec4f(a[sizes.aStart + k4]), vec4f(1));
+    }
+    mean = workgroupSum(sum, index) / f32(sizes.K);
   }
-  let mean = workgroupSum(sum, index) / f32(sizes.K);
   var squares = 0.0;
   for (var k4 = index; k4 < sizes.K / 4; k4 += WORKGROUP_SIZE) {
     let difference = vec4f(a[sizes.aStart + k4]) - mean;
@@ -84,7 +90,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
   for (var k4 = lane; k4 < sizes.K / 4; k4 += LANES) {
     var a4 = vec4f(a[sizes.aStart + k4]);
     // only if NORMALIZE
-    a4 = (a4 - norm.x) * norm.y * normWeight[k4] + normBias[k4];
+    a4 = (a4 - norm.x) * norm.y * normWeight[k4];
+    // only if NORMALIZE
+    // only if CENTERED
+    a4 += normBias[k4];
     // unroll
     for (var i = 0u; i < 4u; i++) {
       if (TRANSPOSE_B) {

@@ -57,10 +57,10 @@ for (const dtype of REAL_TYPES) {
         await assertComputes((program) => {
           linearForward(program, t, t);
           linearBackward(program, t, t);
-          linearBackward(program, t, t, { accumulate: true });
+          linearBackward(program, t, t, { accumulate: true, accumulateDx: true });
         }, [
           [t.y, y, TOLERANCE[dtype]!],
-          [t.dx, dx, TOLERANCE[dtype]!],
+          [t.dx, dx.map((v) => 2 * v), 2 * TOLERANCE[dtype]!],
           [t.dweight, dweight.map((v) => 2 * v), 2 * TOLERANCE.f32!],
           [t.dbias, dbias.map((v) => 2 * v), 2 * TOLERANCE.f32!],
         ]);

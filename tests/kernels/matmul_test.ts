@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { type Epilogue, matmul } from "../../kernels/matmul/matmul.ts";
 import { layernormForward } from "../../kernels/layernorm/reference.ts";
+import { rmsnormForward } from "../../kernels/rmsnorm/reference.ts";
 import * as reference from "../../kernels/matmul/reference.ts";
 import { preferredTiles, variantsToMeasure } from "../../kernels/matmul/variants.ts";
 import { Program } from "../../kernels/program.ts";
@@ -156,12 +157,14 @@ for (const isCpu of [true, false]) {
             sum: [[1, N + 7], "f32", 3],
             normalized: [[1, N], "f32"],
             normalizedFlat: [[1, N], "f32"],
+            rmsNormalized: [[1, N], "f32"],
           });
           const shape = { M: 1, N, K, transposeB };
           const normalized = (x: Float32Array) => {
             const { y } = layernormForward({ x, weight, bias: offset }, { M: 1, C: K });
             return reference.matmul({ a: y, b, bias }, shape).y;
           };
+          const { y: rms } = rmsnormForward({ x: flat, weight }, { M: 1, C: K });
           const product = reference.matmul({ a, b }, shape).y.map((v) => v + 3);
           const tolerance = TOLERANCE.f32! * Math.max(1, K / 144);
           await assertComputes(
@@ -174,6 +177,10 @@ for (const isCpu of [true, false]) {
                 ...options,
                 normalize,
               });
+              matmul(program, { a: t.flat, b, bias }, { y: t.rmsNormalized }, {
+                ...options,
+                normalize: { weight: t.weight },
+              });
               matmul(program, t, { y: t.y }, options);
               matmul(program, { a: t.a, b }, { y: t.sum }, sum);
             },
@@ -181,6 +188,7 @@ for (const isCpu of [true, false]) {
               // the normalised row is rounded, too
               [t.normalized, normalized(a), 2 * tolerance],
               [t.normalizedFlat, normalized(flat), 2 * tolerance],
+              [t.rmsNormalized, reference.matmul({ a: rms, b, bias }, shape).y, 2 * tolerance],
               [
                 t.y,
                 reference.matmul({ a, b, bias }, shape).y,
