@@ -47,6 +47,11 @@ export function kernelBenches(device: Device): KernelBench[] {
         attentionBenches({ B: tokens / T, T, NH: attentionWidth / HS, HS, dtype })
       )
     ),
+    ...attentionBenches(
+      gpu
+        ? { B: tokens / 1024, T: 1024, NH: 12, KH: 4, HS: 64, dtype }
+        : { B: tokens / 64, T: 64, NH: 2, KH: 1, HS: 32, dtype },
+    ),
     ...layernormBenches({ M: rows, C: width, dtype }),
     ...rmsnormBenches({ M: rows, C: width, dtype }),
     ...ropeBenches(
@@ -207,24 +212,32 @@ function headBenches(
 }
 
 /**
- * Causal attention computes half of the scores: 2 · T² · HS operations per head, and 2.5 times as many
- * backward.
+ * Causal attention computes half of the scores: 2 · T² · HS operations per head of q, however many heads of k there
+ * are, and 2.5 times as many backward.
  */
 function attentionBenches(
-  { B, T, NH, HS, dtype }: { B: number; T: number; NH: number; HS: number; dtype: DType },
+  { B, T, NH, KH = NH, HS, dtype }: {
+    B: number;
+    T: number;
+    NH: number;
+    KH?: number;
+    HS: number;
+    dtype: DType;
+  },
 ): KernelBench[] {
-  const M = B * T, C = NH * HS;
-  const shape = `${dtype} [${M},${3 * C}] T ${T} HS ${HS}`;
+  const M = B * T, C = NH * HS, row = (NH + 2 * KH) * HS;
+  const shape = `${dtype} [${M},${row}] T ${T} HS ${HS}${KH === NH ? "" : ` KH ${KH}`}`;
+  const options = { T, heads: NH, ...(KH === NH ? {} : { keyHeads: KH }) };
   const flops = 2 * T * T * HS * NH * B;
   return [
     {
       name: `attention forward ${shape}`,
       work: { flops },
       record(program, make) {
-        attentionForward(program, { qkv: make.noise([M, 3 * C], dtype) }, {
+        attentionForward(program, { qkv: make.noise([M, row], dtype) }, {
           y: make.zeros([M, C], dtype),
           logSumExp: make.zeros([B, NH, T], "f32"),
-        }, { T, heads: NH });
+        }, options);
       },
     },
     {
@@ -232,14 +245,14 @@ function attentionBenches(
       work: { flops: 2.5 * flops },
       record(program, make) {
         attentionBackward(program, {
-          qkv: make.noise([M, 3 * C], dtype),
+          qkv: make.noise([M, row], dtype),
           y: make.noise([M, C], dtype),
           dy: make.noise([M, C], dtype),
           logSumExp: make.noise([B, NH, T], "f32"),
         }, {
-          dqkv: make.zeros([M, 3 * C], dtype),
+          dqkv: make.zeros([M, row], dtype),
           delta: make.zeros([B, NH, T], "f32"),
-        }, { T, heads: NH });
+        }, options);
       },
     },
   ];
