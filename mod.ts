@@ -41,6 +41,7 @@ export {
   type Tunable,
 } from "./kernels/program.ts";
 export type { Dropout, DropoutSite } from "./kernels/random.ts";
+export type { ActivationFunction } from "./kernels/activation.ts";
 export { adamw, adamwCorrections, type AdamwOptions } from "./kernels/adamw/adamw.ts";
 export {
   attentionBackward,
@@ -68,7 +69,6 @@ export {
 export { layernormBackward, layernormForward } from "./kernels/layernorm/layernorm.ts";
 export { linearBackward, linearForward } from "./kernels/linear/linear.ts";
 export {
-  type ActivationFunction,
   type Addend,
   type BackwardEpilogue,
   type Epilogue,

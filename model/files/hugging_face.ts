@@ -1,7 +1,7 @@
 import { checkFields, parseJsonObject } from "../../files/json.ts";
 import { quoted } from "../../files/printable.ts";
 import { UserError } from "../../files/user_error.ts";
-import type { ActivationFunction } from "../../kernels/matmul/matmul.ts";
+import type { ActivationFunction } from "../../kernels/activation.ts";
 import {
   type Family,
   type GptConfig,

@@ -64,6 +64,9 @@ const WORK: readonly [on: Device, name: string, work: Work][] = [
   [gpu, "rope backward f16 [65536,1280] HS 64", { bytes: 268_435_456 }],
   [gpu, "rope and norm forward f16 [65536,1280] HS 64", { bytes: 402_653_184 }],
   [gpu, "rope and norm backward f16 [65536,1280] HS 64", { bytes: 402_653_184 }],
+  // three and five tensors of 2 bytes
+  [gpu, "swiglu forward f16 [65536,768]", { bytes: 301_989_888 }],
+  [gpu, "swiglu backward f16 [65536,768]", { bytes: 503_316_480 }],
   [gpu, "dropout f32 [65536,768]", { bytes: 402_653_184 }],
   [gpu, "linear dbias f16 [65536,3072]", { bytes: 402_653_184 }],
   // 4096 · 50257 logits of 2 bytes, and their gradient
