@@ -77,6 +77,7 @@ export {
   type MatmulOptions,
   type Normalization,
 } from "./kernels/matmul/matmul.ts";
+export { muon, type MuonMatrix, type MuonOptions } from "./kernels/muon/muon.ts";
 export { fillNormal, type NormalOptions } from "./kernels/normal/normal.ts";
 export {
   prepareStep,
@@ -225,7 +226,7 @@ export {
 } from "./train/options.ts";
 export { OptionError } from "./train/validate.ts";
 export { learningRateAt, type Schedule } from "./train/schedule.ts";
-export type { Optimizer, OptimizerOptions } from "./train/optimizer.ts";
+export type { Optimizer, OptimizerName, OptimizerOptions } from "./train/optimizer.ts";
 export {
   createTrainStep,
   type StepBatches,

@@ -9,6 +9,7 @@ import { dropoutForward } from "../kernels/dropout/dropout.ts";
 import { embeddingBackward, embeddingForward } from "../kernels/embedding/embedding.ts";
 import { gradientNorm, gradientNormBlocks } from "../kernels/gradient_norm/gradient_norm.ts";
 import { histogram, HISTOGRAM_LENGTH } from "../kernels/histogram/histogram.ts";
+import { muon } from "../kernels/muon/muon.ts";
 import { layernormBackward, layernormForward } from "../kernels/layernorm/layernorm.ts";
 import { linearBackward, linearForward } from "../kernels/linear/linear.ts";
 import { type ForwardEpilogue, matmul } from "../kernels/matmul/matmul.ts";
@@ -18,6 +19,7 @@ import { swigluBackward, swigluForward } from "../kernels/swiglu/swiglu.ts";
 import type { DType } from "../kernels/tensor.ts";
 import { logitsColumns, logitsRows } from "../model/activations.ts";
 import { headLogits, headLossBackward, headSlices } from "../model/head.ts";
+import { muonCost } from "./cost.ts";
 import { bytesOf, type KernelBench, type Maker, matrixTypes, squareProduct } from "./harness.ts";
 import { sampleBatch } from "./text.ts";
 
@@ -64,6 +66,7 @@ export function kernelBenches(device: Device): KernelBench[] {
     biasBench({ M: rows, N: 4 * width, dtype }),
     ...embeddingBenches({ T: gpu ? 1024 : 64, M: gpu ? 32768 : 8192, V, C: width }),
     ...crossEntropyBenches({ M: gpu ? 4096 : 2048, V, dtype }),
+    muonBench(gpu ? { layers: 12, C: 768 } : { layers: 2, C: 64 }, { copy: dtype === "f16" }),
     ...optimizerBenches(device, { N: gpu ? 2 ** 26 : 2 ** 20, copy: dtype === "f16" }),
   ];
 }
@@ -198,7 +201,7 @@ function headBenches(
           x: make.noise([M, C], dtype),
           weight: make.noise([V, C], dtype),
           targets: make.of([M], "u32", targets),
-          stepInputs: make.of([2], "f32", [1e-4, 1 / M]),
+          stepInputs: make.of([3], "f32", [1e-4, 1 / M, 0]),
           lossScale: make.of([1], "f32", [1]),
         }, {
           logits: make.zeros([chunk, columns], dtype),
@@ -525,7 +528,7 @@ function crossEntropyBenches(
           program,
           {
             targets: make.of([M], "u32", targets),
-            stepInputs: make.of([2], "f32", [1e-4, 1 / M]),
+            stepInputs: make.of([3], "f32", [1e-4, 1 / M, 0]),
             lossScale: make.of([1], "f32", [1]),
           },
           { losses: make.zeros([M], "f32"), dlogits: make.noise([M, columns], dtype) },
@@ -570,7 +573,12 @@ function optimizerBenches(
         adamw(program, {
           gradient: make.noise([N], "f32"),
           // learning rate and gradient factor as bits, the first step, not skipped
-          update: make.of([4], "u32", [...new Uint32Array(Float32Array.of(1e-4, 1).buffer), 1, 0]),
+          update: make.of([5], "u32", [
+            ...new Uint32Array(Float32Array.of(1e-4, 1).buffer),
+            1,
+            0,
+            0,
+          ]),
           corrections: make.of([1, 2], "f32", [1, 1]),
         }, {
           parameter: make.noise([N], "f32"),
@@ -581,4 +589,40 @@ function optimizerBenches(
       },
     },
   ];
+}
+
+/** Muon for the matrices of GPT-2's blocks: q, k, v and the projection of C × C, and those of the MLP. */
+function muonBench(
+  { layers: L, C }: { layers: number; C: number },
+  { copy }: { copy: boolean },
+): KernelBench {
+  const square = { inputs: C, outputs: C };
+  const matrices = [
+    ...[0, C, 2 * C].map((start) => ({ ...square, start, columns: 3 * C })),
+    { ...square, start: 3 * C * C, columns: C },
+    { start: 4 * C * C, columns: 4 * C, inputs: C, outputs: 4 * C },
+    { start: 8 * C * C, columns: C, inputs: 4 * C, outputs: C },
+  ];
+  const shape = [L, 12 * C * C];
+  return {
+    name: `muon f32${copy ? " and f16 copy" : ""} [${shape}]`,
+    work: { flops: L * matrices.reduce((sum, matrix) => sum + muonCost(matrix).flops, 0) },
+    record(program, make) {
+      const [factor, rate] = new Uint32Array(Float32Array.of(1, 1e-4).buffer);
+      muon(
+        program,
+        {
+          gradient: make.noise(shape, "f32"),
+          update: make.of([5], "u32", [0, factor!, 1, 0, rate!]), // a step that is not skipped
+        },
+        {
+          parameter: make.noise(shape, "f32"),
+          momentum: make.zeros(shape, "f32"),
+          ...(copy ? { copy: make.zeros(shape, "f16") } : {}),
+        },
+        matrices,
+        { momentum: 0.95, weightDecay: 0.01 },
+      );
+    },
+  };
 }

@@ -75,6 +75,9 @@ const WORK: readonly [on: Device, name: string, work: Work][] = [
   [gpu, "gradient norm f32 [67108864]", { bytes: 268_435_456 }],
   [gpu, "adamw f32 and f16 copy [67108864]", { bytes: 2_013_265_920 }], // 30 bytes each
   [cpu, "adamw f32 [1048576]", { bytes: 29_360_128 }], // 28 bytes each
+  // of 12 blocks, 4 matrices with 5 · 6 · 768³, and 2 with 5 · (4 · 768² · 3072 + 2 · 768³)
+  [gpu, "muon f32 and f16 copy [12,7077888]", { flops: 1_630_745_395_200 }],
+  [cpu, "muon f32 [2,49152]", { flops: 157_286_400 }],
   [cpu, "linear forward f32 [512,64]x[64,192]", { flops: 12_582_912 }],
   [cpu, "attention backward f32 [512,192] T 64 HS 32", { flops: 10_485_760 }],
   // one row reads a matrix; decoding reads keys and values, the sampler logits
@@ -117,6 +120,7 @@ const LAUNCHES: readonly [start: string, ops: RegExp][] = [
   ["gradient norm", /^gradient_norm$/],
   ["histogram", /^histogram$/],
   ["adamw", /^adamw$/],
+  ["muon", /^(muon (muon )+(matmul ){15}(muon ?)+)+$/],
   ["sample", /^sample$/],
 ];
 
