@@ -41,7 +41,6 @@ export {
   type Tunable,
 } from "./kernels/program.ts";
 export type { Dropout, DropoutSite } from "./kernels/random.ts";
-export type { ActivationFunction } from "./kernels/activation.ts";
 export { adamw, adamwCorrections, type AdamwOptions } from "./kernels/adamw/adamw.ts";
 export {
   attentionBackward,
@@ -69,6 +68,7 @@ export {
 export { layernormBackward, layernormForward } from "./kernels/layernorm/layernorm.ts";
 export { linearBackward, linearForward } from "./kernels/linear/linear.ts";
 export {
+  type ActivationFunction,
   type Addend,
   type BackwardEpilogue,
   type Epilogue,
@@ -77,7 +77,6 @@ export {
   type MatmulOptions,
   type Normalization,
 } from "./kernels/matmul/matmul.ts";
-export { muon, type MuonMatrix, type MuonOptions } from "./kernels/muon/muon.ts";
 export { fillNormal, type NormalOptions } from "./kernels/normal/normal.ts";
 export {
   prepareStep,
@@ -105,7 +104,11 @@ export {
 } from "./model/config.ts";
 export { createGpt, type Gpt } from "./model/gpt.ts";
 export type { ParameterSpec } from "./model/parameters.ts";
-export { parseHuggingFaceConfig, toHuggingFaceConfig } from "./model/files/hugging_face.ts";
+export {
+  type ConfigOptions,
+  parseHuggingFaceConfig,
+  toHuggingFaceConfig,
+} from "./model/files/hugging_face.ts";
 export {
   type AdapterBase,
   parseAdapterConfig,
@@ -192,6 +195,7 @@ export {
   storyEntropy,
 } from "./data/text/stories.ts";
 export {
+  type ChatTemplate,
   compactTokenizer,
   gpt2Tokenizer,
   parseTokenizer,
@@ -226,7 +230,7 @@ export {
 } from "./train/options.ts";
 export { OptionError } from "./train/validate.ts";
 export { learningRateAt, type Schedule } from "./train/schedule.ts";
-export type { Optimizer, OptimizerName, OptimizerOptions } from "./train/optimizer.ts";
+export type { Optimizer, OptimizerOptions } from "./train/optimizer.ts";
 export {
   createTrainStep,
   type StepBatches,
@@ -247,7 +251,7 @@ export {
   type GenerateResult,
   type StreamOptions,
 } from "./generate/generate.ts";
-export { exportModel, type ExportOptions } from "./train/export.ts";
+export { type ExportDType, exportModel, type ExportOptions } from "./train/export.ts";
 export { type LoadedModel, loadModel, type LoadOptions } from "./generate/load.ts";
 export {
   fillModel,

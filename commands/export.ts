@@ -17,14 +17,14 @@ const program = withModelOptions(
       .choices(["hf", "gguf"] as const).default("hf" as const),
   )
   .addOption(
-    new Option("--dtype <type>", "type to which numbers are rounded")
-      .choices(["f32", "f16"] as const).default("f32" as const),
+    new Option("--dtype <type>", "type to which matrices are rounded; q8_0 only with --to gguf")
+      .choices(["f32", "f16", "q8_0"] as const).default("f32" as const),
   )
   .option("--out <path>", "file or directory to write (default: exported, or exported.gguf)")
   .action(({ to, dtype, ...options }) =>
     run(async () => {
       const out = options.out ?? (to === "hf" ? "exported" : "exported.gguf");
-      checkOutput(out, to);
+      checkOutput(out, to, dtype);
       const source = await findNamedModel(options);
       giveBack(...HUB);
       const device = await openDevice();

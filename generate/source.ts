@@ -426,7 +426,7 @@ export function fillModel(gpt: Gpt, { directory, config, adapters }: ModelSource
       const file = openTensorFiles([path]);
       open.push(file);
       const stored = storedAdapters(config, adapters.lora);
-      const tensors = adapterTensors(stored, file.tensors, path);
+      const tensors = adapterTensors(config, stored, file.tensors, path);
       for (const adapter of stored) {
         const name = weightBeside(adapter), before = changes.get(name);
         const [A, B] = [adapter.A, adapter.B].map((part) => {

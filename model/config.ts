@@ -2,7 +2,7 @@ import { quoted } from "../files/printable.ts";
 import { UserError } from "../files/user_error.ts";
 import { MOST_HEAD_SIZE } from "../kernels/attention/attention.ts";
 import { EPSILON } from "../kernels/layernorm/layernorm.ts";
-import type { ActivationFunction } from "../kernels/activation.ts";
+import type { ActivationFunction } from "../kernels/matmul/matmul.ts";
 import type { RotaryScaling } from "../kernels/rope/rotation.ts";
 
 /**
@@ -191,7 +191,7 @@ export const PRESETS: Readonly<Record<PresetName, PresetDimensions>> = {
 /** Largest value of each dimension; a larger one is taken for a typing error. */
 export const LARGEST = {
   vocabularySize: 1_000_000,
-  contextLength: 32_768,
+  contextLength: 262_144,
   width: 16_384,
   layers: 512,
   heads: 512,

@@ -5,7 +5,14 @@ import { fillNormal } from "../kernels/normal/normal.ts";
 import { Program } from "../kernels/program.ts";
 import { download, size, upload, viewTensor } from "../kernels/tensor.ts";
 import type { Family, GptConfig } from "./config.ts";
-import { HEAD, isMask, nameFromFile, nameInFile, storedTensors } from "./files/hugging_face.ts";
+import {
+  HEAD,
+  isBuffer,
+  nameFromFile,
+  nameInFile,
+  storedName,
+  storedTensors,
+} from "./files/tensor_names.ts";
 import {
   adapterTensors,
   isAdapter,
@@ -50,7 +57,7 @@ export function listOfNames(names: readonly string[]): string {
 }
 
 /**
- * The tensors of a model's files, by their names there, for which the model has no parameter. Attention masks
+ * The tensors of a model's files, by their names there, for which the model has no parameter. Buffers
  * and the matrix of the head are not among them.
  */
 export function unexpectedTensors(config: GptConfig, names: Iterable<string>): string[] {
@@ -60,7 +67,7 @@ export function unexpectedTensors(config: GptConfig, names: Iterable<string>): s
   );
   return [...names].filter((stored) => {
     const name = nameFromFile(stored);
-    return !known.has(name) && name !== HEAD && !isMask(name);
+    return !known.has(name) && name !== HEAD && !isBuffer(name);
   });
 }
 
@@ -68,7 +75,7 @@ export function unexpectedTensors(config: GptConfig, names: Iterable<string>): s
  * Fills all parameters of a model except its adapters from the tensors of its files, which may have any
  * float type.
  *
- * Names may have the prefixes that `nameFromFile()` removes. Attention masks are ignored, and so are a head's
+ * Names may have the prefixes that `nameFromFile()` removes. Buffers are ignored, and so are a head's
  * matrix that equals the token embedding and whatever `unexpectedTensors()` names. If the files hold more positions
  * than the model has, the first are used.
  *
@@ -86,7 +93,7 @@ export function loadParameters(
   const readers = new Map<string, TensorReader>(), givenNames = new Map<string, string>();
   for (const [given, tensor] of tensors) {
     const name = nameFromFile(given), other = givenNames.get(name);
-    if (isMask(name)) continue;
+    if (isBuffer(name)) continue;
     if (other !== undefined) {
       throw new UserError(
         `Cannot load ${where} as it must hold ${quoted(name)} once: ` +
@@ -96,7 +103,7 @@ export function loadParameters(
     givenNames.set(name, given);
     readers.set(name, asReader(tensor));
   }
-  const { config } = model;
+  const { config } = model, { family } = config;
   const wanted = model.table.filter(({ name }) => !isAdapter(name))
     .map((spec) => ({ spec, parts: storedTensors(config, spec) }));
   const known = new Map(
@@ -113,14 +120,18 @@ export function loadParameters(
   for (const [name, shape] of known) {
     const current = readers.get(name)!.shape;
     const [rows, ...rest] = shape, [currentRows, ...currentRest] = current;
-    const fits = name === "wpe.weight" ? currentRows! >= rows! : currentRows === rows;
+    const fits = name === storedName("wpe.weight", family)
+      ? currentRows! >= rows!
+      : currentRows === rows;
     if (!fits || rest.join() !== currentRest.join()) {
       throw new UserError(
         `Cannot load ${where} as "${name}" must have shape [${shape}]: current shape is [${current}]`,
       );
     }
   }
-  if (!config.ownHead && readers.has(HEAD)) checkTiedHead(readers, where);
+  if (!config.ownHead && readers.has(HEAD)) {
+    checkTiedHead(readers.get(HEAD)!, readers.get(storedName("wte.weight", family))!, where);
+  }
 
   let waiting = 0; // elements that the device may not have taken yet
   const set = (name: string, first: number, values: Float32Array) => {
@@ -195,8 +206,7 @@ function takeColumns(
 }
 
 /** Checks that a head which config.json ties to the token embedding equals it. */
-function checkTiedHead(readers: ReadonlyMap<string, TensorReader>, where: string): void {
-  const head = readers.get(HEAD)!, embedding = readers.get("wte.weight")!;
+function checkTiedHead(head: TensorReader, embedding: TensorReader, where: string): void {
   let same = head.shape.join() === embedding.shape.join();
   for (let first = 0, count = size(head.shape); same && first < count; first += PART) {
     const [a, b] = [head, embedding].map((t) => t.floats(first, Math.min(PART, count - first)));
@@ -250,7 +260,7 @@ export function storedEntries(
       const part = parts.length === 1 && !transposed
         ? whole
         : takeColumns(whole, { shape, transposed, firstColumn, columns });
-      entries.set(nameInFile(name), fromFloat32(part, shape, dtype));
+      entries.set(nameInFile(name, config.family), fromFloat32(part, shape, dtype));
     }
   }
   return entries;
@@ -270,7 +280,7 @@ export function loadAdapters(
   const readers = new Map(Array.from(tensors, ([name, tensor]) => [name, asReader(tensor)]));
   const { rank } = model.config.lora!;
   const adapters = adaptersOf(model.config).map((adapter) => ({ ...adapter, rank }));
-  for (const [name, reader] of adapterTensors(adapters, readers, where)) {
+  for (const [name, reader] of adapterTensors(model.config, adapters, readers, where)) {
     setElements(model, name, 0, reader.floats(0, size(reader.shape)));
   }
 }
@@ -280,7 +290,7 @@ export async function saveAdapters(model: Gpt): Promise<Map<string, SafetensorsE
   const adapters = model.table.filter(({ name }) => isAdapter(name));
   const values = await downloadParameters(model, adapters, model.parameters);
   return new Map(adapters.map(({ name, shape }) => [
-    nameInAdapterFile(name),
+    nameInAdapterFile(name, model.config),
     fromFloat32(values.get(name)!, shape, "F32"),
   ]));
 }

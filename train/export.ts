@@ -1,3 +1,4 @@
+import { defaultTemplate } from "../data/tokenizer/chat_template.ts";
 import { ggufTokenizer } from "../data/tokenizer/gguf.ts";
 import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
 import { checkFilePath } from "../files/disk.ts";
@@ -10,9 +11,10 @@ import {
 import { UserError } from "../files/user_error.ts";
 import type { LoadedModel } from "../generate/load.ts";
 import { DIVERGED } from "../kernels/sample/sample.ts";
-import { type GgufValue, serializeGguf } from "../model/files/gguf.ts";
+import { type GgufTensor, type GgufValue, serializeGguf } from "../model/files/gguf.ts";
 import { oneOrAll, toHuggingFaceConfig } from "../model/files/hugging_face.ts";
 import { llamaCppContext, llamaCppTensors, llamaCppValues } from "../model/files/llama_cpp.ts";
+import { scalesOf } from "../model/files/q8_0.ts";
 import { type SafetensorsEntry, serializeSafetensors } from "../model/files/safetensors.ts";
 import { MODEL_FILE } from "../model/files/tensor_files.ts";
 import type { Gpt } from "../model/gpt.ts";
@@ -20,14 +22,17 @@ import { saveParameters } from "../model/weights.ts";
 import { type FileContent, writeNew } from "./run_files.ts";
 import { checkFree } from "./run_place.ts";
 
+/** Types that the matrices of an exported model can have. */
+export type ExportDType = "f32" | "f16" | "q8_0";
+
 /** How a model is exported. */
 export interface ExportOptions {
   /** `hf`, a directory for Hugging Face transformers; `gguf`, a file for llama.cpp. */
   readonly to: "hf" | "gguf";
   /** The directory or file, which must not exist. */
   readonly out: string;
-  /** Type that matrices are rounded to; f32 by default. */
-  readonly dtype?: "f32" | "f16";
+  /** Type that matrices are rounded to; f32 by default. Only `gguf` has q8_0, 8-bit integers with a scale for 32 each. */
+  readonly dtype?: ExportDType;
   /** Is called with a sentence about each part of the model that the exported one lacks. */
   readonly onNotice?: (sentence: string) => void;
 }
@@ -36,7 +41,7 @@ export interface ExportOptions {
  * Writes a model with its tokenizer for another program. Adapters were merged when it was loaded.
  *
  * @throws {CheckpointError} if the path exists, or if the system refuses.
- * @throws {UserError} if its values overflow f16, or if llama.cpp has no tokenizer of its kind.
+ * @throws {UserError} if its values overflow f16, or if the other program has no model or no tokenizer of its kind.
  *
  * @example Take a model to llama.cpp
  * ```ts
@@ -51,8 +56,8 @@ export async function exportModel(
   model: LoadedModel,
   { to, out, dtype = "f32", onNotice = () => {} }: ExportOptions,
 ): Promise<void> {
-  checkOutput(out, to);
-  if (to === "hf") {
+  checkOutput(out, to, dtype);
+  if (to === "hf" && dtype !== "q8_0") {
     const { gpt, tokenizer } = model;
     const files = [
       ...await modelFiles(gpt, tokenizer, { dtype }),
@@ -64,10 +69,15 @@ export async function exportModel(
   if (context < contextLength) {
     onNotice(
       `the exported model has a context of ${context} tokens instead of ${contextLength}: llama.cpp has no ` +
-        `GPT-2 layers with local attention of ${context} tokens`,
+        `layers with local attention of ${context} tokens in this architecture`,
     );
   }
-  const { unsaid, content } = await ggufFile(model, dtype);
+  const { unsaid, unquantized, content } = await ggufFile(model, dtype);
+  if (unquantized > 0) {
+    onNotice(
+      `${unquantized} matrices of the exported model are f16: their rows are no multiple of 32 elements, which q8_0 needs`,
+    );
+  }
   if (unsaid.length > 0) {
     onNotice(
       `texts of the exported model do not end at the tokens ${
@@ -82,51 +92,82 @@ export async function exportModel(
  * Makes sure that a model can be written at a path.
  *
  * @throws {CheckpointError} if the path exists, or is among the checkpoints of a run, which removes old ones.
- * @throws {UserError} if the path of a file is that of a directory.
+ * @throws {UserError} if the path of a file is that of a directory, or if the format does not have the type.
  */
-export function checkOutput(out: string, to: ExportOptions["to"]): void {
+export function checkOutput(
+  out: string,
+  to: ExportOptions["to"],
+  dtype: ExportDType = "f32",
+): void {
+  if (to === "hf" && dtype === "q8_0") {
+    throw new UserError(
+      "Cannot export a model to Hugging Face transformers as --dtype must be f32 or f16: current value is q8_0",
+      { hint: "q8_0 is a type of llama.cpp: --to gguf" },
+    );
+  }
   checkFree(out);
   if (to === "gguf") checkFilePath(out, "--out");
 }
 
-/** The files of a model for transformers: tensors and configuration. */
+/**
+ * The files of a model for transformers: tensors and configuration.
+ *
+ * @param options.toConfig makes the configuration; by default `toHuggingFaceConfig()`.
+ */
 export async function modelFiles(
   gpt: Gpt,
-  { endOfText, endIds }: Tokenizer,
-  { dtype = "f32", dropout = 0 }: { dtype?: "f32" | "f16"; dropout?: number } = {},
+  tokenizer: Tokenizer,
+  { dtype = "f32", dropout = 0, toConfig = toHuggingFaceConfig }: {
+    dtype?: "f32" | "f16";
+    dropout?: number;
+    toConfig?: typeof toHuggingFaceConfig;
+  } = {},
 ): Promise<[string, FileContent][]> {
+  const { endOfText, endIds } = tokenizer, beginOfText = beginId(tokenizer);
+  const config = toConfig(gpt.config, { endOfText, endIds, beginOfText, dropout });
   const tensors = await saveParameters(gpt, { dtype: dtype === "f32" ? "F32" : "F16" });
   checkFinite(tensors);
-  const config = toHuggingFaceConfig(gpt.config, { endOfText, endIds, dropout });
   return [
     [MODEL_FILE, serializeSafetensors(tensors, { format: "pt" })],
     [CONFIG_FILE, jsonFile(dtype === "f32" ? config : { ...config, torch_dtype: "float16" })],
   ];
 }
 
-/** The files of a model's tokenizer for transformers, and of the tokens that end a generated text. */
-export function tokenizerFiles(
-  { config }: Gpt,
-  { json, endOfText, endOfTextToken, endIds = [endOfText] }: Tokenizer,
-): [string, FileContent][] {
+/** Id of the token that begins a text, if it is not the one that ends a document. */
+function beginId({ beginOfTextToken, encode }: Tokenizer): number | undefined {
+  const ids = beginOfTextToken === undefined ? [] : encode(beginOfTextToken);
+  return ids.length === 1 ? ids[0] : undefined; // text, if the vocabulary does not have it
+}
+
+/**
+ * The files of a model's tokenizer for transformers, and of the tokens that end a generated text. A chat template is
+ * in the configuration, where all versions of transformers find it.
+ */
+export function tokenizerFiles({ config }: Gpt, tokenizer: Tokenizer): [string, FileContent][] {
+  const { json, endOfText, endOfTextToken, endIds = [endOfText], chatTemplate } = tokenizer;
+  const { beginOfTextToken = endOfTextToken } = tokenizer, file = JSON.parse(json);
   return [
     [TOKENIZER_FILE, [new TextEncoder().encode(json)]],
     [
       TOKENIZER_CONFIG_FILE,
       jsonFile({
         // the defaults of transformers for these fields are others
-        add_prefix_space: JSON.parse(json).pre_tokenizer?.add_prefix_space ?? false,
-        bos_token: endOfTextToken,
+        add_prefix_space: file.pre_tokenizer?.add_prefix_space ?? false,
+        bos_token: beginOfTextToken,
+        ...(chatTemplate === undefined ? {} : { chat_template: chatTemplate }),
         clean_up_tokenization_spaces: false,
         eos_token: endOfTextToken,
         model_max_length: config.contextLength,
         tokenizer_class: "PreTrainedTokenizerFast",
-        unk_token: endOfTextToken,
+        unk_token: file.model.unk_token ?? endOfTextToken,
       }),
     ],
     [
       GENERATION_FILE,
-      jsonFile({ bos_token_id: endOfText, eos_token_id: oneOrAll(endIds) }),
+      jsonFile({
+        bos_token_id: beginId(tokenizer) ?? endOfText,
+        eos_token_id: oneOrAll(endIds),
+      }),
     ],
   ];
 }
@@ -136,33 +177,56 @@ export function jsonFile(value: unknown): FileContent {
   return [new TextEncoder().encode(JSON.stringify(value, null, 2) + "\n")];
 }
 
-/** The file of a model for llama.cpp, and the tokens that end a text but have no field there. */
+/** The file of a model for llama.cpp, and what it lacks. */
 async function ggufFile(
   { gpt, tokenizer }: LoadedModel,
-  dtype: "f32" | "f16",
-): Promise<{ content: FileContent; unsaid: readonly number[] }> {
-  const type = dtype === "f32" ? "F32" : "F16", { endOfText, endIds = [] } = tokenizer;
+  dtype: ExportDType,
+): Promise<{
+  content: FileContent;
+  /** Tokens that end a text but have no field there. */
+  unsaid: readonly number[];
+  /** Number of matrices that are f16 in place of Q8_0. */
+  unquantized: number;
+}> {
+  const type = GGUF_DTYPES[dtype], { endOfText, endIds = [] } = tokenizer;
   // llama.cpp ends a text at each of three tokens: the ends of a text, of a turn, and of a message
   const [turn, message, ...unsaid] = endIds.filter((id) => id !== endOfText);
-  const { vocabularySize } = gpt.config;
-  const { tokens, kinds, merges } = ggufTokenizer({ ...tokenizer, vocabularySize });
+  const { vocabularySize } = gpt.config, template = defaultTemplate(tokenizer.chatTemplate);
+  const { model, pre, tokens, kinds, merges, scores, prefix, unknown, begin } = ggufTokenizer({
+    ...tokenizer,
+    vocabularySize,
+  });
   const values = new Map<string, GgufValue>([
     ...llamaCppValues(gpt.config, type),
-    ["tokenizer.ggml.model", ["string", "gpt2"]],
-    ["tokenizer.ggml.pre", ["string", "gpt-2"]],
+    ["tokenizer.ggml.model", ["string", model]],
+    ["tokenizer.ggml.pre", ["string", pre]],
     ["tokenizer.ggml.tokens", ["string", tokens]],
+    ...(scores ? [["tokenizer.ggml.scores", ["float32", scores]]] as const : []),
     ["tokenizer.ggml.token_type", ["int32", kinds]],
-    ["tokenizer.ggml.merges", ["string", merges]],
-    ["tokenizer.ggml.bos_token_id", ["uint32", endOfText]],
-    ["tokenizer.ggml.eos_token_id", ["uint32", endOfText]],
+    ...(merges ? [["tokenizer.ggml.merges", ["string", merges]]] as const : []),
+    ggufId("bos", begin ?? beginId(tokenizer) ?? endOfText),
+    ggufId("eos", endOfText),
     ...(turn === undefined ? [] : [ggufId("eot", turn)]),
     ...(message === undefined ? [] : [ggufId("eom", message)]),
-    ["tokenizer.ggml.add_bos_token", ["bool", false]],
+    ...(unknown === undefined ? [] : [ggufId("unknown", unknown)]),
+    ...(prefix === undefined
+      ? []
+      : [["tokenizer.ggml.add_space_prefix", ["bool", prefix]]] as const),
+    ["tokenizer.ggml.add_bos_token", ["bool", begin !== undefined]],
+    ...(template === undefined ? [] : [["tokenizer.chat_template", ["string", template]]] as const),
   ]);
   const tensors = await llamaCppTensors(gpt, type);
   checkFinite(tensors);
-  return { content: serializeGguf(values, tensors), unsaid };
+  const matrices = [...tensors.values()].filter(({ dtype }) => dtype === "F16");
+  return {
+    content: serializeGguf(values, tensors),
+    unsaid,
+    unquantized: type === "Q8_0" ? matrices.length : 0,
+  };
 }
+
+/** Types in GGUF. */
+const GGUF_DTYPES = { f32: "F32", f16: "F16", q8_0: "Q8_0" } as const;
 
 function ggufId(name: string, id: number): [string, GgufValue] {
   return [`tokenizer.ggml.${name}_token_id`, ["uint32", id]];
@@ -173,10 +237,14 @@ function ggufId(name: string, id: number): [string, GgufValue] {
  *
  * @throws {UserError} naming a tensor and a value.
  */
-export function checkFinite(tensors: Iterable<readonly [string, SafetensorsEntry]>): void {
-  for (const [name, { dtype, data: { buffer, byteOffset, byteLength } }] of tensors) {
-    const isHalf = dtype === "F16";
-    const values = isHalf
+export function checkFinite(
+  tensors: Iterable<readonly [string, Pick<SafetensorsEntry | GgufTensor, "dtype" | "data">]>,
+): void {
+  for (const [name, { dtype, data }] of tensors) {
+    const { buffer, byteOffset, byteLength } = data, isHalf = dtype !== "F32";
+    const values = dtype === "Q8_0"
+      ? scalesOf(data)
+      : isHalf
       ? new Float16Array(buffer, byteOffset, byteLength / 2)
       : new Float32Array(buffer, byteOffset, byteLength / 4);
     let i = 0;
@@ -184,7 +252,9 @@ export function checkFinite(tensors: Iterable<readonly [string, SafetensorsEntry
     if (i === values.length) continue;
     if (isHalf && !Number.isNaN(values[i])) {
       throw new UserError(
-        `Cannot write "${name}" as f16 as its values must be within ±65504: ` +
+        `Cannot write "${name}" as ${dtype.toLowerCase()} as its ${
+          dtype === "Q8_0" ? "scales" : "values"
+        } must be within ±65504: ` +
           `one would become ${values[i]}; choose f32`,
       );
     }

@@ -1,40 +1,123 @@
 import { printable, quoted } from "../../files/printable.ts";
 import { UserError } from "../../files/user_error.ts";
-import { gpt2File, isGpt2Kind } from "./byte_level.ts";
+import { gpt2File } from "./byte_level.ts";
+import { isTooLong } from "./chat_template.ts";
 import { parseTokenizer, type Tokenizer } from "./tokenizer.ts";
-import { type AddedToken, mergedPair, stagesOf, type TokenizerFile } from "./tokenizer_file.ts";
+import {
+  type AddedToken,
+  beginningWith,
+  beginOf,
+  BLANK,
+  type Component,
+  mergedPair,
+  type ModelConfig,
+  modelKind,
+  prependScheme,
+  stagesOf,
+  type TokenizerFile,
+} from "./tokenizer_file.ts";
+
+/**
+ * Tokenizers as llama.cpp keeps them in GGUF files (src/llama-vocab.cpp there): a byte-level BPE, whose way to cut a
+ * text into words has a name, or SentencePiece's BPE, which has scores in place of merges.
+ *
+ * @module
+ */
 
 /** The tables of a tokenizer in a GGUF file. */
 export interface GgufTokenizer {
-  /** Tokens by id, in the byte alphabet; added tokens as text. */
+  /** `gpt2`, a byte-level BPE, or `llama`, SentencePiece's BPE. */
+  readonly model: "gpt2" | "llama";
+  /** Name of the way to cut a text into words. */
+  readonly pre: string;
+  /** Tokens by id: in the byte alphabet if the model is `gpt2`; added tokens as text. */
   readonly tokens: string[];
   /** The kind of each token, in llama.cpp's numbers. */
   readonly kinds: number[];
-  /** Pairs with a blank between them, in the order in which they are merged. */
-  readonly merges: string[];
+  /** Of a `gpt2`, pairs with a blank between them, in the order in which they are merged. */
+  readonly merges?: string[];
+  /** Of a `llama`, by id: of two merges the one whose token has the higher score comes first. */
+  readonly scores?: number[];
+  /** Of a `llama`, whether a blank is put before a text. */
+  readonly prefix?: boolean;
+  /** Of a `llama`, id of text that the vocabulary cannot spell. */
+  readonly unknown?: number;
+  /** Id of the token that is put before a text; without one nothing is. */
+  readonly begin?: number;
 }
 
 /** llama.cpp's kinds of tokens (its include/llama.h). */
-const NORMAL = 1, CONTROL = 3, USER_DEFINED = 4, UNUSED = 5;
+const NORMAL = 1, UNKNOWN = 2, CONTROL = 3, USER_DEFINED = 4, UNUSED = 5, BYTE = 6;
+
+/** A way to cut a text into words. */
+interface Words {
+  readonly pre_tokenizer: Component;
+  readonly normalizer?: Component;
+  readonly ignore_merges?: true;
+}
+
+/** The words of a pattern, as Llama 3 and Qwen2 have them; they differ in digits. */
+function patternWords(digits: string): Component {
+  const pattern = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" + digits +
+    "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+  return inSequence(
+    { type: "Split", pattern: { Regex: pattern }, behavior: "Isolated", invert: false },
+    byteLevel({ words: false }),
+  );
+}
+
+function byteLevel({ words }: { words: boolean }): Component {
+  return {
+    type: "ByteLevel",
+    add_prefix_space: false,
+    ...{ trim_offsets: true }, // Hugging Face's library needs it
+    use_regex: words,
+  };
+}
+
+function inSequence(...pretokenizers: Component[]): Component {
+  return { type: "Sequence", pretokenizers: pretokenizers as unknown as Record<string, unknown>[] };
+}
+
+/** llama.cpp's names of the ways to cut a text into words that are supported here. */
+const WORDS: Readonly<Record<string, Words>> = {
+  "gpt-2": { pre_tokenizer: byteLevel({ words: true }) },
+  "llama-bpe": { pre_tokenizer: patternWords("\\p{N}{1,3}"), ignore_merges: true },
+  "qwen2": { pre_tokenizer: patternWords("\\p{N}"), normalizer: { type: "NFC" } as never },
+  "smollm": {
+    pre_tokenizer: inSequence(
+      { type: "Digits", individual_digits: true },
+      byteLevel({ words: true }),
+    ),
+  },
+};
+
+/** Other names of these. */
+const ALIASES: Readonly<Record<string, string>> = {
+  "gpt2": "gpt-2",
+  "default": "gpt-2",
+  "llama3": "llama-bpe",
+  "llama-v3": "llama-bpe",
+};
 
 /**
  * A tokenizer as llama.cpp reads it from a GGUF file.
  *
- * @throws {UserError} if it is not of GPT-2's kind. GGUF knows others by name, and a `tokenizer.json` does not give
- * that name.
+ * @throws {UserError} if it cuts a text into words in a way that has no name there, or if its merges cannot become
+ * scores.
  */
 export function ggufTokenizer(
   { json, vocabularySize, byteLength }: Pick<Tokenizer, "json" | "vocabularySize" | "byteLength">,
 ): GgufTokenizer {
   const file = JSON.parse(json) as TokenizerFile;
-  const { model, added_tokens: added = [] } = file;
-  if (!isGpt2Kind(file)) {
-    const [words] = stagesOf(file.pre_tokenizer);
+  const { model, added_tokens: added = [] } = file, prefix = sentencePiecePrefix(file);
+  const pre = prefix === undefined ? nameOfWords(file) : "default";
+  if (pre === undefined) {
     throw new UserError(
-      "Cannot export the tokenizer to GGUF as it must be a byte-level BPE with GPT-2's words: " +
-        `current pre-tokenizer is ${quoted(words?.type ?? null)}, model ${
-          printable(String(model.type))
-        }`,
+      "Cannot export the tokenizer to GGUF as it must be SentencePiece's BPE with byte fallback, or a byte-level " +
+        `BPE with the words of ${Object.keys(WORDS).join(", ")}: current pre-tokenizer is ${
+          quoted(stagesOf(file.pre_tokenizer).map(({ type }) => type).join(", ") || null)
+        }, model ${printable(String(model.type))}`,
     );
   }
   const tokens = Array.from({ length: vocabularySize }, (_, id) => `[UNUSED${id}]`);
@@ -51,14 +134,148 @@ export function ggufTokenizer(
     if (id >= vocabularySize) continue; // the model has no row for it
     if (kinds[id] !== NORMAL) set(content, id, isText(id) ? USER_DEFINED : CONTROL);
   }
-  return { tokens, kinds, merges: (model.merges ?? []).map((pair) => mergedPair(pair).join(" ")) };
+  const begin = beginOf(file),
+    more = begin === undefined || begin >= vocabularySize ? {} : { begin };
+  if (prefix === undefined) {
+    const merges = (model.merges ?? []).map((pair) => mergedPair(pair).join(" "));
+    return { model: "gpt2", pre, tokens, kinds, merges, ...more };
+  }
+  tokens.forEach((token, id) => {
+    if (isByteToken(token) && kinds[id] === NORMAL) kinds[id] = BYTE;
+  });
+  const unknown = model.unk_token ? tokens.indexOf(model.unk_token) : -1;
+  if (unknown >= 0) kinds[unknown] = UNKNOWN;
+  const scores = scoresOf(model, { tokens, kinds });
+  return {
+    model: "llama",
+    pre,
+    tokens,
+    kinds,
+    scores,
+    prefix,
+    ...(unknown >= 0 ? { unknown } : {}),
+    ...more,
+  };
+}
+
+/** A stage without the fields that do not change what it does. */
+function meaningOf(stage: Component): unknown[] {
+  switch (stage.type) {
+    case "ByteLevel":
+      return [stage.type, stage.add_prefix_space === true, stage.use_regex !== false];
+    case "Split":
+      return [stage.type, stage.pattern, stage.behavior, stage.invert === true];
+    case "Digits":
+      return [stage.type, stage.individual_digits === true];
+    default:
+      return [stage];
+  }
+}
+
+function isSame(a: Component | null | undefined, b: Component | null | undefined): boolean {
+  const [one, other] = [a, b].map((config) => JSON.stringify(stagesOf(config).map(meaningOf)));
+  return one === other;
+}
+
+/** llama.cpp's name of the way in which a byte-level BPE cuts a text into words. */
+function nameOfWords({ model, normalizer, pre_tokenizer }: TokenizerFile): string | undefined {
+  const isBpe = modelKind(model) === "BPE" && !model.dropout && !model.continuing_subword_prefix &&
+    !model.end_of_word_suffix && !model.byte_fallback;
+  return !isBpe ? undefined : Object.keys(WORDS).find((name) => {
+    const words = WORDS[name]!;
+    return isSame(pre_tokenizer, words.pre_tokenizer) &&
+      // llama.cpp does not normalize, so that no normalizer is always right there
+      (!normalizer || isSame(normalizer, words.normalizer)) &&
+      (model.ignore_merges ?? false) === (words.ignore_merges ?? false);
+  });
+}
+
+/**
+ * Whether SentencePiece's BPE puts a blank before a text, as normalizer and pre-tokenizer say; undefined if a
+ * tokenizer is of another kind.
+ */
+function sentencePiecePrefix(
+  { model, normalizer, pre_tokenizer }: TokenizerFile,
+): boolean | undefined {
+  if (
+    modelKind(model) !== "BPE" || !model.byte_fallback || model.dropout || model.ignore_merges ||
+    model.continuing_subword_prefix || model.end_of_word_suffix
+  ) return undefined;
+  const stages = [...stagesOf(normalizer), ...stagesOf(pre_tokenizer)];
+  const [first, second] = stages;
+  if (stages.length === 1 && first?.type === "Metaspace") {
+    const isWhole = first.split === false && (first.replacement ?? BLANK) === BLANK;
+    return isWhole ? prependScheme(first) !== "never" : undefined;
+  }
+  const isPrefixed = first?.type === "Prepend" && first.prepend === BLANK;
+  const replace = isPrefixed ? second : first;
+  if (stages.length !== (isPrefixed ? 2 : 1) || replace?.type !== "Replace") return undefined;
+  const { pattern, content } = replace;
+  return (pattern as { String?: unknown }).String === " " && content === BLANK
+    ? isPrefixed
+    : undefined;
+}
+
+function isByteToken(token: string): boolean {
+  return /^<0x[0-9A-F]{2}>$/.test(token);
+}
+
+/**
+ * The scores that make llama.cpp merge as the merges of a `tokenizer.json` do: it merges any two tokens whose texts
+ * joined are a token, the highest score first.
+ *
+ * @throws {UserError} if the merges leave out such a pair, if a token has merges before and after another's, or if
+ * there is no token for a byte.
+ */
+function scoresOf(
+  model: ModelConfig,
+  { tokens, kinds }: { tokens: readonly string[]; kinds: readonly number[] },
+): number[] {
+  const refuse = (requirement: string) =>
+    new UserError(
+      `Cannot export the tokenizer to GGUF as llama.cpp merges by scores: ${requirement}`,
+    );
+  if (kinds.filter((kind) => kind === BYTE).length !== 256) {
+    throw refuse("there must be a token for each of the 256 bytes");
+  }
+  const places = new Map<string, number>(), pairs = new Set<string>();
+  let last = "";
+  for (const merge of model.merges ?? []) {
+    const [left, right] = mergedPair(merge), token = left + right;
+    if (token !== last && places.has(token)) {
+      throw refuse(`the merges of ${quoted(token, 80)} must follow one another`);
+    }
+    places.set(token, places.get(token) ?? places.size);
+    pairs.add(`${left}\0${right}`);
+    last = token;
+  }
+  const texts = new Set(tokens.filter((_, id) => kinds[id] === NORMAL));
+  for (const token of texts) {
+    for (const [left, right] of splitsOf(token, texts)) {
+      if (pairs.has(`${left}\0${right}`)) continue;
+      throw refuse(`${quoted(left, 80)} and ${quoted(right, 80)} must be a merge`);
+    }
+  }
+  return tokens.map((token, id) => kinds[id] === NORMAL ? -(places.get(token) ?? places.size) : 0);
+}
+
+/** The pairs of tokens that a token can be merged of, the longest left one first. */
+function* splitsOf(
+  token: string,
+  tokens: { has(token: string): boolean },
+): Generator<[left: string, right: string]> {
+  for (let at = token.length - 1; at > 0; at--) {
+    if (/[\udc00-\udfff]/.test(token[at]!)) continue; // inside a character
+    const left = token.slice(0, at), right = token.slice(at);
+    if (tokens.has(left) && tokens.has(right)) yield [left, right];
+  }
 }
 
 /** A value of a GGUF file, or a list of them. */
 type Value = number | boolean | string | readonly (number | boolean | string)[];
 
-/** Names that llama.cpp has for GPT-2's way to cut text into words. */
-const GPT2_WORDS: readonly unknown[] = ["gpt-2", "gpt2", "default", undefined];
+/** Most characters of a token with a score, and most merges that scores stand for: they bound time and memory. */
+const LONGEST_TOKEN = 500, MOST_MERGES = 4_000_000;
 
 /**
  * The tokenizer of a GGUF file.
@@ -66,7 +283,7 @@ const GPT2_WORDS: readonly unknown[] = ["gpt-2", "gpt2", "default", undefined];
  * @param values those of the file.
  * @param vocabularySize V of the model, which may be larger than the number of tokens.
  * @param where the file's path, for error messages.
- * @throws {UserError} if it is not of GPT-2's kind, or if its tables do not fit together.
+ * @throws {UserError} if it is of a kind that is not supported, or if its tables do not fit together.
  */
 export async function readGgufTokenizer(
   values: ReadonlyMap<string, Value>,
@@ -75,9 +292,13 @@ export async function readGgufTokenizer(
   const refuse = (requirement: string, value: unknown) =>
     new UserError(`Cannot load ${where} as ${requirement}: current value is ${quoted(value)}`);
   const get = (name: string) => values.get(`tokenizer.ggml.${name}`);
-  if (get("model") !== "gpt2") throw refuse("tokenizer.ggml.model must be gpt2", get("model"));
-  if (!GPT2_WORDS.includes(get("pre"))) {
-    throw refuse("tokenizer.ggml.pre must be gpt-2", get("pre"));
+  const model = get("model"), pre = get("pre") ?? "default";
+  if (model !== "gpt2" && model !== "llama") {
+    throw refuse("tokenizer.ggml.model must be gpt2 or llama", model);
+  }
+  const name = ALIASES[String(pre)] ?? String(pre);
+  if (model === "gpt2" && !Object.hasOwn(WORDS, name)) {
+    throw refuse(`tokenizer.ggml.pre must be one of ${Object.keys(WORDS).join(", ")}`, pre);
   }
   const list = <T extends number | string>(
     name: string,
@@ -87,7 +308,7 @@ export async function readGgufTokenizer(
     if (Array.isArray(value) && (value.length === 0 || typeof value[0] === type)) return value;
     throw refuse(`tokenizer.ggml.${name} must be a list of ${type}s`, value);
   };
-  const tokens = list<string>("tokens", "string"), merges = list<string>("merges", "string");
+  const tokens = list<string>("tokens", "string");
   const kinds = get("token_type") === undefined ? [] : list<number>("token_type", "number");
   if (tokens.length > vocabularySize) {
     throw refuse(`tokenizer.ggml.tokens must be at most ${vocabularySize}`, tokens.length);
@@ -100,23 +321,145 @@ export async function readGgufTokenizer(
     }
     throw refuse(`tokenizer.ggml.${name}_token_id must be below ${tokens.length}`, value);
   };
-  const [end, turn, message] = ["eos", "eot", "eom"].map(id);
+  const [end, turn, message, begin] = ["eos", "eot", "eom", "bos"].map(id);
+  const template = values.get("tokenizer.chat_template");
+  if (template !== undefined && (typeof template !== "string" || isTooLong(template))) {
+    throw refuse("tokenizer.chat_template must be a text of usual length", template);
+  }
 
   const vocab: Record<string, number> = Object.create(null), added: AddedToken[] = [];
   tokens.forEach((content, id) => {
     const kind = kinds[id] ?? NORMAL;
     if (kind === UNUSED) return;
-    const special = kind === CONTROL || id === end;
-    if (kind === NORMAL && !special) vocab[content] = id;
-    else added.push({ id, content, special });
+    const special = kind === CONTROL || kind === UNKNOWN || id === end;
+    const isText = (kind === NORMAL || kind === BYTE) && !special;
+    if (isText || model === "llama") vocab[content] = id;
+    if (!isText) added.push({ id, content, special });
   });
-  const json = JSON.stringify(
-    gpt2File({ vocab, merges, added, prefix: get("add_space_prefix") === true }),
-  );
-  const tokenizer = await parseTokenizer(json, where, {
+  const beginsTexts = get("add_bos_token") ?? (model === "llama" || name === "llama-bpe");
+  const first = beginsTexts === true && begin !== undefined ? tokens[begin]! : undefined;
+  const file = model === "llama"
+    ? sentencePieceFile({
+      vocab,
+      merges: mergesOfScores(list<number>("scores", "number"), { tokens, kinds, refuse }),
+      added,
+      prefix: get("add_space_prefix") !== false,
+      unknown: tokens[id("unknown") ?? kinds.indexOf(UNKNOWN)],
+    })
+    : byteLevelFileOf(WORDS[name]!, {
+      vocab,
+      merges: list<string>("merges", "string"),
+      added,
+      prefix: get("add_space_prefix") === true,
+    });
+  const whole = first === undefined
+    ? file
+    : { ...file, post_processor: beginningWith({ content: first, id: begin! }) };
+  const tokenizer = await parseTokenizer(JSON.stringify(whole), where, {
     vocabularySize,
     ...(end === undefined ? {} : { endOfText: tokens[end]! }),
   });
   const ends = [turn, message].filter((id) => id !== undefined);
-  return { ...tokenizer, endIds: [...new Set([tokenizer.endOfText, ...ends])] };
+  return {
+    ...tokenizer,
+    endIds: [...new Set([tokenizer.endOfText, ...ends])],
+    ...(begin === undefined || begin === end ? {} : { beginOfTextToken: tokens[begin]! }),
+    ...(template === undefined ? {} : { chatTemplate: template }),
+  };
+}
+
+/** The `tokenizer.json` of a byte-level BPE. */
+function byteLevelFileOf(
+  { pre_tokenizer, normalizer, ignore_merges }: Words,
+  tables: Parameters<typeof gpt2File>[0],
+): TokenizerFile {
+  const file = gpt2File(tables);
+  if (pre_tokenizer === WORDS["gpt-2"]!.pre_tokenizer) return file;
+  return {
+    ...file,
+    normalizer: normalizer ?? null,
+    pre_tokenizer,
+    model: { ...file.model, ...(ignore_merges ? { ignore_merges } : {}) },
+  };
+}
+
+/** The merges that scores stand for, in their order. */
+function mergesOfScores(
+  scores: readonly number[],
+  { tokens, kinds, refuse }: {
+    tokens: readonly string[];
+    kinds: readonly number[];
+    refuse: (requirement: string, value: unknown) => Error;
+  },
+): [string, string][] {
+  if (scores.length !== tokens.length) {
+    throw refuse(
+      `tokenizer.ggml.scores must be as many as tokens, ${tokens.length}`,
+      scores.length,
+    );
+  }
+  const isText = (_: unknown, id: number) => (kinds[id] ?? NORMAL) === NORMAL;
+  const texts = new Set(tokens.filter(isText));
+  const order = [...tokens.keys()].filter((id) => isText(undefined, id))
+    .sort((a, b) => scores[b]! - scores[a]! || a - b);
+  const merges: [string, string][] = [];
+  for (const id of order) {
+    const token = tokens[id]!;
+    if (token.length > LONGEST_TOKEN) {
+      throw refuse(
+        `tokens with scores must have at most ${LONGEST_TOKEN} characters`,
+        token.length,
+      );
+    }
+    for (const pair of splitsOf(token, texts)) merges.push(pair);
+    if (merges.length > MOST_MERGES) {
+      throw refuse(`its scores must stand for at most ${MOST_MERGES} merges`, merges.length);
+    }
+  }
+  return merges;
+}
+
+/** The `tokenizer.json` of SentencePiece's BPE, as Hugging Face writes it for Llama 2. */
+function sentencePieceFile(
+  { vocab, merges, added, prefix, unknown }: {
+    vocab: Readonly<Record<string, number>>;
+    merges: readonly (readonly [string, string])[];
+    added: readonly AddedToken[];
+    prefix: boolean;
+    unknown: string | undefined;
+  },
+): TokenizerFile {
+  const blank = { type: "Replace", pattern: { String: " " }, content: BLANK };
+  const decoders = [
+    { type: "Replace", pattern: { String: BLANK }, content: " " },
+    { type: "ByteFallback" },
+    { type: "Fuse" },
+  ];
+  return {
+    ...gpt2File({ vocab: {}, merges: [], added }), // version, added tokens
+    normalizer: {
+      type: "Sequence",
+      normalizers: prefix ? [{ type: "Prepend", prepend: BLANK }, blank] : [blank],
+    },
+    pre_tokenizer: null,
+    post_processor: null,
+    decoder: {
+      type: "Sequence",
+      decoders: prefix
+        ? [...decoders, { type: "Strip", content: " ", start: 1, stop: 0 }]
+        : decoders,
+    },
+    model: {
+      type: "BPE",
+      ...{ dropout: null },
+      unk_token: unknown ?? null,
+      continuing_subword_prefix: null,
+      end_of_word_suffix: null,
+      fuse_unk: true,
+      byte_fallback: true,
+      ignore_merges: false,
+      vocab,
+      merges,
+    },
+  };
 }

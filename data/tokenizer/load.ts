@@ -13,6 +13,7 @@ import { standIn } from "../../files/stand_in.ts";
 import { UserError } from "../../files/user_error.ts";
 import { HubError, hubFile, type HubOptions, parseHubSpec } from "../hub/hub.ts";
 import { END_OF_TEXT, gpt2File } from "./byte_level.ts";
+import { CHAT_TEMPLATE_FILE, parseChatTemplate } from "./chat_template.ts";
 import {
   gpt2Tokenizer,
   parseTokenizer,
@@ -33,7 +34,8 @@ const ROLES = "special_tokens_map.json", ADDED = "added_tokens.json";
 /** Of the names of a repository's files, those that its tokenizer is read from. */
 export function tokenizerFileNames(names: readonly string[]): string[] {
   const main = names.includes(TOKENIZER_FILE) ? [TOKENIZER_FILE] : [VOCAB, MERGES];
-  return [...main, ADDED, TOKENIZER_CONFIG_FILE, ROLES].filter((name) => names.includes(name));
+  return [...main, ADDED, TOKENIZER_CONFIG_FILE, ROLES, CHAT_TEMPLATE_FILE]
+    .filter((name) => names.includes(name));
 }
 
 /** Whether a folder has a tokenizer. */
@@ -86,7 +88,7 @@ export async function loadTokenizer(
 
 /**
  * Reads a `tokenizer.json`, or a folder with that or with `vocab.json` and `merges.txt`; and beside it
- * `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json`.
+ * `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json` and `chat_template.jinja`.
  *
  * @throws {UserError} if there is no such file, or as `parseTokenizer()` does.
  */
@@ -148,7 +150,21 @@ async function parseFiles(
     })
     : withAddedTokens(json, added);
   const text = typeof whole === "string" ? whole : JSON.stringify(whole);
-  return await parseTokenizer(text, where, { ...options, endOfText });
+  const tokenizer = await parseTokenizer(text, where, { ...options, endOfText });
+  const begin = contentOf(config.bos_token) ?? contentOf(roles.bos_token);
+  const template = await textOf(CHAT_TEMPLATE_FILE);
+  const chatTemplate = parseChatTemplate(
+    template,
+    config.chat_template,
+    nameOf(template === undefined ? TOKENIZER_CONFIG_FILE : CHAT_TEMPLATE_FILE),
+  );
+  return {
+    ...tokenizer,
+    ...(begin === undefined || begin === tokenizer.endOfTextToken
+      ? {}
+      : { beginOfTextToken: begin }),
+    ...(chatTemplate === undefined ? {} : { chatTemplate }),
+  };
 }
 
 /** The text of a token as configurations write it: itself, or an object that describes it. */

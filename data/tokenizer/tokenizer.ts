@@ -14,6 +14,7 @@ import {
   tablesOfRanks,
   toByteAlphabet,
 } from "./byte_level.ts";
+import type { ChatTemplate } from "./chat_template.ts";
 import { createTokenDecoder } from "./decoders.ts";
 import { Encoder, tablesOf } from "./encode.ts";
 import { createNormalizer } from "./normalizers.ts";
@@ -28,7 +29,7 @@ import {
 import { modelIds, readVocabulary, type Vocabulary } from "./vocabulary.ts";
 import { createWordModel } from "./word_models.ts";
 
-export type { ByteLevelTables };
+export type { ByteLevelTables, ChatTemplate };
 
 /**
  * Encodes texts as ids and decodes ids. A tokenizer of GPT-2's kind, byte-level BPE, gives back the same text; others
@@ -46,6 +47,10 @@ export interface Tokenizer {
   readonly endIds?: readonly number[];
   /** The token that ends a document: `<|endoftext|>` for GPT-2. */
   readonly endOfTextToken: string;
+  /** The token that begins a text, if it is not the one that ends a document: `bos_token`, which chat templates use. */
+  readonly beginOfTextToken?: string;
+  /** How chats become text. It came with the model, and is kept with it. */
+  readonly chatTemplate?: ChatTemplate;
   /** The Hugging Face `tokenizer.json` that describes the tokenizer. */
   readonly json: string;
   /** SHA-256 in hexadecimal of `json`, and of the token that ends a document if `json` does not imply it. */

@@ -21,6 +21,8 @@ export interface TokenizerFile {
   readonly pre_tokenizer?: Component | null;
   readonly decoder?: Component | null;
   readonly added_tokens?: readonly AddedToken[];
+  /** What is put around the tokens of a text; only `beginOf()` reads it, which expects anything. */
+  readonly post_processor?: unknown;
 }
 
 const FILE_FIELDS = {
@@ -226,6 +228,31 @@ export function prependScheme(
   { prepend_scheme: scheme, add_prefix_space: added }: Fields<typeof COMPONENT_FIELDS.Metaspace>,
 ): string {
   return scheme ?? (added === false ? "never" : "always");
+}
+
+/** Id of the token that Hugging Face's library puts before a text by default, such as Llama's `<s>`. */
+export function beginOf({ post_processor: given }: TokenizerFile): number | undefined {
+  const { type, processors } = Object(given) as JsonObject;
+  for (const stage of type === "Sequence" && Array.isArray(processors) ? processors : [given]) {
+    const { type, single, special_tokens: tokens } = Object(stage) as JsonObject;
+    if (type !== "TemplateProcessing" || !Array.isArray(single)) continue;
+    const { id: name } = Object(Object(single[0]).SpecialToken) as JsonObject;
+    const { ids } = Object(Object(tokens)[String(name)]) as JsonObject;
+    if (Array.isArray(ids) && Number.isSafeInteger(ids[0]) && ids[0] >= 0) return ids[0];
+  }
+  return undefined;
+}
+
+/** The post-processor that puts a token before a text. */
+export function beginningWith({ content, id }: { content: string; id: number }): JsonObject {
+  const token = { SpecialToken: { id: content, type_id: 0 } };
+  const [first, second] = ["A", "B"].map((id, type_id) => ({ Sequence: { id, type_id } }));
+  return {
+    type: "TemplateProcessing",
+    single: [token, first],
+    pair: [token, first, second],
+    special_tokens: { [content]: { id: content, ids: [id], tokens: [content] } },
+  };
 }
 
 /** Thrown if a `tokenizer.json` requires something that is not supported. */

@@ -37,6 +37,7 @@ import {
 } from "./launches.ts";
 import { preferredTiles, tileVariants, variantsToMeasure } from "./variants.ts";
 
+export type { ActivationFunction } from "../activation.ts";
 export type {
   Addend,
   BackwardEpilogue,

@@ -1,4 +1,4 @@
-import type { SafetensorsEntry } from "./safetensors.ts";
+import { Q8_BLOCK } from "./q8_0.ts";
 
 /**
  * Writer of GGUF files, which llama.cpp reads: named values, then tensors
@@ -12,15 +12,29 @@ export type GgufValue =
   | readonly [type: "uint32" | "float32", value: number]
   | readonly [type: "bool", value: boolean]
   | readonly [type: "string", value: string]
-  | readonly [type: "int32", values: readonly number[]]
+  | readonly [type: "int32" | "float32", values: readonly number[]]
   | readonly [type: "string", values: readonly string[]];
 
 /** Numbers of the types of values in a file. */
 const VALUE_TYPES = { uint32: 4, int32: 5, float32: 6, bool: 7, string: 8 } as const;
 const ARRAY = 9;
 
-/** Numbers of the types of tensors in a file. */
-const TENSOR_TYPES = { F32: 0, F16: 1 } as const;
+/** Numbers of the types of tensors in a file, with elements and bytes per block. */
+const TENSOR_TYPES = {
+  F32: { number: 0, elements: 1, bytes: 4 },
+  F16: { number: 1, elements: 1, bytes: 2 },
+  Q8_0: { number: 8, ...Q8_BLOCK },
+} as const;
+
+/** A tensor as it is written. */
+export interface GgufTensor {
+  /** Element type. */
+  readonly dtype: keyof typeof TENSOR_TYPES;
+  /** Dimensions, slowest first. */
+  readonly shape: readonly number[];
+  /** The elements or blocks, little-endian, row-major. */
+  readonly data: Uint8Array<ArrayBuffer>;
+}
 
 /** Version of the format. */
 const VERSION = 3;
@@ -31,13 +45,12 @@ const ALIGNMENT = 32;
 /**
  * Serializes values and tensors as the chunks of a GGUF file, without copying the tensors.
  *
- * @param tensors F32 or F16, slowest dimension first as everywhere in this project; the format has the fastest
- * dimension first.
+ * @param tensors slowest dimension first as everywhere in this project; the format has the fastest dimension first.
  * @throws {RangeError} if a name occurs twice, or if the data of a tensor does not fit its shape and dtype.
  */
 export function serializeGguf(
   values: ReadonlyMap<string, GgufValue>,
-  tensors: Iterable<readonly [string, SafetensorsEntry]>,
+  tensors: Iterable<readonly [string, GgufTensor]>,
 ): Uint8Array<ArrayBuffer>[] {
   const list = [...tensors];
   const header = new GgufWriter();
@@ -57,12 +70,14 @@ export function serializeGguf(
       throw new RangeError(`Cannot write GGUF as names must be unique: current name is "${name}"`);
     }
     names.add(name);
-    if (dtype !== "F32" && dtype !== "F16") {
+    const type = TENSOR_TYPES[dtype], columns = shape.at(-1)!;
+    if (columns % type.elements !== 0) {
       throw new RangeError(
-        `Cannot write tensor "${name}" as GGUF as it must be F32 or F16: current dtype is ${dtype}`,
+        `Cannot write tensor "${name}" as ${dtype} as its rows must be a multiple of ${type.elements} long: ` +
+          `current length is ${columns}`,
       );
     }
-    const bytes = shape.reduce((product, dim) => product * dim, dtype === "F32" ? 4 : 2);
+    const bytes = shape.reduce((product, dim) => product * dim, type.bytes) / type.elements;
     if (data.length !== bytes) {
       throw new RangeError(
         `Cannot write tensor "${name}" as ${dtype} [${shape}] must have ${bytes} bytes: ` +
@@ -72,7 +87,7 @@ export function serializeGguf(
     header.string(name);
     header.uint32(shape.length);
     for (const dim of shape.toReversed()) header.uint64(dim);
-    header.uint32(TENSOR_TYPES[dtype]);
+    header.uint32(type.number);
     header.uint64(offset);
     const padding = paddingBehind(bytes);
     chunks.push(data, new Uint8Array(padding));

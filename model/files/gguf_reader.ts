@@ -1,6 +1,7 @@
 import { printable, quoted } from "../../files/printable.ts";
 import { STAND_IN_BYTES, standIn } from "../../files/stand_in.ts";
 import { UserError } from "../../files/user_error.ts";
+import { Q8_BLOCK } from "./q8_0.ts";
 
 /**
  * Reader of GGUF files, in which llama.cpp keeps models: named values, then tensors
@@ -16,7 +17,7 @@ export type GgufReadValue = number | boolean | string | readonly (number | boole
 const TENSOR_TYPES = {
   0: { dtype: "F32", elements: 1, bytes: 4 },
   1: { dtype: "F16", elements: 1, bytes: 2 },
-  8: { dtype: "Q8_0", elements: 32, bytes: 34 },
+  8: { dtype: "Q8_0", ...Q8_BLOCK },
   30: { dtype: "BF16", elements: 1, bytes: 2 },
 } as const;
 
@@ -42,7 +43,7 @@ const OTHER_TYPES: Readonly<Record<number, string>> = {
 
 /** Place of a tensor in a file. */
 export interface GgufPlace {
-  /** Element type; a block of Q8_0 is a scale in f16 and 32 8-bit integers. */
+  /** Element type. */
   readonly dtype: "F32" | "F16" | "BF16" | "Q8_0";
   /** Dimensions, slowest first. */
   readonly shape: readonly number[];
@@ -310,27 +311,4 @@ class Header {
     if (type === "bool") return this.bytes(1)[0] !== 0;
     return this.number(type);
   }
-}
-
-/** Elements and bytes per block of Q8_0: a scale in f16, then 8-bit integers. */
-const { elements: BLOCK, bytes: BLOCK_BYTES } = TENSOR_TYPES[8];
-
-/**
- * Dequantizes elements of a tensor of Q8_0: an 8-bit integer times the scale of its block.
- *
- * @param read returns the bytes of the tensor from `start` to before `end`.
- */
-export function readQ8(
-  read: (start: number, end: number) => Uint8Array<ArrayBuffer>,
-  first: number,
-  count: number,
-): Float32Array<ArrayBuffer> {
-  const firstBlock = Math.floor(first / BLOCK), endBlock = Math.ceil((first + count) / BLOCK);
-  const { buffer, byteOffset, byteLength } = read(firstBlock * BLOCK_BYTES, endBlock * BLOCK_BYTES);
-  const view = new DataView(buffer, byteOffset, byteLength), values = new Float32Array(count);
-  for (let i = 0; i < count; i++) {
-    const at = first + i - firstBlock * BLOCK, block = Math.floor(at / BLOCK) * BLOCK_BYTES;
-    values[i] = view.getFloat16(block, true) * view.getInt8(block + 2 + at % BLOCK);
-  }
-  return values;
 }

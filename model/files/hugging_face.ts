@@ -1,36 +1,30 @@
-import { checkFields, parseJsonObject } from "../../files/json.ts";
-import { quoted } from "../../files/printable.ts";
+import {
+  checkFields,
+  type FieldKind,
+  isObject,
+  type JsonObject,
+  parseJsonObject,
+} from "../../files/json.ts";
+import { printable, quoted } from "../../files/printable.ts";
 import { UserError } from "../../files/user_error.ts";
-import type { ActivationFunction } from "../../kernels/activation.ts";
+import type { ActivationFunction } from "../../kernels/matmul/matmul.ts";
+import type { RotaryScaling } from "../../kernels/rope/rotation.ts";
 import {
   type Family,
   type GptConfig,
+  LARGEST,
   validateConfig,
   withDefaults,
   withoutDefaults,
 } from "../config.ts";
-import { linearModules, type ParameterSpec } from "../parameters.ts";
+import { nameFromFile, storedName } from "./tensor_names.ts";
 
 /**
- * Models of the supported families as Hugging Face transformers describes and stores them: the fields of
- * `config.json`, and names and shapes of tensors.
+ * The fields of a `config.json`, as Hugging Face transformers describes models of the supported families, and those of a
+ * checkpoint whose model no class of transformers computes.
  *
  * @module
  */
-
-/** Families whose files are read and written. */
-type StoredFamily = Exclude<Family, "llama">;
-
-/** Supported values of fields of `config.json` that are not dimensions. */
-const REQUIRED: Readonly<Record<StoredFamily, Readonly<Record<string, readonly unknown[]>>>> = {
-  gpt2: {
-    scale_attn_weights: [true, false, undefined],
-    scale_attn_by_inverse_layer_idx: [true, false, undefined],
-    add_cross_attention: [false, undefined],
-    tie_word_embeddings: [true, false, undefined],
-  },
-  gpt_neo: { tie_word_embeddings: [true, false, undefined] },
-};
 
 /** Names of each activation function in transformers; the first is the one that is written. */
 const ACTIVATION_NAMES: Readonly<Record<ActivationFunction, readonly string[]>> = {
@@ -41,31 +35,198 @@ const ACTIVATION_NAMES: Readonly<Record<ActivationFunction, readonly string[]>> 
   silu: ["silu", "swish"],
 };
 
-/** Fields of the dimensions. */
-const DIMENSIONS = {
-  gpt2: {
-    vocabularySize: "vocab_size",
-    contextLength: "n_positions",
-    width: "n_embd",
-    layers: "n_layer",
-    heads: "n_head",
-    innerWidth: "n_inner",
-  },
-  gpt_neo: {
-    vocabularySize: "vocab_size",
-    contextLength: "max_position_embeddings",
-    width: "hidden_size",
-    layers: "num_layers",
-    heads: "num_heads",
-    innerWidth: "intermediate_size",
-  },
+/** Dimensions, which every `config.json` has. */
+type Dimension = "vocabularySize" | "contextLength" | "width" | "layers" | "heads" | "innerWidth";
+
+/** What `config.json` holds besides dimensions, activation function and head. */
+interface ModelType {
+  readonly family: Family;
+  /** Class of transformers. */
+  readonly architecture: string;
+  /** Names of fields: of the dimensions, of the activation function, and of what norms add. */
+  readonly names: Readonly<Record<Dimension | "activation" | "normEpsilon", string>>;
+  /** What norms add if the file does not say it. */
+  readonly normEpsilon: number;
+  /** Whether the token embedding is the head's matrix if the file does not say it. */
+  readonly tied: boolean;
+  /** Whether `innerWidth` may be left out. */
+  readonly hasDefaultInnerWidth?: true;
+  /** Supported values of other fields. */
+  readonly allowed: Readonly<Record<string, readonly unknown[]>>;
+  /** The fields of a configuration that other fields of the file decide. */
+  read(fields: JsonObject, where: string): Partial<GptConfig>;
+  /** The other fields of the file. */
+  write(config: GptConfig, options: { dropout: number }): JsonObject;
+}
+
+/** Values of a field that says yes or no. */
+const YES_OR_NO: readonly unknown[] = [true, false, undefined, null];
+
+/** Values of a field of something that is not supported. */
+const NONE: readonly unknown[] = [undefined, null, false, 0];
+
+/** Names that Llama, Mistral and Qwen3 share. */
+const LLAMA_NAMES: ModelType["names"] = {
+  vocabularySize: "vocab_size",
+  contextLength: "max_position_embeddings",
+  width: "hidden_size",
+  layers: "num_hidden_layers",
+  heads: "num_attention_heads",
+  innerWidth: "intermediate_size",
+  activation: "hidden_act",
+  normEpsilon: "rms_norm_eps",
+};
+
+/** What Llama, Mistral and Qwen3 share. */
+const LLAMA_LIKE = {
+  family: "llama",
+  names: LLAMA_NAMES,
+  normEpsilon: 1e-6,
+  tied: false,
 } as const;
 
-/** Most layers in `attention_types`; `validateConfig()` allows no more. */
-const MOST_LAYERS = 512;
+/** Experts and quantized weights, which no supported model has, by the names of their fields. */
+const LLAMA_ALLOWED: ModelType["allowed"] = {
+  tie_word_embeddings: YES_OR_NO,
+  num_experts: NONE,
+  num_local_experts: NONE,
+  n_routed_experts: NONE,
+  quantization_config: NONE,
+  partial_rotary_factor: [1, undefined, null],
+};
+
+/** The supported models, by their `model_type`. Of several that express a configuration the first is written. */
+const MODEL_TYPES: Readonly<Record<string, ModelType>> = {
+  gpt2: {
+    family: "gpt2",
+    architecture: "GPT2LMHeadModel",
+    names: {
+      vocabularySize: "vocab_size",
+      contextLength: "n_positions",
+      width: "n_embd",
+      layers: "n_layer",
+      heads: "n_head",
+      innerWidth: "n_inner",
+      activation: "activation_function",
+      normEpsilon: "layer_norm_epsilon",
+    },
+    normEpsilon: 1e-5,
+    tied: true,
+    hasDefaultInnerWidth: true,
+    allowed: {
+      scale_attn_weights: [true, false, undefined],
+      scale_attn_by_inverse_layer_idx: [true, false, undefined],
+      add_cross_attention: [false, undefined],
+      tie_word_embeddings: [true, false, undefined],
+    },
+    read: (fields) => ({
+      ...(fields.scale_attn_weights === false ? { attentionScale: 1 } : {}),
+      ...(fields.scale_attn_by_inverse_layer_idx === true ? { attentionScaleByLayer: true } : {}),
+    }),
+    write: (config, { dropout }) => ({
+      attn_pdrop: dropout,
+      embd_pdrop: dropout,
+      n_ctx: config.contextLength,
+      resid_pdrop: dropout,
+      ...(config.attentionScaleByLayer ? { scale_attn_by_inverse_layer_idx: true } : {}),
+      scale_attn_weights: config.attentionScale === undefined,
+    }),
+  },
+  gpt_neo: {
+    family: "gpt_neo",
+    architecture: "GPTNeoForCausalLM",
+    names: {
+      vocabularySize: "vocab_size",
+      contextLength: "max_position_embeddings",
+      width: "hidden_size",
+      layers: "num_layers",
+      heads: "num_heads",
+      innerWidth: "intermediate_size",
+      activation: "activation_function",
+      normEpsilon: "layer_norm_epsilon",
+    },
+    normEpsilon: 1e-5,
+    tied: true,
+    hasDefaultInnerWidth: true,
+    allowed: { tie_word_embeddings: [true, false, undefined] },
+    read: (fields, where) => ({ attentionScale: 1, attentionWindows: windowsOfNeo(fields, where) }),
+    write: ({ attentionWindows: windows = [], layers }, { dropout }) => {
+      const kinds = Array.from({ length: layers }, (_, i) => windows[i] ? "local" : "global");
+      return {
+        attention_dropout: dropout,
+        attention_layers: kinds,
+        attention_types: [[kinds, 1]],
+        embed_dropout: dropout,
+        resid_dropout: dropout,
+        window_size: windows.find((window) => window > 0) ?? DEFAULT_WINDOW,
+      };
+    },
+  },
+  llama: {
+    ...LLAMA_LIKE,
+    architecture: "LlamaForCausalLM",
+    allowed: { ...LLAMA_ALLOWED, attention_bias: YES_OR_NO, mlp_bias: YES_OR_NO },
+    read: (fields, where) => ({
+      ...readHeads(fields, where, {}),
+      ...readRotary(fields, where),
+      ...readAttentionBias(fields),
+      mlpBias: fields.mlp_bias === true,
+    }),
+    write: (config, options) => ({
+      ...writeLlama(config, options),
+      attention_bias: withDefaults(config).qkvBias,
+      mlp_bias: withDefaults(config).mlpBias,
+    }),
+  },
+  mistral: {
+    ...LLAMA_LIKE,
+    architecture: "MistralForCausalLM",
+    allowed: LLAMA_ALLOWED,
+    read: (fields, where) => {
+      const { sliding_window = 4096, num_hidden_layers } = fields;
+      return {
+        ...readHeads(fields, where, { keyHeads: 8 }),
+        ...readRotary(fields, where),
+        ...(sliding_window === null ? {} : {
+          attentionWindows: listOf(num_hidden_layers, readWindow(sliding_window, where)),
+        }),
+      };
+    },
+    write: (config, options) => ({
+      ...writeLlama(config, options),
+      sliding_window: windowOf(config),
+    }),
+  },
+  qwen3: {
+    ...LLAMA_LIKE,
+    architecture: "Qwen3ForCausalLM",
+    allowed: { ...LLAMA_ALLOWED, attention_bias: YES_OR_NO, use_sliding_window: YES_OR_NO },
+    read: (fields, where) => ({
+      qkNorm: true,
+      ...readHeads(fields, where, { keyHeads: 32, headSize: 128 }),
+      ...readRotary(fields, where),
+      ...readAttentionBias(fields),
+      ...readWindowsOfQwen(fields, where),
+    }),
+    write: (config, options) => {
+      const window = windowOf(config), { attentionWindows } = withDefaults(config);
+      return {
+        ...writeLlama(config, options),
+        attention_bias: withDefaults(config).qkvBias,
+        layer_types: attentionWindows.map((n) => n > 0 ? "sliding_attention" : "full_attention"),
+        max_window_layers: Math.max(0, attentionWindows.findIndex((n) => n > 0)),
+        sliding_window: window,
+        use_sliding_window: window !== null,
+      };
+    },
+  },
+};
 
 /** GPT-Neo's window of local attention if `config.json` has none. */
 const DEFAULT_WINDOW = 256;
+
+/** `model_type` of a checkpoint whose model no class of transformers computes: its fields are those of `GptConfig`. */
+const OWN_TYPE = "toy_transformer";
 
 /**
  * Parses a `config.json`.
@@ -84,77 +245,264 @@ export function parseHuggingFaceConfig(
   const check = (name: string, allowed: readonly unknown[]) => {
     if (allowed.includes(fields[name])) return;
     const values = allowed.filter((value) => value !== undefined).map((v) => JSON.stringify(v));
-    throw new UserError(
-      `Cannot load ${where} as ${name} must be ${values.join(" or ")}: ` +
-        `current value is ${quoted(fields[name])}`,
-    );
+    throw refusal(where, `${name} must be ${values.join(" or ")}`, fields[name]);
   };
-  check("model_type", Object.keys(REQUIRED));
-  const family = fields.model_type as StoredFamily;
-  for (const [name, allowed] of Object.entries(REQUIRED[family])) check(name, allowed);
-  check("activation_function", [...Object.values(ACTIVATION_NAMES).flat(), undefined]);
-  const { activation_function: activationName, layer_norm_epsilon: epsilon } = fields;
+  check("model_type", [...Object.keys(MODEL_TYPES), OWN_TYPE]);
+  if (fields.model_type === OWN_TYPE) return parseOwnConfig(fields, where);
+  const type = MODEL_TYPES[fields.model_type as string]!, { names, family } = type;
+  for (const [name, allowed] of Object.entries(type.allowed)) check(name, allowed);
+  check(names.activation, [...Object.values(ACTIVATION_NAMES).flat(), undefined]);
   const [activation] = Object.entries(ACTIVATION_NAMES)
-    .find(([, names]) => names.includes(activationName as string)) ?? [];
-  if (epsilon !== undefined && typeof epsilon !== "number") {
-    throw new UserError(
-      `Cannot load ${where} as layer_norm_epsilon must be a number: current value is ${
-        quoted(epsilon)
-      }`,
-    );
+    .find(([, names]) => names.includes(fields[type.names.activation] as string)) ?? [];
+  const { [names.normEpsilon]: normEpsilon = type.normEpsilon } = fields;
+  if (typeof normEpsilon !== "number") {
+    throw refusal(where, `${names.normEpsilon} must be a number`, normEpsilon);
   }
 
-  const names = DIMENSIONS[family];
   if (family === "gpt2") fields.n_positions ??= fields.n_ctx; // its name in GPT-2's first configurations
-  for (const [name, size] of Object.entries(dimensionsOf(tensors))) {
-    fields[names[name as keyof typeof names]] ??= size;
+  for (const [name, size] of Object.entries(dimensionsOf(tensors, family))) {
+    fields[names[name as Dimension]] ??= size;
   }
-  const { innerWidth: inner, ...others } = names;
+  const { innerWidth: inner, activation: _, normEpsilon: __, ...others } = names;
   const kinds = Object.values(others).map((name) => [name, "whole"] as const);
   checkFields(
     fields,
-    { ...Object.fromEntries(kinds), [inner]: "whole?" },
-    (requirement, value) =>
-      new UserError(`Cannot load ${where} as ${requirement}: current value is ${quoted(value)}`),
+    { ...Object.fromEntries(kinds), [inner]: type.hasDefaultInnerWidth ? "whole?" : "whole" },
+    (requirement, value) => refusal(where, requirement, value),
   );
-  const dimension = (name: keyof typeof names) => fields[names[name]] as number;
+  const dimension = (name: Dimension) => fields[names[name]] as number;
   const innerWidth = dimension("innerWidth") ?? undefined;
-  const config: GptConfig = {
+  const dimensions = {
     vocabularySize: dimension("vocabularySize"),
     contextLength: dimension("contextLength"),
     width: dimension("width"),
     layers: dimension("layers"),
     heads: dimension("heads"),
+  };
+  checkLayers(dimensions.layers, names.layers, where);
+  const config: GptConfig = {
+    ...dimensions,
+    family,
     ...(innerWidth === undefined ? {} : { innerWidth }),
-    ...(fields.tie_word_embeddings === false ? { ownHead: true } : {}),
+    ...((fields.tie_word_embeddings ?? type.tied) === false ? { ownHead: true } : {}),
     ...(activation === undefined ? {} : { activation: activation as ActivationFunction }),
-    ...(epsilon === undefined ? {} : { normEpsilon: epsilon }),
-    ...(family === "gpt_neo"
-      ? { family, attentionScale: 1, attentionWindows: windowsOf(fields, where) }
-      : fields.scale_attn_weights === false
-      ? { attentionScale: 1 }
-      : {}),
-    ...(fields.scale_attn_by_inverse_layer_idx === true ? { attentionScaleByLayer: true } : {}),
+    normEpsilon,
+    ...type.read(fields, where),
   };
   validateConfig(config, `load ${where}`);
   return withoutDefaults(config);
 }
 
+/** Checks the number of layers before anything is listed for each. */
+function checkLayers(layers: number, name: string, where: string): void {
+  if (layers >= 1 && layers <= LARGEST.layers) return;
+  throw refusal(where, `${name} must be from 1 to ${LARGEST.layers}`, layers);
+}
+
+function refusal(where: string, requirement: string, value: unknown): UserError {
+  return new UserError(`Cannot load ${where} as ${requirement}: current value is ${quoted(value)}`);
+}
+
 /** Infers dimensions from the names and shapes of a model's tensors. */
 function dimensionsOf(
   tensors: ReadonlyMap<string, { readonly shape: readonly number[] }>,
-): Partial<Record<keyof typeof DIMENSIONS.gpt2, number>> {
+  family: Family,
+): Partial<Record<Dimension, number>> {
   const shapes = new Map(Array.from(tensors, ([name, { shape }]) => [nameFromFile(name), shape]));
-  const [embedding, positions] = [shapes.get("wte.weight"), shapes.get("wpe.weight")];
+  const [embedding, positions] = ["wte.weight", "wpe.weight"]
+    .map((name) => shapes.get(storedName(name, family)));
   let layers = 0;
   for (const name of shapes.keys()) {
-    layers = Math.max(layers, 1 + Number(/^h\.(\d{1,4})\./.exec(name)?.[1] ?? -1));
+    layers = Math.max(layers, 1 + Number(/^(?:h|layers)\.(\d{1,4})\./.exec(name)?.[1] ?? -1));
   }
   return {
     ...(embedding?.length === 2 ? { vocabularySize: embedding[0]!, width: embedding[1]! } : {}),
     ...(positions?.length === 2 ? { contextLength: positions[0]! } : {}),
     ...(layers > 0 ? { layers } : {}),
   };
+}
+
+/** Number and size of the heads of a llama; `defaults` are those of its class for absent fields. */
+function readHeads(
+  fields: JsonObject,
+  where: string,
+  defaults: { keyHeads?: number; headSize?: number },
+): Partial<GptConfig> {
+  const {
+    num_key_value_heads: keyHeads = defaults.keyHeads,
+    head_dim: headSize = defaults.headSize,
+  } = fields;
+  checkFields(
+    { num_key_value_heads: keyHeads, head_dim: headSize },
+    { num_key_value_heads: "whole?", head_dim: "whole?" },
+    (requirement, value) => refusal(where, requirement, value),
+  );
+  return {
+    ...(typeof keyHeads === "number" ? { keyHeads } : {}),
+    ...(typeof headSize === "number" ? { headSize } : {}),
+  };
+}
+
+function readAttentionBias(fields: JsonObject): Partial<GptConfig> {
+  const hasBias = fields.attention_bias === true;
+  return { qkvBias: hasBias, projectionBias: hasBias };
+}
+
+/** Names of the fields of scaled rotary positions, by their names here. */
+const SCALING_NAMES = {
+  factor: "factor",
+  lowFrequencyFactor: "low_freq_factor",
+  highFrequencyFactor: "high_freq_factor",
+  originalContextLength: "original_max_position_embeddings",
+} as const;
+
+/**
+ * Rotary positions, from `rope_parameters` of transformers 5, or from `rope_theta` and `rope_scaling` of older
+ * versions.
+ */
+function readRotary(fields: JsonObject, where: string): Partial<GptConfig> {
+  const field = isEmpty(fields.rope_scaling) ? "rope_parameters" : "rope_scaling";
+  const given = fields[field] ?? {};
+  if (!isObject(given)) throw refusal(where, `${field} must be an object`, given);
+  const byLayer = ["full_attention", "sliding_attention"].find((name) =>
+    Object.hasOwn(given, name)
+  );
+  if (byLayer !== undefined) {
+    throw refusal(where, `${field} must be the same for all layers, without ${byLayer}`, given);
+  }
+  const { rope_theta: base = fields.rope_theta ?? 10_000, partial_rotary_factor: part = 1 } = given;
+  if (typeof base !== "number") throw refusal(where, "rope_theta must be a number", base);
+  if (part !== 1 && part !== null) {
+    throw refusal(where, `partial_rotary_factor of ${field} must be 1`, part);
+  }
+  const type = given.rope_type ?? given.type ?? "default";
+  if (type === "default") return { rotaryBase: base };
+  if (type !== "linear" && type !== "llama3") {
+    throw refusal(where, `rope_type of ${field} must be default, linear or llama3`, type);
+  }
+  const withContext: JsonObject = {
+    original_max_position_embeddings: fields.original_max_position_embeddings ??
+      fields.max_position_embeddings,
+    ...given,
+  };
+  const number = (name: keyof typeof SCALING_NAMES) => {
+    const value = withContext[SCALING_NAMES[name]];
+    if (typeof value === "number") return value;
+    throw refusal(where, `${SCALING_NAMES[name]} of ${field} must be a number`, value);
+  };
+  return { rotaryBase: base, rotaryScaling: scalingOf(type, number) };
+}
+
+function scalingOf(
+  type: RotaryScaling["type"],
+  number: (name: keyof typeof SCALING_NAMES) => number,
+): RotaryScaling {
+  return type === "linear" ? { type, factor: number("factor") } : {
+    type,
+    factor: number("factor"),
+    lowFrequencyFactor: number("lowFrequencyFactor"),
+    highFrequencyFactor: number("highFrequencyFactor"),
+    originalContextLength: number("originalContextLength"),
+  };
+}
+
+function isEmpty(value: unknown): boolean {
+  return value === undefined || value === null ||
+    (isObject(value) && Object.keys(value).length === 0);
+}
+
+/** The fields that Llama, Mistral and Qwen3 share. */
+function writeLlama(config: GptConfig, { dropout }: { dropout: number }): JsonObject {
+  const { keyHeads, headSize, rotaryBase, rotaryScaling } = withDefaults(config);
+  const { type = "default", ...numbers } = rotaryScaling ?? {};
+  const scaling = Object.entries(numbers)
+    .map(([name, value]) => [SCALING_NAMES[name as keyof typeof SCALING_NAMES], value]);
+  return {
+    attention_dropout: dropout,
+    head_dim: headSize,
+    num_key_value_heads: keyHeads,
+    rope_parameters: { ...Object.fromEntries(scaling), rope_theta: rotaryBase, rope_type: type },
+    // before version 5 transformers reads these
+    rope_scaling: rotaryScaling ? { ...Object.fromEntries(scaling), rope_type: type } : null,
+    rope_theta: rotaryBase,
+  };
+}
+
+/** The window of the layers that have one; null if none has. */
+function windowOf({ attentionWindows = [] }: GptConfig): number | null {
+  return attentionWindows.find((window) => window > 0) ?? null;
+}
+
+function readWindow(window: unknown, where: string): number {
+  if (Number.isSafeInteger(window) && window as number >= 1) return window as number;
+  throw refusal(where, "sliding_window must be a positive integer", window);
+}
+
+/** A list that repeats a value for each layer, whose number is checked. */
+function listOf<Value>(layers: unknown, value: Value): Value[] {
+  return new Array<Value>(layers as number).fill(value);
+}
+
+/** Window of each layer of a Qwen3. */
+function readWindowsOfQwen(fields: JsonObject, where: string): Partial<GptConfig> {
+  const { use_sliding_window: isUsed, sliding_window: window = 4096, layer_types } = fields;
+  const { max_window_layers: first = 28 } = fields, layers = fields.num_hidden_layers as number;
+  const known: readonly unknown[] = ["full_attention", "sliding_attention"];
+  if (
+    !isEmpty(layer_types) && !(Array.isArray(layer_types) && layer_types.length === layers &&
+      layer_types.every((type) => known.includes(type)))
+  ) {
+    throw refusal(
+      where,
+      `layer_types must say ${known.join(" or ")} for each of ${layers} layers`,
+      layer_types,
+    );
+  }
+  if (isEmpty(layer_types) && isUsed === true && !Number.isSafeInteger(first)) {
+    throw refusal(where, "max_window_layers must be a whole number", first);
+  }
+  const isLocal = Array.isArray(layer_types)
+    ? layer_types.map((type) => type === "sliding_attention")
+    : Array.from({ length: layers }, (_, i) => isUsed === true && i >= (first as number));
+  if (!isLocal.includes(true)) return {};
+  if (isUsed !== true) {
+    throw refusal(where, "use_sliding_window must be true with sliding layer_types", isUsed);
+  }
+  if (window === null) return {};
+  const size = readWindow(window, where);
+  return { attentionWindows: isLocal.map((local) => local ? size : 0) };
+}
+
+/** Window of each layer of a GPT-Neo, from `attention_types` such as [[["global","local"],2]]. */
+function windowsOfNeo(fields: Record<string, unknown>, where: string): number[] {
+  const { num_layers, attention_types, window_size = DEFAULT_WINDOW } = fields;
+  const kinds: unknown[] = [];
+  for (const item of Array.isArray(attention_types) ? attention_types : []) {
+    const [pattern, count] = Array.isArray(item) ? item : [];
+    const fits = Array.isArray(pattern) && pattern.length > 0 && // with an empty pattern any count would fit
+      Number.isSafeInteger(count) && count >= 1 &&
+      kinds.length + pattern.length * count <= (num_layers as number);
+    if (!fits) {
+      kinds.push(undefined);
+      break;
+    }
+    for (let i = 0; i < count; i++) kinds.push(...pattern);
+  }
+  if (
+    kinds.length !== num_layers || !kinds.every((kind) => kind === "global" || kind === "local")
+  ) {
+    throw new UserError(
+      `Cannot load ${where} as attention_types must say global or local for each of ${num_layers} layers: ` +
+        `current value is ${quoted(attention_types)}`,
+    );
+  }
+  if (!Number.isInteger(window_size) || window_size as number < 1) {
+    throw new UserError(
+      `Cannot load ${where} as window_size must be a positive integer: ` +
+        `current value is ${quoted(window_size)}`,
+    );
+  }
+  return kinds.map((kind) => kind === "global" ? 0 : window_size as number);
 }
 
 /** Most ids that end a text: each is compared with every generated token. */
@@ -179,118 +527,178 @@ export function parseEndIds(json: string, where: string): number[] {
   );
 }
 
-/** Window of each layer of a GPT-Neo, from `attention_types` such as [[["global","local"],2]]. */
-function windowsOf(fields: Record<string, unknown>, where: string): number[] {
-  const { num_layers, attention_types, window_size = DEFAULT_WINDOW } = fields;
-  const kinds: unknown[] = [];
-  for (const item of Array.isArray(attention_types) ? attention_types : []) {
-    const [pattern, count] = Array.isArray(item) ? item : [];
-    const fits = Array.isArray(pattern) && pattern.length > 0 && // with an empty pattern any count would fit
-      Number.isSafeInteger(count) && count >= 1 &&
-      kinds.length + pattern.length * count <= Math.min(num_layers as number, MOST_LAYERS);
-    if (!fits) {
-      kinds.push(undefined);
-      break;
-    }
-    for (let i = 0; i < count; i++) kinds.push(...pattern);
-  }
-  if (
-    kinds.length !== num_layers || !kinds.every((kind) => kind === "global" || kind === "local")
-  ) {
-    throw new UserError(
-      `Cannot load ${where} as attention_types must say global or local for each of ${num_layers} layers: ` +
-        `current value is ${quoted(attention_types)}`,
+/** Types of the fields of `GptConfig` in a checkpoint; adapters have separate files. */
+const OWN_FIELDS = {
+  vocabularySize: "whole",
+  contextLength: "whole",
+  width: "whole",
+  layers: "whole",
+  heads: "whole",
+  family: "text?",
+  keyHeads: "whole?",
+  headSize: "whole?",
+  innerWidth: "whole?",
+  activation: "text?",
+  gatedMlp: "boolean?",
+  norm: "text?",
+  normEpsilon: "number?",
+  positions: "text?",
+  rotaryBase: "number?",
+  rotaryScaling: "object?",
+  qkvBias: "boolean?",
+  projectionBias: "boolean?",
+  mlpBias: "boolean?",
+  qkNorm: "boolean?",
+  ownHead: "boolean?",
+  attentionScale: "number?",
+  attentionScaleByLayer: "boolean?",
+  attentionWindows: "list?",
+} as const satisfies Record<Exclude<keyof GptConfig, "lora">, FieldKind>;
+
+/** Fields beside these. */
+const OWN_EXTRAS: readonly string[] = [
+  "model_type",
+  "bos_token_id",
+  "eos_token_id",
+  "dropout",
+  "torch_dtype",
+];
+
+/** Parses a `config.json` with the fields of `GptConfig`. */
+function parseOwnConfig(fields: JsonObject, where: string): GptConfig {
+  const unknown = Object.keys(fields)
+    .find((name) => !Object.hasOwn(OWN_FIELDS, name) && !OWN_EXTRAS.includes(name));
+  if (unknown !== undefined) {
+    throw refusal(
+      where,
+      `its fields must be ones that this version knows, and not ${printable(unknown, 80)}`,
+      fields[unknown],
     );
   }
-  if (!Number.isInteger(window_size) || window_size as number < 1) {
-    throw new UserError(
-      `Cannot load ${where} as window_size must be a positive integer: ` +
-        `current value is ${quoted(window_size)}`,
+  checkFields(fields, OWN_FIELDS, (requirement, value) => refusal(where, requirement, value));
+  checkLayers(fields.layers as number, "layers", where);
+  const given = Object.entries(fields).filter(([name, value]) =>
+    Object.hasOwn(OWN_FIELDS, name) && value !== null
+  );
+  const config = Object.fromEntries(given) as unknown as GptConfig & { rotaryScaling?: JsonObject };
+  const { activation = "silu", rotaryScaling: scaling } = config;
+  if (!Object.hasOwn(ACTIVATION_NAMES, activation)) {
+    throw refusal(
+      where,
+      `activation must be ${Object.keys(ACTIVATION_NAMES).join(" or ")}`,
+      activation,
     );
   }
-  return kinds.map((kind) => kind === "global" ? 0 : window_size as number);
+  const wrong = Object.entries(scaling ?? {}).find(([name, value]) =>
+    name === "type"
+      ? value !== "linear" && value !== "llama3"
+      : !Object.hasOwn(SCALING_NAMES, name) || typeof value !== "number"
+  );
+  if (wrong) {
+    throw refusal(where, `${printable(wrong[0], 80)} of rotaryScaling must be known`, wrong[1]);
+  }
+  validateConfig(config, `load ${where}`);
+  return withoutDefaults(config);
+}
+
+/** What `config.json` says beside the architecture. */
+export interface ConfigOptions {
+  /** Id of the token that ends a document. */
+  readonly endOfText: number;
+  /** Ids that end a generated text; by default `endOfText` alone. */
+  readonly endIds?: readonly number[] | undefined;
+  /** Id of the token that begins a text, `endOfText` by default. */
+  readonly beginOfText?: number | undefined;
+  /** Probability of dropout in the training. */
+  readonly dropout?: number;
 }
 
 /**
  * Makes the `config.json` of a model, which Hugging Face transformers reads.
  *
- * @throws {RangeError} if that file cannot describe the model.
+ * @throws {UserError} if no class of transformers computes the model, with the fields in which it differs.
  */
 export function toHuggingFaceConfig(
   config: GptConfig,
-  options: { endOfText: number; endIds?: readonly number[] | undefined; dropout?: number },
+  options: ConfigOptions,
 ): Record<string, unknown> {
-  const fields = fieldsOf(config, options);
-  const read = parseHuggingFaceConfig(JSON.stringify(fields), "config.json");
-  const [wanted, expressed] = [config, read].map(architectureOf);
-  const lost = Object.keys(wanted!)
-    .filter((name) => JSON.stringify(wanted![name]) !== JSON.stringify(expressed![name]));
-  if (lost.length > 0) {
-    throw new RangeError(
-      `Cannot write config.json as a ${config.family ?? "gpt2"} must be as transformers has it: ` +
-        `current ${lost.map((name) => `${name} is ${quoted(wanted![name])}`).join(", ")}`,
-    );
+  const { family = "gpt2" } = config;
+  const types = Object.keys(MODEL_TYPES).filter((type) => MODEL_TYPES[type]!.family === family);
+  const attempts = types.map((type) => expressed(config, type, options));
+  const [best] = attempts.toSorted((a, b) => a.lost.length - b.lost.length),
+    wanted = architectureOf(config);
+  if (best!.lost.length === 0) return best!.fields;
+  throw new UserError(
+    `Cannot write config.json as a ${best!.type} must be as transformers has it: ` +
+      `current ${best!.lost.map((name) => `${name} is ${quoted(wanted[name])}`).join(", ")}`,
+  );
+}
+
+/** Makes the `config.json` of a checkpoint, which describes every model. */
+export function toCheckpointConfig(
+  config: GptConfig,
+  options: ConfigOptions,
+): Record<string, unknown> {
+  try {
+    return toHuggingFaceConfig(config, options);
+  } catch (error) {
+    if (!(error instanceof UserError)) throw error;
+    const { lora: _, ...own } = config, { dropout = 0 } = options;
+    return { model_type: OWN_TYPE, ...own, ...tokenIds(options), dropout };
   }
-  return fields;
+}
+
+/** The `config.json` of a model as one of transformers' types, and the fields that it does not express. */
+function expressed(
+  config: GptConfig,
+  type: string,
+  options: ConfigOptions,
+): { type: string; fields: JsonObject; lost: readonly string[] } {
+  const fields = fieldsOf(config, type, options), wanted = architectureOf(config);
+  let read: Record<string, unknown> = {};
+  try {
+    read = architectureOf(parseHuggingFaceConfig(JSON.stringify(fields), "config.json"));
+  } catch (error) {
+    if (!(error instanceof UserError)) throw error;
+  }
+  const lost = Object.keys(wanted)
+    .filter((name) => JSON.stringify(wanted[name]) !== JSON.stringify(read[name]));
+  // LlamaConfig refuses such a width even if it has a head size
+  const isOdd = type === "llama" && config.width % config.heads !== 0;
+  return { type, fields, lost: isOdd ? [...new Set([...lost, "width", "heads"])] : lost };
 }
 
 /** A configuration with all defaults, without adapters, which have separate files. */
 function architectureOf({ lora: _, ...config }: GptConfig): Record<string, unknown> {
-  return withDefaults(config);
+  return { rotaryScaling: undefined, ...withDefaults(config) };
 }
 
-function fieldsOf(
-  config: GptConfig,
-  { endOfText, endIds = [endOfText], dropout = 0 }: Parameters<typeof toHuggingFaceConfig>[1],
-): Record<string, unknown> {
-  const { vocabularySize, contextLength, width, layers, heads, innerWidth = null } = config;
-  const { activation, normEpsilon } = withDefaults(config);
-  const common = {
-    activation_function: ACTIVATION_NAMES[activation][0],
-    bos_token_id: endOfText,
-    eos_token_id: oneOrAll(endIds),
+function fieldsOf(config: GptConfig, model_type: string, options: ConfigOptions): JsonObject {
+  const type = MODEL_TYPES[model_type]!, { names, hasDefaultInnerWidth } = type;
+  const { innerWidth, activation, normEpsilon } = withDefaults(config);
+  return sorted({
+    architectures: [type.architecture],
+    [names.activation]: ACTIVATION_NAMES[activation][0],
+    [names.normEpsilon]: normEpsilon,
+    [names.vocabularySize]: config.vocabularySize,
+    [names.contextLength]: config.contextLength,
+    [names.width]: config.width,
+    [names.layers]: config.layers,
+    [names.heads]: config.heads,
+    [names.innerWidth]: config.innerWidth ?? (hasDefaultInnerWidth ? null : innerWidth),
+    ...tokenIds(options),
     initializer_range: 0.02,
-    layer_norm_epsilon: normEpsilon,
+    model_type,
     tie_word_embeddings: !config.ownHead,
     use_cache: true,
-    vocab_size: vocabularySize,
-  };
-  if (config.family === "gpt_neo") {
-    const windows = config.attentionWindows ?? new Array<number>(layers).fill(0);
-    const kinds = windows.map((window) => window === 0 ? "global" : "local");
-    return sorted({
-      ...common,
-      architectures: ["GPTNeoForCausalLM"],
-      attention_dropout: dropout,
-      attention_layers: kinds,
-      attention_types: [[kinds, 1]],
-      embed_dropout: dropout,
-      hidden_size: width,
-      intermediate_size: innerWidth,
-      max_position_embeddings: contextLength,
-      model_type: "gpt_neo",
-      num_heads: heads,
-      num_layers: layers,
-      resid_dropout: dropout,
-      window_size: windows.find((window) => window > 0) ?? DEFAULT_WINDOW,
-    });
-  }
-  return sorted({
-    ...common,
-    architectures: ["GPT2LMHeadModel"],
-    attn_pdrop: dropout,
-    embd_pdrop: dropout,
-    model_type: "gpt2",
-    n_ctx: contextLength,
-    n_embd: width,
-    n_head: heads,
-    n_inner: innerWidth,
-    n_layer: layers,
-    n_positions: contextLength,
-    resid_pdrop: dropout,
-    ...(config.attentionScaleByLayer ? { scale_attn_by_inverse_layer_idx: true } : {}),
-    scale_attn_weights: config.attentionScale === undefined,
+    ...type.write(config, { dropout: options.dropout ?? 0 }),
   });
+}
+
+function tokenIds(
+  { endOfText, endIds = [endOfText], beginOfText = endOfText }: ConfigOptions,
+): JsonObject {
+  return { bos_token_id: beginOfText, eos_token_id: oneOrAll(endIds) };
 }
 
 /** Ids as transformers writes them: a single one as a number, others as a list. */
@@ -299,61 +707,6 @@ export function oneOrAll(ids: readonly number[]): number | readonly number[] {
 }
 
 /** Sorts fields by name, as transformers does. */
-function sorted(fields: Record<string, unknown>): Record<string, unknown> {
+function sorted(fields: JsonObject): JsonObject {
   return Object.fromEntries(Object.entries(fields).sort(([a], [b]) => a < b ? -1 : 1));
-}
-
-/** A tensor of a file that holds a parameter, or some columns of it. */
-export interface StoredTensor {
-  /** Name without `PREFIX`. */
-  readonly name: string;
-  /** Dimensions in the file. */
-  readonly shape: readonly number[];
-  /** Whether it is stored as [outputs,inputs]. */
-  readonly transposed: boolean;
-  /** First of the parameter's columns that it holds. */
-  readonly firstColumn: number;
-}
-
-/** The tensors of a file that hold a parameter; adapters have separate files. */
-export function storedTensors(config: GptConfig, spec: ParameterSpec): StoredTensor[] {
-  const { name, shape } = spec;
-  const asItIs = { name, shape, transposed: false, firstColumn: 0 };
-  const [, block, parameter, kind] = /^(h\.\d+\.)(.+)\.(weight|bias)$/.exec(name) ?? [];
-  if (config.family !== "gpt_neo" || block === undefined) return [asItIs];
-  const modules = linearModules(config).filter((module) => module.parameter === parameter);
-  if (modules.length === 0) return [asItIs]; // a layer-norm
-  return modules.map(({ name, firstColumn, inputs, outputs }) => ({
-    name: `${block}${name}.${kind}`,
-    shape: kind === "weight" ? [outputs, inputs] : [outputs],
-    transposed: kind === "weight",
-    firstColumn,
-  }));
-}
-
-/** Prefix of every name except the head's in the file of a model with a head. */
-const PREFIX = "transformer.";
-
-/** The name under which a tensor is written. */
-export function nameInFile(name: string): string {
-  return name === HEAD ? name : PREFIX + name;
-}
-
-/** Prefixes of names: in a model with a head, after torch.compile(), and in parallel training. */
-const PREFIXES: readonly string[] = [PREFIX, "_orig_mod.", "module."];
-
-/**
- * Removes the prefixes from the name of a tensor in a file. Models that are stored without a head have none.
- */
-export function nameFromFile(name: string): string {
-  const prefix = PREFIXES.find((prefix) => name.startsWith(prefix));
-  return prefix === undefined ? name : nameFromFile(name.slice(prefix.length));
-}
-
-/** Name of the head's matrix, which a file may hold even if it equals the token embedding. */
-export const HEAD = "lm_head.weight";
-
-/** Whether a tensor is an attention mask, which older versions of transformers stored. */
-export function isMask(name: string): boolean {
-  return /^h\.\d+\.attn\.(attention\.)?(masked_)?bias$/.test(name);
 }

@@ -3,7 +3,7 @@ import { printable, quoted } from "../../files/printable.ts";
 import { createTimeLimit, TimeLimitError } from "../../files/time_limit.ts";
 import { UserError } from "../../files/user_error.ts";
 import type { GptConfig, LoraConfig } from "../config.ts";
-import { nameInFile } from "./hugging_face.ts";
+import { nameInFile } from "./tensor_names.ts";
 import {
   type Adapter,
   allAdapters,
@@ -38,7 +38,7 @@ export function isAdapter(name: string): boolean {
 
 /** Layers that have adapters by default in a family, the same as in PEFT. */
 export function defaultTargets({ family }: Pick<GptConfig, "family">): string[] {
-  return family === "gpt_neo" ? ["q_proj", "v_proj"] : ["c_attn"];
+  return family === undefined || family === "gpt2" ? ["c_attn"] : ["q_proj", "v_proj"];
 }
 
 /** Factor of the product of an adapter. */
@@ -47,8 +47,8 @@ export function loraScale({ rank, alpha }: Pick<LoraConfig, "rank" | "alpha">): 
 }
 
 /** The name of an adapter's parameter in a file of PEFT. */
-export function nameInAdapterFile(name: string): string {
-  return `base_model.model.${nameInFile(name)}`;
+export function nameInAdapterFile(name: string, { family }: Pick<GptConfig, "family">): string {
+  return `base_model.model.${nameInFile(name, family)}`;
 }
 
 /** The base of adapters. */
@@ -69,7 +69,7 @@ export function toAdapterConfig(
     auto_mapping: null,
     base_model_name_or_path: base,
     bias: "none",
-    fan_in_fan_out: family !== "gpt_neo", // GPT-2's layers are stored as [inputs,outputs]
+    fan_in_fan_out: family === undefined || family === "gpt2", // GPT-2's layers are stored as [inputs,outputs]
     inference_mode: true,
     init_lora_weights: true,
     layers_pattern: null,
@@ -281,8 +281,8 @@ export interface StoredAdapter extends Adapter {
   readonly scale: number;
 }
 
-/** Layers that can have adapters in PEFT but not here. */
-const UNSUPPORTED_LAYERS: readonly string[] = [nameInFile("wte"), nameInFile("wpe"), "lm_head"];
+/** Modules that can have adapters in PEFT but not here. */
+const UNSUPPORTED: readonly string[] = ["wte", "wpe", "lm_head"];
 
 /**
  * The adapters that PEFT gives a model, block by block.
@@ -310,7 +310,8 @@ function findAdapters(config: GptConfig, lora: PeftLora): StoredAdapter[] {
   const { rank, alpha, targets, ranks = {}, alphas = {}, rankStabilized = false } = lora;
   const unsupported = isAllLinear(targets)
     ? undefined
-    : UNSUPPORTED_LAYERS.find((name) => isTarget(name, lora));
+    : UNSUPPORTED.map((name) => nameInFile(name, config.family))
+      .find((name) => isTarget(name, lora));
   if (unsupported !== undefined) {
     throw new UserError(
       `Cannot build adapters as their targets must be linear layers of blocks: ` +
@@ -318,7 +319,7 @@ function findAdapters(config: GptConfig, lora: PeftLora): StoredAdapter[] {
     );
   }
   const adapters = allAdapters(config).flatMap((adapter) => {
-    const name = nameInFile(`h.${adapter.layer}.${adapter.module.name}`);
+    const name = nameInFile(`h.${adapter.layer}.${adapter.module.name}`, config.family);
     if (!isTarget(name, lora)) return [];
     const own = (values: Readonly<Record<string, number>>) =>
       Object.entries(values).find(([pattern]) => matches(`(?:.*\\.)?(?:${pattern})`, name))?.[1];
@@ -360,6 +361,7 @@ function isAllLinear(targets: PeftLora["targets"]): boolean {
  * @throws {UserError} if a tensor is missing, unknown, or of another shape.
  */
 export function adapterTensors(
+  config: Pick<GptConfig, "family">,
   adapters: readonly Pick<StoredAdapter, "A" | "B" | "module" | "rank">[],
   tensors: ReadonlyMap<string, TensorReader>,
   where: string,
@@ -367,7 +369,7 @@ export function adapterTensors(
   const found = new Map<string, TensorReader>();
   for (const { A, B, rank, module: { inputs, outputs } } of adapters) {
     for (const [name, shape] of [[A, [rank, inputs]], [B, [outputs, rank]]] as const) {
-      const stored = nameInAdapterFile(name), tensor = tensors.get(stored);
+      const stored = nameInAdapterFile(name, config), tensor = tensors.get(stored);
       if (tensor?.shape.join() !== shape.join()) {
         throw new UserError(
           `Cannot load ${where} as "${stored}" must be there as [${shape}]: ` +
@@ -377,7 +379,7 @@ export function adapterTensors(
       found.set(name, tensor);
     }
   }
-  const known = new Set([...found.keys()].map(nameInAdapterFile));
+  const known = new Set([...found.keys()].map((name) => nameInAdapterFile(name, config)));
   const unknown = [...tensors.keys()].filter((name) => !known.has(name));
   if (unknown.length === 0) return found;
   throw new UserError(

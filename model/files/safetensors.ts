@@ -470,7 +470,7 @@ export function fromFloat32(
   values: Float32Array<ArrayBuffer>,
   shape: readonly number[],
   dtype: "F32" | "F16",
-): SafetensorsEntry {
+): SafetensorsEntry & { readonly dtype: "F32" | "F16" } {
   const elements = dtype === "F32" ? values : new Float16Array(values);
   const data = new Uint8Array(elements.buffer, elements.byteOffset, elements.byteLength);
   return { dtype, shape, data };

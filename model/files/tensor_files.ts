@@ -5,8 +5,9 @@ import { readAt, reading } from "../../files/disk.ts";
 import { isObject, parseJsonObject, readText } from "../../files/json.ts";
 import { printable, quoted } from "../../files/printable.ts";
 import { UserError } from "../../files/user_error.ts";
-import { type GgufPlace, readQ8 } from "./gguf_reader.ts";
-import { HEAD, isMask, nameFromFile } from "./hugging_face.ts";
+import type { GgufPlace } from "./gguf_reader.ts";
+import { fromQ8 } from "./q8_0.ts";
+import { HEAD, isBuffer, nameFromFile } from "./tensor_names.ts";
 import {
   DTYPE_BYTES,
   parseSafetensorsHeader,
@@ -159,7 +160,7 @@ export function openModelTensors(directory: string): TensorFiles {
   const files = openTensorFiles(shards.map((name) => join(directory, name)));
   const missing = Object.keys(index).filter((name) =>
     // only the configuration says whether the head is a separate matrix
-    !files.tensors.has(name) && nameFromFile(name) !== HEAD && !isMask(nameFromFile(name))
+    !files.tensors.has(name) && nameFromFile(name) !== HEAD && !isBuffer(nameFromFile(name))
   );
   if (missing.length > 0) {
     files.close();
@@ -196,7 +197,7 @@ export function placedReader(
 ): TensorReader {
   if (dtype === "Q8_0") {
     const readBlocks: Read = (start, end) => read(begin + start, begin + end);
-    return { shape, floats: (first, count) => readQ8(readBlocks, first, count) };
+    return { shape, floats: (first, count) => fromQ8(readBlocks, first, count) };
   }
   const width = DTYPE_BYTES[dtype];
   return {

@@ -524,8 +524,8 @@ const refused: [what: string, spec: string, message: RegExp][] = [
   ],
   [
     "another architecture",
-    withConfig({ model_type: "llama" }),
-    /model_type must be "gpt2" or "gpt_neo": current value is "llama"$/,
+    withConfig({ model_type: "mixtral" }),
+    /model_type must be "gpt2" or .* or "toy_transformer": current value is "mixtral"$/,
   ],
   [
     "another activation",

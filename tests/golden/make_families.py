@@ -62,6 +62,34 @@ def own_head():
     return config, blocks({"lm_head.weight": random((V, C), 0.3)}, linear)
 
 
+def llama(**fields):
+    """A Llama, or with norms of queries and keys a Qwen3: rotary positions, gated MLP, few heads of keys."""
+    config = dict(
+        model_type="llama", vocab_size=V, max_position_embeddings=L, hidden_size=C, num_hidden_layers=LAYERS,
+        intermediate_size=INNER, hidden_act="silu", rms_norm_eps=1e-3,
+    ) | fields
+    NH, KH, HS = config["num_attention_heads"], config["num_key_value_heads"], config["head_dim"]
+    parameters = {"model.embed_tokens.weight": random((V, C), 0.3), "model.norm.weight": random((C,), 0.1, 1.0)}
+    if not config["tie_word_embeddings"]:
+        parameters["lm_head.weight"] = random((V, C), 0.3)
+    for i in range(LAYERS):
+        block = f"model.layers.{i}."
+        for name in ("input_layernorm", "post_attention_layernorm"):
+            parameters[f"{block}{name}.weight"] = random((C,), 0.1, 1.0)
+        if config["model_type"] == "qwen3":
+            for part in "qk":
+                parameters[f"{block}self_attn.{part}_norm.weight"] = random((HS,), 0.1, 1.0)
+        for name, outputs, inputs in [
+            ("self_attn.q_proj", NH * HS, C), ("self_attn.k_proj", KH * HS, C), ("self_attn.v_proj", KH * HS, C),
+            ("self_attn.o_proj", C, NH * HS),
+            ("mlp.gate_proj", INNER, C), ("mlp.up_proj", INNER, C), ("mlp.down_proj", C, INNER),
+        ]:
+            parameters[f"{block}{name}.weight"] = random((outputs, inputs), 0.3)
+            if config.get("attention_bias" if "attn" in name else "mlp_bias"):
+                parameters[f"{block}{name}.bias"] = random((outputs,))
+    return config, parameters
+
+
 def other_functions(model, **fields):
     config, parameters = model
     return config | fields, parameters
@@ -74,16 +102,68 @@ def adapters(config, parameters, targets):
     """Adds adapters, with B as large as A, so that both have gradients."""
     for i in range(LAYERS):
         for target in targets:
-            weight = parameters[f"transformer.h.{i}.{target}.weight"]
-            outputs, inputs = weight.shape if config["model_type"] == "gpt_neo" else weight.shape[::-1]
-            name = f"base_model.model.transformer.h.{i}.{target}"
+            block = "model.layers" if "head_dim" in config else "transformer.h"
+            weight = parameters[f"{block}.{i}.{target}.weight"]
+            outputs, inputs = weight.shape[::-1] if config["model_type"] == "gpt2" else weight.shape
+            name = f"base_model.model.{block}.{i}.{target}"
             parameters[f"{name}.lora_A.weight"] = random((RANK, inputs))
             parameters[f"{name}.lora_B.weight"] = random((outputs, RANK))
     names = sorted({target.split(".")[-1] for target in targets})
     return config | dict(lora=dict(r=RANK, lora_alpha=ALPHA, target_modules=names)), parameters
 
 
+def rotated(config, x):
+    """Rotates the components of heads [B,NH,T,HS] by angles that grow with the position."""
+    rope, half, length = config["rope_parameters"], config["head_dim"] // 2, x.shape[2]
+    frequencies = rope["rope_theta"] ** -(torch.arange(half).double() / half)
+    if rope["rope_type"] == "llama3":
+        low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+        turns = rope["original_max_position_embeddings"] * frequencies / (2 * math.pi)
+        kept = ((turns - low) / (high - low)).clamp(0, 1)
+        frequencies = frequencies * (kept + (1 - kept) / rope["factor"])
+    angles = torch.arange(length)[:, None] * frequencies
+    a, b = x[..., :half], x[..., half:]
+    return torch.cat([a * angles.cos() - b * angles.sin(), b * angles.cos() + a * angles.sin()], -1)
+
+
+def forward_llama(config, p, tokens):
+    length, HS = tokens.shape[1], config["head_dim"]
+
+    def norm(x, name):
+        return x / (x.square().mean(-1, keepdim=True) + config["rms_norm_eps"]).sqrt() * p[f"model.{name}.weight"]
+
+    def linear(x, name):
+        y = x @ p[f"model.{name}.weight"].T + p.get(f"model.{name}.bias", 0)
+        adapter = f"base_model.model.model.{name}"
+        if f"{adapter}.lora_A.weight" in p:
+            y = y + ALPHA / RANK * (x @ p[f"{adapter}.lora_A.weight"].T) @ p[f"{adapter}.lora_B.weight"].T
+        return y
+
+    x = p["model.embed_tokens.weight"][tokens]
+    for i in range(LAYERS):
+        block, a = f"layers.{i}.", norm(x, f"layers.{i}.input_layernorm")
+        q, k, v = (
+            linear(a, f"{block}self_attn.{part}_proj").view(*tokens.shape, -1, HS).transpose(1, 2) for part in "qkv"
+        )
+        if config["model_type"] == "qwen3":
+            q, k = norm(q, f"{block}self_attn.q_norm"), norm(k, f"{block}self_attn.k_norm")
+        q, k = rotated(config, q), rotated(config, k)
+        k, v = (part.repeat_interleave(q.shape[1] // part.shape[1], 1) for part in (k, v))
+        seen = torch.ones(length, length).tril().bool()
+        if config.get("use_sliding_window") and i >= config["max_window_layers"]:
+            seen &= ~torch.ones(length, length).tril(-config["sliding_window"]).bool()
+        scores = (q @ k.transpose(-1, -2) / math.sqrt(HS)).masked_fill(~seen, -math.inf)
+        y = (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+        x = x + linear(y, f"{block}self_attn.o_proj")
+        m = norm(x, f"{block}post_attention_layernorm")
+        m = ACTIVATIONS[config["hidden_act"]](linear(m, f"{block}mlp.gate_proj")) * linear(m, f"{block}mlp.up_proj")
+        x = x + linear(m, f"{block}mlp.down_proj")
+    return norm(x, "norm") @ p.get("lm_head.weight", p["model.embed_tokens.weight"]).T
+
+
 def forward(config, p, tokens):
+    if "head_dim" in config:
+        return forward_llama(config, p, tokens)
     is_neo = config["model_type"] == "gpt_neo"
     length = tokens.shape[1]
     epsilon = config.get("layer_norm_epsilon", 1e-5)
@@ -163,6 +243,24 @@ def main():
         ),
         "neo silu lora": adapters(
             *other_functions(neo(), activation_function="silu", layer_norm_epsilon=0.05), ["mlp.c_fc", "mlp.c_proj"],
+        ),
+    })
+    torch.manual_seed(20261130)
+    compute(golden, configs, {
+        "llama": llama(
+            num_attention_heads=4, num_key_value_heads=1, head_dim=4, attention_bias=True, mlp_bias=True,
+            tie_word_embeddings=False, rope_parameters=dict(
+                rope_type="llama3", rope_theta=100.0, factor=4.0, low_freq_factor=1.0, high_freq_factor=3.0,
+                original_max_position_embeddings=12,
+            ),
+        ),
+        "qwen3 lora": adapters(
+            *llama(
+                model_type="qwen3", num_attention_heads=4, num_key_value_heads=2, head_dim=8,
+                tie_word_embeddings=True, use_sliding_window=True, sliding_window=WINDOW, max_window_layers=1,
+                rope_parameters=dict(rope_type="default", rope_theta=100.0),
+            ),
+            ["self_attn.q_proj", "self_attn.k_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj"],
         ),
     })
     path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "families.safetensors")

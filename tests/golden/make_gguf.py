@@ -3,9 +3,10 @@
 
 Needs numpy and gguf:  python3 tests/golden/make_gguf.py
 For tests/model/files/gguf_reader_test.ts. The values of the tensors, dequantized by that package, are in q8_0.json:
-their sum and some of them.
+their sum and some of them. quantized.json has rows of f32 and what that package makes of them, for q8_0_test.ts.
 """
 
+import base64
 import json
 import os
 
@@ -70,6 +71,17 @@ def main():
     writer.close()
     with open(os.path.join(HERE, "q8_0.json"), "w") as file:
         json.dump(expected, file)
+        file.write("\n")
+
+    rows = random.standard_normal((12, 32), dtype=np.float32) * 10.0 ** np.arange(-6, 6, dtype=np.float32)[:, None]
+    rows[0] *= 1e-3  # a scale that is no normal f16
+    rows[1] = 0
+    rows[2] = np.arange(32) / 2 - 8  # halves, and a scale that f16 rounds
+    rows[2, 0] = 127
+    with open(os.path.join(HERE, "quantized.json"), "w") as file:
+        encode = lambda array: base64.b64encode(array.tobytes()).decode()
+        quantized = gguf.quants.quantize(rows, Q8_0)
+        json.dump(dict(values=encode(rows), q8_0=encode(quantized)), file)
         file.write("\n")
 
 

@@ -63,6 +63,7 @@ LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+QWEN2 = LLAMA3.replace("{1,3}", "")
 CLIP = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
@@ -151,6 +152,12 @@ TOKENIZERS = {
     "Llama 3": byte_level_bpe(
         pre.Split(Regex(LLAMA3), "isolated"), words=False, ignore_merges=True,
         special=("<|begin_of_text|>", "<|end_of_text|>"),
+    ),
+    "Qwen2": byte_level_bpe(
+        pre.Split(Regex(QWEN2), "isolated"), words=False, normalizer=normalizers.NFC(),
+        special=("<|endoftext|>", "<|im_start|>", "<|im_end|>"), added=[
+            AddedToken("<think>", special=False, normalized=False),
+        ],
     ),
     "CLIP": byte_level_bpe(
         pre.Split(Regex(CLIP), "removed", invert=True), words=False, end_of_word_suffix="</w>",

@@ -14,6 +14,7 @@ import { headLogits } from "../../model/head.ts";
 import { toHuggingFaceConfig } from "../../model/files/hugging_face.ts";
 import { serializeSafetensors } from "../../model/files/safetensors.ts";
 import { initializeParameters, saveParameters } from "../../model/weights.ts";
+import { type ExportDType, exportModel } from "../../train/export.ts";
 import { train } from "../../train/train.ts";
 
 /**
@@ -34,6 +35,8 @@ type Job =
   | { do: "lens"; model: string; tokens: number[] }
   /** Loads a model and saves it elsewhere. */
   | { do: "save"; model: string; out: string; dtype: "F32" | "F16" }
+  /** Loads a model and writes it for llama.cpp. */
+  | { do: "gguf"; model: string; out: string; dtype: ExportDType }
   /** Saves a model with initial values. */
   | { do: "create"; config: GptConfig; out: string; seed: number }
   /** Trains adapters beside a model, or parts of it, for some steps. */
@@ -101,6 +104,11 @@ async function perform(job: Job): Promise<unknown> {
     case "save": {
       const { gpt } = await loadModel(device, { model: job.model, precision: "f32" });
       return await save(gpt, job.out, job.dtype);
+    }
+    case "gguf": {
+      const model = await loadModel(device, { model: job.model, precision: "f32" });
+      const { out, dtype } = job;
+      return await exportModel(model, { to: "gguf", out, dtype, onNotice: console.error });
     }
     case "create": {
       const gpt = createGpt(device, job.config, { precision: "f32" });

@@ -4,13 +4,18 @@
     pip install torch transformers peft safetensors
     python3 tests/parity/parity.py
 
-Makes random GPT-2 and GPT-Neo models of several shapes, stores them in every way that is found on the hub,
-and lets Deno load, run, continue, save and fine-tune them (ours.ts). Prints a line for each check; exits with
-status 1 if one fails. Needs no network and a minute or two; Deno must be on the PATH or in $DENO.
+Makes random models of several shapes (GPT-2, GPT-Neo, Llama, Mistral, Qwen3), stores them in every way that is
+found on the hub, and lets Deno load, run, continue, save and fine-tune them (ours.ts). Prints a line for each check;
+exits with status 1 if one fails. Needs no network and a few minutes; Deno must be on the PATH or in $DENO.
+
+With names of models as arguments only these are checked. With `--llama-cpp` llama.cpp continues the exported models,
+too (llama_cpp.ts, which loads npm:node-llama-cpp, or the package that $NODE_LLAMA_CPP names, from the directory
+$NODE_LLAMA_CPP_IN).
 """
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,7 +27,7 @@ import peft
 import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoConfig
+from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoConfig, LlamaConfig, MistralConfig, Qwen3Config
 
 TOLERANCE = 1e-4  # of logits, which are a few units large, in f32
 GREEDY = 100  # tokens
@@ -61,7 +66,65 @@ CONFIGS = {
         vocab_size=V, max_position_embeddings=160, hidden_size=64, num_layers=3, num_heads=2,
         attention_types=[[["local"], 2], [["global"], 1]], window_size=70,
     ),
+    "llama": LlamaConfig(
+        vocab_size=V, max_position_embeddings=144, hidden_size=48, intermediate_size=128, num_hidden_layers=2,
+        num_attention_heads=4, tie_word_embeddings=True,
+    ),
+    # heads wider than width / heads, one key head, an own matrix of the head
+    "llama head size": LlamaConfig(
+        vocab_size=V, max_position_embeddings=144, hidden_size=48, intermediate_size=100, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=1, head_dim=20, rms_norm_eps=1e-5,
+    ),
+    "llama biases": LlamaConfig(
+        vocab_size=V, max_position_embeddings=160, hidden_size=96, intermediate_size=72, num_hidden_layers=3,
+        num_attention_heads=6, num_key_value_heads=3, attention_bias=True, mlp_bias=True,
+        hidden_act="gelu_pytorch_tanh",
+    ),
+    "llama attention biases": LlamaConfig(
+        vocab_size=V, max_position_embeddings=160, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, attention_bias=True,
+    ),
+    # a head wider than a tile of GPUs, and a sequence of several tiles
+    "llama linear": LlamaConfig(
+        vocab_size=V, max_position_embeddings=320, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, head_dim=68, rope_parameters={
+            "rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0,
+        },
+    ),
+    "llama llama3": LlamaConfig(
+        vocab_size=V, max_position_embeddings=256, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True, rms_norm_eps=1e-5, rope_parameters={
+            "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64, "rope_theta": 500000.0,
+        },
+    ),
+    # a width that is no multiple of the heads
+    "mistral": MistralConfig(
+        vocab_size=V, max_position_embeddings=144, hidden_size=40, intermediate_size=56, num_hidden_layers=2,
+        num_attention_heads=3, num_key_value_heads=1, head_dim=16, sliding_window=None,
+    ),
+    "mistral window": MistralConfig(
+        vocab_size=V, max_position_embeddings=160, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, sliding_window=24,
+    ),
+    "qwen3": Qwen3Config(
+        vocab_size=V, max_position_embeddings=144, hidden_size=64, intermediate_size=96, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=32, tie_word_embeddings=True, rope_parameters={
+            "rope_type": "default", "rope_theta": 1000000.0,
+        },
+    ),
+    "qwen3 windows": Qwen3Config(
+        vocab_size=V, max_position_embeddings=160, hidden_size=64, intermediate_size=96, num_hidden_layers=3,
+        num_attention_heads=4, num_key_value_heads=1, head_dim=24, attention_bias=True, use_sliding_window=True,
+        sliding_window=40, max_window_layers=1, hidden_act="relu2",
+    ),
 }
+
+# llama.cpp has one activation function per architecture, and no windows in these
+COMPUTED_BY_LLAMA_CPP = [
+    "gpt2", "gpt2 wide", "gpt2 own head", "neo", "llama", "llama head size", "llama attention biases", "llama linear",
+    "llama llama3", "mistral", "mistral window", "qwen3",
+]
 
 failures = 0
 
@@ -82,10 +145,12 @@ def random_model(config):
     with torch.no_grad():
         for name, p in model.named_parameters():
             if p.dim() == 1:
-                p.normal_(1.0 if ".ln_" in name and name.endswith("weight") else 0.0, 0.1)
+                is_norm = re.search(r"\.ln_|norm", name) and name.endswith("weight")
+                p.normal_(1.0 if is_norm else 0.0, 0.1)
             else:
-                deviations = {"wpe": 0.1, "wte": 0.2, "lm_head": 0.2}
-                others = 0.7 / p.shape[1] ** 0.5
+                deviations = {"wpe": 0.1, "wte": 0.2, "lm_head": 0.2, "embed_tokens": 0.2}
+                # without large branches a tied head repeats the token that it sees
+                others = (1.5 if "layers." in name else 0.7) / p.shape[1] ** 0.5
                 p.normal_(0.0, next((d for part, d in deviations.items() if part in name), others))
     return model
 
@@ -119,7 +184,7 @@ def stored(model, how, name):
         model.save_pretrained(path, max_shard_size="40KB")
         assert len(list(path.glob("*.safetensors"))) > 1
     elif how == "without prefix":
-        model.transformer.save_pretrained(path)
+        model.base_model.save_pretrained(path)
     elif how in ("float16", "bfloat16"):
         model.to(getattr(torch, how)).save_pretrained(path)
         model.float()
@@ -141,6 +206,7 @@ def logits_of(model, tokens):
 
 
 def greedy_of(model, prompt):
+    model.generation_config.eos_token_id = None  # min_new_tokens would forbid it
     with torch.no_grad():
         ids = model.generate(
             torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
@@ -195,7 +261,8 @@ def lens(name, path, model, config):
 
     def compare_all(result):
         states = model(torch.tensor([tokens]), output_hidden_states=True).hidden_states
-        normed = [*map(model.transformer.ln_f, states[:-1]), states[-1]]
+        norm = model.transformer.ln_f if hasattr(model, "transformer") else model.model.norm
+        normed = [*map(norm, states[:-1]), states[-1]]
         logits = torch.stack([model.lm_head(x)[0, :-1] for x in normed])
         wanted = -logits.log_softmax(-1)[:, torch.arange(len(tokens) - 1), tokens[1:]]
         difference = float(np.abs(np.array(result["losses"]) - wanted.numpy()).max())
@@ -223,6 +290,34 @@ def save_again(name, path, model, config, dtype):
                   f"{len(same)} of {len(wanted)} tensors are the same bits{wrong or ''}")
 
     job(compare_all, do="save", model=str(path), out=str(out), dtype=dtype)
+
+
+llama_cpp_jobs, llama_cpp_checks = [], []
+
+
+def exported(name, path, model, config, dtype="f32"):
+    """Ours writes a model for llama.cpp, which continues a text; ours reads it again."""
+    out = HERE / f"{name}.{dtype}.gguf"
+    _, prompt = inputs(config)
+    windows = [n for n in [getattr(config, "sliding_window", None), getattr(config, "window_size", None)] if n]
+    prompt = prompt[-GREEDY // 5:] if windows else prompt
+    count = max(0, min([GREEDY] + [n - len(prompt) for n in windows]))
+    job(lambda _: None, do="gguf", model=str(path), out=str(out), dtype=dtype)
+    if dtype == "f32" and not windows:
+        second.append(lambda: run(f"{name}, ours loading its GGUF file", out, config, lambda: model, greedy=False))
+    if not LLAMA_CPP:
+        return
+    llama_cpp_jobs.append(dict(path=str(out), prompt=prompt, count=count))
+
+    def compare_ids(found):
+        wanted = greedy_of(model, prompt)[len(prompt) :][:count]
+        same = next((i for i, (a, b) in enumerate(zip(found, wanted)) if a != b), len(wanted))
+        if dtype == "f32":
+            check(f"{name}, greedy of llama.cpp", found == wanted, f"{same} of {count} tokens are the same")
+        else:
+            check(f"{name} in {dtype}, greedy of llama.cpp", len(found) == count, f"{same} of {count} tokens are the same")
+
+    llama_cpp_checks.append(compare_ids)
 
 
 def created(name, config, hf_config):
@@ -289,6 +384,26 @@ def adapters_of_ours(name, path, targets):
 
 
 second = []
+LLAMA_CPP = "--llama-cpp" in sys.argv[1:]
+
+
+def run_llama_cpp():
+    """Lets llama.cpp continue the exported models, then checks each."""
+    file = HERE / "llama_cpp.json"
+    file.write_text(json.dumps(llama_cpp_jobs))
+    script = Path(__file__).with_name("llama_cpp.ts")
+    place = Path(os.environ.get("NODE_LLAMA_CPP_IN", ROOT))
+    if place != ROOT:
+        script = shutil.copy(script, place)
+    command = [
+        os.environ.get("DENO", "deno"), "run", "-A", "--no-config", "--no-lock",
+        *(["--node-modules-dir=manual"] if place != ROOT else []), str(script), str(file),
+    ]
+    done = subprocess.run(command, cwd=place, stdout=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        sys.exit(f"FAILED  llama_cpp.ts ended with status {done.returncode}")
+    for check_it, line in zip(llama_cpp_checks, done.stdout.splitlines(), strict=True):
+        check_it(json.loads(line))
 
 
 def perform():
@@ -315,47 +430,73 @@ def main():
     torch.manual_seed(20261125)
     np.random.seed(20261125)
     torch.set_grad_enabled(False)
-    models = {name: random_model(config) for name, config in CONFIGS.items()}
+    wanted = [name for name in sys.argv[1:] if name != "--llama-cpp"] or list(CONFIGS)
+    models = {name: random_model(CONFIGS[name]) for name in wanted}
     paths = {name: stored(model, "whole", name) for name, model in models.items()}
     for name, path in paths.items():
         run(f"{name}, ours loading theirs", path, CONFIGS[name], lambda name=name: models[name])
         lens(name, path, models[name], CONFIGS[name])
         for dtype in ("F32", "F16"):
             save_again(name, path, models[name], CONFIGS[name], dtype)
+        if name in COMPUTED_BY_LLAMA_CPP:
+            exported(name, path, models[name], CONFIGS[name])
+        if name in ("gpt2", "llama linear", "qwen3"):
+            exported(name, path, models[name], CONFIGS[name], "q8_0")
     for name, how in [
         ("gpt2", "shards"), ("gpt2 wide", "without prefix"), ("gpt2 own head", "float16"), ("neo", "bfloat16"),
         ("neo 48", "pytorch_model.bin"), ("neo local", "shards"), ("gpt2 own head", "pytorch_model.bin"),
-        ("gpt2 relu", "torch.compile() in DataParallel"),
+        ("gpt2 relu", "torch.compile() in DataParallel"), ("llama head size", "shards"), ("llama biases", "bfloat16"),
+        ("qwen3 windows", "pytorch_model.bin"), ("mistral", "without prefix"), ("llama", "without prefix"),
     ]:
-        model = random_model(CONFIGS[name])
-        path = stored(model, how, name)  # under float16 and bfloat16 the model is rounded, too
-        run(f"{name}, stored as {how}", path, CONFIGS[name], lambda model=model: model, greedy=False)
+        if name in wanted:
+            model = random_model(CONFIGS[name])
+            path = stored(model, how, name)  # under float16 and bfloat16 the model is rounded, too
+            run(f"{name}, stored as {how}", path, CONFIGS[name], lambda model=model: model, greedy=False)
 
     size = dict(vocabularySize=V, contextLength=160, width=64, layers=3, heads=2)
-    created("gpt2 of ours", size, GPT2Config(n_positions=160))
-    created(
-        "neo of ours",
-        size | dict(family="gpt_neo", attentionScale=1, attentionWindows=[0, 40, 40], innerWidth=100, ownHead=True),
-        GPTNeoConfig(max_position_embeddings=160),
+    llama = size | dict(family="llama", heads=4)
+    scaling = dict(
+        type="llama3", factor=4, lowFrequencyFactor=1, highFrequencyFactor=3, originalContextLength=40,
     )
-    adapters_of_theirs("gpt2", paths["gpt2"], ["c_attn", "c_proj", "c_fc"])
-    adapters_of_theirs("neo 48", paths["neo 48"], ["k_proj", "v_proj", "out_proj"])
-    adapters_of_theirs(
-        "gpt2", paths["gpt2"], r".*\.(c_attn|c_fc|c_proj)", "rank-stabilized adapters of peft", use_rslora=True,
-        rank_pattern={r"h\.0\.mlp\.c_.*": 9}, alpha_pattern={"c_fc": 3}, exclude_modules=["h.1.mlp.c_proj"],
-    )
-    adapters_of_theirs(
-        "neo", paths["neo"], "all-linear", "adapters of peft of every layer", rank_pattern={"out_proj": 2},
-    )
-    adapters_of_theirs(
-        "gpt2 wide", paths["gpt2 wide"], ["c_attn", "c_fc"], "adapters of peft in two blocks", layers_to_transform=[0, 2],
-    )
-    adapters_of_ours("gpt2 wide", paths["gpt2 wide"], ["c_attn", "mlp.c_proj"])
-    adapters_of_ours("neo", paths["neo"], ["q_proj", "v_proj", "c_fc"])
+    for name, fields in {
+        "gpt2": size,
+        "neo": size | dict(
+            family="gpt_neo", attentionScale=1, attentionWindows=[0, 40, 40], innerWidth=100, ownHead=True,
+        ),
+        "llama": llama | dict(keyHeads=2, ownHead=True, rotaryScaling=scaling),
+        "mistral": llama | dict(headSize=20, keyHeads=1, attentionWindows=[40, 40, 40]),
+        "qwen3": llama | dict(qkNorm=True, keyHeads=2, attentionWindows=[0, 40, 0], qkvBias=True, projectionBias=True),
+    }.items():
+        if name in wanted:
+            created(f"{name} of ours", fields, CONFIGS[name].__class__(max_position_embeddings=160))
+    linear = r".*\.(c_attn|c_fc|c_proj)"
+    for name, targets, how, more in [
+        ("gpt2", ["c_attn", "c_proj", "c_fc"], "adapters of peft", {}),
+        ("neo 48", ["k_proj", "v_proj", "out_proj"], "adapters of peft", {}),
+        ("gpt2", linear, "rank-stabilized adapters of peft", dict(
+            use_rslora=True, rank_pattern={r"h\.0\.mlp\.c_.*": 9}, alpha_pattern={"c_fc": 3},
+            exclude_modules=["h.1.mlp.c_proj"],
+        )),
+        ("neo", "all-linear", "adapters of peft of every layer", dict(rank_pattern={"out_proj": 2})),
+        ("gpt2 wide", ["c_attn", "c_fc"], "adapters of peft in two blocks", dict(layers_to_transform=[0, 2])),
+        ("llama biases", "all-linear", "adapters of peft of every layer", dict(rank_pattern={"o_proj": 2})),
+        ("qwen3", ["q_proj", "k_proj", "down_proj"], "adapters of peft", {}),
+        ("qwen3 windows", ["v_proj", "gate_proj"], "adapters of peft in two blocks", dict(layers_to_transform=[0, 2])),
+    ]:
+        if name in wanted:
+            adapters_of_theirs(name, paths[name], targets, how, **more)
+    for name, targets in [
+        ("gpt2 wide", ["c_attn", "mlp.c_proj"]), ("neo", ["q_proj", "v_proj", "c_fc"]),
+        ("llama head size", ["q_proj", "v_proj", "gate_proj"]), ("qwen3", ["k_proj", "o_proj", "up_proj", "down_proj"]),
+    ]:
+        if name in wanted:
+            adapters_of_ours(name, paths[name], targets)
     perform()
     for add in second:
         add()
     perform()
+    if LLAMA_CPP:
+        run_llama_cpp()
     shutil.rmtree(HERE)
     print(f"{failures} failed" if failures else "all the same", flush=True)
     sys.exit(1 if failures else 0)

@@ -231,6 +231,133 @@ Deno.test("exportModel() to GGUF cuts the context of a GPT-Neo to what all its l
   neo.destroy();
 });
 
+/** Models of the Llama family, with random values. */
+const LLAMAS: Record<string, GptConfig> = {
+  llama: {
+    ...{
+      ...CONFIG,
+      width: 32,
+      heads: 4,
+      keyHeads: 2,
+      headSize: 16,
+      family: "llama",
+      ownHead: true,
+    },
+    ...{ rotaryBase: 500, qkvBias: true, projectionBias: true, normEpsilon: 1e-6 },
+    rotaryScaling: {
+      ...{ type: "llama3", factor: 8, lowFrequencyFactor: 1, highFrequencyFactor: 4 },
+      originalContextLength: 100,
+    },
+  },
+  "llama with longer positions": {
+    ...{ ...CONFIG, width: 32, heads: 2, family: "llama", mlpBias: true },
+    rotaryScaling: { type: "linear", factor: 2.5 },
+  },
+  qwen3: { ...CONFIG, width: 32, heads: 2, keyHeads: 1, family: "llama", qkNorm: true },
+};
+
+for (const [name, config] of Object.entries(LLAMAS)) {
+  Deno.test(`exportModel() of a ${name} writes files that findModel() opens as the same model`, async () => {
+    const model = createGpt(device, config, { precision: "f32" });
+    initializeParameters(model, { seed: 3 });
+    const chatTemplate = "{{ messages }}\r\n é";
+    const parameters = await saveParameters(model), kept = { ...tokenizer, chatTemplate };
+    for (const [to, dtype] of [["hf", "f16"], ["gguf", "f32"], ["gguf", "q8_0"]] as const) {
+      const out = place(`${name}-${dtype}${to === "hf" ? "" : ".gguf"}`), notices: string[] = [];
+      const onNotice = (sentence: string) => notices.push(sentence);
+      await exportModel({ gpt: model, tokenizer: kept }, { to, dtype, out, onNotice });
+      const loaded = await loadModel(device, { model: out, precision: "f32" });
+      assert.deepEqual([loaded.gpt.config, notices], [config, []]);
+      assert.equal(loaded.tokenizer.hash, tokenizer.hash);
+      assert.equal(loaded.tokenizer.chatTemplate, chatTemplate);
+      const again = await saveParameters(loaded.gpt);
+      assert.deepEqual([...again.keys()], [...parameters.keys()]);
+      for (const [name, entry] of again) {
+        const before = toFloat32(parameters.get(name)!), after = toFloat32(entry);
+        const isMatrix = entry.shape.length === 2;
+        if (dtype === "f32" || (dtype === "q8_0" && !isMatrix)) {
+          assert.deepEqual(after, before, name);
+        } else if (dtype === "f16") {
+          assert.deepEqual(after, Float32Array.from(new Float16Array(before)), name);
+        } else {
+          const largest = before.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+          const differ = before.filter((value, i) => Math.abs(after[i]! - value) > largest / 200);
+          assert.equal(differ.length, 0, name);
+        }
+      }
+      loaded.gpt.destroy();
+    }
+    model.destroy();
+  });
+}
+
+Deno.test("exportModel() in q8_0 keeps in f16 what is no whole number of blocks, and says so", async () => {
+  const out = place("odd.gguf"), notices: string[] = []; // rows of 24 and of 96 elements
+  const onNotice = (sentence: string) => notices.push(sentence);
+  await exportModel({ gpt, tokenizer }, { to: "gguf", dtype: "q8_0", out, onNotice });
+  const { tensors, values } = read(out);
+  const types = Object.fromEntries(Array.from(tensors, ([name, { type }]) => [name, type]));
+  assert.deepEqual(
+    ["blk.0.ffn_down.weight", "blk.0.ffn_up.weight", "token_embd.weight", "position_embd.weight"]
+      .map((name) => types[name]),
+    [8, 1, 1, 0],
+  );
+  assert.equal(values.get("general.file_type")!.value, 7);
+  assert.match(notices.join(), /^7 matrices of the exported model are f16: /);
+  const loaded = await loadModel(device, { model: out, precision: "f32" });
+  assert.deepEqual(loaded.gpt.config, CONFIG);
+  loaded.gpt.destroy();
+});
+
+Deno.test("exportModel() refuses a model that the other program does not compute, by the field", async () => {
+  const cases: [change: Partial<GptConfig>, hf: string | undefined, gguf: string | undefined][] = [
+    [
+      { positions: "rotary" },
+      "a gpt2 must be as transformers has it: current positions is",
+      "llama must have norm rmsnorm",
+    ],
+    [{ family: "llama", gatedMlp: false }, "a llama must be as", "llama must have gatedMlp true"],
+    [{ family: "llama", activation: "relu2" }, undefined, "llama must have activation silu"],
+    [{ activation: "gelu" }, undefined, "gpt2 must have activation gelu_new"],
+    [{ keyHeads: 1 }, "a gpt2 must be as", "gpt2 must have keyHeads 2"],
+    [{ headSize: 8 }, "a gpt2 must be as", "gpt2 must have headSize 12"],
+    [{ qkNorm: true }, "a gpt2 must be as", "gpt2 must have qkNorm false"],
+    [
+      { family: "llama", qkNorm: true, mlpBias: true },
+      "a llama must be as",
+      "qwen3 must have mlpBias false",
+    ],
+    [
+      { ...LLAMAS.qwen3!, rotaryScaling: LLAMAS.llama!.rotaryScaling! },
+      undefined,
+      "qwen3 must have rotaryScaling none or linear: current value is llama3",
+    ],
+  ];
+  for (const [change, hf, gguf] of cases) {
+    const other = createGpt(device, { ...CONFIG, ...change }, { precision: "f32" });
+    for (const [to, message] of [["hf", hf], ["gguf", gguf]] as const) {
+      if (message === undefined) continue;
+      await assert.rejects(exportModel({ gpt: other, tokenizer }, { to, out: place("none") }), {
+        name: "UserError",
+        message: RegExp(
+          to === "hf"
+            ? `^Cannot write config.json as ${message}`
+            : `^Cannot write a model for llama.cpp as its ${message}`,
+        ),
+      });
+    }
+    other.destroy();
+  }
+  await assert.rejects(
+    exportModel({ gpt, tokenizer }, { to: "hf", dtype: "q8_0", out: place("none") }),
+    {
+      name: "UserError",
+      message:
+        "Cannot export a model to Hugging Face transformers as dtype must be f32 or f16: current value is q8_0",
+    },
+  );
+});
+
 Deno.test("exportModel() throws one sentence when it cannot write a model, and leaves no file", async () => {
   const out = place("there");
   Deno.mkdirSync(out);
@@ -247,8 +374,9 @@ Deno.test("exportModel() throws one sentence when it cannot write a model, and l
     exportModel({ gpt, tokenizer: others }, { to: "gguf", out: place("no.gguf") }),
     {
       name: "UserError",
-      message: "Cannot export the tokenizer to GGUF as it must be a byte-level BPE with GPT-2's " +
-        'words: current pre-tokenizer is "Metaspace", model BPE',
+      message: "Cannot export the tokenizer to GGUF as it must be SentencePiece's BPE with byte " +
+        "fallback, or a byte-level BPE with the words of gpt-2, llama-bpe, qwen2, smollm: " +
+        'current pre-tokenizer is "Metaspace", model BPE',
     },
   );
   const huge = randomModel(device, "f32");

@@ -7,13 +7,24 @@ import {
   type Tokenizer,
 } from "../../../data/tokenizer/tokenizer.ts";
 
+import {
+  beginningWith,
+  beginOf,
+  type Component,
+  stagesOf,
+  type TokenizerFile,
+} from "../../../data/tokenizer/tokenizer_file.ts";
+
 type Values = Map<string, number | boolean | string | (number | string)[]>;
 
 /** Values of a GGUF file with a tokenizer. */
 function valuesOf(tokenizer: Tokenizer, more: Record<string, unknown> = {}): Values {
-  const { tokens, kinds, merges } = ggufTokenizer(tokenizer);
+  const { model, pre, tokens, kinds, merges, scores, prefix, unknown, begin } = ggufTokenizer(
+    tokenizer,
+  );
   const fields = {
-    ...{ model: "gpt2", pre: "gpt-2", tokens, token_type: kinds, merges },
+    ...{ model, pre, tokens, token_type: kinds, merges, scores, add_space_prefix: prefix },
+    ...{ unknown_token_id: unknown, bos_token_id: begin, add_bos_token: begin !== undefined },
     eos_token_id: tokenizer.endOfText,
     ...more,
   };
@@ -29,6 +40,153 @@ const read = (values: Values, vocabularySize: number) =>
 const gpt2 = await gpt2Tokenizer();
 const TEXT = "Once upon a time,  it's 1234 cats — 日本.\n<|endoftext|>";
 const compact = await compactTokenizer(gpt2, gpt2.encode(TEXT));
+
+// what tests/golden/make_tokenizers.py found Hugging Face's library to do
+const golden = JSON.parse(
+  Deno.readTextFileSync(new URL("../../golden/tokenizers.json", import.meta.url)),
+) as { texts: string[]; tokenizers: { name: string; file: TokenizerFile; encoded: number[][] }[] };
+const fileOf = (wanted: string) => {
+  const { file, encoded } = golden.tokenizers.find(({ name }) => name === wanted)!;
+  return { file: structuredClone(file), encoded };
+};
+
+for (
+  const [name, pre] of [
+    ["GPT-2", "gpt-2"],
+    ["single digits", "smollm"], // as SmolLM2 has it
+    ["Llama 3", "llama-bpe"],
+    ["Qwen2", "qwen2"],
+  ]
+) {
+  Deno.test(`ggufTokenizer() names the words of ${name}, and readGgufTokenizer() reads them`, async () => {
+    const { file, encoded } = fileOf(name!), tokenizer = await parseTokenizer(JSON.stringify(file));
+    assert.equal(ggufTokenizer(tokenizer).pre, pre);
+    const again = await read(valuesOf(tokenizer), tokenizer.vocabularySize);
+    assert.deepEqual(golden.texts.map((text) => again.encode(text)), encoded);
+    assert.equal(again.endOfText, tokenizer.endOfText);
+  });
+}
+
+/** A SentencePiece BPE: all words of its stories are tokens, merged from all pairs that make them, shorter ones first. */
+function sentencePiece({ prefix = true } = {}): TokenizerFile {
+  const { file } = fileOf("Llama 2"), { model, normalizer, decoder } = file;
+  const words = golden.texts.slice(-7).join(" ").split(/\s+/).map((word) => `▁${word}`);
+  const bytes = Object.entries(model.vocab!).filter(([, id]) => id < 3 + 256);
+  const letters = new Set(words.join(""));
+  const parts = words.flatMap((word) =>
+    [...word].map((_, i, characters) => characters.slice(0, i + 1).join("")).slice(1)
+  );
+  const tokens = [...letters, ...new Set(parts)].sort((a, b) => a.length - b.length);
+  const known = new Set(tokens);
+  const merges = tokens.flatMap((token) =>
+    [...token].map((_, i, characters) => [
+      characters.slice(0, -i).join(""),
+      characters.slice(-i).join(""),
+    ]).slice(1).filter(([left, right]) => known.has(left!) && known.has(right!))
+  ) as [string, string][];
+  const vocab = Object.fromEntries([
+    ...bytes,
+    ...tokens.map((token, i) => [token, 3 + 256 + i] as const),
+  ]) as Record<string, number>;
+  const [, blank] = stagesOf(normalizer);
+  return {
+    ...file,
+    model: { ...model, vocab, merges },
+    ...(prefix ? {} : {
+      normalizer: blank!,
+      decoder: { ...decoder!, decoders: stagesOf(decoder).slice(0, -1) } as Component,
+    }),
+  };
+}
+
+Deno.test("readGgufTokenizer() reads SentencePiece's scores as the merges that ggufTokenizer() wrote", async () => {
+  for (const prefix of [true, false]) {
+    const json = JSON.stringify(sentencePiece({ prefix }));
+    const tokenizer = await parseTokenizer(json), V = tokenizer.vocabularySize;
+    const tables = ggufTokenizer(tokenizer);
+    assert.deepEqual([tables.model, tables.prefix, tables.unknown], ["llama", prefix, 0]);
+    assert.deepEqual(tables.kinds.slice(0, 4), [2, 3, 3, 6]); // unknown, two of control, a byte
+    assert.deepEqual(new Set(tables.kinds.slice(3 + 256)), new Set([1]));
+    const again = await read(valuesOf(tokenizer), V);
+    for (const text of golden.texts) {
+      assert.deepEqual(again.encode(text), tokenizer.encode(text), text);
+      const ids = tokenizer.encodeDocument(text);
+      assert.equal(again.decode(ids), tokenizer.decode(ids), text);
+    }
+  }
+});
+
+Deno.test("ggufTokenizer() merges by scores as llama.cpp does: any two tokens that are one, the highest score first", async () => {
+  const tokenizer = await parseTokenizer(JSON.stringify(sentencePiece()));
+  const { tokens, scores } = ggufTokenizer(tokenizer);
+  const scoreOf = new Map(tokens.map((token, id) => [token, scores![id]!]));
+  for (const text of golden.texts.slice(-7)) {
+    const symbols = [..."▁" + text.replaceAll(" ", "▁")];
+    for (;;) {
+      const pairs = symbols.slice(1).map((right, i) =>
+        scoreOf.get(symbols[i]! + right) ?? -Infinity
+      );
+      const best = Math.max(...pairs), at = pairs.indexOf(best);
+      if (!(best > -Infinity)) break;
+      symbols.splice(at, 2, symbols[at]! + symbols[at + 1]!);
+    }
+    const found = tokenizer.encode(text).map((id) => tokens[id]!);
+    assert.deepEqual(
+      found.join("").replaceAll(/<0x..>/g, ""),
+      symbols.filter((s) => scoreOf.has(s)).join(""),
+    );
+    assert.deepEqual(
+      found.filter((token) => !/^<0x/.test(token)),
+      symbols.filter((symbol) => scoreOf.has(symbol)),
+    );
+  }
+});
+
+Deno.test("ggufTokenizer() refuses merges that scores cannot stand for", async () => {
+  const { file } = fileOf("Llama 2"), whole = sentencePiece(), { model } = whole;
+  const merges = model.merges as [string, string][];
+  const vocab = { ...model.vocab as Record<string, number> };
+  delete vocab["<0x41>"];
+  const cases: [file: TokenizerFile, reason: RegExp][] = [
+    [file, /merges by scores: "[^"]+" and "[^"]+" must be a merge$/], // each token has one merge alone
+    [
+      { ...whole, model: { ...model, vocab } },
+      /merges by scores: there must be a token for each of the 256 bytes$/,
+    ],
+    [
+      { ...whole, model: { ...model, merges: [...merges, merges[0]!] } },
+      /merges by scores: the merges of "[^"]+" must follow one another$/,
+    ],
+  ];
+  for (const [file, reason] of cases) {
+    const tokenizer = await parseTokenizer(JSON.stringify(file));
+    assert.throws(() => ggufTokenizer(tokenizer), { name: "UserError", message: reason });
+  }
+});
+
+Deno.test("readGgufTokenizer() keeps what begins a text, and the chat template", async () => {
+  const template = "{{ bos_token }}{% for m in messages %}\r\n\t{{ m }}{% endfor %} é";
+  for (const file of [fileOf("Llama 3").file, sentencePiece()]) {
+    const [first] = file.added_tokens!.filter(({ content }) => /begin|<s>/.test(content));
+    const begun = {
+      ...file,
+      post_processor: beginningWith(first! as { content: string; id: number }),
+    };
+    const tokenizer = await parseTokenizer(JSON.stringify(begun));
+    const values = valuesOf(tokenizer);
+    assert.equal(values.get("tokenizer.ggml.bos_token_id"), first!.id);
+    values.set("tokenizer.chat_template", template);
+    const again = await read(values, tokenizer.vocabularySize);
+    assert.deepEqual(beginOf(JSON.parse(again.json)), first!.id);
+    assert.equal(again.beginOfTextToken, first!.content);
+    assert.equal(again.chatTemplate, template);
+    const without = await read(
+      new Map([...values, ["tokenizer.ggml.add_bos_token", false]]),
+      tokenizer.vocabularySize,
+    );
+    assert.equal(beginOf(JSON.parse(without.json)), undefined);
+  }
+});
 
 Deno.test("readGgufTokenizer() reads what ggufTokenizer() writes", async () => {
   for (const tokenizer of [gpt2, compact]) {
@@ -61,8 +219,12 @@ Deno.test("readGgufTokenizer() reads added tokens, unused ids and what ends a te
 Deno.test("readGgufTokenizer() refuses in a sentence what is not of GPT-2's kind or does not fit together", async () => {
   const V = compact.vocabularySize;
   const refused: [more: Record<string, unknown>, message: string | RegExp][] = [
-    [{ model: "llama" }, 'tokenizer.ggml.model must be gpt2: current value is "llama"'],
-    [{ pre: "llama-bpe" }, 'tokenizer.ggml.pre must be gpt-2: current value is "llama-bpe"'],
+    [{ model: "t5" }, 'tokenizer.ggml.model must be gpt2 or llama: current value is "t5"'],
+    [
+      { pre: "tekken" },
+      "tokenizer.ggml.pre must be one of gpt-2, llama-bpe, qwen2, smollm: " +
+      'current value is "tekken"',
+    ],
     [
       { tokens: undefined },
       "tokenizer.ggml.tokens must be a list of strings: current value is undefined",
@@ -80,7 +242,7 @@ Deno.test("readGgufTokenizer() refuses in a sentence what is not of GPT-2's kind
       { eos_token_id: V },
       `tokenizer.ggml.eos_token_id must be below ${V}: current value is ${V}`,
     ],
-    [{ merges: ["Ġ"] }, /^Cannot use m\.gguf as /],
+    [{ chat_template: undefined, merges: ["Ġ"] }, /^Cannot use m\.gguf as /],
     [{ merges: ["Ġ \x1bqqq"] }, /^Cannot use m\.gguf as /],
   ];
   for (const [more, message] of refused) {
@@ -89,6 +251,33 @@ Deno.test("readGgufTokenizer() refuses in a sentence what is not of GPT-2's kind
       message: typeof message === "string" ? `Cannot load m.gguf as ${message}` : message,
     });
   }
+  const llama = await parseTokenizer(JSON.stringify(sentencePiece()));
+  const ofLlama: [more: Record<string, unknown>, message: string][] = [
+    [
+      { scores: undefined },
+      "tokenizer.ggml.scores must be a list of numbers: current value is undefined",
+    ],
+    [
+      { scores: [1] },
+      `tokenizer.ggml.scores must be as many as tokens, ${llama.vocabularySize}: current value is 1`,
+    ],
+    [
+      { tokens: ["a".repeat(501)], token_type: [1], scores: [0] },
+      "tokens with scores must have at most 500 characters: current value is 501",
+    ],
+  ];
+  for (const [more, message] of ofLlama) {
+    const given = more.token_type ? { eos_token_id: undefined, unknown_token_id: undefined } : {};
+    await assert.rejects(read(valuesOf(llama, { ...given, ...more }), llama.vocabularySize), {
+      name: "UserError",
+      message: `Cannot load m.gguf as ${message}`,
+    });
+  }
+  const values = valuesOf(compact).set("tokenizer.chat_template", "x".repeat(2 ** 20 + 1));
+  await assert.rejects(read(values, V), {
+    name: "UserError",
+    message: /^Cannot load m\.gguf as tokenizer\.chat_template must be a text of usual length: /,
+  });
   await assert.rejects(read(valuesOf(compact), V - 1), {
     message: `Cannot load m.gguf as tokenizer.ggml.tokens must be at most ${
       V - 1

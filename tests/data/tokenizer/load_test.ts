@@ -39,6 +39,53 @@ Deno.test("loadTokenizer() reads a file, or a folder that holds it", async () =>
   });
 });
 
+Deno.test("loadTokenizer() keeps the chat template to the byte, and what begins a text", async () => {
+  const template =
+    "{% for m in messages %}\r\n\t{{ '<|im_start|>' + m['role'] }} é\u2028\n\n{% endfor %}";
+  const named = [{ name: "default", template }, { name: "tool_use", template: "x" }];
+  const config = (fields: object) => JSON.stringify({ bos_token: "<|endoftext|>", ...fields });
+  const cases: [files: Record<string, string>, chatTemplate: unknown][] = [
+    [{ "tokenizer_config.json": config({ chat_template: template }) }, template],
+    [{ "tokenizer_config.json": config({ chat_template: named }) }, named],
+    [{ "tokenizer_config.json": config({ chat_template: null }) }, undefined],
+    [{ "chat_template.jinja": template }, template],
+    [
+      { "chat_template.jinja": template, "tokenizer_config.json": config({ chat_template: "no" }) },
+      template,
+    ],
+  ];
+  for (const [files, chatTemplate] of cases) {
+    await withFiles({ "tokenizer.json": compact.json, ...files }, async (folder) => {
+      const tokenizer = await loadTokenizer(folder);
+      assert.deepEqual(tokenizer.chatTemplate, chatTemplate);
+      assert.equal(tokenizer.beginOfTextToken, undefined);
+      assert.equal(tokenizer.hash, compact.hash);
+    });
+  }
+  const begun = { "tokenizer_config.json": config({ bos_token: { content: "!" } }) };
+  await withFiles({ "tokenizer.json": compact.json, ...begun }, async (folder) => {
+    assert.equal((await loadTokenizer(folder)).beginOfTextToken, "!");
+  });
+  const long = "x".repeat(2 ** 20 + 1);
+  const many = new Array(17).fill(named[0]);
+  for (
+    const chat_template of [7, {}, [template], [{ name: "a" }], many, long, "\x1b".repeat(2 ** 21)]
+  ) {
+    const files = { "tokenizer_config.json": config({ chat_template }) };
+    await withFiles({ "tokenizer.json": compact.json, ...files }, async (folder) => {
+      await assert.rejects(loadTokenizer(folder), ({ name, message }: Error) => {
+        assert.equal(name, "UserError");
+        assert.match(
+          message,
+          /^Cannot read .*tokenizer_config\.json as its chat template must be a text of at/,
+        );
+        assert.ok(message.length < 2000 && !message.includes("\x1b"));
+        return true;
+      });
+    });
+  }
+});
+
 Deno.test("loadTokenizer() takes what ends a document from tokenizer_config.json", async () => {
   const file = JSON.parse(compact.json);
   file.model.vocab["<end>"] = compact.vocabularySize;

@@ -67,7 +67,9 @@ export function readGguf(bytes: Uint8Array): GgufFile {
   for (const { name, dims, type, offset } of infos) {
     check(!tensors.has(name) && new TextEncoder().encode(name).length <= 64, `bad name ${name}`);
     check(offset === Math.ceil(end / alignment) * alignment, `offset of ${name}`);
-    const length = dims.reduce((product, dim) => product * dim, type === 0 ? 4 : 2);
+    // a block of type 8 has 32 elements in 34 bytes
+    const bytesPerElement = ({ 0: 4, 1: 2, 8: 34 / 32 } as Record<number, number>)[type]!;
+    const length = dims.reduce((product, dim) => product * dim, bytesPerElement);
     end = offset + length;
     check(start + end <= bytes.length, `${name} is cut off`);
     tensors.set(name, { dims, type, data: bytes.subarray(start + offset, start + end) });

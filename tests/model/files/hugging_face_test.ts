@@ -4,6 +4,7 @@ import type { GptConfig } from "../../../model/config.ts";
 import {
   parseEndIds,
   parseHuggingFaceConfig,
+  toCheckpointConfig,
   toHuggingFaceConfig,
 } from "../../../model/files/hugging_face.ts";
 import { parseAdapterConfig, storedAdapters, toAdapterConfig } from "../../../model/files/lora.ts";
@@ -18,6 +19,13 @@ const NEO = {
   ...{ model_type: "gpt_neo", vocab_size: 300, max_position_embeddings: 600, hidden_size: 24 },
   ...{ num_layers: 4, num_heads: 2, attention_types: [[["global", "local"], 2]] },
 };
+
+const LLAMA = {
+  ...{ model_type: "llama", vocab_size: 300, max_position_embeddings: 64, hidden_size: 32 },
+  ...{ intermediate_size: 40, num_hidden_layers: 3, num_attention_heads: 4 },
+};
+const MISTRAL = { ...LLAMA, model_type: "mistral", num_key_value_heads: 2 };
+const QWEN3 = { ...MISTRAL, model_type: "qwen3", head_dim: 12 };
 
 const parse = (fields: object) => parseHuggingFaceConfig(JSON.stringify(fields), "config.json");
 
@@ -56,6 +64,153 @@ Deno.test("parseHuggingFaceConfig() fills in what a config.json leaves out, as t
     ...neo,
     attentionWindows: [7, 0, 0, 7],
   });
+});
+
+Deno.test("parseHuggingFaceConfig() fills in what the config.json of a Llama, Mistral or Qwen3 leaves out, as transformers does", () => {
+  const sizes = {
+    ...{ vocabularySize: 300, contextLength: 64, width: 32, layers: 3, heads: 4 },
+    ...{ family: "llama", innerWidth: 40, normEpsilon: 1e-6, ownHead: true },
+  };
+  const llama3 = {
+    ...{ factor: 8, low_freq_factor: 1, high_freq_factor: 4 },
+    original_max_position_embeddings: 16,
+  };
+  const rotaryScaling = {
+    ...{ type: "llama3", factor: 8, lowFrequencyFactor: 1, highFrequencyFactor: 4 },
+    originalContextLength: 16,
+  };
+  const linear = { type: "linear", factor: 2 };
+  const windows = [32, 32, 32];
+  const cases: [fields: Record<string, unknown>, config: Record<string, unknown>][] = [
+    [LLAMA, {}],
+    [{ ...LLAMA, num_key_value_heads: null, head_dim: null, rope_scaling: null }, {}],
+    [{ ...LLAMA, num_key_value_heads: 1, head_dim: 12 }, { keyHeads: 1, headSize: 12 }],
+    [{ ...LLAMA, tie_word_embeddings: true }, { ownHead: false }],
+    [{ ...LLAMA, rms_norm_eps: 1e-4, hidden_act: "gelu" }, {
+      ...{ normEpsilon: 1e-4, activation: "gelu" },
+    }],
+    [{ ...LLAMA, attention_bias: true, mlp_bias: true }, {
+      ...{ qkvBias: true, projectionBias: true, mlpBias: true },
+    }],
+    [{ ...LLAMA, rope_theta: 5e5 }, { rotaryBase: 5e5 }], // version 4
+    [{ ...LLAMA, rope_parameters: { rope_theta: 5e5, rope_type: "default" } }, { rotaryBase: 5e5 }],
+    [{ ...LLAMA, rope_scaling: linear }, { rotaryScaling: linear }],
+    [{ ...LLAMA, rope_theta: 9, rope_scaling: { ...llama3, rope_type: "llama3" } }, {
+      ...{ rotaryBase: 9, rotaryScaling },
+    }],
+    [{ ...LLAMA, rope_parameters: { ...llama3, rope_type: "llama3", rope_theta: 9 } }, {
+      ...{ rotaryBase: 9, rotaryScaling },
+    }],
+    [{ ...MISTRAL, sliding_window: null }, { keyHeads: 2 }],
+    [{ ...MISTRAL, sliding_window: 32 }, { keyHeads: 2, attentionWindows: windows }],
+    [MISTRAL, { keyHeads: 2, attentionWindows: [4096, 4096, 4096] }],
+    [QWEN3, { keyHeads: 2, headSize: 12, qkNorm: true }],
+    [{ ...QWEN3, head_dim: undefined }, { keyHeads: 2, headSize: 128, qkNorm: true }],
+    [{ ...QWEN3, sliding_window: 32, max_window_layers: 0 }, {
+      ...{ keyHeads: 2, headSize: 12, qkNorm: true }, // not used
+    }],
+    [{ ...QWEN3, use_sliding_window: true, sliding_window: 32, max_window_layers: 1 }, {
+      ...{ keyHeads: 2, headSize: 12, qkNorm: true, attentionWindows: [0, 32, 32] },
+    }],
+    [
+      {
+        ...{ ...QWEN3, use_sliding_window: true, sliding_window: 7, attention_bias: true },
+        layer_types: ["sliding_attention", "full_attention", "sliding_attention"],
+      },
+      {
+        ...{ keyHeads: 2, headSize: 12, qkNorm: true, attentionWindows: [7, 0, 7] },
+        ...{ qkvBias: true, projectionBias: true },
+      },
+    ],
+  ];
+  for (const [fields, config] of cases) {
+    const { ownHead, ...expected } = { ...sizes, ...config };
+    assert.deepEqual(parse(fields), { ...expected, ...(ownHead ? { ownHead } : {}) });
+  }
+});
+
+Deno.test("toHuggingFaceConfig() chooses the first of Llama, Mistral and Qwen3 that expresses a model", () => {
+  const base: GptConfig = {
+    ...{ vocabularySize: 300, contextLength: 64, width: 48, layers: 2, heads: 4 },
+    family: "llama",
+  };
+  const rotaryScaling = {
+    ...{ type: "llama3", factor: 8, lowFrequencyFactor: 1, highFrequencyFactor: 4 } as const,
+    originalContextLength: 16,
+  };
+  const attentionWindows = [9, 9];
+  const cases: [type: string, config: Partial<GptConfig>][] = [
+    ["llama", {}],
+    ["llama", { keyHeads: 2, headSize: 16, ownHead: true, rotaryBase: 5e5, rotaryScaling }],
+    ["llama", { qkvBias: true, projectionBias: true, mlpBias: true, activation: "relu" }],
+    ["llama", { rotaryScaling: { type: "linear", factor: 3 }, innerWidth: 40, normEpsilon: 1e-6 }],
+    ["mistral", { attentionWindows, keyHeads: 1 }],
+    ["mistral", { width: 40, heads: 3, headSize: 16 }], // LlamaConfig wants a multiple of the heads
+    ["qwen3", { qkNorm: true }],
+    ["qwen3", { qkNorm: true, qkvBias: true, projectionBias: true, attentionWindows: [0, 9] }],
+    ["qwen3", { qkNorm: true, attentionWindows: [9, 0], headSize: 20, rotaryScaling }],
+  ];
+  for (const [type, change] of cases) {
+    const config = { ...base, ...change }, fields = toHuggingFaceConfig(config, { endOfText: 5 });
+    assert.equal(fields.model_type, type);
+    assert.deepEqual(parse(fields), config);
+    assert.deepEqual(toCheckpointConfig(config, { endOfText: 5 }), fields);
+  }
+  const ends = { endOfText: 5, beginOfText: 4, dropout: 0.25 };
+  const { bos_token_id, eos_token_id, attention_dropout } = toHuggingFaceConfig(base, ends);
+  assert.deepEqual([bos_token_id, eos_token_id, attention_dropout], [4, 5, 0.25]);
+});
+
+Deno.test("toCheckpointConfig() describes what no class of transformers computes, and toHuggingFaceConfig() names why", () => {
+  const sizes = { vocabularySize: 300, contextLength: 64, width: 48, layers: 2, heads: 4 };
+  const cases: [config: GptConfig, message: string][] = [
+    [
+      { ...sizes, positions: "rotary" },
+      'a gpt2 must be as transformers has it: current positions is "rotary"',
+    ],
+    [
+      { ...sizes, norm: "rmsnorm", keyHeads: 2 },
+      'a gpt2 must be as transformers has it: current norm is "rmsnorm", keyHeads is 2',
+    ],
+    [
+      { ...sizes, family: "llama", gatedMlp: false, activation: "relu", innerWidth: 100 },
+      "a llama must be as transformers has it: current gatedMlp is false",
+    ],
+    [
+      { ...sizes, family: "llama", qkvBias: true },
+      "a llama must be as transformers has it: current projectionBias is false",
+    ],
+    [
+      { ...sizes, family: "llama", attentionWindows: [0, 9] },
+      "a llama must be as transformers has it: current attentionWindows is [0,9]",
+    ],
+    [
+      { ...sizes, family: "llama", attentionScale: 1 },
+      "a llama must be as transformers has it: current attentionScale is 1",
+    ],
+    [
+      { ...sizes, family: "gpt_neo", qkNorm: true, attentionScale: 1, attentionWindows: [0, 9] },
+      "a gpt_neo must be as transformers has it: current qkNorm is true",
+    ],
+    [
+      {
+        ...{ ...sizes, positions: "rotary", rotaryBase: 5e5, qkvBias: false, ownHead: true },
+        rotaryScaling: { type: "linear", factor: 2 },
+      },
+      "a gpt2 must be as transformers has it: current rotaryScaling is " +
+      '{"type":"linear","factor":2}, positions is "rotary", qkvBias is false, rotaryBase is 500000',
+    ],
+  ];
+  for (const [config, message] of cases) {
+    assert.throws(() => toHuggingFaceConfig(config, { endOfText: 5 }), {
+      name: "UserError",
+      message: `Cannot write config.json as ${message}`,
+    });
+    const fields = toCheckpointConfig(config, { endOfText: 5, endIds: [5, 7], dropout: 0.5 });
+    assert.equal(fields.model_type, "toy_transformer");
+    assert.deepEqual(parse(fields), config);
+    assert.deepEqual(parseEndIds(JSON.stringify(fields), "config.json"), [5, 7]);
+  }
 });
 
 Deno.test("toHuggingFaceConfig() tells transformers everything that makes the model another", () => {
@@ -131,6 +286,58 @@ const LOCAL: GptConfig = {
 };
 const LORA: GptConfig = { ...CONFIG, lora: { rank: 2, alpha: 4, targets: ["c_attn"] } };
 
+const ROTARY: GptConfig = {
+  ...CONFIG,
+  positions: "rotary",
+  rotaryScaling: { type: "linear", factor: 2 },
+};
+const SMALL_LLAMA: GptConfig = {
+  ...{ ...CONFIG, family: "llama", keyHeads: 1, qkNorm: true, attentionWindows: [0, 7] },
+  rotaryScaling: {
+    ...{ type: "llama3", factor: 8, lowFrequencyFactor: 1, highFrequencyFactor: 4 },
+    originalContextLength: 4,
+  },
+};
+
+/** A case of a small Llama. */
+function ofLlama(
+  fields: Record<string, unknown>,
+  message: string[],
+): [GptConfig, Record<string, unknown>, string][] {
+  return [[{ ...CONFIG, family: "llama" }, fields, message.join("")]];
+}
+
+Deno.test("parseHuggingFaceConfig() refuses the fields of a checkpoint that it does not know", () => {
+  const cases: [fields: Record<string, unknown>, message: string][] = [
+    [
+      { experts: 8 },
+      "its fields must be ones that this version knows, and not experts: current value is 8",
+    ],
+    [{ layers: 1e15 }, "layers must be from 1 to 512: current value is 1000000000000000"],
+    [{ keyHeads: "2" }, 'keyHeads must be a whole number: current value is "2"'],
+    [{ qkNorm: 1 }, "qkNorm must be true or false: current value is 1"],
+    [
+      { activation: "toString" },
+      'activation must be gelu_new or gelu or relu or silu: current value is "toString"',
+    ],
+    [{ positions: "alibi" }, 'positions must be learned or rotary: current value is "alibi"'],
+    [
+      { rotaryScaling: { type: "yarn", factor: 2 } },
+      'type of rotaryScaling must be known: current value is "yarn"',
+    ],
+    [
+      { rotaryScaling: { type: "llama3", factor: 2, lowFrequencyFactor: "1" } },
+      'lowFrequencyFactor of rotaryScaling must be known: current value is "1"',
+    ],
+  ];
+  for (const [fields, message] of cases) {
+    assert.throws(() => parse({ ...toCheckpointConfig(ROTARY, { endOfText: 0 }), ...fields }), {
+      name: "UserError",
+      message: `Cannot load config.json as ${message}`,
+    });
+  }
+});
+
 Deno.test("parseHuggingFaceConfig() refuses fields of other types by their names", () => {
   const cases: [config: GptConfig, fields: Record<string, unknown>, message: string][] = [
     [
@@ -164,6 +371,69 @@ Deno.test("parseHuggingFaceConfig() refuses fields of other types by their names
       "attention_types must say global or local for each of 2 layers: " +
       'current value is [[["global"],1000000000]]',
     ],
+    ...ofLlama({ model_type: "mixtral" }, [
+      'model_type must be "gpt2" or "gpt_neo" or "llama" or "mistral" or "qwen3" or ',
+      '"toy_transformer": current value is "mixtral"',
+    ]),
+    ...ofLlama({ num_local_experts: 8 }, [
+      "num_local_experts must be null or false or 0: ",
+      "current value is 8",
+    ]),
+    ...ofLlama({ quantization_config: { bits: 4 } }, [
+      "quantization_config must be null or false or 0: ",
+      'current value is {"bits":4}',
+    ]),
+    ...["yarn", "dynamic", "longrope"].flatMap((rope_type) =>
+      ofLlama({ rope_scaling: null, rope_parameters: { rope_type, factor: 2 } }, [
+        "rope_type of rope_parameters must be default, linear or llama3: ",
+        `current value is "${rope_type}"`,
+      ])
+    ),
+    ...ofLlama({ rope_scaling: { type: "su", factor: 2 } }, [
+      "rope_type of rope_scaling must be default, linear or llama3: ",
+      'current value is "su"',
+    ]),
+    ...ofLlama({ rope_scaling: { full_attention: {} } }, [
+      "rope_scaling must be the same for all layers, without full_attention: ",
+      'current value is {"full_attention":{}}',
+    ]),
+    ...ofLlama({ rope_scaling: { type: "linear", factor: "2\x1b" } }, [
+      "factor of rope_scaling must be a number: ",
+      'current value is "2\\u001b"',
+    ]),
+    ...ofLlama({ rope_scaling: { type: "linear", factor: 0.5 } }, [
+      "the factor of rotaryScaling must be a number of at least 1: ",
+      "current value is 0.5",
+    ]),
+    ...ofLlama({ rope_scaling: [] }, ["rope_scaling must be an object: ", "current value is []"]),
+    ...ofLlama({ partial_rotary_factor: 0.5 }, [
+      "partial_rotary_factor must be 1 or null: ",
+      "current value is 0.5",
+    ]),
+    ...ofLlama({ attention_bias: 1 }, [
+      "attention_bias must be true or false or null: ",
+      "current value is 1",
+    ]),
+    ...ofLlama({ num_key_value_heads: 3 }, [
+      "keyHeads must divide heads, 2: ",
+      "current value is 3",
+    ]),
+    ...ofLlama({ num_hidden_layers: 1e15 }, [
+      "num_hidden_layers must be from 1 to 512: ",
+      "current value is 1000000000000000",
+    ]),
+    ...ofLlama({ model_type: "mistral", sliding_window: 0 }, [
+      "sliding_window must be a positive integer: ",
+      "current value is 0",
+    ]),
+    ...ofLlama({ model_type: "qwen3", layer_types: ["full_attention"] }, [
+      "layer_types must say full_attention or sliding_attention for each of 2 layers: ",
+      'current value is ["full_attention"]',
+    ]),
+    ...ofLlama({ model_type: "qwen3", use_sliding_window: true, max_window_layers: "1" }, [
+      "max_window_layers must be a whole number: ",
+      'current value is "1"',
+    ]),
     [
       LOCAL,
       { attention_types: [[[], 1e15]] }, // nothing, for hours
@@ -192,6 +462,11 @@ Deno.test("damaged configurations are read or refused in a sentence, and fail in
   const files: [what: object, read: (json: string) => unknown][] = [
     [toHuggingFaceConfig(CONFIG, ends), (json) => parseHuggingFaceConfig(json, "f.json")],
     [toHuggingFaceConfig(LOCAL, ends), (json) => parseHuggingFaceConfig(json, "f.json")],
+    ...[ROTARY, SMALL_LLAMA, { ...SMALL_LLAMA, qkNorm: false, attentionWindows: [7, 7] }]
+      .map((config): typeof files[number] => [
+        toCheckpointConfig(config, ends),
+        (json) => parseHuggingFaceConfig(json, "f.json"),
+      ]),
     [toHuggingFaceConfig(CONFIG, ends), (json) => parseEndIds(json, "f.json")],
     [adapters, (json) => {
       return storedAdapters(CONFIG, parseAdapterConfig(json, "f.json").lora);

@@ -1,9 +1,15 @@
 import assert from "node:assert/strict";
 import { activationForward } from "../../../kernels/matmul/reference.ts";
-import { type GptConfig, innerWidthOf } from "../../../model/config.ts";
+import type { ActivationFunction } from "../../../kernels/matmul/matmul.ts";
+import { type GptConfig, innerWidthOf, withDefaults } from "../../../model/config.ts";
 import { createGpt } from "../../../model/gpt.ts";
+import type { GgufTensor } from "../../../model/files/gguf.ts";
 import { parseHuggingFaceConfig } from "../../../model/files/hugging_face.ts";
-import { llamaCppContext, llamaCppTensors } from "../../../model/files/llama_cpp.ts";
+import {
+  llamaCppContext,
+  llamaCppTensors,
+  llamaCppValues,
+} from "../../../model/files/llama_cpp.ts";
 import {
   parseSafetensors,
   type SafetensorsEntry,
@@ -21,16 +27,21 @@ const configs = JSON.parse(metadata.get("configs")!) as Record<string, Record<st
 const TOLERANCE = 2e-5;
 
 /**
- * GPT-2 as llama.cpp computes it, naively: every matrix is [outputs,inputs], scores are multiplied by
- * 1 / √HS, everyone sees all that came before.
+ * A model as llama.cpp computes it from the tensors and values of a file, naively: every matrix is [outputs,inputs],
+ * scores are multiplied by 1 / √HS, everyone sees all that came before.
  */
 function logitsOf(
-  model: ReadonlyMap<string, SafetensorsEntry>,
+  model: ReadonlyMap<string, GgufTensor>,
+  values: ReadonlyMap<string, unknown>,
   tokens: readonly number[],
-  { width: C, heads, layers, normEpsilon = 1e-5, activation = "gelu_new" }: GptConfig,
+  activation: ActivationFunction,
 ): number[][] {
-  const floats = new Map(Array.from(model, ([name, entry]) => [name, toFloat32(entry)]));
+  const floats = new Map(
+    Array.from(model, ([name, entry]) => [name, toFloat32(entry as SafetensorsEntry)]),
+  );
   const get = (name: string) => floats.get(name) ?? assert.fail(`${name} is missing`);
+  const value = (name: string) =>
+    (values.get(`${values.get("general.architecture")}.${name}`) ?? assert.fail(name)) as number;
   const linear = (x: number[], name: string) => {
     const weight = get(`${name}.weight`), bias = floats.get(`${name}.bias`);
     return Array.from({ length: weight.length / x.length }, (_, n) => {
@@ -39,46 +50,82 @@ function logitsOf(
       return sum;
     });
   };
+  const architecture = values.get("general.architecture"), isGpt2 = architecture === "gpt2";
+  const epsilon = value(`attention.layer_norm_${isGpt2 ? "" : "rms_"}epsilon`);
   const norm = (x: number[], name: string) => {
-    const weight = get(`${name}.weight`), bias = get(`${name}.bias`);
-    const mean = x.reduce((sum, v) => sum + v, 0) / C;
-    const variance = x.reduce((sum, v) => sum + (v - mean) ** 2, 0) / C;
-    return x.map((v, c) => (v - mean) / Math.sqrt(variance + normEpsilon) * weight[c]! + bias[c]!);
+    const weight = get(`${name}.weight`), bias = isGpt2 ? get(`${name}.bias`) : undefined;
+    const mean = isGpt2 ? x.reduce((sum, v) => sum + v, 0) / x.length : 0;
+    const variance = x.reduce((sum, v) => sum + (v - mean) ** 2, 0) / x.length;
+    return x.map((v, c) =>
+      (v - mean) / Math.sqrt(variance + epsilon) * weight[c]! + (bias?.[c] ?? 0)
+    );
   };
-  // llama.cpp has gelu_new alone; with others its tensors still mean the same
+  // llama.cpp has one activation function per architecture; with others its tensors still mean the same
   const activate = (x: number[]) => [
     ...activationForward({ x: Float32Array.from(x) }, activation).y,
   ];
   const add = (x: number[], y: number[]) => x.map((value, i) => value + y[i]!);
 
-  const embedding = get("token_embd.weight"), position = get("position_embd.weight");
-  let x = tokens.map((id, t) =>
-    Array.from({ length: C }, (_, c) => embedding[id * C + c]! + position[t * C + c]!)
-  );
-  const HS = C / heads;
-  for (let i = 0; i < layers; i++) {
-    const qkv = x.map((row) => linear(norm(row, `blk.${i}.attn_norm`), `blk.${i}.attn_qkv`));
-    const attended = x.map((_, t) => {
-      const y: number[] = [];
-      for (let h = 0; h < heads; h++) {
-        const part = (row: number, which: number) =>
-          qkv[row]!.slice(which * C + h * HS, which * C + (h + 1) * HS);
-        const scores = Array.from({ length: t + 1 }, (_, s) => {
-          const key = part(s, 1);
-          return part(t, 0).reduce((sum, q, c) => sum + q * key[c]!, 0) / Math.sqrt(HS);
-        });
+  const C = value("embedding_length"), NH = value("attention.head_count");
+  const KH = isGpt2 ? NH : value("attention.head_count_kv");
+  const HS = isGpt2 ? C / NH : value("attention.key_length");
+  /** Rotates a head: neighbouring components of a llama, halves of a qwen3. */
+  const rotate = (x: number[], t: number) => {
+    const factors = floats.get("rope_freqs.weight"), y = x.slice();
+    for (let i = 0; i < HS / 2; i++) {
+      const angle = t * value("rope.freq_base") ** (-2 * i / HS) / (factors?.[i] ?? 1);
+      const [a, b] = architecture === "llama" ? [2 * i, 2 * i + 1] : [i, i + HS / 2];
+      y[a] = x[a]! * Math.cos(angle) - x[b]! * Math.sin(angle);
+      y[b] = x[b]! * Math.cos(angle) + x[a]! * Math.sin(angle);
+    }
+    return y;
+  };
+  const heads = (x: number[], count: number, from = 0) =>
+    Array.from({ length: count }, (_, h) => x.slice(from + h * HS, from + (h + 1) * HS));
+  const attended = (rows: number[][], block: string): number[][] => {
+    const qkv = rows.map((row, t) => {
+      const normed = norm(row, `${block}.attn_norm`);
+      if (isGpt2) {
+        const all = linear(normed, `${block}.attn_qkv`);
+        return [0, 1, 2].map((part) => heads(all, NH, part * C));
+      }
+      return ["q", "k", "v"].map((part) => {
+        const own = heads(linear(normed, `${block}.attn_${part}`), part === "q" ? NH : KH);
+        const isNormed = architecture === "qwen3" && part !== "v";
+        return own.map((head) => isNormed ? norm(head, `${block}.attn_${part}_norm`) : head)
+          .map((head) => part === "v" ? head : rotate(head, t));
+      });
+    });
+    return rows.map((_, t) =>
+      qkv[t]![0]!.flatMap((q, h) => {
+        const of = (s: number, part: number) => qkv[s]![part]![Math.floor(h / (NH / KH))]!;
+        const scores = Array.from(
+          { length: t + 1 },
+          (_, s) => q.reduce((sum, v, c) => sum + v * of(s, 1)[c]!, 0) / Math.sqrt(HS),
+        );
         const most = Math.max(...scores), weights = scores.map((score) => Math.exp(score - most));
         const total = weights.reduce((sum, weight) => sum + weight, 0);
-        for (let c = 0; c < HS; c++) {
-          y.push(weights.reduce((sum, weight, s) => sum + weight / total * part(s, 2)[c]!, 0));
-        }
-      }
-      return y;
-    });
-    x = x.map((row, t) => add(row, linear(attended[t]!, `blk.${i}.attn_output`)));
+        return Array.from(
+          { length: HS },
+          (_, c) => weights.reduce((sum, weight, s) => sum + weight / total * of(s, 2)[c]!, 0),
+        );
+      })
+    );
+  };
+
+  const embedding = get("token_embd.weight"), position = floats.get("position_embd.weight");
+  let x = tokens.map((id, t) =>
+    Array.from({ length: C }, (_, c) => embedding[id * C + c]! + (position?.[t * C + c] ?? 0))
+  );
+  for (let i = 0; i < value("block_count"); i++) {
+    const block = `blk.${i}`, y = attended(x, block);
+    x = x.map((row, t) => add(row, linear(y[t]!, `${block}.attn_output`)));
     x = x.map((row) => {
-      const inner = linear(norm(row, `blk.${i}.ffn_norm`), `blk.${i}.ffn_up`);
-      return add(row, linear(activate(inner), `blk.${i}.ffn_down`));
+      const normed = norm(row, `${block}.ffn_norm`), up = linear(normed, `${block}.ffn_up`);
+      const inner = isGpt2
+        ? activate(up)
+        : activate(linear(normed, `${block}.ffn_gate`)).map((gate, c) => gate * up[c]!);
+      return add(row, linear(inner, `${block}.ffn_down`));
     });
   }
   const head = floats.has("output.weight") ? "output" : "token_embd";
@@ -86,7 +133,7 @@ function logitsOf(
 }
 
 for (const [name, { lora, ...fields }] of Object.entries(configs)) {
-  Deno.test(`llamaCppTensors() of ${name} give PyTorch's logits where GPT-2 is computed`, async () => {
+  Deno.test(`llamaCppTensors() of ${name} give PyTorch's logits as llama.cpp computes them`, async () => {
     const config: GptConfig = parseHuggingFaceConfig(JSON.stringify(fields), "config.json");
     const { r: rank, lora_alpha: alpha, target_modules: targets } = Object(lora);
     const gpt = createGpt(device, lora ? { ...config, lora: { rank, alpha, targets } } : config, {
@@ -104,16 +151,24 @@ for (const [name, { lora, ...fields }] of Object.entries(configs)) {
     const { vocabularySize: V } = config, B = 2, T = ids.length / B;
     const seen = Math.min(T, llamaCppContext(config));
     assert.ok(seen >= 3, `only ${seen} positions can be compared`);
-    assert.deepEqual(model.get("position_embd.weight")!.shape, [
-      llamaCppContext(config),
-      config.width,
-    ]);
+    assert.deepEqual(
+      model.get("position_embd.weight")?.shape,
+      config.family === "llama" ? undefined : [llamaCppContext(config), config.width],
+    );
     assert.deepEqual(model.get("blk.0.ffn_up.weight")!.shape, [
       innerWidthOf(config),
       config.width,
     ]);
+    const { activation } = withDefaults(config);
+    const computed: GptConfig = {
+      ...config,
+      activation: config.family === "llama" ? "silu" : "gelu_new",
+    };
+    const values = new Map(
+      llamaCppValues(computed, "F32").map(([key, [, value]]) => [key, value as unknown]),
+    );
     for (let b = 0; b < B; b++) {
-      const logits = logitsOf(model, [...ids.subarray(b * T, b * T + seen)], config);
+      const logits = logitsOf(model, values, [...ids.subarray(b * T, b * T + seen)], activation);
       const expected = golden.subarray(b * T * V, (b * T + seen) * V);
       assertClose(Float32Array.from(logits.flat()), expected, TOLERANCE, `${name}, text ${b}`);
     }
