@@ -100,7 +100,8 @@ export function stepCost(
     move(0, qkv + y + (2 * qkv + 2 * y)); // qkv and y; these, dy and dqkv
     const rotated = isRotated ? (NH + KH) * HS : 0;
     move(0, (4 + (complete.qkNorm ? 2 : 0)) * rotated); // in place forward and backward; kept and read
-    move(0, 2 * F); // the activation beside hidden, and hidden for its derivative
+    // the activation beside hidden, and hidden for its derivative; also gate, which is read, read and has a gradient
+    move(0, complete.gatedMlp ? 5 * F + C : 2 * F);
   }
   const norms = 2 * layers + 1;
   move((1 + 3) * C, 2 * C); // x and y; x, dy, and dx, which is added to

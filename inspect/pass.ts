@@ -12,7 +12,7 @@ import {
   logitsColumns,
   type Purpose,
 } from "../model/activations.ts";
-import { attentionOf } from "../model/config.ts";
+import { attentionOf, headsOf } from "../model/config.ts";
 import { backward, forward } from "../model/forward_backward.ts";
 import { type Gpt, headOf } from "../model/gpt.ts";
 import { headLogits } from "../model/head.ts";
@@ -189,7 +189,7 @@ export async function* attentionByLayer(
   ids: readonly number[],
   layers: Iterable<number> = Array(gpt.config.layers).keys(),
 ): AsyncGenerator<Float32Array, void> {
-  const { heads } = gpt.config, T = ids.length;
+  const { heads, keyHeads } = headsOf(gpt.config), T = ids.length;
   // only training keeps the queries and keys of every layer
   using pass = preparePass(gpt, { tokens: ids, purpose: "training" });
   const { activations, make, run } = pass, { at } = activations;
@@ -197,11 +197,8 @@ export async function* attentionByLayer(
   await run((program) => forward(program, gpt, pass, activations));
   for (const layer of layers) {
     const read = { qkv: at("qkv", layer), logSumExp: at("attention.logSumExp", layer) };
-    const [weights] = await run(
-      (program) =>
-        attentionWeights(program, read, { p }, { T, heads, ...attentionOf(gpt.config, layer) }),
-      p,
-    );
+    const options = { T, heads, keyHeads, ...attentionOf(gpt.config, layer) };
+    const [weights] = await run((program) => attentionWeights(program, read, { p }, options), p);
     yield weights!;
   }
 }

@@ -1,4 +1,3 @@
-import { UserError } from "../files/user_error.ts";
 import type { Arena } from "../kernels/arena.ts";
 import { attentionBackward, attentionForward } from "../kernels/attention/attention.ts";
 import { attentionDecode } from "../kernels/attention/decode.ts";
@@ -12,7 +11,7 @@ import type { Dropout } from "../kernels/random.ts";
 import { type QkNorm, ropeBackward, ropeForward } from "../kernels/rope/rope.ts";
 import type { Tensor } from "../kernels/tensor.ts";
 import type { Activations } from "./activations.ts";
-import { attentionOf, type GptConfig, headsOf, innerWidthOf, withDefaults } from "./config.ts";
+import { attentionOf, type GptConfig, innerWidthOf, withDefaults } from "./config.ts";
 import { type Gpt, headName, headOf, masterOf } from "./gpt.ts";
 import { headLossBackward } from "./head.ts";
 import { linearLayerBackward, linearLayerForward } from "./linear.ts";
@@ -118,8 +117,7 @@ export function forward(
 ): Operand {
   const { at, batchSize: B, sequenceLength: T } = activations;
   const { config, rotation } = model, { layers } = config;
-  const { heads, keyHeads } = headsOf(config), { activation } = withDefaults(config);
-  refuseUncomputed(config);
+  const { heads, keyHeads, activation, gatedMlp } = withDefaults(config);
   const wte = masterOf(model, "wte.weight");
   const wpe = model.parameters.tensors.get("wpe.weight"); // only with learned positions
   const norms = normsOf(config, activations);
@@ -187,14 +185,20 @@ export function forward(
         program,
         { qkv },
         { y, logSumExp: at("attention.logSumExp", i) },
-        { T, heads, dropout: dropoutAt(SITE.attention(i), dropout), ...scores },
+        { T, heads, keyHeads, dropout: dropoutAt(SITE.attention(i), dropout), ...scores },
       );
     }
     ln = addAndNormalize(`h.${i}.attn.c_proj`, y, norms.ln2(i));
 
     // stream += mlp(ln)
-    const activated = at("activated", i);
-    linear(`h.${i}.mlp.c_fc`, ln, at("hidden", i), { kind: "forward", activation, activated });
+    const hidden = at("hidden", i), activated = at("activated", i);
+    if (gatedMlp) {
+      const gate = at("gate", i);
+      linear(`h.${i}.mlp.c_gate`, ln, gate);
+      linear(`h.${i}.mlp.c_fc`, ln, hidden, { kind: "gatedForward", activation, gate, activated });
+    } else {
+      linear(`h.${i}.mlp.c_fc`, ln, hidden, { kind: "forward", activation, activated });
+    }
     ln = addAndNormalize(`h.${i}.mlp.c_proj`, activated, norms.ln1(i + 1));
   }
   return ln;
@@ -208,16 +212,6 @@ function qkNormOf(model: Gpt, layer: number): QkNorm | undefined {
     masterOf(model, `h.${layer}.attn.${part}_norm.weight`)
   );
   return { qWeight: qWeight!, kWeight: kWeight!, epsilon };
-}
-
-/** Throws on a configuration that `forward()` does not compute yet. */
-function refuseUncomputed(config: GptConfig): void {
-  const { keyHeads, gatedMlp, heads } = withDefaults(config);
-  if (!gatedMlp && keyHeads === heads) return;
-  throw new UserError(
-    "Cannot compute a model as it must have as many heads of keys as of queries, and no gates: " +
-      `current values are ${JSON.stringify({ heads, keyHeads, gatedMlp })}`,
-  );
 }
 
 /** What a backward pass reads in addition to the activations of its forward pass. */
@@ -255,7 +249,7 @@ export function backward(
 ): void {
   const { at, sequenceLength: T } = activations;
   const { config, rotation } = model, { layers } = config;
-  const { heads, keyHeads } = headsOf(config), { activation } = withDefaults(config);
+  const { heads, keyHeads, activation, gatedMlp } = withDefaults(config);
   const gradient = (name: string) => gradients.tensors.get(name); // undefined if it is frozen
   const norms = normsOf(config, activations), first = firstTrainedBlock(model);
 
@@ -263,7 +257,7 @@ export function backward(
     name: string,
     inputs: { x: Tensor; dy: Tensor },
     dx: Tensor,
-    epilogue?: BackwardEpilogue,
+    options: { epilogue?: BackwardEpilogue; accumulateDx?: boolean } = {},
   ) =>
     linearLayerBackward(
       program,
@@ -271,7 +265,7 @@ export function backward(
       name,
       { ...inputs, low: ({ module, layer }) => at(`${module.name} low`, layer) },
       { dx, dlow: () => at("dlow") },
-      { gradients, accumulate, epilogue },
+      { gradients, accumulate, ...options },
     );
   const dx = at("dx"); // [M,C], gradient of the residual stream
   /**
@@ -300,14 +294,22 @@ export function backward(
 
   for (let i = layers - 1; i >= first; i--) {
     // stream += mlp(ln)
-    const activated = at("activated", i), hidden = at("hidden", i), dz = at("dprojected");
+    const x = at("ln2", i), hidden = at("hidden", i), activated = at("activated", i);
+    const dhidden = at("dhidden"), dz = at("dprojected");
     normalizeBackward(norms.ln1(i + 1), dz);
-    linear(`h.${i}.mlp.c_proj`, { x: activated, dy: dz }, at("dhidden"), {
-      kind: "backward",
-      activation,
-      hidden,
-    });
-    linear(`h.${i}.mlp.c_fc`, { x: at("ln2", i), dy: at("dhidden") }, at("dln"));
+    if (gatedMlp) {
+      const gate = at("gate", i), dgate = at("dgate");
+      linear(`h.${i}.mlp.c_proj`, { x: activated, dy: dz }, dhidden, {
+        epilogue: { kind: "gatedBackward", activation, gate, up: hidden, dgate },
+      });
+      linear(`h.${i}.mlp.c_fc`, { x, dy: dhidden }, at("dln"));
+      linear(`h.${i}.mlp.c_gate`, { x, dy: dgate }, at("dln"), { accumulateDx: true });
+    } else {
+      linear(`h.${i}.mlp.c_proj`, { x: activated, dy: dz }, dhidden, {
+        epilogue: { kind: "backward", activation, hidden },
+      });
+      linear(`h.${i}.mlp.c_fc`, { x, dy: dhidden }, at("dln"));
+    }
 
     // stream += attention(ln)
     const qkv = at("qkv", i), y = at("attention", i);
@@ -318,7 +320,7 @@ export function backward(
       program,
       { qkv, y, dy: at("dattention"), logSumExp: at("attention.logSumExp", i) },
       { dqkv, delta: at("attention.delta") },
-      { T, heads, dropout: dropoutAt(SITE.attention(i), dropout), ...scores },
+      { T, heads, keyHeads, dropout: dropoutAt(SITE.attention(i), dropout), ...scores },
     );
     if (rotation) {
       const norm = qkNormOf(model, i), qk = norm && at("qk", i);

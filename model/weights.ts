@@ -31,15 +31,24 @@ import { adaptersOf, type ParameterSpec, parameterTable, weightBeside } from "./
  *
  * @param options.seed 32 bits.
  * @param options.parameters which ones; all by default.
+ * @param options.zeroProjections whether the projections onto the residual stream are zero at first, so that the model
+ * begins with the embeddings alone (Zhang et al. 2019, https://arxiv.org/abs/1901.09321; in muP too,
+ * https://arxiv.org/abs/2203.03466).
  */
 export function initializeParameters(
   model: Gpt,
-  { seed, parameters = model.table }: { seed: number; parameters?: readonly ParameterSpec[] },
+  { seed, parameters = model.table, zeroProjections = false }: {
+    seed: number;
+    parameters?: readonly ParameterSpec[];
+    zeroProjections?: boolean;
+  },
 ): void {
   using program = new Program(model.device);
   for (const { name, initial, stream } of parameters) {
+    const isZero = zeroProjections && name.endsWith(".c_proj.weight");
+    const values = isZero ? { mean: 0, deviation: 0 } : initial;
     const tensors = [masterOf(model, name), model.copies?.tensors.get(name)];
-    for (const y of tensors) if (y) fillNormal(program, { y }, { ...initial, seed, stream });
+    for (const y of tensors) if (y) fillNormal(program, { y }, { ...values, seed, stream });
   }
   program.run();
 }

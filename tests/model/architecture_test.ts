@@ -34,16 +34,11 @@ import { assertClose, device, randomValues, testRandom } from "../kernels/harnes
 
 const BASE: GptConfig = { vocabularySize: 64, contextLength: 16, width: 32, layers: 2, heads: 2 };
 
-/** Fields that no pass computes yet. */
-type Uncomputed =
-  | "keyHeads"
-  | "gatedMlp";
-
 /**
  * For each field of the configuration a change that makes a different model, together with the fields that
  * it needs. A new field must be listed here, and every path below must then depend on it.
  */
-const VARIATIONS: Record<Exclude<keyof GptConfig, Uncomputed>, Partial<GptConfig>> = {
+const VARIATIONS: Record<keyof GptConfig, Partial<GptConfig>> = {
   vocabularySize: { vocabularySize: 60 },
   contextLength: { contextLength: 20 },
   width: { width: 40 },
@@ -52,6 +47,8 @@ const VARIATIONS: Record<Exclude<keyof GptConfig, Uncomputed>, Partial<GptConfig
   family: { family: "gpt_neo", attentionScale: 1 },
   innerWidth: { innerWidth: 36 },
   activation: { activation: "silu" },
+  gatedMlp: { gatedMlp: true, activation: "silu" },
+  keyHeads: { keyHeads: 1 },
   headSize: { headSize: 12 },
   norm: { norm: "rmsnorm" },
   normEpsilon: { normEpsilon: 0.01 },
@@ -76,6 +73,7 @@ const CASES = Object.entries(VARIATIONS).map(([field, change]): [string, GptConf
 /** Fields whose values no file holds yet, unless they are the family's. */
 const UNSTORED = [
   ...["headSize", "norm", "positions", "rotaryBase", "rotaryScaling", "qkNorm", "qkvBias"],
+  ...["gatedMlp", "keyHeads"],
   ...["projectionBias", "mlpBias"],
 ];
 
