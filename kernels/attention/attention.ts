@@ -165,7 +165,7 @@ export function attentionBackward(
       const C = NH * HS, rows = B * T * NH, vectors = B * T * C / 4;
       const blocks = ceilDiv(T, tokens);
       const fitting = Math.floor(program.device.maxBindingBytes / (B * T * C * 4));
-      const P = Math.max(1, Math.min(blocks, MOST_PARTIALS, fitting));
+      const P = Math.max(1, Math.min(blocks, MOST_PARTIALS * NH / KH, fitting));
       const partials = program.scratch([P, B * T, C]);
       program.dispatch({
         shader: { "kernels/attention/backward_delta.wgsl": backwardDelta },
@@ -202,7 +202,10 @@ export function attentionBackward(
   });
 }
 
-/** Most partial sums of dq, and so most workgroups per head in the backward pass. */
+/**
+ * Most workgroups per head of q in the backward pass. A workgroup has a head of k, so the heads of q that read it share
+ * their workgroups, each of which has a partial sum of dq.
+ */
 const MOST_PARTIALS = 8;
 
 /**

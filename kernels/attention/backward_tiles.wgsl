@@ -201,7 +201,7 @@ fn main(
       let head = Head(
         sequence * ROW + h * QUADS,
         sequence * C + h * QUADS,
-        (NH + group.x % KH - h) * QUADS,
+        (NH - (h - group.x % KH)) * QUADS,
       );
       let headRow = (group.x * GROUP + member) * T; // of logSumExp and delta
       let partial = groups.x / KH * T * C * group.y + head.dy;

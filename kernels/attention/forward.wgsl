@@ -37,7 +37,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   let row = group.y * T + t; // of [B·NH,T]
   let h = group.y % NH;
   let head = group.y / NH * T * ROW + h * QUADS; // q of this head at t = 0
-  let toKey = (NH + h / (NH / KH) - h) * QUADS; // from a row's q of this head to its k
+  let toKey = (NH - (h - h / (NH / KH))) * QUADS; // from a row's q of this head to its k
 
   var q: array<vec4f, QUADS>; // SCALE · q
   // unroll

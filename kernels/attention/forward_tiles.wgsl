@@ -106,7 +106,7 @@ fn main(
   let firstQuery = (groups.x - 1 - group.x) * TOKENS; // the queries with the most keys start first
   let firstSeen = select(0u, firstQuery - (WINDOW - 1), firstQuery >= WINDOW);
   let h = group.y % NH;
-  let head = Head(group.y / NH * sizes.T * ROW + h * QUADS, (NH + h / (NH / KH) - h) * QUADS);
+  let head = Head(group.y / NH * sizes.T * ROW + h * QUADS, (NH - (h - h / (NH / KH))) * QUADS);
   var firstKey = firstSeen / TOKENS * TOKENS;
 
   var fetched: Fetched;
