@@ -41,6 +41,7 @@ export {
   type Tunable,
 } from "./kernels/program.ts";
 export type { Dropout, DropoutSite } from "./kernels/random.ts";
+export type { ActivationFunction } from "./kernels/activation.ts";
 export { adamw, adamwCorrections, type AdamwOptions } from "./kernels/adamw/adamw.ts";
 export {
   attentionBackward,
@@ -68,7 +69,6 @@ export {
 export { layernormBackward, layernormForward } from "./kernels/layernorm/layernorm.ts";
 export { linearBackward, linearForward } from "./kernels/linear/linear.ts";
 export {
-  type ActivationFunction,
   type Addend,
   type BackwardEpilogue,
   type Epilogue,
@@ -77,6 +77,7 @@ export {
   type MatmulOptions,
   type Normalization,
 } from "./kernels/matmul/matmul.ts";
+export { muon, type MuonMatrix, type MuonOptions } from "./kernels/muon/muon.ts";
 export { fillNormal, type NormalOptions } from "./kernels/normal/normal.ts";
 export {
   prepareStep,
@@ -230,7 +231,7 @@ export {
 } from "./train/options.ts";
 export { OptionError } from "./train/validate.ts";
 export { learningRateAt, type Schedule } from "./train/schedule.ts";
-export type { Optimizer, OptimizerOptions } from "./train/optimizer.ts";
+export type { Optimizer, OptimizerName, OptimizerOptions } from "./train/optimizer.ts";
 export {
   createTrainStep,
   type StepBatches,

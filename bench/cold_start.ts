@@ -17,7 +17,7 @@ import type { ColdStart, TrainStepBench } from "./train_step.ts";
 const MOST_SHADERS = 6;
 
 const bench: TrainStepBench = JSON.parse(Deno.args[0]!);
-const { config, batchSize, sequenceLength, precision } = bench;
+const { config, batchSize, sequenceLength, precision, optimizer = "adamw" } = bench;
 const parts: Record<string, number> = { modules: performance.now() };
 let since = performance.now();
 const part = (name: string) => {
@@ -32,7 +32,7 @@ part("device");
 const gpt = createGpt(device, config, { precision });
 initializeParameters(gpt, { seed: 0 });
 part("parameters");
-const step = createTrainStep(gpt, { ...STEP_OPTIONS, batchSize, sequenceLength });
+const step = createTrainStep(gpt, { ...STEP_OPTIONS, batchSize, sequenceLength, optimizer });
 part("compilation");
 const batch = sampleBatch({ batchSize, sequenceLength, vocabularySize: config.vocabularySize });
 part("batch");

@@ -1,8 +1,9 @@
 import { bytesPerElement, size } from "../kernels/tensor.ts";
 import { attentionOf, withDefaults } from "../model/config.ts";
 import { headName } from "../model/gpt.ts";
-import { parameterTable } from "../model/parameters.ts";
+import { blockMatrices, blockOf, parameterTable } from "../model/parameters.ts";
 import { dtypesOf } from "../model/precision.ts";
+import { OPTIMIZERS } from "../train/optimizer.ts";
 import type { Roofline } from "./harness.ts";
 import type { TrainStepBench } from "./train_step.ts";
 
@@ -50,12 +51,13 @@ export function modelledMs(
  * - Activations: each op reads its inputs and writes its outputs once, forward and backward.
  * - Logits: written, read for the loss and written as their gradient, read for dx and dweight.
  * - Matrices: read forward and for dx, their gradient written.
- * - Optimizer, per trained parameter: gradient norm 4 bytes; AdamW reads four f32, writes three and the f16 copy.
+ * - Optimizer, per trained parameter: gradient norm 4 bytes; AdamW reads four f32, writes three and the f16 copy. Muon's
+ * matrices: see `muonCost()`.
  */
 export function stepCost(
-  { config, batchSize, sequenceLength: T, precision }: Pick<
+  { config, batchSize, sequenceLength: T, precision, optimizer = "adamw" }: Pick<
     TrainStepBench,
-    "config" | "batchSize" | "sequenceLength" | "precision"
+    "config" | "batchSize" | "sequenceLength" | "precision" | "optimizer"
   >,
 ): StepCost {
   const complete = withDefaults(config), { vocabularySize: V, width: C, layers } = complete;
@@ -109,9 +111,31 @@ export function stepCost(
   move((norms - 1) * (2 + 3) * C, (norms - 1) * (2 + 2) * C);
   move((2 + (trained.has("wte.weight") ? 3 : 0)) * C, 0); // embedding
 
-  const copy = precision === "f16" ? matrix : 0;
-  for (const { shape, trained } of table) {
-    if (trained) bytes += size(shape) * (F32 + 7 * F32 + copy);
+  const copy = precision === "f16" ? matrix : 0, blocks = new Set<number>(); // that Muon updates
+  for (const parameter of table.filter(({ trained }) => trained)) {
+    const isAdamws = optimizer === "adamw" || !OPTIMIZERS[optimizer].updates(parameter);
+    bytes += size(parameter.shape) * (F32 + (isAdamws ? 7 * F32 : 0) + copy);
+    if (!isAdamws) blocks.add(blockOf(parameter.name)!);
+  }
+  for (const matrix of blockMatrices(config)) {
+    const cost = muonCost(matrix);
+    flops += blocks.size * cost.flops;
+    bytes += blocks.size * cost.bytes;
   }
   return { flops, bytes };
+}
+
+/**
+ * Operations and bytes of a step of Muon for a matrix of m × n, m ≤ n, without its f16 copy: in each of five rounds
+ * x · xᵀ and B · x take 2 · m² · n operations and A · A 2 · m³, in f32.
+ */
+export function muonCost({ inputs, outputs }: { inputs: number; outputs: number }): StepCost {
+  const m = Math.min(inputs, outputs), n = Math.max(inputs, outputs), F32 = 4;
+  const ahead = 4 * m * n + 2 * m * n; // gradient and momentum, momentum and x; x, x
+  const round = m * n + m * m + 2 * m * m + m * m + 2 * m * n; // x, A; A, B; B, x, the next x
+  const update = 3 * m * n; // x and the parameter, the parameter
+  return {
+    flops: 5 * (4 * m * m * n + 2 * m ** 3),
+    bytes: F32 * (ahead + 5 * round + update),
+  };
 }

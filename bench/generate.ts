@@ -148,6 +148,7 @@ export function decodeBenches(device: Device): KernelBench[] {
   const dtype = matrixTypes(device)[0]!;
   const gpu = !device.isCpu;
   const C = gpu ? 256 : 64, V = gpu ? 50257 : 1048, HS = 32, NH = C / HS, T = gpu ? 512 : 64;
+  const KH = gpu ? NH / 4 : 1;
   const B = gpu ? 64 : 8, N = 1024;
   const columns = logitsColumns({ vocabularySize: V });
   const products = ([[C, 3 * C, false], [4 * C, C, false], [C, V, true]] as const).map(
@@ -173,6 +174,21 @@ export function decodeBenches(device: Device): KernelBench[] {
         const inputs = { qkv: make.noise([B, 3 * C], dtype), cursors: cursors(make) };
         const outputs = { keys: cache(), values: cache(), y: make.zeros([B, C], dtype) };
         attentionDecode(program, inputs, outputs);
+      },
+    },
+    {
+      // keys and values count once, but the workgroups of all heads of q read them
+      name: `attention decode with norm and rope ${dtype} [${B},${KH},${T},${HS}] NH ${NH}`,
+      work: { bytes: bytesOf(2 * B * KH * T * HS, dtype) },
+      record(program, make) {
+        const weight = () => make.noise([HS], "f32");
+        const cache = () => make.noise([B, KH, T, HS], dtype);
+        attentionDecode(program, {
+          qkv: make.noise([B, (NH + 2 * KH) * HS], dtype),
+          cursors: cursors(make),
+          rotation: make.noise([T, HS / 2, 2], "f32"),
+          norm: { qWeight: weight(), kWeight: weight(), epsilon: 1e-6 },
+        }, { keys: cache(), values: cache(), y: make.zeros([B, C], dtype) });
       },
     },
     {

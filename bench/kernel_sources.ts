@@ -1,4 +1,5 @@
 import { type Maker, squareProduct } from "./harness.ts";
+import { decodeBenches } from "./generate.ts";
 import { kernelBenches } from "./kernels.ts";
 import { benchConfig, STEP_OPTIONS } from "./models.ts";
 import { createDecoder } from "../generate/decoder.ts";
@@ -119,6 +120,7 @@ function workOn(device: Device): ((device: Device) => Program[])[] {
   const side = device.isCpu ? 64 : 4096;
   const benches = [
     ...kernelBenches(device),
+    ...decodeBenches(device),
     squareProduct({ side: side + 1, layout: "NN", dtype: "f32" }),
   ];
   const ofBench = benches.map(({ record }) => (device: Device) => {

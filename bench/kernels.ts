@@ -9,6 +9,7 @@ import { dropoutForward } from "../kernels/dropout/dropout.ts";
 import { embeddingBackward, embeddingForward } from "../kernels/embedding/embedding.ts";
 import { gradientNorm, gradientNormBlocks } from "../kernels/gradient_norm/gradient_norm.ts";
 import { histogram, HISTOGRAM_LENGTH } from "../kernels/histogram/histogram.ts";
+import { muon } from "../kernels/muon/muon.ts";
 import { layernormBackward, layernormForward } from "../kernels/layernorm/layernorm.ts";
 import { linearBackward, linearForward } from "../kernels/linear/linear.ts";
 import { type ForwardEpilogue, matmul } from "../kernels/matmul/matmul.ts";
@@ -18,6 +19,7 @@ import { swigluBackward, swigluForward } from "../kernels/swiglu/swiglu.ts";
 import type { DType } from "../kernels/tensor.ts";
 import { logitsColumns, logitsRows } from "../model/activations.ts";
 import { headLogits, headLossBackward, headSlices } from "../model/head.ts";
+import { muonCost } from "./cost.ts";
 import { bytesOf, type KernelBench, type Maker, matrixTypes, squareProduct } from "./harness.ts";
 import { sampleBatch } from "./text.ts";
 
@@ -47,6 +49,11 @@ export function kernelBenches(device: Device): KernelBench[] {
         attentionBenches({ B: tokens / T, T, NH: attentionWidth / HS, HS, dtype })
       )
     ),
+    ...attentionBenches(
+      gpu
+        ? { B: tokens / 1024, T: 1024, NH: 12, KH: 4, HS: 64, dtype }
+        : { B: tokens / 64, T: 64, NH: 2, KH: 1, HS: 32, dtype },
+    ),
     ...layernormBenches({ M: rows, C: width, dtype }),
     ...rmsnormBenches({ M: rows, C: width, dtype }),
     ...ropeBenches(
@@ -59,6 +66,7 @@ export function kernelBenches(device: Device): KernelBench[] {
     biasBench({ M: rows, N: 4 * width, dtype }),
     ...embeddingBenches({ T: gpu ? 1024 : 64, M: gpu ? 32768 : 8192, V, C: width }),
     ...crossEntropyBenches({ M: gpu ? 4096 : 2048, V, dtype }),
+    muonBench(gpu ? { layers: 12, C: 768 } : { layers: 2, C: 64 }, { copy: dtype === "f16" }),
     ...optimizerBenches(device, { N: gpu ? 2 ** 26 : 2 ** 20, copy: dtype === "f16" }),
   ];
 }
@@ -193,7 +201,7 @@ function headBenches(
           x: make.noise([M, C], dtype),
           weight: make.noise([V, C], dtype),
           targets: make.of([M], "u32", targets),
-          stepInputs: make.of([2], "f32", [1e-4, 1 / M]),
+          stepInputs: make.of([3], "f32", [1e-4, 1 / M, 0]),
           lossScale: make.of([1], "f32", [1]),
         }, {
           logits: make.zeros([chunk, columns], dtype),
@@ -207,24 +215,32 @@ function headBenches(
 }
 
 /**
- * Causal attention computes half of the scores: 2 · T² · HS operations per head, and 2.5 times as many
- * backward.
+ * Causal attention computes half of the scores: 2 · T² · HS operations per head of q, however many heads of k there
+ * are, and 2.5 times as many backward.
  */
 function attentionBenches(
-  { B, T, NH, HS, dtype }: { B: number; T: number; NH: number; HS: number; dtype: DType },
+  { B, T, NH, KH = NH, HS, dtype }: {
+    B: number;
+    T: number;
+    NH: number;
+    KH?: number;
+    HS: number;
+    dtype: DType;
+  },
 ): KernelBench[] {
-  const M = B * T, C = NH * HS;
-  const shape = `${dtype} [${M},${3 * C}] T ${T} HS ${HS}`;
+  const M = B * T, C = NH * HS, row = (NH + 2 * KH) * HS;
+  const shape = `${dtype} [${M},${row}] T ${T} HS ${HS}${KH === NH ? "" : ` KH ${KH}`}`;
+  const options = { T, heads: NH, ...(KH === NH ? {} : { keyHeads: KH }) };
   const flops = 2 * T * T * HS * NH * B;
   return [
     {
       name: `attention forward ${shape}`,
       work: { flops },
       record(program, make) {
-        attentionForward(program, { qkv: make.noise([M, 3 * C], dtype) }, {
+        attentionForward(program, { qkv: make.noise([M, row], dtype) }, {
           y: make.zeros([M, C], dtype),
           logSumExp: make.zeros([B, NH, T], "f32"),
-        }, { T, heads: NH });
+        }, options);
       },
     },
     {
@@ -232,14 +248,14 @@ function attentionBenches(
       work: { flops: 2.5 * flops },
       record(program, make) {
         attentionBackward(program, {
-          qkv: make.noise([M, 3 * C], dtype),
+          qkv: make.noise([M, row], dtype),
           y: make.noise([M, C], dtype),
           dy: make.noise([M, C], dtype),
           logSumExp: make.noise([B, NH, T], "f32"),
         }, {
-          dqkv: make.zeros([M, 3 * C], dtype),
+          dqkv: make.zeros([M, row], dtype),
           delta: make.zeros([B, NH, T], "f32"),
-        }, { T, heads: NH });
+        }, options);
       },
     },
   ];
@@ -512,7 +528,7 @@ function crossEntropyBenches(
           program,
           {
             targets: make.of([M], "u32", targets),
-            stepInputs: make.of([2], "f32", [1e-4, 1 / M]),
+            stepInputs: make.of([3], "f32", [1e-4, 1 / M, 0]),
             lossScale: make.of([1], "f32", [1]),
           },
           { losses: make.zeros([M], "f32"), dlogits: make.noise([M, columns], dtype) },
@@ -557,7 +573,12 @@ function optimizerBenches(
         adamw(program, {
           gradient: make.noise([N], "f32"),
           // learning rate and gradient factor as bits, the first step, not skipped
-          update: make.of([4], "u32", [...new Uint32Array(Float32Array.of(1e-4, 1).buffer), 1, 0]),
+          update: make.of([5], "u32", [
+            ...new Uint32Array(Float32Array.of(1e-4, 1).buffer),
+            1,
+            0,
+            0,
+          ]),
           corrections: make.of([1, 2], "f32", [1, 1]),
         }, {
           parameter: make.noise([N], "f32"),
@@ -568,4 +589,40 @@ function optimizerBenches(
       },
     },
   ];
+}
+
+/** Muon for the matrices of GPT-2's blocks: q, k, v and the projection of C × C, and those of the MLP. */
+function muonBench(
+  { layers: L, C }: { layers: number; C: number },
+  { copy }: { copy: boolean },
+): KernelBench {
+  const square = { inputs: C, outputs: C };
+  const matrices = [
+    ...[0, C, 2 * C].map((start) => ({ ...square, start, columns: 3 * C })),
+    { ...square, start: 3 * C * C, columns: C },
+    { start: 4 * C * C, columns: 4 * C, inputs: C, outputs: 4 * C },
+    { start: 8 * C * C, columns: C, inputs: 4 * C, outputs: C },
+  ];
+  const shape = [L, 12 * C * C];
+  return {
+    name: `muon f32${copy ? " and f16 copy" : ""} [${shape}]`,
+    work: { flops: L * matrices.reduce((sum, matrix) => sum + muonCost(matrix).flops, 0) },
+    record(program, make) {
+      const [factor, rate] = new Uint32Array(Float32Array.of(1, 1e-4).buffer);
+      muon(
+        program,
+        {
+          gradient: make.noise(shape, "f32"),
+          update: make.of([5], "u32", [0, factor!, 1, 0, rate!]), // a step that is not skipped
+        },
+        {
+          parameter: make.noise(shape, "f32"),
+          momentum: make.zeros(shape, "f32"),
+          ...(copy ? { copy: make.zeros(shape, "f16") } : {}),
+        },
+        matrices,
+        { momentum: 0.95, weightDecay: 0.01 },
+      );
+    },
+  };
 }

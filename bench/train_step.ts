@@ -8,6 +8,7 @@ import type { GptConfig, PresetName } from "../model/config.ts";
 import { createGpt } from "../model/gpt.ts";
 import type { Precision } from "../model/precision.ts";
 import { initializeParameters } from "../model/weights.ts";
+import type { OptimizerName } from "../train/optimizer.ts";
 import { createTrainStep, type TrainStep } from "../train/step.ts";
 import type { Result } from "./harness.ts";
 import { meterMemory } from "./memory.ts";
@@ -22,6 +23,8 @@ export interface TrainStepBench {
   readonly batchSize: number;
   readonly sequenceLength: number;
   readonly precision: Precision;
+  /** AdamW by default. */
+  readonly optimizer?: OptimizerName;
 }
 
 /** Measurements of one training step. */
@@ -45,21 +48,27 @@ export function trainStepBenches(device: Device, precision: Precision): TrainSte
   const step = (
     model: PresetName,
     batchSize: number,
-    vocabularySize?: number,
+    { vocabularySize, ...options }: { vocabularySize?: number; optimizer?: OptimizerName } = {},
   ): TrainStepBench => {
-    const config = benchConfig(model, vocabularySize);
-    return { model, config, batchSize, sequenceLength: config.contextLength, precision };
+    const config = benchConfig(model, vocabularySize), sequenceLength = config.contextLength;
+    return { model, config, batchSize, sequenceLength, precision, ...options };
   };
-  return device.isCpu
-    ? [step("nano", 16)]
-    : [step("mini", 32), step("mini", 32, OWN_VOCABULARY), step("gpt2", 8)];
+  const muon = { optimizer: "muon" } as const, own = { vocabularySize: OWN_VOCABULARY };
+  return device.isCpu ? [step("nano", 16), step("nano", 16, muon)] : [
+    step("mini", 32),
+    step("mini", 32, own),
+    step("mini", 32, { ...own, ...muon }),
+    step("gpt2", 8),
+    step("gpt2", 8, muon),
+  ];
 }
 
 /** V is part of the name because the products of the head take most of a small model's step. */
 function modelAndBatch(
-  { model, config, batchSize, sequenceLength, precision }: TrainStepBench,
+  { model, config, batchSize, sequenceLength, precision, optimizer = "adamw" }: TrainStepBench,
 ): string {
-  return `${precision} ${model} ${batchSize}x${sequenceLength} V ${config.vocabularySize}`;
+  return `${precision} ${model} ${batchSize}x${sequenceLength} V ${config.vocabularySize}` +
+    (optimizer === "adamw" ? "" : ` ${optimizer}`);
 }
 
 /** How a training step is timed. */
@@ -86,11 +95,11 @@ const TIMED_STEPS = 15;
  */
 async function createTimedStep(
   anyDevice: Device,
-  { config, batchSize, sequenceLength, precision }: TrainStepBench,
+  { config, batchSize, sequenceLength, precision, optimizer = "adamw" }: TrainStepBench,
   { tuned = true, onTuning }: TrainStepOptions,
 ): Promise<{ step: TrainStep; destroy(): void }> {
   const device = tuned ? anyDevice : { ...anyDevice, choices: new Map<string, string>() };
-  const options = { ...STEP_OPTIONS, batchSize, sequenceLength };
+  const options = { ...STEP_OPTIONS, batchSize, sequenceLength, optimizer };
   const problem = misfitOf(device, (dry) => {
     createTrainStep(createGpt(dry, config, { precision }), options);
   });

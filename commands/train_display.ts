@@ -1,7 +1,12 @@
 import { DataProgressDisplay, ProgressBar } from "./progress.ts";
 import { flagOf, offFlagOf } from "../files/command_line.ts";
 import { duration } from "../files/units.ts";
-import { DEFAULT_OPTIONS, type OptionName } from "../train/options.ts";
+import {
+  DEFAULT_OPTIONS,
+  type OptionName,
+  optionNamed,
+  type ResolvedOptions,
+} from "../train/options.ts";
 import type { TrainEvent } from "../train/train.ts";
 
 /** Milliseconds without a line of the log after which a step gets one. */
@@ -164,12 +169,13 @@ export class TrainDisplay {
 
   #describeStep(event: TrainEvent & { kind: "step" }): string {
     const { step, steps, epoch, loss, learningRate, gradientNorm, lossScale, skipped } = event;
-    const { tokensPerSecond, secondsLeft } = event;
+    const { muonLearningRate, tokensPerSecond, secondsLeft } = event;
     return [
       `step ${step}/${steps}`,
       `epoch ${epoch.toFixed(this.#epochDigits)}`,
       `loss ${loss.toFixed(3)}`,
       `lr ${learningRate.toExponential(1)}`,
+      ...(muonLearningRate === undefined ? [] : [`muon ${muonLearningRate.toExponential(1)}`]),
       `norm ${gradientNorm.toFixed(2)}`,
       ...(this.#isScaled ? [`scale ${lossScale}`] : []),
       ...(skipped > 0 ? [`skipped ${skipped}`] : []),
@@ -179,9 +185,12 @@ export class TrainDisplay {
   }
 }
 
-function describeOptions(options: object): string {
+function describeOptions(options: ResolvedOptions): string {
   const words = Object.entries(options)
     .filter(([name, value]) => value !== undefined && !/^(out|fresh|dryRun|endsWith)$/.test(name))
+    .filter(([name]) =>
+      (optionNamed(name as OptionName).optimizer ?? options.optimizer) === options.optimizer
+    )
     .filter(([name, value]) =>
       typeof value !== "boolean" || value !== DEFAULT_OPTIONS[name as OptionName]
     )

@@ -123,7 +123,7 @@ export function prepareBackward(
     tokens: pass.tokens,
     targets: pass.make("targets", [counted], "u32", targets),
     order: pass.make("order", [counted], "u32", order),
-    stepInputs: pass.make("stepInputs", [2], "f32", [0, 1 / options.targets]),
+    stepInputs: pass.make("stepInputs", [3], "f32", [0, 1 / options.targets, 0]),
     lossScale: pass.make("lossScale", [1], "f32", [options.lossScale]),
   };
   const gradients = createTrainedArena(gpt, "gradients");

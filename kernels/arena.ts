@@ -30,12 +30,11 @@ export function createArena(
   name: string,
   { shapes, dtype }: { shapes: ReadonlyMap<string, readonly number[]>; dtype: DType },
 ): Arena {
-  const alignment = ALIGNMENT_BYTES / bytesPerElement("f16");
   let length = 0;
   const offsets = new Map<string, number>();
   for (const [key, shape] of shapes) {
     offsets.set(key, length);
-    length += Math.ceil(size(shape) / alignment) * alignment;
+    length += paddedSize(shape);
   }
   const flat = createTensor(device, name, { shape: [length], dtype });
   const tensors = new Map<string, Tensor>();
@@ -64,13 +63,23 @@ export function tensorNamed(arena: Arena, key: string): Tensor {
   return tensor;
 }
 
-/** The arena from the start of one tensor to the start of another, or to the end, as one flat tensor. */
-export function arenaRange(arena: Arena, { from, to }: { from: string; to?: string }): Tensor {
-  const start = elementOffset(arena, from);
-  const end = to === undefined ? size(arena.flat.shape) : elementOffset(arena, to);
-  return viewTensor(arena.flat, { offset: start, shape: [end - start] });
+/** The arena from one tensor to another, with the padding of both, as one flat tensor. */
+export function arenaRange(
+  arena: Arena,
+  { first, last }: { first: string; last: string },
+): Tensor {
+  const offset = elementOffset(arena, first), { shape } = tensorNamed(arena, last);
+  const end = elementOffset(arena, last) + paddedSize(shape);
+  return viewTensor(arena.flat, { offset, shape: [end - offset] });
 }
 
-function elementOffset(arena: Arena, key: string): number {
+/** Elements from the start of a tensor to that of the next one. */
+function paddedSize(shape: readonly number[]): number {
+  const alignment = ALIGNMENT_BYTES / bytesPerElement("f16");
+  return Math.ceil(size(shape) / alignment) * alignment;
+}
+
+/** Index in an arena of the first element of a tensor. */
+export function elementOffset(arena: Arena, key: string): number {
   return tensorNamed(arena, key).offsetBytes / bytesPerElement(arena.flat.dtype);
 }

@@ -2,7 +2,7 @@ import { quoted } from "../files/printable.ts";
 import { UserError } from "../files/user_error.ts";
 import { MOST_HEAD_SIZE } from "../kernels/attention/attention.ts";
 import { EPSILON } from "../kernels/layernorm/layernorm.ts";
-import type { ActivationFunction } from "../kernels/matmul/matmul.ts";
+import type { ActivationFunction } from "../kernels/activation.ts";
 import type { RotaryScaling } from "../kernels/rope/rotation.ts";
 
 /**

@@ -172,14 +172,15 @@ export function forward(
     // stream += attention(ln)
     const qkv = at("qkv", i), y = at("attention", i), scores = attentionOf(config, i);
     linear(`h.${i}.attn.c_attn`, ln, qkv);
-    if (rotation) {
-      const norm = qkNormOf(model, i), qk = norm && !cache ? at("qk", i) : undefined;
+    const norm = qkNormOf(model, i), rotatesInDecode = cache !== undefined && T === 1;
+    if (rotation && !rotatesInDecode) {
+      const qk = norm && !cache ? at("qk", i) : undefined;
       const inputs = { rotation, cursors: cache?.cursors, norm };
       ropeForward(program, inputs, { qkv, qk }, { T, heads, keyHeads });
     }
     if (cache) {
-      const { cursors, layers } = cache;
-      attentionDecode(program, { qkv, cursors }, { ...layers[i]!, y }, scores);
+      const { cursors, layers } = cache, inputs = rotatesInDecode ? { rotation, norm } : {};
+      attentionDecode(program, { qkv, cursors, ...inputs }, { ...layers[i]!, y }, scores);
     } else {
       attentionForward(
         program,

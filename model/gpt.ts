@@ -19,7 +19,7 @@ export interface Gpt extends Disposable {
   readonly table: readonly ParameterSpec[];
   /** f32 master parameters by Hugging Face's names. */
   readonly parameters: Arena;
-  /** f16 copy of the decayed parameters (matrices, embeddings), updated by AdamW; only in f16. */
+  /** f16 copy of the decayed parameters (matrices, embeddings), updated by the optimizer; only in f16. */
   readonly copies?: Arena;
   /**
    * f32 [maxT,HS/2,2]: cosines and sines by which `ropeForward()` rotates queries and keys; only with rotary positions

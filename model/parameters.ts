@@ -18,7 +18,7 @@ export interface ParameterSpec {
   readonly stream: number;
   /** Whether AdamW's weight decay applies: matrices and embeddings, not biases and layer-norms. */
   readonly decayed: boolean;
-  /** Whether it has a gradient, moments and updates; otherwise it keeps its loaded values. */
+  /** Whether it has a gradient, state of the optimizer and updates; otherwise it keeps its loaded values. */
   readonly trained: boolean;
 }
 
@@ -110,6 +110,12 @@ export function parameterTable(config: GptConfig, freeze = ""): ParameterSpec[] 
     .concat(table.filter((p) => !p.trained && !p.decayed));
 }
 
+/** The number of the block to which a parameter belongs; undefined if it belongs to none. */
+export function blockOf(name: string): number | undefined {
+  const [, block] = /^h\.(\d+)\./.exec(name) ?? [];
+  return block === undefined ? undefined : Number(block);
+}
+
 /**
  * The first block with a trained parameter, at which the backward pass ends: 0 if the embeddings are
  * trained, the number of blocks if neither they nor any block is.
@@ -119,9 +125,9 @@ export function firstTrainedBlock(
 ): number {
   let first = config.layers;
   for (const { name, trained } of table) {
-    const [, block] = /^h\.(\d+)\./.exec(name) ?? [];
     if (!trained) continue;
-    if (block !== undefined) first = Math.min(first, Number(block));
+    const block = blockOf(name);
+    if (block !== undefined) first = Math.min(first, block);
     else if (name.startsWith("wte.")) first = 0;
   }
   return first;
@@ -198,6 +204,11 @@ export function linearModules(config: GptConfig): LinearModule[] {
       return { name, parameter, firstColumn, inputs, outputs: count };
     });
   }).flat();
+}
+
+/** The matrices of a block: its linear layers with q, k and v apart, whatever the family. */
+export function blockMatrices(config: GptConfig): LinearModule[] {
+  return linearModules({ ...withDefaults(config), family: "llama" });
 }
 
 /** An adapter: the linear layer that it adapts, and the names of its parameters. */

@@ -62,7 +62,11 @@ export function plannedSaves({ options, config, corpus, first }: Run): PlannedSa
   const saves = Math.ceil(steps / saveEvery) - Math.floor(first / saveEvery) +
     Number(cooldownFrom > first && cooldownFrom < steps && cooldownFrom % saveEvery > 0);
   return {
-    ...checkpointSizes(parameterTable(config, options.freeze), corpus.tokenizer),
+    ...checkpointSizes(
+      parameterTable(config, options.freeze),
+      options.optimizer,
+      corpus.tokenizer,
+    ),
     keep,
     others: cooldownFrom < steps ? 2 : 1,
     saves: first === steps ? 0 : saveEvery === 0 ? 1 : saves,

@@ -48,6 +48,8 @@ export type TrainEvent =
     /** Mean loss in nats per token. */
     loss: number;
     learningRate: number;
+    /** Muon's; absent without Muon. */
+    muonLearningRate?: number;
     /** Before clipping. */
     gradientNorm: number;
     lossScale: number;

@@ -23,6 +23,7 @@ export interface TrainingPlan extends
     | "gradientAccumulation"
     | "dropout"
     | "freeze"
+    | "optimizer"
     | "beta1"
     | "beta2"
     | "histogramEvery"
@@ -175,18 +176,19 @@ export function recordTraining(
   const gpt = createGpt(dry, config, { precision, freeze });
   note("step", "parameters");
   const shape = { batchSize, sequenceLength: contextLength };
-  const { gradientAccumulation, dropout, beta1, beta2, histogramEvery } = options;
+  const { gradientAccumulation, dropout, optimizer, beta1, beta2, histogramEvery } = options;
   const step = createTrainStep(gpt, {
     ...shape,
     ...RECORDED,
     gradientAccumulation,
     dropout,
+    optimizer,
     beta1,
     beta2,
   });
-  const { activations, gradients, optimizer } = step;
+  const { activations, gradients } = step;
   const roles = new Map<Tensor, MemoryRole>([[gradients.flat, "gradients"]]);
-  for (const tensor of optimizer.tensors) roles.set(tensor, "optimizer");
+  for (const tensor of step.optimizer.tensors) roles.set(tensor, "optimizer");
   for (const tensor of activations.tensors) roles.set(tensor, "activations");
   note("step", "other", roles.set(activations.at("logits"), "logits"));
   if (histogramEvery > 0) createHistograms(gpt, step);
@@ -208,6 +210,8 @@ const RECORDED = {
   labelSmoothing: 0,
   gradientClip: 1,
   weightDecay: 0,
+  muonMomentum: 0,
+  muonWeightDecay: 0,
   seed: 0,
 } as const;
 

@@ -24,6 +24,8 @@ export interface Metric {
   loss?: number | null;
   /** Of a step: its learning rate. */
   learningRate?: number;
+  /** Of a step: the learning rate of Muon. */
+  muonLearningRate?: number;
   /** Of a step: norm of the gradient before clipping. */
   gradientNorm?: number | null;
   /** Of a step: the loss scale that it used. */
@@ -84,6 +86,7 @@ export interface Metric {
 const FIGURES = [
   "loss",
   "learningRate",
+  "muonLearningRate",
   "gradientNorm",
   "lossScale",
   "skipped",

@@ -3,6 +3,7 @@ import { SEPARATOR } from "../data/text/readers.ts";
 import type { DataSpec } from "../data/text/dataset.ts";
 import { LARGEST, type PresetName, PRESETS } from "../model/config.ts";
 import type { Precision } from "../model/precision.ts";
+import { type OptimizerName, OPTIMIZERS } from "./optimizer.ts";
 import { type Schedule, SCHEDULES } from "./schedule.ts";
 
 /**
@@ -63,6 +64,8 @@ export interface Option {
   readonly reportsOnly?: true;
   /** Another option that must be given if this one is. */
   readonly needs?: string;
+  /** The optimizer that reads it, if others do not. */
+  readonly optimizer?: OptimizerName;
   /** Another option that must not be given if this one is, and the reason. */
   readonly excludes?: readonly [name: string, reason: string];
 }
@@ -445,12 +448,49 @@ export const TRAIN_OPTIONS = {
         schedule === "wsd" ? Math.ceil(steps / 5) : 0,
     },
   },
+  /** What updates the parameters. `muon` updates the matrices of the blocks, and AdamW all others. */
+  optimizer: {
+    group: OPTIMIZATION,
+    type: "choice",
+    choices: Object.keys(OPTIMIZERS) as OptimizerName[],
+    help: "what updates the parameters; muon: Muon the matrices of the blocks, AdamW all others",
+    placeholder: "<name>",
+    default: "adamw",
+    onResume: "fixed",
+  },
+  /** Muon's highest learning rate; `learningRate` is AdamW's, and both have the same schedule. */
+  muonLearningRate: {
+    group: OPTIMIZATION,
+    type: "real",
+    range: [0, 10],
+    help: "Muon's highest learning rate, with the schedule of --learning-rate, which is AdamW's",
+    default: 0.01,
+    optimizer: "muon",
+  },
+  /** Decay of Muon's momentum. */
+  muonMomentum: {
+    group: OPTIMIZATION,
+    type: "real",
+    range: [0, 0.99999],
+    help: "decay of Muon's momentum",
+    default: 0.95,
+    optimizer: "muon",
+  },
+  /** Muon's decoupled decay. */
+  muonWeightDecay: {
+    group: OPTIMIZATION,
+    type: "real",
+    range: [0, 10],
+    help: "weight decay of Muon's matrices",
+    default: 0.01,
+    optimizer: "muon",
+  },
   /** AdamW's decoupled decay of matrices and embeddings. */
   weightDecay: {
     group: OPTIMIZATION,
     type: "real",
     range: [0, 10],
-    help: "weight decay of matrices and embeddings",
+    help: "AdamW's weight decay of matrices and embeddings",
     default: 0.1,
   },
   /** Decay of AdamW's first moment. */

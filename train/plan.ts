@@ -35,11 +35,13 @@ import { type Precision, resolvePrecision } from "../model/precision.ts";
 import { noteAdapters } from "./base.ts";
 import { type Callbacks, reporting, type TrainEvent } from "./events.ts";
 import { checkTraining, type TrainingMemory } from "./limits.ts";
+import { OPTIMIZERS } from "./optimizer.ts";
 import { DEFAULT_OPTIONS, type ResolvedOptions, type TrainOptions } from "./options.ts";
 import { findRenamed, wholeSpec } from "./renamed.ts";
 import {
   checkDimensions,
   checkInitial,
+  checkOptimizer,
   fineTuningDefaults,
   NAME_THE_TEXT,
   presetDefaults,
@@ -181,6 +183,7 @@ export async function* makePlan(
   const { options, typed } = resumed
     ? resumeOptions(wanted, resumed.state, resumed.path, renamed?.options)
     : { options: { ...DEFAULT_OPTIONS, ...wanted }, typed: typedNames(wanted) };
+  checkOptimizer(wanted, options);
   const initial = resumed ? undefined : yield* findInitial(options, { ...hub, signal });
   const given = withAdapters(options, resumed?.config ?? initial?.config);
   const lora = loraOf(given);
@@ -354,6 +357,13 @@ export function* finishPlan(
     config,
     isResumed: resumed !== undefined,
   });
+  const { optimizer, freeze } = options;
+  if (!parameterTable(config, freeze).some((p) => p.trained && OPTIMIZERS[optimizer].updates(p))) {
+    const message =
+      `--optimizer ${optimizer} has nothing to update, as no matrix of a block is trained: ` +
+      "AdamW updates all that is";
+    yield { kind: "notice", message };
+  }
   const source = resumed?.state.source ??
     (initial && { spec: initial.spec, sha256: hashModel(initial) });
   return { ...place, ...plan, corpus, batches, options, config, memory, source, first };

@@ -269,6 +269,26 @@ function checkCooldown(
   );
 }
 
+/**
+ * Makes sure that options which one optimizer reads are given with it.
+ *
+ * @param given the options that are given now, also to a run that is resumed.
+ * @throws {OptionError} naming the flag and the optimizer.
+ */
+export function checkOptimizer(
+  given: Partial<TrainOptions>,
+  { optimizer }: Pick<TrainOptions, "optimizer">,
+): void {
+  const name = OPTION_NAMES.find((name) =>
+    given[name] !== undefined && (optionNamed(name).optimizer ?? optimizer) !== optimizer
+  );
+  if (name === undefined) return;
+  throw new OptionError(
+    `${flagOf(name)} needs --optimizer ${optionNamed(name).optimizer}: ` +
+      `current optimizer is ${optimizer}`,
+  );
+}
+
 /** Options that no checkpoint stores. */
 export const UNSAVED: readonly string[] = optionsWhere(({ onResume }) => onResume === "unsaved");
 
@@ -315,15 +335,17 @@ export function resumeOptions(
   renamed: Partial<TrainOptions> = {},
 ): { options: TrainOptions; typed: string[] } {
   const changed: [name: string, value: unknown][] = Object.entries(renamed);
+  // options that an earlier version did not have had their defaults
+  const before = { ...DEFAULT_OPTIONS, ...saved } as ResolvedOptions;
   for (const name of OPTION_NAMES) {
     const value = given[name], { onResume } = optionNamed(name);
     if (value === undefined || onResume === "renamed") continue;
     if (onResume !== "fixed") changed.push([name, value]);
-    else if (isGiven(value) && value !== saved[name]) {
-      throw mustStay(name, value, saved[name], path);
+    else if (isGiven(value) && value !== before[name]) {
+      throw mustStay(name, value, before[name], path);
     }
   }
-  const options = { ...DEFAULT_OPTIONS, ...saved, ...Object.fromEntries(changed) } as TrainOptions;
+  const options = { ...before, ...Object.fromEntries(changed) } as TrainOptions;
   const names = new Set([...typed, ...changed.map(([name]) => name)]);
   const forget = (name: "steps" | "epochs" | "cooldown" | "minLearningRate") => {
     options[name] = undefined;
@@ -338,7 +360,6 @@ export function resumeOptions(
     options.schedule = "wsd";
     names.add("schedule");
   }
-  const before = { ...DEFAULT_OPTIONS, ...saved } as ResolvedOptions;
   const isCooling = before.cooldown === cooldown && step > cooldownStart(before);
   if (cooldown && given.steps === undefined && given.epochs === undefined && !isCooling) {
     options.steps = step + cooldown;

@@ -33,7 +33,7 @@ export const SHAPE_OPTIONS = [
   ...["data", "dataVersion", "textField", "tokenizer", "vocabulary"] as const,
   ...["initFrom", "freeze", "loraRank", "loraTargets", "base"] as const,
   ...["precision", "batchSize", "gradientAccumulation", "dropout"] as const,
-  "histogramEvery",
+  ...["optimizer", "histogramEvery"] as const,
 ] as const satisfies readonly OptionName[];
 
 /** Launches of a step, by their indices in `TrainingShapes.launches`. */

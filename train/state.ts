@@ -15,7 +15,6 @@ import {
   readModel,
   withEndIds,
 } from "../generate/source.ts";
-import { tensorNamed } from "../kernels/arena.ts";
 import { size, upload } from "../kernels/tensor.ts";
 import type { GptConfig } from "../model/config.ts";
 import {
@@ -43,7 +42,7 @@ import type { Gpt } from "../model/gpt.ts";
 import type { ParameterSpec } from "../model/parameters.ts";
 import { downloadTable, loadAdapters, loadParameters, saveAdapters } from "../model/weights.ts";
 import { checkFinite, jsonFile, modelFiles, tokenizerFiles } from "./export.ts";
-import { DEFAULT_OPTIMIZER } from "./optimizer.ts";
+import { distribute, type OptimizerName, OPTIMIZERS } from "./optimizer.ts";
 import type { ResolvedOptions } from "./options.ts";
 import { dimensionsOf, savedOptions } from "./resolve.ts";
 import type { RunDirectory } from "./run_directory.ts";
@@ -200,9 +199,10 @@ export interface Saved {
 /** Upper bound of the bytes of a checkpoint's files without its tensors and tokenizer. */
 const SMALL_FILES_BYTES = 2 ** 16;
 
-/** Bytes of a checkpoint, whole and with only weights, at most, by the parameters of its model. */
+/** Bytes of a checkpoint, whole and with only weights, at most, by the parameters of its model and its optimizer. */
 export function checkpointSizes(
   table: readonly ParameterSpec[],
+  optimizer: OptimizerName,
   { json }: Tokenizer,
 ): { checkpointBytes: number; weightsOnlyBytes: number } {
   const isLora = table.some(({ name }) => isAdapter(name));
@@ -212,7 +212,10 @@ export function checkpointSizes(
   // adapters are saved without their base; only trained parameters have optimizer state
   const weights = isLora ? trained : floatsOf(table);
   const weightsOnlyBytes = 4 * weights + json.length + SMALL_FILES_BYTES;
-  const optimizerBytes = 4 * trained * DEFAULT_OPTIMIZER.state.length;
+  const optimizerBytes = distribute(OPTIMIZERS[optimizer], table).reduce(
+    (sum, { kind, parameters }) => sum + 4 * kind.state.length * floatsOf(parameters),
+    0,
+  );
   return { checkpointBytes: weightsOnlyBytes + optimizerBytes, weightsOnlyBytes };
 }
 
@@ -222,10 +225,10 @@ export async function saveCheckpoint(
   { step, bestLoss, best }: { step: number; bestLoss: number | null; best: boolean },
 ): Promise<string> {
   const { tokenizer, validationHash } = corpus;
-  const trained = gpt.table.filter((parameter) => parameter.trained);
   const optimizerState: Awaited<ReturnType<typeof downloadTable>> = new Map();
   for (const [key, arena] of trainStep.optimizer.state) {
-    const tensors = await downloadTable(gpt, trained, arena, `${key}.`);
+    const parameters = gpt.table.filter(({ name }) => arena.tensors.has(name));
+    const tensors = await downloadTable(gpt, parameters, arena, `${key}.`);
     for (const [name, entry] of tensors) optimizerState.set(name, entry);
   }
   const adapters = gpt.config.lora ? await saveAdapters(gpt) : undefined;
@@ -292,16 +295,15 @@ export function restore({ path, state, base }: Resumed, gpt: Gpt, trainStep: Tra
     read(MODEL_FILE, (tensors, where) => loadParameters(gpt, tensors, where));
   }
   read(OPTIMIZER_FILE, (tensors, where) => {
-    for (const { name, shape, trained } of gpt.table) {
-      if (!trained) continue;
-      for (const [key, arena] of trainStep.optimizer.state) {
-        const tensor = tensors.get(`${key}.${name}`);
+    for (const [key, arena] of trainStep.optimizer.state) {
+      for (const [name, target] of arena.tensors) {
+        const tensor = tensors.get(`${key}.${name}`), { shape } = target;
         if (!tensor || tensor.shape.join() !== shape.join()) {
           throw new UserError(
             `Cannot load ${where} as "${key}.${name}" must be there as [${shape}]`,
           );
         }
-        upload(gpt.device, tensorNamed(arena, name), tensor.floats(0, size(shape)));
+        upload(gpt.device, target, tensor.floats(0, size(shape)));
       }
     }
   });

@@ -20,9 +20,10 @@ import { firstTrainedBlock } from "../model/parameters.ts";
 import {
   createOptimizer,
   createTrainedArena,
-  DEFAULT_OPTIMIZER,
   type Optimizer,
+  type OptimizerName,
   type OptimizerOptions,
+  OPTIMIZERS,
 } from "./optimizer.ts";
 import { DEFAULT_OPTIONS } from "./options.ts";
 import { checkValue } from "./validate.ts";
@@ -39,6 +40,8 @@ export interface StepOptions extends OptimizerOptions {
   readonly dropout: number;
   /** Share of the target's probability spread over the vocabulary; 0 by default. */
   readonly labelSmoothing: number;
+  /** What updates the parameters: `adamw` by default, or `muon`. */
+  readonly optimizer: OptimizerName;
   /** Norm to which a larger gradient is clipped, 1 by default; 0 for no clipping. */
   readonly gradientClip: number;
   /** Seed of dropout; 1 by default. */
@@ -53,9 +56,12 @@ const STEP_OPTIONS = [
   "labelSmoothing",
   "gradientClip",
   "seed",
+  "optimizer",
   "weightDecay",
   "beta1",
   "beta2",
+  "muonMomentum",
+  "muonWeightDecay",
 ] as const;
 
 /** Scalars on the device that one step passes to the next. */
@@ -157,6 +163,8 @@ export interface TrainStep extends Disposable {
    *
    * @param step counts from 0 and decides, with the seed, what dropout drops.
    * @param batches the micro-batches; each is made when it is submitted.
+   * @param options.learningRate AdamW's.
+   * @param options.muonLearningRate Muon's; by default AdamW's.
    * @param options.counted number of targets in all batches, without those that are ignored; by default all batches
    * are made to count them before the first is submitted.
    * @returns milliseconds in which the batches were made and uploaded, without any wait for the device.
@@ -164,7 +172,7 @@ export interface TrainStep extends Disposable {
   submit(
     step: number,
     batches: StepBatches,
-    options: { learningRate: number; counted?: number },
+    options: { learningRate: number; muonLearningRate?: number; counted?: number },
   ): Promise<number>;
   /** Waits for the device and returns the reports on the last `count` steps, oldest first. */
   reports(count: number): Promise<StepReport[]>;
@@ -222,7 +230,7 @@ export function createTrainStep(
     );
   }
   const gradients = createTrainedArena(model, "gradients");
-  const optimizer = createOptimizer(model, DEFAULT_OPTIMIZER, options);
+  const optimizer = createOptimizer(model, OPTIMIZERS[options.optimizer], options);
   const activations = createActivations(device, config, {
     batch: { batchSize: B, sequenceLength: T },
     precision,
@@ -237,10 +245,10 @@ export function createTrainStep(
     owned.push(created);
     return created;
   };
-  const stepInputs = tensor("stepInputs", [2], "f32");
+  const stepInputs = tensor("stepInputs", [3], "f32");
   const lossScale = tensor("lossScale", [1], "f32");
   const counters = tensor("counters", [5], "u32");
-  const update = tensor("update", [4], "u32");
+  const update = tensor("update", [5], "u32");
   const reports = tensor("reports", [REPORT_ROWS, REPORT_COLUMNS], "u32");
   const lossSums = tensor("lossSums", [gradientAccumulation], "f32");
 
@@ -310,14 +318,18 @@ export function createTrainStep(
     lasting: [lossScale, counters, reports],
     bytes: activations.bytes + optimizer.bytes + program.scratchBytes +
       owned.reduce((sum, t) => sum + t.buffer.size, 0),
-    async submit(step, batches, { learningRate, counted = countedOf(batches) }) {
+    async submit(
+      step,
+      batches,
+      { learningRate, muonLearningRate = learningRate, counted = countedOf(batches) },
+    ) {
       if (batches.length !== gradientAccumulation) {
         throw new RangeError(
           `Cannot submit a step as it must have ${gradientAccumulation} micro-batches: ` +
             `current number is ${batches.length}`,
         );
       }
-      upload(device, stepInputs, [learningRate, counted > 0 ? 1 / counted : 0]);
+      upload(device, stepInputs, [learningRate, counted > 0 ? 1 / counted : 0, muonLearningRate]);
       let dataMs = 0;
       for (let i = 0; i < batches.length; i++) {
         const since = performance.now();

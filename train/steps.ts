@@ -5,6 +5,7 @@ import type { Evaluation } from "./evaluate.ts";
 import { noticesOf, type TrainEvent } from "./events.ts";
 import type { Histograms } from "./histograms.ts";
 import { heldOutPrompt } from "./prompts.ts";
+import type { ResolvedOptions } from "./options.ts";
 import type { RunRecord } from "./record.ts";
 import { cooldownStart, learningRateAt } from "./schedule.ts";
 import { saveCheckpoint, type Saved } from "./state.ts";
@@ -53,7 +54,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
   let hasLearned = step === total; // whether a step changed the model, or there is none to do
   let lossScale = 1; // of the last step that was reported
   let isCompiled = false; // drivers compile a kernel when it first runs, so the first step has no speed
-  let waiting: { learningRate: number; dataMs: number }[] = []; // steps that were submitted and not reported
+  let waiting: (Rates & { dataMs: number })[] = []; // steps that were submitted and not reported
   let since = performance.now(), stepsPerReport = 1;
 
   const promptOf = (turn: number) => options.samplePrompt ?? heldOutPrompt(corpus, turn);
@@ -98,13 +99,13 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
 
   /** Submits the next step without waiting for it. */
   async function submit(): Promise<void> {
-    const learningRate = learningRateAt(step, options);
+    const rates = ratesAt(step, options);
     const first = step * gradientAccumulation;
     const microBatches = { length: gradientAccumulation, at: (i: number) => batches.at(first + i) };
     const since = performance.now(), counted = batches.counted(first, gradientAccumulation);
     const countMs = performance.now() - since;
-    const dataMs = countMs + await trainStep.submit(step, microBatches, { learningRate, counted });
-    waiting.push({ learningRate, dataMs: Number(dataMs.toFixed(3)) });
+    const dataMs = countMs + await trainStep.submit(step, microBatches, { ...rates, counted });
+    waiting.push({ ...rates, dataMs: Number(dataMs.toFixed(3)) });
     step++;
     isSaved = isEvaluated = false;
   }
@@ -115,17 +116,20 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     const reports = await trainStep.reports(count);
     const elapsedMs = performance.now() - since;
     const speed = tokensPerStep * count / elapsedMs * 1000;
-    const metrics = reports.map(({ loss, gradientNorm, lossScale, skippedSteps }, i) => ({
-      kind: "step" as const,
-      step: step - count + i + 1,
-      loss,
-      learningRate: waiting[i]!.learningRate,
-      gradientNorm,
-      lossScale,
-      skipped: skippedSteps,
-      ...(isCompiled ? { tokensPerSecond: Math.round(speed) } : {}),
-      dataMs: waiting[i]!.dataMs,
-    }));
+    const metrics = reports.map(({ loss, gradientNorm, lossScale, skippedSteps }, i) => {
+      const { dataMs, ...rates } = waiting[i]!;
+      return {
+        kind: "step" as const,
+        step: step - count + i + 1,
+        loss,
+        ...rates,
+        gradientNorm,
+        lossScale,
+        skipped: skippedSteps,
+        ...(isCompiled ? { tokensPerSecond: Math.round(speed) } : {}),
+        dataMs,
+      };
+    });
     const left = isCompiled ? { secondsLeft: (total - step) * tokensPerStep / speed } : {};
     waiting = [];
     isCompiled = true;
@@ -234,4 +238,19 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
         `${options.learningRate}), --precision f32, or more --steps`,
     );
   }
+}
+
+/** Learning rates of a step: AdamW's, and with Muon its own. */
+interface Rates {
+  readonly learningRate: number;
+  readonly muonLearningRate?: number;
+}
+
+function ratesAt(step: number, options: ResolvedOptions): Rates {
+  const learningRate = learningRateAt(step, options);
+  if (options.optimizer !== "muon") return { learningRate };
+  return {
+    learningRate,
+    muonLearningRate: learningRateAt(step, options, options.muonLearningRate),
+  };
 }

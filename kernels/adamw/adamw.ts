@@ -48,7 +48,7 @@ const WORKGROUP_SIZE = 256;
  * One step of AdamW, in place. Nothing changes if `update` says that the step is skipped.
  *
  * gradient, parameter, m, v: f32 [N], of any size, N a multiple of 64; copy: f16 [N], is set to the rounded
- * parameter, for matrix products in f16; update: u32 [4] of `prepareStep()`; corrections: f32 [K,2] of
+ * parameter, for matrix products in f16; update: u32 [5] of `prepareStep()`; corrections: f32 [K,2] of
  * `adamwCorrections()`.
  *
  * @throws {RangeError | TypeError} if a tensor has another shape or element type, or N is no multiple of 64.
@@ -65,7 +65,7 @@ export function adamw(
     m: [m, "N", "f32"],
     v: [v, "N", "f32"],
     copy: [copy, "N", "f16"],
-    update: [update, "4", "u32"],
+    update: [update, "5", "u32"],
     corrections: [corrections, "K,2", "f32"],
   });
   if (N % ROW !== 0) {

@@ -16,6 +16,7 @@ struct Update { // of prepare_step.wgsl
   gradientFactor: f32,
   step: u32, // t
   skipped: u32, // 1 if nothing changes
+  muonLearningRate: f32,
 }
 
 struct Sizes {

@@ -2,6 +2,7 @@ import decode from "./decode.wgsl" with { type: "text" };
 import { dims } from "../dims.ts";
 import type { Program } from "../program.ts";
 import { ceilDiv, type Tensor } from "../tensor.ts";
+import type { QkNorm } from "../rope/rope.ts";
 import { attentionConstants, type AttentionScores, checkHeads } from "./attention.ts";
 
 /**
@@ -10,14 +11,24 @@ import { attentionConstants, type AttentionScores, checkHeads } from "./attentio
  *
  * qkv: [B·S,(NH+2KH)·HS]; cursors: u32 [B,2], per text the index of its first new token, and of the token at
  * position 0; keys, values: [B,KH,T,HS], the cache, in which the rows of the new positions below T are set; y:
- * [B·S,NH·HS]. All but cursors have the same type, f32 or f16. Scale and window are those of `attentionForward()`.
+ * [B·S,NH·HS]. All these but cursors have the same type, f32 or f16. Scale and window are those of
+ * `attentionForward()`.
  *
- * @throws {RangeError | TypeError} if a tensor has another shape or element type, if KH does not divide NH, or if HS
- * is not a multiple of four up to `MOST_HEAD_SIZE`.
+ * Models with rotary positions store rotated keys. Either `ropeForward()` has rotated q and k in qkv, or S is 1, and
+ * with `rotation` and `norm`, both as in `ropeForward()`, q and k are rotated here, while qkv stays. For one text a
+ * GPU needs more time for a launch than for the rotation.
+ *
+ * @throws {RangeError | TypeError} if a tensor has another shape or element type, if KH does not divide NH, if HS is
+ * not a multiple of four up to `MOST_HEAD_SIZE`, or if q and k of several new tokens per text are to be rotated.
  */
 export function attentionDecode(
   program: Program,
-  { qkv, cursors }: { qkv: Tensor; cursors: Tensor },
+  { qkv, cursors, rotation, norm }: {
+    qkv: Tensor;
+    cursors: Tensor;
+    rotation?: Tensor | undefined;
+    norm?: QkNorm | undefined;
+  },
   { keys, values, y }: { keys: Tensor; values: Tensor; y: Tensor },
   scores: AttentionScores = {},
 ): void {
@@ -28,9 +39,23 @@ export function attentionDecode(
     cursors: [cursors, "B,2", "u32"],
     y: [y, "B·S,NH·HS", keys.dtype],
   });
-  const known = { B, S, HS, QKV: NH + 2 * KH };
-  dims(action, { qkv: [qkv, "B·S,QKV·HS", keys.dtype] }, known);
+  const { qWeight, kWeight, epsilon } = norm ?? {};
+  const { maxT = T } = dims(action, {
+    qkv: [qkv, "B·S,QKV·HS", keys.dtype],
+    rotation: [rotation, "maxT,P,2", "f32"],
+    qWeight: [qWeight, "HS", "f32"],
+    kWeight: [kWeight, "HS", "f32"],
+  }, { B, S, HS, P: HS / 2, QKV: NH + 2 * KH });
   checkHeads(action, { NH, KH, HS });
+  if (rotation && (S > 1 || maxT < T)) {
+    throw new RangeError(
+      `Cannot run ${action} with a rotation as each text must have one new token, below position ` +
+        `${maxT}: current numbers are ${S} new tokens and ${T} positions`,
+    );
+  }
+  if (norm && !rotation) {
+    throw new TypeError(`Cannot run ${action} as norm must be given with rotation`);
+  }
   // at least one invocation per vector of a head
   const WORKGROUP_SIZE = program.device.isCpu
     ? Math.max(32, 2 ** Math.ceil(Math.log2(HS / 4)))
@@ -44,13 +69,16 @@ export function attentionDecode(
       KH,
       HS,
       WORKGROUP_SIZE,
+      ROTATED: rotation !== undefined,
+      NORM: norm !== undefined,
+      ...(epsilon === undefined ? {} : { EPSILON: epsilon }),
       ...attentionConstants(scores),
     },
-    tensors: { qkv, cursors, keys, values, y },
+    tensors: { qkv, cursors, rotation, qWeight, kWeight, keys, values, y },
     uniforms: { S, T },
     workgroups: [NH, B * S],
     iterations: ceilDiv(T + S, keysPerIteration) * (1 + Math.log2(WORKGROUP_SIZE)) +
       2 * Math.log2(WORKGROUP_SIZE),
-    workgroupBytes: HS * 4 + WORKGROUP_SIZE * 20,
+    workgroupBytes: (rotation ? 4 : 1) * HS * 4 + WORKGROUP_SIZE * 20,
   });
 }

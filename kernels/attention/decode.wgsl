@@ -1,5 +1,6 @@
 // Attention of S new tokens per text over the keys and values in the text's cache and over their own.
-// qkv: [B·S,(NH+2·KH)·HS]; cursors: [B,2]; keys, values: [B,KH,T,HS]; y: [B·S,C], C = NH · HS
+// qkv: [B·S,(NH+2·KH)·HS]; cursors: [B,2]; keys, values: [B,KH,T,HS]; y: [B·S,C], C = NH · HS;
+// rotation: [maxT,HS/2,2], cosine and sine; qWeight, kWeight: [HS]
 //
 // A workgroup has one head of one new token. It reads the keys and values of earlier tokens from the cache, and
 // those of new tokens from qkv: no workgroup reads what another one writes. It loops over the keys, KEYS at a
@@ -11,6 +12,8 @@
 //          ┌─────────┐                   ┌─────────┐
 //    KEYS  │ · q     │ → score,   SHARES │ Σ p · v │   SHARES · QUADS = KEYS
 //          └─────────┘    p              └─────────┘
+//
+// If each text has one new token, ROTATED does with its q and k what ../rope/forward.wgsl does, which saves a launch.
 enable f16;
 
 alias real4 = vec4<f16>; // four elements of all tensors but cursors
@@ -20,6 +23,9 @@ const HS: u32 = 4;
 const SCALE: f32 = 1.0 / sqrt(f32(HS));
 const WINDOW: u32 = 0x80000000; // tokens that a query sees, itself and those before it
 const WORKGROUP_SIZE: u32 = 64; // a power of two
+const ROTATED: bool = true; // whether q and k are rotated first; S is 1 then
+const NORM: bool = true; // whether they are normalised before that
+const EPSILON: f32 = 1e-6;
 
 struct Sizes {
   S: u32,
@@ -28,10 +34,16 @@ struct Sizes {
 
 @group(0) @binding(0) var<storage, read> qkv: array<real4>;
 @group(0) @binding(1) var<storage, read> cursors: array<vec2u>; // first new token, token at position 0
-@group(0) @binding(2) var<storage, read_write> keys: array<real4>;
-@group(0) @binding(3) var<storage, read_write> values: array<real4>;
-@group(0) @binding(4) var<storage, read_write> y: array<real4>;
-@group(0) @binding(5) var<uniform> sizes: Sizes;
+// only if ROTATED
+@group(0) @binding(2) var<storage, read> rotation: array<vec2f>;
+// only if NORM
+@group(0) @binding(3) var<storage, read> qWeight: array<f32>;
+// only if NORM
+@group(0) @binding(4) var<storage, read> kWeight: array<f32>;
+@group(0) @binding(5) var<storage, read_write> keys: array<real4>;
+@group(0) @binding(6) var<storage, read_write> values: array<real4>;
+@group(0) @binding(7) var<storage, read_write> y: array<real4>;
+@group(0) @binding(8) var<uniform> sizes: Sizes;
 
 const QUADS: u32 = HS / 4;
 const ROW: u32 = (NH + 2 * KH) * QUADS; // of qkv, in vectors of four, as are all strides below
@@ -40,10 +52,51 @@ const GROUP: u32 = NH / KH;
 const SHARES: u32 = WORKGROUP_SIZE / QUADS;
 const KEYS: u32 = SHARES * QUADS; // keys per iteration; invocations from KEYS on have none
 const LOWEST: f32 = -3.0e38;
+const HALF: u32 = HS / 2;
+const RAW: u32 = 2 * QUADS;
 
 var<workgroup> q: array<vec4f, QUADS>;
+// only if ROTATED
+var<workgroup> newKey: array<vec4f, QUADS>; // k of the new token
+// only if ROTATED
+var<workgroup> raw: array<vec4f, RAW>; // q and k of the new token before the norm and the rotation
 var<workgroup> weights: array<f32, WORKGROUP_SIZE>; // also the memory of trees of maxima and sums
 var<workgroup> partial: array<vec4f, WORKGROUP_SIZE>;
+
+// A component of a head in raw, normalised if rstd is 1 / RMS. q is the head from vector 0 on, k that from QUADS on.
+// only if ROTATED
+fn component(first: u32, c: u32, rstd: f32) -> f32 {
+  var x = raw[first + c / 4][c % 4];
+  // only if NORM
+  x *= rstd * select(kWeight[c], qWeight[c], first == 0);
+  return x;
+}
+
+// A vector of a head in raw, normalised and rotated, as it is stored.
+// only if ROTATED
+fn rotated(first: u32, quad: u32, position: u32) -> vec4f {
+  var rstd = 1.0;
+  // only if NORM
+  {
+    var squares = 0.0;
+    // unroll
+    for (var i = 0u; i < QUADS; i++) {
+      squares += dot(raw[first + i], raw[first + i]);
+    }
+    rstd = inverseSqrt(squares / f32(HS) + EPSILON);
+  }
+  var four: vec4f;
+  // unroll
+  for (var i = 0u; i < 4u; i++) {
+    let c = 4 * quad + i;
+    let isFirst = c < HALF; // of its pair
+    let x = component(first, c, rstd);
+    let other = component(first, select(c - HALF, c + HALF, isFirst), rstd);
+    let angle = rotation[position * HALF + c % HALF]; // cosine, sine
+    four[i] = x * angle.x + select(other, -other, isFirst) * angle.y;
+  }
+  return vec4f(real4(four));
+}
 
 // The highest of one value per invocation.
 fn highestOf(value: f32, index: u32) -> f32 {
@@ -82,15 +135,29 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
   let cache = (text * KH + group.x / GROUP) * sizes.T * QUADS;
   let firstNew = text * sizes.S; // row of the first new token
 
-  if (index < QUADS) {
-    q[index] = SCALE * vec4f(qkv[row * ROW + head + index]);
-    // one head of q of each group writes; a token past the end is padding
-    if (group.x % GROUP == 0 && position < sizes.T) {
-      let k = row * ROW + keyHead + index;
-      keys[cache + position * QUADS + index] = qkv[k];
-      values[cache + position * QUADS + index] = qkv[k + KH * QUADS];
+  let newK = row * ROW + keyHead; // first vector of the token's k in qkv
+  let place = cache + position * QUADS + index; // of its k and v in the cache
+  // one head of q of each group writes; a token past the end is padding
+  let writes = index < QUADS && group.x % GROUP == 0 && position < sizes.T;
+  // only if ROTATED
+  {
+    if (index < QUADS) {
+      raw[index] = vec4f(qkv[row * ROW + head + index]);
+      raw[QUADS + index] = vec4f(qkv[newK + index]);
     }
+    workgroupBarrier();
+    if (index < QUADS) {
+      q[index] = SCALE * rotated(0, index, min(position, sizes.T - 1));
+      newKey[index] = rotated(QUADS, index, min(position, sizes.T - 1));
+    }
+    if (writes) { keys[place] = real4(newKey[index]); }
   }
+  // unless ROTATED
+  {
+    if (index < QUADS) { q[index] = SCALE * vec4f(qkv[row * ROW + head + index]); }
+    if (writes) { keys[place] = qkv[newK + index]; }
+  }
+  if (writes) { values[place] = qkv[newK + KH * QUADS + index]; }
   workgroupBarrier();
 
   let share = index / QUADS;
@@ -114,6 +181,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
         let k = (firstNew + s - cached) * ROW + keyHead;
         // unroll
         for (var i = 0u; i < QUADS; i++) {
+          // only if ROTATED
+          products += q[i] * newKey[i];
+          // unless ROTATED
           products += q[i] * vec4f(qkv[k + i]);
         }
       }

@@ -42,7 +42,7 @@ export function crossEntropyForward(
  * The losses of `crossEntropyForward()`, and the gradient of their mean times the loss scale, which
  * replaces the logits.
  *
- * targets, losses: as in `crossEntropyForward()`; stepInputs: f32 [2], whose second element is 1 / number
+ * targets, losses: as in `crossEntropyForward()`; stepInputs: f32 [3], whose second element is 1 / number
  * of targets of the whole step; lossScale: f32 [1]; dlogits: [M,columns], holds the logits at first and is
  * set; it becomes 0 in ignored rows and past the vocabulary.
  *
@@ -55,7 +55,7 @@ export function crossEntropyBackward(
   options: CrossEntropyOptions = {},
 ): void {
   const action = "crossEntropyBackward";
-  dims(action, { stepInputs: [stepInputs, "2", "f32"], lossScale: [lossScale, "1", "f32"] });
+  dims(action, { stepInputs: [stepInputs, "3", "f32"], lossScale: [lossScale, "1", "f32"] });
   program.dispatch({
     ...launchOf(action, program, { logits: dlogits, targets, losses }, options),
     tensors: { targets, stepInputs, lossScale, dlogits, losses },

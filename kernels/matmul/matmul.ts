@@ -37,7 +37,6 @@ import {
 } from "./launches.ts";
 import { preferredTiles, tileVariants, variantsToMeasure } from "./variants.ts";
 
-export type { ActivationFunction } from "../activation.ts";
 export type {
   Addend,
   BackwardEpilogue,

@@ -19,7 +19,7 @@ export interface PrepareStepOptions {
 export interface PrepareStepInputs {
   /** f32 [blocks,2] of `gradientNorm()`. */
   partials: Tensor;
-  /** f32 [2]: learning rate, 1 / number of targets. */
+  /** f32 [3]: learning rate, 1 / number of targets, Muon's learning rate. */
   stepInputs: Tensor;
   /** f32 [N]: the sum of the losses of each micro-batch. */
   lossSums: Tensor;
@@ -32,8 +32,8 @@ export interface PrepareStepOutputs {
   /** u32 [5]: growth tracker, steps applied, skipped, skipped in a row, reported. */
   counters: Tensor;
   /**
-   * u32 [4], what the optimizer reads: learning rate and gradient factor as the bits of an f32; the number of
-   * this step among those applied, from 1; 1 if the step is skipped.
+   * u32 [5], what the optimizer reads: learning rate and gradient factor as the bits of an f32; the number of
+   * this step among those applied, from 1; 1 if the step is skipped; Muon's learning rate as the bits of an f32.
    */
   update: Tensor;
   /**
@@ -61,11 +61,11 @@ export function prepareStep(
 ): void {
   const { blocks, N } = dims("prepareStep", {
     partials: [partials, "blocks,2", "f32"],
-    stepInputs: [stepInputs, "2", "f32"],
+    stepInputs: [stepInputs, "3", "f32"],
     lossSums: [lossSums, "N", "f32"],
     lossScale: [lossScale, "1", "f32"],
     counters: [counters, "5", "u32"],
-    update: [update, "4", "u32"],
+    update: [update, "5", "u32"],
     reports: [reports, "R,8", "u32"],
   });
   const WORKGROUP_SIZE = 256;

@@ -21,10 +21,11 @@ struct Update { // what the optimizer reads
   gradientFactor: f32, // clip coefficient / lossScale
   step: u32, // number of this step among those applied, from 1
   skipped: u32, // 1 if the step changes nothing
+  muonLearningRate: f32,
 }
 
 @group(0) @binding(0) var<storage, read> partials: array<vec2f>; // sum, above 0 if not finite
-@group(0) @binding(1) var<storage, read> stepInputs: array<f32>; // learning rate, 1 / number of targets
+@group(0) @binding(1) var<storage, read> stepInputs: array<f32>; // learning rate, 1 / number of targets, Muon's learning rate
 @group(0) @binding(2) var<storage, read> lossSums: array<f32>; // of micro-batches
 @group(0) @binding(3) var<storage, read_write> lossScale: array<f32>;
 @group(0) @binding(4) var<storage, read_write> counters: Counters;
@@ -60,11 +61,11 @@ fn main(@builtin(local_invocation_id) local: vec3u) {
     counters.growthTracker = 0;
     counters.skippedSteps += 1;
     counters.consecutiveSkips += 1;
-    update = Update(0.0, 0.0, 0, 1);
+    update = Update(0.0, 0.0, 0, 1, 0.0);
   } else {
     let clip = min(1.0, GRADIENT_CLIP / (norm + 1e-6));
     counters.optimizerSteps += 1;
-    update = Update(stepInputs[0], clip / scale, counters.optimizerSteps, 0);
+    update = Update(stepInputs[0], clip / scale, counters.optimizerSteps, 0, stepInputs[2]);
     counters.consecutiveSkips = 0;
     counters.growthTracker += 1;
     if (counters.growthTracker == GROWTH_INTERVAL) {

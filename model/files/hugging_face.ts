@@ -7,7 +7,7 @@ import {
 } from "../../files/json.ts";
 import { printable, quoted } from "../../files/printable.ts";
 import { UserError } from "../../files/user_error.ts";
-import type { ActivationFunction } from "../../kernels/matmul/matmul.ts";
+import type { ActivationFunction } from "../../kernels/activation.ts";
 import type { RotaryScaling } from "../../kernels/rope/rotation.ts";
 import {
   type Family,

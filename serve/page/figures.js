@@ -55,6 +55,13 @@ export const CHARTS = [
     log: true,
   },
   {
+    id: "muon-learning-rate",
+    title: "Learning rate of Muon",
+    unit: "",
+    figures: [{ kind: "step", field: "muonLearningRate", label: "learning rate" }],
+    log: true,
+  },
+  {
     id: "gradient-norm",
     title: "Gradient norm",
     unit: "before clipping",

@@ -51,9 +51,22 @@ const WORK: readonly [on: Device, name: string, work: Work][] = [
   [gpu, "attention backward f16 [8192,2304] T 128 HS 32", { flops: 4_026_531_840 }],
   [gpu, "attention forward f16 [8192,2304] T 2048 HS 128", { flops: 25_769_803_776 }],
   [gpu, "attention backward f16 [8192,2304] T 2048 HS 128", { flops: 64_424_509_440 }],
+  // 2 · 2 · 1024² / 2 · 64 for 8 rows of 12 heads
+  [gpu, "attention forward f16 [8192,1280] T 1024 HS 64 KH 4", { flops: 12_884_901_888 }],
+  [gpu, "attention backward f16 [8192,1280] T 1024 HS 64 KH 4", { flops: 32_212_254_720 }],
   // 65536 · 768 elements: x and sum of 4 bytes, z and y of 2; sum, dx twice, dy and dz
   [gpu, "residual and layernorm forward f16 [65536,768]", { bytes: 603_979_776 }],
   [gpu, "residual and layernorm backward f16 [65536,768]", { bytes: 805_306_368 }],
+  [gpu, "residual and rmsnorm forward f16 [65536,768]", { bytes: 603_979_776 }],
+  [gpu, "residual and rmsnorm backward f16 [65536,768]", { bytes: 805_306_368 }],
+  // 65536 · 16 · 64 elements of q and k are read and written, with a norm also kept or read
+  [gpu, "rope forward f16 [65536,1280] HS 64", { bytes: 268_435_456 }],
+  [gpu, "rope backward f16 [65536,1280] HS 64", { bytes: 268_435_456 }],
+  [gpu, "rope and norm forward f16 [65536,1280] HS 64", { bytes: 402_653_184 }],
+  [gpu, "rope and norm backward f16 [65536,1280] HS 64", { bytes: 402_653_184 }],
+  // three and five tensors of 2 bytes
+  [gpu, "swiglu forward f16 [65536,768]", { bytes: 301_989_888 }],
+  [gpu, "swiglu backward f16 [65536,768]", { bytes: 503_316_480 }],
   [gpu, "dropout f32 [65536,768]", { bytes: 402_653_184 }],
   [gpu, "linear dbias f16 [65536,3072]", { bytes: 402_653_184 }],
   // 4096 · 50257 logits of 2 bytes, and their gradient
@@ -62,12 +75,16 @@ const WORK: readonly [on: Device, name: string, work: Work][] = [
   [gpu, "gradient norm f32 [67108864]", { bytes: 268_435_456 }],
   [gpu, "adamw f32 and f16 copy [67108864]", { bytes: 2_013_265_920 }], // 30 bytes each
   [cpu, "adamw f32 [1048576]", { bytes: 29_360_128 }], // 28 bytes each
+  // of 12 blocks, 4 matrices with 5 · 6 · 768³, and 2 with 5 · (4 · 768² · 3072 + 2 · 768³)
+  [gpu, "muon f32 and f16 copy [12,7077888]", { flops: 1_630_745_395_200 }],
+  [cpu, "muon f32 [2,49152]", { flops: 157_286_400 }],
   [cpu, "linear forward f32 [512,64]x[64,192]", { flops: 12_582_912 }],
   [cpu, "attention backward f32 [512,192] T 64 HS 32", { flops: 10_485_760 }],
   // one row reads a matrix; decoding reads keys and values, the sampler logits
   [gpu, "one row NN f16 [1,256]x[256,768]", { bytes: 393_216 }],
   [gpu, "one row NT f16 [1,256]x[256,50257]", { bytes: 25_731_584 }],
   [gpu, "attention decode f16 [64,8,512,32]", { bytes: 33_554_432 }],
+  [gpu, "attention decode with norm and rope f16 [64,2,512,32] NH 8", { bytes: 8_388_608 }],
   [gpu, "sample top-p f32 [64,50257]", { bytes: 12_865_792 }],
 ];
 
@@ -90,7 +107,12 @@ const LAUNCHES: readonly [start: string, ops: RegExp][] = [
   ["attention backward", /^attention( attention)+$/],
   ["attention", /^attention$/],
   ["residual and layernorm backward", /^layernorm layernorm$/],
+  ["residual and rmsnorm backward", /^rmsnorm layernorm$/],
+  ["residual and rmsnorm", /^rmsnorm$/],
+  ["rope and norm backward", /^rope layernorm$/],
+  ["rope", /^rope$/],
   ["residual and layernorm", /^layernorm$/],
+  ["swiglu", /^swiglu$/],
   ["dropout", /^dropout$/],
   ["embedding backward", /^embedding embedding$/],
   ["embedding", /^embedding$/],
@@ -98,6 +120,7 @@ const LAUNCHES: readonly [start: string, ops: RegExp][] = [
   ["gradient norm", /^gradient_norm$/],
   ["histogram", /^histogram$/],
   ["adamw", /^adamw$/],
+  ["muon", /^(muon (muon )+(matmul ){15}(muon ?)+)+$/],
   ["sample", /^sample$/],
 ];
 

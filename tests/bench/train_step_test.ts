@@ -28,13 +28,19 @@ Deno.test("trainStepBenches() keeps the names by which reports are compared", ()
   assert.deepEqual(names(true, "f32"), [
     "train step f32 nano 16x64 V 1048",
     "cold start to first step f32 nano 16x64 V 1048",
+    "train step f32 nano 16x64 V 1048 muon",
+    "cold start to first step f32 nano 16x64 V 1048 muon",
   ]);
   assert.deepEqual(names(false, "f16"), [
     "train step f16 mini 32x128 V 50257",
     "cold start to first step f16 mini 32x128 V 50257",
     "train step f16 mini 32x128 V 4096",
     "cold start to first step f16 mini 32x128 V 4096",
+    "train step f16 mini 32x128 V 4096 muon",
+    "cold start to first step f16 mini 32x128 V 4096 muon",
     "train step f16 gpt2 8x1024 V 50257",
     "cold start to first step f16 gpt2 8x1024 V 50257",
+    "train step f16 gpt2 8x1024 V 50257 muon",
+    "cold start to first step f16 gpt2 8x1024 V 50257 muon",
   ]);
 });

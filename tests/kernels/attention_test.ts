@@ -5,7 +5,9 @@ import { attentionWeights } from "../../kernels/attention/weights.ts";
 import * as reference from "../../kernels/attention/reference.ts";
 import { Program } from "../../kernels/program.ts";
 import { dropoutFactor } from "../../kernels/dropout/reference.ts";
-import { download, type DType } from "../../kernels/tensor.ts";
+import { ropeForward } from "../../kernels/rope/rope.ts";
+import { rotationTable } from "../../kernels/rope/rotation.ts";
+import { download, type DType, type Tensor } from "../../kernels/tensor.ts";
 import {
   assertClose,
   assertComputes,
@@ -309,6 +311,85 @@ for (const { dtype, isCpu, NH, KH, scores } of DECODED) {
     }),
   );
 }
+
+const ROTATED = ([["f32", true], [REAL_TYPES.at(-1)!, false]] as const).flatMap(([dtype, isCpu]) =>
+  [true, false].map((withNorm) => ({ dtype, isCpu, withNorm }))
+);
+
+for (const { dtype, isCpu, withNorm } of ROTATED) {
+  const workgroups = isCpu ? 32 : 256, how = withNorm ? "normalises and rotates" : "rotates";
+  Deno.test(
+    `attentionDecode() in workgroups of ${workgroups} ${how} in ${dtype} as ropeForward() before it`,
+    withRandom(async (random) => {
+      // head sizes whose halves are whole vectors, and are not
+      for (const [NH, KH, HS] of [[6, 3, 12], [2, 2, 32]] as const) {
+        const B = 3, T = 40, row = (NH + 2 * KH) * HS, on = { ...device, isCpu };
+        const rotation = rotationTable({ contextLength: T + 2, headSize: HS, base: 100 });
+        const cached = randomValues(random, 2 * B * KH * T * HS, { dtype });
+        const inputs = tensors({
+          cursors: [[B, 2], "u32", [0, 0, 31, 9, 139, 100]],
+          rotation: [[T + 2, HS / 2, 2], "f32", rotation],
+          qWeight: [[HS], "f32", randomValues(random, HS)],
+          kWeight: [[HS], "f32", randomValues(random, HS)],
+        });
+        const norm = withNorm ? { ...inputs, epsilon: 1e-3 } : undefined;
+        const qkv = randomValues(random, B * row, { dtype });
+        const [plain, fused] = [0, 1].map(() =>
+          tensors({
+            qkv: [[B, row], dtype, qkv],
+            keys: [[B, KH, T, HS], dtype, cached.subarray(0, B * KH * T * HS)],
+            values: [[B, KH, T, HS], dtype, cached.subarray(B * KH * T * HS)],
+            y: [[B, NH * HS], dtype],
+          })
+        ) as [Plain, Plain];
+        const { cursors } = inputs, options = { T: 1, heads: NH, keyHeads: KH };
+        const expected = await runProgram(
+          (program) => {
+            ropeForward(program, { ...inputs, norm }, plain, options);
+            attentionDecode(program, { qkv: plain.qkv, cursors }, plain);
+          },
+          [plain.y, plain.keys, plain.values],
+          { on },
+        );
+        const tolerance = dtype === "f32" ? 1e-5 : 2e-3; // an element may be rounded the other way
+        await assertComputes(
+          (program) => attentionDecode(program, { ...inputs, qkv: fused.qkv, norm }, fused),
+          [
+            [fused.y, expected[0]!, tolerance],
+            [fused.keys, expected[1]!, tolerance],
+            [fused.values, expected[2]!, 0],
+            [fused.qkv, qkv, 0],
+          ],
+          { on },
+        );
+      }
+    }),
+  );
+}
+
+type Plain = Record<"qkv" | "keys" | "values" | "y", Tensor>;
+
+Deno.test("attentionDecode() throws if it is to rotate several tokens per text, or to normalise alone", () => {
+  const t = tensors({
+    qkv: [[2, 24], "f32"],
+    cursors: [[1, 2], "u32", 0],
+    keys: [[1, 2, 5, 4], "f32"],
+    values: [[1, 2, 5, 4], "f32"],
+    y: [[2, 8], "f32"],
+    rotation: [[5, 2, 2], "f32"],
+    weight: [[4], "f32"],
+  });
+  const program = new Program(device);
+  assert.throws(() => attentionDecode(program, t, t), {
+    name: "RangeError",
+    message: /one new token, below position 5: current numbers are 2 new tokens and 5 positions/,
+  });
+  const norm = { qWeight: t.weight, kWeight: t.weight, epsilon: 0 };
+  assert.throws(
+    () => attentionDecode(program, { qkv: t.qkv, cursors: t.cursors, norm }, t),
+    { name: "TypeError", message: /norm must be given with rotation/ },
+  );
+});
 
 Deno.test(
   "attentionDecode() matches the reference if a head has more vectors than a workgroup of 32 has invocations",

@@ -56,7 +56,7 @@ async function run(
   const t = tensors({
     logits: [[M, columns], dtype, stored],
     targets: [[M], "u32", targets],
-    stepInputs: [[2], "f32", [0, inverseCount]],
+    stepInputs: [[3], "f32", [0, inverseCount, 0]],
     lossScale: [[1], "f32", scale],
     losses: [[M], "f32"],
     lossesAgain: [[M], "f32"],

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import * as reference from "../../kernels/matmul/reference.ts";
-import { type ActivationFunction, matmul } from "../../kernels/matmul/matmul.ts";
+import type { ActivationFunction } from "../../kernels/activation.ts";
+import { matmul } from "../../kernels/matmul/matmul.ts";
 import { Program } from "../../kernels/program.ts";
 import {
   assertClose,

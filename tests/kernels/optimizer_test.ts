@@ -26,12 +26,12 @@ function optimizer(
       m: [[N], "f32", 0],
       v: [[N], "f32", 0],
       partials: [[gradientNormBlocks(on, N), 2], "f32"],
-      stepInputs: [[2], "f32", [1e-3, 1]],
+      stepInputs: [[3], "f32", [1e-3, 1, 0.02]],
       lossSums: [[3], "f32", [0.5, 1.25, 0.75]],
       corrections: [[table.length / 2, 2], "f32", table],
       lossScale: [[1], "f32", 65536],
       counters: [[5], "u32", 0],
-      update: [[4], "u32"],
+      update: [[5], "u32"],
       reports: [[4, 8], "u32"],
     }),
     ...(copy ? tensors({ copy: [[N], "f16"] }) : {}),
@@ -66,6 +66,8 @@ Deno.test("prepareStep() follows torch.amp.GradScaler", async () => {
     step();
     const [scale, counters, reports] = await download(device, t.lossScale, t.counters, t.reports);
     assert.deepEqual([scale![0], counters![0]], known[i], `step ${i}`);
+    const update = (await download(device, t.update))[0]!;
+    assert.equal(floatsOf(update)[4], bad ? 0 : Math.fround(0.02), "Muon's learning rate");
     expected = updateScaler(expected, { finite: !bad, growthInterval: 3 });
     assert.deepEqual([expected.scale, expected.growthTracker], known[i], `reference, step ${i}`);
     skips += bad;
@@ -211,7 +213,7 @@ Deno.test("adamw() corrects a slow second moment after millions of steps", async
       upload(device, tensor, new Float32Array(64).fill(1));
     }
     upload(device, t.parameter, new Float32Array(64));
-    upload(device, t.update, [...bits, step, 0]);
+    upload(device, t.update, [...bits, step, 0, 0]);
     program.run();
     const [parameter] = await download(device, t.parameter);
     // moments of a gradient that is always 1 stay 1; they, their root, products and quotient are rounded
@@ -224,11 +226,11 @@ Deno.test("prepareStep() reads every block", async () => {
   const blocks = 1000;
   const t = tensors({
     partials: [[blocks, 2], "f32", 0],
-    stepInputs: [[2], "f32", [1e-3, 1]],
+    stepInputs: [[3], "f32", [1e-3, 1, 0.02]],
     lossSums: [[1], "f32", 0],
     lossScale: [[1], "f32", 1],
     counters: [[5], "u32", 0],
-    update: [[4], "u32"],
+    update: [[5], "u32"],
     reports: [[1, 8], "u32"],
   });
   const program = new Program(device);

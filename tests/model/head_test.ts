@@ -27,7 +27,7 @@ for (const [on, rows] of [[device, M], [device, 64], [narrow, 64]] as const) {
           x: [[M, C], "f32", x],
           weight: [[V, C], "f32", weight],
           targets: [[M], "u32", targets],
-          stepInputs: [[2], "f32", [0, 1 / (M - 1)]],
+          stepInputs: [[3], "f32", [0, 1 / (M - 1), 0]],
           lossScale: [[1], "f32", 8],
           logits: [[rows, COLUMNS], "f32"],
           losses: [[M], "f32"],

@@ -23,6 +23,7 @@ SCALARS = {
     "step": {
         "loss/training": "loss",
         "optimizer/learning_rate": "learningRate",
+        "optimizer/muon_learning_rate": "muonLearningRate",
         "optimizer/gradient_norm": "gradientNorm",
         "optimizer/loss_scale": "lossScale",
         "optimizer/skipped_steps": "skipped",

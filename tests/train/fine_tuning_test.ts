@@ -62,7 +62,7 @@ async function assertResumes(out: string, options: Partial<TrainOptions>): Promi
   }
   const { config, tokenizer } = await readCheckpoint(checkpoint(out), {});
   const table = parameterTable(config, options.freeze ?? "");
-  const bytes = bytesBelow(checkpoint(out)), sizes = checkpointSizes(table, tokenizer);
+  const bytes = bytesBelow(checkpoint(out)), sizes = checkpointSizes(table, "adamw", tokenizer);
   const weights = bytes - statSync(join(checkpoint(out), "optimizer.safetensors")).size;
   for (
     const [most, actual] of [[sizes.checkpointBytes, bytes], [sizes.weightsOnlyBytes, weights]]
@@ -245,6 +245,14 @@ Deno.test("train() says that the adapters of the model to start from are merged"
   const events = await run("from-adapters", { initFrom: checkpoint("lora"), steps: 1 });
   const notices = events.flatMap((event) => event.kind === "notice" ? [event.message] : []);
   assert.match(notices.join("\n"), /^the adapters of \S+ are merged into their base, \S+$/m);
+});
+
+Deno.test("train() says that Muon has nothing to update among adapters", async () => {
+  const options = { ...LORA, optimizer: "muon", steps: 1, dryRun: true } as const;
+  const events = await run("lora with muon", options);
+  const notices = events.flatMap((event) => event.kind === "notice" ? [event.message] : []);
+  const expected = "--optimizer muon has nothing to update, as no matrix of a block is trained";
+  assert.ok(notices.some((notice) => notice.startsWith(expected)), notices.join("\n"));
 });
 
 Deno.test("loadModel() merges adapters into their base", async () => {

@@ -65,6 +65,7 @@ function planOf({ config = nano(), ...options }: Partial<TrainingPlan>): Trainin
     precision: "f32",
     batchSize: 16,
     gradientAccumulation: 1,
+    optimizer: "adamw",
     dropout: 0,
     ...{ beta1: 0.9, beta2: 0.98 },
     freeze: undefined,
@@ -254,6 +255,7 @@ Deno.test("checkTraining() computes or refuses what the options' edges and large
 /** Options whose edges a step of a small model shows, beside those that are drawn below. */
 const SMALL: Partial<TrainOptions> = {
   ...{ preset: "nano", steps: 1, contextLength: 3, batchSize: 2, precision: "f32", tune: "off" },
+  ...{ optimizer: "muon", schedule: "wsd" }, // which read options that others refuse
 };
 
 /** Values within the ranges that would take long, or that checkTraining() was asked about. */
@@ -266,6 +268,7 @@ const LONG: Partial<Record<keyof TrainOptions, readonly number[]>> = {
   batchSize: [1, 3],
   gradientAccumulation: [1, 3],
   steps: [1],
+  cooldown: [0, 1],
   sampleEvery: [0, 1e9],
   workers: [1],
 };

@@ -1,12 +1,24 @@
 import assert from "node:assert/strict";
+import type { Arena } from "../../kernels/arena.ts";
 import { Program } from "../../kernels/program.ts";
 import { createTensor, size } from "../../kernels/tensor.ts";
-import { createGpt } from "../../model/gpt.ts";
-import { createOptimizer, createTrainedArena, OPTIMIZERS } from "../../train/optimizer.ts";
+import { createGpt, type Gpt } from "../../model/gpt.ts";
+import {
+  createOptimizer,
+  createTrainedArena,
+  type Optimizer,
+  OPTIMIZERS,
+} from "../../train/optimizer.ts";
 import { device } from "../kernels/harness.ts";
 
 const CONFIG = { vocabularySize: 9, contextLength: 4, width: 8, layers: 1, heads: 1 };
-const OPTIONS = { weightDecay: 0.5, beta1: 0.9, beta2: 0.99 };
+const OPTIONS = {
+  weightDecay: 0.5,
+  beta1: 0.9,
+  beta2: 0.99,
+  muonMomentum: 0.9,
+  muonWeightDecay: 0.25,
+};
 
 Deno.test("createOptimizer() allocates the state that the optimizer's row names, only for trained parameters", () => {
   using gpt = createGpt(device, CONFIG, { precision: "f32", freeze: "embeddings" });
@@ -22,39 +34,102 @@ Deno.test("createOptimizer() allocates the state that the optimizer's row names,
   }
 });
 
-Deno.test("an optimizer is a row: its state, its constants, and a kernel for each group of parameters", () => {
-  const precision = device.features.has("shader-f16") ? "f16" : "f32";
-  using gpt = createGpt(device, CONFIG, { precision });
-  const groups: { weightDecay: number; copied: boolean; offsets: number[]; names: string[] }[] = [];
+Deno.test("an optimizer is a row: the parameters that it updates, its state, its constants and its launches", () => {
+  using gpt = createGpt(device, CONFIG, { precision: "f32" });
+  const recorded: string[] = [];
   using optimizer = createOptimizer(gpt, {
+    updates: ({ name }) => name.startsWith("ln_f."),
     state: ["momentum"],
     constants: () => ({ table: Float32Array.of(1, 2, 3, 4) }),
-    record(_, { gradient, table }, { parameter, momentum, copy }, { weightDecay }) {
-      assert.deepEqual(table.shape, [2, 2]);
-      const tensors = [gradient, parameter, momentum, ...(copy ? [copy] : [])];
-      for (const { shape } of tensors) assert.deepEqual(shape, gradient.shape);
-      const offsets = tensors.map(({ offsetBytes, dtype }) =>
-        offsetBytes / (dtype === "f16" ? 2 : 4)
-      );
-      const names = [...gpt.parameters.tensors].filter(([, { offsetBytes }]) =>
-        offsetBytes >= parameter.offsetBytes &&
-        offsetBytes < parameter.offsetBytes + 4 * size(parameter.shape)
-      ).map(([name]) => name);
-      groups.push({ weightDecay, copied: copy !== undefined, offsets, names });
+    record(_program, model, parameters, { gradients, update, state, constants }) {
+      assert.equal(model, gpt);
+      assert.deepEqual(constants.table!.shape, [2, 2]);
+      assert.equal(update.name, "update");
+      recorded.push(...parameters.map(({ name }) => name));
+      assert.deepEqual([...state.momentum!.tensors.keys()], recorded);
+      assert.equal(gradients.tensors.size, gpt.table.length);
     },
   }, OPTIONS);
+  // AdamW updates the others
+  assert.deepEqual([...optimizer.state.keys()], ["momentum", "m", "v"]);
+  const others = gpt.table.map(({ name }) => name).filter((name) => !name.startsWith("ln_f."));
+  for (const key of ["m", "v"]) {
+    assert.deepEqual([...optimizer.state.get(key)!.tensors.keys()], others);
+  }
   const gradients = createTrainedArena(gpt, "gradients");
-  const update = createTensor(device, "update", { shape: [4], dtype: "u32" });
+  const update = createTensor(device, "update", { shape: [5], dtype: "u32" });
   using program = new Program(device);
   optimizer.record(program, { gradients, update });
+  assert.deepEqual(recorded, ["ln_f.weight", "ln_f.bias"]);
+  assert.ok(program.labels.every((label) => label.startsWith("kernels/adamw/")));
+});
+
+/** The parts of the parameters that AdamW's launches update, by the names of the parameters in them. */
+function adamwGroups(gpt: Gpt, optimizer: Optimizer): { names: string[]; copied: boolean }[] {
+  const gradients = createTrainedArena(gpt, "gradients");
+  const update = createTensor(device, "update", { shape: [5], dtype: "u32" });
+  using program = new Program(device);
+  optimizer.record(program, { gradients, update });
+  return program.launches.filter(({ label }) => label.startsWith("kernels/adamw/"))
+    .map(({ tensors }) => {
+      const bound = new Map(tensors.map(({ name, tensor }) => [name, tensor]));
+      const namesIn = (role: string, arena: Arena) => {
+        const { offsetBytes, dtype, shape } = bound.get(role)!;
+        const end = offsetBytes + size(shape) * (dtype === "f16" ? 2 : 4);
+        return [...arena.tensors].filter(([, { offsetBytes: at }]) => at >= offsetBytes && at < end)
+          .map(([name]) => name);
+      };
+      const names = namesIn("parameter", gpt.parameters), { state } = optimizer;
+      assert.deepEqual(namesIn("gradient", gradients), names);
+      for (const key of ["m", "v"]) assert.deepEqual(namesIn(key, state.get(key)!), names);
+      const copied = bound.has("copy");
+      if (copied) assert.deepEqual(namesIn("copy", gpt.copies!), names);
+      return { names, copied };
+    });
+}
+
+const PRECISION = device.features.has("shader-f16") ? "f16" : "f32";
+
+Deno.test("AdamW updates all parameters in two launches, those with weight decay and the others", () => {
+  using gpt = createGpt(device, CONFIG, { precision: PRECISION });
+  using optimizer = createOptimizer(gpt, OPTIMIZERS.adamw, OPTIONS);
   const namesOf = (decayed: boolean) =>
     gpt.table.filter((parameter) => parameter.decayed === decayed).map(({ name }) => name);
-  assert.deepEqual(groups.map(({ offsets: _, ...group }) => group), [
-    { weightDecay: 0.5, copied: precision === "f16", names: namesOf(true) },
-    { weightDecay: 0, copied: false, names: namesOf(false) },
+  assert.deepEqual(adamwGroups(gpt, optimizer), [
+    { names: namesOf(true), copied: PRECISION === "f16" },
+    { names: namesOf(false), copied: false },
   ]);
-  for (const { offsets } of groups) assert.equal(new Set(offsets).size, 1, `${offsets}`);
-  // gradients alone are not its own
-  const { bytes } = optimizer;
-  assert.equal(bytes, gradients.flat.buffer.size + 16);
 });
+
+Deno.test("Muon has one tensor of state per matrix of a block, and AdamW updates the rest", () => {
+  using gpt = createGpt(device, { ...CONFIG, ownHead: true }, { precision: PRECISION });
+  using optimizer = createOptimizer(gpt, OPTIMIZERS.muon, OPTIONS);
+  const { state } = optimizer;
+  const matrices = ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"];
+  assert.deepEqual(
+    [...state.get("momentum")!.tensors.keys()],
+    matrices.map((name) => `h.0.${name}.weight`),
+  );
+  const vectors = gpt.table.filter(({ shape }) => shape.length === 1).map(({ name }) => name);
+  const copied = PRECISION === "f16";
+  assert.deepEqual(adamwGroups(gpt, optimizer), [
+    { names: ["wte.weight", "wpe.weight"], copied },
+    { names: ["lm_head.weight"], copied },
+    { names: vectors, copied: false },
+  ]);
+});
+
+for (
+  const [what, options] of Object.entries({
+    "frozen blocks": { freeze: "0" },
+    adapters: { lora: { rank: 2, alpha: 4, targets: ["c_attn"] } },
+  })
+) {
+  Deno.test(`Muon updates nothing of a model with ${what}`, () => {
+    const { freeze = "", lora } = { ...{ freeze: "", lora: undefined }, ...options };
+    const config = { ...CONFIG, ...(lora ? { lora } : {}) };
+    using gpt = createGpt(device, config, { precision: "f32", freeze });
+    using optimizer = createOptimizer(gpt, OPTIMIZERS.muon, OPTIONS);
+    assert.deepEqual([...optimizer.state.keys()], ["m", "v"]);
+  });
+}

@@ -4,6 +4,7 @@ import { DEFAULT_OPTIONS, type ResolvedOptions, type TrainOptions } from "../../
 import {
   checkDimensions,
   checkInitial,
+  checkOptimizer,
   checkRates,
   fineTuningDefaults,
   presetDefaults,
@@ -35,6 +36,22 @@ function resume(given: Partial<TrainOptions>, kept: ReturnType<typeof begin>["ke
   const resolved = resolveOptions(options, { ...CHOSEN, defaults, typed, began });
   return { resolved, kept: { options: savedOptions(resolved), typed, step: kept.step } };
 }
+
+Deno.test("checkOptimizer() refuses an option that only another optimizer reads", () => {
+  checkOptimizer({ muonMomentum: 0.9, beta1: 0.8 }, { optimizer: "muon" });
+  checkOptimizer({ beta1: 0.8 }, { optimizer: "adamw" });
+  assert.throws(() => checkOptimizer({ steps: 5, muonMomentum: 0.9 }, { optimizer: "adamw" }), {
+    name: "OptionError",
+    message: "Cannot train as muonMomentum needs optimizer muon: current optimizer is adamw",
+  });
+});
+
+Deno.test("resumeOptions() lets a run of a version without an option keep its default", () => {
+  const { kept } = begin({});
+  delete kept.options.optimizer;
+  assert.equal(resumeOptions({ optimizer: "adamw" }, kept, "x").options.optimizer, "adamw");
+  assert.throws(() => resumeOptions({ optimizer: "muon" }, kept, "x"), /must stay adamw/);
+});
 
 Deno.test("resolveOptions() gives a resumed run the values that it began with", () => {
   for (const given of [{}, { epochs: 2 }, { steps: 6 }, { evalEvery: 0, minLearningRate: 1e-5 }]) {

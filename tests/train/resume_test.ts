@@ -6,6 +6,7 @@ import { openDevice } from "../../kernels/device.ts";
 import type { JsonObject } from "../../files/json.ts";
 import { loadModel } from "../../generate/load.ts";
 import { newestCheckpoint, verifyCheckpoint } from "../../model/files/checkpoint.ts";
+import { parseSafetensors } from "../../model/files/safetensors.ts";
 import { checkResumable } from "../../train/state.ts";
 import { train, type TrainEvent } from "../../train/train.ts";
 import type { TrainOptions } from "../../train/options.ts";
@@ -91,6 +92,37 @@ Deno.test("train() gives the same bits in 20 steps as in 10, a kill, and 10 more
   const expected = hashes("whole", "000020");
   assert.equal(Object.keys(expected).length, 7);
   assert.deepEqual(hashes("killed", "000020"), expected);
+});
+
+Deno.test("train() with Muon gives the same bits in 6 steps as in 3 and 3 more, and stays with Muon", async () => {
+  const options = { optimizer: "muon", steps: 6, evalEvery: 6, saveEvery: 3, keep: 9 } as const;
+  const events = await run("muon", { ...options, learningRate: 4e-3, muonLearningRate: 0.02 });
+  const rates = events.flatMap((event) =>
+    event.kind === "step" ? [event.muonLearningRate! / event.learningRate] : []
+  );
+  assert.deepEqual(rates.map((ratio) => ratio.toFixed(6)), new Array(6).fill("5.000000"));
+  const resumeFrom = join(directory, "muon", "checkpoints", "000003");
+  await run("muon resumed", { steps: 6, resumeFrom });
+  const expected = hashes("muon", "000006"), resumed = hashes("muon resumed", "000006");
+  for (const name of ["model.safetensors", "optimizer.safetensors"]) {
+    assert.equal(resumed[name], expected[name], name);
+  }
+  const path = join(directory, "muon", "checkpoints", "000006", "optimizer.safetensors");
+  const { tensors } = parseSafetensors(Deno.readFileSync(path), path), names = [...tensors.keys()];
+  const state = names.filter((name) => name.endsWith(".h.1.attn.c_attn.weight"));
+  assert.deepEqual(state, ["momentum.h.1.attn.c_attn.weight"]);
+  assert.ok(names.includes("m.h.1.attn.c_attn.bias") && names.includes("v.wte.weight"));
+  for (
+    const [out, now, before] of [["muon", "adamw", "muon"], ["whole", "muon", "adamw"]] as const
+  ) {
+    await whole();
+    await assert.rejects(run(out, { steps: 30, optimizer: now }), {
+      name: "UserError",
+      message: new RegExp(
+        `^Cannot resume .* as optimizer must stay ${before}: current value is ${now}`,
+      ),
+    });
+  }
 });
 
 Deno.test("train() ends interrupted with a checkpoint when its signal aborts", async () => {

@@ -28,7 +28,7 @@ function planOf(options: Partial<TrainingPlan> = {}): TrainingPlan {
   return {
     ...{ config: CONFIG, precision: "f32", batchSize: 3, contextLength: 12 },
     ...{ gradientAccumulation: 1, dropout: 0, freeze: undefined, beta1: 0.9, beta2: 0.98 },
-    ...{ isResumed: false, histogramEvery: 0 },
+    ...{ optimizer: "adamw", isResumed: false, histogramEvery: 0 },
     ...options,
   };
 }
@@ -38,6 +38,7 @@ const PLANS: Record<string, Partial<TrainingPlan>> = {
   "several batches and dropout": { gradientAccumulation: 2, dropout: 0.1 },
   "f16 and frozen parts": { precision: REAL_TYPES.at(-1) as "f16", freeze: "embeddings,0" },
   "histograms": { histogramEvery: 5 },
+  "Muon": { optimizer: "muon", precision: REAL_TYPES.at(-1) as "f16" },
   "adapters": { config: { ...CONFIG, lora } },
   "a separate head and a wide MLP": { config: { ...CONFIG, ownHead: true, innerWidth: 52 } },
 };

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { activationForward } from "../../../kernels/matmul/reference.ts";
-import type { ActivationFunction } from "../../../kernels/matmul/matmul.ts";
+import type { ActivationFunction } from "../../../kernels/activation.ts";
 import { type GptConfig, innerWidthOf, withDefaults } from "../../../model/config.ts";
 import { createGpt } from "../../../model/gpt.ts";
 import type { GgufTensor } from "../../../model/files/gguf.ts";

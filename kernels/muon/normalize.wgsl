@@ -1,0 +1,39 @@
+// x = x / ‖x‖ for each matrix, so that no singular value is above 1, as the rounds need.
+// x: [G,m,n]; squares: [G,parts], whose sum for a matrix is ‖x‖²
+const PART: u32 = 1024; // elements per workgroup
+const WORKGROUP_SIZE: u32 = 256;
+const LEAST_NORM: f32 = 1e-7; // by which x is divided
+
+struct Sizes {
+  elements: u32, // m · n
+  parts: u32,
+}
+
+@group(0) @binding(0) var<storage, read> squares: array<f32>;
+@group(0) @binding(1) var<storage, read_write> x: array<f32>;
+@group(0) @binding(2) var<uniform> sizes: Sizes;
+
+const WORKGROUPS_PER_ROW: u32 = 32768; // see splitWorkgroups() in program.ts
+
+var<workgroup> shares: array<f32, WORKGROUP_SIZE>;
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) index: u32) {
+  var sum = 0.0;
+  for (var i = index; i < sizes.parts; i += WORKGROUP_SIZE) {
+    sum += squares[group.z * sizes.parts + i];
+  }
+  shares[index] = sum;
+  for (var half = WORKGROUP_SIZE / 2; half > 0; half /= 2) {
+    workgroupBarrier();
+    if (index < half) { shares[index] += shares[index + half]; }
+  }
+  workgroupBarrier();
+  let norm = max(sqrt(shares[0]), LEAST_NORM);
+
+  let part = group.y * WORKGROUPS_PER_ROW + group.x;
+  let end = min((part + 1) * PART, sizes.elements);
+  for (var i = part * PART + index; i < end; i += WORKGROUP_SIZE) {
+    x[group.z * sizes.elements + i] /= norm;
+  }
+}

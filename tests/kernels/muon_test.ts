@@ -1,0 +1,155 @@
+import assert from "node:assert/strict";
+import { muon, type MuonMatrix } from "../../kernels/muon/muon.ts";
+import * as reference from "../../kernels/muon/reference.ts";
+import { Program } from "../../kernels/program.ts";
+import { download, upload } from "../../kernels/tensor.ts";
+import { parseSafetensors, toFloat32 } from "../../model/files/safetensors.ts";
+import { assertClose, device, randomValues, REAL_TYPES, tensors, withRandom } from "./harness.ts";
+
+/** The parameters of a block as it stores them: q and v with other widths than k, a wide and a tall matrix, odd sizes. */
+const STORED = [
+  { inputs: 12, columns: [12, 8, 20] },
+  { inputs: 12, columns: [40] },
+  { inputs: 40, columns: [12] },
+  { inputs: 7, columns: [5] },
+];
+
+/** Where the matrices of such a block lie, each parameter at a multiple of 128 elements. */
+function layoutOf(stored: typeof STORED): { S: number; matrices: MuonMatrix[] } {
+  let S = 0;
+  const matrices = stored.flatMap(({ inputs, columns }) => {
+    const width = columns.reduce((sum, n) => sum + n, 0);
+    let start = S;
+    S += Math.ceil(inputs * width / 128) * 128;
+    return columns.map((outputs) => {
+      const matrix = { start, columns: width, inputs, outputs };
+      start += outputs;
+      return matrix;
+    });
+  });
+  return { S, matrices };
+}
+
+/** The bits of u32 [5] that `prepareStep()` gives. */
+function updateOf({ factor = 1, rate = 0.02, skipped = false } = {}): Uint32Array {
+  const [f, r] = new Uint32Array(Float32Array.of(factor, rate).buffer);
+  return Uint32Array.of(0, f!, 1, Number(skipped), r!);
+}
+
+/** Elements of a matrix of block l, in the order of its rows. */
+function elementsOf({ start, columns, inputs, outputs }: MuonMatrix, l: number, S: number) {
+  return Array.from(
+    { length: inputs * outputs },
+    (_, i) => l * S + start + Math.floor(i / outputs) * columns + i % outputs,
+  );
+}
+
+// as on a CPU, as on a GPU, and with bindings so small that each block is a batch
+const DEVICES = {
+  "on a CPU": device,
+  "without subgroups": { ...device, subgroupSize: undefined },
+  "as on a GPU": { ...device, isCpu: false, subgroupSize: undefined },
+  "over several bindings": { ...device, maxBindingBytes: 4 * layoutOf(STORED).S },
+};
+
+for (const [where, on] of Object.entries(DEVICES)) {
+  Deno.test(
+    `muon() matches the reference ${where}, and a skipped step changes nothing`,
+    withRandom(async (random) => {
+      const L = 3, { S, matrices } = layoutOf(STORED), scaled = 1024;
+      const hasCopy = REAL_TYPES.includes("f16");
+      const start = randomValues(random, L * S);
+      const t = tensors({
+        gradient: [[L, S], "f32", 0],
+        update: [[5], "u32"],
+        parameter: [[L, S], "f32", start],
+        momentum: [[L, S], "f32", 0],
+        ...(hasCopy ? { copy: [[L, S], "f16", start] } as const : {}),
+      });
+      const expected = {
+        parameter: Float64Array.from(start),
+        momentum: new Float64Array(L * S),
+      };
+      const options = { momentum: 0.9, weightDecay: 0.1 };
+      using program = new Program(on);
+      muon(program, t, t, matrices, options);
+      for (const skipped of [false, true, false]) {
+        const gradient = randomValues(random, L * S);
+        upload(device, t.gradient, gradient.map((g) => skipped ? NaN : g * scaled));
+        upload(device, t.update, updateOf({ factor: 1 / scaled, skipped }));
+        program.run();
+        if (skipped) continue;
+        for (const [matrix, l] of matrices.flatMap((m) => [0, 1, 2].map((l) => [m, l] as const))) {
+          const at = elementsOf(matrix, l, S), of = (x: ArrayLike<number>) => at.map((i) => x[i]!);
+          const own = {
+            parameter: Float64Array.from(of(expected.parameter)),
+            momentum: Float64Array.from(of(expected.momentum)),
+          };
+          const { inputs: rows, outputs: columns } = matrix;
+          const scale = Math.sqrt(Math.max(1, columns / rows));
+          reference.muon(
+            { gradient: of(gradient), learningRate: Math.fround(0.02) },
+            own,
+            { rows, columns, scale },
+            options,
+          );
+          at.forEach((i, k) => {
+            expected.parameter[i] = own.parameter[k]!;
+            expected.momentum[i] = own.momentum[k]!;
+          });
+        }
+      }
+      const [parameter, momentum] = await download(device, t.parameter, t.momentum);
+      assertClose(momentum!, expected.momentum, 1e-6, "momentum");
+      // the rounds multiply the rounding of x in its smallest singular values by up to 3.4445 ** 5
+      assertClose(parameter!, expected.parameter, 2e-6, "parameter");
+      if (!hasCopy) return;
+      const [copy] = await download(device, t.copy!);
+      assert.deepEqual([...copy!], [...new Float16Array(parameter!)]);
+    }),
+  );
+}
+
+// results of tests/golden/make_muon.py
+const bytes = await Deno.readFile(new URL("../golden/muon.safetensors", import.meta.url));
+const { tensors: entries } = parseSafetensors(bytes, "muon.safetensors");
+const golden = (name: string) => toFloat32(entries.get(name)!);
+
+/** ‖a − b‖ / ‖b − start‖: the error of a step as a share of it. */
+function errorOf(a: ArrayLike<number>, b: Float32Array, start: Float32Array): number {
+  let error = 0, moved = 0;
+  b.forEach((value, i) => {
+    error += (a[i]! - value) ** 2;
+    moved += (value - start[i]!) ** 2;
+  });
+  return Math.sqrt(error / moved);
+}
+
+for (const [name, inputs, outputs] of [["wide", 12, 28], ["tall", 28, 12]] as const) {
+  Deno.test(`muon() gives after ten steps of a ${name} matrix its formula in f64, and torch.optim.Muon's`, async () => {
+    const N = inputs * outputs, S = 384;
+    const padded = (
+      values: ArrayLike<number>,
+    ) => [...Array.from(values), ...new Array(S - N).fill(0)];
+    const start = golden(`${name}.start`), gradients = golden(`${name}.gradients`);
+    const t = tensors({
+      gradient: [[1, S], "f32", 0],
+      update: [[5], "u32", updateOf()],
+      parameter: [[1, S], "f32", padded(start)],
+      momentum: [[1, S], "f32", 0],
+    });
+    using program = new Program(device);
+    const matrix = { start: 0, columns: outputs, inputs, outputs };
+    muon(program, t, t, [matrix], { momentum: 0.95, weightDecay: 0.1 });
+    for (let step = 0; step < 10; step++) {
+      upload(device, t.gradient, padded(gradients.subarray(step * N, (step + 1) * N)));
+      program.run();
+    }
+    const [parameter, momentum] = (await download(device, t.parameter, t.momentum))
+      .map((values) => values.subarray(0, N));
+    const zero = new Float32Array(N);
+    assert.ok(errorOf(momentum!, golden(`${name}.momentum`), zero) < 1e-6, "momentum");
+    assert.ok(errorOf(parameter!, golden(`${name}.exact`), start) < 1e-5, "formula");
+    assert.ok(errorOf(parameter!, golden(`${name}.torch`), start) < 2e-2, "torch.optim.Muon");
+  });
+}
