@@ -231,6 +231,18 @@ export {
 } from "./train/options.ts";
 export { OptionError } from "./train/validate.ts";
 export { learningRateAt, type Schedule } from "./train/schedule.ts";
+export {
+  type BudgetCandidate,
+  type BudgetPlan,
+  type DepthSizes,
+  excessLoss,
+  type Measurement,
+  planForDepth,
+  planForSeconds,
+  type PlannedOptions,
+  type PlanText,
+  sizesAtDepth,
+} from "./train/budget.ts";
 export type { Optimizer, OptimizerName, OptimizerOptions } from "./train/optimizer.ts";
 export {
   createTrainStep,

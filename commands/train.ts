@@ -83,7 +83,8 @@ async function main(options: Partial<TrainOptions>, isJson: boolean): Promise<nu
       if (report !== "") status(report);
       const next = taskCommand("generate", ...model, ...argument(event.prompt));
       status(`${done}; to generate text: ${next}`);
-      if (!isJson) print(`${event.path}\n`);
+      if (isJson) continue;
+      print(`${start!.options.minutes === undefined ? event.path : resultOf(event, start!)}\n`);
     }
     return 0;
   } catch (error) {
@@ -95,6 +96,16 @@ async function main(options: Partial<TrainOptions>, isJson: boolean): Promise<nu
   } finally {
     display.close();
   }
+}
+
+/** What a training in a limited time has reached, as one line of JSON. */
+function resultOf(
+  { path, step, tokens, flops, loss, bitsPerByte }: TrainEvent & { kind: "end" },
+  { options, parameters }: TrainEvent & { kind: "start" },
+): string {
+  const seconds = Number((performance.now() / 1000).toFixed(1));
+  const { depth, minutes } = options, figures = { tokens, flops, loss, bitsPerByte };
+  return JSON.stringify({ path, minutes, seconds, depth, parameters, steps: step, ...figures });
 }
 
 /** Whether nobody reads stdout, or it cannot be written. */

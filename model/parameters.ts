@@ -325,7 +325,14 @@ export function parseFreeze(
 
 /** Number of elements of all parameters of a model. */
 export function countParameters(config: GptConfig): number {
-  let count = 0;
-  for (const { shape } of parameterTable(config)) count += shape.reduce((a, b) => a * b, 1);
-  return count;
+  return elementsOf(parameterTable(config));
+}
+
+/** Number of elements of the parameters of a model's blocks: without embeddings, last norm and head. */
+export function countBlockParameters(config: GptConfig): number {
+  return elementsOf(parameterTable(config).filter(({ name }) => name.startsWith("h.")));
+}
+
+function elementsOf(table: readonly ParameterSpec[]): number {
+  return table.reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0);
 }

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { type PresetName, PRESETS } from "../model/config.ts";
+import { planForDepth } from "../train/budget.ts";
 import { presetDefaults } from "../train/resolve.ts";
 import { dirname, fromFileUrl } from "./paths.ts";
 
@@ -52,6 +53,23 @@ Deno.test("docs/models.md lists the presets with their defaults", () => {
     const figures = [width, layers, heads, contextLength, batchSize, steps, learningRate];
     const row = rows.find(([, cell]) => cell === `\`${name}\``);
     assert.deepEqual(row?.slice(2, 2 + figures.length), figures.map(String), name);
+  }
+});
+
+Deno.test("docs/size.md lists the sizes of depths", () => {
+  const rows = Deno.readTextFileSync(join(root, "docs/size.md")).split("\n")
+    .map((line) => line.split("|").map((cell) => cell.trim()))
+    .filter(([, depth]) => /^\d+$/.test(depth ?? ""));
+  assert.ok(rows.length > 5);
+  for (const [, depth, ...cells] of rows) {
+    const tokens = { blockParametersOf: () => 1e5, trainingTokens: 1e6 };
+    const { options } = planForDepth(Number(depth), tokens);
+    const { width, heads, contextLength, learningRate } = options;
+    assert.deepEqual(
+      cells.slice(0, 4),
+      [width, heads, contextLength, learningRate].map(String),
+      depth,
+    );
   }
 });
 

@@ -7,6 +7,7 @@ import type { TrainingMemory } from "./limits.ts";
 import { costOf } from "./metrics.ts";
 import { cacheBeside, type Run } from "./plan.ts";
 import { cooldownStart } from "./schedule.ts";
+import type { TrainOptions } from "./options.ts";
 import { checkpointsAtEnd, type PlannedSaves } from "./retention.ts";
 import { checkpointSizes } from "./state.ts";
 import { REPORT_ROWS, type TrainStep } from "./step.ts";
@@ -106,8 +107,10 @@ export async function estimate(
 const TIMED_MS = 500;
 
 /** Times steps with a learning rate of 0 from random parameters; undefined if the signal aborts meanwhile. */
-async function timeSteps(
-  { options, batches, signal }: Run,
+export async function timeSteps(
+  { options, batches, signal }: Pick<Run, "batches" | "signal"> & {
+    options: Pick<TrainOptions, "gradientAccumulation" | "seed">;
+  },
   { gpt, trainStep }: { gpt: Gpt; trainStep: TrainStep },
 ): Promise<{ secondsPerStep: number; timedSteps: number } | undefined> {
   const { gradientAccumulation: length, seed } = options;

@@ -88,6 +88,14 @@ export type TrainEvent =
     prompt: string;
     /** The checkpoint with the best validation loss, if there is one. */
     best?: string;
+    /** Tokens trained on, those before a resume included. */
+    tokens: number;
+    /** Operations of these, see `costOf()`. */
+    flops: number;
+    /** Validation loss in nats per token of the last evaluation since the start; absent if there was none. */
+    loss?: number;
+    /** The same in bits per byte. */
+    bitsPerByte?: number;
   };
 
 /** Functions that work on models and data calls with its reports, and a signal that ends the work. */

@@ -109,6 +109,14 @@ export const TRAIN_OPTIONS = {
   },
   /** Number of transformer blocks. */
   layers: { ...DIMENSION, range: [1, LARGEST.layers], help: "transformer blocks" },
+  /** One dial from which the sizes of model and batch, the steps and the rates follow, see `sizesAtDepth()`. */
+  depth: {
+    group: MODEL,
+    type: "integer",
+    range: [1, 64],
+    help: "one dial in place of a preset: layers, width, heads, context, batch, steps, rates",
+    onResume: "fixed",
+  },
   /** C: width of the residual stream, a multiple of 4 · `heads`. */
   width: {
     ...DIMENSION,
@@ -317,6 +325,23 @@ export const TRAIN_OPTIONS = {
     range: [1, 1e9],
     help: "total number of steps, those before a resume included",
     rule: BY_PRESET,
+  },
+  /** Time in which the training ends; if nothing else says how large the model is, it decides the depth, too. */
+  minutes: {
+    group: RUN,
+    type: "real",
+    range: [Number.MIN_VALUE, 1e6],
+    help:
+      "time in which the run ends, that before a resume included: measures the speed, and chooses " +
+      "depth and steps",
+  },
+  /** The plan of another run, `plan.json`, whose sizes and steps are used again. */
+  plan: {
+    group: RUN,
+    type: "text",
+    help: "use the sizes and steps of a run's plan.json again",
+    placeholder: "<file>",
+    onResume: "unsaved",
   },
   /** Passes over the data; if `steps` is given too, the run ends at whichever comes first. */
   epochs: {

@@ -33,6 +33,7 @@ import { defaultTargets } from "../model/files/lora.ts";
 import { parameterTable } from "../model/parameters.ts";
 import { type Precision, resolvePrecision } from "../model/precision.ts";
 import { noteAdapters } from "./base.ts";
+import type { BudgetPlan } from "./budget.ts";
 import { type Callbacks, reporting, type TrainEvent } from "./events.ts";
 import { checkTraining, type TrainingMemory } from "./limits.ts";
 import { OPTIMIZERS } from "./optimizer.ts";
@@ -54,6 +55,7 @@ import {
 } from "./resolve.ts";
 import type { RunDirectory } from "./run_directory.ts";
 import { cooldownStart, learningRateAt, type Schedule } from "./schedule.ts";
+import { checkPlanned, checkSamePlan, sizeReason, withSizes } from "./size.ts";
 import { checkResumable, readCheckpoint, type Resumed } from "./state.ts";
 
 /**
@@ -95,6 +97,8 @@ export interface Plan {
   readonly preset: PresetName | "auto";
   readonly precision: Precision;
   readonly defaults: TrainingDefaults;
+  /** The plan that decides sizes and steps, if one does. */
+  readonly budget?: BudgetPlan;
 }
 
 /** A training with every choice made. */
@@ -184,8 +188,11 @@ export async function* makePlan(
     ? resumeOptions(wanted, resumed.state, resumed.path, renamed?.options)
     : { options: { ...DEFAULT_OPTIONS, ...wanted }, typed: typedNames(wanted) };
   checkOptimizer(wanted, options);
+  checkPlanned(wanted);
+  if (resumed && options.plan !== undefined) checkSamePlan(options.plan, resumed);
   const initial = resumed ? undefined : yield* findInitial(options, { ...hub, signal });
-  const given = withAdapters(options, resumed?.config ?? initial?.config);
+  const sized = resumed ? options : withSizes(options, typed);
+  const given = withAdapters(sized, resumed?.config ?? initial?.config);
   const lora = loraOf(given);
   const config = resumed?.config ?? (initial && { ...initial.config, ...(lora ? { lora } : {}) });
   if (config) parameterTable(config, given.freeze); // throws if adapters, freezing and model contradict
@@ -197,7 +204,7 @@ export async function* makePlan(
   const precision = resolvePrecision(device, given.precision);
   const { preset, reason, defaults } = config && given.initFrom !== undefined
     ? fineTuningOf(config, resumed?.state.source?.spec ?? initial!.spec)
-    : choosePreset(device, given.preset);
+    : chooseDefaults(device, given, resumed !== undefined);
   yield {
     kind: "notice",
     message:
@@ -217,7 +224,7 @@ export async function* makePlan(
     ...sizes,
     precision,
     isResumed: resumed !== undefined,
-    config: config ?? newModel({ ...sizes, vocabularySize: LEAST_VOCABULARY }),
+    config: config ?? newModel({ ...given, ...sizes, vocabularySize: LEAST_VOCABULARY }),
   });
   if (lora && directory) yield* holdBase(directory, (resumed?.base ?? initial)!.directory, given);
   const { data, validationData } = renamed?.options ?? {};
@@ -462,6 +469,19 @@ export function choosePreset(
     ? ["nano", "preset nano, as no GPU was found and the CPU computes"] as const
     : ["mini", "preset mini, as there is a GPU"] as const;
   return { preset: chosen, reason, defaults: presetDefaults(chosen) };
+}
+
+/** What determines the defaults of a model with random parameters: a preset, or the depth or plan that replaces it. */
+function chooseDefaults(
+  device: Device,
+  given: TrainOptions,
+  isResumed: boolean,
+): ChosenDefaults {
+  const reason = isResumed && given.depth !== undefined
+    ? `depth ${given.depth}, as in the checkpoint`
+    : sizeReason(given);
+  if (reason === undefined) return choosePreset(device, given.preset);
+  return { preset: "auto", reason, defaults: presetDefaults("nano") };
 }
 
 /** Finds the model that `--init-from` names, if it is given. */

@@ -4,18 +4,23 @@ import { DIVERGED } from "../kernels/sample/sample.ts";
 import type { Evaluation } from "./evaluate.ts";
 import { noticesOf, type TrainEvent } from "./events.ts";
 import type { Histograms } from "./histograms.ts";
+import { flopsPerToken } from "./metrics.ts";
 import { heldOutPrompt } from "./prompts.ts";
 import type { ResolvedOptions } from "./options.ts";
 import type { RunRecord } from "./record.ts";
 import { cooldownStart, learningRateAt } from "./schedule.ts";
 import { saveCheckpoint, type Saved } from "./state.ts";
 import { REPORT_ROWS } from "./step.ts";
+import { shortened, TimeLimit } from "./time_limit.ts";
 
 /** Tokens per sample. */
 export const SAMPLE_TOKENS = 120;
 
 /** Consecutive skipped steps that end the training. */
 const MOST_SKIPS = 100;
+
+/** Share of the steps that fit into the time to which a training is shortened, so that this is seldom done again. */
+const SAFE_SHARE = 0.95;
 
 /** Milliseconds between reports: while they are read back, the device is idle for about 1 % of that time. */
 const REPORT_MS = 1000;
@@ -34,6 +39,8 @@ export interface Loop extends Saved {
   bestLoss: number | null;
   /** Checkpoint of this run from which it was resumed. */
   path?: string;
+  /** Time until the training must end, if it is limited. */
+  secondsLeft?: (() => number) | undefined;
 }
 
 /**
@@ -42,8 +49,9 @@ export interface Loop extends Saved {
  * interrupts is repeated when the run is resumed.
  */
 export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
-  const { directory, record, options, corpus, batches, gpt, trainStep, signal } = loop;
-  const { gradientAccumulation, steps: total } = options;
+  const { directory, record, corpus, batches, gpt, trainStep, signal } = loop;
+  let { options } = loop; // of which the steps change if the time is short
+  const { gradientAccumulation } = options;
   const tokensPerStep = options.batchSize * options.contextLength * gradientAccumulation;
 
   let { first: step, bestLoss, path } = loop;
@@ -51,18 +59,23 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
   let isEvaluated = true; // whether the evaluation that is due at this step, if one is, is done
   let isBest = false; // whether the last evaluation is the best
   let { evaluationsSinceBest } = record;
-  let hasLearned = step === total; // whether a step changed the model, or there is none to do
+  let hasLearned = step === options.steps; // whether a step changed the model, or there is none to do
   let lossScale = 1; // of the last step that was reported
   let isCompiled = false; // drivers compile a kernel when it first runs, so the first step has no speed
   let waiting: (Rates & { dataMs: number })[] = []; // steps that were submitted and not reported
   let since = performance.now(), stepsPerReport = 1;
+  const limit = loop.secondsLeft && new TimeLimit(loop.secondsLeft);
+  let last: Evaluation | undefined, evaluationSeconds = 0;
 
   const promptOf = (turn: number) => options.samplePrompt ?? heldOutPrompt(corpus, turn);
   const isDue = (every: number) => every > 0 && step % every === 0;
-  const isEvaluating = () => isDue(options.evalEvery) || step === total;
+  const isEvaluating = () => isDue(options.evalEvery) || step === options.steps;
   const isPatient = () => options.patience === 0 || evaluationsSinceBest < options.patience;
 
-  if (step > total) { // there is nothing to do, and a checkpoint would have fewer steps in its schedule than done
+  const isSaving = () =>
+    isDue(options.saveEvery) || options.saveEvery > 0 && step === cooldownStart(options);
+
+  if (step > options.steps) { // there is nothing to do, and a checkpoint would have fewer steps in its schedule than done
     return yield* end("steps");
   }
   const isResumed = isSaved || step > 0; // from a checkpoint of this run or of another
@@ -76,25 +89,24 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     isEvaluated = true; // if a signal interrupted it, nothing is lost
   }
   since = performance.now();
-  while (step < total && isPatient() && !signal?.aborted) {
+  while (step < options.steps && isPatient() && !signal?.aborted) {
     await submit();
     const isSampling = isDue(options.sampleEvery);
-    let isSaving = isDue(options.saveEvery) ||
-      options.saveEvery > 0 && step === cooldownStart(options);
     const isCounting = loop.histograms !== undefined && isDue(options.histogramEvery);
     const isReporting = waiting.length >= stepsPerReport || isEvaluating() || isCounting ||
-      isSampling || isSaving || signal?.aborted;
+      isSampling || isSaving() || signal?.aborted;
     if (!isReporting) continue;
     yield* report();
+    yield* endInTime();
     if (isCounting) yield* count();
     if (isEvaluating()) yield* evaluate();
-    isSaving ||= options.patience > 0 && isEvaluated && isBest; // the run may end with this as its best
     if (isSampling && !signal?.aborted) yield* sample();
-    if (isSaving) yield* save();
+    // a run with patience may end with this as its best
+    if (isSaving() || options.patience > 0 && isEvaluated && isBest) yield* save();
     since = performance.now();
   }
   if (!isSaved) yield* save();
-  const isDone = step >= total && isEvaluated;
+  const isDone = step >= options.steps && isEvaluated;
   yield* end(isDone ? options.endsWith : isPatient() ? "interrupted" : "patience");
 
   /** Submits the next step without waiting for it. */
@@ -130,7 +142,9 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
         dataMs,
       };
     });
+    const total = options.steps;
     const left = isCompiled ? { secondsLeft: (total - step) * tokensPerStep / speed } : {};
+    if (isCompiled) limit?.add(count, elapsedMs / 1000);
     waiting = [];
     isCompiled = true;
     const most = Math.min(REPORT_ROWS, Math.floor(count * REPORT_MS / elapsedMs));
@@ -148,6 +162,23 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     if (step === total) checkHasLearned();
   }
 
+  /** Makes the training shorter if it would not end in time. */
+  function* endInTime(): Generator<TrainEvent> {
+    const fitting = limit?.stepsLeft(evaluationSeconds) ?? Infinity, planned = options.steps;
+    if (step + fitting >= planned) return;
+    const isCooling = step > cooldownStart(options);
+    options = { ...options, ...shortened(options, step, step + Math.ceil(SAFE_SHARE * fitting)) };
+    const first = cooldownStart(options);
+    yield {
+      kind: "notice",
+      message: `this machine is slower than the plan expects: the training ends after step ` +
+        `${options.steps} instead of ${planned}` +
+        (isCooling || first === options.steps
+          ? ""
+          : `, and the cool-down begins after step ${first}`),
+    };
+  }
+
   /** Counts weights and gradients after the step that was reported last, outside the time of any step. */
   async function* count(): AsyncGenerator<TrainEvent> {
     const metrics = (await loop.histograms!.run(lossScale))
@@ -160,6 +191,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
   /** Evaluates the model, unless the signal interrupts that. */
   async function* evaluate(): AsyncGenerator<TrainEvent> {
     isEvaluated = false;
+    const since = performance.now();
     let evaluation: Evaluation;
     try {
       evaluation = await loop.evaluate();
@@ -168,6 +200,8 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
       throw error;
     }
     isEvaluated = true;
+    last = evaluation;
+    evaluationSeconds = (performance.now() - since) / 1000;
     const { loss } = evaluation, { entropyPerToken } = corpus;
     // the model at step 0 is that of another run, not the best of this one
     isBest = step > 0 && Number.isFinite(loss) && (bestLoss === null || loss < bestLoss);
@@ -205,7 +239,11 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
 
   /** Saves a checkpoint. */
   async function* save(): AsyncGenerator<TrainEvent> {
-    path = await saveCheckpoint(loop, { step, bestLoss, best: isEvaluated && isBest });
+    path = await saveCheckpoint({ ...loop, options }, {
+      step,
+      bestLoss,
+      best: isEvaluated && isBest,
+    });
     isSaved = true;
     yield { kind: "checkpoint", step, path };
     yield* noticesOf(directory);
@@ -217,7 +255,13 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     record.note([{ kind: "end", step, reason }]);
     yield* noticesOf(directory);
     const prompt = promptOf(0);
-    yield { kind: "end", reason, step, path: path!, prompt, ...(best ? { best } : {}) } as const;
+    const tokens = step * tokensPerStep;
+    yield {
+      ...{ kind: "end", reason, step, path: path!, prompt } as const,
+      ...(best ? { best } : {}),
+      ...{ tokens, flops: tokens * flopsPerToken(gpt.config, options.freeze) },
+      ...(last ? { loss: last.loss, bitsPerByte: last.bitsPerByte } : {}),
+    };
   }
 
   /** Throws if too many steps in a row were skipped. */

@@ -1,3 +1,5 @@
+import { existsSync } from "node:fs";
+import { join } from "node:path";
 import { type Documents, documentsOf } from "../data/text/documents.ts";
 import type { Corpus } from "../data/tokens/corpus.ts";
 import type { HubOptions } from "../data/hub/hub.ts";
@@ -12,11 +14,13 @@ import { quoted } from "../files/printable.ts";
 import { UserError } from "../files/user_error.ts";
 import { countParameters, parameterTable } from "../model/parameters.ts";
 import { initializeParameters } from "../model/weights.ts";
+import { PLAN_FILE } from "./budget.ts";
+import { chooseSize } from "./choose_size.ts";
 import { estimate, plannedSaves } from "./estimate.ts";
 import { createEvaluator, type Evaluator } from "./evaluate.ts";
 import { hasAborted, noticesOf, type TrainEvent } from "./events.ts";
 import { createHistograms } from "./histograms.ts";
-import { costOf, flopsPerToken } from "./metrics.ts";
+import { costOf, flopsPerToken, METRICS_FILE, readMetrics } from "./metrics.ts";
 import { DEFAULT_OPTIONS, type ResolvedOptions, type TrainOptions } from "./options.ts";
 import {
   cacheBeside,
@@ -27,8 +31,10 @@ import {
   notDownloaded,
   offline,
   openCorpus,
+  type Plan,
   type Run,
 } from "./plan.ts";
+import { TrainingTime } from "./training_time.ts";
 import { openRecord, type RunRecord } from "./record.ts";
 import { checkRates } from "./resolve.ts";
 import { checkRoom } from "./retention.ts";
@@ -98,6 +104,7 @@ export async function* train(
         "both are given",
     );
   }
+  const since = performance.now();
   using resources = new DisposableStack();
   let record: RunRecord | undefined;
   try {
@@ -128,7 +135,12 @@ export async function* train(
     const ours = checkpoint && isInRun(checkpoint.path, out) ? checkpoint : undefined;
     const plan = yield* makePlan(place, wanted, checkpoint);
     const corpus = resources.adopt(yield* openCorpus(place, plan), (corpus) => corpus.close());
-    const run = yield* finishPlan(place, plan, corpus);
+    const { minutes } = plan.given, done = secondsBefore(out, plan);
+    const secondsLeft = minutes === undefined
+      ? undefined
+      : () => 60 * minutes - done - (performance.now() - since) / 1000;
+    const sized = yield* chooseSize(place, plan, corpus, secondsLeft);
+    const run = yield* finishPlan(place, sized, corpus);
     if (checkpoint && !ours && run.first > run.options.steps) {
       throw new UserError(
         `Cannot continue ${checkpoint.path} as --steps must be above its ${run.first}: ` +
@@ -160,10 +172,12 @@ export async function* train(
       memoryBytes: run.memory.total,
       options: run.options,
     }]);
+    if (run.budget) directory.write(PLAN_FILE, `${JSON.stringify(run.budget, null, 2)}\n`);
     yield* noticesOf(directory);
     setParameters(run, gpt, trainStep);
     yield* steps({
       ...run,
+      secondsLeft,
       directory,
       record,
       gpt,
@@ -179,6 +193,20 @@ export async function* train(
     if (error instanceof HubError && wanted.dryRun) throw notDownloaded(error);
     throw error;
   }
+}
+
+/** Seconds that the steps of a limited training have taken before it is resumed, by its record. */
+function secondsBefore(run: string, { given, resumed }: Plan): number {
+  const path = join(run, METRICS_FILE);
+  if (given.minutes === undefined || !resumed || !existsSync(path)) return 0;
+  const { batchSize, contextLength, gradientAccumulation } = resumed.state
+    .options as unknown as ResolvedOptions;
+  const time = new TrainingTime(batchSize * contextLength * gradientAccumulation);
+  let seconds = 0;
+  for (const metric of readMetrics(path, () => {})) {
+    if (metric.step <= resumed.state.step) seconds = time.add(metric) || seconds;
+  }
+  return seconds;
 }
 
 /** Reports what a training would need. */

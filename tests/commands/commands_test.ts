@@ -94,6 +94,22 @@ Deno.test("diagnose prints a table or JSON, and its exit status says whether a m
   }
 });
 
+Deno.test("train --minutes prints one line of JSON with what it has reached", async () => {
+  const { code, stdout, stderr } = await task("train", [
+    ..."--minutes 1e4 --depth 1 --context-length 8 --steps 2 --eval-tokens 50".split(" "),
+    ..."--sample-every 0 --tune off --out".split(" "),
+    join(directory, "in time"),
+  ]);
+  assert.equal(code, 0, stderr);
+  const { path, seconds, parameters, tokens, flops, loss, bitsPerByte, ...given } = JSON.parse(
+    stdout,
+  );
+  assert.deepEqual(given, { minutes: 1e4, depth: 1, steps: 2 });
+  assert.equal(path, join(directory, "in time", "checkpoints", "000002"));
+  assert.ok(seconds > 0 && parameters > 12 * 32 ** 2 && tokens % 16 === 0);
+  assert.ok(flops > 6 * tokens * 12 * 32 ** 2 && loss > bitsPerByte && bitsPerByte > 0);
+});
+
 Deno.test("train --json prints events on stdout, one per line, and nothing else there", async () => {
   const { code, stdout, stderr } = await task("train", [
     ..."--preset nano --steps 2 --batch-size 2 --context-length 16 --eval-tokens 500 --json".split(

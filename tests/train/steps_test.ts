@@ -4,6 +4,7 @@ import { type Batch, Batches } from "../../data/tokens/batches.ts";
 import type { Corpus } from "../../data/tokens/corpus.ts";
 import { type TokenDataset, tokenDataset } from "../../data/tokens/token_dataset.ts";
 import type { Tokenizer } from "../../data/tokenizer/tokenizer.ts";
+import type { JsonObject } from "../../files/json.ts";
 import { trainTokenizer } from "../../data/tokenizer/train.ts";
 import { readTrainerState } from "../../model/files/checkpoint.ts";
 import { createGpt } from "../../model/gpt.ts";
@@ -15,7 +16,7 @@ import { openRecord } from "../../train/record.ts";
 import { learningRateAt } from "../../train/schedule.ts";
 import { createTrainStep, type StepReport } from "../../train/step.ts";
 import { steps } from "../../train/steps.ts";
-import { directory } from "../checkpoints.ts";
+import { directory, readFields } from "../checkpoints.ts";
 import { device } from "../kernels/harness.ts";
 
 const CONFIG = { vocabularySize: 257, contextLength: 4, width: 8, layers: 1, heads: 1 };
@@ -68,6 +69,8 @@ interface Script {
   readBackMs?: (count: number) => number;
   /** Which evaluation the signal cuts off, from 1. */
   cutsEvaluation?: number;
+  /** Time until the training must end. */
+  secondsLeft?: () => number;
   /** Is called with each event. */
   onEvent?: (event: TrainEvent, abort: () => void) => void;
   /** The step, counted from 1, whose submission is interrupted. */
@@ -159,6 +162,7 @@ async function runScript(
         return Promise.resolve({ loss, perplexity: 2, bitsPerByte: 3, tokens: 4 });
       },
       signal: controller.signal,
+      secondsLeft: rest.secondsLeft,
       first,
       bestLoss: rest.bestLoss ?? null,
       ...(first > 0 ? { path: join(directory, name, "before") } : {}),
@@ -220,7 +224,8 @@ Deno.test("steps() appends what it reports of a run to its record", async () => 
   const unrecorded = ["steps", "secondsLeft", "best", "path"];
   const reported = events.filter(({ kind }) => kind !== "checkpoint").map((event) => {
     const isRecorded = (name: string) =>
-      !unrecorded.includes(name) && !(event.kind === "end" && name === "prompt") &&
+      !unrecorded.includes(name) &&
+      !(event.kind === "end" && !["kind", "step", "reason"].includes(name)) &&
       !(event.kind === "step" && name === "epoch");
     return JSON.parse(JSON.stringify(
       Object.fromEntries(Object.entries(event).filter(([name]) => isRecorded(name))),
@@ -335,6 +340,32 @@ Deno.test("steps() marks the evaluation with the lowest loss as the best, also w
   });
   assert.deepEqual(bestOf(sparse.events), [true, false]);
   assert.throws(() => hint("sparse"), { code: "ENOENT" });
+});
+
+Deno.test("steps() ends in time when steps are slower than expected, with the cool-down done", async () => {
+  const { events } = await runScript("in time", {
+    options: {
+      steps: 1000,
+      schedule: "wsd",
+      cooldown: 3,
+      minLearningRate: 0,
+      warmupSteps: 0,
+      saveEvery: 1000,
+    },
+    secondsLeft: () => 100 - performance.now() / 1000,
+    readBackMs: (count) => 5000 * count,
+  });
+  const notices = events.flatMap((event) => event.kind === "notice" ? [event.message] : []);
+  assert.deepEqual(notices, [
+    "this machine is slower than the plan expects: the training ends after step 20 instead of 1000, " +
+    "and the cool-down begins after step 17",
+  ]);
+  const end = events.at(-1)!, steps = events.filter((event) => event.kind === "step");
+  assert.ok(end.kind === "end" && end.reason === "epochs" && end.step === 20);
+  const { learningRate } = steps.at(-1)!;
+  assert.equal(learningRate, 1 - Math.sqrt(3 / 4));
+  assert.equal(readFields(end.path).step, end.step);
+  assert.equal((readFields(end.path).options as JsonObject).steps, end.step);
 });
 
 Deno.test("steps() ends when --patience evaluations in a row are not better, and its best checkpoint stays", async () => {

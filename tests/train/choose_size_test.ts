@@ -1,0 +1,96 @@
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import type { TrainOptions } from "../../train/options.ts";
+import { train, type TrainEvent } from "../../train/train.ts";
+import { directory } from "../checkpoints.ts";
+import { device } from "../kernels/harness.ts";
+
+const TEXTS = Array.from({ length: 60 }, (_, i) => `One cat and ${i} dogs met in the park.`);
+const QUIET = {
+  evalEvery: 0,
+  saveEvery: 0,
+  sampleEvery: 0,
+  tune: "off",
+  precision: "f32",
+} as const;
+
+async function run(out: string, options: Partial<TrainOptions>): Promise<TrainEvent[]> {
+  const path = join(directory, out);
+  return await Array.fromAsync(train({ device, texts: TEXTS, ...QUIET, ...options, out: path }));
+}
+
+const notices = (events: TrainEvent[]) =>
+  events.flatMap((event) => event.kind === "notice" ? [event.message] : []);
+
+function partsOf(events: TrainEvent[]) {
+  const start = events.find((event) => event.kind === "start"), end = events.at(-1);
+  assert.ok(start?.kind === "start" && end?.kind === "end");
+  return { start, end };
+}
+
+const planIn = (out: string) =>
+  JSON.parse(Deno.readTextFileSync(join(directory, out, "plan.json")));
+
+Deno.test("train() measures, plans, saves its plan, and reports what it has reached; the plan gives the same again", async () => {
+  // so much time that the given steps decide, however slow the machine is
+  const given = { minutes: 1e4, depth: 1, contextLength: 8, steps: 2 };
+  const events = await run("timed", given), { start, end } = partsOf(events);
+  const plan = planIn("timed");
+  assert.equal(start.options.depth, 1);
+  assert.deepEqual({ ...start.options, ...plan.options }, start.options);
+  assert.deepEqual([plan.options.width, plan.options.schedule, plan.options.steps], [32, "wsd", 2]);
+  assert.equal(plan.candidates.length, 1);
+  assert.ok(
+    notices(events).includes(
+      "as given: --context-length 8 in place of 64, --steps 2 in place of " +
+        `${/--steps 2 in place of (\d+)/.exec(notices(events).join())![1]}`,
+    ),
+  );
+  const tokens = 2 * 8 * plan.options.batchSize;
+  assert.deepEqual([end.tokens, plan.tokens], [tokens, tokens]);
+  assert.ok(end.flops > 6 * start.parameters * tokens && end.bitsPerByte! > 0 && end.loss! > 0);
+
+  const file = join(directory, "timed", "plan.json");
+  const again = await run("planned", { plan: file });
+  const losses = (events: TrainEvent[]) =>
+    events.flatMap((event) => event.kind === "step" ? [event.loss] : []);
+  assert.deepEqual(losses(again), losses(events));
+  assert.equal(partsOf(again).start.options.minutes, undefined);
+  assert.deepEqual(planIn("planned").options, plan.options);
+
+  // a resumed run keeps its plan
+  const longer = await run("planned", { plan: file, steps: 3 });
+  assert.deepEqual([losses(longer).length, partsOf(longer).start.options.width], [1, 32]);
+  assert.ok(notices(longer)[0]!.startsWith("depth 1, as in the checkpoint; "));
+  Deno.writeTextFileSync(
+    file,
+    JSON.stringify({ ...plan, options: { ...plan.options, width: 64 } }),
+  );
+  await assert.rejects(
+    run("planned", { plan: file }),
+    / as width must stay 32: current value is 64/,
+  );
+});
+
+Deno.test("train() with minutes keeps the sizes of a preset, and chooses the steps and wsd", async () => {
+  const given = { minutes: 1e4, preset: "nano", contextLength: 8, batchSize: 2, steps: 1 } as const;
+  const { start } = partsOf(await run("preset", given));
+  const { schedule, width, learningRate, depth } = start.options;
+  assert.deepEqual([schedule, width, learningRate, depth], ["wsd", 64, 5e-3, undefined]);
+});
+
+Deno.test("train() refuses two options that say how large the model is", async () => {
+  for (
+    const [given, flags] of [
+      [{ depth: 2, preset: "nano" }, "depth must be given without preset"],
+      [{ depth: 2, initFrom: "gpt2" }, "depth must be given without initFrom"],
+      [{ depth: 2, plan: "x" }, "depth must be given without plan"],
+      [{ plan: "x", preset: "nano" }, "plan must be given without preset"],
+    ] as const
+  ) {
+    await assert.rejects(run("none", given), {
+      name: "OptionError",
+      message: new RegExp(`^Cannot train as ${flags}, as both say how large the model is`),
+    });
+  }
+});

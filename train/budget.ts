@@ -1,0 +1,384 @@
+import { parseJsonObject, readText } from "../files/json.ts";
+import { quoted } from "../files/printable.ts";
+import { UserError } from "../files/user_error.ts";
+import { inShort } from "../files/units.ts";
+import { LARGEST } from "../model/config.ts";
+import type { TrainOptions } from "./options.ts";
+import { OptionError, validateOptions } from "./validate.ts";
+
+/**
+ * The choice of size by budget: a dial, the depth, from which all other sizes follow, and the depth that suits a time.
+ * docs/size.md has the reasons.
+ *
+ * @module
+ */
+
+/** Options that a plan decides, beside the depth. */
+const PLANNED = [
+  "layers",
+  "width",
+  "heads",
+  "contextLength",
+  "batchSize",
+  "steps",
+  "schedule",
+  "learningRate",
+  "weightDecay",
+  "dropout",
+] as const satisfies (keyof PlannedOptions)[];
+
+/** Values of the options that a plan decides. */
+export type PlannedOptions = {
+  -readonly [
+    Name in
+      | "layers"
+      | "width"
+      | "heads"
+      | "contextLength"
+      | "batchSize"
+      | "steps"
+      | "schedule"
+      | "learningRate"
+      | "weightDecay"
+      | "dropout"
+  ]?: NonNullable<TrainOptions[Name]>;
+};
+
+/** Sizes of a model that follow from its depth. */
+export type DepthSizes = Required<
+  Pick<PlannedOptions, "layers" | "width" | "heads" | "contextLength">
+>;
+
+/** What a plan is made for. */
+export interface PlanText {
+  /** U: tokens of the training text, each counted once. */
+  readonly trainingTokens: number;
+}
+
+/** The size of a training, and what it was chosen by. */
+export interface BudgetPlan {
+  /** Options of the training. */
+  readonly options: PlannedOptions;
+  /** The dial; absent if the size of the model was given in another way. */
+  readonly depth?: number;
+  /** Parameters of the blocks, without embeddings and head. */
+  readonly blockParameters: number;
+  /** Tokens that the training reads, repeated ones included. */
+  readonly tokens: number;
+  /** Passes over the training text. */
+  readonly epochs: number;
+  /** The depths that were measured, if the time decided. */
+  readonly candidates?: readonly BudgetCandidate[];
+}
+
+/** A depth that was measured. */
+export interface BudgetCandidate {
+  /** The dial. */
+  readonly depth: number;
+  /** Parameters of the blocks. */
+  readonly blockParameters: number;
+  /** Its speed in training. */
+  readonly tokensPerSecond: number;
+  /** Tokens that it would read in the time, or in 16 passes over the text if these take less. */
+  readonly tokens: number;
+  /** Passes over the training text that these make. */
+  readonly epochs: number;
+  /** See `excessLoss()`. */
+  readonly excessLoss: number;
+}
+
+/** Depths among which the time decides. */
+const DEPTHS = [1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32];
+
+/**
+ * The sizes of a model by its depth: width = 64 · depth, as in nanochat and as `mini`, `small` and `gpt2` have it. A
+ * small model would then be too wide for the little text and time that it is for: below a depth of 4 the width is
+ * 16 · depth², in multiples of 32. Heads have 32 components, and 64 from a width of 512 on. A context of 32 · depth
+ * tokens, at least 64, keeps attention's share of the operations the same.
+ *
+ * @param given sizes that replace those of the dial; heads follow from the width.
+ */
+export function sizesAtDepth(depth: number, given: Partial<TrainOptions> = {}): DepthSizes {
+  const width = given.width ?? 32 * Math.round(Math.min(2 * depth, depth * depth / 2));
+  let heads = Math.max(1, Math.floor(width / (width < 512 ? 32 : 64)));
+  while (heads > 1 && width % (4 * heads) !== 0) heads--;
+  return {
+    layers: given.layers ?? depth,
+    width,
+    heads: given.heads ?? Math.min(heads, LARGEST.heads),
+    contextLength: given.contextLength ?? Math.max(64, 32 * depth),
+  };
+}
+
+/**
+ * Tokens per parameter of a training that spends its operations best (Hoffmann et al. 2022,
+ * https://arxiv.org/abs/2203.15556). Parameters are those of the blocks, as Kaplan et al. 2020 count them
+ * (https://arxiv.org/abs/2001.08361): in a small model most others are rows of the embedding, each of which few tokens
+ * need. `nano` reads 20 tokens for each of its blocks' parameters.
+ */
+const TOKENS_PER_PARAMETER = 20;
+
+/** Passes over a text beyond which another one adds little (Muennighoff et al. 2023, https://arxiv.org/abs/2305.16264). */
+const MOST_EPOCHS = 16;
+
+/** Tokens for which a model is trained if nothing else is given. */
+function tokensFor(blockParameters: number, { trainingTokens }: PlanText): number {
+  return Math.min(TOKENS_PER_PARAMETER * blockParameters, MOST_EPOCHS * trainingTokens);
+}
+
+/**
+ * How far a model stays above the entropy of its text, by the law of Muennighoff et al. 2023
+ * (https://arxiv.org/abs/2305.16264) for repeated text: A / N^α + B / D'^α in nats per token, where the passes after
+ * the first are worth less and less, D' = U + U · R · (1 − exp(−(epochs − 1) / R)).
+ *
+ * The law was fitted to models of up to 9 billion parameters and text of the web: for small models the value itself
+ * means little, it only orders them. Its term for models that are too large for their text is left out.
+ *
+ * @param options.blockParameters N: parameters of the model's blocks.
+ * @param options.tokens tokens that it is trained on, repeated ones included.
+ * @param options.trainingTokens U: tokens of the training text.
+ */
+export function excessLoss(
+  { blockParameters, tokens, trainingTokens }:
+    & { blockParameters: number; tokens: number }
+    & PlanText,
+): number {
+  const [a, b, alpha, worth] = [521, 1488, 0.353, 15.39];
+  const unique = Math.min(tokens, trainingTokens);
+  const repeated = unique * worth * (1 - Math.exp(-(tokens / unique - 1) / worth));
+  return a / blockParameters ** alpha + b / (unique + repeated) ** alpha;
+}
+
+/** Tokens per step that suit 2²¹ tokens of training: those of `nano`. */
+const TOKENS_PER_STEP = 1024;
+
+/**
+ * Rows per batch, a power of two. The best number of tokens per step grows with those of the training to the power of
+ * 0.383 (Bergsma et al. 2025, https://arxiv.org/abs/2505.13738).
+ */
+function rowsFor(tokens: number, tokensPerRow: number): number {
+  const tokensPerStep = TOKENS_PER_STEP * (tokens / 2 ** 21) ** 0.383;
+  return 2 ** Math.max(0, Math.round(Math.log2(tokensPerStep / tokensPerRow)));
+}
+
+/**
+ * The learning rate falls with the width (Yang et al. 2022, https://arxiv.org/abs/2203.03466): 0.32 / width is that of
+ * the presets but for 40 %.
+ */
+function learningRateFor(width: number): number {
+  return Number(Math.min(0.01, 0.32 / width).toPrecision(2));
+}
+
+/**
+ * AdamW averages its updates over about 1 / (rate · decay) steps, which should be a fixed share of the training (Wang
+ * and Aitchison 2024, https://arxiv.org/abs/2405.13698): all of it, as in `nano`.
+ */
+function weightDecayFor(learningRate: number, steps: number): number {
+  return Number(Math.min(1, Math.max(0.01, 1 / (learningRate * steps))).toPrecision(2));
+}
+
+/**
+ * The options of a training at a depth, for a number of tokens.
+ *
+ * @param options.given options that are given: they replace those of the plan, and others follow from them.
+ * @param options.tokens tokens to train on, repeated ones included.
+ */
+export function optionsAtDepth(
+  depth: number,
+  { given = {}, tokens, blockParameters, trainingTokens }: {
+    given?: Partial<TrainOptions>;
+    tokens: number;
+    blockParameters: number;
+  } & PlanText,
+): Required<PlannedOptions> {
+  const sizes = sizesAtDepth(depth, given);
+  const tokensPerRow = sizes.contextLength * (given.gradientAccumulation ?? 1);
+  const batchSize = given.batchSize ?? rowsFor(tokens, tokensPerRow);
+  const steps = given.steps ?? Math.max(1, Math.floor(tokens / (batchSize * tokensPerRow)));
+  const learningRate = given.learningRate ?? learningRateFor(sizes.width);
+  return {
+    ...sizes,
+    batchSize,
+    steps,
+    schedule: given.schedule ?? "cosine",
+    learningRate,
+    weightDecay: given.weightDecay ?? weightDecayFor(learningRate, steps),
+    dropout: given.dropout ?? dropoutFor({ tokens, blockParameters, trainingTokens }),
+  };
+}
+
+/** Dropout of a model that reads its text so often that it would learn it by heart. */
+function dropoutFor(
+  { blockParameters, tokens, trainingTokens }:
+    & { blockParameters: number; tokens: number }
+    & PlanText,
+): number {
+  const epochs = tokens / trainingTokens;
+  return epochs <= 4 || blockParameters < 4 * trainingTokens ? 0 : epochs <= 8 ? 0.1 : 0.2;
+}
+
+/** What a planner asks about a model: its size, and its speed in training. */
+export interface Measurement {
+  /** Parameters of the blocks. */
+  readonly blockParameters: number;
+  /** Tokens that a step trains on, per second of its time. */
+  readonly tokensPerSecond: number;
+}
+
+/**
+ * Plans the training of a model of a depth, of which 20 tokens per parameter are read, or the text 16 times.
+ *
+ * @param depth the dial, see `sizesAtDepth()`.
+ * @param options.blockParametersOf number of parameters of the blocks of a model of these sizes.
+ * @param options.given options that replace those of the plan.
+ *
+ * @example The sizes of a model by its depth
+ * ```ts
+ * import { type DepthSizes, planForDepth } from "../mod.ts";
+ *
+ * const blockParametersOf = ({ layers, width }: DepthSizes) => 12 * layers * width ** 2;
+ * const plan = planForDepth(4, { trainingTokens: 2e6, blockParametersOf });
+ * console.log(plan.options, plan.epochs);
+ * ```
+ */
+export function planForDepth(
+  depth: number,
+  { given = {}, trainingTokens, blockParametersOf }: {
+    given?: Partial<TrainOptions>;
+    blockParametersOf: (sizes: DepthSizes) => number;
+  } & PlanText,
+): BudgetPlan {
+  const blockParameters = blockParametersOf(sizesAtDepth(depth, given));
+  const tokens = tokensFor(blockParameters, { trainingTokens });
+  const options = optionsAtDepth(depth, { given, tokens, blockParameters, trainingTokens });
+  return { depth, ...planOf(options, { given, blockParameters, trainingTokens }) };
+}
+
+/**
+ * Plans a training that ends in time: measures models of growing depth until the expected loss rises, and chooses the
+ * depth with the least, see `excessLoss()`. It ends earlier if the text was read 16 times.
+ *
+ * @param seconds time of the steps alone.
+ * @param options.measure the speed of a model in training; undefined if it does not fit the device.
+ * @param options.depths depths to choose from, ascending.
+ * @throws {UserError} if not even the first one fits.
+ *
+ * @example Plan for a machine whose speed is known
+ * ```ts
+ * import { planForSeconds } from "../mod.ts";
+ *
+ * const plan = await planForSeconds(300, {
+ *   trainingTokens: 2e6,
+ *   measure({ layers, width }) {
+ *     const blockParameters = 12 * layers * width ** 2, head = 5000 * width;
+ *     const tokensPerSecond = 2e10 / (6 * (blockParameters + head));
+ *     return Promise.resolve({ blockParameters, tokensPerSecond });
+ *   },
+ * });
+ * console.log(plan.depth, plan.options.steps);
+ * ```
+ */
+export async function planForSeconds(
+  seconds: number,
+  { given = {}, trainingTokens, measure, depths = DEPTHS }: {
+    given?: Partial<TrainOptions>;
+    measure: (
+      sizes: DepthSizes & { batchSize: number },
+      depth: number,
+    ) => Promise<Measurement | undefined>;
+    depths?: readonly number[];
+  } & PlanText,
+): Promise<BudgetPlan> {
+  const candidates: BudgetCandidate[] = [];
+  for (const depth of depths) {
+    const sizes = sizesAtDepth(depth, given);
+    const { tokens: before = 2 ** 21 } = candidates.at(-1) ?? {};
+    const tokensPerRow = sizes.contextLength * (given.gradientAccumulation ?? 1);
+    const batchSize = given.batchSize ?? rowsFor(before, tokensPerRow);
+    const measured = await measure({ ...sizes, batchSize }, depth);
+    if (!measured) break;
+    const { blockParameters, tokensPerSecond } = measured;
+    const tokens = Math.min(seconds * tokensPerSecond, MOST_EPOCHS * trainingTokens);
+    candidates.push({
+      depth,
+      blockParameters,
+      tokensPerSecond,
+      tokens,
+      epochs: tokens / trainingTokens,
+      excessLoss: excessLoss({ blockParameters, tokens, trainingTokens }),
+    });
+    const [smaller, last] = candidates.slice(-2);
+    if (last && last.excessLoss > smaller!.excessLoss) break;
+  }
+  const best = candidates.toSorted((a, b) => a.excessLoss - b.excessLoss)[0];
+  if (!best) throw new UserError("Cannot plan a training as not even the smallest model fits");
+  const { depth, blockParameters, tokens } = best;
+  const options = optionsAtDepth(depth, {
+    given: { schedule: "wsd", ...given },
+    ...{ tokens, blockParameters, trainingTokens },
+  });
+  return { depth, ...planOf(options, { given, blockParameters, trainingTokens }), candidates };
+}
+
+/** A plan with its figures. */
+export function planOf(
+  options: PlannedOptions & { contextLength: number; batchSize: number; steps: number },
+  { given, blockParameters, trainingTokens }: {
+    given: Partial<TrainOptions>;
+    blockParameters: number;
+  } & PlanText,
+): BudgetPlan {
+  const { contextLength, batchSize, steps } = options;
+  const tokens = steps * batchSize * contextLength * (given.gradientAccumulation ?? 1);
+  return { options, blockParameters, tokens, epochs: tokens / trainingTokens };
+}
+
+/** Name of the file of a run's plan. */
+export const PLAN_FILE = "plan.json";
+
+/**
+ * Reads the plan of a run.
+ *
+ * @throws {UserError} if the file cannot be read or is no plan.
+ */
+export function readPlan(path: string): Pick<BudgetPlan, "options" | "depth"> {
+  const { options, depth } = parseJsonObject(readText(path, "plan"), path) as Partial<BudgetPlan>;
+  const refuse = (reason: string) => new UserError(`Cannot read plan ${path} as ${reason}`);
+  const isObject = typeof options === "object" && options !== null && !Array.isArray(options);
+  if (!isObject) throw refuse(`options must be an object: current value is ${quoted(options)}`);
+  const names: readonly string[] = PLANNED;
+  const other = Object.keys(options).find((name) => !names.includes(name));
+  if (other !== undefined) {
+    throw refuse(`its options must be ${PLANNED.join(", ")}: ${quoted(other)} is none`);
+  }
+  const values = { ...options, ...(depth === undefined ? {} : { depth }) };
+  try {
+    validateOptions(values);
+  } catch (error) {
+    if (!(error instanceof OptionError)) throw error;
+    throw refuse(`its options must be valid: ${error.reason}`);
+  }
+  return values.depth === undefined ? { options } : { options, depth: values.depth };
+}
+
+/** A plan as lines for people. */
+export function describePlan(
+  { options, depth, blockParameters, tokens, epochs, candidates }: BudgetPlan,
+): string {
+  const figure = (value: number) => `${Number(value.toPrecision(2))}`;
+  const lines = (candidates ?? []).map((tried) =>
+    `depth ${tried.depth}: ${inShort(tried.blockParameters)} parameters in blocks, ${
+      Math.round(tried.tokensPerSecond)
+    } tok/s, ${figure(tried.tokens / tried.blockParameters)} tokens per parameter, ${
+      figure(tried.epochs)
+    } epochs`
+  );
+  return [
+    ...lines,
+    (depth === undefined ? "plan" : `plan of depth ${depth}`) +
+    `: ${inShort(blockParameters)} parameters in blocks, ${options.steps} steps, ${
+      inShort(tokens)
+    } tokens, ` +
+    `${figure(tokens / blockParameters)} per parameter, ${figure(epochs)} epochs`,
+  ].join("\n");
+}

@@ -1,0 +1,86 @@
+import { flagOf } from "../files/command_line.ts";
+import { type PlannedOptions, readPlan, sizesAtDepth } from "./budget.ts";
+import { isGiven, type OptionName, type TrainOptions } from "./options.ts";
+import { mustStay } from "./resolve.ts";
+import type { Resumed } from "./state.ts";
+import { OptionError } from "./validate.ts";
+
+/**
+ * What `--depth`, `--minutes` and `--plan` mean before the data is known.
+ *
+ * @module
+ */
+
+/** Whether a training has its size by a plan. */
+export function isPlanned({ depth, minutes, plan }: TrainOptions): boolean {
+  return (depth ?? minutes ?? plan) !== undefined;
+}
+
+/**
+ * Makes sure that one option alone says how large a model is.
+ *
+ * @throws {OptionError} naming both flags.
+ */
+export function checkPlanned(options: Partial<TrainOptions>): void {
+  const rivals: readonly [OptionName, readonly OptionName[]][] = [
+    ["depth", ["preset", "initFrom", "plan"]],
+    ["plan", ["preset", "initFrom"]],
+  ];
+  for (const [name, others] of rivals) {
+    const other = others.find((other) => isGiven(options[other]));
+    if (options[name] === undefined || other === undefined) continue;
+    throw new OptionError(
+      `${flagOf(name)} must be given without ${
+        flagOf(other)
+      }, as both say how large the model is: ` +
+        `current values are ${options[name]} and ${options[other]}`,
+    );
+  }
+}
+
+/** The values among some options that the user typed. */
+export function typedAmong(options: TrainOptions, typed: readonly string[]): Partial<TrainOptions> {
+  return Object.fromEntries(Object.entries(options).filter(([name]) => typed.includes(name)));
+}
+
+/** Options with those of a plan in place of what is not typed. */
+export function withPlanned(
+  options: TrainOptions,
+  planned: Partial<PlannedOptions>,
+  typed: readonly string[],
+): TrainOptions {
+  const untyped = Object.entries(planned).filter(([name]) => !typed.includes(name));
+  return { ...options, ...Object.fromEntries(untyped) };
+}
+
+/** The options of a new training with the sizes that a depth or a plan decides before the data is known. */
+export function withSizes(options: TrainOptions, typed: readonly string[]): TrainOptions {
+  const { depth, plan } = options;
+  if (plan !== undefined) return withPlanned(options, readPlan(plan).options, typed);
+  if (depth === undefined) return options;
+  return withPlanned(options, sizesAtDepth(depth, typedAmong(options, typed)), typed);
+}
+
+/** What says how large the model of a new training is, if a plan does, for people. */
+export function sizeReason(
+  { depth, minutes, plan, preset, initFrom }: TrainOptions,
+): string | undefined {
+  if (plan !== undefined) return `sizes of ${plan}`;
+  if (depth !== undefined) return `depth ${depth}, as asked`;
+  if (minutes === undefined || preset !== "auto" || initFrom !== undefined) return undefined;
+  return `a depth for ${minutes} minutes is chosen when the text is known`;
+}
+
+/**
+ * Makes sure that a resumed run is given no other plan than its own.
+ *
+ * @throws {UserError} naming the first option that differs.
+ */
+export function checkSamePlan(path: string, { state, path: checkpoint }: Resumed): void {
+  const { options } = readPlan(path), { options: saved, typed } = state;
+  for (const [name, value] of Object.entries(options)) {
+    // a run in time may have become shorter
+    if (name === "steps" || typed.includes(name) || saved[name] === value) continue;
+    throw mustStay(name, value, saved[name], checkpoint);
+  }
+}
