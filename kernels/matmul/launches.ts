@@ -266,7 +266,8 @@ export function lanesProduct(program: Program, product: Product, LANES: number):
   const columnGroups = ceilDiv(N, 4 * LANES);
   const rowGroups = () => ceilDiv(M, ROWS * STRIPS);
   const groups = () => columnGroups * rowGroups() * batch;
-  while (STRIPS > 1 && groups() < FEWEST_WORKGROUPS) STRIPS /= 2;
+  const isLowEnough = () => M > ROWS * STRIPS / 2; // or else half of a workgroup has no rows
+  while (STRIPS > 1 && !(isLowEnough() && groups() >= FEWEST_WORKGROUPS)) STRIPS /= 2;
   const { constants, tensors, uniforms } = epilogueOf(product, { operands: 4, result: 4 });
   program.dispatch({
     shader: { "kernels/matmul/lanes.wgsl": lanes, ...EPILOGUE },

@@ -1,11 +1,12 @@
 // momentum = β · momentum + (1 - β) · g, and x = β · momentum + (1 - β) · g, Nesterov's look-ahead, for one matrix of
-// each of L blocks.   gradient, momentum: [L,S]; x: [G,m,n]; squares: [G,parts], sums of x² of each workgroup
+// each of L blocks.   gradient, momentum: [L,S]; x: [G,inputs,outputs]; squares: [G,parts], sums of x² of workgroups
 //
-// A matrix is a part of a stored one: `outputs` of its `columns`, in each of `inputs` rows. x has the rows of the
-// matrix, or its columns if these are fewer.
+// A matrix is a part of a stored one: `outputs` of its `columns`, in each of `inputs` rows.
 const BETA: f32 = 0.95;
-const PART: u32 = 1024; // elements per workgroup
+const PART: u32 = 1024; // values per workgroup
 const WORKGROUP_SIZE: u32 = 256;
+alias value = vec4f; // four columns, or f32: one column
+const COUNTED: f32 = 1.0; // how often vec4f(value) has each column, 1 or 4
 
 struct Update { // of prepare_step.wgsl
   learningRate: f32,
@@ -15,21 +16,20 @@ struct Update { // of prepare_step.wgsl
   muonLearningRate: f32,
 }
 
-struct Sizes {
-  S: u32, // elements of a block
-  start: u32, // the matrix's first element in a block
-  columns: u32,
-  elements: u32, // inputs · outputs
-  inputs: u32,
+struct Sizes { // all but first and parts count values
+  S: u32, // of a block
+  start: u32, // the matrix's first one in a block
+  columns: u32, // from one stored row to the next
   outputs: u32,
+  elements: u32, // inputs · outputs
   first: u32, // number of the first block's matrix in x
   parts: u32,
 }
 
-@group(0) @binding(0) var<storage, read> gradient: array<f32>; // with the loss scale
+@group(0) @binding(0) var<storage, read> gradient: array<value>; // with the loss scale
 @group(0) @binding(1) var<storage, read> update: Update;
-@group(0) @binding(2) var<storage, read_write> momentum: array<f32>;
-@group(0) @binding(3) var<storage, read_write> x: array<f32>;
+@group(0) @binding(2) var<storage, read_write> momentum: array<value>;
+@group(0) @binding(3) var<storage, read_write> x: array<value>;
 @group(0) @binding(4) var<storage, read_write> squares: array<f32>;
 @group(0) @binding(5) var<uniform> sizes: Sizes;
 
@@ -41,8 +41,9 @@ var<workgroup> shares: array<f32, WORKGROUP_SIZE>;
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) index: u32) {
   let part = group.y * WORKGROUPS_PER_ROW + group.x;
   let matrix = sizes.first + group.z;
+  let end = min((part + 1) * PART, sizes.elements);
   var sum = 0.0;
-  for (var i = part * PART + index; i < min((part + 1) * PART, sizes.elements); i += WORKGROUP_SIZE) {
+  for (var i = part * PART + index; i < end; i += WORKGROUP_SIZE) {
     let row = i / sizes.outputs;
     let column = i % sizes.outputs;
     let stored = group.z * sizes.S + sizes.start + row * sizes.columns + column;
@@ -50,14 +51,13 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
     let m = BETA * momentum[stored] + (1.0 - BETA) * g;
     let ahead = BETA * m + (1.0 - BETA) * g;
     if (update.skipped == 0) { momentum[stored] = m; }
-    let transposed = column * sizes.inputs + row;
-    x[matrix * sizes.elements + select(i, transposed, sizes.outputs < sizes.inputs)] = ahead;
-    sum += ahead * ahead;
+    x[matrix * sizes.elements + i] = ahead;
+    sum += dot(vec4f(ahead), vec4f(ahead));
   }
   shares[index] = sum;
   for (var half = WORKGROUP_SIZE / 2; half > 0; half /= 2) {
     workgroupBarrier();
     if (index < half) { shares[index] += shares[index + half]; }
   }
-  if (index == 0 && part < sizes.parts) { squares[matrix * sizes.parts + part] = shares[0]; }
+  if (index == 0 && part < sizes.parts) { squares[matrix * sizes.parts + part] = shares[0] / COUNTED; }
 }

@@ -12,8 +12,12 @@
  *                 - rate · √max(1, outputs / inputs) · x
  *
  * The rounds are an iteration of Newton and Schulz with coefficients that raise small singular values the fastest:
- * afterwards all lie between about 0.7 and 1.2. Since x · xᵀ is computed of the shorter side, a matrix of m × n, m ≤ n,
- * takes 5 · (4 · m² · n + 2 · m³) operations. Matrices of one shape are computed together, of all blocks if they fit.
+ * afterwards all lie between about 0.7 and 1.2. Its products are those of the shorter side: if a matrix has more rows
+ * than columns, A = xᵀ · x and x = a · x + x · B. So a matrix of m × n, m ≤ n, takes 5 · (4 · m² · n + 2 · m³)
+ * operations. Matrices of one shape are computed together, of all blocks if they fit.
+ *
+ * The rounds are computed in f32 also if the model trains in f16: products in f16 would not be faster, since WGSL
+ * computes them in f32, and would round x, of whose smallest singular values five rounds make up to 485 times as much.
  *
  * @module
  */
@@ -56,7 +60,7 @@ const ROUNDS = 5;
 /** Most bytes of the matrices that are computed together: they fill a large GPU, and need less than a moment of AdamW. */
 const MOST_BYTES = 64 * 2 ** 20;
 
-/** Elements per workgroup of the kernels with sums. */
+/** Values per workgroup of the kernels with sums, and invocations of all. */
 const PART = 1024, WORKGROUP_SIZE = 256;
 
 /** Slots of scratch memory. Products use slot 0. */
@@ -86,56 +90,35 @@ export function muon(
     copy: [copy, "L,S", "f16"],
     update: [update, "5", "u32"],
   });
-  for (const { matrices: alike, m, n, maxRows } of batchesOf(matrices, parameter.shape[0]!)) {
+  for (const { matrices: alike, maxRows } of batchesOf(matrices, parameter.shape[0]!)) {
     for (const { first, rows: L } of rowSlices(program.device, parameter, { maxRows })) {
       const blocks = (t: Tensor) => rowSlice(t, { first, rows: L }).view;
-      const x = program.scratch([L * alike.length, m, n], X);
-      lookAhead(
-        program,
-        { gradient: blocks(gradient), update },
-        {
-          momentum: blocks(momentum),
-          x,
-        },
-        alike,
-        options,
-      );
-      const direction = orthogonalize(program, x);
-      move(
-        program,
-        { x: direction, update },
-        {
-          parameter: blocks(parameter),
-          copy: copy && blocks(copy),
-        },
-        alike,
-        options,
-      );
+      const { inputs, outputs } = alike[0]!;
+      const x = program.scratch([L * alike.length, inputs, outputs], X);
+      const ahead = { gradient: blocks(gradient), update };
+      lookAhead(program, ahead, { momentum: blocks(momentum), x }, alike, options);
+      const moved = { parameter: blocks(parameter), copy: copy && blocks(copy) };
+      move(program, { x: orthogonalize(program, x), update }, moved, alike, options);
     }
   }
 }
 
-/** Matrices of one shape, or the transposed one, that are computed together. */
+/** Matrices of one shape that are computed together. */
 interface MatrixBatch {
   readonly matrices: readonly MuonMatrix[];
-  /** The shorter side. */
-  readonly m: number;
-  /** The longer side. */
-  readonly n: number;
   /** Most blocks that are computed together. */
   readonly maxRows: number;
 }
 
-/** Distributes the matrices of L blocks over batches, so that each needs at most `MOST_BYTES` for x, if it has several. */
+/** Distributes the matrices of L blocks over batches whose x has at most `MOST_BYTES`, or one matrix. */
 function batchesOf(matrices: readonly MuonMatrix[], L: number): MatrixBatch[] {
-  const sidesOf = ({ inputs, outputs }: MuonMatrix) =>
-    [Math.min(inputs, outputs), Math.max(inputs, outputs)] as const;
-  const alike = Map.groupBy(matrices, (matrix) => sidesOf(matrix).join());
+  const alike = Map.groupBy(matrices, ({ inputs, outputs }) => `${inputs},${outputs}`);
   return [...alike.values()].flatMap((matrices) => {
-    const [m, n] = sidesOf(matrices[0]!), most = Math.max(1, Math.floor(MOST_BYTES / (4 * m * n)));
+    const { inputs, outputs } = matrices[0]!;
+    const most = Math.max(1, Math.floor(MOST_BYTES / (4 * inputs * outputs)));
     return partsOf(matrices, most).map((matrices) => {
       const slices = ceilDiv(L, Math.max(1, Math.floor(most / matrices.length)));
-      return { matrices, m, n, maxRows: ceilDiv(L, slices) };
+      return { matrices, maxRows: ceilDiv(L, slices) };
     });
   });
 }
@@ -149,7 +132,7 @@ function partsOf<T>(list: readonly T[], most: number): T[][] {
   );
 }
 
-/** Updates the momentum, and sets x to Nesterov's look-ahead divided by its norm.  x: [G,m,n] */
+/** Updates the momentum, and sets x to Nesterov's look-ahead divided by its norm.  x: [G,inputs,outputs] */
 function lookAhead(
   program: Program,
   { gradient, update }: { gradient: Tensor; update: Tensor },
@@ -157,16 +140,18 @@ function lookAhead(
   matrices: readonly MuonMatrix[],
   { momentum: BETA }: MuonOptions,
 ): void {
-  const [G, m, n] = x.shape as [number, number, number], [L, S] = momentum.shape;
-  const elements = m * n, parts = ceilDiv(elements, PART);
-  const squares = program.scratch([G, parts], SQUARES);
-  const levels = Math.log2(WORKGROUP_SIZE);
+  const [G] = x.shape,
+    [L] = momentum.shape,
+    width = widthOf(matrices),
+    levels = Math.log2(WORKGROUP_SIZE);
+  const { elements } = placeOf(matrices[0]!, momentum, width), parts = ceilDiv(elements, PART);
+  const squares = program.scratch([G!, parts], SQUARES), value = VALUE[width];
   matrices.forEach((matrix, i) => {
     program.dispatch({
       shader: { "kernels/muon/momentum.wgsl": momentumShader },
-      constants: { BETA, PART, WORKGROUP_SIZE },
+      constants: { BETA, PART, WORKGROUP_SIZE, value, COUNTED: 4 / width },
       tensors: { gradient, update, momentum, x, squares },
-      uniforms: { S: S!, ...matrix, elements, first: i * L!, parts },
+      uniforms: { ...placeOf(matrix, momentum, width), first: i * L!, parts },
       workgroups: [...splitWorkgroups(parts), L!],
       iterations: PART / WORKGROUP_SIZE + levels,
       workgroupBytes: 4 * WORKGROUP_SIZE,
@@ -174,50 +159,78 @@ function lookAhead(
   });
   program.dispatch({
     shader: { "kernels/muon/normalize.wgsl": normalizeShader },
-    constants: { PART, WORKGROUP_SIZE },
+    constants: { PART, WORKGROUP_SIZE, value },
     tensors: { squares, x },
     uniforms: { elements, parts },
-    workgroups: [...splitWorkgroups(parts), G],
+    workgroups: [...splitWorkgroups(parts), G!],
     iterations: ceilDiv(parts, WORKGROUP_SIZE) + PART / WORKGROUP_SIZE + levels,
     workgroupBytes: 4 * WORKGROUP_SIZE,
   });
 }
 
-/** Five rounds of Newton and Schulz; returns the scratch tensor that has the result, which is x or another. */
+/** Five rounds of Newton and Schulz; returns the scratch tensor that has the result: x or another. */
 function orthogonalize(program: Program, x: Tensor): Tensor {
-  const [G, m] = x.shape as [number, number, number];
+  const [G, inputs, outputs] = x.shape as [number, number, number];
+  const isTall = inputs > outputs, m = Math.min(inputs, outputs);
   const A = program.scratch([G, m, m], GRAM), B = program.scratch([G, m, m], POLYNOMIAL);
   let next = program.scratch(x.shape, NEXT);
   for (let round = 0; round < ROUNDS; round++) {
-    matmul(program, { a: x, b: x }, { y: A }, { transposeB: true });
+    matmul(program, { a: x, b: x }, { y: A }, isTall ? { transposeA: true } : { transposeB: true });
     matmul(program, { a: A, b: A }, { y: B }, {
       scale: QUINTIC,
       addend: { tensor: A, factor: CUBIC },
     });
-    matmul(program, { a: B, b: x }, { y: next }, { addend: { tensor: x, factor: LINEAR } });
+    matmul(program, isTall ? { a: x, b: B } : { a: B, b: x }, { y: next }, {
+      addend: { tensor: x, factor: LINEAR },
+    });
     [x, next] = [next, x];
   }
   return x;
 }
 
-/** Moves the parameters along x.  x: [G,m,n] */
+/** Moves the parameters along x.  x: [G,inputs,outputs] */
 function move(
   program: Program,
   { x, update }: { x: Tensor; update: Tensor },
   { parameter, copy }: { parameter: Tensor; copy: Tensor | undefined },
   matrices: readonly MuonMatrix[],
-  { weightDecay }: MuonOptions,
+  { weightDecay: WEIGHT_DECAY }: MuonOptions,
 ): void {
-  const [L, S] = parameter.shape;
+  const [L] = parameter.shape, width = widthOf(matrices);
+  const types = { value: VALUE[width], copyType: width === 4 ? "vec4<f16>" : "f16" };
   matrices.forEach((matrix, i) => {
-    const { inputs, outputs } = matrix, elements = inputs * outputs;
-    const scale = Math.sqrt(Math.max(1, outputs / inputs));
+    const { inputs, outputs } = matrix, place = placeOf(matrix, parameter, width);
     program.dispatch({
       shader: { "kernels/muon/update.wgsl": updateShader },
-      constants: { WEIGHT_DECAY: weightDecay, COPY: copy !== undefined, WORKGROUP_SIZE },
+      constants: { WEIGHT_DECAY, COPY: copy !== undefined, WORKGROUP_SIZE, ...types },
       tensors: { x, update, parameter, copy },
-      uniforms: { S: S!, ...matrix, elements, first: i * L!, scale },
-      workgroups: [...splitWorkgroups(ceilDiv(elements, WORKGROUP_SIZE)), L!],
+      uniforms: { ...place, first: i * L!, scale: Math.sqrt(Math.max(1, outputs / inputs)) },
+      workgroups: [...splitWorkgroups(ceilDiv(place.elements, WORKGROUP_SIZE)), L!],
     });
   });
+}
+
+/** Elements per value of a kernel. */
+type Width = 1 | 4;
+
+/** The type of a value. */
+const VALUE: Readonly<Record<Width, string>> = { 1: "f32", 4: "vec4f" };
+
+/** Four if rows of the matrices are whole vectors of four, else one. */
+function widthOf(matrices: readonly MuonMatrix[]): Width {
+  const areVectors = matrices.every(({ start, columns, outputs }) =>
+    [start, columns, outputs].every((count) => count % 4 === 0)
+  );
+  return areVectors ? 4 : 1;
+}
+
+/** Where a matrix lies in the blocks of a tensor [L,S], counted in values. */
+function placeOf({ start, columns, inputs, outputs }: MuonMatrix, { shape }: Tensor, width: Width) {
+  return {
+    S: shape[1]! / width,
+    start: start / width,
+    columns: columns / width,
+    outputs: outputs / width,
+    elements: inputs * outputs / width,
+  };
 }

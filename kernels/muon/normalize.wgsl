@@ -1,16 +1,17 @@
 // x = x / ‖x‖ for each matrix, so that no singular value is above 1, as the rounds need.
-// x: [G,m,n]; squares: [G,parts], whose sum for a matrix is ‖x‖²
-const PART: u32 = 1024; // elements per workgroup
+// x: [G,inputs,outputs]; squares: [G,parts], whose sum for a matrix is ‖x‖²
+const PART: u32 = 1024; // values per workgroup
 const WORKGROUP_SIZE: u32 = 256;
 const LEAST_NORM: f32 = 1e-7; // by which x is divided
+alias value = vec4f; // four columns, or f32: one column
 
 struct Sizes {
-  elements: u32, // m · n
+  elements: u32, // values of a matrix
   parts: u32,
 }
 
 @group(0) @binding(0) var<storage, read> squares: array<f32>;
-@group(0) @binding(1) var<storage, read_write> x: array<f32>;
+@group(0) @binding(1) var<storage, read_write> x: array<value>;
 @group(0) @binding(2) var<uniform> sizes: Sizes;
 
 const WORKGROUPS_PER_ROW: u32 = 32768; // see splitWorkgroups() in program.ts
@@ -29,11 +30,11 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
     if (index < half) { shares[index] += shares[index + half]; }
   }
   workgroupBarrier();
-  let norm = max(sqrt(shares[0]), LEAST_NORM);
+  let factor = 1.0 / max(sqrt(shares[0]), LEAST_NORM);
 
   let part = group.y * WORKGROUPS_PER_ROW + group.x;
   let end = min((part + 1) * PART, sizes.elements);
   for (var i = part * PART + index; i < end; i += WORKGROUP_SIZE) {
-    x[group.z * sizes.elements + i] /= norm;
+    x[group.z * sizes.elements + i] *= factor;
   }
 }

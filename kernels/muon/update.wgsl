@@ -1,10 +1,12 @@
 // parameter = (1 - rate · decay) · parameter - rate · scale · x, for one matrix of each of L blocks.
-// x: [G,m,n]; parameter, copy: [L,S], of which a matrix is a part as in momentum.wgsl
+// x: [G,inputs,outputs]; parameter, copy: [L,S], of which a matrix is a part as in momentum.wgsl
 enable f16;
 
 const WEIGHT_DECAY: f32 = 0.0;
 const COPY: bool = true; // whether matrix products read an f16 copy of the parameter
 const WORKGROUP_SIZE: u32 = 256;
+alias value = vec4f; // four columns, or f32: one column
+alias copyType = vec4<f16>;
 
 struct Update { // of prepare_step.wgsl
   learningRate: f32,
@@ -14,22 +16,21 @@ struct Update { // of prepare_step.wgsl
   muonLearningRate: f32,
 }
 
-struct Sizes {
-  S: u32, // elements of a block
-  start: u32, // the matrix's first element in a block
-  columns: u32,
-  elements: u32, // inputs · outputs
-  inputs: u32,
+struct Sizes { // the first five count values
+  S: u32, // of a block
+  start: u32, // the matrix's first one in a block
+  columns: u32, // from one stored row to the next
   outputs: u32,
+  elements: u32, // inputs · outputs
   first: u32, // number of the first block's matrix in x
   scale: f32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(0) var<storage, read> x: array<value>;
 @group(0) @binding(1) var<storage, read> update: Update;
-@group(0) @binding(2) var<storage, read_write> parameter: array<f32>;
+@group(0) @binding(2) var<storage, read_write> parameter: array<value>;
 // only if COPY
-@group(0) @binding(3) var<storage, read_write> copy: array<f16>;
+@group(0) @binding(3) var<storage, read_write> copy: array<copyType>;
 @group(0) @binding(4) var<uniform> sizes: Sizes;
 
 const WORKGROUPS_PER_ROW: u32 = 32768; // see splitWorkgroups() in program.ts
@@ -41,12 +42,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
   let row = i / sizes.outputs;
   let column = i % sizes.outputs;
   let stored = group.z * sizes.S + sizes.start + row * sizes.columns + column;
-  let transposed = column * sizes.inputs + row;
-  let direction = x[(sizes.first + group.z) * sizes.elements +
-    select(i, transposed, sizes.outputs < sizes.inputs)];
+  let direction = x[(sizes.first + group.z) * sizes.elements + i];
   let rate = update.muonLearningRate;
-  let value = parameter[stored] * (1.0 - rate * WEIGHT_DECAY) - rate * sizes.scale * direction;
-  parameter[stored] = value;
+  let moved = parameter[stored] * (1.0 - rate * WEIGHT_DECAY) - rate * sizes.scale * direction;
+  parameter[stored] = moved;
   // only if COPY
-  copy[stored] = f16(value);
+  copy[stored] = copyType(moved);
 }
