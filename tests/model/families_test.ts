@@ -49,9 +49,7 @@ interface Case {
   integers(name: string): Uint32Array;
 }
 
-// forward() does not compute the gated MLP of a llama yet
-const computed = Object.entries(configs).filter(([, fields]) => !("head_dim" in fields));
-const CASES = computed.map(([name, { lora, ...fields }]): Case => {
+const CASES = Object.entries(configs).map(([name, { lora, ...fields }]): Case => {
   const own = [...tensors].filter(([key]) => key.startsWith(`${name}: file `))
     .map(([key, entry]) => [key.slice(`${name}: file `.length), entry] as const);
   const { r, lora_alpha, target_modules } = Object(lora);
