@@ -207,7 +207,12 @@ export { loadTokenizer, type LoadTokenizerOptions } from "./data/tokenizer/load.
 export { trainTokenizer, type TrainTokenizerOptions } from "./data/tokenizer/train.ts";
 export type { ParameterHistogram } from "./train/histograms.ts";
 export { train, type TrainEvent } from "./train/train.ts";
-export type { Activations, BatchShape } from "./model/activations.ts";
+export {
+  type Activations,
+  type BatchShape,
+  RECOMPUTE_MODES,
+  type RecomputeMode,
+} from "./model/activations.ts";
 export type { Estimate } from "./train/estimate.ts";
 export {
   type LaunchRange,

@@ -1,4 +1,5 @@
 import { bytesPerElement, size } from "../kernels/tensor.ts";
+import type { RecomputeMode } from "../model/activations.ts";
 import { attentionOf, withDefaults } from "../model/config.ts";
 import { headName } from "../model/gpt.ts";
 import { blockMatrices, blockOf, parameterTable } from "../model/parameters.ts";
@@ -51,14 +52,18 @@ export function modelledMs(
  * - Activations: each op reads its inputs and writes its outputs once, forward and backward.
  * - Logits: written, read for the loss and written as their gradient, read for dx and dweight.
  * - Matrices: read forward and for dx, their gradient written.
+ * - With `recompute`, the forward pass of the inner part of each MLP, or of each block up to there, once more for all
+ * blocks but the last.
  * - Optimizer, per trained parameter: gradient norm 4 bytes; AdamW reads four f32, writes three and the f16 copy. Muon's
  * matrices: see `muonCost()`.
  */
 export function stepCost(
-  { config, batchSize, sequenceLength: T, precision, optimizer = "adamw" }: Pick<
-    TrainStepBench,
-    "config" | "batchSize" | "sequenceLength" | "precision" | "optimizer"
-  >,
+  { config, batchSize, sequenceLength: T, precision, optimizer = "adamw", recompute = "none" }:
+    & Pick<
+      TrainStepBench,
+      "config" | "batchSize" | "sequenceLength" | "precision" | "optimizer"
+    >
+    & { readonly recompute?: RecomputeMode },
 ): StepCost {
   const complete = withDefaults(config), { vocabularySize: V, width: C, layers } = complete;
   const { innerWidth: F, heads: NH, keyHeads: KH, headSize: HS } = complete;
@@ -79,9 +84,24 @@ export function stepCost(
     bytes += elements * (2 * matrix + (isTrained ? F32 : 0));
   };
 
+  const isLast = (layer: number) => layer === layers - 1; // what it has computed is still there
+  /** Whether the backward pass computes a linear layer of a block again. */
+  const isRecomputed = (name: string) => {
+    const [, layer, part] = /^h\.(\d+)\.(.*)$/.exec(name)!;
+    if (recompute === "none" || isLast(Number(layer)) || /^mlp\.(c|down)_proj/.test(part!)) {
+      return false;
+    }
+    return recompute === "block" || part!.startsWith("mlp.");
+  };
+
   for (const { name, shape: [inputs, outputs] } of table) {
     if (outputs === undefined || !name.endsWith(".weight") || !name.startsWith("h.")) continue;
     product(name, inputs! * outputs);
+    if (isRecomputed(name)) {
+      flops += 2 * M * inputs! * outputs;
+      bytes += inputs! * outputs * matrix;
+      move(0, inputs! + outputs + (name.endsWith(".lora_B.weight") ? inputs! : 0));
+    }
     if (name.endsWith(".lora_A.weight")) move(0, 3 * (inputs! + outputs) + outputs); // dx is added to
     else if (name.endsWith(".lora_B.weight")) move(0, 3 * (inputs! + outputs) + inputs!); // so is y
     else {
@@ -97,13 +117,22 @@ export function stepCost(
 
   for (let i = 0; i < layers; i++) {
     const window = Math.min(attentionOf(config, i).window ?? T, T);
-    flops += 14 * batchSize * NH * HS * (window * T - window ** 2 / 2);
+    const attended = batchSize * NH * HS * (window * T - window ** 2 / 2);
+    flops += 14 * attended;
     const qkv = (NH + 2 * KH) * HS, y = NH * HS;
     move(0, qkv + y + (2 * qkv + 2 * y)); // qkv and y; these, dy and dqkv
     const rotated = isRotated ? (NH + KH) * HS : 0;
     move(0, (4 + (complete.qkNorm ? 2 : 0)) * rotated); // in place forward and backward; kept and read
     // the activation beside hidden, and hidden for its derivative; also gate, which is read, read and has a gradient
     move(0, complete.gatedMlp ? 5 * F + C : 2 * F);
+    if (recompute === "none" || isLast(i)) continue;
+    move(0, complete.gatedMlp ? 2 * F : F); // activated, and the gate; hidden is in the product
+    if (recompute === "mlp") move(C, C); // x and y of its norm
+    else {
+      flops += 4 * attended;
+      move(0, qkv + y + (2 + (complete.qkNorm ? 1 : 0)) * rotated);
+      move((1 + 2) * C, (1 + 2) * C); // x and y; x, z, sum and y
+    }
   }
   const norms = 2 * layers + 1;
   move((1 + 3) * C, 2 * C); // x and y; x, dy, and dx, which is added to

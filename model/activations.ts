@@ -16,6 +16,16 @@ export interface BatchShape {
 /** What a forward pass is for, which decides which activations exist and for how long. */
 export type Purpose = "training" | "evaluation" | "generation";
 
+/**
+ * What the backward pass of a training can compute again, so that it is not kept from the forward pass on (activation
+ * checkpointing, Chen et al. 2016, https://arxiv.org/abs/1604.06174): nothing, the inner part of each MLP, or each block
+ * from its input. The gradients are the same to the bit. The least work first.
+ */
+export const RECOMPUTE_MODES = ["none", "mlp", "block"] as const;
+
+/** One of `RECOMPUTE_MODES`. */
+export type RecomputeMode = typeof RECOMPUTE_MODES[number];
+
 /** Rows of the table that each purpose needs, by their column `needed`. */
 const NEEDED = {
   generation: ["forward"],
@@ -32,6 +42,8 @@ interface ActivationSpec {
   readonly needed: "forward" | "loss" | "training" | "dropout";
   /** Whether each layer has one; otherwise there is one for the whole model. */
   readonly perLayer: boolean;
+  /** The modes in which the backward pass computes it again, so that all layers share its buffer. */
+  readonly recomputed: readonly RecomputeMode[];
   /** The activation whose buffer it uses if there is no backward pass; its own name by default. */
   readonly shares: string;
 }
@@ -88,27 +100,31 @@ function activationTable(
     role: keyof DTypes,
     needed: ActivationSpec["needed"],
     shares = name,
-  ): ActivationSpec => ({ name, shape, role, needed, shares, perLayer: false });
-  const layerRow = (...columns: Parameters<typeof row>): ActivationSpec => (
-    { ...row(...columns), perLayer: true }
-  );
+  ): ActivationSpec => ({ name, shape, role, needed, shares, perLayer: false, recomputed: [] });
+  const rowsOfLayers =
+    (recomputed: readonly RecomputeMode[]) =>
+    (...columns: Parameters<typeof row>): ActivationSpec => (
+      { ...row(...columns), perLayer: true, recomputed }
+    );
+  const layerRow = rowsOfLayers([]);
+  const attentionRow = rowsOfLayers(["block"]), mlpRow = rowsOfLayers(["block", "mlp"]);
   const adapted = adaptersOf(config).filter(({ layer }) => layer === 0);
   return [
     row("embedded", [M, C], "stream", "dropout"), // before dropout
     row("x", [M, C], "stream", "forward"), // residual stream before the first block
-    layerRow("ln1", [M, C], "matrix", "forward"),
+    attentionRow("ln1", [M, C], "matrix", "forward"),
     layerRow("ln1.statistics", [M, S], "statistic", "forward"),
-    layerRow("qkv", [M, (NH + 2 * KH) * HS], "matrix", "forward"), // with q and k rotated
-    ...(qkNorm ? [layerRow("qk", [M, (NH + KH) * HS], "matrix", "loss")] : []), // before norm and rotation
-    layerRow("attention", [M, NH * HS], "matrix", "forward"),
-    layerRow("attention.logSumExp", [B, NH, T], "statistic", "loss"),
+    attentionRow("qkv", [M, (NH + 2 * KH) * HS], "matrix", "forward"), // with q and k rotated
+    ...(qkNorm ? [attentionRow("qk", [M, (NH + KH) * HS], "matrix", "loss")] : []), // before norm and rotation
+    attentionRow("attention", [M, NH * HS], "matrix", "forward"),
+    attentionRow("attention.logSumExp", [B, NH, T], "statistic", "loss"),
     row("projected", [M, C], "matrix", "forward"), // addend of the residual stream
-    layerRow("middle", [M, C], "stream", "forward"), // residual stream after attention
-    layerRow("ln2", [M, C], "matrix", "forward", "ln1"),
-    layerRow("ln2.statistics", [M, S], "statistic", "forward", "ln1.statistics"),
-    ...(gatedMlp ? [layerRow("gate", [M, F], "matrix", "forward")] : []),
-    layerRow("hidden", [M, F], "matrix", "forward"),
-    layerRow("activated", [M, F], "matrix", "forward"), // activation(hidden), or activation(gate) · hidden
+    attentionRow("middle", [M, C], "stream", "forward"), // residual stream after attention
+    mlpRow("ln2", [M, C], "matrix", "forward", "ln1"),
+    attentionRow("ln2.statistics", [M, S], "statistic", "forward", "ln1.statistics"),
+    ...(gatedMlp ? [mlpRow("gate", [M, F], "matrix", "forward")] : []),
+    mlpRow("hidden", [M, F], "matrix", "forward"),
+    mlpRow("activated", [M, F], "matrix", "forward"), // activation(hidden), or activation(gate) · hidden
     layerRow("out", [M, C], "stream", "forward", "x"), // residual stream after the MLP
     ...adapted.map(({ module }) =>
       // x · Aᵀ of each adapter
@@ -134,6 +150,8 @@ function activationTable(
 
 /** Tensors of a forward pass and, for training, of the backward pass. */
 export interface Activations extends BatchShape, Disposable {
+  /** What the backward pass computes again. */
+  readonly recompute: RecomputeMode;
   /** The tensor of this name, of this layer if each layer has one. */
   at(name: string, layer?: number): Tensor;
   /** All tensors. */
@@ -149,17 +167,19 @@ export interface Activations extends BatchShape, Disposable {
  *
  * Training keeps the activations of every layer from `firstLayer` on, at which the backward pass ends; the
  * layers before it alternate between two sets, because each reads the residual stream that the previous one
- * wrote. Without a backward pass all layers share one set.
+ * wrote. What the backward pass computes again has one buffer for all layers. Without a backward pass all layers share
+ * one set.
  */
 export function createActivations(
   device: Device,
   config: GptConfig,
-  { batch, precision, purpose, firstLayer = 0, hasDropout = false }: {
+  { batch, precision, purpose, firstLayer = 0, hasDropout = false, recompute = "none" }: {
     batch: BatchShape;
     precision: Precision;
     purpose: Purpose;
     firstLayer?: number;
     hasDropout?: boolean;
+    recompute?: RecomputeMode;
   },
 ): Activations {
   const dtypes = dtypesOf(precision);
@@ -171,9 +191,10 @@ export function createActivations(
       .filter((spec) => needed.includes(spec.needed))
       .map((spec) => [spec.name, spec]),
   );
-  const keyOf = ({ name, perLayer, shares }: ActivationSpec, layer: number) => {
+  const keyOf = ({ name, perLayer, recomputed, shares }: ActivationSpec, layer: number) => {
     if (purpose !== "training") return shares;
-    return perLayer ? `${name} ${layer >= firstLayer ? layer : layer % 2}` : name;
+    if (!perLayer || recomputed.includes(recompute)) return name;
+    return `${name} ${layer >= firstLayer ? layer : layer % 2}`;
   };
   const tensors = new Map<string, Tensor>();
   for (const spec of table.values()) {
@@ -188,6 +209,7 @@ export function createActivations(
   };
   return {
     ...batch,
+    recompute,
     tensors: [...tensors.values()],
     bytes: tensors.values().reduce((sum, { buffer }) => sum + buffer.size, 0),
     at(name, layer = 0) {

@@ -115,11 +115,39 @@ export function forward(
   activations: Activations,
   { dropout }: { dropout?: DropoutOption } = {},
 ): Operand {
-  const { at, batchSize: B, sequenceLength: T } = activations;
-  const { config, rotation } = model, { layers } = config;
-  const { heads, keyHeads, activation, gatedMlp } = withDefaults(config);
+  const { at, sequenceLength: T } = activations, { config } = model;
   const wte = masterOf(model, "wte.weight");
   const wpe = model.parameters.tensors.get("wpe.weight"); // only with learned positions
+  const parts = forwardParts(program, model, activations, { cache, dropout });
+  const stream = at("x"); // [M,C], the residual stream
+  if (cache) {
+    embeddingDecode(program, { tokens, cursors: cache.cursors, wte, wpe }, { y: stream });
+  } else {
+    const embedded = dropout ? at("embedded") : stream;
+    embeddingForward(program, { tokens, wte, wpe }, { y: embedded }, { T });
+    const drop = dropoutAt(SITE.embedding, dropout);
+    if (drop) dropoutForward(program, { x: embedded }, { y: stream }, drop);
+  }
+  let ln = parts.normalize(normsOf(config, activations).ln1(0));
+  for (let i = 0; i < config.layers; i++) {
+    ln = parts.attention(i, ln);
+    ln = parts.mlp(i, ln);
+  }
+  return ln;
+}
+
+/**
+ * The parts of the forward pass of a block, each of which takes the number of the block. `forward()` records all of
+ * them, and `backward()` once more those whose results were not kept.
+ */
+function forwardParts(
+  program: Program,
+  model: Gpt,
+  activations: Activations,
+  { cache, dropout }: { cache?: KeyValueCache | undefined; dropout: DropoutOption },
+) {
+  const { at, batchSize: B, sequenceLength: T } = activations, { config, rotation } = model;
+  const { heads, keyHeads, activation, gatedMlp } = withDefaults(config);
   const norms = normsOf(config, activations);
   // For one row a launch costs a GPU more than a norm. So the products normalise the row that they
   // read, which needs vectors of four, and add to the stream themselves.
@@ -137,11 +165,12 @@ export function forward(
       low: ({ module, layer }) => at(`${module.name} low`, layer),
     }, { ...options, epilogue });
   let stream = at("x"); // [M,C], the residual stream
-  /** Normalises the stream, to which z is added first; returns what the next linear layer reads. */
+  /** Normalises the stream, to which z is added if it is given; returns what the next linear layer reads. */
   const normalize = (norm: Norm, z?: Tensor): Operand => {
     const { name, y, statistics, site } = norm;
     if (fused) return { x: stream, normalize: normParameters(model, name) };
-    normForward(program, model, name, { x: stream, z }, { sum: z && norm.x, y, statistics }, {
+    const x = z ? stream : norm.x; // without z the stream begins there
+    normForward(program, model, name, { x, z }, { sum: z && norm.x, y, statistics }, {
       dropout: dropoutAt(site, dropout),
     });
     stream = norm.x;
@@ -158,40 +187,8 @@ export function forward(
     return normalize(norm, z);
   };
 
-  if (cache) {
-    embeddingDecode(program, { tokens, cursors: cache.cursors, wte, wpe }, { y: stream });
-  } else {
-    const embedded = dropout ? at("embedded") : stream;
-    embeddingForward(program, { tokens, wte, wpe }, { y: embedded }, { T });
-    const drop = dropoutAt(SITE.embedding, dropout);
-    if (drop) dropoutForward(program, { x: embedded }, { y: stream }, drop);
-  }
-  let ln = normalize(norms.ln1(0));
-
-  for (let i = 0; i < layers; i++) {
-    // stream += attention(ln)
-    const qkv = at("qkv", i), y = at("attention", i), scores = attentionOf(config, i);
-    linear(`h.${i}.attn.c_attn`, ln, qkv);
-    const norm = qkNormOf(model, i), rotatesInDecode = cache !== undefined && T === 1;
-    if (rotation && !rotatesInDecode) {
-      const qk = norm && !cache ? at("qk", i) : undefined;
-      const inputs = { rotation, cursors: cache?.cursors, norm };
-      ropeForward(program, inputs, { qkv, qk }, { T, heads, keyHeads });
-    }
-    if (cache) {
-      const { cursors, layers } = cache, inputs = rotatesInDecode ? { rotation, norm } : {};
-      attentionDecode(program, { qkv, cursors, ...inputs }, { ...layers[i]!, y }, scores);
-    } else {
-      attentionForward(
-        program,
-        { qkv },
-        { y, logSumExp: at("attention.logSumExp", i) },
-        { T, heads, keyHeads, dropout: dropoutAt(SITE.attention(i), dropout), ...scores },
-      );
-    }
-    ln = addAndNormalize(`h.${i}.attn.c_proj`, y, norms.ln2(i));
-
-    // stream += mlp(ln)
+  /** What the MLP computes of ln between its matrices. */
+  const inner = (i: number, ln: Operand) => {
     const hidden = at("hidden", i), activated = at("activated", i);
     if (gatedMlp) {
       const gate = at("gate", i);
@@ -200,9 +197,39 @@ export function forward(
     } else {
       linear(`h.${i}.mlp.c_fc`, ln, hidden, { kind: "forward", activation, activated });
     }
-    ln = addAndNormalize(`h.${i}.mlp.c_proj`, activated, norms.ln1(i + 1));
-  }
-  return ln;
+  };
+  return {
+    normalize,
+    inner,
+    /** stream += attention(ln); returns its norm. */
+    attention(i: number, ln: Operand): Operand {
+      const qkv = at("qkv", i), y = at("attention", i), scores = attentionOf(config, i);
+      linear(`h.${i}.attn.c_attn`, ln, qkv);
+      const norm = qkNormOf(model, i), rotatesInDecode = cache !== undefined && T === 1;
+      if (rotation && !rotatesInDecode) {
+        const qk = norm && !cache ? at("qk", i) : undefined;
+        const inputs = { rotation, cursors: cache?.cursors, norm };
+        ropeForward(program, inputs, { qkv, qk }, { T, heads, keyHeads });
+      }
+      if (cache) {
+        const { cursors, layers } = cache, inputs = rotatesInDecode ? { rotation, norm } : {};
+        attentionDecode(program, { qkv, cursors, ...inputs }, { ...layers[i]!, y }, scores);
+      } else {
+        attentionForward(
+          program,
+          { qkv },
+          { y, logSumExp: at("attention.logSumExp", i) },
+          { T, heads, keyHeads, dropout: dropoutAt(SITE.attention(i), dropout), ...scores },
+        );
+      }
+      return addAndNormalize(`h.${i}.attn.c_proj`, y, norms.ln2(i));
+    },
+    /** stream += mlp(ln); returns its norm. */
+    mlp(i: number, ln: Operand): Operand {
+      inner(i, ln);
+      return addAndNormalize(`h.${i}.mlp.c_proj`, at("activated", i), norms.ln1(i + 1));
+    },
+  };
 }
 
 /** The norm of the heads of q and k in a layer, if the model has one. */
@@ -281,6 +308,16 @@ export function backward(
       dropout: dropoutAt(site, dropout),
     });
 
+  const parts = forwardParts(program, model, activations, { dropout });
+  /** Computes again what the activations have not kept of the forward pass of a block. */
+  const recompute = (i: number) => {
+    if (activations.recompute === "none") return;
+    const ln = activations.recompute === "block"
+      ? parts.attention(i, parts.normalize(norms.ln1(i)))
+      : parts.normalize(norms.ln2(i));
+    parts.inner(i, ln);
+  };
+
   headLossBackward(
     program,
     { x: at("lnf"), weight: headOf(model), targets, stepInputs, lossScale },
@@ -294,6 +331,8 @@ export function backward(
   );
 
   for (let i = layers - 1; i >= first; i--) {
+    if (i < layers - 1) recompute(i); // what the last block has computed is still there
+
     // stream += mlp(ln)
     const x = at("ln2", i), hidden = at("hidden", i), activated = at("activated", i);
     const dhidden = at("dhidden"), dz = at("dprojected");

@@ -2,6 +2,7 @@ import type { Corpus } from "../data/tokens/corpus.ts";
 import { Batches } from "../data/tokens/batches.ts";
 import { flagOf } from "../files/command_line.ts";
 import { UserError } from "../files/user_error.ts";
+import type { RecomputeMode } from "../model/activations.ts";
 import type { GptConfig } from "../model/config.ts";
 import { createGpt } from "../model/gpt.ts";
 import { countBlockParameters } from "../model/parameters.ts";
@@ -132,19 +133,25 @@ async function measure(
 ): Promise<Measurement | undefined> {
   const { seed, sequence, gradientAccumulation, freeze = "" } = given;
   const shape = { batchSize, contextLength };
-  let batches: Batches;
+  let batches: Batches, recompute: RecomputeMode;
   try {
     batches = new Batches(corpus.training, {
       ...{ ...shape, sequence, seed },
       padding: corpus.tokenizer.endOfText,
     });
-    checkTraining(device, { ...given, ...shape, config, precision, isResumed: false });
+    const sized = { ...given, ...shape, config, precision, isResumed: false };
+    ({ recompute } = checkTraining(device, sized));
   } catch (error) {
     if (!(error instanceof UserError)) throw error;
     return undefined;
   }
   using gpt = createGpt(device, config, { precision, freeze });
-  using trainStep = createTrainStep(gpt, { ...given, batchSize, sequenceLength: contextLength });
+  using trainStep = createTrainStep(gpt, {
+    ...given,
+    batchSize,
+    sequenceLength: contextLength,
+    recompute,
+  });
   const timed = await timeSteps({ options: given, batches, signal }, { gpt, trainStep });
   if (!timed) throw signal.reason;
   const tokens = batchSize * contextLength * gradientAccumulation;

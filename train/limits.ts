@@ -2,9 +2,10 @@ import { UserError } from "../files/user_error.ts";
 import { createDecoder } from "../generate/decoder.ts";
 import { DEFAULT_SAMPLER } from "../generate/generate.ts";
 import { largestThat, misfitOf, shortageOf } from "../generate/limits.ts";
-import type { Device } from "../kernels/device.ts";
+import type { Device, LimitError } from "../kernels/device.ts";
 import type { DryDevice } from "../kernels/dry_device.ts";
 import type { Tensor } from "../kernels/tensor.ts";
+import { RECOMPUTE_MODES, type RecomputeMode } from "../model/activations.ts";
 import { type GptConfig, LARGEST } from "../model/config.ts";
 import { createGpt, type Gpt } from "../model/gpt.ts";
 import { countParameters } from "../model/parameters.ts";
@@ -27,6 +28,7 @@ export interface TrainingPlan extends
     | "beta1"
     | "beta2"
     | "histogramEvery"
+    | "recompute"
   > {
   readonly config: GptConfig;
   readonly precision: Precision;
@@ -36,38 +38,70 @@ export interface TrainingPlan extends
   readonly isResumed: boolean;
 }
 
+/** What the backward pass of a training computes again. */
+export interface Recomputation {
+  readonly recompute: RecomputeMode;
+  /** With `auto`, the shortage of memory if it computed nothing again. */
+  readonly shortage?: LimitError;
+}
+
+/**
+ * What the backward pass of a training computes again: what its plan says, or with `auto` the first of
+ * `RECOMPUTE_MODES` with which it fits the free memory, else the last.
+ */
+export function recomputationOf(device: Device, plan: TrainingPlan): Recomputation {
+  if (plan.recompute !== "auto") return { recompute: plan.recompute };
+  const shortageWith = (recompute: RecomputeMode) => {
+    const problem = misfitOf(device, (dry) => void recordTraining(dry, { ...plan, recompute }));
+    return problem?.exceeded.limit === "memory" ? problem : undefined;
+  };
+  const [first, ...others] = RECOMPUTE_MODES, shortage = shortageWith(first);
+  if (!shortage) return { recompute: first };
+  return { recompute: others.find((mode) => !shortageWith(mode)) ?? others.at(-1)!, shortage };
+}
+
 /**
  * Makes sure that a device can run the steps, evaluations and samples of a training, before anything is
  * allocated or compiled.
  *
- * @returns the bytes of the training on the device.
+ * @returns the bytes of the training on the device, and what its backward pass computes again.
  * @throws {UserError} naming the flag to lower; for a batch also the flags of a training on the same rows.
  */
 export function checkTraining(
   device: Device,
   plan: TrainingPlan,
-): TrainingMemory {
+): Recomputation & { memory: TrainingMemory } {
   const { config, isResumed, gradientAccumulation } = plan;
-  let memory: TrainingMemory | undefined; // of the last one that was recorded
-  const misfit = (batchSize: number, contextLength: number) =>
-    misfitOf(device, (dry) => {
-      const positions = Math.min(config.contextLength, contextLength);
-      const at = plan.contextLength === contextLength
-        ? config
-        : { ...config, contextLength: positions };
-      const recorded = recordTraining(dry, { ...plan, config: at, batchSize, contextLength });
-      memory = memoryOf(recorded.allocations);
-    });
   if (config.vocabularySize > LARGEST.vocabularySize) {
     throw new UserError(
       `Cannot train as --tokenizer must have at most ${LARGEST.vocabularySize} tokens: ` +
         `current number is ${config.vocabularySize}`,
     );
   }
+  const recomputation = recomputationOf(device, plan), { recompute } = recomputation;
+  let memory: TrainingMemory | undefined; // of the last one that was recorded
+  const misfit = (batchSize: number, contextLength: number, mode = recompute) =>
+    misfitOf(device, (dry) => {
+      const positions = Math.min(config.contextLength, contextLength);
+      const at = plan.contextLength === contextLength
+        ? config
+        : { ...config, contextLength: positions };
+      const sizes = { config: at, batchSize, contextLength };
+      const recorded = recordTraining(dry, { ...plan, ...sizes, recompute: mode });
+      memory = memoryOf(recorded.allocations);
+    });
   const { batchSize: B, contextLength: T } = plan, { name } = device;
   const problem = misfit(B, T);
-  if (!problem) return memory!;
+  if (!problem) return { ...recomputation, memory: memory! };
   const reason = shortageOf(problem);
+  const others = RECOMPUTE_MODES.slice(RECOMPUTE_MODES.indexOf(recompute) + 1);
+  const fitting = others.find((mode) => !misfit(B, T, mode));
+  if (fitting) {
+    throw new UserError(
+      `Cannot train as --recompute must be ${fitting} with --batch-size ${B} on ${name}: ` +
+        `current value is ${recompute} ${reason}`,
+    );
+  }
   const kept = isResumed
     ? "; a resumed run cannot change it: resume it on the device where it began, or start another with --out"
     : "";
@@ -152,7 +186,9 @@ export function memoryOf(allocations: readonly Allocation[]): TrainingMemory {
 /** Records all work of a training on a device that allocates nothing. */
 export function recordTraining(
   dry: DryDevice,
-  { config, precision, freeze = "", batchSize, contextLength, ...options }: TrainingPlan,
+  { config, precision, freeze = "", batchSize, contextLength, ...options }: TrainingPlan & {
+    recompute: RecomputeMode;
+  },
 ): { gpt: Gpt; step: TrainStep; allocations: Allocation[] } {
   const allocations: Allocation[] = [], seen = new Set<Tensor>();
   let bytes = 0;
@@ -185,6 +221,7 @@ export function recordTraining(
     optimizer,
     beta1,
     beta2,
+    recompute: options.recompute,
   });
   const { activations, gradients } = step;
   const roles = new Map<Tensor, MemoryRole>([[gradients.flat, "gradients"]]);

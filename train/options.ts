@@ -1,6 +1,7 @@
 import { TEXT_FIELD, UNDERSTOOD } from "../data/text/formats.ts";
 import { SEPARATOR } from "../data/text/readers.ts";
 import type { DataSpec } from "../data/text/dataset.ts";
+import { RECOMPUTE_MODES } from "../model/activations.ts";
 import { LARGEST, type PresetName, PRESETS } from "../model/config.ts";
 import type { Precision } from "../model/precision.ts";
 import { type OptimizerName, OPTIMIZERS } from "./optimizer.ts";
@@ -387,6 +388,20 @@ export const TRAIN_OPTIONS = {
     choices: ["auto", "on", "off"],
     help: "time kernels and choose the fastest; auto: on a GPU, for long runs",
     placeholder: "<when>",
+    default: "auto",
+  },
+
+  /**
+   * What the backward pass computes again instead of keeping it, see `RECOMPUTE_MODES`; `auto` is the first of these
+   * with which the training fits the memory, of which only that of a CPU adapter is known.
+   */
+  recompute: {
+    group: RUN,
+    type: "choice",
+    choices: ["auto", ...RECOMPUTE_MODES],
+    help: "what the backward pass computes again, which saves memory: " +
+      "the inner part of each MLP, or each block; auto: what must be to fit the memory",
+    placeholder: "<what>",
     default: "auto",
   },
 

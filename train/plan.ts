@@ -19,7 +19,9 @@ import {
   modelPaths,
   type ModelSource,
 } from "../generate/source.ts";
+import { shortageOf } from "../generate/limits.ts";
 import type { Device } from "../kernels/device.ts";
+import type { RecomputeMode } from "../model/activations.ts";
 import type { GptConfig, LoraConfig, PresetName } from "../model/config.ts";
 import {
   checkpointNamed,
@@ -107,6 +109,8 @@ export interface Run extends Workplace, Plan {
   readonly batches: Batches;
   readonly options: ResolvedOptions;
   readonly config: GptConfig;
+  /** What the backward pass computes again. */
+  readonly recompute: RecomputeMode;
   /** Bytes on the device. */
   readonly memory: TrainingMemory;
   /** The model from which the run started, as its checkpoints record it. */
@@ -359,11 +363,17 @@ export function* finishPlan(
   if (little !== undefined) yield { kind: "notice", message: little };
   const { vocabularySize } = corpus.tokenizer;
   const config = plan.config ?? newModel({ ...options, vocabularySize });
-  const memory = checkTraining(place.device, {
+  const { memory, recompute, shortage } = checkTraining(place.device, {
     ...options,
     config,
     isResumed: resumed !== undefined,
   });
+  if (shortage) {
+    const message =
+      `--recompute ${recompute}, as there is too little memory to keep all activations ` +
+      shortageOf(shortage);
+    yield { kind: "notice", message };
+  }
   const { optimizer, freeze } = options;
   if (!parameterTable(config, freeze).some((p) => p.trained && OPTIMIZERS[optimizer].updates(p))) {
     const message =
@@ -373,7 +383,7 @@ export function* finishPlan(
   }
   const source = resumed?.state.source ??
     (initial && { spec: initial.spec, sha256: hashModel(initial) });
-  return { ...place, ...plan, corpus, batches, options, config, memory, source, first };
+  return { ...place, ...plan, corpus, batches, options, config, recompute, memory, source, first };
 }
 
 /** Relative change of the learning rate of which a notice is given. */

@@ -9,6 +9,7 @@ import type { TrainEvent } from "./events.ts";
 import {
   memoryOf,
   type MemoryRole,
+  recomputationOf,
   recordTraining,
   type TrainingMemory,
   type TrainingPlan,
@@ -33,7 +34,7 @@ export const SHAPE_OPTIONS = [
   ...["data", "dataVersion", "textField", "tokenizer", "vocabulary"] as const,
   ...["initFrom", "freeze", "loraRank", "loraTargets", "base"] as const,
   ...["precision", "batchSize", "gradientAccumulation", "dropout"] as const,
-  ...["optimizer", "histogramEvery"] as const,
+  ...["optimizer", "recompute", "histogramEvery"] as const,
 ] as const satisfies readonly OptionName[];
 
 /** Launches of a step, by their indices in `TrainingShapes.launches`. */
@@ -175,7 +176,8 @@ async function* planOf(
 
 /** Lists the tensors of a training on a device. */
 export function shapesOf(device: Device, plan: TrainingPlan): TrainingShapes {
-  const { gpt, step, allocations } = recordTraining(dryDevice(device), plan);
+  const { recompute } = recomputationOf(device, plan);
+  const { gpt, step, allocations } = recordTraining(dryDevice(device), { ...plan, recompute });
   const parts = partsOf(step), neededIn = lifetimesIn(step);
   const arenas = [gpt.parameters, gpt.copies, step.gradients, ...step.optimizer.state.values()];
   const arenaOf = new Map(arenas.flatMap((arena) => arena ? [[arena.flat, arena]] : []));

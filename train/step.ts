@@ -13,7 +13,7 @@ import {
   type Tensor,
   upload,
 } from "../kernels/tensor.ts";
-import { type Activations, createActivations } from "../model/activations.ts";
+import { type Activations, createActivations, type RecomputeMode } from "../model/activations.ts";
 import { backward, forward } from "../model/forward_backward.ts";
 import type { Gpt } from "../model/gpt.ts";
 import { firstTrainedBlock } from "../model/parameters.ts";
@@ -46,6 +46,8 @@ export interface StepOptions extends OptimizerOptions {
   readonly gradientClip: number;
   /** Seed of dropout; 1 by default. */
   readonly seed: number;
+  /** What the backward pass computes again, which saves memory and changes no bit of the gradients; nothing by default. */
+  readonly recompute: RecomputeMode;
 }
 
 /** Step options that are options of a training, too, and have their ranges. */
@@ -237,6 +239,7 @@ export function createTrainStep(
     purpose: "training",
     firstLayer: firstTrainedBlock(model),
     hasDropout: dropout > 0,
+    recompute: given.recompute ?? "none",
   });
 
   const owned: Tensor[] = [gradients.flat];

@@ -250,7 +250,7 @@ async function givenDocuments(
 
 /** What to do if the device fails during a training. */
 const DEVICE_HINTS: Partial<Record<DeviceError["kind"], string>> = {
-  memory: "Try a smaller --batch-size, --context-length or --preset",
+  memory: "Try --recompute block, or a smaller --batch-size, --context-length or --preset",
   lost: "The last checkpoint is whole: the same command resumes from it",
 };
 
@@ -289,10 +289,11 @@ function evaluatorOf({ options, corpus }: Run, gpt: Gpt): Evaluator {
 
 /** Records the step with the fastest kernels, or with those of the checkpoint. */
 async function* recordStep(
-  { device, out, directory, options, config, resumed, signal }: Run,
+  { device, out, directory, options, config, recompute, resumed, signal }: Run,
   gpt: Gpt,
 ): AsyncGenerator<TrainEvent, TrainStep> {
-  const record = () => createTrainStep(gpt, { ...options, sequenceLength: options.contextLength });
+  const record = () =>
+    createTrainStep(gpt, { ...options, sequenceLength: options.contextLength, recompute });
   return yield* recordTuned(record, {
     device,
     tune: directory !== undefined && (options.tune === "on" ||

@@ -1,9 +1,12 @@
 import assert from "node:assert/strict";
-import { modelledMs, stepCost } from "../../bench/cost.ts";
+import { modelledMs, type StepCost, stepCost } from "../../bench/cost.ts";
 import { STEP_OPTIONS } from "../../bench/models.ts";
+import { dryDevice } from "../../kernels/dry_device.ts";
 import { type Dispatch, Program } from "../../kernels/program.ts";
 import { labelOf } from "../../kernels/shader.ts";
 import { tensorBytes } from "../../kernels/tensor.ts";
+import { RECOMPUTE_MODES, type RecomputeMode } from "../../model/activations.ts";
+import { PRESETS } from "../../model/config.ts";
 import { createGpt } from "../../model/gpt.ts";
 import type { Precision } from "../../model/precision.ts";
 import { createTrainStep } from "../../train/step.ts";
@@ -75,15 +78,60 @@ for (const [precision, branch, copy] of [["f32", 4, 0], ["f16", 2, 2]] as const)
   });
 }
 
+Deno.test("stepCost() counts once more what the backward pass computes again", () => {
+  const B = 3, T = 16, C = 32, layers = 5, M = B * T, F32 = 4;
+  const config = { vocabularySize: 70, contextLength: T, width: C, layers, heads: 4 };
+  const costOf = (recompute: RecomputeMode) =>
+    stepCost({ config, batchSize: B, sequenceLength: T, precision: "f16", recompute });
+  const [none, mlp, block] = RECOMPUTE_MODES.map(costOf);
+  assert.deepEqual(none, stepCost({ config, batchSize: B, sequenceLength: T, precision: "f16" }));
+  const again = (cost: StepCost | undefined, name: keyof StepCost) =>
+    (cost![name] - none![name]) / (layers - 1); // the last block is still there
+  const linear = (from: number, to: number) => 2 * from * to * C * C + 2 * M * C * (from + to);
+  const fc = linear(1, 4) + 2 * M * 4 * C; // and its activation
+  const norm = M * C * (F32 + 2), sumAndNorm = M * C * (2 * F32 + 2 * 2);
+  assert.equal(again(mlp, "flops"), 2 * M * 4 * C * C);
+  assert.equal(again(mlp, "bytes"), norm + fc);
+  assert.equal(again(block, "flops"), 2 * M * (3 + 1 + 4) * C * C + 4 * B * C * T ** 2 / 2);
+  assert.equal(
+    again(block, "bytes"),
+    norm + linear(1, 3) + 2 * M * (3 + 1) * C + linear(1, 1) + sumAndNorm + fc,
+  );
+});
+
+Deno.test("docs/inspect.md says how long a step of gpt2 takes in each mode of recomputing, as the model has it", () => {
+  const config = { vocabularySize: 50257, ...PRESETS.gpt2 };
+  const sizes = { batchSize: 8, sequenceLength: 1024 }, precision = "f16" as const;
+  const on = dryDevice({ ...device, isCpu: false, subgroupSize: undefined });
+  const page = Deno.readTextFileSync(new URL("../../docs/inspect.md", import.meta.url));
+  // an H200 by its own interface, and with tensor cores
+  for (const flopsPerSecond of [3.8e13, 2.8e14]) {
+    const machine = { flopsPerSecond, bytesPerSecond: 4.3e12, launchMs: 0.008 };
+    const times = RECOMPUTE_MODES.map((recompute) => {
+      const gpt = createGpt(on, config, { precision });
+      const { program } = createTrainStep(gpt, { ...STEP_OPTIONS, ...sizes, recompute });
+      const cost = stepCost({ config, ...sizes, precision, recompute });
+      return modelledMs({ ...cost, launches: program.length }, machine);
+    });
+    const shares = times.map((ms) => Math.round(100 * ms / times[0]!) / 100);
+    const [mlp, block] = shares.slice(1);
+    assert.ok(mlp! <= 1.15 && block! <= 1.3, `${shares}`);
+    for (const [i, mode] of RECOMPUTE_MODES.entries()) {
+      assert.match(page, new RegExp(`^\\| \`${mode}\` .* ${shares[i]} \\|$`, "m"));
+    }
+  }
+});
+
 /** Bytes of the tensors that the launches of a recorded step bind, each tensor once a launch. */
 function boundBytes(
-  { B, T, C, layers, V, precision }: Record<"B" | "T" | "C" | "layers" | "V", number> & {
+  { B, T, C, layers, V, ...how }: Record<"B" | "T" | "C" | "layers" | "V", number> & {
     precision: Precision;
+    recompute?: RecomputeMode;
   },
 ): { bound: number; counted: number } {
   const config = { vocabularySize: V, contextLength: T, width: C, layers, heads: C / 32 };
   // a CPU's kernels: what a GPU's leave to be added up stays in its cache
-  const gpt = createGpt({ ...device, isCpu: true }, config, { precision });
+  const gpt = createGpt({ ...device, isCpu: true }, config, how);
   const dispatch = Program.prototype.dispatch;
   let bound = 0;
   Program.prototype.dispatch = function (launch: Dispatch) {
@@ -94,12 +142,12 @@ function boundBytes(
     dispatch.call(this, launch);
   };
   try {
-    createTrainStep(gpt, { ...STEP_OPTIONS, batchSize: B, sequenceLength: T }).destroy();
+    createTrainStep(gpt, { ...STEP_OPTIONS, ...how, batchSize: B, sequenceLength: T }).destroy();
   } finally {
     Program.prototype.dispatch = dispatch;
     gpt.destroy();
   }
-  const counted = stepCost({ config, batchSize: B, sequenceLength: T, precision }).bytes;
+  const counted = stepCost({ config, batchSize: B, sequenceLength: T, ...how }).bytes;
   return { bound, counted };
 }
 
@@ -110,6 +158,7 @@ Deno.test("stepCost() counts about the bytes that the launches of a step bind", 
   for (
     const shape of [
       { B: 8, T: 128, C: 64, layers: 4, V: 64, precision: "f16" },
+      { B: 8, T: 128, C: 64, layers: 4, V: 64, precision: "f16", recompute: "block" },
       { B: 4, T: 64, C: 32, layers: 1, V: 4096, precision: "f32" },
       { B: 1, T: 16, C: 128, layers: 6, V: 64, precision: "f16" },
     ] as const

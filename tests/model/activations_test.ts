@@ -4,6 +4,7 @@ import {
   logitsColumns,
   logitsRows,
   type Purpose,
+  type RecomputeMode,
 } from "../../model/activations.ts";
 import { device } from "../kernels/harness.ts";
 
@@ -41,6 +42,22 @@ Deno.test("createActivations() keeps the activations of every layer with a backw
   assert.deepEqual(setsOf("training", 3), [0, 1, 0, 3, 4]); // one set is read while the other is written
   assert.deepEqual(setsOf("evaluation"), [0, 0, 0, 0, 0]);
   assert.deepEqual(setsOf("generation"), [0, 0, 0, 0, 0]);
+});
+
+Deno.test("createActivations() has one buffer for all layers of what the backward pass computes again", () => {
+  const batch = { batchSize: 1, sequenceLength: 8 }, purpose = "training";
+  const shared = (recompute: RecomputeMode) => {
+    const options = { batch, precision: "f32", purpose, firstLayer: 1, recompute } as const;
+    using activations = createActivations(device, CONFIG, options);
+    assert.equal(activations.recompute, recompute);
+    const { at } = activations;
+    assert.equal(new Set([0, 1, 2, 3, 4].map((layer) => at("out", layer))).size, 5);
+    return ["ln1", "qkv", "attention", "middle", "ln2", "hidden", "activated"]
+      .filter((name) => at(name, 1) === at(name, 4) && at(name, 0) === at(name, 1)).join();
+  };
+  assert.equal(shared("none"), "");
+  assert.equal(shared("mlp"), "ln2,hidden,activated");
+  assert.equal(shared("block"), "ln1,qkv,attention,middle,ln2,hidden,activated");
 });
 
 Deno.test("createActivations() shares buffers and leaves out activations that the purpose does not need", () => {

@@ -1,10 +1,21 @@
 import assert from "node:assert/strict";
+import { byteCount } from "../../files/units.ts";
 import { UserError } from "../../files/user_error.ts";
 import { join } from "node:path";
 import type { Device } from "../../kernels/device.ts";
+import { dryDevice } from "../../kernels/dry_device.ts";
+import { RECOMPUTE_MODES, type RecomputeMode } from "../../model/activations.ts";
 import { type GptConfig, PRESETS } from "../../model/config.ts";
 import type { Precision } from "../../model/precision.ts";
-import { checkTraining, evaluationRows, type TrainingPlan } from "../../train/limits.ts";
+import {
+  type Allocation,
+  checkTraining,
+  evaluationRows,
+  memoryOf,
+  recomputationOf,
+  recordTraining,
+  type TrainingPlan,
+} from "../../train/limits.ts";
 import { flagOf } from "../../files/command_line.ts";
 import {
   type OptionName,
@@ -71,6 +82,7 @@ function planOf({ config = nano(), ...options }: Partial<TrainingPlan>): Trainin
     freeze: undefined,
     isResumed: false,
     histogramEvery: 0,
+    recompute: "auto",
     contextLength: config.contextLength,
     ...options,
     config,
@@ -148,18 +160,84 @@ Deno.test("checkTraining() names the tokenizer when it has too many tokens", () 
   );
 });
 
-Deno.test("checkTraining() compares with the free memory on a CPU adapter", () => {
+/** Calls a function while so many bytes of memory are free. */
+function withFree<T>(available: number, call: () => T): T {
   const { systemMemoryInfo } = Deno;
   try {
-    Deno.systemMemoryInfo = () => ({ ...systemMemoryInfo(), available: 15e6 });
-    assert.match(
-      refusal(CPU, {})!,
-      /at most \d+ .* current value is 16 \(15\.0 MB of memory are free, and this would need 2\d\.\d MB\); --batch-size [48] --gradient-accumulation [24] trains on the same rows$/,
-    );
-    assert.equal(refusal(GPU, {}), undefined);
+    Deno.systemMemoryInfo = () => ({ ...systemMemoryInfo(), available });
+    return call();
   } finally {
     Deno.systemMemoryInfo = systemMemoryInfo;
   }
+}
+
+Deno.test("checkTraining() compares with the free memory on a CPU adapter", () => {
+  assert.match(
+    withFree(15e6, () => refusal(CPU, {}))!,
+    /at most \d+ .* current value is 16 \(15\.0 MB of memory are free, and this would need 2\d\.\d MB\); --batch-size [48] --gradient-accumulation [24] trains on the same rows$/,
+  );
+  assert.equal(withFree(15e6, () => refusal(GPU, {})), undefined);
+});
+
+/** Bytes of a training by what they are for, if its backward pass computes that again. */
+function memoryWith(on: Device, recompute: RecomputeMode, plan: Partial<TrainingPlan>) {
+  const { allocations } = recordTraining(dryDevice(on), { ...planOf(plan), recompute });
+  return { ...memoryOf(allocations), step: stepBytes(allocations) };
+}
+
+const stepBytes = (allocations: readonly Allocation[]) =>
+  allocations.filter(({ work }) => work === "step").reduce((sum, { bytes }) => sum + bytes, 0);
+
+Deno.test("recomputationOf() chooses with auto the first mode that fits the free memory of a CPU adapter", () => {
+  const plan = { config: nano({ layers: 6 }) };
+  const needs = RECOMPUTE_MODES.map((mode) => memoryWith(CPU, mode, plan).total);
+  assert.ok(needs[0]! > needs[1]! && needs[1]! > needs[2]!, `${needs}`);
+  const chosen = (on: Device, recompute: TrainingPlan["recompute"]) =>
+    recomputationOf(on, planOf({ ...plan, recompute }));
+  assert.deepEqual(withFree(needs[0]!, () => chosen(CPU, "auto")), { recompute: "none" });
+  for (const [i, mode] of RECOMPUTE_MODES.entries()) {
+    if (i === 0) continue;
+    const { recompute, shortage } = withFree(needs[i]!, () => chosen(CPU, "auto"));
+    assert.equal(recompute, mode);
+    assert.deepEqual(shortage!.exceeded, { limit: "memory", most: needs[i], need: needs[0] });
+    assert.equal(withFree(needs[i]!, () => refusal(CPU, plan)), undefined);
+    assert.match(
+      withFree(needs[i]!, () => refusal(CPU, { ...plan, recompute: "none" }))!,
+      new RegExp(
+        `^Cannot train as --recompute must be ${mode} with --batch-size 16 on a CPU: ` +
+          "current value is none \\([\\d.]+ MB of memory are free, and this would need [\\d.]+ MB\\)$",
+      ),
+    );
+  }
+  const { recompute } = withFree(needs[2]! - 1, () => chosen(CPU, "auto"));
+  assert.equal(recompute, "block");
+  assert.match(
+    withFree(needs[2]! - 1, () => refusal(CPU, plan))!,
+    / as --batch-size must be at most 15 /,
+  );
+  for (const mode of RECOMPUTE_MODES) {
+    assert.deepEqual(withFree(1, () => chosen(CPU, mode)), { recompute: mode });
+  }
+  assert.deepEqual(withFree(1, () => chosen(GPU, "auto")), { recompute: "none" });
+});
+
+Deno.test("docs/inspect.md says what a step of gpt2 needs in each mode of recomputing", () => {
+  const config = { vocabularySize: 50257, ...PRESETS.gpt2 };
+  const page = Deno.readTextFileSync(new URL("../../docs/inspect.md", import.meta.url));
+  const shares = RECOMPUTE_MODES.map((mode) => {
+    const of = (mode: RecomputeMode) =>
+      memoryWith(GPU, mode, { config, batchSize: 8, precision: "f16" });
+    const { activations, step } = of(mode), kept = of("none");
+    const [, ...cells] = new RegExp(
+      `^\\| \`${mode}\` .*\\| +(\\S+ [MG]B) \\| +(\\S+ [MG]B) \\|`,
+      "m",
+    )
+      .exec(page)!;
+    assert.deepEqual(cells, [activations, step].map((bytes) => byteCount(bytes)));
+    return { activations: activations / kept.activations, step: step / kept.step };
+  });
+  assert.ok(shares[1]!.step <= 0.8 && shares[2]!.step <= 0.65);
+  assert.ok(shares[2]!.activations <= 0.35);
 });
 
 Deno.test("train() refuses what does not fit before it reads data or computes", async () => {
@@ -229,6 +307,7 @@ Deno.test("checkTraining() computes or refuses what the options' edges and large
       batchSize: oneOf(random, isWide ? [1, 2, 16, 1024] : [...edges("batchSize"), 16, 32768]),
       gradientAccumulation: oneOf(random, edges("gradientAccumulation")),
       dropout: oneOf(random, edges("dropout")),
+      recompute: oneOf(random, ["auto", ...RECOMPUTE_MODES] as const),
     };
     for (const on of [CPU, GPU]) {
       const what = `seed ${seed}, draw ${draw}, ${on.name}: ${JSON.stringify(plan)}`;

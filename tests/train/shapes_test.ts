@@ -11,6 +11,7 @@ import { createGpt } from "../../model/gpt.ts";
 import { initializeParameters } from "../../model/weights.ts";
 import { recordEvaluation } from "../../train/evaluate.ts";
 import { createHistograms } from "../../train/histograms.ts";
+import type { RecomputeMode } from "../../model/activations.ts";
 import type { TrainingPlan } from "../../train/limits.ts";
 import { type LaunchRange, lifetimesIn, shapesOf, trainingShapes } from "../../train/shapes.ts";
 import { drawShapes, shapesTable } from "../../train/shapes_report.ts";
@@ -23,23 +24,28 @@ import { device, REAL_TYPES } from "../kernels/harness.ts";
 const CONFIG: GptConfig = { vocabularySize: 67, contextLength: 12, width: 24, layers: 3, heads: 2 };
 const lora = { rank: 3, alpha: 6, targets: ["c_attn", "c_proj"] };
 
+/** A training that does not leave open what it recomputes. */
+type Plan = TrainingPlan & { recompute: RecomputeMode };
+
 /** A training, small and of odd sizes. */
-function planOf(options: Partial<TrainingPlan> = {}): TrainingPlan {
+function planOf(options: Partial<Plan> = {}): Plan {
   return {
     ...{ config: CONFIG, precision: "f32", batchSize: 3, contextLength: 12 },
     ...{ gradientAccumulation: 1, dropout: 0, freeze: undefined, beta1: 0.9, beta2: 0.98 },
-    ...{ optimizer: "adamw", isResumed: false, histogramEvery: 0 },
+    ...{ optimizer: "adamw", isResumed: false, histogramEvery: 0, recompute: "none" },
     ...options,
   };
 }
 
-const PLANS: Record<string, Partial<TrainingPlan>> = {
+const PLANS: Record<string, Partial<Plan>> = {
   "the defaults": {},
   "several batches and dropout": { gradientAccumulation: 2, dropout: 0.1 },
   "f16 and frozen parts": { precision: REAL_TYPES.at(-1) as "f16", freeze: "embeddings,0" },
   "histograms": { histogramEvery: 5 },
   "Muon": { optimizer: "muon", precision: REAL_TYPES.at(-1) as "f16" },
   "adapters": { config: { ...CONFIG, lora } },
+  "recomputed MLPs": { recompute: "mlp", freeze: "embeddings,0" },
+  "recomputed blocks and dropout": { recompute: "block", dropout: 0.1, gradientAccumulation: 2 },
   "a separate head and a wide MLP": { config: { ...CONFIG, ownHead: true, innerWidth: 52 } },
 };
 
@@ -70,12 +76,12 @@ for (const [name, options] of Object.entries(PLANS)) {
     }
     const shape = (name: string) => tensors.find((tensor) => tensor.name === name)?.shape;
     assert.deepEqual(shape("parameters wte.weight"), [67, 24]);
-    assert.deepEqual(shape("qkv 2"), [36, 72]);
+    assert.deepEqual(shape(plan.recompute === "block" ? "qkv" : "qkv 2"), [36, 72]);
   });
 }
 
 /** Runs two steps launch by launch; before and after each launch, tensors that it does not need are overwritten. */
-async function trainedWith(plan: TrainingPlan, { isPoisoned }: { isPoisoned: boolean }) {
+async function trainedWith(plan: Plan, { isPoisoned }: { isPoisoned: boolean }) {
   const { config, precision, freeze = "", contextLength: T, gradientAccumulation } = plan;
   const gpt = createGpt(device, config, { precision, freeze });
   initializeParameters(gpt, { seed: 5 });

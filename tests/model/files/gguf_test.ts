@@ -28,7 +28,8 @@ Deno.test("serializeGguf() writes every value and tensor so that a reader finds 
       const floats = Float32Array.from({ length: size }, () => random.below(1000) / 8);
       tensors.set(`t.${i}`, fromFloat32(floats, shape, i % 2 ? "F16" : "F32"));
     }
-    const rows = 1 + random.below(3), blocks = new Float32Array(rows * 64).map(Math.random);
+    const rows = 1 + random.below(3),
+      blocks = new Float32Array(rows * 64).map(() => random.uniform());
     tensors.set("quantized", { dtype: "Q8_0", shape: [rows, 64], data: toQ8(blocks) });
     const file = readGguf(Buffer.concat(serializeGguf(values, tensors)));
     assert.equal(file.version, 3);
