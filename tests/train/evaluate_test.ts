@@ -71,8 +71,7 @@ Deno.test("createEvaluator() predicts every token from those before it in its do
   let sum = 0;
   for (const document of [[5, 1, 7], [3, 9, 2], [6, 0, 4, 9]]) {
     const targets = document, T = targets.length, inputs = [9, ...document.slice(0, -1)];
-    const shape = { B: 1, T, C: 8, layers: 1, heads: 2, V: 10 };
-    sum += lossSum(parameters, { inputs, targets }, shape);
+    sum += lossSum(parameters, { inputs, targets }, { B: 1, T, config: gpt.config });
   }
   assertClose([loss], [sum / 10], LOSS, "loss");
   const some = createEvaluator(gpt, tokenizer, text, { ...cut, maxTokens: 5 });
