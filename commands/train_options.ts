@@ -2,6 +2,7 @@ import type { Command } from "@commander-js/extra-typings";
 import { Option } from "commander";
 import { parseDataSpec } from "../data/text/dataset.ts";
 import { flagOf, offFlagOf } from "../files/command_line.ts";
+import { defaultByArchitecture } from "../train/architecture.ts";
 import {
   allowedValues,
   OPTION_NAMES,
@@ -20,9 +21,10 @@ export function addTrainOptions(program: Command, names: readonly OptionName[]):
 function flagOption(name: OptionName): Option {
   const row = optionNamed(name), { group, type, help, rule, range: [least] = [] } = row;
   const placeholder = row.placeholder ?? { integer: "<n>", real: "<x>" }[type as string] ?? "";
+  const byDefault = rule?.help ?? defaultByArchitecture(name);
   const option = new Option(
     row.default === true ? offFlagOf(name) : `${flagOf(name)} ${placeholder}`.trimEnd(),
-    rule?.help ? `${help} (default: ${rule.help})` : help,
+    byDefault ? `${help} (default: ${byDefault})` : help,
   ).helpGroup(`${group}:`);
   const choices = allowedValues(row);
   if (choices) option.choices(choices);

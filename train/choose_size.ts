@@ -16,11 +16,12 @@ import {
   planOf,
   readPlan,
 } from "./budget.ts";
+import { newModel } from "./architecture.ts";
 import { timeSteps } from "./estimate.ts";
 import { reporting, type TrainEvent } from "./events.ts";
 import { checkTraining } from "./limits.ts";
 import type { OptionName, TrainOptions } from "./options.ts";
-import { newModel, type Plan, type Workplace } from "./plan.ts";
+import type { Plan, Workplace } from "./plan.ts";
 import { sizesOf } from "./resolve.ts";
 import { isPlanned, typedAmong, withPlanned } from "./size.ts";
 import { createTrainStep } from "./step.ts";

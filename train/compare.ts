@@ -32,6 +32,7 @@ import {
 import { Curve } from "./curve.ts";
 import { costOf, type Metric, METRICS_FILE, readLines, readMetrics } from "./metrics.ts";
 import { optionsWhere } from "./options.ts";
+import { DEFAULT_ARCHITECTURE } from "./architecture.ts";
 import { dimensionsOf } from "./resolve.ts";
 import { isRun } from "./run_place.ts";
 import { TrainingTime } from "./training_time.ts";
@@ -190,10 +191,10 @@ export function costIn(checkpoint: string, freeze?: unknown): ReturnType<typeof 
   return costOf(config, typeof freeze === "string" ? freeze : undefined);
 }
 
-/** Options with the dimensions of the preset, which earlier versions did not save. */
+/** Options with dimensions and architecture of the preset, which earlier versions did not save. */
 function withDimensions(options: Record<string, unknown>): Record<string, unknown> {
   const preset = new Map(Object.entries(PRESETS)).get(`${options.preset}`);
-  return preset ? { ...dimensionsOf(preset), ...options } : options;
+  return preset ? { ...DEFAULT_ARCHITECTURE, ...dimensionsOf(preset), ...options } : options;
 }
 
 /** An evaluation without operations, which are computed from the last line of kind `start`. */

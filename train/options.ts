@@ -1,3 +1,4 @@
+import { MOST_HEAD_SIZE } from "../kernels/attention/attention.ts";
 import { TEXT_FIELD, UNDERSTOOD } from "../data/text/formats.ts";
 import { SEPARATOR } from "../data/text/readers.ts";
 import type { DataSpec } from "../data/text/dataset.ts";
@@ -86,7 +87,8 @@ export interface Rule {
 /** The options from which others are computed. */
 export type RuleInputs = Pick<Schedule, "schedule" | "learningRate" | "steps">;
 
-const MODEL = "Model and data", FINE_TUNING = "Starting from another model", RUN = "Run";
+const MODEL = "Model and data", ARCHITECTURE = "Architecture of a new model";
+const FINE_TUNING = "Starting from another model", RUN = "Run";
 const OPTIMIZATION = "Optimization";
 const REPORTS = "Reports (0: never; default: by the length of the run)";
 
@@ -95,6 +97,15 @@ const BY_PRESET: Rule = { help: "the preset's" };
 
 /** A dimension of the model, which the preset has if it is not given. */
 const DIMENSION = { group: MODEL, type: "integer", rule: BY_PRESET, onResume: "fixed" } as const;
+
+/** A part of a new model's architecture. */
+const PART = {
+  group: ARCHITECTURE,
+  type: "choice",
+  placeholder: "<kind>",
+  onResume: "fixed",
+  excludes: ["initFrom", "whose model has its own architecture"],
+} as const;
 
 /** Every option of a training, in the order of `--help`. */
 export const TRAIN_OPTIONS = {
@@ -126,12 +137,26 @@ export const TRAIN_OPTIONS = {
   },
   /** Attention heads per block. */
   heads: { ...DIMENSION, range: [1, LARGEST.heads], help: "attention heads per block" },
-  /** Width of an MLP between its two matrices; four times `width` if not given. */
+  /** Heads of keys and values, which divide `heads`; as many as these if not given. */
+  kvHeads: {
+    ...DIMENSION,
+    range: [1, LARGEST.heads],
+    help: "heads of keys and values per block, which divide --heads",
+    rule: { help: "as many" },
+  },
+  /** Components of a head; `width` / `heads` if not given. */
+  headSize: {
+    ...DIMENSION,
+    range: [4, MOST_HEAD_SIZE],
+    help: "components of a head, a multiple of 4",
+    rule: { help: "width / heads" },
+  },
+  /** Width of an MLP between its matrices; if not given, four times `width`, or 8/3 of it with `swiglu`. */
   hidden: {
     ...DIMENSION,
     range: [1, LARGEST.innerWidth],
-    help: "width of an MLP between its two matrices",
-    rule: { help: "four times the width" },
+    help: "width of an MLP between its matrices",
+    rule: { help: "four times the width; swiglu: 8/3" },
   },
   /** The text to train on, see `openDataset()`; `auto` is `sample`, the built-in stories. */
   data: {
@@ -222,6 +247,60 @@ export const TRAIN_OPTIONS = {
     help: "tokens per row",
     rule: BY_PRESET,
     onResume: "fixed",
+  },
+
+  /** The architecture of a new model: the defaults of the options after it. GPT-2's if not given. */
+  arch: {
+    ...PART,
+    choices: ["gpt2", "llama", "modern"],
+    help: "architecture: the defaults of the options below (default: gpt2)",
+    placeholder: "<name>",
+  },
+  /** How the residual stream is normalised before each branch. */
+  norm: { ...PART, choices: ["layernorm", "rmsnorm"], help: "norms of the residual stream" },
+  /** How the model knows the positions of tokens. */
+  positions: {
+    ...PART,
+    choices: ["learned", "rotary"],
+    help: "how the model knows the positions of tokens",
+  },
+  /** The kind of MLP; `relu2` is max(x, 0)². */
+  mlp: { ...PART, choices: ["gelu", "swiglu", "relu2"], help: "kind of MLP" },
+  /** Whether linear layers have biases. */
+  biases: {
+    ...PART,
+    placeholder: "<on|off>",
+    choices: ["on", "off"],
+    help: "whether linear layers have biases",
+  },
+  /** Whether the heads of queries and keys are normalised. */
+  qkNorm: {
+    ...PART,
+    placeholder: "<on|off>",
+    choices: ["on", "off"],
+    help: "whether the heads of queries and keys are normalised",
+  },
+  /** Whether the projections onto the residual stream start at zero. */
+  zeroInit: {
+    ...PART,
+    placeholder: "<on|off>",
+    choices: ["on", "off"],
+    help: "whether projections onto the residual stream start at zero",
+  },
+  /** Windows of attention of the layers, repeated over them, separated by commas: `0,256`; 0 is none. */
+  windows: {
+    ...PART,
+    type: "text",
+    help: "windows of attention of the layers, in turn; 0: all tokens (default: 0)",
+    placeholder: "<n,...>",
+  },
+  /** Base of the wavelengths of rotary positions; 10000 if not given. */
+  rotaryBase: {
+    ...PART,
+    type: "real",
+    range: [2, 1e12],
+    help: "base of the wavelengths of rotary positions (default: 10000)",
+    placeholder: "<x>",
   },
 
   /** The model to start from instead of random parameters, as a `spec` of `findModel()`. */

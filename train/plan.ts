@@ -34,6 +34,7 @@ import {
 import { defaultTargets } from "../model/files/lora.ts";
 import { parameterTable } from "../model/parameters.ts";
 import { type Precision, resolvePrecision } from "../model/precision.ts";
+import { newModel } from "./architecture.ts";
 import { noteAdapters } from "./base.ts";
 import type { BudgetPlan } from "./budget.ts";
 import { type Callbacks, reporting, type TrainEvent } from "./events.ts";
@@ -42,6 +43,7 @@ import { OPTIMIZERS } from "./optimizer.ts";
 import { DEFAULT_OPTIONS, type ResolvedOptions, type TrainOptions } from "./options.ts";
 import { findRenamed, wholeSpec } from "./renamed.ts";
 import {
+  checkArchitecture,
   checkDimensions,
   checkInitial,
   checkOptimizer,
@@ -50,7 +52,6 @@ import {
   presetDefaults,
   resolveOptions,
   resumeOptions,
-  type Sizes,
   sizesOf,
   type TrainingDefaults,
   typedNames,
@@ -222,7 +223,10 @@ export async function* makePlan(
   }
   if (config) checkInitial(given, config);
   const sizes = sizesOf(given, defaults);
-  if (!config) checkDimensions(sizes, given, preset);
+  if (!config) {
+    checkDimensions(sizes, given, preset);
+    checkArchitecture(given, sizes);
+  }
   checkTraining(device, {
     ...given,
     ...sizes,
@@ -242,16 +246,6 @@ const LEAST_VOCABULARY = 64;
 /** A checkpoint whose model source has a new name, if it has one. */
 function withSource(checkpoint: Resumed, source: TrainerState["source"] | undefined): Resumed {
   return source ? { ...checkpoint, state: { ...checkpoint.state, source } } : checkpoint;
-}
-
-/** The configuration of a model with random parameters. */
-export function newModel(
-  { layers, width, heads, hidden, contextLength, vocabularySize }: Sizes & {
-    vocabularySize: number;
-  },
-): GptConfig {
-  const innerWidth = hidden === 4 * width ? {} : { innerWidth: hidden };
-  return { layers, width, heads, ...innerWidth, contextLength, vocabularySize };
 }
 
 /** The cache directory and the hub of a training's data. */

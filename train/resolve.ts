@@ -4,8 +4,8 @@ import { UserError } from "../files/user_error.ts";
 import { MOST_HEAD_SIZE } from "../kernels/attention/attention.ts";
 import {
   areHeadsAllowed,
+  defaultsOf,
   type GptConfig,
-  innerWidthOf,
   type PresetName,
   PRESETS,
 } from "../model/config.ts";
@@ -21,6 +21,7 @@ import {
   type ResolvedOptions,
   type TrainOptions,
 } from "./options.ts";
+import { DEFAULT_ARCHITECTURE, isGated, partsOf } from "./architecture.ts";
 import { cooldownStart } from "./schedule.ts";
 import { OptionError } from "./validate.ts";
 
@@ -31,28 +32,44 @@ import { OptionError } from "./validate.ts";
  * @module
  */
 
-/** Default length, batch size, learning rate and dimensions of a training. */
-export type TrainingDefaults = Pick<
-  ResolvedOptions,
-  | "batchSize"
-  | "steps"
-  | "learningRate"
-  | "contextLength"
-  | "layers"
-  | "width"
-  | "heads"
-  | "hidden"
->;
+/**
+ * Default length, batch size, learning rate and dimensions of a training, and the parts of the architecture of a new
+ * model.
+ */
+export type TrainingDefaults =
+  & Pick<
+    ResolvedOptions,
+    | "batchSize"
+    | "steps"
+    | "learningRate"
+    | "contextLength"
+    | "layers"
+    | "width"
+    | "heads"
+    | "kvHeads"
+    | "headSize"
+    | "hidden"
+  >
+  & Partial<
+    Pick<
+      ResolvedOptions,
+      "arch" | "norm" | "positions" | "mlp" | "biases" | "qkNorm" | "zeroInit"
+    >
+  >;
 
 /** The dimensions of a model that options give, without context and vocabulary. */
-export type Dimensions = Pick<TrainingDefaults, "layers" | "width" | "heads" | "hidden">;
+export type Dimensions = Pick<
+  TrainingDefaults,
+  "layers" | "width" | "heads" | "kvHeads" | "headSize" | "hidden"
+>;
 
 /** The dimensions of a model, named as options. */
 export function dimensionsOf(
-  config: Pick<GptConfig, "layers" | "width" | "heads" | "innerWidth">,
+  config: Omit<GptConfig, "vocabularySize" | "contextLength">,
 ): Dimensions {
   const { layers, width, heads } = config;
-  return { layers, width, heads, hidden: innerWidthOf(config) };
+  const { keyHeads: kvHeads, headSize, innerWidth: hidden } = { ...defaultsOf(config), ...config };
+  return { layers, width, heads, kvHeads, headSize, hidden };
 }
 
 /**
@@ -75,7 +92,12 @@ const PRESET_DEFAULTS: Readonly<
 /** Defaults of a training, by preset. */
 export function presetDefaults(preset: PresetName): TrainingDefaults {
   const { contextLength, ...dimensions } = PRESETS[preset];
-  return { ...PRESET_DEFAULTS[preset], contextLength, ...dimensionsOf(dimensions) };
+  return {
+    ...PRESET_DEFAULTS[preset],
+    contextLength,
+    ...dimensionsOf(dimensions),
+    ...DEFAULT_ARCHITECTURE,
+  };
 }
 
 /** Tokens per batch of a fine-tuning. */
@@ -102,14 +124,23 @@ export type Sizes = Omit<TrainingDefaults, "steps" | "learningRate">;
 
 /** The sizes that are given, and the defaults of the others. */
 export function sizesOf(options: TrainOptions, defaults: TrainingDefaults): Sizes {
-  const width = options.width ?? defaults.width;
+  const { width = defaults.width, heads = defaults.heads, layers = defaults.layers } = options;
+  const arch = options.arch ?? defaults.arch;
+  const parts = partsOf(options, defaults), gatedMlp = isGated(parts);
+  const isWidth = width === defaults.width, isHeads = heads === defaults.heads;
+  const own = defaultsOf({ layers, width, heads, gatedMlp });
   return {
     batchSize: options.batchSize ?? defaults.batchSize,
     contextLength: options.contextLength ?? defaults.contextLength,
-    layers: options.layers ?? defaults.layers,
+    layers,
     width,
-    heads: options.heads ?? defaults.heads,
-    hidden: options.hidden ?? (width === defaults.width ? defaults.hidden : 4 * width),
+    heads,
+    kvHeads: options.kvHeads ?? (isHeads ? defaults.kvHeads : own.keyHeads),
+    headSize: options.headSize ?? (isWidth && isHeads ? defaults.headSize : own.headSize),
+    hidden: options.hidden ??
+      (isWidth && gatedMlp === isGated(defaults) ? defaults.hidden : own.innerWidth),
+    ...(arch === undefined ? {} : { arch }),
+    ...parts,
   };
 }
 
@@ -129,14 +160,51 @@ export function checkDimensions(
   options: TrainOptions,
   preset: PresetName | "auto",
 ): void {
+  const current = (first: keyof Dimensions, second: keyof Dimensions) => {
+    const values = [first, second].map((name) =>
+      `${flagOf(name)} ${dimensions[name]}` +
+      (options[name] === undefined ? ` of preset ${preset}` : "")
+    );
+    return `current values are ${values.join(" and ")}`;
+  };
+  const { heads, kvHeads } = dimensions;
+  if (heads % kvHeads !== 0) {
+    throw new OptionError(
+      `--heads must be a multiple of --kv-heads: ${current("heads", "kvHeads")}`,
+    );
+  }
   if (areHeadsAllowed(dimensions)) return;
-  const current = (["width", "heads"] as const).map((name) =>
-    `${flagOf(name)} ${dimensions[name]}` +
-    (options[name] === undefined ? ` of preset ${preset}` : "")
-  );
   throw new OptionError(
-    `--width must be a multiple of 4 · --heads and at most ${MOST_HEAD_SIZE} · --heads: ` +
-      `current values are ${current.join(" and ")}`,
+    options.headSize === undefined
+      ? `--width must be a multiple of 4 · --heads and at most ${MOST_HEAD_SIZE} · --heads: ` +
+        current("width", "heads")
+      : `--width and --head-size must be multiples of 4: ${current("width", "headSize")}`,
+  );
+}
+
+/** Largest window; a larger one is taken for a typing error. */
+const LARGEST_WINDOW = 1e6;
+
+/**
+ * Makes sure that the options of an architecture do not contradict each other.
+ *
+ * @throws {OptionError} naming the flag and its value.
+ */
+export function checkArchitecture(
+  { windows, rotaryBase }: TrainOptions,
+  { layers, positions }: Sizes,
+): void {
+  if (rotaryBase !== undefined && positions !== "rotary") {
+    throw new OptionError(
+      `--rotary-base needs --positions rotary: current value of --positions is ${positions}`,
+    );
+  }
+  const list = windows?.split(",") ?? [];
+  const fits = list.every((window) => /^\d{1,7}$/.test(window) && Number(window) <= LARGEST_WINDOW);
+  if (fits && list.length <= layers) return;
+  throw new OptionError(
+    `--windows must be whole numbers up to ${LARGEST_WINDOW}, separated by commas, at most one per layer ` +
+      `of ${layers}: current value is ${printable(windows!)}`,
   );
 }
 

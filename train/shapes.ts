@@ -5,6 +5,7 @@ import { type Device, openDevice } from "../kernels/device.ts";
 import { dryDevice } from "../kernels/dry_device.ts";
 import { SCRATCH } from "../kernels/program.ts";
 import { bytesPerElement, type DType, type Tensor, tensorBytes } from "../kernels/tensor.ts";
+import { newModel } from "./architecture.ts";
 import type { TrainEvent } from "./events.ts";
 import {
   memoryOf,
@@ -15,7 +16,7 @@ import {
   type TrainingPlan,
 } from "./limits.ts";
 import { DEFAULT_OPTIONS, type OptionName, type TrainOptions } from "./options.ts";
-import { findCheckpoint, makePlan, newModel, notDownloaded, offline, openCorpus } from "./plan.ts";
+import { findCheckpoint, makePlan, notDownloaded, offline, openCorpus } from "./plan.ts";
 import { sizesOf } from "./resolve.ts";
 import type { TrainStep } from "./step.ts";
 import { choicesOf } from "./tuning.ts";
@@ -30,7 +31,17 @@ import { checkNames, validateOptions } from "./validate.ts";
 
 /** The options that decide the shapes of a training. */
 export const SHAPE_OPTIONS = [
-  ...["preset", "layers", "width", "heads", "hidden", "contextLength"] as const,
+  ...[
+    "preset",
+    "layers",
+    "width",
+    "heads",
+    "kvHeads",
+    "headSize",
+    "hidden",
+    "contextLength",
+  ] as const,
+  ...["arch", "norm", "positions", "mlp", "biases", "qkNorm", "windows"] as const,
   ...["data", "dataVersion", "textField", "tokenizer", "vocabulary"] as const,
   ...["initFrom", "freeze", "loraRank", "loraTargets", "base"] as const,
   ...["precision", "batchSize", "gradientAccumulation", "dropout"] as const,
@@ -165,7 +176,7 @@ async function* planOf(
     const corpus = yield* openCorpus(place, plan);
     const { vocabularySize } = corpus.tokenizer;
     corpus.close();
-    config = newModel({ ...sizes, vocabularySize });
+    config = newModel({ ...given, ...sizes, vocabularySize });
   }
   const choices = resumed ? choicesOf(resumed.state, device) : undefined;
   return {

@@ -309,7 +309,8 @@ async function* recordStep(
 function setParameters({ resumed, initial, options }: Run, gpt: Gpt, trainStep: TrainStep): void {
   if (resumed) return restore(resumed, gpt, trainStep);
   const parameters = gpt.table.filter(({ name }) => !initial || isAdapter(name));
-  initializeParameters(gpt, { seed: options.seed, parameters });
+  const zeroProjections = options.zeroInit === "on";
+  initializeParameters(gpt, { seed: options.seed, parameters, zeroProjections });
   if (initial) fillModel(gpt, initial);
 }
 

@@ -334,6 +334,7 @@ Deno.test("checkTraining() computes or refuses what the options' edges and large
 /** Options whose edges a step of a small model shows, beside those that are drawn below. */
 const SMALL: Partial<TrainOptions> = {
   ...{ preset: "nano", steps: 1, contextLength: 3, batchSize: 2, precision: "f32", tune: "off" },
+  ...{ positions: "rotary" },
   ...{ optimizer: "muon", schedule: "wsd" }, // which read options that others refuse
 };
 
@@ -342,6 +343,8 @@ const LONG: Partial<Record<keyof TrainOptions, readonly number[]>> = {
   layers: [1, 3],
   width: [8, 24, 64],
   heads: [1, 2],
+  kvHeads: [1],
+  headSize: [4, 12],
   hidden: [1, 7, 30],
   contextLength: [1, 2, 7],
   batchSize: [1, 3],

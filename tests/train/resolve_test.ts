@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { PRESETS } from "../../model/config.ts";
 import { DEFAULT_OPTIONS, type ResolvedOptions, type TrainOptions } from "../../train/options.ts";
 import {
+  checkArchitecture,
   checkDimensions,
   checkInitial,
   checkOptimizer,
@@ -15,6 +16,7 @@ import {
   type TrainingDefaults,
   typedNames,
 } from "../../train/resolve.ts";
+import { ARCHITECTURES, newModel } from "../../train/architecture.ts";
 
 const CHOSEN = { preset: "nano", precision: "f32", stepsPerEpoch: 30 } as const;
 
@@ -29,9 +31,10 @@ function begin(given: Partial<TrainOptions>, defaults: TrainingDefaults = preset
 /** What a training is resumed with, by a version whose defaults are all others. */
 function resume(given: Partial<TrainOptions>, kept: ReturnType<typeof begin>["kept"]) {
   const { options, typed } = resumeOptions(given, kept, "x");
-  const dimensions = { layers: 7, width: 77, heads: 7, hidden: 777 };
+  const dimensions = { layers: 7, width: 77, heads: 7, kvHeads: 7, headSize: 11, hidden: 777 };
   const training = { batchSize: 7, steps: 77, learningRate: 0.77, contextLength: 77 };
-  const defaults = { ...training, ...dimensions };
+  const architecture = { arch: "modern", ...ARCHITECTURES.modern } as const;
+  const defaults = { ...training, ...dimensions, ...architecture };
   const began = kept.options as ResolvedOptions;
   const resolved = resolveOptions(options, { ...CHOSEN, defaults, typed, began });
   return { resolved, kept: { options: savedOptions(resolved), typed, step: kept.step } };
@@ -232,13 +235,75 @@ Deno.test("resolveOptions() ends with the steps or the epochs, whichever come fi
 
 Deno.test("resolveOptions() takes dimensions from the preset unless they are given, and the rate from the width", () => {
   const of = (given: Partial<TrainOptions>) => {
-    const { layers, width, heads, hidden, learningRate } = begin(given).resolved;
-    return [layers, width, heads, hidden, learningRate];
+    const { layers, width, heads, kvHeads, headSize, hidden, learningRate } = begin(given).resolved;
+    return [layers, width, heads, kvHeads, headSize, hidden, learningRate];
   };
-  assert.deepEqual(of({}), [2, 64, 2, 256, 5e-3]);
-  assert.deepEqual(of({ layers: 3, heads: 4 }), [3, 64, 4, 256, 5e-3]);
-  assert.deepEqual(of({ width: 512 }), [2, 512, 2, 2048, 6.3e-4]);
-  assert.deepEqual(of({ width: 512, hidden: 100, learningRate: 1 }), [2, 512, 2, 100, 1]);
+  assert.deepEqual(of({}), [2, 64, 2, 2, 32, 256, 5e-3]);
+  assert.deepEqual(of({ layers: 3, heads: 4 }), [3, 64, 4, 4, 16, 256, 5e-3]);
+  assert.deepEqual(of({ width: 512 }), [2, 512, 2, 2, 256, 2048, 6.3e-4]);
+  assert.deepEqual(of({ width: 512, hidden: 100, learningRate: 1 }), [2, 512, 2, 2, 256, 100, 1]);
+  assert.deepEqual(of({ kvHeads: 1, headSize: 8 }), [2, 64, 2, 1, 8, 256, 5e-3]);
+  // 8/3 of the width, in whole 32s
+  assert.deepEqual(of({ arch: "llama" }), [2, 64, 2, 2, 32, 192, 5e-3]);
+  assert.deepEqual(of({ mlp: "swiglu", width: 512 }), [2, 512, 2, 2, 256, 1376, 6.3e-4]);
+});
+
+Deno.test("resolveOptions() takes the parts of an architecture from arch unless they are given", () => {
+  const partsOf = (given: Partial<TrainOptions>) => {
+    const { arch, norm, positions, mlp, biases, qkNorm, zeroInit } = begin(given).resolved;
+    return { arch, norm, positions, mlp, biases, qkNorm, zeroInit };
+  };
+  assert.deepEqual(partsOf({}), { arch: "gpt2", ...ARCHITECTURES.gpt2 });
+  assert.deepEqual(partsOf({ arch: "modern" }), { arch: "modern", ...ARCHITECTURES.modern });
+  assert.deepEqual(partsOf({ arch: "llama", biases: "on", qkNorm: "on" }), {
+    ...{ arch: "llama", ...ARCHITECTURES.llama, biases: "on", qkNorm: "on" },
+  });
+});
+
+Deno.test("newModel() makes the configuration that the options describe, however they describe it", () => {
+  const made = (given: Partial<TrainOptions>) => {
+    const { vocabularySize: _, ...config } = newModel({
+      ...begin(given).resolved,
+      vocabularySize: 9,
+    });
+    return config;
+  };
+  const { nano } = PRESETS;
+  assert.deepEqual(made({}), nano);
+  assert.deepEqual(made({ arch: "llama", kvHeads: 1, rotaryBase: 500, windows: "0,8" }), {
+    ...{ ...nano, family: "llama", keyHeads: 1, rotaryBase: 500, attentionWindows: [0, 8] },
+  });
+  assert.deepEqual(made({ arch: "modern", hidden: 100 }), {
+    ...{ ...nano, family: "llama", activation: "relu2", gatedMlp: false, qkNorm: true },
+    innerWidth: 100,
+  });
+  assert.deepEqual(made({ norm: "rmsnorm", biases: "off" }), {
+    ...{ ...nano, norm: "rmsnorm", qkvBias: false, projectionBias: false, mlpBias: false },
+  });
+  const parts = { norm: "rmsnorm", positions: "rotary", mlp: "swiglu", biases: "off" } as const;
+  assert.deepEqual(made(parts), made({ arch: "llama" }));
+});
+
+Deno.test("checkArchitecture() throws on windows and bases that have no meaning", () => {
+  const check = (given: Partial<TrainOptions>) => {
+    const options = { ...DEFAULT_OPTIONS, ...given };
+    checkArchitecture(options, sizesOf(options, presetDefaults("nano")));
+  };
+  check({ windows: "0", arch: "llama", rotaryBase: 1e5 });
+  check({ windows: "8,0" });
+  for (const windows of ["8,0,8", "1.5", "-1", "", "8,", "1e3", "9999999"]) {
+    assert.throws(() => check({ windows }), {
+      name: "OptionError",
+      message:
+        "Cannot train as windows must be whole numbers up to 1000000, separated by commas, " +
+        `at most one per layer of 2: current value is ${windows}`,
+    });
+  }
+  assert.throws(() => check({ rotaryBase: 1e5 }), {
+    name: "OptionError",
+    message:
+      "Cannot train as rotaryBase needs positions rotary: current value of positions is learned",
+  });
 });
 
 Deno.test("checkDimensions() throws when the heads do not divide the width, or are too large", () => {
@@ -247,6 +312,24 @@ Deno.test("checkDimensions() throws when the heads do not divide the width, or a
     checkDimensions(sizesOf(options, presetDefaults("nano")), options, "nano");
   };
   check({ width: 1024, heads: 4 });
+  check({ width: 100, heads: 3, headSize: 8 });
+  for (
+    const [given, message] of [
+      [
+        { kvHeads: 4 },
+        "heads must be a multiple of kvHeads: current values are heads 2 of preset nano and kvHeads 4",
+      ],
+      [
+        { headSize: 6 },
+        "width and headSize must be multiples of 4: current values are width 64 of preset nano and headSize 6",
+      ],
+    ] as const
+  ) {
+    assert.throws(() => check(given), {
+      name: "OptionError",
+      message: `Cannot train as ${message}`,
+    });
+  }
   const start =
     "Cannot train as width must be a multiple of 4 · heads and at most 256 · heads: current values are ";
   for (
@@ -276,7 +359,7 @@ Deno.test("fineTuningDefaults() gives a tenth of GPT-2's rate by width, and ten 
   const gpt2 = { ...PRESETS.gpt2, vocabularySize: 50257 };
   assert.deepEqual(fineTuningDefaults(gpt2), {
     ...{ batchSize: 8, contextLength: 1024, learningRate: 4e-5, steps: 1000 },
-    ...{ layers: 12, width: 768, heads: 12, hidden: 3072 },
+    ...{ layers: 12, width: 768, heads: 12, kvHeads: 12, headSize: 64, hidden: 3072 },
   });
   const narrow = fineTuningDefaults({ ...gpt2, width: 384, contextLength: 100 });
   assert.deepEqual([narrow.learningRate, narrow.batchSize], [8e-5, 32]);
