@@ -62,7 +62,6 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   // unroll
   for (var j = 0u; j < PAIRS; j++) {
     let i = local.x + j * LANES;
-    x[j] = vec2f();
     if (inside && i < HALF) { x[j] = vec2f(f32(qkv[head + i]), f32(qkv[head + i + HALF])); }
     squares += dot(x[j], x[j]);
   }
