@@ -1,15 +1,21 @@
 import assert from "node:assert/strict";
+import { batchOf } from "../../data/tokens/batches.ts";
 import type { Arena } from "../../kernels/arena.ts";
+import { muon } from "../../kernels/muon/reference.ts";
 import { Program } from "../../kernels/program.ts";
-import { createTensor, size } from "../../kernels/tensor.ts";
+import { createTensor, download, size } from "../../kernels/tensor.ts";
+import type { GptConfig } from "../../model/config.ts";
 import { createGpt, type Gpt } from "../../model/gpt.ts";
+import { blockMatrices } from "../../model/parameters.ts";
+import { initializeParameters } from "../../model/weights.ts";
 import {
   createOptimizer,
   createTrainedArena,
   type Optimizer,
   OPTIMIZERS,
 } from "../../train/optimizer.ts";
-import { device } from "../kernels/harness.ts";
+import { createTrainStep } from "../../train/step.ts";
+import { assertClose, device } from "../kernels/harness.ts";
 
 const CONFIG = { vocabularySize: 9, contextLength: 4, width: 8, layers: 1, heads: 1 };
 const OPTIONS = {
@@ -131,5 +137,60 @@ for (
     using gpt = createGpt(device, config, { precision: "f32", freeze });
     using optimizer = createOptimizer(gpt, OPTIMIZERS.muon, OPTIONS);
     assert.deepEqual([...optimizer.state.keys()], ["m", "v"]);
+  });
+}
+
+/** Models of 16 columns, and the first columns of q, k and v. */
+const FAMILIES: Record<string, [fields: Partial<GptConfig>, qkv: number[]]> = {
+  "GPT-2": [{}, [0, 16, 32]],
+  "a llama with grouped heads": [
+    { family: "llama", heads: 4, keyHeads: 2, headSize: 8 },
+    [0, 32, 48],
+  ],
+};
+
+for (const [what, [fields, qkv]] of Object.entries(FAMILIES)) {
+  Deno.test(`a step with Muon orthogonalises every matrix of the blocks of ${what}, with q, k and v apart`, async () => {
+    const config = { ...CONFIG, width: 16, heads: 2, layers: 3, ...fields };
+    using gpt = createGpt(device, config, { precision: "f32", freeze: "1" });
+    initializeParameters(gpt, { seed: 1 });
+    using step = createTrainStep(gpt, {
+      ...{ batchSize: 2, sequenceLength: 4, gradientClip: 0, optimizer: "muon" },
+      ...{ muonMomentum: 0.9, muonWeightDecay: 0.5 },
+    });
+    const values = async (arena: Arena) => {
+      const flat = await download(device, ...arena.tensors.values());
+      return new Map(
+        [...arena.tensors.keys()].map((name, i) => [name, Float64Array.from(flat[i]!)]),
+      );
+    };
+    const before = await values(gpt.parameters);
+    const batch = batchOf([[1, 2, 3, 4, 5], [8, 7, 6, 5, 4]], { contextLength: 4, padding: 0 });
+    await step.submit(0, [batch], { learningRate: 0, muonLearningRate: 0.25 });
+    const [after, gradients] = await Promise.all([gpt.parameters, step.gradients].map(values));
+    for (const { name, shape, trained } of gpt.table) {
+      const isMuons = trained && name.startsWith("h.") && shape.length === 2;
+      if (!isMuons) assert.deepEqual(after!.get(name), before.get(name), name);
+    }
+    const parts = blockMatrices(config).filter(({ parameter }) => parameter === "attn.c_attn");
+    assert.deepEqual(parts.map(({ firstColumn }) => firstColumn), qkv);
+    for (const layer of [0, 2]) {
+      for (const { parameter, firstColumn, inputs, outputs } of blockMatrices(config)) {
+        const name = `h.${layer}.${parameter}.weight`;
+        const columns = gpt.table.find((spec) => spec.name === name)!.shape[1]!;
+        const of = (values: ReadonlyMap<string, Float64Array>) =>
+          values.get(name)!.filter((_, i) =>
+            i % columns >= firstColumn && i % columns < firstColumn + outputs
+          );
+        const expected = of(before);
+        muon(
+          { gradient: of(gradients!), learningRate: 0.25 },
+          { parameter: expected, momentum: new Float64Array(inputs * outputs) },
+          { rows: inputs, columns: outputs, scale: Math.sqrt(Math.max(1, outputs / inputs)) },
+          { momentum: 0.9, weightDecay: 0.5 },
+        );
+        assertClose(of(after!), expected, 2e-5, `${name} from column ${firstColumn}`);
+      }
+    }
   });
 }
