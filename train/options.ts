@@ -572,7 +572,8 @@ export const TRAIN_OPTIONS = {
     group: OPTIMIZATION,
     type: "choice",
     choices: Object.keys(OPTIMIZERS) as OptimizerName[],
-    help: "what updates the parameters; muon: Muon the matrices of the blocks, AdamW all others",
+    help:
+      "what updates the parameters; muon updates the matrices of the blocks, and AdamW all others",
     placeholder: "<name>",
     default: "adamw",
     onResume: "fixed",

@@ -122,6 +122,24 @@ Deno.test("docs/inspect.md says how long a step of gpt2 takes in each mode of re
   }
 });
 
+Deno.test("stepCost() counts the rounds of Muon for every matrix of a block that is trained", () => {
+  const C = 32, layers = 5;
+  const config = { vocabularySize: 70, contextLength: 16, width: C, layers, heads: 4 };
+  const sizes = { config, batchSize: 3, sequenceLength: 16, precision: "f32" } as const;
+  const adamw = stepCost(sizes), muon = stepCost({ ...sizes, optimizer: "muon" });
+  const product = (M: number, K: number, N: number) => 2 * M * K * N;
+  const square = product(C, C, C) + product(C, C, C) + product(C, C, C);
+  const wide = product(C, 4 * C, C) + product(C, C, C) + product(C, C, 4 * C);
+  assert.equal(muon.flops - adamw.flops, layers * 5 * (4 * square + 2 * wide));
+  // in C · C elements: x and A; A and B; B, x, the next x
+  const squareRound = 2 + 2 + 3, wideRound = (4 + 1) + 2 + (1 + 4 + 4);
+  const rounds = 5 * (4 * squareRound + 2 * wideRound);
+  // gradient and momentum, momentum and x; x twice; x and the parameter, the parameter
+  const others = 12 * (4 + 2 + 3);
+  const before = 12 * 7; // gradient, parameter, m and v; the last three
+  assert.equal(muon.bytes - adamw.bytes, layers * 4 * C * C * (rounds + others - before));
+});
+
 /** Bytes of the tensors that the launches of a recorded step bind, each tensor once a launch. */
 function boundBytes(
   { B, T, C, layers, V, ...how }: Record<"B" | "T" | "C" | "layers" | "V", number> & {
