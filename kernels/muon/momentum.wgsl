@@ -18,7 +18,7 @@ struct Update { // of prepare_step.wgsl
 
 struct Sizes { // all but first and parts count values
   S: u32, // of a block
-  start: u32, // the matrix's first one in a block
+  start: u32, // the matrix's first one in the first block
   columns: u32, // from one stored row to the next
   outputs: u32,
   elements: u32, // inputs · outputs

@@ -25,11 +25,11 @@
 import momentumShader from "./momentum.wgsl" with { type: "text" };
 import normalizeShader from "./normalize.wgsl" with { type: "text" };
 import updateShader from "./update.wgsl" with { type: "text" };
+import type { Device } from "../device.ts";
 import { dims } from "../dims.ts";
 import { matmul } from "../matmul/matmul.ts";
 import { type Program, splitWorkgroups } from "../program.ts";
-import { rowSlice, rowSlices } from "../slices.ts";
-import { ceilDiv, type Tensor } from "../tensor.ts";
+import { ceilDiv, type Tensor, viewTensor } from "../tensor.ts";
 
 /** A matrix of a block: some columns of a stored matrix [inputs,columns]. */
 export interface MuonMatrix {
@@ -90,41 +90,55 @@ export function muon(
     copy: [copy, "L,S", "f16"],
     update: [update, "5", "u32"],
   });
-  for (const { matrices: alike, maxRows } of batchesOf(matrices, parameter.shape[0]!)) {
-    for (const { first, rows: L } of rowSlices(program.device, parameter, { maxRows })) {
-      const blocks = (t: Tensor) => rowSlice(t, { first, rows: L }).view;
-      const { inputs, outputs } = alike[0]!;
-      const x = program.scratch([L * alike.length, inputs, outputs], X);
-      const ahead = { gradient: blocks(gradient), update };
-      lookAhead(program, ahead, { momentum: blocks(momentum), x }, alike, options);
-      const moved = { parameter: blocks(parameter), copy: copy && blocks(copy) };
-      move(program, { x: orthogonalize(program, x), update }, moved, alike, options);
-    }
+  for (const batch of batchesOf(program.device, matrices, parameter)) {
+    const { inputs, outputs } = batch.matrices[0]!;
+    const x = program.scratch([batch.L * batch.matrices.length, inputs, outputs], X);
+    lookAhead(program, batch, { gradient, update }, { momentum, x }, options);
+    const direction = orthogonalize(program, x);
+    move(program, batch, { x: direction, update }, { parameter, copy }, options);
   }
 }
 
-/** Matrices of one shape that are computed together. */
+/** Matrices of one shape in L blocks, which are computed together. */
 interface MatrixBatch {
   readonly matrices: readonly MuonMatrix[];
-  /** Most blocks that are computed together. */
-  readonly maxRows: number;
+  /** The first block. */
+  readonly first: number;
+  /** Number of blocks. */
+  readonly L: number;
+  /** Elements per value of the kernels. */
+  readonly width: 1 | 4;
 }
 
-/** Distributes the matrices of L blocks over batches whose x has at most `MOST_BYTES`, or one matrix. */
-function batchesOf(matrices: readonly MuonMatrix[], L: number): MatrixBatch[] {
+/**
+ * Distributes the matrices of all blocks over batches whose x has at most `MOST_BYTES`, or one matrix, and whose blocks
+ * fit in one binding from the matrix in the first to that in the last.
+ */
+function batchesOf(
+  { maxBindingBytes }: Device,
+  matrices: readonly MuonMatrix[],
+  { shape: [layers, S] }: Tensor,
+): MatrixBatch[] {
   const alike = Map.groupBy(matrices, ({ inputs, outputs }) => `${inputs},${outputs}`);
   return [...alike.values()].flatMap((matrices) => {
     const { inputs, outputs } = matrices[0]!;
-    const most = Math.max(1, Math.floor(MOST_BYTES / (4 * inputs * outputs)));
-    return partsOf(matrices, most).map((matrices) => {
-      const slices = ceilDiv(L, Math.max(1, Math.floor(most / matrices.length)));
-      return { matrices, maxRows: ceilDiv(L, slices) };
+    const most = Math.max(
+      1,
+      Math.floor(Math.min(MOST_BYTES, maxBindingBytes) / (4 * inputs * outputs)),
+    );
+    return chunksOf(matrices, most).flatMap((matrices) => {
+      const longest = Math.max(...matrices.map((matrix) => lengthOf(matrix)));
+      const bound = 1 + Math.floor((maxBindingBytes / 4 - longest) / S!);
+      const blocks = Math.max(1, Math.min(bound, Math.floor(most / matrices.length)));
+      const width = matrices.every(isInVectors) ? 4 : 1;
+      return chunksOf([...new Array(layers).keys()], blocks)
+        .map(({ 0: first, length: L }) => ({ matrices, first: first!, L, width } as const));
     });
   });
 }
 
-/** Cuts a list into parts of nearly equal length, at most `most`. */
-function partsOf<T>(list: readonly T[], most: number): T[][] {
+/** Cuts a list into chunks of nearly equal length, at most `most`. */
+function chunksOf<T>(list: readonly T[], most: number): T[][] {
   const length = ceilDiv(list.length, ceilDiv(list.length, most));
   return Array.from(
     { length: ceilDiv(list.length, length) },
@@ -135,24 +149,23 @@ function partsOf<T>(list: readonly T[], most: number): T[][] {
 /** Updates the momentum, and sets x to Nesterov's look-ahead divided by its norm.  x: [G,inputs,outputs] */
 function lookAhead(
   program: Program,
+  batch: MatrixBatch,
   { gradient, update }: { gradient: Tensor; update: Tensor },
   { momentum, x }: { momentum: Tensor; x: Tensor },
-  matrices: readonly MuonMatrix[],
   { momentum: BETA }: MuonOptions,
 ): void {
-  const [G] = x.shape,
-    [L] = momentum.shape,
-    width = widthOf(matrices),
-    levels = Math.log2(WORKGROUP_SIZE);
-  const { elements } = placeOf(matrices[0]!, momentum, width), parts = ceilDiv(elements, PART);
-  const squares = program.scratch([G!, parts], SQUARES), value = VALUE[width];
+  const { matrices, L, width } = batch, [G, inputs, outputs] = x.shape as [number, number, number];
+  const elements = inputs * outputs / width, parts = ceilDiv(elements, PART);
+  const squares = program.scratch([G, parts], SQUARES);
+  const value = VALUE[width], levels = Math.log2(WORKGROUP_SIZE);
   matrices.forEach((matrix, i) => {
+    const stack = (t: Tensor) => stackOf(t, matrix, batch);
     program.dispatch({
       shader: { "kernels/muon/momentum.wgsl": momentumShader },
       constants: { BETA, PART, WORKGROUP_SIZE, value, COUNTED: 4 / width },
-      tensors: { gradient, update, momentum, x, squares },
-      uniforms: { ...placeOf(matrix, momentum, width), first: i * L!, parts },
-      workgroups: [...splitWorkgroups(parts), L!],
+      tensors: { gradient: stack(gradient), update, momentum: stack(momentum), x, squares },
+      uniforms: { ...placeOf(momentum, matrix, width), first: i * L, parts },
+      workgroups: [...splitWorkgroups(parts), L],
       iterations: PART / WORKGROUP_SIZE + levels,
       workgroupBytes: 4 * WORKGROUP_SIZE,
     });
@@ -162,7 +175,7 @@ function lookAhead(
     constants: { PART, WORKGROUP_SIZE, value },
     tensors: { squares, x },
     uniforms: { elements, parts },
-    workgroups: [...splitWorkgroups(parts), G!],
+    workgroups: [...splitWorkgroups(parts), G],
     iterations: ceilDiv(parts, WORKGROUP_SIZE) + PART / WORKGROUP_SIZE + levels,
     workgroupBytes: 4 * WORKGROUP_SIZE,
   });
@@ -191,44 +204,58 @@ function orthogonalize(program: Program, x: Tensor): Tensor {
 /** Moves the parameters along x.  x: [G,inputs,outputs] */
 function move(
   program: Program,
+  batch: MatrixBatch,
   { x, update }: { x: Tensor; update: Tensor },
   { parameter, copy }: { parameter: Tensor; copy: Tensor | undefined },
-  matrices: readonly MuonMatrix[],
   { weightDecay: WEIGHT_DECAY }: MuonOptions,
 ): void {
-  const [L] = parameter.shape, width = widthOf(matrices);
+  const { matrices, L, width } = batch;
   const types = { value: VALUE[width], copyType: width === 4 ? "vec4<f16>" : "f16" };
   matrices.forEach((matrix, i) => {
-    const { inputs, outputs } = matrix, place = placeOf(matrix, parameter, width);
+    const { inputs, outputs } = matrix, place = placeOf(parameter, matrix, width);
+    const stack = (t: Tensor) => stackOf(t, matrix, batch);
     program.dispatch({
       shader: { "kernels/muon/update.wgsl": updateShader },
       constants: { WEIGHT_DECAY, COPY: copy !== undefined, WORKGROUP_SIZE, ...types },
-      tensors: { x, update, parameter, copy },
-      uniforms: { ...place, first: i * L!, scale: Math.sqrt(Math.max(1, outputs / inputs)) },
-      workgroups: [...splitWorkgroups(ceilDiv(place.elements, WORKGROUP_SIZE)), L!],
+      tensors: { x, update, parameter: stack(parameter), copy: copy && stack(copy) },
+      uniforms: { ...place, first: i * L, scale: Math.sqrt(Math.max(1, outputs / inputs)) },
+      workgroups: [...splitWorkgroups(ceilDiv(place.elements, WORKGROUP_SIZE)), L],
     });
   });
 }
 
-/** Elements per value of a kernel. */
-type Width = 1 | 4;
+/** The type of a value, by its elements. */
+const VALUE = { 1: "f32", 4: "vec4f" } as const;
 
-/** The type of a value. */
-const VALUE: Readonly<Record<Width, string>> = { 1: "f32", 4: "vec4f" };
-
-/** Four if rows of the matrices are whole vectors of four, else one. */
-function widthOf(matrices: readonly MuonMatrix[]): Width {
-  const areVectors = matrices.every(({ start, columns, outputs }) =>
-    [start, columns, outputs].every((count) => count % 4 === 0)
-  );
-  return areVectors ? 4 : 1;
+/** Whether the rows of a matrix are whole vectors of four. */
+function isInVectors({ start, columns, outputs }: MuonMatrix): boolean {
+  return [start, columns, outputs].every((count) => count % 4 === 0);
 }
 
-/** Where a matrix lies in the blocks of a tensor [L,S], counted in values. */
-function placeOf({ start, columns, inputs, outputs }: MuonMatrix, { shape }: Tensor, width: Width) {
+/** Elements of whose multiples a binding may start, in f16 and therefore in f32. */
+const ALIGNMENT = 128;
+
+/** Elements from the place where the binding of a matrix starts to its end, in one block. */
+function lengthOf({ start, columns, inputs, outputs }: MuonMatrix): number {
+  return start % ALIGNMENT + (inputs - 1) * columns + outputs;
+}
+
+/** The part of a tensor [L,S] from a matrix in the first block to the same one in the last. */
+function stackOf(t: Tensor, matrix: MuonMatrix, { first, L }: MatrixBatch): Tensor {
+  const S = t.shape[1]!, { start } = matrix;
+  const shape = [(L - 1) * S + lengthOf(matrix)];
+  return viewTensor(t, { offset: first * S + start - start % ALIGNMENT, shape });
+}
+
+/** Where the values of a matrix lie in such a stack. */
+function placeOf(
+  { shape: [, S] }: Tensor,
+  { start, columns, inputs, outputs }: MuonMatrix,
+  width: MatrixBatch["width"],
+) {
   return {
-    S: shape[1]! / width,
-    start: start / width,
+    S: S! / width,
+    start: start % ALIGNMENT / width,
     columns: columns / width,
     outputs: outputs / width,
     elements: inputs * outputs / width,

@@ -44,12 +44,13 @@ function elementsOf({ start, columns, inputs, outputs }: MuonMatrix, l: number, 
   );
 }
 
-// as on a CPU, as on a GPU, and with bindings so small that each block is a batch
+// as on a CPU, as on a GPU, and with bindings in which two blocks fit, or hardly the largest matrix
 const DEVICES = {
   "on a CPU": device,
   "without subgroups": { ...device, subgroupSize: undefined },
   "as on a GPU": { ...device, isCpu: false, subgroupSize: undefined },
-  "over several bindings": { ...device, maxBindingBytes: 4 * layoutOf(STORED).S },
+  "over two bindings": { ...device, maxBindingBytes: 8 * layoutOf(STORED).S },
+  "over a binding per matrix": { ...device, maxBindingBytes: 4 * 512 },
 };
 
 for (const [where, on] of Object.entries(DEVICES)) {
