@@ -16,3 +16,14 @@ export function withFreeBytes(bytes: FreeBytes): Disposable & { bytes: FreeBytes
   fs.statfsSync = (() => ({ bavail: free(), bsize: 1 })) as unknown as typeof statfsSync;
   return disk;
 }
+
+/** So many bytes of memory are free until the result is disposed of. */
+export function withFreeMemory(available: number): Disposable {
+  const { systemMemoryInfo } = Deno;
+  Deno.systemMemoryInfo = () => ({ ...systemMemoryInfo(), available });
+  return {
+    [Symbol.dispose]() {
+      Deno.systemMemoryInfo = systemMemoryInfo;
+    },
+  };
+}

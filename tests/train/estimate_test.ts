@@ -6,6 +6,7 @@ import type { Device } from "../../kernels/device.ts";
 import { costOf } from "../../train/metrics.ts";
 import { train, type TrainEvent } from "../../train/train.ts";
 import { directory } from "../checkpoints.ts";
+import { withFreeMemory } from "../free_bytes.ts";
 import { device } from "../kernels/harness.ts";
 
 const TEXTS = Array.from({ length: 40 }, (_, i) => `One cat and ${i} dogs met in the park.`);
@@ -32,12 +33,14 @@ async function dryRun(
 ) {
   const controller = new AbortController(), { signal } = controller;
   let start: TrainEvent & { kind: "start" } | undefined;
+  const notices: string[] = [];
   for await (const event of train({ device, ...OPTIONS, signal, ...options, dryRun: true })) {
+    if (event.kind === "notice") notices.push(event.message);
     if (event.kind === "start") {
       start = event;
       if (!isTimed) controller.abort();
     }
-    if (event.kind === "estimate") return { start: start!, estimate: event };
+    if (event.kind === "estimate") return { start: start!, notices, estimate: event };
   }
   throw new Error("a dry run must end with an estimate");
 }
@@ -149,6 +152,26 @@ function filesBytes(path: string): number {
     0,
   );
 }
+
+Deno.test("train() says what it recomputes when too little memory is free, and estimates that", async () => {
+  const cpu = { ...device, isCpu: true }; // the free memory of a GPU is not known
+  const sizes = { out: join(directory, "recomputed"), layers: 6, batchSize: 16, device: cpu };
+  const isSaid = (notices: string[]) => notices.filter((notice) => notice.includes("recompute"));
+  const none = await dryRun(sizes), block = await dryRun({ ...sizes, recompute: "block" });
+  const { total: most } = none.estimate.memory, { total: least } = block.estimate.memory;
+  assert.ok(least < most, `${least} of ${most}`);
+  assert.deepEqual([none, block].flatMap(({ notices }) => isSaid(notices)), []);
+  using _ = withFreeMemory(least);
+  const chosen = await dryRun(sizes);
+  assert.equal(chosen.estimate.memory.total, least);
+  const [said, ...others] = isSaid(chosen.notices);
+  assert.match(
+    said!,
+    /^--recompute block, as there is too little memory to keep all activations \([\d.]+ [MG]B of memory are free, and this would need [\d.]+ [MG]B\)$/,
+  );
+  assert.deepEqual(others, []);
+  assert.equal(chosen.start.options.recompute, "auto");
+});
 
 Deno.test("train() with dryRun counts FLOPs of the steps that remain, and times them unless it is interrupted", async () => {
   const out = join(directory, "timed");

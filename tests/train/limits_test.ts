@@ -25,6 +25,7 @@ import {
 } from "../../train/options.ts";
 import { train } from "../../train/train.ts";
 import { directory } from "../checkpoints.ts";
+import { withFreeMemory } from "../free_bytes.ts";
 import { device, freshSeed, testRandom } from "../kernels/harness.ts";
 
 /** A device of which nothing but the limits is there. */
@@ -162,13 +163,8 @@ Deno.test("checkTraining() names the tokenizer when it has too many tokens", () 
 
 /** Calls a function while so many bytes of memory are free. */
 function withFree<T>(available: number, call: () => T): T {
-  const { systemMemoryInfo } = Deno;
-  try {
-    Deno.systemMemoryInfo = () => ({ ...systemMemoryInfo(), available });
-    return call();
-  } finally {
-    Deno.systemMemoryInfo = systemMemoryInfo;
-  }
+  using _ = withFreeMemory(available);
+  return call();
 }
 
 Deno.test("checkTraining() compares with the free memory on a CPU adapter", () => {

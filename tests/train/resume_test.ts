@@ -125,6 +125,22 @@ Deno.test("train() with Muon gives the same bits in 6 steps as in 3 and 3 more, 
   }
 });
 
+Deno.test("train() gives the same bits whatever it recomputes, also when a resumed run changes that", async () => {
+  const options = { ...OPTIONS, device, out: join(directory, "recomputed") };
+  for await (const event of train({ ...options, recompute: "block" })) {
+    if (event.kind === "step" && event.step >= 13) break;
+  }
+  await run("recomputed", { recompute: "mlp" });
+  await whole();
+  const { recompute } = readFields(join(options.out, "checkpoints", "000020"))
+    .options as JsonObject;
+  assert.equal(recompute, "mlp");
+  const tensorsOf = (out: string) =>
+    Object.entries(hashes(out, "000020")).filter(([name]) => name.endsWith(".safetensors"));
+  assert.equal(tensorsOf("recomputed").length, 2);
+  assert.deepEqual(tensorsOf("recomputed"), tensorsOf("whole"));
+});
+
 Deno.test("train() ends interrupted with a checkpoint when its signal aborts", async () => {
   const controller = new AbortController();
   const events: TrainEvent[] = [];
