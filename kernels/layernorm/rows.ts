@@ -46,11 +46,18 @@ export function rowLanes(
 /**
  * Most blocks of rows, each with partial gradients of the parameters: they fill a large GPU several times.
  */
-const MOST_BLOCKS = 512;
+export const MOST_BLOCKS = 512;
 
-/** The number of blocks into which M rows are split, one per workgroup of ROWS rows at a time, and the rows of each. */
-export function rowBlocks(M: number, ROWS: number): { P: number; block: number } {
-  const P = Math.min(MOST_BLOCKS, ceilDiv(M, ROWS));
+/**
+ * The number of blocks into which M rows are split, one per workgroup of ROWS rows at a time, and the rows of each.
+ * Their number decides the order in which gradients of parameters are summed.
+ */
+export function rowBlocks(
+  M: number,
+  ROWS: number,
+  most: number = MOST_BLOCKS,
+): { P: number; block: number } {
+  const P = Math.min(most, ceilDiv(M, ROWS));
   return { P, block: ceilDiv(ceilDiv(M, P), ROWS) * ROWS };
 }
 
