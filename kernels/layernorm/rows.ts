@@ -44,9 +44,15 @@ export function rowLanes(
 }
 
 /**
- * Most blocks of rows, each with partial gradients of the parameters: they fill a large GPU several times.
+ * Most blocks of rows, each with partial gradients of the parameters: they fill a large GPU several times. On a CPU
+ * adapter, too, layernorm's blocks determine the order of its sums, and so the results of GPT-2.
  */
-export const MOST_BLOCKS = 512;
+const MOST_BLOCKS = 512;
+
+/** Most blocks of rows of other ops: a CPU adapter has few, as the sums at the end of a block need expensive barriers. */
+export function mostBlocks({ isCpu }: Device): number {
+  return isCpu ? 32 : MOST_BLOCKS;
+}
 
 /**
  * The number of blocks into which M rows are split, one per workgroup of ROWS rows at a time, and the rows of each.

@@ -4,7 +4,7 @@ import { dims } from "../dims.ts";
 import { EPSILON } from "../layernorm/layernorm.ts";
 import {
   COLUMN_SUM,
-  MOST_BLOCKS,
+  mostBlocks,
   parametersBackward,
   ROW_SUMS,
   rowBlocks,
@@ -111,7 +111,7 @@ export function rmsnormBackward(
   });
   assertVectors(action, { x });
   const lanes = rowLanes(program.device, C), { LANES, ROWS } = lanes;
-  const { P, block } = rowBlocks(M, ROWS, program.device.isCpu ? MOST_CPU_BLOCKS : MOST_BLOCKS);
+  const { P, block } = rowBlocks(M, ROWS, mostBlocks(program.device));
   const partials = dweight && program.scratch([P, 1, C]);
   program.dispatch({
     shader: {
@@ -140,6 +140,3 @@ export function rmsnormBackward(
   if (!partials) return;
   parametersBackward(program, { partials }, { dweight }, { accumulate });
 }
-
-/** Most blocks on a CPU adapter, where the partial sums of a block need expensive barriers. */
-const MOST_CPU_BLOCKS = 32;

@@ -14,6 +14,7 @@ import backward from "./backward.wgsl" with { type: "text" };
 import { dims } from "../dims.ts";
 import {
   COLUMN_SUM,
+  mostBlocks,
   parametersBackward,
   ROW_SUMS,
   rowBlocks,
@@ -134,7 +135,8 @@ export function ropeBackward(
   }, { T, QK: NH + KH, QKV: NH + 2 * KH });
   if (dqWeight) assertVectors(action, { dqWeight });
   const M = B * T, HS = 2 * P, lanes = rowLanes(program.device, HS), { LANES, ROWS } = lanes;
-  const PAIRS = ceilDiv(P, LANES), { P: blocks, block } = rowBlocks(M * NH, ROWS);
+  const PAIRS = ceilDiv(P, LANES),
+    { P: blocks, block } = rowBlocks(M * NH, ROWS, mostBlocks(program.device));
   const partials = norm && program.scratch([blocks, 2, HS]);
   program.dispatch({
     shader: { "kernels/rope/backward.wgsl": backward, ...ROW_SUMS, ...COLUMN_SUM },
