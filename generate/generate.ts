@@ -201,9 +201,14 @@ async function* decodeStreams(
   }
 }
 
-/** The tokens that a model reads of a prompt: of an empty one, the token after which every document begins. */
+/**
+ * The tokens that a model reads of a prompt: the token that begins every text, if there is one, and the prompt. Without
+ * such a token it reads of an empty prompt the token after which every document begins.
+ */
 export function promptIds(tokenizer: Tokenizer, prompt: string): number[] {
-  return prompt === "" ? [tokenizer.endOfText] : tokenizer.encode(prompt);
+  const { beginOfText, endOfText } = tokenizer;
+  if (beginOfText !== undefined) return [beginOfText, ...tokenizer.encode(prompt)];
+  return prompt === "" ? [endOfText] : tokenizer.encode(prompt);
 }
 
 /** A completion: turns tokens into text and finds where it ends. */

@@ -188,8 +188,9 @@ const GOLDEN_RATIO = (Math.sqrt(5) - 1) / 2;
 /** Beginnings of built-in stories, for a model whose text is not known. */
 function storyRows({ gpt, tokenizer }: LoadedModel): TextRow[] {
   const longest = Math.min(LONGEST_ROW, gpt.config.contextLength);
+  const first = tokenizer.beginOfText ?? tokenizer.endOfText;
   return sampleStories({ seed: 1, count: TEXTS })
-    .map((story) => [tokenizer.endOfText, ...tokenizer.encode(story)].slice(0, longest))
+    .map((story) => [first, ...tokenizer.encode(story)].slice(0, longest))
     .filter(({ length }) => length > 1);
 }
 
@@ -478,10 +479,11 @@ async function checkVocabulary(
     const reason = "its text is not at hand";
     return [unknownResult("vocabulary", reason), unknownResult("unknown-tokens", reason)];
   }
-  const { training } = text, { vocabularySize, endOfText } = tokenizer;
+  const { training } = text, { vocabularySize, beginOfText, endOfText } = tokenizer;
   const counted = training.read(0, Math.min(training.length, COUNTED_TOKENS));
   const used = new Set(counted).size / vocabularySize;
-  const ids = [...counted.subarray(0, SAMPLE_TOKENS)].filter((id) => id !== endOfText);
+  const ids = [...counted.subarray(0, SAMPLE_TOKENS)]
+    .filter((id) => id !== endOfText && id !== beginOfText);
   if (ids.length === 0) {
     return [
       unknownResult("vocabulary", "its text is empty"),

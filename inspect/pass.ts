@@ -25,7 +25,7 @@ import { createTrainedArena } from "../train/optimizer.ts";
  */
 
 /**
- * The ids that a model reads: of a text those after the token that ends the document before; ids as they are.
+ * The ids that a model reads: of a text those after the token that begins it or ends the document before; ids as they are.
  *
  * @param options.most most ids; by default as many as the model's context has.
  * @throws {UserError} if there are none or too many, or one is outside the vocabulary.
@@ -36,7 +36,7 @@ export function idsOf(
   { most = gpt.config.contextLength }: { most?: number } = {},
 ): number[] {
   const ids = typeof text === "string"
-    ? [tokenizer.endOfText, ...tokenizer.encode(text)]
+    ? [tokenizer.beginOfText ?? tokenizer.endOfText, ...tokenizer.encode(text)]
     : [...text];
   const { vocabularySize } = gpt.config;
   const unknown = ids.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabularySize);

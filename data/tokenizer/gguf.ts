@@ -6,7 +6,6 @@ import { parseTokenizer, type Tokenizer } from "./tokenizer.ts";
 import {
   type AddedToken,
   beginningWith,
-  beginOf,
   BLANK,
   type Component,
   mergedPair,
@@ -107,7 +106,10 @@ const ALIASES: Readonly<Record<string, string>> = {
  * scores.
  */
 export function ggufTokenizer(
-  { json, vocabularySize, byteLength }: Pick<Tokenizer, "json" | "vocabularySize" | "byteLength">,
+  { json, vocabularySize, byteLength, beginOfText: begin }: Pick<
+    Tokenizer,
+    "json" | "vocabularySize" | "byteLength" | "beginOfText"
+  >,
 ): GgufTokenizer {
   const file = JSON.parse(json) as TokenizerFile;
   const { model, added_tokens: added = [] } = file, prefix = sentencePiecePrefix(file);
@@ -134,8 +136,7 @@ export function ggufTokenizer(
     if (id >= vocabularySize) continue; // the model has no row for it
     if (kinds[id] !== NORMAL) set(content, id, isText(id) ? USER_DEFINED : CONTROL);
   }
-  const begin = beginOf(file),
-    more = begin === undefined || begin >= vocabularySize ? {} : { begin };
+  const more = begin === undefined || begin >= vocabularySize ? {} : { begin };
   if (prefix === undefined) {
     const merges = (model.merges ?? []).map((pair) => mergedPair(pair).join(" "));
     return { model: "gpt2", pre, tokens, kinds, merges, ...more };

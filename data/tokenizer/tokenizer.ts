@@ -21,6 +21,7 @@ import { createNormalizer } from "./normalizers.ts";
 import { createPatternOf, type PatternOf } from "./pattern.ts";
 import { createPreTokenizer, isSeparable, splitBeforeBlanks } from "./pre_tokenizers.ts";
 import {
+  beginOf,
   checkTokenizerFile,
   stagesOf,
   type TokenizerFile,
@@ -47,7 +48,12 @@ export interface Tokenizer {
   readonly endIds?: readonly number[];
   /** The token that ends a document: `<|endoftext|>` for GPT-2. */
   readonly endOfTextToken: string;
-  /** The token that begins a text, if it is not the one that ends a document: `bos_token`, which chat templates use. */
+  /**
+   * Id of the token that begins every text, such as Llama's `<s>`: documents in training, and prompts. Absent if the
+   * post-processor of `json` puts none there, as GPT-2's.
+   */
+  readonly beginOfText?: number;
+  /** `bos_token`, which chat templates use, if it is not the token that ends a document. */
   readonly beginOfTextToken?: string;
   /** How chats become text. It came with the model, and is kept with it. */
   readonly chatTemplate?: ChatTemplate;
@@ -55,9 +61,9 @@ export interface Tokenizer {
   readonly json: string;
   /** SHA-256 in hexadecimal of `json`, and of the token that ends a document if `json` does not imply it. */
   readonly hash: string;
-  /** Ids of a text; special tokens written in it, such as `<|endoftext|>`, become those tokens. */
+  /** Ids of a text, without `beginOfText`; special tokens in it, such as `<|endoftext|>`, become those tokens. */
   encode(text: string): number[];
-  /** Ids of a document, in which special tokens are text like any other. */
+  /** Ids of a document or a part of it, without `beginOfText`; special tokens in it are text like any other. */
   encodeDocument(text: string): number[];
   /** Text of ids, with special tokens written out; bytes that are not UTF-8 become U+FFFD. */
   decode(ids: Iterable<number>): string;
@@ -148,8 +154,12 @@ export async function parseTokenizer(
     const file = checkTokenizerFile(parsed);
     // a file that equals its tables is written anew, so that equal tokenizers have one hash
     const tables = byteLevelTables(file);
-    const written = tables ? JSON.stringify(byteLevelFile(tables)) : json;
-    return await createTokenizer(file, { ...options, json: written });
+    return await (tables
+      ? createTokenizer({ ...file, post_processor: null }, {
+        ...options,
+        json: JSON.stringify(byteLevelFile(tables)),
+      })
+      : createTokenizer(file, { ...options, json }));
   } catch (error) {
     if (!(error instanceof UnsupportedTokenizer)) throw error;
     throw new UserError(`Cannot use ${where} as ${error.message}`);
@@ -237,9 +247,12 @@ async function createTokenizer(
     });
     return ids;
   };
+  const begin = beginOf(file),
+    hasBegin = begin !== undefined && vocabulary.tokens[begin] !== undefined;
   return {
     vocabularySize: size,
     endOfText: end.id,
+    ...(hasBegin ? { beginOfText: begin } : {}),
     endOfTextToken: end.content,
     json,
     hash: createHash("sha256").update(end.content === usualEnd ? json : `${json}\n${end.content}`)

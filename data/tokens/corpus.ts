@@ -279,7 +279,9 @@ function usedIds(parts: readonly TokenizedDocuments[]): number[] {
   return [...new Set(parts.flatMap(({ usedIds }) => usedIds))].sort((a, b) => a - b);
 }
 
-/** Entropy of the sample stories per token, the token that ends a story included. */
+/** Entropy of the sample stories per token, the tokens that begin and end a story included. */
 function sampleEntropyPerToken(tokenizer: Tokenizer): number {
-  return storyEntropy() / (expectedTokens((text) => tokenizer.encodeDocument(text).length) + 1);
+  const around = tokenizer.beginOfText === undefined ? 1 : 2;
+  return storyEntropy() /
+    (expectedTokens((text) => tokenizer.encodeDocument(text).length) + around);
 }

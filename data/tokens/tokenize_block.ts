@@ -18,7 +18,8 @@ export interface TokenBlock extends Omit<CleanBlock, "ends"> {
 
 /** A tokenizer in a form that can be sent to a worker. */
 export interface SentTokenizer
-  extends Pick<Tokenizer, "json" | "vocabularySize" | "endOfText" | "endOfTextToken"> {
+  extends
+    Pick<Tokenizer, "json" | "vocabularySize" | "beginOfText" | "endOfText" | "endOfTextToken"> {
   /** Shared tables, which are faster, if the tokenizer has them. */
   readonly tables: EncoderTables | undefined;
 }
@@ -28,7 +29,7 @@ export type BlockTokenizer = (block: Block) => TokenBlock;
 
 /** Creates the function that tokenizes blocks. */
 export async function createBlockTokenizer(
-  { json, tables, vocabularySize, endOfText, endOfTextToken }: SentTokenizer,
+  { json, tables, vocabularySize, beginOfText, endOfText, endOfTextToken }: SentTokenizer,
 ): Promise<BlockTokenizer> {
   const encoder = tables ? new Encoder(tables) : new DocumentEncoder(
     await parseTokenizer(json, "tokenizer.json", { endOfText: endOfTextToken, vocabularySize }),
@@ -40,7 +41,10 @@ export async function createBlockTokenizer(
     encoder.reset();
     let start = 0;
     ends.forEach((end, i) => {
-      if (i > 0 || !block.continued) starts.push(encoder.length);
+      if (i > 0 || !block.continued) {
+        starts.push(encoder.length);
+        if (beginOfText !== undefined) encoder.push(beginOfText);
+      }
       while (end - start > LARGEST_PART) { // in parts, because memory is reserved for the worst case
         const cut = cutPoint(text, start, start + LARGEST_PART);
         encoder.encode(text, start, cut);

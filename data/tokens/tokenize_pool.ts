@@ -29,14 +29,17 @@ const WORKERS_WITHOUT_TABLES = 4;
  * tokenizes.
  */
 export async function openPool(
-  { json, vocabularySize, endOfText, endOfTextToken }: Tokenizer,
+  { json, vocabularySize, beginOfText, endOfText, endOfTextToken }: Tokenizer,
   { bytes, workers = Math.min(MOST_WORKERS, navigator.hardwareConcurrency) }: {
     bytes: number;
     workers: number | undefined;
   },
 ): Promise<TokenizerPool> {
   const tables = encoderTables(json);
-  const tokenizer = { json, vocabularySize, endOfText, endOfTextToken, tables };
+  const tokenizer = {
+    ...{ json, vocabularySize, endOfText, endOfTextToken, tables },
+    ...(beginOfText === undefined ? {} : { beginOfText }),
+  };
   const size = Math.min(
     workers,
     Math.ceil(bytes / WORTH_A_WORKER),

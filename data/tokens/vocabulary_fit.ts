@@ -30,7 +30,8 @@ export async function misfitsOf(
   for (let i = 0; i < SAMPLES; i++) {
     const start = Math.floor(i * dataset.length / SAMPLES);
     const end = Math.min(start + SAMPLE_TOKENS, Math.floor((i + 1) * dataset.length / SAMPLES));
-    const ids = Array.from(dataset.read(start, end)).filter((id) => id !== tokenizer.endOfText);
+    const ids = Array.from(dataset.read(start, end))
+      .filter((id) => id !== tokenizer.endOfText && id !== tokenizer.beginOfText);
     here += ids.length;
     there += gpt2.encodeDocument(tokenizer.decode(ids)).length;
     unknowns += ids.filter((id) => id === unknown).length;

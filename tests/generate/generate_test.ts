@@ -6,6 +6,7 @@ import {
   generateBatch,
   type GenerateOptions,
   type GenerateResult,
+  promptIds,
 } from "../../generate/generate.ts";
 import { download, upload } from "../../kernels/tensor.ts";
 import { masterOf } from "../../model/gpt.ts";
@@ -113,6 +114,14 @@ Deno.test("generate() begins a document when the prompt is empty, and may add no
     reason: "length",
     tokens: 0,
   });
+});
+
+Deno.test("promptIds() are those of the prompt after the token that begins texts, if there is one", () => {
+  const begins = { ...tokenizer, beginOfText: 7 };
+  assert.deepEqual(promptIds(tokenizer, "ab"), [97, 98]);
+  assert.deepEqual(promptIds(begins, "ab"), [7, 97, 98]);
+  assert.deepEqual(promptIds(tokenizer, ""), [tokenizer.endOfText]);
+  assert.deepEqual(promptIds(begins, ""), [7]);
 });
 
 Deno.test("generate() decodes a completion as the continuation of its prompt", async () => {

@@ -3,11 +3,17 @@ import { createHash } from "node:crypto";
 import { cpSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { bytesBelow } from "../../files/disk.ts";
+import { beginningWith } from "../../data/tokenizer/tokenizer_file.ts";
+import { parseTokenizer } from "../../data/tokenizer/tokenizer.ts";
+import { trainTokenizer } from "../../data/tokenizer/train.ts";
 import { loadModel } from "../../generate/load.ts";
 import { download } from "../../kernels/tensor.ts";
+import { createGpt } from "../../model/gpt.ts";
+import { initializeParameters } from "../../model/weights.ts";
 import { parameterTable } from "../../model/parameters.ts";
 import type { SafetensorsEntry } from "../../model/files/safetensors.ts";
 import { parseSafetensors } from "../../model/files/safetensors.ts";
+import { exportModel } from "../../train/export.ts";
 import { checkpointSizes, readCheckpoint } from "../../train/state.ts";
 import type { TrainOptions } from "../../train/options.ts";
 import { train, type TrainEvent } from "../../train/train.ts";
@@ -51,6 +57,43 @@ async function run(out: string, options: Partial<TrainOptions>): Promise<TrainEv
   }
   return events;
 }
+
+Deno.test("train() continues a Llama, and keeps its chat template and what begins its texts", async () => {
+  const file = JSON.parse((await trainTokenizer(["so on"], { vocabularySize: 257 })).json);
+  file.added_tokens.push({ id: 258, content: "<s>", special: true, normalized: false });
+  file.post_processor = beginningWith({ id: 258, content: "<s>" });
+  const chatTemplate = "{{ bos_token }}{% for m in messages %}\r\n{{ m }}\t é{% endfor %}\n";
+  const tokenizer = {
+    ...await parseTokenizer(JSON.stringify(file)),
+    ...{ chatTemplate, beginOfTextToken: "<s>" },
+  };
+  const config = {
+    ...{ vocabularySize: 259, contextLength: 32, width: 32, layers: 1, heads: 4, keyHeads: 2 },
+    ...{ family: "llama", qkNorm: true } as const,
+  };
+  const initFrom = join(directory, "llama");
+  {
+    using gpt = createGpt(device, config, { precision: "f32" });
+    initializeParameters(gpt, { seed: 1 });
+    await exportModel({ gpt, tokenizer }, { to: "hf", out: initFrom });
+  }
+  await assertResumes("from-llama", { initFrom });
+  await run("adapters-of-llama", { initFrom, steps: 4, loraRank: 2 });
+  for (const name of ["from-llama", "adapters-of-llama"]) {
+    const model = join(directory, name), out = `${model}-exported`;
+    const loaded = await loadModel(device, { model, precision: "f32" });
+    const { endOfText, beginOfText, beginOfTextToken } = loaded.tokenizer;
+    assert.deepEqual(loaded.gpt.config, {
+      ...config,
+      contextLength: loaded.gpt.config.contextLength,
+    });
+    assert.deepEqual([endOfText, beginOfText, beginOfTextToken], [256, 258, "<s>"]);
+    await exportModel(loaded, { to: "hf", out });
+    const fields = JSON.parse(Deno.readTextFileSync(join(out, "tokenizer_config.json")));
+    assert.deepEqual([fields.chat_template, fields.bos_token], [chatTemplate, "<s>"]);
+    loaded.gpt.destroy();
+  }
+});
 
 /** Trains for 8 steps at once and in two halves, and asserts that this makes no difference. */
 async function assertResumes(out: string, options: Partial<TrainOptions>): Promise<void> {

@@ -18,6 +18,7 @@ import {
   parseTokenizer,
   type Tokenizer,
 } from "../../../data/tokenizer/tokenizer.ts";
+import { beginningWith } from "../../../data/tokenizer/tokenizer_file.ts";
 import { withFreeBytes } from "../../free_bytes.ts";
 import { once } from "../../once.ts";
 import { fromFileUrl } from "../../paths.ts";
@@ -69,6 +70,27 @@ function randomDocuments(random: Random, count: number): string[] {
   }
   return documents;
 }
+
+Deno.test("tokenizeDocuments() begins every document with the token that begins texts", async () => {
+  const file = JSON.parse(tokenizer.json), id = tokenizer.vocabularySize;
+  file.added_tokens.push({ id, content: "<s>", special: true });
+  file.post_processor = beginningWith({ id, content: "<s>" });
+  const begins = await parseTokenizer(JSON.stringify(file));
+  assert.equal(begins.beginOfText, id);
+  const story = sampleStories({ seed: 1, count: 2500 }).join("\n\n");
+  const documents = [
+      "One.",
+      `${story} ${story}`, // is read in two blocks
+      "Two <s> three.",
+    ],
+    path = join(directory, "begins.txt");
+  Deno.writeTextFileSync(path, documents.join("\n<|endoftext|>\n"));
+  const result = await tokenizeDocuments(await openFile(path), { tokenizer: begins, workers: 1 });
+  const expected = documents.flatMap((text) => [id, ...tokensOf([text], tokenizer)]);
+  assert.deepEqual([...result.read(0, result.length)], expected);
+  const starts = documents.map((_, i) => result.documentStart(i));
+  assert.deepEqual(starts.map((start) => result.read(start, start + 1)[0]), [id, id, id]);
+});
 
 for (const [what, tokens] of [["tables", tokenizer], ["none", otherTokenizer]] as const) {
   Deno.test(`tokenizeDocuments() gives the tokens of all documents with any workers, tokenizer with ${what}`, async () => {
