@@ -1,5 +1,5 @@
 import { closeSync, openSync, readSync, statSync } from "node:fs";
-import type { GptConfig } from "../model/config.ts";
+import { type GptConfig, headsOf } from "../model/config.ts";
 import { countParameters, firstTrainedBlock, parameterTable } from "../model/parameters.ts";
 
 /**
@@ -311,7 +311,7 @@ export function metricLine(metric: Metric): string {
 }
 
 /**
- * Operations of training on one token: 6 per parameter, and 12 · layers · T · C for attention.
+ * Operations of training on one token: 6 per parameter, and 12 · layers · T · NH · HS for attention.
  *
  * As PaLM counts them (Chowdhery et al. 2022, https://arxiv.org/abs/2204.02311, appendix B): positions that the
  * causal mask hides count as if they were computed. A third of the operations is the forward pass, a third the
@@ -321,7 +321,8 @@ export function metricLine(metric: Metric): string {
  * @param freeze parts that are not trained, as in `parameterTable()`.
  */
 export function flopsPerToken(config: GptConfig, freeze?: string): number {
-  const { layers, width, contextLength } = config, table = parameterTable(config, freeze);
+  const { layers, contextLength } = config, table = parameterTable(config, freeze);
+  const { heads, headSize } = headsOf(config);
   const first = firstTrainedBlock({ config, table });
   const ofParameters = table.reduce((sum, { name, shape, trained }) => {
     const block = /^h\.(\d+)\./.exec(name)?.[1];
@@ -331,5 +332,5 @@ export function flopsPerToken(config: GptConfig, freeze?: string): number {
     const count = shape.reduce((product, length) => product * length, 1);
     return sum + count * (2 + (isBelow && !trained ? 0 : 2) + (trained ? 2 : 0));
   }, 0);
-  return ofParameters + 4 * contextLength * width * (layers + 2 * (layers - first));
+  return ofParameters + 4 * contextLength * heads * headSize * (layers + 2 * (layers - first));
 }

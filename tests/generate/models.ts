@@ -1,13 +1,12 @@
 import type { Tokenizer } from "../../data/tokenizer/tokenizer.ts";
 import type { Device } from "../../kernels/device.ts";
 import { size } from "../../kernels/tensor.ts";
-import type { GptConfig, LoraConfig } from "../../model/config.ts";
+import type { GptConfig } from "../../model/config.ts";
 import { createGpt, type Gpt } from "../../model/gpt.ts";
 import type { Precision } from "../../model/precision.ts";
 import { isAdapter } from "../../model/files/lora.ts";
 import { parameterTable } from "../../model/parameters.ts";
-import { fromFloat32 } from "../../model/files/safetensors.ts";
-import { loadParameters, setElements } from "../../model/weights.ts";
+import { setElements } from "../../model/weights.ts";
 import { randomValues, testRandom } from "../kernels/harness.ts";
 
 /** A model for texts of bytes. */
@@ -19,16 +18,20 @@ export const CONFIG: GptConfig = {
   heads: 2,
 };
 
-/** That model with random weights and adapters, large enough that it attends to what it has read. */
-export function randomModel(device: Device, precision: Precision, lora?: LoraConfig): Gpt {
-  const gpt = createGpt(device, { ...CONFIG, ...(lora ? { lora } : {}) }, { precision });
+/** That model, or one that differs, with random weights and adapters, large enough that it attends to what it has read. */
+export function randomModel(
+  device: Device,
+  precision: Precision,
+  change: Partial<GptConfig> = {},
+): Gpt {
+  const { lora, ...whole } = { ...CONFIG, ...change };
+  const gpt = createGpt(device, { ...whole, ...(lora ? { lora } : {}) }, { precision });
   const random = testRandom(8);
-  const entries = parameterTable(CONFIG).map(({ name, shape, decayed }) => {
+  for (const { name, shape, decayed } of parameterTable(whole)) {
     const values = randomValues(random, size(shape), { scale: decayed ? 0.3 : 0.1 });
     if (!decayed) values.forEach((value, i) => values[i] = 1 + value);
-    return [`transformer.${name}`, fromFloat32(values, shape, "F32")] as const;
-  });
-  loadParameters(gpt, new Map(entries), "random");
+    setElements(gpt, name, 0, values);
+  }
   for (const { name, shape } of gpt.table.filter(({ name }) => isAdapter(name))) {
     setElements(gpt, name, 0, randomValues(random, size(shape), { scale: 0.3 }));
   }

@@ -134,6 +134,10 @@ Deno.test("flopsPerToken() counts GPT-2 as PaLM's appendix does", () => {
   // 124,439,808 parameters; 12 layers, 12 heads of 64, 1024 tokens
   const expected = 6 * 124_439_808 + 12 * 12 * 12 * 64 * 1024;
   assert.equal(flopsPerToken({ ...PRESETS.gpt2, vocabularySize: 50257 }), expected);
+  // heads of 32 halve attention, and the matrices of its inputs and outputs
+  const narrow = expected - 6 * 12 * (2 * 768 * 768 + 3 * 384) - 12 * 12 * 12 * 32 * 1024;
+  const config = { ...PRESETS.gpt2, vocabularySize: 50257, headSize: 32 };
+  assert.equal(flopsPerToken(config), narrow);
 });
 
 Deno.test("flopsPerToken() counts no gradients of frozen parameters, nor any below the first trained block", () => {
