@@ -1,6 +1,6 @@
 import { type Maker, squareProduct } from "./harness.ts";
 import { decodeBenches } from "./generate.ts";
-import { kernelBenches } from "./kernels.ts";
+import { kernelBenches, muonBench } from "./kernels.ts";
 import { benchConfig, STEP_OPTIONS } from "./models.ts";
 import { createDecoder } from "../generate/decoder.ts";
 import { attentionWeights } from "../kernels/attention/weights.ts";
@@ -122,6 +122,7 @@ function workOn(device: Device): ((device: Device) => Program[])[] {
     ...kernelBenches(device),
     ...decodeBenches(device),
     squareProduct({ side: side + 1, layout: "NN", dtype: "f32" }),
+    muonBench({ layers: 1, C: 5 }, { copy: device.features.has("shader-f16") }),
   ];
   const ofBench = benches.map(({ record }) => (device: Device) => {
     const program = new Program(device);

@@ -592,7 +592,7 @@ function optimizerBenches(
 }
 
 /** Muon for the matrices of GPT-2's blocks: q, k, v and the projection of C × C, and those of the MLP. */
-function muonBench(
+export function muonBench(
   { layers: L, C }: { layers: number; C: number },
   { copy }: { copy: boolean },
 ): KernelBench {
