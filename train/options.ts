@@ -584,7 +584,7 @@ export const TRAIN_OPTIONS = {
     type: "real",
     range: [0, 10],
     help: "Muon's highest learning rate, with the schedule of --learning-rate, which is AdamW's",
-    default: 0.01,
+    rule: { help: "0.01; with --init-from 0.001" },
     optimizer: "muon",
   },
   /** Decay of Muon's momentum. */

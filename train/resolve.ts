@@ -144,6 +144,12 @@ export function sizesOf(options: TrainOptions, defaults: TrainingDefaults): Size
   };
 }
 
+/**
+ * Muon's default learning rate, for random parameters and for those of a trained model. It does not depend on the width,
+ * since the update of a matrix is scaled by its shape.
+ */
+const MUON_LEARNING_RATE = { random: 0.01, trained: 0.001 } as const;
+
 /** The default learning rate, which falls with the width. */
 function learningRateOf(width: number, defaults: TrainingDefaults): number {
   if (width === defaults.width) return defaults.learningRate;
@@ -264,6 +270,8 @@ export function resolveOptions(
     validationData: options.validationData === "auto" ? undefined : options.validationData,
     ...sizes,
     learningRate: options.learningRate ?? learningRateOf(sizes.width, defaults),
+    muonLearningRate: options.muonLearningRate ??
+      MUON_LEARNING_RATE[options.initFrom === undefined ? "random" : "trained"],
   };
   const derived = OPTION_NAMES.flatMap((name) => {
     const { from, value, atStart } = optionNamed(name).rule ?? {};

@@ -291,6 +291,7 @@ Deno.test("train() says that the adapters of the model to start from are merged"
 });
 
 Deno.test("train() says that Muon has nothing to update among adapters", async () => {
+  await base();
   const options = { ...LORA, optimizer: "muon", steps: 1, dryRun: true } as const;
   const events = await run("lora with muon", options);
   const notices = events.flatMap((event) => event.kind === "notice" ? [event.message] : []);

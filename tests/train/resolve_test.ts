@@ -49,6 +49,12 @@ Deno.test("checkOptimizer() refuses an option that only another optimizer reads"
   });
 });
 
+Deno.test("resolveOptions() gives Muon a tenth of its rate for a model that was trained", () => {
+  assert.equal(begin({}).resolved.muonLearningRate, 0.01);
+  assert.equal(begin({ initFrom: "gpt2" }).resolved.muonLearningRate, 0.001);
+  assert.equal(begin({ muonLearningRate: 0.02 }).resolved.muonLearningRate, 0.02);
+});
+
 Deno.test("resumeOptions() lets a run of a version without an option keep its default", () => {
   const { kept } = begin({});
   delete kept.options.optimizer;
