@@ -164,8 +164,24 @@ export function decodeBenches(device: Device): KernelBench[] {
   );
   const cursors = (make: Maker) =>
     make.of([B, 2], "u32", Array.from({ length: 2 * B }, (_, i) => (i + 1) % 2 * (T - 1)));
+  const F = 3 * C;
   return [
     ...products,
+    {
+      name: `one row, gate and up ${dtype} [1,${C}]x[${C},2·${F}]`,
+      // both matrices are read
+      work: { bytes: bytesOf(2 * C * F, dtype) },
+      record(program, make) {
+        const [b, gateWeight] = [make.noise([C, F], dtype), make.noise([C, F], dtype)];
+        matmul(program, { a: make.noise([1, C], dtype), b }, { y: make.zeros([1, F], dtype) }, {
+          normalize: { weight: make.noise([C], "f32") },
+          epilogue: {
+            ...{ kind: "pairedForward", activation: "silu", gateWeight },
+            activated: make.zeros([1, F], dtype),
+          },
+        });
+      },
+    },
     {
       name: `attention decode ${dtype} [${B},${NH},${T},${HS}]`,
       work: { bytes: bytesOf(2 * B * T * C, dtype) },

@@ -14,7 +14,12 @@ import type { Activations } from "./activations.ts";
 import { attentionOf, type GptConfig, innerWidthOf, withDefaults } from "./config.ts";
 import { type Gpt, headName, headOf, masterOf } from "./gpt.ts";
 import { headLossBackward } from "./head.ts";
-import { linearLayerBackward, linearLayerForward } from "./linear.ts";
+import {
+  gatedLayersForward,
+  linearLayerBackward,
+  linearLayerForward,
+  type LowOf,
+} from "./linear.ts";
 import { normBackward, normForward, normParameters } from "./norm.ts";
 import { firstTrainedBlock } from "./parameters.ts";
 
@@ -154,16 +159,13 @@ function forwardParts(
   const fused = cache !== undefined && B * T === 1 && !program.device.isCpu &&
     innerWidthOf(config) % 4 === 0;
 
+  const low: LowOf = ({ module, layer }) => at(`${module.name} low`, layer);
   const linear = (
     name: string,
     { x, ...options }: Operand & Pick<MatmulOptions, "accumulate">,
     y: Tensor,
     epilogue?: ForwardEpilogue,
-  ) =>
-    linearLayerForward(program, model, name, { x }, {
-      y,
-      low: ({ module, layer }) => at(`${module.name} low`, layer),
-    }, { ...options, epilogue });
+  ) => linearLayerForward(program, model, name, { x }, { y, low }, { ...options, epilogue });
   let stream = at("x"); // [M,C], the residual stream
   /** Normalises the stream, to which z is added if it is given; returns what the next linear layer reads. */
   const normalize = (norm: Norm, z?: Tensor): Operand => {
@@ -191,9 +193,8 @@ function forwardParts(
   const inner = (i: number, ln: Operand) => {
     const hidden = at("hidden", i), activated = at("activated", i);
     if (gatedMlp) {
-      const gate = at("gate", i);
-      linear(`h.${i}.mlp.c_gate`, ln, gate);
-      linear(`h.${i}.mlp.c_fc`, ln, hidden, { kind: "gatedForward", activation, gate, activated });
+      const outputs = { gate: at("gate", i), up: hidden, activated, low };
+      gatedLayersForward(program, model, i, ln, outputs, { activation, normalize: ln.normalize });
     } else {
       linear(`h.${i}.mlp.c_fc`, ln, hidden, { kind: "forward", activation, activated });
     }

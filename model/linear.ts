@@ -1,3 +1,4 @@
+import type { ActivationFunction } from "../kernels/activation.ts";
 import type { Arena } from "../kernels/arena.ts";
 import { linearBackward, linearForward } from "../kernels/linear/linear.ts";
 import {
@@ -47,6 +48,44 @@ export function linearLayerForward(
       epilogue: adapter === last ? epilogue : undefined, // y is complete after the last adapter
     });
   }
+}
+
+/**
+ * Records the two linear layers of a gated MLP: gate and up, and activated = activation(gate) · up. A row that the
+ * products normalise needs a single launch if the layers are nothing but products: then gate is not stored.
+ *
+ * x: [M,C]; gate, up, activated: [M,F].
+ *
+ * @param layer the number of the block.
+ */
+export function gatedLayersForward(
+  program: Program,
+  model: Gpt,
+  layer: number,
+  { x }: { x: Tensor },
+  { gate, up, activated, low }: { gate: Tensor; up: Tensor; activated: Tensor; low: LowOf },
+  { activation, normalize }: Pick<MatmulOptions, "normalize"> & { activation: ActivationFunction },
+): void {
+  const names = [`h.${layer}.mlp.c_gate`, `h.${layer}.mlp.c_fc`] as const,
+    [gateName, upName] = names;
+  const areProducts = names.every((name) =>
+    biasOf(model, name) === undefined && adaptersBeside(model, name).length === 0
+  );
+  if (normalize && areProducts) {
+    const [gateWeight, b] = names.map((name) => matrixOf(model, `${name}.weight`)) as [
+      Tensor,
+      Tensor,
+    ];
+    return matmul(program, { a: x, b }, { y: up }, {
+      normalize,
+      epilogue: { kind: "pairedForward", activation, gateWeight, activated },
+    });
+  }
+  linearLayerForward(program, model, gateName, { x }, { y: gate, low }, { normalize });
+  linearLayerForward(program, model, upName, { x }, { y: up, low }, {
+    normalize,
+    epilogue: { kind: "gatedForward", activation, gate, activated },
+  });
 }
 
 /** low = alpha / r · x · Aᵀ; y += low · Bᵀ. */

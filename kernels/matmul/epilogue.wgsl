@@ -5,7 +5,7 @@
 // gated MLP:
 //
 //     ACTIVATED           activated = activation(y)
-//     ACTIVATED, GATED    activated = activation(gate) · y, as y is up
+//     ACTIVATED, GATED    activated = activation(gate) · y, as y is up; with PAIRED the kernel sets gateOfRow
 //     BACKWARD            y is multiplied by activation'(hidden): the gradient of hidden
 //     BACKWARD, GATED     dgate = y · up · activation'(gate), and y is multiplied by activation(gate): that of up
 //
@@ -19,6 +19,7 @@ const ADDEND: bool = true;
 const ACTIVATED: bool = true;
 const BACKWARD: bool = true;
 const GATED: bool = true;
+const PAIRED: bool = false; // whether the kernel computes gate, too
 
 struct Sizes {
   M: u32,
@@ -45,6 +46,7 @@ struct Sizes {
 // unless GATED
 @group(0) @binding(5) var<storage, read> hidden: array<yType>;
 // only if GATED
+// unless PAIRED
 @group(0) @binding(6) var<storage, read> gate: array<yType>;
 // only if BACKWARD
 // only if GATED
@@ -58,6 +60,19 @@ struct Sizes {
 // only if GATED
 @group(0) @binding(11) var<storage, read_write> dgate: array<yType>;
 @group(0) @binding(12) var<uniform> sizes: Sizes;
+
+// only if PAIRED
+var<private> gateOfRow: value;
+
+// only if GATED
+fn gateAt(i: u32) -> value {
+  var loaded: value;
+  // only if PAIRED
+  loaded = value(yType(gateOfRow));
+  // unless PAIRED
+  loaded = value(gate[i]);
+  return loaded;
+}
 
 // Stores y of row m and column n, or of the four columns from 4n on.
 fn store(m: u32, n: u32, sum: value) {
@@ -76,7 +91,7 @@ fn store(m: u32, n: u32, sum: value) {
   // only if BACKWARD
   // only if GATED
   {
-    let argument = value(gate[i]);
+    let argument = gateAt(i);
     dgate[i] = yType(result * value(up[i]) * activationDerivative(argument));
     result *= activation(argument);
   }
@@ -88,5 +103,5 @@ fn store(m: u32, n: u32, sum: value) {
   activated[i] = yType(activation(value(rounded)));
   // only if ACTIVATED
   // only if GATED
-  activated[i] = yType(activation(value(gate[i])) * value(rounded));
+  activated[i] = yType(activation(gateAt(i)) * value(rounded));
 }

@@ -19,12 +19,14 @@ import { ceilDiv, type DType, type Tensor } from "../tensor.ts";
 import { TILE_K, tileBytes, tileColumns, tileRows, type TileVariant } from "./variants.ts";
 
 /**
- * An activation function that a product applies when it stores y. All tensors have y's shape and type.
+ * An activation function that a product applies when it stores y. Tensors have y's shape and type.
  *
  * - `forward` sets `activated` to activation(y), beside y, which the backward pass needs.
  * - `backward` multiplies y by activation'(hidden). So y becomes the gradient of hidden, if activation(hidden) was
  *   an operand in the forward pass.
  * - `gatedForward` sets `activated` to activation(gate) · y, beside y: y is the `up` of a gated MLP.
+ * - `pairedForward`, for a single row, sets `activated` to activation(a · gateWeight) · y: it computes the gate of a
+ *   gated MLP, too. `gateWeight` has the shape and type of b.
  * - `gatedBackward` multiplies y by activation(gate), and sets `dgate` to y · up · activation'(gate). So y and
  *   `dgate` become the gradients of up and gate, if activation(gate) · up was an operand in the forward pass.
  */
@@ -34,6 +36,7 @@ export type Epilogue =
     | { readonly kind: "forward"; readonly activated: Tensor }
     | { readonly kind: "backward"; readonly hidden: Tensor }
     | { readonly kind: "gatedForward"; readonly gate: Tensor; readonly activated: Tensor }
+    | { readonly kind: "pairedForward"; readonly gateWeight: Tensor; readonly activated: Tensor }
     | {
       readonly kind: "gatedBackward";
       readonly gate: Tensor;
@@ -42,16 +45,16 @@ export type Epilogue =
     }
   );
 
-/** An epilogue of the forward pass. */
+/** An epilogue of the forward pass of a linear layer. */
 export type ForwardEpilogue = Extract<Epilogue, { kind: "forward" | "gatedForward" }>;
 
-/** An epilogue of the backward pass. */
+/** An epilogue of the backward pass of a linear layer. */
 export type BackwardEpilogue = Extract<Epilogue, { kind: "backward" | "gatedBackward" }>;
 
 /** The tensors of an epilogue by their names in epilogue.wgsl. */
 export function epilogueTensors(
   epilogue: Epilogue | undefined,
-): Partial<Record<"activated" | "hidden" | "gate" | "up" | "dgate", Tensor>> {
+): Partial<Record<"activated" | "hidden" | "gate" | "gateWeight" | "up" | "dgate", Tensor>> {
   if (!epilogue) return {};
   const { kind: _kind, activation: _activation, ...tensors } = epilogue;
   return tensors;
@@ -134,9 +137,10 @@ function epilogueOf(
       BIAS: bias !== undefined,
       SCALED: scale !== 1,
       ADDEND: addend !== undefined,
-      ACTIVATED: kind === "forward" || kind === "gatedForward",
+      ACTIVATED: kind === "forward" || kind === "gatedForward" || kind === "pairedForward",
       BACKWARD: kind === "backward" || kind === "gatedBackward",
-      GATED: kind === "gatedForward" || kind === "gatedBackward",
+      GATED: kind === "gatedForward" || kind === "gatedBackward" || kind === "pairedForward",
+      PAIRED: kind === "pairedForward",
     },
     tensors: { bias, y, addend: addend?.tensor, ...epilogueTensors(epilogue) },
     uniforms: {

@@ -93,10 +93,11 @@ export function matmul(
 ): void {
   const product = checkProduct({ ...inputs, ...outputs }, options);
   const { device } = program, { tiled, untiled } = kernelsFor(product, device);
-  const { M, N, K, normalize } = product;
-  if (normalize && !untiled.has("vector")) {
+  const { M, N, K, normalize, epilogue } = product;
+  if ((normalize || epilogue?.kind === "pairedForward") && !untiled.has("vector")) {
     throw new RangeError(
-      `Cannot run matmul as only a single row is normalised, and sizes must be multiples of four: ` +
+      `Cannot run matmul as only a single row is normalised or paired with another product, and sizes ` +
+        `must be multiples of four: ` +
         `current shapes are [${M},${K}] and [${K},${N}]`,
     );
   }
@@ -136,12 +137,13 @@ function checkProduct(
   const { start: aStart, count } = columnsOfA ?? { start: 0, count: aColumns };
   const [M, K] = transposeA ? [count, aRows] : [aRows, count];
   const yShape = each(firstColumnOfY === undefined ? "M,N" : "M,yColumns");
-  const { activated, hidden, gate, up, dgate } = epilogueTensors(epilogue);
+  const { activated, hidden, gate, gateWeight, up, dgate } = epilogueTensors(epilogue);
   const { N, yColumns = N } = dims("matmul", {
     b: [b, each(transposeB ? "N,K" : "K,N"), "f32|f16"],
     y: [y, yShape, "f32|f16"],
     bias: [bias, "N", "f32"],
     activated: [activated, yShape, y.dtype],
+    gateWeight: [gateWeight, each(transposeB ? "N,K" : "K,N"), b.dtype],
     hidden: [hidden, yShape, y.dtype],
     gate: [gate, yShape, y.dtype],
     up: [up, yShape, y.dtype],
@@ -190,6 +192,7 @@ function keyOf({ a, b, y, epilogue, M, N, K, transposeA, transposeB, batch }: Pr
     forward: " gelu",
     backward: " gelu'",
     gatedForward: " gated gelu",
+    pairedForward: " paired gelu",
     gatedBackward: " gated gelu'",
   }[epilogue.kind];
   const count = batch === undefined ? "" : `${batch} times `;

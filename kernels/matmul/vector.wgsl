@@ -12,6 +12,8 @@
 //
 // The sums of the lanes are added up in workgroup memory. Every workgroup computes the norm of a again, which takes
 // less time than another launch: layer-norm if CENTERED, or else RMS norm.   normWeight, normBias: [K]
+//
+// With PAIRED it also computes the gate of a gated MLP, norm(a) · gateWeight, in the same way.
 enable f16;
 
 alias aType = vec4<f16>;
@@ -30,6 +32,8 @@ const EPSILON: f32 = 1e-5;
 // only if NORMALIZE
 // only if CENTERED
 @group(0) @binding(3) var<storage, read> normBias: array<vec4f>;
+// only if PAIRED
+@group(0) @binding(13) var<storage, read> gateWeight: array<bType>;
 
 const WORKGROUP_SIZE: u32 = QUADS * LANES;
 var<workgroup> sums: array<vec4f, WORKGROUP_SIZE>;
@@ -78,36 +82,12 @@ fn statistics(index: u32) -> vec2f {
   return vec2f(mean, inverseSqrt(workgroupSum(squares, index) / f32(sizes.K) + EPSILON));
 }
 
-@compute @workgroup_size(WORKGROUP_SIZE)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) index: u32) {
-  let lane = select(index / QUADS, index % LANES, TRANSPOSE_B);
-  let quad = select(index % QUADS, index / LANES, TRANSPOSE_B);
-  let column = (group.x * QUADS + quad) * 4;
-
-  // only if NORMALIZE
-  let norm = statistics(index);
-  var sum = vec4f();
-  for (var k4 = lane; k4 < sizes.K / 4; k4 += LANES) {
-    var a4 = vec4f(a[sizes.aStart + k4]);
-    // only if NORMALIZE
-    a4 = (a4 - norm.x) * norm.y * normWeight[k4];
-    // only if NORMALIZE
-    // only if CENTERED
-    a4 += normBias[k4];
-    // unroll
-    for (var i = 0u; i < 4u; i++) {
-      if (TRANSPOSE_B) {
-        let row = min(column + i, sizes.N - 1);
-        sum[i] += dot(a4, vec4f(b[row * sizes.bStride + k4]));
-      } else {
-        let columns = min(column, sizes.N - 1) / 4;
-        sum += a4[i] * vec4f(b[(4 * k4 + i) * sizes.bStride + columns]);
-      }
-    }
-  }
-
-  // a tree that adds four sums per step, because barriers take time
+// The sum over the lanes of a quad, for lane 0: a tree that adds four sums per step, because barriers take time.
+fn laneSum(share: vec4f, lane: u32, quad: u32) -> vec4f {
   let place = lane * QUADS + quad;
+  var sum = share;
+  // only if PAIRED
+  workgroupBarrier(); // until all have read the previous sums
   sums[place] = sum;
   for (var left = LANES; left > 1; ) {
     let quarter = (left + 3) / 4;
@@ -121,9 +101,51 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
     }
     left = quarter;
   }
+  return sum;
+}
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) index: u32) {
+  let lane = select(index / QUADS, index % LANES, TRANSPOSE_B);
+  let quad = select(index % QUADS, index / LANES, TRANSPOSE_B);
+  let column = (group.x * QUADS + quad) * 4;
+
+  // only if NORMALIZE
+  let norm = statistics(index);
+  var sum = vec4f();
+  // only if PAIRED
+  var gateSum = vec4f();
+  for (var k4 = lane; k4 < sizes.K / 4; k4 += LANES) {
+    var a4 = vec4f(a[sizes.aStart + k4]);
+    // only if NORMALIZE
+    a4 = (a4 - norm.x) * norm.y * normWeight[k4];
+    // only if NORMALIZE
+    // only if CENTERED
+    a4 += normBias[k4];
+    // unroll
+    for (var i = 0u; i < 4u; i++) {
+      if (TRANSPOSE_B) {
+        let at = min(column + i, sizes.N - 1) * sizes.bStride + k4;
+        sum[i] += dot(a4, vec4f(b[at]));
+        // only if PAIRED
+        gateSum[i] += dot(a4, vec4f(gateWeight[at]));
+      } else {
+        let at = (4 * k4 + i) * sizes.bStride + min(column, sizes.N - 1) / 4;
+        sum += a4[i] * vec4f(b[at]);
+        // only if PAIRED
+        gateSum += a4[i] * vec4f(gateWeight[at]);
+      }
+    }
+  }
+
+  sum = laneSum(sum, lane, quad);
+  // only if PAIRED
+  gateSum = laneSum(gateSum, lane, quad);
   if (lane != 0) { return; }
   // unroll
   for (var i = 0u; i < 4u; i++) {
+    // only if PAIRED
+    gateOfRow = gateSum[i];
     if (column + i < sizes.N) { store(0, column + i, sum[i]); }
   }
 }

@@ -82,6 +82,7 @@ const WORK: readonly [on: Device, name: string, work: Work][] = [
   [cpu, "attention backward f32 [512,192] T 64 HS 32", { flops: 10_485_760 }],
   // one row reads a matrix; decoding reads keys and values, the sampler logits
   [gpu, "one row NN f16 [1,256]x[256,768]", { bytes: 393_216 }],
+  [gpu, "one row, gate and up f16 [1,256]x[256,2·768]", { bytes: 786_432 }],
   [gpu, "one row NT f16 [1,256]x[256,50257]", { bytes: 25_731_584 }],
   [gpu, "attention decode f16 [64,8,512,32]", { bytes: 33_554_432 }],
   [gpu, "attention decode with norm and rope f16 [64,2,512,32] NH 8", { bytes: 8_388_608 }],

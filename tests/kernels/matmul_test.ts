@@ -435,8 +435,8 @@ Deno.test("matmul() throws on a normalisation of several rows", () => {
   assert.throws(() => matmul(program, t, { y: t.y }, { normalize }), {
     name: "RangeError",
     message:
-      "Cannot run matmul as only a single row is normalised, and sizes must be multiples of " +
-      "four: current shapes are [2,8] and [8,4]",
+      "Cannot run matmul as only a single row is normalised or paired with another product, and sizes must be " +
+      "multiples of four: current shapes are [2,8] and [8,4]",
   });
 });
 

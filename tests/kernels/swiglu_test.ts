@@ -143,6 +143,47 @@ for (const dtype of REAL_TYPES) {
   }
 }
 
+for (const dtype of REAL_TYPES) {
+  for (const [isCpu, transposeB] of [[true, false], [false, false], [false, true]] as const) {
+    const layout = transposeB ? "NT" : "NN", where = isCpu ? "CPU" : "GPU";
+    Deno.test(
+      `a product ${layout} of one row for a ${where} computes gate and up as two products do in ${dtype}`,
+      withRandom(async (random) => {
+        const [K, N] = [516, 76], activation = "silu", shape = transposeB ? [N, K] : [K, N];
+        const values = () => randomValues(random, K * N, { dtype, scale: 0.1 });
+        const t = tensors({
+          a: [[1, K], dtype, randomValues(random, K, { dtype })],
+          b: [shape, dtype, values()],
+          gateWeight: [shape, dtype, values()],
+          weight: [[K], "f32", randomValues(random, K)],
+          gate: [[1, N], dtype],
+        });
+        const outputs = () => tensors({ y: [[1, N], dtype], activated: [[1, N], dtype] });
+        const { a, b, gateWeight, gate } = t, two = outputs(), one = outputs();
+        const options = { transposeB, normalize: { weight: t.weight } };
+        const [y, activated, ...paired] = await runProgram(
+          (program) => {
+            matmul(program, { a, b: gateWeight }, { y: gate }, options);
+            matmul(program, { a, b }, two, {
+              ...options,
+              epilogue: { kind: "gatedForward", activation, gate, activated: two.activated },
+            });
+            matmul(program, { a, b }, one, {
+              ...options,
+              epilogue: { kind: "pairedForward", activation, gateWeight, activated: one.activated },
+            });
+          },
+          [two.y, two.activated, one.y, one.activated],
+          { on: { ...device, isCpu } },
+        );
+        const tolerance = TOLERANCE[dtype]!;
+        assertClose(paired[0]!, y!, tolerance, "y");
+        assertClose(paired[1]!, activated!, 2 * tolerance, "activated");
+      }),
+    );
+  }
+}
+
 Deno.test(
   "linear layers of a gated MLP give the gradients of the plain path, also if a second product adds to them",
   withRandom(async (random) => {

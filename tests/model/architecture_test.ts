@@ -62,7 +62,7 @@ const VARIATIONS: Record<keyof GptConfig, Partial<GptConfig>> = {
   qkNorm: { qkNorm: true },
   qkvBias: { qkvBias: false },
   projectionBias: { projectionBias: false },
-  mlpBias: { mlpBias: false },
+  mlpBias: { mlpBias: false, gatedMlp: true }, // without biases, one row's gate and up are one launch
   ownHead: { ownHead: true },
   attentionScale: { attentionScale: 1 },
   attentionScaleByLayer: { attentionScaleByLayer: true },
