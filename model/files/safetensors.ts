@@ -456,8 +456,11 @@ export function toFloat32({ dtype, data }: SafetensorsEntry): Float32Array<Array
       return new Float32Array(new Float64Array(buffer));
     case "F16":
       return new Float32Array(new Float16Array(buffer));
-    case "BF16":
-      return new Float32Array(Uint32Array.from(new Uint16Array(buffer), (v) => v << 16).buffer);
+    case "BF16": {
+      const halves = new Uint16Array(buffer), bits = new Uint32Array(halves.length);
+      for (let i = 0; i < bits.length; i++) bits[i] = halves[i]! << 16; // from() takes thirty times as long
+      return new Float32Array(bits.buffer);
+    }
     default:
       throw new UserError(
         `Cannot read a tensor as floats as its dtype must be a float: it is ${dtype}`,

@@ -220,6 +220,26 @@ for (const [field, config] of CASES) {
   });
 }
 
+for (const qkNorm of [false, true]) {
+  Deno.test(`files for llama.cpp express the scale of attention in queries${qkNorm ? " with norms" : ""}`, async () => {
+    const config: GptConfig = {
+      ...{ ...BASE, family: "llama", keyHeads: 1, headSize: 8, qkNorm },
+      ...{ attentionScale: 0.8, attentionScaleByLayer: true, qkvBias: true },
+    };
+    using gpt = modelOf(config);
+    const path = join(directory, `scale-${qkNorm}.gguf`);
+    const values = new Map(llamaCppValues(config, "F32"));
+    const chunks = serializeGguf(values, await llamaCppTensors(gpt, "F32"));
+    Deno.writeFileSync(path, new Uint8Array(Buffer.concat(chunks)));
+    const { config: found, tensors, close } = openGguf(path);
+    assert.equal(found.attentionScale, undefined);
+    using read = createGpt(device, found, { precision: "f32" });
+    loadParameters(read, tensors, path);
+    close();
+    assertClose(await logitsOf(read), await logitsOf(gpt), TOLERANCE, "logits");
+  });
+}
+
 Deno.test("toHuggingFaceConfig() throws on a model that config.json cannot express", () => {
   const refused: [Partial<GptConfig>, RegExp][] = [
     [{ attentionWindows: [0, 3] }, /a gpt2 must be .*: current attentionWindows is \[0,3\]$/],

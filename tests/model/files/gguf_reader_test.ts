@@ -5,6 +5,7 @@ import { Random } from "../../../data/random.ts";
 import { type GgufValue, serializeGguf } from "../../../model/files/gguf.ts";
 import { parseGgufHeader } from "../../../model/files/gguf_reader.ts";
 import { ggufIn, openGguf } from "../../../model/files/llama_cpp.ts";
+import { frequenciesOf, type RotaryScaling } from "../../../kernels/rope/rotation.ts";
 import { fromFloat32 } from "../../../model/files/safetensors.ts";
 import { placedReader } from "../../../model/files/tensor_files.ts";
 import { fromFileUrl } from "../../paths.ts";
@@ -227,6 +228,146 @@ for (
 const directory = Deno.makeTempDirSync();
 globalThis.addEventListener("unload", () => Deno.removeSync(directory, { recursive: true }));
 
+/** The factors of Llama 3.1's rotary positions for heads of eight components; wavelengths of 2048 to 8192 are between. */
+const FACTORS = (() => {
+  const kept = (8192 / (2 * Math.PI * 5e5 ** 0.5) - 1) / 3;
+  return [1, 1, 1 / ((1 - kept) / 8 + kept), 8];
+})();
+
+/** A GGUF file of a Llama, without most of its tensors, with other values. */
+function llamaFile(
+  more: Record<string, GgufValue> = {},
+  factors: readonly number[] = FACTORS,
+): Uint8Array<ArrayBuffer> {
+  const values: Record<string, GgufValue> = {
+    "general.architecture": ["string", "llama"],
+    "llama.context_length": ["uint32", 16],
+    "llama.embedding_length": ["uint32", 32],
+    "llama.block_count": ["uint32", 2],
+    "llama.feed_forward_length": ["uint32", 40],
+    "llama.attention.head_count": ["uint32", 4],
+    "llama.attention.head_count_kv": ["uint32", 2],
+    "llama.attention.layer_norm_rms_epsilon": ["float32", 1e-6],
+    "llama.rope.freq_base": ["float32", 5e5],
+    ...more,
+  };
+  const given = Object.entries(values).filter(([, [, value]]) => value !== "");
+  const row = (length: number) => fromFloat32(new Float32Array(2 * length), [2, length], "F32");
+  return new Uint8Array(Buffer.concat(serializeGguf(new Map(given), [
+    ["token_embd.weight", row(32)],
+    ["blk.0.attn_q.weight", row(32)],
+    ["rope_freqs.weight", fromFloat32(Float32Array.from(factors), [factors.length], "F32")],
+  ])));
+}
+
+Deno.test("openGguf() reads the fields of a Llama, and Llama 3's rotary positions from their factors", () => {
+  const path = join(directory, "llama.gguf");
+  const open = (bytes: Uint8Array) => {
+    Deno.writeFileSync(path, bytes);
+    const { config, close } = openGguf(path);
+    close();
+    return config;
+  };
+  const config = {
+    ...{ vocabularySize: 2, contextLength: 16, width: 32, layers: 2, heads: 4, keyHeads: 2 },
+    ...{ family: "llama", innerWidth: 40, normEpsilon: 1e-6, rotaryBase: 5e5 },
+  };
+  const scaling = {
+    ...{ type: "llama3", factor: 8, lowFrequencyFactor: 1 },
+  };
+  assert.deepEqual(open(llamaFile()), {
+    ...config,
+    rotaryScaling: { ...scaling, highFrequencyFactor: 4, originalContextLength: 8192 },
+  });
+  // of any other length and range, if two factors are between the ends
+  for (const [length, high] of [[64, 40], [5000, 100], [300, 9]] as const) {
+    const wanted = { ...scaling, highFrequencyFactor: high, originalContextLength: length };
+    const options = { headSize: 64, base: 1e4 };
+    const scaled = frequenciesOf({ ...options, scaling: wanted as RotaryScaling });
+    const factors = [...frequenciesOf(options)].map((frequency, i) => frequency / scaled[i]!);
+    const found = open(llamaFile({
+      "llama.rope.freq_base": ["float32", 1e4],
+      "llama.attention.key_length": ["uint32", 64],
+    }, factors));
+    assert.deepEqual(found.rotaryScaling, wanted);
+  }
+});
+
+for (
+  const [what, bytes, message] of [
+    [
+      "another architecture",
+      llamaFile({ "general.architecture": ["string", "mamba"] }),
+      'general.architecture must be gpt2, llama, qwen3: current value is "mamba"',
+    ],
+    [
+      "experts",
+      llamaFile({ "llama.expert_count": ["uint32", 8] }),
+      "llama.expert_count must be 0: current value is 8",
+    ],
+    [
+      "a number of heads for each layer",
+      llamaFile({ "llama.attention.head_count": ["int32", [4, 4]] }),
+      "llama.attention.head_count must be a whole number: current value is [4,4]",
+    ],
+    [
+      "key heads that do not divide the heads",
+      llamaFile({ "llama.attention.head_count_kv": ["uint32", 3] }),
+      "keyHeads must divide heads, 4: current value is 3",
+    ],
+    [
+      "values of another size",
+      llamaFile({ "llama.attention.value_length": ["uint32", 16] }),
+      "llama.attention.value_length must be that of keys, 8: current value is 16",
+    ],
+    [
+      "components that are not rotated",
+      llamaFile({ "llama.rope.dimension_count": ["uint32", 4] }),
+      "llama.rope.dimension_count must be the size of heads, 8: current value is 4",
+    ],
+    [
+      "another scaling",
+      llamaFile({ "llama.rope.scaling.type": ["string", "yarn"] }),
+      'llama.rope.scaling.type must be none or linear: current value is "yarn"',
+    ],
+    [
+      "a base that is a text",
+      llamaFile({ "llama.rope.freq_base": ["string", "1e4\x1b"] }),
+      'llama.rope.freq_base must be a number: current value is "1e4\\u001b"',
+    ],
+    [
+      "billions of layers",
+      llamaFile({ "llama.block_count": ["uint32", 2 ** 32 - 1] }),
+      "llama.block_count must be from 1 to 512: current value is 4294967295",
+    ],
+    [
+      "an absent value",
+      llamaFile({ "llama.feed_forward_length": ["string", ""] }),
+      "llama.feed_forward_length must be a whole number: current value is undefined",
+    ],
+    [
+      "factors of another number",
+      llamaFile({}, [1, 8]),
+      "rope_freqs.weight must have a factor for each of 4 pairs: current value is [2]",
+    ],
+    [
+      "factors of another kind",
+      llamaFile({}, [1, 8, 8, NaN]),
+      "rope_freqs.weight must hold the factors of Llama 3's rotary positions: " +
+      "current value is [1,8,8,null]",
+    ],
+  ] as const
+) {
+  Deno.test(`openGguf() refuses ${what} in a sentence`, () => {
+    const path = join(directory, "refused.gguf");
+    Deno.writeFileSync(path, bytes);
+    assert.throws(() => openGguf(path), {
+      name: "UserError",
+      message: `Cannot load ${path} as ${message}`,
+    });
+  });
+}
+
 Deno.test("openGguf() reads a damaged file or refuses it in a sentence, and fails in no other way", () => {
   const seed = freshSeed(), random = new Random(seed);
   const path = join(directory, "damaged.gguf");
@@ -235,10 +376,14 @@ Deno.test("openGguf() reads a damaged file or refuses it in a sentence, and fail
     ...Array(700).keys(),
     ...Array.from({ length: 800 }, (_, i) => golden.length - 27_000 + i),
   ];
+  const llama = llamaFile();
   for (let round = 0; round < 400; round++) {
-    const bytes = golden.slice(0, round % 10 === 0 ? random.below(golden.length) : golden.length);
+    const whole = round % 2 ? llama : golden;
+    const bytes = whole.slice(0, round % 10 === 0 ? random.below(whole.length) : whole.length);
     for (let i = random.below(3); i >= 0; i--) {
-      const at = places[random.below(places.length)]!;
+      const at = whole === llama
+        ? random.below(whole.length)
+        : places[random.below(places.length)]!;
       if (at < bytes.length) bytes[at] = random.below(256);
     }
     Deno.writeFileSync(path, bytes);
