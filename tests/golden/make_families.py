@@ -204,6 +204,27 @@ def forward(config, p, tokens):
     return norm(x, "ln_f") @ p.get("lm_head.weight", p["transformer.wte.weight"]).T
 
 
+def step_losses(config, parameters, tokens, targets):
+    """The losses before each of ten steps of AdamW on one batch."""
+    p = {name: t.detach().clone().requires_grad_() for name, t in parameters.items()}
+    trained = [t for name, t in p.items() if "lora" not in config or "lora_" in name]
+    optimizer = torch.optim.AdamW(
+        [
+            dict(params=[t for t in trained if t.dim() == 2], weight_decay=0.1),
+            dict(params=[t for t in trained if t.dim() == 1], weight_decay=0),
+        ],
+        lr=1e-2, betas=(0.9, 0.98),
+    )
+    losses = []
+    for _ in range(10):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(forward(config, p, tokens).view(-1, V), targets.view(-1))
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    return torch.stack(losses)
+
+
 def compute(golden, configs, cases):
     """Adds what PyTorch computes for models that are given as (config, parameters) by name."""
     for case, (config, parameters) in cases.items():
@@ -223,7 +244,9 @@ def compute(golden, configs, cases):
             found["file " + name] = t
             if "lora" not in config or "lora_" in name:  # all else is frozen
                 found["gradient " + name] = t.grad
-        golden |= {f"{case}: {name}": t for name, t in found.items()}
+        if "head_dim" in config:
+            found["step losses"] = step_losses(config, p, tokens, targets)
+        golden |= {f"{case}: {name}": t.clone() for name, t in found.items()}
 
 
 def main():

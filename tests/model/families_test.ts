@@ -224,16 +224,34 @@ for (const example of CASES) {
   });
 }
 
+for (const example of CASES.filter(({ name }) => tensors.has(`${name}: step losses`))) {
+  Deno.test(`ten training steps of a model "${example.name}" reproduce PyTorch's AdamW`, async () => {
+    using gpt = load(example, device, "f32");
+    const step = stepOf(gpt);
+    for (let i = 0; i < 10; i++) step.submit(i, [batchOf(example)], { learningRate: 1e-2 });
+    const losses = (await step.reports(10)).map(({ loss }) => loss);
+    assertClose(losses, example.golden("step losses"), 1e-4, "losses");
+    step.destroy();
+  });
+}
+
 for (const precision of REAL_TYPES as Precision[]) {
-  for (const name of ["own head", "neo"]) {
+  for (const name of ["own head", "neo", "llama"]) {
     Deno.test(`backward() of a model "${name}" with frozen parts computes the gradients of the other parts in ${precision}`, async () => {
       const example = CASES.find((example) => example.name === name)!;
       const whole = await gradientsOf(load(example, device, precision), example);
-      const isOf = (part: string) => (parameter: string) =>
-        part === "embeddings"
-          ? /\.w[tp]e\./.test(parameter)
-          : parameter.includes({ "final-norm": ".ln_f.", head: "lm_head." }[part] ?? `.h.${part}.`);
-      const own = name === "own head" ? ["head", "embeddings,head,0-1", "final-norm,head,1"] : [];
+      const isOf = (part: string) => {
+        const named: Record<string, RegExp> = {
+          embeddings: /\.(w[tp]e|embed_tokens)\./,
+          "final-norm": /\.ln_f\.|^model\.norm\./,
+          head: /^lm_head\./,
+        };
+        const pattern = named[part] ?? new RegExp(`\\.(h|layers)\\.${part}\\.`);
+        return (parameter: string) => pattern.test(parameter);
+      };
+      const own = example.config.ownHead
+        ? ["head", "embeddings,head,0-1", "final-norm,head,1"]
+        : [];
       let fewest = Infinity;
       for (
         const freeze of [

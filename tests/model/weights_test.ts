@@ -15,10 +15,13 @@ import { device, freshSeed, REAL_TYPES } from "../kernels/harness.ts";
 
 const config = { vocabularySize: 301, contextLength: 7, width: 24, layers: 2, heads: 2 };
 
-async function initialized(seed: number): Promise<Gpt & { values: Map<string, Float32Array> }> {
+async function initialized(
+  seed: number,
+  options: { zeroProjections?: boolean } = {},
+): Promise<Gpt & { values: Map<string, Float32Array> }> {
   const precision = REAL_TYPES.includes("f16") ? "f16" : "f32";
   const gpt = createGpt(device, config, { precision });
-  initializeParameters(gpt, { seed });
+  initializeParameters(gpt, { seed, ...options });
   const { tensors } = gpt.parameters;
   const values = await download(device, ...tensors.values());
   return {
@@ -56,6 +59,15 @@ Deno.test("initializeParameters() draws every parameter with GPT-2's mean and de
   }
   assert.equal(values.size, 2 + 12 * config.layers + 2);
   destroy();
+});
+
+Deno.test("initializeParameters() with zeroProjections changes nothing but the projections, which are zero", async () => {
+  const [drawn, zero] = [await initialized(5), await initialized(5, { zeroProjections: true })];
+  for (const [name, values] of zero.values) {
+    const isProjection = /^h\.\d+\.(attn|mlp)\.c_proj\.weight$/.test(name);
+    assert.deepEqual(values, isProjection ? values.map(() => 0) : drawn.values.get(name), name);
+  }
+  for (const { destroy } of [drawn, zero]) destroy();
 });
 
 Deno.test("parameterTable() has the initial deviations of GPT-2 at its widths and depths", () => {
