@@ -269,7 +269,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     if (consecutiveSkips < MOST_SKIPS) return;
     throw new UserError(
       `Cannot continue training as ${consecutiveSkips} steps in a row had a gradient that is not ` +
-        `finite: try a lower --learning-rate (it is ${options.learningRate}) or --precision f32`,
+        `finite: try a lower ${ratesAsFlags(options)} or --precision f32`,
     );
   }
 
@@ -278,8 +278,10 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     if (hasLearned) return;
     throw new UserError(
       `Cannot finish training as the gradient of every step since step ${loop.first} was not finite, ` +
-        `so that none changed the model: try a lower --learning-rate (it is ` +
-        `${options.learningRate}), --precision f32, or more --steps`,
+        `so that none changed the model: try a lower ${
+          ratesAsFlags(options)
+        }, --precision f32, or ` +
+        "more --steps",
     );
   }
 }
@@ -297,4 +299,12 @@ function ratesAt(step: number, options: ResolvedOptions): Rates {
     learningRate,
     muonLearningRate: learningRateAt(step, options, options.muonLearningRate),
   };
+}
+
+/** The highest rates as flags, for a sentence. */
+function ratesAsFlags(
+  { optimizer, learningRate, muonLearningRate }: ResolvedOptions,
+): string {
+  const ofMuon = optimizer === "muon" ? ` or --muon-learning-rate (it is ${muonLearningRate})` : "";
+  return `--learning-rate (it is ${learningRate})${ofMuon}`;
 }

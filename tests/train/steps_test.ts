@@ -422,8 +422,9 @@ Deno.test("steps() warns when the loss scale falls below 1, and throws after 100
   assert.deepEqual(warning, { kind: "warning", step: 3, name: "overflowing-gradients" });
   assert.match(message, /^the loss scale fell to 0\.5: gradients exceed 65,504/);
   assert.deepEqual(more, []);
-  const skipping = (most: number) =>
-    runScript(`skipping ${most}`, {
+  const skipping = (most: number, options = {}) =>
+    runScript(`skipping ${most} ${Object.keys(options)}`, {
+      options,
       report: (step) => ({ consecutiveSkips: step === 4 ? most : 0, skipped: step === 4 }),
     });
   assert.equal((await skipping(99)).events.at(-1)!.kind, "end");
@@ -431,6 +432,10 @@ Deno.test("steps() warns when the loss scale falls below 1, and throws after 100
     name: "UserError",
     message: /as 100 steps in a row had a gradient that is not finite: .* \(it is 1\)/,
   });
+  await assert.rejects(
+    skipping(100, { optimizer: "muon", muonLearningRate: 2 }),
+    /try a lower learningRate \(it is 1\) or muonLearningRate \(it is 2\) or precision f32$/,
+  );
 });
 
 Deno.test("steps() ends interrupted with a checkpoint after the step that is under way", async () => {
