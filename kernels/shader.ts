@@ -18,7 +18,8 @@
  *
  * Three markers specialise a file. Each is a comment on the line before the code that it concerns:
  * `// unroll` writes out a loop, `// unroll if NAME` only if the boolean constant NAME is true; `// only if NAME`
- * keeps a declaration, struct member, statement or block if NAME is true, `// unless NAME` if it is false.
+ * keeps a declaration, struct member, statement or block if NAME is true, `// unless NAME` if it is false. Of several
+ * markers on consecutive lines all hold.
  *
  * @module
  */

@@ -66,17 +66,13 @@ export function gatedLayersForward(
   { gate, up, activated, low }: { gate: Tensor; up: Tensor; activated: Tensor; low: LowOf },
   { activation, normalize }: Pick<MatmulOptions, "normalize"> & { activation: ActivationFunction },
 ): void {
-  const names = [`h.${layer}.mlp.c_gate`, `h.${layer}.mlp.c_fc`] as const,
-    [gateName, upName] = names;
-  const areProducts = names.every((name) =>
+  const gateName = `h.${layer}.mlp.c_gate`, upName = `h.${layer}.mlp.c_fc`;
+  const areProducts = [gateName, upName].every((name) =>
     biasOf(model, name) === undefined && adaptersBeside(model, name).length === 0
   );
   if (normalize && areProducts) {
-    const [gateWeight, b] = names.map((name) => matrixOf(model, `${name}.weight`)) as [
-      Tensor,
-      Tensor,
-    ];
-    return matmul(program, { a: x, b }, { y: up }, {
+    const gateWeight = matrixOf(model, `${gateName}.weight`);
+    return matmul(program, { a: x, b: matrixOf(model, `${upName}.weight`) }, { y: up }, {
       normalize,
       epilogue: { kind: "pairedForward", activation, gateWeight, activated },
     });

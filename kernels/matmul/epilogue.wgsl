@@ -1,11 +1,12 @@
 // y = scale · sum + bias + addendFactor · addend: how every kernel of this folder stores y, for sum = a · b.
 // Needs value, activation() and activationDerivative() from ../activation.wgsl.
 //
-// A value has four columns of a row, or one. In a batch, matrix z of y begins at row z · M. Beside y, an activation function can be applied, if GATED that of a
-// gated MLP:
+// A value has four columns of a row, or one. In a batch, matrix z of y begins at row z · M. An activation function
+// can be applied, with GATED that of a gated MLP:
 //
 //     ACTIVATED           activated = activation(y)
-//     ACTIVATED, GATED    activated = activation(gate) · y, as y is up; with PAIRED the kernel sets gateOfRow
+//     ACTIVATED, GATED    activated = activation(gate) · y, as y is up; with PAIRED gate is not read: the kernel
+//                         has set gateOfRow
 //     BACKWARD            y is multiplied by activation'(hidden): the gradient of hidden
 //     BACKWARD, GATED     dgate = y · up · activation'(gate), and y is multiplied by activation(gate): that of up
 //
@@ -19,7 +20,7 @@ const ADDEND: bool = true;
 const ACTIVATED: bool = true;
 const BACKWARD: bool = true;
 const GATED: bool = true;
-const PAIRED: bool = false; // whether the kernel computes gate, too
+const PAIRED: bool = false; // whether the kernel computes gate, too; only vector.wgsl does
 
 struct Sizes {
   M: u32,

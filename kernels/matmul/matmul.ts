@@ -3,7 +3,7 @@
  *
  * | kernel | for |
  * | --- | --- |
- * | `vector.wgsl` | a single row, as in generation: as fast as the matrix can be read; can include a norm |
+ * | `vector.wgsl` | a single row, as in generation: as fast as the matrix can be read; can include a norm and a gate |
  * | `tiles.wgsl`  | GPUs: the invocations of a workgroup share the blocks that they fetch; variants.ts has the tiles |
  * | `reduce.wgsl` | the sum of partial sums of tiles.wgsl, if K is split because y has too few tiles for a GPU |
  * | `lanes.wgsl`  | CPUs with subgroups: the lanes of a vector register share the vectors that they load |

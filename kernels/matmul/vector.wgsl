@@ -13,7 +13,8 @@
 // The sums of the lanes are added up in workgroup memory. Every workgroup computes the norm of a again, which takes
 // less time than another launch: layer-norm if CENTERED, or else RMS norm.   normWeight, normBias: [K]
 //
-// With PAIRED it also computes the gate of a gated MLP, norm(a) · gateWeight, in the same way.
+// With PAIRED y is the up of a gated MLP, and the kernel also computes its gate, norm(a) · gateWeight.
+// gateWeight: as b
 enable f16;
 
 alias aType = vec4<f16>;
