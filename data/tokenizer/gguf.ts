@@ -257,7 +257,9 @@ function scoresOf(
       throw refuse(`${quoted(left, 80)} and ${quoted(right, 80)} must be a merge`);
     }
   }
-  return tokens.map((token, id) => kinds[id] === NORMAL ? -(places.get(token) ?? places.size) : 0);
+  return tokens.map((token, id) =>
+    kinds[id] === NORMAL ? 0 - (places.get(token) ?? places.size) : 0
+  );
 }
 
 /** The pairs of tokens that a token can be merged of, the longest left one first. */

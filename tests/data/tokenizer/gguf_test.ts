@@ -116,6 +116,28 @@ Deno.test("readGgufTokenizer() reads SentencePiece's scores as the merges that g
   }
 });
 
+Deno.test("readGgufTokenizer() merges the token with the higher score first", async () => {
+  const base = ggufTokenizer(
+    await parseTokenizer(JSON.stringify(sentencePiece({ prefix: false }))),
+  );
+  const tokens = [...base.tokens.slice(0, 3 + 256), ..."abc", "ab", "bc"];
+  const V = tokens.length, kinds = [...base.kinds.slice(0, 3 + 256), 1, 1, 1, 1, 1];
+  for (const [ab, bc, expected] of [[-1, -2, ["ab", "c"]], [-2, -1, ["a", "bc"]]] as const) {
+    const scores = [...new Array<number>(V - 2).fill(0), ab, bc];
+    const values = {
+      ...{ model: "llama", tokens, token_type: kinds, scores, eos_token_id: 2 },
+      add_space_prefix: false,
+    };
+    const tokenizer = await read(
+      new Map(Object.entries(values).map(([name, value]) => [`tokenizer.ggml.${name}`, value])),
+      V,
+    );
+    assert.deepEqual(tokenizer.encode("abc").map((id) => tokens[id]), expected);
+    // and the same again, from the merges that were read
+    assert.deepEqual(ggufTokenizer(tokenizer).scores!.slice(-2), ab > bc ? [0, -1] : [-1, 0]);
+  }
+});
+
 Deno.test("ggufTokenizer() merges by scores as llama.cpp does: any two tokens that are one, the highest score first", async () => {
   const tokenizer = await parseTokenizer(JSON.stringify(sentencePiece()));
   const { tokens, scores } = ggufTokenizer(tokenizer);

@@ -77,17 +77,13 @@ Deno.test("tokenizeDocuments() begins every document with the token that begins 
   file.post_processor = beginningWith({ id, content: "<s>" });
   const begins = await parseTokenizer(JSON.stringify(file));
   assert.equal(begins.beginOfText, id);
-  const story = sampleStories({ seed: 1, count: 2500 }).join("\n\n");
-  const documents = [
-      "One.",
-      `${story} ${story}`, // is read in two blocks
-      "Two <s> three.",
-    ],
+  const story = sampleStories({ seed: 1, count: 4000 }).join("\n\n"); // nearly a block of 1 MiB
+  const documents = ["One.", `${story} ${story} ${story}`, "Two <s> three."],
     path = join(directory, "begins.txt");
   Deno.writeTextFileSync(path, documents.join("\n<|endoftext|>\n"));
   const result = await tokenizeDocuments(await openFile(path), { tokenizer: begins, workers: 1 });
   const expected = documents.flatMap((text) => [id, ...tokensOf([text], tokenizer)]);
-  assert.deepEqual([...result.read(0, result.length)], expected);
+  assert.ok([...result.read(0, result.length)].join() === expected.join());
   const starts = documents.map((_, i) => result.documentStart(i));
   assert.deepEqual(starts.map((start) => result.read(start, start + 1)[0]), [id, id, id]);
 });
