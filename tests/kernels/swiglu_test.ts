@@ -70,11 +70,11 @@ for (const dtype of REAL_TYPES) {
         await assertComputes((program) => {
           swigluForward(program, t, t, { activation });
           swigluBackward(program, t, t, { activation });
-        }, [[t.activated, activated, tolerance], [t.dgate, dgate, tolerance], [
-          t.dup,
-          dup,
-          tolerance,
-        ]]);
+        }, [
+          [t.activated, activated, tolerance],
+          [t.dgate, dgate, 4 * tolerance], // where the derivative is 0, its error counts
+          [t.dup, dup, tolerance],
+        ]);
       }),
     );
   }
@@ -178,7 +178,7 @@ for (const dtype of REAL_TYPES) {
         );
         const tolerance = TOLERANCE[dtype]!;
         assertClose(paired[0]!, y!, tolerance, "y");
-        assertClose(paired[1]!, activated!, 2 * tolerance, "activated");
+        assertClose(paired[1]!, activated!, 4 * tolerance, "activated");
       }),
     );
   }
