@@ -478,8 +478,9 @@ export const TRAIN_OPTIONS = {
     group: RUN,
     type: "choice",
     choices: ["auto", ...RECOMPUTE_MODES],
-    help: "what the backward pass computes again, which saves memory: " +
-      "the inner part of each MLP, or each block; auto: what must be to fit the memory",
+    help:
+      "what the backward pass computes again instead of keeping it: the inner part of each MLP, " +
+      "or each block; auto: as much as it must to fit the memory",
     placeholder: "<what>",
     default: "auto",
   },
