@@ -95,20 +95,24 @@ Deno.test("gradientsOf() are the slopes of lossOf()", async () => {
   }
 });
 
-Deno.test("attentionWeightsOf() are causal, sum to one, and differ between heads and layers", async () => {
-  const seen = new Set<number>();
-  for (let layer = 0; layer < layers; layer++) {
-    const { ids, weights } = await attentionWeightsOf(model, TEXT, { layer }), T = ids.length;
-    assert.equal(weights.length, heads * T * T);
-    for (let row = 0; row < heads * T; row++) {
-      const of = weights.subarray(row * T, (row + 1) * T), t = row % T;
-      assert.ok(of.every((weight, s) => s <= t ? weight > 0 : weight === 0));
-      assert.ok(Math.abs(of.reduce((sum, weight) => sum + weight, 0) - 1) < 1e-5);
-      if (t === T - 1) seen.add(of[0]!);
+for (
+  const [what, change] of [["GPT-2", {}], ["Llama", { family: "llama", keyHeads: 1 }]] as const
+) {
+  Deno.test(`attentionWeightsOf() of a ${what} are causal, sum to one, and differ between heads and layers`, async () => {
+    const model = { gpt: randomModel(device, "f32", change), tokenizer }, seen = new Set<number>();
+    for (let layer = 0; layer < layers; layer++) {
+      const { ids, weights } = await attentionWeightsOf(model, TEXT, { layer }), T = ids.length;
+      assert.equal(weights.length, heads * T * T);
+      for (let row = 0; row < heads * T; row++) {
+        const of = weights.subarray(row * T, (row + 1) * T), t = row % T;
+        assert.ok(of.every((weight, s) => s <= t ? weight > 0 : weight === 0));
+        assert.ok(Math.abs(of.reduce((sum, weight) => sum + weight, 0) - 1) < 1e-5);
+        if (t === T - 1) seen.add(of[0]!);
+      }
     }
-  }
-  assert.equal(seen.size, layers * heads);
-});
+    assert.equal(seen.size, layers * heads);
+  });
+}
 
 Deno.test("what inspects a text throws when it cannot be read", async () => {
   const long = Array(contextLength + 1).fill(1);

@@ -127,15 +127,16 @@ Deno.test("predictionsOf() throws on a model that has diverged", async () => {
   });
 });
 
-/** The logits that a residual stream gives: layer-norm and head in f64. */
+/** The logits that a residual stream gives: norm and head in f64. */
 async function naiveLogits(gpt: Gpt, x: Float64Array): Promise<Float32Array> {
   const { width: C, vocabularySize: V, normEpsilon = 1e-5 } = gpt.config;
-  const names = ["ln_f.weight", "ln_f.bias", headName(gpt)];
-  const [weight, bias, head] = await download(device, ...names.map((name) => masterOf(gpt, name)));
-  const mean = x.reduce((sum, v) => sum + v, 0) / C;
-  const variance = x.reduce((sum, v) => sum + (v - mean) ** 2, 0) / C;
+  const isRms = gpt.config.family === "llama";
+  const names = [headName(gpt), "ln_f.weight", ...(isRms ? [] : ["ln_f.bias"])];
+  const [head, weight, bias] = await download(device, ...names.map((name) => masterOf(gpt, name)));
+  const mean = isRms ? 0 : x.reduce((sum, v) => sum + v, 0) / C;
+  const square = x.reduce((sum, v) => sum + (v - mean) ** 2, 0) / C;
   const y = x.map((v, c) =>
-    (v - mean) / Math.sqrt(variance + normEpsilon) * weight![c]! + bias![c]!
+    (v - mean) / Math.sqrt(square + normEpsilon) * weight![c]! + (bias?.[c] ?? 0)
   );
   return Float32Array.from(
     { length: V },
@@ -165,6 +166,7 @@ const MODELS: Record<string, Partial<GptConfig>> = {
   "GPT-Neo": {
     ...{ family: "gpt_neo", attentionScale: 1, attentionWindows: [0, 3], activation: "silu" },
   },
+  "Llama": { family: "llama", keyHeads: 1, qkNorm: true },
   "scores scaled by layer and adapters": { attentionScaleByLayer: true, lora },
 };
 
@@ -185,13 +187,13 @@ for (const [name, config] of Object.entries(MODELS)) {
           assertPrediction(prediction, expected, tolerance, `block ${blocks}, position ${t}`);
         }
       }
-      const [wte, wpe] = await download(
-        device,
-        masterOf(gpt, "wte.weight"),
-        masterOf(gpt, "wpe.weight"),
-      );
+      const names = ["wte.weight", ...(config.family === "llama" ? [] : ["wpe.weight"])];
+      const [wte, wpe] = await download(device, ...names.map((name) => masterOf(gpt, name)));
       for (const [t, id] of ids.entries()) {
-        const x = Float64Array.from({ length: C }, (_, c) => wte![id * C + c]! + wpe![t * C + c]!);
+        const x = Float64Array.from(
+          { length: C },
+          (_, c) => wte![id * C + c]! + (wpe?.[t * C + c] ?? 0),
+        );
         const expected = naivePrediction(await naiveLogits(gpt, x), ids[t + 1], 4);
         assertPrediction(lens[0]![t]!, expected, tolerance, `embedding ${t}`);
       }
