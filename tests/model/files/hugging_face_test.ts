@@ -318,7 +318,7 @@ Deno.test("parseHuggingFaceConfig() refuses the fields of a checkpoint that it d
     [{ qkNorm: 1 }, "qkNorm must be true or false: current value is 1"],
     [
       { activation: "toString" },
-      'activation must be gelu_new or gelu or relu or silu: current value is "toString"',
+      'activation must be gelu_new or gelu or relu or relu2 or silu: current value is "toString"',
     ],
     [{ positions: "alibi" }, 'positions must be learned or rotary: current value is "alibi"'],
     [
