@@ -79,7 +79,7 @@ export interface BudgetCandidate {
   readonly blockParameters: number;
   /** Its speed in training. */
   readonly tokensPerSecond: number;
-  /** Tokens that it would read in the time, or in 16 passes over the text if these take less. */
+  /** Tokens that it would read in the time, or in 5 passes over the text if these take less. */
   readonly tokens: number;
   /** Passes over the training text that these make. */
   readonly epochs: number;
@@ -118,8 +118,11 @@ export function sizesAtDepth(depth: number, given: Partial<TrainOptions> = {}): 
  */
 const TOKENS_PER_PARAMETER = 20;
 
-/** Passes over a text beyond which another one adds little (Muennighoff et al. 2023, https://arxiv.org/abs/2305.16264). */
-const MOST_EPOCHS = 16;
+/**
+ * Passes over a text after which another one adds little. Muennighoff et al. 2023 (https://arxiv.org/abs/2305.16264)
+ * find four as good as new text; docs/size.md has what was measured here.
+ */
+const MOST_EPOCHS = 5;
 
 /** Tokens for which a model is trained if nothing else is given. */
 function tokensFor(blockParameters: number, { trainingTokens }: PlanText): number {
@@ -128,14 +131,14 @@ function tokensFor(blockParameters: number, { trainingTokens }: PlanText): numbe
 
 /**
  * How far a model stays above the entropy of its text, by the law of Muennighoff et al. 2023
- * (https://arxiv.org/abs/2305.16264) for repeated text: A / N^α + B / D'^α in nats per token, where the passes after
- * the first are worth less and less, D' = U + U · R · (1 − exp(−(epochs − 1) / R)).
+ * (https://arxiv.org/abs/2305.16264) for little text: A / N'^α + B / D'^α in nats per token. Tokens that are read again
+ * are worth less and less, and so are parameters beyond those that suit the text, one for 20 of its tokens.
  *
  * The law was fitted to models of up to 9 billion parameters and text of the web: for small models the value itself
- * means little, it only orders them. Its term for models that are too large for their text is left out.
+ * means little, it only orders them.
  *
  * @param options.blockParameters N: parameters of the model's blocks.
- * @param options.tokens tokens that it is trained on, repeated ones included.
+ * @param options.tokens D: tokens that it is trained on, repeated ones included.
  * @param options.trainingTokens U: tokens of the training text.
  */
 export function excessLoss(
@@ -143,13 +146,16 @@ export function excessLoss(
     & { blockParameters: number; tokens: number }
     & PlanText,
 ): number {
-  const [a, b, alpha, worth] = [521, 1488, 0.353, 15.39];
   const unique = Math.min(tokens, trainingTokens);
-  const repeated = unique * worth * (1 - Math.exp(-(tokens / unique - 1) / worth));
-  return a / blockParameters ** alpha + b / (unique + repeated) ** alpha;
+  const suitable = Math.min(blockParameters, unique / TOKENS_PER_PARAMETER);
+  /** A number of which the part beyond `full` is worth less and less, up to `full` · `most`. */
+  const worth = (count: number, full: number, most: number) =>
+    full + full * most * (1 - Math.exp(-(count / full - 1) / most));
+  return 521 / worth(blockParameters, suitable, 5.31) ** 0.353 +
+    1488 / worth(tokens, unique, 15.39) ** 0.353;
 }
 
-/** Tokens per step that suit 2²¹ tokens of training: those of `nano`. */
+/** Tokens per step that suit 2²¹ tokens of training, those of `nano`, and the least. */
 const TOKENS_PER_STEP = 1024;
 
 /**
@@ -157,7 +163,7 @@ const TOKENS_PER_STEP = 1024;
  * 0.383 (Bergsma et al. 2025, https://arxiv.org/abs/2505.13738).
  */
 function rowsFor(tokens: number, tokensPerRow: number): number {
-  const tokensPerStep = TOKENS_PER_STEP * (tokens / 2 ** 21) ** 0.383;
+  const tokensPerStep = TOKENS_PER_STEP * Math.max(1, tokens / 2 ** 21) ** 0.383;
   return 2 ** Math.max(0, Math.round(Math.log2(tokensPerStep / tokensPerRow)));
 }
 
@@ -207,14 +213,13 @@ export function optionsAtDepth(
   };
 }
 
-/** Dropout of a model that reads its text so often that it would learn it by heart. */
+/** Dropout of a model that is large for its text and reads it so often that it would learn it by heart. */
 function dropoutFor(
   { blockParameters, tokens, trainingTokens }:
     & { blockParameters: number; tokens: number }
     & PlanText,
 ): number {
-  const epochs = tokens / trainingTokens;
-  return epochs <= 4 || blockParameters < 4 * trainingTokens ? 0 : epochs <= 8 ? 0.1 : 0.2;
+  return tokens > 4 * trainingTokens && blockParameters > 10 * trainingTokens ? 0.1 : 0;
 }
 
 /** What a planner asks about a model: its size, and its speed in training. */
@@ -226,7 +231,7 @@ export interface Measurement {
 }
 
 /**
- * Plans the training of a model of a depth, of which 20 tokens per parameter are read, or the text 16 times.
+ * Plans the training of a model of a depth, of which 20 tokens per parameter are read, or the text 5 times.
  *
  * @param depth the dial, see `sizesAtDepth()`.
  * @param options.blockParametersOf number of parameters of the blocks of a model of these sizes.
@@ -254,9 +259,12 @@ export function planForDepth(
   return { depth, ...planOf(options, { given, blockParameters, trainingTokens }) };
 }
 
+/** Share of the expected loss to which a deeper model must lower it: of two that are as good, the smaller is faster. */
+const LEAST_GAIN = 0.99;
+
 /**
- * Plans a training that ends in time: measures models of growing depth until the expected loss rises, and chooses the
- * depth with the least, see `excessLoss()`. It ends earlier if the text was read 16 times.
+ * Plans a training that ends in time: measures models of growing depth as long as each lowers the expected loss by at
+ * least 1 %, see `excessLoss()`, and chooses the last that did. It ends earlier if the text was read 5 times.
  *
  * @param seconds time of the steps alone.
  * @param options.measure the speed of a model in training; undefined if it does not fit the device.
@@ -290,6 +298,7 @@ export async function planForSeconds(
   } & PlanText,
 ): Promise<BudgetPlan> {
   const candidates: BudgetCandidate[] = [];
+  let best: BudgetCandidate | undefined;
   for (const depth of depths) {
     const sizes = sizesAtDepth(depth, given);
     const { tokens: before = 2 ** 21 } = candidates.at(-1) ?? {};
@@ -308,9 +317,9 @@ export async function planForSeconds(
       excessLoss: excessLoss({ blockParameters, tokens, trainingTokens }),
     });
     const [smaller, last] = candidates.slice(-2);
-    if (last && last.excessLoss > smaller!.excessLoss) break;
+    if (last && last.excessLoss > LEAST_GAIN * smaller!.excessLoss) break;
+    best = candidates.at(-1);
   }
-  const best = candidates.toSorted((a, b) => a.excessLoss - b.excessLoss)[0];
   if (!best) throw new UserError("Cannot plan a training as not even the smallest model fits");
   const { depth, blockParameters, tokens } = best;
   const options = optionsAtDepth(depth, {

@@ -103,12 +103,15 @@ export async function* chooseSize(
     }, place.signal);
   }
   yield { kind: "notice", message: describePlan(budget) };
-  const { depth, options, tokens, blockParameters } = budget;
-  const dial = depth === undefined
+  const { depth, options, candidates, blockParameters } = budget;
+  const tokens = candidates?.find((tried) => tried.depth === depth)?.tokens;
+  const dial = given.plan !== undefined
+    ? readPlan(given.plan).options
+    : depth === undefined
     ? options
-    : given.plan === undefined
-    ? optionsAtDepth(depth, { tokens, blockParameters, ...text })
-    : readPlan(given.plan).options;
+    : tokens === undefined
+    ? planForDepth(depth, { ...text, blockParametersOf }).options
+    : optionsAtDepth(depth, { given: { schedule: "wsd" }, tokens, blockParameters, ...text });
   const other = (Object.entries(dial) as [OptionName, unknown][])
     .filter(([name, value]) => typed.includes(name) && given[name] !== value)
     .map(([name, value]) => `${flagOf(name)} ${given[name]} in place of ${value}`);

@@ -48,14 +48,14 @@ Deno.test("sizesAtDepth() gives sizes of presets, and heads that divide the widt
   assert.equal(sizesAtDepth(3, { width: 96 }).heads, 3);
 });
 
-Deno.test("planForDepth() reads 20 tokens per parameter, but no text more than 16 times", () => {
+Deno.test("planForDepth() reads 20 tokens per parameter, but no text more than 5 times", () => {
   const much = planForDepth(2, { trainingTokens: 1e9, blockParametersOf });
   const blockParameters = blockParametersOf(sizesAtDepth(2));
   assert.equal(much.blockParameters, blockParameters);
   assert.ok(Math.abs(much.tokens / (20 * blockParameters) - 1) < 0.01);
   assert.equal(much.options.dropout, 0);
   const little = planForDepth(4, { trainingTokens: 1e5, blockParametersOf });
-  assert.ok(Math.abs(little.epochs - 16) < 0.5 && little.options.dropout! > 0);
+  assert.ok(Math.abs(little.epochs - 5) < 0.2 && little.options.dropout! > 0);
   const { batchSize, contextLength, steps } = little.options;
   assert.equal(little.tokens, batchSize! * contextLength! * steps!);
 });
@@ -69,7 +69,6 @@ Deno.test("planForDepth() comes near the presets", () => {
     near(options.learningRate!, preset.learningRate, 1.4);
     near(options.batchSize!, preset.batchSize, 4.1);
     near(options.steps!, preset.steps, 5);
-    near(options.weightDecay!, 0.1, 4.1);
   }
   const ofBlocks = ({ layers, width }: DepthSizes) => 12 * layers * width ** 2;
   const { options } = planForDepth(2, { trainingTokens: 1.2e6, blockParametersOf: ofBlocks });
@@ -92,25 +91,26 @@ Deno.test("planForDepth() lets given options win, and others follow from them", 
   assert.equal(steps, 7);
 });
 
-Deno.test("excessLoss() falls with parameters and tokens, and less with repeated ones", () => {
+Deno.test("excessLoss() falls with parameters and tokens, and less beyond those that suit the text", () => {
   const of = (blockParameters: number, tokens: number, trainingTokens = 1e9) =>
     excessLoss({ blockParameters, tokens, trainingTokens });
-  assert.ok(of(2e5, 1e6) < of(1e5, 1e6) && of(1e5, 2e6) < of(1e5, 1e6));
-  assert.equal(of(1e5, 1e6), 521 / 1e5 ** 0.353 + 1488 / 1e6 ** 0.353);
-  assert.ok(of(1e5, 4e6, 1e6) > of(1e5, 4e6) && of(1e5, 4e6, 1e6) < of(1e5, 3e6));
-  assert.ok(of(1e5, 1e9, 1e6) - of(1e5, 1e8, 1e6) > -0.02); // a hundredth pass is worth nothing
+  assert.ok(of(2e4, 1e6) < of(1e4, 1e6) && of(1e4, 2e6) < of(1e4, 1e6));
+  // 20 tokens per parameter, each token new
+  assert.equal(of(5e4, 1e6), 521 / 5e4 ** 0.353 + 1488 / 1e6 ** 0.353);
+  assert.ok(of(1e4, 4e6, 1e6) > of(1e4, 4e6) && of(1e4, 4e6, 1e6) < of(1e4, 3e6));
+  assert.ok(of(1e4, 1e8, 1e6) - of(1e4, 1e9, 1e6) < 0.02); // a hundredth pass is worth nothing
+  const [suitable, double] = [5e4, 5e4 * (1 + 5.31 * (1 - Math.exp(-1 / 5.31)))];
+  assert.equal(of(2 * suitable, 1e6), 521 / double ** 0.353 + 1488 / 1e6 ** 0.353);
+  assert.ok(of(1e7, 1e6) - of(1e8, 1e6) < 1e-6);
 });
 
-Deno.test("planForSeconds() measures until the expected loss rises, and chooses the least", async () => {
+Deno.test("planForSeconds() measures as long as the expected loss falls, and chooses the last that lowers it", async () => {
   const { asked, measure } = machine();
   const plan = await planForSeconds(300, { trainingTokens: 1e6, measure });
   const losses = plan.candidates!.map(({ excessLoss }) => excessLoss);
-  assert.equal(
-    plan.candidates!.find(({ depth }) => depth === plan.depth)!.excessLoss,
-    Math.min(...losses),
-  );
+  for (const [i, loss] of losses.slice(1, -1).entries()) assert.ok(loss < 0.99 * losses[i]!);
   assert.deepEqual(asked, plan.candidates!.map(({ depth }) => depth));
-  assert.ok(losses.at(-1)! > losses.at(-2)! && asked.at(-2) === plan.depth);
+  assert.ok(losses.at(-1)! > 0.99 * losses.at(-2)! && asked.at(-2) === plan.depth);
   assert.equal(plan.options.schedule, "wsd");
   const { tokens } = plan.candidates!.find(({ depth }) => depth === plan.depth)!;
   assert.ok(plan.tokens <= tokens && plan.tokens > 0.99 * tokens);

@@ -5,7 +5,7 @@ import { train, type TrainEvent } from "../../train/train.ts";
 import { directory } from "../checkpoints.ts";
 import { device } from "../kernels/harness.ts";
 
-const TEXTS = Array.from({ length: 60 }, (_, i) => `One cat and ${i} dogs met in the park.`);
+const TEXTS = Array.from({ length: 300 }, (_, i) => `One cat and ${i} dogs met in the park.`);
 const QUIET = {
   evalEvery: 0,
   saveEvery: 0,
@@ -40,12 +40,8 @@ Deno.test("train() measures, plans, saves its plan, and reports what it has reac
   assert.deepEqual({ ...start.options, ...plan.options }, start.options);
   assert.deepEqual([plan.options.width, plan.options.schedule, plan.options.steps], [32, "wsd", 2]);
   assert.equal(plan.candidates.length, 1);
-  assert.ok(
-    notices(events).includes(
-      "as given: --context-length 8 in place of 64, --steps 2 in place of " +
-        `${/--steps 2 in place of (\d+)/.exec(notices(events).join())![1]}`,
-    ),
-  );
+  const replaced = /^as given: --context-length 8 in place of 64, --steps 2 in place of \d+$/;
+  assert.ok(notices(events).some((message) => replaced.test(message)), notices(events).join("\n"));
   const tokens = 2 * 8 * plan.options.batchSize;
   assert.deepEqual([end.tokens, plan.tokens], [tokens, tokens]);
   assert.ok(end.flops > 6 * start.parameters * tokens && end.bitsPerByte! > 0 && end.loss! > 0);
