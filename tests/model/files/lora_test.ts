@@ -6,13 +6,14 @@ import {
   toAdapterConfig,
   trainableLora,
 } from "../../../model/files/lora.ts";
+import { nameInFile } from "../../../model/files/tensor_names.ts";
 
 // what tests/golden/make_adapters.py found PEFT to do
 const golden = JSON.parse(
   Deno.readTextFileSync(new URL("../../golden/adapters.json", import.meta.url)),
 ) as {
   cases: {
-    family: keyof typeof CONFIGS;
+    family: Family;
     given: Record<string, unknown>;
     config: Record<string, unknown>;
     layers: Record<string, [rank: number, scale: number]>;
@@ -20,20 +21,21 @@ const golden = JSON.parse(
 };
 
 const GPT2: GptConfig = { vocabularySize: 13, contextLength: 8, width: 8, layers: 3, heads: 2 };
-const CONFIGS: Record<Exclude<Family, "llama">, GptConfig> = {
+const CONFIGS: Record<Family, GptConfig> = {
   gpt2: GPT2,
   gpt_neo: { ...GPT2, layers: 2, family: "gpt_neo", attentionScale: 1, attentionWindows: [0, 256] },
+  llama: { ...GPT2, layers: 2, family: "llama", keyHeads: 1, qkNorm: true, innerWidth: 12 },
 };
 
 /** Ranks and scales of adapters by the names of their layers. */
 function layersOf(
-  family: keyof typeof CONFIGS,
+  family: Family,
   fields: object,
 ): Record<string, [rank: number, scale: number]> {
   const { lora } = parseAdapterConfig(JSON.stringify(fields), "adapter_config.json");
   return Object.fromEntries(
     storedAdapters(CONFIGS[family], lora).map(({ layer, module, rank, scale }) => [
-      `transformer.h.${layer}.${module.name}`,
+      nameInFile(`h.${layer}.${module.name}`, family),
       [rank, scale],
     ]),
   );
