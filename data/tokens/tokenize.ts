@@ -77,8 +77,14 @@ export function openCached(
 }
 
 /** Where the token files of documents are, where they are made, and what they are made from. */
-function placeIn(cacheDirectory: string, { fingerprint }: Documents, { hash }: Tokenizer) {
-  const path = join(cacheDirectory, `${fingerprint.slice(0, 16)}-${hash.slice(0, 16)}`);
+function placeIn(
+  cacheDirectory: string,
+  { fingerprint }: Documents,
+  { hash, beginOfText }: Tokenizer,
+) {
+  // earlier versions left out the token before each document; their files have the name without the suffix
+  const suffix = beginOfText === undefined ? "" : "-begin";
+  const path = join(cacheDirectory, `${fingerprint.slice(0, 16)}-${hash.slice(0, 16)}${suffix}`);
   return { path, partial: `${path}.partial`, origin: { fingerprint, tokenizerHash: hash } };
 }
 
