@@ -83,7 +83,8 @@ export function logitsRows(
 }
 
 /**
- * The table of activations, whose columns are name, shape, role, needed and shares. A `layerRow` is one per layer.
+ * The table of activations, whose columns are name, shape, role, needed and shares. A `row` exists once, the others once
+ * per layer: the backward pass can compute an `attentionRow` or an `mlpRow` again, but not a `layerRow`.
  * M = B · T; R: rows in a chunk of logits; S: statistics of a row.
  */
 function activationTable(

@@ -249,7 +249,7 @@ export interface BackwardInputs extends Omit<ForwardInputs, "cache"> {
   targets: Tensor;
   /** u32 [B·T]: positions sorted by token, for `embeddingBackward()`. */
   order: Tensor;
-  /** f32 [2]: learning rate, 1 / number of targets. */
+  /** f32 [3] of `prepareStep()`, of which this pass reads the second: 1 / number of targets. */
   stepInputs: Tensor;
   /** f32 [1]: the loss scale. */
   lossScale: Tensor;

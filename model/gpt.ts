@@ -17,7 +17,7 @@ export interface Gpt extends Disposable {
   readonly precision: Precision;
   /** Names, shapes and other facts of its parameters, in the order of the arenas. */
   readonly table: readonly ParameterSpec[];
-  /** f32 master parameters by Hugging Face's names. */
+  /** f32 master parameters by the names of the table. */
   readonly parameters: Arena;
   /** f16 copy of the decayed parameters (matrices, embeddings), updated by the optimizer; only in f16. */
   readonly copies?: Arena;

@@ -10,7 +10,7 @@ import type { Tensor } from "../kernels/tensor.ts";
 
 /** What `headLossForward()` reads. */
 export interface HeadInputs {
-  /** Output of the last layer-norm, [M,C]. */
+  /** Output of the last norm, [M,C]. */
   x: Tensor;
   /** The head's matrix, [V,C], of x's type. */
   weight: Tensor;

@@ -182,7 +182,7 @@ function adaptersBeside({ config }: Gpt, name: string): Adapter[] {
   return adaptersOf(config).filter((adapter) => weightBeside(adapter) === `${name}.weight`);
 }
 
-/** The layer's bias; GPT-Neo's q, k and v have none. */
+/** The layer's bias, if the configuration gives it one. */
 function biasOf(model: Gpt, name: string): Tensor | undefined {
   return model.parameters.tensors.has(`${name}.bias`) ? masterOf(model, `${name}.bias`) : undefined;
 }

@@ -4,7 +4,10 @@ import { type Family, type GptConfig, headsOf, type LoraConfig, withDefaults } f
 
 /** One parameter of the model: a row of the table that `parameterTable()` returns. */
 export interface ParameterSpec {
-  /** Hugging Face's GPT-2 name, without the prefix `transformer.`. */
+  /**
+   * Hugging Face's GPT-2 name without the prefix `transformer.`, for every family; GPT-2 has no `mlp.c_gate`,
+   * `attn.q_norm` and `attn.k_norm`.
+   */
   readonly name: string;
   /** Dimensions; linear weights are [inputs, outputs], as in Hugging Face's Conv1D. */
   readonly shape: readonly number[];
@@ -16,7 +19,7 @@ export interface ParameterSpec {
   };
   /** Number of the random stream of its initial values; each parameter has a different one. */
   readonly stream: number;
-  /** Whether AdamW's weight decay applies: matrices and embeddings, not biases and layer-norms. */
+  /** Whether AdamW's weight decay applies: matrices and embeddings, not biases and norms. */
   readonly decayed: boolean;
   /** Whether it has a gradient, state of the optimizer and updates; otherwise it keeps its loaded values. */
   readonly trained: boolean;
@@ -294,7 +297,7 @@ export function weightBeside({ layer, module }: Adapter): string {
 
 /**
  * Parses a list of parts to freeze, such as `embeddings,0-3,final-norm`: token and position embedding,
- * blocks by number, the last layer-norm, and `head` if the head has a separate matrix.
+ * blocks by number, the last norm, and `head` if the head has a separate matrix.
  *
  * @returns a function that says whether the parameter of a name is frozen.
  * @throws {UserError} if the model has no such part.

@@ -20,7 +20,7 @@ export function resolvePrecision(
  *   operations and bytes, and products of f16 values summed in f32 lose little.
  * - `stream`: the residual stream and its gradient. It is the sum of every layer's output; f16 would
  *   round away small contributions to a large sum, and the gradient along it may leave f16's range.
- * - `statistic`: layer-norm's mean and deviation, log-sum-exp, losses, which leave f16's range.
+ * - `statistic`: means and deviations of norms, log-sum-exp, losses, which leave f16's range.
  * - `master`: the parameters that the optimizer updates, its state, and gradients of parameters: updates far
  *   smaller than the value must not be lost.
  */

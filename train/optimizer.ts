@@ -73,7 +73,7 @@ const adamwKind: OptimizerKind<"m" | "v", "corrections"> = {
   },
 };
 
-/** Muon for the matrices of the blocks; q, k and v, which are columns of one parameter, are matrices of their own. */
+/** Muon for the matrices of the blocks; q, k and v, which are columns of one parameter, are separate matrices. */
 const muonKind: OptimizerKind<"momentum", never> = {
   updates: ({ name, shape }) =>
     blockOf(name) !== undefined && shape.length === 2 && !isAdapter(name),
@@ -121,8 +121,8 @@ export const OPTIMIZERS: Readonly<Record<OptimizerName, AnyKind>> = {
 };
 
 /**
- * The optimizers of a training and the trained parameters that each updates, AdamW at the end if it updates those that
- * another one does not.
+ * The optimizers of a training and the trained parameters that each updates: those of `kind`, then AdamW if any are
+ * left.
  *
  * @param kind a row of `OPTIMIZERS`.
  */
@@ -131,8 +131,9 @@ export function distribute(
   table: readonly ParameterSpec[],
 ): { kind: AnyKind; parameters: ParameterSpec[] }[] {
   const trained = table.filter((parameter) => parameter.trained);
-  const [own, others] = [true, false].map((its) => trained.filter((p) => kind.updates(p) === its));
-  return [{ kind, parameters: own! }, { kind: adamwKind, parameters: others! }]
+  const own = trained.filter((p) => kind.updates(p)),
+    others = trained.filter((p) => !kind.updates(p));
+  return [{ kind, parameters: own }, { kind: adamwKind, parameters: others }]
     .filter(({ parameters }) => parameters.length > 0);
 }
 

@@ -119,8 +119,6 @@ export const TRAIN_OPTIONS = {
     onResume: "fixed",
     excludes: ["initFrom", "whose model has its own size"],
   },
-  /** Number of transformer blocks. */
-  layers: { ...DIMENSION, range: [1, LARGEST.layers], help: "transformer blocks" },
   /** One dial from which the sizes of model and batch, the steps and the rates follow, see `sizesAtDepth()`. */
   depth: {
     group: MODEL,
@@ -129,6 +127,8 @@ export const TRAIN_OPTIONS = {
     help: "one dial in place of a preset: layers, width, heads, context, batch, steps, rates",
     onResume: "fixed",
   },
+  /** Number of transformer blocks. */
+  layers: { ...DIMENSION, range: [1, LARGEST.layers], help: "transformer blocks" },
   /** C: width of the residual stream, a multiple of 4 · `heads`. */
   width: {
     ...DIMENSION,
@@ -142,7 +142,7 @@ export const TRAIN_OPTIONS = {
     ...DIMENSION,
     range: [1, LARGEST.heads],
     help: "heads of keys and values per block, which divide --heads",
-    rule: { help: "as many" },
+    rule: { help: "as many as --heads" },
   },
   /** Components of a head; `width` / `heads` if not given. */
   headSize: {
@@ -156,7 +156,7 @@ export const TRAIN_OPTIONS = {
     ...DIMENSION,
     range: [1, LARGEST.innerWidth],
     help: "width of an MLP between its matrices",
-    rule: { help: "four times the width; swiglu: 8/3" },
+    rule: { help: "4 times the width; 8/3 of it with swiglu" },
   },
   /** The text to train on, see `openDataset()`; `auto` is `sample`, the built-in stories. */
   data: {

@@ -50,7 +50,7 @@ export interface Loop extends Saved {
  */
 export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
   const { directory, record, corpus, batches, gpt, trainStep, signal } = loop;
-  let { options } = loop; // of which the steps change if the time is short
+  let { options } = loop; // their steps change if the time is short
   const { gradientAccumulation } = options;
   const tokensPerStep = options.batchSize * options.contextLength * gradientAccumulation;
 

@@ -17,7 +17,8 @@
  * operations. Matrices of one shape are computed together, of all blocks if they fit.
  *
  * The rounds are computed in f32 also if the model trains in f16: products in f16 would not be faster, since WGSL
- * computes them in f32, and would round x, of whose smallest singular values five rounds make up to 485 times as much.
+ * computes them in f32, and would round x, whose smallest singular values five rounds multiply by up to 485, and their
+ * errors with them.
  *
  * @module
  */
@@ -57,7 +58,10 @@ const LINEAR = 3.4445, CUBIC = -4.7750, QUINTIC = 2.0315;
 /** Rounds per step. */
 const ROUNDS = 5;
 
-/** Most bytes of the matrices that are computed together: they fill a large GPU, and need less than a moment of AdamW. */
+/**
+ * Most bytes of the matrices that are computed together. So many fill a large GPU, and the scratch memory of the rounds
+ * stays below that of AdamW's second moment in a large model.
+ */
 const MOST_BYTES = 64 * 2 ** 20;
 
 /** Values per workgroup of the kernels with sums, and invocations of all. */
