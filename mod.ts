@@ -244,6 +244,7 @@ export {
   type Measurement,
   planForDepth,
   planForSeconds,
+  PLANNED_OPTIONS,
   type PlannedOptions,
   type PlanText,
   sizesAtDepth,

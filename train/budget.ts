@@ -13,8 +13,8 @@ import { OptionError, validateOptions } from "./validate.ts";
  * @module
  */
 
-/** Options that a plan decides, beside the depth. */
-const PLANNED = [
+/** Names of the options that a plan decides, beside the depth. */
+export const PLANNED_OPTIONS = [
   "layers",
   "width",
   "heads",
@@ -25,23 +25,11 @@ const PLANNED = [
   "learningRate",
   "weightDecay",
   "dropout",
-] as const satisfies (keyof PlannedOptions)[];
+] as const satisfies (keyof TrainOptions)[];
 
 /** Values of the options that a plan decides. */
 export type PlannedOptions = {
-  -readonly [
-    Name in
-      | "layers"
-      | "width"
-      | "heads"
-      | "contextLength"
-      | "batchSize"
-      | "steps"
-      | "schedule"
-      | "learningRate"
-      | "weightDecay"
-      | "dropout"
-  ]?: NonNullable<TrainOptions[Name]>;
+  -readonly [Name in typeof PLANNED_OPTIONS[number]]?: NonNullable<TrainOptions[Name]>;
 };
 
 /** Sizes of a model that follow from its depth. */
@@ -155,15 +143,15 @@ export function excessLoss(
     1488 / worth(tokens, unique, 15.39) ** 0.353;
 }
 
-/** Tokens per step that suit 2²¹ tokens of training, those of `nano`, and the least. */
-const TOKENS_PER_STEP = 1024;
+/** Tokens of a training that 1,024 tokens per step suit, as in `nano`; a step never has fewer. */
+const SMALL_TRAINING = 2 ** 21, LEAST_TOKENS_PER_STEP = 1024;
 
 /**
  * Rows per batch, a power of two. The best number of tokens per step grows with those of the training to the power of
  * 0.383 (Bergsma et al. 2025, https://arxiv.org/abs/2505.13738).
  */
 function rowsFor(tokens: number, tokensPerRow: number): number {
-  const tokensPerStep = TOKENS_PER_STEP * Math.max(1, tokens / 2 ** 21) ** 0.383;
+  const tokensPerStep = LEAST_TOKENS_PER_STEP * Math.max(1, tokens / SMALL_TRAINING) ** 0.383;
   return 2 ** Math.max(0, Math.round(Math.log2(tokensPerStep / tokensPerRow)));
 }
 
@@ -213,7 +201,10 @@ export function optionsAtDepth(
   };
 }
 
-/** Dropout of a model that is large for its text and reads it so often that it would learn it by heart. */
+/**
+ * Dropout of a model that is large for its text and reads it so often that it would learn it by heart. Smaller models
+ * were worse with dropout: docs/size.md has the runs.
+ */
 function dropoutFor(
   { blockParameters, tokens, trainingTokens }:
     & { blockParameters: number; tokens: number }
@@ -301,7 +292,7 @@ export async function planForSeconds(
   let best: BudgetCandidate | undefined;
   for (const depth of depths) {
     const sizes = sizesAtDepth(depth, given);
-    const { tokens: before = 2 ** 21 } = candidates.at(-1) ?? {};
+    const { tokens: before = SMALL_TRAINING } = candidates.at(-1) ?? {};
     const tokensPerRow = sizes.contextLength * (given.gradientAccumulation ?? 1);
     const batchSize = given.batchSize ?? rowsFor(before, tokensPerRow);
     const measured = await measure({ ...sizes, batchSize }, depth);
@@ -355,10 +346,10 @@ export function readPlan(path: string): Pick<BudgetPlan, "options" | "depth"> {
   const refuse = (reason: string) => new UserError(`Cannot read plan ${path} as ${reason}`);
   const isObject = typeof options === "object" && options !== null && !Array.isArray(options);
   if (!isObject) throw refuse(`options must be an object: current value is ${quoted(options)}`);
-  const names: readonly string[] = PLANNED;
+  const names: readonly string[] = PLANNED_OPTIONS;
   const other = Object.keys(options).find((name) => !names.includes(name));
   if (other !== undefined) {
-    throw refuse(`its options must be ${PLANNED.join(", ")}: ${quoted(other)} is none`);
+    throw refuse(`its options must be ${PLANNED_OPTIONS.join(", ")}: ${quoted(other)} is none`);
   }
   const values = { ...options, ...(depth === undefined ? {} : { depth }) };
   try {
