@@ -8,17 +8,20 @@ import { createGpt } from "../model/gpt.ts";
 import { countBlockParameters } from "../model/parameters.ts";
 import {
   type BudgetPlan,
+  type DepthSizes,
   describePlan,
   type Measurement,
   optionsAtDepth,
   planForDepth,
   planForSeconds,
+  type PlannedOptions,
   planOf,
+  type PlanText,
   readPlan,
 } from "./budget.ts";
 import { newModel } from "./architecture.ts";
 import { timeSteps } from "./estimate.ts";
-import { reporting, type TrainEvent } from "./events.ts";
+import { type Callbacks, reporting, type TrainEvent } from "./events.ts";
 import { checkTraining } from "./limits.ts";
 import type { OptionName, TrainOptions } from "./options.ts";
 import type { Plan, Workplace } from "./plan.ts";
@@ -35,6 +38,18 @@ import { createTrainStep } from "./step.ts";
 /** Share of the time for steps; the rest is for evaluations, samples, checkpoints, and a machine that becomes slower. */
 const STEPS_SHARE = 0.88;
 
+/** What is known of a training before its size. */
+interface Unsized extends Pick<Workplace, "device"> {
+  readonly plan: Plan;
+  readonly corpus: Corpus;
+}
+
+/** A plan, and the options that it would have without those that are typed. */
+interface Choice {
+  readonly budget: BudgetPlan;
+  readonly untyped: PlannedOptions;
+}
+
 /**
  * Decides the options of a new training that a plan decides and that are not typed.
  *
@@ -46,95 +61,115 @@ export async function* chooseSize(
   corpus: Corpus,
   secondsLeft: (() => number) | undefined,
 ): AsyncGenerator<TrainEvent, Plan> {
-  const { given, typed, resumed, initial } = plan;
+  const { given, typed, resumed } = plan, known = { device: place.device, plan, corpus };
   if (resumed || !isPlanned(given)) return plan;
-  const text = { trainingTokens: corpus.training.length };
-  const fixed = typedAmong(given, typed), { gradientAccumulation } = given;
-  const sizesWith = (sizes: Partial<TrainOptions>) =>
-    sizesOf({ ...given, ...sizes }, plan.defaults);
-  const configOf = (sizes: Partial<TrainOptions>): GptConfig =>
-    plan.config ??
-      newModel({
-        ...{ ...given, ...sizesWith(sizes) },
-        vocabularySize: corpus.tokenizer.vocabularySize,
-      });
-  const blockParametersOf = (sizes: Partial<TrainOptions>) => countBlockParameters(configOf(sizes));
-
-  let budget: BudgetPlan;
-  if (given.plan !== undefined) {
-    const { depth } = readPlan(given.plan), { batchSize, contextLength } = sizesWith({});
-    const options = { ...readPlan(given.plan).options, batchSize, contextLength };
-    budget = {
-      ...planOf({ ...options, steps: given.steps ?? 1 }, {
-        ...{ given, blockParameters: blockParametersOf({}), ...text },
-      }),
-      ...(depth === undefined ? {} : { depth }),
-    };
-  } else if (secondsLeft === undefined) {
-    budget = planForDepth(given.depth!, { given: fixed, ...text, blockParametersOf });
-  } else {
-    const seconds = () => STEPS_SHARE * secondsLeft();
-    const measured = (sizes: Partial<TrainOptions>, signal: AbortSignal) =>
-      measure(place, plan, corpus, { ...sizesWith(sizes), config: configOf(sizes), signal });
-    const isSized = given.preset !== "auto" || initial !== undefined;
-    budget = yield* reporting(async ({ signal, onNotice }) => {
-      if (isSized) {
-        const found = await measured({}, signal);
-        const { batchSize, contextLength } = sizesWith({});
-        const tokens = seconds() * (found?.tokensPerSecond ?? 0);
-        const steps = given.steps ??
-          Math.max(1, Math.floor(tokens / (batchSize * contextLength * gradientAccumulation)));
-        const schedule = fixed.schedule ?? "wsd";
-        const sizes = { batchSize, contextLength, steps };
-        return {
-          ...planOf(sizes, { given, blockParameters: blockParametersOf({}), ...text }),
-          options: { steps, schedule },
-        };
-      }
-      return await planForSeconds(seconds(), {
-        given: fixed,
-        ...text,
-        ...(given.depth === undefined ? {} : { depths: [given.depth] }),
-        async measure(sizes, depth) {
-          onNotice(`measuring the speed at depth ${depth}`);
-          return await measured(sizes, signal);
-        },
-      });
-    }, place.signal);
-  }
+  const { budget, untyped } = given.plan !== undefined
+    ? repeatPlan(given.plan, known)
+    : secondsLeft === undefined
+    ? planAtDepth(given.depth!, known)
+    : yield* reporting(
+      (callbacks) => planInTime(() => STEPS_SHARE * secondsLeft(), known, callbacks),
+      place.signal,
+    );
   yield { kind: "notice", message: describePlan(budget) };
-  const { depth, options, candidates, blockParameters } = budget;
-  const tokens = candidates?.find((tried) => tried.depth === depth)?.tokens;
-  const dial = given.plan !== undefined
-    ? readPlan(given.plan).options
-    : depth === undefined
-    ? options
-    : tokens === undefined
-    ? planForDepth(depth, { ...text, blockParametersOf }).options
-    : optionsAtDepth(depth, { given: { schedule: "wsd" }, tokens, blockParameters, ...text });
-  const other = (Object.entries(dial) as [OptionName, unknown][])
+  const replaced = (Object.entries(untyped) as [OptionName, unknown][])
     .filter(([name, value]) => typed.includes(name) && given[name] !== value)
     .map(([name, value]) => `${flagOf(name)} ${given[name]} in place of ${value}`);
-  if (other.length > 0) yield { kind: "notice", message: `as given: ${other.join(", ")}` };
+  if (replaced.length > 0) {
+    yield { kind: "notice", message: `as given: ${replaced.join(", ")}` };
+  }
+  const { options, depth } = budget;
+  return { ...plan, given: { ...withPlanned(given, options, typed), depth }, budget };
+}
+
+/** The plan of another run, whose options are given already. */
+function repeatPlan(path: string, known: Unsized): Choice {
+  const { options, depth } = readPlan(path), { given, defaults } = known.plan;
+  const { batchSize, contextLength } = sizesOf(given, defaults), { steps = 1 } = given;
+  const budget = planOf({ ...options, batchSize, contextLength, steps }, {
+    given,
+    blockParameters: countBlockParameters(configAt({}, known)),
+    ...textOf(known),
+  });
+  return { budget: { ...budget, ...(depth === undefined ? {} : { depth }) }, untyped: options };
+}
+
+/** The plan of a training at a depth, however long it takes. */
+function planAtDepth(depth: number, known: Unsized): Choice {
+  const options = {
+    ...textOf(known),
+    blockParametersOf: (sizes: DepthSizes) => countBlockParameters(configAt(sizes, known)),
+  };
+  const given = typedAmong(known.plan.given, known.plan.typed);
   return {
-    ...plan,
-    given: { ...withPlanned(given, options, typed), depth },
-    budget,
+    budget: planForDepth(depth, { ...options, given }),
+    untyped: planForDepth(depth, options).options,
   };
 }
 
-/** Measures a training of a model with random parameters; undefined if it does not fit the device or the text. */
+/** The plan of a training that ends in time: its steps, and its depth unless the size of the model is given. */
+async function planInTime(
+  seconds: () => number,
+  known: Unsized,
+  { signal, onNotice }: Callbacks,
+): Promise<Choice> {
+  const { given, initial, typed, defaults } = known.plan, text = textOf(known);
+  const fixed = typedAmong(given, typed);
+  if (given.preset !== "auto" || initial !== undefined) {
+    const { batchSize, contextLength } = sizesOf(given, defaults);
+    const { tokensPerSecond = 0 } = await measure({}, known, signal) ?? {};
+    const tokensPerStep = batchSize * contextLength * given.gradientAccumulation;
+    const steps = given.steps ??
+      Math.max(1, Math.floor(seconds() * tokensPerSecond / tokensPerStep));
+    const blockParameters = countBlockParameters(configAt({}, known));
+    const untyped = { steps, schedule: fixed.schedule ?? "wsd" };
+    const sizes = { batchSize, contextLength, steps };
+    const budget = { ...planOf(sizes, { given, blockParameters, ...text }), options: untyped };
+    return { budget, untyped };
+  }
+  const budget = await planForSeconds(seconds(), {
+    given: fixed,
+    ...text,
+    ...(given.depth === undefined ? {} : { depths: [given.depth] }),
+    async measure(sizes, depth) {
+      onNotice(`measuring the speed at depth ${depth}`);
+      return await measure(sizes, known, signal);
+    },
+  });
+  const { depth, blockParameters } = budget;
+  const { tokens } = budget.candidates!.find((tried) => tried.depth === depth)!;
+  const untyped = optionsAtDepth(depth!, {
+    ...{ given: { schedule: "wsd" }, tokens, blockParameters, ...text },
+  });
+  return { budget, untyped };
+}
+
+/** What a plan knows of the text. */
+function textOf({ corpus: { training } }: Unsized): PlanText {
+  return { trainingTokens: training.length };
+}
+
+/** The configuration of a model whose sizes replace those of the options; that of the initial model, if there is one. */
+function configAt(
+  sizes: Partial<TrainOptions>,
+  { plan: { given, defaults, config }, corpus }: Unsized,
+): GptConfig {
+  const options = { ...given, ...sizes }, { vocabularySize } = corpus.tokenizer;
+  return config ?? newModel({ ...options, ...sizesOf(options, defaults), vocabularySize });
+}
+
+/**
+ * Measures a training of a model with random parameters, whose sizes replace those of the options; undefined if it does
+ * not fit the device or the text.
+ */
 async function measure(
-  { device }: Workplace,
-  { given, precision }: Plan,
-  corpus: Corpus,
-  { config, signal, batchSize, contextLength }: {
-    config: GptConfig;
-    signal: AbortSignal;
-    batchSize: number;
-    contextLength: number;
-  },
+  sizes: Partial<TrainOptions>,
+  known: Unsized,
+  signal: AbortSignal,
 ): Promise<Measurement | undefined> {
+  const { device, plan: { given, precision, defaults }, corpus } = known;
+  const config = configAt(sizes, known);
+  const { batchSize, contextLength } = sizesOf({ ...given, ...sizes }, defaults);
   const { seed, sequence, gradientAccumulation, freeze = "" } = given;
   const shape = { batchSize, contextLength };
   let batches: Batches, recompute: RecomputeMode;
