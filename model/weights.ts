@@ -11,6 +11,7 @@ import {
   nameFromFile,
   nameInFile,
   storedName,
+  type StoredTensor,
   storedTensors,
 } from "./files/tensor_names.ts";
 import {
@@ -21,7 +22,7 @@ import {
   nameInAdapterFile,
 } from "./files/lora.ts";
 import { fromFloat32, type SafetensorsEntry } from "./files/safetensors.ts";
-import { readerOf, type TensorReader } from "./files/tensor_files.ts";
+import { haveSameValues, PART, readerOf, type TensorReader } from "./files/tensor_files.ts";
 import { type Gpt, masterOf } from "./gpt.ts";
 import { adaptersOf, type ParameterSpec, parameterTable, weightBeside } from "./parameters.ts";
 
@@ -52,9 +53,6 @@ export function initializeParameters(
   }
   program.run();
 }
-
-/** Elements that are read, converted and uploaded at a time. */
-const PART = 2 ** 22;
 
 /** Most names of tensors in a message, and most characters of each. */
 const MOST_NAMES = 20, LONGEST_NAME = 80;
@@ -99,48 +97,10 @@ export function loadParameters(
   where: string,
   { changes = new Map() }: { changes?: ReadonlyMap<string, (values: Float32Array) => void> } = {},
 ): void {
-  const readers = new Map<string, TensorReader>(), givenNames = new Map<string, string>();
-  for (const [given, tensor] of tensors) {
-    const name = nameFromFile(given), other = givenNames.get(name);
-    if (isBuffer(name)) continue;
-    if (other !== undefined) {
-      throw new UserError(
-        `Cannot load ${where} as it must hold ${quoted(name)} once: ` +
-          `current names are ${quoted(other)} and ${quoted(given)}`,
-      );
-    }
-    givenNames.set(name, given);
-    readers.set(name, asReader(tensor));
-  }
-  const { config } = model, { family } = config;
+  const readers = readersByName(tensors, where), { config } = model;
   const wanted = model.table.filter(({ name }) => !isAdapter(name))
     .map((spec) => ({ spec, parts: storedTensors(config, spec) }));
-  const known = new Map(
-    wanted.flatMap(({ parts }) => parts.map(({ name, shape }) => [name, shape])),
-  );
-  const missing = [...known.keys()].filter((name) => !readers.has(name));
-  if (missing.length > 0) {
-    throw new UserError(
-      `Cannot load ${where} as it must hold every parameter: current missing names are ${
-        listOfNames(missing)
-      }`,
-    );
-  }
-  for (const [name, shape] of known) {
-    const current = readers.get(name)!.shape;
-    const [rows, ...rest] = shape, [currentRows, ...currentRest] = current;
-    const fits = name === storedName("wpe.weight", family)
-      ? currentRows! >= rows!
-      : currentRows === rows;
-    if (!fits || rest.join() !== currentRest.join()) {
-      throw new UserError(
-        `Cannot load ${where} as "${name}" must have shape [${shape}]: current shape is [${current}]`,
-      );
-    }
-  }
-  if (!config.ownHead && readers.has(HEAD)) {
-    checkTiedHead(readers.get(HEAD)!, readers.get(storedName("wte.weight", family))!, where);
-  }
+  checkReaders(readers, wanted.flatMap(({ parts }) => parts), config, where);
 
   let waiting = 0; // elements that the device may not have taken yet
   const set = (name: string, first: number, values: Float32Array) => {
@@ -166,6 +126,59 @@ export function loadParameters(
     }
     change?.(values);
     set(name, 0, values);
+  }
+}
+
+/** Readers of the tensors of files by their names without prefixes; buffers are left out. */
+function readersByName(
+  tensors: ReadonlyMap<string, SafetensorsEntry | TensorReader>,
+  where: string,
+): Map<string, TensorReader> {
+  const readers = new Map<string, TensorReader>(), givenNames = new Map<string, string>();
+  for (const [given, tensor] of tensors) {
+    const name = nameFromFile(given), other = givenNames.get(name);
+    if (isBuffer(name)) continue;
+    if (other !== undefined) {
+      throw new UserError(
+        `Cannot load ${where} as it must hold ${quoted(name)} once: ` +
+          `current names are ${quoted(other)} and ${quoted(given)}`,
+      );
+    }
+    givenNames.set(name, given);
+    readers.set(name, asReader(tensor));
+  }
+  return readers;
+}
+
+/** Checks that every tensor that a model needs is there in its shape, and that a shared head is the token embedding. */
+function checkReaders(
+  readers: ReadonlyMap<string, TensorReader>,
+  needed: readonly StoredTensor[],
+  { family, ownHead }: GptConfig,
+  where: string,
+): void {
+  const missing = needed.map(({ name }) => name).filter((name) => !readers.has(name));
+  if (missing.length > 0) {
+    throw new UserError(
+      `Cannot load ${where} as it must hold every parameter: current missing names are ${
+        listOfNames(missing)
+      }`,
+    );
+  }
+  for (const { name, shape } of needed) {
+    const current = readers.get(name)!.shape;
+    const [rows, ...rest] = shape, [currentRows, ...currentRest] = current;
+    const fits = name === storedName("wpe.weight", family)
+      ? currentRows! >= rows!
+      : currentRows === rows;
+    if (!fits || rest.join() !== currentRest.join()) {
+      throw new UserError(
+        `Cannot load ${where} as "${name}" must have shape [${shape}]: current shape is [${current}]`,
+      );
+    }
+  }
+  if (!ownHead && readers.has(HEAD)) {
+    checkTiedHead(readers.get(HEAD)!, readers.get(storedName("wte.weight", family))!, where);
   }
 }
 
@@ -216,12 +229,7 @@ function takeColumns(
 
 /** Checks that a head which config.json ties to the token embedding equals it. */
 function checkTiedHead(head: TensorReader, embedding: TensorReader, where: string): void {
-  let same = head.shape.join() === embedding.shape.join();
-  for (let first = 0, count = size(head.shape); same && first < count; first += PART) {
-    const [a, b] = [head, embedding].map((t) => t.floats(first, Math.min(PART, count - first)));
-    same = a!.every((value, i) => value === b![i]);
-  }
-  if (same) return;
+  if (haveSameValues(head, embedding)) return;
   throw new UserError(
     `Cannot load ${where} as "${HEAD}" must be the token embedding, as the model's config.json says: ` +
       `it differs; if the head has a separate matrix, set tie_word_embeddings to false there`,

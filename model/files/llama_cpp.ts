@@ -22,7 +22,13 @@ import type { GgufTensor, GgufValue } from "./gguf.ts";
 import { type GgufReadValue, parseGgufHeader } from "./gguf_reader.ts";
 import { Q8_BLOCK, toQ8 } from "./q8_0.ts";
 import { fromFloat32, toFloat32 } from "./safetensors.ts";
-import { openParts, placedReader, type TensorFiles, type TensorReader } from "./tensor_files.ts";
+import {
+  haveSameValues,
+  openParts,
+  placedReader,
+  type TensorFiles,
+  type TensorReader,
+} from "./tensor_files.ts";
 import { HEAD, nameFromFile, nameInFile } from "./tensor_names.ts";
 
 /**
@@ -539,7 +545,8 @@ function configOf(
     family,
     innerWidth: whole("feed_forward_length"),
     normEpsilon,
-    ownHead: head !== undefined && !isSame(head, embedding),
+    // a file may repeat the token embedding as the head
+    ownHead: head !== undefined && !haveSameValues(head, embedding),
     ...(architecture === "gpt2" ? {} : {
       qkNorm: required.qkNorm,
       keyHeads: whole("attention.head_count_kv", heads),
@@ -624,19 +631,4 @@ function shortest(value: number): number {
     if (Math.fround(rounded) === value) return rounded;
   }
   return value;
-}
-
-/** Elements that are compared at a time. */
-const PART = 2 ** 22;
-
-/** Whether two tensors hold the same values; a file may repeat the token embedding as the head. */
-function isSame(a: TensorReader, b: TensorReader): boolean {
-  if (a.shape.join() !== b.shape.join()) return false;
-  const count = a.shape.reduce((product, dim) => product * dim, 1);
-  for (let first = 0; first < count; first += PART) {
-    const length = Math.min(PART, count - first);
-    const [some, others] = [a.floats(first, length), b.floats(first, length)];
-    if (!some.every((value, i) => value === others[i])) return false;
-  }
-  return true;
 }

@@ -37,6 +37,21 @@ export function readerOf({ dtype, shape, data }: SafetensorsEntry): TensorReader
   return placedReader({ dtype, shape, begin: 0 }, (start, end) => data.subarray(start, end));
 }
 
+/** Elements of a tensor that are read and converted at a time. */
+export const PART = 2 ** 22;
+
+/** Whether two tensors hold the same values; reads them part by part. */
+export function haveSameValues(a: TensorReader, b: TensorReader): boolean {
+  if (a.shape.join() !== b.shape.join()) return false;
+  const count = a.shape.reduce((product, dim) => product * dim, 1);
+  for (let first = 0; first < count; first += PART) {
+    const length = Math.min(PART, count - first);
+    const [some, others] = [a.floats(first, length), b.floats(first, length)];
+    if (!some.every((value, i) => value === others[i])) return false;
+  }
+  return true;
+}
+
 /** The tensors of one or several files. */
 export interface TensorFiles {
   /** Readers by the names in the files. */
