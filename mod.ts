@@ -129,7 +129,7 @@ export {
   type TensorFiles,
   type TensorReader,
 } from "./model/files/tensor_files.ts";
-export { type GgufModel, openGguf } from "./model/files/llama_cpp.ts";
+export { type GgufModel, openGguf } from "./model/files/llama_cpp_reader.ts";
 export type { GgufReadValue } from "./model/files/gguf_reader.ts";
 export type { Precision } from "./model/precision.ts";
 export {

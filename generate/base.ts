@@ -10,7 +10,7 @@ import {
   STATE_FILE,
   verifyCheckpoint,
 } from "../model/files/checkpoint.ts";
-import { ggufIn, openGguf } from "../model/files/llama_cpp.ts";
+import { ggufIn, openGguf } from "../model/files/llama_cpp_reader.ts";
 import { ADAPTER_CONFIG } from "../model/files/lora.ts";
 import {
   hashFiles,

@@ -5,7 +5,7 @@ import { isSystemError } from "../files/disk.ts";
 import { CONFIG_FILE } from "../files/names.ts";
 import { UserError } from "../files/user_error.ts";
 import { listCheckpoints, STATE_FILE } from "../model/files/checkpoint.ts";
-import { ggufIn } from "../model/files/llama_cpp.ts";
+import { ggufIn } from "../model/files/llama_cpp_reader.ts";
 import { ADAPTER_CONFIG } from "../model/files/lora.ts";
 
 /**

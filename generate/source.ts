@@ -22,7 +22,7 @@ import {
 import type { GptConfig } from "../model/config.ts";
 import type { Gpt } from "../model/gpt.ts";
 import { parseEndIds, parseHuggingFaceConfig } from "../model/files/hugging_face.ts";
-import { ggufIn, isGguf, openGguf } from "../model/files/llama_cpp.ts";
+import { ggufIn, isGguf, openGguf } from "../model/files/llama_cpp_reader.ts";
 import {
   ADAPTER_CONFIG,
   adapterTensors,

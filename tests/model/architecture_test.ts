@@ -23,12 +23,8 @@ import {
   toCheckpointConfig,
   toHuggingFaceConfig,
 } from "../../model/files/hugging_face.ts";
-import {
-  llamaCppContext,
-  llamaCppTensors,
-  llamaCppValues,
-  openGguf,
-} from "../../model/files/llama_cpp.ts";
+import { llamaCppContext, llamaCppTensors, llamaCppValues } from "../../model/files/llama_cpp.ts";
+import { openGguf } from "../../model/files/llama_cpp_reader.ts";
 import { forward } from "../../model/forward_backward.ts";
 import { createGpt, type Gpt, headOf } from "../../model/gpt.ts";
 import { headLogits } from "../../model/head.ts";

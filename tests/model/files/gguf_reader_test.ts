@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { Random } from "../../../data/random.ts";
 import { type GgufValue, serializeGguf } from "../../../model/files/gguf.ts";
 import { parseGgufHeader } from "../../../model/files/gguf_reader.ts";
-import { ggufIn, openGguf } from "../../../model/files/llama_cpp.ts";
+import { ggufIn, openGguf } from "../../../model/files/llama_cpp_reader.ts";
 import { frequenciesOf, type RotaryScaling } from "../../../kernels/rope/rotation.ts";
 import { fromFloat32 } from "../../../model/files/safetensors.ts";
 import { placedReader } from "../../../model/files/tensor_files.ts";
