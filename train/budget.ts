@@ -298,7 +298,8 @@ export async function planForSeconds(
     const measured = await measure({ ...sizes, batchSize }, depth);
     if (!measured) break;
     const { blockParameters, tokensPerSecond } = measured;
-    const tokens = Math.min(seconds * tokensPerSecond, MOST_EPOCHS * trainingTokens);
+    const inTime = seconds * tokensPerSecond;
+    const tokens = Math.max(1, Math.min(inTime, MOST_EPOCHS * trainingTokens));
     candidates.push({
       depth,
       blockParameters,
@@ -310,6 +311,7 @@ export async function planForSeconds(
     const [smaller, last] = candidates.slice(-2);
     if (last && last.excessLoss > LEAST_GAIN * smaller!.excessLoss) break;
     best = candidates.at(-1);
+    if (inTime <= 1) break; // the time is over
   }
   if (!best) throw new UserError("Cannot plan a training as not even the smallest model fits");
   const { depth, blockParameters, tokens } = best;

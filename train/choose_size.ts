@@ -117,7 +117,7 @@ async function planInTime(
   const fixed = typedAmong(given, typed);
   if (given.preset !== "auto" || initial !== undefined) {
     const { batchSize, contextLength } = sizesOf(given, defaults);
-    const { tokensPerSecond = 0 } = await measure({}, known, signal) ?? {};
+    const { tokensPerSecond = 0 } = await measure({}, known, { signal }) ?? {};
     const tokensPerStep = batchSize * contextLength * given.gradientAccumulation;
     const steps = given.steps ??
       Math.max(1, Math.floor(seconds() * tokensPerSecond / tokensPerStep));
@@ -127,13 +127,16 @@ async function planInTime(
     const budget = { ...planOf(sizes, { given, blockParameters, ...text }), options: untyped };
     return { budget, untyped };
   }
+  let mustFit = true; // the smallest model, as nothing else can be planned
   const budget = await planForSeconds(seconds(), {
     given: fixed,
     ...text,
     ...(given.depth === undefined ? {} : { depths: [given.depth] }),
     async measure(sizes, depth) {
       onNotice(`measuring the speed at depth ${depth}`);
-      return await measure(sizes, known, signal);
+      const found = await measure(sizes, known, { signal, mustFit });
+      mustFit = false;
+      return found;
     },
   });
   const { depth, blockParameters } = budget;
@@ -161,11 +164,13 @@ function configAt(
 /**
  * Measures a training of a model with random parameters, whose sizes replace those of the options; undefined if it does
  * not fit the device or the text.
+ *
+ * @throws {UserError} that says why it does not fit, if it must.
  */
 async function measure(
   sizes: Partial<TrainOptions>,
   known: Unsized,
-  signal: AbortSignal,
+  { signal, mustFit = false }: { signal: AbortSignal; mustFit?: boolean },
 ): Promise<Measurement | undefined> {
   const { device, plan: { given, precision, defaults }, corpus } = known;
   const config = configAt(sizes, known);
@@ -181,7 +186,7 @@ async function measure(
     const sized = { ...given, ...shape, config, precision, isResumed: false };
     ({ recompute } = checkTraining(device, sized));
   } catch (error) {
-    if (!(error instanceof UserError)) throw error;
+    if (mustFit || !(error instanceof UserError)) throw error;
     return undefined;
   }
   using gpt = createGpt(device, config, { precision, freeze });

@@ -131,6 +131,14 @@ Deno.test("planForSeconds() chooses a deeper model for more time or a faster mac
   assert.ok(minute < hour && hour < fast, `${[minute, hour, fast]}`);
 });
 
+Deno.test("planForSeconds() plans one step when the time is over", async () => {
+  for (const seconds of [0, -3]) {
+    const { asked, measure } = machine();
+    const { options, tokens } = await planForSeconds(seconds, { trainingTokens: 1e6, measure });
+    assert.deepEqual([asked, options.steps, options.batchSize, tokens], [[1], 1, 16, 1024]);
+  }
+});
+
 Deno.test("planForSeconds() keeps to the depths that fit and to the one that is given", async () => {
   const fitting = machine({ largest: 2, flopsPerSecond: 1e15 });
   const text = { trainingTokens: 1e10 };

@@ -90,3 +90,10 @@ Deno.test("train() refuses two options that say how large the model is", async (
     });
   }
 });
+
+Deno.test("train() with minutes says why not even the smallest model fits", async () => {
+  await assert.rejects(run("short", { minutes: 1e4, contextLength: 8000, batchSize: 1 }), {
+    name: "UserError",
+    message: /^Cannot cut rows of 8000 tokens as the text must have at least 8001 tokens/,
+  });
+});
