@@ -11,7 +11,6 @@ import { misfitsOf } from "../data/tokens/vocabulary_fit.ts";
 import { taskCommand } from "../files/command_line.ts";
 import { UserError } from "../files/user_error.ts";
 import { KEPT_BASE } from "../generate/base.ts";
-import { placeAt } from "../generate/place.ts";
 import {
   findModel,
   hashModel,
@@ -23,14 +22,7 @@ import { shortageOf } from "../generate/limits.ts";
 import type { Device } from "../kernels/device.ts";
 import type { RecomputeMode } from "../model/activations.ts";
 import type { GptConfig, LoraConfig, PresetName } from "../model/config.ts";
-import {
-  checkpointNamed,
-  isNameInRun,
-  listCheckpoints,
-  newestCheckpoint,
-  type TrainerState,
-  verifyCheckpoint,
-} from "../model/files/checkpoint.ts";
+import type { TrainerState } from "../model/files/checkpoint.ts";
 import { defaultTargets } from "../model/files/lora.ts";
 import { parameterTable } from "../model/parameters.ts";
 import { type Precision, resolvePrecision } from "../model/precision.ts";
@@ -57,9 +49,9 @@ import {
   typedNames,
 } from "./resolve.ts";
 import type { RunDirectory } from "./run_directory.ts";
-import { cooldownStart, learningRateAt, type Schedule } from "./schedule.ts";
+import { jumpOf } from "./schedule.ts";
 import { checkPlanned, checkSamePlan, sizeReason, withSizes } from "./size.ts";
-import { checkResumable, readCheckpoint, type Resumed } from "./state.ts";
+import type { Resumed } from "./state.ts";
 
 /**
  * Every choice of a training, before anything is allocated: first those that do not need its data, which may take
@@ -118,63 +110,6 @@ export interface Run extends Workplace, Plan {
   readonly source: TrainerState["source"] | undefined;
   /** Steps already done. */
   readonly first: number;
-}
-
-/**
- * Reads the checkpoint from which the training resumes: the one that is named, or else the newest that is whole, if
- * the run has one.
- */
-export async function* findCheckpoint(
-  { out: run, hub, signal }: Workplace,
-  { base, initFrom, resumeFrom }: Partial<TrainOptions>,
-): AsyncGenerator<TrainEvent, Resumed | undefined> {
-  const warnings: string[] = [];
-  const path = resumeFrom === undefined || resumeFrom === "latest"
-    ? newestCheckpoint(run, (sentence) => warnings.push(sentence), checkResumable)
-    : namedCheckpoint(run, resumeFrom);
-  for (const message of warnings) yield { kind: "notice", message };
-  if (path === undefined) return undefined;
-  const likely = initFrom === undefined ? [] : [initFrom];
-  return yield* reporting(
-    (callbacks) => readCheckpoint(path, { ...hub, ...callbacks, base }, likely),
-    signal,
-  );
-}
-
-/** The checkpoint that `resumeFrom` names: of this run, or the start of a new one. */
-function namedCheckpoint(run: string, name: string): string {
-  if (isNameInRun(name) && listCheckpoints(run).length === 0) {
-    throw new UserError(
-      `Cannot resume from checkpoint ${name} of ${run} as that run must have checkpoints: it has none`,
-      { hint: "To continue another run there: --resume-from runs/NAME/checkpoints/000500" },
-    );
-  }
-  const isName = isNameInRun(name), path = isName ? checkpointNamed(run, name) : name;
-  const place = placeAt(path);
-  if (!isName && place?.load?.join() !== `--checkpoint,${path}`) {
-    throw new UserError(
-      `Cannot resume from ${path} as --resume-from must be best, latest, a number of steps, or the directory ` +
-        `of a checkpoint: ${place?.reason ?? "there is none"}`,
-    );
-  }
-  const checkpoints = listCheckpoints(run);
-  if (!isInRun(path, run) && checkpoints.length > 0) {
-    throw new UserError(
-      `Cannot resume from ${path} in ${run} as that run must have no other checkpoints: ` +
-        `it has ${checkpoints.length}`,
-      {
-        hint: `To resume that run: ${taskCommand("train", "--out", run)}\n` +
-          "For a run that continues from the checkpoint choose another --out",
-      },
-    );
-  }
-  checkResumable(verifyCheckpoint(path), path);
-  return path;
-}
-
-/** Whether a checkpoint is one of a run. */
-export function isInRun(checkpoint: string, run: string): boolean {
-  return listCheckpoints(run).some(({ path }) => resolve(path) === resolve(checkpoint));
 }
 
 /** Makes the choices that do not depend on the data, and throws if the training cannot run. */
@@ -378,40 +313,6 @@ export function* finishPlan(
   const source = resumed?.state.source ??
     (initial && { spec: initial.spec, sha256: hashModel(initial) });
   return { ...place, ...plan, corpus, batches, options, config, recompute, memory, source, first };
-}
-
-/** Relative change of the learning rate of which a notice is given. */
-const NOTICEABLE = 0.1;
-
-/**
- * A sentence if new options change the learning rate of the next step of a resumed run, or let a cool-down begin with
- * it.
- */
-export function jumpOf(
-  step: number,
-  { before, now }: { before: Schedule; now: Schedule },
-): string | undefined {
-  const figure = (value: number) => `${Number(value.toPrecision(3))}`;
-  const beforeCooldown = cooldownStart(before);
-  if (step < now.steps && step === cooldownStart(now) && step !== beforeCooldown) {
-    const { steps, learningRate, minLearningRate } = now;
-    return `the cool-down begins: the learning rate falls from ${figure(learningRate)} to ` +
-      `${figure(minLearningRate)} up to step ${steps}`;
-  }
-  const [old, rate] = [learningRateAt(step, before), learningRateAt(step, now)];
-  const isNear = (other: number) => Math.abs(rate - other) <= NOTICEABLE * other;
-  const hasCooled = step > beforeCooldown;
-  // before its cool-down, a run that is made longer stays at the rate that it has
-  if (isNear(old) || !hasCooled && isNear(learningRateAt(step, { ...before, cooldown: 0 }))) {
-    return undefined;
-  }
-  return `the learning rate jumps: step ${step + 1} has ${figure(rate)} instead of ${figure(old)}` +
-    (now.steps === before.steps
-      ? ""
-      : `; the schedule now has ${now.steps} steps instead of ${before.steps}`) +
-    (rate > old && hasCooled
-      ? `; --resume-from ${beforeCooldown} continues from before the cool-down`
-      : "");
 }
 
 /** The environment of a dry run, which downloads nothing. */

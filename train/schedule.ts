@@ -87,3 +87,37 @@ export function cooldownStart(
   if (schedule !== "wsd") return steps;
   return Math.min(steps, Math.max(warmupSteps, steps - cooldown));
 }
+
+/** Relative change of the learning rate of which a notice is given. */
+const NOTICEABLE = 0.1;
+
+/**
+ * A sentence if new options change the learning rate of the next step of a resumed run, or let a cool-down begin with
+ * it.
+ */
+export function jumpOf(
+  step: number,
+  { before, now }: { before: Schedule; now: Schedule },
+): string | undefined {
+  const figure = (value: number) => `${Number(value.toPrecision(3))}`;
+  const beforeCooldown = cooldownStart(before);
+  if (step < now.steps && step === cooldownStart(now) && step !== beforeCooldown) {
+    const { steps, learningRate, minLearningRate } = now;
+    return `the cool-down begins: the learning rate falls from ${figure(learningRate)} to ` +
+      `${figure(minLearningRate)} up to step ${steps}`;
+  }
+  const [old, rate] = [learningRateAt(step, before), learningRateAt(step, now)];
+  const isNear = (other: number) => Math.abs(rate - other) <= NOTICEABLE * other;
+  const hasCooled = step > beforeCooldown;
+  // before its cool-down, a run that is made longer stays at the rate that it has
+  if (isNear(old) || !hasCooled && isNear(learningRateAt(step, { ...before, cooldown: 0 }))) {
+    return undefined;
+  }
+  return `the learning rate jumps: step ${step + 1} has ${figure(rate)} instead of ${figure(old)}` +
+    (now.steps === before.steps
+      ? ""
+      : `; the schedule now has ${now.steps} steps instead of ${before.steps}`) +
+    (rate > old && hasCooled
+      ? `; --resume-from ${beforeCooldown} continues from before the cool-down`
+      : "");
+}

@@ -7,6 +7,7 @@ import { SCRATCH } from "../kernels/program.ts";
 import { bytesPerElement, type DType, type Tensor, tensorBytes } from "../kernels/tensor.ts";
 import { newModel } from "./architecture.ts";
 import type { TrainEvent } from "./events.ts";
+import { findCheckpoint } from "./find_checkpoint.ts";
 import {
   memoryOf,
   type MemoryRole,
@@ -16,7 +17,7 @@ import {
   type TrainingPlan,
 } from "./limits.ts";
 import { DEFAULT_OPTIONS, type OptionName, type TrainOptions } from "./options.ts";
-import { findCheckpoint, makePlan, notDownloaded, offline, openCorpus } from "./plan.ts";
+import { makePlan, notDownloaded, offline, openCorpus } from "./plan.ts";
 import { sizesOf } from "./resolve.ts";
 import type { TrainStep } from "./step.ts";
 import { choicesOf } from "./tuning.ts";

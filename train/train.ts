@@ -19,14 +19,13 @@ import { chooseSize } from "./choose_size.ts";
 import { estimate, plannedSaves } from "./estimate.ts";
 import { createEvaluator, type Evaluator } from "./evaluate.ts";
 import { hasAborted, noticesOf, type TrainEvent } from "./events.ts";
+import { findCheckpoint, isInRun } from "./find_checkpoint.ts";
 import { createHistograms } from "./histograms.ts";
 import { costOf, flopsPerToken, METRICS_FILE, readMetrics } from "./metrics.ts";
 import { DEFAULT_OPTIONS, type ResolvedOptions, type TrainOptions } from "./options.ts";
 import {
   cacheBeside,
-  findCheckpoint,
   finishPlan,
-  isInRun,
   makePlan,
   notDownloaded,
   offline,

@@ -1,5 +1,5 @@
 /**
- * What layernorm and rmsnorm share: the layout of rows over invocations, and the sums over rows that are the
+ * What layernorm, rmsnorm and rope share: the layout of rows over invocations, and the sums over rows that are the
  * gradients of the parameters.
  *
  * @module
