@@ -123,8 +123,8 @@ export async function modelFiles(
     toConfig?: typeof toHuggingFaceConfig;
   } = {},
 ): Promise<[string, FileContent][]> {
-  const { endOfText, endIds } = tokenizer, beginOfText = beginId(tokenizer);
-  const config = toConfig(gpt.config, { endOfText, endIds, beginOfText, dropout });
+  const { endOfText, endIds } = tokenizer, bosId = bosIdOf(tokenizer);
+  const config = toConfig(gpt.config, { endOfText, endIds, bosId, dropout });
   const tensors = await saveParameters(gpt, { dtype: dtype === "f32" ? "F32" : "F16" });
   checkFinite(tensors);
   return [
@@ -133,9 +133,9 @@ export async function modelFiles(
   ];
 }
 
-/** Id of the token that begins a text, if it is not the one that ends a document. */
-function beginId({ beginOfTextToken, encode }: Tokenizer): number | undefined {
-  const ids = beginOfTextToken === undefined ? [] : encode(beginOfTextToken);
+/** Id of the `bos_token`, if it is not the token that ends a document. */
+function bosIdOf({ bosToken, encode }: Tokenizer): number | undefined {
+  const ids = bosToken === undefined ? [] : encode(bosToken);
   return ids.length === 1 ? ids[0] : undefined; // text, if the vocabulary does not have it
 }
 
@@ -145,7 +145,7 @@ function beginId({ beginOfTextToken, encode }: Tokenizer): number | undefined {
  */
 export function tokenizerFiles({ config }: Gpt, tokenizer: Tokenizer): [string, FileContent][] {
   const { json, endOfText, endOfTextToken, endIds = [endOfText], chatTemplate } = tokenizer;
-  const { beginOfTextToken = endOfTextToken } = tokenizer, file = JSON.parse(json);
+  const { bosToken = endOfTextToken } = tokenizer, file = JSON.parse(json);
   return [
     [TOKENIZER_FILE, [new TextEncoder().encode(json)]],
     [
@@ -153,7 +153,7 @@ export function tokenizerFiles({ config }: Gpt, tokenizer: Tokenizer): [string, 
       jsonFile({
         // the defaults of transformers for these fields are others
         add_prefix_space: file.pre_tokenizer?.add_prefix_space ?? false,
-        bos_token: beginOfTextToken,
+        bos_token: bosToken,
         ...(chatTemplate === undefined ? {} : { chat_template: chatTemplate }),
         clean_up_tokenization_spaces: false,
         eos_token: endOfTextToken,
@@ -165,7 +165,7 @@ export function tokenizerFiles({ config }: Gpt, tokenizer: Tokenizer): [string, 
     [
       GENERATION_FILE,
       jsonFile({
-        bos_token_id: beginId(tokenizer) ?? endOfText,
+        bos_token_id: bosIdOf(tokenizer) ?? endOfText,
         eos_token_id: oneOrAll(endIds),
       }),
     ],
@@ -204,7 +204,7 @@ async function ggufFile(
     ...(scores ? [["tokenizer.ggml.scores", ["float32", scores]]] as const : []),
     ["tokenizer.ggml.token_type", ["int32", kinds]],
     ...(merges ? [["tokenizer.ggml.merges", ["string", merges]]] as const : []),
-    ggufId("bos", begin ?? beginId(tokenizer) ?? endOfText),
+    ggufId("bos", begin ?? bosIdOf(tokenizer) ?? endOfText),
     ggufId("eos", endOfText),
     ...(turn === undefined ? [] : [ggufId("eot", turn)]),
     ...(message === undefined ? [] : [ggufId("eom", message)]),

@@ -366,7 +366,7 @@ export async function readGgufTokenizer(
   return {
     ...tokenizer,
     endIds: [...new Set([tokenizer.endOfText, ...ends])],
-    ...(begin === undefined || begin === end ? {} : { beginOfTextToken: tokens[begin]! }),
+    ...(begin === undefined || begin === end ? {} : { bosToken: tokens[begin]! }),
     ...(template === undefined ? {} : { chatTemplate: template }),
   };
 }

@@ -160,9 +160,7 @@ async function parseFiles(
   );
   return {
     ...tokenizer,
-    ...(begin === undefined || begin === tokenizer.endOfTextToken
-      ? {}
-      : { beginOfTextToken: begin }),
+    ...(begin === undefined || begin === tokenizer.endOfTextToken ? {} : { bosToken: begin }),
     ...(chatTemplate === undefined ? {} : { chatTemplate }),
   };
 }

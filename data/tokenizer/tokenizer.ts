@@ -53,8 +53,11 @@ export interface Tokenizer {
    * post-processor of `json` puts none there, as GPT-2's.
    */
   readonly beginOfText?: number;
-  /** `bos_token`, which chat templates use, if it is not the token that ends a document. */
-  readonly beginOfTextToken?: string;
+  /**
+   * The `bos_token`, which chat templates use, if it is not the token that ends a document. Only `beginOfText` says
+   * whether texts begin with it.
+   */
+  readonly bosToken?: string;
   /** How chats become text. It came with the model, and is kept with it. */
   readonly chatTemplate?: ChatTemplate;
   /** The Hugging Face `tokenizer.json` that describes the tokenizer. */

@@ -222,8 +222,8 @@ export interface ConfigOptions {
   readonly endOfText: number;
   /** Ids that end a generated text; by default `endOfText` alone. */
   readonly endIds?: readonly number[] | undefined;
-  /** Id of the token that begins a text, `endOfText` by default. */
-  readonly beginOfText?: number | undefined;
+  /** Id of the `bos_token`, `endOfText` by default. */
+  readonly bosId?: number | undefined;
   /** Probability of dropout in the training. */
   readonly dropout?: number;
 }
@@ -311,9 +311,9 @@ function fieldsOf(config: GptConfig, model_type: string, options: ConfigOptions)
 }
 
 function tokenIds(
-  { endOfText, endIds = [endOfText], beginOfText = endOfText }: ConfigOptions,
+  { endOfText, endIds = [endOfText], bosId = endOfText }: ConfigOptions,
 ): JsonObject {
-  return { bos_token_id: beginOfText, eos_token_id: oneOrAll(endIds) };
+  return { bos_token_id: bosId, eos_token_id: oneOrAll(endIds) };
 }
 
 /** Ids as transformers writes them: a single one as a number, others as a list. */

@@ -107,7 +107,7 @@ Deno.test("train() with parts of several architectures and Muon resumes to the b
   );
 });
 
-Deno.test("train() with zeroInit begins with the embeddings alone, and learns", async () => {
+Deno.test("train() with zeroInit begins with another loss, and learns", async () => {
   const lossesWith = async (zeroInit: "on" | "off") => {
     const events = await run(`zero ${zeroInit}`, {
       ...OPTIONS,

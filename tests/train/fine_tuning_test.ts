@@ -65,7 +65,7 @@ Deno.test("train() continues a Llama, and keeps its chat template and what begin
   const chatTemplate = "{{ bos_token }}{% for m in messages %}\r\n{{ m }}\t é{% endfor %}\n";
   const tokenizer = {
     ...await parseTokenizer(JSON.stringify(file)),
-    ...{ chatTemplate, beginOfTextToken: "<s>" },
+    ...{ chatTemplate, bosToken: "<s>" },
   };
   const config = {
     ...{ vocabularySize: 259, contextLength: 32, width: 32, layers: 1, heads: 4, keyHeads: 2 },
@@ -82,12 +82,12 @@ Deno.test("train() continues a Llama, and keeps its chat template and what begin
   for (const name of ["from-llama", "adapters-of-llama"]) {
     const model = join(directory, name), out = `${model}-exported`;
     const loaded = await loadModel(device, { model, precision: "f32" });
-    const { endOfText, beginOfText, beginOfTextToken } = loaded.tokenizer;
+    const { endOfText, beginOfText, bosToken } = loaded.tokenizer;
     assert.deepEqual(loaded.gpt.config, {
       ...config,
       contextLength: loaded.gpt.config.contextLength,
     });
-    assert.deepEqual([endOfText, beginOfText, beginOfTextToken], [256, 258, "<s>"]);
+    assert.deepEqual([endOfText, beginOfText, bosToken], [256, 258, "<s>"]);
     await exportModel(loaded, { to: "hf", out });
     const fields = JSON.parse(Deno.readTextFileSync(join(out, "tokenizer_config.json")));
     assert.deepEqual([fields.chat_template, fields.bos_token], [chatTemplate, "<s>"]);

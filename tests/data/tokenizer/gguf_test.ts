@@ -200,7 +200,7 @@ Deno.test("readGgufTokenizer() keeps what begins a text, and the chat template",
     values.set("tokenizer.chat_template", template);
     const again = await read(values, tokenizer.vocabularySize);
     assert.deepEqual(beginOf(JSON.parse(again.json)), first!.id);
-    assert.equal(again.beginOfTextToken, first!.content);
+    assert.equal(again.bosToken, first!.content);
     assert.equal(again.chatTemplate, template);
     const without = await read(
       new Map([...values, ["tokenizer.ggml.add_bos_token", false]]),

@@ -58,13 +58,13 @@ Deno.test("loadTokenizer() keeps the chat template to the byte, and what begins 
     await withFiles({ "tokenizer.json": compact.json, ...files }, async (folder) => {
       const tokenizer = await loadTokenizer(folder);
       assert.deepEqual(tokenizer.chatTemplate, chatTemplate);
-      assert.equal(tokenizer.beginOfTextToken, undefined);
+      assert.equal(tokenizer.bosToken, undefined);
       assert.equal(tokenizer.hash, compact.hash);
     });
   }
   const begun = { "tokenizer_config.json": config({ bos_token: { content: "!" } }) };
   await withFiles({ "tokenizer.json": compact.json, ...begun }, async (folder) => {
-    assert.equal((await loadTokenizer(folder)).beginOfTextToken, "!");
+    assert.equal((await loadTokenizer(folder)).bosToken, "!");
   });
   const long = "x".repeat(2 ** 20 + 1);
   const many = new Array(17).fill(named[0]);

@@ -156,7 +156,7 @@ Deno.test("toHuggingFaceConfig() chooses the first of Llama, Mistral and Qwen3 t
     assert.deepEqual(parse(fields), config);
     assert.deepEqual(toCheckpointConfig(config, { endOfText: 5 }), fields);
   }
-  const ends = { endOfText: 5, beginOfText: 4, dropout: 0.25 };
+  const ends = { endOfText: 5, bosId: 4, dropout: 0.25 };
   const { bos_token_id, eos_token_id, attention_dropout } = toHuggingFaceConfig(base, ends);
   assert.deepEqual([bos_token_id, eos_token_id, attention_dropout], [4, 5, 0.25]);
 });
