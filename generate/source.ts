@@ -1,7 +1,7 @@
 import { existsSync, readdirSync, statSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { HubError, hubFile, type HubOptions, listHubFiles, parseHubSpec } from "../data/hub/hub.ts";
-import { readGgufTokenizer } from "../data/tokenizer/gguf.ts";
+import { readGgufTokenizer } from "../data/tokenizer/gguf_reader.ts";
 import { hasTokenizer, readTokenizer, tokenizerFileNames } from "../data/tokenizer/load.ts";
 import type { DataProgress } from "../data/text/documents.ts";
 import { gpt2Tokenizer, type Tokenizer } from "../data/tokenizer/tokenizer.ts";

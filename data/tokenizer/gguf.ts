@@ -1,11 +1,7 @@
 import { printable, quoted } from "../../files/printable.ts";
 import { UserError } from "../../files/user_error.ts";
-import { gpt2File } from "./byte_level.ts";
-import { isTooLong } from "./chat_template.ts";
-import { parseTokenizer, type Tokenizer } from "./tokenizer.ts";
+import type { Tokenizer } from "./tokenizer.ts";
 import {
-  type AddedToken,
-  beginningWith,
   BLANK,
   type Component,
   mergedPair,
@@ -18,7 +14,7 @@ import {
 
 /**
  * Tokenizers as llama.cpp keeps them in GGUF files (src/llama-vocab.cpp there): a byte-level BPE, whose way to cut a
- * text into words has a name, or SentencePiece's BPE, which has scores in place of merges.
+ * text into words has a name, or SentencePiece's BPE, which has scores in place of merges. `gguf_reader.ts` reads them.
  *
  * @module
  */
@@ -46,10 +42,10 @@ export interface GgufTokenizer {
 }
 
 /** llama.cpp's kinds of tokens (its include/llama.h). */
-const NORMAL = 1, UNKNOWN = 2, CONTROL = 3, USER_DEFINED = 4, UNUSED = 5, BYTE = 6;
+export const NORMAL = 1, UNKNOWN = 2, CONTROL = 3, USER_DEFINED = 4, UNUSED = 5, BYTE = 6;
 
 /** A way to cut a text into words. */
-interface Words {
+export interface Words {
   readonly pre_tokenizer: Component;
   readonly normalizer?: Component;
   readonly ignore_merges?: true;
@@ -79,7 +75,7 @@ function inSequence(...pretokenizers: Component[]): Component {
 }
 
 /** llama.cpp's names of the ways to cut a text into words that are supported here. */
-const WORDS: Readonly<Record<string, Words>> = {
+export const WORDS: Readonly<Record<string, Words>> = {
   "gpt-2": { pre_tokenizer: byteLevel({ words: true }) },
   "llama-bpe": { pre_tokenizer: patternWords("\\p{N}{1,3}"), ignore_merges: true },
   "qwen2": { pre_tokenizer: patternWords("\\p{N}"), normalizer: { type: "NFC" } as never },
@@ -89,14 +85,6 @@ const WORDS: Readonly<Record<string, Words>> = {
       byteLevel({ words: true }),
     ),
   },
-};
-
-/** Other names of these. */
-const ALIASES: Readonly<Record<string, string>> = {
-  "gpt2": "gpt-2",
-  "default": "gpt-2",
-  "llama3": "llama-bpe",
-  "llama-v3": "llama-bpe",
 };
 
 /**
@@ -263,7 +251,7 @@ function scoresOf(
 }
 
 /** The pairs of tokens that a token can be merged of, the longest left one first. */
-function* splitsOf(
+export function* splitsOf(
   token: string,
   tokens: { has(token: string): boolean },
 ): Generator<[left: string, right: string]> {
@@ -272,197 +260,4 @@ function* splitsOf(
     const left = token.slice(0, at), right = token.slice(at);
     if (tokens.has(left) && tokens.has(right)) yield [left, right];
   }
-}
-
-/** A value of a GGUF file, or a list of them. */
-type Value = number | boolean | string | readonly (number | boolean | string)[];
-
-/** Most characters of a token with a score, and most merges that scores stand for: they bound time and memory. */
-const LONGEST_TOKEN = 500, MOST_MERGES = 4_000_000;
-
-/**
- * The tokenizer of a GGUF file.
- *
- * @param values those of the file.
- * @param vocabularySize V of the model, which may be larger than the number of tokens.
- * @param where the file's path, for error messages.
- * @throws {UserError} if it is of a kind that is not supported, or if its tables do not fit together.
- */
-export async function readGgufTokenizer(
-  values: ReadonlyMap<string, Value>,
-  { vocabularySize, where }: { vocabularySize: number; where: string },
-): Promise<Tokenizer> {
-  const refuse = (requirement: string, value: unknown) =>
-    new UserError(`Cannot load ${where} as ${requirement}: current value is ${quoted(value)}`);
-  const get = (name: string) => values.get(`tokenizer.ggml.${name}`);
-  const model = get("model"), pre = get("pre") ?? "default";
-  if (model !== "gpt2" && model !== "llama") {
-    throw refuse("tokenizer.ggml.model must be gpt2 or llama", model);
-  }
-  const name = ALIASES[String(pre)] ?? String(pre);
-  if (model === "gpt2" && !Object.hasOwn(WORDS, name)) {
-    throw refuse(`tokenizer.ggml.pre must be one of ${Object.keys(WORDS).join(", ")}`, pre);
-  }
-  const list = <T extends number | string>(
-    name: string,
-    type: "number" | "string",
-  ): readonly T[] => {
-    const value = get(name);
-    if (Array.isArray(value) && (value.length === 0 || typeof value[0] === type)) return value;
-    throw refuse(`tokenizer.ggml.${name} must be a list of ${type}s`, value);
-  };
-  const tokens = list<string>("tokens", "string");
-  const kinds = get("token_type") === undefined ? [] : list<number>("token_type", "number");
-  if (tokens.length > vocabularySize) {
-    throw refuse(`tokenizer.ggml.tokens must be at most ${vocabularySize}`, tokens.length);
-  }
-  const id = (name: string): number | undefined => {
-    const value = get(`${name}_token_id`);
-    if (value === undefined) return undefined;
-    if (Number.isInteger(value) && value as number >= 0 && value as number < tokens.length) {
-      return value as number;
-    }
-    throw refuse(`tokenizer.ggml.${name}_token_id must be below ${tokens.length}`, value);
-  };
-  const [end, turn, message, begin] = ["eos", "eot", "eom", "bos"].map(id);
-  const template = values.get("tokenizer.chat_template");
-  if (template !== undefined && (typeof template !== "string" || isTooLong(template))) {
-    throw refuse("tokenizer.chat_template must be a text of usual length", template);
-  }
-
-  const vocab: Record<string, number> = Object.create(null), added: AddedToken[] = [];
-  tokens.forEach((content, id) => {
-    const kind = kinds[id] ?? NORMAL;
-    if (kind === UNUSED) return;
-    const special = kind === CONTROL || kind === UNKNOWN || id === end;
-    const isText = (kind === NORMAL || kind === BYTE) && !special;
-    if (isText || model === "llama") vocab[content] = id;
-    if (!isText) added.push({ id, content, special });
-  });
-  const beginsTexts = get("add_bos_token") ?? (model === "llama" || name === "llama-bpe");
-  const first = beginsTexts === true && begin !== undefined ? tokens[begin]! : undefined;
-  const file = model === "llama"
-    ? sentencePieceFile({
-      vocab,
-      merges: mergesOfScores(list<number>("scores", "number"), { tokens, kinds, refuse }),
-      added,
-      prefix: get("add_space_prefix") !== false,
-      unknown: tokens[id("unknown") ?? kinds.indexOf(UNKNOWN)],
-    })
-    : byteLevelFileOf(WORDS[name]!, {
-      vocab,
-      merges: list<string>("merges", "string"),
-      added,
-      prefix: get("add_space_prefix") === true,
-    });
-  const whole = first === undefined
-    ? file
-    : { ...file, post_processor: beginningWith({ content: first, id: begin! }) };
-  const tokenizer = await parseTokenizer(JSON.stringify(whole), where, {
-    vocabularySize,
-    ...(end === undefined ? {} : { endOfText: tokens[end]! }),
-  });
-  const ends = [turn, message].filter((id) => id !== undefined);
-  return {
-    ...tokenizer,
-    endIds: [...new Set([tokenizer.endOfText, ...ends])],
-    ...(begin === undefined || begin === end ? {} : { bosToken: tokens[begin]! }),
-    ...(template === undefined ? {} : { chatTemplate: template }),
-  };
-}
-
-/** The `tokenizer.json` of a byte-level BPE. */
-function byteLevelFileOf(
-  { pre_tokenizer, normalizer, ignore_merges }: Words,
-  tables: Parameters<typeof gpt2File>[0],
-): TokenizerFile {
-  const file = gpt2File(tables);
-  if (pre_tokenizer === WORDS["gpt-2"]!.pre_tokenizer) return file;
-  return {
-    ...file,
-    normalizer: normalizer ?? null,
-    pre_tokenizer,
-    model: { ...file.model, ...(ignore_merges ? { ignore_merges } : {}) },
-  };
-}
-
-/** The merges that scores stand for, in their order. */
-function mergesOfScores(
-  scores: readonly number[],
-  { tokens, kinds, refuse }: {
-    tokens: readonly string[];
-    kinds: readonly number[];
-    refuse: (requirement: string, value: unknown) => Error;
-  },
-): [string, string][] {
-  if (scores.length !== tokens.length) {
-    throw refuse(
-      `tokenizer.ggml.scores must be as many as tokens, ${tokens.length}`,
-      scores.length,
-    );
-  }
-  const isText = (_: unknown, id: number) => (kinds[id] ?? NORMAL) === NORMAL;
-  const texts = new Set(tokens.filter(isText));
-  const order = [...tokens.keys()].filter((id) => isText(undefined, id))
-    .sort((a, b) => scores[b]! - scores[a]! || a - b);
-  const merges: [string, string][] = [];
-  for (const id of order) {
-    const token = tokens[id]!;
-    if (token.length > LONGEST_TOKEN) {
-      throw refuse(
-        `tokens with scores must have at most ${LONGEST_TOKEN} characters`,
-        token.length,
-      );
-    }
-    for (const pair of splitsOf(token, texts)) merges.push(pair);
-    if (merges.length > MOST_MERGES) {
-      throw refuse(`its scores must stand for at most ${MOST_MERGES} merges`, merges.length);
-    }
-  }
-  return merges;
-}
-
-/** The `tokenizer.json` of SentencePiece's BPE, as Hugging Face writes it for Llama 2. */
-function sentencePieceFile(
-  { vocab, merges, added, prefix, unknown }: {
-    vocab: Readonly<Record<string, number>>;
-    merges: readonly (readonly [string, string])[];
-    added: readonly AddedToken[];
-    prefix: boolean;
-    unknown: string | undefined;
-  },
-): TokenizerFile {
-  const blank = { type: "Replace", pattern: { String: " " }, content: BLANK };
-  const decoders = [
-    { type: "Replace", pattern: { String: BLANK }, content: " " },
-    { type: "ByteFallback" },
-    { type: "Fuse" },
-  ];
-  return {
-    ...gpt2File({ vocab: {}, merges: [], added }), // version, added tokens
-    normalizer: {
-      type: "Sequence",
-      normalizers: prefix ? [{ type: "Prepend", prepend: BLANK }, blank] : [blank],
-    },
-    pre_tokenizer: null,
-    post_processor: null,
-    decoder: {
-      type: "Sequence",
-      decoders: prefix
-        ? [...decoders, { type: "Strip", content: " ", start: 1, stop: 0 }]
-        : decoders,
-    },
-    model: {
-      type: "BPE",
-      ...{ dropout: null },
-      unk_token: unknown ?? null,
-      continuing_subword_prefix: null,
-      end_of_word_suffix: null,
-      fuse_unk: true,
-      byte_fallback: true,
-      ignore_merges: false,
-      vocab,
-      merges,
-    },
-  };
 }

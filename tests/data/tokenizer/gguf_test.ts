@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
-import { ggufTokenizer, readGgufTokenizer } from "../../../data/tokenizer/gguf.ts";
+import { ggufTokenizer } from "../../../data/tokenizer/gguf.ts";
+import { readGgufTokenizer } from "../../../data/tokenizer/gguf_reader.ts";
 import {
   compactTokenizer,
   gpt2Tokenizer,
