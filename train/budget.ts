@@ -247,7 +247,7 @@ export function planForDepth(
   const blockParameters = blockParametersOf(sizesAtDepth(depth, given));
   const tokens = tokensFor(blockParameters, { trainingTokens });
   const options = optionsAtDepth(depth, { given, tokens, blockParameters, trainingTokens });
-  return { depth, ...planOf(options, { given, blockParameters, trainingTokens }) };
+  return { depth, ...withFigures(options, { given, blockParameters, trainingTokens }) };
 }
 
 /** Share of the expected loss to which a deeper model must lower it: of two that are as good, the smaller is faster. */
@@ -319,11 +319,11 @@ export async function planForSeconds(
     given: { schedule: "wsd", ...given },
     ...{ tokens, blockParameters, trainingTokens },
   });
-  return { depth, ...planOf(options, { given, blockParameters, trainingTokens }), candidates };
+  return { depth, ...withFigures(options, { given, blockParameters, trainingTokens }), candidates };
 }
 
-/** A plan with its figures. */
-export function planOf(
+/** The plan that consists of some options, with the tokens and the passes over the text that these make. */
+export function withFigures(
   options: PlannedOptions & { contextLength: number; batchSize: number; steps: number },
   { given, blockParameters, trainingTokens }: {
     given: Partial<TrainOptions>;

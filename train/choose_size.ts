@@ -15,9 +15,9 @@ import {
   planForDepth,
   planForSeconds,
   type PlannedOptions,
-  planOf,
   type PlanText,
   readPlan,
+  withFigures,
 } from "./budget.ts";
 import { newModel } from "./architecture.ts";
 import { timeSteps } from "./estimate.ts";
@@ -86,7 +86,7 @@ export async function* chooseSize(
 function repeatPlan(path: string, known: Unsized): Choice {
   const { options, depth } = readPlan(path), { given, defaults } = known.plan;
   const { batchSize, contextLength } = sizesOf(given, defaults), { steps = 1 } = given;
-  const budget = planOf({ ...options, batchSize, contextLength, steps }, {
+  const budget = withFigures({ ...options, batchSize, contextLength, steps }, {
     given,
     blockParameters: countBlockParameters(configAt({}, known)),
     ...textOf(known),
@@ -124,7 +124,7 @@ async function planInTime(
     const blockParameters = countBlockParameters(configAt({}, known));
     const untyped = { steps, schedule: fixed.schedule ?? "wsd" };
     const sizes = { batchSize, contextLength, steps };
-    const budget = { ...planOf(sizes, { given, blockParameters, ...text }), options: untyped };
+    const budget = { ...withFigures(sizes, { given, blockParameters, ...text }), options: untyped };
     return { budget, untyped };
   }
   let mustFit = true; // the smallest model, as nothing else can be planned

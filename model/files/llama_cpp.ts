@@ -9,6 +9,7 @@ import {
   withDefaults,
 } from "../config.ts";
 import type { Gpt } from "../gpt.ts";
+import { linearShapes } from "../parameters.ts";
 import { saveParameters } from "../weights.ts";
 import type { GgufTensor, GgufValue } from "./gguf.ts";
 import { Q8_BLOCK, toQ8 } from "./q8_0.ts";
@@ -263,17 +264,10 @@ export async function llamaCppTensors(
     add(name, values, shape);
   }
   if (family === "gpt2") {
-    const { innerWidth } = withDefaults(config);
-    const biases = {
-      "attn.c_attn": 3 * C,
-      "attn.c_proj": C,
-      "mlp.c_fc": innerWidth,
-      "mlp.c_proj": C,
-    };
-    for (const [module, length] of Object.entries(biases)) {
+    for (const [module, [, outputs]] of linearShapes(config)) {
       for (let i = 0; i < layers; i++) {
         const name = `h.${i}.${module}.bias`;
-        if (!stored.has(nameInFile(name))) add(name, new Float32Array(length), [length]);
+        if (!stored.has(nameInFile(name))) add(name, new Float32Array(outputs), [outputs]);
       }
     }
   }
