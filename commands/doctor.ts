@@ -1,6 +1,6 @@
 import { type Device, openDevice } from "../kernels/device.ts";
 import { resolvePrecision } from "../model/precision.ts";
-import { choosePreset } from "../train/plan.ts";
+import { choosePreset } from "../train/setup.ts";
 import { command, output, run } from "./command.ts";
 
 /** `doctor`: describes this machine, and says how to fix what is missing. */

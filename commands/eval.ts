@@ -18,7 +18,7 @@ import { resolvePrecision } from "../model/precision.ts";
 import { createEvaluator } from "../train/evaluate.ts";
 import { evaluationRows } from "../train/limits.ts";
 import type { ResolvedOptions } from "../train/options.ts";
-import { cacheBeside } from "../train/plan.ts";
+import { cacheBeside } from "../train/setup.ts";
 import { fineTuningDefaults } from "../train/resolve.ts";
 import { choicesOf, DEFAULTS_INSTEAD, forgetUnavailable } from "../train/tuning.ts";
 import { command, output, run, status, wholeNumber } from "./command.ts";

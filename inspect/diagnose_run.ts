@@ -14,7 +14,7 @@ import { readTrainerState, type TrainerState } from "../model/files/checkpoint.t
 import type { CheckResult } from "../train/checks.ts";
 import { type Metric, METRICS_FILE, readMetrics } from "../train/metrics.ts";
 import type { ResolvedOptions } from "../train/options.ts";
-import { cacheBeside } from "../train/plan.ts";
+import { cacheBeside } from "../train/setup.ts";
 import { choicesOf } from "../train/tuning.ts";
 import { diagnose, type TrainingFacts } from "./diagnose.ts";
 

@@ -24,7 +24,7 @@ import { timeSteps } from "./estimate.ts";
 import { type Callbacks, reporting, type TrainEvent } from "./events.ts";
 import { checkTraining } from "./limits.ts";
 import type { OptionName, TrainOptions } from "./options.ts";
-import type { Plan, Workplace } from "./plan.ts";
+import type { Setup, Workplace } from "./setup.ts";
 import { sizesOf } from "./resolve.ts";
 import { isPlanned, typedAmong, withPlanned } from "./size.ts";
 import { createTrainStep } from "./step.ts";
@@ -40,12 +40,12 @@ const STEPS_SHARE = 0.88;
 
 /** What is known of a training before its size. */
 interface Unsized extends Pick<Workplace, "device"> {
-  readonly plan: Plan;
+  readonly setup: Setup;
   readonly corpus: Corpus;
 }
 
 /** A plan, and the options that it would have without those that are typed. */
-interface Choice {
+interface Planned {
   readonly budget: BudgetPlan;
   readonly untyped: PlannedOptions;
 }
@@ -57,12 +57,12 @@ interface Choice {
  */
 export async function* chooseSize(
   place: Workplace,
-  plan: Plan,
+  setup: Setup,
   corpus: Corpus,
   secondsLeft: (() => number) | undefined,
-): AsyncGenerator<TrainEvent, Plan> {
-  const { given, typed, resumed } = plan, known = { device: place.device, plan, corpus };
-  if (resumed || !isPlanned(given)) return plan;
+): AsyncGenerator<TrainEvent, Setup> {
+  const { given, typed, resumed } = setup, known = { device: place.device, setup, corpus };
+  if (resumed || !isPlanned(given)) return setup;
   const { budget, untyped } = given.plan !== undefined
     ? repeatPlan(given.plan, known)
     : secondsLeft === undefined
@@ -79,12 +79,12 @@ export async function* chooseSize(
     yield { kind: "notice", message: `as given: ${replaced.join(", ")}` };
   }
   const { options, depth } = budget;
-  return { ...plan, given: { ...withPlanned(given, options, typed), depth }, budget };
+  return { ...setup, given: { ...withPlanned(given, options, typed), depth }, budget };
 }
 
 /** The plan of another run, whose options are given already. */
-function repeatPlan(path: string, known: Unsized): Choice {
-  const { options, depth } = readPlan(path), { given, defaults } = known.plan;
+function repeatPlan(path: string, known: Unsized): Planned {
+  const { options, depth } = readPlan(path), { given, defaults } = known.setup;
   const { batchSize, contextLength } = sizesOf(given, defaults), { steps = 1 } = given;
   const budget = withFigures({ ...options, batchSize, contextLength, steps }, {
     given,
@@ -95,12 +95,12 @@ function repeatPlan(path: string, known: Unsized): Choice {
 }
 
 /** The plan of a training at a depth, however long it takes. */
-function planAtDepth(depth: number, known: Unsized): Choice {
+function planAtDepth(depth: number, known: Unsized): Planned {
   const options = {
     ...textOf(known),
     blockParametersOf: (sizes: DepthSizes) => countBlockParameters(configAt(sizes, known)),
   };
-  const given = typedAmong(known.plan.given, known.plan.typed);
+  const given = typedAmong(known.setup.given, known.setup.typed);
   return {
     budget: planForDepth(depth, { ...options, given }),
     untyped: planForDepth(depth, options).options,
@@ -112,8 +112,8 @@ async function planInTime(
   seconds: () => number,
   known: Unsized,
   { signal, onNotice }: Callbacks,
-): Promise<Choice> {
-  const { given, initial, typed, defaults } = known.plan, text = textOf(known);
+): Promise<Planned> {
+  const { given, initial, typed, defaults } = known.setup, text = textOf(known);
   const fixed = typedAmong(given, typed);
   if (given.preset !== "auto" || initial !== undefined) {
     const { batchSize, contextLength } = sizesOf(given, defaults);
@@ -155,7 +155,7 @@ function textOf({ corpus: { training } }: Unsized): PlanText {
 /** The configuration of a model whose sizes replace those of the options; that of the initial model, if there is one. */
 function configAt(
   sizes: Partial<TrainOptions>,
-  { plan: { given, defaults, config }, corpus }: Unsized,
+  { setup: { given, defaults, config }, corpus }: Unsized,
 ): GptConfig {
   const options = { ...given, ...sizes }, { vocabularySize } = corpus.tokenizer;
   return config ?? newModel({ ...options, ...sizesOf(options, defaults), vocabularySize });
@@ -172,7 +172,7 @@ async function measure(
   known: Unsized,
   { signal, mustFit = false }: { signal: AbortSignal; mustFit?: boolean },
 ): Promise<Measurement | undefined> {
-  const { device, plan: { given, precision, defaults }, corpus } = known;
+  const { device, setup: { given, precision, defaults }, corpus } = known;
   const config = configAt(sizes, known);
   const { batchSize, contextLength } = sizesOf({ ...given, ...sizes }, defaults);
   const { seed, sequence, gradientAccumulation, freeze = "" } = given;

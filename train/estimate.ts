@@ -5,7 +5,7 @@ import { initializeParameters } from "../model/weights.ts";
 import type { TrainEvent } from "./events.ts";
 import type { TrainingMemory } from "./limits.ts";
 import { costOf } from "./metrics.ts";
-import { cacheBeside, type Run } from "./plan.ts";
+import { cacheBeside, type Run } from "./setup.ts";
 import { cooldownStart } from "./schedule.ts";
 import type { TrainOptions } from "./options.ts";
 import { checkpointsAtEnd, type PlannedSaves } from "./retention.ts";

@@ -11,7 +11,7 @@ import {
 } from "../model/files/checkpoint.ts";
 import { reporting, type TrainEvent } from "./events.ts";
 import type { TrainOptions } from "./options.ts";
-import type { Workplace } from "./plan.ts";
+import type { Workplace } from "./setup.ts";
 import { checkResumable, readCheckpoint, type Resumed } from "./state.ts";
 
 /**

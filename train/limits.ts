@@ -17,7 +17,7 @@ import { createTrainStep, type TrainStep } from "./step.ts";
 import { SAMPLE_TOKENS } from "./steps.ts";
 
 /** What determines the memory and launches of a training. */
-export interface TrainingPlan extends
+export interface TrainingSpec extends
   Pick<
     ResolvedOptions,
     | "batchSize"
@@ -46,13 +46,13 @@ export interface Recomputation {
 }
 
 /**
- * What the backward pass of a training computes again: what its plan says, or with `auto` the first of
+ * What the backward pass of a training computes again: what its options say, or with `auto` the first of
  * `RECOMPUTE_MODES` with which it fits the free memory, else the last.
  */
-export function recomputationOf(device: Device, plan: TrainingPlan): Recomputation {
-  if (plan.recompute !== "auto") return { recompute: plan.recompute };
+export function recomputationOf(device: Device, spec: TrainingSpec): Recomputation {
+  if (spec.recompute !== "auto") return { recompute: spec.recompute };
   const shortageWith = (recompute: RecomputeMode) => {
-    const problem = misfitOf(device, (dry) => void recordTraining(dry, { ...plan, recompute }));
+    const problem = misfitOf(device, (dry) => void recordTraining(dry, { ...spec, recompute }));
     return problem?.exceeded.limit === "memory" ? problem : undefined;
   };
   const [first, ...others] = RECOMPUTE_MODES, shortage = shortageWith(first);
@@ -69,28 +69,28 @@ export function recomputationOf(device: Device, plan: TrainingPlan): Recomputati
  */
 export function checkTraining(
   device: Device,
-  plan: TrainingPlan,
+  spec: TrainingSpec,
 ): Recomputation & { memory: TrainingMemory } {
-  const { config, isResumed, gradientAccumulation } = plan;
+  const { config, isResumed, gradientAccumulation } = spec;
   if (config.vocabularySize > LARGEST.vocabularySize) {
     throw new UserError(
       `Cannot train as --tokenizer must have at most ${LARGEST.vocabularySize} tokens: ` +
         `current number is ${config.vocabularySize}`,
     );
   }
-  const recomputation = recomputationOf(device, plan), { recompute } = recomputation;
+  const recomputation = recomputationOf(device, spec), { recompute } = recomputation;
   let memory: TrainingMemory | undefined; // of the last one that was recorded
   const misfit = (batchSize: number, contextLength: number, mode = recompute) =>
     misfitOf(device, (dry) => {
       const positions = Math.min(config.contextLength, contextLength);
-      const at = plan.contextLength === contextLength
+      const at = spec.contextLength === contextLength
         ? config
         : { ...config, contextLength: positions };
       const sizes = { config: at, batchSize, contextLength };
-      const recorded = recordTraining(dry, { ...plan, ...sizes, recompute: mode });
+      const recorded = recordTraining(dry, { ...spec, ...sizes, recompute: mode });
       memory = memoryOf(recorded.allocations);
     });
-  const { batchSize: B, contextLength: T } = plan, { name } = device;
+  const { batchSize: B, contextLength: T } = spec, { name } = device;
   const problem = misfit(B, T);
   if (!problem) return { ...recomputation, memory: memory! };
   const reason = shortageOf(problem);
@@ -186,7 +186,7 @@ export function memoryOf(allocations: readonly Allocation[]): TrainingMemory {
 /** Records all work of a training on a device that allocates nothing. */
 export function recordTraining(
   dry: DryDevice,
-  { config, precision, freeze = "", batchSize, contextLength, ...options }: TrainingPlan & {
+  { config, precision, freeze = "", batchSize, contextLength, ...options }: TrainingSpec & {
     recompute: RecomputeMode;
   },
 ): { gpt: Gpt; step: TrainStep; allocations: Allocation[] } {

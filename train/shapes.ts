@@ -14,10 +14,10 @@ import {
   recomputationOf,
   recordTraining,
   type TrainingMemory,
-  type TrainingPlan,
+  type TrainingSpec,
 } from "./limits.ts";
 import { DEFAULT_OPTIONS, type OptionName, type TrainOptions } from "./options.ts";
-import { makePlan, notDownloaded, offline, openCorpus } from "./plan.ts";
+import { makeSetup, notDownloaded, offline, openCorpus } from "./setup.ts";
 import { sizesOf } from "./resolve.ts";
 import type { TrainStep } from "./step.ts";
 import { choicesOf } from "./tuning.ts";
@@ -134,11 +134,11 @@ export async function trainingShapes(
   validateOptions(wanted);
   using resources = new DisposableStack();
   const device = given ?? resources.adopt(await openDevice(), (device) => device.destroy());
-  const events = planOf({ device, run, signal, environment }, wanted);
+  const events = specOf({ device, run, signal, environment }, wanted);
   try {
     while (true) {
       const { done, value } = await events.next();
-      if (done) return shapesOf(value.device, value.plan);
+      if (done) return shapesOf(value.device, value.spec);
       onEvent(value);
     }
   } catch (error) {
@@ -147,7 +147,7 @@ export async function trainingShapes(
 }
 
 /** Makes the choices of a training that decide its shapes; only those of a new model need its text. */
-async function* planOf(
+async function* specOf(
   { device, run, signal, environment = processEnvironment() }: {
     device: Device;
     run: string | undefined;
@@ -155,7 +155,7 @@ async function* planOf(
     environment: HubOptions["environment"];
   },
   wanted: Partial<TrainOptions>,
-): AsyncGenerator<TrainEvent, { device: Device; plan: TrainingPlan }> {
+): AsyncGenerator<TrainEvent, { device: Device; spec: TrainingSpec }> {
   const out = run ?? DEFAULT_OPTIONS.out;
   const place = {
     device,
@@ -170,11 +170,11 @@ async function* planOf(
       `Cannot list the tensors of ${run} as it must have a checkpoint: it has none`,
     );
   }
-  const plan = yield* makePlan(place, wanted, checkpoint);
-  const { given, resumed, precision } = plan, sizes = sizesOf(given, plan.defaults);
-  let { config } = plan;
+  const setup = yield* makeSetup(place, wanted, checkpoint);
+  const { given, resumed, precision } = setup, sizes = sizesOf(given, setup.defaults);
+  let { config } = setup;
   if (!config) {
-    const corpus = yield* openCorpus(place, plan);
+    const corpus = yield* openCorpus(place, setup);
     const { vocabularySize } = corpus.tokenizer;
     corpus.close();
     config = newModel({ ...given, ...sizes, vocabularySize });
@@ -182,19 +182,19 @@ async function* planOf(
   const choices = resumed ? choicesOf(resumed.state, device) : undefined;
   return {
     device: choices ? { ...device, choices: new Map(choices) } : device,
-    plan: { ...given, ...sizes, precision, config, isResumed: resumed !== undefined },
+    spec: { ...given, ...sizes, precision, config, isResumed: resumed !== undefined },
   };
 }
 
 /** Lists the tensors of a training on a device. */
-export function shapesOf(device: Device, plan: TrainingPlan): TrainingShapes {
-  const { recompute } = recomputationOf(device, plan);
-  const { gpt, step, allocations } = recordTraining(dryDevice(device), { ...plan, recompute });
+export function shapesOf(device: Device, spec: TrainingSpec): TrainingShapes {
+  const { recompute } = recomputationOf(device, spec);
+  const { gpt, step, allocations } = recordTraining(dryDevice(device), { ...spec, recompute });
   const parts = partsOf(step), neededIn = lifetimesIn(step);
   const arenas = [gpt.parameters, gpt.copies, step.gradients, ...step.optimizer.state.values()];
   const arenaOf = new Map(arenas.flatMap((arena) => arena ? [[arena.flat, arena]] : []));
   const lasting = new Set(step.lasting);
-  const end = step.program.length - 1, hasHistograms = plan.histogramEvery > 0;
+  const end = step.program.length - 1, hasHistograms = spec.histogramEvery > 0;
   const tensors = allocations.flatMap(({ work, role, tensor, bytes }): TrainingTensor[] => {
     /** When the values of a tensor are needed, or those of uniforms. */
     const needed = (part?: Tensor): TrainingTensor["needed"] => {

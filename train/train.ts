@@ -25,14 +25,14 @@ import { costOf, flopsPerToken, METRICS_FILE, readMetrics } from "./metrics.ts";
 import { DEFAULT_OPTIONS, type ResolvedOptions, type TrainOptions } from "./options.ts";
 import {
   cacheBeside,
-  finishPlan,
-  makePlan,
+  finishSetup,
+  makeSetup,
   notDownloaded,
   offline,
   openCorpus,
-  type Plan,
   type Run,
-} from "./plan.ts";
+  type Setup,
+} from "./setup.ts";
 import { TrainingTime } from "./training_time.ts";
 import { openRecord, type RunRecord } from "./record.ts";
 import { checkRates } from "./resolve.ts";
@@ -132,14 +132,14 @@ export async function* train(
     // --fresh would move the checkpoints aside
     const checkpoint = dryRun && wanted.fresh ? undefined : yield* findCheckpoint(place, wanted);
     const ours = checkpoint && isInRun(checkpoint.path, out) ? checkpoint : undefined;
-    const plan = yield* makePlan(place, wanted, checkpoint);
-    const corpus = resources.adopt(yield* openCorpus(place, plan), (corpus) => corpus.close());
-    const { minutes } = plan.given, done = secondsBefore(out, plan);
+    const setup = yield* makeSetup(place, wanted, checkpoint);
+    const corpus = resources.adopt(yield* openCorpus(place, setup), (corpus) => corpus.close());
+    const { minutes } = setup.given, done = secondsBefore(out, setup);
     const secondsLeft = minutes === undefined
       ? undefined
       : () => 60 * minutes - done - (performance.now() - since) / 1000;
-    const sized = yield* chooseSize(place, plan, corpus, secondsLeft);
-    const run = yield* finishPlan(place, sized, corpus);
+    const sized = yield* chooseSize(place, setup, corpus, secondsLeft);
+    const run = yield* finishSetup(place, sized, corpus);
     if (checkpoint && !ours && run.first > run.options.steps) {
       throw new UserError(
         `Cannot continue ${checkpoint.path} as --steps must be above its ${run.first}: ` +
@@ -195,7 +195,7 @@ export async function* train(
 }
 
 /** Seconds that the steps of a limited training have taken before it is resumed, by its record. */
-function secondsBefore(run: string, { given, resumed }: Plan): number {
+function secondsBefore(run: string, { given, resumed }: Setup): number {
   const path = join(run, METRICS_FILE);
   if (given.minutes === undefined || !resumed || !existsSync(path)) return 0;
   const { batchSize, contextLength, gradientAccumulation } = resumed.state

@@ -14,7 +14,7 @@ import {
   memoryOf,
   recomputationOf,
   recordTraining,
-  type TrainingPlan,
+  type TrainingSpec,
 } from "../../train/limits.ts";
 import { flagOf } from "../../files/command_line.ts";
 import {
@@ -72,7 +72,7 @@ const nano = (sizes: Partial<GptConfig> = {}) => ({
 });
 
 /** A training of nano with the preset's options but for those given. */
-function planOf({ config = nano(), ...options }: Partial<TrainingPlan>): TrainingPlan {
+function specOf({ config = nano(), ...options }: Partial<TrainingSpec>): TrainingSpec {
   return {
     precision: "f32",
     batchSize: 16,
@@ -91,9 +91,9 @@ function planOf({ config = nano(), ...options }: Partial<TrainingPlan>): Trainin
 }
 
 /** What checkTraining() says; undefined if it lets the training begin. */
-function refusal(on: Device, plan: Partial<TrainingPlan>): string | undefined {
+function refusal(on: Device, spec: Partial<TrainingSpec>): string | undefined {
   try {
-    checkTraining(on, planOf(plan));
+    checkTraining(on, specOf(spec));
     return undefined;
   } catch (error) {
     assert.ok(error instanceof UserError, `${error}`);
@@ -118,11 +118,11 @@ Deno.test("checkTraining() gives the batch size and accumulation that train on t
   );
   // 96 rows are no whole number of batches of 10
   const gpt2 = { vocabularySize: 50257, ...PRESETS.gpt2 };
-  const plan = { config: gpt2, batchSize: 96, gradientAccumulation: 3 };
-  assert.match(refusal(CPU, plan)!, /at most 10 .*; --batch-size 8 --gradient-accumulation 36 /);
-  const many = refusal(CPU, { ...plan, gradientAccumulation: 4096 })!;
+  const spec = { config: gpt2, batchSize: 96, gradientAccumulation: 3 };
+  assert.match(refusal(CPU, spec)!, /at most 10 .*; --batch-size 8 --gradient-accumulation 36 /);
+  const many = refusal(CPU, { ...spec, gradientAccumulation: 4096 })!;
   assert.match(many, /--batch-size must be at most 10 .* would have [\d.]+ [MG]B\)$/);
-  assert.match(refusal(CPU, { ...plan, isResumed: true })!, /\); a resumed run cannot change it: /);
+  assert.match(refusal(CPU, { ...spec, isResumed: true })!, /\); a resumed run cannot change it: /);
 });
 
 Deno.test("checkTraining() allows contexts of 6,144 tokens and more on a GPU, where loops have no bound", () => {
@@ -176,8 +176,8 @@ Deno.test("checkTraining() compares with the free memory on a CPU adapter", () =
 });
 
 /** Bytes of a training by what they are for, if its backward pass computes that again. */
-function memoryWith(on: Device, recompute: RecomputeMode, plan: Partial<TrainingPlan>) {
-  const { allocations } = recordTraining(dryDevice(on), { ...planOf(plan), recompute });
+function memoryWith(on: Device, recompute: RecomputeMode, spec: Partial<TrainingSpec>) {
+  const { allocations } = recordTraining(dryDevice(on), { ...specOf(spec), recompute });
   return { ...memoryOf(allocations), step: stepBytes(allocations) };
 }
 
@@ -185,20 +185,20 @@ const stepBytes = (allocations: readonly Allocation[]) =>
   allocations.filter(({ work }) => work === "step").reduce((sum, { bytes }) => sum + bytes, 0);
 
 Deno.test("recomputationOf() chooses with auto the first mode that fits the free memory of a CPU adapter", () => {
-  const plan = { config: nano({ layers: 6 }) };
-  const needs = RECOMPUTE_MODES.map((mode) => memoryWith(CPU, mode, plan).total);
+  const spec = { config: nano({ layers: 6 }) };
+  const needs = RECOMPUTE_MODES.map((mode) => memoryWith(CPU, mode, spec).total);
   assert.ok(needs[0]! > needs[1]! && needs[1]! > needs[2]!, `${needs}`);
-  const chosen = (on: Device, recompute: TrainingPlan["recompute"]) =>
-    recomputationOf(on, planOf({ ...plan, recompute }));
+  const chosen = (on: Device, recompute: TrainingSpec["recompute"]) =>
+    recomputationOf(on, specOf({ ...spec, recompute }));
   assert.deepEqual(withFree(needs[0]!, () => chosen(CPU, "auto")), { recompute: "none" });
   for (const [i, mode] of RECOMPUTE_MODES.entries()) {
     if (i === 0) continue;
     const { recompute, shortage } = withFree(needs[i]!, () => chosen(CPU, "auto"));
     assert.equal(recompute, mode);
     assert.deepEqual(shortage!.exceeded, { limit: "memory", most: needs[i], need: needs[0] });
-    assert.equal(withFree(needs[i]!, () => refusal(CPU, plan)), undefined);
+    assert.equal(withFree(needs[i]!, () => refusal(CPU, spec)), undefined);
     assert.match(
-      withFree(needs[i]!, () => refusal(CPU, { ...plan, recompute: "none" }))!,
+      withFree(needs[i]!, () => refusal(CPU, { ...spec, recompute: "none" }))!,
       new RegExp(
         `^Cannot train as --recompute must be ${mode} with --batch-size 16 on a CPU: ` +
           "current value is none \\([\\d.]+ MB of memory are free, and this would need [\\d.]+ MB\\)$",
@@ -208,7 +208,7 @@ Deno.test("recomputationOf() chooses with auto the first mode that fits the free
   const { recompute } = withFree(needs[2]! - 1, () => chosen(CPU, "auto"));
   assert.equal(recompute, "block");
   assert.match(
-    withFree(needs[2]! - 1, () => refusal(CPU, plan))!,
+    withFree(needs[2]! - 1, () => refusal(CPU, spec))!,
     / as --batch-size must be at most 15 /,
   );
   for (const mode of RECOMPUTE_MODES) {
@@ -297,7 +297,7 @@ Deno.test("checkTraining() computes or refuses what the options' edges and large
         ? { lora: { rank: oneOf(random, edges("loraRank")), alpha: 8, targets: ["c_attn"] } }
         : {}),
     };
-    const plan = {
+    const spec = {
       config,
       precision: oneOf(random, ["f32", "f16"] as const),
       batchSize: oneOf(random, isWide ? [1, 2, 16, 1024] : [...edges("batchSize"), 16, 32768]),
@@ -306,8 +306,8 @@ Deno.test("checkTraining() computes or refuses what the options' edges and large
       recompute: oneOf(random, RECOMPUTE_MODES),
     };
     for (const on of [CPU, GPU]) {
-      const what = `seed ${seed}, draw ${draw}, ${on.name}: ${JSON.stringify(plan)}`;
-      const message = refusal(on, plan);
+      const what = `seed ${seed}, draw ${draw}, ${on.name}: ${JSON.stringify(spec)}`;
+      const message = refusal(on, spec);
       if (message === undefined) continue;
       refused++;
       assertUsersTerms(message);
@@ -315,13 +315,13 @@ Deno.test("checkTraining() computes or refuses what the options' edges and large
         .exec(message) ?? [];
       if (rows === undefined) continue;
       const same = { batchSize: Number(rows), gradientAccumulation: Number(batches) };
-      const { batchSize, gradientAccumulation } = plan;
+      const { batchSize, gradientAccumulation } = spec;
       assert.equal(
         same.batchSize * same.gradientAccumulation,
         batchSize * gradientAccumulation,
         what,
       );
-      assert.equal(refusal(on, { ...plan, ...same }), undefined, what);
+      assert.equal(refusal(on, { ...spec, ...same }), undefined, what);
     }
   }
   assert.ok(refused > 3 && refused < 77, `${refused} refused, seed ${seed}`);

@@ -12,7 +12,7 @@ import { initializeParameters } from "../../model/weights.ts";
 import { recordEvaluation } from "../../train/evaluate.ts";
 import { createHistograms } from "../../train/histograms.ts";
 import type { RecomputeMode } from "../../model/activations.ts";
-import type { TrainingPlan } from "../../train/limits.ts";
+import type { TrainingSpec } from "../../train/limits.ts";
 import { type LaunchRange, lifetimesIn, shapesOf, trainingShapes } from "../../train/shapes.ts";
 import { drawShapes, shapesTable } from "../../train/shapes_report.ts";
 import { createTrainStep } from "../../train/step.ts";
@@ -25,10 +25,10 @@ const CONFIG: GptConfig = { vocabularySize: 67, contextLength: 12, width: 24, la
 const lora = { rank: 3, alpha: 6, targets: ["c_attn", "c_proj"] };
 
 /** A training that does not leave open what it recomputes. */
-type Plan = TrainingPlan & { recompute: RecomputeMode };
+type Spec = TrainingSpec & { recompute: RecomputeMode };
 
 /** A training, small and of odd sizes. */
-function planOf(options: Partial<Plan> = {}): Plan {
+function specOf(options: Partial<Spec> = {}): Spec {
   return {
     ...{ config: CONFIG, precision: "f32", batchSize: 3, contextLength: 12 },
     ...{ gradientAccumulation: 1, dropout: 0, freeze: undefined, beta1: 0.9, beta2: 0.98 },
@@ -37,7 +37,7 @@ function planOf(options: Partial<Plan> = {}): Plan {
   };
 }
 
-const PLANS: Record<string, Partial<Plan>> = {
+const SPECS: Record<string, Partial<Spec>> = {
   "the defaults": {},
   "several batches and dropout": { gradientAccumulation: 2, dropout: 0.1 },
   "f16 and frozen parts": { precision: REAL_TYPES.at(-1) as "f16", freeze: "embeddings,0" },
@@ -49,17 +49,17 @@ const PLANS: Record<string, Partial<Plan>> = {
   "a separate head and a wide MLP": { config: { ...CONFIG, ownHead: true, innerWidth: 52 } },
 };
 
-for (const [name, options] of Object.entries(PLANS)) {
+for (const [name, options] of Object.entries(SPECS)) {
   Deno.test(`shapesOf() lists what the device allocates with ${name}`, () => {
-    const plan = planOf(options), { config, batchSize, contextLength: sequenceLength } = plan;
-    const { tensors, memory } = shapesOf(device, plan);
+    const spec = specOf(options), { config, batchSize, contextLength: sequenceLength } = spec;
+    const { tensors, memory } = shapesOf(device, spec);
     const meter = meterMemory(device);
     using resources = new DisposableStack();
     resources.defer(meter.stop);
-    const how = { precision: plan.precision, freeze: plan.freeze ?? "" };
+    const how = { precision: spec.precision, freeze: spec.freeze ?? "" };
     const gpt = resources.use(createGpt(device, config, how));
-    const step = resources.use(createTrainStep(gpt, { ...plan, sequenceLength }));
-    if (plan.histogramEvery > 0) resources.use(createHistograms(gpt, step));
+    const step = resources.use(createTrainStep(gpt, { ...spec, sequenceLength }));
+    if (spec.histogramEvery > 0) resources.use(createHistograms(gpt, step));
     resources.adopt(recordEvaluation(gpt, { batchSize, sequenceLength }), (one) => one.destroy());
     resources.use(createDecoder(gpt, {
       ...{ prompts: [[0, 0]], seeds: [0], maxNewTokens: SAMPLE_TOKENS, sampler: DEFAULT_SAMPLER },
@@ -76,16 +76,16 @@ for (const [name, options] of Object.entries(PLANS)) {
     }
     const shape = (name: string) => tensors.find((tensor) => tensor.name === name)?.shape;
     assert.deepEqual(shape("parameters wte.weight"), [67, 24]);
-    assert.deepEqual(shape(plan.recompute === "block" ? "qkv" : "qkv 2"), [36, 72]);
+    assert.deepEqual(shape(spec.recompute === "block" ? "qkv" : "qkv 2"), [36, 72]);
   });
 }
 
 /** Runs two steps launch by launch; before and after each launch, tensors that it does not need are overwritten. */
-async function trainedWith(plan: Plan, { isPoisoned }: { isPoisoned: boolean }) {
-  const { config, precision, freeze = "", contextLength: T, gradientAccumulation } = plan;
+async function trainedWith(spec: Spec, { isPoisoned }: { isPoisoned: boolean }) {
+  const { config, precision, freeze = "", contextLength: T, gradientAccumulation } = spec;
   const gpt = createGpt(device, config, { precision, freeze });
   initializeParameters(gpt, { seed: 5 });
-  using step = createTrainStep(gpt, { ...plan, sequenceLength: T });
+  using step = createTrainStep(gpt, { ...spec, sequenceLength: T });
   const tensors = [...step.activations.tensors, ...step.gradients.tensors.values()];
   const neededIn = lifetimesIn(step), { program } = step;
   const ranges = tensors.map((tensor) => [tensor, neededIn(tensor)] as const);
@@ -101,7 +101,7 @@ async function trainedWith(plan: Plan, { isPoisoned }: { isPoisoned: boolean }) 
     }
   };
   const rows = Array.from(
-    { length: plan.batchSize },
+    { length: spec.batchSize },
     (_, b) => Array.from({ length: T + 1 }, (_, t) => (5 * b + 3 * t * t) % config.vocabularySize),
   );
   const batch = batchOf(rows, { contextLength: T, padding: 0 });
@@ -121,11 +121,11 @@ function poison(tensor: Tensor): void {
   device.gpu.queue.writeBuffer(tensor.buffer, tensor.offsetBytes, bytes);
 }
 
-for (const name of Object.keys(PLANS).filter((name) => name !== "histograms")) {
+for (const name of Object.keys(SPECS).filter((name) => name !== "histograms")) {
   Deno.test(`a step does not depend on values of tensors outside their lifetimes with ${name}`, async () => {
-    const plan = planOf(PLANS[name]);
-    const expected = await trainedWith(plan, { isPoisoned: false });
-    const { values, reports, poisoned } = await trainedWith(plan, { isPoisoned: true });
+    const spec = specOf(SPECS[name]);
+    const expected = await trainedWith(spec, { isPoisoned: false });
+    const { values, reports, poisoned } = await trainedWith(spec, { isPoisoned: true });
     assert.ok(poisoned > 1000, `${poisoned}`);
     assert.deepEqual(reports, expected.reports);
     assert.deepEqual(values, expected.values);
@@ -134,7 +134,7 @@ for (const name of Object.keys(PLANS).filter((name) => name !== "histograms")) {
 }
 
 Deno.test("shapesOf() gives what lasts, what is uploaded, and what each micro-batch needs anew", () => {
-  const { tensors, parts, launches } = shapesOf(device, planOf({ gradientAccumulation: 2 }));
+  const { tensors, parts, launches } = shapesOf(device, specOf({ gradientAccumulation: 2 }));
   const [first, further, update] = parts;
   assert.deepEqual(parts.map(({ name }) => name), ["micro-batch", "further micro-batch", "update"]);
   assert.deepEqual([first!.from, update!.to], [0, launches.length - 1]);
@@ -150,12 +150,12 @@ Deno.test("shapesOf() gives what lasts, what is uploaded, and what each micro-ba
   const [gradient, ...none] = needed("gradients wte.weight") as { from: number; to: number }[];
   assert.deepEqual(none, []);
   assert.ok(gradient!.from > 0 && gradient!.from < first!.to && gradient!.to > update!.from);
-  const counted = shapesOf(device, planOf({ histogramEvery: 5 }));
+  const counted = shapesOf(device, specOf({ histogramEvery: 5 }));
   const counts = counted.tensors.filter(({ needed }) => needed === "histograms");
   assert.ok(counts.length > 1 && counts.every(({ role }) => role === "other"));
   const wte = counted.tensors.find(({ name }) => name === "gradients wte.weight")!.needed;
   assert.equal((wte as readonly LaunchRange[])[0]!.to, counted.launches.length - 1);
-  const frozen = shapesOf(device, planOf({ freeze: "embeddings" })).tensors;
+  const frozen = shapesOf(device, specOf({ freeze: "embeddings" })).tensors;
   // the gradient of the embedding reads it
   assert.deepEqual(frozen.find(({ name }) => name === "order")!.needed, []);
 });
@@ -192,7 +192,7 @@ Deno.test("trainingShapes() has the memory that train() with dryRun estimates, o
 });
 
 Deno.test("shapesTable() has a line per tensor, and fewer columns in a narrow terminal", () => {
-  const shapes = shapesOf(device, planOf({ freeze: "embeddings" }));
+  const shapes = shapesOf(device, specOf({ freeze: "embeddings" }));
   const table = shapesTable(shapes), [summary, step, tensors] = table.split("\n\n");
   assert.match(summary!, /^memory +\S+ [kM]B on .*\n {2}parameters +[^]*\n {2}samples +\S+ kB$/);
   assert.match(step!, /^launches of a step: micro-batch 0–\d+, update \d+–\d+$/);
@@ -211,7 +211,7 @@ Deno.test("shapesTable() has a line per tensor, and fewer columns in a narrow te
 });
 
 Deno.test("drawShapes() draws a bar per lifetime, and names wide lanes", async () => {
-  const shapes = shapesOf(device, planOf({ gradientAccumulation: 2 }));
+  const shapes = shapesOf(device, specOf({ gradientAccumulation: 2 }));
   const svg = await drawShapes(shapes, { title: "a <step>" });
   const drawn = shapes.tensors.filter(({ role }) => role !== "evaluation" && role !== "samples");
   const bars = drawn.reduce(

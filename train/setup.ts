@@ -76,7 +76,7 @@ export interface Workplace {
 }
 
 /** The choices of a training that do not depend on its data. */
-export interface Plan {
+export interface Setup {
   /** The options that are given; the others have the values of the checkpoint, if there is one, or their defaults. */
   readonly given: TrainOptions;
   /** Names of the options that the user typed, now or at an earlier start. */
@@ -97,7 +97,7 @@ export interface Plan {
 }
 
 /** A training with every choice made. */
-export interface Run extends Workplace, Plan {
+export interface Run extends Workplace, Setup {
   readonly corpus: Corpus;
   readonly batches: Batches;
   readonly options: ResolvedOptions;
@@ -113,11 +113,11 @@ export interface Run extends Workplace, Plan {
 }
 
 /** Makes the choices that do not depend on the data, and throws if the training cannot run. */
-export async function* makePlan(
+export async function* makeSetup(
   place: Workplace,
   wanted: Partial<TrainOptions>,
   checkpoint: Resumed | undefined,
-): AsyncGenerator<TrainEvent, Plan> {
+): AsyncGenerator<TrainEvent, Setup> {
   const { device, directory, signal, hub } = place;
   const renamed = checkpoint && (yield* reporting(
     (callbacks) => findRenamed(wanted, checkpoint, dataPlaces(place), callbacks),
@@ -191,7 +191,7 @@ function dataPlaces({ hub, out, directory }: Workplace) {
 /** Finds and tokenizes the data, or finds its tokens in the cache. */
 export async function* openCorpus(
   place: Workplace,
-  { given, resumed, hasNewData, initial }: Plan,
+  { given, resumed, hasNewData, initial }: Setup,
 ): AsyncGenerator<TrainEvent, Corpus> {
   const { data, dataVersion, textField, workers, vocabulary } = given;
   const { documents, validationDocuments } = place;
@@ -254,12 +254,12 @@ async function tokenizerOf(
 }
 
 /** Makes the choices that depend on the data. */
-export function* finishPlan(
+export function* finishSetup(
   place: Workplace,
-  plan: Plan,
+  setup: Setup,
   corpus: Corpus,
 ): Generator<TrainEvent, Run> {
-  const { given, typed, resumed, initial, preset, precision, defaults } = plan;
+  const { given, typed, resumed, initial, preset, precision, defaults } = setup;
   const batches = new Batches(corpus.training, {
     ...sizesOf(given, defaults),
     sequence: given.sequence,
@@ -291,7 +291,7 @@ export function* finishPlan(
   const little = littleHeldOut(corpus);
   if (little !== undefined) yield { kind: "notice", message: little };
   const { vocabularySize } = corpus.tokenizer;
-  const config = plan.config ?? newModel({ ...options, vocabularySize });
+  const config = setup.config ?? newModel({ ...options, vocabularySize });
   const { memory, recompute, shortage } = checkTraining(place.device, {
     ...options,
     config,
@@ -312,7 +312,18 @@ export function* finishPlan(
   }
   const source = resumed?.state.source ??
     (initial && { spec: initial.spec, sha256: hashModel(initial) });
-  return { ...place, ...plan, corpus, batches, options, config, recompute, memory, source, first };
+  return {
+    ...place,
+    ...setup,
+    corpus,
+    batches,
+    options,
+    config,
+    recompute,
+    memory,
+    source,
+    first,
+  };
 }
 
 /** The environment of a dry run, which downloads nothing. */
