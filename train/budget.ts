@@ -360,6 +360,9 @@ export function readPlan(path: string): Pick<BudgetPlan, "options" | "depth"> {
     if (!(error instanceof OptionError)) throw error;
     throw refuse(`its options must be valid: ${error.reason}`);
   }
+  if (values.steps === undefined) {
+    throw refuse(`its options must have steps: current value is ${quoted(options)}`);
+  }
   return values.depth === undefined ? { options } : { options, depth: values.depth };
 }
 

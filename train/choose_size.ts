@@ -85,7 +85,7 @@ export async function* chooseSize(
 /** The plan of another run, whose options are given already. */
 function repeatPlan(path: string, known: Unsized): Planned {
   const { options, depth } = readPlan(path), { given, defaults } = known.setup;
-  const { batchSize, contextLength } = sizesOf(given, defaults), { steps = 1 } = given;
+  const { batchSize, contextLength } = sizesOf(given, defaults), steps = given.steps!;
   const budget = withFigures({ ...options, batchSize, contextLength, steps }, {
     given,
     blockParameters: countBlockParameters(configAt({}, known)),

@@ -50,7 +50,7 @@ import {
 } from "./resolve.ts";
 import type { RunDirectory } from "./run_directory.ts";
 import { jumpOf } from "./schedule.ts";
-import { checkPlanned, checkSamePlan, sizeReason, withSizes } from "./size.ts";
+import { checkPlanned, checkSamePlan, isPlanned, sizeReason, withSizes } from "./size.ts";
 import type { Resumed } from "./state.ts";
 
 /**
@@ -165,6 +165,7 @@ export async function* makeSetup(
   checkTraining(device, {
     ...given,
     ...sizes,
+    ...(!resumed && isPlanned(given) ? { batchSize: given.batchSize ?? LEAST_BATCH } : {}),
     precision,
     isResumed: resumed !== undefined,
     config: config ?? newModel({ ...given, ...sizes, vocabularySize: LEAST_VOCABULARY }),
@@ -177,6 +178,9 @@ export async function* makeSetup(
 
 /** Tokens of the smallest vocabulary, a lower bound until the data is known; a multiple of a kernel's vectors. */
 const LEAST_VOCABULARY = 64;
+
+/** Rows of the smallest batch, a lower bound until a plan decides. */
+const LEAST_BATCH = 1;
 
 /** A checkpoint whose model source has a new name, if it has one. */
 function withSource(checkpoint: Resumed, source: TrainerState["source"] | undefined): Resumed {

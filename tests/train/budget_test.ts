@@ -169,6 +169,7 @@ Deno.test("readPlan() refuses what is no plan, and options that none has or that
     [{}, /plan .*plan\.json as options must be an object: current value is undefined$/],
     [{ options: [] }, /options must be an object: current value is \[\]$/],
     [{ options: { seed: 1 } }, /its options must be layers, .*: "seed" is none$/],
+    [{ options: { layers: 1 } }, /its options must have steps: current value is {"layers":1}$/],
     [{ options: { layers: 0 } }, /its options must be valid: layers must be an integer/],
     [{ depth: 0.5, options }, /its options must be valid: depth must be an integer/],
   ];

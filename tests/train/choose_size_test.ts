@@ -91,9 +91,12 @@ Deno.test("train() refuses two options that say how large the model is", async (
   }
 });
 
-Deno.test("train() with minutes says why not even the smallest model fits", async () => {
-  await assert.rejects(run("short", { minutes: 1e4, contextLength: 8000, batchSize: 1 }), {
-    name: "UserError",
-    message: /^Cannot cut rows of 8000 tokens as the text must have at least 8001 tokens/,
-  });
+Deno.test("train() says why not even the smallest batch of the smallest model fits a plan", async () => {
+  // a batch of a preset would not fit the device either
+  for (const given of [{ minutes: 1e4 }, { depth: 1 }]) {
+    await assert.rejects(run("short", { ...given, contextLength: 30_000 }), {
+      name: "UserError",
+      message: /^Cannot cut rows of 30000 tokens as the text must have at least 30001 tokens/,
+    });
+  }
 });
