@@ -171,6 +171,7 @@ Deno.test("mod.ts works from a remote script without a config file", async () =>
         "--no-config",
         "--no-lock",
         "--no-prompt",
+        `--reload=http://127.0.0.1:${server.addr.port}`, // Deno may have modules of an earlier server at this port
         "--allow-import",
         "--allow-env",
         "--allow-read",

@@ -193,7 +193,7 @@ Deno.test(
 );
 
 Deno.test(
-  "ropeBackward() adds to the weights' gradients if told to, and leaves them out if they are not given",
+  "ropeBackward() adds to the weights' gradients with accumulate, and leaves them out if they are not given",
   withRandom(async (random) => {
     const sizes = { B: 2, T: 5, NH: 2, KH: 1, HS: 8, dtype: "f32" } as const;
     const { t, values, norm, shape } = prepare(random, sizes);
