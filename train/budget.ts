@@ -143,8 +143,8 @@ export function excessLoss(
     1488 / worth(tokens, unique, 15.39) ** 0.353;
 }
 
-/** Tokens of a training that 1,024 tokens per step suit, as in `nano`; a step never has fewer. */
-const SMALL_TRAINING = 2 ** 21, LEAST_TOKENS_PER_STEP = 1024;
+/** Tokens per step of the smallest trainings, and tokens of a training up to which they suit: those of `nano`. */
+const LEAST_TOKENS_PER_STEP = 1024, SMALL_TRAINING = 2 ** 21;
 
 /**
  * Rows per batch, a power of two. The best number of tokens per step grows with those of the training to the power of

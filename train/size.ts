@@ -11,7 +11,7 @@ import { OptionError } from "./validate.ts";
  * @module
  */
 
-/** Whether a training has its size by a plan. */
+/** Whether a plan decides the size of a training. */
 export function isPlanned({ depth, minutes, plan }: TrainOptions): boolean {
   return (depth ?? minutes ?? plan) !== undefined;
 }
@@ -61,7 +61,7 @@ export function withSizes(options: TrainOptions, typed: readonly string[]): Trai
   return withPlanned(options, sizesAtDepth(depth, typedAmong(options, typed)), typed);
 }
 
-/** What says how large the model of a new training is, if a plan does, for people. */
+/** The sentence that says what decides the size of a new model, if a plan does. */
 export function sizeReason(
   { depth, minutes, plan, preset, initFrom }: TrainOptions,
 ): string | undefined {
