@@ -101,8 +101,10 @@ export function jumpOf(
 ): string | undefined {
   const figure = (value: number) => `${Number(value.toPrecision(3))}`;
   const beforeCooldown = cooldownStart(before);
-  if (step < now.steps && step === cooldownStart(now) && step !== beforeCooldown) {
-    const { steps, learningRate, minLearningRate } = now;
+  const { steps, learningRate, minLearningRate } = now;
+  const isNew = step !== beforeCooldown || step === before.steps;
+  const isHighest = learningRateAt(step - 1, before) === learningRate;
+  if (step < steps && step === cooldownStart(now) && isNew && isHighest) {
     return `the cool-down begins: the learning rate falls from ${figure(learningRate)} to ` +
       `${figure(minLearningRate)} up to step ${steps}`;
   }

@@ -135,6 +135,17 @@ Deno.test("jumpOf() says that a cool-down begins, and from where a run that has 
     jumpOf(30, { before: planned, now: wsd(40, 10) }),
     "the cool-down begins: the learning rate falls from 0.1 to 0 up to step 40",
   );
+  // of a run that has ended without one; not if the rate is not the highest
+  for (const before of [wsd(30, 0), { ...wsd(30, 0), schedule: "constant" as const }]) {
+    assert.equal(
+      jumpOf(30, { before, now: wsd(40, 10) }),
+      "the cool-down begins: the learning rate falls from 0.1 to 0 up to step 40",
+    );
+  }
+  assert.equal(
+    jumpOf(30, { before: { ...wsd(30, 0), schedule: "cosine" }, now: wsd(40, 10) }),
+    "the learning rate jumps: step 31 has 0.0698 instead of 0; the schedule now has 40 steps instead of 30",
+  );
   assert.equal(
     jumpOf(90, { before: planned, now: wsd(200, 20) }),
     "the learning rate jumps: step 91 has 0.1 instead of 0.0276; the schedule now has 200 steps instead of 100; " +
