@@ -167,6 +167,9 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     const fitting = limit?.stepsLeft(evaluationSeconds) ?? Infinity, planned = options.steps;
     if (step + fitting >= planned) return;
     const isCooling = step > cooldownStart(options);
+    // up to the cool-down no step depends on the last one, and the machine may become faster again
+    const soonest = options.cooldown + stepsPerReport;
+    if (options.schedule === "wsd" && !isCooling && SAFE_SHARE * fitting > soonest) return;
     options = { ...options, ...shortened(options, step, step + Math.ceil(SAFE_SHARE * fitting)) };
     const first = cooldownStart(options);
     yield {

@@ -244,8 +244,10 @@ export function toHuggingFaceConfig(
     wanted = wholeConfig(config);
   if (best!.lost.length === 0) return best!.fields;
   throw new UserError(
-    `Cannot write config.json as a ${best!.type} must be as transformers has it: ` +
-      `current ${best!.lost.map((name) => `${name} is ${quoted(wanted[name])}`).join(", ")}`,
+    `Cannot write config.json as a class of transformers must compute the model: unlike the nearest, ` +
+      `${best!.type}, its ${
+        best!.lost.map((name) => `${name} is ${quoted(wanted[name])}`).join(", ")
+      }`,
   );
 }
 

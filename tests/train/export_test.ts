@@ -313,18 +313,22 @@ Deno.test("exportModel() refuses a model that the other program does not compute
   const cases: [change: Partial<GptConfig>, hf: string | undefined, gguf: string | undefined][] = [
     [
       { positions: "rotary" },
-      "a gpt2 must be as transformers has it: current positions is",
+      "unlike the nearest, gpt2, its positions is",
       "llama must have norm rmsnorm",
     ],
-    [{ family: "llama", gatedMlp: false }, "a llama must be as", "llama must have gatedMlp true"],
+    [
+      { family: "llama", gatedMlp: false },
+      "unlike the nearest, llama, its",
+      "llama must have gatedMlp true",
+    ],
     [{ family: "llama", activation: "relu2" }, undefined, "llama must have activation silu"],
     [{ activation: "gelu" }, undefined, "gpt2 must have activation gelu_new"],
-    [{ keyHeads: 1 }, "a gpt2 must be as", "gpt2 must have keyHeads 2"],
-    [{ headSize: 8 }, "a gpt2 must be as", "gpt2 must have headSize 12"],
-    [{ qkNorm: true }, "a gpt2 must be as", "gpt2 must have qkNorm false"],
+    [{ keyHeads: 1 }, "unlike the nearest, gpt2, its", "gpt2 must have keyHeads 2"],
+    [{ headSize: 8 }, "unlike the nearest, gpt2, its", "gpt2 must have headSize 12"],
+    [{ qkNorm: true }, "unlike the nearest, gpt2, its", "gpt2 must have qkNorm false"],
     [
       { family: "llama", qkNorm: true, mlpBias: true },
-      "a llama must be as",
+      "unlike the nearest, llama, its",
       "qwen3 must have mlpBias false",
     ],
     [
@@ -341,7 +345,7 @@ Deno.test("exportModel() refuses a model that the other program does not compute
         name: "UserError",
         message: RegExp(
           to === "hf"
-            ? `^Cannot write config.json as ${message}`
+            ? `^Cannot write config.json as a class of transformers must compute the model: ${message}`
             : `^Cannot write a model for llama.cpp as its ${message}`,
         ),
       });

@@ -368,6 +368,25 @@ Deno.test("steps() ends in time when steps are slower than expected, with the co
   assert.equal((readFields(end.path).options as JsonObject).steps, end.step);
 });
 
+Deno.test("steps() does all steps when the machine is slow for a while before the cool-down", async () => {
+  let done = 0;
+  const { events } = await runScript("slow for a while", {
+    options: {
+      steps: 60,
+      schedule: "wsd",
+      cooldown: 5,
+      minLearningRate: 0,
+      warmupSteps: 0,
+      saveEvery: 1000,
+    },
+    secondsLeft: () => 100 - performance.now() / 1000,
+    readBackMs: (count) => (done += count) <= 5 ? 5000 * count : 1000 * count,
+  });
+  assert.deepEqual(events.filter(({ kind }) => kind === "notice"), []);
+  const end = events.at(-1)!;
+  assert.ok(end.kind === "end" && end.step === 60);
+});
+
 Deno.test("steps() ends when --patience evaluations in a row are not better, and its best checkpoint stays", async () => {
   const endOf = (events: TrainEvent[]) => {
     const end = events.at(-1)!;

@@ -166,45 +166,46 @@ Deno.test("toCheckpointConfig() describes what no class of transformers computes
   const cases: [config: GptConfig, message: string][] = [
     [
       { ...sizes, positions: "rotary" },
-      'a gpt2 must be as transformers has it: current positions is "rotary"',
+      'unlike the nearest, gpt2, its positions is "rotary"',
     ],
     [
       { ...sizes, norm: "rmsnorm", keyHeads: 2 },
-      'a gpt2 must be as transformers has it: current norm is "rmsnorm", keyHeads is 2',
+      'unlike the nearest, gpt2, its norm is "rmsnorm", keyHeads is 2',
     ],
     [
       { ...sizes, family: "llama", gatedMlp: false, activation: "relu", innerWidth: 100 },
-      "a llama must be as transformers has it: current gatedMlp is false",
+      "unlike the nearest, llama, its gatedMlp is false",
     ],
     [
       { ...sizes, family: "llama", qkvBias: true },
-      "a llama must be as transformers has it: current projectionBias is false",
+      "unlike the nearest, llama, its projectionBias is false",
     ],
     [
       { ...sizes, family: "llama", attentionWindows: [0, 9] },
-      "a llama must be as transformers has it: current attentionWindows is [0,9]",
+      "unlike the nearest, llama, its attentionWindows is [0,9]",
     ],
     [
       { ...sizes, family: "llama", attentionScale: 1 },
-      "a llama must be as transformers has it: current attentionScale is 1",
+      "unlike the nearest, llama, its attentionScale is 1",
     ],
     [
       { ...sizes, family: "gpt_neo", qkNorm: true, attentionScale: 1, attentionWindows: [0, 9] },
-      "a gpt_neo must be as transformers has it: current qkNorm is true",
+      "unlike the nearest, gpt_neo, its qkNorm is true",
     ],
     [
       {
         ...{ ...sizes, positions: "rotary", rotaryBase: 5e5, qkvBias: false, ownHead: true },
         rotaryScaling: { type: "linear", factor: 2 },
       },
-      "a gpt2 must be as transformers has it: current rotaryScaling is " +
+      "unlike the nearest, gpt2, its rotaryScaling is " +
       '{"type":"linear","factor":2}, positions is "rotary", qkvBias is false, rotaryBase is 500000',
     ],
   ];
   for (const [config, message] of cases) {
     assert.throws(() => toHuggingFaceConfig(config, { endOfText: 5 }), {
       name: "UserError",
-      message: `Cannot write config.json as ${message}`,
+      message: "Cannot write config.json as a class of transformers must compute the model: " +
+        message,
     });
     const fields = toCheckpointConfig(config, { endOfText: 5, endIds: [5, 7], dropout: 0.5 });
     assert.equal(fields.model_type, "toy_transformer");
