@@ -378,6 +378,8 @@ export function describePlan(
       figure(tried.epochs)
     } epochs`
   );
+  const next = candidates?.at(-1)?.depth ?? depth,
+    isRead = candidates?.some((tried) => tried.depth === depth && tried.epochs >= MOST_EPOCHS);
   return [
     ...lines,
     (depth === undefined ? "plan" : `plan of depth ${depth}`) +
@@ -385,5 +387,9 @@ export function describePlan(
       inShort(tokens)
     } tokens, ` +
     `${figure(tokens / blockParameters)} per parameter, ${figure(epochs)} epochs`,
+    ...(next === depth ? [] : [`depth ${next} is not expected to predict better by 1 %`]),
+    ...(isRead
+      ? [`the text ends the training, as more than ${MOST_EPOCHS} epochs add little`]
+      : []),
   ].join("\n");
 }

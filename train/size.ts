@@ -68,7 +68,7 @@ export function sizeReason(
   if (plan !== undefined) return `sizes of ${plan}`;
   if (depth !== undefined) return `depth ${depth}, as asked`;
   if (minutes === undefined || preset !== "auto" || initFrom !== undefined) return undefined;
-  return `a depth for ${minutes} minutes is chosen when the text is known`;
+  return `the depth for ${minutes} min is chosen when the text is known`;
 }
 
 /**

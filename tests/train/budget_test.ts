@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { PRESETS } from "../../model/config.ts";
 import {
   type DepthSizes,
+  describePlan,
   excessLoss,
   planForDepth,
   planForSeconds,
@@ -116,6 +117,21 @@ Deno.test("planForSeconds() measures as long as the expected loss falls, and cho
   assert.ok(plan.tokens <= tokens && plan.tokens > 0.99 * tokens);
   // the same measurements give the same plan
   assert.deepEqual(await planForSeconds(300, { trainingTokens: 1e6, measure }), plan);
+});
+
+Deno.test("describePlan() says why no deeper model was chosen, and what ends the training", async () => {
+  const { measure } = machine();
+  const reasons = async (seconds: number, trainingTokens: number) => {
+    const plan = await planForSeconds(seconds, { trainingTokens, measure });
+    const lines = describePlan(plan).split("\n");
+    return [plan.candidates!.at(-1)!.depth, lines.slice(1 + plan.candidates!.length)] as const;
+  };
+  const [next, short] = await reasons(300, 1e9);
+  assert.deepEqual(short, [`depth ${next} is not expected to predict better by 1 %`]);
+  const [, read] = await reasons(1e5, 1e4);
+  assert.equal(read.at(-1), "the text ends the training, as more than 5 epochs add little");
+  const byDepth = planForDepth(2, { trainingTokens: 1e6, blockParametersOf });
+  assert.equal(describePlan(byDepth).split("\n").length, 1);
 });
 
 Deno.test("planForSeconds() chooses a deeper model for more time or a faster machine", async () => {
