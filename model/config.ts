@@ -263,11 +263,17 @@ export function validateConfig(config: GptConfig, action = "build a model"): voi
     );
   }
   const complete = withDefaults(config);
-  const { width, heads, keyHeads, layers, normEpsilon, attentionWindows: windows } = complete;
+  const { width, heads, keyHeads, layers, normEpsilon, attentionScale } = complete;
+  const { attentionWindows: windows } = complete;
   check(
     normEpsilon > 0 && normEpsilon <= 1,
     "normEpsilon must be a number above 0 and at most 1",
     normEpsilon,
+  );
+  check(
+    Number.isFinite(Math.fround(attentionScale)),
+    "attentionScale must be a finite number in f32",
+    attentionScale,
   );
   check(
     windows.length === layers && windows.every((n) => Number.isInteger(n) && n >= 0),

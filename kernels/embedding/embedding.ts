@@ -135,8 +135,16 @@ export function embeddingBackward(
   }
 }
 
-/** Throws a RangeError unless there is a position for each of T tokens. */
-function checkLength(action: string, T: number, positions: Tensor | undefined): void {
+/**
+ * Makes sure that there is a position for each of T tokens.
+ *
+ * @throws {RangeError} otherwise.
+ */
+export function checkLength(
+  action: string,
+  T: number,
+  positions: Tensor | undefined,
+): void {
   if (!positions) return;
   const { name, shape: [maxT] } = positions;
   if (T >= 1 && T <= maxT!) return;

@@ -12,6 +12,7 @@
 import forward from "./forward.wgsl" with { type: "text" };
 import backward from "./backward.wgsl" with { type: "text" };
 import { dims } from "../dims.ts";
+import { checkLength } from "../embedding/embedding.ts";
 import {
   COLUMN_SUM,
   mostBlocks,
@@ -51,9 +52,9 @@ export interface RopeOptions {
  * qkv, and of the token at position 0; without cursors the first of every T rows has position 0.
  * qkv: [M,(NH+2KH)·HS], f32 or f16, a row of which holds q, k and v, each with its heads in order; v stays.
  * qk: [M,(NH+KH)·HS] in the type of qkv, is set to q and k as they were, which `ropeBackward()` needs with `norm`.
- * HS is even.
+ * HS is even, and without cursors T ≤ maxT.
  *
- * @throws {RangeError | TypeError} if a tensor has another shape or element type.
+ * @throws {RangeError | TypeError} if a tensor has another shape or element type, or if T is above maxT.
  */
 export function ropeForward(
   program: Program,
@@ -75,6 +76,7 @@ export function ropeForward(
     qkv: [qkv, "B·T,2QKV·P", "f32|f16"],
     qk: [qk, "B·T,2QK·P", qkv.dtype],
   }, { T, QK: NH + KH, QKV: NH + 2 * KH });
+  if (!cursors) checkLength(action, T, rotation);
   const M = B * T, HS = 2 * P, lanes = rowLanes(program.device, HS), { LANES, ROWS } = lanes;
   program.dispatch({
     shader: { "kernels/rope/forward.wgsl": forward, ...ROW_SUMS },
@@ -105,8 +107,8 @@ export function ropeForward(
  * the gradients of the rotated q and k, which are replaced by those of q and k; that of v stays. dqWeight, dkWeight:
  * f32 [HS], both or neither, are set, or with `accumulate` added to.
  *
- * @throws {RangeError | TypeError} if a tensor is missing or has another shape or element type, or if the weights'
- * gradients are to be computed and HS is no multiple of four.
+ * @throws {RangeError | TypeError} if a tensor is missing or has another shape or element type, if T is above maxT, or
+ * if the weights' gradients are to be computed and HS is no multiple of four.
  */
 export function ropeBackward(
   program: Program,
@@ -133,6 +135,7 @@ export function ropeBackward(
     dqWeight: [dqWeight, "2P", "f32"],
     dkWeight: [dkWeight, "2P", "f32"],
   }, { T, QK: NH + KH, QKV: NH + 2 * KH });
+  checkLength(action, T, rotation);
   if (dqWeight) assertVectors(action, { dqWeight });
   const M = B * T, HS = 2 * P, lanes = rowLanes(program.device, HS), { LANES, ROWS } = lanes;
   const PAIRS = ceilDiv(P, LANES),

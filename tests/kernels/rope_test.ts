@@ -260,6 +260,17 @@ Deno.test("ropeForward() throws if the table is that of heads of another size", 
   );
 });
 
+Deno.test("ropeForward() and ropeBackward() throw if a text is longer than the table", () => {
+  const t = tensors({ x: [[10, 3 * 8], "f32"], rotation: [[9, 4, 2], "f32"] });
+  const message = /as T must be 1 to 9, the positions of "rotation": current value is 10$/;
+  const program = new Program(device), sizes = { T: 10, heads: 1 };
+  assert.throws(() => ropeForward(program, t, { qkv: t.x }, sizes), {
+    name: "RangeError",
+    message,
+  });
+  assert.throws(() => ropeBackward(program, t, { dqkv: t.x }, sizes), { message });
+});
+
 Deno.test("ropeBackward() throws if the gradient of a weight is no multiple of four elements", () => {
   const { t, norm } = prepare(testRandom(1), { B: 1, T: 2, NH: 1, KH: 1, HS: 6, dtype: "f32" });
   assert.throws(

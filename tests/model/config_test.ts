@@ -96,6 +96,10 @@ for (
     [{ norm: "batch" }, 'norm must be layernorm or rmsnorm: current value is "batch"'],
     [{ positions: "none" }, 'positions must be learned or rotary: current value is "none"'],
     [{ normEpsilon: 0 }, "normEpsilon must be a number above 0 and at most 1: current value is 0"],
+    [
+      { attentionScale: 1e39 },
+      "attentionScale must be a finite number in f32: current value is 1e+39",
+    ],
     [{ rotaryBase: 1 }, "rotaryBase must be a number above 1: current value is 1"],
     [
       { attentionWindows: [1] },
