@@ -238,10 +238,10 @@ for (const qkNorm of [false, true]) {
 
 Deno.test("toHuggingFaceConfig() throws on a model that config.json cannot express", () => {
   const refused: [Partial<GptConfig>, RegExp][] = [
-    [{ attentionWindows: [0, 3] }, /a gpt2 must be .*: current attentionWindows is \[0,3\]$/],
-    [{ attentionScale: 0.5 }, /current attentionScale is 0\.5$/],
-    [{ family: "gpt_neo" }, /a gpt_neo must be .*: current attentionScale is 0\.25$/],
-    [{ notYetKnown: true } as Partial<GptConfig>, /current notYetKnown is true$/],
+    [{ attentionWindows: [0, 3] }, /unlike the nearest, gpt2, its attentionWindows is \[0,3\]$/],
+    [{ attentionScale: 0.5 }, /its attentionScale is 0\.5$/],
+    [{ family: "gpt_neo" }, /unlike the nearest, gpt_neo, its attentionScale is 0\.25$/],
+    [{ notYetKnown: true } as Partial<GptConfig>, /its notYetKnown is true$/],
   ];
   for (const [change, message] of refused) {
     const write = () => toHuggingFaceConfig({ ...BASE, ...change }, { endOfText: 0 });
