@@ -880,7 +880,7 @@ const MISTAKES: [name: string, args: string[], message: RegExp][] = [
   [
     "compare",
     [join(directory, "absent")],
-    /^Error: Cannot compare \S+absent as there is no such run\n(A run is at \S+\n)?$/,
+    /^Error: Cannot compare \S+absent as there is no such run\n(A run is at .+\n)?$/,
   ],
   [
     "compare",
