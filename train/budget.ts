@@ -1,9 +1,17 @@
+import { existsSync, statSync } from "node:fs";
+import { join } from "node:path";
 import { parseJsonObject, readText } from "../files/json.ts";
 import { quoted } from "../files/printable.ts";
 import { UserError } from "../files/user_error.ts";
 import { inShort } from "../files/units.ts";
 import { LARGEST } from "../model/config.ts";
-import type { TrainOptions } from "./options.ts";
+import {
+  isGiven,
+  optionNamed,
+  optionsWhere,
+  type ResolvedOptions,
+  type TrainOptions,
+} from "./options.ts";
 import { OptionError, validateOptions } from "./validate.ts";
 
 /**
@@ -13,7 +21,7 @@ import { OptionError, validateOptions } from "./validate.ts";
  * @module
  */
 
-/** Names of the options that a plan decides, beside the depth. */
+/** Names of the options that planners decide, beside the depth. */
 export const PLANNED_OPTIONS = [
   "layers",
   "width",
@@ -27,7 +35,7 @@ export const PLANNED_OPTIONS = [
   "dropout",
 ] as const satisfies (keyof TrainOptions)[];
 
-/** Values of the options that a plan decides. */
+/** Values of the options that planners decide. */
 export type PlannedOptions = {
   -readonly [Name in typeof PLANNED_OPTIONS[number]]?: NonNullable<TrainOptions[Name]>;
 };
@@ -43,10 +51,10 @@ export interface PlanText {
   readonly trainingTokens: number;
 }
 
-/** The size of a training, and what it was chosen by. */
+/** A training of a certain size, and what that was chosen by. */
 export interface BudgetPlan {
-  /** Options of the training. */
-  readonly options: PlannedOptions;
+  /** What planners decide; the plan that a run saves has all options of `PLAN_OPTIONS` that do not follow from others. */
+  readonly options: Partial<TrainOptions>;
   /** The dial; absent if the size of the model was given in another way. */
   readonly depth?: number;
   /** Parameters of the blocks, without embeddings and head. */
@@ -112,8 +120,12 @@ const TOKENS_PER_PARAMETER = 20;
  */
 const MOST_EPOCHS = 5;
 
-/** Tokens for which a model is trained if nothing else is given. */
-function tokensFor(blockParameters: number, { trainingTokens }: PlanText): number {
+/** Tokens for which a model is trained: those of the passes that are given, or as many as it needs. */
+function tokensFor(
+  blockParameters: number,
+  { given: { epochs }, trainingTokens }: { given: Partial<TrainOptions> } & PlanText,
+): number {
+  if (epochs !== undefined) return epochs * trainingTokens;
   return Math.min(TOKENS_PER_PARAMETER * blockParameters, MOST_EPOCHS * trainingTokens);
 }
 
@@ -245,7 +257,7 @@ export function planForDepth(
   } & PlanText,
 ): BudgetPlan {
   const blockParameters = blockParametersOf(sizesAtDepth(depth, given));
-  const tokens = tokensFor(blockParameters, { trainingTokens });
+  const tokens = tokensFor(blockParameters, { given, trainingTokens });
   const options = optionsAtDepth(depth, { given, tokens, blockParameters, trainingTokens });
   return { depth, ...withFigures(options, { given, blockParameters, trainingTokens }) };
 }
@@ -299,7 +311,8 @@ export async function planForSeconds(
     if (!measured) break;
     const { blockParameters, tokensPerSecond } = measured;
     const inTime = seconds * tokensPerSecond;
-    const tokens = Math.max(1, Math.min(inTime, MOST_EPOCHS * trainingTokens));
+    const inText = (given.epochs ?? MOST_EPOCHS) * trainingTokens;
+    const tokens = Math.max(1, Math.min(inTime, inText));
     candidates.push({
       depth,
       blockParameters,
@@ -324,7 +337,7 @@ export async function planForSeconds(
 
 /** The plan that consists of some options, with the tokens and the passes over the text that these make. */
 export function withFigures(
-  options: PlannedOptions & { contextLength: number; batchSize: number; steps: number },
+  options: Partial<TrainOptions> & { contextLength: number; batchSize: number; steps: number },
   { given, blockParameters, trainingTokens }: {
     given: Partial<TrainOptions>;
     blockParameters: number;
@@ -338,20 +351,50 @@ export function withFigures(
 /** Name of the file of a run's plan. */
 export const PLAN_FILE = "plan.json";
 
+/** Names of the options that a plan may hold: all that say what is trained and how, but not on which text and machine. */
+export const PLAN_OPTIONS = optionsWhere(({ names, onResume, reportsOnly, unplanned }) =>
+  names !== "data" && onResume !== "unsaved" && !reportsOnly && !unplanned
+);
+
+/** The options of these that do not have a default of their own, and do not follow from others either. */
+const BASIC_OPTIONS: readonly string[] = [...PLANNED_OPTIONS, "arch", "muonLearningRate"];
+
+/**
+ * The options that the plan of a run holds: those that are given or have a default, and those on which others depend. An
+ * option that follows from others is not held, so that it also follows from what is given beside the plan.
+ */
+export function planOptions(given: TrainOptions, resolved: ResolvedOptions): Partial<TrainOptions> {
+  const held = PLAN_OPTIONS.filter((name) => {
+    const { optimizer = resolved.optimizer } = optionNamed(name);
+    return optimizer === resolved.optimizer &&
+      (isGiven(given[name]) || BASIC_OPTIONS.includes(name) && resolved[name] !== undefined);
+  });
+  return Object.fromEntries(held.map((name) => [name, resolved[name]]));
+}
+
 /**
  * Reads the plan of a run.
  *
+ * @param at the run's directory, or the path of a plan.
  * @throws {UserError} if the file cannot be read or is no plan.
  */
-export function readPlan(path: string): Pick<BudgetPlan, "options" | "depth"> {
+export function readPlan(at: string): Pick<BudgetPlan, "options" | "depth"> {
+  const isDirectory = existsSync(at) && statSync(at).isDirectory();
+  const path = isDirectory ? join(at, PLAN_FILE) : at;
+  if (isDirectory && !existsSync(path)) {
+    throw new UserError(
+      `Cannot read the plan of ${at} as it must be a run that was planned: it has no ${PLAN_FILE}`,
+      { hint: "Trainings with --depth, --minutes or --plan are planned" },
+    );
+  }
   const { options, depth } = parseJsonObject(readText(path, "plan"), path) as Partial<BudgetPlan>;
   const refuse = (reason: string) => new UserError(`Cannot read plan ${path} as ${reason}`);
   const isObject = typeof options === "object" && options !== null && !Array.isArray(options);
   if (!isObject) throw refuse(`options must be an object: current value is ${quoted(options)}`);
-  const names: readonly string[] = PLANNED_OPTIONS;
+  const names: readonly string[] = PLAN_OPTIONS;
   const other = Object.keys(options).find((name) => !names.includes(name));
   if (other !== undefined) {
-    throw refuse(`its options must be ${PLANNED_OPTIONS.join(", ")}: ${quoted(other)} is none`);
+    throw refuse(`every option must be one that a plan may hold: ${quoted(other)} is none`);
   }
   const values = { ...options, ...(depth === undefined ? {} : { depth }) };
   try {
@@ -379,7 +422,7 @@ export function describePlan(
     } epochs`
   );
   const next = candidates?.at(-1)?.depth ?? depth,
-    isRead = candidates?.some((tried) => tried.depth === depth && tried.epochs >= MOST_EPOCHS);
+    isRead = candidates?.some((tried) => tried.depth === depth && tried.epochs === MOST_EPOCHS);
   return [
     ...lines,
     (depth === undefined ? "plan" : `plan of depth ${depth}`) +

@@ -9,12 +9,10 @@ import { countBlockParameters } from "../model/parameters.ts";
 import {
   type BudgetPlan,
   type DepthSizes,
-  describePlan,
   type Measurement,
   optionsAtDepth,
   planForDepth,
   planForSeconds,
-  type PlannedOptions,
   type PlanText,
   readPlan,
   withFigures,
@@ -47,7 +45,7 @@ interface Unsized extends Pick<Workplace, "device"> {
 /** A plan, and the options that it would have without those that are typed. */
 interface Planned {
   readonly budget: BudgetPlan;
-  readonly untyped: PlannedOptions;
+  readonly untyped: Partial<TrainOptions>;
 }
 
 /**
@@ -71,27 +69,25 @@ export async function* chooseSize(
       (callbacks) => planInTime(() => STEPS_SHARE * secondsLeft(), known, callbacks),
       place.signal,
     );
-  yield { kind: "notice", message: describePlan(budget) };
   const replaced = (Object.entries(untyped) as [OptionName, unknown][])
     .filter(([name, value]) => typed.includes(name) && given[name] !== value)
     .map(([name, value]) => `${flagOf(name)} ${given[name]} in place of ${value}`);
   if (replaced.length > 0) {
     yield { kind: "notice", message: `as given: ${replaced.join(", ")}` };
   }
-  const { options, depth } = budget;
-  return { ...setup, given: { ...withPlanned(given, options, typed), depth }, budget };
+  const planned = { ...withPlanned(given, budget.options, typed), depth: budget.depth };
+  // without a clock, --epochs alone decides the steps, to the last row of the text
+  if (given.epochs !== undefined && secondsLeft === undefined) planned.steps = given.steps;
+  return { ...setup, given: planned, budget };
 }
 
 /** The plan of another run, whose options are given already. */
 function repeatPlan(path: string, known: Unsized): Planned {
-  const { options, depth } = readPlan(path), { given, defaults } = known.setup;
-  const { batchSize, contextLength } = sizesOf(given, defaults), steps = given.steps!;
-  const budget = withFigures({ ...options, batchSize, contextLength, steps }, {
-    given,
-    blockParameters: countBlockParameters(configAt({}, known)),
-    ...textOf(known),
-  });
-  return { budget: { ...budget, ...(depth === undefined ? {} : { depth }) }, untyped: options };
+  const plan = readPlan(path), { given, defaults } = known.setup, { options } = plan;
+  const sizes = { ...sizesOf(given, defaults), steps: given.steps ?? options.steps! };
+  const blockParameters = countBlockParameters(configAt({}, known));
+  const figures = withFigures(sizes, { given, blockParameters, ...textOf(known) });
+  return { budget: { ...figures, ...plan }, untyped: options };
 }
 
 /** The plan of a training at a depth, however long it takes. */

@@ -64,6 +64,8 @@ export interface Option {
   readonly names?: "data" | "tokenizer" | "model";
   /** Present if it affects only what a run reports and saves, not what the model learns. */
   readonly reportsOnly?: true;
+  /** Present if no plan holds it although a checkpoint does: it suits a machine, or decides other options of the plan. */
+  readonly unplanned?: true;
   /** Another option that must be given if this one is. */
   readonly needs?: string;
   /** The optimizer that reads it, if others do not. */
@@ -117,6 +119,7 @@ export const TRAIN_OPTIONS = {
     placeholder: "<name>",
     default: "auto",
     onResume: "fixed",
+    unplanned: true,
     excludes: ["initFrom", "whose model has its own size"],
   },
   /** One dial from which the sizes of model and batch, the steps and the rates follow, see `sizesAtDepth()`. */
@@ -126,6 +129,7 @@ export const TRAIN_OPTIONS = {
     range: [1, 64],
     help: "one dial in place of a preset: layers, width, heads, context, batch, steps, rates",
     onResume: "fixed",
+    unplanned: true,
   },
   /** Number of transformer blocks. */
   layers: { ...DIMENSION, range: [1, LARGEST.layers], help: "transformer blocks" },
@@ -414,13 +418,14 @@ export const TRAIN_OPTIONS = {
     help:
       "time in which the run ends, that before a resume included: measures the speed, and chooses " +
       "depth and steps",
+    unplanned: true,
   },
-  /** The plan of another run, `plan.json`, whose sizes and steps are used again. */
+  /** The plan of another run: its directory, or the path of a `plan.json`. */
   plan: {
     group: RUN,
     type: "text",
-    help: "use the sizes and steps of a run's plan.json again",
-    placeholder: "<file>",
+    help: "train again by the plan of a run: its directory, or a plan.json",
+    placeholder: "<path>",
     onResume: "unsaved",
   },
   /** Passes over the data; if `steps` is given too, the run ends at whichever comes first. */
@@ -429,6 +434,7 @@ export const TRAIN_OPTIONS = {
     type: "real",
     range: [Number.MIN_VALUE, 1e6],
     help: "passes over the data; the run ends at --steps or --epochs, whichever comes first",
+    unplanned: true,
   },
   /** Evaluations in a row without a better validation loss after which the training ends; 0 for no such end. */
   patience: {
@@ -456,6 +462,7 @@ export const TRAIN_OPTIONS = {
     placeholder: "<kind>",
     default: "auto",
     onResume: "fixed",
+    unplanned: true,
   },
   /**
    * Whether to time kernels and choose the fastest: `auto` does so on a GPU if the run is long. `off` also ignores
@@ -468,6 +475,7 @@ export const TRAIN_OPTIONS = {
     help: "time kernels and choose the fastest; auto: on a GPU, for long runs",
     placeholder: "<when>",
     default: "auto",
+    unplanned: true,
   },
 
   /**
@@ -483,6 +491,7 @@ export const TRAIN_OPTIONS = {
       "or each block; auto: as much as it must to fit the memory",
     placeholder: "<what>",
     default: "auto",
+    unplanned: true,
   },
 
   /** B: rows per micro-batch. */

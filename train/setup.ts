@@ -28,7 +28,7 @@ import { parameterTable } from "../model/parameters.ts";
 import { type Precision, resolvePrecision } from "../model/precision.ts";
 import { newModel } from "./architecture.ts";
 import { noteAdapters } from "./base.ts";
-import type { BudgetPlan } from "./budget.ts";
+import { type BudgetPlan, describePlan, planOptions, withFigures } from "./budget.ts";
 import { type Callbacks, reporting, type TrainEvent } from "./events.ts";
 import { checkTraining, type TrainingMemory } from "./limits.ts";
 import { OPTIMIZERS } from "./optimizer.ts";
@@ -127,11 +127,11 @@ export async function* makeSetup(
   const { options, typed } = resumed
     ? resumeOptions(wanted, resumed.state, resumed.path, renamed?.options)
     : { options: { ...DEFAULT_OPTIONS, ...wanted }, typed: typedNames(wanted) };
-  checkOptimizer(wanted, options);
   checkPlanned(wanted);
   if (resumed && options.plan !== undefined) checkSamePlan(options.plan, resumed);
-  const initial = resumed ? undefined : yield* findInitial(options, { ...hub, signal });
   const sized = resumed ? options : withSizes(options, typed);
+  checkOptimizer(wanted, sized);
+  const initial = resumed ? undefined : yield* findInitial(sized, { ...hub, signal });
   const given = withAdapters(sized, resumed?.config ?? initial?.config);
   const lora = loraOf(given);
   const config = resumed?.config ?? (initial && { ...initial.config, ...(lora ? { lora } : {}) });
@@ -287,6 +287,16 @@ export function* finishSetup(
     typed,
     began,
   });
+  const budget = setup.budget && {
+    ...setup.budget,
+    ...withFigures(options, {
+      given,
+      blockParameters: setup.budget.blockParameters,
+      trainingTokens: corpus.training.length,
+    }),
+    options: planOptions(given, options),
+  };
+  if (budget) yield { kind: "notice", message: describePlan(budget) };
   const first = resumed?.state.step ?? 0;
   const message = began && first < options.steps
     ? jumpOf(first, { before: began, now: options })
@@ -319,6 +329,7 @@ export function* finishSetup(
   return {
     ...place,
     ...setup,
+    ...(budget ? { budget } : {}),
     corpus,
     batches,
     options,

@@ -1,9 +1,9 @@
 import { flagOf } from "../files/command_line.ts";
-import { type PlannedOptions, readPlan, sizesAtDepth } from "./budget.ts";
+import { readPlan, sizesAtDepth } from "./budget.ts";
 import { isGiven, type OptionName, type TrainOptions } from "./options.ts";
 import { mustStay } from "./resolve.ts";
 import type { Resumed } from "./state.ts";
-import { OptionError } from "./validate.ts";
+import { OptionError, validateOptions } from "./validate.ts";
 
 /**
  * What `--depth`, `--minutes` and `--plan` mean before the data is known.
@@ -22,20 +22,25 @@ export function isPlanned({ depth, minutes, plan }: TrainOptions): boolean {
  * @throws {OptionError} naming both flags.
  */
 export function checkPlanned(options: Partial<TrainOptions>): void {
-  const rivals: readonly [OptionName, readonly OptionName[]][] = [
-    ["depth", ["preset", "initFrom", "plan"]],
-    ["plan", ["preset", "initFrom"]],
+  const rivals: readonly [OptionName, OptionName][] = [
+    ["depth", "preset"],
+    ["depth", "initFrom"],
+    ["depth", "plan"],
+    ["plan", "preset"],
   ];
-  for (const [name, others] of rivals) {
-    const other = others.find((other) => isGiven(options[other]));
-    if (options[name] === undefined || other === undefined) continue;
-    throw new OptionError(
-      `${flagOf(name)} must be given without ${
-        flagOf(other)
-      }, as both say how large the model is: ` +
-        `current values are ${options[name]} and ${options[other]}`,
-    );
-  }
+  for (const [name, other] of rivals) checkRivals(name, other, options);
+}
+
+function checkRivals(
+  name: OptionName,
+  other: OptionName,
+  { [name]: value, [other]: otherValue }: Partial<TrainOptions>,
+): void {
+  if (!isGiven(value) || !isGiven(otherValue)) return;
+  throw new OptionError(
+    `${flagOf(name)} must be given without ${flagOf(other)}, as both say how large the model is: ` +
+      `current values are ${value} and ${otherValue}`,
+  );
 }
 
 /** The values among some options that the user typed. */
@@ -46,17 +51,29 @@ export function typedAmong(options: TrainOptions, typed: readonly string[]): Par
 /** Options with those of a plan in place of what is not typed. */
 export function withPlanned(
   options: TrainOptions,
-  planned: Partial<PlannedOptions>,
+  planned: Partial<TrainOptions>,
   typed: readonly string[],
 ): TrainOptions {
   const untyped = Object.entries(planned).filter(([name]) => !typed.includes(name));
   return { ...options, ...Object.fromEntries(untyped) };
 }
 
-/** The options of a new training with the sizes that a depth or a plan decides before the data is known. */
+/**
+ * The options of a new training with those that a depth or a plan decides before the data is known.
+ *
+ * @throws {OptionError} if a typed option contradicts the plan.
+ */
 export function withSizes(options: TrainOptions, typed: readonly string[]): TrainOptions {
   const { depth, plan } = options;
-  if (plan !== undefined) return withPlanned(options, readPlan(plan).options, typed);
+  if (plan !== undefined) {
+    const { options: planned } = readPlan(plan);
+    if (planned.initFrom === undefined) checkRivals("plan", "initFrom", options);
+    const sized = withPlanned(options, planned, typed);
+    // passes over this text replace the steps that were planned for another
+    if (typed.includes("epochs") && !typed.includes("steps")) sized.steps = undefined;
+    validateOptions(sized);
+    return sized;
+  }
   if (depth === undefined) return options;
   return withPlanned(options, sizesAtDepth(depth, typedAmong(options, typed)), typed);
 }
@@ -65,7 +82,7 @@ export function withSizes(options: TrainOptions, typed: readonly string[]): Trai
 export function sizeReason(
   { depth, minutes, plan, preset, initFrom }: TrainOptions,
 ): string | undefined {
-  if (plan !== undefined) return `sizes of ${plan}`;
+  if (plan !== undefined) return `as planned in ${plan}`;
   if (depth !== undefined) return `depth ${depth}, as asked`;
   if (minutes === undefined || preset !== "auto" || initFrom !== undefined) return undefined;
   return `the depth for ${minutes} min is chosen when the text is known`;

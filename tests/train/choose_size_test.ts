@@ -3,6 +3,7 @@ import { join } from "node:path";
 import type { TrainOptions } from "../../train/options.ts";
 import { train, type TrainEvent } from "../../train/train.ts";
 import { directory } from "../checkpoints.ts";
+import { once } from "../once.ts";
 import { device } from "../kernels/harness.ts";
 
 const TEXTS = Array.from({ length: 300 }, (_, i) => `One cat and ${i} dogs met in the park.`);
@@ -28,6 +29,9 @@ function partsOf(events: TrainEvent[]) {
   return { start, end };
 }
 
+const lossesOf = (events: TrainEvent[]) =>
+  events.flatMap((event) => event.kind === "step" ? [event.loss] : []);
+
 const planIn = (out: string) =>
   JSON.parse(Deno.readTextFileSync(join(directory, out, "plan.json")));
 
@@ -48,15 +52,13 @@ Deno.test("train() measures, plans, saves its plan, and reports what it has reac
 
   const file = join(directory, "timed", "plan.json");
   const again = await run("planned", { plan: file });
-  const losses = (events: TrainEvent[]) =>
-    events.flatMap((event) => event.kind === "step" ? [event.loss] : []);
-  assert.deepEqual(losses(again), losses(events));
+  assert.deepEqual(lossesOf(again), lossesOf(events));
   assert.equal(partsOf(again).start.options.minutes, undefined);
   assert.deepEqual(planIn("planned").options, plan.options);
 
   // a resumed run keeps its plan
   const longer = await run("planned", { plan: file, steps: 3 });
-  assert.deepEqual([losses(longer).length, partsOf(longer).start.options.width], [1, 32]);
+  assert.deepEqual([lossesOf(longer).length, partsOf(longer).start.options.width], [1, 32]);
   assert.ok(notices(longer)[0]!.startsWith("depth 1, as in the checkpoint; "));
   Deno.writeTextFileSync(
     file,
@@ -68,11 +70,73 @@ Deno.test("train() measures, plans, saves its plan, and reports what it has reac
   );
 });
 
-Deno.test("train() with minutes keeps the sizes of a preset, and chooses the steps and wsd", async () => {
-  const given = { minutes: 1e4, preset: "nano", contextLength: 8, batchSize: 2, steps: 1 } as const;
-  const { start } = partsOf(await run("preset", given));
+/** A short training of a preset's sizes, whose steps are planned for a time. */
+const PRESET = {
+  minutes: 1e4,
+  preset: "nano",
+  contextLength: 8,
+  batchSize: 2,
+  steps: 2,
+  arch: "llama",
+  optimizer: "muon",
+  qkNorm: "on",
+  seed: 7,
+  gradientClip: 0.5,
+} as const;
+const presetRun = once(() => run("preset", PRESET));
+
+Deno.test("train() with minutes keeps the sizes of a preset, and its plan repeats the training without one", async () => {
+  const events = await presetRun(), { start } = partsOf(events);
   const { schedule, width, learningRate, depth } = start.options;
   assert.deepEqual([schedule, width, learningRate, depth], ["wsd", 64, 5e-3, undefined]);
+  const { options } = planIn("preset");
+  const { minutes: _, preset: __, ...held } = PRESET;
+  assert.deepEqual({ ...options, ...held, muonLearningRate: 0.01, width: 64 }, options);
+  // options that follow from others follow from what is given beside the plan
+  for (const name of ["warmupSteps", "cooldown", "hidden", "headSize", "mlp", "precision"]) {
+    assert.equal(options[name], undefined, name);
+  }
+
+  const again = await run("again", { plan: join(directory, "preset") });
+  assert.deepEqual(lossesOf(again), lossesOf(events));
+  assert.deepEqual(planIn("again").options, options);
+  const given = { muonLearningRate: 0.02, width: 32, steps: 1 };
+  const other = partsOf(await run("other", { plan: join(directory, "again"), ...given }));
+  const { headSize, hidden, mlp, ...changed } = other.start.options;
+  assert.deepEqual([headSize, hidden, mlp], [16, 96, "swiglu"]);
+  assert.deepEqual({ ...changed, ...given }, changed);
+});
+
+Deno.test("train() begins again with the model of a plan, unless another is given", async () => {
+  await presetRun();
+  const initFrom = join(directory, "preset"), moved = join(initFrom, "checkpoints", "000002");
+  const given = { minutes: 1e4, contextLength: 8, steps: 1 };
+  const events = await run("tuned", { ...given, initFrom, loraRank: 1, learningRate: 0.1 });
+  const plan = join(directory, "tuned");
+  const again = await run("tuned-again", { plan });
+  assert.deepEqual(lossesOf(again), lossesOf(events));
+  assert.deepEqual(partsOf(again).end.loss, partsOf(events).end.loss);
+  const { start } = partsOf(await run("tuned-other", { plan, initFrom: moved, loraRank: 2 }));
+  assert.deepEqual([start.options.initFrom, start.options.loraRank], [moved, 2]);
+  await assert.rejects(
+    run("none", { plan, arch: "gpt2" }),
+    /as arch must be given without initFrom/,
+  );
+  await assert.rejects(
+    run("none", { plan: initFrom, initFrom }),
+    /as plan must be given without initFrom, as both say how large the model is/,
+  );
+});
+
+Deno.test("train() does the given epochs if a depth would have more or fewer, and plans as many steps", async () => {
+  for (const epochs of [0.5, 6]) {
+    const options = { depth: 1, batchSize: 4, epochs, dryRun: true };
+    const events = await run("epochs", options);
+    const start = events.find((event) => event.kind === "start")!;
+    assert.ok(start.epochs >= epochs && start.epochs < 1.1 * epochs, `${start.epochs}`);
+    const plan = notices(events).find((message) => message.startsWith("plan of depth 1"))!;
+    assert.match(plan, new RegExp(`, ${start.steps} steps, `));
+  }
 });
 
 Deno.test("train() refuses two options that say how large the model is", async () => {
