@@ -1,6 +1,5 @@
 import { bytesPerElement, size } from "../kernels/tensor.ts";
-import type { RecomputeMode } from "../model/activations.ts";
-import { attentionOf, withDefaults } from "../model/config.ts";
+import { attentionOf, type GptConfig, withDefaults } from "../model/config.ts";
 import { headName } from "../model/gpt.ts";
 import { blockMatrices, blockOf, parameterTable } from "../model/parameters.ts";
 import { dtypesOf } from "../model/precision.ts";
@@ -59,11 +58,10 @@ export function modelledMs(
  */
 export function stepCost(
   { config, batchSize, sequenceLength: T, precision, optimizer = "adamw", recompute = "none" }:
-    & Pick<
+    Pick<
       TrainStepBench,
-      "config" | "batchSize" | "sequenceLength" | "precision" | "optimizer"
-    >
-    & { readonly recompute?: RecomputeMode },
+      "config" | "batchSize" | "sequenceLength" | "precision" | "optimizer" | "recompute"
+    >,
 ): StepCost {
   const complete = withDefaults(config), { vocabularySize: V, width: C, layers } = complete;
   const { innerWidth: F, heads: NH, keyHeads: KH, headSize: HS } = complete;
@@ -152,6 +150,12 @@ export function stepCost(
     bytes += blocks.size * cost.bytes;
   }
   return { flops, bytes };
+}
+
+/** Operations of a step of Muon for all matrices of a model's blocks. */
+export function muonFlops(config: GptConfig): number {
+  const matrices = blockMatrices(config);
+  return config.layers * matrices.reduce((sum, matrix) => sum + muonCost(matrix).flops, 0);
 }
 
 /**

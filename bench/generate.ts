@@ -14,7 +14,7 @@ import type { Precision } from "../model/precision.ts";
 import { initializeParameters } from "../model/weights.ts";
 import { bytesOf, type KernelBench, type Maker, matrixTypes, type Result } from "./harness.ts";
 import { meterMemory } from "./memory.ts";
-import { benchConfig } from "./models.ts";
+import { benchConfig, type BenchModel } from "./models.ts";
 import { profile, type ProfileRow } from "./train_step.ts";
 
 /** A generation to time. */
@@ -38,12 +38,14 @@ export function generateName(
 
 /** The generations of a report, of one text and of many; on a GPU with the context of PyTorch's baseline. */
 export function generateBenches(device: Device, precision: Precision): GenerateBench[] {
-  const model = device.isCpu ? "nano" : "mini", tokens = device.isCpu ? 64 : 256;
-  const config = benchConfig(model);
-  const contextLength = device.isCpu ? config.contextLength : 512;
-  return (device.isCpu ? [1, 8] : [1, 64]).map((streams) => (
-    { model, config: { ...config, contextLength }, streams, tokens, precision }
-  ));
+  const generation = (model: BenchModel, streams: number): GenerateBench => {
+    const config = benchConfig(model);
+    if (device.isCpu) return { model, config, streams, tokens: 64, precision };
+    return { model, config: { ...config, contextLength: 512 }, streams, tokens: 256, precision };
+  };
+  return device.isCpu
+    ? [generation("nano", 1), generation("nano", 8)]
+    : [generation("mini", 1), generation("mini", 64), generation("smollm2-135m", 1)];
 }
 
 /** Generations that are timed; their median is reported. */

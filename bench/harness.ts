@@ -69,6 +69,10 @@ export interface Result {
   /** Most bytes that all buffers had at one time. */
   readonly peakBytes?: number;
   readonly launches?: number;
+  /** Bytes of a training step before anything is allocated: those of its activations, and all. */
+  readonly planned?: { readonly activations: number; readonly step: number };
+  /** Milliseconds of Muon in a training step, and those of its operations at the rate of the roofline. */
+  readonly muon?: { readonly ms: number; readonly floorMs: number };
   /** Milliseconds of each part of a cold start. */
   readonly parts?: Readonly<Record<string, number>>;
   /** Milliseconds of the shaders that take the longest to compile, by label. */

@@ -30,6 +30,9 @@ import {
   detailLines,
   parseReport,
   profileLines,
+  RECOMPUTATION_HEAD,
+  recomputationLine,
+  recomputations,
   type Report,
   resultLine,
   SCALING_HEAD,
@@ -104,7 +107,7 @@ async function main(options: Options): Promise<number> {
   checkFilter(namesOf(device, precision, options), options.filter);
   const bench = new BenchRun(device, options);
   const roofline = await runKernels(bench);
-  await runModels(bench, precision);
+  await runModels(bench, precision, roofline);
   const scaling = options.scaling ? await runScaling(bench, precision, roofline) : undefined;
   const report: Report = {
     command: commandLine(["deno", "task", "bench", ...howMeasured(Deno.args)]),
@@ -247,17 +250,34 @@ async function runKernels(bench: BenchRun): Promise<Roofline> {
 }
 
 /** Measures training steps, generation, and a cold start. */
-async function runModels(bench: BenchRun, precision: Precision): Promise<void> {
+async function runModels(
+  bench: BenchRun,
+  precision: Precision,
+  { flopsPerSecond }: Roofline,
+): Promise<void> {
   const { device } = bench, steps = trainStepBenches(device, precision);
+  if (device.isCpu) {
+    const gpu = { ...device, isCpu: false };
+    const skipped = [
+      ...trainStepBenches(gpu, precision).filter((step) => bench.wants(trainStepName(step))),
+      ...generateBenches(gpu, precision).filter((one) => bench.wants(generateName(one))),
+    ].map(({ model }) => model);
+    const models = [...new Set(skipped)].join(", ");
+    if (models !== "") status(`\nskipped, as a CPU adapter is too slow for them: ${models}`);
+  }
   for (const step of steps) {
     const progress = everyTwoSeconds(status);
     const onTuning = (done: number, of: number) => progress(`  ${done} of ${of} kernels tuned`);
     await bench.measure(
       trainStepName(step),
-      () => measureTrainStep(device, step, { onTuning }),
-      () => profileTrainStep(device, step),
+      () => measureTrainStep(device, step, { onTuning, flopsPerSecond }),
+      // what a step computes again has the kernels that compute it first
+      step.recompute ? undefined : () => profileTrainStep(device, step),
     );
   }
+  const recomputed = recomputations(bench.results);
+  if (recomputed.length > 0) status(`\n${RECOMPUTATION_HEAD}`);
+  for (const recomputation of recomputed) status(recomputationLine(recomputation));
   for (const generation of generateBenches(device, precision)) {
     await bench.measure(
       generateName(generation),

@@ -1,8 +1,9 @@
 import { UserError } from "../files/user_error.ts";
 import type { Result } from "./harness.ts";
-import { GPT2_VOCABULARY } from "./models.ts";
-import { percent, type Report, time } from "./report.ts";
+import { benchConfig, type BenchModel } from "./models.ts";
+import { percent, recomputations, type Report, time } from "./report.ts";
 import { deviceMs, type Scaling } from "./scaling.ts";
+import type { ProfileRow } from "./train_step.ts";
 
 /**
  * Reports as Markdown, in the layout of `deno fmt`, which `deno task bench:readme` writes into README.md,
@@ -60,6 +61,11 @@ export function machineSection({ name, report, pytorch }: MachineResults): strin
     table(["measured by", "on", "with"], sources(report, pytorch)),
     table(COMPARISON_HEAD, pytorch ? comparisons(report, pytorch) : []),
     table(["run", "time >", "tokens/s >", "idle >", "memory >", "launches >"], runs(report)),
+    table(["Muon's part of", "time >", "floor >", "time / floor >"], muons(report)),
+    table(
+      ["activations kept or recomputed", "time >", "activations >", "whole step >"],
+      keptOrRecomputed(report),
+    ),
     table(["start", "time >", "compilation >"], starts(report)),
     table(["kernel", "share of the roofline"], kernelShares(report)),
     `The roofline of that run: ${si(bytesPerSecond, "B/s")}, ${si(flopsPerSecond, "FLOP/s")}.`,
@@ -109,13 +115,16 @@ function comparisons(report: Report, pytorch: PyTorchReport): string[][] {
     const { name, ms, tokensPerSecond, peakBytes } = result;
     const [, layout, type] = name.match(/^matmul (..) (...) \[4096,4096\]x\[4096,4096\]$/) ?? [];
     if (layout) {
-      const their = theirs.get(`cublas fp32 ${layout} 4096`)?.flopsPerSecond;
-      const what = `product ${layout} ${type}, 4096³`;
-      compare([what, rateOf(result)], ["cuBLAS fp32", their], { show: flops });
+      for (const theirType of type === "f16" ? ["fp32", "fp16"] : ["fp32"]) {
+        const their = theirs.get(`cublas ${theirType} ${layout} 4096`)?.flopsPerSecond;
+        const what = `product ${layout} ${type}, 4096³`;
+        compare([what, rateOf(result)], [`cuBLAS ${theirType}`, their], { show: flops });
+      }
     }
-    const [, model, vocabulary] = name.match(/^train step ... (.+) V (\d+)$/) ?? [];
-    const modes = model && vocabulary === `${GPT2_VOCABULARY}` // as PyTorch's models have
-      ? [...theirs.values()].filter(isOf(`train step ${model}, `))
+    const [, model, batch, vocabulary] = name.match(/^train step ... (\S+) (\S+) V (\d+)$/) ?? [];
+    // PyTorch's models have the vocabularies of their tokenizers
+    const modes = model && vocabulary === `${benchConfig(model as BenchModel).vocabularySize}`
+      ? [...theirs.values()].filter(isOf(`train step ${model} ${batch}, `))
       : [];
     for (const their of modes) {
       compare([name, ms], [modeOf(their), their.ms], { show: time, less: true });
@@ -124,7 +133,7 @@ function comparisons(report: Report, pytorch: PyTorchReport): string[][] {
       const memory: [string, number | undefined] = [modeOf(modes[0]), modes[0].peakBytes];
       compare([`${name}, memory`, peakBytes], memory, { show: bytes, less: true });
     }
-    const [streams] = name.match(/(?<=^generat.*)\b\d+ streams?\b/) ?? [];
+    const [, streams] = name.match(/^generate ... (\S+ \d+ streams?)\b/) ?? [];
     if (streams) {
       const their = theirs.get(`generate ${streams}`)?.tokensPerSecond;
       compare([name, tokensPerSecond], ["transformers", their], { show: tokens });
@@ -147,6 +156,29 @@ function runs(report: Report): string[][] {
     const memory = peakBytes === undefined ? "" : si(peakBytes, "B");
     return [[name, time(ms), count(tokensPerSecond), idle, memory, `${launches ?? ""}`]];
   });
+}
+
+/** Rows of the training steps with Muon: its part of the step, beside its operations at the rate of the roofline. */
+function muons(report: Report): string[][] {
+  return distinct(report.results).flatMap(({ name, muon }) =>
+    muon ? [[name, time(muon.ms), time(muon.floorMs), (muon.ms / muon.floorMs).toFixed(2)]] : []
+  );
+}
+
+/** Rows of the training steps that recompute, with ratios to the one that keeps all activations, and of that one. */
+function keptOrRecomputed({ results }: Report): string[][] {
+  const row = ({ name, ms, planned }: Result, ratios: readonly number[] = []) => {
+    const cells = [time(ms), si(planned!.activations, "B"), si(planned!.step, "B")];
+    return [
+      name,
+      ...cells.map((cell, i) => ratios[i] ? `${cell}, × ${ratios[i].toFixed(2)}` : cell),
+    ];
+  };
+  const rows = recomputations(distinct(results)).flatMap(({ result, kept, ratios }) => [
+    row(kept),
+    row(result, ratios),
+  ]);
+  return [...new Map(rows.map((row) => [row[0]!, row])).values()];
 }
 
 /** Rows of the cold starts. */
@@ -223,19 +255,25 @@ export function scalingTable({ points, launchMs }: Scaling): string {
   ].join("\n\n");
 }
 
-/** The time of training steps and of tokens by kernel: a row per kernel, a column per profile. */
-export function profileTable(profiles: NonNullable<Report["profiles"]>): string {
-  const labels = new Set(Object.values(profiles).flatMap((rows) => rows.map(({ label }) => label)));
-  const totals = Object.values(profiles).map((rows) => rows.reduce((sum, { ms }) => sum + ms, 0));
+/** The time of training steps and of tokens by kernel: a table per model, in it a row per kernel and a column per profile. */
+export function profileTables(profiles: NonNullable<Report["profiles"]>): string[] {
+  // `train step f16 mini 32x128 V 50257`, `generate f16 mini 1 stream x 256 V 50257`
+  const modelOf = ([name]: [string, unknown]) => /\bf(?:16|32) (\S+)/.exec(name)?.[1] ?? name;
+  return [...Map.groupBy(Object.entries(profiles), modelOf).values()].map(profileTable);
+}
+
+function profileTable(profiles: readonly [string, readonly ProfileRow[]][]): string {
+  const labels = new Set(profiles.flatMap(([, rows]) => rows.map(({ label }) => label)));
+  const totals = profiles.map(([, rows]) => rows.reduce((sum, { ms }) => sum + ms, 0));
   const rows = [...labels].map((label) => [
     label.replace(/^kernels\//, ""),
-    ...Object.values(profiles).map((rows) => {
+    ...profiles.map(([, rows]) => {
       const row = rows.find((row) => row.label === label);
       return row ? `${time(row.ms)}, ${percent(row.share)}` : "";
     }),
   ]);
   return table(
-    ["kernel", ...Object.keys(profiles).map((name) => `${name} >`)],
+    ["kernel", ...profiles.map(([name]) => `${name} >`)],
     [...rows, ["sum", ...totals.map(time)]],
   );
 }

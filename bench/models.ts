@@ -1,4 +1,9 @@
-import { type GptConfig, type PresetName, PRESETS } from "../model/config.ts";
+import {
+  type GptConfig,
+  type PresetDimensions,
+  type PresetName,
+  PRESETS,
+} from "../model/config.ts";
 
 /** Options of every training step in the benchmarks, without its sizes. */
 export const STEP_OPTIONS = {
@@ -23,10 +28,34 @@ export const STORIES_VOCABULARY = 1048;
  */
 export const OWN_VOCABULARY = 4096;
 
-/** A preset with a vocabulary, by default GPT-2's, or that of the built-in stories for nano. */
+/** A model of the benchmarks: a preset, or one that others trained. */
+export type BenchModel = PresetName | "smollm2-135m";
+
+/**
+ * SmolLM2-135M (Allal et al. 2025, https://arxiv.org/abs/2502.02737) with a context of 512 tokens; all else is a llama's
+ * default.
+ */
+const SMOLLM2: PresetDimensions & Partial<GptConfig> = {
+  family: "llama",
+  width: 576,
+  layers: 30,
+  heads: 9,
+  keyHeads: 3,
+  innerWidth: 1536,
+  rotaryBase: 100_000,
+  contextLength: 512,
+};
+
+/** Number of tokens of each model's tokenizer. */
+const VOCABULARIES: Partial<Record<BenchModel, number>> = {
+  nano: STORIES_VOCABULARY,
+  "smollm2-135m": 49152,
+};
+
+/** The configuration of a model, by default with the vocabulary of its tokenizer. */
 export function benchConfig(
-  preset: PresetName,
-  vocabularySize: number = preset === "nano" ? STORIES_VOCABULARY : GPT2_VOCABULARY,
+  model: BenchModel,
+  vocabularySize: number = VOCABULARIES[model] ?? GPT2_VOCABULARY,
 ): GptConfig {
-  return { vocabularySize, ...PRESETS[preset] };
+  return { vocabularySize, ...model === "smollm2-135m" ? SMOLLM2 : PRESETS[model] };
 }

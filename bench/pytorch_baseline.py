@@ -5,7 +5,8 @@
 
 Needs torch with CUDA, and transformers for generation; no network. Progress is printed to stderr, and
 the last line of stdout is the report as JSON. With --json the file is written after each part, so that
-an interrupted run keeps its results. Dropout is 0, as in `deno task bench`.
+an interrupted run keeps its results: parts that take long to compile come last. Dropout is 0, as in
+`deno task bench`.
 """
 
 import argparse
@@ -15,21 +16,27 @@ import math
 import statistics
 import sys
 import time
+from functools import partial
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
 VOCABULARY_SIZE = 50257
-MODELS = {
-    "mini 32x128": dict(width=256, layers=4, heads=8, batch=32, length=128),
-    "gpt2 8x1024": dict(width=768, layers=12, heads=12, batch=8, length=1024),
-}
-MODES = {
+SMOLLM2_VOCABULARY_SIZE = 49152
+MINI = dict(width=256, layers=4, heads=8)
+GPT2 = dict(width=768, layers=12, heads=12)
+EAGER = {
     "eager fp16 autocast": dict(dtype=torch.float16),
     "eager fp32": dict(dtype=None),
-    "compile bf16": dict(dtype=torch.bfloat16, compiled=True),
 }
+# CUDA graphs, and a vocabulary whose products have whole tiles
+BEST = {
+    "compile reduce-overhead bf16 V 50304": dict(
+        dtype=torch.bfloat16, compiled="reduce-overhead", vocabulary_size=50304
+    ),
+}
+COMPILED = {"compile bf16": dict(dtype=torch.bfloat16, compiled="default")}
 # context length of the model that generates, as in deno task bench
 GENERATION_CONTEXT = 512
 
@@ -58,9 +65,9 @@ class Block(nn.Module):
 class Gpt(nn.Module):
     """GPT-2 whose head is tied to the token embedding; returns the mean loss."""
 
-    def __init__(self, width, layers, heads, length):
+    def __init__(self, width, layers, heads, length, vocabulary_size=VOCABULARY_SIZE):
         super().__init__()
-        self.wte = nn.Embedding(VOCABULARY_SIZE, width)
+        self.wte = nn.Embedding(vocabulary_size, width)
         self.wpe = nn.Embedding(length, width)
         self.blocks = nn.ModuleList(Block(width, layers, heads) for _ in range(layers))
         self.ln_f = nn.LayerNorm(width)
@@ -73,14 +80,48 @@ class Gpt(nn.Module):
         for block in self.blocks:
             x = block(x)
         logits = F.linear(self.ln_f(x), self.wte.weight)
-        return F.cross_entropy(logits.view(-1, VOCABULARY_SIZE), targets.view(-1))
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
-def sample_tokens(batch, length, device):
+def smollm2(length):
+    """The shape of SmolLM2-135M in Hugging Face transformers, with random weights."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=SMOLLM2_VOCABULARY_SIZE,
+        max_position_embeddings=length,
+        hidden_size=576,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        intermediate_size=1536,
+        tie_word_embeddings=True,
+    )
+    base = {"rope_type": "default", "rope_theta": 100000.0}
+    if hasattr(config, "rope_parameters"):  # since version 5
+        config.rope_parameters = base
+    else:
+        config.rope_theta = base["rope_theta"]
+    return LlamaForCausalLM(config)
+
+
+class Smollm2(nn.Module):
+    """`smollm2()` that returns the mean loss."""
+
+    def __init__(self, length):
+        super().__init__()
+        self.llama = smollm2(length)
+
+    def forward(self, tokens, targets):
+        logits = self.llama(input_ids=tokens, use_cache=False).logits
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
+def sample_tokens(batch, length, vocabulary_size, device):
     """Random tokens whose probability falls as one over their rank, as in bench/text.ts."""
     draws = torch.rand(batch, length, device=device)
-    tokens = torch.exp(draws * math.log(VOCABULARY_SIZE)).long() - 1
-    return tokens.clamp(0, VOCABULARY_SIZE - 1)
+    tokens = torch.exp(draws * math.log(vocabulary_size)).long() - 1
+    return tokens.clamp(0, vocabulary_size - 1)
 
 
 def intervals_ms(action, count):
@@ -94,11 +135,10 @@ def intervals_ms(action, count):
     return [a.elapsed_time(b) for a, b in zip(events, events[1:])]
 
 
-def train_step(model, mode, device="cuda", warmup=8, steps=30):
-    """Times a training step: forward, backward, clipping, AdamW."""
-    dtype, compiled = mode["dtype"], mode.get("compiled", False)
-    batch, length = model["batch"], model["length"]
-    gpt = Gpt(model["width"], model["layers"], model["heads"], length).to(device)
+def train_step(gpt, batch, length, dtype, compiled=None, tokens_of=VOCABULARY_SIZE, warmup=8, steps=20):
+    """Times a training step: forward, backward, clipping, AdamW; `compiled` is a mode of torch.compile."""
+    device = "cuda"
+    gpt = gpt.to(device)
     decayed = [p for p in gpt.parameters() if p.dim() == 2]
     others = [p for p in gpt.parameters() if p.dim() != 2]
     optimizer = torch.optim.AdamW(
@@ -108,17 +148,18 @@ def train_step(model, mode, device="cuda", warmup=8, steps=30):
         **({"fused": True} if compiled else {}),
     )
     scaler = torch.amp.GradScaler(device, enabled=dtype == torch.float16)
-    forward = torch.compile(gpt) if compiled else gpt
-    data = [
-        (sample_tokens(batch, length, device), sample_tokens(batch, length, device))
-        for _ in range(4)
-    ]
+    # otherwise a second batch size would be compiled for any size
+    forward = torch.compile(gpt, mode=compiled, dynamic=False) if compiled else gpt
+    sample = lambda: sample_tokens(batch, length, tokens_of, device)
+    data = [(sample(), sample()) for _ in range(4)]
     turn = 0
 
     def step():
         nonlocal turn
         tokens, targets = data[turn % len(data)]
         turn += 1
+        if compiled:
+            torch.compiler.cudagraph_mark_step_begin()
         with torch.autocast(device, dtype=dtype or torch.float16, enabled=dtype is not None):
             loss = forward(tokens, targets)
         scaler.scale(loss).backward()
@@ -157,12 +198,12 @@ def per_call_ms(action, repeats, samples=9):
     return statistics.median(intervals_ms(many, samples)) / repeats
 
 
-def matmul(layout, side=4096):
-    a, b = torch.randn(side, side, device="cuda"), torch.randn(side, side, device="cuda")
+def matmul(layout, dtype, side=4096):
+    square = lambda: torch.randn(side, side, device="cuda", dtype=dtype)
+    a, b, y = square(), square(), square()
     a = a.T if layout[0] == "T" else a
     b = b.T if layout[1] == "T" else b
-    y = torch.empty(side, side, device="cuda")
-    ms = per_call_ms(lambda: torch.matmul(a, b, out=y), repeats=5)
+    ms = per_call_ms(lambda: torch.matmul(a, b, out=y), repeats=5 if dtype == torch.float32 else 50)
     return {"ms": ms, "flopsPerSecond": 2 * side**3 / ms * 1e3}
 
 
@@ -173,22 +214,30 @@ def copy(megabytes=1024):
     return {"ms": ms, "bytesPerSecond": 2 * x.numel() * 4 / ms * 1e3}
 
 
-def generate(streams, tokens=256):
-    """Times mini in Hugging Face transformers, in fp16, with key-value cache and sampling."""
+def mini():
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    model = MODELS["mini 32x128"]
     config = GPT2Config(
         vocab_size=VOCABULARY_SIZE,
         n_positions=GENERATION_CONTEXT,
-        n_embd=model["width"],
-        n_layer=model["layers"],
-        n_head=model["heads"],
+        n_embd=MINI["width"],
+        n_layer=MINI["layers"],
+        n_head=MINI["heads"],
     )
-    gpt = GPT2LMHeadModel(config).half().to("cuda").eval()
+    return GPT2LMHeadModel(config)
+
+
+# as deno task bench samples; greedy decoding is faster in transformers
+TOP_P = dict(do_sample=True, temperature=0.8, top_k=0, top_p=0.95)
+GREEDY = dict(do_sample=False)
+
+
+def generate(model, streams, sampling, tokens=256, samples=3):
+    """Times a model in Hugging Face transformers, in fp16, with key-value cache."""
+    gpt = model.half().to("cuda").eval()
     gpt.generation_config.eos_token_id = None  # no text ends early
     gpt.generation_config.pad_token_id = 0
-    prompt = torch.full((streams, 1), VOCABULARY_SIZE - 1, device="cuda")
+    prompt = torch.full((streams, 1), gpt.config.vocab_size - 1, device="cuda")
 
     def run(count):
         torch.cuda.synchronize()
@@ -198,11 +247,9 @@ def generate(streams, tokens=256):
                 prompt,
                 attention_mask=torch.ones_like(prompt),
                 max_new_tokens=count,
-                do_sample=True,
-                temperature=0.8,
-                top_k=0,
-                top_p=0.95,
+                min_new_tokens=count,
                 use_cache=True,
+                **sampling,
             )
         torch.cuda.synchronize()
         seconds = time.perf_counter() - start
@@ -210,7 +257,7 @@ def generate(streams, tokens=256):
         return seconds
 
     run(16)
-    seconds = statistics.median(run(tokens) for _ in range(3))
+    seconds = statistics.median(run(tokens) for _ in range(samples))
     return {"ms": 1e3 * seconds, "tokensPerSecond": streams * tokens / seconds}
 
 
@@ -222,16 +269,40 @@ def main():
     torch.set_float32_matmul_precision("highest")  # fp32 is fp32: no tf32
     torch.manual_seed(0)
 
-    parts = [(f"cublas fp32 {layout} 4096", lambda l=layout: matmul(l)) for layout in ("NN", "NT", "TN")]
-    parts.append(("copy f32 1024 MiB", copy))
-    parts += [(f"generate {n} stream{'s' * (n > 1)}", lambda n=n: generate(n)) for n in (1, 64)]
-    # parts that take long to compile come last
-    parts += [
-        (f"train step {name}, {mode}", lambda m=model, d=settings: train_step(m, d))
-        for mode, settings in MODES.items()
-        if not (settings.get("compiled") and options.no_compile)
-        for name, model in MODELS.items()
-    ]
+    parts = {}
+    for name, dtype in {"fp32": torch.float32, "fp16": torch.float16}.items():
+        for layout in ("NN", "NT", "TN"):
+            parts[f"cublas {name} {layout} 4096"] = partial(matmul, layout, dtype)
+    parts["copy f32 1024 MiB"] = copy
+    parts["generate mini 1 stream"] = lambda: generate(mini(), 1, TOP_P)
+    parts["generate mini 64 streams"] = lambda: generate(mini(), 64, TOP_P)
+    parts["generate smollm2-135m 1 stream"] = lambda: generate(
+        smollm2(GENERATION_CONTEXT), 1, GREEDY, samples=1
+    )
+
+    def time_gpt2(name, dimensions, batch, length, modes):
+        """Adds a part for each mode of a model of GPT-2's architecture."""
+
+        def part(settings):
+            vocabulary_size = settings.get("vocabulary_size", VOCABULARY_SIZE)
+            gpt = Gpt(**dimensions, length=length, vocabulary_size=vocabulary_size)
+            return train_step(gpt, batch, length, settings["dtype"], settings.get("compiled"))
+
+        for mode, settings in modes.items():
+            if not (settings.get("compiled") and options.no_compile):
+                parts[f"train step {name} {batch}x{length}, {mode}"] = partial(part, settings)
+
+    time_gpt2("mini", MINI, 32, 128, EAGER)
+    time_gpt2("mini", MINI, 128, 128, EAGER)
+    time_gpt2("gpt2", GPT2, 8, 1024, EAGER)
+    parts["train step smollm2-135m 8x512, transformers fp16 autocast"] = lambda: train_step(
+        Smollm2(512), 8, 512, torch.float16, tokens_of=SMOLLM2_VOCABULARY_SIZE
+    )
+    time_gpt2("mini", MINI, 32, 128, BEST)
+    time_gpt2("mini", MINI, 128, 128, BEST)
+    time_gpt2("gpt2", GPT2, 8, 1024, BEST)
+    time_gpt2("mini", MINI, 32, 128, COMPILED)
+    time_gpt2("gpt2", GPT2, 8, 1024, COMPILED)
     report = {
         # without the path of --json
         "command": "python3 bench/pytorch_baseline.py" + (" --no-compile" if options.no_compile else ""),
@@ -248,7 +319,7 @@ def main():
         report["transformers"] = transformers.__version__
     except ImportError:
         pass
-    for name, part in parts:
+    for name, part in parts.items():
         try:
             result = {"name": name, **part()}
             report["results"].append(result)

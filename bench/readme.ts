@@ -4,7 +4,7 @@ import {
   headline,
   type MachineResults,
   machineSection,
-  profileTable,
+  profileTables,
   type PyTorchReport,
   replaceSection,
   scalingTable,
@@ -34,7 +34,7 @@ export async function filesFromResults(root: URL): Promise<Map<string, string>> 
     machines.flatMap(({ report: { device, scaling, profiles } }) => {
       const tables = [
         ...(scaling ? [scalingTable(scaling)] : []),
-        ...(profiles ? [`Where the time goes:`, profileTable(profiles)] : []),
+        ...(profiles ? [`Where the time goes:`, ...profileTables(profiles)] : []),
       ];
       return tables.length > 0 ? [`### ${device.name}`, ...tables] : [];
     }),

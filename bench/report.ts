@@ -38,12 +38,20 @@ function nameAndValues(name: string, values: string, width = 80 - 30): string {
 /** The other measurements of a result, one per line. */
 export function detailLines(result: Result): string[] {
   const lines: string[] = [];
-  const { gpuMs, idleShare = 0, peakBytes, launches, parts, compile } = result;
+  const { gpuMs, idleShare = 0, peakBytes, launches, planned, muon, parts, compile } = result;
   if (gpuMs !== undefined) {
     lines.push(`  on the device ${time(gpuMs)}; it is idle ${percent(idleShare)} of the time`);
   }
   if (peakBytes !== undefined) {
     lines.push(`  ${launches} launches, buffers of ${byteCount(peakBytes)}`);
+  }
+  if (planned) {
+    const [activations, step] = [planned.activations, planned.step].map((n) => byteCount(n));
+    lines.push(`  planned: activations of ${activations}, a whole step of ${step}`);
+  }
+  if (muon) {
+    const { ms, floorMs } = muon, ratio = (ms / floorMs).toFixed(2);
+    lines.push(`  Muon's part ${time(ms)}, ${ratio} times its floor of ${time(floorMs)}`);
   }
   const times = (byName: Readonly<Record<string, number>>) =>
     Object.entries(byName).map(([name, ms]) => `${name} ${time(ms)}`);
@@ -54,6 +62,38 @@ export function detailLines(result: Result): string[] {
   }
   return lines;
 }
+
+/** A training step that recomputes activations, and the one that keeps them. */
+export interface Recomputation {
+  readonly result: Result;
+  readonly kept: Result;
+  /** Ratios of the time, of the bytes of activations, and of those of the whole step. */
+  readonly ratios: readonly [ms: number, activations: number, step: number];
+}
+
+/** The training steps that recompute, if the same step without recomputation was measured, too. */
+export function recomputations(results: readonly Result[]): Recomputation[] {
+  return results.flatMap((result) => {
+    const [, name] = result.name.match(/^(.+) recompute \w+$/) ?? [];
+    const kept = results.find((other) => other.name === name);
+    if (!kept?.planned || !result.planned) return [];
+    const [activations, step] = (["activations", "step"] as const)
+      .map((part) => result.planned![part] / kept.planned![part]);
+    return [{ result, kept, ratios: [result.ms / kept.ms, activations!, step!] }];
+  });
+}
+
+/** A line of a step that recomputes: its ratios to the step that keeps all activations. */
+export function recomputationLine({ result, ratios }: Recomputation): string {
+  const columns = ratios.map((ratio, i) => ratio.toFixed(2).padStart([9, 12, 7][i]!));
+  return nameAndValues(result.name, columns.join(""));
+}
+
+/** Head of the table whose lines `recomputationLine()` formats. */
+export const RECOMPUTATION_HEAD = nameAndValues(
+  "relative to keeping all activations",
+  "     time activations   step",
+);
 
 /** The rate of a result: tokens, operations or bytes per second. */
 function rate({ work, ms, tokensPerSecond }: Result): string {

@@ -4,15 +4,17 @@ import type { Device } from "../kernels/device.ts";
 import type { Program } from "../kernels/program.ts";
 import { clockOf, median, timePasses, warmUpMsOf } from "../kernels/timing.ts";
 import { tune, untuned } from "../kernels/tune.ts";
-import type { GptConfig, PresetName } from "../model/config.ts";
+import type { RecomputeMode } from "../model/activations.ts";
+import type { GptConfig } from "../model/config.ts";
 import { createGpt } from "../model/gpt.ts";
 import type { Precision } from "../model/precision.ts";
 import { initializeParameters } from "../model/weights.ts";
 import type { OptimizerName } from "../train/optimizer.ts";
 import { createTrainStep, type TrainStep } from "../train/step.ts";
+import { muonFlops } from "./cost.ts";
 import type { Result } from "./harness.ts";
 import { meterMemory } from "./memory.ts";
-import { benchConfig, OWN_VOCABULARY, STEP_OPTIONS } from "./models.ts";
+import { benchConfig, type BenchModel, OWN_VOCABULARY, STEP_OPTIONS } from "./models.ts";
 import { sampleBatch, sampleBatches } from "./text.ts";
 
 /** A training step to time. */
@@ -25,6 +27,8 @@ export interface TrainStepBench {
   readonly precision: Precision;
   /** AdamW by default. */
   readonly optimizer?: OptimizerName;
+  /** Nothing by default. */
+  readonly recompute?: RecomputeMode;
 }
 
 /** Measurements of one training step. */
@@ -33,6 +37,7 @@ export interface TrainStepResult extends Result {
   readonly steps: number;
   readonly tokensPerSecond: number;
   readonly peakBytes: number;
+  readonly planned: { readonly activations: number; readonly step: number };
   readonly launches: number;
   /** Loss of the last step, as evidence that the steps trained. */
   readonly loss: number;
@@ -46,9 +51,11 @@ export function trainStepName(bench: TrainStepBench): string {
 /** The training steps of a report, the smallest first. */
 export function trainStepBenches(device: Device, precision: Precision): TrainStepBench[] {
   const step = (
-    model: PresetName,
+    model: BenchModel,
     batchSize: number,
-    { vocabularySize, ...options }: { vocabularySize?: number; optimizer?: OptimizerName } = {},
+    { vocabularySize, ...options }:
+      & { vocabularySize?: number }
+      & Pick<TrainStepBench, "optimizer" | "recompute"> = {},
   ): TrainStepBench => {
     const config = benchConfig(model, vocabularySize), sequenceLength = config.contextLength;
     return { model, config, batchSize, sequenceLength, precision, ...options };
@@ -56,19 +63,26 @@ export function trainStepBenches(device: Device, precision: Precision): TrainSte
   const muon = { optimizer: "muon" } as const, own = { vocabularySize: OWN_VOCABULARY };
   return device.isCpu ? [step("nano", 16), step("nano", 16, muon)] : [
     step("mini", 32),
+    step("mini", 128),
     step("mini", 32, own),
     step("mini", 32, { ...own, ...muon }),
     step("gpt2", 8),
+    step("gpt2", 8, { recompute: "mlp" }),
+    step("gpt2", 8, { recompute: "block" }),
     step("gpt2", 8, muon),
+    step("smollm2-135m", 8),
+    step("smollm2-135m", 8, muon),
   ];
 }
 
 /** V is part of the name because the products of the head take most of a small model's step. */
 function modelAndBatch(
-  { model, config, batchSize, sequenceLength, precision, optimizer = "adamw" }: TrainStepBench,
+  { model, config, batchSize, sequenceLength, precision, ...options }: TrainStepBench,
 ): string {
+  const { optimizer = "adamw", recompute = "none" } = options;
   return `${precision} ${model} ${batchSize}x${sequenceLength} V ${config.vocabularySize}` +
-    (optimizer === "adamw" ? "" : ` ${optimizer}`);
+    (optimizer === "adamw" ? "" : ` ${optimizer}`) +
+    (recompute === "none" ? "" : ` recompute ${recompute}`);
 }
 
 /** How a training step is timed. */
@@ -82,6 +96,8 @@ export interface TrainStepOptions {
    * measurements.
    */
   readonly tuned?: boolean;
+  /** Operations per second at which Muon's part has its floor; without it the part is not timed. */
+  readonly flopsPerSecond?: number;
   /** Called with the number of kernels that are tuned, and of all. */
   readonly onTuning?: (done: number, of: number) => void;
 }
@@ -95,13 +111,17 @@ const TIMED_STEPS = 15;
  */
 async function createTimedStep(
   anyDevice: Device,
-  { config, batchSize, sequenceLength, precision, optimizer = "adamw" }: TrainStepBench,
+  { config, batchSize, sequenceLength, precision, optimizer = "adamw", recompute = "none" }:
+    TrainStepBench,
   { tuned = true, onTuning }: TrainStepOptions,
-): Promise<{ step: TrainStep; destroy(): void }> {
+): Promise<{ step: TrainStep; planned: TrainStepResult["planned"]; destroy(): void }> {
   const device = tuned ? anyDevice : { ...anyDevice, choices: new Map<string, string>() };
-  const options = { ...STEP_OPTIONS, batchSize, sequenceLength, optimizer };
+  const options = { ...STEP_OPTIONS, batchSize, sequenceLength, optimizer, recompute };
+  let planned = { activations: 0, step: 0 };
   const problem = misfitOf(device, (dry) => {
-    createTrainStep(createGpt(dry, config, { precision }), options);
+    const { activations } = createTrainStep(createGpt(dry, config, { precision }), options);
+    const logits = activations.at("logits").buffer.size; // a chunk, whatever the batch
+    planned = { activations: activations.bytes - logits, step: dry.bytes };
   });
   if (problem) {
     throw new UserError(
@@ -123,6 +143,7 @@ async function createTimedStep(
   }
   return {
     step,
+    planned,
     destroy() {
       step.destroy();
       gpt.destroy();
@@ -137,13 +158,15 @@ async function createTimedStep(
 export async function measureTrainStep(
   device: Device,
   bench: TrainStepBench,
-  { wallMs = 3000, ...options }: TrainStepOptions = {},
+  { wallMs = 3000, flopsPerSecond, ...options }: TrainStepOptions = {},
 ): Promise<TrainStepResult> {
   const memory = meterMemory(device);
-  const { step, destroy } = await createTimedStep(device, bench, options).catch((error) => {
-    memory.stop();
-    throw error;
-  });
+  const { step, planned, destroy } = await createTimedStep(device, bench, options).catch(
+    (error) => {
+      memory.stop();
+      throw error;
+    },
+  );
   try {
     const batches = sampleBatches({ ...bench, vocabularySize: bench.config.vocabularySize });
     let next = 0;
@@ -168,6 +191,9 @@ export async function measureTrainStep(
       rounds: Math.min(steps, TIMED_STEPS),
     });
     const samples = passes.map(([ms]) => ms!), gpuMs = median(samples);
+    const muon = bench.optimizer === "muon" && flopsPerSecond !== undefined
+      ? { ms: await muonMs(step), floorMs: 1e3 * muonFlops(bench.config) / flopsPerSecond }
+      : undefined;
     return {
       name: trainStepName(bench),
       ms,
@@ -177,6 +203,8 @@ export async function measureTrainStep(
       ...(clockOf(device) === "timestamps" ? { gpuMs, idleShare: 1 - gpuMs / ms } : {}),
       tokensPerSecond: bench.batchSize * bench.sequenceLength / ms * 1e3,
       peakBytes,
+      planned,
+      ...(muon ? { muon } : {}),
       launches: step.program.length,
       loss,
     };
@@ -184,6 +212,18 @@ export async function measureTrainStep(
     memory.stop();
     destroy();
   }
+}
+
+/** Milliseconds of Muon in a training step: of its own kernels, and of the products of the update. */
+async function muonMs({ program, parts }: TrainStep): Promise<number> {
+  const launches = program.labels.flatMap((label, i) =>
+    i >= parts.update && /^kernels\/(muon|matmul)\//.test(label) ? [i] : []
+  );
+  const passes = await timePasses(program.device, [{ program, repeats: 1, launches }], {
+    rounds: TIMED_STEPS,
+    warmUpMs: warmUpMsOf(program.device),
+  });
+  return median(passes.map(([ms]) => ms!));
 }
 
 /** One kernel's part of a program's time. */

@@ -20,6 +20,7 @@ export const point: ScalingPoint = {
   tokensPerSecond: 204800,
   launches: 226,
   peakBytes: 1e9,
+  planned: { activations: 4e8, step: 9e8 },
   flops: 3.6e11,
   bytes: 2.5e9,
   loss: 8,
@@ -57,6 +58,22 @@ export const report: Report = {
       peakBytes: 5e8,
       launches: 226,
     },
+    {
+      name: "train step f16 gpt2 8x1024 V 50257",
+      ms: 150,
+      planned: { activations: 4e9, step: 6e9 },
+    },
+    {
+      name: "train step f16 gpt2 8x1024 V 50257 recompute block",
+      ms: 180,
+      planned: { activations: 1e9, step: 3e9 },
+    },
+    {
+      name: "train step f16 smollm2-135m 8x512 V 49152 muon",
+      ms: 120,
+      muon: { ms: 39, floorMs: 30 },
+    },
+    { name: "train step f16 smollm2-135m 8x512 V 49152", ms: 80 },
     { name: "generate f16 mini 64 streams", ms: 100, tokensPerSecond: 15000 },
     {
       name: "cold start to first step f16 mini 32x128 V 50257",
@@ -77,11 +94,13 @@ export const pytorch: PyTorchReport = {
   results: [
     { name: "cublas fp32 NN 4096", ms: 2, flopsPerSecond: 50e12 },
     { name: "cublas fp32 NT 4096", ms: 2, flopsPerSecond: 50e12 },
+    { name: "cublas fp16 NN 4096", ms: 0.2, flopsPerSecond: 500e12 },
     { name: "copy f32 1024 MiB", ms: 0.5, bytesPerSecond: 4e12 },
-    { name: "generate 1 stream", ms: 1, tokensPerSecond: 100 },
-    { name: "generate 64 streams", ms: 1, tokensPerSecond: 12000 },
+    { name: "generate mini 1 stream", ms: 1, tokensPerSecond: 100 },
+    { name: "generate mini 64 streams", ms: 1, tokensPerSecond: 12000 },
+    { name: "train step smollm2-135m 8x512, transformers fp16 autocast", ms: 60 },
     { name: "train step mini 32x128, eager fp16 autocast", ms: 15, peakBytes: 1.5e9 },
     { name: "train step mini 32x128, compile bf16", ms: 5, peakBytes: 1e9 },
-    { name: "train step gpt2 8x1024, eager fp32", ms: 160, peakBytes: 1e10 },
+    { name: "train step gpt2 8x1024, eager fp32", ms: 165, peakBytes: 1e10 },
   ],
 };

@@ -52,5 +52,6 @@ Deno.test("generateBenches() keeps the names by which reports are compared", () 
   assert.deepEqual(names(false, "f16"), [
     "generate f16 mini 1 stream x 256 V 50257",
     "generate f16 mini 64 streams x 256 V 50257",
+    "generate f16 smollm2-135m 1 stream x 256 V 49152",
   ]);
 });

@@ -3,7 +3,7 @@ import { Buffer } from "node:buffer";
 import {
   machineSection,
   MARKERS,
-  profileTable,
+  profileTables,
   replaceSection,
   scalingTable,
   si,
@@ -20,9 +20,11 @@ function cells(markdown: string): string[][] {
 Deno.test("machineSection() compares the benchmarks that PyTorch's report has, too", () => {
   const rows = cells(machineSection({ name: "gpu", report, pytorch }));
   const from = rows.findIndex(([name]) => name === "benchmark");
-  assert.deepEqual(rows.slice(from + 2, from + 8), [
+  const to = rows.findIndex(([name]) => name === "run");
+  assert.deepEqual(rows.slice(from + 2, to), [
     ["copy", "3.00 TB/s", "copy", "4.00 TB/s", "0.75"],
     ["product NN f16, 4096³", "25.0 TFLOP/s", "cuBLAS fp32", "50.0 TFLOP/s", "0.50"],
+    ["product NN f16, 4096³", "25.0 TFLOP/s", "cuBLAS fp16", "500 TFLOP/s", "0.05"],
     ["train step f16 mini 32x128 V 50257", "10.0 ms", "eager fp16 autocast", "15.0 ms", "1.50"],
     ["train step f16 mini 32x128 V 50257", "10.0 ms", "compile bf16", "5.00 ms", "0.50"],
     [
@@ -31,6 +33,14 @@ Deno.test("machineSection() compares the benchmarks that PyTorch's report has, t
       "eager fp16 autocast",
       "1.50 GB",
       "3.00",
+    ],
+    ["train step f16 gpt2 8x1024 V 50257", "150 ms", "eager fp32", "165 ms", "1.10"],
+    [
+      "train step f16 smollm2-135m 8x512 V 49152",
+      "80.0 ms",
+      "transformers fp16 autocast",
+      "60.0 ms",
+      "0.75",
     ],
     ["generate f16 mini 64 streams", "15,000 tok/s", "transformers", "12,000 tok/s", "1.25"],
   ]);
@@ -45,6 +55,9 @@ Deno.test("machineSection() lists runs, cold start, shares, and the commands tha
       "`python3 bench/pytorch_baseline.py --no-compile` | 2026-11-26 | PyTorch 2.11.0, CUDA 13.0",
       "train step f16 mini 32x128 V 50257 | 10.0 ms | 409,600 | 2.0 % | 500 MB | 226",
       "generate f16 mini 64 streams | 100 ms | 15,000 |  |  | ",
+      "train step f16 smollm2-135m 8x512 V 49152 muon | 39.0 ms | 30.0 ms | 1.30",
+      "train step f16 gpt2 8x1024 V 50257 | 150 ms | 4.00 GB | 6.00 GB",
+      "train step f16 gpt2 8x1024 V 50257 recompute block | 180 ms, × 1.20 | 1.00 GB, × 0.25 | 3.00 GB, × 0.50",
       "cold start to first step f16 mini 32x128 V 50257 | 4200 ms | 900 ms",
       "matmul | NN f16 63 %",
       "attention | forward f16 4.6–33 % · backward f16 12 %",
@@ -76,21 +89,23 @@ Deno.test("machineSection() compares with PyTorch only a step of the same vocabu
   ]);
 });
 
-Deno.test("profileTable() has a row per kernel and a column per profile", () => {
+Deno.test("profileTables() has a table per model, a row per kernel and a column per profile", () => {
   const row = (label: string, ms: number, share: number) => ({ label, launches: 1, ms, share });
-  const rows = cells(profileTable({
-    "train step": [
+  const [mini, gpt2] = profileTables({
+    "train step f16 mini": [
       row("kernels/matmul/tiles.wgsl", 6, 0.75),
       row("kernels/sum/forward.wgsl", 2, 0.25),
     ],
-    generate: [row("kernels/sum/forward.wgsl", 0.5, 1)],
-  }));
-  assert.deepEqual([rows[0], ...rows.slice(2)], [
-    ["kernel", "train step", "generate"],
+    "train step f16 gpt2": [row("kernels/muon/forward.wgsl", 3, 1)],
+    "generate f16 mini": [row("kernels/sum/forward.wgsl", 0.5, 1)],
+  }).map(cells);
+  assert.deepEqual([mini![0], ...mini!.slice(2)], [
+    ["kernel", "train step f16 mini", "generate f16 mini"],
     ["matmul/tiles.wgsl", "6.00 ms, 75 %", ""],
     ["sum/forward.wgsl", "2.00 ms, 25 %", "500 µs, 100 %"],
     ["sum", "8.00 ms", "500 µs"],
   ]);
+  assert.deepEqual(gpt2!.map(([name]) => name).slice(2), ["muon/forward.wgsl", "sum"]);
 });
 
 Deno.test("scalingTable() shows the ratio of measured to modelled time", () => {
@@ -169,7 +184,7 @@ Deno.test("filesFromResults() pairs reports by name and throws if they are of tw
   ]);
   const readme = files.get("docs/performance.md")!;
   assert.ok(readme.indexOf("### A GPU") < readme.indexOf("### A CPU"), "GPUs come first");
-  assert.equal([...readme.matchAll(/cuBLAS/g)].length, 1);
+  assert.equal([...readme.matchAll(/cuBLAS fp32/g)].length, 1);
   assert.match(files.get("README.md")!, /^\| train step /m);
   assert.doesNotMatch(files.get("README.md")!, /memory|A CPU/);
   await write("bench/results/pytorch_a_cpu.json", pytorch);
