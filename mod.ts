@@ -21,6 +21,7 @@ export {
   LimitError,
   openDevice,
 } from "./kernels/device.ts";
+export type { GpuChoice, MatrixShape, Provider } from "./kernels/provider.ts";
 export type { Binding, Pipeline } from "./kernels/shader.ts";
 export {
   createTensor,

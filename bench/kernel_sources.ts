@@ -72,6 +72,8 @@ function machine(
     gpu: { limits } as GPUDevice,
     isCpu,
     subgroupSize,
+    matrices: [],
+    provider: "native",
     maxBindingBytes: 2 ** 31 - 4,
     choices: new Map(),
     pipelines,

@@ -1,3 +1,5 @@
+import dawn from "../dawn/deno.json" with { type: "json" };
+import { taskCommand } from "./command_line.ts";
 import { UserError } from "./user_error.ts";
 
 /**
@@ -14,6 +16,12 @@ type Specifier<Exports> = string & { readonly exports?: Exports };
 
 function at<Exports>(specifier: string): Specifier<Exports> {
   return specifier;
+}
+
+/** What the package `webgpu` exports. Its own types would make Deno download it to check types. */
+interface Dawn {
+  /** Creates an instance of Dawn, which must stay referenced as long as its devices are used. */
+  create(flags: readonly string[]): GPU;
 }
 
 /** The packages and their versions. Each row repeats its specifier, because a type cannot be a value. */
@@ -37,6 +45,7 @@ const PACKAGES = {
     "npm:simple-ascii-chart@5.4.0",
   ),
   "picomatch": at<typeof import("npm:picomatch@4.0.7")>("npm:picomatch@4.0.7"),
+  "webgpu": at<Dawn>(dawn.imports.webgpu),
 };
 
 /** Name of a package, or of a module in one. */
@@ -47,16 +56,51 @@ export type Package<Name extends PackageName> = typeof PACKAGES[Name] extends
   Specifier<infer Exports> ? Exports : never;
 
 /**
- * Loads a package, which Deno downloads if its cache does not hold it.
+ * The main module of the package `webgpu` in a checkout of this repository; undefined if mod.ts was imported over
+ * the network. The package has native code for all platforms, 132 MB: a checkout downloads it only if a user
+ * installs it.
+ */
+function dawnModule(): URL | undefined {
+  const url = new URL("../dawn/node_modules/webgpu/index.js", import.meta.url);
+  return url.protocol === "file:" ? url : undefined;
+}
+
+/** Whether a checkout of this repository has the package `webgpu`. */
+export function isDawnInstalled(): boolean {
+  const url = dawnModule();
+  if (url === undefined) return false;
+  try {
+    return Deno.statSync(url).isFile;
+  } catch {
+    return false;
+  }
+}
+
+/**
+ * Loads a package, which Deno downloads if its cache does not hold it. `webgpu` is not downloaded by a checkout of this
+ * repository, but must have been installed.
  *
- * @throws {UserError} if that fails.
+ * @throws {UserError} if that fails; {Deno.errors.NotCapable} if a permission to load native code is missing.
  */
 export async function load<Name extends PackageName>(name: Name): Promise<Package<Name>> {
-  const specifier: string = PACKAGES[name];
+  let specifier: string = PACKAGES[name];
+  if (name === "webgpu") {
+    if (dawnModule() && !isDawnInstalled()) {
+      throw new UserError("Cannot load Dawn as the package webgpu is not installed", {
+        hint: `Install it: ${taskCommand("dawn:install")}`,
+      });
+    }
+    specifier = dawnModule()?.href ?? specifier;
+  }
   try {
     return await import(specifier);
   } catch (error) {
+    if (error instanceof Deno.errors.NotCapable) throw error;
     const reason = (error as Error).message.split("\n")[0];
-    throw new UserError(`Cannot load ${specifier} (${reason}): check the network`);
+    throw new UserError(
+      name === "webgpu"
+        ? `Cannot load Dawn: ${reason}`
+        : `Cannot load ${specifier} (${reason}): check the network`,
+    );
   }
 }

@@ -1,5 +1,12 @@
 import { taskCommand } from "../files/command_line.ts";
 import { UserError, type UserErrorOptions } from "../files/user_error.ts";
+import {
+  type GpuChoice,
+  type MatrixShape,
+  matrixShapesOf,
+  type Provider,
+  requestAdapter,
+} from "./provider.ts";
 import type { Pipeline } from "./shader.ts";
 import { testSubgroups } from "./subgroups.ts";
 import type { Tensor } from "./tensor.ts";
@@ -8,19 +15,26 @@ import type { Tensor } from "./tensor.ts";
 export interface Device {
   /** The device of WebGPU. */
   readonly gpu: GPUDevice;
+  /** The implementation of WebGPU, for messages and reports: what kernels depend on are features. */
+  readonly provider: Provider;
   /** The name of the adapter for messages, such as `NVIDIA H200`. */
   readonly name: string;
   /** Whether the adapter computes on the CPU, as Mesa's lavapipe does. */
   readonly isCpu: boolean;
   /** The graphics interface and the vendor, as far as WebGPU reveals them, such as `Vulkan (vendor 4318)`. */
   readonly backend: string;
-  /** Features that were requested and granted: those of `WANTED_FEATURES` that the adapter has. */
+  /** Features that were requested and granted: those of `WANTED_FEATURES` that the adapter lists. */
   readonly features: ReadonlySet<string>;
   /**
-   * Invocations per subgroup, on CPU adapters whose subgroups passed `testSubgroups()`. On other devices it is
-   * undefined, and kernels use no subgroups.
+   * Invocations per subgroup, if the subgroups passed `testSubgroups()` and the adapter lists the feature or computes
+   * on the CPU. On other devices it is undefined, and kernels use no subgroups.
    */
   readonly subgroupSize: number | undefined;
+  /**
+   * Shapes of the f16 matrices that a subgroup multiplies, on tensor cores for example. Empty if there are none, or
+   * if subgroups have not 32 invocations.
+   */
+  readonly matrices: readonly MatrixShape[];
   /** Most bytes of a buffer in one binding. */
   readonly maxBindingBytes: number;
   /** Compiled shaders by their constants and text, shared by all programs on this device. */
@@ -94,8 +108,16 @@ export class LimitError extends UserError {
 
 const doctorHint = () => `See what is missing and how to fix it: ${taskCommand("doctor")}`;
 
-/** Features to request if the adapter has them. */
-const WANTED_FEATURES: GPUFeatureName[] = ["shader-f16", "timestamp-query"];
+/** Features to request if the adapter lists them. */
+const WANTED_FEATURES: readonly string[] = [
+  "shader-f16",
+  "timestamp-query",
+  "subgroups",
+  "chromium-experimental-subgroup-matrix",
+];
+
+/** Invocations of a subgroup that multiplies matrices: the kernels know no other size. */
+const MATRIX_SUBGROUP = 32;
 
 /** Limits to raise from the defaults of WebGPU to those of the adapter. */
 const WANTED_LIMITS = [
@@ -111,41 +133,53 @@ const WANTED_LIMITS = [
 /**
  * Opens the most powerful adapter of WebGPU, with all features and limits that the kernels can use.
  *
- * @param options.gpu the provider of WebGPU, by default `navigator.gpu`, that of the runtime.
+ * @param options.gpu the provider of WebGPU; by default `native`, that of the runtime.
  * @returns the device, which the caller destroys.
- * @throws {DeviceError} if there is no WebGPU or no adapter.
+ * @throws {DeviceError} if there is no WebGPU or no adapter; {UserError} if Dawn cannot be loaded;
+ * {Deno.errors.NotCapable} if the permission to load it is missing.
  */
-export async function openDevice({ gpu = navigator.gpu }: { gpu?: GPU } = {}): Promise<Device> {
-  if (!gpu) {
+export async function openDevice({ gpu = "native" }: { gpu?: GpuChoice } = {}): Promise<Device> {
+  const { provider, adapter } = await requestAdapter(gpu);
+  if (adapter === undefined) {
     throw new DeviceError(
       "Cannot open a device as this runtime has no WebGPU (navigator.gpu)",
       "missing",
       { hint: doctorHint() },
     );
   }
-  const adapter = await gpu.requestAdapter({ powerPreference: "high-performance" });
-  if (!adapter) {
+  if (adapter === null) {
     throw new DeviceError(
-      "Cannot open a device as WebGPU found no adapter: a graphics driver is missing",
+      `Cannot open a device as ${provider === "dawn" ? "Dawn" : "WebGPU"} found no adapter: ` +
+        "a graphics driver is missing",
       "missing",
       { hint: doctorHint() },
     );
   }
-  const { description, vendor, device: model, isFallbackAdapter } = adapter.info;
-  const name = description || `${vendor} ${model}`.trim() || "the WebGPU device";
-  const isCpu = isFallbackAdapter || /llvmpipe|lavapipe|swiftshader|warp|basic render/i.test(name);
-  const features = WANTED_FEATURES.filter((name) => adapter.features.has(name));
+  const name = nameOf(adapter, provider);
+  const isCpu = adapter.info.isFallbackAdapter ||
+    /llvmpipe|lavapipe|swiftshader|warp|basic render/i.test(name);
+  const listed = new Set<string>(adapter.features);
+  const features = new Set(WANTED_FEATURES.filter((name) => listed.has(name)));
   const requiredLimits: Record<string, number> = {};
   for (const name of WANTED_LIMITS) requiredLimits[name] = adapter.limits[name];
-  const request = (requiredFeatures: GPUFeatureName[]) =>
-    adapter.requestDevice({ requiredFeatures, requiredLimits });
+  const request = (...more: string[]) =>
+    adapter.requestDevice({
+      requiredFeatures: [...features, ...more] as GPUFeatureName[],
+      requiredLimits,
+    });
   // Deno 2.9.6 does not list the feature but grants it. On an NVIDIA GPU small layer-norms were a third faster
   // with subgroups, but a process with several devices crashed.
-  const withSubgroups = isCpu
-    ? await request([...features, "subgroups" as GPUFeatureName]).catch(() => undefined)
+  const withUnlisted = isCpu && !features.has("subgroups")
+    ? await request("subgroups").catch(() => undefined)
     : undefined;
-  const device = withSubgroups ?? await request(features);
-  const subgroupSize = withSubgroups && await testSubgroups(withSubgroups);
+  const device = withUnlisted ?? await request();
+  const subgroupSize = withUnlisted || features.has("subgroups")
+    ? await testSubgroups(device, features)
+    : undefined;
+  const matrices =
+    features.has("chromium-experimental-subgroup-matrix") && subgroupSize === MATRIX_SUBGROUP
+      ? matrixShapesOf(adapter)
+      : [];
 
   let failure: DeviceError | undefined;
   let destroyed = false;
@@ -170,11 +204,13 @@ export async function openDevice({ gpu = navigator.gpu }: { gpu?: GPU } = {}): P
   };
   return {
     gpu: device,
+    provider,
     name,
     isCpu,
-    backend: describeBackend(adapter),
-    features: new Set<string>(features),
+    backend: describeBackend(adapter, provider),
+    features,
     subgroupSize,
+    matrices,
     maxBindingBytes: device.limits.maxStorageBufferBindingSize,
     pipelines: new Map(),
     choices: new Map(),
@@ -189,17 +225,29 @@ export async function openDevice({ gpu = navigator.gpu }: { gpu?: GPU } = {}): P
   };
 }
 
+/** The name of an adapter. Dawn has the name in `device`, and the driver in `description`. */
+function nameOf({ info }: GPUAdapter, provider: Provider): string {
+  const { description, vendor, device } = info;
+  const name = provider === "dawn"
+    ? device.replaceAll("-", " ").trim()
+    : description || `${vendor} ${device}`.trim();
+  return name || "the WebGPU device";
+}
+
 /**
- * The graphics interface and the vendor of an adapter. On Linux without a Vulkan driver Deno uses OpenGL and
- * does not report it. Such an adapter is recognised because it lacks f16 and its subgroup size is not known
- * (4 to 128, Deno 2.9.6, measured November 2026).
+ * The graphics interface and the vendor of an adapter, with Dawn also the driver. On Linux without a Vulkan driver Deno
+ * uses OpenGL and does not report it. Such an adapter is recognised because it lacks f16 and its subgroup size is not
+ * known (4 to 128, Deno 2.9.6, measured November 2026).
  */
-function describeBackend(adapter: GPUAdapter): string {
-  const { vendor, subgroupMinSize, subgroupMaxSize } = adapter.info;
-  const by = vendor ? ` (vendor ${vendor})` : "";
+function describeBackend(adapter: GPUAdapter, provider: Provider): string {
+  const { vendor, description, subgroupMinSize, subgroupMaxSize } = adapter.info;
+  const isDawn = provider === "dawn", driver = isDawn ? `, ${description}` : "";
+  const by = (vendor ? ` (vendor ${vendor})` : "") + driver;
   if (Deno.build.os === "darwin") return `Metal${by}`;
-  if (Deno.build.os === "windows") return `Direct3D 12 or Vulkan${by}`;
-  const isOpenGl = !adapter.features.has("shader-f16") && subgroupMinSize === 4 &&
+  if (Deno.build.os === "windows") {
+    return (isDawn ? "Direct3D 12" : "Direct3D 12 or Vulkan") + by;
+  }
+  const isOpenGl = !isDawn && !adapter.features.has("shader-f16") && subgroupMinSize === 4 &&
     subgroupMaxSize === 128;
   return (isOpenGl ? "OpenGL, without Vulkan" : "Vulkan") + by;
 }

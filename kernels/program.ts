@@ -2,6 +2,7 @@ import { type Device, LimitError } from "./device.ts";
 import {
   type Binding,
   bindingsOf,
+  compilable,
   type Constants,
   labelOf,
   type Pipeline,
@@ -211,7 +212,7 @@ export class Program implements Disposable {
 
   /** The compiled shader, which the device caches. */
   #compile(shader: Shader, constants: Constants): Pipeline {
-    const { gpu, pipelines } = this.device;
+    const { gpu, pipelines, features } = this.device;
     const key = JSON.stringify([constants, shader]);
     let pipeline = pipelines.get(key);
     if (!pipeline) {
@@ -221,7 +222,7 @@ export class Program implements Disposable {
         label,
         // a getter, since a dry device does not read it and unrolling takes most of the time
         get code() {
-          return unroll(source);
+          return compilable(unroll(source), features);
         },
       });
       pipeline = {

@@ -5,7 +5,7 @@
  * functions that it needs and their files. Line 1 says what the shader computes and gives the shapes. The parts
  * of all files have the same order and the same names:
  *
- * 1. `enable f16;`, aliases of element types, and constants that `specialize()` sets;
+ * 1. directives such as `enable f16;`, aliases of element types, and constants that `specialize()` sets;
  * 2. `struct Sizes`, whose values are known when a launch is recorded; a further uniform has a struct named
  *    after its variable, such as `options: Options`;
  * 3. bindings, numbered upwards: inputs, outputs, and last `var<uniform> sizes: Sizes`;
@@ -41,7 +41,7 @@ export function labelOf(shader: Shader): string {
  * The files are joined. Each line of code ends with a comment that gives its file and line, such as
  * `// kernels/matmul/epilogue.wgsl:3`, so that a compiler's message that quotes the line names them too. The
  * initializers of the named top-level `const` and `alias` declarations are replaced. Code that `// only if` and
- * `// unless` exclude is removed, and `enable f16;` too if nothing is f16.
+ * `// unless` exclude is removed, and `enable f16;` too if nothing is f16. Directives precede everything else.
  *
  * @throws {RangeError} if the shader declares no such name.
  */
@@ -57,20 +57,38 @@ export function specialize(shader: Shader, constants: Constants): string {
     }
     source = source.replace(declaration, `$1${value};`);
   }
-  source = withoutUnused(source);
-  // a directive must precede the declarations of all files
-  return source.split("\n").some((line) => /\bf16\b/.test(codeOf(line)))
-    ? `enable f16;\n${source}`
-    : source;
+  const lines = withoutUnused(source).split("\n");
+  // directives must precede the declarations of all files
+  const directives = new Set(lines.filter(isDirective).map(codeOf));
+  const rest = lines.filter((line) => !isDirective(line));
+  directives.delete(ENABLE_F16);
+  const usesF16 = rest.some((line) => /\bf16\b/.test(codeOf(line)));
+  return [...usesF16 ? [ENABLE_F16] : [], ...directives, ...rest].join("\n");
+}
+
+const ENABLE_F16 = "enable f16;";
+
+/** Whether a line enables an extension of WGSL or sets the severity of a diagnostic. */
+function isDirective(line: string): boolean {
+  return /^(enable |diagnostic\()/.test(line);
+}
+
+/**
+ * The WGSL that a device compiles. Deno 2.9 knows the functions of subgroups, but neither lists the feature nor
+ * knows its directives.
+ *
+ * @param features features that the adapter lists.
+ */
+export function compilable(source: string, features: ReadonlySet<string>): string {
+  return features.has("subgroups")
+    ? source
+    : source.replaceAll(/^(enable (?!f16;)|diagnostic\().*\n/gm, "");
 }
 
 /** The files in order; every line of code ends with its file and line. */
 function joined(shader: Shader): string {
   return Object.entries(shader).flatMap(([path, text]) =>
-    text.split("\n").flatMap((line, i) => {
-      if (line === "enable f16;") return [];
-      return isCode(line) ? `${line} // ${path}:${i + 1}` : line;
-    })
+    text.split("\n").map((line, i) => isCode(line) ? `${line} // ${path}:${i + 1}` : line)
   ).join("\n");
 }
 

@@ -1,3 +1,4 @@
+import { compilable } from "./shader.ts";
 import test from "./subgroups.wgsl" with { type: "text" };
 
 /** Invocations that run the self-test: the constant of subgroups.wgsl. */
@@ -7,13 +8,21 @@ const INVOCATIONS = 64;
  * Invocations per subgroup of this device, or undefined if its subgroups are not what the kernels need: they must
  * have one size, consist of neighbours by local_invocation_index, and broadcast the right values. The test is
  * needed because Deno 2.9 grants the feature without listing it.
+ *
+ * @param features features that the adapter lists.
  */
-export async function testSubgroups(gpu: GPUDevice): Promise<number | undefined> {
+export async function testSubgroups(
+  gpu: GPUDevice,
+  features: ReadonlySet<string>,
+): Promise<number | undefined> {
   gpu.pushErrorScope("validation");
   const bytes = INVOCATIONS * 16;
   const y = gpu.createBuffer({ size: bytes, usage: 0x80 | 0x04 }); // STORAGE | COPY_SRC
   const staging = gpu.createBuffer({ size: bytes, usage: 0x01 | 0x08 }); // MAP_READ | COPY_DST
-  const module = gpu.createShaderModule({ label: "kernels/subgroups.wgsl", code: test });
+  const module = gpu.createShaderModule({
+    label: "kernels/subgroups.wgsl",
+    code: compilable(test, features),
+  });
   const pipeline = gpu.createComputePipeline({ layout: "auto", compute: { module } });
   const layout = pipeline.getBindGroupLayout(0);
   const group = gpu.createBindGroup({ layout, entries: [{ binding: 0, resource: { buffer: y } }] });

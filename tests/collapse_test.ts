@@ -3,7 +3,7 @@ import { batchOf } from "../data/tokens/batches.ts";
 import { unshifted, withoutMask } from "../docs/collapse.ts";
 import type { LoadedModel } from "../generate/load.ts";
 import { gradientsOf, logitsOf, lossOf } from "../inspect/inspect.ts";
-import { openDevice } from "../kernels/device.ts";
+import { openTestDevice } from "./gpu.ts";
 import { download } from "../kernels/tensor.ts";
 import { masterOf } from "../model/gpt.ts";
 import { setElements } from "../model/weights.ts";
@@ -24,7 +24,7 @@ Deno.test({
   ignore: !device.isCpu, // it changes the kernels for CPUs
   async fn() {
     assert.deepEqual(await changed({ gpt: randomModel(device, "f32"), tokenizer }), [4]);
-    using open = withoutMask(await openDevice());
+    using open = withoutMask(await openTestDevice());
     const gpt = randomModel(open, "f32"), model = { gpt, tokenizer };
     assert.deepEqual(await changed(model), [0, 1, 2, 3, 4]);
     const name = "h.0.attn.c_attn.weight";

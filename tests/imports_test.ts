@@ -129,7 +129,7 @@ Deno.test("mod.ts and its worker reach no bare specifier and pin what they take 
   const worker = graphs[ENTRIES.indexOf("data/tokens/tokenize_worker.ts")]!;
   for (const [path, imports] of [...graphs[0]!, ...worker]) {
     for (const specifier of imports) {
-      const known = /^[\w-]+\/.*\.(ts|wgsl)$|^node:\w+|^npm:(@[\w-]+\/)?[\w-]+@\d+\.\d+\.\d+/;
+      const known = /^[\w-]+\/.*\.(ts|wgsl|json)$|^node:\w+|^npm:(@[\w-]+\/)?[\w-]+@\d+\.\d+\.\d+/;
       assert.match(specifier, known, `in ${path}`);
     }
   }

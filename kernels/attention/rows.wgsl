@@ -3,6 +3,10 @@
 // All invocations of a workgroup need the same row at the same time. If they form subgroups, each of the LANES
 // lanes of a subgroup loads LOADS vectors of the row, and the lanes broadcast them to each other;
 // kernels/matmul/lanes.wgsl gives the reason. Without subgroups LANES is 1, and an invocation loads the whole row.
+// only if SUBGROUPS
+enable subgroups;
+// only if SUBGROUPS
+diagnostic(off, subgroup_uniformity); // loops over rows end at the same iteration in a whole subgroup
 const HS: u32 = 32;
 const LANES: u32 = 8;
 const LOADS: u32 = 1; // vectors of a row that a lane loads: QUADS / LANES, rounded up

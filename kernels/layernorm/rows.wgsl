@@ -2,6 +2,8 @@
 //
 // LANES invocations share a row, and a workgroup has ROWS rows. A lane keeps QUADS vectors of four of its row in
 // registers, those at lane, lane + LANES, lane + 2 · LANES, …, so that memory is read once.
+// only if SUBGROUPS
+enable subgroups;
 const LANES: u32 = 32;
 const ROWS: u32 = 8;
 const QUADS: u32 = 1;

@@ -14,6 +14,7 @@
 //          │lane 0 │lane 1 │lane 2 │lane 3 │  ROWS rows: subgroup 1, up to STRIPS
 //          └───────┴───────┴───────┴───────┘
 enable f16;
+enable subgroups;
 
 alias aType = vec4<f16>;
 alias bType = vec4<f16>;

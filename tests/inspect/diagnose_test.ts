@@ -11,7 +11,7 @@ import { withoutMask } from "../../docs/collapse.ts";
 import { normsOf } from "../../inspect/blocks.ts";
 import { diagnose } from "../../inspect/diagnose.ts";
 import { diagnoseRun } from "../../inspect/diagnose_run.ts";
-import { openDevice } from "../../kernels/device.ts";
+import { openTestDevice } from "../gpu.ts";
 import { createGpt, type Gpt } from "../../model/gpt.ts";
 import { setElements } from "../../model/weights.ts";
 import type { CheckName, CheckResult } from "../../train/checks.ts";
@@ -25,7 +25,7 @@ import { once } from "../once.ts";
 import { corpusOf, type Recipe, SICK, texts, type Trained, trainSmall } from "./sick_models.ts";
 
 const corpus = once(() => corpusOf(texts(1, 300)));
-const deviceWithoutMask = once(async () => withoutMask(await openDevice()));
+const deviceWithoutMask = once(async () => withoutMask(await openTestDevice()));
 
 /** A healthy model per seed. */
 const healthy = new Map<number, Promise<Trained>>();

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
-import { type Device, openDevice } from "../../kernels/device.ts";
+import type { Device } from "../../kernels/device.ts";
+import { openTestDevice } from "../gpu.ts";
 import { Program } from "../../kernels/program.ts";
 import {
   createTensor,
@@ -29,7 +30,7 @@ export { freshSeed };
  */
 
 /** The device that all kernel tests of one file share. */
-export const device: Device = await openDevice();
+export const device: Device = await openTestDevice();
 
 /** Element types to test in: f16 only if the adapter has it. */
 export const REAL_TYPES: readonly DType[] = device.features.has("shader-f16")

@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
 import { dryDevice } from "../../kernels/dry_device.ts";
 import { Program } from "../../kernels/program.ts";
-import { bindingsOf, type Pipeline, specialize, unroll } from "../../kernels/shader.ts";
+import { bindingsOf, compilable, type Pipeline, specialize, unroll } from "../../kernels/shader.ts";
 import { createTensor, download, type Tensor } from "../../kernels/tensor.ts";
-import { openDevice } from "../../kernels/device.ts";
+import { openTestDevice } from "../gpu.ts";
 import { device, poisoned, tensorOf } from "./harness.ts";
 
 Deno.test("specialize() replaces the initializers of constants and aliases", () => {
@@ -25,6 +25,25 @@ Deno.test("specialize() enables f16 before all files if the code of any file use
     "// f16\nalias real = f32; // a.wgsl:3\nalias quad = vec4<real>; // b.wgsl:2",
   );
   assert.match(specialize(files, {}), /^enable f16;\n\/\/ f16\nalias real = f16;/);
+});
+
+Deno.test("specialize() puts each directive before all files, unless it is excluded with its code", () => {
+  const files = {
+    "a.wgsl": "const ON: bool = true;\n// only if ON\nenable subgroups;",
+    "b.wgsl": "enable subgroups;\ndiagnostic(off, subgroup_uniformity); // why\nfn f() {}",
+  };
+  const rest = "const ON: bool = true; // a.wgsl:1\nfn f() {} // b.wgsl:3";
+  const directives = "enable subgroups;\ndiagnostic(off, subgroup_uniformity);\n";
+  assert.equal(specialize(files, {}), directives + rest);
+  const { "a.wgsl": first } = files;
+  assert.doesNotMatch(specialize({ "a.wgsl": first }, { ON: false }), /enable/);
+});
+
+Deno.test("compilable() removes directives that are unknown to a compiler that lists no subgroups", () => {
+  const source =
+    "enable f16;\nenable subgroups;\ndiagnostic(off, subgroup_uniformity);\nfn f() {}\n";
+  assert.equal(compilable(source, new Set(["subgroups"])), source);
+  assert.equal(compilable(source, new Set()), "enable f16;\nfn f() {}\n");
 });
 
 Deno.test("specialize() throws on a name that the shader does not declare", () => {
@@ -318,7 +337,7 @@ Deno.test("Device.check() names the file and line of a mistake in a shader, also
     "kernels/main.wgsl": SOURCE.replace("  y[0]", "  write();\n  y[0]"),
     "kernels/fragment.wgsl": FAULTY_FRAGMENT,
   };
-  using own = await openDevice();
+  using own = await openTestDevice();
   using program = new Program(own);
   const y = createTensor(own, "y", { shape: [4], dtype: "u32" });
   program.dispatch({ ...launchOn(y), shader: files });

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { wgslFiles } from "../../bench/wgsl_files.ts";
 import { splitWorkgroups } from "../../kernels/program.ts";
+import { compilable } from "../../kernels/shader.ts";
 import { device } from "./harness.ts";
 
 const FILES = wgslFiles();
@@ -13,11 +14,12 @@ const read = (path: string) => Deno.readTextFileSync(new URL(`../../${path}`, im
 /** The compiler's error, if any; on an adapter without f16 the code is compiled in f32, without subgroups not at all. */
 async function errorOf(path: string, code: string): Promise<string | undefined> {
   if (/\bsubgroup\w+\(/.test(code) && device.subgroupSize === undefined) return undefined;
+  if (/\bsubgroup_matrix/.test(code) && device.matrices.length === 0) return undefined;
   const text = device.features.has("shader-f16")
     ? code
     : code.replace("enable f16;", "").replaceAll(/\bf16\b/g, "f32");
   device.gpu.pushErrorScope("validation");
-  device.gpu.createShaderModule({ label: path, code: text });
+  device.gpu.createShaderModule({ label: path, code: compilable(text, device.features) });
   return (await device.gpu.popErrorScope())?.message;
 }
 
@@ -36,7 +38,7 @@ Deno.test("no WGSL file says that it needs others although it compiles without t
 
 /** Patterns of the line that begins a part of a shader, in the order of the parts. */
 const PARTS = [
-  /^enable f16;/,
+  /^(enable |diagnostic\()/,
   /^struct Sizes \{/,
   /^@group\(0\) @binding\(\d+\) var<storage, read>/,
   /^@group\(0\) @binding\(\d+\) var<storage, read_write>/,

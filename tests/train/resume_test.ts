@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { cpSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { openDevice } from "../../kernels/device.ts";
+import { openTestDevice } from "../gpu.ts";
 import type { JsonObject } from "../../files/json.ts";
 import { loadModel } from "../../generate/load.ts";
 import { newestCheckpoint, verifyCheckpoint } from "../../model/files/checkpoint.ts";
@@ -343,7 +343,7 @@ Deno.test("padded training runs and ignores its padding", async () => {
 });
 
 Deno.test("train() throws one sentence and leaves the last checkpoint whole when the device is lost", async () => {
-  const own = await openDevice();
+  const own = await openTestDevice();
   const out = join(directory, "lost");
   await assert.rejects(async () => {
     for await (const event of train({ ...OPTIONS, device: own, out })) {

@@ -1,0 +1,76 @@
+import { isDawnInstalled, load } from "../files/packages.ts";
+
+/**
+ * The implementations of WebGPU: that of the runtime, and Dawn, that of Chrome, as a native add-on from the npm package
+ * `webgpu`. Both have the same API. Dawn offers more features, such as matrices of subgroups (tensor cores).
+ *
+ * @module
+ */
+
+/** An implementation of WebGPU: Deno's own, or Dawn. */
+export type Provider = "native" | "dawn";
+
+/** What a user may choose. `auto` is Dawn if the package is installed and the adapter offers matrices, else native. */
+export type GpuChoice = Provider | "auto";
+
+/** A product that a subgroup computes together: sum[rows,columns] += left[rows,depth] · right[depth,columns]. */
+export interface MatrixShape {
+  /** Rows of the left factor and of the sum. */
+  readonly rows: number;
+  /** Columns of the right factor and of the sum. */
+  readonly columns: number;
+  /** Columns of the left factor, and rows of the right one. */
+  readonly depth: number;
+  /** Element type of the factors. */
+  readonly input: "f16";
+  /** Element type of the sum. */
+  readonly result: "f32" | "f16";
+}
+
+/**
+ * Toggles of Dawn: `allow_unsafe_apis` offers subgroup matrices, which are experimental; f16 on NVIDIA and the memory
+ * model of Vulkan are off by default. The checks of bounds stay on.
+ */
+const DAWN_TOGGLES = "allow_unsafe_apis,vulkan_enable_f16_on_nvidia,use_vulkan_memory_model";
+
+/** The instance of Dawn. It stays referenced, as the process would crash if it were collected before its devices. */
+let dawn: GPU | undefined;
+
+/**
+ * Requests the most powerful adapter of a provider.
+ *
+ * @returns the provider and the adapter: null if there is none, undefined if the runtime has no WebGPU.
+ */
+export async function requestAdapter(
+  choice: GpuChoice,
+): Promise<{ provider: Provider; adapter: GPUAdapter | null | undefined }> {
+  const options: GPURequestAdapterOptions = { powerPreference: "high-performance" };
+  if (choice === "dawn" || choice === "auto" && isDawnInstalled()) {
+    dawn ??= (await load("webgpu")).create([`enable-dawn-features=${DAWN_TOGGLES}`]);
+    const adapter = await dawn.requestAdapter(options);
+    const hasMatrices = adapter !== null && matrixShapesOf(adapter).length > 0;
+    if (choice === "dawn" || hasMatrices) return { provider: "dawn", adapter };
+  }
+  return { provider: "native", adapter: await navigator.gpu?.requestAdapter(options) };
+}
+
+/** A shape as Dawn 0.6.2 reports it: `M` rows, `N` columns, depth `K`. */
+interface SubgroupMatrixConfig {
+  readonly componentType: string;
+  readonly resultComponentType: string;
+  readonly M: number;
+  readonly N: number;
+  readonly K: number;
+}
+
+/** The shapes of matrices that an adapter multiplies, of those whose factors are f16. */
+export function matrixShapesOf({ info }: GPUAdapter): MatrixShape[] {
+  const { subgroupMatrixConfigs = [] } = info as {
+    subgroupMatrixConfigs?: readonly SubgroupMatrixConfig[];
+  };
+  return subgroupMatrixConfigs.flatMap(({ componentType, resultComponentType, M, N, K }) =>
+    componentType === "f16" && (resultComponentType === "f16" || resultComponentType === "f32")
+      ? [{ rows: M, columns: N, depth: K, input: componentType, result: resultComponentType }]
+      : []
+  );
+}

@@ -1,0 +1,28 @@
+import assert from "node:assert/strict";
+import { matrixShapesOf } from "../../kernels/provider.ts";
+import { TEST_GPU } from "../gpu.ts";
+import { device } from "./harness.ts";
+
+Deno.test("openDevice() opens a device of the provider that is asked for", () => {
+  if (TEST_GPU !== "auto") assert.equal(device.provider, TEST_GPU);
+  if (device.provider === "native") assert.deepEqual(device.matrices, []);
+  if (device.matrices.length > 0) assert.equal(device.subgroupSize, 32);
+});
+
+Deno.test("matrixShapesOf() returns the shapes of f16 factors that an adapter reports", () => {
+  const config = { componentType: "f16", resultComponentType: "f32", M: 16, N: 8, K: 4 };
+  const adapterWith = (...subgroupMatrixConfigs: object[]) =>
+    ({ info: { subgroupMatrixConfigs } }) as unknown as GPUAdapter;
+  assert.deepEqual(
+    matrixShapesOf(adapterWith(
+      config,
+      { ...config, componentType: "i8", resultComponentType: "i32" },
+      { ...config, resultComponentType: "f16" },
+    )),
+    [
+      { rows: 16, columns: 8, depth: 4, input: "f16", result: "f32" },
+      { rows: 16, columns: 8, depth: 4, input: "f16", result: "f16" },
+    ],
+  );
+  assert.deepEqual(matrixShapesOf({ info: {} } as GPUAdapter), []);
+});
