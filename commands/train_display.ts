@@ -7,6 +7,7 @@ import {
   optionNamed,
   type ResolvedOptions,
 } from "../train/options.ts";
+import { cooldownStart } from "../train/schedule.ts";
 import type { TrainEvent } from "../train/train.ts";
 
 /** Milliseconds without a line of the log after which a step gets one. */
@@ -82,8 +83,12 @@ export class TrainDisplay {
           const more = options.endsWith === "epochs"
             ? "more --epochs"
             : `--steps above ${resumedFrom}`;
+          const first = cooldownStart(options), { out } = options;
           return this.#bar.print(
-            `${options.out} has done ${resumedFrom} steps already: give ${more} to continue`,
+            steps === resumedFrom && first > 0 && first < steps
+              ? `${out} has done ${resumedFrom} steps already, and its cool-down: to continue from ` +
+                `before the cool-down, give --resume-from ${first} and ${more}`
+              : `${out} has done ${resumedFrom} steps already: give ${more} to continue`,
           );
         }
         this.#bar.print(describeOptions(options));

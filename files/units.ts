@@ -38,6 +38,11 @@ export function duration(seconds: number): string {
   return `${Math.floor(whole / 3600)}h${String(Math.floor(whole / 60) % 60).padStart(2, "0")}m`;
 }
 
+/** A number of seconds; in milliseconds if it is less than one. */
+export function shortDuration(seconds: number): string {
+  return seconds < 1 ? `${Number((1000 * seconds).toPrecision(3))} ms` : duration(seconds);
+}
+
 /**
  * A table as text: figures are aligned at the right, words and the first column at the left. Cells may hold foreign
  * text, which is escaped and cut.

@@ -83,8 +83,8 @@ export interface BudgetCandidate {
   readonly excessLoss: number;
 }
 
-/** Depths among which the time decides. */
-const DEPTHS = [1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32];
+/** Depths among which the time decides, ascending. */
+export const DEPTHS = [1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32];
 
 /**
  * The sizes of a model by its depth: width = 64 · depth, as in nanochat and as `mini`, `small` and `gpt2` have it. A

@@ -1,6 +1,7 @@
 import type { Corpus } from "../data/tokens/corpus.ts";
 import { Batches } from "../data/tokens/batches.ts";
 import { flagOf } from "../files/command_line.ts";
+import { shortDuration } from "../files/units.ts";
 import { UserError } from "../files/user_error.ts";
 import type { RecomputeMode } from "../model/activations.ts";
 import type { GptConfig } from "../model/config.ts";
@@ -13,6 +14,7 @@ import {
   optionsAtDepth,
   planForDepth,
   planForSeconds,
+  type PlannedOptions,
   type PlanText,
   readPlan,
   withFigures,
@@ -24,7 +26,7 @@ import { checkTraining } from "./limits.ts";
 import type { OptionName, TrainOptions } from "./options.ts";
 import type { Setup, Workplace } from "./setup.ts";
 import { sizesOf } from "./resolve.ts";
-import { isPlanned, typedAmong, withPlanned } from "./size.ts";
+import { allowedDepths, isPlanned, isSizeOpen, typedAmong, withPlanned } from "./size.ts";
 import { createTrainStep } from "./step.ts";
 
 /**
@@ -109,14 +111,23 @@ async function planInTime(
   known: Unsized,
   { signal, onNotice }: Callbacks,
 ): Promise<Planned> {
-  const { given, initial, typed, defaults } = known.setup, text = textOf(known);
+  const { given, typed, defaults } = known.setup, text = textOf(known);
   const fixed = typedAmong(given, typed);
-  if (given.preset !== "auto" || initial !== undefined) {
+  const noteLate = (secondsPerStep: number) => {
+    const left = Math.max(0, seconds());
+    if (secondsPerStep <= left) return;
+    onNotice(
+      `a step takes ${shortDuration(secondsPerStep)}, and there are ${shortDuration(left)} for ` +
+        "steps: the training does one step and ends late",
+    );
+  };
+  if (given.depth === undefined && !isSizeOpen(given)) {
     const { batchSize, contextLength } = sizesOf(given, defaults);
-    const { tokensPerSecond = 0 } = await measure({}, known, { signal }) ?? {};
+    const { tokensPerSecond } = (await measure({}, known, { signal, mustFit: true }))!;
     const tokensPerStep = batchSize * contextLength * given.gradientAccumulation;
-    const steps = given.steps ??
-      Math.max(1, Math.floor(seconds() * tokensPerSecond / tokensPerStep));
+    noteLate(tokensPerStep / tokensPerSecond);
+    const inTime = Math.floor(seconds() * tokensPerSecond / tokensPerStep);
+    const steps = given.steps ?? Math.max(1, inTime);
     const blockParameters = countBlockParameters(configAt({}, known));
     const untyped = { steps, schedule: fixed.schedule ?? "wsd" };
     const sizes = { batchSize, contextLength, steps };
@@ -127,7 +138,7 @@ async function planInTime(
   const budget = await planForSeconds(seconds(), {
     given: fixed,
     ...text,
-    ...(given.depth === undefined ? {} : { depths: [given.depth] }),
+    depths: given.depth === undefined ? allowedDepths(given, typed, defaults) : [given.depth],
     async measure(sizes, depth) {
       onNotice(`measuring the speed at depth ${depth}`);
       const found = await measure(sizes, known, { signal, mustFit });
@@ -135,8 +146,10 @@ async function planInTime(
       return found;
     },
   });
-  const { depth, blockParameters } = budget;
-  const { tokens } = budget.candidates!.find((tried) => tried.depth === depth)!;
+  const { depth, blockParameters, options } = budget;
+  const { tokens, tokensPerSecond } = budget.candidates!.find((tried) => tried.depth === depth)!;
+  const { batchSize, contextLength } = options as Required<PlannedOptions>;
+  noteLate(batchSize * contextLength * given.gradientAccumulation / tokensPerSecond);
   const untyped = optionsAtDepth(depth!, {
     ...{ given: { schedule: "wsd" }, tokens, blockParameters, ...text },
   });

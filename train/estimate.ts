@@ -1,4 +1,4 @@
-import { byteCount, duration } from "../files/units.ts";
+import { byteCount, duration, shortDuration } from "../files/units.ts";
 import type { Gpt } from "../model/gpt.ts";
 import { parameterTable } from "../model/parameters.ts";
 import { initializeParameters } from "../model/weights.ts";
@@ -215,8 +215,3 @@ function linesOf(rows: readonly (readonly string[])[]): string {
 
 /** Columns of the names in the table. */
 const LABEL_WIDTH = 24;
-
-/** A number of seconds; in milliseconds if it is less than one. */
-function shortDuration(seconds: number): string {
-  return seconds < 1 ? `${Number((1000 * seconds).toPrecision(3))} ms` : duration(seconds);
-}

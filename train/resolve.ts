@@ -19,6 +19,7 @@ import {
   optionNamed,
   optionsWhere,
   type ResolvedOptions,
+  TRAIN_OPTIONS,
   type TrainOptions,
 } from "./options.ts";
 import { DEFAULT_ARCHITECTURE, isGated, partsOf } from "./architecture.ts";
@@ -438,6 +439,14 @@ export function resumeOptions(
   }
   const isCooling = before.cooldown === cooldown && step > cooldownStart(before);
   if (cooldown && given.steps === undefined && given.epochs === undefined && !isCooling) {
+    const [, most] = TRAIN_OPTIONS.steps.range;
+    if (step + cooldown > most) {
+      throw new OptionError(
+        `--cooldown must be at most ${
+          most - step
+        } after step ${step}: current value is ${cooldown}`,
+      );
+    }
     options.steps = step + cooldown;
     names.add("steps");
     forget("epochs");

@@ -28,15 +28,13 @@ import { parameterTable } from "../model/parameters.ts";
 import { type Precision, resolvePrecision } from "../model/precision.ts";
 import { newModel } from "./architecture.ts";
 import { noteAdapters } from "./base.ts";
-import { type BudgetPlan, describePlan, planOptions, withFigures } from "./budget.ts";
+import { type BudgetPlan, DEPTHS, describePlan, planOptions, withFigures } from "./budget.ts";
 import { type Callbacks, reporting, type TrainEvent } from "./events.ts";
 import { checkTraining, type TrainingMemory } from "./limits.ts";
 import { OPTIMIZERS } from "./optimizer.ts";
 import { DEFAULT_OPTIONS, type ResolvedOptions, type TrainOptions } from "./options.ts";
 import { findRenamed, wholeSpec } from "./renamed.ts";
 import {
-  checkArchitecture,
-  checkDimensions,
   checkInitial,
   checkOptimizer,
   fineTuningDefaults,
@@ -50,7 +48,16 @@ import {
 } from "./resolve.ts";
 import type { RunDirectory } from "./run_directory.ts";
 import { jumpOf } from "./schedule.ts";
-import { checkPlanned, checkSamePlan, isPlanned, sizeReason, withSizes } from "./size.ts";
+import {
+  allowedDepths,
+  checkPlanned,
+  checkSamePlan,
+  checkSizes,
+  isPlanned,
+  isSizeOpen,
+  sizeReason,
+  withSizes,
+} from "./size.ts";
 import type { Resumed } from "./state.ts";
 
 /**
@@ -157,11 +164,15 @@ export async function* makeSetup(
     yield { kind: "notice", message };
   }
   if (config) checkInitial(given, config);
-  const sizes = sizesOf(given, defaults);
-  if (!config) {
-    checkDimensions(sizes, given, preset);
-    checkArchitecture(given, sizes);
-  }
+  // the least that the time may choose
+  const least = !resumed && isSizeOpen(given)
+    ? withSizes(
+      { ...given, depth: allowedDepths(given, typed, defaults)[0] ?? DEPTHS.at(-1)! },
+      typed,
+    )
+    : given;
+  const sizes = sizesOf(least, defaults);
+  if (!config) checkSizes(least, defaults, preset);
   checkTraining(device, {
     ...given,
     ...sizes,

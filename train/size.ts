@@ -1,7 +1,14 @@
 import { flagOf } from "../files/command_line.ts";
-import { readPlan, sizesAtDepth } from "./budget.ts";
+import type { PresetName } from "../model/config.ts";
+import { DEPTHS, readPlan, sizesAtDepth } from "./budget.ts";
 import { isGiven, type OptionName, type TrainOptions } from "./options.ts";
-import { mustStay } from "./resolve.ts";
+import {
+  checkArchitecture,
+  checkDimensions,
+  mustStay,
+  sizesOf,
+  type TrainingDefaults,
+} from "./resolve.ts";
 import type { Resumed } from "./state.ts";
 import { OptionError, validateOptions } from "./validate.ts";
 
@@ -78,14 +85,52 @@ export function withSizes(options: TrainOptions, typed: readonly string[]): Trai
   return withPlanned(options, sizesAtDepth(depth, typedAmong(options, typed)), typed);
 }
 
+/** Whether the time of a training decides how large its model is. */
+export function isSizeOpen({ depth, minutes, plan, preset, initFrom }: TrainOptions): boolean {
+  return minutes !== undefined && preset === "auto" &&
+    (depth ?? plan ?? initFrom) === undefined;
+}
+
+/** The depths among which a time may choose: those whose sizes allow what is typed, such as three `windows`. */
+export function allowedDepths(
+  options: TrainOptions,
+  typed: readonly string[],
+  defaults: TrainingDefaults,
+): number[] {
+  return DEPTHS.filter((depth) => {
+    try {
+      checkSizes(withSizes({ ...options, depth }, typed), defaults);
+      return true;
+    } catch (error) {
+      if (!(error instanceof OptionError)) throw error;
+      return false;
+    }
+  });
+}
+
+/**
+ * Makes sure that a new model can have the sizes and the architecture of the options.
+ *
+ * @throws {OptionError} naming the flags and their values.
+ */
+export function checkSizes(
+  options: TrainOptions,
+  defaults: TrainingDefaults,
+  preset: PresetName | "auto" = "auto",
+): void {
+  const sizes = sizesOf(options, defaults);
+  checkDimensions(sizes, options, preset);
+  checkArchitecture(options, sizes);
+}
+
 /** The sentence that says what decides the size of a new model, if a plan does. */
-export function sizeReason(
-  { depth, minutes, plan, preset, initFrom }: TrainOptions,
-): string | undefined {
+export function sizeReason(options: TrainOptions): string | undefined {
+  const { depth, minutes, plan } = options;
   if (plan !== undefined) return `as planned in ${plan}`;
   if (depth !== undefined) return `depth ${depth}, as asked`;
-  if (minutes === undefined || preset !== "auto" || initFrom !== undefined) return undefined;
-  return `the depth for ${minutes} min is chosen when the text is known`;
+  return isSizeOpen(options)
+    ? `the depth for ${minutes} min is chosen when the text is known`
+    : undefined;
 }
 
 /**

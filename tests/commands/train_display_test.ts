@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import type { Terminal } from "../../commands/command.ts";
 import { ProgressBar } from "../../commands/progress.ts";
 import { TrainDisplay } from "../../commands/train_display.ts";
+import type { ResolvedOptions } from "../../train/options.ts";
 import type { TrainEvent } from "../../train/train.ts";
 import { Screen } from "./screen.ts";
 
@@ -121,6 +122,31 @@ Deno.test("TrainDisplay writes a log that has the first step, every logEvery-th 
   const steps = (lines: string[]) => lines.flatMap((line) => /^step (\d+)\//.exec(line)?.[1] ?? []);
   assert.deepEqual(steps(log(20, 9)), ["1", "9", "18", "20"]);
   assert.deepEqual(steps(log(20, 0)), []);
+});
+
+Deno.test("TrainDisplay names the step before the cool-down of a run that has done its steps", () => {
+  const of = (options: Partial<ResolvedOptions>, steps = 10) => {
+    let written = "";
+    const display = new TrainDisplay(
+      new ProgressBar({ write: (text) => written += text, size: () => undefined }),
+    );
+    for (const event of training(steps, 1)) {
+      if (event.kind !== "start") continue;
+      Object.assign(event.options, { warmupSteps: 1, cooldown: 2, endsWith: "steps", ...options });
+      display.show({ ...event, resumedFrom: 10 });
+    }
+    display.close();
+    return written.trimEnd().split("\n").at(-1);
+  };
+  const done = "runs/x has done 10 steps already";
+  const more = ": give --steps above 10 to continue";
+  assert.equal(of({ schedule: "cosine", steps: 10 }), done + more);
+  assert.equal(
+    of({ schedule: "wsd", steps: 10 }),
+    `${done}, and its cool-down: to continue from before the cool-down, give --resume-from 8 and ` +
+      "--steps above 10",
+  );
+  assert.equal(of({ schedule: "wsd", steps: 5 }, 5), done + more);
 });
 
 Deno.test("TrainDisplay says how large a step is when the first takes long", () => {

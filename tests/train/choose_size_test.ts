@@ -139,6 +139,30 @@ Deno.test("train() does the given epochs if a depth would have more or fewer, an
   }
 });
 
+Deno.test("train() says that it ends late if one step is longer than the time, and does that step", async () => {
+  const events = await run("late", {
+    minutes: 1e-6,
+    preset: "nano",
+    contextLength: 8,
+    batchSize: 2,
+  });
+  const late =
+    /^a step takes .*s, and there are 0 ms for steps: the training does one step and ends late$/;
+  assert.ok(notices(events).some((message) => late.test(message)), notices(events).join("\n"));
+  assert.equal(partsOf(events).end.step, 1);
+});
+
+Deno.test("train() refuses sizes that no depth allows before it measures any", async () => {
+  for (
+    const [given, message] of [
+      [{ windows: "0,4".padEnd(67, ",4") }, /at most one per layer of 32: current value is 0,4/],
+      [{ heads: 7 }, /width must be a multiple of 4 · heads .* are width 2048 and heads 7$/],
+    ] as const
+  ) {
+    await assert.rejects(run("none", { minutes: 1e4, ...given }), message);
+  }
+});
+
 Deno.test("train() refuses two options that say how large the model is", async () => {
   for (
     const [given, flags] of [

@@ -196,6 +196,11 @@ Deno.test("resolveOptions() refuses a cool-down without its schedule, its steps,
     });
   }
   assert.throws(() => resume({ cooldown: 5 }, begin({}).kept), /cooldown needs schedule wsd/);
+  const begun = begin({ schedule: "constant" }).kept;
+  assert.throws(
+    () => resume({ cooldown: 1e9 }, { ...begun, step: 20 }),
+    /cooldown must be at most 999999980 after step 20: current value is 1000000000/,
+  );
   assert.throws(() => checkRates({ schedule: "constant", minLearningRate: 1e-5 }), {
     message:
       "Cannot train as minLearningRate must be given without schedule constant: current value is 0.00001",
