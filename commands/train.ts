@@ -100,10 +100,9 @@ async function main(options: Partial<TrainOptions>, isJson: boolean): Promise<nu
 
 /** What a training in a limited time has reached, as one line of JSON. */
 function resultOf(
-  { path, step, tokens, flops, loss, bitsPerByte }: TrainEvent & { kind: "end" },
+  { path, step, seconds, tokens, flops, loss, bitsPerByte }: TrainEvent & { kind: "end" },
   { options, parameters }: TrainEvent & { kind: "start" },
 ): string {
-  const seconds = Number((performance.now() / 1000).toFixed(1));
   const { depth, minutes } = options, figures = { tokens, flops, loss, bitsPerByte };
   return JSON.stringify({ path, minutes, seconds, depth, parameters, steps: step, ...figures });
 }

@@ -88,7 +88,7 @@ export class TrainSummary {
     }
     const speed = this.#timed === 0
       ? ""
-      : `, ${Math.round(this.#timed / this.#secondsPerToken)} tokens per second`;
+      : `; the steps alone: ${Math.round(this.#timed / this.#secondsPerToken)} tokens per second`;
     const other = best === undefined || best === path
       ? ""
       : `; the best checkpoint is ${basename(best)} (--checkpoint best)`;

@@ -88,11 +88,13 @@ export type TrainEvent =
     prompt: string;
     /** The checkpoint with the best validation loss, if there is one. */
     best?: string;
+    /** Time since the start, and of the steps before a resume; `--minutes` limits it. */
+    seconds: number;
     /** Tokens trained on, those before a resume included. */
     tokens: number;
     /** Operations of these, see `costOf()`. */
     flops: number;
-    /** Validation loss in nats per token of the last evaluation since the start; absent if there was none. */
+    /** Validation loss in nats per token of the run's last evaluation; absent if there was none. */
     loss?: number;
     /** The same in bits per byte. */
     bitsPerByte?: number;

@@ -38,7 +38,7 @@ export class RunRecord {
   readonly #losses = new LossCurve();
   readonly #checks = new RunChecks();
   #best: { step: number; loss: number } | undefined;
-  #lastEvaluation: number | undefined;
+  #lastEvaluation: Metric | undefined;
   #evaluationsSinceBest = 0;
   /** Of the last line. */
   #step = 0;
@@ -55,8 +55,8 @@ export class RunRecord {
     return this.#best?.step;
   }
 
-  /** Step of the last evaluation. */
-  get lastEvaluation(): number | undefined {
+  /** The line of the last evaluation. */
+  get lastEvaluation(): Metric | undefined {
     return this.#lastEvaluation;
   }
 
@@ -117,8 +117,9 @@ export class RunRecord {
     return this.#checks.add(metric);
   }
 
-  #addEvaluation({ step, loss }: Metric): void {
-    this.#lastEvaluation = step;
+  #addEvaluation(metric: Metric): void {
+    const { step, loss } = metric;
+    this.#lastEvaluation = metric;
     if (step === 0) return; // of the model from which the training started, which is no checkpoint of the run
     this.#evaluationsSinceBest++;
     if (!Number.isFinite(loss) || this.#best && loss! >= this.#best.loss) return;

@@ -39,6 +39,8 @@ export interface Loop extends Saved {
   bestLoss: number | null;
   /** Checkpoint of this run from which it was resumed. */
   path?: string;
+  /** Time of the training up to now, see `TrainEvent`. */
+  seconds: () => number;
   /** Time until the training must end, if it is limited. */
   secondsLeft?: (() => number) | undefined;
 }
@@ -65,7 +67,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
   let waiting: (Rates & { dataMs: number })[] = []; // steps that were submitted and not reported
   let since = performance.now(), stepsPerReport = 1;
   const limit = loop.secondsLeft && new TimeLimit(loop.secondsLeft);
-  let last: Evaluation | undefined, evaluationSeconds = 0;
+  let evaluationSeconds = 0;
 
   const promptOf = (turn: number) => options.samplePrompt ?? heldOutPrompt(corpus, turn);
   const isDue = (every: number) => every > 0 && step % every === 0;
@@ -79,7 +81,7 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     return yield* end("steps");
   }
   const isResumed = isSaved || step > 0; // from a checkpoint of this run or of another
-  if (isResumed && isEvaluating() && record.lastEvaluation !== step) { // it was interrupted
+  if (isResumed && isEvaluating() && record.lastEvaluation?.step !== step) { // it was interrupted
     yield* evaluate();
     if (isEvaluated) yield* save(); // this checkpoint may be the best one
   }
@@ -203,7 +205,6 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
       throw error;
     }
     isEvaluated = true;
-    last = evaluation;
     evaluationSeconds = (performance.now() - since) / 1000;
     const { loss } = evaluation, { entropyPerToken } = corpus;
     // the model at step 0 is that of another run, not the best of this one
@@ -259,11 +260,14 @@ export async function* steps(loop: Loop): AsyncGenerator<TrainEvent> {
     yield* noticesOf(directory);
     const prompt = promptOf(0);
     const tokens = step * tokensPerStep;
+    const { loss, bitsPerByte } = record.lastEvaluation ?? {};
     yield {
       ...{ kind: "end", reason, step, path: path!, prompt } as const,
       ...(best ? { best } : {}),
-      ...{ tokens, flops: tokens * flopsPerToken(gpt.config, options.freeze) },
-      ...(last ? { loss: last.loss, bitsPerByte: last.bitsPerByte } : {}),
+      ...{ seconds: Number(loop.seconds().toFixed(1)), tokens },
+      flops: tokens * flopsPerToken(gpt.config, options.freeze),
+      ...(typeof loss === "number" ? { loss } : {}),
+      ...(typeof bitsPerByte === "number" ? { bitsPerByte } : {}),
     };
   }
 

@@ -135,9 +135,8 @@ export async function* train(
     const setup = yield* makeSetup(place, wanted, checkpoint);
     const corpus = resources.adopt(yield* openCorpus(place, setup), (corpus) => corpus.close());
     const { minutes } = setup.given, done = secondsBefore(out, setup);
-    const secondsLeft = minutes === undefined
-      ? undefined
-      : () => 60 * minutes - done - (performance.now() - since) / 1000;
+    const seconds = () => done + (performance.now() - since) / 1000;
+    const secondsLeft = minutes === undefined ? undefined : () => 60 * minutes - seconds();
     const sized = yield* chooseSize(place, setup, corpus, secondsLeft);
     const run = yield* finishSetup(place, sized, corpus);
     if (checkpoint && !ours && run.first > run.options.steps) {
@@ -176,6 +175,7 @@ export async function* train(
     setParameters(run, gpt, trainStep);
     yield* steps({
       ...run,
+      seconds,
       secondsLeft,
       directory,
       record,
@@ -194,10 +194,10 @@ export async function* train(
   }
 }
 
-/** Seconds that the steps of a limited training have taken before it is resumed, by its record. */
-function secondsBefore(run: string, { given, resumed }: Setup): number {
+/** Seconds that the steps of a training have taken before it is resumed, by its record. */
+function secondsBefore(run: string, { resumed }: Setup): number {
   const path = join(run, METRICS_FILE);
-  if (given.minutes === undefined || !resumed || !existsSync(path)) return 0;
+  if (!resumed || !existsSync(path)) return 0;
   const { batchSize, contextLength, gradientAccumulation } = resumed.state
     .options as unknown as ResolvedOptions;
   const time = new TrainingTime(batchSize * contextLength * gradientAccumulation);

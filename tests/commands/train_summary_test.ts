@@ -108,7 +108,7 @@ Deno.test("TrainSummary says what the training did, and which losses the run has
   const lines = [evaluation(0, 0.1), evaluation(2, 1.5), evaluation(4, 2)];
   assert.equal(
     await summaryOf("higher", [1, 2, 3, 4, 5], lines, "c/000002"),
-    "trained 5 steps in 2m05s, 150 tokens per second\n" +
+    "trained 5 steps in 2m05s; the steps alone: 150 tokens per second\n" +
       "validation loss 2.000 at step 4, lowest 1.500 at step 2; the best checkpoint is 000002 (--checkpoint best)\n" +
       "/higher has metrics.jsonl, loss.svg and the checkpoints",
   );

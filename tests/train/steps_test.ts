@@ -115,7 +115,9 @@ async function runScript(
   const readBacks: number[] = [], events: TrainEvent[] = [], evaluatedAfter: number[] = [];
   const record = await openRecord(run, 0), { first = 0 } = rest;
   if (first > 0 && !rest.isEvaluationCut) record.add({ kind: "evaluation", step: first });
-  for (const loss of earlierLosses) record.add({ kind: "evaluation", step: first, loss });
+  for (const loss of earlierLosses) {
+    record.add({ kind: "evaluation", step: first, loss, bitsPerByte: loss / 2 });
+  }
   let clock = 0;
   const { now } = performance;
   performance.now = () => clock;
@@ -162,6 +164,7 @@ async function runScript(
         return Promise.resolve({ loss, perplexity: 2, bitsPerByte: 3, tokens: 4 });
       },
       signal: controller.signal,
+      seconds: () => clock / 1000,
       secondsLeft: rest.secondsLeft,
       first,
       bestLoss: rest.bestLoss ?? null,
@@ -427,7 +430,10 @@ Deno.test("steps() counts the evaluations before a resume for --patience", async
   // it had ended, or --patience is lower than before: there is nothing to do
   const { events } = await resume("ended", 1, []);
   assert.deepEqual(told(events), ["end 3"]);
-  assert.ok(events[0]!.kind === "end" && events[0]!.reason === "patience");
+  const end = events[0]!;
+  assert.ok(end.kind === "end" && end.reason === "patience");
+  // of the evaluation before
+  assert.deepEqual([end.loss, end.bitsPerByte, end.seconds], [2.5, 1.25, 0]);
 });
 
 Deno.test("steps() warns when the loss scale falls below 1, and throws after 100 skips in a row", async () => {
