@@ -129,7 +129,10 @@ export class Harness {
         name: bench.name,
         ...result,
         work: bench.work,
-        ...(choices.length > 0 ? { choices: Object.fromEntries(choices) } : {}),
+        // an op that only prepares what is timed has variants, too
+        ...(choices.length > 0 && bench.only === undefined
+          ? { choices: Object.fromEntries(choices) }
+          : {}),
       });
     });
   }

@@ -113,7 +113,12 @@ async function main(options: Options): Promise<number> {
     command: commandLine(["deno", "task", "bench", ...howMeasured(Deno.args)]),
     date: new Date().toISOString().slice(0, 10),
     deno: Deno.version.deno,
-    device: { name: device.name, backend: device.backend, isCpu: device.isCpu },
+    device: {
+      provider: device.provider,
+      name: device.name,
+      backend: device.backend,
+      isCpu: device.isCpu,
+    },
     clock,
     roofline,
     results: bench.results,

@@ -1,4 +1,5 @@
 import { UserError } from "../files/user_error.ts";
+import type { Provider } from "../kernels/provider.ts";
 import type { Result } from "./harness.ts";
 import { benchConfig, type BenchModel } from "./models.ts";
 import { percent, recomputations, type Report, time } from "./report.ts";
@@ -33,53 +34,93 @@ export interface PyTorchResult {
   readonly peakBytes?: number;
 }
 
-/** The results of one machine: those of this project, and those of PyTorch if there are any. */
-export interface MachineResults {
-  /** Name of the file, such as `h200`. */
+/** A report of this project, and its file's name without `.json`. */
+export interface NamedReport {
   readonly name: string;
   readonly report: Report;
+}
+
+/** The results of one machine: those of this project, one report per provider, and those of PyTorch if there are any. */
+export interface MachineResults {
+  readonly reports: readonly NamedReport[];
   readonly pytorch?: PyTorchReport | undefined;
 }
 
-/** Columns of `comparisons()`; the ratio is above 1 if this project is better. */
-const COMPARISON_HEAD = ["benchmark", "this project >", "PyTorch mode", "PyTorch >", "ratio >"];
+/** How a provider is named in tables. */
+export const PROVIDERS: Readonly<Record<Provider, string>> = { native: "native", dawn: "Dawn" };
+
+/** Names of the providers of reports, for the heads of columns. */
+function providersOf(reports: readonly NamedReport[]): string[] {
+  return reports.map(({ report }) => PROVIDERS[report.device.provider]);
+}
+
+/** Columns of the table in README.md, and the modes of PyTorch that they show. */
+const PYTORCH_COLUMNS: readonly [head: string, modes: RegExp][] = [
+  ["PyTorch fp32", / fp32$/],
+  ["PyTorch fp16", / fp16( autocast)?$/],
+  ["compiled", /^compile bf16$/],
+  ["CUDA graphs", /^compile reduce-overhead/],
+];
 
 /** A machine's table in README.md: products, training steps and generation beside PyTorch's. */
-export function headline({ report, pytorch }: MachineResults): string {
+export function headline({ reports, pytorch }: MachineResults): string {
   if (!pytorch) return "";
-  const rows = comparisons(report, pytorch).filter(([what]) =>
-    /^(product NN f16|train step|generate)/.test(what!) && !what!.endsWith("memory")
+  const chosen = comparisons(reports, pytorch).filter(({ what }) =>
+    /^(product NN f16|train step|generate)/.test(what) && !what.endsWith("memory")
   );
-  return table(COMPARISON_HEAD, rows);
+  const columns = PYTORCH_COLUMNS.filter(([, modes]) =>
+    chosen.some(({ mode }) => modes.test(mode))
+  );
+  const rows = [...Map.groupBy(chosen, ({ what }) => what)].map(([what, rows]) => {
+    const { ours, show } = rows[0]!;
+    const theirs = columns.map(([, modes]) => rows.find(({ mode }) => modes.test(mode))?.theirs);
+    return [what, ...[...ours, ...theirs].map((value) => value === undefined ? "" : show(value))];
+  });
+  const heads = [...providersOf(reports), ...columns.map(([head]) => head)];
+  return table(["benchmark", ...heads.map((head) => `${head} >`)], rows);
 }
 
 /** A machine's section in docs/performance.md. */
-export function machineSection({ name, report, pytorch }: MachineResults): string {
-  const { bytesPerSecond, flopsPerSecond } = report.roofline;
+export function machineSection({ reports, pytorch }: MachineResults): string {
+  const several = reports.length > 1, providers = providersOf(reports);
   return [
-    `### ${report.device.name}`,
-    table(["measured by", "on", "with"], sources(report, pytorch)),
-    table(COMPARISON_HEAD, pytorch ? comparisons(report, pytorch) : []),
-    table(["run", "time >", "tokens/s >", "idle >", "memory >", "launches >"], runs(report)),
-    table(["Muon's part of", "time >", "floor >", "time / floor >"], muons(report)),
-    table(
-      ["activations kept or recomputed", "time >", "activations >", "whole step >"],
-      keptOrRecomputed(report),
-    ),
-    table(["start", "time >", "compilation >"], starts(report)),
-    table(["kernel", "share of the roofline"], kernelShares(report)),
-    `The roofline of that run: ${si(bytesPerSecond, "B/s")}, ${si(flopsPerSecond, "FLOP/s")}.`,
-    report.scaling
-      ? `![a training step over batch, context, width, layers](../bench/results/${name}.svg)`
-      : "",
+    `### ${reports[0]!.report.device.name}`,
+    table(["measured by", "on", "with"], sources(reports, pytorch)),
+    comparisonTable(reports, pytorch),
+    kernelTable(reports),
+    ...reports.flatMap(({ name, report }, i) => [
+      several ? `#### ${report.device.name}, ${providers[i]}` : "",
+      table(["run", "time >", "tokens/s >", "idle >", "memory >", "launches >"], runs(report)),
+      table(["Muon's part of", "time >", "floor >", "time / floor >"], muons(report)),
+      table(
+        ["activations kept or recomputed", "time >", "activations >", "whole step >"],
+        keptOrRecomputed(report),
+      ),
+      table(["start", "time >", "compilation >"], starts(report)),
+      roofline(report),
+      report.scaling
+        ? `![a training step over batch, context, width, layers](../bench/results/${name}.svg)`
+        : "",
+    ]),
   ].filter((part) => part !== "").join("\n\n");
 }
 
+/** The ceilings to which the shares of a report refer. */
+function roofline({ roofline: { bytesPerSecond, flopsPerSecond } }: Report): string {
+  return `The roofline of that run: ${si(bytesPerSecond, "B/s")}, ${si(flopsPerSecond, "FLOP/s")}.`;
+}
+
 /** Rows of commands, dates and versions. */
-function sources(report: Report, pytorch: PyTorchReport | undefined): string[][] {
+function sources(
+  reports: readonly NamedReport[],
+  pytorch: PyTorchReport | undefined,
+): string[][] {
   const code = (command: string) => `\`${command}\``;
-  const ours = `Deno ${report.deno}, ${report.device.backend}, ${report.clock}`;
-  const rows = [[code(report.command), report.date, ours]];
+  const rows = reports.map(({ report: { command, date, deno, device, clock } }) => [
+    code(command),
+    date,
+    `Deno ${deno}, ${device.provider === "native" ? "" : "Dawn, "}${device.backend}, ${clock}`,
+  ]);
   if (pytorch) {
     const { command, date, torch, cuda, transformers } = pytorch;
     const others = transformers === undefined ? "" : `, transformers ${transformers}`;
@@ -88,38 +129,79 @@ function sources(report: Report, pytorch: PyTorchReport | undefined): string[][]
   return rows;
 }
 
-/** A row per benchmark that both reports have. */
-function comparisons(report: Report, pytorch: PyTorchReport): string[][] {
+/** A figure of this project and of PyTorch. */
+interface Comparison {
+  /** Such as `product NN f16, 4096³`, or the benchmark's name. */
+  readonly what: string;
+  /** That of each report. */
+  readonly ours: readonly (number | undefined)[];
+  /** What it is compared with, such as `eager fp32`. */
+  readonly mode: string;
+  readonly theirs: number;
+  /** Formats either. */
+  readonly show: (value: number) => string;
+  /** Whether less is better. */
+  readonly less: boolean;
+}
+
+/** A row per benchmark and mode of PyTorch; the ratios are above 1 if this project is better. */
+function comparisonTable(
+  reports: readonly NamedReport[],
+  pytorch: PyTorchReport | undefined,
+): string {
+  const rows = pytorch ? comparisons(reports, pytorch) : [], providers = providersOf(reports);
+  return table(
+    [
+      "benchmark",
+      ...providers.map((name) => `${name} >`),
+      "PyTorch mode",
+      "PyTorch >",
+      ...providers.map((name) => `${reports.length > 1 ? `${name}'s ratio` : "ratio"} >`),
+    ],
+    rows.map(({ what, ours, mode, theirs, show, less }) => [
+      what,
+      ...ours.map((value) => value === undefined ? "" : show(value)),
+      mode,
+      show(theirs),
+      ...ours.map((value) =>
+        value === undefined ? "" : (less ? theirs / value : value / theirs).toFixed(2)
+      ),
+    ]),
+  );
+}
+
+/** The figures that PyTorch's report and at least one of this project have. */
+function comparisons(reports: readonly NamedReport[], pytorch: PyTorchReport): Comparison[] {
   const theirs = new Map(pytorch.results.map((result) => [result.name, result]));
-  const rows: string[][] = [];
+  const compared: Comparison[] = [];
   const compare = (
-    [what, ours]: [string, number | undefined],
-    [as, their]: [string, number | undefined],
-    { show, less = false }: { show: (value: number) => string; less?: boolean },
+    what: string,
+    ours: Comparison["ours"],
+    [mode, their]: [string, number | undefined],
+    { show, less = false }: { show: Comparison["show"]; less?: boolean },
   ) => {
-    if (ours === undefined || their === undefined) return;
-    const times = less ? their / ours : ours / their;
-    rows.push([what, show(ours), as, show(their), times.toFixed(2)]);
+    if (their === undefined || ours.every((value) => value === undefined)) return;
+    compared.push({ what, ours, mode, theirs: their, show, less });
   };
   const flops = (value: number) => si(value, "FLOP/s"),
     bandwidth = (value: number) => si(value, "B/s");
   const bytes = (value: number) => si(value, "B");
   const tokens = (value: number) => `${count(value)} tok/s`;
 
-  const copies = report.results.filter(isOf("copy f32 1024 MiB")).map((copy) => rateOf(copy) ?? 0);
-  if (copies.length > 0) {
-    const their = theirs.get("copy f32 1024 MiB")?.bytesPerSecond;
-    compare(["copy", Math.max(...copies)], ["copy", their], { show: bandwidth });
-  }
-  for (const result of distinct(report.results)) {
-    const { name, ms, tokensPerSecond, peakBytes } = result;
+  const copies = reports.map(({ report }) =>
+    report.results.filter(isOf("copy f32 1024 MiB")).map((copy) => rateOf(copy) ?? 0)
+  ).map((rates) => rates.length > 0 ? Math.max(...rates) : undefined);
+  compare("copy", copies, ["copy", theirs.get("copy f32 1024 MiB")?.bytesPerSecond], {
+    show: bandwidth,
+  });
+  for (const { name, ofReports } of byName(reports)) {
+    const all = (figure: (result: Result) => number | undefined) =>
+      ofReports.map((result) => result && figure(result));
     const [, layout, type] = name.match(/^matmul (..) (...) \[4096,4096\]x\[4096,4096\]$/) ?? [];
-    if (layout) {
-      for (const theirType of type === "f16" ? ["fp32", "fp16"] : ["fp32"]) {
-        const their = theirs.get(`cublas ${theirType} ${layout} 4096`)?.flopsPerSecond;
-        const what = `product ${layout} ${type}, 4096³`;
-        compare([what, rateOf(result)], [`cuBLAS ${theirType}`, their], { show: flops });
-      }
+    for (const theirType of !layout ? [] : type === "f16" ? ["fp32", "fp16"] : ["fp32"]) {
+      const their = theirs.get(`cublas ${theirType} ${layout} 4096`)?.flopsPerSecond;
+      const what = `product ${layout} ${type}, 4096³`;
+      compare(what, all(rateOf), [`cuBLAS ${theirType}`, their], { show: flops });
     }
     const [, model, batch, vocabulary] = name.match(/^train step ... (\S+) (\S+) V (\d+)$/) ?? [];
     // PyTorch's models have the vocabularies of their tokenizers
@@ -127,19 +209,33 @@ function comparisons(report: Report, pytorch: PyTorchReport): string[][] {
       ? [...theirs.values()].filter(isOf(`train step ${model} ${batch}, `))
       : [];
     for (const their of modes) {
-      compare([name, ms], [modeOf(their), their.ms], { show: time, less: true });
+      compare(name, all(({ ms }) => ms), [modeOf(their), their.ms], { show: time, less: true });
     }
     if (modes[0]) {
       const memory: [string, number | undefined] = [modeOf(modes[0]), modes[0].peakBytes];
-      compare([`${name}, memory`, peakBytes], memory, { show: bytes, less: true });
+      compare(`${name}, memory`, all(({ peakBytes }) => peakBytes), memory, {
+        show: bytes,
+        less: true,
+      });
     }
     const [, streams] = name.match(/^generate ... (\S+ \d+ streams?)\b/) ?? [];
-    if (streams) {
-      const their = theirs.get(`generate ${streams}`)?.tokensPerSecond;
-      compare([name, tokensPerSecond], ["transformers", their], { show: tokens });
-    }
+    const generated = theirs.get(`generate ${streams}`)?.tokensPerSecond;
+    compare(name, all((result) => result.tokensPerSecond), ["transformers fp16", generated], {
+      show: tokens,
+    });
   }
-  return rows;
+  return compared;
+}
+
+/** The benchmarks of all reports, each with its result in every report that has it. */
+function byName(
+  reports: readonly NamedReport[],
+): { name: string; ofReports: (Result | undefined)[] }[] {
+  const results = reports.map(({ report }) =>
+    new Map(distinct(report.results).map((result) => [result.name, result]))
+  );
+  const names = new Set(results.flatMap((ofReport) => [...ofReport.keys()]));
+  return [...names].map((name) => ({ name, ofReports: results.map((of) => of.get(name)) }));
 }
 
 const isOf = (start: string) => ({ name }: { readonly name: string }) => name.startsWith(start);
@@ -196,26 +292,49 @@ function starts(report: Report): string[][] {
 const KERNEL_NAME = /^(.+?),? ((?:forward|backward|dx|dweight|dbias|NN|NT|TN|f16|f32)\b[^[]*) \[/;
 
 /**
- * A row per kernel with the share of each operation, from the least to the most over its shapes.
+ * A row per operation of a kernel. For each report: the rate and the share of the roofline, from the least to the most
+ * over its shapes, and the variants that the tuner chose.
  */
-function kernelShares(report: Report): string[][] {
-  const kernels = new Map<string, Map<string, number[]>>();
-  for (const { name, share } of distinct(report.results)) {
+function kernelTable(reports: readonly NamedReport[]): string {
+  const kernels = new Map<string, Result[][]>(); // of each report
+  for (const { name, ofReports } of byName(reports)) {
     // `attention forward f16 [8192,2304] T 128 HS 32`: kernel, operation, shape
     const [, kernel, operation] = name.match(KERNEL_NAME) ?? [];
-    if (share === undefined || !kernel || !operation) continue;
+    if (!kernel || !operation) continue;
     if (/^roofline | as /.test(name)) continue; // what shares refer to, and variants
-    const operations = kernels.get(kernel) ?? new Map<string, number[]>();
-    operations.set(operation, [...operations.get(operation) ?? [], share]);
-    kernels.set(kernel, operations);
+    const row = `${kernel} ${operation}`, results = kernels.get(row) ?? reports.map(() => []);
+    ofReports.forEach((result, i) => result?.share !== undefined && results[i]!.push(result));
+    if (results.some(({ length }) => length > 0)) kernels.set(row, results);
   }
-  const range = (shares: readonly number[]) =>
-    [...new Set([Math.min(...shares), Math.max(...shares)].map(percent))].join("–")
-      .replace(" %–", "–");
-  return [...kernels].map(([kernel, operations]) => [
-    kernel,
-    [...operations].map(([operation, shares]) => `${operation} ${range(shares)}`).join(" · "),
+  const rows = [...kernels].map(([row, ofReports]) => [
+    row,
+    ...ofReports.flatMap((results) => [
+      range(
+        results.flatMap((result) => rateOf(result) ?? []),
+        (rate) => si(rate, rateUnit(results)),
+      ),
+      range(results.map(({ share }) => share!), percent),
+      [...new Set(results.flatMap(({ choices = {} }) => Object.values(choices)))].join(", "),
+    ]),
   ]);
+  const heads = providersOf(reports).flatMap((name) => {
+    const by = reports.length > 1 ? `${name}: ` : "";
+    return [`${by}rate >`, `${by}share of the roofline >`, `${by}variants`];
+  });
+  return table(["kernel", ...heads], rows);
+}
+
+function rateUnit([first]: readonly Result[]): string {
+  return first?.work && "flops" in first.work ? "FLOP/s" : "B/s";
+}
+
+/** The least and the most of values, such as `26.1–30.4 TFLOP/s`, with their unit once if both have the same. */
+function range(values: readonly number[], show: (value: number) => string): string {
+  if (values.length === 0) return "";
+  const [least, most] = [Math.min(...values), Math.max(...values)].map(show) as [string, string];
+  const unit = (text: string) => text.slice(text.indexOf(" "));
+  if (least === most) return least;
+  return `${unit(least) === unit(most) ? least.replace(unit(least), "") : least}–${most}`;
 }
 
 /** The table of a scaling run. */

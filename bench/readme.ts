@@ -5,11 +5,12 @@ import {
   type MachineResults,
   machineSection,
   profileTables,
+  PROVIDERS,
   type PyTorchReport,
   replaceSection,
   scalingTable,
 } from "./markdown.ts";
-import { parseReport } from "./report.ts";
+import { parseReport, type Report } from "./report.ts";
 import { drawScaling } from "./scaling_plot.ts";
 
 /**
@@ -31,43 +32,69 @@ export async function filesFromResults(root: URL): Promise<Map<string, string>> 
   rewrite("docs/performance.md", machines.map(machineSection));
   rewrite(
     "bench/NOTES.md",
-    machines.flatMap(({ report: { device, scaling, profiles } }) => {
-      const tables = [
-        ...(scaling ? [scalingTable(scaling)] : []),
-        ...(profiles ? [`Where the time goes:`, ...profileTables(profiles)] : []),
-      ];
-      return tables.length > 0 ? [`### ${device.name}`, ...tables] : [];
-    }),
+    machines.flatMap(({ reports }) =>
+      reports.flatMap(({ report }) => {
+        const { scaling, profiles } = report;
+        const tables = [
+          ...(scaling ? [scalingTable(scaling)] : []),
+          ...(profiles ? [`Where the time goes:`, ...profileTables(profiles)] : []),
+        ];
+        return tables.length > 0 ? [`### ${titleOf(report)}`, ...tables] : [];
+      })
+    ),
   );
-  for (const { name, report: { device, scaling } } of machines) {
-    if (!scaling) continue;
-    const title = `A training step on ${device.name}`;
-    files.set(`bench/results/${name}.svg`, await drawScaling(scaling.points, { title }));
+  for (const { name, report } of machines.flatMap(({ reports }) => reports)) {
+    if (!report.scaling) continue;
+    const title = `A training step on ${titleOf(report)}`;
+    files.set(`bench/results/${name}.svg`, await drawScaling(report.scaling.points, { title }));
   }
   return files;
 }
 
+/** The device of a report, and the provider if it is not Deno's own. */
+function titleOf({ device: { name, provider } }: Report): string {
+  return provider === "native" ? name : `${name}, ${PROVIDERS[provider]}`;
+}
+
 /**
- * Reads each NAME.json of a folder, and pytorch_NAME.json of the same machine if there is one. GPUs come
- * first.
+ * Reads each NAME.json of a folder, with dawn_NAME.json and pytorch_NAME.json of the same machine if there are any. GPUs
+ * come first.
  */
 function readResults(folder: URL): MachineResults[] {
-  const names = [...Deno.readDirSync(folder)].map(({ name }) => name).sort();
+  const files = [...Deno.readDirSync(folder)].map(({ name }) => name).sort();
   const read = (file: string) => parseReport(Deno.readTextFileSync(new URL(file, folder)), file);
-  const machines = names.filter((file) => /^(?!pytorch_).*\.json$/.test(file)).map((file) => {
-    const name = file.replace(/\.json$/, ""), theirs = `pytorch_${file}`;
-    const report = read(file);
-    if (!names.includes(theirs)) return { name, report };
-    const pytorch = read(theirs) as unknown as PyTorchReport;
-    if (pytorch.device.name !== report.device.name) {
-      throw new UserError(
-        `Cannot compare ${file} with ${theirs} as both must be of one device: ` +
-          `current devices are ${report.device.name} and ${pytorch.device.name}`,
-      );
+  const machines = files.filter((file) => /^(?!pytorch_|dawn_).*\.json$/.test(file)).map((file) => {
+    const others = [`dawn_${file}`, `pytorch_${file}`].filter((other) => files.includes(other));
+    const report = read(file), reports = [{ name: nameOf(file), report }];
+    let pytorch: PyTorchReport | undefined;
+    for (const other of others) {
+      const theirs = read(other), { name } = theirs.device;
+      if (wordsOf(name) !== wordsOf(report.device.name)) {
+        throw new UserError(
+          `Cannot compare ${file} with ${other} as both must be of one device: ` +
+            `current devices are ${report.device.name} and ${name}`,
+        );
+      }
+      if (other.startsWith("dawn_")) {
+        const device = { ...theirs.device, name: report.device.name }; // one name per machine
+        reports.push({ name: nameOf(other), report: { ...theirs, device } });
+      }
+      if (other.startsWith("pytorch_")) pytorch = theirs as unknown as PyTorchReport;
     }
-    return { name, report, pytorch };
+    return { reports, pytorch };
   });
-  return machines.sort((a, b) => Number(a.report.device.isCpu) - Number(b.report.device.isCpu));
+  const isCpu = ({ reports: [first] }: MachineResults) => Number(first!.report.device.isCpu);
+  return machines.sort((a, b) => isCpu(a) - isCpu(b));
+}
+
+/** The name of a report, without `.json`. */
+function nameOf(file: string): string {
+  return file.replace(/\.json$/, "");
+}
+
+/** The words of a device's name, which providers join and capitalise differently. */
+function wordsOf(name: string): string {
+  return name.toLowerCase().replaceAll(/\W+/g, " ").trim();
 }
 
 /** `bench:readme`: writes the files of `filesFromResults()`. */

@@ -1,6 +1,7 @@
 import { taskCommand } from "../files/command_line.ts";
 import { byteCount } from "../files/units.ts";
 import { UserError } from "../files/user_error.ts";
+import type { Device } from "../kernels/device.ts";
 import type { Result, Roofline } from "./harness.ts";
 import { deviceMs, type Scaling, type ScalingPoint } from "./scaling.ts";
 import type { ProfileRow } from "./train_step.ts";
@@ -11,7 +12,7 @@ export interface Report {
   readonly command: string;
   readonly date: string;
   readonly deno: string;
-  readonly device: { readonly name: string; readonly backend: string; readonly isCpu: boolean };
+  readonly device: Pick<Device, "provider" | "name" | "backend" | "isCpu">;
   /** Source of the times. */
   readonly clock: "timestamps" | "wall clock";
   readonly roofline: Roofline;
@@ -237,5 +238,6 @@ export function parseReport(json: string, where: string): Report {
       `Cannot read ${where} as it must be a report that ${taskCommand("bench", "--json")} wrote`,
     );
   }
-  return report;
+  // older reports are of Deno's own
+  return { ...report, device: { ...report.device, provider: report.device.provider ?? "native" } };
 }

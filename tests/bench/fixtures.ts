@@ -31,7 +31,7 @@ export const report: Report = {
   command: "deno task bench --scaling",
   date: "2026-11-25",
   deno: "2.9.6",
-  device: { name: "A GPU", backend: "Vulkan", isCpu: false },
+  device: { provider: "native", name: "A GPU", backend: "Vulkan", isCpu: false },
   clock: "timestamps",
   roofline: { bytesPerSecond: 3e12, flopsPerSecond: 40e12 },
   results: [
@@ -40,8 +40,20 @@ export const report: Report = {
     { name: "matmul NN f16 [4096,4096]x[4096,4096]", ms: 5, work: { flops: 1e11 }, share: 0.5 },
     { name: "matmul NN f16 [4096,4096]x[4096,4096]", ms: 4, work: { flops: 1e11 }, share: 0.625 },
     { name: "matmul NN f16 [4096,4096]x[4096,4096] as 64x64/1", ms: 9, share: 0.1 },
-    { name: "attention forward f16 [8192,2304] T 128 HS 32", ms: 1, share: 0.046 },
-    { name: "attention forward f16 [8192,2304] T 512 HS 32", ms: 1, share: 0.33 },
+    {
+      name: "attention forward f16 [8192,2304] T 128 HS 32",
+      ms: 1,
+      work: { flops: 18e8 },
+      share: 0.046,
+      choices: { "attention/forward f16 [1536,128,32]": "32x32 of 64" },
+    },
+    {
+      name: "attention forward f16 [8192,2304] T 512 HS 32",
+      ms: 1,
+      work: { flops: 13e9 },
+      share: 0.33,
+      choices: { "attention/forward f16 [384,512,32]": "64x64 of 128" },
+    },
     { name: "attention backward f16 [8192,2304] T 512 HS 32", ms: 1, share: 0.12 },
     {
       name: "head and loss, forward and backward, f16 [4096,256]x[256,50257] in 7",
@@ -82,6 +94,24 @@ export const report: Report = {
     },
   ],
   scaling: { launchMs: 0.008, points: [point] },
+};
+
+/** A report of the same device with Dawn. */
+export const dawn: Report = {
+  ...report,
+  command: "deno task bench:ffi --gpu dawn",
+  device: { provider: "dawn", name: "A GPU", backend: "Vulkan", isCpu: false },
+  roofline: { bytesPerSecond: 3e12, flopsPerSecond: 300e12 },
+  results: [
+    {
+      name: "matmul NN f16 [4096,4096]x[4096,4096]",
+      ms: 0.5,
+      work: { flops: 1e11 },
+      share: 0.67,
+      choices: { "matmul NN f16,f16,f16 [4096,4096]x[4096,4096]": "128x128 matrices/1" },
+    },
+    { name: "train step f16 mini 32x128 V 50257", ms: 4, tokensPerSecond: 1024000 },
+  ],
 };
 
 /** What PyTorch reached on the same device. */

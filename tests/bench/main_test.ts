@@ -41,6 +41,7 @@ Deno.test("bench measures what the filter selects, compares, and fails if a benc
   assert.deepEqual(written, JSON.parse(file));
   assert.equal(written.command, `deno task bench --scaling --filter '${filter}'`);
   assert.deepEqual(written.device, {
+    provider: device.provider,
     name: device.name,
     backend: device.backend,
     isCpu: device.isCpu,

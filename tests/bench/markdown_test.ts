@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import {
+  headline,
   machineSection,
   MARKERS,
   profileTables,
@@ -9,7 +10,11 @@ import {
   si,
 } from "../../bench/markdown.ts";
 import { filesFromResults } from "../../bench/readme.ts";
-import { pytorch, report } from "./fixtures.ts";
+import { dawn, pytorch, report } from "./fixtures.ts";
+
+/** One report and PyTorch's, and both providers'. */
+const native = { reports: [{ name: "gpu", report }], pytorch };
+const both = { reports: [...native.reports, { name: "dawn_gpu", report: dawn }], pytorch };
 
 /** Cells of all tables of a text. */
 function cells(markdown: string): string[][] {
@@ -18,9 +23,9 @@ function cells(markdown: string): string[][] {
 }
 
 Deno.test("machineSection() compares the benchmarks that PyTorch's report has, too", () => {
-  const rows = cells(machineSection({ name: "gpu", report, pytorch }));
+  const rows = cells(machineSection(native));
   const from = rows.findIndex(([name]) => name === "benchmark");
-  const to = rows.findIndex(([name]) => name === "run");
+  const to = rows.findIndex(([name]) => name === "kernel");
   assert.deepEqual(rows.slice(from + 2, to), [
     ["copy", "3.00 TB/s", "copy", "4.00 TB/s", "0.75"],
     ["product NN f16, 4096³", "25.0 TFLOP/s", "cuBLAS fp32", "50.0 TFLOP/s", "0.50"],
@@ -42,12 +47,12 @@ Deno.test("machineSection() compares the benchmarks that PyTorch's report has, t
       "60.0 ms",
       "0.75",
     ],
-    ["generate f16 mini 64 streams", "15,000 tok/s", "transformers", "12,000 tok/s", "1.25"],
+    ["generate f16 mini 64 streams", "15,000 tok/s", "transformers fp16", "12,000 tok/s", "1.25"],
   ]);
 });
 
 Deno.test("machineSection() lists runs, cold start, shares, and the commands that measured them", () => {
-  const section = machineSection({ name: "gpu", report, pytorch });
+  const section = machineSection(native);
   const rows = cells(section).map((row) => row.join(" | "));
   for (
     const row of [
@@ -59,11 +64,9 @@ Deno.test("machineSection() lists runs, cold start, shares, and the commands tha
       "train step f16 gpt2 8x1024 V 50257 | 150 ms | 4.00 GB | 6.00 GB",
       "train step f16 gpt2 8x1024 V 50257 recompute block | 180 ms, × 1.20 | 1.00 GB, × 0.25 | 3.00 GB, × 0.50",
       "cold start to first step f16 mini 32x128 V 50257 | 4200 ms | 900 ms",
-      "matmul | NN f16 63 %",
-      "attention | forward f16 4.6–33 % · backward f16 12 %",
-      "head and loss | forward and backward, f16 30 %",
-      "residual and layernorm | forward f16 80 %",
-      "adamw | f32 and f16 copy 99 %",
+      "matmul NN f16 | 25.0 TFLOP/s | 63 % | ",
+      "attention forward f16 | 1.80–13.0 TFLOP/s | 4.6–33 % | 32x32 of 64, 64x64 of 128",
+      "head and loss forward and backward, f16 |  | 30 % | ",
     ]
   ) assert.ok(rows.includes(row), `${row}\n\nis not in\n\n${section}`);
   assert.match(section, /3\.00 TB\/s, 40\.0 TFLOP\/s/);
@@ -72,21 +75,48 @@ Deno.test("machineSection() lists runs, cold start, shares, and the commands tha
 
 Deno.test("machineSection() returns no row, table or figure for what was not measured", () => {
   const { scaling: _, ...rest } = report;
-  const section = machineSection({ name: "cpu", report: { ...rest, results: [] } });
+  const section = machineSection({ reports: [{ name: "cpu", report: { ...rest, results: [] } }] });
   assert.equal(cells(section).length, 3); // where it comes from
   assert.doesNotMatch(section, /svg|NaN|undefined/);
 });
 
 Deno.test("machineSection() compares with PyTorch only a step of the same vocabulary", () => {
   const compact = { name: "train step f16 mini 32x128 V 4096", ms: 3, tokensPerSecond: 1e6 };
-  const section = machineSection({
-    name: "gpu",
-    report: { ...report, results: [compact] },
-    pytorch,
-  });
+  const reports = [{ name: "gpu", report: { ...report, results: [compact] } }];
+  const section = machineSection({ reports, pytorch });
   assert.deepEqual(cells(section).filter(([name]) => name === compact.name), [
     [compact.name, "3.00 ms", "1,000,000", "", "", ""],
   ]);
+});
+
+Deno.test("machineSection() has columns of both providers, then the tables of each", () => {
+  const section = machineSection(both), rows = cells(section).map((row) => row.join(" | "));
+  for (
+    const row of [
+      "`deno task bench:ffi --gpu dawn` | 2026-11-25 | Deno 2.9.6, Dawn, Vulkan, timestamps",
+      "benchmark | native | Dawn | PyTorch mode | PyTorch | native's ratio | Dawn's ratio",
+      "copy | 3.00 TB/s |  | copy | 4.00 TB/s | 0.75 | ",
+      "product NN f16, 4096³ | 25.0 TFLOP/s | 200 TFLOP/s | cuBLAS fp16 | 500 TFLOP/s | 0.05 | 0.40",
+      "train step f16 mini 32x128 V 50257 | 10.0 ms | 4.00 ms | compile bf16 | 5.00 ms | 0.50 | 1.25",
+      "matmul NN f16 | 25.0 TFLOP/s | 63 % |  | 200 TFLOP/s | 67 % | 128x128 matrices/1",
+    ]
+  ) assert.ok(rows.includes(row), `${row}\n\nis not in\n\n${section}`);
+  const headings = section.split("\n").filter((line) => line.startsWith("#"));
+  assert.deepEqual(headings, ["### A GPU", "#### A GPU, native", "#### A GPU, Dawn"]);
+});
+
+Deno.test("headline() has a row per benchmark, and a column per provider and mode of PyTorch", () => {
+  const rows = cells(headline(both)).map((row) => row.join(" | "));
+  assert.deepEqual([rows[0], ...rows.slice(2)], [
+    "benchmark | native | Dawn | PyTorch fp32 | PyTorch fp16 | compiled",
+    "product NN f16, 4096³ | 25.0 TFLOP/s | 200 TFLOP/s | 50.0 TFLOP/s | 500 TFLOP/s | ",
+    "train step f16 mini 32x128 V 50257 | 10.0 ms | 4.00 ms |  | 15.0 ms | 5.00 ms",
+    "train step f16 gpt2 8x1024 V 50257 | 150 ms |  | 165 ms |  | ",
+    "train step f16 smollm2-135m 8x512 V 49152 | 80.0 ms |  |  | 60.0 ms | ",
+    "generate f16 mini 64 streams | 15,000 tok/s |  |  | 12,000 tok/s | ",
+  ]);
+  assert.equal(cells(headline(native))[0]![2], "PyTorch fp32");
+  assert.equal(headline({ reports: both.reports }), "");
 });
 
 Deno.test("profileTables() has a table per model, a row per kernel and a column per profile", () => {
@@ -117,7 +147,7 @@ Deno.test("scalingTable() shows the ratio of measured to modelled time", () => {
 });
 
 Deno.test("sections have the layout of `deno fmt`", async () => {
-  const text = [machineSection({ name: "gpu", report, pytorch }), scalingTable(report.scaling!)]
+  const text = [machineSection(both), scalingTable(report.scaling!)]
     .join("\n\n");
   const file = await Deno.makeTempFile({ suffix: ".md" });
   await Deno.writeTextFile(file, replaceSection(`${MARKERS.begin}\n${MARKERS.end}\n`, text, "it"));
@@ -187,6 +217,14 @@ Deno.test("filesFromResults() pairs reports by name and throws if they are of tw
   assert.equal([...readme.matchAll(/cuBLAS fp32/g)].length, 1);
   assert.match(files.get("README.md")!, /^\| train step /m);
   assert.doesNotMatch(files.get("README.md")!, /memory|A CPU/);
+  await write("bench/results/dawn_gpu.json", {
+    ...dawn,
+    device: { ...dawn.device, name: "a-gpu" },
+  });
+  const more = await filesFromResults(at);
+  assert.ok(more.has("bench/results/dawn_gpu.svg"));
+  assert.match(more.get("bench/NOTES.md")!, /^### A GPU, Dawn$/m);
+  assert.match(more.get("README.md")!, /^\| benchmark +\| +native \| +Dawn \|/m);
   await write("bench/results/pytorch_a_cpu.json", pytorch);
   await assert.rejects(
     filesFromResults(at),
