@@ -20,6 +20,7 @@ import type { DType } from "../kernels/tensor.ts";
 import { logitsColumns, logitsRows } from "../model/activations.ts";
 import { headLogits, headLossBackward, headSlices } from "../model/head.ts";
 import { muonCost } from "./cost.ts";
+import { GPT2_VOCABULARY } from "./models.ts";
 import { bytesOf, type KernelBench, type Maker, matrixTypes, squareProduct } from "./harness.ts";
 import { sampleBatch } from "./text.ts";
 
@@ -44,6 +45,7 @@ export function kernelBenches(device: Device): KernelBench[] {
     ),
     ...linearBenches({ M, C, N: 3 * C, dtype }),
     ...headBenches(device, { M, C, V, dtype }),
+    ...(gpu ? gpt2Products(device, { dtype }) : []),
     ...lengths.flatMap((T) =>
       headSizes.flatMap((HS) =>
         attentionBenches({ B: tokens / T, T, NH: attentionWidth / HS, HS, dtype })
@@ -141,6 +143,18 @@ function linearBenches(
       },
     },
   ];
+}
+
+/** The products of gpt2 with 8 texts of 1,024 tokens: the smallest and the largest linear layer, and the head. */
+function gpt2Products(device: Device, { dtype }: { dtype: DType }): KernelBench[] {
+  const M = 8192, C = 768;
+  return [
+    ...linearBenches({ M, C, N: C, dtype }),
+    ...linearBenches({ M, C, N: 4 * C, dtype }),
+    ...headBenches(device, { M, C, V: GPT2_VOCABULARY, dtype }),
+  ].filter(({ name }) =>
+    /^(linear forward f|linear dx f|linear dweight|head (?!and loss))/.test(name)
+  );
 }
 
 /**

@@ -87,7 +87,6 @@ export function machineSection({ reports, pytorch }: MachineResults): string {
     `### ${reports[0]!.report.device.name}`,
     table(["measured by", "on", "with"], sources(reports, pytorch)),
     comparisonTable(reports, pytorch),
-    kernelTable(reports),
     ...reports.flatMap(({ name, report }, i) => [
       several ? `#### ${report.device.name}, ${providers[i]}` : "",
       table(["run", "time >", "tokens/s >", "idle >", "memory >", "launches >"], runs(report)),
@@ -102,6 +101,8 @@ export function machineSection({ reports, pytorch }: MachineResults): string {
         ? `![a training step over batch, context, width, layers](../bench/results/${name}.svg)`
         : "",
     ]),
+    several ? `#### ${reports[0]!.report.device.name}, kernels` : "",
+    kernelTable(reports),
   ].filter((part) => part !== "").join("\n\n");
 }
 
@@ -119,7 +120,7 @@ function sources(
   const rows = reports.map(({ report: { command, date, deno, device, clock } }) => [
     code(command),
     date,
-    `Deno ${deno}, ${device.provider === "native" ? "" : "Dawn, "}${device.backend}, ${clock}`,
+    `Deno ${deno}, ${device.backend}, ${clock}`,
   ]);
   if (pytorch) {
     const { command, date, torch, cuda, transformers } = pytorch;
@@ -285,56 +286,29 @@ function starts(report: Report): string[][] {
   });
 }
 
-/**
- * Matches the name of a benchmark: the kernel, its operation from pass, layout or type on, and the start of
- * its shape.
- */
-const KERNEL_NAME = /^(.+?),? ((?:forward|backward|dx|dweight|dbias|NN|NT|TN|f16|f32)\b[^[]*) \[/;
-
-/**
- * A row per operation of a kernel. For each report: the rate and the share of the roofline, from the least to the most
- * over its shapes, and the variants that the tuner chose.
- */
+/** A row per kernel: for each report its rate, its share of the roofline, and the variants that the tuner chose. */
 function kernelTable(reports: readonly NamedReport[]): string {
-  const kernels = new Map<string, Result[][]>(); // of each report
-  for (const { name, ofReports } of byName(reports)) {
-    // `attention forward f16 [8192,2304] T 128 HS 32`: kernel, operation, shape
-    const [, kernel, operation] = name.match(KERNEL_NAME) ?? [];
-    if (!kernel || !operation) continue;
-    if (/^roofline | as /.test(name)) continue; // what shares refer to, and variants
-    const row = `${kernel} ${operation}`, results = kernels.get(row) ?? reports.map(() => []);
-    ofReports.forEach((result, i) => result?.share !== undefined && results[i]!.push(result));
-    if (results.some(({ length }) => length > 0)) kernels.set(row, results);
-  }
-  const rows = [...kernels].map(([row, ofReports]) => [
-    row,
-    ...ofReports.flatMap((results) => [
-      range(
-        results.flatMap((result) => rateOf(result) ?? []),
-        (rate) => si(rate, rateUnit(results)),
-      ),
-      range(results.map(({ share }) => share!), percent),
-      [...new Set(results.flatMap(({ choices = {} }) => Object.values(choices)))].join(", "),
-    ]),
+  const kernels = byName(reports).filter(({ name, ofReports }) =>
+    ofReports.some((result) => result?.share !== undefined) &&
+    !/^(copy|roofline) | as /.test(name) // what shares refer to, and variants
+  );
+  const rows = kernels.map(({ name, ofReports }) => [
+    name,
+    ...ofReports.flatMap((result) => {
+      const { work, share, choices = {} } = result ?? {}, rate = result && rateOf(result);
+      const unit = work && "flops" in work ? "FLOP/s" : "B/s";
+      return [
+        rate === undefined ? "" : si(rate, unit),
+        share === undefined ? "" : percent(share),
+        [...new Set(Object.values(choices))].join(", "),
+      ];
+    }),
   ]);
   const heads = providersOf(reports).flatMap((name) => {
     const by = reports.length > 1 ? `${name}: ` : "";
     return [`${by}rate >`, `${by}share of the roofline >`, `${by}variants`];
   });
   return table(["kernel", ...heads], rows);
-}
-
-function rateUnit([first]: readonly Result[]): string {
-  return first?.work && "flops" in first.work ? "FLOP/s" : "B/s";
-}
-
-/** The least and the most of values, such as `26.1–30.4 TFLOP/s`, with their unit once if both have the same. */
-function range(values: readonly number[], show: (value: number) => string): string {
-  if (values.length === 0) return "";
-  const [least, most] = [Math.min(...values), Math.max(...values)].map(show) as [string, string];
-  const unit = (text: string) => text.slice(text.indexOf(" "));
-  if (least === most) return least;
-  return `${unit(least) === unit(most) ? least.replace(unit(least), "") : least}–${most}`;
 }
 
 /** The table of a scaling run. */

@@ -100,7 +100,7 @@ export const report: Report = {
 export const dawn: Report = {
   ...report,
   command: "deno task bench:ffi --gpu dawn",
-  device: { provider: "dawn", name: "A GPU", backend: "Vulkan", isCpu: false },
+  device: { provider: "dawn", name: "A GPU", backend: "Dawn on Vulkan", isCpu: false },
   roofline: { bytesPerSecond: 3e12, flopsPerSecond: 300e12 },
   results: [
     {

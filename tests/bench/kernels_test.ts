@@ -37,6 +37,9 @@ const WORK: readonly [on: Device, name: string, work: Work][] = [
   [gpu, "linear forward and gelu f16 [4096,256]x[256,768]", { flops: 1_610_612_736 }],
   [gpu, "linear dx f16 [4096,768]x[768,256]", { flops: 1_610_612_736 }],
   [gpu, "linear dweight f16 [256,4096]x[4096,768]", { flops: 1_610_612_736 }],
+  // 2 · 8192 · 768 · 3072, and 2 · 8192 · 768 · 50257
+  [gpu, "linear dx f16 [8192,3072]x[3072,768]", { flops: 38_654_705_664 }],
+  [gpu, "head dweight f16 [50257,8192]x[8192,768]", { flops: 632_379_408_384 }],
   // 2 · 4096 · 256 · 50257, and three of these
   [gpu, "head forward f16 [4096,256]x[256,50257]", { flops: 105_396_568_064 }],
   [gpu, "head dx f16 [4096,50257]x[50257,256]", { flops: 105_396_568_064 }],

@@ -25,7 +25,7 @@ function cells(markdown: string): string[][] {
 Deno.test("machineSection() compares the benchmarks that PyTorch's report has, too", () => {
   const rows = cells(machineSection(native));
   const from = rows.findIndex(([name]) => name === "benchmark");
-  const to = rows.findIndex(([name]) => name === "kernel");
+  const to = rows.findIndex(([name]) => name === "run");
   assert.deepEqual(rows.slice(from + 2, to), [
     ["copy", "3.00 TB/s", "copy", "4.00 TB/s", "0.75"],
     ["product NN f16, 4096³", "25.0 TFLOP/s", "cuBLAS fp32", "50.0 TFLOP/s", "0.50"],
@@ -64,13 +64,14 @@ Deno.test("machineSection() lists runs, cold start, shares, and the commands tha
       "train step f16 gpt2 8x1024 V 50257 | 150 ms | 4.00 GB | 6.00 GB",
       "train step f16 gpt2 8x1024 V 50257 recompute block | 180 ms, × 1.20 | 1.00 GB, × 0.25 | 3.00 GB, × 0.50",
       "cold start to first step f16 mini 32x128 V 50257 | 4200 ms | 900 ms",
-      "matmul NN f16 | 25.0 TFLOP/s | 63 % | ",
-      "attention forward f16 | 1.80–13.0 TFLOP/s | 4.6–33 % | 32x32 of 64, 64x64 of 128",
-      "head and loss forward and backward, f16 |  | 30 % | ",
+      "matmul NN f16 [4096,4096]x[4096,4096] | 25.0 TFLOP/s | 63 % | ",
+      "attention forward f16 [8192,2304] T 512 HS 32 | 13.0 TFLOP/s | 33 % | 64x64 of 128",
+      "residual and layernorm forward f16 [65536,768] |  | 80 % | ",
     ]
   ) assert.ok(rows.includes(row), `${row}\n\nis not in\n\n${section}`);
+  assert.doesNotMatch(section, /^\| (copy f32|.* as 64x64)/m);
   assert.match(section, /3\.00 TB\/s, 40\.0 TFLOP\/s/);
-  assert.match(section, /\(\.\.\/bench\/results\/gpu\.svg\)$/);
+  assert.match(section, /\(\.\.\/bench\/results\/gpu\.svg\)$/m);
 });
 
 Deno.test("machineSection() returns no row, table or figure for what was not measured", () => {
@@ -93,16 +94,19 @@ Deno.test("machineSection() has columns of both providers, then the tables of ea
   const section = machineSection(both), rows = cells(section).map((row) => row.join(" | "));
   for (
     const row of [
-      "`deno task bench:ffi --gpu dawn` | 2026-11-25 | Deno 2.9.6, Dawn, Vulkan, timestamps",
+      "`deno task bench:ffi --gpu dawn` | 2026-11-25 | Deno 2.9.6, Dawn on Vulkan, timestamps",
       "benchmark | native | Dawn | PyTorch mode | PyTorch | native's ratio | Dawn's ratio",
       "copy | 3.00 TB/s |  | copy | 4.00 TB/s | 0.75 | ",
       "product NN f16, 4096³ | 25.0 TFLOP/s | 200 TFLOP/s | cuBLAS fp16 | 500 TFLOP/s | 0.05 | 0.40",
       "train step f16 mini 32x128 V 50257 | 10.0 ms | 4.00 ms | compile bf16 | 5.00 ms | 0.50 | 1.25",
-      "matmul NN f16 | 25.0 TFLOP/s | 63 % |  | 200 TFLOP/s | 67 % | 128x128 matrices/1",
+      "matmul NN f16 [4096,4096]x[4096,4096] | 25.0 TFLOP/s | 63 % |  | 200 TFLOP/s | 67 % | 128x128 matrices/1",
     ]
   ) assert.ok(rows.includes(row), `${row}\n\nis not in\n\n${section}`);
   const headings = section.split("\n").filter((line) => line.startsWith("#"));
-  assert.deepEqual(headings, ["### A GPU", "#### A GPU, native", "#### A GPU, Dawn"]);
+  assert.deepEqual(headings, [
+    "### A GPU",
+    ...["native", "Dawn", "kernels"].map((part) => `#### A GPU, ${part}`),
+  ]);
 });
 
 Deno.test("headline() has a row per benchmark, and a column per provider and mode of PyTorch", () => {
