@@ -2,7 +2,7 @@ import { UserError } from "../files/user_error.ts";
 import type { Provider } from "../kernels/provider.ts";
 import type { Result } from "./harness.ts";
 import { benchConfig, type BenchModel } from "./models.ts";
-import { percent, recomputations, type Report, time } from "./report.ts";
+import { percent, recomputations, type Report, time, variantsOf } from "./report.ts";
 import { deviceMs, type Scaling } from "./scaling.ts";
 import type { ProfileRow } from "./train_step.ts";
 
@@ -295,12 +295,13 @@ function kernelTable(reports: readonly NamedReport[]): string {
   const rows = kernels.map(({ name, ofReports }) => [
     name,
     ...ofReports.flatMap((result) => {
-      const { work, share, choices = {} } = result ?? {}, rate = result && rateOf(result);
+      if (!result) return ["", "", ""];
+      const { work, share } = result, rate = rateOf(result);
       const unit = work && "flops" in work ? "FLOP/s" : "B/s";
       return [
         rate === undefined ? "" : si(rate, unit),
         share === undefined ? "" : percent(share),
-        [...new Set(Object.values(choices))].join(", "),
+        variantsOf(result),
       ];
     }),
   ]);

@@ -135,7 +135,7 @@ def intervals_ms(action, count):
     return [a.elapsed_time(b) for a, b in zip(events, events[1:])]
 
 
-def train_step(gpt, batch, length, dtype, compiled=None, tokens_of=VOCABULARY_SIZE, warmup=8, steps=20):
+def train_step(gpt, batch, length, dtype, compiled=None, vocabulary_size=VOCABULARY_SIZE, warmup=8, steps=20):
     """Times a training step: forward, backward, clipping, AdamW; `compiled` is a mode of torch.compile."""
     device = "cuda"
     gpt = gpt.to(device)
@@ -150,7 +150,7 @@ def train_step(gpt, batch, length, dtype, compiled=None, tokens_of=VOCABULARY_SI
     scaler = torch.amp.GradScaler(device, enabled=dtype == torch.float16)
     # otherwise a second batch size would be compiled for any size
     forward = torch.compile(gpt, mode=compiled, dynamic=False) if compiled else gpt
-    sample = lambda: sample_tokens(batch, length, tokens_of, device)
+    sample = lambda: sample_tokens(batch, length, vocabulary_size, device)
     data = [(sample(), sample()) for _ in range(4)]
     turn = 0
 
@@ -296,7 +296,7 @@ def main():
     time_gpt2("mini", MINI, 128, 128, EAGER)
     time_gpt2("gpt2", GPT2, 8, 1024, EAGER)
     parts["train step smollm2-135m 8x512, transformers fp16 autocast"] = lambda: train_step(
-        Smollm2(512), 8, 512, torch.float16, tokens_of=SMOLLM2_VOCABULARY_SIZE
+        Smollm2(512), 8, 512, torch.float16, vocabulary_size=SMOLLM2_VOCABULARY_SIZE
     )
     time_gpt2("mini", MINI, 32, 128, BEST)
     time_gpt2("mini", MINI, 128, 128, BEST)

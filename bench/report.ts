@@ -40,6 +40,8 @@ function nameAndValues(name: string, values: string, width = 80 - 30): string {
 export function detailLines(result: Result): string[] {
   const lines: string[] = [];
   const { gpuMs, idleShare = 0, peakBytes, launches, planned, muon, parts, compile } = result;
+  const variants = variantsOf(result);
+  if (variants !== "") lines.push(`  ${wrap(`by ${variants}`, 77, "    ")}`);
   if (gpuMs !== undefined) {
     lines.push(`  on the device ${time(gpuMs)}; it is idle ${percent(idleShare)} of the time`);
   }
@@ -62,6 +64,11 @@ export function detailLines(result: Result): string[] {
     for (const line of times(compile)) lines.push(`    ${line.replace(/^kernels\//, "")}`);
   }
   return lines;
+}
+
+/** The variants of kernels that the tuner chose for a result. */
+export function variantsOf({ choices = {} }: Result): string {
+  return [...new Set(Object.values(choices))].join(", ");
 }
 
 /** A training step that recomputes activations, and the one that keeps them. */

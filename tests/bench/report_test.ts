@@ -6,13 +6,16 @@ import {
   detailLines,
   parseReport,
   profileLines,
+  RECOMPUTATION_HEAD,
+  recomputationLine,
+  recomputations,
   resultLine,
   SCALING_HEAD,
   scalingLine,
   slower,
   time,
 } from "../../bench/report.ts";
-import { point } from "./fixtures.ts";
+import { point, report } from "./fixtures.ts";
 
 const result = (name: string, ms: number, rangeMs?: [number, number]) => ({
   name,
@@ -93,12 +96,43 @@ Deno.test("resultLine() shows rate and share, and fits 80 columns", () => {
           step: 360,
         },
       }),
+      ...detailLines({
+        ...result("train step", 1),
+        choices: Object.fromEntries([...Array(9).keys()].map((i) => [i, `64x64 of 128/${i}`])),
+        planned: { activations: 1.234e9, step: 5.678e12 },
+        muon: { ms: 390, floorMs: 300 },
+      }),
+      RECOMPUTATION_HEAD,
+      ...recomputations(report.results).map(recomputationLine),
       SCALING_HEAD,
       scalingLine({ ...point, value: 16384, batchSize: 1024, sequenceLength: 32768 }),
     ]
   ) {
     for (const part of row.split("\n")) assert.ok(part.length <= 80, part);
   }
+});
+
+Deno.test("detailLines() shows variants, planned bytes, and Muon beside its floor", () => {
+  const lines = detailLines({
+    ...result("a", 1),
+    choices: { "matmul NT": "128x256/1", "matmul NN": "lanes", "matmul TN": "128x256/1" },
+    planned: { activations: 2e9, step: 5e9 },
+    muon: { ms: 39, floorMs: 30 },
+  });
+  assert.deepEqual(lines, [
+    "  by 128x256/1, lanes",
+    "  planned: activations of 2.00 GB, a whole step of 5.00 GB",
+    "  Muon's part 39.0 ms, 1.30 times its floor of 30.0 ms",
+  ]);
+});
+
+Deno.test("recomputations() compares a step that recomputes with the one that keeps activations", () => {
+  const [only, ...others] = recomputations(report.results);
+  assert.deepEqual(others, []);
+  assert.deepEqual(only!.ratios, [1.2, 0.25, 0.5]);
+  assert.match(recomputationLine(only!), /recompute block\n? +1\.20 +0\.25 +0\.50$/);
+  const alone = report.results.filter(({ name }) => name.includes("recompute"));
+  assert.deepEqual(recomputations(alone), []);
 });
 
 Deno.test("profileLines() ends with the sum and fits 80 columns", () => {
@@ -115,8 +149,9 @@ Deno.test("parseReport() throws on a file that is no report, and names it", () =
   for (const text of ["null", "{}", '{"device":{"name":"G"},"results":[{"name":"a"}]}']) {
     assert.throws(() => parseReport(text, "old.json"), UserError);
   }
-  const report = '{"device":{"name":"G"},"results":[{"name":"a","ms":1}]}';
-  assert.deepEqual(parseReport(report, "old.json").results, [{ name: "a", ms: 1 }]);
+  const old = '{"device":{"name":"G"},"results":[{"name":"a","ms":1}]}';
+  assert.deepEqual(parseReport(old, "old.json").results, [{ name: "a", ms: 1 }]);
+  assert.equal(parseReport(old, "old.json").device.provider, "native");
 });
 
 Deno.test("time() has no exponent if it rounds up to the next unit", () => {
