@@ -1,4 +1,5 @@
 import { type Device, openDevice } from "../kernels/device.ts";
+import type { Provider } from "../kernels/provider.ts";
 import { createGpt } from "../model/gpt.ts";
 import { initializeParameters } from "../model/weights.ts";
 import { createTrainStep } from "../train/step.ts";
@@ -8,7 +9,8 @@ import type { ColdStart, TrainStepBench } from "./train_step.ts";
 
 /**
  * The process that `measureColdStart()` times: it opens the device, creates parameters, compiles, runs one
- * training step, and prints a `ColdStart` as JSON. Its argument is a `TrainStepBench` as JSON.
+ * training step, and prints a `ColdStart` as JSON. Its arguments are a `TrainStepBench` as JSON
+ * and the provider.
  *
  * @module
  */
@@ -26,7 +28,7 @@ const part = (name: string) => {
   since = now;
 };
 
-const device = await openDevice();
+const device = await openDevice({ gpu: Deno.args[1] as Provider });
 const compiling = meterCompilation(device);
 part("device");
 const gpt = createGpt(device, config, { precision });

@@ -1,11 +1,13 @@
 import { Option } from "@commander-js/extra-typings";
 import { command, output, realNumber, run, status } from "../commands/command.ts";
+import { gpuOption, openGpu } from "../commands/gpu.ts";
 import { commandLine } from "../files/command_line.ts";
 import { checkReplaceable, replaceText } from "../files/disk.ts";
 import { readText } from "../files/json.ts";
 import { quoted } from "../files/printable.ts";
 import { UserError } from "../files/user_error.ts";
-import { type Device, openDevice } from "../kernels/device.ts";
+import type { Device } from "../kernels/device.ts";
+import type { GpuChoice } from "../kernels/provider.ts";
 import { clockOf } from "../kernels/timing.ts";
 import type { Precision } from "../model/precision.ts";
 import {
@@ -58,6 +60,7 @@ const program = command("bench", "Measure the kernels, training and generation o
     new Option("--precision <kind>", "precision of training and generation; f16 is autocast")
       .choices(["auto", "f16", "f32"] as const).default("auto" as const),
   )
+  .addOption(gpuOption())
   .option("--variants", "also time every kernel that the tuner compares")
   .option("--profile", "also time each kernel of a training step and of a generated token")
   .option("--scaling", "also time training steps over batch, context, width and layers")
@@ -73,6 +76,7 @@ const program = command("bench", "Measure the kernels, training and generation o
 interface Options {
   filter?: string | undefined;
   precision: Precision | "auto";
+  gpu: GpuChoice;
   variants?: true | undefined;
   profile?: true | undefined;
   scaling?: true | undefined;
@@ -98,7 +102,7 @@ async function main(options: Options): Promise<number> {
   const old = options.compare === undefined
     ? undefined
     : parseReport(readText(options.compare, "report"), options.compare);
-  const device = await openDevice(), clock = clockOf(device);
+  const device = await openGpu(options), clock = clockOf(device);
   status(wrap(`${device.name}, ${device.backend}; times by ${clock}, medians`, 80, "  "));
   const precision = options.precision === "auto"
     ? matrixTypes(device)[0] as Precision
@@ -110,7 +114,12 @@ async function main(options: Options): Promise<number> {
   await runModels(bench, precision, roofline);
   const scaling = options.scaling ? await runScaling(bench, precision, roofline) : undefined;
   const report: Report = {
-    command: commandLine(["deno", "task", "bench", ...howMeasured(Deno.args)]),
+    command: commandLine([
+      "deno",
+      "task",
+      options.gpu === "native" ? "bench" : "bench:ffi",
+      ...howMeasured(Deno.args),
+    ]),
     date: new Date().toISOString().slice(0, 10),
     deno: Deno.version.deno,
     device: {
@@ -290,7 +299,7 @@ async function runModels(
       () => profileGenerate(device, generation),
     );
   }
-  await bench.measure(coldStartName(steps[0]!), () => measureColdStart(steps[0]!));
+  await bench.measure(coldStartName(steps[0]!), () => measureColdStart(steps[0]!, device.provider));
 }
 
 /** Measures training steps over batch, context, width and layers. */

@@ -2,6 +2,7 @@ import { UserError } from "../files/user_error.ts";
 import { misfitOf, shortageOf } from "../generate/limits.ts";
 import type { Device } from "../kernels/device.ts";
 import type { Program } from "../kernels/program.ts";
+import type { Provider } from "../kernels/provider.ts";
 import { clockOf, median, timePasses, warmUpMsOf } from "../kernels/timing.ts";
 import { tune, untuned } from "../kernels/tune.ts";
 import type { RecomputeMode } from "../model/activations.ts";
@@ -289,14 +290,16 @@ export function coldStartName(bench: TrainStepBench): string {
 }
 
 /** Times a new process that opens the device, compiles, and runs one step. */
-export async function measureColdStart(bench: TrainStepBench): Promise<Result> {
+export async function measureColdStart(bench: TrainStepBench, gpu: Provider): Promise<Result> {
   const started = performance.timeOrigin + performance.now();
   const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
     args: [
       "run",
       "--no-prompt",
+      ...(gpu === "dawn" ? ["--allow-read", "--allow-ffi=dawn"] : []),
       import.meta.resolve("./cold_start.ts"),
       JSON.stringify(bench),
+      gpu,
     ],
   }).output();
   if (code !== 0) {

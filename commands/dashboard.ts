@@ -2,10 +2,13 @@ import { existsSync, statSync } from "node:fs";
 import { taskCommand } from "../files/command_line.ts";
 import { checkReplaceable, openFile, readAt, reading, replaceText } from "../files/disk.ts";
 import { UserError } from "../files/user_error.ts";
+import { openDevice } from "../kernels/device.ts";
+import { type GpuChoice, requestAdapter } from "../kernels/provider.ts";
 import { createHandler } from "../serve/handler.ts";
 import { RunFolders } from "../serve/run_folders.ts";
 import { readAll, SAVED_MARK, savedPage } from "../serve/saved_page.ts";
 import { command, output, run, status, wholeNumber } from "./command.ts";
+import { gpuOption } from "./gpu.ts";
 import { giveBack } from "./permissions.ts";
 
 /** `dashboard`: a page that shows runs while they train, and afterwards. */
@@ -20,6 +23,7 @@ const program = command(
     wholeNumber(1, 65535),
   )
   .option("--save <file>", "write the page with the data of the runs as one HTML file, and end")
+  .addOption(gpuOption())
   .action((folders, options) => run(() => main(folders, options)));
 
 /** The only address on which the page is served. */
@@ -31,9 +35,11 @@ const FIRST_PORT = 4242, MOST_PORTS = 50;
 interface Options {
   port?: number | undefined;
   save?: string | undefined;
+  gpu: GpuChoice;
 }
 
-async function main(folders: readonly string[], { port, save: file }: Options): Promise<void> {
+async function main(folders: readonly string[], options: Options): Promise<void> {
+  const { port, save: file, gpu } = options;
   const absent = folders.filter((folder) => !existsSync(folder));
   for (const folder of folders.filter((folder) => !absent.includes(folder))) {
     if (statSync(folder).isDirectory()) continue;
@@ -44,7 +50,9 @@ async function main(folders: readonly string[], { port, save: file }: Options): 
   for (const folder of absent) {
     status(`no runs in ${folder} yet; to make one: ${taskCommand("train")}`);
   }
-  const server = serve(createHandler({ folders }), port);
+  if (gpu !== "native") await requestAdapter(gpu); // a request loads no native code
+  giveBack("ffi");
+  const server = serve(createHandler({ folders, open: () => openDevice({ gpu }) }), port);
   output(`http://${HOSTNAME}:${server.addr.port}/\n`);
   status("the page is for this machine only; Ctrl-C ends it");
   await server.finished;

@@ -3,8 +3,8 @@ import type { DataProgress } from "../data/text/documents.ts";
 import { UserError } from "../files/user_error.ts";
 import { diagnoseSource } from "../inspect/diagnose_run.ts";
 import { diagnosisTable } from "../inspect/diagnosis_table.ts";
-import { openDevice } from "../kernels/device.ts";
 import { command, output, outputColumns, run, status } from "./command.ts";
+import { openGpu } from "./gpu.ts";
 import { findNamedModel, withModelOptions } from "./named_model.ts";
 import { giveBack, namesHub } from "./permissions.ts";
 import { DataProgressDisplay } from "./progress.ts";
@@ -42,7 +42,7 @@ async function main(name: string | undefined, options: DiagnoseOptions): Promise
   const display = new DataProgressDisplay();
   try {
     status(`diagnosing ${source.checkpoint ?? source.spec}`);
-    const diagnosis = await diagnoseSource(await openDevice(), source, {
+    const diagnosis = await diagnoseSource(await openGpu(options), source, {
       data: options.data && parseDataSpec(options.data),
       onProgress: (progress: DataProgress) => display.show(progress),
       onNotice: display.status,

@@ -10,7 +10,7 @@ import type { TokenDataset } from "../data/tokens/token_dataset.ts";
 import { UserError } from "../files/user_error.ts";
 import { loadSource } from "../generate/load.ts";
 import { newestIn } from "../generate/source.ts";
-import { type Device, openDevice } from "../kernels/device.ts";
+import type { Device } from "../kernels/device.ts";
 import { DIVERGED } from "../kernels/sample/sample.ts";
 import type { GptConfig } from "../model/config.ts";
 import { readTrainerState, type TrainerState } from "../model/files/checkpoint.ts";
@@ -22,6 +22,7 @@ import { cacheBeside } from "../train/setup.ts";
 import { fineTuningDefaults } from "../train/resolve.ts";
 import { choicesOf, DEFAULTS_INSTEAD, forgetUnavailable } from "../train/tuning.ts";
 import { command, output, run, status, wholeNumber } from "./command.ts";
+import { openGpu } from "./gpu.ts";
 import { findNamedModel, withModelOptions } from "./named_model.ts";
 import { giveBack, HUB } from "./permissions.ts";
 import { DataProgressDisplay } from "./progress.ts";
@@ -70,7 +71,7 @@ async function main(options: EvalOptions): Promise<void> {
         "with --held-out-of",
     );
   }
-  const device = await openDevice();
+  const device = await openGpu(options);
   const choices = state && choicesOf(state, device);
   for (const [key, variant] of choices ?? []) device.choices.set(key, variant);
   const shape = shapeOf(device, config, trained);

@@ -1,9 +1,9 @@
 import { Option } from "@commander-js/extra-typings";
 import { loadSource } from "../generate/load.ts";
-import { openDevice } from "../kernels/device.ts";
 import { countParameters } from "../model/parameters.ts";
 import { checkOutput, exportModel } from "../train/export.ts";
 import { command, output, run, status } from "./command.ts";
+import { openGpu } from "./gpu.ts";
 import { findNamedModel, withModelOptions } from "./named_model.ts";
 import { giveBack, HUB } from "./permissions.ts";
 
@@ -27,7 +27,7 @@ const program = withModelOptions(
       checkOutput(out, to, dtype);
       const source = await findNamedModel(options);
       giveBack(...HUB);
-      const device = await openDevice();
+      const device = await openGpu(options);
       status(`writing ${countParameters(source.config)} parameters of ${source.spec} in ${dtype}`);
       if (source.adapters) status(`adapters are merged into their base, ${source.adapters.base}`);
       const model = loadSource(device, source, { precision: "f32" });

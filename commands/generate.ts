@@ -7,10 +7,10 @@ import {
 } from "../generate/generate.ts";
 import { freeMemory, sequencesAtOnce } from "../generate/limits.ts";
 import { loadSource } from "../generate/load.ts";
-import { openDevice } from "../kernels/device.ts";
 import { validateSampler } from "../kernels/sample/sample.ts";
 import { resolvePrecision } from "../model/precision.ts";
 import { command, output, readStandardInput, run, status, wholeNumber } from "./command.ts";
+import { openGpu } from "./gpu.ts";
 import { findNamedModel, withModelOptions } from "./named_model.ts";
 import { giveBack, HUB } from "./permissions.ts";
 import { withSamplerOptions } from "./sampler_options.ts";
@@ -48,7 +48,7 @@ const program = withSamplerOptions(
       // before the device is opened, as a wrong name is the likeliest mistake
       const source = await findNamedModel(options);
       giveBack(...HUB, "write");
-      const device = await openDevice();
+      const device = await openGpu(options);
       const { maxNewTokens, stop, samples } = options;
       const promptTokens = Math.max(1, source.tokenizer.encode(prompt).length);
       sequencesAtOnce({

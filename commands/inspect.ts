@@ -7,8 +7,8 @@ import { neighboursOf } from "../inspect/neighbours.ts";
 import { logitLensOf, predictionsOf } from "../inspect/predictions.ts";
 import { attentionTable, lensTable, neighboursTable, predictionsTable } from "../inspect/tables.ts";
 import { tokenOf } from "../inspect/tokens.ts";
-import { openDevice } from "../kernels/device.ts";
 import { command, output, outputColumns, readStandardInput, run, wholeNumber } from "./command.ts";
+import { openGpu } from "./gpu.ts";
 import { findNamedModel, withModelOptions } from "./named_model.ts";
 import { giveBack, HUB } from "./permissions.ts";
 import { checkPlot, writePlot } from "./plot.ts";
@@ -73,7 +73,7 @@ async function main(given: string, options: ReturnType<typeof program.opts>): Pr
   const source = await findNamedModel(options);
   giveBack(...HUB);
   if (svg === undefined) giveBack("write");
-  using device = await openDevice();
+  using device = await openGpu(options);
   const view = await viewOf(loadSource(device, source), text, options);
   if (json) output(`${JSON.stringify(view.result)}\n`);
   if (svg === undefined) {

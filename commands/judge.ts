@@ -17,7 +17,7 @@ import {
   type StoryShares,
 } from "../inspect/judge.ts";
 import { drawJudgements, type JudgedCheckpoint } from "../inspect/judge_chart.ts";
-import { type Device, openDevice } from "../kernels/device.ts";
+import type { Device } from "../kernels/device.ts";
 import { validateSampler } from "../kernels/sample/sample.ts";
 import {
   CheckpointError,
@@ -29,6 +29,7 @@ import { LossCurve } from "../train/loss_curve.ts";
 import { METRICS_FILE, readMetrics } from "../train/metrics.ts";
 import { placeInRun } from "../train/run_place.ts";
 import { command, output, outputColumns, run, status, wholeNumber } from "./command.ts";
+import { gpuOption, openGpu } from "./gpu.ts";
 import { checkPlot, writePlot } from "./plot.ts";
 import { ProgressBar } from "./progress.ts";
 import { withSamplerOptions } from "./sampler_options.ts";
@@ -36,6 +37,7 @@ import { withSamplerOptions } from "./sampler_options.ts";
 /** `judge`: how well the checkpoints of a run write the built-in stories. */
 const program = withSamplerOptions(
   command("judge", "Judge by their grammar how well a run continues the built-in stories.")
+    .addOption(gpuOption())
     .optionsGroup("Model:")
     .option("--run <directory>", "judge all checkpoints of this run", "runs/default")
     .option(
@@ -65,7 +67,7 @@ async function main(options: JudgeCommandOptions): Promise<void> {
   const checkpoints = await checkpointsOf(options), { length } = checkpoints;
   const run = runOf(options);
   const judged: JudgedCheckpoint[] = [];
-  const device = await openDevice(), bar = new ProgressBar();
+  const device = await openGpu(options), bar = new ProgressBar();
   try {
     for (const [i, checkpoint] of checkpoints.entries()) {
       const place = `checkpoint ${i + 1} of ${length}`;

@@ -2,6 +2,7 @@ import { type Command, Option } from "@commander-js/extra-typings";
 import { findSource } from "../generate/load.ts";
 import { MODEL_NAMES } from "../generate/source.ts";
 import { TRAIN_OPTIONS } from "../train/options.ts";
+import { gpuOption } from "./gpu.ts";
 import { DataProgressDisplay } from "./progress.ts";
 
 /** The values of `withModelOptions()`. */
@@ -12,9 +13,9 @@ interface ModelOptions {
   base?: string | undefined;
 }
 
-/** Adds the options that name a model to a command without other options. */
+/** Adds the options that name a model, and the provider that computes it, to a command without other options. */
 export function withModelOptions(program: Command) {
-  return program.optionsGroup("Model:")
+  return program.addOption(gpuOption()).optionsGroup("Model:")
     .option("--run <directory>", "use the newest checkpoint of this run", "runs/default")
     .option(
       "--checkpoint <which>",

@@ -37,7 +37,12 @@ export function permissionError({ message }: Deno.errors.NotCapable): UserError 
       { hint: "Choose another path, such as that of a copy" },
     );
   }
+  if (access === "ffi") {
+    return new UserError(`Cannot ${task} with Dawn as that needs permission to load native code`, {
+      hint: `The task that has it: ${taskCommand(`${task}:ffi`)}; --gpu native needs none`,
+    });
+  }
   return new UserError(`Cannot ${task} as it needs ${access} access: ${message.split(",")[0]}`, {
-    hint: `The task that has it: ${taskCommand(access === "ffi" ? `${task}:ffi` : task)}`,
+    hint: `The task that has it: ${taskCommand(task)}`,
   });
 }

@@ -19,7 +19,7 @@ const program = command(
   .optionsGroup("Run:")
   .addOption(
     new Option("--run <directory>", "the training of this run, instead of a new one")
-      .conflicts(SHAPE_OPTIONS.filter((name) => name !== "base")),
+      .conflicts(SHAPE_OPTIONS.filter((name) => name !== "base" && name !== "gpu")),
   );
 addTrainOptions(program, SHAPE_OPTIONS);
 program.action((options) => run(() => main(options)));

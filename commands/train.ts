@@ -54,7 +54,7 @@ async function main(options: Partial<TrainOptions>, isJson: boolean): Promise<nu
       summary.add(event);
       if (isJson) print(`${JSON.stringify(event)}\n`);
       if (event.kind === "start") {
-        giveBack(...HUB); // data and models are downloaded
+        giveBack(...HUB, "ffi"); // data and models are downloaded, and the device is open
         start = event;
       }
       if (event.kind === "estimate") {

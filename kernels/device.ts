@@ -21,7 +21,7 @@ export interface Device {
   readonly name: string;
   /** Whether the adapter computes on the CPU, as Mesa's lavapipe does. */
   readonly isCpu: boolean;
-  /** The graphics interface and the vendor, as far as WebGPU reveals them, such as `Vulkan (vendor 4318)`. */
+  /** The graphics interface and the vendor, as far as WebGPU reveals them, such as `Vulkan (vendor 4318)`, or `Dawn on Vulkan (vendor nvidia)`. */
   readonly backend: string;
   /** Features that were requested and granted: those of `WANTED_FEATURES` that the adapter lists. */
   readonly features: ReadonlySet<string>;
@@ -149,8 +149,9 @@ export async function openDevice({ gpu = "native" }: { gpu?: GpuChoice } = {}): 
   }
   if (adapter === null) {
     throw new DeviceError(
-      `Cannot open a device as ${provider === "dawn" ? "Dawn" : "WebGPU"} found no adapter: ` +
-        "a graphics driver is missing",
+      provider === "dawn"
+        ? "Cannot open a device as Dawn found no adapter: a graphics driver is missing or too old"
+        : "Cannot open a device as WebGPU found no adapter: a graphics driver is missing",
       "missing",
       { hint: doctorHint() },
     );
@@ -235,19 +236,20 @@ function nameOf({ info }: GPUAdapter, provider: Provider): string {
 }
 
 /**
- * The graphics interface and the vendor of an adapter, with Dawn also the driver. On Linux without a Vulkan driver Deno
- * uses OpenGL and does not report it. Such an adapter is recognised because it lacks f16 and its subgroup size is not
- * known (4 to 128, Deno 2.9.6, measured November 2026).
+ * The graphics interface and the vendor of an adapter, and Dawn if it is the provider. On Linux without a Vulkan driver
+ * Deno uses OpenGL and does not report it. Such an adapter is recognised because it lacks f16 and its subgroup size is
+ * not known (4 to 128, Deno 2.9.6, measured November 2026).
  */
 function describeBackend(adapter: GPUAdapter, provider: Provider): string {
-  const { vendor, description, subgroupMinSize, subgroupMaxSize } = adapter.info;
-  const isDawn = provider === "dawn", driver = isDawn ? `, ${description}` : "";
-  const by = (vendor ? ` (vendor ${vendor})` : "") + driver;
-  if (Deno.build.os === "darwin") return `Metal${by}`;
-  if (Deno.build.os === "windows") {
-    return (isDawn ? "Direct3D 12" : "Direct3D 12 or Vulkan") + by;
+  const { vendor, subgroupMinSize, subgroupMaxSize } = adapter.info;
+  const by = vendor ? ` (vendor ${vendor})` : "", { os } = Deno.build;
+  if (provider === "dawn") {
+    const api = os === "darwin" ? "Metal" : os === "windows" ? "Direct3D 12" : "Vulkan";
+    return `Dawn on ${api}${by}`;
   }
-  const isOpenGl = !isDawn && !adapter.features.has("shader-f16") && subgroupMinSize === 4 &&
+  if (os === "darwin") return `Metal${by}`;
+  if (os === "windows") return `Direct3D 12 or Vulkan${by}`;
+  const isOpenGl = !adapter.features.has("shader-f16") && subgroupMinSize === 4 &&
     subgroupMaxSize === 128;
   return (isOpenGl ? "OpenGL, without Vulkan" : "Vulkan") + by;
 }

@@ -10,8 +10,11 @@ import { isDawnInstalled, load } from "../files/packages.ts";
 /** An implementation of WebGPU: Deno's own, or Dawn. */
 export type Provider = "native" | "dawn";
 
-/** What a user may choose. `auto` is Dawn if the package is installed and the adapter offers matrices, else native. */
+/** What a user may choose: a provider, or `auto`, Dawn if it is installed and the adapter offers matrices. */
 export type GpuChoice = Provider | "auto";
+
+/** All choices. */
+export const GPU_CHOICES = ["native", "dawn", "auto"] as const satisfies readonly GpuChoice[];
 
 /** A product that a subgroup computes together: sum[rows,columns] += left[rows,depth] · right[depth,columns]. */
 export interface MatrixShape {

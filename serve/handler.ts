@@ -1,4 +1,5 @@
 import { quoted } from "../files/printable.ts";
+import type { Device } from "../kernels/device.ts";
 import { differences } from "../train/compare.ts";
 import { ApiError, errorResponse, toApiError } from "./api_error.ts";
 import { ASSETS, PAGE } from "./assets.ts";
@@ -17,16 +18,21 @@ import type { WatchedRun } from "./watched_run.ts";
 export interface HandlerOptions {
   /** The folders whose runs are shown; they need not exist yet. */
   readonly folders: readonly string[];
+  /** Opens the device that computes models; by default that of the runtime. */
+  readonly open?: () => Promise<Device>;
   /** Ends streams and frees models when it aborts. */
   readonly signal?: AbortSignal;
 }
 
 /** Creates a handler for `Deno.serve()`. */
 export function createHandler(
-  { folders, signal }: HandlerOptions,
+  { folders, open, signal }: HandlerOptions,
 ): (request: Request) => Promise<Response> {
   const runs = new RunFolders(folders);
-  const playground = createPlayground({ findRun: (name) => runs.run(name)?.path });
+  const playground = createPlayground({
+    findRun: (name) => runs.run(name)?.path,
+    ...open ? { open } : {},
+  });
   signal?.addEventListener("abort", () => playground.close());
 
   /** Answers by route; undefined for an unknown one. */

@@ -119,8 +119,18 @@ Deno.test({
     );
     assert.equal(
       await flags("generate:ffi", "Once"),
-      `run --deny-net --deny-write -q -P=hub --allow-ffi ${script} Once`,
+      `run --deny-net --deny-write -q -P=hub --allow-ffi=dawn ${script} Once`,
     );
+    for (const words of ["--gpu dawn", "--gpu auto", "--gpu=dawn", "--top-k 3 --gpu=auto"]) {
+      assert.equal(
+        await flags("generate", ...words.split(" ")),
+        `run --deny-net --deny-write -q -P=hub --allow-ffi=dawn ${script} ${words}`,
+      );
+    }
+    for (const words of ["--gpu native", "dawn", "--gpu"]) {
+      assert.doesNotMatch(await flags("generate", ...words.split(" ")), /ffi/);
+    }
+    assert.doesNotMatch(await flags("runs", "--gpu", "dawn"), /ffi/); // it computes nothing
     for (const model of ["hf:a/b", "distilgpt2", "gpt2-medium"]) {
       assert.equal(
         await flags("generate", "--model", model),

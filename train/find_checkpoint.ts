@@ -19,7 +19,7 @@ import { checkResumable, readCheckpoint, type Resumed } from "./state.ts";
  * the run has one.
  */
 export async function* findCheckpoint(
-  { out: run, hub, signal }: Workplace,
+  { out: run, hub, signal }: Pick<Workplace, "out" | "hub" | "signal">,
   { base, initFrom, resumeFrom }: Partial<TrainOptions>,
 ): AsyncGenerator<TrainEvent, Resumed | undefined> {
   const warnings: string[] = [];

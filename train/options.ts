@@ -2,6 +2,7 @@ import { MOST_HEAD_SIZE } from "../kernels/attention/attention.ts";
 import { TEXT_FIELD, UNDERSTOOD } from "../data/text/formats.ts";
 import { SEPARATOR } from "../data/text/readers.ts";
 import type { DataSpec } from "../data/text/dataset.ts";
+import { GPU_CHOICES, type Provider } from "../kernels/provider.ts";
 import { RECOMPUTE_MODES } from "../model/activations.ts";
 import { LARGEST, type PresetName, PRESETS } from "../model/config.ts";
 import type { Precision } from "../model/precision.ts";
@@ -453,6 +454,17 @@ export const TRAIN_OPTIONS = {
     default: 1,
     onResume: "fixed",
   },
+  /** The implementation of WebGPU; a resumed run keeps it. */
+  gpu: {
+    group: RUN,
+    type: "choice",
+    choices: GPU_CHOICES,
+    help:
+      "WebGPU of Deno (native) or of Dawn; auto: Dawn if it is installed and offers tensor cores",
+    placeholder: "<provider>",
+    default: "native",
+    unplanned: true,
+  },
   /** `f16` is autocast; `auto` is f16 on a GPU that supports it, and f32 otherwise. */
   precision: {
     group: RUN,
@@ -776,6 +788,8 @@ export interface ResolvedOptions extends OptionValues<{ default: unknown } | { r
   data: DataSpec;
   /** The text to validate with, if it is named. */
   validationData: DataSpec | undefined;
+  /** The provider chosen. */
+  gpu: Provider;
   /** The precision chosen. */
   precision: Precision;
   /** What ends the run. */

@@ -2,6 +2,7 @@ import { flagOf } from "../files/command_line.ts";
 import { printable } from "../files/printable.ts";
 import { UserError } from "../files/user_error.ts";
 import { MOST_HEAD_SIZE } from "../kernels/attention/attention.ts";
+import type { Provider } from "../kernels/provider.ts";
 import {
   areHeadsAllowed,
   defaultsOf,
@@ -242,7 +243,8 @@ export function checkInitial(options: TrainOptions, config: GptConfig): void {
  */
 export function resolveOptions(
   options: TrainOptions,
-  { preset, precision, defaults, stepsPerEpoch, typed, began }: {
+  { gpu, preset, precision, defaults, stepsPerEpoch, typed, began }: {
+    gpu: Provider;
     preset: PresetName | "auto";
     precision: Precision;
     defaults: TrainingDefaults;
@@ -261,6 +263,7 @@ export function resolveOptions(
   );
   const chosen = {
     ...options,
+    gpu,
     preset,
     precision,
     steps,

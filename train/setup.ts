@@ -19,7 +19,7 @@ import {
   type ModelSource,
 } from "../generate/source.ts";
 import { shortageOf } from "../generate/limits.ts";
-import type { Device } from "../kernels/device.ts";
+import { type Device, openDevice } from "../kernels/device.ts";
 import type { RecomputeMode } from "../model/activations.ts";
 import type { GptConfig, LoraConfig, PresetName } from "../model/config.ts";
 import type { TrainerState } from "../model/files/checkpoint.ts";
@@ -80,6 +80,29 @@ export interface Workplace {
   readonly documents?: Documents | undefined;
   /** Likewise those to validate with. */
   readonly validationDocuments?: Documents | undefined;
+}
+
+/**
+ * Opens a device of the provider that is given, or of the one that the checkpoint names.
+ *
+ * @throws {UserError} if it cannot be opened; the hint says how to resume a training of another provider.
+ */
+export async function* openDeviceFor(
+  { gpu }: Partial<Pick<TrainOptions, "gpu">>,
+  checkpoint: Resumed | undefined,
+): AsyncGenerator<TrainEvent, Device> {
+  const saved = { ...DEFAULT_OPTIONS, ...checkpoint?.state.options } as TrainOptions;
+  const isKept = gpu === undefined && saved.gpu === "dawn";
+  if (isKept) yield { kind: "notice", message: "--gpu dawn, as in the checkpoint" };
+  try {
+    return await openDevice({ gpu: gpu ?? saved.gpu });
+  } catch (error) {
+    if (isKept && error instanceof UserError) {
+      const native = "Or resume with --gpu native; the last bits of the results may differ";
+      error.hint = error.hint === undefined ? native : `${error.hint}\n${native}`;
+    }
+    throw error;
+  }
 }
 
 /** The choices of a training that do not depend on its data. */
@@ -156,7 +179,8 @@ export async function* makeSetup(
     kind: "notice",
     message:
       `${resumed && preset !== "auto" ? `preset ${preset}, as in the checkpoint` : reason}; ` +
-      `precision ${precision} on ${device.name}`,
+      `precision ${precision} on ${device.name}` +
+      (device.provider === "dawn" ? " through Dawn" : ""),
   };
   if (initial?.adapters) {
     const message =
@@ -291,6 +315,7 @@ export function* finishSetup(
   // options that an earlier version did not have had their defaults
   const began = resumed && { ...DEFAULT_OPTIONS, ...resumed.state.options } as ResolvedOptions;
   const options = resolveOptions({ ...given, ...named }, {
+    gpu: place.device.provider,
     preset,
     precision,
     defaults,

@@ -1,7 +1,7 @@
 import { HubError, processEnvironment } from "../data/hub/request.ts";
 import type { HubOptions } from "../data/hub/hub.ts";
 import { UserError } from "../files/user_error.ts";
-import { type Device, openDevice } from "../kernels/device.ts";
+import type { Device } from "../kernels/device.ts";
 import { dryDevice } from "../kernels/dry_device.ts";
 import { SCRATCH } from "../kernels/program.ts";
 import { bytesPerElement, type DType, type Tensor, tensorBytes } from "../kernels/tensor.ts";
@@ -17,8 +17,9 @@ import {
   type TrainingSpec,
 } from "./limits.ts";
 import { DEFAULT_OPTIONS, type OptionName, type TrainOptions } from "./options.ts";
-import { makeSetup, notDownloaded, offline, openCorpus } from "./setup.ts";
+import { makeSetup, notDownloaded, offline, openCorpus, openDeviceFor } from "./setup.ts";
 import { sizesOf } from "./resolve.ts";
+import type { Resumed } from "./state.ts";
 import type { TrainStep } from "./step.ts";
 import { choicesOf } from "./tuning.ts";
 import { checkNames, validateOptions } from "./validate.ts";
@@ -45,7 +46,7 @@ export const SHAPE_OPTIONS = [
   ...["arch", "norm", "positions", "mlp", "biases", "qkNorm", "windows"] as const,
   ...["data", "dataVersion", "textField", "tokenizer", "vocabulary"] as const,
   ...["initFrom", "freeze", "loraRank", "loraTargets", "base"] as const,
-  ...["precision", "batchSize", "gradientAccumulation", "dropout"] as const,
+  ...["gpu", "precision", "batchSize", "gradientAccumulation", "dropout"] as const,
   ...["optimizer", "recompute", "histogramEvery"] as const,
 ] as const satisfies readonly OptionName[];
 
@@ -133,8 +134,12 @@ export async function trainingShapes(
   checkNames(wanted);
   validateOptions(wanted);
   using resources = new DisposableStack();
-  const device = given ?? resources.adopt(await openDevice(), (device) => device.destroy());
-  const events = specOf({ device, run, signal, environment }, wanted);
+  const open = async function* (checkpoint: Resumed | undefined) {
+    if (given) return given;
+    const device = yield* openDeviceFor(wanted, checkpoint);
+    return resources.adopt(device, (device) => device.destroy());
+  };
+  const events = specOf({ open, run, signal, environment }, wanted);
   try {
     while (true) {
       const { done, value } = await events.next();
@@ -148,8 +153,8 @@ export async function trainingShapes(
 
 /** Makes the choices of a training that decide its shapes; only those of a new model need its text. */
 async function* specOf(
-  { device, run, signal, environment = processEnvironment() }: {
-    device: Device;
+  { open, run, signal, environment = processEnvironment() }: {
+    open: (checkpoint: Resumed | undefined) => AsyncGenerator<TrainEvent, Device>;
     run: string | undefined;
     signal: AbortSignal | undefined;
     environment: HubOptions["environment"];
@@ -157,19 +162,14 @@ async function* specOf(
   wanted: Partial<TrainOptions>,
 ): AsyncGenerator<TrainEvent, { device: Device; spec: TrainingSpec }> {
   const out = run ?? DEFAULT_OPTIONS.out;
-  const place = {
-    device,
-    out,
-    directory: undefined,
-    signal,
-    hub: { environment: offline(environment) },
-  };
-  const checkpoint = run === undefined ? undefined : yield* findCheckpoint(place, wanted);
+  const found = { out, signal, hub: { environment: offline(environment) } };
+  const checkpoint = run === undefined ? undefined : yield* findCheckpoint(found, wanted);
   if (run !== undefined && !checkpoint) {
     throw new UserError(
       `Cannot list the tensors of ${run} as it must have a checkpoint: it has none`,
     );
   }
+  const device = yield* open(checkpoint), place = { ...found, device, directory: undefined };
   const setup = yield* makeSetup(place, wanted, checkpoint);
   const { given, resumed, precision } = setup, sizes = sizesOf(given, setup.defaults);
   let { config } = setup;

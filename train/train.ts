@@ -5,7 +5,7 @@ import type { Corpus } from "../data/tokens/corpus.ts";
 import type { HubOptions } from "../data/hub/hub.ts";
 import { HubError } from "../data/hub/request.ts";
 import { fillModel } from "../generate/source.ts";
-import { type Device, DeviceError, openDevice } from "../kernels/device.ts";
+import { type Device, DeviceError } from "../kernels/device.ts";
 import { size } from "../kernels/tensor.ts";
 import type { GptConfig } from "../model/config.ts";
 import { isAdapter } from "../model/files/lora.ts";
@@ -30,6 +30,7 @@ import {
   notDownloaded,
   offline,
   openCorpus,
+  openDeviceFor,
   type Run,
   type Setup,
 } from "./setup.ts";
@@ -107,7 +108,6 @@ export async function* train(
   using resources = new DisposableStack();
   let record: RunRecord | undefined;
   try {
-    const device = given ?? resources.adopt(await openDevice(), (device) => device.destroy());
     const { out = DEFAULT_OPTIONS.out, dryRun = false } = wanted;
     if (dryRun) checkRunDirectory(out);
     const aside = wanted.fresh && !dryRun ? moveAside(out) : undefined;
@@ -115,12 +115,19 @@ export async function* train(
     const directory = dryRun
       ? undefined
       : resources.adopt(openRunDirectory(out), (directory) => directory.close());
+    const hub = dryRun ? { environment: offline(environment) } : environment ? { environment } : {};
+    // --fresh would move the checkpoints aside
+    const checkpoint = dryRun && wanted.fresh
+      ? undefined
+      : yield* findCheckpoint({ out, hub, signal }, wanted);
+    const device = given ??
+      resources.adopt(yield* openDeviceFor(wanted, checkpoint), (device) => device.destroy());
     const place = {
       device,
       out,
       directory,
       signal,
-      hub: dryRun ? { environment: offline(environment) } : environment ? { environment } : {},
+      hub,
       documents: await givenDocuments("the given text", texts, signal),
       validationDocuments: await givenDocuments(
         "the given validation text",
@@ -129,8 +136,6 @@ export async function* train(
       ),
     };
 
-    // --fresh would move the checkpoints aside
-    const checkpoint = dryRun && wanted.fresh ? undefined : yield* findCheckpoint(place, wanted);
     const ours = checkpoint && isInRun(checkpoint.path, out) ? checkpoint : undefined;
     const setup = yield* makeSetup(place, wanted, checkpoint);
     const corpus = resources.adopt(yield* openCorpus(place, setup), (corpus) => corpus.close());
