@@ -214,7 +214,7 @@ export {
   RECOMPUTE_MODES,
   type RecomputeMode,
 } from "./model/activations.ts";
-export type { Estimate } from "./train/estimate.ts";
+export type { Estimate, EstimatedTime } from "./train/estimate.ts";
 export {
   type LaunchRange,
   SHAPE_OPTIONS,

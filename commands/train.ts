@@ -1,6 +1,6 @@
 import { Option } from "commander";
 import { taskCommand } from "../files/command_line.ts";
-import { estimateTable } from "../train/estimate.ts";
+import { estimateTable, timeTable } from "../train/estimate.ts";
 import { DEFAULT_OPTIONS, OPTION_NAMES, optionNamed, type TrainOptions } from "../train/options.ts";
 import { train, type TrainEvent } from "../train/train.ts";
 import {
@@ -35,16 +35,12 @@ program.addOption(
 );
 
 async function main(options: Partial<TrainOptions>, isJson: boolean): Promise<number> {
+  if (options.dryRun) return await dryRun(options, isJson);
   const interrupts = await listenForInterrupts(
-    options.dryRun
-      ? "ending the dry run"
-      : "saving a checkpoint; press Ctrl-C again to quit at once",
+    "saving a checkpoint; press Ctrl-C again to quit at once",
   );
   // a bar on the terminal that shows the events would be written over them
-  const isShared = isJson && Deno.stdout.isTerminal();
-  const display = new TrainDisplay(
-    new ProgressBar(isShared ? { ...stderrTerminal(), size: () => undefined } : stderrTerminal()),
-  );
+  const display = new TrainDisplay(progressBar(!isJson || !Deno.stdout.isTerminal()));
   const summary = new TrainSummary();
   let start: TrainEvent & { kind: "start" } | undefined;
   interrupts.signal.addEventListener("abort", () => display.close());
@@ -56,12 +52,6 @@ async function main(options: Partial<TrainOptions>, isJson: boolean): Promise<nu
       if (event.kind === "start") {
         giveBack(...HUB, "ffi"); // data and models are downloaded, and the device is open
         start = event;
-      }
-      if (event.kind === "estimate") {
-        display.close();
-        if (!isJson) output(estimateTable(event, start!));
-        status("nothing was changed; to train, repeat the command without --dry-run");
-        return interrupts.signal.aborted ? interrupts.exitCode : 0;
       }
       if (event.kind !== "end") continue;
       display.close();
@@ -96,6 +86,38 @@ async function main(options: Partial<TrainOptions>, isJson: boolean): Promise<nu
   } finally {
     display.close();
   }
+}
+
+/**
+ * Prints what a training would need. Signals end the process at once, as there is nothing to save, and as nothing else
+ * ends a step of a large model.
+ */
+async function dryRun(options: Partial<TrainOptions>, isJson: boolean): Promise<number> {
+  const display = new TrainDisplay(progressBar(false)); // a signal would leave a bar behind
+  let start: TrainEvent & { kind: "start" } | undefined;
+  let time: TrainEvent & { kind: "time" } | undefined;
+  for await (const event of train(options)) {
+    display.show(event);
+    if (isJson) print(`${JSON.stringify(event)}\n`);
+    if (event.kind === "start") {
+      giveBack(...HUB);
+      start = event;
+    }
+    if (event.kind === "estimate") {
+      if (!isJson) output(estimateTable(event, start!));
+      if (start!.steps > (start!.resumedFrom ?? 0)) status("timing a few steps; Ctrl-C ends that");
+    }
+    if (event.kind === "time") time = event;
+  }
+  if (!isJson) output(timeTable(time));
+  status("nothing was changed; to train, repeat the command without --dry-run");
+  return 0;
+}
+
+/** The progress bar, or what prints lines in its place. */
+function progressBar(isBar: boolean): ProgressBar {
+  const terminal = stderrTerminal();
+  return new ProgressBar(isBar ? terminal : { ...terminal, size: () => undefined });
 }
 
 /** What a training in a limited time has reached, as one line of JSON. */

@@ -98,11 +98,8 @@ export class TrainDisplay {
             ` ${trained} parameters for ${steps} steps, ` +
             `${epochs.toFixed(this.#epochDigits)} epochs, into ${options.out}`,
         );
-        return this.#bar.update(
-          resumedFrom ?? 0,
-          steps,
-          options.dryRun ? "timing a few steps" : "compiling the kernels",
-        );
+        if (!options.dryRun) this.#bar.update(resumedFrom ?? 0, steps, "compiling the kernels");
+        return;
       }
       case "tuning":
         this.#waitingSinceMs = performance.now();

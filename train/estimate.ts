@@ -46,15 +46,16 @@ export interface Estimate {
     /** Whether the token files exist already. */
     readonly hasTokens: boolean;
   };
-  /** Time of the steps alone, without evaluations, samples and checkpoints; absent if it was not measured. */
-  readonly time?: {
-    /** Mean of the steps that were timed. */
-    readonly secondsPerStep: number;
-    /** Steps that were timed. */
-    readonly timedSteps: number;
-    /** Of all steps that remain. */
-    readonly seconds: number;
-  };
+}
+
+/** Time of the steps alone, without evaluations, samples and checkpoints. */
+export interface EstimatedTime {
+  /** Mean of the steps that were timed. */
+  readonly secondsPerStep: number;
+  /** Steps that were timed. */
+  readonly timedSteps: number;
+  /** Of all steps that remain. */
+  readonly seconds: number;
 }
 
 /** The checkpoints that a run will save. */
@@ -74,20 +75,14 @@ export function plannedSaves({ options, config, corpus, first }: Run): PlannedSa
   };
 }
 
-/** Estimates what a training needs, and times some steps, which change no weight. */
-export async function estimate(
-  run: Run,
-  { gpt, trainStep }: { gpt: Gpt; trainStep: TrainStep },
-): Promise<Estimate> {
-  const { options, config, corpus, first, signal } = run;
+/** Estimates what a training needs, but for its time. */
+export function estimate(run: Run): Estimate {
+  const { options, config, corpus, first } = run;
   const { batchSize, contextLength, gradientAccumulation } = options;
   const { flopsPerToken: perToken } = costOf(config, options.freeze), steps = options.steps - first;
   const perStep = perToken * batchSize * contextLength * gradientAccumulation;
   const planned = plannedSaves(run), { checkpointBytes, weightsOnlyBytes } = planned;
   const { whole: checkpoints, weightsOnly } = checkpointsAtEnd(run.out, planned);
-  const timed = steps > 0 && !signal?.aborted
-    ? await timeSteps(run, { gpt, trainStep })
-    : undefined;
   return {
     memory: run.memory,
     flops: { perToken, perStep, total: perStep * steps },
@@ -99,20 +94,22 @@ export async function estimate(
       tokenBytes: corpus.fileBytes,
       hasTokens: corpus.cached,
     },
-    ...(timed ? { time: { ...timed, seconds: timed.secondsPerStep * steps } } : {}),
   };
 }
 
 /** Milliseconds that the timed steps take together, about; a single step may take longer. */
 const TIMED_MS = 500;
 
-/** Times steps with a learning rate of 0 from random parameters; undefined if the signal aborts meanwhile. */
+/**
+ * Times steps from random parameters with a learning rate of 0, which change no weight; undefined if the signal aborts
+ * meanwhile.
+ */
 export async function timeSteps(
   { options, batches, signal }: Pick<Run, "batches" | "signal"> & {
     options: Pick<TrainOptions, "gradientAccumulation" | "seed">;
   },
   { gpt, trainStep }: { gpt: Gpt; trainStep: TrainStep },
-): Promise<{ secondsPerStep: number; timedSteps: number } | undefined> {
+): Promise<Omit<EstimatedTime, "seconds"> | undefined> {
   const { gradientAccumulation: length, seed } = options;
   initializeParameters(gpt, { seed, parameters: gpt.table });
   let step = 0;
@@ -152,9 +149,9 @@ const MEMORY_ROWS: Readonly<Record<keyof TrainingMemory, string>> = {
 /** The event that begins a training. */
 type Start = Extract<TrainEvent, { kind: "start" }>;
 
-/** An estimate as a table for people. */
+/** An estimate as a table for people; `timeTable()` has the rest of its lines. */
 export function estimateTable(
-  { memory, flops, disk, time }: Estimate,
+  { memory, flops, disk }: Estimate,
   { parameters, trainedParameters, device, options: { out, steps: total }, resumedFrom = 0 }: Start,
 ): string {
   const steps = total - resumedFrom;
@@ -181,20 +178,19 @@ export function estimateTable(
       "",
       `${byteCount(tokenBytes)} of tokens ${hasTokens ? "are" : "will be"} in ${cacheBeside(out)}`,
     ],
-    ...(time
-      ? [
-        [
-          "time",
-          `${duration(time.seconds)} for ${steps} steps of ${shortDuration(time.secondsPerStep)}`,
-        ],
-        [
-          "",
-          `measured now over ${time.timedSteps} steps; evaluations, samples and saving add to it`,
-        ],
-      ]
-      : [["time", "not measured"]]),
   ];
   return linesOf(rows);
+}
+
+/** The time of a training as lines for people; `time` is undefined if it was not measured. */
+export function timeTable(time: EstimatedTime | undefined): string {
+  if (!time) return linesOf([["time", "not measured"]]);
+  const { seconds, secondsPerStep, timedSteps } = time;
+  const steps = Math.round(seconds / secondsPerStep);
+  return linesOf([
+    ["time", `${duration(seconds)} for ${steps} steps of ${shortDuration(secondsPerStep)}`],
+    ["", `measured now over ${timedSteps} steps; evaluations, samples and saving add to it`],
+  ]);
 }
 
 /** Bytes of a training by role, as lines for people. */

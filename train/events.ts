@@ -1,5 +1,5 @@
 import type { DataProgress } from "../data/text/documents.ts";
-import type { Estimate } from "./estimate.ts";
+import type { Estimate, EstimatedTime } from "./estimate.ts";
 import type { Evaluation } from "./evaluate.ts";
 import type { ParameterHistogram } from "./histograms.ts";
 import type { ResolvedOptions } from "./options.ts";
@@ -74,8 +74,10 @@ export type TrainEvent =
   | { kind: "sample"; step: number; prompt: string; text: string }
   /** What a check of the losses says about the run; `name` is what it is about, as one word. */
   | { kind: "warning"; step: number; name: string; message: string }
-  /** What the training would need; ends a dry run. */
+  /** What the training of a dry run would need. */
   | ({ kind: "estimate" } & Estimate)
+  /** How long it would take; ends a dry run, unless a signal does or no steps remain. */
+  | ({ kind: "time" } & EstimatedTime)
   | { kind: "checkpoint"; step: number; path: string }
   | {
     kind: "end";

@@ -16,7 +16,7 @@ import { countParameters, parameterTable } from "../model/parameters.ts";
 import { initializeParameters } from "../model/weights.ts";
 import { PLAN_FILE } from "./budget.ts";
 import { chooseSize } from "./choose_size.ts";
-import { estimate, plannedSaves } from "./estimate.ts";
+import { estimate, plannedSaves, timeSteps } from "./estimate.ts";
 import { createEvaluator, type Evaluator } from "./evaluate.ts";
 import { hasAborted, noticesOf, type TrainEvent } from "./events.ts";
 import { findCheckpoint, isInRun } from "./find_checkpoint.ts";
@@ -213,13 +213,17 @@ function secondsBefore(run: string, { resumed }: Setup): number {
   return seconds;
 }
 
-/** Reports what a training would need. */
+/** Reports what a training would need, and then how long it would take. */
 async function* estimateRun(run: Run): AsyncGenerator<TrainEvent> {
   const shortage = checkRoom(run.out, plannedSaves(run));
   if (shortage !== undefined) yield { kind: "notice", message: shortage };
+  yield { kind: "estimate", ...estimate(run) };
+  const steps = run.options.steps - run.first;
+  if (steps <= 0 || run.signal?.aborted) return;
   using gpt = createModel(run);
   using trainStep = yield* recordStep(run, gpt);
-  yield { kind: "estimate", ...await estimate(run, { gpt, trainStep }) };
+  const timed = await timeSteps(run, { gpt, trainStep });
+  if (timed) yield { kind: "time", ...timed, seconds: timed.secondsPerStep * steps };
 }
 
 /**

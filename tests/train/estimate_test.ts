@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { estimateTable } from "../../train/estimate.ts";
+import { estimateTable, timeTable } from "../../train/estimate.ts";
 import { openRunDirectory } from "../../train/run_directory.ts";
 import type { Device } from "../../kernels/device.ts";
 import { costOf } from "../../train/metrics.ts";
@@ -27,22 +27,26 @@ async function eventsOf(options: Parameters<typeof train>[0]): Promise<TrainEven
   return await Array.fromAsync(train({ device, ...OPTIONS, ...options }));
 }
 
-/** The events of a dry run that begin and end it; by default no step is timed, as the signal ends that. */
+/** What a dry run reports; by default no step is timed, as the signal ends that. */
 async function dryRun(
   { isTimed = false, ...options }: Parameters<typeof train>[0] & { isTimed?: boolean },
 ) {
   const controller = new AbortController(), { signal } = controller;
   let start: TrainEvent & { kind: "start" } | undefined;
-  const notices: string[] = [];
+  let estimate: TrainEvent & { kind: "estimate" } | undefined;
+  let time: TrainEvent & { kind: "time" } | undefined;
+  const notices: string[] = [], kinds: string[] = [];
   for await (const event of train({ device, ...OPTIONS, signal, ...options, dryRun: true })) {
+    kinds.push(event.kind);
     if (event.kind === "notice") notices.push(event.message);
     if (event.kind === "start") {
       start = event;
       if (!isTimed) controller.abort();
     }
-    if (event.kind === "estimate") return { start: start!, notices, estimate: event };
+    if (event.kind === "estimate") estimate = event;
+    if (event.kind === "time") time = event;
   }
-  throw new Error("a dry run must end with an estimate");
+  return { start: start!, notices, kinds, estimate: estimate!, time };
 }
 
 /** Every file and directory below a path, with its size and time. */
@@ -96,7 +100,7 @@ Deno.test("train() with dryRun changes no file, of a new run, one that is resume
   const back = await dryRun({ out, resumeFrom: "2" });
   assert.equal(back.start.resumedFrom, 2);
   const done = await dryRun({ out, isTimed: true });
-  assert.deepEqual([done.estimate.time, done.estimate.flops.total], [undefined, 0]);
+  assert.deepEqual([done.time, done.estimate.flops.total], [undefined, 0]);
   assert.deepEqual(filesOf(folder), before);
 });
 
@@ -175,16 +179,26 @@ Deno.test("train() says what it recomputes when too little memory is free, and e
 
 Deno.test("train() with dryRun counts FLOPs of the steps that remain, and times them unless it is interrupted", async () => {
   const out = join(directory, "timed");
-  const { start, estimate: { flops, time } } = await dryRun({ out, steps: 100, isTimed: true });
+  const { start, estimate: { flops }, time, kinds } = await dryRun({
+    out,
+    steps: 100,
+    isTimed: true,
+  });
   const { vocabularySize } = start.corpus;
   const config = { vocabularySize, contextLength: 8, width: 64, layers: 2, heads: 2 };
   const { flopsPerToken: perToken } = costOf(config);
   assert.deepEqual(flops, { perToken, perStep: 16 * perToken, total: 1600 * perToken });
   assert.ok(time!.secondsPerStep > 0 && time!.timedSteps >= 1);
   assert.equal(time!.seconds, 100 * time!.secondsPerStep);
+  assert.deepEqual(kinds.slice(-3), ["start", "estimate", "time"]);
+
+  assert.match(
+    timeTable(time),
+    /^time +\S+ for 100 steps of \S+ ms\n +measured now over \d+ steps; /,
+  );
 
   const interrupted = await dryRun({ out, steps: 100 });
-  assert.deepEqual([interrupted.estimate.time, interrupted.estimate.flops], [undefined, flops]);
+  assert.deepEqual([interrupted.time, interrupted.estimate.flops], [undefined, flops]);
 });
 
 Deno.test("train() with dryRun refuses what train() refuses, in the same words", async () => {
@@ -259,7 +273,7 @@ Deno.test("estimateTable() has a line per figure", () => {
   } as TrainEvent & { kind: "start" };
   const time = { secondsPerStep: 0.25, timedSteps: 4, seconds: 18.75 };
   assert.equal(
-    estimateTable({ ...estimate, time }, event),
+    estimateTable(estimate, event) + timeTable(time),
     `parameters              9000, all trained
 memory                  3.00 MB on a GPU
   parameters            1.00 MB
@@ -283,6 +297,7 @@ time                    18.8s for 75 steps of 250 ms
       { ...estimate, disk: { ...estimate.disk, weightsOnlyCheckpoints: 9, hasTokens: true } },
       { ...event, trainedParameters: 7 },
     ),
-    /^parameters +7 trained of 9000\n[^]* in runs\/a\n +9 more that hold only weights, of at most 1\.00 MB\n.* of tokens are in [^]*\ntime +not measured\n$/,
+    /^parameters +7 trained of 9000\n[^]* in runs\/a\n +9 more that hold only weights, of at most 1\.00 MB\n.* of tokens are in .*\n$/,
   );
+  assert.match(timeTable(undefined), /^time +not measured\n$/);
 });

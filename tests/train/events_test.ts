@@ -28,6 +28,7 @@ Deno.test("docs/checkpoints.md names every kind of event", () => {
     histogram: true,
     warning: true,
     estimate: true,
+    time: true,
     checkpoint: true,
     end: true,
   };
