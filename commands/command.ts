@@ -1,4 +1,4 @@
-import { Command, InvalidArgumentError } from "@commander-js/extra-typings";
+import { Command, Help, InvalidArgumentError } from "@commander-js/extra-typings";
 import manifest from "../deno.json" with { type: "json" };
 import { commandLine, taskCommand } from "../files/command_line.ts";
 import { isSystemError } from "../files/disk.ts";
@@ -34,7 +34,7 @@ export function command(
     })
     .showSuggestionAfterError()
     .showHelpAfterError("(--help lists all options)")
-    .configureHelp({ helpWidth: Math.min(consoleSize()?.columns ?? 80, 100) })
+    .configureHelp(helpLayout(Math.min(consoleSize()?.columns ?? 80, 100)))
     .configureOutput({
       writeOut: (text) => orExit(() => output(text)),
       writeErr: (text) => print(terminalText(text)),
@@ -46,6 +46,24 @@ export function command(
           suggesting(text, instead).replace(/^error: /, "Error: ") + argumentHint(program, text),
         ),
     });
+}
+
+/** Columns of the descriptions in a help below which they are lines under what they describe. */
+const LEAST_DESCRIPTION = 40;
+
+/** How a help is wrapped: in two columns if there is room for them. */
+export function helpLayout(helpWidth: number): Partial<Help> {
+  return {
+    helpWidth,
+    minWidthToWrap: 0,
+    formatItem(term, termWidth, description, helper) {
+      if (!description || helpWidth - termWidth >= LEAST_DESCRIPTION) {
+        return Help.prototype.formatItem.call(helper, term, termWidth, description, helper);
+      }
+      const indent = "\n      ", text = helper.boxWrap(description, helpWidth - indent.length);
+      return `  ${term}${indent}${text.replaceAll("\n", indent)}`;
+    },
+  };
 }
 
 /** Arguments that are texts, which may be empty. */

@@ -1,3 +1,4 @@
+import { statusColumns } from "./command.ts";
 import { DataProgressDisplay, ProgressBar } from "./progress.ts";
 import { flagOf, offFlagOf } from "../files/command_line.ts";
 import { duration } from "../files/units.ts";
@@ -16,9 +17,13 @@ const SILENCE_MS = 60_000;
 /** Milliseconds of the first step above which a line says how large a step is. */
 const SLOW_STEP_MS = 20_000;
 
+/** Columns of a log. */
+const LOG_COLUMNS = 80;
+
 /** Displays what training reports: on a terminal with a bar at the bottom, otherwise line by line. */
 export class TrainDisplay {
   readonly #bar: ProgressBar;
+  readonly #columns: number;
   readonly #data: DataProgressDisplay;
   #isPreparing = true;
   #logEvery = 1;
@@ -32,8 +37,10 @@ export class TrainDisplay {
   /** What decides how many tokens a step has. */
   #stepSizes = { batchSize: 0, contextLength: 0, gradientAccumulation: 0 };
 
-  constructor(bar: ProgressBar = new ProgressBar()) {
+  /** @param columns those of the terminal that shows the lines, if there is one. */
+  constructor(bar: ProgressBar = new ProgressBar(), columns: number | undefined = statusColumns()) {
     this.#bar = bar;
+    this.#columns = columns ?? LOG_COLUMNS;
     this.#data = new DataProgressDisplay(bar);
   }
 
@@ -91,7 +98,7 @@ export class TrainDisplay {
               : `${out} has done ${resumedFrom} steps already: give ${more} to continue`,
           );
         }
-        this.#bar.print(describeOptions(options));
+        this.#bar.print(describeOptions(options, this.#columns));
         this.#bar.print(
           (options.dryRun ? "dry run, " : "") +
             (resumedFrom === undefined ? "training" : `resuming from step ${resumedFrom}:`) +
@@ -187,7 +194,7 @@ export class TrainDisplay {
   }
 }
 
-function describeOptions(options: ResolvedOptions): string {
+function describeOptions(options: ResolvedOptions, columns: number): string {
   const words = Object.entries(options)
     .filter(([name, value]) => value !== undefined && !/^(out|fresh|dryRun|endsWith)$/.test(name))
     .filter(([name]) =>
@@ -201,7 +208,7 @@ function describeOptions(options: ResolvedOptions): string {
     );
   const lines = ["options:"];
   for (const word of words) {
-    if (`${lines.at(-1)} ${word},`.length > 78) lines.push("  ");
+    if (`${lines.at(-1)} ${word},`.length > columns) lines.push("  ");
     lines[lines.length - 1] += ` ${word},`;
   }
   return lines.join("\n").replace(/,$/, "");

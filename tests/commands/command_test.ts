@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
-import { command, realNumber, wholeNumber } from "../../commands/command.ts";
+import { Command } from "@commander-js/extra-typings";
+import { command, helpLayout, realNumber, wholeNumber } from "../../commands/command.ts";
 import { commandLine } from "../../files/command_line.ts";
 import { terminalText } from "../../files/printable.ts";
 import { fromFileUrl } from "../paths.ts";
@@ -21,6 +22,23 @@ Deno.test("status() and run() escape control characters, output() writes text to
   assert.equal(line, "a \\u{1b}[31mline");
   assert.ok(error!.startsWith("Error: bad \\u{1b}]0;\\u{7} namename"), error);
   assert.ok(error!.length < 5000, `${error!.length}`);
+});
+
+Deno.test("helpLayout() puts descriptions beside options if there is room, and else below them", () => {
+  const help = (columns: number) =>
+    new Command().name("x").description("A command that is described by several words.")
+      .configureHelp(helpLayout(columns))
+      .option("--learning-rate <x>", "highest learning rate, reached at the end of the warm-up")
+      .option("--on", "").helpInformation();
+  for (const columns of [30, 40, 80]) {
+    const lines = help(columns).split("\n");
+    for (const line of lines) assert.ok(line.length <= columns, line);
+  }
+  assert.match(help(80), /\n {2}--learning-rate <x> {2}highest learning rate, [^]*\n {2}--on\n/);
+  assert.match(
+    help(40),
+    /\n {2}--learning-rate <x>\n {6}highest learning rate, reached at\n {6}the end/,
+  );
 });
 
 Deno.test("run() prints a user's mistake as a sentence and a hint, and exits with 1", async () => {

@@ -124,6 +124,23 @@ Deno.test("TrainDisplay writes a log that has the first step, every logEvery-th 
   assert.deepEqual(steps(log(20, 0)), []);
 });
 
+Deno.test("TrainDisplay wraps the options at the width of the terminal", () => {
+  for (const columns of [40, 80, 200]) {
+    const written: string[] = [];
+    const terminal = { write: (text: string) => void written.push(text), size: () => undefined };
+    const display = new TrainDisplay(new ProgressBar(terminal), columns);
+    for (const event of training(1, 1)) {
+      if (event.kind !== "start") continue;
+      const options = { data: "sample", batchSize: 8, contextLength: 64, learningRate: 1e-3 };
+      Object.assign(event.options, options, { weightDecay: 0.1, dropout: 0.1, beta1: 0.9 });
+      display.show(event);
+    }
+    const lines = written.find((text) => text.startsWith("options:"))!.trimEnd().split("\n");
+    const longest = Math.max(...lines.map((line) => line.length));
+    assert.ok(longest <= columns && (longest > columns - 25 || lines.length === 1), `${longest}`);
+  }
+});
+
 Deno.test("TrainDisplay names the step before the cool-down of a run that has done its steps", () => {
   const of = (options: Partial<ResolvedOptions>, steps = 10) => {
     let written = "";
