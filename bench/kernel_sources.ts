@@ -27,11 +27,14 @@ export interface KernelSource {
 
 /** Machines that differ in what the choice of kernels depends on. */
 const MACHINES = [
-  { isCpu: true, subgroupSize: 8, hasF16: true },
-  { isCpu: true, subgroupSize: undefined, hasF16: true },
-  { isCpu: false, subgroupSize: undefined, hasF16: true },
-  { isCpu: false, subgroupSize: undefined, hasF16: false },
+  { isCpu: true, subgroupSize: 8, hasF16: true, hasMatrices: false },
+  { isCpu: true, subgroupSize: undefined, hasF16: true, hasMatrices: false },
+  { isCpu: false, subgroupSize: undefined, hasF16: true, hasMatrices: false },
+  { isCpu: false, subgroupSize: undefined, hasF16: false, hasMatrices: false },
+  { isCpu: false, subgroupSize: 32, hasF16: true, hasMatrices: true },
 ] as const;
+
+const MATRIX_SHAPE = { rows: 16, columns: 16, depth: 16, input: "f16", result: "f32" } as const;
 
 /** The pipelines of one device, which are shared by all, since specializing a shader takes the most time. */
 class SharedPipelines extends Map<string, Pipeline> {
@@ -57,7 +60,7 @@ class SharedPipelines extends Map<string, Pipeline> {
 
 /** A device of such a machine that allocates and compiles nothing, so that it needs no adapter. */
 function machine(
-  { isCpu, subgroupSize, hasF16 }: typeof MACHINES[number],
+  { isCpu, subgroupSize, hasF16, hasMatrices }: typeof MACHINES[number],
   pipelines: SharedPipelines,
 ): Device {
   const limits: Partial<GPUSupportedLimits> = {
@@ -72,7 +75,7 @@ function machine(
     gpu: { limits } as GPUDevice,
     isCpu,
     subgroupSize,
-    matrices: [],
+    matrices: hasMatrices ? [MATRIX_SHAPE] : [],
     provider: "native",
     maxBindingBytes: 2 ** 31 - 4,
     choices: new Map(),

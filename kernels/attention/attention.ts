@@ -22,10 +22,11 @@
  * delta, the addends of a pair (t,s) do not depend on other pairs. reference.ts computes both forms, by the softmax
  * and pair by pair.
  *
- * There are two sets of kernels. In the kernels by rows, which are for CPUs, an invocation keeps one query or one
+ * There are three sets of kernels. In the kernels by rows, which are for CPUs, an invocation keeps one query or one
  * key in registers and loops over the others. A GPU computes sixteen multiply-adds in the time of one load, so in
  * the kernels by tiles a workgroup computes a tile of scores and shares the queries and keys that it loads;
- * tiles.wgsl has a picture.
+ * tiles.wgsl has a picture. The kernels by matrices compute such tiles by tensor cores, if qkv is f16 and the device
+ * has matrices of subgroups; variants.ts has the tiles of both.
  *
  * @module
  */
@@ -38,13 +39,25 @@ import backwardDelta from "./backward_delta.wgsl" with { type: "text" };
 import backwardTiles from "./backward_tiles.wgsl" with { type: "text" };
 import backwardSum from "./backward_sum.wgsl" with { type: "text" };
 import tiles from "./tiles.wgsl" with { type: "text" };
+import forwardMatrix from "./forward_matrices.wgsl" with { type: "text" };
+import backwardMatrix from "./backward_matrices.wgsl" with { type: "text" };
 import packedF16 from "../packed_f16.wgsl" with { type: "text" };
 import packedF32 from "../packed_f32.wgsl" with { type: "text" };
+import type { Device } from "../device.ts";
 import { dims } from "../dims.ts";
 import { type Constants, type Dispatch, type Program, splitWorkgroups } from "../program.ts";
 import { type Dropout, dropoutUniforms, RANDOM } from "../random.ts";
 import { ceilDiv, type DType, type Tensor } from "../tensor.ts";
 import { recordFastest } from "../tune.ts";
+import {
+  backwardMatrices,
+  forwardMatrices,
+  hasMatrices,
+  isWithin,
+  type MatrixVariant,
+  MOST_SHORT_TOKENS,
+  TILES,
+} from "./variants.ts";
 
 const WORKGROUP_SIZE = 64;
 
@@ -73,8 +86,8 @@ export interface AttentionOptions extends AttentionScores {
   /** Dropout of the attention probabilities; none by default. */
   dropout?: Dropout | undefined;
   /**
-   * The kernels to use. By default those by rows on a CPU; on a GPU the tiles that the tuner found to be the
-   * fastest, or the kernels by rows if the head size fits no tile.
+   * The kernels to use. By default those by rows on a CPU; on a GPU the tiles or matrices that the tuner found to be
+   * the fastest, or the kernels by rows if the head size fits none.
    */
   variant?: "rows" | "tiles";
 }
@@ -122,6 +135,19 @@ export function attentionForward(
         iterations: blocks * (HS + tokens) / TERMS,
       });
     },
+    matrices: forwardMatrices({ T, HS }),
+    byMatrices(program, { QUERIES, KEYS, constants, bytes }) {
+      const workgroups = ceilDiv(T, QUERIES);
+      program.dispatch({
+        shader: { "kernels/attention/forward_matrices.wgsl": forwardMatrix, ...RANDOM },
+        constants: { ...layer.constants, ...constants },
+        tensors,
+        uniforms: layer.uniforms,
+        workgroups: [workgroups, B * NH],
+        iterations: 2 * (1 + ceilDiv(workgroups * QUERIES, KEYS)), // twice, because a workgroup may start again
+        workgroupBytes: bytes,
+      });
+    },
   });
 }
 
@@ -151,6 +177,48 @@ export function attentionBackward(
   }, headsOf(options));
   const layer = layerOf(action, { B, HS, real: qkv.dtype }, options);
   const { T, NH, KH, real4 } = layer, SINGLE = NH === KH;
+  const C = NH * HS, tensors = { qkv, dy, logSumExp, delta, random, dqkv };
+  /**
+   * Records a kernel that adds dq up in P partial sums of `sumRows` tokens per sequence, between those of delta and of
+   * the sum of these.
+   */
+  const recordByBlocks = (
+    program: Program,
+    { QUERIES, KEYS, sumRows }: { QUERIES: number; KEYS: number; sumRows: number },
+    record: (partials: Tensor, P: number, blocks: number) => void,
+  ) => {
+    const rows = B * T * NH, vectors = B * T * C / 4;
+    const blocks = ceilDiv(T, KEYS);
+    const fitting = Math.floor(program.device.maxBindingBytes / (B * sumRows * C * 4));
+    const P = Math.max(1, Math.min(blocks, MOST_PARTIALS * NH / KH, fitting));
+    const partials = program.scratch([P, B * sumRows, C]);
+    program.dispatch({
+      shader: { "kernels/attention/backward_delta.wgsl": backwardDelta },
+      constants: { real4, NH, HS, WORKGROUP_SIZE },
+      tensors: { y, dy, delta },
+      uniforms: { T, rows },
+      workgroups: splitWorkgroups(ceilDiv(rows, WORKGROUP_SIZE)),
+    });
+    record(partials, P, blocks);
+    program.dispatch({
+      shader: { "kernels/attention/backward_sum.wgsl": backwardSum },
+      constants: {
+        real4,
+        NH,
+        KH,
+        HS,
+        P,
+        WORKGROUP_SIZE,
+        QUERIES,
+        KEYS,
+        ...attentionConstants(options),
+      },
+      tensors: { partials, dqkv },
+      uniforms: { T, rows: sumRows, vectors },
+      workgroups: splitWorkgroups(ceilDiv(vectors, WORKGROUP_SIZE)),
+      iterations: P,
+    });
+  };
   recordVariant(program, layer, {
     action,
     name: "backward",
@@ -162,42 +230,37 @@ export function attentionBackward(
       dispatchRows(program, layer, key, { qkv, dy, logSumExp, delta, random, dqkv }, { SINGLE });
     },
     tiles(program, tokens) {
-      const C = NH * HS, rows = B * T * NH, vectors = B * T * C / 4;
-      const blocks = ceilDiv(T, tokens);
-      const fitting = Math.floor(program.device.maxBindingBytes / (B * T * C * 4));
-      const P = Math.max(1, Math.min(blocks, MOST_PARTIALS * NH / KH, fitting));
-      const partials = program.scratch([P, B * T, C]);
-      program.dispatch({
-        shader: { "kernels/attention/backward_delta.wgsl": backwardDelta },
-        constants: { real4, NH, HS, WORKGROUP_SIZE },
-        tensors: { y, dy, delta },
-        uniforms: { T, rows },
-        workgroups: splitWorkgroups(ceilDiv(rows, WORKGROUP_SIZE)),
-      });
-      dispatchTiles(program, layer, tokens, {
-        shader: { "kernels/attention/backward_tiles.wgsl": backwardTiles },
-        constants: { SINGLE },
-        tensors: { qkv, dy, logSumExp, delta, random, dqkv, partials },
-        workgroups: [B * KH, P],
-        iterations: NH / KH * ceilDiv(blocks, P) * blocks * (2 * HS + 3 * tokens) / TERMS,
-      });
-      program.dispatch({
-        shader: { "kernels/attention/backward_sum.wgsl": backwardSum },
-        constants: {
-          real4,
-          NH,
-          KH,
-          HS,
-          P,
-          WORKGROUP_SIZE,
-          TOKENS: tokens,
-          ...attentionConstants(options),
-        },
-        tensors: { partials, dqkv },
-        uniforms: { T, vectors },
-        workgroups: splitWorkgroups(ceilDiv(vectors, WORKGROUP_SIZE)),
-        iterations: P,
-      });
+      const sizes = { QUERIES: tokens, KEYS: tokens, sumRows: T };
+      recordByBlocks(
+        program,
+        sizes,
+        (partials, P, blocks) =>
+          dispatchTiles(program, layer, tokens, {
+            shader: { "kernels/attention/backward_tiles.wgsl": backwardTiles },
+            constants: { SINGLE },
+            tensors: { ...tensors, partials },
+            workgroups: [B * KH, P],
+            iterations: NH / KH * ceilDiv(blocks, P) * blocks * (2 * HS + 3 * tokens) / TERMS,
+          }),
+      );
+    },
+    matrices: backwardMatrices({ T, HS }),
+    byMatrices(program, { QUERIES, KEYS, constants, bytes }) {
+      const tiles = ceilDiv(T, QUERIES), sumRows = tiles * QUERIES;
+      recordByBlocks(
+        program,
+        { QUERIES, KEYS, sumRows },
+        (partials, P, blocks) =>
+          program.dispatch({
+            shader: { "kernels/attention/backward_matrices.wgsl": backwardMatrix, ...RANDOM },
+            constants: { ...layer.constants, SINGLE, ...constants },
+            tensors: { ...tensors, partials },
+            uniforms: { ...layer.uniforms, rows: sumRows },
+            workgroups: [B * KH, P],
+            iterations: ceilDiv(blocks, P) * (1 + NH / KH * (1 + tiles)),
+            workgroupBytes: bytes,
+          }),
+      );
     },
   });
 }
@@ -263,8 +326,9 @@ interface Layer {
   KH: number;
   HS: number;
   window: number | undefined;
+  dropoutRate: number;
   variant: AttentionOptions["variant"];
-  /** Constants and uniforms of all its kernels except backward_delta and backward_sum; some have SINGLE, too. */
+  /** Constants and uniforms of its kernels; some have real4 or SINGLE, too. Those of delta and of sums have others. */
   constants: Constants;
   uniforms: Readonly<Record<string, number>>;
 }
@@ -286,8 +350,9 @@ function layerOf(
     KH,
     HS,
     window,
+    dropoutRate: dropout?.rate ?? 0,
     variant,
-    constants: { real4, NH, KH, HS, DROPOUT, ...attentionConstants(options) },
+    constants: { NH, KH, HS, DROPOUT, ...attentionConstants(options) },
     uniforms: { T, ...(dropout && dropoutUniforms(dropout)) },
   };
 }
@@ -298,16 +363,13 @@ const X = 8;
 /** Terms per step of a product: TERMS in tiles.wgsl. */
 const TERMS = 16;
 
-/** Queries, and keys, per tile among which the tuner chooses: TOKENS in tiles.wgsl. */
-const TILES: readonly number[] = [64, 32];
-
-/** Tokens of the longest sequence for which the smaller tile is preferred. */
-const MOST_SHORT_TOKENS = 256;
-
 /** Most f32 of outputs that an invocation keeps in registers: four rows of HS / X components per output. */
 const MOST_KEPT = 128;
 
-/** An op with its kernels by rows and by tiles. */
+/** Highest dropout rate of the kernels by matrices, whose f16 hold f · p up to 2¹⁶. */
+const MOST_DROPOUT = 0.95;
+
+/** An op with its kernels by rows, by tiles and by matrices. */
 interface Variants {
   /** Name of the op in messages, and in keys of the tuner. */
   action: string;
@@ -316,11 +378,14 @@ interface Variants {
   keptOutputs: number;
   rows(program: Program): void;
   tiles(program: Program, tokens: number): void;
+  /** Variants of the kernel by matrices for the head size, of which the first is preferred. */
+  matrices: readonly MatrixVariant[];
+  byMatrices(program: Program, variant: MatrixVariant): void;
 }
 
 /** Records an op in the variant that the options name, or that the tuner found to be the fastest. */
 function recordVariant(program: Program, layer: Layer, op: Variants): void {
-  const { real, B, T, NH, KH, HS, window, variant } = layer;
+  const { real, B, T, NH, KH, HS, window, variant } = layer, { device } = program;
   const mostHeadSize = MOST_KEPT * X / 4 / op.keptOutputs;
   // an invocation has whole vectors of four components
   const fits = HS % (4 * X) === 0 && HS <= mostHeadSize;
@@ -330,23 +395,35 @@ function recordVariant(program: Program, layer: Layer, op: Variants): void {
         `${mostHeadSize}: current value is ${HS}`,
     );
   }
+  const variants = new Map<string, (program: Program) => void>();
   // on a GPU the kernels by rows are many times slower, on a CPU those by tiles
-  if (!fits || (variant ?? (program.device.isCpu ? "rows" : "tiles")) === "rows") {
-    return op.rows(program);
+  if ((variant ?? (device.isCpu ? "rows" : "tiles")) === "tiles") {
+    for (const tile of variant || !canUseMatrices(device, layer) ? [] : op.matrices) {
+      if (isWithin(device.gpu.limits, tile)) {
+        variants.set(tile.name, (program) => op.byMatrices(program, tile));
+      }
+    }
+    const sizes = T > MOST_SHORT_TOKENS ? TILES : TILES.toReversed();
+    for (const tokens of fits ? sizes : []) {
+      const name = `${tokens}x${tokens} of ${workgroupSizeOf(tokens)}`;
+      variants.set(name, (program) => op.tiles(program, tokens));
+    }
   }
-  const sizes = T > MOST_SHORT_TOKENS ? TILES : TILES.toReversed();
-  if (variant) return op.tiles(program, sizes[0]!);
-  const tiles = new Map(
-    sizes.map((tokens) => [`${tokens}x${tokens} of ${workgroupSizeOf(tokens)}`, tokens]),
-  );
+  const [first] = variants.keys();
+  if (first === undefined) return op.rows(program);
+  if (variant) return variants.get(first)!(program);
   recordFastest(program, {
     key: `attention/${op.name} ${real} [${B * NH},${T},${HS}]` +
       (KH === NH ? "" : ` group ${NH / KH}`) +
       (window === undefined ? "" : ` window ${window}`),
-    variants: [...tiles.keys()],
-    preferred: [...tiles.keys()][0]!,
-    record: (program, variant) => op.tiles(program, tiles.get(variant)!),
+    variants: [...variants.keys()],
+    preferred: first,
+    record: (program, variant) => variants.get(variant)!(program),
   });
+}
+
+function canUseMatrices({ matrices }: Device, { real, dropoutRate }: Layer): boolean {
+  return real === "f16" && hasMatrices(matrices) && dropoutRate <= MOST_DROPOUT;
 }
 
 /** Invocations per tile, each with four of its rows. */
@@ -357,7 +434,7 @@ function workgroupSizeOf(tokens: number): number {
 /** Records a kernel by rows: one of queries, or if `keys` has its constants, one of keys. */
 function dispatchRows(
   program: Program,
-  { B, T, NH, KH, HS, constants, uniforms }: Layer,
+  { real4, B, T, NH, KH, HS, constants, uniforms }: Layer,
   shader: Dispatch["shader"],
   tensors: Dispatch["tensors"],
   keys?: Constants,
@@ -366,6 +443,7 @@ function dispatchRows(
   program.dispatch({
     shader: { ...shader, "kernels/attention/rows.wgsl": rows, ...RANDOM },
     constants: {
+      real4,
       ...constants,
       ...keys,
       WORKGROUP_SIZE,
@@ -382,7 +460,7 @@ function dispatchRows(
 
 function dispatchTiles(
   program: Program,
-  { real, HS, constants, uniforms }: Layer,
+  { real, real4, HS, constants, uniforms }: Layer,
   tokens: number,
   { shader, constants: own, iterations, ...launch }:
     & Pick<Dispatch, "shader" | "constants" | "tensors" | "workgroups">
@@ -399,6 +477,7 @@ function dispatchTiles(
       ...RANDOM,
     },
     constants: {
+      real4,
       ...constants,
       ...own,
       TOKENS: tokens,

@@ -1,8 +1,8 @@
-// dq = SCALE · Σ partials, the partial sums of backward_tiles.wgsl.
-// partials: [P,B,T,C], C = NH · HS; dqkv: [B,T,(NH+2·KH)·HS], in which dq is set
+// dq = SCALE · Σ partials, the partial sums of backward_tiles.wgsl or backward_matrices.wgsl.
+// partials: [P,B,rows,C], C = NH · HS; dqkv: [B,T,(NH+2·KH)·HS], in which dq is set
 //
-// Block i of TOKENS keys adds to partial sum i % P. For a query only those partial sums are set whose blocks of
-// keys its block of queries sees, so this kernel adds up these, at most P.
+// Block i of KEYS keys adds to partial sum i % P. For a query only those partial sums are set whose blocks of
+// keys its tile of queries sees, so this kernel adds up these, at most P.
 enable f16;
 
 alias real4 = vec4<f16>; // four elements of dqkv
@@ -10,13 +10,15 @@ const NH: u32 = 1;
 const KH: u32 = 1; // heads of k and v, each of which NH / KH heads of q read
 const HS: u32 = 32;
 const P: u32 = 1;
-const TOKENS: u32 = 64; // keys, and queries, per block
+const QUERIES: u32 = 64; // per tile, a divisor of KEYS
+const KEYS: u32 = 64; // per block
 const SCALE: f32 = 1.0 / sqrt(f32(HS));
 const WINDOW: u32 = 0x80000000; // tokens that a query sees, itself and those before it
 const WORKGROUP_SIZE: u32 = 64;
 
 struct Sizes {
   T: u32,
+  rows: u32, // of the partial sums per sequence, at least T
   vectors: u32, // B · T · C
 }
 
@@ -33,13 +35,16 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   let i = (group.y * WORKGROUPS_PER_ROW + group.x) * WORKGROUP_SIZE + local.x;
   if (i >= sizes.vectors) { return; }
   let token = i / C;
-  let last = token % sizes.T / TOKENS; // block of the query, which is the last block of keys that it sees
-  let firstQuery = last * TOKENS;
-  let reach = (TOKENS - 1) + WINDOW; // a query sees a block if it is less than this after the block's first key
-  let first = select(0u, (firstQuery - reach) / TOKENS + 1, firstQuery >= reach);
+  let t = token % sizes.T;
+  let last = t / KEYS; // the last block of keys that the query sees
+  let firstQuery = t / QUERIES * QUERIES; // of the query's tile
+  let reach = (KEYS - 1) + WINDOW; // a query sees a block if it is less than this after the block's first key
+  let first = select(0u, (firstQuery - reach) / KEYS + 1, firstQuery >= reach);
+  let partial = (token / sizes.T * sizes.rows + t) * C + i % C;
+  let stride = sizes.vectors / sizes.T * sizes.rows; // between partial sums
   var sum = vec4f();
   for (var block = first; block <= last && block < first + P; block++) {
-    sum += partials[block % P * sizes.vectors + i];
+    sum += partials[block % P * stride + partial];
   }
   dqkv[token * ROW + i % C] = real4(SCALE * sum);
 }

@@ -3,6 +3,8 @@ import { attentionBackward, attentionForward } from "../../kernels/attention/att
 import { attentionDecode } from "../../kernels/attention/decode.ts";
 import { attentionWeights } from "../../kernels/attention/weights.ts";
 import * as reference from "../../kernels/attention/reference.ts";
+import type { Device } from "../../kernels/device.ts";
+import { dryDevice } from "../../kernels/dry_device.ts";
 import { Program } from "../../kernels/program.ts";
 import { dropoutFactor } from "../../kernels/dropout/reference.ts";
 import { ropeForward } from "../../kernels/rope/rope.ts";
@@ -19,6 +21,7 @@ import {
   tensors,
   withRandom,
 } from "./harness.ts";
+import { withEmulatedMatrices } from "./matrix_emulation.ts";
 
 // f32: exp and up to 129 terms in another order; f16: inputs are exact, outputs rounded to 11 bits,
 // and the backward pass reads the rounded y
@@ -66,15 +69,14 @@ interface Case extends reference.AttentionShape {
   rate?: number;
 }
 
-/** Compares forward and backward with the reference. */
-async function check(
+/** Forward and backward with random inputs, and what the reference computes. */
+function comparisonOf(
   random: () => number,
   seed: number,
   { B, T, NH, KH = NH, HS, dtype, variant, rate = 0, ...scores }:
     & Omit<Case, "variant">
     & Partial<Case>,
-  on = device,
-): Promise<void> {
+) {
   const C = NH * HS, row = (NH + 2 * KH) * HS, site = 5;
   const qkv = randomValues(random, B * T * row, { dtype });
   const dy = randomValues(random, B * T * C, { dtype });
@@ -101,19 +103,59 @@ async function check(
   const { dqkv } = reference.attentionBackward({ qkv, dy }, shape, factor);
   const { delta } = reference.attentionBackwardByPairs({ qkv, dy, y, logSumExp }, shape, factor);
   const tolerance = TOLERANCE[dtype]!;
-  await assertComputes(
-    (program) => {
-      attentionForward(program, t, t, options);
-      attentionBackward(program, t, t, options);
-    },
-    [
-      [t.y, y, tolerance],
-      [t.logSumExp, logSumExp, TOLERANCE.f32!],
-      [t.dqkv, dqkv, 2 * tolerance],
-      [t.delta, delta, 2 * tolerance],
-    ],
-    { on },
-  );
+  const record = (program: Program) => {
+    attentionForward(program, t, t, options);
+    attentionBackward(program, t, t, options);
+  };
+  const rows = [
+    [t.y, y, tolerance],
+    [t.logSumExp, logSumExp, TOLERANCE.f32!],
+    [t.dqkv, dqkv, 2 * tolerance],
+    [t.delta, delta, 2 * tolerance],
+  ] as const;
+  return { record, rows };
+}
+
+/** Compares forward and backward with the reference. */
+async function check(
+  random: () => number,
+  seed: number,
+  shape: Omit<Case, "variant"> & Partial<Case>,
+  on = device,
+): Promise<void> {
+  const { record, rows } = comparisonOf(random, seed, shape);
+  await assertComputes(record, rows, { on });
+}
+
+/** Compares the variants among which the tuner chooses with the reference, or those of them that are to be tested. */
+async function checkVariants(
+  random: () => number,
+  seed: number,
+  shape: Omit<Case, "variant">,
+  { on, isTested = () => true }: { on: Device; isTested?: (variant: string) => boolean },
+): Promise<void> {
+  const gpu = { ...on, choices: new Map<string, string>() };
+  const tested = [...variantsOf(comparisonOf(random, seed, shape).record, gpu)].map((
+    [key, variants],
+  ) => [key, variants.filter(isTested)] as const);
+  assert.equal(tested.length, 2); // forward and backward
+  for (let i = 0; i < Math.max(...tested.map(([, variants]) => variants.length)); i++) {
+    for (const [key, variants] of tested) {
+      assert.ok(variants.length > 0, `there are no variants of ${key} to test`);
+      gpu.choices.set(key, variants[i % variants.length]!);
+    }
+    await check(random, seed, shape, gpu);
+  }
+}
+
+/** The variants among which the tuner chooses on a device, by the key of their work. */
+function variantsOf(
+  record: (program: Program) => void,
+  on: Device,
+): Map<string, readonly string[]> {
+  const program = new Program(dryDevice(on));
+  record(program);
+  return new Map([...program.tunables.values()].map(({ key, variants }) => [key, variants]));
 }
 
 const CASES: readonly (Omit<Case, "dtype"> & { dtypes?: readonly DType[] })[] = [
@@ -157,34 +199,79 @@ for (const { dtypes = REAL_TYPES, ...shape } of CASES) {
 for (const dtype of REAL_TYPES) {
   Deno.test(
     `attention in every tile that the tuner may choose matches the reference in ${dtype}`,
-    withRandom(async (random, seed) => {
-      const shape = { B: 1, T: 195, NH: 2, KH: 1, HS: 32, dtype, window: 33 }, { T, HS } = shape;
-      const options = { T, heads: 2, keyHeads: 1, window: 33 };
-      const gpu = { ...device, isCpu: false, choices: new Map<string, string>() };
-      using program = new Program(gpu);
-      const t = tensors({
-        qkv: [[T, 4 * HS], dtype],
-        dqkv: [[T, 4 * HS], dtype],
-        y: [[T, 2 * HS], dtype],
-        dy: [[T, 2 * HS], dtype],
-        logSumExp: [[1, 2, T], "f32"],
-        delta: [[1, 2, T], "f32"],
-      });
-      attentionForward(program, t, t, options);
-      attentionBackward(program, t, t, options);
-      const tunables = [...program.tunables.values()];
-      assert.equal(tunables.length, 2); // forward and backward
-      const most = Math.max(...tunables.map(({ variants }) => variants.length));
-      assert.ok(most >= 2, `there are only ${most} variants`);
-      for (let i = 0; i < most; i++) {
-        for (const { key, variants } of tunables) {
-          gpu.choices.set(key, variants[i % variants.length]!);
-        }
-        await check(random, seed, shape, gpu);
-      }
-    }),
+    withRandom((random, seed) =>
+      checkVariants(random, seed, { B: 1, T: 195, NH: 2, KH: 1, HS: 32, dtype, window: 33 }, {
+        on: { ...device, isCpu: false },
+      })
+    ),
   );
 }
+
+// A device without matrices emulates them. It takes a minute to compile the tiles that are fast on a GPU, so it
+// tests only the smallest, with as few constants as possible.
+const hasMatrices = device.matrices.length > 0;
+const MATRIX_DEVICE = hasMatrices ? device : withEmulatedMatrices(device);
+const MATRIX_CASES: readonly (readonly [
+  shape: Omit<Case, "variant" | "dtype">,
+  maxBindingBytes: number,
+])[] = [
+  [{ B: 1, T: 1, NH: 2, KH: 1, HS: 16 }, Infinity],
+  [{ B: 2, T: 70, NH: 2, KH: 1, HS: 16 }, Infinity],
+  // a binding holds only as much as qkv: several blocks of keys are added to one partial sum of dq
+  [{ B: 1, T: 99, NH: 1, HS: 16, scale: 0.7, window: 37, rate: 0.3 }, 99 * 3 * 16 * 2],
+];
+
+const isTested = (variant: string) =>
+  /^matrices/.test(variant) && (hasMatrices || / 32x32 /.test(variant));
+
+for (const [shape, maxBindingBytes] of MATRIX_CASES) {
+  Deno.test({
+    name: `attention in matrices matches the reference at ${JSON.stringify(shape)}`,
+    ignore: !device.features.has("shader-f16"),
+    fn: withRandom((random, seed) =>
+      checkVariants(random, seed, { ...shape, dtype: "f16" }, {
+        on: { ...MATRIX_DEVICE, maxBindingBytes },
+        isTested,
+      })
+    ),
+  });
+}
+
+Deno.test({
+  name: "attentionForward() in matrices matches the reference wherever the highest score is",
+  ignore: !device.features.has("shader-f16"),
+  async fn() {
+    const B = 1,
+      T = 70,
+      NH = 2,
+      KH = 1,
+      HS = 16,
+      row = (NH + 2 * KH) * HS,
+      options = { T, heads: NH };
+    const on = { ...MATRIX_DEVICE, choices: new Map<string, string>() };
+    for (const highest of [3, 35, 66]) {
+      // SCALE · q · k = ±7,396, but for one key: exp2 of the difference is beyond f16 and f32
+      const qkv = Float32Array.from({ length: T * row }, (_, i) => {
+        const t = Math.floor(i / row), head = Math.floor(i % row / HS);
+        return head < NH ? 43 : head === NH + KH ? t : t === highest ? 43 : -43;
+      });
+      const t = tensors({
+        qkv: [[T, row], "f16", qkv],
+        y: [[T, NH * HS], "f16"],
+        logSumExp: [[B, NH, T], "f32"],
+      });
+      const record = (program: Program) =>
+        attentionForward(program, t, t, { ...options, keyHeads: KH });
+      const { y, logSumExp } = reference.attentionForward({ qkv }, { B, T, NH, KH, HS });
+      for (const [key, variants] of variantsOf(record, on)) {
+        for (const variant of variants.filter(isTested)) {
+          on.choices.set(key, variant);
+          await assertComputes(record, [[t.y, y, 1e-3], [t.logSumExp, logSumExp, 1e-6]], { on });
+        }
+      }
+    }
+  },
+});
 
 for (const scores of [{}, { window: 33, NH: 2, KH: 1 }] as const) {
   const what = `with ${JSON.stringify(scores)}`;

@@ -3,6 +3,7 @@ import { wgslFiles } from "../../bench/wgsl_files.ts";
 import { splitWorkgroups } from "../../kernels/program.ts";
 import { compilable } from "../../kernels/shader.ts";
 import { device } from "./harness.ts";
+import { emulateMatrices } from "./matrix_emulation.ts";
 
 const FILES = wgslFiles();
 
@@ -14,10 +15,10 @@ const read = (path: string) => Deno.readTextFileSync(new URL(`../../${path}`, im
 /** The compiler's error, if any; on an adapter without f16 the code is compiled in f32, without subgroups not at all. */
 async function errorOf(path: string, code: string): Promise<string | undefined> {
   if (/\bsubgroup\w+\(/.test(code) && device.subgroupSize === undefined) return undefined;
-  if (/\bsubgroup_matrix/.test(code) && device.matrices.length === 0) return undefined;
+  const emulated = device.matrices.length > 0 ? code : emulateMatrices(code);
   const text = device.features.has("shader-f16")
-    ? code
-    : code.replace("enable f16;", "").replaceAll(/\bf16\b/g, "f32");
+    ? emulated
+    : emulated.replace("enable f16;", "").replaceAll(/\bf16\b/g, "f32");
   device.gpu.pushErrorScope("validation");
   device.gpu.createShaderModule({ label: path, code: compilable(text, device.features) });
   return (await device.gpu.popErrorScope())?.message;

@@ -1,0 +1,296 @@
+// y[t] = Σₛ f · p[t,s] · v[s], with p = softmax(SCALE · q · kᵀ) over the keys s ≤ t, for every head, by tensor cores.
+// Needs rowDropoutPlace() and dropoutFactor() from ../random.wgsl.
+//
+// qkv: [B,T,(NH+2·KH)·HS]; y: [B,T,C], C = NH · HS; logSumExp: [B,NH,T] of the scaled scores; f: dropout's factors
+//
+// A workgroup has QUERIES queries of one head and loops over the keys up to its last query, KEYS at a time. Products
+// are those of matrices of 16 × 16 elements, which are distributed over the 32 invocations of a subgroup. WGSL does
+// not access the elements of a matrix, so scores become probabilities in workgroup memory. Per tile of keys:
+//
+//     by subgroup (32 queries)        by invocation (one query)                     by subgroup
+//     scores = q · kᵀ, stored         p = exp2(SCALE_LOG2 · scores − reference),    out += f · p · v
+//                                     total += Σ p, and f · p replaces the scores
+//
+// `reference` keeps p in the range of f16. In an online softmax it is the highest score so far, and out is multiplied
+// by a factor per row whenever it grows. Here out lies in matrices, for which this is a detour through memory that
+// takes as long as a product. So `reference` is the highest score of the first tile in which a query sees a key,
+// and p may grow to 2^MOST_GROWTH. If a score is even higher, which is rare, the workgroup starts again: then it knows
+// the highest of all scores.
+enable f16;
+enable subgroups;
+enable chromium_experimental_subgroup_matrix;
+diagnostic(off, chromium.subgroup_matrix_uniformity);
+
+const NH: u32 = 1;
+const KH: u32 = 1; // heads of k and v, each of which NH / KH heads of q read
+const HS: u32 = 64; // a multiple of 16
+const QUERIES: u32 = 128; // per workgroup, which has as many invocations
+const KEYS: u32 = 64; // per tile
+const FETCHES: u32 = 4; // vectors per invocation of a tile of k or v: KEYS · VECTORS / QUERIES, rounded up
+const KEEP_Q: bool = true; // whether q stays in registers; otherwise it stays in workgroup memory
+const SCALE: f32 = 1.0 / sqrt(f32(HS));
+const WINDOW: u32 = 0x80000000; // tokens that a query sees, itself and those before it
+
+struct Sizes {
+  T: u32,
+}
+
+// vectors of eight f16
+@group(0) @binding(0) var<storage, read> qkv: array<vec4u>;
+@group(0) @binding(1) var<storage, read_write> y: array<vec4u>;
+@group(0) @binding(2) var<storage, read_write> logSumExp: array<f32>;
+@group(0) @binding(3) var<uniform> sizes: Sizes;
+
+alias Left = subgroup_matrix_left<f16, 16, 16>;
+alias Right = subgroup_matrix_right<f16, 16, 16>;
+alias Result = subgroup_matrix_result<f32, 16, 16>;
+const BLOCKS: u32 = HS / 16; // matrices along the components
+const KEY_BLOCKS: u32 = KEYS / 16;
+const QS: u32 = 2 * BLOCKS; // matrices of q per subgroup, as many as of out
+const SCORES: u32 = 2 * KEY_BLOCKS; // matrices of scores per subgroup
+const SCORE_QUADS: u32 = KEYS / 4; // vectors of four scores per query
+
+const VECTORS: u32 = HS / 8; // in a row of a head
+const C: u32 = NH * VECTORS; // of y
+const ROW: u32 = (NH + 2 * KH) * VECTORS; // of qkv
+
+// Rows in workgroup memory, in vectors of 16 bytes. One that is not used keeps rows on different banks.
+const TILE_ROW: u32 = VECTORS + 1; // of q, k and v in f16
+const SCORE_ROW: u32 = SCORE_QUADS + 1; // of scores in f32, and of p in f16: a matrix of p begins where its scores began
+const OUT_ROW: u32 = HS / 4 + 1; // of out in f32; the last vector has the row's factor
+
+// Workgroup memory holds scores, then k or v, then q if it stays there; before the loop q, and after the loop out.
+const TILE: u32 = QUERIES * SCORE_ROW;
+const Q: u32 = select(TILE + KEYS * TILE_ROW, 0u, KEEP_Q);
+const MEMORY: u32 = max(max(TILE + KEYS * TILE_ROW, Q + QUERIES * TILE_ROW), QUERIES * OUT_ROW);
+var<workgroup> memory: array<vec4u, MEMORY>;
+var<workgroup> exceeds: atomic<u32>; // whether a row has a p above 2^MOST_GROWTH
+var<workgroup> startsAgain: u32;
+
+const LOG2E: f32 = 1.4426950408889634;
+const SCALE_LOG2: f32 = SCALE * LOG2E; // exp(SCALE · x) = exp2(SCALE_LOG2 · x)
+const LOWEST: f32 = -1.0e38; // finite when multiplied by SCALE_LOG2
+const HEADROOM: f32 = 5.0; // the highest score of the first tile has p = 2^-HEADROOM
+const MOST_GROWTH: f32 = 10.0; // below the 16 of f16's range, which leaves room for dropout's factors
+
+// A tile of k or v: an invocation's vectors with numbers index, index + QUERIES, … The last token replaces those past
+// the end; their scores are masked.
+alias Fetched = array<vec4u, FETCHES>;
+fn fetch(place: u32, firstKey: u32, index: u32) -> Fetched {
+  var fetched: Fetched;
+  // unroll
+  for (var f = 0u; f < FETCHES; f++) {
+    let vector = index + f * QUERIES;
+    let token = min(firstKey + vector / VECTORS, sizes.T - 1);
+    fetched[f] = qkv[place + token * ROW + vector % VECTORS];
+  }
+  return fetched;
+}
+fn stage(fetched: Fetched, index: u32) {
+  // unroll
+  for (var f = 0u; f < FETCHES; f++) {
+    let vector = index + f * QUERIES;
+    if (vector < KEYS * VECTORS) {
+      memory[TILE + vector / VECTORS * TILE_ROW + vector % VECTORS] = fetched[f];
+    }
+  }
+}
+
+// Eight f16 in a vector.
+fn packed(low: vec4f, high: vec4f) -> vec4u {
+  return vec4u(
+    pack2x16float(low.xy),
+    pack2x16float(low.zw),
+    pack2x16float(high.xy),
+    pack2x16float(high.zw),
+  );
+}
+
+@compute @workgroup_size(QUERIES)
+fn main(
+  @builtin(workgroup_id) group: vec3u,
+  @builtin(num_workgroups) groups: vec3u,
+  @builtin(local_invocation_index) index: u32,
+) {
+  let T = sizes.T;
+  let firstQuery = (groups.x - 1 - group.x) * QUERIES; // the queries with the most keys start first
+  let query = firstQuery + index;
+  let subgroupRow = index / 32 * 32; // of the subgroup's first query
+  let row = group.y * T + query; // of [B·NH,T]
+  let h = group.y % NH;
+  let head = group.y / NH * T * ROW + h * VECTORS; // q of this head at t = 0
+  let k = head + (NH - (h - h / (NH / KH))) * VECTORS;
+  let v = k + KH * VECTORS;
+  let firstSeen = select(0u, firstQuery - (WINDOW - 1), firstQuery >= WINDOW);
+  let end = min(firstQuery + QUERIES, T);
+
+  // unroll
+  for (var f = 0u; f < VECTORS; f++) {
+    let vector = index + f * QUERIES;
+    let token = min(firstQuery + vector / VECTORS, T - 1);
+    memory[Q + vector / VECTORS * TILE_ROW + vector % VECTORS] = qkv[head + token * ROW + vector % VECTORS];
+  }
+  workgroupBarrier();
+  // only if KEEP_Q
+  var q: array<Left, QS>;
+  // only if KEEP_Q
+  {
+    // unroll
+    for (var i = 0u; i < 2u; i++) {
+      // unroll
+      for (var c = 0u; c < BLOCKS; c++) {
+        let place = Q + (subgroupRow + i * 16) * TILE_ROW + c * 2;
+        q[i * BLOCKS + c] = subgroupMatrixLoad<Left, row_major>(&memory, place, TILE_ROW);
+      }
+    }
+    workgroupBarrier();
+  }
+
+  var out: array<Result, QS>;
+  var highest = LOWEST; // of the scores so far
+  var reference = 0.0; // log2 of what p is divided by
+  var total: f32;
+  // only if DROPOUT
+  let firstDraw = rowDropoutPlace(row);
+  for (var attempt = 0u; attempt < 2; attempt++) {
+    out = array<Result, QS>();
+    total = 0.0;
+    var firstKey = firstSeen / KEYS * KEYS;
+    var fetched = fetch(k, firstKey, index);
+    for (; firstKey < end; firstKey += KEYS) {
+      // whether any query of the subgroup sees a key of the tile
+      let isSeen = firstKey <= firstQuery + subgroupRow + 31 &&
+        firstQuery + subgroupRow < firstKey + (KEYS - 1) + WINDOW;
+      stage(fetched, index);
+      workgroupBarrier();
+
+      // scores = q · kᵀ
+      fetched = fetch(v, firstKey, index);
+      if (isSeen) {
+        var scores = array<Result, SCORES>();
+        // unroll
+        for (var c = 0u; c < BLOCKS; c++) {
+          var a: array<Left, 2>;
+          // unroll
+          for (var i = 0u; i < 2u; i++) {
+            // only if KEEP_Q
+            a[i] = q[i * BLOCKS + c];
+            // unless KEEP_Q
+            a[i] = subgroupMatrixLoad<Left, row_major>(&memory, Q + (subgroupRow + i * 16) * TILE_ROW + c * 2, TILE_ROW);
+          }
+          // unroll
+          for (var j = 0u; j < KEY_BLOCKS; j++) {
+            let b = subgroupMatrixLoad<Right, col_major>(&memory, TILE + j * 16 * TILE_ROW + c * 2, TILE_ROW);
+            // unroll
+            for (var i = 0u; i < 2u; i++) {
+              let s = i * KEY_BLOCKS + j;
+              scores[s] = subgroupMatrixMultiplyAccumulate(a[i], b, scores[s]);
+            }
+          }
+        }
+        // unroll
+        for (var i = 0u; i < 2u; i++) {
+          // unroll
+          for (var j = 0u; j < KEY_BLOCKS; j++) {
+            let place = (subgroupRow + i * 16) * SCORE_ROW + j * 4;
+            subgroupMatrixStore<row_major>(&memory, place, scores[i * KEY_BLOCKS + j], SCORE_ROW);
+          }
+        }
+      }
+      workgroupBarrier();
+
+      // an invocation replaces the scores of its query by f · p
+      if (isSeen) {
+        var scores: array<vec4f, SCORE_QUADS>;
+        var highest4 = vec4f(LOWEST);
+        let isMasked = firstKey + KEYS > query + 1 || query >= firstKey + WINDOW;
+        // unroll
+        for (var i = 0u; i < SCORE_QUADS; i++) {
+          let keys = vec4u(0, 1, 2, 3) + firstKey + i * 4;
+          let masked = vec4<bool>(isMasked) & (vec4u(query) - keys >= vec4u(WINDOW)); // wraps if key > query
+          scores[i] = select(bitcast<vec4f>(memory[index * SCORE_ROW + i]), vec4f(LOWEST), masked);
+          highest4 = max(highest4, scores[i]);
+        }
+        highest = max(highest, max(max(highest4.x, highest4.y), max(highest4.z, highest4.w)));
+        if (total == 0 && highest > LOWEST) { reference = fma(SCALE_LOG2, highest, HEADROOM); }
+        var total4 = vec4f();
+        // unroll
+        for (var j = 0u; j < KEY_BLOCKS; j++) {
+          var p: array<vec4f, 4>; // of 16 keys
+          // unroll
+          for (var i = 0u; i < 4u; i++) {
+            p[i] = exp2(fma(vec4f(SCALE_LOG2), scores[j * 4 + i], vec4f(-reference)));
+            total4 += p[i];
+            // only if DROPOUT
+            {
+              let key = firstKey + j * 16 + i * 4;
+              // unroll
+              for (var e = 0u; e < 4u; e++) {
+                p[i][e] *= dropoutFactor(firstDraw, key + e);
+              }
+            }
+          }
+          memory[index * SCORE_ROW + j * 4] = packed(p[0], p[1]);
+          memory[index * SCORE_ROW + j * 4 + 1] = packed(p[2], p[3]);
+        }
+        total += (total4.x + total4.y) + (total4.z + total4.w);
+      }
+      stage(fetched, index);
+      workgroupBarrier();
+
+      // out += f · p · v
+      fetched = fetch(k, firstKey + KEYS, index);
+      if (isSeen) {
+        // unroll
+        for (var j = 0u; j < KEY_BLOCKS; j++) {
+          var p: array<Left, 2>;
+          // unroll
+          for (var i = 0u; i < 2u; i++) {
+            p[i] = subgroupMatrixLoad<Left, row_major>(&memory, (subgroupRow + i * 16) * SCORE_ROW + j * 4, SCORE_ROW);
+          }
+          // unroll
+          for (var c = 0u; c < BLOCKS; c++) {
+            let b = subgroupMatrixLoad<Right, row_major>(&memory, TILE + j * 16 * TILE_ROW + c * 2, TILE_ROW);
+            // unroll
+            for (var i = 0u; i < 2u; i++) {
+              let o = i * BLOCKS + c;
+              out[o] = subgroupMatrixMultiplyAccumulate(p[i], b, out[o]);
+            }
+          }
+        }
+      }
+      workgroupBarrier();
+    }
+
+    if (SCALE_LOG2 * highest - reference > MOST_GROWTH) { atomicStore(&exceeds, 1); }
+    workgroupBarrier();
+    if (index == 0) { startsAgain = atomicLoad(&exceeds); }
+    if (workgroupUniformLoad(&startsAgain) == 0) { break; }
+  }
+
+  // y = out / total
+  // unroll
+  for (var i = 0u; i < 2u; i++) {
+    // unroll
+    for (var c = 0u; c < BLOCKS; c++) {
+      let place = (subgroupRow + i * 16) * OUT_ROW + c * 4;
+      subgroupMatrixStore<row_major>(&memory, place, out[i * BLOCKS + c], OUT_ROW);
+    }
+  }
+  memory[index * OUT_ROW + HS / 4] = vec4u(bitcast<u32>(1.0 / total));
+  if (query < T) { logSumExp[row] = (reference + log2(total)) / LOG2E; }
+  workgroupBarrier();
+  // unroll
+  for (var f = 0u; f < VECTORS; f++) {
+    let vector = index + f * QUERIES;
+    let t = firstQuery + vector / VECTORS;
+    let place = vector / VECTORS * OUT_ROW;
+    let column = vector % VECTORS;
+    if (t < T) {
+      let factor = bitcast<f32>(memory[place + HS / 4].x);
+      let low = factor * bitcast<vec4f>(memory[place + column * 2]);
+      let high = factor * bitcast<vec4f>(memory[place + column * 2 + 1]);
+      y[(group.y / NH * T + t) * C + h * VECTORS + column] = packed(low, high);
+    }
+  }
+}

@@ -1,0 +1,138 @@
+import type { MatrixShape } from "../provider.ts";
+import { ceilDiv } from "../tensor.ts";
+
+/** Queries, and keys, per tile of the kernels by tiles among which the tuner chooses: TOKENS in tiles.wgsl. */
+export const TILES: readonly number[] = [64, 32];
+
+/** Tokens of the longest sequence for which the smaller tile is preferred. */
+export const MOST_SHORT_TOKENS = 256;
+
+/** Rows, and columns, of the matrices of the kernels by tensor cores. */
+const SIDE = 16;
+
+/** Invocations per subgroup, if they share matrices. */
+const LANES = 32;
+
+/** Most bytes of workgroup memory of a variant. */
+const MOST_BYTES = 48 * 2 ** 10;
+
+/** Bytes of a vector in workgroup memory. */
+const VECTOR_BYTES = 16;
+
+/** Most registers of an invocation that a variant may need for matrices and for vectors that it fetches ahead. */
+const MOST_REGISTERS = 200;
+
+/** Whether a device has the matrices that the kernels by tensor cores need. */
+export function hasMatrices(shapes: readonly MatrixShape[]): boolean {
+  return shapes.some(({ rows, columns, depth, input, result }) =>
+    [rows, columns, depth].every((side) => side === SIDE) && input === "f16" && result === "f32"
+  );
+}
+
+/** A variant of forward_matrices.wgsl or of backward_matrices.wgsl. */
+export interface MatrixVariant {
+  /** The tuner's name. */
+  readonly name: string;
+  /** Queries, and keys, per tile. */
+  readonly QUERIES: number;
+  readonly KEYS: number;
+  /** Values of the other constants of the kernel. */
+  readonly constants: Readonly<Record<string, number | boolean>>;
+  /** Invocations per workgroup. */
+  readonly invocations: number;
+  /** Bytes of workgroup memory. */
+  readonly bytes: number;
+}
+
+/** Limits of a device that a variant may exceed. */
+type Limits = Pick<
+  GPUSupportedLimits,
+  "maxComputeInvocationsPerWorkgroup" | "maxComputeWorkgroupStorageSize"
+>;
+
+/** Whether a device with these limits can run a variant. */
+export function isWithin(limits: Limits, { bytes, invocations }: MatrixVariant): boolean {
+  return bytes <= limits.maxComputeWorkgroupStorageSize &&
+    invocations <= limits.maxComputeInvocationsPerWorkgroup;
+}
+
+/** Tokens of the longest sequence for which the smallest tiles of matrices are offered. */
+const MOST_FEW_TOKENS = 128;
+
+/** Queries, and keys, of the smallest tiles of matrices. */
+const SMALLEST = 32;
+
+/** Queries and keys per tile of the forward pass, of which the first is preferred. */
+const FORWARD: readonly (readonly [QUERIES: number, KEYS: number])[] = [
+  [128, 64],
+  [128, 32],
+  [64, 64],
+  [64, 32],
+  [SMALLEST, SMALLEST],
+];
+
+/** Largest head size whose q stays in registers. */
+const MOST_KEPT_Q = 96;
+
+/**
+ * The variants of forward_matrices.wgsl; none if the head size is not a multiple of 16 or too large for workgroup
+ * memory and registers.
+ */
+export function forwardMatrices({ T, HS }: { T: number; HS: number }): MatrixVariant[] {
+  if (HS % SIDE !== 0) return [];
+  return FORWARD.filter(([QUERIES]) => isOffered(QUERIES, T)).flatMap(([QUERIES, KEYS]) => {
+    const KEEP_Q = HS <= MOST_KEPT_Q;
+    const FETCHES = ceilDiv(KEYS * HS / 8, QUERIES);
+    const row = HS / 8 + 1, scores = QUERIES * (KEYS / 4 + 1), tile = KEYS * row;
+    const loop = scores + tile + (KEEP_Q ? 0 : QUERIES * row);
+    return fitting({
+      name: `matrices ${QUERIES}x${KEYS} of ${QUERIES}`,
+      QUERIES,
+      KEYS,
+      invocations: QUERIES,
+      constants: { QUERIES, KEYS, FETCHES, KEEP_Q },
+      bytes: VECTOR_BYTES * Math.max(loop, QUERIES * row, QUERIES * (HS / 4 + 1)),
+    }, HS + KEYS + (KEEP_Q ? HS / 2 : 0) + 4 * FETCHES);
+  });
+}
+
+/**
+ * Queries and keys per tile of the backward pass, and subgroups that share 16 keys. The first one is preferred, because
+ * its blocks of keys are the largest, so that there are the fewest partial sums of dq.
+ */
+const BACKWARD: readonly (readonly [QUERIES: number, KEYS: number, SPLIT: number])[] = [
+  [32, 128, 1],
+  [64, 64, 1],
+  [32, 64, 1],
+  [32, 64, 2],
+  [SMALLEST, SMALLEST, 1],
+];
+
+/** The variants of backward_matrices.wgsl; none if the head size is as in `forwardMatrices()`. */
+export function backwardMatrices({ T, HS }: { T: number; HS: number }): MatrixVariant[] {
+  return BACKWARD.filter(([, KEYS]) => isOffered(KEYS, T)).flatMap(([QUERIES, KEYS, SPLIT]) => {
+    if (HS % (SIDE * SPLIT) !== 0) return [];
+    const subgroups = KEYS / SIDE * SPLIT, invocations = LANES * subgroups;
+    const COLUMNS = Math.max(SIDE, QUERIES * KEYS / invocations);
+    const FETCHES = ceilDiv(QUERIES * HS / 8, invocations);
+    const DQS = ceilDiv(QUERIES / SIDE * HS / SIDE, subgroups);
+    const row = HS / 8 + 1, scores = QUERIES * (KEYS / 4 + 1);
+    return fitting({
+      name: `matrices ${QUERIES}x${KEYS} of ${invocations}`,
+      QUERIES,
+      KEYS,
+      invocations,
+      constants: { QUERIES, KEYS, SPLIT, COLUMNS, FETCHES, DQS },
+      bytes: VECTOR_BYTES * Math.max(scores + (2 * QUERIES + KEYS) * row, KEYS * (HS / 4 + 1)),
+    }, HS / SPLIT + HS / 4 + QUERIES / SPLIT / 2 + COLUMNS + 8 * FETCHES);
+  });
+}
+
+function isOffered(tokens: number, T: number): boolean {
+  return tokens > SMALLEST || T <= MOST_FEW_TOKENS;
+}
+
+/** The variant, unless it needs more workgroup memory or more registers than there are. */
+function fitting(variant: MatrixVariant, registers: number): MatrixVariant[] {
+  return variant.bytes <= MOST_BYTES && registers <= MOST_REGISTERS ? [variant] : [];
+}
