@@ -156,7 +156,6 @@ Deno.test({
     adapters("runs/default/checkpoints/000001", "tiny/model");
     assert.ok(!await denied("Once"));
     const allowed = "run -q --no-prompt --allow-env=TOY_COMMAND";
-    assert.equal(await flags("doctor"), `${allowed} commands/doctor.ts`);
     assert.equal(await flags("check", "a"), "task -q check a");
     for (const words of [[], ["--help"], ["--version"], ["trian"], ["no.*such", "a"], ["files"]]) {
       assert.equal(await flags(...words), [allowed, "commands/help.ts", ...words].join(" "));

@@ -1,50 +1,46 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
+import type { ProviderFacts } from "../../commands/probe.ts";
 import { device } from "../kernels/harness.ts";
-import { dirname, fromFileUrl } from "../paths.ts";
+import { root, task } from "./task.ts";
 
-const root = dirname(dirname(dirname(fromFileUrl(import.meta.url))));
-const task: string =
-  JSON.parse(Deno.readTextFileSync(join(root, "deno.json"))).tasks.doctor.command;
-
-/** What doctor prints on a machine with an adapter that doctored.ts knows: its table and its advice. */
-async function doctor(adapter: string) {
-  const words = task.split(" ").slice(1, -1);
+/** What doctor prints, as JSON, on a machine with an adapter and a Dawn that doctored.ts knows. */
+async function doctor(adapter: string, { dawn = "absent", args = ["--json"] } = {}) {
   const script = join(root, "tests", "commands", "doctored.ts");
-  const { code, stdout } = await new Deno.Command(Deno.execPath(), {
-    args: [...words, script, adapter],
-    cwd: root,
-    stderr: "null",
-  }).output();
-  const lines = new TextDecoder().decode(stdout).trim().split("\n");
-  return {
-    code,
-    rows: new Map(
-      lines.filter((line) => line !== "" && !line.startsWith("to fix: "))
-        .map((line) => line.split(/ {2,}(.*)/) as [string, string]),
-    ),
-    fixes: lines.filter((line) => line.startsWith("to fix: ")).map((line) => line.slice(8)),
-  };
+  const { code, stdout } = await task("doctor", [adapter, dawn, ...args], { script });
+  return { code, stdout, ...args.includes("--json") ? JSON.parse(stdout) : {} };
 }
 
-Deno.test("doctor names the adapter and its limits, and has nothing to fix on a GPU with f16", async () => {
-  const { code, rows, fixes } = await doctor("gpu+f16");
-  const mebibytes = (bytes: number) => `${Math.round(bytes / 2 ** 20)} MiB`;
+/** What the process of Dawn prints on a GPU with tensor cores. */
+const FACTS: ProviderFacts = {
+  adapter: "some gpu",
+  isCpu: false,
+  driver: "Dawn on Vulkan",
+  features: ["shader-f16", "subgroups"],
+  subgroupSize: 32,
+  matrices: [{ rows: 16, columns: 8, depth: 4, input: "f16", result: "f32" }],
+  largestBuffer: 2 ** 30,
+  largestBinding: 2 ** 30,
+  workgroup: { invocations: 256, bytes: 2 ** 15 },
+  auto: "preset mini",
+};
+
+Deno.test("doctor describes the adapter, and has nothing to fix on a GPU with f16", async () => {
+  const { code, native, dawn, auto, fixes } = await doctor("gpu+f16");
   const { limits } = device.gpu;
   assert.equal(code, 0);
-  assert.equal(rows.get("Deno"), `${Deno.version.deno} on ${Deno.build.target}`);
-  assert.equal(rows.get("adapter"), "Some adapter");
-  assert.equal(rows.get("subgroups"), "not used");
-  assert.equal(rows.get("largest buffer"), mebibytes(limits.maxBufferSize));
-  assert.equal(rows.get("largest binding"), mebibytes(device.maxBindingBytes));
-  assert.equal(
-    rows.get("workgroup"),
-    `${limits.maxComputeInvocationsPerWorkgroup} invocations, ` +
-      `${limits.maxComputeWorkgroupStorageSize / 1024} KiB`,
-  );
+  assert.equal(native.adapter, "Some adapter");
+  assert.equal(native.subgroupSize, undefined);
+  assert.equal(native.largestBuffer, limits.maxBufferSize);
+  assert.equal(native.largestBinding, device.maxBindingBytes);
+  assert.deepEqual(native.workgroup, {
+    invocations: limits.maxComputeInvocationsPerWorkgroup,
+    bytes: limits.maxComputeWorkgroupStorageSize,
+  });
+  assert.deepEqual([dawn, auto], [null, "native"]);
   if (!device.features.has("shader-f16")) return; // cannot be pretended
-  assert.match(rows.get("features")!, /shader-f16/);
-  assert.match(rows.get("auto")!, /^preset mini.*; precision f16$/);
+  assert.ok(native.features.includes("shader-f16"));
+  assert.match(native.auto, /^preset mini.*; precision f16$/);
   assert.deepEqual(fixes, []);
 });
 
@@ -58,16 +54,40 @@ Deno.test("doctor says how to fix what a machine lacks", async () => {
     ["cpu", 0, [cpu, f16]],
   ];
   for (const [adapter, expected, patterns] of cases) {
-    const { code, rows, fixes } = await doctor(adapter);
+    const { code, native, fixes } = await doctor(adapter);
     assert.equal(code, expected, adapter);
     assert.equal(fixes.length, patterns.length, adapter);
     for (const [i, pattern] of patterns.entries()) assert.match(fixes[i]!, pattern, adapter);
-    const named = /^(none: Cannot open a device as .*|Some adapter( \(computes on the CPU\))?)$/;
-    assert.match(rows.get("adapter")!, named);
-    assert.equal(rows.get("adapter")!.includes("CPU"), adapter === "cpu");
-    assert.equal(rows.has("auto"), adapter !== "none");
-    if (adapter !== "none") {
-      assert.match(rows.get("auto")!, /^preset (nano|mini).*; precision f32$/);
+    if (adapter === "none") assert.match(native.error, /^Cannot open a device as /);
+    else {
+      assert.equal(native.isCpu, adapter === "cpu");
+      assert.match(native.auto, /^preset (nano|mini).*; precision f32$/);
     }
   }
+});
+
+Deno.test("doctor says what Dawn offers, also if native WebGPU or Dawn does not work", async () => {
+  const works = await doctor("none", { dawn: JSON.stringify(FACTS) });
+  assert.deepEqual(works.dawn, FACTS);
+  assert.deepEqual([works.code, works.auto], [0, "dawn"]);
+  const crash = await doctor("gpu+f16", { dawn: "crash" });
+  assert.deepEqual(crash.dawn, { error: "Dawn ended its process with SIGSEGV" });
+  assert.deepEqual([crash.code, crash.auto], [0, "native"]);
+  assert.match(crash.fixes.at(-1), /^Dawn does not work here; .*--gpu native/);
+  const { matrices: _, ...others } = FACTS;
+  const without = await doctor("gpu+f16", { dawn: JSON.stringify({ ...others, matrices: [] }) });
+  assert.match(without.fixes.at(-1), /no tensor cores/);
+});
+
+Deno.test("doctor prints both providers beside each other, and what to type for Dawn", async () => {
+  const { stdout } = await doctor("gpu", { dawn: JSON.stringify(FACTS), args: [] });
+  assert.match(stdout, /^Deno \d+\.\d+\.\d+ on \S+\n\n {3,}native {3,}dawn\n/);
+  assert.match(stdout, /^adapter +Some adapter +some gpu$/m);
+  assert.match(stdout, /^subgroups +not used +of 32, tested$/m);
+  assert.match(stdout, /^tensor cores +none +16x8x4 f16 to f32$/m);
+  assert.match(stdout, /^auto +preset (nano|mini).*preset mini$/m);
+  assert.match(stdout, /^--gpu auto takes dawn$/m);
+  assert.match(stdout, /^to fix: f16 is missing/m);
+  const absent = await doctor("gpu", { args: [] });
+  assert.match(absent.stdout, /^adapter +Some adapter +not installed: deno task dawn:install$/m);
 });

@@ -2,9 +2,10 @@ import process from "node:process";
 
 /**
  * Runs doctor as if the machine had another adapter, which the first argument describes: `none`, or the words
- * `cpu` or `gpu` and maybe `f16`, joined by `+`.
+ * `cpu` or `gpu` and maybe `f16`, joined by `+`. The second says what Dawn does: `absent`, `crash`, or what its process
+ * prints.
  */
-const [what] = process.argv.splice(2, 1);
+const [what, dawn] = process.argv.splice(2, 2);
 const words = what!.split("+");
 const requestAdapter = navigator.gpu.requestAdapter.bind(navigator.gpu);
 navigator.gpu.requestAdapter = async (options) => {
@@ -15,4 +16,21 @@ navigator.gpu.requestAdapter = async (options) => {
   const info = { description: "Some adapter", isFallbackAdapter: words.includes("cpu") };
   return Object.defineProperties(adapter, { features: { value: features }, info: { value: info } });
 };
+Deno.statSync = () => {
+  if (dawn === "absent") throw new Deno.errors.NotFound();
+  return { isFile: true } as Deno.FileInfo;
+};
+const ended = dawn === "crash"
+  ? { code: 139, signal: "SIGSEGV", stdout: "", stderr: "" }
+  : { code: 0, signal: null, stdout: `Warning of Dawn\n${dawn}\n`, stderr: "" };
+const bytes = (text: string) => new TextEncoder().encode(text);
+Deno.Command = class {
+  output() {
+    return Promise.resolve({
+      ...ended,
+      stdout: bytes(ended.stdout),
+      stderr: bytes(ended.stderr),
+    });
+  }
+} as unknown as typeof Deno.Command;
 await import("../../commands/doctor.ts");

@@ -1,0 +1,56 @@
+import { taskCommand } from "../files/command_line.ts";
+import { isDawnInstalled } from "../files/packages.ts";
+import { printable } from "../files/printable.ts";
+import { UserError } from "../files/user_error.ts";
+import { command, output, run, status } from "./command.ts";
+import { probeDawn } from "./probe.ts";
+
+/** `dawn:install`: downloads Dawn, and tries it. */
+const program = command(
+  "dawn:install",
+  "Download Dawn, which offers tensor cores with --gpu dawn, into dawn/node_modules, and try it.",
+).action(() => run(main));
+
+const DIRECTORY = new URL("../dawn/", import.meta.url);
+
+async function main(): Promise<void> {
+  if (isDawnInstalled()) status("Dawn is installed already");
+  else {
+    status("downloading Dawn into dawn/node_modules: 51 MB, and 132 MB on the disk");
+    await install();
+  }
+  const dawn = await probeDawn();
+  if ("error" in dawn) {
+    throw new UserError(`Cannot use Dawn here: ${printable(dawn.error)}`, {
+      hint: `--gpu native works without it. What is missing: ${taskCommand("doctor")}`,
+    });
+  }
+  const { length } = dawn.matrices;
+  output(
+    `Dawn works on ${printable(dawn.adapter)}, ` +
+      (length > 0 ? "with tensor cores; to use it: --gpu dawn\n" : "without tensor cores\n"),
+  );
+}
+
+/**
+ * Installs what dawn/deno.lock names. Deno shows its progress on a terminal.
+ *
+ * @throws {UserError} if that fails.
+ */
+async function install(): Promise<void> {
+  const isTerminal = Deno.stderr.isTerminal();
+  const { code, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["install", "--frozen"],
+    cwd: DIRECTORY,
+    stdout: "null",
+    stderr: isTerminal ? "inherit" : "piped",
+  }).spawn().output();
+  if (code === 0 && isDawnInstalled()) return;
+  const said = isTerminal ? "" : new TextDecoder().decode(stderr);
+  const [, reason = "the lines above say why"] = /^error: (.*)/m.exec(said) ?? [];
+  throw new UserError(`Cannot install Dawn: ${printable(reason)}`, {
+    hint: "Check the network; --gpu native works without it",
+  });
+}
+
+await program.parseAsync();
