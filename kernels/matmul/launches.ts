@@ -8,6 +8,7 @@ import any from "./matmul.wgsl" with { type: "text" };
 import epilogue from "./epilogue.wgsl" with { type: "text" };
 import lanes from "./lanes.wgsl" with { type: "text" };
 import reduce from "./reduce.wgsl" with { type: "text" };
+import subgroupMatrix from "./subgroup_matrix.wgsl" with { type: "text" };
 import tiles from "./tiles.wgsl" with { type: "text" };
 import vector from "./vector.wgsl" with { type: "text" };
 import packedF16 from "../packed_f16.wgsl" with { type: "text" };
@@ -16,7 +17,17 @@ import { ACTIVATION, activationConstants, type ActivationFunction } from "../act
 import { EPSILON } from "../layernorm/layernorm.ts";
 import { type Program, splitWorkgroups } from "../program.ts";
 import { ceilDiv, type DType, type Tensor } from "../tensor.ts";
-import { TILE_K, tileBytes, tileColumns, tileRows, type TileVariant } from "./variants.ts";
+import {
+  matrixTileBytes,
+  matrixTileColumns,
+  matrixTileRows,
+  type MatrixVariant,
+  TILE_K,
+  tileBytes,
+  tileColumns,
+  tileRows,
+  type TileVariant,
+} from "./variants.ts";
 
 /**
  * An activation function that a product applies when it stores y. Tensors have y's shape and type.
@@ -107,10 +118,10 @@ export interface Product {
 
 const EPILOGUE = { "kernels/matmul/epilogue.wgsl": epilogue, ...ACTIVATION };
 
-/** Elements per element of a binding: one number, or a vector of four. */
-type Width = 1 | 4;
+/** Elements per element of a binding: one number, a vector of four, or eight f16 in a vector of words. */
+type Width = 1 | 4 | 8;
 
-const typeOf = (dtype: DType, width: Width) => width === 4 ? `vec4<${dtype}>` : dtype;
+const typeOf = (dtype: DType, width: 1 | 4) => width === 4 ? `vec4<${dtype}>` : dtype;
 
 /**
  * The constants, tensors and uniforms of epilogue.wgsl and activation.wgsl.
@@ -121,7 +132,7 @@ const typeOf = (dtype: DType, width: Width) => width === 4 ? `vec4<${dtype}>` : 
  */
 function epilogueOf(
   product: Product,
-  widths: { operands: Width; result: Width },
+  widths: { operands: Width; result: 1 | 4 },
   split = product.K,
 ) {
   const { bias, y, epilogue, addend, M, N, K, accumulate, scale, batch } = product;
@@ -164,68 +175,120 @@ function epilogueOf(
 
 const WORKGROUP_SIZE = 256;
 
+/** A part of K over which a launch sums, and what it stores. */
+interface Part {
+  /** The product, or one that stores partial sums, if there are several parts. */
+  readonly stored: Product;
+  /** Terms of a part. */
+  readonly split: number;
+  /** Number of parts. */
+  readonly splits: number;
+}
+
+/** Records a product in at most `most` parts of K, each of whole steps; then reduce.wgsl, if there are several. */
+function inParts(
+  program: Program,
+  product: Product,
+  { most, step }: { most: number; step: number },
+  record: (part: Part) => void,
+): void {
+  const { M, N, K } = product;
+  const split = ceilDiv(ceilDiv(K, most), step) * step, splits = ceilDiv(K, split);
+  if (splits === 1) return record({ stored: product, split, splits });
+  const columns = ceilDiv(N, 4) * 4;
+  const partials = program.scratch([splits * M, columns]);
+  const stored = {
+    ...product,
+    bias: undefined,
+    epilogue: undefined,
+    addend: undefined,
+    accumulate: false,
+    scale: 1,
+    y: partials,
+    yStride: columns,
+    yStart: 0,
+  };
+  record({ stored, split, splits });
+  const { constants, tensors, uniforms } = epilogueOf(product, { operands: 4, result: 4 });
+  program.dispatch({
+    shader: { "kernels/matmul/reduce.wgsl": reduce, ...EPILOGUE },
+    constants: { ...constants, SPLITS: splits, WORKGROUP_SIZE },
+    tensors: { partials, ...tensors },
+    uniforms,
+    workgroups: splitWorkgroups(ceilDiv(M * columns / 4, WORKGROUP_SIZE)),
+  });
+}
+
 /** tiles.wgsl, for GPUs; then reduce.wgsl, if K is split. */
 export function tiledProduct(
   program: Program,
   product: Product,
-  { tile, splits: mostSplits }: TileVariant,
+  { tile, splits: most }: TileVariant,
 ): void {
   const { a, b, M, N, K, transposeA, transposeB, batch } = product;
   const blocks = (tileRows(tile) + tileColumns(tile)) / 4 * TILE_K / 4; // of 4 × 4 elements, per step
-  const split = ceilDiv(ceilDiv(K, mostSplits), TILE_K) * TILE_K;
-  const splits = ceilDiv(K, split);
-  const columns = ceilDiv(N, 4) * 4;
-  const partials = splits === 1 ? undefined : program.scratch([splits * M, columns]);
-  const widths = { operands: 4, result: 4 } as const;
-  const stored = partials
-    ? {
-      ...product,
-      bias: undefined,
-      epilogue: undefined,
-      addend: undefined,
-      accumulate: false,
-      scale: 1,
-      y: partials,
-      yStride: columns,
-      yStart: 0,
-    }
-    : product;
-  const { constants, tensors, uniforms } = epilogueOf(stored, widths, split);
   const areF16 = a.dtype === "f16" && b.dtype === "f16";
-  program.dispatch({
-    shader: {
-      "kernels/matmul/tiles.wgsl": tiles,
-      ...(areF16
-        ? { "kernels/packed_f16.wgsl": packedF16 }
-        : { "kernels/packed_f32.wgsl": packedF32 }),
-      ...EPILOGUE,
-    },
-    constants: {
-      ...tile,
-      ...constants,
-      TILE_K,
-      FETCHES: ceilDiv(blocks, tile.X * tile.Y),
-      WHOLE_K: K % TILE_K === 0,
-      BATCH: batch !== undefined,
-      TRANSPOSE_A: transposeA,
-      TRANSPOSE_B: transposeB,
-      aType: areF16 ? "vec2u" : `vec4<${a.dtype}>`,
-      bType: areF16 ? "vec2u" : `vec4<${b.dtype}>`,
-    },
-    tensors: { a, b, ...tensors },
-    uniforms,
-    workgroups: [ceilDiv(N, tileColumns(tile)), ceilDiv(M, tileRows(tile)), batch ?? splits],
-    iterations: ceilDiv(split, TILE_K),
-    workgroupBytes: tileBytes(tile),
+  inParts(program, product, { most, step: TILE_K }, ({ stored, split, splits }) => {
+    const { constants, tensors, uniforms } = epilogueOf(stored, { operands: 4, result: 4 }, split);
+    program.dispatch({
+      shader: {
+        "kernels/matmul/tiles.wgsl": tiles,
+        ...(areF16
+          ? { "kernels/packed_f16.wgsl": packedF16 }
+          : { "kernels/packed_f32.wgsl": packedF32 }),
+        ...EPILOGUE,
+      },
+      constants: {
+        ...tile,
+        ...constants,
+        TILE_K,
+        FETCHES: ceilDiv(blocks, tile.X * tile.Y),
+        WHOLE_K: K % TILE_K === 0,
+        BATCH: batch !== undefined,
+        TRANSPOSE_A: transposeA,
+        TRANSPOSE_B: transposeB,
+        aType: areF16 ? "vec2u" : `vec4<${a.dtype}>`,
+        bType: areF16 ? "vec2u" : `vec4<${b.dtype}>`,
+      },
+      tensors: { a, b, ...tensors },
+      uniforms,
+      workgroups: [ceilDiv(N, tileColumns(tile)), ceilDiv(M, tileRows(tile)), batch ?? splits],
+      iterations: ceilDiv(split, TILE_K),
+      workgroupBytes: tileBytes(tile),
+    });
   });
-  if (!partials) return;
-  const reduced = epilogueOf(product, widths);
-  program.dispatch({
-    shader: { "kernels/matmul/reduce.wgsl": reduce, ...EPILOGUE },
-    constants: { ...reduced.constants, SPLITS: splits, WORKGROUP_SIZE },
-    tensors: { partials, ...reduced.tensors },
-    uniforms: reduced.uniforms,
-    workgroups: splitWorkgroups(ceilDiv(M * columns / 4, WORKGROUP_SIZE)),
+}
+
+/** subgroup_matrix.wgsl, for GPUs with subgroup matrices; then reduce.wgsl, if K is split. */
+export function matrixProduct(
+  program: Program,
+  product: Product,
+  { tile, splits: most }: MatrixVariant,
+): void {
+  const { a, b, M, N, K, transposeA, transposeB, batch } = product;
+  const step = tile.PAIRS * tile.TILE_K;
+  inParts(program, product, { most, step }, ({ stored, split, splits }) => {
+    const { constants, tensors, uniforms } = epilogueOf(stored, { operands: 8, result: 4 }, split);
+    program.dispatch({
+      shader: { "kernels/matmul/subgroup_matrix.wgsl": subgroupMatrix, ...EPILOGUE },
+      constants: {
+        ...tile,
+        ...constants,
+        WHOLE_K: K % step === 0,
+        BATCH: batch !== undefined,
+        TRANSPOSE_A: transposeA,
+        TRANSPOSE_B: transposeB,
+      },
+      tensors: { a, b, ...tensors },
+      uniforms,
+      workgroups: [
+        ceilDiv(N, matrixTileColumns(tile)),
+        ceilDiv(M, matrixTileRows(tile)),
+        batch ?? splits,
+      ],
+      iterations: ceilDiv(split, step),
+      workgroupBytes: matrixTileBytes(tile, { transposeA, transposeB }),
+    });
   });
 }
 

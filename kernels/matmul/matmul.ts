@@ -4,13 +4,15 @@
  * | kernel | for |
  * | --- | --- |
  * | `vector.wgsl` | a single row, as in generation: as fast as the matrix can be read; can include a norm and a gate |
+ * | `subgroup_matrix.wgsl` | GPUs with tensor cores, if a and b are f16 with rows of a multiple of eight elements |
  * | `tiles.wgsl`  | GPUs: the invocations of a workgroup share the blocks that they fetch; variants.ts has the tiles |
- * | `reduce.wgsl` | the sum of partial sums of tiles.wgsl, if K is split because y has too few tiles for a GPU |
+ * | `reduce.wgsl` | the sum of partial sums of these two, if K is split because y has too few tiles for a GPU |
  * | `lanes.wgsl`  | CPUs with subgroups: the lanes of a vector register share the vectors that they load |
  * | `matmul.wgsl` | all other products: sizes that are not multiples of four, CPUs without subgroups |
  *
- * Sizes and layout of a product determine the kernels that can compute it (`kernelsFor()`). A GPU uses the one that
- * the tuner found to be the fastest, or `preferredTiles()` if nothing was measured. A CPU uses lanes if it can.
+ * Sizes and layout of a product determine the kernels that can compute it (`kernelsFor()`). A GPU uses subgroup
+ * matrices if it can, or else tiles: the variant that the tuner found to be the fastest, or if nothing was measured
+ * that of `preferredMatrices()` or `preferredTiles()`. A CPU uses lanes if it can.
  *
  * Each kernel has its own order of summation over K, so another kernel may give other last bits on a GPU.
  * Therefore a checkpoint records the kernels that trained it. On Mesa's lavapipe all kernels give the same bits
@@ -21,7 +23,7 @@
 
 import type { Device } from "../device.ts";
 import { dims } from "../dims.ts";
-import type { Program } from "../program.ts";
+import type { Program, Tunable } from "../program.ts";
 import type { Tensor } from "../tensor.ts";
 import { recordFastest } from "../tune.ts";
 import {
@@ -30,12 +32,21 @@ import {
   type Epilogue,
   epilogueTensors,
   lanesProduct,
+  matrixProduct,
   type Normalization,
   type Product,
   tiledProduct,
   vectorProduct,
 } from "./launches.ts";
-import { preferredTiles, tileVariants, variantsToMeasure } from "./variants.ts";
+import {
+  MATRIX_SIDE,
+  matrixVariants,
+  matrixVariantsToMeasure,
+  preferredMatrices,
+  preferredTiles,
+  tileVariants,
+  variantsToMeasure,
+} from "./variants.ts";
 
 export type {
   Addend,
@@ -92,7 +103,7 @@ export function matmul(
   options: MatmulOptions = {},
 ): void {
   const product = checkProduct({ ...inputs, ...outputs }, options);
-  const { device } = program, { tiled, untiled } = kernelsFor(product, device);
+  const { device } = program, { matrix, tiled, untiled } = kernelsFor(product, device);
   const { M, N, K, normalize, epilogue } = product;
   if ((normalize || epilogue?.kind === "pairedForward") && !untiled.has("vector")) {
     throw new RangeError(
@@ -103,23 +114,33 @@ export function matmul(
   }
   const { variant } = options;
   if (variant !== undefined) {
-    const record = tiled.get(variant) ?? untiled.get(variant);
+    const record = matrix.get(variant) ?? tiled.get(variant) ?? untiled.get(variant);
     if (!record) {
       throw new RangeError(
         `Cannot run matmul as for this product the kernel must be one of ` +
-          `${[...untiled.keys(), ...tiled.keys()].join(", ")}: current value is "${variant}"`,
+          `${[untiled, tiled, matrix].flatMap((kernels) => [...kernels.keys()]).join(", ")}: ` +
+          `current value is "${variant}"`,
       );
     }
     return record(program);
   }
-  // tiles are many times slower than the others on a CPU, and many times faster on a GPU
-  const isTiled = !device.isCpu && tiled.size > 0, names = [...untiled.keys()];
-  recordFastest(program, {
-    key: keyOf(product),
-    variants: isTiled ? variantsToMeasure(product, device.gpu.limits) : names,
-    preferred: isTiled ? preferredTiles(product) : names.at(-1)!,
-    record: (program, variant) => (isTiled ? tiled : untiled).get(variant)!(program),
-  });
+  recordFastest(program, { key: keyOf(product), ...offered() });
+
+  /** The kernels among which the tuner chooses, of one kind. */
+  function offered(): Omit<Tunable, "key"> {
+    const from = (kernels: Map<string, Kernel>, variants: string[], preferred: string) => ({
+      variants,
+      preferred,
+      record: (program: Program, variant: string) => kernels.get(variant)!(program),
+    });
+    const names = [...untiled.keys()];
+    // tiles are many times slower than the others on a CPU, and many times faster on a GPU
+    if (device.isCpu || tiled.size === 0) return from(untiled, names, names.at(-1)!);
+    if (matrix.size > 0) {
+      return from(matrix, matrixVariantsToMeasure(product), preferredMatrices(product));
+    }
+    return from(tiled, variantsToMeasure(product, device.gpu.limits), preferredTiles(product));
+  }
 }
 
 /** The product of these tensors, once their shapes and types are checked. */
@@ -207,18 +228,24 @@ type Kernel = (program: Program) => void;
 /** The kernels that can compute a product, by name. A CPU uses the last of those without tiles. */
 function kernelsFor(
   product: Product,
-  { subgroupSize }: Pick<Device, "subgroupSize">,
-): { tiled: Map<string, Kernel>; untiled: Map<string, Kernel> } {
+  { subgroupSize, matrices }: Pick<Device, "subgroupSize" | "matrices">,
+): Record<"matrix" | "tiled" | "untiled", Map<string, Kernel>> {
   const { M, N, K, transposeA, transposeB, aStride, aStart, bStride, yStride, yStart } = product;
-  const { batch } = product;
-  const areMultiplesOf4 = (...counts: number[]) => counts.every((count) => count % 4 === 0);
-  const tiled = new Map<string, Kernel>(), untiled = new Map<string, Kernel>();
+  const { a, b, batch } = product;
+  const areMultiplesOf = (divisor: number, ...counts: number[]) =>
+    counts.every((count) => count % divisor === 0);
+  const areMultiplesOf4 = (...counts: number[]) => areMultiplesOf(4, ...counts);
+  const [matrix, tiled, untiled] = [0, 1, 2].map(() => new Map<string, Kernel>()) as [
+    Map<string, Kernel>,
+    Map<string, Kernel>,
+    Map<string, Kernel>,
+  ];
   if (
     M === 1 && batch === undefined && !transposeA && areMultiplesOf4(K, aStart) &&
     (transposeB || areMultiplesOf4(N, bStride))
   ) {
     untiled.set("vector", (program) => vectorProduct(program, product));
-    return { tiled, untiled };
+    return { matrix, tiled, untiled };
   }
   const isAligned = areMultiplesOf4(aStride, aStart, bStride, yStride, yStart) &&
     (!product.bias || areMultiplesOf4(N));
@@ -227,9 +254,21 @@ function kernelsFor(
       tiled.set(variant.name, (program) => tiledProduct(program, product, variant));
     }
   }
+  const hasMatrices = matrices.some(({ rows, columns, depth, input, result }) =>
+    rows === MATRIX_SIDE && columns === MATRIX_SIDE && depth === MATRIX_SIDE &&
+    input === "f16" && result === "f32"
+  );
+  if (
+    hasMatrices && isAligned && a.dtype === "f16" && b.dtype === "f16" &&
+    areMultiplesOf(8, aStride, aStart, bStride)
+  ) {
+    for (const variant of matrixVariants(product)) {
+      matrix.set(variant.name, (program) => matrixProduct(program, product, variant));
+    }
+  }
   untiled.set("any", (program) => anyProduct(program, product));
   if (subgroupSize && isAligned && areMultiplesOf4(K) && (!transposeA || areMultiplesOf4(M))) {
     untiled.set("lanes", (program) => lanesProduct(program, product, subgroupSize));
   }
-  return { tiled, untiled };
+  return { matrix, tiled, untiled };
 }

@@ -40,7 +40,7 @@ export function tileColumns({ X, COLUMNS }: OutputTile): number {
   return 4 * X * COLUMNS;
 }
 
-/** Bytes of workgroup memory for a tile: both operands in f32, and 16 bytes of padding per column of a. */
+/** Bytes of workgroup memory of tiles.wgsl for a tile: both operands in f32, and 16 bytes of padding per column of a. */
 export function tileBytes(tile: OutputTile): number {
   return TILE_K * (tileRows(tile) + tileColumns(tile) + 4) * 4;
 }
@@ -75,15 +75,18 @@ interface ProductSizes {
 }
 
 /** The variants of tiles.wgsl that can compute a product. */
-export function tileVariants({ M, N, K, batch }: ProductSizes): TileVariant[] {
+export function tileVariants(sizes: ProductSizes): TileVariant[] {
   return Object.entries(TILES).flatMap(([name, tile]) =>
-    SPLITS
-      .filter((splits) =>
-        splits === 1 || batch === undefined && K / splits >= LEAST_SPLIT &&
-          splits * M * N * 4 <= MOST_PARTIALS_BYTES &&
-          workgroupsOf(tile, { M, N }) * splits <= MOST_WORKGROUPS
-      )
+    splitsOf(sizes, workgroupsOf(tile, sizes), MOST_WORKGROUPS)
       .map((splits) => ({ name: `${name}/${splits}`, tile, splits }))
+  );
+}
+
+/** Numbers of parts into which K can be split, if one part has that many workgroups, and all at most `most`. */
+function splitsOf({ M, N, K, batch }: ProductSizes, workgroups: number, most: number): number[] {
+  return SPLITS.filter((splits) =>
+    splits === 1 || batch === undefined && K / splits >= LEAST_SPLIT &&
+      splits * M * N * 4 <= MOST_PARTIALS_BYTES && workgroups * splits <= most
   );
 }
 
@@ -143,4 +146,141 @@ export function preferredTiles(shape: ProductSizes): string {
 /** Workgroups that compute y in these tiles. */
 function workgroupsOf(tile: OutputTile, { M, N }: { M: number; N: number }): number {
   return Math.ceil(M / tileRows(tile)) * Math.ceil(N / tileColumns(tile));
+}
+
+/** A tile of y, which the subgroups of a workgroup compute: the constants of subgroup_matrix.wgsl that describe it. */
+export interface MatrixTile {
+  /** Subgroups along the columns. */
+  readonly X: number;
+  /** Subgroups along the rows. */
+  readonly Y: number;
+  /** Matrices of 16 rows per subgroup. */
+  readonly ROWS: number;
+  /** Matrices of 16 columns per subgroup. */
+  readonly COLUMNS: number;
+  /** Columns of a, and rows of b, per step. */
+  readonly TILE_K: number;
+  /** Pairs of tiles in workgroup memory. */
+  readonly PAIRS: 1 | 2;
+}
+
+/** Rows, columns and elements of K of the matrices that a subgroup multiplies. */
+export const MATRIX_SIDE = 16;
+
+/** Invocations of a subgroup that multiplies matrices. */
+const SUBGROUP_SIZE = 32;
+
+/**
+ * The tiles of subgroup matrices among which the tuner chooses, named by their rows × columns of y × steps of k, and by
+ * their pairs if there are two.
+ */
+export const MATRIX_TILES: Readonly<Record<string, MatrixTile>> = {
+  "matrix 32x32x32": { X: 2, Y: 2, ROWS: 1, COLUMNS: 1, TILE_K: 32, PAIRS: 1 },
+  "matrix 32x32x32 twice": { X: 2, Y: 2, ROWS: 1, COLUMNS: 1, TILE_K: 32, PAIRS: 2 },
+  "matrix 64x64x32": { X: 2, Y: 2, ROWS: 2, COLUMNS: 2, TILE_K: 32, PAIRS: 1 },
+  "matrix 64x64x32 twice": { X: 2, Y: 2, ROWS: 2, COLUMNS: 2, TILE_K: 32, PAIRS: 2 },
+  "matrix 128x64x32": { X: 1, Y: 4, ROWS: 2, COLUMNS: 4, TILE_K: 32, PAIRS: 1 },
+  "matrix 128x64x32 twice": { X: 1, Y: 4, ROWS: 2, COLUMNS: 4, TILE_K: 32, PAIRS: 2 },
+  "matrix 128x128x16 twice": { X: 2, Y: 2, ROWS: 4, COLUMNS: 4, TILE_K: 16, PAIRS: 2 },
+  "matrix 128x128x32": { X: 2, Y: 2, ROWS: 4, COLUMNS: 4, TILE_K: 32, PAIRS: 1 },
+  "matrix 128x128x32 twice": { X: 2, Y: 2, ROWS: 4, COLUMNS: 4, TILE_K: 32, PAIRS: 2 },
+  "matrix 256x128x16 twice": { X: 2, Y: 4, ROWS: 4, COLUMNS: 4, TILE_K: 16, PAIRS: 2 },
+  "matrix 256x128x32": { X: 2, Y: 4, ROWS: 4, COLUMNS: 4, TILE_K: 32, PAIRS: 1 },
+  "matrix 128x256x16 twice": { X: 4, Y: 2, ROWS: 4, COLUMNS: 4, TILE_K: 16, PAIRS: 2 },
+  "matrix 128x256x32": { X: 4, Y: 2, ROWS: 4, COLUMNS: 4, TILE_K: 32, PAIRS: 1 },
+};
+
+/** Rows of a tile of subgroup matrices. */
+export function matrixTileRows({ Y, ROWS }: MatrixTile): number {
+  return MATRIX_SIDE * Y * ROWS;
+}
+
+/** Columns of a tile of subgroup matrices. */
+export function matrixTileColumns({ X, COLUMNS }: MatrixTile): number {
+  return MATRIX_SIDE * X * COLUMNS;
+}
+
+/** Invocations that compute a tile of subgroup matrices. */
+export function matrixTileInvocations({ X, Y }: MatrixTile): number {
+  return SUBGROUP_SIZE * X * Y;
+}
+
+/**
+ * Bytes of workgroup memory of subgroup_matrix.wgsl: the pairs of tiles, or for each subgroup 16 rows of sums, if these
+ * need more. Every row is padded by 16 bytes.
+ */
+export function matrixTileBytes(
+  tile: MatrixTile,
+  { transposeA, transposeB }: { transposeA: boolean; transposeB: boolean },
+): number {
+  const { X, Y, COLUMNS, TILE_K, PAIRS } = tile;
+  /** Of rows of f16. */
+  const bytes = (rows: number, columns: number) => rows * (columns * 2 + 16);
+  const rows = matrixTileRows(tile), columns = matrixTileColumns(tile);
+  const a = transposeA ? bytes(TILE_K, rows) : bytes(rows, TILE_K);
+  const b = transposeB ? bytes(columns, TILE_K) : bytes(TILE_K, columns);
+  const strip = MATRIX_SIDE * (COLUMNS * MATRIX_SIDE * 4 + 16);
+  return Math.max(PAIRS * (a + b), X * Y * strip);
+}
+
+/** A tile of subgroup matrices and the number of parts into which K is split, with a name such as `matrix 64x64x32/4`. */
+export interface MatrixVariant {
+  readonly name: string;
+  readonly tile: MatrixTile;
+  readonly splits: number;
+}
+
+/** Most workgroups into which K is split for subgroup matrices: they fill a large GPU four times. */
+const MOST_MATRIX_WORKGROUPS = 1024;
+
+/** The variants of subgroup_matrix.wgsl that can compute a product. */
+export function matrixVariants(sizes: ProductSizes): MatrixVariant[] {
+  return Object.entries(MATRIX_TILES).flatMap(([name, tile]) =>
+    splitsOf(sizes, matrixWorkgroupsOf(tile, sizes), MOST_MATRIX_WORKGROUPS)
+      .map((splits) => ({ name: `${name}/${splits}`, tile, splits }))
+  );
+}
+
+/**
+ * Names of the variants of subgroup matrices that the tuner measures for a product: those of whose tiles it fills more
+ * than a half in both directions, and the smallest.
+ */
+export function matrixVariantsToMeasure(sizes: ProductSizes): string[] {
+  const isFilled = (count: number, tile: number) => count > tile / 2 || tile === 2 * MATRIX_SIDE;
+  return matrixVariants(sizes)
+    .filter(({ tile }) =>
+      isFilled(sizes.M, matrixTileRows(tile)) && isFilled(sizes.N, matrixTileColumns(tile))
+    )
+    .map(({ name }) => name);
+}
+
+/** The tiles of subgroup matrices to use if nothing was measured: for products that fill a GPU with them, and others. */
+const PREFERRED_MATRIX = { large: "matrix 128x128x32", small: "matrix 64x64x32" };
+
+/** Workgroups that give each core of a large GPU two. */
+const ENOUGH_MATRIX_WORKGROUPS = 256;
+
+/** Fewest terms of K per part of subgroup matrices if nothing was measured. */
+const LEAST_PREFERRED_MATRIX_SPLIT = 256;
+
+/** Name of the variant of subgroup matrices to use if nothing was measured: K is split until a GPU is full. */
+export function preferredMatrices(sizes: ProductSizes): string {
+  const isFull = (name: string, splits: number) =>
+    matrixWorkgroupsOf(MATRIX_TILES[name]!, sizes) * (sizes.batch ?? 1) * splits >=
+      ENOUGH_MATRIX_WORKGROUPS;
+  const { large, small } = PREFERRED_MATRIX;
+  const isLong = sizes.batch === undefined && sizes.K >= 2 * LEAST_PREFERRED_MATRIX_SPLIT;
+  const name = isFull(large, isLong ? sizes.K / LEAST_PREFERRED_MATRIX_SPLIT : 1) ? large : small;
+  const splits = matrixVariants(sizes)
+    .filter(({ tile, splits }) =>
+      tile === MATRIX_TILES[name] &&
+      (splits === 1 || sizes.K / splits >= LEAST_PREFERRED_MATRIX_SPLIT)
+    )
+    .map(({ splits }) => splits);
+  return `${name}/${splits.find((splits) => isFull(name, splits)) ?? splits.at(-1)!}`;
+}
+
+/** Workgroups that compute y in these tiles of subgroup matrices. */
+function matrixWorkgroupsOf(tile: MatrixTile, { M, N }: { M: number; N: number }): number {
+  return Math.ceil(M / matrixTileRows(tile)) * Math.ceil(N / matrixTileColumns(tile));
 }

@@ -14,6 +14,7 @@ import {
   tensors,
   withRandom,
 } from "./harness.ts";
+import { withEmulatedMatrices } from "./matrix_emulation.ts";
 
 // f32: exp differs by a few ulp between drivers; f16: half an ulp of the result
 const TOLERANCE = { f32: 2e-6, f16: 1e-3 } as Record<string, number>;
@@ -49,8 +50,8 @@ for (const activation of ACTIVATIONS) {
   );
 }
 
-// products: the kernels for CPUs by layout and size, for one row, and in tiles, with and without splits; those that
-// compile slowly in one type
+// products: the kernels for CPUs by layout and size, for one row, and in tiles, with and without splits, and in tiles of
+// matrices; those that compile slowly in one type
 const PRODUCTS = [
   { variant: "any", types: ["f32"], M: 5, K: 3, N: 7 },
   { variant: "any", types: ["f16"], M: 9, K: 8, N: 13, transposeB: true },
@@ -58,7 +59,10 @@ const PRODUCTS = [
   ...(device.subgroupSize ? [{ variant: "lanes", types: ["f16"], M: 37, K: 8, N: 44 }] : []),
   { variant: "64x64/1", types: ["f32"], M: 67, K: 20, N: 72 },
   { variant: "64x64/2", types: REAL_TYPES, M: 5, K: 128, N: 12 },
+  { variant: "matrix 32x32x32/1", types: ["f16"], M: 37, K: 24, N: 44, transposeB: true },
 ];
+
+const withMatrices = device.matrices.length > 0 ? device : withEmulatedMatrices(device);
 
 for (const dtype of REAL_TYPES) {
   // every kernel stores with the same functions, of numbers or of vectors of four
@@ -83,13 +87,18 @@ for (const dtype of REAL_TYPES) {
           dhidden: [[M, N], dtype],
         });
         const options = { transposeB, variant };
+        const on = variant.startsWith("matrix ") ? withMatrices : device;
         const forward = { kind: "forward", activation, activated: t.activated } as const;
         const backward = { kind: "backward", activation, hidden: t.hidden } as const;
-        const [y, plain, activated, dhidden] = await runProgram((program) => {
-          matmul(program, t, { y: t.plain }, options);
-          matmul(program, t, { y: t.y }, { ...options, epilogue: forward });
-          matmul(program, t, { y: t.dhidden }, { ...options, epilogue: backward });
-        }, [t.y, t.plain, t.activated, t.dhidden]);
+        const [y, plain, activated, dhidden] = await runProgram(
+          (program) => {
+            matmul(program, t, { y: t.plain }, options);
+            matmul(program, t, { y: t.y }, { ...options, epilogue: forward });
+            matmul(program, t, { y: t.dhidden }, { ...options, epilogue: backward });
+          },
+          [t.y, t.plain, t.activated, t.dhidden],
+          { on },
+        );
         assert.deepEqual(y, plain);
         const x = plain as Float32Array, tolerance = TOLERANCE[dtype]!;
         const { y: expected } = reference.activationForward({ x }, activation);

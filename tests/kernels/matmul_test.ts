@@ -3,9 +3,18 @@ import { type Epilogue, matmul } from "../../kernels/matmul/matmul.ts";
 import { layernormForward } from "../../kernels/layernorm/reference.ts";
 import { rmsnormForward } from "../../kernels/rmsnorm/reference.ts";
 import * as reference from "../../kernels/matmul/reference.ts";
-import { preferredTiles, variantsToMeasure } from "../../kernels/matmul/variants.ts";
+import {
+  MATRIX_TILES,
+  matrixTileBytes,
+  matrixVariantsToMeasure,
+  preferredMatrices,
+  preferredTiles,
+  variantsToMeasure,
+} from "../../kernels/matmul/variants.ts";
+import type { Device } from "../../kernels/device.ts";
+import { dryDevice } from "../../kernels/dry_device.ts";
 import { Program } from "../../kernels/program.ts";
-import { type DType, viewTensor } from "../../kernels/tensor.ts";
+import { createTensor, type DType, viewTensor } from "../../kernels/tensor.ts";
 import {
   assertClose,
   assertComputes,
@@ -17,6 +26,7 @@ import {
   tensors,
   withRandom,
 } from "./harness.ts";
+import { devicesWithMatrices } from "./matrix_emulation.ts";
 
 // relative to 1 + |y| with K up to 144 products of order one. f32: each of K partial sums, which grow as √K, is
 // rounded, so that the error has a deviation of 1.7e-8 · K, of which this is eight; f16 rounds y once more to 11 bits
@@ -224,6 +234,77 @@ for (
   }
 }
 
+const WITH_MATRICES = devicesWithMatrices(device);
+
+// one and two pairs of tiles; K in whole steps, or not, or split; rows and columns that end inside a tile
+for (const { on, how } of WITH_MATRICES) {
+  for (
+    const [variant, { M, K, N }] of [
+      ["matrix 32x32x32/1", { M: 72, K: 152, N: 40 }],
+      ["matrix 32x32x32 twice/2", { M: 40, K: 280, N: 72 }],
+      ["matrix 64x64x32/1", { M: 64, K: 64, N: 128 }],
+    ] as const
+  ) {
+    // the layouts differ in nothing but what is clamped and masked
+    for (const { layout, transposeA, transposeB } of K === 64 ? LAYOUTS.slice(0, 1) : LAYOUTS) {
+      Deno.test({
+        name: `matmul() ${layout} as ${variant} along ${K} matches the reference with ${how}`,
+        ignore: !REAL_TYPES.includes("f16"),
+        fn: withRandom(async (random) => {
+          const dtype = "f16", shape = { M, N, K, transposeA, transposeB };
+          const a = randomValues(random, M * K, { dtype });
+          const b = randomValues(random, K * N, { dtype }), bias = randomValues(random, N);
+          const t = tensors({
+            a: [transposeA ? [K, M] : [M, K], dtype, a],
+            b: [transposeB ? [N, K] : [K, N], dtype, b],
+            bias: [[N], "f32", bias],
+            y: [[M, N], "f32", 3],
+          });
+          const { y } = reference.matmul({ a, b, bias }, shape);
+          await assertComputes(
+            (program) =>
+              matmul(program, t, t, { transposeA, transposeB, variant, accumulate: true }),
+            [[t.y, y.map((v) => v + 3), 2 * TOLERANCE.f32!]],
+            { on },
+          );
+        }),
+      });
+    }
+  }
+
+  Deno.test({
+    name: `matmul() as matrix 32x32x32/1 multiplies a batch and adds an addend with ${how}`,
+    ignore: !REAL_TYPES.includes("f16"),
+    fn: withRandom(async (random) => {
+      const batch = 3, M = 24, K = 40, N = 36, dtype = "f16", factor = -2, scale = 0.5;
+      const values = (count: number) => randomValues(random, batch * count, { dtype });
+      const a = values(M * K), b = values(K * N), addend = values(M * N);
+      const t = tensors({
+        a: [[batch, M, K], dtype, a],
+        b: [[batch, N, K], dtype, b],
+        addend: [[batch, M, N], dtype, addend],
+        y: [[batch, M, N], dtype],
+      });
+      const expected = Array.from({ length: batch }, (_, z) => {
+        const of = (x: Float32Array, size: number) => x.slice(z * size, (z + 1) * size);
+        const operands = { a: of(a, M * K), b: of(b, K * N) };
+        return [...reference.matmul(operands, { M, K, N, transposeB: true }).y];
+      }).flat().map((v, i) => scale * v + factor * addend[i]!);
+      await assertComputes(
+        (program) =>
+          matmul(program, { a: t.a, b: t.b }, t, {
+            transposeB: true,
+            scale,
+            addend: { tensor: t.addend, factor },
+            variant: "matrix 32x32x32/1",
+          }),
+        [[t.y, expected, TOLERANCE.f16!]],
+        { on },
+      );
+    }),
+  });
+}
+
 Deno.test("variantsToMeasure() has the largest tile only for large products on devices that allow it", () => {
   const large = { M: 4096, N: 50257, K: 256 }, small = { M: 4096, N: 768, K: 256 };
   const limits = {
@@ -257,41 +338,119 @@ Deno.test("preferredTiles() splits K if a result has few tiles", () => {
   }
 });
 
+Deno.test("preferredMatrices() has large tiles for products that fill a GPU, and splits K", () => {
+  const choices = [
+    [[4096, 4096, 4096], "matrix 128x128x32/1"],
+    [[8192, 768, 2304], "matrix 128x128x32/1"],
+    [[768, 8192, 768], "matrix 128x128x32/8"],
+    [[4096, 256, 256], "matrix 64x64x32/1"],
+    [[256, 4096, 768], "matrix 64x64x32/6"],
+    [[8, 64, 8], "matrix 64x64x32/1"],
+  ] as const;
+  for (const [[M, K, N], variant] of choices) {
+    assert.equal(preferredMatrices({ M, K, N }), variant, `[${M},${K}]x[${K},${N}]`);
+  }
+  const batch = preferredMatrices({ M: 256, K: 4096, N: 768, batch: 2 });
+  assert.equal(batch, "matrix 64x64x32/1"); // K of a batch is not split
+});
+
+Deno.test("matrixVariantsToMeasure() has the tiles that a product fills more than a half", () => {
+  const tilesOf = (M: number, N: number) =>
+    new Set(matrixVariantsToMeasure({ M, N, K: 64 }).map((name) => name.split("/")[0]!));
+  assert.deepEqual(tilesOf(256, 256), new Set(Object.keys(MATRIX_TILES)));
+  const smallest = ["matrix 32x32x32", "matrix 32x32x32 twice"];
+  assert.deepEqual(tilesOf(8, 4096), new Set(smallest));
+  assert.deepEqual(
+    tilesOf(64, 33),
+    new Set([...smallest, "matrix 64x64x32", "matrix 64x64x32 twice"]),
+  );
+});
+
+Deno.test("matrixTileBytes() is at most what GPUs have", () => {
+  for (const [name, tile] of Object.entries(MATRIX_TILES)) {
+    for (const { layout, ...transposed } of LAYOUTS) {
+      const bytes = matrixTileBytes(tile, transposed);
+      assert.ok(bytes <= 48 * 2 ** 10, `${name} ${layout}: ${bytes}`);
+    }
+  }
+});
+
+Deno.test("matmul() offers subgroup matrices of f16 if rows are multiples of eight", () => {
+  const dry = dryDevice(WITH_MATRICES[0]!.on);
+  const offered = (
+    a: readonly number[],
+    b: readonly number[],
+    { dtype = "f16" as DType, on = dry, ...options } = {},
+  ) => {
+    const like = (shape: readonly number[], dtype: DType) =>
+      createTensor(on, "t", { shape, dtype });
+    using program = new Program(on);
+    const { M, N } = { M: 64, N: 72 };
+    const inputs = { a: like(a, dtype), b: like(b, dtype) };
+    matmul(program, inputs, { y: like([M, N], "f32") }, options);
+    const [tunable] = [...program.tunables.values()];
+    const { variants, preferred } = tunable!;
+    assert.ok(variants.includes(preferred), preferred);
+    return variants.every((name) => name.startsWith("matrix "));
+  };
+  assert.equal(offered([64, 40], [40, 72]), true);
+  assert.equal(offered([64, 40], [40, 72], { dtype: "f32" }), false);
+  assert.equal(offered([64, 44], [44, 72]), false);
+  assert.equal(offered([64, 40], [40, 72], { on: { ...dry, matrices: [] } }), false);
+});
+
 // as in the head: rows of logits are longer than the vocabulary, and the rest of a row is padding
-for (const variant of ["64x64/1", "64x64/2"]) {
-  Deno.test(
-    `matmul() in tiles ${variant} computes with a vocabulary that is no multiple of four`,
-    withRandom(async (random) => {
-      const M = 132, V = 130, PADDED = 136, C = 132;
-      const x = randomValues(random, M * C), wte = randomValues(random, V * C);
-      const dlogits = randomValues(random, M * PADDED)
+const HEADS: { variant: string; dtype: DType; on: Device; how: string }[] = [
+  { variant: "64x64/1", dtype: "f32", on: device, how: "" },
+  { variant: "64x64/2", dtype: "f32", on: device, how: "" },
+  ...WITH_MATRICES.map(({ on, how }) => (
+    { variant: "matrix 32x32x32 twice/1", dtype: "f16" as const, on, how: ` with ${how}` }
+  )),
+];
+for (const { variant, dtype, on, how } of HEADS) {
+  Deno.test({
+    name:
+      `matmul() in tiles ${variant} computes with a vocabulary that is no multiple of four${how}`,
+    ignore: !REAL_TYPES.includes(dtype),
+    fn: withRandom(async (random) => {
+      const M = 132, V = 130, PADDED = 136, C = 136;
+      const x = randomValues(random, M * C, { dtype });
+      const wte = randomValues(random, V * C, { dtype });
+      const dlogits = randomValues(random, M * PADDED, { dtype })
         .map((v, i) => i % PADDED < V ? v : NaN); // padding must not be read
       const t = tensors({
-        x: [[M, C], "f32", x],
-        wte: [[V, C], "f32", wte],
-        dlogits: [[M, PADDED], "f32", dlogits],
-        logits: [[M, PADDED], "f32"],
-        dx: [[M, C], "f32"],
+        x: [[M, C], dtype, x],
+        wte: [[V, C], dtype, wte],
+        dlogits: [[M, PADDED], dtype, dlogits],
+        logits: [[M, PADDED], dtype],
+        dx: [[M, C], dtype],
         dwte: [[V, C], "f32"],
       });
       const columnsOfA = { start: 0, count: V };
-      const [logits, dx, dwte] = await runProgram((program) => {
-        const ofLogits = { transposeB: true, firstColumnOfY: 0, variant };
-        matmul(program, { a: t.x, b: t.wte }, { y: t.logits }, ofLogits);
-        const dweight = { columnsOfA, transposeA: true, variant };
-        matmul(program, { a: t.dlogits, b: t.wte }, { y: t.dx }, { columnsOfA, variant });
-        matmul(program, { a: t.dlogits, b: t.x }, { y: t.dwte }, dweight);
-      }, [t.logits, t.dx, t.dwte]);
+      const [logits, dx, dwte] = await runProgram(
+        (program) => {
+          const ofLogits = { transposeB: true, firstColumnOfY: 0, variant };
+          matmul(program, { a: t.x, b: t.wte }, { y: t.logits }, ofLogits);
+          const dweight = { columnsOfA, transposeA: true, variant };
+          matmul(program, { a: t.dlogits, b: t.wte }, { y: t.dx }, { columnsOfA, variant });
+          matmul(program, { a: t.dlogits, b: t.x }, { y: t.dwte }, dweight);
+        },
+        [t.logits, t.dx, t.dwte],
+        { on },
+      );
       const unpadded = (values: ArrayLike<number>) =>
         Float32Array.from(values).filter((_, i) => i % PADDED < V);
+      const rest = Float32Array.from(logits!).filter((_, i) => i % PADDED >= 132);
+      assert.ok(rest.every(Number.isNaN), "columns after the next multiple of four are written");
+      const tolerance = TOLERANCE[dtype]!;
       const product = reference.matmul({ a: x, b: wte }, { M, N: V, K: C, transposeB: true });
-      assertClose(unpadded(logits!), product.y, TOLERANCE.f32!, "logits");
+      assertClose(unpadded(logits!), product.y, tolerance, "logits");
       const a = unpadded(dlogits);
-      assertClose(dx!, reference.matmul({ a, b: wte }, { M, N: C, K: V }).y, TOLERANCE.f32!, "dx");
+      assertClose(dx!, reference.matmul({ a, b: wte }, { M, N: C, K: V }).y, tolerance, "dx");
       const transposed = reference.matmul({ a, b: x }, { M: V, N: C, K: M, transposeA: true });
       assertClose(dwte!, transposed.y, TOLERANCE.f32!, "dwte");
     }),
-  );
+  });
 }
 
 Deno.test(

@@ -56,6 +56,14 @@ export function withEmulatedMatrices(on: Device): Device {
   };
 }
 
+/** The devices on which kernels with matrices are tested: the emulation, and the device itself if it has them. */
+export function devicesWithMatrices(device: Device): { on: Device; how: string }[] {
+  return [
+    { on: withEmulatedMatrices(device), how: "emulated matrices" },
+    ...(device.matrices.length > 0 ? [{ on: device, how: "matrices" }] : []),
+  ];
+}
+
 /**
  * The text of a shader with emulated matrices; a shader without matrices stays as it is.
  *
