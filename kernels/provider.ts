@@ -32,9 +32,13 @@ export interface MatrixShape {
 
 /**
  * Toggles of Dawn: `allow_unsafe_apis` offers subgroup matrices, which are experimental; f16 on NVIDIA and the memory
- * model of Vulkan are off by default. The checks of bounds stay on.
+ * model of Vulkan are off by default. `timestamp_quantization` would round timestamps to 65 µs, which is longer than
+ * most kernels take. The checks of bounds stay on.
  */
-const DAWN_TOGGLES = "allow_unsafe_apis,vulkan_enable_f16_on_nvidia,use_vulkan_memory_model";
+const DAWN_TOGGLES = [
+  "enable-dawn-features=allow_unsafe_apis,vulkan_enable_f16_on_nvidia,use_vulkan_memory_model",
+  "disable-dawn-features=timestamp_quantization",
+];
 
 /** The instance of Dawn. It stays referenced, as the process would crash if it were collected before its devices. */
 let dawn: GPU | undefined;
@@ -49,7 +53,7 @@ export async function requestAdapter(
 ): Promise<{ provider: Provider; adapter: GPUAdapter | null | undefined }> {
   const options: GPURequestAdapterOptions = { powerPreference: "high-performance" };
   if (choice === "dawn" || choice === "auto" && isDawnInstalled()) {
-    dawn ??= (await load("webgpu")).create([`enable-dawn-features=${DAWN_TOGGLES}`]);
+    dawn ??= (await load("webgpu")).create(DAWN_TOGGLES);
     const adapter = await dawn.requestAdapter(options);
     const hasMatrices = adapter !== null && matrixShapesOf(adapter).length > 0;
     if (choice === "dawn" || hasMatrices) return { provider: "dawn", adapter };
