@@ -1,5 +1,6 @@
 import { taskCommand } from "../files/command_line.ts";
 import { UserError, type UserErrorOptions } from "../files/user_error.ts";
+import { MATRIX_SUBGROUP } from "./matrices.ts";
 import {
   type GpuChoice,
   type MatrixShape,
@@ -115,9 +116,6 @@ const WANTED_FEATURES: readonly string[] = [
   "subgroups",
   "chromium-experimental-subgroup-matrix",
 ];
-
-/** Invocations of a subgroup that multiplies matrices: the kernels know no other size. */
-const MATRIX_SUBGROUP = 32;
 
 /** Limits to raise from the defaults of WebGPU to those of the adapter. */
 const WANTED_LIMITS = [

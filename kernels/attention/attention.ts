@@ -45,6 +45,7 @@ import packedF16 from "../packed_f16.wgsl" with { type: "text" };
 import packedF32 from "../packed_f32.wgsl" with { type: "text" };
 import type { Device } from "../device.ts";
 import { dims } from "../dims.ts";
+import { hasMatrices } from "../matrices.ts";
 import { type Constants, type Dispatch, type Program, splitWorkgroups } from "../program.ts";
 import { type Dropout, dropoutUniforms, RANDOM } from "../random.ts";
 import { ceilDiv, type DType, type Tensor } from "../tensor.ts";
@@ -52,7 +53,6 @@ import { recordFastest } from "../tune.ts";
 import {
   backwardMatrices,
   forwardMatrices,
-  hasMatrices,
   isWithin,
   type MatrixVariant,
   MOST_SHORT_TOKENS,
@@ -422,8 +422,8 @@ function recordVariant(program: Program, layer: Layer, op: Variants): void {
   });
 }
 
-function canUseMatrices({ matrices }: Device, { real, dropoutRate }: Layer): boolean {
-  return real === "f16" && hasMatrices(matrices) && dropoutRate <= MOST_DROPOUT;
+function canUseMatrices(device: Device, { real, dropoutRate }: Layer): boolean {
+  return real === "f16" && hasMatrices(device) && dropoutRate <= MOST_DROPOUT;
 }
 
 /** Invocations per tile, each with four of its rows. */

@@ -1,4 +1,4 @@
-import type { MatrixShape } from "../provider.ts";
+import { MATRIX_SIDE, MATRIX_SUBGROUP } from "../matrices.ts";
 import { ceilDiv } from "../tensor.ts";
 
 /** Queries, and keys, per tile of the kernels by tiles among which the tuner chooses: TOKENS in tiles.wgsl. */
@@ -6,12 +6,6 @@ export const TILES: readonly number[] = [64, 32];
 
 /** Tokens of the longest sequence for which the smaller tile is preferred. */
 export const MOST_SHORT_TOKENS = 256;
-
-/** Rows, and columns, of the matrices of the kernels by tensor cores. */
-const SIDE = 16;
-
-/** Invocations per subgroup, if they share matrices. */
-const LANES = 32;
 
 /** Most bytes of workgroup memory of a variant. */
 const MOST_BYTES = 48 * 2 ** 10;
@@ -21,13 +15,6 @@ const VECTOR_BYTES = 16;
 
 /** Most registers of an invocation that a variant may need for matrices and for vectors that it fetches ahead. */
 const MOST_REGISTERS = 200;
-
-/** Whether a device has the matrices that the kernels by tensor cores need. */
-export function hasMatrices(shapes: readonly MatrixShape[]): boolean {
-  return shapes.some(({ rows, columns, depth, input, result }) =>
-    [rows, columns, depth].every((side) => side === SIDE) && input === "f16" && result === "f32"
-  );
-}
 
 /** A variant of forward_matrices.wgsl or of backward_matrices.wgsl. */
 export interface MatrixVariant {
@@ -79,7 +66,7 @@ const MOST_KEPT_Q = 96;
  * memory and registers.
  */
 export function forwardMatrices({ T, HS }: { T: number; HS: number }): MatrixVariant[] {
-  if (HS % SIDE !== 0) return [];
+  if (HS % MATRIX_SIDE !== 0) return [];
   return FORWARD.filter(([QUERIES]) => isOffered(QUERIES, T)).flatMap(([QUERIES, KEYS]) => {
     const KEEP_Q = HS <= MOST_KEPT_Q;
     const FETCHES = ceilDiv(KEYS * HS / 8, QUERIES);
@@ -111,11 +98,11 @@ const BACKWARD: readonly (readonly [QUERIES: number, KEYS: number, SPLIT: number
 /** The variants of backward_matrices.wgsl; none if the head size is as in `forwardMatrices()`. */
 export function backwardMatrices({ T, HS }: { T: number; HS: number }): MatrixVariant[] {
   return BACKWARD.filter(([, KEYS]) => isOffered(KEYS, T)).flatMap(([QUERIES, KEYS, SPLIT]) => {
-    if (HS % (SIDE * SPLIT) !== 0) return [];
-    const subgroups = KEYS / SIDE * SPLIT, invocations = LANES * subgroups;
-    const COLUMNS = Math.max(SIDE, QUERIES * KEYS / invocations);
+    if (HS % (MATRIX_SIDE * SPLIT) !== 0) return [];
+    const subgroups = KEYS / MATRIX_SIDE * SPLIT, invocations = MATRIX_SUBGROUP * subgroups;
+    const COLUMNS = Math.max(MATRIX_SIDE, QUERIES * KEYS / invocations);
     const FETCHES = ceilDiv(QUERIES * HS / 8, invocations);
-    const DQS = ceilDiv(QUERIES / SIDE * HS / SIDE, subgroups);
+    const DQS = ceilDiv(QUERIES / MATRIX_SIDE * HS / MATRIX_SIDE, subgroups);
     const row = HS / 8 + 1, scores = QUERIES * (KEYS / 4 + 1);
     return fitting({
       name: `matrices ${QUERIES}x${KEYS} of ${invocations}`,

@@ -7,8 +7,8 @@
 import any from "./matmul.wgsl" with { type: "text" };
 import epilogue from "./epilogue.wgsl" with { type: "text" };
 import lanes from "./lanes.wgsl" with { type: "text" };
+import matrices from "./matrices.wgsl" with { type: "text" };
 import reduce from "./reduce.wgsl" with { type: "text" };
-import subgroupMatrix from "./subgroup_matrix.wgsl" with { type: "text" };
 import tiles from "./tiles.wgsl" with { type: "text" };
 import vector from "./vector.wgsl" with { type: "text" };
 import packedF16 from "../packed_f16.wgsl" with { type: "text" };
@@ -259,7 +259,7 @@ export function tiledProduct(
   });
 }
 
-/** subgroup_matrix.wgsl, for GPUs with subgroup matrices; then reduce.wgsl, if K is split. */
+/** matrices.wgsl, for GPUs with subgroup matrices; then reduce.wgsl, if K is split. */
 export function matrixProduct(
   program: Program,
   product: Product,
@@ -270,7 +270,7 @@ export function matrixProduct(
   inParts(program, product, { most, step }, ({ stored, split, splits }) => {
     const { constants, tensors, uniforms } = epilogueOf(stored, { operands: 8, result: 4 }, split);
     program.dispatch({
-      shader: { "kernels/matmul/subgroup_matrix.wgsl": subgroupMatrix, ...EPILOGUE },
+      shader: { "kernels/matmul/matrices.wgsl": matrices, ...EPILOGUE },
       constants: {
         ...tile,
         ...constants,

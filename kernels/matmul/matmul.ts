@@ -4,7 +4,7 @@
  * | kernel | for |
  * | --- | --- |
  * | `vector.wgsl` | a single row, as in generation: as fast as the matrix can be read; can include a norm and a gate |
- * | `subgroup_matrix.wgsl` | GPUs with tensor cores, if a and b are f16 with rows of a multiple of eight elements |
+ * | `matrices.wgsl` | GPUs with tensor cores, if a and b are f16 with rows of a multiple of eight elements |
  * | `tiles.wgsl`  | GPUs: the invocations of a workgroup share the blocks that they fetch; variants.ts has the tiles |
  * | `reduce.wgsl` | the sum of partial sums of these two, if K is split because y has too few tiles for a GPU |
  * | `lanes.wgsl`  | CPUs with subgroups: the lanes of a vector register share the vectors that they load |
@@ -23,6 +23,7 @@
 
 import type { Device } from "../device.ts";
 import { dims } from "../dims.ts";
+import { hasMatrices } from "../matrices.ts";
 import type { Program, Tunable } from "../program.ts";
 import type { Tensor } from "../tensor.ts";
 import { recordFastest } from "../tune.ts";
@@ -39,7 +40,6 @@ import {
   vectorProduct,
 } from "./launches.ts";
 import {
-  MATRIX_SIDE,
   matrixVariants,
   matrixVariantsToMeasure,
   preferredMatrices,
@@ -228,10 +228,10 @@ type Kernel = (program: Program) => void;
 /** The kernels that can compute a product, by name. A CPU uses the last of those without tiles. */
 function kernelsFor(
   product: Product,
-  { subgroupSize, matrices }: Pick<Device, "subgroupSize" | "matrices">,
+  device: Pick<Device, "subgroupSize" | "matrices">,
 ): Record<"matrix" | "tiled" | "untiled", Map<string, Kernel>> {
   const { M, N, K, transposeA, transposeB, aStride, aStart, bStride, yStride, yStart } = product;
-  const { a, b, batch } = product;
+  const { a, b, batch } = product, { subgroupSize } = device;
   const areMultiplesOf = (divisor: number, ...counts: number[]) =>
     counts.every((count) => count % divisor === 0);
   const areMultiplesOf4 = (...counts: number[]) => areMultiplesOf(4, ...counts);
@@ -254,12 +254,8 @@ function kernelsFor(
       tiled.set(variant.name, (program) => tiledProduct(program, product, variant));
     }
   }
-  const hasMatrices = matrices.some(({ rows, columns, depth, input, result }) =>
-    rows === MATRIX_SIDE && columns === MATRIX_SIDE && depth === MATRIX_SIDE &&
-    input === "f16" && result === "f32"
-  );
   if (
-    hasMatrices && isAligned && a.dtype === "f16" && b.dtype === "f16" &&
+    hasMatrices(device) && isAligned && a.dtype === "f16" && b.dtype === "f16" &&
     areMultiplesOf(8, aStride, aStart, bStride)
   ) {
     for (const variant of matrixVariants(product)) {

@@ -1,3 +1,5 @@
+import { MATRIX_SIDE, MATRIX_SUBGROUP } from "../matrices.ts";
+
 /** A tile of y, which a workgroup computes: the constants of tiles.wgsl that describe it. */
 export interface OutputTile {
   /** Invocations along the columns. */
@@ -148,7 +150,7 @@ function workgroupsOf(tile: OutputTile, { M, N }: { M: number; N: number }): num
   return Math.ceil(M / tileRows(tile)) * Math.ceil(N / tileColumns(tile));
 }
 
-/** A tile of y, which the subgroups of a workgroup compute: the constants of subgroup_matrix.wgsl that describe it. */
+/** A tile of y, which the subgroups of a workgroup compute: the constants of matrices.wgsl that describe it. */
 export interface MatrixTile {
   /** Subgroups along the columns. */
   readonly X: number;
@@ -163,12 +165,6 @@ export interface MatrixTile {
   /** Pairs of tiles in workgroup memory. */
   readonly PAIRS: 1 | 2;
 }
-
-/** Rows, columns and elements of K of the matrices that a subgroup multiplies. */
-export const MATRIX_SIDE = 16;
-
-/** Invocations of a subgroup that multiplies matrices. */
-const SUBGROUP_SIZE = 32;
 
 /**
  * The tiles of subgroup matrices among which the tuner chooses, named by their rows × columns of y × steps of k, and by
@@ -202,11 +198,11 @@ export function matrixTileColumns({ X, COLUMNS }: MatrixTile): number {
 
 /** Invocations that compute a tile of subgroup matrices. */
 export function matrixTileInvocations({ X, Y }: MatrixTile): number {
-  return SUBGROUP_SIZE * X * Y;
+  return MATRIX_SUBGROUP * X * Y;
 }
 
 /**
- * Bytes of workgroup memory of subgroup_matrix.wgsl: the pairs of tiles, or for each subgroup 16 rows of sums, if these
+ * Bytes of workgroup memory of matrices.wgsl: the pairs of tiles, or for each subgroup 16 rows of sums, if these
  * need more. Every row is padded by 16 bytes.
  */
 export function matrixTileBytes(
@@ -233,7 +229,7 @@ export interface MatrixVariant {
 /** Most workgroups into which K is split for subgroup matrices: they fill a large GPU four times. */
 const MOST_MATRIX_WORKGROUPS = 1024;
 
-/** The variants of subgroup_matrix.wgsl that can compute a product. */
+/** The variants of matrices.wgsl that can compute a product. */
 export function matrixVariants(sizes: ProductSizes): MatrixVariant[] {
   return Object.entries(MATRIX_TILES).flatMap(([name, tile]) =>
     splitsOf(sizes, matrixWorkgroupsOf(tile, sizes), MOST_MATRIX_WORKGROUPS)
