@@ -26,7 +26,7 @@ export interface KernelSource {
 }
 
 /** Machines that differ in what the choice of kernels depends on. */
-const MACHINES = [
+export const MACHINES = [
   { isCpu: true, subgroupSize: 8, hasF16: true, hasMatrices: false },
   { isCpu: true, subgroupSize: undefined, hasF16: true, hasMatrices: false },
   { isCpu: false, subgroupSize: undefined, hasF16: true, hasMatrices: false },
@@ -87,9 +87,12 @@ function machine(
 }
 
 /**
- * Every shader that training, generation, inspection and the benchmarks run, including all variants of the tuner.
+ * Every shader that training, generation, inspection and the benchmarks run on some machines, including all variants of
+ * the tuner.
  */
-export function kernelSources(): KernelSource[] {
+export function kernelSources(
+  machines: readonly typeof MACHINES[number][] = MACHINES,
+): KernelSource[] {
   const sources = new Map<string, KernelSource>(), shared = new Map<string, Pipeline>();
   const collect = ({ used }: SharedPipelines, variant?: string) => {
     for (const key of used) {
@@ -100,7 +103,7 @@ export function kernelSources(): KernelSource[] {
       sources.set(key, { op: op!, variant: variant ?? file!, dtype, shader, constants });
     }
   };
-  for (const kind of MACHINES) {
+  for (const kind of machines) {
     for (const work of workOn(machine(kind, new SharedPipelines(shared)))) {
       const pipelines = new SharedPipelines(shared);
       const programs = work(machine(kind, pipelines));

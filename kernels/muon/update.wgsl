@@ -6,6 +6,7 @@ const WEIGHT_DECAY: f32 = 0.0;
 const COPY: bool = true; // whether matrix products read an f16 copy of the parameter
 const WORKGROUP_SIZE: u32 = 256;
 alias value = vec4f; // four columns, or f32: one column
+// only if COPY
 alias copyType = vec4<f16>;
 
 struct Update { // of prepare_step.wgsl

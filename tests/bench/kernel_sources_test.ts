@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
-import { kernelSources } from "../../bench/kernel_sources.ts";
+import { kernelSources, MACHINES } from "../../bench/kernel_sources.ts";
 import { wgslFiles } from "../../bench/wgsl_files.ts";
 import { TILES } from "../../kernels/matmul/variants.ts";
-import { specialize, unroll } from "../../kernels/shader.ts";
+import { labelOf, specialize, unroll } from "../../kernels/shader.ts";
 
 const SOURCES = kernelSources();
 
@@ -19,6 +19,13 @@ Deno.test("kernelSources() returns every op with shaders, and all variants of th
       assert.ok(found.length > 0, `${tile} ${type}`);
     }
   }
+});
+
+Deno.test("kernelSources() has nothing in f16 for a device without it", () => {
+  const sources = kernelSources(MACHINES.filter(({ hasF16 }) => !hasF16));
+  assert.ok(sources.some(({ op }) => op === "muon"));
+  const names = sources.filter(({ dtype }) => dtype === "f16").map(({ shader }) => labelOf(shader));
+  assert.deepEqual(names, []);
 });
 
 Deno.test("shaders name the files from which they are joined", () => {
