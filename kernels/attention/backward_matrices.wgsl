@@ -14,7 +14,7 @@
 //     scores = dy · vᵀ, dv += (f · p)ᵀ · dy   ds = p · (f · … − delta) replaces the scores
 //     dk += dsᵀ · q, dq += ds · k
 //
-// A subgroup has 16 keys, and if two subgroups share them (SPLIT), half of the queries and half of the components of
+// A subgroup has SPAN · 16 keys, and if SPLIT subgroups share them, its part of the queries and of the components of
 // dk and dv. It keeps dk, dv and v in registers; k is in workgroup memory, because all subgroups need it for dq.
 enable f16;
 enable subgroups;
@@ -27,10 +27,11 @@ const SINGLE: bool = true; // whether KH = NH
 const HS: u32 = 64; // a multiple of 16 · SPLIT
 const QUERIES: u32 = 64; // per tile, a divisor of KEYS
 const KEYS: u32 = 64; // per block
-const SPLIT: u32 = 1; // subgroups that share 16 keys
+const SPAN: u32 = 2; // matrices along the keys of a subgroup
+const SPLIT: u32 = 2; // subgroups that share keys
 const COLUMNS: u32 = 32; // scores of a query that an invocation replaces, a multiple of 16
 const FETCHES: u32 = 4; // vectors per invocation of a tile of q or dy: QUERIES · VECTORS / WORKGROUP_SIZE, rounded up
-const DQS: u32 = 4; // matrices of dq per subgroup, rounded up
+const DQS: u32 = 4; // matrices of dq per subgroup, rounded up: BLOCKS · QUERY_BLOCKS / SUBGROUPS
 const SCALE: f32 = 1.0 / sqrt(f32(HS));
 const WINDOW: u32 = 0x80000000; // tokens that a query sees, itself and those before it
 
@@ -54,9 +55,13 @@ alias Result = subgroup_matrix_result<f32, 16, 16>;
 const BLOCKS: u32 = HS / 16; // matrices along the components
 const KEY_BLOCKS: u32 = KEYS / 16;
 const QUERY_BLOCKS: u32 = QUERIES / 16;
-const SCORES: u32 = QUERY_BLOCKS / SPLIT; // matrices of scores per subgroup
-const OUTS: u32 = BLOCKS / SPLIT; // matrices of dk, and of dv, per subgroup
-const SUBGROUPS: u32 = KEY_BLOCKS * SPLIT;
+const SUBGROUPS: u32 = KEY_BLOCKS / SPAN * SPLIT;
+const SCORE_ROWS: u32 = QUERY_BLOCKS / SPLIT; // matrices of scores per subgroup, along the queries
+const SCORES: u32 = SCORE_ROWS * SPAN;
+const OUT_COLUMNS: u32 = BLOCKS / SPLIT; // matrices of dk, and of dv, per subgroup, along the components
+const OUTS: u32 = SPAN * OUT_COLUMNS;
+const VS: u32 = SPAN * BLOCKS; // matrices of v per subgroup
+const DQ_STEP: u32 = SUBGROUPS / QUERY_BLOCKS; // between the blocks of components of a subgroup's dq
 const WORKGROUP_SIZE: u32 = 32 * SUBGROUPS;
 const QUADS: u32 = COLUMNS / 4;
 const MATRICES: u32 = COLUMNS / 16;
@@ -178,10 +183,13 @@ fn main(
 
   // the part of a subgroup
   let subgroup = index / 32;
-  let keyBlock = subgroup % KEY_BLOCKS;
-  let part = subgroup / KEY_BLOCKS;
-  let firstScore = part * SCORES; // block of queries
-  let firstOut = part * OUTS; // block of components
+  let firstKeyBlock = subgroup / SPLIT * SPAN;
+  let part = subgroup % SPLIT;
+  let firstQueryBlock = part * SCORE_ROWS;
+  let firstOut = part * OUT_COLUMNS; // block of components
+  // its part of dq
+  let dqQueryBlock = subgroup % QUERY_BLOCKS;
+  let dqBlock = subgroup / QUERY_BLOCKS; // of components; the next one is DQ_STEP later
   // the part of an invocation
   let tileRow = index % QUERIES;
   let column = index / QUERIES * COLUMNS;
@@ -191,10 +199,14 @@ fn main(
   for (var firstKey = group.y * KEYS; firstKey < T; firstKey += stride) { // the keys with the most queries start first
     stageBlock(vOfHead, firstKey, index);
     workgroupBarrier();
-    var v: array<Right, BLOCKS>; // transposed
+    var v: array<Right, VS>; // transposed
     // unroll
-    for (var c = 0u; c < BLOCKS; c++) {
-      v[c] = subgroupMatrixLoad<Right, col_major>(&memory, K + keyBlock * 16 * TILE_ROW + c * 2, TILE_ROW);
+    for (var s = 0u; s < SPAN; s++) {
+      // unroll
+      for (var c = 0u; c < BLOCKS; c++) {
+        let place = K + (firstKeyBlock + s) * 16 * TILE_ROW + c * 2;
+        v[s * BLOCKS + c] = subgroupMatrixLoad<Right, col_major>(&memory, place, TILE_ROW);
+      }
     }
     workgroupBarrier();
     stageBlock(kOfHead, firstKey, index);
@@ -224,16 +236,29 @@ fn main(
         var scores = array<Result, SCORES>();
         // unroll
         for (var c = 0u; c < BLOCKS; c++) {
-          let b = subgroupMatrixLoad<Right, col_major>(&memory, K + keyBlock * 16 * TILE_ROW + c * 2, TILE_ROW);
+          var b: array<Right, SPAN>;
           // unroll
-          for (var i = 0u; i < SCORES; i++) {
-            let a = subgroupMatrixLoad<Left, row_major>(&memory, Q + (firstScore + i) * 16 * TILE_ROW + c * 2, TILE_ROW);
-            scores[i] = subgroupMatrixMultiplyAccumulate(a, b, scores[i]);
+          for (var s = 0u; s < SPAN; s++) {
+            let place = K + (firstKeyBlock + s) * 16 * TILE_ROW + c * 2;
+            b[s] = subgroupMatrixLoad<Right, col_major>(&memory, place, TILE_ROW);
+          }
+          // unroll
+          for (var i = 0u; i < SCORE_ROWS; i++) {
+            let place = Q + (firstQueryBlock + i) * 16 * TILE_ROW + c * 2;
+            let a = subgroupMatrixLoad<Left, row_major>(&memory, place, TILE_ROW);
+            // unroll
+            for (var s = 0u; s < SPAN; s++) {
+              scores[i * SPAN + s] = subgroupMatrixMultiplyAccumulate(a, b[s], scores[i * SPAN + s]);
+            }
           }
         }
         // unroll
-        for (var i = 0u; i < SCORES; i++) {
-          subgroupMatrixStore<row_major>(&memory, (firstScore + i) * 16 * SCORE_ROW + keyBlock * 4, scores[i], SCORE_ROW);
+        for (var i = 0u; i < SCORE_ROWS; i++) {
+          // unroll
+          for (var s = 0u; s < SPAN; s++) {
+            let place = (firstQueryBlock + i) * 16 * SCORE_ROW + (firstKeyBlock + s) * 4;
+            subgroupMatrixStore<row_major>(&memory, place, scores[i * SPAN + s], SCORE_ROW);
+          }
         }
         workgroupBarrier();
 
@@ -266,11 +291,21 @@ fn main(
         // dv += (f · p)ᵀ · dy
         // unroll
         for (var t = 0u; t < QUERY_BLOCKS; t++) {
-          let a = subgroupMatrixLoad<Left, col_major>(&memory, t * 16 * SCORE_ROW + keyBlock * 4, SCORE_ROW);
+          var a: array<Left, SPAN>;
           // unroll
-          for (var c = 0u; c < OUTS; c++) {
-            let b = subgroupMatrixLoad<Right, row_major>(&memory, DY + t * 16 * TILE_ROW + (firstOut + c) * 2, TILE_ROW);
-            dv[c] = subgroupMatrixMultiplyAccumulate(a, b, dv[c]);
+          for (var s = 0u; s < SPAN; s++) {
+            let place = t * 16 * SCORE_ROW + (firstKeyBlock + s) * 4;
+            a[s] = subgroupMatrixLoad<Left, col_major>(&memory, place, SCORE_ROW);
+          }
+          // unroll
+          for (var c = 0u; c < OUT_COLUMNS; c++) {
+            let place = DY + t * 16 * TILE_ROW + (firstOut + c) * 2;
+            let b = subgroupMatrixLoad<Right, row_major>(&memory, place, TILE_ROW);
+            // unroll
+            for (var s = 0u; s < SPAN; s++) {
+              let o = s * OUT_COLUMNS + c;
+              dv[o] = subgroupMatrixMultiplyAccumulate(a[s], b, dv[o]);
+            }
           }
         }
         // scores = dy · vᵀ
@@ -278,15 +313,24 @@ fn main(
         // unroll
         for (var c = 0u; c < BLOCKS; c++) {
           // unroll
-          for (var i = 0u; i < SCORES; i++) {
-            let a = subgroupMatrixLoad<Left, row_major>(&memory, DY + (firstScore + i) * 16 * TILE_ROW + c * 2, TILE_ROW);
-            scores[i] = subgroupMatrixMultiplyAccumulate(a, v[c], scores[i]);
+          for (var i = 0u; i < SCORE_ROWS; i++) {
+            let place = DY + (firstQueryBlock + i) * 16 * TILE_ROW + c * 2;
+            let a = subgroupMatrixLoad<Left, row_major>(&memory, place, TILE_ROW);
+            // unroll
+            for (var s = 0u; s < SPAN; s++) {
+              let n = i * SPAN + s;
+              scores[n] = subgroupMatrixMultiplyAccumulate(a, v[s * BLOCKS + c], scores[n]);
+            }
           }
         }
         workgroupBarrier();
         // unroll
-        for (var i = 0u; i < SCORES; i++) {
-          subgroupMatrixStore<row_major>(&memory, (firstScore + i) * 16 * SCORE_ROW + keyBlock * 4, scores[i], SCORE_ROW);
+        for (var i = 0u; i < SCORE_ROWS; i++) {
+          // unroll
+          for (var s = 0u; s < SPAN; s++) {
+            let place = (firstQueryBlock + i) * 16 * SCORE_ROW + (firstKeyBlock + s) * 4;
+            subgroupMatrixStore<row_major>(&memory, place, scores[i * SPAN + s], SCORE_ROW);
+          }
         }
         workgroupBarrier();
 
@@ -312,47 +356,71 @@ fn main(
         // dk += dsᵀ · q
         // unroll
         for (var t = 0u; t < QUERY_BLOCKS; t++) {
-          let a = subgroupMatrixLoad<Left, col_major>(&memory, t * 16 * SCORE_ROW + keyBlock * 4, SCORE_ROW);
+          var a: array<Left, SPAN>;
           // unroll
-          for (var c = 0u; c < OUTS; c++) {
-            let b = subgroupMatrixLoad<Right, row_major>(&memory, Q + t * 16 * TILE_ROW + (firstOut + c) * 2, TILE_ROW);
-            dk[c] = subgroupMatrixMultiplyAccumulate(a, b, dk[c]);
+          for (var s = 0u; s < SPAN; s++) {
+            let place = t * 16 * SCORE_ROW + (firstKeyBlock + s) * 4;
+            a[s] = subgroupMatrixLoad<Left, col_major>(&memory, place, SCORE_ROW);
+          }
+          // unroll
+          for (var c = 0u; c < OUT_COLUMNS; c++) {
+            let place = Q + t * 16 * TILE_ROW + (firstOut + c) * 2;
+            let b = subgroupMatrixLoad<Right, row_major>(&memory, place, TILE_ROW);
+            // unroll
+            for (var s = 0u; s < SPAN; s++) {
+              let o = s * OUT_COLUMNS + c;
+              dk[o] = subgroupMatrixMultiplyAccumulate(a[s], b, dk[o]);
+            }
           }
         }
         // dq += ds · k: the first block of the workgroup that these queries see sets the partial sum, later blocks add
         let isFirst = firstKey < stride || firstKey - stride + (KEYS - 1) + WINDOW <= firstQuery;
+        let dqPlace = partial + (firstQuery + dqQueryBlock * 16) * PARTIAL_ROW;
+        var dq = array<Result, DQS>();
+        if (!isFirst) {
+          // unroll
+          for (var d = 0u; d < DQS; d++) {
+            let c = dqBlock + d * DQ_STEP;
+            if (c < BLOCKS) { dq[d] = subgroupMatrixLoad<Result, row_major>(&partials, dqPlace + c * 4, PARTIAL_ROW); }
+          }
+        }
+        // unroll
+        for (var s = 0u; s < KEY_BLOCKS; s++) {
+          let a = subgroupMatrixLoad<Left, row_major>(&memory, dqQueryBlock * 16 * SCORE_ROW + s * 4, SCORE_ROW);
+          // unroll
+          for (var d = 0u; d < DQS; d++) {
+            let c = min(dqBlock + d * DQ_STEP, BLOCKS - 1);
+            let b = subgroupMatrixLoad<Right, row_major>(&memory, K + s * 16 * TILE_ROW + c * 2, TILE_ROW);
+            dq[d] = subgroupMatrixMultiplyAccumulate(a, b, dq[d]);
+          }
+        }
         // unroll
         for (var d = 0u; d < DQS; d++) {
-          let matrix = subgroup + d * SUBGROUPS;
-          let t = matrix % QUERY_BLOCKS;
-          let c = matrix / QUERY_BLOCKS;
-          if (c < BLOCKS) {
-            let at = partial + (firstQuery + t * 16) * PARTIAL_ROW + c * 4;
-            var dq = Result();
-            if (!isFirst) { dq = subgroupMatrixLoad<Result, row_major>(&partials, at, PARTIAL_ROW); }
-            // unroll
-            for (var s = 0u; s < KEY_BLOCKS; s++) {
-              let a = subgroupMatrixLoad<Left, row_major>(&memory, t * 16 * SCORE_ROW + s * 4, SCORE_ROW);
-              let b = subgroupMatrixLoad<Right, row_major>(&memory, K + s * 16 * TILE_ROW + c * 2, TILE_ROW);
-              dq = subgroupMatrixMultiplyAccumulate(a, b, dq);
-            }
-            subgroupMatrixStore<row_major>(&partials, at, dq, PARTIAL_ROW);
-          }
+          let c = dqBlock + d * DQ_STEP;
+          if (c < BLOCKS) { subgroupMatrixStore<row_major>(&partials, dqPlace + c * 4, dq[d], PARTIAL_ROW); }
         }
         workgroupBarrier();
       }
     }
 
     // unroll
-    for (var c = 0u; c < OUTS; c++) {
-      subgroupMatrixStore<row_major>(&memory, keyBlock * 16 * OUT_ROW + (firstOut + c) * 4, dk[c], OUT_ROW);
+    for (var s = 0u; s < SPAN; s++) {
+      // unroll
+      for (var c = 0u; c < OUT_COLUMNS; c++) {
+        let place = (firstKeyBlock + s) * 16 * OUT_ROW + (firstOut + c) * 4;
+        subgroupMatrixStore<row_major>(&memory, place, dk[s * OUT_COLUMNS + c], OUT_ROW);
+      }
     }
     workgroupBarrier();
     storeBlock(kOfHead, firstKey, SCALE, index);
     workgroupBarrier();
     // unroll
-    for (var c = 0u; c < OUTS; c++) {
-      subgroupMatrixStore<row_major>(&memory, keyBlock * 16 * OUT_ROW + (firstOut + c) * 4, dv[c], OUT_ROW);
+    for (var s = 0u; s < SPAN; s++) {
+      // unroll
+      for (var c = 0u; c < OUT_COLUMNS; c++) {
+        let place = (firstKeyBlock + s) * 16 * OUT_ROW + (firstOut + c) * 4;
+        subgroupMatrixStore<row_major>(&memory, place, dv[s * OUT_COLUMNS + c], OUT_ROW);
+      }
     }
     workgroupBarrier();
     storeBlock(vOfHead, firstKey, 1.0, index);

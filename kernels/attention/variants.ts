@@ -14,11 +14,11 @@ const MOST_BYTES = 48 * 2 ** 10;
 const VECTOR_BYTES = 16;
 
 /** Most registers of an invocation that a variant may need for matrices and for vectors that it fetches ahead. */
-const MOST_REGISTERS = 200;
+const MOST_REGISTERS = 208;
 
 /** A variant of forward_matrices.wgsl or of backward_matrices.wgsl. */
 export interface MatrixVariant {
-  /** The tuner's name. */
+  /** The tuner's name: queries x keys per tile, and of these those of a subgroup. */
   readonly name: string;
   /** Queries, and keys, per tile. */
   readonly QUERIES: number;
@@ -73,7 +73,7 @@ export function forwardMatrices({ T, HS }: { T: number; HS: number }): MatrixVar
     const row = HS / 8 + 1, scores = QUERIES * (KEYS / 4 + 1), tile = KEYS * row;
     const loop = scores + tile + (KEEP_Q ? 0 : QUERIES * row);
     return fitting({
-      name: `matrices ${QUERIES}x${KEYS} of ${QUERIES}`,
+      name: `matrices ${QUERIES}x${KEYS} by 32x${KEYS}`,
       QUERIES,
       KEYS,
       invocations: QUERIES,
@@ -84,34 +84,39 @@ export function forwardMatrices({ T, HS }: { T: number; HS: number }): MatrixVar
 }
 
 /**
- * Queries and keys per tile of the backward pass, and subgroups that share 16 keys. The first one is preferred, because
- * its blocks of keys are the largest, so that there are the fewest partial sums of dq.
+ * Queries and keys per tile of the backward pass, matrices along the keys of a subgroup, and subgroups that share keys.
+ * The first one is preferred: its blocks of keys are the largest, so that there are the fewest partial sums of dq.
  */
-const BACKWARD: readonly (readonly [QUERIES: number, KEYS: number, SPLIT: number])[] = [
-  [32, 128, 1],
-  [64, 64, 1],
-  [32, 64, 1],
-  [32, 64, 2],
-  [SMALLEST, SMALLEST, 1],
-];
+const BACKWARD: readonly (readonly [QUERIES: number, KEYS: number, SPAN: number, SPLIT: number])[] =
+  [
+    [32, 128, 1, 1],
+    [32, 128, 2, 2],
+    [64, 64, 2, 2],
+    [64, 64, 1, 1],
+    [32, 64, 1, 1],
+    [32, 64, 1, 2],
+    [SMALLEST, SMALLEST, 1, 1],
+  ];
 
 /** The variants of backward_matrices.wgsl; none if the head size is as in `forwardMatrices()`. */
 export function backwardMatrices({ T, HS }: { T: number; HS: number }): MatrixVariant[] {
-  return BACKWARD.filter(([, KEYS]) => isOffered(KEYS, T)).flatMap(([QUERIES, KEYS, SPLIT]) => {
+  return BACKWARD.filter(([, KEYS]) => isOffered(KEYS, T)).flatMap((
+    [QUERIES, KEYS, SPAN, SPLIT],
+  ) => {
     if (HS % (MATRIX_SIDE * SPLIT) !== 0) return [];
-    const subgroups = KEYS / MATRIX_SIDE * SPLIT, invocations = MATRIX_SUBGROUP * subgroups;
+    const subgroups = KEYS / MATRIX_SIDE / SPAN * SPLIT, invocations = MATRIX_SUBGROUP * subgroups;
     const COLUMNS = Math.max(MATRIX_SIDE, QUERIES * KEYS / invocations);
     const FETCHES = ceilDiv(QUERIES * HS / 8, invocations);
     const DQS = ceilDiv(QUERIES / MATRIX_SIDE * HS / MATRIX_SIDE, subgroups);
     const row = HS / 8 + 1, scores = QUERIES * (KEYS / 4 + 1);
     return fitting({
-      name: `matrices ${QUERIES}x${KEYS} of ${invocations}`,
+      name: `matrices ${QUERIES}x${KEYS} by ${QUERIES / SPLIT}x${MATRIX_SIDE * SPAN}`,
       QUERIES,
       KEYS,
       invocations,
-      constants: { QUERIES, KEYS, SPLIT, COLUMNS, FETCHES, DQS },
+      constants: { QUERIES, KEYS, SPAN, SPLIT, COLUMNS, FETCHES, DQS },
       bytes: VECTOR_BYTES * Math.max(scores + (2 * QUERIES + KEYS) * row, KEYS * (HS / 4 + 1)),
-    }, HS / SPLIT + HS / 4 + QUERIES / SPLIT / 2 + COLUMNS + 8 * FETCHES);
+    }, SPAN * (HS / SPLIT + HS / 4 + QUERIES / SPLIT / 2) + COLUMNS + 8 * FETCHES);
   });
 }
 
