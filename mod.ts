@@ -42,7 +42,7 @@ export {
   type Tunable,
 } from "./kernels/program.ts";
 export type { Dropout, DropoutSite } from "./kernels/random.ts";
-export type { ActivationFunction } from "./kernels/activation.ts";
+export { ACTIVATION_FUNCTIONS, type ActivationFunction } from "./kernels/activation.ts";
 export { adamw, adamwCorrections, type AdamwOptions } from "./kernels/adamw/adamw.ts";
 export {
   attentionBackward,

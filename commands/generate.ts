@@ -13,7 +13,7 @@ import { command, output, readStandardInput, run, status, wholeNumber } from "./
 import { openGpu } from "./gpu.ts";
 import { findNamedModel, withModelOptions } from "./named_model.ts";
 import { giveBack, HUB } from "./permissions.ts";
-import { withSamplerOptions } from "./sampler_options.ts";
+import { samplerOf, withSamplerOptions } from "./sampler_options.ts";
 
 /** Samples per command, at most: each of them needs memory from the start. */
 const MOST_SAMPLES = 1_000_000;
@@ -43,7 +43,8 @@ const program = withSamplerOptions(
   .option("--json", "one JSON object per completion instead of text")
   .action((given, options) =>
     run(async () => {
-      validateSampler(options);
+      const sampler = samplerOf(options);
+      validateSampler(sampler);
       const prompt = given === "-" ? await readStandardInput("continue") : given;
       // before the device is opened, as a wrong name is the likeliest mistake
       const source = await findNamedModel(options);
@@ -59,7 +60,7 @@ const program = withSamplerOptions(
         promptTokens,
         maxNewTokens,
         samples,
-        sampler: options,
+        sampler,
         freeBytes: freeMemory(),
       });
       const { contextLength } = source.config, unseen = windowStart(promptTokens, contextLength);
@@ -71,7 +72,7 @@ const program = withSamplerOptions(
       }
       const model = loadSource(device, source);
       const streams = seededStreams(Array<string>(samples).fill(prompt), options.seed);
-      const pieces = generateBatch(model, { streams, maxNewTokens, stop, sampler: options });
+      const pieces = generateBatch(model, { streams, maxNewTokens, stop, sampler });
       await (options.json ? printObjects : printTexts)(streams, pieces);
     })
   );

@@ -32,7 +32,7 @@ import { command, output, outputColumns, run, status, wholeNumber } from "./comm
 import { gpuOption, openGpu } from "./gpu.ts";
 import { checkPlot, writePlot } from "./plot.ts";
 import { ProgressBar } from "./progress.ts";
-import { withSamplerOptions } from "./sampler_options.ts";
+import { samplerOf, withSamplerOptions } from "./sampler_options.ts";
 
 /** `judge`: how well the checkpoints of a run write the built-in stories. */
 const program = withSamplerOptions(
@@ -157,12 +157,13 @@ const COPIES = 24;
 async function judgeCheckpoint(
   device: Device,
   checkpoint: string,
-  { stories, seed, ...sampler }: JudgeCommandOptions,
+  { stories, seed, ...options }: JudgeCommandOptions,
   onProgress: (share: number) => void,
 ): Promise<JudgedCheckpoint> {
   const { step } = readTrainerState(checkpoint);
   const model = loadSource(device, await findSource({ checkpoint }));
   using _ = model.gpt;
+  const sampler = samplerOf(options);
   const isSampled = sampler.temperature > 0, parts = isSampled ? 2 : 1;
   const judge = (temperature: number, part: number) =>
     judgeModel(model, {

@@ -1,6 +1,15 @@
 import type { Command, OptionValues } from "@commander-js/extra-typings";
 import { DEFAULT_SAMPLER, type SamplerOptions } from "../generate/generate.ts";
+import { SAMPLER_RULES } from "../kernels/sample/sample.ts";
 import { realNumber, wholeNumber } from "./command.ts";
+
+/** The options of the sampler among those of a command. */
+export function samplerOf(options: SamplerOptions): SamplerOptions {
+  const names = Object.keys(SAMPLER_RULES) as (keyof SamplerOptions)[];
+  return Object.fromEntries(
+    names.map((name) => [name, options[name]]),
+  ) as unknown as SamplerOptions;
+}
 
 /** Adds the options of the sampler to a command. */
 export function withSamplerOptions<Args extends unknown[], Options extends OptionValues>(

@@ -1,5 +1,11 @@
 import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
-import { checkSample, type SamplerOptions, validateSampler } from "../kernels/sample/sample.ts";
+import { refuseOthers } from "../files/option_names.ts";
+import {
+  checkSample,
+  SAMPLER_RULES,
+  type SamplerOptions,
+  validateSampler,
+} from "../kernels/sample/sample.ts";
 import type { Gpt } from "../model/gpt.ts";
 import { createDecoder } from "./decoder.ts";
 import { sequencesAtOnce } from "./limits.ts";
@@ -38,13 +44,13 @@ export interface BatchOptions {
   /** The prompts. */
   streams: readonly StreamOptions[];
   /** Tokens added to each prompt, at most. */
-  maxNewTokens?: number;
+  maxNewTokens?: number | undefined;
   /** How the next token is drawn; `DEFAULT_SAMPLER` has the values that are absent. */
-  sampler?: Partial<SamplerOptions>;
+  sampler?: Partial<SamplerOptions> | undefined;
   /** Texts that end a completion, which does not include them. */
-  stop?: readonly string[];
+  stop?: readonly string[] | undefined;
   /** Ends the generation early when it aborts. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
 /** How to continue a prompt. */
@@ -88,11 +94,11 @@ export interface BatchPiece {
  */
 export async function* generate(
   model: LoadedModel,
-  { prompt = "", seed = 0, ...options }: GenerateOptions = {},
+  { prompt = "", seed = 0, maxNewTokens, sampler, stop, signal, ...others }: GenerateOptions = {},
 ): AsyncGenerator<string, GenerateResult> {
-  for await (
-    const { text, result } of generateBatch(model, { ...options, streams: [{ prompt, seed }] })
-  ) {
+  refuseOthers("generate", "generate()", others);
+  const options = { maxNewTokens, sampler, stop, signal, streams: [{ prompt, seed }] };
+  for await (const { text, result } of generateBatch(model, options)) {
     if (text !== "") yield text;
     if (result) return result;
   }
@@ -129,8 +135,14 @@ const chunksOf = new WeakMap<Gpt, Map<number, number>>();
  */
 export async function* generateBatch(
   { gpt, tokenizer }: LoadedModel,
-  { streams, maxNewTokens = 256, sampler: given, stop = [], signal }: BatchOptions,
+  { streams, maxNewTokens = 256, sampler: given = {}, stop = [], signal, ...others }: BatchOptions,
 ): AsyncGenerator<BatchPiece, void> {
+  refuseOthers("generate", "generateBatch()", others);
+  for (const { prompt: _, seed: __, ...others } of streams) {
+    refuseOthers("generate", "a stream", others);
+  }
+  const unruled = Object.entries(given).filter(([name]) => !Object.hasOwn(SAMPLER_RULES, name));
+  refuseOthers("sample", "a sampler", Object.fromEntries(unruled));
   if (!Number.isInteger(maxNewTokens) || maxNewTokens < 0) {
     throw new RangeError(
       `Cannot generate as maxNewTokens must be a non-negative integer: current value is ${maxNewTokens}`,

@@ -1,5 +1,6 @@
 import { basename, resolve } from "node:path";
 import type { Tokenizer } from "../data/tokenizer/tokenizer.ts";
+import { refuseOthers } from "../files/option_names.ts";
 import { UserError } from "../files/user_error.ts";
 import type { Device } from "../kernels/device.ts";
 import {
@@ -44,6 +45,23 @@ export interface LoadOptions extends FindModelOptions {
   /** Is called with a sentence about each damaged checkpoint that is skipped. */
   onWarning?: ((sentence: string) => void) | undefined;
 }
+
+/** Names of these options. */
+const LOAD_OPTIONS: Readonly<Record<keyof LoadOptions, true>> = {
+  run: true,
+  checkpoint: true,
+  model: true,
+  precision: true,
+  onWarning: true,
+  contextLength: true,
+  base: true,
+  onProgress: true,
+  environment: true,
+  onNotice: true,
+  signal: true,
+  silenceMs: true,
+  mostBytes: true,
+};
 
 /**
  * Finds the checkpoint to load and makes sure that it is whole.
@@ -120,5 +138,7 @@ export function loadSource(
  * otherwise as `findModel()`.
  */
 export async function loadModel(device: Device, options: LoadOptions): Promise<LoadedModel> {
+  const others = Object.entries(options).filter(([name]) => !Object.hasOwn(LOAD_OPTIONS, name));
+  refuseOthers("load a model", "loadModel()", Object.fromEntries(others));
   return loadSource(device, await findSource(options), options);
 }

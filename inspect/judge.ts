@@ -1,3 +1,4 @@
+import { refuseOthers } from "../files/option_names.ts";
 import {
   type Beginning,
   judgeStory,
@@ -77,8 +78,9 @@ const ROOM = 1.25;
  */
 export async function judgeModel(
   model: LoadedModel,
-  { stories = JUDGED_STORIES, seed = 1, sampler = {}, onProgress }: JudgeOptions = {},
+  { stories = JUDGED_STORIES, seed = 1, sampler = {}, onProgress, ...others }: JudgeOptions = {},
 ): Promise<StoryShares> {
+  refuseOthers("judge a model", "judgeModel()", others);
   const beginnings = storyBeginnings({ seed, count: stories });
   const continuations = beginnings.map(() => "");
   let done = 0;

@@ -28,7 +28,7 @@ type Names<S extends string> = S extends `${infer A},${infer B}` ? Names<A> | Na
  * @param tensors the tensors by their roles in the op, in the order in which they are checked; undefined ones are
  * skipped.
  * @param known values of dimensions that the caller knows.
- * @throws {RangeError} if a tensor has another shape; {TypeError} if it has another element type, or if a
+ * @throws {RangeError} if a tensor has another shape or a known dimension is no positive integer; {TypeError} if it has another element type, or if a
  * product has two new names.
  */
 export function dims<
@@ -40,6 +40,12 @@ export function dims<
   known?: K,
 ): Record<Names<T[keyof T][1]> | keyof K, number> {
   const values = new Map<string, number>(Object.entries(known ?? {}));
+  for (const [name, value] of values) {
+    if (Number.isSafeInteger(value) && value > 0) continue;
+    throw new RangeError(
+      `Cannot run ${action} as ${name} must be a positive integer: current value is ${value}`,
+    );
+  }
   for (const [role, [tensor, shape, dtypes]] of Object.entries<Dimensioned>(tensors)) {
     if (!tensor) continue;
     assertDType(action, { [role]: tensor }, ...dtypes.split("|") as DType[]);

@@ -2,7 +2,7 @@ import { quoted } from "../files/printable.ts";
 import { UserError } from "../files/user_error.ts";
 import { MOST_HEAD_SIZE } from "../kernels/attention/attention.ts";
 import { EPSILON } from "../kernels/layernorm/layernorm.ts";
-import type { ActivationFunction } from "../kernels/activation.ts";
+import { ACTIVATION_FUNCTIONS, type ActivationFunction } from "../kernels/activation.ts";
 import type { RotaryScaling } from "../kernels/rope/rotation.ts";
 
 /**
@@ -229,10 +229,11 @@ export function attentionOf(
 }
 
 /** Allowed words of the fields that are words. */
-const WORDS: Readonly<Record<"family" | "norm" | "positions", readonly string[]>> = {
+const WORDS: Readonly<Record<"family" | "norm" | "positions" | "activation", readonly string[]>> = {
   family: Object.keys(FAMILY_DEFAULTS),
   norm: ["layernorm", "rmsnorm"],
   positions: ["learned", "rotary"],
+  activation: ACTIVATION_FUNCTIONS,
 };
 
 /**

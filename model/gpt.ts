@@ -1,3 +1,4 @@
+import { refuseOthers } from "../files/option_names.ts";
 import { UserError } from "../files/user_error.ts";
 import { type Arena, createArena, tensorNamed } from "../kernels/arena.ts";
 import type { Device } from "../kernels/device.ts";
@@ -56,8 +57,9 @@ export interface Gpt extends Disposable {
 export function createGpt(
   device: Device,
   config: GptConfig,
-  { precision, freeze = "" }: { precision: Precision; freeze?: string },
+  { precision, freeze = "", ...others }: { precision: Precision; freeze?: string },
 ): Gpt {
+  refuseOthers("build a model", "createGpt()", others);
   validateConfig(config);
   if (precision === "f16" && !device.features.has("shader-f16")) {
     throw new UserError(

@@ -8,6 +8,7 @@ import {
   TOKENIZER_CONFIG_FILE,
   TOKENIZER_FILE,
 } from "../files/names.ts";
+import { refuseOthers } from "../files/option_names.ts";
 import { UserError } from "../files/user_error.ts";
 import type { LoadedModel } from "../generate/load.ts";
 import { DIVERGED } from "../kernels/sample/sample.ts";
@@ -54,8 +55,9 @@ export interface ExportOptions {
  */
 export async function exportModel(
   model: LoadedModel,
-  { to, out, dtype = "f32", onNotice = () => {} }: ExportOptions,
+  { to, out, dtype = "f32", onNotice = () => {}, ...others }: ExportOptions,
 ): Promise<void> {
+  refuseOthers("export a model", "exportModel()", others);
   checkOutput(out, to, dtype);
   if (to === "hf" && dtype !== "q8_0") {
     const { gpt, tokenizer } = model;

@@ -1,3 +1,4 @@
+import { refuseOthers } from "../../files/option_names.ts";
 import { Heap } from "./bpe.ts";
 import { BYTE_ALPHABET, type ByteLevelTables } from "./byte_level.ts";
 import { byteLevelTokenizer, type Tokenizer } from "./tokenizer.ts";
@@ -39,8 +40,9 @@ export const LEAST_VOCABULARY = BYTE_ALPHABET.length + 1;
  */
 export async function trainTokenizer(
   texts: Iterable<string> | AsyncIterable<string>,
-  { vocabularySize, minFrequency = 2, onProgress = () => {} }: TrainTokenizerOptions,
+  { vocabularySize, minFrequency = 2, onProgress = () => {}, ...others }: TrainTokenizerOptions,
 ): Promise<Tokenizer> {
+  refuseOthers("train a tokenizer", "trainTokenizer()", others);
   const check = (name: string, value: number, least: number) => {
     if (Number.isSafeInteger(value) && value >= least) return;
     throw new RangeError(

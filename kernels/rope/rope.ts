@@ -75,7 +75,7 @@ export function ropeForward(
     kWeight: [kWeight, "2P", "f32"],
     qkv: [qkv, "B·T,2QKV·P", "f32|f16"],
     qk: [qk, "B·T,2QK·P", qkv.dtype],
-  }, { T, QK: NH + KH, QKV: NH + 2 * KH });
+  }, { T, NH, KH, QK: NH + KH, QKV: NH + 2 * KH });
   if (!cursors) checkLength(action, T, rotation);
   const M = B * T, HS = 2 * P, lanes = rowLanes(program.device, HS), { LANES, ROWS } = lanes;
   program.dispatch({
@@ -134,7 +134,7 @@ export function ropeBackward(
     qk: [qk, "B·T,2QK·P", dqkv.dtype],
     dqWeight: [dqWeight, "2P", "f32"],
     dkWeight: [dkWeight, "2P", "f32"],
-  }, { T, QK: NH + KH, QKV: NH + 2 * KH });
+  }, { T, NH, KH, QK: NH + KH, QKV: NH + 2 * KH });
   checkLength(action, T, rotation);
   if (dqWeight) assertVectors(action, { dqWeight });
   const M = B * T, HS = 2 * P, lanes = rowLanes(program.device, HS), { LANES, ROWS } = lanes;

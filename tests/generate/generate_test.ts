@@ -8,8 +8,9 @@ import {
   type GenerateResult,
   promptIds,
 } from "../../generate/generate.ts";
+import { loadModel } from "../../generate/load.ts";
 import { download, upload } from "../../kernels/tensor.ts";
-import { masterOf } from "../../model/gpt.ts";
+import { createGpt, masterOf } from "../../model/gpt.ts";
 import { device } from "../kernels/harness.ts";
 import { byteTokenizer, randomModel } from "./models.ts";
 
@@ -88,9 +89,10 @@ Deno.test("generate() and generateBatch() end at any of several tokens", async (
     const first = Math.min(text.indexOf(early), text.indexOf(late));
     const ended = await told(PLAIN, ends);
     assert.deepEqual([ended.text, ended.reason], [text.slice(0, first), "end-of-text"]);
+    const { maxNewTokens, ...prompt } = PLAIN;
     let batch = "";
     for await (
-      const { stream, text } of generateBatch(ends, { ...PLAIN, streams: [PLAIN, PLAIN] })
+      const { stream, text } of generateBatch(ends, { maxNewTokens, streams: [prompt, prompt] })
     ) {
       if (stream === 1) batch += text;
     }
@@ -188,6 +190,39 @@ Deno.test("generate() throws when the model's logits are not finite", async () =
 Deno.test("generate() throws on an option that is out of range", async () => {
   await assert.rejects(told({ maxNewTokens: -1 }), { message: /non-negative .* value is -1$/ });
   await assert.rejects(told({ sampler: { topP: 2 } }), { message: /topP must be above 0/ });
+});
+
+Deno.test("generate(), loadModel() and createGpt() refuse options that they do not have", async () => {
+  const untyped = (options: unknown) => options as GenerateOptions;
+  const cases: [() => unknown, string][] = [
+    [() => told(untyped({ temperature: 0 })), "generate as every option must be one of generate()"],
+    [
+      () => told(untyped({ sampler: { temprature: 0 } })),
+      "sample as every option must be one of a sampler",
+    ],
+    [
+      () => generateBatch(fresh(), { streams: [untyped({ text: "Hi" })] }).next(),
+      "generate as every option must be one of a stream",
+    ],
+    [
+      () => generateBatch(fresh(), untyped({ streams: [], seed: 1 }) as never).next(),
+      "generate as every option must be one of generateBatch()",
+    ],
+    [
+      () => loadModel(device, { path: "x" } as never),
+      "load a model as every option must be one of loadModel()",
+    ],
+    [
+      () => createGpt(device, gpt.config, { precision: "f32", dtype: "f16" } as never),
+      "build a model as every option must be one of createGpt()",
+    ],
+  ];
+  for (const [call, message] of cases) {
+    await assert.rejects(async () => await call(), (error: Error) => {
+      assert.match(error.message, /: "(temperature|temprature|text|seed|path|dtype)" is none$/);
+      return error instanceof TypeError && error.message.startsWith(`Cannot ${message}: `);
+    });
+  }
 });
 
 Deno.test("generateBatch() completes each prompt as generate() does, also in several batches", async () => {

@@ -86,6 +86,10 @@ Deno.test("judgeModel() continues every beginning and reports each that is compl
     [{ count: 0, of: 4 }, { count: 0, of: 1 }, { count: 0, of: 1 }],
   );
   assert.deepEqual(await judge(3), shares);
+  await assert.rejects(judgeModel(model, { count: 4 } as never), {
+    name: "TypeError",
+    message: 'Cannot judge a model as every option must be one of judgeModel(): "count" is none',
+  });
 });
 
 Deno.test("drawJudgements() draws shares under the losses, each with its interval", async () => {

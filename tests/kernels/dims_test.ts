@@ -17,6 +17,16 @@ Deno.test("dims() returns dimensions by name, also of products and with optional
   assert.deepEqual({ B, T, C, N }, { B: 2, T: 3, C: 8, N: 5 });
 });
 
+Deno.test("dims() throws on a known dimension that is no positive integer", () => {
+  for (const heads of [1.5, 0, -2, NaN, "4"]) {
+    const known = { NH: heads } as Record<string, number>;
+    assert.throws(() => dims("attend", { x: [tensor("x", [6, 8]), "M,NH", "f32"] }, known), {
+      name: "RangeError",
+      message: `Cannot run attend as NH must be a positive integer: current value is ${heads}`,
+    });
+  }
+});
+
 Deno.test("dims() throws on another shape or element type, naming the role, the tensor and the known dimensions", () => {
   const x = tensor("x", [6, 8]);
   const throws = (t: Tensor, shape: string, expected: string) =>

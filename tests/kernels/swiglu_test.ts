@@ -24,6 +24,24 @@ const TOLERANCE = { f32: 3e-6, f16: 1e-3 } as Record<string, number>;
 
 const ACTIVATIONS: readonly ActivationFunction[] = ["gelu_new", "gelu", "relu", "relu2", "silu"];
 
+Deno.test("swigluForward() refuses an activation function that does not exist", async () => {
+  const { activated, ...inputs } = tensors({
+    gate: [[1, 4], "f32", 1],
+    up: [[1, 4], "f32", 1],
+    activated: [[1, 4], "f32"],
+  });
+  const activation = "tanh" as ActivationFunction;
+  await assert.rejects(
+    runProgram((program) => swigluForward(program, inputs, { activated }, { activation }), []),
+    {
+      name: "TypeError",
+      message:
+        "Cannot compute an activation as it must be gelu_new or gelu or relu or relu2 or silu: " +
+        'current value is "tanh"',
+    },
+  );
+});
+
 Deno.test("reference swigluForward() multiplies up by the activation function of gate", () => {
   const gate = Float32Array.of(-1, 2), up = Float32Array.of(3, -0.5);
   const { activated } = reference.swigluForward({ gate, up }, "silu");

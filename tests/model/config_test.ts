@@ -94,6 +94,11 @@ for (
       'family must be gpt2 or gpt_neo or llama: current value is "bert"',
     ],
     [{ norm: "batch" }, 'norm must be layernorm or rmsnorm: current value is "batch"'],
+    [
+      { activation: "tanh" },
+      'activation must be gelu_new or gelu or relu or relu2 or silu: current value is "tanh"',
+    ],
+    [{ heads: 1.5 }, "heads must be an integer from 1 to 512: current value is 1.5"],
     [{ positions: "none" }, 'positions must be learned or rotary: current value is "none"'],
     [{ normEpsilon: 0 }, "normEpsilon must be a number above 0 and at most 1: current value is 0"],
     [
