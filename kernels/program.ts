@@ -10,7 +10,7 @@ import {
   specialize,
   unroll,
 } from "./shader.ts";
-import { createTensor, size, type Tensor, tensorBytes, viewTensor } from "./tensor.ts";
+import { createTensor, type DType, size, type Tensor, tensorBytes } from "./tensor.ts";
 
 export type { Constants, Shader };
 
@@ -165,17 +165,17 @@ export class Program implements Disposable {
   }
 
   /**
-   * An f32 tensor for intermediate results, which belongs to the program. The next call for the same slot may return
+   * A tensor for intermediate results, which belongs to the program. The next call for the same slot may return
    * the same memory: launches that are recorded after it overwrite the content. Slots share no memory.
    */
-  scratch(shape: readonly number[], slot = 0): Tensor {
-    const length = size(shape), tensors = this.#scratch[slot] ??= [];
+  scratch(shape: readonly number[], slot = 0, dtype: DType = "f32"): Tensor {
+    const length = tensorBytes({ shape, dtype }) / 4, tensors = this.#scratch[slot] ??= [];
     let tensor = tensors.at(-1);
     if (!tensor || size(tensor.shape) < length) {
       tensor = createTensor(this.device, SCRATCH, { shape: [length], dtype: "f32" });
       tensors.push(tensor); // earlier launches keep the smaller tensor
     }
-    return viewTensor(tensor, { offset: 0, shape });
+    return { ...tensor, shape, dtype };
   }
 
   /** Bytes of scratch tensors. */

@@ -16,9 +16,10 @@
  * than columns, A = xᵀ · x and x = a · x + x · B. So a matrix of m × n, m ≤ n, takes 5 · (4 · m² · n + 2 · m³)
  * operations. Matrices of one shape are computed together, of all blocks if they fit.
  *
- * The rounds are computed in f32 also if the model trains in f16: products in f16 would not be faster, since WGSL
- * computes them in f32, and would round x, whose smallest singular values five rounds multiply by up to 485, and their
- * errors with them.
+ * The rounds are computed in f32 also if the model trains in f16, unless tensor cores multiply f16 several times as
+ * fast. Five rounds multiply the smallest singular values of x by up to 485, and the errors of rounding x with them: in
+ * f16 these add about a hundredth to directions in which x is next to nothing, in bf16, which is customary, eight times
+ * that.
  *
  * @module
  */
@@ -28,6 +29,7 @@ import normalizeShader from "./normalize.wgsl" with { type: "text" };
 import updateShader from "./update.wgsl" with { type: "text" };
 import type { Device } from "../device.ts";
 import { dims } from "../dims.ts";
+import { hasMatrices } from "../matrices.ts";
 import { matmul } from "../matmul/matmul.ts";
 import { type Program, splitWorkgroups } from "../program.ts";
 import { ceilDiv, type Tensor, viewTensor } from "../tensor.ts";
@@ -68,7 +70,7 @@ const MOST_BYTES = 64 * 2 ** 20;
 const PART = 1024, WORKGROUP_SIZE = 256;
 
 /** Slots of scratch memory. Products use slot 0. */
-const X = 1, NEXT = 2, GRAM = 3, POLYNOMIAL = 4, SQUARES = 5;
+const AHEAD = 1, X = 2, GRAM = 3, POLYNOMIAL = 4, SQUARES = 5;
 
 /**
  * One step of Muon for the given matrices of all blocks, in place. Nothing changes if `update` says that the step is
@@ -96,11 +98,18 @@ export function muon(
   });
   for (const batch of batchesOf(program.device, matrices, parameter)) {
     const { inputs, outputs } = batch.matrices[0]!;
-    const x = program.scratch([batch.L * batch.matrices.length, inputs, outputs], X);
+    const dtype = copy && canUseMatrices(program.device, batch.matrices[0]!) ? "f16" : "f32";
+    const shape = [batch.L * batch.matrices.length, inputs, outputs];
+    const x = program.scratch(shape, X, dtype);
     lookAhead(program, batch, { gradient, update }, { momentum, x }, options);
     const direction = orthogonalize(program, x);
     move(program, batch, { x: direction, update }, { parameter, copy }, options);
   }
+}
+
+/** Whether a device multiplies such matrices in f16 on tensor cores. */
+function canUseMatrices(device: Device, { inputs, outputs }: MuonMatrix): boolean {
+  return hasMatrices(device) && inputs % 8 === 0 && outputs % 8 === 0;
 }
 
 /** Matrices of one shape in L blocks, which are computed together. */
@@ -150,7 +159,7 @@ function chunksOf<T>(list: readonly T[], most: number): T[][] {
   );
 }
 
-/** Updates the momentum, and sets x to Nesterov's look-ahead divided by its norm.  x: [G,inputs,outputs] */
+/** Updates the momentum, and sets x to Nesterov's look-ahead divided by its norm.  x: f32 or f16 [G,inputs,outputs] */
 function lookAhead(
   program: Program,
   batch: MatrixBatch,
@@ -162,12 +171,13 @@ function lookAhead(
   const elements = inputs * outputs / width, parts = ceilDiv(elements, PART);
   const squares = program.scratch([G, parts], SQUARES);
   const value = VALUE[width], levels = Math.log2(WORKGROUP_SIZE);
+  const ahead = program.scratch(x.shape, AHEAD);
   matrices.forEach((matrix, i) => {
     const stack = (t: Tensor) => stackOf(t, matrix, batch);
     program.dispatch({
       shader: { "kernels/muon/momentum.wgsl": momentumShader },
       constants: { BETA, PART, WORKGROUP_SIZE, value, COUNTED: 4 / width },
-      tensors: { gradient: stack(gradient), update, momentum: stack(momentum), x, squares },
+      tensors: { gradient: stack(gradient), update, momentum: stack(momentum), x: ahead, squares },
       uniforms: { ...placeOf(momentum, matrix, width), first: i * L, parts },
       workgroups: [...splitWorkgroups(parts), L],
       iterations: PART / WORKGROUP_SIZE + levels,
@@ -176,8 +186,8 @@ function lookAhead(
   });
   program.dispatch({
     shader: { "kernels/muon/normalize.wgsl": normalizeShader },
-    constants: { PART, WORKGROUP_SIZE, value },
-    tensors: { squares, x },
+    constants: { PART, WORKGROUP_SIZE, value, yType: typeOf(x, width) },
+    tensors: { squares, x: ahead, y: x },
     uniforms: { elements, parts },
     workgroups: [...splitWorkgroups(parts), G],
     iterations: ceilDiv(parts, WORKGROUP_SIZE) + PART / WORKGROUP_SIZE + levels,
@@ -185,12 +195,13 @@ function lookAhead(
   });
 }
 
-/** Five rounds of Newton and Schulz; returns the scratch tensor that has the result: x or another. */
+/** Five rounds of Newton and Schulz in the type of x; returns the scratch tensor that has the result: x or another. */
 function orthogonalize(program: Program, x: Tensor): Tensor {
-  const [G, inputs, outputs] = x.shape as [number, number, number];
+  const { dtype } = x, [G, inputs, outputs] = x.shape as [number, number, number];
   const isTall = inputs > outputs, m = Math.min(inputs, outputs);
-  const A = program.scratch([G, m, m], GRAM), B = program.scratch([G, m, m], POLYNOMIAL);
-  let next = program.scratch(x.shape, NEXT);
+  const A = program.scratch([G, m, m], GRAM, dtype);
+  const B = program.scratch([G, m, m], POLYNOMIAL, dtype);
+  let next = program.scratch(x.shape, AHEAD, dtype); // which nothing reads any more
   for (let round = 0; round < ROUNDS; round++) {
     matmul(program, { a: x, b: x }, { y: A }, isTall ? { transposeA: true } : { transposeB: true });
     matmul(program, { a: A, b: A }, { y: B }, {
@@ -214,7 +225,11 @@ function move(
   { weightDecay: WEIGHT_DECAY }: MuonOptions,
 ): void {
   const { matrices, L, width } = batch;
-  const types = { value: VALUE[width], copyType: width === 4 ? "vec4<f16>" : "f16" };
+  const types = {
+    value: VALUE[width],
+    xType: typeOf(x, width),
+    copyType: width === 4 ? "vec4<f16>" : "f16",
+  };
   matrices.forEach((matrix, i) => {
     const { inputs, outputs } = matrix, place = placeOf(parameter, matrix, width);
     const stack = (t: Tensor) => stackOf(t, matrix, batch);
@@ -230,6 +245,11 @@ function move(
 
 /** The type of a value, by its elements. */
 const VALUE = { 1: "f32", 4: "vec4f" } as const;
+
+/** The type of so many elements of a tensor. */
+function typeOf({ dtype }: Tensor, width: MatrixBatch["width"]): string {
+  return width === 4 ? `vec4<${dtype}>` : dtype;
+}
 
 /** Whether the rows of a matrix are whole vectors of four. */
 function isInVectors({ start, columns, outputs }: MuonMatrix): boolean {

@@ -1,9 +1,12 @@
-// x = x / ‖x‖ for each matrix, so that no singular value is above 1, as the rounds need.
-// x: [G,inputs,outputs]; squares: [G,parts], whose sum for a matrix is ‖x‖²
+// y = x / ‖x‖ for each matrix, so that no singular value is above 1, as the rounds need.
+// x, y: [G,inputs,outputs]; squares: [G,parts], whose sum for a matrix is ‖x‖²
+enable f16;
+
 const PART: u32 = 1024; // values per workgroup
 const WORKGROUP_SIZE: u32 = 256;
 const LEAST_NORM: f32 = 1e-7; // by which x is divided
 alias value = vec4f; // four columns, or f32: one column
+alias yType = vec4<f16>;
 
 struct Sizes {
   elements: u32, // values of a matrix
@@ -11,8 +14,9 @@ struct Sizes {
 }
 
 @group(0) @binding(0) var<storage, read> squares: array<f32>;
-@group(0) @binding(1) var<storage, read_write> x: array<value>;
-@group(0) @binding(2) var<uniform> sizes: Sizes;
+@group(0) @binding(1) var<storage, read> x: array<value>;
+@group(0) @binding(2) var<storage, read_write> y: array<yType>;
+@group(0) @binding(3) var<uniform> sizes: Sizes;
 
 const WORKGROUPS_PER_ROW: u32 = 32768; // see splitWorkgroups() in program.ts
 
@@ -35,6 +39,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
   let part = group.y * WORKGROUPS_PER_ROW + group.x;
   let end = min((part + 1) * PART, sizes.elements);
   for (var i = part * PART + index; i < end; i += WORKGROUP_SIZE) {
-    x[group.z * sizes.elements + i] *= factor;
+    let at = group.z * sizes.elements + i;
+    y[at] = yType(x[at] * factor);
   }
 }

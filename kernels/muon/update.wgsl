@@ -6,6 +6,7 @@ const WEIGHT_DECAY: f32 = 0.0;
 const COPY: bool = true; // whether matrix products read an f16 copy of the parameter
 const WORKGROUP_SIZE: u32 = 256;
 alias value = vec4f; // four columns, or f32: one column
+alias xType = vec4f;
 // only if COPY
 alias copyType = vec4<f16>;
 
@@ -27,7 +28,7 @@ struct Sizes { // the first five count values
   scale: f32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<value>;
+@group(0) @binding(0) var<storage, read> x: array<xType>;
 @group(0) @binding(1) var<storage, read> update: Update;
 @group(0) @binding(2) var<storage, read_write> parameter: array<value>;
 // only if COPY
@@ -43,7 +44,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
   let row = i / sizes.outputs;
   let column = i % sizes.outputs;
   let stored = group.z * sizes.S + sizes.start + row * sizes.columns + column;
-  let direction = x[(sizes.first + group.z) * sizes.elements + i];
+  let direction = value(x[(sizes.first + group.z) * sizes.elements + i]);
   let rate = update.muonLearningRate;
   let moved = parameter[stored] * (1.0 - rate * WEIGHT_DECAY) - rate * sizes.scale * direction;
   parameter[stored] = moved;

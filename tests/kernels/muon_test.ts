@@ -1,10 +1,20 @@
 import assert from "node:assert/strict";
 import { muon, type MuonMatrix } from "../../kernels/muon/muon.ts";
 import * as reference from "../../kernels/muon/reference.ts";
+import { dryDevice } from "../../kernels/dry_device.ts";
 import { Program } from "../../kernels/program.ts";
 import { download, upload } from "../../kernels/tensor.ts";
 import { parseSafetensors, toFloat32 } from "../../model/files/safetensors.ts";
-import { assertClose, device, randomValues, REAL_TYPES, tensors, withRandom } from "./harness.ts";
+import {
+  assertClose,
+  device,
+  randomValues,
+  REAL_TYPES,
+  runProgram,
+  tensors,
+  withRandom,
+} from "./harness.ts";
+import { devicesWithMatrices } from "./matrix_emulation.ts";
 
 /** The parameters of a block as it stores them: q and v alike, k narrower, a wide and a tall matrix, odd sizes. */
 const STORED = [
@@ -111,11 +121,6 @@ for (const [where, on] of Object.entries(DEVICES)) {
   );
 }
 
-// results of tests/golden/make_muon.py
-const bytes = await Deno.readFile(new URL("../golden/muon.safetensors", import.meta.url));
-const { tensors: entries } = parseSafetensors(bytes, "muon.safetensors");
-const golden = (name: string) => toFloat32(entries.get(name)!);
-
 /** ‖a − b‖ / ‖b − start‖: the error of a step as a share of it. */
 function errorOf(a: ArrayLike<number>, b: Float32Array, start: Float32Array): number {
   let error = 0, moved = 0;
@@ -125,6 +130,54 @@ function errorOf(a: ArrayLike<number>, b: Float32Array, start: Float32Array): nu
   });
   return Math.sqrt(error / moved);
 }
+
+for (const { on, how } of devicesWithMatrices(device)) {
+  Deno.test({
+    name: `muon() computes the rounds of a model in f16 on tensor cores with ${how}`,
+    ignore: !REAL_TYPES.includes("f16"),
+    fn: withRandom(async (random) => {
+      const matrix = { start: 0, columns: 40, inputs: 16, outputs: 40 }, N = 640, rate = 0.02;
+      const start = randomValues(random, N), gradient = randomValues(random, N);
+      const t = tensors({
+        gradient: [[1, N], "f32", gradient],
+        update: [[5], "u32", updateOf({ rate })],
+        parameter: [[1, N], "f32", start],
+        momentum: [[1, N], "f32", 0],
+        copy: [[1, N], "f16"],
+      });
+      const options = { momentum: 0.95, weightDecay: 0 };
+      using dry = new Program(dryDevice(on));
+      muon(dry, t, t, [matrix], options);
+      for (const key of dry.tunables.keys()) {
+        assert.match(key, / f16,f16,f16 /);
+        on.choices.set(key, "matrix 32x32x32/1"); // which compiles the fastest
+      }
+      const [parameter, copy] = await runProgram(
+        (program) => muon(program, t, t, [matrix], options),
+        [t.parameter, t.copy],
+        { on },
+      );
+      assert.deepEqual([...copy!], [...new Float16Array(parameter!)]);
+      const expected = { parameter: Float64Array.from(start), momentum: new Float64Array(N) };
+      reference.muon(
+        { gradient: Array.from(gradient), learningRate: Math.fround(rate) },
+        expected,
+        { rows: 16, columns: 40, scale: Math.sqrt(40 / 16) },
+        options,
+      );
+      const moved = Float32Array.from(expected.parameter);
+      // f16 rounds x, A and B of each round to 11 bits: 1.5e-3 to 2.4e-3 in six runs
+      const error = errorOf(parameter!, moved, start);
+      assert.ok(error < 8e-3, `the error is ${error} of the step`);
+      assert.ok(error > 1e-5, `the rounds are not in f16: the error is ${error} of the step`);
+    }),
+  });
+}
+
+// results of tests/golden/make_muon.py
+const bytes = await Deno.readFile(new URL("../golden/muon.safetensors", import.meta.url));
+const { tensors: entries } = parseSafetensors(bytes, "muon.safetensors");
+const golden = (name: string) => toFloat32(entries.get(name)!);
 
 for (const [name, inputs, outputs] of [["wide", 12, 28], ["tall", 28, 12]] as const) {
   Deno.test(`muon() gives after ten steps of a ${name} matrix its formula in f64, and torch.optim.Muon's`, async () => {
