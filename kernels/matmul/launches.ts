@@ -18,10 +18,8 @@ import { EPSILON } from "../layernorm/layernorm.ts";
 import { type Program, splitWorkgroups } from "../program.ts";
 import { ceilDiv, type DType, type Tensor } from "../tensor.ts";
 import {
+  type MatrixTile,
   matrixTileBytes,
-  matrixTileColumns,
-  matrixTileRows,
-  type MatrixVariant,
   TILE_K,
   tileBytes,
   tileColumns,
@@ -263,7 +261,7 @@ export function tiledProduct(
 export function matrixProduct(
   program: Program,
   product: Product,
-  { tile, splits: most }: MatrixVariant,
+  { tile, splits: most }: TileVariant<MatrixTile>,
 ): void {
   const { a, b, M, N, K, transposeA, transposeB, batch } = product;
   const step = tile.PAIRS * tile.TILE_K;
@@ -282,8 +280,8 @@ export function matrixProduct(
       tensors: { a, b, ...tensors },
       uniforms,
       workgroups: [
-        ceilDiv(N, matrixTileColumns(tile)),
-        ceilDiv(M, matrixTileRows(tile)),
+        ceilDiv(N, tileColumns(tile)),
+        ceilDiv(M, tileRows(tile)),
         batch ?? splits,
       ],
       iterations: ceilDiv(split, step),
