@@ -211,6 +211,7 @@ export { train, type TrainEvent } from "./train/train.ts";
 export {
   type Activations,
   type BatchShape,
+  type Purpose,
   RECOMPUTE_MODES,
   type RecomputeMode,
 } from "./model/activations.ts";

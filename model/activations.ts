@@ -116,7 +116,7 @@ function activationTable(
     attentionRow("ln1", [M, C], "matrix", "forward"),
     layerRow("ln1.statistics", [M, S], "statistic", "forward"),
     attentionRow("qkv", [M, (NH + 2 * KH) * HS], "matrix", "forward"), // with q and k rotated
-    ...(qkNorm ? [attentionRow("qk", [M, (NH + KH) * HS], "matrix", "loss")] : []), // before norm and rotation
+    ...(qkNorm ? [attentionRow("qk", [M, (NH + KH) * HS], "matrix", "training")] : []), // before norm and rotation
     attentionRow("attention", [M, NH * HS], "matrix", "forward"),
     attentionRow("attention.logSumExp", [B, NH, T], "statistic", "loss"),
     row("projected", [M, C], "matrix", "forward"), // addend of the residual stream
@@ -151,6 +151,8 @@ function activationTable(
 
 /** Tensors of a forward pass and, for training, of the backward pass. */
 export interface Activations extends BatchShape, Disposable {
+  /** What the forward pass is for. */
+  readonly purpose: Purpose;
   /** What the backward pass computes again. */
   readonly recompute: RecomputeMode;
   /** The tensor of this name, of this layer if each layer has one. */
@@ -210,6 +212,7 @@ export function createActivations(
   };
   return {
     ...batch,
+    purpose,
     recompute,
     tensors: [...tensors.values()],
     bytes: tensors.values().reduce((sum, { buffer }) => sum + buffer.size, 0),

@@ -151,7 +151,8 @@ function forwardParts(
   activations: Activations,
   { cache, dropout }: { cache?: KeyValueCache | undefined; dropout: DropoutOption },
 ) {
-  const { at, batchSize: B, sequenceLength: T } = activations, { config, rotation } = model;
+  const { at, batchSize: B, sequenceLength: T, purpose } = activations;
+  const { config, rotation } = model;
   const { heads, keyHeads, activation, gatedMlp } = withDefaults(config);
   const norms = normsOf(config, activations);
   // For one row a launch costs a GPU more than a norm. So the products normalise the row that they
@@ -208,7 +209,7 @@ function forwardParts(
       linear(`h.${i}.attn.c_attn`, ln, qkv);
       const norm = qkNormOf(model, i), rotatesInDecode = cache !== undefined && T === 1;
       if (rotation && !rotatesInDecode) {
-        const qk = norm && !cache ? at("qk", i) : undefined;
+        const qk = norm && purpose === "training" ? at("qk", i) : undefined;
         const inputs = { rotation, cursors: cache?.cursors, norm };
         ropeForward(program, inputs, { qkv, qk }, { T, heads, keyHeads });
       }

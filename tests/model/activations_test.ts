@@ -76,6 +76,12 @@ Deno.test("createActivations() shares buffers and leaves out activations that th
   using evaluation = activationsFor("evaluation");
   assert.ok(evaluation.at("losses") && evaluation.at("attention.logSumExp", 1));
   assert.throws(() => evaluation.at("dx"), RangeError);
+  const batch = { batchSize: 1, sequenceLength: 8 }, withNorm = { ...CONFIG, qkNorm: true };
+  for (const purpose of ["training", "evaluation"] as const) {
+    using ofHeads = createActivations(device, withNorm, { batch, precision: "f32", purpose });
+    if (purpose === "training") assert.ok(ofHeads.at("qk"));
+    else assert.throws(() => ofHeads.at("qk"), RangeError);
+  }
   using training = activationsFor("training");
   assert.notEqual(training.at("lnf"), training.at("ln1", 1));
 });
