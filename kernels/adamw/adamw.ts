@@ -1,5 +1,6 @@
 import step from "./adamw.wgsl" with { type: "text" };
 import { dims } from "../dims.ts";
+import { UPDATE } from "../prepare_step/prepare_step.ts";
 import { type Program, splitWorkgroups } from "../program.ts";
 import { rowSlices } from "../slices.ts";
 import { ceilDiv, type Tensor, viewTensor } from "../tensor.ts";
@@ -79,7 +80,7 @@ export function adamw(
     const shape = [rows * ROW], N4 = rows * ROW / 4;
     const sliceOf = (t: Tensor) => viewTensor(t, { offset: first * ROW, shape });
     program.dispatch({
-      shader: { "kernels/adamw/adamw.wgsl": step },
+      shader: { "kernels/adamw/adamw.wgsl": step, ...UPDATE },
       constants: {
         BETA1: beta1,
         BETA2: beta2,

@@ -1,4 +1,5 @@
 // AdamW with decoupled weight decay (Loshchilov and Hutter 2019, https://arxiv.org/abs/1711.05101).
+// Needs struct Update from ../prepare_step/update.wgsl.
 // gradient, parameter, m, v, copy: [N] in vectors of four; corrections: [K], of both moments.
 enable f16;
 
@@ -10,14 +11,6 @@ const COPY: bool = true; // whether matrix products read an f16 copy of the para
 const DENSE: u32 = 1; // rows of corrections that hold consecutive t, from 1 on
 const STRIDE: u32 = 1; // step of t from row to row after them
 const WORKGROUP_SIZE: u32 = 256;
-
-struct Update { // of prepare_step.wgsl
-  learningRate: f32,
-  gradientFactor: f32,
-  step: u32, // t
-  skipped: u32, // 1 if nothing changes
-  muonLearningRate: f32,
-}
 
 struct Sizes {
   N4: u32, // N / 4

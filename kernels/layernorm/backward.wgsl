@@ -1,5 +1,5 @@
 // dx = rstd · (g − mean(g) − x̂ · mean(g · x̂)), g = dy · weight, x̂ = (x − mean) · rstd; set or accumulated.
-// Needs rowSums() from rows.wgsl, columnSum() from columns.wgsl, fourDropoutFactors() from ../random.wgsl.
+// Needs rowSums() from ../row_sums.wgsl, columnSum() from ../column_sums.wgsl, fourDropoutFactors() from ../random.wgsl.
 //
 // If x is a sum with dropout(z), dz = dx · dropout's mask; set. partials: dweight = Σ dy · x̂ and dbias = Σ dy,
 // summed over the rows of each workgroup's block.

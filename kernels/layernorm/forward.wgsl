@@ -1,5 +1,5 @@
 // y = (s − mean) · rstd · weight + bias over each row of s; s = x, or with RESIDUAL s = sum = x + dropout(z).
-// Needs rowSums() from rows.wgsl and fourDropoutFactors() from ../random.wgsl.
+// Needs rowSums() from ../row_sums.wgsl and fourDropoutFactors() from ../random.wgsl.
 //
 // x, z, sum, y: [M,C]; weight, bias: [C]; statistics: [M], mean and rstd of each row. The variance is computed
 // from differences to the mean, because the mean of squares minus the square of the mean would cancel.

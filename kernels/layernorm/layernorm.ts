@@ -4,7 +4,7 @@ import { dims } from "../dims.ts";
 import { type Program, splitWorkgroups } from "../program.ts";
 import { type Dropout, dropoutUniforms, RANDOM } from "../random.ts";
 import { assertVectors, ceilDiv, type Tensor } from "../tensor.ts";
-import { COLUMN_SUM, parametersBackward, ROW_SUMS, rowBlocks, rowLanes } from "./rows.ts";
+import { COLUMN_SUM, parametersBackward, ROW_SUMS, rowBlocks, rowLanes } from "../rows.ts";
 
 /** GPT-2's addition to the variance. */
 export const EPSILON = 1e-5;

@@ -1,20 +1,13 @@
-// momentum = β · momentum + (1 - β) · g, and x = β · momentum + (1 - β) · g, Nesterov's look-ahead, for one matrix of
-// each of L blocks.   gradient, momentum: [L,S]; x: [G,inputs,outputs]; squares: [G,parts], sums of x² of workgroups
+// momentum = β · momentum + (1 - β) · g; x = β · momentum + (1 - β) · g, Nesterov's look-ahead.
+// Needs struct Update from ../prepare_step/update.wgsl.
 //
-// A matrix is a part of a stored one: `outputs` of its `columns`, in each of `inputs` rows.
+// A launch computes one matrix of each of L blocks, a part of a stored one: `outputs` of its `columns`, in each of `inputs`
+// rows.   gradient, momentum: [L,S]; x: [G,inputs,outputs]; squares: [G,parts], sums of x² of workgroups
 const BETA: f32 = 0.95;
 const PART: u32 = 1024; // values per workgroup
 const WORKGROUP_SIZE: u32 = 256;
 alias value = vec4f; // four columns, or f32: one column
 const COUNTED: f32 = 1.0; // how often vec4f(value) has each column, 1 or 4
-
-struct Update { // of prepare_step.wgsl
-  learningRate: f32,
-  gradientFactor: f32,
-  step: u32,
-  skipped: u32, // 1 if nothing changes
-  muonLearningRate: f32,
-}
 
 struct Sizes { // all but first and parts count values
   S: u32, // of a block

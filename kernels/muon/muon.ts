@@ -31,6 +31,7 @@ import type { Device } from "../device.ts";
 import { dims } from "../dims.ts";
 import { hasMatrices } from "../matrices.ts";
 import { matmul } from "../matmul/matmul.ts";
+import { UPDATE } from "../prepare_step/prepare_step.ts";
 import { type Program, splitWorkgroups } from "../program.ts";
 import { ceilDiv, type Tensor, viewTensor } from "../tensor.ts";
 
@@ -175,7 +176,7 @@ function lookAhead(
   matrices.forEach((matrix, i) => {
     const stack = (t: Tensor) => stackOf(t, matrix, batch);
     program.dispatch({
-      shader: { "kernels/muon/momentum.wgsl": momentumShader },
+      shader: { "kernels/muon/momentum.wgsl": momentumShader, ...UPDATE },
       constants: { BETA, PART, WORKGROUP_SIZE, value, COUNTED: 4 / width },
       tensors: { gradient: stack(gradient), update, momentum: stack(momentum), x: ahead, squares },
       uniforms: { ...placeOf(momentum, matrix, width), first: i * L, parts },
@@ -234,7 +235,7 @@ function move(
     const { inputs, outputs } = matrix, place = placeOf(parameter, matrix, width);
     const stack = (t: Tensor) => stackOf(t, matrix, batch);
     program.dispatch({
-      shader: { "kernels/muon/update.wgsl": updateShader },
+      shader: { "kernels/muon/update.wgsl": updateShader, ...UPDATE },
       constants: { WEIGHT_DECAY, COPY: copy !== undefined, WORKGROUP_SIZE, ...types },
       tensors: { x, update, parameter: stack(parameter), copy: copy && stack(copy) },
       uniforms: { ...place, first: i * L, scale: Math.sqrt(Math.max(1, outputs / inputs)) },

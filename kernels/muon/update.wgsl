@@ -1,4 +1,5 @@
 // parameter = (1 - rate · decay) · parameter - rate · scale · x, for one matrix of each of L blocks.
+// Needs struct Update from ../prepare_step/update.wgsl.
 // x: [G,inputs,outputs]; parameter, copy: [L,S], of which a matrix is a part as in momentum.wgsl
 enable f16;
 
@@ -9,14 +10,6 @@ alias value = vec4f; // four columns, or f32: one column
 alias xType = vec4f;
 // only if COPY
 alias copyType = vec4<f16>;
-
-struct Update { // of prepare_step.wgsl
-  learningRate: f32,
-  gradientFactor: f32,
-  step: u32,
-  skipped: u32, // 1 if nothing changes
-  muonLearningRate: f32,
-}
 
 struct Sizes { // the first five count values
   S: u32, // of a block

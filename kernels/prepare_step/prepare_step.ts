@@ -1,7 +1,12 @@
 import shader from "./prepare_step.wgsl" with { type: "text" };
+import update from "./update.wgsl" with { type: "text" };
 import { dims } from "../dims.ts";
 import type { Program } from "../program.ts";
+import type { Shader } from "../shader.ts";
 import { ceilDiv, type Tensor } from "../tensor.ts";
+
+/** The struct Update, which `prepareStep()` sets and optimizers read. */
+export const UPDATE: Shader = { "kernels/prepare_step/update.wgsl": update };
 
 /** How gradients are clipped and how the loss scale changes. */
 export interface PrepareStepOptions {
@@ -70,7 +75,7 @@ export function prepareStep(
   });
   const WORKGROUP_SIZE = 256;
   program.dispatch({
-    shader: { "kernels/prepare_step/prepare_step.wgsl": shader },
+    shader: { "kernels/prepare_step/prepare_step.wgsl": shader, ...UPDATE },
     constants: {
       // WGSL has no infinite literal; no f32 norm is larger than this
       GRADIENT_CLIP: Math.min(gradientClip, 3e38),

@@ -1,4 +1,5 @@
 // Prepares one step of the optimizer: gradient norm, whether to skip, clip coefficient, next loss scale, report.
+// Needs struct Update from update.wgsl.
 // partials: [blocks,2] of gradientNorm(); lossSums: [N]; reports: [R,8].
 //
 // lossScale and growthTracker change as in torch.amp.GradScaler.
@@ -14,14 +15,6 @@ struct Counters {
   skippedSteps: u32,
   consecutiveSkips: u32,
   reported: u32, // rows of reports written
-}
-
-struct Update { // what the optimizer reads
-  learningRate: f32,
-  gradientFactor: f32, // clip coefficient / lossScale
-  step: u32, // number of this step among those applied, from 1
-  skipped: u32, // 1 if the step changes nothing
-  muonLearningRate: f32,
 }
 
 @group(0) @binding(0) var<storage, read> partials: array<vec2f>; // sum, above 0 if not finite

@@ -1,5 +1,5 @@
 // dx = rstd · (g − x̂ · mean(g · x̂)), g = dy · weight, x̂ = x · rstd; set or accumulated.
-// Needs rowSums() from ../layernorm/rows.wgsl, columnSum() from ../layernorm/columns.wgsl, dropout from ../random.wgsl.
+// Needs rowSums() from ../row_sums.wgsl, columnSum() from ../column_sums.wgsl, dropout from ../random.wgsl.
 //
 // If x is a sum with dropout(z), dz = dx · dropout's mask; set. partials: dweight = Σ dy · x̂, summed over the rows
 // of each workgroup's block.

@@ -1,5 +1,5 @@
 // y = s · rstd · weight over each row of s, rstd = 1 / √(mean(s²) + EPSILON).
-// Needs rowSums() from ../layernorm/rows.wgsl and fourDropoutFactors() from ../random.wgsl.
+// Needs rowSums() from ../row_sums.wgsl and fourDropoutFactors() from ../random.wgsl.
 //
 // s = x, or with RESIDUAL s = sum = x + dropout(z).
 // x, z, sum, y: [M,C]; weight: [C]; statistics: [M], rstd of each row

@@ -9,7 +9,7 @@ import {
   ROW_SUMS,
   rowBlocks,
   rowLanes,
-} from "../layernorm/rows.ts";
+} from "../rows.ts";
 import { type Program, splitWorkgroups } from "../program.ts";
 import { type Dropout, dropoutUniforms, RANDOM } from "../random.ts";
 import { assertVectors, ceilDiv, type Tensor } from "../tensor.ts";

@@ -1,5 +1,5 @@
 // The gradients of q and k are rotated back, in place; with NORM the norm's gradient follows, x · rstd · weight.
-// Needs rowSums() from ../layernorm/rows.wgsl, columnSum() from ../layernorm/columns.wgsl.
+// Needs rowSums() from ../row_sums.wgsl, columnSum() from ../column_sums.wgsl.
 //
 // With g the gradient that was rotated back, and x̂ = x · rstd: dx = rstd · (g · weight − x̂ · mean(g · weight · x̂)).
 // dqkv: [M,(NH+2·KH)·HS], of which the columns of v stay; rotation: [maxT,HS/2,2], cosine and sine;

@@ -1,5 +1,5 @@
 // q and k of every head are rotated by the position of their token, in place; with NORM x · rstd · weight is.
-// Needs rowSums() from ../layernorm/rows.wgsl.
+// Needs rowSums() from ../row_sums.wgsl.
 //
 // qkv: [M,(NH+2·KH)·HS], of which the columns of v stay; rotation: [maxT,HS/2,2], cosine and sine; cursors: [B,2];
 // qWeight, kWeight: [HS]; qk: [M,(NH+KH)·HS], q and k before the norm

@@ -20,7 +20,7 @@ import {
   ROW_SUMS,
   rowBlocks,
   rowLanes,
-} from "../layernorm/rows.ts";
+} from "../rows.ts";
 import { type Program, splitWorkgroups } from "../program.ts";
 import { assertVectors, ceilDiv, type Tensor } from "../tensor.ts";
 

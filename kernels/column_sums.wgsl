@@ -1,5 +1,5 @@
 // Sums over the rows of a workgroup, one vector of four columns per lane: for gradients of parameters.
-// Needs LANES and ROWS from rows.wgsl.
+// Needs LANES and ROWS from row_sums.wgsl.
 const COLUMNS: u32 = LANES * ROWS;
 var<workgroup> columns: array<vec4f, COLUMNS>;
 

@@ -1,4 +1,4 @@
-// How rows [M,C] are laid out over invocations, and sums over a row; shared by forward.wgsl and backward.wgsl.
+// How rows [M,C] are laid out over invocations, and sums over a row: for layernorm, rmsnorm and rope.
 //
 // LANES invocations share a row, and a workgroup has ROWS rows. A lane keeps QUADS vectors of four of its row in
 // registers, those at lane, lane + LANES, lane + 2 · LANES, …, so that memory is read once.

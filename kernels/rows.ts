@@ -5,26 +5,26 @@
  * @module
  */
 
-import backwardParameters from "./backward_parameters.wgsl" with { type: "text" };
-import columns from "./columns.wgsl" with { type: "text" };
-import rows from "./rows.wgsl" with { type: "text" };
-import type { Device } from "../device.ts";
-import { dims } from "../dims.ts";
-import type { Program } from "../program.ts";
-import type { Shader } from "../shader.ts";
-import { ceilDiv, type Tensor } from "../tensor.ts";
+import parameters from "./parameters_backward.wgsl" with { type: "text" };
+import columnSums from "./column_sums.wgsl" with { type: "text" };
+import rowSums from "./row_sums.wgsl" with { type: "text" };
+import type { Device } from "./device.ts";
+import { dims } from "./dims.ts";
+import type { Program } from "./program.ts";
+import type { Shader } from "./shader.ts";
+import { ceilDiv, type Tensor } from "./tensor.ts";
 
 /** The function rowSums(), and the constants of `rowLanes()`. */
-export const ROW_SUMS: Shader = { "kernels/layernorm/rows.wgsl": rows };
+export const ROW_SUMS: Shader = { "kernels/row_sums.wgsl": rowSums };
 
 /** The function columnSum(); it needs `ROW_SUMS`. */
-export const COLUMN_SUM: Shader = { "kernels/layernorm/columns.wgsl": columns };
+export const COLUMN_SUM: Shader = { "kernels/column_sums.wgsl": columnSums };
 
 /** Vectors of four per lane above which a row gets twice as many lanes. */
 const QUADS_PER_LANE = 4;
 
 /**
- * The constants of rows.wgsl, for rows of C features. On a GPU a workgroup has 256 invocations, and a row at
+ * The constants of row_sums.wgsl, for rows of C features. On a GPU a workgroup has 256 invocations, and a row at
  * least 16 of them, half a warp. On a CPU adapter a workgroup has 64, and a row one subgroup, or 8 without
  * subgroups.
  */
@@ -85,7 +85,7 @@ export function parametersBackward(
   });
   const COLUMNS = 8, SHARES = program.device.isCpu ? 4 : 32, vectors = (dbias ? 2 : 1) * C / 4;
   program.dispatch({
-    shader: { "kernels/layernorm/backward_parameters.wgsl": backwardParameters },
+    shader: { "kernels/parameters_backward.wgsl": parameters },
     constants: { ACCUMULATE: accumulate, BIAS: dbias !== undefined, COLUMNS, SHARES },
     tensors: { partials, dweight, dbias },
     uniforms: { P, columns4: C / 4 },
