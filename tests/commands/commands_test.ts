@@ -181,9 +181,13 @@ Deno.test({
       const text = new TextDecoder().decode(stdout).replaceAll("\r\n", "\n");
       return text.slice(text.indexOf("preset nano")).replaceAll(user, "");
     };
-    /** Without the speed, which differs, and the first step, which only a log has. */
+    /**
+     * Without the speed, which differs, the first step, which only a log has, and the line breaks of the options, which
+     * depend on the width.
+     */
     const lasting = (lines: string[]) =>
-      lines.filter((line) => !line.startsWith("step 1/2"))
+      lines.join("\n").replaceAll("\n   --", " --").split("\n")
+        .filter((line) => !line.startsWith("step 1/2"))
         .map((line) =>
           line.replace(/ \d+ tok\/s .* left$| in \S+s; the steps alone: \d+ tokens per second$/, "")
         );
