@@ -160,7 +160,7 @@ export function muonFlops(config: GptConfig): number {
 
 /**
  * Operations and bytes of a step of Muon for a matrix of m × n, m ≤ n, without its f16 copy: in each of five rounds
- * x · xᵀ and B · x take 2 · m² · n operations and A · A 2 · m³, in f32.
+ * x · xᵀ and B · x take 2 · m² · n operations and A · A 2 · m³. Bytes are those of rounds in f32, as without tensor cores.
  */
 export function muonCost({ inputs, outputs }: { inputs: number; outputs: number }): StepCost {
   const m = Math.min(inputs, outputs), n = Math.max(inputs, outputs), F32 = 4;
